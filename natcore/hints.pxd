@@ -1,0 +1,37 @@
+"""Compiler words: prefetch, likely, acquire and release. Portable builds define NATCORE_PORTABLE."""
+from libc.stdint cimport uint32_t, uint64_t
+
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    #define natcore_prefetch(address) __builtin_prefetch((address), 0, 3)
+    #define natcore_prefetch_write(address) __builtin_prefetch((address), 1, 3)
+    #define natcore_likely(condition) __builtin_expect(!!(condition), 1)
+    #define natcore_unlikely(condition) __builtin_expect(!!(condition), 0)
+    #define natcore_load_acquire(address) __atomic_load_n((address), __ATOMIC_ACQUIRE)
+    #define natcore_store_release(address, value) __atomic_store_n((address), (value), __ATOMIC_RELEASE)
+    #define natcore_exchange(address, value) __atomic_exchange_n((address), (value), __ATOMIC_ACQ_REL)
+    #define natcore_fetch_add(address, value) __atomic_fetch_add((address), (value), __ATOMIC_ACQ_REL)
+    #define natcore_bswap16(x) __builtin_bswap16(x)
+    #define natcore_bswap32(x) __builtin_bswap32(x)
+    #define natcore_ctz64(x) ((uint32_t)__builtin_ctzll(x))
+    #define natcore_popcount64(x) ((uint32_t)__builtin_popcountll(x))
+    static inline uint64_t natcore_high64(uint64_t a, uint64_t b) {
+        return (uint64_t)(((unsigned __int128)a * b) >> 64);
+    }
+    """
+    void prefetch "natcore_prefetch" (const void* address) noexcept
+    void prefetch_write "natcore_prefetch_write" (const void* address) noexcept
+    bint likely "natcore_likely" (bint condition) noexcept
+    bint unlikely "natcore_unlikely" (bint condition) noexcept
+    uint32_t load_acquire "natcore_load_acquire" (uint32_t* address) noexcept
+    void store_release "natcore_store_release" (uint32_t* address, uint32_t value) noexcept
+    uint64_t load_acquire64 "natcore_load_acquire" (uint64_t* address) noexcept
+    void store_release64 "natcore_store_release" (uint64_t* address, uint64_t value) noexcept
+    uint32_t exchange "natcore_exchange" (uint32_t* address, uint32_t value) noexcept
+    uint32_t fetch_add "natcore_fetch_add" (uint32_t* address, uint32_t value) noexcept
+    unsigned short bswap16 "natcore_bswap16" (unsigned short x) noexcept
+    uint32_t bswap32 "natcore_bswap32" (uint32_t x) noexcept
+    uint32_t ctz64 "natcore_ctz64" (uint64_t x) noexcept
+    uint32_t popcount64 "natcore_popcount64" (uint64_t x) noexcept
+    uint64_t high64 "natcore_high64" (uint64_t a, uint64_t b) noexcept

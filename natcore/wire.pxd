@@ -1,0 +1,67 @@
+"""Headers as they lie on the wire: packed, every field big-endian."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+cdef enum:
+    ETHERNET_BYTES = 14
+    VLAN_BYTES = 4
+    ETHERTYPE_IPV4 = 0x0800     # host order
+    ETHERTYPE_ARP = 0x0806
+    ETHERTYPE_VLAN = 0x8100     # 802.1Q
+    ETHERTYPE_QINQ = 0x88A8     # 802.1ad
+
+    PROTOCOL_ICMP = 1
+    PROTOCOL_TCP = 6
+    PROTOCOL_UDP = 17
+
+    IPV4_DF = 0x4000            # host order
+    IPV4_FRAGMENT = 0x3FFF      # more-fragments, or an offset
+    TCP_FIN = 0x01
+    TCP_SYN = 0x02
+    TCP_RST = 0x04
+    TCP_ACK = 0x10
+
+    ICMP_ECHO_REPLY = 0
+    ICMP_UNREACHABLE = 3
+    ICMP_ECHO_REQUEST = 8
+    ICMP_TIME_EXCEEDED = 11
+
+cdef packed struct EthernetHeader:  # IEEE 802.3
+    uint8_t destination[6]
+    uint8_t source[6]
+    uint16_t ethertype
+
+cdef packed struct Ipv4Header:      # RFC 791
+    uint8_t version_ihl         # 4, and the header's length in 32-bit words
+    uint8_t tos
+    uint16_t total_length       # bytes, header included
+    uint16_t identification
+    uint16_t fragment           # flags and offset
+    uint8_t ttl
+    uint8_t protocol
+    uint16_t checksum
+    uint32_t source
+    uint32_t destination
+
+cdef packed struct TcpHeader:       # RFC 9293
+    uint16_t source_port
+    uint16_t destination_port
+    uint32_t sequence
+    uint32_t acknowledgement
+    uint8_t data_offset         # high four bits: the header's length in 32-bit words
+    uint8_t flags
+    uint16_t window
+    uint16_t checksum
+    uint16_t urgent
+
+cdef packed struct UdpHeader:       # RFC 768
+    uint16_t source_port
+    uint16_t destination_port
+    uint16_t length             # bytes, header included
+    uint16_t checksum           # 0: the sender made none
+
+cdef packed struct IcmpHeader:      # RFC 792
+    uint8_t type
+    uint8_t code
+    uint16_t checksum
+    uint16_t identifier         # echo; else the first half of the rest of the header
+    uint16_t sequence           # echo; for 3/4 the next hop's MTU

@@ -1,0 +1,303 @@
+"""What a gateway is made of: frozen values, checked once when they are made."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .errors import ConfigurationError
+
+Address = str | int | ipaddress.IPv4Address
+
+MAX_SECONDS = 1_000_000.0  # an idle time is 32 bits of milliseconds, compared modulo its range
+
+
+def parse_ipv4(value: Address, name: str) -> ipaddress.IPv4Address:
+    """The address, or a ConfigurationError that names the field."""
+    if isinstance(value, bool) or not isinstance(value, str | int | ipaddress.IPv4Address):
+        raise ConfigurationError(f"{name}={value!r}: an IPv4 address is a str, an int or an ipaddress.IPv4Address")
+    try:
+        return ipaddress.IPv4Address(value)
+    except ValueError as error:
+        raise ConfigurationError(f"{name}={value!r}: not an IPv4 address ({error})") from None
+
+
+def parse_network(value: object, name: str) -> ipaddress.IPv4Network:
+    """The prefix, or a ConfigurationError that names the field. Host bits must be zero."""
+    try:
+        return value if isinstance(value, ipaddress.IPv4Network) else ipaddress.IPv4Network(value)  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"{name}={value!r}: not an IPv4 prefix such as '10.0.0.0/16' ({error})") from None
+
+
+def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ConfigurationError(f"{name}={value!r}: allowed are {', '.join(repr(a) for a in allowed)}")
+
+
+def check_number(name: str, value: object, low: float, high: float, *, unit: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ConfigurationError(f"{name}={value!r}: allowed is {low:g} to {high:g}{unit and ' ' + unit}")
+
+
+def check_integer(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigurationError(f"{name}={value!r}: allowed is a whole number from {low} to {high}")
+
+
+def _later(name: str, value: object, default: object) -> None:
+    """A keyword whose behaviour is not there yet is refused, never ignored."""
+    if value != default:
+        raise ConfigurationError(f"{name}={value!r}: not supported by this version; allowed is {default!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """One of the gateway's own links. address: the source of its ICMP errors; mtu: bytes of an IPv4 packet."""
+
+    address: Address | None = None
+    mtu: int = 1500
+
+    def __post_init__(self) -> None:
+        if self.address is not None:
+            object.__setattr__(self, "address", parse_ipv4(self.address, "Link.address"))
+        check_integer("Link.mtu", self.mtu, 68, 65535)  # RFC 791: every link carries 68
+
+
+# Idle seconds that the RFCs demand at least; less is accepted with a warning.
+_MINIMA = {
+    "udp": (120.0, "RFC 4787 REQ-5"),
+    "tcp_established": (7440.0, "RFC 5382 REQ-5"),
+    "tcp_transitory": (240.0, "RFC 5382 REQ-5"),
+    "icmp": (60.0, "RFC 5508 REQ-2"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Idle seconds after which a session ends (resolution 1 ms; a session is dead at exactly its time-out).
+
+    udp: RFC 4787 REQ-5 (120 or more). tcp_established, tcp_transitory: RFC 5382 REQ-5 (7,440 and 240 or more).
+    icmp: RFC 5508 REQ-2 (60 or more). unreplied: a session opened from outside, until the inside answers.
+    other: protocols without ports. fragment: how long a fragment waits.
+    """
+
+    udp: float = 300.0
+    tcp_established: float = 7440.0
+    tcp_transitory: float = 240.0
+    icmp: float = 60.0
+    unreplied: float = 30.0
+    other: float = 300.0
+    fragment: float = 5.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            check_number(f"Timeouts.{item.name}", value, 0.001, MAX_SECONDS, unit="seconds")
+            minimum, source = _MINIMA.get(item.name, (0.0, ""))
+            if value < minimum:
+                warnings.warn(
+                    f"Timeouts.{item.name}={value:g}: {source} asks for {minimum:g} s or more", UserWarning, stacklevel=3
+                )
+
+
+MAPPINGS = ("endpoint-independent",)
+FILTERINGS = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
+_DEFAULT_RANGES = ((1024, 65535),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """A protocol's own mapping and filtering (RFC 7857 section 5 and 6); None: as the policy says."""
+
+    mapping: str | None = None
+    filtering: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.mapping is not None:
+            check_choice("Behaviour.mapping", self.mapping, MAPPINGS)
+        if self.filtering is not None:
+            check_choice("Behaviour.filtering", self.filtering, FILTERINGS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How a gateway maps, filters and draws ports.
+
+    mapping, filtering: RFC 4787 section 4 and 5; tcp, udp, icmp override them for a protocol.
+    port_ranges: (first, last) pairs, both included; for ICMP they hold the ids.
+    hold_down: seconds that a freed port is kept from other subscribers (RFC 6888 REQ-8).
+    hairpin: inside hosts reach each other by their outside endpoints (RFC 4787 REQ-9).
+    inbound_refresh: inbound packets keep a session alive as well (RFC 4787 REQ-6).
+    tcp_pickup: a TCP segment from inside that belongs to no session opens one.
+    icmp_unreachable: a refused packet's sender is told (RFC 5508 REQ-8, RFC 6888 REQ-11);
+    icmp_rate: such errors a second and gateway.
+    """
+
+    mapping: str = "endpoint-independent"
+    filtering: str = "endpoint-independent"
+    tcp: Behaviour | None = None
+    udp: Behaviour | None = None
+    icmp: Behaviour | None = None
+    ports: str = "random"
+    port_ranges: Sequence[tuple[int, int]] = _DEFAULT_RANGES
+    parity: bool = False
+    block_size: int = 512
+    blocks: int = 8
+    hold_down: float = 120.0
+    pooling: str = "paired"
+    hairpin: bool = True
+    inbound_refresh: bool = True
+    mss: int | None = None
+    tcp_pickup: bool = True
+    icmp_unreachable: bool = True
+    icmp_rate: int = 100
+    unsolicited_syn: str = "silent"
+    sessions_per_subscriber: int | None = None
+    ports_per_subscriber: int | None = None
+    new_sessions_per_second: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("Policy.mapping", self.mapping, MAPPINGS)
+        check_choice("Policy.filtering", self.filtering, FILTERINGS)
+        for name in ("tcp", "udp", "icmp"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Behaviour):
+                raise ConfigurationError(f"Policy.{name}={value!r}: allowed is a Behaviour or None")
+        object.__setattr__(self, "port_ranges", _check_ranges(self.port_ranges))
+        check_number("Policy.hold_down", self.hold_down, 0, MAX_SECONDS, unit="seconds")
+        for name in ("hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable"):
+            check_choice(f"Policy.{name}", getattr(self, name), (True, False))
+        check_integer("Policy.icmp_rate", self.icmp_rate, 0, 1_000_000)
+        for name in ("ports", "parity", "block_size", "blocks", "pooling", "mss", "unsolicited_syn",
+                     "sessions_per_subscriber", "ports_per_subscriber", "new_sessions_per_second"):  # fmt: skip
+            _later(f"Policy.{name}", getattr(self, name), type(self).__dataclass_fields__[name].default)
+
+    def behaviour(self, protocol: str) -> Behaviour:
+        """What holds for "tcp", "udp" or "icmp"; neither field is None."""
+        own: Behaviour = getattr(self, protocol, None) or Behaviour()
+        return Behaviour(mapping=own.mapping or self.mapping, filtering=own.filtering or self.filtering)
+
+
+def _check_ranges(value: object) -> tuple[tuple[int, int], ...]:
+    allowed = "allowed is one (first, last) pair or more, 1 <= first <= last <= 65535, none overlapping"
+    try:
+        ranges = tuple(sorted((first, last) for first, last in value))  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"Policy.port_ranges={value!r}: {allowed}") from None
+    end = 0
+    for first, last in ranges:
+        if not (isinstance(first, int) and isinstance(last, int)) or not end < first <= last <= 65535:
+            raise ConfigurationError(f"Policy.port_ranges={value!r}: {allowed}")
+        end = last
+    if not ranges:
+        raise ConfigurationError(f"Policy.port_ranges={value!r}: {allowed}")
+    return ranges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryPolicy:
+    """How a session log meets its destination (contract R2, R3).
+
+    unavailable: seconds that an unavailable destination is left alone. backoff_min, backoff_max: seconds between tries.
+    linger: seconds that a batch may wait to fill; batch: rows of a batch at most. spool_bytes: room on disk.
+    """
+
+    unavailable: float = 300.0
+    backoff_min: float = 0.5
+    backoff_max: float = 60.0
+    linger: float = 1.0
+    batch: int = 4096
+    spool_bytes: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        for name in ("unavailable", "backoff_min", "backoff_max", "linger"):
+            check_number(f"DeliveryPolicy.{name}", getattr(self, name), 0, 86400, unit="seconds")
+        if self.backoff_max < self.backoff_min:
+            raise ConfigurationError(
+                f"DeliveryPolicy.backoff_max={self.backoff_max!r}: allowed is backoff_min ({self.backoff_min:g}) or more"
+            )
+        check_integer("DeliveryPolicy.batch", self.batch, 1, 1_000_000)
+        check_integer("DeliveryPolicy.spool_bytes", self.spool_bytes, 1 << 16, 1 << 50)
+
+
+@dataclass(frozen=True, slots=True)
+class Eip:
+    """An elastic IP address. private_ip: what outside frames carry in bind mode NAT (the edge beyond swaps it 1:1)."""
+
+    address: Address
+    private_ip: Address | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "address", parse_ipv4(self.address, "Eip.address"))
+        if self.private_ip is not None:
+            object.__setattr__(self, "private_ip", parse_ipv4(self.private_ip, "Eip.private_ip"))
+
+
+@dataclass(frozen=True, slots=True)
+class SnatEntry:
+    """Inside sources of a prefix leave through a pool; the longest prefix wins.
+
+    source: an IPv4 prefix. pool: an address, "first-last", a CIDR, an Eip, or a sequence of these.
+    """
+
+    source: str | ipaddress.IPv4Network
+    pool: Any = field(default=())
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", parse_network(self.source, "SnatEntry.source"))
+        object.__setattr__(self, "pool", expand_pool(self.pool))
+        if self.name is not None and not isinstance(self.name, str):
+            raise ConfigurationError(f"SnatEntry.name={self.name!r}: allowed is a str or None")
+
+
+MAX_POOL = 65_536
+
+
+def expand_pool(value: object, name: str = "SnatEntry.pool") -> tuple[Eip, ...]:
+    """Every address of the pool as an Eip, in the order given, none twice."""
+    items = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    pool: list[Eip] = []
+    for item in items:
+        pool.extend(_expand(item, name))
+        if len(pool) > MAX_POOL:
+            raise ConfigurationError(f"{name}={value!r}: more than {MAX_POOL:,} addresses")
+    if not pool:
+        raise ConfigurationError(f"{name}={value!r}: a pool has one address at least")
+    seen: set[object] = set()
+    for eip in pool:
+        if eip.address in seen:
+            raise ConfigurationError(f"{name}={value!r}: {eip.address} is named twice")
+        seen.add(eip.address)
+    return tuple(pool)
+
+
+def _expand(item: object, name: str) -> Iterable[Eip]:
+    if isinstance(item, Eip):
+        return (item,)
+    if isinstance(item, str) and "-" in item:
+        first, last = (parse_ipv4(part.strip(), name) for part in item.split("-", 1))
+        if first > last or int(last) - int(first) >= MAX_POOL:
+            raise ConfigurationError(f"{name}={item!r}: allowed is first-last, at most {MAX_POOL:,} addresses")
+        return (Eip(a) for a in range(int(first), int(last) + 1))
+    if isinstance(item, ipaddress.IPv4Network) or (isinstance(item, str) and "/" in item):
+        network = parse_network(item, name)
+        if network.num_addresses > MAX_POOL:
+            raise ConfigurationError(f"{name}={item!r}: more than {MAX_POOL:,} addresses")
+        return (Eip(a) for a in network)
+    return (Eip(parse_ipv4(item, name)),)  # type: ignore[arg-type]
+
+
+def to_ns(seconds: float, name: str = "now") -> int:
+    """Seconds rounded to nanoseconds, once, at the boundary."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        raise ConfigurationError(f"{name}={seconds!r}: allowed is a finite number of seconds, 0 or more")
+    if not 0 <= seconds < 1.8e10:
+        raise ConfigurationError(f"{name}={seconds!r}: allowed is 0 to 1.8e10 seconds")
+    return round(seconds * 1_000_000_000)

@@ -1,0 +1,42 @@
+"""The exception tree. Every message names the field, the value and what is allowed; bad packets never raise."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+DeliveryAction = Literal["backoff", "unavailable", "split", "reject"]
+
+
+class Error(Exception):
+    """The root: everything that natcore raises on purpose."""
+
+
+class ConfigurationError(Error, ValueError):
+    """A value that is not allowed, or two that do not go together."""
+
+
+class CapacityError(Error):
+    """A configured size is used up, or larger than this machine."""
+
+
+class InterfaceError(Error, OSError):
+    """A network interface that is missing, down, or not ours to open."""
+
+
+class DeliveryError(Error):
+    """What a sink raises when a batch is not durable.
+
+    code: the destination's own word, for instance "WriteQuotaExceed".
+    action: "backoff" (try again), "unavailable" (leave the destination alone for a while),
+    "split" (the batch is too large), "reject" (these rows will never be taken).
+    retry_after: seconds, where the destination said so.
+    """
+
+    def __init__(
+        self, code: str, message: str, action: DeliveryAction = "backoff", retry_after: float | None = None
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.action: DeliveryAction = action
+        self.retry_after = retry_after

@@ -1,0 +1,48 @@
+"""RECORD: a row of the session log as numbers, 96 bytes, the same in the core, the sinks and the files."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import numpy as np
+
+# (field, format, offset): the 13 numeric fields of the session log's page in its order, then natcore's own.
+_FIELDS = (
+    ("protocol", "u1", 86),
+    ("pri_ip", "u4", 64),  # addresses in host order
+    ("pri_port", "u2", 80),
+    ("pub_ip", "u4", 68),
+    ("pub_port", "u2", 82),
+    ("nat_ip", "u4", 72),
+    ("nat_port", "u2", 84),
+    ("bytes_from_pub", "u8", 0),  # IPv4 total lengths
+    ("pkts_from_pub", "u8", 8),
+    ("bytes_from_vpc", "u8", 16),
+    ("pkts_from_vpc", "u8", 24),
+    ("start_time", "i8", 32),  # microseconds since 1970
+    ("end_time", "i8", 40),
+    ("eip", "u4", 76),  # 0: the address has none
+    ("session", "u8", 48),
+    ("number", "u8", 56),
+    ("kind", "u1", 87),
+    ("flags", "u2", 88),
+)
+RECORD = np.dtype(
+    {
+        "names": [name for name, _, _ in _FIELDS],
+        "formats": [form for _, form, _ in _FIELDS],
+        "offsets": [offset for _, _, offset in _FIELDS],
+        "itemsize": 96,
+    }
+)
+WINDOW, CREATE, END = 0, 1, 2  # kind
+OPENED_OUTSIDE = 1  # flags
+
+
+def format_ipv4(address: int) -> str:
+    """Dotted quads of an address in host order.
+
+    >>> format_ipv4(0xCB007101)
+    '203.0.113.1'
+    """
+    return str(ipaddress.IPv4Address(int(address)))
