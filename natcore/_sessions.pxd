@@ -25,6 +25,7 @@ cdef enum:                      # SessionFlag
     UNLOGGED = 2                # the responder's side of a hairpin: not in the session log (contract R5)
     NO_WINDOW = 4               # nothing was counted since the last window closed
     HAIRPINNED = 8              # its remote is an outside endpoint of ours
+    UNTRANSLATED_BOTH = 16      # a no-NAT entry's: outside and inside are the same
 
 cdef enum:                      # TimeoutClass
     TIMEOUT_UDP = 0

@@ -9,6 +9,7 @@ from natcore._parse cimport (
     KIND_ICMP, KIND_SESSION, Flight, parse, payload_offset, wire_bytes, wire_packets,
 )
 from natcore._ports cimport address_find
+from natcore._quoted cimport is_error, translate_error
 from natcore._rewrite cimport rewrite
 from natcore._sessions cimport (
     HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_ICMP, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP,
@@ -200,6 +201,8 @@ cdef uint8_t slow(Worker* worker, Frame* frame, Flight* flight, const Clock* now
     cdef uint8_t verdict
     if flight.kind == KIND_SESSION:
         verdict = forward(worker, frame, flight, now)
+    elif flight.kind == KIND_ICMP and is_error(flight):
+        verdict = translate_error(worker, frame, flight, now)
     else:
         verdict = other_kind(worker, frame, flight)
     if verdict >= LOCAL:

@@ -15,6 +15,8 @@ cdef enum:
 
     IPV4_DF = 0x4000            # host order
     IPV4_FRAGMENT = 0x3FFF      # more-fragments, or an offset
+    IPV4_MORE = 0x2000
+    IPV4_OFFSET = 0x1FFF        # in units of 8 bytes
     TCP_FIN = 0x01
     TCP_SYN = 0x02
     TCP_RST = 0x04
@@ -24,6 +26,7 @@ cdef enum:
     ICMP_UNREACHABLE = 3
     ICMP_ECHO_REQUEST = 8
     ICMP_TIME_EXCEEDED = 11
+    ICMP_PARAMETER_PROBLEM = 12
 
 cdef packed struct EthernetHeader:  # IEEE 802.3
     uint8_t destination[6]

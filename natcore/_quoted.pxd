@@ -1,0 +1,9 @@
+"""Others' ICMP errors: the packet that they quote names the session, and is translated back with them (RFC 5508)."""
+from libc.stdint cimport uint8_t
+
+from natcore._parse cimport Flight
+from natcore.frame cimport Frame
+from natcore.state cimport Clock, Worker
+
+cdef bint is_error(const Flight* flight) noexcept nogil
+cdef uint8_t translate_error(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil
