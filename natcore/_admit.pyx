@@ -5,26 +5,40 @@ What would fail for room first completes the expiry of the moment, at most once 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._events cimport event_note
-from natcore._mappings cimport Mapping, mapping_close, mapping_find, mapping_open, mappings_have_room
+from natcore._mappings cimport (
+    MAPPING_PORTLESS, MAPPING_STATIC, Mapping, MappingKey, Subscriber, mapping_close, mapping_find, mapping_open,
+    mapping_open_static, mappings_have_room, subscriber_find,
+)
 from natcore._parse cimport Flight, wire_length
-from natcore._ports cimport address_find, port_mapping, space_of
-from natcore._rules cimport SnatRule, snat_rule
+from natcore._ports cimport PORT_RESERVED, address_find, port_mapping, space_of
+from natcore._rules cimport (
+    ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, dnat_target, plain_rule, snat_rule, whole_rule,
+)
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OPENED_OUTSIDE, OUT, TIMEOUT_ICMP, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP, TIMEOUT_UNREPLIED,
-    filter_open, is_dead, mapping_alive, session_expire, session_find, session_open,
+    HAIRPINNED, IN, OPENED_OUTSIDE, OUT, TIMEOUT_ICMP, TIMEOUT_OTHER, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP,
+    TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, filter_open, is_dead, mapping_alive, session_expire, session_find,
+    session_open,
 )
 from natcore._sweep cimport expire_mapping, sweep_all
 from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED
+from natcore.flow cimport flow_hash
 from natcore.frame cimport Frame
 from natcore.hints cimport bswap16, bswap32
 from natcore.index cimport NONE
 from natcore.state cimport FILTER_ADDRESS, FILTER_NONE, Clock, Worker
 from natcore.verdict cimport (
     DROP_CONFLICT, DROP_FILTERED, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_OUTSIDE_LIMIT,
-    DROP_PORTS_EXHAUSTED, DROP_PROBE_LIMIT, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_TTL, DROP_UNSUPPORTED, INSIDE, LOCAL,
-    OUTSIDE, PENDING,
+    DROP_PORTS_EXHAUSTED, DROP_PROBE_LIMIT, DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_SUBSCRIBER_LIMIT,
+    DROP_TTL, DROP_UNSUPPORTED, INSIDE, LOCAL, OUTSIDE, PENDING,
 )
-from natcore.wire cimport PROTOCOL_ICMP, PROTOCOL_TCP, TCP_RST, TCP_SYN, TcpHeader
+from natcore.wire cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, TCP_RST, TCP_SYN, TcpHeader
+
+
+cdef struct Way:                # how a packet from inside may leave: by one of the three
+    const SnatRule* snat
+    const DnatRule* whole
+    const PlainRule* plain
+    bint hairpin                # its destination is an outside address of ours
 
 
 cdef bint complete(Worker* worker, uint64_t now_ns) noexcept nogil:
@@ -43,6 +57,11 @@ cdef inline bint is_no_host(uint32_t ip) noexcept nogil:
     return first == 0 or first == 127 or first >= 224
 
 
+cdef inline bint has_ports(uint8_t protocol) noexcept nogil:
+    """Ports, or an echo's id."""
+    return protocol == PROTOCOL_TCP or protocol == PROTOCOL_UDP or protocol == PROTOCOL_ICMP
+
+
 cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Flight* flight, uint32_t mtu) noexcept nogil:
     """What a router asks before it forwards: time to live, and the next link's MTU."""
     if flight.ip.ttl <= 1 and worker.decrement_ttl:
@@ -56,81 +75,14 @@ cdef uint8_t tcp_flags(const Flight* flight) noexcept nogil:
     return (<const TcpHeader*>flight.l4).flags if flight.protocol == PROTOCOL_TCP else 0
 
 
-cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* flight, const SnatRule** rule,
-                             bint* hairpin) noexcept nogil:
-    cdef uint32_t source = flight.ip.source, destination = flight.ip.destination
-    cdef uint8_t flags = tcp_flags(flight), verdict
-    hairpin[0] = False
-    if worker.link_address[INSIDE] and destination == worker.link_address[INSIDE]:
-        return LOCAL
-    if is_no_host(source):
-        return DROP_SPOOFED
-    if is_no_host(destination):
-        return DROP_UNSUPPORTED
-    if address_find(&worker.mappings.ports, source) != NONE:
-        return DROP_SPOOFED
-    rule[0] = snat_rule(worker.rules, bswap32(source)) if worker.rules != NULL else NULL
-    if rule[0] == NULL:
-        return DROP_NO_SNAT_ENTRY
-    hairpin[0] = address_find(&worker.mappings.ports, destination) != NONE
-    if hairpin[0]:
-        if flight.protocol == PROTOCOL_ICMP:
-            return LOCAL
-        if not worker.hairpin:
-            return DROP_UNSUPPORTED
-    verdict = may_pass(worker, frame, flight, worker.mtu[INSIDE if hairpin[0] else OUTSIDE])
-    if verdict != PENDING:
-        return verdict
-    if flight.protocol == PROTOCOL_TCP and (flags & TCP_RST or (not flags & TCP_SYN and not worker.tcp_pickup)):
-        return DROP_NO_MAPPING
-    return PENDING
+cdef uint8_t class_of(uint8_t protocol) noexcept nogil:
+    """The time-out class of a new session opened from inside."""
+    if protocol == PROTOCOL_TCP:
+        return TIMEOUT_TCP_TRANSITORY
+    return TIMEOUT_UDP if protocol == PROTOCOL_UDP else TIMEOUT_ICMP if protocol == PROTOCOL_ICMP else TIMEOUT_OTHER
 
 
-cdef uint8_t find_mapping(Worker* worker, const Flight* flight, const SnatRule* rule, uint16_t inside_port,
-                          const Clock* now, uint32_t* mapping) noexcept nogil:
-    """The live mapping of the inside endpoint, or a new one."""
-    cdef uint32_t inside_ip = flight.ip.source, number
-    number = mapping_find(&worker.mappings, inside_ip, inside_port, flight.protocol)
-    if number != NONE:
-        if mapping_alive(&worker.sessions, number, now.ms):
-            mapping[0] = number
-            return PENDING
-        expire_mapping(&worker.sessions, number, now.ns)
-    if not mappings_have_room(&worker.mappings, inside_ip):
-        complete(worker, now.ns)
-        if not mappings_have_room(&worker.mappings, inside_ip):
-            return DROP_SESSION_LIMIT
-    number = mapping_open(&worker.mappings, inside_ip, inside_port, flight.protocol, rule.entry, rule.pool,
-                          rule.pool_size, now.ms)
-    if number == NONE and complete(worker, now.ns):
-        number = mapping_open(&worker.mappings, inside_ip, inside_port, flight.protocol, rule.entry, rule.pool,
-                              rule.pool_size, now.ms)
-    mapping[0] = number
-    return DROP_PORTS_EXHAUSTED if number == NONE else PENDING
-
-
-cdef uint8_t claim(Worker* worker, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port, uint8_t flags,
-                   uint8_t timeout_class, const Clock* now, uint32_t* slot) noexcept nogil:
-    """The session itself; a mapping that would stay without one goes again."""
-    cdef const Mapping* owner = &worker.mappings.mappings[mapping]
-    cdef uint64_t addresses = <uint64_t>owner.outside_ip << 32 | remote_ip
-    cdef uint32_t other = session_find(&worker.sessions, IN, addresses, <uint32_t>owner.outside_port << 16 | remote_port,
-                                       owner.protocol)
-    cdef uint8_t verdict = PENDING
-    if other != NONE:
-        if is_dead(&worker.sessions, &worker.sessions.hot[other], now.ms):
-            session_expire(&worker.sessions, other, now.ns)
-        else:
-            verdict = DROP_CONFLICT
-    if verdict == PENDING:
-        slot[0] = session_open(&worker.sessions, mapping, remote_ip, remote_port, flags, timeout_class, now.ns)
-        if slot[0] != NONE:
-            return PENDING
-        verdict = DROP_PROBE_LIMIT
-    if worker.mappings.mappings[mapping].sessions == 0:
-        mapping_close(&worker.mappings, mapping, now.ms, now.ms)
-    return verdict
-
+# ---- what both ways need ---------------------------------------------------------------------------------------------
 
 cdef bint has_slot(Worker* worker, const Clock* now) noexcept nogil:
     if worker.sessions.slots.live < worker.sessions.slots.capacity:
@@ -139,31 +91,210 @@ cdef bint has_slot(Worker* worker, const Clock* now) noexcept nogil:
     return worker.sessions.slots.live < worker.sessions.slots.capacity
 
 
+cdef uint32_t find_mapping(Worker* worker, const MappingKey* key, const Clock* now) noexcept nogil:
+    """The live mapping, or NONE; a dead one that is met is ended."""
+    cdef uint32_t number = mapping_find(&worker.mappings, key)
+    if number != NONE and not mapping_alive(&worker.sessions, number, now.ms):
+        expire_mapping(&worker.sessions, number, now.ns)
+        return NONE
+    return number
+
+
+cdef uint8_t find_static(Worker* worker, MappingKey* key, uint32_t entry, uint32_t outside_ip, uint16_t outside_port,
+                         uint32_t address, const Clock* now, uint32_t* mapping) noexcept nogil:
+    """The mapping between an inside endpoint and the outside one that an entry gives it."""
+    key.flags |= MAPPING_STATIC
+    key.remote_ip = outside_ip
+    key.remote_port = outside_port
+    mapping[0] = find_mapping(worker, key, now)
+    if mapping[0] != NONE:
+        return PENDING
+    if worker.mappings.mapping_slots.live == worker.mappings.mapping_slots.capacity:
+        complete(worker, now.ns)
+        if worker.mappings.mapping_slots.live == worker.mappings.mapping_slots.capacity:
+            return DROP_SESSION_LIMIT
+    mapping[0] = mapping_open_static(&worker.mappings, key, entry, outside_ip, outside_port, address)
+    return DROP_PROBE_LIMIT if mapping[0] == NONE else PENDING
+
+
+cdef bint is_taken(Worker* worker, uint32_t direction, uint64_t addresses, uint32_t ports, uint8_t protocol,
+                   const Clock* now) noexcept nogil:
+    """Whether a live session has the key; a dead one that is met is ended."""
+    cdef uint32_t other = session_find(&worker.sessions, direction, addresses, ports, protocol)
+    if other == NONE:
+        return False
+    if not is_dead(&worker.sessions, &worker.sessions.hot[other], now.ms):
+        return True
+    session_expire(&worker.sessions, other, now.ns)
+    return False
+
+
+cdef uint8_t claim(Worker* worker, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port, uint8_t flags,
+                   uint8_t timeout_class, const Clock* now, uint32_t* slot) noexcept nogil:
+    """The session itself, unless either key is taken; a mapping that would stay without one goes again."""
+    cdef Mapping* owner = &worker.mappings.mappings[mapping]
+    cdef uint8_t verdict = PENDING
+    if (is_taken(worker, IN, <uint64_t>owner.outside_ip << 32 | remote_ip,
+                 <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol, now)
+            or is_taken(worker, OUT, <uint64_t>remote_ip << 32 | owner.inside_ip,
+                        <uint32_t>remote_port << 16 | owner.inside_port, owner.protocol, now)):
+        verdict = DROP_CONFLICT
+    if verdict == PENDING:
+        slot[0] = session_open(&worker.sessions, mapping, remote_ip, remote_port, flags, timeout_class, now.ns)
+        if slot[0] != NONE:
+            return PENDING
+        verdict = DROP_PROBE_LIMIT
+    if owner.sessions == 0:
+        mapping_close(&worker.mappings, mapping, now.ms, now.ms)
+    return verdict
+
+
+# ---- from inside -----------------------------------------------------------------------------------------------------
+
+cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* flight, Way* way) noexcept nogil:
+    """Which entry lets the packet out, or why none does."""
+    cdef uint32_t source = flight.ip.source, destination = flight.ip.destination
+    cdef uint8_t flags = tcp_flags(flight), verdict
+    cdef uint32_t pool
+    way.snat = NULL
+    way.whole = NULL
+    way.plain = NULL
+    if worker.link_address[INSIDE] and destination == worker.link_address[INSIDE]:
+        return LOCAL
+    if is_no_host(source):
+        return DROP_SPOOFED
+    if is_no_host(destination):
+        return DROP_UNSUPPORTED
+    if address_find(&worker.mappings.ports, source) != NONE:
+        return DROP_SPOOFED
+    pool = address_find(&worker.mappings.ports, destination)
+    way.hairpin = pool != NONE
+    if worker.rules != NULL:
+        if not way.hairpin:
+            way.plain = plain_rule(worker.rules, bswap32(source), bswap32(destination))
+        if way.plain == NULL:
+            way.whole = whole_rule(worker.rules, bswap32(source))
+        if way.plain == NULL and way.whole == NULL:
+            way.snat = snat_rule(worker.rules, bswap32(source))
+    if way.plain == NULL and way.whole == NULL and way.snat == NULL:
+        return DROP_NO_SNAT_ENTRY
+    if way.hairpin:
+        if flight.protocol == PROTOCOL_ICMP:
+            return LOCAL
+        if not worker.hairpin:
+            return DROP_UNSUPPORTED
+    verdict = may_pass(worker, frame, flight, worker.mtu[INSIDE if way.hairpin else OUTSIDE])
+    if verdict != PENDING:
+        return verdict
+    if flight.protocol == PROTOCOL_TCP and (flags & TCP_RST or (not flags & TCP_SYN and not worker.tcp_pickup)):
+        return DROP_NO_MAPPING
+    return PENDING
+
+
+cdef bint over_quota(Worker* worker, uint32_t inside_ip, bint new_mapping) noexcept nogil:
+    """Whether the subscriber has as many sessions, or mappings where a new one is asked for, as it may (RFC 6888 REQ-4)."""
+    cdef uint32_t who = subscriber_find(&worker.mappings, inside_ip)
+    if new_mapping:
+        return worker.ports_per_subscriber <= (worker.mappings.subscribers[who].mappings if who != NONE else 0)
+    return worker.sessions_per_subscriber <= (worker.mappings.subscribers[who].sessions if who != NONE else 0)
+
+
+cdef bint over_rate(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
+    """Whether the subscriber has opened as many sessions in this second as it may."""
+    cdef uint32_t who = subscriber_find(&worker.mappings, inside_ip)
+    cdef const Subscriber* subscriber
+    if who == NONE:
+        return worker.new_per_second == 0
+    subscriber = &worker.mappings.subscribers[who]
+    return subscriber.second == <uint32_t>(now.ns // 1000000000) and subscriber.opened >= worker.new_per_second
+
+
+cdef void count_rate(Worker* worker, uint32_t mapping, const Clock* now) noexcept nogil:
+    cdef uint32_t who = worker.mappings.mappings[mapping].subscriber, second = <uint32_t>(now.ns // 1000000000)
+    cdef Subscriber* subscriber
+    if who == NONE:
+        return
+    subscriber = &worker.mappings.subscribers[who]
+    if subscriber.second != second:
+        subscriber.second = second
+        subscriber.opened = 0
+    subscriber.opened += 1
+
+
+cdef uint8_t find_dynamic(Worker* worker, const MappingKey* key, const SnatRule* rule, const Clock* now,
+                          uint32_t* mapping) noexcept nogil:
+    """The live mapping of the inside endpoint, or a new one with a port of the entry's pool."""
+    if over_rate(worker, key.inside_ip, now):
+        return DROP_RATE_LIMIT
+    if over_quota(worker, key.inside_ip, False):
+        complete(worker, now.ns)
+        if over_quota(worker, key.inside_ip, False):
+            return DROP_SUBSCRIBER_LIMIT
+    mapping[0] = find_mapping(worker, key, now)
+    if mapping[0] != NONE:
+        return PENDING
+    if over_quota(worker, key.inside_ip, True):
+        complete(worker, now.ns)
+        if over_quota(worker, key.inside_ip, True):
+            return DROP_SUBSCRIBER_LIMIT
+    if not mappings_have_room(&worker.mappings, key.inside_ip):
+        complete(worker, now.ns)
+        if not mappings_have_room(&worker.mappings, key.inside_ip):
+            return DROP_SESSION_LIMIT
+    mapping[0] = mapping_open(&worker.mappings, key, rule.entry, rule.pool, rule.pool_size, now.ms)
+    if mapping[0] == NONE and complete(worker, now.ns):
+        mapping[0] = mapping_open(&worker.mappings, key, rule.entry, rule.pool, rule.pool_size, now.ms)
+    return DROP_PORTS_EXHAUSTED if mapping[0] == NONE else PENDING
+
+
+cdef uint8_t find_way(Worker* worker, const Flight* flight, const Way* way, const Clock* now,
+                      uint32_t* mapping) noexcept nogil:
+    """The mapping by which a packet from inside leaves."""
+    cdef MappingKey key
+    cdef uint32_t space = space_of(flight.protocol)
+    key.inside_ip = flight.ip.source
+    key.inside_port = <uint16_t>flight.ports
+    key.remote_ip = 0
+    key.remote_port = 0
+    key.protocol = flight.protocol
+    key.flags = 0 if has_ports(flight.protocol) else MAPPING_PORTLESS
+    if way.plain != NULL:
+        return find_static(worker, &key, way.plain.entry, key.inside_ip, key.inside_port, NONE, now, mapping)
+    if way.whole != NULL:
+        return find_static(worker, &key, way.whole.entry, way.whole.outside_ip, key.inside_port, way.whole.address, now,
+                           mapping)
+    if has_ports(flight.protocol) and worker.mapping[space]:
+        key.remote_ip = flight.ip.destination
+        key.remote_port = <uint16_t>(flight.ports >> 16)
+    return find_dynamic(worker, &key, way.snat, now, mapping)
+
+
 cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const Clock* now,
                             uint32_t* slot) noexcept nogil:
     """A session for a packet from inside that has none. PENDING: slot is its session; else why not."""
-    cdef const SnatRule* rule = NULL
-    cdef bint hairpin
+    cdef Way way
     cdef uint32_t mapping = NONE
-    cdef uint16_t inside_port = <uint16_t>flight.ports, remote_port = <uint16_t>(flight.ports >> 16)
-    cdef uint8_t verdict = screen_outbound(worker, frame, flight, &rule, &hairpin), timeout_class
+    cdef uint16_t remote_port = <uint16_t>(flight.ports >> 16)
+    cdef uint8_t verdict = screen_outbound(worker, frame, flight, &way), flags = 0
     if verdict != PENDING:
         return verdict
+    flags = ((HAIRPINNED if way.hairpin else 0) | (UNLOGGED if way.snat == NULL else 0)
+             | (UNTRANSLATED_BOTH if way.plain != NULL else 0))
     verdict = DROP_SESSION_LIMIT
     if has_slot(worker, now):
-        verdict = find_mapping(worker, flight, rule, inside_port, now, &mapping)
+        verdict = find_way(worker, flight, &way, now, &mapping)
     if verdict == PENDING:
-        timeout_class = (TIMEOUT_UDP if flight.protocol == 17 else TIMEOUT_ICMP if flight.protocol == PROTOCOL_ICMP
-                         else TIMEOUT_TCP_TRANSITORY)
-        verdict = claim(worker, mapping, flight.ip.destination, remote_port, HAIRPINNED if hairpin else 0,
-                        timeout_class, now, slot)
+        verdict = claim(worker, mapping, flight.ip.destination, remote_port, flags, class_of(flight.protocol), now, slot)
     if verdict == PENDING:
+        count_rate(worker, mapping, now)
         worker.sessions.hot[slot[0]].state = TCP_INIT_OUT if tcp_flags(flight) & TCP_SYN else TCP_PICKED
         return PENDING
-    if verdict == DROP_SESSION_LIMIT or verdict == DROP_PORTS_EXHAUSTED:
+    if DROP_PORTS_EXHAUSTED <= verdict <= DROP_RATE_LIMIT:
         event_note(&worker.events, verdict, flight.ip.source, flight.ip.destination, remote_port, flight.protocol, now.ns)
     return verdict
 
+
+# ---- from outside ----------------------------------------------------------------------------------------------------
 
 cdef uint8_t screen_inbound(Worker* worker, const Flight* flight) noexcept nogil:
     """Where a packet from outside may be going, before any mapping is asked."""
@@ -176,54 +307,95 @@ cdef uint8_t screen_inbound(Worker* worker, const Flight* flight) noexcept nogil
     return PENDING
 
 
-cdef uint8_t pass_filter(Worker* worker, uint32_t outside_ip, uint16_t outside_port, uint32_t remote_ip,
-                         const Flight* flight, const Clock* now) noexcept nogil:
-    """Whether a remote without a session may open one (RFC 4787 section 5; TCP: by a first SYN alone)."""
-    cdef uint8_t filtering = worker.filtering[space_of(flight.protocol)], flags = tcp_flags(flight)
-    if flight.protocol == PROTOCOL_TCP and (flags & TCP_RST or not flags & TCP_SYN):
-        return DROP_FILTERED
+cdef uint8_t pass_filter(Worker* worker, const Endpoints* ends, const Flight* flight, const Clock* now) noexcept nogil:
+    """Whether a remote without a session may open one over a mapping (RFC 4787 section 5)."""
+    cdef uint8_t filtering = worker.filtering[space_of(flight.protocol)]
     if filtering == FILTER_NONE:
         return PENDING
     if (filtering == FILTER_ADDRESS and flight.protocol != PROTOCOL_ICMP
-            and filter_open(&worker.sessions, remote_ip, outside_ip, outside_port, flight.protocol, now.ms)):
+            and filter_open(&worker.sessions, ends.remote_ip, ends.outside_ip, ends.outside_port, flight.protocol,
+                            now.ms)):
         return PENDING
     return DROP_FILTERED
 
 
-cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, uint32_t outside_ip, uint16_t outside_port,
-                           uint32_t remote_ip, uint16_t remote_port, Flight* flight, uint8_t flags, const Clock* now,
-                           uint32_t* slot) noexcept nogil:
-    """A session opened from outside, over a mapping that is open for this remote. PENDING: slot is it; else why not.
+cdef uint8_t find_entry(Worker* worker, const Endpoints* ends, uint8_t protocol, const Clock* now,
+                        uint32_t* mapping) noexcept nogil:
+    """The mapping of a DNAT entry's outside endpoint; the remote's address chooses among several targets."""
+    cdef uint32_t space = space_of(protocol) if has_ports(protocol) else ANY_SPACE
+    cdef uint32_t port = bswap16(ends.outside_port)
+    cdef const DnatRule* rule = NULL
+    cdef MappingKey key
+    if worker.rules != NULL:
+        rule = dnat_rule(worker.rules, dnat_key(bswap32(ends.outside_ip), space, port))
+    if rule == NULL:
+        return DROP_NO_MAPPING
+    key.inside_ip = dnat_target(rule, flow_hash(&worker.sessions.key, ends.remote_ip, rule.entry, 0))
+    key.inside_port = bswap16(<uint16_t>(rule.inside_port + port - rule.outside_port)) if space != ANY_SPACE else 0
+    key.protocol = protocol
+    key.flags = 0 if space != ANY_SPACE else MAPPING_PORTLESS
+    return find_static(worker, &key, rule.entry, ends.outside_ip, ends.outside_port, rule.address, now, mapping)
+
+
+cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flight, const Clock* now,
+                       uint32_t* mapping) noexcept nogil:
+    """The live mapping or the entry behind an outside endpoint, if this remote may use it."""
+    cdef uint32_t address = address_find(&worker.mappings.ports, ends.outside_ip), number = NONE
+    cdef uint8_t flags = tcp_flags(flight), verdict = PENDING
+    if address == NONE:
+        return DROP_NO_MAPPING
+    if has_ports(flight.protocol):
+        number = port_mapping(&worker.mappings.ports.addresses[address].maps[space_of(flight.protocol)],
+                              bswap16(ends.outside_port))
+    if number == PORT_RESERVED or not has_ports(flight.protocol):
+        verdict = find_entry(worker, ends, flight.protocol, now, mapping)
+    elif number == NONE:
+        return DROP_NO_MAPPING
+    elif mapping_alive(&worker.sessions, number, now.ms):
+        mapping[0] = number
+        verdict = pass_filter(worker, ends, flight, now)
+    else:
+        expire_mapping(&worker.sessions, number, now.ns)
+        return DROP_NO_MAPPING
+    if verdict == PENDING and flight.protocol == PROTOCOL_TCP and (flags & TCP_RST or not flags & TCP_SYN):
+        verdict = DROP_FILTERED                     # a first SYN alone opens
+        if worker.mappings.mappings[mapping[0]].sessions == 0:
+            mapping_close(&worker.mappings, mapping[0], now.ms, now.ms)
+    return verdict
+
+
+cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* ends, Flight* flight, uint8_t flags,
+                           const Clock* now, uint32_t* slot) noexcept nogil:
+    """A session opened from outside, over what is open for this remote. PENDING: slot is it; else why not.
 
     frame: NULL for a hairpinned packet, which was asked before whether it may pass.
     """
-    cdef uint32_t address = address_find(&worker.mappings.ports, outside_ip), number = NONE
+    cdef uint32_t number = NONE
     cdef Mapping* mapping
-    cdef uint8_t verdict
-    if address != NONE:
-        number = port_mapping(&worker.mappings.ports.addresses[address].maps[space_of(flight.protocol)],
-                              bswap16(outside_port))
-    if number == NONE:
-        return DROP_NO_MAPPING
-    if not mapping_alive(&worker.sessions, number, now.ms):
-        expire_mapping(&worker.sessions, number, now.ns)
-        return DROP_NO_MAPPING
-    verdict = pass_filter(worker, outside_ip, outside_port, remote_ip, flight, now)
-    if verdict == PENDING and frame != NULL:
-        verdict = may_pass(worker, frame, flight, worker.mtu[INSIDE])
+    cdef uint8_t verdict = find_open(worker, ends, flight, now, &number)
     if verdict != PENDING:
         return verdict
     mapping = &worker.mappings.mappings[number]
-    if not has_slot(worker, now):
+    if frame != NULL:
+        verdict = may_pass(worker, frame, flight, worker.mtu[INSIDE])
+    if verdict == PENDING and not has_slot(worker, now):
         verdict = DROP_SESSION_LIMIT
-    elif mapping.opened_outside >= worker.mapping_cap or worker.sessions.opened_outside >= worker.outside_cap:
+    if verdict == PENDING and is_over_caps(worker, mapping):
         complete(worker, now.ns)
-        if mapping.opened_outside >= worker.mapping_cap or worker.sessions.opened_outside >= worker.outside_cap:
+        if is_over_caps(worker, mapping):
             verdict = DROP_OUTSIDE_LIMIT
+    if verdict == DROP_SESSION_LIMIT or verdict == DROP_OUTSIDE_LIMIT:
+        event_note(&worker.events, verdict, mapping.inside_ip, ends.remote_ip, ends.remote_port, flight.protocol, now.ns)
     if verdict == PENDING:
-        verdict = claim(worker, number, remote_ip, remote_port, flags | OPENED_OUTSIDE, TIMEOUT_UNREPLIED, now, slot)
+        flags |= OPENED_OUTSIDE | (UNLOGGED if mapping.flags & MAPPING_STATIC else 0)
+        verdict = claim(worker, number, ends.remote_ip, ends.remote_port, flags, TIMEOUT_UNREPLIED, now, slot)
+    elif mapping.sessions == 0:
+        mapping_close(&worker.mappings, number, now.ms, now.ms)
     if verdict == PENDING:
         worker.sessions.hot[slot[0]].state = TCP_INIT_IN
-    elif verdict != DROP_CONFLICT:
-        event_note(&worker.events, verdict, mapping.inside_ip, remote_ip, remote_port, flight.protocol, now.ns)
     return verdict
+
+
+cdef bint is_over_caps(const Worker* worker, const Mapping* mapping) noexcept nogil:
+    """Sessions opened from outside have room of their own: a stranger's are refused before anybody else's."""
+    return mapping.opened_outside >= worker.mapping_cap or worker.sessions.opened_outside >= worker.outside_cap

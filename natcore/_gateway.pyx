@@ -8,7 +8,9 @@ from natcore._events cimport EVENT_SLOTS, Event
 from natcore._icmp cimport outbox_delete, outbox_new, outbox_waiting
 from natcore._journal cimport Record, journal_delete, journal_drain, journal_new
 from natcore._mappings cimport Mapping, mappings_delete, mappings_new
-from natcore._ports cimport PORT_SPACES, Address, PortMap, address_add, address_drop, address_find, ports_allow
+from natcore._ports cimport (
+    PORT_RESERVED, PORT_SPACES, Address, PortMap, address_add, address_drop, ports_allow, ports_in_use, ports_reserve, ports_unreserve,
+)
 from natcore._sessions cimport (
     IN, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Cold, Session, deadline_of, is_dead, session_close,
     session_id, sessions_delete, sessions_new,
@@ -82,8 +84,9 @@ cdef uint8_t* PROTOCOL_OF_SPACE = [6, 17, 1]
 cdef class Core:
     def __cinit__(self, *, uint32_t max_sessions, uint32_t max_mappings, uint32_t max_subscribers,
                   uint32_t max_addresses, uint64_t records, bytes hash_key not None, bytes random_key not None,
-                  port_ranges, uint32_t hold_down_ms, timeouts_ms, uint64_t window_ns, int64_t epoch_ns, filtering,
-                  link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
+                  port_ranges, uint32_t hold_down_ms, bint preserve, bint parity, uint8_t pooling,
+                  uint32_t sessions_per_subscriber, uint32_t ports_per_subscriber, uint32_t new_per_second,
+                  timeouts_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering, link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
                   bint tcp_pickup, bint hairpin, bint icmp_unreachable):
         """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32."""
         cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
@@ -107,6 +110,12 @@ cdef class Core:
         for first, last in port_ranges:
             ports_allow(&worker.mappings.ports, first, last)
         worker.mappings.ports.hold_down_ms = hold_down_ms
+        worker.mappings.ports.preserve = preserve
+        worker.mappings.ports.parity = parity
+        worker.mappings.pooling = pooling
+        worker.sessions_per_subscriber = sessions_per_subscriber
+        worker.ports_per_subscriber = ports_per_subscriber
+        worker.new_per_second = new_per_second
         worker.sessions.mappings = &worker.mappings
         worker.sessions.journal = &worker.journal
         worker.sessions.window_ns = window_ns
@@ -114,6 +123,7 @@ cdef class Core:
         for i in range(len(timeouts_ms)):
             worker.sessions.timeout_ms[i] = timeouts_ms[i]
         for i in range(3):
+            worker.mapping[i] = mapping[i]
             worker.filtering[i] = filtering[i]
             worker.sessions.filtered[i] = i < 2 and filtering[i] == 1
         for i in range(2):
@@ -278,11 +288,79 @@ cdef class Core:
         address_drop(&self.worker.mappings.ports, number)
         self.disown()
 
-    def set_rules(self, RuleSet rules not None):
-        """Swaps the rule set whole."""
+    def swap(self, RuleSet rules not None, list leaving not None, uint64_t now_ns):
+        """Puts a rule set into force, whole, and ends what may not stay: one moment for the packets. How many ended.
+
+        leaving: [(entry, first inside address that may stay, last, set of outside address numbers that may stay)].
+        """
+        cdef uint64_t ended = 0
         self.own()
-        self.worker.rules = &rules.compiled
-        self.rules = rules
+        try:
+            now_ns = clock_forward(self.worker, now_ns)
+            self.worker.rules = &rules.compiled
+            self.rules = rules
+            for entry, first, last, addresses in leaving:
+                ended += self.end_entry(entry, first, last, addresses, now_ns)
+            return ended
+        finally:
+            self.disown()
+
+    cdef uint64_t end_entry(self, uint32_t entry, uint64_t first, uint64_t last, set addresses, uint64_t now_ns) except? 0:
+        cdef uint64_t ended = 0
+        cdef uint32_t slot
+        cdef const Session* session
+        cdef const Mapping* mapping
+        for slot in range(self.worker.sessions.slots.fresh):
+            session = &self.worker.sessions.hot[slot]
+            if session.protocol == 0:
+                continue
+            mapping = &self.worker.mappings.mappings[self.worker.sessions.cold[slot].mapping]
+            if mapping.entry == entry and not (first <= bswap32(session.ip[ROLE_INSIDE]) <= last
+                                               and mapping.address in addresses):
+                session_close(&self.worker.sessions, slot, now_ns, now_ns)
+                ended += 1
+        return ended
+
+    def count(self, uint32_t entry, uint64_t first, uint64_t last, set addresses not None):
+        """(sessions of an entry, how many of them have an inside address and an outside address number among these)."""
+        cdef uint64_t count = 0, inside = 0
+        cdef uint32_t number
+        cdef const Mapping* mapping
+        self.own()
+        try:
+            for number in range(self.worker.mappings.mapping_slots.fresh):
+                mapping = &self.worker.mappings.mappings[number]
+                if mapping.protocol and mapping.entry == entry:
+                    count += mapping.sessions
+                    if first <= bswap32(mapping.inside_ip) <= last and mapping.address in addresses:
+                        inside += mapping.sessions
+            return count, inside
+        finally:
+            self.disown()
+
+    def reserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last):
+        """Takes ports out of the draw; None, or what is in the way: (port, inside address, inside port) of a mapping,
+        (port, 0, 0) of an entry."""
+        cdef uint32_t port
+        cdef PortMap* map = &self.worker.mappings.ports.addresses[address].maps[space]
+        cdef const Mapping* holder
+        self.own()
+        try:
+            port = ports_reserve(&self.worker.mappings.ports, map, first, last,
+                                 <uint32_t>(self.worker.now_ns // 1000000))
+            if port == 0xFFFFFFFF:
+                return None
+            if map.cells[port] == PORT_RESERVED:
+                return port, 0, 0
+            holder = &self.worker.mappings.mappings[map.cells[port]]
+            return port, bswap32(holder.inside_ip), bswap16(holder.inside_port)
+        finally:
+            self.disown()
+
+    def unreserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last):
+        self.own()
+        ports_unreserve(&self.worker.mappings.ports, &self.worker.mappings.ports.addresses[address].maps[space], first,
+                        last)
         self.disown()
 
     def set_mtu(self, uint32_t side, uint32_t mtu):
@@ -295,20 +373,16 @@ cdef class Core:
     def set_epoch(self, int64_t epoch_ns):
         self.worker.sessions.epoch_ns = epoch_ns
 
-    def end(self, int64_t entry, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol, uint64_t now_ns):
+    def end(self, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol, uint64_t now_ns):
         """Ends the sessions that match everything that is not negative (addresses in host order); how many."""
         cdef uint32_t slot
         cdef uint64_t ended = 0
         cdef const Session* session
-        cdef const Mapping* mapping
         self.own()
         now_ns = clock_forward(self.worker, now_ns)
         for slot in range(self.worker.sessions.slots.fresh):
             session = &self.worker.sessions.hot[slot]
-            if session.protocol == 0:
-                continue
-            mapping = &self.worker.mappings.mappings[self.worker.sessions.cold[slot].mapping]
-            if ((entry < 0 or mapping.entry == entry) and (protocol < 0 or session.protocol == protocol)
+            if (session.protocol and (protocol < 0 or session.protocol == protocol)
                     and (subscriber < 0 or bswap32(session.ip[ROLE_INSIDE]) == subscriber)
                     and (remote < 0 or bswap32(session.ip[ROLE_REMOTE]) == remote)
                     and (outside < 0 or bswap32(session.ip[ROLE_OUTSIDE]) == outside)):
@@ -366,7 +440,7 @@ cdef class Core:
             address = &worker.mappings.ports.addresses[i]
             if address.memory != NULL:
                 for space in range(PORT_SPACES):
-                    used += worker.mappings.ports.range_size - address.maps[space].free - address.maps[space].held_count
+                    used += ports_in_use(&worker.mappings.ports, &address.maps[space])
         own = {
             "generated": worker.outbox.generated, "generated_lost": worker.outbox.lost,
             "created": worker.sessions.created, "ended": worker.sessions.ended, "handed_over": 0,
@@ -448,7 +522,7 @@ cdef class Core:
                 rows[filled].eip = address.eip
                 rows[filled].held_down = map.held_count
                 rows[filled].free = map.free
-                rows[filled].used = self.worker.mappings.ports.range_size - map.free - map.held_count
+                rows[filled].used = ports_in_use(&self.worker.mappings.ports, map)
                 rows[filled].protocol = PROTOCOL_OF_SPACE[space]
                 filled += 1
         self.disown()

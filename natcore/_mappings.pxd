@@ -6,18 +6,22 @@ from natcore.flow cimport HashKey
 from natcore.index cimport Index
 from natcore.slab cimport Slab
 
+cdef enum:                      # MappingFlag
+    MAPPING_STATIC = 1          # a DNAT or no-NAT entry's: its outside endpoint is not drawn, nobody's quota pays for it
+    MAPPING_PORTLESS = 2        # of a protocol without ports
+
 cdef struct Mapping:            # addresses and ports big-endian
     uint32_t inside_ip
-    uint32_t outside_ip
-    uint32_t remote_ip          # 0 where the mapping is endpoint-independent
+    uint32_t remote_ip          # 0 where the mapping is endpoint-independent; static: the outside endpoint again
     uint16_t inside_port
-    uint16_t outside_port
     uint16_t remote_port
+    uint32_t outside_ip
+    uint16_t outside_port
     uint8_t protocol            # 0: the slot is free
-    uint8_t flags
-    uint32_t address            # number of the outside address
-    uint32_t entry              # number of the SNAT entry
-    uint32_t subscriber         # slot
+    uint8_t flags               # MappingFlag
+    uint32_t address            # number of the outside address; NONE: no-NAT
+    uint32_t entry              # number of the entry
+    uint32_t subscriber         # slot; NONE where it is static
     uint32_t sessions
     uint32_t first              # a session of it; the others are linked to it
     uint32_t opened_outside     # sessions of it that were opened from outside
@@ -28,7 +32,22 @@ cdef struct Subscriber:
     uint32_t sessions           # opened from inside
     uint32_t address            # paired pooling: the outside address of all its mappings
     uint32_t entry              # that the address was drawn for
-    uint32_t unused[3]
+    uint32_t second             # of the gateway's clock, modulo 2^32
+    uint32_t opened             # sessions opened in it
+    uint32_t unused
+
+cdef enum:                      # Pooling (RFC 4787 REQ-2)
+    POOLING_PAIRED = 0          # one outside address for all of a subscriber's mappings
+    POOLING_PAIRED_SOFT = 1     # another one where that is full
+    POOLING_ARBITRARY = 2
+
+cdef struct MappingKey:         # what a mapping is found by
+    uint32_t inside_ip
+    uint32_t remote_ip          # 0: endpoint-independent
+    uint16_t inside_port
+    uint16_t remote_port
+    uint8_t protocol
+    uint8_t flags               # MAPPING_STATIC, MAPPING_PORTLESS
 
 cdef struct Mappings:
     Mapping* mappings
@@ -39,12 +58,15 @@ cdef struct Mappings:
     Index by_ip                 # inside address -> subscriber
     Ports ports
     HashKey key
+    uint8_t pooling             # Pooling
 
 cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, uint32_t max_addresses) noexcept nogil
 cdef void mappings_delete(Mappings* table) noexcept nogil
-cdef uint32_t mapping_find(const Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol) noexcept nogil
+cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil
 cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil
 cdef bint mappings_have_room(const Mappings* table, uint32_t inside_ip) noexcept nogil
-cdef uint32_t mapping_open(Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol, uint32_t entry,
-                           const uint32_t* pool, uint32_t pool_size, uint32_t now_ms) noexcept nogil
+cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, uint32_t entry, const uint32_t* pool,
+                           uint32_t pool_size, uint32_t now_ms) noexcept nogil
+cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip,
+                                  uint16_t outside_port, uint32_t address) noexcept nogil
 cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uint32_t now_ms) noexcept nogil

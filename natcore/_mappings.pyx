@@ -1,7 +1,8 @@
 """Opening and closing mappings: a subscriber's first one pairs it with an outside address, its last one frees it."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 
-from natcore._ports cimport Address, port_draw, port_release, ports_delete, ports_new, space_of
+from natcore._ports cimport PortMap, port_draw, port_release, ports_delete, ports_new, space_of
 from natcore.flow cimport flow_hash
 from natcore.hints cimport bswap16
 from natcore.index cimport (
@@ -9,7 +10,7 @@ from natcore.index cimport (
 )
 from natcore.memory cimport table_delete, table_new
 from natcore.random cimport random_below
-from natcore.slab cimport NO_SLOT, slab_begin, slab_give, slab_take
+from natcore.slab cimport slab_begin, slab_give, slab_take
 
 
 cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers,
@@ -32,23 +33,35 @@ cdef void mappings_delete(Mappings* table) noexcept nogil:
     ports_delete(&table.ports)
 
 
-cdef inline uint64_t inside_hash(const Mappings* table, uint32_t ip, uint16_t port, uint8_t protocol) noexcept nogil:
-    return flow_hash(&table.key, ip, port, protocol)
+cdef inline uint64_t key_hash(const Mappings* table, const MappingKey* key) noexcept nogil:
+    return flow_hash(&table.key, <uint64_t>key.remote_ip << 32 | key.inside_ip,
+                     <uint32_t>key.remote_port << 16 | key.inside_port,
+                     key.protocol ^ (0x80 if key.flags & MAPPING_STATIC else 0))
 
 
-cdef uint32_t mapping_find(const Mappings* table, uint32_t inside_ip, uint16_t inside_port,
-                           uint8_t protocol) noexcept nogil:
-    """The endpoint-independent mapping of an inside endpoint (RFC 4787 REQ-1), or NONE."""
+cdef void key_of(const Mapping* mapping, MappingKey* key) noexcept nogil:
+    key.inside_ip = mapping.inside_ip
+    key.remote_ip = mapping.remote_ip
+    key.inside_port = mapping.inside_port
+    key.remote_port = mapping.remote_port
+    key.protocol = mapping.protocol
+    key.flags = mapping.flags & (MAPPING_STATIC | MAPPING_PORTLESS)
+
+
+cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil:
+    """The mapping with this key (RFC 4787 REQ-1), or NONE."""
     cdef Cursor cursor
     cdef uint32_t number
     cdef const Mapping* mapping
-    index_begin(&table.by_inside, inside_hash(table, inside_ip, inside_port, protocol), &cursor)
+    index_begin(&table.by_inside, key_hash(table, key), &cursor)
     while True:
         number = index_next(&table.by_inside, &cursor)
         if number == NONE:
             return NONE
         mapping = &table.mappings[number]
-        if mapping.inside_ip == inside_ip and mapping.inside_port == inside_port and mapping.protocol == protocol:
+        if (mapping.inside_ip == key.inside_ip and mapping.inside_port == key.inside_port
+                and mapping.remote_ip == key.remote_ip and mapping.remote_port == key.remote_port
+                and mapping.protocol == key.protocol and (mapping.flags ^ key.flags) & MAPPING_STATIC == 0):
             return number
 
 
@@ -70,86 +83,125 @@ cdef bint mappings_have_room(const Mappings* table, uint32_t inside_ip) noexcept
             or subscriber_find(table, inside_ip) != NONE)
 
 
-cdef uint32_t draw_paired(Mappings* table, Subscriber* subscriber, uint32_t space, uint32_t entry,
-                          const uint32_t* pool, uint32_t pool_size, uint32_t now_ms) noexcept nogil:
-    """A port of the subscriber's address (RFC 4787 REQ-2), which a new one draws from the pool; NONE: nothing is free."""
-    cdef uint32_t start, step, number, port
-    if subscriber.mappings and subscriber.entry == entry:
-        return port_draw(&table.ports, &table.ports.addresses[subscriber.address].maps[space], subscriber.ip, now_ms)
+cdef uint32_t draw_from(Mappings* table, uint32_t address, const MappingKey* key, uint32_t now_ms) noexcept nogil:
+    """A port of an outside address, 0 for a protocol without ports; NONE: nothing is free."""
+    if key.flags & MAPPING_PORTLESS:
+        return 0
+    return port_draw(&table.ports, &table.ports.addresses[address].maps[space_of(key.protocol)], key.inside_ip,
+                     bswap16(key.inside_port), now_ms)
+
+
+cdef uint32_t draw_by_pooling(Mappings* table, Subscriber* subscriber, const MappingKey* key, uint32_t entry,
+                              const uint32_t* pool, uint32_t pool_size, uint32_t now_ms, uint32_t* address) noexcept nogil:
+    """A port and its address: the subscriber's own first, or from the pool, starting anywhere; NONE: nothing is free."""
+    cdef uint32_t start, step, port
+    cdef bint paired = subscriber.mappings and subscriber.entry == entry
+    if paired and table.pooling != POOLING_ARBITRARY:
+        address[0] = subscriber.address
+        port = draw_from(table, address[0], key, now_ms)
+        if port != NONE or table.pooling == POOLING_PAIRED:
+            return port
     start = random_below(&table.ports.random, pool_size)
     for step in range(pool_size):
-        number = pool[start + step if start + step < pool_size else start + step - pool_size]
-        port = port_draw(&table.ports, &table.ports.addresses[number].maps[space], subscriber.ip, now_ms)
+        address[0] = pool[start + step if start + step < pool_size else start + step - pool_size]
+        port = draw_from(table, address[0], key, now_ms)
         if port != NONE:
-            subscriber.address = number
-            subscriber.entry = entry
+            if not paired:
+                subscriber.address = address[0]
+                subscriber.entry = entry
             return port
     return NONE
 
 
-cdef uint32_t mapping_open(Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol, uint32_t entry,
-                           const uint32_t* pool, uint32_t pool_size, uint32_t now_ms) noexcept nogil:
-    """A new mapping without sessions; NONE when no port is free. Its slots must be there (mappings_have_room)."""
-    cdef uint32_t who = subscriber_find(table, inside_ip), number, port, space = space_of(protocol)
-    cdef Subscriber* subscriber
-    cdef Mapping* mapping
-    cdef Address* address
-    cdef bint fresh = who == NONE
-    if fresh:
-        who = slab_take(&table.subscriber_slots)
-        subscriber = &table.subscribers[who]
-        subscriber.ip = inside_ip
-        subscriber.mappings = subscriber.sessions = 0
-    subscriber = &table.subscribers[who]
-    port = draw_paired(table, subscriber, space, entry, pool, pool_size, now_ms)
-    number = NO_SLOT
-    if port != NONE:
-        number = slab_take(&table.mapping_slots)
-    if port == NONE or (fresh and not index_insert(&table.by_ip, flow_hash(&table.key, inside_ip, 0, 0), who)):
-        if port != NONE:
-            port_release(&table.ports, &table.ports.addresses[subscriber.address].maps[space], port, inside_ip, now_ms,
-                         now_ms)
-            slab_give(&table.mapping_slots, number)
-        if fresh:
-            slab_give(&table.subscriber_slots, who)
-        return NONE
-    address = &table.ports.addresses[subscriber.address]
-    address.maps[space].cells[port] = number
-    subscriber.mappings += 1
-    mapping = &table.mappings[number]
-    mapping.inside_ip = inside_ip
-    mapping.inside_port = inside_port
-    mapping.outside_ip = address.ip
-    mapping.outside_port = bswap16(<uint16_t>port)
-    mapping.remote_ip = 0
-    mapping.remote_port = 0
-    mapping.protocol = protocol
-    mapping.flags = 0
-    mapping.address = subscriber.address
+cdef uint32_t enter(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip, uint16_t outside_port,
+                    uint32_t address, uint32_t subscriber) noexcept nogil:
+    """The mapping itself, in the index; NONE when the probe limit is met, its slot given back."""
+    cdef uint32_t number = slab_take(&table.mapping_slots)
+    cdef Mapping* mapping = &table.mappings[number]
+    mapping.inside_ip = key.inside_ip
+    mapping.remote_ip = key.remote_ip
+    mapping.inside_port = key.inside_port
+    mapping.remote_port = key.remote_port
+    mapping.outside_ip = outside_ip
+    mapping.outside_port = outside_port
+    mapping.protocol = key.protocol
+    mapping.flags = key.flags
+    mapping.address = address
     mapping.entry = entry
-    mapping.subscriber = who
+    mapping.subscriber = subscriber
     mapping.sessions = mapping.opened_outside = 0
     mapping.first = NONE
-    if not index_insert(&table.by_inside, inside_hash(table, inside_ip, inside_port, protocol), number):
-        mapping.flags = 1                           # not indexed: closing must not look for it
-        mapping_close(table, number, now_ms, now_ms)
+    if index_insert(&table.by_inside, key_hash(table, key), number):
+        return number
+    mapping.protocol = 0
+    slab_give(&table.mapping_slots, number)
+    return NONE
+
+
+cdef uint32_t subscriber_join(Mappings* table, uint32_t ip) noexcept nogil:
+    """The subscriber, a new one where there is none; NONE when the probe limit is met. Its slot must be there."""
+    cdef uint32_t who = subscriber_find(table, ip)
+    if who != NONE:
+        return who
+    who = slab_take(&table.subscriber_slots)
+    memset(&table.subscribers[who], 0, sizeof(Subscriber))
+    table.subscribers[who].ip = ip
+    if index_insert(&table.by_ip, flow_hash(&table.key, ip, 0, 0), who):
+        return who
+    slab_give(&table.subscriber_slots, who)
+    return NONE
+
+
+cdef void subscriber_leave(Mappings* table, uint32_t who) noexcept nogil:
+    """A subscriber without mappings goes."""
+    cdef Subscriber* subscriber = &table.subscribers[who]
+    if subscriber.mappings == 0:
+        index_remove(&table.by_ip, flow_hash(&table.key, subscriber.ip, 0, 0), who)
+        slab_give(&table.subscriber_slots, who)
+
+
+cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, uint32_t entry, const uint32_t* pool,
+                           uint32_t pool_size, uint32_t now_ms) noexcept nogil:
+    """A new mapping without sessions; NONE when no port is free. Its slots must be there (mappings_have_room)."""
+    cdef uint32_t who = subscriber_join(table, key.inside_ip), number = NONE, port, address = NONE
+    cdef Subscriber* subscriber
+    cdef PortMap* map
+    if who == NONE:
         return NONE
+    subscriber = &table.subscribers[who]
+    port = draw_by_pooling(table, subscriber, key, entry, pool, pool_size, now_ms, &address)
+    if port != NONE:
+        map = &table.ports.addresses[address].maps[space_of(key.protocol)]
+        number = enter(table, key, entry, table.ports.addresses[address].ip, bswap16(<uint16_t>port), address, who)
+        if number != NONE:
+            subscriber.mappings += 1
+        if not key.flags & MAPPING_PORTLESS:
+            if number != NONE:
+                map.cells[port] = number
+            else:
+                port_release(&table.ports, map, port, key.inside_ip, now_ms, now_ms)
+    subscriber_leave(table, who)
     return number
+
+
+cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip,
+                                  uint16_t outside_port, uint32_t address) noexcept nogil:
+    """A mapping whose outside endpoint an entry says; NONE when the probe limit is met. Its slot must be there."""
+    return enter(table, key, entry, outside_ip, outside_port, address, NONE)
 
 
 cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uint32_t now_ms) noexcept nogil:
     """Ends a mapping that has no session left; its port is held down until until_ms."""
     cdef Mapping* mapping = &table.mappings[number]
-    cdef Subscriber* subscriber = &table.subscribers[mapping.subscriber]
-    port_release(&table.ports, &table.ports.addresses[mapping.address].maps[space_of(mapping.protocol)],
-                 bswap16(mapping.outside_port), mapping.inside_ip, until_ms, now_ms)
-    if not mapping.flags & 1:
-        index_remove(&table.by_inside, inside_hash(table, mapping.inside_ip, mapping.inside_port, mapping.protocol),
-                     number)
-    subscriber.mappings -= 1
-    if subscriber.mappings == 0:
-        index_remove(&table.by_ip, flow_hash(&table.key, subscriber.ip, 0, 0), mapping.subscriber)
-        slab_give(&table.subscriber_slots, mapping.subscriber)
+    cdef MappingKey key
+    key_of(mapping, &key)
+    index_remove(&table.by_inside, key_hash(table, &key), number)
+    if not mapping.flags & MAPPING_STATIC:
+        if not mapping.flags & MAPPING_PORTLESS:
+            port_release(&table.ports, &table.ports.addresses[mapping.address].maps[space_of(mapping.protocol)],
+                         bswap16(mapping.outside_port), mapping.inside_ip, until_ms, now_ms)
+        table.subscribers[mapping.subscriber].mappings -= 1
+        subscriber_leave(table, mapping.subscriber)
     mapping.protocol = 0
     slab_give(&table.mapping_slots, number)
 

@@ -12,13 +12,13 @@ from natcore.verdict cimport (
 )
 from natcore.wire cimport (
     ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_QINQ, ETHERTYPE_VLAN, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, IPV4_FRAGMENT,
-    PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, VLAN_BYTES, EthernetHeader, IcmpHeader, Ipv4Header, TcpHeader, UdpHeader,
+    PROTOCOL_AH, PROTOCOL_DCCP, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDPLITE, VLAN_BYTES, EthernetHeader, IcmpHeader, Ipv4Header, TcpHeader, UdpHeader,
 )
 
 cdef enum:                      # FlightKind
-    KIND_SESSION = 0            # TCP, UDP, or an echo that a session may own: its key is complete
+    KIND_SESSION = 0            # what a session may own: its key is complete
     KIND_ICMP = 1               # another ICMP message
-    KIND_OTHER = 2              # another protocol
+    KIND_OTHER = 2              # a protocol that no address may change under
 
 cdef struct Flight:             # a packet on its way through the stages
     uint64_t addresses          # source and destination as they lie in the packet
@@ -88,9 +88,10 @@ cdef inline uint8_t parse_transport(Flight* flight, uint32_t side, uint32_t rest
             flight.kind = KIND_ICMP
         flight.ports = icmp.identifier if side == INSIDE else <uint32_t>icmp.identifier << 16
         return PENDING
-    else:
-        flight.kind = KIND_OTHER
+    else:                                           # addresses are all that a session of it has
         flight.ports = 0
+        if flight.protocol == PROTOCOL_DCCP or flight.protocol == PROTOCOL_UDPLITE or flight.protocol == PROTOCOL_AH:
+            flight.kind = KIND_OTHER                # their checksum covers the addresses
         return PENDING
     memcpy(&flight.ports, flight.l4, 4)
     return PENDING
@@ -135,7 +136,7 @@ cdef inline uint32_t payload_offset(const Flight* flight) noexcept nogil:
     cdef uint32_t headers = <uint32_t>(flight.l4 - <uint8_t*>flight.ip)
     if flight.protocol == PROTOCOL_TCP:
         return headers + ((<const TcpHeader*>flight.l4).data_offset >> 4) * 4
-    return headers + 8
+    return headers + 8                              # UDP; of others no super-frames are known
 
 cdef inline uint32_t wire_length(const Frame* frame, const Flight* flight) noexcept nogil:
     """Bytes of the largest IPv4 packet that the frame becomes on the wire: a super-frame's segments have headers each."""

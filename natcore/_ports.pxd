@@ -11,13 +11,17 @@ cdef enum:
     PORT_WORDS = 1024           # 64-bit words of a bitmap
     OWNER_SLOTS = 4096
 
+cdef enum:
+    PORT_RESERVED = 0xFFFFFFFE  # in a cell: a DNAT entry has the port; it is never drawn
+
 cdef struct PortMap:            # one outside address and protocol
-    uint32_t* cells             # [PORTS] in use: the mapping's number; held down: until when, ms
+    uint32_t* cells             # [PORTS] in use: the mapping's number, or PORT_RESERVED; held down: until when, ms
     uint32_t* owners            # [PORTS] held down: the inside address that had it, big-endian
     uint64_t* used              # [PORT_WORDS] a bit a port: in use or held down
     uint64_t* held              # [PORT_WORDS] held down
     uint16_t* held_by           # [OWNER_SLOTS] ports held down, by a hash of their owner
     uint32_t free               # ports of the ranges that are not used
+    uint32_t reserved           # ports of the ranges that DNAT entries have
     uint32_t held_count
     uint32_t next_release       # ms; no port is released before; valid while held_count is not 0
 
@@ -40,12 +44,18 @@ cdef struct Ports:
     uint32_t words              # up to the last such
     uint32_t range_size         # ports
     uint32_t hold_down_ms
+    bint preserve               # the inside port, where it is free (RFC 4787 section 4.2.1)
+    bint parity                 # an even port for an even one, where one is free (RFC 4787 REQ-4)
 
 cdef inline uint32_t space_of(uint8_t protocol) noexcept nogil:
     return 0 if protocol == 6 else 1 if protocol == 17 else 2
 
+cdef inline uint32_t ports_in_use(const Ports* ports, const PortMap* map) noexcept nogil:
+    """Ports that mappings have."""
+    return ports.range_size - map.free - map.held_count - map.reserved
+
 cdef inline uint32_t port_mapping(const PortMap* ports, uint16_t port) noexcept nogil:
-    """The number of the mapping that has the port (host order), or NONE."""
+    """The number of the mapping that has the port (host order), PORT_RESERVED, or NONE."""
     cdef uint64_t bit = <uint64_t>1 << (port & 63)
     if ports.used[port >> 6] & bit and not ports.held[port >> 6] & bit:
         return ports.cells[port]
@@ -57,7 +67,9 @@ cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogi
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil
 cdef void address_drop(Ports* ports, uint32_t address) noexcept nogil
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil
-cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t now_ms) noexcept nogil
+cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint32_t now_ms) noexcept nogil
+cdef uint32_t ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last, uint32_t now_ms) noexcept nogil
+cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil
 cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms, uint32_t now_ms) noexcept nogil
 cdef void ports_reclaim(Ports* ports, uint32_t now_ms) noexcept nogil
 cdef uint32_t owner_slot(uint32_t owner) noexcept nogil

@@ -93,7 +93,7 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
         map.held = <uint64_t*>(at + PORTS * 8 + BITMAP_BYTES)
         map.held_by = <uint16_t*>(at + PORTS * 8 + BITMAP_BYTES * 2)
         map.free = ports.range_size
-        map.held_count = map.next_release = 0
+        map.held_count = map.next_release = map.reserved = 0
         at += MAP_BYTES
     return number
 
@@ -168,27 +168,41 @@ cdef uint32_t own_held(PortMap* map, uint32_t owner) noexcept nogil:
     return NONE
 
 
-cdef uint32_t pick(Ports* ports, PortMap* map) noexcept nogil:
-    """A free port: from a random word on the first that has one, a random one in it. One must be free."""
+cdef inline bint in_ranges(const Ports* ports, uint32_t port) noexcept nogil:
+    return (ports.ranges[port >> 6] >> (port & 63)) & 1
+
+
+cdef uint32_t pick(Ports* ports, PortMap* map, uint64_t allowed) noexcept nogil:
+    """A free port: from a random word on the first that has one, a random one in it. allowed: the bits of each word."""
     cdef uint32_t start = random_below(&ports.random, ports.words), turn = random32(&ports.random) & 63
     cdef uint32_t step, word
     cdef uint64_t bits
     for step in range(ports.words):
         word = ports.first_word + (start + step if start + step < ports.words else start + step - ports.words)
-        bits = ports.ranges[word] & ~map.used[word]
+        bits = ports.ranges[word] & ~map.used[word] & allowed
         if bits:
             bits = bits >> turn | (bits << (64 - turn) if turn else 0)
             return word * 64 + ((ctz64(bits) + turn) & 63)
     return NONE
 
 
-cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t now_ms) noexcept nogil:
+cdef uint32_t pick_by_policy(Ports* ports, PortMap* map, uint32_t wish) noexcept nogil:
+    """A free port, by what the policy prefers; one must be free. wish: the inside port, host order."""
+    cdef uint32_t port = NONE
+    if ports.preserve and in_ranges(ports, wish) and not (map.used[wish >> 6] >> (wish & 63)) & 1:
+        return wish
+    if ports.parity:
+        port = pick(ports, map, <uint64_t>0xAAAAAAAAAAAAAAAAULL if wish & 1 else <uint64_t>0x5555555555555555ULL)
+    return pick(ports, map, <uint64_t>-1) if port == NONE else port
+
+
+cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint32_t now_ms) noexcept nogil:
     """A port (host order), now in use, its cell for the caller to fill; NONE when nothing is free for this owner."""
     cdef uint32_t port
     if map.free == 0:
         reclaim(ports, map, now_ms)
     if map.free:
-        port = pick(ports, map)
+        port = pick_by_policy(ports, map, wish)
     else:
         port = own_held(map, owner)
         if port == NONE:
@@ -197,6 +211,33 @@ cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t now
     map.used[port >> 6] |= <uint64_t>1 << (port & 63)
     map.free -= 1
     return port
+
+
+cdef uint32_t ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last, uint32_t now_ms) noexcept nogil:
+    """Takes ports out of the draw; NONE, or the first port that a mapping has: then nothing is reserved."""
+    cdef uint32_t port, holder
+    for port in range(first, last + 1):
+        holder = port_mapping(map, <uint16_t>port)
+        if holder != NONE:
+            return port
+    for port in range(first, last + 1):
+        if (map.held[port >> 6] >> (port & 63)) & 1:
+            let_go(ports, map, port)
+        map.used[port >> 6] |= <uint64_t>1 << (port & 63)
+        map.cells[port] = PORT_RESERVED
+        if in_ranges(ports, port):
+            map.free -= 1
+            map.reserved += 1
+    return NONE
+
+
+cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil:
+    cdef uint32_t port
+    for port in range(first, last + 1):
+        map.used[port >> 6] &= ~(<uint64_t>1 << (port & 63))
+        if in_ranges(ports, port):
+            map.free += 1
+            map.reserved -= 1
 
 
 cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms,

@@ -24,6 +24,8 @@ cdef inline void rewrite_transport(const Frame* frame, Flight* flight, uint16_t 
         icmp.identifier = port
         icmp.checksum = update(icmp.checksum, l4_delta)
         return
+    if flight.protocol != PROTOCOL_TCP and flight.protocol != PROTOCOL_UDP:
+        return
     if direction == OUT:
         udp.source_port = port                      # TCP's are in the same place
     else:

@@ -86,7 +86,7 @@ cdef Record* row_begin(Sessions* table, uint32_t slot, uint8_t kind, uint64_t st
     row.pri_ip = bswap32(session.ip[ROLE_INSIDE])
     row.pub_ip = bswap32(session.ip[ROLE_REMOTE])
     row.nat_ip = bswap32(session.ip[ROLE_OUTSIDE])
-    row.eip = table.mappings.ports.addresses[table.mappings.mappings[cold.mapping].address].eip
+    row.eip = table.mappings.ports.addresses[table.mappings.mappings[cold.mapping].address].eip     # logged: it has one
     row.pri_port = bswap16(session.port[ROLE_INSIDE])
     row.pub_port = bswap16(session.port[ROLE_REMOTE])
     row.nat_port = bswap16(session.port[ROLE_OUTSIDE])
@@ -322,7 +322,7 @@ cdef void count_origin(Sessions* table, uint32_t slot, int by) noexcept nogil:
     if table.hot[slot].flags & OPENED_OUTSIDE:
         mapping.opened_outside += by
         table.opened_outside += by
-    else:
+    elif mapping.subscriber != NONE:
         table.mappings.subscribers[mapping.subscriber].sessions += by
 
 

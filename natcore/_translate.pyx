@@ -3,7 +3,7 @@ earlier one is rewritten, so that the waits for memory overlap. Whatever the pip
 """
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore._admit cimport admit_inbound, admit_outbound, complete, may_pass, screen_inbound
+from natcore._admit cimport Endpoints, admit_inbound, admit_outbound, class_of, complete, may_pass, screen_inbound
 from natcore._icmp cimport echo_reply, icmp_error, outbox_take
 from natcore._parse cimport (
     KIND_ICMP, KIND_SESSION, Flight, parse, payload_offset, wire_bytes, wire_packets,
@@ -11,9 +11,10 @@ from natcore._parse cimport (
 from natcore._ports cimport address_find
 from natcore._quoted cimport is_error, translate_error
 from natcore._rewrite cimport rewrite
+from natcore._rules cimport dnat_key, dnat_rule
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_ICMP, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP,
-    TIMEOUT_UNREPLIED, UNLOGGED, Session, is_dead, session_addresses, session_announce, session_count, session_discard,
+    HAIRPINNED, IN, OPENED_OUTSIDE, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_TCP_TRANSITORY,
+    TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, session_addresses, session_announce, session_count, session_discard,
     session_expire, session_find, session_ports, session_restart, window_roll,
 )
 from natcore._sweep cimport sweep_all, sweep_slice
@@ -25,11 +26,11 @@ from natcore.hints cimport bswap16, bswap32, exchange, likely, prefetch, prefetc
 from natcore.index cimport NONE, bucket_of, ctz32, match_tags, tag_of
 from natcore.state cimport Clock, Worker, clock_read
 from natcore.verdict cimport (
-    DROP_MTU, DROP_PORTS_EXHAUSTED, DROP_SESSION_LIMIT, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INBOUND, INSIDE, LOCAL,
-    OUTBOUND, OUTSIDE, PENDING,
+    DROP_MTU, DROP_NO_SNAT_ENTRY, DROP_PORTS_EXHAUSTED, DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SUBSCRIBER_LIMIT,
+    DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INSIDE, LOCAL, OUTSIDE, PENDING, UNTRANSLATED,
 )
 from natcore.wire cimport (
-    ICMP_ECHO_REQUEST, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, IPV4_DF, PROTOCOL_ICMP, PROTOCOL_TCP, TCP_ACK, TCP_FIN,
+    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, IPV4_DF, PROTOCOL_ICMP, PROTOCOL_TCP, TCP_ACK, TCP_FIN,
     TCP_RST, TCP_SYN, IcmpHeader, TcpHeader,
 )
 
@@ -71,7 +72,7 @@ cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, cons
     if flight.protocol == PROTOCOL_TCP:
         refresh = account_tcp(session, direction, flight)
     elif unlikely(session.timeout_class == TIMEOUT_UNREPLIED and direction == OUT):
-        session.timeout_class = TIMEOUT_ICMP if flight.protocol == PROTOCOL_ICMP else TIMEOUT_UDP
+        session.timeout_class = class_of(flight.protocol)
     if refresh == REFRESH_ALWAYS or (refresh == REFRESH_BY_POLICY and (direction == OUT or worker.inbound_refresh)):
         session.last_seen = now.ms
     session_count(session, &worker.sessions.cold[slot], direction, packets, bytes)
@@ -113,11 +114,14 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
     cdef uint64_t addresses = <uint64_t>session.ip[ROLE_REMOTE] << 32 | session.ip[ROLE_OUTSIDE]
     cdef uint32_t ports = <uint32_t>session.port[ROLE_REMOTE] << 16 | session.port[ROLE_OUTSIDE]
     cdef uint32_t other = find_live(worker, IN, addresses, ports, flight.protocol, now)
+    cdef Endpoints ends
     cdef uint8_t verdict
     if other == NONE:
-        verdict = admit_inbound(worker, NULL, session.ip[ROLE_REMOTE], session.port[ROLE_REMOTE],
-                                session.ip[ROLE_OUTSIDE], session.port[ROLE_OUTSIDE], flight, HAIRPINNED | UNLOGGED,
-                                now, &other)
+        ends.remote_ip = session.ip[ROLE_OUTSIDE]
+        ends.remote_port = session.port[ROLE_OUTSIDE]
+        ends.outside_ip = session.ip[ROLE_REMOTE]
+        ends.outside_port = session.port[ROLE_REMOTE]
+        verdict = admit_inbound(worker, NULL, &ends, flight, HAIRPINNED | UNLOGGED, now, &other)
         if verdict != PENDING:
             if fresh:
                 session_discard(&worker.sessions, slot, now.ns)
@@ -136,6 +140,7 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
 cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
     """Finds or admits the packet's session and translates it; or why not."""
     cdef uint32_t direction = frame.side, slot
+    cdef Endpoints ends
     cdef uint8_t verdict
     cdef bint fresh = False
     slot = find_live(worker, direction, flight.addresses, flight.ports, flight.protocol, now)
@@ -152,8 +157,11 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
         else:
             verdict = screen_inbound(worker, flight)
             if verdict == PENDING:
-                verdict = admit_inbound(worker, frame, flight.ip.destination, <uint16_t>(flight.ports >> 16),
-                                        flight.ip.source, <uint16_t>flight.ports, flight, 0, now, &slot)
+                ends.remote_ip = flight.ip.source
+                ends.remote_port = <uint16_t>flight.ports
+                ends.outside_ip = flight.ip.destination
+                ends.outside_port = <uint16_t>(flight.ports >> 16)
+                verdict = admit_inbound(worker, frame, &ends, flight, 0, now, &slot)
         if verdict != PENDING:
             return verdict
     if direction == OUT and worker.sessions.hot[slot].flags & HAIRPINNED:
@@ -162,14 +170,30 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
         session_announce(&worker.sessions, slot)
     account_frame(worker, slot, direction, frame, flight, now)
     rewrite(frame, flight, &worker.sessions.hot[slot], direction, worker.decrement_ttl)
-    return OUTBOUND if direction == OUT else INBOUND
+    return UNTRANSLATED if worker.sessions.hot[slot].flags & UNTRANSLATED_BOTH else <uint8_t>direction
 
 
-cdef uint8_t other_kind(Worker* worker, const Frame* frame, const Flight* flight) noexcept nogil:
-    """What no session can own: for the gateway itself, or not supported."""
+cdef bint is_whole_echo(Worker* worker, const Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+    """An echo the other way round, which a 1:1 entry lets pass: a request from outside, or the inside's reply to one."""
+    cdef uint8_t type = (<const IcmpHeader*>flight.l4).type
+    cdef uint32_t slot
+    if frame.side == OUTSIDE and type == ICMP_ECHO_REQUEST:
+        return worker.rules != NULL and dnat_rule(worker.rules, dnat_key(bswap32(flight.ip.destination), 2, 0)) != NULL
+    if frame.side == INSIDE and type == ICMP_ECHO_REPLY:
+        slot = find_live(worker, OUT, flight.addresses, flight.ports, flight.protocol, now)
+        return slot != NONE and worker.sessions.hot[slot].flags & OPENED_OUTSIDE
+    return False
+
+
+cdef uint8_t other_kind(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+    """What no session of its own can have: an ICMP error, something for the gateway itself, or not supported."""
     cdef uint32_t destination = flight.ip.destination
+    if flight.kind == KIND_ICMP and is_error(flight):
+        return translate_error(worker, frame, flight, now)
     if worker.link_address[frame.side] and destination == worker.link_address[frame.side]:
         return LOCAL
+    if flight.kind == KIND_ICMP and is_whole_echo(worker, frame, flight, now):
+        return forward(worker, frame, flight, now)
     if (flight.kind == KIND_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST
             and address_find(&worker.mappings.ports, destination) != NONE):
         return LOCAL
@@ -192,19 +216,19 @@ cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8
         if flight.ip.fragment & bswap16(IPV4_DF):
             icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 4,
                        <uint16_t>worker.mtu[next_link], verdict, now.ns)
-    elif verdict == DROP_PORTS_EXHAUSTED or verdict == DROP_SESSION_LIMIT:
-        if frame.side == INSIDE and worker.icmp_unreachable:
+    elif frame.side == INSIDE and worker.icmp_unreachable:
+        if verdict == DROP_PORTS_EXHAUSTED or verdict == DROP_SESSION_LIMIT:        # RFC 6888 REQ-11: resources
             icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 1, 0, verdict, now.ns)
+        elif verdict == DROP_SUBSCRIBER_LIMIT or verdict == DROP_RATE_LIMIT or verdict == DROP_NO_SNAT_ENTRY:
+            icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 13, 0, verdict, now.ns)  # policy
 
 
 cdef uint8_t slow(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
     cdef uint8_t verdict
     if flight.kind == KIND_SESSION:
         verdict = forward(worker, frame, flight, now)
-    elif flight.kind == KIND_ICMP and is_error(flight):
-        verdict = translate_error(worker, frame, flight, now)
     else:
-        verdict = other_kind(worker, frame, flight)
+        verdict = other_kind(worker, frame, flight, now)
     if verdict >= LOCAL:
         answer(worker, frame, flight, verdict, now)
     return verdict
@@ -247,7 +271,7 @@ cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, co
         return PENDING
     account(worker, flight.candidate, direction, flight, now, 1, flight.total_length)
     rewrite(frame, flight, session, direction, worker.decrement_ttl)
-    return <uint8_t>direction
+    return UNTRANSLATED if unlikely(session.flags & UNTRANSLATED_BOTH) else <uint8_t>direction
 
 
 cdef inline void finish(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:

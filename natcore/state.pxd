@@ -32,6 +32,10 @@ cdef struct Worker:
     uint32_t mapping_cap        # sessions opened from outside, of a mapping
     uint32_t outside_cap        # and of the whole table
     uint8_t filtering[3]        # Filtering, by port space
+    uint8_t mapping[3]          # 1: address-and-port-dependent, by port space
+    uint32_t sessions_per_subscriber    # 2^32 - 1: no limit, of these three
+    uint32_t ports_per_subscriber
+    uint32_t new_per_second
     bint ethernet               # frames begin with an Ethernet header
     bint decrement_ttl
     bint inbound_refresh

@@ -12,6 +12,9 @@ cdef enum:
     PROTOCOL_ICMP = 1
     PROTOCOL_TCP = 6
     PROTOCOL_UDP = 17
+    PROTOCOL_DCCP = 33
+    PROTOCOL_AH = 51
+    PROTOCOL_UDPLITE = 136
 
     IPV4_DF = 0x4000            # host order
     IPV4_FRAGMENT = 0x3FFF      # more-fragments, or an offset

@@ -1,6 +1,7 @@
 """natcore: a NAT44 data plane that is imported."""
 
-from .config import Behaviour, DeliveryPolicy, Eip, Link, Policy, SnatEntry, Timeouts
+from .changes import Add, Applied, Plan, Remove, Replace
+from .config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
 from .entries import Entry
 from .errors import CapacityError, ConfigurationError, DeliveryError, Error, InterfaceError
 from .gateway import Event, Gateway, Generated
@@ -14,11 +15,14 @@ __all__ = [
     "PORTS",
     "RECORD",
     "SESSION",
+    "Add",
+    "Applied",
     "Behaviour",
     "CapacityError",
     "ConfigurationError",
     "DeliveryError",
     "DeliveryPolicy",
+    "DnatEntry",
     "Eip",
     "Entry",
     "Error",
@@ -27,7 +31,11 @@ __all__ = [
     "Generated",
     "InterfaceError",
     "Link",
+    "NoNatEntry",
+    "Plan",
     "Policy",
+    "Remove",
+    "Replace",
     "Side",
     "SnatEntry",
     "Timeouts",

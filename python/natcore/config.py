@@ -106,8 +106,10 @@ class Timeouts:
                 )
 
 
-MAPPINGS = ("endpoint-independent",)
+MAPPINGS = ("endpoint-independent", "address-and-port-dependent")
 FILTERINGS = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
+PORT_POLICIES = ("random", "preserve")
+POOLINGS = ("paired", "paired-soft", "arbitrary")
 _DEFAULT_RANGES = ((1024, 65535),)
 
 
@@ -130,13 +132,18 @@ class Policy:
     """How a gateway maps, filters and draws ports.
 
     mapping, filtering: RFC 4787 section 4 and 5; tcp, udp, icmp override them for a protocol.
-    port_ranges: (first, last) pairs, both included; for ICMP they hold the ids.
+    ports: "random" (RFC 6056), or "preserve": the inside port where it is free. parity: an even port for an even one
+    where one is free (RFC 4787 REQ-4). port_ranges: (first, last) pairs, both included; for ICMP they hold the ids.
+    pooling: "paired" (one outside address for a host; full is full), "paired-soft" (another one then), "arbitrary"
+    (RFC 4787 REQ-2, RFC 7857 section 4).
     hold_down: seconds that a freed port is kept from other subscribers (RFC 6888 REQ-8).
     hairpin: inside hosts reach each other by their outside endpoints (RFC 4787 REQ-9).
     inbound_refresh: inbound packets keep a session alive as well (RFC 4787 REQ-6).
     tcp_pickup: a TCP segment from inside that belongs to no session opens one.
     icmp_unreachable: a refused packet's sender is told (RFC 5508 REQ-8, RFC 6888 REQ-11);
     icmp_rate: such errors a second and gateway.
+    sessions_per_subscriber, ports_per_subscriber, new_sessions_per_second: of an inside host (RFC 6888 REQ-4); None: no
+    limit. Sessions opened from outside never count.
     """
 
     mapping: str = "endpoint-independent"
@@ -171,11 +178,15 @@ class Policy:
                 raise ConfigurationError(f"Policy.{name}={value!r}: allowed is a Behaviour or None")
         object.__setattr__(self, "port_ranges", _check_ranges(self.port_ranges))
         check_number("Policy.hold_down", self.hold_down, 0, MAX_SECONDS, unit="seconds")
-        for name in ("hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable"):
+        check_choice("Policy.ports", self.ports, PORT_POLICIES)
+        check_choice("Policy.pooling", self.pooling, POOLINGS)
+        for name in ("sessions_per_subscriber", "ports_per_subscriber", "new_sessions_per_second"):
+            if getattr(self, name) is not None:
+                check_integer(f"Policy.{name}", getattr(self, name), 1, (1 << 32) - 2)
+        for name in ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable"):
             check_choice(f"Policy.{name}", getattr(self, name), (True, False))
         check_integer("Policy.icmp_rate", self.icmp_rate, 0, 1_000_000)
-        for name in ("ports", "parity", "block_size", "blocks", "pooling", "mss", "unsolicited_syn",
-                     "sessions_per_subscriber", "ports_per_subscriber", "new_sessions_per_second"):  # fmt: skip
+        for name in ("block_size", "blocks", "mss", "unsolicited_syn"):
             _later(f"Policy.{name}", getattr(self, name), type(self).__dataclass_fields__[name].default)
 
     def behaviour(self, protocol: str) -> Behaviour:
@@ -253,8 +264,100 @@ class SnatEntry:
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", parse_network(self.source, "SnatEntry.source"))
         object.__setattr__(self, "pool", expand_pool(self.pool))
-        if self.name is not None and not isinstance(self.name, str):
-            raise ConfigurationError(f"SnatEntry.name={self.name!r}: allowed is a str or None")
+        _check_name("SnatEntry", self.name)
+
+
+Port = int | tuple[int, int] | str
+
+
+@dataclass(frozen=True, slots=True)
+class DnatEntry:
+    """Traffic to an outside endpoint reaches an inside host.
+
+    external_ip: an address of the gateway; it may name the EIP. internal_ip: an address, or [(address, weight), …]:
+    remotes are spread over these by their address, always to the same one. Ports: an int, (first, last), or "any".
+    protocol: "tcp", "udp" or "any". Both ports and the protocol "any": the whole address, both ways (1:1).
+    """
+
+    external_ip: Address
+    external_port: Port
+    internal_ip: Any
+    internal_port: Port
+    protocol: str = "tcp"
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "external_ip", parse_ipv4(self.external_ip, "DnatEntry.external_ip"))
+        object.__setattr__(self, "internal_ip", _check_targets(self.internal_ip))
+        check_choice("DnatEntry.protocol", self.protocol, ("tcp", "udp", "any"))
+        outside = _check_ports("DnatEntry.external_port", self.external_port)
+        inside = _check_ports("DnatEntry.internal_port", self.internal_port)
+        if (self.external_port == "any") != (self.internal_port == "any") or outside[1] - outside[0] != inside[1] - inside[0]:
+            raise ConfigurationError(
+                f"DnatEntry.internal_port={self.internal_port!r}: allowed is as many ports as external_port "
+                f"({self.external_port!r}), or 'any' for both"
+            )
+        if self.is_whole and len(self.internal_ip) > 1:
+            raise ConfigurationError(f"DnatEntry.internal_ip={self.internal_ip!r}: a whole address has one target")
+        _check_name("DnatEntry", self.name)
+
+    @property
+    def is_whole(self) -> bool:
+        """A 1:1 entry: whatever comes to the outside address goes to the inside one, and back."""
+        return self.external_port == "any" and self.protocol == "any"
+
+    @property
+    def ports(self) -> tuple[int, int, int]:
+        """(first outside port, last, first inside port)."""
+        first, last = _check_ports("DnatEntry.external_port", self.external_port)
+        return first, last, _check_ports("DnatEntry.internal_port", self.internal_port)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class NoNatEntry:
+    """Packets between two prefixes pass untranslated; state is kept, nothing is logged (RFC 6888 REQ-6)."""
+
+    source: str | ipaddress.IPv4Network
+    destination: str | ipaddress.IPv4Network
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", parse_network(self.source, "NoNatEntry.source"))
+        object.__setattr__(self, "destination", parse_network(self.destination, "NoNatEntry.destination"))
+        _check_name("NoNatEntry", self.name)
+
+
+AnyEntry = SnatEntry | DnatEntry | NoNatEntry
+
+
+def _check_name(kind: str, name: object) -> None:
+    if name is not None and not isinstance(name, str):
+        raise ConfigurationError(f"{kind}.name={name!r}: allowed is a str or None")
+
+
+def _check_ports(name: str, value: object) -> tuple[int, int]:
+    """First and last of a port, a pair of ports, or "any"."""
+    if value == "any":
+        return 0, 65535
+    first, last = (value, value) if isinstance(value, int) else value if isinstance(value, tuple | list) and len(value) == 2 else (0, 0)
+    whole = isinstance(first, int) and isinstance(last, int) and not isinstance(first, bool)
+    if not whole or not 1 <= first <= last <= 65535:
+        raise ConfigurationError(f"{name}={value!r}: allowed is a port from 1 to 65535, a pair (first, last), or 'any'")
+    return first, last
+
+
+def _check_targets(value: object) -> tuple[tuple[ipaddress.IPv4Address, int], ...]:
+    rows = value if isinstance(value, list | tuple) else [(value, 1)]
+    allowed = "allowed is an address, or [(address, weight), …] with whole weights from 1 to 65,535"
+    targets = []
+    for row in rows:
+        if not isinstance(row, list | tuple) or len(row) != 2:
+            raise ConfigurationError(f"DnatEntry.internal_ip={value!r}: {allowed}")
+        check_integer("DnatEntry.internal_ip: weight", row[1], 1, 65535)
+        targets.append((parse_ipv4(row[0], "DnatEntry.internal_ip"), row[1]))
+    if not targets or len({address for address, _ in targets}) != len(targets):
+        raise ConfigurationError(f"DnatEntry.internal_ip={value!r}: {allowed}, none twice")
+    return tuple(targets)
 
 
 MAX_POOL = 65_536

@@ -1,17 +1,21 @@
-"""Entries as a gateway holds them: which addresses they put on the wire, and how they compile for look-up."""
+"""Entries as a gateway holds them: what they put on the wire, what conflicts, and how they compile for look-up."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ._rules import RuleSet
-from .config import Eip, SnatEntry
+from .config import AnyEntry, DnatEntry, Eip, NoNatEntry, SnatEntry
 from .errors import ConfigurationError
 
 Value = TypeVar("Value")
+
+SPACES = {"tcp": (0,), "udp": (1,), "any": (0, 1)}  # of _ports.pxd
+WHOLE_SPACES = (0, 1, 2)
+ANY_SPACE = 3  # of _rules.pxd: protocols without ports
 
 
 @dataclass(slots=True, eq=False)
@@ -19,44 +23,174 @@ class Entry:
     """An entry of a gateway: its number and what was asked for."""
 
     id: int
-    entry: SnatEntry
+    entry: AnyEntry
     addresses: list[int] = field(default_factory=list, repr=False)  # numbers of its outside addresses in the core
 
     def describe(self) -> str:
-        name = f" {self.entry.name!r}" if self.entry.name else ""
-        return f"entry {self.id}{name} ({self.entry.source})"
+        entry = self.entry
+        name = f" {entry.name!r}" if entry.name else ""
+        if isinstance(entry, DnatEntry):
+            return f"entry {self.id}{name} ({entry.protocol} {entry.external_ip}:{entry.external_port})"
+        if isinstance(entry, NoNatEntry):
+            return f"entry {self.id}{name} ({entry.source} to {entry.destination})"
+        return f"entry {self.id}{name} ({entry.source})"
 
 
-def wire_addresses(pool: Iterable[Eip], kind: str, eip_bind_mode: str) -> list[tuple[int, int]]:
-    """(address on the wire, EIP or 0) of each pool element (contract, field 8)."""
-    result = []
-    for eip in pool:
-        address = int(eip.address)  # type: ignore[arg-type]
-        if kind == "vpc":
-            if eip.private_ip is not None:
-                raise ConfigurationError(
-                    f"SnatEntry.pool={eip!r}: a VPC gateway has NAT IPs; allowed is an address without private_ip"
-                )
-            result.append((address, 0))
-        elif eip_bind_mode == "NAT" and eip.private_ip is not None:
-            result.append((int(eip.private_ip), address))  # type: ignore[arg-type]
-        else:
-            result.append((address, address))
-    return result
+class Rulebook:
+    """What a gateway's kind and bind mode make of entries."""
+
+    def __init__(self, kind: str, eip_bind_mode: str) -> None:
+        self.kind = kind
+        self.eip_bind_mode = eip_bind_mode
+
+    # ---- what is on the wire (contract, field 8) --------------------------------------------------------------------
+
+    def wire_addresses(self, pool: Iterable[Eip]) -> list[tuple[int, int]]:
+        """(address on the wire, EIP or 0) of each pool element."""
+        result = []
+        for eip in pool:
+            address = int(eip.address)  # type: ignore[arg-type]
+            if self.kind == "vpc":
+                if eip.private_ip is not None:
+                    raise ConfigurationError(
+                        f"SnatEntry.pool={eip!r}: a VPC gateway has NAT IPs; allowed is an address without private_ip"
+                    )
+                result.append((address, 0))
+            elif self.eip_bind_mode == "NAT" and eip.private_ip is not None:
+                result.append((int(eip.private_ip), address))  # type: ignore[arg-type]
+            else:
+                result.append((address, address))
+        return result
+
+    def outside_addresses(self, row: Entry, rows: Iterable[Entry]) -> list[tuple[int, int]]:
+        """(address on the wire, EIP or 0) of an entry; a DNAT entry may name an EIP of one of rows."""
+        if isinstance(row.entry, SnatEntry):
+            return self.wire_addresses(row.entry.pool)
+        if isinstance(row.entry, NoNatEntry):
+            return []
+        asked = int(row.entry.external_ip)  # type: ignore[arg-type]
+        for other in rows:
+            if isinstance(other.entry, SnatEntry):
+                for wire, eip in self.wire_addresses(other.entry.pool):
+                    if asked in (wire, eip):
+                        return [(wire, eip)]
+        return [(asked, 0 if self.kind == "vpc" else asked)]
+
+    # ---- what conflicts ---------------------------------------------------------------------------------------------
+
+    def check(self, rows: list[Entry]) -> None:
+        """ConfigurationError names the two entries that cannot both be."""
+        self._check_twice(rows)
+        self._check_eips(rows)
+        self._check_dnat(rows)
+
+    def _check_twice(self, rows: list[Entry]) -> None:
+        seen: dict[object, Entry] = {}
+        for row in rows:
+            entry = row.entry
+            if isinstance(entry, SnatEntry):
+                key: object = ("snat", entry.source)
+            elif isinstance(entry, NoNatEntry):
+                key = ("no-nat", entry.source, entry.destination)
+            elif entry.is_whole:
+                key = ("whole", entry.internal_ip[0][0])
+            else:
+                continue
+            other = seen.setdefault(key, row)
+            if other is not row:
+                raise ConfigurationError(f"{row.describe()}: {other.describe()} has the same source; allowed is one each")
+
+    def _check_eips(self, rows: list[Entry]) -> None:
+        """Every wire address stands for one EIP."""
+        known: dict[int, tuple[int, Entry]] = {}
+        for row in rows:
+            if not isinstance(row.entry, SnatEntry):
+                continue
+            for wire, eip in self.wire_addresses(row.entry.pool):
+                other_eip, other = known.setdefault(wire, (eip, row))
+                if other_eip != eip:
+                    raise ConfigurationError(
+                        f"SnatEntry.pool: {ipaddress.IPv4Address(wire)} would stand for {ipaddress.IPv4Address(eip)} in "
+                        f"{row.describe()} and for {ipaddress.IPv4Address(other_eip)} in {other.describe()}; "
+                        "allowed is one EIP for each private_ip"
+                    )
+
+    def _check_dnat(self, rows: list[Entry]) -> None:
+        """Outside endpoints of DNAT entries are disjoint, and a whole address is in no pool."""
+        ranges = sorted(
+            ((first, last, row) for row in rows for first, last in self._keys(row, rows)), key=lambda r: (r[0], r[1])
+        )
+        for (_, last, one), (first, _, other) in zip(ranges, ranges[1:], strict=False):
+            if first <= last:
+                raise ConfigurationError(f"{other.describe()} overlaps {one.describe()}; allowed are disjoint endpoints")
+        pools = {
+            wire: row
+            for row in rows
+            if isinstance(row.entry, SnatEntry)
+            for wire, _ in self.wire_addresses(row.entry.pool)
+        }
+        for row in rows:
+            if isinstance(row.entry, DnatEntry) and row.entry.is_whole:
+                [(wire, _)] = self.outside_addresses(row, rows)
+                if wire in pools:
+                    raise ConfigurationError(
+                        f"{row.describe()} takes the whole address, which {pools[wire].describe()} has in its pool; "
+                        "allowed is one of the two"
+                    )
+
+    def _keys(self, row: Entry, rows: list[Entry]) -> Iterator[tuple[int, int]]:
+        """First and last key (dnat_key of _rules.pxd) of each range of outside endpoints that a DNAT entry has."""
+        if not isinstance(row.entry, DnatEntry):
+            return
+        [(wire, _)] = self.outside_addresses(row, rows)
+        first, last, _ = row.entry.ports
+        for space in spaces(row.entry):
+            yield wire << 18 | space << 16 | first, wire << 18 | space << 16 | last
+        if row.entry.is_whole:
+            yield wire << 18 | ANY_SPACE << 16, wire << 18 | ANY_SPACE << 16
+
+    # ---- for look-up ------------------------------------------------------------------------------------------------
+
+    def compile(self, rows: list[Entry]) -> RuleSet:
+        """The rule set of the entries; their addresses are numbered."""
+        snat = [row for row in rows if isinstance(row.entry, SnatEntry)]
+        dnat = [row for row in rows if isinstance(row.entry, DnatEntry)]
+        networks = [ipaddress.IPv4Network(row.entry.source) for row in snat]  # type: ignore[union-attr]
+        prefixes = [(int(n.network_address), int(n.broadcast_address), index) for index, n in enumerate(networks)]
+        dnat_rows, whole = [], []
+        for index, row in enumerate(dnat):
+            entry = row.entry
+            assert isinstance(entry, DnatEntry)
+            [(wire, _)] = self.outside_addresses(row, rows)
+            first, _, inside_first = entry.ports
+            targets = [(int(address), weight) for address, weight in entry.internal_ip]
+            dnat_rows.append((row.id, row.addresses[0], wire, first, inside_first, targets))
+            if entry.is_whole:
+                whole.append((targets[0][0], index))
+        return RuleSet(
+            [(row.id, row.addresses) for row in snat],
+            flatten(prefixes),
+            dnat_rows,
+            sorted((first, last, index) for index, row in enumerate(dnat) for first, last in self._keys(row, rows)),
+            sorted(whole),
+            [_plain(row.id, row.entry) for row in rows if isinstance(row.entry, NoNatEntry)],
+        )
 
 
-def check_pools(entries: Iterable[Entry], kind: str, eip_bind_mode: str) -> None:
-    """Every wire address stands for one EIP (two EIPs may not share a private_ip)."""
-    known: dict[int, tuple[int, Entry]] = {}
-    for entry in entries:
-        for wire, eip in wire_addresses(entry.entry.pool, kind, eip_bind_mode):
-            other_eip, other = known.setdefault(wire, (eip, entry))
-            if other_eip != eip:
-                raise ConfigurationError(
-                    f"SnatEntry.pool: {ipaddress.IPv4Address(wire)} would stand for {ipaddress.IPv4Address(eip)} in "
-                    f"{entry.describe()} and for {ipaddress.IPv4Address(other_eip)} in {other.describe()}; "
-                    "allowed is one EIP for each private_ip"
-                )
+def spaces(entry: DnatEntry) -> tuple[int, ...]:
+    """The port spaces in which a DNAT entry has its ports."""
+    return WHOLE_SPACES if entry.is_whole else SPACES[entry.protocol]
+
+
+def _plain(number: int, entry: NoNatEntry) -> tuple[int, int, int, int, int]:
+    source, destination = ipaddress.IPv4Network(entry.source), ipaddress.IPv4Network(entry.destination)
+    return (
+        number,
+        int(source.network_address),
+        int(source.netmask),
+        int(destination.network_address),
+        int(destination.netmask),
+    )
 
 
 def flatten(prefixes: Iterable[tuple[int, int, Value]]) -> list[tuple[int, Value | None]]:
@@ -87,11 +221,3 @@ def flatten(prefixes: Iterable[tuple[int, int, Value]]) -> list[tuple[int, Value
         around.append((last, value))
     leave(1 << 32)
     return ranges
-
-
-def compile_rules(entries: Iterable[Entry]) -> RuleSet:
-    """The rule set of the entries: the longest prefix that covers an inside source decides."""
-    rows = list(entries)
-    networks = [ipaddress.IPv4Network(row.entry.source) for row in rows]
-    prefixes = [(int(n.network_address), int(n.broadcast_address), index) for index, n in enumerate(networks)]
-    return RuleSet([(row.id, row.addresses) for row in rows], flatten(prefixes))

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from ._gateway import Core
 from .config import (
     FILTERINGS,
+    MAPPINGS,
+    POOLINGS,
     Address,
+    AnyEntry,
     DeliveryPolicy,
     Link,
     Policy,
-    SnatEntry,
     Timeouts,
     check_choice,
     check_integer,
@@ -28,7 +30,8 @@ from .config import (
     parse_ipv4,
     to_ns,
 )
-from .entries import Entry, check_pools, compile_rules, wire_addresses
+from .changes import Add, Applied, Change, EntryTable, Plan, Remove, Replace
+from .entries import Entry
 from .errors import ConfigurationError, Error
 from .records import MAPPING, PORTS, RECORD, SESSION, WINDOW
 from .verdict import FORWARDED, Side, Verdict
@@ -41,10 +44,6 @@ if TYPE_CHECKING:
 MAX_ADDRESSES = 65_536  # outside addresses of a gateway
 LOOK_ROWS = 4096  # rows that are copied while the worker waits
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
-_GAUGES_FIRST = ("held",)
-
-EntryType = TypeVar("EntryType", bound=SnatEntry)
-
 
 @dataclass(frozen=True, slots=True)
 class Generated:
@@ -135,8 +134,6 @@ class Gateway:
         self.link = link
         self.inside, self.outside = inside or Link(), outside or Link()
         self.records = records
-        self._entries: dict[int, Entry] = {}
-        self._last_id = 0
         self._planes: list[Plane] = []
         self._collector: Collector | None = None
         self._closed = False
@@ -163,50 +160,47 @@ class Gateway:
             tcp_pickup=self.policy.tcp_pickup,
             hairpin=self.policy.hairpin,
             icmp_unreachable=self.policy.icmp_unreachable,
+            preserve=self.policy.ports == "preserve",
+            parity=self.policy.parity,
+            pooling=POOLINGS.index(self.policy.pooling),
+            sessions_per_subscriber=_limit(self.policy.sessions_per_subscriber),
+            ports_per_subscriber=_limit(self.policy.ports_per_subscriber),
+            new_per_second=_limit(self.policy.new_sessions_per_second),
+            mapping=tuple(MAPPINGS.index(self.policy.behaviour(p).mapping or "") for p in ("tcp", "udp", "icmp")),
         )
+        self._table = EntryTable(self._core, kind, eip_bind_mode)
 
     # ---- entries ----------------------------------------------------------------------------------------------------
 
-    def add(self, entry: SnatEntry) -> Entry:
+    def add(self, entry: AnyEntry) -> Entry:
         """Puts an entry into force; the handle has .id and .entry. ConfigurationError names the entry in its way."""
-        self._check_open()
-        if not isinstance(entry, SnatEntry):
-            raise ConfigurationError(f"entry={entry!r}: not supported by this version; allowed is a SnatEntry")
-        for other in self._entries.values():
-            if other.entry.source == entry.source:
-                raise ConfigurationError(
-                    f"SnatEntry.source={str(entry.source)!r}: {other.describe()} has the same prefix; allowed is one each"
-                )
-        row = Entry(self._last_id + 1, entry)
-        check_pools([*self._entries.values(), row], self.kind, self.eip_bind_mode)
-        self._take_addresses(row)
-        self._last_id = row.id
-        self._entries[row.id] = row
-        self._core.set_rules(compile_rules(self._entries.values()))
-        return row
+        return self.apply(self.plan([Add(entry)])).added[0]
 
     def remove(self, entry: Entry, drain: bool = False, now: float | None = None) -> int:
         """Takes an entry out of force and ends its sessions, their rows written; how many ended.
 
-        now: seconds, or None: the gateway's last.
+        drain: no new sessions, and what it has may end by itself. now: seconds, or None: the gateway's last.
         """
+        return self.apply(self.plan([Remove(entry, drain)]), now).ended
+
+    def replace(self, entry: Entry, by: AnyEntry, now: float | None = None) -> int:
+        """Changes what a handle stands for; how many sessions ended. An SNAT entry's sessions stay as far as its new
+        prefix and pool still have their addresses."""
+        return self.apply(self.plan([Replace(entry, by)]), now).ended
+
+    def plan(self, changes: Sequence[Change]) -> Plan:
+        """What changes (Add, Remove, Replace) would keep, drain and end; nothing is changed. ConfigurationError as add."""
         self._check_open()
-        if drain:
-            raise ConfigurationError("drain=True: not supported by this version; allowed is False")
-        row = self._entries.get(getattr(entry, "id", -1))
-        if row is None or row is not entry:
-            raise ConfigurationError(f"entry={entry!r}: not an entry of this gateway")
-        del self._entries[row.id]
-        self._core.set_rules(compile_rules(self._entries.values()))
-        ended = self._core.end(row.id, -1, -1, -1, -1, self._now_ns(now))
-        for number in row.addresses:
-            self._core.drop_address(number)
-        row.addresses = []
-        return ended
+        return self._table.plan(changes)
+
+    def apply(self, plan: Plan, now: float | None = None) -> Applied:
+        """Carries a plan out, in one moment for the packets; all of it or, with an error, nothing."""
+        self._check_open()
+        return self._table.apply(plan, self._now_ns(now))
 
     def entries(self) -> list[Entry]:
         """The entries in force, in the order in which they were added."""
-        return list(self._entries.values())
+        return list(self._table.rows)
 
     def end(
         self,
@@ -222,7 +216,6 @@ class Gateway:
         if protocol is not None and protocol not in PROTOCOLS and protocol not in PROTOCOLS.values():
             raise ConfigurationError(f"protocol={protocol!r}: allowed are {', '.join(PROTOCOLS)}, their numbers, None")
         return self._core.end(
-            -1,
             -1 if subscriber is None else int(parse_ipv4(subscriber, "subscriber")),
             -1 if remote is None else int(parse_ipv4(remote, "remote")),
             -1 if outside is None else int(parse_ipv4(outside, "outside")),
@@ -241,28 +234,8 @@ class Gateway:
             return
         if eip_bind_mode != "NAT":
             raise ConfigurationError(f"eip_bind_mode={eip_bind_mode!r}: allowed is a change from MULTI_BINDED to NAT only")
-        check_pools(self._entries.values(), self.kind, eip_bind_mode)
+        self._table.rebind(eip_bind_mode, self._now_ns(now))
         self.eip_bind_mode = eip_bind_mode
-        for row in self._entries.values():
-            if all(eip.private_ip is None for eip in row.entry.pool):
-                continue
-            self._core.end(row.id, -1, -1, -1, -1, self._now_ns(now))
-            before = row.addresses
-            self._take_addresses(row)
-            self._core.set_rules(compile_rules(self._entries.values()))
-            for number in before:
-                self._core.drop_address(number)
-
-    def _take_addresses(self, row: Entry) -> None:
-        taken: list[int] = []
-        try:
-            for wire, eip in wire_addresses(row.entry.pool, self.kind, self.eip_bind_mode):
-                taken.append(self._core.add_address(wire, eip))
-        except Error:
-            for number in taken:
-                self._core.drop_address(number)
-            raise
-        row.addresses = taken
 
     # ---- frames in memory -------------------------------------------------------------------------------------------
 
@@ -388,7 +361,7 @@ class Gateway:
     def ports(self) -> NDArray[np.void]:
         """Port use: a PORTS row for each outside address and protocol."""
         self._settle()
-        out = np.zeros(3 * sum(len(row.addresses) for row in self._entries.values()), PORTS)
+        out = np.zeros(3 * self._table.address_count, PORTS)
         return out[: self._core.ports(out)]
 
     def events(self) -> list[Event]:
@@ -468,7 +441,7 @@ class Gateway:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Gateway {self.instance or self.kind}: {len(self._entries)} entries{', closed' if self._closed else ''}>"
+        return f"<Gateway {self.instance or self.kind}: {len(self._table.rows)} entries{', closed' if self._closed else ''}>"
 
     def _check_open(self) -> None:
         if self._closed:
@@ -493,6 +466,11 @@ def _secret(seed: int | None, purpose: str) -> bytes:
     if seed is None:
         return os.urandom(32)
     return hashlib.sha256(f"natcore {purpose} {seed}".encode()).digest()
+
+
+def _limit(value: int | None) -> int:
+    """None, no limit, as the core has it."""
+    return 0xFFFFFFFF if value is None else value
 
 
 def _timeouts_ms(timeouts: Timeouts) -> list[int]:
