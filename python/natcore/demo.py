@@ -1,0 +1,239 @@
+"""`natcore demo`: real programs reach a server through the gateway, and the session log is held against the interfaces."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from . import capture
+from .config import Link, SnatEntry
+from .demo_clients import Clients, Outcome
+from .demo_servers import Servers
+from .errors import InterfaceError
+from .gateway import Gateway
+from .meter import Counts, Meter
+from .namespaces import Namespace, address, join, names, remove
+from .replay import Replay
+from .report import Check, Row, read_sessions, total
+from .sinks import ParquetSink
+
+PREFIX = "natcore-demo-"
+INSIDE, GATEWAY_INSIDE = "10.0.0.2", "10.0.0.1"
+GATEWAY_OUTSIDE, SERVER = "198.51.100.1", "198.51.100.2"  # RFC 5737
+POOL = "198.51.100.10"
+
+Progress = Callable[[list[Outcome], dict[str, int]], None]
+
+
+@dataclass(slots=True)
+class Result:
+    """What a demo showed. mode: "interfaces" or "memory"; reason: why not on interfaces. folder: the Parquet files."""
+
+    mode: str
+    reason: str = ""
+    outcomes: list[Outcome] = field(default_factory=list)
+    counters: dict[str, int] = field(default_factory=dict)
+    sessions: list[Row] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    folder: Path | None = None
+    namespaces: list[str] = field(default_factory=list)  # that were kept
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.checks) and all(check.ok for check in self.checks)
+
+
+def run(*, keep: bool = False, progress: Progress = lambda outcomes, counters: None) -> Result:
+    """On interfaces where this process may make namespaces, else the shipped capture in memory.
+
+    keep: namespaces and log files stay, until the next demo and for good. progress: called a few times a second
+    with what ended so far and the gateway's counters.
+    """
+    if os.geteuid() != 0:
+        return in_memory("not root: network namespaces and raw sockets need CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW", keep)
+    try:
+        clean()
+        network = Network()
+    except InterfaceError as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise
+        return in_memory(f"root, but not allowed to make a network namespace: {error}", keep)
+    with network:
+        result = on_interfaces(network, keep, progress)
+        if keep:
+            result.namespaces = network.keep()
+    return result
+
+
+def clean() -> None:
+    """Remove what demos left whose process is gone (killed, or kept)."""
+    for name in names():
+        process = name.removeprefix(PREFIX).partition("-")[0]
+        if name.startswith(PREFIX) and process.isdigit() and not Path(f"/proc/{process}").exists():
+            remove(name)
+
+
+class Network:
+    """An inside host, the gateway's namespace and an outside server, joined by veth pairs.
+
+    10.0.0.2 eth0 - lan0 10.0.0.1 (gateway) 198.51.100.1 wan0 - eth0 198.51.100.2. The server has no route to 10.0.0.0/8:
+    what reaches it untranslated gets no answer.
+    """
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        with ExitStack() as stack:
+            self.inside, self.gateway, self.outside = (
+                stack.enter_context(Namespace(f"{PREFIX}{os.getpid()}-{name}")) for name in ("inside", "gateway", "outside")
+            )
+            join(self.inside, "eth0", self.gateway, "lan0")
+            join(self.outside, "eth0", self.gateway, "wan0")
+            address(self.gateway, "lan0", f"{GATEWAY_INSIDE}/24")
+            address(self.gateway, "wan0", f"{GATEWAY_OUTSIDE}/24")
+            address(self.inside, "eth0", f"{INSIDE}/24", gateway=GATEWAY_INSIDE)
+            address(self.outside, "eth0", f"{SERVER}/24")
+            self._stack = stack.pop_all()
+
+    def keep(self) -> list[str]:
+        """Leave the namespaces when this object is left; their names."""
+        self._stack.pop_all()
+        kept = [self.inside, self.gateway, self.outside]
+        for namespace in kept:
+            namespace.close(keep=True)
+        return [namespace.name for namespace in kept]
+
+    def __enter__(self) -> Network:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def on_interfaces(network: Network, keep: bool, progress: Progress) -> Result:
+    """Run the programs through gateway.forward() and compare the log's rows with what the hosts' interfaces counted."""
+    result = Result("interfaces")
+    with _log_folder(keep) as folder, ExitStack() as stack:
+        servers = network.outside.call(Servers, SERVER)
+        stack.callback(servers.close)
+        meters = []
+        for host in (network.inside, network.outside):
+            meters.append((host, stack.enter_context(host.call(Meter, "eth0"))))
+        gateway = stack.enter_context(_gateway())
+        log = gateway.start_session_log(ParquetSink(folder), name="demo")
+        plane = network.gateway.call(gateway.forward, inside="lan0", outside="wan0")
+        stack.callback(network.gateway.call, plane.stop)
+        for host, meter in meters:
+            host.call(meter.start)
+        _run_clients(network, gateway, plane, result, progress)
+        inside, outside = (host.call(meter.read) for host, meter in meters)
+        network.gateway.call(plane.stop)
+        result.counters = gateway.counters()
+        gateway.close()  # closes the open windows: every session has its row now
+        result.folder = folder if keep else None
+        result.sessions = read_sessions(folder)
+        result.checks = [
+            *_program_checks(result, servers),
+            *_interface_checks("inside host", inside, result.sessions, ("vpc", "pub")),
+            *_interface_checks("outside server", outside, result.sessions, ("pub", "vpc")),
+            *_account_checks(result, log.counters()),
+        ]
+    return result
+
+
+def _gateway() -> Gateway:
+    gateway = Gateway(
+        instance="ngw-demo", vpc_id="vpc-demo", max_sessions=65_536,
+        inside=Link(address=GATEWAY_INSIDE), outside=Link(address=GATEWAY_OUTSIDE),
+    )  # fmt: skip
+    gateway.add(SnatEntry("10.0.0.0/24", pool=POOL))
+    return gateway
+
+
+@contextmanager
+def _log_folder(keep: bool) -> Iterator[Path]:
+    if keep:
+        yield Path(tempfile.mkdtemp(prefix="natcore-demo-log-"))
+        return
+    with tempfile.TemporaryDirectory(prefix="natcore-demo-log-") as folder:
+        yield Path(folder)
+
+
+def _run_clients(network: Network, gateway: Gateway, plane: Any, result: Result, progress: Progress) -> None:
+    clients = Clients(SERVER)
+
+    def collect() -> None:
+        for outcome in clients.run():
+            result.outcomes.append(outcome)
+
+    running: Future[None] = network.inside.submit(collect)
+    try:
+        while not running.done():
+            plane.wait(timeout=0.2)  # raises what ended the plane
+            progress(result.outcomes, gateway.counters())
+        running.result()
+    finally:
+        clients.stop()
+
+
+def in_memory(reason: str, keep: bool) -> Result:
+    """Replay the shipped capture and compare the log's rows with what the capture has."""
+    result = Result("memory", reason)
+    entry = SnatEntry("10.0.0.0/24", pool=POOL)
+    with _log_folder(keep) as folder, _gateway() as gateway:
+        log = gateway.start_session_log(ParquetSink(folder), name="demo")
+        with as_file(files("natcore") / "data" / "demo.pcap") as path:
+            replay = Replay(gateway, [entry.source])
+            replay.run(capture.read(path))
+        result.counters = gateway.counters()
+        gateway.close()
+        result.folder = folder if keep else None
+        result.sessions = read_sessions(folder)
+        result.checks = [*replay_checks(replay, result.sessions), *_account_checks(result, log.counters())]
+    return result
+
+
+def replay_checks(replay: Replay, rows: list[Row]) -> list[Check]:
+    """The rows hold what the capture's forwarded packets were, and the inside host saw its answers unaltered."""
+    checks = [Check("answers reach the inside host as the capture has them", not replay.altered, f"{replay.altered} altered")]
+    for side, traffic in (("vpc", replay.from_vpc), ("pub", replay.from_pub)):
+        logged = total(rows, f"pkts_from_{side}"), total(rows, f"bytes_from_{side}")
+        text = f"packets and bytes from_{side} of the rows are the capture's"
+        found = f"{logged[0]:,} of {traffic.packets:,} packets, {logged[1]:,} of {traffic.bytes:,} bytes"
+        checks.append(Check(text, logged == (traffic.packets, traffic.bytes), found))
+    return checks
+
+
+def _program_checks(result: Result, servers: Servers) -> Iterator[Check]:
+    good = sum(outcome.ok for outcome in result.outcomes)
+    yield Check("every program got what it asked for", 0 < good == len(result.outcomes), f"{good} of {len(result.outcomes)}")
+    found = ", ".join(sorted(servers.peers)) or "nobody"
+    yield Check(f"the server saw the pool's address {POOL} only", servers.peers == {POOL}, found)
+
+
+def _interface_checks(host: str, counts: Counts, rows: list[Row], sides: tuple[str, str]) -> Iterator[Check]:
+    """sides: what the host sent, what it received, as the rows name it."""
+    for verb, side, packets, length in (
+        ("sent", sides[0], counts.sent_packets, counts.sent_bytes),
+        ("received", sides[1], counts.received_packets, counts.received_bytes),
+    ):
+        logged = total(rows, f"pkts_from_{side}"), total(rows, f"bytes_from_{side}")
+        found = f"{logged[0]:,} of {packets:,} packets, {logged[1]:,} of {length:,} bytes"
+        yield Check(f"the {host}'s interface {verb} what the rows have from_{side}", logged == (packets, length), found)
+
+
+def _account_checks(result: Result, log: dict[str, int]) -> Iterator[Check]:
+    counters, rows = result.counters, result.sessions
+    protocols = {row["protocol"] for row in rows}
+    yield Check("five rows or more, of TCP, UDP and ICMP", len(rows) >= 5 and protocols == {1, 6, 17}, f"{len(rows)} rows")
+    accounted = sum(counters[name] for name in ("forwarded", "local", "dropped", "held"))
+    text = "received = forwarded + local + dropped + held"
+    yield Check(text, counters["received"] == accounted, f"{counters['received']:,} and {accounted:,}")
+    lost = log["lost"] + counters["journal_lost"]
+    yield Check("no row was lost", lost == 0 and log["accepted"] == log["delivered"], f"{log['delivered']} delivered, {lost} lost")
