@@ -64,15 +64,14 @@ def check(file: File, as_json: Json = False) -> None:
     with _failing(as_json):
         settings = load(file)
         settings.make_gateway().close()
-        for log in settings.logs:
-            log.make_sink()
+        summary = _summary(settings)
         if as_json:
-            report.print_json(_summary(settings) | {"ok": True, "warnings": settings.warnings})
+            report.print_json({"ok": True, **summary, "warnings": settings.warnings})
             return
         _warn(settings)
         console = Console()
         console.print(f"[green]{escape(str(file))} is good[/]", highlight=False)
-        for name, value in _summary(settings).items():
+        for name, value in summary.items():
             console.print(f"  {name}: {escape(str(value))}", highlight=False, soft_wrap=True)
 
 
@@ -161,13 +160,14 @@ def _warn(settings: Settings) -> None:
 
 
 def _summary(settings: Settings) -> dict[str, Any]:
+    sinks = [log.make_sink() for log in settings.logs]
     here = {name for _, name in socket.if_nameindex()}
     plane = settings.plane or {}
     names = [name for side in ("inside", "outside") if side in plane for name in _as_list(plane[side])]
     return {
         "snat": [f"{entry.source} to {len(entry.pool)} address{'es' * (len(entry.pool) > 1)}" for entry in settings.snat],
         "interfaces": [name if name in here else f"{name} (not on this machine now)" for name in names],
-        "session logs": [log.name for log in settings.logs],
+        "session logs": [{"type": sink.delivery_type, **sink.destination} for sink in sinks],
     }
 
 

@@ -25,7 +25,7 @@ def serve(settings: Settings, tell: Tell) -> None:
     asked: list[int] = []
     with ExitStack() as stack, _signals(asked):
         gateway = stack.enter_context(settings.make_gateway())
-        logs = settings.start_logs(gateway)
+        logs = [log.start(gateway) for log in settings.logs]
         plane = stack.enter_context(gateway.forward(**settings.plane))
         tell("started", {**settings.plane, "logs": [_destination(log) for log in logs]})
         states = _States()

@@ -11,7 +11,7 @@ import typing
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ SECRETS = frozenset({"access_key_id", "access_key_secret", "security_token", "pa
 
 
 Table = TypeVar("Table", bound=Struct)
+_NOT_IN_FILES = frozenset({"clock", "credentials"})  # arguments of sinks that are callables
 
 
 class SettingsError(ConfigurationError):
@@ -141,17 +142,29 @@ _TABLES: dict[str, type[Struct]] = {
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """One [[log]]: start() makes a sink and starts a session log on it."""
+    """One [[log]]: which sink, its arguments, and those of Gateway.start_session_log (name, spool, delivery)."""
 
+    source: Path
     key: str
+    raw: dict[str, Any]
     sink: Callable[..., Any]
-    arguments: dict[str, Any]
-    options: dict[str, Any]  # name, spool, delivery
+    arguments: dict[str, Any] = field(repr=False)  # it may hold secrets
+    options: dict[str, Any]
+
+    def make_sink(self) -> Any:
+        """The sink, not opened yet. Raises SettingsError."""
+        with _named(self.source, self.key, self.raw):
+            return self.sink(**self.arguments)
+
+    def start(self, gateway: Gateway) -> Any:
+        """The session log, started. Raises SettingsError."""
+        with _named(self.source, self.key, self.raw):
+            return gateway.start_session_log(self.sink(**self.arguments), **self.options)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A file that was read and checked. Nothing is opened before make_gateway() and start_logs()."""
+    """A file that was read and checked; nothing is opened yet."""
 
     source: Path
     raw: dict[str, Any]
@@ -174,19 +187,14 @@ class Settings:
             raise
         return gateway
 
-    def start_logs(self, gateway: Gateway) -> list[Any]:
-        """Session logs, started, in the file's order."""
-        return [self._start(gateway, log, raw) for log, raw in zip(self.logs, self.raw.get("log", ()), strict=True)]
-
-    def _start(self, gateway: Gateway, log: LogSettings, raw: dict[str, Any]) -> Any:
-        with _named(self.source, log.key, raw):
-            return gateway.start_session_log(log.sink(**log.arguments), **log.options)
-
 
 def load(path: str | os.PathLike[str]) -> Settings:
     """Read and check a gateway.toml. Raises SettingsError."""
     source = Path(path)
     raw = _read(source)
+    for later in ("dnat", "no_nat"):
+        if later in raw:
+            raise SettingsError(source, later, raw[later], "not supported by this version; allowed is [[snat]]")
     tables = _convert(source, "", raw, FileTables)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -264,7 +272,7 @@ def _log(source: Path, key: str, raw: dict[str, Any]) -> LogSettings:
         with _named(source, f"{key}.delivery", delivery):
             options["delivery"] = DeliveryPolicy(**_given(table))
     sink = kinds[kind]
-    parameters = inspect.signature(sink).parameters
+    parameters = {n: p for n, p in inspect.signature(sink).parameters.items() if n not in _NOT_IN_FILES}
     arguments = _with_secrets(source, key, arguments, set(parameters) & SECRETS)
     for name, parameter in parameters.items():
         if name not in arguments and parameter.default is parameter.empty:
@@ -273,12 +281,12 @@ def _log(source: Path, key: str, raw: dict[str, Any]) -> LogSettings:
         if name not in parameters:
             allowed = _listed({"sink", "name", "spool", "delivery"} | (set(parameters) - SECRETS))
             raise SettingsError(source, f"{key}.{name}", raw[name], f"unknown; allowed keys are {allowed}")
-    return LogSettings(key, sink, arguments, options)
+    return LogSettings(source, key, raw, sink, arguments, options)
 
 
 def sink_kinds() -> dict[str, Callable[..., Any]]:
     """The words for `sink = …` and what each makes: the exported sinks by their delivery type."""
-    made = (getattr(sinks, name) for name in sinks.__all__ if name.endswith("Sink") and name != "Sink")
+    made = (getattr(sinks, name) for name in sinks.__all__ if name.endswith("Sink") and name not in ("Sink", "MemorySink"))
     return {sink.delivery_type: sink for sink in made}
 
 
