@@ -35,10 +35,11 @@ class Host:
             time_ms += 1 if outbound else 12
             identification += 1
             if outbound:
-                head = Ether(src=self.mac, dst=GATEWAY_MAC) / IP(src=self.address, dst=server, id=identification, ttl=64)
+                link, packet = Ether(src=self.mac, dst=GATEWAY_MAC), IP(src=self.address, dst=server, ttl=64)
             else:
-                head = Ether(src=GATEWAY_MAC, dst=self.mac) / IP(src=server, dst=self.address, id=identification, ttl=57)
-            yield capture.Packet(START_NS + round(time_ms * 1_000_000), bytes(head / layer))
+                link, packet = Ether(src=GATEWAY_MAC, dst=self.mac), IP(src=server, dst=self.address, ttl=57)
+            packet.id = identification
+            yield capture.Packet(START_NS + round(time_ms * 1_000_000), bytes(link / packet / layer))
 
 
 def web(port: int, request: int, answer: int, *, server_port: int = 80, mss: int = 1460) -> Iterator[Step]:

@@ -7,7 +7,6 @@ import struct
 from importlib.resources import files
 from pathlib import Path
 
-import make_capture
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from scapy.packet import Packet as Layer
 from scapy.packet import Raw
 from scapy.utils import rdpcap, wrpcap
 
+import make_capture
 from natcore import capture
 from natcore.capture import CaptureError, Packet
 from natcore.replay import parse, readdress
@@ -97,7 +97,12 @@ def test_the_shipped_capture_is_what_its_script_makes() -> None:
 
 
 layers = st.sampled_from(
-    [TCP(sport=80, dport=4000, flags="A"), UDP(sport=53, dport=4000), UDP(sport=53, dport=4000, chksum=0), ICMP(type=0, id=4000)]
+    [
+        TCP(sport=80, dport=4000, flags="A"),
+        UDP(sport=53, dport=4000),
+        UDP(sport=53, dport=4000, chksum=0),
+        ICMP(type=0, id=4000, seq=1),
+    ]
 )
 
 

@@ -196,7 +196,7 @@ def test_secrets_come_from_a_file_or_the_environment_only(
     assert "s3cret" not in str(caught.value)
 
     file.write_text(f"[[log]]\nsink = 'secret'\naccess_key_secret_file = '{tmp_path / 'none'}'")
-    with pytest.raises(SettingsError, match="access_key_secret_file.*cannot be read"):
+    with pytest.raises(SettingsError, match=r"access_key_secret_file.*cannot be read"):
         load(file)
 
     monkeypatch.delenv("NATCORE_ACCESS_KEY_ID")

@@ -38,7 +38,9 @@ def read(path: Path) -> Iterator[Packet]:
                 raise CaptureError(f"{path}: packet {number}: the file ends inside its header")
             seconds, fraction, kept, original = record.unpack(head)
             if kept > original or original > _MAX_FRAME:
-                raise CaptureError(f"{path}: packet {number}: length {kept} of {original} bytes; allowed is {_MAX_FRAME}")
+                raise CaptureError(
+                    f"{path}: packet {number}: length {kept} of {original}; allowed is {_MAX_FRAME} bytes"
+                )
             data = file.read(kept)
             if len(data) < kept:
                 raise CaptureError(f"{path}: packet {number}: the file ends after {len(data)} of {kept} bytes")
@@ -49,7 +51,7 @@ def _read_header(path: Path, header: bytes) -> tuple[str, int, bytes]:
     """Byte order, nanoseconds of a fraction, what goes in front of each packet."""
     for order in "<>":
         if len(header) == 24 and (fraction_ns := _MAGIC.get(struct.unpack_from(order + "I", header)[0])):
-            link = struct.unpack_from(order + "I", header, 20)[0] & 0x0FFFFFFF  # above: length of a frame check sequence
+            link = struct.unpack_from(order + "I", header, 20)[0] & 0x0FFFFFFF  # above: a check sequence's length
             if link not in _LINKS:
                 raise CaptureError(f"{path}: link type {link}; allowed are 1 (Ethernet), 12, 101 and 228 (raw IP)")
             return order, fraction_ns, _ETHERNET[: _LINKS[link]]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -44,7 +46,7 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
 ) -> None:
     """A NAT44 gateway with an exact session log."""
 
@@ -69,10 +71,10 @@ def check(file: File, as_json: Json = False) -> None:
             report.print_json({"ok": True, **summary, "warnings": settings.warnings})
             return
         _warn(settings)
-        console = Console()
-        console.print(f"[green]{escape(str(file))} is good[/]", highlight=False)
+        console = report.console()
+        console.print(f"[green]{escape(str(file))} is good[/]")
         for name, value in summary.items():
-            console.print(f"  {name}: {escape(str(value))}", highlight=False, soft_wrap=True)
+            console.print(f"  {name}: {escape(str(value))}", soft_wrap=True)
 
 
 @app.command("demo")
@@ -82,7 +84,7 @@ def show_demo(
 ) -> None:
     """Watch real programs reach a server through natcore, then read their session log (in memory where not root)."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
-    console = Console(quiet=as_json)
+    console = report.console(quiet=as_json)
     with _failing(as_json), _Progress(console) as progress:
         result = demo.run(keep=keep, progress=progress.show)
     if as_json:
@@ -117,7 +119,7 @@ def replay(
         for entry in entries:
             gateway.add(entry)
         gateway.start_session_log(ParquetSink(folder), name="replay")
-        replayed = Replay(gateway, [entry.source for entry in entries], keep=write is not None)
+        replayed = Replay(gateway, [IPv4Network(entry.source) for entry in entries], keep=write is not None)
         replayed.run(capture.read(file))
         counters = gateway.counters()
         gateway.close()
@@ -165,7 +167,7 @@ def _summary(settings: Settings) -> dict[str, Any]:
     plane = settings.plane or {}
     names = [name for side in ("inside", "outside") if side in plane for name in _as_list(plane[side])]
     return {
-        "snat": [f"{entry.source} to {len(entry.pool)} address{'es' * (len(entry.pool) > 1)}" for entry in settings.snat],
+        "snat": [f"{entry.source} to {', '.join(str(eip.address) for eip in entry.pool)}" for entry in settings.snat],
         "interfaces": [name if name in here else f"{name} (not on this machine now)" for name in names],
         "session logs": [{"type": sink.delivery_type, **sink.destination} for sink in sinks],
     }
@@ -190,19 +192,23 @@ def _tell(what: str, fields: dict[str, Any]) -> None:
     if what == "started":
         print(f"forwarding between {fields['inside']} (inside) and {fields['outside']} (outside)")
         for log in fields["logs"]:
-            where = ", ".join(f"{name} {value}" for name, value in log.items() if name not in ("name", "type"))
-            print(f"session log {log['name']}: {log['type']}, {where}")
-        print("no session log: rows stay in memory, the newest are lost when it is full" if not fields["logs"] else "", end="")
+            print(f"session log {_listed(log)}")
+        if not fields["logs"]:
+            print("no session log: the file has no [[log]]")
         print("SIGTERM or Ctrl-C ends; SIGHUP prints the counters (the file is not read again)", flush=True)
     elif what == "stopped":
         print("stopped")
-        Console().print(report.counters_table(fields["counters"]))
+        report.console().print(report.counters_table(fields["counters"]))
         for name, counters in fields["logs"].items():
-            print(f"session log {name}: " + ", ".join(f"{key} {value:,}" for key, value in counters.items()), flush=True)
+            print(f"session log {name}: {_listed(counters)}", flush=True)
     elif what == "counters":
-        Console().print(report.counters_table(fields))
+        report.console().print(report.counters_table(fields))
     else:
-        print(f"{what}: " + ", ".join(f"{name} {value}" for name, value in fields.items()), flush=True)
+        print(f"{what}: {_listed(fields)}", flush=True)
+
+
+def _listed(fields: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in fields.items())
 
 
 class _Progress:
@@ -215,10 +221,11 @@ class _Progress:
 
     def show(self, outcomes: list[Outcome], counters: dict[str, int]) -> None:
         if self._live is not None:
-            self._live.update(Group(_programs(outcomes), report.counters_table(counters, "Live counters")), refresh=True)
+            live_counters = report.counters_table(counters, "Live counters")
+            self._live.update(Group(_programs(outcomes), live_counters), refresh=True)
             return
         for outcome in outcomes[self._told :]:
-            self._console.print(f"{'done' if outcome.ok else 'failed'}: {escape(outcome.command)}", highlight=False)
+            self._console.print(f"{'done' if outcome.ok else 'failed'}: {escape(outcome.command)}")
         self._told = len(outcomes)
 
     def __enter__(self) -> _Progress:
@@ -232,29 +239,29 @@ class _Progress:
 
 
 def _programs(outcomes: list[Outcome]) -> Table:
-    table = Table(title="What went through")
+    table = Table(title="What went through", box=box.SIMPLE_HEAD)
     for heading in ("program", "protocol", "what came of it"):
         table.add_column(heading)
     table.add_column("seconds", justify="right")
     for outcome in outcomes:
-        mark = "[green]" if outcome.ok else "[bold red]failed: "
-        table.add_row(escape(outcome.command), outcome.protocol, f"{mark}{escape(outcome.detail)}", f"{outcome.seconds:.2f}")
+        detail = ("[green]" if outcome.ok else "[bold red]failed: ") + escape(outcome.detail)
+        table.add_row(escape(outcome.command), outcome.protocol, detail, f"{outcome.seconds:.2f}")
     return table
 
 
 def _print_demo(console: Console, result: demo.Result) -> None:
     if result.mode == "memory":
-        console.print(f"In memory, from a capture that is shipped with natcore ({escape(result.reason)}).", highlight=False)
+        console.print(f"In memory, from a capture that is shipped with natcore ({escape(result.reason)}).")
     else:
-        console.print(f"{demo.INSIDE} - gateway ({demo.POOL}) - {demo.SERVER}, in network namespaces", highlight=False)
+        console.print(f"{demo.INSIDE} - gateway ({demo.POOL}) - {demo.SERVER}, in network namespaces")
         console.print(_programs(result.outcomes))
     console.print(report.counters_table(result.counters))
-    console.print(report.sessions_table(result.sessions))
+    console.print(report.sessions_table(result.sessions, console.width))
     report.print_checks(console, result.checks)
     if result.folder is not None:
-        console.print(f"kept: SELECT * FROM '{result.folder}/*.parquet' (DuckDB)", highlight=False, soft_wrap=True)
+        console.print(f"kept: SELECT * FROM '{result.folder}/*.parquet' (DuckDB)", soft_wrap=True)
     for name in result.namespaces:
-        console.print(f"kept: ip netns exec {name} …", highlight=False)
+        console.print(f"kept: ip netns exec {name} …")
 
 
 def _print_replay(replayed: Replay, counters: dict[str, int], rows: list[report.Row], as_json: bool) -> None:
@@ -268,11 +275,11 @@ def _print_replay(replayed: Replay, counters: dict[str, int], rows: list[report.
             }
         )  # fmt: skip
     else:
-        console = Console()
+        console = report.console()
         skipped = ", ".join(f"{count:,} {reason}" for reason, count in replayed.skipped.items())
-        console.print(f"{replayed.frames:,} frames; skipped: {skipped or 'none'}", highlight=False)
+        console.print(f"{replayed.frames:,} frames; skipped: {skipped or 'none'}")
         console.print(report.counters_table(counters))
-        console.print(report.sessions_table(rows))
+        console.print(report.sessions_table(rows, console.width))
         report.print_checks(console, checks)
     if not all(item.ok for item in checks):
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`natcore demo`: real programs reach a server through the gateway, and the session log is held against the interfaces."""
+"""`natcore demo`: real programs reach a server through the gateway; the session log must equal the interfaces."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from .gateway import Gateway
 from .meter import Counts, Meter
 from .namespaces import Namespace, address, join, names, remove
 from .replay import Replay
-from .report import Check, Row, read_sessions, total
+from .report import PROTOCOLS, Check, Row, read_sessions, total
 from .sinks import ParquetSink
 
 PREFIX = "natcore-demo-"
@@ -57,7 +58,9 @@ def run(*, keep: bool = False, progress: Progress = lambda outcomes, counters: N
     with what ended so far and the gateway's counters.
     """
     if os.geteuid() != 0:
-        return in_memory("not root: network namespaces and raw sockets need CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW", keep)
+        return in_memory(
+            "not root, and namespaces and raw sockets need CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW", keep
+        )
     try:
         clean()
         network = Network()
@@ -83,15 +86,16 @@ def clean() -> None:
 class Network:
     """An inside host, the gateway's namespace and an outside server, joined by veth pairs.
 
-    10.0.0.2 eth0 - lan0 10.0.0.1 (gateway) 198.51.100.1 wan0 - eth0 198.51.100.2. The server has no route to 10.0.0.0/8:
-    what reaches it untranslated gets no answer.
+    10.0.0.2 eth0 - lan0 10.0.0.1 (gateway) 198.51.100.1 wan0 - eth0 198.51.100.2. The server has no route to the
+    inside: what reaches it untranslated gets no answer.
     """
 
     def __init__(self) -> None:
         self._stack = ExitStack()
         with ExitStack() as stack:
             self.inside, self.gateway, self.outside = (
-                stack.enter_context(Namespace(f"{PREFIX}{os.getpid()}-{name}")) for name in ("inside", "gateway", "outside")
+                stack.enter_context(Namespace(f"{PREFIX}{os.getpid()}-{name}"))
+                for name in ("inside", "gateway", "outside")
             )
             join(self.inside, "eth0", self.gateway, "lan0")
             join(self.outside, "eth0", self.gateway, "wan0")
@@ -189,7 +193,7 @@ def in_memory(reason: str, keep: bool) -> Result:
     with _log_folder(keep) as folder, _gateway() as gateway:
         log = gateway.start_session_log(ParquetSink(folder), name="demo")
         with as_file(files("natcore") / "data" / "demo.pcap") as path:
-            replay = Replay(gateway, [entry.source])
+            replay = Replay(gateway, [IPv4Network(entry.source)])
             replay.run(capture.read(path))
         result.counters = gateway.counters()
         gateway.close()
@@ -201,7 +205,8 @@ def in_memory(reason: str, keep: bool) -> Result:
 
 def replay_checks(replay: Replay, rows: list[Row]) -> list[Check]:
     """The rows hold what the capture's forwarded packets were, and the inside host saw its answers unaltered."""
-    checks = [Check("answers reach the inside host as the capture has them", not replay.altered, f"{replay.altered} altered")]
+    text = "answers reach the inside host as the capture has them"
+    checks = [Check(text, not replay.altered, f"{replay.altered} altered")]
     for side, traffic in (("vpc", replay.from_vpc), ("pub", replay.from_pub)):
         logged = total(rows, f"pkts_from_{side}"), total(rows, f"bytes_from_{side}")
         text = f"packets and bytes from_{side} of the rows are the capture's"
@@ -212,7 +217,8 @@ def replay_checks(replay: Replay, rows: list[Row]) -> list[Check]:
 
 def _program_checks(result: Result, servers: Servers) -> Iterator[Check]:
     good = sum(outcome.ok for outcome in result.outcomes)
-    yield Check("every program got what it asked for", 0 < good == len(result.outcomes), f"{good} of {len(result.outcomes)}")
+    asked = len(result.outcomes)
+    yield Check("every program got what it asked for", 0 < good == asked, f"{good} of {asked}")
     found = ", ".join(sorted(servers.peers)) or "nobody"
     yield Check(f"the server saw the pool's address {POOL} only", servers.peers == {POOL}, found)
 
@@ -230,10 +236,11 @@ def _interface_checks(host: str, counts: Counts, rows: list[Row], sides: tuple[s
 
 def _account_checks(result: Result, log: dict[str, int]) -> Iterator[Check]:
     counters, rows = result.counters, result.sessions
-    protocols = {row["protocol"] for row in rows}
-    yield Check("five rows or more, of TCP, UDP and ICMP", len(rows) >= 5 and protocols == {1, 6, 17}, f"{len(rows)} rows")
+    enough = len(rows) >= 5 and {row["protocol"] for row in rows} == set(PROTOCOLS)
+    yield Check(f"five rows or more, of {', '.join(PROTOCOLS.values())}", enough, f"{len(rows)} rows")
     accounted = sum(counters[name] for name in ("forwarded", "local", "dropped", "held"))
     text = "received = forwarded + local + dropped + held"
     yield Check(text, counters["received"] == accounted, f"{counters['received']:,} and {accounted:,}")
     lost = log["lost"] + counters["journal_lost"]
-    yield Check("no row was lost", lost == 0 and log["accepted"] == log["delivered"], f"{log['delivered']} delivered, {lost} lost")
+    found = f"{log['delivered']} of {log['accepted']} delivered, {lost} lost"
+    yield Check("no row was lost", lost == 0 and log["accepted"] == log["delivered"], found)

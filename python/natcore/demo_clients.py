@@ -17,6 +17,8 @@ from .demo_servers import BODY, DNS_PORT, ECHO_PORT, IPERF_PORT
 SECONDS = 5.0  # that one program may take
 NAME = "www.example.com"
 
+Program = tuple[str, str, Callable[[], str]]  # what is run, its protocol; it returns what came of it or raises
+
 
 class Outcome(NamedTuple):
     """What one program did. command: what was run. seconds: how long. detail: what came of it."""
@@ -45,18 +47,17 @@ class Clients:
 
     def run(self) -> Iterator[Outcome]:
         """Each program's outcome, as it ends."""
-        programs: list[tuple[str, str, Callable[[], str]]] = [
-            self._either("curl", "TCP", f"-sS --max-time 4 http://{self.server}/", _check_page, "urllib", self._fetch),
-            self._either("ping", "ICMP", f"-n -c 5 -i 0.2 -W 2 {self.server}", _check_ping, "ping in Python", self._ping),
-            self._either(
-                "dig", "UDP", f"+short +tries=1 +time=3 @{self.server} {NAME}", self._check_dig, "DNS in Python", self._dns
-            ),
+        server = self.server
+        programs: list[Program] = [
+            self._either("curl", f"-sS --max-time 4 http://{server}/", "TCP", _check_page, self._fetch),
+            self._either("ping", f"-n -c 5 -i 0.2 -W 2 {server}", "ICMP", _check_ping, self._ping),
+            self._either("dig", f"+short +tries=1 +time=3 @{server} {NAME}", "UDP", self._check_dig, self._dns),
             ("TCP echo, 256 KiB", "TCP", self._tcp_echo),
             ("UDP echo, 20 datagrams", "UDP", self._udp_echo),
-            ("HTTP, 3 downloads", "TCP", lambda: ", ".join(self._fetch() for _ in range(3))),
+            ("HTTP, 3 downloads", "TCP", self._fetch_all),
         ]
         if shutil.which("iperf3"):
-            arguments = f"-c {self.server} -p {IPERF_PORT} -n 16M -J"
+            arguments = f"-c {server} -p {IPERF_PORT} -n 16M -J"
             programs.append((f"iperf3 {arguments}", "TCP", lambda: _check_iperf(self._output("iperf3", arguments))))
         for command, protocol, program in programs:
             if self._stopped:
@@ -69,12 +70,12 @@ class Clients:
             running.kill()
 
     def _either(
-        self, name: str, protocol: str, arguments: str, check: Callable[[bytes], str], other: str, fall_back: Callable[[], str]
-    ) -> tuple[str, str, Callable[[], str]]:
-        """The program where it is installed, else its fall-back."""
+        self, name: str, arguments: str, protocol: str, check: Callable[[bytes], str], fall_back: Callable[[], str]
+    ) -> Program:
+        """The program where it is installed, else the same with the standard library."""
         if shutil.which(name):
             return f"{name} {arguments}", protocol, lambda: check(self._output(name, arguments))
-        return f"{other} (no {name} here)", protocol, fall_back
+        return f"{name} in Python (it is not installed)", protocol, fall_back
 
     def _output(self, name: str, arguments: str) -> bytes:
         with subprocess.Popen([name, *arguments.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -87,13 +88,19 @@ class Clients:
             finally:
                 self._running = None
         if process.returncode:
-            raise ClientError(f"exit {process.returncode}: {errors.decode(errors='replace').strip() or out[-200:].decode()}")
+            said = (errors or out[-200:]).decode(errors="replace").strip()
+            raise ClientError(f"exit {process.returncode}: {said}")
         return out
 
     def _fetch(self) -> str:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://{self.server}/", timeout=SECONDS) as answer:
             return _check_page(answer.read())
+
+    def _fetch_all(self) -> str:
+        for _ in range(3):
+            detail = self._fetch()
+        return f"3 times {detail}"
 
     def _tcp_echo(self) -> str:
         data = BODY[: 256 << 10]
@@ -131,8 +138,8 @@ class Clients:
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as connection:
             connection.settimeout(SECONDS)
             for sequence in range(1, 6):
-                connection.sendto(_echo_request(4711, sequence), (self.server, 0))
-                while (answer := connection.recv(1500)[20:])[:1] != b"\0" or answer[4:8] != struct.pack("!HH", 4711, sequence):
+                connection.sendto(_echo(8, 4711, sequence), (self.server, 0))
+                while connection.recv(1500)[20:] != _echo(0, 4711, sequence):  # behind the IPv4 header
                     pass
         return "5 of 5 answered"
 
@@ -171,10 +178,10 @@ def _check_iperf(out: bytes) -> str:
     return f"{total['bytes']:,} bytes at {total['bits_per_second'] / 1e6:,.0f} Mbit/s"
 
 
-def _echo_request(identifier: int, sequence: int) -> bytes:
-    """RFC 792, with 56 bytes of data and its checksum (RFC 1071)."""
+def _echo(kind: int, identifier: int, sequence: int) -> bytes:
+    """An ICMP echo request (8) or reply (0) of RFC 792, with 56 bytes of data and its checksum (RFC 1071)."""
     body = struct.pack("!HH", identifier, sequence) + bytes(range(56))
-    total = 0x0800 + sum(struct.unpack(f"!{len(body) // 2}H", body))
+    total = (kind << 8) + sum(struct.unpack(f"!{len(body) // 2}H", body))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return struct.pack("!BBH", 8, 0, ~total & 0xFFFF) + body
+    return struct.pack("!BBH", kind, 0, ~total & 0xFFFF) + body

@@ -175,4 +175,3 @@ def _update(frame: bytearray, at: int, old: bytes, new: bytes) -> None:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     frame[at : at + 2] = (~total & 0xFFFF).to_bytes(2, "big")
-

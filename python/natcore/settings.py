@@ -1,4 +1,4 @@
-"""gateway.toml: a file's tables become the constructors' arguments; an error names file, key, value and what is allowed."""
+"""gateway.toml: its tables become the constructors' arguments; an error names file, key, value and what is allowed."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def _log(source: Path, key: str, raw: dict[str, Any]) -> LogSettings:
     kind = arguments.pop("sink", None)
     if kind not in kinds:
         raise SettingsError(source, f"{key}.sink", kind, f"allowed are {_listed(kinds)}")
-    options = {name: arguments.pop(name) for name in ("name", "spool") if name in arguments}
+    options: dict[str, Any] = {name: arguments.pop(name) for name in ("name", "spool") if name in arguments}
     if "delivery" in arguments:
         delivery = arguments.pop("delivery")
         table = _convert(source, f"{key}.delivery", delivery, DeliveryTable)
@@ -286,7 +286,8 @@ def _log(source: Path, key: str, raw: dict[str, Any]) -> LogSettings:
 
 def sink_kinds() -> dict[str, Callable[..., Any]]:
     """The words for `sink = …` and what each makes: the exported sinks by their delivery type."""
-    made = (getattr(sinks, name) for name in sinks.__all__ if name.endswith("Sink") and name not in ("Sink", "MemorySink"))
+    names = (name for name in sinks.__all__ if name.endswith("Sink") and name not in ("Sink", "MemorySink"))
+    made = [getattr(sinks, name) for name in names]
     return {sink.delivery_type: sink for sink in made}
 
 
@@ -361,9 +362,8 @@ def _named(source: Path, key: str, raw: dict[str, Any]) -> Iterator[None]:
         raise
     except ConfigurationError as error:
         message = str(error)
-        match = re.match(r"(?:\w+\.)?(\w+)=", message)
+        match = re.match(r"(?:[A-Z]\w*\.)?([a-z]\w*)(?:=|: )", message)
         if match is None:
             raise SettingsError(source, key, None, message) from None
         value, rest = raw.get(match[1]), message[match.end() :]
-        allowed = rest.removeprefix(f"{value!r}: ") if rest.startswith(f"{value!r}: ") else rest
-        raise SettingsError(source, f"{key}.{match[1]}", value, allowed) from None
+        raise SettingsError(source, f"{key}.{match[1]}", value, rest.removeprefix(f"{value!r}: ")) from None
