@@ -174,7 +174,10 @@ def _check_ping(out: bytes) -> str:
 
 
 def _check_iperf(out: bytes) -> str:
-    total = json.loads(out)["end"]["sum_received"]
+    result = json.loads(out)
+    if "error" in result:  # it exits with 0 all the same
+        raise ClientError(result["error"])
+    total = result["end"]["sum_received"]
     return f"{total['bytes']:,} bytes at {total['bits_per_second'] / 1e6:,.0f} Mbit/s"
 
 
