@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 WIDE = 140  # columns, where the output is not a terminal
-PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP"}  # IANA
+ICMP = 1
+PROTOCOLS = {ICMP: "ICMP", 6: "TCP", 17: "UDP"}  # IANA
 
 Row = dict[str, Any]
 
@@ -57,22 +58,28 @@ def console(*, quiet: bool = False) -> Console:
 
 
 def sessions_table(rows: Sequence[Row], width: int = WIDE, title: str = "Session log") -> Table:
-    """One line a row; start in UTC. width: columns of the screen; a narrow one leaves out start and seconds."""
+    """One line a row; start in UTC. width: columns of the screen; a narrow one gets ports below their addresses."""
+    wide = width >= 120
     table = Table(title=title, caption=f"{len(rows)} rows", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("proto", "inside", "outside", "remote"):
         table.add_column(heading, overflow="fold")
-    timed = ("start", "seconds") if width >= 120 else ()
-    for heading in ("pkts out", "bytes out", "pkts in", "bytes in", *timed):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("pkts out", "bytes out", "pkts in", "bytes in", *(("start", "seconds") if wide else ())):
+        table.add_column(heading if wide else heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows:
-        remote = str(row["pub_ip"]) if row["protocol"] == 1 else f"{row['pub_ip']}:{row['pub_port']}"
+        endpoints = [_endpoint(row, name, ":" if wide else "\n:") for name in ("pri", "nat", "pub")]
         numbers = [f"{row[name]:,}" for name in ("pkts_from_vpc", "bytes_from_vpc", "pkts_from_pub", "bytes_from_pub")]
-        if timed:
+        if wide:
             start = datetime.fromtimestamp(row["start_time"] / 1e6, UTC)
             numbers += [f"{start:%H:%M:%S.%f}"[:-3], f"{(row['end_time'] - row['start_time']) / 1e6:.3f}"]
-        endpoints = (f"{row['pri_ip']}:{row['pri_port']}", f"{row['nat_ip']}:{row['nat_port']}", remote)
         table.add_row(PROTOCOLS.get(row["protocol"], str(row["protocol"])), *endpoints, *numbers)
     return table
+
+
+def _endpoint(row: Row, name: str, colon: str) -> str:
+    """Address and port; an ICMP session has an id on the gateway's two sides, and nothing at its remote."""
+    if name == "pub" and row["protocol"] == ICMP:
+        return str(row["pub_ip"])
+    return f"{row[f'{name}_ip']}{colon}{row[f'{name}_port']}"
 
 
 def counters_table(counters: Mapping[str, int], title: str = "Counters") -> Table:
