@@ -23,6 +23,7 @@ from natcore import Gateway, SnatEntry, capture, demo, service
 from natcore.cli import app
 from natcore.demo_clients import Clients
 from natcore.demo_servers import Servers
+from natcore.namespaces import inside
 from natcore.report import read_sessions, total
 from natcore.settings import load
 
@@ -251,21 +252,20 @@ def test_run_needs_interfaces_in_its_file(file: Path) -> None:
 
 @needs_root
 def test_run_forwards_and_a_sigterm_loses_no_record(file: Path, tmp_path: Path) -> None:
-    with demo.Network() as network:
-        servers = network.outside.call(Servers, demo.SERVER)
+    with demo.make_network() as network:
+        with inside(network.name("outside")):
+            servers = Servers(demo.SERVER)
         command = [sys.executable, "-m", "natcore.cli", "run", str(file), "--json"]
-        running = network.gateway.call(subprocess.Popen, command, stdout=subprocess.PIPE, text=True)
+        running = network.popen("gateway", command, stdout=subprocess.PIPE, text=True)
         try:
             assert json.loads(running.stdout.readline())["happened"] == "started"
-            outcomes = network.inside.call(lambda: list(Clients(demo.SERVER).run()))
+            with inside(network.name("inside")):
+                outcomes = list(Clients(demo.SERVER).run())
             running.send_signal(signal.SIGHUP)
             counters = json.loads(running.stdout.readline())
             running.send_signal(signal.SIGTERM)
             stopped = json.loads(running.communicate(timeout=20)[0])
         finally:
-            running.kill()
-            running.wait()
-            running.stdout.close()
             servers.close()
     assert all(outcome.ok for outcome in outcomes), outcomes
     assert running.returncode == 0

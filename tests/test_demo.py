@@ -6,19 +6,23 @@ import json
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyroute2 import netns
 from scapy.layers.dns import DNS, DNSQR
 from typer.testing import CliRunner
 
-from natcore import Gateway, demo, namespaces
+from natcore import Gateway, demo
 from natcore.cli import app
 from natcore.demo_clients import Clients
 from natcore.demo_servers import Servers, dns_answer
 from natcore.errors import InterfaceError
 from natcore.meter import Meter
+from natcore.namespaces import Network, inside, names
 from natcore.report import read_sessions
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes network namespaces")
@@ -31,7 +35,14 @@ def run_demo(*arguments: str, exit_code: int = 0) -> Any:
 
 
 def own_namespaces() -> list[str]:
-    return [name for name in namespaces.names() if name.startswith(f"{demo.PREFIX}{os.getpid()}-")]
+    return [name for name in names() if name.startswith(f"{demo.PREFIX}{os.getpid()}-")]
+
+
+@contextmanager
+def alone() -> Iterator[str]:
+    """A namespace with nothing but a loopback."""
+    with Network(f"{demo.PREFIX}{os.getpid()}-", ["alone"]) as network:
+        yield network.name("alone")
 
 
 def test_without_root_it_says_so_and_replays_the_shipped_capture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +72,7 @@ def test_what_is_kept_stays(tmp_path: Path) -> None:
     finally:
         shutil.rmtree(told["folder"])
         for name in told["namespaces"]:
-            namespaces.remove(name)
+            netns.remove(name)
 
 
 @needs_root
@@ -93,14 +104,10 @@ def test_what_a_killed_demo_left_is_removed_by_the_next() -> None:
     if process == 0:
         os._exit(0)
     os.waitpid(process, 0)
-    left = namespaces.Namespace(f"{demo.PREFIX}{process}-inside")
-    left.close(keep=True)
-    mine = namespaces.Namespace(f"{demo.PREFIX}{os.getpid()}-other")
-    try:
-        demo.clean()
-        assert left.name not in namespaces.names() and mine.name in namespaces.names()
-    finally:
-        mine.close()
+    left = Network(f"{demo.PREFIX}{process}-", ["inside"])
+    with left, alone() as mine:
+        assert demo.clean() == [left.name("inside")]
+        assert left.name("inside") not in names() and mine in names()
 
 
 @needs_root
@@ -110,10 +117,10 @@ def test_every_program_works_as_installed_and_with_the_standard_library(
 ) -> None:
     if not installed:
         monkeypatch.setattr(shutil, "which", lambda name: None)
-    with namespaces.Namespace(f"{demo.PREFIX}{os.getpid()}-alone") as alone:
-        servers = alone.call(Servers, "127.0.0.1")
+    with alone() as name, inside(name):
+        servers = Servers("127.0.0.1")
         try:
-            outcomes = alone.call(lambda: list(Clients("127.0.0.1").run()))
+            outcomes = list(Clients("127.0.0.1").run())
         finally:
             servers.close()
     assert len(outcomes) >= 6 and all(outcome.ok for outcome in outcomes), outcomes
@@ -123,8 +130,8 @@ def test_every_program_works_as_installed_and_with_the_standard_library(
 
 @needs_root
 def test_a_program_that_gets_no_answer_fails_with_its_reason() -> None:
-    with namespaces.Namespace(f"{demo.PREFIX}{os.getpid()}-alone") as alone:
-        outcomes = alone.call(lambda: list(Clients("127.0.0.1").run()))
+    with alone() as name, inside(name):
+        outcomes = list(Clients("127.0.0.1").run())
     failed = [outcome for outcome in outcomes if outcome.protocol != "ICMP"]
     assert failed and not any(outcome.ok for outcome in failed)
     assert all(outcome.detail for outcome in failed)
@@ -132,27 +139,22 @@ def test_a_program_that_gets_no_answer_fails_with_its_reason() -> None:
 
 @needs_root
 def test_a_meter_counts_ipv4_and_nothing_else() -> None:
-    left, right = (namespaces.Namespace(f"{demo.PREFIX}{os.getpid()}-{name}") for name in ("left", "right"))
-    with left, right:
-        namespaces.join(left, "eth0", right, "eth0")
-        namespaces.address(left, "eth0", "10.9.0.1/24")
-        namespaces.address(right, "eth0", "10.9.0.2/24")
-
-        def send() -> None:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+    with Network(f"{demo.PREFIX}{os.getpid()}-", ["left", "right"]) as network:
+        network.pair("left", "eth0", "right", "eth0")
+        network.up("left", "eth0", "10.9.0.1/24")
+        network.up("right", "eth0", "10.9.0.2/24")
+        left, right = network.name("left"), network.name("right")
+        with inside(right):  # nobody there would be answered by ICMP
+            receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            receiver.bind(("10.9.0.2", 9))
+        with Meter(left, "eth0") as here, Meter(right, "eth0") as there, receiver:
+            here.start()
+            there.start()
+            with inside(left), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 for size in (1, 100, 1472):
                     sender.sendto(bytes(size), ("10.9.0.2", 9))
-
-        with left.call(Meter, "eth0") as here, right.call(Meter, "eth0") as there:
-            left.call(here.start)
-            right.call(there.start)
-            receiver = right.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
-            receiver.bind(("10.9.0.2", 9))  # nobody there would be answered by ICMP
-            left.call(send)
-            counts, mirrored = left.call(here.read), right.call(there.read)
-            receiver.close()
-            assert counts == (0, 0, 3, 1573 + 3 * 28)
-            assert mirrored == (3, 1573 + 3 * 28, 0, 0)
+            assert here.read() == (0, 0, 3, 1573 + 3 * 28)
+            assert there.read() == (3, 1573 + 3 * 28, 0, 0)
             assert here.other_frames >= 2  # the ARP that found the neighbour
 
 

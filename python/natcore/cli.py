@@ -132,12 +132,11 @@ def replay(
 def clean(as_json: Json = False) -> None:
     """Put back what a gateway that was killed left on this machine's interfaces."""
     with _failing(as_json):
-        cleaned = interfaces.clean()
-        demo.clean()
+        cleaned = {"interfaces": interfaces.clean(), "namespaces": demo.clean()}
     if as_json:
-        report.print_json({"ok": True, "cleaned": cleaned})
+        report.print_json({"ok": True, **cleaned})
     else:
-        print("clean" if not cleaned else f"cleaned: {cleaned}")
+        print(f"put back: {_listed(cleaned)}" if any(cleaned.values()) else "nothing was left")
 
 
 @contextmanager

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from pyroute2 import netns
 
 from . import capture
 from .config import Link, SnatEntry
@@ -20,12 +22,16 @@ from .demo_servers import Servers
 from .errors import InterfaceError
 from .gateway import Gateway
 from .meter import Counts, Meter
-from .namespaces import Namespace, address, join, names, remove
+from .namespaces import Network, inside, names
 from .replay import Replay
 from .report import PROTOCOLS, Check, Row, read_sessions, total
 from .sinks import ParquetSink
 
-PREFIX = "natcore-demo-"
+if TYPE_CHECKING:
+    from .plane import Plane
+
+PREFIX = "natcore-demo-"  # then the process's number, and the member
+MEMBERS = ("inside", "gateway", "outside")
 INSIDE, GATEWAY_INSIDE = "10.0.0.2", "10.0.0.1"
 GATEWAY_OUTSIDE, SERVER = "198.51.100.1", "198.51.100.2"  # RFC 5737
 POOL = "198.51.100.10"
@@ -61,91 +67,84 @@ def run(*, keep: bool = False, progress: Progress = lambda outcomes, counters: N
         return in_memory(
             "not root, and namespaces and raw sockets need CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW", keep
         )
+    clean()
     try:
-        clean()
-        network = Network()
+        network = make_network()
     except InterfaceError as error:
         if not isinstance(error.__cause__, PermissionError):
             raise
-        return in_memory(f"root, but not allowed to make a network namespace: {error}", keep)
-    with network:
+        return in_memory(f"root, but not allowed to make network namespaces: {error}", keep)
+    with ExitStack() as stack:
+        stack.enter_context(network)
         result = on_interfaces(network, keep, progress)
         if keep:
-            result.namespaces = network.keep()
+            stack.pop_all()
+            result.namespaces = [network.name(member) for member in MEMBERS]
     return result
 
 
-def clean() -> None:
-    """Remove what demos left whose process is gone (killed, or kept)."""
-    for name in names():
-        process = name.removeprefix(PREFIX).partition("-")[0]
-        if name.startswith(PREFIX) and process.isdigit() and not Path(f"/proc/{process}").exists():
-            remove(name)
+def clean() -> list[str]:
+    """Remove the namespaces of demos whose process is gone (killed, or kept); their names."""
+    left = [name for name in names() if name.startswith(PREFIX) and not _is_alive(name)]
+    for name in left:
+        netns.remove(name)
+    return left
 
 
-class Network:
-    """An inside host, the gateway's namespace and an outside server, joined by veth pairs.
+def _is_alive(name: str) -> bool:
+    return Path("/proc", name.removeprefix(PREFIX).partition("-")[0], "stat").exists()
+
+
+def make_network() -> Network:
+    """An inside host, the gateway's namespace and an outside server, joined by veth pairs; IPv6 is off.
 
     10.0.0.2 eth0 - lan0 10.0.0.1 (gateway) 198.51.100.1 wan0 - eth0 198.51.100.2. The server has no route to the
     inside: what reaches it untranslated gets no answer.
     """
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        with ExitStack() as stack:
-            self.inside, self.gateway, self.outside = (
-                stack.enter_context(Namespace(f"{PREFIX}{os.getpid()}-{name}"))
-                for name in ("inside", "gateway", "outside")
-            )
-            join(self.inside, "eth0", self.gateway, "lan0")
-            join(self.outside, "eth0", self.gateway, "wan0")
-            address(self.gateway, "lan0", f"{GATEWAY_INSIDE}/24")
-            address(self.gateway, "wan0", f"{GATEWAY_OUTSIDE}/24")
-            address(self.inside, "eth0", f"{INSIDE}/24", gateway=GATEWAY_INSIDE)
-            address(self.outside, "eth0", f"{SERVER}/24")
-            self._stack = stack.pop_all()
-
-    def keep(self) -> list[str]:
-        """Leave the namespaces when this object is left; their names."""
-        self._stack.pop_all()
-        kept = [self.inside, self.gateway, self.outside]
-        for namespace in kept:
-            namespace.close(keep=True)
-        return [namespace.name for namespace in kept]
-
-    def __enter__(self) -> Network:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    network = Network(f"{PREFIX}{os.getpid()}-", MEMBERS)
+    try:
+        for member in MEMBERS:
+            for scope in ("all", "default"):
+                with suppress(FileNotFoundError):  # a kernel without IPv6
+                    network.setting(member, f"net/ipv6/conf/{scope}/disable_ipv6", 1)
+        network.pair("inside", "eth0", "gateway", "lan0")
+        network.pair("outside", "eth0", "gateway", "wan0")
+        network.up("gateway", "lan0", f"{GATEWAY_INSIDE}/24")
+        network.up("gateway", "wan0", f"{GATEWAY_OUTSIDE}/24")
+        network.up("inside", "eth0", f"{INSIDE}/24")
+        network.up("outside", "eth0", f"{SERVER}/24")
+        network.route("inside", "default", via=GATEWAY_INSIDE)
+    except BaseException:
+        network.close()
+        raise
+    return network
 
 
 def on_interfaces(network: Network, keep: bool, progress: Progress) -> Result:
     """Run the programs through gateway.forward() and compare the log's rows with what the hosts' interfaces counted."""
     result = Result("interfaces")
     with _log_folder(keep) as folder, ExitStack() as stack:
-        servers = network.outside.call(Servers, SERVER)
+        with inside(network.name("outside")):
+            servers = Servers(SERVER)
         stack.callback(servers.close)
-        meters = []
-        for host in (network.inside, network.outside):
-            meters.append((host, stack.enter_context(host.call(Meter, "eth0"))))
+        meters = [stack.enter_context(Meter(network.name(member), "eth0")) for member in ("inside", "outside")]
         gateway = stack.enter_context(_gateway())
         log = gateway.start_session_log(ParquetSink(folder), name="demo")
-        plane = network.gateway.call(gateway.forward, inside="lan0", outside="wan0")
-        stack.callback(network.gateway.call, plane.stop)
-        for host, meter in meters:
-            host.call(meter.start)
+        with inside(network.name("gateway")):
+            plane = stack.enter_context(gateway.forward(inside="lan0", outside="wan0"))
+        for meter in meters:
+            meter.start()
         _run_clients(network, gateway, plane, result, progress)
-        inside, outside = (host.call(meter.read) for host, meter in meters)
-        network.gateway.call(plane.stop)
+        host, server = (meter.read() for meter in meters)
+        plane.stop()
         result.counters = gateway.counters()
         gateway.close()  # closes the open windows: every session has its row now
         result.folder = folder if keep else None
         result.sessions = read_sessions(folder)
         result.checks = [
             *_program_checks(result, servers),
-            *_interface_checks("inside host", inside, result.sessions, ("vpc", "pub")),
-            *_interface_checks("outside server", outside, result.sessions, ("pub", "vpc")),
+            *_interface_checks("inside host", host, result.sessions, ("vpc", "pub")),
+            *_interface_checks("outside server", server, result.sessions, ("pub", "vpc")),
             *_account_checks(result, log.counters()),
         ]
     return result
@@ -169,21 +168,24 @@ def _log_folder(keep: bool) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _run_clients(network: Network, gateway: Gateway, plane: Any, result: Result, progress: Progress) -> None:
+def _run_clients(network: Network, gateway: Gateway, plane: Plane, result: Result, progress: Progress) -> None:
+    """The programs run in a thread of the inside host; here their progress is shown."""
     clients = Clients(SERVER)
 
     def collect() -> None:
-        for outcome in clients.run():
-            result.outcomes.append(outcome)
+        with inside(network.name("inside")):
+            for outcome in clients.run():
+                result.outcomes.append(outcome)
 
-    running: Future[None] = network.inside.submit(collect)
-    try:
-        while not running.done():
-            plane.wait(timeout=0.2)  # raises what ended the plane
-            progress(result.outcomes, gateway.counters())
-        running.result()
-    finally:
-        clients.stop()
+    with ThreadPoolExecutor(1, "natcore-demo") as executor:
+        running = executor.submit(collect)
+        try:
+            while not running.done():
+                plane.wait(timeout=0.2)  # raises what ended the plane
+                progress(result.outcomes, gateway.counters())
+            running.result()
+        finally:
+            clients.stop()
 
 
 def in_memory(reason: str, keep: bool) -> Result:

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from .namespaces import inside
+
 _ETH_P_ALL = 0x0003
 _SO_ATTACH_FILTER = 26
 _SIOCETHTOOL = 0x8946
@@ -37,14 +39,15 @@ class Meter:
     """IPv4 packets and bytes of an Ethernet interface since start().
 
     The interface counters count every frame; what is not IPv4 (ARP) is counted by a packet socket and taken off. An
-    interface counts a super-frame once, so segmentation offloads are switched off here. Use it in the interface's
-    network namespace, as root.
+    interface counts a super-frame once, so segmentation offloads are switched off here. Needs CAP_NET_ADMIN and
+    CAP_NET_RAW in the network namespace, which is named.
     """
 
-    def __init__(self, interface: str) -> None:
-        self.interface = interface
-        _switch_off_segmentation(interface)
-        self._others = _tap(interface)
+    def __init__(self, namespace: str, interface: str) -> None:
+        self.namespace, self.interface = namespace, interface
+        with inside(namespace):
+            _switch_off_segmentation(interface)
+            self._others = _tap(interface)
         self._seen = self._base = Counts(0, 0, 0, 0)
 
     def start(self) -> None:
@@ -101,7 +104,9 @@ class Meter:
 
     def _frames(self) -> Counts:
         """The interface counters: frames, with their Ethernet headers."""
-        for line in Path("/proc/thread-self/net/dev").read_text().splitlines():
+        with inside(self.namespace):
+            text = Path("/proc/thread-self/net/dev").read_text()
+        for line in text.splitlines():
             name, _, columns = line.partition(":")
             if name.strip() == self.interface:
                 numbers = [int(column) for column in columns.split()]
