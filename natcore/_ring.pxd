@@ -81,9 +81,8 @@ cdef bint receive(Ring *ring, Arrival *arrival) noexcept nogil
 cdef bint complete(Ring *ring) noexcept nogil
 cdef bint send(Ring *ring, uint8_t *data, uint32_t length, const virtio_net_hdr *offload) noexcept nogil
 cdef void flush(Ring *ring) noexcept nogil
+cdef void clear_error(Ring *ring) noexcept nogil
 
 cdef class PacketRing:
     cdef Ring ring
     cdef uint64_t _ring_drops
-    cdef size_t _received_bytes
-    cdef size_t _sent_bytes

@@ -1,6 +1,6 @@
 """AF_PACKET rings of one interface. Facts: PACKET_VNET_HDR goes before the ring; V3 blocks hold 64 KB frames; no QDISC_BYPASS."""
 from libc.errno cimport EAGAIN, EINTR, ENETDOWN, ENOBUFS, ENXIO, errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 import os
@@ -30,6 +30,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SOL_SOCKET
         SO_SNDBUF
         SO_SNDBUFFORCE
+        SO_ERROR
         SOL_PACKET
         MSG_DONTWAIT
     struct sockaddr:
@@ -99,6 +100,9 @@ cdef enum:
     RETIRE_MS = 1                   # an unfull block is handed over after this: the latency of light traffic
     SLOT_BYTES = 2048
     SLOT_COUNT = 2048
+    ORDINARY_MTU = 1900             # what fits a slot, with headers
+    JUMBO_SLOT_BYTES = 16384
+    JUMBO_SLOT_COUNT = 256
     SEND_BUFFER_BYTES = 16 << 20    # more than every slot at once
     SEND_TRIES = 8                  # before what a full queue refuses is dropped
 
@@ -185,6 +189,13 @@ cdef void flush(Ring *ring) noexcept nogil:
         _flush_slots(ring)
     if ring.large:
         _flush_large(ring)
+
+
+cdef void clear_error(Ring *ring) noexcept nogil:
+    """Take the pending error off the receiving socket: the link went down; when it is up again frames come by themselves."""
+    cdef int error = 0
+    cdef uint32_t length = sizeof(error)
+    getsockopt(ring.fd, SOL_SOCKET, SO_ERROR, &error, &length)
 
 
 cdef void _flush_slots(Ring *ring) noexcept nogil:
@@ -274,6 +285,92 @@ cdef int _set(int fd, int name, int value, str step) except -1:
     return _check(setsockopt(fd, SOL_PACKET, name, &value, sizeof(value)), step)
 
 
+cdef int _socket() except -1:
+    return _check(c_socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0), "socket(AF_PACKET)")
+
+
+cdef int _bind(int fd, int index, uint16_t protocol) except -1:
+    cdef sockaddr_ll address
+    memset(&address, 0, sizeof(address))
+    address.sll_family = AF_PACKET
+    address.sll_protocol = htons(protocol)
+    address.sll_ifindex = index
+    return _check(c_bind(fd, <sockaddr *>&address, sizeof(address)), "bind")
+
+
+cdef uint8_t *_map(int fd, size_t length) except NULL:
+    cdef void *base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+    if base == MAP_FAILED:
+        raise OSError(errno, f"mmap of a packet ring: {os.strerror(errno)}")
+    return <uint8_t *>base
+
+
+cdef int _send_buffer(int fd) except -1:
+    cdef int size = SEND_BUFFER_BYTES
+    if setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0:     # without CAP_NET_ADMIN
+        _check(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), "SO_SNDBUF")
+    return 0
+
+
+cdef int _open_receive(Ring *ring, int index) except -1:
+    cdef tpacket_req3 request
+    ring.fd = _socket()
+    _set(ring.fd, PACKET_VERSION, TPACKET_V3, "PACKET_VERSION")
+    _set(ring.fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")    # EBUSY after the ring
+    _set(ring.fd, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING")
+    memset(&request, 0, sizeof(request))
+    request.tp_block_size = BLOCK_BYTES
+    request.tp_block_nr = BLOCK_COUNT
+    request.tp_frame_size = SLOT_BYTES
+    request.tp_frame_nr = BLOCK_BYTES // SLOT_BYTES * BLOCK_COUNT
+    request.tp_retire_blk_tov = RETIRE_MS
+    _check(setsockopt(ring.fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)), "PACKET_RX_RING")
+    ring.block_bytes, ring.block_count = BLOCK_BYTES, BLOCK_COUNT
+    ring.blocks = _map(ring.fd, <size_t>BLOCK_BYTES * BLOCK_COUNT)
+    return _bind(ring.fd, index, ETH_P_ALL)                 # bound to ETH_P_IP it would see nothing behind the block
+
+
+cdef int _open_send(Ring *ring, int index, uint32_t mtu) except -1:
+    cdef tpacket_req request
+    ring.slot_fd = _socket()
+    ring.slot_bytes = SLOT_BYTES if mtu <= ORDINARY_MTU else JUMBO_SLOT_BYTES
+    ring.slot_count = SLOT_COUNT if mtu <= ORDINARY_MTU else JUMBO_SLOT_COUNT
+    _set(ring.slot_fd, PACKET_VERSION, TPACKET_V2, "PACKET_VERSION")
+    _set(ring.slot_fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
+    _set(ring.slot_fd, PACKET_LOSS, 1, "PACKET_LOSS")       # a frame that the kernel cannot take is skipped, never blocks
+    memset(&request, 0, sizeof(request))
+    request.tp_block_size = BLOCK_BYTES
+    request.tp_block_nr = ring.slot_bytes * ring.slot_count // BLOCK_BYTES
+    request.tp_frame_size = ring.slot_bytes
+    request.tp_frame_nr = ring.slot_count
+    _check(setsockopt(ring.slot_fd, SOL_PACKET, PACKET_TX_RING, &request, sizeof(request)), "PACKET_TX_RING")
+    ring.slots = _map(ring.slot_fd, <size_t>ring.slot_bytes * ring.slot_count)
+    _send_buffer(ring.slot_fd)
+    _bind(ring.slot_fd, index, 0)                           # protocol 0: receives nothing
+    ring.large_fd = _socket()
+    _set(ring.large_fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
+    _send_buffer(ring.large_fd)
+    return _bind(ring.large_fd, index, 0)
+
+
+cdef void _free(Ring *ring) noexcept nogil:
+    """Closes what is open; the counters stay."""
+    if ring.blocks != NULL:
+        munmap(ring.blocks, <size_t>ring.block_bytes * ring.block_count)
+    if ring.slots != NULL:
+        munmap(ring.slots, <size_t>ring.slot_bytes * ring.slot_count)
+    if ring.fd >= 0:
+        c_close(ring.fd)
+    if ring.slot_fd >= 0:
+        c_close(ring.slot_fd)
+    if ring.large_fd >= 0:
+        c_close(ring.large_fd)
+    ring.blocks = ring.slots = NULL
+    ring.cursor = NULL
+    ring.queued = ring.large = ring.left = 0
+    ring.fd = ring.slot_fd = ring.large_fd = -1
+
+
 cdef class PacketRing:
     """The rings of one interface, open until `close`.
 
@@ -285,83 +382,15 @@ cdef class PacketRing:
         memset(&self.ring, 0, sizeof(Ring))
         self.ring.fd = self.ring.slot_fd = self.ring.large_fd = -1
         self._ring_drops = 0
-        self._received_bytes = self._sent_bytes = 0
         try:
-            self._open_receive(index)
-            self._open_send(index, mtu)
+            _open_receive(&self.ring, index)
+            _open_send(&self.ring, index, mtu)
         except BaseException:
             self.close()
             raise
 
     def __dealloc__(self):
-        self._free()
-
-    cdef int _socket(self) except -1:
-        return _check(c_socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0), "socket(AF_PACKET)")
-
-    cdef int _bind(self, int fd, int index, uint16_t protocol) except -1:
-        cdef sockaddr_ll address
-        memset(&address, 0, sizeof(address))
-        address.sll_family = AF_PACKET
-        address.sll_protocol = htons(protocol)
-        address.sll_ifindex = index
-        return _check(c_bind(fd, <sockaddr *>&address, sizeof(address)), "bind")
-
-    cdef uint8_t *_map(self, int fd, size_t length) except NULL:
-        cdef void *base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
-        if base == MAP_FAILED:
-            raise OSError(errno, f"mmap of a packet ring: {os.strerror(errno)}")
-        return <uint8_t *>base
-
-    cdef int _open_receive(self, int index) except -1:
-        cdef tpacket_req3 request
-        cdef int fd = self._socket()
-        self.ring.fd = fd
-        _set(fd, PACKET_VERSION, TPACKET_V3, "PACKET_VERSION")
-        _set(fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")     # EBUSY after the ring
-        _set(fd, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING")
-        memset(&request, 0, sizeof(request))
-        request.tp_block_size = BLOCK_BYTES
-        request.tp_block_nr = BLOCK_COUNT
-        request.tp_frame_size = SLOT_BYTES
-        request.tp_frame_nr = BLOCK_BYTES // SLOT_BYTES * BLOCK_COUNT
-        request.tp_retire_blk_tov = RETIRE_MS
-        _check(setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)), "PACKET_RX_RING")
-        self.ring.block_bytes, self.ring.block_count = BLOCK_BYTES, BLOCK_COUNT
-        self.ring.blocks = self._map(fd, <size_t>BLOCK_BYTES * BLOCK_COUNT)
-        self._received_bytes = <size_t>BLOCK_BYTES * BLOCK_COUNT
-        return self._bind(fd, index, ETH_P_ALL)             # bound to ETH_P_IP it would see nothing behind the block
-
-    cdef int _open_send(self, int index, uint32_t mtu) except -1:
-        cdef tpacket_req request
-        cdef int fd = self._socket()
-        self.ring.slot_fd = fd
-        self.ring.slot_bytes = SLOT_BYTES if mtu <= 1900 else 16384
-        self.ring.slot_count = SLOT_COUNT if mtu <= 1900 else SLOT_COUNT // 8
-        _set(fd, PACKET_VERSION, TPACKET_V2, "PACKET_VERSION")
-        _set(fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
-        _set(fd, PACKET_LOSS, 1, "PACKET_LOSS")             # a frame that the kernel cannot take is skipped, never blocks
-        memset(&request, 0, sizeof(request))
-        request.tp_block_size = BLOCK_BYTES
-        request.tp_block_nr = self.ring.slot_bytes * self.ring.slot_count // BLOCK_BYTES
-        request.tp_frame_size = self.ring.slot_bytes
-        request.tp_frame_nr = self.ring.slot_count
-        _check(setsockopt(fd, SOL_PACKET, PACKET_TX_RING, &request, sizeof(request)), "PACKET_TX_RING")
-        self.ring.slots = self._map(fd, <size_t>self.ring.slot_bytes * self.ring.slot_count)
-        self._sent_bytes = <size_t>self.ring.slot_bytes * self.ring.slot_count
-        self._send_buffer(fd)
-        self._bind(fd, index, 0)                            # protocol 0: receives nothing
-        fd = self._socket()
-        self.ring.large_fd = fd
-        _set(fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
-        self._send_buffer(fd)
-        return self._bind(fd, index, 0)
-
-    cdef int _send_buffer(self, int fd) except -1:
-        cdef int size = SEND_BUFFER_BYTES
-        if setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0:     # CAP_NET_ADMIN
-            _check(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), "SO_SNDBUF")
-        return 0
+        _free(&self.ring)
 
     @property
     def fd(self) -> int:
@@ -409,16 +438,4 @@ cdef class PacketRing:
         """Idempotent."""
         if self.ring.fd >= 0:
             self.counters()
-        self._free()
-
-    cdef void _free(self) noexcept:
-        if self.ring.blocks != NULL:
-            munmap(self.ring.blocks, self._received_bytes)
-        if self.ring.slots != NULL:
-            munmap(self.ring.slots, self._sent_bytes)
-        for fd in (self.ring.fd, self.ring.slot_fd, self.ring.large_fd):
-            if fd >= 0:
-                c_close(fd)
-        self.ring.blocks = self.ring.slots = NULL
-        self.ring.cursor = NULL
-        self.ring.fd = self.ring.slot_fd = self.ring.large_fd = -1
+        _free(&self.ring)
