@@ -467,7 +467,8 @@ cdef class PlaneLoop:
                 port.ring = &ring.ring if ring is not None else NULL
                 self._enter()
                 for i in range(NEIGHBOURS):
-                    port.hops.neighbours[i].state = UNKNOWN
+                    if port.hops.neighbours[i].address:
+                        port.hops.neighbours[i].state = UNKNOWN
                 self._leave()
                 if before is not None:
                     before.close()

@@ -147,6 +147,11 @@ def remove(interface: str) -> None:
         raise _refused(interface, error) from error
 
 
+def check() -> None:
+    """PermissionError, if this process may not."""
+    _commit([])
+
+
 def installed() -> list[str]:
     """The interfaces that a plane has blocked, alive or dead, in this network namespace."""
     found: list[str] = []
@@ -180,6 +185,7 @@ class Claim:
     """This process owns the interface in this network namespace, until `close` or its own end, whatever that is."""
 
     def __init__(self, interface: str) -> None:
+        self.interface = interface
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             self._socket.bind(f"\0natcore:{interface}")  # abstract: a name of the namespace, gone with its owner
