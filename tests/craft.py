@@ -29,7 +29,7 @@ def ipv4(
     ttl: int = 64,
     dont_fragment: bool = False,
     fragment: int = 0,
-    options: bytes = b"",
+    ip_options: bytes = b"",
     tos: int = 0,
     identification: int = 0,
     total: int | None = None,
@@ -38,9 +38,9 @@ def ipv4(
     damage: int = 0,
 ) -> bytes:
     """A packet. fragment: the flags-and-offset word; damage: xored into the header checksum."""
-    assert len(options) % 4 == 0
-    ihl = 5 + len(options) // 4 if ihl is None else ihl
-    head = bytearray(20) + options
+    assert len(ip_options) % 4 == 0
+    ihl = 5 + len(ip_options) // 4 if ihl is None else ihl
+    head = bytearray(20) + ip_options
     head[0:2] = bytes((version << 4 | ihl, tos))
     head[2:4] = (len(head) + len(data) if total is None else total).to_bytes(2, "big")
     head[4:6] = identification.to_bytes(2, "big")
