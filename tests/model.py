@@ -80,10 +80,10 @@ class ModelGateway(Tables):
         if hairpin:
             return self._hairpin(packet, session, chosen)
         if session is None:
-            mapping = self.mapping_for(packet, 1, chosen)
+            mapping = self.mapping_for(packet, chosen)
             if isinstance(mapping, Verdict):
                 return mapping, None
-            session = self.open(mapping, packet.destination, outside=False)
+            session = self.announce(self.open(mapping, packet.destination, outside=False))
         else:
             session = self._reopened(session, packet)
         self._take(session, packet, Side.INSIDE)
@@ -95,18 +95,20 @@ class ModelGateway(Tables):
         source, destination = packet.source[0], packet.destination[0]
         if destination == self._address(Side.INSIDE):
             return Verdict.LOCAL
-        if bad(source) or source in self.eips:
+        if bad(source):
             return Verdict.DROP_SPOOFED
         if bad(destination):
             return Verdict.DROP_UNSUPPORTED
+        if source in self.eips:
+            return Verdict.DROP_SPOOFED
         if self.pool(source) is None:
             return Verdict.DROP_NO_SNAT_ENTRY
+        if destination in self.eips and not self.policy.hairpin:
+            return Verdict.DROP_UNSUPPORTED
         if (refusal := self._too_far(packet, to)) is not None:
             return refusal
         if packet.flags & RST or (packet.protocol == TCP and not packet.flags & SYN and not self.policy.tcp_pickup):
             return Verdict.DROP_NO_MAPPING
-        if destination in self.eips and not self.policy.hairpin:
-            return Verdict.DROP_UNSUPPORTED
         return None
 
     def _reopened(self, session: Session, packet: Packet, *, outside: bool = False, logged: bool = True) -> Session:
@@ -114,17 +116,25 @@ class ModelGateway(Tables):
         if not session.may_reopen(packet):
             return session
         self.end(session, self.now, keep_mapping=True)
-        return self.open(session.mapping, session.remote, outside=outside, logged=logged)
+        return self.announce(self.open(session.mapping, session.remote, outside=outside, logged=logged))
 
     # From outside
 
     def _inbound(self, packet: Packet) -> Outcome:
         session = self.inbound_session(packet.protocol, packet.destination, packet.source)
-        opening = self._open_inbound(packet) if session is None else self._again_inbound(session, packet)
-        if isinstance(opening, Verdict):
-            return opening, None
-        self._take(opening, packet, Side.OUTSIDE)
-        return Verdict.INBOUND, packets.rewrite(packet, packet.ttl - self.hop, packet.source, opening.mapping.inside)
+        if session is None:
+            opening = self._open_inbound(packet)
+            if isinstance(opening, Verdict):
+                return opening, None
+            session = self.announce(opening)
+        elif packet.source[0] in self.eips:  # a hairpin's packets come from inside
+            return Verdict.DROP_SPOOFED, None
+        elif (refusal := self._too_far(packet, Side.INSIDE)) is not None:
+            return refusal, None
+        else:
+            session = self._reopened(session, packet, outside=True)
+        self._take(session, packet, Side.OUTSIDE)
+        return Verdict.INBOUND, packets.rewrite(packet, packet.ttl - self.hop, packet.source, session.mapping.inside)
 
     def _open_inbound(self, packet: Packet) -> Session | Verdict:
         source, destination = packet.source[0], packet.destination[0]
@@ -132,90 +142,64 @@ class ModelGateway(Tables):
             return Verdict.LOCAL
         if bad(source) or source in self.eips:
             return Verdict.DROP_SPOOFED
+        return self._open_over(packet, packet.source)
+
+    def _open_over(self, packet: Packet, remote: Endpoint, *, hairpin: bool = False) -> Session | Verdict:
+        """A session for a remote over the mapping that the packet goes to, if that is open for it."""
         mapping = self.mapping_at(packet.protocol, packet.destination)
         if mapping is None:
             return Verdict.DROP_NO_MAPPING
-        refusal = self._refuse_inbound(packet, mapping, packet.source) or self._too_far(packet, Side.INSIDE)
-        if refusal is not None:
-            return refusal
-        if (refusal := self._crowded(mapping, packet.source)) is not None:
-            return refusal
-        if (lack := self.retried(lambda: self.full(1))) is not None:
-            self.event(lack, mapping.inside[0], packet.source, packet.protocol)
-            return lack
-        return self.open(mapping, packet.source, outside=True)
+        if not self._passes(packet, mapping, remote):
+            return Verdict.DROP_FILTERED
+        refusal = None if hairpin else self._too_far(packet, Side.INSIDE)
+        refusal = refusal or self.lacking(lambda: self.crowded(mapping), mapping.inside[0], remote, packet.protocol)
+        return refusal or self.open(mapping, remote, outside=True, logged=not hairpin)
 
-    def _again_inbound(self, session: Session, packet: Packet) -> Session | Verdict:
-        """The packet's session, or a new one in its place."""
-        refusal = self._too_far(packet, Side.INSIDE)
-        if refusal is None and session.may_reopen(packet):
-            refusal = self._crowded(session.mapping, session.remote, session)
-        return self._reopened(session, packet, outside=True) if refusal is None else refusal
-
-    def _refuse_inbound(self, packet: Packet, mapping: Mapping, remote: Endpoint) -> Verdict | None:
-        """Why a remote may not open a session over a mapping: the filter (RFC 4787 REQ-8), or it is no SYN."""
-        filtering = self.policy.behaviour(NAMES[packet.protocol]).filtering
-        if filtering == "endpoint-independent":
-            passes = True
-        else:  # a known address and port has a session already, and so has a known address for ICMP
-            known = (s.remote[0] for s in mapping.sessions if s.alive(self.now))
-            passes = filtering == "address-dependent" and packet.protocol != ICMP and remote[0] in known
+    def _passes(self, packet: Packet, mapping: Mapping, remote: Endpoint) -> bool:
+        """Whether a remote without a session may open one (RFC 4787 REQ-8): over TCP by a SYN alone."""
         if packet.protocol == TCP and packet.flags & (SYN | RST) != SYN:
-            passes = False
-        return None if passes else Verdict.DROP_FILTERED
-
-    def _crowded(self, mapping: Mapping, remote: Endpoint, leaving: Session | None = None) -> Verdict | None:
-        lack = self.crowd(mapping, leaving)
-        if lack is not None:
-            self.event(lack, mapping.inside[0], remote, mapping.protocol)
-        return lack
+            return False
+        filtering = self.policy.behaviour(NAMES[packet.protocol]).filtering
+        if filtering == "address-dependent" and packet.protocol != ICMP:  # whose addresses have one session at most
+            return any(s.remote[0] == remote[0] and s.alive(self.now) for s in mapping.sessions)
+        return filtering == "endpoint-independent"
 
     # From inside to inside, by an outside endpoint
 
     def _hairpin(self, packet: Packet, initiator: Session | None, chosen: Chosen) -> Outcome:
-        """RFC 4787 REQ-9: two sessions, the initiator's and, not logged, the responder's; both are there or neither."""
-        target = self.mapping_at(packet.protocol, packet.destination)
-        if target is None:
-            return Verdict.DROP_NO_MAPPING, None
-        source = self.mapping_of(packet.protocol, packet.source)
-        if source is target:  # to oneself: both sessions would have the same keys
-            return Verdict.DROP_CONFLICT, None
-        responder = self.inbound_session(packet.protocol, packet.destination, source.outside) if source else None
-        if initiator is None or responder is None:
-            opening = self.mapping_for(packet, (initiator is None) + (responder is None), chosen)
-            if isinstance(opening, Verdict):
-                return opening, None
-            source = opening
-        assert source is not None
-        if (refusal := self._refuse_hairpin(packet, target, source, responder)) is not None:
-            return refusal, None
+        """RFC 4787 REQ-9: the initiator's session and, not logged, the responder's, which sees the former's outside.
+
+        Whoever speaks to his own outside endpoint is both. A new initiator goes again if the responder is refused.
+        """
+        new = initiator is None
         if initiator is None:
-            initiator = self.open(source, packet.destination, outside=False)
-        else:
-            initiator = self._reopened(initiator, packet)
-        if responder is None:
-            responder = self.open(target, source.outside, outside=True, logged=False)
-        else:
+            mapping = self.mapping_for(packet, chosen)
+            if isinstance(mapping, Verdict):
+                return mapping, None
+            initiator = self.open(mapping, packet.destination, outside=False)
+        outside = initiator.mapping.outside
+        found = self.inbound_session(packet.protocol, packet.destination, outside)
+        responder = found or self._open_over(packet, outside, hairpin=True)
+        if isinstance(responder, Verdict):
+            if new:
+                self.discard(initiator)
+            return responder, None
+        itself = responder is initiator
+        initiator = self.announce(initiator) if new else self._reopened(initiator, packet)
+        if itself:
+            responder = initiator
+        elif found is not None:
             responder = self._reopened(responder, packet, outside=True, logged=False)
         self._take(initiator, packet, Side.INSIDE)
         self._take(responder, packet, Side.OUTSIDE)
-        return Verdict.HAIRPIN, packets.rewrite(packet, packet.ttl - self.hop, source.outside, target.inside)
-
-    def _refuse_hairpin(
-        self, packet: Packet, target: Mapping, source: Mapping, responder: Session | None
-    ) -> Verdict | None:
-        """Why the responder's session may not be opened, or opened again. The source is its remote."""
-        if responder is None:
-            refusal = self._refuse_inbound(packet, target, source.outside)
-            return refusal or self._crowded(target, source.outside)
-        return self._crowded(target, source.outside, responder) if responder.may_reopen(packet) else None
+        return Verdict.HAIRPIN, packets.rewrite(packet, packet.ttl - self.hop, outside, responder.mapping.inside)
 
     # What the gateway says itself
 
     def _answer(self, packet: Packet, side: Side, verdict: Verdict) -> None:
         """The reply to an echo request for the gateway, or the ICMP error about a packet that was dropped."""
         back_inside = side is Side.OUTSIDE or packet.destination[0] in self.eips
-        if verdict is Verdict.LOCAL and packet.kind == "echo":
+        if verdict is Verdict.LOCAL and packet.kind == "echo" and not bad(packet.source[0]):
             self._send(packets.echo_reply(packet), side, verdict)
         elif verdict is Verdict.DROP_TTL:
             self._error(packet, side, verdict, TIME_EXCEEDED, 0)

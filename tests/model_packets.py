@@ -191,12 +191,15 @@ def back(packet: Packet, ip: bytes) -> bytes:
 
 
 def echo_reply(packet: Packet) -> bytes:
-    """The answer to an echo request (RFC 792), with its data."""
-    data = bytearray(packet.ip[packet.header :])
+    """RFC 792: 'the source and destination addresses are simply reversed, the type code changed to 0'."""
+    ip, data = bytearray(packet.ip[: packet.header]), bytearray(packet.ip[packet.header :])
     wrong_by = ones_sum(data)
     data[0] = ECHO_REPLY
     data[2:4] = sealed(data, 2, (data,), wrong_by).to_bytes(2, "big")
-    return back(packet, ipv4(ICMP, packet.destination[0], packet.source[0], bytes(data)))
+    ip[8], ip[12:20] = 64, ip[16:20] + ip[12:16]
+    ip[10:12] = b"\0\0"
+    ip[10:12] = checksum(ip).to_bytes(2, "big")
+    return back(packet, bytes(ip + data))
 
 
 def icmp_error(packet: Packet, source: int, kind: int, code: int, mtu: int = 0) -> bytes:

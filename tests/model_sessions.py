@@ -133,7 +133,7 @@ class Session:
 
     def may_reopen(self, packet: Packet) -> bool:
         """A SYN on a connection that is over begins a new session."""
-        return self.tcp in (Tcp.CLOSING, Tcp.TRANS) and packet.flags & (SYN | ACK | RST) == SYN
+        return self.tcp in (Tcp.CLOSING, Tcp.TRANS) and packet.flags & (SYN | ACK | RST | FIN) == SYN
 
     def take(self, packet: Packet, side: Side, now: int, refreshing: bool) -> list[Row]:
         """Count a packet that was translated, follow its flags; the window that it found closed."""
@@ -150,8 +150,11 @@ class Session:
         if refreshing:
             self.last_seen = now // MS
         if self.protocol == TCP:
+            before = self.tcp
             self._follow(packet.flags, side)
             self._remember(packet, side)
+            if self.tcp is Tcp.CLOSING and before is not Tcp.CLOSING:  # RFC 6146 section 3.5.2.2: TCP_TRANS from now
+                self.last_seen = now // MS
         return rows
 
     def _reset(self, packet: Packet, side: Side, now: int) -> None:

@@ -14,6 +14,7 @@ from natcore.config import Link, Policy, SnatEntry, Timeouts
 from natcore.verdict import Side, Verdict
 
 SECOND = 1_000_000_000  # ns
+LONG_STEP = 4 * 3600 * SECOND  # without a complete expiry; one longer begins with it
 SESSIONS_FROM_OUTSIDE = 1024  # alive at a mapping
 EXHAUSTION = {
     Verdict.DROP_PORTS_EXHAUSTED: "ports-exhausted",
@@ -71,8 +72,8 @@ class Tables:
         self.addresses: dict[int, int] = {}  # a subscriber's outside address, as long as it has a mapping
         self.held: dict[tuple[int, Endpoint], tuple[int, int]] = {}  # freed ports: whose, until when (ns)
         self.free_slots: list[int] = []
-        self.ids, self.new_slots = count(1), count()
-        self.swept = -1  # the second of the last complete expiry
+        self.last_id, self.new_slots = 0, count()
+        self.swept: int | None = None  # ns: the last complete expiry
         self.counts: Counter[str] = Counter()
         self.rows: list[Row] = []
         self.generated: list[Generated] = []
@@ -86,13 +87,15 @@ class Tables:
         self.sweep()
 
     def clock(self, now: int) -> None:
-        """Time never goes back."""
+        """Time never goes back; a long step first ends what it outlived."""
         self.counts["clock_backward"] += now < self.now
         self.now = max(self.now, now)
+        if self.now - (self.swept or 0) > LONG_STEP:
+            self.sweep()
 
     def sweep(self) -> None:
         """Close every window that is over, release every session that is dead."""
-        self.swept = self.now // SECOND
+        self.swept = self.now
         for session in self.sessions:
             if session.alive(self.now):
                 self.rows += session.roll(self.now)
@@ -104,20 +107,32 @@ class Tables:
             self.end(session, session.deadline)
 
     def end(self, session: Session, end: int, keep_mapping: bool = False) -> None:
-        """Take a session out; its mapping goes with the last one, and the port rests (RFC 6888 REQ-8)."""
+        """End a session; its mapping goes with the last one, and the port rests (RFC 6888 REQ-8)."""
         mapping = session.mapping
         self.rows += session.ended(end)
         self.counts["ended"] += 1
+        mapping.end = max(mapping.end, end)
+        if self._remove(session, keep_mapping):
+            self.held[mapping.protocol, mapping.outside] = (mapping.inside[0], mapping.end + self.hold_down)
+
+    def discard(self, session: Session) -> None:
+        """Take back the session that was opened last, as if it had never been."""
+        self.counts["created"] -= 1
+        self.last_id -= 1
+        self._remove(session)
+
+    def _remove(self, session: Session, keep_mapping: bool = False) -> bool:
+        """Take a session out of the tables; whether its mapping, and a subscriber's address with the last, went too."""
+        mapping = session.mapping
         self.sessions.remove(session)
         mapping.sessions.remove(session)
         self.free_slots.append(session.slot)
-        mapping.end = max(mapping.end, end)
         if mapping.sessions or keep_mapping:
-            return
+            return False
         self.mappings.remove(mapping)
-        self.held[mapping.protocol, mapping.outside] = (mapping.inside[0], mapping.end + self.hold_down)
         if all(other.inside[0] != mapping.inside[0] for other in self.mappings):
             del self.addresses[mapping.inside[0]]
+        return True
 
     # Looking up; what is found dead is released
 
@@ -158,38 +173,42 @@ class Tables:
 
     # Room for what is new
 
-    def mapping_for(self, packet: Packet, sessions: int, chosen: Chosen) -> Mapping | Verdict:
-        """The mapping of an inside source, made if need be, when there is room for so many sessions besides."""
+    def mapping_for(self, packet: Packet, chosen: Chosen) -> Mapping | Verdict:
+        """The mapping of an inside source, made if need be, when there is room for a session besides."""
         mapping = self.mapping_of(packet.protocol, packet.source)
-        lack = self.retried(lambda: self._lack(packet, sessions, mapping))
+        lack = self.lacking(lambda: self._lack(packet, mapping), packet.source[0], packet.destination, packet.protocol)
         if lack is not None:
-            self.event(lack, packet.source[0], packet.destination, packet.protocol)
             return lack
         if mapping is not None:
             return mapping
         choice = chosen()
         if choice is None:  # natcore drew, and then refused the packet for what it goes to
-            choice = self._candidates(packet)[0], 0
+            known = {s.remote[0] for s in self.sessions if s.mapping.outside == packet.destination}
+            choice = min(self._candidates(packet), key=lambda address: address in known), 0
         else:
             self._check(choice, packet)
         return Mapping(packet.protocol, packet.source, choice)
 
-    def retried(self, lack: Callable[[], Verdict | None]) -> Verdict | None:
-        """What is lacking, after a complete expiry if there was none in this second."""
-        if lack() is not None and self.swept != self.now // SECOND:
+    def lacking(
+        self, lack: Callable[[], Verdict | None], subscriber: int, remote: Endpoint, protocol: int
+    ) -> Verdict | None:
+        """What is lacking, after a complete expiry if there was none in this second; it becomes an event."""
+        if lack() is not None and (self.swept is None or self.swept // SECOND != self.now // SECOND):
             self.sweep()
-        return lack()
+        found = lack()
+        if found is not None:  # one a reason and subscriber, counted, not a flood (RFC 6888 REQ-11)
+            event = self.events.setdefault((EXHAUSTION[found], subscriber), [self.now, *remote, protocol, 0])
+            event[-1] += 1
+        return found
 
-    def full(self, sessions: int) -> Verdict | None:
-        return Verdict.DROP_SESSION_LIMIT if len(self.sessions) + sessions > self.max_sessions else None
+    def _full(self) -> Verdict | None:
+        return Verdict.DROP_SESSION_LIMIT if len(self.sessions) >= self.max_sessions else None
 
-    def _lack(self, packet: Packet, sessions: int, mapping: Mapping | None) -> Verdict | None:
-        if mapping is not None:
-            return self.full(sessions)
+    def _lack(self, packet: Packet, mapping: Mapping | None) -> Verdict | None:
+        if self._full() or mapping is not None:
+            return self._full()
         stranger = packet.source[0] not in self.addresses
-        if self.full(sessions) or len(self.mappings) >= self.max_mappings:
-            return Verdict.DROP_SESSION_LIMIT
-        if stranger and len(self.addresses) >= self.max_subscribers:
+        if len(self.mappings) >= self.max_mappings or (stranger and len(self.addresses) >= self.max_subscribers):
             return Verdict.DROP_SESSION_LIMIT
         return None if self._candidates(packet) else Verdict.DROP_PORTS_EXHAUSTED
 
@@ -217,13 +236,13 @@ class Tables:
         owner, until = self.held.get((protocol, choice), (subscriber, 0))
         assert owner == subscriber or until <= self.now, f"{choice} is held down for {owner} until {until}"
 
-    def crowd(self, mapping: Mapping, leaving: Session | None = None) -> Verdict | None:
+    def crowded(self, mapping: Mapping) -> Verdict | None:
         """Sessions opened from outside have caps of their own: a stranger never takes the room of the inside."""
-        strangers = [s for s in self.sessions if s.opened_outside and s.alive(self.now) and s is not leaving]
-        here = sum(s.mapping is mapping for s in strangers)
+        strangers = [session for session in self.sessions if session.opened_outside]
+        here = sum(session.mapping is mapping for session in strangers)
         if here >= SESSIONS_FROM_OUTSIDE or len(strangers) >= max(1, self.max_sessions // 4):
             return Verdict.DROP_OUTSIDE_LIMIT
-        return None
+        return self._full()
 
     def open(self, mapping: Mapping, remote: Endpoint, *, outside: bool, logged: bool = True) -> Session:
         """A new session, and its mapping if that is new too. outside: the packet came from there."""
@@ -231,17 +250,17 @@ class Tables:
             self.mappings.append(mapping)
             self.addresses[mapping.inside[0]] = mapping.outside[0]
         slot = self.free_slots.pop() if self.free_slots else next(self.new_slots)
-        session = Session(next(self.ids), slot, mapping, remote, outside, logged, self.now, self.timeouts, self.window)
+        self.last_id += 1
+        session = Session(self.last_id, slot, mapping, remote, outside, logged, self.now, self.timeouts, self.window)
         self.sessions.append(session)
         mapping.sessions.append(session)
         self.counts["created"] += 1
-        self.rows += session.created()
         return session
 
-    def event(self, lack: Verdict, subscriber: int, remote: Endpoint, protocol: int) -> None:
-        """One a reason and subscriber, counted, not a flood (RFC 6888 REQ-11)."""
-        event = self.events.setdefault((EXHAUSTION[lack], subscriber), [self.now, *remote, protocol, 0])
-        event[-1] += 1
+    def announce(self, session: Session) -> Session:
+        """Its create row, once it is sure that it stays."""
+        self.rows += session.created()
+        return session
 
     def counters(self) -> dict[str, int]:
         """As natcore's, those that are zero left out."""

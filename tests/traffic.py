@@ -1,4 +1,4 @@
-"""Random gateways, packets and clock steps, drawn so that every branch of a NAT is met: limits, edges, damage, time-outs.
+"""Random gateways, packets and clock steps, drawn to meet every branch of a NAT: limits, edges, damage.
 
 Everything takes a random.Random, so that one seed is one run; `strategies.py` makes Hypothesis strategies of it.
 """
@@ -14,7 +14,6 @@ import craft
 from model import ModelGateway
 from model_packets import ACK, ECHO_REPLY, FIN, ICMP, RST, SYN, TCP, UDP, Endpoint
 from model_sessions import MS, Session
-
 from natcore.config import Behaviour, Eip, Link, Policy, SnatEntry, Timeouts
 from natcore.verdict import Side
 
