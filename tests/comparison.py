@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from fractions import Fraction
 from random import Random
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import traffic
 from model_packets import ICMP, Endpoint, long, parse, word
 from model_sessions import Row
+from model_tables import UNTOLD
 from natcore import RECORD, Gateway, Side, Verdict
 from natcore.records import END, WINDOW
 from natcore.verdict import FORWARDED
@@ -88,12 +90,15 @@ class Pair:
         parts = ("forwarded", "local", "dropped", "held")
         assert counters["received"] == sum(counters[name] for name in parts)
         same("counters", {name: value for name, value in counters.items() if value}, self.model.counters())
-        events = sorted(
-            (e.reason, int(e.subscriber), round(e.time * 1e9), int(e.destination), e.port, e.protocol, e.count)
+        events = {
+            (e.reason, int(e.subscriber)): [to_ns(e.time), int(e.destination), e.port, e.protocol, e.count]
             for e in self.gateway.events()
-        )
-        expected = sorted((*key, to_ns(time / 1e9), *rest) for key, (time, *rest) in self.model.events.items())
-        same("events", events, expected)
+        }
+        for key, event in self.model.events.items():
+            if event[2] == UNTOLD and key in events:
+                event[1:3] = events[key][1:3]
+            event[0] = to_ns(event[0] / 1e9)
+        same("events", events, self.model.events)
         self.model.events.clear()
         self._same_tables()
 
@@ -183,7 +188,7 @@ def same(what: str, got: Any, expected: Any) -> None:
 
 
 def to_ns(seconds: float) -> int:
-    return round(seconds * 1e9)
+    return round(Fraction(seconds) * 10**9)
 
 
 def by_session(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

@@ -90,7 +90,7 @@ class Session:
     born: int  # ns
     timeouts: Timeouts
     window: int  # ns
-    answered: bool = field(init=False)  # the inside has sent a packet
+    answered: bool = field(init=False)  # the inside has sent a packet that was no RST
     tcp: Tcp | None = field(default=None, init=False)
     last_seen: int = field(init=False)  # ms
     total: Counts = field(default=Counts(), init=False)
@@ -108,18 +108,18 @@ class Session:
         return self.mapping.protocol
 
     @property
+    def timer(self) -> str:
+        """Which of the gateway's time-outs holds."""
+        if self.tcp in OPEN:
+            return "tcp_established"
+        if not self.answered:
+            return "unreplied"
+        return {TCP: "tcp_transitory", ICMP: "icmp"}.get(self.protocol, "udp")
+
+    @property
     def timeout(self) -> int:
         """Milliseconds of idleness after which the session is dead."""
-        times = self.timeouts
-        if self.tcp in OPEN:
-            seconds = times.tcp_established
-        elif not self.answered:
-            seconds = times.unreplied
-        elif self.protocol == TCP:
-            seconds = times.tcp_transitory
-        else:
-            seconds = times.icmp if self.protocol == ICMP else times.udp
-        return round(seconds * 1000)
+        return round(getattr(self.timeouts, self.timer) * 1000)
 
     @property
     def deadline(self) -> int:
@@ -142,19 +142,16 @@ class Session:
             self.window_start = now
         self.in_window = self.in_window.plus(packet, side)
         self.total = self.total.plus(packet, side)
-        if side is Side.INSIDE:
-            self.answered = True
         if packet.flags & RST:
             self._reset(packet, side, now)
             return rows
-        if refreshing:
-            self.last_seen = now // MS
+        before = self.timer
+        self.answered = self.answered or side is Side.INSIDE
         if self.protocol == TCP:
-            before = self.tcp
             self._follow(packet.flags, side)
             self._remember(packet, side)
-            if self.tcp is Tcp.CLOSING and before is not Tcp.CLOSING:  # RFC 6146 section 3.5.2.2: TCP_TRANS from now
-                self.last_seen = now // MS
+        if refreshing or self.timer != before:  # RFC 6146 section 3.5.2.2: a state's timer starts with the state
+            self.last_seen = now // MS
         return rows
 
     def _reset(self, packet: Packet, side: Side, now: int) -> None:

@@ -16,6 +16,7 @@ from natcore.verdict import Side, Verdict
 SECOND = 1_000_000_000  # ns
 LONG_STEP = 4 * 3600 * SECOND  # without a complete expiry; one longer begins with it
 SESSIONS_FROM_OUTSIDE = 1024  # alive at a mapping
+UNTOLD = -1  # the port of a mapping that went again before it was seen
 EXHAUSTION = {
     Verdict.DROP_PORTS_EXHAUSTED: "ports-exhausted",
     Verdict.DROP_SESSION_LIMIT: "session-limit",
@@ -149,7 +150,8 @@ class Tables:
     def _living(self, found: Iterable[Session]) -> Session | None:
         session = next(iter(found), None)
         if session is not None and not session.alive(self.now):
-            self.end(session, session.deadline)
+            mapping = session.mapping
+            self.release([session] if mapping.alive(self.now) else mapping.sessions)
             return None
         return session
 
@@ -175,16 +177,18 @@ class Tables:
 
     def mapping_for(self, packet: Packet, chosen: Chosen) -> Mapping | Verdict:
         """The mapping of an inside source, made if need be, when there is room for a session besides."""
-        mapping = self.mapping_of(packet.protocol, packet.source)
-        lack = self.lacking(lambda: self._lack(packet, mapping), packet.source[0], packet.destination, packet.protocol)
-        if lack is not None:
+        whom = packet.source[0], packet.destination, packet.protocol
+        if (lack := self.lacking(self._full, *whom)) is not None:
             return lack
+        mapping = self.mapping_of(packet.protocol, packet.source)
         if mapping is not None:
             return mapping
+        if (lack := self.lacking(lambda: self._lack(packet), *whom)) is not None:
+            return lack
         choice = chosen()
         if choice is None:  # natcore drew, and then refused the packet for what it goes to
             known = {s.remote[0] for s in self.sessions if s.mapping.outside == packet.destination}
-            choice = min(self._candidates(packet), key=lambda address: address in known), 0
+            choice = min(self._candidates(packet), key=lambda address: address in known), UNTOLD
         else:
             self._check(choice, packet)
         return Mapping(packet.protocol, packet.source, choice)
@@ -204,9 +208,7 @@ class Tables:
     def _full(self) -> Verdict | None:
         return Verdict.DROP_SESSION_LIMIT if len(self.sessions) >= self.max_sessions else None
 
-    def _lack(self, packet: Packet, mapping: Mapping | None) -> Verdict | None:
-        if self._full() or mapping is not None:
-            return self._full()
+    def _lack(self, packet: Packet) -> Verdict | None:
         stranger = packet.source[0] not in self.addresses
         if len(self.mappings) >= self.max_mappings or (stranger and len(self.addresses) >= self.max_subscribers):
             return Verdict.DROP_SESSION_LIMIT
