@@ -167,13 +167,12 @@ cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const 
 
 cdef uint8_t screen_inbound(Worker* worker, const Flight* flight) noexcept nogil:
     """Where a packet from outside may be going, before any mapping is asked."""
-    if address_find(&worker.mappings.ports, flight.ip.destination) == NONE:
-        if worker.link_address[OUTSIDE] and flight.ip.destination == worker.link_address[OUTSIDE]:
-            return LOCAL
-        return DROP_SPOOFED if is_no_host(flight.ip.source) else DROP_NO_MAPPING
+    cdef bint ours = address_find(&worker.mappings.ports, flight.ip.destination) != NONE
+    if not ours and worker.link_address[OUTSIDE] and flight.ip.destination == worker.link_address[OUTSIDE]:
+        return LOCAL
     if is_no_host(flight.ip.source) or address_find(&worker.mappings.ports, flight.ip.source) != NONE:
         return DROP_SPOOFED
-    return PENDING
+    return PENDING if ours else DROP_NO_MAPPING
 
 
 cdef uint8_t pass_filter(Worker* worker, uint32_t outside_ip, uint16_t outside_port, uint32_t remote_ip,
