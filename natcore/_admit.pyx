@@ -189,6 +189,14 @@ cdef uint8_t pass_filter(Worker* worker, uint32_t outside_ip, uint16_t outside_p
     return DROP_FILTERED
 
 
+cdef bint below_caps(Worker* worker, const Mapping* mapping, const Clock* now) noexcept nogil:
+    """Whether the mapping and the gateway may have one more session that was opened from outside."""
+    if mapping.opened_outside < worker.mapping_cap and worker.sessions.opened_outside < worker.outside_cap:
+        return True
+    complete(worker, now.ns)
+    return mapping.opened_outside < worker.mapping_cap and worker.sessions.opened_outside < worker.outside_cap
+
+
 cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, uint32_t outside_ip, uint16_t outside_port,
                            uint32_t remote_ip, uint16_t remote_port, Flight* flight, uint8_t flags, const Clock* now,
                            uint32_t* slot) noexcept nogil:
@@ -213,12 +221,10 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, uint32_t outside_
     if verdict != PENDING:
         return verdict
     mapping = &worker.mappings.mappings[number]
-    if not has_slot(worker, now):
+    if not below_caps(worker, mapping, now):
+        verdict = DROP_OUTSIDE_LIMIT
+    elif not has_slot(worker, now):
         verdict = DROP_SESSION_LIMIT
-    elif mapping.opened_outside >= worker.mapping_cap or worker.sessions.opened_outside >= worker.outside_cap:
-        complete(worker, now.ns)
-        if mapping.opened_outside >= worker.mapping_cap or worker.sessions.opened_outside >= worker.outside_cap:
-            verdict = DROP_OUTSIDE_LIMIT
     if verdict == PENDING:
         verdict = claim(worker, number, remote_ip, remote_port, flags | OPENED_OUTSIDE, TIMEOUT_UNREPLIED, now, slot)
     if verdict == PENDING:
