@@ -60,8 +60,10 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
                              bint* hairpin) noexcept nogil:
     cdef uint32_t source = flight.ip.source, destination = flight.ip.destination
     cdef uint8_t flags = tcp_flags(flight), verdict
-    hairpin[0] = False
     if worker.link_address[INSIDE] and destination == worker.link_address[INSIDE]:
+        return LOCAL
+    hairpin[0] = address_find(&worker.mappings.ports, destination) != NONE
+    if hairpin[0] and flight.protocol == PROTOCOL_ICMP:
         return LOCAL
     if is_no_host(source):
         return DROP_SPOOFED
@@ -72,12 +74,8 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
     rule[0] = snat_rule(worker.rules, bswap32(source)) if worker.rules != NULL else NULL
     if rule[0] == NULL:
         return DROP_NO_SNAT_ENTRY
-    hairpin[0] = address_find(&worker.mappings.ports, destination) != NONE
-    if hairpin[0]:
-        if flight.protocol == PROTOCOL_ICMP:
-            return LOCAL
-        if not worker.hairpin:
-            return DROP_UNSUPPORTED
+    if hairpin[0] and not worker.hairpin:
+        return DROP_UNSUPPORTED
     verdict = may_pass(worker, frame, flight, worker.mtu[INSIDE if hairpin[0] else OUTSIDE])
     if verdict != PENDING:
         return verdict
@@ -143,7 +141,7 @@ cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const 
                             uint32_t* slot) noexcept nogil:
     """A session for a packet from inside that has none. PENDING: slot is its session; else why not."""
     cdef const SnatRule* rule = NULL
-    cdef bint hairpin
+    cdef bint hairpin = False
     cdef uint32_t mapping = NONE
     cdef uint16_t inside_port = <uint16_t>flight.ports, remote_port = <uint16_t>(flight.ports >> 16)
     cdef uint8_t verdict = screen_outbound(worker, frame, flight, &rule, &hairpin), timeout_class
