@@ -24,7 +24,7 @@ from natcore.hints cimport bswap16, bswap32, exchange, likely, prefetch, prefetc
 from natcore.index cimport NONE, bucket_of, ctz32, match_tags, tag_of
 from natcore.state cimport Clock, Worker, clock_read
 from natcore.verdict cimport (
-    DROP_MTU, DROP_PORTS_EXHAUSTED, DROP_SESSION_LIMIT, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INBOUND, INSIDE, LOCAL,
+    DROP_MTU, DROP_PORTS_EXHAUSTED, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INBOUND, INSIDE, LOCAL,
     OUTBOUND, OUTSIDE, PENDING,
 )
 from natcore.wire cimport (
@@ -139,6 +139,8 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
     cdef bint fresh = False
     slot = find_live(worker, direction, flight.addresses, flight.ports, flight.protocol, now)
     if slot != NONE:
+        if direction == IN and worker.sessions.hot[slot].flags & HAIRPINNED:
+            return DROP_SPOOFED         # a hairpin's packets come from inside
         verdict = may_pass(worker, frame, flight, worker.mtu[
             INSIDE if direction == IN or worker.sessions.hot[slot].flags & HAIRPINNED else OUTSIDE])
         if verdict != PENDING:
