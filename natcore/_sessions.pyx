@@ -391,6 +391,8 @@ cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t 
     end_write(table, slot, now_ns)
     count_origin(table, slot, -1)
     session.flags = (session.flags & ~OPENED_OUTSIDE) | (OPENED_OUTSIDE if outside else 0)
+    if session.flags & HAIRPINNED:      # contract R5: the initiator's is logged, the responder's is not
+        session.flags = (session.flags & ~UNLOGGED) | (UNLOGGED if outside else 0)
     session.timeout_class = timeout_class
     session.last_seen = <uint32_t>(now_ns // 1000000)
     session.state = 0
