@@ -121,10 +121,11 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
             if fresh:
                 session_discard(&worker.sessions, slot, now.ns)
             return verdict
-    else:
-        reopen(worker, other, IN, flight, now)
     if fresh:
         session_announce(&worker.sessions, slot)
+    else:
+        reopen(worker, slot, OUT, flight, now)
+    reopen(worker, other, IN, flight, now)
     account_frame(worker, slot, OUT, frame, flight, now)
     account_frame(worker, other, IN, frame, flight, now)
     rewrite(frame, flight, session, OUT, worker.decrement_ttl)
@@ -145,7 +146,6 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
             INSIDE if direction == IN or worker.sessions.hot[slot].flags & HAIRPINNED else OUTSIDE])
         if verdict != PENDING:
             return verdict
-        reopen(worker, slot, direction, flight, now)
     else:
         fresh = True
         if direction == OUT:
@@ -161,6 +161,8 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
         return hairpin(worker, frame, flight, slot, fresh, now)
     if fresh:
         session_announce(&worker.sessions, slot)
+    else:
+        reopen(worker, slot, direction, flight, now)
     account_frame(worker, slot, direction, frame, flight, now)
     rewrite(frame, flight, &worker.sessions.hot[slot], direction, worker.decrement_ttl)
     return OUTBOUND if direction == OUT else INBOUND
