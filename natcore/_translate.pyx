@@ -13,9 +13,9 @@ from natcore._rewrite cimport rewrite
 from natcore._sessions cimport (
     HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_ICMP, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP,
     TIMEOUT_UNREPLIED, UNLOGGED, Session, is_dead, session_addresses, session_announce, session_count, session_discard,
-    session_expire, session_find, session_ports, session_restart, window_roll,
+    session_find, session_ports, session_restart, window_roll,
 )
-from natcore._sweep cimport sweep_all, sweep_slice
+from natcore._sweep cimport expire, sweep_all, sweep_slice
 from natcore._tcp cimport (
     REFRESH_ALWAYS, REFRESH_BY_POLICY, TCP_INIT_IN, TCP_INIT_OUT, TCP_STEADY, is_later, is_reopening, tcp_step,
 )
@@ -90,7 +90,7 @@ cdef uint32_t find_live(Worker* worker, uint32_t direction, uint64_t addresses, 
     """The live session, or NONE; a dead one that is met is ended."""
     cdef uint32_t slot = session_find(&worker.sessions, direction, addresses, ports, protocol)
     if slot != NONE and is_dead(&worker.sessions, &worker.sessions.hot[slot], now.ms):
-        session_expire(&worker.sessions, slot, now.ns)
+        expire(&worker.sessions, slot, now.ns)
         return NONE
     return slot
 
