@@ -126,7 +126,7 @@ cdef uint8_t claim(Worker* worker, uint32_t mapping, uint32_t remote_ip, uint16_
             return PENDING
         verdict = DROP_PROBE_LIMIT
     if worker.mappings.mappings[mapping].sessions == 0:
-        mapping_close(&worker.mappings, mapping, now.ms, now.ms)
+        mapping_close(&worker.mappings, mapping, owner.held_until, now.ms)
     return verdict
 
 

@@ -380,7 +380,7 @@ cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_
 cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
     """Takes the session back that was opened last and not announced: as if it had never been."""
     table.created -= 1
-    take_out(table, slot, <uint32_t>(now_ns // 1000000), now_ns)
+    take_out(table, slot, table.mappings.mappings[table.cold[slot].mapping].held_until, now_ns)
 
 
 cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t timeout_class, uint64_t now_ns) noexcept nogil:
