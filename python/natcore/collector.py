@@ -46,7 +46,12 @@ class Core(Protocol):
         """Fill RECORD (n,) with the oldest rows of the ring, in the order of their numbers; -> how many."""
         ...
 
-    def close_windows(self) -> int | None:
+    @property
+    def now_ns(self) -> int:
+        """The gateway's clock."""
+        ...
+
+    def close_windows(self, now_ns: int) -> int | None:
         """Write partial rows of the open windows, as many as the ring has room for; -> windows still open."""
         ...
 
@@ -193,7 +198,7 @@ class Collector:
 
     def _close_windows(self) -> None:
         """No lock of the collector is held: the core may wait for a packet thread, which may be in `drain_now`."""
-        while self._core.close_windows():
+        while self._core.close_windows(self._core.now_ns):
             with self._draining:
                 self._drain()
 

@@ -199,7 +199,7 @@ class SessionLog:
         return True
 
     def begin_stop(self, deadline: float) -> None:
-        """Nothing more is accepted; what waits is sent at once, in batches however small, until the clock's `deadline`."""
+        """Nothing more is accepted; what waits is sent at once, however small the batch, until `deadline`."""
         self._deadline = deadline
         self._stopping = True
         self._sender.hurry()

@@ -72,6 +72,8 @@ def recover(folder: Path, mark: Mark | None) -> tuple[list[Segment], int]:
 
 def _recover_segment(path: Path, number: int, mark: Mark | None) -> tuple[Segment | None, int]:
     data = path.read_bytes()
+    if not data:
+        return None, 0  # the process died while it made the file
     decoded = decode_segment_header(data)
     identity, start = decoded or (None, 0)
     offset, taken = (mark.offset, mark.rows) if mark else (start, 0)
