@@ -114,12 +114,12 @@ def test_files_are_rolled_by_size_and_by_time(name, tmp_path):
     sink.deliver(batch_of(10, 10))
     assert len(list(sink.folder.iterdir())) == 1
     clock.now += 60
-    sink.deliver(batch_of(2000, 20))
-    sink.deliver(batch_of(10, 2020))
-    sink.deliver(batch_of(10, 2030))
+    sink.deliver(batch_of(5000, 20))
+    sink.deliver(batch_of(10, 5020))
+    sink.deliver(batch_of(10, 5030))
     names = sorted(path.name for path in sink.folder.iterdir())
-    assert [name.split("-")[2].split(".")[0] for name in names] == ["000000000000", "000000000020", "000000002020"]
-    assert [row["number"] for row in KINDS[name].read(sink)] == list(range(2040))
+    assert [name.split("-")[2].split(".")[0] for name in names] == ["000000000000", "000000000020", "000000005020"]
+    assert [row["number"] for row in KINDS[name].read(sink)] == list(range(5040))
 
 
 @pytest.mark.parametrize("name", ["jsonlines", "parquet"])

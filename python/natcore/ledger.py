@@ -84,6 +84,6 @@ class Ledger:
     def counters(self) -> dict[str, int]:
         with self._lock:
             counts: dict[str, int] = {"accepted": sum(self._rows.values())}
-            counts.update(self._rows)
+            counts.update((place, self._rows[place]) for place in _PLACES)
             counts.update((f"lost_{reason}", rows) for reason, rows in self._lost.items())
             return counts | self._beside
