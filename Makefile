@@ -1,7 +1,8 @@
 # The README's two commands, `make demo` and `make test`, and what a developer needs beside them. All of it happens in .venv.
 PYTHON ?= python3
 VENV := .venv/bin/python
-PIP := $(VENV) -m pip --quiet --disable-pip-version-check
+PIP_VERBOSITY ?= --quiet
+PIP := $(VENV) -m pip $(PIP_VERBOSITY) --disable-pip-version-check
 ASAN = LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
        ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard natcore/*.pyx natcore/*.pxd)
