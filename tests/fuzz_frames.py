@@ -73,12 +73,13 @@ def sound(random: np.random.Generator, count: int, back: Frames) -> tuple[Frames
             sides[rows] = Side.OUTSIDE
             continue
         protocol = (TCP, UDP, ICMP)[kind % 3]
-        source = 0x0A000002 + random.integers(0, 512, len(rows))
-        flags = random.choice([0x02, 0x10, 0x11, 0x04, 0x12, 0x18], len(rows))
-        ports = random.integers(1, 9, len(rows)), random.integers(1, 4, len(rows))
+        some = len(rows)
+        source, source_port = 0x0A000002 + random.integers(0, 512, some), random.integers(1, 9, some)
+        remote, remote_port = random.choice(REMOTES, some), random.integers(1, 4, some)
+        flags = random.choice([0x02, 0x10, 0x11, 0x04, 0x12, 0x18], some)
         frames[rows], lengths[rows] = packets(
-            protocol, source, ports[0], random.choice(REMOTES, len(rows)), ports[1], length=size, stride=STRIDE, tcp_flags=flags
-        )  # fmt: skip
+            protocol, source, source_port, remote, remote_port, length=size, stride=STRIDE, tcp_flags=flags
+        )
     return frames, lengths, sides
 
 
@@ -163,7 +164,7 @@ class Fuzz:
         self.back: Frames = np.zeros((0, STRIDE), np.uint8)
 
     def batch(self, count: int) -> None:
-        """count frames, the second half damaged; one batch in eight frame by frame, each in memory of exactly its size."""
+        """count frames, the second half damaged; one batch in eight goes one by one, each in memory of its exact size."""
         frames, lengths, sides = sound(self.random, count, self.back)
         damaged = np.arange(count // 2, count)
         kinds = self.random.integers(0, len(DAMAGE), len(damaged))
@@ -195,7 +196,7 @@ class Fuzz:
         return verdicts
 
     def check_sound(self, before: Frames, after: Frames, lengths: Lengths, verdicts: NDArray[np.uint8]) -> None:
-        """Sound packets that went on have right checksums on both layers and one hop less; outbound ones get answers."""
+        """Sound packets that went on have right checksums and one hop less; outbound ones will be answered."""
         forwarded = verdicts <= Verdict.HAIRPIN
         assert headers_right(after[forwarded]).all()
         assert (after[forwarded, ETHERNET + 8] == before[forwarded, ETHERNET + 8] - 1).all()
