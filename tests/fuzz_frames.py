@@ -164,7 +164,7 @@ class Fuzz:
         self.back: Frames = np.zeros((0, STRIDE), np.uint8)
 
     def batch(self, count: int) -> None:
-        """count frames, the second half damaged; one batch in eight goes one by one, each in memory of its exact size."""
+        """count frames, the second half damaged; one batch in eight goes singly, each in memory of its exact size."""
         frames, lengths, sides = sound(self.random, count, self.back)
         damaged = np.arange(count // 2, count)
         kinds = self.random.integers(0, len(DAMAGE), len(damaged))
