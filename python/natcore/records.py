@@ -46,3 +46,53 @@ def format_ipv4(address: int) -> str:
     '203.0.113.1'
     """
     return str(ipaddress.IPv4Address(int(address)))
+
+
+# Rows of Gateway.sessions(), mappings() and ports(): addresses and ports in host order, times in seconds of the
+# gateway's clock.
+SESSION = np.dtype(
+    [
+        ("session", "u8"),
+        ("bytes_out", "u8"),
+        ("packets_out", "u8"),
+        ("bytes_in", "u8"),
+        ("packets_in", "u8"),
+        ("birth", "f8"),
+        ("last_seen", "f8"),
+        ("deadline", "f8"),
+        ("inside_ip", "u4"),
+        ("remote_ip", "u4"),
+        ("outside_ip", "u4"),
+        ("entry", "u4"),
+        ("inside_port", "u2"),
+        ("remote_port", "u2"),
+        ("outside_port", "u2"),
+        ("protocol", "u1"),
+        ("state", "u1"),
+        ("opened_outside", "u1"),
+        ("reserved", "u1", (7,)),
+    ]
+)
+MAPPING = np.dtype(
+    [
+        ("inside_ip", "u4"),
+        ("outside_ip", "u4"),
+        ("entry", "u4"),
+        ("sessions", "u4"),
+        ("inside_port", "u2"),
+        ("outside_port", "u2"),
+        ("protocol", "u1"),
+        ("reserved", "u1", (3,)),
+    ]
+)
+PORTS = np.dtype(
+    [
+        ("outside_ip", "u4"),
+        ("eip", "u4"),
+        ("used", "u4"),
+        ("held_down", "u4"),
+        ("free", "u4"),
+        ("protocol", "u1"),
+        ("reserved", "u1", (3,)),
+    ]
+)

@@ -1,0 +1,40 @@
+"""Events: who ran out of what, towards which destination; each once until it is read, with a count, never a flood."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    EVENT_SLOTS = 1024
+
+cdef struct Event:
+    uint64_t count              # 0: free
+    uint64_t at_ns              # of the first
+    uint32_t subscriber         # inside address, big-endian
+    uint32_t destination
+    uint16_t port               # of the destination, big-endian
+    uint8_t protocol
+    uint8_t verdict             # the reason
+
+cdef struct Events:
+    Event slots[1024]
+    uint32_t waiting
+    uint64_t lost               # no slot was free nearby
+
+cdef inline void event_note(Events* events, uint8_t verdict, uint32_t subscriber, uint32_t destination, uint16_t port,
+                            uint8_t protocol, uint64_t now_ns) noexcept nogil:
+    cdef uint32_t at = (subscriber * <uint32_t>2654435761 ^ verdict * <uint32_t>40503) >> 10, step
+    cdef Event* event
+    for step in range(16):
+        event = &events.slots[(at + step) & (EVENT_SLOTS - 1)]
+        if event.count and event.subscriber == subscriber and event.verdict == verdict:
+            event.count += 1
+            return
+        if event.count == 0:
+            event.count = 1
+            event.at_ns = now_ns
+            event.subscriber = subscriber
+            event.destination = destination
+            event.port = port
+            event.protocol = protocol
+            event.verdict = verdict
+            events.waiting += 1
+            return
+    events.lost += 1

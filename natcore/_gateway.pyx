@@ -1,0 +1,484 @@
+"""The boundary to Python: arguments come checked from python/natcore/gateway.py, tables go out as copies."""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.pycapsule cimport PyCapsule_New
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from natcore._events cimport EVENT_SLOTS, Event
+from natcore._icmp cimport outbox_delete, outbox_new, outbox_waiting
+from natcore._journal cimport Record, journal_delete, journal_drain, journal_new
+from natcore._mappings cimport Mapping, mappings_delete, mappings_new
+from natcore._ports cimport PORT_SPACES, Address, PortMap, address_add, address_drop, address_find, ports_allow
+from natcore._sessions cimport (
+    IN, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Cold, Session, deadline_of, is_dead, session_close,
+    session_id, sessions_delete, sessions_new,
+)
+from natcore._sweep cimport close_windows
+from natcore._tcp cimport TCP_STATE
+from natcore._translate cimport advance, clock_forward, hold, release, take_generated, translate
+from natcore.flow cimport has_aes
+from natcore.frame cimport Frame
+from natcore.hints cimport bswap16, bswap32, fetch_add
+from natcore.memory cimport table_delete, table_new
+from natcore.random cimport random_seed
+from natcore.state cimport Worker
+
+from natcore.errors import CapacityError, ConfigurationError, Error
+
+cdef extern from * nogil:
+    """
+    #include <time.h>
+    static void natcore_pause(void) { struct timespec t = {0, 20000}; nanosleep(&t, NULL); }
+    """
+    void pause "natcore_pause" () noexcept
+
+cdef enum:
+    CHUNK = 256                 # frames handed to the pipeline at once
+    LARGEST_FRAME = 65536 + 64
+
+cdef packed struct SessionRow:  # SESSION of python/natcore/records.py
+    uint64_t session
+    uint64_t bytes_out
+    uint64_t packets_out
+    uint64_t bytes_in
+    uint64_t packets_in
+    double birth                # seconds of the gateway's clock
+    double last_seen
+    double deadline
+    uint32_t inside_ip          # addresses and ports in host order
+    uint32_t remote_ip
+    uint32_t outside_ip
+    uint32_t entry
+    uint16_t inside_port
+    uint16_t remote_port
+    uint16_t outside_port
+    uint8_t protocol
+    uint8_t state               # TCP: TcpState; else 0
+    uint8_t opened_outside
+    uint8_t unused[7]
+
+cdef packed struct MappingRow:  # MAPPING
+    uint32_t inside_ip
+    uint32_t outside_ip
+    uint32_t entry
+    uint32_t sessions
+    uint16_t inside_port
+    uint16_t outside_port
+    uint8_t protocol
+    uint8_t unused[3]
+
+cdef packed struct PortRow:     # PORTS
+    uint32_t outside_ip
+    uint32_t eip
+    uint32_t used
+    uint32_t held_down
+    uint32_t free
+    uint8_t protocol
+    uint8_t unused[3]
+
+cdef uint8_t* PROTOCOL_OF_SPACE = [6, 17, 1]
+
+
+cdef class Core:
+    def __cinit__(self, *, uint32_t max_sessions, uint32_t max_mappings, uint32_t max_subscribers,
+                  uint32_t max_addresses, uint64_t records, bytes hash_key not None, bytes random_key not None,
+                  port_ranges, uint32_t hold_down_ms, timeouts_ms, uint64_t window_ns, int64_t epoch_ns, filtering,
+                  link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
+                  bint tcp_pickup, bint hairpin, bint icmp_unreachable):
+        """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32."""
+        cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
+        cdef uint32_t i
+        cdef bint ready
+        if worker == NULL:
+            raise CapacityError("no memory for a gateway")
+        self.worker = worker
+        self.filters = 1 in filtering[:2]
+        ready = (sessions_new(&worker.sessions, max_sessions, self.filters)
+                 and mappings_new(&worker.mappings, max_mappings, max_subscribers, max_addresses)
+                 and journal_new(&worker.journal, records) and outbox_new(&worker.outbox, icmp_rate))
+        if not ready:
+            raise CapacityError(f"max_sessions={max_sessions}: this machine has no address space for its tables")
+        memcpy(&worker.sessions.key.low, PyBytes_AS_STRING(hash_key), 8)
+        memcpy(&worker.sessions.key.high, PyBytes_AS_STRING(hash_key) + 8, 8)
+        worker.sessions.key.aes = has_aes()
+        worker.mappings.key = worker.sessions.key
+        worker.mappings.ports.key = worker.sessions.key
+        random_seed(&worker.mappings.ports.random, <const uint8_t*>PyBytes_AS_STRING(random_key))
+        for first, last in port_ranges:
+            ports_allow(&worker.mappings.ports, first, last)
+        worker.mappings.ports.hold_down_ms = hold_down_ms
+        worker.sessions.mappings = &worker.mappings
+        worker.sessions.journal = &worker.journal
+        worker.sessions.window_ns = window_ns
+        worker.sessions.epoch_ns = epoch_ns
+        for i in range(len(timeouts_ms)):
+            worker.sessions.timeout_ms[i] = timeouts_ms[i]
+        for i in range(3):
+            worker.filtering[i] = filtering[i]
+            worker.sessions.filtered[i] = i < 2 and filtering[i] == 1
+        for i in range(2):
+            worker.link_address[i] = bswap32(link_addresses[i])
+            worker.mtu[i] = mtus[i]
+        worker.mapping_cap = 1024
+        worker.outside_cap = max(1, max_sessions // 4)
+        worker.ethernet = ethernet
+        worker.decrement_ttl = decrement_ttl
+        worker.inbound_refresh = inbound_refresh
+        worker.tcp_pickup = tcp_pickup
+        worker.hairpin = hairpin
+        worker.icmp_unreachable = icmp_unreachable
+
+    def __dealloc__(self):
+        if self.worker == NULL:
+            return
+        sessions_delete(&self.worker.sessions, self.filters)
+        mappings_delete(&self.worker.mappings)
+        journal_delete(&self.worker.journal)
+        outbox_delete(&self.worker.outbox)
+        table_delete(self.worker, sizeof(Worker))
+
+    # ---- who holds the worker -------------------------------------------------------------------------------------
+
+    cdef void own(self) noexcept:
+        """Waits, without the GIL, until a loop lets the worker go between two batches."""
+        cdef Worker* worker = self.worker
+        if hold(worker):
+            return
+        with nogil:
+            fetch_add(&worker.attention, 1)
+            while not hold(worker):
+                pause()
+            fetch_add(&worker.attention, <uint32_t>-1)
+
+    cdef void disown(self) noexcept:
+        release(self.worker)
+
+    def claim(self):
+        """The caller's loop translates from now on; Error if another one does."""
+        if self.translating:
+            raise Error("the worker is translating already: one call or one plane at a time")
+        self.translating = True
+
+    def unclaim(self):
+        self.translating = False
+
+    def worker_capsule(self):
+        """A capsule "natcore.Worker" with the Worker*, for callers of natcore._translate; valid as long as the gateway."""
+        return PyCapsule_New(self.worker, "natcore.Worker", NULL)
+
+    # ---- packets ----------------------------------------------------------------------------------------------------
+
+    def translate(self, uint8_t[:, ::1] frames not None, uint32_t[::1] lengths not None, const uint8_t[::1] sides,
+                  uint8_t side, const uint64_t[::1] nows, uint64_t now_ns, uint8_t[::1] verdicts not None):
+        """Translates rows in place. sides, nows: one for each row, or None: side and now_ns for all."""
+        cdef Frame batch[CHUNK]
+        cdef uint32_t total = <uint32_t>frames.shape[0], done = 0, count, i
+        cdef uint64_t at
+        for i in range(total):
+            if lengths[i] > frames.shape[1]:
+                raise ConfigurationError(f"lengths[{i}]={lengths[i]}: allowed is the stride of frames, "
+                                         f"{frames.shape[1]}, or less")
+        self.claim()
+        self.own()
+        try:
+            with nogil:
+                if nows is None:
+                    now_ns = clock_forward(self.worker, now_ns)
+                while done < total:
+                    count = total - done if total - done < CHUNK else CHUNK
+                    at = now_ns if nows is None else nows[done]
+                    for i in range(count):
+                        if nows is not None and nows[done + i] != at:
+                            count = i
+                            break
+                        batch[i].data = &frames[done + i, 0]
+                        batch[i].length = lengths[done + i]
+                        batch[i].flags = 0
+                        batch[i].side = side if sides is None else sides[done + i]
+                    translate(self.worker, batch, count, at)
+                    for i in range(count):
+                        lengths[done + i] = batch[i].length
+                        verdicts[done + i] = batch[i].verdict
+                    done += count
+        finally:
+            self.disown()
+            self.unclaim()
+
+    def translate_one(self, const uint8_t[::1] frame not None, uint8_t side, uint64_t now_ns):
+        """(verdict, the frame as it is now)."""
+        cdef Frame one
+        cdef bytes copy = PyBytes_FromStringAndSize(<const char*>&frame[0] if frame.shape[0] else NULL, frame.shape[0])
+        one.data = <uint8_t*>PyBytes_AS_STRING(copy)
+        one.length = <uint32_t>frame.shape[0]
+        one.flags = 0
+        one.side = side
+        self.claim()
+        self.own()
+        try:
+            translate(self.worker, &one, 1, now_ns)
+        finally:
+            self.disown()
+            self.unclaim()
+        return one.verdict, copy[:one.length]
+
+    def advance(self, uint64_t now_ns):
+        """Everything that is due by now_ns, as far as the journal has room; whether that was all."""
+        cdef uint64_t room
+        cdef bint complete
+        self.own()
+        try:
+            room = self.worker.journal.capacity - (self.worker.journal.head - self.worker.journal.tail)
+            with nogil:
+                complete = advance(self.worker, now_ns, room)
+            return complete
+        finally:
+            self.disown()
+
+    def advance_losing(self, uint64_t now_ns):
+        """The same to the end; rows that find no room are lost, and counted."""
+        self.own()
+        try:
+            with nogil:
+                advance(self.worker, now_ns, <uint64_t>-1)
+        finally:
+            self.disown()
+
+    def take_generated(self):
+        """[(frame, side that it leaves by, verdict that caused it), …]"""
+        cdef uint8_t side = 0, cause = 0
+        cdef uint32_t length
+        cdef bytes frame
+        taken = []
+        self.own()
+        try:
+            while True:
+                length = outbox_waiting(&self.worker.outbox)
+                if length == 0:
+                    return taken
+                frame = PyBytes_FromStringAndSize(NULL, length)
+                take_generated(self.worker, <uint8_t*>PyBytes_AS_STRING(frame), length, &side, &cause)
+                taken.append((frame, side, cause))
+        finally:
+            self.disown()
+
+    # ---- rules ------------------------------------------------------------------------------------------------------
+
+    def add_address(self, uint32_t ip, uint32_t eip):
+        """One more entry has the outside address ip (host order) in its pool; its number."""
+        cdef uint32_t number
+        self.own()
+        number = address_add(&self.worker.mappings.ports, bswap32(ip), eip)
+        self.disown()
+        if number == 0xFFFFFFFF:
+            raise CapacityError(f"no room for one more outside address; {self.worker.mappings.ports.capacity:,} are allowed")
+        return number
+
+    def drop_address(self, uint32_t number):
+        self.own()
+        address_drop(&self.worker.mappings.ports, number)
+        self.disown()
+
+    def set_rules(self, RuleSet rules not None):
+        """Swaps the rule set whole."""
+        self.own()
+        self.worker.rules = &rules.compiled
+        self.rules = rules
+        self.disown()
+
+    def set_mtu(self, uint32_t side, uint32_t mtu):
+        self.worker.mtu[side] = mtu
+
+    def set_link_address(self, uint32_t side, uint32_t address):
+        """The gateway's own address of a side, host order, 0: none."""
+        self.worker.link_address[side] = bswap32(address)
+
+    def set_epoch(self, int64_t epoch_ns):
+        self.worker.sessions.epoch_ns = epoch_ns
+
+    def end(self, int64_t entry, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol, uint64_t now_ns):
+        """Ends the sessions that match everything that is not negative (addresses in host order); how many."""
+        cdef uint32_t slot
+        cdef uint64_t ended = 0
+        cdef const Session* session
+        cdef const Mapping* mapping
+        self.own()
+        now_ns = clock_forward(self.worker, now_ns)
+        for slot in range(self.worker.sessions.slots.fresh):
+            session = &self.worker.sessions.hot[slot]
+            if session.protocol == 0:
+                continue
+            mapping = &self.worker.mappings.mappings[self.worker.sessions.cold[slot].mapping]
+            if ((entry < 0 or mapping.entry == entry) and (protocol < 0 or session.protocol == protocol)
+                    and (subscriber < 0 or bswap32(session.ip[ROLE_INSIDE]) == subscriber)
+                    and (remote < 0 or bswap32(session.ip[ROLE_REMOTE]) == remote)
+                    and (outside < 0 or bswap32(session.ip[ROLE_OUTSIDE]) == outside)):
+                session_close(&self.worker.sessions, slot, now_ns, now_ns)
+                ended += 1
+        self.disown()
+        return ended
+
+    # ---- the journal ------------------------------------------------------------------------------------------------
+
+    def drain(self, records not None):
+        """Moves rows out of the journal into RECORD (count,), numbered; how many. One caller at a time; any thread."""
+        cdef uint8_t[::1] raw = records.view("u1")      # RECORD names its fields in another order than they lie
+        cdef uint64_t room = raw.shape[0] // sizeof(Record), count
+        if records.itemsize != sizeof(Record):
+            raise ConfigurationError(f"records={records.dtype}: allowed is RECORD")
+        if room == 0:
+            return 0
+        with nogil:
+            count = journal_drain(&self.worker.journal, <Record*>&raw[0], room, self.drained)
+        self.drained += count
+        return count
+
+    @property
+    def journal_lost(self):
+        return self.worker.journal.lost
+
+    @property
+    def journal_waiting(self):
+        return self.worker.journal.head - self.worker.journal.tail
+
+    def close_windows(self, uint64_t now_ns):
+        """Writes every open window as a partial row; the sessions go on."""
+        self.own()
+        now_ns = clock_forward(self.worker, now_ns)
+        with nogil:
+            close_windows(&self.worker.sessions, now_ns)
+        self.disown()
+
+    # ---- looking ----------------------------------------------------------------------------------------------------
+
+    @property
+    def now_ns(self):
+        """The gateway's clock."""
+        return self.worker.now_ns
+
+    def counters(self):
+        cdef Worker* worker = self.worker
+        cdef uint64_t used = 0
+        cdef uint32_t i, space
+        cdef const Address* address
+        self.own()
+        verdicts = [worker.counters[i] for i in range(256)]
+        for i in range(worker.mappings.ports.count):
+            address = &worker.mappings.ports.addresses[i]
+            if address.memory != NULL:
+                for space in range(PORT_SPACES):
+                    used += worker.mappings.ports.range_size - address.maps[space].free - address.maps[space].held_count
+        own = {
+            "generated": worker.outbox.generated, "generated_lost": worker.outbox.lost,
+            "created": worker.sessions.created, "ended": worker.sessions.ended, "handed_over": 0,
+            "clock_backward": worker.clock_backward, "journal_lost": worker.journal.lost,
+            "events_lost": worker.events.lost, "held": 0, "sessions": worker.sessions.slots.live,
+            "mappings": worker.mappings.mapping_slots.live, "ports_used": used,
+        }
+        self.disown()
+        return verdicts, own
+
+    def take_events(self):
+        """[(ns, verdict, subscriber, destination, port, protocol, count), …], the oldest first."""
+        cdef uint32_t i
+        cdef Event* event
+        taken = []
+        self.own()
+        if self.worker.events.waiting:
+            for i in range(EVENT_SLOTS):
+                event = &self.worker.events.slots[i]
+                if event.count:
+                    taken.append((event.at_ns, event.verdict, bswap32(event.subscriber), bswap32(event.destination),
+                                  bswap16(event.port), event.protocol, event.count))
+                    memset(event, 0, sizeof(Event))
+            self.worker.events.waiting = 0
+        self.disown()
+        taken.sort()
+        return taken
+
+    @property
+    def session_slots(self):
+        """Slots that have been used once at least: what sessions() has to look at."""
+        return self.worker.sessions.slots.fresh
+
+    def sessions(self, SessionRow[::1] rows not None, uint32_t first):
+        """Copies live sessions from slot first on; (rows filled, the slot to go on from)."""
+        cdef uint32_t slot = first, filled = 0, last = self.worker.sessions.slots.fresh
+        self.own()
+        with nogil:
+            while slot < last and filled < rows.shape[0]:
+                if (self.worker.sessions.hot[slot].protocol
+                        and not is_dead(&self.worker.sessions, &self.worker.sessions.hot[slot],
+                                        <uint32_t>(self.worker.now_ns // 1000000))):
+                    session_row(self.worker, slot, &rows[filled])
+                    filled += 1
+                slot += 1
+        self.disown()
+        return filled, slot
+
+    def mappings(self, MappingRow[::1] rows not None):
+        cdef uint32_t slot, filled = 0
+        cdef const Mapping* mapping
+        self.own()
+        for slot in range(self.worker.mappings.mapping_slots.fresh):
+            mapping = &self.worker.mappings.mappings[slot]
+            if mapping.protocol and filled < rows.shape[0]:
+                rows[filled].inside_ip = bswap32(mapping.inside_ip)
+                rows[filled].outside_ip = bswap32(mapping.outside_ip)
+                rows[filled].entry = mapping.entry
+                rows[filled].sessions = mapping.sessions
+                rows[filled].inside_port = bswap16(mapping.inside_port)
+                rows[filled].outside_port = bswap16(mapping.outside_port)
+                rows[filled].protocol = mapping.protocol
+                filled += 1
+        self.disown()
+        return filled
+
+    def ports(self, PortRow[::1] rows not None):
+        cdef uint32_t i, space, filled = 0
+        cdef const Address* address
+        cdef const PortMap* map
+        self.own()
+        for i in range(self.worker.mappings.ports.count):
+            address = &self.worker.mappings.ports.addresses[i]
+            for space in range(PORT_SPACES):
+                if address.memory == NULL or filled >= rows.shape[0]:
+                    continue
+                map = &address.maps[space]
+                rows[filled].outside_ip = bswap32(address.ip)
+                rows[filled].eip = address.eip
+                rows[filled].held_down = map.held_count
+                rows[filled].free = map.free
+                rows[filled].used = self.worker.mappings.ports.range_size - map.free - map.held_count
+                rows[filled].protocol = PROTOCOL_OF_SPACE[space]
+                filled += 1
+        self.disown()
+        return filled
+
+
+cdef void session_row(const Worker* worker, uint32_t slot, SessionRow* row) noexcept nogil:
+    cdef const Session* session = &worker.sessions.hot[slot]
+    cdef const Cold* cold = &worker.sessions.cold[slot]
+    cdef uint64_t deadline = deadline_of(&worker.sessions, session, worker.now_ns)
+    row.session = session_id(cold)
+    row.bytes_out = cold.total_bytes[OUT] + (<uint64_t>cold.carry_bytes[OUT] << 32) + session.bytes[OUT]
+    row.packets_out = cold.total_packets[OUT] + (<uint64_t>cold.carry_packets[OUT] << 32) + session.packets[OUT]
+    row.bytes_in = cold.total_bytes[IN] + (<uint64_t>cold.carry_bytes[IN] << 32) + session.bytes[IN]
+    row.packets_in = cold.total_packets[IN] + (<uint64_t>cold.carry_packets[IN] << 32) + session.packets[IN]
+    row.birth = cold.birth_ns / 1e9
+    row.deadline = deadline / 1e9
+    row.last_seen = (deadline - <uint64_t>worker.sessions.timeout_ms[session.timeout_class] * 1000000) / 1e9
+    row.inside_ip = bswap32(session.ip[ROLE_INSIDE])
+    row.remote_ip = bswap32(session.ip[ROLE_REMOTE])
+    row.outside_ip = bswap32(session.ip[ROLE_OUTSIDE])
+    row.entry = worker.mappings.mappings[cold.mapping].entry
+    row.inside_port = bswap16(session.port[ROLE_INSIDE])
+    row.remote_port = bswap16(session.port[ROLE_REMOTE])
+    row.outside_port = bswap16(session.port[ROLE_OUTSIDE])
+    row.protocol = session.protocol
+    row.state = session.state & TCP_STATE if session.protocol == 6 else 0
+    row.opened_outside = 1 if session.flags & OPENED_OUTSIDE else 0
+
+
+assert sizeof(SessionRow) == 96
+assert sizeof(MappingRow) == 24
+assert sizeof(PortRow) == 24

@@ -1,0 +1,27 @@
+"""ICMP that the gateway itself sends: errors about what it refuses, replies to echo requests; and where they wait."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from natcore.frame cimport Frame
+from natcore.wire cimport Ipv4Header
+
+cdef enum:
+    OUTBOX_BYTES = 1 << 18
+    ICMP_QUOTE_LIMIT = 576      # bytes of an error at most (RFC 1812 section 4.3.2.3)
+
+cdef struct Outbox:             # frames that wait to be sent, one after the other
+    uint8_t* buffer
+    uint32_t head               # bytes written
+    uint32_t tail               # bytes taken
+    uint32_t rate               # errors a second at most
+    uint32_t sent               # errors in this second
+    uint64_t second             # of now
+    uint64_t generated
+    uint64_t lost               # no room
+
+cdef bint outbox_new(Outbox* outbox, uint32_t rate) noexcept nogil
+cdef void outbox_delete(Outbox* outbox) noexcept nogil
+cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* send_to, uint8_t* cause) noexcept nogil
+cdef uint32_t outbox_waiting(const Outbox* outbox) noexcept nogil
+cdef void icmp_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint32_t source, uint8_t type,
+                     uint8_t code, uint16_t mtu, uint8_t cause, uint64_t now_ns) noexcept nogil
+cdef void echo_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint8_t cause) noexcept nogil

@@ -1,0 +1,147 @@
+"""Building the gateway's own ICMP messages as answers to the frame that caused them (RFC 792, RFC 1812, RFC 5508)."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from natcore.checksum cimport checksum, delta16, update
+from natcore.hints cimport bswap16, bswap32
+from natcore.memory cimport table_delete, table_new
+from natcore.wire cimport ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, PROTOCOL_ICMP, IcmpHeader, Ipv4Header
+
+
+cdef struct Parcel:             # before each frame in the outbox
+    uint32_t length
+    uint8_t send_to
+    uint8_t cause
+    uint16_t unused
+
+
+cdef bint outbox_new(Outbox* outbox, uint32_t rate) noexcept nogil:
+    memset(outbox, 0, sizeof(Outbox))
+    outbox.rate = rate
+    outbox.buffer = <uint8_t*>table_new(OUTBOX_BYTES)
+    return outbox.buffer != NULL
+
+
+cdef void outbox_delete(Outbox* outbox) noexcept nogil:
+    table_delete(outbox.buffer, OUTBOX_BYTES)
+    outbox.buffer = NULL
+
+
+cdef uint32_t outbox_waiting(const Outbox* outbox) noexcept nogil:
+    """Bytes of the next frame; 0: none."""
+    return 0 if outbox.tail == outbox.head else (<const Parcel*>(outbox.buffer + outbox.tail)).length
+
+
+cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* send_to,
+                          uint8_t* cause) noexcept nogil:
+    """The next frame, copied to out; its bytes, or 0: none. One that does not fit into room is passed over."""
+    cdef const Parcel* parcel
+    cdef const uint8_t* frame
+    while outbox.tail != outbox.head:
+        parcel = <const Parcel*>(outbox.buffer + outbox.tail)
+        frame = outbox.buffer + outbox.tail + sizeof(Parcel)
+        outbox.tail += <uint32_t>sizeof(Parcel) + ((parcel.length + 7) & ~<uint32_t>7)
+        if outbox.tail == outbox.head:
+            outbox.tail = outbox.head = 0
+        if parcel.length <= room:
+            memcpy(out, frame, parcel.length)
+            send_to[0] = parcel.send_to
+            cause[0] = parcel.cause
+            return parcel.length
+        outbox.lost += 1
+    return 0
+
+
+cdef uint8_t* parcel_begin(Outbox* outbox, uint32_t length, uint8_t send_to, uint8_t cause) noexcept nogil:
+    """Where a frame of so many bytes goes; NULL: no room, and counted."""
+    cdef uint32_t need = <uint32_t>sizeof(Parcel) + ((length + 7) & ~<uint32_t>7)
+    cdef Parcel* parcel
+    if OUTBOX_BYTES - outbox.head < need:
+        outbox.lost += 1
+        return NULL
+    parcel = <Parcel*>(outbox.buffer + outbox.head)
+    parcel.length = length
+    parcel.send_to = send_to
+    parcel.cause = cause
+    outbox.head += need
+    outbox.generated += 1
+    return <uint8_t*>(parcel + 1)
+
+
+cdef void answer_link(uint8_t* out, const Frame* frame, uint32_t link_bytes) noexcept nogil:
+    """The frame's link header with its addresses swapped, 802.1Q tags kept."""
+    memcpy(out, frame.data, link_bytes)
+    if link_bytes:
+        memcpy(out, frame.data + 6, 6)
+        memcpy(out + 6, frame.data, 6)
+
+
+cdef bint may_be_told(const Ipv4Header* ip) noexcept nogil:
+    """No error about an ICMP error, nor to what is no host (RFC 1812 section 4.3.2.7)."""
+    cdef uint32_t source = bswap32(ip.source) >> 24
+    cdef uint8_t type
+    if source == 0 or source == 127 or source >= 224:
+        return False
+    if ip.protocol == PROTOCOL_ICMP:
+        type = (<const uint8_t*>ip)[(ip.version_ihl & 15) * 4]
+        return type == ICMP_ECHO_REQUEST or type == ICMP_ECHO_REPLY or 13 <= type <= 18
+    return True
+
+
+cdef void icmp_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint32_t source, uint8_t type,
+                     uint8_t code, uint16_t mtu, uint8_t cause, uint64_t now_ns) noexcept nogil:
+    """An error about a checked packet, back to where it came from, while the second's rate lasts. source: big-endian."""
+    cdef uint32_t link_bytes = <uint32_t>(<const uint8_t*>ip - frame.data)
+    cdef uint32_t quote = bswap16(ip.total_length)
+    cdef Ipv4Header* out_ip
+    cdef IcmpHeader* icmp
+    cdef uint8_t* out
+    if not may_be_told(ip):
+        return
+    if outbox.second != now_ns // 1000000000:
+        outbox.second = now_ns // 1000000000
+        outbox.sent = 0
+    if outbox.sent >= outbox.rate:
+        return
+    quote = quote if quote < ICMP_QUOTE_LIMIT - 28 else ICMP_QUOTE_LIMIT - 28
+    out = parcel_begin(outbox, link_bytes + 28 + quote, frame.side, cause)
+    if out == NULL:
+        return
+    outbox.sent += 1
+    answer_link(out, frame, link_bytes)
+    out_ip = <Ipv4Header*>(out + link_bytes)
+    memset(out_ip, 0, 28)
+    out_ip.version_ihl = 0x45
+    out_ip.total_length = bswap16(<uint16_t>(28 + quote))
+    out_ip.ttl = 64
+    out_ip.protocol = PROTOCOL_ICMP
+    out_ip.source = source
+    out_ip.destination = ip.source
+    out_ip.checksum = checksum(<const uint8_t*>out_ip, 20, 0)
+    icmp = <IcmpHeader*>(out_ip + 1)
+    icmp.type = type
+    icmp.code = code
+    icmp.sequence = bswap16(mtu)
+    memcpy(icmp + 1, ip, quote)
+    icmp.checksum = checksum(<const uint8_t*>icmp, 8 + quote, 0)
+
+
+cdef void echo_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint8_t cause) noexcept nogil:
+    """The answer to a checked echo request (RFC 792): addresses swapped, TTL 64, the rest as it came."""
+    cdef uint32_t link_bytes = <uint32_t>(<const uint8_t*>ip - frame.data), total = bswap16(ip.total_length)
+    cdef uint8_t* out = parcel_begin(outbox, link_bytes + total, frame.side, cause)
+    cdef Ipv4Header* out_ip
+    cdef IcmpHeader* icmp
+    if out == NULL:
+        return
+    answer_link(out, frame, link_bytes)
+    out_ip = <Ipv4Header*>(out + link_bytes)
+    memcpy(out_ip, ip, total)
+    out_ip.source = ip.destination
+    out_ip.destination = ip.source
+    out_ip.ttl = 64
+    out_ip.checksum = 0
+    out_ip.checksum = checksum(<const uint8_t*>out_ip, (ip.version_ihl & 15) * 4, 0)
+    icmp = <IcmpHeader*>(<uint8_t*>out_ip + (ip.version_ihl & 15) * 4)
+    icmp.checksum = update(icmp.checksum, delta16(ICMP_ECHO_REQUEST, ICMP_ECHO_REPLY))
+    icmp.type = ICMP_ECHO_REPLY

@@ -1,0 +1,50 @@
+"""Mappings (inside endpoint -> outside endpoint) and the subscribers (inside addresses) that own them."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from natcore._ports cimport Ports
+from natcore.flow cimport HashKey
+from natcore.index cimport Index
+from natcore.slab cimport Slab
+
+cdef struct Mapping:            # addresses and ports big-endian
+    uint32_t inside_ip
+    uint32_t outside_ip
+    uint32_t remote_ip          # 0 where the mapping is endpoint-independent
+    uint16_t inside_port
+    uint16_t outside_port
+    uint16_t remote_port
+    uint8_t protocol            # 0: the slot is free
+    uint8_t flags
+    uint32_t address            # number of the outside address
+    uint32_t entry              # number of the SNAT entry
+    uint32_t subscriber         # slot
+    uint32_t sessions
+    uint32_t first              # a session of it; the others are linked to it
+    uint32_t opened_outside     # sessions of it that were opened from outside
+
+cdef struct Subscriber:
+    uint32_t ip                 # inside address, big-endian
+    uint32_t mappings           # 0: the slot is free
+    uint32_t sessions           # opened from inside
+    uint32_t address            # paired pooling: the outside address of all its mappings
+    uint32_t entry              # that the address was drawn for
+    uint32_t unused[3]
+
+cdef struct Mappings:
+    Mapping* mappings
+    Subscriber* subscribers
+    Slab mapping_slots
+    Slab subscriber_slots
+    Index by_inside             # inside endpoint (and remote) -> mapping
+    Index by_ip                 # inside address -> subscriber
+    Ports ports
+    HashKey key
+
+cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, uint32_t max_addresses) noexcept nogil
+cdef void mappings_delete(Mappings* table) noexcept nogil
+cdef uint32_t mapping_find(const Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol) noexcept nogil
+cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil
+cdef bint mappings_have_room(const Mappings* table, uint32_t inside_ip) noexcept nogil
+cdef uint32_t mapping_open(Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol, uint32_t entry,
+                           const uint32_t* pool, uint32_t pool_size, uint32_t now_ms) noexcept nogil
+cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uint32_t now_ms) noexcept nogil

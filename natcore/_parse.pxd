@@ -1,0 +1,153 @@
+"""The first stage: a frame is checked, every length against the frame, before anything in it is believed."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from natcore.checksum cimport fold
+from natcore.flow cimport HashKey, flow_hash
+from natcore.frame cimport FRAME_GSO, Frame
+from natcore.hints cimport bswap16
+from natcore.verdict cimport (
+    DROP_CHECKSUM, DROP_FRAGMENT, DROP_MALFORMED, DROP_UNSUPPORTED, INSIDE, PENDING,
+)
+from natcore.wire cimport (
+    ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_QINQ, ETHERTYPE_VLAN, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, IPV4_FRAGMENT,
+    PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, VLAN_BYTES, EthernetHeader, IcmpHeader, Ipv4Header, TcpHeader, UdpHeader,
+)
+
+cdef enum:                      # FlightKind
+    KIND_SESSION = 0            # TCP, UDP, or an echo that a session may own: its key is complete
+    KIND_ICMP = 1               # another ICMP message
+    KIND_OTHER = 2              # another protocol
+
+cdef struct Flight:             # a packet on its way through the stages
+    uint64_t addresses          # source and destination as they lie in the packet
+    uint64_t hash               # of the key
+    Ipv4Header* ip
+    uint8_t* l4
+    uint32_t ports              # source and destination likewise; an echo's id, and 0 for the remote
+    uint32_t candidate          # session that the index names, or NONE
+    uint16_t total_length       # bytes, IPv4 header included
+    uint8_t protocol
+    uint8_t kind                # FlightKind
+    uint8_t verdict             # PENDING, or why it was dropped here
+
+cdef inline uint32_t link_length(const Frame* frame) noexcept nogil:
+    """Bytes of the Ethernet header with up to two tags when IPv4 follows; 0: it does not, or the frame is too short."""
+    cdef uint32_t at = 12, tags
+    cdef uint16_t ethertype
+    for tags in range(3):
+        if frame.length < at + 2:
+            return 0
+        memcpy(&ethertype, frame.data + at, 2)
+        ethertype = bswap16(ethertype)
+        at += 2
+        if ethertype == ETHERTYPE_IPV4:
+            return at
+        if ethertype != ETHERTYPE_VLAN and ethertype != ETHERTYPE_QINQ:
+            return 0
+        at += 2
+    return 0
+
+cdef inline uint16_t header_sum(const Ipv4Header* ip, uint32_t words) noexcept nogil:
+    """0xFFFF where the IPv4 header's checksum is right. words: of 32 bits."""
+    cdef uint64_t total = 0
+    cdef uint32_t word, i
+    for i in range(words):
+        memcpy(&word, <const uint8_t*>ip + i * 4, 4)
+        total += word
+    return fold(total)
+
+cdef inline uint8_t parse_transport(Flight* flight, uint32_t side, uint32_t rest) noexcept nogil:
+    """The layer-4 header in the rest bytes of the packet: its lengths, its ports."""
+    cdef uint32_t length
+    cdef const IcmpHeader* icmp
+    if flight.protocol == PROTOCOL_TCP:
+        if rest < 20:
+            return DROP_MALFORMED
+        length = ((<const TcpHeader*>flight.l4).data_offset >> 4) * 4
+        if length < 20 or length > rest:
+            return DROP_MALFORMED
+    elif flight.protocol == PROTOCOL_UDP:
+        if rest < 8:
+            return DROP_MALFORMED
+        length = bswap16((<const UdpHeader*>flight.l4).length)
+        if length < 8 or length > rest:
+            return DROP_MALFORMED
+    elif flight.protocol == PROTOCOL_ICMP:
+        if rest < 8:
+            return DROP_MALFORMED
+        icmp = <const IcmpHeader*>flight.l4
+        if icmp.type != (ICMP_ECHO_REQUEST if side == INSIDE else ICMP_ECHO_REPLY):
+            flight.kind = KIND_ICMP
+        flight.ports = icmp.identifier if side == INSIDE else <uint32_t>icmp.identifier << 16
+        return PENDING
+    else:
+        flight.kind = KIND_OTHER
+        flight.ports = 0
+        return PENDING
+    memcpy(&flight.ports, flight.l4, 4)
+    return PENDING
+
+cdef inline uint8_t parse(Frame* frame, Flight* flight, bint ethernet, const HashKey* key) noexcept nogil:
+    """PENDING with a complete flight, or a drop. The frame's length is cut to what the packet is."""
+    cdef uint32_t link = 0, words, total
+    cdef Ipv4Header* ip
+    cdef uint8_t verdict
+    if ethernet:
+        link = ETHERNET_BYTES
+        if (frame.length < ETHERNET_BYTES + 20
+                or (<const EthernetHeader*>frame.data).ethertype != bswap16(ETHERTYPE_IPV4)):
+            link = link_length(frame)
+            if link == 0:
+                return DROP_UNSUPPORTED
+    if frame.length < link + 20:
+        return DROP_MALFORMED
+    ip = <Ipv4Header*>(frame.data + link)
+    words = ip.version_ihl & 15
+    total = bswap16(ip.total_length)
+    if ip.version_ihl >> 4 != 4 or words < 5 or total < words * 4 or total > frame.length - link:
+        return DROP_MALFORMED
+    if header_sum(ip, words) != 0xFFFF:
+        return DROP_CHECKSUM
+    frame.length = link + total
+    if ip.fragment & bswap16(IPV4_FRAGMENT):
+        return DROP_FRAGMENT
+    flight.ip = ip
+    flight.l4 = <uint8_t*>ip + words * 4
+    flight.total_length = <uint16_t>total
+    flight.protocol = ip.protocol
+    flight.kind = KIND_SESSION
+    memcpy(&flight.addresses, &ip.source, 8)
+    verdict = parse_transport(flight, frame.side, total - words * 4)
+    if verdict == PENDING and flight.kind == KIND_SESSION:
+        flight.hash = flow_hash(key, flight.addresses, flight.ports, flight.protocol)
+    return verdict
+
+cdef inline uint32_t payload_offset(const Flight* flight) noexcept nogil:
+    """Bytes of the IPv4 and layer-4 headers together."""
+    cdef uint32_t headers = <uint32_t>(flight.l4 - <uint8_t*>flight.ip)
+    if flight.protocol == PROTOCOL_TCP:
+        return headers + ((<const TcpHeader*>flight.l4).data_offset >> 4) * 4
+    return headers + 8
+
+cdef inline uint32_t wire_length(const Frame* frame, const Flight* flight) noexcept nogil:
+    """Bytes of the largest IPv4 packet that the frame becomes on the wire: a super-frame's segments have headers each."""
+    cdef uint32_t headers
+    if not frame.flags & FRAME_GSO or frame.gso_size == 0:
+        return flight.total_length
+    headers = payload_offset(flight)
+    return flight.total_length if flight.total_length < headers + frame.gso_size else headers + frame.gso_size
+
+cdef inline uint32_t wire_packets(const Frame* frame, const Flight* flight) noexcept nogil:
+    """IPv4 packets that the frame becomes on the wire."""
+    cdef uint32_t payload
+    if not frame.flags & FRAME_GSO or frame.gso_size == 0:
+        return 1
+    payload = flight.total_length - payload_offset(flight)
+    return 1 if payload <= frame.gso_size else (payload + frame.gso_size - 1) // frame.gso_size
+
+cdef inline uint32_t wire_bytes(const Flight* flight, uint32_t packets) noexcept nogil:
+    """IPv4 bytes of all of them."""
+    if packets == 1:
+        return flight.total_length
+    return flight.total_length + (packets - 1) * payload_offset(flight)

@@ -1,0 +1,63 @@
+"""Outside addresses and their ports: for each address and protocol what is free, who holds what, and what is held down."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from natcore.flow cimport HashKey
+from natcore.index cimport Index
+from natcore.random cimport Random
+
+cdef enum:
+    PORT_SPACES = 3             # TCP, UDP and ICMP ids are apart
+    PORTS = 65536
+    PORT_WORDS = 1024           # 64-bit words of a bitmap
+    OWNER_SLOTS = 4096
+
+cdef struct PortMap:            # one outside address and protocol
+    uint32_t* cells             # [PORTS] in use: the mapping's number; held down: until when, ms
+    uint32_t* owners            # [PORTS] held down: the inside address that had it, big-endian
+    uint64_t* used              # [PORT_WORDS] a bit a port: in use or held down
+    uint64_t* held              # [PORT_WORDS] held down
+    uint16_t* held_by           # [OWNER_SLOTS] ports held down, by a hash of their owner
+    uint32_t free               # ports of the ranges that are not used
+    uint32_t held_count
+    uint32_t next_release       # ms; no port is released before; valid while held_count is not 0
+
+cdef struct Address:            # an outside address of one pool or several
+    uint32_t ip                 # as it is on the wire, big-endian
+    uint32_t eip                # what the world sees, host order; 0: it has none
+    uint32_t references         # entries whose pool it is in
+    uint8_t* memory             # of the three maps
+    PortMap maps[3]
+
+cdef struct Ports:
+    Address* addresses
+    uint32_t capacity
+    uint32_t count
+    Index index                 # ip -> address
+    HashKey key
+    Random random
+    uint64_t ranges[1024]       # a bit a port that may be drawn
+    uint32_t first_word         # of ranges that is not zero
+    uint32_t words              # up to the last such
+    uint32_t range_size         # ports
+    uint32_t hold_down_ms
+
+cdef inline uint32_t space_of(uint8_t protocol) noexcept nogil:
+    return 0 if protocol == 6 else 1 if protocol == 17 else 2
+
+cdef inline uint32_t port_mapping(const PortMap* ports, uint16_t port) noexcept nogil:
+    """The number of the mapping that has the port (host order), or NONE."""
+    cdef uint64_t bit = <uint64_t>1 << (port & 63)
+    if ports.used[port >> 6] & bit and not ports.held[port >> 6] & bit:
+        return ports.cells[port]
+    return 0xFFFFFFFF
+
+cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil
+cdef void ports_delete(Ports* ports) noexcept nogil
+cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogil
+cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil
+cdef void address_drop(Ports* ports, uint32_t address) noexcept nogil
+cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil
+cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t now_ms) noexcept nogil
+cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms, uint32_t now_ms) noexcept nogil
+cdef void ports_reclaim(Ports* ports, uint32_t now_ms) noexcept nogil
+cdef uint32_t owner_slot(uint32_t owner) noexcept nogil

@@ -1,0 +1,216 @@
+"""Port maps: drawing a port is O(1), and fails only when nothing is free; a freed port is held down for its next owner."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from natcore.flow cimport flow_hash
+from natcore.hints cimport ctz64, popcount64
+from natcore.index cimport (
+    NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
+)
+from natcore.memory cimport table_delete, table_new
+from natcore.random cimport random32, random_below
+
+
+cdef enum:
+    BITMAP_BYTES = PORT_WORDS * 8
+    MAP_BYTES = PORTS * 8 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2
+
+
+cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
+    """Room for capacity outside addresses; no port may be drawn yet."""
+    ports.capacity = capacity
+    ports.count = 0
+    ports.addresses = <Address*>table_new(<uint64_t>capacity * sizeof(Address))
+    memset(ports.ranges, 0, sizeof(ports.ranges))
+    ports.range_size = ports.words = 0
+    return index_new(&ports.index, capacity, 4) and ports.addresses != NULL
+
+
+cdef void ports_delete(Ports* ports) noexcept nogil:
+    cdef uint32_t i
+    for i in range(ports.count):
+        if ports.addresses[i].memory != NULL:
+            table_delete(ports.addresses[i].memory, PORT_SPACES * MAP_BYTES)
+    table_delete(ports.addresses, <uint64_t>ports.capacity * sizeof(Address))
+    index_delete(&ports.index)
+    ports.addresses = NULL
+    ports.count = 0
+
+
+cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogil:
+    """Ports first to last may be drawn. Call it before the first address is added, ranges ascending."""
+    cdef uint32_t port
+    for port in range(first, last + 1):
+        ports.ranges[port >> 6] |= <uint64_t>1 << (port & 63)
+    if ports.words == 0:
+        ports.first_word = first >> 6
+    ports.words = (last >> 6) - ports.first_word + 1
+    ports.range_size += last - first + 1
+
+
+cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil:
+    """The number of the outside address ip (big-endian), or NONE."""
+    cdef Cursor cursor
+    cdef uint32_t number
+    index_begin(&ports.index, flow_hash(&ports.key, ip, 0, 0), &cursor)
+    while True:
+        number = index_next(&ports.index, &cursor)
+        if number == NONE or ports.addresses[number].ip == ip:
+            return number
+
+
+cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil:
+    """One more entry has ip in its pool; its number, or NONE where there is no room or no memory."""
+    cdef uint32_t number = address_find(ports, ip), space
+    cdef Address* address
+    cdef PortMap* map
+    cdef uint8_t* at
+    if number != NONE:
+        ports.addresses[number].references += 1
+        return number
+    number = 0
+    while number < ports.count and ports.addresses[number].memory != NULL:
+        number += 1
+    if number == ports.capacity:
+        return NONE
+    address = &ports.addresses[number]
+    at = <uint8_t*>table_new(PORT_SPACES * MAP_BYTES)
+    if at == NULL:
+        return NONE
+    if not index_insert(&ports.index, flow_hash(&ports.key, ip, 0, 0), number):
+        table_delete(at, PORT_SPACES * MAP_BYTES)
+        return NONE
+    ports.count = number + 1 if number == ports.count else ports.count
+    address.ip = ip
+    address.eip = eip
+    address.references = 1
+    address.memory = at
+    for space in range(PORT_SPACES):
+        map = &address.maps[space]
+        map.cells = <uint32_t*>at
+        map.owners = <uint32_t*>(at + PORTS * 4)
+        map.used = <uint64_t*>(at + PORTS * 8)
+        map.held = <uint64_t*>(at + PORTS * 8 + BITMAP_BYTES)
+        map.held_by = <uint16_t*>(at + PORTS * 8 + BITMAP_BYTES * 2)
+        map.free = ports.range_size
+        map.held_count = map.next_release = 0
+        at += MAP_BYTES
+    return number
+
+
+cdef void address_drop(Ports* ports, uint32_t number) noexcept nogil:
+    """One entry less has it; the last one takes it out. Its mappings must have ended."""
+    cdef Address* address = &ports.addresses[number]
+    address.references -= 1
+    if address.references:
+        return
+    index_remove(&ports.index, flow_hash(&ports.key, address.ip, 0, 0), number)
+    table_delete(address.memory, PORT_SPACES * MAP_BYTES)
+    address.memory = NULL
+    address.ip = 0
+
+
+cdef uint32_t owner_slot(uint32_t owner) noexcept nogil:
+    return (owner * <uint32_t>2654435761) >> 20
+
+
+cdef void let_go(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
+    """A port that was held down is free."""
+    cdef uint64_t bit = <uint64_t>1 << (port & 63)
+    map.held[port >> 6] &= ~bit
+    map.used[port >> 6] &= ~bit
+    map.held_by[owner_slot(map.owners[port])] -= 1
+    map.held_count -= 1
+    map.free += 1
+
+
+cdef void reclaim(Ports* ports, PortMap* map, uint32_t now_ms) noexcept nogil:
+    """Frees every port whose hold-down is over, and learns when the next one's will be."""
+    cdef uint32_t word, port
+    cdef uint64_t bits
+    cdef int soonest = 0x7FFFFFFF, left
+    if map.held_count == 0 or <int>(map.next_release - now_ms) > 0:
+        return
+    for word in range(PORT_WORDS):
+        bits = map.held[word]
+        while bits:
+            port = word * 64 + ctz64(bits)
+            bits &= bits - 1
+            left = <int>(map.cells[port] - now_ms)
+            if left <= 0:
+                let_go(ports, map, port)
+            elif left < soonest:
+                soonest = left
+    map.next_release = now_ms + <uint32_t>soonest
+
+
+cdef void ports_reclaim(Ports* ports, uint32_t now_ms) noexcept nogil:
+    cdef uint32_t i, space
+    for i in range(ports.count):
+        if ports.addresses[i].memory != NULL:
+            for space in range(PORT_SPACES):
+                reclaim(ports, &ports.addresses[i].maps[space], now_ms)
+
+
+cdef uint32_t own_held(PortMap* map, uint32_t owner) noexcept nogil:
+    """A port that is held down and was the owner's, who may have it at once (RFC 6888 REQ-8 keeps it from others)."""
+    cdef uint32_t word, port
+    cdef uint64_t bits
+    if map.held_count == 0 or map.held_by[owner_slot(owner)] == 0:
+        return NONE
+    for word in range(PORT_WORDS):
+        bits = map.held[word]
+        while bits:
+            port = word * 64 + ctz64(bits)
+            bits &= bits - 1
+            if map.owners[port] == owner:
+                return port
+    return NONE
+
+
+cdef uint32_t pick(Ports* ports, PortMap* map) noexcept nogil:
+    """A free port: from a random word on the first that has one, a random one in it. One must be free."""
+    cdef uint32_t start = random_below(&ports.random, ports.words), turn = random32(&ports.random) & 63
+    cdef uint32_t step, word
+    cdef uint64_t bits
+    for step in range(ports.words):
+        word = ports.first_word + (start + step if start + step < ports.words else start + step - ports.words)
+        bits = ports.ranges[word] & ~map.used[word]
+        if bits:
+            bits = bits >> turn | (bits << (64 - turn) if turn else 0)
+            return word * 64 + ((ctz64(bits) + turn) & 63)
+    return NONE
+
+
+cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t now_ms) noexcept nogil:
+    """A port (host order), now in use, its cell for the caller to fill; NONE when nothing is free for this owner."""
+    cdef uint32_t port
+    if map.free == 0:
+        reclaim(ports, map, now_ms)
+    if map.free:
+        port = pick(ports, map)
+    else:
+        port = own_held(map, owner)
+        if port == NONE:
+            return NONE
+        let_go(ports, map, port)
+    map.used[port >> 6] |= <uint64_t>1 << (port & 63)
+    map.free -= 1
+    return port
+
+
+cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms,
+                       uint32_t now_ms) noexcept nogil:
+    """The port is no longer in use; it is held down until until_ms."""
+    cdef uint64_t bit = <uint64_t>1 << (port & 63)
+    if <int>(until_ms - now_ms) <= 0:
+        map.used[port >> 6] &= ~bit
+        map.free += 1
+        return
+    map.held[port >> 6] |= bit
+    map.cells[port] = until_ms
+    map.owners[port] = owner
+    map.held_by[owner_slot(owner)] += 1
+    if map.held_count == 0 or <int>(until_ms - map.next_release) < 0:
+        map.next_release = until_ms
+    map.held_count += 1

@@ -1,0 +1,411 @@
+"""Opening and ending sessions, their windows and rows, their lists: what happens less often than once a packet."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from natcore._journal cimport (
+    RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record, journal_commit, journal_slot,
+)
+from natcore._mappings cimport Mapping, Subscriber, mapping_close
+from natcore._ports cimport space_of
+from natcore.checksum cimport combine, delta16, delta32
+from natcore.flow cimport flow_hash
+from natcore.hints cimport bswap16, bswap32
+from natcore.index cimport (
+    NONE, Cursor, Index, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
+)
+from natcore.memory cimport table_delete, table_new
+from natcore.slab cimport NO_SLOT, slab_begin, slab_give, slab_take
+
+
+cdef bint sessions_new(Sessions* table, uint32_t capacity, bint filters) noexcept nogil:
+    """Tables for capacity sessions; filters: and as many filter entries."""
+    cdef uint64_t lines = <uint64_t>capacity * (2 if filters else 1)
+    table.hot = <Session*>table_new(lines * sizeof(Session))
+    table.cold = <Cold*>table_new(<uint64_t>capacity * sizeof(Cold))
+    table.by_mapping = <Link*>table_new(<uint64_t>capacity * sizeof(Link))
+    table.by_filter = <Link*>table_new(<uint64_t>capacity * sizeof(Link)) if filters else NULL
+    if table.hot == NULL or table.cold == NULL or table.by_mapping == NULL or (filters and table.by_filter == NULL):
+        return False
+    slab_begin(&table.slots, table.hot, sizeof(Session), capacity)
+    slab_begin(&table.filters, table.hot + capacity, sizeof(Session), capacity if filters else 0)
+    return index_new(&table.outbound, capacity, 4) and index_new(&table.inbound, lines, 4)
+
+
+cdef void sessions_delete(Sessions* table, bint filters) noexcept nogil:
+    cdef uint64_t capacity = table.slots.capacity
+    table_delete(table.hot, capacity * (2 if filters else 1) * sizeof(Session))
+    table_delete(table.cold, capacity * sizeof(Cold))
+    table_delete(table.by_mapping, capacity * sizeof(Link))
+    table_delete(table.by_filter, capacity * sizeof(Link))
+    index_delete(&table.outbound)
+    index_delete(&table.inbound)
+    table.hot = NULL
+
+
+cdef uint64_t session_id(const Cold* cold) noexcept nogil:
+    return <uint64_t>cold.id_high << 32 | cold.id_low
+
+
+cdef uint64_t deadline_of(const Sessions* table, const Session* session, uint64_t now_ns) noexcept nogil:
+    """When it dies or died of idleness, ns."""
+    cdef uint64_t now_ms = now_ns // 1000000
+    cdef uint64_t seen = now_ms - <uint32_t>(<uint32_t>now_ms - session.last_seen)
+    return (seen + table.timeout_ms[session.timeout_class]) * 1000000
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+cdef int64_t micros(const Sessions* table, uint64_t ns) noexcept nogil:
+    """Unix microseconds, rounded down."""
+    cdef int64_t unix_ns = table.epoch_ns + <int64_t>ns
+    return unix_ns // 1000 - (1 if unix_ns < 0 and unix_ns % 1000 else 0)
+
+
+cdef uint64_t window_bytes(const Session* session, const Cold* cold, uint32_t direction) noexcept nogil:
+    return (<uint64_t>cold.carry_bytes[direction] << 32) + session.bytes[direction]
+
+
+cdef uint64_t window_packets(const Session* session, const Cold* cold, uint32_t direction) noexcept nogil:
+    return (<uint64_t>cold.carry_packets[direction] << 32) + session.packets[direction]
+
+
+cdef Record* row_begin(Sessions* table, uint32_t slot, uint8_t kind, uint64_t start_ns, uint64_t end_ns) noexcept nogil:
+    """A row of the session without its counters, or NULL: not logged, or lost."""
+    cdef const Session* session = &table.hot[slot]
+    cdef const Cold* cold = &table.cold[slot]
+    cdef Record* row
+    if session.flags & UNLOGGED:
+        return NULL
+    row = journal_slot(table.journal)
+    if row == NULL:
+        return NULL
+    memset(row, 0, sizeof(Record))
+    row.start_time = micros(table, start_ns)
+    row.end_time = micros(table, end_ns)
+    row.session = session_id(cold)
+    row.pri_ip = bswap32(session.ip[ROLE_INSIDE])
+    row.pub_ip = bswap32(session.ip[ROLE_REMOTE])
+    row.nat_ip = bswap32(session.ip[ROLE_OUTSIDE])
+    row.eip = table.mappings.ports.addresses[table.mappings.mappings[cold.mapping].address].eip
+    row.pri_port = bswap16(session.port[ROLE_INSIDE])
+    row.pub_port = bswap16(session.port[ROLE_REMOTE])
+    row.nat_port = bswap16(session.port[ROLE_OUTSIDE])
+    row.protocol = session.protocol
+    row.kind = kind
+    row.flags = RECORD_OPENED_OUTSIDE if session.flags & OPENED_OUTSIDE else 0
+    return row
+
+
+cdef void window_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept nogil:
+    """Closes the open window: its row, its counters into the totals. Without an open window nothing."""
+    cdef Session* session = &table.hot[slot]
+    cdef Cold* cold = &table.cold[slot]
+    cdef uint64_t limit = cold.window_start_ns + table.window_ns
+    cdef Record* row
+    cdef uint32_t direction
+    if session.flags & NO_WINDOW:
+        return
+    row = row_begin(table, slot, RECORD_WINDOW, cold.window_start_ns, end_ns if end_ns < limit else limit)
+    if row != NULL:
+        row.bytes_from_vpc = window_bytes(session, cold, OUT)
+        row.pkts_from_vpc = window_packets(session, cold, OUT)
+        row.bytes_from_pub = window_bytes(session, cold, IN)
+        row.pkts_from_pub = window_packets(session, cold, IN)
+        journal_commit(table.journal)
+    for direction in range(2):
+        cold.total_bytes[direction] += window_bytes(session, cold, direction)
+        cold.total_packets[direction] += window_packets(session, cold, direction)
+        session.bytes[direction] = session.packets[direction] = 0
+        cold.carry_bytes[direction] = 0
+        cold.carry_packets[direction] = 0
+    session.flags |= NO_WINDOW
+
+
+cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
+    """Before a packet is counted at now_ns: closes a window that is over, opens one where none is."""
+    cdef Session* session = &table.hot[slot]
+    cdef Cold* cold = &table.cold[slot]
+    if not session.flags & NO_WINDOW:
+        if now_ns < cold.window_start_ns + table.window_ns:
+            return
+        window_write(table, slot, now_ns)
+    session.flags &= ~NO_WINDOW
+    cold.window_start_ns = now_ns
+    session.window_end = <uint16_t>((now_ns + table.window_ns) // 1000000000)
+
+
+# ---- lists -----------------------------------------------------------------------------------------------------------
+
+cdef inline void link(Link* links, uint32_t* first, uint32_t slot) noexcept nogil:
+    links[slot].next = first[0]
+    links[slot].previous = NONE
+    if first[0] != NONE:
+        links[first[0]].previous = slot
+    first[0] = slot
+
+
+cdef inline void unlink(Link* links, uint32_t* first, uint32_t slot) noexcept nogil:
+    cdef Link* own = &links[slot]
+    if own.next != NONE:
+        links[own.next].previous = own.previous
+    if own.previous != NONE:
+        links[own.previous].next = own.next
+    else:
+        first[0] = own.next
+
+
+cdef bint any_alive(const Sessions* table, Link* links, uint32_t* first, uint32_t now_ms) noexcept nogil:
+    """Whether a session of the list is alive; the one that was found comes first, so that the next call finds it at once."""
+    cdef uint32_t slot = first[0]
+    while slot != NONE:
+        if not is_dead(table, &table.hot[slot], now_ms):
+            if slot != first[0]:
+                unlink(links, first, slot)
+                link(links, first, slot)
+            return True
+        slot = links[slot].next
+    return False
+
+
+cdef bint mapping_alive(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil:
+    """Whether the mapping has a live session."""
+    return any_alive(table, table.by_mapping, &table.mappings.mappings[number].first, now_ms)
+
+
+# ---- filter entries (address-dependent filtering) --------------------------------------------------------------------
+
+cdef uint64_t filter_hash(const Sessions* table, uint32_t remote_ip, uint32_t outside_ip, uint16_t outside_port,
+                          uint8_t protocol) noexcept nogil:
+    return flow_hash(&table.key, <uint64_t>outside_ip << 32 | remote_ip, <uint32_t>outside_port << 16,
+                     protocol | FILTER_PROTOCOL)
+
+
+cdef uint32_t filter_find(const Sessions* table, uint64_t hash, uint32_t remote_ip, uint32_t outside_ip,
+                          uint16_t outside_port, uint8_t protocol) noexcept nogil:
+    cdef Cursor cursor
+    cdef uint32_t slot
+    cdef const Session* entry
+    index_begin(&table.inbound, hash, &cursor)
+    while True:
+        slot = index_next(&table.inbound, &cursor)
+        if slot == NONE:
+            return NONE
+        entry = &table.hot[slot]
+        if (entry.ip[ROLE_REMOTE] == remote_ip and entry.ip[ROLE_OUTSIDE] == outside_ip
+                and entry.port[ROLE_OUTSIDE] == outside_port and entry.protocol == (protocol | FILTER_PROTOCOL)):
+            return slot
+
+
+cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, uint16_t outside_port, uint8_t protocol,
+                      uint32_t now_ms) noexcept nogil:
+    """Whether a live session joins the outside endpoint and the remote address (RFC 4787 section 5)."""
+    cdef uint32_t entry = filter_find(table, filter_hash(table, remote_ip, outside_ip, outside_port, protocol),
+                                      remote_ip, outside_ip, outside_port, protocol)
+    return entry != NONE and any_alive(table, table.by_filter, &table.hot[entry].packets[1], now_ms)
+
+
+cdef bint filter_join(Sessions* table, uint32_t slot) noexcept nogil:
+    """The session holds its filter entry open. packets[0] of an entry counts its sessions, packets[1] is the first."""
+    cdef const Session* session = &table.hot[slot]
+    cdef uint64_t hash = filter_hash(table, session.ip[ROLE_REMOTE], session.ip[ROLE_OUTSIDE],
+                                     session.port[ROLE_OUTSIDE], session.protocol)
+    cdef uint32_t number = filter_find(table, hash, session.ip[ROLE_REMOTE], session.ip[ROLE_OUTSIDE],
+                                       session.port[ROLE_OUTSIDE], session.protocol)
+    cdef Session* entry
+    if number == NONE:
+        number = slab_take(&table.filters) + table.slots.capacity       # as many as sessions: there always is one
+        entry = &table.hot[number]
+        memset(entry, 0, sizeof(Session))
+        entry.ip[ROLE_REMOTE] = session.ip[ROLE_REMOTE]
+        entry.ip[ROLE_OUTSIDE] = session.ip[ROLE_OUTSIDE]
+        entry.port[ROLE_OUTSIDE] = session.port[ROLE_OUTSIDE]
+        entry.protocol = session.protocol | FILTER_PROTOCOL
+        entry.packets[1] = NONE
+        if not index_insert(&table.inbound, hash, number):
+            entry.protocol = 0
+            slab_give(&table.filters, number - table.slots.capacity)
+            return False
+    table.hot[number].packets[0] += 1
+    link(table.by_filter, &table.hot[number].packets[1], slot)
+    return True
+
+
+cdef void filter_leave(Sessions* table, uint32_t slot) noexcept nogil:
+    cdef const Session* session = &table.hot[slot]
+    cdef uint64_t hash = filter_hash(table, session.ip[ROLE_REMOTE], session.ip[ROLE_OUTSIDE],
+                                     session.port[ROLE_OUTSIDE], session.protocol)
+    cdef uint32_t number = filter_find(table, hash, session.ip[ROLE_REMOTE], session.ip[ROLE_OUTSIDE],
+                                       session.port[ROLE_OUTSIDE], session.protocol)
+    cdef Session* entry = &table.hot[number]
+    unlink(table.by_filter, &entry.packets[1], slot)
+    entry.packets[0] -= 1
+    if entry.packets[0] == 0:
+        index_remove(&table.inbound, hash, number)
+        entry.protocol = 0
+        slab_give(&table.filters, number - table.slots.capacity)
+
+
+# ---- beginning and end -----------------------------------------------------------------------------------------------
+
+cdef inline uint64_t key_hash(const Sessions* table, const Session* session, uint32_t direction) noexcept nogil:
+    return flow_hash(&table.key, session_addresses(session, direction), session_ports(session, direction),
+                     session.protocol)
+
+
+cdef bint enter(Sessions* table, uint32_t slot) noexcept nogil:
+    """Into both indexes and the filter, or into none: False, when the probe limit is met."""
+    cdef Session* session = &table.hot[slot]
+    if not index_insert(&table.outbound, key_hash(table, session, OUT), slot):
+        return False
+    if index_insert(&table.inbound, key_hash(table, session, IN), slot):
+        if not table.filtered[space_of(session.protocol)] or filter_join(table, slot):
+            return True
+        index_remove(&table.inbound, key_hash(table, session, IN), slot)
+    index_remove(&table.outbound, key_hash(table, session, OUT), slot)
+    return False
+
+
+cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port,
+                           uint8_t flags, uint8_t timeout_class, uint64_t now_ns) noexcept nogil:
+    """A session of the mapping towards a remote (big-endian), with an open window; it is announced when all is well.
+
+    NONE when the probe limit is met. A slot must be free and neither key taken.
+    """
+    cdef const Mapping* owner = &table.mappings.mappings[mapping]
+    cdef uint32_t slot = slab_take(&table.slots)
+    cdef Session* session = &table.hot[slot]
+    cdef Cold* cold = &table.cold[slot]
+    memset(session, 0, sizeof(Session))
+    memset(cold, 0, sizeof(Cold))
+    session.ip[ROLE_INSIDE] = owner.inside_ip
+    session.ip[ROLE_REMOTE] = remote_ip
+    session.ip[ROLE_OUTSIDE] = owner.outside_ip
+    session.port[ROLE_INSIDE] = owner.inside_port
+    session.port[ROLE_REMOTE] = remote_port
+    session.port[ROLE_OUTSIDE] = owner.outside_port
+    session.protocol = owner.protocol
+    session.l3_delta = delta32(owner.inside_ip, owner.outside_ip)
+    session.l4_delta = delta16(owner.inside_port, owner.outside_port)
+    if owner.protocol != 1:
+        session.l4_delta = combine(session.l4_delta, session.l3_delta)
+    session.last_seen = <uint32_t>(now_ns // 1000000)
+    session.flags = flags | NO_WINDOW
+    session.timeout_class = timeout_class
+    if not enter(table, slot):
+        session.protocol = 0
+        slab_give(&table.slots, slot)
+        return NONE
+    cold.mapping = mapping
+    begin(table, cold, now_ns)
+    join_mapping(table, slot)
+    window_roll(table, slot, now_ns)
+    return slot
+
+
+cdef void session_announce(Sessions* table, uint32_t slot) noexcept nogil:
+    """Writes the create row."""
+    if row_begin(table, slot, RECORD_CREATE, table.cold[slot].birth_ns, table.cold[slot].birth_ns) != NULL:
+        journal_commit(table.journal)
+
+
+cdef void begin(Sessions* table, Cold* cold, uint64_t now_ns) noexcept nogil:
+    """Its number and its birth."""
+    table.created += 1
+    cold.birth_ns = now_ns
+    cold.id_low = <uint32_t>table.created
+    cold.id_high = <uint16_t>(table.created >> 32)
+
+
+cdef void count_origin(Sessions* table, uint32_t slot, int by) noexcept nogil:
+    """Sessions opened from outside are counted apart: they are nobody's quota."""
+    cdef Mapping* mapping = &table.mappings.mappings[table.cold[slot].mapping]
+    if table.hot[slot].flags & OPENED_OUTSIDE:
+        mapping.opened_outside += by
+        table.opened_outside += by
+    else:
+        table.mappings.subscribers[mapping.subscriber].sessions += by
+
+
+cdef void join_mapping(Sessions* table, uint32_t slot) noexcept nogil:
+    cdef Mapping* mapping = &table.mappings.mappings[table.cold[slot].mapping]
+    mapping.sessions += 1
+    count_origin(table, slot, 1)
+    link(table.by_mapping, &mapping.first, slot)
+
+
+cdef void leave_mapping(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t now_ns) noexcept nogil:
+    """The last session takes its mapping along."""
+    cdef uint32_t number = table.cold[slot].mapping
+    cdef Mapping* mapping = &table.mappings.mappings[number]
+    unlink(table.by_mapping, &mapping.first, slot)
+    count_origin(table, slot, -1)
+    mapping.sessions -= 1
+    if mapping.sessions == 0:
+        mapping_close(table.mappings, number, until_ms, <uint32_t>(now_ns // 1000000))
+
+
+cdef void end_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept nogil:
+    """The last window's row and the end row, with the session's totals."""
+    cdef const Cold* cold = &table.cold[slot]
+    cdef Record* row
+    window_write(table, slot, end_ns)
+    row = row_begin(table, slot, RECORD_END, cold.birth_ns, end_ns)
+    if row != NULL:
+        row.bytes_from_vpc = cold.total_bytes[OUT]
+        row.pkts_from_vpc = cold.total_packets[OUT]
+        row.bytes_from_pub = cold.total_bytes[IN]
+        row.pkts_from_pub = cold.total_packets[IN]
+        journal_commit(table.journal)
+    table.ended += 1
+
+
+cdef void take_out(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t now_ns) noexcept nogil:
+    """Out of indexes, filter and mapping; the slot is free. A port that becomes free is held down until until_ms."""
+    cdef Session* session = &table.hot[slot]
+    index_remove(&table.outbound, key_hash(table, session, OUT), slot)
+    index_remove(&table.inbound, key_hash(table, session, IN), slot)
+    if table.filtered[space_of(session.protocol)]:
+        filter_leave(table, slot)
+    leave_mapping(table, slot, until_ms, now_ns)
+    session.protocol = 0
+    slab_give(&table.slots, slot)
+
+
+cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_t now_ns) noexcept nogil:
+    """Ends a session at end_ns: its rows, and everything that held it."""
+    end_write(table, slot, end_ns)
+    take_out(table, slot, <uint32_t>(end_ns // 1000000) + table.mappings.ports.hold_down_ms, now_ns)
+
+
+cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
+    """Takes the session back that was opened last and not announced: as if it had never been."""
+    table.created -= 1
+    take_out(table, slot, <uint32_t>(now_ns // 1000000), now_ns)
+
+
+cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t timeout_class, uint64_t now_ns) noexcept nogil:
+    """The session ends now, and a new one with its keys and mapping begins (TIME-WAIT reuse). outside: opened from there."""
+    cdef Session* session = &table.hot[slot]
+    cdef Cold* cold = &table.cold[slot]
+    cdef uint32_t mapping = cold.mapping
+    end_write(table, slot, now_ns)
+    count_origin(table, slot, -1)
+    session.flags = (session.flags & ~OPENED_OUTSIDE) | (OPENED_OUTSIDE if outside else 0)
+    session.timeout_class = timeout_class
+    session.last_seen = <uint32_t>(now_ns // 1000000)
+    session.state = 0
+    count_origin(table, slot, 1)
+    memset(cold, 0, sizeof(Cold))
+    cold.mapping = mapping
+    begin(table, cold, now_ns)
+    window_roll(table, slot, now_ns)
+    session_announce(table, slot)
+
+
+cdef void session_expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
+    """Ends a dead session at its deadline."""
+    session_close(table, slot, deadline_of(table, &table.hot[slot], now_ns), now_ns)
+
+
+assert sizeof(Session) == 64
+assert sizeof(Cold) == 64

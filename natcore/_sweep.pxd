@@ -1,0 +1,9 @@
+"""The sweep: hot lines in order, a slice at a time; and the complete expiry, in the order of the ends."""
+from libc.stdint cimport uint32_t, uint64_t
+
+from natcore._sessions cimport Sessions
+
+cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept nogil
+cdef bint sweep_all(Sessions* table, uint64_t now_ns, uint64_t room) noexcept nogil
+cdef void close_windows(Sessions* table, uint64_t now_ns) noexcept nogil
+cdef void expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil

@@ -1,0 +1,145 @@
+"""Expiry and window roll-over: nothing is relinked by a packet, so the lines are looked at in turn."""
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, qsort, realloc
+
+from natcore._ports cimport ports_reclaim
+from natcore._sessions cimport (
+    NO_WINDOW, Cold, Session, Sessions, deadline_of, is_dead, session_close, session_expire, window_write,
+)
+from natcore.index cimport NONE
+
+
+cdef struct Due:
+    uint64_t at_ns
+    uint32_t slot
+    uint32_t dead               # else its window is over
+
+
+cdef bint window_over(const Sessions* table, const Session* session, const Cold* cold, uint64_t now_ns) noexcept nogil:
+    """Whether an open window ended by now_ns. A window_end that passed long ago is moved, since it is modulo 2^16 s."""
+    cdef int elapsed = <short>(<unsigned short>(now_ns // 1000000000) - session.window_end)
+    if elapsed < 0:
+        return False
+    if session.flags & NO_WINDOW:
+        if elapsed > 4096:
+            (<Session*>session).window_end = <unsigned short>(now_ns // 1000000000)
+        return False
+    return now_ns >= cold.window_start_ns + table.window_ns
+
+
+cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept nogil:
+    """Looks at the next lines; dead sessions end, windows that are over are written."""
+    cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), slot
+    cdef Session* session
+    while lines:
+        if table.sweep_at >= table.slots.fresh:
+            table.sweep_at = 0
+            table.swept_ns = now_ns
+            ports_reclaim(&table.mappings.ports, now_ms)
+            return
+        slot = table.sweep_at
+        session = &table.hot[slot]
+        if session.protocol:
+            if is_dead(table, session, now_ms):
+                session_expire(table, slot, now_ns)
+            elif window_over(table, session, &table.cold[slot], now_ns):
+                window_write(table, slot, now_ns)
+        table.sweep_at += 1
+        lines -= 1
+
+
+cdef int sooner(const void* a, const void* b) noexcept nogil:
+    cdef const Due* one = <const Due*>a
+    cdef const Due* other = <const Due*>b
+    if one.at_ns != other.at_ns:
+        return -1 if one.at_ns < other.at_ns else 1
+    return -1 if one.slot < other.slot else 1 if one.slot > other.slot else 0
+
+
+cdef struct Agenda:
+    Due* due
+    uint64_t count
+    uint64_t size
+
+
+cdef bint note(Agenda* agenda, uint64_t at_ns, uint32_t slot, bint dead) noexcept nogil:
+    """False: out of memory; what is not noted comes with the next sweep."""
+    cdef Due* more
+    if agenda.count == agenda.size:
+        more = <Due*>realloc(agenda.due, (agenda.size * 2 + 1024) * sizeof(Due))
+        if more == NULL:
+            return False
+        agenda.due = more
+        agenda.size = agenda.size * 2 + 1024
+    agenda.due[agenda.count].at_ns = at_ns
+    agenda.due[agenda.count].slot = slot
+    agenda.due[agenda.count].dead = dead
+    agenda.count += 1
+    return True
+
+
+cdef bint carry_out(Sessions* table, Agenda* agenda, uint64_t now_ns, uint64_t room) noexcept nogil:
+    """What is noted, in (time, slot) order, while there is room for its rows; whether that was all."""
+    cdef uint64_t i = 0
+    if agenda.count > 1:
+        qsort(agenda.due, agenda.count, sizeof(Due), sooner)
+    while i < agenda.count and room >= 2:
+        if agenda.due[i].dead:
+            session_close(table, agenda.due[i].slot, agenda.due[i].at_ns, now_ns)
+        else:
+            window_write(table, agenda.due[i].slot, now_ns)
+        room -= 2
+        i += 1
+    free(agenda.due)
+    return i == agenda.count
+
+
+cdef bint sweep_all(Sessions* table, uint64_t now_ns, uint64_t room) noexcept nogil:
+    """Everything that is due by now_ns, in (time, slot) order, but no more than room rows; whether that was all.
+
+    A row of a session that lives on is due at its window's end; of one that died at its deadline.
+    """
+    cdef Agenda agenda
+    cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), slot
+    cdef const Session* session
+    cdef bint complete = True
+    agenda.due = NULL
+    agenda.count = agenda.size = 0
+    for slot in range(table.slots.fresh):
+        session = &table.hot[slot]
+        if not session.protocol:
+            continue
+        if is_dead(table, session, now_ms):
+            complete = note(&agenda, deadline_of(table, session, now_ns), slot, True)
+        elif window_over(table, session, &table.cold[slot], now_ns):
+            complete = note(&agenda, table.cold[slot].window_start_ns + table.window_ns, slot, False)
+        if not complete:
+            break
+    complete = carry_out(table, &agenda, now_ns, room) and complete
+    if complete:
+        table.swept_ns = now_ns
+        ports_reclaim(&table.mappings.ports, now_ms)
+    return complete
+
+
+cdef void expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil:
+    """Ends a mapping that has no live session, with all it has, in the order of their ends."""
+    cdef Agenda agenda
+    cdef uint32_t slot = table.mappings.mappings[number].first, after
+    agenda.due = NULL
+    agenda.count = agenda.size = 0
+    while slot != NONE:
+        after = table.by_mapping[slot].next
+        if not note(&agenda, deadline_of(table, &table.hot[slot], now_ns), slot, True):
+            session_expire(table, slot, now_ns)
+        slot = after
+    carry_out(table, &agenda, now_ns, <uint64_t>-1)
+
+
+cdef void close_windows(Sessions* table, uint64_t now_ns) noexcept nogil:
+    """Writes every open window as a partial row that ends now; the sessions go on (contract R10)."""
+    cdef uint32_t slot
+    for slot in range(table.slots.fresh):
+        if table.hot[slot].protocol and not table.hot[slot].flags & NO_WINDOW:
+            window_write(table, slot, now_ns)
+            table.hot[slot].window_end = <unsigned short>(now_ns // 1000000000)

@@ -1,0 +1,332 @@
+"""The stages in order, as a software pipeline: while one packet is parsed, an earlier one finds its session, and a still
+earlier one is rewritten, so that the waits for memory overlap. Whatever the pipeline cannot do at once goes the slow way.
+"""
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from natcore._admit cimport admit_inbound, admit_outbound, complete, may_pass, screen_inbound
+from natcore._icmp cimport echo_reply, icmp_error, outbox_take
+from natcore._parse cimport (
+    KIND_ICMP, KIND_SESSION, Flight, parse, payload_offset, wire_bytes, wire_length, wire_packets,
+)
+from natcore._ports cimport address_find
+from natcore._rewrite cimport rewrite
+from natcore._sessions cimport (
+    HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_ICMP, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP,
+    TIMEOUT_UNREPLIED, UNLOGGED, Session, is_dead, session_addresses, session_announce, session_count, session_discard,
+    session_expire, session_find, session_ports, session_restart, window_roll,
+)
+from natcore._sweep cimport sweep_all, sweep_slice
+from natcore._tcp cimport (
+    REFRESH_ALWAYS, REFRESH_BY_POLICY, TCP_INIT_IN, TCP_INIT_OUT, TCP_STEADY, is_later, is_reopening, tcp_step,
+)
+from natcore.frame cimport Frame
+from natcore.hints cimport bswap16, bswap32, exchange, likely, prefetch, prefetch_write, store_release, unlikely
+from natcore.index cimport NONE, Bucket, Index, ctz32, home_of, match_tags, tag_of
+from natcore.state cimport Clock, Worker, clock_read
+from natcore.verdict cimport (
+    DROP_MTU, DROP_PORTS_EXHAUSTED, DROP_SESSION_LIMIT, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INBOUND, INSIDE, LOCAL,
+    OUTBOUND, OUTSIDE, PENDING,
+)
+from natcore.wire cimport (
+    ICMP_ECHO_REQUEST, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, IPV4_DF, PROTOCOL_ICMP, PROTOCOL_TCP, TCP_ACK, TCP_FIN,
+    TCP_RST, TCP_SYN, IcmpHeader, TcpHeader,
+)
+
+cdef enum:
+    FIND_AFTER = 12             # packets between parsing one and looking for its session
+    REWRITE_AFTER = 24          # and rewriting it
+    FLIGHTS = 32                # packets on their way at once; a power of two above REWRITE_AFTER
+    SWEEP_AT_LEAST = 64         # lines of a slice
+
+cdef uint64_t LONG_STEP_NS = 4 * 3600 * <uint64_t>1000000000   # well within what 16 bits of seconds can tell apart
+cdef uint32_t DUMMY_ADDRESS = 0xC0000008                        # 192.0.0.8, RFC 7600
+
+
+# ---- taking a packet into account ------------------------------------------------------------------------------------
+
+cdef inline uint8_t account_tcp(Session* session, uint32_t direction, const Flight* flight) noexcept nogil:
+    """The segment's sequence numbers and flags, into the session; a Refresh."""
+    cdef const TcpHeader* tcp = <const TcpHeader*>flight.l4
+    cdef uint8_t flags = tcp.flags
+    cdef uint32_t sequence = bswap32(tcp.sequence), acknowledgement = bswap32(tcp.acknowledgement)
+    cdef uint32_t end = sequence + flight.total_length - payload_offset(flight)
+    if likely(session.state == TCP_STEADY and not flags & (TCP_SYN | TCP_FIN | TCP_RST)):
+        if is_later(end, session.end[direction]):
+            session.end[direction] = end
+        if flags & TCP_ACK and is_later(acknowledgement, session.ack[direction]):
+            session.ack[direction] = acknowledgement
+        return REFRESH_BY_POLICY
+    end += (1 if flags & TCP_SYN else 0) + (1 if flags & TCP_FIN else 0)
+    return tcp_step(session, direction, flags, sequence, acknowledgement, end)
+
+
+cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, const Frame* frame, const Flight* flight,
+                         const Clock* now) noexcept nogil:
+    """State, time-out and window of the packet's session. It will be forwarded."""
+    cdef Session* session = &worker.sessions.hot[slot]
+    cdef uint8_t refresh = REFRESH_BY_POLICY
+    cdef uint32_t packets = wire_packets(frame, flight)
+    if unlikely(<int16_t>(now.seconds - session.window_end) >= 0):
+        window_roll(&worker.sessions, slot, now.ns)
+    if flight.protocol == PROTOCOL_TCP:
+        refresh = account_tcp(session, direction, flight)
+    elif unlikely(session.timeout_class == TIMEOUT_UNREPLIED and direction == OUT):
+        session.timeout_class = TIMEOUT_ICMP if flight.protocol == PROTOCOL_ICMP else TIMEOUT_UDP
+    if refresh == REFRESH_ALWAYS or (refresh == REFRESH_BY_POLICY and (direction == OUT or worker.inbound_refresh)):
+        session.last_seen = now.ms
+    session_count(session, &worker.sessions.cold[slot], direction, packets, wire_bytes(flight, packets))
+
+
+# ---- the slow way ----------------------------------------------------------------------------------------------------
+
+cdef uint32_t find_live(Worker* worker, uint32_t direction, uint64_t addresses, uint32_t ports, uint8_t protocol,
+                        const Clock* now) noexcept nogil:
+    """The live session, or NONE; a dead one that is met is ended."""
+    cdef uint32_t slot = session_find(&worker.sessions, direction, addresses, ports, protocol)
+    if slot != NONE and is_dead(&worker.sessions, &worker.sessions.hot[slot], now.ms):
+        session_expire(&worker.sessions, slot, now.ns)
+        return NONE
+    return slot
+
+
+cdef void reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight,
+                 const Clock* now) noexcept nogil:
+    """A first SYN on a session that is closing begins a new one."""
+    if flight.protocol == PROTOCOL_TCP and is_reopening(&worker.sessions.hot[slot],
+                                                        (<const TcpHeader*>flight.l4).flags):
+        session_restart(&worker.sessions, slot, direction == IN,
+                        TIMEOUT_UNREPLIED if direction == IN else TIMEOUT_TCP_TRANSITORY, now.ns)
+        worker.sessions.hot[slot].state = TCP_INIT_IN if direction == IN else TCP_INIT_OUT
+
+
+cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot, bint fresh,
+                     const Clock* now) noexcept nogil:
+    """The way back in, towards the inside endpoint behind the remote of the packet's own session (RFC 4787 REQ-9)."""
+    cdef Session* session = &worker.sessions.hot[slot]
+    cdef uint64_t addresses = <uint64_t>session.ip[ROLE_REMOTE] << 32 | session.ip[ROLE_OUTSIDE]
+    cdef uint32_t ports = <uint32_t>session.port[ROLE_REMOTE] << 16 | session.port[ROLE_OUTSIDE]
+    cdef uint32_t other = find_live(worker, IN, addresses, ports, flight.protocol, now)
+    cdef uint8_t verdict
+    if other == NONE:
+        verdict = admit_inbound(worker, NULL, session.ip[ROLE_REMOTE], session.port[ROLE_REMOTE],
+                                session.ip[ROLE_OUTSIDE], session.port[ROLE_OUTSIDE], flight, HAIRPINNED | UNLOGGED,
+                                now, &other)
+        if verdict != PENDING:
+            if fresh:
+                session_discard(&worker.sessions, slot, now.ns)
+            return verdict
+    else:
+        reopen(worker, other, IN, flight, now)
+    if fresh:
+        session_announce(&worker.sessions, slot)
+    account(worker, slot, OUT, frame, flight, now)
+    account(worker, other, IN, frame, flight, now)
+    rewrite(frame, flight, session, OUT, worker.decrement_ttl)
+    rewrite(frame, flight, &worker.sessions.hot[other], IN, False)
+    return HAIRPIN
+
+
+cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+    """Finds or admits the packet's session and translates it; or why not."""
+    cdef uint32_t direction = frame.side, slot
+    cdef uint8_t verdict
+    cdef bint fresh = False
+    slot = find_live(worker, direction, flight.addresses, flight.ports, flight.protocol, now)
+    if slot != NONE:
+        verdict = may_pass(worker, frame, flight, worker.mtu[
+            INSIDE if direction == IN or worker.sessions.hot[slot].flags & HAIRPINNED else OUTSIDE])
+        if verdict != PENDING:
+            return verdict
+        reopen(worker, slot, direction, flight, now)
+    else:
+        fresh = True
+        if direction == OUT:
+            verdict = admit_outbound(worker, frame, flight, now, &slot)
+        else:
+            verdict = screen_inbound(worker, flight)
+            if verdict == PENDING:
+                verdict = admit_inbound(worker, frame, flight.ip.destination, <uint16_t>(flight.ports >> 16),
+                                        flight.ip.source, <uint16_t>flight.ports, flight, 0, now, &slot)
+        if verdict != PENDING:
+            return verdict
+    if direction == OUT and worker.sessions.hot[slot].flags & HAIRPINNED:
+        return hairpin(worker, frame, flight, slot, fresh, now)
+    if fresh:
+        session_announce(&worker.sessions, slot)
+    account(worker, slot, direction, frame, flight, now)
+    rewrite(frame, flight, &worker.sessions.hot[slot], direction, worker.decrement_ttl)
+    return OUTBOUND if direction == OUT else INBOUND
+
+
+cdef uint8_t other_kind(Worker* worker, const Frame* frame, const Flight* flight) noexcept nogil:
+    """What no session can own: for the gateway itself, or not supported."""
+    cdef uint32_t destination = flight.ip.destination
+    if worker.link_address[frame.side] and destination == worker.link_address[frame.side]:
+        return LOCAL
+    if (flight.kind == KIND_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST
+            and address_find(&worker.mappings.ports, destination) != NONE):
+        return LOCAL
+    return DROP_UNSUPPORTED
+
+
+cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8_t verdict,
+                 const Clock* now) noexcept nogil:
+    """What the gateway says itself: the reply to an echo request, an ICMP error about what was refused."""
+    cdef uint32_t source = worker.link_address[frame.side] or bswap32(DUMMY_ADDRESS)
+    cdef uint32_t next_link = OUTSIDE if frame.side == INSIDE else INSIDE
+    if verdict == LOCAL:
+        if flight.protocol == PROTOCOL_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST:
+            echo_reply(&worker.outbox, frame, flight.ip, verdict)
+    elif verdict == DROP_TTL:
+        icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_TIME_EXCEEDED, 0, 0, verdict, now.ns)
+    elif verdict == DROP_MTU:
+        if address_find(&worker.mappings.ports, flight.ip.destination) != NONE:
+            next_link = INSIDE
+        if flight.ip.fragment & bswap16(IPV4_DF):
+            icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 4,
+                       <uint16_t>worker.mtu[next_link], verdict, now.ns)
+    elif verdict == DROP_PORTS_EXHAUSTED or verdict == DROP_SESSION_LIMIT:
+        if frame.side == INSIDE and worker.icmp_unreachable:
+            icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 1, 0, verdict, now.ns)
+
+
+cdef uint8_t slow(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+    cdef uint8_t verdict
+    if flight.kind == KIND_SESSION:
+        verdict = forward(worker, frame, flight, now)
+    else:
+        verdict = other_kind(worker, frame, flight)
+    if verdict >= LOCAL:
+        answer(worker, frame, flight, verdict, now)
+    return verdict
+
+
+# ---- the pipeline ----------------------------------------------------------------------------------------------------
+
+cdef inline const Index* index_of(const Worker* worker, const Frame* frame) noexcept nogil:
+    return &worker.sessions.outbound if frame.side == INSIDE else &worker.sessions.inbound
+
+
+cdef inline void aim(const Worker* worker, const Frame* frame, Flight* flight) noexcept nogil:
+    """The packet's bucket is on its way into the cache."""
+    flight.candidate = home_of(index_of(worker, frame), flight.hash)
+    prefetch(&index_of(worker, frame).buckets[flight.candidate])
+
+
+cdef inline void find(const Worker* worker, const Frame* frame, Flight* flight) noexcept nogil:
+    """The first session that the bucket names is on its way into the cache; a second one is the slow way's."""
+    cdef const Bucket* bucket = &index_of(worker, frame).buckets[flight.candidate]
+    cdef uint32_t mask = match_tags(bucket.tags, tag_of(flight.hash))
+    flight.candidate = bucket.numbers[ctz32(mask)] if mask else NONE
+    if mask:
+        prefetch_write(&worker.sessions.hot[flight.candidate])
+
+
+cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+    """Translates a packet of the session that the index named; PENDING: it has to go the slow way."""
+    cdef uint32_t direction = frame.side
+    cdef Session* session
+    if flight.candidate == NONE:
+        return PENDING
+    session = &worker.sessions.hot[flight.candidate]
+    if (session_addresses(session, direction) != flight.addresses or session_ports(session, direction) != flight.ports
+            or session.protocol != flight.protocol or is_dead(&worker.sessions, session, now.ms)
+            or session.flags & HAIRPINNED or (flight.ip.ttl <= 1 and worker.decrement_ttl)
+            or wire_length(frame, flight) > worker.mtu[1 - direction]):
+        return PENDING
+    if flight.protocol == PROTOCOL_TCP and is_reopening(session, (<const TcpHeader*>flight.l4).flags):
+        return PENDING
+    account(worker, flight.candidate, direction, frame, flight, now)
+    rewrite(frame, flight, session, direction, worker.decrement_ttl)
+    return <uint8_t>direction
+
+
+cdef inline void finish(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+    cdef uint8_t verdict = flight.verdict
+    if likely(verdict == PENDING):
+        if likely(flight.kind == KIND_SESSION):
+            verdict = established(worker, frame, flight, now)
+        if verdict == PENDING:
+            verdict = slow(worker, frame, flight, now)
+    frame.verdict = verdict
+    worker.counters[verdict] += 1
+
+
+cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
+    """A batch, in order: each frame's bytes, length and verdict. The caller holds the worker."""
+    cdef Flight flights[FLIGHTS]
+    cdef Flight* flight
+    cdef Clock now
+    cdef uint32_t i
+    clock_read(&now, clock_forward(worker, now_ns))
+    for i in range(FIND_AFTER if FIND_AFTER < count else count):
+        prefetch_write(frames[i].data)
+    for i in range(count + REWRITE_AFTER):
+        if i < count:
+            if i + FIND_AFTER < count:
+                prefetch_write(frames[i + FIND_AFTER].data)
+            flight = &flights[i & (FLIGHTS - 1)]
+            frames[i].side &= 1
+            flight.verdict = parse(&frames[i], flight, worker.ethernet, &worker.sessions.key)
+            if flight.verdict == PENDING and flight.kind == KIND_SESSION:
+                aim(worker, &frames[i], flight)
+        if FIND_AFTER <= i < count + FIND_AFTER:
+            flight = &flights[(i - FIND_AFTER) & (FLIGHTS - 1)]
+            if flight.verdict == PENDING and flight.kind == KIND_SESSION:
+                find(worker, &frames[i - FIND_AFTER], flight)
+        if i >= REWRITE_AFTER:
+            finish(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) & (FLIGHTS - 1)], &now)
+
+
+# ---- time, and the rest that callers need ----------------------------------------------------------------------------
+
+cdef uint64_t clock_forward(Worker* worker, uint64_t now_ns) noexcept nogil:
+    """The gateway's clock moves to now_ns, never back; a long step first ends what it outlived."""
+    if now_ns < worker.now_ns:
+        worker.clock_backward += 1
+        return worker.now_ns
+    worker.now_ns = now_ns
+    if unlikely(now_ns - worker.sessions.swept_ns > LONG_STEP_NS):
+        sweep_all(&worker.sessions, now_ns, <uint64_t>-1)
+        worker.completed = now_ns // 1000000000 + 1
+    return now_ns
+
+
+cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil:
+    """Between batches: the slice of the sweep that is due, so that every session is looked at within 8 s."""
+    cdef uint64_t elapsed, due
+    elapsed = clock_forward(worker, now_ns) - worker.ticked_ns
+    due = worker.sessions.slots.fresh * (elapsed * 2 // 1000) // (SWEEP_NS // 1000)     # twice as fast as it must be
+    if due < SWEEP_AT_LEAST and elapsed < SWEEP_NS // 64:
+        return
+    worker.ticked_ns = worker.now_ns
+    sweep_slice(&worker.sessions, <uint32_t>(due if due > SWEEP_AT_LEAST else SWEEP_AT_LEAST), worker.now_ns)
+
+
+cdef bint advance(Worker* worker, uint64_t now_ns, uint64_t room) noexcept nogil:
+    """Ends everything that is due by now_ns, in (time, slot) order, with at most room rows; whether that was all."""
+    now_ns = clock_forward(worker, now_ns)
+    worker.completed = now_ns // 1000000000 + 1
+    return sweep_all(&worker.sessions, now_ns, room)
+
+
+cdef void revoke(Worker* worker, Frame* frame, uint8_t verdict) noexcept nogil:
+    """A frame that was forwarded could not be delivered after all: it counts as dropped, with this verdict."""
+    worker.counters[frame.verdict] -= 1
+    worker.counters[verdict] += 1
+    frame.verdict = verdict
+
+
+cdef uint32_t take_generated(Worker* worker, uint8_t* out, uint32_t room, uint8_t* send_to,
+                             uint8_t* cause) noexcept nogil:
+    """The next frame of the gateway's own: its bytes, 0: none. send_to: the Side it leaves by; cause: a Verdict."""
+    return outbox_take(&worker.outbox, out, room, send_to, cause)
+
+
+cdef bint hold(Worker* worker) noexcept nogil:
+    """Takes the worker if nobody holds it; whether it did."""
+    return exchange(&worker.held, 1) == 0
+
+
+cdef void release(Worker* worker) noexcept nogil:
+    store_release(&worker.held, 0)

@@ -1,0 +1,55 @@
+"""Internet checksum arithmetic (RFC 1071, RFC 1624): sums of 16-bit words in any one byte order."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+cdef inline uint16_t fold(uint64_t total) noexcept nogil:
+    """A sum of words with its carries added back."""
+    total = <uint32_t>total + (total >> 32)
+    total = <uint32_t>total + (total >> 32)
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    return <uint16_t>total
+
+cdef inline uint64_t add(const uint8_t* data, uint32_t length, uint64_t total) noexcept nogil:
+    """total plus the words of data; an odd last byte is padded with zero. length: bytes, below 2^31."""
+    cdef uint32_t word = 0
+    while length >= 4:
+        memcpy(&word, data, 4)
+        total += word
+        data += 4
+        length -= 4
+    if length:
+        word = 0
+        memcpy(&word, data, length)
+        total += word
+    return total
+
+cdef inline uint16_t delta32(uint32_t old, uint32_t new) noexcept nogil:
+    """What an address that changes adds to a sum: ~old + new, as a ones' complement word that is never zero."""
+    cdef uint16_t delta = fold(<uint64_t><uint32_t>~old + new)
+    return delta if delta else 0xFFFF
+
+cdef inline uint16_t delta16(uint16_t old, uint16_t new) noexcept nogil:
+    cdef uint16_t delta = fold(<uint32_t><uint16_t>~old + new)
+    return delta if delta else 0xFFFF
+
+cdef inline uint16_t combine(uint16_t one, uint16_t other) noexcept nogil:
+    """Two deltas as one; never zero when neither is."""
+    return fold(<uint32_t>one + other)
+
+cdef inline uint16_t inverse(uint16_t delta) noexcept nogil:
+    """The delta of the way back."""
+    delta = <uint16_t>~delta
+    return delta if delta else 0xFFFF
+
+cdef inline uint16_t update(uint16_t checksum, uint16_t delta) noexcept nogil:
+    """checksum after words changed by delta (RFC 1624, eq. 3). With a delta that is not zero never 0xFFFF."""
+    return <uint16_t>~fold(<uint32_t><uint16_t>~checksum + delta)
+
+cdef inline uint16_t update_partial(uint16_t total, uint16_t delta) noexcept nogil:
+    """The same for an unfinished checksum, which is the pseudo-header's sum, not complemented."""
+    return fold(<uint32_t>total + delta)
+
+cdef inline uint16_t checksum(const uint8_t* data, uint32_t length, uint64_t total) noexcept nogil:
+    """RFC 1071 over data, on top of total."""
+    return <uint16_t>~fold(add(data, length, total))

@@ -1,0 +1,47 @@
+"""Tables: one allocation each at its configured size, zero and untouched until used, on huge pages where large."""
+from libc.stddef cimport size_t
+
+cdef extern from * nogil:
+    """
+    #include <stdlib.h>
+    #include <string.h>
+    #include <stdint.h>
+    #include <sys/mman.h>
+    #define NATCORE_HUGE ((size_t)1 << 21)
+
+    #ifdef __SANITIZE_ADDRESS__             /* the sanitizer sees overruns only of what its own allocator gave */
+    static void* natcore_table_new(size_t bytes) {
+        void* table = NULL;
+        if (posix_memalign(&table, 64, bytes ? bytes : 64)) return NULL;
+        memset(table, 0, bytes);
+        return table;
+    }
+    static void natcore_table_delete(void* table, size_t bytes) { (void)bytes; free(table); }
+    #else
+    static size_t natcore_table_mapped(size_t bytes) {
+        size_t unit = bytes >= 2 * NATCORE_HUGE ? NATCORE_HUGE : 4096;
+        return bytes ? (bytes + unit - 1) / unit * unit : unit;
+    }
+    static void* natcore_table_new(size_t bytes) {
+        size_t size = natcore_table_mapped(bytes);
+        int huge = size >= 2 * NATCORE_HUGE;
+        size_t spare = huge ? NATCORE_HUGE : 0;
+        char* base = (char*)mmap(NULL, size + spare, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (base == (char*)MAP_FAILED) return NULL;
+        if (huge) {                         /* cut to a huge page's boundary */
+            size_t head = (NATCORE_HUGE - ((uintptr_t)base & (NATCORE_HUGE - 1))) & (NATCORE_HUGE - 1);
+            if (head) munmap(base, head);
+            if (spare - head) munmap(base + head + size, spare - head);
+            base += head;
+            madvise(base, size, MADV_HUGEPAGE);
+        }
+        return base;
+    }
+    static void natcore_table_delete(void* table, size_t bytes) {
+        if (table) munmap(table, natcore_table_mapped(bytes));
+    }
+    #endif
+    """
+    void* table_new "natcore_table_new" (size_t bytes) noexcept
+    void table_delete "natcore_table_delete" (void* table, size_t bytes) noexcept

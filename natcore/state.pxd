@@ -1,0 +1,50 @@
+"""Worker: everything that one translator owns, and how it may be held."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from natcore._events cimport Events
+from natcore._icmp cimport Outbox
+from natcore._journal cimport Journal
+from natcore._mappings cimport Mappings
+from natcore._rules cimport Rules
+from natcore._sessions cimport Sessions
+
+cdef enum:                      # Filtering
+    FILTER_NONE = 0             # endpoint-independent
+    FILTER_ADDRESS = 1
+    FILTER_ADDRESS_AND_PORT = 2
+
+cdef struct Worker:
+    uint32_t attention          # somebody waits to hold the worker
+    uint32_t held               # somebody does
+    Sessions sessions
+    Mappings mappings
+    Journal journal
+    Outbox outbox
+    Events events
+    const Rules* rules          # immutable; swapped whole
+    uint64_t counters[256]      # by Verdict
+    uint64_t clock_backward
+    uint64_t now_ns             # never goes back
+    uint64_t ticked_ns          # when the sweep's last slice was
+    uint64_t completed          # second of now + 1 in which expiry was last completed; 0: never
+    uint32_t link_address[2]    # by Side, big-endian, 0: none: the gateway's own
+    uint32_t mtu[2]             # by Side, bytes of an IPv4 packet
+    uint32_t mapping_cap        # sessions opened from outside, of a mapping
+    uint32_t outside_cap        # and of the whole table
+    uint8_t filtering[3]        # Filtering, by port space
+    bint ethernet               # frames begin with an Ethernet header
+    bint decrement_ttl
+    bint inbound_refresh
+    bint tcp_pickup
+    bint hairpin
+    bint icmp_unreachable
+
+cdef struct Clock:              # one moment, in the units that the hot path wants
+    uint64_t ns
+    uint32_t ms                 # modulo 2^32
+    uint16_t seconds            # modulo 2^16
+
+cdef inline void clock_read(Clock* clock, uint64_t now_ns) noexcept nogil:
+    clock.ns = now_ns
+    clock.ms = <uint32_t>(now_ns // 1000000)
+    clock.seconds = <uint16_t>(now_ns // 1000000000)

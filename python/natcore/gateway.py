@@ -1,0 +1,521 @@
+"""Gateway: what an appliance embeds. Arguments are checked here, once; packets never see a Python object."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._gateway import Core
+from .config import (
+    FILTERINGS,
+    Address,
+    DeliveryPolicy,
+    Link,
+    Policy,
+    SnatEntry,
+    Timeouts,
+    check_choice,
+    check_integer,
+    check_number,
+    parse_ipv4,
+    to_ns,
+)
+from .entries import Entry, check_pools, compile_rules, wire_addresses
+from .errors import ConfigurationError, Error
+from .records import MAPPING, PORTS, RECORD, SESSION, WINDOW
+from .verdict import FORWARDED, Side, Verdict
+
+if TYPE_CHECKING:
+    from .collector import Collector
+    from .plane import Plane
+    from .sessionlog import SessionLog
+
+MAX_ADDRESSES = 65_536  # outside addresses of a gateway
+LOOK_ROWS = 4096  # rows that are copied while the worker waits
+PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
+_GAUGES_FIRST = ("held",)
+
+EntryType = TypeVar("EntryType", bound=SnatEntry)
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A frame of the gateway's own: an ICMP error or an echo reply.
+
+    frame: with the link header that answers the frame which caused it. send_to: the side it leaves by.
+    """
+
+    frame: bytes
+    send_to: Side
+    cause: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Who ran out of what, first when, towards which destination, and how often since events() was last read."""
+
+    time: float  # seconds of the gateway's clock
+    reason: str
+    subscriber: ipaddress.IPv4Address
+    destination: ipaddress.IPv4Address
+    port: int
+    protocol: int
+    count: int
+
+
+class Gateway:
+    """A NAT44 gateway: entries, sessions, ports, counters, the session log.
+
+    kind: "internet" or "vpc"; eip_bind_mode: "NAT" (private addresses on the wire) or "MULTI_BINDED" (the EIPs).
+    window: seconds of a session log row. records: rows kept for take_records() while no log runs.
+    epoch: Unix seconds at now = 0. seed: an int makes every choice repeatable (tests; a plane warns about it).
+    link: frames are "ethernet" or bare "ip" packets. Raises ConfigurationError, CapacityError.
+    """
+
+    def __init__(
+        self,
+        *,
+        instance: str = "",
+        vpc_id: str = "",
+        region: str = "",
+        kind: str = "internet",
+        eip_bind_mode: str = "NAT",
+        billing: str = "by-usage",
+        max_sessions: int = 1_000_000,
+        max_mappings: int | None = None,
+        max_subscribers: int | None = None,
+        workers: int = 1,
+        window: float = 600.0,
+        records: int = 65_536,
+        epoch: float = 0.0,
+        inside: Link | None = None,
+        outside: Link | None = None,
+        decrement_ttl: bool = True,
+        link: str = "ethernet",
+        timeouts: Timeouts | None = None,
+        policy: Policy | None = None,
+        seed: int | None = None,
+    ) -> None:
+        for name, text in (("instance", instance), ("vpc_id", vpc_id), ("region", region)):
+            if not isinstance(text, str) or len(text.encode()) > 1024:
+                raise ConfigurationError(f"{name}={text!r}: allowed is a str of at most 1,024 bytes")
+        check_choice("kind", kind, ("internet", "vpc"))
+        check_choice("eip_bind_mode", eip_bind_mode, ("NAT", "MULTI_BINDED"))
+        check_choice("billing", billing, ("by-usage", "by-specification"))
+        check_choice("link", link, ("ethernet", "ip"))
+        check_choice("decrement_ttl", decrement_ttl, (True, False))
+        check_integer("max_sessions", max_sessions, 1, 1 << 30)
+        check_integer("max_mappings", max_sessions if max_mappings is None else max_mappings, 1, 1 << 30)
+        check_integer("max_subscribers", max_sessions if max_subscribers is None else max_subscribers, 1, 1 << 30)
+        if workers != 1:
+            raise ConfigurationError(f"workers={workers!r}: not supported by this version; allowed is 1")
+        check_number("window", window, 1, 14_400, unit="seconds")
+        check_integer("records", records, 4, 1 << 26)
+        check_number("epoch", epoch, -1e10, 1e10, unit="seconds")
+        if seed is not None:
+            check_integer("seed", seed, -(1 << 127), 1 << 127)
+        for name, value, kind_of in (("inside", inside, Link), ("outside", outside, Link),
+                                     ("timeouts", timeouts, Timeouts), ("policy", policy, Policy)):  # fmt: skip
+            if value is not None and not isinstance(value, kind_of):
+                raise ConfigurationError(f"{name}={value!r}: allowed is a {kind_of.__name__}")
+        self.instance, self.vpc_id, self.region = instance, vpc_id, region
+        self.kind, self.billing, self.seed = kind, billing, seed
+        self.eip_bind_mode = eip_bind_mode
+        self.policy = policy or Policy()
+        self.timeouts = timeouts or Timeouts()
+        self.window = float(window)
+        self.link = link
+        self.inside, self.outside = inside or Link(), outside or Link()
+        self.records = records
+        self._entries: dict[int, Entry] = {}
+        self._last_id = 0
+        self._planes: list[Plane] = []
+        self._collector: Collector | None = None
+        self._closed = False
+        self._core = Core(
+            max_sessions=max_sessions,
+            max_mappings=max_mappings or max_sessions,
+            max_subscribers=max_subscribers or max_sessions,
+            max_addresses=MAX_ADDRESSES,
+            records=records,
+            hash_key=_secret(seed, "hash")[:16],
+            random_key=_secret(seed, "ports"),
+            port_ranges=self.policy.port_ranges,
+            hold_down_ms=round(self.policy.hold_down * 1000),
+            timeouts_ms=_timeouts_ms(self.timeouts),
+            window_ns=to_ns(window, "window"),
+            epoch_ns=round(epoch * 1e9),
+            filtering=tuple(FILTERINGS.index(self.policy.behaviour(p).filtering or "") for p in ("tcp", "udp", "icmp")),
+            link_addresses=tuple(int(side.address or 0) for side in (self.inside, self.outside)),
+            mtus=(self.inside.mtu, self.outside.mtu),
+            icmp_rate=self.policy.icmp_rate,
+            ethernet=link == "ethernet",
+            decrement_ttl=decrement_ttl,
+            inbound_refresh=self.policy.inbound_refresh,
+            tcp_pickup=self.policy.tcp_pickup,
+            hairpin=self.policy.hairpin,
+            icmp_unreachable=self.policy.icmp_unreachable,
+        )
+
+    # ---- entries ----------------------------------------------------------------------------------------------------
+
+    def add(self, entry: SnatEntry) -> Entry:
+        """Puts an entry into force; the handle has .id and .entry. ConfigurationError names the entry in its way."""
+        self._check_open()
+        if not isinstance(entry, SnatEntry):
+            raise ConfigurationError(f"entry={entry!r}: not supported by this version; allowed is a SnatEntry")
+        for other in self._entries.values():
+            if other.entry.source == entry.source:
+                raise ConfigurationError(
+                    f"SnatEntry.source={str(entry.source)!r}: {other.describe()} has the same prefix; allowed is one each"
+                )
+        row = Entry(self._last_id + 1, entry)
+        check_pools([*self._entries.values(), row], self.kind, self.eip_bind_mode)
+        self._take_addresses(row)
+        self._last_id = row.id
+        self._entries[row.id] = row
+        self._core.set_rules(compile_rules(self._entries.values()))
+        return row
+
+    def remove(self, entry: Entry, drain: bool = False, now: float | None = None) -> int:
+        """Takes an entry out of force and ends its sessions, their rows written; how many ended.
+
+        now: seconds, or None: the gateway's last.
+        """
+        self._check_open()
+        if drain:
+            raise ConfigurationError("drain=True: not supported by this version; allowed is False")
+        row = self._entries.get(getattr(entry, "id", -1))
+        if row is None or row is not entry:
+            raise ConfigurationError(f"entry={entry!r}: not an entry of this gateway")
+        del self._entries[row.id]
+        self._core.set_rules(compile_rules(self._entries.values()))
+        ended = self._core.end(row.id, -1, -1, -1, -1, self._now_ns(now))
+        for number in row.addresses:
+            self._core.drop_address(number)
+        row.addresses = []
+        return ended
+
+    def entries(self) -> list[Entry]:
+        """The entries in force, in the order in which they were added."""
+        return list(self._entries.values())
+
+    def end(
+        self,
+        *,
+        subscriber: Address | None = None,
+        remote: Address | None = None,
+        outside: Address | None = None,
+        protocol: str | int | None = None,
+        now: float | None = None,
+    ) -> int:
+        """Ends the sessions that match everything given, their rows written; how many. Without an argument: all."""
+        self._check_open()
+        if protocol is not None and protocol not in PROTOCOLS and protocol not in PROTOCOLS.values():
+            raise ConfigurationError(f"protocol={protocol!r}: allowed are {', '.join(PROTOCOLS)}, their numbers, None")
+        return self._core.end(
+            -1,
+            -1 if subscriber is None else int(parse_ipv4(subscriber, "subscriber")),
+            -1 if remote is None else int(parse_ipv4(remote, "remote")),
+            -1 if outside is None else int(parse_ipv4(outside, "outside")),
+            -1 if protocol is None else PROTOCOLS.get(protocol, protocol),  # type: ignore[call-overload, arg-type]
+            self._now_ns(now),
+        )
+
+    def modify(self, *, eip_bind_mode: str, now: float | None = None) -> None:
+        """Changes the bind mode, which is allowed from MULTI_BINDED to NAT only (contract R7).
+
+        Sessions over an address that changes on the wire end, their rows written.
+        """
+        self._check_open()
+        check_choice("eip_bind_mode", eip_bind_mode, ("NAT", "MULTI_BINDED"))
+        if eip_bind_mode == self.eip_bind_mode:
+            return
+        if eip_bind_mode != "NAT":
+            raise ConfigurationError(f"eip_bind_mode={eip_bind_mode!r}: allowed is a change from MULTI_BINDED to NAT only")
+        check_pools(self._entries.values(), self.kind, eip_bind_mode)
+        self.eip_bind_mode = eip_bind_mode
+        for row in self._entries.values():
+            if all(eip.private_ip is None for eip in row.entry.pool):
+                continue
+            self._core.end(row.id, -1, -1, -1, -1, self._now_ns(now))
+            before = row.addresses
+            self._take_addresses(row)
+            self._core.set_rules(compile_rules(self._entries.values()))
+            for number in before:
+                self._core.drop_address(number)
+
+    def _take_addresses(self, row: Entry) -> None:
+        taken: list[int] = []
+        try:
+            for wire, eip in wire_addresses(row.entry.pool, self.kind, self.eip_bind_mode):
+                taken.append(self._core.add_address(wire, eip))
+        except Error:
+            for number in taken:
+                self._core.drop_address(number)
+            raise
+        row.addresses = taken
+
+    # ---- frames in memory -------------------------------------------------------------------------------------------
+
+    def translate(
+        self,
+        frames: NDArray[np.uint8],
+        lengths: NDArray[np.uint32],
+        side: int | NDArray[np.uint8],
+        now: float | NDArray[np.float64],
+        *,
+        out: NDArray[np.uint8] | None = None,
+        worker: int | None = None,
+    ) -> NDArray[np.uint8]:
+        """Translates frames in place, in order; a Verdict for each.
+
+        frames: uint8 (count, stride), one frame a row. lengths: uint32 (count,), bytes used in each row; cut to what
+        the packet is. side: a Side, or uint8 (count,). now: seconds, or float64 (count,). out: uint8 (count,).
+        Bad packets get a verdict; ConfigurationError if shapes or types disagree, or a length exceeds the stride.
+        """
+        if self._closed:
+            self._check_open()
+        count = _check_array("frames", frames, np.uint8, 2)
+        _check_array("lengths", lengths, np.uint32, 1, count)
+        if out is None:
+            out = np.empty(count, np.uint8)
+        else:
+            _check_array("out", out, np.uint8, 1, count)
+        if worker not in (None, 0):
+            raise ConfigurationError(f"worker={worker!r}: allowed is 0 or None, since this gateway has one worker")
+        sides = None
+        if isinstance(side, np.ndarray):
+            _check_array("side", side, np.uint8, 1, count)
+            if count and side.max() > 1:
+                raise ConfigurationError(f"side={side.max()}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
+            sides, side = side, 0
+        elif side != 0 and side != 1:
+            raise ConfigurationError(f"side={side!r}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
+        if isinstance(now, np.ndarray):
+            self._core.translate(frames, lengths, sides, side, _nows_ns(now, count), 0, out)
+        else:
+            self._core.translate(frames, lengths, sides, side, None, to_ns(now), out)
+        return out
+
+    def translate_one(self, frame: bytes, side: int, now: float) -> tuple[Verdict, bytes | None]:
+        """The verdict on one frame, and the frame to send, or None: dropped, local or held."""
+        self._check_open()
+        if side != 0 and side != 1:
+            raise ConfigurationError(f"side={side!r}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
+        verdict, translated = self._core.translate_one(frame, side, to_ns(now))
+        return Verdict(verdict), translated if verdict in FORWARDED else None
+
+    def advance(self, now: float) -> None:
+        """Ends everything that is due by now (seconds): idle sessions at their deadlines, windows at their ends.
+
+        Rows that do not fit into the journal are drained to the session logs as it goes; while no log runs,
+        the rows that take_records() has no room for are lost, and counted.
+        """
+        self._check_open()
+        now_ns = to_ns(now)
+        collector = self._collector
+        while not self._core.advance(now_ns):
+            if collector is None or not collector.active:
+                self._core.advance_losing(now_ns)
+                return
+            collector.drain_now()
+
+    def take_generated(self) -> list[Generated]:
+        """Frames of the gateway's own that wait to be sent, the oldest first."""
+        return [Generated(frame, Side(side), Verdict(cause)) for frame, side, cause in self._core.take_generated()]
+
+    def owner(
+        self, frames: NDArray[np.uint8], lengths: NDArray[np.uint32], side: int | NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        """The worker that each frame belongs to: uint8 (count,)."""
+        return np.zeros(_check_array("frames", frames, np.uint8, 2), np.uint8)
+
+    # ---- interfaces -------------------------------------------------------------------------------------------------
+
+    def forward(
+        self, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", threads: bool = True
+    ) -> Plane:
+        """Forwards between two interfaces until the plane is stopped. InterfaceError says what is missing."""
+        self._check_open()
+        from .plane import Plane
+
+        return Plane(self, inside, outside, driver=driver, threads=threads)
+
+    # ---- looking ----------------------------------------------------------------------------------------------------
+
+    def counters(self) -> dict[str, int]:
+        """Every counter by name, cumulative, and the gauges held, sessions, mappings and ports_used."""
+        self._settle()
+        verdicts, own = self._core.counters()
+        result = {
+            "received": sum(verdicts),
+            "forwarded": sum(verdicts[v] for v in FORWARDED),
+            "local": verdicts[Verdict.LOCAL],
+            "dropped": sum(verdicts[128:]),
+        }
+        result.update({reason_counter(v): verdicts[v] for v in Verdict if v.is_drop})
+        result.update(own)
+        return result
+
+    def sessions(self, out: NDArray[np.void] | None = None) -> NDArray[np.void]:
+        """The live sessions: SESSION rows, in slices of which each row is consistent. out: filled as far as it goes."""
+        self._settle()
+        if out is None:
+            out = np.zeros(self._core.session_slots, SESSION)
+        else:
+            _check_array("out", out, SESSION, 1)
+        filled = slot = 0
+        while filled < len(out) and slot < self._core.session_slots:
+            count, slot = self._core.sessions(out[filled : filled + LOOK_ROWS], slot)
+            filled += count
+        return out[:filled]
+
+    def mappings(self) -> NDArray[np.void]:
+        """The live mappings: MAPPING rows."""
+        self._settle()
+        out = np.zeros(self._core.counters()[1]["mappings"], MAPPING)
+        return out[: self._core.mappings(out)]
+
+    def ports(self) -> NDArray[np.void]:
+        """Port use: a PORTS row for each outside address and protocol."""
+        self._settle()
+        out = np.zeros(3 * sum(len(row.addresses) for row in self._entries.values()), PORTS)
+        return out[: self._core.ports(out)]
+
+    def events(self) -> list[Event]:
+        """What happened since the last call that an administrator should know; each once, with a count."""
+        return [
+            Event(
+                at_ns / 1e9,
+                reason_name(Verdict(verdict)),
+                ipaddress.IPv4Address(subscriber),
+                ipaddress.IPv4Address(destination),
+                port,
+                protocol,
+                count,
+            )
+            for at_ns, verdict, subscriber, destination, port, protocol, count in self._core.take_events()
+        ]
+
+    def _settle(self) -> None:
+        """Completes expiry up to the gateway's clock, so that nothing dead is shown; a plane's sweep does it by itself."""
+        if not self._planes and not self._closed:
+            self.advance(self._core.now_ns / 1e9)
+
+    # ---- the session log --------------------------------------------------------------------------------------------
+
+    def start_session_log(
+        self, sink: Any, *, name: str = "session", spool: str | os.PathLike[str] | None = None,
+        delivery: DeliveryPolicy | None = None,
+    ) -> SessionLog:  # fmt: skip
+        """Starts a session log into a sink (natcore.sinks); several logs get the same rows with the same numbers."""
+        self._check_open()
+        if self._collector is None:
+            from .collector import Collector
+
+            self._collector = Collector(
+                self._core, instance=self.instance, vpc_id=self.vpc_id, billing=self.billing, region=self.region
+            )
+        return self._collector.start(sink, name=name, spool=spool, delivery=delivery)
+
+    def stop_session_log(self, log: SessionLog, timeout: float = 10.0) -> int:
+        """Stops a log, its open windows delivered as partial rows; the rows still undelivered after timeout seconds."""
+        if self._collector is None:
+            raise ConfigurationError(f"log={log!r}: not a session log of this gateway")
+        return self._collector.stop(log, timeout=timeout)
+
+    def take_records(self, events: bool = False) -> NDArray[np.void]:
+        """The rows since the last call, while no log runs: RECORD (count,). events: create and end rows too."""
+        if self._collector is not None and self._collector.active:
+            raise Error("take_records() is for a gateway without a running session log; a MemorySink keeps rows as well")
+        rows = np.zeros(self._core.journal_waiting, RECORD)
+        rows = rows[: self._core.drain(rows)]
+        return rows if events else rows[rows["kind"] == WINDOW]
+
+    def set_epoch(self, epoch: float) -> None:
+        """Unix seconds at now = 0: what the log's times are labelled with from now on."""
+        check_number("epoch", epoch, -1e10, 1e10, unit="seconds")
+        self._core.set_epoch(round(epoch * 1e9))
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stops planes, writes open windows as partial rows, flushes the session logs. Idempotent."""
+        if self._closed:
+            return
+        for plane in list(self._planes):
+            plane.stop()
+        self._closed = True
+        self._core.close_windows(self._core.now_ns)
+        if self._collector is not None:
+            self._collector.close()
+
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Gateway {self.instance or self.kind}: {len(self._entries)} entries{', closed' if self._closed else ''}>"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Error("the gateway is closed")
+
+    def _now_ns(self, now: float | None) -> int:
+        return self._core.now_ns if now is None else to_ns(now)
+
+
+def reason_name(verdict: Verdict) -> str:
+    """A drop's reason in values and events: "ports-exhausted"."""
+    return verdict.name.removeprefix("DROP_").lower().replace("_", "-")
+
+
+def reason_counter(verdict: Verdict) -> str:
+    """A drop's counter: "dropped_ports_exhausted"."""
+    return "dropped_" + verdict.name.removeprefix("DROP_").lower()
+
+
+def _secret(seed: int | None, purpose: str) -> bytes:
+    """32 bytes for a purpose: from the system, or repeatable from a seed."""
+    if seed is None:
+        return os.urandom(32)
+    return hashlib.sha256(f"natcore {purpose} {seed}".encode()).digest()
+
+
+def _timeouts_ms(timeouts: Timeouts) -> list[int]:
+    """By TimeoutClass of natcore/_sessions.pxd."""
+    order = ("udp", "tcp_transitory", "tcp_established", "icmp", "unreplied", "other")
+    return [max(1, round(getattr(timeouts, name) * 1000)) for name in order]
+
+
+def _check_array(name: str, value: Any, dtype: Any, dimensions: int, count: int | None = None) -> int:
+    """The array's length; ConfigurationError unless it is what the core can take as it is."""
+    if not isinstance(value, np.ndarray) or value.dtype != dtype or value.ndim != dimensions:
+        got = f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise ConfigurationError(f"{name}={got}: allowed is a {np.dtype(dtype).name} array of {dimensions} dimensions")
+    if not value.flags.c_contiguous or not value.flags.writeable:
+        raise ConfigurationError(f"{name}: allowed is a C-contiguous, writable array")
+    if count is not None and len(value) != count:
+        raise ConfigurationError(f"{name}: {len(value)} rows; allowed is {count}, as frames has")
+    return len(value)
+
+
+def _nows_ns(now: NDArray[np.float64], count: int) -> NDArray[np.uint64]:
+    if now.dtype != np.float64 or now.shape != (count,):
+        raise ConfigurationError(f"now={now.dtype}{now.shape}: allowed is float64({count},)")
+    if count and not (np.isfinite(now).all() and now.min() >= 0 and now.max() < 1.8e10):
+        raise ConfigurationError("now: allowed are finite seconds from 0 to 1.8e10")
+    return np.rint(now * 1e9).astype(np.uint64)
