@@ -59,7 +59,9 @@ HALL = 450  # lines
 CORE_FILES = sorted([*CORE.glob("*.pyx"), *CORE.glob("*.pxd")])
 PYTHON_FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 CIMPORT = re.compile(
-    r"^\s*(?:from\s+natcore\s+cimport\s+(?P<names>[\w, ]+)|(?:from|cimport)\s+natcore\.(?P<room>\w+))", re.M
+    r"^\s*(?:from\s+natcore\s+cimport\s+(?P<names>[\w, ]+)|from\s+natcore\.(?P<room>\w+)\s+cimport"
+    r"|cimport\s+natcore\.(?P<whole>\w+))",
+    re.M,
 )
 
 
@@ -71,7 +73,8 @@ def rooms_known(source: str) -> set[str]:
     """The rooms that cimport lines name."""
     known = set()
     for match in CIMPORT.finditer(source):
-        known |= {match["room"]} if match["room"] else {name.strip() for name in match["names"].split(",")}
+        names = match["room"] or match["whole"] or match["names"]
+        known |= {name.strip() for name in names.split(",")}
     return known
 
 

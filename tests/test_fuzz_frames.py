@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from fuzz_frames import run
 from natcore import Verdict
 
@@ -17,6 +15,10 @@ MET = {
     Verdict.DROP_TTL,
     Verdict.DROP_NO_SNAT_ENTRY,
     Verdict.DROP_NO_MAPPING,
+    Verdict.DROP_FILTERED,
+    Verdict.DROP_PORTS_EXHAUSTED,
+    Verdict.DROP_SESSION_LIMIT,
+    Verdict.DROP_OUTSIDE_LIMIT,
     Verdict.DROP_UNSUPPORTED,
     Verdict.DROP_FRAGMENT,
     Verdict.DROP_SPOOFED,
@@ -24,6 +26,6 @@ MET = {
 }
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_random_frames_are_counted_exactly(seed: int) -> None:
-    assert set(run(25_000, seed)) >= MET
+def test_random_frames_are_counted_exactly() -> None:
+    met = set(run(25_000, seed=1)) | set(run(25_000, seed=2))
+    assert met >= MET, sorted(Verdict(verdict).name for verdict in MET - met)

@@ -65,7 +65,7 @@ def there_and_back(protocol: int, payload: bytes, flags: int, gso_size: int, pac
     partial = bool(flags & cimport_user.CSUM_PARTIAL)
     layer4_bytes = (20 if protocol == TCP else 8) + len(payload)
     with open_gateway() as gateway:
-        ring, capsule = cimport_user.Ring(), gateway._core.worker_capsule(0)
+        ring, capsule = cimport_user.Ring(), gateway._core.worker_capsule()
         ring.push(build(protocol, INSIDE, 5353, REMOTE, 53, payload, partial), Side.INSIDE, flags, gso_size, tag=77)
         [(verdict, out, tag)] = ring.run(capsule, 1_000_000_000)
         assert (verdict, tag) == (Verdict.OUTBOUND, 77), (Verdict(verdict).name, tag)
@@ -128,7 +128,7 @@ def check_tcp_gso() -> None:
 def check_gso_larger_than_the_link() -> None:
     """Segments that do not fit the next link are refused, not truncated."""
     with open_gateway() as gateway:
-        ring, capsule = cimport_user.Ring(), gateway._core.worker_capsule(0)
+        ring, capsule = cimport_user.Ring(), gateway._core.worker_capsule()
         frame = build(TCP, INSIDE, 5353, REMOTE, 53, bytes(8000), partial=True)
         ring.push(frame, Side.INSIDE, cimport_user.CSUM_PARTIAL | cimport_user.GSO, 4000)
         [(verdict, _, _)] = ring.run(capsule, 1_000_000_000)
@@ -138,11 +138,12 @@ def check_gso_larger_than_the_link() -> None:
 def check_a_full_ring() -> None:
     """64 frames of good and bad kinds in one batch: each has its own verdict, and they add up."""
     with open_gateway() as gateway:
-        ring, capsule = cimport_user.Ring(), gateway._core.worker_capsule(0)
+        ring, capsule = cimport_user.Ring(), gateway._core.worker_capsule()
         good = build(UDP, INSIDE, 5353, REMOTE, 53, b"x", partial=False)
         foreign = build(UDP, b"\xac\x10\x00\x01", 5353, REMOTE, 53, b"x", partial=False)
-        kinds = [good, good[:20], foreign, b""]
-        expected = [Verdict.OUTBOUND, Verdict.DROP_MALFORMED, Verdict.DROP_NO_SNAT_ENTRY, Verdict.DROP_MALFORMED]
+        arp = bytes(12) + b"\x08\x06" + bytes(28)
+        kinds = [good, good[:20], foreign, arp]
+        expected = [Verdict.OUTBOUND, Verdict.DROP_MALFORMED, Verdict.DROP_NO_SNAT_ENTRY, Verdict.DROP_UNSUPPORTED]
         for i in range(64):
             ring.push(kinds[i % 4], Side.INSIDE, tag=i)
         result = ring.run(capsule, 0)
