@@ -21,7 +21,7 @@ from yardstick import build_walk, walk
 FRAMES = 16_384  # a call
 LIMITS = {1_000: 8.0, 1_048_576: 4.0}  # sessions: times walk's time
 IMPORT_LIMIT = 1.3  # times numpy's
-WALK_PACKETS = 30_000_000
+WALK_PACKETS = 12_000_000
 
 
 def translate_seconds(loaded: Load, side: Side, calls: int) -> float:
@@ -72,7 +72,7 @@ def gate(sessions: int, limit: float, rounds: int, calls: int) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9, help="pairs a gate (9 or more for a figure to quote)")
+    parser.add_argument("--rounds", type=int, default=15, help="pairs a gate (9 or more for a figure to quote)")
     parser.add_argument("--calls", type=int, default=64, help=f"timed calls of {FRAMES:,} frames a round")
     options = parser.parse_args()
     build_walk()
