@@ -8,25 +8,30 @@ from natcore.frame cimport FRAME_CSUM_PARTIAL, Frame
 from natcore.hints cimport bswap16
 from natcore.wire cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, IcmpHeader, Ipv4Header, TcpHeader, UdpHeader
 
-cdef inline void rewrite_checksum(const Frame* frame, Flight* flight, uint16_t l3_delta, uint16_t l4_delta) noexcept nogil:
-    """The layer-4 checksum. An unfinished one is the pseudo-header's sum: it knows the addresses, not the ports."""
-    cdef uint16_t* field
-    if flight.protocol == PROTOCOL_TCP:
-        field = &(<TcpHeader*>flight.l4).checksum
-    elif flight.protocol == PROTOCOL_UDP:
-        field = &(<UdpHeader*>flight.l4).checksum
-    else:
-        field = &(<IcmpHeader*>flight.l4).checksum
-        field[0] = update(field[0], l4_delta)
-        return
+cdef inline uint16_t rewritten(const Frame* frame, uint16_t checksum, uint16_t l3_delta, uint16_t l4_delta) noexcept nogil:
+    """A layer-4 checksum. An unfinished one is the pseudo-header's sum: it knows the addresses, not the ports."""
     if frame.flags & FRAME_CSUM_PARTIAL:
-        field[0] = update_partial(field[0], l3_delta)
-    elif flight.protocol == PROTOCOL_TCP:
-        field[0] = update(field[0], l4_delta)
-    elif field[0]:                                  # RFC 768: 0 says that there is none, and is never computed
-        field[0] = update(field[0], l4_delta)
-        if field[0] == 0:
-            field[0] = 0xFFFF
+        return update_partial(checksum, l3_delta)
+    return update(checksum, l4_delta)
+
+cdef inline void rewrite_transport(const Frame* frame, Flight* flight, uint16_t l3_delta, uint16_t l4_delta,
+                                   uint16_t port, uint32_t direction) noexcept nogil:
+    """The port, or an echo's id, and the checksum."""
+    cdef TcpHeader* tcp = <TcpHeader*>flight.l4
+    cdef UdpHeader* udp = <UdpHeader*>flight.l4
+    cdef IcmpHeader* icmp = <IcmpHeader*>flight.l4
+    if flight.protocol == PROTOCOL_ICMP:
+        icmp.identifier = port
+        icmp.checksum = update(icmp.checksum, l4_delta)
+        return
+    if direction == OUT:
+        udp.source_port = port                      # TCP's are in the same place
+    else:
+        udp.destination_port = port
+    if flight.protocol == PROTOCOL_TCP:
+        tcp.checksum = rewritten(frame, tcp.checksum, l3_delta, l4_delta)
+    elif udp.checksum:                              # RFC 768: 0 says that there is none, and is never computed
+        udp.checksum = rewritten(frame, udp.checksum, l3_delta, l4_delta) or 0xFFFF
 
 cdef inline void rewrite(const Frame* frame, Flight* flight, const Session* session, uint32_t direction,
                          bint decrement_ttl) noexcept nogil:
@@ -42,15 +47,9 @@ cdef inline void rewrite(const Frame* frame, Flight* flight, const Session* sess
         role = ROLE_INSIDE
         l3_delta = inverse(l3_delta)
         l4_delta = inverse(l4_delta)
-    if flight.protocol == PROTOCOL_ICMP:
-        (<IcmpHeader*>flight.l4).identifier = session.port[role]
-    elif direction == OUT:
-        (<UdpHeader*>flight.l4).source_port = session.port[role]
-    else:
-        (<UdpHeader*>flight.l4).destination_port = session.port[role]
     header = l3_delta
     if decrement_ttl:
         ip.ttl -= 1
         header = combine(header, bswap16(0xFEFF))
     ip.checksum = update(ip.checksum, header)
-    rewrite_checksum(frame, flight, l3_delta, l4_delta)
+    rewrite_transport(frame, flight, l3_delta, l4_delta, session.port[role], direction)

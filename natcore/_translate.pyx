@@ -6,7 +6,7 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 from natcore._admit cimport admit_inbound, admit_outbound, complete, may_pass, screen_inbound
 from natcore._icmp cimport echo_reply, icmp_error, outbox_take
 from natcore._parse cimport (
-    KIND_ICMP, KIND_SESSION, Flight, parse, payload_offset, wire_bytes, wire_length, wire_packets,
+    KIND_ICMP, KIND_SESSION, Flight, parse, payload_offset, wire_bytes, wire_packets,
 )
 from natcore._ports cimport address_find
 from natcore._rewrite cimport rewrite
@@ -19,9 +19,9 @@ from natcore._sweep cimport sweep_all, sweep_slice
 from natcore._tcp cimport (
     REFRESH_ALWAYS, REFRESH_BY_POLICY, TCP_INIT_IN, TCP_INIT_OUT, TCP_STEADY, is_later, is_reopening, tcp_step,
 )
-from natcore.frame cimport Frame
+from natcore.frame cimport FRAME_GSO, Frame
 from natcore.hints cimport bswap16, bswap32, exchange, likely, prefetch, prefetch_write, store_release, unlikely
-from natcore.index cimport NONE, Bucket, Index, ctz32, home_of, match_tags, tag_of
+from natcore.index cimport NONE, bucket_of, ctz32, match_tags, tag_of
 from natcore.state cimport Clock, Worker, clock_read
 from natcore.verdict cimport (
     DROP_MTU, DROP_PORTS_EXHAUSTED, DROP_SESSION_LIMIT, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INBOUND, INSIDE, LOCAL,
@@ -60,12 +60,11 @@ cdef inline uint8_t account_tcp(Session* session, uint32_t direction, const Flig
     return tcp_step(session, direction, flags, sequence, acknowledgement, end)
 
 
-cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, const Frame* frame, const Flight* flight,
-                         const Clock* now) noexcept nogil:
+cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, const Clock* now,
+                         uint32_t packets, uint32_t bytes) noexcept nogil:
     """State, time-out and window of the packet's session. It will be forwarded."""
     cdef Session* session = &worker.sessions.hot[slot]
     cdef uint8_t refresh = REFRESH_BY_POLICY
-    cdef uint32_t packets = wire_packets(frame, flight)
     if unlikely(<int16_t>(now.seconds - session.window_end) >= 0):
         window_roll(&worker.sessions, slot, now.ns)
     if flight.protocol == PROTOCOL_TCP:
@@ -74,7 +73,14 @@ cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, cons
         session.timeout_class = TIMEOUT_ICMP if flight.protocol == PROTOCOL_ICMP else TIMEOUT_UDP
     if refresh == REFRESH_ALWAYS or (refresh == REFRESH_BY_POLICY and (direction == OUT or worker.inbound_refresh)):
         session.last_seen = now.ms
-    session_count(session, &worker.sessions.cold[slot], direction, packets, wire_bytes(flight, packets))
+    session_count(session, &worker.sessions.cold[slot], direction, packets, bytes)
+
+
+cdef void account_frame(Worker* worker, uint32_t slot, uint32_t direction, const Frame* frame, const Flight* flight,
+                        const Clock* now) noexcept nogil:
+    """The same for a frame that may be a super-frame: what it becomes on the wire is counted."""
+    cdef uint32_t packets = wire_packets(frame, flight)
+    account(worker, slot, direction, flight, now, packets, wire_bytes(flight, packets))
 
 
 # ---- the slow way ----------------------------------------------------------------------------------------------------
@@ -119,8 +125,8 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
         reopen(worker, other, IN, flight, now)
     if fresh:
         session_announce(&worker.sessions, slot)
-    account(worker, slot, OUT, frame, flight, now)
-    account(worker, other, IN, frame, flight, now)
+    account_frame(worker, slot, OUT, frame, flight, now)
+    account_frame(worker, other, IN, frame, flight, now)
     rewrite(frame, flight, session, OUT, worker.decrement_ttl)
     rewrite(frame, flight, &worker.sessions.hot[other], IN, False)
     return HAIRPIN
@@ -153,7 +159,7 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
         return hairpin(worker, frame, flight, slot, fresh, now)
     if fresh:
         session_announce(&worker.sessions, slot)
-    account(worker, slot, direction, frame, flight, now)
+    account_frame(worker, slot, direction, frame, flight, now)
     rewrite(frame, flight, &worker.sessions.hot[slot], direction, worker.decrement_ttl)
     return OUTBOUND if direction == OUT else INBOUND
 
@@ -203,40 +209,40 @@ cdef uint8_t slow(Worker* worker, Frame* frame, Flight* flight, const Clock* now
 
 # ---- the pipeline ----------------------------------------------------------------------------------------------------
 
-cdef inline const Index* index_of(const Worker* worker, const Frame* frame) noexcept nogil:
-    return &worker.sessions.outbound if frame.side == INSIDE else &worker.sessions.inbound
-
-
-cdef inline void aim(const Worker* worker, const Frame* frame, Flight* flight) noexcept nogil:
-    """The packet's bucket is on its way into the cache."""
-    flight.candidate = home_of(index_of(worker, frame), flight.hash)
-    prefetch(&index_of(worker, frame).buckets[flight.candidate])
+cdef inline void begin(Worker* worker, Frame* frame, Flight* flight) noexcept nogil:
+    """Parses; the packet's bucket is on its way into the cache then."""
+    frame.side &= 1
+    flight.verdict = parse(frame, flight, worker.ethernet, &worker.sessions.key)
+    flight.bucket = NULL
+    if likely(flight.verdict == PENDING and flight.kind == KIND_SESSION):
+        flight.bucket = bucket_of(&worker.sessions.outbound if frame.side == INSIDE else &worker.sessions.inbound,
+                                  flight.hash)
+        prefetch(flight.bucket)
 
 
 cdef inline void find(const Worker* worker, const Frame* frame, Flight* flight) noexcept nogil:
     """The first session that the bucket names is on its way into the cache; a second one is the slow way's."""
-    cdef const Bucket* bucket = &index_of(worker, frame).buckets[flight.candidate]
-    cdef uint32_t mask = match_tags(bucket.tags, tag_of(flight.hash))
-    flight.candidate = bucket.numbers[ctz32(mask)] if mask else NONE
-    if mask:
-        prefetch_write(&worker.sessions.hot[flight.candidate])
+    cdef uint32_t mask
+    flight.candidate = NONE
+    if likely(flight.bucket != NULL):
+        mask = match_tags(flight.bucket.tags, tag_of(flight.hash))
+        if likely(mask != 0):
+            flight.candidate = flight.bucket.numbers[ctz32(mask)]
+            prefetch_write(&worker.sessions.hot[flight.candidate])
 
 
 cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
     """Translates a packet of the session that the index named; PENDING: it has to go the slow way."""
     cdef uint32_t direction = frame.side
-    cdef Session* session
-    if flight.candidate == NONE:
-        return PENDING
-    session = &worker.sessions.hot[flight.candidate]
+    cdef Session* session = &worker.sessions.hot[flight.candidate]
     if (session_addresses(session, direction) != flight.addresses or session_ports(session, direction) != flight.ports
             or session.protocol != flight.protocol or is_dead(&worker.sessions, session, now.ms)
             or session.flags & HAIRPINNED or (flight.ip.ttl <= 1 and worker.decrement_ttl)
-            or wire_length(frame, flight) > worker.mtu[1 - direction]):
+            or flight.total_length > worker.mtu[1 - direction] or frame.flags & FRAME_GSO):
         return PENDING
     if flight.protocol == PROTOCOL_TCP and is_reopening(session, (<const TcpHeader*>flight.l4).flags):
         return PENDING
-    account(worker, flight.candidate, direction, frame, flight, now)
+    account(worker, flight.candidate, direction, flight, now, 1, flight.total_length)
     rewrite(frame, flight, session, direction, worker.decrement_ttl)
     return <uint8_t>direction
 
@@ -244,9 +250,9 @@ cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, co
 cdef inline void finish(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
     cdef uint8_t verdict = flight.verdict
     if likely(verdict == PENDING):
-        if likely(flight.kind == KIND_SESSION):
+        if likely(flight.candidate != NONE):
             verdict = established(worker, frame, flight, now)
-        if verdict == PENDING:
+        if unlikely(verdict == PENDING):
             verdict = slow(worker, frame, flight, now)
     frame.verdict = verdict
     worker.counters[verdict] += 1
@@ -255,7 +261,6 @@ cdef inline void finish(Worker* worker, Frame* frame, Flight* flight, const Cloc
 cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
     """A batch, in order: each frame's bytes, length and verdict. The caller holds the worker."""
     cdef Flight flights[FLIGHTS]
-    cdef Flight* flight
     cdef Clock now
     cdef uint32_t i
     clock_read(&now, clock_forward(worker, now_ns))
@@ -265,17 +270,11 @@ cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_
         if i < count:
             if i + FIND_AFTER < count:
                 prefetch_write(frames[i + FIND_AFTER].data)
-            flight = &flights[i & (FLIGHTS - 1)]
-            frames[i].side &= 1
-            flight.verdict = parse(&frames[i], flight, worker.ethernet, &worker.sessions.key)
-            if flight.verdict == PENDING and flight.kind == KIND_SESSION:
-                aim(worker, &frames[i], flight)
-        if FIND_AFTER <= i < count + FIND_AFTER:
-            flight = &flights[(i - FIND_AFTER) & (FLIGHTS - 1)]
-            if flight.verdict == PENDING and flight.kind == KIND_SESSION:
-                find(worker, &frames[i - FIND_AFTER], flight)
+            begin(worker, &frames[i], &flights[i % FLIGHTS])
+        if <uint32_t>(i - FIND_AFTER) < count:      # it wraps around below FIND_AFTER
+            find(worker, &frames[i - FIND_AFTER], &flights[(i - FIND_AFTER) % FLIGHTS])
         if i >= REWRITE_AFTER:
-            finish(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) & (FLIGHTS - 1)], &now)
+            finish(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) % FLIGHTS], &now)
 
 
 # ---- time, and the rest that callers need ----------------------------------------------------------------------------
@@ -330,3 +329,6 @@ cdef bint hold(Worker* worker) noexcept nogil:
 
 cdef void release(Worker* worker) noexcept nogil:
     store_release(&worker.held, 0)
+
+
+assert sizeof(Flight) == 64

@@ -3,12 +3,19 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef inline uint16_t fold(uint64_t total) noexcept nogil:
-    """A sum of words with its carries added back."""
+    """A sum of words, of 16 bits or wider, with its carries added back."""
     total = <uint32_t>total + (total >> 32)
     total = <uint32_t>total + (total >> 32)
+    return fold32(<uint32_t>total)
+
+cdef inline uint16_t fold32(uint32_t total) noexcept nogil:
     total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    return <uint16_t>total
+    return <uint16_t>(total + (total >> 16))
+
+cdef inline uint16_t add16(uint16_t one, uint16_t other) noexcept nogil:
+    """Ones' complement addition."""
+    cdef uint32_t total = <uint32_t>one + other
+    return <uint16_t>(total + (total >> 16))
 
 cdef inline uint64_t add(const uint8_t* data, uint32_t length, uint64_t total) noexcept nogil:
     """total plus the words of data; an odd last byte is padded with zero. length: bytes, below 2^31."""
@@ -30,12 +37,12 @@ cdef inline uint16_t delta32(uint32_t old, uint32_t new) noexcept nogil:
     return delta if delta else 0xFFFF
 
 cdef inline uint16_t delta16(uint16_t old, uint16_t new) noexcept nogil:
-    cdef uint16_t delta = fold(<uint32_t><uint16_t>~old + new)
+    cdef uint16_t delta = add16(<uint16_t>~old, new)
     return delta if delta else 0xFFFF
 
 cdef inline uint16_t combine(uint16_t one, uint16_t other) noexcept nogil:
     """Two deltas as one; never zero when neither is."""
-    return fold(<uint32_t>one + other)
+    return add16(one, other)
 
 cdef inline uint16_t inverse(uint16_t delta) noexcept nogil:
     """The delta of the way back."""
@@ -44,11 +51,11 @@ cdef inline uint16_t inverse(uint16_t delta) noexcept nogil:
 
 cdef inline uint16_t update(uint16_t checksum, uint16_t delta) noexcept nogil:
     """checksum after words changed by delta (RFC 1624, eq. 3). With a delta that is not zero never 0xFFFF."""
-    return <uint16_t>~fold(<uint32_t><uint16_t>~checksum + delta)
+    return <uint16_t>~add16(<uint16_t>~checksum, delta)
 
 cdef inline uint16_t update_partial(uint16_t total, uint16_t delta) noexcept nogil:
     """The same for an unfinished checksum, which is the pseudo-header's sum, not complemented."""
-    return fold(<uint32_t>total + delta)
+    return add16(total, delta)
 
 cdef inline uint16_t checksum(const uint8_t* data, uint32_t length, uint64_t total) noexcept nogil:
     """RFC 1071 over data, on top of total."""

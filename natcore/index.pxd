@@ -61,6 +61,10 @@ cdef inline void index_delete(Index* index) noexcept nogil:
 cdef inline uint32_t home_of(const Index* index, uint64_t hash) noexcept nogil:
     return <uint32_t>((hash >> 32) * index.count >> 32)
 
+cdef inline const Bucket* bucket_of(const Index* index, uint64_t hash) noexcept nogil:
+    """The bucket in which a look-up begins."""
+    return &index.buckets[home_of(index, hash)]
+
 cdef inline uint16_t tag_of(uint64_t hash) noexcept nogil:
     cdef uint16_t tag = <uint16_t>hash
     return tag if tag else 1
