@@ -44,9 +44,10 @@ GROUND = {"hints", "wire", "frame", "verdict", "memory", "random", "slab", "chec
 MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_journal"}
 MAY_KNOW["_translate"] = set(MAY_KNOW)
 # the plane: frames without NAT, then what joins them to a translator
+MAY_KNOW["arp"] = {"hints", "wire"}
 MAY_KNOW["_ring"] = {"hints", "frame", "memory"}
-MAY_KNOW["_nexthop"] = MAY_KNOW["_arp"] = {"hints", "wire", "frame", "memory"}
-MAY_KNOW["_worker"] = {*GROUND, "_ring", "_nexthop", "_arp", "_translate", "state"}
+MAY_KNOW["_nexthop"] = {"hints", "wire", "frame", "memory", "_ring"}
+MAY_KNOW["_worker"] = {*GROUND, "arp", "_ring", "_nexthop", "_ports", "state", "_translate"}
 # the boundary to Python, and the tests' own
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
