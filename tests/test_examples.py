@@ -80,7 +80,9 @@ def test_the_asyncio_gateway_forwards(network: Network) -> None:
     assert int(result[1]) >= 3 * 8 and int(result[3]) == 3
 
 
-@pytest.mark.parametrize("document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+)
 def test_the_documents_python_is_python(document: Path) -> None:
     for block in re.findall(r"^```python\n(.*?)^```$", document.read_text(), re.S | re.M):
         compile(block, str(document), "exec")
