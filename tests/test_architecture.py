@@ -37,7 +37,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "_icmp": {"hints", "memory", "wire", "frame", "checksum"},
     "state": {"_events", "_icmp", "_journal", "_mappings", "_rules", "_sessions"},
     # the way of a packet
-    "_parse": {"hints", "wire", "frame", "checksum", "flow", "verdict"},
+    "_parse": {"hints", "wire", "frame", "checksum", "flow", "index", "verdict"},
     "_rewrite": {"hints", "wire", "frame", "checksum", "_parse", "_sessions"},
 }
 GROUND = {"hints", "wire", "frame", "verdict", "memory", "random", "slab", "checksum", "flow", "index"}
