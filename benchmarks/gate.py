@@ -14,9 +14,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from compiled import build, walk
 from load import Load
 from natcore import Side
-from yardstick import build_walk, walk
 
 FRAMES = 16_384  # a call
 LIMITS = {1_000: 8.0, 1_048_576: 4.0}  # sessions: times walk's time
@@ -75,7 +75,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15, help="pairs a gate (9 or more for a figure to quote)")
     parser.add_argument("--calls", type=int, default=64, help=f"timed calls of {FRAMES:,} frames a round")
     options = parser.parse_args()
-    build_walk()
+    build("walk")
     results = [gate(sessions, limit, options.rounds, options.calls) for sessions, limit in LIMITS.items()]
     ours, numpys, ratio = paired(lambda: import_seconds("natcore"), lambda: import_seconds("numpy"), options.rounds)
     results.append(ratio <= IMPORT_LIMIT)
