@@ -148,8 +148,8 @@ def remove(interface: str) -> None:
 
 
 def check() -> None:
-    """PermissionError, if this process may not."""
-    _commit([])
+    """PermissionError, if this process may not: a table of no interface comes and goes in one step."""
+    _commit(_table_messages("", None))
 
 
 def installed() -> list[str]:

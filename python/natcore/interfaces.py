@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
 import select
 import socket
 import struct
@@ -122,6 +123,7 @@ class Watcher:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._main, name="natcore-watch", daemon=True)
         self._dirty: set[str] = set()
+        self._settling: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
         self._states: list[dict[int, int]] = [{} for _ in self.names]  # NUD state of each neighbour, by side
         self._routes_read = 0.0
         self._ticked = 0.0
@@ -143,10 +145,19 @@ class Watcher:
             self._thread.join()
         self._close()
 
+    def settle(self) -> None:
+        """Returns when the listener has had a tick that began after this call, or the watcher has ended."""
+        done = threading.Event()
+        self._settling.put(done)
+        if self.wish_fd >= 0:
+            os.eventfd_write(self.wish_fd, 1)
+        while self._thread.is_alive() and threading.current_thread() is not self._thread and not done.wait(0.1):
+            pass
+
     def stop_soon(self) -> None:
         """The same without waiting; from any thread."""
         self._stopping = True
-        with suppress(OSError):
+        if self._stop_fd >= 0:
             os.eventfd_write(self._stop_fd, 1)
 
     def _close(self) -> None:
@@ -190,16 +201,19 @@ class Watcher:
                 with suppress(BlockingIOError):
                     os.eventfd_read(self.wish_fd)
                 self._resolve(self._listener.take_wishes())
-            self._refresh(time.monotonic())
+            settling = [self._settling.get() for _ in range(self._settling.qsize())]
+            self._refresh(time.monotonic(), at_once=bool(settling))
+            for done in settling:
+                done.set()
 
-    def _refresh(self, now: float) -> None:
+    def _refresh(self, now: float, *, at_once: bool) -> None:
         if "links" in self._dirty:
             self._read_links()
         if "addresses" in self._dirty:
             self._read_addresses()
         if "routes" in self._dirty and now - self._routes_read >= ROUTES_EVERY:
             self._read_routes(now)
-        if now - self._ticked >= TICK:
+        if at_once or now - self._ticked >= TICK:
             self._ticked = now
             self._listener.tick()
         if now - self._probed >= PROBE_EVERY:

@@ -123,6 +123,10 @@ class Plane:
         """
         return self._loop.counters()
 
+    def entries_changed(self) -> None:
+        """For the gateway: its pools are others now. Without the call it is noticed within a tenth of a second."""
+        self._watcher.settle()
+
     def stop(self) -> None:
         """Ends forwarding within a second and gives the interfaces back to the kernel. Idempotent."""
         self._watcher.stop()
@@ -269,12 +273,13 @@ class Plane:
     def _spare(self) -> None:
         """The kernel keeps the host's addresses, those of pools excepted; entries come and go."""
         spared = self._own - self._loop.in_pool(self._own)
-        if spared != self._spared:
-            self._spared = spared
-            for link in self._opened:
-                if link is not None:
-                    with suppress(InterfaceError):  # the interface is just going
-                        block.install(link.name, spared)
+        if spared == self._spared:
+            return
+        self._spared = spared
+        for link in self._opened:
+            if link is not None:
+                with suppress(InterfaceError):  # the interface is just going
+                    block.install(link.name, spared)
 
     def routes_changed(self, side: int, ranges: list[tuple[int, int]]) -> None:
         self._loop.set_routes(side, [start for start, _ in ranges], [via for _, via in ranges])
