@@ -253,6 +253,13 @@ def test_run_needs_interfaces_in_its_file(file: Path) -> None:
 
 
 @needs_root
+def test_run_names_the_interface_that_is_not_there(file: Path) -> None:
+    file.write_text(file.read_text().replace('"lan0"', '"natcore-none"'))
+    told = call_json("run", file, exit_code=1)
+    assert told["error"].startswith("inside='natcore-none': no such interface")
+
+
+@needs_root
 def test_run_forwards_and_a_sigterm_loses_no_record(file: Path, tmp_path: Path) -> None:
     with demo.make_network() as network, ExitStack() as stack:
         with inside(network.name("outside")):
