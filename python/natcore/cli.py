@@ -79,9 +79,7 @@ def check(file: File, as_json: Json = False) -> None:
 
 @app.command("demo")
 def show_demo(
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the log's files, and the namespaces until the next demo.")
-    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the log's files and the namespaces.")] = False,
     as_json: Json = False,
 ) -> None:
     """Watch real programs reach a server through natcore, then read their session log (in memory where not root)."""
