@@ -145,7 +145,7 @@ cdef uint8_t claim(Worker* worker, uint32_t mapping, uint32_t remote_ip, uint16_
             return PENDING
         verdict = DROP_PROBE_LIMIT
     if owner.sessions == 0:
-        mapping_close(&worker.mappings, mapping, now.ms, now.ms)
+        mapping_close(&worker.mappings, mapping, owner.held_until, now.ms)
     return verdict
 
 
@@ -155,11 +155,13 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
     """Which entry lets the packet out, or why none does."""
     cdef uint32_t source = flight.ip.source, destination = flight.ip.destination
     cdef uint8_t flags = tcp_flags(flight), verdict
-    cdef uint32_t pool
     way.snat = NULL
     way.whole = NULL
     way.plain = NULL
     if worker.link_address[INSIDE] and destination == worker.link_address[INSIDE]:
+        return LOCAL
+    way.hairpin = address_find(&worker.mappings.ports, destination) != NONE
+    if way.hairpin and flight.protocol == PROTOCOL_ICMP:
         return LOCAL
     if is_no_host(source):
         return DROP_SPOOFED
@@ -167,8 +169,6 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
         return DROP_UNSUPPORTED
     if address_find(&worker.mappings.ports, source) != NONE:
         return DROP_SPOOFED
-    pool = address_find(&worker.mappings.ports, destination)
-    way.hairpin = pool != NONE
     if worker.rules != NULL:
         if not way.hairpin:
             way.plain = plain_rule(worker.rules, bswap32(source), bswap32(destination))
@@ -178,11 +178,8 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
             way.snat = snat_rule(worker.rules, bswap32(source))
     if way.plain == NULL and way.whole == NULL and way.snat == NULL:
         return DROP_NO_SNAT_ENTRY
-    if way.hairpin:
-        if flight.protocol == PROTOCOL_ICMP:
-            return LOCAL
-        if not worker.hairpin:
-            return DROP_UNSUPPORTED
+    if way.hairpin and not worker.hairpin:
+        return DROP_UNSUPPORTED
     verdict = may_pass(worker, frame, flight, worker.mtu[INSIDE if way.hairpin else OUTSIDE])
     if verdict != PENDING:
         return verdict
@@ -298,13 +295,12 @@ cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const 
 
 cdef uint8_t screen_inbound(Worker* worker, const Flight* flight) noexcept nogil:
     """Where a packet from outside may be going, before any mapping is asked."""
-    if address_find(&worker.mappings.ports, flight.ip.destination) == NONE:
-        if worker.link_address[OUTSIDE] and flight.ip.destination == worker.link_address[OUTSIDE]:
-            return LOCAL
-        return DROP_SPOOFED if is_no_host(flight.ip.source) else DROP_NO_MAPPING
+    cdef bint ours = address_find(&worker.mappings.ports, flight.ip.destination) != NONE
+    if not ours and worker.link_address[OUTSIDE] and flight.ip.destination == worker.link_address[OUTSIDE]:
+        return LOCAL
     if is_no_host(flight.ip.source) or address_find(&worker.mappings.ports, flight.ip.source) != NONE:
         return DROP_SPOOFED
-    return PENDING
+    return PENDING if ours else DROP_NO_MAPPING
 
 
 cdef uint8_t pass_filter(Worker* worker, const Endpoints* ends, const Flight* flight, const Clock* now) noexcept nogil:
@@ -364,6 +360,15 @@ cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flig
     return verdict
 
 
+cdef bint below_caps(Worker* worker, const Mapping* mapping, const Clock* now) noexcept nogil:
+    """Whether the mapping and the gateway may have one more session that was opened from outside: they have room of their
+    own, so that a stranger's are refused before anybody else's."""
+    if mapping.opened_outside < worker.mapping_cap and worker.sessions.opened_outside < worker.outside_cap:
+        return True
+    complete(worker, now.ns)
+    return mapping.opened_outside < worker.mapping_cap and worker.sessions.opened_outside < worker.outside_cap
+
+
 cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* ends, Flight* flight, uint8_t flags,
                            const Clock* now, uint32_t* slot) noexcept nogil:
     """A session opened from outside, over what is open for this remote. PENDING: slot is it; else why not.
@@ -378,12 +383,10 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* 
     mapping = &worker.mappings.mappings[number]
     if frame != NULL:
         verdict = may_pass(worker, frame, flight, worker.mtu[INSIDE])
+    if verdict == PENDING and not below_caps(worker, mapping, now):
+        verdict = DROP_OUTSIDE_LIMIT
     if verdict == PENDING and not has_slot(worker, now):
         verdict = DROP_SESSION_LIMIT
-    if verdict == PENDING and is_over_caps(worker, mapping):
-        complete(worker, now.ns)
-        if is_over_caps(worker, mapping):
-            verdict = DROP_OUTSIDE_LIMIT
     if verdict == DROP_SESSION_LIMIT or verdict == DROP_OUTSIDE_LIMIT:
         event_note(&worker.events, verdict, mapping.inside_ip, ends.remote_ip, ends.remote_port, flight.protocol, now.ns)
     if verdict == PENDING:
@@ -394,8 +397,3 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* 
     if verdict == PENDING:
         worker.sessions.hot[slot[0]].state = TCP_INIT_IN
     return verdict
-
-
-cdef bint is_over_caps(const Worker* worker, const Mapping* mapping) noexcept nogil:
-    """Sessions opened from outside have room of their own: a stranger's are refused before anybody else's."""
-    return mapping.opened_outside >= worker.mapping_cap or worker.sessions.opened_outside >= worker.outside_cap

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from natcore._ports cimport PortMap, port_draw, port_release, ports_delete, ports_new, space_of
+from natcore._ports cimport Address, PortMap, port_draw, port_release, ports_delete, ports_new, space_of
 from natcore.flow cimport flow_hash
 from natcore.hints cimport bswap16
 from natcore.index cimport (
@@ -83,31 +83,37 @@ cdef bint mappings_have_room(const Mappings* table, uint32_t inside_ip) noexcept
             or subscriber_find(table, inside_ip) != NONE)
 
 
-cdef uint32_t draw_from(Mappings* table, uint32_t address, const MappingKey* key, uint32_t now_ms) noexcept nogil:
-    """A port of an outside address, 0 for a protocol without ports; NONE: nothing is free."""
+cdef struct Drawn:              # an outside endpoint
+    uint32_t address            # its number
+    uint32_t until_ms           # until when the port was held down for its owner; the past: it was free
+
+
+cdef uint32_t draw_from(Mappings* table, const MappingKey* key, uint32_t now_ms, Drawn* drawn) noexcept nogil:
+    """A port of the drawn outside address, 0 for a protocol without ports; NONE: nothing is free."""
+    drawn.until_ms = now_ms
     if key.flags & MAPPING_PORTLESS:
         return 0
-    return port_draw(&table.ports, &table.ports.addresses[address].maps[space_of(key.protocol)], key.inside_ip,
-                     bswap16(key.inside_port), now_ms)
+    return port_draw(&table.ports, &table.ports.addresses[drawn.address].maps[space_of(key.protocol)], key.inside_ip,
+                     bswap16(key.inside_port), now_ms, &drawn.until_ms)
 
 
 cdef uint32_t draw_by_pooling(Mappings* table, Subscriber* subscriber, const MappingKey* key, uint32_t entry,
-                              const uint32_t* pool, uint32_t pool_size, uint32_t now_ms, uint32_t* address) noexcept nogil:
+                              const uint32_t* pool, uint32_t pool_size, uint32_t now_ms, Drawn* drawn) noexcept nogil:
     """A port and its address: the subscriber's own first, or from the pool, starting anywhere; NONE: nothing is free."""
     cdef uint32_t start, step, port
     cdef bint paired = subscriber.mappings and subscriber.entry == entry
     if paired and table.pooling != POOLING_ARBITRARY:
-        address[0] = subscriber.address
-        port = draw_from(table, address[0], key, now_ms)
+        drawn.address = subscriber.address
+        port = draw_from(table, key, now_ms, drawn)
         if port != NONE or table.pooling == POOLING_PAIRED:
             return port
     start = random_below(&table.ports.random, pool_size)
     for step in range(pool_size):
-        address[0] = pool[start + step if start + step < pool_size else start + step - pool_size]
-        port = draw_from(table, address[0], key, now_ms)
+        drawn.address = pool[start + step if start + step < pool_size else start + step - pool_size]
+        port = draw_from(table, key, now_ms, drawn)
         if port != NONE:
             if not paired:
-                subscriber.address = address[0]
+                subscriber.address = drawn.address
                 subscriber.entry = entry
             return port
     return NONE
@@ -131,6 +137,7 @@ cdef uint32_t enter(Mappings* table, const MappingKey* key, uint32_t entry, uint
     mapping.subscriber = subscriber
     mapping.sessions = mapping.opened_outside = 0
     mapping.first = NONE
+    mapping.held_until = 0
     if index_insert(&table.by_inside, key_hash(table, key), number):
         return number
     mapping.protocol = 0
@@ -163,23 +170,27 @@ cdef void subscriber_leave(Mappings* table, uint32_t who) noexcept nogil:
 cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, uint32_t entry, const uint32_t* pool,
                            uint32_t pool_size, uint32_t now_ms) noexcept nogil:
     """A new mapping without sessions; NONE when no port is free. Its slots must be there (mappings_have_room)."""
-    cdef uint32_t who = subscriber_join(table, key.inside_ip), number = NONE, port, address = NONE
+    cdef uint32_t who = subscriber_join(table, key.inside_ip), number = NONE, port
     cdef Subscriber* subscriber
+    cdef Address* address
     cdef PortMap* map
+    cdef Drawn drawn
     if who == NONE:
         return NONE
     subscriber = &table.subscribers[who]
-    port = draw_by_pooling(table, subscriber, key, entry, pool, pool_size, now_ms, &address)
+    port = draw_by_pooling(table, subscriber, key, entry, pool, pool_size, now_ms, &drawn)
     if port != NONE:
-        map = &table.ports.addresses[address].maps[space_of(key.protocol)]
-        number = enter(table, key, entry, table.ports.addresses[address].ip, bswap16(<uint16_t>port), address, who)
+        address = &table.ports.addresses[drawn.address]
+        map = &address.maps[space_of(key.protocol)]
+        number = enter(table, key, entry, address.ip, bswap16(<uint16_t>port), drawn.address, who)
         if number != NONE:
             subscriber.mappings += 1
+            table.mappings[number].held_until = drawn.until_ms
         if not key.flags & MAPPING_PORTLESS:
             if number != NONE:
                 map.cells[port] = number
             else:
-                port_release(&table.ports, map, port, key.inside_ip, now_ms, now_ms)
+                port_release(&table.ports, map, port, key.inside_ip, drawn.until_ms, now_ms)
     subscriber_leave(table, who)
     return number
 
@@ -206,5 +217,5 @@ cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uin
     slab_give(&table.mapping_slots, number)
 
 
-assert sizeof(Mapping) == 44
+assert sizeof(Mapping) == 48
 assert sizeof(Subscriber) == 32

@@ -40,8 +40,7 @@ cdef struct Ports:
     HashKey key
     Random random
     uint64_t ranges[1024]       # a bit a port that may be drawn
-    uint32_t first_word         # of ranges that is not zero
-    uint32_t words              # up to the last such
+    uint16_t allowed[65536]     # [range_size] the same ports in a row: one is as likely as another
     uint32_t range_size         # ports
     uint32_t hold_down_ms
     bint preserve               # the inside port, where it is free (RFC 4787 section 4.2.1)
@@ -67,7 +66,8 @@ cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogi
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil
 cdef void address_drop(Ports* ports, uint32_t address) noexcept nogil
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil
-cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint32_t now_ms) noexcept nogil
+cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint32_t now_ms,
+                        uint32_t* until_ms) noexcept nogil
 cdef uint32_t ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last, uint32_t now_ms) noexcept nogil
 cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil
 cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms, uint32_t now_ms) noexcept nogil

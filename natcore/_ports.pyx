@@ -8,7 +8,7 @@ from natcore.index cimport (
     NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
 from natcore.memory cimport table_delete, table_new
-from natcore.random cimport random32, random_below
+from natcore.random cimport random_below
 
 
 cdef enum:
@@ -22,7 +22,7 @@ cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
     ports.count = 0
     ports.addresses = <Address*>table_new(<uint64_t>capacity * sizeof(Address))
     memset(ports.ranges, 0, sizeof(ports.ranges))
-    ports.range_size = ports.words = 0
+    ports.range_size = 0
     return index_new(&ports.index, capacity, 4) and ports.addresses != NULL
 
 
@@ -42,10 +42,8 @@ cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogi
     cdef uint32_t port
     for port in range(first, last + 1):
         ports.ranges[port >> 6] |= <uint64_t>1 << (port & 63)
-    if ports.words == 0:
-        ports.first_word = first >> 6
-    ports.words = (last >> 6) - ports.first_word + 1
-    ports.range_size += last - first + 1
+        ports.allowed[ports.range_size] = <uint16_t>port
+        ports.range_size += 1
 
 
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil:
@@ -172,14 +170,17 @@ cdef inline bint in_ranges(const Ports* ports, uint32_t port) noexcept nogil:
     return (ports.ranges[port >> 6] >> (port & 63)) & 1
 
 
-cdef uint32_t pick(Ports* ports, PortMap* map, uint64_t allowed) noexcept nogil:
-    """A free port: from a random word on the first that has one, a random one in it. allowed: the bits of each word."""
-    cdef uint32_t start = random_below(&ports.random, ports.words), turn = random32(&ports.random) & 63
+cdef uint32_t pick(Ports* ports, PortMap* map, uint64_t mask) noexcept nogil:
+    """A free port: a random one of the ranges, else the nearest of its word, else of a word after; or NONE.
+
+    mask: the bits of each word that will do.
+    """
+    cdef uint32_t wish = ports.allowed[random_below(&ports.random, ports.range_size)], turn = wish & 63
     cdef uint32_t step, word
     cdef uint64_t bits
-    for step in range(ports.words):
-        word = ports.first_word + (start + step if start + step < ports.words else start + step - ports.words)
-        bits = ports.ranges[word] & ~map.used[word] & allowed
+    for step in range(PORT_WORDS):
+        word = ((wish >> 6) + step) & (PORT_WORDS - 1)
+        bits = ports.ranges[word] & ~map.used[word] & mask
         if bits:
             bits = bits >> turn | (bits << (64 - turn) if turn else 0)
             return word * 64 + ((ctz64(bits) + turn) & 63)
@@ -196,9 +197,15 @@ cdef uint32_t pick_by_policy(Ports* ports, PortMap* map, uint32_t wish) noexcept
     return pick(ports, map, <uint64_t>-1) if port == NONE else port
 
 
-cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint32_t now_ms) noexcept nogil:
-    """A port (host order), now in use, its cell for the caller to fill; NONE when nothing is free for this owner."""
+cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint32_t now_ms,
+                        uint32_t* until_ms) noexcept nogil:
+    """A port (host order), now in use, its cell for the caller to fill; NONE when nothing is free for this owner.
+
+    wish: the inside port. until_ms: until when others would have had to wait for it, to be released with if it is not
+    needed after all.
+    """
     cdef uint32_t port
+    until_ms[0] = now_ms
     if map.free == 0:
         reclaim(ports, map, now_ms)
     if map.free:
@@ -207,6 +214,7 @@ cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wis
         port = own_held(map, owner)
         if port == NONE:
             return NONE
+        until_ms[0] = map.cells[port]
         let_go(ports, map, port)
     map.used[port >> 6] |= <uint64_t>1 << (port & 63)
     map.free -= 1

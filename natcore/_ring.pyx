@@ -1,0 +1,441 @@
+"""AF_PACKET rings of one interface. Facts: PACKET_VNET_HDR goes before the ring; V3 blocks hold 64 KB frames; no QDISC_BYPASS."""
+from libc.errno cimport EAGAIN, EINTR, ENETDOWN, ENOBUFS, ENXIO, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+import os
+
+from natcore.hints cimport load_acquire, prefetch, store_release
+
+cdef extern from "<sys/mman.h>" nogil:
+    void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset)
+    int munmap(void *address, size_t length)
+    enum:
+        PROT_READ
+        PROT_WRITE
+        MAP_SHARED
+    void *MAP_FAILED
+
+cdef extern from "<arpa/inet.h>" nogil:
+    uint16_t htons(uint16_t value)
+
+cdef extern from "<unistd.h>" nogil:
+    int c_close "close" (int fd)
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        AF_PACKET
+        SOCK_RAW
+        SOCK_CLOEXEC
+        SOL_SOCKET
+        SO_SNDBUF
+        SO_SNDBUFFORCE
+        SO_ERROR
+        SOL_PACKET
+        MSG_DONTWAIT
+    struct sockaddr:
+        pass
+    int c_socket "socket" (int domain, int type, int protocol)
+    int c_bind "bind" (int fd, const sockaddr *address, uint32_t length)
+    int setsockopt(int fd, int level, int name, const void *value, uint32_t length)
+    int getsockopt(int fd, int level, int name, void *value, uint32_t *length)
+    ssize_t c_send "send" (int fd, const void *data, size_t length, int flags)
+    int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
+
+cdef extern from "linux/if_ether.h" nogil:
+    enum:
+        ETH_P_ALL
+
+cdef extern from "linux/if_packet.h" nogil:
+    enum:
+        PACKET_RX_RING
+        PACKET_TX_RING
+        PACKET_VERSION
+        PACKET_LOSS
+        PACKET_VNET_HDR
+        PACKET_IGNORE_OUTGOING
+        PACKET_STATISTICS
+        TPACKET_V2
+        TPACKET_V3
+        TP_STATUS_KERNEL
+        TP_STATUS_USER
+        TP_STATUS_VLAN_VALID
+        TP_STATUS_AVAILABLE
+        TP_STATUS_SEND_REQUEST
+    struct sockaddr_ll:
+        unsigned short sll_family
+        uint16_t sll_protocol
+        int sll_ifindex
+        unsigned char sll_pkttype
+    struct tpacket_req3:
+        unsigned int tp_block_size
+        unsigned int tp_block_nr
+        unsigned int tp_frame_size
+        unsigned int tp_frame_nr
+        unsigned int tp_retire_blk_tov
+    struct tpacket_req:
+        unsigned int tp_block_size
+        unsigned int tp_block_nr
+        unsigned int tp_frame_size
+        unsigned int tp_frame_nr
+    struct tpacket_hdr_v1:
+        uint32_t block_status
+        uint32_t num_pkts
+        uint32_t offset_to_first_pkt
+    union tpacket_bd_header_u:
+        tpacket_hdr_v1 bh1
+    struct tpacket_block_desc:
+        tpacket_bd_header_u hdr
+    struct tpacket2_hdr:
+        uint32_t tp_status
+        uint32_t tp_len
+    struct tpacket_stats_v3:
+        unsigned int tp_packets
+        unsigned int tp_drops
+    size_t TPACKET_ALIGN(size_t bytes)
+
+cdef enum:
+    BLOCK_BYTES = 256 * 1024        # three 64 KB super-frames; smaller blocks than 64 KB truncate
+    BLOCK_COUNT = 32                # 8 MB: some 50,000 small frames
+    RETIRE_MS = 1                   # an unfull block is handed over after this: the latency of light traffic
+    SLOT_BYTES = 2048
+    SLOT_COUNT = 2048
+    ORDINARY_MTU = 1900             # what fits a slot, with headers
+    JUMBO_SLOT_BYTES = 16384
+    JUMBO_SLOT_COUNT = 256
+    SEND_BUFFER_BYTES = 16 << 20    # more than every slot at once
+    SEND_TRIES = 8                  # before what a full queue refuses is dropped
+
+assert sizeof(virtio_net_hdr) == 10
+
+
+cdef bint receive(Ring *ring, Arrival *arrival) noexcept nogil:
+    """The next frame of the block being read; false at its end (see `complete`) or when nothing has arrived."""
+    cdef tpacket_block_desc *block = <tpacket_block_desc *>(ring.blocks + <size_t>ring.block * ring.block_bytes)
+    cdef tpacket3_hdr *header
+    while True:
+        if ring.cursor == NULL:
+            if not load_acquire(&block.hdr.bh1.block_status) & <uint32_t>TP_STATUS_USER:
+                return False
+            ring.cursor = <tpacket3_hdr *>(<uint8_t *>block + block.hdr.bh1.offset_to_first_pkt)
+            ring.left = block.hdr.bh1.num_pkts
+        if ring.left == 0:
+            return False
+        header = ring.cursor
+        ring.left -= 1
+        ring.cursor = <tpacket3_hdr *>(<uint8_t *>header + header.tp_next_offset)
+        if ring.left:
+            prefetch(ring.cursor)
+        ring.received += 1
+        if header.tp_snaplen < header.tp_len:
+            ring.truncated += 1
+            continue
+        arrival.data = <uint8_t *>header + header.tp_mac
+        arrival.length = header.tp_len
+        arrival.offload = <virtio_net_hdr *>(arrival.data - sizeof(virtio_net_hdr))
+        arrival.tagged = header.tp_status & <uint32_t>TP_STATUS_VLAN_VALID != 0
+        arrival.packet_type = (<sockaddr_ll *>(<uint8_t *>header + TPACKET_ALIGN(sizeof(tpacket3_hdr)))).sll_pkttype
+        return True
+
+
+cdef bint complete(Ring *ring) noexcept nogil:
+    """Give a block that was read to its end back to the kernel; its frames must have been flushed. True if one was."""
+    cdef tpacket_block_desc *block
+    if ring.cursor == NULL or ring.left:
+        return False
+    block = <tpacket_block_desc *>(ring.blocks + <size_t>ring.block * ring.block_bytes)
+    store_release(&block.hdr.bh1.block_status, TP_STATUS_KERNEL)
+    ring.block = ring.block + 1 if ring.block + 1 < ring.block_count else 0
+    ring.cursor = NULL
+    return True
+
+
+cdef bint send(Ring *ring, uint8_t *data, uint32_t length, const virtio_net_hdr *offload) noexcept nogil:
+    """Queue a frame, copied into a slot; true if it was not copied: data must then stay as it is until `flush`.
+
+    offload: what the frame needs of the device, or NULL. Frames leave in the order they came in.
+    """
+    cdef size_t ahead = TPACKET_ALIGN(sizeof(tpacket2_hdr))
+    cdef tpacket2_hdr *header
+    cdef virtio_net_hdr *copy
+    if length + sizeof(virtio_net_hdr) + ahead > ring.slot_bytes or (offload != NULL and offload.gso_type):
+        _send_large(ring, data, length, offload)
+        return True
+    if ring.large:
+        _flush_large(ring)
+    header = <tpacket2_hdr *>(ring.slots + <size_t>ring.slot * ring.slot_bytes)
+    if load_acquire(&header.tp_status) != <uint32_t>TP_STATUS_AVAILABLE:
+        _flush_slots(ring)
+        if load_acquire(&header.tp_status) != <uint32_t>TP_STATUS_AVAILABLE:
+            ring.send_dropped += 1
+            return False
+    copy = <virtio_net_hdr *>(<uint8_t *>header + ahead)
+    if offload == NULL:
+        memset(copy, 0, sizeof(virtio_net_hdr))
+    else:
+        copy[0] = offload[0]
+    copy.hdr_len = <uint16_t>length     # the kernel then copies the frame instead of pointing into the slot: faster on veth
+    memcpy(<uint8_t *>copy + sizeof(virtio_net_hdr), data, length)
+    header.tp_len = length + <uint32_t>sizeof(virtio_net_hdr)
+    store_release(&header.tp_status, TP_STATUS_SEND_REQUEST)
+    ring.slot = ring.slot + 1 if ring.slot + 1 < ring.slot_count else 0
+    ring.queued += 1
+    return False
+
+
+cdef void flush(Ring *ring) noexcept nogil:
+    """Hand what is queued to the kernel; what it refuses is counted and gone."""
+    if ring.queued:
+        _flush_slots(ring)
+    if ring.large:
+        _flush_large(ring)
+
+
+cdef void clear_error(Ring *ring) noexcept nogil:
+    """Take the pending error off the receiving socket: the link went down; when it is up again frames come by themselves."""
+    cdef int error = 0
+    cdef uint32_t length = sizeof(error)
+    getsockopt(ring.fd, SOL_SOCKET, SO_ERROR, &error, &length)
+
+
+cdef void _flush_slots(Ring *ring) noexcept nogil:
+    cdef uint32_t tries
+    cdef int reason = 0
+    if ring.queued == 0:
+        return
+    for tries in range(SEND_TRIES):
+        reason = 0 if c_send(ring.slot_fd, NULL, 0, MSG_DONTWAIT) >= 0 else errno
+        if not _waits(ring, 1):         # the kernel takes them in order: the last is gone, so all are
+            ring.sent += ring.queued
+            ring.queued = 0
+            return
+        if reason == ENETDOWN or reason == ENXIO:
+            break
+    _rewind(ring, reason)
+
+
+cdef bint _waits(Ring *ring, uint32_t back) noexcept nogil:
+    """Whether the slot filled `back` frames ago has not been taken by the kernel."""
+    cdef uint32_t index = ring.slot - back if ring.slot >= back else ring.slot + ring.slot_count - back
+    cdef tpacket2_hdr *header = <tpacket2_hdr *>(ring.slots + <size_t>index * ring.slot_bytes)
+    return load_acquire(&header.tp_status) == <uint32_t>TP_STATUS_SEND_REQUEST
+
+
+cdef void _rewind(Ring *ring, int reason) noexcept nogil:
+    """Take back the slots that the kernel did not take: it goes on where it stopped, so must we."""
+    cdef uint32_t refused = 0
+    while refused < ring.queued and _waits(ring, 1):
+        ring.slot = ring.slot - 1 if ring.slot else ring.slot_count - 1
+        store_release(&(<tpacket2_hdr *>(ring.slots + <size_t>ring.slot * ring.slot_bytes)).tp_status, TP_STATUS_AVAILABLE)
+        refused += 1
+    ring.sent += ring.queued - refused
+    ring.queued = 0
+    _count_refused(ring, refused, reason)
+
+
+cdef void _count_refused(Ring *ring, uint32_t refused, int reason) noexcept nogil:
+    if reason == 0 or reason == ENOBUFS or reason == EAGAIN or reason == ENETDOWN or reason == ENXIO:
+        ring.send_dropped += refused
+    else:
+        ring.send_errors += refused
+        ring.send_errno = reason
+
+
+cdef void _send_large(Ring *ring, uint8_t *data, uint32_t length, const virtio_net_hdr *offload) noexcept nogil:
+    cdef uint32_t i
+    if ring.queued:
+        _flush_slots(ring)
+    if ring.large == LARGE_BATCH:
+        _flush_large(ring)
+    i = ring.large
+    if offload == NULL:
+        memset(&ring.offloads[i], 0, sizeof(virtio_net_hdr))
+    else:
+        ring.offloads[i] = offload[0]
+    ring.pieces[i][0].iov_base = &ring.offloads[i]
+    ring.pieces[i][0].iov_len = sizeof(virtio_net_hdr)
+    ring.pieces[i][1].iov_base = data
+    ring.pieces[i][1].iov_len = length
+    ring.messages[i].msg_hdr.msg_iov = ring.pieces[i]
+    ring.messages[i].msg_hdr.msg_iovlen = 2
+    ring.large = i + 1
+
+
+cdef void _flush_large(Ring *ring) noexcept nogil:
+    cdef uint32_t done = 0
+    cdef int taken
+    while done < ring.large:
+        taken = sendmmsg(ring.large_fd, &ring.messages[done], ring.large - done, MSG_DONTWAIT)
+        if taken > 0:
+            ring.sent += <uint32_t>taken
+            done += <uint32_t>taken
+        elif errno != EINTR:
+            _count_refused(ring, 1, errno)
+            done += 1
+    ring.large = 0
+
+
+cdef int _check(int result, str step) except -1:
+    if result < 0:
+        raise OSError(errno, f"{step}: {os.strerror(errno)}")
+    return result
+
+
+cdef int _set(int fd, int name, int value, str step) except -1:
+    return _check(setsockopt(fd, SOL_PACKET, name, &value, sizeof(value)), step)
+
+
+cdef int _socket() except -1:
+    return _check(c_socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0), "socket(AF_PACKET)")
+
+
+cdef int _bind(int fd, int index, uint16_t protocol) except -1:
+    cdef sockaddr_ll address
+    memset(&address, 0, sizeof(address))
+    address.sll_family = AF_PACKET
+    address.sll_protocol = htons(protocol)
+    address.sll_ifindex = index
+    return _check(c_bind(fd, <sockaddr *>&address, sizeof(address)), "bind")
+
+
+cdef uint8_t *_map(int fd, size_t length) except NULL:
+    cdef void *base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+    if base == MAP_FAILED:
+        raise OSError(errno, f"mmap of a packet ring: {os.strerror(errno)}")
+    return <uint8_t *>base
+
+
+cdef int _send_buffer(int fd) except -1:
+    cdef int size = SEND_BUFFER_BYTES
+    if setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0:     # without CAP_NET_ADMIN
+        _check(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), "SO_SNDBUF")
+    return 0
+
+
+cdef int _open_receive(Ring *ring, int index) except -1:
+    cdef tpacket_req3 request
+    ring.fd = _socket()
+    _set(ring.fd, PACKET_VERSION, TPACKET_V3, "PACKET_VERSION")
+    _set(ring.fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")    # EBUSY after the ring
+    _set(ring.fd, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING")
+    memset(&request, 0, sizeof(request))
+    request.tp_block_size = BLOCK_BYTES
+    request.tp_block_nr = BLOCK_COUNT
+    request.tp_frame_size = SLOT_BYTES
+    request.tp_frame_nr = BLOCK_BYTES // SLOT_BYTES * BLOCK_COUNT
+    request.tp_retire_blk_tov = RETIRE_MS
+    _check(setsockopt(ring.fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)), "PACKET_RX_RING")
+    ring.block_bytes, ring.block_count = BLOCK_BYTES, BLOCK_COUNT
+    ring.blocks = _map(ring.fd, <size_t>BLOCK_BYTES * BLOCK_COUNT)
+    return _bind(ring.fd, index, ETH_P_ALL)                 # bound to ETH_P_IP it would see nothing behind the block
+
+
+cdef int _open_send(Ring *ring, int index, uint32_t mtu) except -1:
+    cdef tpacket_req request
+    ring.slot_fd = _socket()
+    ring.slot_bytes = SLOT_BYTES if mtu <= ORDINARY_MTU else JUMBO_SLOT_BYTES
+    ring.slot_count = SLOT_COUNT if mtu <= ORDINARY_MTU else JUMBO_SLOT_COUNT
+    _set(ring.slot_fd, PACKET_VERSION, TPACKET_V2, "PACKET_VERSION")
+    _set(ring.slot_fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
+    _set(ring.slot_fd, PACKET_LOSS, 1, "PACKET_LOSS")       # a frame that the kernel cannot take is skipped, never blocks
+    memset(&request, 0, sizeof(request))
+    request.tp_block_size = BLOCK_BYTES
+    request.tp_block_nr = ring.slot_bytes * ring.slot_count // BLOCK_BYTES
+    request.tp_frame_size = ring.slot_bytes
+    request.tp_frame_nr = ring.slot_count
+    _check(setsockopt(ring.slot_fd, SOL_PACKET, PACKET_TX_RING, &request, sizeof(request)), "PACKET_TX_RING")
+    ring.slots = _map(ring.slot_fd, <size_t>ring.slot_bytes * ring.slot_count)
+    _send_buffer(ring.slot_fd)
+    _bind(ring.slot_fd, index, 0)                           # protocol 0: receives nothing
+    ring.large_fd = _socket()
+    _set(ring.large_fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
+    _send_buffer(ring.large_fd)
+    return _bind(ring.large_fd, index, 0)
+
+
+cdef void _free(Ring *ring) noexcept nogil:
+    """Closes what is open; the counters stay."""
+    if ring.blocks != NULL:
+        munmap(ring.blocks, <size_t>ring.block_bytes * ring.block_count)
+    if ring.slots != NULL:
+        munmap(ring.slots, <size_t>ring.slot_bytes * ring.slot_count)
+    if ring.fd >= 0:
+        c_close(ring.fd)
+    if ring.slot_fd >= 0:
+        c_close(ring.slot_fd)
+    if ring.large_fd >= 0:
+        c_close(ring.large_fd)
+    ring.blocks = ring.slots = NULL
+    ring.cursor = NULL
+    ring.queued = ring.large = ring.left = 0
+    ring.fd = ring.slot_fd = ring.large_fd = -1
+
+
+cdef class PacketRing:
+    """The rings of one interface, open until `close`.
+
+    index: the interface's number in this network namespace; mtu: bytes, decides how large a slot is.
+    Raises OSError: EPERM without CAP_NET_RAW, ENODEV for an index that is not there, ENOMEM.
+    """
+
+    def __cinit__(self, int index, uint32_t mtu=1500):
+        memset(&self.ring, 0, sizeof(Ring))
+        self.ring.fd = self.ring.slot_fd = self.ring.large_fd = -1
+        self._ring_drops = 0
+        try:
+            _open_receive(&self.ring, index)
+            _open_send(&self.ring, index, mtu)
+        except BaseException:
+            self.close()
+            raise
+
+    def __dealloc__(self):
+        _free(&self.ring)
+
+    @property
+    def fd(self) -> int:
+        """Readable when frames wait; -1 when closed."""
+        return self.ring.fd
+
+    def counters(self) -> dict[str, int]:
+        """Cumulative: received, truncated, ring_drops (the kernel found no room), sent, send_dropped, send_errors."""
+        cdef tpacket_stats_v3 statistics
+        cdef uint32_t length = sizeof(statistics)
+        memset(&statistics, 0, sizeof(statistics))
+        if self.ring.fd >= 0 and getsockopt(self.ring.fd, SOL_PACKET, PACKET_STATISTICS, &statistics, &length) == 0:
+            self._ring_drops += statistics.tp_drops         # reading them resets them
+        return {
+            "received": self.ring.received, "truncated": self.ring.truncated, "ring_drops": self._ring_drops,
+            "sent": self.ring.sent, "send_dropped": self.ring.send_dropped, "send_errors": self.ring.send_errors,
+        }
+
+    def send(self, frame: bytes) -> None:
+        """Queue and send one Ethernet frame, as it is."""
+        cdef const uint8_t[::1] data = frame
+        if not 14 <= data.shape[0] <= FRAME_ROOM:
+            raise ValueError(f"frame of {data.shape[0]} bytes: allowed are 14 to {FRAME_ROOM}")
+        if self.ring.fd < 0:
+            raise ValueError("the ring is closed")
+        send(&self.ring, <uint8_t *>&data[0], <uint32_t>data.shape[0], NULL)
+        flush(&self.ring)
+
+    def receive(self) -> list[tuple[bytes, int, bool, tuple[int, int, int, int, int, int]]]:
+        """What has arrived: (frame, packet type, tagged, virtio-net header). For tests and probes, not for traffic."""
+        cdef Arrival arrival
+        cdef virtio_net_hdr offload
+        frames = []
+        if self.ring.fd < 0:
+            return frames
+        while True:
+            while receive(&self.ring, &arrival):
+                offload = arrival.offload[0]
+                frames.append((arrival.data[:arrival.length], arrival.packet_type, bool(arrival.tagged), (
+                    offload.flags, offload.gso_type, offload.hdr_len, offload.gso_size, offload.csum_start, offload.csum_offset)))
+            if not complete(&self.ring):
+                return frames
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self.ring.fd >= 0:
+            self.counters()
+        _free(&self.ring)

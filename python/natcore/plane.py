@@ -1,0 +1,334 @@
+"""Plane: a gateway's packets between two interfaces. Packets never meet Python; this starts, watches and ends the loop."""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import select
+import socket
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from . import block
+from ._ring import PacketRing
+from ._worker import PlaneLoop
+from .config import Link as LinkSettings
+from .config import check_choice, check_integer, check_number
+from .errors import ConfigurationError, Error, InterfaceError
+from .interfaces import Link, Watcher
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+
+SIDES = ("inside", "outside")
+DEFAULT_MTU = LinkSettings().mtu
+REOPEN_EVERY = 1.0  # seconds between two tries to open an interface that came back
+
+_alive: weakref.WeakSet[Plane] = weakref.WeakSet()
+
+
+class Plane:
+    """A gateway forwarding between interfaces, from its making until `stop`. A context manager.
+
+    Made by Gateway.forward. With threads=True a thread moves the packets and wait() waits; with threads=False the caller
+    calls step() when fileno() is readable. The gateway's clock runs with CLOCK_MONOTONIC; its epoch is set from the
+    system's clock at the start. Where Link has no mtu or address of its own, the gateway takes the interface's.
+    Raises InterfaceError: no such interface, it is down, a capability is missing; Error: one plane at a time.
+    """
+
+    def __init__(
+        self, gateway: Gateway, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", threads: bool = True
+    ) -> None:  # fmt: skip
+        self._closed_fds = True
+        names = (_name("inside", inside), _name("outside", outside))
+        if names[0] == names[1]:
+            raise ConfigurationError(f"outside={outside!r}: allowed is another interface than the inside one")
+        if driver == "af_xdp":
+            raise ConfigurationError("driver='af_xdp': not supported by this version; allowed is 'af_packet'")
+        check_choice("driver", driver, ("af_packet",))
+        check_choice("threads", threads, (True, False))
+        if gateway.link != "ethernet":
+            raise ConfigurationError(f"link={gateway.link!r}: allowed is 'ethernet', since a plane's interfaces are")
+        if gateway.seed is not None:
+            warnings.warn("seed: ports that can be predicted can be attacked; leave it out for real traffic", stacklevel=3)
+        self.inside, self.outside = names
+        self._gateway = gateway
+        self._core = gateway._core
+        self._threads = threads
+        self._ended = False
+        self._failure: BaseException | None = None
+        self._opened: list[Link | None] = [None, None]  # what each side's ring was opened for
+        self._claims: list[block.Claim] = []
+        self._running = False  # begin() went well
+        self._own: set[int] = set()  # the host's addresses
+        self._spared: set[int] = set()  # those of them that the kernel keeps
+        self._reopened = 0.0
+        self._worker: threading.Thread | None = None
+        self._core.claim()
+        self._start(names)
+        gateway._planes.append(self)
+        _alive.add(self)
+
+    # ---- what callers use -------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """One of "running", "degraded" (an interface is down or away), "stopped"."""
+        if self._ended:
+            return "stopped"
+        links = [opened and link for opened, link in zip(self._opened, self._watcher.links, strict=True)]
+        return "running" if all(link and link.up and link.carrier for link in links) else "degraded"
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the plane ends; whether it has. Signal handlers run meanwhile. Raises what ended it, if it failed.
+
+        timeout: seconds, or None: as long as it takes.
+        """
+        if timeout is not None:
+            check_number("timeout", timeout, 0, 1e6, unit="seconds")
+        if not self._ended:
+            poll = select.poll()  # no lock is held while a handler runs, so that it may call stop()
+            poll.register(self._end_fd, select.POLLIN)
+            poll.poll(None if timeout is None else timeout * 1000)
+        if self._failure is not None:
+            raise self._failure
+        return self._ended
+
+    def step(self, budget: int = 256) -> int:
+        """With threads=False: moves at most about budget packets, without waiting; how many arrived."""
+        check_integer("budget", budget, 1, 1 << 30)
+        if self._threads:
+            raise Error("step() is for a plane made with threads=False")
+        if self._failure is not None:
+            raise self._failure
+        return 0 if self._ended else self._loop.step(budget)
+
+    def fileno(self) -> int:
+        """Readable, with threads=False: when step() has something to do; else: when the plane has ended."""
+        return self._end_fd if self._threads else self._poll.fileno()
+
+    def counters(self) -> dict[str, int]:
+        """What the interfaces saw, cumulative, with the prefixes "inside_" and "outside_", and the sum left_to_kernel.
+
+        received, sent: frames. left_to_kernel: not IPv4, not for this gateway, or for the host's own addresses.
+        ring_drops: the loop was too slow. send_dropped: no room, or link down; send_errors: refused. truncated: too long.
+        arp_answered. no_route, unresolved: dropped for want of a next hop. waiting (gauge): frames that wait for one.
+        """
+        return self._loop.counters()
+
+    def entries_changed(self) -> None:
+        """For the gateway: its pools are others now. Without the call it is noticed within a tenth of a second."""
+        self._watcher.settle()
+
+    def stop(self) -> None:
+        """Ends forwarding within a second and gives the interfaces back to the kernel. Idempotent."""
+        self._watcher.stop()
+        _alive.discard(self)
+
+    def __enter__(self) -> Plane:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __del__(self) -> None:
+        if not self._closed_fds:
+            self._closed_fds = True
+            for descriptor in (self._wake_fd, self._end_fd):
+                os.close(descriptor)
+            self._poll.close()
+
+    def __repr__(self) -> str:
+        return f"<Plane {self.inside} -> {self.outside}: {self.state}>"
+
+    # ---- beginning and end ------------------------------------------------------------------------------------------
+
+    def _start(self, names: tuple[str, str]) -> None:
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._end_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.epoll()
+        self._closed_fds = False
+        self._poll.register(self._wake_fd, select.EPOLLIN)
+        self._poll.register(self._end_fd, select.EPOLLIN)
+        self._watcher = Watcher(names, self)
+        now_ns = self._core.now_ns
+        self._loop = PlaneLoop(
+            self._core.worker_capsule(), self._core, now_ns - time.monotonic_ns(), self._wake_fd, self._watcher.wish_fd
+        )
+        self._watcher.start()
+        self._core.set_epoch(time.time_ns() - now_ns)
+        if self._threads:
+            self._worker = threading.Thread(target=self._work, name="natcore-worker", daemon=True)
+            self._worker.start()
+
+    def _work(self) -> None:
+        try:
+            self._loop.run()
+        except BaseException as error:
+            self._failure = error
+            self._watcher.stop_soon()
+
+    def begin(self) -> None:
+        """The watcher's thread, first: interfaces are checked, claimed, blocked and opened, or nothing of it."""
+        for side, name in enumerate(self._watcher.names):
+            link = self._watcher.links[side]
+            if link is None:
+                there = ", ".join(self._watcher.every_link())
+                raise InterfaceError(errno.ENODEV, f"{SIDES[side]}={name!r}: no such interface; there are: {there}")
+            if not link.up:
+                raise InterfaceError(errno.ENETDOWN, f"{SIDES[side]}={name!r}: the link is down; set it up first")
+        _check_capabilities()
+        for name in self._watcher.names:
+            self._claims.append(block.Claim(name))
+        for side in range(2):
+            self._attach(side)
+        self._running = True
+
+    def end(self, error: BaseException | None) -> None:
+        """The watcher's thread, last: everything is put back, whatever the reason."""
+        self._loop.stop()
+        if self._worker is not None:
+            self._worker.join()
+        self._loop.close()
+        for claim in self._claims:
+            with suppress(InterfaceError):
+                block.remove(claim.interface)
+            claim.close()
+        for side, settings in enumerate((self._gateway.inside, self._gateway.outside)):
+            self._core.set_mtu(side, settings.mtu)
+            self._core.set_link_address(side, int(settings.address or 0))  # type: ignore[arg-type]
+        if self._running and error is not None:
+            self._failure = error
+        with suppress(ValueError):
+            self._gateway._planes.remove(self)
+        self._core.unclaim()
+        self._ended = True
+        os.eventfd_write(self._end_fd, 1)
+
+    # ---- what the watcher tells -------------------------------------------------------------------------------------
+
+    def _attach(self, side: int) -> None:
+        """Blocks the kernel first, then opens: no packet goes both ways, none leaks."""
+        link = self._watcher.links[side]
+        assert link is not None
+        block.install(link.name, self._spared)
+        try:
+            ring = PacketRing(link.index, link.mtu)
+        except OSError as error:
+            raise InterfaceError(error.errno or errno.EIO, f"{SIDES[side]}={link.name!r}: {error.strerror}") from error
+        self._loop.attach(side, ring, link.mac)
+        self._poll.register(ring.fd, select.EPOLLIN)
+        self._opened[side] = link
+        self._apply_mtu(side, link)
+
+    def _apply_mtu(self, side: int, link: Link) -> None:
+        """The interface's; a smaller one of the gateway's own holds."""
+        mtu = (self._gateway.inside, self._gateway.outside)[side].mtu
+        self._core.set_mtu(side, link.mtu if mtu == DEFAULT_MTU else min(mtu, link.mtu))
+
+    def link_changed(self, side: int, link: Link | None) -> None:
+        opened = self._opened[side]
+        if not self._running:
+            return
+        if opened is not None and (link is None or link.index != opened.index):
+            self._opened[side] = opened = None
+            self._loop.detach(side)
+        if link is None:
+            return
+        if opened is None:
+            self._reopen(side)
+            return
+        self._opened[side] = link
+        if link.mac != opened.mac:
+            self._loop.set_mac(side, link.mac)
+        if link.mtu != opened.mtu:
+            self._apply_mtu(side, link)
+        if link.up and link.carrier and not (opened.up and opened.carrier):
+            self._loop.announce()
+
+    def _reopen(self, side: int) -> None:
+        """An interface that came back. It may go again meanwhile; then it is tried again."""
+        self._reopened = time.monotonic()
+        with suppress(InterfaceError):
+            self._attach(side)
+            self._watcher.read_neighbours(side)
+
+    def addresses_changed(self, addresses: set[int], first: Sequence[int]) -> None:
+        self._own = addresses
+        self._loop.set_local(addresses)
+        for side, settings in enumerate((self._gateway.inside, self._gateway.outside)):
+            if settings.address is None:
+                self._core.set_link_address(side, first[side])
+        self._spare()
+
+    def _spare(self) -> None:
+        """The kernel keeps the host's addresses, those of pools excepted; entries come and go."""
+        spared = self._own - self._loop.in_pool(self._own)
+        if spared == self._spared:
+            return
+        self._spared = spared
+        for link in self._opened:
+            if link is not None:
+                with suppress(InterfaceError):  # the interface is just going
+                    block.install(link.name, spared)
+
+    def routes_changed(self, side: int, ranges: list[tuple[int, int]]) -> None:
+        self._loop.set_routes(side, [start for start, _ in ranges], [via for _, via in ranges])
+
+    def neighbour_changed(self, side: int, address: int, mac: bytes | None, failed: bool) -> None:
+        self._loop.learn(side, address, mac, failed)
+
+    def take_wishes(self) -> list[tuple[int, int]]:
+        return self._loop.take_wishes()
+
+    def take_used(self, side: int) -> list[int]:
+        return self._loop.take_used(side)
+
+    def tick(self) -> None:
+        self._spare()
+        if time.monotonic() - self._reopened >= REOPEN_EVERY:
+            for side in range(2):
+                if self._opened[side] is None and self._watcher.links[side] is not None:
+                    self._reopen(side)
+        if not self._threads:
+            with suppress(BlockingIOError):
+                os.eventfd_write(self._wake_fd, 1)  # step() has the sweep to do
+
+
+def _name(field: str, value: object) -> str:
+    names = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
+    if len(names) > 1:
+        raise ConfigurationError(f"{field}={value!r}: several interfaces are not supported by this version; allowed is one")
+    if not names or not isinstance(names[0], str) or not 1 <= len(names[0].encode()) <= 15:
+        raise ConfigurationError(f"{field}={value!r}: allowed is an interface's name of 1 to 15 bytes")
+    return names[0]
+
+
+def _check_capabilities() -> None:
+    missing = []
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
+    except PermissionError:
+        missing.append("CAP_NET_RAW (to open packet rings)")
+    try:
+        block.check()
+    except PermissionError:
+        missing.append("CAP_NET_ADMIN (to keep the kernel's own stack off the interfaces)")
+    if missing:
+        raise InterfaceError(errno.EPERM, f"forwarding needs {' and '.join(missing)}: run as root, or grant it")
+
+
+@atexit.register
+def _stop_all() -> None:
+    """A plane that was forgotten gives its interfaces back."""
+    for plane in list(_alive):
+        plane.stop()

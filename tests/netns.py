@@ -1,0 +1,110 @@
+"""A network for tests: an inside host, the gateway, an outside host in namespaces of their own, and real clients in them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from natcore import Gateway, SnatEntry
+from natcore.namespaces import Network, inside
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root (CAP_SYS_ADMIN, CAP_NET_ADMIN)")
+
+CLIENT, SERVER = "10.0.0.2", "198.18.0.2"
+GATEWAY_INSIDE, GATEWAY_OUTSIDE = "10.0.0.1", "198.18.0.1"
+POOL = "198.18.0.100"
+
+
+def build() -> Network:
+    """in eth0 -- lan0 gw wan0 -- eth0 out; the inside host's default route leads to the gateway."""
+    network = Network(f"natcore-test-{os.getpid()}-", ["in", "gw", "out"])
+    network.pair("in", "eth0", "gw", "lan0")
+    network.pair("gw", "wan0", "out", "eth0")
+    network.up("in", "eth0", f"{CLIENT}/24")
+    network.up("gw", "lan0", f"{GATEWAY_INSIDE}/24")
+    network.up("gw", "wan0", f"{GATEWAY_OUTSIDE}/24")
+    network.up("out", "eth0", f"{SERVER}/24")
+    network.route("in", "default", via=GATEWAY_INSIDE)
+    return network
+
+
+@contextmanager
+def at(network: Network, member: str) -> Iterator[None]:
+    with inside(network.name(member)):
+        yield
+
+
+def gateway(**settings: object) -> Gateway:
+    made = Gateway(**settings)  # type: ignore[arg-type]
+    made.add(SnatEntry("10.0.0.0/16", pool=POOL))
+    return made
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Waits for something that happens by itself; fails if it never does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
+
+
+def ping(network: Network, member: str, target: str, *options: str) -> bool:
+    done = network.run(member, ["ping", "-c1", "-W2", *options, target], check=False)
+    return done.returncode == 0
+
+
+def listener(network: Network, member: str, address: str = "0.0.0.0", port: int = 0) -> socket.socket:
+    with at(network, member):
+        return socket.create_server((address, port))
+
+
+def connect(network: Network, member: str, address: tuple[str, int], timeout: float = 30.0) -> socket.socket:
+    with at(network, member):
+        return socket.create_connection(address, timeout=timeout)
+
+
+def transfer(network: Network, size: int, *, upload: bool = True) -> tuple[str, str]:
+    """SHA-256 of what was sent and of what arrived, over one TCP connection of the inside host to the outside one."""
+    data = os.urandom(1 << 20) * (size >> 20)
+    digests = [hashlib.sha256(data).hexdigest(), ""]
+    with listener(network, "out") as server:
+        server.settimeout(30)
+        port = server.getsockname()[1]
+
+        def send(connection: socket.socket) -> None:
+            with connection:
+                connection.sendall(data)
+
+        def serve() -> None:
+            accepted, _ = server.accept()
+            accepted.settimeout(60)
+            if upload:
+                digests[1] = digest(accepted)
+            else:
+                send(accepted)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        client = connect(network, "in", (SERVER, port))
+        client.settimeout(60)
+        if upload:
+            send(client)
+        else:
+            digests[1] = digest(client)
+        thread.join()
+    return digests[0], digests[1]
+
+
+def digest(connection: socket.socket) -> str:
+    found = hashlib.sha256()
+    with connection:
+        while piece := connection.recv(1 << 18):
+            found.update(piece)
+    return found.hexdigest()

@@ -1,0 +1,110 @@
+"""Routes as ranges, and the kernel's stack kept off an interface."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+
+import pytest
+from netns import at, needs_root, ping
+
+from natcore import InterfaceError, block, interfaces
+from natcore.interfaces import NO_ROUTE, ON_LINK, ranges_of
+from natcore.namespaces import Network
+
+
+def ip(text: str) -> int:
+    return int.from_bytes(socket.inet_aton(text))
+
+
+class Message(dict):  # type: ignore[type-arg]
+    """As pyroute2 has them: fields by index, attributes by get_attr."""
+
+    def __init__(self, attributes: dict[str, object], **fields: object) -> None:
+        super().__init__(fields)
+        self.attributes = attributes
+
+    def get_attr(self, name: str) -> object:
+        return self.attributes.get(name)
+
+
+def route(prefix: str, *, over: int = 3, via: str | None = None, metric: int = 0, kind: int = 1, **more: object) -> Message:
+    network = IPv4Network(prefix)
+    attributes: dict[str, object] = {"RTA_OIF": over, "RTA_GATEWAY": via, "RTA_PRIORITY": metric, **more}
+    if network.prefixlen:
+        attributes["RTA_DST"] = str(network.network_address)
+    return Message(attributes, type=kind, flags=0, dst_len=network.prefixlen)
+
+
+def look(ranges: list[tuple[int, int]], address: str) -> int:
+    return next((via for start, via in reversed(ranges) if start <= ip(address)), NO_ROUTE)
+
+
+def test_the_longest_prefix_decides() -> None:
+    ranges = ranges_of([route("0.0.0.0/0", via="10.0.0.254"), route("10.0.0.0/24"), route("10.0.0.128/25", via="10.0.0.3")], 3)
+    assert look(ranges, "8.8.8.8") == ip("10.0.0.254")
+    assert look(ranges, "10.0.0.5") == ON_LINK
+    assert look(ranges, "10.0.0.200") == ip("10.0.0.3")
+    assert look(ranges, "255.255.255.255") == ip("10.0.0.254")
+
+
+def test_the_lowest_metric_decides_and_other_interfaces_do_not_count() -> None:
+    routes = [
+        route("0.0.0.0/0", via="10.0.0.1", metric=200),
+        route("0.0.0.0/0", via="10.0.0.2", metric=100),
+        route("0.0.0.0/0", via="10.0.0.3", metric=1, over=4),
+    ]
+    assert look(ranges_of(routes, 3), "8.8.8.8") == ip("10.0.0.2")
+    assert ranges_of([route("10.0.0.0/8", over=4)], 3) == []
+
+
+def test_refusing_routes_and_several_next_hops() -> None:
+    several = [Message({"RTA_GATEWAY": "10.0.0.7"}, oif=9), Message({"RTA_GATEWAY": "10.0.0.8"}, oif=3)]
+    routes = [
+        route("0.0.0.0/0", over=0, RTA_MULTIPATH=several),
+        route("192.0.2.0/24", kind=6, over=0),
+    ]
+    ranges = ranges_of(routes, 3)
+    assert look(ranges, "192.0.2.9") == NO_ROUTE
+    assert look(ranges, "192.0.3.9") == ip("10.0.0.8")
+
+
+@pytest.fixture
+def pair() -> Iterator[Network]:
+    with Network(f"natcore-block-{os.getpid()}-", ["a", "b"]) as network:
+        network.pair("a", "one", "b", "two")
+        network.up("a", "one", "10.1.0.1/24", "10.1.0.3/24")
+        network.up("b", "two", "10.1.0.2/24")
+        yield network
+
+
+@needs_root
+def test_the_block_spares_what_it_is_told_to_and_is_changed_in_one_step(pair: Network) -> None:
+    assert ping(pair, "b", "10.1.0.1")
+    with at(pair, "a"):
+        block.install("one", {ip("10.1.0.3")})
+        assert interfaces.installed() == ["one"]
+    assert not ping(pair, "b", "10.1.0.1", "-W1")
+    assert ping(pair, "b", "10.1.0.3")
+    with at(pair, "a"):
+        block.install("one", {ip("10.1.0.1"), ip("10.1.0.3")})
+    assert ping(pair, "b", "10.1.0.1")
+    with at(pair, "a"):
+        block.remove("one")
+        block.remove("one")
+        assert interfaces.installed() == []
+
+
+@needs_root
+def test_clean_takes_away_what_the_dead_left_and_leaves_the_living_alone(pair: Network) -> None:
+    with at(pair, "a"):
+        claim = block.Claim("one")
+        block.install("one", set())
+        assert interfaces.clean() == []
+        with pytest.raises(InterfaceError, match="another plane"):
+            block.Claim("one")
+        claim.close()
+        assert interfaces.clean() == ["one"]
+        assert interfaces.installed() == []
