@@ -60,8 +60,10 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
                              bint* hairpin) noexcept nogil:
     cdef uint32_t source = flight.ip.source, destination = flight.ip.destination
     cdef uint8_t flags = tcp_flags(flight), verdict
-    hairpin[0] = False
     if worker.link_address[INSIDE] and destination == worker.link_address[INSIDE]:
+        return LOCAL
+    hairpin[0] = address_find(&worker.mappings.ports, destination) != NONE
+    if hairpin[0] and flight.protocol == PROTOCOL_ICMP:
         return LOCAL
     if is_no_host(source):
         return DROP_SPOOFED
@@ -72,12 +74,8 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
     rule[0] = snat_rule(worker.rules, bswap32(source)) if worker.rules != NULL else NULL
     if rule[0] == NULL:
         return DROP_NO_SNAT_ENTRY
-    hairpin[0] = address_find(&worker.mappings.ports, destination) != NONE
-    if hairpin[0]:
-        if flight.protocol == PROTOCOL_ICMP:
-            return LOCAL
-        if not worker.hairpin:
-            return DROP_UNSUPPORTED
+    if hairpin[0] and not worker.hairpin:
+        return DROP_UNSUPPORTED
     verdict = may_pass(worker, frame, flight, worker.mtu[INSIDE if hairpin[0] else OUTSIDE])
     if verdict != PENDING:
         return verdict
@@ -128,7 +126,7 @@ cdef uint8_t claim(Worker* worker, uint32_t mapping, uint32_t remote_ip, uint16_
             return PENDING
         verdict = DROP_PROBE_LIMIT
     if worker.mappings.mappings[mapping].sessions == 0:
-        mapping_close(&worker.mappings, mapping, now.ms, now.ms)
+        mapping_close(&worker.mappings, mapping, owner.held_until, now.ms)
     return verdict
 
 
@@ -143,7 +141,7 @@ cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const 
                             uint32_t* slot) noexcept nogil:
     """A session for a packet from inside that has none. PENDING: slot is its session; else why not."""
     cdef const SnatRule* rule = NULL
-    cdef bint hairpin
+    cdef bint hairpin = False
     cdef uint32_t mapping = NONE
     cdef uint16_t inside_port = <uint16_t>flight.ports, remote_port = <uint16_t>(flight.ports >> 16)
     cdef uint8_t verdict = screen_outbound(worker, frame, flight, &rule, &hairpin), timeout_class
@@ -167,13 +165,12 @@ cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const 
 
 cdef uint8_t screen_inbound(Worker* worker, const Flight* flight) noexcept nogil:
     """Where a packet from outside may be going, before any mapping is asked."""
-    if address_find(&worker.mappings.ports, flight.ip.destination) == NONE:
-        if worker.link_address[OUTSIDE] and flight.ip.destination == worker.link_address[OUTSIDE]:
-            return LOCAL
-        return DROP_SPOOFED if is_no_host(flight.ip.source) else DROP_NO_MAPPING
+    cdef bint ours = address_find(&worker.mappings.ports, flight.ip.destination) != NONE
+    if not ours and worker.link_address[OUTSIDE] and flight.ip.destination == worker.link_address[OUTSIDE]:
+        return LOCAL
     if is_no_host(flight.ip.source) or address_find(&worker.mappings.ports, flight.ip.source) != NONE:
         return DROP_SPOOFED
-    return PENDING
+    return PENDING if ours else DROP_NO_MAPPING
 
 
 cdef uint8_t pass_filter(Worker* worker, uint32_t outside_ip, uint16_t outside_port, uint32_t remote_ip,
@@ -188,6 +185,14 @@ cdef uint8_t pass_filter(Worker* worker, uint32_t outside_ip, uint16_t outside_p
             and filter_open(&worker.sessions, remote_ip, outside_ip, outside_port, flight.protocol, now.ms)):
         return PENDING
     return DROP_FILTERED
+
+
+cdef bint below_caps(Worker* worker, const Mapping* mapping, const Clock* now) noexcept nogil:
+    """Whether the mapping and the gateway may have one more session that was opened from outside."""
+    if mapping.opened_outside < worker.mapping_cap and worker.sessions.opened_outside < worker.outside_cap:
+        return True
+    complete(worker, now.ns)
+    return mapping.opened_outside < worker.mapping_cap and worker.sessions.opened_outside < worker.outside_cap
 
 
 cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, uint32_t outside_ip, uint16_t outside_port,
@@ -214,12 +219,10 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, uint32_t outside_
     if verdict != PENDING:
         return verdict
     mapping = &worker.mappings.mappings[number]
-    if not has_slot(worker, now):
+    if not below_caps(worker, mapping, now):
+        verdict = DROP_OUTSIDE_LIMIT
+    elif not has_slot(worker, now):
         verdict = DROP_SESSION_LIMIT
-    elif mapping.opened_outside >= worker.mapping_cap or worker.sessions.opened_outside >= worker.outside_cap:
-        complete(worker, now.ns)
-        if mapping.opened_outside >= worker.mapping_cap or worker.sessions.opened_outside >= worker.outside_cap:
-            verdict = DROP_OUTSIDE_LIMIT
     if verdict == PENDING:
         verdict = claim(worker, number, remote_ip, remote_port, flags | OPENED_OUTSIDE, TIMEOUT_UNREPLIED, now, slot)
     if verdict == PENDING:

@@ -13,7 +13,7 @@ from natcore._sessions cimport (
     IN, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Cold, Session, deadline_of, is_dead, session_close,
     session_id, sessions_delete, sessions_new,
 )
-from natcore._sweep cimport close_windows
+from natcore._sweep cimport close_windows, sweep_all
 from natcore._tcp cimport TCP_STATE
 from natcore._translate cimport advance, clock_forward, hold, release, take_generated, translate
 from natcore.flow cimport has_aes
@@ -303,6 +303,7 @@ cdef class Core:
         cdef const Mapping* mapping
         self.own()
         now_ns = clock_forward(self.worker, now_ns)
+        sweep_all(&self.worker.sessions, now_ns, <uint64_t>-1)     # what is dead ended before, at its deadline
         for slot in range(self.worker.sessions.slots.fresh):
             session = &self.worker.sessions.hot[slot]
             if session.protocol == 0:

@@ -127,11 +127,17 @@ cdef void icmp_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, u
 
 
 cdef void echo_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint8_t cause) noexcept nogil:
-    """The answer to a checked echo request (RFC 792): addresses swapped, TTL 64, the rest as it came."""
+    """The answer to a checked echo request (RFC 792): addresses swapped, TTL 64, the rest as it came.
+
+    None to a source that is no host (RFC 1122 section 3.2.1.3).
+    """
     cdef uint32_t link_bytes = <uint32_t>(<const uint8_t*>ip - frame.data), total = bswap16(ip.total_length)
-    cdef uint8_t* out = parcel_begin(outbox, link_bytes + total, frame.side, cause)
+    cdef uint8_t* out
     cdef Ipv4Header* out_ip
     cdef IcmpHeader* icmp
+    if not may_be_told(ip):
+        return
+    out = parcel_begin(outbox, link_bytes + total, frame.side, cause)
     if out == NULL:
         return
     answer_link(out, frame, link_bytes)

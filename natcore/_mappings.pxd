@@ -21,6 +21,7 @@ cdef struct Mapping:            # addresses and ports big-endian
     uint32_t sessions
     uint32_t first              # a session of it; the others are linked to it
     uint32_t opened_outside     # sessions of it that were opened from outside
+    uint32_t held_until         # ms: until when its port was held down for the subscriber; the past: it was free
 
 cdef struct Subscriber:
     uint32_t ip                 # inside address, big-endian

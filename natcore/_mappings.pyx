@@ -71,15 +71,17 @@ cdef bint mappings_have_room(const Mappings* table, uint32_t inside_ip) noexcept
 
 
 cdef uint32_t draw_paired(Mappings* table, Subscriber* subscriber, uint32_t space, uint32_t entry,
-                          const uint32_t* pool, uint32_t pool_size, uint32_t now_ms) noexcept nogil:
+                          const uint32_t* pool, uint32_t pool_size, uint32_t now_ms,
+                          uint32_t* until_ms) noexcept nogil:
     """A port of the subscriber's address (RFC 4787 REQ-2), which a new one draws from the pool; NONE: nothing is free."""
     cdef uint32_t start, step, number, port
     if subscriber.mappings and subscriber.entry == entry:
-        return port_draw(&table.ports, &table.ports.addresses[subscriber.address].maps[space], subscriber.ip, now_ms)
+        return port_draw(&table.ports, &table.ports.addresses[subscriber.address].maps[space], subscriber.ip, now_ms,
+                         until_ms)
     start = random_below(&table.ports.random, pool_size)
     for step in range(pool_size):
         number = pool[start + step if start + step < pool_size else start + step - pool_size]
-        port = port_draw(&table.ports, &table.ports.addresses[number].maps[space], subscriber.ip, now_ms)
+        port = port_draw(&table.ports, &table.ports.addresses[number].maps[space], subscriber.ip, now_ms, until_ms)
         if port != NONE:
             subscriber.address = number
             subscriber.entry = entry
@@ -90,7 +92,7 @@ cdef uint32_t draw_paired(Mappings* table, Subscriber* subscriber, uint32_t spac
 cdef uint32_t mapping_open(Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol, uint32_t entry,
                            const uint32_t* pool, uint32_t pool_size, uint32_t now_ms) noexcept nogil:
     """A new mapping without sessions; NONE when no port is free. Its slots must be there (mappings_have_room)."""
-    cdef uint32_t who = subscriber_find(table, inside_ip), number, port, space = space_of(protocol)
+    cdef uint32_t who = subscriber_find(table, inside_ip), number, port, until_ms, space = space_of(protocol)
     cdef Subscriber* subscriber
     cdef Mapping* mapping
     cdef Address* address
@@ -101,14 +103,14 @@ cdef uint32_t mapping_open(Mappings* table, uint32_t inside_ip, uint16_t inside_
         subscriber.ip = inside_ip
         subscriber.mappings = subscriber.sessions = 0
     subscriber = &table.subscribers[who]
-    port = draw_paired(table, subscriber, space, entry, pool, pool_size, now_ms)
+    port = draw_paired(table, subscriber, space, entry, pool, pool_size, now_ms, &until_ms)
     number = NO_SLOT
     if port != NONE:
         number = slab_take(&table.mapping_slots)
     if port == NONE or (fresh and not index_insert(&table.by_ip, flow_hash(&table.key, inside_ip, 0, 0), who)):
         if port != NONE:
-            port_release(&table.ports, &table.ports.addresses[subscriber.address].maps[space], port, inside_ip, now_ms,
-                         now_ms)
+            port_release(&table.ports, &table.ports.addresses[subscriber.address].maps[space], port, inside_ip,
+                         until_ms, now_ms)
             slab_give(&table.mapping_slots, number)
         if fresh:
             slab_give(&table.subscriber_slots, who)
@@ -130,9 +132,10 @@ cdef uint32_t mapping_open(Mappings* table, uint32_t inside_ip, uint16_t inside_
     mapping.subscriber = who
     mapping.sessions = mapping.opened_outside = 0
     mapping.first = NONE
+    mapping.held_until = until_ms
     if not index_insert(&table.by_inside, inside_hash(table, inside_ip, inside_port, protocol), number):
         mapping.flags = 1                           # not indexed: closing must not look for it
-        mapping_close(table, number, now_ms, now_ms)
+        mapping_close(table, number, until_ms, now_ms)
         return NONE
     return number
 
@@ -154,5 +157,5 @@ cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uin
     slab_give(&table.mapping_slots, number)
 
 
-assert sizeof(Mapping) == 44
+assert sizeof(Mapping) == 48
 assert sizeof(Subscriber) == 32

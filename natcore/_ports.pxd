@@ -57,7 +57,7 @@ cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogi
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil
 cdef void address_drop(Ports* ports, uint32_t address) noexcept nogil
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil
-cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t now_ms) noexcept nogil
+cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t now_ms, uint32_t* until_ms) noexcept nogil
 cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms, uint32_t now_ms) noexcept nogil
 cdef void ports_reclaim(Ports* ports, uint32_t now_ms) noexcept nogil
 cdef uint32_t owner_slot(uint32_t owner) noexcept nogil

@@ -182,9 +182,13 @@ cdef uint32_t pick(Ports* ports, PortMap* map) noexcept nogil:
     return NONE
 
 
-cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t now_ms) noexcept nogil:
-    """A port (host order), now in use, its cell for the caller to fill; NONE when nothing is free for this owner."""
+cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t now_ms, uint32_t* until_ms) noexcept nogil:
+    """A port (host order), now in use, its cell for the caller to fill; NONE when nothing is free for this owner.
+
+    until_ms: until when others would have had to wait for it, to be released with if it is not needed after all.
+    """
     cdef uint32_t port
+    until_ms[0] = now_ms
     if map.free == 0:
         reclaim(ports, map, now_ms)
     if map.free:
@@ -193,6 +197,7 @@ cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t now
         port = own_held(map, owner)
         if port == NONE:
             return NONE
+        until_ms[0] = map.cells[port]
         let_go(ports, map, port)
     map.used[port >> 6] |= <uint64_t>1 << (port & 63)
     map.free -= 1

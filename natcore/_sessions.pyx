@@ -380,7 +380,7 @@ cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_
 cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
     """Takes the session back that was opened last and not announced: as if it had never been."""
     table.created -= 1
-    take_out(table, slot, <uint32_t>(now_ns // 1000000), now_ns)
+    take_out(table, slot, table.mappings.mappings[table.cold[slot].mapping].held_until, now_ns)
 
 
 cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t timeout_class, uint64_t now_ns) noexcept nogil:
@@ -391,6 +391,8 @@ cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t 
     end_write(table, slot, now_ns)
     count_origin(table, slot, -1)
     session.flags = (session.flags & ~OPENED_OUTSIDE) | (OPENED_OUTSIDE if outside else 0)
+    if session.flags & HAIRPINNED:      # contract R5: the initiator's is logged, the responder's is not
+        session.flags = (session.flags & ~UNLOGGED) | (UNLOGGED if outside else 0)
     session.timeout_class = timeout_class
     session.last_seen = <uint32_t>(now_ns // 1000000)
     session.state = 0

@@ -4,7 +4,7 @@ from libc.stdlib cimport free, qsort, realloc
 
 from natcore._ports cimport ports_reclaim
 from natcore._sessions cimport (
-    NO_WINDOW, Cold, Session, Sessions, deadline_of, is_dead, session_close, session_expire, window_write,
+    NO_WINDOW, Cold, Session, Sessions, deadline_of, is_dead, mapping_alive, session_close, session_expire, window_write,
 )
 from natcore.index cimport NONE
 
@@ -41,7 +41,7 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept
         session = &table.hot[slot]
         if session.protocol:
             if is_dead(table, session, now_ms):
-                session_expire(table, slot, now_ns)
+                expire(table, slot, now_ns)
             elif window_over(table, session, &table.cold[slot], now_ns):
                 window_write(table, slot, now_ns)
         table.sweep_at += 1
@@ -134,6 +134,15 @@ cdef void expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noex
             session_expire(table, slot, now_ns)
         slot = after
     carry_out(table, &agenda, now_ns, <uint64_t>-1)
+
+
+cdef void expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
+    """Ends a dead session; with its mapping, if nothing of that lives, so that the port rests from the last end on."""
+    cdef uint32_t number = table.cold[slot].mapping
+    if mapping_alive(table, number, <uint32_t>(now_ns // 1000000)):
+        session_expire(table, slot, now_ns)
+    else:
+        expire_mapping(table, number, now_ns)
 
 
 cdef void close_windows(Sessions* table, uint64_t now_ns) noexcept nogil:

@@ -67,12 +67,12 @@ cdef inline uint8_t tcp_class(uint8_t state) noexcept nogil:
 cdef enum:                      # Refresh
     REFRESH_NEVER = 0           # a RST that changes nothing (RFC 7857 section 7)
     REFRESH_BY_POLICY = 1       # as any packet of its direction
-    REFRESH_ALWAYS = 2          # the transitory timer starts now
+    REFRESH_ALWAYS = 2          # another timer starts now (RFC 6146 section 3.5.2.2)
 
 cdef inline uint8_t tcp_step(Session* session, uint32_t direction, uint8_t flags, uint32_t sequence,
                              uint32_t acknowledgement, uint32_t end) noexcept nogil:
     """Takes a segment into account; a Refresh."""
-    cdef uint8_t state = session.state & TCP_STATE
+    cdef uint8_t state = session.state & TCP_STATE, before = session.timeout_class
     if flags & TCP_RST:
         if TCP_ESTABLISHED <= state <= TCP_FIN_IN and rst_fits(session, direction, sequence):
             session.state = (session.state & ~TCP_STATE) | TCP_TRANSITORY
@@ -82,9 +82,9 @@ cdef inline uint8_t tcp_step(Session* session, uint32_t direction, uint8_t flags
     tcp_track(session, direction, flags, acknowledgement, end)
     state = next_state(state, direction, flags)
     session.state = (session.state & ~TCP_STATE) | state
-    if session.timeout_class != TIMEOUT_UNREPLIED or direction == OUT:
+    if before != TIMEOUT_UNREPLIED or direction == OUT:
         session.timeout_class = tcp_class(state)
-    return REFRESH_BY_POLICY
+    return REFRESH_BY_POLICY if session.timeout_class == before else REFRESH_ALWAYS
 
 cdef inline bint is_reopening(const Session* session, uint8_t flags) noexcept nogil:
     """A first SYN of a new connection on a session that has ended or nearly so (TIME-WAIT reuse)."""

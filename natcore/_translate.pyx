@@ -13,9 +13,9 @@ from natcore._rewrite cimport rewrite
 from natcore._sessions cimport (
     HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_ICMP, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP,
     TIMEOUT_UNREPLIED, UNLOGGED, Session, is_dead, session_addresses, session_announce, session_count, session_discard,
-    session_expire, session_find, session_ports, session_restart, window_roll,
+    session_find, session_ports, session_restart, window_roll,
 )
-from natcore._sweep cimport sweep_all, sweep_slice
+from natcore._sweep cimport expire, sweep_all, sweep_slice
 from natcore._tcp cimport (
     REFRESH_ALWAYS, REFRESH_BY_POLICY, TCP_INIT_IN, TCP_INIT_OUT, TCP_STEADY, is_later, is_reopening, tcp_step,
 )
@@ -24,7 +24,7 @@ from natcore.hints cimport bswap16, bswap32, exchange, likely, prefetch, prefetc
 from natcore.index cimport NONE, bucket_of, ctz32, match_tags, tag_of
 from natcore.state cimport Clock, Worker, clock_read
 from natcore.verdict cimport (
-    DROP_MTU, DROP_PORTS_EXHAUSTED, DROP_SESSION_LIMIT, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INBOUND, INSIDE, LOCAL,
+    DROP_MTU, DROP_PORTS_EXHAUSTED, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INBOUND, INSIDE, LOCAL,
     OUTBOUND, OUTSIDE, PENDING,
 )
 from natcore.wire cimport (
@@ -90,7 +90,7 @@ cdef uint32_t find_live(Worker* worker, uint32_t direction, uint64_t addresses, 
     """The live session, or NONE; a dead one that is met is ended."""
     cdef uint32_t slot = session_find(&worker.sessions, direction, addresses, ports, protocol)
     if slot != NONE and is_dead(&worker.sessions, &worker.sessions.hot[slot], now.ms):
-        session_expire(&worker.sessions, slot, now.ns)
+        expire(&worker.sessions, slot, now.ns)
         return NONE
     return slot
 
@@ -121,10 +121,11 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
             if fresh:
                 session_discard(&worker.sessions, slot, now.ns)
             return verdict
-    else:
-        reopen(worker, other, IN, flight, now)
     if fresh:
         session_announce(&worker.sessions, slot)
+    else:
+        reopen(worker, slot, OUT, flight, now)
+    reopen(worker, other, IN, flight, now)
     account_frame(worker, slot, OUT, frame, flight, now)
     account_frame(worker, other, IN, frame, flight, now)
     rewrite(frame, flight, session, OUT, worker.decrement_ttl)
@@ -139,11 +140,12 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
     cdef bint fresh = False
     slot = find_live(worker, direction, flight.addresses, flight.ports, flight.protocol, now)
     if slot != NONE:
+        if direction == IN and worker.sessions.hot[slot].flags & HAIRPINNED:
+            return DROP_SPOOFED         # a hairpin's packets come from inside
         verdict = may_pass(worker, frame, flight, worker.mtu[
             INSIDE if direction == IN or worker.sessions.hot[slot].flags & HAIRPINNED else OUTSIDE])
         if verdict != PENDING:
             return verdict
-        reopen(worker, slot, direction, flight, now)
     else:
         fresh = True
         if direction == OUT:
@@ -159,6 +161,8 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
         return hairpin(worker, frame, flight, slot, fresh, now)
     if fresh:
         session_announce(&worker.sessions, slot)
+    else:
+        reopen(worker, slot, direction, flight, now)
     account_frame(worker, slot, direction, frame, flight, now)
     rewrite(frame, flight, &worker.sessions.hot[slot], direction, worker.decrement_ttl)
     return OUTBOUND if direction == OUT else INBOUND

@@ -300,4 +300,10 @@ def to_ns(seconds: float, name: str = "now") -> int:
         raise ConfigurationError(f"{name}={seconds!r}: allowed is a finite number of seconds, 0 or more")
     if not 0 <= seconds < 1.8e10:
         raise ConfigurationError(f"{name}={seconds!r}: allowed is 0 to 1.8e10 seconds")
-    return round(seconds * 1_000_000_000)
+    return exact_ns(seconds)
+
+
+def exact_ns(seconds: float) -> int:
+    """Seconds as nanoseconds, rounded once: a product with 1e9 would be rounded before (by 128 ns at Unix times)."""
+    whole = math.floor(seconds)
+    return whole * 1_000_000_000 + round((seconds - whole) * 1_000_000_000)

@@ -25,6 +25,7 @@ from .config import (
     check_choice,
     check_integer,
     check_number,
+    exact_ns,
     parse_ipv4,
     to_ns,
 )
@@ -152,7 +153,7 @@ class Gateway:
             hold_down_ms=round(self.policy.hold_down * 1000),
             timeouts_ms=_timeouts_ms(self.timeouts),
             window_ns=to_ns(window, "window"),
-            epoch_ns=round(epoch * 1e9),
+            epoch_ns=exact_ns(epoch),
             filtering=tuple(FILTERINGS.index(self.policy.behaviour(p).filtering or "") for p in ("tcp", "udp", "icmp")),
             link_addresses=tuple(int(side.address or 0) for side in (self.inside, self.outside)),
             mtus=(self.inside.mtu, self.outside.mtu),
@@ -321,7 +322,9 @@ class Gateway:
         the rows that take_records() has no room for are lost, and counted.
         """
         self._check_open()
-        now_ns = to_ns(now)
+        self._advance_ns(to_ns(now))
+
+    def _advance_ns(self, now_ns: int) -> None:
         collector = self._collector
         while not self._core.advance(now_ns):
             if collector is None or not collector.active:
@@ -409,7 +412,7 @@ class Gateway:
     def _settle(self) -> None:
         """Completes expiry up to the gateway's clock, so that nothing dead is shown; a plane's sweep does it by itself."""
         if not self._planes and not self._closed:
-            self.advance(self._core.now_ns / 1e9)
+            self._advance_ns(self._core.now_ns)
 
     # ---- the session log --------------------------------------------------------------------------------------------
 
@@ -444,7 +447,7 @@ class Gateway:
     def set_epoch(self, epoch: float) -> None:
         """Unix seconds at now = 0: what the log's times are labelled with from now on."""
         check_number("epoch", epoch, -1e10, 1e10, unit="seconds")
-        self._core.set_epoch(round(epoch * 1e9))
+        self._core.set_epoch(exact_ns(epoch))
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
@@ -518,4 +521,5 @@ def _nows_ns(now: NDArray[np.float64], count: int) -> NDArray[np.uint64]:
         raise ConfigurationError(f"now={now.dtype}{now.shape}: allowed is float64({count},)")
     if count and not (np.isfinite(now).all() and now.min() >= 0 and now.max() < 1.8e10):
         raise ConfigurationError("now: allowed are finite seconds from 0 to 1.8e10")
-    return np.rint(now * 1e9).astype(np.uint64)
+    whole = np.floor(now)
+    return whole.astype(np.uint64) * np.uint64(1_000_000_000) + np.rint((now - whole) * 1e9).astype(np.uint64)

@@ -1,0 +1,82 @@
+# The README's two commands, `make demo` and `make test`, and what a developer needs beside them. All of it happens in .venv.
+PYTHON ?= python3
+VENV := .venv/bin/python
+PIP_VERBOSITY ?= --quiet
+PIP := $(VENV) -m pip $(PIP_VERBOSITY) --disable-pip-version-check
+ASAN = LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
+       ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard natcore/*.pyx natcore/*.pxd)
+# The core's tests: no interfaces, no files, no other programs.
+QUICK := $(wildcard $(patsubst %,tests/test_%.py,checksum flow index wire frame random tcp ports mappings sessions sweep rules \
+         journal icmp parse admit rewrite translate gateway entries config records verdict hairpin windows events \
+         fuzz_frames bulk model properties worked_example))
+BENCHMARK_OPTIONS ?=
+TEST_OPTIONS ?=
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: help demo test lint bench gate sanitize portable clean
+help:
+	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
+	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
+	@echo "make lint      ruff, mypy, stubtest, cython-lint"
+	@echo "make bench     benchmarks; make gate: the ratio to the memory's limit"
+	@echo "make sanitize  a million random frames under the address and undefined-behaviour sanitizers"
+	@echo "make portable  the core's tests on a build without processor intrinsics"
+	@echo "make clean     remove .venv, build and caches"
+
+demo: .venv/built
+	.venv/bin/natcore demo
+
+test: .venv/built .venv/tested-with
+	$(VENV) -m pytest $(TEST_OPTIONS)
+
+lint: .venv/built .venv/linted-with
+	$(VENV) -m ruff check .
+	$(VENV) -m ruff format --check .
+	$(VENV) -m mypy
+	MYPYPATH=python $(VENV) -m mypy.stubtest natcore --mypy-config-file pyproject.toml
+	.venv/bin/cython-lint natcore benchmarks tests
+
+bench: .venv/built .venv/tested-with
+	$(VENV) -m pytest benchmarks $(BENCHMARK_OPTIONS)
+
+gate: .venv/built .venv/tested-with
+	$(VENV) benchmarks/gate.py
+
+sanitize: .venv/built .venv/tested-with
+	python=$$(.ci/variant sanitize NATCORE_SANITIZE=ON) && \
+	$(ASAN) "$$python" tests/fuzz_frames.py --frames 1000000 && \
+	$(ASAN) "$$python" -m pytest -s -q $(QUICK)
+
+portable: .venv/built .venv/tested-with
+	python=$$(.ci/variant portable NATCORE_PORTABLE=ON) && "$$python" -m pytest -q $(QUICK)
+
+clean:
+	rm -rf .venv build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is older than what it was made from: then it is made again.
+.venv/made:
+	@missing=$$(.ci/needs build "$(PYTHON)"); if [ -n "$$missing" ]; then \
+	    echo "Missing here (CPython 3.11 or newer, a C compiler and headers): apt-get install $$missing" >&2; exit 1; fi
+	"$(PYTHON)" -m venv .venv
+	$(PIP) install --upgrade "pip>=25.1"
+	@touch $@
+
+.venv/builds-with: pyproject.toml | .venv/made
+	$(PIP) install --group build
+	@touch $@
+
+.venv/built: $(SOURCES) | .venv/builds-with
+	$(PIP) install --no-build-isolation --editable .
+	@touch $@
+
+.venv/tested-with: pyproject.toml | .venv/made
+	$(PIP) install --group test
+	@touch $@
+
+.venv/linted-with: pyproject.toml | .venv/made
+	$(PIP) install --group lint
+	@touch $@

@@ -1,0 +1,19 @@
+"""Import time: natcore beside numpy, which it needs, each in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+
+@pytest.mark.parametrize("module", ["numpy", "natcore"])
+def bench_import(benchmark: BenchmarkFixture, module: str) -> None:
+    program = f"import {module}, sys; print('pyarrow' in sys.modules, 'duckdb' in sys.modules)"
+
+    def load() -> str:
+        return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+
+    assert benchmark.pedantic(load, rounds=15, warmup_rounds=1).split() == ["False", "False"]

@@ -1,0 +1,87 @@
+"""The speed gates: translation's time as a multiple of the memory's limit, in one run, as medians of paired rounds."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from compiled import build, walk
+from load import Load
+from natcore import Side
+
+FRAMES = 16_384  # a call
+LIMITS = {1_000: 8.0, 1_048_576: 4.0}  # sessions: times walk's time
+IMPORT_LIMIT = 1.3  # times numpy's
+WALK_PACKETS = 12_000_000
+
+
+def translate_seconds(loaded: Load, side: Side, calls: int) -> float:
+    """Seconds a packet over some calls; frames are restored, and verdicts checked, outside the timed part."""
+    seconds = 0.0
+    verdicts = np.zeros(FRAMES, np.uint8)
+    for _ in range(calls):
+        frames, lengths = loaded.frames(side, FRAMES)
+        verdicts[:] = 255
+        start = time.perf_counter()
+        loaded.gateway.translate(frames, lengths, side, now=loaded.now, out=verdicts)
+        seconds += time.perf_counter() - start
+        loaded.expect(verdicts, side)
+    return seconds / (calls * FRAMES)
+
+
+def import_seconds(module: str) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+    return time.perf_counter() - start
+
+
+def paired(one: Callable[[], float], other: Callable[[], float], rounds: int) -> tuple[float, float, float]:
+    """Medians of one, of other, and of their ratio, taken in turns."""
+    one(), other()  # warm
+    pairs = [(one(), other()) for _ in range(rounds)]
+    first, second = zip(*pairs, strict=True)
+    return statistics.median(first), statistics.median(second), statistics.median(a / b for a, b in pairs)
+
+
+def gate(sessions: int, limit: float, rounds: int, calls: int) -> bool:
+    loaded = Load(sessions)
+    passed = True
+    for side, name in ((Side.INSIDE, "outbound"), (Side.OUTSIDE, "inbound")):
+        ours, walks, ratio = paired(
+            lambda side=side: translate_seconds(loaded, side, calls), lambda: walk(sessions, WALK_PACKETS), rounds
+        )
+        verdict = "ok" if ratio <= limit else "TOO SLOW"
+        print(
+            f"{sessions:>9,} sessions {name:8}  natcore {ours * 1e9:6.1f} ns ({1e-6 / ours:5.1f} M/s)"
+            f"  walk {walks * 1e9:6.1f} ns ({1e-6 / walks:5.1f} M/s)  ratio {ratio:5.2f}  limit {limit:g}  {verdict}",
+            flush=True,
+        )
+        passed &= ratio <= limit
+    loaded.gateway.close()
+    return passed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15, help="pairs a gate (9 or more for a figure to quote)")
+    parser.add_argument("--calls", type=int, default=64, help=f"timed calls of {FRAMES:,} frames a round")
+    options = parser.parse_args()
+    build("walk")
+    results = [gate(sessions, limit, options.rounds, options.calls) for sessions, limit in LIMITS.items()]
+    ours, numpys, ratio = paired(lambda: import_seconds("natcore"), lambda: import_seconds("numpy"), options.rounds)
+    results.append(ratio <= IMPORT_LIMIT)
+    print(f"import natcore {ours * 1e3:.0f} ms  numpy {numpys * 1e3:.0f} ms  ratio {ratio:.2f}  limit {IMPORT_LIMIT:g}")
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Rows that wait in memory: bounded, the oldest dropped first."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Protocol
+
+import numpy as np
+
+from .ledger import Ledger
+from .sinks.base import Batch, Records
+
+
+class Store(Protocol):
+    """Where a log's rows wait: in order, one batch at a time held by whoever delivers it."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait, a held batch not among them."""
+        ...
+
+    def take(self, limit: int) -> Batch | None:
+        """Hold the oldest rows, `limit` at most, all of one run; None: none wait. One batch is held at a time."""
+        ...
+
+    def acknowledge(self) -> None:
+        """The held rows are done with: their place in the ledger is the caller's business."""
+        ...
+
+    def put_back(self) -> None:
+        """The held rows wait again, in front."""
+        ...
+
+
+class Buffer:
+    """A Store in memory. Its rows are `queued` in the ledger; those that find no room are lost as `queue_full`."""
+
+    def __init__(self, instance: str, vpc_id: str, run: str, capacity: int, ledger: Ledger) -> None:
+        self._identity = (instance, vpc_id, run)
+        self._capacity = capacity
+        self._ledger = ledger
+        self._chunks: deque[Records] = deque()
+        self._held: Records | None = None
+        self._rows = 0
+        self._lock = threading.Lock()
+
+    @property
+    def rows(self) -> int:
+        return self._rows
+
+    def append(self, records: Records) -> None:
+        """RECORD (n,), accepted by the ledger before; kept as it is, so it must not be written again."""
+        with self._lock:
+            self._chunks.append(records)
+            self._rows += len(records)
+            self._drop_surplus()
+
+    def take(self, limit: int) -> Batch | None:
+        """As `Store.take`; None as well while a batch is held."""
+        with self._lock:
+            if self._held is not None:
+                return None
+            taken: list[Records] = []
+            while self._chunks and limit > 0:
+                chunk = self._chunks.popleft()
+                if len(chunk) > limit:
+                    self._chunks.appendleft(chunk[limit:])
+                    chunk = chunk[:limit]
+                taken.append(chunk)
+                limit -= len(chunk)
+            if not taken:
+                return None
+            self._held = taken[0] if len(taken) == 1 else np.concatenate(taken)
+            self._rows -= len(self._held)
+            return Batch(*self._identity, self._held)
+
+    def acknowledge(self) -> None:
+        with self._lock:
+            self._held = None
+
+    def put_back(self) -> None:
+        with self._lock:
+            if self._held is not None:
+                self._chunks.appendleft(self._held)
+                self._rows += len(self._held)
+                self._held = None
+                self._drop_surplus()
+
+    def clear(self) -> int:
+        """Forget every row; -> how many, for the ledger."""
+        with self._lock:
+            rows, self._rows = self._rows, 0
+            self._chunks.clear()
+            return rows
+
+    def _drop_surplus(self) -> None:
+        surplus = self._rows - self._capacity
+        if surplus <= 0:
+            return
+        left = surplus
+        while left:
+            chunk = self._chunks.popleft()
+            if len(chunk) > left:
+                self._chunks.appendleft(chunk[left:])
+            left -= min(left, len(chunk))
+        self._rows -= surplus
+        self._ledger.lose(surplus, "queued", "queue_full")

@@ -1,0 +1,288 @@
+"""The command line: run, check, demo, replay, clean."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from . import capture, demo, interfaces, report, service
+from .config import SnatEntry
+from .demo_clients import Outcome
+from .errors import ConfigurationError, Error
+from .gateway import Gateway
+from .replay import Replay
+from .settings import Settings, SettingsError, load
+from .sinks import ParquetSink
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+File = Annotated[Path, typer.Argument(metavar="GATEWAY.TOML", help="The gateway's file.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def main() -> None:
+    app()
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"natcore {version('natcore')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
+) -> None:
+    """A NAT44 gateway with an exact session log."""
+
+
+@app.command()
+def run(file: File, as_json: Json = False) -> None:
+    """Forward packets as the file says, until SIGTERM or SIGINT. SIGHUP prints the counters."""
+    with _failing(as_json):
+        settings = load(file)
+        _warn(settings)
+        service.serve(settings, _tell_json if as_json else _tell)
+
+
+@app.command()
+def check(file: File, as_json: Json = False) -> None:
+    """Say whether the file is good, and what it makes."""
+    with _failing(as_json):
+        settings = load(file)
+        settings.make_gateway().close()
+        summary = _summary(settings)
+        if as_json:
+            report.print_json({"ok": True, **summary, "warnings": settings.warnings})
+            return
+        _warn(settings)
+        console = report.console()
+        console.print(f"[green]{escape(str(file))} is good[/]")
+        for name, value in summary.items():
+            console.print(f"  {name}: {escape(str(value))}", soft_wrap=True)
+
+
+@app.command("demo")
+def show_demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the namespaces and the log's files.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Watch real programs reach a server through natcore, then read their session log (in memory where not root)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
+    console = report.console(quiet=as_json)
+    with _failing(as_json), _Progress(console) as progress:
+        result = demo.run(keep=keep, progress=progress.show)
+    if as_json:
+        report.print_json(
+            {
+                "ok": result.ok, "mode": result.mode, "reason": result.reason,
+                "programs": [outcome._asdict() for outcome in result.outcomes],
+                "counters": result.counters, "sessions": result.sessions,
+                "checks": [item._asdict() for item in result.checks],
+                "folder": result.folder, "namespaces": result.namespaces,
+            }
+        )  # fmt: skip
+    else:
+        _print_demo(console, result)
+    raise typer.Exit(0 if result.ok else 1)
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="CAPTURE", help="A classic pcap file of an inside link.")],
+    snat: Annotated[list[str], typer.Option(metavar="PREFIX=POOL[,POOL…]", help="Inside sources and their pool.")],
+    write: Annotated[Path | None, typer.Option(help="Write the frames of the outside link to this pcap file.")] = None,
+    log: Annotated[Path | None, typer.Option(help="Keep the session log in this folder, as Parquet files.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Make every choice of ports repeatable.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Send a capture through a gateway in memory: what it would have made of this traffic."""
+    with _failing(as_json), ExitStack() as stack:
+        entries = [_parse_snat(text) for text in snat]
+        folder = log or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="natcore-replay-")))
+        gateway = stack.enter_context(Gateway(instance="replay", seed=seed))
+        for entry in entries:
+            gateway.add(entry)
+        gateway.start_session_log(ParquetSink(folder), name="replay")
+        replayed = Replay(gateway, [IPv4Network(entry.source) for entry in entries], keep=write is not None)
+        replayed.run(capture.read(file))
+        counters = gateway.counters()
+        gateway.close()
+        if write is not None:
+            capture.write(write, replayed.outside)
+        _print_replay(replayed, counters, report.read_sessions(folder), as_json)
+
+
+@app.command()
+def clean(as_json: Json = False) -> None:
+    """Put back what a gateway that was killed left on this machine's interfaces."""
+    with _failing(as_json):
+        cleaned = {"interfaces": interfaces.clean(), "namespaces": demo.clean()}
+    if as_json:
+        report.print_json({"ok": True, **cleaned})
+    else:
+        print(f"put back: {_listed(cleaned)}" if any(cleaned.values()) else "nothing was left")
+
+
+@contextmanager
+def _failing(as_json: bool) -> Iterator[None]:
+    """natcore's errors, and the system's, are told in one line; the exit status is 1."""
+    try:
+        yield
+    except (Error, OSError) as error:
+        if as_json:
+            told: dict[str, Any] = {"ok": False, "error": str(error)}
+            if isinstance(error, SettingsError):
+                told |= {"file": error.source, "key": error.key, "value": error.value, "allowed": error.allowed}
+            report.print_json(told)
+        else:
+            typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _warn(settings: Settings) -> None:
+    for warning in settings.warnings:
+        typer.echo(f"warning: {settings.source}: {warning}", err=True)
+
+
+def _summary(settings: Settings) -> dict[str, Any]:
+    sinks = [log.make_sink() for log in settings.logs]
+    here = {name for _, name in socket.if_nameindex()}
+    plane = settings.plane or {}
+    names = [name for side in ("inside", "outside") if side in plane for name in _as_list(plane[side])]
+    return {
+        "snat": [f"{entry.source} to {', '.join(str(eip.address) for eip in entry.pool)}" for entry in settings.snat],
+        "interfaces": [name if name in here else f"{name} (not on this machine now)" for name in names],
+        "session logs": [{"type": sink.delivery_type, **sink.destination} for sink in sinks],
+    }
+
+
+def _as_list(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _parse_snat(text: str) -> SnatEntry:
+    source, equals, pool = text.partition("=")
+    if not equals:
+        raise ConfigurationError(f"--snat={text!r}: allowed is PREFIX=POOL, such as 10.0.0.0/8=203.0.113.1")
+    return SnatEntry(source, pool=pool.split(","))
+
+
+def _tell_json(what: str, fields: dict[str, Any]) -> None:
+    report.print_json({"happened": what, **fields}, indent=None)
+
+
+def _tell(what: str, fields: dict[str, Any]) -> None:
+    if what == "started":
+        print(f"forwarding between {fields['inside']} (inside) and {fields['outside']} (outside)")
+        for log in fields["logs"]:
+            print(f"session log {_listed(log)}")
+        if not fields["logs"]:
+            print("no session log: the file has no [[log]]")
+        print("SIGTERM or Ctrl-C ends; SIGHUP prints the counters (the file is not read again)", flush=True)
+    elif what == "stopped":
+        print("stopped")
+        report.console().print(report.counters_table(fields["counters"]))
+        for name, counters in fields["logs"].items():
+            print(f"session log {name}: {_listed(counters)}", flush=True)
+    elif what == "counters":
+        report.console().print(report.counters_table(fields))
+    else:
+        print(f"{what}: {_listed(fields)}", flush=True)
+
+
+def _listed(fields: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in fields.items())
+
+
+class _Progress:
+    """What the demo did so far: a live display on a terminal, else a line for each program as it ends."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+        self._told = 0
+
+    def show(self, outcomes: list[Outcome], counters: dict[str, int]) -> None:
+        if self._live is not None:
+            live_counters = report.counters_table(counters, "Live counters")
+            self._live.update(Group(_programs(outcomes), live_counters), refresh=True)
+            return
+        for outcome in outcomes[self._told :]:
+            self._console.print(f"{'done' if outcome.ok else 'failed'}: {escape(outcome.command)}")
+        self._told = len(outcomes)
+
+    def __enter__(self) -> _Progress:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+
+def _programs(outcomes: list[Outcome]) -> Table:
+    table = Table(title="What went through", box=box.SIMPLE_HEAD)
+    for heading in ("program", "protocol", "what came of it"):
+        table.add_column(heading)
+    table.add_column("seconds", justify="right")
+    for outcome in outcomes:
+        detail = ("[green]" if outcome.ok else "[bold red]failed: ") + escape(outcome.detail)
+        table.add_row(escape(outcome.command), outcome.protocol, detail, f"{outcome.seconds:.2f}")
+    return table
+
+
+def _print_demo(console: Console, result: demo.Result) -> None:
+    if result.mode == "memory":
+        console.print(f"In memory, from a capture that is shipped with natcore ({escape(result.reason)}).")
+    else:
+        console.print(f"{demo.INSIDE} - gateway ({demo.POOL}) - {demo.SERVER}, in network namespaces")
+        console.print(_programs(result.outcomes))
+    console.print(report.counters_table(result.counters))
+    console.print(report.sessions_table(result.sessions, console.width))
+    report.print_checks(console, result.checks)
+    if result.folder is not None:
+        console.print(f"kept: SELECT * FROM '{result.folder}/*.parquet' (DuckDB)", soft_wrap=True)
+    for name in result.namespaces:
+        console.print(f"kept: ip netns exec {name} …")
+
+
+def _print_replay(replayed: Replay, counters: dict[str, int], rows: list[report.Row], as_json: bool) -> None:
+    checks = demo.replay_checks(replayed, rows)
+    if as_json:
+        report.print_json(
+            {
+                "ok": all(item.ok for item in checks), "frames": replayed.frames, "skipped": replayed.skipped,
+                "verdicts": {verdict.name: count for verdict, count in replayed.verdicts.items()},
+                "counters": counters, "sessions": rows, "checks": [item._asdict() for item in checks],
+            }
+        )  # fmt: skip
+    else:
+        console = report.console()
+        skipped = ", ".join(f"{count:,} {reason}" for reason, count in replayed.skipped.items())
+        console.print(f"{replayed.frames:,} frames; skipped: {skipped or 'none'}")
+        console.print(report.counters_table(counters))
+        console.print(report.sessions_table(rows, console.width))
+        report.print_checks(console, checks)
+    if not all(item.ok for item in checks):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""One collector a gateway: it takes the rows from the core's ring and gives them to every session log.
+
+produced = accepted + lost_ring, while a log runs; each log has an account of its own (ledger.py). A full ring never
+stops a packet: the row is lost and counted. While no log runs nothing is taken: the rows stay for `take_records()`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from .config import DeliveryPolicy, check_number
+from .errors import ConfigurationError
+from .records import RECORD
+from .sender import attribute
+from .sessionlog import SessionLog
+from .sinks.base import Records, Sink
+from .spool_format import Identity
+
+_log = logging.getLogger(__name__)
+_DRAIN_ROWS = 65_536
+_PERIOD_SECONDS = 0.05
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Core(Protocol):
+    """What the collector needs of the data plane."""
+
+    @property
+    def journal_lost(self) -> int:
+        """Rows that found the ring full, since the gateway began."""
+        ...
+
+    def drain(self, records: Records) -> int:
+        """Fill RECORD (n,) with the oldest rows of the ring, in the order of their numbers; -> how many."""
+        ...
+
+    @property
+    def now_ns(self) -> int:
+        """The gateway's clock."""
+        ...
+
+    def close_windows(self, now_ns: int) -> int | None:
+        """Write partial rows of the open windows, as many as the ring has room for; -> windows still open."""
+        ...
+
+
+class Collector:
+    """Starts and stops session logs and feeds them. Thread-safe; `close` is idempotent.
+
+    run: names this process's rows for ever with their numbers; drawn if not given.
+    clock: seconds, any origin; wall: Unix seconds. threads=False: nothing runs by itself, `step` and the logs'
+    `persist` and `send` are called instead.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        instance: str,
+        vpc_id: str,
+        billing: str = "by-usage",
+        region: str | None = None,
+        run: str | None = None,
+        threads: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        chance: random.Random | None = None,
+    ) -> None:
+        self._core = core
+        self._identity = Identity(instance, vpc_id, run or secrets.token_hex(8))
+        self._billing = billing
+        self._region = region
+        self._has_threads = threads
+        self._clock, self._wall = clock, wall
+        self._chance = chance or random.Random()
+        self._logs: tuple[SessionLog, ...] = ()
+        self._stopped: weakref.WeakSet[SessionLog] = weakref.WeakSet()
+        self._control = threading.RLock()  # start, stop, close: one at a time
+        self._draining = threading.Lock()  # the ring has one reader; and the counts below
+        self._room = np.empty(_DRAIN_ROWS, RECORD)
+        self._accepted = self._unclaimed = self._lost_before = self._lost_base = 0
+        self._thread: threading.Thread | None = None
+        self._end = threading.Event()
+
+    @property
+    def run(self) -> str:
+        return self._identity.run
+
+    @property
+    def active(self) -> bool:
+        """A log runs."""
+        return bool(self._logs)
+
+    @property
+    def logs(self) -> tuple[SessionLog, ...]:
+        return self._logs
+
+    def start(
+        self,
+        sink: Sink,
+        *,
+        name: str | None = None,
+        spool: str | os.PathLike[str] | None = None,
+        delivery: DeliveryPolicy | None = None,
+    ) -> SessionLog:
+        """A new log, that counts from now: windows that are open are closed first, for the logs that run already.
+
+        name: of the log, and of its folder in `spool`; without one it is made from the delivery type.
+        Rows that no log was there for and that `take_records` has not taken are dropped, counted `unclaimed`.
+        Raises ConfigurationError: billing by specification, another region (contract R6), a name or a sink in use.
+        """
+        with self._control:
+            self._check_sink(sink)
+            name = self._check_name(name, str(attribute(sink, "delivery_type")))
+            log = self._make(sink, name, spool, delivery or DeliveryPolicy())
+            self._close_windows()
+            with self._draining:
+                self._drain()
+                if not self._logs:
+                    self._lost_base = self._core.journal_lost
+                self._logs = (*self._logs, log)
+            if self._has_threads:
+                log.start()
+                self._start_thread()
+            return log
+
+    def _make(self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy) -> SessionLog:
+        try:
+            return SessionLog(
+                sink, self._identity, name=name, spool=Path(spool) / name if spool is not None else None,
+                policy=policy, check=self._check_sink, collect=self.step,
+                clock=self._clock, wall=self._wall, chance=self._chance,
+            )  # fmt: skip
+        except OSError as error:
+            raise ConfigurationError(f"spool={str(spool)!r}: {error}; allowed is a folder to write in") from error
+
+    def stop(self, log: SessionLog, timeout: float = 10.0) -> int:
+        """Close the open windows (R10: partial rows), deliver what waits within `timeout` s; -> rows not delivered."""
+        check_number("timeout", timeout, 0, 1e9, unit="seconds")
+        with self._control:
+            if log in self._logs:
+                return self._stop((log,), timeout)
+            if log not in self._stopped:
+                raise ConfigurationError(f"log={log!r}: allowed is a session log of this gateway")
+            return log.finish_stop()
+
+    def close(self, timeout: float = 10.0) -> int:
+        """Stop every log, all within `timeout` s; -> rows not delivered."""
+        with self._control:
+            return self._stop(self._logs, timeout)
+
+    def step(self) -> int:
+        """Take what is in the ring and give it to the logs; -> rows taken. Nothing is taken while no log runs."""
+        with self._draining:
+            return self._drain() if self._logs else 0
+
+    drain_now = step
+
+    def counters(self) -> dict[str, int]:
+        """Rows: produced = accepted + lost_ring, while a log ran; unclaimed: dropped by the start of the first log."""
+        with self._draining:
+            lost = self._lost_before + (self._core.journal_lost - self._lost_base if self._logs else 0)
+            return {
+                "produced": self._accepted + lost, "accepted": self._accepted, "lost_ring": lost,
+                "unclaimed": self._unclaimed,
+            }  # fmt: skip
+
+    def _drain(self) -> int:
+        """With `_draining` held. At most what the ring may hold now: rows that go on coming wait for the next time."""
+        taken = 0
+        while True:
+            count = self._core.drain(self._room)
+            if count:
+                records = self._room[:count].copy()
+                records.flags.writeable = False
+                for log in self._logs:
+                    log.accept(records)
+            taken += count
+            if count < len(self._room):
+                break
+        if self._logs:
+            self._accepted += taken
+        else:
+            self._unclaimed += taken
+        return taken
+
+    def _close_windows(self) -> None:
+        """No lock of the collector is held: the core may wait for a packet thread, which may be in `drain_now`."""
+        while self._core.close_windows(self._core.now_ns):
+            with self._draining:
+                self._drain()
+
+    def _stop(self, logs: tuple[SessionLog, ...], timeout: float) -> int:
+        if not logs:
+            return 0
+        deadline = self._clock() + timeout
+        self._close_windows()
+        with self._draining:
+            self._drain()
+            self._logs = tuple(log for log in self._logs if log not in logs)
+            if not self._logs:
+                self._lost_before += self._core.journal_lost - self._lost_base
+        if not self._logs:
+            self._stop_thread()
+        for log in logs:  # all at once: one that hangs does not take the others' time
+            log.begin_stop(deadline)
+        self._stopped.update(logs)
+        return sum(log.finish_stop() for log in logs)
+
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            self._end.clear()
+            self._thread = threading.Thread(target=self._run, name="natcore-collector", daemon=True)
+            self._thread.start()
+
+    def _stop_thread(self) -> None:
+        if self._thread is not None:
+            self._end.set()
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while not self._end.wait(_PERIOD_SECONDS):
+            try:
+                self.step()
+            except Exception:
+                _log.exception("collecting session rows failed")
+
+    def _check_sink(self, sink: Sink) -> None:
+        if not callable(getattr(sink, "deliver", None)):
+            raise ConfigurationError(f"sink={sink!r}: allowed is an object with deliver(batch)")
+        if self._billing == "by-specification":
+            raise ConfigurationError(
+                "billing='by-specification': such a gateway has no session logs; allowed is 'by-usage'"
+            )
+        region = attribute(sink, "region")
+        if region and self._region and region != self._region:
+            raise ConfigurationError(f"sink.region={region!r}: allowed is the gateway's own, {self._region!r}")
+        if any(log.sink is sink for log in self._logs):
+            raise ConfigurationError(f"sink={sink!r}: a session log has it already; allowed is a sink of its own")
+
+    def _check_name(self, name: str | None, delivery_type: str) -> str:
+        used = {log.name for log in self._logs}
+        if name is None:
+            numbered = (f"{delivery_type}-{number}" for number in range(2, len(used) + 3))
+            return next(each for each in (delivery_type, *numbered) if each not in used)
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigurationError(f"name={name!r}: allowed are letters, digits, '.', '_' and '-', 64 at most")
+        if name in used:
+            raise ConfigurationError(f"name={name!r}: a session log has it already")
+        return name

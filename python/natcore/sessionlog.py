@@ -1,0 +1,290 @@
+"""A session log: rows of one gateway on their way to one destination, and what is known of it (contract R9)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from .buffer import Buffer
+from .config import DeliveryPolicy, check_number
+from .deadletter import DeadLetters
+from .delivery import UNAVAILABLE_CODE, DeliveryState
+from .errors import ConfigurationError
+from .ledger import Ledger
+from .records import WINDOW
+from .sender import Sender, Source
+from .sinks.base import Records, Sink
+from .spool import Spool
+from .spool_format import Identity
+
+_log = logging.getLogger(__name__)
+_MEMORY_ROWS = 1 << 20  # 96 MB: what waits in memory at most, and four batches in any case
+_SPOOL_RETRY_SECONDS = 1.0
+_STOP_SECONDS = 5.0  # for a sink that is changed to let go
+_GRACE_SECONDS = 0.1  # for a thread that has seen the deadline
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryStatus:
+    """state: "Modifying" while the log starts or changes, then "Success" or "Failed" with the error's code.
+
+    code: "UnavaliableTarget" (the contract's spelling) while the destination is left alone, `cause` being the code
+    that made it so. since: Unix seconds of the last change of state, code or cause.
+    """
+
+    state: DeliveryState
+    code: str = ""
+    cause: str = ""
+    message: str = ""
+    since: float = 0.0
+
+
+class SessionLog:
+    """Made by `Gateway.start_session_log`; thread-safe.
+
+    The rows wait in memory and, with a spool, on disk until the sink's `deliver` has returned for them. Two threads
+    work for it: one delivers, one writes the spool, so that a destination that hangs does not stop the spooling.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        identity: Identity,
+        *,
+        name: str,
+        spool: Path | None,
+        policy: DeliveryPolicy,
+        check: Callable[[Sink], None],
+        collect: Callable[[], object],
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        chance: random.Random | None = None,
+    ) -> None:
+        self.name = name
+        self._policy = policy
+        self._check = check
+        self._collect = collect
+        self._clock = clock
+        self._wall = wall
+        self._chance = chance or random.Random()
+        self._ledger = Ledger()
+        self._dead_letters = DeadLetters(spool, policy.spool_bytes) if spool else None
+        self._spool = Spool(spool, identity, bound_bytes=policy.spool_bytes, ledger=self._ledger) if spool else None
+        self._spool_broken = False
+        self._wake_sender, self._wake_writer = threading.Event(), threading.Event()
+        self._sender = self._make_sender(sink)
+        capacity = max(_MEMORY_ROWS, 4 * self._sender.batch_rows)
+        self._buffer = Buffer(identity.instance, identity.vpc_id, identity.run, capacity, self._ledger)
+        self._control = threading.RLock()
+        self._stopping = self._stopped = False
+        self._deadline: float | None = None
+        self._threads: list[threading.Thread] = []
+        self._last_status = DeliveryStatus("Modifying", since=wall())
+
+    # What a user sees
+
+    @property
+    def sink(self) -> Sink:
+        return self._sender.sink
+
+    @property
+    def status(self) -> Literal["Enabled", "Disabled"]:
+        return "Disabled" if self._stopped else "Enabled"
+
+    @property
+    def delivery_status(self) -> DeliveryStatus:
+        progress, target = self._sender.progress, self._sender.target.target
+        status = DeliveryStatus(progress.state, progress.code, progress.cause, progress.message)
+        if not target.available:  # another log may have found that out (contract D6)
+            status = DeliveryStatus("Failed", UNAVAILABLE_CODE, target.cause, target.message)
+        elif progress.code == UNAVAILABLE_CODE:
+            status = DeliveryStatus("Success")
+        last = self._last_status
+        changed = (status.state, status.code, status.cause) != (last.state, last.code, last.cause)
+        self._last_status = replace(status, since=self._wall() if changed else last.since)
+        return self._last_status
+
+    @property
+    def delivery_type(self) -> str:
+        return self._sender.delivery_type
+
+    @property
+    def destination(self) -> dict[str, str]:
+        """What identifies the destination: for "sls" its endpoint, project, logstore and region."""
+        return dict(self._sender.destination)
+
+    def counters(self) -> dict[str, int]:
+        """Rows: accepted = delivered + queued + spooled + dead_letter + lost, read at one moment; see `Ledger`."""
+        return self._ledger.counters()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until every row that the gateway has written so far is delivered or given up, and the delivery status is not
+        "Modifying" any more; False: not within `timeout` s."""
+        if timeout is not None:
+            check_number("timeout", timeout, 0, 1e9, unit="seconds")
+        self._collect()
+        self._sender.hurry()
+        self._wake()
+        try:
+            return self._ledger.wait_settled(timeout, lambda: self._sender.progress.state != "Modifying")
+        finally:
+            self._sender.hurry(self._stopping)
+
+    def change(self, sink: Sink) -> None:
+        """Deliver to another destination from now on, the waiting rows first (contract R9: "Modifying" meanwhile).
+
+        Raises ConfigurationError as the start does, and where the log has been stopped.
+        """
+        with self._control:
+            if self._stopping:
+                raise ConfigurationError(f"change of session log {self.name!r}: it has been stopped")
+            self._check(sink)
+            before, thread = self._sender, self._threads[0] if self._threads else None
+            self._sender = self._make_sender(sink)
+            self._wake_sender.set()
+            if thread is None:
+                before.abandon()
+                before.close_sink()
+            else:
+                thread.join(_STOP_SECONDS)
+                before.abandon()
+                self._threads[0] = self._start_thread(self._run_sender, "delivery")
+
+    # What the collector does
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._threads = [self._start_thread(self._run_sender, "delivery")]
+        if self._spool is not None:
+            self._threads.append(self._start_thread(self._run_writer, "spool"))
+
+    def accept(self, records: Records) -> None:
+        """RECORD (n,), n >= 1, never written again: the gateway's next rows."""
+        wanted = records if self._sender.takes_events else records[records["kind"] == WINDOW]
+        self._ledger.accept(len(wanted), withheld=len(records) - len(wanted))
+        if len(wanted):
+            self._buffer.append(wanted)
+            (self._wake_sender if self._spool is None else self._wake_writer).set()
+
+    def send(self) -> float | None:
+        """One step of delivery: `Sender.step`. For tests without threads."""
+        return self._sender.step()
+
+    def persist(self) -> bool:
+        """Bring what waits in memory into the spool; -> False: the disk does not take it, or it is in other hands."""
+        assert self._spool is not None
+        while self._buffer.rows:
+            batch = self._buffer.take(self._spool.frame_rows)
+            if batch is None:
+                return False
+            try:
+                self._spool.append(batch.records)
+            except OSError as error:
+                if not self._spool_broken:
+                    _log.error("the spool %s takes no rows: %s; they wait in memory", self._spool.folder, error)
+                self._spool_broken = True
+                self._buffer.put_back()
+                self._wake_sender.set()
+                return False
+            self._spool_broken = False
+            self._buffer.acknowledge()
+            self._wake_sender.set()
+        return True
+
+    def begin_stop(self, deadline: float) -> None:
+        """Nothing more is accepted; what waits is sent at once, however small the batch, until `deadline`."""
+        self._deadline = deadline
+        self._stopping = True
+        self._sender.hurry()
+        self._wake()
+
+    def finish_stop(self) -> int:
+        """Wait for the deadline at most and end; -> rows not delivered, which stay in the spool if there is one.
+
+        Without a spool they are lost, counted as `lost_shutdown`. Idempotent.
+        """
+        with self._control:
+            if self._stopped:
+                return self._ledger.waiting
+            assert self._deadline is not None
+            if not self._threads:
+                self._send_without_threads()
+            for thread in self._threads:
+                thread.join(max(0.0, self._deadline - self._clock()) + _GRACE_SECONDS)
+            self._sender.abandon()
+            undelivered = self._ledger.waiting
+            if self._spool is not None:
+                self.persist()
+                self._spool.close()
+            self._ledger.lose(self._buffer.clear(), "queued", "shutdown")
+            self._stopped = True
+            return undelivered
+
+    def _send_without_threads(self) -> None:
+        if self._spool is not None:
+            self.persist()
+        while self._sender.step() == 0.0:
+            pass
+        self._sender.close_sink()
+
+    def _make_sender(self, sink: Sink) -> Sender:
+        return Sender(
+            sink, self._sources, self._ledger, self._policy, self._dead_letters,
+            clock=self._clock, chance=self._chance, changed=self._wake_sender.set,
+        )  # fmt: skip
+
+    def _sources(self) -> list[Source]:
+        """In order: what is on disk, then what is in memory, where there is no spool or it takes nothing."""
+        if self._spool is None:
+            return [Source(self._buffer, "queued")]
+        spooled = Source(self._spool, "spooled")
+        return [spooled, Source(self._buffer, "queued")] if self._spool_broken else [spooled]
+
+    def _wake(self) -> None:
+        self._wake_sender.set()
+        self._wake_writer.set()
+
+    def _start_thread(self, target: Callable[[], None], role: str) -> threading.Thread:
+        thread = threading.Thread(target=target, name=f"natcore-{role}-{self.name}", daemon=True)
+        thread.start()
+        return thread
+
+    def _run_sender(self) -> None:
+        sender = self._sender
+        while sender is self._sender:
+            self._wake_sender.clear()
+            pause = sender.step()
+            if self._stopping and self._is_over(pause):
+                break
+            self._ledger.notify()
+            self._wake_sender.wait(self._pause(pause))
+        sender.close_sink()
+
+    def _is_over(self, pause: float | None) -> bool:
+        """The log stops, and nothing waits, or nothing can be tried before the deadline."""
+        left = self._time_left()
+        return not self._ledger.waiting or left <= 0 or (pause is not None and pause > left)
+
+    def _pause(self, pause: float | None) -> float | None:
+        if not self._stopping:
+            return pause
+        left = max(0.0, self._time_left())
+        return left if pause is None else min(pause, left)
+
+    def _time_left(self) -> float:
+        return math.inf if self._deadline is None else self._deadline - self._clock()
+
+    def _run_writer(self) -> None:
+        while True:
+            self._wake_writer.clear()
+            is_done = self.persist()
+            if self._stopping and (is_done or self._spool_broken):
+                break
+            self._wake_writer.wait(None if is_done else _SPOOL_RETRY_SECONDS)

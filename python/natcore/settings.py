@@ -1,0 +1,369 @@
+"""gateway.toml: its tables become the constructors' arguments; an error names file, key, value and what is allowed."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import tomllib
+import types
+import typing
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from . import sinks
+from .config import Behaviour, DeliveryPolicy, Eip, Link, Policy, SnatEntry, Timeouts
+from .errors import ConfigurationError
+from .gateway import Gateway
+
+# Arguments that are never written into the file: from <argument>_file or the environment variable NATCORE_<ARGUMENT>.
+SECRETS = frozenset({"access_key_id", "access_key_secret", "security_token", "password"})
+
+
+Table = TypeVar("Table", bound=Struct)
+_NOT_IN_FILES = frozenset({"clock", "credentials"})  # arguments of sinks that are callables
+
+
+class SettingsError(ConfigurationError):
+    """A file that is not a configuration.
+
+    source: the file. key: dotted, such as "snat[1].pool". value: as the file has it (None: missing, or a secret).
+    allowed: what may stand there.
+    """
+
+    def __init__(self, source: Path, key: str, value: object, allowed: str) -> None:
+        shown = "" if value is None else f" = {value!r}"
+        super().__init__(f"{source}: {key}{shown}: {allowed}" if key else f"{source}: {allowed}")
+        self.source, self.key, self.value, self.allowed = source, key, value, allowed
+
+
+def _table_of(values: type) -> type[Struct]:
+    """The table whose keys are the fields of a dataclass; a nested dataclass is a nested table. All may be left out."""
+    hints = typing.get_type_hints(values)
+    columns = [(item.name, _optional(hints[item.name]), UNSET) for item in fields(values)]
+    return msgspec.defstruct(values.__name__, columns, frozen=True, forbid_unknown_fields=True)
+
+
+def _optional(hint: Any) -> Any:
+    """The type that a key may have: TOML has no None, and a nested dataclass is a table."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return typing.Union[*(_TABLES_OF.get(part, part) for part in parts if part is not types.NoneType), UnsetType]
+
+
+_TABLES_OF: dict[type, type[Struct]] = {}
+_TABLES_OF[Behaviour] = _table_of(Behaviour)
+PolicyTable, TimeoutsTable, DeliveryTable = _table_of(Policy), _table_of(Timeouts), _table_of(DeliveryPolicy)
+
+
+class LinkTable(Struct, frozen=True, forbid_unknown_fields=True):
+    address: str | UnsetType = UNSET
+    mtu: int | UnsetType = UNSET
+
+
+class GatewayTable(Struct, frozen=True, forbid_unknown_fields=True):
+    """[gateway]: the arguments of Gateway that are not a table of their own."""
+
+    instance: str | UnsetType = UNSET
+    vpc_id: str | UnsetType = UNSET
+    region: str | UnsetType = UNSET
+    kind: str | UnsetType = UNSET
+    eip_bind_mode: str | UnsetType = UNSET
+    billing: str | UnsetType = UNSET
+    max_sessions: int | UnsetType = UNSET
+    max_mappings: int | UnsetType = UNSET
+    max_subscribers: int | UnsetType = UNSET
+    workers: int | UnsetType = UNSET
+    window: float | UnsetType = UNSET
+    records: int | UnsetType = UNSET
+    epoch: float | UnsetType = UNSET
+    inside: LinkTable | UnsetType = UNSET
+    outside: LinkTable | UnsetType = UNSET
+    decrement_ttl: bool | UnsetType = UNSET
+    link: str | UnsetType = UNSET
+    seed: int | UnsetType = UNSET
+
+
+class EipTable(Struct, frozen=True, forbid_unknown_fields=True):
+    address: str
+    private_ip: str | UnsetType = UNSET
+
+
+class SnatTable(Struct, frozen=True, forbid_unknown_fields=True):
+    """[[snat]]: the arguments of SnatEntry; a pool element with a private address is a table."""
+
+    source: str
+    pool: str | EipTable | list[str | EipTable]
+    name: str | UnsetType = UNSET
+
+
+class PlaneTable(Struct, frozen=True, forbid_unknown_fields=True):
+    """[plane]: the arguments of Gateway.forward."""
+
+    inside: str | list[str]
+    outside: str
+    driver: str | UnsetType = UNSET
+
+
+class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    gateway: GatewayTable = GatewayTable()
+    policy: PolicyTable | UnsetType = UNSET  # type: ignore[valid-type]
+    timeouts: TimeoutsTable | UnsetType = UNSET  # type: ignore[valid-type]
+    snat: list[SnatTable] = []
+    log: list[dict[str, Any]] = []
+    plane: PlaneTable | UnsetType = UNSET
+
+
+# What a key's table is, by its path without positions: for naming the keys that are allowed.
+_TABLES: dict[str, type[Struct]] = {
+    "": FileTables,
+    "gateway": GatewayTable,
+    "gateway.inside": LinkTable,
+    "gateway.outside": LinkTable,
+    "policy": PolicyTable,
+    "policy.tcp": _TABLES_OF[Behaviour],
+    "policy.udp": _TABLES_OF[Behaviour],
+    "policy.icmp": _TABLES_OF[Behaviour],
+    "timeouts": TimeoutsTable,
+    "snat": SnatTable,
+    "snat.pool": EipTable,
+    "plane": PlaneTable,
+    "log.delivery": DeliveryTable,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """One [[log]]: which sink, its arguments, and those of Gateway.start_session_log (name, spool, delivery)."""
+
+    source: Path
+    key: str
+    raw: dict[str, Any]
+    sink: Callable[..., Any]
+    arguments: dict[str, Any] = field(repr=False)  # it may hold secrets
+    options: dict[str, Any]
+
+    def make_sink(self) -> Any:
+        """The sink, not opened yet. Raises SettingsError."""
+        with _named(self.source, self.key, self.raw):
+            return self.sink(**self.arguments)
+
+    def start(self, gateway: Gateway) -> Any:
+        """The session log, started. Raises SettingsError."""
+        with _named(self.source, self.key, self.raw):
+            return gateway.start_session_log(self.sink(**self.arguments), **self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A file that was read and checked; nothing is opened yet."""
+
+    source: Path
+    raw: dict[str, Any]
+    gateway: dict[str, Any]
+    snat: tuple[SnatEntry, ...]
+    logs: tuple[LogSettings, ...]
+    plane: dict[str, Any] | None
+    warnings: tuple[str, ...]
+
+    def make_gateway(self) -> Gateway:
+        """The gateway with its entries; SettingsError where entries do not go together."""
+        with _named(self.source, "gateway", self.raw.get("gateway", {})):
+            gateway = Gateway(**self.gateway)
+        try:
+            for position, entry in enumerate(self.snat):
+                with _named(self.source, f"snat[{position}]", self.raw["snat"][position]):
+                    gateway.add(entry)
+        except BaseException:
+            gateway.close()
+            raise
+        return gateway
+
+
+def load(path: str | os.PathLike[str]) -> Settings:
+    """Read and check a gateway.toml. Raises SettingsError."""
+    source = Path(path)
+    raw = _read(source)
+    for later in ("dnat", "no_nat"):
+        if later in raw:
+            raise SettingsError(source, later, raw[later], "not supported by this version; allowed is [[snat]]")
+    tables = _convert(source, "", raw, FileTables)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        gateway = _gateway_arguments(source, raw, tables)
+    return Settings(
+        source=source,
+        raw=raw,
+        gateway=gateway,
+        snat=tuple(_snat(source, f"snat[{n}]", raw["snat"][n], table) for n, table in enumerate(tables.snat)),
+        logs=tuple(_log(source, f"log[{n}]", table) for n, table in enumerate(tables.log)),
+        plane=None if isinstance(tables.plane, UnsetType) else _given(tables.plane),
+        warnings=tuple(str(warning.message) for warning in caught),
+    )
+
+
+def _read(source: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(source, "", None, f"cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(source, "", None, f"not TOML: {error}") from None
+
+
+def _gateway_arguments(source: Path, raw: dict[str, Any], tables: FileTables) -> dict[str, Any]:
+    arguments = _given(tables.gateway)
+    for side in ("inside", "outside"):
+        if side in arguments:
+            key = f"gateway.{side}"
+            with _named(source, key, raw["gateway"][side]):
+                arguments[side] = Link(**_given(arguments[side]))
+    if tables.policy is not UNSET:
+        policy = _given(tables.policy)
+        for protocol in ("tcp", "udp", "icmp"):
+            if protocol in policy:
+                with _named(source, f"policy.{protocol}", raw["policy"][protocol]):
+                    policy[protocol] = Behaviour(**_given(policy[protocol]))
+        with _named(source, "policy", raw["policy"]):
+            arguments["policy"] = Policy(**policy)
+    if tables.timeouts is not UNSET:
+        with _named(source, "timeouts", raw["timeouts"]):
+            arguments["timeouts"] = Timeouts(**_given(tables.timeouts))
+    return arguments
+
+
+def _snat(source: Path, key: str, raw: dict[str, Any], table: SnatTable) -> SnatEntry:
+    if isinstance(table.pool, list):
+        pool = [
+            _pool_element(source, f"{key}.pool[{position}]", raw["pool"][position], element)
+            for position, element in enumerate(table.pool)
+        ]
+    else:
+        pool = [_pool_element(source, f"{key}.pool", raw["pool"], table.pool)]
+    with _named(source, key, raw):
+        return SnatEntry(table.source, pool=pool, name=None if isinstance(table.name, UnsetType) else table.name)
+
+
+def _pool_element(source: Path, key: str, raw: Any, element: str | EipTable) -> str | Eip:
+    if isinstance(element, str):
+        return element
+    with _named(source, key, raw):
+        return Eip(**_given(element))
+
+
+def _log(source: Path, key: str, raw: dict[str, Any]) -> LogSettings:
+    kinds = sink_kinds()
+    arguments = dict(raw)
+    kind = arguments.pop("sink", None)
+    if kind not in kinds:
+        raise SettingsError(source, f"{key}.sink", kind, f"allowed are {_listed(kinds)}")
+    options: dict[str, Any] = {name: arguments.pop(name) for name in ("name", "spool") if name in arguments}
+    if "delivery" in arguments:
+        delivery = arguments.pop("delivery")
+        table = _convert(source, f"{key}.delivery", delivery, DeliveryTable)
+        with _named(source, f"{key}.delivery", delivery):
+            options["delivery"] = DeliveryPolicy(**_given(table))
+    sink = kinds[kind]
+    parameters = {n: p for n, p in inspect.signature(sink).parameters.items() if n not in _NOT_IN_FILES}
+    arguments = _with_secrets(source, key, arguments, set(parameters) & SECRETS)
+    for name, parameter in parameters.items():
+        if name not in arguments and parameter.default is parameter.empty:
+            raise SettingsError(source, f"{key}.{name}", None, f"missing; sink {kind!r} needs it")
+    for name in arguments:
+        if name not in parameters:
+            allowed = _listed({"sink", "name", "spool", "delivery"} | (set(parameters) - SECRETS))
+            raise SettingsError(source, f"{key}.{name}", raw[name], f"unknown; allowed keys are {allowed}")
+    return LogSettings(source, key, raw, sink, arguments, options)
+
+
+def sink_kinds() -> dict[str, Callable[..., Any]]:
+    """The words for `sink = …` and what each makes: the exported sinks by their delivery type."""
+    names = (name for name in sinks.__all__ if name.endswith("Sink") and name not in ("Sink", "MemorySink"))
+    made = [getattr(sinks, name) for name in names]
+    return {sink.delivery_type: sink for sink in made}
+
+
+def _with_secrets(source: Path, key: str, arguments: dict[str, Any], secrets: set[str]) -> dict[str, Any]:
+    """Secrets come from a file or the environment; one in the file itself is refused, and not repeated."""
+    for name in sorted(secrets):
+        variable = f"NATCORE_{name.upper()}"
+        if name in arguments:
+            raise SettingsError(source, f"{key}.{name}", None, f"a secret; allowed is {name}_file, or ${variable}")
+        file = arguments.pop(f"{name}_file", None)
+        if file is not None:
+            try:
+                arguments[name] = Path(file).read_text(encoding="utf-8").strip()
+            except (OSError, TypeError, ValueError) as error:
+                raise SettingsError(source, f"{key}.{name}_file", file, f"cannot be read: {error}") from None
+        elif variable in os.environ:
+            arguments[name] = os.environ[variable]
+    return arguments
+
+
+def _given(table: Struct | UnsetType) -> dict[str, Any]:
+    """What the file says; the rest is left to the constructor's defaults."""
+    names: tuple[str, ...] = getattr(table, "__struct_fields__", ())
+    return {name: value for name in names if (value := getattr(table, name)) is not UNSET}
+
+
+def _listed(words: typing.Iterable[str]) -> str:
+    return ", ".join(sorted(words))
+
+
+_WORDS = {"object": "a table", "array": "a list", "str": "a string", "int": "a whole number", "float": "a number",
+          "bool": "true or false", "null": "nothing"}  # fmt: skip
+
+
+def _convert(source: Path, prefix: str, raw: object, table: type[Table]) -> Table:
+    try:
+        return msgspec.convert(raw, table)
+    except msgspec.ValidationError as error:
+        raise _validation_error(source, prefix, raw, str(error)) from None
+
+
+def _validation_error(source: Path, prefix: str, raw: object, message: str) -> SettingsError:
+    """msgspec names the path and what it expected; the value is looked up, the words are TOML's."""
+    text, _, path = message.partition(" - at `$")
+    inner = path.rstrip("`").lstrip(".")
+    key = ".".join(part for part in (prefix, inner) if part)
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
+        known = _TABLES[re.sub(r"\[\d+\]", "", key)].__struct_fields__
+        name = unknown[1]
+        value = _value_at(raw, f"{inner}.{name}".lstrip("."))
+        return SettingsError(source, f"{key}.{name}".lstrip("."), value, f"unknown; allowed keys are {_listed(known)}")
+    if missing := re.fullmatch(r"Object missing required field `(.*)`", text):
+        return SettingsError(source, f"{key}.{missing[1]}".lstrip("."), None, "missing")
+    if expected := re.match(r"Expected `([^`]*)`, got", text):
+        words = (_WORDS.get(word, word) for word in expected[1].split(" | "))
+        text = f"allowed is {' or '.join(words)}"
+    return SettingsError(source, key, _value_at(raw, inner), text)
+
+
+def _value_at(raw: Any, path: str) -> Any:
+    for name, position in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+        raw = raw[int(position)] if position else raw[name]
+    return raw
+
+
+@contextmanager
+def _named(source: Path, key: str, raw: dict[str, Any]) -> Iterator[None]:
+    """A ConfigurationError of a constructor ("Class.field=value: allowed …") is told by the file's key."""
+    try:
+        yield
+    except SettingsError:
+        raise
+    except ConfigurationError as error:
+        message = str(error)
+        match = re.match(r"(?:[A-Z]\w*\.)?([a-z]\w*)(?:=|: )", message)
+        if match is None:
+            raise SettingsError(source, key, None, message) from None
+        value, rest = raw.get(match[1]), message[match.end() :]
+        raise SettingsError(source, f"{key}.{match[1]}", value, rest.removeprefix(f"{value!r}: ")) from None

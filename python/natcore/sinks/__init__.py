@@ -1,0 +1,35 @@
+"""Destinations of session logs. Each is imported when it is first named, for what it needs is slow to import."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .base import Batch, Receipt, Sink
+    from .jsonlines import JsonLinesSink
+    from .memory import MemorySink
+    from .parquet import ParquetSink
+
+_HOMES = {
+    "Batch": "base",
+    "JsonLinesSink": "jsonlines",
+    "MemorySink": "memory",
+    "ParquetSink": "parquet",
+    "Receipt": "base",
+    "Sink": "base",
+}
+
+__all__ = ["Batch", "JsonLinesSink", "MemorySink", "ParquetSink", "Receipt", "Sink"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,58 @@
+"""MemorySink: the rows in this process, for tests and for embedders that look themselves."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from ..config import check_integer
+from ..records import RECORD
+from .base import Batch, Receipt, Records, Sink
+
+
+class MemorySink(Sink):
+    """Keeps the newest `capacity` rows at least, in whole batches; None: all of them."""
+
+    delivery_type = "memory"
+    events = True
+
+    def __init__(
+        self, *, capacity: int | None = None, batch_rows: int | None = None, batch_seconds: float | None = 0.0
+    ) -> None:
+        if capacity is not None:
+            check_integer("MemorySink.capacity", capacity, 1, 1 << 40)
+        self.batch_rows = batch_rows
+        self.batch_seconds = batch_seconds
+        self._capacity = capacity
+        self._batches: list[Batch] = []
+        self._lock = threading.Lock()
+
+    def deliver(self, batch: Batch) -> Receipt:
+        with self._lock:
+            self._batches.append(batch)
+            if self._capacity is not None:
+                while sum(map(len, self._batches[1:])) >= self._capacity:
+                    del self._batches[0]
+        return Receipt(batch.records.nbytes, batch.records.nbytes)
+
+    @property
+    def batches(self) -> list[Batch]:
+        """A copy of the list, oldest first."""
+        with self._lock:
+            return list(self._batches)
+
+    @property
+    def records(self) -> Records:
+        """RECORD (n,): every row that is kept, in the order of delivery."""
+        batches = self.batches
+        return np.concatenate([batch.records for batch in batches]) if batches else np.empty(0, RECORD)
+
+    def rows(self, *, local: bool = False) -> list[dict[str, Any]]:
+        """The rows as dicts: see `Batch.rows`."""
+        return [row for batch in self.batches for row in batch.rows(local=local)]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._batches.clear()

@@ -1,0 +1,139 @@
+"""What a process that died left in a spool: its whole frames are found again, the damage is set aside and counted."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .durable import replaced, sync_folder
+from .records import RECORD
+from .spool_format import (
+    FRAME_HEADER_BYTES,
+    FRAME_MAGIC,
+    ROWS,
+    FrameHeader,
+    Identity,
+    Mark,
+    decode_frame_header,
+    decode_payload,
+    decode_segment_header,
+)
+
+_log = logging.getLogger(__name__)
+SEGMENT_SUFFIX = ".segment"
+DAMAGED_SUFFIX = ".damaged"
+
+
+@dataclass(slots=True)
+class Segment:
+    """A file of frames. size: bytes that are synced and ours to read. rows_left: rows not yet acknowledged.
+
+    read_offset, read_rows: the frame to read next, and how many of its rows have been taken.
+    """
+
+    number: int
+    path: Path
+    identity: Identity
+    size: int
+    rows_left: int
+    read_offset: int
+    read_rows: int = 0
+    dropped: bool = False
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:010d}{SEGMENT_SUFFIX}"
+
+
+def recover(folder: Path, mark: Mark | None) -> tuple[list[Segment], int]:
+    """The segments that still hold rows, oldest first, and the number of rows that damage has cost.
+
+    A segment stays as it is: nothing is appended to one that is found. The damaged bytes are copied beside it once,
+    and counted when they are copied, so that a second start does not count them again.
+    """
+    segments, damaged_rows = [], 0
+    for path in sorted(folder.glob(f"*{SEGMENT_SUFFIX}")):
+        number = int(path.name.removesuffix(SEGMENT_SUFFIX))
+        if mark is not None and number < mark.segment:
+            path.unlink()  # delivered; the process died before it removed it
+            continue
+        segment, lost = _recover_segment(path, number, mark if mark and mark.segment == number else None)
+        damaged_rows += lost
+        if segment is not None and segment.rows_left:
+            segments.append(segment)
+        else:
+            path.unlink(missing_ok=True)
+    sync_folder(folder)
+    return segments, damaged_rows
+
+
+def _recover_segment(path: Path, number: int, mark: Mark | None) -> tuple[Segment | None, int]:
+    data = path.read_bytes()
+    if not data:
+        return None, 0  # the process died while it made the file
+    decoded = decode_segment_header(data)
+    identity, start = decoded or (None, 0)
+    offset, taken = (mark.offset, mark.rows) if mark else (start, 0)
+    rows_left = -taken if mark else 0
+    damage: list[bytes] = []
+    damaged_rows = 0
+    for at, header, is_whole, end in scan(data, offset):
+        if header is not None and is_whole and identity is not None:
+            rows_left += header.rows if header.type == ROWS else 0
+        else:
+            damage.append(data[at:end])
+            damaged_rows += header.rows if header else max(0, end - at - FRAME_HEADER_BYTES) // RECORD.itemsize
+    lost = _set_aside(path, b"".join(damage) if identity else data, damaged_rows) if damage or not identity else 0
+    if identity is None:
+        return None, lost
+    return Segment(number, path, identity, len(data), max(0, rows_left), offset, taken), lost
+
+
+def _set_aside(path: Path, damage: bytes, rows: int) -> int:
+    """Keep the damaged bytes beside the segment; -> rows to count as lost, 0 where that was done before."""
+    aside = path.with_suffix(DAMAGED_SUFFIX)
+    if aside.exists():
+        return 0
+    with replaced(aside) as file:
+        file.write(damage)
+    _log.warning("%s: %d damaged bytes (%d rows) are set aside in %s", path, len(damage), rows, aside.name)
+    return rows
+
+
+def scan(data: bytes | memoryview, offset: int) -> Iterator[tuple[int, FrameHeader | None, bool, int]]:
+    """(start, header, whole, end) of each frame behind offset, and of each stretch that is none (header None)."""
+    while offset < len(data):
+        header = decode_frame_header(data[offset : offset + FRAME_HEADER_BYTES])
+        if header is not None:
+            payload_start, end = offset + FRAME_HEADER_BYTES, min(len(data), offset + header.total_bytes)
+            yield offset, header, decode_payload(header, data[payload_start:end]) is not None, end
+        else:
+            end = next_header(data, offset + 1)
+            yield offset, None, False, end
+        offset = end
+
+
+def next_header(data: bytes | memoryview, offset: int) -> int:
+    """Where the next whole frame header starts, at or behind offset; the data's end if nowhere."""
+    data = bytes(data)
+    while (found := data.find(FRAME_MAGIC, offset)) >= 0:
+        if decode_frame_header(data[found : found + FRAME_HEADER_BYTES]) is not None:
+            return found
+        offset = found + 1
+    return len(data)
+
+
+def read_range(path: Path, offset: int, length: int) -> bytes:
+    """The bytes, fewer at the end of the file; none where the disk fails (they count as damaged then)."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(descriptor, length, offset)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        _log.error("%s: %s", path, error)
+        return b""

@@ -1,0 +1,219 @@
+"""natcore beside the oracle: each operation goes to both, and everything that can be seen must be the same."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from fractions import Fraction
+from random import Random
+from typing import Any
+
+import numpy as np
+
+import traffic
+from model_packets import ICMP, Endpoint, long, parse, word
+from model_sessions import Row
+from model_tables import UNTOLD
+from natcore import RECORD, Gateway, Side, Verdict
+from natcore.records import END, WINDOW
+from natcore.verdict import FORWARDED
+from traffic import Configuration
+
+STRIDE = 4096  # bytes of a row in a batch
+EPOCH = 1_700_000_000.25  # Unix seconds at now = 0, in the rows
+
+
+@dataclass
+class Pair:
+    """A gateway and its oracle, made of one configuration."""
+
+    configuration: Configuration
+    seed: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
+    rows: list[np.ndarray] = field(default_factory=list)  # every row of natcore's, in the order taken
+    trace: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gateway = Gateway(**self.configuration.options, seed=self.seed, records=4096, epoch=EPOCH)
+        for entry in self.configuration.entries:
+            self.gateway.add(entry)
+        self.model = self.configuration.model()
+        self.taken = 0
+
+    def step(self, random: Random) -> None:
+        """One random operation."""
+        draw = random.random()
+        seconds = traffic.clock(random, self.model) / 1e9
+        if draw < 0.86:
+            self.frame(*traffic.frame(random, self.model), seconds)
+        elif draw < 0.92:
+            self.batch([traffic.frame(random, self.model) for _ in range(random.randrange(1, 60))], seconds)
+        elif draw < 0.95:
+            self.advance(seconds)
+        elif draw < 0.97:
+            self.look()
+        else:
+            self.take()
+
+    def frame(self, data: bytes, side: Side, seconds: float) -> Verdict:
+        """One frame by translate_one."""
+        self.trace.append(f"frame {data.hex()} {side.name} at {seconds!r}")
+        verdict, sent = self.gateway.translate_one(data, side, now=seconds)
+        self._same_outcome(data, side, seconds, verdict, sent)
+        self._same_generated()
+        return verdict
+
+    def batch(self, frames: list[tuple[bytes, Side]], seconds: float) -> None:
+        """Frames by translate, each with its own side and moment; what is not forwarded stays as it came."""
+        nows = seconds + np.arange(len(frames)) * 0.001
+        rows, lengths = np.zeros((len(frames), STRIDE), np.uint8), np.zeros(len(frames), np.uint32)
+        for row, (data, _) in enumerate(frames):
+            rows[row, : len(data)], lengths[row] = np.frombuffer(data, np.uint8), len(data)
+        verdicts = self.gateway.translate(rows, lengths, np.array([s for _, s in frames], np.uint8), now=nows)
+        for row, (data, side) in enumerate(frames):
+            self.trace.append(f"row {row} {data.hex()} {side.name} at {float(nows[row])!r}")
+            verdict = Verdict(int(verdicts[row]))
+            sent = rows[row, : lengths[row]].tobytes()
+            assert verdict in FORWARDED or rows[row, : len(data)].tobytes() == data, "a refused frame was changed"
+            self._same_outcome(data, side, float(nows[row]), verdict, sent if verdict in FORWARDED else None)
+        self._same_generated()
+
+    def advance(self, seconds: float) -> None:
+        self.trace.append(f"advance {seconds!r}")
+        self.gateway.advance(now=seconds)
+        self.model.advance(to_ns(seconds))
+
+    def look(self) -> None:
+        """Counters, events, and the tables' rows."""
+        self.trace.append("look")
+        counters = self.gateway.counters()
+        parts = ("forwarded", "local", "dropped", "held")
+        assert counters["received"] == sum(counters[name] for name in parts)
+        same("counters", {name: value for name, value in counters.items() if value}, self.model.counters())
+        events = {
+            (e.reason, int(e.subscriber)): [to_ns(e.time), int(e.destination), e.port, e.protocol, e.count]
+            for e in self.gateway.events()
+        }
+        for key, event in self.model.events.items():
+            if event[2] == UNTOLD and key in events:
+                event[1:3] = events[key][1:3]
+            event[0] = to_ns(event[0] / 1e9)
+        same("events", events, self.model.events)
+        self.model.events.clear()
+        self._same_tables()
+
+    def take(self) -> None:
+        """Rows of the log."""
+        self.trace.append("take")
+        rows = self.gateway.take_records(events=True)
+        self.rows.append(rows)
+        assert rows["number"].tolist() == list(range(self.taken, self.taken + len(rows)))
+        self.taken += len(rows)
+        expected = [self._record(row) for row in self.model.rows]
+        self.model.rows.clear()
+        got = [{name: int(row[name]) for name in RECORD.names if name != "number"} for row in rows]
+        same("rows", by_session(got), by_session(expected))
+        same("order of ends", ends(got), ends(expected))
+
+    def finish(self) -> None:
+        """Everything ends: nothing is left, and the windows of each session add up to its totals (contract R1)."""
+        self.look()
+        self.advance(self.model.now / 1e9 + 100_000)
+        self.take()
+        self.look()
+        counters = self.gateway.counters()
+        assert counters["sessions"] == counters["mappings"] == counters["ports_used"] == 0
+        assert counters["created"] == counters["ended"] and counters["journal_lost"] == 0
+        rows = np.concatenate(self.rows)
+        fields = ("bytes_from_pub", "pkts_from_pub", "bytes_from_vpc", "pkts_from_vpc")
+        sums: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+        for row in rows[rows["kind"] == WINDOW]:
+            assert row["start_time"] <= row["end_time"]
+            sums[int(row["session"])] = [
+                a + int(row[f]) for a, f in zip(sums[int(row["session"])], fields, strict=True)
+            ]
+        for row in rows[rows["kind"] == END]:
+            assert sums[int(row["session"])] == [int(row[f]) for f in fields]
+
+    def _same_outcome(self, data: bytes, side: Side, seconds: float, verdict: Verdict, sent: bytes | None) -> None:
+        self.verdicts[verdict.name] += 1
+        expected = self.model.translate_one(data, side, to_ns(seconds), lambda: self._chosen(sent))
+        same("verdict", verdict.name, expected[0].name)
+        same("sent", sent and sent.hex(), expected[1] and expected[1].hex())
+
+    def _chosen(self, sent: bytes | None) -> Endpoint | None:
+        """The source of what natcore sent."""
+        if sent is None:
+            return None
+        packet = parse(sent, self.model.framing, Side.INSIDE)
+        assert not isinstance(packet, Verdict), f"natcore sent what it would call {packet.name}"
+        at = packet.link + packet.header + (4 if packet.protocol == ICMP else 0)
+        return long(sent, packet.link + 12), word(sent, at)
+
+    def _same_generated(self) -> None:
+        got = [(g.frame.hex(), g.send_to.name, g.cause.name) for g in self.gateway.take_generated()]
+        expected = [(g.frame.hex(), g.send_to.name, g.cause.name) for g in self.model.generated]
+        self.model.generated.clear()
+        same("generated", got, expected)
+
+    def _same_tables(self) -> None:
+        """sessions(), mappings() and ports() against the oracle's tables."""
+        sessions = {(int(r["session"]), int(r["protocol"]), int(r["state"])) for r in self.gateway.sessions()}
+        assert {row[:2] for row in sessions} == {(s.id, s.protocol) for s in self.model.sessions}
+
+    def _record(self, row: Row) -> dict[str, Any]:
+        """A row of the oracle's as natcore numbers its fields."""
+        epoch = round(EPOCH * 1e6)
+        return {
+            "protocol": row.protocol,
+            **dict(zip(("pri_ip", "pri_port", "pub_ip", "pub_port"), (*row.pri, *row.pub), strict=True)),
+            "nat_ip": row.nat[0],
+            "nat_port": row.nat[1],
+            **row.counts._asdict(),
+            "start_time": epoch + row.start // 1000,
+            "end_time": epoch + row.end // 1000,
+            "eip": self.model.eips[row.nat[0]],
+            "session": row.session,
+            "kind": row.kind,
+            "flags": row.flags,
+        }
+
+
+def same(what: str, got: Any, expected: Any) -> None:
+    """AssertionError with what differs; of mappings only the keys that do."""
+    if isinstance(got, dict) and isinstance(expected, dict) and got != expected:
+        keys = [key for key in {**got, **expected} if got.get(key) != expected.get(key)]
+        got, expected = ({key: side.get(key) for key in keys} for side in (got, expected))
+    assert got == expected, f"{what}: {got}, expected {expected}"
+
+
+def to_ns(seconds: float) -> int:
+    return round(Fraction(seconds) * 10**9)
+
+
+def by_session(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    """The rows of each session, in order: rows of different sessions may come in any order but for their ends."""
+    result: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        result[row["session"]].append(row)
+    return result
+
+
+def ends(rows: list[dict[str, Any]]) -> list[int]:
+    return [row["session"] for row in rows if row["kind"] == END]
+
+
+def run(seed: int, operations: int) -> Pair:
+    """A whole random life of a gateway; an AssertionError carries the seed and the last operations."""
+    random = Random(seed)
+    pair = Pair(traffic.configuration(random), seed)
+    try:
+        for _ in range(operations):
+            pair.step(random)
+        pair.finish()
+    except AssertionError as error:
+        error.add_note(f"seed {seed}, operation {len(pair.trace)}: {pair.configuration}")
+        for line in pair.trace[-4:]:
+            error.add_note(line[:300])
+        raise
+    return pair

@@ -1,0 +1,224 @@
+"""The oracle: a NAT in plain Python, written for a reader who wants to learn from it what natcore has to do.
+
+It takes one thing from the implementation, the outside endpoint that was drawn for a new mapping, and checks it.
+Verdicts, bytes, counters, rows, events and generated frames it predicts itself.
+"""
+
+from __future__ import annotations
+
+import model_packets as packets
+from model_packets import ICMP, RST, SYN, TCP, TIME_EXCEEDED, UDP, UNREACHABLE, Endpoint, Packet
+from model_sessions import Mapping, Session
+from model_tables import SECOND, Chosen, Generated, Tables
+from natcore.verdict import FORWARDED, Side, Verdict
+
+NAMES = {TCP: "tcp", UDP: "udp", ICMP: "icmp"}
+DUMMY_ADDRESS = 0xC0000008  # 192.0.0.8 (RFC 7600)
+FULL = (Verdict.DROP_PORTS_EXHAUSTED, Verdict.DROP_SESSION_LIMIT)
+Outcome = tuple[Verdict, bytes | None]
+
+
+def bad(address: int) -> bool:
+    """Never a host's: 0/8, 127/8, 224/3 (RFC 1812 section 5.3.7)."""
+    return address >> 24 in (0, 127) or address >> 29 == 7
+
+
+class ModelGateway(Tables):
+    """The decisions, in the order of a packet's way. Arguments as of natcore.Gateway, and its SNAT entries."""
+
+    errors = (0, 0)  # a second of the clock, and the ICMP errors sent in it
+
+    def translate_one(self, frame: bytes, side: Side, now: int, chosen: Chosen) -> Outcome:
+        """The verdict on a frame, and what is sent if it is forwarded. now: ns."""
+        self.clock(now)
+        packet = packets.parse(frame, self.framing, side)
+        if isinstance(packet, Verdict):
+            verdict, out = packet, None
+        else:
+            verdict, out = self._dispatch(packet, side, chosen)
+            self._answer(packet, side, verdict)
+        group = "forwarded" if verdict in FORWARDED else "local" if verdict is Verdict.LOCAL else "dropped"
+        self.counts.update(("received", group))
+        if verdict.is_drop:
+            self.counts["dropped_" + verdict.name.removeprefix("DROP_").lower()] += 1
+        return verdict, out
+
+    def _dispatch(self, packet: Packet, side: Side, chosen: Chosen) -> Outcome:
+        to = packet.destination[0]
+        own = to == self._address(side) or (packet.kind == "echo" and to in self.eips)
+        if own and packet.kind != "session":
+            return Verdict.LOCAL, None
+        if packet.kind == "other" or (packet.kind == "echo" and side is Side.OUTSIDE):
+            return Verdict.DROP_UNSUPPORTED, None
+        return self._outbound(packet, chosen) if side is Side.INSIDE else self._inbound(packet)
+
+    def _address(self, side: Side) -> int | None:
+        """The gateway's own on a side."""
+        address = self.links[side].address
+        return None if address is None else int(address)
+
+    def _too_far(self, packet: Packet, to: Side) -> Verdict | None:
+        """What a router does not carry on (RFC 1812 sections 5.3.1 and 5.2.7.1)."""
+        if self.hop and packet.ttl <= 1:
+            return Verdict.DROP_TTL
+        return Verdict.DROP_MTU if packet.total > self.links[to].mtu else None
+
+    def _take(self, session: Session, packet: Packet, side: Side) -> None:
+        """Count a packet into its session (RFC 4787 REQ-6: outbound refreshes, inbound by policy)."""
+        refreshing = side is Side.INSIDE or self.policy.inbound_refresh
+        self.rows += session.take(packet, side, self.now, refreshing)
+
+    # From inside
+
+    def _outbound(self, packet: Packet, chosen: Chosen) -> Outcome:
+        session = self.outbound_session(packet.protocol, packet.source, packet.destination)
+        hairpin = packet.destination[0] in self.eips
+        to = Side.INSIDE if hairpin else Side.OUTSIDE
+        refusal = self._too_far(packet, to) if session else self._refuse_outbound(packet, to)
+        if refusal is not None:
+            return refusal, None
+        if hairpin:
+            return self._hairpin(packet, session, chosen)
+        if session is None:
+            mapping = self.mapping_for(packet, chosen)
+            if isinstance(mapping, Verdict):
+                return mapping, None
+            session = self.announce(self.open(mapping, packet.destination, outside=False))
+        else:
+            session = self._reopened(session, packet)
+        self._take(session, packet, Side.INSIDE)
+        sent = packets.rewrite(packet, packet.ttl - self.hop, session.mapping.outside, packet.destination)
+        return Verdict.OUTBOUND, sent
+
+    def _refuse_outbound(self, packet: Packet, to: Side) -> Verdict | None:
+        """Why an inside packet may not open a session."""
+        source, destination = packet.source[0], packet.destination[0]
+        if destination == self._address(Side.INSIDE):
+            return Verdict.LOCAL
+        if bad(source):
+            return Verdict.DROP_SPOOFED
+        if bad(destination):
+            return Verdict.DROP_UNSUPPORTED
+        if source in self.eips:
+            return Verdict.DROP_SPOOFED
+        if self.pool(source) is None:
+            return Verdict.DROP_NO_SNAT_ENTRY
+        if destination in self.eips and not self.policy.hairpin:
+            return Verdict.DROP_UNSUPPORTED
+        if (refusal := self._too_far(packet, to)) is not None:
+            return refusal
+        if packet.flags & RST or (packet.protocol == TCP and not packet.flags & SYN and not self.policy.tcp_pickup):
+            return Verdict.DROP_NO_MAPPING
+        return None
+
+    def _reopened(self, session: Session, packet: Packet, *, outside: bool = False, logged: bool = True) -> Session:
+        """The session; after its end a SYN puts a new one into its place."""
+        if not session.may_reopen(packet):
+            return session
+        self.end(session, self.now, keep_mapping=True)
+        return self.announce(self.open(session.mapping, session.remote, outside=outside, logged=logged))
+
+    # From outside
+
+    def _inbound(self, packet: Packet) -> Outcome:
+        session = self.inbound_session(packet.protocol, packet.destination, packet.source)
+        if session is None:
+            opening = self._open_inbound(packet)
+            if isinstance(opening, Verdict):
+                return opening, None
+            session = self.announce(opening)
+        elif packet.source[0] in self.eips:  # a hairpin's packets come from inside
+            return Verdict.DROP_SPOOFED, None
+        elif (refusal := self._too_far(packet, Side.INSIDE)) is not None:
+            return refusal, None
+        else:
+            session = self._reopened(session, packet, outside=True)
+        self._take(session, packet, Side.OUTSIDE)
+        return Verdict.INBOUND, packets.rewrite(packet, packet.ttl - self.hop, packet.source, session.mapping.inside)
+
+    def _open_inbound(self, packet: Packet) -> Session | Verdict:
+        source, destination = packet.source[0], packet.destination[0]
+        if destination == self._address(Side.OUTSIDE) and destination not in self.eips:
+            return Verdict.LOCAL
+        if bad(source) or source in self.eips:
+            return Verdict.DROP_SPOOFED
+        return self._open_over(packet, packet.source)
+
+    def _open_over(self, packet: Packet, remote: Endpoint, *, hairpin: bool = False) -> Session | Verdict:
+        """A session for a remote over the mapping that the packet goes to, if that is open for it."""
+        mapping = self.mapping_at(packet.protocol, packet.destination)
+        if mapping is None:
+            return Verdict.DROP_NO_MAPPING
+        if not self._passes(packet, mapping, remote):
+            return Verdict.DROP_FILTERED
+        refusal = None if hairpin else self._too_far(packet, Side.INSIDE)
+        refusal = refusal or self.lacking(lambda: self.crowded(mapping), mapping.inside[0], remote, packet.protocol)
+        return refusal or self.open(mapping, remote, outside=True, logged=not hairpin)
+
+    def _passes(self, packet: Packet, mapping: Mapping, remote: Endpoint) -> bool:
+        """Whether a remote without a session may open one (RFC 4787 REQ-8): over TCP by a SYN alone."""
+        if packet.protocol == TCP and packet.flags & (SYN | RST) != SYN:
+            return False
+        filtering = self.policy.behaviour(NAMES[packet.protocol]).filtering
+        if filtering == "address-dependent" and packet.protocol != ICMP:  # whose addresses have one session at most
+            return any(s.remote[0] == remote[0] and s.alive(self.now) for s in mapping.sessions)
+        return filtering == "endpoint-independent"
+
+    # From inside to inside, by an outside endpoint
+
+    def _hairpin(self, packet: Packet, initiator: Session | None, chosen: Chosen) -> Outcome:
+        """RFC 4787 REQ-9: the initiator's session and, not logged, the responder's, which sees the former's outside.
+
+        Whoever speaks to his own outside endpoint is both. A new initiator goes again if the responder is refused.
+        """
+        new = initiator is None
+        if initiator is None:
+            mapping = self.mapping_for(packet, chosen)
+            if isinstance(mapping, Verdict):
+                return mapping, None
+            initiator = self.open(mapping, packet.destination, outside=False)
+        outside = initiator.mapping.outside
+        found = self.inbound_session(packet.protocol, packet.destination, outside)
+        responder = found or self._open_over(packet, outside, hairpin=True)
+        if isinstance(responder, Verdict):
+            if new:
+                self.discard(initiator)
+            return responder, None
+        itself = responder is initiator
+        initiator = self.announce(initiator) if new else self._reopened(initiator, packet)
+        if itself:
+            responder = initiator
+        elif found is not None:
+            responder = self._reopened(responder, packet, outside=True, logged=False)
+        self._take(initiator, packet, Side.INSIDE)
+        self._take(responder, packet, Side.OUTSIDE)
+        return Verdict.HAIRPIN, packets.rewrite(packet, packet.ttl - self.hop, outside, responder.mapping.inside)
+
+    # What the gateway says itself
+
+    def _answer(self, packet: Packet, side: Side, verdict: Verdict) -> None:
+        """The reply to an echo request for the gateway, or the ICMP error about a packet that was dropped."""
+        back_inside = side is Side.OUTSIDE or packet.destination[0] in self.eips
+        if verdict is Verdict.LOCAL and packet.kind == "echo" and not bad(packet.source[0]):
+            self._send(packets.echo_reply(packet), side, verdict)
+        elif verdict is Verdict.DROP_TTL:
+            self._error(packet, side, verdict, TIME_EXCEEDED, 0)
+        elif verdict is Verdict.DROP_MTU and packet.dont_fragment:
+            mtu = self.links[Side.INSIDE if back_inside else Side.OUTSIDE].mtu
+            self._error(packet, side, verdict, UNREACHABLE, 4, mtu)  # RFC 1191
+        elif verdict in FULL and side is Side.INSIDE and self.policy.icmp_unreachable:
+            self._error(packet, side, verdict, UNREACHABLE, 1)  # RFC 6888 REQ-11
+
+    def _error(self, packet: Packet, side: Side, verdict: Verdict, kind: int, code: int, mtu: int = 0) -> None:
+        """Send an ICMP error back, below so many a second."""
+        second = self.now // SECOND
+        sent = self.errors[1] if self.errors[0] == second else 0
+        if sent < self.policy.icmp_rate:
+            self.errors = second, sent + 1
+            source = self._address(side)
+            source = DUMMY_ADDRESS if source is None else source
+            self._send(packets.icmp_error(packet, source, kind, code, mtu), side, verdict)
+
+    def _send(self, frame: bytes, side: Side, verdict: Verdict) -> None:
+        self.counts["generated"] += 1
+        self.generated.append(Generated(frame, side, verdict))

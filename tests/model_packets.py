@@ -1,0 +1,210 @@
+"""The oracle's view of packets: parsing, rewriting and building them, every checksum summed up from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from natcore.verdict import Side, Verdict
+
+ICMP, TCP, UDP = 1, 6, 17
+FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
+ECHO_REPLY, UNREACHABLE, ECHO_REQUEST, TIME_EXCEEDED = 0, 3, 8, 11
+IPV4, VLAN_TAGS = 0x0800, (0x8100, 0x88A8)  # EtherTypes: IPv4; 802.1Q and 802.1ad
+ERROR_BYTES = 576  # an ICMP error's IPv4 length at most (RFC 1812 section 4.3.2.3)
+
+Endpoint = tuple[int, int]  # (IPv4 address in host order, port); for ICMP (address, id), the remote's port being 0
+Bytes = bytes | bytearray | memoryview
+
+
+def word(data: Bytes, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 2], "big")
+
+
+def long(data: Bytes, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 4], "big")
+
+
+def ones_sum(*parts: Bytes) -> int:
+    """The ones' complement sum of the parts (RFC 1071), each padded to 16-bit words: 0, or 1 to 0xFFFF."""
+    total = 0
+    for part in parts:
+        padded = bytes(part) + b"\0" * (len(part) & 1)
+        total += sum(word(padded, i) for i in range(0, len(padded), 2))
+    return (total - 1) % 0xFFFF + 1 if total else 0
+
+
+def checksum(*parts: Bytes) -> int:
+    """The Internet checksum of the parts, whose checksum field is zero."""
+    return 0xFFFF - ones_sum(*parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """An IPv4 packet that passed the parser."""
+
+    frame: bytes  # the link header and the packet, without padding behind it
+    link: int  # bytes of the link header
+    header: int  # bytes of the IPv4 header
+    protocol: int
+    source: Endpoint
+    destination: Endpoint
+    kind: Literal["session", "echo", "other"]  # of a session; an echo request (from inside: of a session too); neither
+    flags: int = 0  # TCP; 0 otherwise
+    sequence: int = 0
+    acknowledgement: int = 0
+    payload: int = 0  # bytes of TCP payload
+
+    @property
+    def ip(self) -> bytes:
+        return self.frame[self.link :]
+
+    @property
+    def total(self) -> int:
+        """Bytes, IPv4 header included: what the session log counts."""
+        return len(self.frame) - self.link
+
+    @property
+    def ttl(self) -> int:
+        return self.frame[self.link + 8]
+
+    @property
+    def dont_fragment(self) -> bool:
+        return bool(self.frame[self.link + 6] & 0x40)
+
+
+def parse(frame: bytes, link: str, side: Side) -> Packet | Verdict:
+    """The packet, or the verdict on a frame that holds none which is whole and ours to look at."""
+    offset = 0
+    if link == "ethernet":
+        found = _link_header(frame)
+        if isinstance(found, Verdict):
+            return found
+        offset = found
+    ip = frame[offset:]
+    if len(ip) < 20 or ip[0] >> 4 != 4:
+        return Verdict.DROP_MALFORMED
+    header, total = (ip[0] & 15) * 4, word(ip, 2)
+    if not 20 <= header <= total <= len(ip):
+        return Verdict.DROP_MALFORMED
+    if ones_sum(ip[:header]) != 0xFFFF:
+        return Verdict.DROP_CHECKSUM
+    if word(ip, 6) & 0x3FFF:  # more fragments, or an offset
+        return Verdict.DROP_FRAGMENT
+    return _layer_4(frame[: offset + total], offset, header, side)
+
+
+def _link_header(frame: bytes) -> int | Verdict:
+    """Bytes of an Ethernet header with up to two tags."""
+    offset = 14
+    for _ in range(2):
+        if len(frame) >= offset and word(frame, offset - 2) in VLAN_TAGS:
+            offset += 4
+    if len(frame) < offset:
+        return Verdict.DROP_MALFORMED
+    return offset if word(frame, offset - 2) == IPV4 else Verdict.DROP_UNSUPPORTED
+
+
+def _layer_4(frame: bytes, link: int, header: int, side: Side) -> Packet | Verdict:
+    ip, data = frame[link:], frame[link + header :]
+    protocol, source, destination = ip[9], long(ip, 12), long(ip, 16)
+    if protocol == TCP:
+        if len(data) < 20 or not 20 <= (offset := (data[12] >> 4) * 4) <= len(data):
+            return Verdict.DROP_MALFORMED
+        ends = (source, word(data, 0)), (destination, word(data, 2))
+        payload = len(data) - offset
+        return Packet(
+            frame, link, header, TCP, *ends, "session", data[13] & 0x3F, long(data, 4), long(data, 8), payload
+        )
+    if protocol == UDP:
+        if len(data) < 8 or not 8 <= word(data, 4) <= len(data):
+            return Verdict.DROP_MALFORMED
+        return Packet(frame, link, header, UDP, (source, word(data, 0)), (destination, word(data, 2)), kind="session")
+    if protocol == ICMP:
+        if len(data) < 8:
+            return Verdict.DROP_MALFORMED
+        return _icmp(frame, link, header, data, side)
+    return Packet(frame, link, header, protocol, (source, 0), (destination, 0), kind="other")
+
+
+def _icmp(frame: bytes, link: int, header: int, data: bytes, side: Side) -> Packet:
+    source, destination, identifier = long(frame, link + 12), long(frame, link + 16), word(data, 4)
+    if data[0] == ECHO_REQUEST:
+        return Packet(frame, link, header, ICMP, (source, identifier), (destination, 0), kind="echo")
+    if data[0] == ECHO_REPLY and side is Side.OUTSIDE:
+        return Packet(frame, link, header, ICMP, (source, 0), (destination, identifier), kind="session")
+    return Packet(frame, link, header, ICMP, (source, 0), (destination, 0), kind="other")
+
+
+def rewrite(packet: Packet, ttl: int, source: Endpoint, destination: Endpoint) -> bytes:
+    """The frame with other endpoints. A damaged layer-4 checksum stays exactly as wrong as it was."""
+    new = bytearray(packet.frame)
+    ip, data = packet.link, packet.link + packet.header
+    before = _covered(packet.frame, packet)
+    new[ip + 8] = ttl
+    new[ip + 12 : ip + 20] = source[0].to_bytes(4, "big") + destination[0].to_bytes(4, "big")
+    if packet.protocol == ICMP:
+        new[data + 4 : data + 6] = (source[1] or destination[1]).to_bytes(2, "big")
+    else:
+        new[data : data + 4] = source[1].to_bytes(2, "big") + destination[1].to_bytes(2, "big")
+    field = data + {TCP: 16, UDP: 6, ICMP: 2}[packet.protocol]
+    if not (packet.protocol == UDP and word(new, field) == 0):  # RFC 768: 0 says that the sender made none
+        value = sealed(new, field, _covered(new, packet), wrong_by=ones_sum(*before))
+        if packet.protocol == UDP and value == 0:
+            value = 0xFFFF  # RFC 768: a computed zero is sent as ones
+        new[field : field + 2] = value.to_bytes(2, "big")
+    new[ip + 10 : ip + 12] = b"\0\0"
+    new[ip + 10 : ip + 12] = checksum(new[ip:data]).to_bytes(2, "big")
+    return bytes(new)
+
+
+def _covered(frame: Bytes, packet: Packet) -> tuple[bytes, ...]:
+    """What the layer-4 checksum of a frame covers, the checksum included: zero modulo 0xFFFF when it is right."""
+    ip, data = bytes(frame[packet.link :]), bytes(frame[packet.link + packet.header :])
+    if packet.protocol == ICMP:
+        return (data,)
+    length = word(data, 4) if packet.protocol == UDP else len(data)
+    pseudo = ip[12:20] + bytes((0, packet.protocol)) + length.to_bytes(2, "big")
+    return pseudo, data[:length]
+
+
+def sealed(frame: Bytes, field: int, covered: Iterable[Bytes], wrong_by: int) -> int:
+    """The checksum at field that leaves the covered bytes as wrong as wrong_by (0xFFFF: right); never minus zero."""
+    return (wrong_by - (ones_sum(*covered) - word(frame, field))) % 0xFFFF
+
+
+def ipv4(protocol: int, source: int, destination: int, data: bytes, ttl: int = 64) -> bytes:
+    """A plain IPv4 packet: no options, no fragment, identification 0."""
+    head = bytearray(20)
+    head[0], head[8], head[9] = 0x45, ttl, protocol
+    head[2:4] = (20 + len(data)).to_bytes(2, "big")
+    head[12:20] = source.to_bytes(4, "big") + destination.to_bytes(4, "big")
+    head[10:12] = checksum(head).to_bytes(2, "big")
+    return bytes(head) + data
+
+
+def back(packet: Packet, ip: bytes) -> bytes:
+    """A packet as answer to a frame: its link header with the two MAC addresses swapped."""
+    link = packet.frame[: packet.link]
+    return link[6:12] + link[:6] + link[12:] + ip
+
+
+def echo_reply(packet: Packet) -> bytes:
+    """RFC 792: 'the source and destination addresses are simply reversed, the type code changed to 0'."""
+    ip, data = bytearray(packet.ip[: packet.header]), bytearray(packet.ip[packet.header :])
+    wrong_by = ones_sum(data)
+    data[0] = ECHO_REPLY
+    data[2:4] = sealed(data, 2, (data,), wrong_by).to_bytes(2, "big")
+    ip[8], ip[12:20] = 64, ip[16:20] + ip[12:16]
+    ip[10:12] = b"\0\0"
+    ip[10:12] = checksum(ip).to_bytes(2, "big")
+    return back(packet, bytes(ip + data))
+
+
+def icmp_error(packet: Packet, source: int, kind: int, code: int, mtu: int = 0) -> bytes:
+    """An error about a packet, sent to its source with as much of it as fits (RFC 1812 section 4.3.2.3)."""
+    quote = packet.ip[: ERROR_BYTES - 28]
+    head = bytes((kind, code, 0, 0, 0, 0)) + mtu.to_bytes(2, "big")
+    data = head[:2] + checksum(head, quote).to_bytes(2, "big") + head[4:] + quote
+    return back(packet, ipv4(ICMP, source, packet.source[0], data))

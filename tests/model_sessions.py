@@ -1,0 +1,222 @@
+"""The oracle's sessions: the TCP states of RFC 6146 and 7857, idle times, and the rows that a session leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import NamedTuple
+
+from model_packets import ACK, FIN, ICMP, RST, SYN, TCP, Endpoint, Packet
+from natcore.config import Timeouts
+from natcore.records import CREATE, END, OPENED_OUTSIDE, WINDOW
+from natcore.verdict import Side
+
+MS = 1_000_000  # ns
+
+
+class Tcp(Enum):
+    """States of a TCP session."""
+
+    INIT_OUT = auto()  # the inside's SYN was seen
+    INIT_IN = auto()  # the outside's
+    PICKED = auto()  # a segment of a connection that was there before the session
+    ESTABLISHED = auto()
+    FIN_OUT = auto()  # the inside has finished
+    FIN_IN = auto()  # the outside has
+    CLOSING = auto()  # both have
+    TRANS = auto()  # a RST that may be genuine (RFC 7857 section 2.2)
+
+
+OPEN = (Tcp.ESTABLISHED, Tcp.FIN_OUT, Tcp.FIN_IN)
+
+
+class Counts(NamedTuple):
+    """Packets and bytes (IPv4 total lengths) of both directions."""
+
+    bytes_from_pub: int = 0
+    pkts_from_pub: int = 0
+    bytes_from_vpc: int = 0
+    pkts_from_vpc: int = 0
+
+    def plus(self, packet: Packet, side: Side) -> Counts:
+        out = side is Side.INSIDE
+        return Counts(
+            self.bytes_from_pub + packet.total * (not out),
+            self.pkts_from_pub + (not out),
+            self.bytes_from_vpc + packet.total * out,
+            self.pkts_from_vpc + out,
+        )
+
+
+class Row(NamedTuple):
+    """A row of the journal; times in ns of the gateway's clock."""
+
+    session: int
+    kind: int  # WINDOW, CREATE or END
+    protocol: int
+    pri: Endpoint
+    pub: Endpoint
+    nat: Endpoint
+    counts: Counts
+    start: int
+    end: int
+    flags: int
+
+
+@dataclass(eq=False)
+class Mapping:
+    """An inside endpoint's outside endpoint, the same towards every remote (RFC 4787 REQ-1)."""
+
+    protocol: int
+    inside: Endpoint
+    outside: Endpoint
+    sessions: list[Session] = field(default_factory=list)
+    end: int = 0  # ns: when its last session ended, of those that are gone
+
+    def alive(self, now: int) -> bool:
+        return any(session.alive(now) for session in self.sessions)
+
+
+@dataclass(eq=False)
+class Session:
+    """One five-tuple of an inside endpoint, both directions."""
+
+    id: int
+    slot: int
+    mapping: Mapping
+    remote: Endpoint
+    opened_outside: bool
+    logged: bool
+    born: int  # ns
+    timeouts: Timeouts
+    window: int  # ns
+    answered: bool = field(init=False)  # the inside has sent a packet that was no RST
+    tcp: Tcp | None = field(default=None, init=False)
+    last_seen: int = field(init=False)  # ms
+    total: Counts = field(default=Counts(), init=False)
+    in_window: Counts = field(default=Counts(), init=False)
+    window_start: int | None = field(default=None, init=False)  # ns; None: no packet since the last window closed
+    ack: dict[Side, int] = field(default_factory=dict, init=False)  # the highest acknowledgement sent from a side
+    sent: dict[Side, int] = field(default_factory=dict, init=False)  # the end of the highest segment sent from a side
+
+    def __post_init__(self) -> None:
+        self.answered = not self.opened_outside
+        self.last_seen = self.born // MS
+
+    @property
+    def protocol(self) -> int:
+        return self.mapping.protocol
+
+    @property
+    def timer(self) -> str:
+        """Which of the gateway's time-outs holds."""
+        if self.tcp in OPEN:
+            return "tcp_established"
+        if not self.answered:
+            return "unreplied"
+        return {TCP: "tcp_transitory", ICMP: "icmp"}.get(self.protocol, "udp")
+
+    @property
+    def timeout(self) -> int:
+        """Milliseconds of idleness after which the session is dead."""
+        return round(getattr(self.timeouts, self.timer) * 1000)
+
+    @property
+    def deadline(self) -> int:
+        """ns: when it dies if nothing comes any more."""
+        return (self.last_seen + self.timeout) * MS
+
+    def alive(self, now: int) -> bool:
+        return now // MS - self.last_seen < self.timeout
+
+    # What a packet does
+
+    def may_reopen(self, packet: Packet) -> bool:
+        """A SYN on a connection that is over begins a new session."""
+        return self.tcp in (Tcp.CLOSING, Tcp.TRANS) and packet.flags & (SYN | ACK | RST | FIN) == SYN
+
+    def take(self, packet: Packet, side: Side, now: int, refreshing: bool) -> list[Row]:
+        """Count a packet that was translated, follow its flags; the window that it found closed."""
+        rows = self.roll(now)
+        if self.window_start is None:
+            self.window_start = now
+        self.in_window = self.in_window.plus(packet, side)
+        self.total = self.total.plus(packet, side)
+        if packet.flags & RST:
+            self._reset(packet, side, now)
+            return rows
+        before = self.timer
+        self.answered = self.answered or side is Side.INSIDE
+        if self.protocol == TCP:
+            self._follow(packet.flags, side)
+            self._remember(packet, side)
+        if refreshing or self.timer != before:  # RFC 6146 section 3.5.2.2: a state's timer starts with the state
+            self.last_seen = now // MS
+        return rows
+
+    def _reset(self, packet: Packet, side: Side, now: int) -> None:
+        """RFC 7857 section 2.2 and RFC 5961: only a RST at an expected sequence shortens the session's time."""
+        expected = self.ack.get(Side(1 - side)), self.sent.get(side)
+        if self.tcp in OPEN and packet.sequence in expected:
+            self.tcp, self.last_seen = Tcp.TRANS, now // MS
+
+    def _follow(self, flags: int, side: Side) -> None:
+        """The state after a segment without RST."""
+        syn, fin = bool(flags & SYN), bool(flags & FIN)
+        inside = side is Side.INSIDE
+        match self.tcp:
+            case None:
+                self.tcp = (Tcp.INIT_OUT if syn else Tcp.PICKED) if inside else Tcp.INIT_IN
+            case Tcp.INIT_OUT if syn and not inside:
+                self.tcp = Tcp.ESTABLISHED
+            case Tcp.INIT_IN if syn and inside:
+                self.tcp = Tcp.ESTABLISHED
+            case Tcp.PICKED if not inside:
+                self.tcp = Tcp.ESTABLISHED
+            case Tcp.TRANS:
+                self.tcp = Tcp.ESTABLISHED
+            case Tcp.ESTABLISHED if fin:
+                self.tcp = Tcp.FIN_OUT if inside else Tcp.FIN_IN
+            case Tcp.FIN_OUT if fin and not inside:
+                self.tcp = Tcp.CLOSING
+            case Tcp.FIN_IN if fin and inside:
+                self.tcp = Tcp.CLOSING
+
+    def _remember(self, packet: Packet, side: Side) -> None:
+        if packet.flags & ACK:
+            self.ack[side] = later(self.ack.get(side), packet.acknowledgement)
+        length = packet.payload + bool(packet.flags & SYN) + bool(packet.flags & FIN)
+        self.sent[side] = later(self.sent.get(side), (packet.sequence + length) & 0xFFFFFFFF)
+
+    # The rows of the log (contract R1)
+
+    def row(self, kind: int, counts: Counts, start: int, end: int) -> Row:
+        mapping = self.mapping
+        flags = OPENED_OUTSIDE if self.opened_outside else 0
+        ends = mapping.inside, self.remote, mapping.outside
+        return Row(self.id, kind, self.protocol, *ends, counts, start, end, flags)
+
+    def created(self) -> list[Row]:
+        return [self.row(CREATE, Counts(), self.born, self.born)] if self.logged else []
+
+    def roll(self, now: int) -> list[Row]:
+        """The open window, if it is over by now."""
+        if self.window_start is None or now < self.window_start + self.window:
+            return []
+        return self._close(self.window_start + self.window)
+
+    def ended(self, end: int) -> list[Row]:
+        """The last window, and the end with the totals of the session's life."""
+        last = [] if self.window_start is None else self._close(min(self.window_start + self.window, end))
+        return [*last, self.row(END, self.total, self.born, end)] if self.logged else []
+
+    def _close(self, end: int) -> list[Row]:
+        assert self.window_start is not None
+        row = self.row(WINDOW, self.in_window, self.window_start, end)
+        self.in_window, self.window_start = Counts(), None
+        return [row] if self.logged else []
+
+
+def later(old: int | None, new: int) -> int:
+    """The higher of two sequence numbers (RFC 9293 section 3.4: modulo 2^32)."""
+    return new if old is None or 0 < (new - old) & 0xFFFFFFFF < 1 << 31 else old

@@ -1,0 +1,165 @@
+"""The rooms and what each may know: read from their cimport and import lines, so that no hall grows unseen."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = ROOT / "natcore"
+PACKAGE = ROOT / "python" / "natcore"
+
+# Every room of the core from the ground up, with the rooms that it may know. A new room is added here first.
+MAY_KNOW: dict[str, set[str]] = {
+    # the ground: words, headers, arithmetic
+    "hints": set(),
+    "wire": set(),
+    "frame": set(),
+    "verdict": set(),
+    "memory": set(),
+    "random": set(),
+    "slab": set(),
+    "checksum": set(),
+    "flow": {"wire"},
+    "index": {"memory", "hints"},
+    # the state
+    "_journal": {"hints", "memory"},
+    "_events": {"hints", "memory"},
+    "_rules": {"hints", "memory", "wire"},
+    "_ports": {"hints", "memory", "random", "flow", "index"},
+    "_mappings": {"hints", "memory", "random", "slab", "flow", "index", "_ports"},
+    "_sessions": {"hints", "memory", "slab", "checksum", "flow", "index", "wire", "_journal", "_mappings", "_ports"},
+    "_sweep": {"index", "_ports", "_mappings", "_sessions"},
+    "_tcp": {"wire", "_sessions"},
+    "_icmp": {"hints", "memory", "wire", "frame", "checksum"},
+    "state": {"_events", "_icmp", "_journal", "_mappings", "_rules", "_sessions"},
+    # the way of a packet
+    "_parse": {"hints", "wire", "frame", "checksum", "flow", "index", "verdict"},
+    "_rewrite": {"hints", "wire", "frame", "checksum", "_parse", "_sessions"},
+}
+GROUND = {"hints", "wire", "frame", "verdict", "memory", "random", "slab", "checksum", "flow", "index"}
+MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_journal"}
+MAY_KNOW["_translate"] = set(MAY_KNOW)
+# the plane: frames without NAT, then what joins them to a translator
+MAY_KNOW["arp"] = {"hints", "wire"}
+MAY_KNOW["_ring"] = {"hints", "frame", "memory"}
+MAY_KNOW["_nexthop"] = {"hints", "wire", "frame", "memory", "_ring"}
+MAY_KNOW["_worker"] = {*GROUND, "arp", "_ring", "_nexthop", "_ports", "state", "_translate"}
+# the boundary to Python, and the tests' own
+MAY_KNOW["_gateway"] = set(MAY_KNOW)
+MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
+
+GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_translate", "_worker", "_gateway", "_testing"}
+PYTHON_NAMES = re.compile(r"^(def|cpdef|class|cdef class) ", re.M)
+
+HALL = 450  # lines
+
+CORE_FILES = sorted([*CORE.glob("*.pyx"), *CORE.glob("*.pxd")])
+PYTHON_FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
+CIMPORT = re.compile(
+    r"^\s*(?:from\s+natcore\s+cimport\s+(?P<names>[\w, ]+)|from\s+natcore\.(?P<room>\w+)\s+cimport"
+    r"|cimport\s+natcore\.(?P<whole>\w+))",
+    re.M,
+)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def rooms_known(source: str) -> set[str]:
+    """The rooms that cimport lines name."""
+    known = set()
+    for match in CIMPORT.finditer(source):
+        names = match["room"] or match["whole"] or match["names"]
+        known |= {name.strip() for name in names.split(",")}
+    return known
+
+
+def without_comments(source: str) -> str:
+    return re.sub(r"#.*", "", re.sub(r'""".*?"""', "", source, flags=re.S))
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
+def test_a_room_knows_only_what_it_may(path: Path) -> None:
+    room = path.stem
+    assert room in MAY_KNOW, f"{name_of(path)}: a new room; say in MAY_KNOW what it may know"
+    known = rooms_known(path.read_text()) - {room}
+    assert known <= MAY_KNOW[room], f"{name_of(path)} may not know {sorted(known - MAY_KNOW[room])}"
+
+
+def test_no_room_knows_one_above_it() -> None:
+    """The lists themselves allow no circle."""
+    seen: set[str] = set()
+    waiting = dict(MAY_KNOW)
+    while waiting:
+        ready = [room for room, known in waiting.items() if known & set(MAY_KNOW) <= seen]
+        assert ready, f"a circle among {sorted(waiting)}"
+        for room in ready:
+            seen.add(room)
+            del waiting[room]
+
+
+@pytest.mark.parametrize("path", [p for p in CORE_FILES if p.stem not in GIVE_VERDICTS], ids=name_of)
+def test_state_gives_no_verdicts(path: Path) -> None:
+    """Only the way of a packet says why one is dropped; what it stands on does not know the reasons."""
+    assert not re.search(r"\bDROP_\w+|natcore\.verdict", without_comments(path.read_text()))
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
+def test_directives_live_in_the_build_only(path: Path) -> None:
+    source = path.read_text()
+    assert not re.search(r"^#\s*(cython|distutils)\s*:", source, re.M), "compiler directives belong to CMakeLists.txt"
+    assert not re.search(r"@cython\.(boundscheck|wraparound|cdivision|initializedcheck)", source)
+    assert not re.search(r"^\s*(DEF|IF|ELIF)\s|^\s*include\s+[\"']", without_comments(source), re.M), (
+        "no DEF, IF, include"
+    )
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
+def test_wire_and_core_never_touch_python_below_the_boundary(path: Path) -> None:
+    """Below the boundary no room imports a Python module of ours: knowledge goes upwards only."""
+    if path.stem in {"_gateway", "_testing", "_worker", "_ring"}:
+        return
+    assert not re.search(r"^\s*(from|import)\s+natcore(\.\w+)?\s+import|^\s*import\s+natcore", path.read_text(), re.M)
+
+
+@pytest.mark.parametrize("path", [*CORE_FILES, *PYTHON_FILES], ids=name_of)
+def test_a_file_says_what_it_is_in_one_line(path: Path) -> None:
+    first = path.read_text().lstrip().split("\n", 1)[0]
+    assert first.startswith(('"""', "# ")), f"{name_of(path)}: its first line is {first!r}"
+    assert len(first) <= 130
+
+
+@pytest.mark.parametrize("path", [*CORE_FILES, *PYTHON_FILES], ids=name_of)
+def test_no_room_becomes_a_hall(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    assert lines <= HALL, f"{name_of(path)} has {lines} lines: split it along the design"
+
+
+def test_the_core_is_no_package_of_its_own() -> None:
+    """Without __init__.py the folder of sources does not shadow the installed package."""
+    assert not (CORE / "__init__.py").exists()
+
+
+def test_every_room_is_built() -> None:
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    match = re.search(r"set\(NATCORE_ROOMS\s([^)]*)\)", cmake)
+    assert match is not None
+    assert {path.stem for path in CORE.glob("*.pyx")} <= set(match[1].split())
+
+
+def test_every_room_that_python_sees_has_a_stub() -> None:
+    shown = [path.stem for path in CORE.glob("*.pyx") if PYTHON_NAMES.search(path.read_text())]
+    missing = [room for room in shown if not (PACKAGE / f"{room}.pyi").exists()]
+    assert not missing, f"no stub beside the modules: {missing}"
+
+
+def test_the_public_init_only_names() -> None:
+    """natcore/__init__.py holds the public names, nothing else."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.Expr)
+    assert [type(node).__name__ for node in tree.body if not isinstance(node, allowed)] == []

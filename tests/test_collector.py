@@ -1,0 +1,152 @@
+"""The collector: rows once to every log, the identities, R1 and R10 at start and stop, R6."""
+
+from __future__ import annotations
+
+import pytest
+
+from log_fakes import FakeClock, FakeCore, ScriptedSink, assert_adds_up
+from natcore import ConfigurationError, DeliveryPolicy
+from natcore.collector import Collector
+from natcore.records import CREATE, END, WINDOW
+from natcore.sinks import MemorySink
+
+
+def make(core, **more):
+    return Collector(core, instance="ngw-1", vpc_id="vpc-1", run="run1", threads=False, clock=FakeClock(), **more)
+
+
+def test_nothing_is_taken_while_no_log_runs():
+    core = FakeCore()
+    collector = make(core)
+    core.produce(10)
+    assert not collector.active and collector.step() == 0 and core.waiting == 10
+    assert collector.counters() == {"produced": 0, "accepted": 0, "lost_ring": 0, "unclaimed": 0}
+
+
+def test_several_logs_get_the_same_rows_with_the_same_numbers():
+    core, one, two = FakeCore(), ScriptedSink(events=True), ScriptedSink(events=True)
+    collector = make(core)
+    logs = [collector.start(sink) for sink in (one, two)]
+    core.produce_sessions(100)
+    assert collector.step() == 300
+    for log in logs:
+        log.send()
+        log.send()
+        assert_adds_up(log.counters())
+    assert one.numbers == two.numbers == list(range(300))
+    assert {(batch.instance, batch.vpc_id, batch.run) for batch in one.taken} == {("ngw-1", "vpc-1", "run1")}
+    assert [log.name for log in logs] == ["scripted", "scripted-2"]
+
+
+def test_a_sink_without_events_gets_the_window_rows_alone():
+    core, sink = FakeCore(), ScriptedSink()
+    collector = make(core)
+    log = collector.start(sink)
+    core.produce(90, (CREATE, WINDOW, END))
+    collector.step()
+    log.send()
+    log.send()
+    assert sink.numbers == list(range(1, 90, 3))
+    counters = log.counters()
+    assert (counters["accepted"], counters["withheld"]) == (30, 60)
+    assert collector.counters()["accepted"] == 90
+
+
+def test_R1_a_log_that_starts_counts_from_its_start():
+    core, early, late = FakeCore(), ScriptedSink(), ScriptedSink()
+    collector = make(core)
+    core.produce(7)  # before any log: nobody took them
+    first = collector.start(early)
+    core.produce(5)
+    core.open_windows = 3  # these close for the first log when the second starts
+    second = collector.start(late)
+    core.produce(2)
+    collector.step()
+    for log in (first, second):
+        log.send()
+        log.send()
+    assert len(early.numbers) == 5 + 3 + 2 and len(late.numbers) == 2
+    assert collector.counters() == {"produced": 10, "accepted": 10, "lost_ring": 0, "unclaimed": 7}
+
+
+def test_produced_is_accepted_and_lost_in_the_ring():
+    core = FakeCore(capacity=100)
+    core.produce(150)  # 50 lost before a log runs: not the log's
+    collector = make(core)
+    log = collector.start(ScriptedSink())
+    core.produce(130)
+    collector.step()
+    assert collector.counters() == {"produced": 130, "accepted": 100, "lost_ring": 30, "unclaimed": 100}
+    collector.stop(log, timeout=0)
+    core.produce(200)  # no log: not counted
+    assert collector.counters()["produced"] == 130
+    collector.start(ScriptedSink())
+    core.produce(101)
+    collector.step()
+    assert collector.counters() == {"produced": 231, "accepted": 200, "lost_ring": 31, "unclaimed": 200}
+
+
+def test_R10_stop_closes_open_windows_and_delivers_them_though_the_ring_is_small():
+    core, sink = FakeCore(capacity=64), ScriptedSink()
+    collector = make(core)
+    log = collector.start(sink)
+    core.open_windows = 1000
+    assert collector.stop(log, timeout=1.0) == 0
+    assert len(sink.numbers) == 1000 and core.journal_lost == 0
+    assert log.status == "Disabled" and sink.closed == 1 and not collector.active
+    assert collector.stop(log) == 0  # idempotent
+
+
+def test_more_rows_than_fit_into_one_drain():
+    core, sink = FakeCore(capacity=200_000), ScriptedSink()
+    collector = make(core)
+    log = collector.start(sink, delivery=DeliveryPolicy(batch=50_000))
+    core.produce(150_000)
+    assert collector.step() == 150_000
+    while log.send() == 0.0:
+        pass
+    assert sink.numbers == list(range(150_000))
+
+
+def test_R6_refused_for_a_pay_by_specification_gateway():
+    with pytest.raises(ConfigurationError, match="billing='by-specification'"):
+        make(FakeCore(), billing="by-specification").start(MemorySink())
+
+
+def test_R6_refused_where_gateway_and_project_are_in_different_regions():
+    collector = make(FakeCore(), region="cn-hangzhou")
+    with pytest.raises(ConfigurationError, match=r"sink.region='cn-beijing'.*'cn-hangzhou'"):
+        collector.start(ScriptedSink(region="cn-beijing"))
+    collector.start(ScriptedSink(region="cn-hangzhou"))
+    collector.start(ScriptedSink())
+
+
+def test_bad_arguments_name_what_is_allowed(tmp_path):
+    collector = make(FakeCore())
+    sink = ScriptedSink()
+    collector.start(sink, name="audit")
+    with pytest.raises(ConfigurationError, match="deliver"):
+        collector.start(object())
+    with pytest.raises(ConfigurationError, match="name='audit'"):
+        collector.start(ScriptedSink(), name="audit")
+    with pytest.raises(ConfigurationError, match=r"name='\.\./x'"):
+        collector.start(ScriptedSink(), name="../x")
+    with pytest.raises(ConfigurationError, match="a sink of its own"):
+        collector.start(sink, name="other")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="a folder to write in"):
+        collector.start(ScriptedSink(), spool=tmp_path / "file")
+    foreign = make(FakeCore()).start(ScriptedSink())
+    with pytest.raises(ConfigurationError, match="of this gateway"):
+        collector.stop(foreign)
+
+
+def test_close_stops_every_log_and_is_idempotent():
+    core, sinks = FakeCore(), [ScriptedSink(), ScriptedSink(events=True)]
+    collector = make(core)
+    logs = [collector.start(sink) for sink in sinks]
+    core.produce(10)
+    assert collector.close() == 0
+    assert [len(sink.numbers) for sink in sinks] == [10, 10]
+    assert {log.status for log in logs} == {"Disabled"}
+    assert collector.close() == 0

@@ -1,0 +1,233 @@
+"""From packets to the auditor's question: a gateway, real frames, sinks, DuckDB."""
+
+from __future__ import annotations
+
+import random
+import struct
+import threading
+
+import duckdb
+import numpy as np
+import pytest
+
+from log_fakes import ScriptedSink, assert_adds_up
+from natcore import DeliveryError, Eip, Gateway, Side, SnatEntry, Verdict
+from natcore.sinks import Batch, MemorySink, ParquetSink, Sink
+
+ETHERNET = bytes.fromhex("020000000001020000000002") + b"\x08\x00"
+REMOTE = 0xC6336407  # 198.51.100.7
+
+
+def checksum(data: bytes) -> int:
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def frame(source, source_port, destination, destination_port, payload=b"", protocol=17):
+    """An Ethernet frame; UDP without a checksum, a TCP SYN/ACK segment, or an ICMP echo with the source port as id."""
+    if protocol == 17:
+        body = struct.pack("!HHHH", source_port, destination_port, 8 + len(payload), 0) + payload
+    elif protocol == 6:
+        body = struct.pack("!HHIIBBHHH", source_port, destination_port, 1, 1, 0x50, 0x12, 512, 0, 0) + payload
+    else:
+        kind = 8 if destination_port else 0
+        body = struct.pack("!BBHHH", kind, 0, 0, source_port, 1) + payload + b"\0" * (len(payload) % 2)
+        body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
+    header = struct.pack("!BBHHHBBHII", 0x45, 0, 20 + len(body), 0, 0, 64, protocol, 0, source, destination)
+    return ETHERNET + header[:10] + struct.pack("!H", checksum(header)) + header[12:] + body
+
+
+def ports_of(packet: bytes, protocol: int) -> tuple[int, int]:
+    """(source address, source port or ICMP id) of a frame."""
+    address = struct.unpack_from("!I", packet, 26)[0]
+    return address, struct.unpack_from("!H", packet, 38 if protocol == 1 else 34)[0]
+
+
+@pytest.fixture
+def gateway():
+    with Gateway(instance="ngw-1", vpc_id="vpc-1", seed=7, epoch=1_700_000_000.0) as gateway:
+        gateway.add(SnatEntry("10.0.0.0/16", pool=[Eip("203.0.113.1", private_ip="172.16.10.13")]))
+        yield gateway
+
+
+class Traffic:
+    """Flows both ways, and what was sent, by protocol, inside address and port."""
+
+    def __init__(self, gateway: Gateway, seed: int = 1) -> None:
+        self.gateway = gateway
+        self.chance = random.Random(seed)
+        self.sent: dict[tuple[int, int, int], list[int]] = {}
+        self.frames: list[bytes] = []
+
+    def exchange(self, flow: int, now: float) -> None:
+        protocol = (17, 6, 1)[flow % 3]
+        host, port = 0x0A000001 + flow % 500, 1024 + flow
+        counts = self.sent.setdefault((protocol, host, port), [0, 0, 0, 0])
+        out = frame(host, port, REMOTE, 443, self.chance.randbytes(2 * self.chance.randrange(300)), protocol)
+        verdict, sent = self.gateway.translate_one(out, Side.INSIDE, now)
+        assert verdict is Verdict.OUTBOUND and sent is not None
+        self.frames.append(sent)
+        nat_ip, nat_port = ports_of(sent, protocol)
+        counts[0] += len(out) - 14
+        counts[1] += 1
+        for _ in range(self.chance.randrange(3)):
+            payload = self.chance.randbytes(2 * self.chance.randrange(300))
+            answer = (
+                frame(REMOTE, nat_port, nat_ip, 0, payload, 1)
+                if protocol == 1
+                else frame(REMOTE, 443, nat_ip, nat_port, payload, protocol)
+            )
+            verdict, back = self.gateway.translate_one(answer, Side.OUTSIDE, now)
+            assert verdict is Verdict.INBOUND and back is not None
+            self.frames.append(back)
+            counts[2] += len(answer) - 14
+            counts[3] += 1
+
+
+SUMS = """SELECT protocol, pri_ip, pri_port, sum(bytes_from_vpc)::BIGINT, sum(pkts_from_vpc)::BIGINT,
+                 sum(bytes_from_pub)::BIGINT, sum(pkts_from_pub)::BIGINT
+          FROM '{}/*.parquet' WHERE kind = '{}' GROUP BY ALL"""
+
+
+def sums_of(folder, kind="window"):
+    with duckdb.connect() as connection:
+        rows = connection.sql(SUMS.format(folder, kind)).fetchall()
+    return {(row[0], _number(row[1]), row[2]): list(row[3:]) for row in rows}
+
+
+def _number(address: str) -> int:
+    return int.from_bytes(bytes(map(int, address.split("."))), "big")
+
+
+def test_window_sums_in_parquet_equal_what_was_sent_over_window_edges_too(gateway, tmp_path):
+    log = gateway.start_session_log(ParquetSink(tmp_path / "log", batch_seconds=0.05))
+    traffic = Traffic(gateway)
+    for step in range(3000):
+        traffic.exchange(step % 400, now=step * 0.7)  # 35 minutes
+    assert gateway.stop_session_log(log, timeout=30) == 0
+    assert_adds_up(log.counters())
+    assert log.counters()["lost"] == 0 and log.delivery_status.state == "Success"
+    assert sums_of(tmp_path / "log") == traffic.sent
+    counters = gateway.counters()
+    with duckdb.connect() as connection:
+        ((packets, addresses, numbers, rows),) = connection.sql(
+            f"SELECT sum(pkts_from_vpc + pkts_from_pub)::BIGINT, list(DISTINCT (nat_ip, eip)), "
+            f"count(DISTINCT number), count(*) FROM '{tmp_path}/log/*.parquet' WHERE kind = 'window'"
+        ).fetchall()
+    assert packets == counters["forwarded"] and numbers == rows
+    assert addresses == [("172.16.10.13", "203.0.113.1")]
+
+
+def test_end_rows_hold_the_sessions_totals(gateway, tmp_path):
+    log = gateway.start_session_log(ParquetSink(tmp_path / "log"))
+    traffic = Traffic(gateway)
+    for step in range(600):
+        traffic.exchange(step % 100, now=step * 0.1)
+    gateway.advance(100_000.0)
+    assert log.wait(30)
+    assert sums_of(tmp_path / "log", "end") == sums_of(tmp_path / "log") == traffic.sent
+
+
+def test_R1_twenty_five_minutes_of_steady_traffic_give_three_rows(gateway):
+    sink = MemorySink()
+    log = gateway.start_session_log(sink)
+    for second in range(1500):
+        gateway.translate_one(frame(0x0A000005, 4000, REMOTE, 53, b"x" * 20), Side.INSIDE, float(second))
+    assert gateway.stop_session_log(log, timeout=30) == 0
+    rows = [row for row in sink.rows() if row["pkts_from_vpc"]]
+    windows = [row for row in sink.rows(local=True) if row["kind"] == "window"]
+    assert [row["pkts_from_vpc"] for row in windows] == [600, 600, 300]
+    assert sum(row["bytes_from_vpc"] for row in windows) == 1500 * 48
+    assert [row["start_time"] - 1_700_000_000 for row in rows[:3]] == [0, 600, 1200]
+    assert [row["end_time"] - 1_700_000_000 for row in rows[:2]] == [600, 1200]
+
+
+def test_R1_a_log_that_starts_counts_from_its_start_and_R10_stops_with_partial_rows(gateway):
+    early, late = MemorySink(), MemorySink()
+    packet = frame(0x0A000005, 4000, REMOTE, 53, b"x" * 20)
+    first = gateway.start_session_log(early, name="early")
+    for second in range(10):
+        gateway.translate_one(packet, Side.INSIDE, float(second))
+    second_log = gateway.start_session_log(late, name="late")
+    for second in range(10, 15):
+        gateway.translate_one(packet, Side.INSIDE, float(second))
+    assert gateway.stop_session_log(first, timeout=30) == 0
+    assert gateway.stop_session_log(second_log, timeout=30) == 0
+    assert [row["pkts_from_vpc"] for row in early.rows(local=True) if row["kind"] == "window"] == [10, 5]
+    assert [row["pkts_from_vpc"] for row in late.rows(local=True) if row["kind"] == "window"] == [5]
+
+
+def test_advance_drains_a_ring_smaller_than_what_ends(tmp_path):
+    with Gateway(seed=1, records=16) as gateway:
+        gateway.add(SnatEntry("10.0.0.0/16", pool="203.0.113.1"))
+        sink = MemorySink()
+        log = gateway.start_session_log(sink)
+        for flow in range(300):
+            gateway.translate_one(frame(0x0A000001, 1024 + flow, REMOTE, 53), Side.INSIDE, 0.0)
+            if flow % 4 == 3:
+                gateway._collector.drain_now()
+        gateway.advance(10_000.0)
+        assert log.wait(30)
+        assert gateway.counters()["journal_lost"] == 0
+        assert [row["kind"] for row in sink.rows(local=True)].count("end") == 300
+
+
+class StalledSink(Sink):
+    delivery_type = "stalled"
+    batch_seconds = 0.0
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+
+    def deliver(self, batch: Batch) -> None:
+        self.release.wait(60)
+
+
+def failing(batch: Batch, attempt: int) -> None:
+    raise DeliveryError("Unauthorized", "no", "unavailable")
+
+
+@pytest.mark.parametrize("manner", ["on", "stalled", "failing"])
+def test_R4_output_frames_are_the_same_with_the_log_on_stalled_or_failing(tmp_path, manner):
+    frames = []
+    for logging in (False, True):
+        with Gateway(seed=11, records=64) as gateway:
+            gateway.add(SnatEntry("10.0.0.0/16", pool="203.0.113.1"))
+            sinks = {"on": ParquetSink(tmp_path), "stalled": StalledSink(), "failing": ScriptedSink(failing)}
+            log = gateway.start_session_log(sinks[manner]) if logging else None
+            traffic = Traffic(gateway)
+            for step in range(1000):
+                traffic.exchange(step % 300, now=step * 1.0)
+            frames.append(traffic.frames)
+            if log is not None:
+                if manner == "stalled":
+                    sinks[manner].release.set()
+                gateway.stop_session_log(log, timeout=5.0 if manner == "on" else 0.1)
+                assert_adds_up(log.counters())
+    assert frames[0] == frames[1]
+
+
+def test_take_records_and_logs_take_turns(gateway):
+    packet = frame(0x0A000005, 4000, REMOTE, 53)
+    gateway.translate_one(packet, Side.INSIDE, 0.0)
+    gateway.advance(1000.0)
+    assert len(gateway.take_records()) == 1
+    sink = MemorySink()
+    log = gateway.start_session_log(sink)
+    gateway.translate_one(packet, Side.INSIDE, 1001.0)
+    gateway.stop_session_log(log, timeout=30)
+    gateway.advance(3000.0)
+    left = gateway.take_records(events=True)
+    numbers = [*sink.records["number"].tolist(), *left["number"].tolist()]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert np.all(left["kind"] == 2)
+
+
+def test_close_delivers_what_is_open(tmp_path):
+    with Gateway(seed=3) as gateway:
+        gateway.add(SnatEntry("10.0.0.0/16", pool="203.0.113.1"))
+        gateway.start_session_log(ParquetSink(tmp_path))
+        gateway.translate_one(frame(0x0A000005, 4000, REMOTE, 53), Side.INSIDE, 0.0)
+    assert sums_of(tmp_path) == {(17, 0x0A000005, 4000): [28, 1, 0, 0]}

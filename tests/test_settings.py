@@ -1,0 +1,210 @@
+"""gateway.toml: what a good file makes, and that an error names file, key, value and what is allowed."""
+
+from __future__ import annotations
+
+import inspect
+import ipaddress
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from natcore import settings as settings_module
+from natcore.config import Behaviour, DeliveryPolicy, Eip, Link, Policy, Timeouts
+from natcore.errors import ConfigurationError
+from natcore.gateway import Gateway
+from natcore.settings import FileTables, GatewayTable, SettingsError, load
+
+WHOLE = """
+[gateway]
+instance = "ngw-1"
+vpc_id = "vpc-1"
+max_sessions = 1000
+window = 600
+inside = { address = "10.0.0.1", mtu = 1400 }
+
+[policy]
+filtering = "address-dependent"
+port_ranges = [[1024, 2047], [4096, 8191]]
+tcp = { filtering = "address-and-port-dependent" }
+
+[timeouts]
+udp = 180
+
+[[snat]]
+source = "10.0.0.0/16"
+pool = [{ address = "203.0.113.1", private_ip = "172.16.10.13" }, "203.0.113.8-203.0.113.9"]
+name = "office"
+
+[[snat]]
+source = "10.1.0.0/16"
+pool = "203.0.113.16/30"
+
+[[log]]
+sink = "parquet"
+folder = "FOLDER"
+name = "audit"
+delivery = { backoff_max = 5 }
+
+[plane]
+inside = "lan0"
+outside = "wan0"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "gateway.toml"
+
+
+def error_of(file: Path, text: str) -> SettingsError:
+    """What loading and making it raises; the message names all of its parts."""
+    file.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load(file).make_gateway().close()
+    error = caught.value
+    assert isinstance(error, ConfigurationError)
+    for part in (str(file), error.key, "" if error.value is None else repr(error.value), error.allowed):
+        assert part in str(error)
+    return error
+
+
+def test_a_whole_file_makes_what_the_constructors_would(file: Path, tmp_path: Path) -> None:
+    file.write_text(WHOLE.replace("FOLDER", str(tmp_path / "log")))
+    settings = load(file)
+    assert settings.gateway == {
+        "instance": "ngw-1", "vpc_id": "vpc-1", "max_sessions": 1000, "window": 600,
+        "inside": Link(address="10.0.0.1", mtu=1400),
+        "policy": Policy(filtering="address-dependent", port_ranges=((1024, 2047), (4096, 8191)),
+                         tcp=Behaviour(filtering="address-and-port-dependent")),
+        "timeouts": Timeouts(udp=180),
+    }  # fmt: skip
+    office, other = settings.snat
+    assert office.name == "office"
+    assert office.pool == (Eip("203.0.113.1", "172.16.10.13"), Eip("203.0.113.8"), Eip("203.0.113.9"))
+    assert other.source == ipaddress.IPv4Network("10.1.0.0/16") and len(other.pool) == 4
+    assert settings.plane == {"inside": "lan0", "outside": "wan0"}
+    (log,) = settings.logs
+    assert log.options == {"name": "audit", "delivery": DeliveryPolicy(backoff_max=5.0)}
+    assert log.make_sink().delivery_type == "parquet"
+    assert not (tmp_path / "log").exists()  # nothing is opened by a check
+    with settings.make_gateway() as gateway:
+        assert isinstance(gateway, Gateway)
+
+
+def test_an_empty_file_leaves_every_default(file: Path) -> None:
+    file.write_text("")
+    settings = load(file)
+    assert (settings.gateway, settings.snat, settings.logs, settings.plane) == ({}, (), (), None)
+
+
+def test_the_keys_are_the_constructors_arguments() -> None:
+    own_tables = {"policy", "timeouts"}
+    assert set(GatewayTable.__struct_fields__) == set(inspect.signature(Gateway).parameters) - own_tables
+    for table, values in ((settings_module.PolicyTable, Policy), (settings_module.TimeoutsTable, Timeouts),
+                          (settings_module.DeliveryTable, DeliveryPolicy), (settings_module.LinkTable, Link),
+                          (settings_module.EipTable, Eip)):  # fmt: skip
+        assert list(table.__struct_fields__) == [item.name for item in fields(values)]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value", "allowed"),
+    [
+        ("[gateway]\nmax_session = 5", "gateway.max_session", 5, "max_sessions"),
+        ("[gatway]\n", "gatway", {}, "gateway"),
+        ("[gateway]\nmax_sessions = '5'", "gateway.max_sessions", "5", "a whole number"),
+        ("[gateway]\nkind = 'intranet'", "gateway.kind", "intranet", "'vpc'"),
+        ("[gateway.inside]\nmtu = 10", "gateway.inside.mtu", 10, "68 to 65535"),
+        ("[policy]\nports = 'block'", "policy.ports", "block", "'random'"),
+        ("[policy]\nfiltering = 'none'", "policy.filtering", "none", "'address-dependent'"),
+        ("[policy.udp]\nmapping = 'x'", "policy.udp.mapping", "x", "'endpoint-independent'"),
+        ("[policy.udp]\nfilter = 'x'", "policy.udp.filter", "x", "filtering"),
+        ("[timeouts]\nudp = 0", "timeouts.udp", 0, "0.001 to"),
+        ("[timeouts]\nudp = '5 min'", "timeouts.udp", "5 min", "a number"),
+        ("[[snat]]\nsource = '10.0.0.0/8'", "snat[0].pool", None, "missing"),
+        ("[[snat]]\nsource = '10.0.0.1/8'\npool = '203.0.113.1'", "snat[0].source", "10.0.0.1/8", "prefix"),
+        ("[[snat]]\nsource = '10.0.0.0/8'\npool = 7", "snat[0].pool", 7, "a string"),
+        ("[[snat]]\nsource = '10.0.0.0/8'\npool = '203.0.113.300'", "snat[0].pool", "203.0.113.300", "IPv4 address"),
+        ("[[snat]]\nsource = '10.0.0.0/8'\npool = [{ address = '1.2.3.4', privat = '1' }]",
+         "snat[0].pool[0].privat", "1", "private_ip"),
+        ("[[snat]]\nsource = '10.0.0.0/8'\npool = ['1.2.3.4', { address = '1.2.3.5', private_ip = 'x' }]",
+         "snat[0].pool[1].private_ip", "x", "IPv4 address"),
+        ("[[snat]]\nsource = '10.0.0.0/8'\npool = '1.2.3.4'\n[[snat]]\nsource = '10.0.0.0/8'\npool = '1.2.3.5'",
+         "snat[1].source", "10.0.0.0/8", ""),
+        ("[[dnat]]\nport = 80", "dnat", [{"port": 80}], "not supported"),
+        ("[[log]]\nfolder = 'x'", "log[0].sink", None, "parquet"),
+        ("[[log]]\nsink = 'paper'", "log[0].sink", "paper", "parquet"),
+        ("[[log]]\nsink = 'parquet'", "log[0].folder", None, "missing"),
+        ("[[log]]\nsink = 'parquet'\nfolder = 'x'\npath = 'y'", "log[0].path", "y", "folder"),
+        ("[[log]]\nsink = 'parquet'\nfolder = 'x'\ndelivery = { batch = 0 }", "log[0].delivery.batch", 0, "1 to"),
+        ("[[log]]\nsink = 'parquet'\nfolder = 'x'\ndelivery = { batsh = 1 }", "log[0].delivery.batsh", 1, "batch"),
+        ("[plane]\ninside = 'lan0'", "plane.outside", None, "missing"),
+        ("[plane]\ninside = 5\noutside = 'wan0'", "plane.inside", 5, "a string or a list"),
+    ],
+)  # fmt: skip
+def test_an_error_names_key_value_and_what_is_allowed(
+    file: Path, text: str, key: str, value: object, allowed: str
+) -> None:
+    error = error_of(file, text)
+    assert (error.key, error.value) == (key, value)
+    assert allowed in error.allowed
+
+
+def test_a_sinks_own_error_names_its_key(file: Path) -> None:
+    file.write_text("[[log]]\nsink = 'parquet'\nfolder = 'x'\nroll_bytes = -1")
+    with pytest.raises(SettingsError, match="whole number") as caught:
+        load(file).logs[0].make_sink()
+    assert (caught.value.key, caught.value.value) == ("log[0].roll_bytes", -1)
+
+
+def test_a_file_that_is_not_toml_or_not_there_is_named(file: Path) -> None:
+    with pytest.raises(SettingsError, match=r"gateway\.toml: cannot be read: No such file"):
+        load(file)
+    file.write_text("[gateway\n")
+    with pytest.raises(SettingsError, match=r"gateway\.toml: not TOML: .*line 1"):
+        load(file)
+
+
+def test_times_below_the_minima_of_the_rfcs_are_warnings_of_the_file(file: Path) -> None:
+    file.write_text("[timeouts]\nudp = 30\n")
+    (warning,) = load(file).warnings
+    assert "RFC 4787" in warning
+
+
+class _SecretSink:
+    delivery_type = "secret"
+
+    def __init__(self, access_key_id: str, access_key_secret: str, clock: object = None) -> None:
+        self.pair = access_key_id, access_key_secret
+
+
+def test_secrets_come_from_a_file_or_the_environment_only(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings_module, "sink_kinds", lambda: {"secret": _SecretSink})
+    secret = tmp_path / "key"
+    secret.write_text("s3cret\n")
+    monkeypatch.setenv("NATCORE_ACCESS_KEY_ID", "from-environment")
+    file.write_text(f"[[log]]\nsink = 'secret'\naccess_key_secret_file = '{secret}'")
+    settings = load(file)
+    assert settings.logs[0].make_sink().pair == ("from-environment", "s3cret")
+    assert "s3cret" not in repr(settings)
+
+    file.write_text("[[log]]\nsink = 'secret'\naccess_key_secret = 's3cret'")
+    with pytest.raises(SettingsError, match=r"log\[0\]\.access_key_secret: a secret; allowed is") as caught:
+        load(file)
+    assert "s3cret" not in str(caught.value)
+
+    file.write_text(f"[[log]]\nsink = 'secret'\naccess_key_secret_file = '{tmp_path / 'none'}'")
+    with pytest.raises(SettingsError, match=r"access_key_secret_file.*cannot be read"):
+        load(file)
+
+    monkeypatch.delenv("NATCORE_ACCESS_KEY_ID")
+    file.write_text(f"[[log]]\nsink = 'secret'\naccess_key_secret_file = '{secret}'")
+    with pytest.raises(SettingsError, match=r"log\[0\]\.access_key_id: missing"):
+        load(file)
+
+
+def test_every_table_is_known_to_the_error_messages() -> None:
+    assert settings_module._TABLES[""] is FileTables
+    assert {name.partition(".")[0] for name in settings_module._TABLES if name} == set(FileTables.__struct_fields__)

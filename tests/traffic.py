@@ -1,0 +1,269 @@
+"""Random gateways, packets and clock steps, drawn to meet every branch of a NAT: limits, edges, damage.
+
+Everything takes a random.Random, so that one seed is one run; `strategies.py` makes Hypothesis strategies of it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import craft
+from model import ModelGateway
+from model_packets import ACK, ECHO_REPLY, FIN, ICMP, RST, SYN, TCP, UDP, Endpoint
+from model_sessions import MS, Session
+from natcore.config import Behaviour, Eip, Link, Policy, SnatEntry, Timeouts
+from natcore.verdict import Side
+
+HOSTS = [craft.address(a) for a in ("10.0.0.5", "10.0.0.6", "10.0.1.7", "10.0.255.254", "172.16.20.21")]
+FOREIGN = craft.address("192.0.2.55")  # inside, in no entry
+REMOTES = [craft.address(a) for a in ("198.51.100.7", "198.51.100.8", "8.8.8.8", "106.11.22.203")]
+INSIDE_ADDRESS, OUTSIDE_ADDRESS = craft.address("10.0.0.1"), craft.address("203.0.113.254")
+ODD = [craft.address(a) for a in ("0.0.0.1", "127.0.0.1", "224.0.0.5", "255.255.255.255", "240.1.2.3")]
+PORTS = [7, 53, 80, 443, 1024, 40000, 65535]
+FILTERINGS = ["endpoint-independent", "address-dependent", "address-and-port-dependent"]
+RANGES = [((1024, 65535),), ((1024, 1026),), ((5000, 5000), (7000, 7003)), ((1, 3), (65535, 65535)), ((2000, 2099),)]
+SINGLE, RANGE = Eip("203.0.113.1", private_ip="172.31.0.1"), "203.0.113.8-203.0.113.10"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A gateway's keywords and entries."""
+
+    entries: list[SnatEntry]
+    options: dict[str, Any]
+
+    def model(self) -> ModelGateway:
+        return ModelGateway(self.entries, **self.options)
+
+
+def policy(random: Random) -> Policy:
+    overrides = {
+        name: Behaviour(filtering=random.choice(FILTERINGS)) for name in ("tcp", "udp", "icmp") if random.random() < 0.2
+    }
+    return Policy(
+        filtering=random.choice(FILTERINGS),
+        **overrides,  # type: ignore[arg-type]
+        port_ranges=random.choice(RANGES),
+        hold_down=random.choice([0, 0.25, 2.0, 120.0]),
+        hairpin=random.random() < 0.8,
+        inbound_refresh=random.random() < 0.7,
+        tcp_pickup=random.random() < 0.8,
+        icmp_unreachable=random.random() < 0.8,
+        icmp_rate=random.choice([0, 2, 100]),
+    )
+
+
+def timeouts(random: Random) -> Timeouts:
+    if random.random() < 0.3:
+        return Timeouts()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # below the RFCs' minima, so that more happens in a run
+        return Timeouts(
+            udp=random.choice([2.5, 120.0]),
+            tcp_established=random.choice([20.0, 7440.0]),
+            tcp_transitory=random.choice([4.0, 240.001]),
+            icmp=random.choice([0.75, 60.0]),
+            unreplied=random.choice([1.0, 30.0]),
+        )
+
+
+def configuration(random: Random) -> Configuration:
+    kind = random.choice(["internet", "internet", "vpc"])
+    single = SINGLE if kind == "internet" else "203.0.113.1"
+    pools = [single, RANGE, [single, "203.0.113.9"], "203.0.113.12/30"]
+    entries = [SnatEntry("10.0.0.0/16", random.choice(pools))]
+    if random.random() < 0.5:  # the longer prefix wins; it may share addresses
+        entries.append(SnatEntry("10.0.1.0/24", random.choice(pools)))
+    if random.random() < 0.5:
+        entries.append(SnatEntry("172.16.20.21/32", random.choice(pools)))
+    links = [
+        Link(address=address if random.random() < 0.6 else None, mtu=random.choice([1500, 1500, 576, 100]))
+        for address in (INSIDE_ADDRESS, OUTSIDE_ADDRESS)
+    ]
+    options = {
+        "kind": kind,
+        "eip_bind_mode": random.choice(["NAT", "MULTI_BINDED"]) if kind == "internet" else "NAT",
+        "max_sessions": random.choice([2, 5, 12, 64, 64]),
+        "max_mappings": random.choice([None, None, 3]),
+        "max_subscribers": random.choice([None, None, 2]),
+        "window": random.choice([1.5, 10.0, 600.0]),
+        "inside": links[0],
+        "outside": links[1],
+        "decrement_ttl": random.random() < 0.8,
+        "link": "ethernet" if random.random() < 0.8 else "ip",
+        "timeouts": timeouts(random),
+        "policy": policy(random),
+    }
+    return Configuration(entries, options)
+
+
+# The clock
+
+
+def clock(random: Random, model: ModelGateway) -> int:
+    """The next moment, ns: soon, or about where something is due, or long after, or back."""
+    draw = random.random()
+    if draw < 0.5:
+        return model.now + random.choice([0, 1, 999, 1_000, MS, 40 * MS])
+    due = [session.deadline for session in model.sessions]
+    due += [s.window_start + s.window for s in model.sessions if s.window_start is not None]
+    due += [until for _, until in model.held.values() if until > model.now]
+    due.append((model.now // 1_000_000_000 + 1) * 1_000_000_000)
+    if draw < 0.85:
+        return max(0, random.choice(due) + random.choice([-MS, -1_000, -1, 0, 1, MS]))
+    if draw < 0.9:
+        return model.now + random.randrange(20_000_000_000)
+    return max(0, model.now - random.choice([0, 1, MS, 5_000_000_000]))
+
+
+# Packets
+
+
+@dataclass
+class Intent:
+    """What a packet is to be, before it is built."""
+
+    protocol: int
+    source: Endpoint
+    destination: Endpoint
+    side: Side
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def frame(random: Random, model: ModelGateway) -> tuple[bytes, Side]:
+    """A frame and the side it comes from."""
+    draw = random.random()
+    if model.sessions and draw < 0.5:
+        intent = _of_session(random, random.choice(model.sessions))
+    elif draw < 0.75:
+        intent = _fresh(random)
+    elif model.mappings and draw < 0.92:
+        intent = _to_mapping(random, model)
+    else:
+        intent = _odd(random, model)
+    if random.random() < 0.12:
+        intent.fields.update(_unusual(random))
+    data = _built(random, intent)
+    if model.framing == "ethernet":
+        tags = random.choice([(), (), (), (), (5,), (5, 6), (5, 6, 7)] if random.random() < 0.3 else [()])
+        ethertype = 0x0800 if random.random() < 0.99 else random.choice([0x0806, 0x86DD, 0])
+        data = craft.ether(data, *tags, ethertype=ethertype)
+    if random.random() < 0.15:
+        data += bytes(random.randrange(20))  # padding, as short frames have
+    if random.random() < 0.04:
+        data = _damaged(random, data)
+    return data, intent.side if random.random() < 0.97 else Side(1 - intent.side)
+
+
+def _fresh(random: Random) -> Intent:
+    """Somebody inside speaks to somebody outside."""
+    host = random.choice(HOSTS) if random.random() < 0.95 else FOREIGN
+    source, destination = (host, random.choice(PORTS)), (random.choice(REMOTES), random.choice(PORTS))
+    return Intent(_protocol(random), source, destination, Side.INSIDE, {"flags": _flags(random, SYN)})
+
+
+def _of_session(random: Random, session: Session) -> Intent:
+    """A packet of a session, from either end; TCP at the sequence expected or anywhere."""
+    side = Side(random.getrandbits(1))
+    inside, outside, remote = session.mapping.inside, session.mapping.outside, session.remote
+    ends = (inside, remote) if side is Side.INSIDE else (remote, outside)
+    fields: dict[str, Any] = {"flags": _flags(random, ACK)}
+    expected = [v for v in (session.sent.get(side), session.ack.get(Side(1 - side))) if v is not None]
+    if expected and random.random() < 0.8:
+        fields["sequence"] = random.choice(expected)
+    if (theirs := session.sent.get(Side(1 - side))) is not None and random.random() < 0.8:
+        fields["acknowledgement"] = theirs
+    return Intent(session.protocol, *ends, side, fields)
+
+
+def _to_mapping(random: Random, model: ModelGateway) -> Intent:
+    """To an outside endpoint in use, or its neighbour: by a stranger, or by an inside host (a hairpin)."""
+    mapping = random.choice(model.mappings)
+    address, port = mapping.outside
+    destination = (address, port if random.random() < 0.9 else (port + 1) & 0xFFFF)
+    fields = {"flags": _flags(random, SYN)}
+    if random.random() < 0.5:
+        return Intent(mapping.protocol, (random.choice(HOSTS), random.choice(PORTS)), destination, Side.INSIDE, fields)
+    source = (random.choice(REMOTES), 0 if mapping.protocol == ICMP else random.choice(PORTS))
+    return Intent(mapping.protocol, source, destination, Side.OUTSIDE, fields)
+
+
+def _odd(random: Random, model: ModelGateway) -> Intent:
+    """Spoofed, for the gateway itself, to nobody, or of a protocol or an ICMP type that is not translated."""
+    side = Side(random.getrandbits(1))
+    anywhere = [*ODD, *HOSTS[:2], *REMOTES[:2], *model.eips, INSIDE_ADDRESS, OUTSIDE_ADDRESS]
+    source, destination = ((random.choice(anywhere), random.choice(PORTS)) for _ in range(2))
+    protocol = random.choice([TCP, UDP, ICMP, ICMP, 47, 132])
+    kind = random.choice([8, 8, 0, 3, 5, 11, 13])
+    return Intent(protocol, source, destination, side, {"flags": _flags(random, SYN), "kind": kind})
+
+
+def _protocol(random: Random) -> int:
+    return random.choice([TCP, TCP, UDP, UDP, ICMP])
+
+
+def _flags(random: Random, usual: int) -> int:
+    draw = random.random()
+    if draw < 0.5:
+        return usual
+    if draw < 0.95:
+        return random.choice([SYN, SYN | ACK, ACK, FIN | ACK, RST, RST | ACK, 0])
+    return random.getrandbits(6)
+
+
+def _unusual(random: Random) -> dict[str, Any]:
+    """Header fields out of the ordinary, most of them legal."""
+    return random.choice(
+        [
+            {"ttl": random.choice([0, 1, 2])},
+            {"size": random.choice([72, 73, 100, 548, 549, 1472, 1473, 2000]), "dont_fragment": random.random() < 0.6},
+            {"ip_options": bytes(random.choice([4, 8, 40]))},
+            {"fragment": random.choice([0x2000, 0x0001, 0x4000, 0x8000])},
+            {"tos": random.getrandbits(8), "identification": random.getrandbits(16)},
+            {"damage": 1 << random.randrange(16)},
+            {"l4_damage": random.choice([0xFFFF, 1 << random.randrange(16)])},
+            {"no_checksum": True},
+            {"total": random.choice([0, 19, 20, 27, 28, 39, 40, 65535])},
+            {"ihl": random.choice([0, 4, 6, 15]), "version": random.choice([4, 4, 6])},
+            {"length": random.choice([0, 7, 8, 9, 65535])},
+            {"offset": random.choice([0, 4, 6, 15])},
+        ]
+    )
+
+
+def _built(random: Random, intent: Intent) -> bytes:
+    """The IPv4 packet; a field that its protocol does not have is left out."""
+    fields = dict(intent.fields)
+    payload = random.randbytes(fields.pop("size", random.choice([0, 0, 1, 5, 18])))
+    flags, kind = fields.pop("flags", 0), fields.pop("kind", None)
+    tcp_only = {name: fields.pop(name) for name in ("sequence", "acknowledgement", "offset") if name in fields}
+    udp_only = {name: fields.pop(name) for name in ("no_checksum", "length") if name in fields}
+    if intent.protocol == TCP:
+        for name in ("sequence", "acknowledgement"):
+            tcp_only.setdefault(name, random.choice([0, 1, 0x7FFFFFFF, 0xFFFFFFFF, random.getrandbits(32)]))
+        options = bytes(random.choice([0, 0, 0, 12])) if "offset" not in tcp_only else b""
+        return craft.tcp(intent.source, intent.destination, flags, payload, options=options, **fields, **tcp_only)
+    if intent.protocol == UDP:
+        return craft.udp(intent.source, intent.destination, payload, **fields, **udp_only)
+    if intent.protocol == ICMP:
+        inside = intent.side is Side.INSIDE
+        kind = (8 if inside else ECHO_REPLY) if kind is None else kind
+        identifier = intent.source[1] if inside else intent.destination[1]
+        return craft.icmp(
+            intent.source[0], intent.destination[0], kind, identifier=identifier, payload=payload, **fields
+        )
+    fields.pop("l4_damage", None)
+    return craft.ipv4(intent.protocol, intent.source[0], intent.destination[0], payload, **fields)
+
+
+def _damaged(random: Random, data: bytes) -> bytes:
+    """Cut short, or a byte changed; a header whose checksum was made to fit again is nastier."""
+    if random.random() < 0.4:
+        return data[: random.randrange(len(data) + 1)]
+    changed = bytearray(data)
+    if changed:
+        changed[random.randrange(min(len(changed), 60))] = random.getrandbits(8)
+    return bytes(changed)
