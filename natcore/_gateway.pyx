@@ -195,6 +195,8 @@ cdef class Core:
                         batch[i].length = lengths[done + i]
                         batch[i].flags = 0
                         batch[i].side = side if sides is None else sides[done + i]
+                    if at < self.worker.now_ns:
+                        self.worker.clock_backward += count - 1     # each one is counted, translate counts the batch
                     translate(self.worker, batch, count, at)
                     for i in range(count):
                         lengths[done + i] = batch[i].length
