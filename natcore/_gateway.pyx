@@ -6,8 +6,8 @@ from libc.string cimport memcpy, memset
 
 from natcore._events cimport EVENT_SLOTS, Event
 from natcore._icmp cimport outbox_delete, outbox_new, outbox_waiting
-from natcore._journal cimport Record, journal_delete, journal_drain, journal_new
-from natcore._mappings cimport Mapping, mappings_delete, mappings_new
+from natcore._journal cimport Record, journal_delete, journal_drain, journal_new, journal_room
+from natcore._mappings cimport Mapping, mappings_delete, mappings_new, mappings_unpair
 from natcore._ports cimport PORT_SPACES, Address, PortMap, address_add, address_drop, address_find, ports_allow
 from natcore._sessions cimport (
     IN, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Cold, Session, deadline_of, is_dead, session_close,
@@ -225,13 +225,11 @@ cdef class Core:
 
     def advance(self, uint64_t now_ns):
         """Everything that is due by now_ns, as far as the journal has room; whether that was all."""
-        cdef uint64_t room
         cdef bint complete
         self.own()
         try:
-            room = self.worker.journal.capacity - (self.worker.journal.head - self.worker.journal.tail)
             with nogil:
-                complete = advance(self.worker, now_ns, room)
+                complete = advance(self.worker, now_ns, journal_room(&self.worker.journal))
             return complete
         finally:
             self.disown()
@@ -344,13 +342,18 @@ cdef class Core:
     def journal_waiting(self):
         return self.worker.journal.head - self.worker.journal.tail
 
-    def close_windows(self, uint64_t now_ns):
-        """Writes every open window as a partial row; the sessions go on."""
+    def close_windows(self, uint64_t now_ns, bint losing=False):
+        """Writes open windows as partial rows, what is dead as ended; the sessions go on.
+
+        How many are open still: the journal had no room, drain it and call again. losing: none; such rows are lost.
+        """
+        cdef uint64_t left
         self.own()
-        now_ns = clock_forward(self.worker, now_ns)
         with nogil:
-            close_windows(&self.worker.sessions, now_ns)
+            now_ns = clock_forward(self.worker, now_ns)
+            left = close_windows(&self.worker.sessions, now_ns, losing)
         self.disown()
+        return left
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 

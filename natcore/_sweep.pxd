@@ -12,6 +12,6 @@ cdef inline bint is_long_ago(const Sessions* table, uint64_t now_ns) noexcept no
 
 cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept nogil
 cdef bint sweep_all(Sessions* table, uint64_t now_ns, uint64_t room) noexcept nogil
-cdef void close_windows(Sessions* table, uint64_t now_ns) noexcept nogil
+cdef uint64_t close_windows(Sessions* table, uint64_t now_ns, bint losing) noexcept nogil
 cdef void expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil

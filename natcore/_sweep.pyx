@@ -2,6 +2,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, qsort, realloc
 
+from natcore._journal cimport journal_room
 from natcore._ports cimport ports_reclaim
 from natcore._sessions cimport (
     NO_WINDOW, Cold, Session, Sessions, deadline_of, is_dead, mapping_alive, session_close, session_expire, window_write,
@@ -155,10 +156,22 @@ cdef void expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
         expire_mapping(table, number, now_ns)
 
 
-cdef void close_windows(Sessions* table, uint64_t now_ns) noexcept nogil:
-    """Writes every open window as a partial row that ends now; the sessions go on (contract R10)."""
+cdef uint64_t close_windows(Sessions* table, uint64_t now_ns, bint losing) noexcept nogil:
+    """Writes every open window as a partial row that ends now; the sessions go on, but for what is dead (contract R10).
+
+    How many are open still, since the journal had no room for them. losing: none, their rows are lost and counted.
+    """
+    cdef uint64_t left = 0, room = <uint64_t>-1 if losing else journal_room(table.journal)
     cdef uint32_t slot
+    if not sweep_all(table, now_ns, room):
+        return table.slots.live
+    room = <uint64_t>-1 if losing else journal_room(table.journal)
     for slot in range(table.slots.fresh):
         if table.hot[slot].protocol and not table.hot[slot].flags & NO_WINDOW:
+            if room == 0:
+                left += 1
+                continue
             window_write(table, slot, now_ns)
             table.hot[slot].window_end = <unsigned short>(now_ns // 1000000000)
+            room -= 1
+    return left

@@ -327,6 +327,7 @@ class Gateway:
     def _advance_ns(self, now_ns: int) -> None:
         collector = self._collector
         while not self._core.advance(now_ns):
+            now_ns = self._core.now_ns  # a now before that is counted once
             if collector is None or not collector.active:
                 self._core.advance_losing(now_ns)
                 return
@@ -458,9 +459,10 @@ class Gateway:
         for plane in list(self._planes):
             plane.stop()
         self._closed = True
-        self._core.close_windows(self._core.now_ns)
-        if self._collector is not None:
-            self._collector.close()
+        if self._collector is not None and self._collector.active:
+            self._collector.close()  # drains the windows' rows as it closes them
+        else:
+            self._core.close_windows(self._core.now_ns, losing=True)
 
     def __enter__(self) -> Gateway:
         return self
