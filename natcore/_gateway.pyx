@@ -274,8 +274,11 @@ cdef class Core:
         return number
 
     def drop_address(self, uint32_t number):
+        """One entry less has it in its pool. Its mappings must have ended."""
         self.own()
-        address_drop(&self.worker.mappings.ports, number)
+        with nogil:
+            if address_drop(&self.worker.mappings.ports, number):
+                mappings_unpair(&self.worker.mappings, number)
         self.disown()
 
     def set_rules(self, RuleSet rules not None):

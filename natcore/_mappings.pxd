@@ -49,3 +49,4 @@ cdef bint mappings_have_room(const Mappings* table, uint32_t inside_ip) noexcept
 cdef uint32_t mapping_open(Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol, uint32_t entry,
                            const uint32_t* pool, uint32_t pool_size, uint32_t now_ms) noexcept nogil
 cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uint32_t now_ms) noexcept nogil
+cdef void mappings_unpair(Mappings* table, uint32_t address) noexcept nogil

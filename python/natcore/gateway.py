@@ -247,10 +247,12 @@ class Gateway:
         for row in self._entries.values():
             if all(eip.private_ip is None for eip in row.entry.pool):
                 continue
-            self._core.end(row.id, -1, -1, -1, -1, self._now_ns(now))
             before = row.addresses
             self._take_addresses(row)
-            self._core.set_rules(compile_rules(self._entries.values()))
+            self._core.set_rules(compile_rules(self._entries.values()))  # from now on nothing new is on the old ones
+            for eip in row.entry.pool:
+                if eip.private_ip is not None:
+                    self._core.end(row.id, -1, -1, int(eip.address), -1, self._now_ns(now))
             for number in before:
                 self._core.drop_address(number)
 
