@@ -34,7 +34,7 @@ cdef extern from * nogil:
 
 cdef enum:
     CHUNK = 256                 # frames handed to the pipeline at once
-    LARGEST_FRAME = 65536 + 64
+    LOOK_LINES = 65536          # that sessions() reads while the worker waits
 
 cdef packed struct SessionRow:  # SESSION of python/natcore/records.py
     uint64_t session
@@ -413,6 +413,7 @@ cdef class Core:
     def sessions(self, SessionRow[::1] rows not None, uint32_t first):
         """Copies live sessions from slot first on; (rows filled, the slot to go on from)."""
         cdef uint32_t slot = first, filled = 0, last = self.worker.sessions.slots.fresh
+        last = last if last - first < LOOK_LINES else first + LOOK_LINES
         self.own()
         with nogil:
             while slot < last and filled < rows.shape[0]:
