@@ -14,6 +14,7 @@ from .errors import ConfigurationError
 Address = str | int | ipaddress.IPv4Address
 
 MAX_SECONDS = 1_000_000.0  # an idle time is 32 bits of milliseconds, compared modulo its range
+MAX_TIME = 4.6e9  # of a clock, or of an epoch: both together are ns in 63 bits; as Unix time the year 2115
 
 
 def parse_ipv4(value: Address, name: str) -> ipaddress.IPv4Address:
@@ -298,8 +299,8 @@ def to_ns(seconds: float, name: str = "now") -> int:
     """Seconds rounded to nanoseconds, once, at the boundary."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
         raise ConfigurationError(f"{name}={seconds!r}: allowed is a finite number of seconds, 0 or more")
-    if not 0 <= seconds < 1.8e10:
-        raise ConfigurationError(f"{name}={seconds!r}: allowed is 0 to 1.8e10 seconds")
+    if not 0 <= seconds <= MAX_TIME:
+        raise ConfigurationError(f"{name}={seconds!r}: allowed is 0 to {MAX_TIME:g} seconds")
     return exact_ns(seconds)
 
 

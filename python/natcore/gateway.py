@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ._gateway import Core
 from .config import (
     FILTERINGS,
+    MAX_TIME,
     Address,
     DeliveryPolicy,
     Link,
@@ -120,7 +121,7 @@ class Gateway:
             raise ConfigurationError(f"workers={workers!r}: not supported by this version; allowed is 1")
         check_number("window", window, 1, 14_400, unit="seconds")
         check_integer("records", records, 4, 1 << 26)
-        check_number("epoch", epoch, -1e10, 1e10, unit="seconds")
+        check_number("epoch", epoch, -MAX_TIME, MAX_TIME, unit="seconds")
         if seed is not None:
             check_integer("seed", seed, -(1 << 127), 1 << 127)
         for name, value, kind_of in (("inside", inside, Link), ("outside", outside, Link),
@@ -220,8 +221,7 @@ class Gateway:
     ) -> int:
         """Ends the sessions that match everything given, their rows written; how many. Without an argument: all."""
         self._check_open()
-        if protocol is not None and protocol not in PROTOCOLS and protocol not in PROTOCOLS.values():
-            raise ConfigurationError(f"protocol={protocol!r}: allowed are {', '.join(PROTOCOLS)}, their numbers, None")
+        check_choice("protocol", protocol, (None, *PROTOCOLS, *PROTOCOLS.values()))
         return self._core.end(
             -1,
             -1 if subscriber is None else int(parse_ipv4(subscriber, "subscriber")),
@@ -297,7 +297,7 @@ class Gateway:
             raise ConfigurationError(f"worker={worker!r}: allowed is 0 or None, since this gateway has one worker")
         sides = None
         if isinstance(side, np.ndarray):
-            _check_array("side", side, np.uint8, 1, count)
+            _check_array("side", side, np.uint8, 1, count, writable=False)
             if count and side.max() > 1:
                 raise ConfigurationError(f"side={side.max()}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
             sides, side = side, 0
@@ -314,6 +314,8 @@ class Gateway:
         self._check_open()
         if side != 0 and side != 1:
             raise ConfigurationError(f"side={side!r}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
+        if not isinstance(frame, bytes | bytearray | memoryview):
+            raise ConfigurationError(f"frame={frame!r}: allowed is bytes")
         verdict, translated = self._core.translate_one(frame, side, to_ns(now))
         return Verdict(verdict), translated if verdict in FORWARDED else None
 
@@ -449,7 +451,7 @@ class Gateway:
 
     def set_epoch(self, epoch: float) -> None:
         """Unix seconds at now = 0: what the log's times are labelled with from now on."""
-        check_number("epoch", epoch, -1e10, 1e10, unit="seconds")
+        check_number("epoch", epoch, -MAX_TIME, MAX_TIME, unit="seconds")
         self._core.set_epoch(exact_ns(epoch))
 
     # ---- the end ----------------------------------------------------------------------------------------------------
@@ -508,13 +510,15 @@ def _timeouts_ms(timeouts: Timeouts) -> list[int]:
     return [max(1, round(getattr(timeouts, name) * 1000)) for name in order]
 
 
-def _check_array(name: str, value: Any, dtype: Any, dimensions: int, count: int | None = None) -> int:
+def _check_array(
+    name: str, value: Any, dtype: Any, dimensions: int, count: int | None = None, *, writable: bool = True
+) -> int:
     """The array's length; ConfigurationError unless it is what the core can take as it is."""
     if not isinstance(value, np.ndarray) or value.dtype != dtype or value.ndim != dimensions:
         got = f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
         raise ConfigurationError(f"{name}={got}: allowed is a {np.dtype(dtype).name} array of {dimensions} dimensions")
-    if not value.flags.c_contiguous or not value.flags.writeable:
-        raise ConfigurationError(f"{name}: allowed is a C-contiguous, writable array")
+    if not value.flags.c_contiguous or (writable and not value.flags.writeable):
+        raise ConfigurationError(f"{name}: allowed is a C-contiguous{', writable' if writable else ''} array")
     if count is not None and len(value) != count:
         raise ConfigurationError(f"{name}: {len(value)} rows; allowed is {count}, as frames has")
     return len(value)
@@ -523,7 +527,7 @@ def _check_array(name: str, value: Any, dtype: Any, dimensions: int, count: int 
 def _nows_ns(now: NDArray[np.float64], count: int) -> NDArray[np.uint64]:
     if now.dtype != np.float64 or now.shape != (count,):
         raise ConfigurationError(f"now={now.dtype}{now.shape}: allowed is float64({count},)")
-    if count and not (np.isfinite(now).all() and now.min() >= 0 and now.max() < 1.8e10):
-        raise ConfigurationError("now: allowed are finite seconds from 0 to 1.8e10")
+    if count and not (np.isfinite(now).all() and now.min() >= 0 and now.max() <= MAX_TIME):
+        raise ConfigurationError(f"now: allowed are finite seconds from 0 to {MAX_TIME:g}")
     whole = np.floor(now)
     return whole.astype(np.uint64) * np.uint64(1_000_000_000) + np.rint((now - whole) * 1e9).astype(np.uint64)
