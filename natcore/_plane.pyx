@@ -15,13 +15,10 @@ from natcore._nexthop cimport (
 from natcore._ports cimport address_find
 from natcore._ring cimport FRAME_ROOM, PacketRing
 from natcore._translate cimport hold, release
-from natcore._worker cimport (
-    Loop, Port, clock_of, close_room, drain_fd, pause, run, signal_fd, work,
-)
+from natcore._worker cimport Loop, Port, clock_of, close_room, drain_fd, pause, run, signal_fd, work
 from natcore.hints cimport bswap32, fetch_add, load_acquire, store_release
 from natcore.index cimport NONE
 from natcore.state cimport Worker
-from natcore.verdict cimport OUTSIDE
 
 from natcore.errors import CapacityError
 
@@ -150,7 +147,7 @@ cdef class PlaneLoop:
 
     def announce(self) -> None:
         """Gratuitous ARP for every outside address, soon."""
-        self.loop.ports[OUTSIDE].announced = 0
+        self.loop.ports[0].announced = self.loop.ports[1].announced = 0
         signal_fd(self.loop.wake_fd)
 
     def set_local(self, addresses) -> None:
