@@ -20,8 +20,8 @@ from natcore.kernel cimport (
 )
 
 cdef enum:
-    BLOCK_BYTES = 256 * 1024        # three 64 KB super-frames; smaller blocks than 64 KB truncate
-    BLOCK_COUNT = 32                # 8 MB: some 50,000 small frames
+    BLOCK_BYTES = 128 * 1024        # a 64 KB super-frame and more; smaller blocks than 64 KB truncate
+    BLOCK_COUNT = 128               # 16 MB: 100,000 small frames; in light traffic 128 ms, since each retires unfull
     RETIRE_MS = 1                   # an unfull block is handed over after this: the latency of light traffic
     SLOT_BYTES = 2048
     SLOT_COUNT = 2048

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import signal
 import subprocess
 import sys
@@ -239,6 +240,26 @@ def test_asyncio_drives_a_plane_without_threads(network: Network) -> None:
             return reached, made.counters()["forwarded"]
 
     assert asyncio.run(scenario()) == (True, 2)
+
+
+def test_a_link_that_is_down_does_not_keep_the_caller_of_step_awake(network: Network) -> None:
+    with gateway() as made, start(network, made, threads=False) as plane:
+        network.down("gw", "wan0")
+        until(lambda: plane.state == "degraded")
+        until(lambda: (plane.step(), select.select([plane], [], [], 0)[0])[1] == [])
+        network.up("gw", "wan0")
+        until(lambda: plane.state == "running")
+
+
+def test_what_waits_at_the_end_is_dropped_and_counted(network: Network) -> None:
+    made = gateway()
+    with start(network, made) as plane:
+        pinging = network.popen("in", ["ping", "-c1", "-W1", "198.18.0.66"], stdout=subprocess.DEVNULL)
+        until(lambda: plane.counters()["waiting"] == 1)
+    assert made.counters()["dropped_no_neighbour"] == 1
+    assert made.counters()["forwarded"] == 0
+    assert adds_up(made)
+    pinging.wait()
 
 
 def test_step_is_for_planes_without_threads(nat: Nat) -> None:
