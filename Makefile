@@ -10,6 +10,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard natcore/*.pyx natcore/*.pxd)
 QUICK := $(wildcard $(patsubst %,tests/test_%.py,checksum flow index wire frame random tcp ports mappings sessions sweep rules \
          journal icmp parse admit rewrite translate gateway entries config records verdict hairpin windows events \
          fuzz_frames bulk model properties worked_example))
+STUBBED := $(patsubst python/natcore/%.pyi,natcore.%,$(wildcard python/natcore/*.pyi))     # the compiled modules
 BENCHMARK_OPTIONS ?=
 TEST_OPTIONS ?=
 
@@ -36,7 +37,7 @@ lint: .venv/built .venv/linted-with
 	$(VENV) -m ruff check .
 	$(VENV) -m ruff format --check .
 	$(VENV) -m mypy
-	MYPYPATH=python $(VENV) -m mypy.stubtest natcore --mypy-config-file pyproject.toml
+	MYPYPATH=python $(VENV) -m mypy.stubtest $(STUBBED) --mypy-config-file pyproject.toml
 	.venv/bin/cython-lint natcore benchmarks tests
 
 bench: .venv/built .venv/tested-with
