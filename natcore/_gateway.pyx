@@ -303,6 +303,7 @@ cdef class Core:
         cdef const Mapping* mapping
         self.own()
         now_ns = clock_forward(self.worker, now_ns)
+        self.worker.completed = now_ns // 1000000000 + 1
         sweep_all(&self.worker.sessions, now_ns, <uint64_t>-1)     # what is dead ended before, at its deadline
         for slot in range(self.worker.sessions.slots.fresh):
             session = &self.worker.sessions.hot[slot]

@@ -36,8 +36,7 @@ cdef struct Ports:
     HashKey key
     Random random
     uint64_t ranges[1024]       # a bit a port that may be drawn
-    uint32_t first_word         # of ranges that is not zero
-    uint32_t words              # up to the last such
+    uint16_t allowed[65536]     # [range_size] the same ports in a row: one is as likely as another
     uint32_t range_size         # ports
     uint32_t hold_down_ms
 

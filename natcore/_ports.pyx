@@ -8,7 +8,7 @@ from natcore.index cimport (
     NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
 from natcore.memory cimport table_delete, table_new
-from natcore.random cimport random32, random_below
+from natcore.random cimport random_below
 
 
 cdef enum:
@@ -22,7 +22,7 @@ cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
     ports.count = 0
     ports.addresses = <Address*>table_new(<uint64_t>capacity * sizeof(Address))
     memset(ports.ranges, 0, sizeof(ports.ranges))
-    ports.range_size = ports.words = 0
+    ports.range_size = 0
     return index_new(&ports.index, capacity, 4) and ports.addresses != NULL
 
 
@@ -42,10 +42,8 @@ cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogi
     cdef uint32_t port
     for port in range(first, last + 1):
         ports.ranges[port >> 6] |= <uint64_t>1 << (port & 63)
-    if ports.words == 0:
-        ports.first_word = first >> 6
-    ports.words = (last >> 6) - ports.first_word + 1
-    ports.range_size += last - first + 1
+        ports.allowed[ports.range_size] = <uint16_t>port
+        ports.range_size += 1
 
 
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil:
@@ -169,12 +167,12 @@ cdef uint32_t own_held(PortMap* map, uint32_t owner) noexcept nogil:
 
 
 cdef uint32_t pick(Ports* ports, PortMap* map) noexcept nogil:
-    """A free port: from a random word on the first that has one, a random one in it. One must be free."""
-    cdef uint32_t start = random_below(&ports.random, ports.words), turn = random32(&ports.random) & 63
+    """A free port: a random one of the ranges, else the nearest of its word, else of a word after. One must be free."""
+    cdef uint32_t wish = ports.allowed[random_below(&ports.random, ports.range_size)], turn = wish & 63
     cdef uint32_t step, word
     cdef uint64_t bits
-    for step in range(ports.words):
-        word = ports.first_word + (start + step if start + step < ports.words else start + step - ports.words)
+    for step in range(PORT_WORDS):
+        word = ((wish >> 6) + step) & (PORT_WORDS - 1)
         bits = ports.ranges[word] & ~map.used[word]
         if bits:
             bits = bits >> turn | (bits << (64 - turn) if turn else 0)

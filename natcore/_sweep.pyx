@@ -9,22 +9,28 @@ from natcore._sessions cimport (
 from natcore.index cimport NONE
 
 
+cdef uint64_t LONG_STEP_NS = 4 * 3600 * <uint64_t>1000000000   # well within what 16 bits of seconds can tell apart
+
+
 cdef struct Due:
     uint64_t at_ns
     uint32_t slot
     uint32_t dead               # else its window is over
 
 
-cdef bint window_over(const Sessions* table, const Session* session, const Cold* cold, uint64_t now_ns) noexcept nogil:
-    """Whether an open window ended by now_ns. A window_end that passed long ago is moved, since it is modulo 2^16 s."""
-    cdef int elapsed = <short>(<unsigned short>(now_ns // 1000000000) - session.window_end)
-    if elapsed < 0:
-        return False
+cdef bint window_over(const Sessions* table, Session* session, const Cold* cold, uint64_t now_ns,
+                      bint long_ago) noexcept nogil:
+    """Whether an open window ended by now_ns. A window_end that passed a while ago is moved, since it is modulo 2^16 s.
+
+    long_ago: the last sweep is so far back that window_end alone cannot tell before from after.
+    """
+    cdef unsigned short seconds = <unsigned short>(now_ns // 1000000000)
+    cdef int elapsed = <short>(seconds - session.window_end)
     if session.flags & NO_WINDOW:
-        if elapsed > 4096:
-            (<Session*>session).window_end = <unsigned short>(now_ns // 1000000000)
+        if elapsed > 4096 or long_ago:
+            session.window_end = seconds
         return False
-    return now_ns >= cold.window_start_ns + table.window_ns
+    return (elapsed >= 0 or long_ago) and now_ns >= cold.window_start_ns + table.window_ns
 
 
 cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept nogil:
@@ -42,7 +48,7 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept
         if session.protocol:
             if is_dead(table, session, now_ms):
                 expire(table, slot, now_ns)
-            elif window_over(table, session, &table.cold[slot], now_ns):
+            elif window_over(table, session, &table.cold[slot], now_ns, False):
                 window_write(table, slot, now_ns)
         table.sweep_at += 1
         lines -= 1
@@ -88,6 +94,7 @@ cdef bint carry_out(Sessions* table, Agenda* agenda, uint64_t now_ns, uint64_t r
             session_close(table, agenda.due[i].slot, agenda.due[i].at_ns, now_ns)
         else:
             window_write(table, agenda.due[i].slot, now_ns)
+            table.hot[agenda.due[i].slot].window_end = <unsigned short>(now_ns // 1000000000)
         room -= 2
         i += 1
     free(agenda.due)
@@ -101,8 +108,8 @@ cdef bint sweep_all(Sessions* table, uint64_t now_ns, uint64_t room) noexcept no
     """
     cdef Agenda agenda
     cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), slot
-    cdef const Session* session
-    cdef bint complete = True
+    cdef Session* session
+    cdef bint complete = True, long_ago = now_ns - table.swept_ns > LONG_STEP_NS
     agenda.due = NULL
     agenda.count = agenda.size = 0
     for slot in range(table.slots.fresh):
@@ -111,7 +118,7 @@ cdef bint sweep_all(Sessions* table, uint64_t now_ns, uint64_t room) noexcept no
             continue
         if is_dead(table, session, now_ms):
             complete = note(&agenda, deadline_of(table, session, now_ns), slot, True)
-        elif window_over(table, session, &table.cold[slot], now_ns):
+        elif window_over(table, session, &table.cold[slot], now_ns, long_ago):
             complete = note(&agenda, table.cold[slot].window_start_ns + table.window_ns, slot, False)
         if not complete:
             break

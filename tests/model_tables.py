@@ -9,7 +9,7 @@ from itertools import count
 from typing import NamedTuple
 
 from model_packets import Endpoint, Packet
-from model_sessions import Mapping, Row, Session
+from model_sessions import MS, Mapping, Row, Session
 from natcore.config import Link, Policy, SnatEntry, Timeouts
 from natcore.verdict import Side, Verdict
 
@@ -58,7 +58,7 @@ class Tables:
         self.framing, self.hop = link, int(decrement_ttl)
         self.max_sessions, self.max_mappings = max_sessions, max_mappings or max_sessions
         self.max_subscribers = max_subscribers or max_sessions
-        self.window, self.hold_down = round(window * SECOND), round(self.policy.hold_down * SECOND)
+        self.window, self.hold_down = round(window * SECOND), round(self.policy.hold_down * 1000) * MS
         private = kind == "internet" and eip_bind_mode == "NAT"
         self.pools: dict[IPv4Network, list[int]] = {}  # by source prefix: the addresses on the wire
         self.eips: dict[int, int] = {}  # the public address of each of them; 0: none
@@ -75,6 +75,7 @@ class Tables:
         self.free_slots: list[int] = []
         self.last_id, self.new_slots = 0, count()
         self.swept: int | None = None  # ns: the last complete expiry
+        self.guessed = False  # from here on the oracle may be wrong
         self.counts: Counter[str] = Counter()
         self.rows: list[Row] = []
         self.generated: list[Generated] = []
@@ -86,6 +87,20 @@ class Tables:
         """A complete expiry up to now (ns)."""
         self.clock(now)
         self.sweep()
+
+    def end_matching(self, now: int, subscriber: int | None, remote: int | None, protocol: int | None) -> int:
+        """End the sessions that match everything that is not None, as natcore.Gateway.end does; how many."""
+        self.advance(now)
+        found = [
+            session
+            for session in sorted(self.sessions, key=lambda s: s.slot)
+            if subscriber in (None, session.mapping.inside[0])
+            and remote in (None, session.remote[0])
+            and protocol in (None, session.protocol)
+        ]
+        for session in found:
+            self.end(session, self.now)
+        return len(found)
 
     def clock(self, now: int) -> None:
         """Time never goes back; a long step first ends what it outlived."""
@@ -114,7 +129,7 @@ class Tables:
         self.counts["ended"] += 1
         mapping.end = max(mapping.end, end)
         if self._remove(session, keep_mapping):
-            self.held[mapping.protocol, mapping.outside] = (mapping.inside[0], mapping.end + self.hold_down)
+            self.held[mapping.protocol, mapping.outside] = (mapping.inside[0], mapping.end // MS * MS + self.hold_down)
 
     def discard(self, session: Session) -> None:
         """Take back the session that was opened last, as if it had never been."""
@@ -187,11 +202,20 @@ class Tables:
             return lack
         choice = chosen()
         if choice is None:  # natcore drew, and then refused the packet for what it goes to
-            known = {s.remote[0] for s in self.sessions if s.mapping.outside == packet.destination}
-            choice = min(self._candidates(packet), key=lambda address: address in known), UNTOLD
+            choice = self._guess(packet), UNTOLD
         else:
             self._check(choice, packet)
         return Mapping(packet.protocol, packet.source, choice)
+
+    def _guess(self, packet: Packet) -> int:
+        """The outside address of a draw that was undone: most likely to be refused by the hairpin's other end.
+
+        If a dead session joins the two, natcore may have met and released it, or not: nobody can tell.
+        """
+        candidates = self._candidates(packet)
+        there = [s for s in self.sessions if s.mapping.outside == packet.destination and s.remote[0] in candidates]
+        self.guessed = self.guessed or any(not session.alive(self.now) for session in there)
+        return min(candidates, key=[session.remote[0] for session in there].count)
 
     def lacking(
         self, lack: Callable[[], Verdict | None], subscriber: int, remote: Endpoint, protocol: int
@@ -228,6 +252,11 @@ class Tables:
             if held_protocol == protocol and endpoint[0] == address and owner != subscriber and self.now < until:
                 used.add(endpoint)
         return sum(last - first + 1 for first, last in self.policy.port_ranges) - len(used)
+
+    def resting(self) -> list[tuple[int, Endpoint]]:
+        """Protocol and endpoint of the ports that are held down."""
+        in_use = {(mapping.protocol, mapping.outside) for mapping in self.mappings}
+        return [key for key, (_, until) in self.held.items() if self.now < until and key not in in_use]
 
     def _check(self, choice: Endpoint, packet: Packet) -> None:
         """The drawn endpoint keeps every promise."""

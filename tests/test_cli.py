@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +24,7 @@ from natcore import Gateway, SnatEntry, capture, demo, service
 from natcore.cli import app
 from natcore.demo_clients import Clients
 from natcore.demo_servers import Servers
+from natcore.meter import Meter
 from natcore.namespaces import inside
 from natcore.report import read_sessions, total
 from natcore.settings import load
@@ -251,16 +253,26 @@ def test_run_needs_interfaces_in_its_file(file: Path) -> None:
 
 
 @needs_root
+def test_run_names_the_interface_that_is_not_there(file: Path) -> None:
+    file.write_text(file.read_text().replace('"lan0"', '"natcore-none"'))
+    told = call_json("run", file, exit_code=1)
+    assert told["error"].startswith("inside='natcore-none': no such interface")
+
+
+@needs_root
 def test_run_forwards_and_a_sigterm_loses_no_record(file: Path, tmp_path: Path) -> None:
-    with demo.make_network() as network:
+    with demo.make_network() as network, ExitStack() as stack:
         with inside(network.name("outside")):
             servers = Servers(demo.SERVER)
         command = [sys.executable, "-m", "natcore.cli", "run", str(file), "--json"]
         running = network.popen("gateway", command, stdout=subprocess.PIPE, text=True)
         try:
             assert json.loads(running.stdout.readline())["happened"] == "started"
+            host, _ = (stack.enter_context(Meter(network.name(name), "eth0")) for name in ("inside", "outside"))
+            host.start()
             with inside(network.name("inside")):
                 outcomes = list(Clients(demo.SERVER).run())
+            carried = host.read()
             running.send_signal(signal.SIGHUP)
             counters = json.loads(running.stdout.readline())
             running.send_signal(signal.SIGTERM)
@@ -272,7 +284,8 @@ def test_run_forwards_and_a_sigterm_loses_no_record(file: Path, tmp_path: Path) 
     assert counters["happened"] == "counters" and counters["forwarded"] > 100
     log, rows = stopped["logs"]["audit"], read_sessions(tmp_path / "log")
     assert log["accepted"] == log["delivered"] and log["lost"] == 0
-    assert total(rows, "pkts_from_vpc") + total(rows, "pkts_from_pub") == stopped["counters"]["forwarded"]
+    columns = ("pkts_from_pub", "bytes_from_pub", "pkts_from_vpc", "bytes_from_vpc")
+    assert tuple(total(rows, column) for column in columns) == carried
 
 
 def test_an_entry_is_what_snat_says() -> None:

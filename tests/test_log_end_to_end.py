@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from log_fakes import ScriptedSink, assert_adds_up
-from natcore import DeliveryError, Eip, Gateway, Side, SnatEntry, Verdict
+from natcore import DeliveryError, DeliveryPolicy, Eip, Gateway, Side, SnatEntry, Verdict
 from natcore.sinks import Batch, MemorySink, ParquetSink, Sink
 
 ETHERNET = bytes.fromhex("020000000001020000000002") + b"\x08\x00"
@@ -231,3 +231,35 @@ def test_close_delivers_what_is_open(tmp_path):
         gateway.start_session_log(ParquetSink(tmp_path))
         gateway.translate_one(frame(0x0A000005, 4000, REMOTE, 53), Side.INSIDE, 0.0)
     assert sums_of(tmp_path) == {(17, 0x0A000005, 4000): [28, 1, 0, 0]}
+
+
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
+def test_rows_at_a_log_service_add_up_to_the_packets_through_its_failures(gateway, tmp_path, monkeypatch):
+    pytest.importorskip("aliyun.log", reason="the extra natcore[sls] is not installed")
+    from natcore.sinks import SlsSink
+    from natcore.testing import SlsServer
+
+    monkeypatch.setattr("aliyun.log.logclient.time.sleep", lambda seconds: None)  # between the SDK's own ten tries
+    with SlsServer() as server:
+        sink = SlsSink(server.endpoint, "audit", "sessions", access_key_id="id", access_key_secret="secret")
+        policy = DeliveryPolicy(backoff_min=0.01, backoff_max=0.05, unavailable=0.1, linger=0.01, batch=100)
+        log = gateway.start_session_log(sink, name="audit", spool=tmp_path, delivery=policy)
+        traffic = Traffic(gateway)
+        server.fail("PostBodyTooLarge", 2)
+        faults = ("lost-answer", "WriteQuotaExceed", "Unauthorized", "drop", "ServerBusy")
+        for step in range(1200):
+            if step % 100 == 0:
+                server.fail(faults[step // 100 % len(faults)], 2)
+            traffic.exchange(step % 200, now=step * 3.0)
+        gateway.advance(100_000.0)
+        assert log.wait(60)
+        server.recover()
+        assert gateway.stop_session_log(log, timeout=30) == 0
+        sums: dict[tuple[int, int, int], list[int]] = {}
+        for row in server.rows("audit", "sessions"):
+            flow = (int(row["protocol"]), _number(row["pri_ip"]), int(row["pri_port"]))
+            counts = sums.setdefault(flow, [0, 0, 0, 0])
+            for place, name in enumerate(("bytes_from_vpc", "pkts_from_vpc", "bytes_from_pub", "pkts_from_pub")):
+                counts[place] += int(row[name])
+        assert sums == traffic.sent
+        assert (log.counters()["lost"], log.counters()["spooled"]) == (0, 0)

@@ -11,6 +11,7 @@ import pytest
 from log_fakes import FakeClock, FakeCore, ScriptedSink, assert_adds_up
 from natcore import ConfigurationError, DeliveryError, DeliveryPolicy
 from natcore.collector import Collector
+from natcore.records import RECORD
 from natcore.sinks import Batch, Receipt, Sink
 
 POLICY = DeliveryPolicy(batch=100)
@@ -82,6 +83,37 @@ def test_rows_wait_to_fill_a_batch_but_no_longer_than_the_linger():
     bench.clock.now += 2.0
     log.send()
     assert [len(batch) for batch in sink.taken] == [100, 10]
+
+
+def test_a_batch_that_failed_is_sent_again_with_the_same_rows():
+    """Its answer alone may have been lost: a receiver knows rows by the batch's first number and their position."""
+    bench = Bench()
+    sent: list[list[int]] = []
+
+    def answer(batch, attempt):
+        sent.append(batch.records["number"].tolist())
+        if attempt < 4:
+            fail("LogRequestError")
+
+    log = bench.start(ScriptedSink(answer))
+    for _ in range(10):
+        bench.core.produce(30)
+        bench.run(log, 1)
+    assert sent[:4] == [list(range(30))] * 4 and len(sent[4]) == 90
+
+
+@pytest.mark.parametrize("with_spool", [False, True])
+def test_a_batch_of_many_small_pieces_has_the_records_layout(tmp_path, with_spool):
+    bench = Bench()
+    sink = ScriptedSink(batch_seconds=None, events=True)
+    log = bench.start(sink, DeliveryPolicy(batch=1000, linger=10), spool=tmp_path if with_spool else None)
+    for _ in range(10):
+        bench.core.produce_sessions(10)
+        bench.run(log, 0)
+    bench.run(log, 10)
+    (batch,) = sink.taken
+    assert batch.records.dtype == RECORD and batch.records.itemsize == 96 and len(batch) == 300
+    assert sink.numbers == list(range(300))
 
 
 def test_R3_any_other_exception_is_backoff_and_logged_once_with_its_traceback(caplog):

@@ -135,6 +135,7 @@ def test_the_keys_are_the_constructors_arguments() -> None:
         ("[[log]]\nfolder = 'x'", "log[0].sink", None, "parquet"),
         ("[[log]]\nsink = 'paper'", "log[0].sink", "paper", "parquet"),
         ("[[log]]\nsink = 'parquet'", "log[0].folder", None, "missing"),
+        ("[[log]]\nsink = 'parquet'\npath = 'y'", "log[0].path", "y", "folder"),
         ("[[log]]\nsink = 'parquet'\nfolder = 'x'\npath = 'y'", "log[0].path", "y", "folder"),
         ("[[log]]\nsink = 'parquet'\nfolder = 'x'\ndelivery = { batch = 0 }", "log[0].delivery.batch", 0, "1 to"),
         ("[[log]]\nsink = 'parquet'\nfolder = 'x'\ndelivery = { batsh = 1 }", "log[0].delivery.batsh", 1, "batch"),

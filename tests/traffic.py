@@ -25,6 +25,7 @@ ODD = [craft.address(a) for a in ("0.0.0.1", "127.0.0.1", "224.0.0.5", "255.255.
 PORTS = [7, 53, 80, 443, 1024, 40000, 65535]
 FILTERINGS = ["endpoint-independent", "address-dependent", "address-and-port-dependent"]
 RANGES = [((1024, 65535),), ((1024, 1026),), ((5000, 5000), (7000, 7003)), ((1, 3), (65535, 65535)), ((2000, 2099),)]
+STARTS = [0.0, 0.0, 65536 * 9 - 3.5, 2**32 / 1000 - 2.25, 1_700_000_000.5]  # 16-bit seconds and 32-bit ms wrap
 SINGLE, RANGE = Eip("203.0.113.1", private_ip="172.31.0.1"), "203.0.113.8-203.0.113.10"
 
 
@@ -34,6 +35,7 @@ class Configuration:
 
     entries: list[SnatEntry]
     options: dict[str, Any]
+    start: float = 0.0  # seconds: where the clock begins
 
     def model(self) -> ModelGateway:
         return ModelGateway(self.entries, **self.options)
@@ -62,8 +64,8 @@ def timeouts(random: Random) -> Timeouts:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # below the RFCs' minima, so that more happens in a run
         return Timeouts(
-            udp=random.choice([2.5, 120.0]),
-            tcp_established=random.choice([20.0, 7440.0]),
+            udp=random.choice([2.5, 120.0, 100_000.0]),
+            tcp_established=random.choice([20.0, 7440.0, 900_000.0]),
             tcp_transitory=random.choice([4.0, 240.001]),
             icmp=random.choice([0.75, 60.0]),
             unreplied=random.choice([1.0, 30.0]),
@@ -97,7 +99,7 @@ def configuration(random: Random) -> Configuration:
         "timeouts": timeouts(random),
         "policy": policy(random),
     }
-    return Configuration(entries, options)
+    return Configuration(entries, options, random.choice(STARTS))
 
 
 # The clock
@@ -116,6 +118,8 @@ def clock(random: Random, model: ModelGateway) -> int:
         return max(0, random.choice(due) + random.choice([-MS, -1_000, -1, 0, 1, MS]))
     if draw < 0.9:
         return model.now + random.randrange(20_000_000_000)
+    if draw < 0.91:  # hours, in which no sweep comes by
+        return model.now + random.randrange(80_000) * 1_000_000_000
     return max(0, model.now - random.choice([0, 1, MS, 5_000_000_000]))
 
 

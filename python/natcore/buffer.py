@@ -6,10 +6,8 @@ import threading
 from collections import deque
 from typing import Protocol
 
-import numpy as np
-
 from .ledger import Ledger
-from .sinks.base import Batch, Records
+from .sinks.base import Batch, Records, join
 
 
 class Store(Protocol):
@@ -71,7 +69,7 @@ class Buffer:
                 limit -= len(chunk)
             if not taken:
                 return None
-            self._held = taken[0] if len(taken) == 1 else np.concatenate(taken)
+            self._held = join(taken)
             self._rows -= len(self._held)
             return Batch(*self._identity, self._held)
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from . import capture, demo, interfaces, report, service
 from .config import SnatEntry
 from .demo_clients import Outcome
-from .errors import ConfigurationError, Error
+from .errors import ConfigurationError, Error, InterfaceError
 from .gateway import Gateway
 from .replay import Replay
 from .settings import Settings, SettingsError, load
@@ -79,7 +79,7 @@ def check(file: File, as_json: Json = False) -> None:
 
 @app.command("demo")
 def show_demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the namespaces and the log's files.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the log's files and the namespaces.")] = False,
     as_json: Json = False,
 ) -> None:
     """Watch real programs reach a server through natcore, then read their session log (in memory where not root)."""
@@ -145,13 +145,14 @@ def _failing(as_json: bool) -> Iterator[None]:
     try:
         yield
     except (Error, OSError) as error:
+        text = (error.strerror if isinstance(error, InterfaceError) else None) or str(error)
         if as_json:
-            told: dict[str, Any] = {"ok": False, "error": str(error)}
+            told: dict[str, Any] = {"ok": False, "error": text}
             if isinstance(error, SettingsError):
                 told |= {"file": error.source, "key": error.key, "value": error.value, "allowed": error.allowed}
             report.print_json(told)
         else:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {text}", err=True)
         raise typer.Exit(1) from None
 
 

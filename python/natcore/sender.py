@@ -77,6 +77,9 @@ class Sender:
         self.progress = Progress(limit=self.batch_rows)
         self._opened = self._tried_to_open = False
         self._waiting_since: float | None = None
+        # Rows of the batch that failed: it is sent again as it was, since its answer alone may have been lost, and a
+        # receiver knows its rows again by the batch's first number and their position.
+        self._again = 0
         self._hurried = False
         self._held: Source | None = None
         self._testing = False
@@ -114,7 +117,7 @@ class Sender:
             return None
         if self._waiting_since is None:
             self._waiting_since = now
-        if waiting >= self.progress.limit or self._hurried:
+        if waiting >= self.progress.limit or self._hurried or self._again:
             return 0.0
         return self._waiting_since + self._linger - now
 
@@ -125,7 +128,7 @@ class Sender:
             if self._abandoned:
                 return True
             if source is not None:
-                batch = source.store.take(action.limit)
+                batch = source.store.take(min(action.limit, self._again or action.limit))
                 self._held = source if batch is not None else None
             wanted = self._wanted(batch)
             if source is not None and wanted is None:
@@ -186,6 +189,7 @@ class Sender:
         source, self._held = self._held, None
         assert source is not None
         rows, place = len(batch), source.place
+        self._again = rows if disposal == "keep" else 0
         if disposal == "keep":
             source.store.put_back()
             return

@@ -274,13 +274,13 @@ def _log(source: Path, key: str, raw: dict[str, Any]) -> LogSettings:
     sink = kinds[kind]
     parameters = {n: p for n, p in inspect.signature(sink).parameters.items() if n not in _NOT_IN_FILES}
     arguments = _with_secrets(source, key, arguments, set(parameters) & SECRETS)
-    for name, parameter in parameters.items():
-        if name not in arguments and parameter.default is parameter.empty:
-            raise SettingsError(source, f"{key}.{name}", None, f"missing; sink {kind!r} needs it")
     for name in arguments:
         if name not in parameters:
             allowed = _listed({"sink", "name", "spool", "delivery"} | (set(parameters) - SECRETS))
             raise SettingsError(source, f"{key}.{name}", raw[name], f"unknown; allowed keys are {allowed}")
+    for name, parameter in parameters.items():
+        if name not in arguments and parameter.default is parameter.empty:
+            raise SettingsError(source, f"{key}.{name}", None, f"missing; sink {kind!r} needs it")
     return LogSettings(source, key, raw, sink, arguments, options)
 
 

@@ -21,7 +21,7 @@ from .durable import make_private, open_private, remove_drafts, sync_folder, wri
 from .errors import ConfigurationError
 from .ledger import Ledger
 from .records import RECORD
-from .sinks.base import Batch, Records
+from .sinks.base import Batch, Records, join
 from .spool_format import (
     FRAME_HEADER_BYTES,
     MARK_BYTES,
@@ -190,7 +190,7 @@ class Spool:
                 segment.read_rows = 0
             taken.append(rows)
             limit -= len(rows)
-        return taken[0] if len(taken) == 1 else np.concatenate(taken) if taken else np.empty(0, RECORD)
+        return join(taken)
 
     def _finish(self, segment: Segment) -> None:
         """The segment is read to its end: rows that it still should hold were damaged."""

@@ -80,6 +80,8 @@ def decode_segment_header(data: bytes | memoryview) -> tuple[Identity, int] | No
 
 
 def encode_frame(records: Records) -> bytes:
+    """RECORD (n,), n >= 1."""
+    assert records.dtype == RECORD and records.itemsize == RECORD.itemsize  # equal fields may lie elsewhere
     payload = np.ascontiguousarray(records).tobytes()
     rest = _FRAME_REST.pack(len(payload), zlib.crc32(payload), ROWS, len(records), int(records["number"][0]))
     return FRAME_MAGIC + struct.pack("<I", zlib.crc32(rest)) + rest + payload

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .jsonlines import JsonLinesSink
     from .memory import MemorySink
     from .parquet import ParquetSink
+    from .sls import SlsSink
 
 _HOMES = {
     "Batch": "base",
@@ -18,9 +19,10 @@ _HOMES = {
     "ParquetSink": "parquet",
     "Receipt": "base",
     "Sink": "base",
+    "SlsSink": "sls",
 }
 
-__all__ = ["Batch", "JsonLinesSink", "MemorySink", "ParquetSink", "Receipt", "Sink"]
+__all__ = ["Batch", "JsonLinesSink", "MemorySink", "ParquetSink", "Receipt", "Sink", "SlsSink"]
 
 
 def __getattr__(name: str) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,6 +19,18 @@ TIMES = ("start_time", "end_time")
 KINDS = {WINDOW: "window", CREATE: "create", END: "end"}
 CONTRACT = ("instance", "vpc_id", *(RECORD.names or ())[:13])  # the page's 15 fields, in its order
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def join(parts: Sequence[Records]) -> Records:
+    """One RECORD array of several; numpy.concatenate would pack the fields into another layout."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = np.empty(sum(map(len, parts)), RECORD)
+    at = 0
+    for part in parts:
+        joined[at : at + len(part)] = part
+        at += len(part)
+    return joined
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import numpy as np
-
 from ..config import check_integer
-from ..records import RECORD
-from .base import Batch, Receipt, Records, Sink
+from .base import Batch, Receipt, Records, Sink, join
 
 
 class MemorySink(Sink):
@@ -46,8 +43,7 @@ class MemorySink(Sink):
     @property
     def records(self) -> Records:
         """RECORD (n,): every row that is kept, in the order of delivery."""
-        batches = self.batches
-        return np.concatenate([batch.records for batch in batches]) if batches else np.empty(0, RECORD)
+        return join([batch.records for batch in self.batches])
 
     def rows(self, *, local: bool = False) -> list[dict[str, Any]]:
         """The rows as dicts: see `Batch.rows`."""

@@ -1,0 +1,138 @@
+"""Records to the bytes that a destination takes: protobuf Logs of an SLS LogGroup."""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from natcore._journal cimport Record
+
+cdef enum:
+    FIELDS = 13
+    KEY_BYTES = 64              # of a key with its tag and length, at most
+    FIELD_BYTES = 2 + KEY_BYTES + 2 + 20    # a content with its value, at most
+    MICROSECONDS = 1000000
+
+# Protobuf tags: field number << 3 | wire type.
+cdef enum:
+    GROUP_LOGS = 0x0A           # LogGroup.Logs = 1, length-delimited
+    LOG_TIME = 0x08             # Log.Time = 1, varint
+    LOG_CONTENTS = 0x12         # Log.Contents = 2, length-delimited
+    CONTENT_KEY = 0x0A          # Content.Key = 1, length-delimited
+    CONTENT_VALUE = 0x12        # Content.Value = 2, length-delimited
+
+cdef struct Key:
+    uint32_t length             # bytes; tag and length of the key included, and the value's tag
+    uint8_t bytes[KEY_BYTES]
+
+
+cdef inline uint8_t* put_varint(uint8_t* at, uint64_t value) noexcept nogil:
+    while value > 127:
+        at[0] = <uint8_t>(value | 128)
+        value >>= 7
+        at += 1
+    at[0] = <uint8_t>value
+    return at + 1
+
+
+cdef inline uint8_t* put_decimal(uint8_t* at, uint64_t value) noexcept nogil:
+    cdef uint8_t digits[20]
+    cdef uint32_t count = 0, i
+    while True:
+        digits[count] = <uint8_t>(48 + value % 10)
+        value //= 10
+        count += 1
+        if value == 0:
+            break
+    for i in range(count):
+        at[i] = digits[count - 1 - i]
+    return at + count
+
+
+cdef inline uint8_t* put_dotted(uint8_t* at, uint32_t address) noexcept nogil:
+    at = put_decimal(at, address >> 24)
+    at[0] = 46
+    at = put_decimal(at + 1, address >> 16 & 255)
+    at[0] = 46
+    at = put_decimal(at + 1, address >> 8 & 255)
+    at[0] = 46
+    return put_decimal(at + 1, address & 255)
+
+
+cdef inline uint64_t seconds_of(int64_t microseconds) noexcept nogil:
+    """Whole Unix seconds; 0 for what lies before 1970."""
+    return <uint64_t>(microseconds // MICROSECONDS) if microseconds > 0 else 0
+
+
+cdef inline uint8_t* put_field(uint8_t* at, const Key* key, uint64_t value, bint is_address) noexcept nogil:
+    """A Content: all its lengths are below 128, so each is one byte."""
+    cdef uint8_t* length_at = at + 2 + key.length
+    cdef uint8_t* value_at = length_at + 1
+    cdef uint8_t* end = put_dotted(value_at, <uint32_t>value) if is_address else put_decimal(value_at, value)
+    at[0] = LOG_CONTENTS
+    at[1] = <uint8_t>(end - at - 2)
+    memcpy(at + 2, key.bytes, key.length)
+    length_at[0] = <uint8_t>(end - value_at)
+    return end
+
+
+cdef uint8_t* put_log(uint8_t* at, const Record* row, const uint8_t* head, uint32_t head_length, const Key* keys,
+                      uint8_t* scratch) noexcept nogil:
+    cdef uint8_t* end = scratch
+    end[0] = LOG_TIME
+    end = put_varint(end + 1, <uint32_t>seconds_of(row.end_time))
+    memcpy(end, head, head_length)
+    end += head_length
+    end = put_field(end, &keys[0], row.protocol, False)
+    end = put_field(end, &keys[1], row.pri_ip, True)
+    end = put_field(end, &keys[2], row.pri_port, False)
+    end = put_field(end, &keys[3], row.pub_ip, True)
+    end = put_field(end, &keys[4], row.pub_port, False)
+    end = put_field(end, &keys[5], row.nat_ip, True)
+    end = put_field(end, &keys[6], row.nat_port, False)
+    end = put_field(end, &keys[7], row.bytes_from_pub, False)
+    end = put_field(end, &keys[8], row.pkts_from_pub, False)
+    end = put_field(end, &keys[9], row.bytes_from_vpc, False)
+    end = put_field(end, &keys[10], row.pkts_from_vpc, False)
+    end = put_field(end, &keys[11], seconds_of(row.start_time), False)
+    end = put_field(end, &keys[12], seconds_of(row.end_time), False)
+    at[0] = GROUP_LOGS
+    at = put_varint(at + 1, end - scratch)
+    memcpy(at, scratch, end - scratch)
+    return at + (end - scratch)
+
+
+def encode_logs(const uint8_t[::1] records not None, bytes head not None, names not None):
+    """The protobuf Logs of a LogGroup, one a row, without the GIL while it writes.
+
+    records: the bytes of RECORD (n,). head: Contents that every Log begins with, encoded.
+    names: the 13 keys of the numeric fields in the contract's order, each 60 bytes of UTF-8 at most.
+    Raises ValueError for other names or a length that is no multiple of a record's.
+    """
+    cdef Key keys[FIELDS]
+    cdef uint32_t field, head_length = <uint32_t>len(head)
+    cdef uint64_t count = records.shape[0] // sizeof(Record), row
+    cdef const Record* rows = <const Record*>&records[0] if count else NULL
+    cdef uint8_t *room
+    cdef uint8_t *end
+    cdef uint8_t *scratch
+    cdef const uint8_t* head_bytes = <const uint8_t*>PyBytes_AS_STRING(head)
+    encoded = [name.encode() for name in names]
+    if len(encoded) != FIELDS or max(map(len, encoded)) > KEY_BYTES - 4 or records.shape[0] % sizeof(Record):
+        raise ValueError(f"allowed are {FIELDS} names of at most {KEY_BYTES - 4} bytes, and whole records")
+    for field in range(FIELDS):
+        key = bytes((CONTENT_KEY, len(encoded[field]))) + encoded[field] + bytes((CONTENT_VALUE,))
+        keys[field].length = <uint32_t>len(key)
+        memcpy(keys[field].bytes, PyBytes_AS_STRING(key), len(key))
+    cdef uint64_t log_bytes = 6 + head_length + FIELDS * FIELD_BYTES
+    room = <uint8_t*>malloc(count * (log_bytes + 6) + log_bytes)
+    if room == NULL:
+        raise MemoryError
+    scratch = room + count * (log_bytes + 6)
+    end = room
+    try:
+        with nogil:
+            for row in range(count):
+                end = put_log(end, &rows[row], head_bytes, head_length, keys, scratch)
+        return PyBytes_FromStringAndSize(<char*>room, end - room)
+    finally:
+        free(room)

@@ -1,0 +1,430 @@
+"""def wrappers of the inline rooms, for tests: nothing here is part of the product's interface."""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from natcore._journal cimport Journal, Record, journal_commit, journal_delete, journal_drain, journal_new, journal_slot
+from natcore._ports cimport (
+    PortMap, Ports, address_add, address_drop, address_find, port_draw, port_mapping, port_release, ports_allow,
+    ports_delete, ports_new, ports_reclaim,
+)
+from natcore._rules cimport RuleSet, SnatRule, snat_rule
+from natcore._sessions cimport Cold, Session
+from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, TCP_STATE, is_reopening, tcp_step
+from natcore._translate cimport hold, release, tick, translate
+from natcore.checksum cimport checksum, combine, delta16, delta32, fold, inverse, update, update_partial
+from natcore.flow cimport HashKey, flow_hash, has_aes, hash_aes, siphash13
+from natcore.frame cimport Frame
+from natcore.index cimport (
+    NONE, Cursor, Index, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
+)
+from natcore.memory cimport table_delete, table_new
+from natcore.random cimport Random, random32, random_below, random_seed
+from natcore.slab cimport NO_SLOT, Slab, slab_begin, slab_give, slab_take
+from natcore.state cimport Worker
+from natcore.verdict cimport (
+    DROP_CHECKSUM, DROP_CONFLICT, DROP_FILTERED, DROP_FRAGMENT, DROP_MALFORMED, DROP_MTU, DROP_NO_MAPPING,
+    DROP_NO_NEIGHBOUR, DROP_NO_SNAT_ENTRY, DROP_OUTSIDE_LIMIT, DROP_PORTS_EXHAUSTED, DROP_PROBE_LIMIT,
+    DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_SUBSCRIBER_LIMIT, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN,
+    HELD, INBOUND, INSIDE, LOCAL, OUTBOUND, OUTSIDE, UNTRANSLATED,
+)
+
+
+# ---- checksum --------------------------------------------------------------------------------------------------------
+
+def checksum_of(const uint8_t[::1] data not None, uint64_t total=0):
+    """RFC 1071 over data as bytes on the wire, 2 of them, on top of total."""
+    cdef uint16_t result = checksum(&data[0] if data.shape[0] else NULL, <uint32_t>data.shape[0], total)
+    return PyBytes_FromStringAndSize(<const char*>&result, 2)
+
+
+def fold_of(uint64_t total):
+    return fold(total)
+
+
+def delta16_of(uint16_t old, uint16_t new):
+    return delta16(old, new)
+
+
+def delta32_of(uint32_t old, uint32_t new):
+    return delta32(old, new)
+
+
+def combine_of(uint16_t one, uint16_t other):
+    return combine(one, other)
+
+
+def inverse_of(uint16_t delta):
+    return inverse(delta)
+
+
+def update_of(uint16_t value, uint16_t delta):
+    return update(value, delta)
+
+
+def update_partial_of(uint16_t total, uint16_t delta):
+    return update_partial(total, delta)
+
+
+# ---- flow ------------------------------------------------------------------------------------------------------------
+
+def siphash13_of(uint64_t low, uint64_t high, uint64_t one, uint64_t other):
+    return siphash13(low, high, one, other)
+
+
+def aes_available():
+    """Whether flow_hash takes the AES instructions here."""
+    return bool(has_aes())
+
+
+def hash_aes_of(uint64_t low, uint64_t high, uint64_t one, uint64_t other):
+    """Without AES instructions in the build: SipHash-1-3."""
+    return hash_aes(low, high, one, other)
+
+
+def flow_hash_of(uint64_t low, uint64_t high, bint aes, uint64_t addresses, uint32_t ports, uint8_t protocol):
+    cdef HashKey key
+    key.low = low
+    key.high = high
+    key.aes = aes
+    return flow_hash(&key, addresses, ports, protocol)
+
+
+# ---- random ----------------------------------------------------------------------------------------------------------
+
+cdef class RandomStream:
+    """A key stream from 32 bytes of key."""
+    cdef Random random
+
+    def __cinit__(self, bytes key not None):
+        if len(key) != 32:
+            raise ValueError(f"key: {len(key)} bytes; allowed is 32")
+        random_seed(&self.random, <const uint8_t*>PyBytes_AS_STRING(key))
+
+    def seek(self, uint32_t counter, nonce):
+        """To a block of RFC 8439. nonce: three words."""
+        cdef int i
+        self.random.state[12] = counter
+        for i in range(3):
+            self.random.state[13 + i] = nonce[i]
+        self.random.used = 16
+
+    def word(self):
+        return random32(&self.random)
+
+    def below(self, uint32_t bound):
+        return random_below(&self.random, bound)
+
+
+# ---- index and slab --------------------------------------------------------------------------------------------------
+
+cdef class IndexTable:
+    """An index that owns its buckets."""
+    cdef Index index
+
+    def __cinit__(self, uint64_t entries, uint32_t per_bucket=4):
+        if not index_new(&self.index, entries, per_bucket):
+            raise MemoryError(f"{entries} entries")
+
+    def __dealloc__(self):
+        index_delete(&self.index)
+
+    @property
+    def buckets(self):
+        return self.index.count
+
+    def insert(self, uint64_t hash, uint32_t number):
+        return bool(index_insert(&self.index, hash, number))
+
+    def remove(self, uint64_t hash, uint32_t number):
+        """(hash, number) must be in."""
+        index_remove(&self.index, hash, number)
+
+    def find(self, uint64_t hash):
+        """Every number that the hash may stand for."""
+        cdef Cursor cursor
+        cdef uint32_t number
+        found = []
+        index_begin(&self.index, hash, &cursor)
+        while True:
+            number = index_next(&self.index, &cursor)
+            if number == NONE:
+                return found
+            found.append(number)
+
+    def buckets_read(self, uint64_t hash):
+        """Buckets that a look-up reads which accepts no candidate."""
+        cdef Cursor cursor
+        cdef uint32_t left
+        index_begin(&self.index, hash, &cursor)
+        left = cursor.left
+        while index_next(&self.index, &cursor) != NONE:
+            pass
+        return left - cursor.left
+
+    def overflows(self):
+        """The overflow counts of all buckets."""
+        cdef uint32_t i
+        return [self.index.buckets[i].overflow for i in range(self.index.count)]
+
+
+cdef class SlabTable:
+    """A slab over slots of 8 bytes."""
+    cdef Slab slab
+    cdef uint64_t* slots
+
+    def __cinit__(self, uint32_t capacity):
+        self.slots = <uint64_t*>table_new(capacity * sizeof(uint64_t))
+        if self.slots == NULL:
+            raise MemoryError(f"{capacity} slots")
+        slab_begin(&self.slab, self.slots, sizeof(uint64_t), capacity)
+
+    def __dealloc__(self):
+        table_delete(self.slots, self.slab.capacity * sizeof(uint64_t))
+
+    @property
+    def live(self):
+        return self.slab.live
+
+    def take(self):
+        """A slot, or None."""
+        cdef uint32_t slot = slab_take(&self.slab)
+        return None if slot == NO_SLOT else slot
+
+    def give(self, uint32_t slot):
+        slab_give(&self.slab, slot)
+
+
+# ---- ports -----------------------------------------------------------------------------------------------------------
+
+cdef class PortTable:
+    """Outside addresses (numbers of any kind: nothing here swaps bytes) and their ports; protocols by port space, 0 to 2."""
+    cdef Ports ports
+
+    def __cinit__(self, uint32_t addresses, ranges, bytes key=bytes(32)):
+        cdef bint ready = ports_new(&self.ports, addresses)
+        if not ready:
+            raise MemoryError(f"{addresses} addresses")
+        self.ports.key.low = self.ports.key.high = 1
+        random_seed(&self.ports.random, <const uint8_t*>PyBytes_AS_STRING(key))
+        for first, last in ranges:
+            ports_allow(&self.ports, first, last)
+
+    def __dealloc__(self):
+        ports_delete(&self.ports)
+
+    def add(self, uint32_t ip, uint32_t eip=0):
+        """Its number, or None: no room."""
+        cdef uint32_t number = address_add(&self.ports, ip, eip)
+        return None if number == NONE else number
+
+    def drop(self, uint32_t number):
+        address_drop(&self.ports, number)
+
+    def find(self, uint32_t ip):
+        cdef uint32_t number = address_find(&self.ports, ip)
+        return None if number == NONE else number
+
+    cdef PortMap* map(self, uint32_t number, uint32_t space):
+        return &self.ports.addresses[number].maps[space]
+
+    def draw(self, uint32_t number, uint32_t space, uint32_t owner, uint32_t now_ms, uint32_t mapping=0):
+        """A port, whose mapping is then found under it; None: nothing is free."""
+        cdef uint32_t port = port_draw(&self.ports, self.map(number, space), owner, now_ms)
+        if port == NONE:
+            return None
+        self.map(number, space).cells[port] = mapping
+        return port
+
+    def release(self, uint32_t number, uint32_t space, uint32_t port, uint32_t owner, uint32_t until_ms, uint32_t now_ms):
+        port_release(&self.ports, self.map(number, space), port, owner, until_ms, now_ms)
+
+    def reclaim(self, uint32_t now_ms):
+        ports_reclaim(&self.ports, now_ms)
+
+    def mapping(self, uint32_t number, uint32_t space, uint16_t port):
+        """The mapping that has the port, or None."""
+        cdef uint32_t found = port_mapping(self.map(number, space), port)
+        return None if found == NONE else found
+
+    def free(self, uint32_t number, uint32_t space):
+        return self.map(number, space).free
+
+    def held(self, uint32_t number, uint32_t space):
+        return self.map(number, space).held_count
+
+
+# ---- tcp -------------------------------------------------------------------------------------------------------------
+
+cdef class TcpSession:
+    """A session's TCP part alone. state: INIT_OUT, INIT_IN or PICKED; the numbers are TcpState's."""
+    cdef Session session
+
+    def __cinit__(self, uint8_t state, uint8_t timeout_class):
+        memset(&self.session, 0, sizeof(Session))
+        if state not in (TCP_INIT_OUT, TCP_INIT_IN, TCP_PICKED):
+            raise ValueError(f"state={state}")
+        self.session.state = state
+        self.session.timeout_class = timeout_class
+
+    def step(self, uint32_t direction, uint8_t flags, uint32_t sequence=0, uint32_t acknowledgement=0, uint32_t end=0):
+        """A Refresh. end: the sequence number behind the segment."""
+        return tcp_step(&self.session, direction, flags, sequence, acknowledgement, end)
+
+    @property
+    def state(self):
+        return self.session.state & TCP_STATE
+
+    @property
+    def timeout_class(self):
+        return self.session.timeout_class
+
+    @property
+    def ack(self):
+        return self.session.ack[0], self.session.ack[1]
+
+    @property
+    def end(self):
+        return self.session.end[0], self.session.end[1]
+
+    def reopens(self, uint8_t flags):
+        return bool(is_reopening(&self.session, flags))
+
+
+# ---- rules and journal -----------------------------------------------------------------------------------------------
+
+def rule_of(RuleSet rules not None, uint32_t source):
+    """(entry, [outside addresses]) that covers an inside source, or None."""
+    cdef const SnatRule* rule = snat_rule(&rules.compiled, source)
+    if rule == NULL:
+        return None
+    return rule.entry, [rule.pool[i] for i in range(rule.pool_size)]
+
+
+cdef class JournalRing:
+    """A journal that owns its ring."""
+    cdef Journal journal
+
+    def __cinit__(self, uint64_t capacity):
+        if not journal_new(&self.journal, capacity):
+            raise MemoryError(f"{capacity} rows")
+
+    def __dealloc__(self):
+        journal_delete(&self.journal)
+
+    def write(self, uint64_t session):
+        """A row of the session; whether there was room."""
+        cdef Record* row = journal_slot(&self.journal)
+        if row == NULL:
+            return False
+        memset(row, 0, sizeof(Record))
+        row.session = session
+        journal_commit(&self.journal)
+        return True
+
+    def drain(self, records, uint64_t number):
+        """Into RECORD (count,), numbered from number; how many."""
+        cdef uint8_t[::1] raw = records.view("u1")
+        return journal_drain(&self.journal, <Record*>&raw[0], <uint64_t>len(records), number)
+
+    @property
+    def lost(self):
+        return self.journal.lost
+
+
+def record_layout():
+    """{field: (offset, bytes)} of the C struct, and its size."""
+    cdef Record row
+    cdef char* base = <char*>&row
+    return {
+        "bytes_from_pub": (<char*>&row.bytes_from_pub - base, sizeof(row.bytes_from_pub)),
+        "pkts_from_pub": (<char*>&row.pkts_from_pub - base, sizeof(row.pkts_from_pub)),
+        "bytes_from_vpc": (<char*>&row.bytes_from_vpc - base, sizeof(row.bytes_from_vpc)),
+        "pkts_from_vpc": (<char*>&row.pkts_from_vpc - base, sizeof(row.pkts_from_vpc)),
+        "start_time": (<char*>&row.start_time - base, sizeof(row.start_time)),
+        "end_time": (<char*>&row.end_time - base, sizeof(row.end_time)),
+        "session": (<char*>&row.session - base, sizeof(row.session)),
+        "number": (<char*>&row.number - base, sizeof(row.number)),
+        "pri_ip": (<char*>&row.pri_ip - base, sizeof(row.pri_ip)),
+        "pub_ip": (<char*>&row.pub_ip - base, sizeof(row.pub_ip)),
+        "nat_ip": (<char*>&row.nat_ip - base, sizeof(row.nat_ip)),
+        "eip": (<char*>&row.eip - base, sizeof(row.eip)),
+        "pri_port": (<char*>&row.pri_port - base, sizeof(row.pri_port)),
+        "pub_port": (<char*>&row.pub_port - base, sizeof(row.pub_port)),
+        "nat_port": (<char*>&row.nat_port - base, sizeof(row.nat_port)),
+        "protocol": (<char*>&row.protocol - base, sizeof(row.protocol)),
+        "kind": (<char*>&row.kind - base, sizeof(row.kind)),
+        "flags": (<char*>&row.flags - base, sizeof(row.flags)),
+    }, sizeof(Record)
+
+
+def verdict_numbers():
+    """Sides and verdicts as the core numbers them."""
+    return {
+        "INSIDE": INSIDE, "OUTSIDE": OUTSIDE, "OUTBOUND": OUTBOUND, "INBOUND": INBOUND, "HAIRPIN": HAIRPIN,
+        "UNTRANSLATED": UNTRANSLATED, "LOCAL": LOCAL, "HELD": HELD, "DROP_MALFORMED": DROP_MALFORMED,
+        "DROP_CHECKSUM": DROP_CHECKSUM, "DROP_TTL": DROP_TTL, "DROP_NO_SNAT_ENTRY": DROP_NO_SNAT_ENTRY,
+        "DROP_NO_MAPPING": DROP_NO_MAPPING, "DROP_FILTERED": DROP_FILTERED, "DROP_PORTS_EXHAUSTED":
+        DROP_PORTS_EXHAUSTED, "DROP_SESSION_LIMIT": DROP_SESSION_LIMIT, "DROP_SUBSCRIBER_LIMIT":
+        DROP_SUBSCRIBER_LIMIT, "DROP_RATE_LIMIT": DROP_RATE_LIMIT, "DROP_CONFLICT": DROP_CONFLICT,
+        "DROP_UNSUPPORTED": DROP_UNSUPPORTED, "DROP_FRAGMENT": DROP_FRAGMENT, "DROP_SPOOFED": DROP_SPOOFED,
+        "DROP_MTU": DROP_MTU, "DROP_NO_NEIGHBOUR": DROP_NO_NEIGHBOUR, "DROP_OUTSIDE_LIMIT": DROP_OUTSIDE_LIMIT,
+        "DROP_PROBE_LIMIT": DROP_PROBE_LIMIT,
+    }
+
+
+# ---- a gateway's worker ----------------------------------------------------------------------------------------------
+
+cdef Worker* worker_of(capsule) except NULL:
+    return <Worker*>PyCapsule_GetPointer(capsule, "natcore.Worker")
+
+
+def translate_frame(capsule, bytes frame not None, uint8_t side, uint64_t now_ns, uint16_t flags=0, uint16_t gso_size=0):
+    """(verdict, frame) as a C caller gets them: with FrameFlags, which no Python caller can give."""
+    cdef Frame one
+    cdef bytes copy = PyBytes_FromStringAndSize(PyBytes_AS_STRING(frame), len(frame))
+    one.data = <uint8_t*>PyBytes_AS_STRING(copy)
+    one.length = <uint32_t>len(frame)
+    one.flags = flags
+    one.gso_size = gso_size
+    one.side = side
+    translate(worker_of(capsule), &one, 1, now_ns)
+    return one.verdict, copy[:one.length]
+
+
+def tick_worker(capsule, uint64_t now_ns):
+    """A slice of the sweep, as a plane's loop asks for it between two batches."""
+    tick(worker_of(capsule), now_ns)
+
+
+def hold_worker(capsule):
+    """Takes the worker as a loop does; whether nobody had it."""
+    return bool(hold(worker_of(capsule)))
+
+
+def release_worker(capsule):
+    release(worker_of(capsule))
+
+
+def attention_of(capsule):
+    """How many wait for the loop to let go."""
+    return worker_of(capsule).attention
+
+
+def preset_counters(capsule, uint32_t slot, uint32_t direction, uint32_t packets, uint32_t bytes):
+    """What the session of a slot has counted in its window so far, in a direction."""
+    cdef Session* session = &worker_of(capsule).sessions.hot[slot]
+    session.packets[direction] = packets
+    session.bytes[direction] = bytes
+
+
+def preset_caps(capsule, uint32_t of_mapping, uint32_t of_gateway):
+    """How many sessions opened from outside a mapping, and the gateway, may have."""
+    worker_of(capsule).mapping_cap = of_mapping
+    worker_of(capsule).outside_cap = of_gateway
+
+
+def line_sizes():
+    """Bytes of a session's hot and cold line."""
+    return sizeof(Session), sizeof(Cold)

@@ -1,0 +1,6 @@
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+def encode_logs(records: NDArray[np.uint8], head: bytes, names: Sequence[str]) -> bytes: ...

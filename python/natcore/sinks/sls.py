@@ -1,0 +1,269 @@
+"""SlsSink: session logs to Alibaba Cloud's Simple Log Service, as the cloud's own NAT gateway delivers them.
+
+Encoded without the GIL (natcore._encode), delivered by the SDK's public `put_log_raw`. What each error code means is
+in ACTIONS; when to try again is the delivery machine's business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from aliyun.log import IndexConfig, IndexKeyConfig, IndexLineConfig, LogClient, LogException
+from aliyun.log.credentials import Credentials as SdkCredentials
+from aliyun.log.credentials import CredentialsProvider
+
+from .._encode import encode_logs
+from ..config import check_choice, check_number
+from ..errors import ConfigurationError, DeliveryAction, DeliveryError
+from .base import CONTRACT, Batch, Receipt, Sink
+
+Credentials = tuple[str, str, str | None]  # access key id, secret, security token
+
+TOPIC = "natcore_session"
+LARGEST_ROWS = 4096  # logs of a request
+LARGEST_BYTES = 3 << 20  # of a request, before compression
+ACTIONS: Mapping[str, DeliveryAction] = {  # contract.md and delivery.md; any other code: "backoff"
+    "ProjectNotExist": "unavailable",
+    "LogStoreNotExist": "unavailable",
+    "ProjectForbidden": "unavailable",
+    "Unauthorized": "unavailable",
+    "PostBodyTooLarge": "split",
+    "InvalidLogSize": "split",
+    "PostBodyInvalid": "reject",
+    "InvalidTimestamp": "reject",
+    "InvalidEncoding": "reject",
+    "InvalidKey": "reject",
+}
+HINTS = {
+    "ShardWriteQuotaExceed": "the Logstore has too few shards for this traffic: split shards",
+    "WriteQuotaExceed": "the project's write quota is used up (30 GB a minute unless it was raised)",
+    "ProjectForbidden": "the project is disabled, possibly because of an overdue payment",
+    "Unauthorized": "the role or key is not granted log:PostLogStoreLogs on the Logstore",
+    "InvalidAccessKeyId": "the role or the access key does not exist",
+    "SignatureNotMatch": "the access key's secret is wrong",
+    "RequestTimeExpired": "this machine's clock is more than 15 minutes off",
+}
+_PREVIEW_NAMES = {"instance": "intstance", "protocol": "portocol"}  # as the page of 2024 spells them
+_NUMBERS = {*CONTRACT[2:]} - {"pri_ip", "pub_ip", "nat_ip"}
+
+
+class SlsSink(Sink):
+    """Delivers to a Logstore: topic natcore_session, source = instance, tags `run` and `first_number`.
+
+    endpoint: "https://REGION.log.aliyuncs.com", or "http://127.0.0.1:PORT" for a local server (natcore.testing).
+    credentials: a callable that gives (id, secret, token), asked for each request, instead of the three arguments.
+    create: make the project, the Logstore and its index where they are missing; False: nothing is checked before
+    the first delivery. schema: "2026", or "preview2024" with that page's spelling. timeout: seconds of a request.
+    """
+
+    delivery_type = "sls"
+
+    def __init__(
+        self,
+        endpoint: str,
+        project: str,
+        logstore: str,
+        *,
+        region: str | None = None,
+        access_key_id: str | None = None,
+        access_key_secret: str | None = None,
+        security_token: str | None = None,
+        credentials: Callable[[], Credentials] | None = None,
+        create: bool = True,
+        schema: str = "2026",
+        timeout: float = 10.0,
+    ) -> None:
+        if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).hostname:
+            raise ConfigurationError(f"endpoint={endpoint!r}: allowed is 'https://HOST' or 'http://HOST:PORT'")
+        for name, value in (("project", project), ("logstore", logstore)):
+            if not isinstance(value, str) or not value:
+                raise ConfigurationError(f"{name}={value!r}: allowed is a name")
+        if (credentials is None) == (not (access_key_id and access_key_secret)):
+            raise ConfigurationError("credentials: allowed are access_key_id and access_key_secret, or a callable")
+        check_choice("schema", schema, ("2026", "preview2024"))
+        check_choice("create", create, (True, False))
+        check_number("timeout", timeout, 0.1, 3600, unit="seconds")
+        self.region = region
+        self._endpoint, self._project, self._logstore = endpoint.rstrip("/"), project, logstore
+        fixed: Credentials = (access_key_id or "", access_key_secret or "", security_token)
+        self._credentials = credentials or (lambda: fixed)
+        self._create = create
+        self._schema = schema
+        self._timeout = timeout
+        self._client: _Client | None = None
+        self._client_pid = 0
+
+    def __repr__(self) -> str:
+        return f"<SlsSink {self._endpoint} {self._project}/{self._logstore}>"
+
+    @property
+    def destination(self) -> Mapping[str, str]:
+        return {
+            "endpoint": self._endpoint,
+            "project": self._project,
+            "logstore": self._logstore,
+            "region": self.region or "",
+        }
+
+    def open(self) -> None:
+        if self._create:
+            self.provision(create=True)
+
+    def provision(self, *, create: bool = True, shards: int = 2, ttl: int = 30) -> list[str]:
+        """Check that project, Logstore and index are there, and make what is missing; -> what was made.
+
+        ttl: days that a new Logstore keeps its logs. Raises DeliveryError that names what is missing or not granted.
+        """
+        project, logstore, client = self._project, self._logstore, self._connect()
+        steps: list[tuple[str, str, Callable[[], object], Callable[[], object]]] = [
+            ("Project", "ProjectNotExist", lambda: client.get_project(project),
+             lambda: client.create_project(project, "NAT session logs")),
+            ("LogStore", "LogStoreNotExist", lambda: client.get_logstore(project, logstore),
+             lambda: client.create_logstore(project, logstore, ttl=ttl, shard_count=shards)),
+            ("Index", "IndexConfigNotExist", lambda: client.get_index_config(project, logstore),
+             lambda: client.create_index(project, logstore, self._index(ttl))),
+        ]  # fmt: skip
+        made = []
+        for what, missing, look, make in steps:
+            try:
+                look()
+            except LogException as error:
+                if error.get_error_code() != missing:
+                    raise _delivery_error(error, f"log:Get{what}") from error
+                if not create:
+                    raise _delivery_error(error, f"{what} is missing") from error
+                self._make(what, make)
+                made.append(what)
+        return made
+
+    def _make(self, what: str, make: Callable[[], object]) -> None:
+        try:
+            make()
+        except LogException as error:
+            if not str(error.get_error_code()).endswith("AlreadyExist"):  # another log was faster
+                raise _delivery_error(error, f"log:Create{what}") from error
+
+    def deliver(self, batch: Batch) -> Receipt:
+        if len(batch) > LARGEST_ROWS:
+            raise DeliveryError("PostBodyTooLarge", f"{len(batch)} logs; allowed are {LARGEST_ROWS}", "split")
+        group = self.encode(batch)
+        if len(group) > LARGEST_BYTES and len(batch) > 1:
+            raise DeliveryError("PostBodyTooLarge", f"{len(group)} bytes; allowed are {LARGEST_BYTES}", "split")
+        client = self._connect()
+        client.sent_bytes = 0
+        try:
+            client.put_log_raw(self._project, self._logstore, _Encoded(group))
+        except LogException as error:
+            raise _delivery_error(error) from error
+        return Receipt(len(group), client.sent_bytes)
+
+    def encode(self, batch: Batch) -> bytes:
+        """The LogGroup's protobuf, byte for byte as the SDK's own encoder makes it."""
+        names = [self._name(field) for field in CONTRACT]
+        head = _content(names[0], batch.instance) + _content(names[1], batch.vpc_id)
+        logs = encode_logs(batch.records.view("u1"), head, names[2:])
+        tags = _tag("run", batch.run) + _tag("first_number", str(batch.first_number))
+        return logs + _text(3, TOPIC) + _text(4, batch.instance) + tags
+
+    def close(self) -> None:
+        self._client = None
+
+    def _name(self, field: str) -> str:
+        return _PREVIEW_NAMES.get(field, field) if self._schema == "preview2024" else field
+
+    def _index(self, ttl: int) -> Any:
+        """Whole lines, and each field by its type."""
+        words = [",", " ", "\t", "\n", ";"]
+        keys = {
+            self._name(field): IndexKeyConfig(index_type="long", doc_value=True)
+            if field in _NUMBERS
+            else IndexKeyConfig(token_list=words, index_type="text", doc_value=True)
+            for field in CONTRACT
+        }
+        return IndexConfig(ttl=ttl, line_config=IndexLineConfig(words), key_config_list=keys)
+
+    def _connect(self) -> _Client:
+        """The delivering thread's client, made again after a fork."""
+        if self._client is None or self._client_pid != os.getpid():
+            self._client = _Client(self._endpoint, self.region, self._credentials, self._timeout)
+            self._client_pid = os.getpid()
+        return self._client
+
+
+class _Client(LogClient):
+    """The SDK's client. v4 signatures where the region is known: v1 changes the process's locale at each request."""
+
+    def __init__(
+        self, endpoint: str, region: str | None, credentials: Callable[[], Credentials], timeout: float
+    ) -> None:
+        super().__init__(
+            endpoint, source="natcore", auth_version="v4" if region else "v1", region=region or "",
+            credentials_provider=_Provider(credentials),
+        )  # fmt: skip
+        self.timeout = timeout  # type: ignore[assignment]  # seconds; requests takes fractions
+        self.sent_bytes = 0  # bodies, compressed, each try
+        host = urlsplit(endpoint).hostname or ""
+        if host.replace(".", "").isdigit():  # the SDK knows only an address without scheme and port
+            self._isRowIp = True
+
+    def _send(self, method: str, project: str, body: bytes | None, *arguments: Any, **more: Any) -> Any:
+        self.sent_bytes += len(body or b"")
+        return super()._send(method, project, body, *arguments, **more)  # type: ignore[misc]
+
+
+class _Provider(CredentialsProvider):
+    """What the SDK asks for credentials, at each request."""
+
+    def __init__(self, credentials: Callable[[], Credentials]) -> None:
+        self._credentials = credentials
+
+    def get_credentials(self) -> SdkCredentials:
+        return SdkCredentials(*self._credentials())
+
+
+class _Encoded:
+    """What put_log_raw takes for a LogGroup."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def SerializeToString(self) -> bytes:
+        return self._data
+
+
+def _delivery_error(error: Any, context: str = "") -> DeliveryError:
+    code = str(error.get_error_code())
+    parts = [context, HINTS.get(code, ""), str(error.get_error_message())]
+    request = error.get_request_id()
+    message = "; ".join(part for part in parts if part) + (f" (request {request})" if request else "")
+    return DeliveryError(code, message, ACTIONS.get(code, "backoff"))
+
+
+# Protobuf, length-delimited fields: a tag, a length, bytes.
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes((*out, value))
+
+
+def _field(number: int, data: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+def _text(number: int, text: str) -> bytes:
+    return _field(number, text.encode())
+
+
+def _content(key: str, value: str) -> bytes:
+    return _field(2, _text(1, key) + _text(2, value))  # Log.Contents
+
+
+def _tag(key: str, value: str) -> bytes:
+    return _field(6, _text(1, key) + _text(2, value))  # LogGroup.LogTags

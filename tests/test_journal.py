@@ -1,0 +1,53 @@
+"""natcore/_journal: a ring that keeps its order, wraps around, and counts what it has no room for."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from natcore import RECORD
+from natcore._testing import JournalRing
+
+
+def drained(ring: JournalRing, room: int, number: int) -> list[tuple[int, int]]:
+    rows = np.zeros(room, RECORD)
+    count = ring.drain(rows, number)
+    return [(int(row["session"]), int(row["number"])) for row in rows[:count]]
+
+
+def test_rows_come_out_in_order_and_numbered() -> None:
+    ring = JournalRing(4)
+    assert [ring.write(session) for session in (10, 11, 12)] == [True] * 3
+    assert drained(ring, 2, 100) == [(10, 100), (11, 101)]
+    assert drained(ring, 9, 102) == [(12, 102)]
+    assert drained(ring, 9, 103) == []
+
+
+def test_a_full_ring_loses_the_new_row_and_counts_it() -> None:
+    ring = JournalRing(3)
+    assert [ring.write(session) for session in range(5)] == [True, True, True, False, False]
+    assert ring.lost == 2
+    assert drained(ring, 1, 0) == [(0, 0)]
+    assert ring.write(9)
+    assert drained(ring, 9, 1) == [(1, 1), (2, 2), (9, 3)]
+    assert ring.lost == 2
+
+
+@given(st.integers(1, 9), st.lists(st.tuples(st.integers(0, 12), st.integers(1, 12)), max_size=40))
+def test_what_was_written_is_read_or_lost(capacity: int, turns: list[tuple[int, int]]) -> None:
+    """Over any number of wraps; numbers have no gap."""
+    ring, waiting, lost, session, number = JournalRing(capacity), list[int](), 0, 0, 0
+    for writes, room in turns:
+        for _ in range(writes):
+            session += 1
+            if ring.write(session):
+                waiting.append(session)
+            else:
+                assert len(waiting) == capacity
+                lost += 1
+        taken = drained(ring, room, number)
+        assert taken == [(row, number + at) for at, row in enumerate(waiting[:room])]
+        waiting = waiting[room:]
+        number += len(taken)
+    assert ring.lost == lost

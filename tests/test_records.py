@@ -1,0 +1,68 @@
+"""RECORD is pinned: files and sinks outlive a version."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from natcore import MAPPING, PORTS, RECORD, SESSION, _testing, format_ipv4
+
+PINNED = {
+    "protocol": ("u1", 86),
+    "pri_ip": ("u4", 64),
+    "pri_port": ("u2", 80),
+    "pub_ip": ("u4", 68),
+    "pub_port": ("u2", 82),
+    "nat_ip": ("u4", 72),
+    "nat_port": ("u2", 84),
+    "bytes_from_pub": ("u8", 0),
+    "pkts_from_pub": ("u8", 8),
+    "bytes_from_vpc": ("u8", 16),
+    "pkts_from_vpc": ("u8", 24),
+    "start_time": ("i8", 32),
+    "end_time": ("i8", 40),
+    "eip": ("u4", 76),
+    "session": ("u8", 48),
+    "number": ("u8", 56),
+    "kind": ("u1", 87),
+    "flags": ("u2", 88),
+}
+
+
+def fields(dtype: np.dtype[np.void]) -> dict[str, tuple[np.dtype[np.void], int]]:
+    assert dtype.fields is not None
+    return {name: (kind, offset) for name, (kind, offset, *_) in dtype.fields.items()}
+
+
+def test_record_is_pinned() -> None:
+    assert RECORD.itemsize == 96
+    assert {name: (kind.str.lstrip("<|"), offset) for name, (kind, offset) in fields(RECORD).items()} == PINNED
+
+
+def test_the_page_s_fields_come_first_in_its_order() -> None:
+    """contract.md, 'The record', without instance and vpc_id, which belong to the batch."""
+    assert RECORD.names is not None
+    assert RECORD.names[:13] == (
+        "protocol", "pri_ip", "pri_port", "pub_ip", "pub_port", "nat_ip", "nat_port",
+        "bytes_from_pub", "pkts_from_pub", "bytes_from_vpc", "pkts_from_vpc", "start_time", "end_time",
+    )  # fmt: skip
+
+
+def test_the_core_s_struct_agrees() -> None:
+    layout, size = _testing.record_layout()
+    assert size == RECORD.itemsize
+    assert layout == {name: (offset, kind.itemsize) for name, (kind, offset) in fields(RECORD).items()}
+
+
+def test_rows_for_looking_are_pinned() -> None:
+    assert (SESSION.itemsize, MAPPING.itemsize, PORTS.itemsize) == (96, 24, 24)
+
+
+def test_a_session_s_hot_and_cold_part_are_a_cache_line_each() -> None:
+    assert _testing.line_sizes() == (64, 64)
+
+
+@pytest.mark.parametrize("address, text", [(0, "0.0.0.0"), (0xCB007101, "203.0.113.1"), (0xFFFFFFFF, "255.255.255.255")])
+def test_addresses_are_written_as_quads(address: int, text: str) -> None:
+    assert format_ipv4(address) == text
+    assert format_ipv4(np.uint32(address)) == text  # type: ignore[arg-type]

@@ -1,0 +1,275 @@
+"""SlsSink against SlsServer: bytes, provisioning, every error code, what a server may do to a client, R8, R9."""
+
+from __future__ import annotations
+
+import random
+import warnings
+
+import numpy as np
+import pytest
+
+from log_fakes import FakeClock, FakeCore, assert_adds_up, make_records
+
+pytest.importorskip("aliyun.log", reason="the extra natcore[sls] is not installed")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # the SDK's own
+    from aliyun.log.log_logs_pb2 import LogGroup
+
+    from natcore.sinks.sls import ACTIONS, TOPIC, SlsSink
+    from natcore.testing import FAULTS, SlsServer
+
+from natcore import ConfigurationError, DeliveryError, DeliveryPolicy
+from natcore._encode import encode_logs
+from natcore.collector import Collector
+from natcore.sinks import Batch
+from natcore.sinks.base import CONTRACT
+
+pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
+LONG = ("ProjectNotExist", "LogStoreNotExist", "ProjectForbidden", "Unauthorized")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr("aliyun.log.logclient.time.sleep", lambda seconds: None)  # between the SDK's own ten tries
+    with SlsServer() as server:
+        yield server
+
+
+def sink_for(server, **more):
+    options = {"access_key_id": "id", "access_key_secret": "secret", "region": "cn-hangzhou"} | more
+    return SlsSink(server.endpoint, "p", "l", **options)
+
+
+def batch_of(count, first=0, instance="ngw-1", vpc_id="vpc-1"):
+    return Batch(instance, vpc_id, "run1", make_records(count, first))
+
+
+def sdk_encoding(batch, names=CONTRACT):
+    group = LogGroup(Topic=TOPIC, Source=batch.instance)
+    for row in batch.rows():
+        log = group.Logs.add(Time=row["end_time"])
+        for name, value in zip(names, row.values(), strict=True):
+            log.Contents.add(Key=name, Value=str(value))
+    group.LogTags.add(Key="run", Value=batch.run)
+    group.LogTags.add(Key="first_number", Value=str(batch.first_number))
+    return group.SerializeToString()
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 127, 128, 1024])
+def test_a_log_group_is_byte_for_byte_the_sdks(server, length):
+    batch = batch_of(200, instance="i" * length, vpc_id="v\u00e9" * (length // 2))
+    assert sink_for(server).encode(batch) == sdk_encoding(batch)
+
+
+def test_extreme_numbers_are_encoded_alike(server):
+    batch = batch_of(3)
+    for name in set(batch.records.dtype.names) - {"start_time", "end_time", "kind", "number"}:
+        batch.records[name][1] = np.iinfo(batch.records.dtype[name]).max
+        batch.records[name][2] = 0
+    batch.records["end_time"][2] = (2**32 - 1) * 1_000_000
+    assert sink_for(server).encode(batch) == sdk_encoding(batch)
+
+
+def test_schema_preview2024_spells_as_that_page_does(server):
+    names = ["intstance", "vpc_id", "portocol", *CONTRACT[3:]]
+    assert sink_for(server, schema="preview2024").encode(batch_of(5)) == sdk_encoding(batch_of(5), names)
+
+
+def test_the_encoder_refuses_other_names():
+    with pytest.raises(ValueError, match="13 names"):
+        encode_logs(make_records(1).view("u1"), b"", ["x"])
+    with pytest.raises(ValueError, match="whole records"):
+        encode_logs(make_records(1).view("u1")[:95], b"", CONTRACT[2:])
+
+
+@pytest.mark.parametrize("region", ["cn-hangzhou", None])
+def test_rows_arrive_signed_by_v4_or_v1_with_everything_made_R8(server, region):
+    sink = sink_for(server, region=region)
+    sink.open()
+    receipt = sink.deliver(batch_of(1000))
+    expected = [
+        {**{k: str(v) for k, v in row.items()}, "__time__": str(row["end_time"])} for row in batch_of(1000).rows()
+    ]
+    assert server.rows("p", "l") == expected
+    assert receipt.raw_bytes == len(sink.encode(batch_of(1000))) > 3 * receipt.wire_bytes
+    index = server.projects["p"]["l"].index
+    kinds = {name: key["type"] for name, key in index["keys"].items()}
+    assert set(kinds) == set(CONTRACT)
+    assert {name for name, kind in kinds.items() if kind == "text"} == {
+        "instance",
+        "vpc_id",
+        "pri_ip",
+        "pub_ip",
+        "nat_ip",
+    }
+    assert sink.provision() == []
+
+
+def test_provision_makes_what_is_missing_and_says_what(server):
+    sink = sink_for(server)
+    with pytest.raises(DeliveryError, match="ProjectNotExist: Project is missing") as raised:
+        sink.provision(create=False)
+    assert raised.value.action == "unavailable"
+    server.make("p")
+    assert sink.provision() == ["LogStore", "Index"]
+    server.fail("Unauthorized", only_writes=False)
+    with pytest.raises(DeliveryError, match="log:GetProject"):
+        sink.provision()
+
+
+def test_credentials_come_from_the_provider_at_each_request(server):
+    keys = iter([("id", "secret", None)] * 6 + [("old", "old", "token")] + [("id", "secret", "token")] * 10)
+    sink = SlsSink(server.endpoint, "p", "l", region="r", credentials=lambda: next(keys))
+    sink.open()
+    with pytest.raises(DeliveryError, match=r"InvalidAccessKeyId.*does not exist"):
+        sink.deliver(batch_of(1))
+    sink.deliver(batch_of(1))
+
+
+def test_a_wrong_secret_or_clock_is_told(server):
+    server.make("p", "l")
+    with pytest.raises(DeliveryError, match=r"SignatureNotMatch.*secret is wrong"):
+        sink_for(server, access_key_secret="no", create=False).deliver(batch_of(1))
+    server._clock = lambda: 0.0
+    with pytest.raises(DeliveryError, match=r"RequestTimeExpired.*clock"):
+        sink_for(server, create=False).deliver(batch_of(1))
+
+
+@pytest.mark.parametrize("code, action", [*ACTIONS.items(), *((code, "backoff") for code in (
+    "InvalidAccessKeyId", "WriteQuotaExceed", "ShardWriteQuotaExceed", "SignatureNotMatch", "RequestTimeExpired",
+    "InternalServerError", "ServerBusy", "SomethingNew"))])  # fmt: skip
+def test_each_code_has_its_action(server, code, action):
+    server.make("p", "l")
+    server.fail(code, None)
+    with pytest.raises(DeliveryError) as raised:
+        sink_for(server, create=False).deliver(batch_of(2))
+    assert (raised.value.code, raised.value.action) == (code, action)
+    if code == "ShardWriteQuotaExceed":
+        assert "split shards" in raised.value.message
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_a_network_does_is_backoff(server, fault):
+    server.make("p", "l")
+    server.fail(fault, None)
+    with pytest.raises(DeliveryError) as raised:
+        sink_for(server, create=False).deliver(batch_of(2))
+    assert raised.value.action == "backoff"
+
+
+def test_a_batch_larger_than_a_request_is_split_before_it_is_sent(server):
+    with pytest.raises(DeliveryError) as raised:
+        sink_for(server, create=False).deliver(batch_of(4097))
+    assert raised.value.action == "split" and server.requests == []
+
+
+def test_secrets_are_in_no_repr_and_no_destination(server):
+    sink = sink_for(server)
+    assert "secret" not in repr(sink) + str(sink.destination)
+    assert sink.destination == {"endpoint": server.endpoint, "project": "p", "logstore": "l", "region": "cn-hangzhou"}
+
+
+def test_bad_arguments_are_refused():
+    good = {"access_key_id": "a", "access_key_secret": "b"}
+    for arguments, more in (
+        (("cn.example", "p", "l"), good),
+        (("http://h", "", "l"), good),
+        (("http://h", "p", "l"), {}),
+        (("http://h", "p", "l"), {**good, "credentials": lambda: ("a", "b", None)}),
+        (("http://h", "p", "l"), {**good, "schema": "1999"}),
+    ):
+        with pytest.raises(ConfigurationError, match="allowed"):
+            SlsSink(*arguments, **more)
+
+
+def test_the_server_is_strict(server):
+    server.make("p", "l")
+    sink = sink_for(server, create=False)
+    sink.encode = lambda batch: b"\xff\xff"
+    with pytest.raises(DeliveryError, match="PostBodyInvalid"):
+        sink.deliver(batch_of(1))
+    sink.encode = lambda batch: b""
+    with pytest.raises(DeliveryError, match="no logs"):
+        sink.deliver(batch_of(1))
+    with pytest.raises(DeliveryError, match="LogStoreNotExist"):
+        SlsSink(server.endpoint, "p", "other", region="r", access_key_id="id", access_key_secret="secret",
+                create=False).deliver(batch_of(1))  # fmt: skip
+
+
+class Bench:
+    """A log to the local server, without threads, its clock moved by the test."""
+
+    def __init__(self, server, tmp_path, **more):
+        self.core, self.clock = FakeCore(), FakeClock()
+        self.collector = Collector(self.core, instance="ngw-1", vpc_id="vpc-1", region="cn-hangzhou", threads=False,
+                                   clock=self.clock, wall=self.clock, chance=random.Random(3))  # fmt: skip
+        self.log = self.collector.start(sink_for(server, **more), name="audit", spool=tmp_path,
+                                        delivery=DeliveryPolicy(batch=50))  # fmt: skip
+
+    def run(self, seconds=0.0, tick=10.0):
+        until = self.clock.now + seconds
+        while True:
+            self.collector.step()
+            self.log.persist()
+            while self.log.send() == 0.0:
+                pass
+            assert_adds_up(self.log.counters())
+            if self.clock.now >= until:
+                return
+            self.clock.now += tick
+
+
+def delivered_in_order(server, count):
+    """Every row once, in order, after the groups that came twice are dropped by (run, first_number, position)."""
+    return [int(row["bytes_from_vpc"]) - 100 for row in server.rows("p", "l")] == list(range(count))
+
+
+@pytest.mark.parametrize("code", LONG)
+def test_D1_to_D4_against_the_server(server, tmp_path, code):
+    server.make("p", "l")
+    bench = Bench(server, tmp_path, create=False)
+    server.fail(code, None)
+    bench.core.produce(120)
+    bench.run(3600)
+    writes = [answer for _, path, answer in server.requests if path.endswith("/lb")]
+    assert writes == [code] * 13  # at 0, 300, … 3600 s
+    status = bench.log.delivery_status
+    assert (status.state, status.code, status.cause) == ("Failed", "UnavaliableTarget", code)
+    server.recover()
+    bench.run(310)
+    assert delivered_in_order(server, 120) and bench.log.delivery_status.state == "Success"
+
+
+@pytest.mark.parametrize("fault", ["WriteQuotaExceed", "InvalidAccessKeyId", "ServerBusy", *FAULTS])
+def test_intermittent_faults_lose_nothing(server, tmp_path, fault):
+    server.make("p", "l")
+    bench = Bench(server, tmp_path, create=False)
+    for round_ in range(10):
+        server.fail(fault, 1 + round_ % 3)
+        bench.core.produce(30)
+        bench.run(60)
+    server.recover()
+    bench.run(200)
+    assert delivered_in_order(server, 300)
+    assert (bench.log.counters()["delivered"], bench.log.counters()["lost"]) == (300, 0)
+
+
+def test_a_missing_target_that_may_not_be_made_is_unavailable_with_its_cause(server, tmp_path):
+    bench = Bench(server, tmp_path, create=False)
+    bench.core.produce(5)
+    bench.run(10)
+    assert bench.log.delivery_status.cause == "ProjectNotExist"
+    server.make("p", "l")
+    bench.run(300)
+    assert delivered_in_order(server, 5)
+
+
+def test_R9_destination_and_bytes(server, tmp_path):
+    bench = Bench(server, tmp_path)
+    bench.run()
+    assert (bench.log.delivery_type, bench.log.delivery_status.state) == ("sls", "Success")
+    bench.core.produce(200)
+    bench.run()
+    counters = bench.log.counters()
+    assert counters["raw_bytes_delivered"] > counters["wire_bytes_delivered"] > 0
+    assert bench.log.destination["logstore"] == "l"
