@@ -1,11 +1,11 @@
 """The boundary between Gateway and the core: everything checked already, addresses in host order, times in ns."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self, disjoint_base
+from typing_extensions import disjoint_base
 
 from ._rules import RuleSet
 

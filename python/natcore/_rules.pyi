@@ -1,6 +1,8 @@
 """Compiled entries, immutable, swapped whole."""
 
-from typing_extensions import Self, disjoint_base
+from typing import Self
+
+from typing_extensions import disjoint_base
 
 @disjoint_base
 class RuleSet:
