@@ -17,11 +17,12 @@ TEST_OPTIONS ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test lint bench gate sanitize portable clean
+.PHONY: help demo test lint soak bench gate sanitize portable clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
 	@echo "make lint      ruff, mypy, stubtest, cython-lint"
+	@echo "make soak      200,000 random hard frames against the oracle, the NAT in plain Python"
 	@echo "make bench     benchmarks; make gate: the ratio to the memory's limit"
 	@echo "make sanitize  a million random frames under the address and undefined-behaviour sanitizers"
 	@echo "make portable  the core's tests on a build without processor intrinsics"
@@ -43,12 +44,16 @@ lint: .venv/built .venv/linted-with
 bench: .venv/built .venv/tested-with
 	$(VENV) -m pytest benchmarks $(BENCHMARK_OPTIONS)
 
+soak: .venv/built .venv/tested-with
+	$(VENV) tests/soak.py --seeds 160
+
 gate: .venv/built .venv/tested-with
 	$(VENV) benchmarks/gate.py
 
 sanitize: .venv/built .venv/tested-with
 	python=$$(.ci/variant sanitize NATCORE_SANITIZE=ON) && \
 	$(ASAN) "$$python" tests/fuzz_frames.py --frames 1000000 && \
+	$(ASAN) "$$python" tests/soak.py --seeds 10 && \
 	$(ASAN) "$$python" -m pytest -s -q $(QUICK)
 
 portable: .venv/built .venv/tested-with
