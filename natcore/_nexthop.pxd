@@ -1,8 +1,8 @@
-"""Where a packet goes next on one link: routes as disjoint ranges, neighbours by address, and a waiting room. No sockets."""
+"""Where a packet goes next on a link: routes as disjoint ranges, neighbours by address, a waiting room. No sockets."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore._ring cimport virtio_net_hdr
 from natcore.frame cimport Frame
+from natcore.kernel cimport virtio_net_hdr
 
 cdef enum:
     ON_LINK = 0                 # via: the destination is its own next hop
@@ -29,14 +29,14 @@ cdef struct Neighbour:
     uint32_t waiting            # frames
 
 cdef struct NextHops:
-    uint32_t *starts            # [ranges] ascending, host order; range i ends before starts[i + 1]
-    uint32_t *vias              # [ranges] an address, ON_LINK or NO_ROUTE
+    uint32_t* starts            # [ranges] ascending, host order; range i ends before starts[i + 1]
+    uint32_t* vias              # [ranges] an address, ON_LINK or NO_ROUTE
     uint32_t ranges
-    Neighbour *neighbours       # [NEIGHBOURS] open addressing
+    Neighbour* neighbours       # [NEIGHBOURS] open addressing
     uint32_t count              # slots in use
 
 cdef struct Waiting:            # a frame that was translated and has no next hop yet
-    uint8_t *data               # FRAME_ROOM bytes of its own
+    uint8_t* data               # FRAME_ROOM bytes of its own
     Frame frame
     virtio_net_hdr offload
     uint32_t address            # of the next hop
@@ -45,14 +45,14 @@ cdef struct Waiting:            # a frame that was translated and has no next ho
     bint taken
 
 cdef struct AddressSet:
-    uint32_t *slots             # open addressing, host order, 0: empty
+    uint32_t* slots             # open addressing, host order, 0: empty
     uint32_t mask
 
 cdef inline uint32_t spread(uint32_t address) noexcept nogil:
     """Multiplicative hash; what is near in a subnet ends up apart."""
     return <uint32_t>((<uint64_t>address * <uint64_t>0x9E3779B97F4A7C15) >> 40)
 
-cdef inline bint holds(const AddressSet *addresses, uint32_t address) noexcept nogil:
+cdef inline bint holds(const AddressSet* addresses, uint32_t address) noexcept nogil:
     cdef uint32_t i
     if addresses.slots == NULL:
         return False
@@ -63,7 +63,7 @@ cdef inline bint holds(const AddressSet *addresses, uint32_t address) noexcept n
         i = (i + 1) & addresses.mask
     return False
 
-cdef inline uint32_t via_of(const NextHops *hops, uint32_t destination) noexcept nogil:
+cdef inline uint32_t via_of(const NextHops* hops, uint32_t destination) noexcept nogil:
     cdef uint32_t low = 0, high = hops.ranges, middle
     while low < high:
         middle = (low + high) >> 1
@@ -73,17 +73,17 @@ cdef inline uint32_t via_of(const NextHops *hops, uint32_t destination) noexcept
             high = middle
     return hops.vias[low - 1] if low else NO_ROUTE
 
-cdef inline Neighbour *neighbour_at(const NextHops *hops, uint32_t address) noexcept nogil:
+cdef inline Neighbour* neighbour_at(const NextHops* hops, uint32_t address) noexcept nogil:
     """The slot that holds the address, or the empty one where it belongs."""
     cdef uint32_t i = spread(address) & (NEIGHBOURS - 1)
     while hops.neighbours[i].address and hops.neighbours[i].address != address:
         i = (i + 1) & (NEIGHBOURS - 1)
     return &hops.neighbours[i]
 
-cdef inline Neighbour *next_hop(NextHops *hops, uint32_t destination) noexcept nogil:
+cdef inline Neighbour* next_hop(NextHops* hops, uint32_t destination) noexcept nogil:
     """The neighbour that a destination (host order) is reached by, known or not; NULL: no route, or no room."""
     cdef uint32_t via = via_of(hops, destination)
-    cdef Neighbour *neighbour
+    cdef Neighbour* neighbour
     if via == NO_ROUTE:
         return NULL
     neighbour = neighbour_at(hops, destination if via == ON_LINK else via)
@@ -94,14 +94,14 @@ cdef inline Neighbour *next_hop(NextHops *hops, uint32_t destination) noexcept n
         neighbour.address = destination if via == ON_LINK else via
     return neighbour
 
-cdef bint hops_new(NextHops *hops) noexcept nogil
-cdef void hops_delete(NextHops *hops) noexcept nogil
-cdef bint routes_replace(NextHops *hops, const uint32_t *starts, const uint32_t *vias, uint32_t ranges) noexcept nogil
-cdef bint neighbour_learn(NextHops *hops, uint32_t address, const uint8_t *mac, uint8_t state) noexcept nogil
-cdef bint neighbours_forget(NextHops *hops, uint32_t now_ms) noexcept nogil
-cdef bint set_replace(AddressSet *addresses, const uint32_t *members, uint32_t count) noexcept nogil
-cdef void set_delete(AddressSet *addresses) noexcept nogil
-cdef bint waiting_new(Waiting *room) noexcept nogil
-cdef void waiting_delete(Waiting *room) noexcept nogil
-cdef Waiting *waiting_take(Waiting *room, Neighbour *neighbour) noexcept nogil
-cdef void waiting_free(Waiting *waiting, NextHops *hops) noexcept nogil
+cdef bint hops_new(NextHops* hops) noexcept nogil
+cdef void hops_delete(NextHops* hops) noexcept nogil
+cdef bint routes_replace(NextHops* hops, const uint32_t* starts, const uint32_t* vias, uint32_t ranges) noexcept nogil
+cdef bint neighbour_learn(NextHops* hops, uint32_t address, const uint8_t* mac, uint8_t state) noexcept nogil
+cdef bint neighbours_forget(NextHops* hops, uint32_t now_ms) noexcept nogil
+cdef bint set_replace(AddressSet* addresses, const uint32_t* members, uint32_t count) noexcept nogil
+cdef void set_delete(AddressSet* addresses) noexcept nogil
+cdef bint waiting_new(Waiting* room) noexcept nogil
+cdef void waiting_delete(Waiting* room) noexcept nogil
+cdef Waiting* waiting_take(Waiting* room, Neighbour* neighbour) noexcept nogil
+cdef void waiting_free(Waiting* waiting, NextHops* hops) noexcept nogil

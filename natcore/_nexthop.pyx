@@ -10,23 +10,23 @@ cdef enum:
     FORGET_MS = 10000           # a neighbour that has not been found for so long
 
 
-cdef bint hops_new(NextHops *hops) noexcept nogil:
+cdef bint hops_new(NextHops* hops) noexcept nogil:
     memset(hops, 0, sizeof(NextHops))
-    hops.neighbours = <Neighbour *>table_new(NEIGHBOURS * sizeof(Neighbour))
+    hops.neighbours = <Neighbour*>table_new(NEIGHBOURS * sizeof(Neighbour))
     return hops.neighbours != NULL
 
 
-cdef void hops_delete(NextHops *hops) noexcept nogil:
+cdef void hops_delete(NextHops* hops) noexcept nogil:
     table_delete(hops.neighbours, NEIGHBOURS * sizeof(Neighbour))
     free(hops.starts)
     free(hops.vias)
     memset(hops, 0, sizeof(NextHops))
 
 
-cdef bint routes_replace(NextHops *hops, const uint32_t *starts, const uint32_t *vias, uint32_t ranges) noexcept nogil:
+cdef bint routes_replace(NextHops* hops, const uint32_t* starts, const uint32_t* vias, uint32_t ranges) noexcept nogil:
     """Takes copies of the new ranges; false, and nothing changed, without memory."""
-    cdef uint32_t *new_starts = <uint32_t *>malloc(<size_t>(ranges + 1) * 4)
-    cdef uint32_t *new_vias = <uint32_t *>malloc(<size_t>(ranges + 1) * 4)
+    cdef uint32_t* new_starts = <uint32_t*>malloc(<size_t>(ranges + 1) * 4)
+    cdef uint32_t* new_vias = <uint32_t*>malloc(<size_t>(ranges + 1) * 4)
     if new_starts == NULL or new_vias == NULL:
         free(new_starts)
         free(new_vias)
@@ -39,9 +39,9 @@ cdef bint routes_replace(NextHops *hops, const uint32_t *starts, const uint32_t 
     return True
 
 
-cdef bint neighbour_learn(NextHops *hops, uint32_t address, const uint8_t *mac, uint8_t state) noexcept nogil:
+cdef bint neighbour_learn(NextHops* hops, uint32_t address, const uint8_t* mac, uint8_t state) noexcept nogil:
     """What the kernel says of a neighbour. mac: 6 bytes, or NULL where it has none. False: no room."""
-    cdef Neighbour *neighbour = neighbour_at(hops, address)
+    cdef Neighbour* neighbour = neighbour_at(hops, address)
     if neighbour.address == 0:
         if mac == NULL:
             return True
@@ -55,10 +55,10 @@ cdef bint neighbour_learn(NextHops *hops, uint32_t address, const uint8_t *mac, 
     return True
 
 
-cdef bint neighbours_forget(NextHops *hops, uint32_t now_ms) noexcept nogil:
+cdef bint neighbours_forget(NextHops* hops, uint32_t now_ms) noexcept nogil:
     """Frees the slots of neighbours long sought in vain (a scan of the link leaves many). False without memory."""
-    cdef Neighbour *before = hops.neighbours
-    cdef Neighbour *after = <Neighbour *>table_new(NEIGHBOURS * sizeof(Neighbour))
+    cdef Neighbour* before = hops.neighbours
+    cdef Neighbour* after = <Neighbour*>table_new(NEIGHBOURS * sizeof(Neighbour))
     cdef uint32_t i
     if after == NULL:
         return False
@@ -74,13 +74,13 @@ cdef bint neighbours_forget(NextHops *hops, uint32_t now_ms) noexcept nogil:
     return True
 
 
-cdef bint set_replace(AddressSet *addresses, const uint32_t *members, uint32_t count) noexcept nogil:
-    """The set holds exactly the members (host order, none 0) from now on; false, and nothing changed, without memory."""
+cdef bint set_replace(AddressSet* addresses, const uint32_t* members, uint32_t count) noexcept nogil:
+    """The set holds exactly the members (host order, none 0) from now on; false, nothing changed: no memory."""
     cdef uint32_t size = 8, i, j
-    cdef uint32_t *slots
+    cdef uint32_t* slots
     while size < count * 4:
         size *= 2
-    slots = <uint32_t *>calloc(size, 4)
+    slots = <uint32_t*>calloc(size, 4)
     if slots == NULL:
         return False
     for i in range(count):
@@ -93,14 +93,14 @@ cdef bint set_replace(AddressSet *addresses, const uint32_t *members, uint32_t c
     return True
 
 
-cdef void set_delete(AddressSet *addresses) noexcept nogil:
+cdef void set_delete(AddressSet* addresses) noexcept nogil:
     free(addresses.slots)
     addresses.slots = NULL
 
 
-cdef bint waiting_new(Waiting *room) noexcept nogil:
+cdef bint waiting_new(Waiting* room) noexcept nogil:
     """room: WAITING_ROOM places; their memory is touched when used."""
-    cdef uint8_t *memory = <uint8_t *>table_new(<size_t>WAITING_ROOM * FRAME_ROOM)
+    cdef uint8_t* memory = <uint8_t*>table_new(<size_t>WAITING_ROOM * FRAME_ROOM)
     cdef uint32_t i
     memset(room, 0, WAITING_ROOM * sizeof(Waiting))
     if memory == NULL:
@@ -110,12 +110,12 @@ cdef bint waiting_new(Waiting *room) noexcept nogil:
     return True
 
 
-cdef void waiting_delete(Waiting *room) noexcept nogil:
+cdef void waiting_delete(Waiting* room) noexcept nogil:
     table_delete(room[0].data, <size_t>WAITING_ROOM * FRAME_ROOM)
     room[0].data = NULL
 
 
-cdef Waiting *waiting_take(Waiting *room, Neighbour *neighbour) noexcept nogil:
+cdef Waiting* waiting_take(Waiting* room, Neighbour* neighbour) noexcept nogil:
     """A place to wait for the neighbour, or NULL: enough wait already."""
     cdef uint32_t i
     if neighbour.waiting >= WAITING_EACH:
@@ -129,8 +129,8 @@ cdef Waiting *waiting_take(Waiting *room, Neighbour *neighbour) noexcept nogil:
     return NULL
 
 
-cdef void waiting_free(Waiting *waiting, NextHops *hops) noexcept nogil:
-    cdef Neighbour *neighbour = neighbour_at(hops, waiting.address)
+cdef void waiting_free(Waiting* waiting, NextHops* hops) noexcept nogil:
+    cdef Neighbour* neighbour = neighbour_at(hops, waiting.address)
     if neighbour.address and neighbour.waiting:
         neighbour.waiting -= 1
     waiting.taken = False

@@ -1,98 +1,23 @@
-"""AF_PACKET rings of one interface. Facts: PACKET_VNET_HDR goes before the ring; V3 blocks hold 64 KB frames; no QDISC_BYPASS."""
+"""AF_PACKET rings of one interface.
+
+PACKET_VNET_HDR is set before the ring; blocks hold 64 KB frames; no QDISC_BYPASS, which cannot segment and which
+neither shaping nor a capture on the interface would see.
+"""
 from libc.errno cimport EAGAIN, EINTR, ENETDOWN, ENOBUFS, ENXIO, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 import os
 
 from natcore.hints cimport load_acquire, prefetch, store_release
-
-cdef extern from "<sys/mman.h>" nogil:
-    void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset)
-    int munmap(void *address, size_t length)
-    enum:
-        PROT_READ
-        PROT_WRITE
-        MAP_SHARED
-    void *MAP_FAILED
-
-cdef extern from "<arpa/inet.h>" nogil:
-    uint16_t htons(uint16_t value)
-
-cdef extern from "<unistd.h>" nogil:
-    int c_close "close" (int fd)
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        AF_PACKET
-        SOCK_RAW
-        SOCK_CLOEXEC
-        SOL_SOCKET
-        SO_SNDBUF
-        SO_SNDBUFFORCE
-        SO_ERROR
-        SOL_PACKET
-        MSG_DONTWAIT
-    struct sockaddr:
-        pass
-    int c_socket "socket" (int domain, int type, int protocol)
-    int c_bind "bind" (int fd, const sockaddr *address, uint32_t length)
-    int setsockopt(int fd, int level, int name, const void *value, uint32_t length)
-    int getsockopt(int fd, int level, int name, void *value, uint32_t *length)
-    ssize_t c_send "send" (int fd, const void *data, size_t length, int flags)
-    int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
-
-cdef extern from "linux/if_ether.h" nogil:
-    enum:
-        ETH_P_ALL
-
-cdef extern from "linux/if_packet.h" nogil:
-    enum:
-        PACKET_RX_RING
-        PACKET_TX_RING
-        PACKET_VERSION
-        PACKET_LOSS
-        PACKET_VNET_HDR
-        PACKET_IGNORE_OUTGOING
-        PACKET_STATISTICS
-        TPACKET_V2
-        TPACKET_V3
-        TP_STATUS_KERNEL
-        TP_STATUS_USER
-        TP_STATUS_VLAN_VALID
-        TP_STATUS_AVAILABLE
-        TP_STATUS_SEND_REQUEST
-    struct sockaddr_ll:
-        unsigned short sll_family
-        uint16_t sll_protocol
-        int sll_ifindex
-        unsigned char sll_pkttype
-    struct tpacket_req3:
-        unsigned int tp_block_size
-        unsigned int tp_block_nr
-        unsigned int tp_frame_size
-        unsigned int tp_frame_nr
-        unsigned int tp_retire_blk_tov
-    struct tpacket_req:
-        unsigned int tp_block_size
-        unsigned int tp_block_nr
-        unsigned int tp_frame_size
-        unsigned int tp_frame_nr
-    struct tpacket_hdr_v1:
-        uint32_t block_status
-        uint32_t num_pkts
-        uint32_t offset_to_first_pkt
-    union tpacket_bd_header_u:
-        tpacket_hdr_v1 bh1
-    struct tpacket_block_desc:
-        tpacket_bd_header_u hdr
-    struct tpacket2_hdr:
-        uint32_t tp_status
-        uint32_t tp_len
-    struct tpacket_stats_v3:
-        unsigned int tp_packets
-        unsigned int tp_drops
-    size_t TPACKET_ALIGN(size_t bytes)
+from natcore.kernel cimport (
+    AF_PACKET, ETH_P_ALL, MAP_FAILED, MAP_SHARED, MSG_DONTWAIT, PACKET_IGNORE_OUTGOING, PACKET_LOSS, PACKET_RX_RING,
+    PACKET_STATISTICS, PACKET_TX_RING, PACKET_VERSION, PACKET_VNET_HDR, PROT_READ, PROT_WRITE, SOCK_CLOEXEC, SOCK_RAW,
+    SOL_PACKET, SOL_SOCKET, SO_ERROR, SO_SNDBUF, SO_SNDBUFFORCE, TPACKET_ALIGN, TPACKET_V2, TPACKET_V3,
+    TP_STATUS_AVAILABLE, TP_STATUS_KERNEL, TP_STATUS_SEND_REQUEST, TP_STATUS_USER, TP_STATUS_VLAN_VALID, c_bind,
+    c_close, c_send, c_socket, getsockopt, htons, mmap, munmap, sendmmsg, setsockopt, sockaddr, sockaddr_ll, tpacket2_hdr,
+    tpacket3_hdr, tpacket_block_desc, tpacket_req, tpacket_req3, tpacket_stats_v3, virtio_net_hdr,
+)
 
 cdef enum:
     BLOCK_BYTES = 256 * 1024        # three 64 KB super-frames; smaller blocks than 64 KB truncate
@@ -109,73 +34,73 @@ cdef enum:
 assert sizeof(virtio_net_hdr) == 10
 
 
-cdef bint receive(Ring *ring, Arrival *arrival) noexcept nogil:
+cdef bint receive(Ring* ring, Arrival* arrival) noexcept nogil:
     """The next frame of the block being read; false at its end (see `complete`) or when nothing has arrived."""
-    cdef tpacket_block_desc *block = <tpacket_block_desc *>(ring.blocks + <size_t>ring.block * ring.block_bytes)
-    cdef tpacket3_hdr *header
+    cdef tpacket_block_desc* block = <tpacket_block_desc*>(ring.blocks + <size_t>ring.block * ring.block_bytes)
+    cdef tpacket3_hdr* header
     while True:
         if ring.cursor == NULL:
             if not load_acquire(&block.hdr.bh1.block_status) & <uint32_t>TP_STATUS_USER:
                 return False
-            ring.cursor = <tpacket3_hdr *>(<uint8_t *>block + block.hdr.bh1.offset_to_first_pkt)
+            ring.cursor = <tpacket3_hdr*>(<uint8_t*>block + block.hdr.bh1.offset_to_first_pkt)
             ring.left = block.hdr.bh1.num_pkts
         if ring.left == 0:
             return False
         header = ring.cursor
         ring.left -= 1
-        ring.cursor = <tpacket3_hdr *>(<uint8_t *>header + header.tp_next_offset)
+        ring.cursor = <tpacket3_hdr*>(<uint8_t*>header + header.tp_next_offset)
         if ring.left:
             prefetch(ring.cursor)
         ring.received += 1
         if header.tp_snaplen < header.tp_len:
             ring.truncated += 1
             continue
-        arrival.data = <uint8_t *>header + header.tp_mac
+        arrival.data = <uint8_t*>header + header.tp_mac
         arrival.length = header.tp_len
-        arrival.offload = <virtio_net_hdr *>(arrival.data - sizeof(virtio_net_hdr))
+        arrival.offload = <virtio_net_hdr*>(arrival.data - sizeof(virtio_net_hdr))
         arrival.tagged = header.tp_status & <uint32_t>TP_STATUS_VLAN_VALID != 0
-        arrival.packet_type = (<sockaddr_ll *>(<uint8_t *>header + TPACKET_ALIGN(sizeof(tpacket3_hdr)))).sll_pkttype
+        arrival.packet_type = (<sockaddr_ll*>(<uint8_t*>header + TPACKET_ALIGN(sizeof(tpacket3_hdr)))).sll_pkttype
         return True
 
 
-cdef bint complete(Ring *ring) noexcept nogil:
+cdef bint complete(Ring* ring) noexcept nogil:
     """Give a block that was read to its end back to the kernel; its frames must have been flushed. True if one was."""
-    cdef tpacket_block_desc *block
+    cdef tpacket_block_desc* block
     if ring.cursor == NULL or ring.left:
         return False
-    block = <tpacket_block_desc *>(ring.blocks + <size_t>ring.block * ring.block_bytes)
+    block = <tpacket_block_desc*>(ring.blocks + <size_t>ring.block * ring.block_bytes)
     store_release(&block.hdr.bh1.block_status, TP_STATUS_KERNEL)
     ring.block = ring.block + 1 if ring.block + 1 < ring.block_count else 0
     ring.cursor = NULL
     return True
 
 
-cdef bint send(Ring *ring, uint8_t *data, uint32_t length, const virtio_net_hdr *offload) noexcept nogil:
+cdef bint send(Ring* ring, uint8_t* data, uint32_t length, const virtio_net_hdr* offload) noexcept nogil:
     """Queue a frame, copied into a slot; true if it was not copied: data must then stay as it is until `flush`.
 
     offload: what the frame needs of the device, or NULL. Frames leave in the order they came in.
     """
     cdef size_t ahead = TPACKET_ALIGN(sizeof(tpacket2_hdr))
-    cdef tpacket2_hdr *header
-    cdef virtio_net_hdr *copy
+    cdef tpacket2_hdr* header
+    cdef virtio_net_hdr* copy
     if length + sizeof(virtio_net_hdr) + ahead > ring.slot_bytes or (offload != NULL and offload.gso_type):
         _send_large(ring, data, length, offload)
         return True
     if ring.large:
         _flush_large(ring)
-    header = <tpacket2_hdr *>(ring.slots + <size_t>ring.slot * ring.slot_bytes)
+    header = <tpacket2_hdr*>(ring.slots + <size_t>ring.slot * ring.slot_bytes)
     if load_acquire(&header.tp_status) != <uint32_t>TP_STATUS_AVAILABLE:
         _flush_slots(ring)
         if load_acquire(&header.tp_status) != <uint32_t>TP_STATUS_AVAILABLE:
             ring.send_dropped += 1
             return False
-    copy = <virtio_net_hdr *>(<uint8_t *>header + ahead)
+    copy = <virtio_net_hdr*>(<uint8_t*>header + ahead)
     if offload == NULL:
         memset(copy, 0, sizeof(virtio_net_hdr))
     else:
         copy[0] = offload[0]
-    copy.hdr_len = <uint16_t>length     # the kernel then copies the frame instead of pointing into the slot: faster on veth
-    memcpy(<uint8_t *>copy + sizeof(virtio_net_hdr), data, length)
+    copy.hdr_len = <uint16_t>length     # the kernel then copies the frame, not points into the slot: faster on veth
+    memcpy(<uint8_t*>copy + sizeof(virtio_net_hdr), data, length)
     header.tp_len = length + <uint32_t>sizeof(virtio_net_hdr)
     store_release(&header.tp_status, TP_STATUS_SEND_REQUEST)
     ring.slot = ring.slot + 1 if ring.slot + 1 < ring.slot_count else 0
@@ -183,7 +108,7 @@ cdef bint send(Ring *ring, uint8_t *data, uint32_t length, const virtio_net_hdr 
     return False
 
 
-cdef void flush(Ring *ring) noexcept nogil:
+cdef void flush(Ring* ring) noexcept nogil:
     """Hand what is queued to the kernel; what it refuses is counted and gone."""
     if ring.queued:
         _flush_slots(ring)
@@ -191,19 +116,19 @@ cdef void flush(Ring *ring) noexcept nogil:
         _flush_large(ring)
 
 
-cdef void clear_error(Ring *ring) noexcept nogil:
-    """Take the pending error off the receiving socket: the link went down; when it is up again frames come by themselves."""
+cdef void clear_error(Ring* ring) noexcept nogil:
+    """Take the pending error off the receiving socket: the link went down. Frames come by themselves when it is up."""
     cdef int error = 0
     cdef uint32_t length = sizeof(error)
     getsockopt(ring.fd, SOL_SOCKET, SO_ERROR, &error, &length)
 
 
-cdef void _flush_slots(Ring *ring) noexcept nogil:
-    cdef uint32_t tries
+cdef void _flush_slots(Ring* ring) noexcept nogil:
+    cdef uint32_t _tries
     cdef int reason = 0
     if ring.queued == 0:
         return
-    for tries in range(SEND_TRIES):
+    for _tries in range(SEND_TRIES):
         reason = 0 if c_send(ring.slot_fd, NULL, 0, MSG_DONTWAIT) >= 0 else errno
         if not _waits(ring, 1):         # the kernel takes them in order: the last is gone, so all are
             ring.sent += ring.queued
@@ -214,26 +139,28 @@ cdef void _flush_slots(Ring *ring) noexcept nogil:
     _rewind(ring, reason)
 
 
-cdef bint _waits(Ring *ring, uint32_t back) noexcept nogil:
+cdef bint _waits(Ring* ring, uint32_t back) noexcept nogil:
     """Whether the slot filled `back` frames ago has not been taken by the kernel."""
     cdef uint32_t index = ring.slot - back if ring.slot >= back else ring.slot + ring.slot_count - back
-    cdef tpacket2_hdr *header = <tpacket2_hdr *>(ring.slots + <size_t>index * ring.slot_bytes)
+    cdef tpacket2_hdr* header = <tpacket2_hdr*>(ring.slots + <size_t>index * ring.slot_bytes)
     return load_acquire(&header.tp_status) == <uint32_t>TP_STATUS_SEND_REQUEST
 
 
-cdef void _rewind(Ring *ring, int reason) noexcept nogil:
+cdef void _rewind(Ring* ring, int reason) noexcept nogil:
     """Take back the slots that the kernel did not take: it goes on where it stopped, so must we."""
     cdef uint32_t refused = 0
+    cdef tpacket2_hdr* header
     while refused < ring.queued and _waits(ring, 1):
         ring.slot = ring.slot - 1 if ring.slot else ring.slot_count - 1
-        store_release(&(<tpacket2_hdr *>(ring.slots + <size_t>ring.slot * ring.slot_bytes)).tp_status, TP_STATUS_AVAILABLE)
+        header = <tpacket2_hdr*>(ring.slots + <size_t>ring.slot * ring.slot_bytes)
+        store_release(&header.tp_status, TP_STATUS_AVAILABLE)
         refused += 1
     ring.sent += ring.queued - refused
     ring.queued = 0
     _count_refused(ring, refused, reason)
 
 
-cdef void _count_refused(Ring *ring, uint32_t refused, int reason) noexcept nogil:
+cdef void _count_refused(Ring* ring, uint32_t refused, int reason) noexcept nogil:
     if reason == 0 or reason == ENOBUFS or reason == EAGAIN or reason == ENETDOWN or reason == ENXIO:
         ring.send_dropped += refused
     else:
@@ -241,7 +168,7 @@ cdef void _count_refused(Ring *ring, uint32_t refused, int reason) noexcept nogi
         ring.send_errno = reason
 
 
-cdef void _send_large(Ring *ring, uint8_t *data, uint32_t length, const virtio_net_hdr *offload) noexcept nogil:
+cdef void _send_large(Ring* ring, uint8_t* data, uint32_t length, const virtio_net_hdr* offload) noexcept nogil:
     cdef uint32_t i
     if ring.queued:
         _flush_slots(ring)
@@ -261,7 +188,7 @@ cdef void _send_large(Ring *ring, uint8_t *data, uint32_t length, const virtio_n
     ring.large = i + 1
 
 
-cdef void _flush_large(Ring *ring) noexcept nogil:
+cdef void _flush_large(Ring* ring) noexcept nogil:
     cdef uint32_t done = 0
     cdef int taken
     while done < ring.large:
@@ -295,14 +222,14 @@ cdef int _bind(int fd, int index, uint16_t protocol) except -1:
     address.sll_family = AF_PACKET
     address.sll_protocol = htons(protocol)
     address.sll_ifindex = index
-    return _check(c_bind(fd, <sockaddr *>&address, sizeof(address)), "bind")
+    return _check(c_bind(fd, <sockaddr*>&address, sizeof(address)), "bind")
 
 
-cdef uint8_t *_map(int fd, size_t length) except NULL:
-    cdef void *base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+cdef uint8_t* _map(int fd, size_t length) except NULL:
+    cdef void* base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
     if base == MAP_FAILED:
         raise OSError(errno, f"mmap of a packet ring: {os.strerror(errno)}")
-    return <uint8_t *>base
+    return <uint8_t*>base
 
 
 cdef int _send_buffer(int fd) except -1:
@@ -312,7 +239,7 @@ cdef int _send_buffer(int fd) except -1:
     return 0
 
 
-cdef int _open_receive(Ring *ring, int index) except -1:
+cdef int _open_receive(Ring* ring, int index) except -1:
     cdef tpacket_req3 request
     ring.fd = _socket()
     _set(ring.fd, PACKET_VERSION, TPACKET_V3, "PACKET_VERSION")
@@ -330,14 +257,14 @@ cdef int _open_receive(Ring *ring, int index) except -1:
     return _bind(ring.fd, index, ETH_P_ALL)                 # bound to ETH_P_IP it would see nothing behind the block
 
 
-cdef int _open_send(Ring *ring, int index, uint32_t mtu) except -1:
+cdef int _open_send(Ring* ring, int index, uint32_t mtu) except -1:
     cdef tpacket_req request
     ring.slot_fd = _socket()
     ring.slot_bytes = SLOT_BYTES if mtu <= ORDINARY_MTU else JUMBO_SLOT_BYTES
     ring.slot_count = SLOT_COUNT if mtu <= ORDINARY_MTU else JUMBO_SLOT_COUNT
     _set(ring.slot_fd, PACKET_VERSION, TPACKET_V2, "PACKET_VERSION")
     _set(ring.slot_fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
-    _set(ring.slot_fd, PACKET_LOSS, 1, "PACKET_LOSS")       # a frame that the kernel cannot take is skipped, never blocks
+    _set(ring.slot_fd, PACKET_LOSS, 1, "PACKET_LOSS")       # a frame that the kernel cannot take is skipped
     memset(&request, 0, sizeof(request))
     request.tp_block_size = BLOCK_BYTES
     request.tp_block_nr = ring.slot_bytes * ring.slot_count // BLOCK_BYTES
@@ -353,7 +280,7 @@ cdef int _open_send(Ring *ring, int index, uint32_t mtu) except -1:
     return _bind(ring.large_fd, index, 0)
 
 
-cdef void _free(Ring *ring) noexcept nogil:
+cdef void _free(Ring* ring) noexcept nogil:
     """Closes what is open; the counters stay."""
     if ring.blocks != NULL:
         munmap(ring.blocks, <size_t>ring.block_bytes * ring.block_count)
@@ -416,7 +343,7 @@ cdef class PacketRing:
             raise ValueError(f"frame of {data.shape[0]} bytes: allowed are 14 to {FRAME_ROOM}")
         if self.ring.fd < 0:
             raise ValueError("the ring is closed")
-        send(&self.ring, <uint8_t *>&data[0], <uint32_t>data.shape[0], NULL)
+        send(&self.ring, <uint8_t*>&data[0], <uint32_t>data.shape[0], NULL)
         flush(&self.ring)
 
     def receive(self) -> list[tuple[bytes, int, bool, tuple[int, int, int, int, int, int]]]:
@@ -429,8 +356,9 @@ cdef class PacketRing:
         while True:
             while receive(&self.ring, &arrival):
                 offload = arrival.offload[0]
-                frames.append((arrival.data[:arrival.length], arrival.packet_type, bool(arrival.tagged), (
-                    offload.flags, offload.gso_type, offload.hdr_len, offload.gso_size, offload.csum_start, offload.csum_offset)))
+                needs = (offload.flags, offload.gso_type, offload.hdr_len, offload.gso_size, offload.csum_start,
+                         offload.csum_offset)
+                frames.append((arrival.data[:arrival.length], arrival.packet_type, bool(arrival.tagged), needs))
             if not complete(&self.ring):
                 return frames
 

@@ -11,7 +11,7 @@ cdef enum:
     WISHES = 256
 
 cdef struct Port:               # one side's interface, as the loop sees it
-    Ring *ring                  # NULL: it is away
+    Ring* ring                  # NULL: it is away
     uint8_t mac[6]
     uint32_t announced          # of the outside addresses, by gratuitous ARP since it came up
     NextHops hops
@@ -25,7 +25,7 @@ cdef struct Wish:               # a neighbour that should be resolved
     uint32_t side
 
 cdef struct Loop:
-    Worker *worker
+    Worker* worker
     Port ports[2]               # by Side
     AddressSet local            # the host's own addresses
     Waiting room[WAITING_ROOM]
@@ -41,16 +41,14 @@ cdef struct Loop:
     int64_t offset_ns           # gateway's clock - CLOCK_MONOTONIC
     uint64_t serviced_ns
     uint32_t turn               # side to be served first
-    uint8_t *generated          # room for a frame of the gateway's own
+    uint8_t* generated          # room for a frame of the gateway's own
     Frame frames[BATCH]
     Arrival arrivals[BATCH]
 
-cdef class PlaneLoop:
-    cdef Loop *loop
-    cdef object _capsule        # keeps nothing alive by itself: _owner does
-    cdef object _owner
-    cdef object _rings          # [PacketRing | None] by Side
-    cdef object _turn           # held while the loop runs
-    cdef object _past           # counters of rings that are closed
-    cdef void _enter(self) noexcept
-    cdef void _leave(self) noexcept
+cdef uint32_t work(Loop* loop, uint32_t budget) noexcept nogil
+cdef void run(Loop* loop) noexcept nogil
+cdef void close_room(Loop* loop) noexcept nogil
+cdef void pause() noexcept nogil
+cdef void signal_fd(int fd) noexcept nogil
+cdef void drain_fd(int fd) noexcept nogil
+cdef uint64_t clock_of(const Loop* loop) noexcept nogil

@@ -1,4 +1,4 @@
-"""ARP for IPv4 over Ethernet (RFC 826): answering for addresses that are the gateway's, and announcing them (RFC 5227)."""
+"""ARP for IPv4 over Ethernet (RFC 826): answering for the gateway's addresses, and announcing them (RFC 5227)."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
@@ -24,18 +24,18 @@ cdef packed struct ArpFrame:
     uint8_t target_mac[6]
     uint32_t target             # big-endian
 
-cdef inline uint32_t arp_asked(const uint8_t *frame, uint32_t length) noexcept nogil:
+cdef inline uint32_t arp_asked(const uint8_t* frame, uint32_t length) noexcept nogil:
     """The address (host order) that a request asks for; 0: it is no request, or one about its own sender."""
-    cdef const ArpFrame *arp = <const ArpFrame *>frame
+    cdef const ArpFrame* arp = <const ArpFrame*>frame
     if (length < ARP_FRAME_BYTES or arp.hardware != bswap16(ARP_ETHERNET) or arp.protocol != bswap16(ARP_IPV4)
             or arp.hardware_bytes != 6 or arp.protocol_bytes != 4 or arp.operation != bswap16(ARP_REQUEST)
             or arp.sender == arp.target):
         return 0
     return bswap32(arp.target)
 
-cdef inline void arp_answer(uint8_t *frame, const uint8_t *mac) noexcept nogil:
+cdef inline void arp_answer(uint8_t* frame, const uint8_t* mac) noexcept nogil:
     """Turns a checked request into the reply that the address is at mac. ARP_FRAME_BYTES long."""
-    cdef ArpFrame *arp = <ArpFrame *>frame
+    cdef ArpFrame* arp = <ArpFrame*>frame
     cdef uint32_t asked = arp.target
     memcpy(arp.link.destination, arp.sender_mac, 6)
     memcpy(arp.link.source, mac, 6)
@@ -45,9 +45,9 @@ cdef inline void arp_answer(uint8_t *frame, const uint8_t *mac) noexcept nogil:
     memcpy(arp.sender_mac, mac, 6)
     arp.sender = asked
 
-cdef inline void arp_announce(uint8_t *frame, uint32_t address, const uint8_t *mac) noexcept nogil:
+cdef inline void arp_announce(uint8_t* frame, uint32_t address, const uint8_t* mac) noexcept nogil:
     """A gratuitous request for address (big-endian), to everybody. ARP_FRAME_BYTES long."""
-    cdef ArpFrame *arp = <ArpFrame *>frame
+    cdef ArpFrame* arp = <ArpFrame*>frame
     memset(frame, 0, ARP_FRAME_BYTES)
     memset(arp.link.destination, 0xFF, 6)
     memcpy(arp.link.source, mac, 6)

@@ -1,4 +1,4 @@
-"""A network for tests: an inside host, the gateway, an outside host in namespaces of their own, and real clients in them."""
+"""A network for tests: an inside host, the gateway, an outside host in their namespaces, and real clients there."""
 
 from __future__ import annotations
 

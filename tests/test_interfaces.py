@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 
 import pytest
-from netns import at, needs_root, ping
 
 from natcore import InterfaceError, block, interfaces
 from natcore.interfaces import NO_ROUTE, ON_LINK, ranges_of
 from natcore.namespaces import Network
+from netns import at, needs_root, ping
 
 
 def ip(text: str) -> int:
@@ -30,7 +30,9 @@ class Message(dict):  # type: ignore[type-arg]
         return self.attributes.get(name)
 
 
-def route(prefix: str, *, over: int = 3, via: str | None = None, metric: int = 0, kind: int = 1, **more: object) -> Message:
+def route(
+    prefix: str, *, over: int = 3, via: str | None = None, metric: int = 0, kind: int = 1, **more: object
+) -> Message:
     network = IPv4Network(prefix)
     attributes: dict[str, object] = {"RTA_OIF": over, "RTA_GATEWAY": via, "RTA_PRIORITY": metric, **more}
     if network.prefixlen:
@@ -43,7 +45,8 @@ def look(ranges: list[tuple[int, int]], address: str) -> int:
 
 
 def test_the_longest_prefix_decides() -> None:
-    ranges = ranges_of([route("0.0.0.0/0", via="10.0.0.254"), route("10.0.0.0/24"), route("10.0.0.128/25", via="10.0.0.3")], 3)
+    default, link = route("0.0.0.0/0", via="10.0.0.254"), route("10.0.0.0/24")
+    ranges = ranges_of([default, link, route("10.0.0.128/25", via="10.0.0.3")], 3)
     assert look(ranges, "8.8.8.8") == ip("10.0.0.254")
     assert look(ranges, "10.0.0.5") == ON_LINK
     assert look(ranges, "10.0.0.200") == ip("10.0.0.3")

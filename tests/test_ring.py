@@ -8,10 +8,10 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from natcore._ring import PacketRing
-from netns import at, needs_root, until
 
+from natcore._ring import PacketRing
 from natcore.namespaces import Network
+from netns import at, needs_root, until
 
 pytestmark = needs_root
 

@@ -1,4 +1,4 @@
-"""Keeps the kernel's stack off an interface's IPv4, by an nf_tables chain at its ingress (spoken by netlink, no program needed).
+"""Keeps the kernel's stack off an interface's IPv4, by an nf_tables chain at its ingress, set by netlink.
 
 The taps that a plane reads come before that hook. Spared are the host's own addresses, what is not addressed to this
 machine's link address, and VLANs. The table outlives its process: after a crash nothing leaks untranslated.
@@ -68,7 +68,7 @@ def _load(base: int, offset: int, length: int) -> bytes:
 
 
 def _rules(spared: Iterable[int]) -> list[bytes]:
-    """Expression lists: leave alone what is not for this host's link address and what is for a spared address; drop IPv4."""
+    """Expression lists: leave alone what is not for our link address and what is for a spared address; drop IPv4."""
     packet_type = _expression("meta", _attribute(2, _PKTTYPE), _attribute(1, 1))
     rules = [packet_type + _compare(_NOT_EQUAL, b"\0") + _verdict(_ACCEPT)]
     for address in sorted(spared):
@@ -127,8 +127,10 @@ def _refused(interface: str, error: OSError) -> InterfaceError:
     if error.errno in (errno.EPERM, errno.EACCES):
         return InterfaceError(errno.EPERM, f"{interface!r}: keeping the kernel off it needs CAP_NET_ADMIN")
     if error.errno in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
-        return InterfaceError(error.errno, f"{interface!r}: this kernel has no nf_tables at ingress (CONFIG_NF_TABLES_NETDEV)")
-    return InterfaceError(error.errno or errno.EIO, f"{interface!r}: keeping the kernel off it failed: {error.strerror or error}")
+        missing = "this kernel has no nf_tables at ingress (CONFIG_NF_TABLES_NETDEV)"
+        return InterfaceError(error.errno, f"{interface!r}: {missing}")
+    reason = error.strerror or str(error)
+    return InterfaceError(error.errno or errno.EIO, f"{interface!r}: keeping the kernel off it failed: {reason}")
 
 
 def install(interface: str, spared: Iterable[int]) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any, Protocol
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
 from .block import clean, installed
 from .entries import flatten
@@ -49,7 +49,7 @@ ROUTES_EVERY = 0.05  # seconds between two readings of the routing table at leas
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface: its number, its link address (6 bytes), bytes of an IPv4 packet, whether it is up and has a carrier."""
+    """An interface: its number, link address (6 bytes), bytes of an IPv4 packet, whether it is up and has a carrier."""
 
     name: str
     index: int
@@ -76,8 +76,8 @@ class Listener(Protocol):
 def ranges_of(routes: Iterable[Any], index: int) -> list[tuple[int, int]]:
     """(first destination, via) of disjoint ranges in order: what leads where over the interface.
 
-    routes: RTM_NEWROUTE messages of one table. Of several routes to a prefix the lowest metric counts; routes over other
-    interfaces do not, as in a look-up that is bound to this one.
+    routes: RTM_NEWROUTE messages of one table. Of several routes to a prefix the lowest metric counts; routes over
+    other interfaces do not, as in a look-up that is bound to this one.
     """
     best: dict[tuple[int, int], tuple[int, int]] = {}
     for route in routes:
@@ -353,7 +353,8 @@ class Watcher:
             link = self.links[side]
             if link is None:
                 continue
-            body = _NDMSG.pack(socket.AF_INET, link.index, 0, _NTF_USE, 0) + struct.pack("=HH4s", 8, 1, address.to_bytes(4))
+            body = _NDMSG.pack(socket.AF_INET, link.index, 0, _NTF_USE, 0)
+            body += struct.pack("=HH4s", 8, 1, address.to_bytes(4))  # NDA_DST
             flags = _NLM_REQUEST | _NLM_CREATE | _NLM_REPLACE
             messages.append(_HEADER.pack(_HEADER.size + len(body), _NEIGHBOUR[0], flags, 0, 0) + body)
         for start in range(0, len(messages), 256):

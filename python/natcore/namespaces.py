@@ -1,4 +1,4 @@
-"""Network namespaces, veth pairs, addresses and routes by netlink: what the demo and the tests build their networks of."""
+"""Network namespaces, veth pairs, addresses and routes by netlink: what the demo and the tests build networks of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pyroute2 import IPRoute, netns
+from pyroute2 import IPRoute, netns  # type: ignore[import-untyped]
 
 from .errors import InterfaceError
 
@@ -34,7 +34,8 @@ def inside(name: str) -> Iterator[None]:
         try:
             there = os.open(RUN / name, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise InterfaceError(f"namespace={name!r}: there is none; there are: {', '.join(names()) or 'none'}") from None
+            there_are = ", ".join(names()) or "none"
+            raise InterfaceError(f"namespace={name!r}: there is none; there are: {there_are}") from None
         try:
             _setns(there)
         finally:

@@ -1,4 +1,4 @@
-"""Plane: a gateway's packets between two interfaces. Packets never meet Python; this starts, watches and ends the loop."""
+"""Plane: a gateway's packets between two interfaces. Packets never meet Python; this starts and ends the loop."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from . import block
+from ._plane import PlaneLoop
 from ._ring import PacketRing
-from ._worker import PlaneLoop
 from .config import Link as LinkSettings
 from .config import check_choice, check_integer, check_number
 from .errors import ConfigurationError, Error, InterfaceError
@@ -37,15 +37,21 @@ _alive: weakref.WeakSet[Plane] = weakref.WeakSet()
 class Plane:
     """A gateway forwarding between interfaces, from its making until `stop`. A context manager.
 
-    Made by Gateway.forward. With threads=True a thread moves the packets and wait() waits; with threads=False the caller
-    calls step() when fileno() is readable. The gateway's clock runs with CLOCK_MONOTONIC; its epoch is set from the
-    system's clock at the start. Where Link has no mtu or address of its own, the gateway takes the interface's.
+    Made by Gateway.forward. With threads=True a thread moves the packets and wait() waits; with threads=False the
+    caller calls step() when fileno() is readable. The gateway's clock runs with CLOCK_MONOTONIC; its epoch is set
+    from the system's clock at the start. Where Link has no mtu or address, the gateway takes the interface's.
     Raises InterfaceError: no such interface, it is down, a capability is missing; Error: one plane at a time.
     """
 
     def __init__(
-        self, gateway: Gateway, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", threads: bool = True
-    ) -> None:  # fmt: skip
+        self,
+        gateway: Gateway,
+        inside: str | Sequence[str],
+        outside: str,
+        *,
+        driver: str = "af_packet",
+        threads: bool = True,
+    ) -> None:
         self._closed_fds = True
         names = (_name("inside", inside), _name("outside", outside))
         if names[0] == names[1]:
@@ -57,7 +63,7 @@ class Plane:
         if gateway.link != "ethernet":
             raise ConfigurationError(f"link={gateway.link!r}: allowed is 'ethernet', since a plane's interfaces are")
         if gateway.seed is not None:
-            warnings.warn("seed: ports that can be predicted can be attacked; leave it out for real traffic", stacklevel=3)
+            warnings.warn("seed: predictable ports can be attacked; leave it out for real traffic", stacklevel=3)
         self.inside, self.outside = names
         self._gateway = gateway
         self._core = gateway._core
@@ -87,7 +93,7 @@ class Plane:
         return "running" if all(link and link.up and link.carrier for link in links) else "degraded"
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until the plane ends; whether it has. Signal handlers run meanwhile. Raises what ended it, if it failed.
+        """Waits until the plane ends; whether it has. Signal handlers run meanwhile. Raises what ended it if it failed.
 
         timeout: seconds, or None: as long as it takes.
         """
@@ -118,7 +124,7 @@ class Plane:
         """What the interfaces saw, cumulative, with the prefixes "inside_" and "outside_", and the sum left_to_kernel.
 
         received, sent: frames. left_to_kernel: not IPv4, not for this gateway, or for the host's own addresses.
-        ring_drops: the loop was too slow. send_dropped: no room, or link down; send_errors: refused. truncated: too long.
+        ring_drops: the loop was too slow. send_dropped: no room, or link down. send_errors: refused. truncated: too big.
         arp_answered. no_route, unresolved: dropped for want of a next hop. waiting (gauge): frames that wait for one.
         """
         return self._loop.counters()
@@ -205,7 +211,7 @@ class Plane:
             claim.close()
         for side, settings in enumerate((self._gateway.inside, self._gateway.outside)):
             self._core.set_mtu(side, settings.mtu)
-            self._core.set_link_address(side, int(settings.address or 0))  # type: ignore[arg-type]
+            self._core.set_link_address(side, int(settings.address or 0))
         if self._running and error is not None:
             self._failure = error
         with suppress(ValueError):
@@ -307,7 +313,7 @@ class Plane:
 def _name(field: str, value: object) -> str:
     names = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
     if len(names) > 1:
-        raise ConfigurationError(f"{field}={value!r}: several interfaces are not supported by this version; allowed is one")
+        raise ConfigurationError(f"{field}={value!r}: several are not supported by this version; allowed is one")
     if not names or not isinstance(names[0], str) or not 1 <= len(names[0].encode()) <= 15:
         raise ConfigurationError(f"{field}={value!r}: allowed is an interface's name of 1 to 15 bytes")
     return names[0]

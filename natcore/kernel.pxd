@@ -1,0 +1,119 @@
+"""What the kernel's headers say of packet sockets: declarations only."""
+from libc.stdint cimport uint16_t, uint32_t
+
+cdef extern from "linux/virtio_net.h" nogil:
+    enum:
+        VIRTIO_NET_HDR_F_NEEDS_CSUM
+        VIRTIO_NET_HDR_GSO_NONE
+    struct virtio_net_hdr:          # what the kernel says, and is told, about offloads; host order
+        unsigned char flags
+        unsigned char gso_type
+        uint16_t hdr_len            # bytes of headers; of an ordinary frame all: it is copied in one piece
+        uint16_t gso_size           # layer-4 payload bytes of a segment
+        uint16_t csum_start         # bytes from the frame's first
+        uint16_t csum_offset        # bytes from csum_start
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+
+cdef extern from "<sys/mman.h>" nogil:
+    void* mmap(void* address, size_t length, int protection, int flags, int fd, long offset)
+    int munmap(void* address, size_t length)
+    enum:
+        PROT_READ
+        PROT_WRITE
+        MAP_SHARED
+    void* MAP_FAILED
+
+cdef extern from "<arpa/inet.h>" nogil:
+    uint16_t htons(uint16_t value)
+
+cdef extern from "<unistd.h>" nogil:
+    int c_close "close" (int fd)
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        AF_PACKET
+        SOCK_RAW
+        SOCK_CLOEXEC
+        SOL_SOCKET
+        SO_SNDBUF
+        SO_SNDBUFFORCE
+        SO_ERROR
+        SOL_PACKET
+        MSG_DONTWAIT
+    struct sockaddr:
+        pass
+    struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    struct mmsghdr:
+        msghdr msg_hdr
+    int c_socket "socket" (int domain, int type, int protocol)
+    int c_bind "bind" (int fd, const sockaddr* address, uint32_t length)
+    int setsockopt(int fd, int level, int name, const void* value, uint32_t length)
+    int getsockopt(int fd, int level, int name, void* value, uint32_t* length)
+    ssize_t c_send "send" (int fd, const void* data, size_t length, int flags)
+    int sendmmsg(int fd, mmsghdr* messages, unsigned int count, int flags)
+
+cdef extern from "linux/if_ether.h" nogil:
+    enum:
+        ETH_P_ALL
+
+cdef extern from "linux/if_packet.h" nogil:
+    enum:
+        PACKET_HOST
+        PACKET_BROADCAST
+        PACKET_RX_RING
+        PACKET_TX_RING
+        PACKET_VERSION
+        PACKET_LOSS
+        PACKET_VNET_HDR
+        PACKET_IGNORE_OUTGOING
+        PACKET_STATISTICS
+        TPACKET_V2
+        TPACKET_V3
+        TP_STATUS_KERNEL
+        TP_STATUS_USER
+        TP_STATUS_VLAN_VALID
+        TP_STATUS_AVAILABLE
+        TP_STATUS_SEND_REQUEST
+    struct sockaddr_ll:
+        unsigned short sll_family
+        uint16_t sll_protocol
+        int sll_ifindex
+        unsigned char sll_pkttype
+    struct tpacket_req3:
+        unsigned int tp_block_size
+        unsigned int tp_block_nr
+        unsigned int tp_frame_size
+        unsigned int tp_frame_nr
+        unsigned int tp_retire_blk_tov
+    struct tpacket_req:
+        unsigned int tp_block_size
+        unsigned int tp_block_nr
+        unsigned int tp_frame_size
+        unsigned int tp_frame_nr
+    struct tpacket_hdr_v1:
+        uint32_t block_status
+        uint32_t num_pkts
+        uint32_t offset_to_first_pkt
+    union tpacket_bd_header_u:
+        tpacket_hdr_v1 bh1
+    struct tpacket_block_desc:
+        tpacket_bd_header_u hdr
+    struct tpacket2_hdr:
+        uint32_t tp_status
+        uint32_t tp_len
+    struct tpacket3_hdr:
+        uint32_t tp_next_offset
+        uint32_t tp_snaplen
+        uint32_t tp_len
+        uint32_t tp_status
+        uint16_t tp_mac
+    struct tpacket_stats_v3:
+        unsigned int tp_packets
+        unsigned int tp_drops
+    size_t TPACKET_ALIGN(size_t bytes)

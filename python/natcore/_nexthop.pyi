@@ -1,0 +1,1 @@
+"""Next hops of a plane; nothing of it is for Python."""

@@ -1,0 +1,1 @@
+"""The loop of a plane; nothing of it is for Python."""
