@@ -9,7 +9,7 @@ from natcore._sessions cimport (
 from natcore.index cimport NONE
 
 
-cdef uint64_t LONG_STEP_NS = 4 * 3600 * <uint64_t>1000000000   # well within what 16 bits of seconds can tell apart
+cdef uint64_t HORIZON_NS = 2100000 * <uint64_t>1000000000   # a time-out and a hold-down are 10^6 s each at most
 
 
 cdef struct Due:
@@ -104,12 +104,15 @@ cdef bint carry_out(Sessions* table, Agenda* agenda, uint64_t now_ns, uint64_t r
 cdef bint sweep_all(Sessions* table, uint64_t now_ns, uint64_t room) noexcept nogil:
     """Everything that is due by now_ns, in (time, slot) order, but no more than room rows; whether that was all.
 
-    A row of a session that lives on is due at its window's end; of one that died at its deadline.
+    A row of a session that lives on is due at its window's end; of one that died at its deadline. Times are kept
+    modulo 2^32 ms (49 days): a step further than that is looked at from where everything has just ended.
     """
+    cdef uint64_t since_ns = now_ns - table.swept_ns
+    cdef uint64_t at_ns = now_ns if since_ns < HORIZON_NS else table.swept_ns + HORIZON_NS
     cdef Agenda agenda
-    cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), slot
+    cdef uint32_t now_ms = <uint32_t>(at_ns // 1000000), slot
     cdef Session* session
-    cdef bint complete = True, long_ago = now_ns - table.swept_ns > LONG_STEP_NS
+    cdef bint complete = True, long_ago = is_long_ago(table, now_ns)
     agenda.due = NULL
     agenda.count = agenda.size = 0
     for slot in range(table.slots.fresh):
@@ -117,12 +120,12 @@ cdef bint sweep_all(Sessions* table, uint64_t now_ns, uint64_t room) noexcept no
         if not session.protocol:
             continue
         if is_dead(table, session, now_ms):
-            complete = note(&agenda, deadline_of(table, session, now_ns), slot, True)
-        elif window_over(table, session, &table.cold[slot], now_ns, long_ago):
+            complete = note(&agenda, deadline_of(table, session, at_ns), slot, True)
+        elif window_over(table, session, &table.cold[slot], at_ns, long_ago):
             complete = note(&agenda, table.cold[slot].window_start_ns + table.window_ns, slot, False)
         if not complete:
             break
-    complete = carry_out(table, &agenda, now_ns, room) and complete
+    complete = carry_out(table, &agenda, at_ns, room) and complete
     if complete:
         table.swept_ns = now_ns
         ports_reclaim(&table.mappings.ports, now_ms)
