@@ -20,8 +20,10 @@ cdef struct Events:
 
 cdef inline void event_note(Events* events, uint8_t verdict, uint32_t subscriber, uint32_t destination, uint16_t port,
                             uint8_t protocol, uint64_t now_ns) noexcept nogil:
-    cdef uint32_t at = (subscriber * <uint32_t>2654435761 ^ verdict * <uint32_t>40503) >> 10, step
+    cdef uint32_t at = subscriber ^ verdict * <uint32_t>0x9E3779B9, step
     cdef Event* event
+    at = (at ^ at >> 16) * <uint32_t>0x45D9F3B      # neighbours differ in the highest byte alone: it must reach the lowest
+    at ^= at >> 16
     for step in range(16):
         event = &events.slots[(at + step) & (EVENT_SLOTS - 1)]
         if event.count and event.subscriber == subscriber and event.verdict == verdict:

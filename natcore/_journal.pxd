@@ -1,6 +1,8 @@
 """The journal: rows of the session log on their way out, a ring with one producer (the worker) and one consumer."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore.hints cimport load_acquire64
+
 cdef enum:                      # RecordKind
     RECORD_WINDOW = 0
     RECORD_CREATE = 1
@@ -39,6 +41,10 @@ cdef struct Journal:
     uint64_t unused[4]
     uint64_t tail               # rows read since the start; the consumer's
     uint64_t tail_at
+
+cdef inline uint64_t journal_room(Journal* journal) noexcept nogil:
+    """Rows that still fit, at least: the consumer may be reading."""
+    return journal.capacity - (journal.head - load_acquire64(&journal.tail))
 
 cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil
 cdef void journal_delete(Journal* journal) noexcept nogil

@@ -71,3 +71,4 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, uint32_t entr
 cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip,
                                   uint16_t outside_port, uint32_t address) noexcept nogil
 cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uint32_t now_ms) noexcept nogil
+cdef void mappings_unpair(Mappings* table, uint32_t address) noexcept nogil

@@ -217,5 +217,13 @@ cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uin
     slab_give(&table.mapping_slots, number)
 
 
+cdef void mappings_unpair(Mappings* table, uint32_t address) noexcept nogil:
+    """No subscriber draws from an outside address any more, though it has mappings of other entries."""
+    cdef uint32_t i
+    for i in range(table.subscriber_slots.fresh):
+        if table.subscribers[i].address == address:
+            table.subscribers[i].entry = 0          # entries count from 1
+
+
 assert sizeof(Mapping) == 48
 assert sizeof(Subscriber) == 32

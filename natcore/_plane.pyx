@@ -15,13 +15,10 @@ from natcore._nexthop cimport (
 from natcore._ports cimport address_find
 from natcore._ring cimport FRAME_ROOM, PacketRing
 from natcore._translate cimport hold, release
-from natcore._worker cimport (
-    Loop, Port, clock_of, close_room, drain_fd, pause, run, signal_fd, work,
-)
+from natcore._worker cimport Loop, Port, clear_errors, clock_of, close_room, drain_fd, pause, run, signal_fd, work
 from natcore.hints cimport bswap32, fetch_add, load_acquire, store_release
 from natcore.index cimport NONE
 from natcore.state cimport Worker
-from natcore.verdict cimport OUTSIDE
 
 from natcore.errors import CapacityError
 
@@ -89,6 +86,8 @@ cdef class PlaneLoop:
             drain_fd(self.loop.wake_fd)
             with nogil:
                 done = work(self.loop, budget)
+                if done == 0:
+                    clear_errors(self.loop)
         return done
 
     def stop(self) -> None:
@@ -150,7 +149,7 @@ cdef class PlaneLoop:
 
     def announce(self) -> None:
         """Gratuitous ARP for every outside address, soon."""
-        self.loop.ports[OUTSIDE].announced = 0
+        self.loop.ports[0].announced = self.loop.ports[1].announced = 0
         signal_fd(self.loop.wake_fd)
 
     def set_local(self, addresses) -> None:
@@ -204,19 +203,22 @@ cdef class PlaneLoop:
     def take_used(self, int side) -> list[int]:
         """Neighbours that packets went to since the last call; forgets those long sought in vain."""
         cdef NextHops* hops = &self.loop.ports[side & 1].hops
-        cdef uint32_t i
-        used = []
+        cdef uint32_t count = 0, i
+        cdef uint32_t[::1] used
         if hops.count == 0:
-            return used
+            return []
+        used = array.array("I", bytes(4 * NEIGHBOURS))
         self._enter()
-        for i in range(NEIGHBOURS):
-            if hops.neighbours[i].used:
-                hops.neighbours[i].used = 0
-                used.append(hops.neighbours[i].address)
-        if hops.count > len(used) + 1024:
-            neighbours_forget(hops, <uint32_t>(clock_of(self.loop) // 1000000))
+        with nogil:
+            for i in range(NEIGHBOURS):
+                if hops.neighbours[i].used:
+                    hops.neighbours[i].used = 0
+                    used[count] = hops.neighbours[i].address
+                    count += 1
+            if hops.count > count + 1024:
+                neighbours_forget(hops, <uint32_t>(clock_of(self.loop) // 1000000))
         self._leave()
-        return used
+        return list(used[:count])
 
     def in_pool(self, addresses) -> set[int]:
         """Those of the addresses (host order) that are in the pool of an entry."""

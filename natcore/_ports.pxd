@@ -35,7 +35,8 @@ cdef struct Address:            # an outside address of one pool or several
 cdef struct Ports:
     Address* addresses
     uint32_t capacity
-    uint32_t count
+    uint32_t count              # numbers used once at least: [0, count)
+    uint32_t live
     Index index                 # ip -> address
     HashKey key
     Random random
@@ -64,7 +65,7 @@ cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil
 cdef void ports_delete(Ports* ports) noexcept nogil
 cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogil
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil
-cdef void address_drop(Ports* ports, uint32_t address) noexcept nogil
+cdef bint address_drop(Ports* ports, uint32_t address) noexcept nogil
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil
 cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint32_t now_ms,
                         uint32_t* until_ms) noexcept nogil

@@ -19,7 +19,7 @@ cdef enum:
 cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
     """Room for capacity outside addresses; no port may be drawn yet."""
     ports.capacity = capacity
-    ports.count = 0
+    ports.count = ports.live = 0
     ports.addresses = <Address*>table_new(<uint64_t>capacity * sizeof(Address))
     memset(ports.ranges, 0, sizeof(ports.ranges))
     ports.range_size = 0
@@ -66,11 +66,13 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
     if number != NONE:
         ports.addresses[number].references += 1
         return number
-    number = 0
-    while number < ports.count and ports.addresses[number].memory != NULL:
-        number += 1
-    if number == ports.capacity:
+    if ports.live == ports.capacity:
         return NONE
+    number = ports.count
+    if ports.live < ports.count:
+        number = 0
+        while ports.addresses[number].memory != NULL:
+            number += 1
     address = &ports.addresses[number]
     at = <uint8_t*>table_new(PORT_SPACES * MAP_BYTES)
     if at == NULL:
@@ -83,6 +85,7 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
     address.eip = eip
     address.references = 1
     address.memory = at
+    ports.live += 1
     for space in range(PORT_SPACES):
         map = &address.maps[space]
         map.cells = <uint32_t*>at
@@ -96,16 +99,18 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
     return number
 
 
-cdef void address_drop(Ports* ports, uint32_t number) noexcept nogil:
-    """One entry less has it; the last one takes it out. Its mappings must have ended."""
+cdef bint address_drop(Ports* ports, uint32_t number) noexcept nogil:
+    """One entry less has it; the last one takes it out: True. Its mappings must have ended."""
     cdef Address* address = &ports.addresses[number]
     address.references -= 1
     if address.references:
-        return
+        return False
     index_remove(&ports.index, flow_hash(&ports.key, address.ip, 0, 0), number)
     table_delete(address.memory, PORT_SPACES * MAP_BYTES)
     address.memory = NULL
     address.ip = 0
+    ports.live -= 1
+    return True
 
 
 cdef uint32_t owner_slot(uint32_t owner) noexcept nogil:

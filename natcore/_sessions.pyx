@@ -24,10 +24,10 @@ cdef bint sessions_new(Sessions* table, uint32_t capacity, bint filters) noexcep
     table.cold = <Cold*>table_new(<uint64_t>capacity * sizeof(Cold))
     table.by_mapping = <Link*>table_new(<uint64_t>capacity * sizeof(Link))
     table.by_filter = <Link*>table_new(<uint64_t>capacity * sizeof(Link)) if filters else NULL
+    slab_begin(&table.slots, table.hot, sizeof(Session), capacity)      # its capacity says what is to be given back
+    slab_begin(&table.filters, table.hot + capacity, sizeof(Session), capacity if filters else 0)
     if table.hot == NULL or table.cold == NULL or table.by_mapping == NULL or (filters and table.by_filter == NULL):
         return False
-    slab_begin(&table.slots, table.hot, sizeof(Session), capacity)
-    slab_begin(&table.filters, table.hot + capacity, sizeof(Session), capacity if filters else 0)
     return index_new(&table.outbound, capacity, 4) and index_new(&table.inbound, lines, 4)
 
 

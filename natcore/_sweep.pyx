@@ -2,6 +2,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, qsort, realloc
 
+from natcore._journal cimport journal_room
 from natcore._ports cimport ports_reclaim
 from natcore._sessions cimport (
     NO_WINDOW, Cold, Session, Sessions, deadline_of, is_dead, mapping_alive, session_close, session_expire, window_write,
@@ -9,7 +10,7 @@ from natcore._sessions cimport (
 from natcore.index cimport NONE
 
 
-cdef uint64_t LONG_STEP_NS = 4 * 3600 * <uint64_t>1000000000   # well within what 16 bits of seconds can tell apart
+cdef uint64_t HORIZON_NS = 2100000 * <uint64_t>1000000000   # a time-out and a hold-down are 10^6 s each at most
 
 
 cdef struct Due:
@@ -104,12 +105,15 @@ cdef bint carry_out(Sessions* table, Agenda* agenda, uint64_t now_ns, uint64_t r
 cdef bint sweep_all(Sessions* table, uint64_t now_ns, uint64_t room) noexcept nogil:
     """Everything that is due by now_ns, in (time, slot) order, but no more than room rows; whether that was all.
 
-    A row of a session that lives on is due at its window's end; of one that died at its deadline.
+    A row of a session that lives on is due at its window's end; of one that died at its deadline. Times are kept
+    modulo 2^32 ms (49 days): a step further than that is looked at from where everything has just ended.
     """
+    cdef uint64_t since_ns = now_ns - table.swept_ns
+    cdef uint64_t at_ns = now_ns if since_ns < HORIZON_NS else table.swept_ns + HORIZON_NS
     cdef Agenda agenda
-    cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), slot
+    cdef uint32_t now_ms = <uint32_t>(at_ns // 1000000), slot
     cdef Session* session
-    cdef bint complete = True, long_ago = now_ns - table.swept_ns > LONG_STEP_NS
+    cdef bint complete = True, long_ago = is_long_ago(table, now_ns)
     agenda.due = NULL
     agenda.count = agenda.size = 0
     for slot in range(table.slots.fresh):
@@ -117,12 +121,12 @@ cdef bint sweep_all(Sessions* table, uint64_t now_ns, uint64_t room) noexcept no
         if not session.protocol:
             continue
         if is_dead(table, session, now_ms):
-            complete = note(&agenda, deadline_of(table, session, now_ns), slot, True)
-        elif window_over(table, session, &table.cold[slot], now_ns, long_ago):
+            complete = note(&agenda, deadline_of(table, session, at_ns), slot, True)
+        elif window_over(table, session, &table.cold[slot], at_ns, long_ago):
             complete = note(&agenda, table.cold[slot].window_start_ns + table.window_ns, slot, False)
         if not complete:
             break
-    complete = carry_out(table, &agenda, now_ns, room) and complete
+    complete = carry_out(table, &agenda, at_ns, room) and complete
     if complete:
         table.swept_ns = now_ns
         ports_reclaim(&table.mappings.ports, now_ms)
@@ -152,10 +156,22 @@ cdef void expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
         expire_mapping(table, number, now_ns)
 
 
-cdef void close_windows(Sessions* table, uint64_t now_ns) noexcept nogil:
-    """Writes every open window as a partial row that ends now; the sessions go on (contract R10)."""
+cdef uint64_t close_windows(Sessions* table, uint64_t now_ns, bint losing) noexcept nogil:
+    """Writes every open window as a partial row that ends now; the sessions go on, but for what is dead (contract R10).
+
+    How many are open still, since the journal had no room for them. losing: none, their rows are lost and counted.
+    """
+    cdef uint64_t left = 0, room = <uint64_t>-1 if losing else journal_room(table.journal)
     cdef uint32_t slot
+    if not sweep_all(table, now_ns, room):
+        return table.slots.live
+    room = <uint64_t>-1 if losing else journal_room(table.journal)
     for slot in range(table.slots.fresh):
         if table.hot[slot].protocol and not table.hot[slot].flags & NO_WINDOW:
+            if room == 0:
+                left += 1
+                continue
             window_write(table, slot, now_ns)
             table.hot[slot].window_end = <unsigned short>(now_ns // 1000000000)
+            room -= 1
+    return left

@@ -231,8 +231,7 @@ cdef class PortTable:
 
     def draw(self, uint32_t number, uint32_t space, uint32_t owner, uint32_t now_ms, uint32_t mapping=0):
         """A port, whose mapping is then found under it; None: nothing is free."""
-        cdef uint32_t until_ms, port
-        port = port_draw(&self.ports, self.map(number, space), owner, 0, now_ms, &until_ms)
+        cdef uint32_t until_ms = 0, port = port_draw(&self.ports, self.map(number, space), owner, 0, now_ms, &until_ms)
         if port == NONE:
             return None
         self.map(number, space).cells[port] = mapping

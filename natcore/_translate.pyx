@@ -17,7 +17,7 @@ from natcore._sessions cimport (
     TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, session_addresses, session_announce,
     session_count, session_discard, session_find, session_ports, session_restart, window_roll,
 )
-from natcore._sweep cimport expire, sweep_all, sweep_slice
+from natcore._sweep cimport expire, is_long_ago, sweep_all, sweep_slice
 from natcore._tcp cimport (
     REFRESH_ALWAYS, REFRESH_BY_POLICY, TCP_INIT_IN, TCP_INIT_OUT, TCP_STEADY, is_later, is_reopening, tcp_step,
 )
@@ -40,7 +40,6 @@ cdef enum:
     FLIGHTS = 32                # packets on their way at once; a power of two above REWRITE_AFTER
     SWEEP_AT_LEAST = 64         # lines of a slice
 
-cdef uint64_t LONG_STEP_NS = 4 * 3600 * <uint64_t>1000000000   # well within what 16 bits of seconds can tell apart
 cdef uint32_t DUMMY_ADDRESS = 0xC0000008                        # 192.0.0.8, RFC 7600
 
 
@@ -310,13 +309,19 @@ cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_
 
 # ---- time, and the rest that callers need ----------------------------------------------------------------------------
 
-cdef uint64_t clock_forward(Worker* worker, uint64_t now_ns) noexcept nogil:
-    """The gateway's clock moves to now_ns, never back; a long step first ends what it outlived."""
+cdef inline uint64_t clock_set(Worker* worker, uint64_t now_ns) noexcept nogil:
+    """The gateway's clock moves to now_ns, never back."""
     if now_ns < worker.now_ns:
         worker.clock_backward += 1
-        return worker.now_ns
-    worker.now_ns = now_ns
-    if unlikely(now_ns - worker.sessions.swept_ns > LONG_STEP_NS):
+    else:
+        worker.now_ns = now_ns
+    return worker.now_ns
+
+
+cdef uint64_t clock_forward(Worker* worker, uint64_t now_ns) noexcept nogil:
+    """The same; a long step first ends what it outlived."""
+    now_ns = clock_set(worker, now_ns)
+    if unlikely(is_long_ago(&worker.sessions, now_ns)):
         sweep_all(&worker.sessions, now_ns, <uint64_t>-1)
         worker.completed = now_ns // 1000000000 + 1
     return now_ns
@@ -326,6 +331,7 @@ cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil:
     """Between batches: the slice of the sweep that is due, so that every session is looked at within 8 s."""
     cdef uint64_t elapsed, due
     elapsed = clock_forward(worker, now_ns) - worker.ticked_ns
+    elapsed = elapsed if elapsed < SWEEP_NS else SWEEP_NS
     due = worker.sessions.slots.fresh * (elapsed * 2 // 1000) // (SWEEP_NS // 1000)     # twice as fast as it must be
     if due < SWEEP_AT_LEAST and elapsed < SWEEP_NS // 64:
         return
@@ -335,7 +341,7 @@ cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil:
 
 cdef bint advance(Worker* worker, uint64_t now_ns, uint64_t room) noexcept nogil:
     """Ends everything that is due by now_ns, in (time, slot) order, with at most room rows; whether that was all."""
-    now_ns = clock_forward(worker, now_ns)
+    now_ns = clock_set(worker, now_ns)
     worker.completed = now_ns // 1000000000 + 1
     return sweep_all(&worker.sessions, now_ns, room)
 

@@ -47,6 +47,7 @@ cdef struct Loop:
 
 cdef uint32_t work(Loop* loop, uint32_t budget) noexcept nogil
 cdef void run(Loop* loop) noexcept nogil
+cdef void clear_errors(Loop* loop) noexcept nogil
 cdef void close_room(Loop* loop) noexcept nogil
 cdef void pause() noexcept nogil
 cdef void signal_fd(int fd) noexcept nogil

@@ -357,6 +357,14 @@ cdef uint32_t work(Loop* loop, uint32_t budget) noexcept nogil:
     return done
 
 
+cdef void clear_errors(Loop* loop) noexcept nogil:
+    """A link that went down leaves an error, at which poll returns at once for ever."""
+    cdef uint32_t side
+    for side in range(2):
+        if loop.ports[side].ring != NULL:
+            clear_error(loop.ports[side].ring)
+
+
 cdef void rest(Loop* loop) noexcept nogil:
     """Until a frame arrives, the control side calls, or time asks for something."""
     cdef pollfd fds[3]
@@ -369,9 +377,8 @@ cdef void rest(Loop* loop) noexcept nogil:
     if poll(fds, 3, BUSY_MS if loop.waiting or loop.ports[OUTSIDE].announced < loop.worker.mappings.ports.count
             else IDLE_MS) <= 0:
         return
-    for side in range(2):
-        if fds[side].revents & POLLERR:
-            clear_error(loop.ports[side].ring)      # the link went down: poll would return at once for ever
+    if (fds[0].revents | fds[1].revents) & POLLERR:
+        clear_errors(loop)
     if fds[2].revents:
         drain_fd(loop.wake_fd)
 

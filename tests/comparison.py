@@ -68,7 +68,7 @@ class Pair:
 
     def batch(self, frames: list[tuple[bytes, Side]], seconds: float) -> None:
         """Frames by translate, each with its own side and moment; what is not forwarded stays as it came."""
-        nows = seconds + np.arange(len(frames)) * 0.001
+        nows = seconds + np.arange(len(frames), dtype=np.float64) * 0.001
         rows, lengths = np.zeros((len(frames), STRIDE), np.uint8), np.zeros(len(frames), np.uint32)
         for row, (data, _) in enumerate(frames):
             rows[row, : len(data)], lengths[row] = np.frombuffer(data, np.uint8), len(data)
@@ -123,7 +123,7 @@ class Pair:
         self.taken += len(rows)
         expected = [self._record(row) for row in self.model.rows]
         self.model.rows.clear()
-        got = [{name: int(row[name]) for name in RECORD.names if name != "number"} for row in rows]
+        got = [{name: int(row[name]) for name in RECORD.names or () if name != "number"} for row in rows]
         same("rows", by_session(got), by_session(expected))
         same("order of ends", ends(got), ends(expected))
 
@@ -243,9 +243,8 @@ def ends(rows: list[dict[str, Any]]) -> list[int]:
     return [row["session"] for row in rows if row["kind"] == END]
 
 
-def run(seed: int, operations: int) -> Pair:
-    """A whole random life of a gateway; an AssertionError carries the seed and the last operations."""
-    random = Random(seed)
+def live(random: Random, operations: int, seed: int = 0) -> Pair:
+    """A whole random life of a gateway; an AssertionError carries its configuration and the last operations."""
     pair = Pair(traffic.configuration(random), seed)
     try:
         for _ in range(operations):
@@ -255,8 +254,17 @@ def run(seed: int, operations: int) -> Pair:
         if not pair.model.guessed:
             pair.finish()
     except AssertionError as error:
-        error.add_note(f"seed {seed}, operation {len(pair.trace)}: {pair.configuration}")
+        error.add_note(f"operation {len(pair.trace)}: {pair.configuration}")
         for line in pair.trace[-4:]:
             error.add_note(line[:300])
         raise
     return pair
+
+
+def run(seed: int, operations: int) -> Pair:
+    """The life of a seed."""
+    try:
+        return live(Random(seed), operations, seed)
+    except AssertionError as error:
+        error.add_note(f"seed {seed}")
+        raise

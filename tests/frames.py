@@ -38,7 +38,7 @@ def udp(source: str = HOST, sport: int = 5000, destination: str = REMOTE, dport:
     return ether(ip(source, destination, **fields) / UDP(sport=sport, dport=dport) / Raw(load))
 
 
-def tcp(flags: str, source: str = HOST, sport: int = 5000, destination: str = REMOTE, dport: int = 443,
+def tcp(flags: str, /, source: str = HOST, sport: int = 5000, destination: str = REMOTE, dport: int = 443,
         seq: int = 0, ack: int = 0, load: bytes = b"", **fields: Any) -> bytes:  # fmt: skip
     packet = ip(source, destination, **fields) / TCP(sport=sport, dport=dport, flags=flags, seq=seq, ack=ack)
     return ether(packet / Raw(load) if load else packet)

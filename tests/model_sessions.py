@@ -119,7 +119,8 @@ class Session:
     @property
     def timeout(self) -> int:
         """Milliseconds of idleness after which the session is dead."""
-        return round(getattr(self.timeouts, self.timer) * 1000)
+        seconds: float = getattr(self.timeouts, self.timer)
+        return round(seconds * 1000)
 
     @property
     def deadline(self) -> int:

@@ -14,6 +14,7 @@ import pytest
 
 from natcore import Gateway, SnatEntry
 from natcore.namespaces import Network, inside
+from natcore.plane import Plane
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root (CAP_SYS_ADMIN, CAP_NET_ADMIN)")
 
@@ -108,3 +109,29 @@ def digest(connection: socket.socket) -> str:
         while piece := connection.recv(1 << 18):
             found.update(piece)
     return found.hexdigest()
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    with build() as made:
+        yield made
+
+
+def start(network: Network, made: Gateway, **options: object) -> Plane:
+    with at(network, "gw"):
+        return made.forward(inside="lan0", outside="wan0", **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def nat(network: Network) -> Iterator[tuple[Network, Gateway, Plane]]:
+    with gateway() as made, start(network, made) as plane:
+        yield network, made, plane
+
+
+Nat = tuple[Network, Gateway, Plane]
+
+
+def adds_up(made: Gateway) -> bool:
+    counters = made.counters()
+    parts = ("forwarded", "local", "dropped", "held")
+    return counters["received"] == sum(counters[part] for part in parts)

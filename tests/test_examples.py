@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from natcore.namespaces import Network
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,62 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
 
 import pytest
 
-from natcore import ConfigurationError, Error, Gateway, InterfaceError, Link, block, interfaces
+from natcore import Gateway, Link
 from natcore.namespaces import Network
-from natcore.plane import Plane
 from netns import (
     CLIENT,
     GATEWAY_INSIDE,
     GATEWAY_OUTSIDE,
     POOL,
     SERVER,
+    Nat,
+    adds_up,
     at,
-    build,
     connect,
     gateway,
     listener,
     needs_root,
     ping,
+    start,
     transfer,
     until,
 )
 
 pytestmark = needs_root
-
-
-@pytest.fixture
-def network() -> Iterator[Network]:
-    with build() as made:
-        yield made
-
-
-def start(network: Network, made: Gateway, **options: object) -> Plane:
-    with at(network, "gw"):
-        return made.forward(inside="lan0", outside="wan0", **options)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def nat(network: Network) -> Iterator[tuple[Network, Gateway, Plane]]:
-    with gateway() as made, start(network, made) as plane:
-        yield network, made, plane
-
-
-Nat = tuple[Network, Gateway, Plane]
-
-
-def adds_up(made: Gateway) -> bool:
-    counters = made.counters()
-    parts = ("forwarded", "local", "dropped", "held")
-    return counters["received"] == sum(counters[part] for part in parts)
 
 
 # ---- traffic ---------------------------------------------------------------------------------------------------------
@@ -251,243 +221,10 @@ def test_a_hosts_address_in_the_pool_is_the_gateways(network: Network) -> None:
         plane.entries_changed()
         sent, arrived = transfer(network, 1 << 20)
         assert arrived == sent
-        before = plane.counters()["outside_left_to_kernel"]
         with pytest.raises(OSError):  # no mapping, and no kernel that would refuse
             connect(network, "out", (GATEWAY_OUTSIDE, 22), timeout=1)
-        assert plane.counters()["outside_left_to_kernel"] - before <= 2  # ARP
+        assert made.counters()["dropped_no_mapping"] >= 1
         made.remove(entry)
         plane.entries_changed()
         with listener(network, "gw") as server:
             connect(network, "out", (GATEWAY_OUTSIDE, server.getsockname()[1])).close()
-
-
-# ---- links and neighbours --------------------------------------------------------------------------------------------
-
-
-def test_a_link_that_goes_down_and_comes_back_keeps_its_sessions(nat: Nat) -> None:
-    network, made, plane = nat
-    with listener(network, "out") as server, connect(network, "in", (SERVER, server.getsockname()[1])) as client:
-        accepted, _ = server.accept()
-        with accepted:
-            accepted.settimeout(30)
-            network.down("gw", "wan0")
-            until(lambda: plane.state == "degraded")
-            client.sendall(b"through the gap")
-            network.up("gw", "wan0")
-            until(lambda: plane.state == "running")
-            assert accepted.recv(100) == b"through the gap"
-    assert made.counters()["created"] == 1
-    assert adds_up(made)
-
-
-def test_an_interface_that_vanishes_is_opened_again_when_it_returns(nat: Nat) -> None:
-    network, made, plane = nat
-    assert ping(network, "in", SERVER)
-    network.remove("gw", "wan0")
-    until(lambda: plane.state == "degraded")
-    assert not ping(network, "in", SERVER, "-W1")
-    network.pair("gw", "wan0", "out", "eth0")
-    network.up("gw", "wan0", f"{GATEWAY_OUTSIDE}/24")
-    network.up("out", "eth0", f"{SERVER}/24")
-    until(lambda: plane.state == "running")
-    until(lambda: ping(network, "in", SERVER))
-    with at(network, "gw"):
-        assert interfaces.installed() == ["lan0", "wan0"]
-    assert adds_up(made)
-
-
-def test_packets_wait_for_their_next_hop_and_are_dropped_if_it_never_answers(nat: Nat) -> None:
-    network, made, plane = nat
-    assert ping(network, "in", SERVER)  # the very first packet
-    assert not ping(network, "in", "198.18.0.66", "-W1")
-    until(lambda: made.counters()["dropped_no_neighbour"] == 1)
-    assert plane.counters()["waiting"] == 0
-    assert plane.counters()["outside_unresolved"] == 1
-    assert adds_up(made)
-
-
-def test_a_next_hop_that_changes_its_link_address(nat: Nat) -> None:
-    network, _, _ = nat
-    assert ping(network, "in", SERVER)
-    with network.netlink("out") as link:
-        index = link.link_lookup(ifname="eth0")[0]
-        link.link("set", index=index, address="02:00:00:00:00:99")
-    assert ping(network, "out", GATEWAY_OUTSIDE)  # the kernel hears of it
-    until(lambda: ping(network, "in", SERVER, "-W1"))
-
-
-# ---- beginning and end -----------------------------------------------------------------------------------------------
-
-
-def test_what_is_missing_is_named(network: Network) -> None:
-    made = gateway()
-    for names, error, words in (
-        (("nope", "wan0"), InterfaceError, "inside='nope': no such interface; there are: lan0, lo, wan0"),
-        (("lan0", "lo"), InterfaceError, "'lo': not an Ethernet interface"),
-        (("lan0", "lan0"), ConfigurationError, "another interface"),
-        (("", "wan0"), ConfigurationError, "inside=''"),
-        ((["lan0", "wan0"], "x"), ConfigurationError, "several are not supported"),
-    ):
-        with at(network, "gw"), pytest.raises(error) as caught:
-            made.forward(*names)
-        assert words in str(caught.value)
-    with at(network, "gw"), pytest.raises(ConfigurationError, match="af_xdp"):
-        made.forward("lan0", "wan0", driver="af_xdp")
-    network.down("gw", "wan0")
-    with at(network, "gw"), pytest.raises(InterfaceError, match="outside='wan0': the link is down"):
-        made.forward("lan0", "wan0")
-    network.up("gw", "wan0")
-    with start(network, made), pytest.raises(Error, match="one plane at a time"):  # after all these, one that goes well
-        start(network, made)
-    with pytest.warns(UserWarning, match="seed"):
-        start(network, gateway(seed=1)).stop()
-
-
-def test_two_planes_on_one_interface(nat: Nat) -> None:
-    network, _, _ = nat
-    with pytest.raises(InterfaceError, match="another plane"):
-        start(network, gateway())
-    with at(network, "gw"):
-        assert interfaces.installed() == ["lan0", "wan0"]  # the first one's
-    assert ping(network, "in", SERVER)
-
-
-UNPRIVILEGED = """
-import os, sys
-from natcore import Gateway, InterfaceError
-import natcore.plane
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
-try:
-    Gateway().forward("lan0", "wan0")
-except InterfaceError as error:
-    print(error.errno, error)
-"""
-
-
-def test_missing_capabilities_are_named(network: Network) -> None:
-    done = network.run("gw", [sys.executable, "-c", UNPRIVILEGED])
-    assert "CAP_NET_RAW" in done.stdout
-    assert "CAP_NET_ADMIN" in done.stdout
-
-
-def test_stop_gives_the_interfaces_back_and_loses_no_record(network: Network) -> None:
-    made = gateway()
-    plane = start(network, made)
-    assert not plane.wait(0)
-    assert ping(network, "in", SERVER)
-    plane.stop()
-    plane.stop()
-    assert plane.state == "stopped"
-    assert plane.wait()
-    with at(network, "gw"):
-        assert interfaces.installed() == []
-    counters = plane.counters()
-    assert counters["inside_received"] >= 1
-    made.close()
-    assert made.counters()["created"] == 1
-    with start(network, gateway()):
-        assert ping(network, "in", SERVER)
-
-
-def test_closing_the_gateway_stops_its_plane(network: Network) -> None:
-    made = gateway()
-    plane = start(network, made)
-    made.close()
-    assert plane.state == "stopped"
-
-
-def test_a_signal_handler_may_stop_what_is_waited_for(network: Network) -> None:
-    made = gateway()
-    plane = start(network, made)
-    before = signal.signal(signal.SIGALRM, lambda *_: plane.stop())
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        assert plane.wait(60)
-    finally:
-        signal.signal(signal.SIGALRM, before)
-        plane.stop()
-    assert plane.state == "stopped"
-
-
-def test_what_ended_a_worker_is_raised_by_wait(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = gateway()
-    with start(network, made) as plane:
-
-        def fail() -> None:
-            raise RuntimeError("the control side failed")
-
-        monkeypatch.setattr(plane, "tick", fail)
-        with pytest.raises(RuntimeError, match="control side failed"):
-            plane.wait(30)
-        assert plane.state == "stopped"
-
-
-KILLED = """
-import sys, time
-from natcore import Gateway, SnatEntry
-gateway = Gateway()
-gateway.add(SnatEntry("10.0.0.0/16", pool="198.18.0.100"))
-plane = gateway.forward("lan0", "wan0")
-print("ready", flush=True)
-plane.wait()
-"""
-
-
-def test_after_a_kill_nothing_leaks_until_the_next_start(network: Network) -> None:
-    network.setting("gw", "net/ipv4/ip_forward", 1)
-    network.route("out", "10.0.0.0/24", via=GATEWAY_OUTSIDE)
-    assert ping(network, "in", SERVER)  # the kernel forwards, untranslated
-    process = network.popen("gw", [sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    assert ping(network, "in", SERVER)
-    process.kill()
-    process.wait()
-    assert not ping(network, "in", SERVER, "-W1")
-    with at(network, "gw"):
-        assert interfaces.installed() == ["lan0", "wan0"]
-    with start(network, gateway()) as plane:
-        assert ping(network, "in", SERVER)
-        assert plane.counters()["inside_received"] > 0
-    assert ping(network, "in", SERVER)  # put back: the kernel forwards again
-    with at(network, "gw"):
-        block.install("lan0", set())
-        assert interfaces.clean() == ["lan0"]
-
-
-def test_a_plane_that_was_forgotten_gives_its_interfaces_back_at_exit(network: Network) -> None:
-    network.run("gw", [sys.executable, "-c", KILLED.replace("plane.wait()", "")])
-    with at(network, "gw"):
-        assert interfaces.installed() == []
-
-
-def test_asyncio_drives_a_plane_without_threads(network: Network) -> None:
-    async def scenario() -> tuple[bool, int]:
-        loop = asyncio.get_running_loop()
-        with gateway() as made, start(network, made, threads=False) as plane:
-            loop.add_reader(plane.fileno(), plane.step)
-            reached = await asyncio.to_thread(ping, network, "in", SERVER)
-            loop.remove_reader(plane.fileno())
-            return reached, made.counters()["forwarded"]
-
-    assert asyncio.run(scenario()) == (True, 2)
-
-
-def test_step_is_for_planes_without_threads(nat: Nat) -> None:
-    _, _, plane = nat
-    with pytest.raises(Error, match="threads=False"):
-        plane.step()
-    with pytest.raises(ConfigurationError, match="budget=0"):
-        plane.step(0)
-
-
-def test_control_calls_take_effect_while_traffic_flows(nat: Nat) -> None:
-    network, made, plane = nat
-    sender = network.popen("in", ["ping", "-q", "-f", "-w3", SERVER], stdout=subprocess.DEVNULL)
-    until(lambda: made.counters()["forwarded"] > 100)
-    for _ in range(200):
-        assert adds_up(made)
-        assert len(made.sessions()) <= 1 and len(made.mappings()) <= 1
-        made.end()
-    sender.wait()
-    assert plane.state == "running"

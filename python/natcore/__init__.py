@@ -4,7 +4,8 @@ from .changes import Add, Applied, Plan, Remove, Replace
 from .config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
 from .entries import Entry
 from .errors import CapacityError, ConfigurationError, DeliveryError, Error, InterfaceError
-from .gateway import Event, Gateway, Generated
+from .gateway import Gateway
+from .notices import Event, Generated
 from .records import MAPPING, PORTS, RECORD, SESSION, format_ipv4
 from .verdict import Side, Verdict
 

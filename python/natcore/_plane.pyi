@@ -1,11 +1,15 @@
 """The boundary of a plane to Python."""
 
 from collections.abc import Collection
+from typing import Self
+
+from typing_extensions import disjoint_base
 
 from ._ring import PacketRing
 
+@disjoint_base
 class PlaneLoop:
-    def __init__(self, capsule: object, owner: object, offset_ns: int, wake_fd: int, ask_fd: int) -> None: ...
+    def __new__(cls, capsule: object, owner: object, offset_ns: int, wake_fd: int, ask_fd: int) -> Self: ...
     def run(self) -> None: ...
     def step(self, budget: int) -> int: ...
     def stop(self) -> None: ...

@@ -1,7 +1,14 @@
 """AF_PACKET rings of one interface."""
 
+from typing import Self
+
+from typing_extensions import disjoint_base
+
+__pyx_capi__: dict[str, object]
+
+@disjoint_base
 class PacketRing:
-    def __init__(self, index: int, mtu: int = 1500) -> None: ...
+    def __new__(cls, index: int, mtu: int = 1500) -> Self: ...
     @property
     def fd(self) -> int: ...
     def counters(self) -> dict[str, int]: ...

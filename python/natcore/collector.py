@@ -198,7 +198,8 @@ class Collector:
 
     def _close_windows(self) -> None:
         """No lock of the collector is held: the core may wait for a packet thread, which may be in `drain_now`."""
-        while self._core.close_windows(self._core.now_ns):
+        now_ns = self._core.now_ns
+        while self._core.close_windows(now_ns):
             with self._draining:
                 self._drain()
 

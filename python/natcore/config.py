@@ -14,6 +14,7 @@ from .errors import ConfigurationError
 Address = str | int | ipaddress.IPv4Address
 
 MAX_SECONDS = 1_000_000.0  # an idle time is 32 bits of milliseconds, compared modulo its range
+MAX_TIME = 4.6e9  # of a clock, or of an epoch: both together are ns in 63 bits; as Unix time the year 2115
 
 
 def parse_ipv4(value: Address, name: str) -> ipaddress.IPv4Address:
@@ -29,7 +30,7 @@ def parse_ipv4(value: Address, name: str) -> ipaddress.IPv4Address:
 def parse_network(value: object, name: str) -> ipaddress.IPv4Network:
     """The prefix, or a ConfigurationError that names the field. Host bits must be zero."""
     try:
-        return value if isinstance(value, ipaddress.IPv4Network) else ipaddress.IPv4Network(value)  # type: ignore[arg-type]
+        return value if isinstance(value, ipaddress.IPv4Network) else ipaddress.IPv4Network(value)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{name}={value!r}: not an IPv4 prefix such as '10.0.0.0/16' ({error})") from None
 
@@ -102,7 +103,9 @@ class Timeouts:
             minimum, source = _MINIMA.get(item.name, (0.0, ""))
             if value < minimum:
                 warnings.warn(
-                    f"Timeouts.{item.name}={value:g}: {source} asks for {minimum:g} s or more", UserWarning, stacklevel=3
+                    f"Timeouts.{item.name}={value:g}: {source} asks for {minimum:g} s or more",
+                    UserWarning,
+                    stacklevel=3,
                 )
 
 
@@ -401,8 +404,8 @@ def to_ns(seconds: float, name: str = "now") -> int:
     """Seconds rounded to nanoseconds, once, at the boundary."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
         raise ConfigurationError(f"{name}={seconds!r}: allowed is a finite number of seconds, 0 or more")
-    if not 0 <= seconds < 1.8e10:
-        raise ConfigurationError(f"{name}={seconds!r}: allowed is 0 to 1.8e10 seconds")
+    if not 0 <= seconds <= MAX_TIME:
+        raise ConfigurationError(f"{name}={seconds!r}: allowed is 0 to {MAX_TIME:g} seconds")
     return exact_ns(seconds)
 
 

@@ -49,7 +49,7 @@ class Rulebook:
         """(address on the wire, EIP or 0) of each pool element."""
         result = []
         for eip in pool:
-            address = int(eip.address)  # type: ignore[arg-type]
+            address = int(eip.address)
             if self.kind == "vpc":
                 if eip.private_ip is not None:
                     raise ConfigurationError(
@@ -57,7 +57,7 @@ class Rulebook:
                     )
                 result.append((address, 0))
             elif self.eip_bind_mode == "NAT" and eip.private_ip is not None:
-                result.append((int(eip.private_ip), address))  # type: ignore[arg-type]
+                result.append((int(eip.private_ip), address))
             else:
                 result.append((address, address))
         return result
@@ -68,7 +68,7 @@ class Rulebook:
             return self.wire_addresses(row.entry.pool)
         if isinstance(row.entry, NoNatEntry):
             return []
-        asked = int(row.entry.external_ip)  # type: ignore[arg-type]
+        asked = int(row.entry.external_ip)
         for other in rows:
             if isinstance(other.entry, SnatEntry):
                 for wire, eip in self.wire_addresses(other.entry.pool):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._gateway import Core
+from .arguments import check_array, check_kinds, check_texts, limit, nows_ns, secret, timeouts_ms
 from .config import (
     FILTERINGS,
     MAPPINGS,
+    MAX_TIME,
     POOLINGS,
     Address,
     AnyEntry,
@@ -34,6 +33,7 @@ from .config import (
 from .changes import Add, Applied, Change, EntryTable, Plan, Remove, Replace
 from .entries import Entry
 from .errors import ConfigurationError, Error
+from .notices import Event, Generated, event_of
 from .records import MAPPING, PORTS, RECORD, SESSION, WINDOW
 from .verdict import FORWARDED, Side, Verdict
 
@@ -45,30 +45,6 @@ if TYPE_CHECKING:
 MAX_ADDRESSES = 65_536  # outside addresses of a gateway
 LOOK_ROWS = 4096  # rows that are copied while the worker waits
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """A frame of the gateway's own: an ICMP error or an echo reply.
-
-    frame: with the link header that answers the frame which caused it. send_to: the side it leaves by.
-    """
-
-    frame: bytes
-    send_to: Side
-    cause: Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Who ran out of what, first when, towards which destination, and how often since events() was last read."""
-
-    time: float  # seconds of the gateway's clock
-    reason: str
-    subscriber: ipaddress.IPv4Address
-    destination: ipaddress.IPv4Address
-    port: int
-    protocol: int
-    count: int
 
 
 class Gateway:
@@ -104,9 +80,7 @@ class Gateway:
         policy: Policy | None = None,
         seed: int | None = None,
     ) -> None:
-        for name, text in (("instance", instance), ("vpc_id", vpc_id), ("region", region)):
-            if not isinstance(text, str) or len(text.encode()) > 1024:
-                raise ConfigurationError(f"{name}={text!r}: allowed is a str of at most 1,024 bytes")
+        check_texts(instance=instance, vpc_id=vpc_id, region=region)
         check_choice("kind", kind, ("internet", "vpc"))
         check_choice("eip_bind_mode", eip_bind_mode, ("NAT", "MULTI_BINDED"))
         check_choice("billing", billing, ("by-usage", "by-specification"))
@@ -119,13 +93,12 @@ class Gateway:
             raise ConfigurationError(f"workers={workers!r}: not supported by this version; allowed is 1")
         check_number("window", window, 1, 14_400, unit="seconds")
         check_integer("records", records, 4, 1 << 26)
-        check_number("epoch", epoch, -1e10, 1e10, unit="seconds")
+        check_number("epoch", epoch, -MAX_TIME, MAX_TIME, unit="seconds")
         if seed is not None:
             check_integer("seed", seed, -(1 << 127), 1 << 127)
-        for name, value, kind_of in (("inside", inside, Link), ("outside", outside, Link),
-                                     ("timeouts", timeouts, Timeouts), ("policy", policy, Policy)):  # fmt: skip
-            if value is not None and not isinstance(value, kind_of):
-                raise ConfigurationError(f"{name}={value!r}: allowed is a {kind_of.__name__}")
+        check_kinds(
+            inside=(inside, Link), outside=(outside, Link), timeouts=(timeouts, Timeouts), policy=(policy, Policy)
+        )
         self.instance, self.vpc_id, self.region = instance, vpc_id, region
         self.kind, self.billing, self.seed = kind, billing, seed
         self.eip_bind_mode = eip_bind_mode
@@ -144,11 +117,11 @@ class Gateway:
             max_subscribers=max_subscribers or max_sessions,
             max_addresses=MAX_ADDRESSES,
             records=records,
-            hash_key=_secret(seed, "hash")[:16],
-            random_key=_secret(seed, "ports"),
+            hash_key=secret(seed, "hash")[:16],
+            random_key=secret(seed, "ports"),
             port_ranges=self.policy.port_ranges,
             hold_down_ms=round(self.policy.hold_down * 1000),
-            timeouts_ms=_timeouts_ms(self.timeouts),
+            timeouts_ms=timeouts_ms(self.timeouts),
             window_ns=to_ns(window, "window"),
             epoch_ns=exact_ns(epoch),
             filtering=tuple(FILTERINGS.index(self.policy.behaviour(p).filtering or "") for p in ("tcp", "udp", "icmp")),
@@ -164,9 +137,9 @@ class Gateway:
             preserve=self.policy.ports == "preserve",
             parity=self.policy.parity,
             pooling=POOLINGS.index(self.policy.pooling),
-            sessions_per_subscriber=_limit(self.policy.sessions_per_subscriber),
-            ports_per_subscriber=_limit(self.policy.ports_per_subscriber),
-            new_per_second=_limit(self.policy.new_sessions_per_second),
+            sessions_per_subscriber=limit(self.policy.sessions_per_subscriber),
+            ports_per_subscriber=limit(self.policy.ports_per_subscriber),
+            new_per_second=limit(self.policy.new_sessions_per_second),
             mapping=tuple(MAPPINGS.index(self.policy.behaviour(p).mapping or "") for p in ("tcp", "udp", "icmp")),
         )
         self._table = EntryTable(self._core, kind, eip_bind_mode)
@@ -214,13 +187,12 @@ class Gateway:
     ) -> int:
         """Ends the sessions that match everything given, their rows written; how many. Without an argument: all."""
         self._check_open()
-        if protocol is not None and protocol not in PROTOCOLS and protocol not in PROTOCOLS.values():
-            raise ConfigurationError(f"protocol={protocol!r}: allowed are {', '.join(PROTOCOLS)}, their numbers, None")
+        check_choice("protocol", protocol, (None, *PROTOCOLS, *PROTOCOLS.values()))
         return self._core.end(
             -1 if subscriber is None else int(parse_ipv4(subscriber, "subscriber")),
             -1 if remote is None else int(parse_ipv4(remote, "remote")),
             -1 if outside is None else int(parse_ipv4(outside, "outside")),
-            -1 if protocol is None else PROTOCOLS.get(protocol, protocol),  # type: ignore[call-overload, arg-type]
+            -1 if protocol is None else PROTOCOLS.get(protocol, protocol),  # type: ignore[arg-type]
             self._now_ns(now),
         )
 
@@ -234,7 +206,9 @@ class Gateway:
         if eip_bind_mode == self.eip_bind_mode:
             return
         if eip_bind_mode != "NAT":
-            raise ConfigurationError(f"eip_bind_mode={eip_bind_mode!r}: allowed is a change from MULTI_BINDED to NAT only")
+            raise ConfigurationError(
+                f"eip_bind_mode={eip_bind_mode!r}: allowed is a change from MULTI_BINDED to NAT only"
+            )
         self._table.rebind(eip_bind_mode, self._now_ns(now))
         self.eip_bind_mode = eip_bind_mode
 
@@ -258,24 +232,24 @@ class Gateway:
         """
         if self._closed:
             self._check_open()
-        count = _check_array("frames", frames, np.uint8, 2)
-        _check_array("lengths", lengths, np.uint32, 1, count)
+        count = check_array("frames", frames, np.uint8, 2)
+        check_array("lengths", lengths, np.uint32, 1, count)
         if out is None:
             out = np.empty(count, np.uint8)
         else:
-            _check_array("out", out, np.uint8, 1, count)
+            check_array("out", out, np.uint8, 1, count)
         if worker not in (None, 0):
-            raise ConfigurationError(f"worker={worker!r}: allowed is 0 or None, since this gateway has one worker")
+            raise ConfigurationError(f"worker={worker!r}: allowed is 0 or None: this gateway has one worker")
         sides = None
         if isinstance(side, np.ndarray):
-            _check_array("side", side, np.uint8, 1, count)
+            check_array("side", side, np.uint8, 1, count, writable=False)
             if count and side.max() > 1:
                 raise ConfigurationError(f"side={side.max()}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
             sides, side = side, 0
         elif side != 0 and side != 1:
             raise ConfigurationError(f"side={side!r}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
         if isinstance(now, np.ndarray):
-            self._core.translate(frames, lengths, sides, side, _nows_ns(now, count), 0, out)
+            self._core.translate(frames, lengths, sides, side, nows_ns(now, count), 0, out)
         else:
             self._core.translate(frames, lengths, sides, side, None, to_ns(now), out)
         return out
@@ -285,6 +259,8 @@ class Gateway:
         self._check_open()
         if side != 0 and side != 1:
             raise ConfigurationError(f"side={side!r}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
+        if not isinstance(frame, bytes | bytearray | memoryview):
+            raise ConfigurationError(f"frame={frame!r}: allowed is bytes")
         verdict, translated = self._core.translate_one(frame, side, to_ns(now))
         return Verdict(verdict), translated if verdict in FORWARDED else None
 
@@ -300,6 +276,7 @@ class Gateway:
     def _advance_ns(self, now_ns: int) -> None:
         collector = self._collector
         while not self._core.advance(now_ns):
+            now_ns = self._core.now_ns  # a now before that is counted once
             if collector is None or not collector.active:
                 self._core.advance_losing(now_ns)
                 return
@@ -313,7 +290,7 @@ class Gateway:
         self, frames: NDArray[np.uint8], lengths: NDArray[np.uint32], side: int | NDArray[np.uint8]
     ) -> NDArray[np.uint8]:
         """The worker that each frame belongs to: uint8 (count,)."""
-        return np.zeros(_check_array("frames", frames, np.uint8, 2), np.uint8)
+        return np.zeros(check_array("frames", frames, np.uint8, 2), np.uint8)
 
     # ---- interfaces -------------------------------------------------------------------------------------------------
 
@@ -338,7 +315,7 @@ class Gateway:
             "local": verdicts[Verdict.LOCAL],
             "dropped": sum(verdicts[128:]),
         }
-        result.update({reason_counter(v): verdicts[v] for v in Verdict if v.is_drop})
+        result.update({v.counter: verdicts[v] for v in Verdict if v.is_drop})
         result.update(own)
         return result
 
@@ -348,7 +325,7 @@ class Gateway:
         if out is None:
             out = np.zeros(self._core.session_slots, SESSION)
         else:
-            _check_array("out", out, SESSION, 1)
+            check_array("out", out, SESSION, 1)
         filled = slot = 0
         while filled < len(out) and slot < self._core.session_slots:
             count, slot = self._core.sessions(out[filled : filled + LOOK_ROWS], slot)
@@ -369,18 +346,7 @@ class Gateway:
 
     def events(self) -> list[Event]:
         """What happened since the last call that an administrator should know; each once, with a count."""
-        return [
-            Event(
-                at_ns / 1e9,
-                reason_name(Verdict(verdict)),
-                ipaddress.IPv4Address(subscriber),
-                ipaddress.IPv4Address(destination),
-                port,
-                protocol,
-                count,
-            )
-            for at_ns, verdict, subscriber, destination, port, protocol, count in self._core.take_events()
-        ]
+        return [event_of(row) for row in self._core.take_events()]
 
     def _settle(self) -> None:
         """Completes expiry up to the gateway's clock, so that nothing dead is shown; a plane's sweep does it by itself."""
@@ -412,14 +378,16 @@ class Gateway:
     def take_records(self, events: bool = False) -> NDArray[np.void]:
         """The rows since the last call, while no log runs: RECORD (count,). events: create and end rows too."""
         if self._collector is not None and self._collector.active:
-            raise Error("take_records() is for a gateway without a running session log; a MemorySink keeps rows as well")
+            raise Error(
+                "take_records() is for a gateway without a running session log; a MemorySink keeps rows as well"
+            )
         rows = np.zeros(self._core.journal_waiting, RECORD)
         rows = rows[: self._core.drain(rows)]
         return rows if events else rows[rows["kind"] == WINDOW]
 
     def set_epoch(self, epoch: float) -> None:
         """Unix seconds at now = 0: what the log's times are labelled with from now on."""
-        check_number("epoch", epoch, -1e10, 1e10, unit="seconds")
+        check_number("epoch", epoch, -MAX_TIME, MAX_TIME, unit="seconds")
         self._core.set_epoch(exact_ns(epoch))
 
     # ---- the end ----------------------------------------------------------------------------------------------------
@@ -431,9 +399,10 @@ class Gateway:
         for plane in list(self._planes):
             plane.stop()
         self._closed = True
-        self._core.close_windows(self._core.now_ns)
-        if self._collector is not None:
-            self._collector.close()
+        if self._collector is not None and self._collector.active:
+            self._collector.close()  # drains the windows' rows as it closes them
+        else:
+            self._core.close_windows(self._core.now_ns, losing=True)
 
     def __enter__(self) -> Gateway:
         return self
@@ -444,7 +413,8 @@ class Gateway:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Gateway {self.instance or self.kind}: {len(self._table.rows)} entries{', closed' if self._closed else ''}>"
+        entries = len(self._table.rows)
+        return f"<Gateway {self.instance or self.kind}: {entries} entries{', closed' if self._closed else ''}>"
 
     def _check_open(self) -> None:
         if self._closed:
@@ -452,52 +422,3 @@ class Gateway:
 
     def _now_ns(self, now: float | None) -> int:
         return self._core.now_ns if now is None else to_ns(now)
-
-
-def reason_name(verdict: Verdict) -> str:
-    """A drop's reason in values and events: "ports-exhausted"."""
-    return verdict.name.removeprefix("DROP_").lower().replace("_", "-")
-
-
-def reason_counter(verdict: Verdict) -> str:
-    """A drop's counter: "dropped_ports_exhausted"."""
-    return "dropped_" + verdict.name.removeprefix("DROP_").lower()
-
-
-def _secret(seed: int | None, purpose: str) -> bytes:
-    """32 bytes for a purpose: from the system, or repeatable from a seed."""
-    if seed is None:
-        return os.urandom(32)
-    return hashlib.sha256(f"natcore {purpose} {seed}".encode()).digest()
-
-
-def _limit(value: int | None) -> int:
-    """None, no limit, as the core has it."""
-    return 0xFFFFFFFF if value is None else value
-
-
-def _timeouts_ms(timeouts: Timeouts) -> list[int]:
-    """By TimeoutClass of natcore/_sessions.pxd."""
-    order = ("udp", "tcp_transitory", "tcp_established", "icmp", "unreplied", "other")
-    return [max(1, round(getattr(timeouts, name) * 1000)) for name in order]
-
-
-def _check_array(name: str, value: Any, dtype: Any, dimensions: int, count: int | None = None) -> int:
-    """The array's length; ConfigurationError unless it is what the core can take as it is."""
-    if not isinstance(value, np.ndarray) or value.dtype != dtype or value.ndim != dimensions:
-        got = f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise ConfigurationError(f"{name}={got}: allowed is a {np.dtype(dtype).name} array of {dimensions} dimensions")
-    if not value.flags.c_contiguous or not value.flags.writeable:
-        raise ConfigurationError(f"{name}: allowed is a C-contiguous, writable array")
-    if count is not None and len(value) != count:
-        raise ConfigurationError(f"{name}: {len(value)} rows; allowed is {count}, as frames has")
-    return len(value)
-
-
-def _nows_ns(now: NDArray[np.float64], count: int) -> NDArray[np.uint64]:
-    if now.dtype != np.float64 or now.shape != (count,):
-        raise ConfigurationError(f"now={now.dtype}{now.shape}: allowed is float64({count},)")
-    if count and not (np.isfinite(now).all() and now.min() >= 0 and now.max() < 1.8e10):
-        raise ConfigurationError("now: allowed are finite seconds from 0 to 1.8e10")
-    whole = np.floor(now)
-    return whole.astype(np.uint64) * np.uint64(1_000_000_000) + np.rint((now - whole) * 1e9).astype(np.uint64)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any, Protocol
 
-from pyroute2 import IPRoute  # type: ignore[import-untyped]
+from pyroute2 import IPRoute
 
 from .block import clean, installed
 from .entries import flatten
@@ -385,5 +385,3 @@ def _open_events() -> socket.socket:
     events.bind((0, _GROUPS))
     events.setblocking(False)
     return events
-
-

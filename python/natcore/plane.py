@@ -124,7 +124,7 @@ class Plane:
         """What the interfaces saw, cumulative, with the prefixes "inside_" and "outside_", and the sum left_to_kernel.
 
         received, sent: frames. left_to_kernel: not IPv4, not for this gateway, or for the host's own addresses.
-        ring_drops: the loop was too slow. send_dropped: no room, or link down. send_errors: refused. truncated: too big.
+        ring_drops: the loop was too slow. send_dropped: no room, or link down. send_errors: refused. truncated: cut.
         arp_answered. no_route, unresolved: dropped for want of a next hop. waiting (gauge): frames that wait for one.
         """
         return self._loop.counters()

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-from aliyun.log import IndexConfig, IndexKeyConfig, IndexLineConfig, LogClient, LogException
-from aliyun.log.credentials import Credentials as SdkCredentials
-from aliyun.log.credentials import CredentialsProvider
 
 from .._encode import encode_logs
 from ..config import check_choice, check_number
 from ..errors import ConfigurationError, DeliveryAction, DeliveryError
 from .base import CONTRACT, Batch, Receipt, Sink
 
-Credentials = tuple[str, str, str | None]  # access key id, secret, security token
+if TYPE_CHECKING:
+    from ._sls_client import Client, Credentials
 
 TOPIC = "natcore_session"
 LARGEST_ROWS = 4096  # logs of a request
@@ -86,6 +85,7 @@ class SlsSink(Sink):
         check_choice("schema", schema, ("2026", "preview2024"))
         check_choice("create", create, (True, False))
         check_number("timeout", timeout, 0.1, 3600, unit="seconds")
+        self._sdk = _sdk()
         self.region = region
         self._endpoint, self._project, self._logstore = endpoint.rstrip("/"), project, logstore
         fixed: Credentials = (access_key_id or "", access_key_secret or "", security_token)
@@ -93,7 +93,7 @@ class SlsSink(Sink):
         self._create = create
         self._schema = schema
         self._timeout = timeout
-        self._client: _Client | None = None
+        self._client: Client | None = None
         self._client_pid = 0
 
     def __repr__(self) -> str:
@@ -124,13 +124,13 @@ class SlsSink(Sink):
             ("LogStore", "LogStoreNotExist", lambda: client.get_logstore(project, logstore),
              lambda: client.create_logstore(project, logstore, ttl=ttl, shard_count=shards)),
             ("Index", "IndexConfigNotExist", lambda: client.get_index_config(project, logstore),
-             lambda: client.create_index(project, logstore, self._index(ttl))),
+             lambda: client.create_index(project, logstore, self._sdk.make_index(self._types(), ttl))),
         ]  # fmt: skip
         made = []
         for what, missing, look, make in steps:
             try:
                 look()
-            except LogException as error:
+            except self._sdk.LogException as error:
                 if error.get_error_code() != missing:
                     raise _delivery_error(error, f"log:Get{what}") from error
                 if not create:
@@ -142,7 +142,7 @@ class SlsSink(Sink):
     def _make(self, what: str, make: Callable[[], object]) -> None:
         try:
             make()
-        except LogException as error:
+        except self._sdk.LogException as error:
             if not str(error.get_error_code()).endswith("AlreadyExist"):  # another log was faster
                 raise _delivery_error(error, f"log:Create{what}") from error
 
@@ -155,8 +155,8 @@ class SlsSink(Sink):
         client = self._connect()
         client.sent_bytes = 0
         try:
-            client.put_log_raw(self._project, self._logstore, _Encoded(group))
-        except LogException as error:
+            client.put_log_raw(self._project, self._logstore, self._sdk.Encoded(group))
+        except self._sdk.LogException as error:
             raise _delivery_error(error) from error
         return Receipt(len(group), client.sent_bytes)
 
@@ -174,64 +174,24 @@ class SlsSink(Sink):
     def _name(self, field: str) -> str:
         return _PREVIEW_NAMES.get(field, field) if self._schema == "preview2024" else field
 
-    def _index(self, ttl: int) -> Any:
-        """Whole lines, and each field by its type."""
-        words = [",", " ", "\t", "\n", ";"]
-        keys = {
-            self._name(field): IndexKeyConfig(index_type="long", doc_value=True)
-            if field in _NUMBERS
-            else IndexKeyConfig(token_list=words, index_type="text", doc_value=True)
-            for field in CONTRACT
-        }
-        return IndexConfig(ttl=ttl, line_config=IndexLineConfig(words), key_config_list=keys)
+    def _types(self) -> dict[str, str]:
+        """How each field is indexed."""
+        return {self._name(field): "long" if field in _NUMBERS else "text" for field in CONTRACT}
 
-    def _connect(self) -> _Client:
+    def _connect(self) -> Client:
         """The delivering thread's client, made again after a fork."""
         if self._client is None or self._client_pid != os.getpid():
-            self._client = _Client(self._endpoint, self.region, self._credentials, self._timeout)
+            self._client = self._sdk.Client(self._endpoint, self.region, self._credentials, self._timeout)
             self._client_pid = os.getpid()
         return self._client
 
 
-class _Client(LogClient):
-    """The SDK's client. v4 signatures where the region is known: v1 changes the process's locale at each request."""
-
-    def __init__(
-        self, endpoint: str, region: str | None, credentials: Callable[[], Credentials], timeout: float
-    ) -> None:
-        super().__init__(
-            endpoint, source="natcore", auth_version="v4" if region else "v1", region=region or "",
-            credentials_provider=_Provider(credentials),
-        )  # fmt: skip
-        self.timeout = timeout  # type: ignore[assignment]  # seconds; requests takes fractions
-        self.sent_bytes = 0  # bodies, compressed, each try
-        host = urlsplit(endpoint).hostname or ""
-        if host.replace(".", "").isdigit():  # the SDK knows only an address without scheme and port
-            self._isRowIp = True
-
-    def _send(self, method: str, project: str, body: bytes | None, *arguments: Any, **more: Any) -> Any:
-        self.sent_bytes += len(body or b"")
-        return super()._send(method, project, body, *arguments, **more)  # type: ignore[misc]
-
-
-class _Provider(CredentialsProvider):
-    """What the SDK asks for credentials, at each request."""
-
-    def __init__(self, credentials: Callable[[], Credentials]) -> None:
-        self._credentials = credentials
-
-    def get_credentials(self) -> SdkCredentials:
-        return SdkCredentials(*self._credentials())
-
-
-class _Encoded:
-    """What put_log_raw takes for a LogGroup."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def SerializeToString(self) -> bytes:
-        return self._data
+def _sdk() -> ModuleType:
+    """The SDK, imported when the first sink is made: it is slow to import, and an extra."""
+    try:
+        return import_module("._sls_client", __package__)
+    except ImportError as error:
+        raise ConfigurationError(f"SlsSink: {error}; allowed where natcore[sls] is installed") from error
 
 
 def _delivery_error(error: Any, context: str = "") -> DeliveryError:
