@@ -6,4 +6,12 @@ from typing_extensions import disjoint_base
 
 @disjoint_base
 class RuleSet:
-    def __new__(cls, entries: list[tuple[int, list[int]]], ranges: list[tuple[int, int | None]]) -> Self: ...
+    def __new__(
+        cls,
+        snat: list[tuple[int, list[int]]],
+        ranges: list[tuple[int, int | None]],
+        dnat: list[tuple[int, int, int, int, int, list[tuple[int, int]]]],
+        dnat_ranges: list[tuple[int, int, int]],
+        whole: list[tuple[int, int]],
+        plain: list[tuple[int, int, int, int, int]],
+    ) -> Self: ...

@@ -166,12 +166,12 @@ class EntryTable:
                 added.append(Entry(last, _check_entry(change.entry)))
                 continue
             if not isinstance(change, Remove | Replace) or change.entry not in self.rows or change.entry in seen:
-                raise ConfigurationError(f"changes: {change!r}: allowed are Add, Remove and Replace of an entry in force, once")
+                raise ConfigurationError(
+                    f"changes: {change!r}: allowed are Add, Remove and Replace of an entry in force, once"
+                )
             seen.append(change.entry)
             at = rows.index(change.entry)
-            rows[at : at + 1] = (
-                [Entry(change.entry.id, _check_entry(change.by))] if isinstance(change, Replace) else []
-            )
+            rows[at : at + 1] = [Entry(change.entry.id, _check_entry(change.by))] if isinstance(change, Replace) else []
         return rows + added, added
 
     def _staying(self, row: Entry, by: AnyEntry) -> tuple[int, int, set[int]]:
@@ -215,14 +215,18 @@ class EntryTable:
         if not isinstance(row.entry, DnatEntry):
             return
         first, last, _ = row.entry.ports
-        done = []
+        done: list[int] = []
         for space in spaces(row.entry):
             holder = self._core.reserve(row.addresses[0], space, first, last)
             if holder is not None:
                 for other in done:
                     self._core.unreserve(row.addresses[0], other, first, last)
                 port, inside, inside_port = holder
-                who = f"the mapping of {ipaddress.IPv4Address(inside)}:{inside_port}" if inside else "an entry that drains"
+                who = (
+                    f"the mapping of {ipaddress.IPv4Address(inside)}:{inside_port}"
+                    if inside
+                    else "an entry that drains"
+                )
                 raise ConfigurationError(f"{row.describe()}: port {port} is held by {who}; allowed is one that is free")
             done.append(space)
 

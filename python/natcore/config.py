@@ -295,7 +295,9 @@ class DnatEntry:
         check_choice("DnatEntry.protocol", self.protocol, ("tcp", "udp", "any"))
         outside = _check_ports("DnatEntry.external_port", self.external_port)
         inside = _check_ports("DnatEntry.internal_port", self.internal_port)
-        if (self.external_port == "any") != (self.internal_port == "any") or outside[1] - outside[0] != inside[1] - inside[0]:
+        if (self.external_port == "any") != (self.internal_port == "any") or outside[1] - outside[0] != inside[
+            1
+        ] - inside[0]:
             raise ConfigurationError(
                 f"DnatEntry.internal_port={self.internal_port!r}: allowed is as many ports as external_port "
                 f"({self.external_port!r}), or 'any' for both"
@@ -342,7 +344,7 @@ def _check_ports(name: str, value: object) -> tuple[int, int]:
     """First and last of a port, a pair of ports, or "any"."""
     if value == "any":
         return 0, 65535
-    first, last = (value, value) if isinstance(value, int) else value if isinstance(value, tuple | list) and len(value) == 2 else (0, 0)
+    first, last = value if isinstance(value, tuple | list) and len(value) == 2 else (value, value)
     whole = isinstance(first, int) and isinstance(last, int) and not isinstance(first, bool)
     if not whole or not 1 <= first <= last <= 65535:
         raise ConfigurationError(f"{name}={value!r}: allowed is a port from 1 to 65535, a pair (first, last), or 'any'")
@@ -350,7 +352,7 @@ def _check_ports(name: str, value: object) -> tuple[int, int]:
 
 
 def _check_targets(value: object) -> tuple[tuple[ipaddress.IPv4Address, int], ...]:
-    rows = value if isinstance(value, list | tuple) else [(value, 1)]
+    rows: list[Any] = list(value) if isinstance(value, list | tuple) else [(value, 1)]
     allowed = "allowed is an address, or [(address, weight), …] with whole weights from 1 to 65,535"
     targets = []
     for row in rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeVar
 
 from ._rules import RuleSet
@@ -98,7 +99,9 @@ class Rulebook:
                 continue
             other = seen.setdefault(key, row)
             if other is not row:
-                raise ConfigurationError(f"{row.describe()}: {other.describe()} has the same source; allowed is one each")
+                raise ConfigurationError(
+                    f"{row.describe()}: {other.describe()} has the same source; allowed is one each"
+                )
 
     def _check_eips(self, rows: list[Entry]) -> None:
         """Every wire address stands for one EIP."""
@@ -120,9 +123,11 @@ class Rulebook:
         ranges = sorted(
             ((first, last, row) for row in rows for first, last in self._keys(row, rows)), key=lambda r: (r[0], r[1])
         )
-        for (_, last, one), (first, _, other) in zip(ranges, ranges[1:], strict=False):
+        for (_, last, one), (first, _, other) in pairwise(ranges):
             if first <= last:
-                raise ConfigurationError(f"{other.describe()} overlaps {one.describe()}; allowed are disjoint endpoints")
+                raise ConfigurationError(
+                    f"{other.describe()} overlaps {one.describe()}; allowed are disjoint endpoints"
+                )
         pools = {
             wire: row
             for row in rows

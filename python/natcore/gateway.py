@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ._gateway import Core
 from .arguments import check_array, check_kinds, check_texts, limit, nows_ns, secret, timeouts_ms
+from .changes import Add, Applied, Change, EntryTable, Plan, Remove, Replace
 from .config import (
     FILTERINGS,
     MAPPINGS,
@@ -30,7 +31,6 @@ from .config import (
     parse_ipv4,
     to_ns,
 )
-from .changes import Add, Applied, Change, EntryTable, Plan, Remove, Replace
 from .entries import Entry
 from .errors import ConfigurationError, Error
 from .notices import Event, Generated, event_of
@@ -170,7 +170,9 @@ class Gateway:
     def apply(self, plan: Plan, now: float | None = None) -> Applied:
         """Carries a plan out, in one moment for the packets; all of it or, with an error, nothing."""
         self._check_open()
-        return self._table.apply(plan, self._now_ns(now))
+        applied = self._table.apply(plan, self._now_ns(now))
+        self._tell_planes()
+        return applied
 
     def entries(self) -> list[Entry]:
         """The entries in force, in the order in which they were added."""
@@ -211,6 +213,12 @@ class Gateway:
             )
         self._table.rebind(eip_bind_mode, self._now_ns(now))
         self.eip_bind_mode = eip_bind_mode
+        self._tell_planes()
+
+    def _tell_planes(self) -> None:
+        """Which addresses are the gateway's has changed: planes keep the kernel off these."""
+        for plane in self._planes:
+            plane.entries_changed()
 
     # ---- frames in memory -------------------------------------------------------------------------------------------
 
