@@ -1,5 +1,5 @@
 """Core: what the Python objects own, and the one place where Python and the packet's side meet."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from natcore._rules cimport RuleSet
 from natcore.state cimport Worker
@@ -12,4 +12,3 @@ cdef class Core:
     cdef bint translating       # in translate, or in a plane's loop
     cdef void own(self) noexcept
     cdef void disown(self) noexcept
-    cdef uint64_t end_entry(self, uint32_t entry, uint64_t first, uint64_t last, set addresses, uint64_t now_ns) except? 0

@@ -4,6 +4,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from natcore._entries cimport count_entry, end_entry, end_matching
 from natcore._events cimport EVENT_SLOTS, Event
 from natcore._icmp cimport outbox_delete, outbox_new, outbox_waiting
 from natcore._journal cimport Record, journal_delete, journal_drain, journal_new, journal_room
@@ -13,9 +14,7 @@ from natcore._ports cimport (
     PORT_RESERVED, PORT_SPACES, Address, PortMap, address_add, address_drop, ports_allow, ports_in_use, ports_reserve,
     ports_unreserve,
 )
-from natcore._sessions cimport (
-    ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Session, session_close, sessions_delete, sessions_new,
-)
+from natcore._sessions cimport sessions_delete, sessions_new
 from natcore._sweep cimport close_windows, sweep_all
 from natcore._translate cimport advance, clock_forward, hold, release, take_generated, translate
 from natcore.flow cimport has_aes
@@ -44,8 +43,9 @@ cdef class Core:
                   uint32_t max_addresses, uint64_t records, bytes hash_key not None, bytes random_key not None,
                   port_ranges, uint32_t hold_down_ms, bint preserve, bint parity, uint8_t pooling,
                   uint32_t sessions_per_subscriber, uint32_t ports_per_subscriber, uint32_t new_per_second,
-                  timeouts_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering, link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
-                  bint tcp_pickup, bint hairpin, bint icmp_unreachable):
+                  timeouts_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering, link_addresses, mtus,
+                  uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh, bint tcp_pickup,
+                  bint hairpin, bint icmp_unreachable):
         """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32."""
         cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
         cdef uint32_t i
@@ -264,40 +264,17 @@ cdef class Core:
             self.worker.rules = &rules.compiled
             self.rules = rules
             for entry, first, last, addresses in leaving:
-                ended += self.end_entry(entry, first, last, addresses, now_ns)
+                ended += end_entry(self.worker, entry, first, last, addresses, now_ns)
             return ended
         finally:
             self.disown()
 
-    cdef uint64_t end_entry(self, uint32_t entry, uint64_t first, uint64_t last, set addresses, uint64_t now_ns) except? 0:
-        cdef uint64_t ended = 0
-        cdef uint32_t slot
-        cdef const Session* session
-        cdef const Mapping* mapping
-        for slot in range(self.worker.sessions.slots.fresh):
-            session = &self.worker.sessions.hot[slot]
-            if session.protocol == 0:
-                continue
-            mapping = &self.worker.mappings.mappings[self.worker.sessions.cold[slot].mapping]
-            if mapping.entry == entry and not (first <= bswap32(session.ip[ROLE_INSIDE]) <= last
-                                               and mapping.address in addresses):
-                session_close(&self.worker.sessions, slot, now_ns, now_ns)
-                ended += 1
-        return ended
-
     def count(self, uint32_t entry, uint64_t first, uint64_t last, set addresses not None):
         """(sessions of an entry, how many of them have an inside address and an outside address number among these)."""
         cdef uint64_t count = 0, inside = 0
-        cdef uint32_t number
-        cdef const Mapping* mapping
         self.own()
         try:
-            for number in range(self.worker.mappings.mapping_slots.fresh):
-                mapping = &self.worker.mappings.mappings[number]
-                if mapping.protocol and mapping.entry == entry:
-                    count += mapping.sessions
-                    if first <= bswap32(mapping.inside_ip) <= last and mapping.address in addresses:
-                        inside += mapping.sessions
+            count_entry(self.worker, entry, first, last, addresses, &count, &inside)
             return count, inside
         finally:
             self.disown()
@@ -339,21 +316,10 @@ cdef class Core:
 
     def end(self, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol, uint64_t now_ns):
         """Ends the sessions that match everything that is not negative (addresses in host order); how many."""
-        cdef uint32_t slot
-        cdef uint64_t ended = 0
-        cdef const Session* session
+        cdef uint64_t ended
         self.own()
         now_ns = clock_forward(self.worker, now_ns)
-        self.worker.completed = now_ns // 1000000000 + 1
-        sweep_all(&self.worker.sessions, now_ns, <uint64_t>-1)     # what is dead ended before, at its deadline
-        for slot in range(self.worker.sessions.slots.fresh):
-            session = &self.worker.sessions.hot[slot]
-            if (session.protocol and (protocol < 0 or session.protocol == protocol)
-                    and (subscriber < 0 or bswap32(session.ip[ROLE_INSIDE]) == subscriber)
-                    and (remote < 0 or bswap32(session.ip[ROLE_REMOTE]) == remote)
-                    and (outside < 0 or bswap32(session.ip[ROLE_OUTSIDE]) == outside)):
-                session_close(&self.worker.sessions, slot, now_ns, now_ns)
-                ended += 1
+        ended = end_matching(self.worker, subscriber, remote, outside, protocol, now_ns)
         self.disown()
         return ended
 

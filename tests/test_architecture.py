@@ -42,7 +42,9 @@ MAY_KNOW: dict[str, set[str]] = {
 }
 GROUND = {"hints", "wire", "frame", "verdict", "memory", "random", "slab", "checksum", "flow", "index"}
 MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_journal"}
+MAY_KNOW["_quoted"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_sessions", "_tcp"}
 MAY_KNOW["_translate"] = set(MAY_KNOW)
+MAY_KNOW["_entries"] = {"hints", "state", "_mappings", "_sessions", "_sweep"}
 MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_tcp"}
 # the plane: frames without NAT, then what joins them to a translator
 MAY_KNOW["arp"] = {"hints", "wire"}
@@ -56,7 +58,7 @@ MAY_KNOW["_plane"] = {*MAY_KNOW["_worker"], "_worker"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
 
-GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_translate", "_worker", "_plane", "_gateway", "_testing"}
+GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
 BOUNDARIES = {"_ring", "_plane", "_encode", "_gateway", "_testing"}  # they may raise our errors
 PYTHON_NAMES = re.compile(r"^(def|cpdef|class|cdef class) ", re.M)
 

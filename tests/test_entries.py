@@ -7,7 +7,7 @@ import pytest
 from frames import EIP, gateway
 from natcore import ConfigurationError, Eip, Gateway, SnatEntry
 from natcore.config import expand_pool
-from natcore.entries import wire_addresses
+from natcore.entries import Rulebook
 
 PRIVATE = Eip(EIP, private_ip="172.16.0.9")
 
@@ -90,5 +90,5 @@ def test_a_bind_mode_that_makes_eips_meet_is_refused_and_changes_nothing() -> No
     ("internet", "MULTI_BINDED", [(0xCB007101, 0xCB007101), (0xCB007102, 0xCB007102)]),
 ])  # fmt: skip
 def test_wire_addresses(kind: str, mode: str, expected: list[tuple[int, int]]) -> None:
-    assert wire_addresses(expand_pool([PRIVATE, "203.0.113.2"]), kind, mode) == expected
-    assert wire_addresses(expand_pool("203.0.113.2"), "vpc", mode) == [(0xCB007102, 0)]
+    assert Rulebook(kind, mode).wire_addresses(expand_pool([PRIVATE, "203.0.113.2"])) == expected
+    assert Rulebook("vpc", mode).wire_addresses(expand_pool("203.0.113.2")) == [(0xCB007102, 0)]

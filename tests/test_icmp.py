@@ -169,7 +169,7 @@ def test_other_packets_to_the_gateway_s_own_address_are_local() -> None:
     for frame, side in (
         (tcp("S", destination="10.0.0.1"), INSIDE),
         (ether(ip(HOST, "10.0.0.1", proto=89) / Raw(bytes(20))), INSIDE),
-        (echo(HOST, "10.0.0.1", kind=3), INSIDE),
+        (echo(HOST, "10.0.0.1", kind=14), INSIDE),
         (udp(REMOTE, 53, "198.51.100.1", 53), OUTSIDE),
     ):
         assert verdict_of(over, frame, side) is Verdict.LOCAL

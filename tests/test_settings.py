@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from natcore import settings as settings_module
-from natcore.config import Behaviour, DeliveryPolicy, Eip, Link, Policy, Timeouts
+from natcore.config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
 from natcore.errors import ConfigurationError
 from natcore.gateway import Gateway
 from natcore.settings import FileTables, GatewayTable, SettingsError, load
@@ -131,7 +131,11 @@ def test_the_keys_are_the_constructors_arguments() -> None:
          "snat[0].pool[1].private_ip", "x", "IPv4 address"),
         ("[[snat]]\nsource = '10.0.0.0/8'\npool = '1.2.3.4'\n[[snat]]\nsource = '10.0.0.0/8'\npool = '1.2.3.5'",
          "snat[1].source", "10.0.0.0/8", ""),
-        ("[[dnat]]\nport = 80", "dnat", [{"port": 80}], "not supported"),
+        ("[[dnat]]\nport = 80", "dnat[0].port", 80, "external_port"),
+        ("[[dnat]]\nexternal_ip = '1.2.3.4'\nexternal_port = 0\ninternal_ip = '10.0.0.5'\ninternal_port = 80",
+         "dnat[0].external_port", 0, "1 to 65535"),
+        ("[[no_nat]]\nsource = '10.0.0.0/8'\ndestination = 'x'", "no_nat[0].destination", "x", "IPv4 prefix"),
+        ("[[no_nat]]\nsource = '10.0.0.0/8'", "no_nat[0].destination", None, "missing"),
         ("[[log]]\nfolder = 'x'", "log[0].sink", None, "parquet"),
         ("[[log]]\nsink = 'paper'", "log[0].sink", "paper", "parquet"),
         ("[[log]]\nsink = 'parquet'", "log[0].folder", None, "missing"),
@@ -209,3 +213,44 @@ def test_secrets_come_from_a_file_or_the_environment_only(
 def test_every_table_is_known_to_the_error_messages() -> None:
     assert settings_module._TABLES[""] is FileTables
     assert {name.partition(".")[0] for name in settings_module._TABLES if name} == set(FileTables.__struct_fields__)
+
+
+def test_every_kind_of_entry_comes_from_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text("""
+        [gateway]
+        max_sessions = 100
+        [policy]
+        mapping = "address-and-port-dependent"
+        ports = "preserve"
+        parity = true
+        pooling = "paired-soft"
+        sessions_per_subscriber = 10
+        [[snat]]
+        source = "10.0.0.0/16"
+        pool = { address = "203.0.113.1", private_ip = "172.16.0.9" }
+        [[dnat]]
+        external_ip = "203.0.113.1"
+        external_port = [8000, 8009]
+        internal_ip = [["10.0.0.5", 3], ["10.0.0.6", 1]]
+        internal_port = [9000, 9009]
+        protocol = "udp"
+        name = "game"
+        [[dnat]]
+        external_ip = "203.0.113.2"
+        external_port = "any"
+        internal_ip = "10.0.0.7"
+        internal_port = "any"
+        protocol = "any"
+        [[no_nat]]
+        source = "10.0.0.0/16"
+        destination = "10.0.0.0/8"
+    """)
+    with load(path).make_gateway() as gateway:
+        assert [row.entry for row in gateway.entries()] == [
+            SnatEntry("10.0.0.0/16", pool=Eip("203.0.113.1", private_ip="172.16.0.9")),
+            DnatEntry("203.0.113.1", (8000, 8009), [("10.0.0.5", 3), ("10.0.0.6", 1)], (9000, 9009), "udp", "game"),
+            DnatEntry("203.0.113.2", "any", "10.0.0.7", "any", "any"),
+            NoNatEntry("10.0.0.0/16", "10.0.0.0/8"),
+        ]
+        assert (gateway.policy.ports, gateway.policy.sessions_per_subscriber) == ("preserve", 10)

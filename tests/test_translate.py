@@ -98,7 +98,9 @@ UNSUPPORTED: dict[str, bytes] = {
     "ARP": bytes(Ether(**MACS, type=0x0806)) + bytes(28),
     "IPv6": bytes(Ether(**MACS, type=0x86DD)) + bytes(40),
     "three tags": ether(ip() / UDP(), 1, 2, 3),
-    "GRE": ether(ip(proto=47) / Raw(bytes(20))),
+    "DCCP": ether(ip(proto=33) / Raw(bytes(20))),
+    "AH": ether(ip(proto=51) / Raw(bytes(20))),
+    "UDP-Lite": ether(ip(proto=136) / Raw(bytes(20))),
     "timestamp request": echo(kind=13),
     "a redirect": echo(kind=5),
 }

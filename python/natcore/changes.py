@@ -165,10 +165,12 @@ class EntryTable:
                 last += 1
                 added.append(Entry(last, _check_entry(change.entry)))
                 continue
-            if not isinstance(change, Remove | Replace) or change.entry not in self.rows or change.entry in seen:
-                raise ConfigurationError(
-                    f"changes: {change!r}: allowed are Add, Remove and Replace of an entry in force, once"
-                )
+            if not isinstance(change, Remove | Replace):
+                raise ConfigurationError(f"changes: {change!r}: allowed are Add, Remove and Replace")
+            if change.entry not in self.rows:
+                raise ConfigurationError(f"entry={change.entry!r}: not an entry of this gateway; allowed is one in force")
+            if change.entry in seen:
+                raise ConfigurationError(f"changes: {change!r}: allowed is one change of an entry")
             seen.append(change.entry)
             at = rows.index(change.entry)
             rows[at : at + 1] = [Entry(change.entry.id, _check_entry(change.by))] if isinstance(change, Replace) else []
@@ -227,7 +229,10 @@ class EntryTable:
                     if inside
                     else "an entry that drains"
                 )
-                raise ConfigurationError(f"{row.describe()}: port {port} is held by {who}; allowed is one that is free")
+                raise ConfigurationError(
+                    f"DnatEntry.external_port={row.entry.external_port!r}: {row.describe()}: port {port} is held by "
+                    f"{who}; allowed is one that is free"
+                )
             done.append(space)
 
     def _unreserve(self, row: Entry) -> None:

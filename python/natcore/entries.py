@@ -90,17 +90,18 @@ class Rulebook:
         for row in rows:
             entry = row.entry
             if isinstance(entry, SnatEntry):
-                key: object = ("snat", entry.source)
+                key: tuple[object, ...] = ("SnatEntry.source", entry.source)
             elif isinstance(entry, NoNatEntry):
-                key = ("no-nat", entry.source, entry.destination)
+                key = ("NoNatEntry.source", entry.source, entry.destination)
             elif entry.is_whole:
-                key = ("whole", entry.internal_ip[0][0])
+                key = ("DnatEntry.internal_ip", entry.internal_ip[0][0])
             else:
                 continue
             other = seen.setdefault(key, row)
             if other is not row:
                 raise ConfigurationError(
-                    f"{row.describe()}: {other.describe()} has the same source; allowed is one each"
+                    f"{key[0]}={str(key[1])!r}: {row.describe()} and {other.describe()} have the same source; "
+                    "allowed is one each"
                 )
 
     def _check_eips(self, rows: list[Entry]) -> None:
@@ -126,7 +127,8 @@ class Rulebook:
         for (_, last, one), (first, _, other) in pairwise(ranges):
             if first <= last:
                 raise ConfigurationError(
-                    f"{other.describe()} overlaps {one.describe()}; allowed are disjoint endpoints"
+                    f"DnatEntry.external_port: {other.describe()} overlaps {one.describe()}; "
+                    "allowed are disjoint outside endpoints"
                 )
         pools = {
             wire: row
@@ -139,7 +141,8 @@ class Rulebook:
                 [(wire, _)] = self.outside_addresses(row, rows)
                 if wire in pools:
                     raise ConfigurationError(
-                        f"{row.describe()} takes the whole address, which {pools[wire].describe()} has in its pool; "
+                        f"DnatEntry.external_ip={str(row.entry.external_ip)!r}: {row.describe()} takes the whole address, "
+                        f"which {pools[wire].describe()} has in its pool; "
                         "allowed is one of the two"
                     )
 

@@ -19,7 +19,18 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from . import sinks
-from .config import Behaviour, DeliveryPolicy, Eip, Link, Policy, SnatEntry, Timeouts
+from .config import (
+    AnyEntry,
+    Behaviour,
+    DeliveryPolicy,
+    DnatEntry,
+    Eip,
+    Link,
+    NoNatEntry,
+    Policy,
+    SnatEntry,
+    Timeouts,
+)
 from .errors import ConfigurationError
 from .gateway import Gateway
 
@@ -28,6 +39,7 @@ SECRETS = frozenset({"access_key_id", "access_key_secret", "security_token", "pa
 
 
 Table = TypeVar("Table", bound=Struct)
+Made = TypeVar("Made")
 _NOT_IN_FILES = frozenset({"clock", "credentials"})  # arguments of sinks that are callables
 
 
@@ -103,6 +115,25 @@ class SnatTable(Struct, frozen=True, forbid_unknown_fields=True):
     name: str | UnsetType = UNSET
 
 
+class DnatTable(Struct, frozen=True, forbid_unknown_fields=True):
+    """[[dnat]]: the arguments of DnatEntry; a pair of ports is an array, so is a target with its weight."""
+
+    external_ip: str
+    external_port: int | str | tuple[int, int]
+    internal_ip: str | list[tuple[str, int]]
+    internal_port: int | str | tuple[int, int]
+    protocol: str | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+
+
+class NoNatTable(Struct, frozen=True, forbid_unknown_fields=True):
+    """[[no_nat]]: the arguments of NoNatEntry."""
+
+    source: str
+    destination: str
+    name: str | UnsetType = UNSET
+
+
 class PlaneTable(Struct, frozen=True, forbid_unknown_fields=True):
     """[plane]: the arguments of Gateway.forward."""
 
@@ -118,6 +149,8 @@ class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
     policy: PolicyTable | UnsetType = UNSET  # type: ignore[valid-type]
     timeouts: TimeoutsTable | UnsetType = UNSET  # type: ignore[valid-type]
     snat: list[SnatTable] = []
+    dnat: list[DnatTable] = []
+    no_nat: list[NoNatTable] = []
     log: list[dict[str, Any]] = []
     plane: PlaneTable | UnsetType = UNSET
 
@@ -135,6 +168,8 @@ _TABLES: dict[str, type[Struct]] = {
     "timeouts": TimeoutsTable,
     "snat": SnatTable,
     "snat.pool": EipTable,
+    "dnat": DnatTable,
+    "no_nat": NoNatTable,
     "plane": PlaneTable,
     "log.delivery": DeliveryTable,
 }
@@ -170,6 +205,8 @@ class Settings:
     raw: dict[str, Any]
     gateway: dict[str, Any]
     snat: tuple[SnatEntry, ...]
+    dnat: tuple[DnatEntry, ...]
+    no_nat: tuple[NoNatEntry, ...]
     logs: tuple[LogSettings, ...]
     plane: dict[str, Any] | None
     warnings: tuple[str, ...]
@@ -179,9 +216,11 @@ class Settings:
         with _named(self.source, "gateway", self.raw.get("gateway", {})):
             gateway = Gateway(**self.gateway)
         try:
-            for position, entry in enumerate(self.snat):
-                with _named(self.source, f"snat[{position}]", self.raw["snat"][position]):
-                    gateway.add(entry)
+            kinds: dict[str, tuple[AnyEntry, ...]] = {"snat": self.snat, "dnat": self.dnat, "no_nat": self.no_nat}
+            for key, entries in kinds.items():  # pools first: a DNAT entry may name an EIP of one
+                for position, entry in enumerate(entries):
+                    with _named(self.source, f"{key}[{position}]", self.raw[key][position]):
+                        gateway.add(entry)
         except BaseException:
             gateway.close()
             raise
@@ -192,9 +231,6 @@ def load(path: str | os.PathLike[str]) -> Settings:
     """Read and check a gateway.toml. Raises SettingsError."""
     source = Path(path)
     raw = _read(source)
-    for later in ("dnat", "no_nat"):
-        if later in raw:
-            raise SettingsError(source, later, raw[later], "not supported by this version; allowed is [[snat]]")
     tables = _convert(source, "", raw, FileTables)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -204,6 +240,8 @@ def load(path: str | os.PathLike[str]) -> Settings:
         raw=raw,
         gateway=gateway,
         snat=tuple(_snat(source, f"snat[{n}]", raw["snat"][n], table) for n, table in enumerate(tables.snat)),
+        dnat=tuple(_entry(DnatEntry, source, f"dnat[{n}]", raw["dnat"][n], t) for n, t in enumerate(tables.dnat)),
+        no_nat=tuple(_entry(NoNatEntry, source, f"no_nat[{n}]", raw["no_nat"][n], t) for n, t in enumerate(tables.no_nat)),
         logs=tuple(_log(source, f"log[{n}]", table) for n, table in enumerate(tables.log)),
         plane=None if isinstance(tables.plane, UnsetType) else _given(tables.plane),
         warnings=tuple(str(warning.message) for warning in caught),
@@ -250,6 +288,11 @@ def _snat(source: Path, key: str, raw: dict[str, Any], table: SnatTable) -> Snat
         pool = [_pool_element(source, f"{key}.pool", raw["pool"], table.pool)]
     with _named(source, key, raw):
         return SnatEntry(table.source, pool=pool, name=None if isinstance(table.name, UnsetType) else table.name)
+
+
+def _entry(kind: Callable[..., Made], source: Path, key: str, raw: dict[str, Any], table: Struct) -> Made:
+    with _named(source, key, raw):
+        return kind(**_given(table))
 
 
 def _pool_element(source: Path, key: str, raw: Any, element: str | EipTable) -> str | Eip:

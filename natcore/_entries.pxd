@@ -1,0 +1,11 @@
+"""What changes of entries do to live sessions: counting whom they concern, and ending them."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from natcore.state cimport Worker
+
+cdef uint64_t end_entry(Worker* worker, uint32_t entry, uint64_t first, uint64_t last, set addresses,
+                        uint64_t now_ns) except? 0
+cdef int count_entry(Worker* worker, uint32_t entry, uint64_t first, uint64_t last, set addresses, uint64_t* count,
+                     uint64_t* inside) except -1
+cdef uint64_t end_matching(Worker* worker, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol,
+                           uint64_t now_ns) noexcept

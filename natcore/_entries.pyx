@@ -1,0 +1,63 @@
+"""What changes of entries do to live sessions: counting whom they concern, and ending them.
+
+Walks of whole tables, on the control path; the caller holds the worker.
+"""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from natcore._mappings cimport Mapping
+from natcore._sessions cimport ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Session, session_close
+from natcore._sweep cimport sweep_all
+from natcore.hints cimport bswap32
+from natcore.state cimport Worker
+
+
+cdef uint64_t end_entry(Worker* worker, uint32_t entry, uint64_t first, uint64_t last, set addresses,
+                        uint64_t now_ns) except? 0:
+    """Ends an entry's sessions, but for inside addresses first to last (host order) over outside addresses (numbers)."""
+    cdef uint64_t ended = 0
+    cdef uint32_t slot
+    cdef const Session* session
+    cdef const Mapping* mapping
+    for slot in range(worker.sessions.slots.fresh):
+        session = &worker.sessions.hot[slot]
+        if session.protocol == 0:
+            continue
+        mapping = &worker.mappings.mappings[worker.sessions.cold[slot].mapping]
+        if mapping.entry == entry and not (first <= bswap32(session.ip[ROLE_INSIDE]) <= last
+                                           and mapping.address in addresses):
+            session_close(&worker.sessions, slot, now_ns, now_ns)
+            ended += 1
+    return ended
+
+
+cdef int count_entry(Worker* worker, uint32_t entry, uint64_t first, uint64_t last, set addresses, uint64_t* count,
+                     uint64_t* inside) except -1:
+    """Adds an entry's sessions to count, those that end_entry would leave to inside."""
+    cdef uint32_t number
+    cdef const Mapping* mapping
+    for number in range(worker.mappings.mapping_slots.fresh):
+        mapping = &worker.mappings.mappings[number]
+        if mapping.protocol and mapping.entry == entry:
+            count[0] += mapping.sessions
+            if first <= bswap32(mapping.inside_ip) <= last and mapping.address in addresses:
+                inside[0] += mapping.sessions
+    return 0
+
+
+cdef uint64_t end_matching(Worker* worker, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol,
+                           uint64_t now_ns) noexcept:
+    """Ends the sessions that match everything that is not negative (addresses in host order); how many."""
+    cdef uint32_t slot
+    cdef uint64_t ended = 0
+    cdef const Session* session
+    worker.completed = now_ns // 1000000000 + 1
+    sweep_all(&worker.sessions, now_ns, <uint64_t>-1)           # what is dead ended before, at its deadline
+    for slot in range(worker.sessions.slots.fresh):
+        session = &worker.sessions.hot[slot]
+        if (session.protocol and (protocol < 0 or session.protocol == protocol)
+                and (subscriber < 0 or bswap32(session.ip[ROLE_INSIDE]) == subscriber)
+                and (remote < 0 or bswap32(session.ip[ROLE_REMOTE]) == remote)
+                and (outside < 0 or bswap32(session.ip[ROLE_OUTSIDE]) == outside)):
+            session_close(&worker.sessions, slot, now_ns, now_ns)
+            ended += 1
+    return ended
