@@ -10,7 +10,7 @@ from natcore._parse cimport Flight, wire_length
 from natcore._ports cimport address_find, port_mapping, space_of
 from natcore._rules cimport SnatRule, snat_rule
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OPENED_OUTSIDE, OUT, TIMEOUT_ICMP, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP, TIMEOUT_UNREPLIED,
+    HAIRPINNED, IN, OPENED_OUTSIDE, TIMEOUT_ICMP, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP, TIMEOUT_UNREPLIED,
     filter_open, is_dead, mapping_alive, session_expire, session_find, session_open,
 )
 from natcore._sweep cimport expire_mapping, sweep_all

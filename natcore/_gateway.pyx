@@ -8,7 +8,7 @@ from natcore._events cimport EVENT_SLOTS, Event
 from natcore._icmp cimport outbox_delete, outbox_new, outbox_waiting
 from natcore._journal cimport Record, journal_delete, journal_drain, journal_new, journal_room
 from natcore._mappings cimport Mapping, mappings_delete, mappings_new, mappings_unpair
-from natcore._ports cimport PORT_SPACES, Address, PortMap, address_add, address_drop, address_find, ports_allow
+from natcore._ports cimport PORT_SPACES, Address, PortMap, address_add, address_drop, ports_allow
 from natcore._sessions cimport (
     IN, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Cold, Session, deadline_of, is_dead, session_close,
     session_id, sessions_delete, sessions_new,

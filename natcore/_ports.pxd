@@ -58,6 +58,7 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
 cdef bint address_drop(Ports* ports, uint32_t address) noexcept nogil
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil
 cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t now_ms, uint32_t* until_ms) noexcept nogil
-cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms, uint32_t now_ms) noexcept nogil
+cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms,
+                       uint32_t now_ms) noexcept nogil
 cdef void ports_reclaim(Ports* ports, uint32_t now_ms) noexcept nogil
 cdef uint32_t owner_slot(uint32_t owner) noexcept nogil

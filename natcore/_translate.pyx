@@ -3,7 +3,7 @@ earlier one is rewritten, so that the waits for memory overlap. Whatever the pip
 """
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore._admit cimport admit_inbound, admit_outbound, complete, may_pass, screen_inbound
+from natcore._admit cimport admit_inbound, admit_outbound, may_pass, screen_inbound
 from natcore._icmp cimport echo_reply, icmp_error, outbox_take
 from natcore._parse cimport (
     KIND_ICMP, KIND_SESSION, Flight, parse, payload_offset, wire_bytes, wire_packets,
@@ -24,8 +24,8 @@ from natcore.hints cimport bswap16, bswap32, exchange, likely, prefetch, prefetc
 from natcore.index cimport NONE, bucket_of, ctz32, match_tags, tag_of
 from natcore.state cimport Clock, Worker, clock_read
 from natcore.verdict cimport (
-    DROP_MTU, DROP_PORTS_EXHAUSTED, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INBOUND, INSIDE, LOCAL,
-    OUTBOUND, OUTSIDE, PENDING,
+    DROP_MTU, DROP_PORTS_EXHAUSTED, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INBOUND,
+    INSIDE, LOCAL, OUTBOUND, OUTSIDE, PENDING,
 )
 from natcore.wire cimport (
     ICMP_ECHO_REQUEST, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, IPV4_DF, PROTOCOL_ICMP, PROTOCOL_TCP, TCP_ACK, TCP_FIN,

@@ -79,7 +79,9 @@ def test_inverse_takes_an_update_back(old: int, new: int) -> None:
 def test_combined_deltas_are_both(old: int, new: int, port: int, other: int) -> None:
     one, two = room.delta32_of(old, new), room.delta16_of(port, other)
     assert room.combine_of(one, two) != 0
-    assert same_value(room.update_of(0x1234, room.combine_of(one, two)), room.update_of(room.update_of(0x1234, one), two))
+    assert same_value(
+        room.update_of(0x1234, room.combine_of(one, two)), room.update_of(room.update_of(0x1234, one), two)
+    )
 
 
 @given(words, longs, longs)

@@ -11,8 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from natcore import (
-    Behaviour, CapacityError, ConfigurationError, DeliveryError, DeliveryPolicy, Eip, Error, InterfaceError, Link, Policy,
-    SnatEntry, Timeouts,
+    Behaviour,
+    CapacityError,
+    ConfigurationError,
+    DeliveryError,
+    DeliveryPolicy,
+    Eip,
+    Error,
+    InterfaceError,
+    Link,
+    Policy,
+    SnatEntry,
+    Timeouts,
 )  # fmt: skip
 from natcore.config import exact_ns, expand_pool, to_ns
 
@@ -65,13 +75,17 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind, arguments, message", BAD, ids=[f"{k.__name__}-{'-'.join(a)}-{i}" for i, (k, a, _) in enumerate(BAD)])
+@pytest.mark.parametrize(
+    "kind, arguments, message", BAD, ids=[f"{k.__name__}-{'-'.join(a)}-{i}" for i, (k, a, _) in enumerate(BAD)]
+)
 def test_bad_values_are_refused(kind: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         kind(**arguments)
 
 
-@pytest.mark.parametrize("field, minimum", [("udp", 120), ("tcp_established", 7440), ("tcp_transitory", 240), ("icmp", 60)])
+@pytest.mark.parametrize(
+    "field, minimum", [("udp", 120), ("tcp_established", 7440), ("tcp_transitory", 240), ("icmp", 60)]
+)
 def test_less_than_the_rfcs_ask_for_is_taken_with_a_warning(field: str, minimum: int) -> None:
     Timeouts(**{field: minimum})
     with pytest.warns(UserWarning, match=rf"Timeouts\.{field}=1: RFC \d+ REQ-\d asks for {minimum} s"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from frames import EIP, gateway
 
+from frames import EIP, gateway
 from natcore import ConfigurationError, Eip, Gateway, SnatEntry
 from natcore.config import expand_pool
 from natcore.entries import wire_addresses
@@ -34,7 +34,9 @@ def test_two_eips_with_one_private_address_are_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"172\.16\.0\.9.*203\.0\.113\.7.*203\.0\.113\.1.*one EIP"):
         over.add(SnatEntry("192.168.0.0/16", pool=Eip("203.0.113.7", private_ip="172.16.0.9")))
     with pytest.raises(ConfigurationError, match="one EIP"):
-        Gateway(max_sessions=10).add(SnatEntry("10.0.0.0/8", pool=[PRIVATE, Eip("203.0.113.7", private_ip="172.16.0.9")]))
+        Gateway(max_sessions=10).add(
+            SnatEntry("10.0.0.0/8", pool=[PRIVATE, Eip("203.0.113.7", private_ip="172.16.0.9")])
+        )
 
 
 def test_entries_may_share_an_eip() -> None:

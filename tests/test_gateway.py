@@ -8,13 +8,13 @@ import threading
 from ipaddress import IPv4Address
 from typing import Any
 
-import bulk
 import numpy as np
 import pytest
-from frames import EIP, HOST, REMOTE, Talk, echo, gateway, one_port, tcp, udp
 from numpy.typing import NDArray
 
-from natcore import RECORD, ConfigurationError, Error, Event, Gateway, Link, Policy, Side, Verdict, _testing
+import bulk
+from frames import EIP, HOST, REMOTE, Talk, echo, gateway, one_port, tcp, udp
+from natcore import RECORD, ConfigurationError, Error, Event, Gateway, Link, Side, Verdict, _testing
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
 
@@ -43,7 +43,9 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize("settings, message", BAD_SETTINGS, ids=[f"{next(iter(s))}-{i}" for i, (s, _) in enumerate(BAD_SETTINGS)])
+@pytest.mark.parametrize(
+    "settings, message", BAD_SETTINGS, ids=[f"{next(iter(s))}-{i}" for i, (s, _) in enumerate(BAD_SETTINGS)]
+)
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Gateway(**{"max_sessions": 10, **settings})
@@ -153,7 +155,9 @@ BAD_BATCHES: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("arguments, keywords, message", BAD_BATCHES, ids=[str(n) for n in range(len(BAD_BATCHES))])
-def test_bad_batches_are_refused_before_anything_happens(arguments: Any, keywords: dict[str, Any], message: str) -> None:
+def test_bad_batches_are_refused_before_anything_happens(
+    arguments: Any, keywords: dict[str, Any], message: str
+) -> None:
     over = gateway()
     with pytest.raises(ConfigurationError, match=message):
         over.translate(*arguments, **keywords)

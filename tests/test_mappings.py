@@ -6,8 +6,8 @@ from collections import Counter
 from ipaddress import IPv4Address
 
 import pytest
-from frames import EIP, HOST, REMOTE, Talk, echo, gateway, one_port, parsed, tcp, udp
 
+from frames import EIP, HOST, REMOTE, Talk, echo, gateway, one_port, parsed, tcp, udp
 from natcore import Eip, Gateway, Policy, Side, SnatEntry, Verdict
 
 POOL = [f"203.0.113.{n}" for n in range(1, 9)]

@@ -20,7 +20,9 @@ def table(*ranges: tuple[int, int], addresses: int = 4, key: bytes = bytes(32)) 
     return made, number
 
 
-@pytest.mark.parametrize("ranges", [((1024, 65535),), ((1, 1),), ((65535, 65535),), ((60, 70), (130, 130)), ((1, 65535),)])
+@pytest.mark.parametrize(
+    "ranges", [((1024, 65535),), ((1, 1),), ((65535, 65535),), ((60, 70), (130, 130)), ((1, 65535),)]
+)
 def test_every_port_is_given_once_and_only_then_none(ranges: tuple[tuple[int, int], ...]) -> None:
     ports, number = table(*ranges)
     allowed = {port for first, last in ranges for port in range(first, last + 1)}
@@ -101,7 +103,9 @@ def test_a_port_released_after_its_hold_down_is_free_at_once() -> None:
 
 def test_owners_whose_hashes_meet_are_told_apart() -> None:
     """held_by counts by a hash of the owner: a stranger in the same slot still has to wait."""
-    meeting = [owner for owner in range(1, 200_000) if owner * 2654435761 % 2**32 >> 20 == OWNER * 2654435761 % 2**32 >> 20]
+    meeting = [
+        owner for owner in range(1, 200_000) if owner * 2654435761 % 2**32 >> 20 == OWNER * 2654435761 % 2**32 >> 20
+    ]
     ports, number = table((5, 5))
     ports.draw(number, 0, OWNER, 0)
     ports.release(number, 0, 5, OWNER, 1000, 0)

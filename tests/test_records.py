@@ -62,7 +62,9 @@ def test_a_session_s_hot_and_cold_part_are_a_cache_line_each() -> None:
     assert _testing.line_sizes() == (64, 64)
 
 
-@pytest.mark.parametrize("address, text", [(0, "0.0.0.0"), (0xCB007101, "203.0.113.1"), (0xFFFFFFFF, "255.255.255.255")])
+@pytest.mark.parametrize(
+    "address, text", [(0, "0.0.0.0"), (0xCB007101, "203.0.113.1"), (0xFFFFFFFF, "255.255.255.255")]
+)
 def test_addresses_are_written_as_quads(address: int, text: str) -> None:
     assert format_ipv4(address) == text
     assert format_ipv4(np.uint32(address)) == text  # type: ignore[arg-type]

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frames import HOST, REMOTE, Talk, counted, echo, gateway, one_port, udp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from frames import HOST, REMOTE, Talk, counted, echo, gateway, one_port, udp
 from natcore import Gateway, Policy, Side, SnatEntry, Timeouts, Verdict, _testing
 
 WINDOW, CREATE, END = 0, 1, 2
@@ -251,7 +251,9 @@ def test_a_long_step_ends_what_it_outlived(days: float) -> None:
     assert rows_of(over) == [
         (CREATE, 1, 0.0, 0.0, 0, 0), (WINDOW, 1, 0.0, 300.0, 1, 0), (END, 1, 0.0, 300.0, 1, 0),
     ]  # fmt: skip
-    assert over.translate_one(udp(HOST, 9), Side.INSIDE, days * DAY + 200)[0] is Verdict.OUTBOUND  # no hold-down is left
+    assert (
+        over.translate_one(udp(HOST, 9), Side.INSIDE, days * DAY + 200)[0] is Verdict.OUTBOUND
+    )  # no hold-down is left
 
 
 @pytest.mark.parametrize("step", [3600.0, 30_000.0, 36_000.0, 50_000.0, 65_536.0, 66_000.0, 200_000.0])

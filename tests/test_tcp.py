@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from frames import Talk, gateway
 from hypothesis import given
 from hypothesis import strategies as st
 
+from frames import Talk, gateway
 from natcore import Policy, Timeouts, Verdict
 from natcore._testing import TcpSession
 
@@ -322,7 +322,10 @@ def test_a_zero_that_nobody_sent_fits_no_reset() -> None:
     assert session.state == ESTABLISHED
 
 
-@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 255)), max_size=30), st.sampled_from([INIT_OUT, INIT_IN, PICKED]))
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 255)), max_size=30),
+    st.sampled_from([INIT_OUT, INIT_IN, PICKED]),
+)
 def test_class_follows_state_and_resets_never_refresh_by_policy(steps: list[tuple[int, int]], first: int) -> None:
     session = TcpSession(first, CLASS_UNREPLIED if first == INIT_IN else CLASS_TRANSITORY)
     spoken = first != INIT_IN

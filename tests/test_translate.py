@@ -6,11 +6,32 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from frames import (
-    EIP, HOST, ICMP, IP, MACS, REMOTE, TCP, UDP, Dot1AD, Dot1Q, Ether, Raw, Talk, assert_checksums, counted, echo, ether,
-    gateway, ip, one_port, parsed, tcp, udp,
-)  # fmt: skip
 
+from frames import (
+    EIP,
+    HOST,
+    ICMP,
+    IP,
+    MACS,
+    REMOTE,
+    TCP,
+    UDP,
+    Dot1AD,
+    Dot1Q,
+    Ether,
+    Raw,
+    Talk,
+    assert_checksums,
+    counted,
+    echo,
+    ether,
+    gateway,
+    ip,
+    one_port,
+    parsed,
+    tcp,
+    udp,
+)  # fmt: skip
 from natcore import Behaviour, Gateway, Link, Policy, Side, SnatEntry, Verdict, _testing
 
 OTHER = "10.0.0.6"
@@ -189,6 +210,7 @@ def test_sessions_opened_from_outside_have_their_own_caps(of_mapping: int, of_ga
 
 
 # ---- filtering
+
 
 @pytest.mark.parametrize("filtering, others", [
     ("endpoint-independent", (True, True)),

@@ -30,7 +30,7 @@ def parse_ipv4(value: Address, name: str) -> ipaddress.IPv4Address:
 def parse_network(value: object, name: str) -> ipaddress.IPv4Network:
     """The prefix, or a ConfigurationError that names the field. Host bits must be zero."""
     try:
-        return value if isinstance(value, ipaddress.IPv4Network) else ipaddress.IPv4Network(value)  # type: ignore[arg-type]
+        return value if isinstance(value, ipaddress.IPv4Network) else ipaddress.IPv4Network(value)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{name}={value!r}: not an IPv4 prefix such as '10.0.0.0/16' ({error})") from None
 
@@ -103,7 +103,9 @@ class Timeouts:
             minimum, source = _MINIMA.get(item.name, (0.0, ""))
             if value < minimum:
                 warnings.warn(
-                    f"Timeouts.{item.name}={value:g}: {source} asks for {minimum:g} s or more", UserWarning, stacklevel=3
+                    f"Timeouts.{item.name}={value:g}: {source} asks for {minimum:g} s or more",
+                    UserWarning,
+                    stacklevel=3,
                 )
 
 

@@ -31,7 +31,7 @@ def wire_addresses(pool: Iterable[Eip], kind: str, eip_bind_mode: str) -> list[t
     """(address on the wire, EIP or 0) of each pool element (contract, field 8)."""
     result = []
     for eip in pool:
-        address = int(eip.address)  # type: ignore[arg-type]
+        address = int(eip.address)
         if kind == "vpc":
             if eip.private_ip is not None:
                 raise ConfigurationError(
@@ -39,7 +39,7 @@ def wire_addresses(pool: Iterable[Eip], kind: str, eip_bind_mode: str) -> list[t
                 )
             result.append((address, 0))
         elif eip_bind_mode == "NAT" and eip.private_ip is not None:
-            result.append((int(eip.private_ip), address))  # type: ignore[arg-type]
+            result.append((int(eip.private_ip), address))
         else:
             result.append((address, address))
     return result

@@ -227,7 +227,7 @@ class Gateway:
             -1 if subscriber is None else int(parse_ipv4(subscriber, "subscriber")),
             -1 if remote is None else int(parse_ipv4(remote, "remote")),
             -1 if outside is None else int(parse_ipv4(outside, "outside")),
-            -1 if protocol is None else PROTOCOLS.get(protocol, protocol),  # type: ignore[call-overload, arg-type]
+            -1 if protocol is None else PROTOCOLS.get(protocol, protocol),  # type: ignore[arg-type]
             self._now_ns(now),
         )
 
@@ -241,7 +241,9 @@ class Gateway:
         if eip_bind_mode == self.eip_bind_mode:
             return
         if eip_bind_mode != "NAT":
-            raise ConfigurationError(f"eip_bind_mode={eip_bind_mode!r}: allowed is a change from MULTI_BINDED to NAT only")
+            raise ConfigurationError(
+                f"eip_bind_mode={eip_bind_mode!r}: allowed is a change from MULTI_BINDED to NAT only"
+            )
         check_pools(self._entries.values(), self.kind, eip_bind_mode)
         self.eip_bind_mode = eip_bind_mode
         for row in self._entries.values():
@@ -444,7 +446,9 @@ class Gateway:
     def take_records(self, events: bool = False) -> NDArray[np.void]:
         """The rows since the last call, while no log runs: RECORD (count,). events: create and end rows too."""
         if self._collector is not None and self._collector.active:
-            raise Error("take_records() is for a gateway without a running session log; a MemorySink keeps rows as well")
+            raise Error(
+                "take_records() is for a gateway without a running session log; a MemorySink keeps rows as well"
+            )
         rows = np.zeros(self._core.journal_waiting, RECORD)
         rows = rows[: self._core.drain(rows)]
         return rows if events else rows[rows["kind"] == WINDOW]
@@ -477,7 +481,9 @@ class Gateway:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Gateway {self.instance or self.kind}: {len(self._entries)} entries{', closed' if self._closed else ''}>"
+        return (
+            f"<Gateway {self.instance or self.kind}: {len(self._entries)} entries{', closed' if self._closed else ''}>"
+        )
 
     def _check_open(self) -> None:
         if self._closed:
