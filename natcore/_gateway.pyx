@@ -7,14 +7,13 @@ from libc.string cimport memcpy, memset
 from natcore._events cimport EVENT_SLOTS, Event
 from natcore._icmp cimport outbox_delete, outbox_new, outbox_waiting
 from natcore._journal cimport Record, journal_delete, journal_drain, journal_new, journal_room
+from natcore._look cimport MappingRow, PortRow, SessionRow, copy_mappings, copy_ports, copy_sessions
 from natcore._mappings cimport Mapping, mappings_delete, mappings_new, mappings_unpair
-from natcore._ports cimport PORT_SPACES, Address, PortMap, address_add, address_drop, ports_allow
+from natcore._ports cimport PORT_SPACES, Address, address_add, address_drop, ports_allow
 from natcore._sessions cimport (
-    IN, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Cold, Session, deadline_of, is_dead, session_close,
-    session_id, sessions_delete, sessions_new,
+    ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Session, session_close, sessions_delete, sessions_new,
 )
 from natcore._sweep cimport close_windows, sweep_all
-from natcore._tcp cimport TCP_STATE
 from natcore._translate cimport advance, clock_forward, hold, release, take_generated, translate
 from natcore.flow cimport has_aes
 from natcore.frame cimport Frame
@@ -35,48 +34,6 @@ cdef extern from * nogil:
 cdef enum:
     CHUNK = 256                 # frames handed to the pipeline at once
     LOOK_LINES = 65536          # that sessions() reads while the worker waits
-
-cdef packed struct SessionRow:  # SESSION of python/natcore/records.py
-    uint64_t session
-    uint64_t bytes_out
-    uint64_t packets_out
-    uint64_t bytes_in
-    uint64_t packets_in
-    double birth                # seconds of the gateway's clock
-    double last_seen
-    double deadline
-    uint32_t inside_ip          # addresses and ports in host order
-    uint32_t remote_ip
-    uint32_t outside_ip
-    uint32_t entry
-    uint16_t inside_port
-    uint16_t remote_port
-    uint16_t outside_port
-    uint8_t protocol
-    uint8_t state               # TCP: TcpState; else 0
-    uint8_t opened_outside
-    uint8_t unused[7]
-
-cdef packed struct MappingRow:  # MAPPING
-    uint32_t inside_ip
-    uint32_t outside_ip
-    uint32_t entry
-    uint32_t sessions
-    uint16_t inside_port
-    uint16_t outside_port
-    uint8_t protocol
-    uint8_t unused[3]
-
-cdef packed struct PortRow:     # PORTS
-    uint32_t outside_ip
-    uint32_t eip
-    uint32_t used
-    uint32_t held_down
-    uint32_t free
-    uint8_t protocol
-    uint8_t unused[3]
-
-cdef uint8_t* PROTOCOL_OF_SPACE = [6, 17, 1]
 
 
 cdef class Core:
@@ -416,80 +373,25 @@ cdef class Core:
         last = last if last - first < LOOK_LINES else first + LOOK_LINES
         self.own()
         with nogil:
-            while slot < last and filled < rows.shape[0]:
-                if (self.worker.sessions.hot[slot].protocol
-                        and not is_dead(&self.worker.sessions, &self.worker.sessions.hot[slot],
-                                        <uint32_t>(self.worker.now_ns // 1000000))):
-                    session_row(self.worker, slot, &rows[filled])
-                    filled += 1
-                slot += 1
+            if rows.shape[0]:
+                filled = copy_sessions(self.worker, &rows[0], <uint32_t>rows.shape[0], &slot, last)
         self.disown()
         return filled, slot
 
     def mappings(self, MappingRow[::1] rows not None):
-        cdef uint32_t slot, filled = 0
-        cdef const Mapping* mapping
+        """Copies mappings; rows filled."""
+        cdef uint32_t filled = 0
         self.own()
-        for slot in range(self.worker.mappings.mapping_slots.fresh):
-            mapping = &self.worker.mappings.mappings[slot]
-            if mapping.protocol and filled < rows.shape[0]:
-                rows[filled].inside_ip = bswap32(mapping.inside_ip)
-                rows[filled].outside_ip = bswap32(mapping.outside_ip)
-                rows[filled].entry = mapping.entry
-                rows[filled].sessions = mapping.sessions
-                rows[filled].inside_port = bswap16(mapping.inside_port)
-                rows[filled].outside_port = bswap16(mapping.outside_port)
-                rows[filled].protocol = mapping.protocol
-                filled += 1
+        if rows.shape[0]:
+            filled = copy_mappings(self.worker, &rows[0], <uint32_t>rows.shape[0])
         self.disown()
         return filled
 
     def ports(self, PortRow[::1] rows not None):
-        cdef uint32_t i, space, filled = 0
-        cdef const Address* address
-        cdef const PortMap* map
+        """Copies port use; rows filled."""
+        cdef uint32_t filled = 0
         self.own()
-        for i in range(self.worker.mappings.ports.count):
-            address = &self.worker.mappings.ports.addresses[i]
-            for space in range(PORT_SPACES):
-                if address.memory == NULL or filled >= rows.shape[0]:
-                    continue
-                map = &address.maps[space]
-                rows[filled].outside_ip = bswap32(address.ip)
-                rows[filled].eip = address.eip
-                rows[filled].held_down = map.held_count
-                rows[filled].free = map.free
-                rows[filled].used = self.worker.mappings.ports.range_size - map.free - map.held_count
-                rows[filled].protocol = PROTOCOL_OF_SPACE[space]
-                filled += 1
+        if rows.shape[0]:
+            filled = copy_ports(self.worker, &rows[0], <uint32_t>rows.shape[0])
         self.disown()
         return filled
-
-
-cdef void session_row(const Worker* worker, uint32_t slot, SessionRow* row) noexcept nogil:
-    cdef const Session* session = &worker.sessions.hot[slot]
-    cdef const Cold* cold = &worker.sessions.cold[slot]
-    cdef uint64_t deadline = deadline_of(&worker.sessions, session, worker.now_ns)
-    row.session = session_id(cold)
-    row.bytes_out = cold.total_bytes[OUT] + (<uint64_t>cold.carry_bytes[OUT] << 32) + session.bytes[OUT]
-    row.packets_out = cold.total_packets[OUT] + (<uint64_t>cold.carry_packets[OUT] << 32) + session.packets[OUT]
-    row.bytes_in = cold.total_bytes[IN] + (<uint64_t>cold.carry_bytes[IN] << 32) + session.bytes[IN]
-    row.packets_in = cold.total_packets[IN] + (<uint64_t>cold.carry_packets[IN] << 32) + session.packets[IN]
-    row.birth = cold.birth_ns / 1e9
-    row.deadline = deadline / 1e9
-    row.last_seen = (deadline - <uint64_t>worker.sessions.timeout_ms[session.timeout_class] * 1000000) / 1e9
-    row.inside_ip = bswap32(session.ip[ROLE_INSIDE])
-    row.remote_ip = bswap32(session.ip[ROLE_REMOTE])
-    row.outside_ip = bswap32(session.ip[ROLE_OUTSIDE])
-    row.entry = worker.mappings.mappings[cold.mapping].entry
-    row.inside_port = bswap16(session.port[ROLE_INSIDE])
-    row.remote_port = bswap16(session.port[ROLE_REMOTE])
-    row.outside_port = bswap16(session.port[ROLE_OUTSIDE])
-    row.protocol = session.protocol
-    row.state = session.state & TCP_STATE if session.protocol == 6 else 0
-    row.opened_outside = 1 if session.flags & OPENED_OUTSIDE else 0
-
-
-assert sizeof(SessionRow) == 96
-assert sizeof(MappingRow) == 24
-assert sizeof(PortRow) == 24

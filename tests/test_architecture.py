@@ -32,7 +32,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "_ports": {"hints", "memory", "random", "flow", "index"},
     "_mappings": {"hints", "memory", "random", "slab", "flow", "index", "_ports"},
     "_sessions": {"hints", "memory", "slab", "checksum", "flow", "index", "wire", "_journal", "_mappings", "_ports"},
-    "_sweep": {"index", "_ports", "_mappings", "_sessions"},
+    "_sweep": {"index", "_journal", "_ports", "_mappings", "_sessions"},
     "_tcp": {"wire", "_sessions"},
     "_icmp": {"hints", "memory", "wire", "frame", "checksum"},
     "state": {"_events", "_icmp", "_journal", "_mappings", "_rules", "_sessions"},
@@ -43,6 +43,7 @@ MAY_KNOW: dict[str, set[str]] = {
 GROUND = {"hints", "wire", "frame", "verdict", "memory", "random", "slab", "checksum", "flow", "index"}
 MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_journal"}
 MAY_KNOW["_translate"] = set(MAY_KNOW)
+MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_tcp"}
 # the plane: frames without NAT, then what joins them to a translator
 MAY_KNOW["arp"] = {"hints", "wire"}
 MAY_KNOW["kernel"] = set()

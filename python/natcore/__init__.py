@@ -3,7 +3,8 @@
 from .config import Behaviour, DeliveryPolicy, Eip, Link, Policy, SnatEntry, Timeouts
 from .entries import Entry
 from .errors import CapacityError, ConfigurationError, DeliveryError, Error, InterfaceError
-from .gateway import Event, Gateway, Generated
+from .gateway import Gateway
+from .notices import Event, Generated
 from .records import MAPPING, PORTS, RECORD, SESSION, format_ipv4
 from .verdict import Side, Verdict
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._gateway import Core
+from .arguments import check_array, check_kinds, check_texts, nows_ns, secret, timeouts_ms
 from .config import (
     FILTERINGS,
     MAX_TIME,
@@ -32,6 +30,7 @@ from .config import (
 )
 from .entries import Entry, check_pools, compile_rules, wire_addresses
 from .errors import ConfigurationError, Error
+from .notices import Event, Generated, event_of
 from .records import MAPPING, PORTS, RECORD, SESSION, WINDOW
 from .verdict import FORWARDED, Side, Verdict
 
@@ -43,34 +42,6 @@ if TYPE_CHECKING:
 MAX_ADDRESSES = 65_536  # outside addresses of a gateway
 LOOK_ROWS = 4096  # rows that are copied while the worker waits
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
-_GAUGES_FIRST = ("held",)
-
-EntryType = TypeVar("EntryType", bound=SnatEntry)
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """A frame of the gateway's own: an ICMP error or an echo reply.
-
-    frame: with the link header that answers the frame which caused it. send_to: the side it leaves by.
-    """
-
-    frame: bytes
-    send_to: Side
-    cause: Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Who ran out of what, first when, towards which destination, and how often since events() was last read."""
-
-    time: float  # seconds of the gateway's clock
-    reason: str
-    subscriber: ipaddress.IPv4Address
-    destination: ipaddress.IPv4Address
-    port: int
-    protocol: int
-    count: int
 
 
 class Gateway:
@@ -106,9 +77,7 @@ class Gateway:
         policy: Policy | None = None,
         seed: int | None = None,
     ) -> None:
-        for name, text in (("instance", instance), ("vpc_id", vpc_id), ("region", region)):
-            if not isinstance(text, str) or len(text.encode()) > 1024:
-                raise ConfigurationError(f"{name}={text!r}: allowed is a str of at most 1,024 bytes")
+        check_texts(instance=instance, vpc_id=vpc_id, region=region)
         check_choice("kind", kind, ("internet", "vpc"))
         check_choice("eip_bind_mode", eip_bind_mode, ("NAT", "MULTI_BINDED"))
         check_choice("billing", billing, ("by-usage", "by-specification"))
@@ -124,10 +93,9 @@ class Gateway:
         check_number("epoch", epoch, -MAX_TIME, MAX_TIME, unit="seconds")
         if seed is not None:
             check_integer("seed", seed, -(1 << 127), 1 << 127)
-        for name, value, kind_of in (("inside", inside, Link), ("outside", outside, Link),
-                                     ("timeouts", timeouts, Timeouts), ("policy", policy, Policy)):  # fmt: skip
-            if value is not None and not isinstance(value, kind_of):
-                raise ConfigurationError(f"{name}={value!r}: allowed is a {kind_of.__name__}")
+        check_kinds(
+            inside=(inside, Link), outside=(outside, Link), timeouts=(timeouts, Timeouts), policy=(policy, Policy)
+        )
         self.instance, self.vpc_id, self.region = instance, vpc_id, region
         self.kind, self.billing, self.seed = kind, billing, seed
         self.eip_bind_mode = eip_bind_mode
@@ -148,11 +116,11 @@ class Gateway:
             max_subscribers=max_subscribers or max_sessions,
             max_addresses=MAX_ADDRESSES,
             records=records,
-            hash_key=_secret(seed, "hash")[:16],
-            random_key=_secret(seed, "ports"),
+            hash_key=secret(seed, "hash")[:16],
+            random_key=secret(seed, "ports"),
             port_ranges=self.policy.port_ranges,
             hold_down_ms=round(self.policy.hold_down * 1000),
-            timeouts_ms=_timeouts_ms(self.timeouts),
+            timeouts_ms=timeouts_ms(self.timeouts),
             window_ns=to_ns(window, "window"),
             epoch_ns=exact_ns(epoch),
             filtering=tuple(FILTERINGS.index(self.policy.behaviour(p).filtering or "") for p in ("tcp", "udp", "icmp")),
@@ -289,24 +257,24 @@ class Gateway:
         """
         if self._closed:
             self._check_open()
-        count = _check_array("frames", frames, np.uint8, 2)
-        _check_array("lengths", lengths, np.uint32, 1, count)
+        count = check_array("frames", frames, np.uint8, 2)
+        check_array("lengths", lengths, np.uint32, 1, count)
         if out is None:
             out = np.empty(count, np.uint8)
         else:
-            _check_array("out", out, np.uint8, 1, count)
+            check_array("out", out, np.uint8, 1, count)
         if worker not in (None, 0):
-            raise ConfigurationError(f"worker={worker!r}: allowed is 0 or None, since this gateway has one worker")
+            raise ConfigurationError(f"worker={worker!r}: allowed is 0 or None: this gateway has one worker")
         sides = None
         if isinstance(side, np.ndarray):
-            _check_array("side", side, np.uint8, 1, count, writable=False)
+            check_array("side", side, np.uint8, 1, count, writable=False)
             if count and side.max() > 1:
                 raise ConfigurationError(f"side={side.max()}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
             sides, side = side, 0
         elif side != 0 and side != 1:
             raise ConfigurationError(f"side={side!r}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
         if isinstance(now, np.ndarray):
-            self._core.translate(frames, lengths, sides, side, _nows_ns(now, count), 0, out)
+            self._core.translate(frames, lengths, sides, side, nows_ns(now, count), 0, out)
         else:
             self._core.translate(frames, lengths, sides, side, None, to_ns(now), out)
         return out
@@ -347,7 +315,7 @@ class Gateway:
         self, frames: NDArray[np.uint8], lengths: NDArray[np.uint32], side: int | NDArray[np.uint8]
     ) -> NDArray[np.uint8]:
         """The worker that each frame belongs to: uint8 (count,)."""
-        return np.zeros(_check_array("frames", frames, np.uint8, 2), np.uint8)
+        return np.zeros(check_array("frames", frames, np.uint8, 2), np.uint8)
 
     # ---- interfaces -------------------------------------------------------------------------------------------------
 
@@ -372,7 +340,7 @@ class Gateway:
             "local": verdicts[Verdict.LOCAL],
             "dropped": sum(verdicts[128:]),
         }
-        result.update({reason_counter(v): verdicts[v] for v in Verdict if v.is_drop})
+        result.update({v.counter: verdicts[v] for v in Verdict if v.is_drop})
         result.update(own)
         return result
 
@@ -382,7 +350,7 @@ class Gateway:
         if out is None:
             out = np.zeros(self._core.session_slots, SESSION)
         else:
-            _check_array("out", out, SESSION, 1)
+            check_array("out", out, SESSION, 1)
         filled = slot = 0
         while filled < len(out) and slot < self._core.session_slots:
             count, slot = self._core.sessions(out[filled : filled + LOOK_ROWS], slot)
@@ -403,18 +371,7 @@ class Gateway:
 
     def events(self) -> list[Event]:
         """What happened since the last call that an administrator should know; each once, with a count."""
-        return [
-            Event(
-                at_ns / 1e9,
-                reason_name(Verdict(verdict)),
-                ipaddress.IPv4Address(subscriber),
-                ipaddress.IPv4Address(destination),
-                port,
-                protocol,
-                count,
-            )
-            for at_ns, verdict, subscriber, destination, port, protocol, count in self._core.take_events()
-        ]
+        return [event_of(row) for row in self._core.take_events()]
 
     def _settle(self) -> None:
         """Completes expiry up to the gateway's clock, so that nothing dead is shown; a plane's sweep does it by itself."""
@@ -491,49 +448,3 @@ class Gateway:
 
     def _now_ns(self, now: float | None) -> int:
         return self._core.now_ns if now is None else to_ns(now)
-
-
-def reason_name(verdict: Verdict) -> str:
-    """A drop's reason in values and events: "ports-exhausted"."""
-    return verdict.name.removeprefix("DROP_").lower().replace("_", "-")
-
-
-def reason_counter(verdict: Verdict) -> str:
-    """A drop's counter: "dropped_ports_exhausted"."""
-    return "dropped_" + verdict.name.removeprefix("DROP_").lower()
-
-
-def _secret(seed: int | None, purpose: str) -> bytes:
-    """32 bytes for a purpose: from the system, or repeatable from a seed."""
-    if seed is None:
-        return os.urandom(32)
-    return hashlib.sha256(f"natcore {purpose} {seed}".encode()).digest()
-
-
-def _timeouts_ms(timeouts: Timeouts) -> list[int]:
-    """By TimeoutClass of natcore/_sessions.pxd."""
-    order = ("udp", "tcp_transitory", "tcp_established", "icmp", "unreplied", "other")
-    return [max(1, round(getattr(timeouts, name) * 1000)) for name in order]
-
-
-def _check_array(
-    name: str, value: Any, dtype: Any, dimensions: int, count: int | None = None, *, writable: bool = True
-) -> int:
-    """The array's length; ConfigurationError unless it is what the core can take as it is."""
-    if not isinstance(value, np.ndarray) or value.dtype != dtype or value.ndim != dimensions:
-        got = f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise ConfigurationError(f"{name}={got}: allowed is a {np.dtype(dtype).name} array of {dimensions} dimensions")
-    if not value.flags.c_contiguous or (writable and not value.flags.writeable):
-        raise ConfigurationError(f"{name}: allowed is a C-contiguous{', writable' if writable else ''} array")
-    if count is not None and len(value) != count:
-        raise ConfigurationError(f"{name}: {len(value)} rows; allowed is {count}, as frames has")
-    return len(value)
-
-
-def _nows_ns(now: NDArray[np.float64], count: int) -> NDArray[np.uint64]:
-    if now.dtype != np.float64 or now.shape != (count,):
-        raise ConfigurationError(f"now={now.dtype}{now.shape}: allowed is float64({count},)")
-    if count and not (np.isfinite(now).all() and now.min() >= 0 and now.max() <= MAX_TIME):
-        raise ConfigurationError(f"now: allowed are finite seconds from 0 to {MAX_TIME:g}")
-    whole = np.floor(now)
-    return whole.astype(np.uint64) * np.uint64(1_000_000_000) + np.rint((now - whole) * 1e9).astype(np.uint64)

@@ -45,5 +45,15 @@ class Verdict(IntEnum):
     def is_drop(self) -> bool:
         return self >= 128
 
+    @property
+    def reason(self) -> str:
+        """A drop's reason in values and events: "ports-exhausted"."""
+        return self.name.removeprefix("DROP_").lower().replace("_", "-")
+
+    @property
+    def counter(self) -> str:
+        """A drop's counter: "dropped_ports_exhausted"."""
+        return "dropped_" + self.name.removeprefix("DROP_").lower()
+
 
 FORWARDED = (Verdict.OUTBOUND, Verdict.INBOUND, Verdict.HAIRPIN, Verdict.UNTRANSLATED)

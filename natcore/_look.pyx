@@ -1,0 +1,91 @@
+"""Copying sessions, mappings and port use out of the tables; the caller holds the worker."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from natcore._mappings cimport Mapping
+from natcore._ports cimport PORT_SPACES, Address, PortMap
+from natcore._sessions cimport (
+    IN, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Cold, Session, deadline_of, is_dead, session_id,
+)
+from natcore._tcp cimport TCP_STATE
+from natcore.hints cimport bswap16, bswap32
+
+cdef uint8_t* PROTOCOL_OF_SPACE = [6, 17, 1]
+
+
+cdef void session_row(const Worker* worker, uint32_t slot, SessionRow* row) noexcept nogil:
+    cdef const Session* session = &worker.sessions.hot[slot]
+    cdef const Cold* cold = &worker.sessions.cold[slot]
+    cdef uint64_t deadline = deadline_of(&worker.sessions, session, worker.now_ns)
+    row.session = session_id(cold)
+    row.bytes_out = cold.total_bytes[OUT] + (<uint64_t>cold.carry_bytes[OUT] << 32) + session.bytes[OUT]
+    row.packets_out = cold.total_packets[OUT] + (<uint64_t>cold.carry_packets[OUT] << 32) + session.packets[OUT]
+    row.bytes_in = cold.total_bytes[IN] + (<uint64_t>cold.carry_bytes[IN] << 32) + session.bytes[IN]
+    row.packets_in = cold.total_packets[IN] + (<uint64_t>cold.carry_packets[IN] << 32) + session.packets[IN]
+    row.birth = cold.birth_ns / 1e9
+    row.deadline = deadline / 1e9
+    row.last_seen = (deadline - <uint64_t>worker.sessions.timeout_ms[session.timeout_class] * 1000000) / 1e9
+    row.inside_ip = bswap32(session.ip[ROLE_INSIDE])
+    row.remote_ip = bswap32(session.ip[ROLE_REMOTE])
+    row.outside_ip = bswap32(session.ip[ROLE_OUTSIDE])
+    row.entry = worker.mappings.mappings[cold.mapping].entry
+    row.inside_port = bswap16(session.port[ROLE_INSIDE])
+    row.remote_port = bswap16(session.port[ROLE_REMOTE])
+    row.outside_port = bswap16(session.port[ROLE_OUTSIDE])
+    row.protocol = session.protocol
+    row.state = session.state & TCP_STATE if session.protocol == 6 else 0
+    row.opened_outside = 1 if session.flags & OPENED_OUTSIDE else 0
+
+
+cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t room, uint32_t* slot,
+                            uint32_t last) noexcept nogil:
+    """Live sessions from slot on, before last; rows filled. slot: where to go on."""
+    cdef uint32_t filled = 0, now_ms = <uint32_t>(worker.now_ns // 1000000)
+    while slot[0] < last and filled < room:
+        if (worker.sessions.hot[slot[0]].protocol
+                and not is_dead(&worker.sessions, &worker.sessions.hot[slot[0]], now_ms)):
+            session_row(worker, slot[0], &rows[filled])
+            filled += 1
+        slot[0] += 1
+    return filled
+
+
+cdef uint32_t copy_mappings(const Worker* worker, MappingRow* rows, uint32_t room) noexcept nogil:
+    cdef uint32_t slot, filled = 0
+    cdef const Mapping* mapping
+    for slot in range(worker.mappings.mapping_slots.fresh):
+        mapping = &worker.mappings.mappings[slot]
+        if mapping.protocol and filled < room:
+            rows[filled].inside_ip = bswap32(mapping.inside_ip)
+            rows[filled].outside_ip = bswap32(mapping.outside_ip)
+            rows[filled].entry = mapping.entry
+            rows[filled].sessions = mapping.sessions
+            rows[filled].inside_port = bswap16(mapping.inside_port)
+            rows[filled].outside_port = bswap16(mapping.outside_port)
+            rows[filled].protocol = mapping.protocol
+            filled += 1
+    return filled
+
+
+cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t room) noexcept nogil:
+    cdef uint32_t i, space, filled = 0
+    cdef const Address* address
+    cdef const PortMap* map
+    for i in range(worker.mappings.ports.count):
+        address = &worker.mappings.ports.addresses[i]
+        for space in range(PORT_SPACES):
+            if address.memory == NULL or filled >= room:
+                continue
+            map = &address.maps[space]
+            rows[filled].outside_ip = bswap32(address.ip)
+            rows[filled].eip = address.eip
+            rows[filled].held_down = map.held_count
+            rows[filled].free = map.free
+            rows[filled].used = worker.mappings.ports.range_size - map.free - map.held_count
+            rows[filled].protocol = PROTOCOL_OF_SPACE[space]
+            filled += 1
+    return filled
+
+
+assert sizeof(SessionRow) == 96
+assert sizeof(MappingRow) == 24
+assert sizeof(PortRow) == 24

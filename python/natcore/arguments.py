@@ -1,0 +1,64 @@
+"""Arguments on their way to the core: arrays as it can take them, times in its units, secrets."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import MAX_TIME, Timeouts
+from .errors import ConfigurationError
+
+
+def secret(seed: int | None, purpose: str) -> bytes:
+    """32 bytes for a purpose: from the system, or repeatable from a seed."""
+    if seed is None:
+        return os.urandom(32)
+    return hashlib.sha256(f"natcore {purpose} {seed}".encode()).digest()
+
+
+def timeouts_ms(timeouts: Timeouts) -> list[int]:
+    """By TimeoutClass of natcore/_sessions.pxd."""
+    order = ("udp", "tcp_transitory", "tcp_established", "icmp", "unreplied", "other")
+    return [max(1, round(getattr(timeouts, name) * 1000)) for name in order]
+
+
+def check_texts(**texts: object) -> None:
+    """Names of the cloud's, which every row of the log carries."""
+    for name, text in texts.items():
+        if not isinstance(text, str) or len(text.encode()) > 1024:
+            raise ConfigurationError(f"{name}={text!r}: allowed is a str of at most 1,024 bytes")
+
+
+def check_kinds(**values: tuple[object, type]) -> None:
+    """Each value is None or of its type."""
+    for name, (value, kind) in values.items():
+        if value is not None and not isinstance(value, kind):
+            raise ConfigurationError(f"{name}={value!r}: allowed is a {kind.__name__}")
+
+
+def check_array(
+    name: str, value: Any, dtype: Any, dimensions: int, count: int | None = None, *, writable: bool = True
+) -> int:
+    """The array's length; ConfigurationError unless it is what the core can take as it is."""
+    if not isinstance(value, np.ndarray) or value.dtype != dtype or value.ndim != dimensions:
+        got = f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise ConfigurationError(f"{name}={got}: allowed is a {np.dtype(dtype).name} array of {dimensions} dimensions")
+    if not value.flags.c_contiguous or (writable and not value.flags.writeable):
+        raise ConfigurationError(f"{name}: allowed is a C-contiguous{', writable' if writable else ''} array")
+    if count is not None and len(value) != count:
+        raise ConfigurationError(f"{name}: {len(value)} rows; allowed is {count}, as frames has")
+    return len(value)
+
+
+def nows_ns(now: NDArray[np.float64], count: int) -> NDArray[np.uint64]:
+    """Seconds of each of count frames, rounded to nanoseconds once."""
+    if now.dtype != np.float64 or now.shape != (count,):
+        raise ConfigurationError(f"now={now.dtype}{now.shape}: allowed is float64({count},)")
+    if count and not (np.isfinite(now).all() and now.min() >= 0 and now.max() <= MAX_TIME):
+        raise ConfigurationError(f"now: allowed are finite seconds from 0 to {MAX_TIME:g}")
+    whole = np.floor(now)
+    return whole.astype(np.uint64) * np.uint64(1_000_000_000) + np.rint((now - whole) * 1e9).astype(np.uint64)
