@@ -1,7 +1,7 @@
 """The boundary to Python: arguments come checked from python/natcore/gateway.py, tables go out as copies."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from natcore._events cimport EVENT_SLOTS, Event

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import bulk
 from frames import EIP, HOST, REMOTE, Talk, echo, gateway, one_port, tcp, udp
 from natcore import RECORD, ConfigurationError, Error, Event, Gateway, Link, Side, Verdict, _testing
+from natcore.sinks import MemorySink
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
 
@@ -274,6 +275,27 @@ def test_what_was_dead_at_the_end_ended_at_its_deadline() -> None:
     assert [(int(row["kind"]), int(row["session"]), row["end_time"] / 1e6) for row in rows][2:] == [
         (0, 1, 60.0), (2, 1, 60.0), (0, 2, 100.0),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["close", "stop", "advance", "long"])
+def test_no_row_is_lost_while_a_log_runs_though_the_journal_is_small(end: str) -> None:
+    """Ends and windows of 300 sessions, through a journal of 16 rows."""
+    over, sink = gateway(records=16), MemorySink()
+    log = over.start_session_log(sink)
+    for sport in range(1, 301):
+        over.translate_one(udp(sport=sport), INSIDE, 1.0)
+        over._collector.step()  # type: ignore[union-attr]
+    if end == "close":
+        over.close()
+    elif end == "stop":
+        assert over.stop_session_log(log) == 0
+    else:
+        over.advance(500.0 if end == "advance" else 5_000_000.0)
+        over.close()
+    assert over.counters()["journal_lost"] == 0
+    windows = sink.records[sink.records["kind"] == 0]
+    assert sorted(windows["session"].tolist()) == list(range(1, 301))
+    assert set(windows["end_time"]) == {1_000_000 if end in ("close", "stop") else 301_000_000}
 
 
 def test_an_exception_closes_it_too() -> None:
