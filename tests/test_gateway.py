@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -52,6 +53,7 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
         Gateway(**{"max_sessions": 10, **settings})
 
 
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="a sanitizer needs the whole address space")
 def test_a_gateway_that_does_not_fit_says_so_and_gives_back_what_it_took() -> None:
     """In a process whose address space ends at 2 GiB: every size fails somewhere else on the way."""
     script = """
