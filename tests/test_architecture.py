@@ -32,7 +32,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "_ports": {"hints", "memory", "random", "flow", "index"},
     "_mappings": {"hints", "memory", "random", "slab", "flow", "index", "_ports"},
     "_sessions": {"hints", "memory", "slab", "checksum", "flow", "index", "wire", "_journal", "_mappings", "_ports"},
-    "_sweep": {"index", "_ports", "_mappings", "_sessions"},
+    "_sweep": {"index", "_journal", "_ports", "_mappings", "_sessions"},
     "_tcp": {"wire", "_sessions"},
     "_icmp": {"hints", "memory", "wire", "frame", "checksum"},
     "state": {"_events", "_icmp", "_journal", "_mappings", "_rules", "_sessions"},
