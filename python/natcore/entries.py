@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from ._gateway import Core
 from ._rules import RuleSet
 from .config import Eip, SnatEntry
-from .errors import ConfigurationError
+from .errors import ConfigurationError, Error
 
 Value = TypeVar("Value")
 
@@ -43,6 +44,19 @@ def wire_addresses(pool: Iterable[Eip], kind: str, eip_bind_mode: str) -> list[t
         else:
             result.append((address, address))
     return result
+
+
+def take_addresses(core: Core, row: Entry, kind: str, eip_bind_mode: str) -> None:
+    """Numbers for the outside addresses of an entry; all of them, or with an error none."""
+    taken: list[int] = []
+    try:
+        for wire, eip in wire_addresses(row.entry.pool, kind, eip_bind_mode):
+            taken.append(core.add_address(wire, eip))
+    except Error:
+        for number in taken:
+            core.drop_address(number)
+        raise
+    row.addresses = taken
 
 
 def check_pools(entries: Iterable[Entry], kind: str, eip_bind_mode: str) -> None:

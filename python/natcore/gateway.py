@@ -28,7 +28,7 @@ from .config import (
     parse_ipv4,
     to_ns,
 )
-from .entries import Entry, check_pools, compile_rules, wire_addresses
+from .entries import Entry, check_pools, compile_rules, take_addresses
 from .errors import ConfigurationError, Error
 from .notices import Event, Generated, event_of
 from .records import MAPPING, PORTS, RECORD, SESSION, WINDOW
@@ -149,10 +149,11 @@ class Gateway:
                 )
         row = Entry(self._last_id + 1, entry)
         check_pools([*self._entries.values(), row], self.kind, self.eip_bind_mode)
-        self._take_addresses(row)
+        take_addresses(self._core, row, self.kind, self.eip_bind_mode)
         self._last_id = row.id
         self._entries[row.id] = row
         self._core.set_rules(compile_rules(self._entries.values()))
+        self._tell_planes()
         return row
 
     def remove(self, entry: Entry, drain: bool = False, now: float | None = None) -> int:
@@ -172,6 +173,7 @@ class Gateway:
         for number in row.addresses:
             self._core.drop_address(number)
         row.addresses = []
+        self._tell_planes()
         return ended
 
     def entries(self) -> list[Entry]:
@@ -218,24 +220,19 @@ class Gateway:
             if all(eip.private_ip is None for eip in row.entry.pool):
                 continue
             before = row.addresses
-            self._take_addresses(row)
+            take_addresses(self._core, row, self.kind, self.eip_bind_mode)
             self._core.set_rules(compile_rules(self._entries.values()))  # from now on nothing new is on the old ones
             for eip in row.entry.pool:
                 if eip.private_ip is not None:
                     self._core.end(row.id, -1, -1, int(eip.address), -1, self._now_ns(now))
             for number in before:
                 self._core.drop_address(number)
+        self._tell_planes()
 
-    def _take_addresses(self, row: Entry) -> None:
-        taken: list[int] = []
-        try:
-            for wire, eip in wire_addresses(row.entry.pool, self.kind, self.eip_bind_mode):
-                taken.append(self._core.add_address(wire, eip))
-        except Error:
-            for number in taken:
-                self._core.drop_address(number)
-            raise
-        row.addresses = taken
+    def _tell_planes(self) -> None:
+        """Which addresses are the gateway's has changed: planes keep the kernel off these."""
+        for plane in self._planes:
+            plane.entries_changed()
 
     # ---- frames in memory -------------------------------------------------------------------------------------------
 
@@ -381,7 +378,7 @@ class Gateway:
     # ---- the session log --------------------------------------------------------------------------------------------
 
     def start_session_log(
-        self, sink: Any, *, name: str = "session", spool: str | os.PathLike[str] | None = None,
+        self, sink: Any, *, name: str | None = None, spool: str | os.PathLike[str] | None = None,
         delivery: DeliveryPolicy | None = None,
     ) -> SessionLog:  # fmt: skip
         """Starts a session log into a sink (natcore.sinks); several logs get the same rows with the same numbers."""
