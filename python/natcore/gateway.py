@@ -211,9 +211,7 @@ class Gateway:
         if eip_bind_mode == self.eip_bind_mode:
             return
         if eip_bind_mode != "NAT":
-            raise ConfigurationError(
-                f"eip_bind_mode={eip_bind_mode!r}: allowed is a change from MULTI_BINDED to NAT only"
-            )
+            raise ConfigurationError(f"eip_bind_mode={eip_bind_mode!r}: allowed is MULTI_BINDED to NAT only")
         check_pools(self._entries.values(), self.kind, eip_bind_mode)
         self.eip_bind_mode = eip_bind_mode
         for row in self._entries.values():
@@ -369,6 +367,10 @@ class Gateway:
     def events(self) -> list[Event]:
         """What happened since the last call that an administrator should know; each once, with a count."""
         return [event_of(row) for row in self._core.take_events()]
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while events() has something to tell."""
+        return self._core.event_fd
 
     def _settle(self) -> None:
         """Completes expiry up to the gateway's clock, so that nothing dead is shown; a plane's sweep does it by itself."""
