@@ -13,9 +13,25 @@ cdef struct Event:
     uint8_t protocol
     uint8_t verdict             # the reason
 
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    #include <sys/eventfd.h>
+    #include <unistd.h>
+    static int natcore_event_fd(void) { return eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC); }
+    static void natcore_event_fd_set(int fd) { (void)!eventfd_write(fd, 1); }
+    static void natcore_event_fd_clear(int fd) { eventfd_t count; (void)!eventfd_read(fd, &count); }
+    static void natcore_event_fd_close(int fd) { if (fd >= 0) close(fd); }
+    """
+    int event_fd "natcore_event_fd" () noexcept
+    void event_fd_set "natcore_event_fd_set" (int fd) noexcept
+    void event_fd_clear "natcore_event_fd_clear" (int fd) noexcept
+    void event_fd_close "natcore_event_fd_close" (int fd) noexcept
+
 cdef struct Events:
     Event slots[1024]
     uint32_t waiting
+    int fd                      # readable while events wait
     uint64_t lost               # no slot was free nearby
 
 cdef inline void event_note(Events* events, uint8_t verdict, uint32_t subscriber, uint32_t destination, uint16_t port,
@@ -38,5 +54,7 @@ cdef inline void event_note(Events* events, uint8_t verdict, uint32_t subscriber
             event.protocol = protocol
             event.verdict = verdict
             events.waiting += 1
+            if events.waiting == 1:
+                event_fd_set(events.fd)
             return
     events.lost += 1

@@ -1,11 +1,11 @@
 """The boundary to Python: arguments come checked from python/natcore/gateway.py, tables go out as copies."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from natcore._entries cimport count_entry, end_entry, end_matching
-from natcore._events cimport EVENT_SLOTS, Event
+from natcore._events cimport EVENT_SLOTS, Event, event_fd, event_fd_clear, event_fd_close
 from natcore._icmp cimport outbox_delete, outbox_new, outbox_waiting
 from natcore._journal cimport Record, journal_delete, journal_drain, journal_new, journal_room
 from natcore._look cimport MappingRow, PortRow, SessionRow, copy_mappings, copy_ports, copy_sessions
@@ -53,6 +53,9 @@ cdef class Core:
         if worker == NULL:
             raise CapacityError("no memory for a gateway")
         self.worker = worker
+        worker.events.fd = event_fd()
+        if worker.events.fd < 0:
+            raise CapacityError("no file descriptor is left for a gateway's events")
         self.filters = 1 in filtering[:2]
         ready = (sessions_new(&worker.sessions, max_sessions, self.filters)
                  and mappings_new(&worker.mappings, max_mappings, max_subscribers, max_addresses)
@@ -103,6 +106,7 @@ cdef class Core:
         mappings_delete(&self.worker.mappings)
         journal_delete(&self.worker.journal)
         outbox_delete(&self.worker.outbox)
+        event_fd_close(self.worker.events.fd)
         table_delete(self.worker, sizeof(Worker))
 
     # ---- who holds the worker -------------------------------------------------------------------------------------
@@ -388,6 +392,11 @@ cdef class Core:
         self.disown()
         return verdicts, own
 
+    @property
+    def event_fd(self):
+        """An eventfd, readable while events wait; the core's own, closed with it."""
+        return self.worker.events.fd
+
     def take_events(self):
         """[(ns, verdict, subscriber, destination, port, protocol, count), …], the oldest first."""
         cdef uint32_t i
@@ -402,6 +411,7 @@ cdef class Core:
                                   bswap16(event.port), event.protocol, event.count))
                     memset(event, 0, sizeof(Event))
             self.worker.events.waiting = 0
+            event_fd_clear(self.worker.events.fd)
         self.disown()
         taken.sort()
         return taken

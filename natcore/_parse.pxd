@@ -37,9 +37,9 @@ cdef struct Flight:             # a packet on its way through the stages
 cdef inline uint32_t link_length(const Frame* frame) noexcept nogil:
     """Bytes of the Ethernet header with up to two tags when IPv4 follows; 0: it does not. More than the frame has:
     it is too short to tell."""
-    cdef uint32_t at = 12, tags
+    cdef uint32_t at = 12, _tags
     cdef uint16_t ethertype
-    for tags in range(3):
+    for _tags in range(3):
         if frame.length < at + 2:
             return at + 2
         memcpy(&ethertype, frame.data + at, 2)

@@ -71,6 +71,7 @@ cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wis
                         uint32_t* until_ms) noexcept nogil
 cdef uint32_t ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last, uint32_t now_ms) noexcept nogil
 cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil
-cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms, uint32_t now_ms) noexcept nogil
+cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms,
+                       uint32_t now_ms) noexcept nogil
 cdef void ports_reclaim(Ports* ports, uint32_t now_ms) noexcept nogil
 cdef uint32_t owner_slot(uint32_t owner) noexcept nogil

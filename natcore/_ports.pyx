@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore.flow cimport flow_hash
-from natcore.hints cimport ctz64, popcount64
+from natcore.hints cimport ctz64
 from natcore.index cimport (
     NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )

@@ -5,16 +5,16 @@ from libc.string cimport memset
 from natcore._journal cimport (
     RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record, journal_commit, journal_slot,
 )
-from natcore._mappings cimport Mapping, Subscriber, mapping_close
+from natcore._mappings cimport Mapping, mapping_close
 from natcore._ports cimport space_of
 from natcore.checksum cimport combine, delta16, delta32
 from natcore.flow cimport flow_hash
 from natcore.hints cimport bswap16, bswap32
 from natcore.index cimport (
-    NONE, Cursor, Index, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
+    NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
 from natcore.memory cimport table_delete, table_new
-from natcore.slab cimport NO_SLOT, slab_begin, slab_give, slab_take
+from natcore.slab cimport slab_begin, slab_give, slab_take
 
 
 cdef bint sessions_new(Sessions* table, uint32_t capacity, bint filters) noexcept nogil:

@@ -3,7 +3,7 @@ earlier one is rewritten, so that the waits for memory overlap. Whatever the pip
 """
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore._admit cimport Endpoints, admit_inbound, admit_outbound, class_of, complete, may_pass, screen_inbound
+from natcore._admit cimport Endpoints, admit_inbound, admit_outbound, class_of, may_pass, screen_inbound
 from natcore._icmp cimport echo_reply, icmp_error, outbox_take
 from natcore._parse cimport (
     KIND_ICMP, KIND_SESSION, Flight, parse, payload_offset, wire_bytes, wire_packets,

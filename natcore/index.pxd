@@ -90,8 +90,8 @@ cdef inline uint32_t index_next(const Index* index, Cursor* cursor) noexcept nog
 
 cdef inline bint index_insert(Index* index, uint64_t hash, uint32_t number) noexcept nogil:
     """False: every bucket within the probe limit is full."""
-    cdef uint32_t home = home_of(index, hash), bucket = home, step, back, mask, at
-    for step in range(PROBE_LIMIT):
+    cdef uint32_t home = home_of(index, hash), bucket = home, _step, back, mask, at
+    for _step in range(PROBE_LIMIT):
         mask = match_tags(index.buckets[bucket].tags, 0)
         if mask:
             at = ctz32(mask)
@@ -107,9 +107,9 @@ cdef inline bint index_insert(Index* index, uint64_t hash, uint32_t number) noex
 
 cdef inline void index_remove(Index* index, uint64_t hash, uint32_t number) noexcept nogil:
     """Takes (hash, number) out; it must be in."""
-    cdef uint32_t home = home_of(index, hash), bucket = home, step, back, mask, at
+    cdef uint32_t home = home_of(index, hash), bucket = home, _step, back, mask, at
     cdef uint16_t tag = tag_of(hash)
-    for step in range(PROBE_LIMIT):
+    for _step in range(PROBE_LIMIT):
         mask = match_tags(index.buckets[bucket].tags, tag)
         while mask:
             at = ctz32(mask)

@@ -22,9 +22,9 @@ cdef inline void quarter_round(uint32_t* x, int a, int b, int c, int d) noexcept
 
 cdef inline void random_refill(Random* random) noexcept nogil:
     cdef uint32_t x[16]
-    cdef int i
+    cdef int i, _turn
     memcpy(x, random.state, 64)
-    for i in range(10):
+    for _turn in range(10):
         quarter_round(x, 0, 4, 8, 12)
         quarter_round(x, 1, 5, 9, 13)
         quarter_round(x, 2, 6, 10, 14)

@@ -87,3 +87,13 @@ def test_the_asyncio_gateway_forwards(network: Network) -> None:
 def test_the_documents_python_is_python(document: Path) -> None:
     for block in re.findall(r"^```python\n(.*?)^```$", document.read_text(), re.S | re.M):
         compile(block, str(document), "exec")
+
+
+def test_the_guides_settings_are_settings(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "docs" / "guide.md").read_text(), re.S | re.M)
+    assert blocks
+    for block in blocks:
+        (tmp_path / "gateway.toml").write_text(block)
+        command = [sys.executable, "-c", "from natcore.cli import main; main()", "check", "gateway.toml"]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import Any
 
@@ -17,6 +16,8 @@ def secret(seed: int | None, purpose: str) -> bytes:
     """32 bytes for a purpose: from the system, or repeatable from a seed."""
     if seed is None:
         return os.urandom(32)
+    import hashlib  # 3 ms, for tests alone
+
     return hashlib.sha256(f"natcore {purpose} {seed}".encode()).digest()
 
 

@@ -356,6 +356,10 @@ class Gateway:
         """What happened since the last call that an administrator should know; each once, with a count."""
         return [event_of(row) for row in self._core.take_events()]
 
+    def fileno(self) -> int:
+        """A descriptor that is readable while events() has something to tell."""
+        return self._core.event_fd
+
     def _settle(self) -> None:
         """Completes expiry up to the gateway's clock, so that nothing dead is shown; a plane's sweep does it by itself."""
         if not self._planes and not self._closed:
@@ -364,7 +368,7 @@ class Gateway:
     # ---- the session log --------------------------------------------------------------------------------------------
 
     def start_session_log(
-        self, sink: Any, *, name: str = "session", spool: str | os.PathLike[str] | None = None,
+        self, sink: Any, *, name: str | None = None, spool: str | os.PathLike[str] | None = None,
         delivery: DeliveryPolicy | None = None,
     ) -> SessionLog:  # fmt: skip
         """Starts a session log into a sink (natcore.sinks); several logs get the same rows with the same numbers."""

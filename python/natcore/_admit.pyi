@@ -1,0 +1,1 @@
+"""Admission: nothing of it is for Python."""

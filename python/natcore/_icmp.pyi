@@ -1,0 +1,1 @@
+"""The gateway's own ICMP messages; nothing of it is for Python."""

@@ -1,0 +1,1 @@
+"""The ring of rows; nothing of it is for Python."""

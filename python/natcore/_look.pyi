@@ -1,0 +1,1 @@
+"""Copies for looking; nothing of it is for Python."""

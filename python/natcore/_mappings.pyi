@@ -1,0 +1,1 @@
+"""Mappings and subscribers; nothing of it is for Python."""

@@ -1,0 +1,1 @@
+"""Port maps; nothing of it is for Python."""

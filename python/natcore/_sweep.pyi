@@ -1,0 +1,1 @@
+"""Expiry and roll-over; nothing of it is for Python."""

@@ -1,0 +1,1 @@
+"""The stages; nothing of it is for Python."""

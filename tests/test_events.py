@@ -1,0 +1,50 @@
+"""Events: who ran out of what, once each until they are read, and a descriptor to wait for them."""
+
+from __future__ import annotations
+
+import select
+from ipaddress import IPv4Address
+
+from frames import HOST, REMOTE, Talk, gateway, one_port, udp
+from natcore import Event, Side, _testing
+
+INSIDE = Side.INSIDE
+
+
+def test_events_are_once_each_with_a_count() -> None:
+    over = gateway(policy=one_port(), max_sessions=3)
+    over.translate_one(udp(), INSIDE, 0.0)
+    for now in (1.0, 2.0, 3.0):
+        over.translate_one(udp("10.0.0.6", dport=99), INSIDE, now)
+    over.translate_one(udp("10.0.0.7"), INSIDE, 4.0)
+    events = over.events()
+    assert events == [
+        Event(1.0, "ports-exhausted", IPv4Address("10.0.0.6"), IPv4Address(REMOTE), 99, 17, 3),
+        Event(4.0, "ports-exhausted", IPv4Address("10.0.0.7"), IPv4Address(REMOTE), 53, 17, 1),
+    ]
+    assert over.events() == []
+    over.translate_one(udp(dport=1), INSIDE, 5.0)
+    over.translate_one(udp(dport=2), INSIDE, 5.0)
+    over.translate_one(udp(dport=3), INSIDE, 5.0)
+    assert [(event.reason, event.port) for event in over.events()] == [("session-limit", 3)]
+
+
+def test_events_can_be_waited_for() -> None:
+    over = gateway(policy=one_port())
+    over.translate_one(udp(), INSIDE, 0.0)
+    assert select.select([over], [], [], 0)[0] == []
+    for now in (1.0, 2.0):
+        over.translate_one(udp("10.0.0.6"), INSIDE, now)
+        assert select.select([over], [], [], 0)[0] == [over]
+    over.events()
+    assert select.select([over], [], [], 0)[0] == []
+
+
+def test_a_limit_from_outside_is_an_event_of_the_one_behind_the_mapping() -> None:
+    made = Talk(gateway())
+    _testing.preset_caps(made.gateway._core.worker_capsule(), 0, 0)
+    made.out()
+    made.back(source="198.51.100.99", sport=7)
+    assert made.gateway.events() == [
+        Event(0.0, "outside-limit", IPv4Address(HOST), IPv4Address("198.51.100.99"), 7, 17, 1)
+    ]
