@@ -16,10 +16,10 @@ from natcore._rules cimport (
 )
 from natcore._sessions cimport (
     HAIRPINNED, IN, OPENED_OUTSIDE, OUT, TIMEOUT_ICMP, TIMEOUT_OTHER, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP,
-    TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, filter_open, is_dead, mapping_alive, session_expire, session_find,
+    TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, filter_open, is_dead, mapping_alive, session_find,
     session_open,
 )
-from natcore._sweep cimport expire_mapping, sweep_all
+from natcore._sweep cimport expire, expire_mapping, sweep_all
 from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED
 from natcore.flow cimport flow_hash
 from natcore.frame cimport Frame
@@ -125,7 +125,7 @@ cdef bint is_taken(Worker* worker, uint32_t direction, uint64_t addresses, uint3
         return False
     if not is_dead(&worker.sessions, &worker.sessions.hot[other], now.ms):
         return True
-    session_expire(&worker.sessions, other, now.ns)
+    expire(&worker.sessions, other, now.ns)
     return False
 
 
@@ -178,7 +178,7 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
             way.snat = snat_rule(worker.rules, bswap32(source))
     if way.plain == NULL and way.whole == NULL and way.snat == NULL:
         return DROP_NO_SNAT_ENTRY
-    if way.hairpin and not worker.hairpin:
+    if way.hairpin and not (worker.hairpin and has_ports(flight.protocol)):     # without ports nobody is meant
         return DROP_UNSUPPORTED
     verdict = may_pass(worker, frame, flight, worker.mtu[INSIDE if way.hairpin else OUTSIDE])
     if verdict != PENDING:

@@ -135,6 +135,8 @@ cdef const Session* find_quoted(Worker* worker, const Quote* quote, uint32_t bac
     session = &worker.sessions.hot[slot]
     if is_dead(&worker.sessions, session, now.ms) or not sequence_fits(session, 1 - back, quote):
         return NULL
+    if back == IN and session.flags & HAIRPINNED:
+        return NULL                                 # a hairpin's packets never were outside
     return session
 
 

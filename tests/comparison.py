@@ -13,7 +13,7 @@ import numpy as np
 import traffic
 from model_packets import ICMP, Endpoint, long, parse, word
 from model_sessions import MS, Row, Session
-from model_tables import UNTOLD
+from model_tables import PORTED, UNTOLD
 from natcore import RECORD, Gateway, Side, Verdict
 from natcore.records import END, WINDOW
 from natcore.verdict import FORWARDED
@@ -161,6 +161,8 @@ class Pair:
             return None
         packet = parse(sent, self.model.framing, Side.INSIDE)
         assert not isinstance(packet, Verdict), f"natcore sent what it would call {packet.name}"
+        if packet.protocol not in PORTED:
+            return long(sent, packet.link + 12), 0
         at = packet.link + packet.header + (4 if packet.protocol == ICMP else 0)
         return long(sent, packet.link + 12), word(sent, at)
 

@@ -6,6 +6,9 @@ Verdicts, bytes, counters, rows, events and generated frames it predicts itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import model_errors as errors
 import model_packets as packets
 from model_packets import ICMP, RST, SYN, TCP, TIME_EXCEEDED, UDP, UNREACHABLE, Endpoint, Packet
 from model_sessions import Mapping, Session
@@ -45,6 +48,8 @@ class ModelGateway(Tables):
 
     def _dispatch(self, packet: Packet, side: Side, chosen: Chosen) -> Outcome:
         to = packet.destination[0]
+        if packet.kind == "error":
+            return self._error_through(packet, side)
         own = to == self._address(side) or (packet.kind == "echo" and to in self.eips)
         if own and packet.kind != "session":
             return Verdict.LOCAL, None
@@ -83,6 +88,8 @@ class ModelGateway(Tables):
             mapping = self.mapping_for(packet, chosen)
             if isinstance(mapping, Verdict):
                 return mapping, None
+            if self.conflicts(mapping, packet.destination):
+                return Verdict.DROP_CONFLICT, None
             session = self.announce(self.open(mapping, packet.destination, outside=False))
         else:
             session = self._reopened(session, packet)
@@ -103,8 +110,8 @@ class ModelGateway(Tables):
             return Verdict.DROP_SPOOFED
         if self.pool(source) is None:
             return Verdict.DROP_NO_SNAT_ENTRY
-        if destination in self.eips and not self.policy.hairpin:
-            return Verdict.DROP_UNSUPPORTED
+        if destination in self.eips and not (self.policy.hairpin and packet.protocol in NAMES):
+            return Verdict.DROP_UNSUPPORTED  # without ports nobody is meant
         if (refusal := self._too_far(packet, to)) is not None:
             return refusal
         if packet.flags & RST or (packet.protocol == TCP and not packet.flags & SYN and not self.policy.tcp_pickup):
@@ -146,8 +153,8 @@ class ModelGateway(Tables):
 
     def _open_over(self, packet: Packet, remote: Endpoint, *, hairpin: bool = False) -> Session | Verdict:
         """A session for a remote over the mapping that the packet goes to, if that is open for it."""
-        mapping = self.mapping_at(packet.protocol, packet.destination)
-        if mapping is None:
+        mapping = self.mapping_at(packet.protocol, packet.destination) if packet.protocol in NAMES else None
+        if mapping is None:  # or without ports: who is meant cannot be told
             return Verdict.DROP_NO_MAPPING
         if not self._passes(packet, mapping, remote):
             return Verdict.DROP_FILTERED
@@ -194,6 +201,55 @@ class ModelGateway(Tables):
         self._take(responder, packet, Side.OUTSIDE)
         return Verdict.HAIRPIN, packets.rewrite(packet, packet.ttl - self.hop, outside, responder.mapping.inside)
 
+    # Others' ICMP errors: through, without a trace in the session they are about (RFC 5508 REQ-6)
+
+    def _error_through(self, packet: Packet, side: Side) -> Outcome:
+        quote = errors.read(packet, side)
+        if isinstance(quote, Verdict):
+            return quote, None
+        session = self._quoted(quote, side)
+        if session is None:
+            own = packet.destination[0] == self._address(side) and packet.destination[0] not in self.eips
+            return Verdict.LOCAL if own else Verdict.DROP_NO_MAPPING, None
+        if side is Side.INSIDE and packet.source[0] in self.eips:
+            return Verdict.DROP_SPOOFED, None
+        hairpin = session.remote[0] in self.eips
+        to = Side.INSIDE if hairpin or side is Side.OUTSIDE else Side.OUTSIDE
+        if (refusal := self._too_far(packet, to)) is not None:
+            return refusal, None
+        inside, outside, ttl = session.mapping.inside, session.mapping.outside, packet.ttl - self.hop
+        if side is Side.OUTSIDE:  # REQ-4
+            addresses, ends = (packet.source[0], inside[0]), (inside, quote.destination)
+            return Verdict.INBOUND, errors.rewrite(packet, quote, ttl, addresses, ends)
+        if not hairpin:  # REQ-5
+            addresses, ends = (outside[0], packet.destination[0]), (quote.source, outside)
+            return Verdict.OUTBOUND, errors.rewrite(packet, quote, ttl, addresses, ends)
+        other = self._find(session.protocol, lambda s: (s.mapping.outside, s.remote) == (session.remote, outside))
+        if other is None:
+            return Verdict.DROP_NO_MAPPING, None
+        back = other.mapping.inside  # REQ-7
+        return Verdict.HAIRPIN, errors.rewrite(packet, quote, ttl, (outside[0], back[0]), (back, outside))
+
+    def _quoted(self, quote: errors.Quote, side: Side) -> Session | None:
+        """The live session that a quoted packet is of, if its TCP sequence is near what that end sent (RFC 5927)."""
+        if side is Side.OUTSIDE:
+            key = quote.source, quote.destination
+            session = self._find(quote.protocol, lambda s: (s.mapping.outside, s.remote) == key)
+            if session is not None and session.remote[0] in self.eips:  # a hairpin's packets never were outside
+                return None
+        else:
+            key = quote.destination, quote.source
+            session = self._find(quote.protocol, lambda s: (s.mapping.inside, s.remote) == key)
+        sent = None if session is None else session.sent.get(Side(1 - side))
+        if sent is not None and quote.protocol == TCP:
+            distance = (quote.sequence - sent + (1 << 31)) % (1 << 32) - (1 << 31)
+            return session if abs(distance) <= 1 << 20 else None
+        return session
+
+    def _find(self, protocol: int, fits: Callable[[Session], bool]) -> Session | None:
+        """The live session that fits; looking releases nothing."""
+        return next((s for s in self.sessions if s.protocol == protocol and fits(s) and s.alive(self.now)), None)
+
     # What the gateway says itself
 
     def _answer(self, packet: Packet, side: Side, verdict: Verdict) -> None:
@@ -201,6 +257,8 @@ class ModelGateway(Tables):
         back_inside = side is Side.OUTSIDE or packet.destination[0] in self.eips
         if verdict is Verdict.LOCAL and packet.kind == "echo" and not bad(packet.source[0]):
             self._send(packets.echo_reply(packet), side, verdict)
+        elif packet.kind == "error":
+            return
         elif verdict is Verdict.DROP_TTL:
             self._error(packet, side, verdict, TIME_EXCEEDED, 0)
         elif verdict is Verdict.DROP_MTU and packet.dont_fragment:
@@ -208,6 +266,8 @@ class ModelGateway(Tables):
             self._error(packet, side, verdict, UNREACHABLE, 4, mtu)  # RFC 1191
         elif verdict in FULL and side is Side.INSIDE and self.policy.icmp_unreachable:
             self._error(packet, side, verdict, UNREACHABLE, 1)  # RFC 6888 REQ-11
+        elif verdict is Verdict.DROP_NO_SNAT_ENTRY and self.policy.icmp_unreachable:
+            self._error(packet, side, verdict, UNREACHABLE, 13)  # RFC 5508 REQ-8
 
     def _error(self, packet: Packet, side: Side, verdict: Verdict, kind: int, code: int, mtu: int = 0) -> None:
         """Send an ICMP error back, below so many a second."""

@@ -10,7 +10,9 @@ from natcore.verdict import Side, Verdict
 
 ICMP, TCP, UDP = 1, 6, 17
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
-ECHO_REPLY, UNREACHABLE, ECHO_REQUEST, TIME_EXCEEDED = 0, 3, 8, 11
+ECHO_REPLY, UNREACHABLE, ECHO_REQUEST, TIME_EXCEEDED, PARAMETER_PROBLEM = 0, 3, 8, 11, 12
+ERRORS = (UNREACHABLE, TIME_EXCEEDED, PARAMETER_PROBLEM)  # the ones that are translated (RFC 5508 REQ-9)
+FIXED = (33, 51, 136)  # DCCP, AH, UDP-Lite: their checksums cover the addresses
 IPV4, VLAN_TAGS = 0x0800, (0x8100, 0x88A8)  # EtherTypes: IPv4; 802.1Q and 802.1ad
 ERROR_BYTES = 576  # an ICMP error's IPv4 length at most (RFC 1812 section 4.3.2.3)
 
@@ -50,7 +52,8 @@ class Packet:
     protocol: int
     source: Endpoint
     destination: Endpoint
-    kind: Literal["session", "echo", "other"]  # of a session; an echo request (from inside: of a session too); neither
+    kind: Literal["session", "echo", "error", "other"]
+    # of a session; an echo request (from inside: of a session too); an ICMP error about a packet; none of these
     flags: int = 0  # TCP; 0 otherwise
     sequence: int = 0
     acknowledgement: int = 0
@@ -125,7 +128,8 @@ def _layer_4(frame: bytes, link: int, header: int, side: Side) -> Packet | Verdi
         if len(data) < 8:
             return Verdict.DROP_MALFORMED
         return _icmp(frame, link, header, data, side)
-    return Packet(frame, link, header, protocol, (source, 0), (destination, 0), kind="other")
+    kind: Literal["session", "other"] = "other" if protocol in FIXED else "session"
+    return Packet(frame, link, header, protocol, (source, 0), (destination, 0), kind)
 
 
 def _icmp(frame: bytes, link: int, header: int, data: bytes, side: Side) -> Packet:
@@ -134,7 +138,8 @@ def _icmp(frame: bytes, link: int, header: int, data: bytes, side: Side) -> Pack
         return Packet(frame, link, header, ICMP, (source, identifier), (destination, 0), kind="echo")
     if data[0] == ECHO_REPLY and side is Side.OUTSIDE:
         return Packet(frame, link, header, ICMP, (source, 0), (destination, identifier), kind="session")
-    return Packet(frame, link, header, ICMP, (source, 0), (destination, 0), kind="other")
+    kind: Literal["error", "other"] = "error" if data[0] in ERRORS else "other"
+    return Packet(frame, link, header, ICMP, (source, 0), (destination, 0), kind)
 
 
 def rewrite(packet: Packet, ttl: int, source: Endpoint, destination: Endpoint) -> bytes:
@@ -146,10 +151,10 @@ def rewrite(packet: Packet, ttl: int, source: Endpoint, destination: Endpoint) -
     new[ip + 12 : ip + 20] = source[0].to_bytes(4, "big") + destination[0].to_bytes(4, "big")
     if packet.protocol == ICMP:
         new[data + 4 : data + 6] = (source[1] or destination[1]).to_bytes(2, "big")
-    else:
+    elif packet.protocol in (TCP, UDP):
         new[data : data + 4] = source[1].to_bytes(2, "big") + destination[1].to_bytes(2, "big")
-    field = data + {TCP: 16, UDP: 6, ICMP: 2}[packet.protocol]
-    if not (packet.protocol == UDP and word(new, field) == 0):  # RFC 768: 0 says that the sender made none
+    field = data + {TCP: 16, UDP: 6, ICMP: 2}.get(packet.protocol, 0)
+    if packet.protocol in (TCP, UDP, ICMP) and not (packet.protocol == UDP and word(new, field) == 0):  # RFC 768: 0 says that the sender made none
         value = sealed(new, field, _covered(new, packet), wrong_by=ones_sum(*before))
         if packet.protocol == UDP and value == 0:
             value = 0xFFFF  # RFC 768: a computed zero is sent as ones

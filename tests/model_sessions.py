@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
 
-from model_packets import ACK, FIN, ICMP, RST, SYN, TCP, Endpoint, Packet
+from model_packets import ACK, FIN, ICMP, RST, SYN, TCP, UDP, Endpoint, Packet
 from natcore.config import Timeouts
 from natcore.records import CREATE, END, OPENED_OUTSIDE, WINDOW
 from natcore.verdict import Side
@@ -114,7 +114,7 @@ class Session:
             return "tcp_established"
         if not self.answered:
             return "unreplied"
-        return {TCP: "tcp_transitory", ICMP: "icmp"}.get(self.protocol, "udp")
+        return {TCP: "tcp_transitory", ICMP: "icmp", UDP: "udp"}.get(self.protocol, "other")
 
     @property
     def timeout(self) -> int:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 from itertools import count
 from typing import NamedTuple
 
-from model_packets import Endpoint, Packet
+from model_packets import ICMP, TCP, UDP, Endpoint, Packet
 from model_sessions import MS, Mapping, Row, Session
 from natcore.config import Link, Policy, SnatEntry, Timeouts
 from natcore.verdict import Side, Verdict
@@ -16,6 +16,7 @@ from natcore.verdict import Side, Verdict
 SECOND = 1_000_000_000  # ns
 LONG_STEP = 4 * 3600 * SECOND  # without a complete expiry; one longer begins with it
 SESSIONS_FROM_OUTSIDE = 1024  # alive at a mapping
+PORTED = (ICMP, TCP, UDP)  # the protocols whose mappings have a port, or an id
 UNTOLD = -1  # the port of a mapping that went again before it was seen
 EXHAUSTION = {
     Verdict.DROP_PORTS_EXHAUSTED: "ports-exhausted",
@@ -128,7 +129,7 @@ class Tables:
         self.rows += session.ended(end)
         self.counts["ended"] += 1
         mapping.end = max(mapping.end, end)
-        if self._remove(session, keep_mapping):
+        if self._remove(session, keep_mapping) and mapping.protocol in PORTED:
             self.held[mapping.protocol, mapping.outside] = (mapping.inside[0], mapping.end // MS * MS + self.hold_down)
 
     def discard(self, session: Session) -> None:
@@ -202,7 +203,7 @@ class Tables:
             return lack
         choice = chosen()
         if choice is None:  # natcore drew, and then refused the packet for what it goes to
-            choice = self._guess(packet), UNTOLD
+            choice = self._guess(packet), UNTOLD if packet.protocol in PORTED else 0
         else:
             self._check(choice, packet)
         return Mapping(packet.protocol, packet.source, choice)
@@ -213,6 +214,10 @@ class Tables:
         If a dead session joins the two, natcore may have met and released it, or not: nobody can tell.
         """
         candidates = self._candidates(packet)
+        if packet.protocol not in PORTED:  # refused for a conflict: on an address where there is one
+            taken = {s.mapping.outside[0] for s in self.sessions if s.protocol == packet.protocol
+                     and s.remote == packet.destination and s.alive(self.now)}  # fmt: skip
+            return next((a for a in candidates if a in taken), candidates[0])
         there = [s for s in self.sessions if s.mapping.outside == packet.destination and s.remote[0] in candidates]
         self.guessed = self.guessed or any(not session.alive(self.now) for session in there)
         return min(candidates, key=[session.remote[0] for session in there].count)
@@ -246,7 +251,9 @@ class Tables:
         return [address for address in pool if self._free(packet.protocol, address, subscriber)]
 
     def _free(self, protocol: int, address: int, subscriber: int) -> int:
-        """How many ports of an address a subscriber could be given."""
+        """How many ports of an address a subscriber could be given; without ports an address always does."""
+        if protocol not in PORTED:
+            return 1
         used = {m.outside for m in self.mappings if m.protocol == protocol and m.outside[0] == address}
         for (held_protocol, endpoint), (owner, until) in self.held.items():
             if held_protocol == protocol and endpoint[0] == address and owner != subscriber and self.now < until:
@@ -262,10 +269,18 @@ class Tables:
         """The drawn endpoint keeps every promise."""
         protocol, subscriber, candidates = packet.protocol, packet.source[0], self._candidates(packet)
         assert choice[0] in candidates, f"{choice} is on none of {candidates}: not in the pool, not the pair, or full"
+        if protocol not in PORTED:
+            return
         assert any(first <= choice[1] <= last for first, last in self.policy.port_ranges), f"{choice}: out of range"
         assert all((m.protocol, m.outside) != (protocol, choice) for m in self.mappings), f"{choice} is taken"
         owner, until = self.held.get((protocol, choice), (subscriber, 0))
         assert owner == subscriber or until <= self.now, f"{choice} is held down for {owner} until {until}"
+
+    def conflicts(self, mapping: Mapping, remote: Endpoint) -> bool:
+        """Whether another host speaks to the remote over the same outside endpoint: without ports both look alike."""
+        if mapping.protocol in PORTED:
+            return False
+        return self.inbound_session(mapping.protocol, mapping.outside, remote) is not None
 
     def crowded(self, mapping: Mapping) -> Verdict | None:
         """Sessions opened from outside have caps of their own: a stranger never takes the room of the inside."""
@@ -296,5 +311,6 @@ class Tables:
     def counters(self) -> dict[str, int]:
         """As natcore's, those that are zero left out."""
         self.sweep()
-        gauges = {"sessions": len(self.sessions), "mappings": len(self.mappings), "ports_used": len(self.mappings)}
+        used = sum(mapping.protocol in PORTED for mapping in self.mappings)
+        gauges = {"sessions": len(self.sessions), "mappings": len(self.mappings), "ports_used": used}
         return {name: value for name, value in {**self.counts, **gauges}.items() if value}

@@ -12,7 +12,7 @@ from typing import Any
 
 import craft
 from model import ModelGateway
-from model_packets import ACK, ECHO_REPLY, FIN, ICMP, RST, SYN, TCP, UDP, Endpoint
+from model_packets import ACK, ECHO_REPLY, FIN, ICMP, RST, SYN, TCP, UDP, Endpoint, checksum
 from model_sessions import MS, Session
 from natcore.config import Behaviour, Eip, Link, Policy, SnatEntry, Timeouts
 from natcore.verdict import Side
@@ -151,6 +151,8 @@ def frame(random: Random, model: ModelGateway) -> tuple[bytes, Side]:
     if random.random() < 0.12:
         intent.fields.update(_unusual(random))
     data = _built(random, intent)
+    if random.random() < 0.12:
+        data = _error_about(random, model, intent, data)
     if model.framing == "ethernet":
         tags = random.choice([(), (), (), (), (5,), (5, 6), (5, 6, 7)] if random.random() < 0.3 else [()])
         ethertype = 0x0800 if random.random() < 0.99 else random.choice([0x0806, 0x86DD, 0])
@@ -200,13 +202,40 @@ def _odd(random: Random, model: ModelGateway) -> Intent:
     side = Side(random.getrandbits(1))
     anywhere = [*ODD, *HOSTS[:2], *REMOTES[:2], *model.eips, INSIDE_ADDRESS, OUTSIDE_ADDRESS]
     source, destination = ((random.choice(anywhere), random.choice(PORTS)) for _ in range(2))
-    protocol = random.choice([TCP, UDP, ICMP, ICMP, 47, 132])
+    protocol = random.choice([TCP, UDP, ICMP, ICMP, 33, 47, 51, 132, 136])
     kind = random.choice([8, 8, 0, 3, 5, 11, 13])
     return Intent(protocol, source, destination, side, {"flags": _flags(random, SYN), "kind": kind})
 
 
+def _error_about(random: Random, model: ModelGateway, intent: Intent, data: bytes) -> bytes:
+    """An ICMP error about a packet that the other side sent, quoted in part; now and then damaged or misaddressed."""
+    header = (data[0] & 15) * 4
+    sender = random.choice([intent.source[0], intent.source[0], *REMOTES[:1], HOSTS[0]])
+    quoted = _turned(data, header) if len(data) >= header + 8 >= 28 else data
+    payload = quoted[: random.choice([len(quoted), header + 8, header + 8, header + 18, header + 7, 20, 8])]
+    if random.random() < 0.05:
+        payload = payload[:2] + random.randbytes(1) + payload[3:]
+    fields: dict[str, Any] = {"ttl": random.choice([64, 64, 64, 1]), "l4_damage": random.choice([0] * 9 + [5])}
+    to = random.choice([intent.destination[0]] * 5 + [INSIDE_ADDRESS, OUTSIDE_ADDRESS])
+    kind = random.choice([3, 3, 11, 12, 4])
+    return craft.icmp(sender, to, kind, random.randrange(16), 0, 0, payload, **fields)
+
+
+def _turned(data: bytes, header: int) -> bytes:
+    """The packet the other way round, its checksums right again as far as the header goes."""
+    ip, rest = bytearray(data[:header]), bytearray(data[header:])
+    ip[12:20] = ip[16:20] + ip[12:16]
+    ip[10:12] = b"\0\0"
+    ip[10:12] = checksum(ip).to_bytes(2, "big")
+    if ip[9] in (TCP, UDP):
+        rest[0:4] = rest[2:4] + rest[0:2]
+    elif ip[9] == ICMP:
+        rest[0] = 8 - rest[0] if rest[0] in (0, 8) else rest[0]
+    return bytes(ip + rest)
+
+
 def _protocol(random: Random) -> int:
-    return random.choice([TCP, TCP, UDP, UDP, ICMP])
+    return random.choice([TCP, TCP, TCP, UDP, UDP, UDP, ICMP, ICMP, 47, 50])
 
 
 def _flags(random: Random, usual: int) -> int:
