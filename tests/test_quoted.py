@@ -115,7 +115,8 @@ def test_a_quoted_udp_checksum_of_none_stays_none() -> None:
 def test_quoted_options_are_passed_over() -> None:
     """RFC 5508 REQ-3b."""
     over, out = opened(udp(sport=5001))
-    with_options = IP(src=out.src, dst=out.dst, options=[IPOption_NOP()] * 4) / UDP(sport=out.sport, dport=53) / Raw(b"query")  # fmt: skip
+    inner = UDP(sport=out.sport, dport=53) / Raw(b"query")
+    with_options = IP(src=out.src, dst=out.dst, options=[IPOption_NOP()] * 4) / inner
     verdict, back = over.translate_one(error(ROUTER, EIP, bytes(with_options)), OUTSIDE, 0.0)
     assert verdict is Verdict.INBOUND
     _, quoted = quote_of(back)
@@ -123,7 +124,7 @@ def test_quoted_options_are_passed_over() -> None:
 
 
 def test_an_error_from_inside_comes_from_the_outside_address() -> None:
-    over, out = opened(udp(sport=5001))
+    over, _ = opened(udp(sport=5001))
     _, answer = over.translate_one(udp(REMOTE, 53, EIP, PORT), OUTSIDE, 0.0)
     assert answer is not None
     verdict, sent = over.translate_one(error(HOST, REMOTE, answer[14:]), INSIDE, 0.0)
