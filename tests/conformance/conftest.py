@@ -15,7 +15,7 @@ REQUIREMENTS: list[tuple[str, str, str, str]] = [
     ("4787", "1", "endpoint-independent mapping", "yes"),
     ("4787", "2", "REC: paired address pooling", "by policy"),
     ("4787", "3", "no port overloading", "yes"),
-    ("4787", "3a", "REC: 0–1023 map to 0–1023", "no: all share one range that is configurable, 1024–65535 by default"),
+    ("4787", "3a", "REC: 0-1023 map to 0-1023", "no: all share one range that is configurable, 1024-65535 by default"),
     ("4787", "4", "REC: port parity", "by policy"),
     ("4787", "5", "a mapping lives 120 s or more; default 300 s; configurable", "yes"),
     ("4787", "6", "outbound traffic refreshes; inbound may", "by policy"),
