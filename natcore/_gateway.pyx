@@ -283,8 +283,8 @@ cdef class Core:
         finally:
             self.disown()
 
-    def reserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last):
-        """Takes ports out of the draw; None, or what is in the way: (port, inside address, inside port) of a mapping,
+    def reserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last, uint64_t now_ns):
+        """Takes ports out of the draw; None, or what is in the way: (port, inside address, inside port) of a live mapping,
         (port, 0, 0) of an entry."""
         cdef uint32_t port
         cdef PortMap* map = &self.worker.mappings.ports.addresses[address].maps[space]
@@ -293,6 +293,12 @@ cdef class Core:
         try:
             port = ports_reserve(&self.worker.mappings.ports, map, first, last,
                                  <uint32_t>(self.worker.now_ns // 1000000))
+            if port != 0xFFFFFFFF and map.cells[port] != PORT_RESERVED:     # a dead mapping holds nothing
+                if now_ns > self.worker.now_ns:
+                    clock_forward(self.worker, now_ns)
+                sweep_all(&self.worker.sessions, self.worker.now_ns, <uint64_t>-1)
+                port = ports_reserve(&self.worker.mappings.ports, map, first, last,
+                                     <uint32_t>(self.worker.now_ns // 1000000))
             if port == 0xFFFFFFFF:
                 return None
             if map.cells[port] == PORT_RESERVED:

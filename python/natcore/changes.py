@@ -108,10 +108,10 @@ class EntryTable:
         for row in replaced:
             self._unreserve(row)  # its successor may want the same ports
         try:
-            self._take(fresh, rows)
+            self._take(fresh, rows, now_ns)
         except Error:
             for row in replaced:
-                self._reserve(row)
+                self._reserve(row, now_ns)
             raise
         drain = [c.entry for c in plan.changes if isinstance(c, Remove) and c.drain]
         leaving = []
@@ -142,7 +142,7 @@ class EntryTable:
         fresh = {row.id: replace(row, addresses=[]) for row in moved}
         self._book = book
         try:
-            self._take(list(fresh.values()), self.rows)
+            self._take(list(fresh.values()), self.rows, now_ns)
         except Error:
             self._book = before
             raise
@@ -199,27 +199,27 @@ class EntryTable:
 
     # ---- addresses and ports ----------------------------------------------------------------------------------------
 
-    def _take(self, fresh: list[Entry], rows: list[Entry]) -> None:
+    def _take(self, fresh: list[Entry], rows: list[Entry], now_ns: int) -> None:
         """Numbers for the addresses of new rows, ports for their DNAT entries; all or none."""
         done: list[Entry] = []
         try:
             for row in fresh:
                 for wire, eip in self._book.outside_addresses(row, rows):
                     row.addresses.append(self._core.add_address(wire, eip))
-                self._reserve(row)
+                self._reserve(row, now_ns)
                 done.append(row)
         except Error:
             for row in fresh:
                 self._release(row, reserved=row in done)
             raise
 
-    def _reserve(self, row: Entry) -> None:
+    def _reserve(self, row: Entry, now_ns: int) -> None:
         if not isinstance(row.entry, DnatEntry):
             return
         first, last, _ = row.entry.ports
         done: list[int] = []
         for space in spaces(row.entry):
-            holder = self._core.reserve(row.addresses[0], space, first, last)
+            holder = self._core.reserve(row.addresses[0], space, first, last, now_ns)
             if holder is not None:
                 for other in done:
                     self._core.unreserve(row.addresses[0], other, first, last)

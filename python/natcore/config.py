@@ -344,11 +344,11 @@ def _check_ports(name: str, value: object) -> tuple[int, int]:
     """First and last of a port, a pair of ports, or "any"."""
     if value == "any":
         return 0, 65535
-    first, last = value if isinstance(value, tuple | list) and len(value) == 2 else (value, value)
-    whole = isinstance(first, int) and isinstance(last, int) and not isinstance(first, bool)
-    if not whole or not 1 <= first <= last <= 65535:
+    pair: tuple[Any, ...] = tuple(value) if isinstance(value, tuple | list) and len(value) == 2 else (value, value)
+    whole = all(isinstance(port, int) and not isinstance(port, bool) for port in pair)
+    if not whole or not 1 <= pair[0] <= pair[1] <= 65535:
         raise ConfigurationError(f"{name}={value!r}: allowed is a port from 1 to 65535, a pair (first, last), or 'any'")
-    return first, last
+    return pair[0], pair[1]
 
 
 def _check_targets(value: object) -> tuple[tuple[ipaddress.IPv4Address, int], ...]:

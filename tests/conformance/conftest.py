@@ -1,0 +1,127 @@
+"""What the RFCs require, one line each, and the page of who shows it: pytest tests/conformance --compliance-page PATH."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+TITLES = {"4787": "UDP", "5382": "TCP", "5508": "ICMP", "6888": "carrier-grade NAT", "7857": "updates"}
+LATER_FRAGMENTS = "not yet: fragments are dropped and counted (DROP_FRAGMENT)"
+
+# (RFC, REQ, what it asks, mark where no test says more): "yes" and "by policy" need a test that passes in the run.
+REQUIREMENTS: list[tuple[str, str, str, str]] = [
+    ("4787", "1", "endpoint-independent mapping", "yes"),
+    ("4787", "2", "REC: paired address pooling", "by policy"),
+    ("4787", "3", "no port overloading", "yes"),
+    ("4787", "3a", "REC: 0-1023 map to 0-1023", "no: all share one range that is configurable, 1024-65535 by default"),
+    ("4787", "4", "REC: port parity", "by policy"),
+    ("4787", "5", "a mapping lives 120 s or more; default 300 s; configurable", "yes"),
+    ("4787", "6", "outbound traffic refreshes; inbound may", "by policy"),
+    ("4787", "7", "inside and outside prefixes that collide", "not yet: no test of its own"),
+    ("4787", "8", "REC: endpoint-independent filtering, configurable", "by policy"),
+    ("4787", "9", "hairpinning with the external source", "yes"),
+    ("4787", "10", "ALGs off", "not yet: there are no ALGs; no test of its own"),
+    ("4787", "11", "deterministic behaviour", "yes"),
+    ("4787", "12", "ICMP ends no mapping; Destination Unreachable passes", "yes"),
+    ("4787", "13", "DF=1 and too big: 3/4 to the sender", "yes"),
+    ("4787", "13a", "DF=0 and too big: fragment", "not yet: dropped and counted (DROP_MTU)"),
+    ("4787", "14", "fragments, in order and out of order", LATER_FRAGMENTS),
+    ("5382", "1", "endpoint-independent mapping", "yes"),
+    ("5382", "2", "every valid sequence of TCP packets, simultaneous open too", "yes"),
+    ("5382", "3", "filtering configurable, apart from UDP's", "by policy"),
+    ("5382", "4", "an unsolicited SYN is not answered for 6 s", "yes"),
+    ("5382", "4a", "then ICMP 3/3, unless policy is silent", "not yet: always silent (unsolicited_syn)"),
+    ("5382", "5", "established 7,440 s, transitory 240 s or more", "yes"),
+    ("5382", "6", "TCP ALGs off", "not yet: there are no ALGs; no test of its own"),
+    ("5382", "7", "no port overloading", "yes"),
+    ("5382", "8", "hairpinning", "yes"),
+    ("5382", "9", "ICMP errors for TCP are translated", "yes"),
+    ("5382", "10", "ICMP ends no connection", "yes"),
+    ("5508", "1", "queries pass; endpoint-independent ids", "yes"),
+    ("5508", "2", "a query session lives 60 s or more", "yes"),
+    ("5508", "3", "errors and what they quote are verified", "yes"),
+    ("5508", "4", "errors from outside", "yes"),
+    ("5508", "5", "errors from inside", "yes"),
+    ("5508", "6", "an error neither refreshes nor ends", "yes"),
+    ("5508", "7", "hairpinned errors", "yes"),
+    ("5508", "7a", "hairpinned queries for basic NAT", "not yet: the gateway answers an echo request itself"),
+    ("5508", "8", "no session can be made: 3/13", "by policy"),
+    ("5508", "9", "Destination Unreachable, Time Exceeded and Echo pass", "yes"),
+    ("5508", "11", "other messages by policy", "yes"),
+    ("6888", "1", "RFC 4787, 5382 and 5508 hold", "not yet: see above"),
+    ("6888", "2", "paired pooling, across protocols", "yes"),
+    ("6888", "3", "a pool of any size, not contiguous", "yes"),
+    ("6888", "4", "a limit of ports per subscriber, and of new mappings a second", "by policy"),
+    ("6888", "5", "limits of memory per mapping and subscriber", "not yet: sessions per subscriber only; no test of its own"),
+    ("6888", "6", "chosen destinations pass untranslated", "yes"),
+    ("6888", "7", "REC: endpoint-independent filtering", "yes"),
+    ("6888", "8", "a freed port is held down for 120 s", "yes"),
+    ("6888", "9", "PCP", "no: an optional server beside the NAT"),
+    ("6888", "10", "manageable: counters, thresholds, tables", "not yet: thresholds are missing"),
+    ("6888", "11", "out of resources: drop, 3/1, notify, end nobody", "yes"),
+    ("6888", "12", "REC: destinations not logged", "not yet: no redact_destination"),
+    ("6888", "13", "REC: use the ports well (with 14 and 15, which conflict)", "not yet: no port blocks"),
+    ("6888", "15", "REC: ports hard to guess", "yes"),
+    ("7857", "2", "the state machine of RFC 6146", "yes"),
+    ("7857", "2.2", "a RST ends nothing; later traffic brings it back", "yes"),
+    ("7857", "3", "MAY: one port for several destinations", "not yet: ports = overload is refused"),
+    ("7857", "4", "paired address full: hard or soft", "by policy"),
+    ("7857", "5", "mapping configurable per protocol", "by policy"),
+    ("7857", "6", "filtering configurable per protocol", "by policy"),
+    ("7857", "7", "refused packets, RST and errors refresh nothing", "yes"),
+    ("7857", "8", "parity may be off", "yes"),
+    ("7857", "9", "ports by RFC 6056", "yes"),
+    ("7857", "10", "IP identification is not touched", "yes"),
+    ("7857", "11", "an ICMP mapping may end with its last session", "yes"),
+    ("7857", "12", "hairpinned ICMP", "yes"),
+]
+NAME = re.compile(r"test_rfc(\d+)_req([\da-z]+?(?:_\d(?=_))?)_")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--compliance-page", metavar="PATH", help="write which REQ is shown by which test, from this run")
+
+
+def requirement_of(name: str) -> tuple[str, str] | None:
+    """(RFC, REQ) of a test: test_rfc7857_req2_2_… is of 7857, 2.2."""
+    match = NAME.match(name)
+    return (match[1], match[2].replace("_", ".")) if match else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    page = config.getoption("--compliance-page", None)
+    if page is None:
+        return
+    passed: dict[tuple[str, str], list[str]] = {}
+    failed: set[tuple[str, str]] = set()
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.getreports(outcome):
+            name = report.nodeid.rpartition("::")[2].partition("[")[0]
+            key = requirement_of(name)
+            if key is None or (outcome == "passed" and report.when != "call"):
+                continue
+            if outcome != "passed":
+                failed.add(key)
+            elif name not in passed.setdefault(key, []):
+                passed[key].append(name)
+    Path(page).write_text(page_of(passed, failed), encoding="utf-8")
+
+
+def page_of(passed: dict[tuple[str, str], list[str]], failed: set[tuple[str, str]]) -> str:
+    """The page, in Markdown."""
+    lines = ["# Conformance", "", "Generated by `pytest tests/conformance --compliance-page docs/rfc-compliance.md`."]
+    lines += ["yes and by policy: the test named passed in that run. By policy: the default or a keyword fulfils it."]
+    before = ""
+    for rfc, req, text, mark in REQUIREMENTS:
+        if rfc != before:
+            lines += ["", f"## RFC {rfc}: {TITLES[rfc]}", "", "| REQ | asks for | mark | test |", "|---|---|---|---|"]
+            before = rfc
+        tests = passed.get((rfc, req), [])
+        if (rfc, req) in failed:
+            mark = "no: its test fails"
+        elif mark in ("yes", "by policy") and not tests:
+            mark = "not yet: no test of its own"
+        lines.append(f"| {req} | {text} | {mark} | {', '.join(f'`{name}`' for name in tests)} |")
+    return "\n".join(lines) + "\n"

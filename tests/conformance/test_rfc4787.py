@@ -1,0 +1,116 @@
+"""RFC 4787, NAT behaviour for unicast UDP, requirement by requirement."""
+
+from __future__ import annotations
+
+import pytest
+
+from frames import EIP, ICMP, IP, REMOTE, Ether, Raw, Talk, ether, gateway, udp
+from natcore import ConfigurationError, Link, Policy, Side, Timeouts, Verdict
+
+
+def test_rfc4787_req1_the_same_endpoint_for_every_destination() -> None:
+    over = gateway()
+    talks = [Talk(over, dport=port, remote=remote) for port in (1, 2) for remote in (REMOTE, "198.51.100.8")]
+    assert {talk.out() for talk in talks} == {Verdict.OUTBOUND}
+    assert len({talk.outside for talk in talks}) == 1
+
+
+def test_rfc4787_req2_a_host_has_one_address() -> None:
+    over = gateway(pool="203.0.113.0/28")
+    talks = [Talk(over, sport=5000 + n) for n in range(50)]
+    assert {talk.out() for talk in talks} == {Verdict.OUTBOUND}
+    assert len({talk.outside[0] for talk in talks}) == 1
+
+
+def test_rfc4787_req3_no_two_endpoints_share_a_port() -> None:
+    over = gateway(policy=Policy(port_ranges=((4000, 4099),)))
+    talks = [Talk(over, sport=5000 + n) for n in range(100)]
+    assert {talk.out() for talk in talks} == {Verdict.OUTBOUND}
+    assert len({talk.outside for talk in talks}) == 100
+
+
+@pytest.mark.parametrize("sport", [5000, 5001])
+def test_rfc4787_req4_parity(sport: int) -> None:
+    talk = Talk(gateway(policy=Policy(parity=True)), sport=sport)
+    talk.out()
+    assert talk.outside[1] % 2 == sport % 2
+
+
+def test_rfc4787_req5_five_minutes_and_configurable() -> None:
+    for over, life in ((gateway(), 300.0), (gateway(timeouts=Timeouts(udp=120)), 120.0)):
+        talk = Talk(over)
+        talk.out()
+        talk.now = life - 0.001
+        over.advance(talk.now)
+        assert len(over.mappings()) == 1
+        over.advance(life)
+        assert len(over.mappings()) == 0
+    with pytest.warns(UserWarning, match="REQ-5"):
+        Timeouts(udp=119)
+
+
+@pytest.mark.parametrize("inbound_refresh", [True, False])
+def test_rfc4787_req6_outbound_refreshes_and_inbound_may(inbound_refresh: bool) -> None:
+    talk = Talk(gateway(policy=Policy(inbound_refresh=inbound_refresh)))
+    for talk.now in (0.0, 200.0):
+        talk.out()
+    talk.now = 499.0
+    assert talk.back() is Verdict.INBOUND
+    talk.now = 501.0
+    assert talk.back() is (Verdict.INBOUND if inbound_refresh else Verdict.DROP_NO_MAPPING)
+
+
+@pytest.mark.parametrize("filtering, same_host, other_host", [
+    ("endpoint-independent", Verdict.INBOUND, Verdict.INBOUND),
+    ("address-dependent", Verdict.INBOUND, Verdict.DROP_FILTERED),
+    ("address-and-port-dependent", Verdict.DROP_FILTERED, Verdict.DROP_FILTERED),
+])  # fmt: skip
+def test_rfc4787_req8_filtering(filtering: str, same_host: Verdict, other_host: Verdict) -> None:
+    talk = Talk(gateway(policy=Policy(filtering=filtering)))
+    talk.out()
+    assert talk.back() is Verdict.INBOUND
+    assert (talk.back(sport=9), talk.back(source="198.51.100.8")) == (same_host, other_host)
+
+
+def test_rfc4787_req9_hairpin_shows_the_external_source() -> None:
+    over = gateway()
+    one, other = Talk(over), Talk(over, host="10.0.0.6", sport=6000)
+    one.out()
+    other.out()
+    verdict, sent = over.translate_one(udp(one.host, one.sport, *other.outside), Side.INSIDE, 0.0)
+    assert verdict is Verdict.HAIRPIN and sent is not None
+    packet = Ether(sent)[IP]
+    assert (packet.src, packet.sport, packet.dst, packet.dport) == (*one.outside, "10.0.0.6", 6000)
+
+
+def test_rfc4787_req11_load_changes_nothing() -> None:
+    over = gateway()
+    talk = Talk(over)
+    talk.out()
+    before = talk.outside
+    for n in range(500):
+        Talk(over, host=f"10.1.{n >> 8}.{n & 255}").out()
+    talk.dport = 9
+    assert talk.out() is Verdict.OUTBOUND and talk.outside == before
+
+
+def test_rfc4787_req12_an_error_passes_and_ends_nothing() -> None:
+    talk = Talk(gateway())
+    talk.out()
+    quoted = bytes(Ether(udp(*talk.outside, REMOTE, talk.dport))[IP])
+    frame = ether(IP(src="192.0.2.1", dst=EIP) / ICMP(type=3, code=1) / Raw(quoted))
+    assert talk.gateway.translate_one(frame, Side.OUTSIDE, 0.0)[0] is Verdict.INBOUND
+    assert talk.back() is Verdict.INBOUND
+
+
+def test_rfc4787_req13_fragmentation_needed() -> None:
+    over = gateway(outside=Link(mtu=1400))
+    assert over.translate_one(udp(load=bytes(1400), flags="DF"), Side.INSIDE, 0.0)[0] is Verdict.DROP_MTU
+    (told,) = over.take_generated()
+    message = Ether(told.frame)[ICMP]
+    assert (message.type, message.code, message.nexthopmtu, told.send_to) == (3, 4, 1400, Side.INSIDE)
+
+
+def test_a_policy_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"Policy\.ports"):
+        Policy(ports="overload")

@@ -1,0 +1,83 @@
+"""RFC 5382, NAT behaviour for TCP, requirement by requirement."""
+
+from __future__ import annotations
+
+from frames import EIP, ICMP, IP, REMOTE, Ether, Raw, Talk, ether, gateway, tcp
+from natcore import Behaviour, Policy, Side, Verdict
+
+
+def established(talk: Talk) -> Talk:
+    assert [talk.out("S"), talk.back("SA"), talk.out("A")] == [Verdict.OUTBOUND, Verdict.INBOUND, Verdict.OUTBOUND]
+    return talk
+
+
+def test_rfc5382_req1_the_same_endpoint_for_every_destination() -> None:
+    over = gateway()
+    talks = [Talk(over, dport=port) for port in (1, 2, 3)]
+    assert {talk.out("S") for talk in talks} == {Verdict.OUTBOUND}
+    assert len({talk.outside for talk in talks}) == 1
+
+
+def test_rfc5382_req2_simultaneous_open() -> None:
+    talk = Talk(gateway())
+    assert [talk.out("S"), talk.back("S"), talk.out("SA"), talk.back("SA")] == [Verdict.OUTBOUND, Verdict.INBOUND] * 2
+    talk.now = 7439.0
+    assert talk.out("A") is Verdict.OUTBOUND and talk.back("A") is Verdict.INBOUND
+
+
+def test_rfc5382_req3_filtering_apart_from_udp() -> None:
+    over = gateway(policy=Policy(tcp=Behaviour(filtering="address-and-port-dependent")))
+    for flags, verdict in (("S", Verdict.DROP_FILTERED), ("", Verdict.INBOUND)):
+        talk = Talk(over)
+        talk.out(flags)
+        assert talk.back(flags, sport=9) is verdict
+
+
+def test_rfc5382_req4_an_unsolicited_syn_is_not_answered() -> None:
+    over = gateway()
+    assert over.translate_one(tcp("S", REMOTE, 9, EIP, 4000), Side.OUTSIDE, 0.0)[0] is Verdict.DROP_NO_MAPPING
+    over.advance(5.999)
+    assert over.take_generated() == []
+
+
+def test_rfc5382_req5_idle_times() -> None:
+    one, other = established(Talk(gateway())), Talk(gateway())
+    other.out("S")
+    for talk, life in ((one, 7440.0), (other, 240.0)):
+        talk.gateway.advance(life - 0.001)
+        assert len(talk.gateway.sessions()) == 1
+        talk.gateway.advance(life)
+        assert len(talk.gateway.sessions()) == 0
+
+
+def test_rfc5382_req7_no_two_endpoints_share_a_port() -> None:
+    over = gateway(policy=Policy(port_ranges=((4000, 4049),)))
+    talks = [Talk(over, sport=5000 + n, dport=80 + n) for n in range(50)]
+    assert {talk.out("S") for talk in talks} == {Verdict.OUTBOUND} and len({talk.outside for talk in talks}) == 50
+
+
+def test_rfc5382_req8_hairpin() -> None:
+    over = gateway()
+    one, other = Talk(over), Talk(over, host="10.0.0.6")
+    one.out("S")
+    other.out("S")
+    verdict, sent = over.translate_one(tcp("S", one.host, one.sport, *other.outside), Side.INSIDE, 0.0)
+    assert verdict is Verdict.HAIRPIN and sent is not None
+    assert (Ether(sent)[IP].src, Ether(sent)[IP].sport) == one.outside
+
+
+def test_rfc5382_req9_an_error_is_translated() -> None:
+    talk = established(Talk(gateway()))
+    quoted = bytes(Ether(tcp("A", *talk.outside, REMOTE, talk.dport, 1))[IP])
+    frame = ether(IP(src="192.0.2.1", dst=EIP) / ICMP(type=3, code=1) / Raw(quoted))
+    verdict, sent = talk.gateway.translate_one(frame, Side.OUTSIDE, 0.0)
+    assert verdict is Verdict.INBOUND and sent is not None
+    assert IP(sent[14 + 28 :]).src == talk.host and IP(sent[14 + 28 :]).sport == talk.sport
+
+
+def test_rfc5382_req10_an_error_ends_no_connection() -> None:
+    talk = established(Talk(gateway()))
+    quoted = bytes(Ether(tcp("A", *talk.outside, REMOTE, talk.dport, 1))[IP])
+    before = talk.session()
+    talk.gateway.translate_one(ether(IP(src="192.0.2.1", dst=EIP) / ICMP(type=3, code=3) / Raw(quoted)), Side.OUTSIDE, 9.0)
+    assert talk.session() == before

@@ -1,0 +1,61 @@
+"""RFC 6888, carrier-grade NAT, requirement by requirement."""
+
+from __future__ import annotations
+
+from frames import EIP, ICMP, Ether, Talk, gateway, one_port, udp
+from natcore import NoNatEntry, Policy, Side, Verdict
+
+
+def test_rfc6888_req2_one_address_across_protocols() -> None:
+    over = gateway(pool="203.0.113.0/28")
+    one, other = Talk(over), Talk(over, sport=6000)
+    one.out()
+    other.out("S")
+    assert one.outside[0] == other.outside[0]
+
+
+def test_rfc6888_req3_a_pool_need_not_be_contiguous() -> None:
+    over = gateway(pool=[EIP, "203.0.113.8-203.0.113.9", "192.0.2.16/31"], policy=one_port(pooling="arbitrary"))
+    talks = [Talk(over, sport=5000 + n) for n in range(5)]
+    assert {talk.out() for talk in talks} == {Verdict.OUTBOUND} and len({talk.outside[0] for talk in talks}) == 5
+
+
+def test_rfc6888_req4_ports_and_new_sessions_are_limited() -> None:
+    over = gateway(policy=Policy(ports_per_subscriber=2, new_sessions_per_second=3))
+    verdicts = [Talk(over, sport=5000 + n).out() for n in range(3)]
+    assert verdicts == [Verdict.OUTBOUND] * 2 + [Verdict.DROP_SUBSCRIBER_LIMIT]
+    assert [Talk(over, dport=dport).out() for dport in (1, 2)] == [Verdict.OUTBOUND, Verdict.DROP_RATE_LIMIT]
+
+
+def test_rfc6888_req6_chosen_destinations_pass_untranslated() -> None:
+    over = gateway()
+    over.add(NoNatEntry("10.0.0.0/8", "192.168.0.0/16"))
+    assert over.translate_one(udp(destination="192.168.0.1"), Side.INSIDE, 0.0)[0] is Verdict.UNTRANSLATED
+
+
+def test_rfc6888_req7_filtering_is_endpoint_independent_by_default() -> None:
+    talk = Talk(gateway())
+    talk.out()
+    assert talk.back(source="198.51.100.99", sport=9) is Verdict.INBOUND
+
+
+def test_rfc6888_req8_a_freed_port_is_held_down() -> None:
+    over = gateway(policy=one_port())
+    Talk(over).out()
+    other = Talk(over, host="10.0.0.6")
+    other.now = 300.0 + 119.0
+    assert other.out() is Verdict.DROP_PORTS_EXHAUSTED
+    other.now = 300.0 + 121.0
+    assert other.out() is Verdict.OUTBOUND
+
+
+def test_rfc6888_req11_out_of_ports() -> None:
+    over = gateway(policy=one_port())
+    talk, other = Talk(over), Talk(over, host="10.0.0.6")
+    talk.out()
+    assert other.out() is Verdict.DROP_PORTS_EXHAUSTED
+    (told,) = over.take_generated()
+    assert (Ether(told.frame)[ICMP].type, Ether(told.frame)[ICMP].code) == (3, 1)
+    (event,) = over.events()
+    assert (event.reason, str(event.subscriber)) == ("ports-exhausted", "10.0.0.6")
+    assert talk.back() is Verdict.INBOUND
