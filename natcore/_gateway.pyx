@@ -195,25 +195,17 @@ cdef class Core:
             self.unclaim()
         return one.verdict, copy[:one.length]
 
-    def advance(self, uint64_t now_ns):
-        """Everything that is due by now_ns, as far as the journal has room; whether that was all."""
+    def advance(self, uint64_t now_ns, bint losing=False):
+        """Everything that is due by now_ns, as far as the journal has room; whether that was all.
+
+        losing: to the end; rows that find no room are lost, and counted.
+        """
         cdef bint complete
         self.own()
-        try:
-            with nogil:
-                complete = advance(self.worker, now_ns, journal_room(&self.worker.journal))
-            return complete
-        finally:
-            self.disown()
-
-    def advance_losing(self, uint64_t now_ns):
-        """The same to the end; rows that find no room are lost, and counted."""
-        self.own()
-        try:
-            with nogil:
-                advance(self.worker, now_ns, <uint64_t>-1)
-        finally:
-            self.disown()
+        with nogil:
+            complete = advance(self.worker, now_ns, <uint64_t>-1 if losing else journal_room(&self.worker.journal))
+        self.disown()
+        return complete
 
     def take_generated(self):
         """[(frame, side that it leaves by, verdict that caused it), …]"""

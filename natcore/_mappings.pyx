@@ -1,5 +1,5 @@
 """Opening and closing mappings: a subscriber's first one pairs it with an outside address, its last one frees it."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore._ports cimport Address, PortMap, port_draw, port_release, ports_delete, ports_new, space_of

@@ -12,7 +12,8 @@ from natcore.verdict cimport (
 )
 from natcore.wire cimport (
     ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_QINQ, ETHERTYPE_VLAN, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, IPV4_FRAGMENT,
-    PROTOCOL_AH, PROTOCOL_DCCP, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDPLITE, VLAN_BYTES, EthernetHeader, IcmpHeader, Ipv4Header, TcpHeader, UdpHeader,
+    PROTOCOL_AH, PROTOCOL_DCCP, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDPLITE, VLAN_BYTES,
+    EthernetHeader, IcmpHeader, Ipv4Header, TcpHeader, UdpHeader,
 )
 
 cdef enum:                      # FlightKind

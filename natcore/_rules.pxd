@@ -1,4 +1,4 @@
-"""Entries compiled for look-up: SNAT by longest prefix, DNAT by outside endpoint, 1:1 by inside address, no-NAT by both ends."""
+"""Entries compiled for look-up: SNAT by longest prefix, DNAT by outside endpoint, 1:1 by inside address, no-NAT by both."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:

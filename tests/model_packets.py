@@ -154,7 +154,9 @@ def rewrite(packet: Packet, ttl: int, source: Endpoint, destination: Endpoint) -
     elif packet.protocol in (TCP, UDP):
         new[data : data + 4] = source[1].to_bytes(2, "big") + destination[1].to_bytes(2, "big")
     field = data + {TCP: 16, UDP: 6, ICMP: 2}.get(packet.protocol, 0)
-    if packet.protocol in (TCP, UDP, ICMP) and not (packet.protocol == UDP and word(new, field) == 0):  # RFC 768: 0 says that the sender made none
+    if packet.protocol in (TCP, UDP, ICMP) and not (
+        packet.protocol == UDP and word(new, field) == 0
+    ):  # RFC 768: 0 says that the sender made none
         value = sealed(new, field, _covered(new, packet), wrong_by=ones_sum(*before))
         if packet.protocol == UDP and value == 0:
             value = 0xFFFF  # RFC 768: a computed zero is sent as ones

@@ -158,7 +158,9 @@ def test_new_sessions_a_second_are_limited() -> None:
 @pytest.mark.parametrize("mapping, ports", [("endpoint-independent", 1), (DEPENDENT, 3)])
 def test_mapping(mapping: str, ports: int) -> None:
     over = gateway(policy=Policy(mapping=mapping))
-    talks = [Talk(over, dport=dport, remote=remote) for dport, remote in ((1, REMOTE), (2, REMOTE), (1, "198.51.100.8"))]
+    talks = [
+        Talk(over, dport=dport, remote=remote) for dport, remote in ((1, REMOTE), (2, REMOTE), (1, "198.51.100.8"))
+    ]
     assert {t.out() for t in talks} == {Verdict.OUTBOUND}
     assert len({t.outside for t in talks}) == ports
     assert {t.back() for t in talks} == {Verdict.INBOUND}

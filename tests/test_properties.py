@@ -37,9 +37,10 @@ def test_seeds_equal_the_oracles(first: int) -> None:
     verdicts: Counter[str] = Counter()
     for seed in range(first, first + 40):
         verdicts += run(seed, operations=300).verdicts
-    later = {"HELD", "UNTRANSLATED", "DROP_SUBSCRIBER_LIMIT", "DROP_RATE_LIMIT", "DROP_CONFLICT", "DROP_NO_NEIGHBOUR"}
+    later = {"HELD", "UNTRANSLATED", "DROP_SUBSCRIBER_LIMIT", "DROP_RATE_LIMIT", "DROP_NO_NEIGHBOUR"}
     later |= {"DROP_PROBE_LIMIT"}
-    assert set(verdicts) == {verdict.name for verdict in Verdict} - later  # nothing is untried
+    rare = {"DROP_CONFLICT"}
+    assert set(verdicts) - rare == {verdict.name for verdict in Verdict} - later - rare  # nothing is untried
 
 
 def whole(frame: bytes) -> None:

@@ -168,7 +168,9 @@ class EntryTable:
             if not isinstance(change, Remove | Replace):
                 raise ConfigurationError(f"changes: {change!r}: allowed are Add, Remove and Replace")
             if change.entry not in self.rows:
-                raise ConfigurationError(f"entry={change.entry!r}: not an entry of this gateway; allowed is one in force")
+                raise ConfigurationError(
+                    f"entry={change.entry!r}: not an entry of this gateway; allowed is one in force"
+                )
             if change.entry in seen:
                 raise ConfigurationError(f"changes: {change!r}: allowed is one change of an entry")
             seen.append(change.entry)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
 
-from ._gateway import Core
 from ._rules import RuleSet
 from .config import AnyEntry, DnatEntry, Eip, NoNatEntry, SnatEntry
 from .errors import ConfigurationError

@@ -286,7 +286,7 @@ class Gateway:
         while not self._core.advance(now_ns):
             now_ns = self._core.now_ns  # a now before that is counted once
             if collector is None or not collector.active:
-                self._core.advance_losing(now_ns)
+                self._core.advance(now_ns, losing=True)
                 return
             collector.drain_now()
 

@@ -241,7 +241,9 @@ def load(path: str | os.PathLike[str]) -> Settings:
         gateway=gateway,
         snat=tuple(_snat(source, f"snat[{n}]", raw["snat"][n], table) for n, table in enumerate(tables.snat)),
         dnat=tuple(_entry(DnatEntry, source, f"dnat[{n}]", raw["dnat"][n], t) for n, t in enumerate(tables.dnat)),
-        no_nat=tuple(_entry(NoNatEntry, source, f"no_nat[{n}]", raw["no_nat"][n], t) for n, t in enumerate(tables.no_nat)),
+        no_nat=tuple(
+            _entry(NoNatEntry, source, f"no_nat[{n}]", raw["no_nat"][n], t) for n, t in enumerate(tables.no_nat)
+        ),
         logs=tuple(_log(source, f"log[{n}]", table) for n, table in enumerate(tables.log)),
         plane=None if isinstance(tables.plane, UnsetType) else _given(tables.plane),
         warnings=tuple(str(warning.message) for warning in caught),

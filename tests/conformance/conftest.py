@@ -54,7 +54,12 @@ REQUIREMENTS: list[tuple[str, str, str, str]] = [
     ("6888", "2", "paired pooling, across protocols", "yes"),
     ("6888", "3", "a pool of any size, not contiguous", "yes"),
     ("6888", "4", "a limit of ports per subscriber, and of new mappings a second", "by policy"),
-    ("6888", "5", "limits of memory per mapping and subscriber", "not yet: sessions per subscriber only; no test of its own"),
+    (
+        "6888",
+        "5",
+        "limits of memory per mapping and subscriber",
+        "not yet: sessions per subscriber only; no test of its own",
+    ),
     ("6888", "6", "chosen destinations pass untranslated", "yes"),
     ("6888", "7", "REC: endpoint-independent filtering", "yes"),
     ("6888", "8", "a freed port is held down for 120 s", "yes"),

@@ -79,5 +79,7 @@ def test_rfc5382_req10_an_error_ends_no_connection() -> None:
     talk = established(Talk(gateway()))
     quoted = bytes(Ether(tcp("A", *talk.outside, REMOTE, talk.dport, 1))[IP])
     before = talk.session()
-    talk.gateway.translate_one(ether(IP(src="192.0.2.1", dst=EIP) / ICMP(type=3, code=3) / Raw(quoted)), Side.OUTSIDE, 9.0)
+    talk.gateway.translate_one(
+        ether(IP(src="192.0.2.1", dst=EIP) / ICMP(type=3, code=3) / Raw(quoted)), Side.OUTSIDE, 9.0
+    )
     assert talk.session() == before
