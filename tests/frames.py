@@ -122,4 +122,31 @@ def counted(over: Gateway, **expected: int) -> Iterator[None]:
     assert {name: after[name] - before[name] for name in expected} == expected
 
 
+def verdict_of(over: Gateway, frame: bytes, side: Side = Side.INSIDE, now: float = 0.0) -> Verdict:
+    """The verdict; its counter and received grow by one, and only a forwarded frame comes back."""
+    before = over.counters()
+    verdict, sent = over.translate_one(frame, side, now)
+    after = over.counters()
+    assert (sent is not None) == (verdict < Verdict.LOCAL)
+    grown = {name for name in after if name.startswith("dropped") and after[name] != before[name]}
+    reason = "dropped_" + verdict.name.removeprefix("DROP_").lower()
+    assert grown == ({"dropped", reason} if verdict.is_drop else set())
+    assert after["received"] == before["received"] + 1
+    assert after["received"] == after["forwarded"] + after["local"] + after["dropped"] + after["held"]
+    return verdict
+
+
+def damaged(frame: bytes, at: int, value: int, *, fix: bool = True) -> bytes:
+    """One byte of the IPv4 packet changed; its header's checksum made right again."""
+    packet = bytearray(frame)
+    packet[14 + at] = value
+    if fix:
+        words = (packet[14] & 15) * 2
+        packet[24:26] = b"\0\0"
+        total = sum(int.from_bytes(packet[14 + 2 * i : 16 + 2 * i], "big") for i in range(words))
+        total = (total & 0xFFFF) + (total >> 16)
+        packet[24:26] = (~((total & 0xFFFF) + (total >> 16)) & 0xFFFF).to_bytes(2, "big")
+    return bytes(packet)
+
+
 __all__ = ["Dot1AD", "Dot1Q", "Ether", "ICMP", "IP", "Raw", "TCP", "UDP"]  # noqa: RUF022
