@@ -18,3 +18,4 @@ cdef uint8_t screen_inbound(Worker* worker, const Flight* flight) noexcept nogil
 cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Flight* flight, uint32_t mtu) noexcept nogil
 cdef bint complete(Worker* worker, uint64_t now_ns) noexcept nogil
 cdef uint8_t class_of(uint8_t protocol) noexcept nogil
+cdef bint is_no_host(uint32_t ip) noexcept nogil

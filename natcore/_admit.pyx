@@ -51,7 +51,7 @@ cdef bint complete(Worker* worker, uint64_t now_ns) noexcept nogil:
     return True
 
 
-cdef inline bint is_no_host(uint32_t ip) noexcept nogil:
+cdef bint is_no_host(uint32_t ip) noexcept nogil:
     """0/8, 127/8 and 224/3 (big-endian): no packet of ours comes from there or goes there."""
     cdef uint32_t first = bswap32(ip) >> 24
     return first == 0 or first == 127 or first >= 224

@@ -5,7 +5,7 @@ They neither refresh nor end the session they belong to, and are not counted int
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from natcore._admit cimport may_pass
+from natcore._admit cimport is_no_host, may_pass
 from natcore._parse cimport Flight, header_sum
 from natcore._ports cimport address_find
 from natcore._sessions cimport (
@@ -185,7 +185,7 @@ cdef uint8_t translate_error(Worker* worker, Frame* frame, Flight* flight, const
         if not pool and worker.link_address[frame.side] and flight.ip.destination == worker.link_address[frame.side]:
             return LOCAL
         return DROP_NO_MAPPING
-    if back == OUT and address_find(&worker.mappings.ports, flight.ip.source) != NONE:
+    if is_no_host(flight.ip.source) or address_find(&worker.mappings.ports, flight.ip.source) != NONE:
         return DROP_SPOOFED
     verdict = may_pass(worker, frame, flight, worker.mtu[
         INSIDE if back == IN or session.flags & HAIRPINNED else OUTSIDE])

@@ -211,7 +211,7 @@ class ModelGateway(Tables):
         if session is None:
             own = packet.destination[0] == self._address(side) and packet.destination[0] not in self.eips
             return Verdict.LOCAL if own else Verdict.DROP_NO_MAPPING, None
-        if side is Side.INSIDE and packet.source[0] in self.eips:
+        if bad(packet.source[0]) or packet.source[0] in self.eips:
             return Verdict.DROP_SPOOFED, None
         hairpin = session.remote[0] in self.eips
         to = Side.INSIDE if hairpin or side is Side.OUTSIDE else Side.OUTSIDE

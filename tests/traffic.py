@@ -210,7 +210,7 @@ def _odd(random: Random, model: ModelGateway) -> Intent:
 def _error_about(random: Random, model: ModelGateway, intent: Intent, data: bytes) -> bytes:
     """An ICMP error about a packet that the other side sent, quoted in part; now and then damaged or misaddressed."""
     header = (data[0] & 15) * 4
-    sender = random.choice([intent.source[0], intent.source[0], *REMOTES[:1], HOSTS[0]])
+    sender = random.choice([intent.source[0]] * 5 + [REMOTES[0], HOSTS[0], ODD[1], *model.eips][:9])
     quoted = _turned(data, header) if len(data) >= header + 8 >= 28 else data
     payload = quoted[: random.choice([len(quoted), header + 8, header + 8, header + 18, header + 7, 20, 8])]
     if random.random() < 0.05:
