@@ -12,6 +12,7 @@ QUICK := $(wildcard $(patsubst %,tests/test_%.py,checksum flow index wire frame 
          fuzz_frames bulk model properties worked_example))
 STUBBED := $(patsubst python/natcore/%.pyi,natcore.%,$(wildcard python/natcore/*.pyi))     # the compiled modules
 BENCHMARK_OPTIONS ?=
+GATE_OPTIONS ?=
 TEST_OPTIONS ?=
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -53,7 +54,7 @@ soak: .venv/built .venv/tested-with
 	$(VENV) tests/soak.py --seeds 160
 
 gate: .venv/built .venv/tested-with
-	$(VENV) benchmarks/gate.py
+	$(VENV) benchmarks/gate.py $(GATE_OPTIONS)
 
 sanitize: .venv/built .venv/tested-with
 	python=$$(.ci/variant sanitize NATCORE_SANITIZE=ON) && \

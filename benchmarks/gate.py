@@ -23,7 +23,7 @@ from natcore import Side
 
 FRAMES = 16_384  # a call
 LIMITS = {1_000: 8.0, 1_048_576: 4.0}  # sessions: times walk's time
-IMPORT_LIMIT = 1.5  # times numpy's; the goal is 1.3, and it stands at 1.1 to 1.3, as the machine is quiet or not
+IMPORT_LIMIT = 1.3  # times numpy's
 WALK_PACKETS = 12_000_000
 ATTEMPTS = 3
 
@@ -81,9 +81,9 @@ def gate(sessions: int, limit: float, rounds: int, calls: int) -> bool:
     return all(passed)
 
 
-def importing(rounds: int) -> float:
+def importing(limit: float, rounds: int) -> float:
     ours, numpys, ratio = paired(lambda: import_seconds("natcore"), lambda: import_seconds("numpy"), rounds)
-    print(f"import natcore {ours * 1e3:.0f} ms  numpy {numpys * 1e3:.0f} ms  ratio {ratio:.2f}  limit {IMPORT_LIMIT:g}")
+    print(f"import natcore {ours * 1e3:.0f} ms  numpy {numpys * 1e3:.0f} ms  ratio {ratio:.2f}  limit {limit:g}")
     return ratio
 
 
@@ -91,10 +91,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="pairs a gate (9 or more for a figure to quote)")
     parser.add_argument("--calls", type=int, default=64, help=f"timed calls of {FRAMES:,} frames a round")
+    parser.add_argument("--slack", type=float, default=1.0, help="times every limit: where others' work disturbs")
     options = parser.parse_args()
     build("walk")
-    results = [gate(sessions, limit, options.rounds, options.calls) for sessions, limit in LIMITS.items()]
-    results.append(holds(lambda: importing(options.rounds), IMPORT_LIMIT))
+    results = [gate(n, limit * options.slack, options.rounds, options.calls) for n, limit in LIMITS.items()]
+    import_limit = IMPORT_LIMIT * options.slack
+    results.append(holds(lambda: importing(import_limit, options.rounds), import_limit))
     return 0 if all(results) else 1
 
 
