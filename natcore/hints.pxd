@@ -15,10 +15,6 @@ cdef extern from * nogil:
     #define natcore_bswap16(x) __builtin_bswap16(x)
     #define natcore_bswap32(x) __builtin_bswap32(x)
     #define natcore_ctz64(x) ((uint32_t)__builtin_ctzll(x))
-    #define natcore_popcount64(x) ((uint32_t)__builtin_popcountll(x))
-    static inline uint64_t natcore_high64(uint64_t a, uint64_t b) {
-        return (uint64_t)(((unsigned __int128)a * b) >> 64);
-    }
     """
     void prefetch "natcore_prefetch" (const void* address) noexcept
     void prefetch_write "natcore_prefetch_write" (const void* address) noexcept
@@ -33,5 +29,3 @@ cdef extern from * nogil:
     unsigned short bswap16 "natcore_bswap16" (unsigned short x) noexcept
     uint32_t bswap32 "natcore_bswap32" (uint32_t x) noexcept
     uint32_t ctz64 "natcore_ctz64" (uint64_t x) noexcept
-    uint32_t popcount64 "natcore_popcount64" (uint64_t x) noexcept
-    uint64_t high64 "natcore_high64" (uint64_t a, uint64_t b) noexcept
