@@ -173,6 +173,7 @@ def test_a_session_log_to_it_accounts_for_every_row(destination: Destination, tm
                 pass
             clock.now += 10
         assert_adds_up(log.counters())
+        destination.rows(log.counters()["delivered"])  # what it has not read when it is taken away, it does not have
     assert collector.close() == 0
     counters = log.counters()
     rows = beside.rows(900)
