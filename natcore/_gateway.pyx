@@ -34,7 +34,7 @@ cdef extern from * nogil:
     void pause "natcore_pause" () noexcept
 
 cdef enum:
-    CHUNK = 256                 # frames handed to the pipeline at once
+    CHUNK = 512                 # frames handed to the pipeline at once
     LOOK_LINES = 65536          # that sessions() reads while the worker waits
 
 
@@ -94,6 +94,7 @@ cdef class Core:
         worker.outside_cap = max(1, max_sessions // 4)
         worker.ethernet = ethernet
         worker.decrement_ttl = decrement_ttl
+        worker.lowest_ttl = 2 if decrement_ttl else 0
         worker.inbound_refresh = inbound_refresh
         worker.tcp_pickup = tcp_pickup
         worker.hairpin = hairpin
