@@ -111,7 +111,8 @@ class Timeouts:
 
 MAPPINGS = ("endpoint-independent", "address-and-port-dependent")
 FILTERINGS = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
-PORT_POLICIES = ("random", "preserve")
+PORT_POLICIES = ("random", "preserve", "block", "deterministic", "overload")  # by PortPolicy of natcore/_ports.pxd
+BLOCKED = ("block", "deterministic")  # those that divide the port ranges into blocks
 POOLINGS = ("paired", "paired-soft", "arbitrary")
 _DEFAULT_RANGES = ((1024, 65535),)
 
@@ -135,8 +136,12 @@ class Policy:
     """How a gateway maps, filters and draws ports.
 
     mapping, filtering: RFC 4787 section 4 and 5; tcp, udp, icmp override them for a protocol.
-    ports: "random" (RFC 6056), or "preserve": the inside port where it is free. parity: an even port for an even one
-    where one is free (RFC 4787 REQ-4). port_ranges: (first, last) pairs, both included; for ICMP they hold the ids.
+    ports: "random" (RFC 6056); "preserve": the inside port where it is free; "block": of block_size contiguous ports
+    that a host has for itself and for all protocols, up to blocks of them (RFC 6888 REQ-13 to 15); "deterministic": of
+    the one block that its address has by computation, so that no log is needed (RFC 7422); "overload": one port for many
+    remotes (RFC 7857 section 3), with address-and-port-dependent mapping and filtering. parity: an even port for an even
+    one where one is free (RFC 4787 REQ-4). port_ranges: (first, last) pairs, both included; for ICMP they hold the ids.
+    Blocks begin with the first port of each range; what is left at its end is not used.
     pooling: "paired" (one outside address for a host; full is full), "paired-soft" (another one then), "arbitrary"
     (RFC 4787 REQ-2, RFC 7857 section 4).
     hold_down: seconds that a freed port is kept from other subscribers (RFC 6888 REQ-8).
@@ -182,6 +187,8 @@ class Policy:
         object.__setattr__(self, "port_ranges", _check_ranges(self.port_ranges))
         check_number("Policy.hold_down", self.hold_down, 0, MAX_SECONDS, unit="seconds")
         check_choice("Policy.ports", self.ports, PORT_POLICIES)
+        check_integer("Policy.block_size", self.block_size, 1, 65535)
+        check_integer("Policy.blocks", self.blocks, 1, 256)
         check_choice("Policy.pooling", self.pooling, POOLINGS)
         for name in ("sessions_per_subscriber", "ports_per_subscriber", "new_sessions_per_second"):
             if getattr(self, name) is not None:
@@ -189,8 +196,35 @@ class Policy:
         for name in ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable"):
             check_choice(f"Policy.{name}", getattr(self, name), (True, False))
         check_integer("Policy.icmp_rate", self.icmp_rate, 0, 1_000_000)
-        for name in ("block_size", "blocks", "mss", "unsolicited_syn"):
+        self._check_port_policy()
+        for name in ("mss", "unsolicited_syn"):
             _later(f"Policy.{name}", getattr(self, name), type(self).__dataclass_fields__[name].default)
+
+    def _check_port_policy(self) -> None:
+        """What the port policies ask of the others."""
+        if self.ports in BLOCKED and not self.drawn_ranges:
+            raise ConfigurationError(
+                f"Policy.block_size={self.block_size!r}: allowed is the size of a range of port_ranges "
+                f"({self.port_ranges!r}) or less"
+            )
+        if self.ports == "deterministic" and self.pooling != "paired":
+            raise ConfigurationError(
+                f"Policy.pooling={self.pooling!r}: allowed with ports='deterministic' is 'paired': the address is computed"
+            )
+        strict = Behaviour(mapping="address-and-port-dependent", filtering="address-and-port-dependent")
+        loose = [name for name in ("tcp", "udp", "icmp") if self.behaviour(name) != strict]
+        if self.ports == "overload" and loose:
+            raise ConfigurationError(
+                f"Policy.ports='overload': allowed where mapping and filtering are 'address-and-port-dependent'; "
+                f"they are not for {', '.join(loose)}"
+            )
+
+    @property
+    def drawn_ranges(self) -> tuple[tuple[int, int], ...]:
+        """The port ranges as far as ports are drawn from them: whole blocks, where there are blocks."""
+        size = self.block_size if self.ports in BLOCKED else 1
+        whole = ((first, (last + 1 - first) // size * size) for first, last in self.port_ranges)
+        return tuple((first, first + count - 1) for first, count in whole if count)
 
     def behaviour(self, protocol: str) -> Behaviour:
         """What holds for "tcp", "udp" or "icmp"; neither field is None."""
