@@ -62,7 +62,15 @@ MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
 
 GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
-BOUNDARIES = {"_ring", "_plane", "_encode_sls", "_encode_ipfix", "_rows", "_gateway", "_testing"}  # they may raise our errors
+BOUNDARIES = {
+    "_ring",
+    "_plane",
+    "_encode_sls",
+    "_encode_ipfix",
+    "_rows",
+    "_gateway",
+    "_testing",
+}  # they may raise our errors
 PYTHON_NAMES = re.compile(r"^(def|cpdef|class|cdef class) ", re.M)
 
 HALL = 450  # lines
