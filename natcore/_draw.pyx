@@ -8,8 +8,8 @@ from natcore._overload cimport (
     Taken, overload_enter, overload_find, overload_is_full, overload_leave, overload_note_full,
 )
 from natcore._ports cimport (
-    PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, in_ranges, pick_by_policy,
-    port_draw, port_release, port_retake, port_take, reclaim, set_free, space_of,
+    PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, pick_by_policy, port_draw,
+    port_release, port_retake, port_take, reclaim, set_free, space_of,
 )
 from natcore.hints cimport bswap16, ctz64
 from natcore.index cimport NONE

@@ -24,8 +24,7 @@ cdef enum:                      # PortPolicy
     PORTS_OVERLOAD = 4          # any that no mapping towards the same remote has (RFC 7857 section 3)
 
 cdef struct PortMap:            # one outside address and protocol
-    uint32_t* cells             # [PORTS] in use: the mapping's number, or PORT_RESERVED; held down: until when, ms;
-                                # overloaded: how many mappings have it
+    uint32_t* cells             # [PORTS] in use: the mapping (overloaded: how many), or PORT_RESERVED; held down: until, ms
     uint32_t* owners            # [PORTS] held down: the inside address that had it, big-endian
     uint64_t* used              # [PORT_WORDS] a bit a port: in use or held down
     uint64_t* held              # [PORT_WORDS] held down

@@ -17,7 +17,8 @@ cdef class RuleSet:
                   list whole not None, list plain not None):
         """Addresses and ports in host order, numbers of entries and of outside addresses as the core knows them.
 
-        snat: [(entry, first inside address, [outside address])]. ranges: [(first inside address, index into snat or None)], ascending.
+        snat: [(entry, first inside address, [outside address])]. ranges: [(first inside address, index into snat or None)],
+        ascending.
         dnat: [(entry, outside address, ip, outside port, inside port, [(inside address, weight)])].
         dnat_ranges: [(first key, last key, index into dnat)], ascending. whole: [(inside address, index into dnat)],
         ascending. plain: [(entry, source, source mask, destination, destination mask)].

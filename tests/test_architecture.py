@@ -22,7 +22,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "verdict": set(),
     "memory": set(),
     "random": set(),
-    "slab": set(),
+    "slab": {"hints"},
     "checksum": set(),
     "flow": {"wire"},
     "index": {"memory", "hints"},
@@ -36,7 +36,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "_mappings": {"hints", "memory", "random", "slab", "flow", "index", "_ports", "_draw"},
     "_rules": {"hints", "memory", "wire", "_mappings"},
     "_sessions": {"hints", "memory", "slab", "checksum", "flow", "index", "wire", "_journal", "_mappings", "_ports"},
-    "_sweep": {"index", "_journal", "_ports", "_mappings", "_sessions"},
+    "_sweep": {"hints", "index", "_journal", "_ports", "_mappings", "_sessions"},
     "_tcp": {"wire", "_sessions"},
     "_icmp": {"hints", "memory", "wire", "frame", "checksum"},
     "state": {"_events", "_icmp", "_journal", "_mappings", "_rules", "_sessions"},
@@ -49,7 +49,7 @@ MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_journal"}
 MAY_KNOW["_quoted"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_sessions", "_tcp"}
 MAY_KNOW["_translate"] = set(MAY_KNOW)
 MAY_KNOW["_entries"] = {"hints", "state", "_journal", "_mappings", "_sessions", "_sweep"}
-MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_tcp"}
+MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_sweep", "_tcp"}
 # the plane: frames without NAT, then what joins them to a translator
 MAY_KNOW["arp"] = {"hints", "wire"}
 MAY_KNOW["kernel"] = set()
@@ -60,11 +60,20 @@ MAY_KNOW["_worker"] = {*GROUND, "arp", "kernel", "_ring", "_nexthop", "_ports", 
 MAY_KNOW["_encode_sls"] = {"text", "_journal"}
 MAY_KNOW["_encode_ipfix"] = {"hints", "memory", "_journal"}
 MAY_KNOW["_plane"] = {*MAY_KNOW["_worker"], "_worker"}
+MAY_KNOW["_rows"] = {"hints", "state", "_journal", "_look", "_sessions", "_sweep", "_translate"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
 
 GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
-BOUNDARIES = {"_ring", "_plane", "_encode_sls", "_encode_ipfix", "_gateway", "_testing"}  # they may raise our errors
+BOUNDARIES = {
+    "_ring",
+    "_plane",
+    "_encode_sls",
+    "_encode_ipfix",
+    "_rows",
+    "_gateway",
+    "_testing",
+}  # they may raise our errors
 PYTHON_NAMES = re.compile(r"^(def|cpdef|class|cdef class) ", re.M)
 
 HALL = 450  # lines

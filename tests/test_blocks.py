@@ -7,8 +7,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from frames import EIP, HOST, Talk, gateway, udp
 from natcore import ConfigurationError, DnatEntry, Gateway, Policy, Side, SnatEntry, Verdict
@@ -36,7 +35,9 @@ def ports_of(over: Gateway, host: str, protocol: int = 17) -> set[int]:
 
 def held_by(over: Gateway, host: str) -> list[tuple[int, int]]:
     rows = over.blocks()
-    return sorted((int(row["first_port"]), int(row["last_port"])) for row in rows[rows["inside_ip"] == int(IPv4Address(host))])
+    return sorted(
+        (int(row["first_port"]), int(row["last_port"])) for row in rows[rows["inside_ip"] == int(IPv4Address(host))]
+    )
 
 
 def test_a_subscriber_draws_from_its_own_blocks_until_they_are_full() -> None:
@@ -63,7 +64,9 @@ def test_no_block_left_is_no_port_left() -> None:
     assert [*opened(over, HOST, 1), *opened(over, OTHER, 1)] == [OUTBOUND] * 2
     assert opened(over, THIRD, 1) == [Verdict.DROP_PORTS_EXHAUSTED]
     assert over.events()[0].reason == "ports-exhausted"
-    assert opened(over, HOST, 4, first=5001) == [OUTBOUND] * 3 + [Verdict.DROP_PORTS_EXHAUSTED]  # it may have a second one
+    assert opened(over, HOST, 4, first=5001) == [OUTBOUND] * 3 + [
+        Verdict.DROP_PORTS_EXHAUSTED
+    ]  # it may have a second one
 
 
 def test_a_block_is_its_owner_s_until_the_last_hold_down_is_over() -> None:
@@ -80,11 +83,12 @@ def test_an_owner_that_comes_back_has_its_block_still() -> None:
     over = gateway(pool="203.0.113.0/28", policy=blocks(last=4063))
     for host in range(1, 9):
         assert opened(over, f"10.0.0.{host}", 1) == [OUTBOUND]
+    names = ["outside_ip", "inside_ip", "first_port"]
     before = over.blocks()
     for host in range(1, 9):
         assert opened(over, f"10.0.0.{host}", 1, first=6000, now=310.0) == [OUTBOUND]
     after = over.blocks()
-    assert before[["outside_ip", "inside_ip", "first_port"]].tolist() == after[["outside_ip", "inside_ip", "first_port"]].tolist()
+    assert before[names].tolist() == after[names].tolist()
     assert after["ports"].tolist() == [2] * 8  # one held down, one in use
 
 
@@ -153,7 +157,12 @@ def test_removing_the_entry_gives_all_blocks_back() -> None:
     assert opened(over, HOST, 8) == [OUTBOUND] * 8
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 11), st.booleans(), st.sampled_from((0, 0, 1, 40, 130))), max_size=80))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 11), st.booleans(), st.sampled_from((0, 0, 1, 40, 130))),
+        max_size=80,
+    )
+)
 def test_blocks_are_exclusive_and_account_for_every_port(turns: list[tuple[int, int, bool, int]]) -> None:
     """(host, inside port, ends its sessions instead, seconds before): what is shown agrees with the mappings."""
     over = gateway(policy=blocks(hold_down=60.0, last=4019), max_sessions=200)
@@ -166,7 +175,11 @@ def test_blocks_are_exclusive_and_account_for_every_port(turns: list[tuple[int, 
         else:
             over.translate_one(udp(address, 5000 + port), Side.INSIDE, now)
         over.advance(now)
-        owners = {port: int(row["inside_ip"]) for row in over.blocks() for port in range(row["first_port"], row["last_port"] + 1)}
+        owners = {
+            port: int(row["inside_ip"])
+            for row in over.blocks()
+            for port in range(row["first_port"], row["last_port"] + 1)
+        }
         used: dict[int, list[int]] = defaultdict(list)
         for row in over.mappings():
             assert owners[int(row["outside_port"])] == row["inside_ip"]

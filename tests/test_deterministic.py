@@ -6,8 +6,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from frames import EIP, HOST, Talk, gateway
 from natcore import ConfigurationError, DnatEntry, Eip, Gateway, Policy, SnatEntry, Verdict, deterministic
@@ -54,7 +53,9 @@ def test_what_is_drawn_is_what_is_computed() -> None:
         for flags in ("", "S"):
             talks = [Talk(over, sport=6000 + n, host=inside) for n in range(5)]
             assert [t.out(flags) for t in talks] == [OUTBOUND] * 4 + [Verdict.DROP_SUBSCRIBER_LIMIT]
-            assert {t.outside for t in talks[:4]} == {(str(share.outside.address), share.first_port + n) for n in range(4)}
+            assert {t.outside for t in talks[:4]} == {
+                (str(share.outside.address), share.first_port + n) for n in range(4)
+            }
             assert {over.who(*t.outside) for t in talks[:4]} == {IPv4Address(inside)}
     assert len(over.ports()) == 15 and over.ports()["used"].sum() == 16 * 8
 
@@ -101,6 +102,7 @@ def test_who_knows_eips_and_port_forwards() -> None:
         DnatEntry(EIP, 4001, "10.0.0.77", 443),
         DnatEntry(EIP, 4002, [("10.0.0.78", 1), ("10.0.0.79", 1)], 443, protocol="udp"),
     ]
+
     def ask(*question: Any) -> str:
         return str(deterministic.who(entries, computed(), *question))
 

@@ -27,7 +27,9 @@ class Share:
 def block_starts(policy: Policy) -> list[int]:
     """The first port of each block of an outside address, ascending."""
     return [
-        port for first, last in policy.drawn_ranges for port in range(first, last + 2 - policy.block_size, policy.block_size)
+        port
+        for first, last in policy.drawn_ranges
+        for port in range(first, last + 2 - policy.block_size, policy.block_size)
     ]
 
 
@@ -125,6 +127,4 @@ def _names_of(entry: DnatEntry, entries: list[AnyEntry]) -> Iterator[ipaddress.I
         if isinstance(other, SnatEntry):
             for eip in other.pool:
                 if entry.external_ip in (eip.address, eip.private_ip):
-                    yield from (eip.address, eip.private_ip)  # type: ignore[misc]
-
-
+                    yield from (eip.address, eip.private_ip)

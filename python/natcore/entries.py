@@ -41,10 +41,10 @@ class Entry:
 class Rulebook:
     """What a gateway's kind and bind mode make of entries."""
 
-    def __init__(self, kind: str, eip_bind_mode: str, policy: Policy) -> None:
+    def __init__(self, kind: str, eip_bind_mode: str, policy: Policy | None = None) -> None:
         self.kind = kind
         self.eip_bind_mode = eip_bind_mode
-        self.policy = policy
+        self.policy = policy or Policy()
 
     # ---- what is on the wire (contract, field 8) --------------------------------------------------------------------
 

@@ -13,15 +13,10 @@ from numpy.typing import NDArray
 
 from . import deterministic
 from ._gateway import Core
-from .arguments import check_array, check_kinds, check_texts, limit, nows_ns, secret, timeouts_ms
+from .arguments import check_array, check_kinds, check_texts, nows_ns, policy_arguments, secret, timeouts_ms
 from .changes import Add, Applied, Change, EntryTable, Plan, Remove, Replace
 from .config import (
-    FILTERINGS,
-    MAPPINGS,
     MAX_TIME,
-    BLOCKED,
-    POOLINGS,
-    PORT_POLICIES,
     Address,
     AnyEntry,
     DeliveryPolicy,
@@ -123,30 +118,14 @@ class Gateway:
             records=records,
             hash_key=secret(seed, "hash")[:16],
             random_key=secret(seed, "ports"),
-            port_ranges=self.policy.drawn_ranges,
-            port_policy=PORT_POLICIES.index(self.policy.ports),
-            block_size=self.policy.block_size if self.policy.ports in BLOCKED else 0,
-            blocks=self.policy.blocks if self.policy.ports == "block" else 0,
-            hold_down_ms=round(self.policy.hold_down * 1000),
             timeouts_ms=timeouts_ms(self.timeouts),
             window_ns=to_ns(window, "window"),
             epoch_ns=exact_ns(epoch),
-            filtering=tuple(FILTERINGS.index(self.policy.behaviour(p).filtering or "") for p in ("tcp", "udp", "icmp")),
             link_addresses=tuple(int(side.address or 0) for side in (self.inside, self.outside)),
             mtus=(self.inside.mtu, self.outside.mtu),
-            icmp_rate=self.policy.icmp_rate,
             ethernet=link == "ethernet",
             decrement_ttl=decrement_ttl,
-            inbound_refresh=self.policy.inbound_refresh,
-            tcp_pickup=self.policy.tcp_pickup,
-            hairpin=self.policy.hairpin,
-            icmp_unreachable=self.policy.icmp_unreachable,
-            parity=self.policy.parity,
-            pooling=POOLINGS.index(self.policy.pooling),
-            sessions_per_subscriber=limit(self.policy.sessions_per_subscriber),
-            ports_per_subscriber=limit(self.policy.ports_per_subscriber),
-            new_per_second=limit(self.policy.new_sessions_per_second),
-            mapping=tuple(MAPPINGS.index(self.policy.behaviour(p).mapping or "") for p in ("tcp", "udp", "icmp")),
+            **policy_arguments(self.policy),
         )
         self._table = EntryTable(self._core, kind, eip_bind_mode, self.policy)
 
