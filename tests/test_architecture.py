@@ -55,13 +55,24 @@ MAY_KNOW["_nexthop"] = {"hints", "wire", "frame", "memory", "kernel", "_ring"}
 MAY_KNOW["_worker"] = {*GROUND, "arp", "kernel", "_ring", "_nexthop", "_ports", "state", "_translate"}
 # the boundaries to Python, and the tests' own
 MAY_KNOW["_encode_sls"] = {"text", "_journal"}
-MAY_KNOW["_encode_ipfix"] = {"hints", "memory", "_journal"}
+MAY_KNOW["_encode_ipfix"] = {"hints", "_journal"}
+MAY_KNOW["_encode_rowbinary"] = {"_journal"}
+MAY_KNOW["_encode_syslog"] = {"text", "_journal"}
 MAY_KNOW["_plane"] = {*MAY_KNOW["_worker"], "_worker"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
 
 GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
-BOUNDARIES = {"_ring", "_plane", "_encode_sls", "_encode_ipfix", "_gateway", "_testing"}  # they may raise our errors
+BOUNDARIES = {
+    "_ring",
+    "_plane",
+    "_encode_sls",
+    "_encode_ipfix",
+    "_encode_rowbinary",
+    "_encode_syslog",
+    "_gateway",
+    "_testing",
+}  # they may raise our errors
 PYTHON_NAMES = re.compile(r"^(def|cpdef|class|cdef class) ", re.M)
 
 HALL = 450  # lines
