@@ -1,7 +1,7 @@
 """The boundary to Python: arguments come checked from python/natcore/gateway.py, tables go out as copies."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from natcore._entries cimport count_entry, end_entry, end_matching
@@ -16,6 +16,7 @@ from natcore._ports cimport (
 )
 from natcore._sessions cimport sessions_delete, sessions_new
 from natcore._sweep cimport close_windows, sweep_all
+from natcore._synqueue cimport unsolicited_delete, unsolicited_new
 from natcore._translate cimport advance, clock_forward, hold, release, take_generated, translate
 from natcore.flow cimport has_aes
 from natcore.frame cimport Frame
@@ -45,7 +46,7 @@ cdef class Core:
                   uint32_t sessions_per_subscriber, uint32_t ports_per_subscriber, uint32_t new_per_second,
                   timeouts_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering, link_addresses, mtus,
                   uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh, bint tcp_pickup,
-                  bint hairpin, bint icmp_unreachable):
+                  bint hairpin, bint icmp_unreachable, uint16_t mss, bint unsolicited):
         """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32."""
         cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
         cdef uint32_t i
@@ -59,7 +60,8 @@ cdef class Core:
         self.filters = 1 in filtering[:2]
         ready = (sessions_new(&worker.sessions, max_sessions, self.filters)
                  and mappings_new(&worker.mappings, max_mappings, max_subscribers, max_addresses)
-                 and journal_new(&worker.journal, records) and outbox_new(&worker.outbox, icmp_rate))
+                 and journal_new(&worker.journal, records) and outbox_new(&worker.outbox, icmp_rate)
+                 and (not unsolicited or unsolicited_new(&worker.unsolicited)))
         if not ready:
             raise CapacityError(f"max_sessions={max_sessions}: this machine has no address space for its tables")
         memcpy(&worker.sessions.key.low, PyBytes_AS_STRING(hash_key), 8)
@@ -98,6 +100,7 @@ cdef class Core:
         worker.tcp_pickup = tcp_pickup
         worker.hairpin = hairpin
         worker.icmp_unreachable = icmp_unreachable
+        worker.mss = mss
 
     def __dealloc__(self):
         if self.worker == NULL:
@@ -106,6 +109,7 @@ cdef class Core:
         mappings_delete(&self.worker.mappings)
         journal_delete(&self.worker.journal)
         outbox_delete(&self.worker.outbox)
+        unsolicited_delete(&self.worker.unsolicited)
         event_fd_close(self.worker.events.fd)
         table_delete(self.worker, sizeof(Worker))
 
@@ -382,6 +386,7 @@ cdef class Core:
                     used += ports_in_use(&worker.mappings.ports, &address.maps[space])
         own = {
             "generated": worker.outbox.generated, "generated_lost": worker.outbox.lost,
+            "unsolicited_lost": worker.unsolicited.lost,
             "created": worker.sessions.created, "ended": worker.sessions.ended, "handed_over": 0,
             "clock_backward": worker.clock_backward, "journal_lost": worker.journal.lost,
             "events_lost": worker.events.lost, "held": 0, "sessions": worker.sessions.slots.live,

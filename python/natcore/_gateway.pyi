@@ -43,6 +43,8 @@ class Core:
         tcp_pickup: bool,
         hairpin: bool,
         icmp_unreachable: bool,
+        mss: int,
+        unsolicited: bool,
     ) -> Self: ...
     @property
     def journal_lost(self) -> int: ...
