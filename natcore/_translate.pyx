@@ -3,7 +3,7 @@ earlier one is rewritten, so that the waits for memory overlap. Whatever the pip
 """
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore._admit cimport Endpoints, admit_inbound, admit_outbound, class_of, may_pass, screen_inbound
+from natcore._admit cimport Endpoints, admit_inbound, admit_outbound, class_of, is_static, is_whole, may_pass, screen_inbound
 from natcore._icmp cimport echo_reply, icmp_error, outbox_take, own_source
 from natcore._mss cimport clamp_mss
 from natcore._parse cimport (
@@ -12,11 +12,11 @@ from natcore._parse cimport (
 from natcore._ports cimport address_find
 from natcore._quoted cimport is_error, translate_error
 from natcore._rewrite cimport rewrite
-from natcore._rules cimport dnat_key, dnat_rule
 from natcore._sessions cimport (
     HAIRPINNED, IN, OPENED_OUTSIDE, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_TCP_TRANSITORY,
     TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, session_addresses, session_announce,
-    session_count, session_discard, session_find, session_ports, session_restart, window_roll,
+    session_count, session_discard, session_find, session_ports, session_restart, turned_addresses, turned_ports,
+    window_roll,
 )
 from natcore._sweep cimport expire, is_long_ago, sweep_all, sweep_slice
 from natcore._tcp cimport (
@@ -117,16 +117,14 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
                      const Clock* now) noexcept nogil:
     """The way back in, towards the inside endpoint behind the remote of the packet's own session (RFC 4787 REQ-9)."""
     cdef Session* session = &worker.sessions.hot[slot]
-    cdef uint64_t addresses = <uint64_t>session.ip[ROLE_REMOTE] << 32 | session.ip[ROLE_OUTSIDE]
-    cdef uint32_t ports = <uint32_t>session.port[ROLE_REMOTE] << 16 | session.port[ROLE_OUTSIDE]
-    cdef uint32_t other = find_live(worker, IN, addresses, ports, flight.protocol, now)
+    cdef uint32_t other = find_live(worker, IN, turned_addresses(session), turned_ports(session), flight.protocol, now)
     cdef Endpoints ends
     cdef uint8_t verdict
     if other == NONE:
         ends.remote_ip = session.ip[ROLE_OUTSIDE]
-        ends.remote_port = session.port[ROLE_OUTSIDE]
+        ends.remote_port = <uint16_t>turned_ports(session)
         ends.outside_ip = session.ip[ROLE_REMOTE]
-        ends.outside_port = session.port[ROLE_REMOTE]
+        ends.outside_port = <uint16_t>(turned_ports(session) >> 16)
         verdict = admit_inbound(worker, NULL, &ends, flight, HAIRPINNED | UNLOGGED, now, &other)
         if verdict != PENDING:
             if fresh:
@@ -189,12 +187,12 @@ cdef bint is_whole_echo(Worker* worker, const Frame* frame, Flight* flight, cons
     """An echo the other way round, which a 1:1 entry lets pass: a request from outside, or the inside's reply to one."""
     cdef uint8_t type = (<const IcmpHeader*>flight.l4).type
     cdef uint32_t slot
-    if frame.side == OUTSIDE and type == ICMP_ECHO_REQUEST:
-        return worker.rules != NULL and dnat_rule(worker.rules, dnat_key(bswap32(flight.ip.destination), 2, 0)) != NULL
-    if frame.side == INSIDE and type == ICMP_ECHO_REPLY:
-        slot = find_live(worker, OUT, flight.addresses, flight.ports, flight.protocol, now)
-        return slot != NONE and worker.sessions.hot[slot].flags & OPENED_OUTSIDE
-    return False
+    if type != (ICMP_ECHO_REQUEST if frame.side == OUTSIDE else ICMP_ECHO_REPLY):
+        return False
+    if frame.side == OUTSIDE and is_whole(worker, flight.ip.destination):
+        return True
+    slot = find_live(worker, frame.side, flight.addresses, flight.ports, flight.protocol, now)
+    return slot != NONE and is_static(worker, slot)
 
 
 cdef uint8_t other_kind(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
