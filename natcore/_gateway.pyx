@@ -4,7 +4,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from natcore._entries cimport count_entry, end_entry, end_matching
+from natcore._entries cimport count_entry, end_dead, end_entry, end_matching
 from natcore._events cimport EVENT_SLOTS, Event, event_fd, event_fd_clear, event_fd_close
 from natcore._icmp cimport outbox_delete, outbox_new, outbox_waiting
 from natcore._journal cimport Record, journal_delete, journal_drain, journal_new, journal_room
@@ -15,7 +15,7 @@ from natcore._ports cimport (
     ports_unreserve,
 )
 from natcore._sessions cimport sessions_delete, sessions_new
-from natcore._sweep cimport close_windows, sweep_all
+from natcore._sweep cimport close_windows
 from natcore._synqueue cimport unsolicited_delete, unsolicited_new
 from natcore._translate cimport advance, clock_forward, hold, release, take_generated, translate
 from natcore.flow cimport has_aes
@@ -35,7 +35,7 @@ cdef extern from * nogil:
     void pause "natcore_pause" () noexcept
 
 cdef enum:
-    CHUNK = 256                 # frames handed to the pipeline at once
+    CHUNK = 512                 # frames handed to the pipeline at once
     LOOK_LINES = 65536          # that sessions() reads while the worker waits
 
 
@@ -50,7 +50,6 @@ cdef class Core:
         """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32."""
         cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
         cdef uint32_t i
-        cdef bint ready
         if worker == NULL:
             raise CapacityError("no memory for a gateway")
         self.worker = worker
@@ -58,11 +57,10 @@ cdef class Core:
         if worker.events.fd < 0:
             raise CapacityError("no file descriptor is left for a gateway's events")
         self.filters = 1 in filtering[:2]
-        ready = (sessions_new(&worker.sessions, max_sessions, self.filters)
-                 and mappings_new(&worker.mappings, max_mappings, max_subscribers, max_addresses)
-                 and journal_new(&worker.journal, records) and outbox_new(&worker.outbox, icmp_rate)
-                 and (not unsolicited or unsolicited_new(&worker.unsolicited)))
-        if not ready:
+        if not (sessions_new(&worker.sessions, max_sessions, self.filters)
+                and mappings_new(&worker.mappings, max_mappings, max_subscribers, max_addresses)
+                and journal_new(&worker.journal, records) and outbox_new(&worker.outbox, icmp_rate)
+                and (not unsolicited or unsolicited_new(&worker.unsolicited))):
             raise CapacityError(f"max_sessions={max_sessions}: this machine has no address space for its tables")
         memcpy(&worker.sessions.key.low, PyBytes_AS_STRING(hash_key), 8)
         memcpy(&worker.sessions.key.high, PyBytes_AS_STRING(hash_key) + 8, 8)
@@ -96,6 +94,7 @@ cdef class Core:
         worker.outside_cap = max(1, max_sessions // 4)
         worker.ethernet = ethernet
         worker.decrement_ttl = decrement_ttl
+        worker.lowest_ttl = 2 if decrement_ttl else 0
         worker.inbound_refresh = inbound_refresh
         worker.tcp_pickup = tcp_pickup
         worker.hairpin = hairpin
@@ -259,12 +258,11 @@ cdef class Core:
         try:
             now_ns = clock_forward(self.worker, now_ns)
             if leaving:                             # what is dead ended before, at its deadline
-                self.worker.completed = now_ns // 1000000000 + 1
-                sweep_all(&self.worker.sessions, now_ns, <uint64_t>-1)
+                end_dead(self.worker, now_ns, self.relief)
             self.worker.rules = &rules.compiled
             self.rules = rules
             for entry, first, last, addresses in leaving:
-                ended += end_entry(self.worker, entry, first, last, addresses, now_ns)
+                ended += end_entry(self.worker, entry, first, last, addresses, now_ns, self.relief)
             return ended
         finally:
             self.disown()
@@ -292,7 +290,7 @@ cdef class Core:
             if port != 0xFFFFFFFF and map.cells[port] != PORT_RESERVED:     # a dead mapping holds nothing
                 if now_ns > self.worker.now_ns:
                     clock_forward(self.worker, now_ns)
-                sweep_all(&self.worker.sessions, self.worker.now_ns, <uint64_t>-1)
+                end_dead(self.worker, self.worker.now_ns, self.relief)
                 port = ports_reserve(&self.worker.mappings.ports, map, first, last,
                                      <uint32_t>(self.worker.now_ns // 1000000))
             if port == 0xFFFFFFFF:
@@ -325,7 +323,7 @@ cdef class Core:
         cdef uint64_t ended
         self.own()
         now_ns = clock_forward(self.worker, now_ns)
-        ended = end_matching(self.worker, subscriber, remote, outside, protocol, now_ns)
+        ended = end_matching(self.worker, subscriber, remote, outside, protocol, now_ns, self.relief)
         self.disown()
         return ended
 
@@ -360,8 +358,7 @@ cdef class Core:
         cdef uint64_t left
         self.own()
         with nogil:
-            now_ns = clock_forward(self.worker, now_ns)
-            left = close_windows(&self.worker.sessions, now_ns, losing)
+            left = close_windows(&self.worker.sessions, clock_forward(self.worker, now_ns), losing)
         self.disown()
         return left
 
@@ -385,11 +382,10 @@ cdef class Core:
                 for space in range(PORT_SPACES):
                     used += ports_in_use(&worker.mappings.ports, &address.maps[space])
         own = {
-            "generated": worker.outbox.generated, "generated_lost": worker.outbox.lost,
-            "unsolicited_lost": worker.unsolicited.lost,
-            "created": worker.sessions.created, "ended": worker.sessions.ended, "handed_over": 0,
-            "clock_backward": worker.clock_backward, "journal_lost": worker.journal.lost,
-            "events_lost": worker.events.lost, "held": 0, "sessions": worker.sessions.slots.live,
+            "generated": worker.outbox.generated, "generated_lost": worker.outbox.lost, "events_lost": worker.events.lost,
+            "unsolicited_lost": worker.unsolicited.lost, "created": worker.sessions.created,
+            "ended": worker.sessions.ended, "handed_over": 0, "clock_backward": worker.clock_backward,
+            "journal_lost": worker.journal.lost, "held": 0, "sessions": worker.sessions.slots.live,
             "mappings": worker.mappings.mapping_slots.live, "ports_used": used,
         }
         self.disown()
@@ -416,8 +412,7 @@ cdef class Core:
             self.worker.events.waiting = 0
             event_fd_clear(self.worker.events.fd)
         self.disown()
-        taken.sort()
-        return taken
+        return sorted(taken)
 
     @property
     def session_slots(self):

@@ -41,6 +41,7 @@ cdef struct Worker:
     uint16_t mss                # of a SYN's MSS option at most; 0: as it is
     bint ethernet               # frames begin with an Ethernet header
     bint decrement_ttl
+    uint8_t lowest_ttl          # that a packet may have to be forwarded
     bint inbound_refresh
     bint tcp_pickup
     bint hairpin
