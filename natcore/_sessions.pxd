@@ -159,6 +159,7 @@ cdef void session_announce(Sessions* table, uint32_t slot) noexcept nogil
 cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t timeout_class, uint64_t now_ns) noexcept nogil
 cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_t now_ns) noexcept nogil
+cdef void session_approach(const Sessions* table, uint32_t slot) noexcept nogil
 cdef void session_expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef bint mapping_alive(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil
