@@ -7,11 +7,15 @@ from natcore._journal cimport Journal
 from natcore._mappings cimport Mappings
 from natcore._rules cimport Rules
 from natcore._sessions cimport Sessions
+from natcore._synqueue cimport UnsolicitedQueue
 
 cdef enum:                      # Filtering
     FILTER_NONE = 0             # endpoint-independent
     FILTER_ADDRESS = 1
     FILTER_ADDRESS_AND_PORT = 2
+
+cdef enum:
+    NO_LIMIT = 0xFFFFFFFF
 
 cdef struct Worker:
     uint32_t attention          # somebody waits to hold the worker
@@ -20,6 +24,7 @@ cdef struct Worker:
     Mappings mappings
     Journal journal
     Outbox outbox
+    UnsolicitedQueue unsolicited
     Events events
     const Rules* rules          # immutable; swapped whole
     uint64_t counters[256]      # by Verdict
@@ -33,9 +38,10 @@ cdef struct Worker:
     uint32_t outside_cap        # and of the whole table
     uint8_t filtering[3]        # Filtering, by port space
     uint8_t mapping[3]          # 1: address-and-port-dependent, by port space
-    uint32_t sessions_per_subscriber    # 2^32 - 1: no limit, of these three
+    uint32_t sessions_per_subscriber    # or NO_LIMIT, as the next two
     uint32_t ports_per_subscriber
     uint32_t new_per_second
+    uint16_t mss                # of a SYN's MSS option at most; 0: as it is
     bint ethernet               # frames begin with an Ethernet header
     bint decrement_ttl
     uint8_t lowest_ttl          # that a packet may have to be forwarded

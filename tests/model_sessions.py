@@ -156,9 +156,13 @@ class Session:
         return rows
 
     def _reset(self, packet: Packet, side: Side, now: int) -> None:
-        """RFC 7857 section 2.2 and RFC 5961: only a RST at an expected sequence shortens the session's time."""
-        expected = self.ack.get(Side(1 - side)), self.sent.get(side)
-        if self.tcp in OPEN and packet.sequence in expected:
+        """RFC 7857 section 2.2 and RFC 5961: only a RST at an expected sequence shortens the session's time.
+
+        Where its side's data ends counts only near what was acknowledged: others may have forged that data.
+        """
+        acked, sent = self.ack.get(Side(1 - side)), self.sent.get(side)
+        near = acked is None or (packet.sequence - acked) % (1 << 32) < 1 << 16
+        if self.tcp in OPEN and near and packet.sequence in (acked, sent):
             self.tcp, self.last_seen = Tcp.TRANS, now // MS
 
     def _follow(self, flags: int, side: Side) -> None:

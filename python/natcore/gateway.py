@@ -134,6 +134,8 @@ class Gateway:
             tcp_pickup=self.policy.tcp_pickup,
             hairpin=self.policy.hairpin,
             icmp_unreachable=self.policy.icmp_unreachable,
+            mss=self.policy.mss or 0,
+            unsolicited=self.policy.unsolicited_syn == "icmp",
             preserve=self.policy.ports == "preserve",
             parity=self.policy.parity,
             pooling=POOLINGS.index(self.policy.pooling),
