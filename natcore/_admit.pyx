@@ -340,6 +340,7 @@ cdef uint8_t find_entry(Worker* worker, const Endpoints* ends, uint8_t protocol,
     cdef uint32_t port = bswap16(ends.outside_port)
     cdef const DnatRule* rule = NULL
     cdef MappingKey key
+    cdef uint8_t verdict
     if worker.rules != NULL:
         rule = dnat_rule(worker.rules, dnat_key(bswap32(ends.outside_ip), space, port))
     if rule == NULL:
@@ -348,7 +349,10 @@ cdef uint8_t find_entry(Worker* worker, const Endpoints* ends, uint8_t protocol,
     key.inside_port = bswap16(<uint16_t>(rule.inside_port + port - rule.outside_port)) if space != ANY_SPACE else 0
     key.protocol = protocol
     key.flags = 0 if space != ANY_SPACE else MAPPING_PORTLESS
-    return find_static(worker, &key, rule.entry, ends.outside_ip, ends.outside_port, rule.address, now, mapping)
+    verdict = find_static(worker, &key, rule.entry, ends.outside_ip, ends.outside_port, rule.address, now, mapping)
+    if verdict == DROP_SESSION_LIMIT:
+        event_note(&worker.events, verdict, key.inside_ip, ends.remote_ip, ends.remote_port, protocol, now.ns)
+    return verdict
 
 
 cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flight, const Clock* now,

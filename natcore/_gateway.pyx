@@ -12,7 +12,7 @@ from natcore._look cimport MappingRow, PortRow, SessionRow, copy_mappings, copy_
 from natcore._mappings cimport Mapping, mappings_delete, mappings_new, mappings_unpair
 from natcore._ports cimport (
     PORT_RESERVED, PORT_SPACES, Address, PortMap, address_add, address_drop, ports_allow, ports_in_use, ports_reserve,
-    ports_unreserve,
+    ports_taken, ports_unreserve,
 )
 from natcore._rows cimport Rows
 from natcore._sessions cimport sessions_delete, sessions_new
@@ -256,23 +256,23 @@ cdef class Core(Rows):
         finally:
             self.disown()
 
-    def reserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last, uint64_t now_ns):
-        """Takes ports out of the draw; None, or what is in the way: (port, inside address, inside port) of a live mapping,
-        (port, 0, 0) of an entry."""
+    def reserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last, uint64_t now_ns, bint look=False):
+        """Takes ports out of the draw, unless it only looks; None, or what is in the way: (port, inside address, inside
+        port) of a live mapping, (port, 0, 0) of an entry."""
         cdef uint32_t port
         cdef PortMap* map = &self.worker.mappings.ports.addresses[address].maps[space]
         cdef const Mapping* holder
         self.own()
         try:
-            port = ports_reserve(&self.worker.mappings.ports, map, first, last,
-                                 <uint32_t>(self.worker.now_ns // 1000000))
+            port = ports_taken(map, first, last)
             if port != 0xFFFFFFFF and map.cells[port] != PORT_RESERVED:     # a dead mapping holds nothing
                 if now_ns > self.worker.now_ns:
                     clock_forward(self.worker, now_ns)
                 end_dead(self.worker, self.worker.now_ns, self.relief)
-                port = ports_reserve(&self.worker.mappings.ports, map, first, last,
-                                     <uint32_t>(self.worker.now_ns // 1000000))
+                port = ports_taken(map, first, last)
             if port == 0xFFFFFFFF:
+                if not look:
+                    ports_reserve(&self.worker.mappings.ports, map, first, last)
                 return None
             if map.cells[port] == PORT_RESERVED:
                 return port, 0, 0

@@ -61,15 +61,19 @@ class Row(NamedTuple):
     start: int
     end: int
     flags: int
+    eip: int = 0  # of the outside address; 0: none
 
 
 @dataclass(eq=False)
 class Mapping:
-    """An inside endpoint's outside endpoint, the same towards every remote (RFC 4787 REQ-1)."""
+    """An inside endpoint's outside endpoint, the same towards every remote (RFC 4787 REQ-1) unless it has one."""
 
     protocol: int
     inside: Endpoint
     outside: Endpoint
+    entry: int = 0  # its number
+    static: bool = False  # a DNAT or no-NAT entry says the outside endpoint; else it was drawn
+    remote: Endpoint | None = None  # address-and-port-dependent mapping: of one remote alone
     sessions: list[Session] = field(default_factory=list)
     end: int = 0  # ns: when its last session ended, of those that are gone
 
@@ -90,6 +94,7 @@ class Session:
     born: int  # ns
     timeouts: Timeouts
     window: int  # ns
+    hairpinned: bool = False  # its remote was an outside address of ours when it began
     answered: bool = field(init=False)  # the inside has sent a packet that was no RST
     tcp: Tcp | None = field(default=None, init=False)
     last_seen: int = field(init=False)  # ms
@@ -106,6 +111,11 @@ class Session:
     @property
     def protocol(self) -> int:
         return self.mapping.protocol
+
+    @property
+    def untranslated(self) -> bool:
+        """A no-NAT entry's."""
+        return self.mapping.static and self.mapping.inside == self.mapping.outside
 
     @property
     def timer(self) -> str:

@@ -63,6 +63,7 @@ MAY_KNOW["_plane"] = {*MAY_KNOW["_worker"], "_worker"}
 MAY_KNOW["_rows"] = {"hints", "state", "_journal", "_look", "_sessions", "_sweep", "_translate"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
+MAY_KNOW["_tamper"] = set(MAY_KNOW) - {"_gateway", "_testing"}
 
 GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
 GIVE_VERDICTS |= {"_unsolicited"}
