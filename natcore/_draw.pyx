@@ -201,6 +201,8 @@ cdef uint32_t draw_port(Ports* ports, uint32_t address, const Request* request, 
     """
     cdef PortMap* map = &ports.addresses[address].maps[space_of(request.protocol)]
     until_ms[0] = now_ms
+    if ports.parity:                                    # a port whose rest is over may be the one that is preferred
+        reclaim(ports, map, now_ms)
     if ports.policy == PORTS_BLOCK:
         return draw_block(ports, address, map, request, now_ms, until_ms)
     if ports.policy == PORTS_DETERMINISTIC:

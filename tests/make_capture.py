@@ -9,7 +9,8 @@ from pathlib import Path
 from scapy.layers.dns import DNS, DNSQR, DNSRR
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import ARP, Ether
-from scapy.packet import Packet as Layer, Raw
+from scapy.packet import Packet as Layer
+from scapy.packet import Raw
 
 from natcore import capture
 

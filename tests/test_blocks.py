@@ -7,7 +7,8 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from frames import EIP, HOST, Talk, gateway, udp
 from natcore import ConfigurationError, DnatEntry, Gateway, Policy, Side, SnatEntry, Verdict

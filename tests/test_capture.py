@@ -8,10 +8,12 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Dot1Q, Ether
-from scapy.packet import Packet as Layer, Raw
+from scapy.packet import Packet as Layer
+from scapy.packet import Raw
 from scapy.utils import rdpcap, wrpcap
 
 import make_capture

@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from natcore import (
     Behaviour,
@@ -23,7 +24,8 @@ from natcore import (
     SnatEntry,
     Timeouts,
 )  # fmt: skip
-from natcore.config import exact_ns, expand_pool, to_ns
+from natcore.checks import exact_ns, to_ns
+from natcore.config import expand_pool
 
 NAN, INF = float("nan"), float("inf")
 

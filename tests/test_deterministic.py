@@ -6,7 +6,8 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from frames import EIP, HOST, Talk, gateway
 from natcore import ConfigurationError, DnatEntry, Eip, Gateway, Policy, SnatEntry, Verdict, deterministic

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from frames import HOST, REMOTE, Talk, counted, echo, gateway, one_port, udp
 from natcore import Gateway, Policy, Side, SnatEntry, Timeouts, Verdict, _testing

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import BLOCKED, FILTERINGS, MAPPINGS, MAX_TIME, POOLINGS, PORT_POLICIES, Policy, Timeouts
+from .checks import MAX_TIME
+from .config import BLOCKED, FILTERINGS, MAPPINGS, POOLINGS, PORT_POLICIES, Policy, Timeouts
 from .errors import ConfigurationError
 
 
@@ -48,6 +49,8 @@ def policy_arguments(policy: Policy) -> dict[str, Any]:
         "tcp_pickup": policy.tcp_pickup,
         "hairpin": policy.hairpin,
         "icmp_unreachable": policy.icmp_unreachable,
+        "mss": policy.mss or 0,
+        "unsolicited": policy.unsolicited_syn == "icmp",
     }
 
 

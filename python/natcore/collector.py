@@ -20,7 +20,8 @@ from typing import Protocol
 
 import numpy as np
 
-from .config import DeliveryPolicy, check_number
+from .checks import check_number
+from .config import DeliveryPolicy
 from .errors import ConfigurationError
 from .records import RECORD
 from .sender import attribute

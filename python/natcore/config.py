@@ -8,25 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .checks import (  # from here too
-    MAX_SECONDS as MAX_SECONDS,
-    MAX_TIME as MAX_TIME,
-    Address as Address,
-    check_choice as check_choice,
-    check_integer as check_integer,
-    check_number as check_number,
-    exact_ns as exact_ns,
-    parse_ipv4 as parse_ipv4,
-    parse_network as parse_network,
-    to_ns as to_ns,
-)
+from .checks import MAX_SECONDS, Address, check_choice, check_integer, check_number, parse_ipv4, parse_network
 from .errors import ConfigurationError
-
-
-def _later(name: str, value: object, default: object) -> None:
-    """A keyword whose behaviour is not there yet is refused, never ignored."""
-    if value != default:
-        raise ConfigurationError(f"{name}={value!r}: not supported by this version; allowed is {default!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +102,9 @@ class Policy:
     hold_down: seconds that a freed port is kept from other subscribers (RFC 6888 REQ-8).
     hairpin: inside hosts reach each other by their outside endpoints (RFC 4787 REQ-9).
     inbound_refresh: inbound packets keep a session alive as well (RFC 4787 REQ-6).
-    tcp_pickup: a TCP segment from inside that belongs to no session opens one.
+    mss: a SYN's MSS option is lowered to this, both ways; None: as it is. tcp_pickup: a TCP segment from inside that
+    belongs to no session opens one. unsolicited_syn: what a SYN from outside that nothing lets in is answered: "silent",
+    nothing, or "icmp", port unreachable after 6 s if the inside has not opened the same connection (RFC 5382 REQ-4).
     icmp_unreachable: a refused packet's sender is told (RFC 5508 REQ-8, RFC 6888 REQ-11);
     icmp_rate: such errors a second and gateway.
     sessions_per_subscriber, ports_per_subscriber, new_sessions_per_second: of an inside host (RFC 6888 REQ-4); None: no
@@ -169,8 +154,9 @@ class Policy:
             check_choice(f"Policy.{name}", getattr(self, name), (True, False))
         check_integer("Policy.icmp_rate", self.icmp_rate, 0, 1_000_000)
         self._check_port_policy()
-        for name in ("mss", "unsolicited_syn"):
-            _later(f"Policy.{name}", getattr(self, name), type(self).__dataclass_fields__[name].default)
+        if self.mss is not None:
+            check_integer("Policy.mss", self.mss, 28, 65495)  # RFC 791: 68 and 65,535 bytes, less 40 of headers
+        check_choice("Policy.unsolicited_syn", self.unsolicited_syn, ("silent", "icmp"))
 
     def _check_port_policy(self) -> None:
         """What the port policies ask of the others."""

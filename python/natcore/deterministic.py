@@ -10,7 +10,8 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from .config import Address, AnyEntry, DnatEntry, Eip, Policy, SnatEntry, check_integer, parse_ipv4
+from .checks import Address, check_integer, parse_ipv4
+from .config import AnyEntry, DnatEntry, Eip, Policy, SnatEntry
 from .errors import ConfigurationError
 
 

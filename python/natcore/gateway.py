@@ -15,21 +15,8 @@ from . import deterministic
 from ._gateway import Core
 from .arguments import check_array, check_kinds, check_texts, nows_ns, policy_arguments, secret, timeouts_ms
 from .changes import Add, Applied, Change, EntryTable, Plan, Remove, Replace
-from .config import (
-    MAX_TIME,
-    Address,
-    AnyEntry,
-    DeliveryPolicy,
-    Link,
-    Policy,
-    Timeouts,
-    check_choice,
-    check_integer,
-    check_number,
-    exact_ns,
-    parse_ipv4,
-    to_ns,
-)
+from .checks import MAX_TIME, Address, check_choice, check_integer, check_number, exact_ns, parse_ipv4, to_ns
+from .config import AnyEntry, DeliveryPolicy, Link, Policy, Timeouts
 from .entries import Entry
 from .errors import ConfigurationError, Error
 from .notices import Event, Generated, event_of
@@ -150,12 +137,18 @@ class Gateway:
     def plan(self, changes: Sequence[Change]) -> Plan:
         """What changes (Add, Remove, Replace) would keep, drain and end; nothing is changed. ConfigurationError as add."""
         self._check_open()
+        self._settle()
         return self._table.plan(changes)
 
     def apply(self, plan: Plan, now: float | None = None) -> Applied:
         """Carries a plan out, in one moment for the packets; all of it or, with an error, nothing."""
         self._check_open()
-        applied = self._table.apply(plan, self._now_ns(now))
+        self._table.check(plan)
+        now_ns = self._now_ns(now)
+        if not self._planes:  # whose sweep comes by itself
+            self._advance_ns(now_ns)
+            now_ns = self._core.now_ns
+        applied = self._table.apply(plan, now_ns)
         self._tell_planes()
         return applied
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from . import block
 from ._plane import PlaneLoop
 from ._ring import PacketRing
-from .config import Link as LinkSettings, check_choice, check_integer, check_number
+from .checks import check_choice, check_integer, check_number
+from .config import Link as LinkSettings
 from .errors import ConfigurationError, Error, InterfaceError
 from .interfaces import Link, Watcher
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from .buffer import Buffer
-from .config import DeliveryPolicy, check_number
+from .checks import check_number
+from .config import DeliveryPolicy
 from .deadletter import DeadLetters
 from .delivery import UNAVAILABLE_CODE, DeliveryState
 from .errors import ConfigurationError

@@ -19,18 +19,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from . import sinks
-from .config import (
-    AnyEntry,
-    Behaviour,
-    DeliveryPolicy,
-    DnatEntry,
-    Eip,
-    Link,
-    NoNatEntry,
-    Policy,
-    SnatEntry,
-    Timeouts,
-)
+from .config import AnyEntry, Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
 from .errors import ConfigurationError
 from .gateway import Gateway
 

@@ -7,7 +7,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from aliyun.log import IndexConfig, IndexKeyConfig, IndexLineConfig, LogClient, LogException
-from aliyun.log.credentials import Credentials as SdkCredentials, CredentialsProvider
+from aliyun.log.credentials import Credentials as SdkCredentials
+from aliyun.log.credentials import CredentialsProvider
 
 Credentials = tuple[str, str, str | None]  # access key id, secret, security token
 

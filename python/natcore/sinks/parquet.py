@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..config import check_integer, check_number
+from ..checks import check_integer, check_number
 from ..durable import make_private, remove_drafts, replaced
 from ..records import RECORD
 from .base import ADDRESSES, KINDS, TIMES, Batch, Receipt, Records, Sink, file_stem

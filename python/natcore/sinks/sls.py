@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .._encode_sls import encode_logs
-from ..config import check_choice, check_number
+from ..checks import check_choice, check_number
 from ..errors import ConfigurationError, DeliveryAction, DeliveryError
 from .base import CONTRACT, Batch, Receipt, Sink
 
