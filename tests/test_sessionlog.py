@@ -8,10 +8,10 @@ import threading
 
 import pytest
 
-from log_fakes import FakeClock, FakeCore, ScriptedSink, assert_adds_up
+from log_fakes import FakeClock, FakeCore, ScriptedSink, assert_adds_up, make_records
 from natcore import ConfigurationError, DeliveryError, DeliveryPolicy
 from natcore.collector import Collector
-from natcore.records import RECORD
+from natcore.records import GAP, GAP_LOST, RECORD
 from natcore.sinks import Batch, Receipt, Sink
 
 POLICY = DeliveryPolicy(batch=100)
@@ -159,19 +159,25 @@ def test_a_batch_too_large_is_halved_and_every_row_arrives_in_order():
     assert sink.numbers == list(range(100)) and max(len(batch) for batch in sink.taken) <= 30
 
 
-def test_memory_is_bounded_and_the_oldest_rows_go_first(monkeypatch):
+@pytest.mark.parametrize("gaps", [False, True])
+def test_memory_is_bounded_the_oldest_rows_go_first_and_a_gap_row_says_so(monkeypatch, gaps):
     monkeypatch.setattr("natcore.sessionlog._MEMORY_ROWS", 1000)
     bench = Bench()
     sink = ScriptedSink(lambda batch, attempt: fail("ServerBusy") if bench.clock.now < 2000 else None)
+    sink.gaps = gaps
     log = bench.start(sink)
     for _ in range(30):
         bench.core.produce(100)
         bench.run(log, 1)
-    assert log.counters()["lost_queue_full"] == 2000 and log.counters()["queued"] == 1000
+    assert log.counters()["lost_queue_full"] == 2000 and log.counters()["queued"] == 1000 + 1  # the gap row
     bench.clock.now = 2000
     bench.run(log, 100)
-    assert sink.numbers == list(range(2000, 3000))
-    assert log.counters()["delivered"] == 1000
+    assert sink.numbers == list(range(1999 if gaps else 2000, 3000))
+    assert log.counters()["delivered"] == 1000 + gaps and log.counters()["gaps"] == 1
+    if gaps:
+        gap, lost = sink.taken[0].records[0], make_records(2000)
+        assert (gap["kind"], gap["session"], gap["flags"]) == (GAP, 2000, GAP_LOST)
+        assert (gap["start_time"], gap["end_time"]) == (lost["start_time"].min(), lost["end_time"].max())
 
 
 CODES = [("ProjectNotExist", "unavailable"), ("LogStoreNotExist", "unavailable"), ("ProjectForbidden", "unavailable"),

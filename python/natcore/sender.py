@@ -15,8 +15,8 @@ from .deadletter import DeadLetters
 from .delivery import Answer, Attempt, Delivered, Destination, Disposal, Progress, Refused, Wait, destination_of
 from .errors import DeliveryError
 from .ledger import Ledger, Place
-from .records import WINDOW
-from .sinks.base import Batch, Receipt, Sink
+from .records import GAP, WINDOW
+from .sinks.base import Batch, Receipt, Records, Sink
 
 _log = logging.getLogger(__name__)
 _BUSY_SECONDS = 0.05  # the spool's writer has the rows in hand
@@ -63,7 +63,8 @@ class Sender:
         self.batch_rows: int = attribute(sink, "batch_rows") or policy.batch
         seconds = attribute(sink, "batch_seconds")
         self._linger: float = policy.linger if seconds is None else seconds
-        self.takes_events: bool = attribute(sink, "events")
+        self._takes_events: bool = attribute(sink, "events")
+        self._takes_gaps: bool = attribute(sink, "gaps")
         self._sources = sources
         self._ledger = ledger
         self._policy = policy
@@ -90,6 +91,18 @@ class Sender:
     def hurry(self, hurried: bool = True) -> None:
         """Wait for no batch to fill."""
         self._hurried = hurried
+
+    def select(self, records: Records) -> Records:
+        """Of RECORD (n,) the rows that the sink takes."""
+        if self._takes_events and self._takes_gaps:
+            return records
+        kinds = records["kind"]
+        wanted = kinds == WINDOW
+        if self._takes_events:
+            wanted = kinds != GAP
+        elif self._takes_gaps:
+            wanted |= kinds == GAP
+        return records if wanted.all() else records[wanted]
 
     def step(self) -> float | None:
         """Make one attempt if it is time; -> seconds until the next step is worth while, None: until `changed`."""
@@ -151,10 +164,10 @@ class Sender:
 
     def _wanted(self, batch: Batch | None) -> Batch | None:
         """Of a batch the rows that the sink takes; a log filters before, but its spool may hold another sink's."""
-        if batch is None or self.takes_events:
-            return batch
-        windows = batch.records[batch.records["kind"] == WINDOW]
-        return Batch(batch.instance, batch.vpc_id, batch.run, windows) if len(windows) else None
+        if batch is None:
+            return None
+        wanted = self.select(batch.records)
+        return Batch(batch.instance, batch.vpc_id, batch.run, wanted) if len(wanted) else None
 
     def _skip(self, source: Source, batch: Batch | None, action: Attempt) -> bool:
         if action.test:
@@ -200,10 +213,10 @@ class Sender:
             else:
                 self._ledger.lose(rows, place, "rejected")
         else:
-            windows = rows if self.takes_events else int((batch.records["kind"] == WINDOW).sum())
-            self._ledger.withhold(rows - windows, place)
+            wanted = len(self.select(batch.records))
+            self._ledger.withhold(rows - wanted, place)
             self._ledger.add_bytes(*(receipt or Receipt(0, 0)))
-            self._ledger.move(windows, place, "delivered")
+            self._ledger.move(wanted, place, "delivered")
         source.store.acknowledge()
 
     def _set_aside(self, batch: Batch, answer: Refused) -> bool:
