@@ -32,7 +32,7 @@ REQUIREMENTS: list[tuple[str, str, str, str]] = [
     ("5382", "2", "every valid sequence of TCP packets, simultaneous open too", "yes"),
     ("5382", "3", "filtering configurable, apart from UDP's", "by policy"),
     ("5382", "4", "an unsolicited SYN is not answered for 6 s", "yes"),
-    ("5382", "4a", "then ICMP 3/3, unless policy is silent", "not yet: always silent (unsolicited_syn)"),
+    ("5382", "4a", "then ICMP 3/3, unless policy is silent", "by policy"),
     ("5382", "5", "established 7,440 s, transitory 240 s or more", "yes"),
     ("5382", "6", "TCP ALGs off", "not yet: there are no ALGs; no test of its own"),
     ("5382", "7", "no port overloading", "yes"),

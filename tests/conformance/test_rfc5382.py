@@ -40,6 +40,14 @@ def test_rfc5382_req4_an_unsolicited_syn_is_not_answered() -> None:
     assert over.take_generated() == []
 
 
+def test_rfc5382_req4a_then_port_unreachable_if_the_policy_says_so() -> None:
+    for answer, said in (("silent", []), ("icmp", [(3, 3)])):
+        over = gateway(policy=Policy(unsolicited_syn=answer))
+        over.translate_one(tcp("S", REMOTE, 9, EIP, 4000), Side.OUTSIDE, 0.0)
+        over.advance(6.0)
+        assert [(Ether(g.frame)[ICMP].type, Ether(g.frame)[ICMP].code) for g in over.take_generated()] == said
+
+
 def test_rfc5382_req5_idle_times() -> None:
     one, other = established(Talk(gateway())), Talk(gateway())
     other.out("S")
