@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import threading
 
@@ -367,3 +368,24 @@ def test_what_one_process_leaves_in_the_spool_the_next_delivers_first(tmp_path):
     assert len({batch.run for batch in sink.taken}) == 2
     assert (log.counters()["recovered"], log.counters()["delivered"]) == (500, 510)
     later.close()
+
+
+def test_redaction_comes_before_the_spool_and_reaches_what_an_earlier_run_left_in_it(tmp_path):
+    bench = Bench()
+    log = bench.start(ScriptedSink(lambda *_: fail("ServerBusy")), name="log", spool=tmp_path)
+    bench.core.produce(10)
+    bench.run(log, 0)
+    bench.collector.stop(log, timeout=0)
+    bench = Bench()
+    sink = ScriptedSink(lambda batch, attempt: fail("InvalidKey", "reject") if attempt == 1 else None)
+    log = bench.start(sink, name="log", spool=tmp_path, redact_destination=True)
+    bench.core.produce(10)
+    bench.collector.step()
+    log.persist()
+    assert not any(b"\xc6\x33\x64"[::-1] in path.read_bytes() for path in sorted(tmp_path.rglob("*.segment"))[1:])
+    bench.run(log, 100)
+    rows = [json.loads(line) for line in (tmp_path / "log" / "dead-letter.jsonl").read_text().splitlines()]
+    assert len(rows) == 10 and {row["pub_ip"] for row in rows} == {"0.0.0.0"}
+    taken = sink.taken[0].records
+    assert len(taken) == 10 and not taken["pub_ip"].any() and not taken["pub_port"].any() and taken["pri_ip"].all()
+    assert log.redact_destination

@@ -21,7 +21,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .config import DeliveryPolicy, check_number
+from .config import DeliveryPolicy, check_choice, check_number
 from .errors import ConfigurationError
 from .heartbeat import Beat, OldestWindow, Windows
 from .records import GAP_RING, RECORD, gap_row
@@ -131,17 +131,20 @@ class Collector:
         name: str | None = None,
         spool: str | os.PathLike[str] | None = None,
         delivery: DeliveryPolicy | None = None,
+        redact_destination: bool = False,
     ) -> SessionLog:
         """A new log, that counts from now: windows that are open are closed first, for the logs that run already.
 
         name: of the log, and of its folder in `spool`; without one it is made from the delivery type.
+        redact_destination: its rows do not say where the traffic went (RFC 6888 REQ-12); other logs' do.
         Rows that no log was there for and that `take_records` has not taken are dropped, counted `unclaimed`.
         Raises ConfigurationError: billing by specification, another region (contract R6), a name or a sink in use.
         """
         with self._control:
             self._check_sink(sink)
             name = self._check_name(name, str(attribute(sink, "delivery_type")))
-            log = self._make(sink, name, spool, delivery or DeliveryPolicy())
+            check_choice("redact_destination", redact_destination, (True, False))
+            log = self._make(sink, name, spool, delivery or DeliveryPolicy(), redact_destination)
             self._close_windows()
             with self._draining:
                 self._drain()
@@ -154,12 +157,14 @@ class Collector:
                 self._start_thread()
             return log
 
-    def _make(self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy) -> SessionLog:
+    def _make(
+        self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy, redact: bool
+    ) -> SessionLog:
         oldest_ns = self._windows.look()
         try:
             return SessionLog(
                 sink, self._identity, name=name, spool=Path(spool) / name if spool is not None else None,
-                policy=policy, beat=self._beat(oldest_ns), check=self._check_sink, collect=self.step,
+                policy=policy, beat=self._beat(oldest_ns), check=self._check_sink, collect=self.step, redact_destination=redact,
                 clock=self._clock, wall=self._wall, chance=self._chance,
             )  # fmt: skip
         except OSError as error:

@@ -15,7 +15,7 @@ from .deadletter import DeadLetters
 from .delivery import Answer, Attempt, Delivered, Destination, Disposal, Progress, Refused, Wait, destination_of
 from .errors import DeliveryError
 from .ledger import Ledger, Place
-from .records import GAP, WINDOW
+from .records import GAP, WINDOW, redacted
 from .sinks.base import Batch, Receipt, Records, Sink
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ class Sender:
     """Steps: open the sink, wait for a batch, deliver it, settle what became of it.
 
     sources: stores in the order in which they are emptied. One thread calls `step`; the others are safe anywhere.
-    clock: seconds, any origin. `changed`: called when a step is worth while before its time.
+    redact: rows lose their destinations. clock: seconds, any origin.
+    `changed`: called when a step is worth while before its time.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Sender:
         clock: Callable[[], float],
         chance: random.Random,
         changed: Callable[[], None],
+        redact: bool = False,
     ) -> None:
         self.sink = sink
         self.delivery_type: str = attribute(sink, "delivery_type")
@@ -72,6 +74,7 @@ class Sender:
         self._clock = clock
         self._chance = chance
         self._changed = changed
+        self._redact = redact
         key = (self.delivery_type, *sorted(self.destination.items())) if self.destination else None
         self.target: Destination = destination_of(key)
         self.target.watch(changed)
@@ -93,7 +96,9 @@ class Sender:
         self._hurried = hurried
 
     def select(self, records: Records) -> Records:
-        """Of RECORD (n,) the rows that the sink takes."""
+        """Of RECORD (n,) the rows that the sink takes, with what they may say."""
+        if self._redact:
+            records = redacted(records)
         if self._takes_events and self._takes_gaps:
             return records
         kinds = records["kind"]
@@ -141,7 +146,7 @@ class Sender:
             if self._abandoned:
                 return True
             if source is not None:
-                batch = source.store.take(min(action.limit, self._again or action.limit))
+                batch = self._take(source, min(action.limit, self._again or action.limit))
                 self._held = source if batch is not None else None
             wanted = self._wanted(batch)
             if source is not None and wanted is None:
@@ -161,6 +166,12 @@ class Sender:
         if isinstance(answer, Delivered):
             self._waiting_since = None
         return True
+
+    def _take(self, source: Source, limit: int) -> Batch | None:
+        batch = source.store.take(limit)
+        if batch is None or not self._redact:
+            return batch
+        return Batch(batch.instance, batch.vpc_id, batch.run, redacted(batch.records))  # an earlier run's may not be
 
     def _wanted(self, batch: Batch | None) -> Batch | None:
         """Of a batch the rows that the sink takes; a log filters before, but its spool may hold another sink's."""

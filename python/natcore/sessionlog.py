@@ -64,11 +64,13 @@ class SessionLog:
         beat: Beat,
         check: Callable[[Sink], None],
         collect: Callable[[], object],
+        redact_destination: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         chance: random.Random | None = None,
     ) -> None:
         self.name = name
+        self.redact_destination = redact_destination
         self._policy = policy
         self._check = check
         self._collect = collect
@@ -268,6 +270,7 @@ class SessionLog:
         return Sender(
             sink, self._sources, self._ledger, self._policy, self._dead_letters,
             clock=self._clock, chance=self._chance, changed=self._wake_sender.set,
+            redact=self.redact_destination,
         )  # fmt: skip
 
     def _sources(self) -> list[Source]:

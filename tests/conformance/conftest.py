@@ -66,7 +66,7 @@ REQUIREMENTS: list[tuple[str, str, str, str]] = [
     ("6888", "9", "PCP", "no: an optional server beside the NAT"),
     ("6888", "10", "manageable: counters, thresholds, tables", "not yet: thresholds are missing"),
     ("6888", "11", "out of resources: drop, 3/1, notify, end nobody", "yes"),
-    ("6888", "12", "REC: destinations not logged", "not yet: no redact_destination"),
+    ("6888", "12", "REC: destinations not logged", "by policy"),
     ("6888", "13", "REC: use the ports well (with 14 and 15, which conflict)", "not yet: no port blocks"),
     ("6888", "15", "REC: ports hard to guess", "yes"),
     ("7857", "2", "the state machine of RFC 6146", "yes"),
