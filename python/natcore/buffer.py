@@ -96,6 +96,11 @@ class Buffer:
                 self._held = None
                 self._drop_surplus()
 
+    def peek(self) -> list[Records]:
+        """The rows that wait, a held batch among them, in order; they stay."""
+        with self._lock:
+            return [*([] if self._held is None else [self._held]), *self._chunks]
+
     def clear(self) -> int:
         """Forget every row; -> how many, for the ledger."""
         with self._lock:

@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +27,7 @@ from .heartbeat import Beat, OldestWindow, Windows
 from .records import GAP_RING, RECORD, gap_row
 from .sender import attribute
 from .sessionlog import SessionLog
-from .sinks.base import Records, Sink
+from .sinks.base import Batch, Records, Sink
 from .spool_format import Identity
 
 _log = logging.getLogger(__name__)
@@ -216,6 +216,12 @@ class Collector:
             action()
         except Exception:
             _log.exception("collecting session rows failed")
+
+    def waiting_rows(self) -> Iterator[Batch]:
+        """Rows of the running logs that no destination has yet, the ring's among them; they stay."""
+        self.step()
+        for log in self._logs:
+            yield from log.waiting_rows()
 
     def counters(self) -> dict[str, int]:
         """Rows: produced = accepted + lost_ring, while a log ran; unclaimed: dropped by the start of the first log."""

@@ -84,6 +84,8 @@ SESSION = np.dtype(
         ("birth", "f8"),
         ("last_seen", "f8"),
         ("deadline", "f8"),
+        ("start_time", "i8"),  # its creation, and the start of its open window (0: none): microseconds since 1970
+        ("window_time", "i8"),
         ("inside_ip", "u4"),
         ("remote_ip", "u4"),
         ("outside_ip", "u4"),

@@ -7,7 +7,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,9 +20,10 @@ from .errors import ConfigurationError
 from .heartbeat import Beat
 from .ledger import Ledger
 from .sender import Sender, Source
-from .sinks.base import Records, Sink
+from .sinks.base import Batch, Records, Sink
 from .spool import Spool
 from .spool_format import Identity
+from .spool_reading import waiting_rows
 
 _log = logging.getLogger(__name__)
 _MEMORY_ROWS = 1 << 20  # 96 MB: what waits in memory at most, and four batches in any case
@@ -71,6 +72,7 @@ class SessionLog:
     ) -> None:
         self.name = name
         self.redact_destination = redact_destination
+        self._identity = identity
         self._policy = policy
         self._check = check
         self._collect = collect
@@ -127,6 +129,14 @@ class SessionLog:
     def counters(self) -> dict[str, int]:
         """Rows: accepted = delivered + queued + spooled + dead_letter + lost, read at one moment; see `Ledger`."""
         return self._ledger.counters()
+
+    def waiting_rows(self) -> Iterator[Batch]:
+        """The rows that no destination has acknowledged yet, in memory and in the spool; they stay where they are."""
+        identity = self._identity
+        for records in self._buffer.peek():  # from here they go into the spool, so they are looked at first
+            yield Batch(identity.instance, identity.vpc_id, identity.run, records)
+        if self._spool is not None:
+            yield from waiting_rows(self._spool.folder)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Until every row that the gateway has written so far is delivered or given up, and the delivery status is not
