@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 import warnings
@@ -241,8 +242,47 @@ def test_D1_to_D4_against_the_server(server, tmp_path, code):
     assert delivered_in_order(server, 120) and bench.log.delivery_status.state == "Success"
 
 
-@pytest.mark.parametrize("fault", ["WriteQuotaExceed", "InvalidAccessKeyId", "ServerBusy", *FAULTS])
-def test_intermittent_faults_lose_nothing(server, tmp_path, fault):
+# The lines of the contract's table of delivery errors; the last stands for "anything else".
+LINES = (*LONG, "InvalidAccessKeyId", "WriteQuotaExceed", "ShardWriteQuotaExceed", "SomethingNew")
+
+
+@pytest.mark.parametrize("manner", ["once", "for an hour", "intermittent"])
+@pytest.mark.parametrize("code", LINES)
+def test_error_line_loses_no_row_and_resumes_in_order(server, tmp_path, code, manner):
+    server.make("p", "l")
+    bench, chance, tries = Bench(server, tmp_path, create=False), random.Random(code), []
+    deliver = bench.log.sink.deliver
+
+    def note(batch):
+        tries.append([bench.clock.now, True])
+        receipt = deliver(batch)
+        tries[-1][1] = False
+        return receipt
+
+    bench.log.sink.deliver = note
+    server.fail(code, 1 if manner == "once" else None)
+    for round_ in range(12):
+        if manner == "intermittent":
+            server.recover()
+            if chance.random() < 0.5:
+                server.fail(code, chance.choice([1, 2, None]))
+        bench.core.produce(20)
+        bench.run(300, tick=60.0)
+        if manner == "for an hour" and round_ == 6:
+            status = bench.log.delivery_status
+            expected = ("UnavaliableTarget", code) if code in LONG else (code, "")
+            assert (status.state, status.code, status.cause) == ("Failed", *expected)
+            assert bench.log.counters()["spooled"] == 7 * 20
+    server.recover()
+    bench.run(600, tick=60.0)
+    assert delivered_in_order(server, 240) and bench.log.delivery_status.state == "Success"
+    assert (bench.log.counters()["delivered"], bench.log.counters()["lost"]) == (240, 0)
+    if code in LONG:  # D1, D3: at most one try in 300 s while it is unavailable
+        assert all(after - at >= 300 for (at, failed), (after, _) in itertools.pairwise(tries) if failed)
+
+
+@pytest.mark.parametrize("fault", ["ServerBusy", *FAULTS])
+def test_intermittent_faults_of_the_network_lose_nothing(server, tmp_path, fault):
     server.make("p", "l")
     bench = Bench(server, tmp_path, create=False)
     for round_ in range(10):
