@@ -9,12 +9,10 @@ from pathlib import Path
 from .errors import ConfigurationError
 from .sinks.base import Batch
 from .spool_format import (
-    FRAME_HEADER_BYTES,
     MARK_BYTES,
     ROWS,
     Mark,
     decode_marks,
-    decode_payload,
     decode_segment_header,
 )
 from .spool_recovery import SEGMENT_SUFFIX, scan
@@ -47,11 +45,10 @@ def _rows_of(data: bytes, mark: Mark | None) -> Iterator[Batch]:
         return
     identity, start = decoded
     offset, done = (mark.offset, mark.rows) if mark else (start, 0)
-    for at, header, is_whole, end in scan(data, offset):
-        if header is None or not is_whole or header.type != ROWS:
+    for _, header, records, _ in scan(data, offset):
+        if header is None or records is None or header.type != ROWS:
             continue
-        records = decode_payload(header, data[at + FRAME_HEADER_BYTES : end])
-        if records is not None and len(records) > done:
+        if len(records) > done:
             yield Batch(identity.instance, identity.vpc_id, identity.run, records[done:])
         done = 0
 
