@@ -33,8 +33,9 @@ help:
 	@echo "make portable  the core's tests on a build without processor intrinsics"
 	@echo "make clean     remove .venv, build and caches"
 
-demo: .venv/built
+demo: .venv/built .venv/delivers-with
 	.venv/bin/natcore demo
+	.venv/bin/natcore demo --sls
 
 test: .venv/built .venv/tested-with
 	$(VENV) -m pytest $(TEST_OPTIONS)
@@ -93,6 +94,10 @@ clean:
 
 .venv/tested-with: pyproject.toml | .venv/made
 	$(PIP) install --group test
+	@touch $@
+
+.venv/delivers-with: pyproject.toml | .venv/made
+	$(PIP) install --group sls
 	@touch $@
 
 .venv/linted-with: pyproject.toml | .venv/made
