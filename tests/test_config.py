@@ -24,8 +24,7 @@ from natcore import (
     SnatEntry,
     Timeouts,
 )  # fmt: skip
-from natcore.checks import exact_ns, to_ns
-from natcore.config import expand_pool
+from natcore.config import exact_ns, expand_pool, to_ns
 
 NAN, INF = float("nan"), float("inf")
 

@@ -8,8 +8,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .checks import MAX_SECONDS, Address, check_choice, check_integer, check_number, parse_ipv4, parse_network
+from .checks import (
+    MAX_SECONDS,
+    MAX_TIME,
+    Address,
+    check_choice,
+    check_integer,
+    check_number,
+    exact_ns,
+    parse_ipv4,
+    parse_network,
+    to_ns,
+)
 from .errors import ConfigurationError
+
+__all__ = [  # what is checked by is to be had from here too
+    "FILTERINGS", "MAPPINGS", "MAX_TIME", "POOLINGS", "PORT_POLICIES", "Address", "AnyEntry", "Behaviour", "DeliveryPolicy",
+    "DnatEntry", "Eip", "Link", "NoNatEntry", "Policy", "SnatEntry", "Timeouts", "check_choice", "check_integer",
+    "check_number", "exact_ns", "expand_pool", "parse_ipv4", "parse_network", "to_ns",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from . import block
 from ._plane import PlaneLoop
 from ._ring import PacketRing
-from .checks import check_choice, check_integer, check_number
 from .config import Link as LinkSettings
+from .config import check_choice, check_integer, check_number
 from .errors import ConfigurationError, Error, InterfaceError
 from .interfaces import Link, Watcher
 

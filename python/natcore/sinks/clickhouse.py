@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from urllib.parse import urlencode, urlsplit
 
 from .._encode_rowbinary import encode_rows
-from ..checks import check_choice, check_integer, check_number
+from ..config import check_choice, check_integer, check_number
 from ..errors import ConfigurationError, DeliveryAction, DeliveryError
 from ..records import RECORD
 from .base import ADDRESSES, KINDS, TIMES, Batch, Receipt, Sink

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from .._encode_ipfix import EVENT_BYTES, FLOW_BYTES, encode_messages
-from ..checks import check_choice, check_integer, check_number
+from ..config import check_choice, check_integer, check_number
 from ..errors import ConfigurationError
 from ._connection import Connection, Datagrams, Stream
 from .base import Batch, Receipt, Sink

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..checks import check_integer, check_number
+from ..config import check_integer, check_number
 from ..durable import make_private, open_private, sync_folder, write_all
 from .base import Batch, Receipt, Sink, file_stem
 

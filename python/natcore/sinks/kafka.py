@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ..checks import check_choice, check_number
+from ..config import check_choice, check_number
 from ..errors import ConfigurationError, DeliveryAction, DeliveryError
 from .base import Batch, Receipt, Sink
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from ..checks import check_integer
+from ..config import check_integer
 from .base import Batch, Receipt, Records, Sink, join
 
 

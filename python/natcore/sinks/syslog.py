@@ -11,7 +11,7 @@ import socket
 from collections.abc import Mapping
 
 from .._encode_syslog import encode_frames
-from ..checks import check_integer, check_number
+from ..config import check_integer, check_number
 from ..errors import ConfigurationError
 from ..records import RECORD
 from ._connection import Stream
