@@ -4,13 +4,14 @@ What would fail for room first completes the expiry of the moment, at most once 
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore._draw cimport OVER_QUOTA
 from natcore._events cimport event_note
 from natcore._mappings cimport (
     MAPPING_PORTLESS, MAPPING_STATIC, Mapping, MappingKey, Subscriber, mapping_close, mapping_find, mapping_open,
     mapping_open_static, mappings_have_room, subscriber_find,
 )
 from natcore._parse cimport Flight, wire_length
-from natcore._ports cimport PORT_RESERVED, address_find, port_mapping, space_of
+from natcore._ports cimport PORT_RESERVED, PORTS_OVERLOAD, address_find, port_mapping, space_of
 from natcore._rules cimport (
     ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, dnat_target, plain_rule, snat_rule, whole_rule,
 )
@@ -149,6 +150,16 @@ cdef uint8_t claim(Worker* worker, uint32_t mapping, uint32_t remote_ip, uint16_
     return verdict
 
 
+cdef bint is_whole(const Worker* worker, uint32_t ip) noexcept nogil:
+    """Whether an outside address (big-endian) is an inside host's own, by a 1:1 entry: echoes are for that host."""
+    return worker.rules != NULL and dnat_rule(worker.rules, dnat_key(bswap32(ip), 2, 0)) != NULL
+
+
+cdef bint is_static(const Worker* worker, uint32_t slot) noexcept nogil:
+    """Whether a session's mapping is an entry's own: DNAT, 1:1, no-NAT."""
+    return worker.mappings.mappings[worker.sessions.cold[slot].mapping].flags & MAPPING_STATIC
+
+
 # ---- from inside -----------------------------------------------------------------------------------------------------
 
 cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* flight, Way* way) noexcept nogil:
@@ -161,7 +172,7 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
     if worker.link_address[INSIDE] and destination == worker.link_address[INSIDE]:
         return LOCAL
     way.hairpin = address_find(&worker.mappings.ports, destination) != NONE
-    if way.hairpin and flight.protocol == PROTOCOL_ICMP:
+    if way.hairpin and flight.protocol == PROTOCOL_ICMP and not (worker.hairpin and is_whole(worker, destination)):
         return LOCAL
     if is_no_host(source):
         return DROP_SPOOFED
@@ -246,9 +257,11 @@ cdef uint8_t find_dynamic(Worker* worker, const MappingKey* key, const SnatRule*
         complete(worker, now.ns)
         if not mappings_have_room(&worker.mappings, key.inside_ip):
             return DROP_SESSION_LIMIT
-    mapping[0] = mapping_open(&worker.mappings, key, rule.entry, rule.pool, rule.pool_size, now.ms)
-    if mapping[0] == NONE and complete(worker, now.ns):
-        mapping[0] = mapping_open(&worker.mappings, key, rule.entry, rule.pool, rule.pool_size, now.ms)
+    mapping[0] = mapping_open(&worker.mappings, key, &rule.pool, now.ms)
+    if mapping[0] >= OVER_QUOTA and complete(worker, now.ns):
+        mapping[0] = mapping_open(&worker.mappings, key, &rule.pool, now.ms)
+    if mapping[0] == OVER_QUOTA:
+        return DROP_SUBSCRIBER_LIMIT
     return DROP_PORTS_EXHAUSTED if mapping[0] == NONE else PENDING
 
 
@@ -330,6 +343,7 @@ cdef uint8_t find_entry(Worker* worker, const Endpoints* ends, uint8_t protocol,
     cdef uint32_t port = bswap16(ends.outside_port)
     cdef const DnatRule* rule = NULL
     cdef MappingKey key
+    cdef uint8_t verdict
     if worker.rules != NULL:
         rule = dnat_rule(worker.rules, dnat_key(bswap32(ends.outside_ip), space, port))
     if rule == NULL:
@@ -338,7 +352,10 @@ cdef uint8_t find_entry(Worker* worker, const Endpoints* ends, uint8_t protocol,
     key.inside_port = bswap16(<uint16_t>(rule.inside_port + port - rule.outside_port)) if space != ANY_SPACE else 0
     key.protocol = protocol
     key.flags = 0 if space != ANY_SPACE else MAPPING_PORTLESS
-    return find_static(worker, &key, rule.entry, ends.outside_ip, ends.outside_port, rule.address, now, mapping)
+    verdict = find_static(worker, &key, rule.entry, ends.outside_ip, ends.outside_port, rule.address, now, mapping)
+    if verdict == DROP_SESSION_LIMIT:
+        event_note(&worker.events, verdict, key.inside_ip, ends.remote_ip, ends.remote_port, protocol, now.ns)
+    return verdict
 
 
 cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flight, const Clock* now,
@@ -353,8 +370,8 @@ cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flig
                               bswap16(ends.outside_port))
     if number == PORT_RESERVED or not has_ports(flight.protocol):
         verdict = find_entry(worker, ends, flight.protocol, now, mapping)
-    elif number == NONE:
-        return DROP_NO_MAPPING
+    elif number == NONE or worker.mappings.ports.policy == PORTS_OVERLOAD:
+        return DROP_NO_MAPPING                      # overloaded: only its own session leads to a mapping
     elif mapping_alive(&worker.sessions, number, now.ms):
         mapping[0] = number
         verdict = pass_filter(worker, ends, flight, now)

@@ -1,55 +1,52 @@
 """The boundary to Python: arguments come checked from python/natcore/gateway.py, tables go out as copies."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from natcore._entries cimport count_entry, end_dead, end_entry, end_matching
 from natcore._events cimport EVENT_SLOTS, Event, event_fd, event_fd_clear, event_fd_close
 from natcore._icmp cimport outbox_delete, outbox_new, outbox_waiting
-from natcore._journal cimport Record, journal_delete, journal_drain, journal_new, journal_room
-from natcore._look cimport MappingRow, PortRow, SessionRow, copy_mappings, copy_ports, copy_sessions
-from natcore._mappings cimport Mapping, mappings_delete, mappings_new, mappings_unpair
-from natcore._ports cimport (
-    PORT_RESERVED, PORT_SPACES, Address, PortMap, address_add, address_drop, ports_allow, ports_in_use, ports_reserve,
-    ports_unreserve,
+from natcore._journal cimport journal_delete, journal_new, journal_room
+from natcore._look cimport (
+    BlockRow, MappingRow, PortRow, SessionRow, copy_blocks, copy_mappings, copy_ports, copy_sessions, count_blocks,
 )
+from natcore._mappings cimport Mapping, mapping_at, mappings_delete, mappings_new, mappings_unpair
+from natcore._overload cimport overload_new
+from natcore._ports cimport (
+    PORT_RESERVED, PORT_SPACES, PORTS_OVERLOAD, Address, PortMap, address_add, address_drop, ports_allow, ports_divide,
+    ports_in_use, ports_reserve, ports_taken, ports_unreserve,
+)
+from natcore._rows cimport Rows
 from natcore._sessions cimport sessions_delete, sessions_new
-from natcore._sweep cimport close_windows
-from natcore._translate cimport advance, clock_forward, hold, release, take_generated, translate
+from natcore._synqueue cimport unsolicited_delete, unsolicited_new
+from natcore._translate cimport advance, clock_forward, take_generated, translate
 from natcore.flow cimport has_aes
 from natcore.frame cimport Frame
-from natcore.hints cimport bswap16, bswap32, fetch_add
+from natcore.hints cimport bswap16, bswap32
 from natcore.memory cimport table_delete, table_new
 from natcore.random cimport random_seed
 from natcore.state cimport Worker
 
 from natcore.errors import CapacityError, ConfigurationError, Error
 
-cdef extern from * nogil:
-    """
-    #include <time.h>
-    static void natcore_pause(void) { struct timespec t = {0, 20000}; nanosleep(&t, NULL); }
-    """
-    void pause "natcore_pause" () noexcept
-
 cdef enum:
     CHUNK = 512                 # frames handed to the pipeline at once
     LOOK_LINES = 65536          # that sessions() reads while the worker waits
 
 
-cdef class Core:
+cdef class Core(Rows):
     def __cinit__(self, *, uint32_t max_sessions, uint32_t max_mappings, uint32_t max_subscribers,
                   uint32_t max_addresses, uint64_t records, bytes hash_key not None, bytes random_key not None,
-                  port_ranges, uint32_t hold_down_ms, bint preserve, bint parity, uint8_t pooling,
+                  port_ranges, uint8_t port_policy, uint32_t block_size, uint32_t blocks, uint32_t hold_down_ms,
+                  bint parity, uint8_t pooling,
                   uint32_t sessions_per_subscriber, uint32_t ports_per_subscriber, uint32_t new_per_second,
                   timeouts_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering, link_addresses, mtus,
                   uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh, bint tcp_pickup,
-                  bint hairpin, bint icmp_unreachable):
+                  bint hairpin, bint icmp_unreachable, uint16_t mss, bint unsolicited):
         """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32."""
         cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
         cdef uint32_t i
-        cdef bint ready
         if worker == NULL:
             raise CapacityError("no memory for a gateway")
         self.worker = worker
@@ -57,10 +54,10 @@ cdef class Core:
         if worker.events.fd < 0:
             raise CapacityError("no file descriptor is left for a gateway's events")
         self.filters = 1 in filtering[:2]
-        ready = (sessions_new(&worker.sessions, max_sessions, self.filters)
-                 and mappings_new(&worker.mappings, max_mappings, max_subscribers, max_addresses)
-                 and journal_new(&worker.journal, records) and outbox_new(&worker.outbox, icmp_rate))
-        if not ready:
+        if not (sessions_new(&worker.sessions, max_sessions, self.filters)
+                and mappings_new(&worker.mappings, max_mappings, max_subscribers, max_addresses)
+                and journal_new(&worker.journal, records) and outbox_new(&worker.outbox, icmp_rate)
+                and (not unsolicited or unsolicited_new(&worker.unsolicited))):
             raise CapacityError(f"max_sessions={max_sessions}: this machine has no address space for its tables")
         memcpy(&worker.sessions.key.low, PyBytes_AS_STRING(hash_key), 8)
         memcpy(&worker.sessions.key.high, PyBytes_AS_STRING(hash_key) + 8, 8)
@@ -71,7 +68,12 @@ cdef class Core:
         for first, last in port_ranges:
             ports_allow(&worker.mappings.ports, first, last)
         worker.mappings.ports.hold_down_ms = hold_down_ms
-        worker.mappings.ports.preserve = preserve
+        worker.mappings.ports.policy = port_policy
+        ready = block_size == 0 or ports_divide(&worker.mappings.ports, block_size, blocks)
+        if port_policy == PORTS_OVERLOAD:
+            ready = overload_new(&worker.mappings.ports.overload, max_mappings)
+        if not ready:
+            raise CapacityError(f"max_mappings={max_mappings}: this machine has no address space for its tables")
         worker.mappings.ports.parity = parity
         worker.mappings.pooling = pooling
         worker.sessions_per_subscriber = sessions_per_subscriber
@@ -99,6 +101,7 @@ cdef class Core:
         worker.tcp_pickup = tcp_pickup
         worker.hairpin = hairpin
         worker.icmp_unreachable = icmp_unreachable
+        worker.mss = mss
 
     def __dealloc__(self):
         if self.worker == NULL:
@@ -107,24 +110,11 @@ cdef class Core:
         mappings_delete(&self.worker.mappings)
         journal_delete(&self.worker.journal)
         outbox_delete(&self.worker.outbox)
+        unsolicited_delete(&self.worker.unsolicited)
         event_fd_close(self.worker.events.fd)
         table_delete(self.worker, sizeof(Worker))
 
-    # ---- who holds the worker -------------------------------------------------------------------------------------
-
-    cdef void own(self) noexcept:
-        """Waits, without the GIL, until a loop lets the worker go between two batches."""
-        cdef Worker* worker = self.worker
-        if hold(worker):
-            return
-        with nogil:
-            fetch_add(&worker.attention, 1)
-            while not hold(worker):
-                pause()
-            fetch_add(&worker.attention, <uint32_t>-1)
-
-    cdef void disown(self) noexcept:
-        release(self.worker)
+    # ---- one caller at a time ---------------------------------------------------------------------------------------
 
     def claim(self):
         """The caller's loop translates from now on; Error if another one does."""
@@ -275,27 +265,27 @@ cdef class Core:
         finally:
             self.disown()
 
-    def reserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last, uint64_t now_ns):
-        """Takes ports out of the draw; None, or what is in the way: (port, inside address, inside port) of a live mapping,
-        (port, 0, 0) of an entry."""
+    def reserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last, uint64_t now_ns, bint look=False):
+        """Takes ports out of the draw, unless it only looks; None, or what is in the way: (port, inside address, inside
+        port) of a live mapping, (port, 0, 0) of an entry."""
         cdef uint32_t port
         cdef PortMap* map = &self.worker.mappings.ports.addresses[address].maps[space]
         cdef const Mapping* holder
         self.own()
         try:
-            port = ports_reserve(&self.worker.mappings.ports, map, first, last,
-                                 <uint32_t>(self.worker.now_ns // 1000000))
+            port = ports_taken(map, first, last)
             if port != 0xFFFFFFFF and map.cells[port] != PORT_RESERVED:     # a dead mapping holds nothing
                 if now_ns > self.worker.now_ns:
                     clock_forward(self.worker, now_ns)
                 end_dead(self.worker, self.worker.now_ns, self.relief)
-                port = ports_reserve(&self.worker.mappings.ports, map, first, last,
-                                     <uint32_t>(self.worker.now_ns // 1000000))
+                port = ports_taken(map, first, last)
             if port == 0xFFFFFFFF:
+                if not look:
+                    ports_reserve(&self.worker.mappings.ports, map, first, last)
                 return None
             if map.cells[port] == PORT_RESERVED:
                 return port, 0, 0
-            holder = &self.worker.mappings.mappings[map.cells[port]]
+            holder = &self.worker.mappings.mappings[mapping_at(&self.worker.mappings, address, space, port)]
             return port, bswap32(holder.inside_ip), bswap16(holder.inside_port)
         finally:
             self.disown()
@@ -313,9 +303,6 @@ cdef class Core:
         """The gateway's own address of a side, host order, 0: none."""
         self.worker.link_address[side] = bswap32(address)
 
-    def set_epoch(self, int64_t epoch_ns):
-        self.worker.sessions.epoch_ns = epoch_ns
-
     def end(self, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol, uint64_t now_ns):
         """Ends the sessions that match everything that is not negative (addresses in host order); how many."""
         cdef uint64_t ended
@@ -325,48 +312,7 @@ cdef class Core:
         self.disown()
         return ended
 
-    # ---- the journal ------------------------------------------------------------------------------------------------
-
-    def drain(self, records not None):
-        """Moves rows out of the journal into RECORD (count,), numbered; how many. One caller at a time; any thread."""
-        cdef uint8_t[::1] raw = records.view("u1")      # RECORD names its fields in another order than they lie
-        cdef uint64_t room = raw.shape[0] // sizeof(Record), count
-        if records.itemsize != sizeof(Record):
-            raise ConfigurationError(f"records={records.dtype}: allowed is RECORD")
-        if room == 0:
-            return 0
-        with nogil:
-            count = journal_drain(&self.worker.journal, <Record*>&raw[0], room, self.drained)
-        self.drained += count
-        return count
-
-    @property
-    def journal_lost(self):
-        return self.worker.journal.lost
-
-    @property
-    def journal_waiting(self):
-        return self.worker.journal.head - self.worker.journal.tail
-
-    def close_windows(self, uint64_t now_ns, bint losing=False):
-        """Writes open windows as partial rows, what is dead as ended; the sessions go on.
-
-        How many are open still: the journal had no room, drain it and call again. losing: none; such rows are lost.
-        """
-        cdef uint64_t left
-        self.own()
-        with nogil:
-            now_ns = clock_forward(self.worker, now_ns)
-            left = close_windows(&self.worker.sessions, now_ns, losing)
-        self.disown()
-        return left
-
     # ---- looking ----------------------------------------------------------------------------------------------------
-
-    @property
-    def now_ns(self):
-        """The gateway's clock."""
-        return self.worker.now_ns
 
     def counters(self):
         cdef Worker* worker = self.worker
@@ -381,10 +327,10 @@ cdef class Core:
                 for space in range(PORT_SPACES):
                     used += ports_in_use(&worker.mappings.ports, &address.maps[space])
         own = {
-            "generated": worker.outbox.generated, "generated_lost": worker.outbox.lost,
-            "created": worker.sessions.created, "ended": worker.sessions.ended, "handed_over": 0,
-            "clock_backward": worker.clock_backward, "journal_lost": worker.journal.lost,
-            "events_lost": worker.events.lost, "held": 0, "sessions": worker.sessions.slots.live,
+            "generated": worker.outbox.generated, "generated_lost": worker.outbox.lost, "events_lost": worker.events.lost,
+            "unsolicited_lost": worker.unsolicited.lost, "created": worker.sessions.created,
+            "ended": worker.sessions.ended, "handed_over": 0, "clock_backward": worker.clock_backward,
+            "journal_lost": worker.journal.lost, "held": 0, "sessions": worker.sessions.slots.live,
             "mappings": worker.mappings.mapping_slots.live, "ports_used": used,
         }
         self.disown()
@@ -411,8 +357,7 @@ cdef class Core:
             self.worker.events.waiting = 0
             event_fd_clear(self.worker.events.fd)
         self.disown()
-        taken.sort()
-        return taken
+        return sorted(taken)
 
     @property
     def session_slots(self):
@@ -447,3 +392,17 @@ cdef class Core:
             filled = copy_ports(self.worker, &rows[0], <uint32_t>rows.shape[0])
         self.disown()
         return filled
+
+    def blocks(self, BlockRow[::1] rows not None):
+        """Copies the port blocks that subscribers have; rows filled."""
+        cdef uint32_t filled = 0
+        self.own()
+        if rows.shape[0]:
+            filled = copy_blocks(self.worker, &rows[0], <uint32_t>rows.shape[0])
+        self.disown()
+        return filled
+
+    @property
+    def block_count(self):
+        """Port blocks that subscribers have."""
+        return count_blocks(self.worker)

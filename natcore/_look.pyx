@@ -1,11 +1,13 @@
 """Copying sessions, mappings and port use out of the tables; the caller holds the worker."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._mappings cimport Mapping
-from natcore._ports cimport PORT_SPACES, Address, PortMap, ports_in_use
+from natcore._ports cimport PORT_SPACES, Address, PortMap, Ports, ports_in_use
 from natcore._sessions cimport (
-    IN, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Cold, Session, deadline_of, is_dead, session_id,
+    IN, NO_WINDOW, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, UNLOGGED, Cold, Session, deadline_of,
+    is_dead, micros, session_id,
 )
+from natcore._sweep cimport is_long_ago
 from natcore._tcp cimport TCP_STATE
 from natcore.hints cimport bswap16, bswap32
 
@@ -24,6 +26,8 @@ cdef void session_row(const Worker* worker, uint32_t slot, SessionRow* row) noex
     row.birth = cold.birth_ns / 1e9
     row.deadline = deadline / 1e9
     row.last_seen = (deadline - <uint64_t>worker.sessions.timeout_ms[session.timeout_class] * 1000000) / 1e9
+    row.start_time = micros(&worker.sessions, cold.birth_ns)
+    row.window_time = 0 if session.flags & NO_WINDOW else micros(&worker.sessions, cold.window_start_ns)
     row.inside_ip = bswap32(session.ip[ROLE_INSIDE])
     row.remote_ip = bswap32(session.ip[ROLE_REMOTE])
     row.outside_ip = bswap32(session.ip[ROLE_OUTSIDE])
@@ -47,6 +51,28 @@ cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t roo
             filled += 1
         slot[0] += 1
     return filled
+
+
+cdef uint64_t oldest_window(const Worker* worker, uint32_t first, uint32_t last) noexcept nogil:
+    """When the oldest window began that slots first to last - 1 have open and that will be a row; ns, now if there is none.
+
+    The hot line knows the second of a window's end; the cold one is read where that second is the earliest so far.
+    """
+    cdef const Session* session
+    cdef uint64_t oldest = worker.now_ns
+    cdef uint32_t slot
+    cdef int age, eldest = -32768
+    cdef uint16_t seconds = <uint16_t>(worker.now_ns // 1000000000)
+    cdef bint long_ago = is_long_ago(&worker.sessions, worker.now_ns)
+    for slot in range(first, min(last, worker.sessions.slots.fresh)):
+        session = &worker.sessions.hot[slot]
+        if session.protocol == 0 or session.flags & (NO_WINDOW | UNLOGGED):
+            continue
+        age = <int16_t>(seconds - session.window_end)
+        if age >= eldest or long_ago:
+            eldest = age
+            oldest = min(oldest, worker.sessions.cold[slot].window_start_ns)
+    return oldest
 
 
 cdef uint32_t copy_mappings(const Worker* worker, MappingRow* rows, uint32_t room) noexcept nogil:
@@ -78,7 +104,9 @@ cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t room) noe
             map = &address.maps[space]
             rows[filled].outside_ip = bswap32(address.ip)
             rows[filled].eip = address.eip
+            rows[filled].total = worker.mappings.ports.range_size
             rows[filled].held_down = map.held_count
+            rows[filled].reserved = map.reserved
             rows[filled].free = map.free
             rows[filled].used = ports_in_use(&worker.mappings.ports, map)
             rows[filled].protocol = PROTOCOL_OF_SPACE[space]
@@ -86,6 +114,34 @@ cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t room) noe
     return filled
 
 
-assert sizeof(SessionRow) == 96
+cdef uint32_t count_blocks(const Worker* worker) noexcept nogil:
+    """Blocks that subscribers have."""
+    return <uint32_t>(worker.mappings.ports.blocks.taken - worker.mappings.ports.blocks.released)
+
+
+cdef uint32_t copy_blocks(const Worker* worker, BlockRow* rows, uint32_t room) noexcept nogil:
+    cdef const Ports* ports = &worker.mappings.ports
+    cdef uint32_t i, block, first, filled = 0
+    if ports.blocks.per_address == 0:
+        return 0
+    for i in range(ports.count):
+        if ports.addresses[i].memory == NULL:
+            continue
+        for block in range(ports.block_count):
+            if ports.blocks.of[i][block].owner == 0 or filled >= room:
+                continue
+            first = ports.allowed[block * ports.block_size]
+            rows[filled].outside_ip = bswap32(ports.addresses[i].ip)
+            rows[filled].eip = ports.addresses[i].eip
+            rows[filled].inside_ip = bswap32(ports.blocks.of[i][block].owner)
+            rows[filled].ports = ports.blocks.of[i][block].ports
+            rows[filled].first_port = <uint16_t>first
+            rows[filled].last_port = <uint16_t>(first + ports.block_size - 1)
+            filled += 1
+    return filled
+
+
+assert sizeof(SessionRow) == 112
 assert sizeof(MappingRow) == 24
-assert sizeof(PortRow) == 24
+assert sizeof(PortRow) == 32
+assert sizeof(BlockRow) == 20

@@ -1,23 +1,27 @@
 """The oracle: a NAT in plain Python, written for a reader who wants to learn from it what natcore has to do.
 
-It takes one thing from the implementation, the outside endpoint that was drawn for a new mapping, and checks it.
-Verdicts, bytes, counters, rows, events and generated frames it predicts itself.
+It takes two things from the implementation and checks them: the outside endpoint that was drawn for a new mapping, and
+the target that a DNAT entry with several chose. Verdicts, bytes, counters, rows, events and generated frames it predicts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import model_errors as errors
 import model_packets as packets
-from model_packets import ICMP, RST, SYN, TCP, TIME_EXCEEDED, UDP, UNREACHABLE, Endpoint, Packet
+from model_admission import NAMES, Admission
+from model_entries import PORTED, Row
+from model_packets import ECHO_REPLY, ECHO_REQUEST, ICMP, RST, SYN, TCP, TIME_EXCEEDED, UNREACHABLE, Endpoint, Packet
 from model_sessions import Mapping, Session
-from model_tables import SECOND, Chosen, Generated, Tables
+from model_tables import SECOND, Choices, Generated
+from model_unanswered import Unanswered
 from natcore.verdict import FORWARDED, Side, Verdict
 
-NAMES = {TCP: "tcp", UDP: "udp", ICMP: "icmp"}
 DUMMY_ADDRESS = 0xC0000008  # 192.0.0.8 (RFC 7600)
 FULL = (Verdict.DROP_PORTS_EXHAUSTED, Verdict.DROP_SESSION_LIMIT)
+REFUSED = (Verdict.DROP_NO_SNAT_ENTRY, Verdict.DROP_SUBSCRIBER_LIMIT, Verdict.DROP_RATE_LIMIT)
 Outcome = tuple[Verdict, bytes | None]
 
 
@@ -26,19 +30,36 @@ def bad(address: int) -> bool:
     return address >> 24 in (0, 127) or address >> 29 == 7
 
 
-class ModelGateway(Tables):
-    """The decisions, in the order of a packet's way. Arguments as of natcore.Gateway, and its SNAT entries."""
+def turned(session: Session) -> tuple[Endpoint, Endpoint]:
+    """Of a hairpinned session: where its packets come back in, and from whom.
 
-    errors = (0, 0)  # a second of the clock, and the ICMP errors sent in it
+    An echo's id stays what its sender's outside endpoint has, and is the responder's then (RFC 5508 REQ-7a).
+    """
+    (address, port), outside = session.remote, session.mapping.outside
+    return ((address, outside[1]), (outside[0], 0)) if session.protocol == ICMP else ((address, port), outside)
 
-    def translate_one(self, frame: bytes, side: Side, now: int, chosen: Chosen) -> Outcome:
+
+class ModelGateway(Admission):
+    """The decisions, in the order of a packet's way. Arguments as of natcore.Gateway, and its first entries."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        self.errors = 0, 0  # a second of the clock, and the ICMP errors sent in it
+        self.unanswered = Unanswered()
+        super().__init__(*arguments, **options)
+
+    def settle(self) -> None:
+        for packet, verdict in self.unanswered.due(self):
+            self._error(packet, Side.OUTSIDE, verdict, UNREACHABLE, 3)  # RFC 5382 REQ-4
+        super().settle()
+
+    def translate_one(self, frame: bytes, side: Side, now: int, choices: Choices) -> Outcome:
         """The verdict on a frame, and what is sent if it is forwarded. now: ns."""
         self.clock(now)
         packet = packets.parse(frame, self.framing, side)
         if isinstance(packet, Verdict):
             verdict, out = packet, None
         else:
-            verdict, out = self._dispatch(packet, side, chosen)
+            verdict, out = self._dispatch(packet, side, choices)
             self._answer(packet, side, verdict)
         group = "forwarded" if verdict in FORWARDED else "local" if verdict is Verdict.LOCAL else "dropped"
         self.counts.update(("received", group))
@@ -46,16 +67,46 @@ class ModelGateway(Tables):
             self.counts["dropped_" + verdict.name.removeprefix("DROP_").lower()] += 1
         return verdict, out
 
-    def _dispatch(self, packet: Packet, side: Side, chosen: Chosen) -> Outcome:
+    def _dispatch(self, packet: Packet, side: Side, choices: Choices) -> Outcome:
         to = packet.destination[0]
         if packet.kind == "error":
             return self._error_through(packet, side)
-        own = to == self._address(side) or (packet.kind == "echo" and to in self.eips)
-        if own and packet.kind != "session":
+        if to == self._address(side) and packet.kind != "session":
             return Verdict.LOCAL, None
-        if packet.kind == "other" or (packet.kind == "echo" and side is Side.OUTSIDE):
+        if (echo := self._echo_about(packet, side)) is not None:
+            packet = echo
+        elif packet.kind == "echo" and to in self.eips and not self._has_session(packet, side):
+            if side is Side.OUTSIDE or not (self.policy.hairpin and self.entries.dnat(ICMP, packet.destination)):
+                return Verdict.LOCAL, None
+        elif packet.kind == "other" or (packet.kind == "echo" and side is Side.OUTSIDE):
             return Verdict.DROP_UNSUPPORTED, None
-        return self._outbound(packet, chosen) if side is Side.INSIDE else self._inbound(packet)
+        if side is Side.INSIDE:
+            return self._outbound(packet, choices)
+        verdict, out = self._inbound(packet, choices)
+        self.unanswered.note(packet, verdict, self)
+        return verdict, out
+
+    def _echo_about(self, packet: Packet, side: Side) -> Packet | None:
+        """An echo the other way round as a session has it: a request from outside or the inside's reply to one.
+
+        It passes where an entry says the outside endpoint: to a 1:1 address always.
+        """
+        kind = packet.ip[packet.header] if packet.protocol == ICMP else None
+        (source, _), (to, _), identifier = packet.source, packet.destination, packets.word(packet.ip, packet.header + 4)
+        if side is Side.OUTSIDE and kind == ECHO_REQUEST:
+            echo = replace(packet, source=(source, 0), destination=(to, identifier), kind="session")
+            if self.entries.dnat(ICMP, echo.destination) is not None:
+                return echo
+            session = self.inbound_session(ICMP, echo.destination, echo.source)
+        elif side is Side.INSIDE and kind == ECHO_REPLY:
+            echo = replace(packet, source=(source, identifier), kind="session")
+            session = self.outbound_session(ICMP, echo.source, echo.destination)
+        else:
+            return None
+        return echo if session is not None and session.mapping.static else None
+
+    def _has_session(self, packet: Packet, side: Side) -> bool:
+        return side is Side.INSIDE and self.outbound_session(ICMP, packet.source, packet.destination) is not None
 
     def _address(self, side: Side) -> int | None:
         """The gateway's own on a side."""
@@ -71,33 +122,50 @@ class ModelGateway(Tables):
     def _take(self, session: Session, packet: Packet, side: Side) -> None:
         """Count a packet into its session (RFC 4787 REQ-6: outbound refreshes, inbound by policy)."""
         refreshing = side is Side.INSIDE or self.policy.inbound_refresh
-        self.rows += session.take(packet, side, self.now, refreshing)
+        self.log(session.take(packet, side, self.now, refreshing))
+
+    def _rewrite(self, packet: Packet, source: Endpoint, destination: Endpoint) -> bytes:
+        """What is sent of a packet: other ends, a hop less, and a SYN's MSS as the policy has it."""
+        if packet.flags & SYN and self.policy.mss is not None:
+            packet = packets.clamp_mss(packet, self.policy.mss)
+        return packets.rewrite(packet, packet.ttl - self.hop, source, destination)
 
     # From inside
 
-    def _outbound(self, packet: Packet, chosen: Chosen) -> Outcome:
+    def _outbound(self, packet: Packet, choices: Choices) -> Outcome:
         session = self.outbound_session(packet.protocol, packet.source, packet.destination)
-        hairpin = packet.destination[0] in self.eips
-        to = Side.INSIDE if hairpin else Side.OUTSIDE
-        refusal = self._too_far(packet, to) if session else self._refuse_outbound(packet, to)
+        hairpin = packet.destination[0] in self.eips if session is None else session.hairpinned
+        to, row = Side.INSIDE if hairpin else Side.OUTSIDE, None
+        if session is None:
+            row = self._way_out(packet, hairpin)
+            refusal = self._refuse_outbound(packet, row, to)
+        else:
+            refusal = self._too_far(packet, to)
         if refusal is not None:
             return refusal, None
-        if hairpin:
-            return self._hairpin(packet, session, chosen)
         if session is None:
-            mapping = self.mapping_for(packet, chosen)
-            if isinstance(mapping, Verdict):
-                return mapping, None
-            if self.conflicts(mapping, packet.destination):
-                return Verdict.DROP_CONFLICT, None
-            session = self.announce(self.open(mapping, packet.destination, outside=False))
+            assert row is not None
+            opening = self._open_outbound(packet, row, hairpin, choices)
+            if isinstance(opening, Verdict):
+                return opening, None
+            if hairpin:
+                return self._hairpin(packet, opening, True, choices)
+            session = self.announce(opening)
+        elif hairpin:
+            return self._hairpin(packet, session, False, choices)
         else:
             session = self._reopened(session, packet)
         self._take(session, packet, Side.INSIDE)
-        sent = packets.rewrite(packet, packet.ttl - self.hop, session.mapping.outside, packet.destination)
-        return Verdict.OUTBOUND, sent
+        sent = self._rewrite(packet, session.mapping.outside, packet.destination)
+        return Verdict.UNTRANSLATED if session.untranslated else Verdict.OUTBOUND, sent
 
-    def _refuse_outbound(self, packet: Packet, to: Side) -> Verdict | None:
+    def _way_out(self, packet: Packet, hairpin: bool) -> Row | None:
+        """The entry that lets an inside packet out: no-NAT first, then 1:1, then the longest prefix."""
+        source, destination = packet.source[0], packet.destination[0]
+        plain = None if hairpin else self.entries.plain(source, destination)
+        return plain or self.entries.whole(source) or self.entries.snat(source)
+
+    def _refuse_outbound(self, packet: Packet, row: Row | None, to: Side) -> Verdict | None:
         """Why an inside packet may not open a session."""
         source, destination = packet.source[0], packet.destination[0]
         if destination == self._address(Side.INSIDE):
@@ -108,9 +176,9 @@ class ModelGateway(Tables):
             return Verdict.DROP_UNSUPPORTED
         if source in self.eips:
             return Verdict.DROP_SPOOFED
-        if self.pool(source) is None:
+        if row is None:
             return Verdict.DROP_NO_SNAT_ENTRY
-        if destination in self.eips and not (self.policy.hairpin and packet.protocol in NAMES):
+        if destination in self.eips and not (self.policy.hairpin and packet.protocol in PORTED):
             return Verdict.DROP_UNSUPPORTED  # without ports nobody is meant
         if (refusal := self._too_far(packet, to)) is not None:
             return refusal
@@ -118,54 +186,82 @@ class ModelGateway(Tables):
             return Verdict.DROP_NO_MAPPING
         return None
 
-    def _reopened(self, session: Session, packet: Packet, *, outside: bool = False, logged: bool = True) -> Session:
-        """The session; after its end a SYN puts a new one into its place."""
+    def _open_outbound(self, packet: Packet, row: Row, hairpin: bool, choices: Choices) -> Session | Verdict:
+        mapping = self.mapping_for(packet, row, choices)
+        if isinstance(mapping, Verdict):
+            return mapping
+        if self.conflicts(mapping, packet.destination):
+            return Verdict.DROP_CONFLICT
+        session = self.open(mapping, packet.destination, outside=False, hairpinned=hairpin)
+        self.count_rate(session)
+        return session
+
+    def _reopened(self, session: Session, packet: Packet, *, outside: bool = False) -> Session:
+        """The session; after its end a SYN puts a new one into its place. A hairpin's responder is not logged (R5)."""
         if not session.may_reopen(packet):
             return session
         self.end(session, self.now, keep_mapping=True)
-        return self.announce(self.open(session.mapping, session.remote, outside=outside, logged=logged))
+        kept = {"hairpinned": session.hairpinned, "logged": not (session.hairpinned and outside)}
+        return self.announce(self.open(session.mapping, session.remote, outside=outside, **kept))
 
     # From outside
 
-    def _inbound(self, packet: Packet) -> Outcome:
+    def _inbound(self, packet: Packet, choices: Choices) -> Outcome:
         session = self.inbound_session(packet.protocol, packet.destination, packet.source)
         if session is None:
-            opening = self._open_inbound(packet)
+            opening = self._open_inbound(packet, choices)
             if isinstance(opening, Verdict):
                 return opening, None
             session = self.announce(opening)
-        elif packet.source[0] in self.eips:  # a hairpin's packets come from inside
+        elif session.hairpinned:  # a hairpin's packets come from inside
             return Verdict.DROP_SPOOFED, None
         elif (refusal := self._too_far(packet, Side.INSIDE)) is not None:
             return refusal, None
         else:
             session = self._reopened(session, packet, outside=True)
         self._take(session, packet, Side.OUTSIDE)
-        return Verdict.INBOUND, packets.rewrite(packet, packet.ttl - self.hop, packet.source, session.mapping.inside)
+        sent = self._rewrite(packet, packet.source, session.mapping.inside)
+        return Verdict.UNTRANSLATED if session.untranslated else Verdict.INBOUND, sent
 
-    def _open_inbound(self, packet: Packet) -> Session | Verdict:
+    def _open_inbound(self, packet: Packet, choices: Choices) -> Session | Verdict:
         source, destination = packet.source[0], packet.destination[0]
         if destination == self._address(Side.OUTSIDE) and destination not in self.eips:
             return Verdict.LOCAL
         if bad(source) or source in self.eips:
             return Verdict.DROP_SPOOFED
-        return self._open_over(packet, packet.source)
+        return self._open_over(packet, packet.source, choices)
 
-    def _open_over(self, packet: Packet, remote: Endpoint, *, hairpin: bool = False) -> Session | Verdict:
-        """A session for a remote over the mapping that the packet goes to, if that is open for it."""
-        mapping = self.mapping_at(packet.protocol, packet.destination) if packet.protocol in NAMES else None
-        if mapping is None:  # or without ports: who is meant cannot be told
-            return Verdict.DROP_NO_MAPPING
-        if not self._passes(packet, mapping, remote):
-            return Verdict.DROP_FILTERED
+    def _open_over(
+        self, packet: Packet, remote: Endpoint, choices: Choices, *, hairpin: bool = False
+    ) -> Session | Verdict:
+        """A session for a remote over the mapping or the entry that the packet goes to, if that is open for it."""
+        mapping = self._open_for(packet, remote, choices)
+        if isinstance(mapping, Verdict):
+            return mapping
+        if packet.protocol == TCP and packet.flags & (SYN | RST) != SYN:
+            return Verdict.DROP_FILTERED  # a first SYN alone opens
         refusal = None if hairpin else self._too_far(packet, Side.INSIDE)
-        refusal = refusal or self.lacking(lambda: self.crowded(mapping), mapping.inside[0], remote, packet.protocol)
-        return refusal or self.open(mapping, remote, outside=True, logged=not hairpin)
+        whom = mapping.inside[0], remote, packet.protocol
+        if (refusal := refusal or self.lacking(lambda: self.crowded(mapping), whom)) is not None:
+            return refusal
+        if self.conflicts(mapping, remote):
+            return Verdict.DROP_CONFLICT
+        return self.open(mapping, remote, outside=True, hairpinned=hairpin, logged=not hairpin)
+
+    def _open_for(self, packet: Packet, remote: Endpoint, choices: Choices) -> Mapping | Verdict:
+        """A DNAT entry is open for everybody, a mapping as its filter says, a protocol without ports for nobody."""
+        protocol, outside = packet.protocol, packet.destination
+        row = self.entries.dnat(protocol, outside)
+        if row is not None:
+            target = self.target(row, packet, remote, choices)
+            return self.static(row, protocol, target, outside, (target[0], remote, protocol))
+        mapping = self.mapping_at(protocol, outside) if protocol in PORTED else None
+        if mapping is None:
+            return Verdict.DROP_NO_MAPPING
+        return mapping if self._passes(packet, mapping, remote) else Verdict.DROP_FILTERED
 
     def _passes(self, packet: Packet, mapping: Mapping, remote: Endpoint) -> bool:
-        """Whether a remote without a session may open one (RFC 4787 REQ-8): over TCP by a SYN alone."""
-        if packet.protocol == TCP and packet.flags & (SYN | RST) != SYN:
-            return False
+        """Whether a remote without a session may open one (RFC 4787 REQ-8)."""
         filtering = self.policy.behaviour(NAMES[packet.protocol]).filtering
         if filtering == "address-dependent" and packet.protocol != ICMP:  # whose addresses have one session at most
             return any(s.remote[0] == remote[0] and s.alive(self.now) for s in mapping.sessions)
@@ -173,33 +269,30 @@ class ModelGateway(Tables):
 
     # From inside to inside, by an outside endpoint
 
-    def _hairpin(self, packet: Packet, initiator: Session | None, chosen: Chosen) -> Outcome:
+    def _hairpin(self, packet: Packet, initiator: Session, new: bool, choices: Choices) -> Outcome:
         """RFC 4787 REQ-9: the initiator's session and, not logged, the responder's, which sees the former's outside.
 
         Whoever speaks to his own outside endpoint is both. A new initiator goes again if the responder is refused.
         """
-        new = initiator is None
-        if initiator is None:
-            mapping = self.mapping_for(packet, chosen)
-            if isinstance(mapping, Verdict):
-                return mapping, None
-            initiator = self.open(mapping, packet.destination, outside=False)
-        outside = initiator.mapping.outside
-        found = self.inbound_session(packet.protocol, packet.destination, outside)
-        responder = found or self._open_over(packet, outside, hairpin=True)
+        there, remote = turned(initiator)
+        found = self.inbound_session(packet.protocol, there, remote)
+        responder = found or self._open_over(replace(packet, destination=there), remote, choices, hairpin=True)
         if isinstance(responder, Verdict):
             if new:
                 self.discard(initiator)
             return responder, None
         itself = responder is initiator
-        initiator = self.announce(initiator) if new else self._reopened(initiator, packet)
+        if new:
+            self.announce(initiator)
+        else:
+            initiator = self._reopened(initiator, packet)
         if itself:
             responder = initiator
         elif found is not None:
-            responder = self._reopened(responder, packet, outside=True, logged=False)
+            responder = self._reopened(responder, packet, outside=True)
         self._take(initiator, packet, Side.INSIDE)
         self._take(responder, packet, Side.OUTSIDE)
-        return Verdict.HAIRPIN, packets.rewrite(packet, packet.ttl - self.hop, outside, responder.mapping.inside)
+        return Verdict.HAIRPIN, self._rewrite(packet, remote, responder.mapping.inside)
 
     # Others' ICMP errors: through, without a trace in the session they are about (RFC 5508 REQ-6)
 
@@ -208,38 +301,44 @@ class ModelGateway(Tables):
         if isinstance(quote, Verdict):
             return quote, None
         session = self._quoted(quote, side)
+        if session is None and quote.reversed:
+            return Verdict.DROP_UNSUPPORTED, None
         if session is None:
             own = packet.destination[0] == self._address(side) and packet.destination[0] not in self.eips
             return Verdict.LOCAL if own else Verdict.DROP_NO_MAPPING, None
         if bad(packet.source[0]) or packet.source[0] in self.eips:
             return Verdict.DROP_SPOOFED, None
-        hairpin = session.remote[0] in self.eips
+        hairpin = session.hairpinned
         to = Side.INSIDE if hairpin or side is Side.OUTSIDE else Side.OUTSIDE
         if (refusal := self._too_far(packet, to)) is not None:
             return refusal, None
         inside, outside, ttl = session.mapping.inside, session.mapping.outside, packet.ttl - self.hop
         if side is Side.OUTSIDE:  # REQ-4
             addresses, ends = (packet.source[0], inside[0]), (inside, quote.destination)
-            return Verdict.INBOUND, errors.rewrite(packet, quote, ttl, addresses, ends)
+            verdict = Verdict.UNTRANSLATED if session.untranslated else Verdict.INBOUND
+            return verdict, errors.rewrite(packet, quote, ttl, addresses, ends)
         if not hairpin:  # REQ-5
-            addresses, ends = (outside[0], packet.destination[0]), (quote.source, outside)
-            return Verdict.OUTBOUND, errors.rewrite(packet, quote, ttl, addresses, ends)
-        other = self._find(session.protocol, lambda s: (s.mapping.outside, s.remote) == (session.remote, outside))
+            sender = packet.source[0] if session.untranslated else outside[0]
+            verdict = Verdict.UNTRANSLATED if session.untranslated else Verdict.OUTBOUND
+            return verdict, errors.rewrite(packet, quote, ttl, (sender, packet.destination[0]), (quote.source, outside))
+        other = self._find(session.protocol, lambda s: (s.mapping.outside, s.remote) == turned(session))
         if other is None:
             return Verdict.DROP_NO_MAPPING, None
         back = other.mapping.inside  # REQ-7
-        return Verdict.HAIRPIN, errors.rewrite(packet, quote, ttl, (outside[0], back[0]), (back, outside))
+        return Verdict.HAIRPIN, errors.rewrite(packet, quote, ttl, (outside[0], back[0]), (back, turned(session)[1]))
 
     def _quoted(self, quote: errors.Quote, side: Side) -> Session | None:
         """The live session that a quoted packet is of, if its TCP sequence is near what that end sent (RFC 5927)."""
         if side is Side.OUTSIDE:
             key = quote.source, quote.destination
             session = self._find(quote.protocol, lambda s: (s.mapping.outside, s.remote) == key)
-            if session is not None and session.remote[0] in self.eips:  # a hairpin's packets never were outside
+            if session is not None and session.hairpinned:  # a hairpin's packets never were outside
                 return None
         else:
             key = quote.destination, quote.source
             session = self._find(quote.protocol, lambda s: (s.mapping.inside, s.remote) == key)
+        if session is not None and quote.reversed and not session.mapping.static:
+            return None
         sent = None if session is None else session.sent.get(Side(1 - side))
         if sent is not None and quote.protocol == TCP:
             distance = (quote.sequence - sent + (1 << 31)) % (1 << 32) - (1 << 31)
@@ -266,7 +365,7 @@ class ModelGateway(Tables):
             self._error(packet, side, verdict, UNREACHABLE, 4, mtu)  # RFC 1191
         elif verdict in FULL and side is Side.INSIDE and self.policy.icmp_unreachable:
             self._error(packet, side, verdict, UNREACHABLE, 1)  # RFC 6888 REQ-11
-        elif verdict is Verdict.DROP_NO_SNAT_ENTRY and self.policy.icmp_unreachable:
+        elif verdict in REFUSED and side is Side.INSIDE and self.policy.icmp_unreachable:
             self._error(packet, side, verdict, UNREACHABLE, 13)  # RFC 5508 REQ-8
 
     def _error(self, packet: Packet, side: Side, verdict: Verdict, kind: int, code: int, mtu: int = 0) -> None:

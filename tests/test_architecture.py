@@ -29,24 +29,30 @@ MAY_KNOW: dict[str, set[str]] = {
     # the state
     "_journal": {"hints", "memory"},
     "_events": {"hints", "memory"},
-    "_rules": {"hints", "memory", "wire"},
-    "_ports": {"hints", "memory", "random", "flow", "index"},
-    "_mappings": {"hints", "memory", "random", "slab", "flow", "index", "_ports"},
+    "_blocks": {"memory", "flow"},
+    "_overload": {"memory", "slab", "flow", "index"},
+    "_ports": {"hints", "memory", "random", "flow", "index", "_blocks", "_overload"},
+    "_draw": {"hints", "random", "index", "_blocks", "_overload", "_ports"},
+    "_mappings": {"hints", "memory", "random", "slab", "flow", "index", "_ports", "_draw"},
+    "_rules": {"hints", "memory", "wire", "_mappings"},
     "_sessions": {"hints", "memory", "slab", "checksum", "flow", "index", "wire", "_journal", "_mappings", "_ports"},
     "_sweep": {"hints", "index", "_journal", "_ports", "_mappings", "_sessions"},
     "_tcp": {"wire", "_sessions"},
     "_icmp": {"hints", "memory", "wire", "frame", "checksum"},
-    "state": {"_events", "_icmp", "_journal", "_mappings", "_rules", "_sessions"},
+    "_synqueue": {"frame", "memory"},
+    "state": {"_events", "_icmp", "_journal", "_mappings", "_rules", "_sessions", "_synqueue"},
     # the way of a packet
     "_parse": {"hints", "wire", "frame", "checksum", "flow", "index", "verdict"},
     "_rewrite": {"hints", "wire", "frame", "checksum", "_parse", "_sessions"},
+    "_mss": {"hints", "wire", "frame", "checksum", "_parse"},
 }
 GROUND = {"hints", "wire", "frame", "verdict", "memory", "random", "slab", "checksum", "flow", "index"}
-MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_journal"}
+MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_mss", "_synqueue", "_journal"}
 MAY_KNOW["_quoted"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_sessions", "_tcp"}
+MAY_KNOW["_unsolicited"] = {*GROUND, "state", "_icmp", "_parse", "_ports", "_sessions", "_synqueue"}
 MAY_KNOW["_translate"] = set(MAY_KNOW)
 MAY_KNOW["_entries"] = {"hints", "state", "_journal", "_mappings", "_sessions", "_sweep"}
-MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_tcp"}
+MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_sweep", "_tcp"}
 # the plane: frames without NAT, then what joins them to a translator
 MAY_KNOW["arp"] = {"hints", "wire"}
 MAY_KNOW["kernel"] = set()
@@ -55,13 +61,28 @@ MAY_KNOW["_nexthop"] = {"hints", "wire", "frame", "memory", "kernel", "_ring"}
 MAY_KNOW["_worker"] = {*GROUND, "arp", "kernel", "_ring", "_nexthop", "_ports", "state", "_translate"}
 # the boundaries to Python, and the tests' own
 MAY_KNOW["_encode_sls"] = {"text", "_journal"}
-MAY_KNOW["_encode_ipfix"] = {"hints", "memory", "_journal"}
+MAY_KNOW["_encode_ipfix"] = {"hints", "_journal"}
+MAY_KNOW["_encode_rowbinary"] = {"_journal"}
+MAY_KNOW["_encode_syslog"] = {"text", "_journal"}
 MAY_KNOW["_plane"] = {*MAY_KNOW["_worker"], "_worker"}
+MAY_KNOW["_rows"] = {"hints", "state", "_journal", "_look", "_sessions", "_sweep", "_translate"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
+MAY_KNOW["_tamper"] = set(MAY_KNOW) - {"_gateway", "_testing"}
 
 GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
-BOUNDARIES = {"_ring", "_plane", "_encode_sls", "_encode_ipfix", "_gateway", "_testing"}  # they may raise our errors
+GIVE_VERDICTS |= {"_unsolicited"}
+BOUNDARIES = {
+    "_ring",
+    "_plane",
+    "_encode_sls",
+    "_encode_ipfix",
+    "_encode_rowbinary",
+    "_encode_syslog",
+    "_rows",
+    "_gateway",
+    "_testing",
+}  # they may raise our errors
 PYTHON_NAMES = re.compile(r"^(def|cpdef|class|cdef class) ", re.M)
 
 HALL = 450  # lines

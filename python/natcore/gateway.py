@@ -4,37 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from ipaddress import IPv4Address
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import deterministic
 from ._gateway import Core
-from .arguments import check_array, check_kinds, check_texts, limit, nows_ns, secret, timeouts_ms
+from .arguments import check_array, check_kinds, check_texts, nows_ns, policy_arguments, secret, timeouts_ms
 from .changes import Add, Applied, Change, EntryTable, Plan, Remove, Replace
-from .config import (
-    FILTERINGS,
-    MAPPINGS,
-    MAX_TIME,
-    POOLINGS,
-    Address,
-    AnyEntry,
-    DeliveryPolicy,
-    Link,
-    Policy,
-    Timeouts,
-    check_choice,
-    check_integer,
-    check_number,
-    exact_ns,
-    parse_ipv4,
-    to_ns,
-)
+from .checks import MAX_TIME, Address, check_choice, check_integer, check_number, exact_ns, parse_ipv4, to_ns
+from .config import AnyEntry, DeliveryPolicy, Link, Policy, Timeouts
 from .entries import Entry
 from .errors import ConfigurationError, Error
 from .notices import Event, Generated, event_of
-from .records import MAPPING, PORTS, RECORD, SESSION, WINDOW
+from .records import BLOCKS, MAPPING, PORTS, RECORD, SESSION, WINDOW
 from .verdict import FORWARDED, Side, Verdict
 
 if TYPE_CHECKING:
@@ -119,30 +105,16 @@ class Gateway:
             records=records,
             hash_key=secret(seed, "hash")[:16],
             random_key=secret(seed, "ports"),
-            port_ranges=self.policy.port_ranges,
-            hold_down_ms=round(self.policy.hold_down * 1000),
             timeouts_ms=timeouts_ms(self.timeouts),
             window_ns=to_ns(window, "window"),
             epoch_ns=exact_ns(epoch),
-            filtering=tuple(FILTERINGS.index(self.policy.behaviour(p).filtering or "") for p in ("tcp", "udp", "icmp")),
             link_addresses=tuple(int(side.address or 0) for side in (self.inside, self.outside)),
             mtus=(self.inside.mtu, self.outside.mtu),
-            icmp_rate=self.policy.icmp_rate,
             ethernet=link == "ethernet",
             decrement_ttl=decrement_ttl,
-            inbound_refresh=self.policy.inbound_refresh,
-            tcp_pickup=self.policy.tcp_pickup,
-            hairpin=self.policy.hairpin,
-            icmp_unreachable=self.policy.icmp_unreachable,
-            preserve=self.policy.ports == "preserve",
-            parity=self.policy.parity,
-            pooling=POOLINGS.index(self.policy.pooling),
-            sessions_per_subscriber=limit(self.policy.sessions_per_subscriber),
-            ports_per_subscriber=limit(self.policy.ports_per_subscriber),
-            new_per_second=limit(self.policy.new_sessions_per_second),
-            mapping=tuple(MAPPINGS.index(self.policy.behaviour(p).mapping or "") for p in ("tcp", "udp", "icmp")),
+            **policy_arguments(self.policy),
         )
-        self._table = EntryTable(self._core, kind, eip_bind_mode)
+        self._table = EntryTable(self._core, kind, eip_bind_mode, self.policy)
 
     # ---- entries ----------------------------------------------------------------------------------------------------
 
@@ -165,12 +137,18 @@ class Gateway:
     def plan(self, changes: Sequence[Change]) -> Plan:
         """What changes (Add, Remove, Replace) would keep, drain and end; nothing is changed. ConfigurationError as add."""
         self._check_open()
+        self._settle()
         return self._table.plan(changes)
 
     def apply(self, plan: Plan, now: float | None = None) -> Applied:
         """Carries a plan out, in one moment for the packets; all of it or, with an error, nothing."""
         self._check_open()
-        applied = self._table.apply(plan, self._now_ns(now))
+        self._table.check(plan)
+        now_ns = self._now_ns(now)
+        if not self._planes:  # whose sweep comes by itself
+            self._advance_ns(now_ns)
+            now_ns = self._core.now_ns
+        applied = self._table.apply(plan, now_ns)
         self._tell_planes()
         return applied
 
@@ -352,6 +330,20 @@ class Gateway:
         out = np.zeros(3 * self._table.address_count, PORTS)
         return out[: self._core.ports(out)]
 
+    def blocks(self) -> NDArray[np.void]:
+        """Whose port blocks are: a BLOCKS row for each that a subscriber has (ports="block")."""
+        self._settle()
+        out = np.zeros(self._core.block_count, BLOCKS)
+        return out[: self._core.blocks(out)]
+
+    def who(self, address: Address, port: int, protocol: str | None = None) -> IPv4Address | None:
+        """The inside host behind an outside endpoint, computed (ports="deterministic"); None: nobody's."""
+        return deterministic.who([row.entry for row in self._table.rows], self.policy, address, port, protocol)
+
+    def ports_of(self, inside: Address) -> deterministic.Share | None:
+        """The outside address and ports of an inside host, computed (ports="deterministic"); None: no entry covers it."""
+        return deterministic.ports_of([row.entry for row in self._table.rows], self.policy, inside)
+
     def events(self) -> list[Event]:
         """What happened since the last call that an administrator should know; each once, with a count."""
         return [event_of(row) for row in self._core.take_events()]
@@ -369,9 +361,12 @@ class Gateway:
 
     def start_session_log(
         self, sink: Any, *, name: str | None = None, spool: str | os.PathLike[str] | None = None,
-        delivery: DeliveryPolicy | None = None,
+        delivery: DeliveryPolicy | None = None, redact_destination: bool = False,
     ) -> SessionLog:  # fmt: skip
-        """Starts a session log into a sink (natcore.sinks); several logs get the same rows with the same numbers."""
+        """Starts a session log into a sink (natcore.sinks); several logs get the same rows with the same numbers.
+
+        name: of the log and of its folder in spool. redact_destination: its rows have no pub_ip and pub_port.
+        """
         self._check_open()
         if self._collector is None:
             from .collector import Collector
@@ -379,7 +374,9 @@ class Gateway:
             self._collector = Collector(
                 self._core, instance=self.instance, vpc_id=self.vpc_id, billing=self.billing, region=self.region
             )
-        return self._collector.start(sink, name=name, spool=spool, delivery=delivery)
+        return self._collector.start(
+            sink, name=name, spool=spool, delivery=delivery, redact_destination=redact_destination
+        )
 
     def stop_session_log(self, log: SessionLog, timeout: float = 10.0) -> int:
         """Stops a log, its open windows delivered as partial rows; the rows still undelivered after timeout seconds."""
