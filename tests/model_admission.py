@@ -230,7 +230,8 @@ class Admission(Tables):
                 m for m in self.mappings if m.static and m.protocol == ICMP and m.outside[0] == packet.destination[0]
             ]
             dead = any(not mapping.alive(self.now) for mapping in there)
-            self.guessed = self.guessed or dead or bool(there and self.no_mapping_left())
+            full = len(self.mappings) + 1 >= self.max_mappings  # with the initiator's
+            self.guessed = self.guessed or dead or bool(there and full)
         if packet.protocol not in PORTED:  # refused for a conflict: on an address where there is one
             taken = {s.mapping.outside[0] for s in self.sessions if s.protocol == packet.protocol
                      and s.remote == packet.destination and s.alive(self.now)}  # fmt: skip
