@@ -61,18 +61,21 @@ MAY_KNOW["_encode_sls"] = {"text", "_journal"}
 MAY_KNOW["_encode_ipfix"] = {"hints", "memory", "_journal"}
 MAY_KNOW["_plane"] = {*MAY_KNOW["_worker"], "_worker"}
 MAY_KNOW["_rows"] = {"hints", "state", "_journal", "_look", "_sessions", "_sweep", "_translate"}
+MAY_KNOW["_explain"] = {*GROUND, "state", "_look", "_mappings", "_parse", "_ports", "_quoted", "_rows", "_rules"}
+MAY_KNOW["_explain"] |= {"_sessions", "_translate"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
 MAY_KNOW["_tamper"] = set(MAY_KNOW) - {"_gateway", "_testing"}
 
 GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
-GIVE_VERDICTS |= {"_unsolicited"}
+GIVE_VERDICTS |= {"_unsolicited", "_explain"}
 BOUNDARIES = {
     "_ring",
     "_plane",
     "_encode_sls",
     "_encode_ipfix",
     "_rows",
+    "_explain",
     "_gateway",
     "_testing",
 }  # they may raise our errors

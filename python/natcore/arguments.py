@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .config import MAX_TIME, Timeouts
 from .errors import ConfigurationError
+from .verdict import Side
 
 
 def secret(seed: int | None, purpose: str) -> bytes:
@@ -44,6 +45,15 @@ def check_kinds(**values: tuple[object, type]) -> None:
     for name, (value, kind) in values.items():
         if value is not None and not isinstance(value, kind):
             raise ConfigurationError(f"{name}={value!r}: allowed is a {kind.__name__}")
+
+
+def check_frame(frame: object, side: int) -> Side:
+    """One frame as bytes, and the side it came from."""
+    if side != 0 and side != 1:
+        raise ConfigurationError(f"side={side!r}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
+    if not isinstance(frame, bytes | bytearray | memoryview):
+        raise ConfigurationError(f"frame={frame!r}: allowed is bytes")
+    return Side(side)
 
 
 def check_array(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._gateway import Core
-from .arguments import check_array, check_kinds, check_texts, limit, nows_ns, secret, timeouts_ms
+from .arguments import check_array, check_frame, check_kinds, check_texts, limit, nows_ns, secret, timeouts_ms
 from .changes import Add, Applied, Change, EntryTable, Plan, Remove, Replace
 from .config import (
     FILTERINGS,
@@ -39,6 +39,7 @@ from .verdict import FORWARDED, Side, Verdict
 
 if TYPE_CHECKING:
     from .collector import Collector
+    from .explain import Explanation
     from .plane import Plane
     from .sessionlog import SessionLog
 
@@ -273,12 +274,16 @@ class Gateway:
     def translate_one(self, frame: bytes, side: int, now: float) -> tuple[Verdict, bytes | None]:
         """The verdict on one frame, and the frame to send, or None: dropped, local or held."""
         self._check_open()
-        if side != 0 and side != 1:
-            raise ConfigurationError(f"side={side!r}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
-        if not isinstance(frame, bytes | bytearray | memoryview):
-            raise ConfigurationError(f"frame={frame!r}: allowed is bytes")
+        check_frame(frame, side)
         verdict, translated = self._core.translate_one(frame, side, to_ns(now))
         return Verdict(verdict), translated if verdict in FORWARDED else None
+
+    def explain(self, frame: bytes, side: int, now: float | None = None) -> Explanation:
+        """What translate_one would do with a frame and why, step by step; changes nothing. now: seconds, or the last."""
+        self._check_open()
+        from .explain import explain
+
+        return explain(self._core, self._table, self.policy, frame, check_frame(frame, side), self._now_ns(now))
 
     def advance(self, now: float) -> None:
         """Ends everything that is due by now (seconds): idle sessions at their deadlines, windows at their ends.
