@@ -58,7 +58,9 @@ MAY_KNOW["_nexthop"] = {"hints", "wire", "frame", "memory", "kernel", "_ring"}
 MAY_KNOW["_worker"] = {*GROUND, "arp", "kernel", "_ring", "_nexthop", "_ports", "state", "_translate"}
 # the boundaries to Python, and the tests' own
 MAY_KNOW["_encode_sls"] = {"text", "_journal"}
-MAY_KNOW["_encode_ipfix"] = {"hints", "memory", "_journal"}
+MAY_KNOW["_encode_ipfix"] = {"hints", "_journal"}
+MAY_KNOW["_encode_rowbinary"] = {"_journal"}
+MAY_KNOW["_encode_syslog"] = {"text", "_journal"}
 MAY_KNOW["_plane"] = {*MAY_KNOW["_worker"], "_worker"}
 MAY_KNOW["_rows"] = {"hints", "state", "_journal", "_look", "_sessions", "_sweep", "_translate"}
 MAY_KNOW["_explain"] = {*GROUND, "state", "_look", "_mappings", "_parse", "_ports", "_quoted", "_rows", "_rules"}
@@ -74,6 +76,8 @@ BOUNDARIES = {
     "_plane",
     "_encode_sls",
     "_encode_ipfix",
+    "_encode_rowbinary",
+    "_encode_syslog",
     "_rows",
     "_explain",
     "_gateway",
