@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import configurations
 from comparison import Pair
 from frames import EIP, HOST, ICMP, IP, REMOTE, Ether, Raw, Talk, echo, ether, gateway, one_port, parsed, tcp, udp
-from natcore import ConfigurationError, DnatEntry, Error, Gateway, Link, NoNatEntry, Policy, Side, Verdict
+from natcore import ConfigurationError, DnatEntry, Error, Gateway, Link, NoNatEntry, Policy, Side, Verdict, capture
+from natcore.cli import app
 from natcore.explain import Explanation, describe_packet
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
@@ -272,3 +277,60 @@ def test_the_exhaustion_of_a_host_is_no_event_when_it_is_explained() -> None:
     over.explain(frame, side)
     assert over.events() == [] and over.take_generated() == []
     assert np.array_equal(over.sessions()["session"], [1])
+
+
+# ---- the page, and the command
+
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "explain.md"
+
+
+def test_the_page_shows_what_its_example_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"^```(python|text)\n(.*?)^```$", PAGE.read_text(), re.S | re.M)
+    assert [kind for kind, _ in blocks] == ["python", "text"]
+    exec(compile(blocks[0][1], str(PAGE), "exec"), {})
+    assert capsys.readouterr().out == blocks[1][1]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    made = tmp_path / "gateway.toml"
+    made.write_text('[[snat]]\nsource = "10.0.0.0/8"\npool = ["203.0.113.1"]\n')
+    return made
+
+
+def call(*arguments: object, exit_code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["explain", *map(str, arguments)])
+    assert result.exit_code == exit_code, result.output
+    return result.output
+
+
+def test_the_command_explains_a_frame(file: Path) -> None:
+    shown = call(file, udp().hex())
+    assert "UDP 10.0.0.5:5000 to 198.51.100.7:53" in shown and "OUTBOUND" in shown
+    assert "DROP_NO_MAPPING" in call(file, udp(REMOTE, 53, EIP, 9).hex(), "--side", "outside", "--now", 7)
+    told = json.loads(call(file, udp("192.168.0.1").hex(), "--json"))
+    assert (told["verdict"], told["counter"]) == ("DROP_NO_SNAT_ENTRY", "dropped_no_snat_entry")
+    assert [step["name"] for step in told["steps"]] == ["parse", "session", "entry"]
+
+
+def test_the_command_explains_the_last_packet_of_a_capture(file: Path, tmp_path: Path) -> None:
+    pcap = tmp_path / "inside.pcap"
+    capture.write(pcap, [capture.Packet(at * 10**9, udp()) for at in (100, 101, 102)])
+    shown = call(file, "--pcap", pcap)
+    assert "at 2 s: OUTBOUND" in shown and "it lives until 301 s" in shown
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "either a frame in HEX, or --pcap"),
+    (["zz"], "HEX='zz'"),
+    (["00", "--side", "left"], "--side='left'"),
+    (["00", "--pcap", "x"], "either"),
+])  # fmt: skip
+def test_the_command_says_what_is_wrong(file: Path, arguments: list[str], message: str) -> None:
+    assert message in call(file, *arguments, exit_code=1)
+
+
+def test_an_empty_capture_is_refused(file: Path, tmp_path: Path) -> None:
+    capture.write(tmp_path / "empty.pcap", [])
+    assert "a capture of a packet or more" in call(file, "--pcap", tmp_path / "empty.pcap", exit_code=1)

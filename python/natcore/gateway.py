@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._gateway import Core
-from .arguments import check_array, check_frame, check_kinds, check_texts, limit, nows_ns, secret, timeouts_ms
+from .arguments import check_array, check_frame, check_kinds, check_texts, limit, nows_ns, secret, sides_of, timeouts_ms
 from .changes import Add, Applied, Change, EntryTable, Plan, Remove, Replace
 from .config import (
     FILTERINGS,
@@ -257,14 +257,7 @@ class Gateway:
             check_array("out", out, np.uint8, 1, count)
         if worker not in (None, 0):
             raise ConfigurationError(f"worker={worker!r}: allowed is 0 or None: this gateway has one worker")
-        sides = None
-        if isinstance(side, np.ndarray):
-            check_array("side", side, np.uint8, 1, count, writable=False)
-            if count and side.max() > 1:
-                raise ConfigurationError(f"side={side.max()}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
-            sides, side = side, 0
-        elif side != 0 and side != 1:
-            raise ConfigurationError(f"side={side!r}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
+        sides, side = sides_of(side, count)
         if isinstance(now, np.ndarray):
             self._core.translate(frames, lengths, sides, side, nows_ns(now, count), 0, out)
         else:
