@@ -130,7 +130,7 @@ cdef void find_rule(const Worker* worker, const Flight* flight, uint32_t side, F
     elif side == INSIDE:
         snat = snat_rule(worker.rules, source)
         if snat != NULL:
-            facts.rule_kind, facts.rule = RULE_SNAT, snat.entry
+            facts.rule_kind, facts.rule = RULE_SNAT, snat.pool.entry
 
 
 cdef uint32_t slot_of(Worker* worker, Flight* flight, uint32_t side, const Clock* now) noexcept nogil:
