@@ -4,6 +4,7 @@ from .changes import Add, Applied, Plan, Remove, Replace
 from .config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
 from .entries import Entry
 from .errors import CapacityError, ConfigurationError, DeliveryError, Error, InterfaceError
+from .flowlog import FLOW, FlowLog
 from .gateway import Gateway
 from .notices import Event, Generated
 from .records import MAPPING, PORTS, RECORD, SESSION, format_ipv4
@@ -12,6 +13,7 @@ from .verdict import Side, Verdict
 __version__ = "0.1.0"
 
 __all__ = [
+    "FLOW",
     "MAPPING",
     "PORTS",
     "RECORD",
@@ -28,6 +30,7 @@ __all__ = [
     "Entry",
     "Error",
     "Event",
+    "FlowLog",
     "Gateway",
     "Generated",
     "InterfaceError",
