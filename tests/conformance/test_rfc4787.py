@@ -111,6 +111,6 @@ def test_rfc4787_req13_fragmentation_needed() -> None:
     assert (message.type, message.code, message.nexthopmtu, told.send_to) == (3, 4, 1400, Side.INSIDE)
 
 
-def test_a_policy_that_is_not_there_is_refused() -> None:
+def test_overloading_without_strict_filtering_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"Policy\.ports"):
         Policy(ports="overload")
