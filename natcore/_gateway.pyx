@@ -6,6 +6,7 @@ from libc.string cimport memcpy, memset
 
 from natcore._entries cimport count_entry, end_entry, end_matching
 from natcore._events cimport EVENT_SLOTS, Event, event_fd, event_fd_clear, event_fd_close
+from natcore._fragments cimport fragments_delete, fragments_new
 from natcore._icmp cimport outbox_delete, outbox_new, outbox_waiting
 from natcore._journal cimport Record, journal_delete, journal_drain, journal_new, journal_room
 from natcore._look cimport MappingRow, PortRow, SessionRow, copy_mappings, copy_ports, copy_sessions
@@ -23,6 +24,7 @@ from natcore.hints cimport bswap16, bswap32, fetch_add
 from natcore.memory cimport table_delete, table_new
 from natcore.random cimport random_seed
 from natcore.state cimport Worker
+from natcore.verdict cimport HELD
 
 from natcore.errors import CapacityError, ConfigurationError, Error
 
@@ -43,7 +45,7 @@ cdef class Core:
                   uint32_t max_addresses, uint64_t records, bytes hash_key not None, bytes random_key not None,
                   port_ranges, uint32_t hold_down_ms, bint preserve, bint parity, uint8_t pooling,
                   uint32_t sessions_per_subscriber, uint32_t ports_per_subscriber, uint32_t new_per_second,
-                  timeouts_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering, link_addresses, mtus,
+                  timeouts_ms, uint64_t fragment_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering, link_addresses, mtus,
                   uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh, bint tcp_pickup,
                   bint hairpin, bint icmp_unreachable):
         """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32."""
@@ -65,6 +67,9 @@ cdef class Core:
         memcpy(&worker.sessions.key.low, PyBytes_AS_STRING(hash_key), 8)
         memcpy(&worker.sessions.key.high, PyBytes_AS_STRING(hash_key) + 8, 8)
         worker.sessions.key.aes = has_aes()
+        worker.fragments = fragments_new(&worker.sessions.key, fragment_ms)
+        if worker.fragments == NULL:
+            raise CapacityError("no memory for a gateway's fragments")
         worker.mappings.key = worker.sessions.key
         worker.mappings.ports.key = worker.sessions.key
         random_seed(&worker.mappings.ports.random, <const uint8_t*>PyBytes_AS_STRING(random_key))
@@ -106,6 +111,7 @@ cdef class Core:
         mappings_delete(&self.worker.mappings)
         journal_delete(&self.worker.journal)
         outbox_delete(&self.worker.outbox)
+        fragments_delete(self.worker.fragments)
         event_fd_close(self.worker.events.fd)
         table_delete(self.worker, sizeof(Worker))
 
@@ -384,7 +390,7 @@ cdef class Core:
             "generated": worker.outbox.generated, "generated_lost": worker.outbox.lost,
             "created": worker.sessions.created, "ended": worker.sessions.ended, "handed_over": 0,
             "clock_backward": worker.clock_backward, "journal_lost": worker.journal.lost,
-            "events_lost": worker.events.lost, "held": 0, "sessions": worker.sessions.slots.live,
+            "events_lost": worker.events.lost, "held": worker.counters[HELD], "sessions": worker.sessions.slots.live,
             "mappings": worker.mappings.mapping_slots.live, "ports_used": used,
         }
         self.disown()

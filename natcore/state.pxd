@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._events cimport Events
+from natcore._fragments cimport Fragments
 from natcore._icmp cimport Outbox
 from natcore._journal cimport Journal
 from natcore._mappings cimport Mappings
@@ -20,6 +21,7 @@ cdef struct Worker:
     Mappings mappings
     Journal journal
     Outbox outbox
+    Fragments* fragments
     Events events
     const Rules* rules          # immutable; swapped whole
     uint64_t counters[256]      # by Verdict

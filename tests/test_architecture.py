@@ -35,14 +35,19 @@ MAY_KNOW: dict[str, set[str]] = {
     "_sweep": {"index", "_journal", "_ports", "_mappings", "_sessions"},
     "_tcp": {"wire", "_sessions"},
     "_icmp": {"hints", "memory", "wire", "frame", "checksum"},
-    "state": {"_events", "_icmp", "_journal", "_mappings", "_rules", "_sessions"},
+    "_fragments": {"memory", "slab", "flow", "index"},
+    "state": {"_events", "_fragments", "_icmp", "_journal", "_mappings", "_rules", "_sessions"},
     # the way of a packet
     "_parse": {"hints", "wire", "frame", "checksum", "flow", "index", "verdict"},
     "_rewrite": {"hints", "wire", "frame", "checksum", "_parse", "_sessions"},
 }
 GROUND = {"hints", "wire", "frame", "verdict", "memory", "random", "slab", "checksum", "flow", "index"}
+MAY_KNOW["_split"] = {"hints", "wire", "frame", "checksum", "_icmp", "_parse"}
 MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_journal"}
 MAY_KNOW["_quoted"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_sessions", "_tcp"}
+MAY_KNOW["_pieces"] = {
+    *GROUND, "state", "_admit", "_fragments", "_icmp", "_parse", "_rewrite", "_sessions", "_split", "_tcp"
+}  # fmt: skip
 MAY_KNOW["_translate"] = set(MAY_KNOW)
 MAY_KNOW["_entries"] = {"hints", "state", "_mappings", "_sessions", "_sweep"}
 MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_tcp"}
@@ -58,7 +63,7 @@ MAY_KNOW["_plane"] = {*MAY_KNOW["_worker"], "_worker"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
 
-GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
+GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_pieces", "_translate", "_worker", "_plane", "_gateway", "_testing"}
 BOUNDARIES = {"_ring", "_plane", "_encode", "_gateway", "_testing"}  # they may raise our errors
 PYTHON_NAMES = re.compile(r"^(def|cpdef|class|cdef class) ", re.M)
 
