@@ -65,7 +65,7 @@ cdef inline bint has_ports(uint8_t protocol) noexcept nogil:
 
 cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Flight* flight, uint32_t mtu) noexcept nogil:
     """What a router asks before it forwards: time to live, and the next link's MTU, where it may not be split for it."""
-    if flight.ip.ttl <= 1 and worker.decrement_ttl:
+    if flight.ip.ttl < worker.lowest_ttl:
         return DROP_TTL
     if wire_length(frame, flight) > mtu and not may_split(&worker.outbox, frame, flight, mtu):
         return DROP_MTU

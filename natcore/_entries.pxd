@@ -4,8 +4,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from natcore.state cimport Worker
 
 cdef uint64_t end_entry(Worker* worker, uint32_t entry, uint64_t first, uint64_t last, set addresses,
-                        uint64_t now_ns) except? 0
+                        uint64_t now_ns, relief) except? 0
 cdef int count_entry(Worker* worker, uint32_t entry, uint64_t first, uint64_t last, set addresses, uint64_t* count,
                      uint64_t* inside) except -1
 cdef uint64_t end_matching(Worker* worker, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol,
-                           uint64_t now_ns) noexcept
+                           uint64_t now_ns, relief) noexcept
+cdef void end_dead(Worker* worker, uint64_t now_ns, relief) noexcept

@@ -4,6 +4,7 @@ Walks of whole tables, on the control path; the caller holds the worker.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from natcore._journal cimport journal_room
 from natcore._mappings cimport Mapping
 from natcore._sessions cimport ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Session, session_close
 from natcore._sweep cimport sweep_all
@@ -11,8 +12,34 @@ from natcore.hints cimport bswap32
 from natcore.state cimport Worker
 
 
+cdef enum:
+    LAST_ROWS = 2               # of a session that ends: its window's and its end's
+
+
+cdef void relieve(Worker* worker, relief) noexcept:
+    """Has rows taken out of the journal where it is short of room and somebody takes them. relief: a callable, or None."""
+    if relief is not None and journal_room(&worker.journal) < LAST_ROWS:
+        relief()
+
+
+cdef void end_dead(Worker* worker, uint64_t now_ns, relief) noexcept:
+    """Ends what is dead, each at its own deadline; rows without room are lost where nobody takes them."""
+    cdef uint64_t done = 0, before
+    worker.completed = now_ns // 1000000000 + 1
+    if relief is not None:
+        while not sweep_all(&worker.sessions, now_ns, journal_room(&worker.journal)):
+            before = done
+            done = worker.journal.head + worker.sessions.ended
+            if done == before:
+                break                                           # nobody takes them after all
+            relieve(worker, relief)
+        else:
+            return
+    sweep_all(&worker.sessions, now_ns, <uint64_t>-1)
+
+
 cdef uint64_t end_entry(Worker* worker, uint32_t entry, uint64_t first, uint64_t last, set addresses,
-                        uint64_t now_ns) except? 0:
+                        uint64_t now_ns, relief) except? 0:
     """Ends an entry's sessions, but for inside addresses first to last (host order) over outside addresses (numbers)."""
     cdef uint64_t ended = 0
     cdef uint32_t slot
@@ -25,6 +52,7 @@ cdef uint64_t end_entry(Worker* worker, uint32_t entry, uint64_t first, uint64_t
         mapping = &worker.mappings.mappings[worker.sessions.cold[slot].mapping]
         if mapping.entry == entry and not (first <= bswap32(session.ip[ROLE_INSIDE]) <= last
                                            and mapping.address in addresses):
+            relieve(worker, relief)
             session_close(&worker.sessions, slot, now_ns, now_ns)
             ended += 1
     return ended
@@ -45,19 +73,19 @@ cdef int count_entry(Worker* worker, uint32_t entry, uint64_t first, uint64_t la
 
 
 cdef uint64_t end_matching(Worker* worker, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol,
-                           uint64_t now_ns) noexcept:
+                           uint64_t now_ns, relief) noexcept:
     """Ends the sessions that match everything that is not negative (addresses in host order); how many."""
     cdef uint32_t slot
     cdef uint64_t ended = 0
     cdef const Session* session
-    worker.completed = now_ns // 1000000000 + 1
-    sweep_all(&worker.sessions, now_ns, <uint64_t>-1)           # what is dead ended before, at its deadline
+    end_dead(worker, now_ns, relief)
     for slot in range(worker.sessions.slots.fresh):
         session = &worker.sessions.hot[slot]
         if (session.protocol and (protocol < 0 or session.protocol == protocol)
                 and (subscriber < 0 or bswap32(session.ip[ROLE_INSIDE]) == subscriber)
                 and (remote < 0 or bswap32(session.ip[ROLE_REMOTE]) == remote)
                 and (outside < 0 or bswap32(session.ip[ROLE_OUTSIDE]) == outside)):
+            relieve(worker, relief)
             session_close(&worker.sessions, slot, now_ns, now_ns)
             ended += 1
     return ended

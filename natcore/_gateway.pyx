@@ -4,7 +4,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from natcore._entries cimport count_entry, end_entry, end_matching
+from natcore._entries cimport count_entry, end_dead, end_entry, end_matching
 from natcore._events cimport EVENT_SLOTS, Event, event_fd, event_fd_clear, event_fd_close
 from natcore._fragments cimport fragments_delete, fragments_new
 from natcore._icmp cimport outbox_delete, outbox_new, outbox_waiting
@@ -16,7 +16,7 @@ from natcore._ports cimport (
     ports_unreserve,
 )
 from natcore._sessions cimport sessions_delete, sessions_new
-from natcore._sweep cimport close_windows, sweep_all
+from natcore._sweep cimport close_windows
 from natcore._translate cimport advance, clock_forward, hold, release, take_generated, translate
 from natcore.flow cimport has_aes
 from natcore.frame cimport Frame
@@ -36,7 +36,7 @@ cdef extern from * nogil:
     void pause "natcore_pause" () noexcept
 
 cdef enum:
-    CHUNK = 256                 # frames handed to the pipeline at once
+    CHUNK = 512                 # frames handed to the pipeline at once
     LOOK_LINES = 65536          # that sessions() reads while the worker waits
 
 
@@ -99,6 +99,7 @@ cdef class Core:
         worker.outside_cap = max(1, max_sessions // 4)
         worker.ethernet = ethernet
         worker.decrement_ttl = decrement_ttl
+        worker.lowest_ttl = 2 if decrement_ttl else 0
         worker.inbound_refresh = inbound_refresh
         worker.tcp_pickup = tcp_pickup
         worker.hairpin = hairpin
@@ -261,12 +262,11 @@ cdef class Core:
         try:
             now_ns = clock_forward(self.worker, now_ns)
             if leaving:                             # what is dead ended before, at its deadline
-                self.worker.completed = now_ns // 1000000000 + 1
-                sweep_all(&self.worker.sessions, now_ns, <uint64_t>-1)
+                end_dead(self.worker, now_ns, self.relief)
             self.worker.rules = &rules.compiled
             self.rules = rules
             for entry, first, last, addresses in leaving:
-                ended += end_entry(self.worker, entry, first, last, addresses, now_ns)
+                ended += end_entry(self.worker, entry, first, last, addresses, now_ns, self.relief)
             return ended
         finally:
             self.disown()
@@ -294,7 +294,7 @@ cdef class Core:
             if port != 0xFFFFFFFF and map.cells[port] != PORT_RESERVED:     # a dead mapping holds nothing
                 if now_ns > self.worker.now_ns:
                     clock_forward(self.worker, now_ns)
-                sweep_all(&self.worker.sessions, self.worker.now_ns, <uint64_t>-1)
+                end_dead(self.worker, self.worker.now_ns, self.relief)
                 port = ports_reserve(&self.worker.mappings.ports, map, first, last,
                                      <uint32_t>(self.worker.now_ns // 1000000))
             if port == 0xFFFFFFFF:
@@ -327,7 +327,7 @@ cdef class Core:
         cdef uint64_t ended
         self.own()
         now_ns = clock_forward(self.worker, now_ns)
-        ended = end_matching(self.worker, subscriber, remote, outside, protocol, now_ns)
+        ended = end_matching(self.worker, subscriber, remote, outside, protocol, now_ns, self.relief)
         self.disown()
         return ended
 

@@ -56,16 +56,16 @@ cdef inline uint32_t link_length(const Frame* frame) noexcept nogil:
 
 cdef inline uint16_t header_sum(const Ipv4Header* ip, uint32_t words) noexcept nogil:
     """0xFFFF where the IPv4 header's checksum is right. words: of 32 bits, 5 or more."""
-    cdef uint64_t total
-    cdef uint32_t two[2]
-    cdef uint32_t word
-    memcpy(two, ip, 8)
-    total = <uint64_t>two[0] + two[1]
-    memcpy(two, <const uint8_t*>ip + 8, 8)
-    total += <uint64_t>two[0] + two[1]
-    memcpy(&word, <const uint8_t*>ip + 16, 4)
-    total += word
-    return fold(total) if words == 5 else fold(add(<const uint8_t*>ip + 20, (words - 5) * 4, total))
+    cdef uint64_t total, part
+    cdef uint32_t last
+    memcpy(&total, ip, 8)
+    memcpy(&part, <const uint8_t*>ip + 8, 8)
+    memcpy(&last, <const uint8_t*>ip + 16, 4)
+    total += part
+    part = <uint64_t>last + (total < part)          # with the carry
+    total += part
+    total += total < part
+    return fold(total) if words == 5 else fold(add(<const uint8_t*>ip + 20, (words - 5) * 4, fold(total)))
 
 cdef inline uint8_t parse_transport(Flight* flight, uint32_t side, uint32_t rest) noexcept nogil:
     """The layer-4 header in the rest bytes of the packet: its lengths, its ports."""

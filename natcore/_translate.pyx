@@ -266,7 +266,8 @@ cdef inline void begin(Worker* worker, Frame* frame, Flight* flight) noexcept no
 
 
 cdef inline void find(const Worker* worker, const Frame* frame, Flight* flight) noexcept nogil:
-    """The first session that the bucket names is on its way into the cache; a second one is the slow way's."""
+    """The first session that the bucket names is on its way into the cache; a second one is the slow way's, as is one
+    that lies in the next bucket."""
     cdef uint32_t mask
     flight.candidate = NONE
     if likely(flight.bucket != NULL):
@@ -274,16 +275,19 @@ cdef inline void find(const Worker* worker, const Frame* frame, Flight* flight) 
         if likely(mask != 0):
             flight.candidate = flight.bucket.numbers[ctz32(mask)]
             prefetch_write(&worker.sessions.hot[flight.candidate])
+        elif flight.bucket.overflow:
+            prefetch(flight.bucket + 1)
 
 
 cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
     """Translates a packet of the session that the index named; PENDING: it has to go the slow way."""
     cdef uint32_t direction = frame.side
     cdef Session* session = &worker.sessions.hot[flight.candidate]
-    if (session_addresses(session, direction) != flight.addresses or session_ports(session, direction) != flight.ports
-            or session.protocol != flight.protocol or is_dead(&worker.sessions, session, now.ms)
-            or session.flags & HAIRPINNED or (flight.ip.ttl <= 1 and worker.decrement_ttl)
-            or flight.total_length > worker.mtu[1 - direction] or frame.flags & FRAME_GSO):
+    if unlikely((session_addresses(session, direction) ^ flight.addresses)
+                | (session_ports(session, direction) ^ flight.ports) | (session.protocol ^ flight.protocol)):
+        return PENDING
+    if unlikely(is_dead(&worker.sessions, session, now.ms) or session.flags & HAIRPINNED or flight.ip.ttl < worker.lowest_ttl
+                or flight.total_length > worker.mtu[1 - direction] or frame.flags & FRAME_GSO):
         return PENDING
     if flight.protocol == PROTOCOL_TCP and is_reopening(session, (<const TcpHeader*>flight.l4).flags):
         return PENDING
@@ -303,6 +307,18 @@ cdef inline void finish(Worker* worker, Frame* frame, Flight* flight, const Cloc
     worker.counters[verdict] += 1
 
 
+cdef void step(Worker* worker, Frame* frames, uint32_t count, Flight* flights, const Clock* now, uint32_t i) noexcept nogil:
+    """One turn of the pipeline near its two ends, where not every stage has a packet."""
+    if i < count:
+        if i + FIND_AFTER < count:
+            prefetch_write(frames[i + FIND_AFTER].data)
+        begin(worker, &frames[i], &flights[i % FLIGHTS])
+    if <uint32_t>(i - FIND_AFTER) < count:          # it wraps around below FIND_AFTER
+        find(worker, &frames[i - FIND_AFTER], &flights[(i - FIND_AFTER) % FLIGHTS])
+    if i >= REWRITE_AFTER:
+        finish(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) % FLIGHTS], now)
+
+
 cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
     """A batch, in order: each frame's bytes, length and verdict. The caller holds the worker."""
     cdef Flight flights[FLIGHTS]
@@ -311,15 +327,18 @@ cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_
     clock_read(&now, clock_forward(worker, now_ns))
     for i in range(FIND_AFTER if FIND_AFTER < count else count):
         prefetch_write(frames[i].data)
-    for i in range(count + REWRITE_AFTER):
-        if i < count:
-            if i + FIND_AFTER < count:
-                prefetch_write(frames[i + FIND_AFTER].data)
-            begin(worker, &frames[i], &flights[i % FLIGHTS])
-        if <uint32_t>(i - FIND_AFTER) < count:      # it wraps around below FIND_AFTER
-            find(worker, &frames[i - FIND_AFTER], &flights[(i - FIND_AFTER) % FLIGHTS])
-        if i >= REWRITE_AFTER:
-            finish(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) % FLIGHTS], &now)
+    for i in range(REWRITE_AFTER if REWRITE_AFTER < count else count):
+        step(worker, frames, count, flights, &now, i)
+    i = REWRITE_AFTER if REWRITE_AFTER < count else count
+    while i + FIND_AFTER < count:                   # every stage has a packet
+        prefetch_write(frames[i + FIND_AFTER].data)
+        begin(worker, &frames[i], &flights[i % FLIGHTS])
+        find(worker, &frames[i - FIND_AFTER], &flights[(i - FIND_AFTER) % FLIGHTS])
+        finish(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) % FLIGHTS], &now)
+        i += 1
+    while i < count + REWRITE_AFTER:
+        step(worker, frames, count, flights, &now, i)
+        i += 1
 
 
 # ---- time, and the rest that callers need ----------------------------------------------------------------------------

@@ -4,13 +4,10 @@ from libc.string cimport memcpy
 
 cdef inline uint16_t fold(uint64_t total) noexcept nogil:
     """A sum of words, of 16 bits or wider, with its carries added back."""
-    total = <uint32_t>total + (total >> 32)
-    total = <uint32_t>total + (total >> 32)
-    return fold32(<uint32_t>total)
+    return fold32(<uint32_t>((total + (total << 32 | total >> 32)) >> 32))     # the halves' sum with its carry
 
 cdef inline uint16_t fold32(uint32_t total) noexcept nogil:
-    total = (total & 0xFFFF) + (total >> 16)
-    return <uint16_t>(total + (total >> 16))
+    return <uint16_t>((total + (total << 16 | total >> 16)) >> 16)
 
 cdef inline uint16_t add16(uint16_t one, uint16_t other) noexcept nogil:
     """Ones' complement addition."""

@@ -31,14 +31,15 @@ cdef extern from * nogil:
 
     #if defined(__x86_64__) && !defined(NATCORE_PORTABLE)
     #include <immintrin.h>
-    __attribute__((target("aes"), noinline))
-    static uint64_t natcore_hash_aes(uint64_t k0, uint64_t k1, uint64_t a, uint64_t b) {
+    /* Inlined into code that is built for every x86-64: the intrinsic would ask for a build, or a call, of its own. */
+    #define NATCORE_AESENC(x, key) __asm__("aesenc %1, %0" : "+x"(x) : "x"(key))
+    static inline uint64_t natcore_hash_aes(uint64_t k0, uint64_t k1, uint64_t a, uint64_t b) {
         const __m128i key = _mm_set_epi64x((long long)k1, (long long)k0);
-        const __m128i odd = _mm_set1_epi64x((long long)0x9e3779b97f4a7c15ULL);
+        const __m128i odd = _mm_xor_si128(key, _mm_set1_epi64x((long long)0x9e3779b97f4a7c15ULL));
         __m128i x = _mm_xor_si128(_mm_set_epi64x((long long)b, (long long)a), key);
-        x = _mm_aesenc_si128(x, _mm_xor_si128(key, odd));
-        x = _mm_aesenc_si128(x, key);
-        x = _mm_aesenc_si128(x, _mm_xor_si128(key, odd));
+        NATCORE_AESENC(x, odd);
+        NATCORE_AESENC(x, key);
+        NATCORE_AESENC(x, odd);
         return (uint64_t)_mm_cvtsi128_si64(x);
     }
     static inline int natcore_has_aes(void) { return __builtin_cpu_supports("aes") != 0; }

@@ -40,6 +40,7 @@ cdef struct Worker:
     uint32_t new_per_second
     bint ethernet               # frames begin with an Ethernet header
     bint decrement_ttl
+    uint8_t lowest_ttl          # that a packet may have to be forwarded
     bint inbound_refresh
     bint tcp_pickup
     bint hairpin

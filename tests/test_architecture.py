@@ -49,7 +49,7 @@ MAY_KNOW["_pieces"] = {
     *GROUND, "state", "_admit", "_fragments", "_icmp", "_parse", "_rewrite", "_sessions", "_split", "_tcp"
 }  # fmt: skip
 MAY_KNOW["_translate"] = set(MAY_KNOW)
-MAY_KNOW["_entries"] = {"hints", "state", "_mappings", "_sessions", "_sweep"}
+MAY_KNOW["_entries"] = {"hints", "state", "_journal", "_mappings", "_sessions", "_sweep"}
 MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_tcp"}
 # the plane: frames without NAT, then what joins them to a translator
 MAY_KNOW["arp"] = {"hints", "wire"}

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from log_fakes import ScriptedSink, assert_adds_up
-from natcore import DeliveryError, DeliveryPolicy, Eip, Gateway, Side, SnatEntry, Verdict
+from natcore import Add, DeliveryError, DeliveryPolicy, Eip, Gateway, Remove, Side, SnatEntry, Verdict
+from natcore.records import END, WINDOW
 from natcore.sinks import Batch, MemorySink, ParquetSink, Sink
 
 ETHERNET = bytes.fromhex("020000000001020000000002") + b"\x08\x00"
@@ -172,6 +173,48 @@ def test_advance_drains_a_ring_smaller_than_what_ends(tmp_path):
         assert log.wait(30)
         assert gateway.counters()["journal_lost"] == 0
         assert [row["kind"] for row in sink.rows(local=True)].count("end") == 300
+
+
+ENTRY, OTHER = SnatEntry("10.0.0.0/16", pool="203.0.113.1"), SnatEntry("10.1.0.0/16", pool="203.0.113.1")
+ENDINGS = {
+    "end": lambda gateway, entry: gateway.end(now=5.0),
+    "end-late": lambda gateway, entry: gateway.end(now=10_000.0),  # all have died before
+    "remove": lambda gateway, entry: gateway.remove(entry, now=5.0),
+    "remove-late": lambda gateway, entry: gateway.remove(entry, now=10_000.0),
+    "replace": lambda gateway, entry: gateway.replace(entry, OTHER, now=5.0),
+    "apply": lambda gateway, entry: gateway.apply(gateway.plan([Remove(entry), Add(OTHER)]), 5.0),
+    "modify": lambda gateway, entry: gateway.modify(eip_bind_mode="NAT", now=5.0),
+    "close": lambda gateway, entry: gateway.close(),
+}
+
+
+@pytest.mark.parametrize("way", ENDINGS)
+def test_what_ends_many_sessions_at_once_drains_a_ring_smaller_than_their_rows(way):
+    with Gateway(seed=1, records=16, eip_bind_mode="MULTI_BINDED") as gateway:
+        pool = Eip("203.0.113.1", private_ip="172.16.10.13") if way == "modify" else "203.0.113.1"
+        entry = gateway.add(SnatEntry("10.0.0.0/16", pool=pool))
+        sink = MemorySink()
+        log = gateway.start_session_log(sink)
+        for flow in range(300):
+            gateway.translate_one(frame(0x0A000001, 1024 + flow, REMOTE, 53), Side.INSIDE, 0.0)
+            if flow % 4 == 3:
+                gateway._collector.drain_now()
+        ENDINGS[way](gateway, entry)
+        assert gateway.close() is None and log.counters()["lost"] == 0
+        kinds = sink.records["kind"].tolist()
+        assert kinds.count(WINDOW) == 300
+        assert kinds.count(END) == (0 if way == "close" else 300)
+        assert gateway._collector.counters()["lost_ring"] == 0
+
+
+def test_what_ends_many_sessions_while_no_log_runs_loses_and_counts_what_the_ring_has_no_room_for():
+    with Gateway(seed=1, records=16) as gateway:
+        gateway.add(ENTRY)
+        gateway.stop_session_log(gateway.start_session_log(MemorySink()))  # it took rows, and does no more
+        for flow in range(300):
+            gateway.translate_one(frame(0x0A000001, 1024 + flow, REMOTE, 53), Side.INSIDE, 0.0)
+        assert gateway.end(now=5.0) == 300
+        assert gateway.counters()["journal_lost"] == 900 - 16
 
 
 class StalledSink(Sink):

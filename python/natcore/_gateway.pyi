@@ -1,6 +1,6 @@
 """The boundary between Gateway and the core: everything checked already, addresses in host order, times in ns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -45,6 +45,7 @@ class Core:
         hairpin: bool,
         icmp_unreachable: bool,
     ) -> Self: ...
+    relief: Callable[[], object] | None
     @property
     def journal_lost(self) -> int: ...
     @property

@@ -37,6 +37,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class Core(Protocol):
     """What the collector needs of the data plane."""
 
+    relief: Callable[[], object] | None
+    """Takes rows out of the ring when the core writes many at once; called while the packets wait, so it waits for
+    nothing but `drain` and must not raise. None: such rows are lost where the ring is full."""
+
     @property
     def journal_lost(self) -> int:
         """Rows that found the ring full, since the gateway began."""
@@ -131,6 +135,7 @@ class Collector:
                 if not self._logs:
                     self._lost_base = self._core.journal_lost
                 self._logs = (*self._logs, log)
+                self._core.relief = self._relieve
             if self._has_threads:
                 log.start()
                 self._start_thread()
@@ -167,6 +172,12 @@ class Collector:
             return self._drain() if self._logs else 0
 
     drain_now = step
+
+    def _relieve(self) -> None:
+        try:
+            self.step()
+        except Exception:
+            _log.exception("collecting session rows failed")
 
     def counters(self) -> dict[str, int]:
         """Rows: produced = accepted + lost_ring, while a log ran; unclaimed: dropped by the start of the first log."""
@@ -212,6 +223,7 @@ class Collector:
             self._drain()
             self._logs = tuple(log for log in self._logs if log not in logs)
             if not self._logs:
+                self._core.relief = None
                 self._lost_before += self._core.journal_lost - self._lost_base
         if not self._logs:
             self._stop_thread()
@@ -234,10 +246,7 @@ class Collector:
 
     def _run(self) -> None:
         while not self._end.wait(_PERIOD_SECONDS):
-            try:
-                self.step()
-            except Exception:
-                _log.exception("collecting session rows failed")
+            self._relieve()
 
     def _check_sink(self, sink: Sink) -> None:
         if not callable(getattr(sink, "deliver", None)):
