@@ -6,7 +6,7 @@ from natcore.hints cimport load_acquire64
 cdef enum:                      # RecordKind
     RECORD_WINDOW = 0
     RECORD_CREATE = 1
-    RECORD_END = 2
+    RECORD_END = 2              # 3, a gap row, is made in Python: python/natcore/records.py
 
 cdef enum:                      # RecordFlag
     RECORD_OPENED_OUTSIDE = 1

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from natcore import MAPPING, PORTS, RECORD, SESSION, _testing, format_ipv4
+from natcore.records import GAP_DIED, GAP_RING, gap_row
+from natcore.sinks import Batch
 
 PINNED = {
     "protocol": ("u1", 86),
@@ -68,3 +70,11 @@ def test_a_session_s_hot_and_cold_part_are_a_cache_line_each() -> None:
 def test_addresses_are_written_as_quads(address: int, text: str) -> None:
     assert format_ipv4(address) == text
     assert format_ipv4(np.uint32(address)) == text  # type: ignore[arg-type]
+
+
+def test_a_gap_row_says_when_how_many_and_why():
+    (row,) = Batch("i", "v", "run1", gap_row(5, 9, 41, 12, GAP_RING)).rows(local=True)
+    assert (row["kind"], row["start_time"], row["end_time"], row["number"]) == ("gap", 5, 9, 41)
+    assert (row["session"], row["flags"], row["run"]) == (12, 2, "run1")
+    assert {row[name] for name in ("pri_port", "pub_port", "nat_port", "protocol", "pkts_from_vpc")} == {0}
+    assert gap_row(9, 5, 0, 0, GAP_DIED)["end_time"] == 9  # never negative

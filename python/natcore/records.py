@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import numpy as np
+from numpy.typing import NDArray
 
 # (field, format, offset): the 13 numeric fields of the session log's page in its order, then natcore's own.
 _FIELDS = (
@@ -35,8 +36,22 @@ RECORD = np.dtype(
         "itemsize": 96,
     }
 )
-WINDOW, CREATE, END = 0, 1, 2  # kind
+WINDOW, CREATE, END, GAP = 0, 1, 2, 3  # kind
 OPENED_OUTSIDE = 1  # flags
+GAP_DIED, GAP_RING, GAP_LOST = 1, 2, 3  # flags of a gap row: why rows are missing
+
+
+def gap_row(start_us: int, end_us: int, number: int, rows: int, reason: int) -> NDArray[np.void]:
+    """RECORD (1,): a hole in the log. Rows that began and ended between start_us and end_us (since 1970) are missing.
+
+    number: the last missing row's. rows: how many are known to be missing, 0: unknown; kept in `session`.
+    reason: GAP_DIED, the process ended without its end mark; GAP_RING, the journal was full; GAP_LOST, this log had
+    no room for them.
+    """
+    row = np.zeros(1, RECORD)
+    row["start_time"], row["end_time"], row["number"], row["session"] = start_us, max(start_us, end_us), number, rows
+    row["kind"], row["flags"] = GAP, reason
+    return row
 
 
 def format_ipv4(address: int) -> str:

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..records import CREATE, END, RECORD, WINDOW, format_ipv4
+from ..records import CREATE, END, GAP, RECORD, WINDOW, format_ipv4
 
 Records = npt.NDArray[np.void]  # of dtype RECORD
 ADDRESSES = ("pri_ip", "pub_ip", "nat_ip", "eip")
 TIMES = ("start_time", "end_time")
-KINDS = {WINDOW: "window", CREATE: "create", END: "end"}
+KINDS = {WINDOW: "window", CREATE: "create", END: "end", GAP: "gap"}
 CONTRACT = ("instance", "vpc_id", *(RECORD.names or ())[:13])  # the page's 15 fields, in its order
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -61,7 +61,7 @@ class Batch:
         """The rows as dicts: the 15 fields of the contract in their order, addresses dotted, times in Unix seconds.
 
         local: times in microseconds since 1970, and behind the 15 fields `eip` (None: the address has none),
-        `session`, `number`, `kind` ("window", "create", "end"), `flags` and `run`.
+        `session`, `number`, `kind` ("window", "create", "end", "gap"), `flags` and `run`.
         """
         names = RECORD.names if local else CONTRACT[2:]
         assert names is not None
@@ -103,7 +103,7 @@ class Sink:
 
     delivery_type: how the log's status names it.
     batch_rows, batch_seconds: the rows and the wait of a batch at most; None: `DeliveryPolicy.batch` and `.linger`.
-    events: it takes `create` and `end` rows beside the window rows.
+    events: it takes `create` and `end` rows beside the window rows. gaps: it takes `gap` rows.
     region: where it is (contract R6); None: nowhere in particular.
     destination: what identifies it, without secrets. Logs whose sinks agree in it (and in delivery_type) share
     its state 'unavailable' (contract D6); an empty one is shared with nobody.
@@ -113,6 +113,7 @@ class Sink:
     batch_rows: int | None = None
     batch_seconds: float | None = None
     events: bool = False
+    gaps: bool = False
     region: str | None = None
 
     @property

@@ -25,6 +25,7 @@ class JsonLinesSink(Sink):
 
     delivery_type = "jsonlines"
     events = True
+    gaps = True
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ class MemorySink(Sink):
 
     delivery_type = "memory"
     events = True
+    gaps = True
 
     def __init__(
         self, *, capacity: int | None = None, batch_rows: int | None = None, batch_seconds: float | None = 0.0

@@ -51,7 +51,7 @@ class ParquetSink(Sink):
     """Writes `folder`/<time>-<run>-<number>.parquet: `SELECT … FROM 'folder/*.parquet'` in DuckDB, at any time.
 
     Columns: the 15 fields of the contract (addresses dotted text, times timestamp[us, UTC]), then eip (null: the
-    address has none), session, number, kind ("window", "create", "end"), flags, run. The footer's metadata has
+    address has none), session, number, kind ("window", "create", "end", "gap"), flags, run. The footer's metadata has
     natcore_format, instance, vpc_id, run, first_number and last_number.
     roll_bytes, roll_seconds: the size or age at which the next batch begins a new file.
     batch_rows, batch_seconds: a batch waits for so many rows, or so long; a full one begins a new file as well.
@@ -59,6 +59,7 @@ class ParquetSink(Sink):
 
     delivery_type = "parquet"
     events = True
+    gaps = True
 
     def __init__(
         self,
