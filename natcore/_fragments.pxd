@@ -62,7 +62,7 @@ cdef struct Fragments:
     uint32_t waiting            # datagrams without their first fragment
     uint32_t given_up           # fragments that waited and were dropped since fragments_settle
 
-cdef Fragments* fragments_new(const HashKey* key, uint64_t timeout_ms) noexcept nogil
+cdef Fragments* fragments_new(uint64_t timeout_ms) noexcept nogil
 cdef void fragments_delete(Fragments* table) noexcept nogil
 cdef void fragments_expire(Fragments* table, uint64_t now_ms) noexcept nogil
 cdef uint32_t datagram_find(const Fragments* table, uint8_t side, uint64_t addresses, uint8_t protocol,

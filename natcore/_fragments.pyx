@@ -6,7 +6,7 @@ that the bound is one of bytes, whatever a fragment's length.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from natcore.flow cimport HashKey, flow_hash
+from natcore.flow cimport flow_hash
 from natcore.index cimport (
     NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
@@ -27,8 +27,8 @@ cdef enum:
     CHUNK_ROOM = CHUNK_BYTES - 12
 
 
-cdef Fragments* fragments_new(const HashKey* key, uint64_t timeout_ms) noexcept nogil:
-    """Tables for one gateway; NULL without memory. key: of the hash; timeout_ms: how long a datagram may be under way."""
+cdef Fragments* fragments_new(uint64_t timeout_ms) noexcept nogil:
+    """Tables for one gateway; NULL without memory. timeout_ms: how long a datagram may be under way."""
     cdef Fragments* table = <Fragments*>table_new(sizeof(Fragments))
     if table == NULL:
         return NULL
@@ -38,7 +38,6 @@ cdef Fragments* fragments_new(const HashKey* key, uint64_t timeout_ms) noexcept 
     table.sources = <SourceCount*>table_new(SOURCES * sizeof(SourceCount))
     slab_begin(&table.slots, table.datagrams, sizeof(Datagram), DATAGRAMS)
     slab_begin(&table.rooms, table.chunks, CHUNK_BYTES, CHUNKS)
-    table.key = key[0]
     table.timeout_ms = timeout_ms
     table.oldest = table.newest = NONE
     if not index_new(&table.index, DATAGRAMS, 4) or not (

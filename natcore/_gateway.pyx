@@ -24,7 +24,6 @@ from natcore.hints cimport bswap16, bswap32, fetch_add
 from natcore.memory cimport table_delete, table_new
 from natcore.random cimport random_seed
 from natcore.state cimport Worker
-from natcore.verdict cimport HELD
 
 from natcore.errors import CapacityError, ConfigurationError, Error
 
@@ -59,7 +58,8 @@ cdef class Core:
         if worker.events.fd < 0:
             raise CapacityError("no file descriptor is left for a gateway's events")
         self.filters = 1 in filtering[:2]
-        ready = (sessions_new(&worker.sessions, max_sessions, self.filters)
+        worker.fragments = fragments_new(fragment_ms)
+        ready = (worker.fragments != NULL and sessions_new(&worker.sessions, max_sessions, self.filters)
                  and mappings_new(&worker.mappings, max_mappings, max_subscribers, max_addresses)
                  and journal_new(&worker.journal, records) and outbox_new(&worker.outbox, icmp_rate))
         if not ready:
@@ -67,11 +67,7 @@ cdef class Core:
         memcpy(&worker.sessions.key.low, PyBytes_AS_STRING(hash_key), 8)
         memcpy(&worker.sessions.key.high, PyBytes_AS_STRING(hash_key) + 8, 8)
         worker.sessions.key.aes = has_aes()
-        worker.fragments = fragments_new(&worker.sessions.key, fragment_ms)
-        if worker.fragments == NULL:
-            raise CapacityError("no memory for a gateway's fragments")
-        worker.mappings.key = worker.sessions.key
-        worker.mappings.ports.key = worker.sessions.key
+        worker.mappings.key = worker.mappings.ports.key = worker.fragments.key = worker.sessions.key
         random_seed(&worker.mappings.ports.random, <const uint8_t*>PyBytes_AS_STRING(random_key))
         for first, last in port_ranges:
             ports_allow(&worker.mappings.ports, first, last)
@@ -389,9 +385,8 @@ cdef class Core:
         own = {
             "generated": worker.outbox.generated, "generated_lost": worker.outbox.lost,
             "created": worker.sessions.created, "ended": worker.sessions.ended, "handed_over": 0,
-            "clock_backward": worker.clock_backward, "journal_lost": worker.journal.lost,
-            "events_lost": worker.events.lost, "held": worker.counters[HELD], "sessions": worker.sessions.slots.live,
-            "mappings": worker.mappings.mapping_slots.live, "ports_used": used,
+            "clock_backward": worker.clock_backward, "journal_lost": worker.journal.lost, "events_lost": worker.events.lost,
+            "sessions": worker.sessions.slots.live, "mappings": worker.mappings.mapping_slots.live, "ports_used": used,
         }
         self.disown()
         return verdicts, own

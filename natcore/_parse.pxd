@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 from natcore.checksum cimport add, fold
 from natcore.flow cimport HashKey, flow_hash
 from natcore.frame cimport FRAME_GSO, Frame
-from natcore.hints cimport bswap16
+from natcore.hints cimport bswap16, unlikely
 from natcore.index cimport Bucket
 from natcore.verdict cimport (
     DROP_CHECKSUM, DROP_MALFORMED, DROP_UNSUPPORTED, INSIDE, PENDING,
@@ -124,7 +124,9 @@ cdef inline uint8_t parse_network(Frame* frame, Flight* flight, bint ethernet) n
     flight.l4 = <uint8_t*>ip + words * 4
     flight.total_length = <uint16_t>total
     flight.protocol = ip.protocol
-    flight.kind = KIND_FRAGMENT if ip.fragment & bswap16(IPV4_FRAGMENT) else KIND_SESSION
+    flight.kind = KIND_SESSION
+    if unlikely(ip.fragment & bswap16(IPV4_FRAGMENT)):
+        flight.kind = KIND_FRAGMENT
     memcpy(&flight.addresses, &ip.source, 8)
     return PENDING
 

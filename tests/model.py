@@ -7,9 +7,11 @@ Verdicts, bytes, counters, rows, events and generated frames it predicts itself.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import model_errors as errors
 import model_packets as packets
+from model_fragments import Fragments, split
 from model_packets import ICMP, RST, SYN, TCP, TIME_EXCEEDED, UDP, UNREACHABLE, Endpoint, Packet
 from model_sessions import Mapping, Session
 from model_tables import SECOND, Chosen, Generated, Tables
@@ -31,6 +33,10 @@ class ModelGateway(Tables):
 
     errors = (0, 0)  # a second of the clock, and the ICMP errors sent in it
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.fragments = Fragments(self.timeouts.fragment, self._judge, self._session_of, self._follow)
+
     def translate_one(self, frame: bytes, side: Side, now: int, chosen: Chosen) -> Outcome:
         """The verdict on a frame, and what is sent if it is forwarded. now: ns."""
         self.clock(now)
@@ -38,13 +44,85 @@ class ModelGateway(Tables):
         if isinstance(packet, Verdict):
             verdict, out = packet, None
         else:
-            verdict, out = self._dispatch(packet, side, chosen)
-            self._answer(packet, side, verdict)
+            self.chosen = chosen
+            if packet.kind == "fragment":
+                (verdict, out), lost = self.fragments.take(packet, side, self.now)
+                self._counted(Verdict.DROP_FRAGMENT, lost)
+            else:
+                verdict, out = self._judge(packet, side)
+            out = out and self._fitted(out, packet.link, side, verdict)
+            self._release(side)
         group = "forwarded" if verdict in FORWARDED else "local" if verdict is Verdict.LOCAL else "dropped"
-        self.counts.update(("received", group))
+        self.counts.update(("received", "held" if verdict is Verdict.HELD else group))
         if verdict.is_drop:
             self.counts["dropped_" + verdict.name.removeprefix("DROP_").lower()] += 1
         return verdict, out
+
+    def _judge(self, packet: Packet, side: Side) -> Outcome:
+        """What becomes of a packet, or of the first fragment of one, which then holds for the others."""
+        fragment = packet.more
+        if fragment and packet.kind == "error":
+            verdict = Verdict.LOCAL if packet.destination[0] == self._address(side) else Verdict.DROP_FRAGMENT
+            return verdict, None
+        verdict, out = self._dispatch(packet, side, self.chosen)
+        if not (fragment and verdict is Verdict.LOCAL):  # nothing is reassembled to answer it
+            self._answer(packet, side, verdict)
+        return verdict, out
+
+    # Fragments (model_fragments.py)
+
+    def _session_of(self, packet: Packet, side: Side) -> Session | None:
+        if side is Side.INSIDE:
+            return self.outbound_session(packet.protocol, packet.source, packet.destination)
+        return self.inbound_session(packet.protocol, packet.destination, packet.source)
+
+    def _follow(self, packet: Packet, side: Side, session: Session, end: int) -> Outcome:
+        """A later fragment, through the session of its first one: only addresses change."""
+        other, to = None, Side(1 - side)
+        if side is Side.INSIDE and packet.destination[0] in self.eips:
+            other = self.inbound_session(packet.protocol, packet.destination, session.mapping.outside)
+            to = Side.INSIDE
+            if other is None:
+                return Verdict.DROP_NO_MAPPING, None
+        if (refusal := self._too_far(packet, to)) is not None:
+            return refusal, None
+        source, destination = packet.source[0], packet.destination[0]
+        refreshing = side is Side.INSIDE or self.policy.inbound_refresh
+        self.rows += session.take_later(packet, side, self.now, refreshing, end)
+        if side is Side.OUTSIDE:
+            destination, verdict = session.mapping.inside[0], Verdict.INBOUND
+        else:
+            source, verdict = session.mapping.outside[0], Verdict.OUTBOUND
+        if other is not None:
+            self.rows += other.take_later(packet, Side.OUTSIDE, self.now, self.policy.inbound_refresh, end)
+            destination, verdict = other.mapping.inside[0], Verdict.HAIRPIN
+        return verdict, packets.readdress(packet, packet.ttl - self.hop, source, destination)
+
+    def _fitted(self, out: bytes, link: int, side: Side, verdict: Verdict) -> bytes:
+        """The frame, or what of it fits the link; the other fragments are generated."""
+        to = Side.OUTSIDE if verdict is Verdict.OUTBOUND else Side.INSIDE
+        first, *others = split(out, link, self.links[to].mtu)
+        for other in others:
+            self._send(other, to, verdict)
+        return first
+
+    def _release(self, side: Side) -> None:
+        """What waited for the first fragment that has just come."""
+        for verdict, out, link in self.fragments.released:
+            self._counted(verdict, 1)
+            if out is not None:
+                place = len(self.generated)
+                out = self._fitted(out, link, side, verdict)
+                to = Side.OUTSIDE if verdict is Verdict.OUTBOUND else Side.INSIDE
+                self.generated.insert(place, Generated(out, to, Verdict.HELD))
+        self.fragments.released.clear()
+
+    def _counted(self, verdict: Verdict, count: int) -> None:
+        """So many fragments wait no more."""
+        group = "forwarded" if verdict in FORWARDED else "local" if verdict is Verdict.LOCAL else "dropped"
+        self.counts.update({"held": -count, group: count})
+        if verdict.is_drop:
+            self.counts["dropped_" + verdict.name.removeprefix("DROP_").lower()] += count
 
     def _dispatch(self, packet: Packet, side: Side, chosen: Chosen) -> Outcome:
         to = packet.destination[0]
@@ -66,7 +144,8 @@ class ModelGateway(Tables):
         """What a router does not carry on (RFC 1812 sections 5.3.1 and 5.2.7.1)."""
         if self.hop and packet.ttl <= 1:
             return Verdict.DROP_TTL
-        return Verdict.DROP_MTU if packet.total > self.links[to].mtu else None
+        mtu = self.links[to].mtu  # what may be split is (RFC 4787 REQ-13a)
+        return Verdict.DROP_MTU if packet.total > mtu and (packet.dont_fragment or mtu < packet.header + 8) else None
 
     def _take(self, session: Session, packet: Packet, side: Side) -> None:
         """Count a packet into its session (RFC 4787 REQ-6: outbound refreshes, inbound by policy)."""

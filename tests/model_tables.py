@@ -8,6 +8,7 @@ from ipaddress import IPv4Network
 from itertools import count
 from typing import NamedTuple
 
+from model_fragments import Fragments
 from model_packets import ICMP, TCP, UDP, Endpoint, Packet
 from model_sessions import MS, Mapping, Row, Session
 from natcore.config import Link, Policy, SnatEntry, Timeouts
@@ -68,6 +69,7 @@ class Tables:
             self.pools[IPv4Network(entry.source)] = list(wires)
             self.eips.update(wires if kind == "internet" else dict.fromkeys(wires, 0))
 
+        self.fragments: Fragments
         self.now = 0  # ns
         self.sessions: list[Session] = []  # dead ones too, until they are released
         self.mappings: list[Mapping] = []
@@ -107,6 +109,8 @@ class Tables:
         """Time never goes back; a long step first ends what it outlived."""
         self.counts["clock_backward"] += now < self.now
         self.now = max(self.now, now)
+        lost = self.fragments.expire(self.now)
+        self.counts.update({"held": -lost, "dropped": lost, "dropped_fragment": lost})
         if self.now - (self.swept or 0) > LONG_STEP:
             self.sweep()
 
