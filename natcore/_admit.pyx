@@ -26,7 +26,7 @@ from natcore.flow cimport flow_hash
 from natcore.frame cimport Frame
 from natcore.hints cimport bswap16, bswap32
 from natcore.index cimport NONE
-from natcore.state cimport FILTER_ADDRESS, FILTER_NONE, Clock, Worker
+from natcore.state cimport FILTER_ADDRESS, FILTER_NONE, NO_LIMIT, Clock, Worker
 from natcore.verdict cimport (
     DROP_CONFLICT, DROP_FILTERED, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_OUTSIDE_LIMIT,
     DROP_PORTS_EXHAUSTED, DROP_PROBE_LIMIT, DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_SUBSCRIBER_LIMIT,
@@ -189,16 +189,24 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
 
 cdef bint over_quota(Worker* worker, uint32_t inside_ip, bint new_mapping) noexcept nogil:
     """Whether the subscriber has as many sessions, or mappings where a new one is asked for, as it may (RFC 6888 REQ-4)."""
-    cdef uint32_t who = subscriber_find(&worker.mappings, inside_ip)
-    if new_mapping:
-        return worker.ports_per_subscriber <= (worker.mappings.subscribers[who].mappings if who != NONE else 0)
-    return worker.sessions_per_subscriber <= (worker.mappings.subscribers[who].sessions if who != NONE else 0)
+    cdef uint32_t limit = worker.ports_per_subscriber if new_mapping else worker.sessions_per_subscriber, who
+    cdef const Subscriber* subscriber
+    if limit == NO_LIMIT:
+        return False
+    who = subscriber_find(&worker.mappings, inside_ip)
+    if who == NONE:
+        return limit == 0
+    subscriber = &worker.mappings.subscribers[who]
+    return limit <= (subscriber.mappings if new_mapping else subscriber.sessions)
 
 
 cdef bint over_rate(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
     """Whether the subscriber has opened as many sessions in this second as it may."""
-    cdef uint32_t who = subscriber_find(&worker.mappings, inside_ip)
+    cdef uint32_t who
     cdef const Subscriber* subscriber
+    if worker.new_per_second == NO_LIMIT:
+        return False
+    who = subscriber_find(&worker.mappings, inside_ip)
     if who == NONE:
         return worker.new_per_second == 0
     subscriber = &worker.mappings.subscribers[who]

@@ -8,38 +8,31 @@ from natcore._entries cimport count_entry, end_dead, end_entry, end_matching
 from natcore._events cimport EVENT_SLOTS, Event, event_fd, event_fd_clear, event_fd_close
 from natcore._fragments cimport fragments_delete, fragments_new
 from natcore._icmp cimport outbox_delete, outbox_new, outbox_waiting
-from natcore._journal cimport Record, journal_delete, journal_drain, journal_new, journal_room
+from natcore._journal cimport journal_delete, journal_new, journal_room
 from natcore._look cimport MappingRow, PortRow, SessionRow, copy_mappings, copy_ports, copy_sessions
 from natcore._mappings cimport Mapping, mappings_delete, mappings_new, mappings_unpair
 from natcore._ports cimport (
     PORT_RESERVED, PORT_SPACES, Address, PortMap, address_add, address_drop, ports_allow, ports_in_use, ports_reserve,
     ports_unreserve,
 )
+from natcore._rows cimport Rows
 from natcore._sessions cimport sessions_delete, sessions_new
-from natcore._sweep cimport close_windows
-from natcore._translate cimport advance, clock_forward, hold, release, take_generated, translate
+from natcore._translate cimport advance, clock_forward, take_generated, translate
 from natcore.flow cimport has_aes
 from natcore.frame cimport Frame
-from natcore.hints cimport bswap16, bswap32, fetch_add
+from natcore.hints cimport bswap16, bswap32
 from natcore.memory cimport table_delete, table_new
 from natcore.random cimport random_seed
 from natcore.state cimport Worker
 
 from natcore.errors import CapacityError, ConfigurationError, Error
 
-cdef extern from * nogil:
-    """
-    #include <time.h>
-    static void natcore_pause(void) { struct timespec t = {0, 20000}; nanosleep(&t, NULL); }
-    """
-    void pause "natcore_pause" () noexcept
-
 cdef enum:
     CHUNK = 512                 # frames handed to the pipeline at once
     LOOK_LINES = 65536          # that sessions() reads while the worker waits
 
 
-cdef class Core:
+cdef class Core(Rows):
     def __cinit__(self, *, uint32_t max_sessions, uint32_t max_mappings, uint32_t max_subscribers,
                   uint32_t max_addresses, uint64_t records, bytes hash_key not None, bytes random_key not None,
                   port_ranges, uint32_t hold_down_ms, bint preserve, bint parity, uint8_t pooling,
@@ -112,21 +105,7 @@ cdef class Core:
         event_fd_close(self.worker.events.fd)
         table_delete(self.worker, sizeof(Worker))
 
-    # ---- who holds the worker -------------------------------------------------------------------------------------
-
-    cdef void own(self) noexcept:
-        """Waits, without the GIL, until a loop lets the worker go between two batches."""
-        cdef Worker* worker = self.worker
-        if hold(worker):
-            return
-        with nogil:
-            fetch_add(&worker.attention, 1)
-            while not hold(worker):
-                pause()
-            fetch_add(&worker.attention, <uint32_t>-1)
-
-    cdef void disown(self) noexcept:
-        release(self.worker)
+    # ---- one caller at a time ---------------------------------------------------------------------------------------
 
     def claim(self):
         """The caller's loop translates from now on; Error if another one does."""
@@ -315,9 +294,6 @@ cdef class Core:
         """The gateway's own address of a side, host order, 0: none."""
         self.worker.link_address[side] = bswap32(address)
 
-    def set_epoch(self, int64_t epoch_ns):
-        self.worker.sessions.epoch_ns = epoch_ns
-
     def end(self, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol, uint64_t now_ns):
         """Ends the sessions that match everything that is not negative (addresses in host order); how many."""
         cdef uint64_t ended
@@ -327,48 +303,7 @@ cdef class Core:
         self.disown()
         return ended
 
-    # ---- the journal ------------------------------------------------------------------------------------------------
-
-    def drain(self, records not None):
-        """Moves rows out of the journal into RECORD (count,), numbered; how many. One caller at a time; any thread."""
-        cdef uint8_t[::1] raw = records.view("u1")      # RECORD names its fields in another order than they lie
-        cdef uint64_t room = raw.shape[0] // sizeof(Record), count
-        if records.itemsize != sizeof(Record):
-            raise ConfigurationError(f"records={records.dtype}: allowed is RECORD")
-        if room == 0:
-            return 0
-        with nogil:
-            count = journal_drain(&self.worker.journal, <Record*>&raw[0], room, self.drained)
-        self.drained += count
-        return count
-
-    @property
-    def journal_lost(self):
-        return self.worker.journal.lost
-
-    @property
-    def journal_waiting(self):
-        return self.worker.journal.head - self.worker.journal.tail
-
-    def close_windows(self, uint64_t now_ns, bint losing=False):
-        """Writes open windows as partial rows, what is dead as ended; the sessions go on.
-
-        How many are open still: the journal had no room, drain it and call again. losing: none; such rows are lost.
-        """
-        cdef uint64_t left
-        self.own()
-        with nogil:
-            now_ns = clock_forward(self.worker, now_ns)
-            left = close_windows(&self.worker.sessions, now_ns, losing)
-        self.disown()
-        return left
-
     # ---- looking ----------------------------------------------------------------------------------------------------
-
-    @property
-    def now_ns(self):
-        """The gateway's clock."""
-        return self.worker.now_ns
 
     def counters(self):
         cdef Worker* worker = self.worker

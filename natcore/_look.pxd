@@ -44,5 +44,6 @@ cdef packed struct PortRow:     # PORTS
     uint8_t unused[3]
 
 cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t room, uint32_t* slot, uint32_t last) noexcept nogil
+cdef uint64_t oldest_window(const Worker* worker, uint32_t first, uint32_t last) noexcept nogil
 cdef uint32_t copy_mappings(const Worker* worker, MappingRow* rows, uint32_t room) noexcept nogil
 cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t room) noexcept nogil

@@ -1,11 +1,13 @@
 """Copying sessions, mappings and port use out of the tables; the caller holds the worker."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._mappings cimport Mapping
 from natcore._ports cimport PORT_SPACES, Address, PortMap, ports_in_use
 from natcore._sessions cimport (
-    IN, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Cold, Session, deadline_of, is_dead, session_id,
+    IN, NO_WINDOW, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, UNLOGGED, Cold, Session, deadline_of, is_dead,
+    session_id,
 )
+from natcore._sweep cimport is_long_ago
 from natcore._tcp cimport TCP_STATE
 from natcore.hints cimport bswap16, bswap32
 
@@ -47,6 +49,28 @@ cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t roo
             filled += 1
         slot[0] += 1
     return filled
+
+
+cdef uint64_t oldest_window(const Worker* worker, uint32_t first, uint32_t last) noexcept nogil:
+    """When the oldest window began that slots first to last - 1 have open and that will be a row; ns, now if there is none.
+
+    The hot line knows the second of a window's end; the cold one is read where that second is the earliest so far.
+    """
+    cdef const Session* session
+    cdef uint64_t oldest = worker.now_ns
+    cdef uint32_t slot
+    cdef int age, eldest = -32768
+    cdef uint16_t seconds = <uint16_t>(worker.now_ns // 1000000000)
+    cdef bint long_ago = is_long_ago(&worker.sessions, worker.now_ns)
+    for slot in range(first, min(last, worker.sessions.slots.fresh)):
+        session = &worker.sessions.hot[slot]
+        if session.protocol == 0 or session.flags & (NO_WINDOW | UNLOGGED):
+            continue
+        age = <int16_t>(seconds - session.window_end)
+        if age >= eldest or long_ago:
+            eldest = age
+            oldest = min(oldest, worker.sessions.cold[slot].window_start_ns)
+    return oldest
 
 
 cdef uint32_t copy_mappings(const Worker* worker, MappingRow* rows, uint32_t room) noexcept nogil:

@@ -63,6 +63,7 @@ cdef struct Mappings:
 
 cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, uint32_t max_addresses) noexcept nogil
 cdef void mappings_delete(Mappings* table) noexcept nogil
+cdef void mapping_approach(const Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol) noexcept nogil
 cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil
 cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil
 cdef bint mappings_have_room(const Mappings* table, uint32_t inside_ip) noexcept nogil

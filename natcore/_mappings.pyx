@@ -4,9 +4,9 @@ from libc.string cimport memset
 
 from natcore._ports cimport Address, PortMap, port_draw, port_release, ports_delete, ports_new, space_of
 from natcore.flow cimport flow_hash
-from natcore.hints cimport bswap16
+from natcore.hints cimport bswap16, prefetch_write
 from natcore.index cimport (
-    NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
+    NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
 from natcore.memory cimport table_delete, table_new
 from natcore.random cimport random_below
@@ -46,6 +46,12 @@ cdef void key_of(const Mapping* mapping, MappingKey* key) noexcept nogil:
     key.remote_port = mapping.remote_port
     key.protocol = mapping.protocol
     key.flags = mapping.flags & (MAPPING_STATIC | MAPPING_PORTLESS)
+
+
+cdef void mapping_approach(const Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol) noexcept nogil:
+    """What a new session of an inside endpoint will look into is on its way into the cache."""
+    prefetch_write(bucket_of(&table.by_inside, flow_hash(&table.key, inside_ip, inside_port, protocol)))
+    prefetch_write(bucket_of(&table.by_ip, flow_hash(&table.key, inside_ip, 0, 0)))
 
 
 cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil:

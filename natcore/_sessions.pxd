@@ -148,6 +148,7 @@ cdef void session_announce(Sessions* table, uint32_t slot) noexcept nogil
 cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t timeout_class, uint64_t now_ns) noexcept nogil
 cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_t now_ns) noexcept nogil
+cdef void session_approach(const Sessions* table, uint32_t slot) noexcept nogil
 cdef void session_expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef bint mapping_alive(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil
@@ -155,4 +156,5 @@ cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, 
                       uint32_t now_ms) noexcept nogil
 cdef uint64_t session_id(const Cold* cold) noexcept nogil
 cdef uint64_t deadline_of(const Sessions* table, const Session* session, uint64_t now_ns) noexcept nogil
+cdef int64_t micros(const Sessions* table, uint64_t ns) noexcept nogil
 cdef void window_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept nogil

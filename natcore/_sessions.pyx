@@ -9,9 +9,9 @@ from natcore._mappings cimport Mapping, mapping_close
 from natcore._ports cimport space_of
 from natcore.checksum cimport combine, delta16, delta32
 from natcore.flow cimport flow_hash
-from natcore.hints cimport bswap16, bswap32
+from natcore.hints cimport bswap16, bswap32, prefetch_write
 from natcore.index cimport (
-    NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
+    NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
 from natcore.memory cimport table_delete, table_new
 from natcore.slab cimport slab_begin, slab_give, slab_take
@@ -248,20 +248,22 @@ cdef void filter_leave(Sessions* table, uint32_t slot) noexcept nogil:
 # ---- beginning and end -----------------------------------------------------------------------------------------------
 
 cdef inline uint64_t key_hash(const Sessions* table, const Session* session, uint32_t direction) noexcept nogil:
-    return flow_hash(&table.key, session_addresses(session, direction), session_ports(session, direction),
-                     session.protocol)
+    """Put together from its fields: one load of two that were written just now would wait for both writes."""
+    return flow_hash(&table.key, <uint64_t>session.ip[direction + 1] << 32 | session.ip[direction],
+                     <uint32_t>session.port[direction + 1] << 16 | session.port[direction], session.protocol)
 
 
 cdef bint enter(Sessions* table, uint32_t slot) noexcept nogil:
     """Into both indexes and the filter, or into none: False, when the probe limit is met."""
     cdef Session* session = &table.hot[slot]
-    if not index_insert(&table.outbound, key_hash(table, session, OUT), slot):
+    cdef uint64_t outbound = key_hash(table, session, OUT), inbound = key_hash(table, session, IN)
+    if not index_insert(&table.outbound, outbound, slot):
         return False
-    if index_insert(&table.inbound, key_hash(table, session, IN), slot):
+    if index_insert(&table.inbound, inbound, slot):
         if not table.filtered[space_of(session.protocol)] or filter_join(table, slot):
             return True
-        index_remove(&table.inbound, key_hash(table, session, IN), slot)
-    index_remove(&table.outbound, key_hash(table, session, OUT), slot)
+        index_remove(&table.inbound, inbound, slot)
+    index_remove(&table.outbound, outbound, slot)
     return False
 
 
@@ -275,6 +277,8 @@ cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip
     cdef uint32_t slot = slab_take(&table.slots)
     cdef Session* session = &table.hot[slot]
     cdef Cold* cold = &table.cold[slot]
+    prefetch_write(&table.cold[table.slots.free])           # the next one's
+    prefetch_write(&table.by_mapping[table.slots.free])
     memset(session, 0, sizeof(Session))
     memset(cold, 0, sizeof(Cold))
     session.ip[ROLE_INSIDE] = owner.inside_ip
@@ -357,6 +361,14 @@ cdef void end_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept no
         row.pkts_from_pub = cold.total_packets[IN]
         journal_commit(table.journal)
     table.ended += 1
+
+
+cdef void session_approach(const Sessions* table, uint32_t slot) noexcept nogil:
+    """What ending the session will touch is on its way into the cache; its own lines should be there."""
+    cdef const Session* session = &table.hot[slot]
+    prefetch_write(bucket_of(&table.outbound, key_hash(table, session, OUT)))
+    prefetch_write(bucket_of(&table.inbound, key_hash(table, session, IN)))
+    prefetch_write(&table.mappings.mappings[table.cold[slot].mapping])
 
 
 cdef void take_out(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t now_ns) noexcept nogil:

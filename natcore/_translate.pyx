@@ -10,6 +10,7 @@ from natcore._icmp cimport echo_reply, icmp_error, outbox_take
 from natcore._parse cimport (
     KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, Flight, parse, payload_offset, wire_bytes, wire_packets,
 )
+from natcore._mappings cimport mapping_approach
 from natcore._pieces cimport fit, parse_first, piece_enter, piece_known, pieces_expire
 from natcore._ports cimport address_find
 from natcore._quoted cimport is_error, translate_error
@@ -267,7 +268,7 @@ cdef inline void begin(Worker* worker, Frame* frame, Flight* flight) noexcept no
 
 cdef inline void find(const Worker* worker, const Frame* frame, Flight* flight) noexcept nogil:
     """The first session that the bucket names is on its way into the cache; a second one is the slow way's, as is one
-    that lies in the next bucket."""
+    that lies in the next bucket. Without one, a new session is likely."""
     cdef uint32_t mask
     flight.candidate = NONE
     if likely(flight.bucket != NULL):
@@ -277,6 +278,8 @@ cdef inline void find(const Worker* worker, const Frame* frame, Flight* flight) 
             prefetch_write(&worker.sessions.hot[flight.candidate])
         elif flight.bucket.overflow:
             prefetch(flight.bucket + 1)
+        elif frame.side == INSIDE:
+            mapping_approach(&worker.mappings, flight.ip.source, <uint16_t>flight.ports, flight.protocol)
 
 
 cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:

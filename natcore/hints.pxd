@@ -14,6 +14,7 @@ cdef extern from * nogil:
     #define natcore_fetch_add(address, value) __atomic_fetch_add((address), (value), __ATOMIC_ACQ_REL)
     #define natcore_bswap16(x) __builtin_bswap16(x)
     #define natcore_bswap32(x) __builtin_bswap32(x)
+    #define natcore_bswap64(x) __builtin_bswap64(x)
     #define natcore_ctz64(x) ((uint32_t)__builtin_ctzll(x))
     """
     void prefetch "natcore_prefetch" (const void* address) noexcept
@@ -28,4 +29,5 @@ cdef extern from * nogil:
     uint32_t fetch_add "natcore_fetch_add" (uint32_t* address, uint32_t value) noexcept
     unsigned short bswap16 "natcore_bswap16" (unsigned short x) noexcept
     uint32_t bswap32 "natcore_bswap32" (uint32_t x) noexcept
+    uint64_t bswap64 "natcore_bswap64" (uint64_t x) noexcept
     uint32_t ctz64 "natcore_ctz64" (uint64_t x) noexcept

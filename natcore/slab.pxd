@@ -2,6 +2,8 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t
 
+from natcore.hints cimport prefetch_write
+
 cdef enum:
     NO_SLOT = 0xFFFFFFFF
 
@@ -25,6 +27,7 @@ cdef inline uint32_t slab_take(Slab* slab) noexcept nogil:
     cdef uint32_t slot = slab.free
     if slot != NO_SLOT:
         slab.free = (<uint32_t*>(slab.base + slot * slab.stride))[0]
+        prefetch_write(slab.base + slab.free * slab.stride)     # the next taker's; of NO_SLOT it does nothing
     elif slab.fresh < slab.capacity:
         slot = slab.fresh
         slab.fresh += 1

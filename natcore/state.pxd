@@ -14,6 +14,9 @@ cdef enum:                      # Filtering
     FILTER_ADDRESS = 1
     FILTER_ADDRESS_AND_PORT = 2
 
+cdef enum:
+    NO_LIMIT = 0xFFFFFFFF
+
 cdef struct Worker:
     uint32_t attention          # somebody waits to hold the worker
     uint32_t held               # somebody does
@@ -35,7 +38,7 @@ cdef struct Worker:
     uint32_t outside_cap        # and of the whole table
     uint8_t filtering[3]        # Filtering, by port space
     uint8_t mapping[3]          # 1: address-and-port-dependent, by port space
-    uint32_t sessions_per_subscriber    # 2^32 - 1: no limit, of these three
+    uint32_t sessions_per_subscriber    # or NO_LIMIT, as the next two
     uint32_t ports_per_subscriber
     uint32_t new_per_second
     bint ethernet               # frames begin with an Ethernet header

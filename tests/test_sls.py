@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     from natcore.testing import FAULTS, SlsServer
 
 from natcore import ConfigurationError, DeliveryError, DeliveryPolicy
-from natcore._encode import encode_logs
+from natcore._encode_sls import encode_logs
 from natcore.collector import Collector
 from natcore.sinks import Batch
 from natcore.sinks.base import CONTRACT

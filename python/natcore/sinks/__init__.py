@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .base import Batch, Receipt, Sink
+    from .ipfix import IpfixSink
     from .jsonlines import JsonLinesSink
     from .memory import MemorySink
     from .parquet import ParquetSink
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Batch": "base",
+    "IpfixSink": "ipfix",
     "JsonLinesSink": "jsonlines",
     "MemorySink": "memory",
     "ParquetSink": "parquet",
@@ -22,7 +24,7 @@ _HOMES = {
     "SlsSink": "sls",
 }
 
-__all__ = ["Batch", "JsonLinesSink", "MemorySink", "ParquetSink", "Receipt", "Sink", "SlsSink"]
+__all__ = ["Batch", "IpfixSink", "JsonLinesSink", "MemorySink", "ParquetSink", "Receipt", "Sink", "SlsSink"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,6 +1,6 @@
 """SlsSink: session logs to Alibaba Cloud's Simple Log Service, as the cloud's own NAT gateway delivers them.
 
-Encoded without the GIL (natcore._encode), delivered by the SDK's public `put_log_raw`. What each error code means is
+Encoded without the GIL (natcore._encode_sls), delivered by the SDK's public `put_log_raw`. What each error code means is
 in ACTIONS; when to try again is the delivery machine's business.
 """
 
@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .._encode import encode_logs
+from .._encode_sls import encode_logs
 from ..config import check_choice, check_number
 from ..errors import ConfigurationError, DeliveryAction, DeliveryError
 from .base import CONTRACT, Batch, Receipt, Sink

@@ -1,10 +1,11 @@
-"""Records to the bytes that a destination takes: protobuf Logs of an SLS LogGroup."""
+"""Records to protobuf: the Logs of a LogGroup of Simple Log Service."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from natcore._journal cimport Record
+from natcore.text cimport put_decimal, put_dotted
 
 cdef enum:
     FIELDS = 13
@@ -32,30 +33,6 @@ cdef inline uint8_t* put_varint(uint8_t* at, uint64_t value) noexcept nogil:
         at += 1
     at[0] = <uint8_t>value
     return at + 1
-
-
-cdef inline uint8_t* put_decimal(uint8_t* at, uint64_t value) noexcept nogil:
-    cdef uint8_t digits[20]
-    cdef uint32_t count = 0, i
-    while True:
-        digits[count] = <uint8_t>(48 + value % 10)
-        value //= 10
-        count += 1
-        if value == 0:
-            break
-    for i in range(count):
-        at[i] = digits[count - 1 - i]
-    return at + count
-
-
-cdef inline uint8_t* put_dotted(uint8_t* at, uint32_t address) noexcept nogil:
-    at = put_decimal(at, address >> 24)
-    at[0] = 46
-    at = put_decimal(at + 1, address >> 16 & 255)
-    at[0] = 46
-    at = put_decimal(at + 1, address >> 8 & 255)
-    at[0] = 46
-    return put_decimal(at + 1, address & 255)
 
 
 cdef inline uint64_t seconds_of(int64_t microseconds) noexcept nogil:

@@ -1,0 +1,36 @@
+"""Numbers as text: decimals and dotted quads, written without the GIL."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+cdef inline uint8_t* put_decimal(uint8_t* at, uint64_t value) noexcept nogil:
+    """Write 1 to 20 digits; -> behind them."""
+    cdef uint8_t digits[20]
+    cdef uint32_t count = 0, i
+    while True:
+        digits[count] = <uint8_t>(48 + value % 10)
+        value //= 10
+        count += 1
+        if value == 0:
+            break
+    for i in range(count):
+        at[i] = digits[count - 1 - i]
+    return at + count
+
+
+cdef inline uint8_t* put_digits(uint8_t* at, uint64_t value, uint32_t count) noexcept nogil:
+    """Write the last `count` digits, zeros before them; -> behind them."""
+    cdef uint32_t i
+    for i in range(count):
+        at[count - 1 - i] = <uint8_t>(48 + value % 10)
+        value //= 10
+    return at + count
+
+
+cdef inline uint8_t* put_dotted(uint8_t* at, uint32_t address) noexcept nogil:
+    """Write an address in host order as 7 to 15 characters; -> behind them."""
+    at = put_decimal(at, address >> 24)
+    at[0] = 46
+    at = put_decimal(at + 1, address >> 16 & 255)
+    at[0] = 46
+    at = put_decimal(at + 1, address >> 8 & 255)
+    at[0] = 46
+    return put_decimal(at + 1, address & 255)

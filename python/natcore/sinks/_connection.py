@@ -1,0 +1,129 @@
+"""Connections to receivers that answer nothing. Over TCP sent means: the receiver's TCP has acknowledged it.
+
+IPFIX and syslog have no acknowledgements of their own (RFC 6587 says so of syslog); this is the most that a sender can
+know. Over UDP it knows that the datagram left, and of an earlier one that nobody listens.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import socket
+import struct
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from ..errors import DeliveryError
+
+_SIOCOUTQ = 0x5411  # linux/sockios.h: bytes that the peer has not acknowledged
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.02  # seconds
+
+
+class Connection(ABC):
+    """Made when it is first needed, and again after a failure or a fork. timeout: seconds of a connect or of a send."""
+
+    def __init__(self, host: str, port: int, timeout: float) -> None:
+        self._host, self._port, self._timeout = host, port, timeout
+        self._socket: socket.socket | None = None
+        self._owner = 0
+
+    def connect(self) -> bool:
+        """-> True: this connection is a new one. Raises DeliveryError."""
+        if self._socket is not None and self._owner == os.getpid() and not self._is_closed(self._socket):
+            return False
+        self.close()
+        try:
+            self._socket = self._make()
+        except OSError as error:
+            raise self._refused(error) from error
+        self._owner = os.getpid()
+        return True
+
+    def send(self, parts: Sequence[bytes | memoryview]) -> None:
+        """All of it; a failure closes the connection. Raises DeliveryError."""
+        assert self._socket is not None
+        try:
+            self._send(self._socket, parts)
+        except OSError as error:
+            self.close()
+            raise self._refused(error) from error
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _refused(self, error: OSError) -> DeliveryError:
+        """Try again later; the code is the system's short name."""
+        code = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        if isinstance(error, TimeoutError):
+            code = "ETIMEDOUT"
+        return DeliveryError(code, f"{self._host}:{self._port}: {error.strerror or error}")
+
+    @abstractmethod
+    def _make(self) -> socket.socket: ...
+
+    @abstractmethod
+    def _send(self, connection: socket.socket, parts: Sequence[bytes | memoryview]) -> None: ...
+
+    @abstractmethod
+    def _is_closed(self, connection: socket.socket) -> bool: ...
+
+
+class Stream(Connection):
+    """TCP."""
+
+    def _make(self) -> socket.socket:
+        return socket.create_connection((self._host, self._port), self._timeout)
+
+    def _send(self, connection: socket.socket, parts: Sequence[bytes | memoryview]) -> None:
+        deadline, pause = time.monotonic() + self._timeout, _FIRST_PAUSE
+        for part in parts:
+            connection.sendall(part)
+        while struct.unpack("i", fcntl.ioctl(connection, _SIOCOUTQ, bytes(4)))[0]:
+            if self._is_closed(connection):
+                break
+            if time.monotonic() >= deadline:
+                raise TimeoutError(errno.ETIMEDOUT, f"not acknowledged within {self._timeout:g} s")
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        if self._is_closed(connection):  # it may have thrown away what it had not read
+            raise ConnectionResetError(errno.ECONNRESET, "the receiver closed the connection")
+
+    def _is_closed(self, connection: socket.socket) -> bool:
+        """The peer has closed, or reset; whatever else it says is read and ignored."""
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        try:
+            while poll.poll(0):
+                if not connection.recv(4096):
+                    return True
+        except OSError:
+            return True
+        return False
+
+
+class Datagrams(Connection):
+    """UDP, connected, so that the kernel tells of 'port unreachable' at the next send. One datagram a part."""
+
+    def _make(self) -> socket.socket:
+        found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)
+        family, kind, protocol, _, address = found[0]
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.settimeout(self._timeout)
+            made.connect(address)
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def _send(self, connection: socket.socket, parts: Sequence[bytes | memoryview]) -> None:
+        for part in parts:
+            connection.send(part)
+
+    def _is_closed(self, connection: socket.socket) -> bool:
+        return False
