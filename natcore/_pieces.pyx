@@ -5,7 +5,7 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._admit cimport find_live, may_pass
 from natcore._fragments cimport (
-    DATAGRAM_BROKEN, DATAGRAM_KNOWN, DATAGRAM_REFUSED, DATAGRAM_UNITS, Datagram, Fragments, datagram_break,
+    DATAGRAM_BROKEN, DATAGRAM_KNOWN, DATAGRAM_REFUSED, Datagram, Fragments, datagram_break,
     datagram_close, datagram_find, datagram_held, datagram_hold, datagram_mark, datagram_open, datagram_settle,
     datagram_take, datagram_whole, fragments_expire,
 )
@@ -27,7 +27,7 @@ from natcore.verdict cimport (
     UNTRANSLATED,
 )
 from natcore.wire cimport (
-    IPV4_MORE, IPV4_OFFSET, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, TCP_FIN, TCP_SYN, TcpHeader, UdpHeader,
+    IPV4_MORE, IPV4_OFFSET, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, TCP_FIN, TCP_SYN, TcpHeader,
 )
 
 

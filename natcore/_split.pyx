@@ -8,7 +8,7 @@ from natcore.checksum cimport checksum
 from natcore.frame cimport FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED, Frame
 from natcore.hints cimport bswap16
 from natcore.wire cimport (
-    IPV4_DF, IPV4_MORE, IPV4_OFFSET, IPV4_OPTION_COPIED, IPV4_OPTION_END, IPV4_OPTION_NONE, PROTOCOL_TCP, Ipv4Header,
+    IPV4_DF, IPV4_MORE, IPV4_OPTION_COPIED, IPV4_OPTION_END, IPV4_OPTION_NONE, PROTOCOL_TCP, Ipv4Header,
     TcpHeader, UdpHeader,
 )
 
