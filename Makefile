@@ -13,6 +13,7 @@ QUICK := $(wildcard $(patsubst %,tests/test_%.py,checksum flow index wire frame 
 STUBBED := $(patsubst python/natcore/%.pyi,natcore.%,$(wildcard python/natcore/*.pyi))     # the compiled modules
 BENCHMARK_OPTIONS ?=
 GATE_OPTIONS ?=
+SOAK_OPTIONS ?= --seeds 10000 --jobs 2 --least 1000 --resume build/soak.json
 TEST_OPTIONS ?=
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -24,7 +25,7 @@ help:
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
 	@echo "make lint      ruff, mypy, stubtest, cython-lint"
 	@echo "make format    what ruff can put right itself"
-	@echo "make soak      200,000 random hard frames against the oracle, the NAT in plain Python"
+	@echo "make soak      10,000 random lives against the oracle, the NAT in plain Python; it goes on where it was stopped"
 	@echo "make bench     benchmarks; make gate: the ratio to the memory's limit"
 	@echo "make sanitize  a million random frames under the address and undefined-behaviour sanitizers"
 	@echo "make portable  the core's tests on a build without processor intrinsics"
@@ -51,7 +52,7 @@ format: .venv/linted-with
 	$(VENV) -m ruff format .
 
 soak: .venv/built .venv/tested-with
-	$(VENV) tests/soak.py --seeds 160
+	$(VENV) tests/soak.py $(SOAK_OPTIONS)
 
 gate: .venv/built .venv/tested-with
 	$(VENV) benchmarks/gate.py $(GATE_OPTIONS)

@@ -20,4 +20,6 @@ cdef uint32_t find_live(Worker* worker, uint32_t direction, uint64_t addresses, 
                         const Clock* now) noexcept nogil
 cdef bint complete(Worker* worker, uint64_t now_ns) noexcept nogil
 cdef uint8_t class_of(uint8_t protocol) noexcept nogil
+cdef bint is_whole(const Worker* worker, uint32_t ip) noexcept nogil
+cdef bint is_static(const Worker* worker, uint32_t slot) noexcept nogil
 cdef bint is_no_host(uint32_t ip) noexcept nogil

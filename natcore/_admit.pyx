@@ -148,6 +148,16 @@ cdef uint8_t claim(Worker* worker, uint32_t mapping, uint32_t remote_ip, uint16_
     return verdict
 
 
+cdef bint is_whole(const Worker* worker, uint32_t ip) noexcept nogil:
+    """Whether an outside address (big-endian) is an inside host's own, by a 1:1 entry: echoes are for that host."""
+    return worker.rules != NULL and dnat_rule(worker.rules, dnat_key(bswap32(ip), 2, 0)) != NULL
+
+
+cdef bint is_static(const Worker* worker, uint32_t slot) noexcept nogil:
+    """Whether a session's mapping is an entry's own: DNAT, 1:1, no-NAT."""
+    return worker.mappings.mappings[worker.sessions.cold[slot].mapping].flags & MAPPING_STATIC
+
+
 # ---- from inside -----------------------------------------------------------------------------------------------------
 
 cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* flight, Way* way) noexcept nogil:
@@ -160,7 +170,7 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
     if worker.link_address[INSIDE] and destination == worker.link_address[INSIDE]:
         return LOCAL
     way.hairpin = address_find(&worker.mappings.ports, destination) != NONE
-    if way.hairpin and flight.protocol == PROTOCOL_ICMP:
+    if way.hairpin and flight.protocol == PROTOCOL_ICMP and not (worker.hairpin and is_whole(worker, destination)):
         return LOCAL
     if is_no_host(source):
         return DROP_SPOOFED
@@ -329,6 +339,7 @@ cdef uint8_t find_entry(Worker* worker, const Endpoints* ends, uint8_t protocol,
     cdef uint32_t port = bswap16(ends.outside_port)
     cdef const DnatRule* rule = NULL
     cdef MappingKey key
+    cdef uint8_t verdict
     if worker.rules != NULL:
         rule = dnat_rule(worker.rules, dnat_key(bswap32(ends.outside_ip), space, port))
     if rule == NULL:
@@ -337,7 +348,10 @@ cdef uint8_t find_entry(Worker* worker, const Endpoints* ends, uint8_t protocol,
     key.inside_port = bswap16(<uint16_t>(rule.inside_port + port - rule.outside_port)) if space != ANY_SPACE else 0
     key.protocol = protocol
     key.flags = 0 if space != ANY_SPACE else MAPPING_PORTLESS
-    return find_static(worker, &key, rule.entry, ends.outside_ip, ends.outside_port, rule.address, now, mapping)
+    verdict = find_static(worker, &key, rule.entry, ends.outside_ip, ends.outside_port, rule.address, now, mapping)
+    if verdict == DROP_SESSION_LIMIT:
+        event_note(&worker.events, verdict, key.inside_ip, ends.remote_ip, ends.remote_port, protocol, now.ns)
+    return verdict
 
 
 cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flight, const Clock* now,

@@ -5,7 +5,7 @@ Walks of whole tables, on the control path; the caller holds the worker.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from natcore._journal cimport journal_room
-from natcore._mappings cimport Mapping
+from natcore._mappings cimport Mapping, Subscriber
 from natcore._sessions cimport ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Session, session_close
 from natcore._sweep cimport sweep_all
 from natcore.hints cimport bswap32
@@ -45,6 +45,7 @@ cdef uint64_t end_entry(Worker* worker, uint32_t entry, uint64_t first, uint64_t
     cdef uint32_t slot
     cdef const Session* session
     cdef const Mapping* mapping
+    cdef Subscriber* subscriber
     for slot in range(worker.sessions.slots.fresh):
         session = &worker.sessions.hot[slot]
         if session.protocol == 0:
@@ -55,6 +56,10 @@ cdef uint64_t end_entry(Worker* worker, uint32_t entry, uint64_t first, uint64_t
             relieve(worker, relief)
             session_close(&worker.sessions, slot, now_ns, now_ns)
             ended += 1
+    for slot in range(worker.mappings.subscriber_slots.fresh):
+        subscriber = &worker.mappings.subscribers[slot]
+        if subscriber.entry == entry and subscriber.address not in addresses:
+            subscriber.entry = 0                    # entries count from 1: it is paired with nothing of this one
     return ended
 
 

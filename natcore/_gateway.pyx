@@ -1,7 +1,7 @@
 """The boundary to Python: arguments come checked from python/natcore/gateway.py, tables go out as copies."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from natcore._entries cimport count_entry, end_dead, end_entry, end_matching
@@ -13,10 +13,11 @@ from natcore._look cimport MappingRow, PortRow, SessionRow, copy_mappings, copy_
 from natcore._mappings cimport Mapping, mappings_delete, mappings_new, mappings_unpair
 from natcore._ports cimport (
     PORT_RESERVED, PORT_SPACES, Address, PortMap, address_add, address_drop, ports_allow, ports_in_use, ports_reserve,
-    ports_unreserve,
+    ports_taken, ports_unreserve,
 )
 from natcore._rows cimport Rows
 from natcore._sessions cimport sessions_delete, sessions_new
+from natcore._synqueue cimport unsolicited_delete, unsolicited_new
 from natcore._translate cimport advance, clock_forward, take_generated, translate
 from natcore.flow cimport has_aes
 from natcore.frame cimport Frame
@@ -39,11 +40,10 @@ cdef class Core(Rows):
                   uint32_t sessions_per_subscriber, uint32_t ports_per_subscriber, uint32_t new_per_second,
                   timeouts_ms, uint64_t fragment_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering, link_addresses, mtus,
                   uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh, bint tcp_pickup,
-                  bint hairpin, bint icmp_unreachable):
+                  bint hairpin, bint icmp_unreachable, uint16_t mss, bint unsolicited):
         """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32."""
         cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
         cdef uint32_t i
-        cdef bint ready
         if worker == NULL:
             raise CapacityError("no memory for a gateway")
         self.worker = worker
@@ -52,10 +52,10 @@ cdef class Core(Rows):
             raise CapacityError("no file descriptor is left for a gateway's events")
         self.filters = 1 in filtering[:2]
         worker.fragments = fragments_new(fragment_ms)
-        ready = (worker.fragments != NULL and sessions_new(&worker.sessions, max_sessions, self.filters)
-                 and mappings_new(&worker.mappings, max_mappings, max_subscribers, max_addresses)
-                 and journal_new(&worker.journal, records) and outbox_new(&worker.outbox, icmp_rate))
-        if not ready:
+        if not (worker.fragments != NULL and sessions_new(&worker.sessions, max_sessions, self.filters)
+                and mappings_new(&worker.mappings, max_mappings, max_subscribers, max_addresses)
+                and journal_new(&worker.journal, records) and outbox_new(&worker.outbox, icmp_rate)
+                and (not unsolicited or unsolicited_new(&worker.unsolicited))):
             raise CapacityError(f"max_sessions={max_sessions}: this machine has no address space for its tables")
         memcpy(&worker.sessions.key.low, PyBytes_AS_STRING(hash_key), 8)
         memcpy(&worker.sessions.key.high, PyBytes_AS_STRING(hash_key) + 8, 8)
@@ -93,6 +93,7 @@ cdef class Core(Rows):
         worker.tcp_pickup = tcp_pickup
         worker.hairpin = hairpin
         worker.icmp_unreachable = icmp_unreachable
+        worker.mss = mss
 
     def __dealloc__(self):
         if self.worker == NULL:
@@ -102,6 +103,7 @@ cdef class Core(Rows):
         journal_delete(&self.worker.journal)
         outbox_delete(&self.worker.outbox)
         fragments_delete(self.worker.fragments)
+        unsolicited_delete(&self.worker.unsolicited)
         event_fd_close(self.worker.events.fd)
         table_delete(self.worker, sizeof(Worker))
 
@@ -256,23 +258,23 @@ cdef class Core(Rows):
         finally:
             self.disown()
 
-    def reserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last, uint64_t now_ns):
-        """Takes ports out of the draw; None, or what is in the way: (port, inside address, inside port) of a live mapping,
-        (port, 0, 0) of an entry."""
+    def reserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last, uint64_t now_ns, bint look=False):
+        """Takes ports out of the draw, unless it only looks; None, or what is in the way: (port, inside address, inside
+        port) of a live mapping, (port, 0, 0) of an entry."""
         cdef uint32_t port
         cdef PortMap* map = &self.worker.mappings.ports.addresses[address].maps[space]
         cdef const Mapping* holder
         self.own()
         try:
-            port = ports_reserve(&self.worker.mappings.ports, map, first, last,
-                                 <uint32_t>(self.worker.now_ns // 1000000))
+            port = ports_taken(map, first, last)
             if port != 0xFFFFFFFF and map.cells[port] != PORT_RESERVED:     # a dead mapping holds nothing
                 if now_ns > self.worker.now_ns:
                     clock_forward(self.worker, now_ns)
                 end_dead(self.worker, self.worker.now_ns, self.relief)
-                port = ports_reserve(&self.worker.mappings.ports, map, first, last,
-                                     <uint32_t>(self.worker.now_ns // 1000000))
+                port = ports_taken(map, first, last)
             if port == 0xFFFFFFFF:
+                if not look:
+                    ports_reserve(&self.worker.mappings.ports, map, first, last)
                 return None
             if map.cells[port] == PORT_RESERVED:
                 return port, 0, 0
@@ -318,10 +320,11 @@ cdef class Core(Rows):
                 for space in range(PORT_SPACES):
                     used += ports_in_use(&worker.mappings.ports, &address.maps[space])
         own = {
-            "generated": worker.outbox.generated, "generated_lost": worker.outbox.lost,
-            "created": worker.sessions.created, "ended": worker.sessions.ended, "handed_over": 0,
-            "clock_backward": worker.clock_backward, "journal_lost": worker.journal.lost, "events_lost": worker.events.lost,
-            "sessions": worker.sessions.slots.live, "mappings": worker.mappings.mapping_slots.live, "ports_used": used,
+            "generated": worker.outbox.generated, "generated_lost": worker.outbox.lost, "events_lost": worker.events.lost,
+            "unsolicited_lost": worker.unsolicited.lost, "created": worker.sessions.created,
+            "ended": worker.sessions.ended, "handed_over": 0, "clock_backward": worker.clock_backward,
+            "journal_lost": worker.journal.lost, "sessions": worker.sessions.slots.live,
+            "mappings": worker.mappings.mapping_slots.live, "ports_used": used,
         }
         self.disown()
         return verdicts, own
@@ -347,8 +350,7 @@ cdef class Core(Rows):
             self.worker.events.waiting = 0
             event_fd_clear(self.worker.events.fd)
         self.disown()
-        taken.sort()
-        return taken
+        return sorted(taken)
 
     @property
     def session_slots(self):

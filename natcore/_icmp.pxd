@@ -2,6 +2,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.frame cimport Frame
+from natcore.hints cimport bswap32
 from natcore.wire cimport Ipv4Header
 
 cdef enum:
@@ -20,6 +21,10 @@ cdef struct Outbox:             # frames that wait to be sent, one after the oth
 
 cdef inline uint32_t outbox_room(const Outbox* outbox) noexcept nogil:
     return OUTBOX_BYTES - outbox.head
+
+cdef inline uint32_t own_source(uint32_t link_address) noexcept nogil:
+    """What the gateway's errors come from: its own address on that link, big-endian, or 192.0.0.8 (RFC 7600)."""
+    return link_address or bswap32(<uint32_t>0xC0000008)
 
 cdef bint outbox_new(Outbox* outbox, uint32_t rate) noexcept nogil
 cdef void outbox_delete(Outbox* outbox) noexcept nogil

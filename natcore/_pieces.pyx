@@ -13,8 +13,8 @@ from natcore._icmp cimport parcel_begin, parcel_cancel, parcel_seal
 from natcore._parse cimport Flight, parse_network, parse_transport, wire_length
 from natcore._rewrite cimport rewrite_network
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, UNTRANSLATED_BOTH, Session, session_count, session_find, session_id,
-    window_roll,
+    HAIRPINNED, IN, OUT, UNTRANSLATED_BOTH, Session, session_count, session_find, session_id, turned_addresses,
+    turned_ports, window_roll,
 )
 from natcore._split cimport split
 from natcore._tcp cimport is_later
@@ -81,8 +81,7 @@ cdef uint8_t follow(Worker* worker, Frame* frame, Flight* flight, const Datagram
         return DROP_NO_MAPPING
     session = &worker.sessions.hot[slot]
     if session.flags & HAIRPINNED:
-        other = find_live(worker, IN, <uint64_t>session.ip[ROLE_REMOTE] << 32 | session.ip[ROLE_OUTSIDE],
-                          <uint32_t>session.port[ROLE_REMOTE] << 16 | session.port[ROLE_OUTSIDE], flight.protocol, now)
+        other = find_live(worker, IN, turned_addresses(session), turned_ports(session), flight.protocol, now)
         if other == NONE:
             return DROP_NO_MAPPING
     verdict = (HAIRPIN if other != NONE else UNTRANSLATED if session.flags & UNTRANSLATED_BOTH

@@ -69,7 +69,8 @@ cdef bint address_drop(Ports* ports, uint32_t address) noexcept nogil
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil
 cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint32_t now_ms,
                         uint32_t* until_ms) noexcept nogil
-cdef uint32_t ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last, uint32_t now_ms) noexcept nogil
+cdef uint32_t ports_taken(const PortMap* map, uint32_t first, uint32_t last) noexcept nogil
+cdef void ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil
 cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil
 cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms,
                        uint32_t now_ms) noexcept nogil

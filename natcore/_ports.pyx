@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore.flow cimport flow_hash
-from natcore.hints cimport ctz64
+from natcore.hints cimport bswap32, ctz64
 from natcore.index cimport (
     NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
@@ -58,13 +58,15 @@ cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil:
 
 
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil:
-    """One more entry has ip in its pool; its number, or NONE where there is no room or no memory."""
+    """One more entry has ip in its pool, and says its EIP; its number, or NONE where there is no room or no memory."""
     cdef uint32_t number = address_find(ports, ip), space
     cdef Address* address
     cdef PortMap* map
     cdef uint8_t* at
     if number != NONE:
         ports.addresses[number].references += 1
+        if eip != bswap32(ip):                  # a DNAT entry by itself knows of none
+            ports.addresses[number].eip = eip
         return number
     if ports.live == ports.capacity:
         return NONE
@@ -211,7 +213,7 @@ cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wis
     """
     cdef uint32_t port
     until_ms[0] = now_ms
-    if map.free == 0:
+    if map.free == 0 or ports.preserve or ports.parity:     # a port whose rest is over may be the one that is preferred
         reclaim(ports, map, now_ms)
     if map.free:
         port = pick_by_policy(ports, map, wish)
@@ -226,13 +228,18 @@ cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wis
     return port
 
 
-cdef uint32_t ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last, uint32_t now_ms) noexcept nogil:
-    """Takes ports out of the draw; NONE, or the first port that a mapping has: then nothing is reserved."""
-    cdef uint32_t port, holder
+cdef uint32_t ports_taken(const PortMap* map, uint32_t first, uint32_t last) noexcept nogil:
+    """The first of the ports that a mapping or an entry has, or NONE."""
+    cdef uint32_t port
     for port in range(first, last + 1):
-        holder = port_mapping(map, <uint16_t>port)
-        if holder != NONE:
+        if port_mapping(map, <uint16_t>port) != NONE:
             return port
+    return NONE
+
+
+cdef void ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil:
+    """Takes ports that nobody has (ports_taken) out of the draw; one that rested does no longer."""
+    cdef uint32_t port
     for port in range(first, last + 1):
         if (map.held[port >> 6] >> (port & 63)) & 1:
             let_go(ports, map, port)
@@ -241,7 +248,6 @@ cdef uint32_t ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t
         if in_ranges(ports, port):
             map.free -= 1
             map.reserved += 1
-    return NONE
 
 
 cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil:

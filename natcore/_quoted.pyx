@@ -5,11 +5,12 @@ They neither refresh nor end the session they belong to, and are not counted int
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from natcore._admit cimport is_no_host, may_pass
+from natcore._admit cimport is_no_host, is_static, may_pass
 from natcore._parse cimport Flight, header_sum
 from natcore._ports cimport address_find
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, UNTRANSLATED_BOTH, Session, is_dead, session_find,
+    HAIRPINNED, IN, OUT, ROLE_INSIDE, ROLE_OUTSIDE, UNTRANSLATED_BOTH, Session, is_dead, session_find,
+    turned_addresses, turned_ports,
 )
 from natcore._tcp cimport TCP_SENT
 from natcore.checksum cimport checksum, combine, delta16, delta32, update
@@ -36,6 +37,7 @@ cdef struct Quote:              # the packet that an error is about
     uint32_t rest               # bytes of it from l4 on
     uint64_t addresses          # of the way back: what a packet of the other direction has, source first
     uint32_t ports
+    bint reversed               # an echo of the kind that only a 1:1 entry lets pass in its direction
 
 
 cdef bint is_error(const Flight* flight) noexcept nogil:
@@ -44,10 +46,11 @@ cdef bint is_error(const Flight* flight) noexcept nogil:
     return type == ICMP_UNREACHABLE or type == ICMP_TIME_EXCEEDED or type == ICMP_PARAMETER_PROBLEM
 
 
-cdef uint8_t read_quote(Flight* flight, Quote* quote, uint8_t echo) noexcept nogil:
-    """The quoted packet's key, the other way round. echo: the ICMP type that a quoted echo must have."""
+cdef uint8_t read_quote(Flight* flight, Quote* quote, uint32_t back) noexcept nogil:
+    """The quoted packet's key, the other way round. back: the direction of its answers."""
     cdef uint32_t length = flight.total_length - <uint32_t>(flight.l4 - <uint8_t*>flight.ip), words
     cdef uint16_t source, destination
+    cdef uint8_t type
     if checksum(flight.l4, length, 0) != 0:
         return DROP_CHECKSUM
     if length < 8 + 20:
@@ -63,11 +66,14 @@ cdef uint8_t read_quote(Flight* flight, Quote* quote, uint8_t echo) noexcept nog
     quote.l4 = <uint8_t*>quote.ip + words * 4
     quote.rest = length - 8 - words * 4
     quote.addresses = <uint64_t>quote.ip.source << 32 | quote.ip.destination
+    quote.reversed = False
     if quote.ip.protocol == PROTOCOL_ICMP:
-        if (<IcmpHeader*>quote.l4).type != echo:
+        type = (<IcmpHeader*>quote.l4).type
+        if type != ICMP_ECHO_REQUEST and type != ICMP_ECHO_REPLY:
             return DROP_UNSUPPORTED
+        quote.reversed = type != (ICMP_ECHO_REQUEST if back == IN else ICMP_ECHO_REPLY)
         source = (<IcmpHeader*>quote.l4).identifier
-        quote.ports = <uint32_t>source << 16 if echo == ICMP_ECHO_REQUEST else source
+        quote.ports = <uint32_t>source << 16 if back == IN else source
     elif quote.ip.protocol == PROTOCOL_TCP or quote.ip.protocol == PROTOCOL_UDP:
         memcpy(&source, quote.l4, 2)
         memcpy(&destination, quote.l4 + 2, 2)
@@ -126,7 +132,7 @@ cdef void rewrite_outer(Worker* worker, Flight* flight, bint decrement) noexcept
     icmp.checksum = checksum(flight.l4, flight.total_length - header, 0)
 
 
-cdef const Session* find_quoted(Worker* worker, const Quote* quote, uint32_t back, const Clock* now) noexcept nogil:
+cdef const Session* find_quoted(const Worker* worker, const Quote* quote, uint32_t back, const Clock* now) noexcept nogil:
     """The live session of the quoted packet; back: the direction of its answers."""
     cdef uint32_t slot = session_find(&worker.sessions, back, quote.addresses, quote.ports, quote.ip.protocol)
     cdef const Session* session
@@ -137,6 +143,8 @@ cdef const Session* find_quoted(Worker* worker, const Quote* quote, uint32_t bac
         return NULL
     if back == IN and session.flags & HAIRPINNED:
         return NULL                                 # a hairpin's packets never were outside
+    if quote.reversed and not is_static(worker, slot):
+        return NULL
     return session
 
 
@@ -159,9 +167,8 @@ cdef uint8_t hairpinned(Worker* worker, Flight* flight, Quote* quote, const Sess
                         const Clock* now) noexcept nogil:
     """An error about a hairpinned packet goes back in, to the host that sent it (REQ-7)."""
     cdef const Session* other
-    cdef uint64_t addresses = <uint64_t>session.ip[ROLE_REMOTE] << 32 | session.ip[ROLE_OUTSIDE]
-    cdef uint32_t ports = <uint32_t>session.port[ROLE_REMOTE] << 16 | session.port[ROLE_OUTSIDE]
-    cdef uint32_t slot = session_find(&worker.sessions, IN, addresses, ports, quote.ip.protocol)
+    cdef uint32_t slot = session_find(&worker.sessions, IN, turned_addresses(session), turned_ports(session),
+                                      quote.ip.protocol)
     if slot == NONE or is_dead(&worker.sessions, &worker.sessions.hot[slot], now.ms):
         return DROP_NO_MAPPING
     other = &worker.sessions.hot[slot]
@@ -177,10 +184,12 @@ cdef uint8_t translate_error(Worker* worker, Frame* frame, Flight* flight, const
     cdef const Session* session
     cdef Quote quote
     cdef bint pool = address_find(&worker.mappings.ports, flight.ip.destination) != NONE
-    verdict = read_quote(flight, &quote, ICMP_ECHO_REQUEST if back == IN else ICMP_ECHO_REPLY)
+    verdict = read_quote(flight, &quote, back)
     if verdict != PENDING:
         return verdict
     session = find_quoted(worker, &quote, back, now)
+    if session == NULL and quote.reversed:
+        return DROP_UNSUPPORTED
     if session == NULL:
         if not pool and worker.link_address[frame.side] and flight.ip.destination == worker.link_address[frame.side]:
             return LOCAL

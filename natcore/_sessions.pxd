@@ -10,6 +10,7 @@ from natcore._mappings cimport Mappings
 from natcore.flow cimport HashKey, flow_hash
 from natcore.index cimport NONE, Cursor, Index, index_begin, index_next
 from natcore.slab cimport Slab
+from natcore.wire cimport PROTOCOL_ICMP
 
 cdef enum:                      # Role: of ip and port in a session
     ROLE_INSIDE = 0
@@ -109,6 +110,16 @@ cdef inline uint64_t session_addresses(const Session* session, uint32_t directio
 
 cdef inline uint32_t session_ports(const Session* session, uint32_t direction) noexcept nogil:
     return load32(&session.port[direction])
+
+cdef inline uint64_t turned_addresses(const Session* session) noexcept nogil:
+    """Of a hairpinned session: source and destination of its outbound packets as they come back in."""
+    return <uint64_t>session.ip[ROLE_REMOTE] << 32 | session.ip[ROLE_OUTSIDE]
+
+cdef inline uint32_t turned_ports(const Session* session) noexcept nogil:
+    """The same for ports. An echo's id stays what its sender's outside endpoint has, and is the responder's then."""
+    if session.protocol == PROTOCOL_ICMP:
+        return <uint32_t>session.port[ROLE_OUTSIDE] << 16
+    return <uint32_t>session.port[ROLE_REMOTE] << 16 | session.port[ROLE_OUTSIDE]
 
 cdef inline bint is_dead(const Sessions* table, const Session* session, uint32_t now_ms) noexcept nogil:
     return now_ms - session.last_seen >= table.timeout_ms[session.timeout_class]

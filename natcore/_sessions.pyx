@@ -5,7 +5,7 @@ from libc.string cimport memset
 from natcore._journal cimport (
     RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record, journal_commit, journal_slot,
 )
-from natcore._mappings cimport Mapping, mapping_close
+from natcore._mappings cimport MAPPING_STATIC, Mapping, mapping_close
 from natcore._ports cimport space_of
 from natcore.checksum cimport combine, delta16, delta32
 from natcore.flow cimport flow_hash
@@ -403,7 +403,8 @@ cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t 
     end_write(table, slot, now_ns)
     count_origin(table, slot, -1)
     session.flags = (session.flags & ~OPENED_OUTSIDE) | (OPENED_OUTSIDE if outside else 0)
-    if session.flags & HAIRPINNED:      # contract R5: the initiator's is logged, the responder's is not
+    if session.flags & HAIRPINNED and not table.mappings.mappings[mapping].flags & MAPPING_STATIC:
+        # contract R5: the initiator's is logged, the responder's is not; DNAT's are not either way
         session.flags = (session.flags & ~UNLOGGED) | (UNLOGGED if outside else 0)
     session.timeout_class = timeout_class
     session.last_seen = <uint32_t>(now_ns // 1000000)

@@ -35,9 +35,16 @@ cdef inline void tcp_track(Session* session, uint32_t direction, uint8_t flags, 
         session.ack[direction] = acknowledgement
         session.state |= <uint8_t>(TCP_ACKED << direction)
 
+cdef enum:
+    RST_WINDOW = 1 << 16        # bytes that a RST's own side may have sent beyond what was acknowledged
+
 cdef inline bint rst_fits(const Session* session, uint32_t direction, uint32_t sequence) noexcept nogil:
-    """A RST's sequence is what the other side acknowledged last, or the end of what its own side sent."""
-    return ((session.state & (TCP_ACKED << (1 - direction)) and sequence == session.ack[1 - direction])
+    """A RST's sequence is what the other side acknowledged last, or the end of what its own side sent; that only within
+    a window behind the acknowledgement, since a forged segment can move the end to where its forger wants (RFC 5961)."""
+    cdef bint acked = session.state & (TCP_ACKED << (1 - direction)) != 0
+    if acked and sequence - session.ack[1 - direction] >= RST_WINDOW:
+        return False
+    return ((acked and sequence == session.ack[1 - direction])
             or (session.state & (TCP_SENT << direction) and sequence == session.end[direction]))
 
 cdef inline uint8_t next_state(uint8_t state, uint32_t direction, uint8_t flags) noexcept nogil:

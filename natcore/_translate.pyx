@@ -4,9 +4,10 @@ earlier one is rewritten, so that the waits for memory overlap. Whatever the pip
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._admit cimport (
-    Endpoints, admit_inbound, admit_outbound, class_of, find_live, may_pass, screen_inbound,
+    Endpoints, admit_inbound, admit_outbound, class_of, find_live, is_static, is_whole, may_pass, screen_inbound,
 )
-from natcore._icmp cimport echo_reply, icmp_error, outbox_take
+from natcore._icmp cimport echo_reply, icmp_error, outbox_take, own_source
+from natcore._mss cimport clamp_mss
 from natcore._parse cimport (
     KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, Flight, parse, payload_offset, wire_bytes, wire_packets,
 )
@@ -15,23 +16,25 @@ from natcore._pieces cimport fit, parse_first, piece_enter, piece_known, pieces_
 from natcore._ports cimport address_find
 from natcore._quoted cimport is_error, translate_error
 from natcore._rewrite cimport rewrite
-from natcore._rules cimport dnat_key, dnat_rule
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OPENED_OUTSIDE, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_TCP_TRANSITORY,
+    HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_TCP_TRANSITORY,
     TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, session_addresses, session_announce,
-    session_count, session_discard, session_ports, session_restart, window_roll,
+    session_count, session_discard, session_find, session_ports, session_restart, turned_addresses, turned_ports,
+    window_roll,
 )
 from natcore._sweep cimport is_long_ago, sweep_all, sweep_slice
 from natcore._tcp cimport (
     REFRESH_ALWAYS, REFRESH_BY_POLICY, TCP_INIT_IN, TCP_INIT_OUT, TCP_STEADY, is_later, is_reopening, tcp_step,
 )
+from natcore._unsolicited cimport answer_unsolicited, note_unsolicited
 from natcore.frame cimport FRAME_GSO, Frame
 from natcore.hints cimport bswap16, bswap32, exchange, likely, prefetch, prefetch_write, store_release, unlikely
 from natcore.index cimport NONE, bucket_of, ctz32, match_tags, tag_of
 from natcore.state cimport Clock, Worker, clock_read
 from natcore.verdict cimport (
-    DROP_FRAGMENT, DROP_MTU, DROP_NO_SNAT_ENTRY, DROP_PORTS_EXHAUSTED, DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SUBSCRIBER_LIMIT,
-    DROP_SPOOFED, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INSIDE, LOCAL, OUTSIDE, PENDING, UNTRANSLATED,
+    DROP_FILTERED, DROP_FRAGMENT, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_PORTS_EXHAUSTED,
+    DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_SUBSCRIBER_LIMIT, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INSIDE, LOCAL,
+    OUTSIDE, PENDING, UNTRANSLATED,
 )
 from natcore.wire cimport (
     ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, IPV4_DF, IPV4_FRAGMENT, PROTOCOL_ICMP,
@@ -43,8 +46,6 @@ cdef enum:
     REWRITE_AFTER = 24          # and rewriting it
     FLIGHTS = 32                # packets on their way at once; a power of two above REWRITE_AFTER
     SWEEP_AT_LEAST = 64         # lines of a slice
-
-cdef uint32_t DUMMY_ADDRESS = 0xC0000008                        # 192.0.0.8, RFC 7600
 
 
 # ---- taking a packet into account ------------------------------------------------------------------------------------
@@ -100,20 +101,24 @@ cdef void reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight
         worker.sessions.hot[slot].state = TCP_INIT_IN if direction == IN else TCP_INIT_OUT
 
 
+cdef inline void limit_mss(Worker* worker, const Frame* frame, Flight* flight) noexcept nogil:
+    """What a SYN that is forwarded says of its sender's segments, as the policy has it."""
+    if worker.mss and flight.protocol == PROTOCOL_TCP and (<const TcpHeader*>flight.l4).flags & TCP_SYN:
+        clamp_mss(frame, flight, worker.mss)
+
+
 cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot, bint fresh,
                      const Clock* now) noexcept nogil:
     """The way back in, towards the inside endpoint behind the remote of the packet's own session (RFC 4787 REQ-9)."""
     cdef Session* session = &worker.sessions.hot[slot]
-    cdef uint64_t addresses = <uint64_t>session.ip[ROLE_REMOTE] << 32 | session.ip[ROLE_OUTSIDE]
-    cdef uint32_t ports = <uint32_t>session.port[ROLE_REMOTE] << 16 | session.port[ROLE_OUTSIDE]
-    cdef uint32_t other = find_live(worker, IN, addresses, ports, flight.protocol, now)
+    cdef uint32_t other = find_live(worker, IN, turned_addresses(session), turned_ports(session), flight.protocol, now)
     cdef Endpoints ends
     cdef uint8_t verdict
     if other == NONE:
         ends.remote_ip = session.ip[ROLE_OUTSIDE]
-        ends.remote_port = session.port[ROLE_OUTSIDE]
+        ends.remote_port = <uint16_t>turned_ports(session)
         ends.outside_ip = session.ip[ROLE_REMOTE]
-        ends.outside_port = session.port[ROLE_REMOTE]
+        ends.outside_port = <uint16_t>(turned_ports(session) >> 16)
         verdict = admit_inbound(worker, NULL, &ends, flight, HAIRPINNED | UNLOGGED, now, &other)
         if verdict != PENDING:
             if fresh:
@@ -124,6 +129,7 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
     else:
         reopen(worker, slot, OUT, flight, now)
     reopen(worker, other, IN, flight, now)
+    limit_mss(worker, frame, flight)
     account_frame(worker, slot, OUT, frame, flight, now)
     account_frame(worker, other, IN, frame, flight, now)
     rewrite(frame, flight, session, OUT, worker.decrement_ttl)
@@ -165,6 +171,7 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
         session_announce(&worker.sessions, slot)
     else:
         reopen(worker, slot, direction, flight, now)
+    limit_mss(worker, frame, flight)
     account_frame(worker, slot, direction, frame, flight, now)
     rewrite(frame, flight, &worker.sessions.hot[slot], direction, worker.decrement_ttl)
     return UNTRANSLATED if worker.sessions.hot[slot].flags & UNTRANSLATED_BOTH else <uint8_t>direction
@@ -174,12 +181,12 @@ cdef bint is_whole_echo(Worker* worker, const Frame* frame, Flight* flight, cons
     """An echo the other way round, which a 1:1 entry lets pass: a request from outside, or the inside's reply to one."""
     cdef uint8_t type = (<const IcmpHeader*>flight.l4).type
     cdef uint32_t slot
-    if frame.side == OUTSIDE and type == ICMP_ECHO_REQUEST:
-        return worker.rules != NULL and dnat_rule(worker.rules, dnat_key(bswap32(flight.ip.destination), 2, 0)) != NULL
-    if frame.side == INSIDE and type == ICMP_ECHO_REPLY:
-        slot = find_live(worker, OUT, flight.addresses, flight.ports, flight.protocol, now)
-        return slot != NONE and worker.sessions.hot[slot].flags & OPENED_OUTSIDE
-    return False
+    if type != (ICMP_ECHO_REQUEST if frame.side == OUTSIDE else ICMP_ECHO_REPLY):
+        return False
+    if frame.side == OUTSIDE and is_whole(worker, flight.ip.destination):
+        return True
+    slot = find_live(worker, frame.side, flight.addresses, flight.ports, flight.protocol, now)
+    return slot != NONE and is_static(worker, slot)
 
 
 cdef uint8_t other_kind(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
@@ -203,7 +210,7 @@ cdef uint8_t other_kind(Worker* worker, Frame* frame, Flight* flight, const Cloc
 cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8_t verdict,
                  const Clock* now) noexcept nogil:
     """What the gateway says itself: the reply to an echo request, an ICMP error about what was refused."""
-    cdef uint32_t source = worker.link_address[frame.side] or bswap32(DUMMY_ADDRESS)
+    cdef uint32_t source = own_source(worker.link_address[frame.side])
     cdef uint32_t next_link = OUTSIDE if frame.side == INSIDE else INSIDE
     if verdict == LOCAL:
         if (flight.protocol == PROTOCOL_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST
@@ -229,6 +236,9 @@ cdef uint8_t decide(Worker* worker, Frame* frame, Flight* flight, const Clock* n
     cdef uint8_t verdict
     if flight.kind == KIND_SESSION:
         verdict = forward(worker, frame, flight, now)
+        if (frame.side == OUTSIDE and (verdict == DROP_NO_MAPPING or verdict == DROP_FILTERED)
+                and worker.unsolicited.slots != NULL):
+            note_unsolicited(worker, frame, flight, verdict, now.ns)
     else:
         verdict = other_kind(worker, frame, flight, now)
     if verdict >= LOCAL:
@@ -292,8 +302,8 @@ cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, co
     if unlikely(is_dead(&worker.sessions, session, now.ms) or session.flags & HAIRPINNED or flight.ip.ttl < worker.lowest_ttl
                 or flight.total_length > worker.mtu[1 - direction] or frame.flags & FRAME_GSO):
         return PENDING
-    if flight.protocol == PROTOCOL_TCP and is_reopening(session, (<const TcpHeader*>flight.l4).flags):
-        return PENDING
+    if flight.protocol == PROTOCOL_TCP and (<const TcpHeader*>flight.l4).flags & TCP_SYN:
+        return PENDING                  # it may begin a new session, and its MSS may be lowered
     account(worker, flight.candidate, direction, flight, now, 1, flight.total_length)
     rewrite(frame, flight, session, direction, worker.decrement_ttl)
     return UNTRANSLATED if unlikely(session.flags & UNTRANSLATED_BOTH) else <uint8_t>direction
@@ -373,6 +383,7 @@ cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil:
     if due < SWEEP_AT_LEAST and elapsed < SWEEP_NS // 64:
         return
     worker.ticked_ns = worker.now_ns
+    answer_unsolicited(worker, worker.now_ns)
     pieces_expire(worker, worker.now_ns)
     sweep_slice(&worker.sessions, <uint32_t>(due if due > SWEEP_AT_LEAST else SWEEP_AT_LEAST), worker.now_ns)
 
@@ -380,6 +391,7 @@ cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil:
 cdef bint advance(Worker* worker, uint64_t now_ns, uint64_t room) noexcept nogil:
     """Ends everything that is due by now_ns, in (time, slot) order, with at most room rows; whether that was all."""
     now_ns = clock_set(worker, now_ns)
+    answer_unsolicited(worker, now_ns)
     worker.completed = now_ns // 1000000000 + 1
     pieces_expire(worker, now_ns)
     return sweep_all(&worker.sessions, now_ns, room)

@@ -8,6 +8,7 @@ from natcore._journal cimport Journal
 from natcore._mappings cimport Mappings
 from natcore._rules cimport Rules
 from natcore._sessions cimport Sessions
+from natcore._synqueue cimport UnsolicitedQueue
 
 cdef enum:                      # Filtering
     FILTER_NONE = 0             # endpoint-independent
@@ -25,6 +26,7 @@ cdef struct Worker:
     Journal journal
     Outbox outbox
     Fragments* fragments
+    UnsolicitedQueue unsolicited
     Events events
     const Rules* rules          # immutable; swapped whole
     uint64_t counters[256]      # by Verdict
@@ -41,6 +43,7 @@ cdef struct Worker:
     uint32_t sessions_per_subscriber    # or NO_LIMIT, as the next two
     uint32_t ports_per_subscriber
     uint32_t new_per_second
+    uint16_t mss                # of a SYN's MSS option at most; 0: as it is
     bint ethernet               # frames begin with an Ethernet header
     bint decrement_ttl
     uint8_t lowest_ttl          # that a packet may have to be forwarded

@@ -27,6 +27,10 @@ cdef enum:
     TCP_SYN = 0x02
     TCP_RST = 0x04
     TCP_ACK = 0x10
+    TCP_HEADER_BYTES = 20       # without options
+    TCP_OPTION_END = 0
+    TCP_OPTION_NOP = 1
+    TCP_OPTION_MSS = 2
 
     ICMP_ECHO_REPLY = 0
     ICMP_UNREACHABLE = 3

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
+from itertools import product
 from random import Random
 from typing import Any
 
 import numpy as np
+import pytest
 
+import configurations
 import traffic
+from configurations import Configuration
+from model_admission import UNTOLD
+from model_entries import PORTED
 from model_packets import ICMP, Endpoint, long, parse, word
 from model_sessions import MS, Row, Session
-from model_tables import PORTED, UNTOLD
-from natcore import RECORD, Gateway, Side, Verdict
+from model_tables import Choices
+from natcore import RECORD, ConfigurationError, Error, Gateway, Side, Verdict
+from natcore._tamper import target_of
 from natcore.records import END, WINDOW
 from natcore.verdict import FORWARDED
-from traffic import Configuration
 
 STRIDE = 4096  # bytes of a row in a batch
 EPOCH = 1_700_000_000.25  # Unix seconds at now = 0, in the rows
@@ -29,7 +37,7 @@ class Pair:
 
     configuration: Configuration
     seed: int = 0
-    verdicts: Counter[str] = field(default_factory=Counter)
+    histogram: Counter[str] = field(default_factory=Counter)  # what occurred how often
     rows: list[np.ndarray] = field(default_factory=list)  # every row of natcore's, in the order taken
     trace: list[str] = field(default_factory=list)
 
@@ -38,7 +46,9 @@ class Pair:
         for entry in self.configuration.entries:
             self.gateway.add(entry)
         self.model = self.configuration.model()
+        self.target = partial(target_of, self.gateway._core.worker_capsule())
         self.taken = 0
+        self.histogram.update(f"policy {name}" for name in configurations.traits(self.configuration))
         self.advance(self.configuration.start)
 
     def step(self, random: Random) -> None:
@@ -55,8 +65,10 @@ class Pair:
             self.batch([traffic.frame(random, self.model) for _ in range(random.randrange(1, 60))], seconds)
         elif draw < 0.94:
             self.advance(seconds)
-        elif draw < 0.95:
+        elif draw < 0.945:
             self.end(seconds, random)
+        elif draw < 0.955:
+            self.change(seconds, random)
         elif draw < 0.97:
             self.look()
         else:
@@ -91,13 +103,37 @@ class Pair:
         self.model.advance(to_ns(seconds))
 
     def end(self, seconds: float, random: Random) -> None:
-        """End the sessions of an inside host, with a remote, or of a protocol."""
-        subscriber = random.choice([None, *traffic.HOSTS])
-        remote = None if subscriber else random.choice([None, *traffic.REMOTES])
-        protocol = None if subscriber or remote else random.choice([1, 6, 17])
-        self.trace.append(f"end {subscriber} {remote} {protocol} at {seconds!r}")
-        ended = self.gateway.end(subscriber=subscriber, remote=remote, protocol=protocol, now=seconds)
-        same("ended", ended, self.model.end_matching(to_ns(seconds), subscriber, remote, protocol))
+        """End the sessions of an inside host, with a remote, over an outside address, or of a protocol."""
+        which = random.choice(["subscriber", "remote", "outside", "protocol"])
+        values = {
+            "subscriber": configurations.HOSTS,
+            "remote": configurations.REMOTES,
+            "outside": list(self.model.eips) or [0],
+            "protocol": [1, 6, 17],
+        }
+        match: dict[str, Any] = dict.fromkeys(values)
+        match[which] = random.choice(values[which])
+        self.trace.append(f"end {match} at {seconds!r}")
+        same("ended", self.gateway.end(**match, now=seconds), self.model.end_matching(to_ns(seconds), **match))
+
+    def change(self, seconds: float, random: Random) -> None:
+        """Change the entries, as planned; a change that cannot be is refused and leaves everything as it was."""
+        changes = configurations.changes(random, self.gateway.kind, self.gateway.entries())
+        self.trace.append(f"change {changes} at {seconds!r}")
+        plan = refusing(lambda: self.gateway.plan(changes))
+        expected = self.model.plan(changes)
+        same("plan", plan and (plan.kept, plan.drained, plan.ended), expected)
+        self.histogram["change planned" if plan else "change refused"] += 1
+        if plan is None or random.random() < 0.1:
+            return
+        applied = refusing(lambda: self.gateway.apply(plan, now=seconds))
+        same("applied", applied and applied.ended, self.model.apply(changes, to_ns(seconds)))
+        self.histogram["change applied" if applied else "change refused, a port being held"] += 1
+        rows = [(row.id, row.entry) for row in self.gateway.entries()]
+        same("entries", rows, [(row.id, row.entry) for row in self.model.entries.rows])
+        if applied is not None:
+            with pytest.raises(Error, match="have changed"):
+                self.gateway.apply(plan, now=seconds)
 
     def look(self) -> None:
         """Counters, events, and the tables' rows."""
@@ -154,13 +190,15 @@ class Pair:
     def _same_outcome(self, data: bytes, side: Side, seconds: float, verdict: Verdict, sent: bytes | None) -> None:
         if self.model.guessed:
             return
-        self.verdicts[verdict.name] += 1
-        expected = self.model.translate_one(data, side, to_ns(seconds), lambda: self._chosen(sent))
+        self.histogram[f"verdict {verdict.name}"] += 1
+        expected = self.model.translate_one(data, side, to_ns(seconds), Choices(lambda: self._drawn(sent), self.target))
+        if self.model.guessed:
+            return
         same("verdict", verdict.name, expected[0].name)
         same("sent", sent and sent.hex(), expected[1] and expected[1].hex())
 
-    def _chosen(self, sent: bytes | None) -> Endpoint | None:
-        """The source of what natcore sent."""
+    def _drawn(self, sent: bytes | None) -> Endpoint | None:
+        """The source of what natcore sent; of an echo the id."""
         if sent is None:
             return None
         packet = parse(sent, self.model.framing, Side.INSIDE)
@@ -183,16 +221,27 @@ class Pair:
         model = self.model
         got = [[r[name].item() for name in SESSION_FIELDS] for r in self.gateway.sessions()]
         same("sessions", got, [session_row(s) for s in sorted(model.sessions, key=lambda s: s.slot)])
-        names = ("protocol", "inside_ip", "inside_port", "outside_ip", "outside_port", "sessions")
+        names = ("protocol", "inside_ip", "inside_port", "outside_ip", "outside_port", "sessions", "entry")
         rows = sorted(tuple(int(r[name]) for name in names) for r in self.gateway.mappings())
-        same("mappings", rows, sorted((m.protocol, *m.inside, *m.outside, len(m.sessions)) for m in model.mappings))
-        used = Counter((m.protocol, m.outside[0]) for m in model.mappings)
+        expected = sorted((m.protocol, *m.inside, *m.outside, len(m.sessions), m.entry) for m in model.mappings)
+        same("mappings", rows, expected)
+        self._same_ports()
+
+    def _same_ports(self) -> None:
+        model = self.model
+        used = Counter((m.protocol, m.outside[0]) for m in model.mappings if not m.static)
         held = Counter((protocol, endpoint[0]) for protocol, endpoint in model.resting())
-        size = sum(last - first + 1 for first, last in model.policy.port_ranges)
+        got = {}
         for row in self.gateway.ports():
-            key = int(row["protocol"]), int(row["outside_ip"])
-            expected = used[key], held[key], size - used[key] - held[key], model.eips[key[1]]
-            same(f"ports of {key}", tuple(int(row[n]) for n in ("used", "held_down", "free", "eip")), expected)
+            names = ("used", "held_down", "free", "eip")
+            got[int(row["protocol"]), int(row["outside_ip"])] = tuple(int(row[name]) for name in names)
+        expected = {}
+        for protocol, address in product(PORTED, model.eips):
+            key = protocol, address
+            free = model.range_size - used[key] - held[key]
+            free -= model.entries.reserved_count(*key, model.policy.port_ranges)
+            expected[key] = used[key], held[key], free, model.eips[address]
+        same("ports", got, expected)
 
     def _record(self, row: Row) -> dict[str, Any]:
         """A row of the oracle's as natcore numbers its fields."""
@@ -205,7 +254,7 @@ class Pair:
             **row.counts._asdict(),
             "start_time": epoch + row.start // 1000,
             "end_time": epoch + row.end // 1000,
-            "eip": self.model.eips[row.nat[0]],
+            "eip": row.eip,
             "session": row.session,
             "kind": row.kind,
             "flags": row.flags,
@@ -223,6 +272,14 @@ def session_row(session: Session) -> list[float]:
     ends = (*session.mapping.inside, *session.remote, *session.mapping.outside)
     times = session.born / 1e9, session.last_seen * MS / 1e9, session.deadline / 1e9
     return [session.id, session.protocol, *ends, int(session.opened_outside), *session.total, *times]
+
+
+def refusing(call: Callable[[], Any]) -> Any:
+    """What a call gives, or None: a ConfigurationError."""
+    try:
+        return call()
+    except ConfigurationError:
+        return None
 
 
 def same(what: str, got: Any, expected: Any) -> None:
@@ -251,14 +308,16 @@ def ends(rows: list[dict[str, Any]]) -> list[int]:
 
 def live(random: Random, operations: int, seed: int = 0) -> Pair:
     """A whole random life of a gateway; an AssertionError carries its configuration and the last operations."""
-    pair = Pair(traffic.configuration(random), seed)
+    pair = Pair(configurations.configuration(random), seed)
     try:
         for _ in range(operations):
             if pair.model.guessed:
-                return pair
+                pair.histogram["life cut short, by a choice that nobody saw"] += 1
+                break
             pair.step(random)
         if not pair.model.guessed:
             pair.finish()
+        pair.histogram.update({f"entry of a session: {kind}": n for kind, n in pair.model.kinds.items()})
     except AssertionError as error:
         error.add_note(f"operation {len(pair.trace)}: {pair.configuration}")
         for line in pair.trace[-4:]:

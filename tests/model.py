@@ -1,25 +1,28 @@
 """The oracle: a NAT in plain Python, written for a reader who wants to learn from it what natcore has to do.
 
-It takes one thing from the implementation, the outside endpoint that was drawn for a new mapping, and checks it.
-Verdicts, bytes, counters, rows, events and generated frames it predicts itself.
+It takes two things from the implementation and checks them: the outside endpoint that was drawn for a new mapping, and
+the target that a DNAT entry with several chose. Verdicts, bytes, counters, rows, events and generated frames it predicts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import model_errors as errors
 import model_packets as packets
+from model_admission import NAMES, Admission
+from model_entries import PORTED, Row
 from model_fragments import Fragments, split
-from model_packets import ICMP, RST, SYN, TCP, TIME_EXCEEDED, UDP, UNREACHABLE, Endpoint, Packet
+from model_packets import ECHO_REPLY, ICMP, RST, SYN, TCP, TIME_EXCEEDED, UNREACHABLE, Endpoint, Packet
 from model_sessions import Mapping, Session
-from model_tables import SECOND, Chosen, Generated, Tables
+from model_tables import SECOND, Choices, Generated
 from natcore.verdict import FORWARDED, Side, Verdict
 
-NAMES = {TCP: "tcp", UDP: "udp", ICMP: "icmp"}
 DUMMY_ADDRESS = 0xC0000008  # 192.0.0.8 (RFC 7600)
 FULL = (Verdict.DROP_PORTS_EXHAUSTED, Verdict.DROP_SESSION_LIMIT)
+REFUSED = (Verdict.DROP_NO_SNAT_ENTRY, Verdict.DROP_SUBSCRIBER_LIMIT, Verdict.DROP_RATE_LIMIT)
 Outcome = tuple[Verdict, bytes | None]
 
 
@@ -28,23 +31,24 @@ def bad(address: int) -> bool:
     return address >> 24 in (0, 127) or address >> 29 == 7
 
 
-class ModelGateway(Tables):
-    """The decisions, in the order of a packet's way. Arguments as of natcore.Gateway, and its SNAT entries."""
+class ModelGateway(Admission):
+    """The decisions, in the order of a packet's way. Arguments as of natcore.Gateway, and its first entries."""
 
     errors = (0, 0)  # a second of the clock, and the ICMP errors sent in it
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.choices: Choices
         self.fragments = Fragments(self.timeouts.fragment, self._judge, self._session_of, self._follow)
 
-    def translate_one(self, frame: bytes, side: Side, now: int, chosen: Chosen) -> Outcome:
+    def translate_one(self, frame: bytes, side: Side, now: int, choices: Choices) -> Outcome:
         """The verdict on a frame, and what is sent if it is forwarded. now: ns."""
         self.clock(now)
         packet = packets.parse(frame, self.framing, side)
         if isinstance(packet, Verdict):
             verdict, out = packet, None
         else:
-            self.chosen = chosen
+            self.choices = choices
             if packet.kind == "fragment":
                 (verdict, out), lost = self.fragments.take(packet, side, self.now)
                 self._counted(Verdict.DROP_FRAGMENT, lost)
@@ -64,7 +68,7 @@ class ModelGateway(Tables):
         if fragment and packet.kind == "error":
             verdict = Verdict.LOCAL if packet.destination[0] == self._address(side) else Verdict.DROP_FRAGMENT
             return verdict, None
-        verdict, out = self._dispatch(packet, side, self.chosen)
+        verdict, out = self._dispatch(packet, side, self.choices)
         if not (fragment and verdict is Verdict.LOCAL):  # nothing is reassembled to answer it
             self._answer(packet, side, verdict)
         return verdict, out
@@ -79,7 +83,7 @@ class ModelGateway(Tables):
     def _follow(self, packet: Packet, side: Side, session: Session, end: int) -> Outcome:
         """A later fragment, through the session of its first one: only addresses change."""
         other, to = None, Side(1 - side)
-        if side is Side.INSIDE and packet.destination[0] in self.eips:
+        if session.hairpinned:
             other = self.inbound_session(packet.protocol, packet.destination, session.mapping.outside)
             to = Side.INSIDE
             if other is None:
@@ -88,19 +92,26 @@ class ModelGateway(Tables):
             return refusal, None
         source, destination = packet.source[0], packet.destination[0]
         refreshing = side is Side.INSIDE or self.policy.inbound_refresh
-        self.rows += session.take_later(packet, side, self.now, refreshing, end)
+        self.log(session.take_later(packet, side, self.now, refreshing, end))
         if side is Side.OUTSIDE:
             destination, verdict = session.mapping.inside[0], Verdict.INBOUND
         else:
             source, verdict = session.mapping.outside[0], Verdict.OUTBOUND
         if other is not None:
-            self.rows += other.take_later(packet, Side.OUTSIDE, self.now, self.policy.inbound_refresh, end)
+            self.log(other.take_later(packet, Side.OUTSIDE, self.now, self.policy.inbound_refresh, end))
             destination, verdict = other.mapping.inside[0], Verdict.HAIRPIN
+        elif session.untranslated:
+            verdict = Verdict.UNTRANSLATED
         return verdict, packets.readdress(packet, packet.ttl - self.hop, source, destination)
+
+    def _egress(self, side: Side, verdict: Verdict) -> Side:
+        if verdict is Verdict.UNTRANSLATED:
+            return Side(1 - side)
+        return Side.OUTSIDE if verdict is Verdict.OUTBOUND else Side.INSIDE
 
     def _fitted(self, out: bytes, link: int, side: Side, verdict: Verdict) -> bytes:
         """The frame, or what of it fits the link; the other fragments are generated."""
-        to = Side.OUTSIDE if verdict is Verdict.OUTBOUND else Side.INSIDE
+        to = self._egress(side, verdict)
         first, *others = split(out, link, self.links[to].mtu)
         for other in others:
             self._send(other, to, verdict)
@@ -113,8 +124,7 @@ class ModelGateway(Tables):
             if out is not None:
                 place = len(self.generated)
                 out = self._fitted(out, link, side, verdict)
-                to = Side.OUTSIDE if verdict is Verdict.OUTBOUND else Side.INSIDE
-                self.generated.insert(place, Generated(out, to, Verdict.HELD))
+                self.generated.insert(place, Generated(out, self._egress(side, verdict), Verdict.HELD))
         self.fragments.released.clear()
 
     def _counted(self, verdict: Verdict, count: int) -> None:
@@ -124,16 +134,35 @@ class ModelGateway(Tables):
         if verdict.is_drop:
             self.counts["dropped_" + verdict.name.removeprefix("DROP_").lower()] += count
 
-    def _dispatch(self, packet: Packet, side: Side, chosen: Chosen) -> Outcome:
+    def _dispatch(self, packet: Packet, side: Side, choices: Choices) -> Outcome:
         to = packet.destination[0]
         if packet.kind == "error":
             return self._error_through(packet, side)
-        own = to == self._address(side) or (packet.kind == "echo" and to in self.eips)
-        if own and packet.kind != "session":
+        if to == self._address(side) and packet.kind != "session":
             return Verdict.LOCAL, None
-        if packet.kind == "other" or (packet.kind == "echo" and side is Side.OUTSIDE):
+        if (echo := self._whole_echo(packet, side)) is not None:
+            packet = echo
+        elif packet.kind == "echo" and to in self.eips and not self._has_session(packet, side):
+            return Verdict.LOCAL, None
+        elif packet.kind == "other" or (packet.kind == "echo" and side is Side.OUTSIDE):
             return Verdict.DROP_UNSUPPORTED, None
-        return self._outbound(packet, chosen) if side is Side.INSIDE else self._inbound(packet)
+        return self._outbound(packet, choices) if side is Side.INSIDE else self._inbound(packet, choices)
+
+    def _whole_echo(self, packet: Packet, side: Side) -> Packet | None:
+        """An echo the other way round as a session has it: a request to a 1:1 address, or the inside's reply to one."""
+        if packet.protocol != ICMP or packet.kind not in ("echo", "other"):
+            return None
+        (source, _), (to, _), identifier = packet.source, packet.destination, packets.word(packet.ip, packet.header + 4)
+        if side is Side.OUTSIDE and packet.kind == "echo" and self.entries.dnat(ICMP, (to, identifier)) is not None:
+            return replace(packet, source=(source, 0), destination=(to, identifier), kind="session")
+        if side is Side.INSIDE and packet.ip[packet.header] == ECHO_REPLY:
+            session = self.outbound_session(ICMP, (source, identifier), (to, 0))
+            if session is not None and session.opened_outside:
+                return replace(packet, source=(source, identifier), kind="session")
+        return None
+
+    def _has_session(self, packet: Packet, side: Side) -> bool:
+        return side is Side.INSIDE and self.outbound_session(ICMP, packet.source, packet.destination) is not None
 
     def _address(self, side: Side) -> int | None:
         """The gateway's own on a side."""
@@ -150,33 +179,44 @@ class ModelGateway(Tables):
     def _take(self, session: Session, packet: Packet, side: Side) -> None:
         """Count a packet into its session (RFC 4787 REQ-6: outbound refreshes, inbound by policy)."""
         refreshing = side is Side.INSIDE or self.policy.inbound_refresh
-        self.rows += session.take(packet, side, self.now, refreshing)
+        self.log(session.take(packet, side, self.now, refreshing))
 
     # From inside
 
-    def _outbound(self, packet: Packet, chosen: Chosen) -> Outcome:
+    def _outbound(self, packet: Packet, choices: Choices) -> Outcome:
         session = self.outbound_session(packet.protocol, packet.source, packet.destination)
-        hairpin = packet.destination[0] in self.eips
-        to = Side.INSIDE if hairpin else Side.OUTSIDE
-        refusal = self._too_far(packet, to) if session else self._refuse_outbound(packet, to)
+        hairpin = packet.destination[0] in self.eips if session is None else session.hairpinned
+        to, row = Side.INSIDE if hairpin else Side.OUTSIDE, None
+        if session is None:
+            row = self._way_out(packet, hairpin)
+            refusal = self._refuse_outbound(packet, row, to)
+        else:
+            refusal = self._too_far(packet, to)
         if refusal is not None:
             return refusal, None
-        if hairpin:
-            return self._hairpin(packet, session, chosen)
         if session is None:
-            mapping = self.mapping_for(packet, chosen)
-            if isinstance(mapping, Verdict):
-                return mapping, None
-            if self.conflicts(mapping, packet.destination):
-                return Verdict.DROP_CONFLICT, None
-            session = self.announce(self.open(mapping, packet.destination, outside=False))
+            assert row is not None
+            opening = self._open_outbound(packet, row, hairpin, choices)
+            if isinstance(opening, Verdict):
+                return opening, None
+            if hairpin:
+                return self._hairpin(packet, opening, True, choices)
+            session = self.announce(opening)
+        elif hairpin:
+            return self._hairpin(packet, session, False, choices)
         else:
             session = self._reopened(session, packet)
         self._take(session, packet, Side.INSIDE)
         sent = packets.rewrite(packet, packet.ttl - self.hop, session.mapping.outside, packet.destination)
-        return Verdict.OUTBOUND, sent
+        return Verdict.UNTRANSLATED if session.untranslated else Verdict.OUTBOUND, sent
 
-    def _refuse_outbound(self, packet: Packet, to: Side) -> Verdict | None:
+    def _way_out(self, packet: Packet, hairpin: bool) -> Row | None:
+        """The entry that lets an inside packet out: no-NAT first, then 1:1, then the longest prefix."""
+        source, destination = packet.source[0], packet.destination[0]
+        plain = None if hairpin else self.entries.plain(source, destination)
+        return plain or self.entries.whole(source) or self.entries.snat(source)
+
+    def _refuse_outbound(self, packet: Packet, row: Row | None, to: Side) -> Verdict | None:
         """Why an inside packet may not open a session."""
         source, destination = packet.source[0], packet.destination[0]
         if destination == self._address(Side.INSIDE):
@@ -187,9 +227,9 @@ class ModelGateway(Tables):
             return Verdict.DROP_UNSUPPORTED
         if source in self.eips:
             return Verdict.DROP_SPOOFED
-        if self.pool(source) is None:
+        if row is None:
             return Verdict.DROP_NO_SNAT_ENTRY
-        if destination in self.eips and not (self.policy.hairpin and packet.protocol in NAMES):
+        if destination in self.eips and not (self.policy.hairpin and packet.protocol in PORTED):
             return Verdict.DROP_UNSUPPORTED  # without ports nobody is meant
         if (refusal := self._too_far(packet, to)) is not None:
             return refusal
@@ -197,54 +237,82 @@ class ModelGateway(Tables):
             return Verdict.DROP_NO_MAPPING
         return None
 
-    def _reopened(self, session: Session, packet: Packet, *, outside: bool = False, logged: bool = True) -> Session:
-        """The session; after its end a SYN puts a new one into its place."""
+    def _open_outbound(self, packet: Packet, row: Row, hairpin: bool, choices: Choices) -> Session | Verdict:
+        mapping = self.mapping_for(packet, row, choices)
+        if isinstance(mapping, Verdict):
+            return mapping
+        if self.conflicts(mapping, packet.destination):
+            return Verdict.DROP_CONFLICT
+        session = self.open(mapping, packet.destination, outside=False, hairpinned=hairpin)
+        self.count_rate(session)
+        return session
+
+    def _reopened(self, session: Session, packet: Packet, *, outside: bool = False) -> Session:
+        """The session; after its end a SYN puts a new one into its place. A hairpin's responder is not logged (R5)."""
         if not session.may_reopen(packet):
             return session
         self.end(session, self.now, keep_mapping=True)
-        return self.announce(self.open(session.mapping, session.remote, outside=outside, logged=logged))
+        kept = {"hairpinned": session.hairpinned, "logged": not (session.hairpinned and outside)}
+        return self.announce(self.open(session.mapping, session.remote, outside=outside, **kept))
 
     # From outside
 
-    def _inbound(self, packet: Packet) -> Outcome:
+    def _inbound(self, packet: Packet, choices: Choices) -> Outcome:
         session = self.inbound_session(packet.protocol, packet.destination, packet.source)
         if session is None:
-            opening = self._open_inbound(packet)
+            opening = self._open_inbound(packet, choices)
             if isinstance(opening, Verdict):
                 return opening, None
             session = self.announce(opening)
-        elif packet.source[0] in self.eips:  # a hairpin's packets come from inside
+        elif session.hairpinned:  # a hairpin's packets come from inside
             return Verdict.DROP_SPOOFED, None
         elif (refusal := self._too_far(packet, Side.INSIDE)) is not None:
             return refusal, None
         else:
             session = self._reopened(session, packet, outside=True)
         self._take(session, packet, Side.OUTSIDE)
-        return Verdict.INBOUND, packets.rewrite(packet, packet.ttl - self.hop, packet.source, session.mapping.inside)
+        sent = packets.rewrite(packet, packet.ttl - self.hop, packet.source, session.mapping.inside)
+        return Verdict.UNTRANSLATED if session.untranslated else Verdict.INBOUND, sent
 
-    def _open_inbound(self, packet: Packet) -> Session | Verdict:
+    def _open_inbound(self, packet: Packet, choices: Choices) -> Session | Verdict:
         source, destination = packet.source[0], packet.destination[0]
         if destination == self._address(Side.OUTSIDE) and destination not in self.eips:
             return Verdict.LOCAL
         if bad(source) or source in self.eips:
             return Verdict.DROP_SPOOFED
-        return self._open_over(packet, packet.source)
+        return self._open_over(packet, packet.source, choices)
 
-    def _open_over(self, packet: Packet, remote: Endpoint, *, hairpin: bool = False) -> Session | Verdict:
-        """A session for a remote over the mapping that the packet goes to, if that is open for it."""
-        mapping = self.mapping_at(packet.protocol, packet.destination) if packet.protocol in NAMES else None
-        if mapping is None:  # or without ports: who is meant cannot be told
-            return Verdict.DROP_NO_MAPPING
-        if not self._passes(packet, mapping, remote):
-            return Verdict.DROP_FILTERED
+    def _open_over(
+        self, packet: Packet, remote: Endpoint, choices: Choices, *, hairpin: bool = False
+    ) -> Session | Verdict:
+        """A session for a remote over the mapping or the entry that the packet goes to, if that is open for it."""
+        mapping = self._open_for(packet, remote, choices)
+        if isinstance(mapping, Verdict):
+            return mapping
+        if packet.protocol == TCP and packet.flags & (SYN | RST) != SYN:
+            return Verdict.DROP_FILTERED  # a first SYN alone opens
         refusal = None if hairpin else self._too_far(packet, Side.INSIDE)
-        refusal = refusal or self.lacking(lambda: self.crowded(mapping), mapping.inside[0], remote, packet.protocol)
-        return refusal or self.open(mapping, remote, outside=True, logged=not hairpin)
+        whom = mapping.inside[0], remote, packet.protocol
+        if (refusal := refusal or self.lacking(lambda: self.crowded(mapping), whom)) is not None:
+            return refusal
+        if self.conflicts(mapping, remote):
+            return Verdict.DROP_CONFLICT
+        return self.open(mapping, remote, outside=True, hairpinned=hairpin, logged=not hairpin)
+
+    def _open_for(self, packet: Packet, remote: Endpoint, choices: Choices) -> Mapping | Verdict:
+        """A DNAT entry is open for everybody, a mapping as its filter says, a protocol without ports for nobody."""
+        protocol, outside = packet.protocol, packet.destination
+        row = self.entries.dnat(protocol, outside)
+        if row is not None:
+            target = self.target(row, packet, remote, choices)
+            return self.static(row, protocol, target, outside, (target[0], remote, protocol))
+        mapping = self.mapping_at(protocol, outside) if protocol in PORTED else None
+        if mapping is None:
+            return Verdict.DROP_NO_MAPPING
+        return mapping if self._passes(packet, mapping, remote) else Verdict.DROP_FILTERED
 
     def _passes(self, packet: Packet, mapping: Mapping, remote: Endpoint) -> bool:
-        """Whether a remote without a session may open one (RFC 4787 REQ-8): over TCP by a SYN alone."""
-        if packet.protocol == TCP and packet.flags & (SYN | RST) != SYN:
-            return False
+        """Whether a remote without a session may open one (RFC 4787 REQ-8)."""
         filtering = self.policy.behaviour(NAMES[packet.protocol]).filtering
         if filtering == "address-dependent" and packet.protocol != ICMP:  # whose addresses have one session at most
             return any(s.remote[0] == remote[0] and s.alive(self.now) for s in mapping.sessions)
@@ -252,30 +320,27 @@ class ModelGateway(Tables):
 
     # From inside to inside, by an outside endpoint
 
-    def _hairpin(self, packet: Packet, initiator: Session | None, chosen: Chosen) -> Outcome:
+    def _hairpin(self, packet: Packet, initiator: Session, new: bool, choices: Choices) -> Outcome:
         """RFC 4787 REQ-9: the initiator's session and, not logged, the responder's, which sees the former's outside.
 
         Whoever speaks to his own outside endpoint is both. A new initiator goes again if the responder is refused.
         """
-        new = initiator is None
-        if initiator is None:
-            mapping = self.mapping_for(packet, chosen)
-            if isinstance(mapping, Verdict):
-                return mapping, None
-            initiator = self.open(mapping, packet.destination, outside=False)
         outside = initiator.mapping.outside
         found = self.inbound_session(packet.protocol, packet.destination, outside)
-        responder = found or self._open_over(packet, outside, hairpin=True)
+        responder = found or self._open_over(packet, outside, choices, hairpin=True)
         if isinstance(responder, Verdict):
             if new:
                 self.discard(initiator)
             return responder, None
         itself = responder is initiator
-        initiator = self.announce(initiator) if new else self._reopened(initiator, packet)
+        if new:
+            self.announce(initiator)
+        else:
+            initiator = self._reopened(initiator, packet)
         if itself:
             responder = initiator
         elif found is not None:
-            responder = self._reopened(responder, packet, outside=True, logged=False)
+            responder = self._reopened(responder, packet, outside=True)
         self._take(initiator, packet, Side.INSIDE)
         self._take(responder, packet, Side.OUTSIDE)
         return Verdict.HAIRPIN, packets.rewrite(packet, packet.ttl - self.hop, outside, responder.mapping.inside)
@@ -292,17 +357,19 @@ class ModelGateway(Tables):
             return Verdict.LOCAL if own else Verdict.DROP_NO_MAPPING, None
         if bad(packet.source[0]) or packet.source[0] in self.eips:
             return Verdict.DROP_SPOOFED, None
-        hairpin = session.remote[0] in self.eips
+        hairpin = session.hairpinned
         to = Side.INSIDE if hairpin or side is Side.OUTSIDE else Side.OUTSIDE
         if (refusal := self._too_far(packet, to)) is not None:
             return refusal, None
         inside, outside, ttl = session.mapping.inside, session.mapping.outside, packet.ttl - self.hop
         if side is Side.OUTSIDE:  # REQ-4
             addresses, ends = (packet.source[0], inside[0]), (inside, quote.destination)
-            return Verdict.INBOUND, errors.rewrite(packet, quote, ttl, addresses, ends)
+            verdict = Verdict.UNTRANSLATED if session.untranslated else Verdict.INBOUND
+            return verdict, errors.rewrite(packet, quote, ttl, addresses, ends)
         if not hairpin:  # REQ-5
-            addresses, ends = (outside[0], packet.destination[0]), (quote.source, outside)
-            return Verdict.OUTBOUND, errors.rewrite(packet, quote, ttl, addresses, ends)
+            sender = packet.source[0] if session.untranslated else outside[0]
+            verdict = Verdict.UNTRANSLATED if session.untranslated else Verdict.OUTBOUND
+            return verdict, errors.rewrite(packet, quote, ttl, (sender, packet.destination[0]), (quote.source, outside))
         other = self._find(session.protocol, lambda s: (s.mapping.outside, s.remote) == (session.remote, outside))
         if other is None:
             return Verdict.DROP_NO_MAPPING, None
@@ -314,7 +381,7 @@ class ModelGateway(Tables):
         if side is Side.OUTSIDE:
             key = quote.source, quote.destination
             session = self._find(quote.protocol, lambda s: (s.mapping.outside, s.remote) == key)
-            if session is not None and session.remote[0] in self.eips:  # a hairpin's packets never were outside
+            if session is not None and session.hairpinned:  # a hairpin's packets never were outside
                 return None
         else:
             key = quote.destination, quote.source
@@ -345,7 +412,7 @@ class ModelGateway(Tables):
             self._error(packet, side, verdict, UNREACHABLE, 4, mtu)  # RFC 1191
         elif verdict in FULL and side is Side.INSIDE and self.policy.icmp_unreachable:
             self._error(packet, side, verdict, UNREACHABLE, 1)  # RFC 6888 REQ-11
-        elif verdict is Verdict.DROP_NO_SNAT_ENTRY and self.policy.icmp_unreachable:
+        elif verdict in REFUSED and side is Side.INSIDE and self.policy.icmp_unreachable:
             self._error(packet, side, verdict, UNREACHABLE, 13)  # RFC 5508 REQ-8
 
     def _error(self, packet: Packet, side: Side, verdict: Verdict, kind: int, code: int, mtu: int = 0) -> None:

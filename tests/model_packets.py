@@ -29,11 +29,11 @@ def long(data: Bytes, offset: int) -> int:
 
 
 def ones_sum(*parts: Bytes) -> int:
-    """The ones' complement sum of the parts (RFC 1071), each padded to 16-bit words: 0, or 1 to 0xFFFF."""
-    total = 0
-    for part in parts:
-        padded = bytes(part) + b"\0" * (len(part) & 1)
-        total += sum(word(padded, i) for i in range(0, len(padded), 2))
+    """The ones' complement sum of the parts (RFC 1071), each padded to 16-bit words: 0, or 1 to 0xFFFF.
+
+    Modulo 0xFFFF a number is the sum of its 16-bit words, since 2^16 is 1.
+    """
+    total = sum(int.from_bytes(part, "big") << 8 * (len(part) & 1) for part in parts)
     return (total - 1) % 0xFFFF + 1 if total else 0
 
 

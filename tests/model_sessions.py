@@ -61,15 +61,19 @@ class Row(NamedTuple):
     start: int
     end: int
     flags: int
+    eip: int = 0  # of the outside address; 0: none
 
 
 @dataclass(eq=False)
 class Mapping:
-    """An inside endpoint's outside endpoint, the same towards every remote (RFC 4787 REQ-1)."""
+    """An inside endpoint's outside endpoint, the same towards every remote (RFC 4787 REQ-1) unless it has one."""
 
     protocol: int
     inside: Endpoint
     outside: Endpoint
+    entry: int = 0  # its number
+    static: bool = False  # a DNAT or no-NAT entry says the outside endpoint; else it was drawn
+    remote: Endpoint | None = None  # address-and-port-dependent mapping: of one remote alone
     sessions: list[Session] = field(default_factory=list)
     end: int = 0  # ns: when its last session ended, of those that are gone
 
@@ -90,6 +94,7 @@ class Session:
     born: int  # ns
     timeouts: Timeouts
     window: int  # ns
+    hairpinned: bool = False  # its remote was an outside address of ours when it began
     answered: bool = field(init=False)  # the inside has sent a packet that was no RST
     tcp: Tcp | None = field(default=None, init=False)
     last_seen: int = field(init=False)  # ms
@@ -106,6 +111,11 @@ class Session:
     @property
     def protocol(self) -> int:
         return self.mapping.protocol
+
+    @property
+    def untranslated(self) -> bool:
+        """A no-NAT entry's."""
+        return self.mapping.static and self.mapping.inside == self.mapping.outside
 
     @property
     def timer(self) -> str:
@@ -169,9 +179,13 @@ class Session:
         return rows
 
     def _reset(self, packet: Packet, side: Side, now: int) -> None:
-        """RFC 7857 section 2.2 and RFC 5961: only a RST at an expected sequence shortens the session's time."""
-        expected = self.ack.get(Side(1 - side)), self.sent.get(side)
-        if self.tcp in OPEN and packet.sequence in expected:
+        """RFC 7857 section 2.2 and RFC 5961: only a RST at an expected sequence shortens the session's time.
+
+        Where its side's data ends counts only near what was acknowledged: others may have forged that data.
+        """
+        acked, sent = self.ack.get(Side(1 - side)), self.sent.get(side)
+        near = acked is None or (packet.sequence - acked) % (1 << 32) < 1 << 16
+        if self.tcp in OPEN and near and packet.sequence in (acked, sent):
             self.tcp, self.last_seen = Tcp.TRANS, now // MS
 
     def _follow(self, flags: int, side: Side) -> None:

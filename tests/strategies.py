@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import craft
 import traffic
+from configurations import Configuration, configuration
 from model_packets import ACK, ICMP, TCP, UDP
 from natcore import Side
 
@@ -20,13 +21,13 @@ def randoms() -> st.SearchStrategy[Random]:
     return st.randoms(use_true_random=False)
 
 
-def configurations() -> st.SearchStrategy[traffic.Configuration]:
+def configurations() -> st.SearchStrategy[Configuration]:
     """Gateways of all policies, most of them so small that their limits are met."""
-    return randoms().map(traffic.configuration)
+    return randoms().map(configuration)
 
 
 @st.composite
-def frames(draw: st.DrawFn, configuration: traffic.Configuration, max_size: int = 40) -> Frames:
+def frames(draw: st.DrawFn, configuration: Configuration, max_size: int = 40) -> Frames:
     """Frames and sides for a gateway that has no sessions yet: sound, odd, and damaged ones."""
     random, model = draw(randoms()), configuration.model()
     return [traffic.frame(random, model) for _ in range(draw(st.integers(0, max_size)))]

@@ -36,19 +36,31 @@ MAY_KNOW: dict[str, set[str]] = {
     "_sweep": {"hints", "index", "_journal", "_ports", "_mappings", "_sessions"},
     "_tcp": {"wire", "_sessions"},
     "_icmp": {"hints", "memory", "wire", "frame", "checksum"},
+    "_synqueue": {"frame", "memory"},
     "_fragments": {"memory", "slab", "flow", "index"},
-    "state": {"_events", "_fragments", "_icmp", "_journal", "_mappings", "_rules", "_sessions"},
+    "state": {"_events", "_fragments", "_icmp", "_journal", "_mappings", "_rules", "_sessions", "_synqueue"},
     # the way of a packet
     "_parse": {"hints", "wire", "frame", "checksum", "flow", "index", "verdict"},
     "_rewrite": {"hints", "wire", "frame", "checksum", "_parse", "_sessions"},
+    "_mss": {"hints", "wire", "frame", "checksum", "_parse"},
 }
 GROUND = {"hints", "wire", "frame", "verdict", "memory", "random", "slab", "checksum", "flow", "index"}
 MAY_KNOW["_split"] = {"hints", "wire", "frame", "checksum", "_icmp", "_parse"}
-MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_journal"}
+MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_mss", "_synqueue", "_journal"}
 MAY_KNOW["_quoted"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_sessions", "_tcp"}
 MAY_KNOW["_pieces"] = {
-    *GROUND, "state", "_admit", "_fragments", "_icmp", "_parse", "_rewrite", "_sessions", "_split", "_tcp"
-}  # fmt: skip
+    *GROUND,
+    "state",
+    "_admit",
+    "_fragments",
+    "_icmp",
+    "_parse",
+    "_rewrite",
+    "_sessions",
+    "_split",
+    "_tcp",
+}
+MAY_KNOW["_unsolicited"] = {*GROUND, "state", "_icmp", "_parse", "_ports", "_sessions", "_synqueue"}
 MAY_KNOW["_translate"] = set(MAY_KNOW)
 MAY_KNOW["_entries"] = {"hints", "state", "_journal", "_mappings", "_sessions", "_sweep"}
 MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_sweep", "_tcp"}
@@ -60,18 +72,24 @@ MAY_KNOW["_nexthop"] = {"hints", "wire", "frame", "memory", "kernel", "_ring"}
 MAY_KNOW["_worker"] = {*GROUND, "arp", "kernel", "_ring", "_nexthop", "_ports", "state", "_translate"}
 # the boundaries to Python, and the tests' own
 MAY_KNOW["_encode_sls"] = {"text", "_journal"}
-MAY_KNOW["_encode_ipfix"] = {"hints", "memory", "_journal"}
+MAY_KNOW["_encode_ipfix"] = {"hints", "_journal"}
+MAY_KNOW["_encode_rowbinary"] = {"_journal"}
+MAY_KNOW["_encode_syslog"] = {"text", "_journal"}
 MAY_KNOW["_plane"] = {*MAY_KNOW["_worker"], "_worker"}
 MAY_KNOW["_rows"] = {"hints", "state", "_journal", "_look", "_sessions", "_sweep", "_translate"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
+MAY_KNOW["_tamper"] = set(MAY_KNOW) - {"_gateway", "_testing"}
 
-GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_pieces", "_translate", "_worker", "_plane", "_gateway", "_testing"}
+GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
+GIVE_VERDICTS |= {"_pieces", "_unsolicited"}
 BOUNDARIES = {
     "_ring",
     "_plane",
     "_encode_sls",
     "_encode_ipfix",
+    "_encode_rowbinary",
+    "_encode_syslog",
     "_rows",
     "_gateway",
     "_testing",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
 
 from frames import EIP, HOST, REMOTE, Talk, gateway, one_port, parsed, tcp, udp
@@ -229,3 +231,65 @@ def test_a_dnat_entry_may_name_the_eip_of_a_pool() -> None:
     over.add(WEB)
     verdict, sent = over.translate_one(tcp("S", REMOTE, 9, "172.16.0.9", 8443), OUTSIDE, 0.0)
     assert verdict is Verdict.INBOUND and (parsed(sent).dst, parsed(sent).dport) == (HOST, 443)
+
+
+def test_a_port_may_go_from_one_entry_to_another_in_one_change() -> None:
+    over = gateway()
+    web = over.add(WEB)
+    over.apply(over.plan([Remove(web), Add(DnatEntry(EIP, (8440, 8450), "10.0.0.9", (1, 11)))]))
+    verdict, sent = over.translate_one(tcp("S", REMOTE, 9, EIP, 8443), OUTSIDE, 0.0)
+    assert verdict is Verdict.INBOUND and (parsed(sent).dst, parsed(sent).dport) == ("10.0.0.9", 4)
+
+
+def test_a_dnat_entry_follows_its_eip_into_a_pool_and_out_of_it() -> None:
+    over = gateway(source="10.0.1.0/24", pool=SECOND)
+    over.add(WEB)
+    for change, wire in ((True, "172.16.0.9"), (False, EIP)):
+        if change:
+            snat = over.add(SnatEntry("10.0.0.0/24", pool=Eip(EIP, private_ip="172.16.0.9")))
+        else:
+            over.remove(snat)
+        verdict, sent = over.translate_one(tcp("S", REMOTE, 9, wire, 8443), OUTSIDE, 0.0)
+        assert verdict is Verdict.INBOUND and (parsed(sent).dst, parsed(sent).dport) == (HOST, 443)
+        assert {int(row["outside_ip"]) for row in over.sessions()} == {int(ipaddress.IPv4Address(wire))}
+
+
+def test_a_plan_counts_no_dead_sessions_and_a_drained_entry_is_gone_when_its_last_session_died() -> None:
+    over = gateway()
+    web = over.add(WEB)
+    over.translate_one(tcp("S", REMOTE, 9, EIP, 8443), OUTSIDE, 0.0)
+    over.remove(web, drain=True)
+    plan = over.plan([Add(DnatEntry(SECOND, 1, HOST, 1))])
+    over.apply(plan, now=30.0)  # unreplied
+    assert over.plan([Add(WEB)]).kept == 0
+    over.apply(over.plan([Add(WEB)]))
+
+
+def test_a_refused_change_leaves_ports_at_rest() -> None:
+    over = gateway(policy=Policy(port_ranges=((4000, 4001),), ports="preserve"))
+    Talk(over, sport=4000).out()
+    over.advance(300.0)
+    for space in ("", "S"):
+        talk = Talk(over, sport=4001)
+        talk.now = 300.0
+        talk.out(space)
+    with pytest.raises(ConfigurationError, match="port 4001 is held"):
+        over.apply(over.plan([Add(DnatEntry(EIP, 4000, HOST, 80, protocol="any")), Add(DnatEntry(EIP, 4001, HOST, 1))]))
+    other = Talk(over, host="10.0.0.6", sport=4000)
+    other.now = 300.0
+    assert other.out() is Verdict.DROP_PORTS_EXHAUSTED
+
+
+def test_a_subscriber_never_draws_from_an_address_that_left_the_pool() -> None:
+    third = "203.0.113.3"
+    over = gateway(source="10.0.0.0/24", pool=[EIP], policy=one_port(pooling="paired-soft"))
+    (entry,) = over.entries()
+    talks = [Talk(over, sport=5000 + n) for n in range(4)]
+    talks[0].out()
+    over.replace(entry, SnatEntry("10.0.0.0/24", pool=[EIP, SECOND]))
+    talks[1].out()
+    over.add(SnatEntry("10.0.1.0/24", pool=[EIP]))
+    over.replace(entry, SnatEntry("10.0.0.0/24", pool=[SECOND, third]))
+    over.advance(121.0)  # the first one's port has rested
+    talks[2].now = 121.0
+    assert talks[2].out() is Verdict.OUTBOUND and talks[2].outside[0] == third

@@ -11,6 +11,7 @@ from craft import address, ether, icmp, tcp, udp
 from model import ModelGateway, Outcome
 from model_packets import ACK, ECHO_REPLY, FIN, RST, SYN, checksum, ones_sum
 from model_sessions import Tcp
+from model_tables import Choices
 from natcore.config import Behaviour, Link, Policy, SnatEntry, Timeouts
 from natcore.records import CREATE, END, WINDOW
 from natcore.verdict import Side, Verdict
@@ -27,8 +28,8 @@ class Bench:
         self.ports: Iterator[int] = iter(range(5000, 6000))
 
     def send(self, packet: bytes, side: Side = INSIDE, now: float = 0) -> Outcome:
-        choice = lambda: (address(POOL), next(self.ports))  # noqa: E731
-        return self.gateway.translate_one(ether(packet), side, round(now * 1e9), choice)
+        choices = Choices(lambda: (address(POOL), next(self.ports)), lambda entry, remote: address(HOST))
+        return self.gateway.translate_one(ether(packet), side, round(now * 1e9), choices)
 
     def verdict(self, packet: bytes, side: Side = INSIDE, now: float = 0) -> Verdict:
         return self.send(packet, side, now)[0]
@@ -265,9 +266,8 @@ def test_a_bad_choice_is_caught(choice: tuple[str, int], complaint: str) -> None
     bench.ports = iter((6000,))
     bench.send(udp((HOST, 7), (SERVER, 9)))
     with pytest.raises(AssertionError, match=complaint):
-        bench.gateway.translate_one(
-            ether(udp((OTHER, 7), (SERVER, 9))), INSIDE, 0, lambda: (address(choice[0]), choice[1])
-        )
+        choices = Choices(lambda: (address(choice[0]), choice[1]), lambda entry, remote: 0)
+        bench.gateway.translate_one(ether(udp((OTHER, 7), (SERVER, 9))), INSIDE, 0, choices)
 
 
 def test_windows_meet_and_their_sums_are_the_totals() -> None:

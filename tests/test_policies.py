@@ -87,6 +87,29 @@ def test_no_nat_passes_untranslated_with_state_and_without_a_log() -> None:
     assert len(over.take_records(events=True)) == 0
 
 
+def test_a_port_forward_that_finds_no_room_for_its_mapping_is_an_event() -> None:
+    over = gateway(max_mappings=1)
+    over.add(DnatEntry(EIP, 8443, HOST, 443))
+    Talk(over, host=OTHER).out()
+    assert over.translate_one(tcp("S", REMOTE, 9, EIP, 8443), OUTSIDE, 0.0)[0] is Verdict.DROP_SESSION_LIMIT
+    (event,) = over.events()
+    assert (event.reason, str(event.subscriber), str(event.destination)) == ("session-limit", HOST, REMOTE)
+
+
+def test_a_whole_address_that_opens_again_over_a_hairpin_is_not_logged() -> None:
+    over = gateway()
+    over.add(DnatEntry(SECOND, "any", OTHER, "any", protocol="any"))
+    over.add(DnatEntry(EIP, 8443, HOST, 443))
+    for flags in ("S", "A", "FA"):
+        assert over.translate_one(tcp(flags, OTHER, 9, EIP, 8443), INSIDE, 0.0)[0] is Verdict.HAIRPIN
+        assert (
+            over.translate_one(tcp(flags + "A" * (flags == "S"), HOST, 443, SECOND, 9), INSIDE, 0.0)[0]
+            is Verdict.HAIRPIN
+        )
+    assert over.translate_one(tcp("S", OTHER, 9, EIP, 8443), INSIDE, 0.0)[0] is Verdict.HAIRPIN
+    assert over.counters()["created"] == 4 and len(over.take_records(events=True)) == 0
+
+
 # ---- protocols without ports
 
 
@@ -179,6 +202,15 @@ def test_a_port_is_preserved_where_it_is_free() -> None:
     one, other = Talk(over), Talk(over, host=OTHER)
     assert one.out() is other.out() is Verdict.OUTBOUND
     assert one.outside == (EIP, 5000) and other.outside[1] != 5000
+
+
+def test_a_port_whose_rest_is_over_is_preserved() -> None:
+    over = gateway(policy=Policy(ports="preserve", hold_down=10))
+    Talk(over).out()
+    over.advance(300.0)
+    other = Talk(over, host=OTHER)
+    other.now = 310.0
+    assert other.out() is Verdict.OUTBOUND and other.outside[1] == 5000
 
 
 def test_parity_is_kept_while_such_a_port_is_free() -> None:

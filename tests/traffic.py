@@ -1,106 +1,25 @@
-"""Random gateways, packets and clock steps, drawn to meet every branch of a NAT: limits, edges, damage.
+"""Random packets and clock steps, drawn to meet every branch of a NAT: limits, edges, damage.
 
 Everything takes a random.Random, so that one seed is one run; `strategies.py` makes Hypothesis strategies of it.
 """
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 import craft
+from configurations import FOREIGN, HOSTS, INSIDE_ADDRESS, OUTSIDE_ADDRESS, PORTS, REMOTES
 from model import ModelGateway
+from model_entries import Row
 from model_fragments import split
-from model_packets import ACK, ECHO_REPLY, FIN, ICMP, RST, SYN, TCP, UDP, Endpoint, checksum, parse
+from model_packets import ACK, ECHO_REPLY, ECHO_REQUEST, FIN, ICMP, RST, SYN, TCP, UDP, Endpoint, checksum, parse
 from model_sessions import MS, Session
-from natcore.config import Behaviour, Eip, Link, Policy, SnatEntry, Timeouts
+from natcore.config import DnatEntry
 from natcore.verdict import Side, Verdict
 
-HOSTS = [craft.address(a) for a in ("10.0.0.5", "10.0.0.6", "10.0.1.7", "10.0.255.254", "172.16.20.21")]
-FOREIGN = craft.address("192.0.2.55")  # inside, in no entry
-REMOTES = [craft.address(a) for a in ("198.51.100.7", "198.51.100.8", "8.8.8.8", "106.11.22.203")]
-INSIDE_ADDRESS, OUTSIDE_ADDRESS = craft.address("10.0.0.1"), craft.address("203.0.113.254")
 ODD = [craft.address(a) for a in ("0.0.0.1", "127.0.0.1", "224.0.0.5", "255.255.255.255", "240.1.2.3")]
-PORTS = [7, 53, 80, 443, 1024, 40000, 65535]
-FILTERINGS = ["endpoint-independent", "address-dependent", "address-and-port-dependent"]
-RANGES = [((1024, 65535),), ((1024, 1026),), ((5000, 5000), (7000, 7003)), ((1, 3), (65535, 65535)), ((2000, 2099),)]
-STARTS = [0.0, 0.0, 65536 * 9 - 3.5, 2**32 / 1000 - 2.25, 1_700_000_000.5]  # 16-bit seconds and 32-bit ms wrap
-SINGLE, RANGE = Eip("203.0.113.1", private_ip="172.31.0.1"), "203.0.113.8-203.0.113.10"
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """A gateway's keywords and entries."""
-
-    entries: list[SnatEntry]
-    options: dict[str, Any]
-    start: float = 0.0  # seconds: where the clock begins
-
-    def model(self) -> ModelGateway:
-        return ModelGateway(self.entries, **self.options)
-
-
-def policy(random: Random) -> Policy:
-    overrides = {
-        name: Behaviour(filtering=random.choice(FILTERINGS)) for name in ("tcp", "udp", "icmp") if random.random() < 0.2
-    }
-    return Policy(
-        filtering=random.choice(FILTERINGS),
-        **overrides,  # type: ignore[arg-type]
-        port_ranges=random.choice(RANGES),
-        hold_down=random.choice([0, 0.25, 2.0, 120.0]),
-        hairpin=random.random() < 0.8,
-        inbound_refresh=random.random() < 0.7,
-        tcp_pickup=random.random() < 0.8,
-        icmp_unreachable=random.random() < 0.8,
-        icmp_rate=random.choice([0, 2, 100]),
-    )
-
-
-def timeouts(random: Random) -> Timeouts:
-    if random.random() < 0.3:
-        return Timeouts()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # below the RFCs' minima, so that more happens in a run
-        return Timeouts(
-            udp=random.choice([2.5, 120.0, 100_000.0]),
-            tcp_established=random.choice([20.0, 7440.0, 900_000.0]),
-            tcp_transitory=random.choice([4.0, 240.001]),
-            icmp=random.choice([0.75, 60.0]),
-            unreplied=random.choice([1.0, 30.0]),
-        )
-
-
-def configuration(random: Random) -> Configuration:
-    kind = random.choice(["internet", "internet", "vpc"])
-    single = SINGLE if kind == "internet" else "203.0.113.1"
-    pools = [single, RANGE, [single, "203.0.113.9"], "203.0.113.12/30"]
-    entries = [SnatEntry("10.0.0.0/16", random.choice(pools))]
-    if random.random() < 0.5:  # the longer prefix wins; it may share addresses
-        entries.append(SnatEntry("10.0.1.0/24", random.choice(pools)))
-    if random.random() < 0.5:
-        entries.append(SnatEntry("172.16.20.21/32", random.choice(pools)))
-    links = [
-        Link(address=address if random.random() < 0.6 else None, mtu=random.choice([1500, 1500, 576, 100]))
-        for address in (INSIDE_ADDRESS, OUTSIDE_ADDRESS)
-    ]
-    options = {
-        "kind": kind,
-        "eip_bind_mode": random.choice(["NAT", "MULTI_BINDED"]) if kind == "internet" else "NAT",
-        "max_sessions": random.choice([2, 5, 12, 64, 64]),
-        "max_mappings": random.choice([None, None, 3]),
-        "max_subscribers": random.choice([None, None, 2]),
-        "window": random.choice([1.5, 10.0, 600.0]),
-        "inside": links[0],
-        "outside": links[1],
-        "decrement_ttl": random.random() < 0.8,
-        "link": "ethernet" if random.random() < 0.8 else "ip",
-        "timeouts": timeouts(random),
-        "policy": policy(random),
-    }
-    return Configuration(entries, options, random.choice(STARTS))
 
 
 # The clock
@@ -145,8 +64,10 @@ def frame(random: Random, model: ModelGateway) -> tuple[bytes, Side]:
         intent = _of_session(random, random.choice(model.sessions))
     elif draw < 0.75:
         intent = _fresh(random)
-    elif model.mappings and draw < 0.92:
+    elif model.mappings and draw < 0.84:
         intent = _to_mapping(random, model)
+    elif draw < 0.92 and (forwards := [row for row in model.entries.rows if isinstance(row.entry, DnatEntry)]):
+        intent = _to_entry(random, random.choice(forwards))
     else:
         intent = _odd(random, model)
     if random.random() < 0.12:
@@ -208,6 +129,8 @@ def _of_session(random: Random, session: Session) -> Intent:
         fields["sequence"] = random.choice(expected)
     if (theirs := session.sent.get(Side(1 - side))) is not None and random.random() < 0.8:
         fields["acknowledgement"] = theirs
+    if session.protocol == ICMP and session.opened_outside:  # the request came from outside
+        fields["kind"] = ECHO_REPLY if side is Side.INSIDE else random.choice([ECHO_REQUEST, ECHO_REQUEST, ECHO_REPLY])
     return Intent(session.protocol, *ends, side, fields)
 
 
@@ -221,6 +144,18 @@ def _to_mapping(random: Random, model: ModelGateway) -> Intent:
         return Intent(mapping.protocol, (random.choice(HOSTS), random.choice(PORTS)), destination, Side.INSIDE, fields)
     source = (random.choice(REMOTES), 0 if mapping.protocol == ICMP else random.choice(PORTS))
     return Intent(mapping.protocol, source, destination, Side.OUTSIDE, fields)
+
+
+def _to_entry(random: Random, row: Row) -> Intent:
+    """To a DNAT entry's endpoint, or its neighbour: by anybody outside, or by an inside host (a hairpin)."""
+    first, last, _ = row.entry.ports  # type: ignore[union-attr]
+    port = min(65535, random.choice([first, last, random.choice(PORTS) if row.whole else first, last + 1]))
+    protocol = _protocol(random) if row.whole else random.choice([*row.spaces(), random.choice([TCP, UDP])])
+    destination, fields = (next(iter(row.wires)), port), {"flags": _flags(random, SYN), "kind": ECHO_REQUEST}
+    if random.random() < 0.25:
+        return Intent(protocol, (random.choice(HOSTS), random.choice(PORTS)), destination, Side.INSIDE, fields)
+    source = (random.choice(REMOTES), 0 if protocol == ICMP else random.choice(PORTS))
+    return Intent(protocol, source, destination, Side.OUTSIDE, fields)
 
 
 def _odd(random: Random, model: ModelGateway) -> Intent:

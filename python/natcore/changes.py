@@ -81,53 +81,49 @@ class EntryTable:
     def plan(self, changes: Sequence[Change]) -> Plan:
         """Checks the changes together, and counts what they would do."""
         self._reap()
-        self._book.check(self._after(changes)[0])
+        rows, _ = self._after(changes)
+        self._book.check(rows)
+        by_id = {row.id: row for row in rows}
         kept = drained = ended = 0
         for row in self.rows:
-            change = _change_of(row, changes)
-            if change is None:
-                kept += self._core.count(row.id, *NOTHING)[0]
-            elif isinstance(change, Remove):
-                count = self._core.count(row.id, *NOTHING)[0]
-                drained, ended = (drained + count, ended) if change.drain else (drained, ended + count)
+            by = by_id.get(row.id)
+            count, stay = self._core.count(row.id, *self._staying(row, by, rows))
+            if by is row:
+                kept += count
+            elif row in _drained(changes):
+                drained += count
             else:
-                count, stay = self._core.count(row.id, *self._staying(row, change.by))
                 kept, ended = kept + stay, ended + count - stay
         return Plan(tuple(changes), kept, drained, ended, self._generation)
 
-    def apply(self, plan: Plan, now_ns: int) -> Applied:
-        """Everything that can fail comes first; then one swap."""
+    def check(self, plan: Plan) -> None:
+        """Error if the plan is not of the entries that are in force."""
         if plan.generation != self._generation:
             raise Error("the entries have changed since the plan was made; make it again")
+
+    def apply(self, plan: Plan, now_ns: int) -> Applied:
+        """Everything that can fail comes first; then one swap."""
         self._reap()
         rows, added = self._after(plan.changes)
         self._book.check(rows)
+        by_id = {row.id: row for row in rows}
         fresh = [row for row in rows if row not in self.rows]
-        gone = [row for row in self.rows if row not in rows]
-        replaced = [row for row in gone if isinstance(_change_of(row, plan.changes), Replace)]
-        for row in replaced:
-            self._unreserve(row)  # its successor may want the same ports
+        drained = _drained(plan.changes)
+        leaving = [row for row in self.rows if row not in rows and row not in drained]
+        for row in leaving:
+            self._unreserve(row)  # what comes may want the same ports
         try:
             self._take(fresh, rows, now_ns)
         except Error:
-            for row in replaced:
+            for row in leaving:
                 self._reserve(row, now_ns)
             raise
-        drain = [c.entry for c in plan.changes if isinstance(c, Remove) and c.drain]
-        leaving = []
-        for row in gone:
-            change = _change_of(row, plan.changes)
-            if isinstance(change, Replace):
-                leaving.append((row.id, *self._staying(row, change.by)))
-            elif row not in drain:
-                leaving.append((row.id, *NOTHING))
-        ended = self._core.swap(self._book.compile(rows), leaving, now_ns)
-        for row in gone:
-            if row in drain:
-                self._draining.append(row)
-            else:
-                self._release(row, reserved=row not in replaced)
-        self.rows = [self._settle(row, plan.changes) for row in rows]
+        ending = [(row.id, *self._staying(row, by_id.get(row.id), rows)) for row in leaving]
+        ended = self._core.swap(self._book.compile(rows), ending, now_ns)
+        for row in leaving:
+            self._release(row, reserved=False)
+        self._draining += drained
+        self.rows = [self._settle(row) for row in rows]
         self._generation += 1
         return Applied(added, ended)
 
@@ -176,27 +172,37 @@ class EntryTable:
             seen.append(change.entry)
             at = rows.index(change.entry)
             rows[at : at + 1] = [Entry(change.entry.id, _check_entry(change.by))] if isinstance(change, Replace) else []
-        return rows + added, added
+        rows += added
+        for at, row in enumerate(rows):
+            if row in self.rows and isinstance(row.entry, DnatEntry) and self._moves(row, row, rows):
+                rows[at] = Entry(row.id, row.entry)
+        return rows, added
 
-    def _staying(self, row: Entry, by: AnyEntry) -> tuple[int, int, set[int]]:
-        """Inside addresses and outside address numbers with which a session stays when row becomes by."""
-        if row.entry == by:
-            return 0, 0xFFFFFFFF, {*row.addresses, 0xFFFFFFFF}
-        if not isinstance(row.entry, SnatEntry) or not isinstance(by, SnatEntry):
+    def _moves(self, row: Entry, by: Entry, rows: list[Entry]) -> bool:
+        """Whether an entry has another address on the wire than before: the EIP that it names came into a pool, or went."""
+        return self._book.outside_addresses(row, self.rows) != self._book.outside_addresses(by, rows)
+
+    def _staying(self, row: Entry, by: Entry | None, rows: list[Entry]) -> tuple[int, int, set[int]]:
+        """Inside addresses and outside address numbers with which a session stays when row becomes by, one of rows."""
+        if by is None:
             return NOTHING
-        wanted = {wire for wire, _ in self._book.wire_addresses(by.pool)}
+        if row.entry == by.entry:
+            return NOTHING if self._moves(row, by, rows) else (0, 0xFFFFFFFF, {*row.addresses, 0xFFFFFFFF})
+        if not isinstance(row.entry, SnatEntry) or not isinstance(by.entry, SnatEntry):
+            return NOTHING
+        wanted = {wire for wire, _ in self._book.wire_addresses(by.entry.pool)}
         wires = [wire for wire, _ in self._book.wire_addresses(row.entry.pool)]
-        source = ipaddress.IPv4Network(by.source)
+        source = ipaddress.IPv4Network(by.entry.source)
         numbers = {number for wire, number in zip(wires, row.addresses, strict=True) if wire in wanted}
         return int(source.network_address), int(source.broadcast_address), numbers
 
-    def _settle(self, row: Entry, changes: Sequence[Change]) -> Entry:
+    def _settle(self, row: Entry) -> Entry:
         """The handle that the caller knows, for a row that is in force now."""
         self._last_id = max(self._last_id, row.id)
-        for change in changes:
-            if isinstance(change, Replace) and change.entry.id == row.id:
-                change.entry.entry, change.entry.addresses = row.entry, row.addresses
-                return change.entry
+        for known in self.rows:
+            if known.id == row.id:
+                known.entry, known.addresses = row.entry, row.addresses
+                return known
         return row
 
     # ---- addresses and ports ----------------------------------------------------------------------------------------
@@ -208,12 +214,22 @@ class EntryTable:
             for row in fresh:
                 for wire, eip in self._book.outside_addresses(row, rows):
                     row.addresses.append(self._core.add_address(wire, eip))
+            for row in fresh:
+                self._check_ports(row, now_ns)  # before a port that is held down is taken out of its rest
+            for row in fresh:
                 self._reserve(row, now_ns)
                 done.append(row)
         except Error:
             for row in fresh:
                 self._release(row, reserved=row in done)
             raise
+
+    def _check_ports(self, row: Entry, now_ns: int) -> None:
+        """ConfigurationError names who holds a port of a DNAT entry."""
+        if isinstance(row.entry, DnatEntry):
+            first, last, _ = row.entry.ports
+            for space in spaces(row.entry):
+                _refuse_held(row, self._core.reserve(row.addresses[0], space, first, last, now_ns, look=True))
 
     def _reserve(self, row: Entry, now_ns: int) -> None:
         if not isinstance(row.entry, DnatEntry):
@@ -225,16 +241,7 @@ class EntryTable:
             if holder is not None:
                 for other in done:
                     self._core.unreserve(row.addresses[0], other, first, last)
-                port, inside, inside_port = holder
-                who = (
-                    f"the mapping of {ipaddress.IPv4Address(inside)}:{inside_port}"
-                    if inside
-                    else "an entry that drains"
-                )
-                raise ConfigurationError(
-                    f"DnatEntry.external_port={row.entry.external_port!r}: {row.describe()}: port {port} is held by "
-                    f"{who}; allowed is one that is free"
-                )
+                _refuse_held(row, holder)
             done.append(space)
 
     def _unreserve(self, row: Entry) -> None:
@@ -264,8 +271,17 @@ def _check_entry(entry: object) -> AnyEntry:
     return entry
 
 
-def _change_of(row: Entry, changes: Sequence[Change]) -> Remove | Replace | None:
-    for change in changes:
-        if not isinstance(change, Add) and change.entry is row:
-            return change
-    return None
+def _refuse_held(row: Entry, holder: tuple[int, int, int] | None) -> None:
+    """ConfigurationError when a port of a DNAT entry has a holder: (port, inside address, inside port), 0: an entry."""
+    if holder is None or not isinstance(row.entry, DnatEntry):
+        return
+    port, inside, inside_port = holder
+    who = f"the mapping of {ipaddress.IPv4Address(inside)}:{inside_port}" if inside else "an entry that drains"
+    raise ConfigurationError(
+        f"DnatEntry.external_port={row.entry.external_port!r}: {row.describe()}: port {port} is held by "
+        f"{who}; allowed is one that is free"
+    )
+
+
+def _drained(changes: Sequence[Change]) -> list[Entry]:
+    return [change.entry for change in changes if isinstance(change, Remove) and change.drain]

@@ -142,7 +142,9 @@ class Policy:
     hold_down: seconds that a freed port is kept from other subscribers (RFC 6888 REQ-8).
     hairpin: inside hosts reach each other by their outside endpoints (RFC 4787 REQ-9).
     inbound_refresh: inbound packets keep a session alive as well (RFC 4787 REQ-6).
-    tcp_pickup: a TCP segment from inside that belongs to no session opens one.
+    mss: a SYN's MSS option is lowered to this, both ways; None: as it is. tcp_pickup: a TCP segment from inside that
+    belongs to no session opens one. unsolicited_syn: what a SYN from outside that nothing lets in is answered: "silent",
+    nothing, or "icmp", port unreachable after 6 s if the inside has not opened the same connection (RFC 5382 REQ-4).
     icmp_unreachable: a refused packet's sender is told (RFC 5508 REQ-8, RFC 6888 REQ-11);
     icmp_rate: such errors a second and gateway.
     sessions_per_subscriber, ports_per_subscriber, new_sessions_per_second: of an inside host (RFC 6888 REQ-4); None: no
@@ -189,7 +191,10 @@ class Policy:
         for name in ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable"):
             check_choice(f"Policy.{name}", getattr(self, name), (True, False))
         check_integer("Policy.icmp_rate", self.icmp_rate, 0, 1_000_000)
-        for name in ("block_size", "blocks", "mss", "unsolicited_syn"):
+        if self.mss is not None:
+            check_integer("Policy.mss", self.mss, 28, 65495)  # RFC 791: 68 and 65,535 bytes, less 40 of headers
+        check_choice("Policy.unsolicited_syn", self.unsolicited_syn, ("silent", "icmp"))
+        for name in ("block_size", "blocks"):
             _later(f"Policy.{name}", getattr(self, name), type(self).__dataclass_fields__[name].default)
 
     def behaviour(self, protocol: str) -> Behaviour:

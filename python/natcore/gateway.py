@@ -135,6 +135,8 @@ class Gateway:
             tcp_pickup=self.policy.tcp_pickup,
             hairpin=self.policy.hairpin,
             icmp_unreachable=self.policy.icmp_unreachable,
+            mss=self.policy.mss or 0,
+            unsolicited=self.policy.unsolicited_syn == "icmp",
             preserve=self.policy.ports == "preserve",
             parity=self.policy.parity,
             pooling=POOLINGS.index(self.policy.pooling),
@@ -166,12 +168,18 @@ class Gateway:
     def plan(self, changes: Sequence[Change]) -> Plan:
         """What changes (Add, Remove, Replace) would keep, drain and end; nothing is changed. ConfigurationError as add."""
         self._check_open()
+        self._settle()
         return self._table.plan(changes)
 
     def apply(self, plan: Plan, now: float | None = None) -> Applied:
         """Carries a plan out, in one moment for the packets; all of it or, with an error, nothing."""
         self._check_open()
-        applied = self._table.apply(plan, self._now_ns(now))
+        self._table.check(plan)
+        now_ns = self._now_ns(now)
+        if not self._planes:  # whose sweep comes by itself
+            self._advance_ns(now_ns)
+            now_ns = self._core.now_ns
+        applied = self._table.apply(plan, now_ns)
         self._tell_planes()
         return applied
 

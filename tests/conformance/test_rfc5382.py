@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from frames import EIP, ICMP, IP, REMOTE, Ether, Raw, Talk, ether, gateway, tcp
+import pytest
+
+from frames import EIP, ICMP, IP, REMOTE, Ether, Raw, Talk, ether, gateway, one_port, tcp
 from natcore import Behaviour, Policy, Side, Verdict
 
 
@@ -25,6 +27,52 @@ def test_rfc5382_req2_simultaneous_open() -> None:
     assert talk.out("A") is Verdict.OUTBOUND and talk.back("A") is Verdict.INBOUND
 
 
+SEQUENCES = {  # of segments, those from outside in capitals
+    "handshake": "s SA a A pa A",
+    "simultaneous open": "s S sa SA a A",
+    "simultaneous open, acknowledged apart": "s S a A",
+    "a lost SYN": "s s SA a",
+    "a lost answer": "s SA s SA a",
+    "half closed by the inside": "s SA a fa A PA a PA a FA a",
+    "half closed by the outside": "s SA a FA a pa A pa A fa A",
+    "both close at once": "s SA a fa FA a A",
+    "reset while opening": "s RA",
+    "reset by the inside": "s SA a r",
+    "reset by the outside": "s SA a RA",
+    "urgent, pushed, without an acknowledgement": "s SA a pau PAU pf F",
+    "opened again after its end": "s SA a fa FA a s SA a",
+    "data in the SYN": "s SA pa A",
+}
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES.values(), ids=SEQUENCES)
+def test_rfc5382_req2_every_valid_sequence_passes(sequence: str) -> None:
+    talk = Talk(gateway(policy=Policy(filtering="address-and-port-dependent")))
+    inside, outside = 1000, 9000  # the next sequence number of each end
+    for number, flags in enumerate(sequence.split()):
+        talk.now = float(number)
+        length = ("p" in flags.lower()) * 10
+        load, moved = bytes(length), length + ("s" in flags.lower()) + ("f" in flags.lower())
+        if flags.islower():
+            assert talk.out(flags.upper(), seq=inside, ack=outside, load=load) is Verdict.OUTBOUND
+            inside += moved
+        else:
+            assert talk.back(flags, seq=outside, ack=inside, load=load) is Verdict.INBOUND
+            outside += moved
+    assert len(talk.gateway.mappings()) == 1
+
+
+def test_rfc5382_req2_a_simultaneous_open_whose_first_syn_came_too_early() -> None:
+    """The outside's SYN meets nothing and is not answered; its retransmission meets the inside's (REQ-4)."""
+    talk = Talk(gateway(policy=one_port(filtering="address-and-port-dependent", unsolicited_syn="icmp")))
+    talk.outside = (EIP, 4000)
+    assert talk.back("S") is Verdict.DROP_NO_MAPPING
+    talk.now = 1.0
+    assert [talk.out("S"), talk.back("S"), talk.out("SA"), talk.back("SA")] == [Verdict.OUTBOUND, Verdict.INBOUND] * 2
+    talk.gateway.advance(100.0)
+    assert talk.gateway.take_generated() == []
+
+
 def test_rfc5382_req3_filtering_apart_from_udp() -> None:
     over = gateway(policy=Policy(tcp=Behaviour(filtering="address-and-port-dependent")))
     for flags, verdict in (("S", Verdict.DROP_FILTERED), ("", Verdict.INBOUND)):
@@ -38,6 +86,14 @@ def test_rfc5382_req4_an_unsolicited_syn_is_not_answered() -> None:
     assert over.translate_one(tcp("S", REMOTE, 9, EIP, 4000), Side.OUTSIDE, 0.0)[0] is Verdict.DROP_NO_MAPPING
     over.advance(5.999)
     assert over.take_generated() == []
+
+
+def test_rfc5382_req4a_then_port_unreachable_if_the_policy_says_so() -> None:
+    for answer, said in (("silent", []), ("icmp", [(3, 3)])):
+        over = gateway(policy=Policy(unsolicited_syn=answer))
+        over.translate_one(tcp("S", REMOTE, 9, EIP, 4000), Side.OUTSIDE, 0.0)
+        over.advance(6.0)
+        assert [(Ether(g.frame)[ICMP].type, Ether(g.frame)[ICMP].code) for g in over.take_generated()] == said
 
 
 def test_rfc5382_req5_idle_times() -> None:

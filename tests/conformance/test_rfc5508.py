@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from frames import EIP, HOST, ICMP, IP, REMOTE, Ether, Raw, Talk, echo, ether, gateway, udp
-from natcore import Gateway, Side, Verdict
+from natcore import DnatEntry, Gateway, Policy, Side, Verdict
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
 
@@ -77,6 +77,39 @@ def test_rfc5508_req6_an_error_neither_refreshes_nor_ends() -> None:
     assert over.sessions().tobytes() == before
 
 
+def test_rfc5508_req7_hairpinned_errors() -> None:
+    over, talk = opened()
+    other = Talk(over, host="10.0.0.6", sport=6000)
+    other.out()
+    verdict, sent = over.translate_one(udp(talk.host, talk.sport, *other.outside), INSIDE, 0.0)
+    assert verdict is Verdict.HAIRPIN and sent is not None
+    error = ether(IP(src=other.host, dst=EIP) / ICMP(type=3, code=3) / Raw(sent[14:]))
+    verdict, back = over.translate_one(error, INSIDE, 0.0)
+    assert verdict is Verdict.HAIRPIN and back is not None
+    outer, quoted = Ether(back)[IP], IP(back[42:])
+    assert (outer.src, outer.dst) == (EIP, talk.host)
+    assert (quoted.src, quoted.sport, quoted.dst, quoted.dport) == (talk.host, talk.sport, *other.outside)
+
+
+def test_rfc5508_req7a_hairpinned_queries_for_basic_nat() -> None:
+    over = gateway()
+    over.add(DnatEntry("203.0.113.9", "any", "10.0.0.9", "any", protocol="any"))
+    verdict, there = over.translate_one(echo(HOST, "203.0.113.9"), INSIDE, 0.0)
+    assert verdict is Verdict.HAIRPIN and there is not None
+    assert (Ether(there)[IP].src, Ether(there)[IP].dst) == (EIP, "10.0.0.9")
+    reply = echo("10.0.0.9", EIP, kind=0, ident=Ether(there)[ICMP].id)
+    verdict, back = over.translate_one(reply, INSIDE, 0.0)
+    assert verdict is Verdict.HAIRPIN and back is not None
+    assert (Ether(back)[IP].src, Ether(back)[IP].dst, Ether(back)[ICMP].id) == ("203.0.113.9", HOST, 77)
+
+
+def test_rfc5508_req9_a_policy_says_which_errors_are_sent() -> None:
+    for policy, said in ((Policy(), 1), (Policy(icmp_unreachable=False), 0), (Policy(icmp_rate=0), 0)):
+        over = gateway(policy=policy)
+        over.translate_one(echo("192.168.0.1"), INSIDE, 0.0)
+        assert len(over.take_generated()) == said
+
+
 def test_rfc5508_req8_no_session_can_be_made() -> None:
     over = gateway()
     assert over.translate_one(echo("192.168.0.1"), INSIDE, 0.0)[0] is Verdict.DROP_NO_SNAT_ENTRY
@@ -84,12 +117,20 @@ def test_rfc5508_req8_no_session_can_be_made() -> None:
     assert (Ether(told.frame)[ICMP].type, Ether(told.frame)[ICMP].code) == (3, 13)
 
 
-@pytest.mark.parametrize("kind", [3, 11])
-def test_rfc5508_req9_unreachable_and_time_exceeded_pass(kind: int) -> None:
+@pytest.mark.parametrize("kind, code", [*((3, code) for code in range(16)), (11, 0), (11, 1), (12, 0)])
+def test_rfc5508_req10_unreachable_and_time_exceeded_pass_both_ways(kind: int, code: int) -> None:
     over, talk = opened()
-    assert over.translate_one(about(talk, kind, 0), OUTSIDE, 0.0)[0] is Verdict.INBOUND
+    for side, verdict in ((OUTSIDE, Verdict.INBOUND), (INSIDE, Verdict.OUTBOUND)):
+        got, sent = over.translate_one(about(talk, kind, code, outward=side is INSIDE), side, 0.0)
+        assert got is verdict and sent is not None
+        assert (Ether(sent)[ICMP].type, Ether(sent)[ICMP].code) == (kind, code)
 
 
-def test_rfc5508_req11_other_messages_are_dropped() -> None:
+@pytest.mark.parametrize("kind", [4, 5, 9, 10, 13, 14, 15, 16, 17, 18, 30, 40])
+def test_rfc5508_req11_other_messages_are_dropped_and_counted(kind: int) -> None:
     over, talk = opened()
-    assert over.translate_one(about(talk, 5, 0), OUTSIDE, 0.0)[0] is Verdict.DROP_UNSUPPORTED
+    for side in (OUTSIDE, INSIDE):
+        assert (
+            over.translate_one(about(talk, kind, 0, outward=side is INSIDE), side, 0.0)[0] is Verdict.DROP_UNSUPPORTED
+        )
+    assert over.counters()["dropped_unsupported"] == 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from frames import EIP, ICMP, Ether, Talk, gateway, one_port, udp
+from frames import EIP, ICMP, IP, Ether, Talk, gateway, one_port, udp
 from natcore import NoNatEntry, Policy, Side, Verdict
 
 
@@ -49,13 +49,47 @@ def test_rfc6888_req8_a_freed_port_is_held_down() -> None:
     assert other.out() is Verdict.OUTBOUND
 
 
-def test_rfc6888_req11_out_of_ports() -> None:
-    over = gateway(policy=one_port())
-    talk, other = Talk(over), Talk(over, host="10.0.0.6")
-    talk.out()
-    assert other.out() is Verdict.DROP_PORTS_EXHAUSTED
-    (told,) = over.take_generated()
-    assert (Ether(told.frame)[ICMP].type, Ether(told.frame)[ICMP].code) == (3, 1)
-    (event,) = over.events()
-    assert (event.reason, str(event.subscriber)) == ("ports-exhausted", "10.0.0.6")
-    assert talk.back() is Verdict.INBOUND
+def out_of_resources() -> list[tuple[Talk, Talk, Verdict]]:
+    """Gateways on which a host has all of something, another host that gets nothing, and why."""
+    made = []
+    for settings, verdict in (
+        ({"policy": one_port()}, Verdict.DROP_PORTS_EXHAUSTED),
+        ({"max_sessions": 1}, Verdict.DROP_SESSION_LIMIT),
+        ({"max_mappings": 1}, Verdict.DROP_SESSION_LIMIT),
+        ({"max_subscribers": 1}, Verdict.DROP_SESSION_LIMIT),
+    ):
+        over = gateway(**settings)
+        made.append((Talk(over), Talk(over, host="10.0.0.6"), verdict))
+        made[-1][0].out()
+    return made
+
+
+def test_rfc6888_req11a_what_finds_no_resources_is_dropped() -> None:
+    for _, other, verdict in out_of_resources():
+        assert other.out() is verdict
+        assert other.gateway.counters()[verdict.counter] == 1
+
+
+def test_rfc6888_req11b_its_sender_is_told_host_unreachable() -> None:
+    for _, other, _ in out_of_resources():
+        other.out()
+        (told,) = other.gateway.take_generated()
+        packet = Ether(told.frame)[IP]
+        assert (packet.dst, packet[ICMP].type, packet[ICMP].code) == ("10.0.0.6", 3, 1)
+
+
+def test_rfc6888_req11c_the_administrator_is_told_once_with_a_count() -> None:
+    for _, other, verdict in out_of_resources():
+        for _ in range(3):
+            other.out()
+        (event,) = other.gateway.events()
+        assert (event.reason, str(event.subscriber), event.count) == (verdict.reason, "10.0.0.6", 3)
+        assert (str(event.destination), event.port) == (other.remote, other.dport)
+
+
+def test_rfc6888_req11d_nobody_s_mapping_ends_to_make_room() -> None:
+    for talk, other, _ in out_of_resources():
+        talk.now = other.now = 299.0
+        before = talk.gateway.mappings().tobytes()
+        other.out()
+        assert talk.gateway.mappings().tobytes() == before and talk.back() is Verdict.INBOUND

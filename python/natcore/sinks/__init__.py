@@ -7,24 +7,42 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .base import Batch, Receipt, Sink
+    from .clickhouse import ClickHouseSink
     from .ipfix import IpfixSink
     from .jsonlines import JsonLinesSink
+    from .kafka import KafkaSink
     from .memory import MemorySink
     from .parquet import ParquetSink
     from .sls import SlsSink
+    from .syslog import SyslogSink
 
 _HOMES = {
     "Batch": "base",
+    "ClickHouseSink": "clickhouse",
     "IpfixSink": "ipfix",
     "JsonLinesSink": "jsonlines",
+    "KafkaSink": "kafka",
     "MemorySink": "memory",
     "ParquetSink": "parquet",
     "Receipt": "base",
     "Sink": "base",
     "SlsSink": "sls",
+    "SyslogSink": "syslog",
 }
 
-__all__ = ["Batch", "IpfixSink", "JsonLinesSink", "MemorySink", "ParquetSink", "Receipt", "Sink", "SlsSink"]
+__all__ = [
+    "Batch",
+    "ClickHouseSink",
+    "IpfixSink",
+    "JsonLinesSink",
+    "KafkaSink",
+    "MemorySink",
+    "ParquetSink",
+    "Receipt",
+    "Sink",
+    "SlsSink",
+    "SyslogSink",
+]
 
 
 def __getattr__(name: str) -> object:

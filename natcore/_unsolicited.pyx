@@ -1,0 +1,58 @@
+"""RFC 5382 REQ-4: a SYN that was dropped may be the early half of a simultaneous open; port unreachable after 6 s if not."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from natcore._icmp cimport icmp_error, own_source
+from natcore._parse cimport Flight
+from natcore._ports cimport address_find
+from natcore._sessions cimport IN, is_dead, session_find
+from natcore._synqueue cimport Unsolicited, unsolicited_due, unsolicited_keep
+from natcore.frame cimport Frame
+from natcore.index cimport NONE
+from natcore.state cimport Worker
+from natcore.verdict cimport OUTSIDE
+from natcore.wire cimport (
+    ICMP_UNREACHABLE, PROTOCOL_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Ipv4Header, TcpHeader,
+)
+
+cdef enum:
+    PORT_UNREACHABLE = 3
+
+
+cdef void note_unsolicited(Worker* worker, const Frame* frame, const Flight* flight, uint8_t verdict,
+                           uint64_t now_ns) noexcept nogil:
+    """A packet from outside that found no mapping or did not pass the filter; a first SYN to one of ours is kept."""
+    if (flight.protocol != PROTOCOL_TCP or address_find(&worker.mappings.ports, flight.ip.destination) == NONE
+            or (<const TcpHeader*>flight.l4).flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) != TCP_SYN):
+        return
+    unsolicited_keep(&worker.unsolicited, frame, <uint32_t>(<const uint8_t*>flight.ip - frame.data), verdict, now_ns)
+
+
+cdef bint is_open(const Worker* worker, const Ipv4Header* ip, uint64_t at_ns) noexcept nogil:
+    """Whether the connection of a kept SYN had a session at a moment."""
+    cdef uint64_t addresses
+    cdef uint32_t ports, slot
+    memcpy(&addresses, &ip.source, 8)
+    memcpy(&ports, <const uint8_t*>ip + (ip.version_ihl & 15) * 4, 4)
+    slot = session_find(&worker.sessions, IN, addresses, ports, PROTOCOL_TCP)
+    return slot != NONE and not is_dead(&worker.sessions, &worker.sessions.hot[slot], <uint32_t>(at_ns // 1000000))
+
+
+cdef void answer_unsolicited(Worker* worker, uint64_t now_ns) noexcept nogil:
+    """Port unreachable to those that have waited long enough, unless their connection is open by now (REQ-4)."""
+    cdef Unsolicited* syn
+    cdef Ipv4Header* ip
+    cdef Frame frame
+    while True:
+        syn = unsolicited_due(&worker.unsolicited, now_ns)
+        if syn == NULL:
+            return
+        ip = <Ipv4Header*>(syn.data + syn.link_bytes)
+        if is_open(worker, ip, syn.due_ns):
+            continue
+        frame.data = syn.data
+        frame.length = syn.length
+        frame.flags = 0
+        frame.side = OUTSIDE
+        icmp_error(&worker.outbox, &frame, ip, own_source(worker.link_address[OUTSIDE]), ICMP_UNREACHABLE,
+                   PORT_UNREACHABLE, 0, syn.cause, now_ns)

@@ -1,0 +1,173 @@
+"""ClickHouseSink: session logs to a ClickHouse table, RowBinary over HTTP. It needs nothing but this package.
+
+The encoder is natcore._encode_rowbinary. A new table is a ReplacingMergeTree whose key ends with (run, number): a
+batch that came twice is one when its parts are merged, or at once with FINAL.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+from collections.abc import Mapping
+from urllib.parse import urlencode, urlsplit
+
+from .._encode_rowbinary import encode_rows
+from ..config import check_choice, check_integer, check_number
+from ..errors import ConfigurationError, DeliveryAction, DeliveryError
+from ..records import RECORD
+from .base import ADDRESSES, KINDS, TIMES, Batch, Receipt, Sink
+
+ERRORS: Mapping[int, tuple[str, DeliveryAction]] = {  # src/Common/ErrorCodes.cpp; any other: "backoff"
+    16: ("NO_SUCH_COLUMN_IN_TABLE", "unavailable"),
+    60: ("UNKNOWN_TABLE", "unavailable"),
+    81: ("UNKNOWN_DATABASE", "unavailable"),
+    164: ("READONLY", "unavailable"),
+    192: ("UNKNOWN_USER", "backoff"),
+    193: ("WRONG_PASSWORD", "backoff"),
+    194: ("REQUIRED_PASSWORD", "backoff"),
+    241: ("MEMORY_LIMIT_EXCEEDED", "split"),
+    252: ("TOO_MANY_PARTS", "backoff"),
+    291: ("DATABASE_ACCESS_DENIED", "unavailable"),
+    497: ("ACCESS_DENIED", "unavailable"),
+    516: ("AUTHENTICATION_FAILED", "backoff"),
+    27: ("CANNOT_PARSE_INPUT_ASSERTION_FAILED", "reject"),
+    33: ("CANNOT_READ_ALL_DATA", "reject"),
+    36: ("BAD_ARGUMENTS", "reject"),
+    691: ("UNKNOWN_ELEMENT_OF_ENUM", "reject"),
+}
+_STATUS: Mapping[int, tuple[str, DeliveryAction]] = {413: ("PayloadTooLarge", "split")}
+_FIELDS = RECORD.names or ()
+COLUMNS = ("instance", "vpc_id", *_FIELDS, "run")
+_ORDER = "nat_ip, nat_port, protocol, end_time, run, number"
+_INTEGERS = {"u1": "UInt8", "u2": "UInt16", "u4": "UInt32", "u8": "UInt64", "i8": "Int64"}
+_FIRST_WITH_TYPES = (20, 1)  # IPv4 came with 19.3, DateTime64 with 20.1
+
+
+class ClickHouseSink(Sink):
+    """Inserts into `database`.`table` by `url` ("http://host:8123", "https://host:8443").
+
+    Columns: the 15 fields of the contract, eip (0.0.0.0: the address has none), session, number, kind, flags, run.
+    Addresses are IPv4 and times DateTime64(6, 'UTC'); servers older than 20.1 have UInt32 and Int64 (microseconds).
+    create: make the database and the table where they are missing. user, password: without them the server's default.
+    batch_rows, batch_seconds: ClickHouse wants few large inserts. timeout: seconds of a request.
+    """
+
+    delivery_type = "clickhouse"
+    events = True
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        table: str = "session_log",
+        database: str = "default",
+        user: str | None = None,
+        password: str | None = None,
+        create: bool = True,
+        batch_rows: int | None = 131_072,
+        batch_seconds: float | None = 2.0,
+        timeout: float = 30.0,
+    ) -> None:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname or "@" in urlsplit(url).netloc:
+            raise ConfigurationError("url: allowed is 'http://HOST:PORT' or 'https://HOST:PORT', without a password")
+        for name, value in (("table", table), ("database", database)):
+            if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w{0,127}", value, re.ASCII):
+                raise ConfigurationError(f"{name}={value!r}: allowed are letters, digits and '_'")
+        check_choice("create", create, (True, False))
+        if batch_rows is not None:
+            check_integer("batch_rows", batch_rows, 1, 10_000_000)
+        check_number("timeout", timeout, 0.1, 3600, unit="seconds")
+        self.batch_rows, self.batch_seconds = batch_rows, batch_seconds
+        self._url, self._table, self._database = url.rstrip("/"), table, database
+        self._create, self._timeout = create, timeout
+        named = {"X-ClickHouse-User": user, "X-ClickHouse-Key": password}
+        self._login = _Hidden({name: value for name, value in named.items() if value is not None})
+
+    def __repr__(self) -> str:
+        return f"<ClickHouseSink {self._url} {self._database}.{self._table}>"
+
+    @property
+    def destination(self) -> Mapping[str, str]:
+        return {"url": self._url, "database": self._database, "table": self._table}
+
+    def open(self) -> None:
+        if self._create:
+            self._ask(f"CREATE DATABASE IF NOT EXISTS `{self._database}`")
+            version = re.match(r"(\d+)\.(\d+)", self._ask("SELECT version()").decode())
+            has_types = version is None or (int(version[1]), int(version[2])) >= _FIRST_WITH_TYPES
+            self._ask(self.table_definition(has_types=has_types))
+
+    def table_definition(self, *, has_types: bool = True) -> str:
+        """The CREATE TABLE. has_types: with IPv4, DateTime64 and LowCardinality."""
+        columns = ", ".join(f"{name} {_column_type(name, has_types)}" for name in COLUMNS)
+        day = "toDate(end_time, 'UTC')" if has_types else "toDate(toDateTime(intDiv(end_time, 1000000)), 'UTC')"
+        return (
+            f"CREATE TABLE IF NOT EXISTS `{self._database}`.`{self._table}` ({columns}) "
+            f"ENGINE = ReplacingMergeTree() PARTITION BY {day} ORDER BY ({_ORDER})"
+        )
+
+    def deliver(self, batch: Batch) -> Receipt:
+        head, tail = _text(batch.instance) + _text(batch.vpc_id), _text(batch.run)
+        data = encode_rows(batch.records.view("u1"), head, tail)
+        columns = ", ".join(COLUMNS)
+        self._ask(f"INSERT INTO `{self._database}`.`{self._table}` ({columns}) FORMAT RowBinary", data)
+        return Receipt(len(data), len(data))
+
+    def _ask(self, query: str, data: bytes = b"") -> bytes:
+        """One request on a connection of its own. Raises DeliveryError."""
+        url = urlsplit(self._url)
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        connection = kind(url.hostname or "", url.port, timeout=self._timeout)
+        try:
+            path = f"{url.path}/?{urlencode({'query': query})}"
+            connection.request("POST", path, data, {"User-Agent": "natcore", **self._login})
+            answer = connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise DeliveryError(type(error).__name__, f"{self._url}: {error}") from error
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise _delivery_error(answer.status, answer.getheader("X-ClickHouse-Exception-Code"), body)
+        return body
+
+
+class _Hidden(dict[str, str]):
+    """Headers with a password among them, which no repr may show."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} headers>"
+
+
+def _column_type(name: str, has_types: bool) -> str:
+    if name not in _FIELDS:
+        return "LowCardinality(String)" if has_types else "String"
+    if name == "kind":
+        return "Enum8(" + ", ".join(f"'{word}' = {number}" for number, word in sorted(KINDS.items())) + ")"
+    if has_types and name in ADDRESSES:
+        return "IPv4"
+    if has_types and name in TIMES:
+        return "DateTime64(6, 'UTC')"
+    return _INTEGERS[RECORD[name].str[1:]]
+
+
+def _text(text: str) -> bytes:
+    """A String: its length as LEB128, and its bytes."""
+    data, length = text.encode(), bytearray()
+    size = len(data)
+    while size > 127:
+        length.append(size & 127 | 128)
+        size >>= 7
+    return bytes((*length, size)) + data
+
+
+def _delivery_error(status: int, header: str | None, body: bytes) -> DeliveryError:
+    """By ClickHouse's own code, which old servers have only in the text."""
+    text = body.decode(errors="replace").strip()
+    found = header or (match[1] if (match := re.search(r"Code: (\d+)", text)) else "")
+    code, action = (
+        ERRORS.get(int(found), (f"Code{found}", "backoff")) if found.isdigit() else (f"HTTP{status}", "backoff")
+    )
+    if not found:
+        code, action = _STATUS.get(status, (code, action))
+    return DeliveryError(code, text[:500], action)

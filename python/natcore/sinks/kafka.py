@@ -1,0 +1,170 @@
+"""KafkaSink: session logs to an Apache Kafka topic, a JSON object a row (the extra `kafka`: confluent-kafka)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from ..config import check_choice, check_number
+from ..errors import ConfigurationError, DeliveryAction, DeliveryError
+from .base import Batch, Receipt, Sink
+
+_log = logging.getLogger(__name__)  # librdkafka's own words
+ACTIONS: Mapping[str, DeliveryAction] = {  # names of librdkafka's codes; any other: "backoff"
+    "UNKNOWN_TOPIC_OR_PART": "unavailable",
+    "_UNKNOWN_TOPIC": "unavailable",
+    "_UNKNOWN_PARTITION": "unavailable",
+    "TOPIC_EXCEPTION": "unavailable",
+    "TOPIC_AUTHORIZATION_FAILED": "unavailable",
+    "CLUSTER_AUTHORIZATION_FAILED": "unavailable",
+    "POLICY_VIOLATION": "unavailable",
+    "MSG_SIZE_TOO_LARGE": "split",
+    "INVALID_RECORD": "reject",
+    "INVALID_TIMESTAMP": "reject",
+}
+_GRACE_SECONDS = 2.0  # librdkafka looks for messages that are too old once a second
+
+
+class KafkaSink(Sink):
+    """Produces to `topic`: acknowledged by all in-sync replicas, idempotent, in order within a partition.
+
+    bootstrap_servers: "host:port,host:port". The key is run/session, so that a session's rows keep their order; the
+    value is the row as `Batch.rows(local=True)` gives it, in JSON, the timestamp the row's end. A batch may come again
+    after a failure: a consumer knows a row by (run, number).
+    username, password: SASL, by `mechanism`; tls: encrypted. config: more of librdkafka's settings, as they are.
+    timeout: seconds until a batch that was not acknowledged has failed.
+    """
+
+    delivery_type = "kafka"
+    events = True
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        mechanism: str = "SCRAM-SHA-512",
+        tls: bool = False,
+        config: Mapping[str, Any] | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        for name, value in (("bootstrap_servers", bootstrap_servers), ("topic", topic)):
+            if not isinstance(value, str) or not value:
+                raise ConfigurationError(f"{name}={value!r}: allowed is a text that is not empty")
+        if (username is None) != (password is None):
+            raise ConfigurationError("username: allowed is one with a password, or neither")
+        check_choice("mechanism", mechanism, ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"))
+        check_choice("tls", tls, (True, False))
+        check_number("timeout", timeout, 1, 3600, unit="seconds")
+        self._kafka = _client()
+        self._bootstrap_servers, self._topic, self._timeout = bootstrap_servers, topic, timeout
+        sasl = {"sasl.mechanism": mechanism, "sasl.username": username, "sasl.password": password}
+        protocol = ("SASL_" if username is not None else "") + ("SSL" if tls else "PLAINTEXT")
+        self._settings: Any = _Hidden({
+            "compression.type": "lz4", **(sasl if username is not None else {}), "security.protocol": protocol,
+            "log_level": 2,  # what fails is told by the delivery, once
+            **(config or {}),
+            "bootstrap.servers": bootstrap_servers, "client.id": "natcore", "acks": "all", "enable.idempotence": True,
+            "delivery.report.only.error": True, "message.timeout.ms": int(timeout * 1000), "linger.ms": 5,
+        })  # fmt: skip
+        self._encoder = msgspec.json.Encoder()
+        self._producer: Any = None
+        self._owner = 0
+        self._errors: list[Any] = []  # of the batch in hand
+
+    def __repr__(self) -> str:
+        return f"<KafkaSink {self._bootstrap_servers} {self._topic}>"
+
+    @property
+    def destination(self) -> Mapping[str, str]:
+        return {"bootstrap_servers": self._bootstrap_servers, "topic": self._topic}
+
+    def open(self) -> None:
+        """Ask for the topic; a broker that makes topics by itself makes it now."""
+        try:
+            found = self._connect().list_topics(self._topic, timeout=self._timeout)
+        except self._kafka.KafkaException as error:
+            raise _delivery_error(error.args[0]) from error
+        refusal = found.topics[self._topic].error
+        if refusal is not None and refusal.name() != "LEADER_NOT_AVAILABLE":  # being made
+            raise _delivery_error(refusal)
+
+    def deliver(self, batch: Batch) -> Receipt:
+        producer = self._connect()
+        rows = list(batch.rows(local=True))
+        values = self._encoder.encode_lines(rows).split(b"\n")
+        size = 0
+        self._errors = []
+        for row, value in zip(rows, values, strict=False):  # behind the last line is nothing
+            key = f"{batch.run}/{row['session']}".encode()
+            self._produce(producer, key, value, max(0, row["end_time"]) // 1000)
+            size += len(key) + len(value)
+        left = producer.flush(self._timeout + _GRACE_SECONDS)
+        if left or self._errors:
+            self._give_up(producer)
+            if not self._errors:
+                raise DeliveryError("_TIMED_OUT", f"{left} rows not acknowledged within {self._timeout:g} s")
+            raise _delivery_error(self._errors[0])
+        return Receipt(size, size)
+
+    def close(self) -> None:
+        self._producer = None
+
+    def _produce(self, producer: Any, key: bytes, value: bytes, milliseconds: int) -> None:
+        while True:
+            try:
+                producer.produce(self._topic, value, key, timestamp=milliseconds, on_delivery=self._report)
+                return
+            except BufferError:  # librdkafka's own queue is full
+                producer.poll(0.1)
+            except self._kafka.KafkaException as error:
+                self._errors.append(error.args[0])
+                return
+
+    def _report(self, error: Any, message: Any) -> None:
+        if error is not None:
+            self._errors.append(error)
+
+    def _give_up(self, producer: Any) -> None:
+        """Nothing of a batch that failed may leave later: the whole of it comes again, by another producer."""
+        producer.purge()
+        producer.flush(_GRACE_SECONDS)
+        self._producer = None
+
+    def _connect(self) -> Any:
+        """The delivering thread's producer, made again after a fork."""
+        if self._producer is None or self._owner != os.getpid():
+            try:
+                self._producer = self._kafka.Producer(dict(self._settings), logger=_log)
+            except self._kafka.KafkaException as error:
+                raise ConfigurationError(f"config: {error.args[0].str()}; allowed is what librdkafka knows") from error
+            self._owner = os.getpid()
+        return self._producer
+
+
+class _Hidden(dict[str, Any]):
+    """Settings with secrets among them, which no repr may show."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} settings>"
+
+
+def _client() -> ModuleType:
+    """The client, imported when the first sink is made: it is an extra."""
+    try:
+        return import_module("confluent_kafka")
+    except ImportError as error:
+        raise ConfigurationError(f"KafkaSink: {error}; allowed where natcore[kafka] is installed") from error
+
+
+def _delivery_error(error: Any) -> DeliveryError:
+    code = str(error.name())
+    return DeliveryError(code, str(error.str()), ACTIONS.get(code, "backoff"))

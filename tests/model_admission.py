@@ -1,0 +1,252 @@
+"""The oracle's room for what is new: limits, quotas, and whether an endpoint that was drawn could be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from model_entries import PORTED, Row, targets
+from model_packets import ICMP, TCP, UDP, Endpoint, Packet
+from model_sessions import Mapping, Session
+from model_tables import SECOND, Choices, Tables
+from natcore.config import DnatEntry, NoNatEntry, SnatEntry
+from natcore.verdict import Verdict
+
+NAMES = {TCP: "tcp", UDP: "udp", ICMP: "icmp"}
+SESSIONS_FROM_OUTSIDE = 1024  # alive at a mapping
+UNTOLD = -1  # the port of a mapping that went again before it was seen
+Whom = tuple[int, Endpoint, int]  # a subscriber, a remote and a protocol: what an event tells
+Lack = Callable[[], Verdict | None]
+
+
+def limit(value: int | None) -> float:
+    return float("inf") if value is None else value
+
+
+class Admission(Tables):
+    """What a new mapping and a new session need, in the order in which a packet may fail."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        self.target_of: dict[tuple[int, DnatEntry, int], int] = {}  # by entry and remote address: always the same
+        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+
+    def lacking(self, lack: Lack, whom: Whom) -> Verdict | None:
+        """What is lacking, after a complete expiry if there was none in this second; it becomes an event."""
+        if lack() is not None and (self.swept is None or self.swept // SECOND != self.now // SECOND):
+            self.sweep()
+        found = lack()
+        if found is not None:
+            self.note(found, whom)
+        return found
+
+    def note(self, verdict: Verdict, whom: Whom) -> Verdict:
+        """One event a reason and subscriber, counted, not a flood (RFC 6888 REQ-11)."""
+        subscriber, remote, protocol = whom
+        event = self.events.setdefault((verdict.reason, subscriber), [self.now, *remote, protocol, 0])
+        event[-1] += 1
+        return verdict
+
+    # Limits
+
+    def full(self) -> Verdict | None:
+        return Verdict.DROP_SESSION_LIMIT if len(self.sessions) >= self.max_sessions else None
+
+    def no_mapping_left(self) -> Verdict | None:
+        return Verdict.DROP_SESSION_LIMIT if len(self.mappings) >= self.max_mappings else None
+
+    def crowded(self, mapping: Mapping) -> Verdict | None:
+        """Sessions opened from outside have caps of their own: a stranger never takes the room of the inside."""
+        strangers = [session for session in self.sessions if session.opened_outside]
+        here = sum(session.mapping is mapping for session in strangers)
+        if here >= SESSIONS_FROM_OUTSIDE or len(strangers) >= max(1, self.max_sessions // 4):
+            return Verdict.DROP_OUTSIDE_LIMIT
+        return self.full()
+
+    def _own_sessions(self, subscriber: int) -> int:
+        """Those that count against its quota (RFC 6888 REQ-4): drawn for, and opened from inside."""
+        return sum(
+            s.mapping.inside[0] == subscriber and not s.mapping.static and not s.opened_outside for s in self.sessions
+        )
+
+    def _over_sessions(self, subscriber: int) -> Verdict | None:
+        over = self._own_sessions(subscriber) >= limit(self.policy.sessions_per_subscriber)
+        return Verdict.DROP_SUBSCRIBER_LIMIT if over else None
+
+    def _over_ports(self, subscriber: int) -> Verdict | None:
+        who = self.subscribers.get(subscriber)
+        over = who is not None and who.mappings >= limit(self.policy.ports_per_subscriber)
+        return Verdict.DROP_SUBSCRIBER_LIMIT if over else None
+
+    def _too_fast(self, subscriber: int) -> bool:
+        who = self.subscribers.get(subscriber)
+        rate = limit(self.policy.new_sessions_per_second)
+        return who is not None and who.second == self.now // SECOND and who.opened >= rate
+
+    def count_rate(self, session: Session) -> None:
+        """A new session that its subscriber opened in this second."""
+        who = self.subscribers.get(session.mapping.inside[0])
+        if who is not None and not session.mapping.static and not session.opened_outside:
+            second = self.now // SECOND
+            who.second, who.opened = second, who.opened + 1 if who.second == second else 1
+
+    # The mapping of a packet from inside
+
+    def mapping_for(self, packet: Packet, row: Row, choices: Choices) -> Mapping | Verdict:
+        """The mapping of an inside source under an entry, made if need be, when there is room for a session besides."""
+        whom = packet.source[0], packet.destination, packet.protocol
+        if (lack := self.lacking(self.full, whom)) is not None:
+            return lack
+        if isinstance(row.entry, NoNatEntry):
+            return self.static(row, packet.protocol, packet.source, packet.source, whom)
+        if isinstance(row.entry, DnatEntry):
+            [wire] = row.wires
+            return self.static(row, packet.protocol, packet.source, (wire, packet.source[1]), whom)
+        return self._dynamic(packet, row, whom, choices)
+
+    def static(self, row: Row, protocol: int, inside: Endpoint, outside: Endpoint, whom: Whom) -> Mapping | Verdict:
+        """The mapping between an inside endpoint and the outside one that an entry gives it."""
+        key = Mapping(protocol, inside, outside, row.id, static=True)
+        return self.mapping_of(key) or self.lacking(self.no_mapping_left, whom) or key
+
+    def _dynamic(self, packet: Packet, row: Row, whom: Whom, choices: Choices) -> Mapping | Verdict:
+        subscriber = packet.source[0]
+        if self._too_fast(subscriber):
+            return self.note(Verdict.DROP_RATE_LIMIT, whom)
+        if (lack := self.lacking(lambda: self._over_sessions(subscriber), whom)) is not None:
+            return lack
+        mapping = Mapping(packet.protocol, packet.source, (0, 0), row.id, remote=self._own_remote(packet))
+        if (found := self.mapping_of(mapping)) is not None:
+            return found
+        for lack_of in (
+            lambda: self._over_ports(subscriber),
+            lambda: self._no_room(packet),
+            lambda: self._dry(packet, row),
+        ):
+            if (lack := self.lacking(lack_of, whom)) is not None:
+                return lack
+        drawn = choices.drawn()
+        if drawn is None:  # natcore drew, and then refused the packet for what it goes to
+            mapping.outside = self._guess(packet, row), UNTOLD if packet.protocol in PORTED else 0
+        else:
+            self.check(drawn, packet, row)
+            mapping.outside = drawn
+        return mapping
+
+    def _own_remote(self, packet: Packet) -> Endpoint | None:
+        """The remote, where the mapping is for it alone (RFC 4787 section 4.1)."""
+        name = NAMES.get(packet.protocol)
+        if name is not None and self.policy.behaviour(name).mapping == "address-and-port-dependent":
+            return packet.destination
+        return None
+
+    def _no_room(self, packet: Packet) -> Verdict | None:
+        stranger = packet.source[0] not in self.subscribers
+        if stranger and len(self.subscribers) >= self.max_subscribers:
+            return Verdict.DROP_SESSION_LIMIT
+        return self.no_mapping_left()
+
+    def _dry(self, packet: Packet, row: Row) -> Verdict | None:
+        return None if self.candidates(packet, row) else Verdict.DROP_PORTS_EXHAUSTED
+
+    # The draw
+
+    def candidates(self, packet: Packet, row: Row) -> list[int]:
+        """The outside addresses that could serve a new mapping, by the pooling (RFC 4787 REQ-2, RFC 7857 section 4)."""
+        assert isinstance(row.entry, SnatEntry)
+        who = self.subscribers.get(packet.source[0])
+        serving = [a for a in row.wires if self.obtainable(packet.protocol, a, packet.source[0])]
+        if self.policy.pooling == "arbitrary" or who is None or who.entry != row.id:
+            return serving
+        own = [who.address] if self.obtainable(packet.protocol, who.address, packet.source[0]) else []
+        return own if own or self.policy.pooling == "paired" else serving
+
+    def obtainable(self, protocol: int, address: int, subscriber: int) -> int:
+        """How many ports of an address a subscriber could be given; without ports an address always does."""
+        if protocol not in PORTED:
+            return 1
+        used = {m.outside for m in self.mappings if m.protocol == protocol and m.outside[0] == address and not m.static}
+        for (held_protocol, endpoint), (owner, until) in self.held.items():
+            if held_protocol == protocol and endpoint[0] == address and owner != subscriber and self.now < until:
+                used.add(endpoint)
+        return self.range_size - self.entries.reserved_count(protocol, address, self.policy.port_ranges) - len(used)
+
+    @property
+    def range_size(self) -> int:
+        """Ports that may be drawn on an address."""
+        return sum(last - first + 1 for first, last in self.policy.port_ranges)
+
+    def free(self, protocol: int, endpoint: Endpoint) -> bool:
+        """Whether anybody could draw the port now."""
+        return (
+            any(first <= endpoint[1] <= last for first, last in self.policy.port_ranges)
+            and not self.entries.reserved(protocol, endpoint)
+            and all((m.protocol, m.outside) != (protocol, endpoint) or m.static for m in self.mappings)
+            and self.held.get((protocol, endpoint), (0, 0))[1] <= self.now
+        )
+
+    def resting(self) -> list[tuple[int, Endpoint]]:
+        """Protocol and endpoint of the ports that are held down."""
+        in_use = {(m.protocol, m.outside) for m in self.mappings if not m.static}
+        return [key for key, (_, until) in self.held.items() if self.now < until and key not in in_use]
+
+    def check(self, choice: Endpoint, packet: Packet, row: Row) -> None:
+        """The drawn endpoint keeps every promise."""
+        protocol, subscriber, candidates = packet.protocol, packet.source[0], self.candidates(packet, row)
+        assert choice[0] in candidates, f"{choice} is on none of {candidates}: not in the pool, not the pair, or full"
+        if protocol not in PORTED:
+            return
+        assert any(first <= choice[1] <= last for first, last in self.policy.port_ranges), f"{choice}: out of range"
+        assert not self.entries.reserved(protocol, choice), f"{choice} is a DNAT entry's"
+        taken = ((m.protocol, m.outside) == (protocol, choice) and not m.static for m in self.mappings)
+        assert not any(taken), f"{choice} is taken"
+        owner, until = self.held.get((protocol, choice), (subscriber, 0))
+        assert owner == subscriber or until <= self.now, f"{choice} is held down for {owner} until {until}"
+        self._check_preference(choice, protocol, packet.source[1])
+
+    def _check_preference(self, choice: Endpoint, protocol: int, wish: int) -> None:
+        """The inside port is preserved where it is free; its parity is, where such a port is (RFC 4787 REQ-4)."""
+        address, port = choice
+        if self.policy.ports == "preserve" and self.free(protocol, (address, wish)):
+            assert port == wish, f"{choice}: {wish} was free to be preserved"
+        if self.policy.parity and port % 2 != wish % 2:
+            alike = (p for first, last in self.policy.port_ranges for p in range(first, last + 1) if p % 2 == wish % 2)
+            better = next((p for p in alike if self.free(protocol, (address, p))), None)
+            assert better is None, f"{choice}: {better} was free, and has the parity of {wish}"
+
+    def _guess(self, packet: Packet, row: Row) -> int:
+        """The outside address of a draw that was undone: most likely to be refused by the hairpin's other end.
+
+        If a dead session joins the two, natcore may have met and released it, or not: nobody can tell. Nor whether the
+        subscriber is paired with the new entry's address now, or which target that one has.
+        """
+        candidates = self.candidates(packet, row)
+        who = self.subscribers.get(packet.source[0])
+        other = self.entries.dnat(packet.protocol, packet.destination)  # of several targets that for the address
+        unsure = (who is not None and who.entry != row.id) or (other is not None and len(targets(other)) > 1)
+        self.guessed = self.guessed or (unsure and len(candidates) > 1)
+        if packet.protocol not in PORTED:  # refused for a conflict: on an address where there is one
+            taken = {s.mapping.outside[0] for s in self.sessions if s.protocol == packet.protocol
+                     and s.remote == packet.destination and s.alive(self.now)}  # fmt: skip
+            return next((a for a in candidates if a in taken), candidates[0])
+        there = [s for s in self.sessions if s.mapping.outside == packet.destination and s.remote[0] in candidates]
+        self.guessed = self.guessed or any(not session.alive(self.now) for session in there)
+        return min(candidates, key=[session.remote[0] for session in there].count)
+
+    # The target of a DNAT entry
+
+    def target(self, row: Row, packet: Packet, remote: Endpoint, choices: Choices) -> Endpoint:
+        """The inside endpoint: of several, one of them, always the same for a remote address."""
+        assert isinstance(row.entry, DnatEntry)
+        first, _, inside_first = row.entry.ports
+        port = packet.destination[1] - first + inside_first if packet.protocol in PORTED else 0
+        possible, key = targets(row), (row.id, row.entry, remote[0])
+        chosen = next(iter(possible)) if len(possible) == 1 else choices.target(row.id, remote[0])
+        assert chosen in possible, f"{chosen} is none of the targets"
+        assert self.target_of.setdefault(key, chosen) == chosen, f"{chosen} is another target than before"
+        return chosen, port
+
+    # A session over a mapping
+
+    def conflicts(self, mapping: Mapping, remote: Endpoint) -> bool:
+        """Whether either end of a new session is another one's already; what is met dead is released."""
+        inbound = self.inbound_session(mapping.protocol, mapping.outside, remote)
+        return inbound is not None or self.outbound_session(mapping.protocol, mapping.inside, remote) is not None
