@@ -1,5 +1,5 @@
 """Tables as rows that Python can have: copies, each row consistent."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.state cimport Worker
 
@@ -12,6 +12,8 @@ cdef packed struct SessionRow:  # SESSION of python/natcore/records.py
     double birth                # seconds of the gateway's clock
     double last_seen
     double deadline
+    int64_t start_time          # its creation, and the start of its open window (0: none): microseconds since 1970
+    int64_t window_time
     uint32_t inside_ip          # addresses and ports in host order
     uint32_t remote_ip
     uint32_t outside_ip

@@ -4,8 +4,8 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 from natcore._mappings cimport Mapping
 from natcore._ports cimport PORT_SPACES, Address, PortMap, ports_in_use
 from natcore._sessions cimport (
-    IN, NO_WINDOW, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, UNLOGGED, Cold, Session, deadline_of, is_dead,
-    session_id,
+    IN, NO_WINDOW, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, UNLOGGED, Cold, Session, deadline_of,
+    is_dead, micros, session_id,
 )
 from natcore._sweep cimport is_long_ago
 from natcore._tcp cimport TCP_STATE
@@ -26,6 +26,8 @@ cdef void session_row(const Worker* worker, uint32_t slot, SessionRow* row) noex
     row.birth = cold.birth_ns / 1e9
     row.deadline = deadline / 1e9
     row.last_seen = (deadline - <uint64_t>worker.sessions.timeout_ms[session.timeout_class] * 1000000) / 1e9
+    row.start_time = micros(&worker.sessions, cold.birth_ns)
+    row.window_time = 0 if session.flags & NO_WINDOW else micros(&worker.sessions, cold.window_start_ns)
     row.inside_ip = bswap32(session.ip[ROLE_INSIDE])
     row.remote_ip = bswap32(session.ip[ROLE_REMOTE])
     row.outside_ip = bswap32(session.ip[ROLE_OUTSIDE])
@@ -110,6 +112,6 @@ cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t room) noe
     return filled
 
 
-assert sizeof(SessionRow) == 96
+assert sizeof(SessionRow) == 112
 assert sizeof(MappingRow) == 24
 assert sizeof(PortRow) == 24

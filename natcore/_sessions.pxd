@@ -166,6 +166,7 @@ cdef bint mapping_alive(Sessions* table, uint32_t number, uint32_t now_ms) noexc
 cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, uint16_t outside_port, uint8_t protocol,
                       uint32_t now_ms) noexcept nogil
 cdef uint64_t session_id(const Cold* cold) noexcept nogil
+cdef int64_t micros(const Sessions* table, uint64_t ns) noexcept nogil
 cdef uint64_t deadline_of(const Sessions* table, const Session* session, uint64_t now_ns) noexcept nogil
 cdef int64_t micros(const Sessions* table, uint64_t ns) noexcept nogil
 cdef void window_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept nogil

@@ -49,6 +49,21 @@ class FakeCore:
         self._ring: list[Records] = []
         self._number = 0
         self._next_row = 0
+        self.oldest_ns: int | None = None  # when the oldest open window began
+
+    @property
+    def next_number(self) -> int:
+        return self._number
+
+    def skip_numbers(self, count: int) -> int:
+        self._number += count
+        return self._number - count
+
+    def oldest_window(self, part: int) -> tuple[int, int]:
+        return self.now_ns if self.oldest_ns is None else self.oldest_ns, 1
+
+    def label(self, at_ns: int) -> int:
+        return at_ns // 1000
 
     @property
     def waiting(self) -> int:

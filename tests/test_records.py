@@ -57,7 +57,7 @@ def test_the_core_s_struct_agrees() -> None:
 
 
 def test_rows_for_looking_are_pinned() -> None:
-    assert (SESSION.itemsize, MAPPING.itemsize, PORTS.itemsize) == (96, 24, 24)
+    assert (SESSION.itemsize, MAPPING.itemsize, PORTS.itemsize) == (112, 24, 24)
 
 
 def test_a_session_s_hot_and_cold_part_are_a_cache_line_each() -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import threading
 
 import pytest
 
-from log_fakes import FakeClock, FakeCore, ScriptedSink, assert_adds_up
+from log_fakes import FakeClock, FakeCore, ScriptedSink, assert_adds_up, make_records
 from natcore import ConfigurationError, DeliveryError, DeliveryPolicy
 from natcore.collector import Collector
-from natcore.records import RECORD
+from natcore.records import GAP, GAP_LOST, RECORD
 from natcore.sinks import Batch, Receipt, Sink
 
 POLICY = DeliveryPolicy(batch=100)
@@ -159,19 +160,25 @@ def test_a_batch_too_large_is_halved_and_every_row_arrives_in_order():
     assert sink.numbers == list(range(100)) and max(len(batch) for batch in sink.taken) <= 30
 
 
-def test_memory_is_bounded_and_the_oldest_rows_go_first(monkeypatch):
+@pytest.mark.parametrize("gaps", [False, True])
+def test_memory_is_bounded_the_oldest_rows_go_first_and_a_gap_row_says_so(monkeypatch, gaps):
     monkeypatch.setattr("natcore.sessionlog._MEMORY_ROWS", 1000)
     bench = Bench()
     sink = ScriptedSink(lambda batch, attempt: fail("ServerBusy") if bench.clock.now < 2000 else None)
+    sink.gaps = gaps
     log = bench.start(sink)
     for _ in range(30):
         bench.core.produce(100)
         bench.run(log, 1)
-    assert log.counters()["lost_queue_full"] == 2000 and log.counters()["queued"] == 1000
+    assert log.counters()["lost_queue_full"] == 2000 and log.counters()["queued"] == 1000 + 1  # the gap row
     bench.clock.now = 2000
     bench.run(log, 100)
-    assert sink.numbers == list(range(2000, 3000))
-    assert log.counters()["delivered"] == 1000
+    assert sink.numbers == list(range(1999 if gaps else 2000, 3000))
+    assert log.counters()["delivered"] == 1000 + gaps and log.counters()["gaps"] == 1
+    if gaps:
+        gap, lost = sink.taken[0].records[0], make_records(2000)
+        assert (gap["kind"], gap["session"], gap["flags"]) == (GAP, 2000, GAP_LOST)
+        assert (gap["start_time"], gap["end_time"]) == (lost["start_time"].min(), lost["end_time"].max())
 
 
 CODES = [("ProjectNotExist", "unavailable"), ("LogStoreNotExist", "unavailable"), ("ProjectForbidden", "unavailable"),
@@ -361,3 +368,24 @@ def test_what_one_process_leaves_in_the_spool_the_next_delivers_first(tmp_path):
     assert len({batch.run for batch in sink.taken}) == 2
     assert (log.counters()["recovered"], log.counters()["delivered"]) == (500, 510)
     later.close()
+
+
+def test_redaction_comes_before_the_spool_and_reaches_what_an_earlier_run_left_in_it(tmp_path):
+    bench = Bench()
+    log = bench.start(ScriptedSink(lambda *_: fail("ServerBusy")), name="log", spool=tmp_path)
+    bench.core.produce(10)
+    bench.run(log, 0)
+    bench.collector.stop(log, timeout=0)
+    bench = Bench()
+    sink = ScriptedSink(lambda batch, attempt: fail("InvalidKey", "reject") if attempt == 1 else None)
+    log = bench.start(sink, name="log", spool=tmp_path, redact_destination=True)
+    bench.core.produce(10)
+    bench.collector.step()
+    log.persist()
+    assert not any(b"\xc6\x33\x64"[::-1] in path.read_bytes() for path in sorted(tmp_path.rglob("*.segment"))[1:])
+    bench.run(log, 100)
+    rows = [json.loads(line) for line in (tmp_path / "log" / "dead-letter.jsonl").read_text().splitlines()]
+    assert len(rows) == 10 and {row["pub_ip"] for row in rows} == {"0.0.0.0"}
+    taken = sink.taken[0].records
+    assert len(taken) == 10 and not taken["pub_ip"].any() and not taken["pub_port"].any() and taken["pri_ip"].all()
+    assert log.redact_destination

@@ -129,7 +129,7 @@ def test_a_batch_that_failed_leaves_nothing_and_can_be_sent_again(name, call, tm
     sink.open()
     sink.deliver(batch_of(10))
     if name == "parquet" and call == "write":
-        monkeypatch.setattr("natcore.sinks.parquet.pq.write_table", _raise)
+        monkeypatch.setattr("natcore.sinks.parquet.write_table", _raise)
     else:
         monkeypatch.setattr(os, call, _raise)
     with pytest.raises(OSError, match="no space"):

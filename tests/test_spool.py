@@ -7,13 +7,16 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from log_fakes import assert_adds_up, make_records
 from natcore import ConfigurationError
+from natcore.heartbeat import Beat
 from natcore.ledger import Ledger
+from natcore.records import GAP, GAP_LOST
 from natcore.spool import Spool
 from natcore.spool_format import Identity, Mark, decode_marks, decode_segment_header, encode_frame, encode_mark
 from natcore.spool_recovery import recover
@@ -113,8 +116,17 @@ def test_it_is_bounded_and_the_oldest_rows_go_first_and_are_counted(tmp_path):
         assert sum(path.stat().st_size for path in tmp_path.glob("*.segment")) <= bound
         assert_adds_up(ledger.counters())
     lost = ledger.counters()["lost_spool_full"]
-    assert 0 < spool.rows == 10_000 - lost
-    assert take_all(spool, ledger) == list(range(lost, 10_000))
+    assert 0 < spool.rows - 1 == 10_000 - lost
+    gap = spool.take(1000).records
+    assert (gap["kind"][0], gap["number"][0], gap["session"][0], gap["flags"][0]) == (GAP, lost - 1, lost, GAP_LOST)
+    lost_rows = make_records(lost)
+    assert (gap["start_time"][0], gap["end_time"][0]) == (lost_rows["start_time"][0], lost_rows["end_time"][-1])
+    spool.put_back()
+    append(spool, ledger, 50, 10_000)  # and more is lost: one gap row tells of all
+    assert_adds_up(ledger.counters())
+    assert ledger.counters()["gaps"] == 1
+    more = ledger.counters()["lost_spool_full"]
+    assert take_all(spool, ledger) == list(range(more - 1, 10_050))
 
 
 def test_a_batch_in_hand_when_the_spool_overflows_is_delivered_or_counted(tmp_path):
@@ -133,7 +145,10 @@ def test_a_batch_in_hand_when_the_spool_overflows_is_delivered_or_counted(tmp_pa
             assert (ledger.counters()["delivered"], ledger.counters()["lost_spool_full"]) == (0, lost + 30)
         assert_adds_up(ledger.counters())
         rest = take_all(spool, ledger)
-        assert rest == list(range(5050 - len(rest), 5050))
+        lost = ledger.counters()["lost"]
+        assert (
+            rest == list(range(5050 - len(rest), 5050)) and rest[0] == lost + (30 if outcome == "delivered" else 0) - 1
+        )
         assert ledger.counters()["spooled"] == 0
 
 
@@ -183,13 +198,14 @@ def test_damage_anywhere_is_set_aside_and_counted_once_and_the_rest_comes_back(t
     for _ in range(chance.randrange(1, 5)):
         data[chance.randrange(start, len(data))] ^= 1 << chance.randrange(8)
     path.write_bytes(data)
-    segments, damaged = recover(tmp_path, None)
+    found = recover(tmp_path, None)
+    damaged = found.damaged_rows
     assert damaged % 10 == 0 and damaged >= 10
-    assert recover(tmp_path, None)[1] == 0  # counted before
+    assert recover(tmp_path, None).damaged_rows == 0  # counted before
     assert (tmp_path / "0000000001.damaged").stat().st_size > 0
     spool, ledger = open_spool(tmp_path)
     numbers = take_all(spool, ledger)
-    assert len(numbers) == 100 - damaged == sum(segment.rows_left for segment in segments)
+    assert len(numbers) == 100 - damaged == sum(segment.rows_left for segment in found.segments)
     assert numbers == sorted(numbers)
     assert_adds_up(ledger.counters())
     spool.close()
@@ -260,7 +276,16 @@ def test_killed_at_every_system_call_no_spooled_row_is_lost(tmp_path, monkeypatc
         folder = tmp_path / str(nth)
         finished = _live_until(folder, nth, monkeypatch)
         spool, ledger = open_spool(folder)
+        had_begun = (folder / "run").exists()
+        has_died = spool.begin_run(Beat(9000, 9000, 9000, 0))
+        assert not (finished["spooled"] and not had_begun) and (has_died or not had_begun or finished["spooled"])
+        assert not (finished["marked"] and has_died)
+        gaps = ledger.counters()["gaps"]
+        assert gaps == has_died
         numbers = take_all(spool, ledger)
+        if has_died:
+            gap = numbers.pop()
+            assert gap > max([*numbers, *finished["spooled"]], default=-1)  # its number is its own
         assert set(finished["spooled"]) - set(finished["delivered"]) <= set(numbers), nth
         assert numbers == sorted(set(numbers)), nth
         assert_adds_up(ledger.counters())
@@ -272,7 +297,7 @@ def test_killed_at_every_system_call_no_spooled_row_is_lost(tmp_path, monkeypatc
 
 def _live_until(folder: Path, nth: int, monkeypatch) -> dict:
     """Appends, takes, acknowledges, overflows nothing; what it had been told was done when it ended."""
-    done: dict = {"spooled": [], "delivered": [], "ended": False}
+    done: dict = {"spooled": [], "delivered": [], "marked": False, "ended": False}
     calls, opened, close = [0], set(), os.close
 
     def counted(real):
@@ -294,19 +319,25 @@ def _live_until(folder: Path, nth: int, monkeypatch) -> dict:
             patch.setattr(os, name, counted(getattr(os, name)))
         try:
             spool, ledger = open_spool(folder, 1 << 17)
+            spool.begin_run(Beat(100, 200, 300, 0))
             for first in range(0, 700, 100):
                 append(spool, ledger, 100, first)
                 done["spooled"] += range(first, first + 100)
+                spool.note(Beat(100 + first, 200 + first, 300 + first, first + 100))
+                done["oldest"] = 100 + first
                 if first % 200:
                     batch = spool.take(130)
                     done["delivered"] += batch.records["number"].tolist()
                     acknowledge(spool, ledger, batch)
+            spool.end_run()
+            done["marked"] = True
             spool.close()
             done["ended"] = True
         except Killed:
             pass
     for descriptor in opened:  # what the kernel does for a dead process
-        close(descriptor)
+        with suppress(OSError):  # a file object closed it on its way out
+            close(descriptor)
     return done
 
 

@@ -1,4 +1,4 @@
-"""Rows that wait in memory: bounded, the oldest dropped first."""
+"""Rows that wait in memory: bounded, the oldest dropped first, a gap row in their place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import threading
 from collections import deque
 from typing import Protocol
 
+from .holes import Hole
 from .ledger import Ledger
+from .records import GAP
 from .sinks.base import Batch, Records, join
 
 
@@ -40,12 +42,18 @@ class Buffer:
         self._ledger = ledger
         self._chunks: deque[Records] = deque()
         self._held: Records | None = None
-        self._rows = 0
+        self._rows = 0  # that wait, the hole's gap row among them
+        self._hole = Hole()
         self._lock = threading.Lock()
 
     @property
     def rows(self) -> int:
         return self._rows
+
+    @property
+    def is_held(self) -> bool:
+        """Rows are out for delivery: neither here nor done with."""
+        return self._held is not None
 
     def append(self, records: Records) -> None:
         """RECORD (n,), accepted by the ledger before; kept as it is, so it must not be written again."""
@@ -60,6 +68,9 @@ class Buffer:
             if self._held is not None:
                 return None
             taken: list[Records] = []
+            if self._hole and limit > 0:
+                taken.append(self._hole.take())
+                limit -= 1
             while self._chunks and limit > 0:
                 chunk = self._chunks.popleft()
                 if len(chunk) > limit:
@@ -85,22 +96,38 @@ class Buffer:
                 self._held = None
                 self._drop_surplus()
 
+    def peek(self) -> list[Records]:
+        """The rows that wait, a held batch among them, in order; they stay."""
+        with self._lock:
+            return [*([] if self._held is None else [self._held]), *self._chunks]
+
     def clear(self) -> int:
         """Forget every row; -> how many, for the ledger."""
         with self._lock:
+            if self._hole:
+                self._hole.take()
+                self._ledger.drop_gaps(1, "queued")
+                self._rows -= 1
             rows, self._rows = self._rows, 0
             self._chunks.clear()
             return rows
 
     def _drop_surplus(self) -> None:
-        surplus = self._rows - self._capacity
-        if surplus <= 0:
-            return
-        left = surplus
-        while left:
+        surplus = self._rows - bool(self._hole) - self._capacity
+        while surplus > 0:
             chunk = self._chunks.popleft()
-            if len(chunk) > left:
-                self._chunks.appendleft(chunk[left:])
-            left -= min(left, len(chunk))
-        self._rows -= surplus
-        self._ledger.lose(surplus, "queued", "queue_full")
+            if len(chunk) > surplus:
+                self._chunks.appendleft(chunk[surplus:])
+                chunk = chunk[:surplus]
+            surplus -= len(chunk)
+            self._give_up(chunk)
+
+    def _give_up(self, records: Records) -> None:
+        gaps = int((records["kind"] == GAP).sum())
+        if not self._hole:
+            self._rows += 1
+            self._ledger.add_gap("queued")
+        self._hole.add_records(records)
+        self._rows -= len(records)
+        self._ledger.drop_gaps(gaps, "queued")
+        self._ledger.lose(len(records) - gaps, "queued", "queue_full")

@@ -1,12 +1,12 @@
-"""The command line: run, check, demo, replay, clean."""
+"""The command line: run, check, demo, replay, clean; and what asks the session log (log_cli)."""
 
 from __future__ import annotations
 
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.metadata import version
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -19,19 +19,20 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from . import capture, demo, interfaces, report, service
+from . import capture, demo, interfaces, log_cli, report, service
+from .command import Json, failing
 from .config import SnatEntry
 from .demo_clients import Outcome
-from .errors import ConfigurationError, Error, InterfaceError
+from .errors import ConfigurationError
 from .gateway import Gateway
 from .replay import Replay
-from .settings import Settings, SettingsError, load
+from .settings import Settings, load
 from .sinks import ParquetSink
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+log_cli.add_to(app)
 
 File = Annotated[Path, typer.Argument(metavar="GATEWAY.TOML", help="The gateway's file.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def _options(
 @app.command()
 def run(file: File, as_json: Json = False) -> None:
     """Forward packets as the file says, until SIGTERM or SIGINT. SIGHUP prints the counters."""
-    with _failing(as_json):
+    with failing(as_json):
         settings = load(file)
         _warn(settings)
         service.serve(settings, _tell_json if as_json else _tell)
@@ -63,7 +64,7 @@ def run(file: File, as_json: Json = False) -> None:
 @app.command()
 def check(file: File, as_json: Json = False) -> None:
     """Say whether the file is good, and what it makes."""
-    with _failing(as_json):
+    with failing(as_json):
         settings = load(file)
         settings.make_gateway().close()
         summary = _summary(settings)
@@ -85,7 +86,7 @@ def show_demo(
     """Watch real programs reach a server through natcore, then read their session log (in memory where not root)."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     console = report.console(quiet=as_json)
-    with _failing(as_json), _Progress(console) as progress:
+    with failing(as_json), _Progress(console) as progress:
         result = demo.run(keep=keep, progress=progress.show)
     if as_json:
         report.print_json(
@@ -112,7 +113,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Send a capture through a gateway in memory: what it would have made of this traffic."""
-    with _failing(as_json), ExitStack() as stack:
+    with failing(as_json), ExitStack() as stack:
         entries = [_parse_snat(text) for text in snat]
         folder = log or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="natcore-replay-")))
         gateway = stack.enter_context(Gateway(instance="replay", seed=seed))
@@ -131,29 +132,12 @@ def replay(
 @app.command()
 def clean(as_json: Json = False) -> None:
     """Put back what a gateway that was killed left on this machine's interfaces."""
-    with _failing(as_json):
+    with failing(as_json):
         cleaned = {"interfaces": interfaces.clean(), "namespaces": demo.clean()}
     if as_json:
         report.print_json({"ok": True, **cleaned})
     else:
         print(f"put back: {_listed(cleaned)}" if any(cleaned.values()) else "nothing was left")
-
-
-@contextmanager
-def _failing(as_json: bool) -> Iterator[None]:
-    """natcore's errors, and the system's, are told in one line; the exit status is 1."""
-    try:
-        yield
-    except (Error, OSError) as error:
-        text = (error.strerror if isinstance(error, InterfaceError) else None) or str(error)
-        if as_json:
-            told: dict[str, Any] = {"ok": False, "error": text}
-            if isinstance(error, SettingsError):
-                told |= {"file": error.source, "key": error.key, "value": error.value, "allowed": error.allowed}
-            report.print_json(told)
-        else:
-            typer.echo(f"error: {text}", err=True)
-        raise typer.Exit(1) from None
 
 
 def _warn(settings: Settings) -> None:

@@ -1,7 +1,8 @@
 """One collector a gateway: it takes the rows from the core's ring and gives them to every session log.
 
 produced = accepted + lost_ring, while a log runs; each log has an account of its own (ledger.py). A full ring never
-stops a packet: the row is lost and counted. While no log runs nothing is taken: the rows stay for `take_records()`.
+stops a packet: the row is lost, counted, and a gap row says so. Each second the logs get a sign of life. While no log
+runs nothing is taken: the rows stay for `take_records()`.
 """
 
 from __future__ import annotations
@@ -14,27 +15,29 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from .config import DeliveryPolicy, check_number
+from .config import DeliveryPolicy, check_choice, check_number
 from .errors import ConfigurationError
-from .records import RECORD
+from .heartbeat import Beat, OldestWindow, Windows
+from .records import GAP_RING, RECORD, gap_row
 from .sender import attribute
 from .sessionlog import SessionLog
-from .sinks.base import Records, Sink
+from .sinks.base import Batch, Records, Sink
 from .spool_format import Identity
 
 _log = logging.getLogger(__name__)
 _DRAIN_ROWS = 65_536
 _PERIOD_SECONDS = 0.05
+_BEAT_SECONDS = 1.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-class Core(Protocol):
+class Core(Windows, Protocol):
     """What the collector needs of the data plane."""
 
     relief: Callable[[], object] | None
@@ -51,8 +54,16 @@ class Core(Protocol):
         ...
 
     @property
-    def now_ns(self) -> int:
-        """The gateway's clock."""
+    def next_number(self) -> int:
+        """Of the next row that is drained."""
+        ...
+
+    def skip_numbers(self, count: int) -> int:
+        """Numbers for rows that are lost; -> the first."""
+        ...
+
+    def label(self, at_ns: int) -> int:
+        """Microseconds since 1970, as rows have it, of a time of the gateway's clock."""
         ...
 
     def close_windows(self, now_ns: int) -> int | None:
@@ -94,7 +105,9 @@ class Collector:
         self._control = threading.RLock()  # start, stop, close: one at a time
         self._draining = threading.Lock()  # the ring has one reader; and the counts below
         self._room = np.empty(_DRAIN_ROWS, RECORD)
-        self._accepted = self._unclaimed = self._lost_before = self._lost_base = 0
+        self._accepted = self._unclaimed = self._lost_before = self._lost_base = self._lost_told = 0
+        self._windows = OldestWindow(core)
+        self._oldest_us = 0  # a row that is drained from now on has a window that began then or later
         self._thread: threading.Thread | None = None
         self._end = threading.Event()
 
@@ -118,22 +131,25 @@ class Collector:
         name: str | None = None,
         spool: str | os.PathLike[str] | None = None,
         delivery: DeliveryPolicy | None = None,
+        redact_destination: bool = False,
     ) -> SessionLog:
         """A new log, that counts from now: windows that are open are closed first, for the logs that run already.
 
         name: of the log, and of its folder in `spool`; without one it is made from the delivery type.
+        redact_destination: its rows do not say where the traffic went (RFC 6888 REQ-12); other logs' do.
         Rows that no log was there for and that `take_records` has not taken are dropped, counted `unclaimed`.
         Raises ConfigurationError: billing by specification, another region (contract R6), a name or a sink in use.
         """
         with self._control:
             self._check_sink(sink)
             name = self._check_name(name, str(attribute(sink, "delivery_type")))
-            log = self._make(sink, name, spool, delivery or DeliveryPolicy())
+            check_choice("redact_destination", redact_destination, (True, False))
+            log = self._make(sink, name, spool, delivery or DeliveryPolicy(), redact_destination)
             self._close_windows()
             with self._draining:
                 self._drain()
                 if not self._logs:
-                    self._lost_base = self._core.journal_lost
+                    self._lost_base = self._lost_told = self._core.journal_lost
                 self._logs = (*self._logs, log)
                 self._core.relief = self._relieve
             if self._has_threads:
@@ -141,11 +157,14 @@ class Collector:
                 self._start_thread()
             return log
 
-    def _make(self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy) -> SessionLog:
+    def _make(
+        self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy, redact: bool
+    ) -> SessionLog:
+        oldest_ns = self._windows.look()
         try:
             return SessionLog(
                 sink, self._identity, name=name, spool=Path(spool) / name if spool is not None else None,
-                policy=policy, check=self._check_sink, collect=self.step,
+                policy=policy, beat=self._beat(oldest_ns), check=self._check_sink, collect=self.step, redact_destination=redact,
                 clock=self._clock, wall=self._wall, chance=self._chance,
             )  # fmt: skip
         except OSError as error:
@@ -173,11 +192,36 @@ class Collector:
 
     drain_now = step
 
+    def beat(self) -> None:
+        """A sign of life for each log: what has been written so far is there, and no older window is open."""
+        oldest_ns = self._windows.look()  # waits for the packets: no lock is held
+        with self._draining:
+            if self._logs:
+                self._drain()
+                beat = self._beat(oldest_ns)
+                for log in self._logs:
+                    log.note(beat)
+
+    def _beat(self, oldest_ns: int) -> Beat:
+        """What is drained from now on began at `oldest_ns` or later."""
+        self._oldest_us = self._core.label(oldest_ns)
+        now_us = self._core.label(self._core.now_ns)
+        return Beat(self._oldest_us, now_us, round(self._wall() * 1e6), self._core.next_number)
+
     def _relieve(self) -> None:
+        self._attempt(self.step)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
         try:
-            self.step()
+            action()
         except Exception:
             _log.exception("collecting session rows failed")
+
+    def waiting_rows(self) -> Iterator[Batch]:
+        """Rows of the running logs that no destination has yet, the ring's among them; they stay."""
+        self.step()
+        for log in self._logs:
+            yield from log.waiting_rows()
 
     def counters(self) -> dict[str, int]:
         """Rows: produced = accepted + lost_ring, while a log ran; unclaimed: dropped by the start of the first log."""
@@ -194,10 +238,7 @@ class Collector:
         while True:
             count = self._core.drain(self._room)
             if count:
-                records = self._room[:count].copy()
-                records.flags.writeable = False
-                for log in self._logs:
-                    log.accept(records)
+                self._give(self._room[:count].copy())
             taken += count
             if count < len(self._room):
                 break
@@ -205,7 +246,22 @@ class Collector:
             self._accepted += taken
         else:
             self._unclaimed += taken
+        self._tell_lost()
         return taken
+
+    def _give(self, records: Records) -> None:
+        records.flags.writeable = False
+        for log in self._logs:
+            log.accept(records)
+
+    def _tell_lost(self) -> None:
+        """A gap row for rows that found the ring full: they get numbers, which will be missing."""
+        lost = self._core.journal_lost - self._lost_told
+        if self._logs and lost:
+            self._lost_told += lost
+            last = self._core.skip_numbers(lost) + lost - 1
+            for log in self._logs:
+                log.accept_gap(gap_row(self._oldest_us, self._core.label(self._core.now_ns), last, lost, GAP_RING))
 
     def _close_windows(self) -> None:
         """No lock of the collector is held: the core may wait for a packet thread, which may be in `drain_now`."""
@@ -245,8 +301,12 @@ class Collector:
             self._thread = None
 
     def _run(self) -> None:
+        next_beat = self._clock()
         while not self._end.wait(_PERIOD_SECONDS):
             self._relieve()
+            if self._clock() >= next_beat:
+                next_beat = self._clock() + _BEAT_SECONDS
+                self._attempt(self.beat)
 
     def _check_sink(self, sink: Sink) -> None:
         if not callable(getattr(sink, "deliver", None)):

@@ -379,9 +379,12 @@ class Gateway:
 
     def start_session_log(
         self, sink: Any, *, name: str | None = None, spool: str | os.PathLike[str] | None = None,
-        delivery: DeliveryPolicy | None = None,
+        delivery: DeliveryPolicy | None = None, redact_destination: bool = False,
     ) -> SessionLog:  # fmt: skip
-        """Starts a session log into a sink (natcore.sinks); several logs get the same rows with the same numbers."""
+        """Starts a session log into a sink (natcore.sinks); several logs get the same rows with the same numbers.
+
+        name: of the log and of its folder in spool. redact_destination: its rows have no pub_ip and pub_port.
+        """
         self._check_open()
         if self._collector is None:
             from .collector import Collector
@@ -389,7 +392,9 @@ class Gateway:
             self._collector = Collector(
                 self._core, instance=self.instance, vpc_id=self.vpc_id, billing=self.billing, region=self.region
             )
-        return self._collector.start(sink, name=name, spool=spool, delivery=delivery)
+        return self._collector.start(
+            sink, name=name, spool=spool, delivery=delivery, redact_destination=redact_destination
+        )
 
     def stop_session_log(self, log: SessionLog, timeout: float = 10.0) -> int:
         """Stops a log, its open windows delivered as partial rows; the rows still undelivered after timeout seconds."""

@@ -17,7 +17,8 @@ class Ledger:
 
     queued: in memory. spooled: on disk, synced. dead_letter: set aside in a file, refused by the destination.
     Counts beside the sums: withheld (rows of a kind that the sink does not take; not accepted), recovered (accepted
-    from what an earlier process left in the spool), raw_bytes_delivered and wire_bytes_delivered.
+    from what an earlier process left in the spool), gaps (accepted gap rows, that this log added to the gateway's),
+    raw_bytes_delivered and wire_bytes_delivered.
     """
 
     def __init__(self) -> None:
@@ -25,7 +26,9 @@ class Ledger:
         self._settled = threading.Condition(self._lock)
         self._rows: dict[Place, int] = dict.fromkeys(_PLACES, 0)
         self._lost: dict[Reason, int] = dict.fromkeys(_REASONS, 0)
-        self._beside = dict.fromkeys(("withheld", "recovered", "raw_bytes_delivered", "wire_bytes_delivered"), 0)
+        self._beside = dict.fromkeys(
+            ("withheld", "recovered", "gaps", "raw_bytes_delivered", "wire_bytes_delivered"), 0
+        )
 
     def accept(self, rows: int, *, withheld: int = 0) -> None:
         """New rows, in memory."""
@@ -38,6 +41,17 @@ class Ledger:
         with self._lock:
             self._rows["spooled"] += rows
             self._beside["recovered"] += rows
+
+    def add_gap(self, place: Place) -> None:
+        """A gap row is one more row of this log."""
+        self.drop_gaps(-1, place)
+
+    def drop_gaps(self, rows: int, place: Place) -> None:
+        """Gap rows that have become part of another one."""
+        with self._lock:
+            self._rows[place] -= rows
+            self._beside["gaps"] -= rows
+            self._settled.notify_all()
 
     def move(self, rows: int, source: Place, to: Place) -> None:
         with self._lock:

@@ -54,6 +54,15 @@ def gap_row(start_us: int, end_us: int, number: int, rows: int, reason: int) -> 
     return row
 
 
+def redacted(records: NDArray[np.void]) -> NDArray[np.void]:
+    """RECORD (n,) without destinations (RFC 6888 REQ-12): pub_ip and pub_port are 0. A copy, where there were any."""
+    if not (records["pub_ip"].any() or records["pub_port"].any()):
+        return records
+    records = records.copy()
+    records["pub_ip"] = records["pub_port"] = 0
+    return records
+
+
 def format_ipv4(address: int) -> str:
     """Dotted quads of an address in host order.
 
@@ -75,6 +84,8 @@ SESSION = np.dtype(
         ("birth", "f8"),
         ("last_seen", "f8"),
         ("deadline", "f8"),
+        ("start_time", "i8"),  # its creation, and the start of its open window (0: none): microseconds since 1970
+        ("window_time", "i8"),
         ("inside_ip", "u4"),
         ("remote_ip", "u4"),
         ("outside_ip", "u4"),

@@ -15,8 +15,8 @@ from .deadletter import DeadLetters
 from .delivery import Answer, Attempt, Delivered, Destination, Disposal, Progress, Refused, Wait, destination_of
 from .errors import DeliveryError
 from .ledger import Ledger, Place
-from .records import WINDOW
-from .sinks.base import Batch, Receipt, Sink
+from .records import GAP, WINDOW, redacted
+from .sinks.base import Batch, Receipt, Records, Sink
 
 _log = logging.getLogger(__name__)
 _BUSY_SECONDS = 0.05  # the spool's writer has the rows in hand
@@ -42,7 +42,8 @@ class Sender:
     """Steps: open the sink, wait for a batch, deliver it, settle what became of it.
 
     sources: stores in the order in which they are emptied. One thread calls `step`; the others are safe anywhere.
-    clock: seconds, any origin. `changed`: called when a step is worth while before its time.
+    redact: rows lose their destinations. clock: seconds, any origin.
+    `changed`: called when a step is worth while before its time.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Sender:
         clock: Callable[[], float],
         chance: random.Random,
         changed: Callable[[], None],
+        redact: bool = False,
     ) -> None:
         self.sink = sink
         self.delivery_type: str = attribute(sink, "delivery_type")
@@ -63,7 +65,8 @@ class Sender:
         self.batch_rows: int = attribute(sink, "batch_rows") or policy.batch
         seconds = attribute(sink, "batch_seconds")
         self._linger: float = policy.linger if seconds is None else seconds
-        self.takes_events: bool = attribute(sink, "events")
+        self._takes_events: bool = attribute(sink, "events")
+        self._takes_gaps: bool = attribute(sink, "gaps")
         self._sources = sources
         self._ledger = ledger
         self._policy = policy
@@ -71,6 +74,7 @@ class Sender:
         self._clock = clock
         self._chance = chance
         self._changed = changed
+        self._redact = redact
         key = (self.delivery_type, *sorted(self.destination.items())) if self.destination else None
         self.target: Destination = destination_of(key)
         self.target.watch(changed)
@@ -90,6 +94,20 @@ class Sender:
     def hurry(self, hurried: bool = True) -> None:
         """Wait for no batch to fill."""
         self._hurried = hurried
+
+    def select(self, records: Records) -> Records:
+        """Of RECORD (n,) the rows that the sink takes, with what they may say."""
+        if self._redact:
+            records = redacted(records)
+        if self._takes_events and self._takes_gaps:
+            return records
+        kinds = records["kind"]
+        wanted = kinds == WINDOW
+        if self._takes_events:
+            wanted = kinds != GAP
+        elif self._takes_gaps:
+            wanted |= kinds == GAP
+        return records if wanted.all() else records[wanted]
 
     def step(self) -> float | None:
         """Make one attempt if it is time; -> seconds until the next step is worth while, None: until `changed`."""
@@ -128,7 +146,7 @@ class Sender:
             if self._abandoned:
                 return True
             if source is not None:
-                batch = source.store.take(min(action.limit, self._again or action.limit))
+                batch = self._take(source, min(action.limit, self._again or action.limit))
                 self._held = source if batch is not None else None
             wanted = self._wanted(batch)
             if source is not None and wanted is None:
@@ -149,12 +167,18 @@ class Sender:
             self._waiting_since = None
         return True
 
+    def _take(self, source: Source, limit: int) -> Batch | None:
+        batch = source.store.take(limit)
+        if batch is None or not self._redact:
+            return batch
+        return Batch(batch.instance, batch.vpc_id, batch.run, redacted(batch.records))  # an earlier run's may not be
+
     def _wanted(self, batch: Batch | None) -> Batch | None:
         """Of a batch the rows that the sink takes; a log filters before, but its spool may hold another sink's."""
-        if batch is None or self.takes_events:
-            return batch
-        windows = batch.records[batch.records["kind"] == WINDOW]
-        return Batch(batch.instance, batch.vpc_id, batch.run, windows) if len(windows) else None
+        if batch is None:
+            return None
+        wanted = self.select(batch.records)
+        return Batch(batch.instance, batch.vpc_id, batch.run, wanted) if len(wanted) else None
 
     def _skip(self, source: Source, batch: Batch | None, action: Attempt) -> bool:
         if action.test:
@@ -200,10 +224,10 @@ class Sender:
             else:
                 self._ledger.lose(rows, place, "rejected")
         else:
-            windows = rows if self.takes_events else int((batch.records["kind"] == WINDOW).sum())
-            self._ledger.withhold(rows - windows, place)
+            wanted = len(self.select(batch.records))
+            self._ledger.withhold(rows - wanted, place)
             self._ledger.add_bytes(*(receipt or Receipt(0, 0)))
-            self._ledger.move(windows, place, "delivered")
+            self._ledger.move(wanted, place, "delivered")
         source.store.acknowledge()
 
     def _set_aside(self, batch: Batch, answer: Refused) -> bool:

@@ -7,7 +7,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,12 +17,13 @@ from .config import DeliveryPolicy, check_number
 from .deadletter import DeadLetters
 from .delivery import UNAVAILABLE_CODE, DeliveryState
 from .errors import ConfigurationError
+from .heartbeat import Beat
 from .ledger import Ledger
-from .records import WINDOW
 from .sender import Sender, Source
-from .sinks.base import Records, Sink
+from .sinks.base import Batch, Records, Sink
 from .spool import Spool
 from .spool_format import Identity
+from .spool_reading import waiting_rows
 
 _log = logging.getLogger(__name__)
 _MEMORY_ROWS = 1 << 20  # 96 MB: what waits in memory at most, and four batches in any case
@@ -61,13 +62,17 @@ class SessionLog:
         name: str,
         spool: Path | None,
         policy: DeliveryPolicy,
+        beat: Beat,
         check: Callable[[Sink], None],
         collect: Callable[[], object],
+        redact_destination: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         chance: random.Random | None = None,
     ) -> None:
         self.name = name
+        self.redact_destination = redact_destination
+        self._identity = identity
         self._policy = policy
         self._check = check
         self._collect = collect
@@ -76,8 +81,9 @@ class SessionLog:
         self._chance = chance or random.Random()
         self._ledger = Ledger()
         self._dead_letters = DeadLetters(spool, policy.spool_bytes) if spool else None
-        self._spool = Spool(spool, identity, bound_bytes=policy.spool_bytes, ledger=self._ledger) if spool else None
+        self._spool = self._open_spool(spool, identity, beat) if spool else None
         self._spool_broken = False
+        self._beat: Beat | None = None  # to be noted when every row before it is in the spool
         self._wake_sender, self._wake_writer = threading.Event(), threading.Event()
         self._sender = self._make_sender(sink)
         capacity = max(_MEMORY_ROWS, 4 * self._sender.batch_rows)
@@ -124,6 +130,14 @@ class SessionLog:
         """Rows: accepted = delivered + queued + spooled + dead_letter + lost, read at one moment; see `Ledger`."""
         return self._ledger.counters()
 
+    def waiting_rows(self) -> Iterator[Batch]:
+        """The rows that no destination has acknowledged yet, in memory and in the spool; they stay where they are."""
+        identity = self._identity
+        for records in self._buffer.peek():  # from here they go into the spool, so they are looked at first
+            yield Batch(identity.instance, identity.vpc_id, identity.run, records)
+        if self._spool is not None:
+            yield from waiting_rows(self._spool.folder)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Until every row that the gateway has written so far is delivered or given up, and the delivery status is not
         "Modifying" any more; False: not within `timeout` s."""
@@ -165,9 +179,20 @@ class SessionLog:
         if self._spool is not None:
             self._threads.append(self._start_thread(self._run_writer, "spool"))
 
+    def note(self, beat: Beat) -> None:
+        """A sign of life that covers the rows accepted so far."""
+        if self._spool is not None:
+            self._beat = beat
+            self._wake_writer.set()
+
+    def accept_gap(self, row: Records) -> None:
+        """RECORD (1,): rows of the gateway are missing here."""
+        self._ledger.add_gap("queued")
+        self._buffer.append(row)
+
     def accept(self, records: Records) -> None:
         """RECORD (n,), n >= 1, never written again: the gateway's next rows."""
-        wanted = records if self._sender.takes_events else records[records["kind"] == WINDOW]
+        wanted = self._sender.select(records)
         self._ledger.accept(len(wanted), withheld=len(records) - len(wanted))
         if len(wanted):
             self._buffer.append(wanted)
@@ -180,6 +205,7 @@ class SessionLog:
     def persist(self) -> bool:
         """Bring what waits in memory into the spool; -> False: the disk does not take it, or it is in other hands."""
         assert self._spool is not None
+        beat, self._beat = self._beat, None
         while self._buffer.rows:
             batch = self._buffer.take(self._spool.frame_rows)
             if batch is None:
@@ -196,6 +222,8 @@ class SessionLog:
             self._spool_broken = False
             self._buffer.acknowledge()
             self._wake_sender.set()
+        if beat is not None and not self._buffer.is_held:
+            self._spool.note(beat)
         return True
 
     def begin_stop(self, deadline: float) -> None:
@@ -220,10 +248,13 @@ class SessionLog:
                 thread.join(max(0.0, self._deadline - self._clock()) + _GRACE_SECONDS)
             self._sender.abandon()
             undelivered = self._ledger.waiting
+            is_safe = self._spool is not None and self.persist()
+            left = self._buffer.clear()
+            self._ledger.lose(left, "queued", "shutdown")
             if self._spool is not None:
-                self.persist()
+                if is_safe and not left:
+                    self._spool.end_run()
                 self._spool.close()
-            self._ledger.lose(self._buffer.clear(), "queued", "shutdown")
             self._stopped = True
             return undelivered
 
@@ -234,10 +265,22 @@ class SessionLog:
             pass
         self._sender.close_sink()
 
+    def _open_spool(self, folder: Path, identity: Identity, beat: Beat) -> Spool:
+        """What an earlier run has left in it comes first; then a gap row, if that run died."""
+        spool = Spool(folder, identity, bound_bytes=self._policy.spool_bytes, ledger=self._ledger)
+        try:
+            if spool.begin_run(beat):
+                _log.warning("%s: the run before ended without its end mark; a gap row tells so", folder)
+        except BaseException:
+            spool.close()
+            raise
+        return spool
+
     def _make_sender(self, sink: Sink) -> Sender:
         return Sender(
             sink, self._sources, self._ledger, self._policy, self._dead_letters,
             clock=self._clock, chance=self._chance, changed=self._wake_sender.set,
+            redact=self.redact_destination,
         )  # fmt: skip
 
     def _sources(self) -> list[Source]:

@@ -155,6 +155,8 @@ class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
     plane: PlaneTable | UnsetType = UNSET
 
 
+_LOG_OPTIONS = ("name", "spool", "redact_destination")
+
 # What a key's table is, by its path without positions: for naming the keys that are allowed.
 _TABLES: dict[str, type[Struct]] = {
     "": FileTables,
@@ -177,7 +179,7 @@ _TABLES: dict[str, type[Struct]] = {
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """One [[log]]: which sink, its arguments, and those of Gateway.start_session_log (name, spool, delivery)."""
+    """One [[log]]: which sink, its arguments, and those of Gateway.start_session_log."""
 
     source: Path
     key: str
@@ -310,7 +312,7 @@ def _log(source: Path, key: str, raw: dict[str, Any]) -> LogSettings:
     kind = arguments.pop("sink", None)
     if kind not in kinds:
         raise SettingsError(source, f"{key}.sink", kind, f"allowed are {_listed(kinds)}")
-    options: dict[str, Any] = {name: arguments.pop(name) for name in ("name", "spool") if name in arguments}
+    options: dict[str, Any] = {name: arguments.pop(name) for name in _LOG_OPTIONS if name in arguments}
     if "delivery" in arguments:
         delivery = arguments.pop("delivery")
         table = _convert(source, f"{key}.delivery", delivery, DeliveryTable)
@@ -321,7 +323,7 @@ def _log(source: Path, key: str, raw: dict[str, Any]) -> LogSettings:
     arguments = _with_secrets(source, key, arguments, set(parameters) & SECRETS)
     for name in arguments:
         if name not in parameters:
-            allowed = _listed({"sink", "name", "spool", "delivery"} | (set(parameters) - SECRETS))
+            allowed = _listed({"sink", "delivery", *_LOG_OPTIONS} | (set(parameters) - SECRETS))
             raise SettingsError(source, f"{key}.{name}", raw[name], f"unknown; allowed keys are {allowed}")
     for name, parameter in parameters.items():
         if name not in arguments and parameter.default is parameter.empty:

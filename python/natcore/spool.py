@@ -2,7 +2,7 @@
 
 Append-only segments of checksummed frames, each frame synced before its rows count as spooled, each new file's
 folder synced too. A restart finds every whole frame again (spool_recovery). Rows are removed only when they are
-acknowledged, or, oldest first and counted, when the spool is full. One process holds a folder.
+acknowledged, or, oldest first and counted, when the spool is full; a gap row takes their place. One process holds a folder.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import numpy as np
 
 from .durable import make_private, open_private, remove_drafts, sync_folder, write_all
 from .errors import ConfigurationError
+from .heartbeat import Beat
+from .holes import Hole
 from .ledger import Ledger
 from .records import RECORD
 from .sinks.base import Batch, Records, join
@@ -36,6 +38,7 @@ from .spool_format import (
     encode_segment_header,
 )
 from .spool_recovery import Segment, next_header, read_range, recover, segment_path
+from .spool_run import RunFile, gap_after, read_run
 
 _log = logging.getLogger(__name__)
 _LARGEST_SEGMENT_BYTES = 16 << 20
@@ -44,12 +47,13 @@ _LARGEST_FRAME_ROWS = 65_536
 
 @dataclass(slots=True)
 class _Held:
-    """A batch that is out for delivery, and where it began."""
+    """A batch that is out for delivery, and where it began; without a segment: a gap row that is on no disk."""
 
-    segment: Segment
-    rows: int
-    read_offset: int
-    read_rows: int
+    owner: Identity
+    records: Records
+    segment: Segment | None = None
+    read_offset: int = 0
+    read_rows: int = 0
 
 
 class Spool:
@@ -68,6 +72,8 @@ class Spool:
         self._ledger = ledger
         self._lock = threading.RLock()
         self._held: _Held | None = None
+        self._holes: dict[Identity, Hole] = {}  # of the rows dropped since the last gap row was taken, by run
+        self._run: RunFile | None = None
         self._mark_descriptor = -1
         self._descriptor: int | None = None  # of the last segment, while it is written
         make_private(self.folder)
@@ -83,16 +89,53 @@ class Spool:
         self._mark_descriptor = open_private(self.folder / "mark", os.O_RDWR)
         mark = decode_marks(os.pread(self._mark_descriptor, 2 * MARK_BYTES, 0))
         self._sequence = mark.sequence if mark else 0
-        self._segments, damaged_rows = recover(self.folder, mark)
+        found = recover(self.folder, mark)
+        self._segments, self._next_numbers = found.segments, found.next_numbers
         last = max([segment.number for segment in self._segments], default=0)
         self._next_number = max(last, mark.segment if mark else 0) + 1
-        self._ledger.recover(self.rows + damaged_rows)
-        self._ledger.lose(damaged_rows, "spooled", "damaged")
+        self._ledger.recover(self.rows + found.damaged_rows)
+        self._ledger.lose(found.damaged_rows, "spooled", "damaged")
+
+    def begin_run(self, beat: Beat) -> bool:
+        """The spool is filled from now on. Whether the run before died, which its gap row tells then. Raises OSError."""
+        with self._lock:
+            last = read_run(self.folder)
+            has_died = last is not None and not last[1].ended
+            if last is not None and has_died:
+                owner, sign = last
+                self._append_gap(owner, gap_after(sign, self._next_numbers.get(owner.run, 0), beat.wall))
+            if self._run is not None:
+                self._run.close()
+            self._run = RunFile(self.folder, self._identity, beat)
+            return has_died
+
+    def note(self, beat: Beat) -> None:
+        """A sign of life, after every row of a window that had begun before `beat.oldest` has been appended."""
+        with self._lock:
+            if self._run is not None:
+                self._run.note(beat)
+
+    def end_run(self) -> None:
+        """The end mark: every row is in the spool."""
+        with self._lock:
+            if self._run is not None:
+                self._run.note(self._run.beat.end())
+
+    def _append_gap(self, owner: Identity, row: Records) -> None:
+        """In a segment of its own, since a segment is one run's."""
+        frame = encode_frame(row)
+        self._make_room(len(frame))
+        self._seal()
+        self._write(owner, frame)
+        self._seal()
+        self._segments[-1].add(row)
+        self._segments[-1].rows_left = 1
+        self._ledger.add_gap("spooled")
 
     @property
     def rows(self) -> int:
         with self._lock:
-            return sum(segment.rows_left for segment in self._segments) - self._held_rows()
+            return sum(segment.rows_left for segment in self._segments) - self._held_rows() + len(self._holes)
 
     @property
     def size_bytes(self) -> int:
@@ -104,28 +147,37 @@ class Spool:
         frame = encode_frame(records)
         with self._lock:
             self._make_room(len(frame))
-            segment = self._segment_for(len(frame))
-            assert self._descriptor is not None
-            try:
-                write_all(self._descriptor, frame)
-                os.fsync(self._descriptor)
-            except OSError:
-                # After a failed sync the pages are clean and prove nothing: the file gets no more, the rows, still
-                # in memory, go to a new one.
-                self._seal(cut_to=segment.size)
-                raise
-            segment.size += len(frame)
+            segment = self._write(self._identity, frame)
+            segment.add(records)
             segment.rows_left += len(records)
             self._ledger.move(len(records), "queued", "spooled")
 
+    def _write(self, owner: Identity, frame: bytes) -> Segment:
+        segment = self._segment_for(owner, len(frame))
+        assert self._descriptor is not None
+        try:
+            write_all(self._descriptor, frame)
+            os.fsync(self._descriptor)
+        except OSError:
+            # After a failed sync the pages are clean and prove nothing: the file gets no more, the rows, still
+            # in memory, go to a new one.
+            self._seal(cut_to=segment.size)
+            raise
+        segment.size += len(frame)
+        return segment
+
     def take(self, limit: int) -> Batch | None:
         with self._lock:
+            if self._holes:
+                owner = next(iter(self._holes))
+                self._held = _Held(owner, self._holes.pop(owner).take())
+                return Batch(owner.instance, owner.vpc_id, owner.run, self._held.records)
             for segment in list(self._segments):
                 begin = (segment.read_offset, segment.read_rows)
                 records = self._read(segment, limit)
                 if len(records):
-                    self._held = _Held(segment, len(records), *begin)
                     owner = segment.identity
+                    self._held = _Held(owner, records, segment, *begin)
                     return Batch(owner.instance, owner.vpc_id, owner.run, records)
                 self._finish(segment)
             return None
@@ -133,10 +185,10 @@ class Spool:
     def acknowledge(self) -> None:
         with self._lock:
             held, self._held = self._held, None
-            if held is None or held.segment.dropped:
+            if held is None or held.segment is None or held.segment.dropped:
                 return
             segment = held.segment
-            segment.rows_left -= held.rows
+            segment.rows_left -= len(held.records)
             self._write_mark(segment)
             if segment.read_offset >= segment.size:
                 self._finish(segment)
@@ -146,8 +198,12 @@ class Spool:
             held, self._held = self._held, None
             if held is None:
                 return
-            if held.segment.dropped:
-                self._ledger.lose(held.rows, "spooled", "spool_full")
+            if held.segment is None:
+                self._widen(held.owner, held.records)
+                self._ledger.drop_gaps(1, "spooled")
+            elif held.segment.dropped:
+                self._widen(held.owner, held.records)
+                self._ledger.lose(len(held.records), "spooled", "spool_full")
             else:
                 held.segment.read_offset, held.segment.read_rows = held.read_offset, held.read_rows
 
@@ -158,6 +214,10 @@ class Spool:
                 return
             self.put_back()
             self._seal()
+            self._ledger.drop_gaps(len(self._holes), "spooled")  # the missing numbers tell as much
+            self._holes.clear()
+            if self._run is not None:
+                self._run.close()
             for segment in [segment for segment in self._segments if not segment.rows_left]:
                 self._remove(segment)
             self._close_descriptors()
@@ -169,7 +229,8 @@ class Spool:
         self._mark_descriptor = self._lock_descriptor = -1
 
     def _held_rows(self) -> int:
-        return self._held.rows if self._held is not None and not self._held.segment.dropped else 0
+        held = self._held
+        return len(held.records) if held is not None and held.segment is not None and not held.segment.dropped else 0
 
     def _read(self, segment: Segment, limit: int) -> Records:
         """The next rows of the segment, `limit` at most; damaged frames are passed over."""
@@ -209,21 +270,33 @@ class Spool:
             oldest = self._segments[0]
             if self._is_written(oldest):
                 self._seal()
-            kept = self._held.rows if self._held is not None and self._held.segment is oldest else 0
-            self._ledger.lose(oldest.rows_left - kept, "spooled", "spool_full")
+            kept = len(self._held.records) if self._held is not None and self._held.segment is oldest else 0
+            lost = oldest.rows_left - kept
+            if lost and oldest.span is not None:
+                self._hole_of(oldest.identity).add(lost, oldest.span)
+            self._ledger.lose(lost, "spooled", "spool_full")
             oldest.dropped = True
             self._remove(oldest)
 
-    def _segment_for(self, needed_bytes: int) -> Segment:
+    def _widen(self, owner: Identity, records: Records) -> None:
+        self._hole_of(owner).add_records(records)
+
+    def _hole_of(self, owner: Identity) -> Hole:
+        if owner not in self._holes:
+            self._holes[owner] = Hole()
+            self._ledger.add_gap("spooled")
+        return self._holes[owner]
+
+    def _segment_for(self, owner: Identity, needed_bytes: int) -> Segment:
         if self._descriptor is not None and self._segments[-1].size + needed_bytes > self._segment_bytes:
             self._seal()
         if self._descriptor is None:
-            self._begin()
+            self._begin(owner)
         return self._segments[-1]
 
-    def _begin(self) -> None:
+    def _begin(self, owner: Identity) -> None:
         path = segment_path(self.folder, self._next_number)
-        header = encode_segment_header(self._identity)
+        header = encode_segment_header(owner)
         descriptor = open_private(path, os.O_WRONLY | os.O_APPEND | os.O_TRUNC)
         try:
             write_all(descriptor, header)
@@ -234,7 +307,7 @@ class Spool:
             path.unlink(missing_ok=True)
             raise
         self._descriptor = descriptor
-        self._segments.append(Segment(self._next_number, path, self._identity, len(header), 0, len(header)))
+        self._segments.append(Segment(self._next_number, path, owner, len(header), 0, len(header)))
         self._next_number += 1
 
     def _seal(self, cut_to: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What a spool's files look like, byte by byte: segments of checksummed frames, and the mark of what is delivered.
+"""What a spool's files look like, byte by byte: segments of checksummed frames, the mark of what is delivered, the run.
 
 segment   header: magic "NATCSPL1", u32 length, u32 crc32, then `length` bytes of JSON {instance, vpc_id, run};
           then frames.
@@ -6,6 +6,9 @@ frame     header (32 bytes): magic "NFRM", u32 crc32 of the rest of the header, 
           payload, u8 type, 3 bytes zero, u32 rows, u64 number of the first row; then the payload, RECORD rows.
 mark      two slots of 32 bytes, written in turn: u64 sequence, u32 segment, u32 rows of the frame delivered, u64
           offset of the frame, u32 zero, u32 crc32. The valid one with the higher sequence holds.
+run       header: as a segment's, magic "NATCRUN1": whose run it is; then two slots of 48 bytes, written in turn:
+          u64 sequence, i64 oldest, i64 now, i64 wall (microseconds since 1970: heartbeat.Beat), u64 next number,
+          u32 1 when the run has ended, u32 crc32. The valid one with the higher sequence holds.
 All little-endian. The magic's last digit is the format's version.
 """
 
@@ -18,10 +21,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .heartbeat import Beat
 from .records import RECORD
 from .sinks.base import Records
 
 SEGMENT_MAGIC = b"NATCSPL1"
+RUN_MAGIC = b"NATCRUN1"
 FRAME_MAGIC = b"NFRM"
 ROWS = 1  # the only type so far; a reader passes over others
 _SEGMENT_START = struct.Struct("<8sII")
@@ -29,6 +34,8 @@ _FRAME_REST = struct.Struct("<IIB3xIQ")
 FRAME_HEADER_BYTES = 32
 _MARK = struct.Struct("<QIIQI")
 MARK_BYTES = 32
+_BEAT = struct.Struct("<QqqqQI")
+BEAT_BYTES = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +70,18 @@ class Mark:
     rows: int
 
 
-def encode_segment_header(identity: Identity) -> bytes:
+def encode_segment_header(identity: Identity, magic: bytes = SEGMENT_MAGIC) -> bytes:
     text = json.dumps({"instance": identity.instance, "vpc_id": identity.vpc_id, "run": identity.run}).encode()
-    return _SEGMENT_START.pack(SEGMENT_MAGIC, len(text), zlib.crc32(text)) + text
+    return _SEGMENT_START.pack(magic, len(text), zlib.crc32(text)) + text
 
 
-def decode_segment_header(data: bytes | memoryview) -> tuple[Identity, int] | None:
-    """Whose it is and the bytes of the header; None: damaged, or not a segment of this version."""
+def decode_segment_header(data: bytes | memoryview, magic: bytes = SEGMENT_MAGIC) -> tuple[Identity, int] | None:
+    """Whose it is and the bytes of the header; None: damaged, or not a file of this kind and version."""
     if len(data) < _SEGMENT_START.size:
         return None
-    magic, length, checksum = _SEGMENT_START.unpack_from(data)
+    found, length, checksum = _SEGMENT_START.unpack_from(data)
     text = bytes(data[_SEGMENT_START.size : _SEGMENT_START.size + length])
-    if magic != SEGMENT_MAGIC or len(text) != length or zlib.crc32(text) != checksum:
+    if found != magic or len(text) != length or zlib.crc32(text) != checksum:
         return None
     return Identity(**json.loads(text)), _SEGMENT_START.size + length
 
@@ -120,3 +127,19 @@ def decode_marks(data: bytes) -> Mark | None:
             sequence, segment, rows, offset, _ = _MARK.unpack(slot[:-4])
             found.append(Mark(sequence, segment, offset, rows))
     return max(found, key=lambda mark: mark.sequence, default=None)
+
+
+def encode_beat(sequence: int, beat: Beat) -> bytes:
+    body = _BEAT.pack(sequence, beat.oldest, beat.now, beat.wall, beat.next_number, beat.ended)
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
+def decode_beats(data: bytes) -> tuple[int, Beat] | None:
+    """The slot that holds and its sequence; None: neither is whole."""
+    found: list[tuple[int, Beat]] = []
+    for start in range(0, 2 * BEAT_BYTES, BEAT_BYTES):
+        slot = data[start : start + BEAT_BYTES]
+        if len(slot) == BEAT_BYTES and struct.unpack("<I", slot[-4:])[0] == zlib.crc32(slot[:-4]):
+            sequence, oldest, now, wall, number, ended = _BEAT.unpack(slot[:-4])
+            found.append((sequence, Beat(oldest, now, wall, number, bool(ended))))
+    return max(found, key=lambda each: each[0], default=None)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .durable import replaced, sync_folder
+from .holes import Span
 from .records import RECORD
+from .sinks.base import Records
 from .spool_format import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
@@ -31,7 +33,7 @@ DAMAGED_SUFFIX = ".damaged"
 class Segment:
     """A file of frames. size: bytes that are synced and ours to read. rows_left: rows not yet acknowledged.
 
-    read_offset, read_rows: the frame to read next, and how many of its rows have been taken.
+    read_offset, read_rows: the frame to read next, and how many of its rows have been taken. span: of all its rows.
     """
 
     number: int
@@ -42,32 +44,53 @@ class Segment:
     read_offset: int
     read_rows: int = 0
     dropped: bool = False
+    span: Span | None = None
+
+    def add(self, records: Records) -> None:
+        """Rows that are in the file."""
+        span = Span.of(records)
+        if self.span is None:
+            self.span = span
+        else:
+            self.span.widen(span)
 
 
 def segment_path(folder: Path, number: int) -> Path:
     return folder / f"{number:010d}{SEGMENT_SUFFIX}"
 
 
-def recover(folder: Path, mark: Mark | None) -> tuple[list[Segment], int]:
-    """The segments that still hold rows, oldest first, and the number of rows that damage has cost.
+@dataclass(slots=True)
+class Recovered:
+    """The segments that still hold rows, oldest first; rows that damage has cost; by run, a number behind its last row."""
+
+    segments: list[Segment]
+    damaged_rows: int
+    next_numbers: dict[str, int]
+
+
+def recover(folder: Path, mark: Mark | None) -> Recovered:
+    """What is there.
 
     A segment stays as it is: nothing is appended to one that is found. The damaged bytes are copied beside it once,
     and counted when they are copied, so that a second start does not count them again.
     """
-    segments, damaged_rows = [], 0
+    found = Recovered([], 0, {})
     for path in sorted(folder.glob(f"*{SEGMENT_SUFFIX}")):
         number = int(path.name.removesuffix(SEGMENT_SUFFIX))
         if mark is not None and number < mark.segment:
             path.unlink()  # delivered; the process died before it removed it
             continue
         segment, lost = _recover_segment(path, number, mark if mark and mark.segment == number else None)
-        damaged_rows += lost
+        found.damaged_rows += lost
+        if segment is not None and segment.span is not None:
+            run = segment.identity.run
+            found.next_numbers[run] = max(found.next_numbers.get(run, 0), segment.span.last_number + 1)
         if segment is not None and segment.rows_left:
-            segments.append(segment)
+            found.segments.append(segment)
         else:
             path.unlink(missing_ok=True)
     sync_folder(folder)
-    return segments, damaged_rows
+    return found
 
 
 def _recover_segment(path: Path, number: int, mark: Mark | None) -> tuple[Segment | None, int]:
@@ -77,19 +100,21 @@ def _recover_segment(path: Path, number: int, mark: Mark | None) -> tuple[Segmen
     decoded = decode_segment_header(data)
     identity, start = decoded or (None, 0)
     offset, taken = (mark.offset, mark.rows) if mark else (start, 0)
-    rows_left = -taken if mark else 0
+    segment = Segment(number, path, identity, len(data), -taken, offset, taken) if identity else None
     damage: list[bytes] = []
     damaged_rows = 0
-    for at, header, is_whole, end in scan(data, offset):
-        if header is not None and is_whole and identity is not None:
-            rows_left += header.rows if header.type == ROWS else 0
-        else:
+    for at, header, records, end in scan(data, start):
+        if segment is not None and records is not None:
+            if header is not None and header.type == ROWS:
+                segment.add(records)
+                segment.rows_left += len(records) if at >= offset else 0
+        elif at >= offset:
             damage.append(data[at:end])
             damaged_rows += header.rows if header else max(0, end - at - FRAME_HEADER_BYTES) // RECORD.itemsize
-    lost = _set_aside(path, b"".join(damage) if identity else data, damaged_rows) if damage or not identity else 0
-    if identity is None:
-        return None, lost
-    return Segment(number, path, identity, len(data), max(0, rows_left), offset, taken), lost
+    lost = _set_aside(path, b"".join(damage) if segment else data, damaged_rows) if damage or not segment else 0
+    if segment is not None:
+        segment.rows_left = max(0, segment.rows_left)
+    return segment, lost
 
 
 def _set_aside(path: Path, damage: bytes, rows: int) -> int:
@@ -103,16 +128,19 @@ def _set_aside(path: Path, damage: bytes, rows: int) -> int:
     return rows
 
 
-def scan(data: bytes | memoryview, offset: int) -> Iterator[tuple[int, FrameHeader | None, bool, int]]:
-    """(start, header, whole, end) of each frame behind offset, and of each stretch that is none (header None)."""
+def scan(data: bytes | memoryview, offset: int) -> Iterator[tuple[int, FrameHeader | None, Records | None, int]]:
+    """(start, header, rows, end) of each frame behind offset, and of each stretch that is none (header None).
+
+    rows: None where the frame is torn or damaged.
+    """
     while offset < len(data):
         header = decode_frame_header(data[offset : offset + FRAME_HEADER_BYTES])
         if header is not None:
             payload_start, end = offset + FRAME_HEADER_BYTES, min(len(data), offset + header.total_bytes)
-            yield offset, header, decode_payload(header, data[payload_start:end]) is not None, end
+            yield offset, header, decode_payload(header, data[payload_start:end]), end
         else:
             end = next_header(data, offset + 1)
-            yield offset, None, False, end
+            yield offset, None, None, end
         offset = end
 
 

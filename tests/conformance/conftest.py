@@ -70,7 +70,7 @@ REQUIREMENTS: list[tuple[str, str, str, str]] = [
     ("6888", "11b", "the sender is told host unreachable", "by policy"),
     ("6888", "11c", "the administrator is notified", "yes"),
     ("6888", "11d", "no mapping ends to make room", "yes"),
-    ("6888", "12", "REC: destinations not logged", "not yet: no redact_destination"),
+    ("6888", "12", "REC: destinations not logged", "by policy"),
     ("6888", "13", "REC: use the ports well (with 14 and 15, which conflict)", "not yet: no port blocks"),
     ("6888", "15", "REC: ports hard to guess", "yes"),
     ("7857", "2", "the state machine of RFC 6146", "yes"),

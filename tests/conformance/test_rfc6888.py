@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from frames import EIP, ICMP, IP, Ether, Talk, gateway, one_port, udp
 from natcore import NoNatEntry, Policy, Side, Verdict
+from natcore.sinks import MemorySink
 
 
 def test_rfc6888_req2_one_address_across_protocols() -> None:
@@ -93,3 +94,19 @@ def test_rfc6888_req11d_nobody_s_mapping_ends_to_make_room() -> None:
         before = talk.gateway.mappings().tobytes()
         other.out()
         assert talk.gateway.mappings().tobytes() == before and talk.back() is Verdict.INBOUND
+
+
+def test_rfc6888_req12_a_log_may_leave_destinations_out_while_another_keeps_them() -> None:
+    over = gateway()
+    short, whole = MemorySink(), MemorySink()
+    over.start_session_log(short, redact_destination=True)
+    over.start_session_log(whole)
+    talk = Talk(over)
+    talk.out()
+    talk.back()
+    over.close()
+    assert len(short.records) == len(whole.records) >= 2
+    assert not short.records["pub_ip"].any() and not short.records["pub_port"].any()
+    assert whole.records["pub_ip"].all() and whole.records["pub_port"].all()
+    for name in set(short.records.dtype.names) - {"pub_ip", "pub_port"}:
+        assert (short.records[name] == whole.records[name]).all()

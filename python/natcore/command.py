@@ -1,0 +1,33 @@
+"""What all commands share: how a failure is told, and the option for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from .errors import Error, InterfaceError
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@contextmanager
+def failing(as_json: bool) -> Iterator[None]:
+    """natcore's errors, and the system's, are told in one line; the exit status is 1."""
+    try:
+        yield
+    except (Error, OSError) as error:
+        text = (error.strerror if isinstance(error, InterfaceError) else None) or str(error)
+        if as_json:
+            from . import report
+            from .settings import SettingsError
+
+            told: dict[str, Any] = {"ok": False, "error": text}
+            if isinstance(error, SettingsError):
+                told |= {"file": error.source, "key": error.key, "value": error.value, "allowed": error.allowed}
+            report.print_json(told)
+        else:
+            typer.echo(f"error: {text}", err=True)
+        raise typer.Exit(1) from None

@@ -1,0 +1,70 @@
+"""Signs of life: which rows may still be missing at a moment, so that a death leaves a gap of a known size."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+_ROUND_BEATS = 8  # in which every part of the table is looked at; the first 65,536 sessions at each beat
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A moment of a run. Times in microseconds since 1970.
+
+    oldest: when the oldest window began whose row is not in the spool yet. now: the gateway's clock, as rows have it.
+    wall: the machine's clock. next_number: of the next row. ended: the end mark, after which no row came.
+    """
+
+    oldest: int
+    now: int
+    wall: int
+    next_number: int
+    ended: bool = False
+
+    def end(self) -> Beat:
+        return replace(self, ended=True)
+
+    def gap_end(self, wall: int) -> int:
+        """When the last packet may have come of a run whose last sign of life this is and that was dead at `wall`."""
+        return self.now + max(1_000_000, wall - self.wall)
+
+
+class Windows(Protocol):
+    """The core's open windows."""
+
+    @property
+    def now_ns(self) -> int: ...
+
+    def oldest_window(self, part: int) -> tuple[int, int]:
+        """When the oldest window began that is open in a part of the table, ns, now if none is; how many parts."""
+        ...
+
+
+class OldestWindow:
+    """When the oldest open window began; never later than that, though a large table is looked at in turns."""
+
+    def __init__(self, core: Windows) -> None:
+        self._core = core
+        self._begun: list[int] = []  # by part of the table: no window open there now began before this
+        self._at = 0
+        self._lock = threading.Lock()  # held while it waits for the packets
+
+    def look(self) -> int:
+        """ns of the gateway's clock. A window that opens in a part after the look at it began after that look."""
+        with self._lock:
+            return self._look()
+
+    def _look(self) -> int:
+        before = self._core.now_ns
+        begun, parts = self._core.oldest_window(0)
+        if not self._begun:
+            self._begun = [self._core.oldest_window(part)[0] for part in range(parts)]
+        self._begun[0] = begun
+        self._begun += [before] * (parts - len(self._begun))
+        for _ in range(math.ceil((parts - 1) / _ROUND_BEATS)):
+            self._at = self._at % (parts - 1) + 1
+            self._begun[self._at] = self._core.oldest_window(self._at)[0]
+        return min(self._begun)

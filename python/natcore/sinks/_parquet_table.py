@@ -1,0 +1,73 @@
+"""Rows as an Arrow table, and how its columns lie in a Parquet file."""
+
+from __future__ import annotations
+
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..records import RECORD
+from .base import ADDRESSES, KINDS, TIMES, Batch, Records
+
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+_OCTETS = pa.array([str(octet) for octet in range(256)])
+
+
+def _schema() -> Any:
+    """instance, vpc_id, the record's fields in its order (addresses as text, times in UTC), run."""
+    fields = [("instance", _TEXT), ("vpc_id", _TEXT)]
+    for name in RECORD.names or ():
+        if name in ADDRESSES or name == "kind":
+            fields.append((name, _TEXT))
+        elif name in TIMES:
+            fields.append((name, pa.timestamp("us", tz="UTC")))
+        else:
+            fields.append((name, pa.from_numpy_dtype(RECORD[name])))
+    return pa.schema([*fields, ("run", _TEXT)])
+
+
+SCHEMA = _schema()
+
+# Columns whose values repeat; and 64-bit numbers, which differ little: half the bytes and the time of plain ones.
+_DICTIONARIES = [field.name for field in SCHEMA if field.type == _TEXT] + ["protocol", "pub_port", "flags"]
+_DELTAS = {field.name: "DELTA_BINARY_PACKED" for field in SCHEMA if field.type.bit_width == 64}
+
+
+def write_table(table: Any, file: BinaryIO, footer: dict[str, str]) -> None:
+    """footer: the file's key-value metadata. One row group: a look-up reads few columns of few files."""
+    table = table.replace_schema_metadata(footer)
+    pq.write_table(table, file, compression="zstd", use_dictionary=_DICTIONARIES, column_encoding=_DELTAS)
+
+
+def to_table(batch: Batch) -> Any:
+    """A pyarrow.Table of SCHEMA with the batch's rows."""
+    columns = [_arrow_column(batch.records, name) for name in RECORD.names or ()]
+    constant = [_repeat(value, len(batch)) for value in (batch.instance, batch.vpc_id, batch.run)]
+    return pa.Table.from_arrays([*constant[:2], *columns, constant[2]], schema=SCHEMA)
+
+
+def _arrow_column(records: Records, name: str) -> Any:
+    values = pa.array(records[name])
+    if name in TIMES:
+        return values.cast(pa.timestamp("us", tz="UTC"))
+    if name in ADDRESSES:
+        if name == "eip":
+            values = pc.if_else(pc.equal(values, 0), None, values)
+        encoded = values.dictionary_encode()
+        return pa.DictionaryArray.from_arrays(encoded.indices, _dotted(encoded.dictionary))
+    if name == "kind":
+        words = pa.array([KINDS[kind] for kind in sorted(KINDS)])
+        return pa.DictionaryArray.from_arrays(values.cast(pa.int32()), words)
+    return values
+
+
+def _dotted(addresses: Any) -> Any:
+    """Dotted quads of uint32 addresses in host order."""
+    octets = [_OCTETS.take(pc.bit_wise_and(pc.shift_right(addresses, shift), 255)) for shift in (24, 16, 8, 0)]
+    return pc.binary_join_element_wise(*octets, ".")
+
+
+def _repeat(value: str, count: int) -> Any:
+    return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), count), pa.array([value]))

@@ -1,0 +1,61 @@
+"""Looking into the spool of a gateway that runs, or that died: rows that wait, without a lock and without a change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import ConfigurationError
+from .sinks.base import Batch
+from .spool_format import (
+    MARK_BYTES,
+    ROWS,
+    Mark,
+    decode_marks,
+    decode_segment_header,
+)
+from .spool_recovery import SEGMENT_SUFFIX, scan
+
+
+def waiting_rows(folder: str | os.PathLike[str]) -> Iterator[Batch]:
+    """Every frame with rows that no destination has acknowledged, of the log whose folder it is, or of all logs in it.
+
+    A frame that is torn or damaged is passed over: its numbers are missing then. Raises ConfigurationError where there
+    is no such folder.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise ConfigurationError(f"spool={str(folder)!r}: allowed is a spool's folder")
+    for log in [path, *sorted(each for each in path.iterdir() if each.is_dir())]:
+        yield from _waiting_rows(log)
+
+
+def _waiting_rows(folder: Path) -> Iterator[Batch]:
+    mark = decode_marks(_content(folder / "mark")[: 2 * MARK_BYTES])
+    for path in sorted(folder.glob(f"*{SEGMENT_SUFFIX}")):
+        number = int(path.name.removesuffix(SEGMENT_SUFFIX))
+        if mark is None or number >= mark.segment:
+            yield from _rows_of(_content(path), mark if mark and number == mark.segment else None)
+
+
+def _rows_of(data: bytes, mark: Mark | None) -> Iterator[Batch]:
+    decoded = decode_segment_header(data)
+    if decoded is None:
+        return
+    identity, start = decoded
+    offset, done = (mark.offset, mark.rows) if mark else (start, 0)
+    for _, header, records, _ in scan(data, offset):
+        if header is None or records is None or header.type != ROWS:
+            continue
+        if len(records) > done:
+            yield Batch(identity.instance, identity.vpc_id, identity.run, records[done:])
+        done = 0
+
+
+def _content(path: Path) -> bytes:
+    """Empty where the file is gone: its rows are delivered."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""

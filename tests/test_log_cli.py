@@ -1,0 +1,64 @@
+"""The commands that ask the session log, as an administrator meets them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from test_cli import call, call_json
+from test_query import ANN, BOB, Log, at
+
+WHO = ("who", "203.0.113.1:4000", "--protocol", "tcp", "--at")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    log = Log(tmp_path / "log").tick(0)
+    log.session(7, ANN, 100, [(100, 400)], 400).session(8, BOB, 401, [(401, 500)], 500)
+    return log.tick(9000).write()
+
+
+def iso(seconds: float) -> str:
+    return at(seconds).isoformat()
+
+
+def test_who_tells_the_subscriber_and_the_session(folder: Path) -> None:
+    text = call(*WHO, iso(200), "--log", folder)
+    assert text.startswith("exact: 10.0.0.5 had it then\n(203.0.113.1:4000 TCP at 2023-11-14T22:16:40Z within 2 s)")
+    assert "10.0.0.5:555 as 172.16.10.13:4000 (EIP 203.0.113.1) to 198.51.100.7:443" in text
+    assert "window 2023-11-14T22:15:00Z to 2023-11-14T22:20:00Z" in text
+
+
+def test_who_s_exit_status_says_which_answer_it_is(folder: Path) -> None:
+    assert call(*WHO, iso(400.5), "--log", folder, exit_code=3).startswith("ambiguous: 2 subscribers")
+    assert call(*WHO, iso(9900), "--log", folder, exit_code=4).startswith("gap: that is after the log's last row")
+    assert call(*WHO, iso(3000), "--log", folder, exit_code=5).startswith("nobody:")
+
+
+def test_who_as_json(folder: Path) -> None:
+    answer = call_json(*WHO, "2023-11-14T22:16:40Z", "--log", folder, "--remote", "198.51.100.7:443")
+    assert (answer["status"], answer["subscriber"], answer["port"]) == ("exact", "10.0.0.5", 4000)
+    assert answer["matches"][0]["window"] == ["2023-11-14T22:15:00Z", "2023-11-14T22:20:00Z"]
+    assert call_json(*WHO, iso(200), "--log", folder, "--remote", "198.51.100.8", exit_code=5)["status"] == "nobody"
+
+
+def test_who_finds_the_log_by_the_gateway_s_file(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(f"[[log]]\nsink = 'parquet'\nfolder = '{folder}'\nspool = '{tmp_path / 'spool'}'\n")
+    assert call(*WHO, iso(200), "--config", file).startswith("exact")
+    file.write_text("[gateway]\ninstance = 'x'\n")
+    assert "has no [[log]]" in call(*WHO, iso(200), "--config", file, exit_code=1)
+
+
+def test_who_refuses_what_it_cannot_understand(folder: Path) -> None:
+    for change, text in (
+        (("who", "203.0.113.1", "--protocol", "tcp", "--at", iso(0)), "a colon and a port"),
+        (("who", "203.0.113.1:x", "--protocol", "tcp", "--at", iso(0)), "a colon and a port"),
+        (("who", "203.0.113.1:1", "--protocol", "tpc", "--at", iso(0)), "protocol='tpc'"),
+        ((*WHO, "2023-11-14T22:16:40"), "with its zone"),
+        ((*WHO, "yesterday"), "with its zone"),
+    ):
+        assert text in call(*change, "--log", folder, exit_code=1)
+    assert "no --log, --spool or --config" in call(*WHO, iso(0), exit_code=1)
+    assert "error" in call_json(*WHO, iso(0), exit_code=1)

@@ -1,0 +1,324 @@
+"""Who had it then: answers against lives that the test knows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scapy.layers.inet import UDP
+
+from frames import parsed, udp
+from log_fakes import FakeCore, ScriptedSink
+from natcore import ConfigurationError, Eip, Gateway, Side, SnatEntry
+from natcore.collector import Collector
+from natcore.query import Store, who
+from natcore.records import CREATE, END, GAP_DIED, RECORD, WINDOW, gap_row
+from natcore.sinks import Batch, ParquetSink
+
+EPOCH = 1_700_000_000  # seconds
+ADDRESS, PRIVATE = 0xCB007101, 0xAC100A0D  # 203.0.113.1, 172.16.10.13
+ANN, BOB = 0x0A000005, 0x0A000006
+WEB, DNS = 0xC6336407, 0xC6336435
+
+
+def at(seconds: float) -> datetime:
+    return datetime.fromtimestamp(EPOCH + seconds, UTC)
+
+
+class Log:
+    """Rows that a test writes one by one, in seconds from EPOCH."""
+
+    def __init__(self, folder: Path, run: str = "run1", first: int = 0) -> None:
+        self.folder, self.run, self.number = folder, run, first
+        self.rows: list[np.ndarray] = []
+
+    def add(self, kind: int, start: float, end: float, session: int, host: int, port: int = 4000, **more: int) -> Log:
+        row = np.zeros(1, RECORD)
+        fields = {"protocol": 6, "pri_ip": host, "pri_port": 555, "pub_ip": WEB, "pub_port": 443, "nat_ip": PRIVATE,
+                  "eip": ADDRESS, "nat_port": port, "bytes_from_vpc": 100, "pkts_from_vpc": 1}  # fmt: skip
+        for name, value in {**fields, "session": session, "kind": kind, "number": self.number, **more}.items():
+            row[name] = value
+        row["start_time"], row["end_time"] = round((EPOCH + start) * 1e6), round((EPOCH + end) * 1e6)
+        self.rows.append(row)
+        self.number += 1
+        return self
+
+    def session(self, number: int, host: int, start: float, windows: list[tuple[float, float]], end: float | None,
+                **more: int) -> Log:  # fmt: skip
+        self.add(CREATE, start, start, number, host, **more)
+        for window in windows:
+            self.add(WINDOW, *window, number, host, **more)
+        if end is not None:
+            self.add(END, start, end, number, host, **more)
+        return self
+
+    def tick(self, seconds: float) -> Log:
+        """A row about something else, that shows the log knows that time."""
+        return self.add(WINDOW, seconds, seconds, 9999, BOB, port=1)
+
+    def batch(self) -> Batch:
+        rows, self.rows = np.concatenate(self.rows).astype(RECORD), []
+        return Batch("ngw-1", "vpc-1", self.run, rows)
+
+    def write(self) -> Path:
+        sink = ParquetSink(self.folder)
+        sink.open()
+        sink.deliver(self.batch())
+        sink.close()
+        return self.folder
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return Log(tmp_path / "log").tick(0)
+
+
+def test_a_window_that_covers_the_time_is_exact(log: Log) -> None:
+    folder = log.session(7, ANN, 100, [(100, 400)], 400).tick(9000).write()
+    answer = who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(200))
+    assert (answer.status, str(answer.subscriber), answer.gaps) == ("exact", "10.0.0.5", ())
+    (match,) = answer.matches
+    assert (match.pri_port, str(match.pub_ip), match.pub_port, match.session) == (555, "198.51.100.7", 443, 7)
+    assert (match.start, match.end, match.window) == (at(100), at(400), (at(100), at(400)))
+
+
+@pytest.mark.parametrize("address", ["203.0.113.1", "172.16.10.13"])
+def test_either_address_of_an_eip_is_known(log: Log, address: str) -> None:
+    folder = log.session(7, ANN, 100, [(100, 400)], 400).tick(9000).write()
+    assert who(folder, address, 4000, protocol=6, at=at(200)).status == "exact"
+
+
+def test_the_key_is_address_port_and_protocol(log: Log) -> None:
+    folder = log.session(7, ANN, 100, [(100, 400)], 400).tick(9000).write()
+    for address, port, protocol in (
+        ("203.0.113.2", 4000, "tcp"), ("203.0.113.1", 4001, "tcp"), ("203.0.113.1", 4000, "udp"),
+    ):  # fmt: skip
+        assert who(folder, address, port, protocol=protocol, at=at(200)).status == "nobody"
+
+
+def test_a_port_held_without_traffic_is_held_idle(log: Log) -> None:
+    folder = log.session(7, ANN, 100, [(100, 700), (7000, 7600)], 7600).tick(20_000).write()
+    for seconds in (703, 3000, 6990):
+        answer = who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(seconds))
+        assert (answer.status, str(answer.subscriber)) == ("held-idle", "10.0.0.5")
+        assert answer.matches[0].window is None
+    assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(7000)).status == "exact"
+    for seconds in (90, 7610):
+        assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(seconds)).status == "nobody"
+
+
+def test_a_session_that_has_not_ended_yet_is_held_as_far_as_the_log_goes(log: Log) -> None:
+    folder = log.session(7, ANN, 100, [(100, 700)], None).tick(3000).write()
+    assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(2000)).status == "held-idle"
+    answer = who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(4000))
+    assert answer.status == "gap" and "after the log's last row" in answer.reason and "10.0.0.5" in answer.reason
+
+
+def test_an_open_first_window_counts_as_traffic(log: Log) -> None:
+    """Its row is not written yet, but its first packet opened it."""
+    folder = log.session(7, ANN, 100, [], None).tick(300).write()
+    assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(250)).status == "exact"
+
+
+def test_two_subscribers_within_the_tolerance_are_ambiguous(log: Log) -> None:
+    log.session(7, ANN, 100, [(100, 400)], 400).session(8, BOB, 401, [(401, 500)], 500).tick(9000)
+    folder = log.write()
+    answer = who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(400.5))
+    assert answer.status == "ambiguous" and answer.subscriber is None
+    assert {str(match.pri_ip) for match in answer.matches} == {"10.0.0.5", "10.0.0.6"}
+    assert str(who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(400.5), tolerance=0.2).status) == "nobody"
+    assert str(who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(401.1), tolerance=0.2).subscriber) == "10.0.0.6"
+
+
+def test_the_tolerance_is_of_both_sides(log: Log) -> None:
+    folder = log.session(7, ANN, 100, [(100, 400)], 400).tick(9000).write()
+    for seconds, status in ((98, "exact"), (97.9, "nobody"), (402, "exact"), (402.1, "nobody")):
+        assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(seconds)).status == status
+
+
+def test_the_remote_decides_between_sessions_of_one_port(log: Log) -> None:
+    """Ports that are shared (overload): the remote tells whose session it was."""
+    log.session(7, ANN, 100, [(100, 400)], 400).session(8, BOB, 100, [(100, 400)], 400, pub_ip=DNS, pub_port=53)
+    folder = log.tick(9000).write()
+
+    def ask(remote: object) -> object:
+        return who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(200), remote=remote)  # type: ignore[arg-type]
+
+    assert ask(None).status == "ambiguous"
+    assert str(ask("198.51.100.7").subscriber) == "10.0.0.5"
+    assert str(ask(("198.51.100.53", 53)).subscriber) == "10.0.0.6"
+    answer = ask(("198.51.100.53", 54))
+    assert answer.status == "nobody" and "10.0.0.5, 10.0.0.6 had it towards others" in answer.reason
+    assert len(answer.others) == 2
+
+
+def test_a_redacted_destination_fits_every_remote(log: Log) -> None:
+    folder = log.session(7, ANN, 100, [(100, 400)], 400, pub_ip=0, pub_port=0).tick(9000).write()
+    answer = who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(200), remote="198.51.100.7")
+    assert answer.status == "exact" and answer.matches[0].pub_ip is None
+
+
+def test_missing_numbers_are_a_gap(log: Log) -> None:
+    log.tick(1000)
+    log.number += 5  # rows that never came
+    folder = log.tick(1100).tick(9000).write()
+    answer = who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(1050))
+    assert answer.status == "gap" and answer.reason == "rows 2 to 6 of run run1 are missing"
+    assert answer.gaps == ((at(1000 - 600), at(1100), answer.reason),)
+    assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(1200)).status == "nobody"
+
+
+def test_missing_numbers_between_files_are_a_gap(log: Log) -> None:
+    log.tick(1000).write()
+    log.number += 5
+    folder = log.tick(1100).tick(9000).write()
+    assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(1050)).status == "gap"
+
+
+def test_a_gap_does_not_take_a_certain_answer_away(log: Log) -> None:
+    log.session(7, ANN, 100, [(100, 700)], None)
+    log.number += 5
+    folder = log.add(END, 100, 5000, 7, ANN).tick(9000).write()
+    answer = who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(300))
+    assert answer.status == "exact" and answer.gaps
+    assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(3000)).status == "held-idle"
+
+
+def test_an_end_that_may_be_missing_makes_the_holder_unsure(log: Log) -> None:
+    log.session(7, ANN, 100, [(100, 700)], None).tick(1000)
+    log.number += 5
+    folder = log.tick(1100).tick(9000).write()
+    answer = who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(2000))
+    assert answer.status == "gap" and "perhaps 10.0.0.5" in answer.reason
+    assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(800), tolerance=0).gaps
+
+
+def test_a_gap_row_is_a_gap_and_tells_why(log: Log) -> None:
+    log.tick(1000)
+    died = gap_row(round((EPOCH + 700) * 1e6), round((EPOCH + 1003) * 1e6), log.number, 0, GAP_DIED)
+    log.rows.append(died)
+    log.write()
+    folder = Log(log.folder, run="run2").tick(1100).tick(9000).write()
+    answer = who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(1001))
+    assert answer.status == "gap" and "without its end mark" in answer.reason
+    assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(1050)).reason.startswith("that is between two runs")
+    assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(1200)).status == "nobody"
+
+
+def test_before_the_log_and_after_it_nothing_is_known(log: Log) -> None:
+    folder = log.tick(1000).write()
+    for seconds, text in ((-10, "before the log's first row"), (1010, "after the log's last row")):
+        answer = who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(seconds))
+        assert answer.status == "gap" and text in answer.reason
+    (folder / "empty").mkdir()
+    assert who(folder / "empty", "203.0.113.1", 4000, protocol="tcp", at=at(0)).reason == "the log has no rows"
+
+
+def test_rows_that_wait_in_the_spool_are_asked_too(log: Log, tmp_path: Path) -> None:
+    """Some are delivered, some are in the spool, some came twice: each counts once."""
+    core = FakeCore()
+    collector = Collector(core, instance="ngw-1", vpc_id="vpc-1", run="run1", threads=False)
+
+    def refuse(batch: Batch, attempt: int) -> None:
+        raise OSError("no")
+
+    session_log = collector.start(ScriptedSink(refuse, events=True), name="a", spool=tmp_path / "spool")
+    log.session(7, ANN, 100, [(100, 400)], 400).tick(9000)
+    rows = log.batch().records
+    session_log.accept(rows[:3])
+    session_log.persist()
+    session_log.send()
+    session_log.accept(rows[3:])
+    waiting = list(collector.waiting_rows())
+    assert np.concatenate([batch.records["number"] for batch in waiting]).tolist() == [3, 4, 0, 1, 2]
+    for spool in (tmp_path / "spool", tmp_path / "spool" / "a"):
+        answer = who(None, "203.0.113.1", 4000, protocol="tcp", at=at(101), spool=spool)
+        assert (answer.status, len(answer.matches)) == ("exact", 1)
+    collector.close(0.0)
+    sink = ParquetSink(log.folder)
+    sink.deliver(Batch("ngw-1", "vpc-1", "run1", rows[:2]))
+    answer = who(log.folder, "203.0.113.1", 4000, protocol="tcp", at=at(200), spool=tmp_path / "spool")
+    assert (answer.status, len(answer.matches), answer.gaps) == ("exact", 1, ())
+
+
+def test_a_store_sees_files_that_grow_and_files_that_come(log: Log) -> None:
+    sink = ParquetSink(log.folder)
+    sink.deliver(log.tick(10).batch())
+    store = Store(log.folder)
+    assert who(store, "203.0.113.1", 4000, protocol="tcp", at=at(200)).status == "gap"
+    sink.deliver(log.session(7, ANN, 100, [(100, 400)], 400).batch())
+    assert who(store, "203.0.113.1", 4000, protocol="tcp", at=at(200)).status == "exact"
+    sink.close()
+    log.session(8, BOB, 500, [(500, 600)], 600).tick(9000).write()
+    assert str(who(store, "203.0.113.1", 4000, protocol="tcp", at=at(550)).subscriber) == "10.0.0.6"
+    assert len(store.files()) == 2 and store.damaged == []
+
+
+def test_few_of_many_files_are_opened(tmp_path: Path) -> None:
+    log = Log(tmp_path)
+    for day in range(30):
+        log.tick(day * 86_400).write()
+    store = Store(tmp_path)
+    answer = who(store, "203.0.113.1", 4000, protocol="tcp", at=at(15 * 86_400 - 1000))
+    assert answer.status == "nobody" and len(store._footers) <= 8
+    assert len(store.files()) == 30
+
+
+def test_what_may_not_be_asked_is_refused(log: Log, tmp_path: Path) -> None:
+    folder = log.write()
+    good = {"address": "203.0.113.1", "port": 4000, "protocol": "tcp", "at": at(0)}
+    for change, text in (
+        ({"at": datetime(2026, 1, 1)}, "time zone"),
+        ({"at": "2026-01-01T00:00:00Z"}, "time zone"),
+        ({"port": 65_536}, "port=65536"),
+        ({"protocol": "tpc"}, "protocol='tpc'"),
+        ({"address": "203.0.113"}, "address="),
+        ({"remote": "x"}, "remote='x'"),
+        ({"tolerance": -1}, "tolerance=-1"),
+        ({"spool": tmp_path / "none"}, "spool="),
+    ):
+        with pytest.raises(ConfigurationError, match=text):
+            who(folder, **{**good, **change})  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="store="):
+        who(tmp_path / "none", **good)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="store=None"):
+        who(None, **good)  # type: ignore[arg-type]
+
+
+def test_a_time_in_another_zone_is_the_same_time(log: Log) -> None:
+    folder = log.session(7, ANN, 100, [(100, 400)], 400).tick(9000).write()
+    when = at(200).astimezone(timezone(timedelta(hours=8)))
+    answer = who(folder, "203.0.113.1", 4000, protocol="tcp", at=when)
+    assert answer.status == "exact" and answer.as_dict()["at"] == "2023-11-14T22:16:40Z"
+    assert answer.as_dict()["matches"][0]["pri_ip"] == "10.0.0.5"
+
+
+def test_a_running_gateway_adds_what_it_still_has(tmp_path: Path) -> None:
+    """Rows that the log has not delivered yet, sessions that live, windows that are open."""
+    gateway = Gateway(instance="ngw-1", seed=1, epoch=EPOCH, max_sessions=100, max_mappings=100)
+    gateway.add(SnatEntry("10.0.0.0/24", pool=[Eip("203.0.113.1", private_ip="172.16.10.13")]))
+    gateway.start_session_log(ParquetSink(tmp_path / "log", batch_seconds=1e6))
+    frame = udp("10.0.0.5", 555, "198.51.100.7", 53)
+    _, translated = gateway.translate_one(frame, Side.INSIDE, now=0.0)
+    port = parsed(translated)[UDP].sport
+    gateway.advance(now=200.0)
+
+    def ask(seconds: float) -> object:
+        return who(None, "203.0.113.1", port, protocol="udp", at=at(seconds), gateway=gateway)
+
+    answer = ask(150)
+    assert (answer.status, str(answer.subscriber)) == ("exact", "10.0.0.5")
+    assert answer.matches[0].window[0] == at(0) and answer.matches[0].end is None
+    for now in (250.0, 500.0, 700.0, 750.0):
+        gateway.translate_one(frame, Side.INSIDE, now=now)
+        gateway.advance(now=now + 1)
+    assert [ask(seconds).status for seconds in (300, 650, 720, 900)] == ["exact", "held-idle", "exact", "exact"]
+    gateway.advance(now=2000.0)
+    assert [ask(seconds).status for seconds in (300, 1060)] == ["exact", "nobody"]
+    gateway.close()
+    answer = who(tmp_path / "log", "203.0.113.1", port, protocol="udp", at=at(300))
+    assert (answer.status, answer.matches[0].window) == ("exact", (at(0), at(600)))
+    answer = who(tmp_path / "log", "203.0.113.1", port, protocol="udp", at=at(650))
+    assert (answer.status, answer.matches[0].start, answer.matches[0].end) == ("held-idle", at(0), at(1050))
