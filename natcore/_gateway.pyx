@@ -16,7 +16,7 @@ from natcore._ports cimport (
     ports_taken, ports_unreserve,
 )
 from natcore._rows cimport Rows
-from natcore._sessions cimport sessions_delete, sessions_new
+from natcore._sessions cimport TIMEOUT_FRAGMENT, sessions_delete, sessions_new
 from natcore._synqueue cimport unsolicited_delete, unsolicited_new
 from natcore._translate cimport advance, clock_forward, take_generated, translate
 from natcore.flow cimport has_aes
@@ -38,9 +38,9 @@ cdef class Core(Rows):
                   uint32_t max_addresses, uint64_t records, bytes hash_key not None, bytes random_key not None,
                   port_ranges, uint32_t hold_down_ms, bint preserve, bint parity, uint8_t pooling,
                   uint32_t sessions_per_subscriber, uint32_t ports_per_subscriber, uint32_t new_per_second,
-                  timeouts_ms, uint64_t fragment_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering, link_addresses, mtus,
-                  uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh, bint tcp_pickup,
-                  bint hairpin, bint icmp_unreachable, uint16_t mss, bint unsolicited):
+                  timeouts_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering,
+                  link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
+                  bint tcp_pickup, bint hairpin, bint icmp_unreachable, uint16_t mss, bint unsolicited):
         """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32."""
         cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
         cdef uint32_t i
@@ -51,7 +51,7 @@ cdef class Core(Rows):
         if worker.events.fd < 0:
             raise CapacityError("no file descriptor is left for a gateway's events")
         self.filters = 1 in filtering[:2]
-        worker.fragments = fragments_new(fragment_ms)
+        worker.fragments = fragments_new(timeouts_ms[TIMEOUT_FRAGMENT])
         if not (worker.fragments != NULL and sessions_new(&worker.sessions, max_sessions, self.filters)
                 and mappings_new(&worker.mappings, max_mappings, max_subscribers, max_addresses)
                 and journal_new(&worker.journal, records) and outbox_new(&worker.outbox, icmp_rate)

@@ -31,7 +31,6 @@ class Core(Rows):
         ports_per_subscriber: int,
         new_per_second: int,
         timeouts_ms: Sequence[int],
-        fragment_ms: int,
         window_ns: int,
         epoch_ns: int,
         mapping: Sequence[int],

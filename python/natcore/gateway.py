@@ -122,7 +122,6 @@ class Gateway:
             port_ranges=self.policy.port_ranges,
             hold_down_ms=round(self.policy.hold_down * 1000),
             timeouts_ms=timeouts_ms(self.timeouts),
-            fragment_ms=max(1, round(self.timeouts.fragment * 1000)),
             window_ns=to_ns(window, "window"),
             epoch_ns=exact_ns(epoch),
             filtering=tuple(FILTERINGS.index(self.policy.behaviour(p).filtering or "") for p in ("tcp", "udp", "icmp")),
