@@ -8,10 +8,10 @@ from natcore.slab cimport Slab
 cdef enum:
     DATAGRAMS = 4000            # under way at once; the oldest makes room for one more
     DATAGRAMS_WAITING = 2000    # of them without their first fragment; one more is refused
-    DATAGRAMS_WAITING_EACH = DATAGRAMS_WAITING // 16        # of one source
+    DATAGRAMS_WAITING_EACH = 125        # of one source: a sixteenth
     CHUNK_BYTES = 784           # two hold a frame of 1,514 bytes
     CHUNKS = 5000               # 4 MB of what waits
-    CHUNKS_EACH = CHUNKS // 16
+    CHUNKS_EACH = 312           # of one source: a sixteenth
     FRAGMENTS_HELD = 128        # of one datagram
     DATAGRAM_UNITS = 8192       # of 8 bytes: the longest there is (RFC 791)
     SOURCES = 1024              # counts of what waits, by a keyed hash of the source
