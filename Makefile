@@ -15,24 +15,27 @@ BENCHMARK_OPTIONS ?=
 GATE_OPTIONS ?=
 SOAK_OPTIONS ?= --seeds 10000 --jobs 2 --least 1000 --resume build/soak.json
 TEST_OPTIONS ?=
+KILLS ?= 200
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test lint format soak bench gate sanitize portable clean
+.PHONY: help demo test lint format soak crash bench gate sanitize portable clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
 	@echo "make lint      ruff, mypy, stubtest, cython-lint"
 	@echo "make format    what ruff can put right itself"
 	@echo "make soak      10,000 random lives against the oracle, the NAT in plain Python; it goes on where it was stopped"
+	@echo "make crash     a gateway that logs is killed 200 times: every packet is in a row or in a declared gap"
 	@echo "make bench     benchmarks; make gate: the ratio to the memory's limit"
 	@echo "make sanitize  a million random frames under the address and undefined-behaviour sanitizers"
 	@echo "make portable  the core's tests on a build without processor intrinsics"
 	@echo "make clean     remove .venv, build and caches"
 
-demo: .venv/built
+demo: .venv/built .venv/delivers-with
 	.venv/bin/natcore demo
+	.venv/bin/natcore demo --sls
 
 test: .venv/built .venv/tested-with
 	$(VENV) -m pytest $(TEST_OPTIONS)
@@ -53,6 +56,9 @@ format: .venv/linted-with
 
 soak: .venv/built .venv/tested-with
 	$(VENV) tests/soak.py $(SOAK_OPTIONS)
+
+crash: .venv/built .venv/tested-with
+	$(VENV) tests/crash.py --kills $(KILLS)
 
 gate: .venv/built .venv/tested-with
 	$(VENV) benchmarks/gate.py $(GATE_OPTIONS)
@@ -88,6 +94,10 @@ clean:
 
 .venv/tested-with: pyproject.toml | .venv/made
 	$(PIP) install --group test
+	@touch $@
+
+.venv/delivers-with: pyproject.toml | .venv/made
+	$(PIP) install --group sls
 	@touch $@
 
 .venv/linted-with: pyproject.toml | .venv/made

@@ -14,3 +14,7 @@ from load import Load
 def load() -> Callable[[int], Load]:
     """load(sessions): one gateway a size for the whole run."""
     return functools.cache(Load)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rows", type=int, default=400_000, help="rows of the session log that questions are asked of")

@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 from natcore._icmp cimport icmp_error, own_source
 from natcore._parse cimport Flight
 from natcore._ports cimport address_find
-from natcore._sessions cimport IN, is_dead, session_find
+from natcore._sessions cimport IN, Session, deadline_of, session_find
 from natcore._synqueue cimport Unsolicited, unsolicited_due, unsolicited_keep
 from natcore.frame cimport Frame
 from natcore.index cimport NONE
@@ -29,13 +29,17 @@ cdef void note_unsolicited(Worker* worker, const Frame* frame, const Flight* fli
 
 
 cdef bint is_open(const Worker* worker, const Ipv4Header* ip, uint64_t at_ns) noexcept nogil:
-    """Whether the connection of a kept SYN had a session at a moment."""
+    """Whether the connection of a kept SYN had a session at a moment, which is past: later packets may have refreshed it."""
     cdef uint64_t addresses
     cdef uint32_t ports, slot
+    cdef const Session* session
     memcpy(&addresses, &ip.source, 8)
     memcpy(&ports, <const uint8_t*>ip + (ip.version_ihl & 15) * 4, 4)
     slot = session_find(&worker.sessions, IN, addresses, ports, PROTOCOL_TCP)
-    return slot != NONE and not is_dead(&worker.sessions, &worker.sessions.hot[slot], <uint32_t>(at_ns // 1000000))
+    if slot == NONE or worker.sessions.cold[slot].birth_ns > at_ns:
+        return False
+    session = &worker.sessions.hot[slot]
+    return deadline_of(&worker.sessions, session, worker.now_ns) > at_ns
 
 
 cdef void answer_unsolicited(Worker* worker, uint64_t now_ns) noexcept nogil:

@@ -84,6 +84,8 @@ def policy(random: Random) -> Policy:
         tcp_pickup=random.random() < 0.8,
         icmp_unreachable=random.random() < 0.8,
         icmp_rate=random.choice([0, 2, 100]),
+        mss=random.choice([None, None, 536, 1360]),
+        unsolicited_syn=random.choice(["silent", "icmp"]),
         sessions_per_subscriber=random.choice([None, None, 1, 4]),
         ports_per_subscriber=random.choice([None, None, 1, 3]),
         new_sessions_per_second=random.choice([None, None, 1, 3]),
@@ -112,7 +114,16 @@ def traits(of: Configuration) -> list[str]:
     for name in ("tcp", "udp", "icmp"):
         behaviour = policy.behaviour(name)
         result += [f"{name} mapping={behaviour.mapping}", f"{name} filtering={behaviour.filtering}"]
-    for what in ("ports", "parity", "pooling", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable"):
+    for what in (
+        "ports",
+        "parity",
+        "pooling",
+        "hairpin",
+        "inbound_refresh",
+        "tcp_pickup",
+        "icmp_unreachable",
+        "unsolicited_syn",
+    ):
         result.append(f"{what}={getattr(policy, what)}")
     for what in (
         "sessions_per_subscriber",

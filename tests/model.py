@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import model_errors as errors
 import model_packets as packets
 from model_admission import NAMES, Admission
 from model_entries import PORTED, Row
 from model_fragments import Fragments, split
-from model_packets import ECHO_REPLY, ICMP, RST, SYN, TCP, TIME_EXCEEDED, UNREACHABLE, Endpoint, Packet
+from model_packets import ECHO_REPLY, ECHO_REQUEST, ICMP, RST, SYN, TCP, TIME_EXCEEDED, UNREACHABLE, Endpoint, Packet
 from model_sessions import Mapping, Session
 from model_tables import SECOND, Choices, Generated
+from model_unanswered import Unanswered
 from natcore.verdict import FORWARDED, Side, Verdict
 
 DUMMY_ADDRESS = 0xC0000008  # 192.0.0.8 (RFC 7600)
@@ -31,15 +31,29 @@ def bad(address: int) -> bool:
     return address >> 24 in (0, 127) or address >> 29 == 7
 
 
+def turned(session: Session) -> tuple[Endpoint, Endpoint]:
+    """Of a hairpinned session: where its packets come back in, and from whom.
+
+    An echo's id stays what its sender's outside endpoint has, and is the responder's then (RFC 5508 REQ-7a).
+    """
+    (address, port), outside = session.remote, session.mapping.outside
+    return ((address, outside[1]), (outside[0], 0)) if session.protocol == ICMP else ((address, port), outside)
+
+
 class ModelGateway(Admission):
     """The decisions, in the order of a packet's way. Arguments as of natcore.Gateway, and its first entries."""
 
-    errors = (0, 0)  # a second of the clock, and the ICMP errors sent in it
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: object, **options: object) -> None:
+        self.errors = 0, 0  # a second of the clock, and the ICMP errors sent in it
+        self.unanswered = Unanswered()
         super().__init__(*arguments, **options)
         self.choices: Choices
         self.fragments = Fragments(self.timeouts.fragment, self._judge, self._session_of, self._follow)
+
+    def settle(self) -> None:
+        for packet, verdict in self.unanswered.due(self):
+            self._error(packet, Side.OUTSIDE, verdict, UNREACHABLE, 3)  # RFC 5382 REQ-4
+        super().settle()
 
     def translate_one(self, frame: bytes, side: Side, now: int, choices: Choices) -> Outcome:
         """The verdict on a frame, and what is sent if it is forwarded. now: ns."""
@@ -84,7 +98,7 @@ class ModelGateway(Admission):
         """A later fragment, through the session of its first one: only addresses change."""
         other, to = None, Side(1 - side)
         if session.hairpinned:
-            other = self.inbound_session(packet.protocol, packet.destination, session.mapping.outside)
+            other = self.inbound_session(packet.protocol, *turned(session))
             to = Side.INSIDE
             if other is None:
                 return Verdict.DROP_NO_MAPPING, None
@@ -140,26 +154,37 @@ class ModelGateway(Admission):
             return self._error_through(packet, side)
         if to == self._address(side) and packet.kind != "session":
             return Verdict.LOCAL, None
-        if (echo := self._whole_echo(packet, side)) is not None:
+        if (echo := self._echo_about(packet, side)) is not None:
             packet = echo
         elif packet.kind == "echo" and to in self.eips and not self._has_session(packet, side):
-            return Verdict.LOCAL, None
+            if side is Side.OUTSIDE or not (self.policy.hairpin and self.entries.dnat(ICMP, packet.destination)):
+                return Verdict.LOCAL, None
         elif packet.kind == "other" or (packet.kind == "echo" and side is Side.OUTSIDE):
             return Verdict.DROP_UNSUPPORTED, None
-        return self._outbound(packet, choices) if side is Side.INSIDE else self._inbound(packet, choices)
+        if side is Side.INSIDE:
+            return self._outbound(packet, choices)
+        verdict, out = self._inbound(packet, choices)
+        self.unanswered.note(packet, verdict, self)
+        return verdict, out
 
-    def _whole_echo(self, packet: Packet, side: Side) -> Packet | None:
-        """An echo the other way round as a session has it: a request to a 1:1 address, or the inside's reply to one."""
-        if packet.protocol != ICMP or packet.kind not in ("echo", "other"):
-            return None
+    def _echo_about(self, packet: Packet, side: Side) -> Packet | None:
+        """An echo the other way round as a session has it: a request from outside or the inside's reply to one.
+
+        It passes where an entry says the outside endpoint: to a 1:1 address always.
+        """
+        kind = packet.ip[packet.header] if packet.protocol == ICMP else None
         (source, _), (to, _), identifier = packet.source, packet.destination, packets.word(packet.ip, packet.header + 4)
-        if side is Side.OUTSIDE and packet.kind == "echo" and self.entries.dnat(ICMP, (to, identifier)) is not None:
-            return replace(packet, source=(source, 0), destination=(to, identifier), kind="session")
-        if side is Side.INSIDE and packet.ip[packet.header] == ECHO_REPLY:
-            session = self.outbound_session(ICMP, (source, identifier), (to, 0))
-            if session is not None and session.opened_outside:
-                return replace(packet, source=(source, identifier), kind="session")
-        return None
+        if side is Side.OUTSIDE and kind == ECHO_REQUEST:
+            echo = replace(packet, source=(source, 0), destination=(to, identifier), kind="session")
+            if self.entries.dnat(ICMP, echo.destination) is not None:
+                return echo
+            session = self.inbound_session(ICMP, echo.destination, echo.source)
+        elif side is Side.INSIDE and kind == ECHO_REPLY:
+            echo = replace(packet, source=(source, identifier), kind="session")
+            session = self.outbound_session(ICMP, echo.source, echo.destination)
+        else:
+            return None
+        return echo if session is not None and session.mapping.static else None
 
     def _has_session(self, packet: Packet, side: Side) -> bool:
         return side is Side.INSIDE and self.outbound_session(ICMP, packet.source, packet.destination) is not None
@@ -180,6 +205,12 @@ class ModelGateway(Admission):
         """Count a packet into its session (RFC 4787 REQ-6: outbound refreshes, inbound by policy)."""
         refreshing = side is Side.INSIDE or self.policy.inbound_refresh
         self.log(session.take(packet, side, self.now, refreshing))
+
+    def _rewrite(self, packet: Packet, source: Endpoint, destination: Endpoint) -> bytes:
+        """What is sent of a packet: other ends, a hop less, and a SYN's MSS as the policy has it."""
+        if packet.flags & SYN and self.policy.mss is not None:
+            packet = packets.clamp_mss(packet, self.policy.mss)
+        return packets.rewrite(packet, packet.ttl - self.hop, source, destination)
 
     # From inside
 
@@ -207,7 +238,7 @@ class ModelGateway(Admission):
         else:
             session = self._reopened(session, packet)
         self._take(session, packet, Side.INSIDE)
-        sent = packets.rewrite(packet, packet.ttl - self.hop, session.mapping.outside, packet.destination)
+        sent = self._rewrite(packet, session.mapping.outside, packet.destination)
         return Verdict.UNTRANSLATED if session.untranslated else Verdict.OUTBOUND, sent
 
     def _way_out(self, packet: Packet, hairpin: bool) -> Row | None:
@@ -271,7 +302,7 @@ class ModelGateway(Admission):
         else:
             session = self._reopened(session, packet, outside=True)
         self._take(session, packet, Side.OUTSIDE)
-        sent = packets.rewrite(packet, packet.ttl - self.hop, packet.source, session.mapping.inside)
+        sent = self._rewrite(packet, packet.source, session.mapping.inside)
         return Verdict.UNTRANSLATED if session.untranslated else Verdict.INBOUND, sent
 
     def _open_inbound(self, packet: Packet, choices: Choices) -> Session | Verdict:
@@ -325,9 +356,9 @@ class ModelGateway(Admission):
 
         Whoever speaks to his own outside endpoint is both. A new initiator goes again if the responder is refused.
         """
-        outside = initiator.mapping.outside
-        found = self.inbound_session(packet.protocol, packet.destination, outside)
-        responder = found or self._open_over(packet, outside, choices, hairpin=True)
+        there, remote = turned(initiator)
+        found = self.inbound_session(packet.protocol, there, remote)
+        responder = found or self._open_over(replace(packet, destination=there), remote, choices, hairpin=True)
         if isinstance(responder, Verdict):
             if new:
                 self.discard(initiator)
@@ -343,7 +374,7 @@ class ModelGateway(Admission):
             responder = self._reopened(responder, packet, outside=True)
         self._take(initiator, packet, Side.INSIDE)
         self._take(responder, packet, Side.OUTSIDE)
-        return Verdict.HAIRPIN, packets.rewrite(packet, packet.ttl - self.hop, outside, responder.mapping.inside)
+        return Verdict.HAIRPIN, self._rewrite(packet, remote, responder.mapping.inside)
 
     # Others' ICMP errors: through, without a trace in the session they are about (RFC 5508 REQ-6)
 
@@ -352,6 +383,8 @@ class ModelGateway(Admission):
         if isinstance(quote, Verdict):
             return quote, None
         session = self._quoted(quote, side)
+        if session is None and quote.reversed:
+            return Verdict.DROP_UNSUPPORTED, None
         if session is None:
             own = packet.destination[0] == self._address(side) and packet.destination[0] not in self.eips
             return Verdict.LOCAL if own else Verdict.DROP_NO_MAPPING, None
@@ -370,11 +403,11 @@ class ModelGateway(Admission):
             sender = packet.source[0] if session.untranslated else outside[0]
             verdict = Verdict.UNTRANSLATED if session.untranslated else Verdict.OUTBOUND
             return verdict, errors.rewrite(packet, quote, ttl, (sender, packet.destination[0]), (quote.source, outside))
-        other = self._find(session.protocol, lambda s: (s.mapping.outside, s.remote) == (session.remote, outside))
+        other = self._find(session.protocol, lambda s: (s.mapping.outside, s.remote) == turned(session))
         if other is None:
             return Verdict.DROP_NO_MAPPING, None
         back = other.mapping.inside  # REQ-7
-        return Verdict.HAIRPIN, errors.rewrite(packet, quote, ttl, (outside[0], back[0]), (back, outside))
+        return Verdict.HAIRPIN, errors.rewrite(packet, quote, ttl, (outside[0], back[0]), (back, turned(session)[1]))
 
     def _quoted(self, quote: errors.Quote, side: Side) -> Session | None:
         """The live session that a quoted packet is of, if its TCP sequence is near what that end sent (RFC 5927)."""
@@ -386,6 +419,8 @@ class ModelGateway(Admission):
         else:
             key = quote.destination, quote.source
             session = self._find(quote.protocol, lambda s: (s.mapping.inside, s.remote) == key)
+        if session is not None and quote.reversed and not session.mapping.static:
+            return None
         sent = None if session is None else session.sent.get(Side(1 - side))
         if sent is not None and quote.protocol == TCP:
             distance = (quote.sequence - sent + (1 << 31)) % (1 << 32) - (1 << 31)

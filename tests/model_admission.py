@@ -223,13 +223,21 @@ class Admission(Tables):
         other = self.entries.dnat(packet.protocol, packet.destination)  # of several targets that for the address
         unsure = (who is not None and who.entry != row.id) or (other is not None and len(targets(other)) > 1)
         self.guessed = self.guessed or (unsure and len(candidates) > 1)
+        if (
+            packet.protocol == ICMP and other is not None
+        ):  # an echo's id goes on: whether the other end has that mapping
+            there = [
+                m for m in self.mappings if m.static and m.protocol == ICMP and m.outside[0] == packet.destination[0]
+            ]
+            dead = any(not mapping.alive(self.now) for mapping in there)
+            self.guessed = self.guessed or dead or bool(there and self.no_mapping_left())
         if packet.protocol not in PORTED:  # refused for a conflict: on an address where there is one
             taken = {s.mapping.outside[0] for s in self.sessions if s.protocol == packet.protocol
                      and s.remote == packet.destination and s.alive(self.now)}  # fmt: skip
             return next((a for a in candidates if a in taken), candidates[0])
-        there = [s for s in self.sessions if s.mapping.outside == packet.destination and s.remote[0] in candidates]
-        self.guessed = self.guessed or any(not session.alive(self.now) for session in there)
-        return min(candidates, key=[session.remote[0] for session in there].count)
+        met = [s for s in self.sessions if s.mapping.outside == packet.destination and s.remote[0] in candidates]
+        self.guessed = self.guessed or any(not session.alive(self.now) for session in met)
+        return min(candidates, key=[session.remote[0] for session in met].count)
 
     # The target of a DNAT entry
 

@@ -56,7 +56,7 @@ class Row:
         """Whether an outside endpoint is a DNAT entry's. Protocols without ports are a 1:1 entry's alone."""
         if not isinstance(self.entry, DnatEntry) or outside[0] not in self.wires:
             return False
-        if protocol not in PORTED:
+        if self.whole or protocol not in PORTED:
             return self.whole
         return protocol in self.spaces() and self.entry.ports[0] <= outside[1] <= self.entry.ports[1]
 

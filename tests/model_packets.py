@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from natcore.verdict import Side, Verdict
@@ -202,6 +202,32 @@ def _covered(frame: Bytes, packet: Packet) -> tuple[bytes, ...]:
 def sealed(frame: Bytes, field: int, covered: Iterable[Bytes], wrong_by: int) -> int:
     """The checksum at field that leaves the covered bytes as wrong as wrong_by (0xFFFF: right); never minus zero."""
     return (wrong_by - (ones_sum(*covered) - word(frame, field))) % 0xFFFF
+
+
+def clamp_mss(packet: Packet, limit: int) -> Packet:
+    """A segment whose MSS options are lowered to limit (RFC 9293 section 3.2), its checksum as wrong as it was.
+
+    Options that cannot be are left as they are, all of them.
+    """
+    new = bytearray(packet.frame)
+    data = packet.link + packet.header
+    at, end, found = data + 20, data + (new[data + 12] >> 4) * 4, []
+    while at < end and new[at] != 0:
+        if new[at] == 1:
+            at += 1
+            continue
+        length = new[at + 1] if at + 1 < end else 0
+        if length < 2 or at + length > end or (new[at] == 2 and length != 4):
+            return packet
+        if new[at] == 2:
+            found.append(at + 2)
+        at += length
+    wrong_by = ones_sum(*_covered(new, packet))
+    for at in found:
+        new[at : at + 2] = min(word(new, at), limit).to_bytes(2, "big")
+    if new != packet.frame:
+        new[data + 16 : data + 18] = sealed(new, data + 16, _covered(new, packet), wrong_by).to_bytes(2, "big")
+    return replace(packet, frame=bytes(new))
 
 
 def ipv4(protocol: int, source: int, destination: int, data: bytes, ttl: int = 64) -> bytes:

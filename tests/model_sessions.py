@@ -27,6 +27,7 @@ class Tcp(Enum):
     TRANS = auto()  # a RST that may be genuine (RFC 7857 section 2.2)
 
 
+RST_WINDOW = 1 << 16  # bytes
 OPEN = (Tcp.ESTABLISHED, Tcp.FIN_OUT, Tcp.FIN_IN)
 
 

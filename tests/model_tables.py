@@ -111,15 +111,21 @@ class Tables:
     # Time, and what it ends
 
     def advance(self, now: int) -> None:
-        """A complete expiry up to now (ns)."""
-        self.clock(now)
+        """All that is due up to now (ns)."""
+        self.counts["clock_backward"] += now < self.now
+        self.now = max(self.now, now)
+        self.settle()
+
+    def settle(self) -> None:
+        """All that is due: it is done before anything is shown."""
         self.sweep()
 
     def end_matching(
         self, now: int, subscriber: int | None, remote: int | None, outside: int | None, protocol: int | None
     ) -> int:
         """End the sessions that match everything that is not None, as natcore.Gateway.end does; how many."""
-        self.advance(now)
+        self.clock(now)
+        self.sweep()
         return self._end_in_order(
             session
             for session in self.sessions
@@ -271,7 +277,7 @@ class Tables:
 
     def plan(self, changes: Sequence[Change]) -> Plan | None:
         """What changes would do; None: they are refused."""
-        self.sweep()
+        self.settle()
         self._reap()
         after = self.entries.after(changes)
         if self.entries.clash(after._replace(drained=[])):
@@ -329,7 +335,7 @@ class Tables:
 
     def counters(self) -> dict[str, int]:
         """As natcore's, those that are zero left out."""
-        self.sweep()
+        self.settle()
         used = sum(mapping.protocol in PORTED and not mapping.static for mapping in self.mappings)
         gauges = {"sessions": len(self.sessions), "mappings": len(self.mappings), "ports_used": used}
         return {name: value for name, value in {**self.counts, **gauges}.items() if value}

@@ -7,7 +7,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import configurations
@@ -26,7 +26,7 @@ def examples(count: int) -> settings:
     return settings(max_examples=count, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
-@examples(25)
+@settings(examples(25), phases=[Phase.generate])  # to shrink a life takes minutes, and its trace is short anyway
 @given(strategies.randoms())
 def test_random_lives_equal_the_oracles(random: Random) -> None:
     live(random, operations=40)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import random
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from log_fakes import FakeClock, FakeCore, assert_adds_up, make_records
@@ -14,6 +18,7 @@ from log_fakes import FakeClock, FakeCore, assert_adds_up, make_records
 pytest.importorskip("aliyun.log", reason="the extra natcore[sls] is not installed")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the SDK's own
+    from aliyun.log import LogClient, LogException
     from aliyun.log.log_logs_pb2 import LogGroup
 
     from natcore.sinks.sls import ACTIONS, TOPIC, SlsSink
@@ -26,6 +31,7 @@ from natcore.sinks import Batch
 from natcore.sinks.base import CONTRACT
 
 pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 LONG = ("ProjectNotExist", "LogStoreNotExist", "ProjectForbidden", "Unauthorized")
 
 
@@ -113,9 +119,31 @@ def test_provision_makes_what_is_missing_and_says_what(server):
     assert raised.value.action == "unavailable"
     server.make("p")
     assert sink.provision() == ["LogStore", "Index"]
-    server.fail("Unauthorized", only_writes=False)
-    with pytest.raises(DeliveryError, match="log:GetProject"):
-        sink.provision()
+
+
+@pytest.mark.parametrize("name, creates", [("sls-policy-deliver.json", False), ("sls-policy-create.json", True)])
+def test_the_policies_in_docs_grant_what_is_needed_and_no_more(server, name, creates):
+    policy = json.loads((DOCS / name).read_text())
+    actions = {action for statement in policy["Statement"] for action in statement["Action"]}
+    assert all(statement["Effect"] == "Allow" for statement in policy["Statement"])
+    if not creates:
+        server.make("p", "l")
+    server.granted = actions
+    sink = sink_for(server, create=creates)
+    sink.open()
+    sink.deliver(batch_of(3))
+    assert len(server.rows("p", "l")) == 3
+    for action in actions:  # each of them is needed, and named where it is missing
+        server.granted, server.projects = actions - {action}, {}
+        if not creates:
+            server.make("p", "l")
+        with pytest.raises(DeliveryError, match=f"is not granted {action} on acs:log:") as raised:
+            sink.open()
+            sink.deliver(batch_of(1))
+        assert (raised.value.code, raised.value.action) == ("Unauthorized", "unavailable")
+        (statement,) = [each for each in policy["Statement"] if action in each["Action"]]
+        granted_on = statement["Resource"].replace("YOUR-PROJECT", "p").replace("YOUR-LOGSTORE", "l")
+        assert granted_on in raised.value.message
 
 
 def test_credentials_come_from_the_provider_at_each_request(server):
@@ -183,6 +211,43 @@ def test_bad_arguments_are_refused():
             SlsSink(*arguments, **more)
 
 
+def post_zstd(server, data, size=None):
+    """A write as the SDK makes it, compressed by zstd."""
+    client = LogClient(server.endpoint, "id", "secret", source="t", auth_version="v4", region="r")
+    client._isRowIp = True
+    body = pa.Codec("zstd").compress(data, asbytes=True)
+    headers = {"Content-Type": "application/x-protobuf", "x-log-bodyrawsize": str(len(data) if size is None else size),
+               "x-log-compresstype": "zstd"}  # fmt: skip
+    client._send("POST", "p", body, "/logstores/l/shards/lb", {}, headers)
+
+
+def test_the_server_takes_zstd_too(server):
+    server.make("p", "l")
+    data = sink_for(server, create=False).encode(batch_of(100))
+    post_zstd(server, data)
+    assert len(server.rows("p", "l")) == 100
+    with pytest.raises(LogException) as raised:
+        post_zstd(server, data, size=7)
+    assert raised.value.get_error_code() in ("PostBodyUncompressError", "PostBodyInvalid")
+
+
+def test_the_server_refuses_an_empty_key_and_a_log_without_contents(server):
+    server.make("p", "l")
+    sink = sink_for(server, create=False)
+    group = LogGroup(Topic="t", Source="s")
+    group.Logs.add(Time=1).Contents.add(Key="a", Value="")
+    sink.encode = lambda batch: group.SerializeToString()
+    sink.deliver(batch_of(1))
+    group.Logs.add(Time=1).Contents.add(Key="", Value="v")
+    with pytest.raises(DeliveryError, match="InvalidKey"):
+        sink.deliver(batch_of(1))
+    del group.Logs[:]
+    group.Logs.add(Time=1)
+    with pytest.raises(DeliveryError, match="without contents"):
+        sink.deliver(batch_of(1))
+    assert server.projects["p"]["l"].count == 1
+
+
 def test_the_server_is_strict(server):
     server.make("p", "l")
     sink = sink_for(server, create=False)
@@ -241,8 +306,47 @@ def test_D1_to_D4_against_the_server(server, tmp_path, code):
     assert delivered_in_order(server, 120) and bench.log.delivery_status.state == "Success"
 
 
-@pytest.mark.parametrize("fault", ["WriteQuotaExceed", "InvalidAccessKeyId", "ServerBusy", *FAULTS])
-def test_intermittent_faults_lose_nothing(server, tmp_path, fault):
+# The lines of the contract's table of delivery errors; the last stands for "anything else".
+LINES = (*LONG, "InvalidAccessKeyId", "WriteQuotaExceed", "ShardWriteQuotaExceed", "SomethingNew")
+
+
+@pytest.mark.parametrize("manner", ["once", "for an hour", "intermittent"])
+@pytest.mark.parametrize("code", LINES)
+def test_error_line_loses_no_row_and_resumes_in_order(server, tmp_path, code, manner):
+    server.make("p", "l")
+    bench, chance, tries = Bench(server, tmp_path, create=False), random.Random(code), []
+    deliver = bench.log.sink.deliver
+
+    def note(batch):
+        tries.append([bench.clock.now, True])
+        receipt = deliver(batch)
+        tries[-1][1] = False
+        return receipt
+
+    bench.log.sink.deliver = note
+    server.fail(code, 1 if manner == "once" else None)
+    for round_ in range(12):
+        if manner == "intermittent":
+            server.recover()
+            if chance.random() < 0.5:
+                server.fail(code, chance.choice([1, 2, None]))
+        bench.core.produce(20)
+        bench.run(300, tick=60.0)
+        if manner == "for an hour" and round_ == 6:
+            status = bench.log.delivery_status
+            expected = ("UnavaliableTarget", code) if code in LONG else (code, "")
+            assert (status.state, status.code, status.cause) == ("Failed", *expected)
+            assert bench.log.counters()["spooled"] == 7 * 20
+    server.recover()
+    bench.run(600, tick=60.0)
+    assert delivered_in_order(server, 240) and bench.log.delivery_status.state == "Success"
+    assert (bench.log.counters()["delivered"], bench.log.counters()["lost"]) == (240, 0)
+    if code in LONG:  # D1, D3: at most one try in 300 s while it is unavailable
+        assert all(after - at >= 300 for (at, failed), (after, _) in itertools.pairwise(tries) if failed)
+
+
+@pytest.mark.parametrize("fault", ["ServerBusy", *FAULTS])
+def test_intermittent_faults_of_the_network_lose_nothing(server, tmp_path, fault):
     server.make("p", "l")
     bench = Bench(server, tmp_path, create=False)
     for round_ in range(10):

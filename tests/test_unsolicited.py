@@ -146,3 +146,23 @@ def test_a_large_one_in_a_tagged_frame_is_quoted_as_far_as_errors_quote() -> Non
 def test_another_answer_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"Policy\.unsolicited_syn='reset'"):
         Policy(unsolicited_syn="reset")
+
+
+def test_a_connection_that_is_busy_when_the_six_seconds_are_looked_at_silences_it() -> None:
+    over = answering()
+    over.translate_one(syn(), OUTSIDE, 0.0)
+    talk = Talk(over)
+    for talk.now in (1.0, 9.0):  # no sweep comes by between
+        talk.out("S")
+    over.advance(10.0)
+    assert over.take_generated() == []
+
+
+def test_a_connection_that_is_opened_too_late_does_not() -> None:
+    over = answering()
+    over.translate_one(syn(), OUTSIDE, 0.0)
+    talk = Talk(over)
+    talk.now = 9.0
+    talk.out("S")
+    over.advance(10.0)
+    assert told(over) == [(3, 3, Verdict.DROP_NO_MAPPING)]

@@ -130,7 +130,11 @@ def _of_session(random: Random, session: Session) -> Intent:
     if (theirs := session.sent.get(Side(1 - side))) is not None and random.random() < 0.8:
         fields["acknowledgement"] = theirs
     if session.protocol == ICMP and session.opened_outside:  # the request came from outside
-        fields["kind"] = ECHO_REPLY if side is Side.INSIDE else random.choice([ECHO_REQUEST, ECHO_REQUEST, ECHO_REPLY])
+        fields["kind"] = (
+            random.choice([ECHO_REPLY, ECHO_REQUEST])
+            if side is Side.INSIDE
+            else random.choice([ECHO_REQUEST, ECHO_REQUEST, ECHO_REPLY])
+        )
     return Intent(session.protocol, *ends, side, fields)
 
 
@@ -238,7 +242,7 @@ def _built(random: Random, intent: Intent) -> bytes:
     if intent.protocol == TCP:
         for name in ("sequence", "acknowledgement"):
             tcp_only.setdefault(name, random.choice([0, 1, 0x7FFFFFFF, 0xFFFFFFFF, random.getrandbits(32)]))
-        options = bytes(random.choice([0, 0, 0, 12])) if "offset" not in tcp_only else b""
+        options = b"" if "offset" in tcp_only or random.random() < 0.6 else _tcp_options(random)
         return craft.tcp(intent.source, intent.destination, flags, payload, options=options, **fields, **tcp_only)
     if intent.protocol == UDP:
         return craft.udp(intent.source, intent.destination, payload, **fields, **udp_only)
@@ -251,6 +255,16 @@ def _built(random: Random, intent: Intent) -> bytes:
         )
     fields.pop("l4_damage", None)
     return craft.ipv4(intent.protocol, intent.source[0], intent.destination[0], payload, **fields)
+
+
+def _tcp_options(random: Random) -> bytes:
+    """A maximum segment size among others, or twice, or behind something that cannot be."""
+    size = random.choice([100, 536, 537, 1460, 65535]).to_bytes(2, "big")
+    mss = b"\x02\x04" + size
+    options = random.choice(
+        [mss, b"\1" + mss, mss + b"\4\2" + mss, b"\5\1" + mss, b"\2\3" + size, b"\0" + mss, bytes(12)]
+    )
+    return options + bytes(-len(options) % 4)
 
 
 def _damaged(random: Random, data: bytes) -> bytes:

@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from . import capture, demo, interfaces, log_cli, report, service
+from . import capture, demo, interfaces, log_cli, report, service, sls_cli
 from .command import Json, failing
 from .config import SnatEntry
 from .demo_clients import Outcome
@@ -31,6 +31,7 @@ from .sinks import ParquetSink
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 log_cli.add_to(app)
+sls_cli.add_to(app)
 
 File = Annotated[Path, typer.Argument(metavar="GATEWAY.TOML", help="The gateway's file.", show_default=False)]
 
@@ -81,10 +82,17 @@ def check(file: File, as_json: Json = False) -> None:
 @app.command("demo")
 def show_demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the log's files and the namespaces.")] = False,
+    sls: Annotated[bool, typer.Option("--sls", help="Deliver to a local Simple Log Service that fails.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Watch real programs reach a server through natcore, then read their session log (in memory where not root)."""
+    """Watch real programs reach a server through natcore, then read their session log (in memory where not root).
+
+    With --sls: how a session log is delivered, fails, waits and recovers, with no cloud account.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
+    if sls:
+        with failing(as_json):
+            raise typer.Exit(sls_cli.show_demo(as_json))
     console = report.console(quiet=as_json)
     with failing(as_json), _Progress(console) as progress:
         result = demo.run(keep=keep, progress=progress.show)

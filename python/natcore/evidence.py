@@ -65,11 +65,19 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """known_until: of each run, up to when its rows are known. gaps: what is not. window: the longest, microseconds."""
+    """runs: from when to when the rows of each run are known. gaps: what is not. window: the longest, microseconds."""
 
-    known_until: dict[str, int]
+    runs: dict[str, tuple[int, int]]
     gaps: Sequence[Gap]
     window: int
+
+    def known_until(self, run: str) -> int:
+        return self.runs.get(run, (0, 0))[1]
+
+    def is_whole(self, start: int, end: int) -> bool:
+        """One run's rows are known all the time, and none is missing."""
+        is_covered = any(first <= start and end <= last for first, last in self.runs.values())
+        return is_covered and not any(gap.overlaps(start, end) for gap in self.gaps)
 
 
 @dataclass(slots=True)
@@ -111,7 +119,7 @@ def _is_in_first_window(each: Holding, start: int, end: int, known: Knowledge) -
     """Its first packet opened a window at its creation, whose row is not there yet: it is still open."""
     if each.created is None or each.windows or each.end is not None:
         return False
-    known_until = known.known_until.get(each.row.run, 0)
+    known_until = known.known_until(each.row.run)
     is_open = known_until < each.created + known.window
     return is_open and each.created <= end <= known_until and each.created + known.window >= start
 
@@ -120,6 +128,6 @@ def _is_surely_held(each: Holding, start: int, end: int, known: Knowledge) -> bo
     """It began before and is seen later; or nothing is missing between its last row and then, so that its end was told."""
     if each.end is not None or each.live or each.seen > end:
         return True
-    if end > known.known_until.get(each.row.run, 0):
+    if end > known.known_until(each.row.run):
         return False
     return not any(gap.overlaps(each.seen, end) for gap in known.gaps)

@@ -92,9 +92,11 @@ class Store:
         return [removal for removals in found for removal in removals]
 
     def rows(self, columns: str, where: str, values: Mapping[str, Any], files: Iterable[StoredFile]) -> list[Any]:
-        """SELECT columns of the files' rows; `where` has $names of values."""
+        """SELECT columns, or filename, of the files' rows; `where` has $names of values."""
         paths = [file.path for file in files]
-        return self.sql(f"SELECT {columns} FROM read_parquet($files) WHERE {where}", {**values, "files": paths})
+        return self.sql(
+            f"SELECT {columns} FROM read_parquet($files, filename = true) WHERE {where}", {**values, "files": paths}
+        )
 
     def sql(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
         """The rows of a statement over read_parquet($files); files that were removed meanwhile are left out."""

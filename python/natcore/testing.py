@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import lz4.block  # type: ignore[import-untyped]
+import pyarrow as pa
 from aliyun.log.log_logs_pb2 import LogGroup  # type: ignore[attr-defined]
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -27,6 +28,15 @@ STATUS = {
     "Unauthorized": 401, "InvalidAccessKeyId": 401, "SignatureNotMatch": 401, "WriteQuotaExceed": 403,
     "ShardWriteQuotaExceed": 403, "InternalServerError": 500, "ServerBusy": 503,
 }  # fmt: skip
+ACTIONS = {  # (method, path): what a RAM policy calls it
+    ("GET", ""): "log:GetProject",
+    ("POST", ""): "log:CreateProject",
+    ("POST", "logstores"): "log:CreateLogStore",
+    ("GET", "logstores/*"): "log:GetLogStore",
+    ("POST", "logstores/*/index"): "log:CreateIndex",
+    ("GET", "logstores/*/index"): "log:GetIndex",
+    ("POST", "logstores/*/shards/lb"): "log:PostLogStoreLogs",
+}
 _PROJECT_FIELDS = ("description", "region", "owner", "createTime", "lastModifyTime")
 _LOGSTORE_FIELDS = {
     "ttl": 30, "shardCount": 2, "enable_tracking": False, "appendMeta": False, "autoSplit": False, "maxSplitShard": 64,
@@ -38,10 +48,16 @@ FAULTS = ("drop", "lost-answer", "html-502")  # besides every error code
 
 @dataclass
 class Logstore:
-    """What has been written: LogGroups in the order of arrival."""
+    """What has been written, as it came: requests are small, decoded they are ten times as large."""
 
-    groups: list[Any] = field(default_factory=list)
+    writes: list[_Request] = field(default_factory=list)
+    count: int = 0  # logs
     index: dict[str, Any] | None = None
+
+    @property
+    def groups(self) -> list[Any]:
+        """LogGroups in the order of arrival."""
+        return [LogGroup.FromString(_decompress(write)) for write in self.writes]
 
 
 @dataclass
@@ -52,7 +68,7 @@ class _Fault:
 
 
 class SlsServer:
-    """A local SLS: projects, Logstores, indexes, writes, with signatures v1 and v4, digests and lz4 checked.
+    """A local SLS: projects, Logstores, indexes, writes, with signatures v1 and v4, digests, lz4 and zstd checked.
 
     keys: access key id -> secret. `with SlsServer() as server: SlsSink(server.endpoint, …)`. Thread-safe.
     clock: Unix seconds, which signatures may differ from by 15 minutes.
@@ -65,6 +81,7 @@ class SlsServer:
         self.projects: dict[str, dict[str, Logstore]] = {}
         self.requests: list[tuple[str, str, str]] = []  # method, path, what was answered: "200" or a code
         self.delay = 0.0  # seconds before each answer
+        self.granted = set(ACTIONS.values())  # what the keys may do; anything else is answered Unauthorized
         self._clock = clock
         self._faults: deque[_Fault] = deque()
         self._lock = threading.Lock()
@@ -119,7 +136,8 @@ class SlsServer:
         unique: without what came twice, known by the tags run and first_number and the position in the group.
         """
         with self._lock:
-            groups = list(self.projects[project][logstore].groups)
+            store = self.projects[project][logstore]
+            groups = Logstore(list(store.writes)).groups
         seen: set[Any] = set()
         rows = []
         for group in groups:
@@ -174,6 +192,8 @@ class SlsServer:
         return None
 
     def _route(self, request: _Request) -> dict[str, Any]:
+        if request.action and request.action not in self.granted:
+            raise Refusal("Unauthorized", f"denied by sts or ram, action: {request.action}")
         match request.method, [part for part in request.path.split("/") if part]:
             case "POST", []:
                 name = json.loads(request.body)["projectName"]
@@ -221,9 +241,9 @@ class SlsServer:
         return stores[name]
 
     def _write(self, store: Logstore, request: _Request) -> None:
-        group = LogGroup()
+        data = _decompress(request)
         try:
-            group.ParseFromString(_decompress(request))
+            group = LogGroup.FromString(data)
         except DecodeError as error:
             raise Refusal("PostBodyInvalid", str(error)) from error
         if not group.Logs:
@@ -232,9 +252,11 @@ class SlsServer:
             raise Refusal("InvalidLogSize", f"{len(group.Logs)} logs")
         if any(not log.Contents for log in group.Logs):
             raise Refusal("PostBodyInvalid", "a log without contents")
-        if any(not content.Key for log in group.Logs for content in log.Contents):
+        # The length of an empty key is a byte of zeros; each content is looked at only where there is one.
+        if b"\0" in data and not all(content.Key for log in group.Logs for content in log.Contents):
             raise Refusal("InvalidKey", "an empty key")
-        store.groups.append(group)
+        store.writes.append(request)
+        store.count += len(group.Logs)
 
 
 def _decompress(request: _Request) -> bytes:
@@ -245,11 +267,13 @@ def _decompress(request: _Request) -> bytes:
     try:
         if kind == "lz4":
             data: bytes = lz4.block.decompress(request.body, uncompressed_size=size)
+        elif kind == "zstd":
+            data = pa.Codec("zstd").decompress(request.body, size, asbytes=True)
         elif kind == "":
             data = request.body
         else:
-            raise Refusal("PostBodyInvalid", f"x-log-compresstype {kind}: allowed are lz4 and none")
-    except lz4.block.LZ4BlockError as error:
+            raise Refusal("PostBodyInvalid", f"x-log-compresstype {kind}: allowed are lz4, zstd and none")
+    except (lz4.block.LZ4BlockError, OSError) as error:
         raise Refusal("PostBodyUncompressError", str(error)) from error
     if len(data) != size:
         raise Refusal("PostBodyInvalid", f"{len(data)} bytes, x-log-bodyrawsize says {size}")
@@ -270,6 +294,13 @@ class _Request:
         return self.headers.get("host", "").split(".", 1)[0]
 
     @property
+    def action(self) -> str:
+        """As a RAM policy calls it; "" for a path that is not known."""
+        parts = [part for part in self.path.split("/") if part]
+        parts[1:2] = ["*"] * len(parts[1:2])  # the Logstore's name
+        return ACTIONS.get((self.method, "/".join(parts)), "")
+
+    @property
     def is_write(self) -> bool:
         return self.path.endswith("/shards/lb")
 
@@ -284,6 +315,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16  # an answer is one segment: the second of two would wait for the client's delayed ACK
     server: _Server
 
     def _serve(self) -> None:

@@ -34,11 +34,17 @@ SCHEMA = _schema()
 _DICTIONARIES = [field.name for field in SCHEMA if field.type == _TEXT] + ["protocol", "pub_port", "flags"]
 _DELTAS = {field.name: "DELTA_BINARY_PACKED" for field in SCHEMA if field.type.bit_width == 64}
 
+# What files and row groups are told apart by; statistics of the texts would cost more than they save.
+_STATISTICS = ["protocol", "nat_ip", "nat_port", "start_time", "end_time", "session", "number"]
+
 
 def write_table(table: Any, file: BinaryIO, footer: dict[str, str]) -> None:
     """footer: the file's key-value metadata. One row group: a look-up reads few columns of few files."""
     table = table.replace_schema_metadata(footer)
-    pq.write_table(table, file, compression="zstd", use_dictionary=_DICTIONARIES, column_encoding=_DELTAS)
+    pq.write_table(
+        table, file, compression="zstd", use_dictionary=_DICTIONARIES, column_encoding=_DELTAS,
+        write_statistics=_STATISTICS,
+    )  # fmt: skip
 
 
 def to_table(batch: Batch) -> Any:

@@ -40,7 +40,6 @@ HINTS = {
     "ShardWriteQuotaExceed": "the Logstore has too few shards for this traffic: split shards",
     "WriteQuotaExceed": "the project's write quota is used up (30 GB a minute unless it was raised)",
     "ProjectForbidden": "the project is disabled, possibly because of an overdue payment",
-    "Unauthorized": "the role or key is not granted log:PostLogStoreLogs on the Logstore",
     "InvalidAccessKeyId": "the role or the access key does not exist",
     "SignatureNotMatch": "the access key's secret is wrong",
     "RequestTimeExpired": "this machine's clock is more than 15 minutes off",
@@ -132,9 +131,9 @@ class SlsSink(Sink):
                 look()
             except self._sdk.LogException as error:
                 if error.get_error_code() != missing:
-                    raise _delivery_error(error, f"log:Get{what}") from error
+                    raise self._refused(error, f"log:Get{what}") from error
                 if not create:
-                    raise _delivery_error(error, f"{what} is missing") from error
+                    raise self._refused(error, f"log:Get{what}", f"{what} is missing") from error
                 self._make(what, make)
                 made.append(what)
         return made
@@ -144,7 +143,7 @@ class SlsSink(Sink):
             make()
         except self._sdk.LogException as error:
             if not str(error.get_error_code()).endswith("AlreadyExist"):  # another log was faster
-                raise _delivery_error(error, f"log:Create{what}") from error
+                raise self._refused(error, f"log:Create{what}") from error
 
     def deliver(self, batch: Batch) -> Receipt:
         if len(batch) > LARGEST_ROWS:
@@ -157,7 +156,7 @@ class SlsSink(Sink):
         try:
             client.put_log_raw(self._project, self._logstore, self._sdk.Encoded(group))
         except self._sdk.LogException as error:
-            raise _delivery_error(error) from error
+            raise self._refused(error, "log:PostLogStoreLogs") from error
         return Receipt(len(group), client.sent_bytes)
 
     def encode(self, batch: Batch) -> bytes:
@@ -170,6 +169,19 @@ class SlsSink(Sink):
 
     def close(self) -> None:
         self._client = None
+
+    def _refused(self, error: Any, action: str, context: str = "") -> DeliveryError:
+        """What the service's code means. action: the permission that the request needs."""
+        code, request = str(error.get_error_code()), error.get_request_id()
+        hint = HINTS.get(code, "")
+        if code == "Unauthorized":
+            resource = f"project/{self._project}" + (
+                "" if action.endswith("Project") else f"/logstore/{self._logstore}"
+            )
+            hint = f"the role or key is not granted {action} on acs:log:*:*:{resource}"
+        parts = [context, hint, str(error.get_error_message())]
+        message = "; ".join(part for part in parts if part) + (f" (request {request})" if request else "")
+        return DeliveryError(code, message, ACTIONS.get(code, "backoff"))
 
     def _name(self, field: str) -> str:
         return _PREVIEW_NAMES.get(field, field) if self._schema == "preview2024" else field
@@ -192,14 +204,6 @@ def _sdk() -> ModuleType:
         return import_module("._sls_client", __package__)
     except ImportError as error:
         raise ConfigurationError(f"SlsSink: {error}; allowed where natcore[sls] is installed") from error
-
-
-def _delivery_error(error: Any, context: str = "") -> DeliveryError:
-    code = str(error.get_error_code())
-    parts = [context, HINTS.get(code, ""), str(error.get_error_message())]
-    request = error.get_request_id()
-    message = "; ".join(part for part in parts if part) + (f" (request {request})" if request else "")
-    return DeliveryError(code, message, ACTIONS.get(code, "backoff"))
 
 
 # Protobuf, length-delimited fields: a tag, a length, bytes.

@@ -1,0 +1,67 @@
+"""What may be asked of the session log: an outside address and port at a time; checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from .config import Address, check_integer, check_number, parse_ipv4
+from .errors import ConfigurationError
+from .evidence import Holding
+
+PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
+REDACTED = "0.0.0.0"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SLACK = 20_000_000  # microseconds: the sweep comes to each session within 8 s
+
+
+class Question:
+    """What is asked, checked; times in microseconds since 1970."""
+
+    def __init__(
+        self,
+        address: Address,
+        port: int,
+        protocol: str | int,
+        at: datetime,
+        remote: Address | tuple[Address, int] | None,
+        tolerance: float,
+        longest_idle: float,
+    ) -> None:
+        self.address = parse_ipv4(address, "address")
+        check_integer("port", port, 0, 65_535)
+        self.port = port
+        self.protocol = _protocol(protocol)
+        if not isinstance(at, datetime) or at.tzinfo is None:
+            raise ConfigurationError(f"at={at!r}: allowed is a datetime with its time zone, such as {EPOCH!r}")
+        self.at = at
+        check_number("tolerance", tolerance, 0, 86_400, unit="seconds")
+        check_number("longest_idle", longest_idle, 0, 1e6, unit="seconds")
+        self.tolerance = float(tolerance)
+        moment = (at - EPOCH) // timedelta(microseconds=1)
+        self.start = moment - round(tolerance * 1e6)
+        self.end = moment + round(tolerance * 1e6)
+        self.idle = round(longest_idle * 1e6) + _SLACK
+        address_asked, port_asked = remote if isinstance(remote, tuple) else (remote, None)
+        self.remote = None if address_asked is None else str(parse_ipv4(address_asked, "remote"))
+        if port_asked is not None:
+            check_integer("remote port", port_asked, 0, 65_535)
+        self.remote_port = port_asked
+
+    def fits_remote(self, held: Holding) -> bool:
+        row = held.row
+        if self.remote is None or row.pub_ip == REDACTED:
+            return True
+        return row.pub_ip == self.remote and self.remote_port in (None, row.pub_port)
+
+    def asks_of(self, addresses: Iterable[tuple[str, str | None]] | None) -> bool:
+        """One of the (nat_ip, eip) pairs has the address; None: they are not told."""
+        return addresses is None or any(str(self.address) in pair for pair in addresses)
+
+
+def _protocol(protocol: str | int) -> int:
+    if isinstance(protocol, str) and protocol.lower() in PROTOCOLS:
+        return PROTOCOLS[protocol.lower()]
+    if isinstance(protocol, bool) or not isinstance(protocol, int) or not 0 <= protocol <= 255:
+        raise ConfigurationError(f"protocol={protocol!r}: allowed are {', '.join(PROTOCOLS)}, or 0 to 255")
+    return protocol
