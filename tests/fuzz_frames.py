@@ -84,6 +84,9 @@ def sound(random: np.random.Generator, count: int, back: Frames) -> tuple[Frames
             protocol, source, source_port, remote, remote_port,
             length=int(random.integers(60, STRIDE + 1)), stride=STRIDE, tcp_flags=flags,
         )  # fmt: skip
+    whole = np.flatnonzero(random.random(count) < 0.5)
+    frames[whole, ETHERNET + 6] |= 0x40  # DF
+    mend_headers(frames, whole)
     return frames, lengths, sides
 
 
@@ -200,16 +203,21 @@ class Fuzz:
         return verdicts
 
     def check_sound(self, before: Frames, after: Frames, lengths: Lengths, verdicts: NDArray[np.uint8]) -> None:
-        """Sound packets that went on have right checksums and one hop less; outbound ones will be answered."""
+        """Sound packets that went on have right checksums and one hop less; outbound ones will be answered.
+
+        Layer 4 is looked at where the packet was not cut into fragments.
+        """
         forwarded = verdicts <= Verdict.HAIRPIN
         assert headers_right(after[forwarded]).all()
         assert (after[forwarded, ETHERNET + 8] == before[forwarded, ETHERNET + 8] - 1).all()
+        whole = (after[:, ETHERNET + 6] & 0x20) == 0
+        forwarded &= whole
         for protocol in (ICMP, TCP, UDP):
             of_protocol = after[forwarded & (before[:, ETHERNET + 9] == protocol)]
             for total in np.unique(get(of_protocol, ETHERNET + 2, 2)):
                 same = of_protocol[get(of_protocol, ETHERNET + 2, 2) == total]
                 assert (layer4_sums(same, protocol, int(total)) == 0xFFFF).all()
-        sent = after[(verdicts == Verdict.OUTBOUND) & (after[:, ETHERNET + 9] != ICMP)]
+        sent = after[(verdicts == Verdict.OUTBOUND) & whole & (after[:, ETHERNET + 9] != ICMP)]
         if len(sent):
             self.back = answers(sent, lengths[: len(sent)])[0]
 

@@ -118,7 +118,12 @@ class Tables:
 
     def settle(self) -> None:
         """All that is due: it is done before anything is shown."""
+        self._give_up_fragments()
         self.sweep()
+
+    def _give_up_fragments(self) -> None:
+        lost = self.fragments.expire(self.now) if self.fragments else 0
+        self.counts.update({"held": -lost, "dropped": lost, "dropped_fragment": lost})
 
     def end_matching(
         self, now: int, subscriber: int | None, remote: int | None, outside: int | None, protocol: int | None
@@ -146,8 +151,7 @@ class Tables:
         """Time never goes back; a long step first ends what it outlived."""
         self.counts["clock_backward"] += now < self.now
         self.now = max(self.now, now)
-        lost = self.fragments.expire(self.now) if self.fragments else 0
-        self.counts.update({"held": -lost, "dropped": lost, "dropped_fragment": lost})
+        self._give_up_fragments()
         if self.now - (self.swept or 0) > LONG_STEP:
             self.sweep()
 
