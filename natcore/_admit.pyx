@@ -4,13 +4,14 @@ What would fail for room first completes the expiry of the moment, at most once 
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore._draw cimport OVER_QUOTA
 from natcore._events cimport event_note
 from natcore._mappings cimport (
     MAPPING_PORTLESS, MAPPING_STATIC, Mapping, MappingKey, Subscriber, mapping_close, mapping_find, mapping_open,
     mapping_open_static, mappings_have_room, subscriber_find,
 )
 from natcore._parse cimport Flight, wire_length
-from natcore._ports cimport PORT_RESERVED, address_find, port_mapping, space_of
+from natcore._ports cimport PORT_RESERVED, PORTS_OVERLOAD, address_find, port_mapping, space_of
 from natcore._rules cimport (
     ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, dnat_target, plain_rule, snat_rule, whole_rule,
 )
@@ -255,9 +256,11 @@ cdef uint8_t find_dynamic(Worker* worker, const MappingKey* key, const SnatRule*
         complete(worker, now.ns)
         if not mappings_have_room(&worker.mappings, key.inside_ip):
             return DROP_SESSION_LIMIT
-    mapping[0] = mapping_open(&worker.mappings, key, rule.entry, rule.pool, rule.pool_size, now.ms)
-    if mapping[0] == NONE and complete(worker, now.ns):
-        mapping[0] = mapping_open(&worker.mappings, key, rule.entry, rule.pool, rule.pool_size, now.ms)
+    mapping[0] = mapping_open(&worker.mappings, key, &rule.pool, now.ms)
+    if mapping[0] >= OVER_QUOTA and complete(worker, now.ns):
+        mapping[0] = mapping_open(&worker.mappings, key, &rule.pool, now.ms)
+    if mapping[0] == OVER_QUOTA:
+        return DROP_SUBSCRIBER_LIMIT
     return DROP_PORTS_EXHAUSTED if mapping[0] == NONE else PENDING
 
 
@@ -366,8 +369,8 @@ cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flig
                               bswap16(ends.outside_port))
     if number == PORT_RESERVED or not has_ports(flight.protocol):
         verdict = find_entry(worker, ends, flight.protocol, now, mapping)
-    elif number == NONE:
-        return DROP_NO_MAPPING
+    elif number == NONE or worker.mappings.ports.policy == PORTS_OVERLOAD:
+        return DROP_NO_MAPPING                      # overloaded: only its own session leads to a mapping
     elif mapping_alive(&worker.sessions, number, now.ms):
         mapping[0] = number
         verdict = pass_filter(worker, ends, flight, now)

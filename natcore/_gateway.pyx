@@ -9,11 +9,14 @@ from natcore._events cimport EVENT_SLOTS, Event, event_fd, event_fd_clear, event
 from natcore._fragments cimport fragments_delete, fragments_new
 from natcore._icmp cimport outbox_delete, outbox_new, outbox_waiting
 from natcore._journal cimport journal_delete, journal_new, journal_room
-from natcore._look cimport MappingRow, PortRow, SessionRow, copy_mappings, copy_ports, copy_sessions
-from natcore._mappings cimport Mapping, mappings_delete, mappings_new, mappings_unpair
+from natcore._look cimport (
+    BlockRow, MappingRow, PortRow, SessionRow, copy_blocks, copy_mappings, copy_ports, copy_sessions, count_blocks,
+)
+from natcore._mappings cimport Mapping, mapping_at, mappings_delete, mappings_new, mappings_unpair
+from natcore._overload cimport overload_new
 from natcore._ports cimport (
-    PORT_RESERVED, PORT_SPACES, Address, PortMap, address_add, address_drop, ports_allow, ports_in_use, ports_reserve,
-    ports_taken, ports_unreserve,
+    PORT_RESERVED, PORT_SPACES, PORTS_OVERLOAD, Address, PortMap, address_add, address_drop, ports_allow, ports_divide,
+    ports_in_use, ports_reserve, ports_taken, ports_unreserve,
 )
 from natcore._rows cimport Rows
 from natcore._sessions cimport TIMEOUT_FRAGMENT, sessions_delete, sessions_new
@@ -36,7 +39,8 @@ cdef enum:
 cdef class Core(Rows):
     def __cinit__(self, *, uint32_t max_sessions, uint32_t max_mappings, uint32_t max_subscribers,
                   uint32_t max_addresses, uint64_t records, bytes hash_key not None, bytes random_key not None,
-                  port_ranges, uint32_t hold_down_ms, bint preserve, bint parity, uint8_t pooling,
+                  port_ranges, uint8_t port_policy, uint32_t block_size, uint32_t blocks, uint32_t hold_down_ms,
+                  bint parity, uint8_t pooling,
                   uint32_t sessions_per_subscriber, uint32_t ports_per_subscriber, uint32_t new_per_second,
                   timeouts_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering,
                   link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
@@ -65,7 +69,12 @@ cdef class Core(Rows):
         for first, last in port_ranges:
             ports_allow(&worker.mappings.ports, first, last)
         worker.mappings.ports.hold_down_ms = hold_down_ms
-        worker.mappings.ports.preserve = preserve
+        worker.mappings.ports.policy = port_policy
+        ready = block_size == 0 or ports_divide(&worker.mappings.ports, block_size, blocks)
+        if port_policy == PORTS_OVERLOAD:
+            ready = overload_new(&worker.mappings.ports.overload, max_mappings)
+        if not ready:
+            raise CapacityError(f"max_mappings={max_mappings}: this machine has no address space for its tables")
         worker.mappings.ports.parity = parity
         worker.mappings.pooling = pooling
         worker.sessions_per_subscriber = sessions_per_subscriber
@@ -278,7 +287,7 @@ cdef class Core(Rows):
                 return None
             if map.cells[port] == PORT_RESERVED:
                 return port, 0, 0
-            holder = &self.worker.mappings.mappings[map.cells[port]]
+            holder = &self.worker.mappings.mappings[mapping_at(&self.worker.mappings, address, space, port)]
             return port, bswap32(holder.inside_ip), bswap16(holder.inside_port)
         finally:
             self.disown()
@@ -385,3 +394,17 @@ cdef class Core(Rows):
             filled = copy_ports(self.worker, &rows[0], <uint32_t>rows.shape[0])
         self.disown()
         return filled
+
+    def blocks(self, BlockRow[::1] rows not None):
+        """Copies the port blocks that subscribers have; rows filled."""
+        cdef uint32_t filled = 0
+        self.own()
+        if rows.shape[0]:
+            filled = copy_blocks(self.worker, &rows[0], <uint32_t>rows.shape[0])
+        self.disown()
+        return filled
+
+    @property
+    def block_count(self):
+        """Port blocks that subscribers have."""
+        return count_blocks(self.worker)

@@ -39,13 +39,25 @@ cdef packed struct MappingRow:  # MAPPING
 cdef packed struct PortRow:     # PORTS
     uint32_t outside_ip
     uint32_t eip
+    uint32_t total              # ports of the ranges: the four after it, together
     uint32_t used
     uint32_t held_down
+    uint32_t reserved
     uint32_t free
     uint8_t protocol
     uint8_t unused[3]
+
+cdef packed struct BlockRow:    # BLOCKS
+    uint32_t outside_ip
+    uint32_t eip
+    uint32_t inside_ip
+    uint32_t ports              # of the three protocols, in use or held down
+    uint16_t first_port
+    uint16_t last_port
 
 cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t room, uint32_t* slot, uint32_t last) noexcept nogil
 cdef uint64_t oldest_window(const Worker* worker, uint32_t first, uint32_t last) noexcept nogil
 cdef uint32_t copy_mappings(const Worker* worker, MappingRow* rows, uint32_t room) noexcept nogil
 cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t room) noexcept nogil
+cdef uint32_t count_blocks(const Worker* worker) noexcept nogil
+cdef uint32_t copy_blocks(const Worker* worker, BlockRow* rows, uint32_t room) noexcept nogil

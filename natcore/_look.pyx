@@ -2,7 +2,7 @@
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._mappings cimport Mapping
-from natcore._ports cimport PORT_SPACES, Address, PortMap, ports_in_use
+from natcore._ports cimport PORT_SPACES, Address, PortMap, Ports, ports_in_use
 from natcore._sessions cimport (
     IN, NO_WINDOW, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, UNLOGGED, Cold, Session, deadline_of,
     is_dead, micros, session_id,
@@ -104,7 +104,9 @@ cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t room) noe
             map = &address.maps[space]
             rows[filled].outside_ip = bswap32(address.ip)
             rows[filled].eip = address.eip
+            rows[filled].total = worker.mappings.ports.range_size
             rows[filled].held_down = map.held_count
+            rows[filled].reserved = map.reserved
             rows[filled].free = map.free
             rows[filled].used = ports_in_use(&worker.mappings.ports, map)
             rows[filled].protocol = PROTOCOL_OF_SPACE[space]
@@ -112,6 +114,34 @@ cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t room) noe
     return filled
 
 
+cdef uint32_t count_blocks(const Worker* worker) noexcept nogil:
+    """Blocks that subscribers have."""
+    return <uint32_t>(worker.mappings.ports.blocks.taken - worker.mappings.ports.blocks.released)
+
+
+cdef uint32_t copy_blocks(const Worker* worker, BlockRow* rows, uint32_t room) noexcept nogil:
+    cdef const Ports* ports = &worker.mappings.ports
+    cdef uint32_t i, block, first, filled = 0
+    if ports.blocks.per_address == 0:
+        return 0
+    for i in range(ports.count):
+        if ports.addresses[i].memory == NULL:
+            continue
+        for block in range(ports.block_count):
+            if ports.blocks.of[i][block].owner == 0 or filled >= room:
+                continue
+            first = ports.allowed[block * ports.block_size]
+            rows[filled].outside_ip = bswap32(ports.addresses[i].ip)
+            rows[filled].eip = ports.addresses[i].eip
+            rows[filled].inside_ip = bswap32(ports.blocks.of[i][block].owner)
+            rows[filled].ports = ports.blocks.of[i][block].ports
+            rows[filled].first_port = <uint16_t>first
+            rows[filled].last_port = <uint16_t>(first + ports.block_size - 1)
+            filled += 1
+    return filled
+
+
 assert sizeof(SessionRow) == 112
 assert sizeof(MappingRow) == 24
-assert sizeof(PortRow) == 24
+assert sizeof(PortRow) == 32
+assert sizeof(BlockRow) == 20

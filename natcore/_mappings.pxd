@@ -50,6 +50,12 @@ cdef struct MappingKey:         # what a mapping is found by
     uint8_t protocol
     uint8_t flags               # MAPPING_STATIC, MAPPING_PORTLESS
 
+cdef struct Pool:               # outside addresses of an SNAT entry
+    uint32_t entry              # its number
+    uint32_t first              # inside address with which its prefix begins, host order
+    uint32_t size
+    const uint32_t* addresses   # [size] numbers of outside addresses
+
 cdef struct Mappings:
     Mapping* mappings
     Subscriber* subscribers
@@ -67,9 +73,9 @@ cdef void mapping_approach(const Mappings* table, uint32_t inside_ip, uint16_t i
 cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil
 cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil
 cdef bint mappings_have_room(const Mappings* table, uint32_t inside_ip) noexcept nogil
-cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, uint32_t entry, const uint32_t* pool,
-                           uint32_t pool_size, uint32_t now_ms) noexcept nogil
+cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* pool, uint32_t now_ms) noexcept nogil
 cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip,
                                   uint16_t outside_port, uint32_t address) noexcept nogil
 cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uint32_t now_ms) noexcept nogil
+cdef uint32_t mapping_at(const Mappings* table, uint32_t address, uint32_t space, uint32_t port) noexcept nogil
 cdef void mappings_unpair(Mappings* table, uint32_t address) noexcept nogil

@@ -2,9 +2,10 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from natcore._ports cimport Address, PortMap, port_draw, port_release, ports_delete, ports_new, space_of
+from natcore._draw cimport OVER_QUOTA, Request, assign_port, draw_port, home_of_owner, unassign_port
+from natcore._ports cimport PORTS_DETERMINISTIC, PORTS_OVERLOAD, ports_delete, ports_new, space_of
 from natcore.flow cimport flow_hash
-from natcore.hints cimport bswap16, prefetch_write
+from natcore.hints cimport bswap16, bswap32, prefetch_write
 from natcore.index cimport (
     NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
@@ -94,35 +95,71 @@ cdef struct Drawn:              # an outside endpoint
     uint32_t until_ms           # until when the port was held down for its owner; the past: it was free
 
 
-cdef uint32_t draw_from(Mappings* table, const MappingKey* key, uint32_t now_ms, Drawn* drawn) noexcept nogil:
-    """A port of the drawn outside address, 0 for a protocol without ports; NONE: nothing is free."""
+cdef void request_of(const MappingKey* key, Request* request) noexcept nogil:
+    request.owner = key.inside_ip
+    request.inside_port = key.inside_port
+    request.remote_ip = key.remote_ip
+    request.remote_port = key.remote_port
+    request.protocol = key.protocol
+    request.block = 0
+
+
+cdef uint32_t draw_from(Mappings* table, const MappingKey* key, Request* request, uint32_t now_ms,
+                        Drawn* drawn) noexcept nogil:
+    """A port of the drawn outside address, 0 for a protocol without ports; NONE, OVER_QUOTA: there is none."""
     drawn.until_ms = now_ms
     if key.flags & MAPPING_PORTLESS:
         return 0
-    return port_draw(&table.ports, &table.ports.addresses[drawn.address].maps[space_of(key.protocol)], key.inside_ip,
-                     bswap16(key.inside_port), now_ms, &drawn.until_ms)
+    return draw_port(&table.ports, drawn.address, request, now_ms, &drawn.until_ms)
 
 
-cdef uint32_t draw_by_pooling(Mappings* table, Subscriber* subscriber, const MappingKey* key, uint32_t entry,
-                              const uint32_t* pool, uint32_t pool_size, uint32_t now_ms, Drawn* drawn) noexcept nogil:
-    """A port and its address: the subscriber's own first, or from the pool, starting anywhere; NONE: nothing is free."""
-    cdef uint32_t start, step, port
-    cdef bint paired = subscriber.mappings and subscriber.entry == entry
+cdef uint32_t draw_computed(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
+                            Drawn* drawn) noexcept nogil:
+    """RFC 7422: the inside address alone says which outside address and which block of it; all the same for the portless."""
+    cdef uint32_t host = bswap32(key.inside_ip) - pool.first
+    drawn.address = pool.addresses[host // table.ports.block_count]
+    request.block = host % table.ports.block_count
+    return draw_from(table, key, request, now_ms, drawn)
+
+
+cdef uint32_t start_of(Mappings* table, const Pool* pool, uint32_t owner) noexcept nogil:
+    """Where in the pool an owner begins: at the address where it has a block still, else anywhere."""
+    cdef uint32_t home = home_of_owner(&table.ports, owner), i
+    if home != NONE:
+        for i in range(pool.size):
+            if pool.addresses[i] == home:
+                return i
+    return random_below(&table.ports.random, pool.size)
+
+
+cdef uint32_t draw_by_pooling(Mappings* table, Subscriber* subscriber, const MappingKey* key, const Pool* pool,
+                              uint32_t now_ms, Drawn* drawn) noexcept nogil:
+    """A port and its address: the subscriber's own first, or from the pool, starting anywhere; NONE: nothing is free.
+
+    OVER_QUOTA: nothing that the subscriber may have.
+    """
+    cdef uint32_t start, step, port, why = NONE
+    cdef bint paired = subscriber.mappings and subscriber.entry == pool.entry
+    cdef Request request
+    request_of(key, &request)
+    if table.ports.policy == PORTS_DETERMINISTIC:
+        return draw_computed(table, key, pool, &request, now_ms, drawn)
     if paired and table.pooling != POOLING_ARBITRARY:
         drawn.address = subscriber.address
-        port = draw_from(table, key, now_ms, drawn)
-        if port != NONE or table.pooling == POOLING_PAIRED:
+        port = draw_from(table, key, &request, now_ms, drawn)
+        if port < OVER_QUOTA or table.pooling == POOLING_PAIRED:
             return port
-    start = random_below(&table.ports.random, pool_size)
-    for step in range(pool_size):
-        drawn.address = pool[start + step if start + step < pool_size else start + step - pool_size]
-        port = draw_from(table, key, now_ms, drawn)
-        if port != NONE:
+    start = start_of(table, pool, key.inside_ip)
+    for step in range(pool.size):
+        drawn.address = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
+        port = draw_from(table, key, &request, now_ms, drawn)
+        if port < OVER_QUOTA:
             if not paired:
                 subscriber.address = drawn.address
-                subscriber.entry = entry
+                subscriber.entry = pool.entry
             return port
-    return NONE
+        why = port if port == OVER_QUOTA else why
+    return why
 
 
 cdef uint32_t enter(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip, uint16_t outside_port,
@@ -173,32 +210,34 @@ cdef void subscriber_leave(Mappings* table, uint32_t who) noexcept nogil:
         slab_give(&table.subscriber_slots, who)
 
 
-cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, uint32_t entry, const uint32_t* pool,
-                           uint32_t pool_size, uint32_t now_ms) noexcept nogil:
-    """A new mapping without sessions; NONE when no port is free. Its slots must be there (mappings_have_room)."""
+cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* pool, uint32_t now_ms) noexcept nogil:
+    """A new mapping without sessions; NONE when no port is free, OVER_QUOTA when none that the subscriber may have.
+
+    Its slots must be there (mappings_have_room).
+    """
     cdef uint32_t who = subscriber_join(table, key.inside_ip), number = NONE, port
     cdef Subscriber* subscriber
-    cdef Address* address
-    cdef PortMap* map
     cdef Drawn drawn
+    cdef Request request
     if who == NONE:
         return NONE
     subscriber = &table.subscribers[who]
-    port = draw_by_pooling(table, subscriber, key, entry, pool, pool_size, now_ms, &drawn)
-    if port != NONE:
-        address = &table.ports.addresses[drawn.address]
-        map = &address.maps[space_of(key.protocol)]
-        number = enter(table, key, entry, address.ip, bswap16(<uint16_t>port), drawn.address, who)
+    port = draw_by_pooling(table, subscriber, key, pool, now_ms, &drawn)
+    if port < OVER_QUOTA:
+        number = enter(table, key, pool.entry, table.ports.addresses[drawn.address].ip, bswap16(<uint16_t>port),
+                       drawn.address, who)
+        request_of(key, &request)
         if number != NONE:
             subscriber.mappings += 1
             table.mappings[number].held_until = drawn.until_ms
+            if key.flags & MAPPING_PORTLESS or assign_port(&table.ports, drawn.address, &request, port, number):
+                return number
+            mapping_close(table, number, drawn.until_ms, now_ms)
+            return NONE
         if not key.flags & MAPPING_PORTLESS:
-            if number != NONE:
-                map.cells[port] = number
-            else:
-                port_release(&table.ports, map, port, key.inside_ip, drawn.until_ms, now_ms)
+            unassign_port(&table.ports, drawn.address, &request, port, drawn.until_ms, now_ms)
     subscriber_leave(table, who)
-    return number
+    return OVER_QUOTA if port == OVER_QUOTA else NONE
 
 
 cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip,
@@ -211,16 +250,31 @@ cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uin
     """Ends a mapping that has no session left; its port is held down until until_ms."""
     cdef Mapping* mapping = &table.mappings[number]
     cdef MappingKey key
+    cdef Request request
     key_of(mapping, &key)
     index_remove(&table.by_inside, key_hash(table, &key), number)
     if not mapping.flags & MAPPING_STATIC:
         if not mapping.flags & MAPPING_PORTLESS:
-            port_release(&table.ports, &table.ports.addresses[mapping.address].maps[space_of(mapping.protocol)],
-                         bswap16(mapping.outside_port), mapping.inside_ip, until_ms, now_ms)
+            request_of(&key, &request)
+            unassign_port(&table.ports, mapping.address, &request, bswap16(mapping.outside_port), until_ms, now_ms)
         table.subscribers[mapping.subscriber].mappings -= 1
         subscriber_leave(table, mapping.subscriber)
     mapping.protocol = 0
     slab_give(&table.mapping_slots, number)
+
+
+cdef uint32_t mapping_at(const Mappings* table, uint32_t address, uint32_t space, uint32_t port) noexcept nogil:
+    """The mapping, or one of those, that has a port in use (host order). Where ports are overloaded it is searched."""
+    cdef uint32_t i
+    cdef const Mapping* mapping
+    if table.ports.policy != PORTS_OVERLOAD:
+        return table.ports.addresses[address].maps[space].cells[port]
+    for i in range(table.mapping_slots.fresh):
+        mapping = &table.mappings[i]
+        if (mapping.protocol and not mapping.flags & (MAPPING_STATIC | MAPPING_PORTLESS) and mapping.address == address
+                and space_of(mapping.protocol) == space and bswap16(mapping.outside_port) == port):
+            return i
+    return NONE
 
 
 cdef void mappings_unpair(Mappings* table, uint32_t address) noexcept nogil:

@@ -1,6 +1,8 @@
 """Outside addresses and their ports: for each address and protocol what is free, who holds what, and what is held down."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore._blocks cimport Blocks
+from natcore._overload cimport Overload
 from natcore.flow cimport HashKey
 from natcore.index cimport Index
 from natcore.random cimport Random
@@ -14,8 +16,15 @@ cdef enum:
 cdef enum:
     PORT_RESERVED = 0xFFFFFFFE  # in a cell: a DNAT entry has the port; it is never drawn
 
+cdef enum:                      # PortPolicy
+    PORTS_RANDOM = 0            # any free port (RFC 6056)
+    PORTS_PRESERVE = 1          # the inside port, where it is free (RFC 4787 section 4.2.1)
+    PORTS_BLOCK = 2             # of the subscriber's own blocks
+    PORTS_DETERMINISTIC = 3     # of the one block that its address has by computation (RFC 7422)
+    PORTS_OVERLOAD = 4          # any that no mapping towards the same remote has (RFC 7857 section 3)
+
 cdef struct PortMap:            # one outside address and protocol
-    uint32_t* cells             # [PORTS] in use: the mapping's number, or PORT_RESERVED; held down: until when, ms
+    uint32_t* cells             # [PORTS] in use: the mapping (overloaded: how many), or PORT_RESERVED; held down: until, ms
     uint32_t* owners            # [PORTS] held down: the inside address that had it, big-endian
     uint64_t* used              # [PORT_WORDS] a bit a port: in use or held down
     uint64_t* held              # [PORT_WORDS] held down
@@ -24,6 +33,7 @@ cdef struct PortMap:            # one outside address and protocol
     uint32_t reserved           # ports of the ranges that DNAT entries have
     uint32_t held_count
     uint32_t next_release       # ms; no port is released before; valid while held_count is not 0
+    uint32_t address            # number of the outside address
 
 cdef struct Address:            # an outside address of one pool or several
     uint32_t ip                 # as it is on the wire, big-endian
@@ -44,8 +54,13 @@ cdef struct Ports:
     uint16_t allowed[65536]     # [range_size] the same ports in a row: one is as likely as another
     uint32_t range_size         # ports
     uint32_t hold_down_ms
-    bint preserve               # the inside port, where it is free (RFC 4787 section 4.2.1)
+    uint8_t policy              # PortPolicy
     bint parity                 # an even port for an even one, where one is free (RFC 4787 REQ-4)
+    uint32_t block_size         # ports of a block; the ranges are cut to whole ones; 0: there are none
+    uint32_t block_count        # blocks of an outside address; block b has allowed[b * block_size] and those after it
+    Blocks blocks               # whose they are
+    Overload overload           # who has a port towards whom
+    uint16_t block_of[65536]    # [PORTS] the block of a port of the ranges
 
 cdef inline uint32_t space_of(uint8_t protocol) noexcept nogil:
     return 0 if protocol == 6 else 1 if protocol == 17 else 2
@@ -53,6 +68,9 @@ cdef inline uint32_t space_of(uint8_t protocol) noexcept nogil:
 cdef inline uint32_t ports_in_use(const Ports* ports, const PortMap* map) noexcept nogil:
     """Ports that mappings have."""
     return ports.range_size - map.free - map.held_count - map.reserved
+
+cdef inline bint in_ranges(const Ports* ports, uint32_t port) noexcept nogil:
+    return (ports.ranges[port >> 6] >> (port & 63)) & 1
 
 cdef inline uint32_t port_mapping(const PortMap* ports, uint16_t port) noexcept nogil:
     """The number of the mapping that has the port (host order), PORT_RESERVED, or NONE."""
@@ -64,9 +82,15 @@ cdef inline uint32_t port_mapping(const PortMap* ports, uint16_t port) noexcept 
 cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil
 cdef void ports_delete(Ports* ports) noexcept nogil
 cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogil
+cdef bint ports_divide(Ports* ports, uint32_t block_size, uint32_t per_owner) noexcept nogil
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil
 cdef bint address_drop(Ports* ports, uint32_t address) noexcept nogil
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil
+cdef uint32_t pick_by_policy(Ports* ports, PortMap* map, uint32_t wish) noexcept nogil
+cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
+cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
+cdef uint32_t port_retake(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
+cdef void reclaim(Ports* ports, PortMap* map, uint32_t now_ms) noexcept nogil
 cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint32_t now_ms,
                         uint32_t* until_ms) noexcept nogil
 cdef uint32_t ports_taken(const PortMap* map, uint32_t first, uint32_t last) noexcept nogil

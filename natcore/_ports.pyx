@@ -2,6 +2,8 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from natcore._blocks cimport Block, block_at, block_leave, block_reference, blocks_add, blocks_delete, blocks_drop, blocks_new
+from natcore._overload cimport overload_delete, overload_forget_full
 from natcore.flow cimport flow_hash
 from natcore.hints cimport bswap32, ctz64
 from natcore.index cimport (
@@ -33,6 +35,10 @@ cdef void ports_delete(Ports* ports) noexcept nogil:
             table_delete(ports.addresses[i].memory, PORT_SPACES * MAP_BYTES)
     table_delete(ports.addresses, <uint64_t>ports.capacity * sizeof(Address))
     index_delete(&ports.index)
+    if ports.blocks.per_address:
+        blocks_delete(&ports.blocks)
+    if ports.overload.taken != NULL:
+        overload_delete(&ports.overload)
     ports.addresses = NULL
     ports.count = 0
 
@@ -44,6 +50,19 @@ cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogi
         ports.ranges[port >> 6] |= <uint64_t>1 << (port & 63)
         ports.allowed[ports.range_size] = <uint16_t>port
         ports.range_size += 1
+
+
+cdef bint ports_divide(Ports* ports, uint32_t block_size, uint32_t per_owner) noexcept nogil:
+    """The ranges consist of blocks, of which a subscriber may own per_owner; 0: nobody owns any. False: no memory.
+
+    Call it after ports_allow, whose ranges must have whole blocks, before the first address is added.
+    """
+    cdef uint32_t i
+    ports.block_size = block_size
+    ports.block_count = ports.range_size // block_size
+    for i in range(ports.range_size):
+        ports.block_of[ports.allowed[i]] = <uint16_t>(i // block_size)
+    return per_owner == 0 or blocks_new(&ports.blocks, ports.capacity, ports.block_count, per_owner)
 
 
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil:
@@ -79,7 +98,8 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
     at = <uint8_t*>table_new(PORT_SPACES * MAP_BYTES)
     if at == NULL:
         return NONE
-    if not index_insert(&ports.index, flow_hash(&ports.key, ip, 0, 0), number):
+    if not (blocks_add(&ports.blocks, number) and index_insert(&ports.index, flow_hash(&ports.key, ip, 0, 0), number)):
+        blocks_drop(&ports.blocks, &ports.key, number)
         table_delete(at, PORT_SPACES * MAP_BYTES)
         return NONE
     ports.count = number + 1 if number == ports.count else ports.count
@@ -95,6 +115,7 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
         map.used = <uint64_t*>(at + PORTS * 8)
         map.held = <uint64_t*>(at + PORTS * 8 + BITMAP_BYTES)
         map.held_by = <uint16_t*>(at + PORTS * 8 + BITMAP_BYTES * 2)
+        map.address = number
         map.free = ports.range_size
         map.held_count = map.next_release = map.reserved = 0
         at += MAP_BYTES
@@ -108,6 +129,7 @@ cdef bint address_drop(Ports* ports, uint32_t number) noexcept nogil:
     if address.references:
         return False
     index_remove(&ports.index, flow_hash(&ports.key, address.ip, 0, 0), number)
+    blocks_drop(&ports.blocks, &ports.key, number)
     table_delete(address.memory, PORT_SPACES * MAP_BYTES)
     address.memory = NULL
     address.ip = 0
@@ -119,14 +141,25 @@ cdef uint32_t owner_slot(uint32_t owner) noexcept nogil:
     return (owner * <uint32_t>2654435761) >> 20
 
 
+cdef inline Block* block_under(const Ports* ports, const PortMap* map, uint32_t port) noexcept nogil:
+    return block_at(&ports.blocks, block_reference(map.address, ports.block_of[port]))
+
+
+cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
+    """Neither in use nor held down any more."""
+    map.used[port >> 6] &= ~(<uint64_t>1 << (port & 63))
+    map.free += 1
+    if ports.blocks.per_address:
+        block_leave(&ports.blocks, &ports.key, block_reference(map.address, ports.block_of[port]))
+
+
 cdef void let_go(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
     """A port that was held down is free."""
     cdef uint64_t bit = <uint64_t>1 << (port & 63)
     map.held[port >> 6] &= ~bit
-    map.used[port >> 6] &= ~bit
     map.held_by[owner_slot(map.owners[port])] -= 1
     map.held_count -= 1
-    map.free += 1
+    set_free(ports, map, port)
 
 
 cdef void reclaim(Ports* ports, PortMap* map, uint32_t now_ms) noexcept nogil:
@@ -173,10 +206,6 @@ cdef uint32_t own_held(PortMap* map, uint32_t owner) noexcept nogil:
     return NONE
 
 
-cdef inline bint in_ranges(const Ports* ports, uint32_t port) noexcept nogil:
-    return (ports.ranges[port >> 6] >> (port & 63)) & 1
-
-
 cdef uint32_t pick(Ports* ports, PortMap* map, uint64_t mask) noexcept nogil:
     """A free port: a random one of the ranges, else the nearest of its word, else of a word after; or NONE.
 
@@ -197,11 +226,28 @@ cdef uint32_t pick(Ports* ports, PortMap* map, uint64_t mask) noexcept nogil:
 cdef uint32_t pick_by_policy(Ports* ports, PortMap* map, uint32_t wish) noexcept nogil:
     """A free port, by what the policy prefers; one must be free. wish: the inside port, host order."""
     cdef uint32_t port = NONE
-    if ports.preserve and in_ranges(ports, wish) and not (map.used[wish >> 6] >> (wish & 63)) & 1:
+    if ports.policy == PORTS_PRESERVE and in_ranges(ports, wish) and not (map.used[wish >> 6] >> (wish & 63)) & 1:
         return wish
     if ports.parity:
         port = pick(ports, map, <uint64_t>0xAAAAAAAAAAAAAAAAULL if wish & 1 else <uint64_t>0x5555555555555555ULL)
     return pick(ports, map, <uint64_t>-1) if port == NONE else port
+
+
+cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
+    """A free port is in use; a block that it lies in must be its owner's."""
+    map.used[port >> 6] |= <uint64_t>1 << (port & 63)
+    map.free -= 1
+    if ports.blocks.per_address:
+        block_under(ports, map, port).ports += 1
+
+
+cdef uint32_t port_retake(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
+    """A port that is held down is in use again; until when, ms, others would have had to wait for it."""
+    cdef uint32_t until_ms = map.cells[port]
+    map.held[port >> 6] &= ~(<uint64_t>1 << (port & 63))
+    map.held_by[owner_slot(map.owners[port])] -= 1
+    map.held_count -= 1
+    return until_ms
 
 
 cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint32_t now_ms,
@@ -213,18 +259,16 @@ cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wis
     """
     cdef uint32_t port
     until_ms[0] = now_ms
-    if map.free == 0 or ports.preserve or ports.parity:     # a port whose rest is over may be the one that is preferred
+    if map.free == 0 or ports.policy == PORTS_PRESERVE or ports.parity:
+        # a port whose rest is over may be the one that is preferred
         reclaim(ports, map, now_ms)
     if map.free:
         port = pick_by_policy(ports, map, wish)
-    else:
-        port = own_held(map, owner)
-        if port == NONE:
-            return NONE
-        until_ms[0] = map.cells[port]
-        let_go(ports, map, port)
-    map.used[port >> 6] |= <uint64_t>1 << (port & 63)
-    map.free -= 1
+        port_take(ports, map, port)
+        return port
+    port = own_held(map, owner)
+    if port != NONE:
+        until_ms[0] = port_retake(ports, map, port)
     return port
 
 
@@ -257,6 +301,8 @@ cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t l
         if in_ranges(ports, port):
             map.free += 1
             map.reserved -= 1
+    if ports.policy == PORTS_OVERLOAD:
+        overload_forget_full(&ports.overload)
 
 
 cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms,
@@ -264,8 +310,7 @@ cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner
     """The port is no longer in use; it is held down until until_ms."""
     cdef uint64_t bit = <uint64_t>1 << (port & 63)
     if <int>(until_ms - now_ms) <= 0:
-        map.used[port >> 6] &= ~bit
-        map.free += 1
+        set_free(ports, map, port)
         return
     map.held[port >> 6] |= bit
     map.cells[port] = until_ms

@@ -1,13 +1,13 @@
 """Entries compiled for look-up: SNAT by longest prefix, DNAT by outside endpoint, 1:1 by inside address, no-NAT by both."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore._mappings cimport Pool
+
 cdef enum:
     ANY_SPACE = 3               # protocols without ports: a space of their own beside those of _ports.pxd
 
 cdef struct SnatRule:
-    uint32_t entry              # its number
-    uint32_t pool_size
-    const uint32_t* pool        # numbers of outside addresses
+    Pool pool
 
 cdef struct DnatTarget:
     uint32_t ip                 # inside address, big-endian

@@ -17,14 +17,15 @@ cdef class RuleSet:
                   list whole not None, list plain not None):
         """Addresses and ports in host order, numbers of entries and of outside addresses as the core knows them.
 
-        snat: [(entry, [outside address])]. ranges: [(first inside address, index into snat or None)], ascending.
+        snat: [(entry, first inside address, [outside address])]. ranges: [(first inside address, index into snat or None)],
+        ascending.
         dnat: [(entry, outside address, ip, outside port, inside port, [(inside address, weight)])].
         dnat_ranges: [(first key, last key, index into dnat)], ascending. whole: [(inside address, index into dnat)],
         ascending. plain: [(entry, source, source mask, destination, destination mask)].
         """
         self.snat = <SnatRule*>array(len(snat), sizeof(SnatRule))
         self.dnat = <DnatRule*>array(len(dnat), sizeof(DnatRule))
-        self.pools = <uint32_t*>array(sum([len(pool) for _, pool in snat]), sizeof(uint32_t))
+        self.pools = <uint32_t*>array(sum([len(pool) for _, _, pool in snat]), sizeof(uint32_t))
         self.targets = <DnatTarget*>array(sum([len(row[5]) for row in dnat]), sizeof(DnatTarget))
         self.compiled.starts = <uint32_t*>array(len(ranges), sizeof(uint32_t))
         self.compiled.rules = <SnatRule**>array(len(ranges), sizeof(SnatRule*))
@@ -40,10 +41,8 @@ cdef class RuleSet:
 
     cdef fill_snat(self, list snat, list ranges):
         cdef uint32_t i, at = 0
-        for i, (entry, pool) in enumerate(snat):
-            self.snat[i].entry = entry
-            self.snat[i].pool_size = len(pool)
-            self.snat[i].pool = &self.pools[at]
+        for i, (entry, first, pool) in enumerate(snat):
+            self.snat[i].pool = Pool(entry, first, len(pool), &self.pools[at])
             for address in pool:
                 self.pools[at] = address
                 at += 1

@@ -299,7 +299,7 @@ def rule_of(RuleSet rules not None, uint32_t source):
     cdef const SnatRule* rule = snat_rule(&rules.compiled, source)
     if rule == NULL:
         return None
-    return rule.entry, [rule.pool[i] for i in range(rule.pool_size)]
+    return rule.pool.entry, [rule.pool.addresses[i] for i in range(rule.pool.size)]
 
 
 cdef class JournalRing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from natcore import MAPPING, PORTS, RECORD, SESSION, _testing, format_ipv4
+from natcore import BLOCKS, MAPPING, PORTS, RECORD, SESSION, _testing, format_ipv4
 from natcore.records import GAP_DIED, GAP_RING, gap_row
 from natcore.sinks import Batch
 
@@ -57,7 +57,7 @@ def test_the_core_s_struct_agrees() -> None:
 
 
 def test_rows_for_looking_are_pinned() -> None:
-    assert (SESSION.itemsize, MAPPING.itemsize, PORTS.itemsize) == (112, 24, 24)
+    assert (SESSION.itemsize, MAPPING.itemsize, PORTS.itemsize, BLOCKS.itemsize) == (112, 24, 32, 20)
 
 
 def test_a_session_s_hot_and_cold_part_are_a_cache_line_each() -> None:

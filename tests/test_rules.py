@@ -46,7 +46,7 @@ def ranges_of(networks: list[IPv4Network]) -> list[tuple[int, int | None]]:
 
 @given(prefixes(), st.lists(st.integers(0, TOP), max_size=20))
 def test_compiled_rules_are_the_longest_prefix(networks: list[IPv4Network], sources: list[int]) -> None:
-    entries = [(at + 1, [at, at + 100]) for at in range(len(networks))]
+    entries = [(at + 1, int(network[0]), [at, at + 100]) for at, network in enumerate(networks)]
     rules = RuleSet(entries, ranges_of(networks), [], [], [], [])
     for source in (*edges(networks), *sources):
         at = longest(networks, source)

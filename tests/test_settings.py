@@ -115,7 +115,7 @@ def test_the_keys_are_the_constructors_arguments() -> None:
         ("[gateway]\nmax_sessions = '5'", "gateway.max_sessions", "5", "a whole number"),
         ("[gateway]\nkind = 'intranet'", "gateway.kind", "intranet", "'vpc'"),
         ("[gateway.inside]\nmtu = 10", "gateway.inside.mtu", 10, "68 to 65535"),
-        ("[policy]\nports = 'block'", "policy.ports", "block", "'random'"),
+        ("[policy]\nports = 'blocks'", "policy.ports", "blocks", "'random'"),
         ("[policy]\nfiltering = 'none'", "policy.filtering", "none", "'address-dependent'"),
         ("[policy.udp]\nmapping = 'x'", "policy.udp.mapping", "x", "'endpoint-independent'"),
         ("[policy.udp]\nfilter = 'x'", "policy.udp.filter", "x", "filtering"),

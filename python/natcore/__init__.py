@@ -6,12 +6,13 @@ from .entries import Entry
 from .errors import CapacityError, ConfigurationError, DeliveryError, Error, InterfaceError
 from .gateway import Gateway
 from .notices import Event, Generated
-from .records import MAPPING, PORTS, RECORD, SESSION, format_ipv4
+from .records import BLOCKS, MAPPING, PORTS, RECORD, SESSION, format_ipv4
 from .verdict import Side, Verdict
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BLOCKS",
     "MAPPING",
     "PORTS",
     "RECORD",

@@ -23,8 +23,10 @@ class Core(Rows):
         hash_key: bytes,
         random_key: bytes,
         port_ranges: Sequence[tuple[int, int]],
+        port_policy: int,
+        block_size: int,
+        blocks: int,
         hold_down_ms: int,
-        preserve: bool,
         parity: bool,
         pooling: int,
         sessions_per_subscriber: int,
@@ -83,3 +85,6 @@ class Core(Rows):
     def sessions(self, rows: NDArray[Any], first: int) -> tuple[int, int]: ...
     def mappings(self, rows: NDArray[Any]) -> int: ...
     def ports(self, rows: NDArray[Any]) -> int: ...
+    def blocks(self, rows: NDArray[Any]) -> int: ...
+    @property
+    def block_count(self) -> int: ...

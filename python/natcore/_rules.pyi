@@ -8,7 +8,7 @@ from typing_extensions import disjoint_base
 class RuleSet:
     def __new__(
         cls,
-        snat: list[tuple[int, list[int]]],
+        snat: list[tuple[int, int, list[int]]],
         ranges: list[tuple[int, int | None]],
         dnat: list[tuple[int, int, int, int, int, list[tuple[int, int]]]],
         dnat_ranges: list[tuple[int, int, int]],

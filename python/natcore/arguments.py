@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import MAX_TIME, Timeouts
+from .checks import MAX_TIME
+from .config import BLOCKED, FILTERINGS, MAPPINGS, POOLINGS, PORT_POLICIES, Policy, Timeouts
 from .errors import ConfigurationError
 
 
@@ -25,6 +26,32 @@ def timeouts_ms(timeouts: Timeouts) -> list[int]:
     """By TimeoutClass of natcore/_sessions.pxd."""
     order = ("udp", "tcp_transitory", "tcp_established", "icmp", "unreplied", "other", "fragment")
     return [max(1, round(getattr(timeouts, name) * 1000)) for name in order]
+
+
+def policy_arguments(policy: Policy) -> dict[str, Any]:
+    """A policy as Core takes it: numbers for words, of the protocols in the order of the port spaces."""
+    behaviours = [policy.behaviour(protocol) for protocol in ("tcp", "udp", "icmp")]
+    return {
+        "mapping": [MAPPINGS.index(own.mapping or "") for own in behaviours],
+        "filtering": [FILTERINGS.index(own.filtering or "") for own in behaviours],
+        "port_policy": PORT_POLICIES.index(policy.ports),
+        "port_ranges": policy.drawn_ranges,
+        "block_size": policy.block_size if policy.ports in BLOCKED else 0,
+        "blocks": policy.blocks if policy.ports == "block" else 0,
+        "hold_down_ms": round(policy.hold_down * 1000),
+        "parity": policy.parity,
+        "pooling": POOLINGS.index(policy.pooling),
+        "sessions_per_subscriber": limit(policy.sessions_per_subscriber),
+        "ports_per_subscriber": limit(policy.ports_per_subscriber),
+        "new_per_second": limit(policy.new_sessions_per_second),
+        "icmp_rate": policy.icmp_rate,
+        "inbound_refresh": policy.inbound_refresh,
+        "tcp_pickup": policy.tcp_pickup,
+        "hairpin": policy.hairpin,
+        "icmp_unreachable": policy.icmp_unreachable,
+        "mss": policy.mss or 0,
+        "unsolicited": policy.unsolicited_syn == "icmp",
+    }
 
 
 def limit(value: int | None) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ._gateway import Core
-from .config import AnyEntry, DnatEntry, NoNatEntry, SnatEntry
+from .config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
 from .entries import Entry, Rulebook, spaces
 from .errors import ConfigurationError, Error
 
@@ -65,9 +65,9 @@ class Applied:
 class EntryTable:
     """The entries in force, and those that drain."""
 
-    def __init__(self, core: Core, kind: str, eip_bind_mode: str) -> None:
+    def __init__(self, core: Core, kind: str, eip_bind_mode: str, policy: Policy) -> None:
         self._core = core
-        self._book = Rulebook(kind, eip_bind_mode)
+        self._book = Rulebook(kind, eip_bind_mode, policy)
         self._last_id = 0
         self._generation = 0
         self.rows: list[Entry] = []
@@ -129,7 +129,7 @@ class EntryTable:
 
     def rebind(self, eip_bind_mode: str, now_ns: int) -> None:
         """Another bind mode: sessions over an address that changes on the wire end, their rows written."""
-        before, book = self._book, Rulebook(self._book.kind, eip_bind_mode)
+        before, book = self._book, Rulebook(self._book.kind, eip_bind_mode, self._book.policy)
         book.check(self.rows)
         moved = [
             row for row in self.rows
@@ -190,6 +190,8 @@ class EntryTable:
             return NOTHING if self._moves(row, by, rows) else (0, 0xFFFFFFFF, {*row.addresses, 0xFFFFFFFF})
         if not isinstance(row.entry, SnatEntry) or not isinstance(by.entry, SnatEntry):
             return NOTHING
+        if self._book.policy.ports == "deterministic" and not _same_shares(row.entry, by.entry):
+            return NOTHING  # another prefix or pool gives every host another block
         wanted = {wire for wire, _ in self._book.wire_addresses(by.entry.pool)}
         wires = [wire for wire, _ in self._book.wire_addresses(row.entry.pool)]
         source = ipaddress.IPv4Network(by.entry.source)
@@ -263,6 +265,10 @@ class EntryTable:
             if self._core.count(row.id, *NOTHING)[0] == 0:
                 self._draining.remove(row)
                 self._release(row)
+
+
+def _same_shares(one: SnatEntry, other: SnatEntry) -> bool:
+    return (one.source, one.pool) == (other.source, other.pool)
 
 
 def _check_entry(entry: object) -> AnyEntry:

@@ -3,58 +3,30 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .checks import (
+    MAX_SECONDS,
+    MAX_TIME,
+    Address,
+    check_choice,
+    check_integer,
+    check_number,
+    exact_ns,
+    parse_ipv4,
+    parse_network,
+    to_ns,
+)
 from .errors import ConfigurationError
 
-Address = str | int | ipaddress.IPv4Address
-
-MAX_SECONDS = 1_000_000.0  # an idle time is 32 bits of milliseconds, compared modulo its range
-MAX_TIME = 4.6e9  # of a clock, or of an epoch: both together are ns in 63 bits; as Unix time the year 2115
-
-
-def parse_ipv4(value: Address, name: str) -> ipaddress.IPv4Address:
-    """The address, or a ConfigurationError that names the field."""
-    if isinstance(value, bool) or not isinstance(value, str | int | ipaddress.IPv4Address):
-        raise ConfigurationError(f"{name}={value!r}: an IPv4 address is a str, an int or an ipaddress.IPv4Address")
-    try:
-        return ipaddress.IPv4Address(value)
-    except ValueError as error:
-        raise ConfigurationError(f"{name}={value!r}: not an IPv4 address ({error})") from None
-
-
-def parse_network(value: object, name: str) -> ipaddress.IPv4Network:
-    """The prefix, or a ConfigurationError that names the field. Host bits must be zero."""
-    try:
-        return value if isinstance(value, ipaddress.IPv4Network) else ipaddress.IPv4Network(value)
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"{name}={value!r}: not an IPv4 prefix such as '10.0.0.0/16' ({error})") from None
-
-
-def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
-    allowed = tuple(allowed)
-    if value not in allowed:
-        raise ConfigurationError(f"{name}={value!r}: allowed are {', '.join(repr(a) for a in allowed)}")
-
-
-def check_number(name: str, value: object, low: float, high: float, *, unit: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ConfigurationError(f"{name}={value!r}: allowed is {low:g} to {high:g}{unit and ' ' + unit}")
-
-
-def check_integer(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ConfigurationError(f"{name}={value!r}: allowed is a whole number from {low} to {high}")
-
-
-def _later(name: str, value: object, default: object) -> None:
-    """A keyword whose behaviour is not there yet is refused, never ignored."""
-    if value != default:
-        raise ConfigurationError(f"{name}={value!r}: not supported by this version; allowed is {default!r}")
+__all__ = [  # what is checked by is to be had from here too
+    "FILTERINGS", "MAPPINGS", "MAX_TIME", "POOLINGS", "PORT_POLICIES", "Address", "AnyEntry", "Behaviour", "DeliveryPolicy",
+    "DnatEntry", "Eip", "Link", "NoNatEntry", "Policy", "SnatEntry", "Timeouts", "check_choice", "check_integer",
+    "check_number", "exact_ns", "expand_pool", "parse_ipv4", "parse_network", "to_ns",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +83,8 @@ class Timeouts:
 
 MAPPINGS = ("endpoint-independent", "address-and-port-dependent")
 FILTERINGS = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
-PORT_POLICIES = ("random", "preserve")
+PORT_POLICIES = ("random", "preserve", "block", "deterministic", "overload")  # by PortPolicy of natcore/_ports.pxd
+BLOCKED = ("block", "deterministic")  # those that divide the port ranges into blocks
 POOLINGS = ("paired", "paired-soft", "arbitrary")
 _DEFAULT_RANGES = ((1024, 65535),)
 
@@ -135,8 +108,12 @@ class Policy:
     """How a gateway maps, filters and draws ports.
 
     mapping, filtering: RFC 4787 section 4 and 5; tcp, udp, icmp override them for a protocol.
-    ports: "random" (RFC 6056), or "preserve": the inside port where it is free. parity: an even port for an even one
-    where one is free (RFC 4787 REQ-4). port_ranges: (first, last) pairs, both included; for ICMP they hold the ids.
+    ports: "random" (RFC 6056); "preserve": the inside port where it is free; "block": of block_size contiguous ports
+    that a host has for itself and for all protocols, up to blocks of them (RFC 6888 REQ-13 to 15); "deterministic": of
+    the one block that its address has by computation, so that no log is needed (RFC 7422); "overload": one port for many
+    remotes (RFC 7857 section 3), with address-and-port-dependent mapping and filtering. parity: an even port for an even
+    one where one is free (RFC 4787 REQ-4). port_ranges: (first, last) pairs, both included; for ICMP they hold the ids.
+    Blocks begin with the first port of each range; what is left at its end is not used.
     pooling: "paired" (one outside address for a host; full is full), "paired-soft" (another one then), "arbitrary"
     (RFC 4787 REQ-2, RFC 7857 section 4).
     hold_down: seconds that a freed port is kept from other subscribers (RFC 6888 REQ-8).
@@ -184,6 +161,8 @@ class Policy:
         object.__setattr__(self, "port_ranges", _check_ranges(self.port_ranges))
         check_number("Policy.hold_down", self.hold_down, 0, MAX_SECONDS, unit="seconds")
         check_choice("Policy.ports", self.ports, PORT_POLICIES)
+        check_integer("Policy.block_size", self.block_size, 1, 65535)
+        check_integer("Policy.blocks", self.blocks, 1, 256)
         check_choice("Policy.pooling", self.pooling, POOLINGS)
         for name in ("sessions_per_subscriber", "ports_per_subscriber", "new_sessions_per_second"):
             if getattr(self, name) is not None:
@@ -191,11 +170,36 @@ class Policy:
         for name in ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable"):
             check_choice(f"Policy.{name}", getattr(self, name), (True, False))
         check_integer("Policy.icmp_rate", self.icmp_rate, 0, 1_000_000)
+        self._check_port_policy()
         if self.mss is not None:
             check_integer("Policy.mss", self.mss, 28, 65495)  # RFC 791: 68 and 65,535 bytes, less 40 of headers
         check_choice("Policy.unsolicited_syn", self.unsolicited_syn, ("silent", "icmp"))
-        for name in ("block_size", "blocks"):
-            _later(f"Policy.{name}", getattr(self, name), type(self).__dataclass_fields__[name].default)
+
+    def _check_port_policy(self) -> None:
+        """What the port policies ask of the others."""
+        if self.ports in BLOCKED and not self.drawn_ranges:
+            raise ConfigurationError(
+                f"Policy.block_size={self.block_size!r}: allowed is the size of a range of port_ranges "
+                f"({self.port_ranges!r}) or less"
+            )
+        if self.ports == "deterministic" and self.pooling != "paired":
+            raise ConfigurationError(
+                f"Policy.pooling={self.pooling!r}: allowed with ports='deterministic' is 'paired': the address is computed"
+            )
+        strict = Behaviour(mapping="address-and-port-dependent", filtering="address-and-port-dependent")
+        loose = [name for name in ("tcp", "udp", "icmp") if self.behaviour(name) != strict]
+        if self.ports == "overload" and loose:
+            raise ConfigurationError(
+                f"Policy.ports='overload': allowed where mapping and filtering are 'address-and-port-dependent'; "
+                f"they are not for {', '.join(loose)}"
+            )
+
+    @property
+    def drawn_ranges(self) -> tuple[tuple[int, int], ...]:
+        """The port ranges as far as ports are drawn from them: whole blocks, where there are blocks."""
+        size = self.block_size if self.ports in BLOCKED else 1
+        whole = ((first, (last + 1 - first) // size * size) for first, last in self.port_ranges)
+        return tuple((first, first + count - 1) for first, count in whole if count)
 
     def behaviour(self, protocol: str) -> Behaviour:
         """What holds for "tcp", "udp" or "icmp"; neither field is None."""
@@ -405,18 +409,3 @@ def _expand(item: object, name: str) -> Iterable[Eip]:
             raise ConfigurationError(f"{name}={item!r}: more than {MAX_POOL:,} addresses")
         return (Eip(a) for a in network)
     return (Eip(parse_ipv4(item, name)),)  # type: ignore[arg-type]
-
-
-def to_ns(seconds: float, name: str = "now") -> int:
-    """Seconds rounded to nanoseconds, once, at the boundary."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        raise ConfigurationError(f"{name}={seconds!r}: allowed is a finite number of seconds, 0 or more")
-    if not 0 <= seconds <= MAX_TIME:
-        raise ConfigurationError(f"{name}={seconds!r}: allowed is 0 to {MAX_TIME:g} seconds")
-    return exact_ns(seconds)
-
-
-def exact_ns(seconds: float) -> int:
-    """Seconds as nanoseconds, rounded once: a product with 1e9 would be rounded before (by 128 ns at Unix times)."""
-    whole = math.floor(seconds)
-    return whole * 1_000_000_000 + round((seconds - whole) * 1_000_000_000)

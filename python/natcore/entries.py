@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
 
+from . import deterministic
 from ._rules import RuleSet
-from .config import AnyEntry, DnatEntry, Eip, NoNatEntry, SnatEntry
+from .config import AnyEntry, DnatEntry, Eip, NoNatEntry, Policy, SnatEntry
 from .errors import ConfigurationError
 
 Value = TypeVar("Value")
@@ -40,9 +41,10 @@ class Entry:
 class Rulebook:
     """What a gateway's kind and bind mode make of entries."""
 
-    def __init__(self, kind: str, eip_bind_mode: str) -> None:
+    def __init__(self, kind: str, eip_bind_mode: str, policy: Policy | None = None) -> None:
         self.kind = kind
         self.eip_bind_mode = eip_bind_mode
+        self.policy = policy or Policy()
 
     # ---- what is on the wire (contract, field 8) --------------------------------------------------------------------
 
@@ -84,6 +86,8 @@ class Rulebook:
         self._check_twice(rows)
         self._check_eips(rows)
         self._check_dnat(rows)
+        if self.policy.ports == "deterministic":
+            self._check_computed(rows)
 
     def _check_twice(self, rows: list[Entry]) -> None:
         seen: dict[object, Entry] = {}
@@ -146,6 +150,21 @@ class Rulebook:
                         "allowed is one of the two"
                     )
 
+    def _check_computed(self, rows: list[Entry]) -> None:
+        """Every inside address has a block of its own: it fits, and no two entries have an outside address in common."""
+        known: dict[int, Entry] = {}
+        for row in rows:
+            if not isinstance(row.entry, SnatEntry):
+                continue
+            deterministic.check_fit(row.entry, self.policy)
+            for wire, _ in self.wire_addresses(row.entry.pool):
+                other = known.setdefault(wire, row)
+                if other is not row:
+                    raise ConfigurationError(
+                        f"SnatEntry.pool: {ipaddress.IPv4Address(wire)} is in {row.describe()} and in {other.describe()}; "
+                        "allowed with ports='deterministic' is one entry for each address"
+                    )
+
     def _keys(self, row: Entry, rows: list[Entry]) -> Iterator[tuple[int, int]]:
         """First and last key (dnat_key of _rules.pxd) of each range of outside endpoints that a DNAT entry has."""
         if not isinstance(row.entry, DnatEntry):
@@ -176,7 +195,7 @@ class Rulebook:
             if entry.is_whole:
                 whole.append((targets[0][0], index))
         return RuleSet(
-            [(row.id, row.addresses) for row in snat],
+            [(row.id, int(n.network_address), row.addresses) for row, n in zip(snat, networks, strict=True)],
             flatten(prefixes),
             dnat_rows,
             sorted((first, last, index) for index, row in enumerate(dnat) for first, last in self._keys(row, rows)),

@@ -4,37 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from ipaddress import IPv4Address
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import deterministic
 from ._gateway import Core
-from .arguments import check_array, check_kinds, check_texts, limit, nows_ns, secret, timeouts_ms
+from .arguments import check_array, check_kinds, check_texts, nows_ns, policy_arguments, secret, timeouts_ms
 from .changes import Add, Applied, Change, EntryTable, Plan, Remove, Replace
-from .config import (
-    FILTERINGS,
-    MAPPINGS,
-    MAX_TIME,
-    POOLINGS,
-    Address,
-    AnyEntry,
-    DeliveryPolicy,
-    Link,
-    Policy,
-    Timeouts,
-    check_choice,
-    check_integer,
-    check_number,
-    exact_ns,
-    parse_ipv4,
-    to_ns,
-)
+from .checks import MAX_TIME, Address, check_choice, check_integer, check_number, exact_ns, parse_ipv4, to_ns
+from .config import AnyEntry, DeliveryPolicy, Link, Policy, Timeouts
 from .entries import Entry
 from .errors import ConfigurationError, Error
 from .notices import Event, Generated, event_of
-from .records import MAPPING, PORTS, RECORD, SESSION, WINDOW
+from .records import BLOCKS, MAPPING, PORTS, RECORD, SESSION, WINDOW
 from .verdict import FORWARDED, Side, Verdict
 
 if TYPE_CHECKING:
@@ -119,32 +105,16 @@ class Gateway:
             records=records,
             hash_key=secret(seed, "hash")[:16],
             random_key=secret(seed, "ports"),
-            port_ranges=self.policy.port_ranges,
-            hold_down_ms=round(self.policy.hold_down * 1000),
             timeouts_ms=timeouts_ms(self.timeouts),
             window_ns=to_ns(window, "window"),
             epoch_ns=exact_ns(epoch),
-            filtering=tuple(FILTERINGS.index(self.policy.behaviour(p).filtering or "") for p in ("tcp", "udp", "icmp")),
             link_addresses=tuple(int(side.address or 0) for side in (self.inside, self.outside)),
             mtus=(self.inside.mtu, self.outside.mtu),
-            icmp_rate=self.policy.icmp_rate,
             ethernet=link == "ethernet",
             decrement_ttl=decrement_ttl,
-            inbound_refresh=self.policy.inbound_refresh,
-            tcp_pickup=self.policy.tcp_pickup,
-            hairpin=self.policy.hairpin,
-            icmp_unreachable=self.policy.icmp_unreachable,
-            mss=self.policy.mss or 0,
-            unsolicited=self.policy.unsolicited_syn == "icmp",
-            preserve=self.policy.ports == "preserve",
-            parity=self.policy.parity,
-            pooling=POOLINGS.index(self.policy.pooling),
-            sessions_per_subscriber=limit(self.policy.sessions_per_subscriber),
-            ports_per_subscriber=limit(self.policy.ports_per_subscriber),
-            new_per_second=limit(self.policy.new_sessions_per_second),
-            mapping=tuple(MAPPINGS.index(self.policy.behaviour(p).mapping or "") for p in ("tcp", "udp", "icmp")),
+            **policy_arguments(self.policy),
         )
-        self._table = EntryTable(self._core, kind, eip_bind_mode)
+        self._table = EntryTable(self._core, kind, eip_bind_mode, self.policy)
 
     # ---- entries ----------------------------------------------------------------------------------------------------
 
@@ -360,6 +330,20 @@ class Gateway:
         self._settle()
         out = np.zeros(3 * self._table.address_count, PORTS)
         return out[: self._core.ports(out)]
+
+    def blocks(self) -> NDArray[np.void]:
+        """Whose port blocks are: a BLOCKS row for each that a subscriber has (ports="block")."""
+        self._settle()
+        out = np.zeros(self._core.block_count, BLOCKS)
+        return out[: self._core.blocks(out)]
+
+    def who(self, address: Address, port: int, protocol: str | None = None) -> IPv4Address | None:
+        """The inside host behind an outside endpoint, computed (ports="deterministic"); None: nobody's."""
+        return deterministic.who([row.entry for row in self._table.rows], self.policy, address, port, protocol)
+
+    def ports_of(self, inside: Address) -> deterministic.Share | None:
+        """The outside address and ports of an inside host, computed (ports="deterministic"); None: no entry covers it."""
+        return deterministic.ports_of([row.entry for row in self._table.rows], self.policy, inside)
 
     def events(self) -> list[Event]:
         """What happened since the last call that an administrator should know; each once, with a count."""

@@ -115,10 +115,22 @@ PORTS = np.dtype(
     [
         ("outside_ip", "u4"),
         ("eip", "u4"),
+        ("total", "u4"),  # ports of the ranges: used, held_down, reserved and free together
         ("used", "u4"),
         ("held_down", "u4"),
+        ("reserved", "u4"),  # a DNAT entry's
         ("free", "u4"),
         ("protocol", "u1"),
-        ("reserved", "u1", (3,)),
+        ("unused", "u1", (3,)),
+    ]
+)
+BLOCKS = np.dtype(
+    [
+        ("outside_ip", "u4"),
+        ("eip", "u4"),
+        ("inside_ip", "u4"),
+        ("ports", "u4"),  # of all protocols, in use or held down
+        ("first_port", "u2"),
+        ("last_port", "u2"),
     ]
 )

@@ -189,6 +189,6 @@ def test_rfc4787_req14a_no_fragment_hides_a_header() -> None:
     assert over.translate_one(second, Side.INSIDE, 0.0)[0] is Verdict.DROP_FRAGMENT
 
 
-def test_a_policy_that_is_not_there_is_refused() -> None:
+def test_overloading_without_strict_filtering_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"Policy\.ports"):
         Policy(ports="overload")

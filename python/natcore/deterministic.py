@@ -1,0 +1,131 @@
+"""ports="deterministic" (RFC 7422): who has which outside address and ports, computed from the configuration alone.
+
+Host h of an SNAT entry (0 for the first address of its prefix) has block h mod B of the pool's address h div B, where B is
+how many blocks of block_size ports the port ranges hold; the same ports of all protocols. No state and no log is needed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from .checks import Address, check_integer, parse_ipv4
+from .config import AnyEntry, DnatEntry, Eip, Policy, SnatEntry
+from .errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What an inside host has: an address of the pool (as the entry names it), and its ports, first to last."""
+
+    inside: ipaddress.IPv4Address
+    outside: Eip
+    first_port: int
+    last_port: int
+
+
+def block_starts(policy: Policy) -> list[int]:
+    """The first port of each block of an outside address, ascending."""
+    return [
+        port
+        for first, last in policy.drawn_ranges
+        for port in range(first, last + 2 - policy.block_size, policy.block_size)
+    ]
+
+
+def check_fit(entry: SnatEntry, policy: Policy) -> None:
+    """ConfigurationError, with the numbers, unless each address of the prefix gets a block of the pool."""
+    hosts, blocks = _network(entry).num_addresses, len(block_starts(policy))
+    if hosts > blocks * len(entry.pool):
+        raise ConfigurationError(
+            f"SnatEntry.pool={len(entry.pool)} addresses: {blocks * len(entry.pool):,} blocks of {policy.block_size} ports "
+            f"({blocks} an address) are fewer than the {hosts:,} addresses of {entry.source}; "
+            f"allowed is a pool of {-(-hosts // blocks):,} addresses or more, or a smaller Policy.block_size"
+        )
+
+
+def ports_of(entries: Iterable[AnyEntry], policy: Policy, inside: Address) -> Share | None:
+    """What an inside host has by the SNAT entry of the longest prefix; None: no entry covers it.
+
+    A port that a DNAT entry has is in nobody's use, though it lies within a share.
+    """
+    _check(policy)
+    host = parse_ipv4(inside, "inside")
+    covering = [entry for entry in entries if isinstance(entry, SnatEntry) and host in _network(entry)]
+    if not covering:
+        return None
+    entry = max(covering, key=lambda entry: _network(entry).prefixlen)
+    starts = block_starts(policy)
+    number, block = divmod(int(host) - int(_network(entry).network_address), len(starts))
+    return Share(host, entry.pool[number], starts[block], starts[block] + policy.block_size - 1)
+
+
+def who(
+    entries: Iterable[AnyEntry], policy: Policy, address: Address, port: int, protocol: str | None = None
+) -> ipaddress.IPv4Address | None:
+    """The inside host behind an outside endpoint; None: nobody's.
+
+    address: an EIP, or the private one that it has. protocol: "tcp", "udp" or "icmp"; it matters where a DNAT entry has the
+    port of one protocol alone. Raises ConfigurationError where the port is a DNAT entry's that has several targets.
+    """
+    _check(policy)
+    outside = parse_ipv4(address, "address")
+    check_integer("port", port, 0, 65535)
+    entries = list(entries)
+    forwarded = _forwarded(entries, outside, port, protocol)
+    if forwarded is not None:
+        return forwarded
+    starts = block_starts(policy)
+    block = next((b for b, first in enumerate(starts) if first <= port < first + policy.block_size), None)
+    if block is None:
+        return None
+    for entry in entries:
+        if isinstance(entry, SnatEntry):
+            for number, eip in enumerate(entry.pool):
+                if outside in (eip.address, eip.private_ip):
+                    host = number * len(starts) + block
+                    network = _network(entry)
+                    return network[host] if host < network.num_addresses else None
+    return None
+
+
+def _check(policy: Policy) -> None:
+    if policy.ports != "deterministic":
+        raise ConfigurationError(
+            f"Policy.ports={policy.ports!r}: allowed is 'deterministic'; who else had a port is in the session log"
+        )
+
+
+def _network(entry: SnatEntry) -> ipaddress.IPv4Network:
+    return ipaddress.IPv4Network(entry.source)
+
+
+def _forwarded(
+    entries: list[AnyEntry], outside: ipaddress.IPv4Address, port: int, protocol: str | None
+) -> ipaddress.IPv4Address | None:
+    """The inside host that a DNAT entry has an outside endpoint for."""
+    for entry in entries:
+        if not isinstance(entry, DnatEntry) or outside not in _names_of(entry, entries):
+            continue
+        first, last, _ = entry.ports
+        if not first <= port <= last or (entry.protocol != "any" and protocol not in (None, entry.protocol)):
+            continue
+        if len(entry.internal_ip) > 1:
+            targets = ", ".join(str(target) for target, _ in entry.internal_ip)
+            raise ConfigurationError(
+                f"port={port}: a DNAT entry spreads it over {targets}; allowed is a port with one host behind it"
+            )
+        target: ipaddress.IPv4Address = entry.internal_ip[0][0]
+        return target
+    return None
+
+
+def _names_of(entry: DnatEntry, entries: list[AnyEntry]) -> Iterator[ipaddress.IPv4Address | None]:
+    """A DNAT entry's outside address, and the EIP or private address that goes with it."""
+    yield parse_ipv4(entry.external_ip, "DnatEntry.external_ip")
+    for other in entries:
+        if isinstance(other, SnatEntry):
+            for eip in other.pool:
+                if entry.external_ip in (eip.address, eip.private_ip):
+                    yield from (eip.address, eip.private_ip)
