@@ -303,7 +303,7 @@ class Tables:
         self._reap()
         after = self.entries.after(changes)
         fresh = {row.id for row, by in after.gone if by} | {r.id for r in after.rows if r.id > self.entries.last_id}
-        taken = [m for m in self.mappings if not m.static]
+        taken = [m for m in self.mappings if not m.static and m.protocol in PORTED]  # without ports none is held
         if self.entries.clash(after) or any(
             row.id in fresh and row.has(m.protocol, m.outside) for row in after.rows for m in taken
         ):
