@@ -10,7 +10,7 @@ from natcore._fragments cimport (
     datagram_take, datagram_whole, fragments_expire,
 )
 from natcore._icmp cimport parcel_begin, parcel_cancel, parcel_seal
-from natcore._parse cimport Flight, parse_network, parse_transport, wire_length
+from natcore._parse cimport KIND_SESSION, Flight, parse_network, parse_transport, wire_length
 from natcore._rewrite cimport rewrite_network
 from natcore._sessions cimport (
     HAIRPINNED, IN, OUT, UNTRANSLATED_BOTH, Session, session_count, session_find, session_id, turned_addresses,
@@ -165,6 +165,19 @@ cdef uint8_t place(Worker* worker, Frame* frame, Flight* flight, uint32_t number
     if datagram_whole(worker.fragments, number):
         datagram_close(worker.fragments, number)
     return verdict
+
+
+cdef bint piece_key(const Worker* worker, Flight* flight, uint8_t side) noexcept nogil:
+    """Completes the key of a fragment's session, by its header or by what its first one had; False: nobody knows it."""
+    cdef uint32_t number
+    flight.kind = KIND_SESSION
+    if offset_of(flight) == 0:
+        return parse_first(flight, side) == PENDING
+    number = datagram_find(worker.fragments, side, flight.addresses, flight.protocol, flight.ip.identification)
+    if number == NONE or worker.fragments.datagrams[number].state != DATAGRAM_KNOWN:
+        return False
+    flight.ports = worker.fragments.datagrams[number].ports
+    return True
 
 
 # ---- first fragments -------------------------------------------------------------------------------------------------

@@ -308,3 +308,15 @@ def fragments_again(piece: bytes) -> list[bytes]:
         del half.len, half.chksum
         halves.append(ether(half / Raw(part)))
     return halves
+
+
+def test_explanations_know_fragments() -> None:
+    """The verdict is what translate then gives; a later fragment's session is its first one's."""
+    over = gateway()
+    first, second, third = fragments(udp(load=LOAD), 1200)
+    for piece in (third, first, second):
+        explained = over.explain(piece, INSIDE, now=0.0)
+        assert explained.verdict is over.translate_one(piece, INSIDE, 0.0)[0] and str(explained)
+    assert explained.verdict is Verdict.OUTBOUND and explained.session is not None
+    tiny = fragments(tcp("S", load=LOAD), 8)[0]
+    assert over.explain(tiny, INSIDE, now=0.0).verdict is Verdict.DROP_FRAGMENT
