@@ -43,7 +43,7 @@ class Traffic:
             instance="ngw-1", vpc_id="vpc-1", seed=1, max_sessions=2 * sessions, timeouts=Timeouts(udp=4 * WINDOW)
         )
         self.gateway.add(SnatEntry("10.0.0.0/8", pool="203.0.113.0/25"))
-        logs(self.gateway)  # before there are sessions: a start closes open windows
+        logs(self.gateway)
         self.random = np.random.default_rng(1)
         self.now = 0.0
         self.next_flow = sessions
