@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .records import RECORD, WINDOW
 from .sinks.base import Records
@@ -44,9 +45,10 @@ class Baseline:
         return records
 
 
-def has_packets(records: Records) -> Records:
+def has_packets(records: Records) -> NDArray[np.bool_]:
     """bool (n,): not a window row of which a baseline has left nothing."""
-    return (records["kind"] != WINDOW) | (records["pkts_from_vpc"] != 0) | (records["pkts_from_pub"] != 0)
+    has: NDArray[np.bool_] = (records["kind"] != WINDOW) | (records["pkts_from_vpc"] + records["pkts_from_pub"] != 0)
+    return has
 
 
 def empty_part() -> Records:
