@@ -67,6 +67,8 @@ MAY_KNOW["_encode_rowbinary"] = {"_journal"}
 MAY_KNOW["_encode_syslog"] = {"text", "_journal"}
 MAY_KNOW["_plane"] = {*MAY_KNOW["_worker"], "_worker"}
 MAY_KNOW["_rows"] = {"hints", "state", "_journal", "_look", "_sessions", "_sweep", "_translate"}
+MAY_KNOW["_explain"] = {*GROUND, "state", "_look", "_mappings", "_parse", "_ports", "_quoted", "_rows", "_rules"}
+MAY_KNOW["_explain"] |= {"_sessions", "_translate"}
 MAY_KNOW["_flowlog"] = {"hints", "memory", "_flows", "_rows"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
@@ -74,7 +76,7 @@ MAY_KNOW["_tamper"] = set(MAY_KNOW) - {"_gateway", "_testing"}
 
 READ_VERDICTS = {"_flows"}  # they say what was decided elsewhere
 GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
-GIVE_VERDICTS |= {"_unsolicited"}
+GIVE_VERDICTS |= {"_unsolicited", "_explain"}
 BOUNDARIES = {
     "_ring",
     "_plane",
@@ -84,6 +86,7 @@ BOUNDARIES = {
     "_encode_syslog",
     "_flowlog",
     "_rows",
+    "_explain",
     "_gateway",
     "_testing",
 }  # they may raise our errors
