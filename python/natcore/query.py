@@ -20,12 +20,12 @@ from .evidence import Finding, Holding, Knowledge, holdings, judge
 from .footer import Footer
 from .gathering import Waiting, knowledge, live_rows, stored_rows, waiting, waiting_evidence
 from .question import EPOCH, LONGEST_IDLE, REDACTED, Question
-from .store import Gap, Store, StoredFile
+from .store import Store, StoredFile
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-__all__ = ["Answer", "Gap", "Match", "Store", "who"]
+__all__ = ["Answer", "Match", "Store", "who"]
 
 Status = Literal["exact", "held-idle", "ambiguous", "gap", "nobody"]
 _WINDOW = 600_000_000  # microseconds, where no row tells of a longer one
