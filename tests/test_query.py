@@ -16,7 +16,7 @@ from scapy.layers.inet import UDP
 
 from frames import parsed, udp
 from log_fakes import FakeCore, ScriptedSink
-from natcore import ConfigurationError, Eip, Gateway, Side, SnatEntry
+from natcore import ConfigurationError, Eip, Error, Gateway, Side, SnatEntry
 from natcore.collector import Collector
 from natcore.heartbeat import Beat
 from natcore.query import Store, who
@@ -24,6 +24,7 @@ from natcore.records import CREATE, END, GAP_DIED, RECORD, WINDOW, gap_row
 from natcore.sinks import Batch, ParquetSink
 from natcore.spool_format import Identity
 from natcore.spool_run import RunFile
+from natcore.usage import top
 
 EPOCH = 1_700_000_000  # seconds
 ADDRESS, PRIVATE = 0xCB007101, 0xAC100A0D  # 203.0.113.1, 172.16.10.13
@@ -395,3 +396,29 @@ def test_an_answer_is_right_or_says_that_it_cannot_know(lives: list[tuple[int, i
             assert any(first <= moment <= last for windows in holders.values() for first, last in windows)
         if not lost:
             assert found == hosts or (answer.status == "exact" and found < hosts)
+
+
+@pytest.mark.parametrize("part", ["rows", "footer", "all"])
+def test_a_damaged_file_is_a_hole(log: Log, part: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Its neighbours' numbers tell what is missing; figures over it are refused, and the file is named."""
+    sink = ParquetSink(log.folder, batch_rows=1)
+    sink.deliver(log.tick(100).batch())
+    sink.deliver(log.session(7, ANN, 1000, [(1000, 1300)], 1300).batch())
+    sink.deliver(log.tick(9000).batch())
+    path = sorted(log.folder.glob("*.parquet"))[1]
+    data = bytearray(path.read_bytes())
+    length = int.from_bytes(data[-8:-4], "little")
+    damage = {
+        "rows": slice(4, len(data) - 8 - length),
+        "footer": slice(len(data) - 8 - length, len(data) - 8),
+        "all": slice(0, None),
+    }
+    data[damage[part]] = bytes(each ^ 0x5A for each in data[damage[part]])
+    path.write_bytes(data)
+    store = Store(log.folder)
+    answer = who(store, "203.0.113.1", 4000, protocol="tcp", at=at(1100))
+    assert answer.status == "gap" and "are missing" in answer.reason and store.damaged == [str(path)]
+    assert ("damaged" in caplog.text) == (part == "rows")
+    if part == "rows":
+        with pytest.raises(Error, match=path.name):
+            top(Store(log.folder))

@@ -6,6 +6,7 @@ read from the spool, and those of a gateway in this process from its memory, ope
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,11 +21,12 @@ from .evidence import Finding, Holding, Knowledge, holdings, judge
 from .footer import Footer
 from .gathering import Waiting, knowledge, live_rows, stored_rows, waiting, waiting_evidence
 from .question import EPOCH, LONGEST_IDLE, REDACTED, Question
-from .store import Store, StoredFile
+from .store import DamagedFile, Store, StoredFile
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
+_log = logging.getLogger(__name__)
 __all__ = ["Answer", "Match", "Store", "who"]
 
 Status = Literal["exact", "held-idle", "ambiguous", "gap", "nobody"]
@@ -113,7 +115,11 @@ def who(
         raise ConfigurationError("store=None: allowed is a folder, or else spool= or gateway=")
     there = waiting(gateway, spool)
     opened = store if isinstance(store, Store) or store is None else Store(store)
-    return _answer(question, opened, there, gateway)
+    while True:
+        try:
+            return _answer(question, opened, there, gateway)
+        except DamagedFile as error:  # its rows are a hole now
+            _log.error("%s", error)
 
 
 def _answer(question: Question, store: Store | None, there: Waiting, gateway: Gateway | None) -> Answer:
