@@ -18,7 +18,7 @@ REQUIREMENTS: list[tuple[str, str, str, str]] = [
     ("4787", "4", "REC: port parity", "by policy"),
     ("4787", "5", "a mapping lives 120 s or more; default 300 s; configurable", "yes"),
     ("4787", "6", "outbound traffic refreshes; inbound may", "by policy"),
-    ("4787", "7", "inside and outside prefixes that collide", "not yet: no test of its own"),
+    ("4787", "7", "inside and outside prefixes that collide", "yes"),
     ("4787", "8", "REC: endpoint-independent filtering, configurable", "by policy"),
     ("4787", "9", "hairpinning with the external source", "yes"),
     ("4787", "10", "ALGs off", "not yet: there are no ALGs; no test of its own"),
