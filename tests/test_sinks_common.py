@@ -97,7 +97,7 @@ def test_a_second_sink_goes_on_where_the_first_one_ended(destination: Destinatio
         sink.deliver(batches[-1])
         sink.close()
         sink.close()  # idempotent
-    assert destination.rows(60) == expected_of(destination, batches)
+        assert destination.rows(20 * (number + 1)) == expected_of(destination, batches)
 
 
 def test_a_sink_says_what_it_is_without_its_secrets(destination: Destination) -> None:
