@@ -4,17 +4,19 @@ earlier one is rewritten, so that the waits for memory overlap. Whatever the pip
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._admit cimport Endpoints, admit_inbound, admit_outbound, class_of, is_static, is_whole, may_pass, screen_inbound
+from natcore._events cimport event_note
 from natcore._icmp cimport echo_reply, icmp_error, outbox_take, own_source
+from natcore._limits cimport LIMIT_OUTSIDE, below_caps
+from natcore._mappings cimport Mapping, mapping_approach
 from natcore._mss cimport clamp_mss
 from natcore._parse cimport (
     KIND_ICMP, KIND_SESSION, Flight, parse, payload_offset, wire_bytes, wire_packets,
 )
-from natcore._mappings cimport mapping_approach
 from natcore._ports cimport address_find
 from natcore._quoted cimport is_error, translate_error
 from natcore._rewrite cimport rewrite
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_TCP_TRANSITORY,
+    HAIRPINNED, IN, OPENED_OUTSIDE, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_TCP_TRANSITORY,
     TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, session_addresses, session_announce,
     session_count, session_discard, session_find, session_ports, session_restart, turned_addresses, turned_ports,
     window_roll,
@@ -29,7 +31,7 @@ from natcore.hints cimport bswap16, bswap32, exchange, likely, prefetch, prefetc
 from natcore.index cimport NONE, bucket_of, ctz32, match_tags, tag_of
 from natcore.state cimport Clock, Worker, clock_read
 from natcore.verdict cimport (
-    DROP_FILTERED, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_PORTS_EXHAUSTED, DROP_RATE_LIMIT,
+    DROP_FILTERED, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_OUTSIDE_LIMIT, DROP_PORTS_EXHAUSTED, DROP_RATE_LIMIT,
     DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_SUBSCRIBER_LIMIT, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INSIDE, LOCAL, OUTSIDE,
     PENDING, UNTRANSLATED,
 )
@@ -108,6 +110,18 @@ cdef void reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight
         worker.sessions.hot[slot].state = TCP_INIT_IN if direction == IN else TCP_INIT_OUT
 
 
+cdef uint8_t may_reopen(Worker* worker, uint32_t slot, const Flight* flight, const Clock* now) noexcept nogil:
+    """Whether a packet from outside may begin its session anew, if that is what it does: that counts as opened from there."""
+    cdef Session* session = &worker.sessions.hot[slot]
+    cdef const Mapping* mapping = &worker.mappings.mappings[worker.sessions.cold[slot].mapping]
+    if (flight.protocol != PROTOCOL_TCP or session.flags & OPENED_OUTSIDE
+            or not is_reopening(session, (<const TcpHeader*>flight.l4).flags) or below_caps(worker, mapping, now)):
+        return PENDING
+    event_note(&worker.events, DROP_OUTSIDE_LIMIT, LIMIT_OUTSIDE, mapping.inside_ip, session.ip[ROLE_REMOTE],
+               session.port[ROLE_REMOTE], flight.protocol, now.ns)
+    return DROP_OUTSIDE_LIMIT
+
+
 cdef inline void limit_mss(Worker* worker, const Frame* frame, Flight* flight) noexcept nogil:
     """What a SYN that is forwarded says of its sender's segments, as the policy has it."""
     if worker.mss and flight.protocol == PROTOCOL_TCP and (<const TcpHeader*>flight.l4).flags & TCP_SYN:
@@ -127,6 +141,12 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
         ends.outside_ip = session.ip[ROLE_REMOTE]
         ends.outside_port = <uint16_t>(turned_ports(session) >> 16)
         verdict = admit_inbound(worker, NULL, &ends, flight, HAIRPINNED | UNLOGGED, now, &other)
+        if verdict != PENDING:
+            if fresh:
+                session_discard(&worker.sessions, slot, now.ns)
+            return verdict
+    elif other != slot:
+        verdict = may_reopen(worker, other, flight, now)
         if verdict != PENDING:
             if fresh:
                 session_discard(&worker.sessions, slot, now.ns)
@@ -156,6 +176,8 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
             return DROP_SPOOFED         # a hairpin's packets come from inside
         verdict = may_pass(worker, frame, flight, worker.mtu[
             INSIDE if direction == IN or worker.sessions.hot[slot].flags & HAIRPINNED else OUTSIDE])
+        if verdict == PENDING and direction == IN:
+            verdict = may_reopen(worker, slot, flight, now)
         if verdict != PENDING:
             return verdict
     else:
