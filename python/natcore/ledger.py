@@ -25,6 +25,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._settled = threading.Condition(self._lock)
         self._rows: dict[Place, int] = dict.fromkeys(_PLACES, 0)
+        self._gone = 0  # rows that do not wait any more
         self._lost: dict[Reason, int] = dict.fromkeys(_REASONS, 0)
         self._beside = dict.fromkeys(
             ("withheld", "recovered", "gaps", "raw_bytes_delivered", "wire_bytes_delivered"), 0
@@ -51,18 +52,21 @@ class Ledger:
         with self._lock:
             self._rows[place] -= rows
             self._beside["gaps"] -= rows
+            self._gone += max(0, rows)
             self._settled.notify_all()
 
     def move(self, rows: int, source: Place, to: Place) -> None:
         with self._lock:
             self._rows[source] -= rows
             self._rows[to] += rows
+            self._gone += rows if to != "spooled" else 0
             self._settled.notify_all()
 
     def lose(self, rows: int, source: Place, reason: Reason) -> None:
         with self._lock:
             self._rows[source] -= rows
             self._rows["lost"] += rows
+            self._gone += rows
             self._lost[reason] += rows
             self._settled.notify_all()
 
@@ -71,6 +75,7 @@ class Ledger:
         with self._lock:
             self._rows[source] -= rows
             self._beside["withheld"] += rows
+            self._gone += rows
             self._settled.notify_all()
 
     def add_bytes(self, raw: int, wire: int) -> None:
@@ -82,7 +87,7 @@ class Ledger:
     def waiting(self) -> int:
         """Rows that are neither delivered nor given up."""
         with self._lock:
-            return self._rows["queued"] + self._rows["spooled"]
+            return self._waiting()
 
     def notify(self) -> None:
         """Something else that `wait_settled` looks at may have changed."""
@@ -90,10 +95,13 @@ class Ledger:
             self._settled.notify_all()
 
     def wait_settled(self, timeout: float | None, also: Callable[[], bool]) -> bool:
-        """Wait until no row waits, and `also` is true."""
+        """Wait until the rows that wait now do not any more, and `also` is true; rows that come after may wait."""
         with self._lock:
-            rows = self._rows
-            return self._settled.wait_for(lambda: not (rows["queued"] or rows["spooled"]) and also(), timeout)
+            goal = self._gone + self._waiting()
+            return self._settled.wait_for(lambda: (self._gone >= goal or not self._waiting()) and also(), timeout)
+
+    def _waiting(self) -> int:
+        return self._rows["queued"] + self._rows["spooled"]
 
     def counters(self) -> dict[str, int]:
         with self._lock:
