@@ -39,8 +39,8 @@ cdef struct Events:
     int fd                      # readable while events wait
     uint64_t lost               # no slot was free nearby
 
-cdef inline void event_note(Events* events, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination, uint16_t port,
-                            uint8_t protocol, uint64_t now_ns) noexcept nogil:
+cdef inline void event_note(Events* events, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination,
+                            uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:
     cdef uint32_t at = subscriber ^ verdict * <uint32_t>0x9E3779B9, step
     cdef Event* event
     at = (at ^ at >> 16) * <uint32_t>0x45D9F3B      # neighbours differ in the highest byte alone: it must reach the lowest

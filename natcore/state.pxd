@@ -41,7 +41,7 @@ cdef struct Worker:
     uint32_t sessions_per_subscriber    # or NO_LIMIT, as the next two
     uint32_t ports_per_subscriber
     uint32_t new_per_second
-    uint32_t gateway_per_second # sessions that the inside may open in a second, or NO_LIMIT
+    uint32_t gateway_per_second         # sessions that the inside may open in a second, or NO_LIMIT
     uint32_t opened_second      # of the gateway's clock, modulo 2^32
     uint32_t opened             # in it
     uint32_t warn_sessions      # so many are told of; 0: never

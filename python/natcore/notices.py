@@ -26,7 +26,10 @@ LIMITS = (
     "", "sessions_per_subscriber", "ports_per_subscriber", "blocks", "new_sessions_per_second",
     "gateway_new_sessions_per_second", "max_sessions", "max_mappings", "pool", "opened-outside", "max_subscribers",
 )  # fmt: skip
-THRESHOLDS = {1: "ports-threshold", 2: "sessions-threshold"}  # reasons beside the drops, by number in natcore/_events.pxd
+THRESHOLDS = {
+    1: "ports-threshold",
+    2: "sessions-threshold",
+}  # reasons beside the drops, by number in natcore/_events.pxd
 PORTS_THRESHOLD = 1
 
 
