@@ -20,13 +20,14 @@ KILLS ?= 200
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test lint format soak crash bench gate sanitize portable clean
+.PHONY: help demo test lint format soak mutants crash bench gate sanitize portable clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
 	@echo "make lint      ruff, mypy, stubtest, cython-lint"
 	@echo "make format    what ruff can put right itself"
 	@echo "make soak      10,000 random lives against the oracle, the NAT in plain Python; it goes on where it was stopped"
+	@echo "make mutants   breaks each requirement on purpose, and wants its conformance tests to fail"
 	@echo "make crash     a gateway that logs is killed 200 times: every packet is in a row or in a declared gap"
 	@echo "make bench     benchmarks; make gate: the ratio to the memory's limit"
 	@echo "make sanitize  a million random frames under the address and undefined-behaviour sanitizers"
@@ -56,6 +57,9 @@ format: .venv/linted-with
 
 soak: .venv/built .venv/tested-with
 	$(VENV) tests/soak.py $(SOAK_OPTIONS)
+
+mutants: .venv/built .venv/tested-with
+	$(VENV) tests/mutants.py
 
 crash: .venv/built .venv/tested-with
 	$(VENV) tests/crash.py --kills $(KILLS)

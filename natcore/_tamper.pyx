@@ -22,3 +22,11 @@ def target_of(capsule, uint32_t entry, uint32_t remote):
         if rule.entry == entry:
             return bswap32(dnat_target(rule, flow_hash(&worker.sessions.key, bswap32(remote), entry, 0)))
     raise LookupError(f"no DNAT entry {entry}")
+
+
+def touch_sessions(capsule):
+    """Refreshes every session, as no packet may (RFC 7857 section 7)."""
+    cdef Worker* worker = worker_of(capsule)
+    cdef uint32_t slot
+    for slot in range(worker.sessions.slots.fresh):
+        worker.sessions.hot[slot].last_seen = <uint32_t>(worker.now_ns // 1000000)

@@ -5,6 +5,7 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._admit cimport Endpoints, admit_inbound, admit_outbound, class_of, is_static, is_whole, may_pass, screen_inbound
 from natcore._events cimport event_note
+from natcore._flows cimport FLOWS_BATCH, flows_arrive, flows_leave, flows_sent, flows_unsent
 from natcore._icmp cimport echo_reply, icmp_error, outbox_take, own_source
 from natcore._limits cimport LIMIT_OUTSIDE, below_caps
 from natcore._mappings cimport Mapping, mapping_approach
@@ -17,7 +18,7 @@ from natcore._quoted cimport is_error, translate_error
 from natcore._rewrite cimport rewrite
 from natcore._sessions cimport (
     HAIRPINNED, IN, OPENED_OUTSIDE, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_TCP_TRANSITORY,
-    TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, session_addresses, session_announce,
+    TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, micros, session_addresses, session_announce,
     session_count, session_discard, session_find, session_ports, session_restart, turned_addresses, turned_ports,
     window_roll,
 )
@@ -341,6 +342,20 @@ cdef void step(Worker* worker, Frame* frames, uint32_t count, Flight* flights, c
 
 cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
     """A batch, in order: each frame's bytes, length and verdict. The caller holds the worker."""
+    cdef uint32_t done = 0, part
+    if likely(worker.flows == NULL):
+        run_stages(worker, frames, count, now_ns)
+        return
+    while done < count:
+        part = count - done if count - done < FLOWS_BATCH else FLOWS_BATCH
+        flows_arrive(worker.flows, &frames[done], part)
+        run_stages(worker, &frames[done], part, now_ns if done == 0 else worker.now_ns)
+        flows_leave(worker.flows, &frames[done], part, micros(&worker.sessions, worker.now_ns))
+        done += part
+
+
+cdef void run_stages(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
+    """The batch through the pipeline."""
     cdef Flight flights[FLIGHTS]
     cdef Clock now
     cdef uint32_t i
@@ -404,6 +419,8 @@ cdef bint advance(Worker* worker, uint64_t now_ns, uint64_t room) noexcept nogil
 
 cdef void revoke(Worker* worker, Frame* frame, uint8_t verdict) noexcept nogil:
     """A frame that was forwarded could not be delivered after all: it counts as dropped, with this verdict."""
+    if unlikely(worker.flows != NULL):
+        flows_unsent(worker.flows, frame)
     worker.counters[frame.verdict] -= 1
     worker.counters[verdict] += 1
     frame.verdict = verdict
@@ -412,7 +429,13 @@ cdef void revoke(Worker* worker, Frame* frame, uint8_t verdict) noexcept nogil:
 cdef uint32_t take_generated(Worker* worker, uint8_t* out, uint32_t room, uint8_t* send_to,
                              uint8_t* cause) noexcept nogil:
     """The next frame of the gateway's own: its bytes, 0: none. send_to: the Side it leaves by; cause: a Verdict."""
-    return outbox_take(&worker.outbox, out, room, send_to, cause)
+    cdef Frame frame
+    frame.data = out
+    frame.flags = 0
+    frame.length = outbox_take(&worker.outbox, out, room, send_to, cause)
+    if unlikely(worker.flows != NULL) and frame.length:
+        flows_sent(worker.flows, &frame, send_to[0], micros(&worker.sessions, worker.now_ns))
+    return frame.length
 
 
 cdef bint hold(Worker* worker) noexcept nogil:

@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._events cimport Events
+from natcore._flows cimport Flows
 from natcore._icmp cimport Outbox
 from natcore._journal cimport Journal
 from natcore._mappings cimport Mappings
@@ -26,6 +27,7 @@ cdef struct Worker:
     Outbox outbox
     UnsolicitedQueue unsolicited
     Events events
+    Flows* flows                # the flow log, or NULL
     const Rules* rules          # immutable; swapped whole
     uint64_t counters[256]      # by Verdict
     uint64_t clock_backward

@@ -315,7 +315,7 @@ def live(random: Random, operations: int, seed: int = 0) -> Pair:
         if not pair.model.guessed:
             pair.finish()
         pair.histogram.update({f"entry of a session: {kind}": n for kind, n in pair.model.kinds.items()})
-    except AssertionError as error:
+    except Exception as error:
         error.add_note(f"operation {len(pair.trace)}: {pair.configuration}")
         for line in pair.trace[-4:]:
             error.add_note(line[:300])
@@ -327,6 +327,6 @@ def run(seed: int, operations: int) -> Pair:
     """The life of a seed."""
     try:
         return live(Random(seed), operations, seed)
-    except AssertionError as error:
+    except Exception as error:
         error.add_note(f"seed {seed}")
         raise

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import model_errors as errors
 import model_packets as packets
-from model_admission import NAMES, Admission
+from model_admission import NAMES, UNTOLD, Admission
 from model_entries import PORTED, Row
 from model_packets import ECHO_REPLY, ECHO_REQUEST, ICMP, RST, SYN, TCP, TIME_EXCEEDED, UNREACHABLE, Endpoint, Packet
 from model_sessions import Mapping, Session
@@ -36,7 +36,9 @@ def turned(session: Session) -> tuple[Endpoint, Endpoint]:
     An echo's id stays what its sender's outside endpoint has, and is the responder's then (RFC 5508 REQ-7a).
     """
     (address, port), outside = session.remote, session.mapping.outside
-    return ((address, outside[1]), (outside[0], 0)) if session.protocol == ICMP else ((address, port), outside)
+    if session.protocol != ICMP:
+        return (address, port), outside
+    return (address, outside[1]), (outside[0], UNTOLD if outside[1] == UNTOLD else 0)
 
 
 class ModelGateway(Admission):
@@ -126,6 +128,8 @@ class ModelGateway(Admission):
 
     def _rewrite(self, packet: Packet, source: Endpoint, destination: Endpoint) -> bytes:
         """What is sent of a packet: other ends, a hop less, and a SYN's MSS as the policy has it."""
+        if self.guessed:  # nobody compares it, and a port may be missing
+            return b""
         if packet.flags & SYN and self.policy.mss is not None:
             packet = packets.clamp_mss(packet, self.policy.mss)
         return packets.rewrite(packet, packet.ttl - self.hop, source, destination)

@@ -218,7 +218,7 @@ class Admission(Tables):
             assert better is None, f"{choice}: {better} was free, and has the parity of {wish}"
 
     def _guess(self, packet: Packet, row: Row) -> int:
-        """The outside address of a draw that was undone: most likely to be refused by the hairpin's other end.
+        """The outside address of a draw that was undone, since the hairpin's other end refused the packet.
 
         If a dead session joins the two, natcore may have met and released it, or not: nobody can tell. Nor whether the
         subscriber is paired with the new entry's address now, or which target that one has.
@@ -235,14 +235,18 @@ class Admission(Tables):
                 m for m in self.mappings if m.static and m.protocol == ICMP and m.outside[0] == packet.destination[0]
             ]
             dead = any(not mapping.alive(self.now) for mapping in there)
-            self.guessed = self.guessed or dead or bool(there and self.no_mapping_left())
+            full = len(self.mappings) + 1 >= self.max_mappings  # with the initiator's
+            self.guessed = self.guessed or dead or bool(there and full)
         if packet.protocol not in PORTED:  # refused for a conflict: on an address where there is one
             taken = {s.mapping.outside[0] for s in self.sessions if s.protocol == packet.protocol
                      and s.remote == packet.destination and s.alive(self.now)}  # fmt: skip
             return next((a for a in candidates if a in taken), candidates[0])
         met = [s for s in self.sessions if s.mapping.outside == packet.destination and s.remote[0] in candidates]
-        self.guessed = self.guessed or any(not session.alive(self.now) for session in met)
-        return min(candidates, key=[session.remote[0] for session in met].count)
+        dead, known = any(not session.alive(self.now) for session in met), {session.remote[0] for session in met}
+        self.guessed = (
+            self.guessed or dead or 0 < len(known) < len(candidates)
+        )  # an address-dependent filter tells them apart
+        return candidates[0]
 
     # The target of a DNAT entry
 

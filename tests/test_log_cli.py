@@ -62,3 +62,39 @@ def test_who_refuses_what_it_cannot_understand(folder: Path) -> None:
         assert text in call(*change, "--log", folder, exit_code=1)
     assert "no --log, --spool or --config" in call(*WHO, iso(0), exit_code=1)
     assert "error" in call_json(*WHO, iso(0), exit_code=1)
+
+
+def test_top_as_a_table_and_as_json(folder: Path) -> None:
+    assert "10.0.0.5" in call("log", "top", folder, "--by", "ports")
+    first, *_ = call_json("log", "top", folder, "--from", iso(50), "--until", iso(450))
+    assert (first["pri_ip"], first["bytes"], first["sessions"]) == ("10.0.0.5", 100, 1)
+    assert "by='x'" in call("log", "top", folder, "--by", "x", exit_code=1)
+
+
+def test_usage_as_a_picture_in_the_terminal_and_as_json(folder: Path) -> None:
+    text = call("log", "usage", folder, "--step", 100)
+    assert "172.16.10.13" in text and "█" in text and "a full block is" in text
+    (found,) = call_json("log", "usage", folder, "--step", 100, "--from", iso(0), "--until", iso(500))
+    assert found["peaks"][:5] == [1, 2, 2, 2, 2] and found["start"] == "2023-11-14T22:13:20Z"
+    assert "plot=" in call("log", "usage", folder, "--plot", "x.gif", exit_code=1)
+
+
+def test_usage_draws_a_picture(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra natcore[plot]")
+    assert "drawn:" in call("log", "usage", folder, "--plot", tmp_path / "usage.svg")
+    assert (tmp_path / "usage.svg").stat().st_size > 1000
+
+
+def test_export(folder: Path, tmp_path: Path) -> None:
+    assert call("log", "export", folder, tmp_path / "rows.csv") == f"8 rows: {tmp_path / 'rows.csv'}\n"
+    assert call_json("log", "export", folder, tmp_path / "rows.jsonl", "--until", iso(450))["rows"] == 5
+
+
+def test_verify(folder: Path) -> None:
+    assert call("log", "verify", folder).endswith(
+        "1 files, 8 rows, 0 files removed by retention: as they were written\n"
+    )
+    (path,) = folder.glob("*.parquet")
+    path.rename(folder / "x.parquet")
+    assert call("log", "verify", folder, exit_code=1).startswith("renamed: x.parquet: it holds rows from 0 of run run1")
+    assert call_json("log", "verify", folder, exit_code=1)["findings"][0]["kind"] == "renamed"

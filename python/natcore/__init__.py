@@ -4,6 +4,7 @@ from .changes import Add, Applied, Plan, Remove, Replace
 from .config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
 from .entries import Entry
 from .errors import CapacityError, ConfigurationError, DeliveryError, Error, InterfaceError
+from .flowlog import FLOW, FlowLog
 from .gateway import Gateway
 from .notices import Event, Generated
 from .records import BLOCKS, MAPPING, PORTS, RECORD, SESSION, format_ipv4
@@ -13,6 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BLOCKS",
+    "FLOW",
     "MAPPING",
     "PORTS",
     "RECORD",
@@ -29,6 +31,7 @@ __all__ = [
     "Entry",
     "Error",
     "Event",
+    "FlowLog",
     "Gateway",
     "Generated",
     "InterfaceError",

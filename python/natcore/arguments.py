@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .checks import MAX_TIME
 from .config import BLOCKED, FILTERINGS, MAPPINGS, POOLINGS, PORT_POLICIES, Policy, Timeouts
 from .errors import ConfigurationError
+from .verdict import Side
 
 
 def secret(seed: int | None, purpose: str) -> bytes:
@@ -83,6 +84,30 @@ def check_kinds(**values: tuple[object, type]) -> None:
     for name, (value, kind) in values.items():
         if value is not None and not isinstance(value, kind):
             raise ConfigurationError(f"{name}={value!r}: allowed is a {kind.__name__}")
+
+
+def check_side(side: object) -> None:
+    if side != 0 and side != 1:
+        raise ConfigurationError(f"side={side!r}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
+
+
+def sides_of(side: int | NDArray[np.uint8], count: int) -> tuple[NDArray[np.uint8] | None, int]:
+    """The side of each of count frames, or None and the one of all."""
+    if not isinstance(side, np.ndarray):
+        check_side(side)
+        return None, side
+    check_array("side", side, np.uint8, 1, count, writable=False)
+    if count:
+        check_side(int(side.max()))
+    return side, 0
+
+
+def check_frame(frame: object, side: int) -> Side:
+    """One frame as bytes, and the side it came from."""
+    check_side(side)
+    if not isinstance(frame, bytes | bytearray | memoryview):
+        raise ConfigurationError(f"frame={frame!r}: allowed is bytes")
+    return Side(side)
 
 
 def check_array(

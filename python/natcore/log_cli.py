@@ -1,8 +1,8 @@
-"""The commands that ask the session log: who."""
+"""The commands that ask the session log: who; and log top, usage, export, verify."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,13 +14,17 @@ from .command import Json, failing
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from .query import Answer, Match
+    from .store import Store
 
 EXIT_STATUS = {"exact": 0, "held-idle": 0, "ambiguous": 3, "gap": 4, "nobody": 5}
 
 
 def add_to(app: typer.Typer) -> None:
     app.command()(who)
+    app.add_typer(log_app, name="log")
 
 
 def who(
@@ -130,3 +134,145 @@ def _told(moment: datetime) -> str:
     """In UTC, whole seconds where it is one."""
     text = moment.astimezone(UTC).isoformat(timespec="milliseconds" if moment.microsecond else "seconds")
     return text.replace("+00:00", "Z")
+
+
+# ---- natcore log ----------------------------------------------------------------------------------------------------
+
+log_app = typer.Typer(no_args_is_help=True, help="Look into the files of a session log: top, usage, export, verify.")
+
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of the log's Parquet files.")]
+From = Annotated[str | None, typer.Option("--from", help="Rows that ended at this time or later, with its zone.")]
+Until = Annotated[str | None, typer.Option("--until", help="Rows that ended before this time.")]
+
+
+@log_app.command()
+def top(
+    folder: Folder,
+    by: Annotated[str, typer.Option(help="bytes, sessions or ports.")] = "bytes",
+    limit: Annotated[int, typer.Option(help="Lines.")] = 10,
+    start: From = None,
+    until: Until = None,
+    as_json: Json = False,
+) -> None:
+    """Who uses most: the subscribers with most bytes, sessions or outside ports."""
+    with failing(as_json):
+        from . import usage
+
+        talkers = usage.top(_store(folder), by=by, limit=limit, **_range(start, until))  # type: ignore[arg-type]
+    if as_json:
+        report.print_json([asdict(talker) | {"bytes": talker.bytes} for talker in talkers])
+        return
+    table = _table("inside", "gateway", numbers=("bytes", "bytes out", "bytes in", "packets", "sessions", "ports"))
+    for each in talkers:
+        counts = (each.bytes, each.bytes_from_vpc, each.bytes_from_pub, each.packets, each.sessions, each.ports)
+        table.add_row(str(each.pri_ip), each.instance, *(f"{count:,}" for count in counts))
+    report.console().print(table)
+
+
+@log_app.command("usage")
+def show_usage(
+    folder: Folder,
+    step: Annotated[float, typer.Option(help="Seconds; the most ports at a time in each.")] = 300.0,
+    address: Annotated[str | None, typer.Option(help="This outside address (as on the wire) only.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw into this .png or .svg file.")] = None,
+    start: From = None,
+    until: Until = None,
+    as_json: Json = False,
+) -> None:
+    """SNAT ports in use over time, for each outside address and protocol."""
+    with failing(as_json):
+        from . import plots, usage
+
+        if plot is not None:
+            plots.check_picture(plot)
+        found = usage.port_usage(_store(folder), step=step, address=address, **_range(start, until))
+        if plot is not None:
+            plots.save(found, plot)
+    if as_json:
+        report.print_json([
+            {"address": each.address, "protocol": each.protocol, "start": _told(each.start), "step": step,
+             "peaks": each.peaks} for each in found
+        ])  # fmt: skip
+        return
+    table = _table("outside", "proto", numbers=("now", "most"), last="use over time")
+    highest = max((max(each.peaks) for each in found), default=0)
+    console = report.console()
+    for each in found:
+        line = plots.blocks(each.peaks, highest, max(10, console.width - 50))
+        protocol = report.PROTOCOLS.get(each.protocol, str(each.protocol))
+        table.add_row(str(each.address), protocol, f"{each.peaks[-1]:,}", f"{max(each.peaks):,}", line)
+    console.print(table)
+    if found:
+        last = found[0].start + len(found[0].peaks) * found[0].step
+        console.print(f"from {_told(found[0].start)} to {_told(last)}; a full block is {highest:,} ports")
+    if plot is not None:
+        console.print(f"drawn: {plot}", soft_wrap=True)
+
+
+@log_app.command()
+def export(
+    folder: Folder,
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="To write: .csv, .jsonl or .parquet.")],
+    start: From = None,
+    until: Until = None,
+    as_json: Json = False,
+) -> None:
+    """Write rows into a file for another program."""
+    with failing(as_json):
+        from . import usage
+
+        rows = usage.export(_store(folder), target, **_range(start, until))
+    if as_json:
+        report.print_json({"ok": True, "rows": rows, "file": target})
+    else:
+        print(f"{rows:,} rows: {target}")
+
+
+@log_app.command()
+def verify(
+    folder: Folder,
+    anchor: Annotated[str | None, typer.Option(help="A SHA-256 that an earlier verification told.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Whether files were changed, removed or put in another order; the exit status is 1 then."""
+    with failing(as_json):
+        from . import chain
+
+        result = chain.verify(folder, anchor)
+    if as_json:
+        report.print_json({"ok": result.ok, **asdict(result)})
+    else:
+        for finding in result.findings:
+            print(f"{finding.kind}: {finding.file or 'a file'}: {finding.text}")
+        state = "as they were written" if result.ok else f"{len(result.findings)} findings"
+        print(f"{result.files:,} files, {result.rows:,} rows, {result.removed:,} files removed by retention: {state}")
+        if result.anchor is not None:
+            print(f"anchor {result.anchor[1]} ({result.anchor[0]})")
+    raise typer.Exit(0 if result.ok else 1)
+
+
+def _store(folder: Path) -> Store:
+    from .store import Store
+
+    return Store(folder)
+
+
+def _range(start: str | None, until: str | None) -> dict[str, Any]:
+    return {
+        "start": None if start is None else _moment("--from", start),
+        "end": None if until is None else _moment("--until", until),
+    }
+
+
+def _table(*texts: str, numbers: tuple[str, ...], last: str = "") -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in texts:
+        table.add_column(heading)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    if last:
+        table.add_column(last, no_wrap=True)
+    return table

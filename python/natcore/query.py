@@ -19,7 +19,7 @@ from .errors import ConfigurationError
 from .evidence import Finding, Holding, Knowledge, holdings, judge
 from .footer import Footer
 from .gathering import knowledge, live_rows, stored_rows, waiting, waiting_evidence
-from .question import EPOCH, REDACTED, Question
+from .question import EPOCH, LONGEST_IDLE, REDACTED, Question
 from .sinks.base import Batch
 from .store import Gap, Store, StoredFile
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Gap", "Match", "Store", "who"]
 
 Status = Literal["exact", "held-idle", "ambiguous", "gap", "nobody"]
-LONGEST_IDLE = 7440.0  # seconds: Timeouts().tcp_established, the longest of the defaults
 _WINDOW = 600_000_000  # microseconds, where no row tells of a longer one
 
 

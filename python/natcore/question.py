@@ -10,6 +10,7 @@ from .errors import ConfigurationError
 from .evidence import Holding
 
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
+LONGEST_IDLE = 7440.0  # seconds: Timeouts().tcp_established, the longest of the defaults
 REDACTED = "0.0.0.0"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SLACK = 20_000_000  # microseconds: the sweep comes to each session within 8 s

@@ -70,7 +70,7 @@ class Store:
         self._lock = threading.Lock()
         self._footers: dict[str, tuple[Stamp, Footer | None]] = {}
         self._database = duckdb.connect()
-        self._database.execute("SET TimeZone = 'UTC'; SET parquet_metadata_cache = true")
+        self._database.execute("SET GLOBAL TimeZone = 'UTC'; SET GLOBAL parquet_metadata_cache = true")
 
     def files(self, start: int | None = None, end: int | None = None) -> list[StoredFile]:
         """The files that may have rows which ended from `start` to `end` (microseconds), and their neighbours in each run.

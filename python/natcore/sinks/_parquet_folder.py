@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -63,12 +64,16 @@ def read_footer(path: Path) -> Footer | None:
 
 
 def read_removals(folder: Path) -> list[Removal]:
-    """What retention removed, in its order; an unfinished last line (a crash) is not a removal."""
+    """What retention removed, in its order; a line that a crash left unfinished is no removal."""
     try:
         lines = (folder / REMOVED).read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return [msgspec.json.decode(line, type=Removal) for line in lines[:-1] if line]
+    removals = []
+    for line in lines[:-1]:
+        with suppress(msgspec.DecodeError):
+            removals.append(msgspec.json.decode(line, type=Removal))
+    return removals
 
 
 class Folder:
