@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from frames import EIP, ICMP, IP, REMOTE, Ether, Raw, Talk, ether, gateway, udp
+import craft
+from frames import (
+    EIP,
+    HOST,
+    ICMP,
+    IP,
+    REMOTE,
+    Ether,
+    Raw,
+    Talk,
+    echo,
+    ether,
+    fragments,
+    gateway,
+    reassembled,
+    tcp,
+    udp,
+)
 from natcore import ConfigurationError, Link, Policy, Side, Timeouts, Verdict
 
 
@@ -126,6 +145,65 @@ def test_rfc4787_req10_no_gateway_of_an_application_touches_a_payload() -> None:
     verdict, sent = over.translate_one(udp(sport=5060, dport=5060, load=payload), Side.INSIDE, 0.0)
     assert verdict is Verdict.OUTBOUND and sent is not None and bytes(Ether(sent)[Raw]) == payload
     assert len(over.mappings()) == 1
+
+
+def test_rfc4787_req13a_without_df_it_is_fragmented() -> None:
+    over = gateway(outside=Link(mtu=600))
+    verdict, first = over.translate_one(udp(load=bytes(1400)), Side.INSIDE, 0.0)
+    others = over.take_generated()
+    assert verdict is Verdict.OUTBOUND and first is not None
+    assert {(other.send_to, other.cause) for other in others} == {(Side.OUTSIDE, Verdict.OUTBOUND)}
+    frames = [first, *(other.frame for other in others)]
+    assert [Ether(frame)[IP].len for frame in frames] == [596, 596, 276]
+    packet = reassembled(frames)
+    assert packet.src == EIP and len(packet.payload) == 1408
+
+
+@pytest.mark.parametrize("make", [udp, lambda load: tcp("PA", load=load), lambda load: echo(load=load)])
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]])
+def test_rfc4787_req14_fragments_in_any_order(make: Callable[..., bytes], order: list[int]) -> None:
+    """Both ways: REQ-14 speaks of both interfaces."""
+    over = gateway()
+    pieces = fragments(make(load=bytes(3000)), 1200)
+    out = [frame for n in order if (frame := over.translate_one(pieces[n], Side.INSIDE, 0.0)[1])]
+    packet = reassembled(out + [released.frame for released in over.take_generated()])
+    assert packet.src == EIP and len(packet.payload) >= 3008
+    answer = packet.copy()
+    answer.src, answer.dst = packet.dst, packet.src
+    if packet.proto == 1:
+        answer[ICMP].type = 0
+    else:
+        answer.payload.sport, answer.payload.dport = packet.payload.dport, packet.payload.sport
+    del answer.chksum, answer.payload.chksum
+    pieces = fragments(ether(answer), 1200)
+    back = [frame for n in order if (frame := over.translate_one(pieces[n], Side.OUTSIDE, 0.0)[1])]
+    assert reassembled(back + [released.frame for released in over.take_generated()]).dst == HOST
+
+
+def test_rfc4787_req14a_no_state_beyond_bounds() -> None:
+    """A flood of fragments that never are a whole: it is bounded in number, bytes and time, and a source has a share."""
+    over = gateway()
+    for number in range(3000):
+        alone = craft.ipv4(17, f"10.2.{number >> 8}.{number & 255}", REMOTE, bytes(8), fragment=0x2001)
+        over.translate_one(craft.ether(alone), Side.INSIDE, 0.0)
+    flooded = over.counters()
+    assert flooded["held"] == 2000 and flooded["dropped_fragment"] == 1000
+    pieces = fragments(udp(load=bytes(3000)), 1200)
+    assert [over.translate_one(piece, Side.INSIDE, 1.0)[0] for piece in pieces] == [Verdict.OUTBOUND] * 3
+    over.advance(5.0)
+    assert over.counters()["held"] == 0
+
+
+def test_rfc4787_req14a_no_fragment_hides_a_header() -> None:
+    """RFC 1858: the tiny fragment, and the one that overwrites what was looked at."""
+    tiny = fragments(tcp("S", load=bytes(100)), 8)
+    assert {gateway().translate_one(piece, Side.INSIDE, 0.0)[0] for piece in tiny[:3]} == {Verdict.DROP_FRAGMENT}
+    over = gateway()
+    first, second = fragments(tcp("S", load=bytes(100)), 64)
+    assert over.translate_one(first, Side.INSIDE, 0.0)[0] is Verdict.OUTBOUND
+    over_it = craft.ipv4(6, HOST, REMOTE, bytes(16), fragment=0x2001, identification=7)
+    assert over.translate_one(craft.ether(over_it), Side.INSIDE, 0.0)[0] is Verdict.DROP_FRAGMENT
+    assert over.translate_one(second, Side.INSIDE, 0.0)[0] is Verdict.DROP_FRAGMENT
 
 
 def test_overloading_without_strict_filtering_is_refused() -> None:
