@@ -79,6 +79,26 @@ def test_rfc4787_req6_outbound_refreshes_and_inbound_may(inbound_refresh: bool) 
     assert talk.back() is (Verdict.INBOUND if inbound_refresh else Verdict.DROP_NO_MAPPING)
 
 
+@pytest.mark.parametrize("remote", ["10.0.0.77", HOST])
+def test_rfc4787_req7_prefixes_that_collide(remote: str) -> None:
+    """An outside host whose address is an inside one's as well, or even the speaker's own, and a pool in the prefix."""
+    over = gateway(pool="10.255.0.1")
+    talk, other = Talk(over, remote=remote), Talk(over, host="10.0.0.77", remote="10.0.0.5")
+    assert (talk.out(), other.out()) == (Verdict.OUTBOUND, Verdict.OUTBOUND)
+    assert talk.outside[0] == other.outside[0] == "10.255.0.1" and talk.outside[1] != other.outside[1]
+    assert (talk.back(), other.back()) == (Verdict.INBOUND, Verdict.INBOUND)
+
+
+def test_rfc4787_req7_many_gateways_with_one_prefix() -> None:
+    """200 of them in one process: the same inside endpoint is another host's behind each."""
+    gateways = [gateway(pool=f"203.0.113.{n}", max_sessions=64) for n in range(1, 201)]
+    talks = [Talk(over) for over in gateways]
+    assert {talk.out() for talk in talks} == {Verdict.OUTBOUND}
+    assert len({talk.outside[0] for talk in talks}) == 200
+    assert {talk.back() for talk in talks} == {Verdict.INBOUND}
+    assert all(len(over.sessions()) == 1 for over in gateways)
+
+
 @pytest.mark.parametrize("filtering, same_host, other_host", [
     ("endpoint-independent", Verdict.INBOUND, Verdict.INBOUND),
     ("address-dependent", Verdict.INBOUND, Verdict.DROP_FILTERED),
