@@ -1,6 +1,7 @@
 """Tables as rows that Python can have: copies, each row consistent."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore._mappings cimport Mapping
 from natcore.state cimport Worker
 
 cdef packed struct SessionRow:  # SESSION of python/natcore/records.py
@@ -57,6 +58,7 @@ cdef packed struct BlockRow:    # BLOCKS
 
 cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t room, uint32_t* slot, uint32_t last) noexcept nogil
 cdef uint64_t oldest_window(const Worker* worker, uint32_t first, uint32_t last) noexcept nogil
+cdef void mapping_row(const Mapping* mapping, MappingRow* row) noexcept nogil
 cdef uint32_t copy_mappings(const Worker* worker, MappingRow* rows, uint32_t room) noexcept nogil
 cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t room) noexcept nogil
 cdef uint32_t count_blocks(const Worker* worker) noexcept nogil

@@ -75,19 +75,23 @@ cdef uint64_t oldest_window(const Worker* worker, uint32_t first, uint32_t last)
     return oldest
 
 
+cdef void mapping_row(const Mapping* mapping, MappingRow* row) noexcept nogil:
+    row.inside_ip = bswap32(mapping.inside_ip)
+    row.outside_ip = bswap32(mapping.outside_ip)
+    row.entry = mapping.entry
+    row.sessions = mapping.sessions
+    row.inside_port = bswap16(mapping.inside_port)
+    row.outside_port = bswap16(mapping.outside_port)
+    row.protocol = mapping.protocol
+
+
 cdef uint32_t copy_mappings(const Worker* worker, MappingRow* rows, uint32_t room) noexcept nogil:
     cdef uint32_t slot, filled = 0
     cdef const Mapping* mapping
     for slot in range(worker.mappings.mapping_slots.fresh):
         mapping = &worker.mappings.mappings[slot]
         if mapping.protocol and filled < room:
-            rows[filled].inside_ip = bswap32(mapping.inside_ip)
-            rows[filled].outside_ip = bswap32(mapping.outside_ip)
-            rows[filled].entry = mapping.entry
-            rows[filled].sessions = mapping.sessions
-            rows[filled].inside_port = bswap16(mapping.inside_port)
-            rows[filled].outside_port = bswap16(mapping.outside_port)
-            rows[filled].protocol = mapping.protocol
+            mapping_row(mapping, &rows[filled])
             filled += 1
     return filled
 

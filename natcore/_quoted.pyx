@@ -148,6 +148,16 @@ cdef const Session* find_quoted(const Worker* worker, const Quote* quote, uint32
     return session
 
 
+cdef uint32_t quoted_slot(const Worker* worker, Flight* flight, uint32_t side, const Clock* now) noexcept nogil:
+    """The live session that an error from a side is about, or NONE."""
+    cdef uint32_t back = IN if side == OUTSIDE else OUT
+    cdef const Session* session = NULL
+    cdef Quote quote
+    if read_quote(flight, &quote, back) == PENDING:
+        session = find_quoted(worker, &quote, back, now)
+    return NONE if session == NULL else <uint32_t>(session - worker.sessions.hot)
+
+
 cdef uint8_t inward(Worker* worker, Flight* flight, Quote* quote, const Session* session) noexcept nogil:
     """From outside: the quoted source becomes the inside endpoint again, and the error goes there (REQ-4)."""
     rewrite_quote(quote, True, session.ip[ROLE_INSIDE], session.port[ROLE_INSIDE])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from .checks import MAX_TIME
 from .config import BLOCKED, FILTERINGS, MAPPINGS, POOLINGS, PORT_POLICIES, Policy, Timeouts
 from .errors import ConfigurationError
+from .verdict import Side
 
 
 def secret(seed: int | None, purpose: str) -> bytes:
@@ -24,13 +26,21 @@ def secret(seed: int | None, purpose: str) -> bytes:
 
 def timeouts_ms(timeouts: Timeouts) -> list[int]:
     """By TimeoutClass of natcore/_sessions.pxd."""
-    order = ("udp", "tcp_transitory", "tcp_established", "icmp", "unreplied", "other")
+    order = ("udp", "tcp_transitory", "tcp_established", "icmp", "unreplied", "other", "fragment")
     return [max(1, round(getattr(timeouts, name) * 1000)) for name in order]
 
 
-def policy_arguments(policy: Policy) -> dict[str, Any]:
+def threshold(policy: Policy, total: int) -> tuple[int, int]:
+    """From how many of total on there is an event, and below how many it may come again; (0, 0): never."""
+    if policy.warn_at is None or total < 100:
+        return 0, 0
+    return math.ceil(policy.warn_at * total), math.ceil(policy.rearm_at * total)
+
+
+def policy_arguments(policy: Policy, max_sessions: int) -> dict[str, Any]:
     """A policy as Core takes it: numbers for words, of the protocols in the order of the port spaces."""
     behaviours = [policy.behaviour(protocol) for protocol in ("tcp", "udp", "icmp")]
+    drawn = sum(last - first + 1 for first, last in policy.drawn_ranges)
     return {
         "mapping": [MAPPINGS.index(own.mapping or "") for own in behaviours],
         "filtering": [FILTERINGS.index(own.filtering or "") for own in behaviours],
@@ -44,6 +54,9 @@ def policy_arguments(policy: Policy) -> dict[str, Any]:
         "sessions_per_subscriber": limit(policy.sessions_per_subscriber),
         "ports_per_subscriber": limit(policy.ports_per_subscriber),
         "new_per_second": limit(policy.new_sessions_per_second),
+        "gateway_per_second": limit(policy.gateway_new_sessions_per_second),
+        "warn_sessions": threshold(policy, max_sessions),
+        "warn_ports": threshold(policy, drawn // policy.block_size if policy.ports == "block" else drawn),
         "icmp_rate": policy.icmp_rate,
         "inbound_refresh": policy.inbound_refresh,
         "tcp_pickup": policy.tcp_pickup,
@@ -71,6 +84,30 @@ def check_kinds(**values: tuple[object, type]) -> None:
     for name, (value, kind) in values.items():
         if value is not None and not isinstance(value, kind):
             raise ConfigurationError(f"{name}={value!r}: allowed is a {kind.__name__}")
+
+
+def check_side(side: object) -> None:
+    if side != 0 and side != 1:
+        raise ConfigurationError(f"side={side!r}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
+
+
+def sides_of(side: int | NDArray[np.uint8], count: int) -> tuple[NDArray[np.uint8] | None, int]:
+    """The side of each of count frames, or None and the one of all."""
+    if not isinstance(side, np.ndarray):
+        check_side(side)
+        return None, side
+    check_array("side", side, np.uint8, 1, count, writable=False)
+    if count:
+        check_side(int(side.max()))
+    return side, 0
+
+
+def check_frame(frame: object, side: int) -> Side:
+    """One frame as bytes, and the side it came from."""
+    check_side(side)
+    if not isinstance(frame, bytes | bytearray | memoryview):
+        raise ConfigurationError(f"frame={frame!r}: allowed is bytes")
+    return Side(side)
 
 
 def check_array(

@@ -78,6 +78,10 @@ class EntryTable:
         """Outside addresses, those of several entries counted as often."""
         return sum(len(row.addresses) for row in [*self.rows, *self._draining])
 
+    def find(self, number: int) -> Entry | None:
+        """The entry with a number, in force or draining."""
+        return next((row for row in [*self.rows, *self._draining] if row.id == number), None)
+
     def plan(self, changes: Sequence[Change]) -> Plan:
         """Checks the changes together, and counts what they would do."""
         self._reap()

@@ -1,4 +1,4 @@
-"""The command line: run, check, demo, replay, clean; and what asks the session log (log_cli)."""
+"""The command line: run, check, demo, replay, explain, clean; and what asks the session log (log_cli)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import capture, demo, interfaces, log_cli, report, service, sls_cli
+from .checks import check_choice
 from .command import Json, failing
 from .config import SnatEntry
 from .demo_clients import Outcome
@@ -28,6 +29,7 @@ from .gateway import Gateway
 from .replay import Replay
 from .settings import Settings, load
 from .sinks import ParquetSink
+from .verdict import Side
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 log_cli.add_to(app)
@@ -135,6 +137,50 @@ def replay(
         if write is not None:
             capture.write(write, replayed.outside)
         _print_replay(replayed, counters, report.read_sessions(folder), as_json)
+
+
+@app.command()
+def explain(
+    file: File,
+    frame: Annotated[str | None, typer.Argument(metavar="HEX", help="An Ethernet frame.", show_default=False)] = None,
+    pcap: Annotated[Path | None, typer.Option(help="The last packet of this capture, the others before it.")] = None,
+    side: Annotated[str, typer.Option(help="Where it comes from: inside or outside.")] = "inside",
+    now: Annotated[float, typer.Option(help="When, in seconds since the gateway began; a capture has its own.")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Say what the file's gateway would do with a packet, step by step and why."""
+    with failing(as_json):
+        settings = load(file)
+        check_choice("--side", side, ("inside", "outside"))
+        packets = _packets(frame, pcap, now)
+        with settings.make_gateway() as gateway:
+            for moment, data in packets[:-1]:
+                gateway.translate_one(data, Side[side.upper()], moment)
+            told = gateway.explain(packets[-1][1], Side[side.upper()], packets[-1][0])
+    if as_json:
+        steps = [step._asdict() for step in told.steps]
+        report.print_json(
+            {"packet": told.packet, "verdict": told.verdict.name, "counter": told.counter, "steps": steps}
+        )
+    else:
+        print(told)
+
+
+def _packets(frame: str | None, pcap: Path | None, now: float) -> list[tuple[float, bytes]]:
+    """What is asked about, last, and what comes before it: (seconds, frame)."""
+    if (frame is None) == (pcap is None):
+        raise ConfigurationError("natcore explain: allowed is either a frame in HEX, or --pcap")
+    if frame is not None:
+        try:
+            return [(now, bytes.fromhex(frame))]
+        except ValueError as error:
+            raise ConfigurationError(f"HEX={frame!r}: allowed are pairs of hexadecimal digits ({error})") from None
+    assert pcap is not None
+    packets = list(capture.read(pcap))
+    if not packets:
+        raise ConfigurationError(f"--pcap={str(pcap)!r}: allowed is a capture of a packet or more")
+    first = min(packet.time_ns for packet in packets)
+    return [(now + (packet.time_ns - first) / 1e9, packet.frame) for packet in packets]
 
 
 @app.command()

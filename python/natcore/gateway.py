@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 
 from . import deterministic
 from ._gateway import Core
-from .arguments import check_array, check_kinds, check_texts, nows_ns, policy_arguments, secret, timeouts_ms
+from .arguments import (
+    check_array,
+    check_frame,
+    check_kinds,
+    check_texts,
+    nows_ns,
+    policy_arguments,
+    secret,
+    sides_of,
+    timeouts_ms,
+)
 from .changes import Add, Applied, Change, EntryTable, Plan, Remove, Replace
 from .checks import MAX_TIME, Address, check_choice, check_integer, check_number, exact_ns, parse_ipv4, to_ns
 from .config import AnyEntry, DeliveryPolicy, Link, Policy, Timeouts
@@ -25,6 +35,7 @@ from .verdict import FORWARDED, Side, Verdict
 
 if TYPE_CHECKING:
     from .collector import Collector
+    from .explain import Explanation
     from .plane import Plane
     from .sessionlog import SessionLog
 
@@ -112,7 +123,7 @@ class Gateway:
             mtus=(self.inside.mtu, self.outside.mtu),
             ethernet=link == "ethernet",
             decrement_ttl=decrement_ttl,
-            **policy_arguments(self.policy),
+            **policy_arguments(self.policy, max_sessions),
         )
         self._table = EntryTable(self._core, kind, eip_bind_mode, self.policy)
 
@@ -226,14 +237,7 @@ class Gateway:
             check_array("out", out, np.uint8, 1, count)
         if worker not in (None, 0):
             raise ConfigurationError(f"worker={worker!r}: allowed is 0 or None: this gateway has one worker")
-        sides = None
-        if isinstance(side, np.ndarray):
-            check_array("side", side, np.uint8, 1, count, writable=False)
-            if count and side.max() > 1:
-                raise ConfigurationError(f"side={side.max()}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
-            sides, side = side, 0
-        elif side != 0 and side != 1:
-            raise ConfigurationError(f"side={side!r}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
+        sides, side = sides_of(side, count)
         if isinstance(now, np.ndarray):
             self._core.translate(frames, lengths, sides, side, nows_ns(now, count), 0, out)
         else:
@@ -243,12 +247,16 @@ class Gateway:
     def translate_one(self, frame: bytes, side: int, now: float) -> tuple[Verdict, bytes | None]:
         """The verdict on one frame, and the frame to send, or None: dropped, local or held."""
         self._check_open()
-        if side != 0 and side != 1:
-            raise ConfigurationError(f"side={side!r}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
-        if not isinstance(frame, bytes | bytearray | memoryview):
-            raise ConfigurationError(f"frame={frame!r}: allowed is bytes")
+        check_frame(frame, side)
         verdict, translated = self._core.translate_one(frame, side, to_ns(now))
         return Verdict(verdict), translated if verdict in FORWARDED else None
+
+    def explain(self, frame: bytes, side: int, now: float | None = None) -> Explanation:
+        """What translate_one would do with a frame and why, step by step; changes nothing. now: seconds, or the last."""
+        self._check_open()
+        from .explain import explain
+
+        return explain(self._core, self._table, self.policy, frame, check_frame(frame, side), self._now_ns(now))
 
     def advance(self, now: float) -> None:
         """Ends everything that is due by now (seconds): idle sessions at their deadlines, windows at their ends.
@@ -300,6 +308,7 @@ class Gateway:
             "forwarded": sum(verdicts[v] for v in FORWARDED),
             "local": verdicts[Verdict.LOCAL],
             "dropped": sum(verdicts[128:]),
+            "held": verdicts[Verdict.HELD],
         }
         result.update({v.counter: verdicts[v] for v in Verdict if v.is_drop})
         result.update(own)
