@@ -20,6 +20,7 @@ from natcore._sessions cimport (
     TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, filter_open, is_dead, mapping_alive, session_find,
     session_open,
 )
+from natcore._split cimport may_split
 from natcore._sweep cimport expire, expire_mapping, sweep_all
 from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED
 from natcore.flow cimport flow_hash
@@ -64,10 +65,10 @@ cdef inline bint has_ports(uint8_t protocol) noexcept nogil:
 
 
 cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Flight* flight, uint32_t mtu) noexcept nogil:
-    """What a router asks before it forwards: time to live, and the next link's MTU."""
+    """What a router asks before it forwards: time to live, and the next link's MTU, where it may not be split for it."""
     if flight.ip.ttl < worker.lowest_ttl:
         return DROP_TTL
-    if wire_length(frame, flight) > mtu:
+    if wire_length(frame, flight) > mtu and not may_split(&worker.outbox, frame, flight, mtu):
         return DROP_MTU
     return PENDING
 
@@ -118,16 +119,14 @@ cdef uint8_t find_static(Worker* worker, MappingKey* key, uint32_t entry, uint32
     return DROP_PROBE_LIMIT if mapping[0] == NONE else PENDING
 
 
-cdef bint is_taken(Worker* worker, uint32_t direction, uint64_t addresses, uint32_t ports, uint8_t protocol,
-                   const Clock* now) noexcept nogil:
-    """Whether a live session has the key; a dead one that is met is ended."""
-    cdef uint32_t other = session_find(&worker.sessions, direction, addresses, ports, protocol)
-    if other == NONE:
-        return False
-    if not is_dead(&worker.sessions, &worker.sessions.hot[other], now.ms):
-        return True
-    expire(&worker.sessions, other, now.ns)
-    return False
+cdef uint32_t find_live(Worker* worker, uint32_t direction, uint64_t addresses, uint32_t ports, uint8_t protocol,
+                        const Clock* now) noexcept nogil:
+    """The live session that has the key, or NONE; a dead one that is met is ended."""
+    cdef uint32_t slot = session_find(&worker.sessions, direction, addresses, ports, protocol)
+    if slot != NONE and is_dead(&worker.sessions, &worker.sessions.hot[slot], now.ms):
+        expire(&worker.sessions, slot, now.ns)
+        return NONE
+    return slot
 
 
 cdef uint8_t claim(Worker* worker, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port, uint8_t flags,
@@ -135,10 +134,10 @@ cdef uint8_t claim(Worker* worker, uint32_t mapping, uint32_t remote_ip, uint16_
     """The session itself, unless either key is taken; a mapping that would stay without one goes again."""
     cdef Mapping* owner = &worker.mappings.mappings[mapping]
     cdef uint8_t verdict = PENDING
-    if (is_taken(worker, IN, <uint64_t>owner.outside_ip << 32 | remote_ip,
-                 <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol, now)
-            or is_taken(worker, OUT, <uint64_t>remote_ip << 32 | owner.inside_ip,
-                        <uint32_t>remote_port << 16 | owner.inside_port, owner.protocol, now)):
+    if (find_live(worker, IN, <uint64_t>owner.outside_ip << 32 | remote_ip,
+                  <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol, now) != NONE
+            or find_live(worker, OUT, <uint64_t>remote_ip << 32 | owner.inside_ip,
+                         <uint32_t>remote_port << 16 | owner.inside_port, owner.protocol, now) != NONE):
         verdict = DROP_CONFLICT
     if verdict == PENDING:
         slot[0] = session_open(&worker.sessions, mapping, remote_ip, remote_port, flags, timeout_class, now.ns)

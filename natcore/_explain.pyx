@@ -9,7 +9,8 @@ from libc.string cimport memcpy
 
 from natcore._look cimport MappingRow, SessionRow, copy_sessions, mapping_row
 from natcore._mappings cimport Mapping
-from natcore._parse cimport KIND_ICMP, Flight, parse
+from natcore._parse cimport KIND_FRAGMENT, KIND_ICMP, Flight, parse
+from natcore._pieces cimport piece_key
 from natcore._ports cimport address_find
 from natcore._quoted cimport is_error, quoted_slot
 from natcore._rows cimport Rows
@@ -22,8 +23,8 @@ from natcore.frame cimport Frame
 from natcore.hints cimport bswap16, bswap32
 from natcore.index cimport NONE
 from natcore.state cimport Clock, Worker, clock_read
-from natcore.verdict cimport HAIRPIN, INSIDE, OUTSIDE, PENDING
-from natcore.wire cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
+from natcore.verdict cimport HAIRPIN, HELD, INSIDE, OUTSIDE, PENDING
+from natcore.wire cimport IPV4_OFFSET, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
 
 from natcore.errors import CapacityError, Error
 
@@ -211,6 +212,7 @@ cdef void rehearse(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) 
     cdef uint64_t created = worker.sessions.created, ended = worker.sessions.ended
     cdef uint32_t side = frame.side, kept = worker.unsolicited.head
     cdef uint32_t length = frame.length
+    cdef bint known
     cdef Flight flight
     cdef Clock now
     worker.events.fd = -1               # the program's own is shared with the copy
@@ -218,7 +220,12 @@ cdef void rehearse(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) 
     clock_read(&now, now_ns if now_ns > worker.now_ns else worker.now_ns)
     facts.parsed = parse(frame, &flight, worker.ethernet, &worker.sessions.key)
     frame.length = length
-    if facts.parsed == PENDING:
+    known = facts.parsed == PENDING
+    if known and flight.kind == KIND_FRAGMENT:
+        known = piece_key(worker, &flight, <uint8_t>side)
+        if not known or flight.ip.fragment & bswap16(IPV4_OFFSET):
+            facts.parsed = HELD         # it has no header of layer 4 to tell of
+    if known:
         facts.protocol = flight.protocol
         facts.is_error = flight.kind == KIND_ICMP and is_error(&flight)
         facts.ours = address_find(&worker.mappings.ports, flight.ip.destination) != NONE
@@ -233,7 +240,7 @@ cdef void rehearse(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) 
     facts.created = worker.sessions.created - created
     facts.ended = worker.sessions.ended - ended
     facts.kept = worker.unsolicited.head != kept
-    if facts.parsed == PENDING:
+    if known:
         tell_parties(worker, &flight, side, &now, facts)
     tell_generated(worker, facts)
     facts.done = 1

@@ -6,6 +6,7 @@ from libc.string cimport memcpy, memset
 
 from natcore._entries cimport count_entry, end_dead, end_entry, end_matching
 from natcore._events cimport EVENT_SLOTS, Event, event_fd, event_fd_clear, event_fd_close
+from natcore._fragments cimport fragments_delete, fragments_new
 from natcore._icmp cimport outbox_delete, outbox_new, outbox_waiting
 from natcore._journal cimport journal_delete, journal_new, journal_room
 from natcore._look cimport (
@@ -18,7 +19,7 @@ from natcore._ports cimport (
     ports_in_use, ports_reserve, ports_taken, ports_unreserve,
 )
 from natcore._rows cimport Rows
-from natcore._sessions cimport sessions_delete, sessions_new
+from natcore._sessions cimport TIMEOUT_FRAGMENT, sessions_delete, sessions_new
 from natcore._synqueue cimport unsolicited_delete, unsolicited_new
 from natcore._translate cimport advance, clock_forward, take_generated, translate
 from natcore.flow cimport has_aes
@@ -41,9 +42,9 @@ cdef class Core(Rows):
                   port_ranges, uint8_t port_policy, uint32_t block_size, uint32_t blocks, uint32_t hold_down_ms,
                   bint parity, uint8_t pooling,
                   uint32_t sessions_per_subscriber, uint32_t ports_per_subscriber, uint32_t new_per_second,
-                  timeouts_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering, link_addresses, mtus,
-                  uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh, bint tcp_pickup,
-                  bint hairpin, bint icmp_unreachable, uint16_t mss, bint unsolicited):
+                  timeouts_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering,
+                  link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
+                  bint tcp_pickup, bint hairpin, bint icmp_unreachable, uint16_t mss, bint unsolicited):
         """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32."""
         cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
         cdef uint32_t i
@@ -54,7 +55,8 @@ cdef class Core(Rows):
         if worker.events.fd < 0:
             raise CapacityError("no file descriptor is left for a gateway's events")
         self.filters = 1 in filtering[:2]
-        if not (sessions_new(&worker.sessions, max_sessions, self.filters)
+        worker.fragments = fragments_new(timeouts_ms[TIMEOUT_FRAGMENT])
+        if not (worker.fragments != NULL and sessions_new(&worker.sessions, max_sessions, self.filters)
                 and mappings_new(&worker.mappings, max_mappings, max_subscribers, max_addresses)
                 and journal_new(&worker.journal, records) and outbox_new(&worker.outbox, icmp_rate)
                 and (not unsolicited or unsolicited_new(&worker.unsolicited))):
@@ -62,8 +64,7 @@ cdef class Core(Rows):
         memcpy(&worker.sessions.key.low, PyBytes_AS_STRING(hash_key), 8)
         memcpy(&worker.sessions.key.high, PyBytes_AS_STRING(hash_key) + 8, 8)
         worker.sessions.key.aes = has_aes()
-        worker.mappings.key = worker.sessions.key
-        worker.mappings.ports.key = worker.sessions.key
+        worker.mappings.key = worker.mappings.ports.key = worker.fragments.key = worker.sessions.key
         random_seed(&worker.mappings.ports.random, <const uint8_t*>PyBytes_AS_STRING(random_key))
         for first, last in port_ranges:
             ports_allow(&worker.mappings.ports, first, last)
@@ -110,6 +111,7 @@ cdef class Core(Rows):
         mappings_delete(&self.worker.mappings)
         journal_delete(&self.worker.journal)
         outbox_delete(&self.worker.outbox)
+        fragments_delete(self.worker.fragments)
         unsolicited_delete(&self.worker.unsolicited)
         event_fd_close(self.worker.events.fd)
         table_delete(self.worker, sizeof(Worker))
@@ -330,7 +332,7 @@ cdef class Core(Rows):
             "generated": worker.outbox.generated, "generated_lost": worker.outbox.lost, "events_lost": worker.events.lost,
             "unsolicited_lost": worker.unsolicited.lost, "created": worker.sessions.created,
             "ended": worker.sessions.ended, "handed_over": 0, "clock_backward": worker.clock_backward,
-            "journal_lost": worker.journal.lost, "held": 0, "sessions": worker.sessions.slots.live,
+            "journal_lost": worker.journal.lost, "sessions": worker.sessions.slots.live,
             "mappings": worker.mappings.mapping_slots.live, "ports_used": used,
         }
         self.disown()

@@ -6,7 +6,7 @@ from natcore.hints cimport bswap32
 from natcore.wire cimport Ipv4Header
 
 cdef enum:
-    OUTBOX_BYTES = 1 << 18
+    OUTBOX_BYTES = 1 << 21
     ICMP_QUOTE_LIMIT = 576      # bytes of an error at most (RFC 1812 section 4.3.2.3)
 
 cdef struct Outbox:             # frames that wait to be sent, one after the other
@@ -19,6 +19,9 @@ cdef struct Outbox:             # frames that wait to be sent, one after the oth
     uint64_t generated
     uint64_t lost               # no room
 
+cdef inline uint32_t outbox_room(const Outbox* outbox) noexcept nogil:
+    return OUTBOX_BYTES - outbox.head
+
 cdef inline uint32_t own_source(uint32_t link_address) noexcept nogil:
     """What the gateway's errors come from: its own address on that link, big-endian, or 192.0.0.8 (RFC 7600)."""
     return link_address or bswap32(<uint32_t>0xC0000008)
@@ -27,6 +30,9 @@ cdef bint outbox_new(Outbox* outbox, uint32_t rate) noexcept nogil
 cdef void outbox_delete(Outbox* outbox) noexcept nogil
 cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* send_to, uint8_t* cause) noexcept nogil
 cdef uint32_t outbox_waiting(const Outbox* outbox) noexcept nogil
+cdef uint8_t* parcel_begin(Outbox* outbox, uint32_t length, uint8_t send_to, uint8_t cause) noexcept nogil
+cdef void parcel_seal(uint8_t* frame, uint32_t length, uint8_t send_to) noexcept nogil
+cdef void parcel_cancel(Outbox* outbox, uint32_t length) noexcept nogil
 cdef void icmp_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint32_t source, uint8_t type,
                      uint8_t code, uint16_t mtu, uint8_t cause, uint64_t now_ns) noexcept nogil
 cdef void echo_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint8_t cause) noexcept nogil

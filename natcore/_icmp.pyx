@@ -10,9 +10,10 @@ from natcore.wire cimport ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, PROTOCOL_ICMP, Icm
 
 cdef struct Parcel:             # before each frame in the outbox
     uint32_t length
+    uint32_t room               # bytes up to the next one
     uint8_t send_to
     uint8_t cause
-    uint16_t unused
+    uint8_t unused[6]
 
 
 cdef bint outbox_new(Outbox* outbox, uint32_t rate) noexcept nogil:
@@ -40,7 +41,7 @@ cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* 
     while outbox.tail != outbox.head:
         parcel = <const Parcel*>(outbox.buffer + outbox.tail)
         frame = outbox.buffer + outbox.tail + sizeof(Parcel)
-        outbox.tail += <uint32_t>sizeof(Parcel) + ((parcel.length + 7) & ~<uint32_t>7)
+        outbox.tail += parcel.room
         if outbox.tail == outbox.head:
             outbox.tail = outbox.head = 0
         if parcel.length <= room:
@@ -52,20 +53,45 @@ cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* 
     return 0
 
 
+cdef inline uint32_t parcel_room(uint32_t length) noexcept nogil:
+    return <uint32_t>sizeof(Parcel) + ((length + 7) & ~<uint32_t>7)
+
+
 cdef uint8_t* parcel_begin(Outbox* outbox, uint32_t length, uint8_t send_to, uint8_t cause) noexcept nogil:
-    """Where a frame of so many bytes goes; NULL: no room, and counted."""
-    cdef uint32_t need = <uint32_t>sizeof(Parcel) + ((length + 7) & ~<uint32_t>7)
+    """Where a frame of so many bytes goes; NULL: no room."""
+    cdef uint32_t need = parcel_room(length)
     cdef Parcel* parcel
-    if OUTBOX_BYTES - outbox.head < need:
-        outbox.lost += 1
+    if outbox_room(outbox) < need:
         return NULL
     parcel = <Parcel*>(outbox.buffer + outbox.head)
     parcel.length = length
+    parcel.room = need
     parcel.send_to = send_to
     parcel.cause = cause
     outbox.head += need
-    outbox.generated += 1
     return <uint8_t*>(parcel + 1)
+
+
+cdef void parcel_seal(uint8_t* frame, uint32_t length, uint8_t send_to) noexcept nogil:
+    """The frame became shorter, or leaves by another side than was thought."""
+    cdef Parcel* parcel = <Parcel*>frame - 1
+    parcel.length = length
+    parcel.send_to = send_to
+
+
+cdef void parcel_cancel(Outbox* outbox, uint32_t length) noexcept nogil:
+    """Takes the last parcel back, which was begun with length."""
+    outbox.head -= parcel_room(length)
+
+
+cdef uint8_t* own_begin(Outbox* outbox, uint32_t length, uint8_t send_to, uint8_t cause) noexcept nogil:
+    """The same for a message of the gateway's own, which is counted, or counted as lost."""
+    cdef uint8_t* out = parcel_begin(outbox, length, send_to, cause)
+    if out == NULL:
+        outbox.lost += 1
+    else:
+        outbox.generated += 1
+    return out
 
 
 cdef void answer_link(uint8_t* out, const Frame* frame, uint32_t link_bytes) noexcept nogil:
@@ -104,7 +130,7 @@ cdef void icmp_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, u
     if outbox.sent >= outbox.rate:
         return
     quote = quote if quote < ICMP_QUOTE_LIMIT - 28 else ICMP_QUOTE_LIMIT - 28
-    out = parcel_begin(outbox, link_bytes + 28 + quote, frame.side, cause)
+    out = own_begin(outbox, link_bytes + 28 + quote, frame.side, cause)
     if out == NULL:
         return
     outbox.sent += 1
@@ -137,7 +163,7 @@ cdef void echo_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, u
     cdef IcmpHeader* icmp
     if not may_be_told(ip):
         return
-    out = parcel_begin(outbox, link_bytes + total, frame.side, cause)
+    out = own_begin(outbox, link_bytes + total, frame.side, cause)
     if out == NULL:
         return
     answer_link(out, frame, link_bytes)

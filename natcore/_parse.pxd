@@ -5,10 +5,10 @@ from libc.string cimport memcpy
 from natcore.checksum cimport add, fold
 from natcore.flow cimport HashKey, flow_hash
 from natcore.frame cimport FRAME_GSO, Frame
-from natcore.hints cimport bswap16
+from natcore.hints cimport bswap16, unlikely
 from natcore.index cimport Bucket
 from natcore.verdict cimport (
-    DROP_CHECKSUM, DROP_FRAGMENT, DROP_MALFORMED, DROP_UNSUPPORTED, INSIDE, PENDING,
+    DROP_CHECKSUM, DROP_MALFORMED, DROP_UNSUPPORTED, INSIDE, PENDING,
 )
 from natcore.wire cimport (
     ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_QINQ, ETHERTYPE_VLAN, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, IPV4_FRAGMENT,
@@ -20,6 +20,7 @@ cdef enum:                      # FlightKind
     KIND_SESSION = 0            # what a session may own: its key is complete
     KIND_ICMP = 1               # another ICMP message
     KIND_OTHER = 2              # a protocol that no address may change under
+    KIND_FRAGMENT = 3           # only its IPv4 header has been looked at
 
 cdef struct Flight:             # a packet on its way through the stages
     uint64_t addresses          # source and destination as they lie in the packet
@@ -98,11 +99,10 @@ cdef inline uint8_t parse_transport(Flight* flight, uint32_t side, uint32_t rest
     memcpy(&flight.ports, flight.l4, 4)
     return PENDING
 
-cdef inline uint8_t parse(Frame* frame, Flight* flight, bint ethernet, const HashKey* key) noexcept nogil:
-    """PENDING with a complete flight, or a drop. The frame's length is cut to what the packet is."""
+cdef inline uint8_t parse_network(Frame* frame, Flight* flight, bint ethernet) noexcept nogil:
+    """PENDING with what the IPv4 header says, or a drop. The frame's length is cut to what the packet is."""
     cdef uint32_t link = 0, words, total
     cdef Ipv4Header* ip
-    cdef uint8_t verdict
     if ethernet:
         link = ETHERNET_BYTES
         if (frame.length < ETHERNET_BYTES + 20
@@ -120,15 +120,22 @@ cdef inline uint8_t parse(Frame* frame, Flight* flight, bint ethernet, const Has
     if header_sum(ip, words) != 0xFFFF:
         return DROP_CHECKSUM
     frame.length = link + total
-    if ip.fragment & bswap16(IPV4_FRAGMENT):
-        return DROP_FRAGMENT
     flight.ip = ip
     flight.l4 = <uint8_t*>ip + words * 4
     flight.total_length = <uint16_t>total
     flight.protocol = ip.protocol
     flight.kind = KIND_SESSION
+    if unlikely(ip.fragment & bswap16(IPV4_FRAGMENT)):
+        flight.kind = KIND_FRAGMENT
     memcpy(&flight.addresses, &ip.source, 8)
-    verdict = parse_transport(flight, frame.side, total - words * 4)
+    return PENDING
+
+cdef inline uint8_t parse(Frame* frame, Flight* flight, bint ethernet, const HashKey* key) noexcept nogil:
+    """PENDING with a complete flight (a fragment's is not), or a drop."""
+    cdef uint8_t verdict = parse_network(frame, flight, ethernet)
+    if verdict != PENDING or flight.kind == KIND_FRAGMENT:
+        return verdict
+    verdict = parse_transport(flight, frame.side, flight.total_length - <uint32_t>(flight.l4 - <uint8_t*>flight.ip))
     if verdict == PENDING and flight.kind == KIND_SESSION:
         flight.hash = flow_hash(key, flight.addresses, flight.ports, flight.protocol)
     return verdict

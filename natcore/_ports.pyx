@@ -12,6 +12,10 @@ from natcore.index cimport (
 from natcore.memory cimport table_delete, table_new
 from natcore.random cimport random_below
 
+cdef extern from "<sys/mman.h>" nogil:
+    int madvise(void* address, uint64_t length, int advice) noexcept
+    int MADV_NOHUGEPAGE
+
 
 cdef enum:
     BITMAP_BYTES = PORT_WORDS * 8
@@ -23,6 +27,8 @@ cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
     ports.capacity = capacity
     ports.count = ports.live = 0
     ports.addresses = <Address*>table_new(<uint64_t>capacity * sizeof(Address))
+    if ports.addresses != NULL:         # most gateways use a few of its lines: not a huge page for these
+        madvise(ports.addresses, <uint64_t>capacity * sizeof(Address), MADV_NOHUGEPAGE)
     memset(ports.ranges, 0, sizeof(ports.ranges))
     ports.range_size = 0
     return index_new(&ports.index, capacity, 4) and ports.addresses != NULL

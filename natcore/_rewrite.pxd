@@ -35,23 +35,31 @@ cdef inline void rewrite_transport(const Frame* frame, Flight* flight, uint16_t 
     elif udp.checksum:                              # RFC 768: 0 says that there is none, and is never computed
         udp.checksum = rewritten(frame, udp.checksum, l3_delta, l4_delta) or 0xFFFF
 
-cdef inline void rewrite(const Frame* frame, Flight* flight, const Session* session, uint32_t direction,
-                         bint decrement_ttl) noexcept nogil:
-    """From inside the source becomes the outside endpoint, from outside the destination becomes the inside endpoint."""
-    cdef Ipv4Header* ip = flight.ip
-    cdef uint16_t l3_delta = session.l3_delta, l4_delta = session.l4_delta, header
-    cdef uint32_t role
+cdef inline uint16_t rewrite_network(Ipv4Header* ip, const Session* session, uint32_t direction,
+                                     bint decrement_ttl) noexcept nogil:
+    """From inside the source becomes the outside address, from outside the destination becomes the inside one.
+
+    What that adds to a sum over the addresses.
+    """
+    cdef uint16_t l3_delta = session.l3_delta, header
     if direction == OUT:
         ip.source = session.ip[ROLE_OUTSIDE]
-        role = ROLE_OUTSIDE
     else:
         ip.destination = session.ip[ROLE_INSIDE]
-        role = ROLE_INSIDE
         l3_delta = inverse(l3_delta)
-        l4_delta = inverse(l4_delta)
     header = l3_delta
     if decrement_ttl:
         ip.ttl -= 1
         header = combine(header, bswap16(0xFEFF))
     ip.checksum = update(ip.checksum, header)
+    return l3_delta
+
+cdef inline void rewrite(const Frame* frame, Flight* flight, const Session* session, uint32_t direction,
+                         bint decrement_ttl) noexcept nogil:
+    """From inside the source becomes the outside endpoint, from outside the destination becomes the inside endpoint."""
+    cdef uint16_t l3_delta = rewrite_network(flight.ip, session, direction, decrement_ttl), l4_delta = session.l4_delta
+    cdef uint32_t role = ROLE_OUTSIDE
+    if direction != OUT:
+        role = ROLE_INSIDE
+        l4_delta = inverse(l4_delta)
     rewrite_transport(frame, flight, l3_delta, l4_delta, session.port[role], direction)

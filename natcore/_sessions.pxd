@@ -35,6 +35,7 @@ cdef enum:                      # TimeoutClass
     TIMEOUT_ICMP = 3
     TIMEOUT_UNREPLIED = 4
     TIMEOUT_OTHER = 5
+    TIMEOUT_FRAGMENT = 6        # of a datagram under way, not of a session
     TIMEOUTS = 8
 
 cdef enum:

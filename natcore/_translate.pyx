@@ -3,24 +3,27 @@ earlier one is rewritten, so that the waits for memory overlap. Whatever the pip
 """
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore._admit cimport Endpoints, admit_inbound, admit_outbound, class_of, is_static, is_whole, may_pass, screen_inbound
+from natcore._admit cimport (
+    Endpoints, admit_inbound, admit_outbound, class_of, find_live, is_static, is_whole, may_pass, screen_inbound,
+)
 from natcore._flows cimport FLOWS_BATCH, flows_arrive, flows_leave, flows_sent, flows_unsent
 from natcore._icmp cimport echo_reply, icmp_error, outbox_take, own_source
 from natcore._mss cimport clamp_mss
 from natcore._parse cimport (
-    KIND_ICMP, KIND_SESSION, Flight, parse, payload_offset, wire_bytes, wire_packets,
+    KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, Flight, parse, payload_offset, wire_bytes, wire_packets,
 )
 from natcore._mappings cimport mapping_approach
+from natcore._pieces cimport fit, parse_first, piece_enter, piece_known, pieces_expire
 from natcore._ports cimport address_find
 from natcore._quoted cimport is_error, translate_error
 from natcore._rewrite cimport rewrite
 from natcore._sessions cimport (
     HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_TCP_TRANSITORY,
     TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, micros, session_addresses, session_announce,
-    session_count, session_discard, session_find, session_ports, session_restart, turned_addresses, turned_ports,
+    session_count, session_discard, session_ports, session_restart, turned_addresses, turned_ports,
     window_roll,
 )
-from natcore._sweep cimport expire, is_long_ago, sweep_all, sweep_slice
+from natcore._sweep cimport is_long_ago, sweep_all, sweep_slice
 from natcore._tcp cimport (
     REFRESH_ALWAYS, REFRESH_BY_POLICY, TCP_INIT_IN, TCP_INIT_OUT, TCP_STEADY, is_later, is_reopening, tcp_step,
 )
@@ -30,13 +33,13 @@ from natcore.hints cimport bswap16, bswap32, exchange, likely, prefetch, prefetc
 from natcore.index cimport NONE, bucket_of, ctz32, match_tags, tag_of
 from natcore.state cimport Clock, Worker, clock_read
 from natcore.verdict cimport (
-    DROP_FILTERED, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_PORTS_EXHAUSTED, DROP_RATE_LIMIT,
-    DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_SUBSCRIBER_LIMIT, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INSIDE, LOCAL, OUTSIDE,
-    PENDING, UNTRANSLATED,
+    DROP_FILTERED, DROP_FRAGMENT, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_PORTS_EXHAUSTED,
+    DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_SUBSCRIBER_LIMIT, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INSIDE,
+    LOCAL, OUTSIDE, PENDING, UNTRANSLATED,
 )
 from natcore.wire cimport (
-    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, IPV4_DF, PROTOCOL_ICMP, PROTOCOL_TCP,
-    TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, IcmpHeader, TcpHeader,
+    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, IPV4_DF, IPV4_FRAGMENT, PROTOCOL_ICMP,
+    PROTOCOL_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, IcmpHeader, TcpHeader,
 )
 
 cdef enum:
@@ -88,16 +91,6 @@ cdef void account_frame(Worker* worker, uint32_t slot, uint32_t direction, const
 
 
 # ---- the slow way ----------------------------------------------------------------------------------------------------
-
-cdef uint32_t find_live(Worker* worker, uint32_t direction, uint64_t addresses, uint32_t ports, uint8_t protocol,
-                        const Clock* now) noexcept nogil:
-    """The live session, or NONE; a dead one that is met is ended."""
-    cdef uint32_t slot = session_find(&worker.sessions, direction, addresses, ports, protocol)
-    if slot != NONE and is_dead(&worker.sessions, &worker.sessions.hot[slot], now.ms):
-        expire(&worker.sessions, slot, now.ns)
-        return NONE
-    return slot
-
 
 cdef void reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight,
                  const Clock* now) noexcept nogil:
@@ -200,10 +193,13 @@ cdef bint is_whole_echo(Worker* worker, const Frame* frame, Flight* flight, cons
 cdef uint8_t other_kind(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
     """What no session of its own can have: an ICMP error, something for the gateway itself, or not supported."""
     cdef uint32_t destination = flight.ip.destination
-    if flight.kind == KIND_ICMP and is_error(flight):
+    cdef bint whole = not flight.ip.fragment & bswap16(IPV4_FRAGMENT)
+    if flight.kind == KIND_ICMP and is_error(flight) and whole:
         return translate_error(worker, frame, flight, now)
     if worker.link_address[frame.side] and destination == worker.link_address[frame.side]:
         return LOCAL
+    if flight.kind == KIND_ICMP and is_error(flight):
+        return DROP_FRAGMENT            # its checksum cannot be verified (RFC 5508 REQ-3)
     if flight.kind == KIND_ICMP and is_whole_echo(worker, frame, flight, now):
         return forward(worker, frame, flight, now)
     if (flight.kind == KIND_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST
@@ -218,7 +214,8 @@ cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8
     cdef uint32_t source = own_source(worker.link_address[frame.side])
     cdef uint32_t next_link = OUTSIDE if frame.side == INSIDE else INSIDE
     if verdict == LOCAL:
-        if flight.protocol == PROTOCOL_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST:
+        if (flight.protocol == PROTOCOL_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST
+                and not flight.ip.fragment & bswap16(IPV4_FRAGMENT)):       # nothing is reassembled
             echo_reply(&worker.outbox, frame, flight.ip, verdict)
     elif verdict == DROP_TTL:
         icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_TIME_EXCEEDED, 0, 0, verdict, now.ns)
@@ -235,7 +232,8 @@ cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8
             icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 13, 0, verdict, now.ns)  # policy
 
 
-cdef uint8_t slow(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+cdef uint8_t decide(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+    """A whole packet, or the first fragment of one."""
     cdef uint8_t verdict
     if flight.kind == KIND_SESSION:
         verdict = forward(worker, frame, flight, now)
@@ -246,6 +244,23 @@ cdef uint8_t slow(Worker* worker, Frame* frame, Flight* flight, const Clock* now
         verdict = other_kind(worker, frame, flight, now)
     if verdict >= LOCAL:
         answer(worker, frame, flight, verdict, now)
+    else:
+        fit(worker, frame, flight, verdict, verdict)
+    return verdict
+
+
+cdef uint8_t slow(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+    cdef uint32_t datagram
+    cdef uint8_t verdict
+    if flight.kind != KIND_FRAGMENT:
+        return decide(worker, frame, flight, now)
+    verdict = piece_enter(worker, frame, flight, now, &datagram)
+    if verdict == PENDING:              # a first fragment: what becomes of it holds for the later ones
+        flight.kind = KIND_SESSION
+        verdict = parse_first(flight, frame.side)
+        if verdict == PENDING:
+            verdict = decide(worker, frame, flight, now)
+        piece_known(worker, frame, flight, datagram, verdict, now)
     return verdict
 
 
@@ -384,6 +399,7 @@ cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil:
         return
     worker.ticked_ns = worker.now_ns
     answer_unsolicited(worker, worker.now_ns)
+    pieces_expire(worker, worker.now_ns)
     sweep_slice(&worker.sessions, <uint32_t>(due if due > SWEEP_AT_LEAST else SWEEP_AT_LEAST), worker.now_ns)
 
 
@@ -392,6 +408,7 @@ cdef bint advance(Worker* worker, uint64_t now_ns, uint64_t room) noexcept nogil
     now_ns = clock_set(worker, now_ns)
     answer_unsolicited(worker, now_ns)
     worker.completed = now_ns // 1000000000 + 1
+    pieces_expire(worker, now_ns)
     return sweep_all(&worker.sessions, now_ns, room)
 
 

@@ -1,6 +1,6 @@
 """The loop: poll both rings, batch, translate, find the next hop, send; between batches own frames and the sweep."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from natcore._nexthop cimport (
     ASK_AGAIN_MS, FAILED, KNOWN, UNKNOWN, WAITING_MS, Neighbour, holds, neighbour_at, next_hop, waiting_free,
@@ -10,11 +10,11 @@ from natcore._ports cimport address_find
 from natcore._ring cimport FRAME_ROOM, clear_error, complete, flush, receive, send
 from natcore._translate cimport hold, release, revoke, take_generated, tick, translate
 from natcore.arp cimport ARP_FRAME_BYTES, arp_announce, arp_answer, arp_asked
-from natcore.frame cimport FRAME_CSUM_PARTIAL, FRAME_GSO
+from natcore.frame cimport FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED
 from natcore.hints cimport bswap16, bswap32, load_acquire
 from natcore.index cimport NONE
 from natcore.kernel cimport PACKET_BROADCAST, PACKET_HOST, VIRTIO_NET_HDR_F_NEEDS_CSUM, virtio_net_hdr
-from natcore.verdict cimport DROP_NO_NEIGHBOUR, INSIDE, OUTBOUND, OUTSIDE, UNTRANSLATED
+from natcore.verdict cimport DROP_NO_NEIGHBOUR, HELD, INBOUND, INSIDE, OUTBOUND, OUTSIDE, UNTRANSLATED
 from natcore.wire cimport (
     ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV4, PROTOCOL_TCP, PROTOCOL_UDP, EthernetHeader, Ipv4Header,
 )
@@ -53,6 +53,7 @@ cdef enum:
     BUSY_MS = 5                 # of poll, when somebody waits
     ANNOUNCE_AT_ONCE = 32       # gratuitous ARPs in one service
     YIELDS = 50                 # pauses granted to a control call before the next batch
+    UNCOUNTED = 0xFFFF          # tag of a frame that the counters know as generated, not as forwarded
 
 
 # ---- who holds the worker --------------------------------------------------------------------------------------------
@@ -104,10 +105,18 @@ cdef inline void emit(Port* port, const Neighbour* neighbour, Frame* frame,
     cdef EthernetHeader* link = <EthernetHeader*>frame.data
     memcpy(link.destination, neighbour.mac, 6)
     memcpy(link.source, port.mac, 6)
-    if offload.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM or offload.gso_type:
+    if frame.flags:             # what a device has to do still; for fragments it was done
         send(port.ring, frame.data, frame.length, offload)
     else:
         send(port.ring, frame.data, frame.length, NULL)
+
+
+cdef void give_up(Loop* loop, Frame* frame) noexcept nogil:
+    """The frame cannot be delivered."""
+    if frame.tag == UNCOUNTED:
+        loop.worker.outbox.lost += 1
+    else:
+        revoke(loop.worker, frame, DROP_NO_NEIGHBOUR)
 
 
 cdef void ask(Loop* loop, Neighbour* neighbour, uint32_t side, uint32_t now_ms) noexcept nogil:
@@ -131,7 +140,7 @@ cdef void hold_back(Loop* loop, Port* port, Neighbour* neighbour, Frame* frame, 
         waiting = waiting_take(loop.room, neighbour)
     if waiting == NULL:
         port.unresolved += 1
-        revoke(loop.worker, frame, DROP_NO_NEIGHBOUR)
+        give_up(loop, frame)
         return
     memcpy(waiting.data, frame.data, frame.length)
     waiting.frame = frame[0]
@@ -151,7 +160,7 @@ cdef void deliver(Loop* loop, Frame* frame, const virtio_net_hdr* offload, uint3
         neighbour = next_hop(&port.hops, bswap32((<Ipv4Header*>(frame.data + ETHERNET_BYTES)).destination))
     if neighbour == NULL:
         port.no_route += 1
-        revoke(loop.worker, frame, DROP_NO_NEIGHBOUR)
+        give_up(loop, frame)
     elif neighbour.state == KNOWN:
         neighbour.used = 1
         emit(port, neighbour, frame, offload)
@@ -178,7 +187,7 @@ cdef void look_through_room(Loop* loop, uint32_t now_ms, bint close) noexcept no
             flush(port.ring)        # a large frame is not copied, and its place is free again
         elif neighbour.state == FAILED or now_ms - waiting.since_ms >= WAITING_MS or close:
             port.unresolved += 1
-            revoke(loop.worker, &waiting.frame, DROP_NO_NEIGHBOUR)
+            give_up(loop, &waiting.frame)
         else:
             continue
         waiting_free(waiting, &port.hops)
@@ -190,15 +199,33 @@ cdef void close_room(Loop* loop) noexcept nogil:
     look_through_room(loop, 0, True)
 
 
-cdef void send_generated(Loop* loop) noexcept nogil:
-    """The gateway's own frames; they answer the frame that caused them, link header included."""
+cdef void deliver_fragment(Loop* loop, uint32_t length, uint8_t side, uint8_t cause, uint32_t now_ms) noexcept nogil:
+    """A fragment that waited or was made: it finds its next hop as any packet does."""
+    cdef Frame frame
+    cdef virtio_net_hdr nothing
+    memset(&nothing, 0, sizeof(nothing))
+    memset(&frame, 0, sizeof(frame))
+    frame.data = loop.generated
+    frame.length = length
+    frame.side = OUTSIDE if side == INSIDE else INSIDE
+    frame.verdict = OUTBOUND if side == OUTSIDE else INBOUND
+    frame.tag = 0 if cause == HELD else UNCOUNTED
+    deliver(loop, &frame, &nothing, now_ms)
+    if loop.ports[side].ring != NULL and loop.ports[side].ring.large:
+        flush(loop.ports[side].ring)    # a large frame is not copied
+
+
+cdef void send_generated(Loop* loop, uint32_t now_ms) noexcept nogil:
+    """The gateway's own frames; they answer the frame that caused them, link header included. And fragments."""
     cdef uint8_t side = 0, cause = 0
     cdef uint32_t length
     while True:
         length = take_generated(loop.worker, loop.generated, FRAME_ROOM, &side, &cause)
         if length == 0:
             return
-        if loop.ports[side & 1].ring != NULL and send(loop.ports[side & 1].ring, loop.generated, length, NULL):
+        if cause == HELD or cause <= UNTRANSLATED:
+            deliver_fragment(loop, length, side & 1, cause, now_ms)
+        elif loop.ports[side & 1].ring != NULL and send(loop.ports[side & 1].ring, loop.generated, length, NULL):
             flush(loop.ports[side & 1].ring)
 
 
@@ -260,8 +287,8 @@ cdef inline uint16_t flags_of(const Arrival* arrival) noexcept nogil:
             and offload.csum_start == ETHERNET_BYTES + (ip.version_ihl & 15) * 4
             and ((ip.protocol == PROTOCOL_TCP and offload.csum_offset == 16)
                  or (ip.protocol == PROTOCOL_UDP and offload.csum_offset == 6))):
-        flags |= FRAME_CSUM_PARTIAL
-    return flags
+        return flags | FRAME_CSUM_PARTIAL
+    return flags | FRAME_UNFINISHED if offload.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM else flags
 
 
 cdef uint32_t sort_out(Loop* loop, uint32_t side, uint32_t arrived) noexcept nogil:
@@ -308,7 +335,7 @@ cdef uint32_t serve(Loop* loop, uint32_t side, uint32_t budget) noexcept nogil:
         for i in range(count):
             if loop.frames[i].verdict <= UNTRANSLATED:
                 deliver(loop, &loop.frames[i], loop.arrivals[loop.frames[i].tag].offload, <uint32_t>(now_ns // 1000000))
-        send_generated(loop)
+        send_generated(loop, <uint32_t>(now_ns // 1000000))
         release(loop.worker)
         hand_over(loop)
     complete(ring)
@@ -338,7 +365,7 @@ cdef void service(Loop* loop) noexcept nogil:
         look_through_room(loop, <uint32_t>(now_ns // 1000000), False)
     loop.learned = 0
     announce(loop)
-    send_generated(loop)
+    send_generated(loop, <uint32_t>(now_ns // 1000000))
     release(loop.worker)
     hand_over(loop)
 

@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 cdef enum FrameFlag:
     FRAME_CSUM_PARTIAL = 1      # the layer-4 checksum field holds the uncomplemented pseudo-header sum
     FRAME_GSO = 2               # a super-frame; gso_size is valid
+    FRAME_UNFINISHED = 4        # a device has to complete something else in it: it cannot be cut into fragments
 
 cdef struct Frame:
     uint8_t *data               # the first byte of the Ethernet header (or of the IPv4 header: link="ip"); rewritten in place

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._events cimport Events
 from natcore._flows cimport Flows
+from natcore._fragments cimport Fragments
 from natcore._icmp cimport Outbox
 from natcore._journal cimport Journal
 from natcore._mappings cimport Mappings
@@ -25,6 +26,7 @@ cdef struct Worker:
     Mappings mappings
     Journal journal
     Outbox outbox
+    Fragments* fragments
     UnsolicitedQueue unsolicited
     Events events
     Flows* flows                # the flow log, or NULL

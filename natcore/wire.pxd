@@ -20,6 +20,9 @@ cdef enum:
     IPV4_FRAGMENT = 0x3FFF      # more-fragments, or an offset
     IPV4_MORE = 0x2000
     IPV4_OFFSET = 0x1FFF        # in units of 8 bytes
+    IPV4_OPTION_END = 0
+    IPV4_OPTION_NONE = 1        # a byte alone
+    IPV4_OPTION_COPIED = 0x80   # of an option's type: into every fragment
     TCP_FIN = 0x01
     TCP_SYN = 0x02
     TCP_RST = 0x04

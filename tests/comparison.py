@@ -55,8 +55,12 @@ class Pair:
         """One random operation."""
         draw = random.random()
         seconds = traffic.clock(random, self.model) / 1e9
-        if draw < 0.86:
+        if draw < 0.8:
             self.frame(*traffic.frame(random, self.model), seconds)
+        elif draw < 0.86:
+            for data, side in traffic.fragments(random, self.model):
+                seconds += random.choice([0.0, 0.0, 0.001, 0.5]) if random.random() < 0.3 else 0.0
+                self.frame(data, side, seconds)
         elif draw < 0.92:
             self.batch([traffic.frame(random, self.model) for _ in range(random.randrange(1, 60))], seconds)
         elif draw < 0.94:

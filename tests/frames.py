@@ -136,6 +136,41 @@ def verdict_of(over: Gateway, frame: bytes, side: Side = Side.INSIDE, now: float
     return verdict
 
 
+def fragments(frame: bytes, size: int) -> list[bytes]:
+    """The frame's packet in fragments of size payload bytes (a multiple of 8), as a host would send them."""
+    assert size % 8 == 0
+    packet, head = Ether(frame)[IP], frame[: frame.index(bytes(Ether(frame)[IP]))]
+    data, base = bytes(packet.payload), packet.frag
+    pieces = []
+    for at in range(0, len(data), size):
+        part = packet.copy()
+        part.remove_payload()
+        part.frag, part.flags = base + at // 8, "MF" if at + size < len(data) else packet.flags
+        del part.chksum, part.len
+        pieces.append(head + bytes(part / Raw(data[at : at + size])))
+    return pieces
+
+
+def reassembled(frames: list[bytes]) -> IP:
+    """The datagram that the fragments make, whatever their order; AssertionError unless they make exactly one."""
+    pieces = sorted((Ether(frame)[IP] for frame in frames), key=lambda piece: piece.frag)
+    assert len({(p.src, p.dst, p.proto, p.id, p.ttl) for p in pieces}) == 1
+    data = b""
+    for piece in pieces:
+        again = piece.copy()
+        del again.chksum
+        assert bytes(again) == bytes(piece), "the header's checksum is wrong"
+        assert piece.frag * 8 == len(data) and bool(piece.flags.MF) == (piece is not pieces[-1])
+        data += bytes(piece.payload)
+    whole = pieces[0].copy()
+    whole.remove_payload()
+    whole.flags = 0
+    del whole.chksum, whole.len
+    packet = IP(bytes(whole / Raw(data)))
+    assert_checksums(packet)
+    return packet
+
+
 def damaged(frame: bytes, at: int, value: int, *, fix: bool = True) -> bytes:
     """One byte of the IPv4 packet changed; its header's checksum made right again."""
     packet = bytearray(frame)

@@ -11,8 +11,10 @@ from dataclasses import replace
 
 import model_errors as errors
 import model_packets as packets
-from model_admission import NAMES, UNTOLD, Admission
+from model_admission import NAMES
 from model_entries import PORTED, Row
+from model_following import Following, turned
+from model_fragments import Fragments
 from model_packets import ECHO_REPLY, ECHO_REQUEST, ICMP, RST, SYN, TCP, TIME_EXCEEDED, UNREACHABLE, Endpoint, Packet
 from model_sessions import Mapping, Session
 from model_tables import SECOND, Choices, Generated
@@ -30,24 +32,15 @@ def bad(address: int) -> bool:
     return address >> 24 in (0, 127) or address >> 29 == 7
 
 
-def turned(session: Session) -> tuple[Endpoint, Endpoint]:
-    """Of a hairpinned session: where its packets come back in, and from whom.
-
-    An echo's id stays what its sender's outside endpoint has, and is the responder's then (RFC 5508 REQ-7a).
-    """
-    (address, port), outside = session.remote, session.mapping.outside
-    if session.protocol != ICMP:
-        return (address, port), outside
-    return (address, outside[1]), (outside[0], UNTOLD if outside[1] == UNTOLD else 0)
-
-
-class ModelGateway(Admission):
+class ModelGateway(Following):
     """The decisions, in the order of a packet's way. Arguments as of natcore.Gateway, and its first entries."""
 
     def __init__(self, *arguments: object, **options: object) -> None:
         self.errors = 0, 0  # a second of the clock, and the ICMP errors sent in it
         self.unanswered = Unanswered()
         super().__init__(*arguments, **options)
+        self.choices: Choices
+        self.fragments = Fragments(self.timeouts.fragment, self._judge, self._session_of, self._follow)
 
     def settle(self) -> None:
         for packet, verdict in self.unanswered.due(self):
@@ -61,12 +54,29 @@ class ModelGateway(Admission):
         if isinstance(packet, Verdict):
             verdict, out = packet, None
         else:
-            verdict, out = self._dispatch(packet, side, choices)
-            self._answer(packet, side, verdict)
+            self.choices = choices
+            if packet.kind == "fragment":
+                (verdict, out), lost = self.fragments.take(packet, side, self.now)
+                self._counted(Verdict.DROP_FRAGMENT, lost)
+            else:
+                verdict, out = self._judge(packet, side)
+            out = out and self._fitted(out, packet.link, side, verdict)
+            self._release(side)
         group = "forwarded" if verdict in FORWARDED else "local" if verdict is Verdict.LOCAL else "dropped"
-        self.counts.update(("received", group))
+        self.counts.update(("received", "held" if verdict is Verdict.HELD else group))
         if verdict.is_drop:
             self.counts["dropped_" + verdict.name.removeprefix("DROP_").lower()] += 1
+        return verdict, out
+
+    def _judge(self, packet: Packet, side: Side) -> Outcome:
+        """What becomes of a packet, or of the first fragment of one, which then holds for the others."""
+        fragment = packet.more
+        if fragment and packet.kind == "error":
+            verdict = Verdict.LOCAL if packet.destination[0] == self._address(side) else Verdict.DROP_FRAGMENT
+            return verdict, None
+        verdict, out = self._dispatch(packet, side, self.choices)
+        if not (fragment and verdict is Verdict.LOCAL):  # nothing is reassembled to answer it
+            self._answer(packet, side, verdict)
         return verdict, out
 
     def _dispatch(self, packet: Packet, side: Side, choices: Choices) -> Outcome:
@@ -119,7 +129,8 @@ class ModelGateway(Admission):
         """What a router does not carry on (RFC 1812 sections 5.3.1 and 5.2.7.1)."""
         if self.hop and packet.ttl <= 1:
             return Verdict.DROP_TTL
-        return Verdict.DROP_MTU if packet.total > self.links[to].mtu else None
+        mtu = self.links[to].mtu  # what may be split is (RFC 4787 REQ-13a)
+        return Verdict.DROP_MTU if packet.total > mtu and (packet.dont_fragment or mtu < packet.header + 8) else None
 
     def _take(self, session: Session, packet: Packet, side: Side) -> None:
         """Count a packet into its session (RFC 4787 REQ-6: outbound refreshes, inbound by policy)."""

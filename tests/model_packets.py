@@ -52,8 +52,9 @@ class Packet:
     protocol: int
     source: Endpoint
     destination: Endpoint
-    kind: Literal["session", "echo", "error", "other"]
-    # of a session; an echo request (from inside: of a session too); an ICMP error about a packet; none of these
+    kind: Literal["session", "echo", "error", "other", "fragment"]
+    # of a session; an echo request (from inside: of a session too); an ICMP error about a packet; none of these;
+    # a fragment, as long as only its IPv4 header has been looked at
     flags: int = 0  # TCP; 0 otherwise
     sequence: int = 0
     acknowledgement: int = 0
@@ -71,6 +72,15 @@ class Packet:
     @property
     def ttl(self) -> int:
         return self.frame[self.link + 8]
+
+    @property
+    def more(self) -> bool:
+        return bool(self.frame[self.link + 6] & 0x20)
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the datagram's payload before this fragment's."""
+        return (word(self.frame, self.link + 6) & 0x1FFF) * 8
 
     @property
     def dont_fragment(self) -> bool:
@@ -94,8 +104,9 @@ def parse(frame: bytes, link: str, side: Side) -> Packet | Verdict:
     if ones_sum(ip[:header]) != 0xFFFF:
         return Verdict.DROP_CHECKSUM
     if word(ip, 6) & 0x3FFF:  # more fragments, or an offset
-        return Verdict.DROP_FRAGMENT
-    return _layer_4(frame[: offset + total], offset, header, side)
+        ends = (long(ip, 12), 0), (long(ip, 16), 0)
+        return Packet(frame[: offset + total], offset, header, ip[9], *ends, kind="fragment")
+    return layer_4(frame[: offset + total], offset, header, side)
 
 
 def _link_header(frame: bytes) -> int | Verdict:
@@ -109,7 +120,8 @@ def _link_header(frame: bytes) -> int | Verdict:
     return offset if word(frame, offset - 2) == IPV4 else Verdict.DROP_UNSUPPORTED
 
 
-def _layer_4(frame: bytes, link: int, header: int, side: Side) -> Packet | Verdict:
+def layer_4(frame: bytes, link: int, header: int, side: Side, whole: bool = True) -> Packet | Verdict:
+    """The packet; not whole: the first fragment of one."""
     ip, data = frame[link:], frame[link + header :]
     protocol, source, destination = ip[9], long(ip, 12), long(ip, 16)
     if protocol == TCP:
@@ -121,7 +133,7 @@ def _layer_4(frame: bytes, link: int, header: int, side: Side) -> Packet | Verdi
             frame, link, header, TCP, *ends, "session", data[13] & 0x3F, long(data, 4), long(data, 8), payload
         )
     if protocol == UDP:
-        if len(data) < 8 or not 8 <= word(data, 4) <= len(data):
+        if len(data) < 8 or not 8 <= word(data, 4) <= (len(data) if whole else 0xFFFF):
             return Verdict.DROP_MALFORMED
         return Packet(frame, link, header, UDP, (source, word(data, 0)), (destination, word(data, 2)), kind="session")
     if protocol == ICMP:
@@ -162,6 +174,17 @@ def rewrite(packet: Packet, ttl: int, source: Endpoint, destination: Endpoint) -
             value = 0xFFFF  # RFC 768: a computed zero is sent as ones
         new[field : field + 2] = value.to_bytes(2, "big")
     new[ip + 10 : ip + 12] = b"\0\0"
+    new[ip + 10 : ip + 12] = checksum(new[ip:data]).to_bytes(2, "big")
+    return bytes(new)
+
+
+def readdress(packet: Packet, ttl: int, source: int, destination: int) -> bytes:
+    """A later fragment with other addresses: what is behind the IPv4 header stays."""
+    new = bytearray(packet.frame)
+    ip, data = packet.link, packet.link + packet.header
+    new[ip + 8] = ttl
+    new[ip + 10 : ip + 12] = b"\0\0"
+    new[ip + 12 : ip + 20] = source.to_bytes(4, "big") + destination.to_bytes(4, "big")
     new[ip + 10 : ip + 12] = checksum(new[ip:data]).to_bytes(2, "big")
     return bytes(new)
 

@@ -166,6 +166,19 @@ class Session:
             self.last_seen = now // MS
         return rows
 
+    def take_later(self, packet: Packet, side: Side, now: int, refreshing: bool, end: int) -> list[Row]:
+        """Count a later fragment. end: of its bytes as TCP numbers them."""
+        rows = self.roll(now)
+        if self.window_start is None:
+            self.window_start = now
+        self.in_window = self.in_window.plus(packet, side)
+        self.total = self.total.plus(packet, side)
+        if refreshing:
+            self.last_seen = now // MS
+        if side in self.sent:
+            self.sent[side] = later(self.sent[side], end)
+        return rows
+
     def _reset(self, packet: Packet, side: Side, now: int) -> None:
         """RFC 7857 section 2.2 and RFC 5961: only a RST at an expected sequence shortens the session's time.
 

@@ -9,6 +9,7 @@ from itertools import count
 from typing import NamedTuple
 
 from model_entries import PORTED, Entries
+from model_fragments import Fragments
 from model_packets import Endpoint
 from model_sessions import MS, Mapping, Row, Session
 from natcore.changes import Add, Change
@@ -79,6 +80,7 @@ class Tables:
         self.max_sessions, self.max_mappings = max_sessions, max_mappings or max_sessions
         self.max_subscribers = max_subscribers or max_sessions
         self.window, self.hold_down = round(window * SECOND), round(self.policy.hold_down * 1000) * MS
+        self.fragments: Fragments | None = None
         self.entries = Entries(kind, eip_bind_mode, self.policy)
         self.now = 0  # ns
         self.sessions: list[Session] = []  # dead ones too, until they are released
@@ -116,7 +118,12 @@ class Tables:
 
     def settle(self) -> None:
         """All that is due: it is done before anything is shown."""
+        self._give_up_fragments()
         self.sweep()
+
+    def _give_up_fragments(self) -> None:
+        lost = self.fragments.expire(self.now) if self.fragments else 0
+        self.counts.update({"held": -lost, "dropped": lost, "dropped_fragment": lost})
 
     def end_matching(
         self, now: int, subscriber: int | None, remote: int | None, outside: int | None, protocol: int | None
@@ -144,6 +151,7 @@ class Tables:
         """Time never goes back; a long step first ends what it outlived."""
         self.counts["clock_backward"] += now < self.now
         self.now = max(self.now, now)
+        self._give_up_fragments()
         if self.now - (self.swept or 0) > LONG_STEP:
             self.sweep()
 
@@ -296,7 +304,7 @@ class Tables:
         self._reap()
         after = self.entries.after(changes)
         fresh = {row.id for row, by in after.gone if by} | {r.id for r in after.rows if r.id > self.entries.last_id}
-        taken = [m for m in self.mappings if not m.static]
+        taken = [m for m in self.mappings if not m.static and m.protocol in PORTED]  # without ports none is held
         if self.entries.clash(after) or any(
             row.id in fresh and row.has(m.protocol, m.outside) for row in after.rows for m in taken
         ):

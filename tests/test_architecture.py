@@ -40,16 +40,30 @@ MAY_KNOW: dict[str, set[str]] = {
     "_tcp": {"wire", "_sessions"},
     "_icmp": {"hints", "memory", "wire", "frame", "checksum"},
     "_synqueue": {"frame", "memory"},
+    "_fragments": {"memory", "slab", "flow", "index"},
     "_flows": {"hints", "memory", "wire", "frame", "flow", "verdict", "_parse"},
-    "state": {"_events", "_flows", "_icmp", "_journal", "_mappings", "_rules", "_sessions", "_synqueue"},
+    "state": {"_events", "_flows", "_fragments", "_icmp", "_journal", "_mappings", "_rules", "_sessions", "_synqueue"},
     # the way of a packet
     "_parse": {"hints", "wire", "frame", "checksum", "flow", "index", "verdict"},
     "_rewrite": {"hints", "wire", "frame", "checksum", "_parse", "_sessions"},
     "_mss": {"hints", "wire", "frame", "checksum", "_parse"},
 }
 GROUND = {"hints", "wire", "frame", "verdict", "memory", "random", "slab", "checksum", "flow", "index"}
+MAY_KNOW["_split"] = {"hints", "wire", "frame", "checksum", "_icmp", "_parse"}
 MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_mss", "_synqueue", "_journal"}
 MAY_KNOW["_quoted"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_sessions", "_tcp"}
+MAY_KNOW["_pieces"] = {
+    *GROUND,
+    "state",
+    "_admit",
+    "_fragments",
+    "_icmp",
+    "_parse",
+    "_rewrite",
+    "_sessions",
+    "_split",
+    "_tcp",
+}
 MAY_KNOW["_unsolicited"] = {*GROUND, "state", "_icmp", "_parse", "_ports", "_sessions", "_synqueue"}
 MAY_KNOW["_translate"] = set(MAY_KNOW)
 MAY_KNOW["_entries"] = {"hints", "state", "_journal", "_mappings", "_sessions", "_sweep"}
@@ -67,8 +81,8 @@ MAY_KNOW["_encode_rowbinary"] = {"_journal"}
 MAY_KNOW["_encode_syslog"] = {"text", "_journal"}
 MAY_KNOW["_plane"] = {*MAY_KNOW["_worker"], "_worker"}
 MAY_KNOW["_rows"] = {"hints", "state", "_journal", "_look", "_sessions", "_sweep", "_translate"}
-MAY_KNOW["_explain"] = {*GROUND, "state", "_look", "_mappings", "_parse", "_ports", "_quoted", "_rows", "_rules"}
-MAY_KNOW["_explain"] |= {"_sessions", "_translate"}
+MAY_KNOW["_explain"] = {*GROUND, "state", "_look", "_mappings", "_parse", "_pieces", "_ports", "_quoted", "_rows"}
+MAY_KNOW["_explain"] |= {"_rules", "_sessions", "_translate"}
 MAY_KNOW["_flowlog"] = {"hints", "memory", "_flows", "_rows"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
@@ -76,7 +90,7 @@ MAY_KNOW["_tamper"] = set(MAY_KNOW) - {"_gateway", "_testing"}
 
 READ_VERDICTS = {"_flows"}  # they say what was decided elsewhere
 GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
-GIVE_VERDICTS |= {"_unsolicited", "_explain"}
+GIVE_VERDICTS |= {"_explain", "_pieces", "_unsolicited"}
 BOUNDARIES = {
     "_ring",
     "_plane",

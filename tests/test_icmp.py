@@ -73,8 +73,9 @@ def test_fragmentation_needed() -> None:
     over.translate_one(udp(REMOTE, 53, EIP, port, load=bytes(1300), flags="DF"), OUTSIDE, 0.0)
     answer, send_to, _ = generated(over)
     assert (answer[ICMP].nexthopmtu, send_to) == (1300, OUTSIDE)
-    over.translate_one(udp(load=bytes(1400)), INSIDE, 0.0)
-    assert over.take_generated() == []  # without DF it might have been fragmented
+    assert over.translate_one(udp(load=bytes(1400)), INSIDE, 0.0)[0] is Verdict.OUTBOUND
+    (other,) = over.take_generated()
+    assert other.cause is Verdict.OUTBOUND  # without DF it is fragmented instead
 
 
 @pytest.mark.parametrize("limit", [{"max_sessions": 1}, {"policy": one_port()}])

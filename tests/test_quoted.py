@@ -19,6 +19,7 @@ from frames import (
     Raw,
     assert_checksums,
     counted,
+    damaged,
     ether,
     gateway,
     one_port,
@@ -210,7 +211,8 @@ def test_ttl_and_mtu_hold_for_errors() -> None:
     short = bytes(out)[:28]
     dying = ether(IP(src=ROUTER, dst=EIP, ttl=1) / ICMP(type=3, code=3) / Raw(short))
     assert over.translate_one(dying, OUTSIDE, 0.0)[0] is Verdict.DROP_TTL
-    assert over.translate_one(error(ROUTER, EIP, bytes(out)), OUTSIDE, 0.0)[0] is Verdict.DROP_MTU
+    long = damaged(error(ROUTER, EIP, bytes(out)), 6, 0x40)
+    assert over.translate_one(long, OUTSIDE, 0.0)[0] is Verdict.DROP_MTU  # DF is set
     assert over.take_generated() == []  # never an error about an error (RFC 1812 section 4.3.2.7)
 
 

@@ -13,10 +13,11 @@ import craft
 from configurations import FOREIGN, HOSTS, INSIDE_ADDRESS, OUTSIDE_ADDRESS, PORTS, REMOTES
 from model import ModelGateway
 from model_entries import Row
-from model_packets import ACK, ECHO_REPLY, ECHO_REQUEST, FIN, ICMP, RST, SYN, TCP, UDP, Endpoint, checksum
+from model_fragments import split
+from model_packets import ACK, ECHO_REPLY, ECHO_REQUEST, FIN, ICMP, RST, SYN, TCP, UDP, Endpoint, checksum, parse
 from model_sessions import MS, Session
 from natcore.config import DnatEntry
-from natcore.verdict import Side
+from natcore.verdict import Side, Verdict
 
 ODD = [craft.address(a) for a in ("0.0.0.1", "127.0.0.1", "224.0.0.5", "255.255.255.255", "240.1.2.3")]
 
@@ -83,6 +84,31 @@ def frame(random: Random, model: ModelGateway) -> tuple[bytes, Side]:
     if random.random() < 0.04:
         data = _damaged(random, data)
     return data, intent.side if random.random() < 0.97 else Side(1 - intent.side)
+
+
+def fragments(random: Random, model: ModelGateway) -> list[tuple[bytes, Side]]:
+    """A frame in fragments, and the side: in order or not, now and then with one missing or twice."""
+    data, side = frame(random, model)
+    packet = parse(data, model.framing, side)
+    if isinstance(packet, Verdict):
+        return [(data, side)]
+    ip = bytearray(packet.ip)
+    if random.random() < 0.6 and packet.protocol in (TCP, UDP):
+        ip += random.randbytes(random.choice([8, 30, 200, 1400]))  # a checksum that is wrong then stays as wrong
+        ip[2:4] = len(ip).to_bytes(2, "big")
+    ip[4:6] = random.choice([0, 1, random.getrandbits(16)]).to_bytes(2, "big")
+    ip[6:8] = random.choice([0, 0, 0, 0, 0x2000, 0x8000]).to_bytes(2, "big")
+    ip[10:12] = b"\0\0"
+    ip[10:12] = checksum(ip[: packet.header]).to_bytes(2, "big")
+    room = random.choice([8, 16, 24, 24, 32, 40, 64, 512])
+    pieces = split(packet.frame[: packet.link] + bytes(ip), packet.link, packet.header + room)
+    if random.random() < 0.6:
+        random.shuffle(pieces)
+    if random.random() < 0.15:
+        pieces.insert(random.randrange(len(pieces) + 1), random.choice(pieces))
+    if random.random() < 0.15:
+        pieces.pop(random.randrange(len(pieces)))
+    return [(piece, side) for piece in pieces[:40]]
 
 
 def _fresh(random: Random) -> Intent:

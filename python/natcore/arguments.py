@@ -25,7 +25,7 @@ def secret(seed: int | None, purpose: str) -> bytes:
 
 def timeouts_ms(timeouts: Timeouts) -> list[int]:
     """By TimeoutClass of natcore/_sessions.pxd."""
-    order = ("udp", "tcp_transitory", "tcp_established", "icmp", "unreplied", "other")
+    order = ("udp", "tcp_transitory", "tcp_established", "icmp", "unreplied", "other", "fragment")
     return [max(1, round(getattr(timeouts, name) * 1000)) for name in order]
 
 

@@ -57,7 +57,7 @@ class Timeouts:
 
     udp: RFC 4787 REQ-5 (120 or more). tcp_established, tcp_transitory: RFC 5382 REQ-5 (7,440 and 240 or more).
     icmp: RFC 5508 REQ-2 (60 or more). unreplied: a session opened from outside, until the inside answers.
-    other: protocols without ports. fragment: how long a fragment waits.
+    other: protocols without ports. fragment: how long a datagram in fragments may take.
     """
 
     udp: float = 300.0

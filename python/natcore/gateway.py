@@ -308,6 +308,7 @@ class Gateway:
             "forwarded": sum(verdicts[v] for v in FORWARDED),
             "local": verdicts[Verdict.LOCAL],
             "dropped": sum(verdicts[128:]),
+            "held": verdicts[Verdict.HELD],
         }
         result.update({v.counter: verdicts[v] for v in Verdict if v.is_drop})
         result.update(own)

@@ -10,9 +10,12 @@ from .verdict import Side, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A frame of the gateway's own: an ICMP error or an echo reply.
+    """A frame that leaves besides those that were given: of the gateway's own, or a fragment.
 
-    frame: with the link header that answers the frame which caused it. send_to: the side it leaves by.
+    cause LOCAL or a drop: an echo reply or an ICMP error; its link header answers the frame which caused it.
+    cause HELD: a fragment that waited for its first one, translated. OUTBOUND, INBOUND, HAIRPIN, UNTRANSLATED: a
+    fragment of a packet that was too long for its next link (RFC 4787 REQ-13a). Both have the link header that their
+    packet came with. send_to: the side that the frame leaves by.
     """
 
     frame: bytes

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 TITLES = {"4787": "UDP", "5382": "TCP", "5508": "ICMP", "6888": "carrier-grade NAT", "7857": "updates"}
-LATER_FRAGMENTS = "not yet: fragments are dropped and counted (DROP_FRAGMENT)"
 
 # (RFC, REQ, what it asks, mark where no test says more): "yes" and "by policy" need a test that passes in the run.
 REQUIREMENTS: list[tuple[str, str, str, str]] = [
@@ -19,15 +18,16 @@ REQUIREMENTS: list[tuple[str, str, str, str]] = [
     ("4787", "4", "REC: port parity", "by policy"),
     ("4787", "5", "a mapping lives 120 s or more; default 300 s; configurable", "yes"),
     ("4787", "6", "outbound traffic refreshes; inbound may", "by policy"),
-    ("4787", "7", "inside and outside prefixes that collide", "not yet: no test of its own"),
+    ("4787", "7", "inside and outside prefixes that collide", "yes"),
     ("4787", "8", "REC: endpoint-independent filtering, configurable", "by policy"),
     ("4787", "9", "hairpinning with the external source", "yes"),
     ("4787", "10", "ALGs off", "not yet: there are no ALGs; no test of its own"),
     ("4787", "11", "deterministic behaviour", "yes"),
     ("4787", "12", "ICMP ends no mapping; Destination Unreachable passes", "yes"),
     ("4787", "13", "DF=1 and too big: 3/4 to the sender", "yes"),
-    ("4787", "13a", "DF=0 and too big: fragment", "not yet: dropped and counted (DROP_MTU)"),
-    ("4787", "14", "fragments, in order and out of order", LATER_FRAGMENTS),
+    ("4787", "13a", "DF=0 and too big: fragment", "yes"),
+    ("4787", "14", "fragments, in order and out of order", "yes"),
+    ("4787", "14a", "state for fragments is bounded; tiny and overlapping ones (RFC 1858)", "yes"),
     ("5382", "1", "endpoint-independent mapping", "yes"),
     ("5382", "2", "every valid sequence of TCP packets, simultaneous open too", "yes"),
     ("5382", "3", "filtering configurable, apart from UDP's", "by policy"),

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from frames import EIP, ICMP, IP, REMOTE, Ether, Raw, Talk, ether, gateway, udp
+import craft
+from frames import (
+    EIP,
+    HOST,
+    ICMP,
+    IP,
+    REMOTE,
+    Ether,
+    Raw,
+    Talk,
+    echo,
+    ether,
+    fragments,
+    gateway,
+    reassembled,
+    tcp,
+    udp,
+)
 from natcore import ConfigurationError, Link, Policy, Side, Timeouts, Verdict
 
 
@@ -60,6 +79,26 @@ def test_rfc4787_req6_outbound_refreshes_and_inbound_may(inbound_refresh: bool) 
     assert talk.back() is (Verdict.INBOUND if inbound_refresh else Verdict.DROP_NO_MAPPING)
 
 
+@pytest.mark.parametrize("remote", ["10.0.0.77", HOST])
+def test_rfc4787_req7_prefixes_that_collide(remote: str) -> None:
+    """An outside host whose address is an inside one's as well, or even the speaker's own, and a pool in the prefix."""
+    over = gateway(pool="10.255.0.1")
+    talk, other = Talk(over, remote=remote), Talk(over, host="10.0.0.77", remote="10.0.0.5")
+    assert (talk.out(), other.out()) == (Verdict.OUTBOUND, Verdict.OUTBOUND)
+    assert talk.outside[0] == other.outside[0] == "10.255.0.1" and talk.outside[1] != other.outside[1]
+    assert (talk.back(), other.back()) == (Verdict.INBOUND, Verdict.INBOUND)
+
+
+def test_rfc4787_req7_many_gateways_with_one_prefix() -> None:
+    """200 of them in one process: the same inside endpoint is another host's behind each."""
+    gateways = [gateway(pool=f"203.0.113.{n}", max_sessions=64) for n in range(1, 201)]
+    talks = [Talk(over) for over in gateways]
+    assert {talk.out() for talk in talks} == {Verdict.OUTBOUND}
+    assert len({talk.outside[0] for talk in talks}) == 200
+    assert {talk.back() for talk in talks} == {Verdict.INBOUND}
+    assert all(len(over.sessions()) == 1 for over in gateways)
+
+
 @pytest.mark.parametrize("filtering, same_host, other_host", [
     ("endpoint-independent", Verdict.INBOUND, Verdict.INBOUND),
     ("address-dependent", Verdict.INBOUND, Verdict.DROP_FILTERED),
@@ -109,6 +148,65 @@ def test_rfc4787_req13_fragmentation_needed() -> None:
     (told,) = over.take_generated()
     message = Ether(told.frame)[ICMP]
     assert (message.type, message.code, message.nexthopmtu, told.send_to) == (3, 4, 1400, Side.INSIDE)
+
+
+def test_rfc4787_req13a_without_df_it_is_fragmented() -> None:
+    over = gateway(outside=Link(mtu=600))
+    verdict, first = over.translate_one(udp(load=bytes(1400)), Side.INSIDE, 0.0)
+    others = over.take_generated()
+    assert verdict is Verdict.OUTBOUND and first is not None
+    assert {(other.send_to, other.cause) for other in others} == {(Side.OUTSIDE, Verdict.OUTBOUND)}
+    frames = [first, *(other.frame for other in others)]
+    assert [Ether(frame)[IP].len for frame in frames] == [596, 596, 276]
+    packet = reassembled(frames)
+    assert packet.src == EIP and len(packet.payload) == 1408
+
+
+@pytest.mark.parametrize("make", [udp, lambda load: tcp("PA", load=load), lambda load: echo(load=load)])
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]])
+def test_rfc4787_req14_fragments_in_any_order(make: Callable[..., bytes], order: list[int]) -> None:
+    """Both ways: REQ-14 speaks of both interfaces."""
+    over = gateway()
+    pieces = fragments(make(load=bytes(3000)), 1200)
+    out = [frame for n in order if (frame := over.translate_one(pieces[n], Side.INSIDE, 0.0)[1])]
+    packet = reassembled(out + [released.frame for released in over.take_generated()])
+    assert packet.src == EIP and len(packet.payload) >= 3008
+    answer = packet.copy()
+    answer.src, answer.dst = packet.dst, packet.src
+    if packet.proto == 1:
+        answer[ICMP].type = 0
+    else:
+        answer.payload.sport, answer.payload.dport = packet.payload.dport, packet.payload.sport
+    del answer.chksum, answer.payload.chksum
+    pieces = fragments(ether(answer), 1200)
+    back = [frame for n in order if (frame := over.translate_one(pieces[n], Side.OUTSIDE, 0.0)[1])]
+    assert reassembled(back + [released.frame for released in over.take_generated()]).dst == HOST
+
+
+def test_rfc4787_req14a_no_state_beyond_bounds() -> None:
+    """A flood of fragments that never are a whole: it is bounded in number, bytes and time, and a source has a share."""
+    over = gateway()
+    for number in range(3000):
+        alone = craft.ipv4(17, f"10.2.{number >> 8}.{number & 255}", REMOTE, bytes(8), fragment=0x2001)
+        over.translate_one(craft.ether(alone), Side.INSIDE, 0.0)
+    flooded = over.counters()
+    assert flooded["held"] == 2000 and flooded["dropped_fragment"] == 1000
+    pieces = fragments(udp(load=bytes(3000)), 1200)
+    assert [over.translate_one(piece, Side.INSIDE, 1.0)[0] for piece in pieces] == [Verdict.OUTBOUND] * 3
+    over.advance(5.0)
+    assert over.counters()["held"] == 0
+
+
+def test_rfc4787_req14a_no_fragment_hides_a_header() -> None:
+    """RFC 1858: the tiny fragment, and the one that overwrites what was looked at."""
+    tiny = fragments(tcp("S", load=bytes(100)), 8)
+    assert {gateway().translate_one(piece, Side.INSIDE, 0.0)[0] for piece in tiny[:3]} == {Verdict.DROP_FRAGMENT}
+    over = gateway()
+    first, second = fragments(tcp("S", load=bytes(100)), 64)
+    assert over.translate_one(first, Side.INSIDE, 0.0)[0] is Verdict.OUTBOUND
+    over_it = craft.ipv4(6, HOST, REMOTE, bytes(16), fragment=0x2001, identification=7)
+    assert over.translate_one(craft.ether(over_it), Side.INSIDE, 0.0)[0] is Verdict.DROP_FRAGMENT
+    assert over.translate_one(second, Side.INSIDE, 0.0)[0] is Verdict.DROP_FRAGMENT
 
 
 def test_overloading_without_strict_filtering_is_refused() -> None:
