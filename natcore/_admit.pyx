@@ -1,14 +1,16 @@
-"""Admission of new sessions, in the order in which a packet may fail; nothing is left half done.
-
-What would fail for room first completes the expiry of the moment, at most once a second of the gateway's clock.
-"""
+"""Admission of new sessions, in the order in which a packet may fail; nothing is left half done."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._draw cimport OVER_QUOTA
 from natcore._events cimport event_note
+from natcore._limits cimport (
+    LIMIT_GATEWAY_RATE, LIMIT_MAPPINGS, LIMIT_OUTSIDE, LIMIT_POOL, LIMIT_SESSIONS, LIMIT_SUBSCRIBER_BLOCKS, LIMIT_SUBSCRIBERS,
+    LIMIT_SUBSCRIBER_PORTS, LIMIT_SUBSCRIBER_RATE, LIMIT_SUBSCRIBER_SESSIONS, below_caps, complete, count_new,
+    over_gateway_rate, over_quota, over_rate, watch_ports, watch_sessions,
+)
 from natcore._mappings cimport (
-    MAPPING_PORTLESS, MAPPING_STATIC, Mapping, MappingKey, Subscriber, mapping_close, mapping_find, mapping_open,
-    mapping_open_static, mappings_have_room, subscriber_find,
+    MAPPING_PORTLESS, MAPPING_STATIC, Mapping, MappingKey, mapping_close, mapping_find, mapping_open, mapping_open_static,
+    mappings_have_room,
 )
 from natcore._parse cimport Flight, wire_length
 from natcore._ports cimport PORT_RESERVED, PORTS_OVERLOAD, address_find, port_mapping, space_of
@@ -16,18 +18,18 @@ from natcore._rules cimport (
     ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, dnat_target, plain_rule, snat_rule, whole_rule,
 )
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OPENED_OUTSIDE, OUT, TIMEOUT_ICMP, TIMEOUT_OTHER, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP,
-    TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, filter_open, is_dead, mapping_alive, session_find,
+    HAIRPINNED, IN, OPENED_OUTSIDE, OUT, ROLE_REMOTE, TIMEOUT_ICMP, TIMEOUT_OTHER, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP,
+    TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session, filter_open, is_dead, mapping_alive, session_find,
     session_open,
 )
 from natcore._split cimport may_split
-from natcore._sweep cimport expire, expire_mapping, sweep_all
-from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED
+from natcore._sweep cimport expire, expire_mapping
+from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, is_reopening
 from natcore.flow cimport flow_hash
 from natcore.frame cimport Frame
 from natcore.hints cimport bswap16, bswap32
 from natcore.index cimport NONE
-from natcore.state cimport FILTER_ADDRESS, FILTER_NONE, NO_LIMIT, Clock, Worker
+from natcore.state cimport FILTER_ADDRESS, FILTER_NONE, Clock, Worker
 from natcore.verdict cimport (
     DROP_CONFLICT, DROP_FILTERED, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_OUTSIDE_LIMIT,
     DROP_PORTS_EXHAUSTED, DROP_PROBE_LIMIT, DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_SUBSCRIBER_LIMIT,
@@ -41,16 +43,6 @@ cdef struct Way:                # how a packet from inside may leave: by one of 
     const DnatRule* whole
     const PlainRule* plain
     bint hairpin                # its destination is an outside address of ours
-
-
-cdef bint complete(Worker* worker, uint64_t now_ns) noexcept nogil:
-    """Completes expiry for now, unless this second has seen it done; whether it did."""
-    cdef uint64_t second = now_ns // 1000000000 + 1
-    if worker.completed == second:
-        return False
-    worker.completed = second
-    sweep_all(&worker.sessions, now_ns, <uint64_t>-1)
-    return True
 
 
 cdef bint is_no_host(uint32_t ip) noexcept nogil:
@@ -86,6 +78,12 @@ cdef uint8_t class_of(uint8_t protocol) noexcept nogil:
 
 # ---- what both ways need ---------------------------------------------------------------------------------------------
 
+cdef inline uint8_t refuse(Worker* worker, uint8_t verdict, uint8_t limit) noexcept nogil:
+    """The verdict, and what its event will say was reached."""
+    worker.limit_met = limit
+    return verdict
+
+
 cdef bint has_slot(Worker* worker, const Clock* now) noexcept nogil:
     if worker.sessions.slots.live < worker.sessions.slots.capacity:
         return True
@@ -114,7 +112,7 @@ cdef uint8_t find_static(Worker* worker, MappingKey* key, uint32_t entry, uint32
     if worker.mappings.mapping_slots.live == worker.mappings.mapping_slots.capacity:
         complete(worker, now.ns)
         if worker.mappings.mapping_slots.live == worker.mappings.mapping_slots.capacity:
-            return DROP_SESSION_LIMIT
+            return refuse(worker, DROP_SESSION_LIMIT, LIMIT_MAPPINGS)
     mapping[0] = mapping_open_static(&worker.mappings, key, entry, outside_ip, outside_port, address)
     return DROP_PROBE_LIMIT if mapping[0] == NONE else PENDING
 
@@ -198,70 +196,41 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
     return PENDING
 
 
-cdef bint over_quota(Worker* worker, uint32_t inside_ip, bint new_mapping) noexcept nogil:
-    """Whether the subscriber has as many sessions, or mappings where a new one is asked for, as it may (RFC 6888 REQ-4)."""
-    cdef uint32_t limit = worker.ports_per_subscriber if new_mapping else worker.sessions_per_subscriber, who
-    cdef const Subscriber* subscriber
-    if limit == NO_LIMIT:
-        return False
-    who = subscriber_find(&worker.mappings, inside_ip)
-    if who == NONE:
-        return limit == 0
-    subscriber = &worker.mappings.subscribers[who]
-    return limit <= (subscriber.mappings if new_mapping else subscriber.sessions)
-
-
-cdef bint over_rate(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
-    """Whether the subscriber has opened as many sessions in this second as it may."""
-    cdef uint32_t who
-    cdef const Subscriber* subscriber
-    if worker.new_per_second == NO_LIMIT:
-        return False
-    who = subscriber_find(&worker.mappings, inside_ip)
-    if who == NONE:
-        return worker.new_per_second == 0
-    subscriber = &worker.mappings.subscribers[who]
-    return subscriber.second == <uint32_t>(now.ns // 1000000000) and subscriber.opened >= worker.new_per_second
-
-
-cdef void count_rate(Worker* worker, uint32_t mapping, const Clock* now) noexcept nogil:
-    cdef uint32_t who = worker.mappings.mappings[mapping].subscriber, second = <uint32_t>(now.ns // 1000000000)
-    cdef Subscriber* subscriber
-    if who == NONE:
-        return
-    subscriber = &worker.mappings.subscribers[who]
-    if subscriber.second != second:
-        subscriber.second = second
-        subscriber.opened = 0
-    subscriber.opened += 1
-
-
-cdef uint8_t find_dynamic(Worker* worker, const MappingKey* key, const SnatRule* rule, const Clock* now,
+cdef uint8_t open_dynamic(Worker* worker, const MappingKey* key, const SnatRule* rule, const Clock* now,
                           uint32_t* mapping) noexcept nogil:
-    """The live mapping of the inside endpoint, or a new one with a port of the entry's pool."""
-    if over_rate(worker, key.inside_ip, now):
-        return DROP_RATE_LIMIT
-    if over_quota(worker, key.inside_ip, False):
-        complete(worker, now.ns)
-        if over_quota(worker, key.inside_ip, False):
-            return DROP_SUBSCRIBER_LIMIT
-    mapping[0] = find_mapping(worker, key, now)
-    if mapping[0] != NONE:
-        return PENDING
+    """A new mapping with a port of the entry's pool."""
     if over_quota(worker, key.inside_ip, True):
         complete(worker, now.ns)
         if over_quota(worker, key.inside_ip, True):
-            return DROP_SUBSCRIBER_LIMIT
+            return refuse(worker, DROP_SUBSCRIBER_LIMIT, LIMIT_SUBSCRIBER_PORTS)
     if not mappings_have_room(&worker.mappings, key.inside_ip):
         complete(worker, now.ns)
+        if worker.mappings.mapping_slots.live == worker.mappings.mapping_slots.capacity:
+            return refuse(worker, DROP_SESSION_LIMIT, LIMIT_MAPPINGS)
         if not mappings_have_room(&worker.mappings, key.inside_ip):
-            return DROP_SESSION_LIMIT
+            return refuse(worker, DROP_SESSION_LIMIT, LIMIT_SUBSCRIBERS)
     mapping[0] = mapping_open(&worker.mappings, key, &rule.pool, now.ms)
     if mapping[0] >= OVER_QUOTA and complete(worker, now.ns):
         mapping[0] = mapping_open(&worker.mappings, key, &rule.pool, now.ms)
     if mapping[0] == OVER_QUOTA:
-        return DROP_SUBSCRIBER_LIMIT
-    return DROP_PORTS_EXHAUSTED if mapping[0] == NONE else PENDING
+        return refuse(worker, DROP_SUBSCRIBER_LIMIT, LIMIT_SUBSCRIBER_BLOCKS)
+    if mapping[0] == NONE:
+        return refuse(worker, DROP_PORTS_EXHAUSTED, LIMIT_POOL)
+    watch_ports(worker, mapping[0], now)
+    return PENDING
+
+
+cdef uint8_t find_dynamic(Worker* worker, const MappingKey* key, const SnatRule* rule, const Clock* now,
+                          uint32_t* mapping) noexcept nogil:
+    """The live mapping of the inside endpoint, or a new one."""
+    if over_rate(worker, key.inside_ip, now):
+        return refuse(worker, DROP_RATE_LIMIT, LIMIT_SUBSCRIBER_RATE)
+    if over_quota(worker, key.inside_ip, False):
+        complete(worker, now.ns)
+        if over_quota(worker, key.inside_ip, False):
+            return refuse(worker, DROP_SUBSCRIBER_LIMIT, LIMIT_SUBSCRIBER_SESSIONS)
+    mapping[0] = find_mapping(worker, key, now)
+    return PENDING if mapping[0] != NONE else open_dynamic(worker, key, rule, now, mapping)
 
 
 cdef uint8_t find_way(Worker* worker, const Flight* flight, const Way* way, const Clock* now,
@@ -297,17 +266,22 @@ cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const 
         return verdict
     flags = ((HAIRPINNED if way.hairpin else 0) | (UNLOGGED if way.snat == NULL else 0)
              | (UNTRANSLATED_BOTH if way.plain != NULL else 0))
-    verdict = DROP_SESSION_LIMIT
-    if has_slot(worker, now):
+    if over_gateway_rate(worker, now):
+        verdict = refuse(worker, DROP_RATE_LIMIT, LIMIT_GATEWAY_RATE)
+    elif has_slot(worker, now):
         verdict = find_way(worker, flight, &way, now, &mapping)
+    else:
+        verdict = refuse(worker, DROP_SESSION_LIMIT, LIMIT_SESSIONS)
     if verdict == PENDING:
         verdict = claim(worker, mapping, flight.ip.destination, remote_port, flags, class_of(flight.protocol), now, slot)
     if verdict == PENDING:
-        count_rate(worker, mapping, now)
+        count_new(worker, mapping, now)
+        watch_sessions(worker, now)
         worker.sessions.hot[slot[0]].state = TCP_INIT_OUT if tcp_flags(flight) & TCP_SYN else TCP_PICKED
         return PENDING
     if DROP_PORTS_EXHAUSTED <= verdict <= DROP_RATE_LIMIT:
-        event_note(&worker.events, verdict, flight.ip.source, flight.ip.destination, remote_port, flight.protocol, now.ns)
+        event_note(&worker.events, verdict, worker.limit_met, flight.ip.source, flight.ip.destination, remote_port,
+                   flight.protocol, now.ns)
     return verdict
 
 
@@ -353,7 +327,8 @@ cdef uint8_t find_entry(Worker* worker, const Endpoints* ends, uint8_t protocol,
     key.flags = 0 if space != ANY_SPACE else MAPPING_PORTLESS
     verdict = find_static(worker, &key, rule.entry, ends.outside_ip, ends.outside_port, rule.address, now, mapping)
     if verdict == DROP_SESSION_LIMIT:
-        event_note(&worker.events, verdict, key.inside_ip, ends.remote_ip, ends.remote_port, protocol, now.ns)
+        event_note(&worker.events, verdict, worker.limit_met, key.inside_ip, ends.remote_ip, ends.remote_port, protocol,
+                   now.ns)
     return verdict
 
 
@@ -384,13 +359,16 @@ cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flig
     return verdict
 
 
-cdef bint below_caps(Worker* worker, const Mapping* mapping, const Clock* now) noexcept nogil:
-    """Whether the mapping and the gateway may have one more session that was opened from outside: they have room of their
-    own, so that a stranger's are refused before anybody else's."""
-    if mapping.opened_outside < worker.mapping_cap and worker.sessions.opened_outside < worker.outside_cap:
-        return True
-    complete(worker, now.ns)
-    return mapping.opened_outside < worker.mapping_cap and worker.sessions.opened_outside < worker.outside_cap
+cdef uint8_t may_reopen(Worker* worker, uint32_t slot, const Flight* flight, const Clock* now) noexcept nogil:
+    """Whether a packet from outside may begin its session anew, if that is what it does: that counts as opened from there."""
+    cdef const Session* session = &worker.sessions.hot[slot]
+    cdef const Mapping* mapping = &worker.mappings.mappings[worker.sessions.cold[slot].mapping]
+    if (flight.protocol != PROTOCOL_TCP or session.flags & OPENED_OUTSIDE
+            or not is_reopening(session, tcp_flags(flight)) or below_caps(worker, mapping, now)):
+        return PENDING
+    event_note(&worker.events, DROP_OUTSIDE_LIMIT, LIMIT_OUTSIDE, mapping.inside_ip, session.ip[ROLE_REMOTE],
+               session.port[ROLE_REMOTE], flight.protocol, now.ns)
+    return DROP_OUTSIDE_LIMIT
 
 
 cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* ends, Flight* flight, uint8_t flags,
@@ -412,7 +390,8 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* 
     if verdict == PENDING and not has_slot(worker, now):
         verdict = DROP_SESSION_LIMIT
     if verdict == DROP_SESSION_LIMIT or verdict == DROP_OUTSIDE_LIMIT:
-        event_note(&worker.events, verdict, mapping.inside_ip, ends.remote_ip, ends.remote_port, flight.protocol, now.ns)
+        event_note(&worker.events, verdict, LIMIT_SESSIONS if verdict == DROP_SESSION_LIMIT else LIMIT_OUTSIDE,
+                   mapping.inside_ip, ends.remote_ip, ends.remote_port, flight.protocol, now.ns)
     if verdict == PENDING:
         flags |= OPENED_OUTSIDE | (UNLOGGED if mapping.flags & MAPPING_STATIC else 0)
         verdict = claim(worker, number, ends.remote_ip, ends.remote_port, flags, TIMEOUT_UNREPLIED, now, slot)
@@ -420,4 +399,5 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* 
         mapping_close(&worker.mappings, number, now.ms, now.ms)
     if verdict == PENDING:
         worker.sessions.hot[slot[0]].state = TCP_INIT_IN
+        watch_sessions(worker, now)
     return verdict

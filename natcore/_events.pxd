@@ -4,14 +4,19 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 cdef enum:
     EVENT_SLOTS = 1024
 
+cdef enum:                      # reasons beside the drops of Verdict
+    PORTS_THRESHOLD = 1         # many ports of an outside address and protocol (0: blocks, of all) are not free
+    SESSIONS_THRESHOLD = 2
+
 cdef struct Event:
     uint64_t count              # 0: free
     uint64_t at_ns              # of the first
-    uint32_t subscriber         # inside address, big-endian
+    uint32_t subscriber         # inside address, big-endian; PORTS_THRESHOLD: outside address
     uint32_t destination
     uint16_t port               # of the destination, big-endian
     uint8_t protocol
     uint8_t verdict             # the reason
+    uint8_t limit               # Limit of _limits.pxd: of the first
 
 cdef extern from * nogil:
     """
@@ -34,15 +39,16 @@ cdef struct Events:
     int fd                      # readable while events wait
     uint64_t lost               # no slot was free nearby
 
-cdef inline void event_note(Events* events, uint8_t verdict, uint32_t subscriber, uint32_t destination, uint16_t port,
-                            uint8_t protocol, uint64_t now_ns) noexcept nogil:
+cdef inline void event_note(Events* events, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination,
+                            uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:
     cdef uint32_t at = subscriber ^ verdict * <uint32_t>0x9E3779B9, step
     cdef Event* event
     at = (at ^ at >> 16) * <uint32_t>0x45D9F3B      # neighbours differ in the highest byte alone: it must reach the lowest
     at ^= at >> 16
     for step in range(16):
         event = &events.slots[(at + step) & (EVENT_SLOTS - 1)]
-        if event.count and event.subscriber == subscriber and event.verdict == verdict:
+        if (event.count and event.subscriber == subscriber and event.verdict == verdict
+                and (event.protocol == protocol or verdict != PORTS_THRESHOLD)):
             event.count += 1
             return
         if event.count == 0:
@@ -53,6 +59,7 @@ cdef inline void event_note(Events* events, uint8_t verdict, uint32_t subscriber
             event.port = port
             event.protocol = protocol
             event.verdict = verdict
+            event.limit = limit
             events.waiting += 1
             if events.waiting == 1:
                 event_fd_set(events.fd)

@@ -42,6 +42,7 @@ cdef class Core(Rows):
                   port_ranges, uint8_t port_policy, uint32_t block_size, uint32_t blocks, uint32_t hold_down_ms,
                   bint parity, uint8_t pooling,
                   uint32_t sessions_per_subscriber, uint32_t ports_per_subscriber, uint32_t new_per_second,
+                  uint32_t gateway_per_second, warn_sessions, warn_ports,
                   timeouts_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering,
                   link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
                   bint tcp_pickup, bint hairpin, bint icmp_unreachable, uint16_t mss, bint unsolicited):
@@ -80,6 +81,9 @@ cdef class Core(Rows):
         worker.sessions_per_subscriber = sessions_per_subscriber
         worker.ports_per_subscriber = ports_per_subscriber
         worker.new_per_second = new_per_second
+        worker.gateway_per_second = gateway_per_second
+        worker.warn_sessions, worker.rearm_sessions = warn_sessions
+        worker.warn_ports, worker.rearm_ports = warn_ports
         worker.sessions.mappings = &worker.mappings
         worker.sessions.journal = &worker.journal
         worker.sessions.window_ns = window_ns
@@ -344,7 +348,7 @@ cdef class Core(Rows):
         return self.worker.events.fd
 
     def take_events(self):
-        """[(ns, verdict, subscriber, destination, port, protocol, count), …], the oldest first."""
+        """[(ns, reason, subscriber, destination, port, protocol, count, Limit), …], the oldest first."""
         cdef uint32_t i
         cdef Event* event
         taken = []
@@ -354,7 +358,7 @@ cdef class Core(Rows):
                 event = &self.worker.events.slots[i]
                 if event.count:
                     taken.append((event.at_ns, event.verdict, bswap32(event.subscriber), bswap32(event.destination),
-                                  bswap16(event.port), event.protocol, event.count))
+                                  bswap16(event.port), event.protocol, event.count, event.limit))
                     memset(event, 0, sizeof(Event))
             self.worker.events.waiting = 0
             event_fd_clear(self.worker.events.fd)

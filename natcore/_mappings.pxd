@@ -29,13 +29,13 @@ cdef struct Mapping:            # addresses and ports big-endian
 
 cdef struct Subscriber:
     uint32_t ip                 # inside address, big-endian
-    uint32_t mappings           # 0: the slot is free
+    uint32_t mappings           # 0: the slot is free, or its second is not over (opened)
     uint32_t sessions           # opened from inside
     uint32_t address            # paired pooling: the outside address of all its mappings
     uint32_t entry              # that the address was drawn for
-    uint32_t second             # of the gateway's clock, modulo 2^32
+    uint32_t second             # of the gateway's clock, modulo 2^32; where there is a limit a second
+    uint32_t second_ms          # when it began, ms
     uint32_t opened             # sessions opened in it
-    uint32_t unused
 
 cdef enum:                      # Pooling (RFC 4787 REQ-2)
     POOLING_PAIRED = 0          # one outside address for all of a subscriber's mappings
@@ -66,6 +66,7 @@ cdef struct Mappings:
     Ports ports
     HashKey key
     uint8_t pooling             # Pooling
+    bint lingering              # there may be subscribers without mappings whose second is not over
 
 cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, uint32_t max_addresses) noexcept nogil
 cdef void mappings_delete(Mappings* table) noexcept nogil
@@ -78,4 +79,5 @@ cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32
                                   uint16_t outside_port, uint32_t address) noexcept nogil
 cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uint32_t now_ms) noexcept nogil
 cdef uint32_t mapping_at(const Mappings* table, uint32_t address, uint32_t space, uint32_t port) noexcept nogil
+cdef void subscribers_reap(Mappings* table, uint32_t now_ms) noexcept nogil
 cdef void mappings_unpair(Mappings* table, uint32_t address) noexcept nogil

@@ -202,12 +202,31 @@ cdef uint32_t subscriber_join(Mappings* table, uint32_t ip) noexcept nogil:
     return NONE
 
 
-cdef void subscriber_leave(Mappings* table, uint32_t who) noexcept nogil:
-    """A subscriber without mappings goes."""
+cdef inline bint may_go(const Subscriber* subscriber, uint32_t now_ms) noexcept nogil:
+    """Whether nothing needs a subscriber: what it opened in this second is not forgotten, or it could do so again."""
+    return subscriber.mappings == 0 and not (subscriber.opened and now_ms - subscriber.second_ms < 1000)
+
+
+cdef void subscriber_leave(Mappings* table, uint32_t who, uint32_t now_ms) noexcept nogil:
+    """A subscriber without mappings goes, if not now then with the sweep."""
     cdef Subscriber* subscriber = &table.subscribers[who]
-    if subscriber.mappings == 0:
+    if may_go(subscriber, now_ms):
         index_remove(&table.by_ip, flow_hash(&table.key, subscriber.ip, 0, 0), who)
         slab_give(&table.subscriber_slots, who)
+        subscriber.opened = 0
+    elif subscriber.mappings == 0:
+        table.lingering = True
+
+
+cdef void subscribers_reap(Mappings* table, uint32_t now_ms) noexcept nogil:
+    """Subscribers without mappings go whose second is over."""
+    cdef uint32_t who
+    if not table.lingering:
+        return
+    table.lingering = False
+    for who in range(table.subscriber_slots.fresh):
+        if table.subscribers[who].mappings == 0 and table.subscribers[who].opened:      # a free slot has none opened
+            subscriber_leave(table, who, now_ms)
 
 
 cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* pool, uint32_t now_ms) noexcept nogil:
@@ -236,7 +255,7 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
             return NONE
         if not key.flags & MAPPING_PORTLESS:
             unassign_port(&table.ports, drawn.address, &request, port, drawn.until_ms, now_ms)
-    subscriber_leave(table, who)
+    subscriber_leave(table, who, now_ms)
     return OVER_QUOTA if port == OVER_QUOTA else NONE
 
 
@@ -258,7 +277,7 @@ cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uin
             request_of(&key, &request)
             unassign_port(&table.ports, mapping.address, &request, bswap16(mapping.outside_port), until_ms, now_ms)
         table.subscribers[mapping.subscriber].mappings -= 1
-        subscriber_leave(table, mapping.subscriber)
+        subscriber_leave(table, mapping.subscriber, now_ms)
     mapping.protocol = 0
     slab_give(&table.mapping_slots, number)
 

@@ -123,7 +123,7 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
         map.held_by = <uint16_t*>(at + PORTS * 8 + BITMAP_BYTES * 2)
         map.address = number
         map.free = ports.range_size
-        map.held_count = map.next_release = map.reserved = 0
+        map.held_count = map.next_release = map.reserved = map.told = 0
         at += MAP_BYTES
     return number
 

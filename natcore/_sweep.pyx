@@ -3,6 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, qsort, realloc
 
 from natcore._journal cimport journal_room
+from natcore._mappings cimport subscribers_reap
 from natcore._ports cimport ports_reclaim
 from natcore._sessions cimport (
     NO_WINDOW, Cold, Session, Sessions, deadline_of, is_dead, mapping_alive, session_approach, session_close,
@@ -48,6 +49,7 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept
             table.sweep_at = 0
             table.swept_ns = now_ns
             ports_reclaim(&table.mappings.ports, now_ms)
+            subscribers_reap(table.mappings, now_ms)
             return
         slot = table.sweep_at
         session = &table.hot[slot]
@@ -146,6 +148,7 @@ cdef bint sweep_all(Sessions* table, uint64_t now_ns, uint64_t room) noexcept no
         if not complete:
             break
     complete = carry_out(table, &agenda, at_ns, room) and complete
+    subscribers_reap(table.mappings, <uint32_t>(now_ns // 1000000))
     if complete:
         table.swept_ns = now_ns
         ports_reclaim(&table.mappings.ports, now_ms)

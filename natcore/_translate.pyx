@@ -4,7 +4,8 @@ earlier one is rewritten, so that the waits for memory overlap. Whatever the pip
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._admit cimport (
-    Endpoints, admit_inbound, admit_outbound, class_of, find_live, is_static, is_whole, may_pass, screen_inbound,
+    Endpoints, admit_inbound, admit_outbound, class_of, find_live, is_static, is_whole, may_pass, may_reopen,
+    screen_inbound,
 )
 from natcore._flows cimport FLOWS_BATCH, flows_arrive, flows_leave, flows_sent, flows_unsent
 from natcore._icmp cimport echo_reply, icmp_error, outbox_take, own_source
@@ -114,17 +115,19 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
     cdef Session* session = &worker.sessions.hot[slot]
     cdef uint32_t other = find_live(worker, IN, turned_addresses(session), turned_ports(session), flight.protocol, now)
     cdef Endpoints ends
-    cdef uint8_t verdict
+    cdef uint8_t verdict = PENDING
     if other == NONE:
         ends.remote_ip = session.ip[ROLE_OUTSIDE]
         ends.remote_port = <uint16_t>turned_ports(session)
         ends.outside_ip = session.ip[ROLE_REMOTE]
         ends.outside_port = <uint16_t>(turned_ports(session) >> 16)
         verdict = admit_inbound(worker, NULL, &ends, flight, HAIRPINNED | UNLOGGED, now, &other)
-        if verdict != PENDING:
-            if fresh:
-                session_discard(&worker.sessions, slot, now.ns)
-            return verdict
+    elif other != slot:
+        verdict = may_reopen(worker, other, flight, now)
+    if verdict != PENDING:
+        if fresh:
+            session_discard(&worker.sessions, slot, now.ns)
+        return verdict
     if fresh:
         session_announce(&worker.sessions, slot)
     else:
@@ -150,6 +153,8 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
             return DROP_SPOOFED         # a hairpin's packets come from inside
         verdict = may_pass(worker, frame, flight, worker.mtu[
             INSIDE if direction == IN or worker.sessions.hot[slot].flags & HAIRPINNED else OUTSIDE])
+        if verdict == PENDING and direction == IN:
+            verdict = may_reopen(worker, slot, flight, now)
         if verdict != PENDING:
             return verdict
     else:

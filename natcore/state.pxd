@@ -45,6 +45,15 @@ cdef struct Worker:
     uint32_t sessions_per_subscriber    # or NO_LIMIT, as the next two
     uint32_t ports_per_subscriber
     uint32_t new_per_second
+    uint32_t gateway_per_second         # sessions that the inside may open in a second, or NO_LIMIT
+    uint32_t opened_second      # of the gateway's clock, modulo 2^32
+    uint32_t opened             # in it
+    uint32_t warn_sessions      # so many are told of; 0: never
+    uint32_t rearm_sessions     # and again after there were fewer than these
+    uint32_t warn_ports         # the same of an outside address and protocol (port blocks: of an outside address)
+    uint32_t rearm_ports
+    uint8_t sessions_told
+    uint8_t limit_met           # Limit: what the last refusal was for
     uint16_t mss                # of a SYN's MSS option at most; 0: as it is
     bint ethernet               # frames begin with an Ethernet header
     bint decrement_ttl

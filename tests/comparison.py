@@ -145,6 +145,7 @@ class Pair:
         events = {
             (e.reason, int(e.subscriber)): [to_ns(e.time), int(e.destination), e.port, e.protocol, e.count]
             for e in self.gateway.events()
+            if e.subscriber is not None and e.destination is not None  # thresholds are not the oracle's
         }
         for key, event in self.model.events.items():
             if event[2] == UNTOLD and key in events:

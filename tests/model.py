@@ -219,6 +219,13 @@ class ModelGateway(Following):
         kept = {"hairpinned": session.hairpinned, "logged": not (session.hairpinned and outside)}
         return self.announce(self.open(session.mapping, session.remote, outside=outside, **kept))
 
+    def _may_not_reopen(self, session: Session, packet: Packet) -> Verdict | None:
+        """A session that the outside begins anew counts as opened from there."""
+        if session.opened_outside or not session.may_reopen(packet):
+            return None
+        whom = session.mapping.inside[0], session.remote, session.protocol
+        return self.lacking(lambda: self.capped(session.mapping), whom)
+
     # From outside
 
     def _inbound(self, packet: Packet, choices: Choices) -> Outcome:
@@ -233,6 +240,8 @@ class ModelGateway(Following):
         elif (refusal := self._too_far(packet, Side.INSIDE)) is not None:
             return refusal, None
         else:
+            if (capped := self._may_not_reopen(session, packet)) is not None:
+                return capped, None
             session = self._reopened(session, packet, outside=True)
         self._take(session, packet, Side.OUTSIDE)
         sent = self._rewrite(packet, packet.source, session.mapping.inside)
@@ -298,6 +307,10 @@ class ModelGateway(Following):
                 self.discard(initiator)
             return responder, None
         itself = responder is initiator
+        if found is not None and not itself and (capped := self._may_not_reopen(found, packet)) is not None:
+            if new:
+                self.discard(initiator)
+            return capped, None
         if new:
             self.announce(initiator)
         else:

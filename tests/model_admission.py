@@ -55,12 +55,15 @@ class Admission(Draw):
         return Verdict.DROP_SESSION_LIMIT if len(self.mappings) >= self.max_mappings else None
 
     def crowded(self, mapping: Mapping) -> Verdict | None:
+        return self.capped(mapping) or self.full()
+
+    def capped(self, mapping: Mapping) -> Verdict | None:
         """Sessions opened from outside have caps of their own: a stranger never takes the room of the inside."""
         strangers = [session for session in self.sessions if session.opened_outside]
         here = sum(session.mapping is mapping for session in strangers)
         if here >= SESSIONS_FROM_OUTSIDE or len(strangers) >= max(1, self.max_sessions // 4):
             return Verdict.DROP_OUTSIDE_LIMIT
-        return self.full()
+        return None
 
     def _own_sessions(self, subscriber: int) -> int:
         """Those that count against its quota (RFC 6888 REQ-4): drawn for, and opened from inside."""
@@ -85,6 +88,8 @@ class Admission(Draw):
     def count_rate(self, session: Session) -> None:
         """A new session that its subscriber opened in this second."""
         who = self.subscribers.get(session.mapping.inside[0])
+        if self.policy.new_sessions_per_second is None:
+            return
         if who is not None and not session.mapping.static and not session.opened_outside:
             second = self.now // SECOND
             who.second, who.opened = second, who.opened + 1 if who.second == second else 1

@@ -162,6 +162,9 @@ class Tables:
             if session.alive(self.now):
                 self.log(session.roll(self.now))
         self.release(s for s in self.sessions if not s.alive(self.now))
+        for address, who in list(self.subscribers.items()):
+            if who.mappings == 0 and who.second != self.now // SECOND:
+                del self.subscribers[address]
 
     def release(self, dead: Iterable[Session]) -> None:
         """End dead sessions in order of their deadlines."""
@@ -231,8 +234,10 @@ class Tables:
         if not mapping.static:
             who = self.subscribers[mapping.inside[0]]
             who.mappings -= 1
-            if who.mappings == 0:
-                del self.subscribers[mapping.inside[0]]
+            if who.mappings == 0:  # what it opened in this second is not forgotten before the sweep after that
+                who.entry = 0
+                if who.second != self.now // SECOND:
+                    del self.subscribers[mapping.inside[0]]
         return True
 
     # Looking up; what is found dead is released

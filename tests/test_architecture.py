@@ -49,6 +49,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "_mss": {"hints", "wire", "frame", "checksum", "_parse"},
 }
 GROUND = {"hints", "wire", "frame", "verdict", "memory", "random", "slab", "checksum", "flow", "index"}
+MAY_KNOW["_limits"] = {*GROUND, "state", "_events", "_mappings", "_ports", "_sessions", "_sweep"}
 MAY_KNOW["_split"] = {"hints", "wire", "frame", "checksum", "_icmp", "_parse"}
 MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_mss", "_synqueue", "_journal"}
 MAY_KNOW["_quoted"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_sessions", "_tcp"}

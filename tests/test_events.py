@@ -19,8 +19,8 @@ def test_events_are_once_each_with_a_count() -> None:
     over.translate_one(udp("10.0.0.7"), INSIDE, 4.0)
     events = over.events()
     assert events == [
-        Event(1.0, "ports-exhausted", IPv4Address("10.0.0.6"), IPv4Address(REMOTE), 99, 17, 3),
-        Event(4.0, "ports-exhausted", IPv4Address("10.0.0.7"), IPv4Address(REMOTE), 53, 17, 1),
+        Event(1.0, "ports-exhausted", IPv4Address("10.0.0.6"), IPv4Address(REMOTE), 99, 17, 3, "pool"),
+        Event(4.0, "ports-exhausted", IPv4Address("10.0.0.7"), IPv4Address(REMOTE), 53, 17, 1, "pool"),
     ]
     assert over.events() == []
     over.translate_one(udp(dport=1), INSIDE, 5.0)
@@ -46,5 +46,5 @@ def test_a_limit_from_outside_is_an_event_of_the_one_behind_the_mapping() -> Non
     made.out()
     made.back(source="198.51.100.99", sport=7)
     assert made.gateway.events() == [
-        Event(0.0, "outside-limit", IPv4Address(HOST), IPv4Address("198.51.100.99"), 7, 17, 1)
+        Event(0.0, "outside-limit", IPv4Address(HOST), IPv4Address("198.51.100.99"), 7, 17, 1, "opened-outside")
     ]

@@ -175,7 +175,9 @@ def test_every_port_is_used_before_one_is_refused() -> None:
     assert len(taken) == len(np.unique(taken)) == 64_512 and taken.min() == 1024
     assert Counter(verdicts.tolist()) == {Verdict.OUTBOUND: 64_512, Verdict.DROP_PORTS_EXHAUSTED: 100}
     assert gateway.counters()["dropped_ports_exhausted"] == 100
-    assert sum(event.count for event in gateway.events()) == 100
+    told = [(event.reason, event.count) for event in gateway.events()]
+    assert sum(count for reason, count in told if reason == "ports-exhausted") == 100
+    assert {reason for reason, _ in told} == {"ports-exhausted", "ports-threshold", "sessions-threshold"}
 
 
 def test_a_record_has_no_hidden_bytes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -29,9 +30,17 @@ def timeouts_ms(timeouts: Timeouts) -> list[int]:
     return [max(1, round(getattr(timeouts, name) * 1000)) for name in order]
 
 
-def policy_arguments(policy: Policy) -> dict[str, Any]:
+def threshold(policy: Policy, total: int) -> tuple[int, int]:
+    """From how many of total on there is an event, and below how many it may come again; (0, 0): never."""
+    if policy.warn_at is None or total < 100:
+        return 0, 0
+    return math.ceil(policy.warn_at * total), math.ceil(policy.rearm_at * total)
+
+
+def policy_arguments(policy: Policy, max_sessions: int) -> dict[str, Any]:
     """A policy as Core takes it: numbers for words, of the protocols in the order of the port spaces."""
     behaviours = [policy.behaviour(protocol) for protocol in ("tcp", "udp", "icmp")]
+    drawn = sum(last - first + 1 for first, last in policy.drawn_ranges)
     return {
         "mapping": [MAPPINGS.index(own.mapping or "") for own in behaviours],
         "filtering": [FILTERINGS.index(own.filtering or "") for own in behaviours],
@@ -45,6 +54,9 @@ def policy_arguments(policy: Policy) -> dict[str, Any]:
         "sessions_per_subscriber": limit(policy.sessions_per_subscriber),
         "ports_per_subscriber": limit(policy.ports_per_subscriber),
         "new_per_second": limit(policy.new_sessions_per_second),
+        "gateway_per_second": limit(policy.gateway_new_sessions_per_second),
+        "warn_sessions": threshold(policy, max_sessions),
+        "warn_ports": threshold(policy, drawn // policy.block_size if policy.ports == "block" else drawn),
         "icmp_rate": policy.icmp_rate,
         "inbound_refresh": policy.inbound_refresh,
         "tcp_pickup": policy.tcp_pickup,

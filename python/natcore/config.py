@@ -125,7 +125,9 @@ class Policy:
     icmp_unreachable: a refused packet's sender is told (RFC 5508 REQ-8, RFC 6888 REQ-11);
     icmp_rate: such errors a second and gateway.
     sessions_per_subscriber, ports_per_subscriber, new_sessions_per_second: of an inside host (RFC 6888 REQ-4); None: no
-    limit. Sessions opened from outside never count.
+    limit. gateway_new_sessions_per_second: of all inside hosts together. Sessions opened from outside never count.
+    warn_at: the share of ports (of an outside address and protocol; port blocks: of an outside address) or of max_sessions
+    in use which is an event, once, and again after it was below rearm_at; None: never. Of less than 100 nothing is told.
     """
 
     mapping: str = "endpoint-independent"
@@ -150,6 +152,9 @@ class Policy:
     sessions_per_subscriber: int | None = None
     ports_per_subscriber: int | None = None
     new_sessions_per_second: int | None = None
+    gateway_new_sessions_per_second: int | None = None
+    warn_at: float | None = 0.8
+    rearm_at: float = 0.7
 
     def __post_init__(self) -> None:
         check_choice("Policy.mapping", self.mapping, MAPPINGS)
@@ -164,12 +169,17 @@ class Policy:
         check_integer("Policy.block_size", self.block_size, 1, 65535)
         check_integer("Policy.blocks", self.blocks, 1, 256)
         check_choice("Policy.pooling", self.pooling, POOLINGS)
-        for name in ("sessions_per_subscriber", "ports_per_subscriber", "new_sessions_per_second"):
+        for name in (
+            "sessions_per_subscriber", "ports_per_subscriber", "new_sessions_per_second", "gateway_new_sessions_per_second",
+        ):  # fmt: skip
             if getattr(self, name) is not None:
                 check_integer(f"Policy.{name}", getattr(self, name), 1, (1 << 32) - 2)
         for name in ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable"):
             check_choice(f"Policy.{name}", getattr(self, name), (True, False))
         check_integer("Policy.icmp_rate", self.icmp_rate, 0, 1_000_000)
+        if self.warn_at is not None:
+            check_number("Policy.warn_at", self.warn_at, 0.01, 1)
+            check_number("Policy.rearm_at", self.rearm_at, 0, self.warn_at)
         self._check_port_policy()
         if self.mss is not None:
             check_integer("Policy.mss", self.mss, 28, 65495)  # RFC 791: 68 and 65,535 bytes, less 40 of headers

@@ -123,7 +123,7 @@ class Gateway:
             mtus=(self.inside.mtu, self.outside.mtu),
             ethernet=link == "ethernet",
             decrement_ttl=decrement_ttl,
-            **policy_arguments(self.policy),
+            **policy_arguments(self.policy, max_sessions),
         )
         self._table = EntryTable(self._core, kind, eip_bind_mode, self.policy)
 

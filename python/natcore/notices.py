@@ -23,28 +23,52 @@ class Generated:
     cause: Verdict
 
 
+# What an event says was reached, by Limit of natcore/_limits.pxd: arguments of Policy and Gateway; "pool": no port or block
+# of the pool's addresses is free; "opened-outside": the room of sessions that were opened from outside.
+LIMITS = (
+    "", "sessions_per_subscriber", "ports_per_subscriber", "blocks", "new_sessions_per_second",
+    "gateway_new_sessions_per_second", "max_sessions", "max_mappings", "pool", "opened-outside", "max_subscribers",
+)  # fmt: skip
+THRESHOLDS = {
+    1: "ports-threshold",
+    2: "sessions-threshold",
+}  # reasons beside the drops, by number in natcore/_events.pxd
+PORTS_THRESHOLD = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Who ran out of what, first when, towards which destination, and how often since events() was last read."""
+    """Who ran out of what, first when, towards which destination, and how often since events() was last read.
+
+    reason: a Verdict's ("ports-exhausted", "session-limit", "subscriber-limit", "rate-limit", "outside-limit"), or
+    "ports-threshold", "sessions-threshold" (Policy.warn_at). limit: what was reached, the first time. A threshold concerns
+    nobody alone: subscriber and destination are None; that of ports has an outside address and protocol (0: port blocks).
+    """
 
     time: float  # seconds of the gateway's clock
     reason: str
-    subscriber: ipaddress.IPv4Address
-    destination: ipaddress.IPv4Address
+    subscriber: ipaddress.IPv4Address | None
+    destination: ipaddress.IPv4Address | None
     port: int
     protocol: int
     count: int
+    limit: str = ""
+    outside: ipaddress.IPv4Address | None = None
 
 
-def event_of(row: tuple[int, int, int, int, int, int, int]) -> Event:
-    """An event as the core has it: (ns, verdict, subscriber, destination, port, protocol, count)."""
-    at_ns, verdict, subscriber, destination, port, protocol, count = row
+def event_of(row: tuple[int, int, int, int, int, int, int, int]) -> Event:
+    """An event as the core has it: (ns, reason, subscriber, destination, port, protocol, count, Limit)."""
+    at_ns, reason, who, destination, port, protocol, count, limit = row
+    if reason in THRESHOLDS:
+        outside = ipaddress.IPv4Address(who) if reason == PORTS_THRESHOLD else None
+        return Event(at_ns / 1e9, THRESHOLDS[reason], None, None, 0, protocol, count, LIMITS[limit], outside)
     return Event(
         at_ns / 1e9,
-        Verdict(verdict).reason,
-        ipaddress.IPv4Address(subscriber),
+        Verdict(reason).reason,
+        ipaddress.IPv4Address(who),
         ipaddress.IPv4Address(destination),
         port,
         protocol,
         count,
+        LIMITS[limit],
     )

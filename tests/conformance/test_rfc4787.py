@@ -150,6 +150,23 @@ def test_rfc4787_req13_fragmentation_needed() -> None:
     assert (message.type, message.code, message.nexthopmtu, told.send_to) == (3, 4, 1400, Side.INSIDE)
 
 
+def test_rfc4787_req7_prefixes_may_collide() -> None:
+    """Inside and outside both have 10.0.0.0/24: a remote there is another host than the inside one of that address."""
+    over = gateway()
+    talk, neighbour = Talk(over, remote="10.0.0.6"), Talk(over, host="10.0.0.6")
+    assert talk.out() is neighbour.out() is Verdict.OUTBOUND
+    assert talk.back() is neighbour.back() is Verdict.INBOUND
+
+
+def test_rfc4787_req10_no_gateway_of_an_application_touches_a_payload() -> None:
+    """SIP, whose payload names the inside endpoint: it goes as it is, and opens nothing."""
+    over = gateway()
+    payload = b"INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.5:5060\r\n\r\nc=IN IP4 10.0.0.5\r\nm=audio 4000 RTP/AVP 0\r\n"
+    verdict, sent = over.translate_one(udp(sport=5060, dport=5060, load=payload), Side.INSIDE, 0.0)
+    assert verdict is Verdict.OUTBOUND and sent is not None and bytes(Ether(sent)[Raw]) == payload
+    assert len(over.mappings()) == 1
+
+
 def test_rfc4787_req13a_without_df_it_is_fragmented() -> None:
     over = gateway(outside=Link(mtu=600))
     verdict, first = over.translate_one(udp(load=bytes(1400)), Side.INSIDE, 0.0)

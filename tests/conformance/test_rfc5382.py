@@ -106,6 +106,15 @@ def test_rfc5382_req5_idle_times() -> None:
         assert len(talk.gateway.sessions()) == 0
 
 
+def test_rfc5382_req6_no_gateway_of_an_application_touches_a_payload() -> None:
+    """FTP, whose PORT command names the inside endpoint: it goes as it is, and opens nothing."""
+    talk = established(Talk(gateway(), dport=21))
+    frame = tcp("PA", talk.host, talk.sport, talk.remote, 21, load=b"PORT 10,0,0,5,19,137\r\n")
+    verdict, sent = talk.gateway.translate_one(frame, Side.INSIDE, 0.0)
+    assert verdict is Verdict.OUTBOUND and sent is not None and bytes(Ether(sent)[Raw]) == b"PORT 10,0,0,5,19,137\r\n"
+    assert len(talk.gateway.mappings()) == 1
+
+
 def test_rfc5382_req7_no_two_endpoints_share_a_port() -> None:
     over = gateway(policy=Policy(port_ranges=((4000, 4049),)))
     talks = [Talk(over, sport=5000 + n, dport=80 + n) for n in range(50)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from frames import EIP, ICMP, IP, Ether, Talk, gateway, one_port, udp
 from natcore import NoNatEntry, Policy, Side, Verdict
 from natcore.sinks import MemorySink
@@ -26,6 +28,16 @@ def test_rfc6888_req4_ports_and_new_sessions_are_limited() -> None:
     verdicts = [Talk(over, sport=5000 + n).out() for n in range(3)]
     assert verdicts == [Verdict.OUTBOUND] * 2 + [Verdict.DROP_SUBSCRIBER_LIMIT]
     assert [Talk(over, dport=dport).out() for dport in (1, 2)] == [Verdict.OUTBOUND, Verdict.DROP_RATE_LIMIT]
+
+
+def test_rfc6888_req5_sessions_of_a_subscriber_and_of_a_mapping_are_limited() -> None:
+    over = gateway(policy=Policy(sessions_per_subscriber=2), max_sessions=8)  # a quarter may be opened from outside
+    talk = Talk(over)
+    assert [talk.out(), Talk(over, dport=1).out(), Talk(over, dport=2).out()] == [
+        Verdict.OUTBOUND, Verdict.OUTBOUND, Verdict.DROP_SUBSCRIBER_LIMIT,
+    ]  # fmt: skip
+    assert [talk.back(sport=9000 + n) for n in range(3)] == [Verdict.INBOUND] * 2 + [Verdict.DROP_OUTSIDE_LIMIT]
+    assert Talk(over, host="10.0.0.6").out() is Verdict.OUTBOUND
 
 
 def test_rfc6888_req6_chosen_destinations_pass_untranslated() -> None:
@@ -63,6 +75,17 @@ def out_of_resources() -> list[tuple[Talk, Talk, Verdict]]:
         made.append((Talk(over), Talk(over, host="10.0.0.6"), verdict))
         made[-1][0].out()
     return made
+
+
+def test_rfc6888_req10_counters_tables_and_thresholds() -> None:
+    over = gateway(policy=Policy(port_ranges=((4000, 4099),)))
+    talks = [Talk(over, sport=5000 + n) for n in range(80)]
+    assert {talk.out() for talk in talks} == {Verdict.OUTBOUND}
+    (event,) = over.events()
+    assert (event.reason, str(event.outside), event.protocol) == ("ports-threshold", EIP, 17)
+    assert (over.counters()["created"], len(over.sessions()), len(over.mappings())) == (80, 80, 80)
+    (row,) = (row for row in over.ports() if row["protocol"] == 17)
+    assert (row["used"], row["held_down"], row["reserved"], row["free"], row["total"]) == (80, 0, 0, 20, 100)
 
 
 def test_rfc6888_req11a_what_finds_no_resources_is_dropped() -> None:
@@ -110,3 +133,34 @@ def test_rfc6888_req12_a_log_may_leave_destinations_out_while_another_keeps_them
     assert whole.records["pub_ip"].all() and whole.records["pub_port"].all()
     for name in set(short.records.dtype.names) - {"pub_ip", "pub_port"}:
         assert (short.records[name] == whole.records[name]).all()
+
+
+def test_rfc6888_req13_no_port_is_left_while_somebody_asks() -> None:
+    """Every port of every policy that gives them out one by one; overloaded, each towards every remote endpoint."""
+    strict = {"mapping": "address-and-port-dependent", "filtering": "address-and-port-dependent"}
+    for ports, more, remotes in (("random", {}, 1), ("preserve", {}, 1), ("overload", strict, 3)):
+        over = gateway(policy=Policy(ports=ports, port_ranges=((4000, 4031),), **more))  # type: ignore[arg-type]
+        talks = [Talk(over, sport=5000 + n, dport=80 + n % remotes) for n in range(32 * remotes)]
+        assert {talk.out() for talk in talks} == {Verdict.OUTBOUND}
+
+
+def test_rfc6888_req14_a_block_is_one_row_for_many_sessions() -> None:
+    over = gateway(policy=Policy(ports="block", block_size=64))
+    talks = [Talk(over, sport=5000 + n, dport=80 + n) for n in range(64)]
+    assert {talk.out() for talk in talks} == {Verdict.OUTBOUND}
+    (row,) = over.blocks()
+    assert all(row["first_port"] <= talk.outside[1] <= row["last_port"] for talk in talks)
+    computed = gateway(source="10.0.0.0/26", policy=Policy(ports="deterministic"))
+    talk = Talk(computed)
+    talk.out()
+    assert str(computed.who(*talk.outside)) == talk.host  # no row at all
+
+
+def test_rfc6888_req15_ports_are_hard_to_guess() -> None:
+    """Neighbours in time are none in number, with blocks too."""
+    for policy in (Policy(), Policy(ports="block")):
+        over = gateway(policy=policy)
+        talks = [Talk(over, sport=5000 + n) for n in range(200)]
+        assert {talk.out() for talk in talks} == {Verdict.OUTBOUND}
+        steps = [abs(one.outside[1] - other.outside[1]) for one, other in pairwise(talks)]
+        assert sum(step < 3 for step in steps) < 20 and len(set(steps)) > 80

@@ -70,6 +70,15 @@ def test_rfc7857_req2_2_a_rst_ends_nothing_and_later_traffic_brings_it_back() ->
     assert talk.back("A", seq=501, ack=101) is Verdict.INBOUND
 
 
+def test_rfc7857_req3_one_port_for_several_destinations() -> None:
+    strict = "address-and-port-dependent"
+    over = gateway(policy=one_port(ports="overload", mapping=strict, filtering=strict))
+    talks = [Talk(over, sport=5000 + n, dport=80 + n) for n in range(3)]
+    assert {talk.out() for talk in talks} == {Verdict.OUTBOUND} and len({talk.outside for talk in talks}) == 1
+    assert {talk.back() for talk in talks} == {Verdict.INBOUND}
+    assert Talk(over, sport=9, dport=80).out() is Verdict.DROP_PORTS_EXHAUSTED
+
+
 def test_rfc7857_req4_a_full_address_is_hard_or_soft() -> None:
     for pooling, verdict in (("paired", Verdict.DROP_PORTS_EXHAUSTED), ("paired-soft", Verdict.OUTBOUND)):
         over = gateway(pool="203.0.113.0/31", policy=one_port(pooling=pooling))
@@ -130,6 +139,25 @@ def test_rfc7857_req12_hairpinned_icmp() -> None:
     verdict, back = over.translate_one(error, Side.INSIDE, 0.0)
     assert verdict is Verdict.HAIRPIN and back is not None
     assert Ether(back)[IP].dst == HOST and IP(back[42:])[ICMP].id == 77
+
+
+def test_rfc7857_req8_parity_may_be_off() -> None:
+    for parity, kinds in ((False, {0, 1}), (True, {0})):
+        over = gateway(policy=Policy(parity=parity))
+        talks = [Talk(over, sport=5000 + 2 * n) for n in range(40)]
+        assert {talk.out() for talk in talks} == {Verdict.OUTBOUND}
+        assert {talk.outside[1] % 2 for talk in talks} == kinds
+
+
+def test_rfc7857_req9_ports_are_drawn_at_random() -> None:
+    """RFC 6056: the same sessions of another gateway have other ports, all over the range."""
+    drawn = []
+    for seed in (1, 2):
+        over = gateway(seed=seed)
+        talks = [Talk(over, sport=5000 + n) for n in range(100)]
+        assert {talk.out() for talk in talks} == {Verdict.OUTBOUND}
+        drawn.append([talk.outside[1] for talk in talks])
+    assert drawn[0] != drawn[1] and all(len({port >> 12 for port in ports}) > 12 for ports in drawn)
 
 
 def test_rfc7857_req10_the_identification_stays() -> None:

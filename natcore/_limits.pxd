@@ -1,0 +1,27 @@
+"""What a gateway and its subscribers may have and how fast; thresholds, which are told of before anything runs out."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from natcore._mappings cimport Mapping
+from natcore.state cimport Clock, Worker
+
+cdef enum:                      # Limit: what an event says was reached, by number in python/natcore/notices.py
+    LIMIT_NONE = 0
+    LIMIT_SUBSCRIBER_SESSIONS = 1
+    LIMIT_SUBSCRIBER_PORTS = 2
+    LIMIT_SUBSCRIBER_BLOCKS = 3
+    LIMIT_SUBSCRIBER_RATE = 4
+    LIMIT_GATEWAY_RATE = 5
+    LIMIT_SESSIONS = 6
+    LIMIT_MAPPINGS = 7
+    LIMIT_POOL = 8
+    LIMIT_OUTSIDE = 9
+    LIMIT_SUBSCRIBERS = 10
+
+cdef bint complete(Worker* worker, uint64_t now_ns) noexcept nogil
+cdef bint over_quota(Worker* worker, uint32_t inside_ip, bint new_mapping) noexcept nogil
+cdef uint8_t over_rate(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil
+cdef bint over_gateway_rate(Worker* worker, const Clock* now) noexcept nogil
+cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept nogil
+cdef bint below_caps(Worker* worker, const Mapping* mapping, const Clock* now) noexcept nogil
+cdef void watch_sessions(Worker* worker, const Clock* now) noexcept nogil
+cdef void watch_ports(Worker* worker, uint32_t number, const Clock* now) noexcept nogil
