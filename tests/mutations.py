@@ -172,6 +172,11 @@ def first_of_pool(original: Any, gateway: Gateway, entry: Any) -> Any:
     return original(gateway, SnatEntry(entry.source, entry.pool[:1]) if isinstance(entry, SnatEntry) else entry)
 
 
+def one_pool(original: Any, gateway: Gateway, entry: Any) -> Any:
+    """The SNAT entries of all gateways have the same address."""
+    return original(gateway, SnatEntry(entry.source, "203.0.113.1") if isinstance(entry, SnatEntry) else entry)
+
+
 def no_plain(original: Any, gateway: Gateway, entry: Any) -> Any:
     return None if isinstance(entry, NoNatEntry) else original(gateway, entry)
 
@@ -193,7 +198,8 @@ MUTANTS: dict[str, list[Mutant]] = {
             after=instead(
                 lambda p, v: v is Verdict.OUTBOUND and p.destination[0] >> 24 == 10, Verdict.DROP_UNSUPPORTED
             ),
-        )
+        ),
+        Mutant("one gateway for all", methods={"add": one_pool}),
     ],
     "4787-8": [Mutant("no filter", policy={"filtering": INDEPENDENT})],
     "4787-9": [Mutant("no hairpin", policy={"hairpin": False})],
