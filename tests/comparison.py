@@ -229,20 +229,31 @@ class Pair:
         self._same_ports()
 
     def _same_ports(self) -> None:
-        model = self.model
-        used = Counter((m.protocol, m.outside[0]) for m in model.mappings if not m.static)
+        """ports(), blocks() and, where it is computed, who has a port."""
+        model, gateway = self.model, self.gateway
+        drawn = [m for m in model.mappings if not m.static and m.protocol in PORTED]
+        used = Counter((protocol, outside[0]) for protocol, outside in {(m.protocol, m.outside) for m in drawn})
         held = Counter((protocol, endpoint[0]) for protocol, endpoint in model.resting())
-        got = {}
-        for row in self.gateway.ports():
-            names = ("used", "held_down", "free", "eip")
-            got[int(row["protocol"]), int(row["outside_ip"])] = tuple(int(row[name]) for name in names)
+        names = ("used", "held_down", "reserved", "free", "eip")
+        got = {
+            (int(r["protocol"]), int(r["outside_ip"])): tuple(int(r[name]) for name in names) for r in gateway.ports()
+        }
         expected = {}
-        for protocol, address in product(PORTED, model.eips):
-            key = protocol, address
-            free = model.range_size - used[key] - held[key]
-            free -= model.entries.reserved_count(*key, model.policy.port_ranges)
-            expected[key] = used[key], held[key], free, model.eips[address]
+        for key in product(PORTED, model.eips):
+            reserved = model.reserved(*key)
+            free = model.range_size - used[key] - held[key] - reserved
+            expected[key] = used[key], held[key], reserved, free, model.eips[key[1]]
         same("ports", got, expected)
+        if model.policy.ports == "block":
+            rows = {
+                (int(r["outside_ip"]), int(r["first_port"])): (int(r["inside_ip"]), int(r["ports"]))
+                for r in gateway.blocks()
+            }
+            same("blocks", rows, model.owners())
+        in_force = {row.id for row in model.entries.rows}
+        for m in drawn if model.policy.ports == "deterministic" else ():
+            if m.entry in in_force:
+                same("who", int(gateway.who(*m.outside) or 0), m.inside[0])
 
     def _record(self, row: Row) -> dict[str, Any]:
         """A row of the oracle's as natcore numbers its fields."""

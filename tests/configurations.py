@@ -22,7 +22,7 @@ FILTERINGS = ["endpoint-independent", "address-dependent", "address-and-port-dep
 RANGES = [((1024, 65535),), ((1024, 1026),), ((5000, 5000), (7000, 7003)), ((1, 3), (65535, 65535)), ((2000, 2099),)]
 STARTS = [0.0, 0.0, 65536 * 9 - 3.5, 2**32 / 1000 - 2.25, 1_700_000_000.5]  # 16-bit seconds and 32-bit ms wrap
 SINGLE, RANGE = Eip("203.0.113.1", private_ip="172.31.0.1"), "203.0.113.8-203.0.113.10"
-SOURCES = ["10.0.0.0/16", "10.0.1.0/24", "172.16.20.21/32", "10.0.0.5/32", "0.0.0.0/0"]
+SOURCES = ["10.0.0.0/16", "10.0.1.0/24", "172.16.20.21/32", "10.0.0.5/32", "0.0.0.0/0", "10.0.255.0/24"]
 OWN = ["203.0.113.40", "203.0.113.41"]  # outside addresses of DNAT entries alone
 PLACES = ["203.0.113.1", "172.31.0.1", "203.0.113.8", "203.0.113.9", *OWN]
 
@@ -59,25 +59,41 @@ def configuration(random: Random) -> Configuration:
         "timeouts": timeouts(random),
         "policy": policy(random),
     }
-    return Configuration(first_entries(random, kind), options, random.choice(STARTS))
+    return Configuration(first_entries(random, kind, options["policy"]), options, random.choice(STARTS))
+
+
+def ports(random: Random) -> dict[str, Any]:
+    """A port policy, and what it asks of the others."""
+    kind = random.choice(["random", "random", "preserve", "preserve", "block", "block", "deterministic", "overload"])
+    result = {"ports": kind, "port_ranges": random.choice(RANGES)}
+    result["pooling"] = random.choice(["paired", "paired", "paired-soft", "arbitrary"])
+    if kind == "block":
+        result["port_ranges"], result["block_size"] = random.choice(
+            [(((1024, 65535),), 512), (((2000, 2099),), 3), (((2000, 2007), (3000, 3003)), 4), (((1, 5),), 1)]
+        )
+        result["blocks"] = random.choice([1, 2, 8])
+    if kind == "deterministic":
+        result["pooling"] = "paired"
+        result["port_ranges"], result["block_size"] = random.choice(
+            [(((1024, 65535),), 128), (((1024, 2047),), 4), (((2000, 2255),), 1)]
+        )
+    if kind == "overload":
+        result |= {"mapping": MAPPINGS[1], "filtering": FILTERINGS[2], "tcp": None, "udp": None, "icmp": None}
+    return result
 
 
 def policy(random: Random) -> Policy:
-    overrides = {
+    overrides: dict[str, Any] = {
         name: Behaviour(
             mapping=random.choice([None, *MAPPINGS]), filtering=random.choice([None, *FILTERINGS])
         )
         for name in ("tcp", "udp", "icmp")
         if random.random() < 0.2
     }  # fmt: skip
+    chosen = {"mapping": random.choice([*MAPPINGS, MAPPINGS[0]]), "filtering": random.choice(FILTERINGS)}
     return Policy(
-        mapping=random.choice([*MAPPINGS, MAPPINGS[0]]),
-        filtering=random.choice(FILTERINGS),
-        **overrides,  # type: ignore[arg-type]
-        ports=random.choice(["random", "preserve"]),
+        **{**chosen, **overrides, **ports(random)},
         parity=random.random() < 0.3,
-        pooling=random.choice(["paired", "paired", "paired-soft", "arbitrary"]),
-        port_ranges=random.choice(RANGES),
         hold_down=random.choice([0, 0.25, 2.0, 120.0]),
         hairpin=random.random() < 0.8,
         inbound_refresh=random.random() < 0.7,
@@ -139,10 +155,13 @@ def traits(of: Configuration) -> list[str]:
 # Entries
 
 
-def first_entries(random: Random, kind: str) -> list[AnyEntry]:
-    """Some that may stand together: the longer prefix wins, and they may share addresses."""
-    entries: list[AnyEntry] = [SnatEntry("10.0.0.0/16", pool(random, kind))]
-    entries += [SnatEntry(source, pool(random, kind)) for source in SOURCES[1:3] if random.random() < 0.4]
+def first_entries(random: Random, kind: str, of: Policy) -> list[AnyEntry]:
+    """Some that may stand together: the longer prefix wins, and they may share addresses where nothing is computed."""
+    if of.ports == "deterministic":
+        entries: list[AnyEntry] = [SnatEntry("10.0.0.0/24", "203.0.113.1"), SnatEntry("10.0.1.0/24", RANGE)]
+    else:
+        entries = [SnatEntry("10.0.0.0/16", pool(random, kind))]
+        entries += [SnatEntry(source, pool(random, kind)) for source in SOURCES[1:3] if random.random() < 0.4]
     if random.random() < 0.5:
         entries.append(forward(random, "203.0.113.1", random.choice([80, 1025, 7001, 2050])))
     if random.random() < 0.35:

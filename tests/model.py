@@ -279,7 +279,8 @@ class ModelGateway(Following):
         if row is not None:
             target = self.target(row, packet, remote, choices)
             return self.static(row, protocol, target, outside, (target[0], remote, protocol))
-        mapping = self.mapping_at(protocol, outside) if protocol in PORTED else None
+        told = protocol in PORTED and self.policy.ports != "overload"  # else it cannot be told who is meant
+        mapping = self.mapping_at(protocol, outside) if told else None
         if mapping is None:
             return Verdict.DROP_NO_MAPPING
         return mapping if self._passes(packet, mapping, remote) else Verdict.DROP_FILTERED

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from model_entries import PORTED, Row, targets
 from model_packets import ICMP, TCP, UDP, Endpoint, Packet
+from model_ports import Draw
 from model_sessions import Mapping, Session
-from model_tables import SECOND, Choices, Tables
-from natcore.config import DnatEntry, NoNatEntry, SnatEntry
+from model_tables import SECOND, Choices
+from natcore.config import DnatEntry, NoNatEntry
 from natcore.verdict import Verdict
 
 NAMES = {TCP: "tcp", UDP: "udp", ICMP: "icmp"}
@@ -22,7 +23,7 @@ def limit(value: int | None) -> float:
     return float("inf") if value is None else value
 
 
-class Admission(Tables):
+class Admission(Draw):
     """What a new mapping and a new session need, in the order in which a packet may fail."""
 
     def __init__(self, *arguments: object, **options: object) -> None:
@@ -150,72 +151,9 @@ class Admission(Tables):
         return self.no_mapping_left()
 
     def _dry(self, packet: Packet, row: Row) -> Verdict | None:
-        return None if self.candidates(packet, row) else Verdict.DROP_PORTS_EXHAUSTED
-
-    # The draw
-
-    def candidates(self, packet: Packet, row: Row) -> list[int]:
-        """The outside addresses that could serve a new mapping, by the pooling (RFC 4787 REQ-2, RFC 7857 section 4)."""
-        assert isinstance(row.entry, SnatEntry)
-        who = self.subscribers.get(packet.source[0])
-        serving = [a for a in row.wires if self.obtainable(packet.protocol, a, packet.source[0])]
-        if self.policy.pooling == "arbitrary" or who is None or who.entry != row.id:
-            return serving
-        own = [who.address] if self.obtainable(packet.protocol, who.address, packet.source[0]) else []
-        return own if own or self.policy.pooling == "paired" else serving
-
-    def obtainable(self, protocol: int, address: int, subscriber: int) -> int:
-        """How many ports of an address a subscriber could be given; without ports an address always does."""
-        if protocol not in PORTED:
-            return 1
-        used = {m.outside for m in self.mappings if m.protocol == protocol and m.outside[0] == address and not m.static}
-        for (held_protocol, endpoint), (owner, until) in self.held.items():
-            if held_protocol == protocol and endpoint[0] == address and owner != subscriber and self.now < until:
-                used.add(endpoint)
-        return self.range_size - self.entries.reserved_count(protocol, address, self.policy.port_ranges) - len(used)
-
-    @property
-    def range_size(self) -> int:
-        """Ports that may be drawn on an address."""
-        return sum(last - first + 1 for first, last in self.policy.port_ranges)
-
-    def free(self, protocol: int, endpoint: Endpoint) -> bool:
-        """Whether anybody could draw the port now."""
-        return (
-            any(first <= endpoint[1] <= last for first, last in self.policy.port_ranges)
-            and not self.entries.reserved(protocol, endpoint)
-            and all((m.protocol, m.outside) != (protocol, endpoint) or m.static for m in self.mappings)
-            and self.held.get((protocol, endpoint), (0, 0))[1] <= self.now
-        )
-
-    def resting(self) -> list[tuple[int, Endpoint]]:
-        """Protocol and endpoint of the ports that are held down."""
-        in_use = {(m.protocol, m.outside) for m in self.mappings if not m.static}
-        return [key for key, (_, until) in self.held.items() if self.now < until and key not in in_use]
-
-    def check(self, choice: Endpoint, packet: Packet, row: Row) -> None:
-        """The drawn endpoint keeps every promise."""
-        protocol, subscriber, candidates = packet.protocol, packet.source[0], self.candidates(packet, row)
-        assert choice[0] in candidates, f"{choice} is on none of {candidates}: not in the pool, not the pair, or full"
-        if protocol not in PORTED:
-            return
-        assert any(first <= choice[1] <= last for first, last in self.policy.port_ranges), f"{choice}: out of range"
-        assert not self.entries.reserved(protocol, choice), f"{choice} is a DNAT entry's"
-        taken = ((m.protocol, m.outside) == (protocol, choice) and not m.static for m in self.mappings)
-        assert not any(taken), f"{choice} is taken"
-        owner, until = self.held.get((protocol, choice), (subscriber, 0))
-        assert owner == subscriber or until <= self.now, f"{choice} is held down for {owner} until {until}"
-        self._check_preference(choice, protocol, packet.source[1])
-
-    def _check_preference(self, choice: Endpoint, protocol: int, wish: int) -> None:
-        """The inside port is preserved where it is free; its parity is, where such a port is (RFC 4787 REQ-4)."""
-        address, port = choice
-        if self.policy.ports == "preserve" and self.free(protocol, (address, wish)):
-            assert port == wish, f"{choice}: {wish} was free to be preserved"
-        if self.policy.parity and port % 2 != wish % 2:
-            alike = (p for first, last in self.policy.port_ranges for p in range(first, last + 1) if p % 2 == wish % 2)
-            better = next((p for p in alike if self.free(protocol, (address, p))), None)
-            assert better is None, f"{choice}: {better} was free, and has the parity of {wish}"
+        if self.candidates(packet, row):
+            return None
+        return Verdict.DROP_SUBSCRIBER_LIMIT if self.has_its_share(packet.source[0]) else Verdict.DROP_PORTS_EXHAUSTED
 
     def _guess(self, packet: Packet, row: Row) -> int:
         """The outside address of a draw that was undone, since the hairpin's other end refused the packet.
@@ -228,11 +166,9 @@ class Admission(Tables):
         other = self.entries.dnat(packet.protocol, packet.destination)  # of several targets that for the address
         unsure = (who is not None and who.entry != row.id) or (other is not None and len(targets(other)) > 1)
         self.guessed = self.guessed or (unsure and len(candidates) > 1)
-        if (
-            packet.protocol == ICMP and other is not None
-        ):  # an echo's id goes on: whether the other end has that mapping
+        if packet.protocol == ICMP and other is not None:  # the echo's id goes on: has the other end that mapping?
             there = [
-                m for m in self.mappings if m.static and m.protocol == ICMP and m.outside[0] == packet.destination[0]
+                m for m in self.mappings if (m.static, m.protocol, m.outside[0]) == (True, ICMP, packet.destination[0])
             ]
             dead = any(not mapping.alive(self.now) for mapping in there)
             full = len(self.mappings) + 1 >= self.max_mappings  # with the initiator's
@@ -241,11 +177,11 @@ class Admission(Tables):
             taken = {s.mapping.outside[0] for s in self.sessions if s.protocol == packet.protocol
                      and s.remote == packet.destination and s.alive(self.now)}  # fmt: skip
             return next((a for a in candidates if a in taken), candidates[0])
-        met = [s for s in self.sessions if s.mapping.outside == packet.destination and s.remote[0] in candidates]
-        dead, known = any(not session.alive(self.now) for session in met), {session.remote[0] for session in met}
-        self.guessed = (
-            self.guessed or dead or 0 < len(known) < len(candidates)
-        )  # an address-dependent filter tells them apart
+        met = [s for s in self.sessions if s.remote[0] in candidates and s.protocol == packet.protocol]
+        dead = any(not session.alive(self.now) for session in met)
+        known = {session.remote[0] for session in met if session.mapping.outside == packet.destination}
+        apart = 0 < len(known) < len(candidates)  # by an address-dependent filter
+        self.guessed = self.guessed or dead or apart
         return candidates[0]
 
     # The target of a DNAT entry

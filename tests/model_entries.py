@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from model_packets import ICMP, TCP, UDP, Endpoint
 from natcore.changes import Add, Change, Remove, Replace
-from natcore.config import AnyEntry, DnatEntry, NoNatEntry, SnatEntry
+from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
 
 PORTED = (ICMP, TCP, UDP)  # the protocols whose mappings have a port, or an id
 SPACES = {"tcp": (TCP,), "udp": (UDP,), "any": (TCP, UDP)}
@@ -72,7 +72,8 @@ class Applied(NamedTuple):
 class Entries:
     """Those in force, in the order of their numbers' places, and those that drain."""
 
-    def __init__(self, kind: str, eip_bind_mode: str) -> None:
+    def __init__(self, kind: str, eip_bind_mode: str, policy: Policy) -> None:
+        self.policy = policy
         self.public = kind == "internet"
         self.private = self.public and eip_bind_mode == "NAT"
         self.rows: list[Row] = []
@@ -179,6 +180,29 @@ class Entries:
                         return {wire: eip}
         return {asked: asked if self.public else 0}
 
+    def stays(self, row: Row, by: Row | None, inside: int, outside: int) -> bool:
+        """Whether a session lives on when its entry is replaced: the same entry, or prefix and pool that still have it."""
+        if by is None:
+            return False
+        if row.entry == by.entry:
+            return row.wires == by.wires
+        if not isinstance(row.entry, SnatEntry) or not isinstance(by.entry, SnatEntry):
+            return False
+        if self.policy.ports == "deterministic" and (row.entry.source, row.entry.pool) != (
+            by.entry.source,
+            by.entry.pool,
+        ):
+            return False  # every host has another block
+        return within(inside, by.entry.source) and outside in row.wires and outside in by.wires
+
+    def _unfit(self, rows: Sequence[Row]) -> bool:
+        """Whether an inside address would have no block of its own (RFC 7422)."""
+        snat = [row for row in rows if isinstance(row.entry, SnatEntry)]
+        wires = [wire for row in snat for wire in row.wires]
+        room = block_count(self.policy)
+        short = any(row.entry.source.num_addresses > room * len(row.wires) for row in snat)  # type: ignore[union-attr]
+        return short or len(set(wires)) < len(wires)
+
     def clash(self, after: Applied) -> bool:
         """Whether two of the entries cannot both be, or one would take a port of an entry that drains."""
         rows = after.rows
@@ -193,9 +217,16 @@ class Entries:
         pools = {wire for row in rows if isinstance(row.entry, SnatEntry) for wire in row.wires}
         if any(row.whole and not pools.isdisjoint(row.wires) for row in dnat):
             return True
+        if self.policy.ports == "deterministic" and self._unfit(rows):
+            return True
         standing = [row.id for row in self.rows if row.id not in {gone.id for gone, _ in after.gone}]
         fresh = [row for row in dnat if row.id not in standing]
         return any(overlap(row, other) for row in fresh for other in (*self.draining, *after.drained))
+
+
+def block_count(policy: Policy) -> int:
+    """How many blocks an outside address has."""
+    return sum((last + 1 - first) // policy.block_size for first, last in policy.port_ranges)
 
 
 def within(address: int, network: object) -> bool:
@@ -214,17 +245,6 @@ def overlap(one: Row, other: Row) -> bool:
         return False
     (first, last, _), (low, high, _) = one.entry.ports, other.entry.ports  # type: ignore[union-attr]
     return bool(first <= high and low <= last)
-
-
-def stays(row: Row, by: Row | None, inside: int, outside: int) -> bool:
-    """Whether a session lives on when its entry is replaced: the same entry, or prefix and pool that still have it."""
-    if by is None:
-        return False
-    if row.entry == by.entry:
-        return row.wires == by.wires
-    if not isinstance(row.entry, SnatEntry) or not isinstance(by.entry, SnatEntry):
-        return False
-    return within(inside, by.entry.source) and outside in row.wires and outside in by.wires
 
 
 __all__ = ["Add", "Remove", "Replace"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
 
-from model_entries import PORTED, Entries, stays
+from model_entries import PORTED, Entries
 from model_fragments import Fragments
 from model_packets import Endpoint
 from model_sessions import MS, Mapping, Row, Session
@@ -81,7 +81,7 @@ class Tables:
         self.max_subscribers = max_subscribers or max_sessions
         self.window, self.hold_down = round(window * SECOND), round(self.policy.hold_down * 1000) * MS
         self.fragments: Fragments | None = None
-        self.entries = Entries(kind, eip_bind_mode)
+        self.entries = Entries(kind, eip_bind_mode, self.policy)
         self.now = 0  # ns
         self.sessions: list[Session] = []  # dead ones too, until they are released
         self.mappings: list[Mapping] = []
@@ -212,7 +212,8 @@ class Tables:
         self.counts["ended"] += 1
         mapping.end = max(mapping.end, end)
         gone = self._remove(session, keep_mapping)
-        if gone and mapping.protocol in PORTED and not mapping.static:
+        rests = self.policy.ports != "overload"  # RFC 6888 REQ-8 C: not where the filter is address- and port-dependent
+        if gone and rests and mapping.protocol in PORTED and not mapping.static:
             self.held[mapping.protocol, mapping.outside] = (mapping.inside[0], mapping.end // MS * MS + self.hold_down)
 
     def discard(self, session: Session) -> None:
@@ -298,7 +299,7 @@ class Tables:
             entry, ends = session.mapping.entry, (session.mapping.inside[0], session.mapping.outside[0])
             if entry not in rows:  # of an entry that drains already
                 continue
-            kept = entry not in gone or stays(rows[entry], gone[entry], *ends)
+            kept = entry not in gone or self.entries.stays(rows[entry], gone[entry], *ends)
             result["drained" if entry in drained else "kept" if kept else "ended"] += 1
         return Plan(result["kept"], result["drained"], result["ended"])
 
@@ -317,7 +318,7 @@ class Tables:
         for row, by in after.gone:
             ended += self._end_in_order(
                 s for s in self.sessions
-                if s.mapping.entry == row.id and not stays(row, by, s.mapping.inside[0], s.mapping.outside[0])
+                if s.mapping.entry == row.id and not self.entries.stays(row, by, s.mapping.inside[0], s.mapping.outside[0])
             )  # fmt: skip
             for who in self.subscribers.values():
                 if who.entry == row.id and (by is None or who.address not in by.wires):
@@ -345,6 +346,6 @@ class Tables:
     def counters(self) -> dict[str, int]:
         """As natcore's, those that are zero left out."""
         self.settle()
-        used = sum(mapping.protocol in PORTED and not mapping.static for mapping in self.mappings)
-        gauges = {"sessions": len(self.sessions), "mappings": len(self.mappings), "ports_used": used}
+        used = {(m.protocol, m.outside) for m in self.mappings if m.protocol in PORTED and not m.static}
+        gauges = {"sessions": len(self.sessions), "mappings": len(self.mappings), "ports_used": len(used)}
         return {name: value for name, value in {**self.counts, **gauges}.items() if value}

@@ -28,7 +28,7 @@ class Mutant:
     """What is wrong with a gateway."""
 
     what: str
-    policy: dict[str, Any] = field(default_factory=dict)  # instead of what it was asked for
+    policy: dict[str, Any] = field(default_factory=dict)  # instead of what it was asked for, or a function of that
     timeouts: dict[str, float] = field(default_factory=dict)
     mtu: int | None = None
     after: Hook | None = None  # what becomes of each frame
@@ -50,7 +50,9 @@ class Mutant:
 
     def _init(self, original: Callable[..., None]) -> Callable[..., None]:
         def init(gateway: Gateway, **settings: Any) -> None:
-            settings["policy"] = replace(settings.get("policy") or Policy(), **self.policy)
+            policy = settings.get("policy") or Policy()
+            wrong = {name: value(policy) if callable(value) else value for name, value in self.policy.items()}
+            settings["policy"] = replace(policy, **wrong)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # idle times below the RFCs' minima are the point
                 settings["timeouts"] = replace(settings.get("timeouts") or Timeouts(), **self.timeouts)
@@ -136,6 +138,23 @@ def renumber(gateway: Gateway, packet: Packet, side: Side, outcome: Outcome) -> 
     return verdict, bytes(new)
 
 
+def meddle(gateway: Gateway, packet: Packet, side: Side, outcome: Outcome) -> Outcome:
+    """A payload that names the inside address names another one, as an application-level gateway would have it."""
+    verdict, sent = outcome
+    return verdict, sent and sent.replace(b"10.0.0.5", b"192.0.2.").replace(b"10,0,0,5", b"192,0,2,")
+
+
+def in_a_row(gateway: Gateway, port: int) -> int:
+    """One port after the other."""
+    return 4000 + len(gateway.sessions())
+
+
+def all_but_one(policy: Policy) -> tuple[tuple[int, int], ...]:
+    """The port ranges without their last port."""
+    *others, (first, last) = policy.port_ranges
+    return (*others, (first, last - 1))
+
+
 def refresh(gateway: Gateway) -> None:
     touch_sessions(gateway._core.worker_capsule())
 
@@ -168,13 +187,28 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("inbound packets never refresh", policy={"inbound_refresh": False}),
         Mutant("inbound packets always refresh", policy={"inbound_refresh": True}),
     ],
+    "4787-7": [
+        Mutant(
+            "no remote has a private address",
+            after=instead(
+                lambda p, v: v is Verdict.OUTBOUND and p.destination[0] >> 24 == 10, Verdict.DROP_UNSUPPORTED
+            ),
+        )
+    ],
     "4787-8": [Mutant("no filter", policy={"filtering": INDEPENDENT})],
     "4787-9": [Mutant("no hairpin", policy={"hairpin": False})],
+    "4787-10": [Mutant("an application's gateway", after=meddle)],
     "4787-11": [
         Mutant("other ports under load", after=with_port(lambda gateway, port: port ^ (len(gateway.sessions()) > 100)))
     ],
     "4787-12": [Mutant("an error ends mappings", after=when(is_error, end_all))],
     "4787-13": [Mutant("nothing is too big", mtu=65535)],
+    "4787-13a": [Mutant("the first fragment alone is sent", methods={"take_generated": lambda original, gateway: []})],
+    "4787-14": [Mutant("what waited is never sent", methods={"take_generated": lambda original, gateway: []})],
+    "4787-14a": [
+        Mutant("fragments wait for ten minutes", timeouts={"fragment": 600}),
+        Mutant("any fragment passes", after=instead(lambda p, v: v is Verdict.DROP_FRAGMENT, Verdict.OUTBOUND)),
+    ],
     "5382-1": [Mutant("a mapping for each remote", policy={"mapping": DEPENDENT})],
     "5382-2": [
         Mutant(
@@ -198,6 +232,7 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("established lives an hour", timeouts={"tcp_established": 3600}),
         Mutant("transitory lives two minutes", timeouts={"tcp_transitory": 120}),
     ],
+    "5382-6": [Mutant("an application's gateway", after=meddle)],
     "5382-7": [Mutant("one port for everybody", after=with_port(lambda gateway, port: 4000))],
     "5382-8": [Mutant("no hairpin", policy={"hairpin": False})],
     "5382-9": [Mutant("quoted packets stay as they are", after=keep_quote)],
@@ -224,9 +259,11 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("no limit of ports", policy={"ports_per_subscriber": None}),
         Mutant("no limit of new sessions", policy={"new_sessions_per_second": None}),
     ],
+    "6888-5": [Mutant("no limit of sessions", policy={"sessions_per_subscriber": None})],
     "6888-6": [Mutant("no destination is chosen", methods={"add": no_plain})],
     "6888-7": [Mutant("filters by address", policy={"filtering": "address-dependent"})],
     "6888-8": [Mutant("a freed port is drawn at once", policy={"hold_down": 0})],
+    "6888-10": [Mutant("no events", methods={"events": lambda original, gateway: []})],
     "6888-11a": [
         Mutant(
             "what cannot be translated leaves as it is", after=instead(lambda p, v: v in EXHAUSTED, Verdict.OUTBOUND)
@@ -245,9 +282,13 @@ MUTANTS: dict[str, list[Mutant]] = {
             },
         )
     ],
+    "6888-13": [Mutant("a port is never used", policy={"port_ranges": all_but_one})],
+    "6888-14": [Mutant("ports from anywhere", policy={"ports": "random"})],
+    "6888-15": [Mutant("one port after the other", after=with_port(in_a_row))],
     "7857-2": [Mutant("every state is transitory", timeouts={"tcp_established": 240})],
     "7857-2.1": [Mutant("one timer for all states", timeouts={"tcp_established": 240, "tcp_transitory": 240})],
     "7857-2.2": [Mutant("a RST ends", after=when(lambda packet, verdict: bool(packet.flags & RST), end_all))],
+    "7857-3": [Mutant("a port for each destination", policy={"ports": "random"})],
     "7857-4": [
         Mutant("always hard", policy={"pooling": "paired"}),
         Mutant("always soft", policy={"pooling": "paired-soft"}),
@@ -263,6 +304,8 @@ MUTANTS: dict[str, list[Mutant]] = {
         Mutant("a RST refreshes", after=when(lambda packet, verdict: bool(packet.flags & RST), refresh)),
         Mutant("an error refreshes", after=when(is_error, refresh)),
     ],
+    "7857-8": [Mutant("parity is always kept", policy={"parity": True})],
+    "7857-9": [Mutant("one port after the other", after=with_port(in_a_row))],
     "7857-10": [Mutant("identifications are renumbered", after=renumber)],
     "7857-11": [Mutant("an ICMP mapping outlives its sessions", timeouts={"icmp": 600})],
     "7857-12": [Mutant("no hairpin", policy={"hairpin": False})],
