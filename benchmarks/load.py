@@ -1,25 +1,33 @@
-"""A gateway with a chosen number of sessions, after churn, and frames that hit them in random order."""
+"""Gateways with a chosen number of sessions, after churn; frames that hit them in random order; and what must come out."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bulk import UDP, Frames, Lengths, answers, packets
+from bulk import ACK, SYN, TCP, UDP, Frames, Lengths, answers, endpoints, headers_right, layer4_sums, packets
 from natcore import Gateway, Side, SnatEntry, Timeouts, Verdict
 
 CHURN = 20  # how often every session was replaced before anything is timed
 UDP_SECONDS = 300.0
 PORTS_A_HOST = 16
+GENERATIONS = 8
+FRAME_BYTES = 64
 VERDICT = {Side.INSIDE: Verdict.OUTBOUND, Side.OUTSIDE: Verdict.INBOUND}
+
+Sides = NDArray[np.uint8]
+Rows = NDArray[np.int64]
 
 
 def make_gateway(max_sessions: int) -> Gateway:
-    """64 outside addresses, so that a million mappings use a quarter of the ports."""
+    """An outside address for 16,384 sessions, so that a quarter of the ports is in use; 64 at least."""
+    addresses = max(64, max_sessions // 16_384)
     gateway = Gateway(
         instance="ngw-bench", vpc_id="vpc-bench", max_sessions=max_sessions, timeouts=Timeouts(udp=UDP_SECONDS), seed=1
     )
-    gateway.add(SnatEntry("10.0.0.0/8", pool="203.0.113.0/26"))
+    gateway.add(SnatEntry("10.0.0.0/8", pool=f"203.0.0.0-203.0.{(addresses - 1) >> 8}.{(addresses - 1) & 255}"))
     return gateway
 
 
@@ -28,39 +36,117 @@ def flows(first: int, count: int, protocol: int = UDP) -> tuple[Frames, Lengths]
     numbers = np.arange(first, first + count, dtype=np.uint64)
     hosts, ports = np.divmod(numbers, np.uint64(PORTS_A_HOST))
     remotes = 0x5DB80000 + (numbers * np.uint64(2654435761) >> np.uint64(8) & np.uint64(0xFFFF))
-    return packets(protocol, 0x0A000000 + hosts, 20_000 + ports, remotes, 443)
+    return packets(protocol, 0x0A000000 + hosts, 20_000 + ports, remotes, 443, length=FRAME_BYTES)
+
+
+def with_flags(frames: Frames, flags: int, sequence: int) -> Frames:
+    """The same TCP endpoints, other flags and sequence numbers."""
+    (sources, source_ports), (destinations, destination_ports) = (
+        endpoints(frames, "source"),
+        endpoints(frames, "destination"),
+    )
+    return packets(
+        TCP,
+        sources,
+        source_ports,
+        destinations,
+        destination_ports,
+        length=FRAME_BYTES,
+        tcp_flags=flags,
+        sequence=sequence,
+    )[0]
 
 
 class Load:
-    """`sessions` live UDP sessions in a table that is full at that number, each replaced CHURN times before."""
+    """`sessions` live sessions in a table that is full at that number, each replaced CHURN times before.
 
-    def __init__(self, sessions: int, churn: int = CHURN) -> None:
+    protocols: of the sessions, in turn by generation (an eighth of them); TCP's have seen both SYNs and an ACK each way.
+    """
+
+    def __init__(self, sessions: int, churn: int = CHURN, protocols: Sequence[int] = (UDP,)) -> None:
         self.sessions = sessions
         self.gateway = make_gateway(sessions)
         self.random = np.random.default_rng(1)
-        generations = min(8, sessions)
-        size = sessions // generations
-        if size * generations != sessions:
-            raise ValueError(f"sessions={sessions}: allowed is less than 8, or a multiple of 8")
         self.now = 0.0
-        steps = generations * (churn + 1)
-        for step in range(steps):  # each step one generation dies and another comes
-            self.now = step * UDP_SECONDS / generations
-            self.gateway.advance(self.now)
-            frames, lengths = flows(step * size, size)
-            order = self.random.permutation(size)
-            self.expect(self.gateway.translate(frames[order], lengths, Side.INSIDE, now=self.now), Side.INSIDE)
-        outbound, lengths = flows((steps - generations) * size, sessions)
-        translated = outbound.copy()
-        self.expect(self.gateway.translate(translated, lengths, Side.INSIDE, now=self.now), Side.INSIDE)
+        generations = min(GENERATIONS, sessions)
+        self.size = sessions // generations
+        if self.size * generations != sessions:
+            raise ValueError(f"sessions={sessions}: allowed is less than {GENERATIONS}, or a multiple of it")
+        self.protocols = [protocols[generation % len(protocols)] for generation in range(generations)]
+        for step in range(generations * churn):  # each step one generation dies and another comes
+            self._step(step, generations)
+            self._admit(*flows(step * self.size, self.size))
+        self.pristine = {side: np.zeros((sessions, FRAME_BYTES), np.uint8) for side in Side}
+        self.expected = {side: np.zeros((sessions, FRAME_BYTES), np.uint8) for side in Side}
+        for generation, protocol in enumerate(self.protocols):
+            step = generations * churn + generation
+            self._step(step, generations)
+            self._establish(slice(generation * self.size, (generation + 1) * self.size), step * self.size, protocol)
         if self.gateway.counters()["sessions"] != sessions:
             raise AssertionError(f"{self.gateway.counters()['sessions']} sessions, not {sessions}")
-        self.pristine = {Side.INSIDE: outbound, Side.OUTSIDE: answers(translated, lengths)[0]}
+
+    def _step(self, step: int, generations: int) -> None:
+        self.now = step * UDP_SECONDS / generations
+        self.gateway.advance(self.now)
+
+    def _pass(self, frames: Frames, side: Side) -> Frames:
+        out = frames.copy()
+        self.expect(self.gateway.translate(out, np.full(len(out), FRAME_BYTES, np.uint32), side, now=self.now), side)
+        return out
+
+    def _admit(self, frames: Frames, lengths: Lengths) -> None:
+        order = self.random.permutation(len(frames))
+        self.expect(self.gateway.translate(frames[order], lengths, Side.INSIDE, now=self.now), Side.INSIDE)
+
+    def _establish(self, rows: slice, first: int, protocol: int) -> None:
+        """The last generations: their frames, and what becomes of them both ways."""
+        inside, lengths = flows(first, self.size, protocol)
+        if protocol == TCP:
+            self._pass(with_flags(answers(self._pass(inside, Side.INSIDE), lengths)[0], SYN | ACK, 1), Side.OUTSIDE)
+            inside = with_flags(inside, ACK, 2)
+        translated = self._pass(inside, Side.INSIDE)
+        outside = answers(translated, lengths)[0]
+        back = self._pass(outside, Side.OUTSIDE)
+        self._check(inside, translated, outside, back, protocol)
+        for side, frames, outcome in ((Side.INSIDE, inside, translated), (Side.OUTSIDE, outside, back)):
+            self.pristine[side][rows], self.expected[side][rows] = frames, outcome
+
+    @staticmethod
+    def _check(inside: Frames, translated: Frames, outside: Frames, back: Frames, protocol: int) -> None:
+        """Against plain arithmetic: checksums are right, remotes are kept, answers reach who asked, endpoints are unique."""
+        for frames in (translated, back):
+            right = layer4_sums(frames, protocol, FRAME_BYTES - 14) == 0xFFFF
+            if not (headers_right(frames).all() and right.all()):
+                raise AssertionError("checksums")
+        outer, ours = endpoints(translated, "source"), endpoints(inside, "source")
+        same = [
+            (endpoints(translated, "destination"), endpoints(inside, "destination")),
+            (endpoints(back, "destination"), ours),
+            (endpoints(back, "source"), endpoints(outside, "source")),
+        ]
+        if not all((one[0] == other[0]).all() and (one[1] == other[1]).all() for one, other in same):
+            raise AssertionError("endpoints")
+        if len(np.unique(outer[0] << np.uint64(16) | outer[1])) != len(translated):
+            raise AssertionError("an outside endpoint twice")
+
+    def rows(self, count: int, protocol: int | None = None) -> Rows:
+        """Random sessions, of a protocol or of all."""
+        rows = self.random.integers(0, self.sessions, count)
+        if protocol is not None:
+            own = np.flatnonzero([p == protocol for p in self.protocols])
+            rows = rows % self.size + own[rows // self.size % len(own)] * self.size
+        return rows
 
     def frames(self, side: Side, count: int) -> tuple[Frames, Lengths]:
         """count frames of random sessions, fresh (translate rewrites them in place)."""
-        rows = self.random.integers(0, self.sessions, count)
-        return self.pristine[side][rows], np.full(count, self.pristine[side].shape[1], np.uint32)
+        return self.pristine[side][self.rows(count)], np.full(count, FRAME_BYTES, np.uint32)
+
+    def sides(self, count: int) -> Sides:
+        return self.random.integers(0, 2, count, np.uint8)
+
+    def take(self, rows: Rows, sides: Sides, of: dict[Side, Frames]) -> Frames:
+        """A frame for each row, from the side that it says."""
+        return np.where(sides[:, None] == Side.INSIDE, of[Side.INSIDE][rows], of[Side.OUTSIDE][rows])
 
     @staticmethod
     def expect(verdicts: NDArray[np.uint8], side: Side) -> None:

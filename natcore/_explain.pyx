@@ -5,7 +5,7 @@ shares its memory with this process until one of both writes (fork); the worker 
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from natcore._look cimport MappingRow, SessionRow, copy_sessions, mapping_row
 from natcore._mappings cimport Mapping
@@ -215,6 +215,7 @@ cdef void rehearse(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) 
     cdef bint known
     cdef Flight flight
     cdef Clock now
+    memset(&flight, 0, sizeof(Flight))  # a fragment's stays without ports
     worker.events.fd = -1               # the program's own is shared with the copy
     worker.outbox.head = worker.outbox.tail = 0
     clock_read(&now, now_ns if now_ns > worker.now_ns else worker.now_ns)

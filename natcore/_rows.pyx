@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from natcore._journal cimport Record, journal_drain
 from natcore._look cimport oldest_window
-from natcore._sessions cimport micros
+from natcore._sessions cimport micros, window_copy
 from natcore._sweep cimport close_windows
 from natcore._translate cimport clock_forward, hold, release
 from natcore.hints cimport fetch_add
@@ -101,6 +101,22 @@ cdef class Rows:
             parts = (self.worker.sessions.slots.fresh + LOOK_LINES - 1) // LOOK_LINES
         self.disown()
         return oldest, parts if parts else 1
+
+    def copy_windows(self, records not None, uint32_t part):
+        """Copies the open windows of a part of the table into RECORD (65,536,), as if they ended now; (how many, parts)."""
+        cdef uint8_t[::1] raw = records.view("u1")
+        cdef Record* rows = <Record*>&raw[0]
+        cdef uint32_t slot, parts, count = 0
+        if records.itemsize != sizeof(Record) or raw.shape[0] < LOOK_LINES * <int64_t>sizeof(Record):
+            raise ConfigurationError(f"records={records.dtype}[{len(records)}]: allowed is RECORD[{LOOK_LINES}] or more")
+        self.own()
+        with nogil:
+            for slot in range(part * LOOK_LINES, min((part + 1) * LOOK_LINES, self.worker.sessions.slots.fresh)):
+                if window_copy(&self.worker.sessions, slot, self.worker.now_ns, &rows[count]):
+                    count += 1
+            parts = (self.worker.sessions.slots.fresh + LOOK_LINES - 1) // LOOK_LINES
+        self.disown()
+        return count, parts if parts else 1
 
     def label(self, uint64_t at_ns):
         """Microseconds since 1970 of a time of the gateway's clock, as rows have it."""

@@ -5,7 +5,7 @@ The hot line is all that a packet of an established session touches, besides one
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from natcore._journal cimport Journal
+from natcore._journal cimport Journal, Record
 from natcore._mappings cimport Mappings
 from natcore.flow cimport HashKey, flow_hash
 from natcore.index cimport NONE, Cursor, Index, index_begin, index_next
@@ -167,6 +167,7 @@ cdef bint mapping_alive(Sessions* table, uint32_t number, uint32_t now_ms) noexc
 cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, uint16_t outside_port, uint8_t protocol,
                       uint32_t now_ms) noexcept nogil
 cdef uint64_t session_id(const Cold* cold) noexcept nogil
+cdef bint window_copy(const Sessions* table, uint32_t slot, uint64_t now_ns, Record* row) noexcept nogil
 cdef int64_t micros(const Sessions* table, uint64_t ns) noexcept nogil
 cdef uint64_t deadline_of(const Sessions* table, const Session* session, uint64_t now_ns) noexcept nogil
 cdef int64_t micros(const Sessions* table, uint64_t ns) noexcept nogil

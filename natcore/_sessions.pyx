@@ -71,14 +71,19 @@ cdef uint64_t window_packets(const Session* session, const Cold* cold, uint32_t 
 
 cdef Record* row_begin(Sessions* table, uint32_t slot, uint8_t kind, uint64_t start_ns, uint64_t end_ns) noexcept nogil:
     """A row of the session without its counters, or NULL: not logged, or lost."""
-    cdef const Session* session = &table.hot[slot]
-    cdef const Cold* cold = &table.cold[slot]
     cdef Record* row
-    if session.flags & UNLOGGED:
+    if table.hot[slot].flags & UNLOGGED:
         return NULL
     row = journal_slot(table.journal)
-    if row == NULL:
-        return NULL
+    if row != NULL:
+        row_fill(table, slot, kind, start_ns, end_ns, row)
+    return row
+
+
+cdef void row_fill(const Sessions* table, uint32_t slot, uint8_t kind, uint64_t start_ns, uint64_t end_ns,
+                   Record* row) noexcept nogil:
+    cdef const Session* session = &table.hot[slot]
+    cdef const Cold* cold = &table.cold[slot]
     memset(row, 0, sizeof(Record))
     row.start_time = micros(table, start_ns)
     row.end_time = micros(table, end_ns)
@@ -93,7 +98,24 @@ cdef Record* row_begin(Sessions* table, uint32_t slot, uint8_t kind, uint64_t st
     row.protocol = session.protocol
     row.kind = kind
     row.flags = RECORD_OPENED_OUTSIDE if session.flags & OPENED_OUTSIDE else 0
-    return row
+
+
+cdef void window_fill(const Session* session, const Cold* cold, Record* row) noexcept nogil:
+    row.bytes_from_vpc = window_bytes(session, cold, OUT)
+    row.pkts_from_vpc = window_packets(session, cold, OUT)
+    row.bytes_from_pub = window_bytes(session, cold, IN)
+    row.pkts_from_pub = window_packets(session, cold, IN)
+
+
+cdef bint window_copy(const Sessions* table, uint32_t slot, uint64_t now_ns, Record* row) noexcept nogil:
+    """What the open window's row would be if it ended now; False: there is no window that will be a row."""
+    cdef const Session* session = &table.hot[slot]
+    cdef const Cold* cold = &table.cold[slot]
+    if session.protocol == 0 or session.flags & (NO_WINDOW | UNLOGGED):
+        return False
+    row_fill(table, slot, RECORD_WINDOW, cold.window_start_ns, now_ns, row)
+    window_fill(session, cold, row)
+    return True
 
 
 cdef void window_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept nogil:
@@ -107,10 +129,7 @@ cdef void window_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept
         return
     row = row_begin(table, slot, RECORD_WINDOW, cold.window_start_ns, end_ns if end_ns < limit else limit)
     if row != NULL:
-        row.bytes_from_vpc = window_bytes(session, cold, OUT)
-        row.pkts_from_vpc = window_packets(session, cold, OUT)
-        row.bytes_from_pub = window_bytes(session, cold, IN)
-        row.pkts_from_pub = window_packets(session, cold, IN)
+        window_fill(session, cold, row)
         journal_commit(table.journal)
     for direction in range(2):
         cold.total_bytes[direction] += window_bytes(session, cold, direction)

@@ -62,6 +62,10 @@ class FakeCore:
     def oldest_window(self, part: int) -> tuple[int, int]:
         return self.now_ns if self.oldest_ns is None else self.oldest_ns, 1
 
+    def copy_windows(self, records: Records, part: int) -> tuple[int, int]:
+        records[: self.open_windows] = make_records(self.open_windows, self._next_row)
+        return self.open_windows, 1
+
     def label(self, at_ns: int) -> int:
         return at_ns // 1000
 

@@ -98,3 +98,21 @@ def test_verify(folder: Path) -> None:
     path.rename(folder / "x.parquet")
     assert call("log", "verify", folder, exit_code=1).startswith("renamed: x.parquet: it holds rows from 0 of run run1")
     assert call_json("log", "verify", folder, exit_code=1)["findings"][0]["kind"] == "renamed"
+
+
+def test_who_is_computed_where_ports_are_deterministic(folder: Path, tmp_path: Path) -> None:
+    """Without a log; with one, or with a time, the log is asked."""
+    file = tmp_path / "gateway.toml"
+    file.write_text(
+        "[policy]\nports = 'deterministic'\n[[snat]]\nsource = '10.0.0.0/25'\npool = ['203.0.113.1', '203.0.113.2']\n"
+        f"[[log]]\nsink = 'parquet'\nfolder = '{folder}'\n"
+    )
+    assert "computed: " in call("who", "203.0.113.1:4000", "--config", file)
+    found = call_json("who", "203.0.113.1:4000", "--config", file)
+    assert found == {"status": "computed", "subscriber": "10.0.0.5"}  # 4000 is in the sixth block of 512 from 1024 on
+    assert call("who", "203.0.113.9:4000", "--config", file, exit_code=5).startswith("nobody: by ")
+    assert call(*WHO, iso(200), "--config", file).startswith("exact: 10.0.0.5")
+    assert "--at: missing" in call("who", "203.0.113.1:4000", "--log", folder, "--protocol", "tcp", exit_code=1)
+    assert "--protocol: missing" in call("who", "203.0.113.1:4000", "--log", folder, "--at", iso(0), exit_code=1)
+    file.write_text("[gateway]\ninstance = 'x'\n")
+    assert "--at: missing" in call("who", "203.0.113.1:4000", "--config", file, exit_code=1)

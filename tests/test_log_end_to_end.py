@@ -156,8 +156,38 @@ def test_R1_a_log_that_starts_counts_from_its_start_and_R10_stops_with_partial_r
         gateway.translate_one(packet, Side.INSIDE, float(second))
     assert gateway.stop_session_log(first, timeout=30) == 0
     assert gateway.stop_session_log(second_log, timeout=30) == 0
-    assert [row["pkts_from_vpc"] for row in early.rows(local=True) if row["kind"] == "window"] == [10, 5]
-    assert [row["pkts_from_vpc"] for row in late.rows(local=True) if row["kind"] == "window"] == [5]
+    assert [row["pkts_from_vpc"] for row in early.rows(local=True) if row["kind"] == "window"] == [15]
+    (row,) = (row for row in late.rows(local=True) if row["kind"] == "window")
+    assert (row["pkts_from_vpc"], row["bytes_from_vpc"]) == (5, 5 * 48)
+    assert row["start_time"] == 1_700_000_009_000_000  # the late log's start
+
+
+def test_R1_a_late_log_counts_each_sessions_packets_since_its_start_and_the_early_one_all(gateway):
+    early, late, plain = MemorySink(), MemorySink(), ScriptedSink()
+    gateway.start_session_log(early, name="early")
+    traffic = Traffic(gateway)
+    befores: list[dict[tuple[int, int, int], list[int]]] = []
+    for second in range(700):
+        if second in (250, 550):  # windows are open: some have been for 250 s, some roll over between the two
+            gateway.start_session_log(late if second == 250 else plain, name=f"at-{second}")
+            befores.append({key: list(counts) for key, counts in traffic.sent.items()})
+        traffic.exchange(traffic.chance.randrange(40), float(second))
+    gateway.close()
+    for batches, before in ((early.batches, {}), (late.batches, befores[0]), (plain.taken, befores[1])):
+        got: dict[tuple[int, int, int], list[int]] = {}
+        for row in (row for batch in batches for row in batch.records if row["kind"] == WINDOW):
+            sums = got.setdefault((int(row["protocol"]), int(row["pri_ip"]), int(row["pri_port"])), [0, 0, 0, 0])
+            for at, name in enumerate(("bytes_from_vpc", "pkts_from_vpc", "bytes_from_pub", "pkts_from_pub")):
+                sums[at] += int(row[name])
+        since = {
+            key: [count - base for count, base in zip(counts, before.get(key, [0] * 4), strict=True)]
+            for key, counts in traffic.sent.items()
+        }
+        assert {key: sums for key, sums in got.items() if any(sums)} == {k: s for k, s in since.items() if any(s)}
+    assert early.records["number"].tolist() == list(range(len(early.records)))
+    numbers = late.records["number"].tolist()
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))  # a row of which nothing is left keeps its number
+    assert all(row["pkts_from_vpc"] for batch in plain.taken for row in batch.records)
 
 
 def test_advance_drains_a_ring_smaller_than_what_ends(tmp_path):

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from natcore import ConfigurationError, Error, InterfaceError, block, interfaces
+from natcore import ConfigurationError, Error, FlowLog, InterfaceError, block, interfaces
 from natcore.namespaces import Network
 from netns import (
     GATEWAY_OUTSIDE,
@@ -253,9 +253,14 @@ def test_a_link_that_is_down_does_not_keep_the_caller_of_step_awake(network: Net
 
 def test_what_waits_at_the_end_is_dropped_and_counted(network: Network) -> None:
     made = gateway()
+    flows = FlowLog(made)
     with start(network, made) as plane:
         pinging = network.popen("in", ["ping", "-c1", "-W1", "198.18.0.66"], stdout=subprocess.DEVNULL)
         until(lambda: plane.counters()["waiting"] == 1)
+    came, left = (
+        row for row in flows.take() if int(row["protocol"]) == 1
+    )  # in at one interface, and not out after all
+    assert (came["direction"], came["packets"], left["direction"], left["packets"]) == (0, 1, 1, 0)
     assert made.counters()["dropped_no_neighbour"] == 1
     assert made.counters()["forwarded"] == 0
     assert adds_up(made)

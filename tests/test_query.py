@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scapy.layers.inet import UDP
 
 from frames import parsed, udp
 from log_fakes import FakeCore, ScriptedSink
-from natcore import ConfigurationError, Eip, Gateway, Side, SnatEntry
+from natcore import ConfigurationError, Eip, Error, Gateway, Side, SnatEntry
 from natcore.collector import Collector
+from natcore.heartbeat import Beat
 from natcore.query import Store, who
 from natcore.records import CREATE, END, GAP_DIED, RECORD, WINDOW, gap_row
 from natcore.sinks import Batch, ParquetSink
+from natcore.spool_format import Identity
+from natcore.spool_run import RunFile
+from natcore.usage import top
 
 EPOCH = 1_700_000_000  # seconds
 ADDRESS, PRIVATE = 0xCB007101, 0xAC100A0D  # 203.0.113.1, 172.16.10.13
@@ -322,3 +331,94 @@ def test_a_running_gateway_adds_what_it_still_has(tmp_path: Path) -> None:
     assert (answer.status, answer.matches[0].window) == ("exact", (at(0), at(600)))
     answer = who(tmp_path / "log", "203.0.113.1", port, protocol="udp", at=at(650))
     assert (answer.status, answer.matches[0].start, answer.matches[0].end) == ("held-idle", at(0), at(1050))
+
+
+def test_a_quiet_log_is_known_as_far_as_its_last_sign_of_life(log: Log, tmp_path: Path) -> None:
+    """Its rows are in files; the spool is empty, and its heartbeat tells that no other row was written."""
+    folder = log.session(7, ANN, 100, [(100, 400)], 400).write()
+    spool = tmp_path / "spool" / "audit"
+    spool.mkdir(parents=True)
+    beat = Beat(oldest=0, now=round((EPOCH + 5000) * 1e6), wall=0, next_number=log.number)
+    RunFile(spool, Identity("ngw-1", "vpc-1", "run1"), beat).close()
+
+    def ask(seconds: float) -> str:
+        return who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(seconds), spool=tmp_path / "spool").status
+
+    assert [ask(seconds) for seconds in (200, 4000, 5010)] == ["exact", "nobody", "gap"]
+    RunFile(spool, Identity("ngw-1", "vpc-1", "run1"), replace(beat, next_number=log.number + 1)).close()
+    assert ask(4000) == "gap"  # a row was written that is nowhere
+
+
+# Lives of one port: (gap before, seconds of traffic, idle seconds, traffic again or 0); rows are lost where `lost` says.
+LIVES = st.lists(
+    st.tuples(st.integers(1, 900), st.integers(1, 599), st.integers(0, 3000), st.sampled_from([0, 60])), max_size=5
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(lives=LIVES, moments=st.lists(st.integers(0, 12_000), min_size=4, max_size=5), lost=st.sets(st.integers(1, 20)))
+def test_an_answer_is_right_or_says_that_it_cannot_know(lives: list[tuple[int, int, int, int]], moments: list[int],
+                                                         lost: set[int], tmp_path_factory: Any) -> None:  # fmt: skip
+    """Against every life: never the wrong host, and "nobody" only where nobody was, whatever rows are lost."""
+    log = Log(tmp_path_factory.mktemp("lives")).tick(0)
+    rows: list[tuple[float, tuple[Any, ...]]] = [
+        (time, (WINDOW, time, time, 9999, BOB)) for time in range(0, 26_000, 500)
+    ]
+    truth, now = [], 0
+    for number, (before, lively, idle, again) in enumerate(lives):
+        start, host = now + before, ANN + number
+        quiet = start + lively
+        back = quiet + idle if again else 0
+        end = back + again if again else quiet + idle
+        windows = [(start, quiet), *([(back, end)] if again else [])]
+        truth.append((start, end, host, windows))
+        rows += [(start, (CREATE, start, start, number, host)), (end + 0.5, (END, start, end, number, host))]
+        rows += [(last + 0.2, (WINDOW, first, last, number, host)) for first, last in windows]
+        now = end
+    for _, (kind, start, end, session, host) in sorted(rows, key=lambda row: row[0]):
+        if log.number in lost:
+            log.number += 1
+        else:
+            log.add(kind, start, end, session, host, port=1 if session == 9999 else 4000)
+    store = Store(log.write())
+    for moment in moments:
+        answer = who(store, "203.0.113.1", 4000, protocol="tcp", at=at(moment), tolerance=0)
+        holders = {host: windows for start, end, host, windows in truth if start <= moment <= end}
+        hosts = {IPv4Address(host) for host in holders}
+        found = {match.pri_ip for match in answer.matches}
+        if answer.status == "nobody":
+            assert not hosts
+        elif answer.status == "gap":
+            assert answer.gaps and lost
+        else:
+            assert found <= hosts and (answer.status == "ambiguous") == (len(found) > 1)
+        if answer.status == "exact":
+            assert any(first <= moment <= last for windows in holders.values() for first, last in windows)
+        if not lost:
+            assert found == hosts or (answer.status == "exact" and found < hosts)
+
+
+@pytest.mark.parametrize("part", ["rows", "footer", "all"])
+def test_a_damaged_file_is_a_hole(log: Log, part: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Its neighbours' numbers tell what is missing; figures over it are refused, and the file is named."""
+    sink = ParquetSink(log.folder, batch_rows=1)
+    sink.deliver(log.tick(100).batch())
+    sink.deliver(log.session(7, ANN, 1000, [(1000, 1300)], 1300).batch())
+    sink.deliver(log.tick(9000).batch())
+    path = sorted(log.folder.glob("*.parquet"))[1]
+    data = bytearray(path.read_bytes())
+    length = int.from_bytes(data[-8:-4], "little")
+    damage = {
+        "rows": slice(4, len(data) - 8 - length),
+        "footer": slice(len(data) - 8 - length, len(data) - 8),
+        "all": slice(0, None),
+    }
+    data[damage[part]] = bytes(each ^ 0x5A for each in data[damage[part]])
+    path.write_bytes(data)
+    store = Store(log.folder)
+    answer = who(store, "203.0.113.1", 4000, protocol="tcp", at=at(1100))
+    assert answer.status == "gap" and "are missing" in answer.reason and store.damaged == [str(path)]
+    assert ("damaged" in caplog.text) == (part == "rows")
+    if part == "rows":
+        with pytest.raises(Error, match=path.name):
+            top(Store(log.folder))

@@ -13,7 +13,7 @@ import pytest
 from log_fakes import FakeClock, FakeCore, assert_adds_up, make_records
 from natcore import DeliveryError, DeliveryPolicy
 from natcore.collector import Collector
-from natcore.records import CREATE, END, OPENED_OUTSIDE, WINDOW
+from natcore.records import CREATE, END, GAP, OPENED_OUTSIDE, WINDOW
 from natcore.settings import load, sink_kinds
 from natcore.sinks import Batch, Receipt
 from receivers import DESTINATIONS, SECRET, Destination
@@ -28,12 +28,14 @@ NETWORK = [name for name, made in ALL.items() if made.fails]
 pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
 
 
-def batch_of(count: int, first: int = 0, *, events: bool = True, run: str = "run1") -> Batch:
+def batch_of(count: int, first: int = 0, *, events: bool = True, gaps: bool = False) -> Batch:
     records = make_records(count, first)
     if events:
         records["kind"] = np.resize([CREATE, WINDOW, WINDOW, END], count)
+    if gaps:
+        records["kind"][::10] = GAP
     records["flags"] = np.where(np.arange(count) % 5 == 0, OPENED_OUTSIDE, 0)
-    return Batch("ngw-1", 'vpc "1\\]', run, records)
+    return Batch("ngw-1", 'vpc "1\\]', "run1", records)
 
 
 @pytest.fixture(params=ALL)
@@ -52,7 +54,8 @@ def expected_of(destination: Destination, batches: list[Batch]) -> list[dict[str
 def test_every_row_arrives_once_in_order_as_it_was(destination: Destination) -> None:
     sink = destination.make()
     sink.open()
-    batches = [batch_of(*part, events=sink.events) for part in ((1000, 0), (1, 1000), (300, 1001))]
+    parts = ((1000, 0), (1, 1000), (300, 1001))
+    batches = [batch_of(*part, events=sink.events, gaps=sink.gaps) for part in parts]
     for batch in batches:
         receipt = sink.deliver(batch)
         assert isinstance(receipt, Receipt) and receipt.raw_bytes > 0 and receipt.wire_bytes > 0
@@ -94,7 +97,7 @@ def test_a_second_sink_goes_on_where_the_first_one_ended(destination: Destinatio
         sink.deliver(batches[-1])
         sink.close()
         sink.close()  # idempotent
-    assert destination.rows(60) == expected_of(destination, batches)
+        assert destination.rows(20 * (number + 1)) == expected_of(destination, batches)
 
 
 def test_a_sink_says_what_it_is_without_its_secrets(destination: Destination) -> None:

@@ -21,13 +21,14 @@ from typing import Protocol
 
 import numpy as np
 
+from .baseline import Baseline, empty_part
 from .config import DeliveryPolicy, check_choice, check_number
 from .errors import ConfigurationError
 from .heartbeat import Beat, OldestWindow, Windows
 from .records import GAP_RING, RECORD, gap_row
 from .sender import attribute
 from .sessionlog import SessionLog
-from .sinks.base import Batch, Records, Sink
+from .sinks.base import Batch, Records, Sink, join
 from .spool_format import Identity
 
 _log = logging.getLogger(__name__)
@@ -60,6 +61,10 @@ class Core(Windows, Protocol):
 
     def skip_numbers(self, count: int) -> int:
         """Numbers for rows that are lost; -> the first."""
+        ...
+
+    def copy_windows(self, records: Records, part: int) -> tuple[int, int]:
+        """Copy a part's open windows into RECORD (65,536,), as if they ended now; -> how many, and how many parts."""
         ...
 
     def label(self, at_ns: int) -> int:
@@ -133,7 +138,8 @@ class Collector:
         delivery: DeliveryPolicy | None = None,
         redact_destination: bool = False,
     ) -> SessionLog:
-        """A new log, that counts from now: windows that are open are closed first, for the logs that run already.
+        """A new log, that counts from now. Open windows stay open where other logs run; this log's first rows of them
+        count from the start.
 
         name: of the log, and of its folder in `spool`; without one it is made from the delivery type.
         redact_destination: its rows do not say where the traffic went (RFC 6888 REQ-12); other logs' do.
@@ -145,7 +151,10 @@ class Collector:
             name = self._check_name(name, str(attribute(sink, "delivery_type")))
             check_choice("redact_destination", redact_destination, (True, False))
             log = self._make(sink, name, spool, delivery or DeliveryPolicy(), redact_destination)
-            self._close_windows()
+            if self._logs:
+                log.begin(self._open_windows())
+            else:
+                self._close_windows()
             with self._draining:
                 self._drain()
                 if not self._logs:
@@ -156,6 +165,16 @@ class Collector:
                 log.start()
                 self._start_thread()
             return log
+
+    def _open_windows(self) -> Baseline:
+        start_us = self._core.label(self._core.now_ns)
+        found, part, parts = [], 0, 1
+        while part < parts:
+            room = empty_part()
+            count, parts = self._core.copy_windows(room, part)
+            found.append(room[:count])
+            part += 1
+        return Baseline(join(found), start_us)
 
     def _make(
         self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy, redact: bool

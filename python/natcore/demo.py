@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.resources import as_file, files
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -23,6 +24,7 @@ from .errors import InterfaceError
 from .gateway import Gateway
 from .meter import Counts, Meter
 from .namespaces import Network, inside, names
+from .query import who
 from .replay import Replay
 from .report import PROTOCOLS, Check, Row, read_sessions, total
 from .sinks import ParquetSink
@@ -146,6 +148,7 @@ def on_interfaces(network: Network, keep: bool, progress: Progress) -> Result:
             *_interface_checks("inside host", host, result.sessions, ("vpc", "pub")),
             *_interface_checks("outside server", server, result.sessions, ("pub", "vpc")),
             *_account_checks(result, log.counters()),
+            *_asking_checks(result, folder),
         ]
     return result
 
@@ -201,7 +204,11 @@ def in_memory(reason: str, keep: bool) -> Result:
         gateway.close()
         result.folder = folder if keep else None
         result.sessions = read_sessions(folder)
-        result.checks = [*replay_checks(replay, result.sessions), *_account_checks(result, log.counters())]
+        result.checks = [
+            *replay_checks(replay, result.sessions),
+            *_account_checks(result, log.counters()),
+            *_asking_checks(result, folder),
+        ]
     return result
 
 
@@ -246,3 +253,14 @@ def _account_checks(result: Result, log: dict[str, int]) -> Iterator[Check]:
     lost = log["lost"] + counters["journal_lost"]
     found = f"{log['delivered']} of {log['accepted']} delivered, {lost} lost"
     yield Check("no row was lost", lost == 0 and log["accepted"] == log["delivered"], found)
+
+
+def _asking_checks(result: Result, folder: Path) -> Iterator[Check]:
+    """The question that the log is kept for, about the longest of its windows."""
+    row = max(result.sessions, key=lambda row: int(row["end_time"]) - int(row["start_time"]), default=None)
+    if row is not None:
+        moment = datetime.fromtimestamp((row["start_time"] + row["end_time"]) // 2 / 1e6, UTC)
+        answer = who(folder, row["nat_ip"], row["nat_port"], protocol=row["protocol"], at=moment, remote=row["pub_ip"])
+        named = f"{PROTOCOLS.get(row['protocol'], row['protocol'])} {row['nat_ip']}:{row['nat_port']}"
+        text = f"natcore who {named} at {moment:%H:%M:%S} UTC names the inside host {row['pri_ip']}"
+        yield Check(text, str(answer.subscriber) == row["pri_ip"], f"{answer.status}: {answer.reason}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .evidence import Knowledge, Row
@@ -27,13 +28,28 @@ _COLUMNS = (  # what is the same in all rows of a file, its footer says
 _BETWEEN = "end_time BETWEEN make_timestamptz($from) AND make_timestamptz($until)"
 
 
-def waiting(gateway: Gateway | None, spool: str | os.PathLike[str] | None) -> Iterable[Batch]:
-    if gateway is not None and gateway._collector is not None:
-        yield from gateway._collector.waiting_rows()
-    if spool is not None:
-        from .spool_reading import waiting_rows
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Rows that are in no file yet, and, by instance and run, until when (microseconds since 1970) all rows before the
+    number were written: a log that is quiet is known too."""
 
-        yield from waiting_rows(spool)
+    batches: tuple[Batch, ...]
+    written: dict[tuple[str, str], tuple[int, int]]
+
+
+def waiting(gateway: Gateway | None, spool: str | os.PathLike[str] | None) -> Waiting:
+    """To be called before files are read: a row goes from here to there."""
+    batches: list[Batch] = []
+    written: dict[tuple[str, str], tuple[int, int]] = {}
+    if gateway is not None and gateway._collector is not None:
+        batches += gateway._collector.waiting_rows()
+    if spool is not None:
+        from .spool_reading import signs_of_life, waiting_rows
+
+        for owner, beat in signs_of_life(spool):  # before the rows that it tells of
+            written[owner.instance, owner.run] = (beat.now, beat.next_number)
+        batches += waiting_rows(spool)
+    return Waiting(tuple(batches), written)
 
 
 def stored_rows(
@@ -110,13 +126,23 @@ def live_rows(question: Question, gateway: Gateway | None) -> Iterable[Row]:
 
 
 def knowledge(
-    question: Question, files: Sequence[StoredFile], store: Store | None, gateway: Gateway | None, window: int
+    question: Question,
+    files: Sequence[StoredFile],
+    store: Store | None,
+    gateway: Gateway | None,
+    written: Mapping[tuple[str, str], tuple[int, int]],
+    window: int,
 ) -> Knowledge:
     runs: dict[tuple[str, str], tuple[int, int]] = {}
+    numbers: dict[tuple[str, str], int] = {}
     for file in files:
         key, footer = file.run, file.footer
         first, last = runs.get(key, (footer.first_time, footer.last_time))
         runs[key] = min(first, footer.first_time), max(last, footer.last_time)
+        numbers[key] = max(numbers.get(key, 0), footer.last_number)
+    for key, (until, next_number) in written.items():
+        if key in runs and numbers[key] + 1 >= next_number:
+            runs[key] = runs[key][0], max(runs[key][1], until)
     if gateway is not None:
         key = (gateway.instance, _run_of(gateway))
         runs[key] = runs.get(key, (question.end, 0))[0], max(question.end, runs.get(key, (0, 0))[1])

@@ -28,8 +28,12 @@ class Beat:
         return replace(self, ended=True)
 
     def gap_end(self, wall: int) -> int:
-        """When the last packet may have come of a run whose last sign of life this is and that was dead at `wall`."""
-        return self.now + max(1_000_000, wall - self.wall)
+        """When the last packet may have come of a run whose last sign of life this is and that was dead at `wall`.
+
+        The gateway's clock may have stood still at this beat, since packets move it, and have been set right by the next
+        one: so `wall`, unless the gateway was ahead of the machine's clock.
+        """
+        return max(wall, self.now + max(1_000_000, wall - self.wall))
 
 
 class Windows(Protocol):

@@ -29,8 +29,12 @@ def add_to(app: typer.Typer) -> None:
 
 def who(
     endpoint: Annotated[str, typer.Argument(metavar="ADDRESS:PORT", help="The outside address and port.")],
-    protocol: Annotated[str, typer.Option(help="tcp, udp, icmp (the port is its identifier), or a number.")],
-    at: Annotated[str, typer.Option(help="When, with its zone: 2026-11-20T12:03:17Z, 2026-11-20T20:03:17+08:00.")],
+    protocol: Annotated[
+        str | None, typer.Option(help="tcp, udp, icmp (the port is its identifier), or a number.")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(help="When, with its zone: 2026-11-20T12:03:17Z, 2026-11-20T20:03:17+08:00.")
+    ] = None,
     log: Annotated[Path | None, typer.Option(help="The folder of the log's Parquet files.")] = None,
     spool: Annotated[Path | None, typer.Option(help="The folder where rows wait for their destination.")] = None,
     config: Annotated[Path | None, typer.Option(help="The gateway's file: it names both folders.")] = None,
@@ -40,9 +44,12 @@ def who(
 ) -> None:
     """Who had an outside address and port then.
 
-    The exit status is 0 for one subscriber, 3 for several, 4 where the log has a hole there, 5 for nobody.
+    The exit status is 0 for one subscriber, 3 for several, 4 where the log has a hole there, 5 for nobody. With the file
+    of a gateway whose ports are "deterministic", and without --log, --spool and --at, the answer is computed (RFC 7422).
     """
     with failing(as_json):
+        if config is not None and log is None and spool is None and at is None:
+            raise typer.Exit(_compute(endpoint, protocol, config, as_json))
         answer = _ask(endpoint, protocol, at, _places(log, spool, config), remote, tolerance)
     if as_json:
         report.print_json(answer.as_dict())
@@ -80,12 +87,44 @@ def _places(log: Path | None, spool: Path | None, config: Path | None) -> Places
     return Places(log, spool, more)
 
 
-def _ask(endpoint: str, protocol: str, at: str, places: Places, remote: str | None, tolerance: float) -> Answer:
+def _compute(endpoint: str, protocol: str | None, config: Path, as_json: bool) -> int:
+    """Who has the port by the gateway's file alone; the exit status."""
+    from . import deterministic
+    from .config import Policy
+    from .settings import load
+
+    settings = load(config)
+    policy = settings.gateway.get("policy", Policy())
+    if policy.ports != "deterministic":
+        raise ConfigurationError(
+            "--at: missing; without it allowed is the file of a gateway with ports = 'deterministic'"
+        )
+    address, port = _whole_endpoint(endpoint)
+    host = deterministic.who([*settings.snat, *settings.dnat, *settings.no_nat], policy, address, port, protocol)
+    if as_json:
+        report.print_json({"status": "nobody" if host is None else "computed", "subscriber": host})
+    elif host is None:
+        print(f"nobody: by {config} no inside address has {endpoint}")
+    else:
+        print(f"computed: by {config} {host} has {endpoint}, at all times of this configuration")
+    return EXIT_STATUS["nobody"] if host is None else 0
+
+
+def _whole_endpoint(text: str) -> tuple[str, int]:
+    address, port = _endpoint("ADDRESS:PORT", text)
+    if port is None:
+        raise ConfigurationError(f"ADDRESS:PORT={text!r}: allowed is an address, a colon and a port")
+    return address, port
+
+
+def _ask(
+    endpoint: str, protocol: str | None, at: str | None, places: Places, remote: str | None, tolerance: float
+) -> Answer:
     from . import query
 
-    address, port = _endpoint("ADDRESS:PORT", endpoint)
-    if port is None:
-        raise ConfigurationError(f"ADDRESS:PORT={endpoint!r}: allowed is an address, a colon and a port")
+    address, port = _whole_endpoint(endpoint)
+    if protocol is None or at is None:
+        raise ConfigurationError(f"{'--protocol' if protocol is None else '--at'}: missing; the log is asked with both")
     target = None if remote is None else _endpoint("--remote", remote)
     return query.who(
         places.log, address, port, protocol=int(protocol) if protocol.isdigit() else protocol, at=_moment("--at", at),

@@ -6,6 +6,7 @@ read from the spool, and those of a gateway in this process from its memory, ope
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,15 +19,15 @@ from .config import Address
 from .errors import ConfigurationError
 from .evidence import Finding, Holding, Knowledge, holdings, judge
 from .footer import Footer
-from .gathering import knowledge, live_rows, stored_rows, waiting, waiting_evidence
+from .gathering import Waiting, knowledge, live_rows, stored_rows, waiting, waiting_evidence
 from .question import EPOCH, LONGEST_IDLE, REDACTED, Question
-from .sinks.base import Batch
-from .store import Gap, Store, StoredFile
+from .store import DamagedFile, Store, StoredFile
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-__all__ = ["Answer", "Gap", "Match", "Store", "who"]
+_log = logging.getLogger(__name__)
+__all__ = ["Answer", "Match", "Store", "who"]
 
 Status = Literal["exact", "held-idle", "ambiguous", "gap", "nobody"]
 _WINDOW = 600_000_000  # microseconds, where no row tells of a longer one
@@ -112,13 +113,17 @@ def who(
     question = Question(address, port, protocol, at, remote, tolerance, longest_idle)
     if store is None and spool is None and gateway is None:
         raise ConfigurationError("store=None: allowed is a folder, or else spool= or gateway=")
-    batches = list(waiting(gateway, spool))  # before the files: a row goes from here to there
+    there = waiting(gateway, spool)
     opened = store if isinstance(store, Store) or store is None else Store(store)
-    return _answer(question, opened, batches, gateway)
+    while True:
+        try:
+            return _answer(question, opened, there, gateway)
+        except DamagedFile as error:  # its rows are a hole now
+            _log.error("%s", error)
 
 
-def _answer(question: Question, store: Store | None, batches: list[Batch], gateway: Gateway | None) -> Answer:
-    waits = [StoredFile("", Footer.of(batch)) for batch in batches]
+def _answer(question: Question, store: Store | None, there: Waiting, gateway: Gateway | None) -> Answer:
+    waits = [StoredFile("", Footer.of(batch)) for batch in there.batches]
     longest = max([_WINDOW, *(file.footer.longest_window for file in waits)])
     reach = question.idle + longest
     stored = store.files(question.start - reach, question.end + reach) if store is not None else []
@@ -126,8 +131,8 @@ def _answer(question: Question, store: Store | None, batches: list[Batch], gatew
     files = sorted([*stored, *waits], key=attrgetter("order"))
     of_address = {file.footer.instance for file in files if question.asks_of(file.footer.addresses)}
     concerned = [file for file in files if not of_address or file.footer.instance in of_address]
-    known = knowledge(question, concerned, store, gateway, longest)
-    rows = [*waiting_evidence(question, batches), *live_rows(question, gateway)]
+    known = knowledge(question, concerned, store, gateway, there.written, longest)
+    rows = [*waiting_evidence(question, there.batches), *live_rows(question, gateway)]
     for start, end in _looks(question, known):
         rows += stored_rows(question, store, stored, start, end)
         held = holdings(rows)
@@ -151,7 +156,10 @@ def _looks(question: Question, known: Knowledge) -> Iterator[tuple[int, int]]:
 
 
 def _conclude(question: Question, finding: Finding, others: list[Holding], known: Knowledge) -> Answer:
-    gaps = [gap for gap in known.gaps if gap.overlaps(question.start, question.end)]
+    since = min(
+        [question.start, *(each.seen for each in finding.unsure)]
+    )  # his end may be among the rows that are missing
+    gaps = [gap for gap in known.gaps if gap.overlaps(since, question.end)]
     told: dict[str, Any] = {
         "gaps": tuple((_time(gap.start), None if gap.end is None else _time(gap.end), gap.reason) for gap in gaps),
         "others": tuple(_match(each, question) for each in others if each.begun <= question.end

@@ -95,11 +95,16 @@ class Sender:
         """Wait for no batch to fill."""
         self._hurried = hurried
 
+    @property
+    def takes_all(self) -> bool:
+        """Rows of every kind: a number that is missing there is a row that is missing."""
+        return self._takes_events and self._takes_gaps
+
     def select(self, records: Records) -> Records:
         """Of RECORD (n,) the rows that the sink takes, with what they may say."""
         if self._redact:
             records = redacted(records)
-        if self._takes_events and self._takes_gaps:
+        if self.takes_all:
             return records
         kinds = records["kind"]
         wanted = kinds == WINDOW

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from .baseline import Baseline, has_packets
 from .buffer import Buffer
 from .config import DeliveryPolicy, check_number
 from .deadletter import DeadLetters
@@ -83,6 +84,7 @@ class SessionLog:
         self._dead_letters = DeadLetters(spool, policy.spool_bytes) if spool else None
         self._spool = self._open_spool(spool, identity, beat) if spool else None
         self._spool_broken = False
+        self._baseline: Baseline | None = None
         self._beat: Beat | None = None  # to be noted when every row before it is in the spool
         self._wake_sender, self._wake_writer = threading.Event(), threading.Event()
         self._sender = self._make_sender(sink)
@@ -179,6 +181,10 @@ class SessionLog:
         if self._spool is not None:
             self._threads.append(self._start_thread(self._run_writer, "spool"))
 
+    def begin(self, baseline: Baseline) -> None:
+        """What is not to be counted of windows that were open before the log's start."""
+        self._baseline = baseline
+
     def note(self, beat: Beat) -> None:
         """A sign of life that covers the rows accepted so far."""
         if self._spool is not None:
@@ -193,6 +199,10 @@ class SessionLog:
     def accept(self, records: Records) -> None:
         """RECORD (n,), n >= 1, never written again: the gateway's next rows."""
         wanted = self._sender.select(records)
+        if self._baseline:
+            wanted = self._baseline.take_off(wanted)
+            if not self._sender.takes_all:  # there numbers are missing anyhow
+                wanted = wanted[has_packets(wanted)]
         self._ledger.accept(len(wanted), withheld=len(records) - len(wanted))
         if len(wanted):
             self._buffer.append(wanted)

@@ -40,7 +40,7 @@ SECRETS = frozenset({"access_key_id", "access_key_secret", "security_token", "pa
 
 Table = TypeVar("Table", bound=Struct)
 Made = TypeVar("Made")
-_NOT_IN_FILES = frozenset({"clock", "credentials"})  # arguments of sinks that are callables
+_NOT_IN_FILES = frozenset({"clock", "wall", "credentials"})  # arguments of sinks that are callables
 
 
 class SettingsError(ConfigurationError):

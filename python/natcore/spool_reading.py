@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import ConfigurationError
+from .heartbeat import Beat
 from .sinks.base import Batch
 from .spool_format import (
     MARK_BYTES,
     ROWS,
+    Identity,
     Mark,
     decode_marks,
     decode_segment_header,
 )
 from .spool_recovery import SEGMENT_SUFFIX, scan
+from .spool_run import read_run
 
 
 def waiting_rows(folder: str | os.PathLike[str]) -> Iterator[Batch]:
@@ -24,11 +27,23 @@ def waiting_rows(folder: str | os.PathLike[str]) -> Iterator[Batch]:
     A frame that is torn or damaged is passed over: its numbers are missing then. Raises ConfigurationError where there
     is no such folder.
     """
+    for log in _logs(folder):
+        yield from _waiting_rows(log)
+
+
+def signs_of_life(folder: str | os.PathLike[str]) -> Iterator[tuple[Identity, Beat]]:
+    """The last one of each log's last run: all its rows before `next_number` were written by `now`."""
+    for log in _logs(folder):
+        found = read_run(log)
+        if found is not None:
+            yield found
+
+
+def _logs(folder: str | os.PathLike[str]) -> list[Path]:
     path = Path(folder)
     if not path.is_dir():
         raise ConfigurationError(f"spool={str(folder)!r}: allowed is a spool's folder")
-    for log in [path, *sorted(each for each in path.iterdir() if each.is_dir())]:
-        yield from _waiting_rows(log)
+    return [path, *sorted(each for each in path.iterdir() if each.is_dir())]
 
 
 def _waiting_rows(folder: Path) -> Iterator[Batch]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import duckdb
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, Error
 from .footer import Footer, missing_between
 from .sinks._parquet_folder import Removal, read_footer, read_removals
 
@@ -54,6 +54,10 @@ class Gap:
 
     def overlaps(self, start: int, end: int) -> bool:
         return self.start <= end and (self.end is None or self.end >= start)
+
+
+class DamagedFile(Error):
+    """A file's footer is good, and its rows cannot be read. From now on the store leaves it out: its numbers are missing."""
 
 
 class Store:
@@ -111,7 +115,29 @@ class Store:
                 if attempt == _TRIES - 1 or left == values["files"]:
                     raise
                 values["files"] = left
+            except duckdb.Error as error:
+                self._leave_out_damaged(values["files"], error)
+                raise
         return []
+
+    def _leave_out_damaged(self, paths: Iterable[str], error: duckdb.Error) -> None:
+        """Find the files whose rows cannot be read; DamagedFile names them."""
+        damaged = [path for path in paths if not self._is_readable(path)]
+        with self._lock:
+            for path in damaged:
+                if path in self._footers:
+                    self._footers[path] = (self._footers[path][0], None)
+        if damaged:
+            raise DamagedFile(f"{', '.join(damaged)}: damaged; natcore log verify tells more") from error
+
+    def _is_readable(self, path: str) -> bool:
+        try:
+            self._database.cursor().execute(
+                "SELECT count(COLUMNS(*)) FROM read_parquet($path)", {"path": path}
+            ).fetchall()
+        except duckdb.Error:
+            return False
+        return True
 
     def _files(self, start: int | None, end: int | None) -> Iterator[StoredFile]:
         names = _scan(self.folder)

@@ -58,7 +58,11 @@ def read_footer(path: Path) -> Footer | None:
     """None: not a session log's file, or damaged."""
     try:
         metadata = pq.read_metadata(path).metadata
-    except pa.ArrowInvalid:
+    except pa.ArrowException:
+        return None
+    except OSError as error:
+        if error.errno is not None:  # the system's; what Arrow cannot parse has none
+            raise
         return None
     return decode(metadata) if metadata else None
 

@@ -54,6 +54,7 @@ class ClickHouseSink(Sink):
 
     delivery_type = "clickhouse"
     events = True
+    gaps = True
 
     def __init__(
         self,

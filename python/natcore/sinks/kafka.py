@@ -43,6 +43,7 @@ class KafkaSink(Sink):
 
     delivery_type = "kafka"
     events = True
+    gaps = True
 
     def __init__(
         self,

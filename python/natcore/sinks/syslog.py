@@ -33,6 +33,7 @@ class SyslogSink(Sink):
 
     delivery_type = "syslog"
     events = True
+    gaps = True
 
     def __init__(
         self,

@@ -1,0 +1,88 @@
+"""New sessions in a gateway of which a share of the ports is in use, beside a null admission of as many."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from bulk import UDP
+from compiled import load_module
+from load import Load, flows
+from natcore import Gateway, Policy, Side, SnatEntry, Timeouts
+
+FLOWS = 16_384  # a round
+ADDRESSES = 16
+PORTS = 64_512  # an address
+LIVE_SECONDS = 6_000.0
+SHORT_SECONDS = 300.0
+
+
+class Admission:
+    """A gateway whose `used` share of ports lives on, while rounds of FLOWS new sessions come and go.
+
+    Each session has a mapping and a port of its own; endpoint-independent, random ports, held down for hold_down seconds.
+    The new ones are UDP; the old ones too, and are refreshed before each round, untimed.
+    """
+
+    def __init__(self, used: float, hold_down: float) -> None:
+        self.held = int(ADDRESSES * PORTS * used)
+        capacity = self.held + FLOWS
+        self.gateway = Gateway(
+            instance="ngw-bench",
+            vpc_id="vpc-bench",
+            max_sessions=capacity,
+            timeouts=Timeouts(udp=SHORT_SECONDS),
+            policy=Policy(hold_down=hold_down, pooling="arbitrary"),
+            seed=1,
+        )
+        self.gateway.add(SnatEntry("10.0.0.0/8", pool=f"203.0.113.0-203.0.113.{ADDRESSES - 1}"))
+        self.now = 0.0
+        self.round = 0
+        self.old, self.old_lengths = flows(0, self.held)
+        self._refresh()
+        module = load_module("null_admission")
+        self.null = module.NullTable(capacity)
+        self.random = np.random.default_rng(2)
+        self.slots = np.zeros(FLOWS, np.uint32)
+        fill = [self.random.integers(0, 2**64, self.held, np.uint64) for _ in range(2)]
+        if self.null.admit(*fill, np.zeros(self.held, np.uint32)) != self.held:
+            raise AssertionError("the null table is full")
+
+    def _refresh(self) -> None:
+        verdicts = self.gateway.translate(self.old.copy(), self.old_lengths.copy(), Side.INSIDE, now=self.now)
+        Load.expect(verdicts, Side.INSIDE)
+
+    def seconds(self) -> tuple[float, float]:
+        """Seconds for a new session, and for its end, in another round."""
+        self.round += 1
+        frames, lengths = flows(self.held + self.round * FLOWS, FLOWS, UDP)
+        verdicts = np.full(FLOWS, 255, np.uint8)
+        created = self.gateway.counters()["created"]
+        start = time.perf_counter()
+        self.gateway.translate(frames, lengths, Side.INSIDE, now=self.now, out=verdicts)
+        opening = time.perf_counter() - start
+        Load.expect(verdicts, Side.INSIDE)
+        if self.gateway.counters()["created"] != created + FLOWS:
+            raise AssertionError(f"{FLOWS} sessions were to be new")
+        self.now += SHORT_SECONDS / 2
+        self._refresh()
+        self.now += SHORT_SECONDS / 2
+        start = time.perf_counter()
+        self.gateway.advance(self.now)
+        ending = time.perf_counter() - start
+        if self.gateway.counters()["sessions"] != self.held:
+            raise AssertionError("the round's sessions were to end, and no others")
+        return opening / FLOWS, ending / FLOWS
+
+    def null_seconds(self) -> tuple[float, float]:
+        """The same of the null admission."""
+        outbound, inbound = (self.random.integers(0, 2**64, FLOWS, np.uint64) for _ in range(2))
+        start = time.perf_counter()
+        admitted = self.null.admit(outbound, inbound, self.slots)
+        opening = time.perf_counter() - start
+        if admitted != FLOWS:
+            raise AssertionError("the null table is full")
+        start = time.perf_counter()
+        self.null.give_back(outbound, inbound, self.slots)
+        return opening / FLOWS, (time.perf_counter() - start) / FLOWS
