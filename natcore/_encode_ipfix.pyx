@@ -27,6 +27,10 @@ cdef packed struct SetHeader:
     uint16_t id
     uint16_t length             # bytes, this header included
 
+cdef packed struct Ends:
+    uint32_t address[4]         # source, destination, and both after NAT
+    uint16_t port[4]
+
 cdef packed struct FlowRecord:
     uint64_t start_ms
     uint64_t end_ms
@@ -35,16 +39,14 @@ cdef packed struct FlowRecord:
     uint64_t packets
     uint64_t reverse_octets
     uint64_t reverse_packets
-    uint32_t address[4]         # source, destination, and both after NAT
-    uint16_t port[4]
+    Ends ends
     uint8_t protocol
     uint8_t direction
 
 cdef packed struct EventRecord:
     uint64_t observed_ms
     uint64_t flow_id
-    uint32_t address[4]
-    uint16_t port[4]
+    Ends ends
     uint8_t protocol
     uint8_t event
 
@@ -62,14 +64,16 @@ cdef inline uint64_t milliseconds_be(int64_t microseconds) noexcept nogil:
     return bswap64(<uint64_t>(microseconds // 1000) if microseconds > 0 else 0)
 
 
-cdef inline void put_endpoints(uint32_t* address, uint16_t* port, const Record* row) noexcept nogil:
-    """Source, destination, both after NAT: the destination stays as it is."""
-    address[0] = bswap32(row.pri_ip)
-    address[1] = address[3] = bswap32(row.pub_ip)
-    address[2] = bswap32(row.nat_ip)
-    port[0] = bswap16(row.pri_port)
-    port[1] = port[3] = bswap16(row.pub_port)
-    port[2] = bswap16(row.nat_port)
+cdef inline Ends ends_of(const Record* row) noexcept nogil:
+    """The destination stays as it is after NAT."""
+    cdef Ends ends
+    ends.address[0] = bswap32(row.pri_ip)
+    ends.address[1] = ends.address[3] = bswap32(row.pub_ip)
+    ends.address[2] = bswap32(row.nat_ip)
+    ends.port[0] = bswap16(row.pri_port)
+    ends.port[1] = ends.port[3] = bswap16(row.pub_port)
+    ends.port[2] = bswap16(row.nat_port)
+    return ends
 
 
 cdef uint8_t* put_flow(uint8_t* at, const Record* row) noexcept nogil:
@@ -81,7 +85,7 @@ cdef uint8_t* put_flow(uint8_t* at, const Record* row) noexcept nogil:
     flow.packets = bswap64(row.pkts_from_vpc)
     flow.reverse_octets = bswap64(row.bytes_from_pub)
     flow.reverse_packets = bswap64(row.pkts_from_pub)
-    put_endpoints(flow.address, flow.port, row)
+    flow.ends = ends_of(row)
     flow.protocol = row.protocol
     flow.direction = REVERSE_INITIATOR if row.flags & RECORD_OPENED_OUTSIDE else INITIATOR
     memcpy(at, &flow, sizeof(flow))
@@ -92,7 +96,7 @@ cdef uint8_t* put_event(uint8_t* at, const Record* row) noexcept nogil:
     cdef EventRecord event
     event.observed_ms = milliseconds_be(row.end_time)
     event.flow_id = bswap64(row.session)
-    put_endpoints(event.address, event.port, row)
+    event.ends = ends_of(row)
     event.protocol = row.protocol
     event.event = NAT44_SESSION_CREATE if row.kind == RECORD_CREATE else NAT44_SESSION_DELETE
     memcpy(at, &event, sizeof(event))
