@@ -134,7 +134,7 @@ class Kafka(Destination):
         self.cluster = MockCluster()
 
     def make(self) -> Sink:
-        return KafkaSink(self.cluster.bootstrap_servers, "sessions", timeout=1)
+        return KafkaSink(self.cluster.bootstrap_servers, "sessions", timeout=5)
 
     def rows(self, count: int) -> list[Row]:
         messages = read_topic(self.cluster.bootstrap_servers, "sessions", count)
