@@ -71,7 +71,7 @@ sanitize: .venv/built .venv/tested-with
 	python=$$(.ci/variant sanitize NATCORE_SANITIZE=ON) && \
 	$(ASAN) "$$python" tests/fuzz_frames.py --frames 1000000 && \
 	$(ASAN) "$$python" tests/soak.py --seeds 10 && \
-	$(ASAN) "$$python" -m pytest -s -q $(QUICK)
+	$(ASAN) "$$python" -m pytest -s -q $(filter-out %_properties.py,$(QUICK))      # the soak is these
 
 portable: .venv/built .venv/tested-with
 	python=$$(.ci/variant portable NATCORE_PORTABLE=ON) && "$$python" -m pytest -q $(QUICK)
