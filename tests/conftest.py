@@ -1,3 +1,8 @@
-"""Fixtures for every test module."""
+"""Fixtures for every test module, and what hypothesis is told: no test is timed."""
+
+from hypothesis import settings
 
 from netns import nat, network  # noqa: F401
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
