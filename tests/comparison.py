@@ -17,7 +17,7 @@ import pytest
 import configurations
 import traffic
 from configurations import Configuration
-from model_admission import UNTOLD
+from model_admission import NAMES, UNTOLD
 from model_entries import PORTED
 from model_packets import ICMP, Endpoint, long, parse, word
 from model_sessions import MS, Row, Session
@@ -251,9 +251,9 @@ class Pair:
             }
             same("blocks", rows, model.owners())
         in_force = {row.id for row in model.entries.rows}
-        for m in drawn if model.policy.ports == "deterministic" else ():
+        for m in drawn if model.policy.ports == "deterministic" and gateway.eip_bind_mode == "NAT" else ():
             if m.entry in in_force:
-                same("who", int(gateway.who(*m.outside) or 0), m.inside[0])
+                same("who", int(gateway.who(*m.outside, NAMES[m.protocol]) or 0), m.inside[0])
 
     def _record(self, row: Row) -> dict[str, Any]:
         """A row of the oracle's as natcore numbers its fields."""

@@ -101,9 +101,22 @@ class Draw(Tables):
             return set(self.blocks)
         owners = self.owners()
         own = {block for (at, block), (owner, _) in owners.items() if at == address and owner == subscriber}
+        kept = self._kept(subscriber, address, owners)
         if self._left(packet, address, own):
-            return own
-        return set() if self.has_its_share(subscriber) else {b for b in self.blocks if (address, b) not in owners}
+            return own | kept
+        if self.has_its_share(subscriber):
+            self.guessed = self.guessed or bool(kept)
+            return set()
+        return {block for block in self.blocks if (address, block) not in owners}
+
+    def _kept(self, subscriber: int, address: int, owners: dict[tuple[int, int], tuple[int, int]]) -> set[int]:
+        """Blocks that were a subscriber's until their ports had rested: until the next sweep natcore may think that they are."""
+        there = {
+            self.block_of(port)
+            for (_, (at, port)), (owner, _) in self.held.items()
+            if (at, owner) == (address, subscriber)
+        }
+        return {block for block in there if block is not None and (address, block) not in owners}
 
     def _left(self, packet: Packet, address: int, share: set[int]) -> int:
         """The ports of some blocks that are not in use, no DNAT entry's, and held down for nobody else."""

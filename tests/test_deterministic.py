@@ -119,3 +119,10 @@ def test_other_policies_are_not_computed() -> None:
         gateway().who(EIP, 4000)
     with pytest.raises(ConfigurationError, match=r"Policy\.ports='random'"):
         gateway().ports_of(HOST)
+
+
+def test_an_id_is_nobody_s_by_a_port_forward() -> None:
+    entries = [SnatEntry("10.0.0.0/26", pool=EIP), DnatEntry(EIP, 1030, "10.0.0.77", 443, protocol="any")]
+    policy = Policy(ports="deterministic")
+    assert str(deterministic.who(entries, policy, EIP, 1030, "udp")) == "10.0.0.77"
+    assert str(deterministic.who(entries, policy, EIP, 1030, "icmp")) == "10.0.0.0"
