@@ -110,7 +110,7 @@ class Draw(Tables):
         return {block for block in self.blocks if (address, block) not in owners}
 
     def _kept(self, subscriber: int, address: int, owners: dict[tuple[int, int], tuple[int, int]]) -> set[int]:
-        """Blocks that were a subscriber's until their ports had rested: until the next sweep natcore may think that they are."""
+        """Blocks that were a subscriber's until their ports had rested: natcore learns of that with the next sweep."""
         there = {
             self.block_of(port)
             for (_, (at, port)), (owner, _) in self.held.items()
