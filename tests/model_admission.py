@@ -181,7 +181,7 @@ class Admission(Draw):
         dead = any(not session.alive(self.now) for session in met)
         known = {session.remote[0] for session in met if session.mapping.outside == packet.destination}
         apart = 0 < len(known) < len(candidates)  # by an address-dependent filter
-        left = any(self.free(packet.protocol, session.remote) for session in met)  # of a port that was drawn again: a conflict
+        left = any(self.free(packet.protocol, session.remote) for session in met)  # its port drawn again: a conflict
         self.guessed = self.guessed or dead or apart or left
         return candidates[0]
 
