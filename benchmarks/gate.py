@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from admission import Admission
-from bulk import TCP, UDP, packets
+from bulk import TCP, UDP, endpoints, packets
 from compiled import build, walk
 from load import FRAME_BYTES, Load
 from memory import bytes_a_session
@@ -82,14 +82,9 @@ def spread(options: argparse.Namespace) -> Iterator[Outcome]:
         )
 
     def scan() -> float:
-        rows = many.rows(FRAMES)
-        frames = packets(
-            UDP, many.random.integers(0x0B000000, 0x0BFFFFFF, FRAMES), 1, 0xCB000001, 9, length=FRAME_BYTES
-        )[0]
-        frames[:, 30:34] = many.pristine[Side.OUTSIDE][rows, 30:34]  # pool addresses, ports that nobody has
-        frames[:, 24:26] = 0
-        frames = packets(UDP, *scanned(frames), 9, length=FRAME_BYTES)[0]
-        lengths = np.full(FRAMES, FRAME_BYTES, np.uint32)
+        pool, _ = endpoints(many.pristine[Side.OUTSIDE][many.rows(FRAMES)], "destination")
+        strangers = many.random.integers(0x0B000000, 0x0BFFFFFF, FRAMES)
+        frames, lengths = packets(UDP, strangers, 1, pool, 9, length=FRAME_BYTES)  # a port that nobody has
         start = time.perf_counter()
         verdicts = many.gateway.translate(frames, lengths, Side.OUTSIDE, now=many.now)
         took = time.perf_counter() - start
@@ -109,13 +104,6 @@ def spread(options: argparse.Namespace) -> Iterator[Outcome]:
 
     yield best_of(cost)
     yield best_of(misses)
-
-
-def scanned(frames: np.ndarray) -> tuple[np.ndarray, int, np.ndarray]:
-    """(sources, source port, destinations) of frames that scan the pool."""
-    words = frames[:, 26:34].astype(np.uint64)
-    powers = np.array([1 << 24, 1 << 16, 1 << 8, 1], np.uint64)
-    return words[:, :4] @ powers, 1, words[:, 4:] @ powers
 
 
 def against_null(bench: Admission, part: int, name: str, limit: float, rounds: int) -> Outcome:
