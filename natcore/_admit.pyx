@@ -6,11 +6,10 @@ from natcore._events cimport event_note
 from natcore._limits cimport (
     LIMIT_GATEWAY_RATE, LIMIT_MAPPINGS, LIMIT_OUTSIDE, LIMIT_POOL, LIMIT_SESSIONS, LIMIT_SUBSCRIBER_BLOCKS, LIMIT_SUBSCRIBERS,
     LIMIT_SUBSCRIBER_PORTS, LIMIT_SUBSCRIBER_RATE, LIMIT_SUBSCRIBER_SESSIONS, below_caps, complete, count_new,
-    over_gateway_rate, over_quota, over_rate, watch_ports, watch_sessions,
+    may_open_mapping, may_open_session, may_subscribe, over_gateway_rate, over_quota, over_rate, watch_ports, watch_sessions,
 )
 from natcore._mappings cimport (
     MAPPING_PORTLESS, MAPPING_STATIC, Mapping, MappingKey, mapping_close, mapping_find, mapping_open, mapping_open_static,
-    mappings_have_room,
 )
 from natcore._parse cimport Flight, wire_length
 from natcore._ports cimport PORT_RESERVED, PORTS_OVERLOAD, address_find, port_mapping, space_of
@@ -60,7 +59,7 @@ cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Flight* flight, 
     """What a router asks before it forwards: time to live, and the next link's MTU, where it may not be split for it."""
     if flight.ip.ttl < worker.lowest_ttl:
         return DROP_TTL
-    if wire_length(frame, flight) > mtu and not may_split(&worker.outbox, frame, flight, mtu):
+    if wire_length(frame, flight) > mtu and not may_split(worker.outbox, frame, flight, mtu):
         return DROP_MTU
     return PENDING
 
@@ -84,11 +83,18 @@ cdef inline uint8_t refuse(Worker* worker, uint8_t verdict, uint8_t limit) noexc
     return verdict
 
 
+cdef void tell(Worker* worker, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination, uint16_t port,
+               uint8_t protocol, const Clock* now) noexcept nogil:
+    """An event about a refusal, unless the packet comes again."""
+    if not worker.wants_all:
+        event_note(worker.events, verdict, limit, subscriber, destination, port, protocol, now.ns)
+
+
 cdef bint has_slot(Worker* worker, const Clock* now) noexcept nogil:
-    if worker.sessions.slots.live < worker.sessions.slots.capacity:
+    if may_open_session(worker):
         return True
     complete(worker, now.ns)
-    return worker.sessions.slots.live < worker.sessions.slots.capacity
+    return may_open_session(worker)
 
 
 cdef uint32_t find_mapping(Worker* worker, const MappingKey* key, const Clock* now) noexcept nogil:
@@ -109,9 +115,9 @@ cdef uint8_t find_static(Worker* worker, MappingKey* key, uint32_t entry, uint32
     mapping[0] = find_mapping(worker, key, now)
     if mapping[0] != NONE:
         return PENDING
-    if worker.mappings.mapping_slots.live == worker.mappings.mapping_slots.capacity:
+    if not may_open_mapping(worker):
         complete(worker, now.ns)
-        if worker.mappings.mapping_slots.live == worker.mappings.mapping_slots.capacity:
+        if not may_open_mapping(worker):
             return refuse(worker, DROP_SESSION_LIMIT, LIMIT_MAPPINGS)
     mapping[0] = mapping_open_static(&worker.mappings, key, entry, outside_ip, outside_port, address)
     return DROP_PROBE_LIMIT if mapping[0] == NONE else PENDING
@@ -127,13 +133,24 @@ cdef uint32_t find_live(Worker* worker, uint32_t direction, uint64_t addresses, 
     return slot
 
 
+cdef bint is_taken(Worker* worker, uint64_t addresses, uint32_t ports, uint8_t protocol, const Clock* now) noexcept nogil:
+    """Whether a live session has the key of packets from outside. Without ports that may be any worker's."""
+    cdef uint32_t i
+    if has_ports(protocol) or worker.shared.count == 1:
+        return find_live(worker, IN, addresses, ports, protocol, now) != NONE
+    for i in range(worker.shared.count):
+        if find_live(worker.shared.workers[i], IN, addresses, ports, protocol, now) != NONE:
+            return True
+    return False
+
+
 cdef uint8_t claim(Worker* worker, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port, uint8_t flags,
                    uint8_t timeout_class, const Clock* now, uint32_t* slot) noexcept nogil:
     """The session itself, unless either key is taken; a mapping that would stay without one goes again."""
     cdef Mapping* owner = &worker.mappings.mappings[mapping]
     cdef uint8_t verdict = PENDING
-    if (find_live(worker, IN, <uint64_t>owner.outside_ip << 32 | remote_ip,
-                  <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol, now) != NONE
+    if (is_taken(worker, <uint64_t>owner.outside_ip << 32 | remote_ip,
+                 <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol, now)
             or find_live(worker, OUT, <uint64_t>remote_ip << 32 | owner.inside_ip,
                          <uint32_t>remote_port << 16 | owner.inside_port, owner.protocol, now) != NONE):
         verdict = DROP_CONFLICT
@@ -168,14 +185,14 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
     way.plain = NULL
     if worker.link_address[INSIDE] and destination == worker.link_address[INSIDE]:
         return LOCAL
-    way.hairpin = address_find(&worker.mappings.ports, destination) != NONE
+    way.hairpin = address_find(worker.mappings.ports, destination) != NONE
     if way.hairpin and flight.protocol == PROTOCOL_ICMP and not (worker.hairpin and is_whole(worker, destination)):
         return LOCAL
     if is_no_host(source):
         return DROP_SPOOFED
     if is_no_host(destination):
         return DROP_UNSUPPORTED
-    if address_find(&worker.mappings.ports, source) != NONE:
+    if address_find(worker.mappings.ports, source) != NONE:
         return DROP_SPOOFED
     if worker.rules != NULL:
         if not way.hairpin:
@@ -203,11 +220,11 @@ cdef uint8_t open_dynamic(Worker* worker, const MappingKey* key, const SnatRule*
         complete(worker, now.ns)
         if over_quota(worker, key.inside_ip, True):
             return refuse(worker, DROP_SUBSCRIBER_LIMIT, LIMIT_SUBSCRIBER_PORTS)
-    if not mappings_have_room(&worker.mappings, key.inside_ip):
+    if not (may_open_mapping(worker) and may_subscribe(worker, key.inside_ip)):
         complete(worker, now.ns)
-        if worker.mappings.mapping_slots.live == worker.mappings.mapping_slots.capacity:
+        if not may_open_mapping(worker):
             return refuse(worker, DROP_SESSION_LIMIT, LIMIT_MAPPINGS)
-        if not mappings_have_room(&worker.mappings, key.inside_ip):
+        if not may_subscribe(worker, key.inside_ip):
             return refuse(worker, DROP_SESSION_LIMIT, LIMIT_SUBSCRIBERS)
     mapping[0] = mapping_open(&worker.mappings, key, &rule.pool, now.ms)
     if mapping[0] >= OVER_QUOTA and complete(worker, now.ns):
@@ -280,8 +297,8 @@ cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const 
         worker.sessions.hot[slot[0]].state = TCP_INIT_OUT if tcp_flags(flight) & TCP_SYN else TCP_PICKED
         return PENDING
     if DROP_PORTS_EXHAUSTED <= verdict <= DROP_RATE_LIMIT:
-        event_note(&worker.events, verdict, worker.limit_met, flight.ip.source, flight.ip.destination, remote_port,
-                   flight.protocol, now.ns)
+        tell(worker, verdict, worker.limit_met, flight.ip.source, flight.ip.destination, remote_port,
+             flight.protocol, now)
     return verdict
 
 
@@ -289,10 +306,10 @@ cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const 
 
 cdef uint8_t screen_inbound(Worker* worker, const Flight* flight) noexcept nogil:
     """Where a packet from outside may be going, before any mapping is asked."""
-    cdef bint ours = address_find(&worker.mappings.ports, flight.ip.destination) != NONE
+    cdef bint ours = address_find(worker.mappings.ports, flight.ip.destination) != NONE
     if not ours and worker.link_address[OUTSIDE] and flight.ip.destination == worker.link_address[OUTSIDE]:
         return LOCAL
-    if is_no_host(flight.ip.source) or address_find(&worker.mappings.ports, flight.ip.source) != NONE:
+    if is_no_host(flight.ip.source) or address_find(worker.mappings.ports, flight.ip.source) != NONE:
         return DROP_SPOOFED
     return PENDING if ours else DROP_NO_MAPPING
 
@@ -327,15 +344,15 @@ cdef uint8_t find_entry(Worker* worker, const Endpoints* ends, uint8_t protocol,
     key.flags = 0 if space != ANY_SPACE else MAPPING_PORTLESS
     verdict = find_static(worker, &key, rule.entry, ends.outside_ip, ends.outside_port, rule.address, now, mapping)
     if verdict == DROP_SESSION_LIMIT:
-        event_note(&worker.events, verdict, worker.limit_met, key.inside_ip, ends.remote_ip, ends.remote_port, protocol,
-                   now.ns)
+        tell(worker, verdict, worker.limit_met, key.inside_ip, ends.remote_ip, ends.remote_port, protocol,
+             now)
     return verdict
 
 
 cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flight, const Clock* now,
                        uint32_t* mapping) noexcept nogil:
     """The live mapping or the entry behind an outside endpoint, if this remote may use it."""
-    cdef uint32_t address = address_find(&worker.mappings.ports, ends.outside_ip), number = NONE
+    cdef uint32_t address = address_find(worker.mappings.ports, ends.outside_ip), number = NONE
     cdef uint8_t flags = tcp_flags(flight), verdict = PENDING
     if address == NONE:
         return DROP_NO_MAPPING
@@ -366,8 +383,8 @@ cdef uint8_t may_reopen(Worker* worker, uint32_t slot, const Flight* flight, con
     if (flight.protocol != PROTOCOL_TCP or session.flags & OPENED_OUTSIDE
             or not is_reopening(session, tcp_flags(flight)) or below_caps(worker, mapping, now)):
         return PENDING
-    event_note(&worker.events, DROP_OUTSIDE_LIMIT, LIMIT_OUTSIDE, mapping.inside_ip, session.ip[ROLE_REMOTE],
-               session.port[ROLE_REMOTE], flight.protocol, now.ns)
+    tell(worker, DROP_OUTSIDE_LIMIT, LIMIT_OUTSIDE, mapping.inside_ip, session.ip[ROLE_REMOTE],
+         session.port[ROLE_REMOTE], flight.protocol, now)
     return DROP_OUTSIDE_LIMIT
 
 
@@ -390,8 +407,8 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* 
     if verdict == PENDING and not has_slot(worker, now):
         verdict = DROP_SESSION_LIMIT
     if verdict == DROP_SESSION_LIMIT or verdict == DROP_OUTSIDE_LIMIT:
-        event_note(&worker.events, verdict, LIMIT_SESSIONS if verdict == DROP_SESSION_LIMIT else LIMIT_OUTSIDE,
-                   mapping.inside_ip, ends.remote_ip, ends.remote_port, flight.protocol, now.ns)
+        tell(worker, verdict, LIMIT_SESSIONS if verdict == DROP_SESSION_LIMIT else LIMIT_OUTSIDE,
+             mapping.inside_ip, ends.remote_ip, ends.remote_port, flight.protocol, now)
     if verdict == PENDING:
         flags |= OPENED_OUTSIDE | (UNLOGGED if mapping.flags & MAPPING_STATIC else 0)
         verdict = claim(worker, number, ends.remote_ip, ends.remote_port, flags, TIMEOUT_UNREPLIED, now, slot)

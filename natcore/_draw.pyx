@@ -8,8 +8,8 @@ from natcore._overload cimport (
     Taken, overload_enter, overload_find, overload_is_full, overload_leave, overload_note_full,
 )
 from natcore._ports cimport (
-    PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, pick_by_policy, port_draw,
-    port_release, port_retake, port_take, reclaim, set_free, space_of,
+    PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, home_of_port,
+    pick_by_policy, port_draw, port_release, port_retake, port_take, reclaim, set_free, space_of,
 )
 from natcore.hints cimport bswap16, ctz64
 from natcore.index cimport NONE
@@ -76,15 +76,25 @@ cdef inline uint32_t begin_of(const Ports* ports, uint32_t block) noexcept nogil
 
 cdef uint32_t new_block(Ports* ports, uint32_t address, const PortMap* map) noexcept nogil:
     """A random block that is nobody's and has a port that no DNAT entry has; or NONE."""
-    cdef uint32_t start, step, block, first
-    cdef const Block* blocks = ports.blocks.of[address]
+    cdef uint32_t start, block = NONE
     if ports.blocks.free[address] == 0:
         return NONE
     start = random_below(&ports.random, ports.block_count)
+    if ports.workers > 1:
+        block = block_from(ports, address, map, start, True)
+    return block_from(ports, address, map, start, False) if block == NONE else block
+
+
+cdef uint32_t block_from(const Ports* ports, uint32_t address, const PortMap* map, uint32_t start, bint own) noexcept nogil:
+    """The first such block from start on; or NONE. own: of those that are the drawing worker's."""
+    cdef uint32_t step, block, first
+    cdef const Block* blocks = ports.blocks.of[address]
     for step in range(ports.block_count):
         block = start + step if start + step < ports.block_count else start + step - ports.block_count
         if blocks[block].owner == 0:
             first = begin_of(ports, block)
+            if own and home_of_port(ports, first) != ports.drawer:
+                continue
             if first_set(map.used, <uint64_t>-1, <uint64_t>-1, first, first + ports.block_size) != NONE:
                 return block
     return NONE
@@ -214,12 +224,16 @@ cdef uint32_t draw_port(Ports* ports, uint32_t address, const Request* request, 
 
 cdef bint assign_port(Ports* ports, uint32_t address, const Request* request, uint32_t port, uint32_t mapping) noexcept nogil:
     """The port that was drawn is a mapping's; False when the probe limit is met: unassign it."""
+    cdef PortMap* map = &ports.addresses[address].maps[space_of(request.protocol)]
     cdef Taken ends
     if ports.policy != PORTS_OVERLOAD:
-        ports.addresses[address].maps[space_of(request.protocol)].cells[port] = mapping
+        map.cells[port] = mapping
+        if ports.workers > 1:
+            map.workers[port] = <uint8_t>ports.drawer
         return True
     pair_of(ports, address, request, port, &ends)
     ends.mapping = mapping
+    ends.worker = <uint8_t>ports.drawer
     return overload_enter(&ports.overload, &ports.key, &ends)
 
 

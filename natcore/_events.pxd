@@ -1,6 +1,8 @@
 """Events: who ran out of what, towards which destination; each once until it is read, with a count, never a flood."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore.spin cimport Spin, spin_lock, spin_unlock
+
 cdef enum:
     EVENT_SLOTS = 1024
 
@@ -38,9 +40,16 @@ cdef struct Events:
     uint32_t waiting
     int fd                      # readable while events wait
     uint64_t lost               # no slot was free nearby
+    Spin spin
 
 cdef inline void event_note(Events* events, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination,
                             uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:
+    spin_lock(&events.spin)
+    event_enter(events, verdict, limit, subscriber, destination, port, protocol, now_ns)
+    spin_unlock(&events.spin)
+
+cdef inline void event_enter(Events* events, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination,
+                             uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:
     cdef uint32_t at = subscriber ^ verdict * <uint32_t>0x9E3779B9, step
     cdef Event* event
     at = (at ^ at >> 16) * <uint32_t>0x45D9F3B      # neighbours differ in the highest byte alone: it must reach the lowest

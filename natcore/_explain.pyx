@@ -9,6 +9,7 @@ from libc.string cimport memcpy, memset
 
 from natcore._look cimport MappingRow, SessionRow, copy_sessions, mapping_row
 from natcore._mappings cimport Mapping
+from natcore._owner cimport owner_for_sure, peer_of
 from natcore._parse cimport KIND_FRAGMENT, KIND_ICMP, Flight, parse
 from natcore._pieces cimport piece_key
 from natcore._ports cimport address_find
@@ -17,7 +18,8 @@ from natcore._rows cimport Rows
 from natcore._rules cimport (
     ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, plain_rule, snat_rule, whole_rule,
 )
-from natcore._sessions cimport is_dead, mapping_alive, session_find, turned_addresses, turned_ports
+from natcore._sessions cimport Session, is_dead, mapping_alive, session_find, turned_addresses, turned_ports
+from natcore._time cimport clock_of_all
 from natcore._translate cimport take_generated, translate
 from natcore.frame cimport Frame
 from natcore.hints cimport bswap16, bswap32
@@ -200,16 +202,35 @@ cdef void tell_generated(Worker* worker, Facts* facts) noexcept nogil:
 cdef void tell_parties(Worker* worker, Flight* flight, uint32_t side, const Clock* now, Facts* facts) noexcept nogil:
     """Which sessions the packet belongs to, now that it has passed."""
     cdef uint32_t slot = slot_of(worker, flight, side, now)
+    cdef const Session* session
+    cdef Worker* peer
     meet(worker, slot, now, &facts.own)
     if slot != NONE and facts.verdict == HAIRPIN:
-        slot = session_find(&worker.sessions, OUTSIDE, turned_addresses(&worker.sessions.hot[slot]),
-                            turned_ports(&worker.sessions.hot[slot]), worker.sessions.hot[slot].protocol)
-        meet(worker, slot, now, &facts.other)
+        session = &worker.sessions.hot[slot]
+        peer = peer_of(worker, turned_addresses(session), turned_ports(session), session.protocol, now)
+        slot = session_find(&peer.sessions, OUTSIDE, turned_addresses(session), turned_ports(session), session.protocol)
+        meet(peer, slot, now, &facts.other)
+
+
+cdef uint64_t created_of_all(const Worker* worker) noexcept nogil:
+    cdef uint64_t total = 0
+    cdef uint32_t i
+    for i in range(worker.shared.count):
+        total += worker.shared.workers[i].sessions.created
+    return total
+
+
+cdef uint64_t ended_of_all(const Worker* worker) noexcept nogil:
+    cdef uint64_t total = 0
+    cdef uint32_t i
+    for i in range(worker.shared.count):
+        total += worker.shared.workers[i].sessions.ended
+    return total
 
 
 cdef void rehearse(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) noexcept nogil:
-    """Looks, translates, looks again."""
-    cdef uint64_t created = worker.sessions.created, ended = worker.sessions.ended
+    """Looks, translates, looks again. worker: one of those that the caller holds all; the packet's own is asked."""
+    cdef uint64_t created = created_of_all(worker), ended = ended_of_all(worker)
     cdef uint32_t side = frame.side, kept = worker.unsolicited.head
     cdef uint32_t length = frame.length
     cdef bint known
@@ -218,10 +239,12 @@ cdef void rehearse(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) 
     memset(&flight, 0, sizeof(Flight))  # a fragment's stays without ports
     worker.events.fd = -1               # the program's own is shared with the copy
     worker.outbox.head = worker.outbox.tail = 0
-    clock_read(&now, now_ns if now_ns > worker.now_ns else worker.now_ns)
+    clock_read(&now, max(now_ns, clock_of_all(worker)))
     facts.parsed = parse(frame, &flight, worker.ethernet, &worker.sessions.key)
     frame.length = length
     known = facts.parsed == PENDING
+    if known and worker.shared.count > 1:
+        worker = owner_for_sure(worker, frame, &flight, &now)
     if known and flight.kind == KIND_FRAGMENT:
         known = piece_key(worker, &flight, <uint8_t>side)
         if not known or flight.ip.fragment & bswap16(IPV4_OFFSET):
@@ -229,7 +252,7 @@ cdef void rehearse(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) 
     if known:
         facts.protocol = flight.protocol
         facts.is_error = flight.kind == KIND_ICMP and is_error(&flight)
-        facts.ours = address_find(&worker.mappings.ports, flight.ip.destination) != NONE
+        facts.ours = address_find(worker.mappings.ports, flight.ip.destination) != NONE
         find_rule(worker, &flight, side, facts)
         facts.own.before = look_at(worker, slot_of(worker, &flight, side, &now), &now, &facts.own.was)
         facts.own.mapping_before = find_endpoint(worker, &flight, side, &now, &facts.own.mapping)
@@ -238,8 +261,8 @@ cdef void rehearse(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) 
     translate(worker, frame, 1, now_ns)
     facts.verdict = frame.verdict
     facts.length = facts.used = frame.length
-    facts.created = worker.sessions.created - created
-    facts.ended = worker.sessions.ended - ended
+    facts.created = created_of_all(worker) - created
+    facts.ended = ended_of_all(worker) - ended
     facts.kept = worker.unsolicited.head != kept
     if known:
         tell_parties(worker, &flight, side, &now, facts)

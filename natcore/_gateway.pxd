@@ -1,8 +1,10 @@
 """Core: what the Python objects own, and the one place where Python and the packet's side meet."""
-from natcore._rows cimport Rows
-from natcore._rules cimport RuleSet
+from libc.stdint cimport uint32_t
 
-cdef class Core(Rows):
-    cdef RuleSet rules          # keeps worker.rules alive
+from natcore._rules cimport RuleSet
+from natcore._tables cimport Tables
+
+cdef class Core(Tables):
+    cdef RuleSet rules          # keeps the workers' rules alive
     cdef bint filters
-    cdef bint translating       # in translate, or in a plane's loop
+    cdef uint32_t translating[64]       # by worker: in translate, or in a plane's loop

@@ -1,31 +1,32 @@
 """The boundary to Python: arguments come checked from python/natcore/gateway.py, tables go out as copies."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
-from natcore._entries cimport count_entry, end_dead, end_entry, end_matching
-from natcore._events cimport EVENT_SLOTS, Event, event_fd, event_fd_clear, event_fd_close
-from natcore._fragments cimport fragments_delete, fragments_new
-from natcore._icmp cimport outbox_delete, outbox_new, outbox_waiting
-from natcore._journal cimport journal_delete, journal_new, journal_room
-from natcore._look cimport (
-    BlockRow, MappingRow, PortRow, SessionRow, copy_blocks, copy_mappings, copy_ports, copy_sessions, count_blocks,
-)
-from natcore._mappings cimport Mapping, mapping_at, mappings_delete, mappings_new, mappings_unpair
+from natcore._crew cimport crew_delete, crew_grow, crew_new
+from natcore._entries cimport count_entry, end_dead, end_entry, end_matching, holder_of
+from natcore._events cimport event_fd, event_fd_close
+from natcore._fragments cimport fragments_new
+from natcore._hold cimport await_hold, give_way, release
+from natcore._icmp cimport outbox_new, outbox_waiting
+from natcore._journal cimport journal_new, journal_room
+from natcore._mappings cimport Mapping, mappings_new, mappings_unpair
 from natcore._overload cimport overload_new
+from natcore._owner cimport owner_of_frame
 from natcore._ports cimport (
-    PORT_RESERVED, PORT_SPACES, PORTS_OVERLOAD, Address, PortMap, address_add, address_drop, ports_allow, ports_divide,
-    ports_in_use, ports_reserve, ports_taken, ports_unreserve,
+    PORT_RESERVED, PORTS_OVERLOAD, PortMap, address_add, address_drop, ports_allow, ports_divide, ports_new, ports_reserve,
+    ports_taken, ports_unreserve,
 )
-from natcore._rows cimport Rows
-from natcore._sessions cimport TIMEOUT_FRAGMENT, sessions_delete, sessions_new
-from natcore._synqueue cimport unsolicited_delete, unsolicited_new
-from natcore._translate cimport advance, clock_forward, take_generated, translate
+from natcore._sessions cimport TIMEOUT_FRAGMENT, sessions_new
+from natcore._synqueue cimport unsolicited_new
+from natcore._tables cimport Tables
+from natcore._time cimport advance, clock_forward, clock_of_all
+from natcore._translate cimport take_generated, translate
 from natcore.flow cimport has_aes
 from natcore.frame cimport Frame
-from natcore.hints cimport bswap16, bswap32
-from natcore.memory cimport table_delete, table_new
+from natcore.hints cimport bswap16, bswap32, exchange, store_release
+from natcore.memory cimport table_new
 from natcore.random cimport random_seed
 from natcore.state cimport Worker
 
@@ -33,23 +34,78 @@ from natcore.errors import CapacityError, ConfigurationError, Error
 
 cdef enum:
     CHUNK = 512                 # frames handed to the pipeline at once
-    LOOK_LINES = 65536          # that sessions() reads while the worker waits
 
 
-cdef class Core(Rows):
+cdef void translate_rows(Worker* worker, uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_t[::1] sides, uint8_t side,
+                         const uint64_t[::1] nows, uint64_t now_ns, uint8_t[::1] verdicts, uint32_t done,
+                         uint32_t last) noexcept nogil:
+    """Rows done to before last, by one worker."""
+    cdef Frame batch[CHUNK]
+    cdef uint32_t count, i
+    cdef uint64_t at
+    await_hold(worker)
+    if nows is None:
+        now_ns = clock_forward(worker, now_ns)
+    while done < last:
+        count = last - done if last - done < CHUNK else CHUNK
+        at = now_ns if nows is None else nows[done]
+        for i in range(count):
+            if nows is not None and nows[done + i] != at:
+                count = i
+                break
+            batch[i].data = &frames[done + i, 0]
+            batch[i].length = lengths[done + i]
+            batch[i].flags = 0
+            batch[i].side = side if sides is None else sides[done + i]
+        if nows is not None and at < clock_of_all(worker):
+            worker.clock_backward += count - 1      # each one is counted, translate counts the batch
+        translate(worker, batch, count, at)
+        for i in range(count):
+            lengths[done + i] = batch[i].length
+            verdicts[done + i] = batch[i].verdict
+        done += count
+        give_way(worker)
+    release(worker)
+
+
+cdef void translate_steered(Worker* first, uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_t[::1] sides,
+                            uint8_t side, const uint64_t[::1] nows, uint64_t now_ns, uint8_t[::1] verdicts) noexcept nogil:
+    """All rows in order, each by the worker that it seems to belong to; a guess, taken before those ahead of it are done."""
+    cdef uint32_t total = <uint32_t>frames.shape[0], done = 0, last = 0, owner = 0, before = 0
+    cdef Frame one
+    if nows is None:                                # once, not by each run of rows
+        await_hold(first)
+        now_ns = clock_forward(first, now_ns)
+        release(first)
+    while last < total:
+        one.data = &frames[last, 0]
+        one.length = lengths[last]
+        one.flags = 0
+        one.side = side if sides is None else sides[last]
+        owner = owner_of_frame(first, &one)
+        if last > done and owner != before:
+            translate_rows(first.shared.workers[before], frames, lengths, sides, side, nows, now_ns, verdicts, done, last)
+            done = last
+        before = owner
+        last += 1
+    translate_rows(first.shared.workers[before], frames, lengths, sides, side, nows, now_ns, verdicts, done, total)
+
+
+cdef class Core(Tables):
     def __cinit__(self, *, uint32_t max_sessions, uint32_t max_mappings, uint32_t max_subscribers,
                   uint32_t max_addresses, uint64_t records, bytes hash_key not None, bytes random_key not None,
                   port_ranges, uint8_t port_policy, uint32_t block_size, uint32_t blocks, uint32_t hold_down_ms,
                   bint parity, uint8_t pooling,
                   uint32_t sessions_per_subscriber, uint32_t ports_per_subscriber, uint32_t new_per_second,
                   uint32_t gateway_per_second, warn_sessions, warn_ports,
-                  timeouts_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering,
+                  timeouts_ms, uint64_t window_ns, int64_t epoch_ns, uint32_t workers, mapping, filtering,
                   link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
                   bint tcp_pickup, bint hairpin, bint icmp_unreachable, uint16_t mss, bint unsolicited):
         """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32."""
         cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
         cdef uint32_t i
-        if worker == NULL:
+        self.shared = crew_new(worker) if worker != NULL else NULL
+        if self.shared == NULL:
             raise CapacityError("no memory for a gateway")
         self.worker = worker
         worker.events.fd = event_fd()
@@ -58,9 +114,10 @@ cdef class Core(Rows):
         self.filters = 1 in filtering[:2]
         worker.fragments = fragments_new(timeouts_ms[TIMEOUT_FRAGMENT])
         if not (worker.fragments != NULL and sessions_new(&worker.sessions, max_sessions, self.filters)
-                and mappings_new(&worker.mappings, max_mappings, max_subscribers, max_addresses)
-                and journal_new(&worker.journal, records) and outbox_new(&worker.outbox, icmp_rate)
-                and (not unsolicited or unsolicited_new(&worker.unsolicited))):
+                and mappings_new(&worker.mappings, max_mappings, max_subscribers)
+                and ports_new(worker.mappings.ports, max_addresses)
+                and journal_new(worker.journal, records) and outbox_new(worker.outbox, icmp_rate)
+                and (not unsolicited or unsolicited_new(worker.unsolicited))):
             raise CapacityError(f"max_sessions={max_sessions}: this machine has no address space for its tables")
         memcpy(&worker.sessions.key.low, PyBytes_AS_STRING(hash_key), 8)
         memcpy(&worker.sessions.key.high, PyBytes_AS_STRING(hash_key) + 8, 8)
@@ -68,10 +125,10 @@ cdef class Core(Rows):
         worker.mappings.key = worker.mappings.ports.key = worker.fragments.key = worker.sessions.key
         random_seed(&worker.mappings.ports.random, <const uint8_t*>PyBytes_AS_STRING(random_key))
         for first, last in port_ranges:
-            ports_allow(&worker.mappings.ports, first, last)
+            ports_allow(worker.mappings.ports, first, last)
         worker.mappings.ports.hold_down_ms = hold_down_ms
         worker.mappings.ports.policy = port_policy
-        ready = block_size == 0 or ports_divide(&worker.mappings.ports, block_size, blocks)
+        ready = block_size == 0 or ports_divide(worker.mappings.ports, block_size, blocks)
         if port_policy == PORTS_OVERLOAD:
             ready = overload_new(&worker.mappings.ports.overload, max_mappings)
         if not ready:
@@ -84,8 +141,6 @@ cdef class Core(Rows):
         worker.gateway_per_second = gateway_per_second
         worker.warn_sessions, worker.rearm_sessions = warn_sessions
         worker.warn_ports, worker.rearm_ports = warn_ports
-        worker.sessions.mappings = &worker.mappings
-        worker.sessions.journal = &worker.journal
         worker.sessions.window_ns = window_ns
         worker.sessions.epoch_ns = epoch_ns
         for i in range(len(timeouts_ms)):
@@ -107,90 +162,102 @@ cdef class Core(Rows):
         worker.hairpin = hairpin
         worker.icmp_unreachable = icmp_unreachable
         worker.mss = mss
+        if block_size and blocks:
+            worker.mappings.ports.unit = block_size
+        if not crew_grow(self.shared, workers, self.filters):
+            raise CapacityError(f"workers={workers}: this machine has no address space for {max_sessions} sessions of each")
 
     def __dealloc__(self):
         if self.worker == NULL:
             return
-        sessions_delete(&self.worker.sessions, self.filters)
-        mappings_delete(&self.worker.mappings)
-        journal_delete(&self.worker.journal)
-        outbox_delete(&self.worker.outbox)
-        fragments_delete(self.worker.fragments)
-        unsolicited_delete(&self.worker.unsolicited)
         event_fd_close(self.worker.events.fd)
-        table_delete(self.worker, sizeof(Worker))
+        crew_delete(self.shared, self.filters)
 
     # ---- one caller at a time ---------------------------------------------------------------------------------------
 
-    def claim(self):
-        """The caller's loop translates from now on; Error if another one does."""
-        if self.translating:
-            raise Error("the worker is translating already: one call or one plane at a time")
-        self.translating = True
+    def claim(self, int32_t worker=-1):
+        """The caller's loop translates from now on, by the worker or, -1, by all; Error if another one does."""
+        cdef uint32_t w
+        for w in range(self.shared.count):
+            if (worker < 0 or w == <uint32_t>worker) and exchange(&self.translating[w], 1):
+                if worker < 0:
+                    for w in range(w):
+                        store_release(&self.translating[w], 0)
+                raise Error("the worker is translating already: one call or one plane at a time")
 
-    def unclaim(self):
-        self.translating = False
+    def unclaim(self, int32_t worker=-1):
+        cdef uint32_t w
+        for w in range(self.shared.count):
+            if worker < 0 or w == <uint32_t>worker:
+                store_release(&self.translating[w], 0)
 
-    def worker_capsule(self):
+    def worker_capsule(self, uint32_t worker=0):
         """A capsule "natcore.Worker" with the Worker*, for callers of natcore._translate; valid as long as the gateway."""
-        return PyCapsule_New(self.worker, "natcore.Worker", NULL)
+        return PyCapsule_New(self.shared.workers[worker], "natcore.Worker", NULL)
 
     # ---- packets ----------------------------------------------------------------------------------------------------
 
     def translate(self, uint8_t[:, ::1] frames not None, uint32_t[::1] lengths not None, const uint8_t[::1] sides,
-                  uint8_t side, const uint64_t[::1] nows, uint64_t now_ns, uint8_t[::1] verdicts not None):
-        """Translates rows in place. sides, nows: one for each row, or None: side and now_ns for all."""
-        cdef Frame batch[CHUNK]
-        cdef uint32_t total = <uint32_t>frames.shape[0], done = 0, count, i
-        cdef uint64_t at
+                  uint8_t side, const uint64_t[::1] nows, uint64_t now_ns, uint8_t[::1] verdicts not None,
+                  int32_t worker=-1):
+        """Translates rows in place. sides, nows: one for each row, or None: side and now_ns for all. worker: -1: each
+        row's owner."""
+        cdef uint32_t total = <uint32_t>frames.shape[0], i
         for i in range(total):
             if lengths[i] > frames.shape[1]:
                 raise ConfigurationError(f"lengths[{i}]={lengths[i]}: allowed is the stride of frames, "
                                          f"{frames.shape[1]}, or less")
-        self.claim()
-        self.own()
+        if self.shared.count == 1:
+            worker = 0
+        self.claim(worker)
         try:
             with nogil:
-                if nows is None:
-                    now_ns = clock_forward(self.worker, now_ns)
-                while done < total:
-                    count = total - done if total - done < CHUNK else CHUNK
-                    at = now_ns if nows is None else nows[done]
-                    for i in range(count):
-                        if nows is not None and nows[done + i] != at:
-                            count = i
-                            break
-                        batch[i].data = &frames[done + i, 0]
-                        batch[i].length = lengths[done + i]
-                        batch[i].flags = 0
-                        batch[i].side = side if sides is None else sides[done + i]
-                    if at < self.worker.now_ns:
-                        self.worker.clock_backward += count - 1     # each one is counted, translate counts the batch
-                    translate(self.worker, batch, count, at)
-                    for i in range(count):
-                        lengths[done + i] = batch[i].length
-                        verdicts[done + i] = batch[i].verdict
-                    done += count
+                if worker >= 0:
+                    translate_rows(self.shared.workers[worker], frames, lengths, sides, side, nows, now_ns, verdicts, 0, total)
+                else:
+                    translate_steered(self.worker, frames, lengths, sides, side, nows, now_ns, verdicts)
         finally:
-            self.disown()
-            self.unclaim()
+            self.unclaim(worker)
 
-    def translate_one(self, const uint8_t[::1] frame not None, uint8_t side, uint64_t now_ns):
-        """(verdict, the frame as it is now)."""
+    def translate_one(self, const uint8_t[::1] frame not None, uint8_t side, uint64_t now_ns, int32_t worker=-1):
+        """(verdict, the frame as it is now). worker: -1: its owner."""
         cdef Frame one
+        cdef Worker* who
         cdef bytes copy = PyBytes_FromStringAndSize(<const char*>&frame[0] if frame.shape[0] else NULL, frame.shape[0])
         one.data = <uint8_t*>PyBytes_AS_STRING(copy)
         one.length = <uint32_t>frame.shape[0]
         one.flags = 0
         one.side = side
-        self.claim()
-        self.own()
+        if worker < 0:
+            worker = 0 if self.shared.count == 1 else owner_of_frame(self.worker, &one)
+        who = self.shared.workers[worker]
+        self.claim(worker)
         try:
-            translate(self.worker, &one, 1, now_ns)
+            await_hold(who)
+            translate(who, &one, 1, now_ns)
+            release(who)
         finally:
-            self.disown()
-            self.unclaim()
+            self.unclaim(worker)
         return one.verdict, copy[:one.length]
+
+    def owners(self, uint8_t[:, ::1] frames not None, uint32_t[::1] lengths not None, const uint8_t[::1] sides, uint8_t side,
+               uint8_t[::1] out not None):
+        """Writes each row's worker to out. sides: one for each row, or None: side for all."""
+        cdef uint32_t i
+        cdef Frame one
+        for i in range(<uint32_t>frames.shape[0]):
+            if lengths[i] > frames.shape[1]:
+                raise ConfigurationError(f"lengths[{i}]={lengths[i]}: allowed is the stride of frames, "
+                                         f"{frames.shape[1]}, or less")
+        self.own()
+        with nogil:
+            for i in range(<uint32_t>frames.shape[0]):
+                one.data = &frames[i, 0]
+                one.length = lengths[i]
+                one.flags = 0
+                one.side = side if sides is None else sides[i]
+                out[i] = <uint8_t>owner_of_frame(self.worker, &one)
+        self.disown()
 
     def advance(self, uint64_t now_ns, bint losing=False):
         """Everything that is due by now_ns, as far as the journal has room; whether that was all.
@@ -200,7 +267,7 @@ cdef class Core(Rows):
         cdef bint complete
         self.own()
         with nogil:
-            complete = advance(self.worker, now_ns, <uint64_t>-1 if losing else journal_room(&self.worker.journal))
+            complete = advance(self.worker, now_ns, <uint64_t>-1 if losing else journal_room(self.worker.journal))
         self.disown()
         return complete
 
@@ -213,7 +280,7 @@ cdef class Core(Rows):
         self.own()
         try:
             while True:
-                length = outbox_waiting(&self.worker.outbox)
+                length = outbox_waiting(self.worker.outbox)
                 if length == 0:
                     return taken
                 frame = PyBytes_FromStringAndSize(NULL, length)
@@ -228,7 +295,7 @@ cdef class Core(Rows):
         """One more entry has the outside address ip (host order) in its pool; its number."""
         cdef uint32_t number
         self.own()
-        number = address_add(&self.worker.mappings.ports, bswap32(ip), eip)
+        number = address_add(self.worker.mappings.ports, bswap32(ip), eip)
         self.disown()
         if number == 0xFFFFFFFF:
             raise CapacityError(f"no room for one more outside address; {self.worker.mappings.ports.capacity:,} are allowed")
@@ -236,10 +303,12 @@ cdef class Core(Rows):
 
     def drop_address(self, uint32_t number):
         """One entry less has it in its pool. Its mappings must have ended."""
+        cdef uint32_t w
         self.own()
         with nogil:
-            if address_drop(&self.worker.mappings.ports, number):
-                mappings_unpair(&self.worker.mappings, number)
+            if address_drop(self.worker.mappings.ports, number):
+                for w in range(self.shared.count):
+                    mappings_unpair(&self.shared.workers[w].mappings, number)
         self.disown()
 
     def swap(self, RuleSet rules not None, list leaving not None, uint64_t now_ns):
@@ -248,12 +317,14 @@ cdef class Core(Rows):
         leaving: [(entry, first inside address that may stay, last, set of outside address numbers that may stay)].
         """
         cdef uint64_t ended = 0
+        cdef uint32_t w
         self.own()
         try:
             now_ns = clock_forward(self.worker, now_ns)
             if leaving:                             # what is dead ended before, at its deadline
                 end_dead(self.worker, now_ns, self.relief)
-            self.worker.rules = &rules.compiled
+            for w in range(self.shared.count):
+                self.shared.workers[w].rules = &rules.compiled
             self.rules = rules
             for entry, first, last, addresses in leaving:
                 ended += end_entry(self.worker, entry, first, last, addresses, now_ns, self.relief)
@@ -281,33 +352,37 @@ cdef class Core(Rows):
         try:
             port = ports_taken(map, first, last)
             if port != 0xFFFFFFFF and map.cells[port] != PORT_RESERVED:     # a dead mapping holds nothing
-                if now_ns > self.worker.now_ns:
+                if now_ns > clock_of_all(self.worker):
                     clock_forward(self.worker, now_ns)
-                end_dead(self.worker, self.worker.now_ns, self.relief)
+                end_dead(self.worker, clock_of_all(self.worker), self.relief)
                 port = ports_taken(map, first, last)
             if port == 0xFFFFFFFF:
                 if not look:
-                    ports_reserve(&self.worker.mappings.ports, map, first, last)
+                    ports_reserve(self.worker.mappings.ports, map, first, last)
                 return None
             if map.cells[port] == PORT_RESERVED:
                 return port, 0, 0
-            holder = &self.worker.mappings.mappings[mapping_at(&self.worker.mappings, address, space, port)]
+            holder = holder_of(self.worker, address, space, port)
             return port, bswap32(holder.inside_ip), bswap16(holder.inside_port)
         finally:
             self.disown()
 
     def unreserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last):
         self.own()
-        ports_unreserve(&self.worker.mappings.ports, &self.worker.mappings.ports.addresses[address].maps[space], first,
+        ports_unreserve(self.worker.mappings.ports, &self.worker.mappings.ports.addresses[address].maps[space], first,
                         last)
         self.disown()
 
     def set_mtu(self, uint32_t side, uint32_t mtu):
-        self.worker.mtu[side] = mtu
+        cdef uint32_t w
+        for w in range(self.shared.count):
+            self.shared.workers[w].mtu[side] = mtu
 
     def set_link_address(self, uint32_t side, uint32_t address):
         """The gateway's own address of a side, host order, 0: none."""
-        self.worker.link_address[side] = bswap32(address)
+        cdef uint32_t w
+        for w in range(self.shared.count):
+            self.shared.workers[w].link_address[side] = bswap32(address)
 
     def end(self, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol, uint64_t now_ns):
         """Ends the sessions that match everything that is not negative (addresses in host order); how many."""
@@ -317,98 +392,3 @@ cdef class Core(Rows):
         ended = end_matching(self.worker, subscriber, remote, outside, protocol, now_ns, self.relief)
         self.disown()
         return ended
-
-    # ---- looking ----------------------------------------------------------------------------------------------------
-
-    def counters(self):
-        cdef Worker* worker = self.worker
-        cdef uint64_t used = 0
-        cdef uint32_t i, space
-        cdef const Address* address
-        self.own()
-        verdicts = [worker.counters[i] for i in range(256)]
-        for i in range(worker.mappings.ports.count):
-            address = &worker.mappings.ports.addresses[i]
-            if address.memory != NULL:
-                for space in range(PORT_SPACES):
-                    used += ports_in_use(&worker.mappings.ports, &address.maps[space])
-        own = {
-            "generated": worker.outbox.generated, "generated_lost": worker.outbox.lost, "events_lost": worker.events.lost,
-            "unsolicited_lost": worker.unsolicited.lost, "created": worker.sessions.created,
-            "ended": worker.sessions.ended, "handed_over": 0, "clock_backward": worker.clock_backward,
-            "journal_lost": worker.journal.lost, "sessions": worker.sessions.slots.live,
-            "mappings": worker.mappings.mapping_slots.live, "ports_used": used,
-        }
-        self.disown()
-        return verdicts, own
-
-    @property
-    def event_fd(self):
-        """An eventfd, readable while events wait; the core's own, closed with it."""
-        return self.worker.events.fd
-
-    def take_events(self):
-        """[(ns, reason, subscriber, destination, port, protocol, count, Limit), …], the oldest first."""
-        cdef uint32_t i
-        cdef Event* event
-        taken = []
-        self.own()
-        if self.worker.events.waiting:
-            for i in range(EVENT_SLOTS):
-                event = &self.worker.events.slots[i]
-                if event.count:
-                    taken.append((event.at_ns, event.verdict, bswap32(event.subscriber), bswap32(event.destination),
-                                  bswap16(event.port), event.protocol, event.count, event.limit))
-                    memset(event, 0, sizeof(Event))
-            self.worker.events.waiting = 0
-            event_fd_clear(self.worker.events.fd)
-        self.disown()
-        return sorted(taken)
-
-    @property
-    def session_slots(self):
-        """Slots that have been used once at least: what sessions() has to look at."""
-        return self.worker.sessions.slots.fresh
-
-    def sessions(self, SessionRow[::1] rows not None, uint32_t first):
-        """Copies live sessions from slot first on; (rows filled, the slot to go on from)."""
-        cdef uint32_t slot = first, filled = 0, last = self.worker.sessions.slots.fresh
-        last = last if last - first < LOOK_LINES else first + LOOK_LINES
-        self.own()
-        with nogil:
-            if rows.shape[0]:
-                filled = copy_sessions(self.worker, &rows[0], <uint32_t>rows.shape[0], &slot, last)
-        self.disown()
-        return filled, slot
-
-    def mappings(self, MappingRow[::1] rows not None):
-        """Copies mappings; rows filled."""
-        cdef uint32_t filled = 0
-        self.own()
-        if rows.shape[0]:
-            filled = copy_mappings(self.worker, &rows[0], <uint32_t>rows.shape[0])
-        self.disown()
-        return filled
-
-    def ports(self, PortRow[::1] rows not None):
-        """Copies port use; rows filled."""
-        cdef uint32_t filled = 0
-        self.own()
-        if rows.shape[0]:
-            filled = copy_ports(self.worker, &rows[0], <uint32_t>rows.shape[0])
-        self.disown()
-        return filled
-
-    def blocks(self, BlockRow[::1] rows not None):
-        """Copies the port blocks that subscribers have; rows filled."""
-        cdef uint32_t filled = 0
-        self.own()
-        if rows.shape[0]:
-            filled = copy_blocks(self.worker, &rows[0], <uint32_t>rows.shape[0])
-        self.disown()
-        return filled
-
-    @property
-    def block_count(self):
-        """Port blocks that subscribers have."""
-        return count_blocks(self.worker)

@@ -3,6 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.frame cimport Frame
 from natcore.hints cimport bswap32
+from natcore.spin cimport Spin
 from natcore.wire cimport Ipv4Header
 
 cdef enum:
@@ -18,6 +19,7 @@ cdef struct Outbox:             # frames that wait to be sent, one after the oth
     uint64_t second             # of now
     uint64_t generated
     uint64_t lost               # no room
+    Spin spin                   # while one writes a message or takes a frame; fragments are written with all workers held
 
 cdef inline uint32_t outbox_room(const Outbox* outbox) noexcept nogil:
     return OUTBOX_BYTES - outbox.head

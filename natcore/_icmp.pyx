@@ -5,6 +5,7 @@ from libc.string cimport memcpy, memset
 from natcore.checksum cimport checksum, delta16, update
 from natcore.hints cimport bswap16, bswap32
 from natcore.memory cimport table_delete, table_new
+from natcore.spin cimport spin_lock, spin_unlock
 from natcore.wire cimport ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, PROTOCOL_ICMP, IcmpHeader, Ipv4Header
 
 
@@ -36,6 +37,16 @@ cdef uint32_t outbox_waiting(const Outbox* outbox) noexcept nogil:
 cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* send_to,
                           uint8_t* cause) noexcept nogil:
     """The next frame, copied to out; its bytes, or 0: none. One that does not fit into room is passed over."""
+    cdef uint32_t length
+    if outbox.tail == outbox.head:
+        return 0
+    spin_lock(&outbox.spin)
+    length = parcel_take(outbox, out, room, send_to, cause)
+    spin_unlock(&outbox.spin)
+    return length
+
+
+cdef uint32_t parcel_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* send_to, uint8_t* cause) noexcept nogil:
     cdef const Parcel* parcel
     cdef const uint8_t* frame
     while outbox.tail != outbox.head:
@@ -114,16 +125,13 @@ cdef bint may_be_told(const Ipv4Header* ip) noexcept nogil:
     return True
 
 
-cdef void icmp_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint32_t source, uint8_t type,
-                     uint8_t code, uint16_t mtu, uint8_t cause, uint64_t now_ns) noexcept nogil:
-    """An error about a checked packet, back to where it came from, while the second's rate lasts. source: big-endian."""
+cdef void write_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint32_t source, uint8_t type,
+                      uint8_t code, uint16_t mtu, uint8_t cause, uint64_t now_ns) noexcept nogil:
     cdef uint32_t link_bytes = <uint32_t>(<const uint8_t*>ip - frame.data)
     cdef uint32_t quote = bswap16(ip.total_length)
     cdef Ipv4Header* out_ip
     cdef IcmpHeader* icmp
     cdef uint8_t* out
-    if not may_be_told(ip):
-        return
     if outbox.second != now_ns // 1000000000:
         outbox.second = now_ns // 1000000000
         outbox.sent = 0
@@ -152,17 +160,20 @@ cdef void icmp_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, u
     icmp.checksum = checksum(<const uint8_t*>icmp, 8 + quote, 0)
 
 
-cdef void echo_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint8_t cause) noexcept nogil:
-    """The answer to a checked echo request (RFC 792): addresses swapped, TTL 64, the rest as it came.
+cdef void icmp_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint32_t source, uint8_t type,
+                     uint8_t code, uint16_t mtu, uint8_t cause, uint64_t now_ns) noexcept nogil:
+    """An error about a checked packet, back to where it came from, while the second's rate lasts. source: big-endian."""
+    if may_be_told(ip):
+        spin_lock(&outbox.spin)
+        write_error(outbox, frame, ip, source, type, code, mtu, cause, now_ns)
+        spin_unlock(&outbox.spin)
 
-    None to a source that is no host (RFC 1122 section 3.2.1.3).
-    """
+
+cdef void write_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint8_t cause) noexcept nogil:
     cdef uint32_t link_bytes = <uint32_t>(<const uint8_t*>ip - frame.data), total = bswap16(ip.total_length)
     cdef uint8_t* out
     cdef Ipv4Header* out_ip
     cdef IcmpHeader* icmp
-    if not may_be_told(ip):
-        return
     out = own_begin(outbox, link_bytes + total, frame.side, cause)
     if out == NULL:
         return
@@ -177,3 +188,14 @@ cdef void echo_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, u
     icmp = <IcmpHeader*>(<uint8_t*>out_ip + (ip.version_ihl & 15) * 4)
     icmp.checksum = update(icmp.checksum, delta16(ICMP_ECHO_REQUEST, ICMP_ECHO_REPLY))
     icmp.type = ICMP_ECHO_REPLY
+
+
+cdef void echo_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint8_t cause) noexcept nogil:
+    """The answer to a checked echo request (RFC 792): addresses swapped, TTL 64, the rest as it came.
+
+    None to a source that is no host (RFC 1122 section 3.2.1.3).
+    """
+    if may_be_told(ip):
+        spin_lock(&outbox.spin)
+        write_reply(outbox, frame, ip, cause)
+        spin_unlock(&outbox.spin)

@@ -1,7 +1,8 @@
-"""The journal: rows of the session log on their way out, a ring with one producer (the worker) and one consumer."""
+"""The journal: rows of the session log on their way out, a ring between a gateway's workers and one consumer."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.hints cimport load_acquire64
+from natcore.spin cimport Spin
 
 cdef enum:                      # RecordKind
     RECORD_WINDOW = 0
@@ -35,10 +36,11 @@ cdef struct Record:             # RECORD of python/natcore/records.py
 cdef struct Journal:
     Record* ring
     uint64_t capacity           # rows
-    uint64_t head               # rows written since the start; the producer's
+    uint64_t head               # rows written since the start; the producers'
     uint64_t head_at            # head modulo capacity
     uint64_t lost               # rows that found the ring full
-    uint64_t unused[4]
+    Spin spin                   # from journal_slot to journal_commit
+    uint64_t unused[3]
     uint64_t tail               # rows read since the start; the consumer's
     uint64_t tail_at
 

@@ -4,6 +4,7 @@ from libc.string cimport memcpy
 
 from natcore.hints cimport load_acquire64, store_release64
 from natcore.memory cimport table_delete, table_new
+from natcore.spin cimport spin_lock, spin_unlock
 
 
 cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil:
@@ -18,9 +19,11 @@ cdef void journal_delete(Journal* journal) noexcept nogil:
 
 
 cdef Record* journal_slot(Journal* journal) noexcept nogil:
-    """Where the next row goes; NULL when the ring is full: the row is then lost, and counted here."""
+    """Where the next row goes, until journal_commit; NULL when the ring is full: the row is then lost, and counted here."""
+    spin_lock(&journal.spin)
     if journal.head - load_acquire64(&journal.tail) >= journal.capacity:
         journal.lost += 1
+        spin_unlock(&journal.spin)
         return NULL
     return &journal.ring[journal.head_at]
 
@@ -29,6 +32,7 @@ cdef void journal_commit(Journal* journal) noexcept nogil:
     """The row of journal_slot is complete."""
     journal.head_at = journal.head_at + 1 if journal.head_at + 1 < journal.capacity else 0
     store_release64(&journal.head, journal.head + 1)
+    spin_unlock(&journal.spin)
 
 
 cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t room, uint64_t number) noexcept nogil:

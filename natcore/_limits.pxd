@@ -18,6 +18,11 @@ cdef enum:                      # Limit: what an event says was reached, by numb
     LIMIT_SUBSCRIBERS = 10
 
 cdef bint complete(Worker* worker, uint64_t now_ns) noexcept nogil
+cdef bint may_open_session(Worker* worker) noexcept nogil
+cdef bint may_open_mapping(Worker* worker) noexcept nogil
+cdef bint may_subscribe(Worker* worker, uint32_t inside_ip) noexcept nogil
+cdef uint32_t sessions_live(const Worker* worker) noexcept nogil
+cdef uint32_t mappings_live(const Worker* worker) noexcept nogil
 cdef bint over_quota(Worker* worker, uint32_t inside_ip, bint new_mapping) noexcept nogil
 cdef uint8_t over_rate(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil
 cdef bint over_gateway_rate(Worker* worker, const Clock* now) noexcept nogil

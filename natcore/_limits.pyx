@@ -9,17 +9,76 @@ from natcore._mappings cimport MAPPING_PORTLESS, Subscriber, subscriber_find
 from natcore._ports cimport PortMap, Ports, space_of
 from natcore._sweep cimport sweep_all
 from natcore.index cimport NONE
-from natcore.state cimport NO_LIMIT
+from natcore.spin cimport spin_lock, spin_unlock
+from natcore.state cimport NO_LIMIT, has_all, tables_of_all
 
 
 cdef bint complete(Worker* worker, uint64_t now_ns) noexcept nogil:
-    """Completes expiry for now, unless this second has seen it done; whether it did."""
+    """Completes expiry for now, unless this second has seen it done; whether it did.
+
+    It takes all workers: who holds only one is told to come again with all of them.
+    """
     cdef uint64_t second = now_ns // 1000000000 + 1
-    if worker.completed == second:
+    if worker.shared.completed == second:
         return False
-    worker.completed = second
-    sweep_all(&worker.sessions, now_ns, <uint64_t>-1)
+    if not has_all(worker):
+        worker.wants_all = True
+        return False
+    worker.shared.completed = second
+    sweep_all(tables_of_all(worker), now_ns, <uint64_t>-1)
     return True
+
+
+# ---- totals: of all workers ------------------------------------------------------------------------------------------
+
+cdef inline bint has_room(Worker* worker, uint64_t live, uint32_t capacity) noexcept nogil:
+    """Whether one more may be taken. Where each of the others may be taking one just now, who holds them all may say."""
+    if has_all(worker):
+        return live < capacity
+    if live + worker.shared.count <= capacity:
+        return True
+    if live < capacity:
+        worker.wants_all = True
+    return False
+
+
+cdef uint32_t sessions_live(const Worker* worker) noexcept nogil:
+    """Sessions that the gateway has, dead ones that were not met included."""
+    cdef uint32_t total = 0, i
+    for i in range(worker.shared.count):
+        total += worker.shared.workers[i].sessions.slots.live
+    return total
+
+
+cdef uint32_t mappings_live(const Worker* worker) noexcept nogil:
+    cdef uint32_t total = 0, i
+    for i in range(worker.shared.count):
+        total += worker.shared.workers[i].mappings.mapping_slots.live
+    return total
+
+
+cdef bint may_open_session(Worker* worker) noexcept nogil:
+    return has_room(worker, sessions_live(worker), worker.sessions.slots.capacity)
+
+
+cdef bint may_open_mapping(Worker* worker) noexcept nogil:
+    return has_room(worker, mappings_live(worker), worker.mappings.mapping_slots.capacity)
+
+
+cdef bint may_subscribe(Worker* worker, uint32_t inside_ip) noexcept nogil:
+    """Whether inside_ip is a subscriber, or may become one."""
+    cdef uint32_t total = 0, i
+    for i in range(worker.shared.count):
+        total += worker.shared.workers[i].mappings.subscriber_slots.live
+    return (total < worker.mappings.subscriber_slots.capacity and has_room(worker, total, worker.mappings.subscriber_slots.capacity)
+            or subscriber_find(&worker.mappings, inside_ip) != NONE)
+
+
+cdef uint32_t opened_outside(const Worker* worker) noexcept nogil:
+    cdef uint32_t total = 0, i
+    for i in range(worker.shared.count):
+        total += worker.shared.workers[i].sessions.opened_outside
+    return total
 
 
 cdef bint over_quota(Worker* worker, uint32_t inside_ip, bint new_mapping) noexcept nogil:
@@ -56,8 +115,8 @@ cdef uint8_t over_rate(Worker* worker, uint32_t inside_ip, const Clock* now) noe
 
 cdef bint over_gateway_rate(Worker* worker, const Clock* now) noexcept nogil:
     """Whether all of the inside together has."""
-    return (worker.gateway_per_second != NO_LIMIT and worker.opened_second == second_of(now)
-            and worker.opened >= worker.gateway_per_second)
+    return (worker.gateway_per_second != NO_LIMIT and worker.shared.opened_second == second_of(now)
+            and worker.shared.opened >= worker.gateway_per_second)
 
 
 cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept nogil:
@@ -65,10 +124,12 @@ cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept
     cdef uint32_t who = worker.mappings.mappings[mapping].subscriber, second = second_of(now)
     cdef Subscriber* subscriber
     if worker.gateway_per_second != NO_LIMIT:
-        if worker.opened_second != second:
-            worker.opened_second = second
-            worker.opened = 0
-        worker.opened += 1
+        spin_lock(&worker.shared.spin)
+        if worker.shared.opened_second != second:
+            worker.shared.opened_second = second
+            worker.shared.opened = 0
+        worker.shared.opened += 1
+        spin_unlock(&worker.shared.spin)
     if who == NONE or worker.new_per_second == NO_LIMIT:
         return
     subscriber = &worker.mappings.subscribers[who]
@@ -84,10 +145,10 @@ cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept
 cdef bint below_caps(Worker* worker, const Mapping* mapping, const Clock* now) noexcept nogil:
     """Whether the mapping and the gateway may have one more session that was opened from outside: they have room of their
     own, so that a stranger's are refused before anybody else's."""
-    if mapping.opened_outside < worker.mapping_cap and worker.sessions.opened_outside < worker.outside_cap:
+    if mapping.opened_outside < worker.mapping_cap and opened_outside(worker) < worker.outside_cap:
         return True
     complete(worker, now.ns)
-    return mapping.opened_outside < worker.mapping_cap and worker.sessions.opened_outside < worker.outside_cap
+    return mapping.opened_outside < worker.mapping_cap and opened_outside(worker) < worker.outside_cap
 
 
 # ---- thresholds: told of once, and again after they were left by far ---------------------------------------------------
@@ -104,17 +165,22 @@ cdef inline bint crosses(uint32_t taken, uint32_t warn, uint32_t rearm, uint8_t*
 
 cdef void watch_sessions(Worker* worker, const Clock* now) noexcept nogil:
     """A session was opened."""
-    if worker.warn_sessions and crosses(worker.sessions.slots.live, worker.warn_sessions, worker.rearm_sessions,
-                                        &worker.sessions_told):
-        event_note(&worker.events, SESSIONS_THRESHOLD, LIMIT_SESSIONS, 0, 0, 0, 0, now.ns)
+    cdef bint tell
+    if worker.warn_sessions:
+        spin_lock(&worker.shared.spin)
+        tell = crosses(sessions_live(worker), worker.warn_sessions, worker.rearm_sessions, &worker.shared.sessions_told)
+        spin_unlock(&worker.shared.spin)
+        if tell:
+            event_note(worker.events, SESSIONS_THRESHOLD, LIMIT_SESSIONS, 0, 0, 0, 0, now.ns)
 
 
 cdef void watch_ports(Worker* worker, uint32_t number, const Clock* now) noexcept nogil:
     """A mapping was opened: how many ports of its outside address and protocol are not free, or how many of its blocks."""
     cdef const Mapping* mapping = &worker.mappings.mappings[number]
-    cdef Ports* ports = &worker.mappings.ports
+    cdef Ports* ports = worker.mappings.ports
     cdef PortMap* map
     cdef uint32_t taken
+    cdef bint tell
     if worker.warn_ports == 0 or mapping.flags & MAPPING_PORTLESS:
         return
     map = &ports.addresses[mapping.address].maps[space_of(mapping.protocol)]
@@ -122,6 +188,9 @@ cdef void watch_ports(Worker* worker, uint32_t number, const Clock* now) noexcep
     if ports.blocks.per_address:
         map = &ports.addresses[mapping.address].maps[0]
         taken = ports.block_count - ports.blocks.free[mapping.address]
-    if crosses(taken, worker.warn_ports, worker.rearm_ports, &map.told):
-        event_note(&worker.events, PORTS_THRESHOLD, LIMIT_POOL, mapping.outside_ip, 0, 0,
+    spin_lock(&ports.spin)
+    tell = crosses(taken, worker.warn_ports, worker.rearm_ports, &map.told)
+    spin_unlock(&ports.spin)
+    if tell:
+        event_note(worker.events, PORTS_THRESHOLD, LIMIT_POOL, mapping.outside_ip, 0, 0,
                    0 if ports.blocks.per_address else mapping.protocol, now.ns)

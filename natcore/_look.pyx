@@ -9,6 +9,7 @@ from natcore._sessions cimport (
 )
 from natcore._sweep cimport is_long_ago
 from natcore._tcp cimport TCP_STATE
+from natcore._time cimport clock_of_all
 from natcore.hints cimport bswap16, bswap32
 
 cdef uint8_t* PROTOCOL_OF_SPACE = [6, 17, 1]
@@ -17,7 +18,7 @@ cdef uint8_t* PROTOCOL_OF_SPACE = [6, 17, 1]
 cdef void session_row(const Worker* worker, uint32_t slot, SessionRow* row) noexcept nogil:
     cdef const Session* session = &worker.sessions.hot[slot]
     cdef const Cold* cold = &worker.sessions.cold[slot]
-    cdef uint64_t deadline = deadline_of(&worker.sessions, session, worker.now_ns)
+    cdef uint64_t deadline = deadline_of(&worker.sessions, session, clock_of_all(worker))
     row.session = session_id(cold)
     row.bytes_out = cold.total_bytes[OUT] + (<uint64_t>cold.carry_bytes[OUT] << 32) + session.bytes[OUT]
     row.packets_out = cold.total_packets[OUT] + (<uint64_t>cold.carry_packets[OUT] << 32) + session.packets[OUT]
@@ -43,7 +44,7 @@ cdef void session_row(const Worker* worker, uint32_t slot, SessionRow* row) noex
 cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t room, uint32_t* slot,
                             uint32_t last) noexcept nogil:
     """Live sessions from slot on, before last; rows filled. slot: where to go on."""
-    cdef uint32_t filled = 0, now_ms = <uint32_t>(worker.now_ns // 1000000)
+    cdef uint32_t filled = 0, now_ms = <uint32_t>(clock_of_all(worker) // 1000000)
     while slot[0] < last and filled < room:
         if (worker.sessions.hot[slot[0]].protocol
                 and not is_dead(&worker.sessions, &worker.sessions.hot[slot[0]], now_ms)):
@@ -53,17 +54,17 @@ cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t roo
     return filled
 
 
-cdef uint64_t oldest_window(const Worker* worker, uint32_t first, uint32_t last) noexcept nogil:
+cdef uint64_t oldest_window(const Worker* worker, uint32_t first, uint32_t last, uint64_t now_ns) noexcept nogil:
     """When the oldest window began that slots first to last - 1 have open and that will be a row; ns, now if there is none.
 
     The hot line knows the second of a window's end; the cold one is read where that second is the earliest so far.
     """
     cdef const Session* session
-    cdef uint64_t oldest = worker.now_ns
+    cdef uint64_t oldest = now_ns
     cdef uint32_t slot
     cdef int age, eldest = -32768
-    cdef uint16_t seconds = <uint16_t>(worker.now_ns // 1000000000)
-    cdef bint long_ago = is_long_ago(&worker.sessions, worker.now_ns)
+    cdef uint16_t seconds = <uint16_t>(now_ns // 1000000000)
+    cdef bint long_ago = is_long_ago(&worker.sessions, now_ns)
     for slot in range(first, min(last, worker.sessions.slots.fresh)):
         session = &worker.sessions.hot[slot]
         if session.protocol == 0 or session.flags & (NO_WINDOW | UNLOGGED):
@@ -112,7 +113,7 @@ cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t room) noe
             rows[filled].held_down = map.held_count
             rows[filled].reserved = map.reserved
             rows[filled].free = map.free
-            rows[filled].used = ports_in_use(&worker.mappings.ports, map)
+            rows[filled].used = ports_in_use(worker.mappings.ports, map)
             rows[filled].protocol = PROTOCOL_OF_SPACE[space]
             filled += 1
     return filled
@@ -124,7 +125,7 @@ cdef uint32_t count_blocks(const Worker* worker) noexcept nogil:
 
 
 cdef uint32_t copy_blocks(const Worker* worker, BlockRow* rows, uint32_t room) noexcept nogil:
-    cdef const Ports* ports = &worker.mappings.ports
+    cdef const Ports* ports = worker.mappings.ports
     cdef uint32_t i, block, first, filled = 0
     if ports.blocks.per_address == 0:
         return 0

@@ -63,17 +63,17 @@ cdef struct Mappings:
     Slab subscriber_slots
     Index by_inside             # inside endpoint (and remote) -> mapping
     Index by_ip                 # inside address -> subscriber
-    Ports ports
+    Ports* ports                # of all the gateway's workers
     HashKey key
+    uint32_t worker             # whose table it is
     uint8_t pooling             # Pooling
     bint lingering              # there may be subscribers without mappings whose second is not over
 
-cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, uint32_t max_addresses) noexcept nogil
+cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers) noexcept nogil
 cdef void mappings_delete(Mappings* table) noexcept nogil
 cdef void mapping_approach(const Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol) noexcept nogil
 cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil
 cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil
-cdef bint mappings_have_room(const Mappings* table, uint32_t inside_ip) noexcept nogil
 cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* pool, uint32_t now_ms) noexcept nogil
 cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip,
                                   uint16_t outside_port, uint32_t address) noexcept nogil

@@ -3,7 +3,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore._draw cimport OVER_QUOTA, Request, assign_port, draw_port, home_of_owner, unassign_port
-from natcore._ports cimport PORTS_DETERMINISTIC, PORTS_OVERLOAD, ports_delete, ports_new, space_of
+from natcore._ports cimport PORTS_DETERMINISTIC, PORTS_OVERLOAD, space_of
 from natcore.flow cimport flow_hash
 from natcore.hints cimport bswap16, bswap32, prefetch_write
 from natcore.index cimport (
@@ -12,16 +12,16 @@ from natcore.index cimport (
 from natcore.memory cimport table_delete, table_new
 from natcore.random cimport random_below
 from natcore.slab cimport slab_begin, slab_give, slab_take
+from natcore.spin cimport spin_lock, spin_unlock
 
 
-cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers,
-                       uint32_t max_addresses) noexcept nogil:
+cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers) noexcept nogil:
     table.mappings = <Mapping*>table_new(<uint64_t>max_mappings * sizeof(Mapping))
     table.subscribers = <Subscriber*>table_new(<uint64_t>max_subscribers * sizeof(Subscriber))
     slab_begin(&table.mapping_slots, table.mappings, sizeof(Mapping), max_mappings)
     slab_begin(&table.subscriber_slots, table.subscribers, sizeof(Subscriber), max_subscribers)
     return (table.mappings != NULL and table.subscribers != NULL and index_new(&table.by_inside, max_mappings, 4)
-            and index_new(&table.by_ip, max_subscribers, 4) and ports_new(&table.ports, max_addresses))
+            and index_new(&table.by_ip, max_subscribers, 4))
 
 
 cdef void mappings_delete(Mappings* table) noexcept nogil:
@@ -31,7 +31,6 @@ cdef void mappings_delete(Mappings* table) noexcept nogil:
     table.subscribers = NULL
     index_delete(&table.by_inside)
     index_delete(&table.by_ip)
-    ports_delete(&table.ports)
 
 
 cdef inline uint64_t key_hash(const Mappings* table, const MappingKey* key) noexcept nogil:
@@ -82,14 +81,6 @@ cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil
             return number
 
 
-cdef bint mappings_have_room(const Mappings* table, uint32_t inside_ip) noexcept nogil:
-    """Whether one more mapping of inside_ip has its slots."""
-    if table.mapping_slots.live == table.mapping_slots.capacity:
-        return False
-    return (table.subscriber_slots.live < table.subscriber_slots.capacity
-            or subscriber_find(table, inside_ip) != NONE)
-
-
 cdef struct Drawn:              # an outside endpoint
     uint32_t address            # its number
     uint32_t until_ms           # until when the port was held down for its owner; the past: it was free
@@ -110,7 +101,7 @@ cdef uint32_t draw_from(Mappings* table, const MappingKey* key, Request* request
     drawn.until_ms = now_ms
     if key.flags & MAPPING_PORTLESS:
         return 0
-    return draw_port(&table.ports, drawn.address, request, now_ms, &drawn.until_ms)
+    return draw_port(table.ports, drawn.address, request, now_ms, &drawn.until_ms)
 
 
 cdef uint32_t draw_computed(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
@@ -124,7 +115,7 @@ cdef uint32_t draw_computed(Mappings* table, const MappingKey* key, const Pool* 
 
 cdef uint32_t start_of(Mappings* table, const Pool* pool, uint32_t owner) noexcept nogil:
     """Where in the pool an owner begins: at the address where it has a block still, else anywhere."""
-    cdef uint32_t home = home_of_owner(&table.ports, owner), i
+    cdef uint32_t home = home_of_owner(table.ports, owner), i
     if home != NONE:
         for i in range(pool.size):
             if pool.addresses[i] == home:
@@ -229,18 +220,30 @@ cdef void subscribers_reap(Mappings* table, uint32_t now_ms) noexcept nogil:
             subscriber_leave(table, who, now_ms)
 
 
+cdef inline void ports_enter(const Mappings* table) noexcept nogil:
+    """From here to ports_leave the ports are this worker's to draw and to release."""
+    spin_lock(&table.ports.spin)
+    table.ports.drawer = table.worker
+
+
+cdef inline void ports_leave(const Mappings* table) noexcept nogil:
+    spin_unlock(&table.ports.spin)
+
+
 cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* pool, uint32_t now_ms) noexcept nogil:
     """A new mapping without sessions; NONE when no port is free, OVER_QUOTA when none that the subscriber may have.
 
-    Its slots must be there (mappings_have_room).
+    Its slot must be there, and its subscriber's.
     """
     cdef uint32_t who = subscriber_join(table, key.inside_ip), number = NONE, port
     cdef Subscriber* subscriber
     cdef Drawn drawn
     cdef Request request
+    cdef bint assigned
     if who == NONE:
         return NONE
     subscriber = &table.subscribers[who]
+    ports_enter(table)
     port = draw_by_pooling(table, subscriber, key, pool, now_ms, &drawn)
     if port < OVER_QUOTA:
         number = enter(table, key, pool.entry, table.ports.addresses[drawn.address].ip, bswap16(<uint16_t>port),
@@ -249,12 +252,15 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
         if number != NONE:
             subscriber.mappings += 1
             table.mappings[number].held_until = drawn.until_ms
-            if key.flags & MAPPING_PORTLESS or assign_port(&table.ports, drawn.address, &request, port, number):
+            assigned = key.flags & MAPPING_PORTLESS or assign_port(table.ports, drawn.address, &request, port, number)
+            ports_leave(table)
+            if assigned:
                 return number
             mapping_close(table, number, drawn.until_ms, now_ms)
             return NONE
         if not key.flags & MAPPING_PORTLESS:
-            unassign_port(&table.ports, drawn.address, &request, port, drawn.until_ms, now_ms)
+            unassign_port(table.ports, drawn.address, &request, port, drawn.until_ms, now_ms)
+    ports_leave(table)
     subscriber_leave(table, who, now_ms)
     return OVER_QUOTA if port == OVER_QUOTA else NONE
 
@@ -275,7 +281,9 @@ cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uin
     if not mapping.flags & MAPPING_STATIC:
         if not mapping.flags & MAPPING_PORTLESS:
             request_of(&key, &request)
-            unassign_port(&table.ports, mapping.address, &request, bswap16(mapping.outside_port), until_ms, now_ms)
+            ports_enter(table)
+            unassign_port(table.ports, mapping.address, &request, bswap16(mapping.outside_port), until_ms, now_ms)
+            ports_leave(table)
         table.subscribers[mapping.subscriber].mappings -= 1
         subscriber_leave(table, mapping.subscriber, now_ms)
     mapping.protocol = 0

@@ -14,6 +14,7 @@ cdef struct Taken:              # addresses and ports big-endian
     uint16_t outside_port
     uint16_t remote_port
     uint32_t mapping            # its number
+    uint8_t worker              # whose it is
     uint8_t protocol
 
 cdef struct Full:               # a remote endpoint towards which an outside address has nothing left

@@ -52,7 +52,7 @@ cdef void fit(Worker* worker, Frame* frame, const Flight* flight, uint8_t verdic
     """A forwarded packet that is longer than its link carries becomes fragments (REQ-13a). cause: the others' Verdict."""
     cdef uint8_t send_to = egress_of(verdict, frame.side)
     if wire_length(frame, flight) > worker.mtu[send_to]:
-        split(&worker.outbox, frame, flight, worker.mtu[send_to], send_to, cause)
+        split(worker.outbox, frame, flight, worker.mtu[send_to], send_to, cause)
 
 
 # ---- later fragments -------------------------------------------------------------------------------------------------
@@ -76,12 +76,17 @@ cdef uint8_t follow(Worker* worker, Frame* frame, Flight* flight, const Datagram
     cdef uint32_t direction = frame.side, other = NONE
     cdef uint32_t slot = find_live(worker, direction, flight.addresses, datagram.ports, flight.protocol, now)
     cdef const Session* session
+    cdef Worker* peer = worker
     cdef uint8_t verdict
+    cdef uint32_t i
     if slot == NONE or session_id(&worker.sessions.cold[slot]) != datagram.session:
         return DROP_NO_MAPPING
     session = &worker.sessions.hot[slot]
     if session.flags & HAIRPINNED:
-        other = find_live(worker, IN, turned_addresses(session), turned_ports(session), flight.protocol, now)
+        for i in range(worker.shared.count):
+            if other == NONE:
+                peer = worker.shared.workers[i]
+                other = find_live(peer, IN, turned_addresses(session), turned_ports(session), flight.protocol, now)
         if other == NONE:
             return DROP_NO_MAPPING
     verdict = (HAIRPIN if other != NONE else UNTRANSLATED if session.flags & UNTRANSLATED_BOTH
@@ -91,8 +96,8 @@ cdef uint8_t follow(Worker* worker, Frame* frame, Flight* flight, const Datagram
     take(worker, slot, direction, flight, datagram.sequence, now)
     rewrite_network(flight.ip, session, direction, worker.decrement_ttl)
     if other != NONE:
-        take(worker, other, IN, flight, datagram.sequence, now)
-        rewrite_network(flight.ip, &worker.sessions.hot[other], IN, False)
+        take(peer, other, IN, flight, datagram.sequence, now)
+        rewrite_network(flight.ip, &peer.sessions.hot[other], IN, False)
     return verdict
 
 
@@ -200,7 +205,7 @@ cdef uint8_t release_held(Worker* worker, uint32_t number, uint8_t side, uint8_t
     cdef uint32_t length = datagram_held(worker.fragments, number)
     cdef Frame frame
     cdef Flight flight
-    frame.data = parcel_begin(&worker.outbox, length, side, HELD) if verdict < LOCAL else NULL
+    frame.data = parcel_begin(worker.outbox, length, side, HELD) if verdict < LOCAL else NULL
     datagram_take(worker.fragments, number, frame.data)
     if frame.data == NULL:
         return DROP_FRAGMENT if verdict < LOCAL else verdict
@@ -210,7 +215,7 @@ cdef uint8_t release_held(Worker* worker, uint32_t number, uint8_t side, uint8_t
     parse_network(&frame, &flight, worker.ethernet)
     verdict = follow(worker, &frame, &flight, &worker.fragments.datagrams[number], now)
     if verdict >= LOCAL:
-        parcel_cancel(&worker.outbox, length)
+        parcel_cancel(worker.outbox, length)
         return verdict
     fit(worker, &frame, &flight, verdict, verdict)
     parcel_seal(frame.data, frame.length, egress_of(verdict, side))

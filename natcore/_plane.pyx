@@ -14,7 +14,7 @@ from natcore._nexthop cimport (
 )
 from natcore._ports cimport address_find
 from natcore._ring cimport FRAME_ROOM, PacketRing
-from natcore._translate cimport hold, release
+from natcore._hold cimport hold, release
 from natcore._worker cimport Loop, Port, clear_errors, clock_of, close_room, drain_fd, pause, run, signal_fd, work
 from natcore.hints cimport bswap32, fetch_add, load_acquire, store_release
 from natcore.index cimport NONE
@@ -223,7 +223,7 @@ cdef class PlaneLoop:
     def in_pool(self, addresses) -> set[int]:
         """Those of the addresses (host order) that are in the pool of an entry."""
         self._enter()
-        pooled = {a for a in addresses if address_find(&self.loop.worker.mappings.ports, bswap32(a)) != NONE}
+        pooled = {a for a in addresses if address_find(self.loop.worker.mappings.ports, bswap32(a)) != NONE}
         self._leave()
         return pooled
 

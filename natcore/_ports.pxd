@@ -6,12 +6,14 @@ from natcore._overload cimport Overload
 from natcore.flow cimport HashKey
 from natcore.index cimport Index
 from natcore.random cimport Random
+from natcore.spin cimport Spin
 
 cdef enum:
     PORT_SPACES = 3             # TCP, UDP and ICMP ids are apart
     PORTS = 65536
     PORT_WORDS = 1024           # 64-bit words of a bitmap
     OWNER_SLOTS = 4096
+    PORT_UNIT = 64              # ports in a row that are one worker's rather than the others'
 
 cdef enum:
     PORT_RESERVED = 0xFFFFFFFE  # in a cell: a DNAT entry has the port; it is never drawn
@@ -26,6 +28,7 @@ cdef enum:                      # PortPolicy
 cdef struct PortMap:            # one outside address and protocol
     uint32_t* cells             # [PORTS] in use: the mapping (overloaded: how many), or PORT_RESERVED; held down: until, ms
     uint32_t* owners            # [PORTS] held down: the inside address that had it, big-endian
+    uint8_t* workers            # [PORTS] in use by a mapping: the worker whose it is
     uint64_t* used              # [PORT_WORDS] a bit a port: in use or held down
     uint64_t* held              # [PORT_WORDS] held down
     uint16_t* held_by           # [OWNER_SLOTS] ports held down, by a hash of their owner
@@ -62,9 +65,17 @@ cdef struct Ports:
     Blocks blocks               # whose they are
     Overload overload           # who has a port towards whom
     uint16_t block_of[65536]    # [PORTS] the block of a port of the ranges
+    Spin spin                   # while a port is drawn or released: of all addresses and protocols
+    uint32_t workers            # that draw, 1 or more
+    uint32_t drawer             # which of them does just now
+    uint32_t unit               # ports: PORT_UNIT, or a subscriber's block
 
 cdef inline uint32_t space_of(uint8_t protocol) noexcept nogil:
     return 0 if protocol == 6 else 1 if protocol == 17 else 2
+
+cdef inline uint32_t home_of_port(const Ports* ports, uint32_t port) noexcept nogil:
+    """The worker that draws the port before the others do."""
+    return port // ports.unit % ports.workers
 
 cdef inline uint32_t ports_in_use(const Ports* ports, const PortMap* map) noexcept nogil:
     """Ports that mappings have."""

@@ -19,7 +19,7 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef enum:
     BITMAP_BYTES = PORT_WORDS * 8
-    MAP_BYTES = PORTS * 8 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2
+    MAP_BYTES = PORTS * 9 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2
 
 
 cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
@@ -31,6 +31,8 @@ cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
         madvise(ports.addresses, <uint64_t>capacity * sizeof(Address), MADV_NOHUGEPAGE)
     memset(ports.ranges, 0, sizeof(ports.ranges))
     ports.range_size = 0
+    ports.unit = PORT_UNIT
+    ports.workers = 1
     return index_new(&ports.index, capacity, 4) and ports.addresses != NULL
 
 
@@ -121,6 +123,7 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
         map.used = <uint64_t*>(at + PORTS * 8)
         map.held = <uint64_t*>(at + PORTS * 8 + BITMAP_BYTES)
         map.held_by = <uint16_t*>(at + PORTS * 8 + BITMAP_BYTES * 2)
+        map.workers = at + PORTS * 8 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2
         map.address = number
         map.free = ports.range_size
         map.held_count = map.next_release = map.reserved = map.told = 0
@@ -215,13 +218,22 @@ cdef uint32_t own_held(PortMap* map, uint32_t owner) noexcept nogil:
 cdef uint32_t pick(Ports* ports, PortMap* map, uint64_t mask) noexcept nogil:
     """A free port: a random one of the ranges, else the nearest of its word, else of a word after; or NONE.
 
-    mask: the bits of each word that will do.
+    mask: the bits of each word that will do. Of several workers each has its own words first.
     """
-    cdef uint32_t wish = ports.allowed[random_below(&ports.random, ports.range_size)], turn = wish & 63
-    cdef uint32_t step, word
+    cdef uint32_t wish = ports.allowed[random_below(&ports.random, ports.range_size)], port = NONE
+    if ports.workers > 1:
+        port = pick_from(ports, map, mask, wish, True)
+    return pick_from(ports, map, mask, wish, False) if port == NONE else port
+
+
+cdef inline uint32_t pick_from(const Ports* ports, const PortMap* map, uint64_t mask, uint32_t wish, bint own) noexcept nogil:
+    """The nearest one from wish on, or NONE. own: of the words that are the drawing worker's."""
+    cdef uint32_t turn = wish & 63, step, word
     cdef uint64_t bits
     for step in range(PORT_WORDS):
         word = ((wish >> 6) + step) & (PORT_WORDS - 1)
+        if own and home_of_port(ports, word * 64) != ports.drawer:
+            continue
         bits = ports.ranges[word] & ~map.used[word] & mask
         if bits:
             bits = bits >> turn | (bits << (64 - turn) if turn else 0)

@@ -177,11 +177,15 @@ cdef uint8_t hairpinned(Worker* worker, Flight* flight, Quote* quote, const Sess
                         const Clock* now) noexcept nogil:
     """An error about a hairpinned packet goes back in, to the host that sent it (REQ-7)."""
     cdef const Session* other
-    cdef uint32_t slot = session_find(&worker.sessions, IN, turned_addresses(session), turned_ports(session),
-                                      quote.ip.protocol)
-    if slot == NONE or is_dead(&worker.sessions, &worker.sessions.hot[slot], now.ms):
+    cdef uint32_t i, slot = NONE
+    cdef Worker* peer = worker
+    for i in range(worker.shared.count):
+        if slot == NONE:
+            peer = worker.shared.workers[i]
+            slot = session_find(&peer.sessions, IN, turned_addresses(session), turned_ports(session), quote.ip.protocol)
+    if slot == NONE or is_dead(&peer.sessions, &peer.sessions.hot[slot], now.ms):
         return DROP_NO_MAPPING
-    other = &worker.sessions.hot[slot]
+    other = &peer.sessions.hot[slot]
     outward(worker, flight, quote, session)
     inward(worker, flight, quote, other)
     return HAIRPIN
@@ -193,7 +197,7 @@ cdef uint8_t translate_error(Worker* worker, Frame* frame, Flight* flight, const
     cdef uint8_t verdict
     cdef const Session* session
     cdef Quote quote
-    cdef bint pool = address_find(&worker.mappings.ports, flight.ip.destination) != NONE
+    cdef bint pool = address_find(worker.mappings.ports, flight.ip.destination) != NONE
     verdict = read_quote(flight, &quote, back)
     if verdict != PENDING:
         return verdict
@@ -204,7 +208,7 @@ cdef uint8_t translate_error(Worker* worker, Frame* frame, Flight* flight, const
         if not pool and worker.link_address[frame.side] and flight.ip.destination == worker.link_address[frame.side]:
             return LOCAL
         return DROP_NO_MAPPING
-    if is_no_host(flight.ip.source) or address_find(&worker.mappings.ports, flight.ip.source) != NONE:
+    if is_no_host(flight.ip.source) or address_find(worker.mappings.ports, flight.ip.source) != NONE:
         return DROP_SPOOFED
     verdict = may_pass(worker, frame, flight, worker.mtu[
         INSIDE if back == IN or session.flags & HAIRPINNED else OUTSIDE])

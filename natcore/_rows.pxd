@@ -1,11 +1,13 @@
 """Rows: the session log's side of the core, and how the worker is held."""
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
-from natcore.state cimport Worker
+from natcore.state cimport Shared, Worker
 
 cdef class Rows:
-    cdef Worker* worker
+    cdef Shared* shared
+    cdef Worker* worker         # the first
     cdef uint64_t drained       # rows numbered so far
     cdef public object relief   # called with the worker held, to take rows out of a journal that is full; or None
     cdef void own(self) noexcept
     cdef void disown(self) noexcept
+    cdef uint32_t parts(self) noexcept nogil

@@ -1,22 +1,15 @@
 """The session log's side of the core: rows out of the journal, open windows, the labels of time; who holds the worker."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from natcore._hold cimport hold, hold_all, release_all
 from natcore._journal cimport Record, journal_drain
 from natcore._look cimport oldest_window
 from natcore._sessions cimport micros, window_copy
 from natcore._sweep cimport close_windows
-from natcore._translate cimport clock_forward, hold, release
-from natcore.hints cimport fetch_add
-from natcore.state cimport Worker
+from natcore._time cimport clock_forward, clock_of_all
+from natcore.state cimport Worker, tables_of_all
 
 from natcore.errors import ConfigurationError
-
-cdef extern from * nogil:
-    """
-    #include <time.h>
-    static void natcore_pause(void) { struct timespec t = {0, 20000}; nanosleep(&t, NULL); }
-    """
-    void pause "natcore_pause" () noexcept
 
 cdef enum:
     LOOK_LINES = 65536          # of a part of the table, that is looked at while the worker waits
@@ -29,21 +22,17 @@ cdef class Rows:
         if type(self) is Rows:
             raise TypeError("Rows: allowed as a part of Core alone")
 
-    # ---- who holds the worker -------------------------------------------------------------------------------------
+    # ---- who holds the workers ------------------------------------------------------------------------------------
 
     cdef void own(self) noexcept:
-        """Waits, without the GIL, until a loop lets the worker go between two batches."""
-        cdef Worker* worker = self.worker
-        if hold(worker):
+        """Waits, without the GIL, until the loops let the workers go between two batches."""
+        if self.shared.count == 1 and hold(self.worker):
             return
         with nogil:
-            fetch_add(&worker.attention, 1)
-            while not hold(worker):
-                pause()
-            fetch_add(&worker.attention, <uint32_t>-1)
+            hold_all(self.worker)
 
     cdef void disown(self) noexcept:
-        release(self.worker)
+        release_all(self.worker)
 
     # ---- the journal ------------------------------------------------------------------------------------------------
 
@@ -56,7 +45,7 @@ cdef class Rows:
         if room == 0:
             return 0
         with nogil:
-            count = journal_drain(&self.worker.journal, <Record*>&raw[0], room, self.drained)
+            count = journal_drain(self.worker.journal, <Record*>&raw[0], room, self.drained)
         self.drained += count
         return count
 
@@ -77,7 +66,7 @@ cdef class Rows:
         self.own()
         with nogil:
             now_ns = clock_forward(self.worker, now_ns)
-            left = close_windows(&self.worker.sessions, now_ns, losing)
+            left = close_windows(tables_of_all(self.worker), now_ns, losing)
         self.disown()
         return left
 
@@ -91,32 +80,41 @@ cdef class Rows:
         self.drained += count
         return self.drained - count
 
+    cdef uint32_t parts(self) noexcept nogil:
+        """Parts that the tables have: those of each worker in turn."""
+        cdef uint32_t most = 0, w
+        for w in range(self.shared.count):
+            most = max(most, (self.shared.workers[w].sessions.slots.fresh + LOOK_LINES - 1) // LOOK_LINES)
+        return max(most, 1) * self.shared.count
+
     def oldest_window(self, uint32_t part):
-        """(ns when the oldest window began that this part of the table has open, now if none has; parts there are)."""
+        """(ns when the oldest window began that this part of the tables has open, now if none has; parts there are)."""
         cdef uint64_t oldest
-        cdef uint32_t parts
+        cdef uint32_t parts, first = part // self.shared.count * LOOK_LINES
+        cdef Worker* worker = self.shared.workers[part % self.shared.count]
         self.own()
         with nogil:
-            oldest = oldest_window(self.worker, part * LOOK_LINES, (part + 1) * LOOK_LINES)
-            parts = (self.worker.sessions.slots.fresh + LOOK_LINES - 1) // LOOK_LINES
+            oldest = oldest_window(worker, first, first + LOOK_LINES, clock_of_all(worker))
+            parts = self.parts()
         self.disown()
-        return oldest, parts if parts else 1
+        return oldest, parts
 
     def copy_windows(self, records not None, uint32_t part):
-        """Copies the open windows of a part of the table into RECORD (65,536,), as if they ended now; (how many, parts)."""
+        """Copies the open windows of a part of the tables into RECORD (65,536,), as if they ended now; (how many, parts)."""
         cdef uint8_t[::1] raw = records.view("u1")
         cdef Record* rows = <Record*>&raw[0]
-        cdef uint32_t slot, parts, count = 0
+        cdef uint32_t slot, parts, count = 0, first = part // self.shared.count * LOOK_LINES
+        cdef Worker* worker = self.shared.workers[part % self.shared.count]
         if records.itemsize != sizeof(Record) or raw.shape[0] < LOOK_LINES * <int64_t>sizeof(Record):
             raise ConfigurationError(f"records={records.dtype}[{len(records)}]: allowed is RECORD[{LOOK_LINES}] or more")
         self.own()
         with nogil:
-            for slot in range(part * LOOK_LINES, min((part + 1) * LOOK_LINES, self.worker.sessions.slots.fresh)):
-                if window_copy(&self.worker.sessions, slot, self.worker.now_ns, &rows[count]):
+            for slot in range(first, min(first + LOOK_LINES, worker.sessions.slots.fresh)):
+                if window_copy(&worker.sessions, slot, clock_of_all(worker), &rows[count]):
                     count += 1
-            parts = (self.worker.sessions.slots.fresh + LOOK_LINES - 1) // LOOK_LINES
+            parts = self.parts()
         self.disown()
-        return count, parts if parts else 1
+        return count, parts
 
     def label(self, uint64_t at_ns):
         """Microseconds since 1970 of a time of the gateway's clock, as rows have it."""
@@ -125,7 +123,9 @@ cdef class Rows:
     @property
     def now_ns(self):
         """The gateway's clock."""
-        return self.worker.now_ns
+        return clock_of_all(self.worker)
 
     def set_epoch(self, int64_t epoch_ns):
-        self.worker.sessions.epoch_ns = epoch_ns
+        cdef uint32_t w
+        for w in range(self.shared.count):
+            self.shared.workers[w].sessions.epoch_ns = epoch_ns

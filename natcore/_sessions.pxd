@@ -73,6 +73,8 @@ cdef struct Link:               # a list without an order that matters
     uint32_t next
     uint32_t previous
 
+cdef struct Sessions
+
 cdef struct Sessions:
     Session* hot                # [capacity], then as many filter entries under address-dependent filtering
     Cold* cold                  # [capacity]
@@ -85,6 +87,8 @@ cdef struct Sessions:
     HashKey key
     Mappings* mappings
     Journal* journal
+    Sessions* next              # the table of the gateway's next worker, or NULL
+    uint64_t* numbers           # of several workers: how many sessions they have had; NULL: created says it
     uint32_t timeout_ms[8]      # by TimeoutClass
     uint64_t window_ns
     int64_t epoch_ns            # Unix time at now = 0

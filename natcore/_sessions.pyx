@@ -9,7 +9,7 @@ from natcore._mappings cimport MAPPING_STATIC, Mapping, mapping_close
 from natcore._ports cimport space_of
 from natcore.checksum cimport combine, delta16, delta32
 from natcore.flow cimport flow_hash
-from natcore.hints cimport bswap16, bswap32, prefetch_write
+from natcore.hints cimport bswap16, bswap32, fetch_add64, prefetch_write
 from natcore.index cimport (
     NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
@@ -333,10 +333,12 @@ cdef void session_announce(Sessions* table, uint32_t slot) noexcept nogil:
 
 cdef void begin(Sessions* table, Cold* cold, uint64_t now_ns) noexcept nogil:
     """Its number and its birth."""
+    cdef uint64_t number
     table.created += 1
+    number = table.created if table.numbers == NULL else fetch_add64(table.numbers, 1) + 1
     cold.birth_ns = now_ns
-    cold.id_low = <uint32_t>table.created
-    cold.id_high = <uint16_t>(table.created >> 32)
+    cold.id_low = <uint32_t>number
+    cold.id_high = <uint16_t>(number >> 32)
 
 
 cdef void count_origin(Sessions* table, uint32_t slot, int by) noexcept nogil:
@@ -411,6 +413,8 @@ cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_
 cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
     """Takes the session back that was opened last and not announced: as if it had never been."""
     table.created -= 1
+    if table.numbers != NULL:                       # a hairpin's, which has all workers for itself
+        fetch_add64(table.numbers, <uint64_t>-1)
     take_out(table, slot, table.mappings.mappings[table.cold[slot].mapping].held_until, now_ns)
 
 

@@ -1,5 +1,5 @@
 """Expiry and window roll-over: nothing is relinked by a packet, so the lines are looked at in turn."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort, realloc
 
 from natcore._journal cimport journal_room
@@ -11,6 +11,7 @@ from natcore._sessions cimport (
 )
 from natcore.hints cimport prefetch_write
 from natcore.index cimport NONE
+from natcore.spin cimport spin_lock, spin_unlock
 
 
 cdef uint64_t HORIZON_NS = 2100000 * <uint64_t>1000000000   # a time-out and a hold-down are 10^6 s each at most
@@ -18,11 +19,14 @@ cdef uint64_t HORIZON_NS = 2100000 * <uint64_t>1000000000   # a time-out and a h
 
 cdef enum:
     AHEAD = 6                   # ends that are prepared while one is carried out
+    TABLES = 64
 
 cdef struct Due:
     uint64_t at_ns
+    uint32_t order              # among those of one moment: slot; of several tables: the session's number
     uint32_t slot
-    uint32_t dead               # else its window is over
+    uint16_t table              # number in its agenda
+    uint16_t dead               # else its window is over
 
 
 cdef bint window_over(const Sessions* table, Session* session, const Cold* cold, uint64_t now_ns,
@@ -40,6 +44,13 @@ cdef bint window_over(const Sessions* table, Session* session, const Cold* cold,
     return (elapsed >= 0 or long_ago) and now_ns >= cold.window_start_ns + table.window_ns
 
 
+cdef void free_rested(Sessions* table, uint32_t now_ms) noexcept nogil:
+    """Ports whose hold-down is over may be drawn again."""
+    spin_lock(&table.mappings.ports.spin)
+    ports_reclaim(table.mappings.ports, now_ms)
+    spin_unlock(&table.mappings.ports.spin)
+
+
 cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept nogil:
     """Looks at the next lines; dead sessions end, windows that are over are written."""
     cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), slot
@@ -48,7 +59,7 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept
         if table.sweep_at >= table.slots.fresh:
             table.sweep_at = 0
             table.swept_ns = now_ns
-            ports_reclaim(&table.mappings.ports, now_ms)
+            free_rested(table, now_ms)
             subscribers_reap(table.mappings, now_ms)
             return
         slot = table.sweep_at
@@ -67,16 +78,28 @@ cdef int sooner(const void* a, const void* b) noexcept nogil:
     cdef const Due* other = <const Due*>b
     if one.at_ns != other.at_ns:
         return -1 if one.at_ns < other.at_ns else 1
-    return -1 if one.slot < other.slot else 1 if one.slot > other.slot else 0
+    return -1 if one.order < other.order else 1 if one.order > other.order else 0
 
 
 cdef struct Agenda:
     Due* due
     uint64_t count
     uint64_t size
+    Sessions* tables[TABLES]    # [table_count] one for each worker, from the first on
+    uint32_t table_count
 
 
-cdef bint note(Agenda* agenda, uint64_t at_ns, uint32_t slot, bint dead) noexcept nogil:
+cdef void agenda_begin(Agenda* agenda, Sessions* first) noexcept nogil:
+    """Of a table and those behind it."""
+    agenda.due = NULL
+    agenda.count = agenda.size = agenda.table_count = 0
+    while first != NULL:
+        agenda.tables[agenda.table_count] = first
+        agenda.table_count += 1
+        first = first.next
+
+
+cdef bint note(Agenda* agenda, uint32_t table, uint64_t at_ns, uint32_t slot, bint dead) noexcept nogil:
     """False: out of memory; what is not noted comes with the next sweep."""
     cdef Due* more
     if agenda.count == agenda.size:
@@ -86,7 +109,9 @@ cdef bint note(Agenda* agenda, uint64_t at_ns, uint32_t slot, bint dead) noexcep
         agenda.due = more
         agenda.size = agenda.size * 2 + 1024
     agenda.due[agenda.count].at_ns = at_ns
+    agenda.due[agenda.count].order = slot if agenda.table_count == 1 else agenda.tables[table].cold[slot].id_low
     agenda.due[agenda.count].slot = slot
+    agenda.due[agenda.count].table = <uint16_t>table
     agenda.due[agenda.count].dead = dead
     agenda.count += 1
     return True
@@ -101,57 +126,80 @@ cdef bint is_in_order(const Agenda* agenda) noexcept nogil:
     return True
 
 
-cdef bint carry_out(Sessions* table, Agenda* agenda, uint64_t now_ns, uint64_t room) noexcept nogil:
-    """What is noted, in (time, slot) order, while there is room for its rows; whether that was all."""
+cdef bint carry_out(Agenda* agenda, uint64_t now_ns, uint64_t room) noexcept nogil:
+    """What is noted, in (time, order), while there is room for its rows; whether that was all."""
     cdef uint64_t i = 0
+    cdef const Due* due
+    cdef Sessions* table
     if not is_in_order(agenda):
         qsort(agenda.due, agenda.count, sizeof(Due), sooner)
     while i < agenda.count and room >= 2:
         if i + 2 * AHEAD < agenda.count:
-            prefetch_write(&table.hot[agenda.due[i + 2 * AHEAD].slot])
-            prefetch_write(&table.cold[agenda.due[i + 2 * AHEAD].slot])
+            due = &agenda.due[i + 2 * AHEAD]
+            prefetch_write(&agenda.tables[due.table].hot[due.slot])
+            prefetch_write(&agenda.tables[due.table].cold[due.slot])
         if i + AHEAD < agenda.count and agenda.due[i + AHEAD].dead:
-            session_approach(table, agenda.due[i + AHEAD].slot)
-        if agenda.due[i].dead:
-            session_close(table, agenda.due[i].slot, agenda.due[i].at_ns, now_ns)
+            due = &agenda.due[i + AHEAD]
+            session_approach(agenda.tables[due.table], due.slot)
+        due = &agenda.due[i]
+        table = agenda.tables[due.table]
+        if due.dead:
+            session_close(table, due.slot, due.at_ns, now_ns)
         else:
-            window_write(table, agenda.due[i].slot, now_ns)
-            table.hot[agenda.due[i].slot].window_end = <unsigned short>(now_ns // 1000000000)
+            window_write(table, due.slot, now_ns)
+            table.hot[due.slot].window_end = <unsigned short>(now_ns // 1000000000)
         room -= 2
         i += 1
     free(agenda.due)
     return i == agenda.count
 
 
-cdef bint sweep_all(Sessions* table, uint64_t now_ns, uint64_t room) noexcept nogil:
-    """Everything that is due by now_ns, in (time, slot) order, but no more than room rows; whether that was all.
-
-    A row of a session that lives on is due at its window's end; of one that died at its deadline. Times are kept
-    modulo 2^32 ms (49 days): a step further than that is looked at from where everything has just ended.
-    """
-    cdef uint64_t since_ns = now_ns - table.swept_ns
-    cdef uint64_t at_ns = now_ns if since_ns < HORIZON_NS else table.swept_ns + HORIZON_NS
-    cdef Agenda agenda
+cdef bint note_due(Agenda* agenda, uint32_t number, uint64_t at_ns, bint long_ago) noexcept nogil:
+    """Notes everything of a table that is due by a moment; False: out of memory."""
+    cdef Sessions* table = agenda.tables[number]
     cdef uint32_t now_ms = <uint32_t>(at_ns // 1000000), slot
     cdef Session* session
-    cdef bint complete = True, long_ago = is_long_ago(table, now_ns)
-    agenda.due = NULL
-    agenda.count = agenda.size = 0
+    cdef bint done = True
     for slot in range(table.slots.fresh):
         session = &table.hot[slot]
         if not session.protocol:
             continue
         if is_dead(table, session, now_ms):
-            complete = note(&agenda, deadline_of(table, session, at_ns), slot, True)
+            done = note(agenda, number, deadline_of(table, session, at_ns), slot, True)
         elif window_over(table, session, &table.cold[slot], at_ns, long_ago):
-            complete = note(&agenda, table.cold[slot].window_start_ns + table.window_ns, slot, False)
-        if not complete:
+            done = note(agenda, number, table.cold[slot].window_start_ns + table.window_ns, slot, False)
+        if not done:
             break
-    complete = carry_out(table, &agenda, at_ns, room) and complete
-    subscribers_reap(table.mappings, <uint32_t>(now_ns // 1000000))
+    return done
+
+
+cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t room) noexcept nogil:
+    """Everything that is due by now_ns, in (time, slot) order, but no more than room rows; whether that was all.
+
+    first: of the tables of all workers. A row of a session that lives on is due at its window's end; of one that died at
+    its deadline. Times are kept modulo 2^32 ms (49 days): a step further than that is looked at from where everything has
+    just ended.
+    """
+    cdef uint64_t swept_ns = now_ns, at_ns = now_ns
+    cdef uint32_t i, now_ms
+    cdef bint complete = True, long_ago = False
+    cdef Agenda agenda
+    agenda_begin(&agenda, first)
+    for i in range(agenda.table_count):
+        swept_ns = min(swept_ns, agenda.tables[i].swept_ns)
+        long_ago = long_ago or is_long_ago(agenda.tables[i], now_ns)
+    if now_ns - swept_ns >= HORIZON_NS:
+        at_ns = swept_ns + HORIZON_NS
+    now_ms = <uint32_t>(at_ns // 1000000)
+    for i in range(agenda.table_count):
+        complete = complete and note_due(&agenda, i, at_ns, long_ago)
+    complete = carry_out(&agenda, at_ns, room) and complete
+    for i in range(agenda.table_count):
+        subscribers_reap(agenda.tables[i].mappings, <uint32_t>(now_ns // 1000000))
+        if complete:
+            agenda.tables[i].swept_ns = now_ns
     if complete:
-        table.swept_ns = now_ns
-        ports_reclaim(&table.mappings.ports, now_ms)
+        free_rested(first, now_ms)
     return complete
 
 
@@ -161,12 +209,14 @@ cdef void expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noex
     cdef uint32_t slot = table.mappings.mappings[number].first, after
     agenda.due = NULL
     agenda.count = agenda.size = 0
+    agenda.tables[0] = table
+    agenda.table_count = 1
     while slot != NONE:
         after = table.by_mapping[slot].next
-        if not note(&agenda, deadline_of(table, &table.hot[slot], now_ns), slot, True):
+        if not note(&agenda, 0, deadline_of(table, &table.hot[slot], now_ns), slot, True):
             session_expire(table, slot, now_ns)
         slot = after
-    carry_out(table, &agenda, now_ns, <uint64_t>-1)
+    carry_out(&agenda, now_ns, <uint64_t>-1)
 
 
 cdef void expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
@@ -178,22 +228,29 @@ cdef void expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
         expire_mapping(table, number, now_ns)
 
 
-cdef uint64_t close_windows(Sessions* table, uint64_t now_ns, bint losing) noexcept nogil:
+cdef uint64_t close_windows(Sessions* first, uint64_t now_ns, bint losing) noexcept nogil:
     """Writes every open window as a partial row that ends now; the sessions go on, but for what is dead (contract R10).
 
     How many are open still, since the journal had no room for them. losing: none, their rows are lost and counted.
+    first: of the tables of all workers.
     """
-    cdef uint64_t left = 0, room = <uint64_t>-1 if losing else journal_room(table.journal)
+    cdef uint64_t left = 0, room = <uint64_t>-1 if losing else journal_room(first.journal)
     cdef uint32_t slot
-    if not sweep_all(table, now_ns, room):
-        return table.slots.live
-    room = <uint64_t>-1 if losing else journal_room(table.journal)
-    for slot in range(table.slots.fresh):
-        if table.hot[slot].protocol and not table.hot[slot].flags & NO_WINDOW:
-            if room == 0:
-                left += 1
-                continue
-            window_write(table, slot, now_ns)
-            table.hot[slot].window_end = <unsigned short>(now_ns // 1000000000)
-            room -= 1
+    cdef Sessions* table = first
+    if not sweep_all(first, now_ns, room):
+        while table != NULL:
+            left += table.slots.live
+            table = table.next
+        return left
+    room = <uint64_t>-1 if losing else journal_room(first.journal)
+    while table != NULL:
+        for slot in range(table.slots.fresh):
+            if table.hot[slot].protocol and not table.hot[slot].flags & NO_WINDOW:
+                if room == 0:
+                    left += 1
+                    continue
+                window_write(table, slot, now_ns)
+                table.hot[slot].window_end = <unsigned short>(now_ns // 1000000000)
+                room -= 1
+        table = table.next
     return left

@@ -4,6 +4,7 @@ from libc.string cimport memcpy
 
 from natcore.frame cimport Frame
 from natcore.memory cimport table_delete, table_new
+from natcore.spin cimport Spin, spin_lock, spin_unlock
 
 cdef enum:
     UNSOLICITED_SLOTS = 1024
@@ -22,6 +23,7 @@ cdef struct UnsolicitedQueue:
     uint32_t head               # how many came, modulo 2^32
     uint32_t tail               # how many were looked at again
     uint64_t lost               # they found no slot: nobody answers them
+    Spin spin                   # for what is kept; who holds all workers looks again
 
 cdef inline bint unsolicited_new(UnsolicitedQueue* queue) noexcept nogil:
     queue.slots = <Unsolicited*>table_new(UNSOLICITED_SLOTS * sizeof(Unsolicited))
@@ -35,8 +37,10 @@ cdef inline void unsolicited_keep(UnsolicitedQueue* queue, const Frame* frame, u
                                   uint64_t now_ns) noexcept nogil:
     """The frame waits; one too many does not, and is counted."""
     cdef Unsolicited* slot
+    spin_lock(&queue.spin)
     if queue.head - queue.tail == UNSOLICITED_SLOTS:
         queue.lost += 1
+        spin_unlock(&queue.spin)
         return
     slot = &queue.slots[queue.head % UNSOLICITED_SLOTS]
     queue.head += 1
@@ -45,6 +49,7 @@ cdef inline void unsolicited_keep(UnsolicitedQueue* queue, const Frame* frame, u
     slot.link_bytes = link_bytes
     slot.cause = cause
     memcpy(slot.data, frame.data, slot.length)
+    spin_unlock(&queue.spin)
 
 cdef inline Unsolicited* unsolicited_due(UnsolicitedQueue* queue, uint64_t now_ns) noexcept nogil:
     """The next one that has waited long enough, or NULL; valid until the next is kept."""

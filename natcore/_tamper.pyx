@@ -26,7 +26,10 @@ def target_of(capsule, uint32_t entry, uint32_t remote):
 
 def touch_sessions(capsule):
     """Refreshes every session, as no packet may (RFC 7857 section 7)."""
-    cdef Worker* worker = worker_of(capsule)
-    cdef uint32_t slot
-    for slot in range(worker.sessions.slots.fresh):
-        worker.sessions.hot[slot].last_seen = <uint32_t>(worker.now_ns // 1000000)
+    cdef Worker* first = worker_of(capsule)
+    cdef Worker* worker
+    cdef uint32_t slot, i
+    for i in range(first.shared.count):
+        worker = first.shared.workers[i]
+        for slot in range(worker.sessions.slots.fresh):
+            worker.sessions.hot[slot].last_seen = <uint32_t>(worker.now_ns // 1000000)

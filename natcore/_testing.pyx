@@ -12,7 +12,9 @@ from natcore._ports cimport (
 from natcore._rules cimport RuleSet, SnatRule, snat_rule
 from natcore._sessions cimport Cold, Session
 from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, TCP_STATE, is_reopening, tcp_step
-from natcore._translate cimport hold, release, tick, translate
+from natcore._hold cimport await_hold, hold, release
+from natcore._time cimport tick
+from natcore._translate cimport translate
 from natcore.checksum cimport checksum, combine, delta16, delta32, fold, inverse, update, update_partial
 from natcore.flow cimport HashKey, flow_hash, has_aes, hash_aes, siphash13
 from natcore.frame cimport Frame
@@ -22,7 +24,7 @@ from natcore.index cimport (
 from natcore.memory cimport table_delete, table_new
 from natcore.random cimport Random, random32, random_below, random_seed
 from natcore.slab cimport NO_SLOT, Slab, slab_begin, slab_give, slab_take
-from natcore.state cimport Worker
+from natcore.state cimport Shared, Worker
 from natcore.verdict cimport (
     DROP_CHECKSUM, DROP_CONFLICT, DROP_FILTERED, DROP_FRAGMENT, DROP_MALFORMED, DROP_MTU, DROP_NO_MAPPING,
     DROP_NO_NEIGHBOUR, DROP_NO_SNAT_ENTRY, DROP_OUTSIDE_LIMIT, DROP_PORTS_EXHAUSTED, DROP_PROBE_LIMIT,
@@ -389,13 +391,17 @@ def translate_frame(capsule, bytes frame not None, uint8_t side, uint64_t now_ns
     one.flags = flags
     one.gso_size = gso_size
     one.side = side
+    await_hold(worker_of(capsule))
     translate(worker_of(capsule), &one, 1, now_ns)
+    release(worker_of(capsule))
     return one.verdict, copy[:one.length]
 
 
 def tick_worker(capsule, uint64_t now_ns):
     """A slice of the sweep, as a plane's loop asks for it between two batches."""
+    await_hold(worker_of(capsule))
     tick(worker_of(capsule), now_ns)
+    release(worker_of(capsule))
 
 
 def hold_worker(capsule):
@@ -421,8 +427,11 @@ def preset_counters(capsule, uint32_t slot, uint32_t direction, uint32_t packets
 
 def preset_caps(capsule, uint32_t of_mapping, uint32_t of_gateway):
     """How many sessions opened from outside a mapping, and the gateway, may have."""
-    worker_of(capsule).mapping_cap = of_mapping
-    worker_of(capsule).outside_cap = of_gateway
+    cdef Shared* shared = worker_of(capsule).shared
+    cdef uint32_t i
+    for i in range(shared.count):
+        shared.workers[i].mapping_cap = of_mapping
+        shared.workers[i].outside_cap = of_gateway
 
 
 def line_sizes():

@@ -7,32 +7,35 @@ from natcore._admit cimport (
     Endpoints, admit_inbound, admit_outbound, class_of, find_live, is_static, is_whole, may_pass, may_reopen,
     screen_inbound,
 )
+from natcore._hold cimport await_hold, disperse, gather, release
+from natcore._answer cimport answer
 from natcore._flows cimport FLOWS_BATCH, flows_arrive, flows_leave, flows_sent, flows_unsent
-from natcore._icmp cimport echo_reply, icmp_error, outbox_take, own_source
+from natcore._icmp cimport outbox_take
 from natcore._mss cimport clamp_mss
 from natcore._parse cimport (
     KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, Flight, parse, payload_offset, wire_bytes, wire_packets,
 )
 from natcore._mappings cimport mapping_approach
-from natcore._pieces cimport fit, parse_first, piece_enter, piece_known, pieces_expire
+from natcore._owner cimport owner_for_sure, owner_of, peer_of
+from natcore._pieces cimport fit, parse_first, piece_enter, piece_known
 from natcore._ports cimport address_find
 from natcore._quoted cimport is_error, translate_error
 from natcore._rewrite cimport rewrite
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_TCP_TRANSITORY,
+    HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, TIMEOUT_TCP_TRANSITORY,
     TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, micros, session_addresses, session_announce,
     session_count, session_discard, session_ports, session_restart, turned_addresses, turned_ports,
     window_roll,
 )
-from natcore._sweep cimport is_long_ago, sweep_all, sweep_slice
 from natcore._tcp cimport (
     REFRESH_ALWAYS, REFRESH_BY_POLICY, TCP_INIT_IN, TCP_INIT_OUT, TCP_STEADY, is_later, is_reopening, tcp_step,
 )
-from natcore._unsolicited cimport answer_unsolicited, note_unsolicited
+from natcore._time cimport clock_follow, clock_forward
+from natcore._unsolicited cimport note_unsolicited
 from natcore.frame cimport FRAME_GSO, Frame
-from natcore.hints cimport bswap16, bswap32, exchange, likely, prefetch, prefetch_write, store_release, unlikely
+from natcore.hints cimport bswap16, bswap32, likely, prefetch, prefetch_write, unlikely
 from natcore.index cimport NONE, bucket_of, ctz32, match_tags, tag_of
-from natcore.state cimport Clock, Worker, clock_read
+from natcore.state cimport Clock, Worker, clock_read, has_all
 from natcore.verdict cimport (
     DROP_FILTERED, DROP_FRAGMENT, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_PORTS_EXHAUSTED,
     DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_SUBSCRIBER_LIMIT, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INSIDE,
@@ -47,7 +50,6 @@ cdef enum:
     FIND_AFTER = 12             # packets between parsing one and looking for its session
     REWRITE_AFTER = 24          # and rewriting it
     FLIGHTS = 32                # packets on their way at once; a power of two above REWRITE_AFTER
-    SWEEP_AT_LEAST = 64         # lines of a slice
 
 
 # ---- taking a packet into account ------------------------------------------------------------------------------------
@@ -113,7 +115,8 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
                      const Clock* now) noexcept nogil:
     """The way back in, towards the inside endpoint behind the remote of the packet's own session (RFC 4787 REQ-9)."""
     cdef Session* session = &worker.sessions.hot[slot]
-    cdef uint32_t other = find_live(worker, IN, turned_addresses(session), turned_ports(session), flight.protocol, now)
+    cdef Worker* peer = peer_of(worker, turned_addresses(session), turned_ports(session), flight.protocol, now)
+    cdef uint32_t other = find_live(peer, IN, turned_addresses(session), turned_ports(session), flight.protocol, now)
     cdef Endpoints ends
     cdef uint8_t verdict = PENDING
     if other == NONE:
@@ -121,9 +124,9 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
         ends.remote_port = <uint16_t>turned_ports(session)
         ends.outside_ip = session.ip[ROLE_REMOTE]
         ends.outside_port = <uint16_t>(turned_ports(session) >> 16)
-        verdict = admit_inbound(worker, NULL, &ends, flight, HAIRPINNED | UNLOGGED, now, &other)
-    elif other != slot:
-        verdict = may_reopen(worker, other, flight, now)
+        verdict = admit_inbound(peer, NULL, &ends, flight, HAIRPINNED | UNLOGGED, now, &other)
+    elif peer != worker or other != slot:
+        verdict = may_reopen(peer, other, flight, now)
     if verdict != PENDING:
         if fresh:
             session_discard(&worker.sessions, slot, now.ns)
@@ -132,12 +135,12 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
         session_announce(&worker.sessions, slot)
     else:
         reopen(worker, slot, OUT, flight, now)
-    reopen(worker, other, IN, flight, now)
+    reopen(peer, other, IN, flight, now)
     limit_mss(worker, frame, flight)
     account_frame(worker, slot, OUT, frame, flight, now)
-    account_frame(worker, other, IN, frame, flight, now)
+    account_frame(peer, other, IN, frame, flight, now)
     rewrite(frame, flight, session, OUT, worker.decrement_ttl)
-    rewrite(frame, flight, &worker.sessions.hot[other], IN, False)
+    rewrite(frame, flight, &peer.sessions.hot[other], IN, False)
     return HAIRPIN
 
 
@@ -149,6 +152,9 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
     cdef bint fresh = False
     slot = find_live(worker, direction, flight.addresses, flight.ports, flight.protocol, now)
     if slot != NONE:
+        if direction == OUT and worker.sessions.hot[slot].flags & HAIRPINNED and not has_all(worker):
+            worker.wants_all = True     # its destination was ours, and is not any more
+            return PENDING
         if direction == IN and worker.sessions.hot[slot].flags & HAIRPINNED:
             return DROP_SPOOFED         # a hairpin's packets come from inside
         verdict = may_pass(worker, frame, flight, worker.mtu[
@@ -208,33 +214,9 @@ cdef uint8_t other_kind(Worker* worker, Frame* frame, Flight* flight, const Cloc
     if flight.kind == KIND_ICMP and is_whole_echo(worker, frame, flight, now):
         return forward(worker, frame, flight, now)
     if (flight.kind == KIND_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST
-            and address_find(&worker.mappings.ports, destination) != NONE):
+            and address_find(worker.mappings.ports, destination) != NONE):
         return LOCAL
     return DROP_UNSUPPORTED
-
-
-cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8_t verdict,
-                 const Clock* now) noexcept nogil:
-    """What the gateway says itself: the reply to an echo request, an ICMP error about what was refused."""
-    cdef uint32_t source = own_source(worker.link_address[frame.side])
-    cdef uint32_t next_link = OUTSIDE if frame.side == INSIDE else INSIDE
-    if verdict == LOCAL:
-        if (flight.protocol == PROTOCOL_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST
-                and not flight.ip.fragment & bswap16(IPV4_FRAGMENT)):       # nothing is reassembled
-            echo_reply(&worker.outbox, frame, flight.ip, verdict)
-    elif verdict == DROP_TTL:
-        icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_TIME_EXCEEDED, 0, 0, verdict, now.ns)
-    elif verdict == DROP_MTU:
-        if address_find(&worker.mappings.ports, flight.ip.destination) != NONE:
-            next_link = INSIDE
-        if flight.ip.fragment & bswap16(IPV4_DF):
-            icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 4,
-                       <uint16_t>worker.mtu[next_link], verdict, now.ns)
-    elif frame.side == INSIDE and worker.icmp_unreachable:
-        if verdict == DROP_PORTS_EXHAUSTED or verdict == DROP_SESSION_LIMIT:        # RFC 6888 REQ-11: resources
-            icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 1, 0, verdict, now.ns)
-        elif verdict == DROP_SUBSCRIBER_LIMIT or verdict == DROP_RATE_LIMIT or verdict == DROP_NO_SNAT_ENTRY:
-            icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 13, 0, verdict, now.ns)  # policy
 
 
 cdef uint8_t decide(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
@@ -242,6 +224,8 @@ cdef uint8_t decide(Worker* worker, Frame* frame, Flight* flight, const Clock* n
     cdef uint8_t verdict
     if flight.kind == KIND_SESSION:
         verdict = forward(worker, frame, flight, now)
+        if worker.wants_all:
+            return verdict
         if (frame.side == OUTSIDE and (verdict == DROP_NO_MAPPING or verdict == DROP_FILTERED)
                 and worker.unsolicited.slots != NULL):
             note_unsolicited(worker, frame, flight, verdict, now.ns)
@@ -254,7 +238,8 @@ cdef uint8_t decide(Worker* worker, Frame* frame, Flight* flight, const Clock* n
     return verdict
 
 
-cdef uint8_t slow(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+cdef uint8_t do_alone(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+    """In the tables of one worker, or of all, as the caller holds them."""
     cdef uint32_t datagram
     cdef uint8_t verdict
     if flight.kind != KIND_FRAGMENT:
@@ -267,6 +252,53 @@ cdef uint8_t slow(Worker* worker, Frame* frame, Flight* flight, const Clock* now
             verdict = decide(worker, frame, flight, now)
         piece_known(worker, frame, flight, datagram, verdict, now)
     return verdict
+
+
+cdef uint8_t do_in(Worker* owner, Frame* frame, Flight* flight, Clock* now, bint* again) noexcept nogil:
+    """In the tables of a worker that the caller holds. again: it has to be done with all held."""
+    cdef uint8_t verdict
+    clock_follow(owner, now)
+    verdict = do_alone(owner, frame, flight, now)
+    again[0] = owner.wants_all
+    owner.wants_all = False
+    return verdict
+
+
+cdef uint8_t do_by_owner(Worker* worker, Frame* frame, Flight* flight, Clock* now) noexcept nogil:
+    """One of several workers missed: the packet is its owner's, in whose tables it is done. Two are never held in another
+    way than all are: who waits for one holds none, so the pipeline's other packets look at their sessions anew.
+    """
+    cdef Worker* owner
+    cdef uint8_t verdict = PENDING
+    cdef bint again = True, alone = has_all(worker)
+    if not alone:
+        owner = owner_of(worker, frame, flight, now)
+        if owner == worker:
+            verdict = do_in(worker, frame, flight, now, &again)
+        elif owner != NULL:
+            release(worker)
+            await_hold(owner)
+            verdict = do_in(owner, frame, flight, now, &again)
+            release(owner)
+            await_hold(worker)
+            worker.handed_over += not again
+    if again:
+        if not alone:
+            gather(worker)
+        clock_follow(worker, now)
+        owner = owner_for_sure(worker, frame, flight, now)
+        verdict = do_in(owner, frame, flight, now, &again)
+        worker.handed_over += owner != worker
+        if not alone:
+            disperse(worker)
+    clock_follow(worker, now)
+    return verdict
+
+
+cdef inline uint8_t slow(Worker* worker, Frame* frame, Flight* flight, Clock* now) noexcept nogil:
+    if likely(worker.shared.count == 1):
+        return do_alone(worker, frame, flight, now)
+    return do_by_owner(worker, frame, flight, now)
 
 
 # ---- the pipeline ----------------------------------------------------------------------------------------------------
@@ -315,7 +347,7 @@ cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, co
     return UNTRANSLATED if unlikely(session.flags & UNTRANSLATED_BOTH) else <uint8_t>direction
 
 
-cdef inline void finish(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+cdef inline void finish(Worker* worker, Frame* frame, Flight* flight, Clock* now) noexcept nogil:
     cdef uint8_t verdict = flight.verdict
     if likely(verdict == PENDING):
         if likely(flight.candidate != NONE):
@@ -326,7 +358,7 @@ cdef inline void finish(Worker* worker, Frame* frame, Flight* flight, const Cloc
     worker.counters[verdict] += 1
 
 
-cdef void step(Worker* worker, Frame* frames, uint32_t count, Flight* flights, const Clock* now, uint32_t i) noexcept nogil:
+cdef void step(Worker* worker, Frame* frames, uint32_t count, Flight* flights, Clock* now, uint32_t i) noexcept nogil:
     """One turn of the pipeline near its two ends, where not every stage has a packet."""
     if i < count:
         if i + FIND_AFTER < count:
@@ -374,48 +406,7 @@ cdef void run_stages(Worker* worker, Frame* frames, uint32_t count, uint64_t now
         i += 1
 
 
-# ---- time, and the rest that callers need ----------------------------------------------------------------------------
-
-cdef inline uint64_t clock_set(Worker* worker, uint64_t now_ns) noexcept nogil:
-    """The gateway's clock moves to now_ns, never back."""
-    if now_ns < worker.now_ns:
-        worker.clock_backward += 1
-    else:
-        worker.now_ns = now_ns
-    return worker.now_ns
-
-
-cdef uint64_t clock_forward(Worker* worker, uint64_t now_ns) noexcept nogil:
-    """The same; a long step first ends what it outlived."""
-    now_ns = clock_set(worker, now_ns)
-    if unlikely(is_long_ago(&worker.sessions, now_ns)):
-        sweep_all(&worker.sessions, now_ns, <uint64_t>-1)
-        worker.completed = now_ns // 1000000000 + 1
-    return now_ns
-
-
-cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil:
-    """Between batches: the slice of the sweep that is due, so that every session is looked at within 8 s."""
-    cdef uint64_t elapsed, due
-    elapsed = clock_forward(worker, now_ns) - worker.ticked_ns
-    elapsed = elapsed if elapsed < SWEEP_NS else SWEEP_NS
-    due = worker.sessions.slots.fresh * (elapsed * 2 // 1000) // (SWEEP_NS // 1000)     # twice as fast as it must be
-    if due < SWEEP_AT_LEAST and elapsed < SWEEP_NS // 64:
-        return
-    worker.ticked_ns = worker.now_ns
-    answer_unsolicited(worker, worker.now_ns)
-    pieces_expire(worker, worker.now_ns)
-    sweep_slice(&worker.sessions, <uint32_t>(due if due > SWEEP_AT_LEAST else SWEEP_AT_LEAST), worker.now_ns)
-
-
-cdef bint advance(Worker* worker, uint64_t now_ns, uint64_t room) noexcept nogil:
-    """Ends everything that is due by now_ns, in (time, slot) order, with at most room rows; whether that was all."""
-    now_ns = clock_set(worker, now_ns)
-    answer_unsolicited(worker, now_ns)
-    worker.completed = now_ns // 1000000000 + 1
-    pieces_expire(worker, now_ns)
-    return sweep_all(&worker.sessions, now_ns, room)
-
+# ---- the rest that callers need ---------------------------------------------------------------------------------------
 
 cdef void revoke(Worker* worker, Frame* frame, uint8_t verdict) noexcept nogil:
     """A frame that was forwarded could not be delivered after all: it counts as dropped, with this verdict."""
@@ -432,19 +423,10 @@ cdef uint32_t take_generated(Worker* worker, uint8_t* out, uint32_t room, uint8_
     cdef Frame frame
     frame.data = out
     frame.flags = 0
-    frame.length = outbox_take(&worker.outbox, out, room, send_to, cause)
+    frame.length = outbox_take(worker.outbox, out, room, send_to, cause)
     if unlikely(worker.flows != NULL) and frame.length:
         flows_sent(worker.flows, &frame, send_to[0], micros(&worker.sessions, worker.now_ns))
     return frame.length
-
-
-cdef bint hold(Worker* worker) noexcept nogil:
-    """Takes the worker if nobody holds it; whether it did."""
-    return exchange(&worker.held, 1) == 0
-
-
-cdef void release(Worker* worker) noexcept nogil:
-    store_release(&worker.held, 0)
 
 
 assert sizeof(Flight) == 64

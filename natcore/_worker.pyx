@@ -8,7 +8,9 @@ from natcore._nexthop cimport (
 )
 from natcore._ports cimport address_find
 from natcore._ring cimport FRAME_ROOM, clear_error, complete, flush, receive, send
-from natcore._translate cimport hold, release, revoke, take_generated, tick, translate
+from natcore._hold cimport hold, release
+from natcore._time cimport tick
+from natcore._translate cimport revoke, take_generated, translate
 from natcore.arp cimport ARP_FRAME_BYTES, arp_announce, arp_answer, arp_asked
 from natcore.frame cimport FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED
 from natcore.hints cimport bswap16, bswap32, load_acquire
@@ -255,7 +257,7 @@ cdef void answer_arp(Loop* loop, uint32_t side, Arrival* arrival) noexcept nogil
     if asked == 0 or holds(&loop.local, asked):
         return
     if asked_be == loop.worker.link_address[side] or (
-            side == OUTSIDE and address_find(&loop.worker.mappings.ports, asked_be) != NONE):
+            side == OUTSIDE and address_find(loop.worker.mappings.ports, asked_be) != NONE):
         arp_answer(arrival.data, port.mac)
         send(port.ring, arrival.data, ARP_FRAME_BYTES, NULL)
         port.left_to_kernel -= 1
@@ -274,7 +276,7 @@ cdef inline bint is_ours(Loop* loop, uint32_t side, Arrival* arrival) noexcept n
             return True
         destination = (<Ipv4Header*>(arrival.data + ETHERNET_BYTES)).destination
         return not holds(&loop.local, bswap32(destination)) or (
-            address_find(&loop.worker.mappings.ports, destination) != NONE)
+            address_find(loop.worker.mappings.ports, destination) != NONE)
     return False
 
 

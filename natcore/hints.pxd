@@ -12,6 +12,13 @@ cdef extern from * nogil:
     #define natcore_store_release(address, value) __atomic_store_n((address), (value), __ATOMIC_RELEASE)
     #define natcore_exchange(address, value) __atomic_exchange_n((address), (value), __ATOMIC_ACQ_REL)
     #define natcore_fetch_add(address, value) __atomic_fetch_add((address), (value), __ATOMIC_ACQ_REL)
+    /* The word becomes value unless it is more already; what it is then. */
+    static inline uint64_t natcore_raise64(uint64_t* address, uint64_t value) {
+        uint64_t seen = __atomic_load_n(address, __ATOMIC_ACQUIRE);
+        while (seen < value)
+            if (__atomic_compare_exchange_n(address, &seen, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) return value;
+        return seen;
+    }
     #define natcore_bswap16(x) __builtin_bswap16(x)
     #define natcore_bswap32(x) __builtin_bswap32(x)
     #define natcore_bswap64(x) __builtin_bswap64(x)
@@ -27,6 +34,8 @@ cdef extern from * nogil:
     void store_release64 "natcore_store_release" (uint64_t* address, uint64_t value) noexcept
     uint32_t exchange "natcore_exchange" (uint32_t* address, uint32_t value) noexcept
     uint32_t fetch_add "natcore_fetch_add" (uint32_t* address, uint32_t value) noexcept
+    uint64_t fetch_add64 "natcore_fetch_add" (uint64_t* address, uint64_t value) noexcept
+    uint64_t raise64 "natcore_raise64" (uint64_t* address, uint64_t value) noexcept
     unsigned short bswap16 "natcore_bswap16" (unsigned short x) noexcept
     uint32_t bswap32 "natcore_bswap32" (uint32_t x) noexcept
     uint64_t bswap64 "natcore_bswap64" (uint64_t x) noexcept

@@ -1,4 +1,4 @@
-"""Worker: everything that one translator owns, and how it may be held."""
+"""Worker: everything that one translator owns, and how it may be held; Shared: what a gateway's workers have together."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._events cimport Events
@@ -7,9 +7,11 @@ from natcore._fragments cimport Fragments
 from natcore._icmp cimport Outbox
 from natcore._journal cimport Journal
 from natcore._mappings cimport Mappings
+from natcore._ports cimport Ports
 from natcore._rules cimport Rules
 from natcore._sessions cimport Sessions
 from natcore._synqueue cimport UnsolicitedQueue
+from natcore.spin cimport Spin
 
 cdef enum:                      # Filtering
     FILTER_NONE = 0             # endpoint-independent
@@ -19,23 +21,48 @@ cdef enum:                      # Filtering
 cdef enum:
     NO_LIMIT = 0xFFFFFFFF
 
+cdef enum:
+    WORKERS_AT_MOST = 64
+
+cdef struct Worker
+
+cdef struct Shared:             # by the workers of a gateway; no packet of an established session touches it
+    uint32_t count              # workers
+    uint32_t alone              # one caller holds them all: every table is its own
+    Worker* workers[64]         # [count]
+    Ports ports
+    Journal journal
+    Outbox outbox
+    Events events
+    UnsolicitedQueue unsolicited
+    uint64_t now_ns             # of several workers: the gateway's clock, which no worker's is ahead of
+    uint64_t created            # likewise: sessions ever, from which they have their numbers
+    uint64_t completed          # second of now + 1 in which expiry was last completed; 0: never
+    Spin spin                   # of the next three
+    uint32_t opened_second      # of the gateway's clock, modulo 2^32
+    uint32_t opened             # sessions that the inside opened in it
+    uint8_t sessions_told       # that there are many
+
 cdef struct Worker:
     uint32_t attention          # somebody waits to hold the worker
     uint32_t held               # somebody does
+    Shared* shared
+    uint32_t number             # of [0, count)
+    uint32_t wants_all          # what it is at has to be done again, with all workers held
     Sessions sessions
     Mappings mappings
-    Journal journal
-    Outbox outbox
-    Fragments* fragments
-    UnsolicitedQueue unsolicited
-    Events events
+    Journal* journal            # the gateway's, as the next four
+    Outbox* outbox
+    Fragments* fragments        # used by who holds all workers
+    UnsolicitedQueue* unsolicited
+    Events* events
     Flows* flows                # the flow log, or NULL
     const Rules* rules          # immutable; swapped whole
     uint64_t counters[256]      # by Verdict
     uint64_t clock_backward
     uint64_t now_ns             # never goes back
     uint64_t ticked_ns          # when the sweep's last slice was
-    uint64_t completed          # second of now + 1 in which expiry was last completed; 0: never
+    uint64_t handed_over        # frames that it took and another one did
     uint32_t link_address[2]    # by Side, big-endian, 0: none: the gateway's own
     uint32_t mtu[2]             # by Side, bytes of an IPv4 packet
     uint32_t mapping_cap        # sessions opened from outside, of a mapping
@@ -46,13 +73,10 @@ cdef struct Worker:
     uint32_t ports_per_subscriber
     uint32_t new_per_second
     uint32_t gateway_per_second         # sessions that the inside may open in a second, or NO_LIMIT
-    uint32_t opened_second      # of the gateway's clock, modulo 2^32
-    uint32_t opened             # in it
     uint32_t warn_sessions      # so many are told of; 0: never
     uint32_t rearm_sessions     # and again after there were fewer than these
     uint32_t warn_ports         # the same of an outside address and protocol (port blocks: of an outside address)
     uint32_t rearm_ports
-    uint8_t sessions_told
     uint8_t limit_met           # Limit: what the last refusal was for
     uint16_t mss                # of a SYN's MSS option at most; 0: as it is
     bint ethernet               # frames begin with an Ethernet header
@@ -62,6 +86,14 @@ cdef struct Worker:
     bint tcp_pickup
     bint hairpin
     bint icmp_unreachable
+
+cdef inline bint has_all(const Worker* worker) noexcept nogil:
+    """Whether the caller, who holds the worker, holds them all."""
+    return worker.shared.count == 1 or worker.shared.alone
+
+cdef inline Sessions* tables_of_all(Worker* worker) noexcept nogil:
+    """The first of the tables of all workers, which are linked."""
+    return &worker.shared.workers[0].sessions
 
 cdef struct Clock:              # one moment, in the units that the hot path wants
     uint64_t ns

@@ -3,6 +3,8 @@
 from hypothesis import settings
 
 from netns import nat, network  # noqa: F401
+from several import use_several
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+use_several()

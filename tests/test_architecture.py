@@ -16,6 +16,7 @@ PACKAGE = ROOT / "python" / "natcore"
 MAY_KNOW: dict[str, set[str]] = {
     # the ground: words, headers, arithmetic
     "hints": set(),
+    "spin": {"hints"},
     "wire": set(),
     "text": set(),
     "frame": set(),
@@ -27,31 +28,33 @@ MAY_KNOW: dict[str, set[str]] = {
     "flow": {"wire"},
     "index": {"memory", "hints"},
     # the state
-    "_journal": {"hints", "memory"},
-    "_events": {"hints", "memory"},
+    "_journal": {"hints", "memory", "spin"},
+    "_events": {"hints", "memory", "spin"},
     "_blocks": {"memory", "flow"},
     "_overload": {"memory", "slab", "flow", "index"},
-    "_ports": {"hints", "memory", "random", "flow", "index", "_blocks", "_overload"},
+    "_ports": {"hints", "memory", "random", "flow", "index", "spin", "_blocks", "_overload"},
     "_draw": {"hints", "random", "index", "_blocks", "_overload", "_ports"},
-    "_mappings": {"hints", "memory", "random", "slab", "flow", "index", "_ports", "_draw"},
+    "_mappings": {"hints", "memory", "random", "slab", "flow", "index", "spin", "_ports", "_draw"},
     "_rules": {"hints", "memory", "wire", "_mappings"},
     "_sessions": {"hints", "memory", "slab", "checksum", "flow", "index", "wire", "_journal", "_mappings", "_ports"},
-    "_sweep": {"hints", "index", "_journal", "_ports", "_mappings", "_sessions"},
+    "_sweep": {"hints", "index", "spin", "_journal", "_ports", "_mappings", "_sessions"},
     "_tcp": {"wire", "_sessions"},
-    "_icmp": {"hints", "memory", "wire", "frame", "checksum"},
-    "_synqueue": {"frame", "memory"},
+    "_icmp": {"hints", "memory", "wire", "frame", "checksum", "spin"},
+    "_synqueue": {"frame", "memory", "spin"},
     "_fragments": {"memory", "slab", "flow", "index"},
     "_flows": {"hints", "memory", "wire", "frame", "flow", "verdict", "_parse"},
-    "state": {"_events", "_flows", "_fragments", "_icmp", "_journal", "_mappings", "_rules", "_sessions", "_synqueue"},
+    "state": {"spin", "_events", "_flows", "_fragments", "_icmp", "_journal", "_mappings", "_ports", "_rules", "_sessions"}
+    | {"_synqueue"},
     # the way of a packet
     "_parse": {"hints", "wire", "frame", "checksum", "flow", "index", "verdict"},
     "_rewrite": {"hints", "wire", "frame", "checksum", "_parse", "_sessions"},
     "_mss": {"hints", "wire", "frame", "checksum", "_parse"},
 }
-GROUND = {"hints", "wire", "frame", "verdict", "memory", "random", "slab", "checksum", "flow", "index"}
+GROUND = {"hints", "spin", "wire", "frame", "verdict", "memory", "random", "slab", "checksum", "flow", "index"}
+MAY_KNOW["_hold"] = {"hints", "spin", "state"}
 MAY_KNOW["_limits"] = {*GROUND, "state", "_events", "_mappings", "_ports", "_sessions", "_sweep"}
 MAY_KNOW["_split"] = {"hints", "wire", "frame", "checksum", "_icmp", "_parse"}
-MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_mss", "_synqueue", "_journal"}
+MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_hold", "_icmp", "_rewrite", "_mss", "_synqueue", "_journal"}
 MAY_KNOW["_quoted"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_sessions", "_tcp"}
 MAY_KNOW["_pieces"] = {
     *GROUND,
@@ -66,24 +69,29 @@ MAY_KNOW["_pieces"] = {
     "_tcp",
 }
 MAY_KNOW["_unsolicited"] = {*GROUND, "state", "_icmp", "_parse", "_ports", "_sessions", "_synqueue"}
+MAY_KNOW["_answer"] = {*GROUND, "state", "_icmp", "_parse", "_ports"}
+MAY_KNOW["_owner"] = {*GROUND, "state", "_overload", "_parse", "_pieces", "_ports", "_quoted", "_rules", "_sessions"}
+MAY_KNOW["_time"] = {"hints", "index", "state", "_hold", "_pieces", "_sessions", "_sweep", "_unsolicited"}
 MAY_KNOW["_translate"] = set(MAY_KNOW)
-MAY_KNOW["_entries"] = {"hints", "state", "_journal", "_mappings", "_sessions", "_sweep"}
-MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_sweep", "_tcp"}
+MAY_KNOW["_crew"] = {"memory", "state", "_fragments", "_icmp", "_journal", "_mappings", "_ports", "_sessions", "_synqueue"}
+MAY_KNOW["_entries"] = {"hints", "index", "state", "_journal", "_mappings", "_ports", "_sessions", "_sweep"}
+MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_sweep", "_tcp", "_time"}
 # the plane: frames without NAT, then what joins them to a translator
 MAY_KNOW["arp"] = {"hints", "wire"}
 MAY_KNOW["kernel"] = set()
 MAY_KNOW["_ring"] = {"hints", "frame", "memory", "kernel"}
 MAY_KNOW["_nexthop"] = {"hints", "wire", "frame", "memory", "kernel", "_ring"}
-MAY_KNOW["_worker"] = {*GROUND, "arp", "kernel", "_ring", "_nexthop", "_ports", "state", "_translate"}
+MAY_KNOW["_worker"] = {*GROUND, "arp", "kernel", "_hold", "_ring", "_nexthop", "_ports", "state", "_time", "_translate"}
 # the boundaries to Python, and the tests' own
 MAY_KNOW["_encode_sls"] = {"text", "_journal"}
 MAY_KNOW["_encode_ipfix"] = {"hints", "_journal"}
 MAY_KNOW["_encode_rowbinary"] = {"_journal"}
 MAY_KNOW["_encode_syslog"] = {"text", "_journal"}
 MAY_KNOW["_plane"] = {*MAY_KNOW["_worker"], "_worker"}
-MAY_KNOW["_rows"] = {"hints", "state", "_journal", "_look", "_sessions", "_sweep", "_translate"}
+MAY_KNOW["_rows"] = {"state", "_hold", "_journal", "_look", "_sessions", "_sweep", "_time"}
+MAY_KNOW["_tables"] = {"hints", "state", "_events", "_hold", "_limits", "_look", "_ports", "_rows"}
 MAY_KNOW["_explain"] = {*GROUND, "state", "_look", "_mappings", "_parse", "_pieces", "_ports", "_quoted", "_rows"}
-MAY_KNOW["_explain"] |= {"_rules", "_sessions", "_translate"}
+MAY_KNOW["_explain"] |= {"_owner", "_rules", "_sessions", "_time", "_translate"}
 MAY_KNOW["_flowlog"] = {"hints", "memory", "_flows", "_rows"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
@@ -91,7 +99,7 @@ MAY_KNOW["_tamper"] = set(MAY_KNOW) - {"_gateway", "_testing"}
 
 READ_VERDICTS = {"_flows"}  # they say what was decided elsewhere
 GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
-GIVE_VERDICTS |= {"_explain", "_pieces", "_unsolicited"}
+GIVE_VERDICTS |= {"_answer", "_explain", "_owner", "_pieces", "_unsolicited"}
 BOUNDARIES = {
     "_ring",
     "_plane",

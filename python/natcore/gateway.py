@@ -31,6 +31,7 @@ from .entries import Entry
 from .errors import ConfigurationError, Error
 from .notices import Event, Generated, event_of
 from .records import BLOCKS, MAPPING, PORTS, RECORD, SESSION, WINDOW
+from .tally import tally
 from .verdict import FORWARDED, Side, Verdict
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .sessionlog import SessionLog
 
 MAX_ADDRESSES = 65_536  # outside addresses of a gateway
+MAX_WORKERS = 64
 LOOK_ROWS = 4096  # rows that are copied while the worker waits
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
 
@@ -86,8 +88,7 @@ class Gateway:
         check_integer("max_sessions", max_sessions, 1, 1 << 30)
         check_integer("max_mappings", max_sessions if max_mappings is None else max_mappings, 1, 1 << 30)
         check_integer("max_subscribers", max_sessions if max_subscribers is None else max_subscribers, 1, 1 << 30)
-        if workers != 1:
-            raise ConfigurationError(f"workers={workers!r}: not supported by this version; allowed is 1")
+        check_integer("workers", workers, 1, MAX_WORKERS)
         check_number("window", window, 1, 14_400, unit="seconds")
         check_integer("records", records, 4, 1 << 26)
         check_number("epoch", epoch, -MAX_TIME, MAX_TIME, unit="seconds")
@@ -97,7 +98,7 @@ class Gateway:
             inside=(inside, Link), outside=(outside, Link), timeouts=(timeouts, Timeouts), policy=(policy, Policy)
         )
         self.instance, self.vpc_id, self.region = instance, vpc_id, region
-        self.kind, self.billing, self.seed = kind, billing, seed
+        self.kind, self.billing, self.seed, self.workers = kind, billing, seed, workers
         self.eip_bind_mode = eip_bind_mode
         self.policy = policy or Policy()
         self.timeouts = timeouts or Timeouts()
@@ -119,6 +120,7 @@ class Gateway:
             timeouts_ms=timeouts_ms(self.timeouts),
             window_ns=to_ns(window, "window"),
             epoch_ns=exact_ns(epoch),
+            workers=workers,
             link_addresses=tuple(int(side.address or 0) for side in (self.inside, self.outside)),
             mtus=(self.inside.mtu, self.outside.mtu),
             ethernet=link == "ethernet",
@@ -225,6 +227,7 @@ class Gateway:
 
         frames: uint8 (count, stride), one frame a row. lengths: uint32 (count,), bytes used in each row; cut to what
         the packet is. side: a Side, or uint8 (count,). now: seconds, or float64 (count,). out: uint8 (count,).
+        worker: which one does it, as several may at once, each in a thread; None: each frame's owner.
         Bad packets get a verdict; ConfigurationError if shapes or types disagree, or a length exceeds the stride.
         """
         if self._closed:
@@ -235,20 +238,22 @@ class Gateway:
             out = np.empty(count, np.uint8)
         else:
             check_array("out", out, np.uint8, 1, count)
-        if worker not in (None, 0):
-            raise ConfigurationError(f"worker={worker!r}: allowed is 0 or None: this gateway has one worker")
+        who = -1 if worker is None else self._check_worker(worker)
         sides, side = sides_of(side, count)
         if isinstance(now, np.ndarray):
-            self._core.translate(frames, lengths, sides, side, nows_ns(now, count), 0, out)
+            self._core.translate(frames, lengths, sides, side, nows_ns(now, count), 0, out, who)
         else:
-            self._core.translate(frames, lengths, sides, side, None, to_ns(now), out)
+            self._core.translate(frames, lengths, sides, side, None, to_ns(now), out, who)
         return out
 
-    def translate_one(self, frame: bytes, side: int, now: float) -> tuple[Verdict, bytes | None]:
-        """The verdict on one frame, and the frame to send, or None: dropped, local or held."""
+    def translate_one(
+        self, frame: bytes, side: int, now: float, *, worker: int | None = None
+    ) -> tuple[Verdict, bytes | None]:
+        """The verdict on one frame, and the frame to send, or None: dropped, local or held. worker: as of translate."""
         self._check_open()
         check_frame(frame, side)
-        verdict, translated = self._core.translate_one(frame, side, to_ns(now))
+        who = -1 if worker is None else self._check_worker(worker)
+        verdict, translated = self._core.translate_one(frame, side, to_ns(now), who)
         return Verdict(verdict), translated if verdict in FORWARDED else None
 
     def explain(self, frame: bytes, side: int, now: float | None = None) -> Explanation:
@@ -283,8 +288,14 @@ class Gateway:
     def owner(
         self, frames: NDArray[np.uint8], lengths: NDArray[np.uint32], side: int | NDArray[np.uint8]
     ) -> NDArray[np.uint8]:
-        """The worker that each frame belongs to: uint8 (count,)."""
-        return np.zeros(check_array("frames", frames, np.uint8, 2), np.uint8)
+        """The worker that each frame belongs to, as things are: uint8 (count,). Any worker may be given any frame; one
+        that is not its own is handed over. frames, lengths, side: as of translate, and nothing is changed."""
+        count = check_array("frames", frames, np.uint8, 2)
+        check_array("lengths", lengths, np.uint32, 1, count, writable=False)
+        sides, side = sides_of(side, count)
+        out = np.zeros(count, np.uint8)
+        self._core.owners(frames, lengths, sides, side, out)
+        return out
 
     # ---- interfaces -------------------------------------------------------------------------------------------------
 
@@ -299,20 +310,14 @@ class Gateway:
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 
-    def counters(self) -> dict[str, int]:
-        """Every counter by name, cumulative, and the gauges held, sessions, mappings and ports_used."""
+    def counters(self, worker: int | None = None) -> dict[str, int]:
+        """Every counter by name, cumulative, and the gauges held, sessions, mappings and ports_used.
+
+        worker: the frames that it took and the sessions that it has; what workers share is counted for all.
+        """
+        who = -1 if worker is None else self._check_worker(worker)
         self._settle()
-        verdicts, own = self._core.counters()
-        result = {
-            "received": sum(verdicts),
-            "forwarded": sum(verdicts[v] for v in FORWARDED),
-            "local": verdicts[Verdict.LOCAL],
-            "dropped": sum(verdicts[128:]),
-            "held": verdicts[Verdict.HELD],
-        }
-        result.update({v.counter: verdicts[v] for v in Verdict if v.is_drop})
-        result.update(own)
-        return result
+        return tally(*self._core.counters(who))
 
     def sessions(self, out: NDArray[np.void] | None = None) -> NDArray[np.void]:
         """The live sessions: SESSION rows, in slices of which each row is consistent. out: filled as far as it goes."""
@@ -321,9 +326,9 @@ class Gateway:
             out = np.zeros(self._core.session_slots, SESSION)
         else:
             check_array("out", out, SESSION, 1)
-        filled = slot = 0
-        while filled < len(out) and slot < self._core.session_slots:
-            count, slot = self._core.sessions(out[filled : filled + LOOK_ROWS], slot)
+        filled, place = 0, 0
+        while filled < len(out) and place is not None:
+            count, place = self._core.sessions(out[filled : filled + LOOK_ROWS], place)
             filled += count
         return out[:filled]
 
@@ -437,6 +442,10 @@ class Gateway:
     def _check_open(self) -> None:
         if self._closed:
             raise Error("the gateway is closed")
+
+    def _check_worker(self, worker: int) -> int:
+        check_integer("worker", worker, 0, self.workers - 1)
+        return worker
 
     def _now_ns(self, now: float | None) -> int:
         return self._core.now_ns if now is None else to_ns(now)

@@ -1,0 +1,99 @@
+"""Moving the clock forward: a worker's is never behind what it has seen, and never ahead of the gateway's."""
+from libc.stdint cimport uint32_t, uint64_t
+
+from natcore._hold cimport disperse, gather
+from natcore._pieces cimport pieces_expire
+from natcore._sessions cimport SWEEP_NS
+from natcore._sweep cimport is_long_ago, sweep_all, sweep_slice
+from natcore._unsolicited cimport answer_unsolicited
+from natcore.hints cimport load_acquire64, raise64, unlikely
+from natcore.index cimport NONE
+from natcore.state cimport Clock, Shared, Worker, clock_read, has_all, tables_of_all
+
+cdef enum:
+    SWEEP_AT_LEAST = 64         # lines of a slice
+    TOGETHER_NS = 1000000       # workers that read the clock so close to each other have not set it back
+
+
+cdef uint64_t clock_of_all(const Worker* worker) noexcept nogil:
+    """The gateway's clock."""
+    return worker.now_ns if worker.shared.count == 1 else load_acquire64(&worker.shared.now_ns)
+
+
+cdef inline uint64_t clock_set(Worker* worker, uint64_t now_ns) noexcept nogil:
+    """The gateway's clock moves to now_ns, never back."""
+    cdef uint64_t then_ns = worker.now_ns
+    if worker.shared.count > 1:
+        then_ns = raise64(&worker.shared.now_ns, now_ns)
+    if now_ns < then_ns:
+        if worker.shared.count == 1 or then_ns - now_ns > TOGETHER_NS:
+            worker.clock_backward += 1
+        now_ns = then_ns
+    worker.now_ns = now_ns
+    return now_ns
+
+
+cdef void clock_follow(Worker* worker, Clock* now) noexcept nogil:
+    """What is done in the worker's tables is done at a moment that is not before the last that they have seen."""
+    clock_read(now, raise64(&worker.shared.now_ns, now.ns))
+    worker.now_ns = now.ns
+
+
+cdef void finish_expiry(Worker* worker, uint64_t now_ns) noexcept nogil:
+    """Ends everything that is due by now_ns, in the tables of all workers; the caller holds this one."""
+    cdef bint alone = has_all(worker)
+    if not alone:
+        gather(worker)
+    sweep_all(tables_of_all(worker), now_ns, <uint64_t>-1)
+    worker.shared.completed = now_ns // 1000000000 + 1
+    if not alone:
+        disperse(worker)
+
+
+cdef uint64_t clock_forward(Worker* worker, uint64_t now_ns) noexcept nogil:
+    """The gateway's clock moves to now_ns, never back; a long step first ends what it outlived."""
+    now_ns = clock_set(worker, now_ns)
+    if unlikely(is_long_ago(&worker.sessions, now_ns)):
+        finish_expiry(worker, now_ns)
+    return now_ns
+
+
+cdef bint has_waiting(const Worker* worker) noexcept nogil:
+    """Whether something waits that only who holds all workers may look at; what comes just now is seen by the next tick."""
+    return worker.fragments.oldest != NONE or worker.unsolicited.head != worker.unsolicited.tail
+
+
+cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil:
+    """Between batches: the slice of the sweep that is due, so that every session is looked at within 8 s."""
+    cdef uint64_t elapsed, due
+    cdef bint alone = has_all(worker)
+    elapsed = clock_forward(worker, now_ns) - worker.ticked_ns
+    elapsed = elapsed if elapsed < SWEEP_NS else SWEEP_NS
+    due = worker.sessions.slots.fresh * (elapsed * 2 // 1000) // (SWEEP_NS // 1000)     # twice as fast as it must be
+    if due < SWEEP_AT_LEAST and elapsed < SWEEP_NS // 64:
+        return
+    worker.ticked_ns = worker.now_ns
+    if alone or has_waiting(worker):
+        if not alone:
+            gather(worker)
+        answer_unsolicited(worker, worker.now_ns)
+        pieces_expire(worker, worker.now_ns)
+        if not alone:
+            disperse(worker)
+    sweep_slice(&worker.sessions, <uint32_t>(due if due > SWEEP_AT_LEAST else SWEEP_AT_LEAST), worker.now_ns)
+
+
+cdef bint advance(Worker* worker, uint64_t now_ns, uint64_t room) noexcept nogil:
+    """Ends everything that is due by now_ns, in (time, slot) order, with at most room rows; whether that was all.
+
+    The caller holds all workers.
+    """
+    cdef Shared* shared = worker.shared
+    cdef uint32_t i
+    now_ns = clock_set(worker, now_ns)
+    for i in range(shared.count):
+        shared.workers[i].now_ns = now_ns
+    answer_unsolicited(worker, now_ns)
+    shared.completed = now_ns // 1000000000 + 1
+    pieces_expire(worker, now_ns)
+    return sweep_all(tables_of_all(worker), now_ns, room)
