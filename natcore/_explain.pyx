@@ -244,7 +244,7 @@ cdef void rehearse(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) 
     frame.length = length
     known = facts.parsed == PENDING
     if known and worker.shared.count > 1:
-        worker = owner_for_sure(worker, frame, &flight, &now)
+        worker = owner_for_sure(worker, frame, &flight, False, &now)
     if known and flight.kind == KIND_FRAGMENT:
         known = piece_key(worker, &flight, <uint8_t>side)
         if not known or flight.ip.fragment & bswap16(IPV4_OFFSET):

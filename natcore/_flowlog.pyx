@@ -1,7 +1,7 @@
 """FlowTable: the flow log's side that Python sees; it hangs a table on a worker, and takes rows out of it."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore._flows cimport FlowRow, Flows, flows_clear, flows_delete, flows_new
+from natcore._flows cimport FLOWS_BATCH, FlowRow, Flows, FlowSeen, flows_clear, flows_delete, flows_new
 from natcore._rows cimport Rows
 from natcore.hints cimport bswap16, bswap32
 from natcore.memory cimport table_delete, table_new
@@ -37,18 +37,26 @@ cdef void copy_row(Row* out, const FlowRow* row) noexcept nogil:
 
 
 cdef class FlowTable:
-    """The flow log of one worker, from now until `close`."""
+    """The flow log of a gateway, from now until `close`."""
     cdef Rows core              # kept alive; None: closed
     cdef Flows* flows
+    cdef FlowSeen* seen         # [workers][FLOWS_BATCH]
+    cdef uint32_t workers
 
     def __cinit__(self, Rows core not None, uint32_t capacity, int64_t window_us):
+        cdef uint32_t i
+        self.workers = core.shared.count
         self.flows = <Flows*>table_new(sizeof(Flows))
-        if self.flows == NULL or not flows_new(self.flows, capacity, &core.worker.sessions.key, window_us,
-                                               core.worker.ethernet):
+        self.seen = <FlowSeen*>table_new(self.workers * FLOWS_BATCH * sizeof(FlowSeen))
+        if self.flows == NULL or self.seen == NULL or not flows_new(self.flows, capacity, &core.worker.sessions.key, window_us,
+                                                                    core.worker.ethernet):
             raise CapacityError(f"capacity={capacity}: this machine has no address space for the table")
+        self.flows.spin.needed = self.workers > 1
         core.own()
         if core.worker.flows == NULL:
-            core.worker.flows = self.flows
+            for i in range(self.workers):
+                core.shared.workers[i].flows = self.flows
+                core.shared.workers[i].seen = &self.seen[i * FLOWS_BATCH]
             self.core = core
         core.disown()
         if self.core is None:
@@ -59,12 +67,15 @@ cdef class FlowTable:
         if self.flows != NULL:
             flows_delete(self.flows)
             table_delete(self.flows, sizeof(Flows))
+        table_delete(self.seen, self.workers * FLOWS_BATCH * sizeof(FlowSeen))
 
     def close(self):
         """Nothing is captured any more; what was stays. Idempotent."""
+        cdef uint32_t i
         if self.core is not None:
             self.core.own()
-            self.core.worker.flows = NULL
+            for i in range(self.workers):
+                self.core.shared.workers[i].flows = NULL
             self.core.disown()
             self.core = None
 

@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.flow cimport HashKey
 from natcore.frame cimport Frame
+from natcore.spin cimport Spin
 
 cdef enum:
     FLOWS_BATCH = 256           # frames between flows_arrive and flows_leave, at most
@@ -49,12 +50,12 @@ cdef struct Flows:
     uint64_t lost               # packets that found no row left
     uint64_t unreadable         # packets without a 5-tuple: not IPv4, or malformed
     bint ethernet
-    FlowSeen seen[FLOWS_BATCH]
+    Spin spin                   # of the rows
 
 cdef bint flows_new(Flows* flows, uint32_t capacity, const HashKey* key, int64_t window_us, bint ethernet) noexcept nogil
 cdef void flows_delete(Flows* flows) noexcept nogil
-cdef void flows_arrive(Flows* flows, const Frame* frames, uint32_t count) noexcept nogil
-cdef void flows_leave(Flows* flows, const Frame* frames, uint32_t count, int64_t now_us) noexcept nogil
+cdef void flows_arrive(const Flows* flows, FlowSeen* seen, const Frame* frames, uint32_t count) noexcept nogil
+cdef void flows_leave(Flows* flows, FlowSeen* seen, const Frame* frames, uint32_t count, int64_t now_us) noexcept nogil
 cdef void flows_sent(Flows* flows, const Frame* frame, uint8_t side, int64_t now_us) noexcept nogil
 cdef void flows_unsent(Flows* flows, const Frame* frame) noexcept nogil
 cdef void flows_clear(Flows* flows) noexcept nogil

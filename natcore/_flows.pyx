@@ -7,6 +7,7 @@ from natcore.flow cimport HashKey, flow_hash
 from natcore.frame cimport Frame
 from natcore.hints cimport bswap16
 from natcore.memory cimport table_delete, table_new
+from natcore.spin cimport spin_lock, spin_unlock
 from natcore.verdict cimport DROP_MALFORMED, HAIRPIN, LOCAL
 from natcore.wire cimport (
     ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, IPV4_OFFSET, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, IcmpHeader, Ipv4Header,
@@ -110,20 +111,21 @@ cdef void add(Flows* flows, const FlowSeen* seen, int64_t now_us) noexcept nogil
     row.end_time = now_us
 
 
-cdef void flows_arrive(Flows* flows, const Frame* frames, uint32_t count) noexcept nogil:
-    """Frames that come in, FLOWS_BATCH at most, before they are translated."""
+cdef void flows_arrive(const Flows* flows, FlowSeen* seen, const Frame* frames, uint32_t count) noexcept nogil:
+    """Frames that come in, FLOWS_BATCH at most, before they are translated. seen: written, for flows_leave."""
     cdef uint32_t i
     for i in range(count):
-        read_packet(flows, &frames[i], frames[i].side, FLOW_IN, &flows.seen[i])
+        read_packet(flows, &frames[i], frames[i].side, FLOW_IN, &seen[i])
 
 
-cdef void flows_leave(Flows* flows, const Frame* frames, uint32_t count, int64_t now_us) noexcept nogil:
+cdef void flows_leave(Flows* flows, FlowSeen* seen, const Frame* frames, uint32_t count, int64_t now_us) noexcept nogil:
     """The same frames with their verdicts: how they came in, and how they go out if they do."""
     cdef uint32_t i
     cdef uint8_t side
     cdef FlowSeen* came
+    spin_lock(&flows.spin)
     for i in range(count):
-        came = &flows.seen[i]
+        came = &seen[i]
         if came.packets == 0:
             flows.unreadable += 1
             continue
@@ -131,14 +133,21 @@ cdef void flows_leave(Flows* flows, const Frame* frames, uint32_t count, int64_t
         add(flows, came, now_us)
         if frames[i].verdict < LOCAL:
             side = frames[i].side if frames[i].verdict == HAIRPIN else 1 - frames[i].side
-            flows_sent(flows, &frames[i], side, now_us)
+            add_sent(flows, &frames[i], side, now_us)
+    spin_unlock(&flows.spin)
+
+
+cdef void add_sent(Flows* flows, const Frame* frame, uint8_t side, int64_t now_us) noexcept nogil:
+    cdef FlowSeen seen
+    if read_packet(flows, frame, side, FLOW_OUT, &seen):
+        add(flows, &seen, now_us)
 
 
 cdef void flows_sent(Flows* flows, const Frame* frame, uint8_t side, int64_t now_us) noexcept nogil:
     """A frame that goes out of an interface."""
-    cdef FlowSeen seen
-    if read_packet(flows, frame, side, FLOW_OUT, &seen):
-        add(flows, &seen, now_us)
+    spin_lock(&flows.spin)
+    add_sent(flows, frame, side, now_us)
+    spin_unlock(&flows.spin)
 
 
 cdef void flows_unsent(Flows* flows, const Frame* frame) noexcept nogil:
@@ -147,8 +156,10 @@ cdef void flows_unsent(Flows* flows, const Frame* frame) noexcept nogil:
     cdef FlowRow* row
     cdef uint32_t place
     if read_packet(flows, frame, frame.side if frame.verdict == HAIRPIN else 1 - frame.side, FLOW_OUT, &seen):
+        spin_lock(&flows.spin)
         place = find(flows, &seen.key)
         if flows.index[place]:
             row = &flows.rows[flows.index[place] - 1]
             row.packets -= seen.packets if seen.packets < row.packets else row.packets
             row.bytes -= seen.bytes if seen.bytes < row.bytes else row.bytes
+        spin_unlock(&flows.spin)

@@ -67,11 +67,12 @@ cdef bint may_open_mapping(Worker* worker) noexcept nogil:
 
 cdef bint may_subscribe(Worker* worker, uint32_t inside_ip) noexcept nogil:
     """Whether inside_ip is a subscriber, or may become one."""
-    cdef uint32_t total = 0, i
+    cdef uint32_t total = 0, i, capacity = worker.mappings.subscriber_slots.capacity
     for i in range(worker.shared.count):
         total += worker.shared.workers[i].mappings.subscriber_slots.live
-    return (total < worker.mappings.subscriber_slots.capacity and has_room(worker, total, worker.mappings.subscriber_slots.capacity)
-            or subscriber_find(&worker.mappings, inside_ip) != NONE)
+    if total + worker.shared.count > capacity and subscriber_find(&worker.mappings, inside_ip) != NONE:
+        return True
+    return has_room(worker, total, capacity)
 
 
 cdef uint32_t opened_outside(const Worker* worker) noexcept nogil:

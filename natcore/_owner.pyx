@@ -4,6 +4,7 @@ What this cannot tell, or what may touch the tables of two, is looked for in all
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore._admit cimport find_live
 from natcore._overload cimport Taken, overload_find
 from natcore._parse cimport KIND_FRAGMENT, KIND_ICMP, KIND_OTHER, KIND_SESSION, Flight, parse, wire_length
 from natcore._pieces cimport piece_key
@@ -20,7 +21,7 @@ from natcore.index cimport NONE
 from natcore.spin cimport spin_lock, spin_unlock
 from natcore.state cimport Clock, Worker, clock_read, has_all
 from natcore.verdict cimport INSIDE, OUTSIDE, PENDING
-from natcore.wire cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
+from natcore.wire cimport ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, IcmpHeader
 
 
 cdef inline bint has_ports(uint8_t protocol) noexcept nogil:
@@ -116,18 +117,31 @@ cdef Worker* owner_of(Worker* worker, const Frame* frame, const Flight* flight, 
 
 # ---- for who holds all -----------------------------------------------------------------------------------------------
 
-cdef Worker* keeper_of(Worker* worker, uint32_t side, uint64_t addresses, uint32_t ports, uint8_t protocol,
+cdef Worker* keeper_of(Worker* worker, uint32_t side, uint64_t addresses, uint32_t ports, uint8_t protocol, bint meet,
                        const Clock* now) noexcept nogil:
-    """The worker that has the live session of a key, or NULL."""
+    """The worker that has the live session of a key, or NULL. meet: a dead one is ended, as by any packet that meets it."""
     cdef uint32_t i
+    cdef Worker* one
     for i in range(worker.shared.count):
-        if has_live(worker.shared.workers[i], side, addresses, ports, protocol, now):
-            return worker.shared.workers[i]
+        one = worker.shared.workers[i]
+        if meet and find_live(one, side, addresses, ports, protocol, now) != NONE:
+            return one
+        if not meet and has_live(one, side, addresses, ports, protocol, now):
+            return one
     return NULL
 
 
-cdef Worker* owner_for_sure(Worker* worker, const Frame* frame, const Flight* flight, const Clock* now) noexcept nogil:
-    """The worker in whose tables a packet is to be done; worker, if it is no matter. The caller holds all."""
+cdef bint asks_for_session(const Worker* worker, const Frame* frame, const Flight* flight) noexcept nogil:
+    """Whether it is an echo the other way round, which only a 1:1 entry's sessions let pass."""
+    cdef uint8_t type = (<const IcmpHeader*>flight.l4).type if flight.kind == KIND_ICMP else 0
+    return (flight.kind == KIND_ICMP and type == (ICMP_ECHO_REQUEST if frame.side == OUTSIDE else ICMP_ECHO_REPLY)
+            and not (worker.link_address[frame.side] and flight.ip.destination == worker.link_address[frame.side]))
+
+
+cdef Worker* owner_for_sure(Worker* worker, const Frame* frame, const Flight* flight, bint meet,
+                            const Clock* now) noexcept nogil:
+    """The worker in whose tables a packet is to be done; worker, if it is no matter. The caller holds all. meet: a dead
+    session of it is ended."""
     cdef uint32_t i
     cdef Worker* owner
     cdef Flight copy = flight[0]
@@ -138,7 +152,8 @@ cdef Worker* owner_for_sure(Worker* worker, const Frame* frame, const Flight* fl
             if quoted_slot(worker.shared.workers[i], &copy, frame.side, now) != NONE:
                 return worker.shared.workers[i]
         return worker
-    owner = keeper_of(worker, frame.side, copy.addresses, copy.ports, copy.protocol, now)
+    meet = meet and (flight.kind == KIND_SESSION or asks_for_session(worker, frame, flight))
+    owner = keeper_of(worker, frame.side, copy.addresses, copy.ports, copy.protocol, meet, now)
     if owner == NULL:
         owner = owner_by_key(worker, frame.side, copy.addresses, copy.ports, copy.protocol)
     return worker if owner == NULL else owner
@@ -149,7 +164,7 @@ cdef Worker* peer_of(Worker* worker, uint64_t addresses, uint32_t ports, uint8_t
     cdef Worker* owner
     if worker.shared.count == 1:
         return worker
-    owner = keeper_of(worker, IN, addresses, ports, protocol, now)
+    owner = keeper_of(worker, IN, addresses, ports, protocol, True, now)
     if owner == NULL:
         owner = owner_by_key(worker, OUTSIDE, addresses, ports, protocol)
     return worker if owner == NULL else owner
@@ -168,7 +183,7 @@ cdef uint32_t owner_of_frame(Worker* worker, const Frame* frame) noexcept nogil:
     if worker.shared.count == 1 or parse(&one, &flight, worker.ethernet, &worker.sessions.key) != PENDING:
         return 0
     if has_all(worker):
-        return owner_for_sure(worker, &one, &flight, &now).number
+        return owner_for_sure(worker, &one, &flight, False, &now).number
     owner = owner_of(worker, &one, &flight, &now)
     if owner == NULL and one.side == INSIDE:
         owner = of_inside(worker, flight.ip.source)

@@ -12,7 +12,6 @@ from natcore.state cimport Clock, Shared, Worker, clock_read, has_all, tables_of
 
 cdef enum:
     SWEEP_AT_LEAST = 64         # lines of a slice
-    TOGETHER_NS = 1000000       # workers that read the clock so close to each other have not set it back
 
 
 cdef uint64_t clock_of_all(const Worker* worker) noexcept nogil:
@@ -26,7 +25,7 @@ cdef inline uint64_t clock_set(Worker* worker, uint64_t now_ns) noexcept nogil:
     if worker.shared.count > 1:
         then_ns = raise64(&worker.shared.now_ns, now_ns)
     if now_ns < then_ns:
-        if worker.shared.count == 1 or then_ns - now_ns > TOGETHER_NS:
+        if not worker.steady:
             worker.clock_backward += 1
         now_ns = then_ns
     worker.now_ns = now_ns

@@ -39,7 +39,7 @@ from natcore.state cimport Clock, Worker, clock_read, has_all
 from natcore.verdict cimport (
     DROP_FILTERED, DROP_FRAGMENT, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_PORTS_EXHAUSTED,
     DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_SUBSCRIBER_LIMIT, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN, INSIDE,
-    LOCAL, OUTSIDE, PENDING, UNTRANSLATED,
+    HELD, LOCAL, OUTSIDE, PENDING, UNTRANSLATED,
 )
 from natcore.wire cimport (
     ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, IPV4_DF, IPV4_FRAGMENT, PROTOCOL_ICMP,
@@ -259,7 +259,7 @@ cdef uint8_t do_in(Worker* owner, Frame* frame, Flight* flight, Clock* now, bint
     cdef uint8_t verdict
     clock_follow(owner, now)
     verdict = do_alone(owner, frame, flight, now)
-    again[0] = owner.wants_all
+    again[0] = owner.wants_all and verdict > HELD
     owner.wants_all = False
     return verdict
 
@@ -286,7 +286,7 @@ cdef uint8_t do_by_owner(Worker* worker, Frame* frame, Flight* flight, Clock* no
         if not alone:
             gather(worker)
         clock_follow(worker, now)
-        owner = owner_for_sure(worker, frame, flight, now)
+        owner = owner_for_sure(worker, frame, flight, True, now)
         verdict = do_in(owner, frame, flight, now, &again)
         worker.handed_over += owner != worker
         if not alone:
@@ -378,9 +378,9 @@ cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_
         return
     while done < count:
         part = count - done if count - done < FLOWS_BATCH else FLOWS_BATCH
-        flows_arrive(worker.flows, &frames[done], part)
+        flows_arrive(worker.flows, worker.seen, &frames[done], part)
         run_stages(worker, &frames[done], part, now_ns if done == 0 else worker.now_ns)
-        flows_leave(worker.flows, &frames[done], part, micros(&worker.sessions, worker.now_ns))
+        flows_leave(worker.flows, worker.seen, &frames[done], part, micros(&worker.sessions, worker.now_ns))
         done += part
 
 

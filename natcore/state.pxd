@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._events cimport Events
-from natcore._flows cimport Flows
+from natcore._flows cimport Flows, FlowSeen
 from natcore._fragments cimport Fragments
 from natcore._icmp cimport Outbox
 from natcore._journal cimport Journal
@@ -57,10 +57,12 @@ cdef struct Worker:
     UnsolicitedQueue* unsolicited
     Events* events
     Flows* flows                # the flow log, or NULL
+    FlowSeen* seen              # [FLOWS_BATCH] of it: frames that the worker is at
     const Rules* rules          # immutable; swapped whole
     uint64_t counters[256]      # by Verdict
     uint64_t clock_backward
     uint64_t now_ns             # never goes back
+    bint steady                 # nor does the clock that its caller reads, though another worker may have read it later
     uint64_t ticked_ns          # when the sweep's last slice was
     uint64_t handed_over        # frames that it took and another one did
     uint32_t link_address[2]    # by Side, big-endian, 0: none: the gateway's own

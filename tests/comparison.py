@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
-from itertools import product
+from itertools import groupby, product
 from random import Random
 from typing import Any
 
@@ -26,6 +26,7 @@ from natcore import RECORD, ConfigurationError, Error, Gateway, Side, Verdict
 from natcore._tamper import target_of
 from natcore.records import END, WINDOW
 from natcore.verdict import FORWARDED
+from several import WORKERS
 
 STRIDE = 4096  # bytes of a row in a batch
 EPOCH = 1_700_000_000.25  # Unix seconds at now = 0, in the rows
@@ -141,6 +142,7 @@ class Pair:
         counters = self.gateway.counters()
         parts = ("forwarded", "local", "dropped", "held")
         assert counters["received"] == sum(counters[name] for name in parts)
+        counters.pop("handed_over")  # of a worker that got what was another's
         same("counters", {name: value for name, value in counters.items() if value}, self.model.counters())
         events = {
             (e.reason, int(e.subscriber)): [to_ns(e.time), int(e.destination), e.port, e.protocol, e.count]
@@ -221,7 +223,8 @@ class Pair:
         """sessions() in the order of their slots, mappings() and ports() against the oracle's tables."""
         model = self.model
         got = [[r[name].item() for name in SESSION_FIELDS] for r in self.gateway.sessions()]
-        same("sessions", got, [session_row(s) for s in sorted(model.sessions, key=lambda s: s.slot)])
+        slots = sorted(model.sessions, key=lambda s: s.id if WORKERS > 1 else s.slot)  # each worker has its own
+        same("sessions", sorted(got) if WORKERS > 1 else got, [session_row(s) for s in slots])
         names = ("protocol", "inside_ip", "inside_port", "outside_ip", "outside_port", "sessions", "entry")
         rows = sorted(tuple(int(r[name]) for name in names) for r in self.gateway.mappings())
         expected = sorted((m.protocol, *m.inside, *m.outside, len(m.sessions), m.entry) for m in model.mappings)
@@ -315,7 +318,13 @@ def by_session(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
 
 
 def ends(rows: list[dict[str, Any]]) -> list[int]:
-    return [row["session"] for row in rows if row["kind"] == END]
+    """Sessions in the order in which they ended; with several workers those of one moment in order of their numbers."""
+    ended = [row for row in rows if row["kind"] == END]
+    if WORKERS > 1:
+        for _, together in groupby(list(enumerate(ended)), key=lambda at: int(at[1]["end_time"])):
+            first = list(together)
+            ended[first[0][0] : first[-1][0] + 1] = sorted((row for _, row in first), key=lambda row: int(row["session"]))
+    return [row["session"] for row in ended]
 
 
 def live(random: Random, operations: int, seed: int = 0) -> Pair:

@@ -32,3 +32,8 @@ def in_turn(method: Any, turn: Any) -> Any:
         return method(self, *args, worker=worker, **options)
 
     return call
+
+
+def counted(gateway: Gateway) -> dict[str, int]:
+    """The counters that do not depend on which worker took a frame."""
+    return {name: value for name, value in gateway.counters().items() if name != "handed_over"}

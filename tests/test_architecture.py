@@ -42,7 +42,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "_icmp": {"hints", "memory", "wire", "frame", "checksum", "spin"},
     "_synqueue": {"frame", "memory", "spin"},
     "_fragments": {"memory", "slab", "flow", "index"},
-    "_flows": {"hints", "memory", "wire", "frame", "flow", "verdict", "_parse"},
+    "_flows": {"hints", "memory", "spin", "wire", "frame", "flow", "verdict", "_parse"},
     "state": {"spin", "_events", "_flows", "_fragments", "_icmp", "_journal", "_mappings", "_ports", "_rules", "_sessions"}
     | {"_synqueue"},
     # the way of a packet
@@ -70,7 +70,7 @@ MAY_KNOW["_pieces"] = {
 }
 MAY_KNOW["_unsolicited"] = {*GROUND, "state", "_icmp", "_parse", "_ports", "_sessions", "_synqueue"}
 MAY_KNOW["_answer"] = {*GROUND, "state", "_icmp", "_parse", "_ports"}
-MAY_KNOW["_owner"] = {*GROUND, "state", "_overload", "_parse", "_pieces", "_ports", "_quoted", "_rules", "_sessions"}
+MAY_KNOW["_owner"] = {*GROUND, "state", "_admit", "_overload", "_parse", "_pieces", "_ports", "_quoted", "_rules", "_sessions"}
 MAY_KNOW["_time"] = {"hints", "index", "state", "_hold", "_pieces", "_sessions", "_sweep", "_unsolicited"}
 MAY_KNOW["_translate"] = set(MAY_KNOW)
 MAY_KNOW["_crew"] = {"memory", "state", "_fragments", "_icmp", "_journal", "_mappings", "_ports", "_sessions", "_synqueue"}

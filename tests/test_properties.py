@@ -17,6 +17,7 @@ from comparison import STRIDE, live, run
 from model_packets import ICMP, TCP, UDP, ones_sum, parse, word
 from natcore import RECORD, Eip, Gateway, Policy, Side, SnatEntry, Verdict
 from natcore.verdict import FORWARDED
+from several import counted
 
 POOL = craft.address("203.0.113.1")
 
@@ -115,7 +116,7 @@ def test_a_batch_equals_its_frames_one_by_one(data: st.DataObject, configuration
         assert (sent is not None) == (verdict in FORWARDED)
         assert sent is None or rows[row, : lengths[row]].tobytes() == sent
     assert batch.take_generated() == single.take_generated()
-    assert batch.counters() == single.counters()
+    assert counted(batch) == counted(single)
     assert batch.events() == single.events()
     assert (batch.take_records(events=True) == single.take_records(events=True)).all()
 
