@@ -291,7 +291,12 @@ class Gateway:
     def forward(
         self, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", threads: bool = True
     ) -> Plane:
-        """Forwards between two interfaces until the plane is stopped. InterfaceError says what is missing."""
+        """Forwards between inside interfaces and an outside one until the plane is stopped. InterfaceError says what is
+        missing.
+
+        inside: a name, or several (15 at most): packets go back by the one whose route in the kernel's main table leads
+        to their host. outside: a name.
+        """
         self._check_open()
         from .plane import Plane
 
