@@ -295,9 +295,10 @@ class Gateway:
         self, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", threads: bool = True,
         cpus: Sequence[int] | None = None,
     ) -> Plane:  # fmt: skip
-        """Forwards between two interfaces until the plane is stopped. InterfaceError says what is missing.
+        """Forwards between inside interfaces and an outside one until the plane is stopped. InterfaceError: what is missing.
 
-        cpus: the processor that each worker's thread is bound to; None: the system chooses.
+        inside: a name, or several (15 at most): packets go back by the one whose route in the kernel's main table leads
+        to their host. outside: a name. cpus: the processor that each worker's thread is bound to; None: any.
         """
         self._check_open()
         from .plane import Plane
