@@ -82,6 +82,18 @@ MAY_KNOW["_unsolicited"] = {*GROUND, "state", "_icmp", "_parse", "_ports", "_ses
 MAY_KNOW["_translate"] = set(MAY_KNOW)
 MAY_KNOW["_entries"] = {"hints", "state", "_journal", "_mappings", "_sessions", "_sweep"}
 MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_sweep", "_tcp"}
+MAY_KNOW["_storage"] = {
+    "memory",
+    "index",
+    "state",
+    "_blocks",
+    "_fragments",
+    "_icmp",
+    "_journal",
+    "_mappings",
+    "_overload",
+}
+MAY_KNOW["_storage"] |= {"_ports", "_sessions", "_synqueue"}
 # the plane: frames without NAT, then what joins them to a translator
 MAY_KNOW["arp"] = {"hints", "wire"}
 MAY_KNOW["kernel"] = set()
@@ -128,6 +140,7 @@ BOUNDARIES = {
     "_flowlog",
     "_rows",
     "_explain",
+    "_storage",
     "_gateway",
     "_testing",
 }  # they may raise our errors

@@ -23,6 +23,7 @@ from .config import Link as LinkSettings
 from .config import check_choice, check_integer, check_number
 from .errors import ConfigurationError, Error, InterfaceError
 from .interfaces import Link, Range, Watcher
+from .machine import check_cpus
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -37,9 +38,10 @@ _alive: weakref.WeakSet[Plane] = weakref.WeakSet()
 class Plane:
     """A gateway forwarding between inside interfaces and one outside, from its making until `stop`. A context manager.
 
-    Made by Gateway.forward. With threads=True a thread moves the packets and wait() waits; with threads=False the
-    caller calls step() when fileno() is readable. The gateway's clock runs with CLOCK_MONOTONIC; its epoch is set
-    from the system's clock at the start. Where Link has no mtu or address, the gateway takes each interface's own.
+    Made by Gateway.forward. With threads=True a thread moves the packets, bound to the processor that cpus has, and
+    wait() waits; with threads=False the caller calls step() when fileno() is readable. The gateway's clock runs with
+    CLOCK_MONOTONIC; its epoch is set from the system's clock at the start. Where Link has no mtu or address, the gateway
+    takes each interface's own.
     Raises InterfaceError: no such interface, it is down, a capability is missing; Error: one plane at a time.
     """
 
@@ -51,6 +53,7 @@ class Plane:
         *,
         driver: str = "af_packet",
         threads: bool = True,
+        cpus: Sequence[int] | None = None,
     ) -> None:
         self._closed_fds = True
         self.inside, (self.outside,) = _names("inside", inside, PORTS_MOST - 1), _names("outside", outside, 1)
@@ -60,6 +63,7 @@ class Plane:
             raise ConfigurationError("driver='af_xdp': not supported by this version; allowed is 'af_packet'")
         check_choice("driver", driver, ("af_packet",))
         check_choice("threads", threads, (True, False))
+        self._cpus = check_cpus(cpus, threads)
         if gateway.link != "ethernet":
             raise ConfigurationError(f"link={gateway.link!r}: allowed is 'ethernet', since a plane's interfaces are")
         if gateway.seed is not None:
@@ -185,6 +189,8 @@ class Plane:
 
     def _work(self) -> None:
         try:
+            if self._cpus:
+                os.sched_setaffinity(0, self._cpus)  # of this thread
             self._loop.run()
         except BaseException as error:
             self._failure = error
