@@ -3,14 +3,12 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from natcore._icmp cimport echo_reply, icmp_error, own_source
 from natcore._parse cimport Flight
-from natcore._ports cimport address_find
 from natcore.frame cimport Frame
 from natcore.hints cimport bswap16
-from natcore.index cimport NONE
 from natcore.state cimport Clock, Worker
 from natcore.verdict cimport (
     DROP_MTU, DROP_NO_SNAT_ENTRY, DROP_PORTS_EXHAUSTED, DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SUBSCRIBER_LIMIT,
-    DROP_TTL, INSIDE, LOCAL, OUTSIDE,
+    DROP_TTL, INSIDE, LOCAL,
 )
 from natcore.wire cimport (
     ICMP_ECHO_REQUEST, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, IPV4_DF, IPV4_FRAGMENT, PROTOCOL_ICMP, IcmpHeader,
@@ -21,7 +19,6 @@ cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8
                  const Clock* now) noexcept nogil:
     """What the gateway says itself: the reply to an echo request, an ICMP error about what was refused."""
     cdef uint32_t source = own_source(worker.link_address[frame.side])
-    cdef uint32_t next_link = OUTSIDE if frame.side == INSIDE else INSIDE
     if verdict == LOCAL:
         if (flight.protocol == PROTOCOL_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST
                 and not flight.ip.fragment & bswap16(IPV4_FRAGMENT)):       # nothing is reassembled
@@ -29,11 +26,8 @@ cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8
     elif verdict == DROP_TTL:
         icmp_error(worker.outbox, frame, flight.ip, source, ICMP_TIME_EXCEEDED, 0, 0, verdict, now.ns)
     elif verdict == DROP_MTU:
-        if address_find(worker.mappings.ports, flight.ip.destination) != NONE:
-            next_link = INSIDE
         if flight.ip.fragment & bswap16(IPV4_DF):
-            icmp_error(worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 4,
-                       <uint16_t>worker.mtu[next_link], verdict, now.ns)
+            icmp_error(worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 4, <uint16_t>worker.mtu_met, verdict, now.ns)
     elif frame.side == INSIDE and worker.icmp_unreachable:
         if verdict == DROP_PORTS_EXHAUSTED or verdict == DROP_SESSION_LIMIT:        # RFC 6888 REQ-11: resources
             icmp_error(worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 1, 0, verdict, now.ns)

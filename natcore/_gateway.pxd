@@ -2,9 +2,11 @@
 from libc.stdint cimport uint32_t
 
 from natcore._rules cimport RuleSet
+from natcore._storage cimport Placement
 from natcore._tables cimport Tables
 
 cdef class Core(Tables):
     cdef RuleSet rules          # keeps the workers' rules alive
     cdef bint filters
     cdef uint32_t translating[64]       # by worker: in translate, or in a plane's loop
+    cdef Placement placement    # of its tables

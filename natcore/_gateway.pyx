@@ -19,6 +19,7 @@ from natcore._ports cimport (
     ports_taken, ports_unreserve,
 )
 from natcore._sessions cimport TIMEOUT_FRAGMENT, sessions_new
+from natcore._storage cimport furnish, furnish_address, tables_of
 from natcore._synqueue cimport unsolicited_new
 from natcore._tables cimport Tables
 from natcore._time cimport advance, clock_forward, clock_of_all
@@ -100,8 +101,9 @@ cdef class Core(Tables):
                   uint32_t gateway_per_second, warn_sessions, warn_ports,
                   timeouts_ms, uint64_t window_ns, int64_t epoch_ns, uint32_t workers, mapping, filtering,
                   link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
-                  bint tcp_pickup, bint hairpin, bint icmp_unreachable, uint16_t mss, bint unsolicited):
-        """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32."""
+                  bint tcp_pickup, bint hairpin, bint icmp_unreachable, uint16_t mss, bint unsolicited,
+                  uint32_t huge_pages, int32_t numa_node, uint64_t memory_bytes, str memory_name not None):
+        """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32. memory_: what there is in all."""
         cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
         cdef uint32_t i
         self.shared = crew_new(worker) if worker != NULL else NULL
@@ -166,6 +168,8 @@ cdef class Core(Tables):
             worker.mappings.ports.unit = block_size
         if not crew_grow(self.shared, workers, self.filters):
             raise CapacityError(f"workers={workers}: this machine has no address space for {max_sessions} sessions of each")
+        self.placement.huge_pages, self.placement.node = huge_pages, numa_node
+        furnish(worker, &self.placement, memory_bytes, memory_name)
 
     def __dealloc__(self):
         if self.worker == NULL:
@@ -194,6 +198,14 @@ cdef class Core(Tables):
     def worker_capsule(self, uint32_t worker=0):
         """A capsule "natcore.Worker" with the Worker*, for callers of natcore._translate; valid as long as the gateway."""
         return PyCapsule_New(self.shared.workers[worker], "natcore.Worker", NULL)
+
+    def tables(self):
+        """{table: bytes of memory that it takes when it is full}; "port maps" are those of all outside addresses."""
+        self.own()
+        try:
+            return tables_of(self.worker)
+        finally:
+            self.disown()
 
     # ---- packets ----------------------------------------------------------------------------------------------------
 
@@ -299,6 +311,11 @@ cdef class Core(Tables):
         self.disown()
         if number == 0xFFFFFFFF:
             raise CapacityError(f"no room for one more outside address; {self.worker.mappings.ports.capacity:,} are allowed")
+        try:
+            furnish_address(self.worker, &self.placement, number)
+        except Error:
+            self.drop_address(number)
+            raise
         return number
 
     def drop_address(self, uint32_t number):

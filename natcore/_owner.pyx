@@ -5,6 +5,7 @@ What this cannot tell, or what may touch the tables of two, is looked for in all
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._admit cimport find_live
+from natcore._cross cimport crosses
 from natcore._overload cimport Taken, overload_find
 from natcore._parse cimport KIND_FRAGMENT, KIND_ICMP, KIND_OTHER, KIND_SESSION, Flight, parse, wire_length
 from natcore._pieces cimport piece_key
@@ -103,10 +104,11 @@ cdef bint has_live(const Worker* worker, uint32_t side, uint64_t addresses, uint
 
 cdef Worker* owner_of(Worker* worker, const Frame* frame, const Flight* flight, const Clock* now) noexcept nogil:
     """The worker in whose tables alone a packet is to be done. NULL: whoever does it has to hold all."""
-    if flight.kind == KIND_OTHER:                   # no table knows of it
+    if wire_length(frame, flight) > min(worker.mtu[INSIDE], worker.mtu[OUTSIDE]):
+        return NULL                                 # fragments are written with all held
+    if flight.kind == KIND_OTHER or crosses(worker, frame, flight):     # no table knows of it
         return worker
-    if (flight.kind != KIND_SESSION or not has_ports(flight.protocol)
-            or wire_length(frame, flight) > min(worker.mtu[INSIDE], worker.mtu[OUTSIDE])):
+    if flight.kind != KIND_SESSION or not has_ports(flight.protocol):
         return NULL
     if frame.side == INSIDE and address_find(worker.mappings.ports, flight.ip.destination) != NONE:
         return NULL                                 # a hairpin has two sessions

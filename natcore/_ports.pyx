@@ -17,11 +17,6 @@ cdef extern from "<sys/mman.h>" nogil:
     int MADV_NOHUGEPAGE
 
 
-cdef enum:
-    BITMAP_BYTES = PORT_WORDS * 8
-    MAP_BYTES = PORTS * 9 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2
-
-
 cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
     """Room for capacity outside addresses; no port may be drawn yet."""
     ports.capacity = capacity
@@ -33,7 +28,7 @@ cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
     ports.range_size = 0
     ports.unit = PORT_UNIT
     ports.workers = 1
-    return index_new(&ports.index, capacity, 4) and ports.addresses != NULL
+    return index_new(&ports.index, capacity) and ports.addresses != NULL
 
 
 cdef void ports_delete(Ports* ports) noexcept nogil:

@@ -5,11 +5,12 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._admit cimport (
     Endpoints, admit_inbound, admit_outbound, class_of, find_live, is_static, is_whole, may_pass, may_reopen,
-    screen_inbound,
+    screen_inbound, session_mtu,
 )
-from natcore._hold cimport await_hold, disperse, gather, release
 from natcore._answer cimport answer
+from natcore._cross cimport cross, crosses
 from natcore._flows cimport FLOWS_BATCH, flows_arrive, flows_leave, flows_sent, flows_unsent
+from natcore._hold cimport await_hold, disperse, gather, release
 from natcore._icmp cimport outbox_take
 from natcore._mss cimport clamp_mss
 from natcore._parse cimport (
@@ -32,9 +33,9 @@ from natcore._tcp cimport (
 )
 from natcore._time cimport clock_follow, clock_forward
 from natcore._unsolicited cimport note_unsolicited
-from natcore.frame cimport FRAME_GSO, Frame
+from natcore.frame cimport FRAME_CROSSING, FRAME_GSO, Frame
 from natcore.hints cimport bswap16, bswap32, likely, prefetch, prefetch_write, unlikely
-from natcore.index cimport NONE, bucket_of, ctz32, match_tags, tag_of
+from natcore.index cimport NONE, bucket_of, ctz32, match_some, tag_of
 from natcore.state cimport Clock, Worker, clock_read, has_all
 from natcore.verdict cimport (
     DROP_FILTERED, DROP_FRAGMENT, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_PORTS_EXHAUSTED,
@@ -157,8 +158,7 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
             return PENDING
         if direction == IN and worker.sessions.hot[slot].flags & HAIRPINNED:
             return DROP_SPOOFED         # a hairpin's packets come from inside
-        verdict = may_pass(worker, frame, flight, worker.mtu[
-            INSIDE if direction == IN or worker.sessions.hot[slot].flags & HAIRPINNED else OUTSIDE])
+        verdict = may_pass(worker, frame, flight, session_mtu(worker, &worker.sessions.hot[slot], direction))
         if verdict == PENDING and direction == IN:
             verdict = may_reopen(worker, slot, flight, now)
         if verdict != PENDING:
@@ -222,7 +222,9 @@ cdef uint8_t other_kind(Worker* worker, Frame* frame, Flight* flight, const Cloc
 cdef uint8_t decide(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
     """A whole packet, or the first fragment of one."""
     cdef uint8_t verdict
-    if flight.kind == KIND_SESSION:
+    if crosses(worker, frame, flight):
+        verdict = cross(worker, frame, flight)
+    elif flight.kind == KIND_SESSION:
         verdict = forward(worker, frame, flight, now)
         if worker.wants_all:
             return verdict
@@ -242,7 +244,7 @@ cdef uint8_t do_alone(Worker* worker, Frame* frame, Flight* flight, const Clock*
     """In the tables of one worker, or of all, as the caller holds them."""
     cdef uint32_t datagram
     cdef uint8_t verdict
-    if flight.kind != KIND_FRAGMENT:
+    if flight.kind != KIND_FRAGMENT or crosses(worker, frame, flight):
         return decide(worker, frame, flight, now)
     verdict = piece_enter(worker, frame, flight, now, &datagram)
     if verdict == PENDING:              # a first fragment: what becomes of it holds for the later ones
@@ -320,7 +322,7 @@ cdef inline void find(const Worker* worker, const Frame* frame, Flight* flight) 
     cdef uint32_t mask
     flight.candidate = NONE
     if likely(flight.bucket != NULL):
-        mask = match_tags(flight.bucket.tags, tag_of(flight.hash))
+        mask = match_some(flight.bucket.tags, tag_of(flight.hash))
         if likely(mask != 0):
             flight.candidate = flight.bucket.numbers[ctz32(mask)]
             prefetch_write(&worker.sessions.hot[flight.candidate])
@@ -338,7 +340,7 @@ cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, co
                 | (session_ports(session, direction) ^ flight.ports) | (session.protocol ^ flight.protocol)):
         return PENDING
     if unlikely(is_dead(&worker.sessions, session, now.ms) or session.flags & HAIRPINNED or flight.ip.ttl < worker.lowest_ttl
-                or flight.total_length > worker.mtu[1 - direction] or frame.flags & FRAME_GSO):
+                or flight.total_length > worker.mtu[1 - direction] or frame.flags & (FRAME_GSO | FRAME_CROSSING)):
         return PENDING
     if flight.protocol == PROTOCOL_TCP and (<const TcpHeader*>flight.l4).flags & TCP_SYN:
         return PENDING                  # it may begin a new session, and its MSS may be lowered

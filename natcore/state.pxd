@@ -11,6 +11,7 @@ from natcore._ports cimport Ports
 from natcore._rules cimport Rules
 from natcore._sessions cimport Sessions
 from natcore._synqueue cimport UnsolicitedQueue
+from natcore.paths cimport Paths
 from natcore.spin cimport Spin
 
 cdef enum:                      # Filtering
@@ -66,7 +67,9 @@ cdef struct Worker:
     uint64_t ticked_ns          # when the sweep's last slice was
     uint64_t handed_over        # frames that it took and another one did
     uint32_t link_address[2]    # by Side, big-endian, 0: none: the gateway's own
-    uint32_t mtu[2]             # by Side, bytes of an IPv4 packet
+    uint32_t mtu[2]             # by Side, bytes of an IPv4 packet; of several links the smallest
+    const Paths* paths          # of the inside links, where their MTUs differ; or NULL
+    uint32_t mtu_met            # that the last packet refused for its length was too long for
     uint32_t mapping_cap        # sessions opened from outside, of a mapping
     uint32_t outside_cap        # and of the whole table
     uint8_t filtering[3]        # Filtering, by port space

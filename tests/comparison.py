@@ -323,7 +323,9 @@ def ends(rows: list[dict[str, Any]]) -> list[int]:
     if WORKERS > 1:
         for _, together in groupby(list(enumerate(ended)), key=lambda at: int(at[1]["end_time"])):
             first = list(together)
-            ended[first[0][0] : first[-1][0] + 1] = sorted((row for _, row in first), key=lambda row: int(row["session"]))
+            ended[first[0][0] : first[-1][0] + 1] = sorted(
+                (row for _, row in first), key=lambda row: int(row["session"])
+            )
     return [row["session"] for row in ended]
 
 

@@ -43,8 +43,21 @@ MAY_KNOW: dict[str, set[str]] = {
     "_synqueue": {"frame", "memory", "spin"},
     "_fragments": {"memory", "slab", "flow", "index"},
     "_flows": {"hints", "memory", "spin", "wire", "frame", "flow", "verdict", "_parse"},
-    "state": {"spin", "_events", "_flows", "_fragments", "_icmp", "_journal", "_mappings", "_ports", "_rules", "_sessions"}
-    | {"_synqueue"},
+    "paths": set(),
+    "state": {
+        "paths",
+        "spin",
+        "_events",
+        "_flows",
+        "_fragments",
+        "_icmp",
+        "_journal",
+        "_mappings",
+        "_ports",
+        "_rules",
+        "_sessions",
+        "_synqueue",
+    },
     # the way of a packet
     "_parse": {"hints", "wire", "frame", "checksum", "flow", "index", "verdict"},
     "_rewrite": {"hints", "wire", "frame", "checksum", "_parse", "_sessions"},
@@ -55,6 +68,7 @@ MAY_KNOW["_hold"] = {"hints", "spin", "state"}
 MAY_KNOW["_limits"] = {*GROUND, "state", "_events", "_mappings", "_ports", "_sessions", "_sweep"}
 MAY_KNOW["_split"] = {"hints", "wire", "frame", "checksum", "_icmp", "_parse"}
 MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_hold", "_icmp", "_rewrite", "_mss", "_synqueue", "_journal"}
+MAY_KNOW["_cross"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_rules"}
 MAY_KNOW["_quoted"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_sessions", "_tcp"}
 MAY_KNOW["_pieces"] = {
     *GROUND,
@@ -70,18 +84,47 @@ MAY_KNOW["_pieces"] = {
 }
 MAY_KNOW["_unsolicited"] = {*GROUND, "state", "_icmp", "_parse", "_ports", "_sessions", "_synqueue"}
 MAY_KNOW["_answer"] = {*GROUND, "state", "_icmp", "_parse", "_ports"}
-MAY_KNOW["_owner"] = {*GROUND, "state", "_admit", "_overload", "_parse", "_pieces", "_ports", "_quoted", "_rules", "_sessions"}
+MAY_KNOW["_owner"] = {*GROUND, "state", "_admit", "_cross", "_overload", "_parse", "_pieces", "_ports", "_quoted"}
+MAY_KNOW["_owner"] |= {"_rules", "_sessions"}
 MAY_KNOW["_time"] = {"hints", "index", "state", "_hold", "_pieces", "_sessions", "_sweep", "_unsolicited"}
 MAY_KNOW["_translate"] = set(MAY_KNOW)
-MAY_KNOW["_crew"] = {"memory", "state", "_fragments", "_icmp", "_journal", "_mappings", "_ports", "_sessions", "_synqueue"}
+MAY_KNOW["_crew"] = {"memory", "state", "_fragments", "_icmp", "_journal", "_mappings", "_ports", "_sessions"}
+MAY_KNOW["_crew"] |= {"_synqueue"}
 MAY_KNOW["_entries"] = {"hints", "index", "state", "_journal", "_mappings", "_ports", "_sessions", "_sweep"}
 MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_sweep", "_tcp", "_time"}
+MAY_KNOW["_storage"] = {
+    "memory",
+    "index",
+    "state",
+    "_blocks",
+    "_fragments",
+    "_icmp",
+    "_journal",
+    "_mappings",
+    "_overload",
+}
+MAY_KNOW["_storage"] |= {"_ports", "_sessions", "_synqueue"}
 # the plane: frames without NAT, then what joins them to a translator
 MAY_KNOW["arp"] = {"hints", "wire"}
 MAY_KNOW["kernel"] = set()
-MAY_KNOW["_ring"] = {"hints", "frame", "memory", "kernel"}
-MAY_KNOW["_nexthop"] = {"hints", "wire", "frame", "memory", "kernel", "_ring"}
-MAY_KNOW["_worker"] = {*GROUND, "arp", "kernel", "_hold", "_ring", "_nexthop", "_ports", "state", "_time", "_translate"}
+MAY_KNOW["_device"] = {"kernel"}
+MAY_KNOW["_ring"] = {"hints", "frame", "memory", "kernel", "_device"}
+MAY_KNOW["_nexthop"] = {"memory"}
+MAY_KNOW["_waiting"] = {"frame", "memory", "kernel", "_device", "_nexthop"}
+MAY_KNOW["_worker"] = {
+    *GROUND,
+    "paths",
+    "arp",
+    "kernel",
+    "_device",
+    "_hold",
+    "_nexthop",
+    "_waiting",
+    "_ports",
+    "state",
+    "_time",
+    "_translate",
+}
 # the boundaries to Python, and the tests' own
 MAY_KNOW["_encode_sls"] = {"text", "_journal"}
 MAY_KNOW["_encode_ipfix"] = {"hints", "_journal"}
@@ -99,7 +142,7 @@ MAY_KNOW["_tamper"] = set(MAY_KNOW) - {"_gateway", "_testing"}
 
 READ_VERDICTS = {"_flows"}  # they say what was decided elsewhere
 GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
-GIVE_VERDICTS |= {"_answer", "_explain", "_owner", "_pieces", "_unsolicited"}
+GIVE_VERDICTS |= {"_answer", "_cross", "_explain", "_owner", "_pieces", "_unsolicited"}
 BOUNDARIES = {
     "_ring",
     "_plane",
@@ -110,6 +153,7 @@ BOUNDARIES = {
     "_flowlog",
     "_rows",
     "_explain",
+    "_storage",
     "_gateway",
     "_testing",
 }  # they may raise our errors

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import MAX_TIME
+from .checks import MAX_TIME, check_integer
 from .config import BLOCKED, FILTERINGS, MAPPINGS, POOLINGS, PORT_POLICIES, Policy, Timeouts
 from .errors import ConfigurationError
 from .verdict import Side
@@ -84,6 +84,14 @@ def check_kinds(**values: tuple[object, type]) -> None:
     for name, (value, kind) in values.items():
         if value is not None and not isinstance(value, kind):
             raise ConfigurationError(f"{name}={value!r}: allowed is a {kind.__name__}")
+
+
+def check_worker(worker: int | None, workers: int) -> int:
+    """Its number; -1: None was given."""
+    if worker is None:
+        return -1
+    check_integer("worker", worker, 0, workers - 1)
+    return worker
 
 
 def check_side(side: object) -> None:

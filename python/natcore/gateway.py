@@ -18,6 +18,7 @@ from .arguments import (
     check_frame,
     check_kinds,
     check_texts,
+    check_worker,
     nows_ns,
     policy_arguments,
     secret,
@@ -29,6 +30,7 @@ from .checks import MAX_TIME, Address, check_choice, check_integer, check_number
 from .config import AnyEntry, DeliveryPolicy, Link, Policy, Timeouts
 from .entries import Entry
 from .errors import ConfigurationError, Error
+from .machine import memory_arguments
 from .notices import Event, Generated, event_of
 from .records import BLOCKS, MAPPING, PORTS, RECORD, SESSION, WINDOW
 from .tally import tally
@@ -52,7 +54,8 @@ class Gateway:
     kind: "internet" or "vpc"; eip_bind_mode: "NAT" (private addresses on the wire) or "MULTI_BINDED" (the EIPs).
     window: seconds of a session log row. records: rows kept for take_records() while no log runs.
     epoch: Unix seconds at now = 0. seed: an int makes every choice repeatable (tests; a plane warns about it).
-    link: frames are "ethernet" or bare "ip" packets. Raises ConfigurationError, CapacityError.
+    link: frames are "ethernet" or bare "ip" packets. huge_pages: "auto" (transparent), "never", "explicit" (vm.nr_hugepages).
+    numa_node: where all tables must lie. ConfigurationError; CapacityError: full tables exceed the memory or the huge pages.
     """
 
     def __init__(
@@ -78,6 +81,8 @@ class Gateway:
         timeouts: Timeouts | None = None,
         policy: Policy | None = None,
         seed: int | None = None,
+        huge_pages: str = "auto",
+        numa_node: int | None = None,
     ) -> None:
         check_texts(instance=instance, vpc_id=vpc_id, region=region)
         check_choice("kind", kind, ("internet", "vpc"))
@@ -98,14 +103,12 @@ class Gateway:
             inside=(inside, Link), outside=(outside, Link), timeouts=(timeouts, Timeouts), policy=(policy, Policy)
         )
         self.instance, self.vpc_id, self.region = instance, vpc_id, region
-        self.kind, self.billing, self.seed, self.workers = kind, billing, seed, workers
-        self.eip_bind_mode = eip_bind_mode
+        self.kind, self.billing, self.seed, self.eip_bind_mode = kind, billing, seed, eip_bind_mode
         self.policy = policy or Policy()
         self.timeouts = timeouts or Timeouts()
-        self.window = float(window)
-        self.link = link
+        self.window, self.link = float(window), link
         self.inside, self.outside = inside or Link(), outside or Link()
-        self.records = records
+        self.records, self.workers = records, workers
         self._planes: list[Plane] = []
         self._collector: Collector | None = None
         self._closed = False
@@ -126,6 +129,7 @@ class Gateway:
             ethernet=link == "ethernet",
             decrement_ttl=decrement_ttl,
             **policy_arguments(self.policy, max_sessions),
+            **memory_arguments(huge_pages, numa_node),
         )
         self._table = EntryTable(self._core, kind, eip_bind_mode, self.policy)
 
@@ -238,12 +242,10 @@ class Gateway:
             out = np.empty(count, np.uint8)
         else:
             check_array("out", out, np.uint8, 1, count)
-        who = -1 if worker is None else self._check_worker(worker)
+        who = check_worker(worker, self.workers)
         sides, side = sides_of(side, count)
-        if isinstance(now, np.ndarray):
-            self._core.translate(frames, lengths, sides, side, nows_ns(now, count), 0, out, who)
-        else:
-            self._core.translate(frames, lengths, sides, side, None, to_ns(now), out, who)
+        nows, now_ns = (nows_ns(now, count), 0) if isinstance(now, np.ndarray) else (None, to_ns(now))
+        self._core.translate(frames, lengths, sides, side, nows, now_ns, out, who)
         return out
 
     def translate_one(
@@ -252,8 +254,7 @@ class Gateway:
         """The verdict on one frame, and the frame to send, or None: dropped, local or held. worker: as of translate."""
         self._check_open()
         check_frame(frame, side)
-        who = -1 if worker is None else self._check_worker(worker)
-        verdict, translated = self._core.translate_one(frame, side, to_ns(now), who)
+        verdict, translated = self._core.translate_one(frame, side, to_ns(now), check_worker(worker, self.workers))
         return Verdict(verdict), translated if verdict in FORWARDED else None
 
     def explain(self, frame: bytes, side: int, now: float | None = None) -> Explanation:
@@ -300,13 +301,18 @@ class Gateway:
     # ---- interfaces -------------------------------------------------------------------------------------------------
 
     def forward(
-        self, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", threads: bool = True
-    ) -> Plane:
-        """Forwards between two interfaces until the plane is stopped. InterfaceError says what is missing."""
+        self, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", threads: bool = True,
+        cpus: Sequence[int] | None = None,
+    ) -> Plane:  # fmt: skip
+        """Forwards between inside interfaces and an outside one until the plane is stopped. InterfaceError: what is missing.
+
+        inside: a name, or several (15 at most): packets go back by the one whose route in the kernel's main table leads
+        to their host. outside: a name. cpus: the processor that each worker's thread is bound to; None: any.
+        """
         self._check_open()
         from .plane import Plane
 
-        return Plane(self, inside, outside, driver=driver, threads=threads)
+        return Plane(self, inside, outside, driver=driver, threads=threads, cpus=cpus)
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 
@@ -315,9 +321,8 @@ class Gateway:
 
         worker: the frames that it took and the sessions that it has; what workers share is counted for all.
         """
-        who = -1 if worker is None else self._check_worker(worker)
         self._settle()
-        return tally(*self._core.counters(who))
+        return tally(*self._core.counters(check_worker(worker, self.workers)))
 
     def sessions(self, out: NDArray[np.void] | None = None) -> NDArray[np.void]:
         """The live sessions: SESSION rows, in slices of which each row is consistent. out: filled as far as it goes."""
@@ -442,10 +447,6 @@ class Gateway:
     def _check_open(self) -> None:
         if self._closed:
             raise Error("the gateway is closed")
-
-    def _check_worker(self, worker: int) -> int:
-        check_integer("worker", worker, 0, self.workers - 1)
-        return worker
 
     def _now_ns(self, now: float | None) -> int:
         return self._core.now_ns if now is None else to_ns(now)
