@@ -52,6 +52,7 @@ class Plane:
         outside: str,
         *,
         driver: str = "af_packet",
+        favour: str = "throughput",
         threads: bool = True,
         cpus: Sequence[int] | None = None,
     ) -> None:
@@ -62,6 +63,7 @@ class Plane:
         if driver == "af_xdp":
             raise ConfigurationError("driver='af_xdp': not supported by this version; allowed is 'af_packet'")
         check_choice("driver", driver, ("af_packet",))
+        check_choice("favour", favour, ("throughput", "latency"))
         check_choice("threads", threads, (True, False))
         self._cpus = check_cpus(cpus, threads)
         if gateway.link != "ethernet":
@@ -71,6 +73,7 @@ class Plane:
         self._gateway = gateway
         self._core = gateway._core
         self._threads = threads
+        self._at_once = favour == "latency"
         self._ended = False
         self._failure: BaseException | None = None
         # Interfaces have a number, their port: the inside ones from 0 on, the outside one last.
@@ -250,7 +253,7 @@ class Plane:
         assert link is not None
         block.install(link.name, self._spared)
         try:
-            ring = PacketRing(link.index, link.mtu)
+            ring = PacketRing(link.index, link.mtu, at_once=self._at_once)
         except OSError as error:
             where = f"{self._side(port)}={link.name!r}"
             raise InterfaceError(error.errno or errno.EIO, f"{where}: {error.strerror}") from error
