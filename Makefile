@@ -12,6 +12,7 @@ QUICK := $(wildcard $(patsubst %,tests/test_%.py,checksum flow index wire frame 
          fuzz_frames bulk flowlog model properties worked_example))
 STUBBED := $(patsubst python/natcore/%.pyi,natcore.%,$(wildcard python/natcore/*.pyi))     # the compiled modules
 BENCHMARK_OPTIONS ?=
+BENCHMARK_TABLE := --benchmark-json=build/bench.json --benchmark-columns=median,min,iqr,rounds --benchmark-sort=fullname
 GATE_OPTIONS ?=
 WIRE_OPTIONS ?= --json build/wire.json
 SOAK_OPTIONS ?= --seeds 10000 --jobs 2 --least 1000 --resume build/soak.json
@@ -51,7 +52,8 @@ lint: .venv/built .venv/linted-with
 	.venv/bin/cython-lint natcore benchmarks tests
 
 bench: .venv/built .venv/tested-with
-	$(VENV) -m pytest benchmarks $(BENCHMARK_OPTIONS)
+	@mkdir -p build
+	$(VENV) -m pytest benchmarks $(BENCHMARK_TABLE) $(BENCHMARK_OPTIONS)
 
 format: .venv/linted-with
 	$(VENV) -m ruff check --fix .
@@ -70,6 +72,7 @@ gate: .venv/built .venv/tested-with
 	$(VENV) benchmarks/gate.py $(GATE_OPTIONS)
 
 wire: .venv/built .venv/tested-with
+	@mkdir -p build
 	$(VENV) benchmarks/wire/run.py $(WIRE_OPTIONS)
 
 sanitize: .venv/built .venv/tested-with
