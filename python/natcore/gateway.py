@@ -294,33 +294,30 @@ class Gateway:
         count = check_array("frames", frames, np.uint8, 2)
         check_array("lengths", lengths, np.uint32, 1, count, writable=False)
         sides, side = sides_of(side, count)
-        out = np.zeros(count, np.uint8)
-        self._core.owners(frames, lengths, sides, side, out)
+        self._core.owners(frames, lengths, sides, side, out := np.zeros(count, np.uint8))
         return out
 
     # ---- interfaces -------------------------------------------------------------------------------------------------
 
     def forward(
-        self, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", threads: bool = True,
-        cpus: Sequence[int] | None = None,
+        self, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet",
+        favour: str = "throughput", threads: bool = True, cpus: Sequence[int] | None = None,
     ) -> Plane:  # fmt: skip
         """Forwards between inside interfaces and an outside one until the plane is stopped. InterfaceError: what is missing.
 
-        inside: a name, or several (15 at most): packets go back by the one whose route in the kernel's main table leads
-        to their host. outside: a name. cpus: the processor that each worker's thread is bound to; None: any.
+        inside: a name, or up to 15: packets go back by the one that the kernel's route to their host leads over. favour:
+        "throughput", or "latency": packets do not wait for others. cpus: of each worker's thread; None: any.
         """
         self._check_open()
         from .plane import Plane
 
-        return Plane(self, inside, outside, driver=driver, threads=threads, cpus=cpus)
+        return Plane(self, inside, outside, driver=driver, favour=favour, threads=threads, cpus=cpus)
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 
     def counters(self, worker: int | None = None) -> dict[str, int]:
         """Every counter by name, cumulative, and the gauges held, sessions, mappings and ports_used.
-
-        worker: the frames that it took and the sessions that it has; what workers share is counted for all.
-        """
+        worker: the frames that it took and its own sessions; what workers share is counted for all."""
         self._settle()
         return tally(*self._core.counters(check_worker(worker, self.workers)))
 
