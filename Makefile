@@ -22,7 +22,7 @@ KILLS ?= 200
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test lint format soak mutants crash bench gate wire sanitize portable clean
+.PHONY: help demo test workers lint format soak mutants crash bench gate wire sanitize portable clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
@@ -33,6 +33,7 @@ help:
 	@echo "make crash     a gateway that logs is killed 200 times: every packet is in a row or in a declared gap"
 	@echo "make bench     benchmarks; make gate: the ratio to the memory's limit"
 	@echo "make wire      the plane on the wire beside the kernel's NAT and a null forwarder (as root)"
+	@echo "make workers   the core's tests with two workers, each frame given to one of them in turn"
 	@echo "make sanitize  a million random frames under the address and undefined-behaviour sanitizers"
 	@echo "make portable  the core's tests on a build without processor intrinsics"
 	@echo "make clean     remove .venv, build and caches"
@@ -43,6 +44,9 @@ demo: .venv/built .venv/delivers-with
 
 test: .venv/built .venv/tested-with
 	$(VENV) -m pytest $(TEST_OPTIONS)
+
+workers: .venv/built .venv/tested-with
+	NATCORE_TEST_WORKERS=2 $(VENV) -m pytest -q $(QUICK) tests/test_workers.py tests/conformance
 
 lint: .venv/built .venv/linted-with
 	$(VENV) -m ruff check .

@@ -3,11 +3,9 @@
 from typing import Any
 
 from numpy.typing import NDArray
-from typing_extensions import disjoint_base
 
 from ._rows import Rows
 
-@disjoint_base
 class Tables(Rows):
     @property
     def event_fd(self) -> int: ...

@@ -328,7 +328,8 @@ class Gateway:
             out = np.zeros(self._core.session_slots, SESSION)
         else:
             check_array("out", out, SESSION, 1)
-        filled, place = 0, 0
+        filled = 0
+        place: int | None = 0
         while filled < len(out) and place is not None:
             count, place = self._core.sessions(out[filled : filled + LOOK_ROWS], place)
             filled += count
