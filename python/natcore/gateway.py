@@ -155,11 +155,7 @@ class Gateway:
         """Carries a plan out, in one moment for the packets; all of it or, with an error, nothing."""
         self._check_open()
         self._table.check(plan)
-        now_ns = self._now_ns(now)
-        if not self._planes:  # whose sweep comes by itself
-            self._advance_ns(now_ns)
-            now_ns = self._core.now_ns
-        applied = self._table.apply(plan, now_ns)
+        applied = self._table.apply(plan, self._arrive(now))
         self._tell_planes()
         return applied
 
@@ -200,9 +196,17 @@ class Gateway:
             raise ConfigurationError(
                 f"eip_bind_mode={eip_bind_mode!r}: allowed is a change from MULTI_BINDED to NAT only"
             )
-        self._table.rebind(eip_bind_mode, self._now_ns(now))
+        self._table.rebind(eip_bind_mode, self._arrive(now))
         self.eip_bind_mode = eip_bind_mode
         self._tell_planes()
+
+    def _arrive(self, now: float | None) -> int:
+        """The moment of a change of entries, ns; what was due by then has ended."""
+        now_ns = self._now_ns(now)
+        if not self._planes:  # whose sweep comes by itself
+            self._advance_ns(now_ns)
+            now_ns = self._core.now_ns
+        return now_ns
 
     def _tell_planes(self) -> None:
         """Which addresses are the gateway's has changed: planes keep the kernel off these."""
@@ -347,7 +351,8 @@ class Gateway:
 
     def who(self, address: Address, port: int, protocol: str | None = None) -> IPv4Address | None:
         """The inside host behind an outside endpoint, computed (ports="deterministic"); None: nobody's."""
-        return deterministic.who([row.entry for row in self._table.rows], self.policy, address, port, protocol)
+        entries = [row.entry for row in self._table.rows]
+        return deterministic.who(entries, self.policy, address, port, protocol, eip_bind_mode=self.eip_bind_mode)
 
     def ports_of(self, inside: Address) -> deterministic.Share | None:
         """The outside address and ports of an inside host, computed (ports="deterministic"); None: no entry covers it."""
