@@ -18,8 +18,8 @@ from natcore._rules cimport (
     ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, dnat_target, plain_rule, snat_rule, whole_rule,
 )
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OPENED_OUTSIDE, OUT, ROLE_REMOTE, TIMEOUT_ICMP, TIMEOUT_OTHER, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP,
-    TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session, filter_open, is_dead, mapping_alive, session_announce,
+    HAIRPINNED, IN, OPENED_OUTSIDE, OUT, TIMEOUT_ICMP, TIMEOUT_OTHER, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP,
+    TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, filter_open, is_dead, mapping_alive, session_announce,
     session_find, session_open,
 )
 from natcore._split cimport may_split
@@ -49,6 +49,11 @@ cdef bint is_no_host(uint32_t ip) noexcept nogil:
     """0/8, 127/8 and 224/3 (big-endian): no packet of ours comes from there or goes there."""
     cdef uint32_t first = bswap32(ip) >> 24
     return first == 0 or first == 127 or first >= 224
+
+
+cdef inline bint is_own(const Worker* worker, uint32_t ip) noexcept nogil:
+    """Whether an address (big-endian) is the gateway's own, of either side: what comes from there did not come by a wire."""
+    return ip != 0 and (ip == worker.link_address[INSIDE] or ip == worker.link_address[OUTSIDE])
 
 
 cdef inline bint has_ports(uint8_t protocol) noexcept nogil:
@@ -171,7 +176,7 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
     way.hairpin = address_find(&worker.mappings.ports, destination) != NONE
     if way.hairpin and flight.protocol == PROTOCOL_ICMP and not (worker.hairpin and is_whole(worker, destination)):
         return LOCAL
-    if is_no_host(source):
+    if is_no_host(source) or is_own(worker, source):
         return DROP_SPOOFED
     if is_no_host(destination):
         return DROP_UNSUPPORTED
@@ -297,7 +302,8 @@ cdef uint8_t screen_inbound(Worker* worker, const Flight* flight) noexcept nogil
     cdef bint ours = address_find(&worker.mappings.ports, flight.ip.destination) != NONE
     if not ours and worker.link_address[OUTSIDE] and flight.ip.destination == worker.link_address[OUTSIDE]:
         return LOCAL
-    if is_no_host(flight.ip.source) or address_find(&worker.mappings.ports, flight.ip.source) != NONE:
+    if (is_no_host(flight.ip.source) or is_own(worker, flight.ip.source)
+            or address_find(&worker.mappings.ports, flight.ip.source) != NONE):
         return DROP_SPOOFED
     return PENDING if ours else DROP_NO_MAPPING
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import partial
 from itertools import product
 from random import Random
@@ -74,9 +73,9 @@ class Pair:
             self.change(seconds, random)
         elif draw < 0.957:
             self.modify(seconds, random)
-        elif draw < 0.963:
+        elif draw < 0.96:
             self.explained(*traffic.frame(random, self.model), seconds)
-        elif draw < 0.967:
+        elif draw < 0.965:
             self.undelivered(*traffic.frame(random, self.model), seconds)
         elif draw < 0.97:
             self.crowded(*traffic.frame(random, self.model), seconds)
@@ -366,7 +365,10 @@ def same(what: str, got: Any, expected: Any) -> None:
 
 
 def to_ns(seconds: float) -> int:
-    return round(Fraction(seconds) * 10**9)
+    """Rounded half to even, of the exact value: what round() gives of a fraction."""
+    numerator, denominator = seconds.as_integer_ratio()
+    whole, rest = divmod(numerator * 10**9, denominator)
+    return whole + (2 * rest > denominator or (2 * rest == denominator and whole & 1))
 
 
 def by_session(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

@@ -130,6 +130,10 @@ class ModelGateway(Following):
         address = self.links[side].address
         return None if address is None else int(address)
 
+    def _own(self, address: int) -> bool:
+        """Whether it is the gateway's own: packets from there come by no wire."""
+        return address in (self._address(Side.INSIDE), self._address(Side.OUTSIDE))
+
     def _too_far(self, packet: Packet, to: Side) -> Verdict | None:
         """What a router does not carry on (RFC 1812 sections 5.3.1 and 5.2.7.1)."""
         if self.hop and packet.ttl <= 1:
@@ -189,7 +193,7 @@ class ModelGateway(Following):
         source, destination = packet.source[0], packet.destination[0]
         if destination == self._address(Side.INSIDE):
             return Verdict.LOCAL
-        if bad(source):
+        if bad(source) or self._own(source):
             return Verdict.DROP_SPOOFED
         if bad(destination):
             return Verdict.DROP_UNSUPPORTED
@@ -249,7 +253,7 @@ class ModelGateway(Following):
         source, destination = packet.source[0], packet.destination[0]
         if destination == self._address(Side.OUTSIDE) and destination not in self.eips:
             return Verdict.LOCAL
-        if bad(source) or source in self.eips:
+        if bad(source) or self._own(source) or source in self.eips:
             return Verdict.DROP_SPOOFED
         return self._open_over(packet, packet.source, choices)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import cached_property
 
 from model_entries import PORTED, Row, targets
 from model_packets import Endpoint, Packet
@@ -13,7 +14,7 @@ from natcore.config import SnatEntry
 class Draw(Tables):
     """Ports in blocks. Without a policy of blocks each port range is one, which is everybody's."""
 
-    @property
+    @cached_property
     def blocks(self) -> dict[int, int]:
         """First and last port of each block of an address, ascending."""
         policy = self.policy
@@ -26,10 +27,14 @@ class Draw(Tables):
             for at in range(first, last + 2 - size, size)
         }  # fmt: skip
 
-    @property
+    @cached_property
     def range_size(self) -> int:
         """Ports that may be drawn on an address."""
         return sum(last - first + 1 for first, last in self.blocks.items())
+
+    @cached_property
+    def firsts(self) -> list[int]:
+        return list(self.blocks)
 
     def reserved(self, protocol: int, address: int) -> int:
         """How many of them DNAT entries have."""
@@ -37,9 +42,8 @@ class Draw(Tables):
 
     def block_of(self, port: int) -> int | None:
         """The first port of the block that has a port."""
-        firsts = list(self.blocks)
-        at = bisect_right(firsts, port) - 1
-        return firsts[at] if at >= 0 and port <= self.blocks[firsts[at]] else None
+        at = bisect_right(self.firsts, port) - 1
+        return self.firsts[at] if at >= 0 and port <= self.blocks[self.firsts[at]] else None
 
     def owners(self) -> dict[tuple[int, int], tuple[int, int]]:
         """By address and first port of a block: its subscriber, and how many ports are in use or held down."""
@@ -77,11 +81,11 @@ class Draw(Tables):
         for row in there:
             if protocol in row.spaces() and row.has(protocol, (next(iter(row.wires)), port)):
                 return None if len(targets(row)) > 1 else next(iter(targets(row)))
-        firsts, block = list(self.blocks), self.block_of(port)
+        block = self.block_of(port)
         for row in there if block is not None else ():
             if isinstance(row.entry, SnatEntry):
                 number = next(n for n, names in enumerate(row.wires.items()) if named in names)
-                host, source = number * len(firsts) + firsts.index(block), row.entry.source
+                host, source = number * len(self.firsts) + self.firsts.index(block), row.entry.source
                 return int(source[host]) if host < source.num_addresses else 0  # type: ignore[index, union-attr]
         return 0
 
@@ -115,9 +119,8 @@ class Draw(Tables):
     def _computed(self, subscriber: int, row: Row) -> tuple[int, int]:
         """RFC 7422: the outside address and the block of an inside address."""
         assert isinstance(row.entry, SnatEntry)
-        firsts = list(self.blocks)
-        number, block = divmod(subscriber - int(row.entry.source.network_address), len(firsts))  # type: ignore[union-attr]
-        return list(row.wires)[number], firsts[block]
+        number, block = divmod(subscriber - int(row.entry.source.network_address), len(self.firsts))  # type: ignore[union-attr]
+        return list(row.wires)[number], self.firsts[block]
 
     def obtainable(self, packet: Packet, row: Row, address: int) -> int:
         """How many ports of an address a packet's source could be given; without ports an address always does."""

@@ -158,7 +158,7 @@ class Gateway:
         """Carries a plan out, in one moment for the packets; all of it or, with an error, nothing."""
         self._check_open()
         self._table.check(plan)
-        applied = self._table.apply(plan, self._arrive(now))
+        applied = self._table.apply(plan, self._settle(now))
         self._tell_planes()
         return applied
 
@@ -199,17 +199,9 @@ class Gateway:
             raise ConfigurationError(
                 f"eip_bind_mode={eip_bind_mode!r}: allowed is a change from MULTI_BINDED to NAT only"
             )
-        self._table.rebind(eip_bind_mode, self._arrive(now))
+        self._table.rebind(eip_bind_mode, self._settle(now))
         self.eip_bind_mode = eip_bind_mode
         self._tell_planes()
-
-    def _arrive(self, now: float | None) -> int:
-        """The moment of a change of entries, ns; what was due by then has ended."""
-        now_ns = self._now_ns(now)
-        if not self._planes:  # whose sweep comes by itself
-            self._advance_ns(now_ns)
-            now_ns = self._core.now_ns
-        return now_ns
 
     def _tell_planes(self) -> None:
         """Which addresses are the gateway's has changed: planes keep the kernel off these."""
@@ -374,10 +366,13 @@ class Gateway:
         """A descriptor that is readable while events() has something to tell."""
         return self._core.event_fd
 
-    def _settle(self) -> None:
-        """Completes expiry up to the gateway's clock, so that nothing dead is shown; a plane's sweep does it by itself."""
+    def _settle(self, now: float | None = None) -> int:
+        """Completes expiry up to now, so that nothing dead is shown; a plane's sweep does it by itself. That moment, ns."""
+        now_ns = self._now_ns(now)
         if not self._planes and not self._closed:
-            self._advance_ns(self._core.now_ns)
+            self._advance_ns(now_ns)
+            now_ns = self._core.now_ns
+        return now_ns
 
     # ---- the session log --------------------------------------------------------------------------------------------
 
