@@ -41,6 +41,8 @@ cdef extern from "<sys/socket.h>" nogil:
         SOL_SOCKET
         SO_SNDBUF
         SO_SNDBUFFORCE
+        SO_RCVBUF
+        SO_RCVBUFFORCE
         SO_ERROR
         SOL_PACKET
         MSG_DONTWAIT
@@ -56,6 +58,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int setsockopt(int fd, int level, int name, const void* value, uint32_t length)
     int getsockopt(int fd, int level, int name, void* value, uint32_t* length)
     ssize_t c_send "send" (int fd, const void* data, size_t length, int flags)
+    ssize_t c_recv "recv" (int fd, void* data, size_t length, int flags)
     int sendmmsg(int fd, mmsghdr* messages, unsigned int count, int flags)
 
 cdef extern from "linux/if_ether.h" nogil:
@@ -70,6 +73,7 @@ cdef extern from "linux/if_packet.h" nogil:
         PACKET_TX_RING
         PACKET_VERSION
         PACKET_LOSS
+        PACKET_COPY_THRESH
         PACKET_VNET_HDR
         PACKET_IGNORE_OUTGOING
         PACKET_STATISTICS
@@ -77,6 +81,7 @@ cdef extern from "linux/if_packet.h" nogil:
         TPACKET_V3
         TP_STATUS_KERNEL
         TP_STATUS_USER
+        TP_STATUS_COPY
         TP_STATUS_VLAN_VALID
         TP_STATUS_AVAILABLE
         TP_STATUS_SEND_REQUEST
@@ -107,6 +112,8 @@ cdef extern from "linux/if_packet.h" nogil:
     struct tpacket2_hdr:
         uint32_t tp_status
         uint32_t tp_len
+        uint32_t tp_snaplen
+        uint16_t tp_mac
     struct tpacket3_hdr:
         uint32_t tp_next_offset
         uint32_t tp_snaplen

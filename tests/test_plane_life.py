@@ -107,6 +107,8 @@ def test_what_is_missing_is_named(network: Network) -> None:
         assert words in str(caught.value)
     with at(network, "gw"), pytest.raises(ConfigurationError, match="af_xdp"):
         made.forward("lan0", "wan0", driver="af_xdp")
+    with at(network, "gw"), pytest.raises(ConfigurationError, match=r"favour='speed': .*'throughput', 'latency'"):
+        made.forward("lan0", "wan0", favour="speed")
     network.down("gw", "wan0")
     with at(network, "gw"), pytest.raises(InterfaceError, match="outside='wan0': the link is down"):
         made.forward("lan0", "wan0")

@@ -52,6 +52,7 @@ class Plane:
         outside: str,
         *,
         driver: str = "af_packet",
+        favour: str = "throughput",
         threads: bool = True,
         cpus: Sequence[int] | None = None,
     ) -> None:
@@ -62,6 +63,7 @@ class Plane:
         if driver == "af_xdp":
             raise ConfigurationError("driver='af_xdp': not supported by this version; allowed is 'af_packet'")
         check_choice("driver", driver, ("af_packet",))
+        check_choice("favour", favour, ("throughput", "latency"))
         check_choice("threads", threads, (True, False))
         self._cpus = check_cpus(cpus, threads)
         if gateway.link != "ethernet":
@@ -71,6 +73,7 @@ class Plane:
         self._gateway = gateway
         self._core = gateway._core
         self._threads = threads
+        self._at_once = favour == "latency"
         self._ended = False
         self._failure: BaseException | None = None
         # Interfaces have a number, their port: the inside ones from 0 on, the outside one last.
@@ -174,7 +177,7 @@ class Plane:
         self._closed_fds = False
         self._poll.register(self._wake_fd, select.EPOLLIN)
         self._poll.register(self._end_fd, select.EPOLLIN)
-        groups = (self._ports[:-1], self._ports[-1:])  # by Side
+        groups = (self._ports[:-1], self._ports[-1:], self._ports)  # by Side, and all
         self._watcher = Watcher((*self.inside, self.outside), groups, self)
         now_ns = self._core.now_ns
         self._loop = PlaneLoop(
@@ -250,26 +253,19 @@ class Plane:
         assert link is not None
         block.install(link.name, self._spared)
         try:
-            ring = PacketRing(link.index, link.mtu)
+            ring = PacketRing(link.index, link.mtu, at_once=self._at_once)
         except OSError as error:
             where = f"{self._side(port)}={link.name!r}"
             raise InterfaceError(error.errno or errno.EIO, f"{where}: {error.strerror}") from error
         self._loop.attach(port, ring, link.mac)
         self._poll.register(ring.fd, select.EPOLLIN)
         self._opened[port] = link
-        self._apply_mtus()
+        self._apply_mtu(port, link)
 
-    def _mtu(self, port: int, link: Link) -> int:
+    def _apply_mtu(self, port: int, link: Link) -> None:
         """The interface's; a smaller one of the gateway's own holds."""
         mtu = self._settings(port).mtu
-        return link.mtu if mtu == DEFAULT_MTU else min(mtu, link.mtu)
-
-    def _apply_mtus(self) -> None:
-        """Of the outside interface, and the smallest of the inside ones."""
-        mtus = [(port, self._mtu(port, link)) for port, link in enumerate(self._opened) if link]
-        for side, ports in enumerate((self._ports[:-1], self._ports[-1:])):
-            if of_side := [mtu for port, mtu in mtus if port in ports]:
-                self._core.set_mtu(side, min(of_side))
+        self._loop.set_mtu(port, link.mtu if mtu == DEFAULT_MTU else min(mtu, link.mtu))
 
     def link_changed(self, port: int, link: Link | None) -> None:
         opened = self._opened[port]
@@ -287,7 +283,7 @@ class Plane:
         if link.mac != opened.mac:
             self._loop.set_mac(port, link.mac)
         if link.mtu != opened.mtu:
-            self._apply_mtus()
+            self._apply_mtu(port, link)
         if link.up and link.carrier and not (opened.up and opened.carrier):
             self._loop.announce()
 
@@ -320,9 +316,9 @@ class Plane:
                 with suppress(InterfaceError):  # the interface is just going
                     block.install(link.name, spared)
 
-    def routes_changed(self, side: int, ranges: list[Range]) -> None:
+    def routes_changed(self, group: int, ranges: list[Range]) -> None:
         starts, vias, ports = zip(*ranges, strict=True) if ranges else ((), (), ())
-        self._loop.set_routes(side, starts, vias, ports)
+        self._loop.set_routes(group, starts, vias, ports)
 
     def neighbour_changed(self, port: int, address: int, mac: bytes | None, failed: bool) -> None:
         self._loop.learn(port, address, mac, failed)
