@@ -124,7 +124,9 @@ def test_the_gateways_own_addresses_come_by_no_wire(own: str) -> None:
         (echo(own, "203.0.113.9"), OUTSIDE), (tcp("S", own, 443, "203.0.113.9", 5000), OUTSIDE),
     ):  # fmt: skip
         assert verdict_of(over, frame, side) is Verdict.DROP_SPOOFED
-    assert verdict_of(over, udp(HOST, 5000, "10.0.0.1", 53)) is verdict_of(over, echo(HOST, "10.0.0.1")) is Verdict.LOCAL
+    assert (
+        verdict_of(over, udp(HOST, 5000, "10.0.0.1", 53)) is verdict_of(over, echo(HOST, "10.0.0.1")) is Verdict.LOCAL
+    )
 
 
 def test_a_wrong_header_checksum() -> None:
