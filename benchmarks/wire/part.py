@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from compiled import load_module
 from natcore import Gateway, SnatEntry, Timeouts, block
 from natcore._ring import PacketRing
+from natcore.drivers import ACCESS
+from natcore.interfaces import Link
 
 PRIORITY = -20  # other work on the machine is not to decide the figures
 
@@ -54,16 +56,17 @@ class Null:
     """start, stop: the null forwarder between two interfaces, the kernel kept off them as natcore keeps it."""
 
     def __init__(self, interfaces: tuple[str, str], peers: tuple[str, str], driver: str, cpu: int) -> None:
-        self.interfaces, self.peers, self.cpu = interfaces, peers, cpu
+        self.interfaces, self.peers, self.driver, self.cpu = interfaces, peers, driver, cpu
         self.module = load_module("wire/null")
 
     def start(self) -> dict[str, Any]:
-        rings, macs = [], []
-        for interface, peer in zip(self.interfaces, self.peers, strict=True):
+        found = [(interface, *link_of(interface)) for interface in self.interfaces]
+        links = [Link(name, index, own, 1500, up=True, carrier=True) for name, index, own in found]
+        macs = [bytes.fromhex(peer) + link.mac for peer, link in zip(self.peers, links, strict=True)]
+        for interface in self.interfaces:
             block.install(interface, set())
-            index, own = link_of(interface)
-            rings.append(PacketRing(index))
-            macs.append(bytes.fromhex(peer) + own)
+        access = ACCESS[self.driver](links)
+        rings = [access.open(port, link, (), ()) for port, link in enumerate(links)]
         self.rings = rings
         self.forwarder = self.module.Forwarder(*rings, *macs)
         self.thread = threading.Thread(target=self._run)

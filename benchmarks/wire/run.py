@@ -27,7 +27,7 @@ from compiled import build
 FLOWS = (1, 65_536, 1_048_576)
 WARM_FLOWS = 1 << 17
 NEW_FLOWS = 1 << 24  # more than pass in a measurement: each frame is a session's first
-DRIVERS = ("af_packet",)
+DRIVERS = ("af_packet", "af_xdp")
 KERNEL = "kernel"
 
 
