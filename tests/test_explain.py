@@ -54,6 +54,8 @@ def lived(kind: type[Pair], seed: int) -> Pair:
     random = Random(f"explain {seed}")
     pair = kind(configurations.configuration(random), seed)
     for _ in range(100):
+        if pair.model.guessed:
+            return pair
         pair.step(random)
     pair.finish()
     return pair
