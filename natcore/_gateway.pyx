@@ -339,12 +339,12 @@ cdef class Core(Tables):
         try:
             now_ns = clock_forward(self.worker, now_ns)
             if leaving:                             # what is dead ended before, at its deadline
-                end_dead(self.worker, now_ns, self.relief)
+                end_dead(self.worker, now_ns, self.reader)
             for w in range(self.shared.count):
                 self.shared.workers[w].rules = &rules.compiled
             self.rules = rules
             for entry, first, last, addresses in leaving:
-                ended += end_entry(self.worker, entry, first, last, addresses, now_ns, self.relief)
+                ended += end_entry(self.worker, entry, first, last, addresses, now_ns, self.reader)
             return ended
         finally:
             self.disown()
@@ -371,7 +371,7 @@ cdef class Core(Tables):
             if port != 0xFFFFFFFF and map.cells[port] != PORT_RESERVED:     # a dead mapping holds nothing
                 if now_ns > clock_of_all(self.worker):
                     clock_forward(self.worker, now_ns)
-                end_dead(self.worker, clock_of_all(self.worker), self.relief)
+                end_dead(self.worker, clock_of_all(self.worker), self.reader)
                 port = ports_taken(map, first, last)
             if port == 0xFFFFFFFF:
                 if not look:
@@ -406,6 +406,6 @@ cdef class Core(Tables):
         cdef uint64_t ended
         self.own()
         now_ns = clock_forward(self.worker, now_ns)
-        ended = end_matching(self.worker, subscriber, remote, outside, protocol, now_ns, self.relief)
+        ended = end_matching(self.worker, subscriber, remote, outside, protocol, now_ns, self.reader)
         self.disown()
         return ended

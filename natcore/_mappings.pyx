@@ -3,7 +3,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore._draw cimport OVER_QUOTA, Request, assign_port, draw_port, home_of_owner, unassign_port
-from natcore._ports cimport PORTS_DETERMINISTIC, PORTS_OVERLOAD, space_of
+from natcore._ports cimport DRAWS_KEPT, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Draw, Ports, space_of
 from natcore.flow cimport flow_hash
 from natcore.hints cimport bswap16, bswap32, prefetch_write
 from natcore.index cimport (
@@ -230,6 +230,13 @@ cdef inline void ports_leave(const Mappings* table) noexcept nogil:
     spin_unlock(&table.ports.spin)
 
 
+cdef inline void remember(Ports* ports, const Mapping* mapping) noexcept nogil:
+    cdef Draw* draw = &ports.drawn[ports.draws % DRAWS_KEPT]
+    draw.outside_ip = mapping.outside_ip
+    draw.outside_port = mapping.outside_port
+    ports.draws += 1
+
+
 cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* pool, uint32_t now_ms) noexcept nogil:
     """A new mapping without sessions; NONE when no port is free, OVER_QUOTA when none that the subscriber may have.
 
@@ -253,6 +260,8 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
             subscriber.mappings += 1
             table.mappings[number].held_until = drawn.until_ms
             assigned = key.flags & MAPPING_PORTLESS or assign_port(table.ports, drawn.address, &request, port, number)
+            if assigned:
+                remember(table.ports, &table.mappings[number])
             ports_leave(table)
             if assigned:
                 return number

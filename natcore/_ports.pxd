@@ -48,6 +48,13 @@ cdef struct Address:            # an outside address of one pool or several
     uint8_t* memory             # of the three maps
     PortMap maps[3]
 
+cdef struct Draw:               # an outside endpoint that was drawn for a new mapping
+    uint32_t outside_ip         # big-endian, as the port
+    uint16_t outside_port
+
+cdef enum:
+    DRAWS_KEPT = 64
+
 cdef struct Ports:
     Address* addresses
     uint32_t capacity
@@ -71,6 +78,8 @@ cdef struct Ports:
     uint32_t workers            # that draw, 1 or more
     uint32_t drawer             # which of them does just now
     uint32_t unit               # ports: PORT_UNIT, or a subscriber's block
+    Draw drawn[64]              # [DRAWS_KEPT] the last ones in turn, those that were undone too: what tests follow (_tamper)
+    uint64_t draws              # ever
 
 cdef inline uint32_t space_of(uint8_t protocol) noexcept nogil:
     return 0 if protocol == 6 else 1 if protocol == 17 else 2
