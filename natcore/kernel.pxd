@@ -1,5 +1,5 @@
-"""What the kernel's headers say of packet sockets: declarations only."""
-from libc.stdint cimport uint16_t, uint32_t
+"""What the kernel's headers say of packet sockets and AF_XDP: declarations only."""
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 cdef extern from "linux/virtio_net.h" nogil:
     enum:
@@ -21,10 +21,15 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef extern from "<sys/mman.h>" nogil:
     void* mmap(void* address, size_t length, int protection, int flags, int fd, long offset)
     int munmap(void* address, size_t length)
+    int madvise(void* address, size_t length, int advice)
     enum:
         PROT_READ
         PROT_WRITE
         MAP_SHARED
+        MAP_PRIVATE
+        MAP_ANONYMOUS
+        MAP_POPULATE
+        MADV_HUGEPAGE
     void* MAP_FAILED
 
 cdef extern from "<arpa/inet.h>" nogil:
@@ -36,6 +41,7 @@ cdef extern from "<unistd.h>" nogil:
 cdef extern from "<sys/socket.h>" nogil:
     enum:
         AF_PACKET
+        AF_XDP
         SOCK_RAW
         SOCK_CLOEXEC
         SOL_SOCKET
@@ -45,6 +51,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SO_RCVBUFFORCE
         SO_ERROR
         SOL_PACKET
+        SOL_XDP
         MSG_DONTWAIT
     struct sockaddr:
         pass
@@ -128,3 +135,58 @@ cdef extern from "linux/if_packet.h" nogil:
         unsigned int tp_packets
         unsigned int tp_drops
     size_t TPACKET_ALIGN(size_t bytes)
+
+cdef extern from * nogil:
+    """
+    #include <linux/if_xdp.h>
+    #ifndef XDP_MAX_TX_SKB_BUDGET           /* Linux 6.17 */
+    #define XDP_MAX_TX_SKB_BUDGET 9
+    #endif
+    """
+    enum:
+        XDP_USE_NEED_WAKEUP
+        XDP_RING_NEED_WAKEUP
+        XDP_MMAP_OFFSETS
+        XDP_RX_RING
+        XDP_TX_RING
+        XDP_UMEM_REG
+        XDP_UMEM_FILL_RING
+        XDP_UMEM_COMPLETION_RING
+        XDP_STATISTICS
+        XDP_OPTIONS
+        XDP_OPTIONS_ZEROCOPY
+        XDP_MAX_TX_SKB_BUDGET
+    uint64_t XDP_RECEIVE_PAGES "XDP_PGOFF_RX_RING"      # where a ring is mapped from
+    uint64_t XDP_SEND_PAGES "XDP_PGOFF_TX_RING"
+    uint64_t XDP_FILL_PAGES "XDP_UMEM_PGOFF_FILL_RING"
+    uint64_t XDP_COMPLETION_PAGES "XDP_UMEM_PGOFF_COMPLETION_RING"
+    struct sockaddr_xdp:
+        uint16_t sxdp_family
+        uint16_t sxdp_flags
+        uint32_t sxdp_ifindex
+        uint32_t sxdp_queue_id
+    struct xdp_ring_offset:         # bytes from the mapping's first
+        uint64_t producer
+        uint64_t consumer
+        uint64_t desc
+        uint64_t flags
+    struct xdp_mmap_offsets:
+        xdp_ring_offset rx
+        xdp_ring_offset tx
+        xdp_ring_offset fr
+        xdp_ring_offset cr
+    struct xdp_umem_reg:
+        uint64_t addr
+        uint64_t len
+        uint32_t chunk_size
+        uint32_t headroom
+        uint32_t flags
+    struct xdp_desc:
+        uint64_t addr               # bytes from the memory's first
+        uint32_t len
+        uint32_t options
+    struct xdp_statistics:
+        uint64_t rx_dropped
+        uint64_t rx_ring_full
+    struct xdp_options:
+        uint32_t flags
