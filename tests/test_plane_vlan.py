@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 from pyroute2.netlink.exceptions import NetlinkError
@@ -62,7 +63,7 @@ def tagged(network: Network) -> Network:
     return network
 
 
-OFFLOADS = ["tx on", "tso off gso off", "tx off", "txvlan off rxvlan off", "txvlan off rxvlan off tx off"]
+OFFLOADS = ["tx on", "tso off gso off", "tx off", "rxvlan off", "txvlan off rxvlan off tx off"]
 
 
 @pytest.mark.parametrize("offloads", OFFLOADS)
@@ -73,7 +74,11 @@ def test_a_plane_on_vlan_interfaces(tagged: Network, offloads: str, favour: str)
         tagged.run(member, ["ethtool", "-K", interface, *offloads.split()])
     with gateway() as made:
         made.add(SnatEntry("10.0.10.0/24", pool=TAGGED_POOL))
-        with start(tagged, made, inside="lan0.10", outside="wan0.20", favour=favour) as plane:
+        # without that offload a link gives its VLAN interfaces longer headers, and no super-frame passes
+        told = pytest.warns(UserWarning, match="txvlan on") if "txvlan off" in offloads else nullcontext()
+        with told:
+            plane = start(tagged, made, inside="lan0.10", outside="wan0.20", favour=favour)
+        with plane:
             assert ping(tagged, "in", TAGGED_SERVER)
             assert ping(tagged, "in", TAGGED_SERVER, "-s", "4000")
             assert ping(tagged, "out", TAGGED_POOL)
