@@ -136,8 +136,8 @@ class Tables:
         self.sweep()
 
     def _give_up_fragments(self) -> None:
-        lost = self.fragments.expire(self.now) if self.fragments else 0
-        self.counts.update({"held": -lost, "dropped": lost, "dropped_fragment": lost})
+        if self.fragments and (lost := self.fragments.expire(self.now)):
+            self.counts.update({"held": -lost, "dropped": lost, "dropped_fragment": lost})
 
     def end_matching(
         self, now: int, subscriber: int | None, remote: int | None, outside: int | None, protocol: int | None
