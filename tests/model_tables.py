@@ -304,7 +304,7 @@ class Tables:
         self.settle()
         self._reap()
         after = self.entries.after(changes)
-        if self.entries.clash(after._replace(drained=[])):
+        if self.entries.clash(after.rows):
             return None
         gone, drained = {row.id: by for row, by in after.gone}, {row.id for row in after.drained}
         rows = {row.id: row for row in self.entries.rows}
@@ -341,8 +341,10 @@ class Tables:
         """Put entries into force; how many sessions ended, since they may not stay. None: refused."""
         fresh = {row.id for row, by in after.gone if by} | {r.id for r in after.rows if r.id > self.entries.last_id}
         taken = [m for m in self.mappings if not m.static and m.protocol in PORTED]  # without ports none is held
-        if self.entries.clash(after) or any(
-            row.id in fresh and row.has(m.protocol, m.outside) for row in after.rows for m in taken
+        if (
+            self.entries.clash(after.rows)
+            or self.entries.held_by_draining(after)
+            or any(row.id in fresh and row.has(m.protocol, m.outside) for row in after.rows for m in taken)
         ):
             return None
         ended = 0
