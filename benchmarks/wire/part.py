@@ -29,22 +29,24 @@ def prefer() -> None:
     os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
 
 
-def link_of(interface: str) -> tuple[int, bytes]:
-    """(index, link address) of an interface of this namespace."""
+def link_of(interface: str) -> Link:
+    """An interface of this namespace."""
     from pyroute2 import IPRoute
 
     with IPRoute() as netlink:
         index = netlink.link_lookup(ifname=interface)[0]
-        return index, bytes.fromhex(str(netlink.get_links(index)[0].get_attr("IFLA_ADDRESS")).replace(":", ""))
+        found = netlink.get_links(index)[0]
+        mac = bytes.fromhex(str(found.get_attr("IFLA_ADDRESS")).replace(":", ""))
+        return Link(interface, index, mac, int(found.get_attr("IFLA_MTU")), True, True)
 
 
 class Sender:
     """flood: UDP flows out of an interface."""
 
     def __init__(self, interface: str, peer: str, remote: int) -> None:
-        index, own = link_of(interface)
-        self.ring = PacketRing(index)
-        self.macs, self.remote = bytes.fromhex(peer) + own, remote
+        link = link_of(interface)
+        self.ring = PacketRing(link.index)
+        self.macs, self.remote = bytes.fromhex(peer) + link.mac, remote
         self.module = load_module("wire/sender")
 
     def flood(self, flows: int, seconds: float, rate: float = 0.0, most: int = 0) -> dict[str, Any]:
@@ -60,15 +62,13 @@ class Null:
         self.module = load_module("wire/null")
 
     def start(self) -> dict[str, Any]:
-        found = [(interface, *link_of(interface)) for interface in self.interfaces]
-        links = [Link(name, index, own, 1500, up=True, carrier=True) for name, index, own in found]
-        macs = [bytes.fromhex(peer) + link.mac for peer, link in zip(self.peers, links, strict=True)]
-        for interface in self.interfaces:
-            block.install(interface, set())
+        links = [link_of(interface) for interface in self.interfaces]
         access = ACCESS[self.driver](links)
-        rings = [access.open(port, link, (), ()) for port, link in enumerate(links)]
-        self.rings = rings
-        self.forwarder = self.module.Forwarder(*rings, *macs)
+        for link in links:
+            block.install(link.name, set())
+        self.drivers = [access.open(port, link, set(), set()) for port, link in enumerate(links)]
+        macs = [bytes.fromhex(peer) + link.mac for peer, link in zip(self.peers, links, strict=True)]
+        self.forwarder = self.module.Forwarder(*self.drivers, *macs)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
         return {}
@@ -77,16 +77,11 @@ class Null:
         os.sched_setaffinity(0, {self.cpu})
         self.forwarder.run()
 
-    def counters(self) -> dict[str, Any]:
-        inside, outside = (ring.counters() for ring in self.rings)
-        return {f"{side}_{name}": value for side, own in (("inside", inside), ("outside", outside))
-                for name, value in own.items()}  # fmt: skip
-
     def stop(self) -> dict[str, Any]:
         self.forwarder.stop()
         self.thread.join()
-        for ring, interface in zip(self.rings, self.interfaces, strict=True):
-            ring.close()
+        for driver, interface in zip(self.drivers, self.interfaces, strict=True):
+            driver.close()
             block.remove(interface)
         return {}
 
