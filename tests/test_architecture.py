@@ -64,6 +64,7 @@ GROUND = {"hints", "wire", "frame", "verdict", "memory", "random", "slab", "chec
 MAY_KNOW["_limits"] = {*GROUND, "state", "_events", "_mappings", "_ports", "_sessions", "_sweep"}
 MAY_KNOW["_split"] = {"hints", "wire", "frame", "checksum", "_icmp", "_parse"}
 MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_mss", "_synqueue", "_journal"}
+MAY_KNOW["_reopen"] = {*GROUND, "state", "_admit", "_events", "_limits", "_mappings", "_parse", "_sessions", "_tcp"}
 MAY_KNOW["_cross"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_rules"}
 MAY_KNOW["_quoted"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_sessions", "_tcp"}
 MAY_KNOW["_pieces"] = {
@@ -102,7 +103,8 @@ MAY_KNOW["_frames"] = {"hints", "memory", "kernel", "_device"}
 MAY_KNOW["_ring"] = {"hints", "frame", "memory", "kernel", "_device", "_frames"}
 MAY_KNOW["unfinished"] = {"hints", "wire", "checksum"}
 MAY_KNOW["_umem"] = {"wire", "kernel"}
-MAY_KNOW["_xdp"] = {"hints", "kernel", "unfinished", "_device", "_umem"}
+MAY_KNOW["_queue"] = {"kernel", "_umem"}
+MAY_KNOW["_xdp"] = {"hints", "wire", "kernel", "unfinished", "_device", "_umem", "_queue"}
 MAY_KNOW["_bpf"] = set()
 MAY_KNOW["_nexthop"] = {"memory"}
 MAY_KNOW["_waiting"] = {"frame", "memory", "kernel", "_device", "_nexthop"}
@@ -135,7 +137,7 @@ MAY_KNOW["_tamper"] = set(MAY_KNOW) - {"_gateway", "_testing"}
 
 READ_VERDICTS = {"_flows"}  # they say what was decided elsewhere
 GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
-GIVE_VERDICTS |= {"_cross", "_explain", "_pieces", "_unsolicited"}
+GIVE_VERDICTS |= {"_cross", "_explain", "_pieces", "_reopen", "_unsolicited"}
 BOUNDARIES = {
     "_ring",
     "_plane",
