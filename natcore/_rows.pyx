@@ -68,6 +68,11 @@ cdef class Rows:
     def journal_waiting(self):
         return self.worker.journal.head - self.worker.journal.tail
 
+    @property
+    def journal_filling(self):
+        """An eighth of the ring or more waits."""
+        return 8 * self.journal_waiting >= self.worker.journal.capacity
+
     def close_windows(self, uint64_t now_ns, bint losing=False):
         """Writes open windows as partial rows, what is dead as ended; the sessions go on.
 
