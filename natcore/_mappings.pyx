@@ -20,8 +20,8 @@ cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subs
     table.subscribers = <Subscriber*>table_new(<uint64_t>max_subscribers * sizeof(Subscriber))
     slab_begin(&table.mapping_slots, table.mappings, sizeof(Mapping), max_mappings)
     slab_begin(&table.subscriber_slots, table.subscribers, sizeof(Subscriber), max_subscribers)
-    return (table.mappings != NULL and table.subscribers != NULL and index_new(&table.by_inside, max_mappings, 4)
-            and index_new(&table.by_ip, max_subscribers, 4) and ports_new(&table.ports, max_addresses))
+    return (table.mappings != NULL and table.subscribers != NULL and index_new(&table.by_inside, max_mappings)
+            and index_new(&table.by_ip, max_subscribers) and ports_new(&table.ports, max_addresses))
 
 
 cdef void mappings_delete(Mappings* table) noexcept nogil:

@@ -1,18 +1,12 @@
-"""Where a packet goes next on a link: routes as disjoint ranges, neighbours by address, a waiting room. No sockets."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-
-from natcore.frame cimport Frame
-from natcore.kernel cimport virtio_net_hdr
+"""Where a packet goes next: routes as disjoint ranges over some ports, a link's neighbours by address. No sockets."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef enum:
     ON_LINK = 0                 # via: the destination is its own next hop
-    NO_ROUTE = 0xFFFFFFFF       # via: nothing leads there over this link
+    NO_ROUTE = 0xFFFFFFFF       # via: nothing leads there
 
     NEIGHBOURS = 65536          # slots of a table; a power of two
     NEIGHBOURS_MOST = 49152     # in use
-    WAITING_ROOM = 64           # frames that wait for their next hop, of both links
-    WAITING_EACH = 3            # of them for one next hop
-    WAITING_MS = 1000           # then they are dropped
     ASK_AGAIN_MS = 1000
 
 cdef enum NeighbourState:
@@ -20,29 +14,23 @@ cdef enum NeighbourState:
     KNOWN = 1
     FAILED = 2                  # it did not answer
 
+cdef struct Routes:
+    uint32_t* starts            # [ranges] ascending, host order; range i ends before starts[i + 1]
+    uint32_t* vias              # [ranges] an address, ON_LINK or NO_ROUTE
+    uint8_t* ports              # [ranges] that it leaves by
+    uint32_t ranges
+
 cdef struct Neighbour:
     uint32_t address            # host order; 0: an empty slot
     uint8_t mac[6]
     uint8_t state               # NeighbourState
     uint8_t used                # by a packet since the last `take_used`
     uint32_t asked_ms           # modulo 2^32; when its resolution was asked for
-    uint32_t waiting            # frames
+    uint32_t waiting            # bytes of frames
 
-cdef struct NextHops:
-    uint32_t* starts            # [ranges] ascending, host order; range i ends before starts[i + 1]
-    uint32_t* vias              # [ranges] an address, ON_LINK or NO_ROUTE
-    uint32_t ranges
-    Neighbour* neighbours       # [NEIGHBOURS] open addressing
+cdef struct Neighbours:
+    Neighbour* slots            # [NEIGHBOURS] open addressing
     uint32_t count              # slots in use
-
-cdef struct Waiting:            # a frame that was translated and has no next hop yet
-    uint8_t* data               # FRAME_ROOM bytes of its own
-    Frame frame
-    virtio_net_hdr offload
-    uint32_t address            # of the next hop
-    uint32_t since_ms
-    uint8_t side                # that it leaves by
-    bint taken
 
 cdef struct AddressSet:
     uint32_t* slots             # open addressing, host order, 0: empty
@@ -63,45 +51,44 @@ cdef inline bint holds(const AddressSet* addresses, uint32_t address) noexcept n
         i = (i + 1) & addresses.mask
     return False
 
-cdef inline uint32_t via_of(const NextHops* hops, uint32_t destination) noexcept nogil:
-    cdef uint32_t low = 0, high = hops.ranges, middle
+cdef inline uint32_t route_to(const Routes* routes, uint32_t destination, uint32_t* port) noexcept nogil:
+    """The next hop's address (host order) and the port that it is behind; NO_ROUTE: none."""
+    cdef uint32_t low = 0, high = routes.ranges, middle
     while low < high:
         middle = (low + high) >> 1
-        if hops.starts[middle] <= destination:
+        if routes.starts[middle] <= destination:
             low = middle + 1
         else:
             high = middle
-    return hops.vias[low - 1] if low else NO_ROUTE
+    if low == 0:
+        return NO_ROUTE
+    port[0] = routes.ports[low - 1]
+    return routes.vias[low - 1] if routes.vias[low - 1] != ON_LINK else destination
 
-cdef inline Neighbour* neighbour_at(const NextHops* hops, uint32_t address) noexcept nogil:
+cdef inline Neighbour* neighbour_at(const Neighbours* neighbours, uint32_t address) noexcept nogil:
     """The slot that holds the address, or the empty one where it belongs."""
     cdef uint32_t i = spread(address) & (NEIGHBOURS - 1)
-    while hops.neighbours[i].address and hops.neighbours[i].address != address:
+    while neighbours.slots[i].address and neighbours.slots[i].address != address:
         i = (i + 1) & (NEIGHBOURS - 1)
-    return &hops.neighbours[i]
+    return &neighbours.slots[i]
 
-cdef inline Neighbour* next_hop(NextHops* hops, uint32_t destination) noexcept nogil:
-    """The neighbour that a destination (host order) is reached by, known or not; NULL: no route, or no room."""
-    cdef uint32_t via = via_of(hops, destination)
-    cdef Neighbour* neighbour
-    if via == NO_ROUTE:
-        return NULL
-    neighbour = neighbour_at(hops, destination if via == ON_LINK else via)
+cdef inline Neighbour* neighbour_of(Neighbours* neighbours, uint32_t address) noexcept nogil:
+    """The neighbour, known or not; NULL: no room for another one."""
+    cdef Neighbour* neighbour = neighbour_at(neighbours, address)
     if neighbour.address == 0:
-        if hops.count >= NEIGHBOURS_MOST:
+        if neighbours.count >= NEIGHBOURS_MOST:
             return NULL
-        hops.count += 1
-        neighbour.address = destination if via == ON_LINK else via
+        neighbours.count += 1
+        neighbour.address = address
     return neighbour
 
-cdef bint hops_new(NextHops* hops) noexcept nogil
-cdef void hops_delete(NextHops* hops) noexcept nogil
-cdef bint routes_replace(NextHops* hops, const uint32_t* starts, const uint32_t* vias, uint32_t ranges) noexcept nogil
-cdef bint neighbour_learn(NextHops* hops, uint32_t address, const uint8_t* mac, uint8_t state) noexcept nogil
-cdef bint neighbours_forget(NextHops* hops, uint32_t now_ms) noexcept nogil
+cdef bint neighbours_new(Neighbours* neighbours) noexcept nogil
+cdef void neighbours_delete(Neighbours* neighbours) noexcept nogil
+cdef bint neighbour_learn(Neighbours* neighbours, uint32_t address, const uint8_t* mac, uint8_t state) noexcept nogil
+cdef void neighbours_lose(Neighbours* neighbours) noexcept nogil
+cdef bint neighbours_forget(Neighbours* neighbours, uint32_t now_ms) noexcept nogil
+cdef bint routes_replace(Routes* routes, const uint32_t* starts, const uint32_t* vias, const uint8_t* ports,
+                         uint32_t ranges) noexcept nogil
+cdef void routes_delete(Routes* routes) noexcept nogil
 cdef bint set_replace(AddressSet* addresses, const uint32_t* members, uint32_t count) noexcept nogil
 cdef void set_delete(AddressSet* addresses) noexcept nogil
-cdef bint waiting_new(Waiting* room) noexcept nogil
-cdef void waiting_delete(Waiting* room) noexcept nogil
-cdef Waiting* waiting_take(Waiting* room, Neighbour* neighbour) noexcept nogil
-cdef void waiting_free(Waiting* waiting, NextHops* hops) noexcept nogil

@@ -8,52 +8,66 @@ import array
 import threading
 import time
 
+from natcore._device cimport FRAME_ROOM, Driver
 from natcore._nexthop cimport (
-    FAILED, KNOWN, NEIGHBOURS, UNKNOWN, NextHops, hops_delete, hops_new, neighbour_learn, neighbours_forget,
-    routes_replace, set_delete, set_replace, waiting_delete, waiting_new,
+    FAILED, KNOWN, NEIGHBOURS, UNKNOWN, Neighbours, neighbour_learn, neighbours_delete, neighbours_forget,
+    neighbours_lose, neighbours_new, routes_delete, routes_replace, set_delete, set_replace,
 )
 from natcore._ports cimport address_find
-from natcore._ring cimport FRAME_ROOM, PacketRing
 from natcore._translate cimport hold, release
-from natcore._worker cimport Loop, Port, clear_errors, clock_of, close_room, drain_fd, pause, run, signal_fd, work
+from natcore._waiting cimport waiting_delete, waiting_new
+from natcore._worker cimport (
+    PORTS_MOST, Loop, Port, clear_errors, clock_of, close_room, drain_fd, pause, run, signal_fd, work,
+)
 from natcore.hints cimport bswap32, fetch_add, load_acquire, store_release
 from natcore.index cimport NONE
 from natcore.state cimport Worker
+from natcore.verdict cimport INSIDE, OUTSIDE
 
 from natcore.errors import CapacityError
 
 
 cdef class PlaneLoop:
-    """One worker's loop. capsule: Core.worker_capsule(), valid as long as owner. offset_ns: its clock - monotonic.
+    """One worker's loop over `ports` interfaces: the inside ones from 0 on, the outside one last.
 
-    wake_fd, ask_fd: eventfds, kept open by the caller longer than the loop. Every method may be called from any thread
-    while `run` runs in another; it takes effect before it returns.
+    capsule: Core.worker_capsule(), valid as long as owner. offset_ns: its clock - monotonic. wake_fd, ask_fd: eventfds,
+    kept open by the caller longer than the loop. Every method may be called from any thread while `run` runs in another;
+    it takes effect before it returns.
     """
 
-    def __cinit__(self, capsule, owner, int64_t offset_ns, int wake_fd, int ask_fd):
+    def __cinit__(self, capsule, owner, int64_t offset_ns, int wake_fd, int ask_fd, uint32_t ports=2):
+        cdef uint32_t i
+        if not 2 <= ports <= PORTS_MOST:
+            raise ValueError(f"ports={ports}: allowed are 2 to {PORTS_MOST}")
         self.loop = <Loop*>calloc(1, sizeof(Loop))
         if self.loop == NULL:
             raise CapacityError("no memory for a plane")
         self._owner = owner
-        self._rings = [None, None]
+        self._drivers = [None] * ports
         self._turn = threading.Lock()
-        self._past = [{}, {}]
+        self._past = [{}] * ports
         self.loop.worker = <Worker*>PyCapsule_GetPointer(capsule, "natcore.Worker")
         self.loop.offset_ns = offset_ns
         self.loop.wake_fd, self.loop.ask_fd = wake_fd, ask_fd
+        self.loop.count = ports
         self.loop.generated = <uint8_t*>calloc(1, FRAME_ROOM)
-        if not (self.loop.generated != NULL and waiting_new(self.loop.room) and hops_new(&self.loop.ports[0].hops)
-                and hops_new(&self.loop.ports[1].hops)):
+        if self.loop.generated == NULL or not waiting_new(&self.loop.room):
             raise CapacityError("no memory for a plane")
+        for i in range(ports):
+            self.loop.ports[i].side = OUTSIDE if i == ports - 1 else INSIDE
+            if not neighbours_new(&self.loop.ports[i].neighbours):
+                raise CapacityError("no memory for a plane")
 
     def __dealloc__(self):
+        cdef uint32_t i
         if self.loop == NULL:
             return
-        hops_delete(&self.loop.ports[0].hops)
-        hops_delete(&self.loop.ports[1].hops)
+        for i in range(self.loop.count):
+            neighbours_delete(&self.loop.ports[i].neighbours)
+        for i in range(2):
+            routes_delete(&self.loop.routes[i])
         set_delete(&self.loop.local)
-        if self.loop.room[0].data != NULL:
-            waiting_delete(self.loop.room)
+        waiting_delete(&self.loop.room)
         free(self.loop.generated)
         free(self.loop)
 
@@ -95,61 +109,72 @@ cdef class PlaneLoop:
         store_release(&self.loop.stop, 1)
         signal_fd(self.loop.wake_fd)
 
-    def attach(self, int side, PacketRing ring not None, bytes mac not None) -> None:
-        """The side's interface is there: frames are read from and sent by ring, with mac (6 bytes) as their source."""
-        if len(mac) != 6:
-            raise ValueError(f"mac={mac!r}: allowed are 6 bytes")
-        self._exchange(side, ring)
-        memcpy(self.loop.ports[side].mac, <const uint8_t*>mac, 6)
+    cdef Port* _port(self, uint32_t port) except NULL:
+        if port >= self.loop.count:
+            raise ValueError(f"port={port}: allowed are 0 to {self.loop.count - 1}")
+        return &self.loop.ports[port]
+
+    def attach(self, uint32_t port, Driver driver not None, bytes mac not None) -> None:
+        """The port's interface is there: frames are read from and sent by driver, with mac (6 bytes) as their source."""
+        self.set_mac(port, mac)
+        self._exchange(port, driver)
         self.announce()
 
-    def detach(self, int side) -> None:
-        """The side's interface is away; its ring is closed, its neighbours are forgotten."""
-        self._exchange(side, None)
+    def detach(self, uint32_t port) -> None:
+        """The port's interface is away; its driver is closed, its neighbours are forgotten."""
+        self._exchange(port, None)
 
-    def _exchange(self, int side, PacketRing ring):
-        cdef Port* port = &self.loop.ports[side & 1]
-        cdef uint32_t i
+    def _exchange(self, uint32_t index, Driver driver):
+        cdef Port* port = self._port(index)
         fetch_add(&self.loop.park, 1)
         signal_fd(self.loop.wake_fd)
         try:
             with self._turn:
-                before = self._rings[side]
-                self._rings[side] = ring
-                port.ring = &ring.ring if ring is not None else NULL
+                before = self._drivers[index]
+                self._drivers[index] = driver
+                port.device = driver.device if driver is not None else NULL
                 self._enter()
-                for i in range(NEIGHBOURS):
-                    if port.hops.neighbours[i].address:
-                        port.hops.neighbours[i].state = UNKNOWN
+                neighbours_lose(&port.neighbours)
                 self._leave()
                 if before is not None:
                     before.close()
-                    self._past[side] = add(self._past[side], before.counters())
+                    self._past[index] = add(self._past[index], before.counters())
         finally:
             fetch_add(&self.loop.park, <uint32_t>-1)
 
     def close(self) -> None:
-        """After the loop's end: frames that still wait are dropped, rings closed. Idempotent."""
+        """After the loop's end: frames that still wait are dropped, drivers closed. Idempotent."""
         self.stop()
         with self._turn:
             self._enter()
             close_room(self.loop)
             self._leave()
-        self.detach(0)
-        self.detach(1)
+        for port in range(self.loop.count):
+            self.detach(port)
 
     # ---- what the loop is told --------------------------------------------------------------------------------------
 
-    def set_mac(self, int side, bytes mac not None) -> None:
-        """The interface's address changed; it is announced again."""
+    def set_mac(self, uint32_t port, bytes mac not None) -> None:
+        """The interface's address is mac (6 bytes); what it stands for is announced again."""
+        cdef Port* changed = self._port(port)
+        if len(mac) != 6:
+            raise ValueError(f"mac={mac!r}: allowed are 6 bytes")
         self._enter()
-        memcpy(self.loop.ports[side & 1].mac, <const uint8_t*>mac, 6)
-        self.loop.ports[side & 1].announced = 0
+        memcpy(changed.mac, <const uint8_t*>mac, 6)
+        self._leave()
+        if changed.side == OUTSIDE:
+            self.announce()
+
+    def set_address(self, uint32_t port, uint32_t address) -> None:
+        """The gateway's own on that link (host order; 0: none): where its errors come from, and what it answers ARP for."""
+        cdef Port* changed = self._port(port)
+        self._enter()
+        changed.address = bswap32(address)
         self._leave()
 
     def announce(self) -> None:
         """Gratuitous ARP for every outside address, soon."""
-        self.loop.ports[0].announced = self.loop.ports[1].announced = 0
+        self.loop.announced = 0
         signal_fd(self.loop.wake_fd)
 
     def set_local(self, addresses) -> None:
@@ -162,61 +187,69 @@ cdef class PlaneLoop:
         if not done:
             raise CapacityError("no memory for the host's own addresses")
 
-    def set_routes(self, int side, starts, vias) -> None:
-        """Disjoint ranges of destinations: starts ascending; vias a next hop, ON_LINK (0) or NO_ROUTE (2^32 - 1)."""
+    def set_routes(self, uint32_t side, starts, vias, ports) -> None:
+        """Disjoint ranges of destinations over the ports of a Side.
+
+        starts: ascending; vias: a next hop, ON_LINK (0) or NO_ROUTE (2^32 - 1); ports: that each leaves by.
+        """
         cdef uint32_t[::1] first = as_words(starts)
         cdef uint32_t[::1] via = as_words(vias)
+        cdef bytes port = bytes(ports)
         cdef bint done
-        if len(starts) != len(vias):
-            raise ValueError(f"{len(starts)} starts and {len(vias)} vias: allowed is one via for each start")
+        if side > OUTSIDE:
+            raise ValueError(f"side={side}: allowed are {INSIDE} and {OUTSIDE}")
+        if not len(starts) == len(vias) == len(port):
+            raise ValueError(f"{len(starts)} starts, {len(vias)} vias, {len(port)} ports: allowed are equally many")
+        if max(port, default=0) >= self.loop.count:
+            raise ValueError(f"ports: {max(port)}: allowed are 0 to {self.loop.count - 1}")
         self._enter()
-        done = routes_replace(&self.loop.ports[side & 1].hops, &first[0], &via[0], <uint32_t>len(starts))
+        done = routes_replace(&self.loop.routes[side], &first[0], &via[0], <const uint8_t*>port, <uint32_t>len(starts))
         self._leave()
         if not done:
             raise CapacityError("no memory for routes")
 
-    def learn(self, int side, uint32_t address, mac, bint failed=False) -> None:
+    def learn(self, uint32_t port, uint32_t address, mac, bint failed=False) -> None:
         """A neighbour (host order) is at mac (6 bytes), or not known any more (None), or did not answer (failed)."""
+        cdef Neighbours* neighbours = &self._port(port).neighbours
         cdef bytes where = mac or b""
         cdef uint8_t state = KNOWN if len(where) == 6 else FAILED if failed else UNKNOWN
         self._enter()
-        neighbour_learn(&self.loop.ports[side & 1].hops, address,
-                        <const uint8_t*>where if state == KNOWN else NULL, state)
+        neighbour_learn(neighbours, address, <const uint8_t*>where if state == KNOWN else NULL, state)
         self._leave()
-        if load_acquire(&self.loop.waiting):
+        if load_acquire(&self.loop.room.frames):
             store_release(&self.loop.learned, 1)
             signal_fd(self.loop.wake_fd)
 
     # ---- what the loop tells ----------------------------------------------------------------------------------------
 
     def take_wishes(self) -> list[tuple[int, int]]:
-        """(side, address) of neighbours to be resolved, each asked for once a second at most."""
+        """(port, address) of neighbours to be resolved, each asked for once a second at most."""
         cdef uint32_t i
         if not self.loop.wish_count:
             return []
         self._enter()
-        wishes = [(self.loop.wishes[i].side, self.loop.wishes[i].address) for i in range(self.loop.wish_count)]
+        wishes = [(self.loop.wishes[i].port, self.loop.wishes[i].address) for i in range(self.loop.wish_count)]
         self.loop.wish_count = 0
         self._leave()
         return wishes
 
-    def take_used(self, int side) -> list[int]:
+    def take_used(self, uint32_t port) -> list[int]:
         """Neighbours that packets went to since the last call; forgets those long sought in vain."""
-        cdef NextHops* hops = &self.loop.ports[side & 1].hops
+        cdef Neighbours* neighbours = &self._port(port).neighbours
         cdef uint32_t count = 0, i
         cdef uint32_t[::1] used
-        if hops.count == 0:
+        if neighbours.count == 0:
             return []
         used = array.array("I", bytes(4 * NEIGHBOURS))
         self._enter()
         with nogil:
             for i in range(NEIGHBOURS):
-                if hops.neighbours[i].used:
-                    hops.neighbours[i].used = 0
-                    used[count] = hops.neighbours[i].address
+                if neighbours.slots[i].used:
+                    neighbours.slots[i].used = 0
+                    used[count] = neighbours.slots[i].address
                     count += 1
-            if hops.count > count + 1024:
-                neighbours_forget(hops, <uint32_t>(clock_of(self.loop) // 1000000))
+            if neighbours.count > count + 1024:
+                neighbours_forget(neighbours, <uint32_t>(clock_of(self.loop) // 1000000))
         self._leave()
         return list(used[:count])
 
@@ -227,18 +260,24 @@ cdef class PlaneLoop:
         self._leave()
         return pooled
 
+    def port_counters(self, uint32_t port) -> dict[str, int]:
+        """Cumulative, of one port's interface."""
+        cdef Port* of_port = self._port(port)
+        driver = self._drivers[port]
+        own = add(self._past[port], driver.counters()) if driver is not None else self._past[port]
+        return {**own, "left_to_kernel": of_port.left_to_kernel, "arp_answered": of_port.arp_answered,
+                "unresolved": of_port.unresolved}
+
     def counters(self) -> dict[str, int]:
-        """Cumulative, by side ("inside_…", "outside_…"), and what both left to the kernel; the gauge waiting."""
-        cdef Port* port
-        result = {"left_to_kernel": 0, "waiting": self.loop.waiting}
-        for side, name in enumerate(("inside", "outside")):
-            port = &self.loop.ports[side]
-            ring = self._rings[side]
-            own = add(self._past[side], ring.counters()) if ring is not None else self._past[side]
-            own = {**own, "left_to_kernel": port.left_to_kernel, "arp_answered": port.arp_answered,
-                   "no_route": port.no_route, "unresolved": port.unresolved}
-            result["left_to_kernel"] += port.left_to_kernel
-            result.update({f"{name}_{key}": value for key, value in own.items()})
+        """Cumulative sums by side ("inside_…", "outside_…"), and what both left to the kernel; the gauge waiting."""
+        result = {"left_to_kernel": 0, "waiting": self.loop.room.frames}
+        for port in range(self.loop.count):
+            side = self.loop.ports[port].side
+            name = "outside" if side == OUTSIDE else "inside"
+            for key, value in self.port_counters(port).items():
+                result[f"{name}_{key}"] = result.get(f"{name}_{key}", 0) + value
+            result[f"{name}_no_route"] = self.loop.no_route[side]
+        result["left_to_kernel"] = result["inside_left_to_kernel"] + result["outside_left_to_kernel"]
         return result
 
 

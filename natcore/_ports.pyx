@@ -17,11 +17,6 @@ cdef extern from "<sys/mman.h>" nogil:
     int MADV_NOHUGEPAGE
 
 
-cdef enum:
-    BITMAP_BYTES = PORT_WORDS * 8
-    MAP_BYTES = PORTS * 8 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2
-
-
 cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
     """Room for capacity outside addresses; no port may be drawn yet."""
     ports.capacity = capacity
@@ -31,7 +26,7 @@ cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
         madvise(ports.addresses, <uint64_t>capacity * sizeof(Address), MADV_NOHUGEPAGE)
     memset(ports.ranges, 0, sizeof(ports.ranges))
     ports.range_size = 0
-    return index_new(&ports.index, capacity, 4) and ports.addresses != NULL
+    return index_new(&ports.index, capacity) and ports.addresses != NULL
 
 
 cdef void ports_delete(Ports* ports) noexcept nogil:

@@ -1,21 +1,14 @@
 """AF_PACKET rings of one interface: frames in by TPACKET_V3, out by TPACKET_V2, the large ones by sendmmsg. No NAT."""
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from natcore._device cimport Device, Driver
 from natcore.kernel cimport iovec, mmsghdr, tpacket3_hdr, virtio_net_hdr
 
 cdef enum:
     LARGE_BATCH = 32                # frames of one sendmmsg
-    FRAME_ROOM = 65536 + 256        # bytes of the largest frame: 64 KB of IPv4 and a link header
-
-cdef struct Arrival:                # one frame in the receive ring; valid until `complete`
-    uint8_t* data
-    uint32_t length                 # bytes
-    uint8_t packet_type             # PACKET_HOST, …
-    uint8_t tagged                  # an 802.1Q tag was taken off: it belongs to a VLAN interface
-    virtio_net_hdr* offload
 
 cdef struct Ring:
-    int fd                          # the receive ring's socket
+    Device device                   # its fd: the receive ring's socket
     uint8_t* blocks
     uint32_t block_bytes
     uint32_t block_count
@@ -43,12 +36,6 @@ cdef struct Ring:
     uint64_t send_errors            # refused for another reason
     int32_t send_errno              # the last such reason
 
-cdef bint receive(Ring* ring, Arrival* arrival) noexcept nogil
-cdef bint complete(Ring* ring) noexcept nogil
-cdef bint send(Ring* ring, uint8_t* data, uint32_t length, const virtio_net_hdr* offload) noexcept nogil
-cdef void flush(Ring* ring) noexcept nogil
-cdef void clear_error(Ring* ring) noexcept nogil
-
-cdef class PacketRing:
+cdef class PacketRing(Driver):
     cdef Ring ring
     cdef uint64_t _ring_drops

@@ -9,6 +9,7 @@ from libc.string cimport memcpy, memset
 
 import os
 
+from natcore._device cimport FRAME_ROOM, Arrival, Device, Driver
 from natcore.hints cimport load_acquire, prefetch, store_release
 from natcore.kernel cimport (
     AF_PACKET, ETH_P_ALL, MAP_FAILED, MAP_SHARED, MSG_DONTWAIT, PACKET_IGNORE_OUTGOING, PACKET_LOSS, PACKET_RX_RING,
@@ -34,7 +35,7 @@ cdef enum:
 assert sizeof(virtio_net_hdr) == 10
 
 
-cdef bint receive(Ring* ring, Arrival* arrival) noexcept nogil:
+cdef inline bint next_frame(Ring* ring, Arrival* arrival) noexcept nogil:
     """The next frame of the block being read; false at its end (see `complete`) or when nothing has arrived."""
     cdef tpacket_block_desc* block = <tpacket_block_desc*>(ring.blocks + <size_t>ring.block * ring.block_bytes)
     cdef tpacket3_hdr* header
@@ -63,23 +64,29 @@ cdef bint receive(Ring* ring, Arrival* arrival) noexcept nogil:
         return True
 
 
-cdef bint complete(Ring* ring) noexcept nogil:
-    """Give a block that was read to its end back to the kernel; its frames must have been flushed. True if one was."""
+cdef uint32_t receive(Device* device, Arrival* arrivals, uint32_t most) noexcept nogil:
+    """The next frames of the block being read, at most so many; 0 at its end or when nothing has arrived."""
+    cdef uint32_t count = 0
+    while count < most and next_frame(<Ring*>device, &arrivals[count]):
+        count += 1
+    return count
+
+
+cdef void complete(Device* device) noexcept nogil:
+    """A block that was read to its end goes back to the kernel."""
+    cdef Ring* ring = <Ring*>device
     cdef tpacket_block_desc* block
     if ring.cursor == NULL or ring.left:
-        return False
+        return
     block = <tpacket_block_desc*>(ring.blocks + <size_t>ring.block * ring.block_bytes)
     store_release(&block.hdr.bh1.block_status, TP_STATUS_KERNEL)
     ring.block = ring.block + 1 if ring.block + 1 < ring.block_count else 0
     ring.cursor = NULL
-    return True
 
 
-cdef bint send(Ring* ring, uint8_t* data, uint32_t length, const virtio_net_hdr* offload) noexcept nogil:
-    """Queue a frame, copied into a slot; true if it was not copied: data must then stay as it is until `flush`.
-
-    offload: what the frame needs of the device, or NULL. Frames leave in the order they came in.
-    """
+cdef bint send(Device* device, uint8_t* data, uint32_t length, const virtio_net_hdr* offload) noexcept nogil:
+    """Queue a frame, copied into a slot; a large one is not (true). Frames leave in the order they came in."""
+    cdef Ring* ring = <Ring*>device
     cdef size_t ahead = TPACKET_ALIGN(sizeof(tpacket2_hdr))
     cdef tpacket2_hdr* header
     cdef virtio_net_hdr* copy
@@ -108,19 +115,20 @@ cdef bint send(Ring* ring, uint8_t* data, uint32_t length, const virtio_net_hdr*
     return False
 
 
-cdef void flush(Ring* ring) noexcept nogil:
+cdef void flush(Device* device) noexcept nogil:
     """Hand what is queued to the kernel; what it refuses is counted and gone."""
+    cdef Ring* ring = <Ring*>device
     if ring.queued:
         _flush_slots(ring)
     if ring.large:
         _flush_large(ring)
 
 
-cdef void clear_error(Ring* ring) noexcept nogil:
-    """Take the pending error off the receiving socket: the link went down. Frames come by themselves when it is up."""
+cdef void clear_error(Device* device) noexcept nogil:
+    """Take the pending error off the receiving socket."""
     cdef int error = 0
     cdef uint32_t length = sizeof(error)
-    getsockopt(ring.fd, SOL_SOCKET, SO_ERROR, &error, &length)
+    getsockopt(device.fd, SOL_SOCKET, SO_ERROR, &error, &length)
 
 
 cdef void _flush_slots(Ring* ring) noexcept nogil:
@@ -241,20 +249,20 @@ cdef int _send_buffer(int fd) except -1:
 
 cdef int _open_receive(Ring* ring, int index) except -1:
     cdef tpacket_req3 request
-    ring.fd = _socket()
-    _set(ring.fd, PACKET_VERSION, TPACKET_V3, "PACKET_VERSION")
-    _set(ring.fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")    # EBUSY after the ring
-    _set(ring.fd, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING")
+    ring.device.fd = _socket()
+    _set(ring.device.fd, PACKET_VERSION, TPACKET_V3, "PACKET_VERSION")
+    _set(ring.device.fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")    # EBUSY after the ring
+    _set(ring.device.fd, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING")
     memset(&request, 0, sizeof(request))
     request.tp_block_size = BLOCK_BYTES
     request.tp_block_nr = BLOCK_COUNT
     request.tp_frame_size = SLOT_BYTES
     request.tp_frame_nr = BLOCK_BYTES // SLOT_BYTES * BLOCK_COUNT
     request.tp_retire_blk_tov = RETIRE_MS
-    _check(setsockopt(ring.fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)), "PACKET_RX_RING")
+    _check(setsockopt(ring.device.fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)), "PACKET_RX_RING")
     ring.block_bytes, ring.block_count = BLOCK_BYTES, BLOCK_COUNT
-    ring.blocks = _map(ring.fd, <size_t>BLOCK_BYTES * BLOCK_COUNT)
-    return _bind(ring.fd, index, ETH_P_ALL)                 # bound to ETH_P_IP it would see nothing behind the block
+    ring.blocks = _map(ring.device.fd, <size_t>BLOCK_BYTES * BLOCK_COUNT)
+    return _bind(ring.device.fd, index, ETH_P_ALL)          # bound to ETH_P_IP it would see nothing behind the block
 
 
 cdef int _open_send(Ring* ring, int index, uint32_t mtu) except -1:
@@ -286,8 +294,8 @@ cdef void _free(Ring* ring) noexcept nogil:
         munmap(ring.blocks, <size_t>ring.block_bytes * ring.block_count)
     if ring.slots != NULL:
         munmap(ring.slots, <size_t>ring.slot_bytes * ring.slot_count)
-    if ring.fd >= 0:
-        c_close(ring.fd)
+    if ring.device.fd >= 0:
+        c_close(ring.device.fd)
     if ring.slot_fd >= 0:
         c_close(ring.slot_fd)
     if ring.large_fd >= 0:
@@ -295,10 +303,10 @@ cdef void _free(Ring* ring) noexcept nogil:
     ring.blocks = ring.slots = NULL
     ring.cursor = NULL
     ring.queued = ring.large = ring.left = 0
-    ring.fd = ring.slot_fd = ring.large_fd = -1
+    ring.device.fd = ring.slot_fd = ring.large_fd = -1
 
 
-cdef class PacketRing:
+cdef class PacketRing(Driver):
     """The rings of one interface, open until `close`.
 
     index: the interface's number in this network namespace; mtu: bytes, decides how large a slot is.
@@ -307,7 +315,10 @@ cdef class PacketRing:
 
     def __cinit__(self, int index, uint32_t mtu=1500):
         memset(&self.ring, 0, sizeof(Ring))
-        self.ring.fd = self.ring.slot_fd = self.ring.large_fd = -1
+        self.device = &self.ring.device
+        self.device.receive, self.device.complete, self.device.clear_error = receive, complete, clear_error
+        self.device.send, self.device.flush = send, flush
+        self.ring.device.fd = self.ring.slot_fd = self.ring.large_fd = -1
         self._ring_drops = 0
         try:
             _open_receive(&self.ring, index)
@@ -319,17 +330,12 @@ cdef class PacketRing:
     def __dealloc__(self):
         _free(&self.ring)
 
-    @property
-    def fd(self) -> int:
-        """Readable when frames wait; -1 when closed."""
-        return self.ring.fd
-
     def counters(self) -> dict[str, int]:
         """Cumulative: received, truncated, ring_drops (the kernel found no room), sent, send_dropped, send_errors."""
         cdef tpacket_stats_v3 statistics
         cdef uint32_t length = sizeof(statistics)
         memset(&statistics, 0, sizeof(statistics))
-        if self.ring.fd >= 0 and getsockopt(self.ring.fd, SOL_PACKET, PACKET_STATISTICS, &statistics, &length) == 0:
+        if self.device.fd >= 0 and getsockopt(self.device.fd, SOL_PACKET, PACKET_STATISTICS, &statistics, &length) == 0:
             self._ring_drops += statistics.tp_drops         # reading them resets them
         return {
             "received": self.ring.received, "truncated": self.ring.truncated, "ring_drops": self._ring_drops,
@@ -341,29 +347,30 @@ cdef class PacketRing:
         cdef const uint8_t[::1] data = frame
         if not 14 <= data.shape[0] <= FRAME_ROOM:
             raise ValueError(f"frame of {data.shape[0]} bytes: allowed are 14 to {FRAME_ROOM}")
-        if self.ring.fd < 0:
+        if self.ring.device.fd < 0:
             raise ValueError("the ring is closed")
-        send(&self.ring, <uint8_t*>&data[0], <uint32_t>data.shape[0], NULL)
-        flush(&self.ring)
+        send(self.device, <uint8_t*>&data[0], <uint32_t>data.shape[0], NULL)
+        flush(self.device)
 
     def receive(self) -> list[tuple[bytes, int, bool, tuple[int, int, int, int, int, int]]]:
         """What has arrived: (frame, packet type, tagged, virtio-net header). For tests and probes, not for traffic."""
         cdef Arrival arrival
         cdef virtio_net_hdr offload
         frames = []
-        if self.ring.fd < 0:
+        if self.ring.device.fd < 0:
             return frames
         while True:
-            while receive(&self.ring, &arrival):
+            while next_frame(&self.ring, &arrival):
                 offload = arrival.offload[0]
                 needs = (offload.flags, offload.gso_type, offload.hdr_len, offload.gso_size, offload.csum_start,
                          offload.csum_offset)
                 frames.append((arrival.data[:arrival.length], arrival.packet_type, bool(arrival.tagged), needs))
-            if not complete(&self.ring):
+            if self.ring.cursor == NULL:
                 return frames
+            complete(self.device)
 
     def close(self) -> None:
         """Idempotent."""
-        if self.ring.fd >= 0:
+        if self.ring.device.fd >= 0:
             self.counters()
         _free(&self.ring)

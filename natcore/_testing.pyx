@@ -123,8 +123,8 @@ cdef class IndexTable:
     """An index that owns its buckets."""
     cdef Index index
 
-    def __cinit__(self, uint64_t entries, uint32_t per_bucket=4):
-        if not index_new(&self.index, entries, per_bucket):
+    def __cinit__(self, uint64_t entries):
+        if not index_new(&self.index, entries):
             raise MemoryError(f"{entries} entries")
 
     def __dealloc__(self):

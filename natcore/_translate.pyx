@@ -31,7 +31,7 @@ from natcore._tcp cimport (
 from natcore._unsolicited cimport answer_unsolicited, note_unsolicited
 from natcore.frame cimport FRAME_GSO, Frame
 from natcore.hints cimport bswap16, bswap32, exchange, likely, prefetch, prefetch_write, store_release, unlikely
-from natcore.index cimport NONE, bucket_of, ctz32, match_tags, tag_of
+from natcore.index cimport NONE, bucket_of, ctz32, match_some, tag_of
 from natcore.state cimport Clock, Worker, clock_read
 from natcore.verdict cimport (
     DROP_FILTERED, DROP_FRAGMENT, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_PORTS_EXHAUSTED,
@@ -288,7 +288,7 @@ cdef inline void find(const Worker* worker, const Frame* frame, Flight* flight) 
     cdef uint32_t mask
     flight.candidate = NONE
     if likely(flight.bucket != NULL):
-        mask = match_tags(flight.bucket.tags, tag_of(flight.hash))
+        mask = match_some(flight.bucket.tags, tag_of(flight.hash))
         if likely(mask != 0):
             flight.candidate = flight.bucket.numbers[ctz32(mask)]
             prefetch_write(&worker.sessions.hot[flight.candidate])

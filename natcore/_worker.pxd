@@ -1,35 +1,41 @@
-"""Joins two rings, next hops and a translator with a clock: the loop that moves packets, without the GIL."""
+"""Joins the ports of a plane, next hops and a translator with a clock: the loop that moves packets, without the GIL."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore._nexthop cimport WAITING_ROOM, AddressSet, NextHops, Waiting
-from natcore._ring cimport Arrival, PacketRing, Ring
+from natcore._device cimport Arrival, Device
+from natcore._nexthop cimport AddressSet, Neighbours, Routes
+from natcore._waiting cimport WaitingRoom
 from natcore.frame cimport Frame
 from natcore.state cimport Worker
 
 cdef enum:
     BATCH = 256                 # frames translated while the worker is held once
     WISHES = 256
+    PORTS_MOST = 16             # of a plane: the inside ones and the outside one
 
-cdef struct Port:               # one side's interface, as the loop sees it
-    Ring* ring                  # NULL: it is away
+cdef struct Port:               # an interface, as the loop sees it
+    Device* device              # NULL: it is away
     uint8_t mac[6]
-    uint32_t announced          # of the outside addresses, by gratuitous ARP since it came up
-    NextHops hops
+    uint8_t side                # Side
+    bint queued                 # something is, to be flushed
+    uint32_t address            # big-endian, 0: none: what the gateway's own errors on this link come from
+    Neighbours neighbours
     uint64_t left_to_kernel     # frames: not IPv4, not for us, or for the host's own addresses
     uint64_t arp_answered
-    uint64_t no_route           # packets that no route over this link leads to the goal
     uint64_t unresolved         # packets whose next hop did not answer, or for which too many waited
 
 cdef struct Wish:               # a neighbour that should be resolved
     uint32_t address            # host order
-    uint32_t side
+    uint32_t port
 
 cdef struct Loop:
     Worker* worker
-    Port ports[2]               # by Side
+    Port ports[PORTS_MOST]      # the inside ones, then the outside one
+    uint32_t count              # of them
+    Routes routes[2]            # by Side, over its ports
+    uint64_t no_route[2]        # by Side: packets that no route over its ports leads to the goal
+    uint32_t announced          # of the outside addresses, by gratuitous ARP since the outside port came up
     AddressSet local            # the host's own addresses
-    Waiting room[WAITING_ROOM]
-    uint32_t waiting            # frames in it
+    WaitingRoom room
     uint32_t learned            # a neighbour changed: look through the room
     Wish wishes[WISHES]
     uint32_t wish_count
@@ -40,7 +46,7 @@ cdef struct Loop:
     uint32_t park               # the control side wants the loop to return for a moment
     int64_t offset_ns           # gateway's clock - CLOCK_MONOTONIC
     uint64_t serviced_ns
-    uint32_t turn               # side to be served first
+    uint32_t turn               # port to be served first
     uint8_t* generated          # room for a frame of the gateway's own
     Frame frames[BATCH]
     Arrival arrivals[BATCH]

@@ -1,14 +1,16 @@
-"""The loop: poll both rings, batch, translate, find the next hop, send; between batches own frames and the sweep."""
+"""The loop: poll every port, batch, translate, find the next hop, send; between batches own frames and the sweep."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from natcore._device cimport FRAME_ROOM
 from natcore._nexthop cimport (
-    ASK_AGAIN_MS, FAILED, KNOWN, UNKNOWN, WAITING_MS, Neighbour, holds, neighbour_at, next_hop, waiting_free,
-    waiting_take,
+    ASK_AGAIN_MS, FAILED, KNOWN, NO_ROUTE, UNKNOWN, Neighbour, holds, neighbour_at, neighbour_of, route_to,
 )
 from natcore._ports cimport address_find
-from natcore._ring cimport FRAME_ROOM, clear_error, complete, flush, receive, send
 from natcore._translate cimport hold, release, revoke, take_generated, tick, translate
+from natcore._waiting cimport (
+    WAITING_MS, Waiting, waiting_enter, waiting_first, waiting_leave, waiting_next, waiting_sweep,
+)
 from natcore.arp cimport ARP_FRAME_BYTES, arp_announce, arp_answer, arp_asked
 from natcore.frame cimport FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED
 from natcore.hints cimport bswap16, bswap32, load_acquire
@@ -90,6 +92,10 @@ cdef uint64_t clock_of(const Loop* loop) noexcept nogil:
 
 # ---- out -------------------------------------------------------------------------------------------------------------
 
+cdef inline Port* outside_port(Loop* loop) noexcept nogil:
+    return &loop.ports[loop.count - 1]
+
+
 cdef inline uint32_t egress_of(const Frame* frame) noexcept nogil:
     """The Side that a forwarded frame leaves by."""
     if frame.verdict == OUTBOUND:
@@ -99,16 +105,22 @@ cdef inline uint32_t egress_of(const Frame* frame) noexcept nogil:
     return INSIDE
 
 
-cdef inline void emit(Port* port, const Neighbour* neighbour, Frame* frame,
+cdef inline bint emit(Port* port, const Neighbour* neighbour, Frame* frame,
                       const virtio_net_hdr* offload) noexcept nogil:
-    """Writes the link header and queues the frame."""
+    """Writes the link header and queues the frame; true if it was not copied (see Device)."""
     cdef EthernetHeader* link = <EthernetHeader*>frame.data
     memcpy(link.destination, neighbour.mac, 6)
     memcpy(link.source, port.mac, 6)
-    if frame.flags:             # what a device has to do still; for fragments it was done
-        send(port.ring, frame.data, frame.length, offload)
-    else:
-        send(port.ring, frame.data, frame.length, NULL)
+    port.queued = True
+    # what a device has to do still; for fragments it was done
+    return port.device.send(port.device, frame.data, frame.length, offload if frame.flags else NULL)
+
+
+cdef inline void flush(Port* port) noexcept nogil:
+    """What was queued goes to the kernel."""
+    if port.queued and port.device != NULL:
+        port.device.flush(port.device)
+    port.queued = False
 
 
 cdef void give_up(Loop* loop, Frame* frame) noexcept nogil:
@@ -119,79 +131,62 @@ cdef void give_up(Loop* loop, Frame* frame) noexcept nogil:
         revoke(loop.worker, frame, DROP_NO_NEIGHBOUR)
 
 
-cdef void ask(Loop* loop, Neighbour* neighbour, uint32_t side, uint32_t now_ms) noexcept nogil:
+cdef void ask(Loop* loop, Neighbour* neighbour, uint32_t port, uint32_t now_ms) noexcept nogil:
     """Wants the neighbour resolved, once in a while."""
     if neighbour.asked_ms and now_ms - neighbour.asked_ms < ASK_AGAIN_MS or loop.wish_count == WISHES:
         return
     neighbour.asked_ms = now_ms or 1
     neighbour.state = UNKNOWN
     loop.wishes[loop.wish_count].address = neighbour.address
-    loop.wishes[loop.wish_count].side = side
+    loop.wishes[loop.wish_count].port = port
     loop.wish_count += 1
     loop.ask = True
 
 
-cdef void hold_back(Loop* loop, Port* port, Neighbour* neighbour, Frame* frame, const virtio_net_hdr* offload,
-                    uint32_t side, uint32_t now_ms) noexcept nogil:
-    """The next hop is not known: a few frames wait for it, the others are dropped."""
-    cdef Waiting* waiting = NULL
-    ask(loop, neighbour, side, now_ms)
-    if neighbour.state != FAILED and frame.length <= FRAME_ROOM:
-        waiting = waiting_take(loop.room, neighbour)
-    if waiting == NULL:
+cdef bint deliver(Loop* loop, Frame* frame, const virtio_net_hdr* offload, uint32_t now_ms) noexcept nogil:
+    """A forwarded frame, towards its destination; or why not. True if it was queued and not copied (see Device)."""
+    cdef uint32_t side = egress_of(frame), at = 0
+    cdef uint32_t via = route_to(&loop.routes[side], bswap32((<Ipv4Header*>(frame.data + ETHERNET_BYTES)).destination),
+                                 &at)
+    cdef Port* port = &loop.ports[at]
+    cdef Neighbour* neighbour = NULL
+    if via != NO_ROUTE and port.device != NULL:
+        neighbour = neighbour_of(&port.neighbours, via)
+    if neighbour == NULL:
+        loop.no_route[side] += 1
+        give_up(loop, frame)
+        return False
+    if neighbour.state == KNOWN:
+        neighbour.used = 1
+        return emit(port, neighbour, frame, offload)
+    ask(loop, neighbour, at, now_ms)
+    if neighbour.state == FAILED or not waiting_enter(&loop.room, neighbour, at, frame, offload, now_ms):
         port.unresolved += 1
         give_up(loop, frame)
-        return
-    memcpy(waiting.data, frame.data, frame.length)
-    waiting.frame = frame[0]
-    waiting.frame.data = waiting.data
-    waiting.offload = offload[0]
-    waiting.since_ms = now_ms
-    waiting.side = <uint8_t>side
-    loop.waiting += 1
-
-
-cdef void deliver(Loop* loop, Frame* frame, const virtio_net_hdr* offload, uint32_t now_ms) noexcept nogil:
-    """A forwarded frame, towards its destination; or why not."""
-    cdef uint32_t side = egress_of(frame)
-    cdef Port* port = &loop.ports[side]
-    cdef Neighbour* neighbour = NULL
-    if port.ring != NULL:
-        neighbour = next_hop(&port.hops, bswap32((<Ipv4Header*>(frame.data + ETHERNET_BYTES)).destination))
-    if neighbour == NULL:
-        port.no_route += 1
-        give_up(loop, frame)
-    elif neighbour.state == KNOWN:
-        neighbour.used = 1
-        emit(port, neighbour, frame, offload)
-    else:
-        hold_back(loop, port, neighbour, frame, offload, side, now_ms)
+    return False
 
 
 cdef void look_through_room(Loop* loop, uint32_t now_ms, bint close) noexcept nogil:
     """Sends what has its next hop now, drops what waited too long; with close, whatever is left."""
-    cdef uint32_t i
-    cdef Waiting* waiting
+    cdef Waiting* waiting = waiting_first(&loop.room)
     cdef Port* port
     cdef Neighbour* neighbour
     loop.learned = 0
-    for i in range(WAITING_ROOM):
-        waiting = &loop.room[i]
-        if not waiting.taken:
-            continue
-        port = &loop.ports[waiting.side]
-        neighbour = neighbour_at(&port.hops, waiting.address)
-        if neighbour.address and neighbour.state == KNOWN and port.ring != NULL and not close:
-            neighbour.used = 1
-            emit(port, neighbour, &waiting.frame, &waiting.offload)
-            flush(port.ring)        # a large frame is not copied, and its place is free again
-        elif neighbour.state == FAILED or now_ms - waiting.since_ms >= WAITING_MS or close:
-            port.unresolved += 1
-            give_up(loop, &waiting.frame)
-        else:
-            continue
-        waiting_free(waiting, &port.hops)
-        loop.waiting -= 1
+    while waiting != NULL:
+        if waiting.address:
+            port = &loop.ports[waiting.port]
+            neighbour = neighbour_at(&port.neighbours, waiting.address)
+            if neighbour.address and neighbour.state == KNOWN and port.device != NULL and not close:
+                neighbour.used = 1
+                emit(port, neighbour, &waiting.frame, &waiting.offload)
+                waiting_leave(&loop.room, waiting, &port.neighbours)
+            elif neighbour.state == FAILED or now_ms - waiting.since_ms >= WAITING_MS or close:
+                port.unresolved += 1
+                give_up(loop, &waiting.frame)
+                waiting_leave(&loop.room, waiting, &port.neighbours)
+        waiting = waiting_next(&loop.room, waiting)
+    hand_over(loop)             # before the places are used again: large frames are not copied
+    waiting_sweep(&loop.room)
 
 
 cdef void close_room(Loop* loop) noexcept nogil:
@@ -210,59 +205,61 @@ cdef void deliver_fragment(Loop* loop, uint32_t length, uint8_t side, uint8_t ca
     frame.side = OUTSIDE if side == INSIDE else INSIDE
     frame.verdict = OUTBOUND if side == OUTSIDE else INBOUND
     frame.tag = 0 if cause == HELD else UNCOUNTED
-    deliver(loop, &frame, &nothing, now_ms)
-    if loop.ports[side].ring != NULL and loop.ports[side].ring.large:
-        flush(loop.ports[side].ring)    # a large frame is not copied
+    if deliver(loop, &frame, &nothing, now_ms):
+        hand_over(loop)
 
 
-cdef void send_generated(Loop* loop, uint32_t now_ms) noexcept nogil:
-    """The gateway's own frames; they answer the frame that caused them, link header included. And fragments."""
+cdef void send_generated(Loop* loop, Port* from_port, uint32_t now_ms) noexcept nogil:
+    """The gateway's own frames; they answer one that came by from_port, link header included. And fragments."""
     cdef uint8_t side = 0, cause = 0
     cdef uint32_t length
     while True:
         length = take_generated(loop.worker, loop.generated, FRAME_ROOM, &side, &cause)
         if length == 0:
             return
-        if cause == HELD or cause <= UNTRANSLATED:
+        if cause == HELD or cause <= UNTRANSLATED or side & 1 != from_port.side:
             deliver_fragment(loop, length, side & 1, cause, now_ms)
-        elif loop.ports[side & 1].ring != NULL and send(loop.ports[side & 1].ring, loop.generated, length, NULL):
-            flush(loop.ports[side & 1].ring)
+        elif from_port.device != NULL:
+            from_port.queued = True
+            if from_port.device.send(from_port.device, loop.generated, length, NULL):
+                flush(from_port)
 
 
 cdef void announce(Loop* loop) noexcept nogil:
     """The next few of the outside addresses, by gratuitous ARP; new ones too."""
-    cdef Port* port = &loop.ports[OUTSIDE]
+    cdef Port* port = outside_port(loop)
     cdef uint32_t _i
     cdef uint8_t frame[ARP_FRAME_BYTES]
-    if port.ring == NULL:
+    if port.device == NULL:
         return
     for _i in range(ANNOUNCE_AT_ONCE):
-        if port.announced >= loop.worker.mappings.ports.count:
+        if loop.announced >= loop.worker.mappings.ports.count:
             return
-        if loop.worker.mappings.ports.addresses[port.announced].references:
-            arp_announce(frame, loop.worker.mappings.ports.addresses[port.announced].ip, port.mac)
-            send(port.ring, frame, ARP_FRAME_BYTES, NULL)
-        port.announced += 1
+        if loop.worker.mappings.ports.addresses[loop.announced].references:
+            arp_announce(frame, loop.worker.mappings.ports.addresses[loop.announced].ip, port.mac)
+            port.device.send(port.device, frame, ARP_FRAME_BYTES, NULL)
+            port.queued = True
+        loop.announced += 1
 
 
 # ---- in --------------------------------------------------------------------------------------------------------------
 
-cdef void answer_arp(Loop* loop, uint32_t side, Arrival* arrival) noexcept nogil:
+cdef void answer_arp(Loop* loop, Port* port, Arrival* arrival) noexcept nogil:
     """Addresses that are the gateway's and not the kernel's."""
-    cdef Port* port = &loop.ports[side]
     cdef uint32_t asked = arp_asked(arrival.data, arrival.length), asked_be = bswap32(asked)
     port.left_to_kernel += 1
     if asked == 0 or holds(&loop.local, asked):
         return
-    if asked_be == loop.worker.link_address[side] or (
-            side == OUTSIDE and address_find(&loop.worker.mappings.ports, asked_be) != NONE):
+    if asked_be == port.address or (
+            port.side == OUTSIDE and address_find(&loop.worker.mappings.ports, asked_be) != NONE):
         arp_answer(arrival.data, port.mac)
-        send(port.ring, arrival.data, ARP_FRAME_BYTES, NULL)
+        port.device.send(port.device, arrival.data, ARP_FRAME_BYTES, NULL)
+        port.queued = True
         port.left_to_kernel -= 1
         port.arp_answered += 1
 
 
-cdef inline bint is_ours(Loop* loop, uint32_t side, Arrival* arrival) noexcept nogil:
+cdef inline bint is_ours(Loop* loop, Arrival* arrival) noexcept nogil:
     """Whether the translator takes the frame; else it is the kernel's (or an ARP request answered here)."""
     cdef uint16_t ethertype
     cdef uint32_t destination
@@ -291,63 +288,60 @@ cdef inline uint16_t flags_of(const Arrival* arrival) noexcept nogil:
     return flags | FRAME_UNFINISHED if offload.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM else flags
 
 
-cdef uint32_t sort_out(Loop* loop, uint32_t side, uint32_t arrived) noexcept nogil:
+cdef uint32_t sort_out(Loop* loop, Port* port, uint32_t arrived) noexcept nogil:
     """Makes frames of what the translator takes; how many."""
     cdef uint32_t i, count = 0
     cdef Arrival* arrival
     cdef Frame* frame
     for i in range(arrived):
         arrival = &loop.arrivals[i]
-        if is_ours(loop, side, arrival):
+        if is_ours(loop, arrival):
             frame = &loop.frames[count]
             frame.data = arrival.data
             frame.length = arrival.length
             frame.flags = flags_of(arrival) if arrival.offload.flags or arrival.offload.gso_type else 0
             frame.gso_size = arrival.offload.gso_size
-            frame.side = <uint8_t>side
+            frame.side = port.side
             frame.tag = <uint16_t>i
             count += 1
         elif (arrival.length >= ETHERNET_BYTES and not arrival.tagged
                 and (<EthernetHeader*>arrival.data).ethertype == bswap16(ETHERTYPE_ARP)
                 and (arrival.packet_type == PACKET_HOST or arrival.packet_type == PACKET_BROADCAST)):
-            answer_arp(loop, side, arrival)
+            answer_arp(loop, port, arrival)
         else:
-            loop.ports[side].left_to_kernel += 1
+            port.left_to_kernel += 1
     return count
 
 
-cdef uint32_t serve(Loop* loop, uint32_t side, uint32_t budget) noexcept nogil:
-    """One batch of one side, all the way; how many frames arrived."""
-    cdef Ring* ring = loop.ports[side].ring
-    cdef uint32_t arrived = 0, count, i
+cdef uint32_t serve(Loop* loop, Port* port, uint32_t budget) noexcept nogil:
+    """One batch of one port, all the way; how many frames arrived."""
+    cdef uint32_t arrived, count, i, now_ms
     cdef uint64_t now_ns
-    if ring == NULL:
+    if port.device == NULL:
         return 0
-    if budget > BATCH:
-        budget = BATCH
-    while arrived < budget and receive(ring, &loop.arrivals[arrived]):
-        arrived += 1
+    arrived = port.device.receive(port.device, loop.arrivals, budget if budget < BATCH else BATCH)
     if arrived:
         enter(loop.worker)
         now_ns = clock_of(loop)
-        count = sort_out(loop, side, arrived)
+        now_ms = <uint32_t>(now_ns // 1000000)
+        loop.worker.link_address[port.side] = port.address
+        count = sort_out(loop, port, arrived)
         translate(loop.worker, loop.frames, count, now_ns)
         for i in range(count):
             if loop.frames[i].verdict <= UNTRANSLATED:
-                deliver(loop, &loop.frames[i], loop.arrivals[loop.frames[i].tag].offload, <uint32_t>(now_ns // 1000000))
-        send_generated(loop, <uint32_t>(now_ns // 1000000))
+                deliver(loop, &loop.frames[i], loop.arrivals[loop.frames[i].tag].offload, now_ms)
+        send_generated(loop, port, now_ms)
         release(loop.worker)
         hand_over(loop)
-    complete(ring)
+    port.device.complete(port.device)
     return arrived
 
 
 cdef void hand_over(Loop* loop) noexcept nogil:
     """What was queued goes to the kernel, what is wanted to the control side."""
-    cdef uint32_t side
-    for side in range(2):
-        if loop.ports[side].ring != NULL:
-            flush(loop.ports[side].ring)
+    cdef uint32_t i
+    for i in range(loop.count):
+        flush(&loop.ports[i])
     if loop.ask:
         loop.ask = False
         signal_fd(loop.ask_fd)
@@ -361,23 +355,23 @@ cdef void service(Loop* loop) noexcept nogil:
     loop.serviced_ns = now_ns
     enter(loop.worker)
     tick(loop.worker, now_ns)
-    if loop.waiting:
+    if loop.room.frames:
         look_through_room(loop, <uint32_t>(now_ns // 1000000), False)
     loop.learned = 0
     announce(loop)
-    send_generated(loop, <uint32_t>(now_ns // 1000000))
+    send_generated(loop, outside_port(loop), <uint32_t>(now_ns // 1000000))
     release(loop.worker)
     hand_over(loop)
 
 
 cdef uint32_t work(Loop* loop, uint32_t budget) noexcept nogil:
-    """At most about budget frames of both sides; how many."""
-    cdef uint32_t done = 0, before, side
+    """At most about budget frames of all ports; how many."""
+    cdef uint32_t done = 0, before, i
     while done < budget:
         before = done
-        for side in range(2):
-            done += serve(loop, (side + loop.turn) & 1, budget - done if budget > done else 1)
-        loop.turn ^= 1
+        for i in range(loop.count):
+            done += serve(loop, &loop.ports[(i + loop.turn) % loop.count], budget - done if budget > done else 1)
+        loop.turn = loop.turn + 1 if loop.turn + 1 < loop.count else 0
         service(loop)
         if done == before or load_acquire(&loop.park) or load_acquire(&loop.stop):
             break
@@ -386,27 +380,29 @@ cdef uint32_t work(Loop* loop, uint32_t budget) noexcept nogil:
 
 cdef void clear_errors(Loop* loop) noexcept nogil:
     """A link that went down leaves an error, at which poll returns at once for ever."""
-    cdef uint32_t side
-    for side in range(2):
-        if loop.ports[side].ring != NULL:
-            clear_error(loop.ports[side].ring)
+    cdef uint32_t i
+    for i in range(loop.count):
+        if loop.ports[i].device != NULL:
+            loop.ports[i].device.clear_error(loop.ports[i].device)
 
 
 cdef void rest(Loop* loop) noexcept nogil:
     """Until a frame arrives, the control side calls, or time asks for something."""
-    cdef pollfd fds[3]
-    cdef uint32_t side
-    for side in range(2):
-        fds[side].fd = -1 if loop.ports[side].ring == NULL else loop.ports[side].ring.fd
-        fds[side].events = POLLIN
-    fds[2].fd = loop.wake_fd
-    fds[2].events = POLLIN
-    if poll(fds, 3, BUSY_MS if loop.waiting or loop.ports[OUTSIDE].announced < loop.worker.mappings.ports.count
+    cdef pollfd fds[PORTS_MOST + 1]
+    cdef uint32_t i, failed = 0
+    for i in range(loop.count):
+        fds[i].fd = -1 if loop.ports[i].device == NULL else loop.ports[i].device.fd
+        fds[i].events = POLLIN
+    fds[loop.count].fd = loop.wake_fd
+    fds[loop.count].events = POLLIN
+    if poll(fds, loop.count + 1, BUSY_MS if loop.room.frames or loop.announced < loop.worker.mappings.ports.count
             else IDLE_MS) <= 0:
         return
-    if (fds[0].revents | fds[1].revents) & POLLERR:
+    for i in range(loop.count):
+        failed |= fds[i].revents & POLLERR
+    if failed:
         clear_errors(loop)
-    if fds[2].revents:
+    if fds[loop.count].revents:
         drain_fd(loop.wake_fd)
 
 

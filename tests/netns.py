@@ -21,11 +21,12 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces ne
 CLIENT, SERVER = "10.0.0.2", "198.18.0.2"
 GATEWAY_INSIDE, GATEWAY_OUTSIDE = "10.0.0.1", "198.18.0.1"
 POOL = "198.18.0.100"
+SECOND, GATEWAY_SECOND = "10.0.1.2", "10.0.1.1"  # where there are two inside interfaces
 
 
-def build() -> Network:
-    """in eth0 -- lan0 gw wan0 -- eth0 out; the inside host's default route leads to the gateway."""
-    network = Network(f"natcore-test-{os.getpid()}-", ["in", "gw", "out"])
+def build(*more: str) -> Network:
+    """in eth0 -- lan0 gw wan0 -- eth0 out; the inside host's default route leads to the gateway. more: other members."""
+    network = Network(f"natcore-test-{os.getpid()}-", ["in", "gw", "out", *more])
     network.pair("in", "eth0", "gw", "lan0")
     network.pair("gw", "wan0", "out", "eth0")
     network.up("in", "eth0", f"{CLIENT}/24")
@@ -34,6 +35,14 @@ def build() -> Network:
     network.up("out", "eth0", f"{SERVER}/24")
     network.route("in", "default", via=GATEWAY_INSIDE)
     return network
+
+
+def join_second(network: Network) -> None:
+    """in2 eth0 -- lan1 gw: another inside host, on a link of its own. The network has the member in2."""
+    network.pair("in2", "eth0", "gw", "lan1")
+    network.up("in2", "eth0", f"{SECOND}/24")
+    network.up("gw", "lan1", f"{GATEWAY_SECOND}/24")
+    network.route("in2", "default", via=GATEWAY_SECOND)
 
 
 @contextmanager
@@ -119,7 +128,7 @@ def network() -> Iterator[Network]:
 
 def start(network: Network, made: Gateway, **options: object) -> Plane:
     with at(network, "gw"):
-        return made.forward(inside="lan0", outside="wan0", **options)  # type: ignore[arg-type]
+        return made.forward(**{"inside": "lan0", "outside": "wan0", **options})  # type: ignore[arg-type]
 
 
 @pytest.fixture

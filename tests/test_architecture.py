@@ -69,12 +69,26 @@ MAY_KNOW["_unsolicited"] = {*GROUND, "state", "_icmp", "_parse", "_ports", "_ses
 MAY_KNOW["_translate"] = set(MAY_KNOW)
 MAY_KNOW["_entries"] = {"hints", "state", "_journal", "_mappings", "_sessions", "_sweep"}
 MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_sweep", "_tcp"}
+MAY_KNOW["_storage"] = {
+    "memory",
+    "index",
+    "state",
+    "_blocks",
+    "_fragments",
+    "_icmp",
+    "_journal",
+    "_mappings",
+    "_overload",
+}
+MAY_KNOW["_storage"] |= {"_ports", "_sessions", "_synqueue"}
 # the plane: frames without NAT, then what joins them to a translator
 MAY_KNOW["arp"] = {"hints", "wire"}
 MAY_KNOW["kernel"] = set()
-MAY_KNOW["_ring"] = {"hints", "frame", "memory", "kernel"}
-MAY_KNOW["_nexthop"] = {"hints", "wire", "frame", "memory", "kernel", "_ring"}
-MAY_KNOW["_worker"] = {*GROUND, "arp", "kernel", "_ring", "_nexthop", "_ports", "state", "_translate"}
+MAY_KNOW["_device"] = {"kernel"}
+MAY_KNOW["_ring"] = {"hints", "frame", "memory", "kernel", "_device"}
+MAY_KNOW["_nexthop"] = {"memory"}
+MAY_KNOW["_waiting"] = {"frame", "memory", "kernel", "_device", "_nexthop"}
+MAY_KNOW["_worker"] = {*GROUND, "arp", "kernel", "_device", "_nexthop", "_waiting", "_ports", "state", "_translate"}
 # the boundaries to Python, and the tests' own
 MAY_KNOW["_encode_sls"] = {"text", "_journal"}
 MAY_KNOW["_encode_ipfix"] = {"hints", "_journal"}
@@ -102,6 +116,7 @@ BOUNDARIES = {
     "_flowlog",
     "_rows",
     "_explain",
+    "_storage",
     "_gateway",
     "_testing",
 }  # they may raise our errors

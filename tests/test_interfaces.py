@@ -10,7 +10,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from natcore import InterfaceError, block, interfaces
-from natcore.interfaces import NO_ROUTE, ON_LINK, ranges_of
+from natcore.interfaces import NO_ROUTE, ON_LINK, Range, ranges_of
 from natcore.namespaces import Network
 from netns import at, needs_root, ping
 
@@ -40,13 +40,17 @@ def route(
     return Message(attributes, type=kind, flags=0, dst_len=network.prefixlen)
 
 
-def look(ranges: list[tuple[int, int]], address: str) -> int:
-    return next((via for start, via in reversed(ranges) if start <= ip(address)), NO_ROUTE)
+def look(ranges: list[Range], address: str) -> int:
+    return next((via for start, via, _ in reversed(ranges) if start <= ip(address)), NO_ROUTE)
+
+
+def port_to(ranges: list[Range], address: str) -> int:
+    return next(port for start, _, port in reversed(ranges) if start <= ip(address))
 
 
 def test_the_longest_prefix_decides() -> None:
     default, link = route("0.0.0.0/0", via="10.0.0.254"), route("10.0.0.0/24")
-    ranges = ranges_of([default, link, route("10.0.0.128/25", via="10.0.0.3")], 3)
+    ranges = ranges_of([default, link, route("10.0.0.128/25", via="10.0.0.3")], {3: 0})
     assert look(ranges, "8.8.8.8") == ip("10.0.0.254")
     assert look(ranges, "10.0.0.5") == ON_LINK
     assert look(ranges, "10.0.0.200") == ip("10.0.0.3")
@@ -59,8 +63,24 @@ def test_the_lowest_metric_decides_and_other_interfaces_do_not_count() -> None:
         route("0.0.0.0/0", via="10.0.0.2", metric=100),
         route("0.0.0.0/0", via="10.0.0.3", metric=1, over=4),
     ]
-    assert look(ranges_of(routes, 3), "8.8.8.8") == ip("10.0.0.2")
-    assert ranges_of([route("10.0.0.0/8", over=4)], 3) == []
+    assert look(ranges_of(routes, {3: 0}), "8.8.8.8") == ip("10.0.0.2")
+    assert ranges_of([route("10.0.0.0/8", over=4)], {3: 0}) == []
+
+
+def test_over_several_interfaces_a_range_says_which() -> None:
+    routes = [
+        route("10.0.0.0/8", via="10.1.0.9", over=4),
+        route("10.0.0.0/24", over=3),
+        route("10.1.0.0/24", over=4),
+        route("10.2.0.0/24", over=4, metric=5),
+        route("10.2.0.0/24", over=3, metric=1),
+        route("0.0.0.0/0", over=9, via="192.0.2.1"),
+    ]
+    ranges = ranges_of(routes, {3: 0, 4: 1})
+    seen = {where: (look(ranges, where), port_to(ranges, where)) for where in ("10.0.0.1", "10.1.0.1", "10.2.0.1")}
+    assert seen == {"10.0.0.1": (ON_LINK, 0), "10.1.0.1": (ON_LINK, 1), "10.2.0.1": (ON_LINK, 0)}
+    assert (look(ranges, "10.9.9.9"), port_to(ranges, "10.9.9.9")) == (ip("10.1.0.9"), 1)
+    assert look(ranges, "8.8.8.8") == NO_ROUTE
 
 
 def test_refusing_routes_and_several_next_hops() -> None:
@@ -69,7 +89,7 @@ def test_refusing_routes_and_several_next_hops() -> None:
         route("0.0.0.0/0", over=0, RTA_MULTIPATH=several),
         route("192.0.2.0/24", kind=6, over=0),
     ]
-    ranges = ranges_of(routes, 3)
+    ranges = ranges_of(routes, {3: 0})
     assert look(ranges, "192.0.2.9") == NO_ROUTE
     assert look(ranges, "192.0.3.9") == ip("10.0.0.8")
 

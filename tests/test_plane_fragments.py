@@ -11,7 +11,7 @@ import pytest
 
 from natcore import DnatEntry, Gateway
 from natcore.namespaces import Network
-from netns import CLIENT, GATEWAY_INSIDE, POOL, SERVER, Nat, adds_up, at, gateway, needs_root, ping, start
+from netns import CLIENT, GATEWAY_INSIDE, POOL, SERVER, Nat, adds_up, at, gateway, needs_root, ping, start, until
 
 pytestmark = needs_root
 
@@ -51,11 +51,32 @@ def test_large_pings_both_ways(nat: Nat) -> None:
 
 def test_large_datagrams(nat: Nat) -> None:
     network, made, _ = nat
-    assert ping(network, "in", SERVER)  # the neighbours are known then: more fragments than may wait for one
     assert echoed(network, 8000, 20) == 20
     (row,) = [row for row in made.sessions() if row["protocol"] == 17]
     assert (int(row["packets_out"]), int(row["packets_in"])) == (120, 120), "six fragments each"
     assert made.counters()["dropped"] == 0 and adds_up(made)
+
+
+def test_the_first_datagram_to_an_unknown_neighbour_arrives_with_all_its_fragments(nat: Nat) -> None:
+    """The largest there is: 45 of them."""
+    network, made, plane = nat
+    assert echoed(network, 65_507, 1) == 1
+    assert plane.counters()["outside_unresolved"] == 0
+    assert made.counters()["dropped"] == 0 and adds_up(made)
+
+
+def test_what_waits_for_one_next_hop_is_bounded(nat: Nat) -> None:
+    network, made, plane = nat
+    with at(network, "in"):
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with client:
+        for _ in range(5):
+            client.sendto(bytes(65_507), ("198.18.0.66", 9))  # nobody is there
+        until(lambda: plane.counters()["inside_received"] >= 5 * 45)
+        until(lambda: plane.counters()["waiting"] == 0)
+    assert plane.counters()["outside_unresolved"] == made.counters()["dropped_no_neighbour"] == 5 * 45
+    assert adds_up(made)
+    assert ping(network, "in", SERVER)  # and the room is free again
 
 
 @pytest.fixture

@@ -95,7 +95,12 @@ def test_what_is_missing_is_named(network: Network) -> None:
         (("lan0", "lo"), InterfaceError, "'lo': not an Ethernet interface"),
         (("lan0", "lan0"), ConfigurationError, "another interface"),
         (("", "wan0"), ConfigurationError, "inside=''"),
-        ((["lan0", "wan0"], "x"), ConfigurationError, "several are not supported"),
+        ((["lan0", "wan0"], "wan0"), ConfigurationError, "another interface"),
+        ((["lan0", "lan0"], "wan0"), ConfigurationError, "each interface once"),
+        (([f"lan{i}" for i in range(16)], "wan0"), ConfigurationError, "allowed are at most 15"),
+        (([], "wan0"), ConfigurationError, "inside=[]"),
+        (("lan0", ["wan0", "wan1"]), ConfigurationError, "allowed are at most 1"),
+        ((["lan0", "lan7"], "wan0"), InterfaceError, "inside='lan7': no such interface"),
     ):
         with at(network, "gw"), pytest.raises(error) as caught:
             made.forward(*names)

@@ -224,7 +224,8 @@ def _tell(what: str, fields: dict[str, Any]) -> None:
     from . import report
 
     if what == "started":
-        print(f"forwarding between {fields['inside']} (inside) and {fields['outside']} (outside)")
+        inside = ", ".join(_as_list(fields["inside"]))
+        print(f"forwarding between {inside} (inside) and {fields['outside']} (outside)")
         for log in fields["logs"]:
             print(f"session log {_listed(log)}")
         if not fields["logs"]:

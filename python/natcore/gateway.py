@@ -29,6 +29,7 @@ from .checks import MAX_TIME, Address, check_choice, check_integer, check_number
 from .config import AnyEntry, DeliveryPolicy, Link, Policy, Timeouts
 from .entries import Entry
 from .errors import ConfigurationError, Error
+from .machine import memory_arguments
 from .notices import Event, Generated, event_of
 from .records import BLOCKS, MAPPING, PORTS, RECORD, SESSION, WINDOW
 from .verdict import FORWARDED, Side, Verdict
@@ -50,7 +51,8 @@ class Gateway:
     kind: "internet" or "vpc"; eip_bind_mode: "NAT" (private addresses on the wire) or "MULTI_BINDED" (the EIPs).
     window: seconds of a session log row. records: rows kept for take_records() while no log runs.
     epoch: Unix seconds at now = 0. seed: an int makes every choice repeatable (tests; a plane warns about it).
-    link: frames are "ethernet" or bare "ip" packets. Raises ConfigurationError, CapacityError.
+    link: frames are "ethernet" or bare "ip" packets. huge_pages: "auto" (transparent), "never", "explicit" (vm.nr_hugepages).
+    numa_node: where all tables must lie. ConfigurationError; CapacityError: full tables exceed the memory or the huge pages.
     """
 
     def __init__(
@@ -76,6 +78,8 @@ class Gateway:
         timeouts: Timeouts | None = None,
         policy: Policy | None = None,
         seed: int | None = None,
+        huge_pages: str = "auto",
+        numa_node: int | None = None,
     ) -> None:
         check_texts(instance=instance, vpc_id=vpc_id, region=region)
         check_choice("kind", kind, ("internet", "vpc"))
@@ -97,12 +101,10 @@ class Gateway:
             inside=(inside, Link), outside=(outside, Link), timeouts=(timeouts, Timeouts), policy=(policy, Policy)
         )
         self.instance, self.vpc_id, self.region = instance, vpc_id, region
-        self.kind, self.billing, self.seed = kind, billing, seed
-        self.eip_bind_mode = eip_bind_mode
+        self.kind, self.billing, self.seed, self.eip_bind_mode = kind, billing, seed, eip_bind_mode
         self.policy = policy or Policy()
         self.timeouts = timeouts or Timeouts()
-        self.window = float(window)
-        self.link = link
+        self.window, self.link = float(window), link
         self.inside, self.outside = inside or Link(), outside or Link()
         self.records = records
         self._planes: list[Plane] = []
@@ -124,6 +126,7 @@ class Gateway:
             ethernet=link == "ethernet",
             decrement_ttl=decrement_ttl,
             **policy_arguments(self.policy, max_sessions),
+            **memory_arguments(huge_pages, numa_node),
         )
         self._table = EntryTable(self._core, kind, eip_bind_mode, self.policy)
 
@@ -289,13 +292,18 @@ class Gateway:
     # ---- interfaces -------------------------------------------------------------------------------------------------
 
     def forward(
-        self, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", threads: bool = True
-    ) -> Plane:
-        """Forwards between two interfaces until the plane is stopped. InterfaceError says what is missing."""
+        self, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", threads: bool = True,
+        cpus: Sequence[int] | None = None,
+    ) -> Plane:  # fmt: skip
+        """Forwards between inside interfaces and an outside one until the plane is stopped. InterfaceError: what is missing.
+
+        inside: a name, or several (15 at most): packets go back by the one whose route in the kernel's main table leads
+        to their host. outside: a name. cpus: the processor that each worker's thread is bound to; None: any.
+        """
         self._check_open()
         from .plane import Plane
 
-        return Plane(self, inside, outside, driver=driver, threads=threads)
+        return Plane(self, inside, outside, driver=driver, threads=threads, cpus=cpus)
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 

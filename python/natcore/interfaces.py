@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -22,7 +22,7 @@ from .block import clean, installed
 from .entries import flatten
 from .errors import InterfaceError
 
-__all__ = ["NO_ROUTE", "ON_LINK", "Link", "Listener", "Watcher", "clean", "installed", "ranges_of"]
+__all__ = ["NO_ROUTE", "ON_LINK", "Link", "Listener", "Range", "Watcher", "clean", "installed", "ranges_of"]
 
 ON_LINK = 0  # via: the destination is its own next hop
 NO_ROUTE = 0xFFFFFFFF  # via: nothing leads there
@@ -60,60 +60,68 @@ class Link:
 
 
 class Listener(Protocol):
-    """Who is told; every call comes from the watcher's thread. side: 0 inside, 1 outside."""
+    """Who is told; every call comes from the watcher's thread. port: the position of the interface's name."""
 
     def begin(self) -> None: ...
-    def link_changed(self, side: int, link: Link | None) -> None: ...
+    def link_changed(self, port: int, link: Link | None) -> None: ...
     def addresses_changed(self, addresses: set[int], first: Sequence[int]) -> None: ...
-    def routes_changed(self, side: int, ranges: list[tuple[int, int]]) -> None: ...
-    def neighbour_changed(self, side: int, address: int, mac: bytes | None, failed: bool) -> None: ...
+    def routes_changed(self, group: int, ranges: list[Range]) -> None: ...
+    def neighbour_changed(self, port: int, address: int, mac: bytes | None, failed: bool) -> None: ...
     def take_wishes(self) -> list[tuple[int, int]]: ...
-    def take_used(self, side: int) -> list[int]: ...
+    def take_used(self, port: int) -> list[int]: ...
     def tick(self) -> None: ...
     def end(self, error: BaseException | None) -> None: ...
 
 
-def ranges_of(routes: Iterable[Any], index: int) -> list[tuple[int, int]]:
-    """(first destination, via) of disjoint ranges in order: what leads where over the interface.
+Range = tuple[int, int, int]  # first destination, via, port
 
-    routes: RTM_NEWROUTE messages of one table. Of several routes to a prefix the lowest metric counts; routes over
-    other interfaces do not, as in a look-up that is bound to this one.
+
+def ranges_of(routes: Iterable[Any], ports: Mapping[int, int]) -> list[Range]:
+    """Disjoint ranges in order: what leads where over some interfaces.
+
+    routes: RTM_NEWROUTE messages of one table; ports: what to call each of the interfaces, by its index. Of several
+    routes to a prefix the lowest metric counts; routes over other interfaces do not, as in a look-up that is bound to
+    these.
     """
-    best: dict[tuple[int, int], tuple[int, int]] = {}
+    best: dict[tuple[int, int], tuple[int, tuple[int, int]]] = {}
     for route in routes:
-        via = _via(route, index)
-        if via is None:
+        hop = _hop(route, ports)
+        if hop is None:
             continue
         first = int(IPv4Address(route.get_attr("RTA_DST") or 0))
         last = first | (0xFFFFFFFF >> route["dst_len"])
         metric = route.get_attr("RTA_PRIORITY") or 0
         if (first, last) not in best or metric < best[first, last][0]:
-            best[first, last] = (metric, via)
-    found = flatten((first, last, via) for (first, last), (_, via) in best.items())
-    return [(start, NO_ROUTE if via is None else via) for start, via in found]
+            best[first, last] = (metric, hop)
+    found = flatten((first, last, hop) for (first, last), (_, hop) in best.items())
+    return [(start, *(hop or (NO_ROUTE, 0))) for start, hop in found]
 
 
-def _via(route: Any, index: int) -> int | None:
-    """The next hop of a route over the interface; None: it does not concern it."""
+def _hop(route: Any, ports: Mapping[int, int]) -> tuple[int, int] | None:
+    """The next hop of a route over one of the interfaces, and its port; None: it does not concern them."""
     if route["type"] in _REFUSING:
-        return NO_ROUTE
+        return NO_ROUTE, 0
     if route["type"] != _RTN_UNICAST or route["flags"] & _RTNH_F_DEAD:
         return None
     hops = [(route.get_attr("RTA_OIF"), route)]
     hops += [(hop["oif"], hop) for hop in route.get_attr("RTA_MULTIPATH") or ()]
     for interface, hop in hops:
-        if interface == index:
+        if interface in ports:
             if hop.get_attr("RTA_VIA") is not None:  # a next hop of another family
-                return NO_ROUTE
-            return int(IPv4Address(hop.get_attr("RTA_GATEWAY") or 0))
+                return NO_ROUTE, 0
+            return int(IPv4Address(hop.get_attr("RTA_GATEWAY") or 0)), ports[interface]
     return None
 
 
 class Watcher:
-    """Follows two interfaces by name and tells the listener; also has neighbours resolved and kept fresh."""
+    """Follows interfaces by name and tells the listener; also has neighbours resolved and kept fresh.
 
-    def __init__(self, names: Sequence[str], listener: Listener) -> None:
+    groups: positions of the names; the listener gets the routes over the interfaces of each.
+    """
+
+    def __init__(self, names: Sequence[str], groups: Sequence[Sequence[int]], listener: Listener) -> None:
         self.names = tuple(names)
+        self._groups = groups
         self.links: list[Link | None] = [None] * len(self.names)
         self.wish_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # the loop has wishes
         self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -124,7 +132,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._main, name="natcore-watch", daemon=True)
         self._dirty: set[str] = set()
         self._settling: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
-        self._states: list[dict[int, int]] = [{} for _ in self.names]  # NUD state of each neighbour, by side
+        self._states: list[dict[int, int]] = [{} for _ in self.names]  # NUD state of each neighbour, by port
         self._routes_read = 0.0
         self._ticked = 0.0
         self._probed = 0.0
@@ -225,20 +233,20 @@ class Watcher:
     def _read_all(self) -> None:
         self._read_addresses()
         self._read_routes(time.monotonic())
-        for side in range(len(self.names)):
-            self.read_neighbours(side)
+        for port in range(len(self.names)):
+            self.read_neighbours(port)
 
     def _read_links(self) -> None:
         self._dirty.discard("links")
-        for side, name in enumerate(self.names):
-            before, link = self.links[side], self._read_link(name)
+        for port, name in enumerate(self.names):
+            before, link = self.links[port], self._read_link(name)
             if link == before:
                 continue
-            self.links[side] = link
-            self._listener.link_changed(side, link)
+            self.links[port] = link
+            self._listener.link_changed(port, link)
             self._dirty.update(("routes", "addresses"))  # the kernel drops a link's routes without a word
             if self._ready.is_set() and link is not None and (before is None or before.index != link.index):
-                self.read_neighbours(side)
+                self.read_neighbours(port)
 
     def _read_link(self, name: str) -> Link | None:
         found = list(self._kernel.get_links(ifname=name))
@@ -270,23 +278,23 @@ class Watcher:
             if address >> 24 == 127:
                 continue
             own.add(address)
-            for side, link in enumerate(self.links):
-                if link is not None and link.index == message["index"] and not first[side]:
-                    first[side] = address
+            for port, link in enumerate(self.links):
+                if link is not None and link.index == message["index"] and not first[port]:
+                    first[port] = address
         self._listener.addresses_changed(own, first)
 
     def _read_routes(self, now: float) -> None:
         self._dirty.discard("routes")
         self._routes_read = now
         routes = list(self._kernel.get_routes(family=socket.AF_INET, table=_MAIN_TABLE))
-        for side, link in enumerate(self.links):
-            if link is not None:
-                self._listener.routes_changed(side, ranges_of(routes, link.index))
+        for group, ports in enumerate(self._groups):
+            links = [(port, self.links[port]) for port in ports]
+            self._listener.routes_changed(group, ranges_of(routes, {link.index: port for port, link in links if link}))
 
-    def read_neighbours(self, side: int) -> None:
-        """Tells the listener all that the kernel knows of a side's neighbours. The watcher's thread only."""
-        link = self.links[side]
-        self._states[side] = {}
+    def read_neighbours(self, port: int) -> None:
+        """Tells the listener all that the kernel knows of a port's neighbours. The watcher's thread only."""
+        link = self.links[port]
+        self._states[port] = {}
         if link is None:
             return
         for message in self._kernel.get_neighbours(family=socket.AF_INET, ifindex=link.index):
@@ -294,7 +302,7 @@ class Watcher:
                 continue
             mac = message.get_attr("NDA_LLADDR")
             address = int(IPv4Address(message.get_attr("NDA_DST")))
-            self._neighbour(side, address, message["state"], bytes.fromhex(mac.replace(":", "")) if mac else None)
+            self._neighbour(port, address, message["state"], bytes.fromhex(mac.replace(":", "")) if mac else None)
 
     # ---- events -----------------------------------------------------------------------------------------------------
 
@@ -332,25 +340,25 @@ class Watcher:
             return
         attributes = _attributes(body, _NDMSG.size)
         address, mac = attributes.get(1), attributes.get(2)  # NDA_DST, NDA_LLADDR
-        for side, link in enumerate(self.links):
+        for port, link in enumerate(self.links):
             if link is not None and link.index == index and address is not None and len(address) == 4:
-                self._neighbour(side, int.from_bytes(address), 0 if kind == _NEIGHBOUR[1] else state, mac)
+                self._neighbour(port, int.from_bytes(address), 0 if kind == _NEIGHBOUR[1] else state, mac)
 
-    def _neighbour(self, side: int, address: int, state: int, mac: bytes | None) -> None:
+    def _neighbour(self, port: int, address: int, state: int, mac: bytes | None) -> None:
         known = bool(state & _NUD_KNOWN) and mac is not None and len(mac) == 6
         if state:
-            self._states[side][address] = state
+            self._states[port][address] = state
         else:
-            self._states[side].pop(address, None)
-        self._listener.neighbour_changed(side, address, mac if known else None, bool(state & _NUD_FAILED))
+            self._states[port].pop(address, None)
+        self._listener.neighbour_changed(port, address, mac if known else None, bool(state & _NUD_FAILED))
 
     # ---- neighbours -------------------------------------------------------------------------------------------------
 
     def _resolve(self, wishes: Iterable[tuple[int, int]]) -> None:
         """The kernel behaves as if it had something to send to these: it asks, or makes sure."""
         messages = []
-        for side, address in wishes:
-            link = self.links[side]
+        for port, address in wishes:
+            link = self.links[port]
             if link is None:
                 continue
             body = _NDMSG.pack(socket.AF_INET, link.index, 0, _NTF_USE, 0)
@@ -364,9 +372,9 @@ class Watcher:
     def _probe(self) -> None:
         """Neighbours in use that the kernel has not heard of lately: it does not see the traffic that uses them."""
         sure = _REACHABLE | _NUD_PERMANENT
-        for side in range(len(self.names)):
-            states = self._states[side]
-            self._resolve([(side, a) for a in self._listener.take_used(side) if not states.get(a, 0) & sure])
+        for port in range(len(self.names)):
+            states = self._states[port]
+            self._resolve([(port, a) for a in self._listener.take_used(port) if not states.get(a, 0) & sure])
 
 
 def _attributes(body: bytes, offset: int) -> dict[int, bytes]:

@@ -1,4 +1,4 @@
-"""Plane: a gateway's packets between two interfaces. Packets never meet Python; this starts and ends the loop."""
+"""Plane: a gateway's packets between interfaces. Packets never meet Python; this starts and ends the loop."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from ._ring import PacketRing
 from .config import Link as LinkSettings
 from .config import check_choice, check_integer, check_number
 from .errors import ConfigurationError, Error, InterfaceError
-from .interfaces import Link, Watcher
+from .interfaces import Link, Range, Watcher
+from .machine import check_cpus
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-SIDES = ("inside", "outside")
+PORTS_MOST = 16  # interfaces of a plane
 DEFAULT_MTU = LinkSettings().mtu
 REOPEN_EVERY = 1.0  # seconds between two tries to open an interface that came back
 
@@ -35,11 +36,12 @@ _alive: weakref.WeakSet[Plane] = weakref.WeakSet()
 
 
 class Plane:
-    """A gateway forwarding between interfaces, from its making until `stop`. A context manager.
+    """A gateway forwarding between inside interfaces and one outside, from its making until `stop`. A context manager.
 
-    Made by Gateway.forward. With threads=True a thread moves the packets and wait() waits; with threads=False the
-    caller calls step() when fileno() is readable. The gateway's clock runs with CLOCK_MONOTONIC; its epoch is set
-    from the system's clock at the start. Where Link has no mtu or address, the gateway takes the interface's.
+    Made by Gateway.forward. With threads=True a thread moves the packets, bound to the processor that cpus has, and
+    wait() waits; with threads=False the caller calls step() when fileno() is readable. The gateway's clock runs with
+    CLOCK_MONOTONIC; its epoch is set from the system's clock at the start. Where Link has no mtu or address, the gateway
+    takes each interface's own.
     Raises InterfaceError: no such interface, it is down, a capability is missing; Error: one plane at a time.
     """
 
@@ -51,26 +53,29 @@ class Plane:
         *,
         driver: str = "af_packet",
         threads: bool = True,
+        cpus: Sequence[int] | None = None,
     ) -> None:
         self._closed_fds = True
-        names = (_name("inside", inside), _name("outside", outside))
-        if names[0] == names[1]:
-            raise ConfigurationError(f"outside={outside!r}: allowed is another interface than the inside one")
+        self.inside, (self.outside,) = _names("inside", inside, PORTS_MOST - 1), _names("outside", outside, 1)
+        if self.outside in self.inside:
+            raise ConfigurationError(f"outside={outside!r}: allowed is another interface than the inside ones")
         if driver == "af_xdp":
             raise ConfigurationError("driver='af_xdp': not supported by this version; allowed is 'af_packet'")
         check_choice("driver", driver, ("af_packet",))
         check_choice("threads", threads, (True, False))
+        self._cpus = check_cpus(cpus, threads)
         if gateway.link != "ethernet":
             raise ConfigurationError(f"link={gateway.link!r}: allowed is 'ethernet', since a plane's interfaces are")
         if gateway.seed is not None:
             warnings.warn("seed: predictable ports can be attacked; leave it out for real traffic", stacklevel=3)
-        self.inside, self.outside = names
         self._gateway = gateway
         self._core = gateway._core
         self._threads = threads
         self._ended = False
         self._failure: BaseException | None = None
-        self._opened: list[Link | None] = [None, None]  # what each side's ring was opened for
+        # Interfaces have a number, their port: the inside ones from 0 on, the outside one last.
+        self._ports = range(len(self.inside) + 1)
+        self._opened: list[Link | None] = [None for _ in self._ports]  # what each port's ring was opened for
         self._claims: list[block.Claim] = []
         self._running = False  # begin() went well
         self._own: set[int] = set()  # the host's addresses
@@ -78,7 +83,7 @@ class Plane:
         self._reopened = 0.0
         self._worker: threading.Thread | None = None
         self._core.claim()
-        self._start(names)
+        self._start()
         gateway._planes.append(self)
         _alive.add(self)
 
@@ -121,13 +126,17 @@ class Plane:
         return self._end_fd if self._threads else self._poll.fileno()
 
     def counters(self) -> dict[str, int]:
-        """What the interfaces saw, cumulative, with the prefixes "inside_" and "outside_", and the sum left_to_kernel.
+        """What the interfaces saw, cumulative sums with the prefixes "inside_" and "outside_"; left_to_kernel of both.
 
         received, sent: frames. left_to_kernel: not IPv4, not for this gateway, or for the host's own addresses.
         ring_drops: the loop was too slow. send_dropped: no room, or link down. send_errors: refused. truncated: cut.
         arp_answered. no_route, unresolved: dropped for want of a next hop. waiting (gauge): frames that wait for one.
         """
         return self._loop.counters()
+
+    def counters_by_interface(self) -> dict[str, dict[str, int]]:
+        """The same of each interface alone, by its name and without prefix; no_route and waiting belong to none."""
+        return {name: self._loop.port_counters(port) for port, name in enumerate(self._watcher.names)}
 
     def entries_changed(self) -> None:
         """For the gateway: its pools are others now. Without the call it is noticed within a tenth of a second."""
@@ -154,22 +163,24 @@ class Plane:
             self._poll.close()
 
     def __repr__(self) -> str:
-        return f"<Plane {self.inside} -> {self.outside}: {self.state}>"
+        return f"<Plane {', '.join(self.inside)} -> {self.outside}: {self.state}>"
 
     # ---- beginning and end ------------------------------------------------------------------------------------------
 
-    def _start(self, names: tuple[str, str]) -> None:
+    def _start(self) -> None:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._end_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.epoll()
         self._closed_fds = False
         self._poll.register(self._wake_fd, select.EPOLLIN)
         self._poll.register(self._end_fd, select.EPOLLIN)
-        self._watcher = Watcher(names, self)
+        groups = (self._ports[:-1], self._ports[-1:])  # by Side
+        self._watcher = Watcher((*self.inside, self.outside), groups, self)
         now_ns = self._core.now_ns
         self._loop = PlaneLoop(
-            self._core.worker_capsule(), self._core, now_ns - time.monotonic_ns(), self._wake_fd, self._watcher.wish_fd
-        )
+            self._core.worker_capsule(), self._core, now_ns - time.monotonic_ns(), self._wake_fd, self._watcher.wish_fd,
+            len(self._ports),
+        )  # fmt: skip
         self._watcher.start()
         self._core.set_epoch(time.time_ns() - now_ns)
         if self._threads:
@@ -178,6 +189,8 @@ class Plane:
 
     def _work(self) -> None:
         try:
+            if self._cpus:
+                os.sched_setaffinity(0, self._cpus)  # of this thread
             self._loop.run()
         except BaseException as error:
             self._failure = error
@@ -185,18 +198,20 @@ class Plane:
 
     def begin(self) -> None:
         """The watcher's thread, first: interfaces are checked, claimed, blocked and opened, or nothing of it."""
-        for side, name in enumerate(self._watcher.names):
-            link = self._watcher.links[side]
+        for port, name in enumerate(self._watcher.names):
+            link = self._watcher.links[port]
             if link is None:
                 there = ", ".join(self._watcher.every_link())
-                raise InterfaceError(errno.ENODEV, f"{SIDES[side]}={name!r}: no such interface; there are: {there}")
+                raise InterfaceError(
+                    errno.ENODEV, f"{self._side(port)}={name!r}: no such interface; there are: {there}"
+                )
             if not link.up:
-                raise InterfaceError(errno.ENETDOWN, f"{SIDES[side]}={name!r}: the link is down; set it up first")
+                raise InterfaceError(errno.ENETDOWN, f"{self._side(port)}={name!r}: the link is down; set it up first")
         _check_capabilities()
         for name in self._watcher.names:
             self._claims.append(block.Claim(name))
-        for side in range(2):
-            self._attach(side)
+        for port in self._ports:
+            self._attach(port)
         self._running = True
 
     def end(self, error: BaseException | None) -> None:
@@ -222,58 +237,76 @@ class Plane:
 
     # ---- what the watcher tells -------------------------------------------------------------------------------------
 
-    def _attach(self, side: int) -> None:
+    def _side(self, port: int) -> str:
+        """The argument that named the interface."""
+        return "outside" if port == self._ports[-1] else "inside"
+
+    def _settings(self, port: int) -> LinkSettings:
+        return self._gateway.outside if port == self._ports[-1] else self._gateway.inside
+
+    def _attach(self, port: int) -> None:
         """Blocks the kernel first, then opens: no packet goes both ways, none leaks."""
-        link = self._watcher.links[side]
+        link = self._watcher.links[port]
         assert link is not None
         block.install(link.name, self._spared)
         try:
             ring = PacketRing(link.index, link.mtu)
         except OSError as error:
-            raise InterfaceError(error.errno or errno.EIO, f"{SIDES[side]}={link.name!r}: {error.strerror}") from error
-        self._loop.attach(side, ring, link.mac)
+            where = f"{self._side(port)}={link.name!r}"
+            raise InterfaceError(error.errno or errno.EIO, f"{where}: {error.strerror}") from error
+        self._loop.attach(port, ring, link.mac)
         self._poll.register(ring.fd, select.EPOLLIN)
-        self._opened[side] = link
-        self._apply_mtu(side, link)
+        self._opened[port] = link
+        self._apply_mtus()
 
-    def _apply_mtu(self, side: int, link: Link) -> None:
+    def _mtu(self, port: int, link: Link) -> int:
         """The interface's; a smaller one of the gateway's own holds."""
-        mtu = (self._gateway.inside, self._gateway.outside)[side].mtu
-        self._core.set_mtu(side, link.mtu if mtu == DEFAULT_MTU else min(mtu, link.mtu))
+        mtu = self._settings(port).mtu
+        return link.mtu if mtu == DEFAULT_MTU else min(mtu, link.mtu)
 
-    def link_changed(self, side: int, link: Link | None) -> None:
-        opened = self._opened[side]
+    def _apply_mtus(self) -> None:
+        """Of the outside interface, and the smallest of the inside ones."""
+        mtus = [(port, self._mtu(port, link)) for port, link in enumerate(self._opened) if link]
+        for side, ports in enumerate((self._ports[:-1], self._ports[-1:])):
+            if of_side := [mtu for port, mtu in mtus if port in ports]:
+                self._core.set_mtu(side, min(of_side))
+
+    def link_changed(self, port: int, link: Link | None) -> None:
+        opened = self._opened[port]
         if not self._running:
             return
         if opened is not None and (link is None or link.index != opened.index):
-            self._opened[side] = opened = None
-            self._loop.detach(side)
+            self._opened[port] = opened = None
+            self._loop.detach(port)
         if link is None:
             return
         if opened is None:
-            self._reopen(side)
+            self._reopen(port)
             return
-        self._opened[side] = link
+        self._opened[port] = link
         if link.mac != opened.mac:
-            self._loop.set_mac(side, link.mac)
+            self._loop.set_mac(port, link.mac)
         if link.mtu != opened.mtu:
-            self._apply_mtu(side, link)
+            self._apply_mtus()
         if link.up and link.carrier and not (opened.up and opened.carrier):
             self._loop.announce()
 
-    def _reopen(self, side: int) -> None:
+    def _reopen(self, port: int) -> None:
         """An interface that came back. It may go again meanwhile; then it is tried again."""
         self._reopened = time.monotonic()
         with suppress(InterfaceError):
-            self._attach(side)
-            self._watcher.read_neighbours(side)
+            self._attach(port)
+            self._watcher.read_neighbours(port)
 
     def addresses_changed(self, addresses: set[int], first: Sequence[int]) -> None:
         self._own = addresses
         self._loop.set_local(addresses)
-        for side, settings in enumerate((self._gateway.inside, self._gateway.outside)):
-            if settings.address is None:
-                self._core.set_link_address(side, first[side])
+        for port in self._ports:
+            own = self._settings(port).address
+            address = first[port] if own is None else int(own)
+            self._loop.set_address(port, address)
+            if port in (self._ports[0], self._ports[-1]):  # for whoever asks the gateway between batches
+                self._core.set_link_address(int(port > 0), address)
         self._spare()
 
     def _spare(self) -> None:
@@ -287,36 +320,39 @@ class Plane:
                 with suppress(InterfaceError):  # the interface is just going
                     block.install(link.name, spared)
 
-    def routes_changed(self, side: int, ranges: list[tuple[int, int]]) -> None:
-        self._loop.set_routes(side, [start for start, _ in ranges], [via for _, via in ranges])
+    def routes_changed(self, side: int, ranges: list[Range]) -> None:
+        starts, vias, ports = zip(*ranges, strict=True) if ranges else ((), (), ())
+        self._loop.set_routes(side, starts, vias, ports)
 
-    def neighbour_changed(self, side: int, address: int, mac: bytes | None, failed: bool) -> None:
-        self._loop.learn(side, address, mac, failed)
+    def neighbour_changed(self, port: int, address: int, mac: bytes | None, failed: bool) -> None:
+        self._loop.learn(port, address, mac, failed)
 
     def take_wishes(self) -> list[tuple[int, int]]:
         return self._loop.take_wishes()
 
-    def take_used(self, side: int) -> list[int]:
-        return self._loop.take_used(side)
+    def take_used(self, port: int) -> list[int]:
+        return self._loop.take_used(port)
 
     def tick(self) -> None:
         self._spare()
         if time.monotonic() - self._reopened >= REOPEN_EVERY:
-            for side in range(2):
-                if self._opened[side] is None and self._watcher.links[side] is not None:
-                    self._reopen(side)
+            for port in self._ports:
+                if self._opened[port] is None and self._watcher.links[port] is not None:
+                    self._reopen(port)
         if not self._threads:
             with suppress(BlockingIOError):
                 os.eventfd_write(self._wake_fd, 1)  # step() has the sweep to do
 
 
-def _name(field: str, value: object) -> str:
-    names = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
-    if len(names) > 1:
-        raise ConfigurationError(f"{field}={value!r}: several are not supported by this version; allowed is one")
-    if not names or not isinstance(names[0], str) or not 1 <= len(names[0].encode()) <= 15:
+def _names(field: str, value: object, most: int) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else ()
+    if not names or not all(isinstance(name, str) and 1 <= len(name.encode()) <= 15 for name in names):
         raise ConfigurationError(f"{field}={value!r}: allowed is an interface's name of 1 to 15 bytes")
-    return names[0]
+    if len(names) > most:
+        raise ConfigurationError(f"{field}={value!r}: {len(names)} interfaces; allowed are at most {most}")
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"{field}={value!r}: allowed is each interface once")
+    return names
 
 
 def _check_capabilities() -> None:
