@@ -44,13 +44,14 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept
     """Looks at the next lines; dead sessions end, windows that are over are written."""
     cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), slot
     cdef Session* session
+    table.journal.widened = 1
     while lines:
         if table.sweep_at >= table.slots.fresh:
             table.sweep_at = 0
             table.swept_ns = now_ns
             ports_reclaim(&table.mappings.ports, now_ms)
             subscribers_reap(table.mappings, now_ms)
-            return
+            break
         slot = table.sweep_at
         session = &table.hot[slot]
         if session.protocol:
@@ -60,6 +61,7 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept
                 window_write(table, slot, now_ns)
         table.sweep_at += 1
         lines -= 1
+    table.journal.widened = 0
 
 
 cdef int sooner(const void* a, const void* b) noexcept nogil:
@@ -104,6 +106,8 @@ cdef bint is_in_order(const Agenda* agenda) noexcept nogil:
 cdef bint carry_out(Sessions* table, Agenda* agenda, uint64_t now_ns, uint64_t room) noexcept nogil:
     """What is noted, in (time, slot) order, while there is room for its rows; whether that was all."""
     cdef uint64_t i = 0
+    cdef uint32_t widened = table.journal.widened
+    table.journal.widened = 1
     if not is_in_order(agenda):
         qsort(agenda.due, agenda.count, sizeof(Due), sooner)
     while i < agenda.count and room >= 2:
@@ -119,6 +123,7 @@ cdef bint carry_out(Sessions* table, Agenda* agenda, uint64_t now_ns, uint64_t r
             table.hot[agenda.due[i].slot].window_end = <unsigned short>(now_ns // 1000000000)
         room -= 2
         i += 1
+    table.journal.widened = widened
     free(agenda.due)
     return i == agenda.count
 

@@ -266,8 +266,11 @@ class Collector:
         waiting, taken = self._core.journal_waiting, 0
         while taken < waiting:
             records = np.empty(min(waiting - taken, _DRAIN_ROWS), RECORD)
-            taken += self._core.drain(records)
-            self._give(records)
+            count = self._core.drain(records)
+            if not count:
+                break
+            self._give(records[:count])
+            taken += count
         if self._logs:
             self._accepted += taken
         else:
