@@ -61,6 +61,7 @@ cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Flight* flight, 
     if flight.ip.ttl < worker.lowest_ttl:
         return DROP_TTL
     if wire_length(frame, flight) > mtu and not may_split(&worker.outbox, frame, flight, mtu):
+        worker.mtu_met = mtu
         return DROP_MTU
     return PENDING
 
@@ -384,7 +385,7 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* 
         return verdict
     mapping = &worker.mappings.mappings[number]
     if frame != NULL:
-        verdict = may_pass(worker, frame, flight, worker.mtu[INSIDE])
+        verdict = may_pass(worker, frame, flight, inside_mtu(worker, mapping.inside_ip))
     if verdict == PENDING and not below_caps(worker, mapping, now):
         verdict = DROP_OUTSIDE_LIMIT
     if verdict == PENDING and not has_slot(worker, now):

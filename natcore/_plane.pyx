@@ -17,7 +17,7 @@ from natcore._ports cimport address_find
 from natcore._translate cimport hold, release
 from natcore._waiting cimport waiting_delete, waiting_new
 from natcore._worker cimport (
-    PORTS_MOST, Loop, Port, clear_errors, clock_of, close_room, drain_fd, pause, run, signal_fd, work,
+    ANYWHERE, PORTS_MOST, Loop, Port, clear_errors, clock_of, close_room, drain_fd, pause, run, signal_fd, work,
 )
 from natcore.hints cimport bswap32, fetch_add, load_acquire, store_release
 from natcore.index cimport NONE
@@ -64,7 +64,7 @@ cdef class PlaneLoop:
             return
         for i in range(self.loop.count):
             neighbours_delete(&self.loop.ports[i].neighbours)
-        for i in range(2):
+        for i in range(ANYWHERE + 1):
             routes_delete(&self.loop.routes[i])
         set_delete(&self.loop.local)
         waiting_delete(&self.loop.room)
@@ -148,6 +148,7 @@ cdef class PlaneLoop:
         with self._turn:
             self._enter()
             close_room(self.loop)
+            self.loop.worker.paths = NULL
             self._leave()
         for port in range(self.loop.count):
             self.detach(port)
@@ -172,6 +173,14 @@ cdef class PlaneLoop:
         changed.address = bswap32(address)
         self._leave()
 
+    def set_mtu(self, uint32_t port, uint32_t mtu) -> None:
+        """Bytes of an IPv4 packet on that link."""
+        self._port(port)
+        self._enter()
+        self.loop.mtus[port] = mtu
+        tell_mtus(self.loop)
+        self._leave()
+
     def announce(self) -> None:
         """Gratuitous ARP for every outside address, soon."""
         self.loop.announced = 0
@@ -187,8 +196,8 @@ cdef class PlaneLoop:
         if not done:
             raise CapacityError("no memory for the host's own addresses")
 
-    def set_routes(self, uint32_t side, starts, vias, ports) -> None:
-        """Disjoint ranges of destinations over the ports of a Side.
+    def set_routes(self, uint32_t over, starts, vias, ports) -> None:
+        """Disjoint ranges of destinations over the ports of a Side, or over all (2).
 
         starts: ascending; vias: a next hop, ON_LINK (0) or NO_ROUTE (2^32 - 1); ports: that each leaves by.
         """
@@ -196,14 +205,15 @@ cdef class PlaneLoop:
         cdef uint32_t[::1] via = as_words(vias)
         cdef bytes port = bytes(ports)
         cdef bint done
-        if side > OUTSIDE:
-            raise ValueError(f"side={side}: allowed are {INSIDE} and {OUTSIDE}")
+        if over > ANYWHERE:
+            raise ValueError(f"over={over}: allowed are 0 to {ANYWHERE}")
         if not len(starts) == len(vias) == len(port):
             raise ValueError(f"{len(starts)} starts, {len(vias)} vias, {len(port)} ports: allowed are equally many")
         if max(port, default=0) >= self.loop.count:
             raise ValueError(f"ports: {max(port)}: allowed are 0 to {self.loop.count - 1}")
         self._enter()
-        done = routes_replace(&self.loop.routes[side], &first[0], &via[0], <const uint8_t*>port, <uint32_t>len(starts))
+        done = routes_replace(&self.loop.routes[over], &first[0], &via[0], <const uint8_t*>port, <uint32_t>len(starts))
+        tell_mtus(self.loop)
         self._leave()
         if not done:
             raise CapacityError("no memory for routes")
@@ -279,6 +289,20 @@ cdef class PlaneLoop:
             result[f"{name}_no_route"] = self.loop.no_route[side]
         result["left_to_kernel"] = result["inside_left_to_kernel"] + result["outside_left_to_kernel"]
         return result
+
+
+cdef void tell_mtus(Loop* loop) noexcept:
+    """The translator gets the smallest MTU of each side, and, where the inside ones differ, which counts for whom."""
+    cdef uint32_t smallest = 0, largest = 0, i
+    for i in range(loop.count - 1):
+        if loop.mtus[i]:
+            smallest = loop.mtus[i] if smallest == 0 or loop.mtus[i] < smallest else smallest
+            largest = loop.mtus[i] if loop.mtus[i] > largest else largest
+    loop.paths.starts, loop.paths.ports = loop.routes[INSIDE].starts, loop.routes[INSIDE].ports
+    loop.paths.ranges, loop.paths.mtus = loop.routes[INSIDE].ranges, loop.mtus
+    loop.worker.paths = &loop.paths if smallest != largest else NULL
+    loop.worker.mtu[INSIDE] = smallest or loop.worker.mtu[INSIDE]
+    loop.worker.mtu[OUTSIDE] = loop.mtus[loop.count - 1] or loop.worker.mtu[OUTSIDE]
 
 
 cdef dict add(dict first, dict second):

@@ -5,8 +5,9 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._admit cimport (
     Endpoints, admit_inbound, admit_outbound, class_of, find_live, is_static, is_whole, may_pass, may_reopen,
-    screen_inbound,
+    screen_inbound, session_mtu,
 )
+from natcore._cross cimport cross, crosses
 from natcore._flows cimport FLOWS_BATCH, flows_arrive, flows_leave, flows_sent, flows_unsent
 from natcore._icmp cimport echo_reply, icmp_error, outbox_take, own_source
 from natcore._mss cimport clamp_mss
@@ -29,7 +30,7 @@ from natcore._tcp cimport (
     REFRESH_ALWAYS, REFRESH_BY_POLICY, TCP_INIT_IN, TCP_INIT_OUT, TCP_STEADY, is_later, is_reopening, tcp_step,
 )
 from natcore._unsolicited cimport answer_unsolicited, note_unsolicited
-from natcore.frame cimport FRAME_GSO, Frame
+from natcore.frame cimport FRAME_CROSSING, FRAME_GSO, Frame
 from natcore.hints cimport bswap16, bswap32, exchange, likely, prefetch, prefetch_write, store_release, unlikely
 from natcore.index cimport NONE, bucket_of, ctz32, match_some, tag_of
 from natcore.state cimport Clock, Worker, clock_read
@@ -151,8 +152,7 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
     if slot != NONE:
         if direction == IN and worker.sessions.hot[slot].flags & HAIRPINNED:
             return DROP_SPOOFED         # a hairpin's packets come from inside
-        verdict = may_pass(worker, frame, flight, worker.mtu[
-            INSIDE if direction == IN or worker.sessions.hot[slot].flags & HAIRPINNED else OUTSIDE])
+        verdict = may_pass(worker, frame, flight, session_mtu(worker, &worker.sessions.hot[slot], direction))
         if verdict == PENDING and direction == IN:
             verdict = may_reopen(worker, slot, flight, now)
         if verdict != PENDING:
@@ -217,7 +217,6 @@ cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8
                  const Clock* now) noexcept nogil:
     """What the gateway says itself: the reply to an echo request, an ICMP error about what was refused."""
     cdef uint32_t source = own_source(worker.link_address[frame.side])
-    cdef uint32_t next_link = OUTSIDE if frame.side == INSIDE else INSIDE
     if verdict == LOCAL:
         if (flight.protocol == PROTOCOL_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST
                 and not flight.ip.fragment & bswap16(IPV4_FRAGMENT)):       # nothing is reassembled
@@ -225,11 +224,9 @@ cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8
     elif verdict == DROP_TTL:
         icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_TIME_EXCEEDED, 0, 0, verdict, now.ns)
     elif verdict == DROP_MTU:
-        if address_find(&worker.mappings.ports, flight.ip.destination) != NONE:
-            next_link = INSIDE
         if flight.ip.fragment & bswap16(IPV4_DF):
-            icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 4,
-                       <uint16_t>worker.mtu[next_link], verdict, now.ns)
+            icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 4, <uint16_t>worker.mtu_met, verdict,
+                       now.ns)
     elif frame.side == INSIDE and worker.icmp_unreachable:
         if verdict == DROP_PORTS_EXHAUSTED or verdict == DROP_SESSION_LIMIT:        # RFC 6888 REQ-11: resources
             icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 1, 0, verdict, now.ns)
@@ -240,7 +237,9 @@ cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8
 cdef uint8_t decide(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
     """A whole packet, or the first fragment of one."""
     cdef uint8_t verdict
-    if flight.kind == KIND_SESSION:
+    if crosses(worker, frame, flight):
+        verdict = cross(worker, frame, flight)
+    elif flight.kind == KIND_SESSION:
         verdict = forward(worker, frame, flight, now)
         if (frame.side == OUTSIDE and (verdict == DROP_NO_MAPPING or verdict == DROP_FILTERED)
                 and worker.unsolicited.slots != NULL):
@@ -257,7 +256,7 @@ cdef uint8_t decide(Worker* worker, Frame* frame, Flight* flight, const Clock* n
 cdef uint8_t slow(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
     cdef uint32_t datagram
     cdef uint8_t verdict
-    if flight.kind != KIND_FRAGMENT:
+    if flight.kind != KIND_FRAGMENT or crosses(worker, frame, flight):
         return decide(worker, frame, flight, now)
     verdict = piece_enter(worker, frame, flight, now, &datagram)
     if verdict == PENDING:              # a first fragment: what becomes of it holds for the later ones
@@ -306,7 +305,7 @@ cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, co
                 | (session_ports(session, direction) ^ flight.ports) | (session.protocol ^ flight.protocol)):
         return PENDING
     if unlikely(is_dead(&worker.sessions, session, now.ms) or session.flags & HAIRPINNED or flight.ip.ttl < worker.lowest_ttl
-                or flight.total_length > worker.mtu[1 - direction] or frame.flags & FRAME_GSO):
+                or flight.total_length > worker.mtu[1 - direction] or frame.flags & (FRAME_GSO | FRAME_CROSSING)):
         return PENDING
     if flight.protocol == PROTOCOL_TCP and (<const TcpHeader*>flight.l4).flags & TCP_SYN:
         return PENDING                  # it may begin a new session, and its MSS may be lowered

@@ -174,7 +174,7 @@ class Plane:
         self._closed_fds = False
         self._poll.register(self._wake_fd, select.EPOLLIN)
         self._poll.register(self._end_fd, select.EPOLLIN)
-        groups = (self._ports[:-1], self._ports[-1:])  # by Side
+        groups = (self._ports[:-1], self._ports[-1:], self._ports)  # by Side, and all
         self._watcher = Watcher((*self.inside, self.outside), groups, self)
         now_ns = self._core.now_ns
         self._loop = PlaneLoop(
@@ -257,19 +257,12 @@ class Plane:
         self._loop.attach(port, ring, link.mac)
         self._poll.register(ring.fd, select.EPOLLIN)
         self._opened[port] = link
-        self._apply_mtus()
+        self._apply_mtu(port, link)
 
-    def _mtu(self, port: int, link: Link) -> int:
+    def _apply_mtu(self, port: int, link: Link) -> None:
         """The interface's; a smaller one of the gateway's own holds."""
         mtu = self._settings(port).mtu
-        return link.mtu if mtu == DEFAULT_MTU else min(mtu, link.mtu)
-
-    def _apply_mtus(self) -> None:
-        """Of the outside interface, and the smallest of the inside ones."""
-        mtus = [(port, self._mtu(port, link)) for port, link in enumerate(self._opened) if link]
-        for side, ports in enumerate((self._ports[:-1], self._ports[-1:])):
-            if of_side := [mtu for port, mtu in mtus if port in ports]:
-                self._core.set_mtu(side, min(of_side))
+        self._loop.set_mtu(port, link.mtu if mtu == DEFAULT_MTU else min(mtu, link.mtu))
 
     def link_changed(self, port: int, link: Link | None) -> None:
         opened = self._opened[port]
@@ -287,7 +280,7 @@ class Plane:
         if link.mac != opened.mac:
             self._loop.set_mac(port, link.mac)
         if link.mtu != opened.mtu:
-            self._apply_mtus()
+            self._apply_mtu(port, link)
         if link.up and link.carrier and not (opened.up and opened.carrier):
             self._loop.announce()
 
@@ -320,9 +313,9 @@ class Plane:
                 with suppress(InterfaceError):  # the interface is just going
                     block.install(link.name, spared)
 
-    def routes_changed(self, side: int, ranges: list[Range]) -> None:
+    def routes_changed(self, group: int, ranges: list[Range]) -> None:
         starts, vias, ports = zip(*ranges, strict=True) if ranges else ((), (), ())
-        self._loop.set_routes(side, starts, vias, ports)
+        self._loop.set_routes(group, starts, vias, ports)
 
     def neighbour_changed(self, port: int, address: int, mac: bytes | None, failed: bool) -> None:
         self._loop.learn(port, address, mac, failed)
