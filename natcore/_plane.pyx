@@ -136,6 +136,8 @@ cdef class PlaneLoop:
                 self._enter()
                 neighbours_lose(&port.neighbours)
                 self._leave()
+                if port.device != NULL:
+                    port.device.complete(port.device)       # the kernel gets room to receive into
                 if before is not None:
                     before.close()
                     self._past[index] = add(self._past[index], before.counters())
@@ -270,12 +272,26 @@ cdef class PlaneLoop:
         self._leave()
         return pooled
 
+    def pool(self) -> bytes:
+        """The outside addresses of all entries, in host order, four bytes each."""
+        cdef uint32_t i, count = 0
+        self._enter()
+        found = array.array("I", bytes(4 * self.loop.worker.mappings.ports.count))
+        cdef uint32_t[::1] addresses = found
+        for i in range(self.loop.worker.mappings.ports.count):
+            if self.loop.worker.mappings.ports.addresses[i].references:
+                addresses[count] = bswap32(self.loop.worker.mappings.ports.addresses[i].ip)
+                count += 1
+        self._leave()
+        return found[:count].tobytes()
+
     def port_counters(self, uint32_t port) -> dict[str, int]:
         """Cumulative, of one port's interface."""
         cdef Port* of_port = self._port(port)
         driver = self._drivers[port]
         own = add(self._past[port], driver.counters()) if driver is not None else self._past[port]
-        return {**own, "left_to_kernel": of_port.left_to_kernel, "arp_answered": of_port.arp_answered,
+        passed = own.get("left_to_kernel", 0)               # by a driver that did not bring them
+        return {**own, "left_to_kernel": passed + of_port.left_to_kernel, "arp_answered": of_port.arp_answered,
                 "unresolved": of_port.unresolved}
 
     def counters(self) -> dict[str, int]:

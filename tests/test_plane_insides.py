@@ -31,7 +31,7 @@ from netns import (
     until,
 )
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.usefixtures("each_driver")]
 
 INSIDES = ("lan0", "lan1")
 MTU_DISCOVER, DONT, DO, PATH_MTU = 10, 0, 2, 14  # linux/in.h: IP_MTU_DISCOVER, IP_PMTUDISC_…, IP_MTU

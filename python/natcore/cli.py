@@ -84,6 +84,7 @@ def check(file: File, as_json: Json = False) -> None:
 def show_demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the log's files and the namespaces.")] = False,
     sls: Annotated[bool, typer.Option("--sls", help="Deliver to a local Simple Log Service that fails.")] = False,
+    driver: Annotated[str, typer.Option(help="How frames are taken: af_packet or af_xdp.")] = "af_packet",
     as_json: Json = False,
 ) -> None:
     """Watch real programs reach a server through natcore, then read their session log (in memory where not root).
@@ -96,7 +97,7 @@ def show_demo(
             raise typer.Exit(sls_cli.show_demo(as_json))
         from . import demo_cli
 
-        raise typer.Exit(demo_cli.show_demo(keep, as_json))
+        raise typer.Exit(demo_cli.show_demo(keep, driver, as_json))
 
 
 @app.command()

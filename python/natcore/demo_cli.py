@@ -22,11 +22,11 @@ from .replay import Replay
 from .sinks import ParquetSink
 
 
-def show_demo(keep: bool, as_json: bool) -> int:
-    """Run the story of `natcore.demo` and show it; -> the exit status."""
+def show_demo(keep: bool, driver: str, as_json: bool) -> int:
+    """Run the story of `natcore.demo` over a driver and show it; -> the exit status."""
     console = report.console(quiet=as_json)
     with _Progress(console) as progress:
-        result = demo.run(keep=keep, progress=progress.show)
+        result = demo.run(keep=keep, progress=progress.show, driver=driver)
     if as_json:
         report.print_json(
             {

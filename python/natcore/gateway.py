@@ -292,18 +292,18 @@ class Gateway:
     # ---- interfaces -------------------------------------------------------------------------------------------------
 
     def forward(
-        self, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", threads: bool = True,
-        cpus: Sequence[int] | None = None,
+        self, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet",
+        favour: str = "throughput", threads: bool = True, cpus: Sequence[int] | None = None,
     ) -> Plane:  # fmt: skip
         """Forwards between inside interfaces and an outside one until the plane is stopped. InterfaceError: what is missing.
 
-        inside: a name, or several (15 at most): packets go back by the one whose route in the kernel's main table leads
-        to their host. outside: a name. cpus: the processor that each worker's thread is bound to; None: any.
+        inside: a name, or up to 15: packets go back by the one that the kernel's route to their host leads over. favour:
+        "throughput", or "latency": packets do not wait for others. cpus: of each worker's thread; None: any.
         """
         self._check_open()
         from .plane import Plane
 
-        return Plane(self, inside, outside, driver=driver, threads=threads, cpus=cpus)
+        return Plane(self, inside, outside, driver=driver, favour=favour, threads=threads, cpus=cpus)
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 

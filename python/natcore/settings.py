@@ -142,6 +142,7 @@ class PlaneTable(Struct, frozen=True, forbid_unknown_fields=True):
     inside: str | list[str]
     outside: str
     driver: str | UnsetType = UNSET
+    favour: str | UnsetType = UNSET
     cpus: list[int] | UnsetType = UNSET
 
 
