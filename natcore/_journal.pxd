@@ -71,6 +71,10 @@ cdef inline uint64_t journal_waiting(Journal* journal) noexcept nogil:
     """Rows that can be drained; the consumer asks."""
     return journal.head - journal.tail + journal.aside_written - journal.aside_read
 
+cdef inline bint journal_is_short(Journal* journal) noexcept nogil:
+    """Whether a session's last two rows had better wait until the reader has made room."""
+    return journal.aside_limit and journal_room(journal) < 2
+
 cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil
 cdef void journal_delete(Journal* journal) noexcept nogil
 cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t room, uint64_t number) noexcept nogil
