@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from compiled import load_module
 from natcore import Gateway, SnatEntry, Timeouts, block
 from natcore._ring import PacketRing
+from natcore.drivers import ACCESS
+from natcore.interfaces import Link
 
 PRIORITY = -20  # other work on the machine is not to decide the figures
 
@@ -27,22 +29,24 @@ def prefer() -> None:
     os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
 
 
-def link_of(interface: str) -> tuple[int, bytes]:
-    """(index, link address) of an interface of this namespace."""
+def link_of(interface: str) -> Link:
+    """An interface of this namespace."""
     from pyroute2 import IPRoute
 
     with IPRoute() as netlink:
         index = netlink.link_lookup(ifname=interface)[0]
-        return index, bytes.fromhex(str(netlink.get_links(index)[0].get_attr("IFLA_ADDRESS")).replace(":", ""))
+        found = netlink.get_links(index)[0]
+        mac = bytes.fromhex(str(found.get_attr("IFLA_ADDRESS")).replace(":", ""))
+        return Link(interface, index, mac, int(found.get_attr("IFLA_MTU")), True, True)
 
 
 class Sender:
     """flood: UDP flows out of an interface."""
 
     def __init__(self, interface: str, peer: str, remote: int) -> None:
-        index, own = link_of(interface)
-        self.ring = PacketRing(index)
-        self.macs, self.remote = bytes.fromhex(peer) + own, remote
+        link = link_of(interface)
+        self.ring = PacketRing(link.index)
+        self.macs, self.remote = bytes.fromhex(peer) + link.mac, remote
         self.module = load_module("wire/sender")
 
     def flood(self, flows: int, seconds: float, rate: float = 0.0, most: int = 0) -> dict[str, Any]:
@@ -54,18 +58,17 @@ class Null:
     """start, stop: the null forwarder between two interfaces, the kernel kept off them as natcore keeps it."""
 
     def __init__(self, interfaces: tuple[str, str], peers: tuple[str, str], driver: str, cpu: int) -> None:
-        self.interfaces, self.peers, self.cpu = interfaces, peers, cpu
+        self.interfaces, self.peers, self.driver, self.cpu = interfaces, peers, driver, cpu
         self.module = load_module("wire/null")
 
     def start(self) -> dict[str, Any]:
-        rings, macs = [], []
-        for interface, peer in zip(self.interfaces, self.peers, strict=True):
-            block.install(interface, set())
-            index, own = link_of(interface)
-            rings.append(PacketRing(index))
-            macs.append(bytes.fromhex(peer) + own)
-        self.rings = rings
-        self.forwarder = self.module.Forwarder(*rings, *macs)
+        links = [link_of(interface) for interface in self.interfaces]
+        access = ACCESS[self.driver](links)
+        for link in links:
+            block.install(link.name, set())
+        self.drivers = [access.open(port, link, set(), set()) for port, link in enumerate(links)]
+        macs = [bytes.fromhex(peer) + link.mac for peer, link in zip(self.peers, links, strict=True)]
+        self.forwarder = self.module.Forwarder(*self.drivers, *macs)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
         return {}
@@ -74,16 +77,11 @@ class Null:
         os.sched_setaffinity(0, {self.cpu})
         self.forwarder.run()
 
-    def counters(self) -> dict[str, Any]:
-        inside, outside = (ring.counters() for ring in self.rings)
-        return {f"{side}_{name}": value for side, own in (("inside", inside), ("outside", outside))
-                for name, value in own.items()}  # fmt: skip
-
     def stop(self) -> dict[str, Any]:
         self.forwarder.stop()
         self.thread.join()
-        for ring, interface in zip(self.rings, self.interfaces, strict=True):
-            ring.close()
+        for driver, interface in zip(self.drivers, self.interfaces, strict=True):
+            driver.close()
             block.remove(interface)
         return {}
 

@@ -100,6 +100,7 @@ class Rig:
         self.sender_core, self.core = cores[0], cores[-1]
         self._settings: dict[Path, str] = {}
         self._napi: list[int] = []
+        self._apart = False
         self._parts: list[Part] = []
         self.network = Network(f"wire-{os.getpid()}-", ["in", "gw", "out"])
         try:
@@ -176,17 +177,21 @@ class Rig:
         self._sysfs("nci0/threaded", 0)
         self.run("in", f"ethtool -K c0 tso {'off' if on else 'on'}")  # else frames of a socket go past that thread
         self.run("gw", f"ethtool -K nci0 gro {'on' if on else 'off'}")
-        self._napi = []
+        self._apart = on
         if on:
             self._sysfs("nci0/threaded", 1)
-            self._napi = [
-                int(folder.name)
-                for folder in Path("/proc").iterdir()
-                if folder.name.isdigit() and _name_of(folder).startswith("napi/nci0-")
-            ]
-            for thread in self._napi:
+
+    def _bind(self) -> None:
+        """The receiving threads of now go to the gateway's processor: an XDP program that comes or goes makes new ones."""
+        self._napi = []
+        if not self._apart:
+            return
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit() and _name_of(folder).startswith("napi/nci0-"):
+                thread = int(folder.name)
                 os.sched_setaffinity(thread, {self.core})
                 os.setpriority(os.PRIO_PROCESS, thread, -15)  # the program first: no work is put in that is thrown away
+                self._napi.append(thread)
 
     def _sysfs(self, path: str, value: int) -> None:
         self.network.run("gw", ["ip", "netns", "exec", self.network.name("gw"), "sh", "-c",
@@ -240,6 +245,7 @@ class Rig:
         raise Wrong(f"hardly a frame arrived, {ATTEMPTS} times")
 
     def _blast(self, sender: Part, program: Part | None, flows: int, seconds: float) -> Blast | None:
+        self._bind()
         sunk, before = self.sunk(), self.arrived()
         sender.begin("flood", flows=flows, seconds=WARM_SECONDS + seconds + 0.05)
         time.sleep(WARM_SECONDS)
