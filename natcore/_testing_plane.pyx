@@ -3,7 +3,7 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 
-from natcore._nexthop cimport Neighbour, Neighbours, neighbour_at, neighbour_of, neighbours_delete, neighbours_new
+from natcore._nexthop cimport Neighbours, neighbour_at, neighbour_of, neighbours_delete, neighbours_new
 from natcore._waiting cimport (
     Waiting, WaitingRoom, waiting_delete, waiting_enter, waiting_first, waiting_leave, waiting_new, waiting_next,
     waiting_sweep,
