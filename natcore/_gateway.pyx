@@ -181,12 +181,11 @@ cdef class Core(Tables):
 
     def claim(self, int32_t worker=-1):
         """The caller's loop translates from now on, by the worker or, -1, by all; Error if another one does."""
-        cdef uint32_t w
+        cdef uint32_t w, taken
         for w in range(self.shared.count):
             if (worker < 0 or w == <uint32_t>worker) and exchange(&self.translating[w], 1):
-                if worker < 0:
-                    for w in range(w):
-                        store_release(&self.translating[w], 0)
+                for taken in range(w if worker < 0 else 0):
+                    store_release(&self.translating[taken], 0)
                 raise Error("the worker is translating already: one call or one plane at a time")
 
     def unclaim(self, int32_t worker=-1):

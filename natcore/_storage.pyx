@@ -188,7 +188,8 @@ cdef int furnish(Worker* worker, const Placement* how, uint64_t limit_bytes, str
     pages.
 
     A worker has room for all sessions, but all together have no more: of the others' tables the indexes count, which a few
-    entries fill as widely as many. limit_bytes: the memory there is in all; limit_name: of what. The system gives address space beyond it without a word.
+    entries fill as widely as many. limit_bytes: the memory there is in all; limit_name: of what. The system gives address
+    space beyond it without a word.
     """
     cdef Region regions[REGIONS]
     cdef uint32_t i, w

@@ -9,7 +9,7 @@ from natcore._sessions cimport (
     NO_WINDOW, Cold, Session, Sessions, deadline_of, is_dead, mapping_alive, session_approach, session_close,
     session_expire, window_write,
 )
-from natcore.hints cimport prefetch_write
+from natcore.hints cimport fetch_add, prefetch_write
 from natcore.index cimport NONE
 from natcore.spin cimport spin_lock, spin_unlock
 
@@ -136,6 +136,8 @@ cdef bint carry_out(Agenda* agenda, uint64_t now_ns, uint64_t room) noexcept nog
     cdef uint64_t i = 0
     cdef const Due* due
     cdef Sessions* table
+    cdef uint32_t* widened = &agenda.tables[0].journal.widened
+    fetch_add(widened, 1)
     if not is_in_order(agenda):
         qsort(agenda.due, agenda.count, sizeof(Due), sooner)
     while i < agenda.count and room >= 2:
@@ -155,6 +157,7 @@ cdef bint carry_out(Agenda* agenda, uint64_t now_ns, uint64_t room) noexcept nog
             table.hot[due.slot].window_end = <unsigned short>(now_ns // 1000000000)
         room -= 2
         i += 1
+    fetch_add(widened, <uint32_t>-1)
     free(agenda.due)
     return i == agenda.count
 

@@ -1,5 +1,5 @@
 """What a gateway shows: counters, events, copies of its tables; of one worker, or of all together."""
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore._events cimport EVENT_SLOTS, Event, event_fd_clear
