@@ -19,7 +19,6 @@ cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Flight* flight, 
 cdef uint32_t find_live(Worker* worker, uint32_t direction, uint64_t addresses, uint32_t ports, uint8_t protocol,
                         const Clock* now) noexcept nogil
 cdef uint8_t may_reopen(Worker* worker, uint32_t slot, const Flight* flight, const Clock* now) noexcept nogil
-cdef uint8_t class_of(uint8_t protocol) noexcept nogil
 cdef bint is_whole(const Worker* worker, uint32_t ip) noexcept nogil
 cdef bint is_static(const Worker* worker, uint32_t slot) noexcept nogil
 cdef bint is_no_host(uint32_t ip) noexcept nogil
