@@ -8,11 +8,13 @@ ASAN = LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=lib
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard natcore/*.pyx natcore/*.pxd)
 # The core's tests: no interfaces, no files, no other programs.
 QUICK := $(wildcard $(patsubst %,tests/test_%.py,checksum flow index wire frame random tcp fragments pieces split ports mappings sessions sweep rules \
-         journal icmp parse admit rewrite translate gateway entries config records verdict hairpin windows events \
+         journal icmp unfinished parse admit rewrite translate gateway entries config records verdict hairpin windows events \
          fuzz_frames bulk flowlog model properties worked_example))
 STUBBED := $(patsubst python/natcore/%.pyi,natcore.%,$(wildcard python/natcore/*.pyi))     # the compiled modules
 BENCHMARK_OPTIONS ?=
+BENCHMARK_TABLE := --benchmark-json=build/bench.json --benchmark-columns=median,min,iqr,rounds --benchmark-sort=fullname
 GATE_OPTIONS ?=
+WIRE_OPTIONS ?= --json build/wire.json
 SOAK_OPTIONS ?= --seeds 10000 --jobs 2 --least 1000 --resume build/soak.json
 TEST_OPTIONS ?=
 KILLS ?= 200
@@ -20,7 +22,7 @@ KILLS ?= 200
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test lint format soak mutants crash bench gate sanitize portable clean
+.PHONY: help demo test lint format soak mutants crash bench gate wire sanitize portable clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
@@ -30,6 +32,7 @@ help:
 	@echo "make mutants   breaks each requirement on purpose, and wants its conformance tests to fail"
 	@echo "make crash     a gateway that logs is killed 200 times: every packet is in a row or in a declared gap"
 	@echo "make bench     benchmarks; make gate: the ratio to the memory's limit"
+	@echo "make wire      the plane on the wire beside the kernel's NAT and a null forwarder (as root)"
 	@echo "make sanitize  a million random frames under the address and undefined-behaviour sanitizers"
 	@echo "make portable  the core's tests on a build without processor intrinsics"
 	@echo "make clean     remove .venv, build and caches"
@@ -49,7 +52,8 @@ lint: .venv/built .venv/linted-with
 	.venv/bin/cython-lint natcore benchmarks tests
 
 bench: .venv/built .venv/tested-with
-	$(VENV) -m pytest benchmarks $(BENCHMARK_OPTIONS)
+	@mkdir -p build
+	$(VENV) -m pytest benchmarks $(BENCHMARK_TABLE) $(BENCHMARK_OPTIONS)
 
 format: .venv/linted-with
 	$(VENV) -m ruff check --fix .
@@ -66,6 +70,10 @@ crash: .venv/built .venv/tested-with
 
 gate: .venv/built .venv/tested-with
 	$(VENV) benchmarks/gate.py $(GATE_OPTIONS)
+
+wire: .venv/built .venv/tested-with
+	@mkdir -p build
+	$(VENV) benchmarks/wire/run.py $(WIRE_OPTIONS)
 
 sanitize: .venv/built .venv/tested-with
 	python=$$(.ci/variant sanitize NATCORE_SANITIZE=ON) && \

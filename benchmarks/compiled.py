@@ -17,6 +17,7 @@ DIRECTIVES = "cdivision=True,boundscheck=False,wraparound=False,initializedcheck
 def build(name: str) -> Path:
     """The compiled benchmarks/name.pyx; compiled again only when it or what it cimports is newer."""
     source = HERE / f"{name}.pyx"
+    name = source.stem
     module = BUILD / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     newest = max(path.stat().st_mtime for path in (source, *(HERE.parent / "natcore").glob("*.pxd")))
     if module.exists() and module.stat().st_mtime >= newest:
@@ -32,7 +33,7 @@ def build(name: str) -> Path:
 
 def load_module(name: str) -> ModuleType:
     """benchmarks/name.pyx, imported."""
-    spec = importlib.util.spec_from_file_location(name, build(name))
+    spec = importlib.util.spec_from_file_location(Path(name).name, build(name))
     if spec is None or spec.loader is None:
         raise ImportError(name)
     module = importlib.util.module_from_spec(spec)

@@ -1,12 +1,25 @@
-"""Resident memory that a session takes, everything counted, in a process of its own."""
+"""Memory that a session takes, everything counted, in a process of its own: what is resident, and each table's size.
+
+python benchmarks/memory.py own 1000000
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from ipaddress import IPv4Address
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import numpy as np
+
+from bulk import UDP, packets
+from load import FRAME_BYTES
+from natcore import Gateway, Side, SnatEntry, Verdict
+
 HERE = Path(__file__).resolve().parent
+STEP = 16_000
 KINDS = {"shared": 16, "own": 1}  # remotes of each inside endpoint: sessions of a mapping
 
 
@@ -17,19 +30,10 @@ def resident_bytes() -> int:
     raise OSError("/proc/self/status: no VmRSS")
 
 
-def measure(kind: str, sessions: int) -> float:
-    """Bytes a session that a gateway grows by, from its creation to `sessions` live ones: tables, indexes, ports."""
-    import numpy as np
-
-    from bulk import UDP, packets
-    from load import FRAME_BYTES
-    from natcore import Gateway, Side, SnatEntry, Verdict
-
+def filled(kind: str, sessions: int) -> Gateway:
+    """A gateway with so many live sessions, in tables that are full at that number, half of its outside ports in use."""
     remotes = KINDS[kind]
     mappings = sessions // remotes
-    step = 16_000 - 16_000 % remotes
-    packets(UDP, 1, 1, 1, np.arange(step), length=FRAME_BYTES)  # numpy's own memory, once
-    before = resident_bytes()
     gateway = Gateway(
         instance="ngw",
         vpc_id="vpc",
@@ -38,8 +42,9 @@ def measure(kind: str, sessions: int) -> float:
         max_subscribers=mappings // 16 + 1,
         records=1_024,  # rows that nobody took are no session's
     )
-    addresses = mappings // 32_256 + 1  # half of the ports
-    gateway.add(SnatEntry("10.0.0.0/8", pool=f"203.0.113.1-203.0.113.{addresses}"))
+    pool = f"203.0.0.0-{IPv4Address(0xCB000000 + mappings // 32_256)}"
+    gateway.add(SnatEntry("10.0.0.0/8", pool=pool))
+    step = STEP - STEP % remotes
     for first in range(0, sessions, step):
         numbers = np.arange(first, min(first + step, sessions), dtype=np.uint64)
         mapping, remote = np.divmod(numbers, np.uint64(remotes))
@@ -50,12 +55,29 @@ def measure(kind: str, sessions: int) -> float:
     counters = gateway.counters()
     if (counters["sessions"], counters["mappings"]) != (sessions, mappings):
         raise AssertionError(f"{counters['sessions']} sessions, {counters['mappings']} mappings")
-    return (resident_bytes() - before) / sessions
+    return gateway
+
+
+def measure(kind: str, sessions: int) -> tuple[float, dict[str, float]]:
+    """(bytes a session that a process grows by, from before its gateway to `sessions` live ones; and those of each table
+    when it is full)."""
+    filled(kind, STEP)  # Python's and numpy's own memory, once
+    before = resident_bytes()
+    gateway = filled(kind, sessions)
+    tables = {name: size / sessions for name, size in gateway._core.tables().items()}
+    return (resident_bytes() - before) / sessions, tables
 
 
 def bytes_a_session(kind: str, sessions: int) -> float:
     """measure() in a new process. kind: "shared" (sixteen sessions a mapping) or "own" (each its own)."""
     paths = [str(HERE), str(HERE.parent / "tests")]
-    program = f"import sys; sys.path[:0] = {paths!r}; import memory; print(memory.measure({kind!r}, {sessions}))"
+    program = f"import sys; sys.path[:0] = {paths!r}; import memory; print(memory.measure({kind!r}, {sessions})[0])"
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     return float(run.stdout)
+
+
+if __name__ == "__main__":
+    resident, tables = measure(sys.argv[1], int(sys.argv[2]))
+    for name, size in sorted(tables.items(), key=lambda item: -item[1]):
+        print(f"{name:30} {size:8.2f} bytes a session, full")
+    print(f"{'resident':30} {resident:8.2f} bytes a session")

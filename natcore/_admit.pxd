@@ -2,14 +2,30 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._parse cimport Flight
+from natcore._sessions cimport HAIRPINNED, IN, ROLE_INSIDE, Session
 from natcore.frame cimport Frame
+from natcore.hints cimport bswap32
+from natcore.paths cimport mtu_towards
 from natcore.state cimport Clock, Worker
+from natcore.verdict cimport INSIDE, OUTSIDE
 
 cdef struct Endpoints:          # of a packet that asks to come in; big-endian
     uint32_t remote_ip
     uint32_t outside_ip
     uint16_t remote_port
     uint16_t outside_port
+
+cdef inline uint32_t inside_mtu(const Worker* worker, uint32_t destination) noexcept nogil:
+    """Of the link that leads to an inside host (big-endian)."""
+    if worker.paths == NULL:
+        return worker.mtu[INSIDE]
+    return mtu_towards(worker.paths, bswap32(destination)) or worker.mtu[INSIDE]
+
+cdef inline uint32_t session_mtu(const Worker* worker, const Session* session, uint32_t direction) noexcept nogil:
+    """Of the link that the session's packets of a direction leave by; hairpinned, the smallest inside."""
+    if direction == IN:
+        return inside_mtu(worker, session.ip[ROLE_INSIDE])
+    return worker.mtu[INSIDE if session.flags & HAIRPINNED else OUTSIDE]
 
 cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const Clock* now, uint32_t* slot) noexcept nogil
 cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* ends, Flight* flight, uint8_t flags,
@@ -18,7 +34,10 @@ cdef uint8_t screen_inbound(Worker* worker, const Flight* flight) noexcept nogil
 cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Flight* flight, uint32_t mtu) noexcept nogil
 cdef uint32_t find_live(Worker* worker, uint32_t direction, uint64_t addresses, uint32_t ports, uint8_t protocol,
                         const Clock* now) noexcept nogil
-cdef uint8_t may_reopen(Worker* worker, uint32_t slot, const Flight* flight, const Clock* now) noexcept nogil
+cdef void announce(Worker* worker, uint32_t slot, uint32_t direction, const Clock* now) noexcept nogil
+cdef uint8_t refuse(Worker* worker, uint8_t verdict, uint8_t limit) noexcept nogil
+cdef uint8_t may_have_more(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil
+cdef uint8_t tcp_flags(const Flight* flight) noexcept nogil
 cdef bint is_whole(const Worker* worker, uint32_t ip) noexcept nogil
 cdef bint is_static(const Worker* worker, uint32_t slot) noexcept nogil
 cdef bint is_no_host(uint32_t ip) noexcept nogil

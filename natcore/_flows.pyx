@@ -4,10 +4,10 @@ from libc.string cimport memcmp, memcpy, memset
 
 from natcore._parse cimport Flight, link_length, wire_bytes, wire_packets
 from natcore.flow cimport HashKey, flow_hash
-from natcore.frame cimport Frame
+from natcore.frame cimport FRAME_CROSSING, Frame
 from natcore.hints cimport bswap16
 from natcore.memory cimport table_delete, table_new
-from natcore.verdict cimport DROP_MALFORMED, HAIRPIN, LOCAL
+from natcore.verdict cimport DROP_MALFORMED, LOCAL, egress_of
 from natcore.wire cimport (
     ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, IPV4_OFFSET, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, IcmpHeader, Ipv4Header,
 )
@@ -110,6 +110,10 @@ cdef void add(Flows* flows, const FlowSeen* seen, int64_t now_us) noexcept nogil
     row.end_time = now_us
 
 
+cdef inline uint8_t side_out(const Frame* frame) noexcept nogil:
+    return egress_of(frame.verdict, frame.side, frame.flags & FRAME_CROSSING)
+
+
 cdef void flows_arrive(Flows* flows, const Frame* frames, uint32_t count) noexcept nogil:
     """Frames that come in, FLOWS_BATCH at most, before they are translated."""
     cdef uint32_t i
@@ -120,7 +124,6 @@ cdef void flows_arrive(Flows* flows, const Frame* frames, uint32_t count) noexce
 cdef void flows_leave(Flows* flows, const Frame* frames, uint32_t count, int64_t now_us) noexcept nogil:
     """The same frames with their verdicts: how they came in, and how they go out if they do."""
     cdef uint32_t i
-    cdef uint8_t side
     cdef FlowSeen* came
     for i in range(count):
         came = &flows.seen[i]
@@ -130,8 +133,7 @@ cdef void flows_leave(Flows* flows, const Frame* frames, uint32_t count, int64_t
         came.key.action = FLOW_REJECT if frames[i].verdict >= DROP_MALFORMED else FLOW_ACCEPT
         add(flows, came, now_us)
         if frames[i].verdict < LOCAL:
-            side = frames[i].side if frames[i].verdict == HAIRPIN else 1 - frames[i].side
-            flows_sent(flows, &frames[i], side, now_us)
+            flows_sent(flows, &frames[i], side_out(&frames[i]), now_us)
 
 
 cdef void flows_sent(Flows* flows, const Frame* frame, uint8_t side, int64_t now_us) noexcept nogil:
@@ -146,7 +148,7 @@ cdef void flows_unsent(Flows* flows, const Frame* frame) noexcept nogil:
     cdef FlowSeen seen
     cdef FlowRow* row
     cdef uint32_t place
-    if read_packet(flows, frame, frame.side if frame.verdict == HAIRPIN else 1 - frame.side, FLOW_OUT, &seen):
+    if read_packet(flows, frame, side_out(frame), FLOW_OUT, &seen):
         place = find(flows, &seen.key)
         if flows.index[place]:
             row = &flows.rows[flows.index[place] - 1]

@@ -40,7 +40,7 @@ cdef Fragments* fragments_new(uint64_t timeout_ms) noexcept nogil:
     slab_begin(&table.rooms, table.chunks, CHUNK_BYTES, CHUNKS)
     table.timeout_ms = timeout_ms
     table.oldest = table.newest = NONE
-    if not index_new(&table.index, DATAGRAMS, 4) or not (
+    if not index_new(&table.index, DATAGRAMS) or not (
             table.datagrams != NULL and table.seen != NULL and table.chunks != NULL and table.sources != NULL):
         fragments_delete(table)
         return NULL

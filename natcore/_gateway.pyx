@@ -1,7 +1,7 @@
 """The boundary to Python: arguments come checked from python/natcore/gateway.py, tables go out as copies."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from natcore._entries cimport count_entry, end_dead, end_entry, end_matching
@@ -20,6 +20,7 @@ from natcore._ports cimport (
 )
 from natcore._rows cimport Rows
 from natcore._sessions cimport TIMEOUT_FRAGMENT, sessions_delete, sessions_new
+from natcore._storage cimport furnish, furnish_address, tables_of
 from natcore._synqueue cimport unsolicited_delete, unsolicited_new
 from natcore._translate cimport advance, clock_forward, take_generated, translate
 from natcore.flow cimport has_aes
@@ -45,8 +46,9 @@ cdef class Core(Rows):
                   uint32_t gateway_per_second, warn_sessions, warn_ports,
                   timeouts_ms, uint64_t window_ns, int64_t epoch_ns, mapping, filtering,
                   link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
-                  bint tcp_pickup, bint hairpin, bint icmp_unreachable, uint16_t mss, bint unsolicited):
-        """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32."""
+                  bint tcp_pickup, bint hairpin, bint icmp_unreachable, uint16_t mss, bint unsolicited,
+                  uint32_t huge_pages, int32_t numa_node, uint64_t memory_bytes, str memory_name not None):
+        """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32. memory_: what there is in all."""
         cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
         cdef uint32_t i
         if worker == NULL:
@@ -76,6 +78,8 @@ cdef class Core(Rows):
             ready = overload_new(&worker.mappings.ports.overload, max_mappings)
         if not ready:
             raise CapacityError(f"max_mappings={max_mappings}: this machine has no address space for its tables")
+        self.placement.huge_pages, self.placement.node = huge_pages, numa_node
+        furnish(worker, &self.placement, memory_bytes, memory_name)
         worker.mappings.ports.parity = parity
         worker.mappings.pooling = pooling
         worker.sessions_per_subscriber = sessions_per_subscriber
@@ -134,6 +138,14 @@ cdef class Core(Rows):
     def worker_capsule(self):
         """A capsule "natcore.Worker" with the Worker*, for callers of natcore._translate; valid as long as the gateway."""
         return PyCapsule_New(self.worker, "natcore.Worker", NULL)
+
+    def tables(self):
+        """{table: bytes of memory that it takes when it is full}; "port maps" are those of all outside addresses."""
+        self.own()
+        try:
+            return tables_of(self.worker)
+        finally:
+            self.disown()
 
     # ---- packets ----------------------------------------------------------------------------------------------------
 
@@ -234,6 +246,11 @@ cdef class Core(Rows):
         self.disown()
         if number == 0xFFFFFFFF:
             raise CapacityError(f"no room for one more outside address; {self.worker.mappings.ports.capacity:,} are allowed")
+        try:
+            furnish_address(self.worker, &self.placement, number)
+        except Error:
+            self.drop_address(number)
+            raise
         return number
 
     def drop_address(self, uint32_t number):
@@ -254,11 +271,11 @@ cdef class Core(Rows):
         try:
             now_ns = clock_forward(self.worker, now_ns)
             if leaving:                             # what is dead ended before, at its deadline
-                end_dead(self.worker, now_ns, self.relief)
+                end_dead(self.worker, now_ns, self.reader)
             self.worker.rules = &rules.compiled
             self.rules = rules
             for entry, first, last, addresses in leaving:
-                ended += end_entry(self.worker, entry, first, last, addresses, now_ns, self.relief)
+                ended += end_entry(self.worker, entry, first, last, addresses, now_ns, self.reader)
             return ended
         finally:
             self.disown()
@@ -285,7 +302,7 @@ cdef class Core(Rows):
             if port != 0xFFFFFFFF and map.cells[port] != PORT_RESERVED:     # a dead mapping holds nothing
                 if now_ns > self.worker.now_ns:
                     clock_forward(self.worker, now_ns)
-                end_dead(self.worker, self.worker.now_ns, self.relief)
+                end_dead(self.worker, self.worker.now_ns, self.reader)
                 port = ports_taken(map, first, last)
             if port == 0xFFFFFFFF:
                 if not look:
@@ -316,7 +333,7 @@ cdef class Core(Rows):
         cdef uint64_t ended
         self.own()
         now_ns = clock_forward(self.worker, now_ns)
-        ended = end_matching(self.worker, subscriber, remote, outside, protocol, now_ns, self.relief)
+        ended = end_matching(self.worker, subscriber, remote, outside, protocol, now_ns, self.reader)
         self.disown()
         return ended
 

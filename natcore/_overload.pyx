@@ -13,7 +13,7 @@ cdef bint overload_new(Overload* table, uint32_t capacity) noexcept nogil:
     table.taken = <Taken*>table_new(<uint64_t>capacity * sizeof(Taken))
     table.full = <Full*>table_new(FULL_SLOTS * sizeof(Full))
     slab_begin(&table.slots, table.taken, sizeof(Taken), capacity)
-    return table.taken != NULL and table.full != NULL and index_new(&table.index, capacity, 4)
+    return table.taken != NULL and table.full != NULL and index_new(&table.index, capacity)
 
 
 cdef void overload_delete(Overload* table) noexcept nogil:

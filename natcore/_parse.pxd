@@ -4,7 +4,7 @@ from libc.string cimport memcpy
 
 from natcore.checksum cimport add, fold
 from natcore.flow cimport HashKey, flow_hash
-from natcore.frame cimport FRAME_GSO, Frame
+from natcore.frame cimport FRAME_CROSSING, FRAME_GSO, Frame
 from natcore.hints cimport bswap16, unlikely
 from natcore.index cimport Bucket
 from natcore.verdict cimport (
@@ -158,7 +158,7 @@ cdef inline uint8_t parse(Frame* frame, Flight* flight, bint ethernet, const Has
     return verdict
 
 cdef inline bint parse_plain(Frame* frame, Flight* flight, bint ethernet, uint8_t lowest_ttl, uint32_t mtu,
-                            const HashKey* key) noexcept nogil:
+                             const HashKey* key) noexcept nogil:
     """A whole, untagged packet of TCP or UDP, without IPv4 options, that time to live and mtu let pass: nearly all are one.
 
     What parse checks is checked here on words, without a branch between TCP and UDP, which come mixed. False: parse it.
@@ -168,7 +168,8 @@ cdef inline bint parse_plain(Frame* frame, Flight* flight, bint ethernet, uint8_
     cdef uint64_t first, second
     cdef uint32_t last
     cdef uint8_t protocol
-    if unlikely(frame.length < link + 28 or frame.flags & FRAME_GSO or (ethernet and load16(frame.data + 12) != bswap16(ETHERTYPE_IPV4))):
+    if unlikely(frame.length < link + 28 or frame.flags & (FRAME_GSO | FRAME_CROSSING)
+                or (ethernet and load16(frame.data + 12) != bswap16(ETHERTYPE_IPV4))):
         return False
     first = load64(ip)
     second = load64(ip + 8)

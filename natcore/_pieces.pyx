@@ -3,7 +3,7 @@ follow it. Nothing is reassembled; that is the receiver's.
 """
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore._admit cimport find_live, may_pass
+from natcore._admit cimport find_live, inside_mtu, may_pass, session_mtu
 from natcore._fragments cimport (
     DATAGRAM_BROKEN, DATAGRAM_KNOWN, DATAGRAM_REFUSED, Datagram, Fragments, datagram_break,
     datagram_close, datagram_find, datagram_held, datagram_hold, datagram_mark, datagram_open, datagram_settle,
@@ -18,13 +18,13 @@ from natcore._sessions cimport (
 )
 from natcore._split cimport split
 from natcore._tcp cimport is_later
-from natcore.frame cimport Frame
+from natcore.frame cimport FRAME_CROSSING, Frame
 from natcore.hints cimport bswap16, bswap32
 from natcore.index cimport NONE
 from natcore.state cimport Clock, Worker
 from natcore.verdict cimport (
-    DROP_FRAGMENT, DROP_MALFORMED, DROP_NO_MAPPING, HAIRPIN, HELD, INBOUND, INSIDE, LOCAL, OUTBOUND, OUTSIDE, PENDING,
-    UNTRANSLATED,
+    DROP_FRAGMENT, DROP_MALFORMED, DROP_NO_MAPPING, HAIRPIN, HELD, INBOUND, LOCAL, OUTBOUND, OUTSIDE, PENDING,
+    UNTRANSLATED, egress_of,
 )
 from natcore.wire cimport (
     IPV4_MORE, IPV4_OFFSET, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, TCP_FIN, TCP_SYN, TcpHeader,
@@ -41,18 +41,12 @@ cdef inline uint32_t payload_of(const Flight* flight) noexcept nogil:
     return flight.total_length - <uint32_t>(flight.l4 - <uint8_t*>flight.ip)
 
 
-cdef inline uint8_t egress_of(uint8_t verdict, uint8_t side) noexcept nogil:
-    """The Side that a forwarded packet leaves by."""
-    if verdict == UNTRANSLATED:
-        return OUTSIDE if side == INSIDE else INSIDE
-    return OUTSIDE if verdict == OUTBOUND else INSIDE
-
-
 cdef void fit(Worker* worker, Frame* frame, const Flight* flight, uint8_t verdict, uint8_t cause) noexcept nogil:
     """A forwarded packet that is longer than its link carries becomes fragments (REQ-13a). cause: the others' Verdict."""
-    cdef uint8_t send_to = egress_of(verdict, frame.side)
-    if wire_length(frame, flight) > worker.mtu[send_to]:
-        split(&worker.outbox, frame, flight, worker.mtu[send_to], send_to, cause)
+    cdef uint8_t send_to = egress_of(verdict, frame.side, frame.flags & FRAME_CROSSING)
+    cdef uint32_t mtu = worker.mtu[OUTSIDE] if send_to == OUTSIDE else inside_mtu(worker, flight.ip.destination)
+    if wire_length(frame, flight) > mtu:
+        split(&worker.outbox, frame, flight, mtu, send_to, cause)
 
 
 # ---- later fragments -------------------------------------------------------------------------------------------------
@@ -86,8 +80,8 @@ cdef uint8_t follow(Worker* worker, Frame* frame, Flight* flight, const Datagram
             return DROP_NO_MAPPING
     verdict = (HAIRPIN if other != NONE else UNTRANSLATED if session.flags & UNTRANSLATED_BOTH
                else OUTBOUND if direction == OUT else INBOUND)
-    if may_pass(worker, frame, flight, worker.mtu[egress_of(verdict, frame.side)]) != PENDING:
-        return may_pass(worker, frame, flight, worker.mtu[egress_of(verdict, frame.side)])
+    if may_pass(worker, frame, flight, session_mtu(worker, session, direction)) != PENDING:
+        return may_pass(worker, frame, flight, session_mtu(worker, session, direction))
     take(worker, slot, direction, flight, datagram.sequence, now)
     rewrite_network(flight.ip, session, direction, worker.decrement_ttl)
     if other != NONE:
@@ -213,8 +207,9 @@ cdef uint8_t release_held(Worker* worker, uint32_t number, uint8_t side, uint8_t
         parcel_cancel(&worker.outbox, length)
         return verdict
     fit(worker, &frame, &flight, verdict, verdict)
-    parcel_seal(frame.data, frame.length, egress_of(verdict, side))
-    return OUTBOUND if egress_of(verdict, side) == OUTSIDE else INBOUND     # what leaves on its own is counted by its side
+    side = egress_of(verdict, side, False)
+    parcel_seal(frame.data, frame.length, side)
+    return OUTBOUND if side == OUTSIDE else INBOUND     # what leaves on its own is counted by its side
 
 
 cdef void piece_known(Worker* worker, const Frame* frame, const Flight* flight, uint32_t number, uint8_t verdict,

@@ -17,7 +17,7 @@ from natcore._ports cimport address_find
 from natcore._translate cimport hold, release
 from natcore._waiting cimport waiting_delete, waiting_new
 from natcore._worker cimport (
-    PORTS_MOST, Loop, Port, clear_errors, clock_of, close_room, drain_fd, pause, run, signal_fd, work,
+    ANYWHERE, PORTS_MOST, Loop, Port, clear_errors, clock_of, close_room, drain_fd, pause, run, signal_fd, work,
 )
 from natcore.hints cimport bswap32, fetch_add, load_acquire, store_release
 from natcore.index cimport NONE
@@ -64,7 +64,7 @@ cdef class PlaneLoop:
             return
         for i in range(self.loop.count):
             neighbours_delete(&self.loop.ports[i].neighbours)
-        for i in range(2):
+        for i in range(ANYWHERE + 1):
             routes_delete(&self.loop.routes[i])
         set_delete(&self.loop.local)
         waiting_delete(&self.loop.room)
@@ -136,6 +136,8 @@ cdef class PlaneLoop:
                 self._enter()
                 neighbours_lose(&port.neighbours)
                 self._leave()
+                if port.device != NULL:
+                    port.device.complete(port.device)       # the kernel gets room to receive into
                 if before is not None:
                     before.close()
                     self._past[index] = add(self._past[index], before.counters())
@@ -148,6 +150,7 @@ cdef class PlaneLoop:
         with self._turn:
             self._enter()
             close_room(self.loop)
+            self.loop.worker.paths = NULL
             self._leave()
         for port in range(self.loop.count):
             self.detach(port)
@@ -172,6 +175,14 @@ cdef class PlaneLoop:
         changed.address = bswap32(address)
         self._leave()
 
+    def set_mtu(self, uint32_t port, uint32_t mtu) -> None:
+        """Bytes of an IPv4 packet on that link."""
+        self._port(port)
+        self._enter()
+        self.loop.mtus[port] = mtu
+        tell_mtus(self.loop)
+        self._leave()
+
     def announce(self) -> None:
         """Gratuitous ARP for every outside address, soon."""
         self.loop.announced = 0
@@ -187,8 +198,8 @@ cdef class PlaneLoop:
         if not done:
             raise CapacityError("no memory for the host's own addresses")
 
-    def set_routes(self, uint32_t side, starts, vias, ports) -> None:
-        """Disjoint ranges of destinations over the ports of a Side.
+    def set_routes(self, uint32_t over, starts, vias, ports) -> None:
+        """Disjoint ranges of destinations over the ports of a Side, or over all (2).
 
         starts: ascending; vias: a next hop, ON_LINK (0) or NO_ROUTE (2^32 - 1); ports: that each leaves by.
         """
@@ -196,14 +207,15 @@ cdef class PlaneLoop:
         cdef uint32_t[::1] via = as_words(vias)
         cdef bytes port = bytes(ports)
         cdef bint done
-        if side > OUTSIDE:
-            raise ValueError(f"side={side}: allowed are {INSIDE} and {OUTSIDE}")
+        if over > ANYWHERE:
+            raise ValueError(f"over={over}: allowed are 0 to {ANYWHERE}")
         if not len(starts) == len(vias) == len(port):
             raise ValueError(f"{len(starts)} starts, {len(vias)} vias, {len(port)} ports: allowed are equally many")
         if max(port, default=0) >= self.loop.count:
             raise ValueError(f"ports: {max(port)}: allowed are 0 to {self.loop.count - 1}")
         self._enter()
-        done = routes_replace(&self.loop.routes[side], &first[0], &via[0], <const uint8_t*>port, <uint32_t>len(starts))
+        done = routes_replace(&self.loop.routes[over], &first[0], &via[0], <const uint8_t*>port, <uint32_t>len(starts))
+        tell_mtus(self.loop)
         self._leave()
         if not done:
             raise CapacityError("no memory for routes")
@@ -260,12 +272,26 @@ cdef class PlaneLoop:
         self._leave()
         return pooled
 
+    def pool(self) -> bytes:
+        """The outside addresses of all entries, in host order, four bytes each."""
+        cdef uint32_t i, count = 0
+        self._enter()
+        found = array.array("I", bytes(4 * self.loop.worker.mappings.ports.count))
+        cdef uint32_t[::1] addresses = found
+        for i in range(self.loop.worker.mappings.ports.count):
+            if self.loop.worker.mappings.ports.addresses[i].references:
+                addresses[count] = bswap32(self.loop.worker.mappings.ports.addresses[i].ip)
+                count += 1
+        self._leave()
+        return found[:count].tobytes()
+
     def port_counters(self, uint32_t port) -> dict[str, int]:
         """Cumulative, of one port's interface."""
         cdef Port* of_port = self._port(port)
         driver = self._drivers[port]
         own = add(self._past[port], driver.counters()) if driver is not None else self._past[port]
-        return {**own, "left_to_kernel": of_port.left_to_kernel, "arp_answered": of_port.arp_answered,
+        passed = own.get("left_to_kernel", 0)               # by a driver that did not bring them
+        return {**own, "left_to_kernel": passed + of_port.left_to_kernel, "arp_answered": of_port.arp_answered,
                 "unresolved": of_port.unresolved}
 
     def counters(self) -> dict[str, int]:
@@ -279,6 +305,20 @@ cdef class PlaneLoop:
             result[f"{name}_no_route"] = self.loop.no_route[side]
         result["left_to_kernel"] = result["inside_left_to_kernel"] + result["outside_left_to_kernel"]
         return result
+
+
+cdef void tell_mtus(Loop* loop) noexcept:
+    """The translator gets the smallest MTU of each side, and, where the inside ones differ, which counts for whom."""
+    cdef uint32_t smallest = 0, largest = 0, i
+    for i in range(loop.count - 1):
+        if loop.mtus[i]:
+            smallest = loop.mtus[i] if smallest == 0 or loop.mtus[i] < smallest else smallest
+            largest = loop.mtus[i] if loop.mtus[i] > largest else largest
+    loop.paths.starts, loop.paths.ports = loop.routes[INSIDE].starts, loop.routes[INSIDE].ports
+    loop.paths.ranges, loop.paths.mtus = loop.routes[INSIDE].ranges, loop.mtus
+    loop.worker.paths = &loop.paths if smallest != largest else NULL
+    loop.worker.mtu[INSIDE] = smallest or loop.worker.mtu[INSIDE]
+    loop.worker.mtu[OUTSIDE] = loop.mtus[loop.count - 1] or loop.worker.mtu[OUTSIDE]
 
 
 cdef dict add(dict first, dict second):

@@ -12,6 +12,8 @@ cdef enum:
     PORTS = 65536
     PORT_WORDS = 1024           # 64-bit words of a bitmap
     OWNER_SLOTS = 4096
+    BITMAP_BYTES = PORT_WORDS * 8
+    MAP_BYTES = PORTS * 8 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2      # of one PortMap's arrays
 
 cdef enum:
     PORT_RESERVED = 0xFFFFFFFE  # in a cell: a DNAT entry has the port; it is never drawn

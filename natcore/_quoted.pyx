@@ -5,7 +5,7 @@ They neither refresh nor end the session they belong to, and are not counted int
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from natcore._admit cimport is_no_host, is_static, may_pass
+from natcore._admit cimport is_no_host, is_static, may_pass, session_mtu
 from natcore._parse cimport Flight, header_sum
 from natcore._ports cimport address_find
 from natcore._sessions cimport (
@@ -19,7 +19,7 @@ from natcore.hints cimport bswap16, bswap32
 from natcore.index cimport NONE
 from natcore.state cimport Clock, Worker
 from natcore.verdict cimport (
-    DROP_CHECKSUM, DROP_MALFORMED, DROP_NO_MAPPING, DROP_SPOOFED, DROP_UNSUPPORTED, HAIRPIN, INBOUND, INSIDE, LOCAL,
+    DROP_CHECKSUM, DROP_MALFORMED, DROP_NO_MAPPING, DROP_SPOOFED, DROP_UNSUPPORTED, HAIRPIN, INBOUND, LOCAL,
     OUTBOUND, OUTSIDE, PENDING, UNTRANSLATED,
 )
 from natcore.wire cimport (
@@ -206,8 +206,7 @@ cdef uint8_t translate_error(Worker* worker, Frame* frame, Flight* flight, const
         return DROP_NO_MAPPING
     if is_no_host(flight.ip.source) or address_find(&worker.mappings.ports, flight.ip.source) != NONE:
         return DROP_SPOOFED
-    verdict = may_pass(worker, frame, flight, worker.mtu[
-        INSIDE if back == IN or session.flags & HAIRPINNED else OUTSIDE])
+    verdict = may_pass(worker, frame, flight, session_mtu(worker, session, back))
     if verdict != PENDING:
         return verdict
     if back == IN:

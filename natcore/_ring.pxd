@@ -2,6 +2,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from natcore._device cimport Device, Driver
+from natcore._frames cimport FrameRing
 from natcore.kernel cimport iovec, mmsghdr, tpacket3_hdr, virtio_net_hdr
 
 cdef enum:
@@ -15,6 +16,7 @@ cdef struct Ring:
     uint32_t block                  # the next one to read
     tpacket3_hdr* cursor            # the next frame in it; NULL: not begun
     uint32_t left                   # frames not read yet in it
+    FrameRing frames                # instead of the blocks
 
     int slot_fd                     # the transmit ring's socket
     uint8_t* slots

@@ -10,6 +10,7 @@ from libc.string cimport memcpy, memset
 import os
 
 from natcore._device cimport FRAME_ROOM, Arrival, Device, Driver
+from natcore._frames cimport frames_complete, frames_free, frames_open, frames_receive
 from natcore.hints cimport load_acquire, prefetch, store_release
 from natcore.kernel cimport (
     AF_PACKET, ETH_P_ALL, MAP_FAILED, MAP_SHARED, MSG_DONTWAIT, PACKET_IGNORE_OUTGOING, PACKET_LOSS, PACKET_RX_RING,
@@ -82,6 +83,14 @@ cdef void complete(Device* device) noexcept nogil:
     store_release(&block.hdr.bh1.block_status, TP_STATUS_KERNEL)
     ring.block = ring.block + 1 if ring.block + 1 < ring.block_count else 0
     ring.cursor = NULL
+
+
+cdef uint32_t receive_at_once(Device* device, Arrival* arrivals, uint32_t most) noexcept nogil:
+    return frames_receive(&(<Ring*>device).frames, arrivals, most)
+
+
+cdef void complete_at_once(Device* device) noexcept nogil:
+    frames_complete(&(<Ring*>device).frames)
 
 
 cdef bint send(Device* device, uint8_t* data, uint32_t length, const virtio_net_hdr* offload) noexcept nogil:
@@ -247,12 +256,22 @@ cdef int _send_buffer(int fd) except -1:
     return 0
 
 
-cdef int _open_receive(Ring* ring, int index) except -1:
-    cdef tpacket_req3 request
+cdef int _open_receive(Ring* ring, int index, uint32_t mtu, bint at_once) except -1:
     ring.device.fd = _socket()
-    _set(ring.device.fd, PACKET_VERSION, TPACKET_V3, "PACKET_VERSION")
     _set(ring.device.fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")    # EBUSY after the ring
     _set(ring.device.fd, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING")
+    if at_once:
+        frames_open(&ring.frames, ring.device.fd, mtu)
+        ring.device.receive, ring.device.complete = receive_at_once, complete_at_once
+    else:
+        _open_blocks(ring)
+        ring.device.receive, ring.device.complete = receive, complete
+    return _bind(ring.device.fd, index, ETH_P_ALL)          # bound to ETH_P_IP it would see nothing behind the block
+
+
+cdef int _open_blocks(Ring* ring) except -1:
+    cdef tpacket_req3 request
+    _set(ring.device.fd, PACKET_VERSION, TPACKET_V3, "PACKET_VERSION")
     memset(&request, 0, sizeof(request))
     request.tp_block_size = BLOCK_BYTES
     request.tp_block_nr = BLOCK_COUNT
@@ -262,7 +281,7 @@ cdef int _open_receive(Ring* ring, int index) except -1:
     _check(setsockopt(ring.device.fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)), "PACKET_RX_RING")
     ring.block_bytes, ring.block_count = BLOCK_BYTES, BLOCK_COUNT
     ring.blocks = _map(ring.device.fd, <size_t>BLOCK_BYTES * BLOCK_COUNT)
-    return _bind(ring.device.fd, index, ETH_P_ALL)          # bound to ETH_P_IP it would see nothing behind the block
+    return 0
 
 
 cdef int _open_send(Ring* ring, int index, uint32_t mtu) except -1:
@@ -292,6 +311,7 @@ cdef void _free(Ring* ring) noexcept nogil:
     """Closes what is open; the counters stay."""
     if ring.blocks != NULL:
         munmap(ring.blocks, <size_t>ring.block_bytes * ring.block_count)
+    frames_free(&ring.frames)
     if ring.slots != NULL:
         munmap(ring.slots, <size_t>ring.slot_bytes * ring.slot_count)
     if ring.device.fd >= 0:
@@ -309,19 +329,19 @@ cdef void _free(Ring* ring) noexcept nogil:
 cdef class PacketRing(Driver):
     """The rings of one interface, open until `close`.
 
-    index: the interface's number in this network namespace; mtu: bytes, decides how large a slot is.
+    index: the interface's number in this network namespace; mtu: bytes, decides how large a slot is. at_once: each
+    frame is handed over when it comes, not in blocks: less delay in light traffic, more work for each in heavy.
     Raises OSError: EPERM without CAP_NET_RAW, ENODEV for an index that is not there, ENOMEM.
     """
 
-    def __cinit__(self, int index, uint32_t mtu=1500):
+    def __cinit__(self, int index, uint32_t mtu=1500, bint at_once=False):
         memset(&self.ring, 0, sizeof(Ring))
         self.device = &self.ring.device
-        self.device.receive, self.device.complete, self.device.clear_error = receive, complete, clear_error
-        self.device.send, self.device.flush = send, flush
+        self.device.send, self.device.flush, self.device.clear_error = send, flush, clear_error
         self.ring.device.fd = self.ring.slot_fd = self.ring.large_fd = -1
         self._ring_drops = 0
         try:
-            _open_receive(&self.ring, index)
+            _open_receive(&self.ring, index, mtu, at_once)
             _open_send(&self.ring, index, mtu)
         except BaseException:
             self.close()
@@ -338,7 +358,8 @@ cdef class PacketRing(Driver):
         if self.device.fd >= 0 and getsockopt(self.device.fd, SOL_PACKET, PACKET_STATISTICS, &statistics, &length) == 0:
             self._ring_drops += statistics.tp_drops         # reading them resets them
         return {
-            "received": self.ring.received, "truncated": self.ring.truncated, "ring_drops": self._ring_drops,
+            "received": self.ring.received + self.ring.frames.received,
+            "truncated": self.ring.truncated + self.ring.frames.truncated, "ring_drops": self._ring_drops,
             "sent": self.ring.sent, "send_dropped": self.ring.send_dropped, "send_errors": self.ring.send_errors,
         }
 
@@ -360,14 +381,16 @@ cdef class PacketRing(Driver):
         if self.ring.device.fd < 0:
             return frames
         while True:
-            while next_frame(&self.ring, &arrival):
+            before, idle = len(frames), self.ring.cursor == NULL
+            while self.device.receive(self.device, &arrival, 1):
                 offload = arrival.offload[0]
                 needs = (offload.flags, offload.gso_type, offload.hdr_len, offload.gso_size, offload.csum_start,
                          offload.csum_offset)
                 frames.append((arrival.data[:arrival.length], arrival.packet_type, bool(arrival.tagged), needs))
-            if self.ring.cursor == NULL:
+            idle = idle and self.ring.cursor == NULL
+            self.device.complete(self.device)
+            if idle and len(frames) == before:
                 return frames
-            complete(self.device)
 
     def close(self) -> None:
         """Idempotent."""

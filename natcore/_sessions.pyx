@@ -28,7 +28,7 @@ cdef bint sessions_new(Sessions* table, uint32_t capacity, bint filters) noexcep
     slab_begin(&table.filters, table.hot + capacity, sizeof(Session), capacity if filters else 0)
     if table.hot == NULL or table.cold == NULL or table.by_mapping == NULL or (filters and table.by_filter == NULL):
         return False
-    return index_new(&table.outbound, capacity, 4) and index_new(&table.inbound, lines, 4)
+    return index_new(&table.outbound, capacity) and index_new(&table.inbound, lines)
 
 
 cdef void sessions_delete(Sessions* table, bint filters) noexcept nogil:

@@ -18,8 +18,9 @@ cdef enum:                      # TcpState
     TCP_STATE = 0x0F
     TCP_SENT = 0x10             # << Direction: end[] is set
     TCP_ACKED = 0x40            # << Direction: ack[] is set
-    TCP_STEADY = TCP_ESTABLISHED | 0xF0     # established, and all four are set: the hot path. Other protocols' too, until
-                                # the outside opens one: then TCP_INIT_IN, until the inside answers
+    # Established, and all four are set: the hot path. Another protocol's session is steady too, but for one that the
+    # outside opened: that is TCP_INIT_IN until the inside answers.
+    TCP_STEADY = TCP_ESTABLISHED | 0xF0
 
 cdef inline bint is_later(uint32_t one, uint32_t other) noexcept nogil:
     """Serial arithmetic (RFC 9293 section 3.4)."""

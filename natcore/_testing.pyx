@@ -23,6 +23,7 @@ from natcore.memory cimport table_delete, table_new
 from natcore.random cimport Random, random32, random_below, random_seed
 from natcore.slab cimport NO_SLOT, Slab, slab_begin, slab_give, slab_take
 from natcore.state cimport Worker
+from natcore.unfinished cimport finish_checksum
 from natcore.verdict cimport (
     DROP_CHECKSUM, DROP_CONFLICT, DROP_FILTERED, DROP_FRAGMENT, DROP_MALFORMED, DROP_MTU, DROP_NO_MAPPING,
     DROP_NO_NEIGHBOUR, DROP_NO_SNAT_ENTRY, DROP_OUTSIDE_LIMIT, DROP_PORTS_EXHAUSTED, DROP_PROBE_LIMIT,
@@ -37,6 +38,13 @@ def checksum_of(const uint8_t[::1] data not None, uint64_t total=0):
     """RFC 1071 over data as bytes on the wire, 2 of them, on top of total."""
     cdef uint16_t result = checksum(&data[0] if data.shape[0] else NULL, <uint32_t>data.shape[0], total)
     return PyBytes_FromStringAndSize(<const char*>&result, 2)
+
+
+def finish_checksum_of(bytes frame not None):
+    """The Ethernet frame with its layer-4 checksum finished, where it was not."""
+    cdef uint8_t[::1] data = bytearray(frame)
+    finish_checksum(&data[0], <uint32_t>data.shape[0])
+    return bytes(data)
 
 
 def fold_of(uint64_t total):
@@ -123,8 +131,8 @@ cdef class IndexTable:
     """An index that owns its buckets."""
     cdef Index index
 
-    def __cinit__(self, uint64_t entries, uint32_t per_bucket=4):
-        if not index_new(&self.index, entries, per_bucket):
+    def __cinit__(self, uint64_t entries):
+        if not index_new(&self.index, entries):
             raise MemoryError(f"{entries} entries")
 
     def __dealloc__(self):

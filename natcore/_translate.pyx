@@ -5,8 +5,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._account cimport account, account_frame, is_steady, segment_of
 from natcore._admit cimport (
-    Endpoints, admit_inbound, admit_outbound, find_live, is_static, is_whole, may_pass, may_reopen, screen_inbound,
+    Endpoints, admit_inbound, admit_outbound, announce, find_live, is_static, is_whole, may_pass, screen_inbound, session_mtu,
 )
+from natcore._cross cimport cross, crosses
 from natcore._flows cimport FLOWS_BATCH, flows_arrive, flows_leave, flows_sent, flows_unsent
 from natcore._icmp cimport echo_reply, icmp_error, outbox_take, own_source
 from natcore._mss cimport clamp_mss
@@ -15,19 +16,18 @@ from natcore._mappings cimport mapping_approach
 from natcore._pieces cimport fit, parse_first, piece_enter, piece_known, pieces_expire
 from natcore._ports cimport address_find
 from natcore._quoted cimport is_error, translate_error
+from natcore._reopen cimport may_reopen, reopen
 from natcore._rewrite cimport rewrite
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_TCP_TRANSITORY,
-    TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, micros, session_addresses, session_announce,
-    session_discard, session_ports, session_restart, turned_addresses, turned_ports,
+    HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, micros,
+    session_addresses, session_discard, session_ports, turned_addresses, turned_ports,
 )
 from natcore._sweep cimport is_long_ago, sweep_all, sweep_slice
-from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, is_reopening
 from natcore._unsolicited cimport answer_unsolicited, note_unsolicited
 from natcore.flow cimport HashKey
-from natcore.frame cimport FRAME_GSO, Frame
+from natcore.frame cimport FRAME_CROSSING, FRAME_GSO, Frame
 from natcore.hints cimport bswap16, exchange, likely, prefetch, prefetch_write, store_release, unlikely
-from natcore.index cimport NONE, bucket_of, ctz32, match_tags, tag_of
+from natcore.index cimport NONE, bucket_of, ctz32, match_some, tag_of
 from natcore.state cimport Clock, Worker, clock_read
 from natcore.verdict cimport (
     DROP_FILTERED, DROP_FRAGMENT, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_PORTS_EXHAUSTED,
@@ -50,16 +50,6 @@ cdef enum:
 
 # ---- the slow way ----------------------------------------------------------------------------------------------------
 
-cdef void reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight,
-                 const Clock* now) noexcept nogil:
-    """A first SYN on a session that is closing begins a new one."""
-    if flight.protocol == PROTOCOL_TCP and is_reopening(&worker.sessions.hot[slot],
-                                                        (<const TcpHeader*>flight.l4).flags):
-        session_restart(&worker.sessions, slot, direction == IN,
-                        TIMEOUT_UNREPLIED if direction == IN else TIMEOUT_TCP_TRANSITORY, now.ns)
-        worker.sessions.hot[slot].state = TCP_INIT_IN if direction == IN else TCP_INIT_OUT
-
-
 cdef inline void limit_mss(Worker* worker, const Frame* frame, Flight* flight) noexcept nogil:
     """What a SYN that is forwarded says of its sender's segments, as the policy has it."""
     if worker.mss and flight.protocol == PROTOCOL_TCP and (<const TcpHeader*>flight.l4).flags & TCP_SYN:
@@ -80,13 +70,13 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
         ends.outside_port = <uint16_t>(turned_ports(session) >> 16)
         verdict = admit_inbound(worker, NULL, &ends, flight, HAIRPINNED | UNLOGGED, now, &other)
     elif other != slot:
-        verdict = may_reopen(worker, other, flight, now)
+        verdict = may_reopen(worker, other, IN, flight, now)
     if verdict != PENDING:
         if fresh:
             session_discard(&worker.sessions, slot, now.ns)
         return verdict
     if fresh:
-        session_announce(&worker.sessions, slot)
+        announce(worker, slot, OUT, now)
     else:
         reopen(worker, slot, OUT, flight, now)
     reopen(worker, other, IN, flight, now)
@@ -108,10 +98,9 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
     if slot != NONE:
         if direction == IN and worker.sessions.hot[slot].flags & HAIRPINNED:
             return DROP_SPOOFED         # a hairpin's packets come from inside
-        verdict = may_pass(worker, frame, flight, worker.mtu[
-            INSIDE if direction == IN or worker.sessions.hot[slot].flags & HAIRPINNED else OUTSIDE])
-        if verdict == PENDING and direction == IN:
-            verdict = may_reopen(worker, slot, flight, now)
+        verdict = may_pass(worker, frame, flight, session_mtu(worker, &worker.sessions.hot[slot], direction))
+        if verdict == PENDING:
+            verdict = may_reopen(worker, slot, direction, flight, now)
         if verdict != PENDING:
             return verdict
     else:
@@ -131,7 +120,7 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
     if direction == OUT and worker.sessions.hot[slot].flags & HAIRPINNED:
         return hairpin(worker, frame, flight, slot, fresh, now)
     if fresh:
-        session_announce(&worker.sessions, slot)
+        announce(worker, slot, direction, now)
     else:
         reopen(worker, slot, direction, flight, now)
     limit_mss(worker, frame, flight)
@@ -174,7 +163,6 @@ cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8
                  const Clock* now) noexcept nogil:
     """What the gateway says itself: the reply to an echo request, an ICMP error about what was refused."""
     cdef uint32_t source = own_source(worker.link_address[frame.side])
-    cdef uint32_t next_link = OUTSIDE if frame.side == INSIDE else INSIDE
     if verdict == LOCAL:
         if (flight.protocol == PROTOCOL_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST
                 and not flight.ip.fragment & bswap16(IPV4_FRAGMENT)):       # nothing is reassembled
@@ -182,11 +170,9 @@ cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8
     elif verdict == DROP_TTL:
         icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_TIME_EXCEEDED, 0, 0, verdict, now.ns)
     elif verdict == DROP_MTU:
-        if address_find(&worker.mappings.ports, flight.ip.destination) != NONE:
-            next_link = INSIDE
         if flight.ip.fragment & bswap16(IPV4_DF):
-            icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 4,
-                       <uint16_t>worker.mtu[next_link], verdict, now.ns)
+            icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 4, <uint16_t>worker.mtu_met, verdict,
+                       now.ns)
     elif frame.side == INSIDE and worker.icmp_unreachable:
         if verdict == DROP_PORTS_EXHAUSTED or verdict == DROP_SESSION_LIMIT:        # RFC 6888 REQ-11: resources
             icmp_error(&worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 1, 0, verdict, now.ns)
@@ -197,7 +183,9 @@ cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8
 cdef uint8_t decide(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
     """A whole packet, or the first fragment of one."""
     cdef uint8_t verdict
-    if flight.kind == KIND_SESSION:
+    if crosses(worker, frame, flight):
+        verdict = cross(worker, frame, flight)
+    elif flight.kind == KIND_SESSION:
         verdict = forward(worker, frame, flight, now)
         if (frame.side == OUTSIDE and (verdict == DROP_NO_MAPPING or verdict == DROP_FILTERED)
                 and worker.unsolicited.slots != NULL):
@@ -214,7 +202,7 @@ cdef uint8_t decide(Worker* worker, Frame* frame, Flight* flight, const Clock* n
 cdef uint8_t slow(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
     cdef uint32_t datagram
     cdef uint8_t verdict
-    if flight.kind != KIND_FRAGMENT:
+    if flight.kind != KIND_FRAGMENT or crosses(worker, frame, flight):
         return decide(worker, frame, flight, now)
     verdict = piece_enter(worker, frame, flight, now, &datagram)
     if verdict == PENDING:              # a first fragment: what becomes of it holds for the later ones
@@ -256,7 +244,7 @@ cdef bint begin_other(const Worker* worker, Frame* frame, Flight* flight) noexce
     """Parses what is not plain; whether it still is a packet for an established session. Else the slow way decides."""
     flight.verdict = parse(frame, flight, worker.ethernet, &worker.sessions.key)
     return (flight.verdict == PENDING and flight.kind == KIND_SESSION and flight.ip.ttl >= worker.lowest_ttl
-            and flight.total_length <= worker.mtu[1 - frame.side] and not frame.flags & FRAME_GSO)
+            and flight.total_length <= worker.mtu[1 - frame.side] and not frame.flags & (FRAME_GSO | FRAME_CROSSING))
 
 
 cdef inline void find(const Worker* worker, const Frame* frames, Flight* flights, uint32_t count) noexcept nogil:
@@ -270,7 +258,7 @@ cdef inline void find(const Worker* worker, const Frame* frames, Flight* flights
         if unlikely(flight.bucket == NULL):
             flight.candidate = NONE
             continue
-        mask = match_tags(flight.bucket.tags, tag_of(flight.hash))
+        mask = match_some(flight.bucket.tags, tag_of(flight.hash))
         if likely(mask != 0):
             flight.candidate = flight.bucket.numbers[ctz32(mask)]
             prefetch_write(&hot[flight.candidate])

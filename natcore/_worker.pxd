@@ -5,12 +5,14 @@ from natcore._device cimport Arrival, Device
 from natcore._nexthop cimport AddressSet, Neighbours, Routes
 from natcore._waiting cimport WaitingRoom
 from natcore.frame cimport Frame
+from natcore.paths cimport Paths
 from natcore.state cimport Worker
 
 cdef enum:
     BATCH = 256                 # frames translated while the worker is held once
     WISHES = 256
     PORTS_MOST = 16             # of a plane: the inside ones and the outside one
+    ANYWHERE = 2                # after the Sides
 
 cdef struct Port:               # an interface, as the loop sees it
     Device* device              # NULL: it is away
@@ -31,7 +33,9 @@ cdef struct Loop:
     Worker* worker
     Port ports[PORTS_MOST]      # the inside ones, then the outside one
     uint32_t count              # of them
-    Routes routes[2]            # by Side, over its ports
+    Routes routes[3]            # over the ports of a Side, or over all (ANYWHERE)
+    uint32_t mtus[PORTS_MOST]   # bytes of an IPv4 packet; 0: not known yet
+    Paths paths                 # for the translator, where inside ports differ in it
     uint64_t no_route[2]        # by Side: packets that no route over its ports leads to the goal
     uint32_t announced          # of the outside addresses, by gratuitous ARP since the outside port came up
     AddressSet local            # the host's own addresses

@@ -12,11 +12,11 @@ from natcore._waiting cimport (
     WAITING_MS, Waiting, waiting_enter, waiting_first, waiting_leave, waiting_next, waiting_sweep,
 )
 from natcore.arp cimport ARP_FRAME_BYTES, arp_announce, arp_answer, arp_asked
-from natcore.frame cimport FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED
+from natcore.frame cimport FRAME_CROSSING, FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED
 from natcore.hints cimport bswap16, bswap32, load_acquire
 from natcore.index cimport NONE
 from natcore.kernel cimport PACKET_BROADCAST, PACKET_HOST, VIRTIO_NET_HDR_F_NEEDS_CSUM, virtio_net_hdr
-from natcore.verdict cimport DROP_NO_NEIGHBOUR, HELD, INBOUND, INSIDE, OUTBOUND, OUTSIDE, UNTRANSLATED
+from natcore.verdict cimport DROP_NO_NEIGHBOUR, HELD, INBOUND, INSIDE, OUTBOUND, OUTSIDE, UNTRANSLATED, egress_of
 from natcore.wire cimport (
     ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV4, PROTOCOL_TCP, PROTOCOL_UDP, EthernetHeader, Ipv4Header,
 )
@@ -96,15 +96,6 @@ cdef inline Port* outside_port(Loop* loop) noexcept nogil:
     return &loop.ports[loop.count - 1]
 
 
-cdef inline uint32_t egress_of(const Frame* frame) noexcept nogil:
-    """The Side that a forwarded frame leaves by."""
-    if frame.verdict == OUTBOUND:
-        return OUTSIDE
-    if frame.verdict == UNTRANSLATED:
-        return OUTSIDE if frame.side == INSIDE else INSIDE
-    return INSIDE
-
-
 cdef inline bint emit(Port* port, const Neighbour* neighbour, Frame* frame,
                       const virtio_net_hdr* offload) noexcept nogil:
     """Writes the link header and queues the frame; true if it was not copied (see Device)."""
@@ -113,7 +104,7 @@ cdef inline bint emit(Port* port, const Neighbour* neighbour, Frame* frame,
     memcpy(link.source, port.mac, 6)
     port.queued = True
     # what a device has to do still; for fragments it was done
-    return port.device.send(port.device, frame.data, frame.length, offload if frame.flags else NULL)
+    return port.device.send(port.device, frame.data, frame.length, offload if frame.flags & ~FRAME_CROSSING else NULL)
 
 
 cdef inline void flush(Port* port) noexcept nogil:
@@ -145,7 +136,7 @@ cdef void ask(Loop* loop, Neighbour* neighbour, uint32_t port, uint32_t now_ms) 
 
 cdef bint deliver(Loop* loop, Frame* frame, const virtio_net_hdr* offload, uint32_t now_ms) noexcept nogil:
     """A forwarded frame, towards its destination; or why not. True if it was queued and not copied (see Device)."""
-    cdef uint32_t side = egress_of(frame), at = 0
+    cdef uint32_t side = egress_of(frame.verdict, frame.side, frame.flags & FRAME_CROSSING), at = 0
     cdef uint32_t via = route_to(&loop.routes[side], bswap32((<Ipv4Header*>(frame.data + ETHERNET_BYTES)).destination),
                                  &at)
     cdef Port* port = &loop.ports[at]
@@ -288,9 +279,19 @@ cdef inline uint16_t flags_of(const Arrival* arrival) noexcept nogil:
     return flags | FRAME_UNFINISHED if offload.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM else flags
 
 
+cdef inline bint is_crossing(const Loop* loop, const Port* port, const Frame* frame) noexcept nogil:
+    """Whether it is from inside, and the best of all routes to its destination leads to an inside port."""
+    cdef uint32_t at = 0
+    if port.side == OUTSIDE or frame.length < ETHERNET_BYTES + sizeof(Ipv4Header):
+        return False
+    return (route_to(&loop.routes[ANYWHERE], bswap32((<Ipv4Header*>(frame.data + ETHERNET_BYTES)).destination), &at)
+            != NO_ROUTE and loop.ports[at].side == INSIDE)
+
+
 cdef uint32_t sort_out(Loop* loop, Port* port, uint32_t arrived) noexcept nogil:
     """Makes frames of what the translator takes; how many."""
     cdef uint32_t i, count = 0
+    cdef bint may_cross = loop.worker.rules != NULL and loop.worker.rules.plain_count   # nothing else crosses
     cdef Arrival* arrival
     cdef Frame* frame
     for i in range(arrived):
@@ -302,6 +303,8 @@ cdef uint32_t sort_out(Loop* loop, Port* port, uint32_t arrived) noexcept nogil:
             frame.flags = flags_of(arrival) if arrival.offload.flags or arrival.offload.gso_type else 0
             frame.gso_size = arrival.offload.gso_size
             frame.side = port.side
+            if may_cross and is_crossing(loop, port, frame):
+                frame.flags |= FRAME_CROSSING
             frame.tag = <uint16_t>i
             count += 1
         elif (arrival.length >= ETHERNET_BYTES and not arrival.tagged

@@ -5,6 +5,7 @@ cdef enum FrameFlag:
     FRAME_CSUM_PARTIAL = 1      # the layer-4 checksum field holds the uncomplemented pseudo-header sum
     FRAME_GSO = 2               # a super-frame; gso_size is valid
     FRAME_UNFINISHED = 4        # a device has to complete something else in it: it cannot be cut into fragments
+    FRAME_CROSSING = 8          # from inside, and its destination is behind an inside link: a no-NAT entry routes it there
 
 cdef struct Frame:
     uint8_t *data               # the first byte of the Ethernet header (or of the IPv4 header: link="ip"); rewritten in place

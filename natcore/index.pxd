@@ -4,7 +4,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from natcore.memory cimport table_delete, table_new
 
 cdef enum:
-    BUCKET_ENTRIES = 8
+    BUCKET_ENTRIES = 10
+    BUCKET_LOAD = 5             # of them in use when a table is full: 1 bucket in 73 overflows then
     PROBE_LIMIT = 16            # buckets that an entry may lie away from home, at most
 
 cdef enum:
@@ -15,27 +16,37 @@ cdef extern from * nogil:
     #include <stdint.h>
     #if defined(__SSE2__) && !defined(NATCORE_PORTABLE)
     #include <emmintrin.h>
-    static inline uint32_t natcore_match_tags(const uint16_t* tags, uint16_t tag) {
+    static inline uint32_t natcore_match_eight(const uint16_t* tags, uint16_t tag) {
         __m128i equal = _mm_cmpeq_epi16(_mm_load_si128((const __m128i*)tags), _mm_set1_epi16((short)tag));
         return (uint32_t)_mm_movemask_epi8(_mm_packs_epi16(equal, _mm_setzero_si128()));
     }
     #else
-    static inline uint32_t natcore_match_tags(const uint16_t* tags, uint16_t tag) {
+    static inline uint32_t natcore_match_eight(const uint16_t* tags, uint16_t tag) {
         uint32_t mask = 0;
         for (int i = 0; i < 8; i++) mask |= (uint32_t)(tags[i] == tag) << i;
         return mask;
     }
     #endif
+    static inline uint32_t natcore_match_last(const uint16_t* tags, uint16_t tag) {
+        return (uint32_t)(tags[8] == tag) << 8 | (uint32_t)(tags[9] == tag) << 9;
+    }
+    static inline uint32_t natcore_match_tags(const uint16_t* tags, uint16_t tag) {
+        return natcore_match_eight(tags, tag) | natcore_match_last(tags, tag);
+    }
+    static inline uint32_t natcore_match_some(const uint16_t* tags, uint16_t tag) {
+        uint32_t mask = natcore_match_eight(tags, tag);     /* filled from the first on: 1 entry in 50 lies in the last two */
+        return __builtin_expect(mask != 0, 1) ? mask : natcore_match_last(tags, tag);
+    }
     #define natcore_ctz32(x) ((uint32_t)__builtin_ctz(x))
     """
-    uint32_t match_tags "natcore_match_tags" (const uint16_t* tags, uint16_t tag) noexcept
+    uint32_t match_tags "natcore_match_tags" (const uint16_t* tags, uint16_t tag) noexcept      # a bit for each that is equal
+    uint32_t match_some "natcore_match_some" (const uint16_t* tags, uint16_t tag) noexcept      # 0 only where none is
     uint32_t ctz32 "natcore_ctz32" (uint32_t x) noexcept
 
 cdef struct Bucket:
-    uint16_t tags[8]            # 0: empty
-    uint32_t numbers[8]
+    uint16_t tags[10]           # 0: empty
+    uint32_t numbers[10]
     uint32_t overflow           # entries that passed this bucket because it was full
-    uint32_t unused[3]
 
 cdef struct Index:
     Bucket* buckets
@@ -47,9 +58,9 @@ cdef struct Cursor:             # a walk over the numbers that one hash may stan
     uint32_t left               # buckets that may still be read
     uint16_t tag
 
-cdef inline bint index_new(Index* index, uint64_t entries, uint32_t per_bucket) noexcept nogil:
-    """Room for entries at per_bucket (of 8) a bucket: the load."""
-    cdef uint64_t count = (entries + per_bucket - 1) // per_bucket
+cdef inline bint index_new(Index* index, uint64_t entries) noexcept nogil:
+    """Room for so many entries."""
+    cdef uint64_t count = (entries + BUCKET_LOAD - 1) // BUCKET_LOAD
     index.count = <uint32_t>(count if count > PROBE_LIMIT else PROBE_LIMIT)
     index.buckets = <Bucket*>table_new(<size_t>index.count * sizeof(Bucket))
     return index.buckets != NULL

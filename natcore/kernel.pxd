@@ -1,5 +1,5 @@
-"""What the kernel's headers say of packet sockets: declarations only."""
-from libc.stdint cimport uint16_t, uint32_t
+"""What the kernel's headers say of packet sockets and AF_XDP: declarations only."""
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 cdef extern from "linux/virtio_net.h" nogil:
     enum:
@@ -21,10 +21,15 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef extern from "<sys/mman.h>" nogil:
     void* mmap(void* address, size_t length, int protection, int flags, int fd, long offset)
     int munmap(void* address, size_t length)
+    int madvise(void* address, size_t length, int advice)
     enum:
         PROT_READ
         PROT_WRITE
         MAP_SHARED
+        MAP_PRIVATE
+        MAP_ANONYMOUS
+        MAP_POPULATE
+        MADV_HUGEPAGE
     void* MAP_FAILED
 
 cdef extern from "<arpa/inet.h>" nogil:
@@ -36,13 +41,17 @@ cdef extern from "<unistd.h>" nogil:
 cdef extern from "<sys/socket.h>" nogil:
     enum:
         AF_PACKET
+        AF_XDP
         SOCK_RAW
         SOCK_CLOEXEC
         SOL_SOCKET
         SO_SNDBUF
         SO_SNDBUFFORCE
+        SO_RCVBUF
+        SO_RCVBUFFORCE
         SO_ERROR
         SOL_PACKET
+        SOL_XDP
         MSG_DONTWAIT
     struct sockaddr:
         pass
@@ -56,6 +65,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int setsockopt(int fd, int level, int name, const void* value, uint32_t length)
     int getsockopt(int fd, int level, int name, void* value, uint32_t* length)
     ssize_t c_send "send" (int fd, const void* data, size_t length, int flags)
+    ssize_t c_recv "recv" (int fd, void* data, size_t length, int flags)
     int sendmmsg(int fd, mmsghdr* messages, unsigned int count, int flags)
 
 cdef extern from "linux/if_ether.h" nogil:
@@ -70,6 +80,7 @@ cdef extern from "linux/if_packet.h" nogil:
         PACKET_TX_RING
         PACKET_VERSION
         PACKET_LOSS
+        PACKET_COPY_THRESH
         PACKET_VNET_HDR
         PACKET_IGNORE_OUTGOING
         PACKET_STATISTICS
@@ -77,6 +88,7 @@ cdef extern from "linux/if_packet.h" nogil:
         TPACKET_V3
         TP_STATUS_KERNEL
         TP_STATUS_USER
+        TP_STATUS_COPY
         TP_STATUS_VLAN_VALID
         TP_STATUS_AVAILABLE
         TP_STATUS_SEND_REQUEST
@@ -107,6 +119,8 @@ cdef extern from "linux/if_packet.h" nogil:
     struct tpacket2_hdr:
         uint32_t tp_status
         uint32_t tp_len
+        uint32_t tp_snaplen
+        uint16_t tp_mac
     struct tpacket3_hdr:
         uint32_t tp_next_offset
         uint32_t tp_snaplen
@@ -117,3 +131,58 @@ cdef extern from "linux/if_packet.h" nogil:
         unsigned int tp_packets
         unsigned int tp_drops
     size_t TPACKET_ALIGN(size_t bytes)
+
+cdef extern from * nogil:
+    """
+    #include <linux/if_xdp.h>
+    #ifndef XDP_MAX_TX_SKB_BUDGET           /* Linux 6.17 */
+    #define XDP_MAX_TX_SKB_BUDGET 9
+    #endif
+    """
+    enum:
+        XDP_USE_NEED_WAKEUP
+        XDP_RING_NEED_WAKEUP
+        XDP_MMAP_OFFSETS
+        XDP_RX_RING
+        XDP_TX_RING
+        XDP_UMEM_REG
+        XDP_UMEM_FILL_RING
+        XDP_UMEM_COMPLETION_RING
+        XDP_STATISTICS
+        XDP_OPTIONS
+        XDP_OPTIONS_ZEROCOPY
+        XDP_MAX_TX_SKB_BUDGET
+    uint64_t XDP_RECEIVE_PAGES "XDP_PGOFF_RX_RING"      # where a ring is mapped from
+    uint64_t XDP_SEND_PAGES "XDP_PGOFF_TX_RING"
+    uint64_t XDP_FILL_PAGES "XDP_UMEM_PGOFF_FILL_RING"
+    uint64_t XDP_COMPLETION_PAGES "XDP_UMEM_PGOFF_COMPLETION_RING"
+    struct sockaddr_xdp:
+        uint16_t sxdp_family
+        uint16_t sxdp_flags
+        uint32_t sxdp_ifindex
+        uint32_t sxdp_queue_id
+    struct xdp_ring_offset:         # bytes from the mapping's first
+        uint64_t producer
+        uint64_t consumer
+        uint64_t desc
+        uint64_t flags
+    struct xdp_mmap_offsets:
+        xdp_ring_offset rx
+        xdp_ring_offset tx
+        xdp_ring_offset fr
+        xdp_ring_offset cr
+    struct xdp_umem_reg:
+        uint64_t addr
+        uint64_t len
+        uint32_t chunk_size
+        uint32_t headroom
+        uint32_t flags
+    struct xdp_desc:
+        uint64_t addr               # bytes from the memory's first
+        uint32_t len
+        uint32_t options
+    struct xdp_statistics:
+        uint64_t rx_dropped
+        uint64_t rx_ring_full
+    struct xdp_options:
+        uint32_t flags

@@ -17,13 +17,16 @@ cdef extern from * nogil:
         return table;
     }
     static void natcore_table_delete(void* table, size_t bytes) { (void)bytes; free(table); }
+    static size_t natcore_table_mapped(size_t bytes) { return bytes ? bytes : 64; }
+    static size_t natcore_table_span(size_t bytes) { return natcore_table_mapped(bytes); }
     #else
-    static size_t natcore_table_mapped(size_t bytes) {
+    static size_t natcore_table_mapped(size_t bytes) { return bytes ? (bytes + 4095) / 4096 * 4096 : 4096; }
+    static size_t natcore_table_span(size_t bytes) {        /* of addresses: a large table begins and ends with a huge page */
         size_t unit = bytes >= 2 * NATCORE_HUGE ? NATCORE_HUGE : 4096;
         return bytes ? (bytes + unit - 1) / unit * unit : unit;
     }
     static void* natcore_table_new(size_t bytes) {
-        size_t size = natcore_table_mapped(bytes);
+        size_t size = natcore_table_span(bytes), whole = bytes / NATCORE_HUGE * NATCORE_HUGE;
         int huge = size >= 2 * NATCORE_HUGE;
         size_t spare = huge ? NATCORE_HUGE : 0;
         char* base = (char*)mmap(NULL, size + spare, PROT_READ | PROT_WRITE,
@@ -34,14 +37,19 @@ cdef extern from * nogil:
             if (head) munmap(base, head);
             if (spare - head) munmap(base + head + size, spare - head);
             base += head;
-            madvise(base, size, MADV_HUGEPAGE);
+            madvise(base, whole, MADV_HUGEPAGE);
+            if (size > whole) madvise(base + whole, size - whole, MADV_NOHUGEPAGE);     /* its end takes what it needs */
         }
         return base;
     }
     static void natcore_table_delete(void* table, size_t bytes) {
-        if (table) munmap(table, natcore_table_mapped(bytes));
+        if (table) munmap(table, natcore_table_span(bytes));
     }
     #endif
     """
+    enum:
+        HUGE_BYTES "NATCORE_HUGE"       # of a huge page; a table of two and more lies on whole ones
     void* table_new "natcore_table_new" (size_t bytes) noexcept
+    size_t table_mapped "natcore_table_mapped" (size_t bytes) noexcept      # memory that a table of so many bytes takes
+    size_t table_span "natcore_table_span" (size_t bytes) noexcept          # addresses that it takes
     void table_delete "natcore_table_delete" (void* table, size_t bytes) noexcept

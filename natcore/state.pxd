@@ -10,6 +10,7 @@ from natcore._mappings cimport Mappings
 from natcore._rules cimport Rules
 from natcore._sessions cimport Sessions
 from natcore._synqueue cimport UnsolicitedQueue
+from natcore.paths cimport Paths
 
 cdef enum:                      # Filtering
     FILTER_NONE = 0             # endpoint-independent
@@ -37,7 +38,9 @@ cdef struct Worker:
     uint64_t ticked_ns          # when the sweep's last slice was
     uint64_t completed          # second of now + 1 in which expiry was last completed; 0: never
     uint32_t link_address[2]    # by Side, big-endian, 0: none: the gateway's own
-    uint32_t mtu[2]             # by Side, bytes of an IPv4 packet
+    uint32_t mtu[2]             # by Side, bytes of an IPv4 packet; of several links the smallest
+    const Paths* paths          # of the inside links, where their MTUs differ; or NULL
+    uint32_t mtu_met            # that the last packet refused for its length was too long for
     uint32_t mapping_cap        # sessions opened from outside, of a mapping
     uint32_t outside_cap        # and of the whole table
     uint8_t filtering[3]        # Filtering, by port space

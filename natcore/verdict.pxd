@@ -1,4 +1,5 @@
 """Verdicts by number: the same as in python/natcore/verdict.py, which says what they mean."""
+from libc.stdint cimport uint8_t
 
 cdef enum:                      # Side
     INSIDE = 0
@@ -30,3 +31,9 @@ cdef enum:                      # Verdict
     DROP_OUTSIDE_LIMIT = 144
     DROP_PROBE_LIMIT = 145
     PENDING = 255               # not decided yet; never leaves the core
+
+cdef inline uint8_t egress_of(uint8_t verdict, uint8_t side, bint crossing) noexcept nogil:
+    """The Side that a forwarded packet leaves by. side: that it came by; crossing: FRAME_CROSSING."""
+    if verdict == UNTRANSLATED:
+        return OUTSIDE if side == INSIDE and not crossing else INSIDE
+    return OUTSIDE if verdict == OUTBOUND else INSIDE

@@ -2,7 +2,7 @@
 
 from hypothesis import settings
 
-from netns import nat, network  # noqa: F401
+from netns import each_driver, nat, network  # noqa: F401
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import socket
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from natcore import Gateway, SnatEntry
+from natcore import Gateway, SnatEntry, _bpf
 from natcore.namespaces import Network, inside
 from natcore.plane import Plane
 
@@ -21,6 +22,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces ne
 CLIENT, SERVER = "10.0.0.2", "198.18.0.2"
 GATEWAY_INSIDE, GATEWAY_OUTSIDE = "10.0.0.1", "198.18.0.1"
 POOL = "198.18.0.100"
+DRIVER = "af_packet"  # of planes that `start` starts; see the fixture `each_driver`
 SECOND, GATEWAY_SECOND = "10.0.1.2", "10.0.1.1"  # where there are two inside interfaces
 
 
@@ -120,6 +122,27 @@ def digest(connection: socket.socket) -> str:
     return found.hexdigest()
 
 
+@pytest.fixture(params=["af_packet", "af_xdp"])
+def each_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test runs with every driver of planes."""
+    driver = str(request.param)
+    if driver == "af_xdp" and (missing := xdp_missing()):
+        pytest.skip(missing)
+    monkeypatch.setitem(globals(), "DRIVER", driver)
+    return driver
+
+
+@functools.cache
+def xdp_missing() -> str:
+    """Why AF_XDP cannot be tried here; empty if it can."""
+    try:
+        socket.socket(socket.AF_XDP if hasattr(socket, "AF_XDP") else 44, socket.SOCK_RAW).close()
+        os.close(_bpf.sockets(1))
+    except OSError as error:
+        return f"AF_XDP needs a kernel with CONFIG_XDP_SOCKETS and CAP_BPF: {error}"
+    return ""
+
+
 @pytest.fixture
 def network() -> Iterator[Network]:
     with build() as made:
@@ -128,7 +151,7 @@ def network() -> Iterator[Network]:
 
 def start(network: Network, made: Gateway, **options: object) -> Plane:
     with at(network, "gw"):
-        return made.forward(**{"inside": "lan0", "outside": "wan0", **options})  # type: ignore[arg-type]
+        return made.forward(**{"inside": "lan0", "outside": "wan0", "driver": DRIVER, **options})  # type: ignore[arg-type]
 
 
 @pytest.fixture

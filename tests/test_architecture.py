@@ -42,7 +42,19 @@ MAY_KNOW: dict[str, set[str]] = {
     "_synqueue": {"frame", "memory"},
     "_fragments": {"memory", "slab", "flow", "index"},
     "_flows": {"hints", "memory", "wire", "frame", "flow", "verdict", "_parse"},
-    "state": {"_events", "_flows", "_fragments", "_icmp", "_journal", "_mappings", "_rules", "_sessions", "_synqueue"},
+    "paths": set(),
+    "state": {
+        "paths",
+        "_events",
+        "_flows",
+        "_fragments",
+        "_icmp",
+        "_journal",
+        "_mappings",
+        "_rules",
+        "_sessions",
+        "_synqueue",
+    },
     # the way of a packet
     "_parse": {"hints", "wire", "frame", "checksum", "flow", "index", "verdict"},
     "_rewrite": {"hints", "wire", "frame", "checksum", "_parse", "_sessions"},
@@ -52,6 +64,8 @@ GROUND = {"hints", "wire", "frame", "verdict", "memory", "random", "slab", "chec
 MAY_KNOW["_limits"] = {*GROUND, "state", "_events", "_mappings", "_ports", "_sessions", "_sweep"}
 MAY_KNOW["_split"] = {"hints", "wire", "frame", "checksum", "_icmp", "_parse"}
 MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_mss", "_synqueue", "_journal"}
+MAY_KNOW["_reopen"] = {*GROUND, "state", "_admit", "_events", "_limits", "_mappings", "_parse", "_sessions", "_tcp"}
+MAY_KNOW["_cross"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_rules"}
 MAY_KNOW["_quoted"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_sessions", "_tcp"}
 MAY_KNOW["_pieces"] = {
     *GROUND,
@@ -66,17 +80,46 @@ MAY_KNOW["_pieces"] = {
     "_tcp",
 }
 MAY_KNOW["_unsolicited"] = {*GROUND, "state", "_icmp", "_parse", "_ports", "_sessions", "_synqueue"}
+MAY_KNOW["_account"] = {"hints", "wire", "frame", "state", "_parse", "_sessions", "_tcp"}
 MAY_KNOW["_translate"] = set(MAY_KNOW)
 MAY_KNOW["_entries"] = {"hints", "state", "_journal", "_mappings", "_sessions", "_sweep"}
 MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_sweep", "_tcp"}
+MAY_KNOW["_storage"] = {
+    "memory",
+    "index",
+    "state",
+    "_blocks",
+    "_fragments",
+    "_icmp",
+    "_journal",
+    "_mappings",
+    "_overload",
+}
+MAY_KNOW["_storage"] |= {"_ports", "_sessions", "_synqueue"}
 # the plane: frames without NAT, then what joins them to a translator
 MAY_KNOW["arp"] = {"hints", "wire"}
 MAY_KNOW["kernel"] = set()
 MAY_KNOW["_device"] = {"kernel"}
-MAY_KNOW["_ring"] = {"hints", "frame", "memory", "kernel", "_device"}
+MAY_KNOW["_frames"] = {"hints", "memory", "kernel", "_device"}
+MAY_KNOW["_ring"] = {"hints", "frame", "memory", "kernel", "_device", "_frames"}
+MAY_KNOW["unfinished"] = {"hints", "wire", "checksum"}
+MAY_KNOW["_umem"] = {"wire", "kernel"}
+MAY_KNOW["_xdp"] = {"hints", "kernel", "unfinished", "_device", "_umem"}
+MAY_KNOW["_bpf"] = set()
 MAY_KNOW["_nexthop"] = {"memory"}
 MAY_KNOW["_waiting"] = {"frame", "memory", "kernel", "_device", "_nexthop"}
-MAY_KNOW["_worker"] = {*GROUND, "arp", "kernel", "_device", "_nexthop", "_waiting", "_ports", "state", "_translate"}
+MAY_KNOW["_worker"] = {
+    *GROUND,
+    "paths",
+    "arp",
+    "kernel",
+    "_device",
+    "_nexthop",
+    "_waiting",
+    "_ports",
+    "state",
+    "_translate",
+}
 # the boundaries to Python, and the tests' own
 MAY_KNOW["_encode_sls"] = {"text", "_journal"}
 MAY_KNOW["_encode_ipfix"] = {"hints", "_journal"}
@@ -93,7 +136,7 @@ MAY_KNOW["_tamper"] = set(MAY_KNOW) - {"_gateway", "_testing"}
 
 READ_VERDICTS = {"_flows"}  # they say what was decided elsewhere
 GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
-GIVE_VERDICTS |= {"_explain", "_pieces", "_unsolicited"}
+GIVE_VERDICTS |= {"_cross", "_explain", "_pieces", "_reopen", "_unsolicited"}
 BOUNDARIES = {
     "_ring",
     "_plane",
@@ -104,6 +147,7 @@ BOUNDARIES = {
     "_flowlog",
     "_rows",
     "_explain",
+    "_storage",
     "_gateway",
     "_testing",
 }  # they may raise our errors

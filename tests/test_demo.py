@@ -55,8 +55,8 @@ def test_without_root_it_says_so_and_replays_the_shipped_capture(monkeypatch: py
 
 
 @needs_root
-def test_the_rows_of_real_programs_equal_the_interface_counters() -> None:
-    told = run_demo()
+def test_the_rows_of_real_programs_equal_the_interface_counters(each_driver: str) -> None:
+    told = run_demo("--driver", each_driver)
     assert told["ok"] and told["mode"] == "interfaces", told
     assert len(told["sessions"]) >= 5 and {row["protocol"] for row in told["sessions"]} == {1, 6, 17}
     assert {row["nat_ip"] for row in told["sessions"]} == {demo.POOL}

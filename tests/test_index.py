@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from natcore._testing import IndexTable, SlabTable
 
-PROBE_LIMIT, BUCKET_ENTRIES = 16, 8
+PROBE_LIMIT, BUCKET_ENTRIES = 16, 10
 
 
 def hash_of(generator: random.Random) -> int:
@@ -36,7 +36,7 @@ def test_an_index_holds_exactly_what_was_put_in(operations: list[tuple[bool, int
 
 
 def test_equal_hashes_are_all_found_until_the_probe_limit() -> None:
-    """One hash fills its 16 buckets of 8; the next is refused, and one that leaves makes room."""
+    """One hash fills its 16 buckets of 10; the next is refused, and one that leaves makes room."""
     table = IndexTable(1000)
     room = PROBE_LIMIT * BUCKET_ENTRIES
     assert all(table.insert(12345, number) for number in range(room))
@@ -50,9 +50,9 @@ def test_equal_hashes_are_all_found_until_the_probe_limit() -> None:
 def test_a_walk_goes_on_at_the_table_s_end() -> None:
     """A home in the last bucket: the next one is the first."""
     table, last = IndexTable(1000), (1 << 64) - 1
-    assert all(table.insert(last, number) for number in range(20))
-    assert sorted(table.find(last)) == list(range(20))
-    assert table.overflows()[-1] == 12 and table.overflows()[0] == 4 and table.overflows()[1] == 0
+    assert all(table.insert(last, number) for number in range(24))
+    assert sorted(table.find(last)) == list(range(24))
+    assert table.overflows()[-1] == 14 and table.overflows()[0] == 4 and table.overflows()[1] == 0
 
 
 def test_a_tag_of_zero_is_found() -> None:
@@ -75,7 +75,7 @@ def test_churn_at_half_load_leaves_few_buckets_marked_and_misses_short() -> None
         held[number] = hash_of(generator)
         assert table.insert(held[number], number)
     marked = sum(count > 0 for count in table.overflows()) / table.buckets
-    assert marked < 0.15  # 0.10 measured; an entry that lies elsewhere marks its home while it lives
+    assert marked < 0.10  # 0.07 measured; an entry that lies elsewhere marks its home while it lives
     reads = [table.buckets_read(hash_of(generator)) for _ in range(20_000)]
     assert sum(reads) / len(reads) < 1.2 and max(reads) <= 8
     assert all(number in table.find(value) for number, value in enumerate(held))

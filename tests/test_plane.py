@@ -27,7 +27,7 @@ from netns import (
     until,
 )
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.usefixtures("each_driver")]
 
 
 # ---- traffic ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from natcore import DnatEntry, Gateway
 from natcore.namespaces import Network
 from netns import CLIENT, GATEWAY_INSIDE, POOL, SERVER, Nat, adds_up, at, gateway, needs_root, ping, start, until
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.usefixtures("each_driver")]
 
 WHOLE = "198.18.0.101"  # outside address of the inside host, 1:1
 SMALL = 1400  # MTU of the outside link

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
-from natcore import Link, interfaces
+from natcore import Link, NoNatEntry, interfaces
 from natcore.namespaces import Network
 from netns import (
     CLIENT,
@@ -30,9 +31,10 @@ from netns import (
     until,
 )
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.usefixtures("each_driver")]
 
 INSIDES = ("lan0", "lan1")
+MTU_DISCOVER, DONT, DO, PATH_MTU = 10, 0, 2, 14  # linux/in.h: IP_MTU_DISCOVER, IP_PMTUDISC_…, IP_MTU
 HOSTS = {"in": CLIENT, "in2": SECOND}
 
 
@@ -109,6 +111,93 @@ def test_hairpin_from_one_inside_link_to_the_other(nat: Nat) -> None:
         assert one.recvfrom(100) == (b"and back", (POOL, port[1]))
     assert made.counters()["dropped"] == 0
     assert adds_up(made)
+
+
+def test_what_is_not_translated_goes_from_one_inside_link_to_the_other(nat: Nat) -> None:
+    """By the routing table, with the hosts' own addresses; whole datagrams, fragments, TCP, and ICMP errors."""
+    network, made, plane = nat
+    made.add(NoNatEntry("10.0.0.0/16", "10.0.0.0/16"))
+    assert ping(network, "in", SECOND)
+    assert ping(network, "in2", CLIENT, "-s", "4000")
+    with listener(network, "in2") as server, connect(network, "in", (SECOND, server.getsockname()[1])) as client:
+        accepted, source = server.accept()
+        with accepted:
+            assert source[0] == CLIENT
+            client.sendall(b"question")
+            assert accepted.recv(100) == b"question"
+            accepted.sendall(b"answer")
+            assert client.recv(100) == b"answer"
+    assert plane.counters_by_interface()["wan0"]["sent"] <= 2  # gratuitous ARP
+    with udp(network, "in", CLIENT) as client:
+        client.connect((SECOND, 9))
+        client.send(b"nobody listens")
+        with pytest.raises(ConnectionRefusedError):
+            client.recv(100)
+    assert made.counters()["dropped"] == made.counters()["created"] == 0
+    assert made.counters()["forwarded"] > 10 and adds_up(made)
+    assert ping(network, "in", SERVER)
+
+
+def test_between_inside_links_a_router_is_seen(nat: Nat) -> None:
+    network, made, _ = nat
+    assert not ping(network, "in", SECOND, "-W1")  # without an entry it is translated, and leaves outside
+    made.add(NoNatEntry("10.0.0.0/16", "10.0.0.0/16"))
+    done = network.run("in", ["ping", "-c1", "-W2", "-t1", SECOND], check=False)
+    assert f"From {GATEWAY_INSIDE}" in done.stdout
+    assert ping(network, "in", SECOND)
+
+
+# ---- how long packets may be -----------------------------------------------------------------------------------------
+
+
+def test_the_mtu_is_that_of_the_link_a_packet_leaves_by(network: Network) -> None:
+    """lan1 carries 1,300 bytes, the others 1,500: only what goes to lan1 is cut, or refused with its MTU."""
+    network.up("gw", "lan1", mtu=1300)
+    network.up("in2", "eth0", mtu=1300)
+    with gateway() as made, start(network, made, inside=INSIDES):
+        made.add(NoNatEntry("10.0.0.0/16", "10.0.0.0/16"))
+        with (
+            udp(network, "in", CLIENT) as one,
+            udp(network, "in2", SECOND) as two,
+            udp(network, "out", SERVER) as server,
+        ):
+            seen = {}
+            server.setsockopt(socket.IPPROTO_IP, MTU_DISCOVER, DONT)
+            for client in (one, two):
+                client.sendto(b"open", server.getsockname())
+                seen[client] = server.recvfrom(100)[1]
+            for client, back in seen.items():
+                for _ in range(2):  # the second by the fast way
+                    server.sendto(bytes(1400), back)
+                    assert len(client.recv(2000)) == 1400
+            assert made.counters()["generated"] == 2  # a second fragment each, to lan1
+            server.setsockopt(socket.IPPROTO_IP, MTU_DISCOVER, DO)
+            server.sendto(bytes(1400), seen[one])
+            assert len(one.recv(2000)) == 1400
+            server.connect(seen[two])
+            server.send(bytes(1400))
+            until(lambda: server.getsockopt(socket.IPPROTO_IP, PATH_MTU) == 1300)
+        told = network.run("in", ["ping", "-c1", "-W2", "-Mdo", "-s1400", SECOND], check=False)
+        assert "mtu = 1300" in told.stdout + told.stderr
+        assert ping(network, "in", SECOND, "-Mdont", "-s1400")
+        assert ping(network, "in2", CLIENT, "-s1400")
+        assert made.counters()["dropped_mtu"] == 2
+
+
+def test_a_link_whose_mtu_changes(nat: Nat) -> None:
+    network, _, _ = nat
+    network.up("gw", "lan1", mtu=1200)
+    with udp(network, "in2", SECOND) as two, udp(network, "out", SERVER) as server:
+        two.sendto(b"open", server.getsockname())
+        server.connect(server.recvfrom(100)[1])
+        server.setsockopt(socket.IPPROTO_IP, MTU_DISCOVER, DO)
+
+        def learned() -> bool:
+            with suppress(OSError):  # it is known already
+                server.send(bytes(1300))
+            return server.getsockopt(socket.IPPROTO_IP, PATH_MTU) == 1200
+
+        until(learned)
 
 
 # ---- the gateway's own words -----------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from netns import (
     until,
 )
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.usefixtures("each_driver")]
 
 
 # ---- links and neighbours --------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def test_a_next_hop_that_changes_its_link_address(nat: Nat) -> None:
 # ---- beginning and end -----------------------------------------------------------------------------------------------
 
 
-def test_what_is_missing_is_named(network: Network) -> None:
+def test_what_is_missing_is_named(network: Network, each_driver: str) -> None:
     made = gateway()
     for names, error, words in (
         (("nope", "wan0"), InterfaceError, "inside='nope': no such interface; there are: lan0, lo, wan0"),
@@ -103,13 +103,16 @@ def test_what_is_missing_is_named(network: Network) -> None:
         ((["lan0", "lan7"], "wan0"), InterfaceError, "inside='lan7': no such interface"),
     ):
         with at(network, "gw"), pytest.raises(error) as caught:
-            made.forward(*names)
+            made.forward(*names, driver=each_driver)
         assert words in str(caught.value)
-    with at(network, "gw"), pytest.raises(ConfigurationError, match="af_xdp"):
-        made.forward("lan0", "wan0", driver="af_xdp")
+    with (
+        at(network, "gw"),
+        pytest.raises(ConfigurationError, match="driver='dpdk': allowed are 'af_packet', 'af_xdp'"),
+    ):
+        made.forward("lan0", "wan0", driver="dpdk")
     network.down("gw", "wan0")
     with at(network, "gw"), pytest.raises(InterfaceError, match="outside='wan0': the link is down"):
-        made.forward("lan0", "wan0")
+        made.forward("lan0", "wan0", driver=each_driver)
     network.up("gw", "wan0")
     with start(network, made), pytest.raises(Error, match="one plane at a time"):  # after all these, one that goes well
         start(network, made)
@@ -132,14 +135,14 @@ from natcore import Gateway, InterfaceError
 import natcore.plane
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
-    Gateway().forward("lan0", "wan0")
+    Gateway().forward("lan0", "wan0", driver=sys.argv[1])
 except InterfaceError as error:
     print(error.errno, error)
 """
 
 
-def test_missing_capabilities_are_named(network: Network) -> None:
-    done = network.run("gw", [sys.executable, "-c", UNPRIVILEGED])
+def test_missing_capabilities_are_named(network: Network, each_driver: str) -> None:
+    done = network.run("gw", [sys.executable, "-c", UNPRIVILEGED, each_driver])
     assert "CAP_NET_RAW" in done.stdout
     assert "CAP_NET_ADMIN" in done.stdout
 
@@ -201,17 +204,17 @@ import sys, time
 from natcore import Gateway, SnatEntry
 gateway = Gateway()
 gateway.add(SnatEntry("10.0.0.0/16", pool="198.18.0.100"))
-plane = gateway.forward("lan0", "wan0")
+plane = gateway.forward("lan0", "wan0", driver=sys.argv[1])
 print("ready", flush=True)
 plane.wait()
 """
 
 
-def test_after_a_kill_nothing_leaks_until_the_next_start(network: Network) -> None:
+def test_after_a_kill_nothing_leaks_until_the_next_start(network: Network, each_driver: str) -> None:
     network.setting("gw", "net/ipv4/ip_forward", 1)
     network.route("out", "10.0.0.0/24", via=GATEWAY_OUTSIDE)
     assert ping(network, "in", SERVER)  # the kernel forwards, untranslated
-    process = network.popen("gw", [sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True)
+    process = network.popen("gw", [sys.executable, "-c", KILLED, each_driver], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     assert ping(network, "in", SERVER)
@@ -229,8 +232,8 @@ def test_after_a_kill_nothing_leaks_until_the_next_start(network: Network) -> No
         assert interfaces.clean() == ["lan0"]
 
 
-def test_a_plane_that_was_forgotten_gives_its_interfaces_back_at_exit(network: Network) -> None:
-    network.run("gw", [sys.executable, "-c", KILLED.replace("plane.wait()", "")])
+def test_a_plane_that_was_forgotten_gives_its_interfaces_back_at_exit(network: Network, each_driver: str) -> None:
+    network.run("gw", [sys.executable, "-c", KILLED.replace("plane.wait()", ""), each_driver])
     with at(network, "gw"):
         assert interfaces.installed() == []
 

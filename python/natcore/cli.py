@@ -85,6 +85,7 @@ def check(file: File, as_json: Json = False) -> None:
 def show_demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the log's files and the namespaces.")] = False,
     sls: Annotated[bool, typer.Option("--sls", help="Deliver to a local Simple Log Service that fails.")] = False,
+    driver: Annotated[str, typer.Option(help="How frames are taken: af_packet or af_xdp.")] = "af_packet",
     as_json: Json = False,
 ) -> None:
     """Watch real programs reach a server through natcore, then read their session log (in memory where not root).
@@ -97,7 +98,7 @@ def show_demo(
             raise typer.Exit(sls_cli.show_demo(as_json))
     console = report.console(quiet=as_json)
     with failing(as_json), _Progress(console) as progress:
-        result = demo.run(keep=keep, progress=progress.show)
+        result = demo.run(keep=keep, progress=progress.show, driver=driver)
     if as_json:
         report.print_json(
             {

@@ -59,11 +59,16 @@ class Result:
         return bool(self.checks) and all(check.ok for check in self.checks)
 
 
-def run(*, keep: bool = False, progress: Progress = lambda outcomes, counters: None) -> Result:
+def run(
+    *,
+    keep: bool = False,
+    progress: Progress = lambda outcomes, counters: None,
+    driver: str = "af_packet",
+) -> Result:
     """On interfaces where this process may make namespaces, else the shipped capture in memory.
 
     keep: namespaces and log files stay, until the next demo and for good. progress: called a few times a second
-    with what ended so far and the gateway's counters.
+    with what ended so far and the gateway's counters. driver: as of Gateway.forward.
     """
     if os.geteuid() != 0:
         return in_memory(
@@ -78,7 +83,7 @@ def run(*, keep: bool = False, progress: Progress = lambda outcomes, counters: N
         return in_memory(f"root, but not allowed to make network namespaces: {error}", keep)
     with ExitStack() as stack:
         stack.enter_context(network)
-        result = on_interfaces(network, keep, progress)
+        result = on_interfaces(network, keep, progress, driver)
         if keep:
             stack.pop_all()
             result.namespaces = [network.name(member) for member in MEMBERS]
@@ -122,18 +127,21 @@ def make_network() -> Network:
     return network
 
 
-def on_interfaces(network: Network, keep: bool, progress: Progress) -> Result:
+def on_interfaces(network: Network, keep: bool, progress: Progress, driver: str = "af_packet") -> Result:
     """Run the programs through gateway.forward() and compare the log's rows with what the hosts' interfaces counted."""
     result = Result("interfaces")
     with _log_folder(keep) as folder, ExitStack() as stack:
         with inside(network.name("outside")):
             servers = Servers(SERVER)
         stack.callback(servers.close)
-        meters = [stack.enter_context(Meter(network.name(member), "eth0")) for member in ("inside", "outside")]
+        xdp = driver == "af_xdp"
+        meters = [
+            stack.enter_context(Meter(network.name(member), "eth0", xdp_peer=xdp)) for member in ("inside", "outside")
+        ]
         gateway = stack.enter_context(_gateway())
         log = gateway.start_session_log(ParquetSink(folder), name="demo")
         with inside(network.name("gateway")):
-            plane = stack.enter_context(gateway.forward(inside="lan0", outside="wan0"))
+            plane = stack.enter_context(gateway.forward(inside="lan0", outside="wan0", driver=driver))
         for meter in meters:
             meter.start()
         _run_clients(network, gateway, plane, result, progress)

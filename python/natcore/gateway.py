@@ -29,6 +29,7 @@ from .checks import MAX_TIME, Address, check_choice, check_integer, check_number
 from .config import AnyEntry, DeliveryPolicy, Link, Policy, Timeouts
 from .entries import Entry
 from .errors import ConfigurationError, Error
+from .machine import memory_arguments
 from .notices import Event, Generated, event_of
 from .records import BLOCKS, MAPPING, PORTS, RECORD, SESSION, WINDOW
 from .verdict import FORWARDED, Side, Verdict
@@ -50,7 +51,8 @@ class Gateway:
     kind: "internet" or "vpc"; eip_bind_mode: "NAT" (private addresses on the wire) or "MULTI_BINDED" (the EIPs).
     window: seconds of a session log row. records: rows kept for take_records() while no log runs.
     epoch: Unix seconds at now = 0. seed: an int makes every choice repeatable (tests; a plane warns about it).
-    link: frames are "ethernet" or bare "ip" packets. Raises ConfigurationError, CapacityError.
+    link: frames are "ethernet" or bare "ip" packets. huge_pages: "auto" (transparent), "never", "explicit" (vm.nr_hugepages).
+    numa_node: where all tables must lie. ConfigurationError; CapacityError: full tables exceed the memory or the huge pages.
     """
 
     def __init__(
@@ -76,6 +78,8 @@ class Gateway:
         timeouts: Timeouts | None = None,
         policy: Policy | None = None,
         seed: int | None = None,
+        huge_pages: str = "auto",
+        numa_node: int | None = None,
     ) -> None:
         check_texts(instance=instance, vpc_id=vpc_id, region=region)
         check_choice("kind", kind, ("internet", "vpc"))
@@ -97,12 +101,10 @@ class Gateway:
             inside=(inside, Link), outside=(outside, Link), timeouts=(timeouts, Timeouts), policy=(policy, Policy)
         )
         self.instance, self.vpc_id, self.region = instance, vpc_id, region
-        self.kind, self.billing, self.seed = kind, billing, seed
-        self.eip_bind_mode = eip_bind_mode
+        self.kind, self.billing, self.seed, self.eip_bind_mode = kind, billing, seed, eip_bind_mode
         self.policy = policy or Policy()
         self.timeouts = timeouts or Timeouts()
-        self.window = float(window)
-        self.link = link
+        self.window, self.link = float(window), link
         self.inside, self.outside = inside or Link(), outside or Link()
         self.records = records
         self._planes: list[Plane] = []
@@ -124,6 +126,7 @@ class Gateway:
             ethernet=link == "ethernet",
             decrement_ttl=decrement_ttl,
             **policy_arguments(self.policy, max_sessions),
+            **memory_arguments(huge_pages, numa_node),
         )
         self._table = EntryTable(self._core, kind, eip_bind_mode, self.policy)
 
@@ -155,11 +158,7 @@ class Gateway:
         """Carries a plan out, in one moment for the packets; all of it or, with an error, nothing."""
         self._check_open()
         self._table.check(plan)
-        now_ns = self._now_ns(now)
-        if not self._planes:  # whose sweep comes by itself
-            self._advance_ns(now_ns)
-            now_ns = self._core.now_ns
-        applied = self._table.apply(plan, now_ns)
+        applied = self._table.apply(plan, self._settle(now))
         self._tell_planes()
         return applied
 
@@ -200,7 +199,7 @@ class Gateway:
             raise ConfigurationError(
                 f"eip_bind_mode={eip_bind_mode!r}: allowed is a change from MULTI_BINDED to NAT only"
             )
-        self._table.rebind(eip_bind_mode, self._now_ns(now))
+        self._table.rebind(eip_bind_mode, self._settle(now))
         self.eip_bind_mode = eip_bind_mode
         self._tell_planes()
 
@@ -289,18 +288,18 @@ class Gateway:
     # ---- interfaces -------------------------------------------------------------------------------------------------
 
     def forward(
-        self, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", threads: bool = True
-    ) -> Plane:
-        """Forwards between inside interfaces and an outside one until the plane is stopped. InterfaceError says what is
-        missing.
+        self, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet",
+        favour: str = "throughput", threads: bool = True, cpus: Sequence[int] | None = None,
+    ) -> Plane:  # fmt: skip
+        """Forwards between inside interfaces and an outside one until the plane is stopped. InterfaceError: what is missing.
 
-        inside: a name, or several (15 at most): packets go back by the one whose route in the kernel's main table leads
-        to their host. outside: a name.
+        inside: a name, or up to 15: packets go back by the one that the kernel's route to their host leads over. favour:
+        "throughput", or "latency": packets do not wait for others. cpus: of each worker's thread; None: any.
         """
         self._check_open()
         from .plane import Plane
 
-        return Plane(self, inside, outside, driver=driver, threads=threads)
+        return Plane(self, inside, outside, driver=driver, favour=favour, threads=threads, cpus=cpus)
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 
@@ -352,7 +351,8 @@ class Gateway:
 
     def who(self, address: Address, port: int, protocol: str | None = None) -> IPv4Address | None:
         """The inside host behind an outside endpoint, computed (ports="deterministic"); None: nobody's."""
-        return deterministic.who([row.entry for row in self._table.rows], self.policy, address, port, protocol)
+        entries = [row.entry for row in self._table.rows]
+        return deterministic.who(entries, self.policy, address, port, protocol, eip_bind_mode=self.eip_bind_mode)
 
     def ports_of(self, inside: Address) -> deterministic.Share | None:
         """The outside address and ports of an inside host, computed (ports="deterministic"); None: no entry covers it."""
@@ -366,10 +366,13 @@ class Gateway:
         """A descriptor that is readable while events() has something to tell."""
         return self._core.event_fd
 
-    def _settle(self) -> None:
-        """Completes expiry up to the gateway's clock, so that nothing dead is shown; a plane's sweep does it by itself."""
+    def _settle(self, now: float | None = None) -> int:
+        """Completes expiry up to now, so that nothing dead is shown; a plane's sweep does it by itself. That moment, ns."""
+        now_ns = self._now_ns(now)
         if not self._planes and not self._closed:
-            self._advance_ns(self._core.now_ns)
+            self._advance_ns(now_ns)
+            now_ns = self._core.now_ns
+        return now_ns
 
     # ---- the session log --------------------------------------------------------------------------------------------
 

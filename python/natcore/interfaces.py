@@ -22,7 +22,7 @@ from .block import clean, installed
 from .entries import flatten
 from .errors import InterfaceError
 
-__all__ = ["NO_ROUTE", "ON_LINK", "Link", "Listener", "Range", "Watcher", "clean", "installed", "ranges_of"]
+__all__ = ["NO_ROUTE", "ON_LINK", "Link", "Listener", "Range", "Watcher", "clean", "installed", "ranges_of", "vlans_on"]
 
 ON_LINK = 0  # via: the destination is its own next hop
 NO_ROUTE = 0xFFFFFFFF  # via: nothing leads there
@@ -111,6 +111,13 @@ def _hop(route: Any, ports: Mapping[int, int]) -> tuple[int, int] | None:
                 return NO_ROUTE, 0
             return int(IPv4Address(hop.get_attr("RTA_GATEWAY") or 0)), ports[interface]
     return None
+
+
+def vlans_on(index: int) -> list[str]:
+    """The names of VLAN interfaces on top of an interface of this network namespace."""
+    with IPRoute() as kernel:
+        found = [link for link in kernel.get_links(kind="vlan") if link.get_attr("IFLA_LINK") == index]
+    return sorted(link.get_attr("IFLA_IFNAME") for link in found)
 
 
 class Watcher:

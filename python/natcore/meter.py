@@ -40,11 +40,13 @@ class Meter:
 
     The interface counters count every frame; what is not IPv4 (ARP) is counted by a packet socket and taken off. An
     interface counts a super-frame once, so segmentation offloads are switched off here. Needs CAP_NET_ADMIN and
-    CAP_NET_RAW in the network namespace, which is named.
+    CAP_NET_RAW in the network namespace, which is named. xdp_peer: at the veth's other end there is an XDP program; what
+    is sent there is counted without link headers.
     """
 
-    def __init__(self, namespace: str, interface: str) -> None:
+    def __init__(self, namespace: str, interface: str, *, xdp_peer: bool = False) -> None:
         self.namespace, self.interface = namespace, interface
+        self._sent_header = 0 if xdp_peer else _ETHERNET_BYTES
         with inside(namespace):
             _switch_off_segmentation(interface)
             self._others = _tap(interface)
@@ -63,7 +65,7 @@ class Meter:
             frames.received_packets,
             frames.received_bytes - _ETHERNET_BYTES * frames.received_packets,
             frames.sent_packets,
-            frames.sent_bytes - _ETHERNET_BYTES * frames.sent_packets,
+            frames.sent_bytes - self._sent_header * frames.sent_packets,
         )
 
     @property
@@ -91,19 +93,20 @@ class Meter:
     def _drain(self) -> None:
         """Count the frames that are not IPv4."""
         received_packets, received_bytes, sent_packets, sent_bytes = self._seen
+        unseen = _ETHERNET_BYTES - self._sent_header
         while True:
             try:
                 length, _, _, address = self._others.recvmsg_into([], 0, socket.MSG_TRUNC)
             except BlockingIOError:
                 break
             if address[2] == socket.PACKET_OUTGOING:
-                sent_packets, sent_bytes = sent_packets + 1, sent_bytes + length
+                sent_packets, sent_bytes = sent_packets + 1, sent_bytes + length - unseen
             else:
                 received_packets, received_bytes = received_packets + 1, received_bytes + length
         self._seen = Counts(received_packets, received_bytes, sent_packets, sent_bytes)
 
     def _frames(self) -> Counts:
-        """The interface counters: frames, with their Ethernet headers."""
+        """The interface counters: frames, with their Ethernet headers (but see xdp_peer)."""
         with inside(self.namespace):
             text = Path("/proc/thread-self/net/dev").read_text()
         for line in text.splitlines():

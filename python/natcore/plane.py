@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 from . import block
 from ._plane import PlaneLoop
-from ._ring import PacketRing
 from .config import Link as LinkSettings
 from .config import check_choice, check_integer, check_number
+from .drivers import ACCESS, DRIVERS, Access
 from .errors import ConfigurationError, Error, InterfaceError
 from .interfaces import Link, Range, Watcher
+from .machine import check_cpus
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -37,9 +38,10 @@ _alive: weakref.WeakSet[Plane] = weakref.WeakSet()
 class Plane:
     """A gateway forwarding between inside interfaces and one outside, from its making until `stop`. A context manager.
 
-    Made by Gateway.forward. With threads=True a thread moves the packets and wait() waits; with threads=False the
-    caller calls step() when fileno() is readable. The gateway's clock runs with CLOCK_MONOTONIC; its epoch is set
-    from the system's clock at the start. Where Link has no mtu or address, the gateway takes each interface's own.
+    Made by Gateway.forward. With threads=True a thread moves the packets, bound to the processor that cpus has, and
+    wait() waits; with threads=False the caller calls step() when fileno() is readable. The gateway's clock runs with
+    CLOCK_MONOTONIC; its epoch is set from the system's clock at the start. Where Link has no mtu or address, the gateway
+    takes each interface's own.
     Raises InterfaceError: no such interface, it is down, a capability is missing; Error: one plane at a time.
     """
 
@@ -50,16 +52,18 @@ class Plane:
         outside: str,
         *,
         driver: str = "af_packet",
+        favour: str = "throughput",
         threads: bool = True,
+        cpus: Sequence[int] | None = None,
     ) -> None:
         self._closed_fds = True
         self.inside, (self.outside,) = _names("inside", inside, PORTS_MOST - 1), _names("outside", outside, 1)
         if self.outside in self.inside:
             raise ConfigurationError(f"outside={outside!r}: allowed is another interface than the inside ones")
-        if driver == "af_xdp":
-            raise ConfigurationError("driver='af_xdp': not supported by this version; allowed is 'af_packet'")
-        check_choice("driver", driver, ("af_packet",))
+        check_choice("driver", driver, DRIVERS)
+        check_choice("favour", favour, ("throughput", "latency"))
         check_choice("threads", threads, (True, False))
+        self._cpus = check_cpus(cpus, threads)
         if gateway.link != "ethernet":
             raise ConfigurationError(f"link={gateway.link!r}: allowed is 'ethernet', since a plane's interfaces are")
         if gateway.seed is not None:
@@ -67,6 +71,8 @@ class Plane:
         self._gateway = gateway
         self._core = gateway._core
         self._threads = threads
+        self._driver = driver
+        self._at_once = favour == "latency"
         self._ended = False
         self._failure: BaseException | None = None
         # Interfaces have a number, their port: the inside ones from 0 on, the outside one last.
@@ -76,6 +82,8 @@ class Plane:
         self._running = False  # begin() went well
         self._own: set[int] = set()  # the host's addresses
         self._spared: set[int] = set()  # those of them that the kernel keeps
+        self._addresses = [0 for _ in self._ports]  # the gateway's own on each port's link
+        self._pool = b""  # the outside addresses, four bytes each
         self._reopened = 0.0
         self._worker: threading.Thread | None = None
         self._core.claim()
@@ -170,7 +178,7 @@ class Plane:
         self._closed_fds = False
         self._poll.register(self._wake_fd, select.EPOLLIN)
         self._poll.register(self._end_fd, select.EPOLLIN)
-        groups = (self._ports[:-1], self._ports[-1:])  # by Side
+        groups = (self._ports[:-1], self._ports[-1:], self._ports)  # by Side, and all
         self._watcher = Watcher((*self.inside, self.outside), groups, self)
         now_ns = self._core.now_ns
         self._loop = PlaneLoop(
@@ -185,6 +193,8 @@ class Plane:
 
     def _work(self) -> None:
         try:
+            if self._cpus:
+                os.sched_setaffinity(0, self._cpus)  # of this thread
             self._loop.run()
         except BaseException as error:
             self._failure = error
@@ -204,6 +214,8 @@ class Plane:
         _check_capabilities()
         for name in self._watcher.names:
             self._claims.append(block.Claim(name))
+        links = [link for link in self._watcher.links if link is not None]
+        self._access: Access = ACCESS[self._driver](links, at_once=self._at_once)
         for port in self._ports:
             self._attach(port)
         self._running = True
@@ -244,26 +256,22 @@ class Plane:
         assert link is not None
         block.install(link.name, self._spared)
         try:
-            ring = PacketRing(link.index, link.mtu)
+            driver = self._access.open(port, link, self._spared, self._answered(port))
+        except InterfaceError as error:
+            raise InterfaceError(error.errno, f"{self._side(port)}={error.strerror}") from error
         except OSError as error:
             where = f"{self._side(port)}={link.name!r}"
             raise InterfaceError(error.errno or errno.EIO, f"{where}: {error.strerror}") from error
-        self._loop.attach(port, ring, link.mac)
-        self._poll.register(ring.fd, select.EPOLLIN)
+        self._loop.attach(port, driver, link.mac)
+        if not self._threads:  # who waits there is woken for each frame that leaves by AF_XDP: a tenth of its cost
+            self._poll.register(driver.fd, select.EPOLLIN)
         self._opened[port] = link
-        self._apply_mtus()
+        self._apply_mtu(port, link)
 
-    def _mtu(self, port: int, link: Link) -> int:
+    def _apply_mtu(self, port: int, link: Link) -> None:
         """The interface's; a smaller one of the gateway's own holds."""
-        mtu = self._settings(port).mtu
-        return link.mtu if mtu == DEFAULT_MTU else min(mtu, link.mtu)
-
-    def _apply_mtus(self) -> None:
-        """Of the outside interface, and the smallest of the inside ones."""
-        mtus = [(port, self._mtu(port, link)) for port, link in enumerate(self._opened) if link]
-        for side, ports in enumerate((self._ports[:-1], self._ports[-1:])):
-            if of_side := [mtu for port, mtu in mtus if port in ports]:
-                self._core.set_mtu(side, min(of_side))
+        mtu, links = self._settings(port).mtu, self._access.mtu(link)
+        self._loop.set_mtu(port, links if mtu == DEFAULT_MTU else min(mtu, links))
 
     def link_changed(self, port: int, link: Link | None) -> None:
         opened = self._opened[port]
@@ -279,9 +287,10 @@ class Plane:
             return
         self._opened[port] = link
         if link.mac != opened.mac:
+            self._access.set_mac(port, link.mac)
             self._loop.set_mac(port, link.mac)
         if link.mtu != opened.mtu:
-            self._apply_mtus()
+            self._apply_mtu(port, link)
         if link.up and link.carrier and not (opened.up and opened.carrier):
             self._loop.announce()
 
@@ -299,24 +308,32 @@ class Plane:
             own = self._settings(port).address
             address = first[port] if own is None else int(own)
             self._loop.set_address(port, address)
+            self._addresses[port] = address
             if port in (self._ports[0], self._ports[-1]):  # for whoever asks the gateway between batches
                 self._core.set_link_address(int(port > 0), address)
-        self._spare()
+        self._spare(changed=True)
 
-    def _spare(self) -> None:
-        """The kernel keeps the host's addresses, those of pools excepted; entries come and go."""
-        spared = self._own - self._loop.in_pool(self._own)
-        if spared == self._spared:
+    def _spare(self, *, changed: bool = False) -> None:
+        """The kernel keeps the host's addresses, those of pools excepted; entries come and go, or addresses changed."""
+        spared, pool = self._own - self._loop.in_pool(self._own), self._loop.pool()
+        if not changed and (spared, pool) == (self._spared, self._pool):
             return
-        self._spared = spared
-        for link in self._opened:
+        before, self._spared, self._pool = self._spared, spared, pool
+        for port, link in enumerate(self._opened):
             if link is not None:
-                with suppress(InterfaceError):  # the interface is just going
-                    block.install(link.name, spared)
+                self._access.set_addresses(port, spared, self._answered(port))
+                if spared != before:
+                    with suppress(InterfaceError):  # the interface is just going
+                        block.install(link.name, spared)
 
-    def routes_changed(self, side: int, ranges: list[Range]) -> None:
+    def _answered(self, port: int) -> set[int]:
+        """The addresses that ARP is answered for on the port's link, and not by the kernel."""
+        pool = memoryview(self._pool).cast("I") if port == self._ports[-1] else ()
+        return {self._addresses[port], *pool} - self._own - {0}
+
+    def routes_changed(self, group: int, ranges: list[Range]) -> None:
         starts, vias, ports = zip(*ranges, strict=True) if ranges else ((), (), ())
-        self._loop.set_routes(side, starts, vias, ports)
+        self._loop.set_routes(group, starts, vias, ports)
 
     def neighbour_changed(self, port: int, address: int, mac: bytes | None, failed: bool) -> None:
         self._loop.learn(port, address, mac, failed)

@@ -100,6 +100,8 @@ class GatewayTable(Struct, frozen=True, forbid_unknown_fields=True):
     decrement_ttl: bool | UnsetType = UNSET
     link: str | UnsetType = UNSET
     seed: int | UnsetType = UNSET
+    huge_pages: str | UnsetType = UNSET
+    numa_node: int | UnsetType = UNSET
 
 
 class EipTable(Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,6 +142,8 @@ class PlaneTable(Struct, frozen=True, forbid_unknown_fields=True):
     inside: str | list[str]
     outside: str
     driver: str | UnsetType = UNSET
+    favour: str | UnsetType = UNSET
+    cpus: list[int] | UnsetType = UNSET
 
 
 class FileTables(Struct, frozen=True, forbid_unknown_fields=True):

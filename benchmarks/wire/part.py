@@ -1,0 +1,124 @@
+"""One program of the rig in a process of its own: sender, null forwarder, or natcore; told what to do by lines on stdin."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from compiled import load_module
+from natcore import Gateway, SnatEntry, Timeouts, block
+from natcore._ring import PacketRing
+from natcore.drivers import ACCESS
+from natcore.interfaces import Link
+
+PRIORITY = -20  # other work on the machine is not to decide the figures
+
+
+def prefer() -> None:
+    """This process before others, in whatever group the scheduler has it."""
+    os.setsid()
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(PRIORITY))
+    os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+
+
+def link_of(interface: str) -> Link:
+    """An interface of this namespace."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as netlink:
+        index = netlink.link_lookup(ifname=interface)[0]
+        found = netlink.get_links(index)[0]
+        mac = bytes.fromhex(str(found.get_attr("IFLA_ADDRESS")).replace(":", ""))
+        return Link(interface, index, mac, int(found.get_attr("IFLA_MTU")), True, True)
+
+
+class Sender:
+    """flood: UDP flows out of an interface."""
+
+    def __init__(self, interface: str, peer: str, remote: int) -> None:
+        link = link_of(interface)
+        self.ring = PacketRing(link.index)
+        self.macs, self.remote = bytes.fromhex(peer) + link.mac, remote
+        self.module = load_module("wire/sender")
+
+    def flood(self, flows: int, seconds: float, rate: float = 0.0, most: int = 0) -> dict[str, Any]:
+        taken, took = self.module.flood(self.ring, self.macs, self.remote, flows, seconds, rate, most)
+        return {"sent": taken, "seconds": took}
+
+
+class Null:
+    """start, stop: the null forwarder between two interfaces, the kernel kept off them as natcore keeps it."""
+
+    def __init__(self, interfaces: tuple[str, str], peers: tuple[str, str], driver: str, cpu: int) -> None:
+        self.interfaces, self.peers, self.driver, self.cpu = interfaces, peers, driver, cpu
+        self.module = load_module("wire/null")
+
+    def start(self) -> dict[str, Any]:
+        links = [link_of(interface) for interface in self.interfaces]
+        access = ACCESS[self.driver](links)
+        for link in links:
+            block.install(link.name, set())
+        self.drivers = [access.open(port, link, set(), set()) for port, link in enumerate(links)]
+        macs = [bytes.fromhex(peer) + link.mac for peer, link in zip(self.peers, links, strict=True)]
+        self.forwarder = self.module.Forwarder(*self.drivers, *macs)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+        return {}
+
+    def _run(self) -> None:
+        os.sched_setaffinity(0, {self.cpu})
+        self.forwarder.run()
+
+    def stop(self) -> dict[str, Any]:
+        self.forwarder.stop()
+        self.thread.join()
+        for driver, interface in zip(self.drivers, self.interfaces, strict=True):
+            driver.close()
+            block.remove(interface)
+        return {}
+
+
+class Natcore:
+    """start, stop: a plane; the gateway and its sessions stay."""
+
+    def __init__(self, interfaces: tuple[str, str], driver: str, cpu: int, pool: str, max_sessions: int,
+                 options: dict[str, Any]) -> None:  # fmt: skip
+        self.gateway = Gateway(instance="ngw-wire", max_sessions=max_sessions, timeouts=Timeouts(udp=3600.0))
+        self.gateway.add(SnatEntry("10.0.0.0/8", pool=pool))
+        self.interfaces, self.options = interfaces, {"driver": driver, "cpus": [cpu], **options}
+
+    def start(self) -> dict[str, Any]:
+        self.plane = self.gateway.forward(*self.interfaces, **self.options)
+        return {}
+
+    def counters(self) -> dict[str, Any]:
+        return self.plane.counters() | self.gateway.counters()
+
+    def end(self) -> dict[str, Any]:
+        """Ends every session; how many there were."""
+        return {"ended": self.gateway.end()}
+
+    def stop(self) -> dict[str, Any]:
+        self.plane.stop()
+        return {}
+
+
+def main() -> None:
+    prefer()
+    part: Any = {"sender": Sender, "null": Null, "natcore": Natcore}[sys.argv[1]](**json.loads(sys.argv[2]))
+    print("{}", flush=True)
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        print(json.dumps(getattr(part, name)(**arguments)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

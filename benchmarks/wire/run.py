@@ -1,0 +1,319 @@
+"""The plane on the wire beside the kernel's NAT and a null forwarder: namespaces of its own, in turns, paired rounds.
+
+`make wire` runs it (root; a few minutes). Exit status 1 where something timed was not what it says; goals are only reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rig import Blast, Part, Rig, Wrong, missing_tools, ping_ms, tcp_gbit
+
+from compiled import build
+
+FLOWS = (1, 65_536, 1_048_576)
+WARM_FLOWS = 1 << 17
+NEW_FLOWS = 1 << 24  # more than pass in a measurement: each frame is a session's first
+DRIVERS = ("af_packet", "af_xdp")
+AF_XDP = 44
+KERNEL = "kernel"
+
+
+@dataclass
+class Row:
+    """What one way to forward reached, a figure for each round. unit: of `figures`; cpu_ns: a packet, where it is known."""
+
+    section: str
+    name: str
+    unit: str
+    figures: list[float] = field(default_factory=list)
+    cpu_ns: list[float] = field(default_factory=list)
+    against: dict[str, float] = field(default_factory=dict)  # name of another row: median of the ratios of the rounds
+    goal: str = ""
+    ok: bool | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.figures)
+
+    def ratio(self, other: Row) -> float:
+        """The median of the paired ratios; it is kept."""
+        self.against[other.name] = statistics.median(
+            own / base for own, base in zip(self.figures, other.figures, strict=True)
+        )
+        return self.against[other.name]
+
+    def dearer_ns(self, other: Row) -> float:
+        return statistics.median(own - base for own, base in zip(self.cpu_ns, other.cpu_ns, strict=True))
+
+    def aim(self, text: str, ok: bool) -> None:
+        self.goal = f"{self.goal}; {text}" if self.goal else text
+        self.ok = ok if self.ok is None else self.ok and ok
+
+
+class Way:
+    """One way to forward, started for each measurement and stopped after it: the kernel (no program), or a program."""
+
+    def __init__(self, name: str, program: Part | None) -> None:
+        self.name, self.program = name, program
+
+    def __enter__(self) -> Part | None:
+        if self.program is not None:
+            self.program.call("start")
+        return self.program
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Wrong):
+            error.args = (f"{self.name}: {error}",)
+        elif self.program is not None:
+            self.program.call("stop")
+
+
+def established(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator[Row]:
+    """64-byte frames of sessions that are there, one processor for all that the gateway does."""
+    rig.one_core(True)
+    rig.sink(True)
+    for flows in options.flows:
+        section = f"64-byte frames, {flows:,} flows"
+        rig.forget_entries()
+        ways = [Way(KERNEL, None)]
+        for driver in options.drivers:
+            ways += [Way(f"null {driver}", rig.null(driver)), Way(f"natcore {driver}", rig.natcore(driver, 2 * flows))]
+        rows = {way.name: Row(section, way.name, "packets/s") for way in ways}
+        for way in ways:
+            with way as program:
+                if not way.name.startswith("null"):
+                    rig.establish(sender, flows, lambda program=program: sessions_of(rig, program))
+                rig.sample(sender, flows, translated=not way.name.startswith("null"))
+        for _ in range(options.rounds):
+            for way in ways:
+                with way as program:
+                    counted = rig.blast(sender, program, flows, options.seconds)
+                    note(rows[way.name], counted)
+                    if way.name.startswith("natcore"):
+                        assert program is not None
+                        counters = program.call("counters")
+                        check_natcore(counters, flows, counters["received"])
+        finish(ways)
+        yield from judged(rows, options.drivers)
+
+
+def sessions_of(rig: Rig, program: Part | None) -> int:
+    return rig.entries() if program is None else int(program.call("counters")["sessions"])
+
+
+def note(row: Row, counted: Blast) -> None:
+    row.figures.append(counted.packets_a_second)
+    if counted.cpu_ns is not None:
+        row.cpu_ns.append(counted.cpu_ns)
+
+
+def check_natcore(counters: dict[str, int], created: int, packets: int) -> None:
+    """Every packet was translated, and so many sessions were ever made."""
+    found = {name: counters[name] for name in ("received", "forwarded", "created")}
+    if found != {"received": packets, "forwarded": packets, "created": created}:
+        raise Wrong(f"natcore says {found}, not {created} sessions of {packets} packets")
+
+
+def finish(ways: list[Way]) -> None:
+    for way in ways:
+        if way.program is not None:
+            way.program.close()
+
+
+def judged(rows: dict[str, Row], drivers: tuple[str, ...]) -> Iterator[Row]:
+    """The rows with their ratios and goals."""
+    kernel = rows[KERNEL]
+    for driver in drivers:
+        null, ours = rows[f"null {driver}"], rows[f"natcore {driver}"]
+        null.ratio(kernel)
+        ours.ratio(kernel)
+        ours.aim(">= 95 % of null", ours.ratio(null) >= 0.95)
+        if ours.cpu_ns:
+            dearer = ours.dearer_ns(null)
+            ours.aim(f"<= 100 ns more ({dearer:+.0f})", dearer <= 100)
+    yield from rows.values()
+
+
+def new_sessions(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator[Row]:
+    """Every frame opens a session."""
+    rig.one_core(True)
+    rig.sink(True)
+    ways = [Way(KERNEL, None)]
+    ways += [Way(f"natcore {driver}", rig.natcore(driver, 1 << 22)) for driver in options.drivers]
+    rows = {way.name: Row("new sessions", way.name, "sessions/s") for way in ways}
+    rig.forget_entries()
+    for way in ways:
+        with way as program:  # the machine brings memory in when it is first touched
+            rig.establish(sender, WARM_FLOWS, lambda program=program: sessions_of(rig, program))
+            if program is not None:
+                program.call("end")
+    for number in range(1 + options.rounds):
+        for way in ways:
+            with way as program:
+                ended = rig.entries() if program is None else program.call("counters")["created"]
+                counted = rig.blast(sender, program, NEW_FLOWS, options.seconds)
+                if program is None:
+                    opened = rig.entries() - ended
+                    rig.forget_entries()
+                else:
+                    counters = program.call("counters")
+                    opened = counters["created"] - ended
+                    check_natcore(counters, counters["created"], counters["received"])
+                    program.call("end")
+                if opened < counted.packets_a_second * options.seconds:
+                    raise Wrong(f"{opened} sessions were opened by {counted}")
+                if number:  # the first brings in the rest
+                    note(rows[way.name], counted)
+    finish(ways)
+    for driver in options.drivers:
+        ours = rows[f"natcore {driver}"]
+        ours.aim(">= 1.5 x the kernel's", ours.ratio(rows[KERNEL]) >= 1.5)
+    yield from rows.values()
+
+
+def tcp(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator[Row]:
+    """One stream with GSO on, receiving where the system puts it."""
+    rig.one_core(False)
+    rig.sink(False)
+    ways = [Way(KERNEL, None)]
+    for driver in options.drivers:
+        ways += [Way(f"null {driver}", rig.null(driver)), Way(f"natcore {driver}", rig.natcore(driver, 10_000))]
+    rows = {way.name: Row("TCP, one stream, GSO on", way.name, "Gbit/s") for way in ways}
+    for _ in range(options.rounds):
+        for way in ways:
+            with way:
+                rows[way.name].figures.append(tcp_gbit(rig, options.tcp_seconds))
+    finish(ways)
+    for driver in options.drivers:
+        null, ours = rows[f"null {driver}"], rows[f"natcore {driver}"]
+        null.ratio(rows[KERNEL])
+        ours.ratio(rows[KERNEL])
+        ours.aim(">= 95 % of null", ours.ratio(null) >= 0.95)
+    yield from rows.values()
+
+
+def latency(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator[Row]:
+    """Pings at light load, the median of each round."""
+    rig.one_core(False)
+    rig.sink(False)
+    ways = [Way(KERNEL, None)]
+    for driver in options.drivers:
+        for mode, settings in MODES[driver].items():
+            ways.append(Way(f"natcore {driver}{mode}", rig.natcore(driver, 10_000, **settings)))
+    rows = {way.name: Row("ping, light load", way.name, "ms") for way in ways}
+    for _ in range(options.rounds):
+        for way in ways:
+            with way:
+                ping_ms(rig, 3, 0.1)
+                rows[way.name].figures.append(statistics.median(ping_ms(rig, 100, 0.005)))
+    finish(ways)
+    for name, row in rows.items():
+        if name == KERNEL:
+            continue
+        ratio = row.ratio(rows[KERNEL])
+        if name in AT_ONCE:
+            row.aim("<= 4 x the kernel's", ratio <= 4.0)
+    yield from rows.values()
+
+
+# Of a plane with a driver: what is added to its name, and its options.
+MODES: dict[str, dict[str, dict[str, Any]]] = {
+    "af_packet": {"": {}, ", favour=latency": {"favour": "latency"}},
+    "af_xdp": {"": {}},
+}
+AT_ONCE = ("natcore af_packet, favour=latency", "natcore af_xdp")
+
+Section = Callable[[Rig, Part, argparse.Namespace], Iterator[Row]]
+SECTIONS: dict[str, Section] = {"established": established, "new": new_sessions, "tcp": tcp, "latency": latency}
+
+
+def there_is_xdp() -> bool:
+    try:
+        socket.socket(AF_XDP, socket.SOCK_RAW).close()
+    except OSError:
+        return False
+    return True
+
+
+def show(row: Row) -> str:
+    scale, unit = {"packets/s": (1e-3, "kpps"), "sessions/s": (1e-3, "k/s")}.get(row.unit, (1.0, row.unit))
+    low, high = min(row.figures) * scale, max(row.figures) * scale
+    cpu = f"{statistics.median(row.cpu_ns):7.0f} ns" if row.cpu_ns else f"{'':10}"
+    ratios = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in row.against.items())
+    verdict = "" if row.ok is None else f"  {'ok' if row.ok else 'SHORT'}: {row.goal}"
+    places = 0 if high >= 100 else 3
+    return (
+        f"  {row.name:32}{row.median * scale:10.{places}f} {unit:5} ({low:.{places}f} - {high:.{places}f}) {cpu}"
+        f"  {ratios}{verdict}"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.8, help="of one measurement")
+    parser.add_argument("--tcp-seconds", type=int, default=2)
+    parser.add_argument("--only", default="", help=f"sections whose name matches: {', '.join(SECTIONS)}")
+    parser.add_argument("--flows", type=lambda text: [int(part) for part in text.split(",")], default=FLOWS,
+                        help="powers of two, with commas between them")  # fmt: skip
+    parser.add_argument("--drivers", type=lambda text: tuple(text.split(",")), default=DRIVERS)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args()
+    if os.geteuid():
+        print("the wire needs root: network namespaces, packet sockets, nftables", file=sys.stderr)
+        return 2
+    if missing := missing_tools():
+        print(f"Missing here: apt-get install {' '.join(missing)}", file=sys.stderr)
+        return 2
+    if not there_is_xdp() and "af_xdp" in options.drivers:
+        print("this kernel has no AF_XDP: left out")
+        options.drivers = tuple(driver for driver in options.drivers if driver != "af_xdp")
+    for module in ("wire/sender", "wire/null"):
+        build(module)
+    began = time.monotonic()
+    rows: list[Row] = []
+    print(
+        f"{os.uname().release}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, {options.rounds} rounds",
+        flush=True,
+    )
+    with Rig() as rig:
+        sender = rig.sender()
+        for name, section in SECTIONS.items():
+            if not re.search(options.only, name):
+                continue
+            last = ""
+            for row in section(rig, sender, options):
+                if row.section != last:
+                    print(f"\n{row.section}", flush=True)
+                    last = row.section
+                print(show(row), flush=True)
+                rows.append(row)
+    print(f"\nload {os.getloadavg()[0]:.1f}, took {time.monotonic() - began:.0f} s")
+    if options.json is not None:
+        about = {"kernel": os.uname().release, "processors": os.cpu_count(), "rounds": options.rounds}
+        told = [vars(row) | {"median": row.median} for row in rows]
+        options.json.write_text(json.dumps({"machine": about, "rows": told}, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Wrong as error:
+        print(f"what was timed is not what it says: {error}", file=sys.stderr)
+        sys.exit(1)

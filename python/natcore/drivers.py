@@ -1,0 +1,170 @@
+"""How a plane gets at an interface's frames: AF_PACKET rings, or AF_XDP sockets behind an XDP program."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from . import xdp
+from ._device import Driver
+from ._ring import PacketRing
+from ._umem import FrameMemory
+from ._xdp import XdpSockets
+from .errors import InterfaceError
+from .interfaces import Link, vlans_on
+
+DRIVERS = ("af_packet", "af_xdp")
+
+RING_ENTRIES = 4096  # of an AF_XDP socket's rings; an interface with several queues has smaller ones
+LEAST_ENTRIES = 512
+
+
+class Access(Protocol):
+    """What a plane needs of its interfaces, which it knows by their ports. The watcher's thread only."""
+
+    def mtu(self, link: Link) -> int:
+        """Bytes of the largest IPv4 packet that gets through, at most the link's."""
+
+    def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Driver:
+        """The interface's driver, whose `close` gives it back. Raises InterfaceError, OSError."""
+
+    def set_mac(self, port: int, mac: bytes) -> None:
+        """The interface's link address is another."""
+
+    def set_addresses(self, port: int, spared: Iterable[int], answered: Iterable[int]) -> None:
+        """Addresses (host order) that stay with the kernel, and those for which the plane answers ARP."""
+
+
+class PacketAccess:
+    """AF_PACKET: the rings see what the kernel sees; the block keeps the kernel from acting on it."""
+
+    def __init__(self, links: Sequence[Link], *, at_once: bool = False) -> None:
+        self._at_once = at_once  # hand frames over one by one
+
+    def mtu(self, link: Link) -> int:
+        return link.mtu
+
+    def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Driver:
+        return PacketRing(link.index, link.mtu, at_once=self._at_once)
+
+    def set_mac(self, port: int, mac: bytes) -> None:
+        pass
+
+    def set_addresses(self, port: int, spared: Iterable[int], answered: Iterable[int]) -> None:
+        pass
+
+
+class XdpInterface(XdpSockets):
+    """An interface's sockets and the program that feeds them."""
+
+    program: xdp.Program | None = None
+    _passed = 0  # of a program that is closed
+
+    def counters(self) -> dict[str, int]:
+        """Those of the sockets, and left_to_kernel: frames that the program passed on."""
+        passed = self._passed if self.program is None else self.program.passed()
+        return {**super().counters(), "left_to_kernel": passed}
+
+    def close(self) -> None:
+        """Idempotent; the counters stay."""
+        super().close()
+        if self.program is not None:
+            self._passed = self.program.passed()
+            self.program.close()
+            self.program = None
+
+
+class XdpAccess:
+    """AF_XDP: a program takes the frames from the kernel before it sees them. The block holds when the program is gone."""
+
+    def __init__(self, links: Sequence[Link], *, at_once: bool = True) -> None:
+        """at_once: AF_XDP hands over whatever there is, always."""
+        queues = [xdp.queues_of(link.name) for link in links]
+        frames = sum(2 * _entries(count) * count for count in queues)  # to be received into, and in work
+        try:
+            self._memory = FrameMemory(frames, max(link.mtu for link in links))
+        except ValueError as error:
+            largest = max(links, key=lambda link: link.mtu)
+            raise InterfaceError(errno.EMSGSIZE, f"{largest.name!r}: {error}") from error
+        self._open: dict[int, XdpInterface] = {}
+
+    def mtu(self, link: Link) -> int:
+        return min(link.mtu, self._memory.mtu)
+
+    def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Driver:
+        _check_vlans(link)
+        queues = xdp.queues_of(link.name)
+        try:
+            program = xdp.Program(link.index, link.mac, queues, spared, answered)
+        except OSError as error:
+            raise _refused(link, error) from error
+        try:
+            virtual = xdp.is_virtual(link.name)
+            interface = XdpInterface(self._memory, link.index, queues, _entries(queues), virtual)
+            interface.program = program
+            for queue, fd in enumerate(interface.fds):
+                program.set_socket(queue, fd)
+        except OSError as error:
+            program.close()
+            raise _refused(link, error) from error
+        self._open[port] = interface
+        return interface
+
+    def set_mac(self, port: int, mac: bytes) -> None:
+        program = self._program(port)
+        if program is not None:
+            program.set_mac(mac)
+
+    def set_addresses(self, port: int, spared: Iterable[int], answered: Iterable[int]) -> None:
+        program = self._program(port)
+        if program is not None:
+            program.set_addresses(spared, answered)
+
+    def _program(self, port: int) -> xdp.Program | None:
+        return self._open[port].program if port in self._open else None
+
+
+ACCESS: dict[str, type[PacketAccess | XdpAccess]] = {"af_packet": PacketAccess, "af_xdp": XdpAccess}
+
+
+def _entries(queues: int) -> int:
+    """Of each ring: about as much room for an interface with many queues as for one with few."""
+    entries = RING_ENTRIES
+    while entries * queues > 2 * RING_ENTRIES and entries > LEAST_ENTRIES:
+        entries //= 2
+    return entries
+
+
+def _check_vlans(link: Link) -> None:
+    """A tag that a device took off a frame is not seen by XDP: another network's packets would be taken for the link's."""
+    on_it = vlans_on(link.index)
+    if on_it:
+        there = ", ".join(on_it)
+        raise InterfaceError(
+            errno.EOPNOTSUPP,
+            f"{link.name!r}: it carries VLANs ({there}), whose packets XDP cannot tell from its own; "
+            "allowed with them is driver='af_packet'",
+        )
+    if xdp.takes_tags_off(link.name):
+        raise InterfaceError(
+            errno.EOPNOTSUPP,
+            f"{link.name!r}: it takes VLAN tags off, so that XDP would not see them; "
+            f"run: ethtool -K {link.name} rxvlan off",
+        )
+
+
+def _refused(link: Link, error: OSError) -> InterfaceError:
+    """What may be done about it."""
+    reasons = {
+        errno.EPERM: "AF_XDP needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW: run as root, or grant them",
+        errno.EOPNOTSUPP: "its driver has no native XDP; allowed with it is driver='af_packet'",
+        errno.EAFNOSUPPORT: "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS); allowed is driver='af_packet'",
+        errno.EBUSY: "another XDP program or AF_XDP socket has it; detach that first (ip link set … xdp off)",
+        errno.ERANGE: "frames are too large for native XDP: set the mtu (on veth the peer's too) to 3,498 or less",
+        errno.ENOBUFS: "the limit of locked memory is too low for AF_XDP (ulimit -l); CAP_IPC_LOCK lifts it",
+    }
+    number = error.errno or errno.EIO
+    said = error.strerror or str(error)
+    reason = f"{reasons[number]} ({said})" if number in reasons else said
+    return InterfaceError(number, f"{link.name!r}: {reason}")
