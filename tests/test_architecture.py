@@ -104,7 +104,8 @@ MAY_KNOW["_frames"] = {"hints", "memory", "kernel", "_device"}
 MAY_KNOW["_ring"] = {"hints", "frame", "memory", "kernel", "_device", "_frames"}
 MAY_KNOW["unfinished"] = {"hints", "wire", "checksum"}
 MAY_KNOW["_umem"] = {"wire", "kernel"}
-MAY_KNOW["_xdp"] = {"hints", "kernel", "unfinished", "_device", "_umem"}
+MAY_KNOW["_queue"] = {"kernel", "_umem"}
+MAY_KNOW["_xdp"] = {"hints", "wire", "kernel", "unfinished", "_device", "_umem", "_queue"}
 MAY_KNOW["_bpf"] = set()
 MAY_KNOW["_nexthop"] = {"memory"}
 MAY_KNOW["_waiting"] = {"frame", "memory", "kernel", "_device", "_nexthop"}
@@ -132,6 +133,7 @@ MAY_KNOW["_explain"] |= {"_rules", "_sessions", "_translate"}
 MAY_KNOW["_flowlog"] = {"hints", "memory", "_flows", "_rows"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
+MAY_KNOW["_testing_plane"] = {"frame", "kernel", "_nexthop", "_waiting"}
 MAY_KNOW["_tamper"] = set(MAY_KNOW) - {"_gateway", "_testing"}
 
 READ_VERDICTS = {"_flows"}  # they say what was decided elsewhere

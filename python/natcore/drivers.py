@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from ._ring import PacketRing
 from ._umem import FrameMemory
 from ._xdp import XdpSockets
 from .errors import InterfaceError
-from .interfaces import Link, vlans_on
+from .interfaces import Link, carrier_of, vlans_on
 
 DRIVERS = ("af_packet", "af_xdp")
 
@@ -41,6 +42,14 @@ class PacketAccess:
 
     def __init__(self, links: Sequence[Link], *, at_once: bool = False) -> None:
         self._at_once = at_once  # hand frames over one by one
+        for link in links:
+            below = carrier_of(link.index)
+            if below is not None and not xdp.puts_tags_on(below):
+                warnings.warn(
+                    f"{link.name!r}: {below} cannot put VLAN tags on, so that the kernel refuses super-frames "
+                    f"(send_errors): run ethtool -K {below} txvlan on, or gro off on the plane's other interfaces",
+                    stacklevel=2,
+                )
 
     def mtu(self, link: Link) -> int:
         return link.mtu
