@@ -26,6 +26,7 @@ from load import FRAME_BYTES, Load
 from memory import bytes_a_session
 from natcore import Side
 from timing import Outcome, best_of, paired, translate_seconds
+from workers import Crew
 
 FRAMES = 16_384  # a call
 WALK_LIMITS = {1_000: 8.0, 65_536: 8.0, 1_048_576: 4.0, 8_388_608: 4.0}  # sessions: times walk's time
@@ -36,6 +37,7 @@ ADMISSION_LIMITS = {0.5: 8.0, 0.95: 8.0}  # share of ports in use: times a null 
 MEMORY_LIMITS = {"shared": 176, "own": 240}  # bytes a session
 SESSIONS_MS = 50.0  # sessions(out=…) of a million
 ONE_US = {"translate": 2.5, "translate_one": 3.0}
+WORKERS_GAIN = 1.7  # two workers do so many times as much as one
 IMPORT_LIMIT = 1.3  # times numpy's
 
 Gate = tuple[str, Callable[[argparse.Namespace], Iterator[Outcome]]]
@@ -176,6 +178,23 @@ def looking(options: argparse.Namespace) -> Iterator[Outcome]:
     yield Outcome("sessions(out=…) of 1,048,576", took, limit, took / limit, 1.0, "ms")
 
 
+def workers(options: argparse.Namespace) -> Iterator[Outcome]:
+    """Two workers in two threads: twice the packets in little more than the time that one takes for its own."""
+    one, two = Crew(1, 65_536), Crew(2, 65_536)
+
+    def measure() -> Outcome:
+        ours, base, ratio = paired(
+            lambda: two.seconds(options.calls), lambda: one.seconds(options.calls), options.rounds
+        )
+        packets = 65_536 * options.calls
+        name = "65,536 sessions of each of two workers, against one's own alone"
+        return Outcome(name, ours / packets * 1e9, base / packets * 1e9, ratio, 2 / WORKERS_GAIN * options.slack)
+
+    yield best_of(measure)
+    one.gateway.close()
+    two.gateway.close()
+
+
 def importing(options: argparse.Namespace) -> Iterator[Outcome]:
     def seconds(module: str) -> float:
         start = time.perf_counter()
@@ -207,7 +226,7 @@ def main() -> int:
         for n in options.sessions
     ]
     groups += [("spread", spread), ("admission", admission), ("memory", memory), ("calls", calls)]
-    groups += [("looking", looking), ("import", importing)]
+    groups += [("workers", workers), ("looking", looking), ("import", importing)]
     outcomes = []
     for name, group in groups:
         if re.search(options.only, name):

@@ -40,7 +40,6 @@ cdef uint8_t may_have_more(Worker* worker, uint32_t inside_ip, const Clock* now)
 cdef uint8_t tcp_flags(const Flight* flight) noexcept nogil
 cdef void tell(Worker* worker, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination, uint16_t port,
                uint8_t protocol, const Clock* now) noexcept nogil
-cdef uint8_t class_of(uint8_t protocol) noexcept nogil
 cdef bint is_whole(const Worker* worker, uint32_t ip) noexcept nogil
 cdef bint is_static(const Worker* worker, uint32_t slot) noexcept nogil
 cdef bint is_no_host(uint32_t ip) noexcept nogil

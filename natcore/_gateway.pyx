@@ -83,7 +83,9 @@ cdef void translate_steered(Worker* first, uint8_t[:, ::1] frames, uint32_t[::1]
         one.length = lengths[last]
         one.flags = 0
         one.side = side if sides is None else sides[last]
+        await_hold(first)                           # entries stay as they are meanwhile
         owner = owner_of_frame(first, &one)
+        release(first)
         if last > done and owner != before:
             translate_rows(first.shared.workers[before], frames, lengths, sides, side, nows, now_ns, verdicts, done, last)
             done = last
@@ -213,8 +215,10 @@ cdef class Core(Tables):
                   int32_t worker=-1):
         """Translates rows in place. sides, nows: one for each row, or None: side and now_ns for all. worker: -1: each
         row's owner."""
-        cdef uint32_t total = <uint32_t>frames.shape[0], i
+        cdef uint32_t total = <uint32_t>frames.shape[0], i, longest = 0
         for i in range(total):
+            longest = lengths[i] if lengths[i] > longest else longest
+        for i in range(total if longest > frames.shape[1] else 0):
             if lengths[i] > frames.shape[1]:
                 raise ConfigurationError(f"lengths[{i}]={lengths[i]}: allowed is the stride of frames, "
                                          f"{frames.shape[1]}, or less")
@@ -239,8 +243,11 @@ cdef class Core(Tables):
         one.length = <uint32_t>frame.shape[0]
         one.flags = 0
         one.side = side
-        if worker < 0:
-            worker = 0 if self.shared.count == 1 else owner_of_frame(self.worker, &one)
+        if worker < 0 and self.shared.count > 1:
+            await_hold(self.worker)
+            worker = owner_of_frame(self.worker, &one)
+            release(self.worker)
+        worker = max(worker, 0)
         who = self.shared.workers[worker]
         self.claim(worker)
         try:

@@ -84,6 +84,7 @@ MAY_KNOW["_pieces"] = {
     "_tcp",
 }
 MAY_KNOW["_unsolicited"] = {*GROUND, "state", "_icmp", "_parse", "_ports", "_sessions", "_synqueue"}
+MAY_KNOW["_account"] = {"hints", "wire", "frame", "state", "_parse", "_sessions", "_tcp"}
 MAY_KNOW["_answer"] = {*GROUND, "state", "_icmp", "_parse", "_ports"}
 MAY_KNOW["_owner"] = {*GROUND, "state", "_admit", "_cross", "_overload", "_parse", "_pieces", "_ports", "_quoted"}
 MAY_KNOW["_owner"] |= {"_rules", "_sessions"}

@@ -123,7 +123,7 @@ def test_a_vlan_beside_the_plane_is_the_kernels(tagged: Network) -> None:
 
 
 @pytest.fixture(params=["throughput", "latency"])
-def nat(request: pytest.FixtureRequest, network: Network) -> Iterator[Nat]:
+def nat(request: pytest.FixtureRequest, each_driver: str, network: Network) -> Iterator[Nat]:
     with gateway() as made, start(network, made, favour=request.param) as plane:
         yield network, made, plane
 
