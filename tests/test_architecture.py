@@ -80,6 +80,7 @@ MAY_KNOW["_pieces"] = {
     "_tcp",
 }
 MAY_KNOW["_unsolicited"] = {*GROUND, "state", "_icmp", "_parse", "_ports", "_sessions", "_synqueue"}
+MAY_KNOW["_account"] = {"hints", "wire", "frame", "state", "_parse", "_sessions", "_tcp"}
 MAY_KNOW["_translate"] = set(MAY_KNOW)
 MAY_KNOW["_entries"] = {"hints", "state", "_journal", "_mappings", "_sessions", "_sweep"}
 MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_sweep", "_tcp"}
@@ -132,6 +133,7 @@ MAY_KNOW["_explain"] |= {"_rules", "_sessions", "_translate"}
 MAY_KNOW["_flowlog"] = {"hints", "memory", "_flows", "_rows"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
+MAY_KNOW["_testing_plane"] = {"frame", "kernel", "_nexthop", "_waiting"}
 MAY_KNOW["_tamper"] = set(MAY_KNOW) - {"_gateway", "_testing"}
 
 READ_VERDICTS = {"_flows"}  # they say what was decided elsewhere
