@@ -34,7 +34,10 @@ cdef uint8_t screen_inbound(Worker* worker, const Flight* flight) noexcept nogil
 cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Flight* flight, uint32_t mtu) noexcept nogil
 cdef uint32_t find_live(Worker* worker, uint32_t direction, uint64_t addresses, uint32_t ports, uint8_t protocol,
                         const Clock* now) noexcept nogil
-cdef uint8_t may_reopen(Worker* worker, uint32_t slot, const Flight* flight, const Clock* now) noexcept nogil
+cdef void announce(Worker* worker, uint32_t slot, uint32_t direction, const Clock* now) noexcept nogil
+cdef uint8_t refuse(Worker* worker, uint8_t verdict, uint8_t limit) noexcept nogil
+cdef uint8_t may_have_more(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil
+cdef uint8_t tcp_flags(const Flight* flight) noexcept nogil
 cdef uint8_t class_of(uint8_t protocol) noexcept nogil
 cdef bint is_whole(const Worker* worker, uint32_t ip) noexcept nogil
 cdef bint is_static(const Worker* worker, uint32_t slot) noexcept nogil

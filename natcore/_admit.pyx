@@ -5,8 +5,8 @@ from natcore._draw cimport OVER_QUOTA
 from natcore._events cimport event_note
 from natcore._limits cimport (
     LIMIT_GATEWAY_RATE, LIMIT_MAPPINGS, LIMIT_OUTSIDE, LIMIT_POOL, LIMIT_SESSIONS, LIMIT_SUBSCRIBER_BLOCKS, LIMIT_SUBSCRIBERS,
-    LIMIT_SUBSCRIBER_PORTS, LIMIT_SUBSCRIBER_RATE, LIMIT_SUBSCRIBER_SESSIONS, below_caps, complete, count_new,
-    over_gateway_rate, over_quota, over_rate, watch_ports, watch_sessions,
+    LIMIT_SUBSCRIBER_PORTS, LIMIT_SUBSCRIBER_RATE, LIMIT_SUBSCRIBER_SESSIONS, below_caps, complete, count_opened,
+    over_gateway_rate, over_quota, over_rate, watch_sessions,
 )
 from natcore._mappings cimport (
     MAPPING_PORTLESS, MAPPING_STATIC, Mapping, MappingKey, mapping_close, mapping_find, mapping_open, mapping_open_static,
@@ -18,13 +18,13 @@ from natcore._rules cimport (
     ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, dnat_target, plain_rule, snat_rule, whole_rule,
 )
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OPENED_OUTSIDE, OUT, ROLE_REMOTE, TIMEOUT_ICMP, TIMEOUT_OTHER, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP,
-    TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session, filter_open, is_dead, mapping_alive, session_find,
-    session_open,
+    HAIRPINNED, IN, OPENED_OUTSIDE, OUT, TIMEOUT_ICMP, TIMEOUT_OTHER, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP,
+    TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, filter_open, is_dead, mapping_alive, session_announce,
+    session_find, session_open,
 )
 from natcore._split cimport may_split
 from natcore._sweep cimport expire, expire_mapping
-from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, is_reopening
+from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED
 from natcore.flow cimport flow_hash
 from natcore.frame cimport Frame
 from natcore.hints cimport bswap16, bswap32
@@ -49,6 +49,11 @@ cdef bint is_no_host(uint32_t ip) noexcept nogil:
     """0/8, 127/8 and 224/3 (big-endian): no packet of ours comes from there or goes there."""
     cdef uint32_t first = bswap32(ip) >> 24
     return first == 0 or first == 127 or first >= 224
+
+
+cdef inline bint is_own(const Worker* worker, uint32_t ip) noexcept nogil:
+    """Whether an address (big-endian) is the gateway's own, of either side: what comes from there did not come by a wire."""
+    return ip != 0 and (ip == worker.link_address[INSIDE] or ip == worker.link_address[OUTSIDE])
 
 
 cdef inline bint has_ports(uint8_t protocol) noexcept nogil:
@@ -79,7 +84,7 @@ cdef uint8_t class_of(uint8_t protocol) noexcept nogil:
 
 # ---- what both ways need ---------------------------------------------------------------------------------------------
 
-cdef inline uint8_t refuse(Worker* worker, uint8_t verdict, uint8_t limit) noexcept nogil:
+cdef uint8_t refuse(Worker* worker, uint8_t verdict, uint8_t limit) noexcept nogil:
     """The verdict, and what its event will say was reached."""
     worker.limit_met = limit
     return verdict
@@ -172,7 +177,7 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
     way.hairpin = address_find(&worker.mappings.ports, destination) != NONE
     if way.hairpin and flight.protocol == PROTOCOL_ICMP and not (worker.hairpin and is_whole(worker, destination)):
         return LOCAL
-    if is_no_host(source):
+    if is_no_host(source) or is_own(worker, source):
         return DROP_SPOOFED
     if is_no_host(destination):
         return DROP_UNSUPPORTED
@@ -217,19 +222,26 @@ cdef uint8_t open_dynamic(Worker* worker, const MappingKey* key, const SnatRule*
         return refuse(worker, DROP_SUBSCRIBER_LIMIT, LIMIT_SUBSCRIBER_BLOCKS)
     if mapping[0] == NONE:
         return refuse(worker, DROP_PORTS_EXHAUSTED, LIMIT_POOL)
-    watch_ports(worker, mapping[0], now)
+    return PENDING
+
+
+cdef uint8_t may_have_more(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
+    """Whether a subscriber may open one more session."""
+    if over_rate(worker, inside_ip, now):
+        return refuse(worker, DROP_RATE_LIMIT, LIMIT_SUBSCRIBER_RATE)
+    if over_quota(worker, inside_ip, False):
+        complete(worker, now.ns)
+        if over_quota(worker, inside_ip, False):
+            return refuse(worker, DROP_SUBSCRIBER_LIMIT, LIMIT_SUBSCRIBER_SESSIONS)
     return PENDING
 
 
 cdef uint8_t find_dynamic(Worker* worker, const MappingKey* key, const SnatRule* rule, const Clock* now,
                           uint32_t* mapping) noexcept nogil:
     """The live mapping of the inside endpoint, or a new one."""
-    if over_rate(worker, key.inside_ip, now):
-        return refuse(worker, DROP_RATE_LIMIT, LIMIT_SUBSCRIBER_RATE)
-    if over_quota(worker, key.inside_ip, False):
-        complete(worker, now.ns)
-        if over_quota(worker, key.inside_ip, False):
-            return refuse(worker, DROP_SUBSCRIBER_LIMIT, LIMIT_SUBSCRIBER_SESSIONS)
+    cdef uint8_t verdict = may_have_more(worker, key.inside_ip, now)
+    if verdict != PENDING:
+        return verdict
     mapping[0] = find_mapping(worker, key, now)
     return PENDING if mapping[0] != NONE else open_dynamic(worker, key, rule, now, mapping)
 
@@ -258,7 +270,7 @@ cdef uint8_t find_way(Worker* worker, const Flight* flight, const Way* way, cons
 
 cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const Clock* now,
                             uint32_t* slot) noexcept nogil:
-    """A session for a packet from inside that has none. PENDING: slot is its session; else why not."""
+    """A session for a packet from inside that has none, to be announced. PENDING: slot is its session; else why not."""
     cdef Way way
     cdef uint32_t mapping = NONE
     cdef uint16_t remote_port = <uint16_t>(flight.ports >> 16)
@@ -276,8 +288,6 @@ cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const 
     if verdict == PENDING:
         verdict = claim(worker, mapping, flight.ip.destination, remote_port, flags, class_of(flight.protocol), now, slot)
     if verdict == PENDING:
-        count_new(worker, mapping, now)
-        watch_sessions(worker, now)
         worker.sessions.hot[slot[0]].state = TCP_INIT_OUT if tcp_flags(flight) & TCP_SYN else TCP_PICKED
         return PENDING
     if DROP_PORTS_EXHAUSTED <= verdict <= DROP_RATE_LIMIT:
@@ -293,7 +303,8 @@ cdef uint8_t screen_inbound(Worker* worker, const Flight* flight) noexcept nogil
     cdef bint ours = address_find(&worker.mappings.ports, flight.ip.destination) != NONE
     if not ours and worker.link_address[OUTSIDE] and flight.ip.destination == worker.link_address[OUTSIDE]:
         return LOCAL
-    if is_no_host(flight.ip.source) or address_find(&worker.mappings.ports, flight.ip.source) != NONE:
+    if (is_no_host(flight.ip.source) or is_own(worker, flight.ip.source)
+            or address_find(&worker.mappings.ports, flight.ip.source) != NONE):
         return DROP_SPOOFED
     return PENDING if ours else DROP_NO_MAPPING
 
@@ -360,18 +371,6 @@ cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flig
     return verdict
 
 
-cdef uint8_t may_reopen(Worker* worker, uint32_t slot, const Flight* flight, const Clock* now) noexcept nogil:
-    """Whether a packet from outside may begin its session anew, if that is what it does: that counts as opened from there."""
-    cdef const Session* session = &worker.sessions.hot[slot]
-    cdef const Mapping* mapping = &worker.mappings.mappings[worker.sessions.cold[slot].mapping]
-    if (flight.protocol != PROTOCOL_TCP or session.flags & OPENED_OUTSIDE
-            or not is_reopening(session, tcp_flags(flight)) or below_caps(worker, mapping, now)):
-        return PENDING
-    event_note(&worker.events, DROP_OUTSIDE_LIMIT, LIMIT_OUTSIDE, mapping.inside_ip, session.ip[ROLE_REMOTE],
-               session.port[ROLE_REMOTE], flight.protocol, now.ns)
-    return DROP_OUTSIDE_LIMIT
-
-
 cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* ends, Flight* flight, uint8_t flags,
                            const Clock* now, uint32_t* slot) noexcept nogil:
     """A session opened from outside, over what is open for this remote. PENDING: slot is it; else why not.
@@ -402,3 +401,10 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* 
         worker.sessions.hot[slot[0]].state = TCP_INIT_IN
         watch_sessions(worker, now)
     return verdict
+
+
+cdef void announce(Worker* worker, uint32_t slot, uint32_t direction, const Clock* now) noexcept nogil:
+    """A new session stays: it has its create row, and counts if the inside opened it."""
+    if direction == OUT:
+        count_opened(worker, slot, now)
+    session_announce(&worker.sessions, slot)

@@ -117,6 +117,26 @@ cdef uint32_t draw_own(Ports* ports, uint32_t address, PortMap* map, const Reque
     return NONE
 
 
+cdef uint32_t blocks_in_use(Ports* ports, uint32_t owner, uint32_t now_ms) noexcept nogil:
+    """How many blocks an owner has, of all addresses; one goes with the last hold-down in it, whoever looks first."""
+    cdef Walk walk
+    cdef uint32_t[BLOCKS_AT_MOST] addresses
+    cdef uint32_t count = 0, left = 0, i, space
+    cdef uint32_t at = block_first(&ports.blocks, &ports.key, owner, &walk)
+    while at != NO_BLOCK:
+        addresses[count] = at >> 16
+        count += 1
+        at = block_next(&ports.blocks, &walk)
+    for i in range(count):
+        for space in range(PORT_SPACES):
+            reclaim(ports, &ports.addresses[addresses[i]].maps[space], now_ms)
+    at = block_first(&ports.blocks, &ports.key, owner, &walk)
+    while at != NO_BLOCK:
+        left += 1
+        at = block_next(&ports.blocks, &walk)
+    return left
+
+
 cdef uint32_t draw_block(Ports* ports, uint32_t address, PortMap* map, const Request* request, uint32_t now_ms,
                          uint32_t* until_ms) noexcept nogil:
     """A port of the owner's blocks, a new one where these are full; NONE: the address has no block left."""
@@ -124,7 +144,7 @@ cdef uint32_t draw_block(Ports* ports, uint32_t address, PortMap* map, const Req
     cdef uint32_t port = draw_own(ports, address, map, request, &count, until_ms)
     if port != NONE:
         return port
-    if count >= ports.blocks.per_owner:
+    if count >= ports.blocks.per_owner and blocks_in_use(ports, request.owner, now_ms) >= ports.blocks.per_owner:
         return OVER_QUOTA
     block = new_block(ports, address, map)
     if block == NONE:

@@ -269,11 +269,11 @@ cdef class Core(Rows):
         try:
             now_ns = clock_forward(self.worker, now_ns)
             if leaving:                             # what is dead ended before, at its deadline
-                end_dead(self.worker, now_ns, self.relief)
+                end_dead(self.worker, now_ns, self.reader)
             self.worker.rules = &rules.compiled
             self.rules = rules
             for entry, first, last, addresses in leaving:
-                ended += end_entry(self.worker, entry, first, last, addresses, now_ns, self.relief)
+                ended += end_entry(self.worker, entry, first, last, addresses, now_ns, self.reader)
             return ended
         finally:
             self.disown()
@@ -300,7 +300,7 @@ cdef class Core(Rows):
             if port != 0xFFFFFFFF and map.cells[port] != PORT_RESERVED:     # a dead mapping holds nothing
                 if now_ns > self.worker.now_ns:
                     clock_forward(self.worker, now_ns)
-                end_dead(self.worker, self.worker.now_ns, self.relief)
+                end_dead(self.worker, self.worker.now_ns, self.reader)
                 port = ports_taken(map, first, last)
             if port == 0xFFFFFFFF:
                 if not look:
@@ -331,7 +331,7 @@ cdef class Core(Rows):
         cdef uint64_t ended
         self.own()
         now_ns = clock_forward(self.worker, now_ns)
-        ended = end_matching(self.worker, subscriber, remote, outside, protocol, now_ns, self.relief)
+        ended = end_matching(self.worker, subscriber, remote, outside, protocol, now_ns, self.reader)
         self.disown()
         return ended
 

@@ -38,13 +38,18 @@ cdef struct Journal:
     uint64_t head               # rows written since the start; the producer's
     uint64_t head_at            # head modulo capacity
     uint64_t lost               # rows that found the ring full
-    uint64_t unused[4]
+    uint64_t read               # whether somebody takes rows: what can wait for room then does
+    uint64_t unused[3]
     uint64_t tail               # rows read since the start; the consumer's
     uint64_t tail_at
 
 cdef inline uint64_t journal_room(Journal* journal) noexcept nogil:
     """Rows that still fit, at least: the consumer may be reading."""
     return journal.capacity - (journal.head - load_acquire64(&journal.tail))
+
+cdef inline bint journal_is_short(Journal* journal) noexcept nogil:
+    """Whether a session's last two rows had better wait until the reader has made room."""
+    return journal.read and journal_room(journal) < 2
 
 cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil
 cdef void journal_delete(Journal* journal) noexcept nogil

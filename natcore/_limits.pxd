@@ -22,6 +22,6 @@ cdef bint over_quota(Worker* worker, uint32_t inside_ip, bint new_mapping) noexc
 cdef uint8_t over_rate(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil
 cdef bint over_gateway_rate(Worker* worker, const Clock* now) noexcept nogil
 cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept nogil
+cdef void count_opened(Worker* worker, uint32_t slot, const Clock* now) noexcept nogil
 cdef bint below_caps(Worker* worker, const Mapping* mapping, const Clock* now) noexcept nogil
 cdef void watch_sessions(Worker* worker, const Clock* now) noexcept nogil
-cdef void watch_ports(Worker* worker, uint32_t number, const Clock* now) noexcept nogil

@@ -5,8 +5,8 @@ What would fail for room first completes the expiry of the moment, at most once 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from natcore._events cimport PORTS_THRESHOLD, SESSIONS_THRESHOLD, event_note
-from natcore._mappings cimport MAPPING_PORTLESS, Subscriber, subscriber_find
-from natcore._ports cimport PortMap, Ports, space_of
+from natcore._mappings cimport MAPPING_PORTLESS, MAPPING_STATIC, Subscriber, subscriber_find
+from natcore._ports cimport PORT_SPACES, PortMap, Ports, reclaim, space_of
 from natcore._sweep cimport sweep_all
 from natcore.index cimport NONE
 from natcore.state cimport NO_LIMIT
@@ -61,7 +61,7 @@ cdef bint over_gateway_rate(Worker* worker, const Clock* now) noexcept nogil:
 
 
 cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept nogil:
-    """A session that the inside opened."""
+    """A session that the inside opened, anew or again."""
     cdef uint32_t who = worker.mappings.mappings[mapping].subscriber, second = second_of(now)
     cdef Subscriber* subscriber
     if worker.gateway_per_second != NO_LIMIT:
@@ -77,6 +77,16 @@ cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept
         subscriber.second_ms = <uint32_t>(now.ns // 1000000000 * 1000)
         subscriber.opened = 0
     subscriber.opened += 1
+
+
+cdef void count_opened(Worker* worker, uint32_t slot, const Clock* now) noexcept nogil:
+    """A new session that the inside opened, and that stays: a refused hairpin was none."""
+    cdef uint32_t number = worker.sessions.cold[slot].mapping
+    cdef const Mapping* mapping = &worker.mappings.mappings[number]
+    count_new(worker, number, now)
+    watch_sessions(worker, now)
+    if mapping.sessions == 1:
+        watch_ports(worker, mapping, now)
 
 
 # ---- sessions opened from outside ------------------------------------------------------------------------------------
@@ -109,19 +119,28 @@ cdef void watch_sessions(Worker* worker, const Clock* now) noexcept nogil:
         event_note(&worker.events, SESSIONS_THRESHOLD, LIMIT_SESSIONS, 0, 0, 0, 0, now.ns)
 
 
-cdef void watch_ports(Worker* worker, uint32_t number, const Clock* now) noexcept nogil:
-    """A mapping was opened: how many ports of its outside address and protocol are not free, or how many of its blocks."""
-    cdef const Mapping* mapping = &worker.mappings.mappings[number]
+cdef inline uint32_t taken_of(const Ports* ports, const PortMap* map) noexcept nogil:
+    """Ports of an outside address and protocol that are not free, or blocks of the address that are somebody's."""
+    if ports.blocks.per_address:
+        return ports.block_count - ports.blocks.free[map.address]
+    return ports.range_size - map.free
+
+
+cdef void watch_ports(Worker* worker, const Mapping* mapping, const Clock* now) noexcept nogil:
+    """A mapping was opened."""
     cdef Ports* ports = &worker.mappings.ports
     cdef PortMap* map
-    cdef uint32_t taken
-    if worker.warn_ports == 0 or mapping.flags & MAPPING_PORTLESS:
+    cdef uint32_t taken, space, first = 0, last = PORT_SPACES - 1
+    if worker.warn_ports == 0 or mapping.flags & (MAPPING_PORTLESS | MAPPING_STATIC):
         return
-    map = &ports.addresses[mapping.address].maps[space_of(mapping.protocol)]
-    taken = ports.range_size - map.free
-    if ports.blocks.per_address:
-        map = &ports.addresses[mapping.address].maps[0]
-        taken = ports.block_count - ports.blocks.free[mapping.address]
+    if ports.blocks.per_address == 0:
+        first = last = space_of(mapping.protocol)
+    map = &ports.addresses[mapping.address].maps[first]
+    taken = taken_of(ports, map)
+    if taken >= worker.warn_ports or map.told:          # what has rested for long enough is free, if nobody looked so far
+        for space in range(first, last + 1):
+            reclaim(ports, &ports.addresses[mapping.address].maps[space], now.ms)
+        taken = taken_of(ports, map)
     if crosses(taken, worker.warn_ports, worker.rearm_ports, &map.told):
         event_note(&worker.events, PORTS_THRESHOLD, LIMIT_POOL, mapping.outside_ip, 0, 0,
                    0 if ports.blocks.per_address else mapping.protocol, now.ns)

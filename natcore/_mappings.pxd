@@ -56,6 +56,13 @@ cdef struct Pool:               # outside addresses of an SNAT entry
     uint32_t size
     const uint32_t* addresses   # [size] numbers of outside addresses
 
+cdef struct Draw:               # an outside endpoint that was drawn for a new mapping
+    uint32_t outside_ip         # big-endian, as the port
+    uint16_t outside_port
+
+cdef enum:
+    DRAWS_KEPT = 64
+
 cdef struct Mappings:
     Mapping* mappings
     Subscriber* subscribers
@@ -67,6 +74,8 @@ cdef struct Mappings:
     HashKey key
     uint8_t pooling             # Pooling
     bint lingering              # there may be subscribers without mappings whose second is not over
+    Draw drawn[64]              # [DRAWS_KEPT] the last ones in turn, those that were undone too: what tests follow (_tamper)
+    uint64_t draws              # ever
 
 cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, uint32_t max_addresses) noexcept nogil
 cdef void mappings_delete(Mappings* table) noexcept nogil

@@ -229,6 +229,13 @@ cdef void subscribers_reap(Mappings* table, uint32_t now_ms) noexcept nogil:
             subscriber_leave(table, who, now_ms)
 
 
+cdef inline void remember(Mappings* table, const Mapping* mapping) noexcept nogil:
+    cdef Draw* draw = &table.drawn[table.draws % DRAWS_KEPT]
+    draw.outside_ip = mapping.outside_ip
+    draw.outside_port = mapping.outside_port
+    table.draws += 1
+
+
 cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* pool, uint32_t now_ms) noexcept nogil:
     """A new mapping without sessions; NONE when no port is free, OVER_QUOTA when none that the subscriber may have.
 
@@ -250,6 +257,7 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
             subscriber.mappings += 1
             table.mappings[number].held_until = drawn.until_ms
             if key.flags & MAPPING_PORTLESS or assign_port(&table.ports, drawn.address, &request, port, number):
+                remember(table, &table.mappings[number])
                 return number
             mapping_close(table, number, drawn.until_ms, now_ms)
             return NONE

@@ -192,6 +192,11 @@ cdef void ports_reclaim(Ports* ports, uint32_t now_ms) noexcept nogil:
                 reclaim(ports, &ports.addresses[i].maps[space], now_ms)
 
 
+cdef inline bint rests_for(const PortMap* map, uint32_t port, uint32_t owner) noexcept nogil:
+    """Whether a port is held down, and was the owner's."""
+    return (map.held[port >> 6] >> (port & 63)) & 1 and map.owners[port] == owner
+
+
 cdef uint32_t own_held(PortMap* map, uint32_t owner) noexcept nogil:
     """A port that is held down and was the owner's, who may have it at once (RFC 6888 REQ-8 keeps it from others)."""
     cdef uint32_t word, port
@@ -267,6 +272,9 @@ cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wis
     if map.free == 0 or ports.policy == PORTS_PRESERVE or ports.parity:
         # a port whose rest is over may be the one that is preferred
         reclaim(ports, map, now_ms)
+    if ports.policy == PORTS_PRESERVE and rests_for(map, wish, owner):
+        until_ms[0] = port_retake(ports, map, wish)
+        return wish
     if map.free:
         port = pick_by_policy(ports, map, wish)
         port_take(ports, map, port)

@@ -6,6 +6,6 @@ from natcore.state cimport Worker
 cdef class Rows:
     cdef Worker* worker
     cdef uint64_t drained       # rows numbered so far
-    cdef public object relief   # called with the worker held, to take rows out of a journal that is full; or None
+    cdef object reader          # called with the worker held, to take rows out of a journal that is full; or None
     cdef void own(self) noexcept
     cdef void disown(self) noexcept

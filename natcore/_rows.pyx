@@ -61,6 +61,16 @@ cdef class Rows:
         return count
 
     @property
+    def relief(self):
+        """Called with the worker held, to take rows out of a journal that is full; None: nobody takes them."""
+        return self.reader
+
+    @relief.setter
+    def relief(self, reader):
+        self.reader = reader
+        self.worker.journal.read = reader is not None
+
+    @property
     def journal_lost(self):
         return self.worker.journal.lost
 

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, qsort, realloc
 
-from natcore._journal cimport journal_room
+from natcore._journal cimport journal_is_short, journal_room
 from natcore._mappings cimport subscribers_reap
 from natcore._ports cimport ports_reclaim
 from natcore._sessions cimport (
@@ -41,9 +41,10 @@ cdef bint window_over(const Sessions* table, Session* session, const Cold* cold,
 
 
 cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept nogil:
-    """Looks at the next lines; dead sessions end, windows that are over are written."""
+    """Looks at the next lines; dead sessions end, windows that are over are written, as long as their rows find room."""
     cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), slot
     cdef Session* session
+    cdef bint dead
     while lines:
         if table.sweep_at >= table.slots.fresh:
             table.sweep_at = 0
@@ -54,10 +55,14 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept
         slot = table.sweep_at
         session = &table.hot[slot]
         if session.protocol:
-            if is_dead(table, session, now_ms):
-                expire(table, slot, now_ns)
-            elif window_over(table, session, &table.cold[slot], now_ns, False):
-                window_write(table, slot, now_ns)
+            dead = is_dead(table, session, now_ms)
+            if dead or window_over(table, session, &table.cold[slot], now_ns, False):
+                if journal_is_short(table.journal):
+                    return                          # this line is the next one: it comes to no harm by a late sweep
+                if dead:
+                    expire(table, slot, now_ns)
+                else:
+                    window_write(table, slot, now_ns)
         table.sweep_at += 1
         lines -= 1
 

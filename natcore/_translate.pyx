@@ -4,8 +4,8 @@ earlier one is rewritten, so that the waits for memory overlap. Whatever the pip
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._admit cimport (
-    Endpoints, admit_inbound, admit_outbound, class_of, find_live, is_static, is_whole, may_pass, may_reopen,
-    screen_inbound, session_mtu,
+    Endpoints, admit_inbound, admit_outbound, announce, class_of, find_live, is_static, is_whole, may_pass, screen_inbound,
+    session_mtu,
 )
 from natcore._cross cimport cross, crosses
 from natcore._flows cimport FLOWS_BATCH, flows_arrive, flows_leave, flows_sent, flows_unsent
@@ -18,16 +18,16 @@ from natcore._mappings cimport mapping_approach
 from natcore._pieces cimport fit, parse_first, piece_enter, piece_known, pieces_expire
 from natcore._ports cimport address_find
 from natcore._quoted cimport is_error, translate_error
+from natcore._reopen cimport may_reopen, reopen
 from natcore._rewrite cimport rewrite
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_TCP_TRANSITORY,
-    TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, micros, session_addresses, session_announce,
-    session_count, session_discard, session_ports, session_restart, turned_addresses, turned_ports,
+    HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session,
+    is_dead, micros, session_addresses, session_count, session_discard, session_ports, turned_addresses, turned_ports,
     window_roll,
 )
 from natcore._sweep cimport is_long_ago, sweep_all, sweep_slice
 from natcore._tcp cimport (
-    REFRESH_ALWAYS, REFRESH_BY_POLICY, TCP_INIT_IN, TCP_INIT_OUT, TCP_STEADY, is_later, is_reopening, tcp_step,
+    REFRESH_ALWAYS, REFRESH_BY_POLICY, TCP_STEADY, is_later, tcp_step,
 )
 from natcore._unsolicited cimport answer_unsolicited, note_unsolicited
 from natcore.frame cimport FRAME_CROSSING, FRAME_GSO, Frame
@@ -94,16 +94,6 @@ cdef void account_frame(Worker* worker, uint32_t slot, uint32_t direction, const
 
 # ---- the slow way ----------------------------------------------------------------------------------------------------
 
-cdef void reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight,
-                 const Clock* now) noexcept nogil:
-    """A first SYN on a session that is closing begins a new one."""
-    if flight.protocol == PROTOCOL_TCP and is_reopening(&worker.sessions.hot[slot],
-                                                        (<const TcpHeader*>flight.l4).flags):
-        session_restart(&worker.sessions, slot, direction == IN,
-                        TIMEOUT_UNREPLIED if direction == IN else TIMEOUT_TCP_TRANSITORY, now.ns)
-        worker.sessions.hot[slot].state = TCP_INIT_IN if direction == IN else TCP_INIT_OUT
-
-
 cdef inline void limit_mss(Worker* worker, const Frame* frame, Flight* flight) noexcept nogil:
     """What a SYN that is forwarded says of its sender's segments, as the policy has it."""
     if worker.mss and flight.protocol == PROTOCOL_TCP and (<const TcpHeader*>flight.l4).flags & TCP_SYN:
@@ -124,13 +114,13 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
         ends.outside_port = <uint16_t>(turned_ports(session) >> 16)
         verdict = admit_inbound(worker, NULL, &ends, flight, HAIRPINNED | UNLOGGED, now, &other)
     elif other != slot:
-        verdict = may_reopen(worker, other, flight, now)
+        verdict = may_reopen(worker, other, IN, flight, now)
     if verdict != PENDING:
         if fresh:
             session_discard(&worker.sessions, slot, now.ns)
         return verdict
     if fresh:
-        session_announce(&worker.sessions, slot)
+        announce(worker, slot, OUT, now)
     else:
         reopen(worker, slot, OUT, flight, now)
     reopen(worker, other, IN, flight, now)
@@ -153,8 +143,8 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
         if direction == IN and worker.sessions.hot[slot].flags & HAIRPINNED:
             return DROP_SPOOFED         # a hairpin's packets come from inside
         verdict = may_pass(worker, frame, flight, session_mtu(worker, &worker.sessions.hot[slot], direction))
-        if verdict == PENDING and direction == IN:
-            verdict = may_reopen(worker, slot, flight, now)
+        if verdict == PENDING:
+            verdict = may_reopen(worker, slot, direction, flight, now)
         if verdict != PENDING:
             return verdict
     else:
@@ -174,7 +164,7 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
     if direction == OUT and worker.sessions.hot[slot].flags & HAIRPINNED:
         return hairpin(worker, frame, flight, slot, fresh, now)
     if fresh:
-        session_announce(&worker.sessions, slot)
+        announce(worker, slot, direction, now)
     else:
         reopen(worker, slot, direction, flight, now)
     limit_mss(worker, frame, flight)

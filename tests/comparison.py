@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import partial
 from itertools import product
 from random import Random
@@ -17,13 +16,13 @@ import pytest
 import configurations
 import traffic
 from configurations import Configuration
-from model_admission import NAMES, UNTOLD
+from model_admission import NAMES
 from model_entries import PORTED
-from model_packets import ICMP, Endpoint, long, parse, word
+from model_packets import Endpoint
 from model_sessions import MS, Row, Session
 from model_tables import Choices
 from natcore import RECORD, ConfigurationError, Error, Gateway, Side, Verdict
-from natcore._tamper import target_of
+from natcore._tamper import crowd, draws_since, target_of, thin, undeliver
 from natcore.records import END, WINDOW
 from natcore.verdict import FORWARDED
 
@@ -46,8 +45,11 @@ class Pair:
         for entry in self.configuration.entries:
             self.gateway.add(entry)
         self.model = self.configuration.model()
-        self.target = partial(target_of, self.gateway._core.worker_capsule())
-        self.taken = 0
+        self.worker = self.gateway._core.worker_capsule()
+        self.choices = Choices(self._drawn, partial(target_of, self.worker))
+        self.sent: bytes | None = None  # of the last single frame
+        self.drawn: deque[Endpoint] = deque()  # by natcore, that the oracle has not asked for
+        self.draws = self.taken = 0
         self.histogram.update(f"policy {name}" for name in configurations.traits(self.configuration))
         self.advance(self.configuration.start)
 
@@ -69,7 +71,15 @@ class Pair:
             self.end(seconds, random)
         elif draw < 0.955:
             self.change(seconds, random)
+        elif draw < 0.957:
+            self.modify(seconds, random)
+        elif draw < 0.96:
+            self.explained(*traffic.frame(random, self.model), seconds)
+        elif draw < 0.965:
+            self.undelivered(*traffic.frame(random, self.model), seconds)
         elif draw < 0.97:
+            self.crowded(*traffic.frame(random, self.model), seconds)
+        elif draw < 0.983:
             self.look()
         else:
             self.take()
@@ -77,10 +87,43 @@ class Pair:
     def frame(self, data: bytes, side: Side, seconds: float) -> Verdict:
         """One frame by translate_one."""
         self.trace.append(f"frame {data.hex()} {side.name} at {seconds!r}")
-        verdict, sent = self.gateway.translate_one(data, side, now=seconds)
-        self._same_outcome(data, side, seconds, verdict, sent)
+        verdict, self.sent = self.gateway.translate_one(data, side, now=seconds)
+        self._hear_draws()
+        self._same_outcome(data, side, seconds, verdict, self.sent)
         self._same_generated()
         return verdict
+
+    def explained(self, data: bytes, side: Side, seconds: float) -> None:
+        """One frame of which is told beforehand what becomes of it."""
+        told = self.gateway.explain(data, side, now=seconds)
+        self.trace.append(f"explain {data.hex()} {side.name} at {seconds!r}")
+        created = self.model.counts["created"]
+        generated, before = self.model.generated, len(self.model.generated)
+        verdict, sent = self.gateway.translate_one(data, side, now=seconds)
+        self._hear_draws()
+        self._same_outcome(data, side, seconds, verdict, sent)
+        same("explained", (told.verdict.name, told.frame), (verdict.name, sent))
+        same("explained sessions", told.created, self.model.counts["created"] - created)
+        same("explained answers", [g.frame.hex() for g in told.generated], [g.frame.hex() for g in generated[before:]])
+        self._same_generated()
+        self.histogram["explanation"] += 1
+
+    def undelivered(self, data: bytes, side: Side, seconds: float) -> None:
+        """One frame that no next hop takes, if it is forwarded: what a plane then says."""
+        verdict = self.frame(data, side, seconds)
+        if self.sent is not None:
+            undeliver(self.worker, self.sent, side, verdict, Verdict.DROP_NO_NEIGHBOUR)
+            self.model.undeliver(Verdict.DROP_NO_NEIGHBOUR)
+            self.histogram[f"verdict {Verdict.DROP_NO_NEIGHBOUR.name}"] += 1
+
+    def crowded(self, data: bytes, side: Side, seconds: float) -> None:
+        """One frame while the index has no place for a session, as an attacker who knew its key could have it."""
+        self.advance(seconds)  # what ended meanwhile would leave one
+        places = crowd(self.worker)
+        self.model.index_full = True
+        self.frame(data, side, seconds)
+        self.model.index_full = False
+        thin(self.worker, places)
 
     def batch(self, frames: list[tuple[bytes, Side]], seconds: float) -> None:
         """Frames by translate, each with its own side and moment; what is not forwarded stays as it came."""
@@ -89,6 +132,7 @@ class Pair:
         for row, (data, _) in enumerate(frames):
             rows[row, : len(data)], lengths[row] = np.frombuffer(data, np.uint8), len(data)
         verdicts = self.gateway.translate(rows, lengths, np.array([s for _, s in frames], np.uint8), now=nows)
+        self._hear_draws()
         for row, (data, side) in enumerate(frames):
             self.trace.append(f"row {row} {data.hex()} {side.name} at {float(nows[row])!r}")
             verdict = Verdict(int(verdicts[row]))
@@ -103,8 +147,7 @@ class Pair:
         self.model.advance(to_ns(seconds))
 
     def end(self, seconds: float, random: Random) -> None:
-        """End the sessions of an inside host, with a remote, over an outside address, or of a protocol."""
-        which = random.choice(["subscriber", "remote", "outside", "protocol"])
+        """End the sessions of an inside host, with a remote, over an outside address, of a protocol: what is asked for."""
         values = {
             "subscriber": configurations.HOSTS,
             "remote": configurations.REMOTES,
@@ -112,7 +155,8 @@ class Pair:
             "protocol": [1, 6, 17],
         }
         match: dict[str, Any] = dict.fromkeys(values)
-        match[which] = random.choice(values[which])
+        for which in random.choices(list(values), k=random.choice([1, 1, 1, 2, 3])):
+            match[which] = random.choice(values[which])
         self.trace.append(f"end {match} at {seconds!r}")
         same("ended", self.gateway.end(**match, now=seconds), self.model.end_matching(to_ns(seconds), **match))
 
@@ -135,6 +179,19 @@ class Pair:
             with pytest.raises(Error, match="have changed"):
                 self.gateway.apply(plan, now=seconds)
 
+    def modify(self, seconds: float, random: Random) -> None:
+        """Change the bind mode; from NAT there is no way back (contract R7)."""
+        mode = random.choice(["NAT", "NAT", "MULTI_BINDED"])
+        self.trace.append(f"modify to {mode} at {seconds!r}")
+        before = self.gateway.eip_bind_mode
+        done = refusing(lambda: self.gateway.modify(eip_bind_mode=mode, now=seconds) or True)
+        if mode == before:
+            expected: bool | None = True
+        else:
+            expected = (mode == "NAT" and self.model.rebind(to_ns(seconds))) or None
+            self.histogram["bind mode changed" if done else "bind mode kept"] += 1
+        same("modified", (done, self.gateway.eip_bind_mode), (expected, mode if expected else before))
+
     def look(self) -> None:
         """Counters, events, and the tables' rows."""
         self.trace.append("look")
@@ -142,16 +199,17 @@ class Pair:
         parts = ("forwarded", "local", "dropped", "held")
         assert counters["received"] == sum(counters[name] for name in parts)
         same("counters", {name: value for name, value in counters.items() if value}, self.model.counters())
-        events = {
-            (e.reason, int(e.subscriber)): [to_ns(e.time), int(e.destination), e.port, e.protocol, e.count]
+        events = sorted(
+            (e.reason, int(e.subscriber or e.outside or 0), to_ns(e.time), e.limit, int(e.destination or 0), e.port,
+             e.protocol, e.count)
             for e in self.gateway.events()
-            if e.subscriber is not None and e.destination is not None  # thresholds are not the oracle's
-        }
-        for key, event in self.model.events.items():
-            if event[2] == UNTOLD and key in events:
-                event[1:3] = events[key][1:3]
-            event[0] = to_ns(event[0] / 1e9)
-        same("events", events, self.model.events)
+        )  # fmt: skip
+        expected = sorted(
+            (reason, address, to_ns(e.time / 1e9), e.limit, *e.destination, e.protocol, e.count)
+            for (reason, address, _), e in self.model.events.items()
+        )
+        same("events", events, expected)
+        self.histogram.update(f"event {event[0]}: {event[3]}" for event in events)
         self.model.events.clear()
         self._same_tables()
 
@@ -189,29 +247,23 @@ class Pair:
             assert sums[int(row["session"])] == [int(row[f]) for f in fields]
 
     def _same_outcome(self, data: bytes, side: Side, seconds: float, verdict: Verdict, sent: bytes | None) -> None:
-        if self.model.guessed:
-            return
         self.histogram[f"verdict {verdict.name}"] += 1
-        expected = self.model.translate_one(data, side, to_ns(seconds), Choices(lambda: self._drawn(sent), self.target))
-        if self.model.guessed:
-            return
+        expected = self.model.translate_one(data, side, to_ns(seconds), self.choices)
         same("verdict", verdict.name, expected[0].name)
         same("sent", sent and sent.hex(), expected[1] and expected[1].hex())
 
-    def _drawn(self, sent: bytes | None) -> Endpoint | None:
-        """The source of what natcore sent; of an echo the id."""
-        if sent is None:
-            return None
-        packet = parse(sent, self.model.framing, Side.INSIDE)
-        assert not isinstance(packet, Verdict), f"natcore sent what it would call {packet.name}"
-        if packet.protocol not in PORTED:
-            return long(sent, packet.link + 12), 0
-        at = packet.link + packet.header + (4 if packet.protocol == ICMP else 0)
-        return long(sent, packet.link + 12), word(sent, at)
+    def _hear_draws(self) -> None:
+        """The draws of what natcore has just translated, also of what it then refused."""
+        drawn = draws_since(self.worker, self.draws)
+        self.draws += len(drawn)
+        self.drawn.extend(drawn)
+
+    def _drawn(self) -> Endpoint:
+        assert self.drawn, "natcore drew nothing"
+        return self.drawn.popleft()
 
     def _same_generated(self) -> None:
-        if self.model.guessed:
-            return
+        assert not self.drawn, f"natcore drew {self.drawn}"
         got = [(g.frame.hex(), g.send_to.name, g.cause.name) for g in self.gateway.take_generated()]
         expected = [(g.frame.hex(), g.send_to.name, g.cause.name) for g in self.model.generated]
         self.model.generated.clear()
@@ -250,10 +302,20 @@ class Pair:
                 for r in gateway.blocks()
             }
             same("blocks", rows, model.owners())
-        in_force = {row.id for row in model.entries.rows}
-        for m in drawn if model.policy.ports == "deterministic" and gateway.eip_bind_mode == "NAT" else ():
-            if m.entry in in_force:
-                same("who", int(gateway.who(*m.outside, NAMES[m.protocol]) or 0), m.inside[0])
+        if model.policy.ports == "deterministic":
+            self._same_computed({m.outside: m.protocol for m in drawn})
+
+    def _same_computed(self, drawn: dict[Endpoint, int]) -> None:
+        """Who has an endpoint, by any name of its address, and what an inside host has."""
+        model, gateway = self.model, self.gateway
+        asked = {(name, port, protocol) for (_, port), protocol in drawn.items() for name in configurations.NAMED}
+        for name, port, protocol in asked:
+            got = refusing(lambda who=(name, port, NAMES[protocol]): int(gateway.who(*who) or 0))  # type: ignore[misc]
+            same(f"who {name}:{port}", got, model.who(protocol, (name, port)))
+        for host in configurations.HOSTS:
+            share = gateway.ports_of(host)
+            got_share = share and (int(share.outside.address), share.first_port, share.last_port)
+            same(f"ports of {host}", got_share, model.ports_of(host))
 
     def _record(self, row: Row) -> dict[str, Any]:
         """A row of the oracle's as natcore numbers its fields."""
@@ -303,7 +365,10 @@ def same(what: str, got: Any, expected: Any) -> None:
 
 
 def to_ns(seconds: float) -> int:
-    return round(Fraction(seconds) * 10**9)
+    """Rounded half to even, of the exact value: what round() gives of a fraction."""
+    numerator, denominator = seconds.as_integer_ratio()
+    whole, rest = divmod(numerator * 10**9, denominator)
+    return whole + (2 * rest > denominator or (2 * rest == denominator and whole & 1))
 
 
 def by_session(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
@@ -323,12 +388,8 @@ def live(random: Random, operations: int, seed: int = 0) -> Pair:
     pair = Pair(configurations.configuration(random), seed)
     try:
         for _ in range(operations):
-            if pair.model.guessed:
-                pair.histogram["life cut short, by a choice that nobody saw"] += 1
-                break
             pair.step(random)
-        if not pair.model.guessed:
-            pair.finish()
+        pair.finish()
         pair.histogram.update({f"entry of a session: {kind}": n for kind, n in pair.model.kinds.items()})
     except Exception as error:
         error.add_note(f"operation {len(pair.trace)}: {pair.configuration}")

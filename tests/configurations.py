@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -10,20 +11,19 @@ from typing import Any
 import craft
 from model import ModelGateway
 from natcore import Add, Behaviour, DnatEntry, Eip, Link, NoNatEntry, Policy, Remove, Replace, SnatEntry, Timeouts
-from natcore.config import AnyEntry
+from natcore.config import FILTERINGS, MAPPINGS, POOLINGS, PORT_POLICIES, AnyEntry
 
 HOSTS = [craft.address(a) for a in ("10.0.0.5", "10.0.0.6", "10.0.1.7", "10.0.255.254", "172.16.20.21")]
 FOREIGN = craft.address("192.0.2.55")  # inside, in no entry
 REMOTES = [craft.address(a) for a in ("198.51.100.7", "198.51.100.8", "8.8.8.8", "106.11.22.203")]
 INSIDE_ADDRESS, OUTSIDE_ADDRESS = craft.address("10.0.0.1"), craft.address("203.0.113.254")
 PORTS = [7, 53, 80, 443, 1024, 40000, 65535]
-MAPPINGS = ["endpoint-independent", "address-and-port-dependent"]
-FILTERINGS = ["endpoint-independent", "address-dependent", "address-and-port-dependent"]
 RANGES = [((1024, 65535),), ((1024, 1026),), ((5000, 5000), (7000, 7003)), ((1, 3), (65535, 65535)), ((2000, 2099),)]
 STARTS = [0.0, 0.0, 65536 * 9 - 3.5, 2**32 / 1000 - 2.25, 1_700_000_000.5]  # 16-bit seconds and 32-bit ms wrap
 SINGLE, RANGE = Eip("203.0.113.1", private_ip="172.31.0.1"), "203.0.113.8-203.0.113.10"
 SOURCES = ["10.0.0.0/16", "10.0.1.0/24", "172.16.20.21/32", "10.0.0.5/32", "0.0.0.0/0", "10.0.255.0/24"]
 OWN = ["203.0.113.40", "203.0.113.41"]  # outside addresses of DNAT entries alone
+NAMED = [craft.address(a) for a in ("203.0.113.1", "172.31.0.1", "203.0.113.8", "203.0.113.9", *OWN)]
 PLACES = ["203.0.113.1", "172.31.0.1", "203.0.113.8", "203.0.113.9", *OWN]
 
 
@@ -48,7 +48,7 @@ def configuration(random: Random) -> Configuration:
     options = {
         "kind": kind,
         "eip_bind_mode": random.choice(["NAT", "MULTI_BINDED"]) if kind == "internet" else "NAT",
-        "max_sessions": random.choice([2, 5, 12, 64, 64]),
+        "max_sessions": random.choice([2, 5, 12, 64, 64, 100]),
         "max_mappings": random.choice([None, None, 3]),
         "max_subscribers": random.choice([None, None, 2]),
         "window": random.choice([1.5, 10.0, 600.0]),
@@ -105,7 +105,14 @@ def policy(random: Random) -> Policy:
         sessions_per_subscriber=random.choice([None, None, 1, 4]),
         ports_per_subscriber=random.choice([None, None, 1, 3]),
         new_sessions_per_second=random.choice([None, None, 1, 3]),
+        gateway_new_sessions_per_second=random.choice([None, None, None, 2, 6]),
+        **thresholds(random),
     )
+
+
+def thresholds(random: Random) -> dict[str, Any]:
+    warn_at = random.choice([None, 0.01, 0.02, 0.05, 0.1, 0.8])
+    return {"warn_at": warn_at, "rearm_at": random.choice([0, 0.5, 1]) * (warn_at or 0.7)}
 
 
 def timeouts(random: Random) -> Timeouts:
@@ -120,36 +127,42 @@ def timeouts(random: Random) -> Timeouts:
             icmp=random.choice([0.75, 60.0]),
             unreplied=random.choice([1.0, 30.0]),
             other=random.choice([3.0, 300.0]),
+            fragment=random.choice([0.5, 5.0, 30.0]),
         )
 
 
+SWITCHES = ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable")
+LIMITS = ("sessions_per_subscriber", "ports_per_subscriber", "new_sessions_per_second", "gateway_new_sessions_per_second",
+          "hold_down", "icmp_rate", "mss", "warn_at")  # fmt: skip
+CHOICES: dict[str, Sequence[object]] = {
+    **{f"{protocol} mapping": MAPPINGS for protocol in ("tcp", "udp", "icmp")},
+    **{f"{protocol} filtering": FILTERINGS for protocol in ("tcp", "udp", "icmp")},
+    "ports": PORT_POLICIES,
+    "pooling": POOLINGS,
+    "unsolicited_syn": ("silent", "icmp"),
+    **dict.fromkeys(SWITCHES, (True, False)),
+    **dict.fromkeys(LIMITS, ("limited", "none")),
+    "kind": ("internet", "vpc"),
+    "eip_bind_mode": ("NAT", "MULTI_BINDED"),
+    "link": ("ethernet", "ip"),
+    "decrement_ttl": (True, False),
+}
+TRAITS = [f"{name}={value}" for name, values in CHOICES.items() for value in values]
+
+
 def traits(of: Configuration) -> list[str]:
-    """What a histogram of policies counts."""
+    """Those of TRAITS that a gateway has."""
     policy: Policy = of.options["policy"]
-    result = [f"{what}={of.options[what]}" for what in ("kind", "eip_bind_mode", "link", "decrement_ttl")]
-    for name in ("tcp", "udp", "icmp"):
-        behaviour = policy.behaviour(name)
-        result += [f"{name} mapping={behaviour.mapping}", f"{name} filtering={behaviour.filtering}"]
-    for what in (
-        "ports",
-        "parity",
-        "pooling",
-        "hairpin",
-        "inbound_refresh",
-        "tcp_pickup",
-        "icmp_unreachable",
-        "unsolicited_syn",
-    ):
-        result.append(f"{what}={getattr(policy, what)}")
-    for what in (
-        "sessions_per_subscriber",
-        "ports_per_subscriber",
-        "new_sessions_per_second",
-        "hold_down",
-        "icmp_rate",
-    ):
-        result.append(f"{what} {'limited' if getattr(policy, what) else 'none'}")
-    return result
+
+    def value(name: str) -> object:
+        if name in of.options:
+            return of.options[name]
+        if name in LIMITS:
+            return "limited" if getattr(policy, name) else "none"
+        protocol, _, what = name.partition(" ")
+        return getattr(policy.behaviour(protocol), what) if what else getattr(policy, name)
+
+    return [f"{name}={value(name)}" for name in CHOICES]
 
 
 # Entries

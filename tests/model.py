@@ -68,6 +68,11 @@ class ModelGateway(Following):
             self.counts["dropped_" + verdict.name.removeprefix("DROP_").lower()] += 1
         return verdict, out
 
+    def undeliver(self, verdict: Verdict) -> None:
+        """A frame that was forwarded reached nobody."""
+        self._counted(verdict, 1)
+        self.counts.update({"held": 1, "forwarded": -1})
+
     def _judge(self, packet: Packet, side: Side) -> Outcome:
         """What becomes of a packet, or of the first fragment of one, which then holds for the others."""
         fragment = packet.more
@@ -125,6 +130,10 @@ class ModelGateway(Following):
         address = self.links[side].address
         return None if address is None else int(address)
 
+    def _own(self, address: int) -> bool:
+        """Whether it is the gateway's own: packets from there come by no wire."""
+        return address in (self._address(Side.INSIDE), self._address(Side.OUTSIDE))
+
     def _too_far(self, packet: Packet, to: Side) -> Verdict | None:
         """What a router does not carry on (RFC 1812 sections 5.3.1 and 5.2.7.1)."""
         if self.hop and packet.ttl <= 1:
@@ -139,8 +148,6 @@ class ModelGateway(Following):
 
     def _rewrite(self, packet: Packet, source: Endpoint, destination: Endpoint) -> bytes:
         """What is sent of a packet: other ends, a hop less, and a SYN's MSS as the policy has it."""
-        if self.guessed:  # nobody compares it, and a port may be missing
-            return b""
         if packet.flags & SYN and self.policy.mss is not None:
             packet = packets.clamp_mss(packet, self.policy.mss)
         return packets.rewrite(packet, packet.ttl - self.hop, source, destination)
@@ -155,7 +162,7 @@ class ModelGateway(Following):
             row = self._way_out(packet, hairpin)
             refusal = self._refuse_outbound(packet, row, to)
         else:
-            refusal = self._too_far(packet, to)
+            refusal = self._too_far(packet, to) or self.may_not_reopen(session, packet, outside=False)
         if refusal is not None:
             return refusal, None
         if session is None:
@@ -165,6 +172,7 @@ class ModelGateway(Following):
                 return opening, None
             if hairpin:
                 return self._hairpin(packet, opening, True, choices)
+            self.count_opened(opening)
             session = self.announce(opening)
         elif hairpin:
             return self._hairpin(packet, session, False, choices)
@@ -185,7 +193,7 @@ class ModelGateway(Following):
         source, destination = packet.source[0], packet.destination[0]
         if destination == self._address(Side.INSIDE):
             return Verdict.LOCAL
-        if bad(source):
+        if bad(source) or self._own(source):
             return Verdict.DROP_SPOOFED
         if bad(destination):
             return Verdict.DROP_UNSUPPORTED
@@ -205,11 +213,9 @@ class ModelGateway(Following):
         mapping = self.mapping_for(packet, row, choices)
         if isinstance(mapping, Verdict):
             return mapping
-        if self.conflicts(mapping, packet.destination):
-            return Verdict.DROP_CONFLICT
-        session = self.open(mapping, packet.destination, outside=False, hairpinned=hairpin)
-        self.count_rate(session)
-        return session
+        if (taken := self.no_place(mapping, packet.destination)) is not None:
+            return taken
+        return self.open(mapping, packet.destination, outside=False, hairpinned=hairpin)
 
     def _reopened(self, session: Session, packet: Packet, *, outside: bool = False) -> Session:
         """The session; after its end a SYN puts a new one into its place. A hairpin's responder is not logged (R5)."""
@@ -217,14 +223,10 @@ class ModelGateway(Following):
             return session
         self.end(session, self.now, keep_mapping=True)
         kept = {"hairpinned": session.hairpinned, "logged": not (session.hairpinned and outside)}
-        return self.announce(self.open(session.mapping, session.remote, outside=outside, **kept))
-
-    def _may_not_reopen(self, session: Session, packet: Packet) -> Verdict | None:
-        """A session that the outside begins anew counts as opened from there."""
-        if session.opened_outside or not session.may_reopen(packet):
-            return None
-        whom = session.mapping.inside[0], session.remote, session.protocol
-        return self.lacking(lambda: self.capped(session.mapping), whom)
+        session = self.announce(self.open(session.mapping, session.remote, outside=outside, **kept))
+        if not outside:
+            self.count_rate(session)
+        return session
 
     # From outside
 
@@ -240,7 +242,7 @@ class ModelGateway(Following):
         elif (refusal := self._too_far(packet, Side.INSIDE)) is not None:
             return refusal, None
         else:
-            if (capped := self._may_not_reopen(session, packet)) is not None:
+            if (capped := self.may_not_reopen(session, packet, outside=True)) is not None:
                 return capped, None
             session = self._reopened(session, packet, outside=True)
         self._take(session, packet, Side.OUTSIDE)
@@ -251,7 +253,7 @@ class ModelGateway(Following):
         source, destination = packet.source[0], packet.destination[0]
         if destination == self._address(Side.OUTSIDE) and destination not in self.eips:
             return Verdict.LOCAL
-        if bad(source) or source in self.eips:
+        if bad(source) or self._own(source) or source in self.eips:
             return Verdict.DROP_SPOOFED
         return self._open_over(packet, packet.source, choices)
 
@@ -268,9 +270,11 @@ class ModelGateway(Following):
         whom = mapping.inside[0], remote, packet.protocol
         if (refusal := refusal or self.lacking(lambda: self.crowded(mapping), whom)) is not None:
             return refusal
-        if self.conflicts(mapping, remote):
-            return Verdict.DROP_CONFLICT
-        return self.open(mapping, remote, outside=True, hairpinned=hairpin, logged=not hairpin)
+        if (taken := self.no_place(mapping, remote)) is not None:
+            return taken
+        session = self.open(mapping, remote, outside=True, hairpinned=hairpin, logged=not hairpin)
+        self.watch_sessions()
+        return session
 
     def _open_for(self, packet: Packet, remote: Endpoint, choices: Choices) -> Mapping | Verdict:
         """A DNAT entry is open for everybody, a mapping as its filter says, a protocol without ports for nobody."""
@@ -307,11 +311,13 @@ class ModelGateway(Following):
                 self.discard(initiator)
             return responder, None
         itself = responder is initiator
-        if found is not None and not itself and (capped := self._may_not_reopen(found, packet)) is not None:
+        capped = None if found is None or itself else self.may_not_reopen(found, packet, outside=True)
+        if capped is not None:
             if new:
                 self.discard(initiator)
             return capped, None
         if new:
+            self.count_opened(initiator)
             self.announce(initiator)
         else:
             initiator = self._reopened(initiator, packet)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 
 from model_entries import PORTED, Row, targets
 from model_packets import ICMP, TCP, UDP, Endpoint, Packet
 from model_ports import Draw
 from model_sessions import Mapping, Session
-from model_tables import SECOND, Choices
+from model_tables import SECOND, Choices, Event
 from natcore.config import DnatEntry, NoNatEntry
 from natcore.verdict import Verdict
 
 NAMES = {TCP: "tcp", UDP: "udp", ICMP: "icmp"}
 SESSIONS_FROM_OUTSIDE = 1024  # alive at a mapping
-UNTOLD = -1  # the port of a mapping that went again before it was seen
 Whom = tuple[int, Endpoint, int]  # a subscriber, a remote and a protocol: what an event tells
-Lack = Callable[[], Verdict | None]
+Lack = tuple[Verdict, str] | None  # why not, and what was reached
 
 
 def limit(value: int | None) -> float:
@@ -27,42 +27,45 @@ class Admission(Draw):
     """What a new mapping and a new session need, in the order in which a packet may fail."""
 
     def __init__(self, *arguments: object, **options: object) -> None:
+        self.opened = -1, 0  # a second of the clock, and the sessions that the inside opened in it
         self.target_of: dict[tuple[int, DnatEntry, int], int] = {}  # by entry and remote address: always the same
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
 
-    def lacking(self, lack: Lack, whom: Whom) -> Verdict | None:
+    def lacking(self, lack: Callable[[], Lack], whom: Whom) -> Verdict | None:
         """What is lacking, after a complete expiry if there was none in this second; it becomes an event."""
         if lack() is not None and (self.swept is None or self.swept // SECOND != self.now // SECOND):
             self.sweep()
-        found = lack()
-        if found is not None:
-            self.note(found, whom)
-        return found
+        return self.refused(lack(), whom)
 
-    def note(self, verdict: Verdict, whom: Whom) -> Verdict:
+    def refused(self, lack: Lack, whom: Whom) -> Verdict | None:
         """One event a reason and subscriber, counted, not a flood (RFC 6888 REQ-11)."""
+        if lack is None:
+            return None
         subscriber, remote, protocol = whom
-        event = self.events.setdefault((verdict.reason, subscriber), [self.now, *remote, protocol, 0])
-        event[-1] += 1
-        return verdict
+        self._tell(lack[0].reason, lack[1], subscriber, remote, protocol)
+        return lack[0]
+
+    def _tell(self, reason: str, limit: str, address: int = 0, remote: Endpoint = (0, 0), protocol: int = 0) -> None:
+        key = reason, address, protocol if reason == "ports-threshold" else 0
+        self.events.setdefault(key, Event(self.now, limit, remote, protocol)).count += 1
 
     # Limits
 
-    def full(self) -> Verdict | None:
-        return Verdict.DROP_SESSION_LIMIT if len(self.sessions) >= self.max_sessions else None
+    def full(self) -> Lack:
+        return (Verdict.DROP_SESSION_LIMIT, "max_sessions") if len(self.sessions) >= self.max_sessions else None
 
-    def no_mapping_left(self) -> Verdict | None:
-        return Verdict.DROP_SESSION_LIMIT if len(self.mappings) >= self.max_mappings else None
+    def no_mapping_left(self) -> Lack:
+        return (Verdict.DROP_SESSION_LIMIT, "max_mappings") if len(self.mappings) >= self.max_mappings else None
 
-    def crowded(self, mapping: Mapping) -> Verdict | None:
+    def crowded(self, mapping: Mapping) -> Lack:
         return self.capped(mapping) or self.full()
 
-    def capped(self, mapping: Mapping) -> Verdict | None:
+    def capped(self, mapping: Mapping) -> Lack:
         """Sessions opened from outside have caps of their own: a stranger never takes the room of the inside."""
         strangers = [session for session in self.sessions if session.opened_outside]
         here = sum(session.mapping is mapping for session in strangers)
         if here >= SESSIONS_FROM_OUTSIDE or len(strangers) >= max(1, self.max_sessions // 4):
-            return Verdict.DROP_OUTSIDE_LIMIT
+            return Verdict.DROP_OUTSIDE_LIMIT, "opened-outside"
         return None
 
     def _own_sessions(self, subscriber: int) -> int:
@@ -71,35 +74,98 @@ class Admission(Draw):
             s.mapping.inside[0] == subscriber and not s.mapping.static and not s.opened_outside for s in self.sessions
         )
 
-    def _over_sessions(self, subscriber: int) -> Verdict | None:
+    def _over_sessions(self, subscriber: int) -> Lack:
         over = self._own_sessions(subscriber) >= limit(self.policy.sessions_per_subscriber)
-        return Verdict.DROP_SUBSCRIBER_LIMIT if over else None
+        return (Verdict.DROP_SUBSCRIBER_LIMIT, "sessions_per_subscriber") if over else None
 
-    def _over_ports(self, subscriber: int) -> Verdict | None:
+    def _over_ports(self, subscriber: int) -> Lack:
         who = self.subscribers.get(subscriber)
         over = who is not None and who.mappings >= limit(self.policy.ports_per_subscriber)
-        return Verdict.DROP_SUBSCRIBER_LIMIT if over else None
+        return (Verdict.DROP_SUBSCRIBER_LIMIT, "ports_per_subscriber") if over else None
 
-    def _too_fast(self, subscriber: int) -> bool:
+    def _too_fast(self, subscriber: int) -> Lack:
         who = self.subscribers.get(subscriber)
         rate = limit(self.policy.new_sessions_per_second)
-        return who is not None and who.second == self.now // SECOND and who.opened >= rate
+        over = who is not None and who.second == self.now // SECOND and who.opened >= rate
+        return (Verdict.DROP_RATE_LIMIT, "new_sessions_per_second") if over else None
+
+    def _all_too_fast(self) -> Lack:
+        rate = limit(self.policy.gateway_new_sessions_per_second)
+        over = self.opened[0] == self.now // SECOND and self.opened[1] >= rate
+        return (Verdict.DROP_RATE_LIMIT, "gateway_new_sessions_per_second") if over else None
+
+    def may_have_more(self, subscriber: int, whom: Whom) -> Verdict | None:
+        """Why a subscriber may not open one more session, if it may not."""
+        too_fast = self.refused(self._too_fast(subscriber), whom)
+        return too_fast or self.lacking(lambda: self._over_sessions(subscriber), whom)
+
+    def may_not_reopen(self, session: Session, packet: Packet, *, outside: bool) -> Verdict | None:
+        """Why a session may not begin anew, if that is what the packet does: it then is a new one, opened from its side."""
+        mapping = session.mapping
+        if not session.may_reopen(packet):
+            return None
+        whom = mapping.inside[0], session.remote, session.protocol
+        if outside:
+            return None if session.opened_outside else self.lacking(lambda: self.capped(mapping), whom)
+        if (refusal := self.refused(self._all_too_fast(), whom)) is not None or mapping.static:
+            return refusal
+        if session.opened_outside:  # it counted against no quota
+            return self.may_have_more(mapping.inside[0], whom)
+        return self.refused(self._too_fast(mapping.inside[0]), whom)
+
+    # What counts
 
     def count_rate(self, session: Session) -> None:
-        """A new session that its subscriber opened in this second."""
+        """A new session, begun anew or not, that the inside opened in this second."""
+        second = self.now // SECOND
+        self.opened = second, self.opened[1] + 1 if self.opened[0] == second else 1
         who = self.subscribers.get(session.mapping.inside[0])
-        if self.policy.new_sessions_per_second is None:
-            return
-        if who is not None and not session.mapping.static and not session.opened_outside:
-            second = self.now // SECOND
+        if who is not None and not session.mapping.static and self.policy.new_sessions_per_second is not None:
             who.second, who.opened = second, who.opened + 1 if who.second == second else 1
+
+    def count_opened(self, session: Session) -> None:
+        """A session that the inside opened, and that stays."""
+        self.count_rate(session)
+        self.watch_sessions()
+        mapping = session.mapping
+        if len(mapping.sessions) == 1 and not mapping.static and mapping.protocol in PORTED:
+            self._watch_ports(mapping)
+
+    def watch_sessions(self) -> None:
+        """Many sessions are told of once, and again after there were few."""
+        many, few = self._shares(self.max_sessions)
+        self.sessions_told = self.sessions_told and len(self.sessions) > few
+        if len(self.sessions) >= many and not self.sessions_told:
+            self.sessions_told = True
+            self._tell("sessions-threshold", "max_sessions")
+
+    def _watch_ports(self, mapping: Mapping) -> None:
+        """The same of the ports of an outside address and protocol or, under a policy of blocks, of its blocks."""
+        blocks = self.policy.ports == "block"
+        address, protocol = mapping.outside[0], 0 if blocks else mapping.protocol
+        many, few = self._shares(len(self.blocks) if blocks else self.range_size)
+        if many == float("inf"):
+            return
+        taken = self.taken(mapping.protocol, address)
+        if taken <= few:
+            self.ports_told.discard((address, protocol))
+        if taken >= many and (address, protocol) not in self.ports_told:
+            self.ports_told.add((address, protocol))
+            self._tell("ports-threshold", "pool", address, protocol=protocol)
+
+    def _shares(self, total: int) -> tuple[float, float]:
+        """How many of a total are many, and how few are few again; of less than a hundred nothing is told."""
+        if self.policy.warn_at is None or total < 100:
+            return float("inf"), 0
+        return ceil(self.policy.warn_at * total), ceil(self.policy.rearm_at * total)
 
     # The mapping of a packet from inside
 
     def mapping_for(self, packet: Packet, row: Row, choices: Choices) -> Mapping | Verdict:
         """The mapping of an inside source under an entry, made if need be, when there is room for a session besides."""
         whom = packet.source[0], packet.destination, packet.protocol
-        if (lack := self.lacking(self.full, whom)) is not None:
+        lack = self.refused(self._all_too_fast(), whom) or self.lacking(self.full, whom)
+        if lack is not None:
             return lack
         if isinstance(row.entry, NoNatEntry):
             return self.static(row, packet.protocol, packet.source, packet.source, whom)
@@ -115,10 +181,8 @@ class Admission(Draw):
 
     def _dynamic(self, packet: Packet, row: Row, whom: Whom, choices: Choices) -> Mapping | Verdict:
         subscriber = packet.source[0]
-        if self._too_fast(subscriber):
-            return self.note(Verdict.DROP_RATE_LIMIT, whom)
-        if (lack := self.lacking(lambda: self._over_sessions(subscriber), whom)) is not None:
-            return lack
+        if (refusal := self.may_have_more(subscriber, whom)) is not None:
+            return refusal
         mapping = Mapping(packet.protocol, packet.source, (0, 0), row.id, remote=self._own_remote(packet))
         if (found := self.mapping_of(mapping)) is not None:
             return found
@@ -129,12 +193,8 @@ class Admission(Draw):
         ):
             if (lack := self.lacking(lack_of, whom)) is not None:
                 return lack
-        drawn = choices.drawn()
-        if drawn is None:  # natcore drew, and then refused the packet for what it goes to
-            mapping.outside = self._guess(packet, row), UNTOLD if packet.protocol in PORTED else 0
-        else:
-            self.check(drawn, packet, row)
-            mapping.outside = drawn
+        mapping.outside = choices.drawn()
+        self.check(mapping.outside, packet, row)
         return mapping
 
     def _own_remote(self, packet: Packet) -> Endpoint | None:
@@ -144,46 +204,19 @@ class Admission(Draw):
             return packet.destination
         return None
 
-    def _no_room(self, packet: Packet) -> Verdict | None:
+    def _no_room(self, packet: Packet) -> Lack:
+        if (full := self.no_mapping_left()) is not None:
+            return full
         stranger = packet.source[0] not in self.subscribers
-        if stranger and len(self.subscribers) >= self.max_subscribers:
-            return Verdict.DROP_SESSION_LIMIT
-        return self.no_mapping_left()
+        many = len(self.subscribers) >= self.max_subscribers
+        return (Verdict.DROP_SESSION_LIMIT, "max_subscribers") if stranger and many else None
 
-    def _dry(self, packet: Packet, row: Row) -> Verdict | None:
+    def _dry(self, packet: Packet, row: Row) -> Lack:
         if self.candidates(packet, row):
             return None
-        return Verdict.DROP_SUBSCRIBER_LIMIT if self.has_its_share(packet.source[0]) else Verdict.DROP_PORTS_EXHAUSTED
-
-    def _guess(self, packet: Packet, row: Row) -> int:
-        """The outside address of a draw that was undone, since the hairpin's other end refused the packet.
-
-        If a dead session joins the two, natcore may have met and released it, or not: nobody can tell. Nor whether the
-        subscriber is paired with the new entry's address now, or which target that one has.
-        """
-        candidates = self.candidates(packet, row)
-        who = self.subscribers.get(packet.source[0])
-        other = self.entries.dnat(packet.protocol, packet.destination)  # of several targets that for the address
-        unsure = (who is not None and who.entry != row.id) or (other is not None and len(targets(other)) > 1)
-        self.guessed = self.guessed or (unsure and len(candidates) > 1)
-        if packet.protocol == ICMP and other is not None:  # the echo's id goes on: has the other end that mapping?
-            there = [
-                m for m in self.mappings if (m.static, m.protocol, m.outside[0]) == (True, ICMP, packet.destination[0])
-            ]
-            dead = any(not mapping.alive(self.now) for mapping in there)
-            full = len(self.mappings) + 1 >= self.max_mappings  # with the initiator's
-            self.guessed = self.guessed or dead or bool(there and full)
-        if packet.protocol not in PORTED:  # refused for a conflict: on an address where there is one
-            taken = {s.mapping.outside[0] for s in self.sessions if s.protocol == packet.protocol
-                     and s.remote == packet.destination and s.alive(self.now)}  # fmt: skip
-            return next((a for a in candidates if a in taken), candidates[0])
-        met = [s for s in self.sessions if s.remote[0] in candidates and s.protocol == packet.protocol]
-        dead = any(not session.alive(self.now) for session in met)
-        known = {session.remote[0] for session in met if session.mapping.outside == packet.destination}
-        apart = 0 < len(known) < len(candidates)  # by an address-dependent filter
-        left = any(self.free(packet.protocol, session.remote) for session in met)  # its port drawn again: a conflict
-        self.guessed = self.guessed or dead or apart or left
-        return candidates[0]
+        if self.has_its_share(packet.source[0]):
+            return Verdict.DROP_SUBSCRIBER_LIMIT, "blocks"
+        return Verdict.DROP_PORTS_EXHAUSTED, "pool"
 
     # The target of a DNAT entry
 
@@ -200,7 +233,10 @@ class Admission(Draw):
 
     # A session over a mapping
 
-    def conflicts(self, mapping: Mapping, remote: Endpoint) -> bool:
-        """Whether either end of a new session is another one's already; what is met dead is released."""
+    def no_place(self, mapping: Mapping, remote: Endpoint) -> Verdict | None:
+        """Why a new session has none: either end is another one's already (what is met dead is released), or the index is
+        full where it belongs."""
         inbound = self.inbound_session(mapping.protocol, mapping.outside, remote)
-        return inbound is not None or self.outbound_session(mapping.protocol, mapping.inside, remote) is not None
+        if inbound is not None or self.outbound_session(mapping.protocol, mapping.inside, remote) is not None:
+            return Verdict.DROP_CONFLICT
+        return Verdict.DROP_PROBE_LIMIT if self.index_full else None

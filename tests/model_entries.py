@@ -15,6 +15,9 @@ PORTED = (ICMP, TCP, UDP)  # the protocols whose mappings have a port, or an id
 SPACES = {"tcp": (TCP,), "udp": (UDP,), "any": (TCP, UDP)}
 
 
+KINDS = ("snat", "dnat", "dnat-range", "dnat-weighted", "1:1", "no-nat")  # of entries, as a histogram has them
+
+
 @dataclass(eq=False)
 class Row:
     """An entry of a gateway."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import model_packets as packets
-from model_admission import UNTOLD, Admission
+from model_admission import Admission
 from model_fragments import split
 from model_packets import ICMP, Endpoint, Packet
 from model_sessions import Session
@@ -21,7 +21,7 @@ def turned(session: Session) -> tuple[Endpoint, Endpoint]:
     (address, port), outside = session.remote, session.mapping.outside
     if session.protocol != ICMP:
         return (address, port), outside
-    return (address, outside[1]), (outside[0], UNTOLD if outside[1] == UNTOLD else 0)
+    return (address, outside[1]), (outside[0], 0)
 
 
 class Following(Admission):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import cached_property
 
-from model_entries import PORTED, Row
+from model_entries import PORTED, Row, targets
 from model_packets import Endpoint, Packet
 from model_tables import Tables
 from natcore.config import SnatEntry
@@ -13,7 +14,7 @@ from natcore.config import SnatEntry
 class Draw(Tables):
     """Ports in blocks. Without a policy of blocks each port range is one, which is everybody's."""
 
-    @property
+    @cached_property
     def blocks(self) -> dict[int, int]:
         """First and last port of each block of an address, ascending."""
         policy = self.policy
@@ -26,10 +27,14 @@ class Draw(Tables):
             for at in range(first, last + 2 - size, size)
         }  # fmt: skip
 
-    @property
+    @cached_property
     def range_size(self) -> int:
         """Ports that may be drawn on an address."""
         return sum(last - first + 1 for first, last in self.blocks.items())
+
+    @cached_property
+    def firsts(self) -> list[int]:
+        return list(self.blocks)
 
     def reserved(self, protocol: int, address: int) -> int:
         """How many of them DNAT entries have."""
@@ -37,9 +42,8 @@ class Draw(Tables):
 
     def block_of(self, port: int) -> int | None:
         """The first port of the block that has a port."""
-        firsts = list(self.blocks)
-        at = bisect_right(firsts, port) - 1
-        return firsts[at] if at >= 0 and port <= self.blocks[firsts[at]] else None
+        at = bisect_right(self.firsts, port) - 1
+        return self.firsts[at] if at >= 0 and port <= self.blocks[self.firsts[at]] else None
 
     def owners(self) -> dict[tuple[int, int], tuple[int, int]]:
         """By address and first port of a block: its subscriber, and how many ports are in use or held down."""
@@ -59,6 +63,39 @@ class Draw(Tables):
         if self.policy.ports == "block":
             return sum(owner == subscriber for owner, _ in self.owners().values()) >= self.policy.blocks
         return self.policy.ports == "deterministic"
+
+    def taken(self, protocol: int, address: int) -> int:
+        """How much of an address is not free: ports of a protocol or, under a policy of blocks, blocks."""
+        if self.policy.ports == "block":
+            return sum(at == address for at, _ in self.owners())
+        alike = {m.outside for m in self.mappings if (m.protocol, m.outside[0]) == (protocol, address) and not m.static}
+        resting = sum((at, endpoint[0]) == (protocol, address) for at, endpoint in self.resting())
+        return len(alike) + resting + self.reserved(protocol, address)
+
+    # What is computed (RFC 7422)
+
+    def who(self, protocol: int, outside: Endpoint) -> int | None:
+        """The inside address behind an outside endpoint, by a name of its address; 0: nobody's. None: one of several."""
+        named, port = outside
+        there = [row for row in self.entries.rows if any(named in names for names in row.wires.items())]
+        for row in there:
+            if protocol in row.spaces() and row.has(protocol, (next(iter(row.wires)), port)):
+                return None if len(targets(row)) > 1 else next(iter(targets(row)))
+        block = self.block_of(port)
+        for row in there if block is not None else ():
+            if isinstance(row.entry, SnatEntry):
+                number = next(n for n, names in enumerate(row.wires.items()) if named in names)
+                host, source = number * len(self.firsts) + self.firsts.index(block), row.entry.source
+                return int(source[host]) if host < source.num_addresses else 0  # type: ignore[index, union-attr]
+        return 0
+
+    def ports_of(self, inside: int) -> tuple[int, int, int] | None:
+        """The outside address, as its entry names it, and the ports of an inside address."""
+        row = self.entries.snat(inside)
+        if row is None:
+            return None
+        wire, first = self._computed(inside, row)
+        return row.wires[wire] or wire, first, self.blocks[first]
 
     # What could be drawn
 
@@ -82,9 +119,8 @@ class Draw(Tables):
     def _computed(self, subscriber: int, row: Row) -> tuple[int, int]:
         """RFC 7422: the outside address and the block of an inside address."""
         assert isinstance(row.entry, SnatEntry)
-        firsts = list(self.blocks)
-        number, block = divmod(subscriber - int(row.entry.source.network_address), len(firsts))  # type: ignore[union-attr]
-        return list(row.wires)[number], firsts[block]
+        number, block = divmod(subscriber - int(row.entry.source.network_address), len(self.firsts))  # type: ignore[union-attr]
+        return list(row.wires)[number], self.firsts[block]
 
     def obtainable(self, packet: Packet, row: Row, address: int) -> int:
         """How many ports of an address a packet's source could be given; without ports an address always does."""
@@ -105,7 +141,6 @@ class Draw(Tables):
         if self._left(packet, address, own):
             return own | kept
         if self.has_its_share(subscriber):
-            self.guessed = self.guessed or bool(kept)
             return set()
         return {block for block in self.blocks if (address, block) not in owners}
 
@@ -176,13 +211,18 @@ class Draw(Tables):
         assert not any(taken), f"{choice} is taken"
         owner, until = self.held.get((protocol, choice), (subscriber, 0))
         assert owner == subscriber or until <= self.now, f"{choice} is held down for {owner} until {until}"
-        self._check_preference(choice, block, protocol, packet.source[1])
+        self._check_preference(choice, block, protocol, packet.source)
 
-    def _check_preference(self, choice: Endpoint, block: int, protocol: int, wish: int) -> None:
-        """The inside port is preserved where it is free; its parity is, where such a port is (RFC 4787 REQ-4)."""
-        address, port = choice
-        if self.policy.ports == "preserve" and self.free(protocol, (address, wish)):
+    def _check_preference(self, choice: Endpoint, block: int, protocol: int, source: Endpoint) -> None:
+        """The inside port is preserved where it is free, or rests for its subscriber; its parity is, where such a port is
+        (RFC 4787 REQ-4)."""
+        (address, port), (subscriber, wish) = choice, source
+        key = protocol, (address, wish)
+        if self.policy.ports == "preserve" and (
+            self.free(*key) or (key in self.resting() and self.held[key][0] == subscriber)
+        ):
             assert port == wish, f"{choice}: {wish} was free to be preserved"
+            return
         if self.policy.parity and port % 2 != wish % 2:
             blocks = [block] if self.policy.ports in ("block", "deterministic") else list(self.blocks)
             alike = (p for first in blocks for p in range(first, self.blocks[first] + 1) if p % 2 == wish % 2)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
 
-from model_entries import PORTED, Entries
+from model_entries import PORTED, Applied, Entries
+from model_entries import Row as EntryRow
 from model_fragments import Fragments
 from model_packets import Endpoint
 from model_sessions import MS, Mapping, Row, Session
@@ -23,7 +24,7 @@ LONG_STEP = 4 * 3600 * SECOND  # without a complete expiry; one longer begins wi
 class Choices(NamedTuple):
     """What natcore is free to choose for a packet; the oracle asks only where it is."""
 
-    drawn: Callable[[], Endpoint | None]  # the outside endpoint of a new mapping; None: it sent nothing
+    drawn: Callable[[], Endpoint]  # the outside endpoint of a new mapping, be it that the packet is refused after all
     target: Callable[[int, int], int]  # by DNAT entry and remote address: the inside address
 
 
@@ -44,6 +45,17 @@ class Subscriber:
     address: int = 0
     second: int = -1  # of the clock, and the sessions that it opened in it
     opened: int = 0
+
+
+@dataclass
+class Event:
+    """What an administrator is told. address: of the subscriber, or of the pool; 0: of nobody alone."""
+
+    time: int  # ns
+    limit: str
+    destination: Endpoint = (0, 0)
+    protocol: int = 0
+    count: int = 0
 
 
 class Plan(NamedTuple):
@@ -90,12 +102,14 @@ class Tables:
         self.free_slots: list[int] = []
         self.last_id, self.new_slots = 0, count()
         self.swept: int | None = None  # ns: the last complete expiry
-        self.guessed = False  # from here on the oracle may be wrong
         self.counts: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()  # of the entries of all sessions
         self.rows: list[Row] = []
         self.generated: list[Generated] = []
-        self.events: dict[tuple[str, int], list[int]] = {}  # by reason, subscriber: time, remote, port, protocol, count
+        self.index_full = False  # no session more can be entered
+        self.sessions_told = False  # that there are many
+        self.ports_told: set[tuple[int, int]] = set()  # addresses, and protocols (0: blocks), of which it was told
+        self.events: dict[tuple[str, int, int], Event] = {}  # by reason, address and, of a threshold of ports, protocol
         for entry in entries:
             assert self.apply([Add(entry)], 0) is not None
 
@@ -307,7 +321,24 @@ class Tables:
         """Change the entries; how many sessions ended. None: refused, and nothing changed but the time."""
         self.advance(now)
         self._reap()
-        after = self.entries.after(changes)
+        return self._exchange(self.entries.after(changes), self.entries.stays)
+
+    def rebind(self, now: int) -> bool:
+        """Change the bind mode to NAT: private addresses are on the wire; sessions stay whose address does. False: refused."""
+        self.advance(now)
+        self._reap()
+        self.entries.private = self.entries.public
+
+        def stays(row: EntryRow, by: EntryRow | None, inside: int, outside: int) -> bool:
+            return by is not None and outside in row.wires and outside in by.wires
+
+        if self._exchange(self.entries.after([]), stays) is None:
+            self.entries.private = False
+            return False
+        return True
+
+    def _exchange(self, after: Applied, stays: Callable[[EntryRow, EntryRow | None, int, int], bool]) -> int | None:
+        """Put entries into force; how many sessions ended, since they may not stay. None: refused."""
         fresh = {row.id for row, by in after.gone if by} | {r.id for r in after.rows if r.id > self.entries.last_id}
         taken = [m for m in self.mappings if not m.static and m.protocol in PORTED]  # without ports none is held
         if self.entries.clash(after) or any(
@@ -318,7 +349,7 @@ class Tables:
         for row, by in after.gone:
             ended += self._end_in_order(
                 s for s in self.sessions
-                if s.mapping.entry == row.id and not self.entries.stays(row, by, s.mapping.inside[0], s.mapping.outside[0])
+                if s.mapping.entry == row.id and not stays(row, by, s.mapping.inside[0], s.mapping.outside[0])
             )  # fmt: skip
             for who in self.subscribers.values():
                 if who.entry == row.id and (by is None or who.address not in by.wires):
@@ -342,6 +373,7 @@ class Tables:
         for who in self.subscribers.values():
             if who.address not in self.eips:
                 who.entry = 0
+        self.ports_told = {key for key in self.ports_told if key[0] in self.eips}
 
     def counters(self) -> dict[str, int]:
         """As natcore's, those that are zero left out."""

@@ -15,11 +15,17 @@ from itertools import repeat
 from pathlib import Path
 
 from comparison import run
+from configurations import TRAITS
+from model_entries import KINDS
 from natcore.verdict import Verdict
 
 SEEDS_AT_ONCE = 20
-# What no seed can show: a next hop in memory, and the index's bound at the load that it is built for.
-NEVER = {Verdict.DROP_NO_NEIGHBOUR.name, Verdict.DROP_PROBE_LIMIT.name}
+# What has to occur; what else did is counted too.
+EXPECTED = {
+    *(f"verdict {verdict.name}" for verdict in Verdict),
+    *(f"policy {trait}" for trait in TRAITS),
+    *(f"entry of a session: {kind}" for kind in KINDS),
+}
 
 
 def lives(first: int, seeds: int, operations: int) -> tuple[int, Counter[str], dict[int, str]]:
@@ -61,11 +67,10 @@ class Progress:
 
 def report(histogram: Counter[str], least: int) -> list[str]:
     """Prints the histogram by kind; what occurred too seldom."""
-    expected = {f"verdict {v.name}" for v in Verdict if v.name not in NEVER}
-    rows = {name: histogram[name] for name in {*histogram, *expected}}
+    rows = {name: histogram[name] for name in {*histogram, *EXPECTED}}
     for name, count in sorted(rows.items(), key=lambda row: (row[0].split()[0], -row[1])):
         print(f"{name:58}{count:14,}")
-    return sorted(name for name, count in rows.items() if count < least)
+    return sorted(name for name in EXPECTED if rows[name] < least)
 
 
 def main() -> int:

@@ -64,6 +64,7 @@ GROUND = {"hints", "wire", "frame", "verdict", "memory", "random", "slab", "chec
 MAY_KNOW["_limits"] = {*GROUND, "state", "_events", "_mappings", "_ports", "_sessions", "_sweep"}
 MAY_KNOW["_split"] = {"hints", "wire", "frame", "checksum", "_icmp", "_parse"}
 MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_icmp", "_rewrite", "_mss", "_synqueue", "_journal"}
+MAY_KNOW["_reopen"] = {*GROUND, "state", "_admit", "_events", "_limits", "_mappings", "_parse", "_sessions", "_tcp"}
 MAY_KNOW["_cross"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_rules"}
 MAY_KNOW["_quoted"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_sessions", "_tcp"}
 MAY_KNOW["_pieces"] = {
@@ -134,7 +135,7 @@ MAY_KNOW["_tamper"] = set(MAY_KNOW) - {"_gateway", "_testing"}
 
 READ_VERDICTS = {"_flows"}  # they say what was decided elsewhere
 GIVE_VERDICTS = {"verdict", "_parse", "_admit", "_quoted", "_translate", "_worker", "_plane", "_gateway", "_testing"}
-GIVE_VERDICTS |= {"_cross", "_explain", "_pieces", "_unsolicited"}
+GIVE_VERDICTS |= {"_cross", "_explain", "_pieces", "_reopen", "_unsolicited"}
 BOUNDARIES = {
     "_ring",
     "_plane",

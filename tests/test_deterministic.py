@@ -114,6 +114,18 @@ def test_who_knows_eips_and_port_forwards() -> None:
         ask(EIP, 4002)
 
 
+def test_a_private_address_is_no_name_where_it_is_not_on_the_wire() -> None:
+    """Contract, field 8: in bind mode MULTI_BINDED the EIP itself is, and the private address may be somebody else's."""
+    over = Gateway(seed=1, policy=computed(), max_sessions=100, eip_bind_mode="MULTI_BINDED")
+    over.add(SnatEntry("10.0.0.0/30", pool=Eip(EIP, private_ip="172.16.0.9")))
+    assert (over.who(EIP, 4000), over.who("172.16.0.9", 4000)) == (IPv4Address("10.0.0.0"), None)
+    over.add(DnatEntry("172.16.0.9", 4001, "10.0.0.77", 443))
+    assert (over.who(EIP, 4001), over.who("172.16.0.9", 4001)) == (IPv4Address("10.0.0.0"), IPv4Address("10.0.0.77"))
+    over.modify(eip_bind_mode="NAT")
+    assert {over.who(EIP, 4001), over.who("172.16.0.9", 4001)} == {IPv4Address("10.0.0.77")}
+    assert {over.who(EIP, 4000), over.who("172.16.0.9", 4000)} == {IPv4Address("10.0.0.0")}
+
+
 def test_other_policies_are_not_computed() -> None:
     with pytest.raises(ConfigurationError, match=r"Policy\.ports='random': .*session log"):
         gateway().who(EIP, 4000)

@@ -71,13 +71,60 @@ def test_a_rate_is_not_forgotten_with_the_last_mapping() -> None:
     assert opened(over, 2, now=3.0) == [OUTBOUND] * 2
 
 
-def test_a_syn_from_outside_that_reopens_a_session_meets_the_caps() -> None:
-    with pytest.warns(UserWarning):
-        over = gateway(timeouts=Timeouts(tcp_transitory=100))
-    talk = Talk(over)
+@pytest.mark.parametrize("name", ["new_sessions_per_second", "gateway_new_sessions_per_second"])
+def test_a_refused_hairpin_counts_against_no_rate(name: str) -> None:
+    over = gateway(policy=Policy(**{name: 1}, filtering="address-and-port-dependent"))
+    assert over.translate_one(udp(destination=EIP), Side.INSIDE, 0.0)[0] is Verdict.DROP_NO_MAPPING
+    assert opened(over, 2) == [OUTBOUND, Verdict.DROP_RATE_LIMIT]
+    assert told(over) == [("rate-limit", name, 1)]
+
+
+def closed(over: Gateway, host: str = HOST) -> Talk:
+    """A connection that both ends have finished."""
+    talk = Talk(over, host=host)
     for flags in ("S", "FA"):
         talk.out(flags, seq=1)
         talk.back("SA" if flags == "S" else "FA", seq=1, ack=2)
+    return talk
+
+
+@pytest.mark.parametrize("name", ["new_sessions_per_second", "gateway_new_sessions_per_second"])
+def test_a_syn_from_inside_that_reopens_a_session_is_a_new_one_for_the_rates(name: str) -> None:
+    over = gateway(policy=Policy(**{name: 2}))
+    talk = closed(over)
+    assert talk.out("S", seq=9) is OUTBOUND
+    for flags in ("SA", "FA"):
+        talk.back(flags, seq=9, ack=10)
+        talk.out("FA", seq=10)
+    with counted(over, dropped_rate_limit=1, created=0, ended=0):
+        assert talk.out("S", seq=99) is Verdict.DROP_RATE_LIMIT
+    assert opened(over, 1) == [Verdict.DROP_RATE_LIMIT]
+    assert told(over) == [("rate-limit", name, 2)]
+    assert talk.out("A", seq=11) is OUTBOUND  # the old one goes on
+    talk.now = 1.0
+    assert [talk.out("S", seq=99), *opened(over, 2, now=1.0)] == [OUTBOUND, OUTBOUND, Verdict.DROP_RATE_LIMIT]
+
+
+def test_a_stranger_s_session_that_the_inside_reopens_meets_its_quota() -> None:
+    over = gateway(policy=Policy(sessions_per_subscriber=2))
+    talk = closed(over)
+    assert talk.back("S", seq=9) is Verdict.INBOUND  # opened from outside from now on: nobody's quota
+    talk.out("SA", seq=9, ack=10)
+    for way in (talk.back, talk.out):
+        way("FA", seq=10, ack=10)
+    assert opened(over, 2) == [OUTBOUND] * 2
+    with counted(over, dropped_subscriber_limit=1, created=0):
+        assert talk.out("S", seq=99) is Verdict.DROP_SUBSCRIBER_LIMIT
+    assert told(over) == [("subscriber-limit", "sessions_per_subscriber", 1)]
+    over.end(protocol="udp")
+    assert talk.out("S", seq=99) is OUTBOUND
+    assert opened(over, 2) == [OUTBOUND, Verdict.DROP_SUBSCRIBER_LIMIT]  # and it counts
+
+
+def test_a_syn_from_outside_that_reopens_a_session_meets_the_caps() -> None:
+    with pytest.warns(UserWarning):
+        over = gateway(timeouts=Timeouts(tcp_transitory=100))
+    talk = closed(over)
     _testing.preset_caps(over._core.worker_capsule(), 0, 0)
     with counted(over, dropped_outside_limit=2, created=0):
         assert [talk.back("S", seq=9), talk.back("S", seq=9)] == [Verdict.DROP_OUTSIDE_LIMIT] * 2
@@ -131,6 +178,30 @@ def test_ports_are_told_of_by_address_and_protocol(policy: Policy, address_and_p
     )  # fmt: skip
     opened(over, 20, OTHER)
     assert told(over) == []
+
+
+def test_a_refused_hairpin_is_told_of_by_no_threshold() -> None:
+    strict = Policy(warn_at=0.02, rearm_at=0, port_ranges=((4000, 4099),), filtering="address-dependent")
+    over = gateway(max_sessions=100, policy=strict)
+    opened(over, 1)
+    assert over.translate_one(udp(OTHER, destination=EIP), Side.INSIDE, 0.0)[0] is Verdict.DROP_NO_MAPPING
+    assert told(over) == []
+
+
+@pytest.mark.parametrize("policy", [
+    Policy(port_ranges=((4000, 4099),), hold_down=10), Policy(port_ranges=((4000, 4099),), hold_down=10, ports="block",
+                                                              block_size=1, blocks=200),
+])  # fmt: skip
+def test_ports_whose_rest_is_over_are_free_for_a_threshold_though_nobody_looked(policy: Policy) -> None:
+    over = gateway(policy=policy)
+    opened(over, 60)
+    over.end(now=1.0)
+    assert set(opened(over, 19, OTHER, now=10.999)) == {OUTBOUND}  # 79 of 100, of which 60 rest
+    assert told(over) == []
+    assert set(opened(over, 60, OTHER, first=6000, now=11.0)) == {OUTBOUND}
+    assert told(over) == []
+    assert opened(over, 1, OTHER, first=7000, now=11.0) == [OUTBOUND]
+    assert told(over) == [("ports-threshold", "pool", 1)]
 
 
 def test_thresholds_are_the_policy_s() -> None:

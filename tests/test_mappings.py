@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from frames import EIP, HOST, REMOTE, Talk, echo, gateway, one_port, parsed, tcp, udp
-from natcore import Eip, Gateway, Policy, Side, SnatEntry, Verdict
+from natcore import DnatEntry, Eip, Error, Gateway, Policy, Side, SnatEntry, Verdict
 
 POOL = [f"203.0.113.{n}" for n in range(1, 9)]
 
@@ -175,6 +175,24 @@ def test_modifying_the_bind_mode_ends_what_changes_and_only_that() -> None:
     assert set(rows["nat_ip"]) == {int(IPv4Address(POOL[0]))} and set(rows["end_time"]) == {5_000_000}
     after = {outside_of(over, udp(host, sport=9))[0] for host in hosts}
     assert after == {"172.16.0.9", POOL[1]}
+
+
+def test_modifying_the_bind_mode_is_a_change_of_entries_like_others() -> None:
+    """What was due ended before, at its own time; what has drained is gone; a port may move within the change."""
+    over = Gateway(seed=1, max_sessions=100, eip_bind_mode="MULTI_BINDED")
+    over.add(SnatEntry("10.0.0.0/8", pool=Eip(POOL[0], private_ip="172.16.0.9")))
+    over.add(DnatEntry("172.16.0.9", 4430, "10.0.0.7", 8443))  # not the pool's, as long as the EIP is on the wire
+    drained = over.add(DnatEntry("172.16.0.9", 8000, "10.0.0.7", 8080))
+    over.translate_one(tcp("S", REMOTE, 7, "172.16.0.9", 8000), Side.OUTSIDE, 0.0)
+    outside_of(over, udp())
+    over.remove(drained, drain=True)
+    plan = over.plan([])
+    over.modify(eip_bind_mode="NAT", now=400.0)
+    assert over.take_records()["end_time"].tolist() == [300_000_000]
+    assert len(over.sessions()) == 0 and over.ports()["reserved"].sum() == 1
+    assert [int(row["outside_ip"]) for row in over.ports()] == [int(IPv4Address("172.16.0.9"))] * 3
+    with pytest.raises(Error, match="have changed"):
+        over.apply(plan)
 
 
 @pytest.mark.parametrize("kind, mode, pool, wire, eip", [

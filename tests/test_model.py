@@ -11,7 +11,7 @@ from craft import address, ether, icmp, tcp, udp
 from model import ModelGateway, Outcome
 from model_packets import ACK, ECHO_REPLY, FIN, RST, SYN, checksum, ones_sum
 from model_sessions import Tcp
-from model_tables import Choices
+from model_tables import Choices, Event
 from natcore.config import Behaviour, Link, Policy, SnatEntry, Timeouts
 from natcore.records import CREATE, END, WINDOW
 from natcore.verdict import Side, Verdict
@@ -253,7 +253,8 @@ def test_rfc6888_req8_a_freed_port_rests() -> None:
     assert bench.verdict(other, now=299.999) is Verdict.DROP_PORTS_EXHAUSTED
     assert bench.verdict(other, now=419.999) is Verdict.DROP_PORTS_EXHAUSTED
     assert bench.verdict(udp((HOST, 8), (SERVER, 9)), now=419.999) is Verdict.OUTBOUND  # the same subscriber
-    assert bench.gateway.events["ports-exhausted", address(OTHER)] == [299999000000, address(SERVER), 9, 17, 2]
+    event = bench.gateway.events["ports-exhausted", address(OTHER), 0]
+    assert event == Event(299_999_000_000, "pool", (address(SERVER), 9), 17, count=2)
     assert [g.frame[34:36] for g in bench.gateway.generated] == [b"\x03\x01"] * 2
 
 

@@ -213,6 +213,16 @@ def test_a_port_whose_rest_is_over_is_preserved() -> None:
     assert other.out() is Verdict.OUTBOUND and other.outside[1] == 5000
 
 
+def test_a_port_that_rests_is_preserved_for_whom_it_rests() -> None:
+    over = gateway(policy=Policy(ports="preserve"))
+    assert Talk(over).out() is Verdict.OUTBOUND
+    over.end()
+    other, same = Talk(over, host=OTHER), Talk(over)
+    assert other.out() is Verdict.OUTBOUND and other.outside[1] != 5000
+    assert same.out() is Verdict.OUTBOUND and same.outside[1] == 5000
+    assert over.ports()["held_down"].sum() == 0
+
+
 def test_parity_is_kept_while_such_a_port_is_free() -> None:
     over = gateway(policy=Policy(parity=True, port_ranges=((4000, 4003),)))
     even = [Talk(over, sport=5000 + 2 * n) for n in range(3)]

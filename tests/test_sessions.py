@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -326,6 +327,24 @@ def test_what_finds_no_room_is_lost_and_counted() -> None:
     over.advance(1000.0)  # 12 rows for 4 places, and nobody to drain them
     assert over.counters()["journal_lost"] == 10
     assert over.take_records(events=True)["number"].tolist() == [4, 5, 6, 7]
+
+
+def test_the_sweep_between_batches_waits_for_a_reader_to_make_room() -> None:
+    over = gateway(records=8)
+    for sport in range(1, 7):
+        over.translate_one(udp(sport=sport), Side.INSIDE, 0.0)
+    over._core.relief = lambda: None  # somebody takes rows, though not just now
+    capsule = over._core.worker_capsule()
+    taken = []
+    for second in range(301, 401, 10):
+        _testing.tick_worker(capsule, second * 1_000_000_000)
+        if second > 350:
+            taken += over.take_records(events=True)["session"].tolist()
+        else:
+            assert over._core.counters()[1]["sessions"] == 5  # the sixth's two rows filled the ring
+    assert Counter(taken) == dict.fromkeys(range(1, 7), 3)  # create, window, end
+    assert over.counters()["journal_lost"] == 0
+    over._core.relief = None
 
 
 # ---- remaining life

@@ -34,7 +34,7 @@ from frames import (
     udp,
     verdict_of,
 )  # fmt: skip
-from natcore import Behaviour, Gateway, Link, Policy, Side, Verdict, _testing
+from natcore import Behaviour, DnatEntry, Gateway, Link, Policy, Side, Verdict, _testing
 
 OTHER = "10.0.0.6"
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
@@ -112,6 +112,21 @@ def test_addresses_from_inside(source: str, destination: str, verdict: Verdict) 
 ])  # fmt: skip
 def test_addresses_from_outside(source: str, destination: str, verdict: Verdict) -> None:
     assert verdict_of(gateway(), udp(source, 53, destination, 4000), OUTSIDE) is verdict
+
+
+@pytest.mark.parametrize("own", ["10.0.0.1", "203.0.113.254"])
+def test_the_gateways_own_addresses_come_by_no_wire(own: str) -> None:
+    """Else a stranger could open a session that takes an inside host's packets to the gateway away."""
+    over = gateway(inside=Link(address="10.0.0.1"), outside=Link(address="203.0.113.254"))
+    over.add(DnatEntry("203.0.113.9", "any", HOST, "any", protocol="any"))
+    for frame, side in (
+        (udp(own, 53), INSIDE), (udp(own, 53, "203.0.113.9", 5000), OUTSIDE),
+        (echo(own, "203.0.113.9"), OUTSIDE), (tcp("S", own, 443, "203.0.113.9", 5000), OUTSIDE),
+    ):  # fmt: skip
+        assert verdict_of(over, frame, side) is Verdict.DROP_SPOOFED
+    assert (
+        verdict_of(over, udp(HOST, 5000, "10.0.0.1", 53)) is verdict_of(over, echo(HOST, "10.0.0.1")) is Verdict.LOCAL
+    )
 
 
 def test_a_wrong_header_checksum() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from ._gateway import Core
 from .config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
@@ -38,6 +38,9 @@ class Replace:
 
 
 Change = Add | Remove | Replace
+# Of an entry and what it becomes, one of the entries then, the sessions that stay: inside addresses, first to last, and
+# numbers of outside addresses.
+Staying = Callable[[Entry, Entry | None, list[Entry]], tuple[int, int, set[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +112,28 @@ class EntryTable:
         """Everything that can fail comes first; then one swap."""
         self._reap()
         rows, added = self._after(plan.changes)
+        return Applied(added, self._exchange(rows, _drained(plan.changes), now_ns, self._staying))
+
+    def rebind(self, eip_bind_mode: str, now_ns: int) -> None:
+        """Another bind mode: sessions over an address that changes on the wire end, their rows written."""
+        self._reap()
+        before, book = self._book, Rulebook(self._book.kind, eip_bind_mode, self._book.policy)
+        rows = [
+            row if before.outside_addresses(row, self.rows) == book.outside_addresses(row, self.rows)
+            else Entry(row.id, row.entry) for row in self.rows
+        ]  # fmt: skip
+        self._book = book
+        try:
+            self._exchange(rows, [], now_ns, _on_the_same_wire)
+        except Error:
+            self._book = before
+            raise
+
+    def _exchange(self, rows: list[Entry], drained: list[Entry], now_ns: int, staying: Staying) -> int:
+        """Puts rows into force; how many sessions ended, since they may not stay. With an error nothing has changed."""
         self._book.check(rows)
         by_id = {row.id: row for row in rows}
         fresh = [row for row in rows if row not in self.rows]
-        drained = _drained(plan.changes)
         leaving = [row for row in self.rows if row not in rows and row not in drained]
         for row in leaving:
             self._unreserve(row)  # what comes may want the same ports
@@ -122,37 +143,14 @@ class EntryTable:
             for row in leaving:
                 self._reserve(row, now_ns)
             raise
-        ending = [(row.id, *self._staying(row, by_id.get(row.id), rows)) for row in leaving]
+        ending = [(row.id, *staying(row, by_id.get(row.id), rows)) for row in leaving]
         ended = self._core.swap(self._book.compile(rows), ending, now_ns)
         for row in leaving:
             self._release(row, reserved=False)
         self._draining += drained
         self.rows = [self._settle(row) for row in rows]
         self._generation += 1
-        return Applied(added, ended)
-
-    def rebind(self, eip_bind_mode: str, now_ns: int) -> None:
-        """Another bind mode: sessions over an address that changes on the wire end, their rows written."""
-        before, book = self._book, Rulebook(self._book.kind, eip_bind_mode, self._book.policy)
-        book.check(self.rows)
-        moved = [
-            row for row in self.rows
-            if before.outside_addresses(row, self.rows) != book.outside_addresses(row, self.rows)
-        ]  # fmt: skip
-        fresh = {row.id: replace(row, addresses=[]) for row in moved}
-        self._book = book
-        try:
-            self._take(list(fresh.values()), self.rows, now_ns)
-        except Error:
-            self._book = before
-            raise
-        rows = [fresh.get(row.id, row) for row in self.rows]
-        leaving = [(row.id, 0, 0xFFFFFFFF, set(row.addresses) & set(fresh[row.id].addresses)) for row in moved]
-        self._core.swap(book.compile(rows), leaving, now_ns)
-        for row in moved:
-            self._release(row)
-            row.addresses = fresh[row.id].addresses
-        self._generation += 1
+        return ended
 
     # ---- what a change comes to -------------------------------------------------------------------------------------
 
@@ -273,6 +271,10 @@ class EntryTable:
 
 def _same_shares(one: SnatEntry, other: SnatEntry) -> bool:
     return (one.source, one.pool) == (other.source, other.pool)
+
+
+def _on_the_same_wire(row: Entry, by: Entry | None, rows: list[Entry]) -> tuple[int, int, set[int]]:
+    return NOTHING if by is None else (0, 0xFFFFFFFF, set(row.addresses) & set(by.addresses))
 
 
 def _check_entry(entry: object) -> AnyEntry:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .checks import Address, check_integer, parse_ipv4
 from .config import AnyEntry, DnatEntry, Eip, Policy, SnatEntry
@@ -62,17 +62,26 @@ def ports_of(entries: Iterable[AnyEntry], policy: Policy, inside: Address) -> Sh
 
 
 def who(
-    entries: Iterable[AnyEntry], policy: Policy, address: Address, port: int, protocol: str | None = None
+    entries: Iterable[AnyEntry],
+    policy: Policy,
+    address: Address,
+    port: int,
+    protocol: str | None = None,
+    *,
+    eip_bind_mode: str = "NAT",
 ) -> ipaddress.IPv4Address | None:
     """The inside host behind an outside endpoint; None: nobody's.
 
-    address: an EIP, or the private one that it has. protocol: "tcp", "udp" or "icmp"; it matters where a DNAT entry has the
-    port of one protocol alone. Raises ConfigurationError where the port is a DNAT entry's that has several targets.
+    address: an EIP or, in bind mode "NAT" (contract, field 8), the private one that it has on the wire. protocol: "tcp",
+    "udp" or "icmp"; it matters where a DNAT entry has the port of one protocol alone. Raises ConfigurationError where the
+    port is a DNAT entry's that has several targets.
     """
     _check(policy)
     outside = parse_ipv4(address, "address")
     check_integer("port", port, 0, 65535)
     entries = list(entries)
+    if eip_bind_mode != "NAT":  # a private address is then no name of its EIP, and may be a DNAT entry's own
+        entries = [_without_private(entry) for entry in entries]
     forwarded = _forwarded(entries, outside, port, protocol)
     if forwarded is not None:
         return forwarded
@@ -99,6 +108,12 @@ def _check(policy: Policy) -> None:
 
 def _network(entry: SnatEntry) -> ipaddress.IPv4Network:
     return ipaddress.IPv4Network(entry.source)
+
+
+def _without_private(entry: AnyEntry) -> AnyEntry:
+    if not isinstance(entry, SnatEntry):
+        return entry
+    return replace(entry, pool=[replace(eip, private_ip=None) for eip in entry.pool])
 
 
 def _forwarded(

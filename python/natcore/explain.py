@@ -133,7 +133,10 @@ REFUSALS: dict[Verdict, tuple[str, str]] = {
         "parse",
         "no protocol, ICMP message or destination that is translated (RFC 5508 REQ-11)",
     ),
-    Verdict.DROP_SPOOFED: ("source", "it cannot come from there: no host's address, or one of the pool's"),
+    Verdict.DROP_SPOOFED: (
+        "source",
+        "it cannot come from there: no host's address, the gateway's own, or one of the pool's",
+    ),
     Verdict.DROP_NO_SNAT_ENTRY: ("entry", "no SNAT, 1:1 or no-NAT entry covers its source (RFC 5508 REQ-8)"),
     Verdict.DROP_NO_MAPPING: ("mapping", "nothing is open there (RFC 4787 section 5)"),
     Verdict.DROP_FILTERED: ("filter", "filtering is {filtering}, and the inside has not sent there (RFC 4787 REQ-8)"),

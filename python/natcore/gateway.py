@@ -158,11 +158,7 @@ class Gateway:
         """Carries a plan out, in one moment for the packets; all of it or, with an error, nothing."""
         self._check_open()
         self._table.check(plan)
-        now_ns = self._now_ns(now)
-        if not self._planes:  # whose sweep comes by itself
-            self._advance_ns(now_ns)
-            now_ns = self._core.now_ns
-        applied = self._table.apply(plan, now_ns)
+        applied = self._table.apply(plan, self._settle(now))
         self._tell_planes()
         return applied
 
@@ -203,7 +199,7 @@ class Gateway:
             raise ConfigurationError(
                 f"eip_bind_mode={eip_bind_mode!r}: allowed is a change from MULTI_BINDED to NAT only"
             )
-        self._table.rebind(eip_bind_mode, self._now_ns(now))
+        self._table.rebind(eip_bind_mode, self._settle(now))
         self.eip_bind_mode = eip_bind_mode
         self._tell_planes()
 
@@ -355,7 +351,8 @@ class Gateway:
 
     def who(self, address: Address, port: int, protocol: str | None = None) -> IPv4Address | None:
         """The inside host behind an outside endpoint, computed (ports="deterministic"); None: nobody's."""
-        return deterministic.who([row.entry for row in self._table.rows], self.policy, address, port, protocol)
+        entries = [row.entry for row in self._table.rows]
+        return deterministic.who(entries, self.policy, address, port, protocol, eip_bind_mode=self.eip_bind_mode)
 
     def ports_of(self, inside: Address) -> deterministic.Share | None:
         """The outside address and ports of an inside host, computed (ports="deterministic"); None: no entry covers it."""
@@ -369,10 +366,13 @@ class Gateway:
         """A descriptor that is readable while events() has something to tell."""
         return self._core.event_fd
 
-    def _settle(self) -> None:
-        """Completes expiry up to the gateway's clock, so that nothing dead is shown; a plane's sweep does it by itself."""
+    def _settle(self, now: float | None = None) -> int:
+        """Completes expiry up to now, so that nothing dead is shown; a plane's sweep does it by itself. That moment, ns."""
+        now_ns = self._now_ns(now)
         if not self._planes and not self._closed:
-            self._advance_ns(self._core.now_ns)
+            self._advance_ns(now_ns)
+            now_ns = self._core.now_ns
+        return now_ns
 
     # ---- the session log --------------------------------------------------------------------------------------------
 

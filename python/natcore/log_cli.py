@@ -90,7 +90,7 @@ def _places(log: Path | None, spool: Path | None, config: Path | None) -> Places
 def _compute(endpoint: str, protocol: str | None, config: Path, as_json: bool) -> int:
     """Who has the port by the gateway's file alone; the exit status."""
     from . import deterministic
-    from .config import Policy
+    from .config import AnyEntry, Policy
     from .settings import load
 
     settings = load(config)
@@ -100,7 +100,9 @@ def _compute(endpoint: str, protocol: str | None, config: Path, as_json: bool) -
             "--at: missing; without it allowed is the file of a gateway with ports = 'deterministic'"
         )
     address, port = _whole_endpoint(endpoint)
-    host = deterministic.who([*settings.snat, *settings.dnat, *settings.no_nat], policy, address, port, protocol)
+    mode = settings.gateway.get("eip_bind_mode", "NAT")
+    entries: list[AnyEntry] = [*settings.snat, *settings.dnat, *settings.no_nat]
+    host = deterministic.who(entries, policy, address, port, protocol, eip_bind_mode=mode)
     if as_json:
         report.print_json({"status": "nobody" if host is None else "computed", "subscriber": host})
     elif host is None:
