@@ -1,4 +1,8 @@
-"""The journal: rows of the session log on their way out, a ring with one producer (the worker) and one consumer."""
+"""The journal: rows of the session log on their way out, a ring with one producer (the worker) and one consumer.
+
+Beside the ring there is room that is allocated when it is needed, for what writes many rows at once and not for a
+packet's sake, and only while somebody reads: the sweep, which cannot wait for the reader.
+"""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.hints cimport load_acquire64
@@ -32,24 +36,44 @@ cdef struct Record:             # RECORD of python/natcore/records.py
     uint16_t flags
     uint16_t unused[3]
 
+cdef enum:
+    ASIDE_ROWS = 1024
+
+cdef struct Aside:              # rows beside the ring: they come after the first at_head of the ring's, before its others
+    uint64_t next               # Aside*, 0: none yet
+    uint64_t count              # rows written
+    uint64_t at_head
+    Record rows[1024]           # ASIDE_ROWS
+
 cdef struct Journal:
     Record* ring
     uint64_t capacity           # rows
-    uint64_t head               # rows written since the start; the producer's
+    uint64_t head               # rows written into the ring since the start; the producer's, as what follows
     uint64_t head_at            # head modulo capacity
-    uint64_t lost               # rows that found the ring full
-    uint64_t read               # whether somebody takes rows: what can wait for room then does
-    uint64_t unused[3]
-    uint64_t tail               # rows read since the start; the consumer's
+    uint64_t lost               # rows that found no room
+    uint64_t newest             # Aside*
+    uint64_t aside_written      # rows since the start
+    uint64_t aside_limit        # rows that may wait beside the ring, 0: nobody reads
+    uint32_t widened            # while this is set, room is made beside a full ring
+    uint32_t is_aside           # the row of journal_slot does
+    uint64_t unused[4]
+    uint64_t tail               # rows read from the ring since the start; the consumer's, as what follows
     uint64_t tail_at
+    uint64_t oldest             # Aside*, which has been read up to oldest_read; the producer sets the very first
+    uint64_t oldest_read
+    uint64_t aside_read         # rows since the start
 
 cdef inline uint64_t journal_room(Journal* journal) noexcept nogil:
     """Rows that still fit, at least: the consumer may be reading."""
     return journal.capacity - (journal.head - load_acquire64(&journal.tail))
 
+cdef inline uint64_t journal_waiting(Journal* journal) noexcept nogil:
+    """Rows that can be drained; the consumer asks."""
+    return journal.head - journal.tail + journal.aside_written - journal.aside_read
+
 cdef inline bint journal_is_short(Journal* journal) noexcept nogil:
     """Whether a session's last two rows had better wait until the reader has made room."""
-    return journal.read and journal_room(journal) < 2
+    return journal.aside_limit and journal_room(journal) < 2
 
 cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil
 cdef void journal_delete(Journal* journal) noexcept nogil

@@ -1,7 +1,7 @@
 """The session log's side of the core: rows out of the journal, open windows, the labels of time; who holds the worker."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from natcore._journal cimport Record, journal_drain
+from natcore._journal cimport Record, journal_drain, journal_waiting
 from natcore._look cimport oldest_window
 from natcore._sessions cimport micros, window_copy
 from natcore._sweep cimport close_windows
@@ -61,22 +61,31 @@ cdef class Rows:
         return count
 
     @property
-    def relief(self):
-        """Called with the worker held, to take rows out of a journal that is full; None: nobody takes them."""
-        return self.reader
-
-    @relief.setter
-    def relief(self, reader):
-        self.reader = reader
-        self.worker.journal.read = reader is not None
-
-    @property
     def journal_lost(self):
         return self.worker.journal.lost
 
     @property
     def journal_waiting(self):
-        return self.worker.journal.head - self.worker.journal.tail
+        """Rows that can be drained."""
+        return journal_waiting(&self.worker.journal)
+
+    @property
+    def journal_filling(self):
+        """An eighth of the ring or more waits."""
+        return 8 * self.journal_waiting >= self.worker.journal.capacity
+
+    @property
+    def relief(self):
+        """Called with the worker held, to take rows out of a journal that is full; None: nobody reads.
+
+        While somebody does, rows of the sweep that find the ring full wait beside it, two of each session at most.
+        """
+        return self.reader
+
+    @relief.setter
+    def relief(self, reader):
+        self.reader = reader
+        self.worker.journal.aside_limit = 0 if reader is None else 2 * <uint64_t>self.worker.sessions.slots.capacity
 
     def close_windows(self, uint64_t now_ns, bint losing=False):
         """Writes open windows as partial rows, what is dead as ended; the sessions go on.

@@ -109,6 +109,8 @@ cdef bint is_in_order(const Agenda* agenda) noexcept nogil:
 cdef bint carry_out(Sessions* table, Agenda* agenda, uint64_t now_ns, uint64_t room) noexcept nogil:
     """What is noted, in (time, slot) order, while there is room for its rows; whether that was all."""
     cdef uint64_t i = 0
+    cdef uint32_t widened = table.journal.widened
+    table.journal.widened = 1
     if not is_in_order(agenda):
         qsort(agenda.due, agenda.count, sizeof(Due), sooner)
     while i < agenda.count and room >= 2:
@@ -124,6 +126,7 @@ cdef bint carry_out(Sessions* table, Agenda* agenda, uint64_t now_ns, uint64_t r
             table.hot[agenda.due[i].slot].window_end = <unsigned short>(now_ns // 1000000000)
         room -= 2
         i += 1
+    table.journal.widened = widened
     free(agenda.due)
     return i == agenda.count
 

@@ -321,9 +321,11 @@ cdef class JournalRing:
     def __dealloc__(self):
         journal_delete(&self.journal)
 
-    def write(self, uint64_t session):
-        """A row of the session; whether there was room."""
-        cdef Record* row = journal_slot(&self.journal)
+    def write(self, uint64_t session, bint widened=False, uint64_t aside_limit=0):
+        """A row of the session, of the sweep (widened) or of a packet; whether there was room."""
+        cdef Record* row
+        self.journal.aside_limit, self.journal.widened = aside_limit, widened
+        row = journal_slot(&self.journal)
         if row == NULL:
             return False
         memset(row, 0, sizeof(Record))

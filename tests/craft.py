@@ -11,7 +11,7 @@ ETHERNET = GATEWAY_MAC + HOST_MAC  # destination and source
 
 
 def address(value: str | int) -> int:
-    return int(IPv4Address(value))
+    return value if isinstance(value, int) else int(IPv4Address(value))
 
 
 def ether(ip: bytes, *tags: int, ethertype: int = 0x0800) -> bytes:

@@ -70,6 +70,14 @@ class FakeCore:
         return at_ns // 1000
 
     @property
+    def journal_waiting(self) -> int:
+        return self.waiting
+
+    @property
+    def journal_filling(self) -> bool:
+        return 8 * self.waiting >= self.capacity
+
+    @property
     def waiting(self) -> int:
         return sum(map(len, self._ring))
 

@@ -63,7 +63,8 @@ class ModelGateway(Following):
             out = out and self._fitted(out, packet.link, side, verdict)
             self._release(side)
         group = "forwarded" if verdict in FORWARDED else "local" if verdict is Verdict.LOCAL else "dropped"
-        self.counts.update(("received", "held" if verdict is Verdict.HELD else group))
+        self.counts["received"] += 1
+        self.counts["held" if verdict is Verdict.HELD else group] += 1
         if verdict.is_drop:
             self.counts["dropped_" + verdict.name.removeprefix("DROP_").lower()] += 1
         return verdict, out

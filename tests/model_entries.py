@@ -206,9 +206,8 @@ class Entries:
         short = any(row.entry.source.num_addresses > room * len(row.wires) for row in snat)  # type: ignore[union-attr]
         return short or len(set(wires)) < len(wires)
 
-    def clash(self, after: Applied) -> bool:
-        """Whether two of the entries cannot both be, or one would take a port of an entry that drains."""
-        rows = after.rows
+    def clash(self, rows: Sequence[Row]) -> bool:
+        """Whether two of the entries cannot both be."""
         sources = [row.entry.source for row in rows if isinstance(row.entry, SnatEntry)]
         plain = [(r.entry.source, r.entry.destination) for r in rows if isinstance(r.entry, NoNatEntry)]
         inside = [target for row in rows if row.whole for target in targets(row)]
@@ -220,10 +219,12 @@ class Entries:
         pools = {wire for row in rows if isinstance(row.entry, SnatEntry) for wire in row.wires}
         if any(row.whole and not pools.isdisjoint(row.wires) for row in dnat):
             return True
-        if self.policy.ports == "deterministic" and self._unfit(rows):
-            return True
+        return self.policy.ports == "deterministic" and self._unfit(rows)
+
+    def held_by_draining(self, after: Applied) -> bool:
+        """Whether a new one would take a port of an entry that drains: like one of a mapping, it may be free later."""
         standing = [row.id for row in self.rows if row.id not in {gone.id for gone, _ in after.gone}]
-        fresh = [row for row in dnat if row.id not in standing]
+        fresh = [row for row in after.rows if isinstance(row.entry, DnatEntry) and row.id not in standing]
         return any(overlap(row, other) for row in fresh for other in (*self.draining, *after.drained))
 
 

@@ -114,6 +114,8 @@ class Fragments:
 
     def expire(self, now: int) -> int:
         """How many fragments had waited too long by now (ns)."""
+        if not self.datagrams:
+            return 0
         over = [key for key, datagram in self.datagrams.items() if now // MS - datagram.since >= self.timeout]
         return sum(len(self.datagrams.pop(key).waiting) for key in over)
 

@@ -136,8 +136,8 @@ class Tables:
         self.sweep()
 
     def _give_up_fragments(self) -> None:
-        lost = self.fragments.expire(self.now) if self.fragments else 0
-        self.counts.update({"held": -lost, "dropped": lost, "dropped_fragment": lost})
+        if self.fragments and (lost := self.fragments.expire(self.now)):
+            self.counts.update({"held": -lost, "dropped": lost, "dropped_fragment": lost})
 
     def end_matching(
         self, now: int, subscriber: int | None, remote: int | None, outside: int | None, protocol: int | None
@@ -304,7 +304,7 @@ class Tables:
         self.settle()
         self._reap()
         after = self.entries.after(changes)
-        if self.entries.clash(after._replace(drained=[])):
+        if self.entries.clash(after.rows):
             return None
         gone, drained = {row.id: by for row, by in after.gone}, {row.id for row in after.drained}
         rows = {row.id: row for row in self.entries.rows}
@@ -341,8 +341,10 @@ class Tables:
         """Put entries into force; how many sessions ended, since they may not stay. None: refused."""
         fresh = {row.id for row, by in after.gone if by} | {r.id for r in after.rows if r.id > self.entries.last_id}
         taken = [m for m in self.mappings if not m.static and m.protocol in PORTED]  # without ports none is held
-        if self.entries.clash(after) or any(
-            row.id in fresh and row.has(m.protocol, m.outside) for row in after.rows for m in taken
+        if (
+            self.entries.clash(after.rows)
+            or self.entries.held_by_draining(after)
+            or any(row.id in fresh and row.has(m.protocol, m.outside) for row in after.rows for m in taken)
         ):
             return None
         ended = 0

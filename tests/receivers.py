@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -86,8 +87,11 @@ class Parquet(Destination):
 class TcpReceiver:
     """Listens on loopback; each connection's bytes go through a parser of its own. Also goes away and comes back."""
 
-    def __init__(self, make_parser: Callable[[], Callable[[bytearray], Iterator[Row]]]) -> None:
+    def __init__(
+        self, make_parser: Callable[[], Callable[[bytearray], Iterator[Row]]], tls: ssl.SSLContext | None = None
+    ) -> None:
         self._make_parser = make_parser
+        self._tls = tls
         self.rows: list[Row] = []
         self.connections = 0
         self.error: BaseException | None = None
@@ -121,6 +125,10 @@ class TcpReceiver:
     def _read(self, connection: socket.socket) -> None:
         parser, waiting = self._make_parser(), bytearray()
         try:
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+                with self._changed:
+                    self._open.append(connection)
             while data := connection.recv(1 << 16):
                 waiting += data
                 with self._changed:

@@ -76,6 +76,17 @@ def test_version() -> None:
     assert call("--version") == f"natcore {version('natcore')}\n"
 
 
+def test_asking_the_log_does_not_wait_for_what_forwards_packets(tmp_path: Path) -> None:
+    """pyroute2 and the demo took half of the time of a cold question."""
+    script = "import sys; sys.argv[1:] = sys.argv[2:]; from natcore.cli import main\ntry: main()\nfinally: print(*sys.modules)"
+    asked = ["who", "203.0.113.1:1024", "--protocol", "tcp", "--at", "2026-11-20T12:03:17Z", "--log", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", script, "", *asked], capture_output=True, text=True)
+    assert done.stdout.startswith("gap: the log has no rows"), done
+    loaded = set(done.stdout.split())
+    assert {"natcore.query", "duckdb"} <= loaded
+    assert not {"pyroute2", "rich.table", "natcore.demo", "natcore.interfaces", "natcore.testing"} & loaded
+
+
 def test_check_says_what_a_good_file_makes_and_opens_nothing(file: Path, tmp_path: Path) -> None:
     text = call("check", file)
     for part in ("is good", "10.0.0.0/24 to 198.51.100.10", "lan0 (not on this machine now)", str(tmp_path / "log")):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from log_fakes import FakeClock, FakeCore, ScriptedSink, assert_adds_up
@@ -107,6 +109,42 @@ def test_more_rows_than_fit_into_one_drain():
     while log.send() == 0.0:
         pass
     assert sink.numbers == list(range(150_000))
+
+
+class LockedCore(FakeCore):
+    """For a collector with its thread: `drained` is set by each drain that took rows."""
+
+    def __init__(self, capacity):
+        super().__init__(capacity)
+        self.lock, self.drained = threading.Lock(), threading.Event()
+
+    def produce(self, count, kinds=(WINDOW,)):
+        with self.lock:
+            super().produce(count, kinds)
+
+    def drain(self, records):
+        with self.lock:
+            taken = super().drain(records)
+        if taken:
+            self.drained.set()
+        return taken
+
+
+def test_a_ring_that_fills_is_emptied_before_its_time():
+    core = LockedCore(capacity=800)
+    clock = FakeClock()  # it stands still: after the first one no drain is due
+    collector = Collector(core, instance="i", vpc_id="v", clock=clock)
+    log = collector.start(ScriptedSink())
+    for _ in range(20):
+        core.drained.clear()
+        core.produce(100)
+        assert core.drained.wait(20)
+    clock.now += 1.0
+    core.drained.clear()
+    core.produce(1)  # it does not fill; its time has come
+    assert core.drained.wait(20)
+    collector.stop(log)
+    assert collector.counters()["accepted"] == 2001 and core.journal_lost == 0
 
 
 def test_R6_refused_for_a_pay_by_specification_gateway():

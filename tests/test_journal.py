@@ -34,6 +34,43 @@ def test_a_full_ring_loses_the_new_row_and_counts_it() -> None:
     assert ring.lost == 2
 
 
+def test_what_the_sweep_writes_beside_a_full_ring_keeps_its_place() -> None:
+    ring = JournalRing(2)
+    assert [ring.write(session, widened=True, aside_limit=3) for session in range(6)] == [True] * 5 + [False]
+    assert not ring.write(6)  # a packet's row
+    assert drained(ring, 1, 0) == [(0, 0)]
+    assert ring.write(7)
+    assert drained(ring, 3, 1) == [(1, 1), (2, 2), (3, 3)]
+    assert ring.write(8, widened=True, aside_limit=3) and ring.write(9, widened=True, aside_limit=3)
+    assert drained(ring, 9, 4) == [(4, 4), (7, 5), (8, 6), (9, 7)]
+    assert ring.lost == 2
+
+
+@given(
+    st.integers(1, 9), st.integers(0, 4000),
+    st.lists(st.tuples(st.integers(0, 1500), st.booleans(), st.integers(1, 1500)), max_size=12),
+)  # fmt: skip
+def test_beside_the_ring_nothing_is_lost_but_beyond_the_limit(
+    capacity: int, limit: int, turns: list[tuple[int, bool, int]]
+) -> None:
+    ring, waiting, lost, session = JournalRing(capacity), list[int](), 0, 0
+    written = 0
+    for writes, widened, room in turns:
+        for _ in range(writes):
+            session += 1
+            if ring.write(session, widened, limit):
+                waiting.append(session)
+            else:
+                assert len(waiting) >= capacity + limit if widened else len(waiting) >= capacity
+                lost += 1
+        taken = drained(ring, room, written)
+        assert taken == [(row, written + at) for at, row in enumerate(waiting[:room])]
+        waiting = waiting[room:]
+        written += len(taken)
+    assert drained(ring, len(waiting) + 1, written) == [(row, written + at) for at, row in enumerate(waiting)]
+    assert ring.lost == lost
+
+
 @given(st.integers(1, 9), st.lists(st.tuples(st.integers(0, 12), st.integers(1, 12)), max_size=40))
 def test_what_was_written_is_read_or_lost(capacity: int, turns: list[tuple[int, int]]) -> None:
     """Over any number of wraps; numbers have no gap."""

@@ -247,6 +247,36 @@ def test_what_ends_many_sessions_while_no_log_runs_loses_and_counts_what_the_rin
         assert gateway.counters()["journal_lost"] == 900 - 16
 
 
+def outlive(gateway: Gateway, way: str) -> None:
+    """300 sessions die of one cause while a packet is on its way: nothing may wait for a reader."""
+    if way == "long step of the clock":
+        assert gateway.translate_one(frame(0x0A000002, 1, REMOTE, 53), Side.INSIDE, 20_000.0)[0] is Verdict.OUTBOUND
+    else:
+        assert gateway.translate_one(frame(0x0A000002, 1, REMOTE, 53), Side.INSIDE, 1000.0)[0] is Verdict.OUTBOUND
+
+
+@pytest.mark.parametrize("way", ["long step of the clock", "admission to a full table"])
+@pytest.mark.parametrize("logging", [True, False])
+def test_what_the_sweep_ends_at_once_waits_beside_a_full_ring_while_a_log_runs(way, logging):
+    with Gateway(seed=1, records=16, max_sessions=300) as gateway:
+        gateway.add(SnatEntry("10.0.0.0/16", pool="203.0.113.1"))
+        sink = MemorySink()
+        if logging:
+            log = gateway.start_session_log(sink)
+        for flow in range(300):
+            gateway.translate_one(frame(0x0A000001, 1024 + flow, REMOTE, 53), Side.INSIDE, 0.0)
+            if logging and flow % 4 == 3:
+                gateway._collector.drain_now()
+        outlive(gateway, way)
+        if not logging:
+            assert gateway.counters()["journal_lost"] >= 900 - 16
+            return
+        assert log.wait(30) and gateway.counters()["journal_lost"] == 0
+        kinds = sink.records["kind"].tolist()
+        assert (kinds.count(WINDOW), kinds.count(END)) == (300, 300)
+        assert sink.records["number"].tolist() == list(range(len(kinds)))
+
+
 class StalledSink(Sink):
     delivery_type = "stalled"
     batch_seconds = 0.0

@@ -9,10 +9,10 @@ import pytest
 
 from craft import address, ether, icmp, tcp, udp
 from model import ModelGateway, Outcome
-from model_packets import ACK, ECHO_REPLY, FIN, RST, SYN, checksum, ones_sum
+from model_packets import ACK, ECHO_REPLY, FIN, RST, SYN, UDP, checksum, ones_sum
 from model_sessions import Tcp
 from model_tables import Choices, Event
-from natcore.config import Behaviour, Link, Policy, SnatEntry, Timeouts
+from natcore.config import Behaviour, Eip, Link, Policy, SnatEntry, Timeouts
 from natcore.records import CREATE, END, WINDOW
 from natcore.verdict import Side, Verdict
 
@@ -300,3 +300,59 @@ def test_strangers_take_a_quarter_of_the_table_at_most() -> None:
     bench.send(udp((HOST, 7), (SERVER, 9)))
     verdicts = [bench.verdict(udp((STRANGER, n), (POOL, 5000)), OUTSIDE) for n in range(1, 4)]
     assert verdicts == [Verdict.INBOUND] * 2 + [Verdict.DROP_OUTSIDE_LIMIT]
+
+
+def test_rfc6888_req4_a_connection_that_the_inside_begins_anew_counts_as_new() -> None:
+    bench = opened(Bench(policy=Policy(new_sessions_per_second=1)))
+    bench.send(out(FIN | ACK), now=1)
+    bench.send(back(FIN | ACK), OUTSIDE, now=1)
+    assert bench.verdict(out(SYN), now=1) is Verdict.OUTBOUND
+    bench.send(back(SYN | ACK), OUTSIDE, now=1)
+    bench.send(out(FIN | ACK), now=1)
+    bench.send(back(FIN | ACK), OUTSIDE, now=1)
+    assert bench.verdict(out(SYN), now=1.999) is Verdict.DROP_RATE_LIMIT
+    assert bench.verdict(out(SYN), now=2) is Verdict.OUTBOUND
+
+
+def test_a_refused_hairpin_counts_against_no_rate() -> None:
+    bench = Bench(policy=Policy(new_sessions_per_second=1))
+    assert bench.verdict(udp((HOST, 8), (POOL, 5999))) is Verdict.DROP_NO_MAPPING
+    assert bench.verdict(udp((HOST, 8), (SERVER, 9))) is Verdict.OUTBOUND
+    assert bench.verdict(udp((HOST, 8), (STRANGER, 9))) is Verdict.DROP_RATE_LIMIT
+
+
+def test_rfc6888_req10_many_are_told_of_once() -> None:
+    policy = Policy(warn_at=0.02, rearm_at=0.01, port_ranges=((5000, 5099),))
+    bench = Bench(policy=policy, max_sessions=100, timeouts=Timeouts(udp=120))
+    told = {("sessions-threshold", 0, 0), ("ports-threshold", address(POOL), UDP)}
+    for now, port, expected in ((0, 1, set()), (0, 2, told), (0, 3, set()), (500, 4, set()), (500, 5, told)):
+        bench.gateway.advance(now * 10**9)
+        bench.send(udp((HOST, port), (SERVER, 9)), now=now)
+        assert bench.gateway.events.keys() == expected  # again only after there were few
+        bench.gateway.events.clear()
+
+
+def test_a_bind_mode_that_changes_ends_what_changes_on_the_wire() -> None:
+    private = "172.16.0.9"
+    gateway = ModelGateway([SnatEntry("10.0.0.0/8", Eip(POOL, private_ip=private))], eip_bind_mode="MULTI_BINDED")
+    wires = []
+    for host in (HOST, OTHER):
+        choices = Choices(lambda: (next(iter(gateway.eips)), 5000), lambda entry, remote: 0)
+        verdict, sent = gateway.translate_one(ether(udp((host, 7), (SERVER, 9))), INSIDE, 0, choices)
+        assert verdict is Verdict.OUTBOUND and sent is not None
+        wires.append(sent[26:30])
+        assert gateway.rebind(0)
+    assert [session.mapping.inside[0] for session in gateway.sessions] == [address(OTHER)]
+    assert wires == [address(each).to_bytes(4, "big") for each in (POOL, private)]
+
+
+def test_a_port_that_rests_for_its_host_is_preserved() -> None:
+    bench = Bench(policy=Policy(ports="preserve", port_ranges=((5000, 6000),)))
+    bench.ports = iter((5555, 5001, 5555, 5002))
+    bench.send(udp((HOST, 5555), (SERVER, 9)))
+    bench.gateway.end_matching(0, None, None, None, None)
+    bench.send(udp((OTHER, 5555), (SERVER, 9)))  # it rests for another
+    bench.send(udp((HOST, 5555), (SERVER, 9)))
+    bench.gateway.end_matching(0, None, None, None, None)
+    with pytest.raises(AssertionError, match="5555 was free to be preserved"):
+        bench.send(udp((HOST, 5555), (SERVER, 9)))

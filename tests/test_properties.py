@@ -17,7 +17,7 @@ from comparison import STRIDE, live, run
 from model_packets import ICMP, TCP, UDP, ones_sum, parse, word
 from natcore import RECORD, Eip, Gateway, Policy, Side, SnatEntry, Verdict
 from natcore.verdict import FORWARDED
-from soak import EXPECTED
+from soak import EXPECTED, report
 
 POOL = craft.address("203.0.113.1")
 
@@ -39,6 +39,16 @@ def test_seeds_equal_the_oracles(first: int) -> None:
     for seed in range(first, first + 50):
         histogram += run(seed, operations=500).histogram
     assert {name for name in EXPECTED if not histogram[name]} <= {"verdict DROP_PORTS_EXHAUSTED"}  # nothing is untried
+
+
+def test_a_soak_in_which_something_is_absent_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    histogram = Counter(dict.fromkeys(EXPECTED, 1000), another=1)
+    assert report(histogram, least=1000) == []
+    for name in ("verdict DROP_PROBE_LIMIT", "policy ports=overload", "entry of a session: dnat-range"):
+        assert name in EXPECTED
+        assert report(histogram - Counter({name: 1000}), least=1000) == [name]
+        assert report(histogram - Counter({name: 1}), least=1000) == [name]
+    assert f"{'another':58}{1:14,}" in capsys.readouterr().out
 
 
 def whole(frame: bytes) -> None:

@@ -7,12 +7,15 @@ from datetime import datetime
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from natcore import ConfigurationError, plots
 from natcore.query import Store
-from natcore.records import END
-from natcore.usage import export, port_usage, top
+from natcore.records import END, WINDOW
+from natcore.usage import Uses, _peaks, export, port_usage, top
 from test_query import ANN, BOB, DNS, Log, at
 
 
@@ -60,6 +63,49 @@ def test_usage_of_a_part_begins_with_what_is_in_use_then(store: Store) -> None:
     assert part.peaks == whole.peaks[5:9]
     assert [str(each.address) for each in port_usage(store, address="172.16.10.13")] == ["172.16.10.13"] * 2
     assert port_usage(store, address="172.16.10.14") == []
+
+
+LIVES = st.lists(st.tuples(st.integers(1024, 1027), st.integers(0, 60), st.integers(0, 30)), min_size=1, max_size=40)
+
+
+@given(LIVES, st.integers(-10, 70), st.integers(1, 30), st.integers(1, 12), st.integers(0, 46))
+def test_peaks_are_those_of_a_count_moment_by_moment(
+    lives: list[tuple[int, int, int]], first: int, width: int, steps: int, scale: int
+) -> None:
+    """scale: also beyond what a number has bits for, where times become coarser."""
+    unit = 1 << scale
+    key = np.array([port for port, _, _ in lives])
+    began, ended = (
+        np.array(times) * unit for times in ([b for _, b, _ in lives], [b + length for _, b, length in lives])
+    )
+    edges = first + width * np.arange(steps + 1)
+    used = [
+        len({port for port, begin, length in lives if begin <= moment <= begin + length})
+        for moment in range(edges[0], edges[-1])
+    ]
+    told = _peaks(Uses(key, began, ended), edges * unit)
+    if told is None:
+        assert not any(used) and min(began) >= edges[-1] * unit
+        return
+    before = [
+        len({port for port, begin, length in lives if begin < edge <= begin + length}) for edge in edges[:-1].tolist()
+    ]
+    within = [max(used[n * width : (n + 1) * width]) for n in range(steps)]
+    assert told == tuple(max(pair) for pair in zip(before, within, strict=True))
+
+
+def test_a_session_over_many_files_holds_its_port_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("natcore.usage._FILES_AT_ONCE", 1)
+    log = Log(tmp_path / "log")
+    log.session(1, ANN, 100, [(100, 700)], None)
+    log.write()
+    log.add(WINDOW, 800, 1400, 1, ANN)
+    log.write()
+    log.session(2, BOB, 1500, [(1500, 1550)], 1600, port=4001)
+    log.add(END, 100, 2000, 1, ANN)
+    log.write()
+    (usage,) = port_usage(Store(tmp_path / "log"), step=500)
+    assert usage.peaks[0] == 1 and max(usage.peaks) == 2 and usage.times[0] <= at(100)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])

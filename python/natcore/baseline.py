@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .records import RECORD, WINDOW
+from .records import RECORD, WINDOW, copied
 from .sinks.base import Records
 
 _COUNTERS = ("bytes_from_pub", "pkts_from_pub", "bytes_from_vpc", "pkts_from_vpc")
@@ -38,7 +38,7 @@ class Baseline:
         known = (self._sessions[at] == records["session"][rows]) & self._waits[at]
         rows, at = rows[known], at[known]
         self._waits[at] = False
-        records = records.copy()
+        records = copied(records)
         for name in _COUNTERS:
             records[name][rows] -= self._counted[name][at]
         records["start_time"][rows] = self._start_us

@@ -1,35 +1,24 @@
-"""The command line: run, check, demo, replay, explain, clean; and what asks the session log (log_cli)."""
+"""The command line: run, check, demo, replay, explain, clean; and what asks the session log (log_cli).
+
+A command imports what it needs when it runs: `who` should not wait for what forwards packets.
+"""
 
 from __future__ import annotations
 
 import signal
-import socket
-import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
-from importlib.metadata import version
-from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console, Group
-from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
 
-from . import capture, demo, interfaces, log_cli, report, service, sls_cli
-from .checks import check_choice
+from . import log_cli, sls_cli
 from .command import Json, failing
-from .config import SnatEntry
-from .demo_clients import Outcome
 from .errors import ConfigurationError
-from .gateway import Gateway
-from .replay import Replay
-from .settings import Settings, load
-from .sinks import ParquetSink
-from .verdict import Side
+
+if TYPE_CHECKING:
+    from .config import SnatEntry
+    from .settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 log_cli.add_to(app)
@@ -44,6 +33,8 @@ def main() -> None:
 
 def _show_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         print(f"natcore {version('natcore')}")
         raise typer.Exit
 
@@ -59,6 +50,9 @@ def _options(
 def run(file: File, as_json: Json = False) -> None:
     """Forward packets as the file says, until SIGTERM or SIGINT. SIGHUP prints the counters."""
     with failing(as_json):
+        from . import service
+        from .settings import load
+
         settings = load(file)
         _warn(settings)
         service.serve(settings, _tell_json if as_json else _tell)
@@ -68,6 +62,11 @@ def run(file: File, as_json: Json = False) -> None:
 def check(file: File, as_json: Json = False) -> None:
     """Say whether the file is good, and what it makes."""
     with failing(as_json):
+        from rich.markup import escape
+
+        from . import report
+        from .settings import load
+
         settings = load(file)
         settings.make_gateway().close()
         summary = _summary(settings)
@@ -93,25 +92,12 @@ def show_demo(
     With --sls: how a session log is delivered, fails, waits and recovers, with no cloud account.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
-    if sls:
-        with failing(as_json):
+    with failing(as_json):
+        if sls:
             raise typer.Exit(sls_cli.show_demo(as_json))
-    console = report.console(quiet=as_json)
-    with failing(as_json), _Progress(console) as progress:
-        result = demo.run(keep=keep, progress=progress.show, driver=driver)
-    if as_json:
-        report.print_json(
-            {
-                "ok": result.ok, "mode": result.mode, "reason": result.reason,
-                "programs": [outcome._asdict() for outcome in result.outcomes],
-                "counters": result.counters, "sessions": result.sessions,
-                "checks": [item._asdict() for item in result.checks],
-                "folder": result.folder, "namespaces": result.namespaces,
-            }
-        )  # fmt: skip
-    else:
-        _print_demo(console, result)
-    raise typer.Exit(0 if result.ok else 1)
+        from . import demo_cli
+
+        raise typer.Exit(demo_cli.show_demo(keep, driver, as_json))
 
 
 @app.command()
@@ -124,20 +110,10 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Send a capture through a gateway in memory: what it would have made of this traffic."""
-    with failing(as_json), ExitStack() as stack:
-        entries = [_parse_snat(text) for text in snat]
-        folder = log or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="natcore-replay-")))
-        gateway = stack.enter_context(Gateway(instance="replay", seed=seed))
-        for entry in entries:
-            gateway.add(entry)
-        gateway.start_session_log(ParquetSink(folder), name="replay")
-        replayed = Replay(gateway, [IPv4Network(entry.source) for entry in entries], keep=write is not None)
-        replayed.run(capture.read(file))
-        counters = gateway.counters()
-        gateway.close()
-        if write is not None:
-            capture.write(write, replayed.outside)
-        _print_replay(replayed, counters, report.read_sessions(folder), as_json)
+    with failing(as_json):
+        from . import demo_cli
+
+        raise typer.Exit(demo_cli.replay(file, [_parse_snat(text) for text in snat], write, log, seed, as_json))
 
 
 @app.command()
@@ -151,6 +127,10 @@ def explain(
 ) -> None:
     """Say what the file's gateway would do with a packet, step by step and why."""
     with failing(as_json):
+        from .checks import check_choice
+        from .settings import load
+        from .verdict import Side
+
         settings = load(file)
         check_choice("--side", side, ("inside", "outside"))
         packets = _packets(frame, pcap, now)
@@ -159,6 +139,8 @@ def explain(
                 gateway.translate_one(data, Side[side.upper()], moment)
             told = gateway.explain(packets[-1][1], Side[side.upper()], packets[-1][0])
     if as_json:
+        from . import report
+
         steps = [step._asdict() for step in told.steps]
         report.print_json(
             {"packet": told.packet, "verdict": told.verdict.name, "counter": told.counter, "steps": steps}
@@ -177,6 +159,8 @@ def _packets(frame: str | None, pcap: Path | None, now: float) -> list[tuple[flo
         except ValueError as error:
             raise ConfigurationError(f"HEX={frame!r}: allowed are pairs of hexadecimal digits ({error})") from None
     assert pcap is not None
+    from . import capture
+
     packets = list(capture.read(pcap))
     if not packets:
         raise ConfigurationError(f"--pcap={str(pcap)!r}: allowed is a capture of a packet or more")
@@ -188,8 +172,12 @@ def _packets(frame: str | None, pcap: Path | None, now: float) -> list[tuple[flo
 def clean(as_json: Json = False) -> None:
     """Put back what a gateway that was killed left on this machine's interfaces."""
     with failing(as_json):
+        from . import demo, interfaces
+
         cleaned = {"interfaces": interfaces.clean(), "namespaces": demo.clean()}
     if as_json:
+        from . import report
+
         report.print_json({"ok": True, **cleaned})
     else:
         print(f"put back: {_listed(cleaned)}" if any(cleaned.values()) else "nothing was left")
@@ -201,6 +189,8 @@ def _warn(settings: Settings) -> None:
 
 
 def _summary(settings: Settings) -> dict[str, Any]:
+    import socket
+
     sinks = [log.make_sink() for log in settings.logs]
     here = {name for _, name in socket.if_nameindex()}
     plane = settings.plane or {}
@@ -220,14 +210,20 @@ def _parse_snat(text: str) -> SnatEntry:
     source, equals, pool = text.partition("=")
     if not equals:
         raise ConfigurationError(f"--snat={text!r}: allowed is PREFIX=POOL, such as 10.0.0.0/8=203.0.113.1")
+    from .config import SnatEntry
+
     return SnatEntry(source, pool=pool.split(","))
 
 
 def _tell_json(what: str, fields: dict[str, Any]) -> None:
+    from . import report
+
     report.print_json({"happened": what, **fields}, indent=None)
 
 
 def _tell(what: str, fields: dict[str, Any]) -> None:
+    from . import report
+
     if what == "started":
         inside = ", ".join(_as_list(fields["inside"]))
         print(f"forwarding between {inside} (inside) and {fields['outside']} (outside)")
@@ -249,80 +245,6 @@ def _tell(what: str, fields: dict[str, Any]) -> None:
 
 def _listed(fields: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in fields.items())
-
-
-class _Progress:
-    """What the demo did so far: a live display on a terminal, else a line for each program as it ends."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
-        self._told = 0
-
-    def show(self, outcomes: list[Outcome], counters: dict[str, int]) -> None:
-        if self._live is not None:
-            live_counters = report.counters_table(counters, "Live counters")
-            self._live.update(Group(_programs(outcomes), live_counters), refresh=True)
-            return
-        for outcome in outcomes[self._told :]:
-            self._console.print(f"{'done' if outcome.ok else 'failed'}: {escape(outcome.command)}")
-        self._told = len(outcomes)
-
-    def __enter__(self) -> _Progress:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-
-def _programs(outcomes: list[Outcome]) -> Table:
-    table = Table(title="What went through", box=box.SIMPLE_HEAD)
-    for heading in ("program", "protocol", "what came of it"):
-        table.add_column(heading)
-    table.add_column("seconds", justify="right")
-    for outcome in outcomes:
-        detail = ("[green]" if outcome.ok else "[bold red]failed: ") + escape(outcome.detail)
-        table.add_row(escape(outcome.command), outcome.protocol, detail, f"{outcome.seconds:.2f}")
-    return table
-
-
-def _print_demo(console: Console, result: demo.Result) -> None:
-    if result.mode == "memory":
-        console.print(f"In memory, from a capture that is shipped with natcore ({escape(result.reason)}).")
-    else:
-        console.print(f"{demo.INSIDE} - gateway ({demo.POOL}) - {demo.SERVER}, in network namespaces")
-        console.print(_programs(result.outcomes))
-    console.print(report.counters_table(result.counters))
-    console.print(report.sessions_table(result.sessions, console.width))
-    report.print_checks(console, result.checks)
-    if result.folder is not None:
-        console.print(f"kept: SELECT * FROM '{result.folder}/*.parquet' (DuckDB)", soft_wrap=True)
-    for name in result.namespaces:
-        console.print(f"kept: ip netns exec {name} …")
-
-
-def _print_replay(replayed: Replay, counters: dict[str, int], rows: list[report.Row], as_json: bool) -> None:
-    checks = demo.replay_checks(replayed, rows)
-    if as_json:
-        report.print_json(
-            {
-                "ok": all(item.ok for item in checks), "frames": replayed.frames, "skipped": replayed.skipped,
-                "verdicts": {verdict.name: count for verdict, count in replayed.verdicts.items()},
-                "counters": counters, "sessions": rows, "checks": [item._asdict() for item in checks],
-            }
-        )  # fmt: skip
-    else:
-        console = report.console()
-        skipped = ", ".join(f"{count:,} {reason}" for reason, count in replayed.skipped.items())
-        console.print(f"{replayed.frames:,} frames; skipped: {skipped or 'none'}")
-        console.print(report.counters_table(counters))
-        console.print(report.sessions_table(rows, console.width))
-        report.print_checks(console, checks)
-    if not all(item.ok for item in checks):
-        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

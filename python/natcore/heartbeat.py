@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-_ROUND_BEATS = 8  # in which every part of the table is looked at; the first 65,536 sessions at each beat
+ROUND_BEATS = 32  # in which every part of the table is looked at; the first 65,536 sessions at each beat
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class OldestWindow:
         self._core = core
         self._begun: list[int] = []  # by part of the table: no window open there now began before this
         self._at = 0
+        self._before = 0  # when the last look began: the parts that have come since have no older window
         self._lock = threading.Lock()  # held while it waits for the packets
 
     def look(self) -> int:
@@ -62,13 +63,13 @@ class OldestWindow:
             return self._look()
 
     def _look(self) -> int:
-        before = self._core.now_ns
+        before, self._before = self._before, self._core.now_ns
         begun, parts = self._core.oldest_window(0)
         if not self._begun:
             self._begun = [self._core.oldest_window(part)[0] for part in range(parts)]
         self._begun[0] = begun
         self._begun += [before] * (parts - len(self._begun))
-        for _ in range(math.ceil((parts - 1) / _ROUND_BEATS)):
+        for _ in range(math.ceil((parts - 1) / ROUND_BEATS)):
             self._at = self._at % (parts - 1) + 1
             self._begun[self._at] = self._core.oldest_window(self._at)[0]
         return min(self._begun)

@@ -41,6 +41,26 @@ OPENED_OUTSIDE = 1  # flags
 GAP_DIED, GAP_RING, GAP_LOST = 1, 2, 3  # flags of a gap row: why rows are missing
 
 
+_BYTES = np.dtype(
+    (np.void, RECORD.itemsize)
+)  # a row as it lies: numpy would copy its fields one by one, ten times slower
+
+
+def copy_into(rows: NDArray[np.void], records: NDArray[np.void]) -> None:
+    """rows = records, both RECORD (n,)."""
+    rows.view(_BYTES)[:] = records.view(_BYTES)
+
+
+def copied(records: NDArray[np.void]) -> NDArray[np.void]:
+    """A copy of RECORD (n,)."""
+    return records.view(_BYTES).copy().view(RECORD)
+
+
+def chosen(records: NDArray[np.void], wanted: NDArray[np.bool_]) -> NDArray[np.void]:
+    """The rows of RECORD (n,) that are wanted, bool (n,); a copy, but of all."""
+    return records if wanted.all() else records.view(_BYTES)[wanted].view(RECORD)
+
+
 def gap_row(start_us: int, end_us: int, number: int, rows: int, reason: int) -> NDArray[np.void]:
     """RECORD (1,): a hole in the log. Rows that began and ended between start_us and end_us (since 1970) are missing.
 
@@ -58,7 +78,7 @@ def redacted(records: NDArray[np.void]) -> NDArray[np.void]:
     """RECORD (n,) without destinations (RFC 6888 REQ-12): pub_ip and pub_port are 0. A copy, where there were any."""
     if not (records["pub_ip"].any() or records["pub_port"].any()):
         return records
-    records = records.copy()
+    records = copied(records)
     records["pub_ip"] = records["pub_port"] = 0
     return records
 

@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import duckdb
-from rich import box
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 WIDE = 140  # columns, where the output is not a terminal
 ICMP = 1
@@ -32,6 +31,8 @@ def read_sessions(folder: Path) -> list[Row]:
     """The window rows in a folder of Parquet files, oldest first."""
     if not any(folder.glob("*.parquet")):
         return []
+    import duckdb
+
     with duckdb.connect() as database:
         database.execute("SET TimeZone = 'UTC'")
         found = database.execute(
@@ -53,12 +54,17 @@ def total(rows: Iterable[Row], column: str) -> int:
 
 def console(*, quiet: bool = False) -> Console:
     """Standard output; what is not a terminal is wide enough for every table."""
+    from rich.console import Console
+
     made = Console(quiet=quiet, highlight=False)
     return made if made.is_terminal else Console(quiet=quiet, highlight=False, width=WIDE)
 
 
 def sessions_table(rows: Sequence[Row], width: int = WIDE, title: str = "Session log") -> Table:
     """One line a row; start in UTC. width: columns of the screen; a narrow one gets ports below their addresses."""
+    from rich import box
+    from rich.table import Table
+
     wide = width >= 120
     table = Table(title=title, caption=f"{len(rows)} rows", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("proto", "inside", "outside", "remote"):
@@ -84,6 +90,9 @@ def _endpoint(row: Row, name: str, colon: str) -> str:
 
 def counters_table(counters: Mapping[str, int], title: str = "Counters") -> Table:
     """Those that are not zero."""
+    from rich import box
+    from rich.table import Table
+
     table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("counter")
     table.add_column("value", justify="right")

@@ -15,7 +15,7 @@ from .deadletter import DeadLetters
 from .delivery import Answer, Attempt, Delivered, Destination, Disposal, Progress, Refused, Wait, destination_of
 from .errors import DeliveryError
 from .ledger import Ledger, Place
-from .records import GAP, WINDOW, redacted
+from .records import GAP, WINDOW, chosen, redacted
 from .sinks.base import Batch, Receipt, Records, Sink
 
 _log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class Sender:
             wanted = kinds != GAP
         elif self._takes_gaps:
             wanted |= kinds == GAP
-        return records if wanted.all() else records[wanted]
+        return chosen(records, wanted)
 
     def step(self) -> float | None:
         """Make one attempt if it is time; -> seconds until the next step is worth while, None: until `changed`."""

@@ -20,6 +20,7 @@ from .delivery import UNAVAILABLE_CODE, DeliveryState
 from .errors import ConfigurationError
 from .heartbeat import Beat
 from .ledger import Ledger
+from .records import chosen
 from .sender import Sender, Source
 from .sinks.base import Batch, Records, Sink
 from .spool import Spool
@@ -202,7 +203,7 @@ class SessionLog:
         if self._baseline:
             wanted = self._baseline.take_off(wanted)
             if not self._sender.takes_all:  # there numbers are missing anyhow
-                wanted = wanted[has_packets(wanted)]
+                wanted = chosen(wanted, has_packets(wanted))
         self._ledger.accept(len(wanted), withheld=len(records) - len(wanted))
         if len(wanted):
             self._buffer.append(wanted)

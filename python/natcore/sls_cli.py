@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 
-from . import demo_sls, report
 from .command import Json, failing
 from .errors import ConfigurationError
 
 
 def show_demo(as_json: bool) -> int:
     """Tell the story of `natcore.demo_sls`; -> the exit status."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from . import demo_sls, report
+
     console = report.console(quiet=as_json)
     console.print(
         "A Simple Log Service on this machine, told to fail. The traffic: the shipped capture, again and again."
@@ -66,6 +68,8 @@ def sls_server(
 
 def _serve(port: int, keys: Sequence[str], logstores: Sequence[str], as_json: bool) -> None:
     """Says where it is, and at the end what it has."""
+    from . import demo_sls, report
+
     pairs = dict(_pair(key, ":", "key") for key in keys)
     made = [_pair(name, "/", "logstore") for name in logstores]
     server = demo_sls.testing().SlsServer(pairs, port=port)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .heartbeat import Beat
-from .records import RECORD
+from .records import RECORD, copied
 from .sinks.base import Records
 
 SEGMENT_MAGIC = b"NATCSPL1"
@@ -89,9 +89,9 @@ def decode_segment_header(data: bytes | memoryview, magic: bytes = SEGMENT_MAGIC
 def encode_frame(records: Records) -> bytes:
     """RECORD (n,), n >= 1."""
     assert records.dtype == RECORD and records.itemsize == RECORD.itemsize  # equal fields may lie elsewhere
-    payload = np.ascontiguousarray(records).tobytes()
+    payload = (records if records.flags.c_contiguous else copied(records)).view(np.uint8).data
     rest = _FRAME_REST.pack(len(payload), zlib.crc32(payload), ROWS, len(records), int(records["number"][0]))
-    return FRAME_MAGIC + struct.pack("<I", zlib.crc32(rest)) + rest + payload
+    return b"".join((FRAME_MAGIC, struct.pack("<I", zlib.crc32(rest)), rest, payload))
 
 
 def decode_frame_header(data: bytes | memoryview) -> FrameHeader | None:

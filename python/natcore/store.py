@@ -16,6 +16,7 @@ from time import gmtime, strftime
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from .errors import ConfigurationError, Error
 from .footer import Footer, missing_between
@@ -104,12 +105,22 @@ class Store:
 
     def sql(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
         """The rows of a statement over read_parquet($files); files that were removed meanwhile are left out."""
+        found = self._execute(statement, values)
+        return [] if found is None else found.fetchall()
+
+    def columns(self, statement: str, values: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        """The same as numpy arrays by name; without a file that is there: empty."""
+        found = self._execute(statement, values)
+        return {} if found is None else found.fetchnumpy()
+
+    def _execute(self, statement: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection | None:
+        """None: no file is there."""
         values = dict(values)
         for attempt in range(_TRIES):
             if not values["files"]:
-                return []
+                return None
             try:
-                return self._database.cursor().execute(statement, values).fetchall()
+                return self._database.cursor().execute(statement, values)
             except duckdb.IOException:
                 left = [path for path in values["files"] if Path(path).exists()]
                 if attempt == _TRIES - 1 or left == values["files"]:
@@ -118,7 +129,7 @@ class Store:
             except duckdb.Error as error:
                 self._leave_out_damaged(values["files"], error)
                 raise
-        return []
+        return None
 
     def _leave_out_damaged(self, paths: Iterable[str], error: duckdb.Error) -> None:
         """Find the files whose rows cannot be read; DamagedFile names them."""

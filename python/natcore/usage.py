@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .config import Address, check_choice, check_integer, check_number, parse_ipv4
 from .durable import replaced
 from .errors import ConfigurationError
 from .question import LONGEST_IDLE
-from .store import Store
+from .store import Store, StoredFile
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ISO = "TIMESTAMPFORMAT '%Y-%m-%dT%H:%M:%S.%fZ'"
@@ -28,6 +33,7 @@ _LONGEST_WINDOW = 14_400_000_000  # microseconds, of a gateway
 _IN_RANGE = "end_time >= make_timestamptz($from) AND end_time < make_timestamptz($until)"
 
 Default = TypeVar("Default", int, None)
+Numbers = NDArray[np.int64]
 By = Literal["bytes", "sessions", "ports"]
 
 
@@ -99,37 +105,14 @@ def top(
     return [Talker(instance, IPv4Address(pri_ip), *counts) for instance, pri_ip, *counts in rows]
 
 
-# A session holds its port from its first row's start to its end; one whose end is not told, as far as its run's rows go.
-# Sessions of one port that overlap are one use of it (island); each use is one more at its start and one less at its end.
-_USAGE = """
-    WITH seen AS (
-        SELECT run, session, nat_ip, protocol, nat_port, min(start_time) AS began,
-               max(end_time) FILTER (kind = 'end') AS ended
-        FROM read_parquet($files) WHERE kind <> 'gap' GROUP BY ALL
-    ), runs AS (
-        SELECT run, max(end_time) AS known FROM read_parquet($files) GROUP BY run
-    ), held AS (
-        SELECT nat_ip, protocol, nat_port, began, coalesce(ended, known) AS ended FROM seen JOIN runs USING (run)
-    ), marked AS (
-        SELECT *, began > max(ended) OVER (PARTITION BY nat_ip, protocol, nat_port ORDER BY began
-                                           ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS is_new FROM held
-    ), numbered AS (
-        SELECT *, count(*) FILTER (is_new) OVER (PARTITION BY nat_ip, protocol, nat_port ORDER BY began
-                                                 ROWS UNBOUNDED PRECEDING) AS island FROM marked
-    ), islands AS (
-        SELECT nat_ip, protocol, min(began) AS began, max(ended) AS ended FROM numbered
-        GROUP BY nat_ip, protocol, nat_port, island
-    ), changes AS (
-        SELECT nat_ip, protocol, began AS time, 1 AS change FROM islands
-        UNION ALL SELECT nat_ip, protocol, ended, -1 FROM islands
-    ), counted AS (
-        SELECT nat_ip, protocol, time, change, sum(change) OVER (PARTITION BY nat_ip, protocol ORDER BY time, change DESC
-                                                         ROWS UNBOUNDED PRECEDING) AS used FROM changes
-    )
-    SELECT nat_ip, protocol, (epoch_us(time) - $from) // $step AS step, max(used)::BIGINT,
-           arg_max(used, (time, -change))::BIGINT
-    FROM counted WHERE time < make_timestamptz($until) GROUP BY ALL ORDER BY ALL
+# key: an address's place in the list, protocol and port in one number.
+_HELD = """
+    SELECT session::BIGINT AS session, kind = 'end' AS is_end, epoch_us(start_time) AS began, epoch_us(end_time) AS ended,
+           list_position($addresses, nat_ip)::BIGINT * 16777216 + protocol::BIGINT * 65536 + nat_port AS key
+    FROM read_parquet($files) WHERE kind <> 'gap' AND list_contains($addresses, nat_ip)
 """
+_FILES_AT_ONCE = 16  # about two million rows
+_TIME_BITS = 47  # with a port's 16 bits they fit into a number; microseconds of four years, of more years coarser
 
 
 def port_usage(
@@ -146,7 +129,6 @@ def port_usage(
     start, end: None: the first and the last row's time. address: this one only. longest_idle: as in `query.who`.
     """
     check_number("step", step, 1, 86_400 * 366, unit="seconds")
-    asked = None if address is None else str(parse_ipv4(address, "address"))
     width = round(step * 1e6)
     before = round(longest_idle * 1e6) + _LONGEST_WINDOW  # a session that is alive at the start has a row since then
     files = store.files(None if start is None else _micros("start", start, 0) - before, _micros("end", end, None))
@@ -158,16 +140,91 @@ def port_usage(
     steps = -(-(chosen.end - chosen.start) // width)
     if not 0 < steps <= _MOST_STEPS:
         raise ConfigurationError(f"step={step!r}: makes {steps} steps; allowed are 1 to {_MOST_STEPS}")
-    values = {"files": [file.path for file in files], "from": chosen.start, "until": chosen.end, "step": width}
-    found: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
-    for nat_ip, protocol, *counts in store.sql(_USAGE, values) if files else ():
-        if asked in (None, nat_ip):
-            found.setdefault((nat_ip, protocol), []).append((counts[0], counts[1], counts[2]))
+    addresses = _addresses(store, files) if address is None else [str(parse_ipv4(address, "address"))]
     begin, length = _EPOCH + timedelta(microseconds=chosen.start), timedelta(microseconds=width)
-    return [
-        PortUsage(IPv4Address(nat_ip), protocol, begin, length, tuple(_filled(counts, steps)))
-        for (nat_ip, protocol), counts in sorted(found.items(), key=lambda item: (IPv4Address(item[0][0]), item[0][1]))
-    ]
+    edges = chosen.start + width * np.arange(steps + 1)
+    edges[-1] = min(edges[-1], chosen.end)
+    found = []
+    for key, uses in _by_address(_held(store, files, addresses)):
+        if (peaks := _peaks(uses, edges)) is not None:
+            found.append(PortUsage(IPv4Address(addresses[(key >> 8) - 1]), key & 0xFF, begin, length, peaks))
+    return sorted(found, key=lambda usage: (usage.address, usage.protocol))
+
+
+def _addresses(store: Store, files: Sequence[StoredFile]) -> list[str]:
+    """Every outside address (as on the wire) in the files."""
+    found = {pair.nat_ip for file in files for pair in file.footer.addresses or ()}
+    untold = [file.path for file in files if file.footer.addresses is None]
+    found |= {row[0] for row in store.sql("SELECT DISTINCT nat_ip FROM read_parquet($files)", {"files": untold})}
+    return sorted(found)
+
+
+class Uses(NamedTuple):
+    """int64 (n,) each: who had a port from when to when. key: as _HELD has it. Times in microseconds since 1970."""
+
+    key: Numbers
+    began: Numbers
+    ended: Numbers
+
+
+def _held(store: Store, files: Sequence[StoredFile], addresses: Sequence[str]) -> Uses:
+    """Of every session: its end row tells all; one that has none (yet) has its port as far as its run's rows go."""
+    found = []
+    for _, group in groupby(files, key=attrgetter("run")):  # files come in the order of their rows
+        of_run = list(group)
+        alive = dict.fromkeys(("session", "key", "began"), np.empty(0, np.int64))
+        for first in range(0, len(of_run), _FILES_AT_ONCE):
+            paths = [file.path for file in of_run[first : first + _FILES_AT_ONCE]]
+            rows = store.columns(_HELD, {"files": paths, "addresses": addresses})
+            if not rows:
+                continue
+            is_end = rows["is_end"]
+            found.append(Uses(*(rows[name][is_end] for name in Uses._fields)))
+            alive = {name: np.concatenate([alive[name], rows[name][~is_end]]) for name in alive}
+            goes_on = np.flatnonzero(~np.isin(alive["session"], rows["session"][is_end]))
+            firsts = goes_on[np.unique(alive["session"][goes_on], return_index=True)[1]]
+            alive = {name: alive[name][firsts] for name in alive}
+        known = max(file.footer.last_time for file in of_run)
+        found.append(Uses(alive["key"], alive["began"], np.full(len(alive["key"]), known)))
+    return Uses(*map(np.concatenate, zip(*found, strict=True))) if found else Uses(*(np.empty(0, np.int64),) * 3)
+
+
+def _by_address(held: Uses) -> Iterator[tuple[int, Uses]]:
+    """(address and protocol, the uses of its ports)."""
+    places, counts = np.unique(held.key >> 16, return_counts=True)
+    which = np.searchsorted(places, held.key >> 16).astype(np.min_scalar_type(len(places)))
+    order = np.argsort(which, kind="stable")  # of narrow numbers: no comparisons
+    last = 0
+    for place, count in zip(places.tolist(), counts.tolist(), strict=True):
+        some = order[last : last + count]
+        last += count
+        yield place, Uses(*(column[some] for column in held))
+
+
+def _peaks(uses: Uses, edges: Numbers) -> tuple[int, ...] | None:
+    """Ports in use, the most at a time from each edge to the next; None: none of them is used before the last edge.
+
+    Uses of a port that overlap are one use of it: in the order of port and begin, one that begins after the latest end so
+    far of its port is another. At a moment begins come before ends.
+    """
+    origin = uses.began.min()
+    coarser = max(0, int(uses.ended.max() - origin).bit_length() - _TIME_BITS)
+    port = (uses.key & 0xFFFF) << _TIME_BITS
+    begins, ends = port | (uses.began - origin) >> coarser, port | (uses.ended - origin) >> coarser
+    order = np.argsort(begins)
+    begins, latest = begins[order], np.maximum.accumulate(ends[order])
+    is_new = np.append(True, begins[1:] > latest[:-1])
+    lasts = np.append(np.flatnonzero(is_new)[1:] - 1, len(latest) - 1)
+    mask = (1 << _TIME_BITS) - 1
+    begins, ends = (np.sort(((times & mask) << coarser) + origin) for times in (begins[is_new], latest[lasts]))
+    if begins[0] >= edges[-1]:
+        return None
+    used = np.arange(1, len(begins) + 1) - np.searchsorted(ends, begins, "left")  # with each begin
+    at = np.searchsorted(begins, edges, "left")
+    peaks = at[:-1] - np.searchsorted(ends, edges[:-1], "left")  # what goes on at the edge
+    for step in np.flatnonzero(at[1:] > at[:-1]):
+        peaks[step] = max(peaks[step], used[at[step] : at[step + 1]].max())
+    return tuple(peaks.tolist())
 
 
 def export(
@@ -204,17 +261,6 @@ def _select(store: Store, chosen: Range, statement: str, **values: Any) -> list[
         file.path for file in files if file.footer.first_time < chosen.end and file.footer.last_time >= chosen.start
     ]
     return store.sql(statement, {**values, "files": near, "from": chosen.start, "until": chosen.end})
-
-
-def _filled(counts: Iterable[tuple[int, int, int]], steps: int) -> Iterator[int]:
-    """The peak of each step, from (step, most, last) of those in which something changed; those before 0 give the start."""
-    changed = {step: (most, last) for step, most, last in counts}
-    before = [step for step in changed if step < 0]
-    used = changed[max(before)][1] if before else 0
-    for step in range(steps):
-        most, last = changed.get(step, (used, used))
-        yield max(most, used)
-        used = last
 
 
 def _micros(name: str, time: datetime | None, default: Default) -> int | Default:

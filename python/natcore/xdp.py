@@ -63,6 +63,9 @@ class _Assembler:
     def add(self, to: int, value: int) -> None:
         self._add(0x07, to, value=value)
 
+    def mask(self, to: int, value: int) -> None:
+        self._add(0x57, to, value=value)
+
     def map(self, to: int, fd: int, kind: int = _MAP_FD) -> None:
         self._add(0x18, to, kind, value=fd)
         self._add(0)
@@ -94,15 +97,28 @@ def assemble(addresses: int, sockets: int, mac: int, passed: int) -> bytes:
 
     IPv4 to the interface's own link address is taken, but for SPARED addresses; so are ARP requests for ANSWERED ones.
     """
-    context = 6
+    context, frame = 6, 8
     program = _Assembler()
     program.copy(context, 1)
     program.load(4, 2, context, 0)  # data
     program.load(4, 3, context, 4)  # its end
+    program.copy(frame, 2)
     program.copy(4, 2)
     program.add(4, 14)
     program.jump("pass", _GREATER, 4, 3)
     program.load(2, 5, 2, 12)
+    program.jump("tag", _EQUAL, 5, value=_word("8100"))
+    program.jump("no tag", _NOT_EQUAL, 5, value=_word("88a8"))
+    program.label("tag")
+    program.copy(4, 2)
+    program.add(4, 18)
+    program.jump("pass", _GREATER, 4, 3)
+    program.load(2, 5, 2, 14)
+    program.mask(5, _word("0fff"))
+    program.jump("pass", _NOT_EQUAL, 5)  # it names a VLAN; else it is a priority alone
+    program.add(2, 4)
+    program.load(2, 5, 2, 12)
+    program.label("no tag")
     program.jump("ipv4", _EQUAL, 5, value=_word("0800"))
     program.jump("pass", _NOT_EQUAL, 5, value=_word("0806"))
 
@@ -125,7 +141,7 @@ def assemble(addresses: int, sockets: int, mac: int, passed: int) -> bytes:
     program.label("ipv4")
     program.map(1, mac, _MAP_VALUE)
     for size, offset in ((4, 0), (2, 4)):
-        program.load(size, 4, 2, offset)
+        program.load(size, 4, frame, offset)
         program.load(size, 5, 1, offset)
         program.jump("pass", _DIFFERS, 4, 5)
     program.copy(4, 2)

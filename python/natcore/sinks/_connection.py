@@ -11,15 +11,17 @@ import fcntl
 import os
 import select
 import socket
+import ssl
 import struct
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ..errors import DeliveryError
+from ..errors import ConfigurationError, DeliveryError
 
 _SIOCOUTQ = 0x5411  # linux/sockios.h: bytes that the peer has not acknowledged
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.02  # seconds
+_FIRST_WORD_SECONDS = 1.0  # of a TLS receiver, once a connection; most say it at once
 
 
 class Connection(ABC):
@@ -61,6 +63,8 @@ class Connection(ABC):
         code = errno.errorcode.get(error.errno or 0, type(error).__name__)
         if isinstance(error, TimeoutError):
             code = "ETIMEDOUT"
+        elif isinstance(error, ssl.SSLError):  # its errno is OpenSSL's
+            code = error.reason or type(error).__name__
         return DeliveryError(code, f"{self._host}:{self._port}: {error.strerror or error}")
 
     @abstractmethod
@@ -104,6 +108,84 @@ class Stream(Connection):
         except OSError:
             return True
         return False
+
+
+Tls = bool | Mapping[str, str] | ssl.SSLContext
+_TLS_FILES = ("ca", "certificate", "key")
+
+
+def tls_context(tls: Tls) -> ssl.SSLContext | None:
+    """What a sink's `tls` asks for; None: no TLS. Raises ConfigurationError: another word, a file that is not usable."""
+    if isinstance(tls, ssl.SSLContext):
+        return tls
+    if tls is False:
+        return None
+    files = {} if tls is True else tls
+    is_table = isinstance(files, Mapping) and set(files) <= set(_TLS_FILES)
+    if not is_table or ("key" in files and "certificate" not in files):
+        raise ConfigurationError(
+            f"tls={tls!r}: allowed is true, false, a table of the files {', '.join(_TLS_FILES)}, or an ssl.SSLContext"
+        )
+    try:
+        context = ssl.create_default_context(cafile=files.get("ca"))
+        if "certificate" in files:
+            context.load_cert_chain(files["certificate"], files.get("key"), password="")
+    except OSError as error:
+        raise ConfigurationError(f"tls={tls!r}: {error}; allowed are PEM files, a key without a password") from error
+    return context
+
+
+class TlsStream(Stream):
+    """TLS over TCP (RFC 5425, RFC 7011 section 10.4): the receiver shows a certificate for the host's name."""
+
+    def __init__(self, host: str, port: int, timeout: float, context: ssl.SSLContext) -> None:
+        super().__init__(host, port, timeout)
+        self._context = context
+
+    def _make(self) -> socket.socket:
+        """TLS 1.3 is done here before the receiver has looked at the certificate that it is shown: its first word, a
+        session ticket or an alert, is waited for, since rows that it throws away are acknowledged by its TCP as well."""
+        plain = super()._make()
+        try:
+            made = self._context.wrap_socket(plain, server_hostname=self._host)
+        except BaseException:
+            plain.close()
+            raise
+        try:
+            if made.version() == "TLSv1.3" and not made.pending():
+                poll = select.poll()
+                poll.register(made, select.POLLIN)
+                poll.poll(1000 * min(_FIRST_WORD_SECONDS, self._timeout))
+            refused = self._end_of(made)
+            if refused is not None:
+                raise refused
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def _is_closed(self, connection: socket.socket) -> bool:
+        return self._end_of(connection) is not None
+
+    def _end_of(self, connection: socket.socket) -> OSError | None:
+        """What ended the connection, None: nothing has. Whatever else the receiver says is read and ignored."""
+        connection.setblocking(False)
+        try:
+            while connection.recv(4096):
+                pass
+        except ssl.SSLWantReadError:
+            return None
+        except OSError as error:
+            return error
+        finally:
+            connection.settimeout(self._timeout)
+        return ConnectionResetError(errno.ECONNRESET, "the receiver closed the connection")
+
+
+def stream(host: str, port: int, timeout: float, tls: Tls) -> Stream:
+    """A connection over TCP, with TLS where it is asked for."""
+    context = tls_context(tls)
+    return Stream(host, port, timeout) if context is None else TlsStream(host, port, timeout, context)
 
 
 class Datagrams(Connection):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..records import CREATE, END, GAP, RECORD, WINDOW, format_ipv4
+from ..records import CREATE, END, GAP, RECORD, WINDOW, copy_into, format_ipv4
 
 Records = npt.NDArray[np.void]  # of dtype RECORD
 ADDRESSES = ("pri_ip", "pub_ip", "nat_ip", "eip")
@@ -28,7 +28,7 @@ def join(parts: Sequence[Records]) -> Records:
     joined = np.empty(sum(map(len, parts)), RECORD)
     at = 0
     for part in parts:
-        joined[at : at + len(part)] = part
+        copy_into(joined[at : at + len(part)], part)
         at += len(part)
     return joined
 

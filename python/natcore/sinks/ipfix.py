@@ -14,7 +14,7 @@ from itertools import pairwise
 from .._encode_ipfix import EVENT_BYTES, FLOW_BYTES, encode_messages
 from ..config import check_choice, check_integer, check_number
 from ..errors import ConfigurationError
-from ._connection import Connection, Datagrams, Stream
+from ._connection import Connection, Datagrams, Tls, stream
 from .base import Batch, Receipt, Sink
 
 REVERSE = 29305  # the enterprise number whose elements are IANA's, of the reverse direction (RFC 5103)
@@ -71,6 +71,7 @@ class IpfixSink(Sink):
     sent, which is all that UDP can tell (a collector sees what is missing by the sequence numbers).
     observation_domain: tells the gateways of one exporter apart. template_seconds: templates are sent again as often
     over UDP (RFC 7011, 8.4); over TCP once a connection. timeout: seconds of a connect or a send.
+    tls: over TCP, as `SyslogSink` has it; the port for that is 4740.
     IPFIX has no element for the row's number, run, `eip` or VPC: a log that must know them goes to another sink too.
     """
 
@@ -86,6 +87,7 @@ class IpfixSink(Sink):
         observation_domain: int = 1,
         template_seconds: float = 600.0,
         timeout: float = 10.0,
+        tls: Tls = False,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -100,7 +102,11 @@ class IpfixSink(Sink):
         self._domain = observation_domain
         self._wall = wall
         self._is_tcp = transport == "tcp"
-        self._connection: Connection = (Stream if self._is_tcp else Datagrams)(host, port, timeout)
+        if tls and not self._is_tcp:
+            raise ConfigurationError(f"tls={tls!r}: allowed with transport='tcp'")
+        self._connection: Connection = (
+            stream(host, port, timeout, tls) if self._is_tcp else Datagrams(host, port, timeout)
+        )
         self._template_seconds, self._clock = template_seconds, clock
         self._templates_due = 0.0
         self._sequence = 0  # data records sent on this transport session

@@ -59,7 +59,7 @@ class ParquetSink(Sink):
         keep_days: float | None = None,
         keep_bytes: int | None = None,
         batch_rows: int | None = 131_072,
-        batch_seconds: float | None = 5.0,
+        batch_seconds: float | None = 15.0,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:

@@ -1,4 +1,4 @@
-"""SyslogSink: session logs to a syslog server, RFC 5424 over TCP with octet counting (RFC 6587).
+"""SyslogSink: session logs to a syslog server, RFC 5424 over TCP or TLS (RFC 5425), with octet counting (RFC 6587).
 
 A row is a message of structured data; the timestamp is the row's end, PROCID the run, MSGID the kind. The encoder is
 natcore._encode_syslog.
@@ -14,7 +14,7 @@ from .._encode_syslog import encode_frames
 from ..config import check_integer, check_number
 from ..errors import ConfigurationError
 from ..records import RECORD
-from ._connection import Stream
+from ._connection import Tls, stream
 from .base import KINDS, Batch, Receipt, Sink
 
 _NAMES = [f' {name}="'.encode() for name in RECORD.names or () if name != "kind"]
@@ -29,6 +29,8 @@ class SyslogSink(Sink):
     structured_data: the SD-ID; without a private enterprise number of your own, the one of RFC 5612 for documents.
     Parameters: the 15 fields of the contract with times in microseconds since 1970, then eip (left out where the
     address has none), session, number and flags. timeout: seconds of a connect or a send.
+    tls: true, or a table of PEM files: `ca` whom to trust (else whom this machine trusts), `certificate` and `key` to show.
+    An ssl.SSLContext has it all. RFC 5425's port is 6514.
     """
 
     delivery_type = "syslog"
@@ -46,6 +48,7 @@ class SyslogSink(Sink):
         app_name: str = "natcore",
         structured_data: str = "natcore@32473",
         timeout: float = 10.0,
+        tls: Tls = False,
     ) -> None:
         if not isinstance(host, str) or not host:
             raise ConfigurationError(f"host={host!r}: allowed is a name or an address")
@@ -63,7 +66,7 @@ class SyslogSink(Sink):
         self._start = f"<{8 * facility + severity}>1 ".encode()
         self._header = f" {hostname} {app_name}"
         self._structured_data = structured_data
-        self._connection = Stream(host, port, timeout)
+        self._connection = stream(host, port, timeout, tls)
 
     def __repr__(self) -> str:
         return f"<SyslogSink {self._host}:{self._port}>"
