@@ -1,7 +1,7 @@
 """What the loop needs of a driver: frames in and out of one interface. A driver's structure begins with a Device."""
 from libc.stdint cimport uint8_t, uint32_t
 
-from natcore.kernel cimport virtio_net_hdr
+from natcore.kernel cimport TP_STATUS_VLAN_VALID, virtio_net_hdr
 
 cdef enum:
     FRAME_ROOM = 65536 + 256        # bytes of the largest frame: 64 KB of IPv4 and a link header
@@ -10,8 +10,12 @@ cdef struct Arrival:                # one received frame; valid until `complete`
     uint8_t* data
     uint32_t length                 # bytes
     uint8_t packet_type             # PACKET_HOST, …
-    uint8_t tagged                  # an 802.1Q tag was taken off: it belongs to a VLAN interface
+    uint8_t tagged                  # an 802.1Q tag was taken off that names a VLAN: it belongs to that VLAN's interface
     virtio_net_hdr* offload
+
+cdef inline bint of_vlan(uint32_t status, uint32_t tci) noexcept nogil:
+    """Whether a packet socket's frame had a tag that names a VLAN. Number 0 is none: a priority alone (802.1p)."""
+    return status & <uint32_t>TP_STATUS_VLAN_VALID and tci & 0xFFF
 
 cdef struct Device
 

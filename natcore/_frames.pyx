@@ -5,12 +5,12 @@ from libc.string cimport memset
 
 import os
 
-from natcore._device cimport FRAME_ROOM, Arrival
+from natcore._device cimport FRAME_ROOM, Arrival, of_vlan
 from natcore.hints cimport load_acquire, prefetch, store_release
 from natcore.kernel cimport (
     MAP_FAILED, MAP_SHARED, MSG_DONTWAIT, PACKET_COPY_THRESH, PACKET_RX_RING, PACKET_VERSION, PROT_READ, PROT_WRITE,
     SOL_PACKET, SOL_SOCKET, SO_RCVBUF, SO_RCVBUFFORCE, TPACKET_ALIGN, TPACKET_V2, TP_STATUS_COPY, TP_STATUS_KERNEL,
-    TP_STATUS_USER, TP_STATUS_VLAN_VALID, c_recv, mmap, munmap, setsockopt, sockaddr_ll, tpacket2_hdr, tpacket_req,
+    TP_STATUS_USER, c_recv, mmap, munmap, setsockopt, sockaddr_ll, tpacket2_hdr, tpacket_req,
     virtio_net_hdr,
 )
 from natcore.memory cimport table_delete, table_new
@@ -60,7 +60,7 @@ cdef uint32_t frames_receive(FrameRing* ring, Arrival* arrivals, uint32_t most) 
             continue
         arrival.length = header.tp_len
         arrival.offload = <virtio_net_hdr*>(arrival.data - sizeof(virtio_net_hdr))
-        arrival.tagged = status & <uint32_t>TP_STATUS_VLAN_VALID != 0
+        arrival.tagged = of_vlan(status, header.tp_vlan_tci)
         arrival.packet_type = (<sockaddr_ll*>(<uint8_t*>header + TPACKET_ALIGN(sizeof(tpacket2_hdr)))).sll_pkttype
         count += 1
     return count

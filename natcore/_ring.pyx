@@ -9,14 +9,14 @@ from libc.string cimport memcpy, memset
 
 import os
 
-from natcore._device cimport FRAME_ROOM, Arrival, Device, Driver
+from natcore._device cimport FRAME_ROOM, Arrival, Device, Driver, of_vlan
 from natcore._frames cimport frames_complete, frames_free, frames_open, frames_receive
 from natcore.hints cimport load_acquire, prefetch, store_release
 from natcore.kernel cimport (
     AF_PACKET, ETH_P_ALL, MAP_FAILED, MAP_SHARED, MSG_DONTWAIT, PACKET_IGNORE_OUTGOING, PACKET_LOSS, PACKET_RX_RING,
     PACKET_STATISTICS, PACKET_TX_RING, PACKET_VERSION, PACKET_VNET_HDR, PROT_READ, PROT_WRITE, SOCK_CLOEXEC, SOCK_RAW,
     SOL_PACKET, SOL_SOCKET, SO_ERROR, SO_SNDBUF, SO_SNDBUFFORCE, TPACKET_ALIGN, TPACKET_V2, TPACKET_V3,
-    TP_STATUS_AVAILABLE, TP_STATUS_KERNEL, TP_STATUS_SEND_REQUEST, TP_STATUS_USER, TP_STATUS_VLAN_VALID, c_bind,
+    TP_STATUS_AVAILABLE, TP_STATUS_KERNEL, TP_STATUS_SEND_REQUEST, TP_STATUS_USER, c_bind,
     c_close, c_send, c_socket, getsockopt, htons, mmap, munmap, sendmmsg, setsockopt, sockaddr, sockaddr_ll,
     tpacket2_hdr, tpacket3_hdr, tpacket_block_desc, tpacket_req, tpacket_req3, tpacket_stats_v3, virtio_net_hdr,
 )
@@ -60,7 +60,7 @@ cdef inline bint next_frame(Ring* ring, Arrival* arrival) noexcept nogil:
         arrival.data = <uint8_t*>header + header.tp_mac
         arrival.length = header.tp_len
         arrival.offload = <virtio_net_hdr*>(arrival.data - sizeof(virtio_net_hdr))
-        arrival.tagged = header.tp_status & <uint32_t>TP_STATUS_VLAN_VALID != 0
+        arrival.tagged = of_vlan(header.tp_status, header.hv1.tp_vlan_tci)
         arrival.packet_type = (<sockaddr_ll*>(<uint8_t*>header + TPACKET_ALIGN(sizeof(tpacket3_hdr)))).sll_pkttype
         return True
 

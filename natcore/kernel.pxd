@@ -121,12 +121,16 @@ cdef extern from "linux/if_packet.h" nogil:
         uint32_t tp_len
         uint32_t tp_snaplen
         uint16_t tp_mac
+        uint16_t tp_vlan_tci
+    struct tpacket_hdr_variant1:
+        uint32_t tp_vlan_tci
     struct tpacket3_hdr:
         uint32_t tp_next_offset
         uint32_t tp_snaplen
         uint32_t tp_len
         uint32_t tp_status
         uint16_t tp_mac
+        tpacket_hdr_variant1 hv1
     struct tpacket_stats_v3:
         unsigned int tp_packets
         unsigned int tp_drops

@@ -82,20 +82,20 @@ def connect(network: Network, member: str, address: tuple[str, int], timeout: fl
         return socket.create_connection(address, timeout=timeout)
 
 
-def transfer(network: Network, size: int, *, upload: bool = True) -> tuple[str, str]:
+def transfer(network: Network, size: int, *, upload: bool = True, server: str = SERVER) -> tuple[str, str]:
     """SHA-256 of what was sent and of what arrived, over one TCP connection of the inside host to the outside one."""
     data = os.urandom(1 << 20) * (size >> 20)
     digests = [hashlib.sha256(data).hexdigest(), ""]
-    with listener(network, "out") as server:
-        server.settimeout(30)
-        port = server.getsockname()[1]
+    with listener(network, "out") as listening:
+        listening.settimeout(30)
+        port = listening.getsockname()[1]
 
         def send(connection: socket.socket) -> None:
             with connection:
                 connection.sendall(data)
 
         def serve() -> None:
-            accepted, _ = server.accept()
+            accepted, _ = listening.accept()
             accepted.settimeout(60)
             if upload:
                 digests[1] = digest(accepted)
@@ -104,7 +104,7 @@ def transfer(network: Network, size: int, *, upload: bool = True) -> tuple[str, 
 
         thread = threading.Thread(target=serve)
         thread.start()
-        client = connect(network, "in", (SERVER, port))
+        client = connect(network, "in", (server, port))
         client.settimeout(60)
         if upload:
             send(client)

@@ -132,6 +132,7 @@ MAY_KNOW["_explain"] |= {"_rules", "_sessions", "_translate"}
 MAY_KNOW["_flowlog"] = {"hints", "memory", "_flows", "_rows"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
+MAY_KNOW["_testing_plane"] = {"frame", "kernel", "_nexthop", "_waiting"}
 MAY_KNOW["_tamper"] = set(MAY_KNOW) - {"_gateway", "_testing"}
 
 READ_VERDICTS = {"_flows"}  # they say what was decided elsewhere

@@ -344,7 +344,14 @@ def test_what_stands_in_the_way_is_named(bench: Bench, monkeypatch: pytest.Monke
         patch.setattr(xdp, "takes_tags_off", lambda name: True)
         with pytest.raises(InterfaceError, match="run: ethtool -K two rxvlan off"):
             access.open(0, two, [], [])
-    driver = access.open(0, two, [], [])
+    with monkeypatch.context() as patch:
+        patch.setattr(xdp, "queues_of", lambda name: 65)
+        with pytest.raises(InterfaceError, match="'two': 65 queues; allowed with AF_XDP are 64; run: ethtool -L two"):
+            access.open(0, two, [], [])
+        patch.setattr(xdp, "queues_of", lambda name: 2)
+        with pytest.raises(InterfaceError, match="bind of queue 1: Invalid argument"):
+            access.open(0, two, [], [])
+    driver = access.open(0, two, [], [])  # after all these, one that goes well
     driver.close()
     assert driver.counters()["left_to_kernel"] >= 0
 

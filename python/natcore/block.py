@@ -67,15 +67,23 @@ def _load(base: int, offset: int, length: int) -> bytes:
     return _expression("payload", _attribute(1, 1), _attribute(2, base), _attribute(3, offset), _attribute(4, length))
 
 
+def _mask(mask: bytes) -> bytes:
+    length, zero = len(mask), bytes(len(mask))
+    data = [_attribute(4, [_attribute(1, mask)]), _attribute(5, [_attribute(1, zero)])]
+    return _expression("bitwise", _attribute(1, 1), _attribute(2, 1), _attribute(3, length), *data)
+
+
 def _rules(spared: Iterable[int]) -> list[bytes]:
     """Expression lists: leave alone what is not for our link address and what is for a spared address; drop IPv4."""
     packet_type = _expression("meta", _attribute(2, _PKTTYPE), _attribute(1, 1))
     rules = [packet_type + _compare(_NOT_EQUAL, b"\0") + _verdict(_ACCEPT)]
-    for address in sorted(spared):
-        destination = _load(_NETWORK_HEADER, 16, 4) + _compare(_EQUAL, struct.pack(">I", address))
-        rules.append(_load(_LINK_HEADER, 12, 2) + _compare(_EQUAL, b"\x08\x00") + destination + _verdict(_ACCEPT))
+    for address in sorted(spared):  # what is not IPv4 and looks like it would be accepted anyway
+        rules.append(_load(_NETWORK_HEADER, 16, 4) + _compare(_EQUAL, struct.pack(">I", address)) + _verdict(_ACCEPT))
     # by the Ethernet type: a frame with an 802.1Q tag has 0x8100 there, also where the device took the tag off
     rules.append(_load(_LINK_HEADER, 12, 2) + _compare(_EQUAL, b"\x08\x00") + _verdict(_DROP))
+    for tag in (b"\x81\x00", b"\x88\xa8"):  # a priority alone, of no VLAN: the kernel would take it for its own
+        tagged = _load(_LINK_HEADER, 12, 6) + _mask(b"\xff\xff\x0f\xff\xff\xff")
+        rules.append(tagged + _compare(_EQUAL, tag + b"\x00\x00\x08\x00") + _verdict(_DROP))
     return rules
 
 
@@ -150,8 +158,15 @@ def remove(interface: str) -> None:
 
 
 def check() -> None:
-    """PermissionError, if this process may not: a table of no interface comes and goes in one step."""
-    _commit(_table_messages("", None))
+    """PermissionError, if this process may not, InterfaceError, if the kernel cannot: a table of no interface comes and
+    goes in one step.
+    """
+    try:
+        _commit(_table_messages("", None))
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise _refused("*", error) from error
 
 
 def installed() -> list[str]:

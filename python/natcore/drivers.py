@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import Protocol
 
 from . import xdp
@@ -11,13 +13,14 @@ from ._device import Driver
 from ._ring import PacketRing
 from ._umem import FrameMemory
 from ._xdp import XdpSockets
-from .errors import InterfaceError
-from .interfaces import Link, vlans_on
+from .errors import CapacityError, InterfaceError
+from .interfaces import Link, carrier_of, vlans_on
 
 DRIVERS = ("af_packet", "af_xdp")
 
 RING_ENTRIES = 4096  # of an AF_XDP socket's rings; an interface with several queues has smaller ones
 LEAST_ENTRIES = 512
+QUEUES_MOST = 64  # of an interface
 
 
 class Access(Protocol):
@@ -41,6 +44,14 @@ class PacketAccess:
 
     def __init__(self, links: Sequence[Link], *, at_once: bool = False) -> None:
         self._at_once = at_once  # hand frames over one by one
+        for link in links:
+            below = carrier_of(link.index)
+            if below is not None and not xdp.puts_tags_on(below):
+                warnings.warn(
+                    f"{link.name!r}: {below} cannot put VLAN tags on, so that the kernel refuses super-frames "
+                    f"(send_errors): run ethtool -K {below} txvlan on, or gro off on the plane's other interfaces",
+                    stacklevel=2,
+                )
 
     def mtu(self, link: Link) -> int:
         return link.mtu
@@ -87,6 +98,8 @@ class XdpAccess:
         except ValueError as error:
             largest = max(links, key=lambda link: link.mtu)
             raise InterfaceError(errno.EMSGSIZE, f"{largest.name!r}: {error}") from error
+        except MemoryError as error:
+            raise CapacityError(f"driver='af_xdp': {error} of 2 or 4 KB each") from error
         self._open: dict[int, XdpInterface] = {}
 
     def mtu(self, link: Link) -> int:
@@ -95,18 +108,22 @@ class XdpAccess:
     def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Driver:
         _check_vlans(link)
         queues = xdp.queues_of(link.name)
+        if queues > QUEUES_MOST:
+            few = f"run: ethtool -L {link.name} combined {QUEUES_MOST}"
+            raise InterfaceError(
+                errno.E2BIG, f"{link.name!r}: {queues} queues; allowed with AF_XDP are {QUEUES_MOST}; {few}"
+            )
         try:
-            program = xdp.Program(link.index, link.mac, queues, spared, answered)
+            with ExitStack() as undo:
+                program = xdp.Program(link.index, link.mac, queues, spared, answered)
+                undo.callback(program.close)
+                virtual = xdp.is_virtual(link.name)
+                interface = XdpInterface(self._memory, link.index, queues, _entries(queues), virtual)
+                interface.program = program
+                for queue, fd in enumerate(interface.fds):
+                    program.set_socket(queue, fd)
+                undo.pop_all()
         except OSError as error:
-            raise _refused(link, error) from error
-        try:
-            virtual = xdp.is_virtual(link.name)
-            interface = XdpInterface(self._memory, link.index, queues, _entries(queues), virtual)
-            interface.program = program
-            for queue, fd in enumerate(interface.fds):
-                program.set_socket(queue, fd)
-        except OSError as error:
-            program.close()
             raise _refused(link, error) from error
         self._open[port] = interface
         return interface

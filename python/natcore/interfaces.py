@@ -22,7 +22,19 @@ from .block import clean, installed
 from .entries import flatten
 from .errors import InterfaceError
 
-__all__ = ["NO_ROUTE", "ON_LINK", "Link", "Listener", "Range", "Watcher", "clean", "installed", "ranges_of", "vlans_on"]
+__all__ = [
+    "NO_ROUTE",
+    "ON_LINK",
+    "Link",
+    "Listener",
+    "Range",
+    "Watcher",
+    "carrier_of",
+    "clean",
+    "installed",
+    "ranges_of",
+    "vlans_on",
+]
 
 ON_LINK = 0  # via: the destination is its own next hop
 NO_ROUTE = 0xFFFFFFFF  # via: nothing leads there
@@ -118,6 +130,17 @@ def vlans_on(index: int) -> list[str]:
     with IPRoute() as kernel:
         found = [link for link in kernel.get_links(kind="vlan") if link.get_attr("IFLA_LINK") == index]
     return sorted(link.get_attr("IFLA_IFNAME") for link in found)
+
+
+def carrier_of(index: int) -> str | None:
+    """The name of the interface that a VLAN interface is on; None: it is none, or that is in another namespace."""
+    with IPRoute() as kernel:
+        for link in kernel.get_links(index):
+            kind = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")
+            below = link.get_attr("IFLA_LINK")
+            if kind == "vlan" and below and link.get_attr("IFLA_LINK_NETNSID") is None:
+                return socket.if_indextoname(below)
+    return None
 
 
 class Watcher:

@@ -241,7 +241,7 @@ class Program:
 
 _SIOCETHTOOL = 0x8946  # linux/sockios.h, linux/ethtool.h
 _GET_DRIVER, _GET_FLAGS, _GET_CHANNELS = 0x03, 0x25, 0x3C
-_RECEIVE_VLAN = 1 << 8
+_SEND_VLAN, _RECEIVE_VLAN = 1 << 7, 1 << 8
 
 
 def _ask(name: str, command: int, length: int) -> bytes:
@@ -265,6 +265,13 @@ def is_virtual(name: str) -> bool:
     """Whether no hardware is behind it, so that senders leave checksums unfinished: it is on no bus (ethtool -i)."""
     with suppress(OSError):
         return _ask(name, _GET_DRIVER, 196)[100:132].strip(b"\0") in (b"", b"N/A")
+    return True
+
+
+def puts_tags_on(name: str) -> bool:
+    """Whether the device puts 802.1Q tags on frames (ethtool -k: tx-vlan-offload), or does not say."""
+    with suppress(OSError):
+        return bool(struct.unpack("=II", _ask(name, _GET_FLAGS, 8))[1] & _SEND_VLAN)
     return True
 
 
