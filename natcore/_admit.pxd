@@ -38,7 +38,6 @@ cdef void announce(Worker* worker, uint32_t slot, uint32_t direction, const Cloc
 cdef uint8_t refuse(Worker* worker, uint8_t verdict, uint8_t limit) noexcept nogil
 cdef uint8_t may_have_more(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil
 cdef uint8_t tcp_flags(const Flight* flight) noexcept nogil
-cdef uint8_t class_of(uint8_t protocol) noexcept nogil
 cdef bint is_whole(const Worker* worker, uint32_t ip) noexcept nogil
 cdef bint is_static(const Worker* worker, uint32_t slot) noexcept nogil
 cdef bint is_no_host(uint32_t ip) noexcept nogil

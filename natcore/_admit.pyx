@@ -18,13 +18,12 @@ from natcore._rules cimport (
     ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, dnat_target, plain_rule, snat_rule, whole_rule,
 )
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OPENED_OUTSIDE, OUT, TIMEOUT_ICMP, TIMEOUT_OTHER, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UDP,
-    TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, filter_open, is_dead, mapping_alive, session_announce,
-    session_find, session_open,
+    HAIRPINNED, IN, OPENED_OUTSIDE, OUT, TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, class_of, filter_open, is_dead,
+    mapping_alive, session_announce, session_find, session_open,
 )
 from natcore._split cimport may_split
 from natcore._sweep cimport expire, expire_mapping
-from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED
+from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, TCP_STEADY
 from natcore.flow cimport flow_hash
 from natcore.frame cimport Frame
 from natcore.hints cimport bswap16, bswap32
@@ -73,13 +72,6 @@ cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Flight* flight, 
 
 cdef uint8_t tcp_flags(const Flight* flight) noexcept nogil:
     return (<const TcpHeader*>flight.l4).flags if flight.protocol == PROTOCOL_TCP else 0
-
-
-cdef uint8_t class_of(uint8_t protocol) noexcept nogil:
-    """The time-out class of a new session opened from inside."""
-    if protocol == PROTOCOL_TCP:
-        return TIMEOUT_TCP_TRANSITORY
-    return TIMEOUT_UDP if protocol == PROTOCOL_UDP else TIMEOUT_ICMP if protocol == PROTOCOL_ICMP else TIMEOUT_OTHER
 
 
 # ---- what both ways need ---------------------------------------------------------------------------------------------
@@ -288,7 +280,9 @@ cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const 
     if verdict == PENDING:
         verdict = claim(worker, mapping, flight.ip.destination, remote_port, flags, class_of(flight.protocol), now, slot)
     if verdict == PENDING:
-        worker.sessions.hot[slot[0]].state = TCP_INIT_OUT if tcp_flags(flight) & TCP_SYN else TCP_PICKED
+        worker.sessions.hot[slot[0]].state = TCP_STEADY
+        if flight.protocol == PROTOCOL_TCP:
+            worker.sessions.hot[slot[0]].state = TCP_INIT_OUT if tcp_flags(flight) & TCP_SYN else TCP_PICKED
         return PENDING
     if DROP_PORTS_EXHAUSTED <= verdict <= DROP_RATE_LIMIT:
         event_note(&worker.events, verdict, worker.limit_met, flight.ip.source, flight.ip.destination, remote_port,

@@ -153,9 +153,11 @@ cdef class Core(Rows):
                   uint8_t side, const uint64_t[::1] nows, uint64_t now_ns, uint8_t[::1] verdicts not None):
         """Translates rows in place. sides, nows: one for each row, or None: side and now_ns for all."""
         cdef Frame batch[CHUNK]
-        cdef uint32_t total = <uint32_t>frames.shape[0], done = 0, count, i
+        cdef uint32_t total = <uint32_t>frames.shape[0], done = 0, count, i, longest = 0
         cdef uint64_t at
         for i in range(total):
+            longest = lengths[i] if lengths[i] > longest else longest
+        for i in range(total if longest > frames.shape[1] else 0):
             if lengths[i] > frames.shape[1]:
                 raise ConfigurationError(f"lengths[{i}]={lengths[i]}: allowed is the stride of frames, "
                                          f"{frames.shape[1]}, or less")

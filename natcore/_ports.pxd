@@ -36,7 +36,6 @@ cdef struct PortMap:            # one outside address and protocol
     uint32_t held_count
     uint32_t next_release       # ms; no port is released before; valid while held_count is not 0
     uint32_t address            # number of the outside address
-    uint32_t wish               # the random port of the ranges that is tried next, used or not
     uint8_t told                # that few are free
 
 cdef struct Address:            # an outside address of one pool or several

@@ -5,7 +5,7 @@ from libc.string cimport memset
 from natcore._blocks cimport Block, block_at, block_leave, block_reference, blocks_add, blocks_delete, blocks_drop, blocks_new
 from natcore._overload cimport overload_delete, overload_forget_full
 from natcore.flow cimport flow_hash
-from natcore.hints cimport bswap32, ctz64, prefetch_write
+from natcore.hints cimport bswap32, ctz64
 from natcore.index cimport (
     NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
@@ -119,7 +119,6 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
         map.address = number
         map.free = ports.range_size
         map.held_count = map.next_release = map.reserved = map.told = 0
-        map.wish = ports.allowed[random_below(&ports.random, ports.range_size)]
         at += MAP_BYTES
     return number
 
@@ -216,14 +215,11 @@ cdef uint32_t own_held(PortMap* map, uint32_t owner) noexcept nogil:
 cdef uint32_t pick(Ports* ports, PortMap* map, uint64_t mask) noexcept nogil:
     """A free port: a random one of the ranges, else the nearest of its word, else of a word after; or NONE.
 
-    mask: the bits of each word that will do. The next random one is chosen here too, so that its lines are near by then.
+    mask: the bits of each word that will do.
     """
-    cdef uint32_t wish = map.wish, turn = wish & 63
+    cdef uint32_t wish = ports.allowed[random_below(&ports.random, ports.range_size)], turn = wish & 63
     cdef uint32_t step, word
     cdef uint64_t bits
-    map.wish = ports.allowed[random_below(&ports.random, ports.range_size)]
-    prefetch_write(&map.used[map.wish >> 6])
-    prefetch_write(&map.cells[map.wish])
     for step in range(PORT_WORDS):
         word = ((wish >> 6) + step) & (PORT_WORDS - 1)
         bits = ports.ranges[word] & ~map.used[word] & mask

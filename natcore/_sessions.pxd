@@ -3,14 +3,13 @@
 The hot line is all that a packet of an established session touches, besides one bucket of an index.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 
 from natcore._journal cimport Journal, Record
 from natcore._mappings cimport Mappings
 from natcore.flow cimport HashKey, flow_hash
 from natcore.index cimport NONE, Cursor, Index, index_begin, index_next
 from natcore.slab cimport Slab
-from natcore.wire cimport PROTOCOL_ICMP
+from natcore.wire cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, load32, load64
 
 cdef enum:                      # Role: of ip and port in a session
     ROLE_INSIDE = 0
@@ -37,6 +36,12 @@ cdef enum:                      # TimeoutClass
     TIMEOUT_OTHER = 5
     TIMEOUT_FRAGMENT = 6        # of a datagram under way, not of a session
     TIMEOUTS = 8
+
+cdef inline uint8_t class_of(uint8_t protocol) noexcept nogil:
+    """The time-out class of a new session opened from inside."""
+    if protocol == PROTOCOL_TCP:
+        return TIMEOUT_TCP_TRANSITORY
+    return TIMEOUT_UDP if protocol == PROTOCOL_UDP else TIMEOUT_ICMP if protocol == PROTOCOL_ICMP else TIMEOUT_OTHER
 
 cdef enum:
     FILTER_PROTOCOL = 0x80      # added to the protocol of a filter entry: no packet's key is like it
@@ -94,16 +99,6 @@ cdef struct Sessions:
     uint8_t filtered[3]         # by port space: address-dependent filtering keeps entries
     uint64_t swept_ns           # when the sweep last came round
     uint32_t sweep_at           # the next slot that it looks at
-
-cdef inline uint64_t load64(const void* at) noexcept nogil:
-    cdef uint64_t value
-    memcpy(&value, at, 8)
-    return value
-
-cdef inline uint32_t load32(const void* at) noexcept nogil:
-    cdef uint32_t value
-    memcpy(&value, at, 4)
-    return value
 
 cdef inline uint64_t session_addresses(const Session* session, uint32_t direction) noexcept nogil:
     """Source and destination of its packets in a direction, as one load."""

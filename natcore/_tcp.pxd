@@ -18,11 +18,18 @@ cdef enum:                      # TcpState
     TCP_STATE = 0x0F
     TCP_SENT = 0x10             # << Direction: end[] is set
     TCP_ACKED = 0x40            # << Direction: ack[] is set
-    TCP_STEADY = TCP_ESTABLISHED | 0xF0     # established, and all four are set: the hot path
+    # Established, and all four are set: the hot path. Another protocol's session is steady too, but for one that the
+    # outside opened: that is TCP_INIT_IN until the inside answers.
+    TCP_STEADY = TCP_ESTABLISHED | 0xF0
 
 cdef inline bint is_later(uint32_t one, uint32_t other) noexcept nogil:
     """Serial arithmetic (RFC 9293 section 3.4)."""
     return <int>(one - other) > 0
+
+cdef inline uint32_t ahead(uint32_t one, uint32_t other) noexcept nogil:
+    """How far one is later than the other; 0: it is not."""
+    cdef int distance = <int>(one - other)
+    return <uint32_t>(distance if distance > 0 else 0)
 
 cdef inline void tcp_track(Session* session, uint32_t direction, uint8_t flags, uint32_t acknowledgement,
                            uint32_t end) noexcept nogil:

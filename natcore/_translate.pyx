@@ -1,19 +1,17 @@
 """The stages in order, as a software pipeline: while one packet is parsed, an earlier one finds its session, and a still
 earlier one is rewritten, so that the waits for memory overlap. Whatever the pipeline cannot do at once goes the slow way.
 """
-from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore._account cimport account, account_frame, is_steady, segment_of
 from natcore._admit cimport (
-    Endpoints, admit_inbound, admit_outbound, announce, class_of, find_live, is_static, is_whole, may_pass, screen_inbound,
-    session_mtu,
+    Endpoints, admit_inbound, admit_outbound, announce, find_live, is_static, is_whole, may_pass, screen_inbound, session_mtu,
 )
 from natcore._cross cimport cross, crosses
 from natcore._flows cimport FLOWS_BATCH, flows_arrive, flows_leave, flows_sent, flows_unsent
 from natcore._icmp cimport echo_reply, icmp_error, outbox_take, own_source
 from natcore._mss cimport clamp_mss
-from natcore._parse cimport (
-    KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, Flight, parse, payload_offset, wire_bytes, wire_packets,
-)
+from natcore._parse cimport KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, Flight, parse, parse_plain
 from natcore._mappings cimport mapping_approach
 from natcore._pieces cimport fit, parse_first, piece_enter, piece_known, pieces_expire
 from natcore._ports cimport address_find
@@ -21,17 +19,14 @@ from natcore._quoted cimport is_error, translate_error
 from natcore._reopen cimport may_reopen, reopen
 from natcore._rewrite cimport rewrite
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, Session,
-    is_dead, micros, session_addresses, session_count, session_discard, session_ports, turned_addresses, turned_ports,
-    window_roll,
+    HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SWEEP_NS, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, micros,
+    session_addresses, session_discard, session_ports, turned_addresses, turned_ports,
 )
 from natcore._sweep cimport is_long_ago, sweep_all, sweep_slice
-from natcore._tcp cimport (
-    REFRESH_ALWAYS, REFRESH_BY_POLICY, TCP_STEADY, is_later, tcp_step,
-)
 from natcore._unsolicited cimport answer_unsolicited, note_unsolicited
+from natcore.flow cimport HashKey
 from natcore.frame cimport FRAME_CROSSING, FRAME_GSO, Frame
-from natcore.hints cimport bswap16, bswap32, exchange, likely, prefetch, prefetch_write, store_release, unlikely
+from natcore.hints cimport bswap16, exchange, likely, prefetch, prefetch_write, store_release, unlikely
 from natcore.index cimport NONE, bucket_of, ctz32, match_some, tag_of
 from natcore.state cimport Clock, Worker, clock_read
 from natcore.verdict cimport (
@@ -41,55 +36,16 @@ from natcore.verdict cimport (
 )
 from natcore.wire cimport (
     ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, IPV4_DF, IPV4_FRAGMENT, PROTOCOL_ICMP,
-    PROTOCOL_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, IcmpHeader, TcpHeader,
+    PROTOCOL_TCP, TCP_SYN, IcmpHeader, TcpHeader,
 )
 
 cdef enum:
-    FIND_AFTER = 12             # packets between parsing one and looking for its session
-    REWRITE_AFTER = 24          # and rewriting it
+    GROUP = 8                   # packets that go through a stage together
+    FIND_AFTER = 8              # packets between parsing one and looking for its session
+    REWRITE_AFTER = 16          # and rewriting it
+    AHEAD = 12                  # packets whose headers are on their way into the cache
     FLIGHTS = 32                # packets on their way at once; a power of two above REWRITE_AFTER
     SWEEP_AT_LEAST = 64         # lines of a slice
-
-
-# ---- taking a packet into account ------------------------------------------------------------------------------------
-
-cdef inline uint8_t account_tcp(Session* session, uint32_t direction, const Flight* flight) noexcept nogil:
-    """The segment's sequence numbers and flags, into the session; a Refresh."""
-    cdef const TcpHeader* tcp = <const TcpHeader*>flight.l4
-    cdef uint8_t flags = tcp.flags
-    cdef uint32_t sequence = bswap32(tcp.sequence), acknowledgement = bswap32(tcp.acknowledgement)
-    cdef uint32_t end = sequence + flight.total_length - payload_offset(flight)
-    if likely(session.state == TCP_STEADY and not flags & (TCP_SYN | TCP_FIN | TCP_RST)):
-        if is_later(end, session.end[direction]):
-            session.end[direction] = end
-        if flags & TCP_ACK and is_later(acknowledgement, session.ack[direction]):
-            session.ack[direction] = acknowledgement
-        return REFRESH_BY_POLICY
-    end += (1 if flags & TCP_SYN else 0) + (1 if flags & TCP_FIN else 0)
-    return tcp_step(session, direction, flags, sequence, acknowledgement, end)
-
-
-cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, const Clock* now,
-                         uint32_t packets, uint32_t bytes) noexcept nogil:
-    """State, time-out and window of the packet's session. It will be forwarded."""
-    cdef Session* session = &worker.sessions.hot[slot]
-    cdef uint8_t refresh = REFRESH_BY_POLICY
-    if unlikely(<int16_t>(now.seconds - session.window_end) >= 0):
-        window_roll(&worker.sessions, slot, now.ns)
-    if flight.protocol == PROTOCOL_TCP:
-        refresh = account_tcp(session, direction, flight)
-    elif unlikely(session.timeout_class == TIMEOUT_UNREPLIED and direction == OUT):
-        session.timeout_class = class_of(flight.protocol)
-    if refresh == REFRESH_ALWAYS or (refresh == REFRESH_BY_POLICY and (direction == OUT or worker.inbound_refresh)):
-        session.last_seen = now.ms
-    session_count(session, &worker.sessions.cold[slot], direction, packets, bytes)
-
-
-cdef void account_frame(Worker* worker, uint32_t slot, uint32_t direction, const Frame* frame, const Flight* flight,
-                        const Clock* now) noexcept nogil:
-    """The same for a frame that may be a super-frame: what it becomes on the wire is counted."""
-    cdef uint32_t packets = wire_packets(frame, flight)
-    account(worker, slot, direction, flight, now, packets, wire_bytes(flight, packets))
 
 
 # ---- the slow way ----------------------------------------------------------------------------------------------------
@@ -260,30 +216,58 @@ cdef uint8_t slow(Worker* worker, Frame* frame, Flight* flight, const Clock* now
 
 # ---- the pipeline ----------------------------------------------------------------------------------------------------
 
-cdef inline void begin(Worker* worker, Frame* frame, Flight* flight) noexcept nogil:
-    """Parses; the packet's bucket is on its way into the cache then."""
-    frame.side &= 1
-    flight.verdict = parse(frame, flight, worker.ethernet, &worker.sessions.key)
-    flight.bucket = NULL
-    if likely(flight.verdict == PENDING and flight.kind == KIND_SESSION):
-        flight.bucket = bucket_of(&worker.sessions.outbound if frame.side == INSIDE else &worker.sessions.inbound,
-                                  flight.hash)
+cdef inline void begin(const Worker* worker, Frame* frames, Flight* flights, uint32_t count, uint32_t follow,
+                       bint ethernet) noexcept nogil:
+    """Parses a group; each packet's bucket is on its way into the cache then, and the headers of the group that follows."""
+    cdef HashKey key = worker.sessions.key          # copies, which no store into a frame can change
+    cdef uint32_t[2] mtu
+    cdef uint8_t lowest_ttl = worker.lowest_ttl
+    cdef Frame* frame
+    cdef Flight* flight
+    cdef uint32_t i
+    mtu[INSIDE], mtu[OUTSIDE] = worker.mtu[OUTSIDE], worker.mtu[INSIDE]     # of the next link, by the side it came from
+    for i in range(count):
+        frame = &frames[i]
+        flight = &flights[i]
+        if i + AHEAD < follow:
+            prefetch_write(frames[AHEAD + i].data)
+        frame.side &= 1
+        if unlikely(not parse_plain(frame, flight, ethernet, lowest_ttl, mtu[frame.side], &key)):
+            if not begin_other(worker, frame, flight):
+                flight.bucket = NULL
+                continue
+        flight.bucket = bucket_of(&(&worker.sessions.outbound)[frame.side], flight.hash)    # inbound lies behind it
         prefetch(flight.bucket)
 
 
-cdef inline void find(const Worker* worker, const Frame* frame, Flight* flight) noexcept nogil:
-    """The first session that the bucket names is on its way into the cache; a second one is the slow way's, as is one
+cdef bint begin_other(const Worker* worker, Frame* frame, Flight* flight) noexcept nogil:
+    """Parses what is not plain; whether it still is a packet for an established session. Else the slow way decides."""
+    flight.verdict = parse(frame, flight, worker.ethernet, &worker.sessions.key)
+    return (flight.verdict == PENDING and flight.kind == KIND_SESSION and flight.ip.ttl >= worker.lowest_ttl
+            and flight.total_length <= worker.mtu[1 - frame.side] and not frame.flags & (FRAME_GSO | FRAME_CROSSING))
+
+
+cdef inline void find(const Worker* worker, const Frame* frames, Flight* flights, uint32_t count) noexcept nogil:
+    """The first session that a bucket names is on its way into the cache; a second one is the slow way's, as is one
     that lies in the next bucket. Without one, a new session is likely."""
-    cdef uint32_t mask
-    flight.candidate = NONE
-    if likely(flight.bucket != NULL):
+    cdef Session* hot = worker.sessions.hot
+    cdef Flight* flight
+    cdef uint32_t mask, i
+    for i in range(count):
+        flight = &flights[i]
+        if unlikely(flight.bucket == NULL):
+            flight.candidate = NONE
+            continue
         mask = match_some(flight.bucket.tags, tag_of(flight.hash))
         if likely(mask != 0):
             flight.candidate = flight.bucket.numbers[ctz32(mask)]
-            prefetch_write(&worker.sessions.hot[flight.candidate])
-        elif flight.bucket.overflow:
+            prefetch_write(&hot[flight.candidate])
+            continue
+        flight.candidate = NONE
+        flight.verdict = PENDING
+        if flight.bucket.overflow:
             prefetch(flight.bucket + 1)
-        elif frame.side == INSIDE:
+        elif frames[i].side == INSIDE:
             mapping_approach(&worker.mappings, flight.ip.source, <uint16_t>flight.ports, flight.protocol)
 
 
@@ -291,40 +275,61 @@ cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, co
     """Translates a packet of the session that the index named; PENDING: it has to go the slow way."""
     cdef uint32_t direction = frame.side
     cdef Session* session = &worker.sessions.hot[flight.candidate]
+    cdef const TcpHeader* segment = segment_of(flight)
     if unlikely((session_addresses(session, direction) ^ flight.addresses)
                 | (session_ports(session, direction) ^ flight.ports) | (session.protocol ^ flight.protocol)):
         return PENDING
-    if unlikely(is_dead(&worker.sessions, session, now.ms) or session.flags & HAIRPINNED or flight.ip.ttl < worker.lowest_ttl
-                or flight.total_length > worker.mtu[1 - direction] or frame.flags & (FRAME_GSO | FRAME_CROSSING)):
+    if unlikely(is_dead(&worker.sessions, session, now.ms) or session.flags & HAIRPINNED):
         return PENDING
-    if flight.protocol == PROTOCOL_TCP and (<const TcpHeader*>flight.l4).flags & TCP_SYN:
+    if unlikely(not is_steady(session, segment) and segment.flags & TCP_SYN):
         return PENDING                  # it may begin a new session, and its MSS may be lowered
     account(worker, flight.candidate, direction, flight, now, 1, flight.total_length)
     rewrite(frame, flight, session, direction, worker.decrement_ttl)
     return UNTRANSLATED if unlikely(session.flags & UNTRANSLATED_BOTH) else <uint8_t>direction
 
 
-cdef inline void finish(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
-    cdef uint8_t verdict = flight.verdict
-    if likely(verdict == PENDING):
-        if likely(flight.candidate != NONE):
-            verdict = established(worker, frame, flight, now)
+cdef inline void finish(Worker* worker, Frame* frames, Flight* flights, uint32_t count, const Clock* now) noexcept nogil:
+    cdef uint8_t verdict
+    cdef uint32_t i
+    for i in range(count):
+        if likely(flights[i].candidate != NONE):
+            verdict = established(worker, &frames[i], &flights[i], now)
+        else:
+            verdict = flights[i].verdict
         if unlikely(verdict == PENDING):
-            verdict = slow(worker, frame, flight, now)
-    frame.verdict = verdict
-    worker.counters[verdict] += 1
+            verdict = slow(worker, &frames[i], &flights[i], now)
+        frames[i].verdict = verdict
+        worker.counters[verdict] += 1
 
 
-cdef void step(Worker* worker, Frame* frames, uint32_t count, Flight* flights, const Clock* now, uint32_t i) noexcept nogil:
-    """One turn of the pipeline near its two ends, where not every stage has a packet."""
-    if i < count:
-        if i + FIND_AFTER < count:
-            prefetch_write(frames[i + FIND_AFTER].data)
-        begin(worker, &frames[i], &flights[i % FLIGHTS])
-    if <uint32_t>(i - FIND_AFTER) < count:          # it wraps around below FIND_AFTER
-        find(worker, &frames[i - FIND_AFTER], &flights[(i - FIND_AFTER) % FLIGHTS])
-    if i >= REWRITE_AFTER:
-        finish(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) % FLIGHTS], now)
+cdef inline uint32_t group_of(uint32_t count, uint32_t first) noexcept nogil:
+    """Packets of the group that begins at first."""
+    return 0 if first >= count else GROUP if count - first > GROUP else count - first
+
+
+cdef inline void pipeline(Worker* worker, Frame* frames, uint32_t count, const Clock* now, bint ethernet) noexcept nogil:
+    """All stages of a batch. ethernet: known when this is compiled."""
+    cdef Flight flights[FLIGHTS]
+    cdef uint32_t i
+    for i in range(count if count < AHEAD else AHEAD):
+        prefetch_write(frames[i].data)
+    i = 0
+    while i < count + REWRITE_AFTER:
+        begin(worker, &frames[i], &flights[i % FLIGHTS], group_of(count, i), count - i, ethernet)
+        find(worker, &frames[i - FIND_AFTER], &flights[(i - FIND_AFTER) % FLIGHTS], group_of(count, i - FIND_AFTER))
+        finish(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) % FLIGHTS],
+               group_of(count, i - REWRITE_AFTER), now)
+        i += GROUP
+
+
+cdef void run_stages(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
+    """The batch through the pipeline."""
+    cdef Clock now
+    clock_read(&now, clock_forward(worker, now_ns))
+    if likely(worker.ethernet):
+        pipeline(worker, frames, count, &now, True)
+    else:
+        pipeline(worker, frames, count, &now, False)
 
 
 cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
@@ -339,28 +344,6 @@ cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_
         run_stages(worker, &frames[done], part, now_ns if done == 0 else worker.now_ns)
         flows_leave(worker.flows, &frames[done], part, micros(&worker.sessions, worker.now_ns))
         done += part
-
-
-cdef void run_stages(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
-    """The batch through the pipeline."""
-    cdef Flight flights[FLIGHTS]
-    cdef Clock now
-    cdef uint32_t i
-    clock_read(&now, clock_forward(worker, now_ns))
-    for i in range(FIND_AFTER if FIND_AFTER < count else count):
-        prefetch_write(frames[i].data)
-    for i in range(REWRITE_AFTER if REWRITE_AFTER < count else count):
-        step(worker, frames, count, flights, &now, i)
-    i = REWRITE_AFTER if REWRITE_AFTER < count else count
-    while i + FIND_AFTER < count:                   # every stage has a packet
-        prefetch_write(frames[i + FIND_AFTER].data)
-        begin(worker, &frames[i], &flights[i % FLIGHTS])
-        find(worker, &frames[i - FIND_AFTER], &flights[(i - FIND_AFTER) % FLIGHTS])
-        finish(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) % FLIGHTS], &now)
-        i += 1
-    while i < count + REWRITE_AFTER:
-        step(worker, frames, count, flights, &now, i)
-        i += 1
 
 
 # ---- time, and the rest that callers need ----------------------------------------------------------------------------

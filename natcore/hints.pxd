@@ -12,6 +12,9 @@ cdef extern from * nogil:
     #define natcore_store_release(address, value) __atomic_store_n((address), (value), __ATOMIC_RELEASE)
     #define natcore_exchange(address, value) __atomic_exchange_n((address), (value), __ATOMIC_ACQ_REL)
     #define natcore_fetch_add(address, value) __atomic_fetch_add((address), (value), __ATOMIC_ACQ_REL)
+    static inline const void* natcore_either(int condition, const void* one, const void* other) {
+        return (const void*)((uintptr_t)other ^ (((uintptr_t)one ^ (uintptr_t)other) & -(uintptr_t)(condition != 0)));
+    }
     #define natcore_bswap16(x) __builtin_bswap16(x)
     #define natcore_bswap32(x) __builtin_bswap32(x)
     #define natcore_bswap64(x) __builtin_bswap64(x)
@@ -27,6 +30,7 @@ cdef extern from * nogil:
     void store_release64 "natcore_store_release" (uint64_t* address, uint64_t value) noexcept
     uint32_t exchange "natcore_exchange" (uint32_t* address, uint32_t value) noexcept
     uint32_t fetch_add "natcore_fetch_add" (uint32_t* address, uint32_t value) noexcept
+    const void* either "natcore_either" (bint condition, const void* one, const void* other) noexcept   # without a branch
     unsigned short bswap16 "natcore_bswap16" (unsigned short x) noexcept
     uint32_t bswap32 "natcore_bswap32" (uint32_t x) noexcept
     uint64_t bswap64 "natcore_bswap64" (uint64_t x) noexcept

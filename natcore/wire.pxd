@@ -1,5 +1,13 @@
-"""Headers as they lie on the wire: packed, every field big-endian."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+"""Headers as they lie on the wire: packed, every field big-endian; and loads of them as words."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+cdef extern from *:
+    """
+    #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+    #error "natcore takes two fields as one word, the first in its low half: it runs on little-endian processors"
+    #endif
+    """
 
 cdef enum:
     ETHERNET_BYTES = 14
@@ -78,3 +86,19 @@ cdef packed struct IcmpHeader:      # RFC 792
     uint16_t checksum
     uint16_t identifier         # echo; else the first half of the rest of the header
     uint16_t sequence           # echo; for 3/4 the next hop's MTU
+
+cdef inline uint64_t load64(const void* at) noexcept nogil:
+    """Eight bytes as they lie, from any address; likewise the next two."""
+    cdef uint64_t value
+    memcpy(&value, at, 8)
+    return value
+
+cdef inline uint32_t load32(const void* at) noexcept nogil:
+    cdef uint32_t value
+    memcpy(&value, at, 4)
+    return value
+
+cdef inline uint16_t load16(const void* at) noexcept nogil:
+    cdef uint16_t value
+    memcpy(&value, at, 2)
+    return value

@@ -80,6 +80,7 @@ MAY_KNOW["_pieces"] = {
     "_tcp",
 }
 MAY_KNOW["_unsolicited"] = {*GROUND, "state", "_icmp", "_parse", "_ports", "_sessions", "_synqueue"}
+MAY_KNOW["_account"] = {"hints", "wire", "frame", "state", "_parse", "_sessions", "_tcp"}
 MAY_KNOW["_translate"] = set(MAY_KNOW)
 MAY_KNOW["_entries"] = {"hints", "state", "_journal", "_mappings", "_sessions", "_sweep"}
 MAY_KNOW["_look"] = {"hints", "state", "_mappings", "_ports", "_sessions", "_sweep", "_tcp"}
