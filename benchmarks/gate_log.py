@@ -156,7 +156,7 @@ class Outcome:
 
     @property
     def share(self) -> float:
-        return 1 / (self.slowdown + self.threads)
+        return 1 / (max(1.0, self.slowdown) + self.threads)  # a log makes nothing faster: that is noise
 
     def __str__(self) -> str:
         busy = f"; the machine was busy: {self.busy:.1f} s for one of the processor" if self.busy > BUSY else ""
