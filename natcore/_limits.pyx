@@ -121,7 +121,7 @@ cdef bint over_gateway_rate(Worker* worker, const Clock* now) noexcept nogil:
 
 
 cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept nogil:
-    """A session that the inside opened, anew or again."""
+    """A session that the inside opened, or began anew."""
     cdef uint32_t who = worker.mappings.mappings[mapping].subscriber, second = second_of(now)
     cdef Subscriber* subscriber
     if worker.gateway_per_second != NO_LIMIT:

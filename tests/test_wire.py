@@ -16,6 +16,7 @@ from wire.rig import Wrong, check_frame, missing_tools
 from wire.run import Row
 
 RUN = Path(__file__).resolve().parent.parent / "benchmarks" / "wire" / "run.py"
+ATTEMPTS = 3  # the rig says so when other work stopped what it measured
 FLOW = 65  # the second one of the second host
 OWN = (0x0A010001, 1024 + FLOW)
 POOLED = 0xC6120105  # 198.18.1.5
@@ -84,7 +85,10 @@ def test_a_short_run_shows_every_section(tmp_path: Path) -> None:
         "--json",
         str(tmp_path / "w"),
     ]
-    run = subprocess.run([sys.executable, str(RUN), *options], capture_output=True, text=True, timeout=280)
+    for _ in range(ATTEMPTS):
+        run = subprocess.run([sys.executable, str(RUN), *options], capture_output=True, text=True, timeout=280)
+        if run.returncode == 0:
+            break
     assert run.returncode == 0, run.stderr
     rows = json.loads((tmp_path / "w").read_text())["rows"]
     sections = {row["section"] for row in rows}

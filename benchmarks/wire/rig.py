@@ -7,6 +7,7 @@ it is what it must be.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +37,7 @@ SAMPLE = 400  # frames that are looked at
 WARM_SECONDS = 0.25  # of a flood, before what is measured
 LEAST = 1000  # frames of a measurement
 ATTEMPTS = 3
+LOCK = Path(tempfile.gettempdir(), "natcore-wire.lock")  # one rig at a time
 ENTRIES = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 BUCKETS = Path("/sys/module/nf_conntrack/parameters/hashsize")
 
@@ -96,6 +99,8 @@ class Rig:
     """The three namespaces. A context manager; what it changed of the machine is put back."""
 
     def __init__(self) -> None:
+        self._lock = LOCK.open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # another one's would disturb, and put back what this one set
         cores = sorted(os.sched_getaffinity(0))
         self.sender_core, self.core = cores[0], cores[-1]
         self._settings: dict[Path, str] = {}
@@ -309,10 +314,11 @@ class Rig:
                     part.close()
                 except (OSError, subprocess.TimeoutExpired):
                     part.process.kill()
-        self.network.close()
         for path, value in self._settings.items():
             path.write_text(value)
         self._settings.clear()
+        self.network.close()
+        self._lock.close()
 
     def __enter__(self) -> Rig:
         return self

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import socket
 import statistics
 import sys
@@ -265,7 +266,7 @@ def show(row: Row) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=0.8, help="of one measurement")
     parser.add_argument("--tcp-seconds", type=int, default=2)
     parser.add_argument("--only", default="", help=f"sections whose name matches: {', '.join(SECTIONS)}")
@@ -285,6 +286,7 @@ def main() -> int:
         options.drivers = tuple(driver for driver in options.drivers if driver != "af_xdp")
     for module in ("wire/sender", "wire/null"):
         build(module)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through Rig's end: what was changed is put back
     began = time.monotonic()
     rows: list[Row] = []
     print(
