@@ -8,7 +8,7 @@ from natcore._crew cimport crew_delete, crew_grow, crew_new
 from natcore._entries cimport count_entry, end_dead, end_entry, end_matching, holder_of
 from natcore._events cimport event_fd, event_fd_close
 from natcore._fragments cimport fragments_new
-from natcore._hold cimport await_hold, give_way, release
+from natcore._hold cimport await_hold, give_way, hold, release
 from natcore._icmp cimport outbox_new, outbox_waiting
 from natcore._journal cimport journal_new, journal_room
 from natcore._mappings cimport Mapping, mappings_new, mappings_unpair
@@ -92,6 +92,13 @@ cdef void translate_steered(Worker* first, uint8_t[:, ::1] frames, uint32_t[::1]
         before = owner
         last += 1
     translate_rows(first.shared.workers[before], frames, lengths, sides, side, nows, now_ns, verdicts, done, total)
+
+
+cdef inline void take(Worker* worker) noexcept:
+    """Waits for a worker without the GIL, which whoever holds it may want to go on."""
+    if not hold(worker):
+        with nogil:
+            await_hold(worker)
 
 
 cdef class Core(Tables):
@@ -244,14 +251,14 @@ cdef class Core(Tables):
         one.flags = 0
         one.side = side
         if worker < 0 and self.shared.count > 1:
-            await_hold(self.worker)
+            take(self.worker)
             worker = owner_of_frame(self.worker, &one)
             release(self.worker)
         worker = max(worker, 0)
         who = self.shared.workers[worker]
         self.claim(worker)
         try:
-            await_hold(who)
+            take(who)
             translate(who, &one, 1, now_ns)
             release(who)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -302,6 +303,30 @@ def run_together(calls: list[Callable[[], None]]) -> None:
         thread.join()
     if failures:
         raise failures[0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_single_frames_and_control_calls_from_threads_do_not_wait_for_each_other(workers: int) -> None:
+    """Who has the interpreter's lock does not wait for a worker whose holder waits for that lock."""
+    gateway = made(workers)
+    hosts = [f"10.3.0.{n}" for n in range(200)]
+
+    def frames() -> None:
+        for host in hosts * 20:
+            assert gateway.translate_one(udp(host), INSIDE, now=0.0)[0] is Verdict.OUTBOUND
+
+    def looks() -> None:
+        for _ in range(2000):
+            gateway.counters()
+            gateway.ports()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # so that either may be interrupted anywhere
+    try:
+        run_together([frames, looks])
+    finally:
+        sys.setswitchinterval(before)
+    assert gateway.counters()["sessions"] == 200
 
 
 @pytest.mark.parametrize("steered", [True, False])
