@@ -133,6 +133,15 @@ cdef Worker* keeper_of(Worker* worker, uint32_t side, uint64_t addresses, uint32
     return NULL
 
 
+cdef Worker* holder_of(Worker* worker, uint32_t side, uint64_t addresses, uint32_t ports, uint8_t protocol) noexcept nogil:
+    """The worker that has a session of a key, be it dead, or NULL."""
+    cdef uint32_t i
+    for i in range(worker.shared.count):
+        if session_find(&worker.shared.workers[i].sessions, side, addresses, ports, protocol) != NONE:
+            return worker.shared.workers[i]
+    return NULL
+
+
 cdef bint asks_for_session(const Worker* worker, const Frame* frame, const Flight* flight) noexcept nogil:
     """Whether it is an echo the other way round, which only a 1:1 entry's sessions let pass."""
     cdef uint8_t type = (<const IcmpHeader*>flight.l4).type if flight.kind == KIND_ICMP else 0
@@ -158,6 +167,8 @@ cdef Worker* owner_for_sure(Worker* worker, const Frame* frame, const Flight* fl
     owner = keeper_of(worker, frame.side, copy.addresses, copy.ports, copy.protocol, meet, now)
     if owner == NULL:
         owner = owner_by_key(worker, frame.side, copy.addresses, copy.ports, copy.protocol)
+    if owner == NULL:                               # of a fragment nobody knows yet whether it will meet a dead one
+        owner = holder_of(worker, frame.side, copy.addresses, copy.ports, copy.protocol)
     return worker if owner == NULL else owner
 
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby, product
+from itertools import count, groupby, product
 from random import Random
 from typing import Any
 
@@ -25,7 +25,6 @@ from natcore import RECORD, ConfigurationError, Error, Gateway, Side, Verdict
 from natcore._tamper import crowd, draws_since, target_of, thin, undeliver
 from natcore.records import END, WINDOW
 from natcore.verdict import FORWARDED
-from several import WORKERS
 
 STRIDE = 4096  # bytes of a row in a batch
 EPOCH = 1_700_000_000.25  # Unix seconds at now = 0, in the rows
@@ -46,6 +45,7 @@ class Pair:
         for entry in self.configuration.entries:
             self.gateway.add(entry)
         self.model = self.configuration.model()
+        self.turns = count()  # whoever gets a frame, it is done by its owner
         self.worker = self.gateway._core.worker_capsule()
         self.choices = Choices(self._drawn, partial(target_of, self.worker))
         self.sent: bytes | None = None  # of the last single frame
@@ -88,7 +88,8 @@ class Pair:
     def frame(self, data: bytes, side: Side, seconds: float) -> Verdict:
         """One frame by translate_one."""
         self.trace.append(f"frame {data.hex()} {side.name} at {seconds!r}")
-        verdict, self.sent = self.gateway.translate_one(data, side, now=seconds)
+        self.taker = next(self.turns) % self.gateway.workers
+        verdict, self.sent = self.gateway.translate_one(data, side, now=seconds, worker=self.taker)
         self._hear_draws()
         self._same_outcome(data, side, seconds, verdict, self.sent)
         self._same_generated()
@@ -100,7 +101,9 @@ class Pair:
         self.trace.append(f"explain {data.hex()} {side.name} at {seconds!r}")
         created = self.model.counts["created"]
         generated, before = self.model.generated, len(self.model.generated)
-        verdict, sent = self.gateway.translate_one(data, side, now=seconds)
+        verdict, sent = self.gateway.translate_one(
+            data, side, now=seconds, worker=next(self.turns) % self.gateway.workers
+        )
         self._hear_draws()
         self._same_outcome(data, side, seconds, verdict, sent)
         same("explained", (told.verdict.name, told.frame), (verdict.name, sent))
@@ -113,7 +116,8 @@ class Pair:
         """One frame that no next hop takes, if it is forwarded: what a plane then says."""
         verdict = self.frame(data, side, seconds)
         if self.sent is not None:
-            undeliver(self.worker, self.sent, side, verdict, Verdict.DROP_NO_NEIGHBOUR)
+            taker = self.gateway._core.worker_capsule(self.taker)
+            undeliver(taker, self.sent, side, verdict, Verdict.DROP_NO_NEIGHBOUR)
             self.model.undeliver(Verdict.DROP_NO_NEIGHBOUR)
             self.histogram[f"verdict {Verdict.DROP_NO_NEIGHBOUR.name}"] += 1
 
@@ -132,7 +136,9 @@ class Pair:
         rows, lengths = np.zeros((len(frames), STRIDE), np.uint8), np.zeros(len(frames), np.uint32)
         for row, (data, _) in enumerate(frames):
             rows[row, : len(data)], lengths[row] = np.frombuffer(data, np.uint8), len(data)
-        verdicts = self.gateway.translate(rows, lengths, np.array([s for _, s in frames], np.uint8), now=nows)
+        sides, taker = np.array([s for _, s in frames], np.uint8), next(self.turns) % (self.gateway.workers + 1)
+        worker = taker if taker < self.gateway.workers else None  # or each frame's owner
+        verdicts = self.gateway.translate(rows, lengths, sides, now=nows, worker=worker)
         self._hear_draws()
         for row, (data, side) in enumerate(frames):
             self.trace.append(f"row {row} {data.hex()} {side.name} at {float(nows[row])!r}")
@@ -226,7 +232,8 @@ class Pair:
         self.model.rows.clear()
         got = [{name: int(row[name]) for name in RECORD.names or () if name != "number"} for row in rows]
         same("rows", by_session(got), by_session(expected))
-        same("order of ends", ends(got), ends(expected))
+        several = self.gateway.workers > 1
+        same("order of ends", ends(got, several), ends(expected, several))
 
     def finish(self) -> None:
         """Everything ends: nothing is left, and the windows of each session add up to its totals (contract R1)."""
@@ -275,8 +282,9 @@ class Pair:
         """sessions() in the order of their slots, mappings() and ports() against the oracle's tables."""
         model = self.model
         got = [[r[name].item() for name in SESSION_FIELDS] for r in self.gateway.sessions()]
-        slots = sorted(model.sessions, key=lambda s: s.id if WORKERS > 1 else s.slot)  # each worker has its own
-        same("sessions", sorted(got) if WORKERS > 1 else got, [session_row(s) for s in slots])
+        several = self.gateway.workers > 1  # each has slots of its own
+        slots = sorted(model.sessions, key=lambda s: s.id if several else s.slot)
+        same("sessions", sorted(got) if several else got, [session_row(s) for s in slots])
         names = ("protocol", "inside_ip", "inside_port", "outside_ip", "outside_port", "sessions", "entry")
         rows = sorted(tuple(int(r[name]) for name in names) for r in self.gateway.mappings())
         expected = sorted((m.protocol, *m.inside, *m.outside, len(m.sessions), m.entry) for m in model.mappings)
@@ -382,10 +390,10 @@ def by_session(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
     return result
 
 
-def ends(rows: list[dict[str, Any]]) -> list[int]:
+def ends(rows: list[dict[str, Any]], several: bool) -> list[int]:
     """Sessions in the order in which they ended; with several workers those of one moment in order of their numbers."""
     ended = [row for row in rows if row["kind"] == END]
-    if WORKERS > 1:
+    if several:
         for _, together in groupby(list(enumerate(ended)), key=lambda at: int(at[1]["end_time"])):
             first = list(together)
             ended[first[0][0] : first[-1][0] + 1] = sorted(

@@ -12,6 +12,7 @@ import craft
 from model import ModelGateway
 from natcore import Add, Behaviour, DnatEntry, Eip, Link, NoNatEntry, Policy, Remove, Replace, SnatEntry, Timeouts
 from natcore.config import FILTERINGS, MAPPINGS, POOLINGS, PORT_POLICIES, AnyEntry
+from several import WORKERS
 
 HOSTS = [craft.address(a) for a in ("10.0.0.5", "10.0.0.6", "10.0.1.7", "10.0.255.254", "172.16.20.21")]
 FOREIGN = craft.address("192.0.2.55")  # inside, in no entry
@@ -36,7 +37,7 @@ class Configuration:
     start: float = 0.0  # seconds: where the clock begins
 
     def model(self) -> ModelGateway:
-        return ModelGateway(self.entries, **self.options)
+        return ModelGateway(self.entries, **{name: value for name, value in self.options.items() if name != "workers"})
 
 
 def configuration(random: Random) -> Configuration:
@@ -48,6 +49,7 @@ def configuration(random: Random) -> Configuration:
     options = {
         "kind": kind,
         "eip_bind_mode": random.choice(["NAT", "MULTI_BINDED"]) if kind == "internet" else "NAT",
+        "workers": random.choice([1, 1, 2, 3]) if WORKERS == 1 else WORKERS,
         "max_sessions": random.choice([2, 5, 12, 64, 64, 100]),
         "max_mappings": random.choice([None, None, 3]),
         "max_subscribers": random.choice([None, None, 2]),
@@ -142,6 +144,7 @@ CHOICES: dict[str, Sequence[object]] = {
     "unsolicited_syn": ("silent", "icmp"),
     **dict.fromkeys(SWITCHES, (True, False)),
     **dict.fromkeys(LIMITS, ("limited", "none")),
+    "workers": (1, 2, 3),
     "kind": ("internet", "vpc"),
     "eip_bind_mode": ("NAT", "MULTI_BINDED"),
     "link": ("ethernet", "ip"),

@@ -27,7 +27,7 @@ from natcore import (
     Verdict,
 )
 from natcore.flowlog import FlowLog
-from natcore.records import END
+from natcore.records import END, WINDOW
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
 SERVER = "10.0.0.9"
@@ -388,3 +388,17 @@ def test_workers_translate_at_once_while_control_calls_go_on(steered: bool, port
     counters = gateway.counters()
     assert counters["sessions"] == counters["mappings"] == counters["ports_used"] == 0
     assert counters["created"] == counters["ended"]
+
+
+def test_a_fragment_ends_a_dead_session_of_whichever_worker() -> None:
+    """As any packet that meets it: protocols without ports say nothing of their owner from outside."""
+    gateway = made(2)
+    host = int.from_bytes(bytes(map(int, hosts_of(gateway, 1, 1)[0].split("."))), "big")
+    assert (
+        gateway.translate_one(craft.ether(craft.ipv4(47, host, REMOTE, b"12345678")), INSIDE, 0.0)[0]
+        is Verdict.OUTBOUND
+    )
+    gateway.take_records(events=True)
+    first = craft.ether(craft.ipv4(47, REMOTE, EIP, b"12345678", fragment=0x2000))
+    assert gateway.translate_one(first, OUTSIDE, 300.0, worker=0)[0] is Verdict.DROP_NO_MAPPING
+    assert gateway.take_records(events=True)["kind"].tolist() == [WINDOW, END]
