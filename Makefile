@@ -46,7 +46,7 @@ test: .venv/built .venv/tested-with
 	$(VENV) -m pytest $(TEST_OPTIONS)
 
 workers: .venv/built .venv/tested-with
-	NATCORE_TEST_WORKERS=2 $(VENV) -m pytest -q $(QUICK) tests/test_workers.py tests/conformance
+	NATCORE_TEST_WORKERS=2 $(VENV) -m pytest -q $(QUICK) tests/conformance
 
 lint: .venv/built .venv/linted-with
 	$(VENV) -m ruff check .
