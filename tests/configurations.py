@@ -144,7 +144,7 @@ CHOICES: dict[str, Sequence[object]] = {
     "unsolicited_syn": ("silent", "icmp"),
     **dict.fromkeys(SWITCHES, (True, False)),
     **dict.fromkeys(LIMITS, ("limited", "none")),
-    "workers": (1, 2, 3),
+    "workers": (1, 2, 3) if WORKERS == 1 else (WORKERS,),
     "kind": ("internet", "vpc"),
     "eip_bind_mode": ("NAT", "MULTI_BINDED"),
     "link": ("ethernet", "ip"),
