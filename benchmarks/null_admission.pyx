@@ -21,8 +21,8 @@ cdef class NullTable:
         self.capacity = capacity
         self.hot = <uint8_t*>table_new(<uint64_t>capacity * 64)
         self.cold = <uint8_t*>table_new(<uint64_t>capacity * 64)
-        if (self.hot == NULL or self.cold == NULL or not index_new(&self.outbound, capacity, 4)
-                or not index_new(&self.inbound, capacity, 4)):
+        if (self.hot == NULL or self.cold == NULL or not index_new(&self.outbound, capacity)
+                or not index_new(&self.inbound, capacity)):
             raise MemoryError(f"{capacity} sessions")
         slab_begin(&self.slots, self.hot, 64, capacity)
 
