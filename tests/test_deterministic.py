@@ -126,6 +126,18 @@ def test_a_private_address_is_no_name_where_it_is_not_on_the_wire() -> None:
     assert {over.who(EIP, 4000), over.who("172.16.0.9", 4000)} == {IPv4Address("10.0.0.0")}
 
 
+def test_a_port_forward_is_at_one_of_the_private_addresses_of_its_eip() -> None:
+    """Two pools name the EIP, each with another address on the wire: the entry's is the first one's."""
+    entries = [
+        SnatEntry("10.0.0.0/28", pool="203.0.113.1"),
+        SnatEntry("10.0.1.0/28", pool=[Eip("203.0.113.1", private_ip="172.31.0.1")]),
+        DnatEntry("203.0.113.1", (2000, 2049), "10.0.2.2", (20000, 20049)),
+    ]
+    policy = Policy(ports="deterministic", port_ranges=((2000, 2255),), block_size=16)
+    assert deterministic.who(entries, policy, "203.0.113.1", 2000, "tcp") == IPv4Address("10.0.2.2")
+    assert deterministic.who(entries, policy, "172.31.0.1", 2000, "tcp") == IPv4Address("10.0.1.0")
+
+
 def test_other_policies_are_not_computed() -> None:
     with pytest.raises(ConfigurationError, match=r"Policy\.ports='random': .*session log"):
         gateway().who(EIP, 4000)

@@ -7,7 +7,7 @@ how many blocks of block_size ports the port ranges hold; the same ports of all 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from .checks import Address, check_integer, parse_ipv4
@@ -138,11 +138,11 @@ def _forwarded(
     return None
 
 
-def _names_of(entry: DnatEntry, entries: list[AnyEntry]) -> Iterator[ipaddress.IPv4Address | None]:
-    """A DNAT entry's outside address, and the EIP or private address that goes with it."""
-    yield parse_ipv4(entry.external_ip, "DnatEntry.external_ip")
+def _names_of(entry: DnatEntry, entries: list[AnyEntry]) -> tuple[ipaddress.IPv4Address | None, ...]:
+    """A DNAT entry's outside address; as the EIP or private address that goes with it in the first pool that has it."""
     for other in entries:
         if isinstance(other, SnatEntry):
             for eip in other.pool:
                 if entry.external_ip in (eip.address, eip.private_ip):
-                    yield from (eip.address, eip.private_ip)
+                    return eip.address, eip.private_ip
+    return (parse_ipv4(entry.external_ip, "DnatEntry.external_ip"),)
