@@ -207,6 +207,11 @@ cdef class Core(Tables):
         """A capsule "natcore.Worker" with the Worker*, for callers of natcore._translate; valid as long as the gateway."""
         return PyCapsule_New(self.shared.workers[worker], "natcore.Worker", NULL)
 
+    @property
+    def port_unit(self):
+        """Ports that lie together: all of them are the same worker's to draw before the others do."""
+        return self.worker.mappings.ports.unit
+
     def tables(self):
         """{table: bytes of memory that it takes when it is full}; "port maps" are those of all outside addresses."""
         self.own()

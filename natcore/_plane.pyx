@@ -14,10 +14,10 @@ from natcore._nexthop cimport (
     neighbours_lose, neighbours_new, routes_delete, routes_replace, set_delete, set_replace,
 )
 from natcore._ports cimport address_find
-from natcore._hold cimport hold, release
+from natcore._hold cimport await_hold, release
 from natcore._waiting cimport waiting_delete, waiting_new
 from natcore._worker cimport (
-    ANYWHERE, PORTS_MOST, Loop, Port, clear_errors, clock_of, close_room, drain_fd, pause, run, signal_fd, work,
+    ANOTHER, ANYWHERE, PORTS_MOST, Loop, Port, clear_errors, clock_of, close_room, drain_fd, run, signal_fd, work,
 )
 from natcore.hints cimport bswap32, fetch_add, load_acquire, store_release
 from natcore.index cimport NONE
@@ -47,6 +47,8 @@ cdef class PlaneLoop:
         self._turn = threading.Lock()
         self._past = [{}] * ports
         self.loop.worker = <Worker*>PyCapsule_GetPointer(capsule, "natcore.Worker")
+        self.loop.worker.steady = self.loop.worker.shared.count > 1
+        self.loop.announced = ANOTHER if self.loop.worker.number else 0     # the first one's loop does it for all
         self.loop.offset_ns = offset_ns
         self.loop.wake_fd, self.loop.ask_fd = wake_fd, ask_fd
         self.loop.count = ports
@@ -74,10 +76,7 @@ cdef class PlaneLoop:
     cdef void _enter(self) noexcept:
         cdef Worker* worker = self.loop.worker
         with nogil:
-            fetch_add(&worker.attention, 1)
-            while not hold(worker):
-                pause()
-            fetch_add(&worker.attention, <uint32_t>-1)
+            await_hold(worker)
 
     cdef void _leave(self) noexcept:
         release(self.loop.worker)
@@ -151,6 +150,7 @@ cdef class PlaneLoop:
             self._enter()
             close_room(self.loop)
             self.loop.worker.paths = NULL
+            self.loop.worker.steady = False
             self._leave()
         for port in range(self.loop.count):
             self.detach(port)
@@ -184,9 +184,10 @@ cdef class PlaneLoop:
         self._leave()
 
     def announce(self) -> None:
-        """Gratuitous ARP for every outside address, soon."""
-        self.loop.announced = 0
-        signal_fd(self.loop.wake_fd)
+        """Gratuitous ARP for every outside address, soon, by the first worker."""
+        if self.loop.announced != ANOTHER:
+            self.loop.announced = 0
+            signal_fd(self.loop.wake_fd)
 
     def set_local(self, addresses) -> None:
         """The host's own addresses (host order): packets to them are the kernel's, unless they are in a pool."""

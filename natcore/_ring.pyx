@@ -10,6 +10,7 @@ from libc.string cimport memcpy, memset
 import os
 
 from natcore._device cimport FRAME_ROOM, Arrival, Device, Driver, of_vlan
+from natcore._fanout cimport fanout_shut
 from natcore._frames cimport frames_complete, frames_free, frames_open, frames_receive
 from natcore.hints cimport load_acquire, prefetch, store_release
 from natcore.kernel cimport (
@@ -256,7 +257,7 @@ cdef int _send_buffer(int fd) except -1:
     return 0
 
 
-cdef int _open_receive(Ring* ring, int index, uint32_t mtu, bint at_once) except -1:
+cdef int _open_receive(Ring* ring, int index, uint32_t mtu, bint at_once, bint shared) except -1:
     ring.device.fd = _socket()
     _set(ring.device.fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")    # EBUSY after the ring
     _set(ring.device.fd, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING")
@@ -266,6 +267,8 @@ cdef int _open_receive(Ring* ring, int index, uint32_t mtu, bint at_once) except
     else:
         _open_blocks(ring)
         ring.device.receive, ring.device.complete = receive, complete
+    if shared:
+        fanout_shut(ring.device.fd)                         # it has to be bound before it may join a group
     return _bind(ring.device.fd, index, ETH_P_ALL)          # bound to ETH_P_IP it would see nothing behind the block
 
 
@@ -331,17 +334,18 @@ cdef class PacketRing(Driver):
 
     index: the interface's number in this network namespace; mtu: bytes, decides how large a slot is. at_once: each
     frame is handed over when it comes, not in blocks: less delay in light traffic, more work for each in heavy.
+    shared: the interface's frames are not this ring's alone, and none comes before it joins others (_fanout.join).
     Raises OSError: EPERM without CAP_NET_RAW, ENODEV for an index that is not there, ENOMEM.
     """
 
-    def __cinit__(self, int index, uint32_t mtu=1500, bint at_once=False):
+    def __cinit__(self, int index, uint32_t mtu=1500, bint at_once=False, bint shared=False):
         memset(&self.ring, 0, sizeof(Ring))
         self.device = &self.ring.device
         self.device.send, self.device.flush, self.device.clear_error = send, flush, clear_error
         self.ring.device.fd = self.ring.slot_fd = self.ring.large_fd = -1
         self._ring_drops = 0
         try:
-            _open_receive(&self.ring, index, mtu, at_once)
+            _open_receive(&self.ring, index, mtu, at_once, shared)
             _open_send(&self.ring, index, mtu)
         except BaseException:
             self.close()

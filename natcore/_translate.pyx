@@ -200,11 +200,15 @@ cdef uint8_t do_alone(Worker* worker, Frame* frame, Flight* flight, const Clock*
     return verdict
 
 
-cdef uint8_t do_in(Worker* owner, Frame* frame, Flight* flight, Clock* now, bint* again) noexcept nogil:
-    """In the tables of a worker that the caller holds. again: it has to be done with all held."""
+cdef uint8_t do_in(Worker* owner, uint32_t address, Frame* frame, Flight* flight, Clock* now, bint* again) noexcept nogil:
+    """In the tables of a worker that the caller holds. address: the gateway's on the link that the frame came by.
+    again: it has to be done with all held."""
+    cdef uint32_t own = owner.link_address[frame.side]
     cdef uint8_t verdict
     clock_follow(owner, now)
+    owner.link_address[frame.side] = address
     verdict = do_alone(owner, frame, flight, now)
+    owner.link_address[frame.side] = own
     again[0] = owner.wants_all and verdict > HELD
     owner.wants_all = False
     return verdict
@@ -215,16 +219,17 @@ cdef uint8_t do_by_owner(Worker* worker, Frame* frame, Flight* flight, Clock* no
     way than all are: who waits for one holds none, so the pipeline's other packets look at their sessions anew.
     """
     cdef Worker* owner
+    cdef uint32_t address = worker.link_address[frame.side]     # read while the worker is held
     cdef uint8_t verdict = PENDING
     cdef bint again = True, alone = has_all(worker)
     if not alone:
         owner = owner_of(worker, frame, flight, now)
         if owner == worker:
-            verdict = do_in(worker, frame, flight, now, &again)
+            verdict = do_in(worker, address, frame, flight, now, &again)
         elif owner != NULL:
             release(worker)
             await_hold(owner)
-            verdict = do_in(owner, frame, flight, now, &again)
+            verdict = do_in(owner, address, frame, flight, now, &again)
             release(owner)
             await_hold(worker)
             worker.handed_over += not again
@@ -233,7 +238,7 @@ cdef uint8_t do_by_owner(Worker* worker, Frame* frame, Flight* flight, Clock* no
             gather(worker)
         clock_follow(worker, now)
         owner = owner_for_sure(worker, frame, flight, True, now)
-        verdict = do_in(owner, frame, flight, now, &again)
+        verdict = do_in(owner, address, frame, flight, now, &again)
         worker.handed_over += owner != worker
         if not alone:
             disperse(worker)

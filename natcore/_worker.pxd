@@ -13,6 +13,7 @@ cdef enum:
     WISHES = 256
     PORTS_MOST = 16             # of a plane: the inside ones and the outside one
     ANYWHERE = 2                # after the Sides
+    ANOTHER = 0xFFFFFFFF        # worker's loop announces
 
 cdef struct Port:               # an interface, as the loop sees it
     Device* device              # NULL: it is away
@@ -37,7 +38,7 @@ cdef struct Loop:
     uint32_t mtus[PORTS_MOST]   # bytes of an IPv4 packet; 0: not known yet
     Paths paths                 # for the translator, where inside ports differ in it
     uint64_t no_route[2]        # by Side: packets that no route over its ports leads to the goal
-    uint32_t announced          # of the outside addresses, by gratuitous ARP since the outside port came up
+    uint32_t announced          # of the outside addresses, by gratuitous ARP since the outside port came up; or ANOTHER
     AddressSet local            # the host's own addresses
     WaitingRoom room
     uint32_t learned            # a neighbour changed: look through the room
@@ -59,7 +60,6 @@ cdef uint32_t work(Loop* loop, uint32_t budget) noexcept nogil
 cdef void run(Loop* loop) noexcept nogil
 cdef void clear_errors(Loop* loop) noexcept nogil
 cdef void close_room(Loop* loop) noexcept nogil
-cdef void pause() noexcept nogil
 cdef void signal_fd(int fd) noexcept nogil
 cdef void drain_fd(int fd) noexcept nogil
 cdef uint64_t clock_of(const Loop* loop) noexcept nogil

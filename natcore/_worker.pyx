@@ -7,7 +7,7 @@ from natcore._nexthop cimport (
     ASK_AGAIN_MS, FAILED, KNOWN, NO_ROUTE, UNKNOWN, Neighbour, holds, neighbour_at, neighbour_of, route_to,
 )
 from natcore._ports cimport address_find
-from natcore._hold cimport hold, release
+from natcore._hold cimport await_hold, release
 from natcore._time cimport tick
 from natcore._translate cimport revoke, take_generated, translate
 from natcore._waiting cimport (
@@ -18,6 +18,7 @@ from natcore.frame cimport FRAME_CROSSING, FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_
 from natcore.hints cimport bswap16, bswap32, load_acquire
 from natcore.index cimport NONE
 from natcore.kernel cimport PACKET_BROADCAST, PACKET_HOST, VIRTIO_NET_HDR_F_NEEDS_CSUM, virtio_net_hdr
+from natcore.spin cimport spin_lock, spin_unlock, wait_turn
 from natcore.verdict cimport DROP_NO_NEIGHBOUR, HELD, INBOUND, INSIDE, OUTBOUND, OUTSIDE, UNTRANSLATED, egress_of
 from natcore.wire cimport (
     ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV4, PROTOCOL_TCP, PROTOCOL_UDP, EthernetHeader, Ipv4Header,
@@ -29,7 +30,6 @@ cdef extern from * nogil:
     #include <stdint.h>
     #include <time.h>
     #include <unistd.h>
-    static void natcore_pause(void) { struct timespec t = {0, 20000}; nanosleep(&t, NULL); }
     static uint64_t natcore_monotonic_ns(void) {
         struct timespec t;
         clock_gettime(CLOCK_MONOTONIC, &t);
@@ -46,7 +46,6 @@ cdef extern from * nogil:
     enum:
         POLLIN
         POLLERR
-    void c_pause "natcore_pause" () noexcept
     uint64_t monotonic_ns "natcore_monotonic_ns" () noexcept
     void c_signal "natcore_signal" (int fd) noexcept
     void c_drain "natcore_drain" (int fd) noexcept
@@ -56,7 +55,7 @@ cdef enum:
     IDLE_MS = 50                # of poll, when nothing is expected
     BUSY_MS = 5                 # of poll, when somebody waits
     ANNOUNCE_AT_ONCE = 32       # gratuitous ARPs in one service
-    YIELDS = 50                 # pauses granted to a control call before the next batch
+    TURNS_GIVEN = 450           # looks, about a millisecond, until somebody who asked has taken the worker
     UNCOUNTED = 0xFFFF          # tag of a frame that the counters know as generated, not as forwarded
 
 
@@ -64,17 +63,11 @@ cdef enum:
 
 cdef inline void enter(Worker* worker) noexcept nogil:
     """Takes the worker for a batch; whoever asked for attention goes first."""
-    cdef uint32_t i = 0
-    while load_acquire(&worker.attention) and i < YIELDS:
-        pause()
-        i += 1
-    while not hold(worker):
-        pause()
-
-
-cdef void pause() noexcept nogil:
-    """20 microseconds, for whoever holds what is wanted."""
-    c_pause()
+    cdef uint32_t turn = 0
+    while load_acquire(&worker.attention) and turn < TURNS_GIVEN:
+        wait_turn(turn)
+        turn += 1
+    await_hold(worker)
 
 
 cdef void signal_fd(int fd) noexcept nogil:
@@ -119,7 +112,9 @@ cdef inline void flush(Port* port) noexcept nogil:
 cdef void give_up(Loop* loop, Frame* frame) noexcept nogil:
     """The frame cannot be delivered."""
     if frame.tag == UNCOUNTED:
+        spin_lock(&loop.worker.outbox.spin)
         loop.worker.outbox.lost += 1
+        spin_unlock(&loop.worker.outbox.spin)
     else:
         revoke(loop.worker, frame, DROP_NO_NEIGHBOUR)
 
@@ -188,7 +183,7 @@ cdef void close_room(Loop* loop) noexcept nogil:
 
 
 cdef void deliver_fragment(Loop* loop, uint32_t length, uint8_t side, uint8_t cause, uint32_t now_ms) noexcept nogil:
-    """A fragment that waited or was made: it finds its next hop as any packet does."""
+    """A fragment that waited or was made, or a message: it finds its next hop as any packet does."""
     cdef Frame frame
     cdef virtio_net_hdr nothing
     memset(&nothing, 0, sizeof(nothing))
@@ -202,15 +197,22 @@ cdef void deliver_fragment(Loop* loop, uint32_t length, uint8_t side, uint8_t ca
         hand_over(loop)
 
 
+cdef inline bint answers(const Loop* loop, const Port* port, uint8_t side) noexcept nogil:
+    """Whether a frame of the gateway's own that leaves by a side answers one that came by the port. Another worker's loop
+    may have taken that one, by another inside port."""
+    return side == port.side and (loop.worker.shared.count == 1 or loop.count == 2 or side == OUTSIDE)
+
+
 cdef void send_generated(Loop* loop, Port* from_port, uint32_t now_ms) noexcept nogil:
-    """The gateway's own frames; they answer one that came by from_port, link header included. And fragments."""
+    """The gateway's own frames: what answers one that came by from_port, link header included, goes back there, the rest
+    finds its next hop. And fragments."""
     cdef uint8_t side = 0, cause = 0
     cdef uint32_t length
     while True:
         length = take_generated(loop.worker, loop.generated, FRAME_ROOM, &side, &cause)
         if length == 0:
             return
-        if cause == HELD or cause <= UNTRANSLATED or side & 1 != from_port.side:
+        if cause == HELD or cause <= UNTRANSLATED or not answers(loop, from_port, side & 1):
             deliver_fragment(loop, length, side & 1, cause, now_ms)
         elif from_port.device != NULL:
             from_port.queued = True

@@ -50,6 +50,8 @@ cdef extern from "<sys/socket.h>" nogil:
         SO_RCVBUF
         SO_RCVBUFFORCE
         SO_ERROR
+        SO_ATTACH_FILTER
+        SO_DETACH_FILTER
         SOL_PACKET
         SOL_XDP
         MSG_DONTWAIT
@@ -72,8 +74,29 @@ cdef extern from "linux/if_ether.h" nogil:
     enum:
         ETH_P_ALL
 
+cdef extern from "linux/filter.h" nogil:
+    struct sock_filter:             # a classic BPF instruction
+        uint16_t code
+    struct sock_fprog:
+        unsigned short len
+        sock_filter* filter
+
+cdef extern from * nogil:
+    """
+    #include <linux/if_packet.h>
+    #ifndef PACKET_FANOUT_FLAG_IGNORE_OUTGOING      /* newer than some headers; kernels that do not know it ignore it */
+    #define PACKET_FANOUT_FLAG_IGNORE_OUTGOING 0x4000
+    #endif
+    """
+    enum:
+        PACKET_FANOUT_FLAG_IGNORE_OUTGOING
+
 cdef extern from "linux/if_packet.h" nogil:
     enum:
+        PACKET_FANOUT
+        PACKET_FANOUT_DATA
+        PACKET_FANOUT_CBPF
+        PACKET_FANOUT_FLAG_UNIQUEID
         PACKET_HOST
         PACKET_BROADCAST
         PACKET_RX_RING

@@ -16,6 +16,7 @@ import pytest
 from natcore import Gateway, SnatEntry, _bpf
 from natcore.namespaces import Network, inside
 from natcore.plane import Plane
+from several import WORKERS
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root (CAP_SYS_ADMIN, CAP_NET_ADMIN)")
 
@@ -31,6 +32,7 @@ def build(*more: str) -> Network:
     network = Network(f"natcore-test-{os.getpid()}-", ["in", "gw", "out", *more])
     network.pair("in", "eth0", "gw", "lan0")
     network.pair("gw", "wan0", "out", "eth0")
+    queues(network, WORKERS, ("gw", "lan0"), ("in", "eth0"), ("gw", "wan0"), ("out", "eth0"))
     network.up("in", "eth0", f"{CLIENT}/24")
     network.up("gw", "lan0", f"{GATEWAY_INSIDE}/24")
     network.up("gw", "wan0", f"{GATEWAY_OUTSIDE}/24")
@@ -39,9 +41,16 @@ def build(*more: str) -> Network:
     return network
 
 
+def queues(network: Network, count: int, *interfaces: tuple[str, str]) -> None:
+    """So many each way, for as many workers with AF_XDP; one is there from the beginning. interfaces: member, name."""
+    for member, interface in interfaces if count > 1 else ():
+        network.run(member, ["ethtool", "-L", interface, "rx", str(count), "tx", str(count)])
+
+
 def join_second(network: Network) -> None:
     """in2 eth0 -- lan1 gw: another inside host, on a link of its own. The network has the member in2."""
     network.pair("in2", "eth0", "gw", "lan1")
+    queues(network, WORKERS, ("in2", "eth0"), ("gw", "lan1"))
     network.up("in2", "eth0", f"{SECOND}/24")
     network.up("gw", "lan1", f"{GATEWAY_SECOND}/24")
     network.route("in2", "default", via=GATEWAY_SECOND)

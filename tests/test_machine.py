@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -265,9 +266,8 @@ def test_processors_are_checked_against_those_of_the_process() -> None:
 def test_the_worker_s_thread_is_bound(network: Network, which: int) -> None:
     cpu = sorted(os.sched_getaffinity(0))[which]
     everywhere = os.sched_getaffinity(0)
-    with gateway() as made, at(network, "gw"), made.forward("lan0", "wan0", cpus=[cpu]) as plane:
-        assert plane._worker is not None
-        thread = plane._worker.native_id
+    with gateway() as made, at(network, "gw"), made.forward("lan0", "wan0", cpus=[cpu]):
+        thread = next(each.native_id for each in threading.enumerate() if each.name == "natcore-worker-0")
         assert thread is not None
         until(lambda: os.sched_getaffinity(thread) == {cpu})
         assert os.sched_getaffinity(0) == everywhere  # nobody else's

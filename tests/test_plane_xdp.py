@@ -13,6 +13,7 @@ from natcore.drivers import RING_ENTRIES, XdpAccess
 from natcore.namespaces import Network
 from natcore.plane import Plane
 from netns import SERVER, adds_up, at, gateway, needs_root, ping, start, transfer, until, xdp_missing
+from several import WORKERS
 
 pytestmark = [needs_root, pytest.mark.skipif(bool(xdp_missing()), reason=xdp_missing())]
 
@@ -20,12 +21,12 @@ pytestmark = [needs_root, pytest.mark.skipif(bool(xdp_missing()), reason=xdp_mis
 def free_places(plane: Plane) -> int:
     access = plane._access
     assert isinstance(access, XdpAccess)
-    return access._memory.free
+    return sum(memory.free for memory in access._memories)
 
 
 def test_every_place_comes_back_whatever_became_of_its_frame(network: Network) -> None:
     with gateway() as made, start(network, made, driver="af_xdp") as plane:
-        idle = 2 * RING_ENTRIES  # the kernel has as many to receive into
+        idle = 2 * RING_ENTRIES * WORKERS  # the kernel has as many to receive into
         until(lambda: free_places(plane) == idle)
         sent, arrived = transfer(network, 20 << 20)
         assert sent == arrived
@@ -43,8 +44,8 @@ def test_every_place_comes_back_whatever_became_of_its_frame(network: Network) -
         assert adds_up(made)
         network.remove("gw", "wan0")
         until(lambda: plane.state == "degraded")
-        until(lambda: free_places(plane) == 3 * RING_ENTRIES)
-    assert free_places(plane) == 4 * RING_ENTRIES
+        until(lambda: free_places(plane) == 3 * RING_ENTRIES * WORKERS)
+    assert free_places(plane) == 4 * RING_ENTRIES * WORKERS
 
 
 @pytest.mark.parametrize("threads", [True, False])

@@ -351,7 +351,7 @@ def test_what_stands_in_the_way_is_named(bench: Bench, monkeypatch: pytest.Monke
         patch.setattr(xdp, "queues_of", lambda name: 2)
         with pytest.raises(InterfaceError, match="bind of queue 1: Invalid argument"):
             access.open(0, two, [], [])
-    driver = access.open(0, two, [], [])  # after all these, one that goes well
+    (driver,) = access.open(0, two, [], [])  # after all these, one that goes well
     driver.close()
     assert driver.counters()["left_to_kernel"] >= 0
 

@@ -66,7 +66,7 @@ class Null:
         access = ACCESS[self.driver](links)
         for link in links:
             block.install(link.name, set())
-        self.drivers = [access.open(port, link, set(), set()) for port, link in enumerate(links)]
+        self.drivers = [access.open(port, link, set(), set())[0] for port, link in enumerate(links)]
         macs = [bytes.fromhex(peer) + link.mac for peer, link in zip(self.peers, links, strict=True)]
         self.forwarder = self.module.Forwarder(*self.drivers, *macs)
         self.thread = threading.Thread(target=self._run)
@@ -89,11 +89,13 @@ class Null:
 class Natcore:
     """start, stop: a plane; the gateway and its sessions stay."""
 
-    def __init__(self, interfaces: tuple[str, str], driver: str, cpu: int, pool: str, max_sessions: int,
+    def __init__(self, interfaces: tuple[str, str], driver: str, cpus: list[int], pool: str, max_sessions: int,
                  options: dict[str, Any]) -> None:  # fmt: skip
-        self.gateway = Gateway(instance="ngw-wire", max_sessions=max_sessions, timeouts=Timeouts(udp=3600.0))
+        self.gateway = Gateway(
+            instance="ngw-wire", max_sessions=max_sessions, timeouts=Timeouts(udp=3600.0), workers=len(cpus)
+        )
         self.gateway.add(SnatEntry("10.0.0.0/8", pool=pool))
-        self.interfaces, self.options = interfaces, {"driver": driver, "cpus": [cpu], **options}
+        self.interfaces, self.options = interfaces, {"driver": driver, "cpus": cpus, **options}
 
     def start(self) -> dict[str, Any]:
         self.plane = self.gateway.forward(*self.interfaces, **self.options)

@@ -102,7 +102,7 @@ class Rig:
         self._lock = LOCK.open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # another one's would disturb, and put back what this one set
         cores = sorted(os.sched_getaffinity(0))
-        self.sender_core, self.core = cores[0], cores[-1]
+        self.sender_core, self.core, self.cores = cores[0], cores[-1], cores
         self._settings: dict[Path, str] = {}
         self._napi: list[int] = []
         self._apart = False
@@ -170,9 +170,14 @@ class Rig:
         return self.part("gw", "null", interfaces=INTERFACES, peers=(self.mac["c0"], self.mac["s0"]), driver=driver,
                          cpu=self.core)  # fmt: skip
 
-    def natcore(self, driver: str, max_sessions: int, **options: Any) -> Part:
-        return self.part("gw", "natcore", interfaces=INTERFACES, driver=driver, cpu=self.core, pool=POOL,
+    def natcore(self, driver: str, max_sessions: int, workers: int = 1, **options: Any) -> Part:
+        return self.part("gw", "natcore", interfaces=INTERFACES, driver=driver, cpus=self.cores[-workers:], pool=POOL,
                          max_sessions=max_sessions, options=options)  # fmt: skip
+
+    def queues(self, count: int) -> None:
+        """So many receive and transmit queues of each interface."""
+        for member, interface in (("in", "c0"), ("gw", "nci0"), ("gw", "nco0"), ("out", "s0")):
+            self.run(member, f"ethtool -L {interface} rx {count} tx {count}", check=False)  # it may have them already
 
     # ---- where the gateway's work runs -----------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from compiled import build
 
 FLOWS = (1, 65_536, 1_048_576)
 WARM_FLOWS = 1 << 17
+TWO_FLOWS = 1 << 16  # where there are two workers
 NEW_FLOWS = 1 << 24  # more than pass in a measurement: each frame is a session's first
 DRIVERS = ("af_packet", "af_xdp")
 AF_XDP = 44
@@ -43,6 +44,7 @@ class Row:
     unit: str
     figures: list[float] = field(default_factory=list)
     cpu_ns: list[float] = field(default_factory=list)
+    handed_over: list[float] = field(default_factory=list)  # of several workers: of the packets, those done by another
     against: dict[str, float] = field(default_factory=dict)  # name of another row: median of the ratios of the rounds
     goal: str = ""
     ok: bool | None = None
@@ -187,6 +189,48 @@ def new_sessions(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterato
     yield from rows.values()
 
 
+def workers(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator[Row]:
+    """One worker and two beside each other; receiving is done where the system puts it. No goal: of two processors the
+    sender needs one."""
+    if len(rig.cores) < 2:
+        return
+    rig.one_core(False)
+    rig.sink(True)
+    rig.queues(2)
+    rig.forget_entries()
+    ways = [Way(KERNEL, None)]
+    for driver in options.drivers:
+        ways += [Way(f"null {driver}", rig.null(driver)), Way(f"natcore {driver}", rig.natcore(driver, 2 * TWO_FLOWS))]
+        ways.append(Way(f"natcore {driver}, 2 workers", rig.natcore(driver, 2 * TWO_FLOWS, workers=2)))
+    rows = {
+        way.name: Row(f"64-byte frames, {TWO_FLOWS:,} flows, two processors", way.name, "packets/s") for way in ways
+    }
+    for way in ways:
+        with way as program:
+            if not way.name.startswith("null"):
+                rig.establish(sender, TWO_FLOWS, lambda program=program: sessions_of(rig, program))
+            rig.sample(sender, TWO_FLOWS, translated=not way.name.startswith("null"))
+    for _ in range(options.rounds):
+        for way in ways:
+            with way as program:
+                before = None if program is None or way.name.startswith("null") else program.call("counters")
+                note(rows[way.name], rig.blast(sender, program, TWO_FLOWS, options.seconds))
+                if before is not None:
+                    assert program is not None
+                    counters = program.call("counters")
+                    check_natcore(counters, TWO_FLOWS, counters["received"])
+                    done = counters["received"] - before["received"]
+                    rows[way.name].handed_over.append((counters["handed_over"] - before["handed_over"]) / done)
+    finish(ways)
+    rig.queues(1)
+    for name, row in rows.items():
+        driver = next((driver for driver in options.drivers if f" {driver}" in name), "")
+        for other in (KERNEL, f"null {driver}", f"natcore {driver}"):
+            if other in rows and other != name and not name.startswith(other.removeprefix("natcore ")):
+                row.ratio(rows[other])
+    yield from rows.values()
+
+
 def tcp(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator[Row]:
     """One stream with GSO on, receiving where the system puts it."""
     rig.one_core(False)
@@ -240,7 +284,9 @@ MODES: dict[str, dict[str, dict[str, Any]]] = {
 AT_ONCE = ("natcore af_packet, favour=latency", "natcore af_xdp")
 
 Section = Callable[[Rig, Part, argparse.Namespace], Iterator[Row]]
-SECTIONS: dict[str, Section] = {"established": established, "new": new_sessions, "tcp": tcp, "latency": latency}
+SECTIONS: dict[str, Section] = {
+    "established": established, "new": new_sessions, "workers": workers, "tcp": tcp, "latency": latency,
+}  # fmt: skip
 
 
 def there_is_xdp() -> bool:
@@ -257,6 +303,8 @@ def show(row: Row) -> str:
     cpu = f"{statistics.median(row.cpu_ns):7.0f} ns" if row.cpu_ns else f"{'':10}"
     ratios = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in row.against.items())
     verdict = "" if row.ok is None else f"  {'ok' if row.ok else 'SHORT'}: {row.goal}"
+    if "workers" in row.name:
+        ratios += f", {statistics.median(row.handed_over):.2%} handed over"
     places = 0 if high >= 100 else 3
     return (
         f"  {row.name:32}{row.median * scale:10.{places}f} {unit:5} ({low:.{places}f} - {high:.{places}f}) {cpu}"

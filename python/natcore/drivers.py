@@ -6,19 +6,23 @@ import errno
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import Protocol
 
 from . import xdp
 from ._device import Driver
+from ._fanout import join
 from ._ring import PacketRing
 from ._umem import FrameMemory
 from ._xdp import XdpSockets
 from .errors import CapacityError, InterfaceError
+from .fanout import steering
 from .interfaces import Link, carrier_of, vlans_on
+from .verdict import Side
 
 DRIVERS = ("af_packet", "af_xdp")
 
-RING_ENTRIES = 4096  # of an AF_XDP socket's rings; an interface with several queues has smaller ones
+RING_ENTRIES = 4096  # of an AF_XDP socket's rings; a worker with several queues of an interface has smaller ones
 LEAST_ENTRIES = 512
 QUEUES_MOST = 64  # of an interface
 
@@ -29,8 +33,8 @@ class Access(Protocol):
     def mtu(self, link: Link) -> int:
         """Bytes of the largest IPv4 packet that gets through, at most the link's."""
 
-    def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Driver:
-        """The interface's driver, whose `close` gives it back. Raises InterfaceError, OSError."""
+    def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Sequence[Driver]:
+        """The interface's drivers, one for each worker; closing all gives it back. Raises InterfaceError, OSError."""
 
     def set_mac(self, port: int, mac: bytes) -> None:
         """The interface's link address is another."""
@@ -40,10 +44,14 @@ class Access(Protocol):
 
 
 class PacketAccess:
-    """AF_PACKET: the rings see what the kernel sees; the block keeps the kernel from acting on it."""
+    """AF_PACKET: the rings see what the kernel sees; the block keeps the kernel from acting on it. Those of several workers
+    are a fan-out group on each interface, which gives every frame to one of them, mostly to the one whose it is."""
 
-    def __init__(self, links: Sequence[Link], *, at_once: bool = False) -> None:
-        self._at_once = at_once  # hand frames over one by one
+    def __init__(self, links: Sequence[Link], *, at_once: bool = False, workers: int = 1, port_unit: int = 64) -> None:
+        """links: the last one is the outside one. at_once: frames are handed over one by one. port_unit: see steering."""
+        self._at_once, self._workers = at_once, workers
+        self._programs = [steering(side, workers, port_unit) for side in (Side.INSIDE, Side.OUTSIDE)]
+        self._outside = len(links) - 1
         for link in links:
             below = carrier_of(link.index)
             if below is not None and not xdp.puts_tags_on(below):
@@ -56,8 +64,17 @@ class PacketAccess:
     def mtu(self, link: Link) -> int:
         return link.mtu
 
-    def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Driver:
-        return PacketRing(link.index, link.mtu, at_once=self._at_once)
+    def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Sequence[Driver]:
+        shared = self._workers > 1
+        with ExitStack() as undo:
+            rings = []
+            for _ in range(self._workers):
+                rings.append(PacketRing(link.index, link.mtu, at_once=self._at_once, shared=shared))
+                undo.callback(rings[-1].close)
+            if shared:
+                join([ring.fd for ring in rings], self._programs[port == self._outside])
+            undo.pop_all()
+        return rings
 
     def set_mac(self, port: int, mac: bytes) -> None:
         pass
@@ -67,7 +84,7 @@ class PacketAccess:
 
 
 class XdpInterface(XdpSockets):
-    """An interface's sockets and the program that feeds them."""
+    """A worker's sockets of an interface; one worker's have the program that feeds all of them."""
 
     program: xdp.Program | None = None
     _passed = 0  # of a program that is closed
@@ -87,25 +104,35 @@ class XdpInterface(XdpSockets):
 
 
 class XdpAccess:
-    """AF_XDP: a program takes the frames from the kernel before it sees them. The block holds when the program is gone."""
+    """AF_XDP: a program takes the frames from the kernel before it sees them. The block holds when the program is gone.
 
-    def __init__(self, links: Sequence[Link], *, at_once: bool = True) -> None:
-        """at_once: AF_XDP hands over whatever there is, always."""
-        queues = [xdp.queues_of(link.name) for link in links]
-        frames = sum(2 * _entries(count) * count for count in queues)  # to be received into, and in work
+    Each worker has memory of its own and a part of the queues of every interface: which frames come there is the device's
+    choice, and whose they are is not asked. Where there are more workers than queues, the others get nothing and send what
+    they have by packet sockets.
+    """
+
+    def __init__(self, links: Sequence[Link], *, at_once: bool = True, workers: int = 1, port_unit: int = 64) -> None:
+        """at_once: AF_XDP hands over whatever there is, always. port_unit: has no part in it."""
+        parts = [_shares(xdp.queues_of(link.name), workers) for link in links]
+        few = [link.name for link, part in zip(links, parts, strict=True) if part[-1][1] == 0]
+        if few:
+            names, more = ", ".join(few), f"ethtool -L {few[0]} combined {workers} (veth: rx {workers} tx {workers})"
+            warnings.warn(f"{names}: fewer receive queues than the {workers} workers: run: {more}", stacklevel=2)
+        largest = max(links, key=lambda link: link.mtu)
         try:
-            self._memory = FrameMemory(frames, max(link.mtu for link in links))
+            self._memories = [
+                FrameMemory(sum(_places(part[w][1]) for part in parts), largest.mtu) for w in range(workers)
+            ]
         except ValueError as error:
-            largest = max(links, key=lambda link: link.mtu)
             raise InterfaceError(errno.EMSGSIZE, f"{largest.name!r}: {error}") from error
         except MemoryError as error:
             raise CapacityError(f"driver='af_xdp': {error} of 2 or 4 KB each") from error
         self._open: dict[int, XdpInterface] = {}
 
     def mtu(self, link: Link) -> int:
-        return min(link.mtu, self._memory.mtu)
+        return min(link.mtu, self._memories[0].mtu)
 
-    def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Driver:
+    def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Sequence[Driver]:
         _check_vlans(link)
         queues = xdp.queues_of(link.name)
         if queues > QUEUES_MOST:
@@ -113,20 +140,28 @@ class XdpAccess:
             raise InterfaceError(
                 errno.E2BIG, f"{link.name!r}: {queues} queues; allowed with AF_XDP are {QUEUES_MOST}; {few}"
             )
+        virtual = xdp.is_virtual(link.name)
+        made: list[Driver] = []
         try:
             with ExitStack() as undo:
                 program = xdp.Program(link.index, link.mac, queues, spared, answered)
                 undo.callback(program.close)
-                virtual = xdp.is_virtual(link.name)
-                interface = XdpInterface(self._memory, link.index, queues, _entries(queues), virtual)
-                interface.program = program
-                for queue, fd in enumerate(interface.fds):
-                    program.set_socket(queue, fd)
+                for memory, (first, count) in zip(self._memories, _shares(queues, len(self._memories)), strict=True):
+                    if count == 0:
+                        made.append(PacketRing(link.index, link.mtu, at_once=True, shared=True))  # for sending
+                        undo.callback(made[-1].close)
+                        continue
+                    interface = XdpInterface(memory, link.index, count, _entries(count), virtual, first)
+                    undo.callback(interface.close)
+                    made.append(interface)
+                    for queue, fd in enumerate(interface.fds, first):
+                        program.set_socket(queue, fd)
                 undo.pop_all()
         except OSError as error:
             raise _refused(link, error) from error
+        interface.program = program
         self._open[port] = interface
-        return interface
+        return made
 
     def set_mac(self, port: int, mac: bytes) -> None:
         program = self._program(port)
@@ -145,12 +180,23 @@ class XdpAccess:
 ACCESS: dict[str, type[PacketAccess | XdpAccess]] = {"af_packet": PacketAccess, "af_xdp": XdpAccess}
 
 
+def _shares(queues: int, workers: int) -> list[tuple[int, int]]:
+    """(first queue, how many) of each worker; all have about as many."""
+    bounds = [-(-queues * worker // workers) for worker in range(workers + 1)]
+    return [(first, after - first) for first, after in pairwise(bounds)]
+
+
 def _entries(queues: int) -> int:
-    """Of each ring: about as much room for an interface with many queues as for one with few."""
+    """Of each ring of a worker's queues of an interface: about as much room for many as for few."""
     entries = RING_ENTRIES
     while entries * queues > 2 * RING_ENTRIES and entries > LEAST_ENTRIES:
         entries //= 2
     return entries
+
+
+def _places(queues: int) -> int:
+    """For the frames of a worker's queues of an interface: those to be received into, and those in work."""
+    return 2 * _entries(queues) * max(1, queues)
 
 
 def _check_vlans(link: Link) -> None:

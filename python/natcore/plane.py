@@ -7,7 +7,6 @@ import errno
 import os
 import select
 import socket
-import threading
 import time
 import warnings
 import weakref
@@ -17,12 +16,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from . import block
-from ._plane import PlaneLoop
+from .arguments import check_worker
 from .config import Link as LinkSettings
 from .config import check_choice, check_integer, check_number
 from .drivers import ACCESS, DRIVERS, Access
 from .errors import ConfigurationError, Error, InterfaceError
 from .interfaces import Link, Range, Watcher
+from .loops import Loops
 from .machine import check_cpus
 
 if TYPE_CHECKING:
@@ -38,10 +38,11 @@ _alive: weakref.WeakSet[Plane] = weakref.WeakSet()
 class Plane:
     """A gateway forwarding between inside interfaces and one outside, from its making until `stop`. A context manager.
 
-    Made by Gateway.forward. With threads=True a thread moves the packets, bound to the processor that cpus has, and
-    wait() waits; with threads=False the caller calls step() when fileno() is readable. The gateway's clock runs with
-    CLOCK_MONOTONIC; its epoch is set from the system's clock at the start. Where Link has no mtu or address, the gateway
-    takes each interface's own.
+    Made by Gateway.forward. With threads=True a thread of each worker moves packets, bound to the processor that cpus has
+    for it, and wait() waits; with threads=False the caller calls step() when fileno() is readable. Every worker has its own
+    way into every interface, and the kernel gives each a part of the packets. The gateway's clock runs with CLOCK_MONOTONIC;
+    its epoch is set from the system's clock at the start. Where Link has no mtu or address, the gateway takes each
+    interface's own.
     Raises InterfaceError: no such interface, it is down, a capability is missing; Error: one plane at a time.
     """
 
@@ -63,11 +64,9 @@ class Plane:
         check_choice("driver", driver, DRIVERS)
         check_choice("favour", favour, ("throughput", "latency"))
         check_choice("threads", threads, (True, False))
-        self._cpus = check_cpus(cpus, threads)
+        self._cpus = check_cpus(cpus, threads, gateway.workers)
         if gateway.link != "ethernet":
             raise ConfigurationError(f"link={gateway.link!r}: allowed is 'ethernet', since a plane's interfaces are")
-        if gateway.workers > 1:
-            raise ConfigurationError(f"workers={gateway.workers}: a plane has one in this version; allowed is 1")
         if gateway.seed is not None:
             warnings.warn("seed: predictable ports can be attacked; leave it out for real traffic", stacklevel=3)
         self._gateway = gateway
@@ -87,7 +86,6 @@ class Plane:
         self._addresses = [0 for _ in self._ports]  # the gateway's own on each port's link
         self._pool = b""  # the outside addresses, four bytes each
         self._reopened = 0.0
-        self._worker: threading.Thread | None = None
         self._core.claim()
         self._start()
         gateway._planes.append(self)
@@ -125,24 +123,26 @@ class Plane:
             raise Error("step() is for a plane made with threads=False")
         if self._failure is not None:
             raise self._failure
-        return 0 if self._ended else self._loop.step(budget)
+        return 0 if self._ended else self._loops.step(budget)
 
     def fileno(self) -> int:
         """Readable, with threads=False: when step() has something to do; else: when the plane has ended."""
         return self._end_fd if self._threads else self._poll.fileno()
 
-    def counters(self) -> dict[str, int]:
+    def counters(self, worker: int | None = None) -> dict[str, int]:
         """What the interfaces saw, cumulative sums with the prefixes "inside_" and "outside_"; left_to_kernel of both.
 
         received, sent: frames. left_to_kernel: not IPv4, not for this gateway, or for the host's own addresses.
         ring_drops: the loop was too slow. send_dropped: no room, or link down. send_errors: refused. truncated: cut.
         arp_answered. no_route, unresolved: dropped for want of a next hop. waiting (gauge): frames that wait for one.
+        worker: what one of them saw and sent; None: all together.
         """
-        return self._loop.counters()
+        return self._loops.counters(check_worker(worker, self._gateway.workers))
 
-    def counters_by_interface(self) -> dict[str, dict[str, int]]:
+    def counters_by_interface(self, worker: int | None = None) -> dict[str, dict[str, int]]:
         """The same of each interface alone, by its name and without prefix; no_route and waiting belong to none."""
-        return {name: self._loop.port_counters(port) for port, name in enumerate(self._watcher.names)}
+        which = check_worker(worker, self._gateway.workers)
+        return {name: self._loops.port_counters(port, which) for port, name in enumerate(self._watcher.names)}
 
     def entries_changed(self) -> None:
         """For the gateway: its pools are others now. Without the call it is noticed within a tenth of a second."""
@@ -164,8 +164,7 @@ class Plane:
     def __del__(self) -> None:
         if not self._closed_fds:
             self._closed_fds = True
-            for descriptor in (self._wake_fd, self._end_fd):
-                os.close(descriptor)
+            os.close(self._end_fd)
             self._poll.close()
 
     def __repr__(self) -> str:
@@ -174,33 +173,26 @@ class Plane:
     # ---- beginning and end ------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._end_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.epoll()
         self._closed_fds = False
-        self._poll.register(self._wake_fd, select.EPOLLIN)
         self._poll.register(self._end_fd, select.EPOLLIN)
         groups = (self._ports[:-1], self._ports[-1:], self._ports)  # by Side, and all
         self._watcher = Watcher((*self.inside, self.outside), groups, self)
         now_ns = self._core.now_ns
-        self._loop = PlaneLoop(
-            self._core.worker_capsule(), self._core, now_ns - time.monotonic_ns(), self._wake_fd, self._watcher.wish_fd,
-            len(self._ports),
-        )  # fmt: skip
+        offset_ns = now_ns - time.monotonic_ns()
+        self._loops = Loops(self._core, self._gateway.workers, len(self._ports), offset_ns, self._watcher.wish_fd)
+        for descriptor in self._loops.wake_fds:
+            self._poll.register(descriptor, select.EPOLLIN)
         self._watcher.start()
         self._core.set_epoch(time.time_ns() - now_ns)
         if self._threads:
-            self._worker = threading.Thread(target=self._work, name="natcore-worker", daemon=True)
-            self._worker.start()
+            self._loops.start(self._cpus, self._failed)
 
-    def _work(self) -> None:
-        try:
-            if self._cpus:
-                os.sched_setaffinity(0, self._cpus)  # of this thread
-            self._loop.run()
-        except BaseException as error:
-            self._failure = error
-            self._watcher.stop_soon()
+    def _failed(self, error: BaseException) -> None:
+        """A worker's thread, last: the plane ends with it."""
+        self._failure = error
+        self._watcher.stop_soon()
 
     def begin(self) -> None:
         """The watcher's thread, first: interfaces are checked, claimed, blocked and opened, or nothing of it."""
@@ -217,17 +209,16 @@ class Plane:
         for name in self._watcher.names:
             self._claims.append(block.Claim(name))
         links = [link for link in self._watcher.links if link is not None]
-        self._access: Access = ACCESS[self._driver](links, at_once=self._at_once)
+        self._access: Access = ACCESS[self._driver](
+            links, at_once=self._at_once, workers=self._gateway.workers, port_unit=self._core.port_unit
+        )
         for port in self._ports:
             self._attach(port)
         self._running = True
 
     def end(self, error: BaseException | None) -> None:
         """The watcher's thread, last: everything is put back, whatever the reason."""
-        self._loop.stop()
-        if self._worker is not None:
-            self._worker.join()
-        self._loop.close()
+        self._loops.close()
         for claim in self._claims:
             with suppress(InterfaceError):
                 block.remove(claim.interface)
@@ -258,14 +249,16 @@ class Plane:
         assert link is not None
         block.install(link.name, self._spared)
         try:
-            driver = self._access.open(port, link, self._spared, self._answered(port))
+            drivers = self._access.open(port, link, self._spared, self._answered(port))
         except InterfaceError as error:
             raise InterfaceError(error.errno, f"{self._side(port)}={error.strerror}") from error
         except OSError as error:
             where = f"{self._side(port)}={link.name!r}"
             raise InterfaceError(error.errno or errno.EIO, f"{where}: {error.strerror}") from error
-        self._loop.attach(port, driver, link.mac)
-        if not self._threads:  # who waits there is woken for each frame that leaves by AF_XDP: a tenth of its cost
+        self._loops.attach(port, drivers, link.mac)
+        for driver in (
+            () if self._threads else drivers
+        ):  # who waits is woken for each frame that leaves by AF_XDP: costly
             self._poll.register(driver.fd, select.EPOLLIN)
         self._opened[port] = link
         self._apply_mtu(port, link)
@@ -273,7 +266,7 @@ class Plane:
     def _apply_mtu(self, port: int, link: Link) -> None:
         """The interface's; a smaller one of the gateway's own holds."""
         mtu, links = self._settings(port).mtu, self._access.mtu(link)
-        self._loop.set_mtu(port, links if mtu == DEFAULT_MTU else min(mtu, links))
+        self._loops.set_mtu(port, links if mtu == DEFAULT_MTU else min(mtu, links))
 
     def link_changed(self, port: int, link: Link | None) -> None:
         opened = self._opened[port]
@@ -281,7 +274,7 @@ class Plane:
             return
         if opened is not None and (link is None or link.index != opened.index):
             self._opened[port] = opened = None
-            self._loop.detach(port)
+            self._loops.detach(port)
         if link is None:
             return
         if opened is None:
@@ -290,11 +283,11 @@ class Plane:
         self._opened[port] = link
         if link.mac != opened.mac:
             self._access.set_mac(port, link.mac)
-            self._loop.set_mac(port, link.mac)
+            self._loops.set_mac(port, link.mac)
         if link.mtu != opened.mtu:
             self._apply_mtu(port, link)
         if link.up and link.carrier and not (opened.up and opened.carrier):
-            self._loop.announce()
+            self._loops.announce()
 
     def _reopen(self, port: int) -> None:
         """An interface that came back. It may go again meanwhile; then it is tried again."""
@@ -305,11 +298,11 @@ class Plane:
 
     def addresses_changed(self, addresses: set[int], first: Sequence[int]) -> None:
         self._own = addresses
-        self._loop.set_local(addresses)
+        self._loops.set_local(addresses)
         for port in self._ports:
             own = self._settings(port).address
             address = first[port] if own is None else int(own)
-            self._loop.set_address(port, address)
+            self._loops.set_address(port, address)
             self._addresses[port] = address
             if port in (self._ports[0], self._ports[-1]):  # for whoever asks the gateway between batches
                 self._core.set_link_address(int(port > 0), address)
@@ -317,7 +310,7 @@ class Plane:
 
     def _spare(self, *, changed: bool = False) -> None:
         """The kernel keeps the host's addresses, those of pools excepted; entries come and go, or addresses changed."""
-        spared, pool = self._own - self._loop.in_pool(self._own), self._loop.pool()
+        spared, pool = self._own - self._loops.in_pool(self._own), self._loops.pool()
         if not changed and (spared, pool) == (self._spared, self._pool):
             return
         before, self._spared, self._pool = self._spared, spared, pool
@@ -335,16 +328,16 @@ class Plane:
 
     def routes_changed(self, group: int, ranges: list[Range]) -> None:
         starts, vias, ports = zip(*ranges, strict=True) if ranges else ((), (), ())
-        self._loop.set_routes(group, starts, vias, ports)
+        self._loops.set_routes(group, starts, vias, ports)
 
     def neighbour_changed(self, port: int, address: int, mac: bytes | None, failed: bool) -> None:
-        self._loop.learn(port, address, mac, failed)
+        self._loops.learn(port, address, mac, failed)
 
     def take_wishes(self) -> list[tuple[int, int]]:
-        return self._loop.take_wishes()
+        return self._loops.take_wishes()
 
     def take_used(self, port: int) -> list[int]:
-        return self._loop.take_used(port)
+        return self._loops.take_used(port)
 
     def tick(self) -> None:
         self._spare()
@@ -353,8 +346,7 @@ class Plane:
                 if self._opened[port] is None and self._watcher.links[port] is not None:
                     self._reopen(port)
         if not self._threads:
-            with suppress(BlockingIOError):
-                os.eventfd_write(self._wake_fd, 1)  # step() has the sweep to do
+            self._loops.wake()  # step() has the sweep to do
 
 
 def _names(field: str, value: object, most: int) -> tuple[str, ...]:
