@@ -23,6 +23,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces ne
 CLIENT, SERVER = "10.0.0.2", "198.18.0.2"
 GATEWAY_INSIDE, GATEWAY_OUTSIDE = "10.0.0.1", "198.18.0.1"
 POOL = "198.18.0.100"
+QUEUES_MOST = os.cpu_count() or 1  # of a veth
 DRIVER = "af_packet"  # of planes that `start` starts; see the fixture `each_driver`
 SECOND, GATEWAY_SECOND = "10.0.1.2", "10.0.1.1"  # where there are two inside interfaces
 
@@ -43,6 +44,7 @@ def build(*more: str) -> Network:
 
 def queues(network: Network, count: int, *interfaces: tuple[str, str]) -> None:
     """So many each way, for as many workers with AF_XDP; one is there from the beginning. interfaces: member, name."""
+    count = min(count, QUEUES_MOST)
     for member, interface in interfaces if count > 1 else ():
         network.run(member, ["ethtool", "-L", interface, "rx", str(count), "tx", str(count)])
 
@@ -144,6 +146,8 @@ def each_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 @functools.cache
 def xdp_missing() -> str:
     """Why AF_XDP cannot be tried here; empty if it can."""
+    if WORKERS > QUEUES_MOST:
+        return f"{WORKERS} workers have a queue each, and a veth {QUEUES_MOST}, one for each processor"
     try:
         socket.socket(socket.AF_XDP if hasattr(socket, "AF_XDP") else 44, socket.SOCK_RAW).close()
         os.close(_bpf.sockets(1))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 
-from natcore import Link, NoNatEntry, interfaces
+from natcore import Link, NoNatEntry, Policy, interfaces
 from natcore.namespaces import Network
 from netns import (
     CLIENT,
@@ -27,6 +28,7 @@ from netns import (
     listener,
     needs_root,
     ping,
+    queues,
     start,
     until,
 )
@@ -282,3 +284,30 @@ def test_one_gateway_after_another_over_other_interfaces(network: Network) -> No
                 assert ping(network, member, SERVER, "-W1") == (name in names)
         assert plane.state == "stopped"
     made.close()
+
+
+def test_errors_come_from_the_link_that_they_leave_by_whichever_worker_has_the_host(network: Network) -> None:
+    """And they leave by it, while the other worker serves the other link."""
+    queues(network, 2, ("gw", "lan0"), ("in", "eth0"), ("gw", "lan1"), ("in2", "eth0"), ("gw", "wan0"), ("out", "eth0"))
+    asked = []
+    for member, prefix, via, own in (
+        ("in", "10.0.2", CLIENT, GATEWAY_INSIDE),
+        ("in2", "10.0.3", SECOND, GATEWAY_SECOND),
+    ):
+        network.run(member, ["ip", "route", "add", "local", f"{prefix}.0/24", "dev", "lo"])
+        network.route("gw", f"{prefix}.0/24", via=via)
+        asked += [(member, f"{prefix}.{number}", own) for number in range(1, 13)]
+    with gateway(workers=2, policy=Policy(icmp_rate=10_000)) as made, start(network, made, inside=INSIDES) as plane:
+        running = [
+            network.popen(member, ["ping", "-q", "-i0.01", "-c20", "-W2", "-t1", "-I", host, SERVER],
+                          stdout=subprocess.PIPE, text=True)
+            for member, host, _ in asked
+        ]  # fmt: skip
+        for process in running:
+            assert "+20 errors" in process.communicate()[0]
+        for member, host, own in asked:
+            done = network.run(member, ["ping", "-c1", "-W2", "-t1", "-I", host, SERVER], check=False)
+            assert f"From {own}" in done.stdout
+        assert min(plane.counters(worker)["inside_received"] for worker in range(2)) > 20
+        assert plane.counters()["inside_no_route"] == 0
+        assert adds_up(made)
