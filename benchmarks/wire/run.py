@@ -223,11 +223,13 @@ def workers(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator[Row
                     rows[way.name].handed_over.append((counters["handed_over"] - before["handed_over"]) / done)
     finish(ways)
     rig.queues(1)
-    for name, row in rows.items():
-        driver = next((driver for driver in options.drivers if f" {driver}" in name), "")
-        for other in (KERNEL, f"null {driver}", f"natcore {driver}"):
-            if other in rows and other != name and not name.startswith(other.removeprefix("natcore ")):
-                row.ratio(rows[other])
+    for driver in options.drivers:
+        null, one, two = (
+            rows[name] for name in (f"null {driver}", f"natcore {driver}", f"natcore {driver}, 2 workers")
+        )
+        for row, others in ((null, [rows[KERNEL]]), (one, [rows[KERNEL], null]), (two, [rows[KERNEL], null, one])):
+            for other in others:
+                row.ratio(other)
     yield from rows.values()
 
 
