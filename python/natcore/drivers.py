@@ -116,7 +116,7 @@ class XdpAccess:
         parts = [_shares(xdp.queues_of(link.name), workers) for link in links]
         few = [link.name for link, part in zip(links, parts, strict=True) if part[-1][1] == 0]
         if few:
-            names, more = ", ".join(few), f"ethtool -L {few[0]} combined {workers} (veth: rx {workers} tx {workers})"
+            names, more = ", ".join(few), f"ethtool -L {few[0]} combined {workers} (veth: rx {workers})"
             warnings.warn(f"{names}: fewer receive queues than the {workers} workers: run: {more}", stacklevel=2)
         largest = max(links, key=lambda link: link.mtu)
         try:
@@ -224,6 +224,7 @@ def _refused(link: Link, error: OSError) -> InterfaceError:
         errno.EOPNOTSUPP: "its driver has no native XDP; allowed with it is driver='af_packet'",
         errno.EAFNOSUPPORT: "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS); allowed is driver='af_packet'",
         errno.EBUSY: "another XDP program or AF_XDP socket has it; detach that first (ip link set … xdp off)",
+        errno.ENOSPC: "its veth peer has more transmit queues than it has receive queues (ethtool -L)",
         errno.ERANGE: "frames are too large for native XDP: set the mtu (on veth the peer's too) to 3,498 or less",
         errno.ENOBUFS: "the limit of locked memory is too low for AF_XDP (ulimit -l); CAP_IPC_LOCK lifts it",
     }
