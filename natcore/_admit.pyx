@@ -9,10 +9,11 @@ from natcore._limits cimport (
     may_open_mapping, may_open_session, may_subscribe, over_gateway_rate, over_quota, over_rate, watch_sessions,
 )
 from natcore._mappings cimport (
-    MAPPING_PORTLESS, MAPPING_STATIC, Mapping, MappingKey, mapping_close, mapping_find, mapping_open, mapping_open_static,
+    MAPPING_PORTLESS, MAPPING_STATIC, Mapping, MappingKey, dynamic_key, mapping_close, mapping_find, mapping_open,
+    mapping_open_static,
 )
 from natcore._parse cimport Flight, wire_length
-from natcore._ports cimport PORT_RESERVED, PORTS_OVERLOAD, address_find, port_mapping, space_of
+from natcore._ports cimport PORT_RESERVED, PORTS_OVERLOAD, address_find, has_ports, port_mapping, space_of
 from natcore._rules cimport (
     ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, dnat_target, plain_rule, snat_rule, whole_rule,
 )
@@ -33,7 +34,7 @@ from natcore.verdict cimport (
     DROP_PORTS_EXHAUSTED, DROP_PROBE_LIMIT, DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_SUBSCRIBER_LIMIT,
     DROP_TTL, DROP_UNSUPPORTED, INSIDE, LOCAL, OUTSIDE, PENDING,
 )
-from natcore.wire cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, TCP_RST, TCP_SYN, TcpHeader
+from natcore.wire cimport PROTOCOL_ICMP, PROTOCOL_TCP, TCP_RST, TCP_SYN, TcpHeader
 
 
 cdef struct Way:                # how a packet from inside may leave: by one of the three
@@ -52,11 +53,6 @@ cdef bint is_no_host(uint32_t ip) noexcept nogil:
 cdef inline bint is_own(const Worker* worker, uint32_t ip) noexcept nogil:
     """Whether an address (big-endian) is the gateway's own, of either side: what comes from there did not come by a wire."""
     return ip != 0 and (ip == worker.link_address[INSIDE] or ip == worker.link_address[OUTSIDE])
-
-
-cdef inline bint has_ports(uint8_t protocol) noexcept nogil:
-    """Ports, or an echo's id."""
-    return protocol == PROTOCOL_TCP or protocol == PROTOCOL_UDP or protocol == PROTOCOL_ICMP
 
 
 cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Flight* flight, uint32_t mtu) noexcept nogil:
@@ -142,15 +138,21 @@ cdef bint is_taken(Worker* worker, uint64_t addresses, uint32_t ports, uint8_t p
     return False
 
 
-cdef uint8_t claim(Worker* worker, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port, uint8_t flags,
-                   uint8_t timeout_class, const Clock* now, uint32_t* slot) noexcept nogil:
-    """The session itself, unless either key is taken; a mapping that would stay without one goes again."""
+cdef uint8_t claim(Worker* worker, uint32_t direction, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port,
+                   uint8_t flags, uint8_t timeout_class, const Clock* now, uint32_t* slot) noexcept nogil:
+    """The session itself, unless either key is taken; a mapping that would stay without one goes again.
+
+    The key of the packet, which came in this direction, was just looked up in vain. Outbound, the other one can only be
+    taken where the outside endpoint was not drawn: one that was is no other mapping's.
+    """
     cdef Mapping* owner = &worker.mappings.mappings[mapping]
     cdef uint8_t verdict = PENDING
-    if (is_taken(worker, <uint64_t>owner.outside_ip << 32 | remote_ip,
-                 <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol, now)
-            or find_live(worker, OUT, <uint64_t>remote_ip << 32 | owner.inside_ip,
-                         <uint32_t>remote_port << 16 | owner.inside_port, owner.protocol, now) != NONE):
+    if ((owner.flags & (MAPPING_STATIC | MAPPING_PORTLESS)
+         and is_taken(worker, <uint64_t>owner.outside_ip << 32 | remote_ip,
+                      <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol, now))
+            or (direction == IN
+                and find_live(worker, OUT, <uint64_t>remote_ip << 32 | owner.inside_ip,
+                              <uint32_t>remote_port << 16 | owner.inside_port, owner.protocol, now) != NONE)):
         verdict = DROP_CONFLICT
     if verdict == PENDING:
         slot[0] = session_open(&worker.sessions, mapping, remote_ip, remote_port, flags, timeout_class, now.ns)
@@ -259,21 +261,15 @@ cdef uint8_t find_way(Worker* worker, const Flight* flight, const Way* way, cons
                       uint32_t* mapping) noexcept nogil:
     """The mapping by which a packet from inside leaves."""
     cdef MappingKey key
-    cdef uint32_t space = space_of(flight.protocol)
-    key.inside_ip = flight.ip.source
-    key.inside_port = <uint16_t>flight.ports
-    key.remote_ip = 0
-    key.remote_port = 0
-    key.protocol = flight.protocol
-    key.flags = 0 if has_ports(flight.protocol) else MAPPING_PORTLESS
+    cdef bint ported = has_ports(flight.protocol), dynamic = way.plain == NULL and way.whole == NULL
+    dynamic_key(&key, flight.addresses, flight.ports, flight.protocol,
+                dynamic and ported and worker.mapping[space_of(flight.protocol)])
+    key.flags = 0 if ported else MAPPING_PORTLESS
     if way.plain != NULL:
         return find_static(worker, &key, way.plain.entry, key.inside_ip, key.inside_port, NONE, now, mapping)
     if way.whole != NULL:
         return find_static(worker, &key, way.whole.entry, way.whole.outside_ip, key.inside_port, way.whole.address, now,
                            mapping)
-    if has_ports(flight.protocol) and worker.mapping[space]:
-        key.remote_ip = flight.ip.destination
-        key.remote_port = <uint16_t>(flight.ports >> 16)
     return find_dynamic(worker, &key, way.snat, now, mapping)
 
 
@@ -295,7 +291,8 @@ cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const 
     else:
         verdict = refuse(worker, DROP_SESSION_LIMIT, LIMIT_SESSIONS)
     if verdict == PENDING:
-        verdict = claim(worker, mapping, flight.ip.destination, remote_port, flags, class_of(flight.protocol), now, slot)
+        verdict = claim(worker, OUT, mapping, flight.ip.destination, remote_port, flags,
+                        class_of(flight.protocol), now, slot)
     if verdict == PENDING:
         worker.sessions.hot[slot[0]].state = TCP_STEADY
         if flight.protocol == PROTOCOL_TCP:
@@ -405,7 +402,7 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* 
              mapping.inside_ip, ends.remote_ip, ends.remote_port, flight.protocol, now)
     if verdict == PENDING:
         flags |= OPENED_OUTSIDE | (UNLOGGED if mapping.flags & MAPPING_STATIC else 0)
-        verdict = claim(worker, number, ends.remote_ip, ends.remote_port, flags, TIMEOUT_UNREPLIED, now, slot)
+        verdict = claim(worker, IN, number, ends.remote_ip, ends.remote_port, flags, TIMEOUT_UNREPLIED, now, slot)
     elif mapping.sessions == 0:
         mapping_close(&worker.mappings, number, now.ms, now.ms)
     if verdict == PENDING:

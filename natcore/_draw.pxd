@@ -1,5 +1,5 @@
 """Drawing and releasing an outside port by the gateway's port policy: the one door through which mappings get theirs."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._overload cimport Taken
 from natcore._ports cimport PortMap, Ports
@@ -14,6 +14,7 @@ cdef struct Request:            # for a port; addresses and ports big-endian
     uint16_t inside_port
     uint8_t protocol
     uint32_t block              # deterministic: the block of the owner
+    uint64_t lot                # where to begin to look
 
 cdef uint32_t draw_port(Ports* ports, uint32_t address, const Request* request, uint32_t now_ms,
                         uint32_t* until_ms) noexcept nogil

@@ -9,7 +9,7 @@ from natcore._overload cimport (
 )
 from natcore._ports cimport (
     PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, home_of_port,
-    pick_by_policy, port_draw, port_release, port_retake, port_take, reclaim, set_free, space_of,
+    in_ports, pick_by_policy, port_draw, port_release, port_retake, port_take, reclaim, set_free, space_of,
 )
 from natcore.hints cimport bswap16, ctz64
 from natcore.index cimport NONE
@@ -202,14 +202,14 @@ cdef uint32_t draw_overloaded(Ports* ports, uint32_t address, PortMap* map, cons
     cdef Taken ends
     cdef uint32_t start, step, port
     if map.free:
-        port = pick_by_policy(ports, map, bswap16(request.inside_port))
+        port = pick_by_policy(ports, map, bswap16(request.inside_port), request.lot, ports.drawer)
         port_take(ports, map, port)
         map.cells[port] = 1
         return port
     pair_of(ports, address, request, 0, &ends)
     if overload_is_full(&ports.overload, &ports.key, &ends):
         return NONE
-    start = random_below(&ports.random, ports.range_size)
+    start = in_ports(request.lot, ports.range_size)
     for step in range(ports.range_size):
         port = ports.allowed[start + step if start + step < ports.range_size else start + step - ports.range_size]
         if map.cells[port] != PORT_RESERVED:
@@ -239,7 +239,7 @@ cdef uint32_t draw_port(Ports* ports, uint32_t address, const Request* request, 
         return draw_computed(ports, map, request, now_ms, until_ms)
     if ports.policy == PORTS_OVERLOAD:
         return draw_overloaded(ports, address, map, request)
-    return port_draw(ports, map, request.owner, bswap16(request.inside_port), now_ms, until_ms)
+    return port_draw(ports, map, request.owner, bswap16(request.inside_port), request.lot, now_ms, until_ms)
 
 
 cdef bint assign_port(Ports* ports, uint32_t address, const Request* request, uint32_t port, uint32_t mapping) noexcept nogil:

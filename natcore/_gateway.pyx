@@ -15,8 +15,8 @@ from natcore._mappings cimport Mapping, mappings_new, mappings_unpair
 from natcore._overload cimport overload_new
 from natcore._owner cimport owner_of_frame
 from natcore._ports cimport (
-    PORT_RESERVED, PORTS_OVERLOAD, PortMap, address_add, address_drop, ports_allow, ports_divide, ports_new, ports_reserve,
-    ports_taken, ports_unreserve,
+    PORT_RESERVED, PORTS_OVERLOAD, PortMap, address_add, address_drop, lots_begin, ports_allow, ports_divide, ports_new,
+    ports_reserve, ports_taken, ports_unreserve,
 )
 from natcore._sessions cimport TIMEOUT_FRAGMENT, sessions_new
 from natcore._storage cimport furnish, furnish_address, tables_of
@@ -135,6 +135,7 @@ cdef class Core(Tables):
         worker.sessions.key.aes = has_aes()
         worker.mappings.key = worker.mappings.ports.key = worker.fragments.key = worker.sessions.key
         random_seed(&worker.mappings.ports.random, <const uint8_t*>PyBytes_AS_STRING(random_key))
+        lots_begin(worker.mappings.ports)
         for first, last in port_ranges:
             ports_allow(worker.mappings.ports, first, last)
         worker.mappings.ports.hold_down_ms = hold_down_ms

@@ -69,9 +69,23 @@ cdef struct Mappings:
     uint8_t pooling             # Pooling
     bint lingering              # there may be subscribers without mappings whose second is not over
 
+cdef inline void dynamic_key(MappingKey* key, uint64_t addresses, uint32_t ports, uint8_t protocol,
+                             bint dependent) noexcept nogil:
+    """Of the mapping that a packet from inside needs. addresses, ports: source and destination as they lie in it.
+
+    dependent: on the remote endpoint too.
+    """
+    key.inside_ip = <uint32_t>addresses
+    key.inside_port = <uint16_t>ports
+    key.remote_ip = <uint32_t>(addresses >> 32) if dependent else 0
+    key.remote_port = <uint16_t>(ports >> 16) if dependent else 0
+    key.protocol = protocol
+    key.flags = 0
+
 cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers) noexcept nogil
 cdef void mappings_delete(Mappings* table) noexcept nogil
 cdef void mapping_approach(const Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol) noexcept nogil
+cdef void mapping_approach_end(const Mappings* table, uint32_t number) noexcept nogil
 cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil
 cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil
 cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* pool, uint32_t now_ms) noexcept nogil

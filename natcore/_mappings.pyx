@@ -3,14 +3,13 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore._draw cimport OVER_QUOTA, Request, assign_port, draw_port, home_of_owner, unassign_port
-from natcore._ports cimport DRAWS_KEPT, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Draw, Ports, space_of
+from natcore._ports cimport DRAWS_KEPT, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Draw, PortMap, Ports, in_pool, lot_take, space_of
 from natcore.flow cimport flow_hash
 from natcore.hints cimport bswap16, bswap32, prefetch_write
 from natcore.index cimport (
     NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
 from natcore.memory cimport table_delete, table_new
-from natcore.random cimport random_below
 from natcore.slab cimport slab_begin, slab_give, slab_take
 from natcore.spin cimport spin_lock, spin_unlock
 
@@ -54,6 +53,21 @@ cdef void mapping_approach(const Mappings* table, uint32_t inside_ip, uint16_t i
     prefetch_write(bucket_of(&table.by_ip, flow_hash(&table.key, inside_ip, 0, 0)))
 
 
+cdef void mapping_approach_end(const Mappings* table, uint32_t number) noexcept nogil:
+    """What closing a mapping will touch is on its way into the cache; its own line should be there."""
+    cdef const Mapping* mapping = &table.mappings[number]
+    cdef const PortMap* map
+    cdef MappingKey key
+    key_of(mapping, &key)
+    prefetch_write(bucket_of(&table.by_inside, key_hash(table, &key)))
+    if mapping.flags & (MAPPING_STATIC | MAPPING_PORTLESS):
+        return
+    map = &table.ports.addresses[mapping.address].maps[space_of(mapping.protocol)]
+    prefetch_write(&map.used[bswap16(mapping.outside_port) >> 6])
+    prefetch_write(&map.cells[bswap16(mapping.outside_port)])
+    prefetch_write(&table.subscribers[mapping.subscriber])
+
+
 cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil:
     """The mapping with this key (RFC 4787 REQ-1), or NONE."""
     cdef Cursor cursor
@@ -93,6 +107,7 @@ cdef void request_of(const MappingKey* key, Request* request) noexcept nogil:
     request.remote_port = key.remote_port
     request.protocol = key.protocol
     request.block = 0
+    request.lot = 0
 
 
 cdef uint32_t draw_from(Mappings* table, const MappingKey* key, Request* request, uint32_t now_ms,
@@ -113,37 +128,35 @@ cdef uint32_t draw_computed(Mappings* table, const MappingKey* key, const Pool* 
     return draw_from(table, key, request, now_ms, drawn)
 
 
-cdef uint32_t start_of(Mappings* table, const Pool* pool, uint32_t owner) noexcept nogil:
+cdef uint32_t start_of(const Mappings* table, const Pool* pool, const Request* request) noexcept nogil:
     """Where in the pool an owner begins: at the address where it has a block still, else anywhere."""
-    cdef uint32_t home = home_of_owner(table.ports, owner), i
+    cdef uint32_t home = home_of_owner(table.ports, request.owner), i
     if home != NONE:
         for i in range(pool.size):
             if pool.addresses[i] == home:
                 return i
-    return random_below(&table.ports.random, pool.size)
+    return in_pool(request.lot, pool.size)
 
 
 cdef uint32_t draw_by_pooling(Mappings* table, Subscriber* subscriber, const MappingKey* key, const Pool* pool,
-                              uint32_t now_ms, Drawn* drawn) noexcept nogil:
+                              Request* request, uint32_t now_ms, Drawn* drawn) noexcept nogil:
     """A port and its address: the subscriber's own first, or from the pool, starting anywhere; NONE: nothing is free.
 
     OVER_QUOTA: nothing that the subscriber may have.
     """
     cdef uint32_t start, step, port, why = NONE
     cdef bint paired = subscriber.mappings and subscriber.entry == pool.entry
-    cdef Request request
-    request_of(key, &request)
     if table.ports.policy == PORTS_DETERMINISTIC:
-        return draw_computed(table, key, pool, &request, now_ms, drawn)
+        return draw_computed(table, key, pool, request, now_ms, drawn)
     if paired and table.pooling != POOLING_ARBITRARY:
         drawn.address = subscriber.address
-        port = draw_from(table, key, &request, now_ms, drawn)
+        port = draw_from(table, key, request, now_ms, drawn)
         if port < OVER_QUOTA or table.pooling == POOLING_PAIRED:
             return port
-    start = start_of(table, pool, key.inside_ip)
+    start = start_of(table, pool, request)
     for step in range(pool.size):
         drawn.address = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
-        port = draw_from(table, key, &request, now_ms, drawn)
+        port = draw_from(table, key, request, now_ms, drawn)
         if port < OVER_QUOTA:
             if not paired:
                 subscriber.address = drawn.address
@@ -250,12 +263,13 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
     if who == NONE:
         return NONE
     subscriber = &table.subscribers[who]
+    request_of(key, &request)
     ports_enter(table)
-    port = draw_by_pooling(table, subscriber, key, pool, now_ms, &drawn)
+    request.lot = lot_take(table.ports)
+    port = draw_by_pooling(table, subscriber, key, pool, &request, now_ms, &drawn)
     if port < OVER_QUOTA:
         number = enter(table, key, pool.entry, table.ports.addresses[drawn.address].ip, bswap16(<uint16_t>port),
                        drawn.address, who)
-        request_of(key, &request)
         if number != NONE:
             subscriber.mappings += 1
             table.mappings[number].held_until = drawn.until_ms

@@ -5,7 +5,7 @@ from natcore._blocks cimport Blocks
 from natcore._overload cimport Overload
 from natcore.flow cimport HashKey
 from natcore.index cimport Index
-from natcore.random cimport Random
+from natcore.random cimport Random, random32
 from natcore.spin cimport Spin
 
 cdef enum:
@@ -54,6 +54,7 @@ cdef struct Draw:               # an outside endpoint that was drawn for a new m
 
 cdef enum:
     DRAWS_KEPT = 64
+    LOTS = 32                   # draws that are known beforehand; a power of two
 
 cdef struct Ports:
     Address* addresses
@@ -61,11 +62,16 @@ cdef struct Ports:
     uint32_t count              # numbers used once at least: [0, count)
     uint32_t live
     Index index                 # ip -> address
+    uint32_t lowest             # of all that ever were added, host order: what lies outside need not be looked up
+    uint32_t highest
     HashKey key
     Random random
+    uint64_t lots[32]           # [LOTS] of the next draws, in turn: where each begins to look (in_pool, in_ports)
+    uint32_t lots_taken
     uint64_t ranges[1024]       # a bit a port that may be drawn
     uint16_t allowed[65536]     # [range_size] the same ports in a row: one is as likely as another
     uint32_t range_size         # ports
+    bint in_one_piece           # the ranges are one
     uint32_t hold_down_ms
     uint8_t policy              # PortPolicy
     bint parity                 # an even port for an even one, where one is free (RFC 4787 REQ-4)
@@ -84,9 +90,42 @@ cdef struct Ports:
 cdef inline uint32_t space_of(uint8_t protocol) noexcept nogil:
     return 0 if protocol == 6 else 1 if protocol == 17 else 2
 
+cdef inline bint has_ports(uint8_t protocol) noexcept nogil:
+    """Ports, or an echo's id."""
+    return protocol == 6 or protocol == 17 or protocol == 1
+
 cdef inline uint32_t home_of_port(const Ports* ports, uint32_t port) noexcept nogil:
     """The worker that draws the port before the others do."""
     return port // ports.unit % ports.workers
+
+cdef inline uint64_t fresh_lot(Ports* ports) noexcept nogil:
+    cdef uint64_t lot = random32(&ports.random)
+    return lot << 32 | random32(&ports.random)
+
+cdef inline void lots_begin(Ports* ports) noexcept nogil:
+    """Call it when the random numbers have their key."""
+    cdef uint32_t i
+    for i in range(LOTS):
+        ports.lots[i] = fresh_lot(ports)
+
+cdef inline uint64_t lot_after(const Ports* ports, uint32_t draws) noexcept nogil:
+    """The lot of a later draw, which so many come before."""
+    return ports.lots[(ports.lots_taken + draws) % LOTS]
+
+cdef inline uint64_t lot_take(Ports* ports) noexcept nogil:
+    """Of this draw."""
+    cdef uint64_t lot = lot_after(ports, 0)
+    ports.lots[ports.lots_taken % LOTS] = fresh_lot(ports)
+    ports.lots_taken += 1
+    return lot
+
+cdef inline uint32_t in_pool(uint64_t lot, uint32_t size) noexcept nogil:
+    """The address of a pool at which a draw begins (the bias of 2^-32 x size does not matter, here and below)."""
+    return <uint32_t>(<uint64_t><uint32_t>lot * size >> 32)
+
+cdef inline uint32_t in_ports(uint64_t lot, uint32_t count) noexcept nogil:
+    """The port of so many."""
+    return <uint32_t>((lot >> 32) * count >> 32)
 
 cdef inline uint32_t ports_in_use(const Ports* ports, const PortMap* map) noexcept nogil:
     """Ports that mappings have."""
@@ -109,12 +148,13 @@ cdef bint ports_divide(Ports* ports, uint32_t block_size, uint32_t per_owner) no
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil
 cdef bint address_drop(Ports* ports, uint32_t address) noexcept nogil
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil
-cdef uint32_t pick_by_policy(Ports* ports, PortMap* map, uint32_t wish) noexcept nogil
+cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot,
+                             uint32_t worker) noexcept nogil
 cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
 cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
 cdef uint32_t port_retake(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
 cdef void reclaim(Ports* ports, PortMap* map, uint32_t now_ms) noexcept nogil
-cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint32_t now_ms,
+cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint64_t lot, uint32_t now_ms,
                         uint32_t* until_ms) noexcept nogil
 cdef uint32_t ports_taken(const PortMap* map, uint32_t first, uint32_t last) noexcept nogil
 cdef void ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil

@@ -10,7 +10,6 @@ from natcore.index cimport (
     NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
 from natcore.memory cimport table_delete, table_new
-from natcore.random cimport random_below
 
 cdef extern from "<sys/mman.h>" nogil:
     int madvise(void* address, uint64_t length, int advice) noexcept
@@ -27,6 +26,8 @@ cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
     memset(ports.ranges, 0, sizeof(ports.ranges))
     ports.range_size = 0
     ports.unit = PORT_UNIT
+    ports.lowest = 0xFFFFFFFF
+    ports.highest = 0
     ports.workers = 1
     return index_new(&ports.index, capacity) and ports.addresses != NULL
 
@@ -53,6 +54,7 @@ cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogi
         ports.ranges[port >> 6] |= <uint64_t>1 << (port & 63)
         ports.allowed[ports.range_size] = <uint16_t>port
         ports.range_size += 1
+    ports.in_one_piece = ports.range_size == 1 + last - ports.allowed[0]
 
 
 cdef bint ports_divide(Ports* ports, uint32_t block_size, uint32_t per_owner) noexcept nogil:
@@ -68,10 +70,18 @@ cdef bint ports_divide(Ports* ports, uint32_t block_size, uint32_t per_owner) no
     return per_owner == 0 or blocks_new(&ports.blocks, ports.capacity, ports.block_count, per_owner)
 
 
+cdef inline uint32_t nth_port(const Ports* ports, uint32_t n) noexcept nogil:
+    """Of the ranges; where they are one, it need not be looked up."""
+    cdef uint32_t port = ports.allowed[0] + n
+    return port if ports.in_one_piece else ports.allowed[n]
+
+
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil:
     """The number of the outside address ip (big-endian), or NONE."""
     cdef Cursor cursor
-    cdef uint32_t number
+    cdef uint32_t number, host = bswap32(ip)
+    if host < ports.lowest or host > ports.highest:
+        return NONE
     index_begin(&ports.index, flow_hash(&ports.key, ip, 0, 0), &cursor)
     while True:
         number = index_next(&ports.index, &cursor)
@@ -107,6 +117,8 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
         return NONE
     ports.count = number + 1 if number == ports.count else ports.count
     address.ip = ip
+    ports.lowest = min(ports.lowest, bswap32(ip))
+    ports.highest = max(ports.highest, bswap32(ip))
     address.eip = eip
     address.references = 1
     address.memory = at
@@ -215,24 +227,25 @@ cdef uint32_t own_held(PortMap* map, uint32_t owner) noexcept nogil:
     return NONE
 
 
-cdef uint32_t pick(Ports* ports, PortMap* map, uint64_t mask) noexcept nogil:
-    """A free port: a random one of the ranges, else the nearest of its word, else of a word after; or NONE.
+cdef inline uint32_t pick(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t lot, uint32_t worker) noexcept nogil:
+    """A free port: the lot's of the ranges, else the nearest of its word, else of a word after; or NONE.
 
     mask: the bits of each word that will do. Of several workers each has its own words first.
     """
-    cdef uint32_t wish = ports.allowed[random_below(&ports.random, ports.range_size)], port = NONE
+    cdef uint32_t wish = nth_port(ports, in_ports(lot, ports.range_size)), port = NONE
     if ports.workers > 1:
-        port = pick_from(ports, map, mask, wish, True)
-    return pick_from(ports, map, mask, wish, False) if port == NONE else port
+        port = pick_from(ports, map, mask, wish, worker)
+    return pick_from(ports, map, mask, wish, NONE) if port == NONE else port
 
 
-cdef inline uint32_t pick_from(const Ports* ports, const PortMap* map, uint64_t mask, uint32_t wish, bint own) noexcept nogil:
-    """The nearest one from wish on, or NONE. own: of the words that are the drawing worker's."""
+cdef inline uint32_t pick_from(const Ports* ports, const PortMap* map, uint64_t mask, uint32_t wish,
+                               uint32_t worker) noexcept nogil:
+    """The nearest one from wish on, or NONE. worker: of the words that are its own; NONE: of all."""
     cdef uint32_t turn = wish & 63, step, word
     cdef uint64_t bits
     for step in range(PORT_WORDS):
         word = ((wish >> 6) + step) & (PORT_WORDS - 1)
-        if own and home_of_port(ports, word * 64) != ports.drawer:
+        if worker != NONE and home_of_port(ports, word * 64) != worker:
             continue
         bits = ports.ranges[word] & ~map.used[word] & mask
         if bits:
@@ -241,14 +254,15 @@ cdef inline uint32_t pick_from(const Ports* ports, const PortMap* map, uint64_t 
     return NONE
 
 
-cdef uint32_t pick_by_policy(Ports* ports, PortMap* map, uint32_t wish) noexcept nogil:
-    """A free port, by what the policy prefers; one must be free. wish: the inside port, host order."""
+cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot,
+                             uint32_t worker) noexcept nogil:
+    """A free port, by what the policy prefers; NONE where none is. wish: the inside port, host order."""
     cdef uint32_t port = NONE
     if ports.policy == PORTS_PRESERVE and in_ranges(ports, wish) and not (map.used[wish >> 6] >> (wish & 63)) & 1:
         return wish
     if ports.parity:
-        port = pick(ports, map, <uint64_t>0xAAAAAAAAAAAAAAAAULL if wish & 1 else <uint64_t>0x5555555555555555ULL)
-    return pick(ports, map, <uint64_t>-1) if port == NONE else port
+        port = pick(ports, map, <uint64_t>0xAAAAAAAAAAAAAAAAULL if wish & 1 else <uint64_t>0x5555555555555555ULL, lot, worker)
+    return pick(ports, map, <uint64_t>-1, lot, worker) if port == NONE else port
 
 
 cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
@@ -268,7 +282,7 @@ cdef uint32_t port_retake(Ports* ports, PortMap* map, uint32_t port) noexcept no
     return until_ms
 
 
-cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint32_t now_ms,
+cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint64_t lot, uint32_t now_ms,
                         uint32_t* until_ms) noexcept nogil:
     """A port (host order), now in use, its cell for the caller to fill; NONE when nothing is free for this owner.
 
@@ -284,7 +298,7 @@ cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wis
         until_ms[0] = port_retake(ports, map, wish)
         return wish
     if map.free:
-        port = pick_by_policy(ports, map, wish)
+        port = pick_by_policy(ports, map, wish, lot, ports.drawer)
         port_take(ports, map, port)
         return port
     port = own_held(map, owner)

@@ -111,6 +111,9 @@ cdef inline uint64_t session_addresses(const Session* session, uint32_t directio
 cdef inline uint32_t session_ports(const Session* session, uint32_t direction) noexcept nogil:
     return load32(&session.port[direction])
 
+cdef inline uint64_t key_hash(const Sessions* table, const Session* session, uint32_t direction) noexcept nogil:
+    return flow_hash(&table.key, session_addresses(session, direction), session_ports(session, direction), session.protocol)
+
 cdef inline uint64_t turned_addresses(const Session* session) noexcept nogil:
     """Of a hairpinned session: source and destination of its outbound packets as they come back in."""
     return <uint64_t>session.ip[ROLE_REMOTE] << 32 | session.ip[ROLE_OUTSIDE]

@@ -266,16 +266,9 @@ cdef void filter_leave(Sessions* table, uint32_t slot) noexcept nogil:
 
 # ---- beginning and end -----------------------------------------------------------------------------------------------
 
-cdef inline uint64_t key_hash(const Sessions* table, const Session* session, uint32_t direction) noexcept nogil:
-    """Put together from its fields: one load of two that were written just now would wait for both writes."""
-    return flow_hash(&table.key, <uint64_t>session.ip[direction + 1] << 32 | session.ip[direction],
-                     <uint32_t>session.port[direction + 1] << 16 | session.port[direction], session.protocol)
-
-
-cdef bint enter(Sessions* table, uint32_t slot) noexcept nogil:
-    """Into both indexes and the filter, or into none: False, when the probe limit is met."""
-    cdef Session* session = &table.hot[slot]
-    cdef uint64_t outbound = key_hash(table, session, OUT), inbound = key_hash(table, session, IN)
+cdef bint enter(Sessions* table, uint32_t slot, uint64_t outbound, uint64_t inbound) noexcept nogil:
+    """Into both indexes, by the hashes of its keys, and the filter, or into none: False, when the probe limit is met."""
+    cdef const Session* session = &table.hot[slot]
     if not index_insert(&table.outbound, outbound, slot):
         return False
     if index_insert(&table.inbound, inbound, slot):
@@ -293,6 +286,10 @@ cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip
     NONE when the probe limit is met. A slot must be free and neither key taken.
     """
     cdef const Mapping* owner = &table.mappings.mappings[mapping]
+    cdef uint64_t outbound = flow_hash(&table.key, <uint64_t>remote_ip << 32 | owner.inside_ip,
+                                       <uint32_t>remote_port << 16 | owner.inside_port, owner.protocol)
+    cdef uint64_t inbound = flow_hash(&table.key, <uint64_t>owner.outside_ip << 32 | remote_ip,
+                                      <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol)
     cdef uint32_t slot = slab_take(&table.slots)
     cdef Session* session = &table.hot[slot]
     cdef Cold* cold = &table.cold[slot]
@@ -314,7 +311,7 @@ cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip
     session.last_seen = <uint32_t>(now_ns // 1000000)
     session.flags = flags | NO_WINDOW
     session.timeout_class = timeout_class
-    if not enter(table, slot):
+    if not enter(table, slot, outbound, inbound):
         session.protocol = 0
         slab_give(&table.slots, slot)
         return NONE
@@ -390,6 +387,7 @@ cdef void session_approach(const Sessions* table, uint32_t slot) noexcept nogil:
     prefetch_write(bucket_of(&table.outbound, key_hash(table, session, OUT)))
     prefetch_write(bucket_of(&table.inbound, key_hash(table, session, IN)))
     prefetch_write(&table.mappings.mappings[table.cold[slot].mapping])
+    prefetch_write(&table.by_mapping[slot])
 
 
 cdef void take_out(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t now_ns) noexcept nogil:

@@ -10,6 +10,7 @@ from natcore._admit cimport (
 from natcore._answer cimport answer
 from natcore._cross cimport cross, crosses
 from natcore._flows cimport FLOWS_BATCH, flows_arrive, flows_leave, flows_sent, flows_unsent
+from natcore._foresee cimport foresee
 from natcore._hold cimport await_hold, disperse, gather, release
 from natcore._icmp cimport outbox_take
 from natcore._mss cimport clamp_mss
@@ -30,7 +31,7 @@ from natcore._unsolicited cimport note_unsolicited
 from natcore.flow cimport HashKey
 from natcore.frame cimport FRAME_CROSSING, FRAME_GSO, Frame
 from natcore.hints cimport bswap16, likely, prefetch, prefetch_write, unlikely
-from natcore.index cimport NONE, bucket_of, ctz32, match_some, tag_of
+from natcore.index cimport NONE, Bucket, Index, bucket_of, ctz32, match_some, match_tags, tag_of
 from natcore.state cimport Clock, Worker, clock_read, has_all
 from natcore.verdict cimport (
     DROP_FILTERED, DROP_FRAGMENT, DROP_NO_MAPPING, DROP_SPOOFED, DROP_UNSUPPORTED, HAIRPIN, HELD, INSIDE, LOCAL, OUTSIDE,
@@ -42,10 +43,11 @@ from natcore.wire cimport (
 
 cdef enum:
     GROUP = 8                   # packets that go through a stage together
-    FIND_AFTER = 8              # packets between parsing one and looking for its session
-    REWRITE_AFTER = 16          # and rewriting it
-    AHEAD = 12                  # packets whose headers are on their way into the cache
-    FLIGHTS = 32                # packets on their way at once; a power of two above REWRITE_AFTER
+    FIND_AFTER = 16             # packets between parsing one and looking for its session
+    LOOK_AFTER = 24             # and looking further, a group later
+    REWRITE_AFTER = 32          # and rewriting it
+    AHEAD = 16                  # packets whose headers are on their way into the cache
+    FLIGHTS = 64                # packets on their way at once; a power of two above REWRITE_AFTER
 
 
 # ---- the slow way ----------------------------------------------------------------------------------------------------
@@ -285,28 +287,57 @@ cdef bint begin_other(const Worker* worker, Frame* frame, Flight* flight) noexce
             and flight.total_length <= worker.mtu[1 - frame.side] and not frame.flags & (FRAME_GSO | FRAME_CROSSING))
 
 
-cdef inline void find(const Worker* worker, const Frame* frames, Flight* flights, uint32_t count) noexcept nogil:
-    """The first session that a bucket names is on its way into the cache; a second one is the slow way's, as is one
-    that lies in the next bucket. Without one, a new session is likely."""
+cdef inline bint find(const Worker* worker, const Frame* frames, Flight* flights, uint32_t count) noexcept nogil:
+    """The first session that a bucket names is on its way into the cache; a second one is the slow way's. Whether there
+    is a packet for which none is named."""
     cdef Session* hot = worker.sessions.hot
     cdef Flight* flight
     cdef uint32_t mask, i
+    cdef bint unnamed = False
     for i in range(count):
         flight = &flights[i]
+        flight.candidate = NONE
         if unlikely(flight.bucket == NULL):
-            flight.candidate = NONE
             continue
         mask = match_some(flight.bucket.tags, tag_of(flight.hash))
         if likely(mask != 0):
             flight.candidate = flight.bucket.numbers[ctz32(mask)]
             prefetch_write(&hot[flight.candidate])
             continue
-        flight.candidate = NONE
         flight.verdict = PENDING
+        unnamed = True
         if flight.bucket.overflow:
             prefetch(flight.bucket + 1)
         elif frames[i].side == INSIDE:
             mapping_approach(&worker.mappings, flight.ip.source, <uint16_t>flight.ports, flight.protocol)
+    return unnamed
+
+
+cdef uint32_t look_further(const Worker* worker, const Frame* frames, Flight* flights, uint32_t count,
+                           uint32_t before) noexcept nogil:
+    """For what no bucket named a session: it may lie in the bucket after, else a new one is likely.
+
+    before: ports that will be drawn for the group before; how many will be for this one.
+    """
+    cdef const Index* index
+    cdef const Bucket* after
+    cdef Flight* flight
+    cdef uint32_t i, mask, draws = 0
+    for i in range(count):
+        flight = &flights[i]
+        if flight.bucket == NULL or flight.candidate != NONE:
+            continue
+        if flight.bucket.overflow:
+            index = &(&worker.sessions.outbound)[frames[i].side]
+            after = flight.bucket + 1 if flight.bucket + 1 < index.buckets + index.count else index.buckets
+            mask = match_tags(after.tags, tag_of(flight.hash))
+            if mask:
+                flight.candidate = after.numbers[ctz32(mask)]
+                prefetch_write(&worker.sessions.hot[flight.candidate])
+                continue
+        if frames[i].side == INSIDE:
+            draws += foresee(worker, flight, before + draws)
+    return draws
 
 
 cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
@@ -348,13 +379,20 @@ cdef inline uint32_t group_of(uint32_t count, uint32_t first) noexcept nogil:
 cdef inline void pipeline(Worker* worker, Frame* frames, uint32_t count, Clock* now, bint ethernet) noexcept nogil:
     """All stages of a batch. ethernet: known when this is compiled."""
     cdef Flight flights[FLIGHTS]
-    cdef uint32_t i
+    cdef uint32_t i, draws = 0
+    cdef bint unnamed = False
     for i in range(count if count < AHEAD else AHEAD):
         prefetch_write(frames[i].data)
     i = 0
     while i < count + REWRITE_AFTER:
         begin(worker, &frames[i], &flights[i % FLIGHTS], group_of(count, i), count - i, ethernet)
-        find(worker, &frames[i - FIND_AFTER], &flights[(i - FIND_AFTER) % FLIGHTS], group_of(count, i - FIND_AFTER))
+        if unlikely(unnamed):                       # of the group that the last turn looked at
+            draws = look_further(worker, &frames[i - LOOK_AFTER], &flights[(i - LOOK_AFTER) % FLIGHTS],
+                                 group_of(count, i - LOOK_AFTER), draws)
+        else:
+            draws = 0
+        unnamed = find(worker, &frames[i - FIND_AFTER], &flights[(i - FIND_AFTER) % FLIGHTS],
+                       group_of(count, i - FIND_AFTER))
         finish(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) % FLIGHTS],
                group_of(count, i - REWRITE_AFTER), now)
         i += GROUP

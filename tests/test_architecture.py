@@ -66,6 +66,7 @@ MAY_KNOW: dict[str, set[str]] = {
 GROUND = {"hints", "spin", "wire", "frame", "verdict", "memory", "random", "slab", "checksum", "flow", "index"}
 MAY_KNOW["_hold"] = {"hints", "spin", "state"}
 MAY_KNOW["_limits"] = {*GROUND, "state", "_events", "_mappings", "_ports", "_sessions", "_sweep"}
+MAY_KNOW["_foresee"] = {*GROUND, "state", "_mappings", "_parse", "_ports", "_rules", "_sessions"}
 MAY_KNOW["_split"] = {"hints", "wire", "frame", "checksum", "_icmp", "_parse"}
 MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_hold", "_icmp", "_rewrite", "_mss", "_synqueue", "_journal"}
 MAY_KNOW["_reopen"] = {*GROUND, "state", "_admit", "_limits", "_mappings", "_parse", "_sessions", "_tcp"}
@@ -147,6 +148,7 @@ MAY_KNOW["_explain"] |= {"_owner", "_rules", "_sessions", "_time", "_translate"}
 MAY_KNOW["_flowlog"] = {"hints", "memory", "_flows", "_rows"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}
+MAY_KNOW["_testing_ports"] = {"index", "random", "_ports"}
 MAY_KNOW["_testing_plane"] = {"frame", "kernel", "_nexthop", "_waiting"}
 MAY_KNOW["_tamper"] = set(MAY_KNOW) - {"_gateway", "_testing"}
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from natcore._testing import PortTable
+from natcore._testing_ports import PortTable
 
 OWNER, OTHER = 1, 2
 
@@ -39,6 +39,24 @@ def test_the_last_free_port_is_found() -> None:
     for port in (1024, 40_000, 65535):
         ports.release(number, 1, port, OWNER, 0, 0)
         assert ports.draw(number, 1, OTHER, 0) == port
+
+
+@given(
+    st.binary(min_size=32, max_size=32),
+    st.sampled_from([((1024, 65535),), ((60, 70), (130, 400)), ((5000, 5127),)]),
+    st.integers(0, 31),
+)
+def test_the_port_of_a_later_draw_is_known(key: bytes, ranges: tuple[tuple[int, int], ...], before: int) -> None:
+    """Unless the draws before it take what it would get: here they are of another address."""
+    ports, number = table(*ranges, key=key)
+    elsewhere = ports.add(0x0A0A0A0B)
+    assert elsewhere is not None
+    for _ in range(20):
+        ports.draw(number, 1, OWNER, 0)
+    foretold = ports.foretell(number, 1, before)
+    for _ in range(before):
+        ports.draw(elsewhere, 1, OTHER, 0)
+    assert ports.draw(number, 1, OTHER, 0) == foretold
 
 
 def test_protocols_have_their_own_ports() -> None:
