@@ -33,10 +33,11 @@ cdef uint8_t may_reopen(Worker* worker, uint32_t slot, uint32_t direction, const
                         const Clock* now) noexcept nogil:
     """Whether a packet may begin its session anew, if that is what it does: that is a new one, opened from its side."""
     cdef const Session* session = &worker.sessions.hot[slot]
-    cdef const Mapping* mapping = &worker.mappings.mappings[worker.sessions.cold[slot].mapping]
+    cdef const Mapping* mapping
     cdef uint8_t verdict = PENDING
     if flight.protocol != PROTOCOL_TCP or not is_reopening(session, tcp_flags(flight)):
         return PENDING
+    mapping = &worker.mappings.mappings[worker.sessions.cold[slot].mapping]
     if direction == OUT:
         verdict = may_reopen_outbound(worker, session, mapping, now)
     elif not (session.flags & OPENED_OUTSIDE or below_caps(worker, mapping, now)):

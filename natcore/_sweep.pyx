@@ -3,7 +3,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort, realloc
 
 from natcore._journal cimport journal_is_short, journal_room
-from natcore._mappings cimport subscribers_reap
+from natcore._mappings cimport mapping_approach_end, subscribers_reap
 from natcore._ports cimport ports_reclaim
 from natcore._sessions cimport (
     NO_WINDOW, Cold, Session, Sessions, deadline_of, is_dead, mapping_alive, session_approach, session_close,
@@ -19,6 +19,7 @@ cdef uint64_t HORIZON_NS = 2100000 * <uint64_t>1000000000   # a time-out and a h
 
 cdef enum:
     AHEAD = 6                   # ends that are prepared while one is carried out
+    NEAR = 3                    # and their mappings'
     TABLES = 64
 
 cdef struct Due:
@@ -148,6 +149,10 @@ cdef bint carry_out(Agenda* agenda, uint64_t now_ns, uint64_t room) noexcept nog
         if i + AHEAD < agenda.count and agenda.due[i + AHEAD].dead:
             due = &agenda.due[i + AHEAD]
             session_approach(agenda.tables[due.table], due.slot)
+        if i + NEAR < agenda.count and agenda.due[i + NEAR].dead:
+            due = &agenda.due[i + NEAR]
+            table = agenda.tables[due.table]
+            mapping_approach_end(table.mappings, table.cold[due.slot].mapping)
         due = &agenda.due[i]
         table = agenda.tables[due.table]
         if due.dead:
