@@ -14,6 +14,7 @@ cdef struct Endpoints:          # of a packet that asks to come in; big-endian
     uint32_t outside_ip
     uint16_t remote_port
     uint16_t outside_port
+    uint32_t address            # number of outside_ip, or NONE
 
 cdef inline uint32_t inside_mtu(const Worker* worker, uint32_t destination) noexcept nogil:
     """Of the link that leads to an inside host (big-endian)."""
@@ -30,7 +31,7 @@ cdef inline uint32_t session_mtu(const Worker* worker, const Session* session, u
 cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const Clock* now, uint32_t* slot) noexcept nogil
 cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* ends, Flight* flight, uint8_t flags,
                            const Clock* now, uint32_t* slot) noexcept nogil
-cdef uint8_t screen_inbound(Worker* worker, const Flight* flight) noexcept nogil
+cdef uint8_t screen_inbound(Worker* worker, const Flight* flight, Endpoints* ends) noexcept nogil
 cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Flight* flight, uint32_t mtu) noexcept nogil
 cdef uint32_t find_live(Worker* worker, uint32_t direction, uint64_t addresses, uint32_t ports, uint8_t protocol,
                         const Clock* now) noexcept nogil

@@ -306,15 +306,19 @@ cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const 
 
 # ---- from outside ----------------------------------------------------------------------------------------------------
 
-cdef uint8_t screen_inbound(Worker* worker, const Flight* flight) noexcept nogil:
-    """Where a packet from outside may be going, before any mapping is asked."""
-    cdef bint ours = address_find(worker.mappings.ports, flight.ip.destination) != NONE
-    if not ours and worker.link_address[OUTSIDE] and flight.ip.destination == worker.link_address[OUTSIDE]:
+cdef uint8_t screen_inbound(Worker* worker, const Flight* flight, Endpoints* ends) noexcept nogil:
+    """Where a packet from outside may be going, before any mapping is asked; ends is written."""
+    ends.remote_ip = flight.ip.source
+    ends.remote_port = <uint16_t>flight.ports
+    ends.outside_ip = flight.ip.destination
+    ends.outside_port = <uint16_t>(flight.ports >> 16)
+    ends.address = address_find(worker.mappings.ports, ends.outside_ip)
+    if ends.address == NONE and worker.link_address[OUTSIDE] and flight.ip.destination == worker.link_address[OUTSIDE]:
         return LOCAL
     if (is_no_host(flight.ip.source) or is_own(worker, flight.ip.source)
             or address_find(worker.mappings.ports, flight.ip.source) != NONE):
         return DROP_SPOOFED
-    return PENDING if ours else DROP_NO_MAPPING
+    return PENDING if ends.address != NONE else DROP_NO_MAPPING
 
 
 cdef uint8_t pass_filter(Worker* worker, const Endpoints* ends, const Flight* flight, const Clock* now) noexcept nogil:
@@ -355,12 +359,12 @@ cdef uint8_t find_entry(Worker* worker, const Endpoints* ends, uint8_t protocol,
 cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flight, const Clock* now,
                        uint32_t* mapping) noexcept nogil:
     """The live mapping or the entry behind an outside endpoint, if this remote may use it."""
-    cdef uint32_t address = address_find(worker.mappings.ports, ends.outside_ip), number = NONE
+    cdef uint32_t number = NONE
     cdef uint8_t flags = tcp_flags(flight), verdict = PENDING
-    if address == NONE:
+    if ends.address == NONE:
         return DROP_NO_MAPPING
     if has_ports(flight.protocol):
-        number = port_mapping(&worker.mappings.ports.addresses[address].maps[space_of(flight.protocol)],
+        number = port_mapping(&worker.mappings.ports.addresses[ends.address].maps[space_of(flight.protocol)],
                               bswap16(ends.outside_port))
     if number == PORT_RESERVED or not has_ports(flight.protocol):
         verdict = find_entry(worker, ends, flight.protocol, now, mapping)

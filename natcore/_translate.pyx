@@ -71,6 +71,7 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
         ends.remote_port = <uint16_t>turned_ports(session)
         ends.outside_ip = session.ip[ROLE_REMOTE]
         ends.outside_port = <uint16_t>(turned_ports(session) >> 16)
+        ends.address = address_find(worker.mappings.ports, ends.outside_ip)
         verdict = admit_inbound(peer, NULL, &ends, flight, HAIRPINNED | UNLOGGED, now, &other)
     elif peer != worker or other != slot:
         verdict = may_reopen(peer, other, IN, flight, now)
@@ -114,12 +115,8 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
         if direction == OUT:
             verdict = admit_outbound(worker, frame, flight, now, &slot)
         else:
-            verdict = screen_inbound(worker, flight)
+            verdict = screen_inbound(worker, flight, &ends)
             if verdict == PENDING:
-                ends.remote_ip = flight.ip.source
-                ends.remote_port = <uint16_t>flight.ports
-                ends.outside_ip = flight.ip.destination
-                ends.outside_port = <uint16_t>(flight.ports >> 16)
                 verdict = admit_inbound(worker, frame, &ends, flight, 0, now, &slot)
         if verdict != PENDING:
             return verdict
