@@ -37,7 +37,7 @@ MISS_LIMIT = 2.0  # times a hit
 ADMISSION_LIMITS = {0.5: (4.5, 6.0), 0.95: (4.5, 7.0)}  # share of ports in use: times a null admission; with its end
 MEMORY_LIMITS = {"shared": 176, "own": 240}  # bytes a session
 SESSIONS_MS = 50.0  # sessions(out=…) of a million
-ONE_US = {"translate": 2.5, "translate_one": 3.0}
+ONE_US = {"translate": 2.0, "translate_one": 3.0}
 WORKERS_GAIN = 1.7  # two workers do so many times as much as one
 IMPORT_LIMIT = 1.3  # times numpy's
 

@@ -14,6 +14,8 @@ from .config import BLOCKED, FILTERINGS, MAPPINGS, POOLINGS, PORT_POLICIES, Poli
 from .errors import ConfigurationError
 from .verdict import Side
 
+UINT8, UINT32 = np.dtype(np.uint8), np.dtype(np.uint32)  # comparing with a dtype is faster than with its type
+
 
 def secret(seed: int | None, purpose: str) -> bytes:
     """32 bytes for a purpose: from the system, or repeatable from a seed."""
@@ -104,7 +106,7 @@ def sides_of(side: int | NDArray[np.uint8], count: int) -> tuple[NDArray[np.uint
     if not isinstance(side, np.ndarray):
         check_side(side)
         return None, side
-    check_array("side", side, np.uint8, 1, count, writable=False)
+    check_array("side", side, UINT8, 1, count, writable=False)
     if count:
         check_side(int(side.max()))
     return side, 0
@@ -119,17 +121,33 @@ def check_frame(frame: object, side: int) -> Side:
 
 
 def check_array(
-    name: str, value: Any, dtype: Any, dimensions: int, count: int | None = None, *, writable: bool = True
+    name: str, value: Any, dtype: np.dtype[Any], dimensions: int, count: int | None = None, *, writable: bool = True
 ) -> int:
     """The array's length; ConfigurationError unless it is what the core can take as it is."""
     if not isinstance(value, np.ndarray) or value.dtype != dtype or value.ndim != dimensions:
         got = f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise ConfigurationError(f"{name}={got}: allowed is a {np.dtype(dtype).name} array of {dimensions} dimensions")
-    if not value.flags.c_contiguous or (writable and not value.flags.writeable):
+        raise ConfigurationError(f"{name}={got}: allowed is a {dtype.name} array of {dimensions} dimensions")
+    flags = value.flags
+    if not flags.c_contiguous or (writable and not flags.writeable):
         raise ConfigurationError(f"{name}: allowed is a C-contiguous{', writable' if writable else ''} array")
     if count is not None and len(value) != count:
         raise ConfigurationError(f"{name}: {len(value)} rows; allowed is {count}, as frames has")
     return len(value)
+
+
+def check_rows(frames: Any, lengths: Any, *, writable: bool = True) -> int:
+    """How many frames: uint8 (count, stride) and the bytes used of each, uint32 (count,)."""
+    count = check_array("frames", frames, UINT8, 2)
+    check_array("lengths", lengths, UINT32, 1, count, writable=writable)
+    return count
+
+
+def bytes_for(out: NDArray[np.uint8] | None, count: int) -> NDArray[np.uint8]:
+    """out, or a new array: uint8 (count,)."""
+    if out is None:
+        return np.empty(count, np.uint8)
+    check_array("out", out, UINT8, 1, count)
+    return out
 
 
 def nows_ns(now: NDArray[np.float64], count: int) -> NDArray[np.uint64]:

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from . import deterministic
 from ._gateway import Core
 from .arguments import (
+    bytes_for,
     check_array,
     check_frame,
     check_kinds,
+    check_rows,
     check_texts,
     check_worker,
     nows_ns,
@@ -232,12 +234,8 @@ class Gateway:
         """
         if self._closed:
             self._check_open()
-        count = check_array("frames", frames, np.uint8, 2)
-        check_array("lengths", lengths, np.uint32, 1, count)
-        if out is None:
-            out = np.empty(count, np.uint8)
-        else:
-            check_array("out", out, np.uint8, 1, count)
+        count = check_rows(frames, lengths)
+        out = bytes_for(out, count)
         who = check_worker(worker, self.workers)
         sides, side = sides_of(side, count)
         nows, now_ns = (nows_ns(now, count), 0) if isinstance(now, np.ndarray) else (None, to_ns(now))
@@ -287,8 +285,7 @@ class Gateway:
     ) -> NDArray[np.uint8]:
         """The worker that each frame belongs to, as things are: uint8 (count,). Any worker may be given any frame; one
         that is not its own is handed over. frames, lengths, side: as of translate, and nothing is changed."""
-        count = check_array("frames", frames, np.uint8, 2)
-        check_array("lengths", lengths, np.uint32, 1, count, writable=False)
+        count = check_rows(frames, lengths, writable=False)
         sides, side = sides_of(side, count)
         self._core.owners(frames, lengths, sides, side, out := np.zeros(count, np.uint8))
         return out
