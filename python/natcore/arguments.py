@@ -104,7 +104,8 @@ def check_side(side: object) -> None:
 def sides_of(side: int | NDArray[np.uint8], count: int) -> tuple[NDArray[np.uint8] | None, int]:
     """The side of each of count frames, or None and the one of all."""
     if not isinstance(side, np.ndarray):
-        check_side(side)
+        if side != 0 and side != 1:
+            check_side(side)
         return None, side
     check_array("side", side, UINT8, 1, count, writable=False)
     if count:

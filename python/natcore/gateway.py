@@ -236,7 +236,7 @@ class Gateway:
             self._check_open()
         count = check_rows(frames, lengths)
         out = bytes_for(out, count)
-        who = check_worker(worker, self.workers)
+        who = -1 if worker is None else check_worker(worker, self.workers)
         sides, side = sides_of(side, count)
         nows, now_ns = (nows_ns(now, count), 0) if isinstance(now, np.ndarray) else (None, to_ns(now))
         self._core.translate(frames, lengths, sides, side, nows, now_ns, out, who)
