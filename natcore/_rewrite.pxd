@@ -4,7 +4,7 @@ from libc.string cimport memcpy
 
 from natcore._parse cimport Flight
 from natcore._sessions cimport Session
-from natcore.checksum cimport fold32, update_partial
+from natcore.checksum cimport update, update_partial
 from natcore.frame cimport FRAME_CSUM_PARTIAL, Frame
 from natcore.hints cimport bswap16, likely, unlikely
 from natcore.wire cimport PROTOCOL_ICMP, PROTOCOL_UDP, IcmpHeader, Ipv4Header, load16
@@ -13,10 +13,6 @@ cdef inline uint16_t along(uint16_t delta, uint32_t direction) noexcept nogil:
     """A session's delta for packets of a direction. Those of both come mixed: no branch. Zero inbound where it was 0xFFFF."""
     return delta ^ <uint16_t>-<int>direction
 
-cdef inline uint16_t changed(uint16_t checksum, uint32_t delta) noexcept nogil:
-    """checksum after words changed by delta, a ones' complement sum that may be zero (RFC 1624, eq. 3); never 0xFFFF."""
-    return <uint16_t>~fold32(<uint32_t><uint16_t>~checksum + delta + 0xFFFF)
-
 cdef inline void rewrite_ports(const Frame* frame, const Flight* flight, uint16_t l3_delta, uint16_t l4_delta,
                                uint16_t port, uint32_t direction) noexcept nogil:
     """Of TCP or UDP, without a branch between them: the port is in the same place, the checksum is not.
@@ -24,7 +20,7 @@ cdef inline void rewrite_ports(const Frame* frame, const Flight* flight, uint16_
     An unfinished checksum is the pseudo-header's sum: it knows the addresses, not the ports.
     """
     cdef uint8_t* at = flight.l4 + flight.checksum_at
-    cdef uint16_t before = load16(at), after = changed(before, l4_delta)
+    cdef uint16_t before = load16(at), after = update(before, l4_delta)
     if unlikely(frame.flags & FRAME_CSUM_PARTIAL):
         after = update_partial(before, l3_delta if l3_delta else 0xFFFF)
     if unlikely(before == 0 or after == 0) and flight.protocol == PROTOCOL_UDP:
@@ -40,7 +36,7 @@ cdef inline void rewrite_transport(const Frame* frame, Flight* flight, uint16_t 
         rewrite_ports(frame, flight, l3_delta, l4_delta, port, direction)
     elif flight.protocol == PROTOCOL_ICMP:
         icmp.identifier = port
-        icmp.checksum = changed(icmp.checksum, l4_delta)
+        icmp.checksum = update(icmp.checksum, l4_delta)
 
 cdef inline uint16_t rewrite_network(Ipv4Header* ip, const Session* session, uint32_t direction,
                                      bint decrement_ttl) noexcept nogil:
@@ -53,7 +49,7 @@ cdef inline uint16_t rewrite_network(Ipv4Header* ip, const Session* session, uin
     if decrement_ttl:
         ip.ttl -= 1
         delta += bswap16(0xFEFF)
-    ip.checksum = changed(ip.checksum, delta)
+    ip.checksum = update(ip.checksum, delta)
     memcpy(<uint8_t*>ip + 12 + 4 * direction, &session.ip[2 - 2 * direction], 4)
     return l3_delta
 

@@ -11,7 +11,7 @@ from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, TCP_STATE, is_r
 from natcore._hold cimport await_hold, hold, release
 from natcore._time cimport tick
 from natcore._translate cimport translate
-from natcore.checksum cimport checksum, combine, delta16, delta32, fold, inverse, update, update_partial
+from natcore.checksum cimport checksum, combine, delta16, delta32, fold, update, update_partial
 from natcore.flow cimport HashKey, flow_hash, has_aes, hash_aes, siphash13
 from natcore.frame cimport Frame
 from natcore.index cimport (
@@ -59,10 +59,6 @@ def delta32_of(uint32_t old, uint32_t new):
 
 def combine_of(uint16_t one, uint16_t other):
     return combine(one, other)
-
-
-def inverse_of(uint16_t delta):
-    return inverse(delta)
 
 
 def update_of(uint16_t value, uint16_t delta):

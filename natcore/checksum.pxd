@@ -41,14 +41,9 @@ cdef inline uint16_t combine(uint16_t one, uint16_t other) noexcept nogil:
     """Two deltas as one; never zero when neither is."""
     return add16(one, other)
 
-cdef inline uint16_t inverse(uint16_t delta) noexcept nogil:
-    """The delta of the way back."""
-    delta = <uint16_t>~delta
-    return delta if delta else 0xFFFF
-
-cdef inline uint16_t update(uint16_t checksum, uint16_t delta) noexcept nogil:
-    """checksum after words changed by delta (RFC 1624, eq. 3). With a delta that is not zero never 0xFFFF."""
-    return <uint16_t>~add16(<uint16_t>~checksum, delta)
+cdef inline uint16_t update(uint16_t checksum, uint32_t delta) noexcept nogil:
+    """checksum after words changed by delta, a ones' complement sum of a few words (RFC 1624, eq. 3); never 0xFFFF."""
+    return <uint16_t>~fold32(<uint32_t><uint16_t>~checksum + delta + 0xFFFF)
 
 cdef inline uint16_t update_partial(uint16_t total, uint16_t delta) noexcept nogil:
     """The same for an unfinished checksum, which is the pseudo-header's sum, not complemented."""

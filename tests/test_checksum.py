@@ -66,13 +66,7 @@ def test_corner_of_rfc1624() -> None:
 @given(words, longs, longs)
 def test_update_is_never_the_other_zero(checksum: int, old: int, new: int) -> None:
     assert room.update_of(checksum, room.delta32_of(old, new)) != 0xFFFF
-
-
-@given(longs, longs)
-def test_inverse_takes_an_update_back(old: int, new: int) -> None:
-    delta = room.delta32_of(old, new)
-    assert room.inverse_of(delta) != 0
-    assert same_value(room.update_of(room.update_of(0x1234, delta), room.inverse_of(delta)), 0x1234)
+    assert room.update_of(checksum, 0) != 0xFFFF
 
 
 @given(longs, longs, words, words)

@@ -153,14 +153,17 @@ def judged(rows: dict[str, Row], drivers: tuple[str, ...]) -> Iterator[Row]:
 
 
 def new_sessions(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator[Row]:
-    """Every frame opens a session."""
+    """Every frame opens a session; the null forwarder, which opens none, says what the same frames cost by themselves."""
     rig.one_core(True)
     rig.sink(True)
     ways = [Way(KERNEL, None)]
-    ways += [Way(f"natcore {driver}", rig.natcore(driver, 1 << 22)) for driver in options.drivers]
+    for driver in options.drivers:
+        ways += [Way(f"null {driver}", rig.null(driver)), Way(f"natcore {driver}", rig.natcore(driver, 1 << 22))]
     rows = {way.name: Row("new sessions", way.name, "sessions/s") for way in ways}
     rig.forget_entries()
     for way in ways:
+        if way.name.startswith("null"):
+            continue
         with way as program:  # the machine brings memory in when it is first touched
             rig.establish(sender, WARM_FLOWS, lambda program=program: sessions_of(rig, program))
             if program is not None:
@@ -168,25 +171,35 @@ def new_sessions(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterato
     for number in range(1 + options.rounds):
         for way in ways:
             with way as program:
-                ended = rig.entries() if program is None else program.call("counters")["created"]
-                counted = rig.blast(sender, program, NEW_FLOWS, options.seconds)
-                if program is None:
-                    opened = rig.entries() - ended
-                    rig.forget_entries()
-                else:
-                    counters = program.call("counters")
-                    opened = counters["created"] - ended
-                    check_natcore(counters, counters["created"], counters["received"])
-                    program.call("end")
-                if opened < counted.packets_a_second * options.seconds:
-                    raise Wrong(f"{opened} sessions were opened by {counted}")
+                counted = blast_new(rig, sender, way, program, options.seconds)
                 if number:  # the first brings in the rest
                     note(rows[way.name], counted)
     finish(ways)
     for driver in options.drivers:
-        ours = rows[f"natcore {driver}"]
+        null, ours = rows[f"null {driver}"], rows[f"natcore {driver}"]
+        null.ratio(rows[KERNEL])
+        ours.ratio(null)
         ours.aim(">= 1.5 x the kernel's", ours.ratio(rows[KERNEL]) >= 1.5)
     yield from rows.values()
+
+
+def blast_new(rig: Rig, sender: Part, way: Way, program: Part | None, seconds: float) -> Blast:
+    """Frames of new flows through the kernel or a program; each has opened a session, which is ended again."""
+    if way.name.startswith("null"):
+        return rig.blast(sender, program, NEW_FLOWS, seconds)
+    before = rig.entries() if program is None else program.call("counters")["created"]
+    counted = rig.blast(sender, program, NEW_FLOWS, seconds)
+    if program is None:
+        opened = rig.entries() - before
+        rig.forget_entries()
+    else:
+        counters = program.call("counters")
+        opened = counters["created"] - before
+        check_natcore(counters, counters["created"], counters["received"])
+        program.call("end")
+    if opened < counted.packets_a_second * seconds:
+        raise Wrong(f"{opened} sessions were opened by {counted}")
+    return counted
 
 
 def workers(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator[Row]:
