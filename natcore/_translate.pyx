@@ -42,12 +42,12 @@ from natcore.wire cimport (
 )
 
 cdef enum:
-    GROUP = 8                   # packets that go through a stage together
-    FIND_AFTER = 16             # packets between parsing one and looking for its session
-    LOOK_AFTER = 24             # and looking further, a group later
-    REWRITE_AFTER = 32          # and rewriting it
+    GROUP = 16                  # packets that go through a stage together
+    FIND_AFTER = 32             # packets between parsing one and looking for its session
+    LOOK_AFTER = 48             # and looking further, a group later
+    REWRITE_AFTER = 64          # and rewriting it
     AHEAD = 16                  # packets whose headers are on their way into the cache
-    FLIGHTS = 64                # packets on their way at once; a power of two above REWRITE_AFTER
+    FLIGHTS = 128               # packets on their way at once; a power of two above REWRITE_AFTER
 
 
 # ---- the slow way ----------------------------------------------------------------------------------------------------
@@ -255,7 +255,10 @@ cdef inline uint8_t slow(Worker* worker, Frame* frame, Flight* flight, Clock* no
 
 cdef inline void begin(const Worker* worker, Frame* frames, Flight* flights, uint32_t count, uint32_t follow,
                        bint ethernet) noexcept nogil:
-    """Parses a group; each packet's bucket is on its way into the cache then, and the headers of the group that follows."""
+    """Parses a group; each packet's bucket is on its way into the cache then, and the headers of the group that follows.
+
+    Buckets are asked for one right after the other, as sessions are in find: so the walks for their pages overlap.
+    """
     cdef HashKey key = worker.sessions.key          # copies, which no store into a frame can change
     cdef uint32_t[2] mtu
     cdef uint8_t lowest_ttl = worker.lowest_ttl
@@ -274,7 +277,8 @@ cdef inline void begin(const Worker* worker, Frame* frames, Flight* flights, uin
                 flight.bucket = NULL
                 continue
         flight.bucket = bucket_of(&(&worker.sessions.outbound)[frame.side], flight.hash)    # inbound lies behind it
-        prefetch(flight.bucket)
+    for i in range(count):
+        prefetch(flights[i].bucket)
 
 
 cdef bint begin_other(const Worker* worker, Frame* frame, Flight* flight) noexcept nogil:
