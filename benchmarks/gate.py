@@ -30,7 +30,7 @@ from timing import Outcome, best_of, paired, translate_seconds
 from workers import Crew
 
 FRAMES = 16_384  # a call
-WALK_LIMITS = {1_000: 5.0, 65_536: 5.0, 1_048_576: 2.7, 8_388_608: 3.5}  # sessions: times walk's time
+WALK_LIMITS = {1_000: 5.0, 65_536: 5.0, 1_048_576: 2.4, 8_388_608: 3.2}  # sessions: times walk's time
 WALK_PACKETS = 12_000_000
 SPREAD_LIMIT = 4.0  # a packet among the most sessions, times one among the fewest
 MISS_LIMIT = 2.0  # times a hit
