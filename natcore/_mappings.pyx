@@ -3,7 +3,9 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore._draw cimport OVER_QUOTA, Request, assign_port, draw_port, home_of_owner, unassign_port
-from natcore._ports cimport DRAWS_KEPT, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Draw, PortMap, Ports, in_pool, lot_take, space_of
+from natcore._ports cimport (
+    DRAWS_KEPT, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Draw, PortMap, Ports, in_pool, lot_after, lot_take, space_of,
+)
 from natcore.flow cimport flow_hash
 from natcore.hints cimport bswap16, bswap32, prefetch_write
 from natcore.index cimport (
@@ -265,9 +267,10 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
     subscriber = &table.subscribers[who]
     request_of(key, &request)
     ports_enter(table)
-    request.lot = lot_take(table.ports)
+    request.lot = lot_after(table.ports, 0)
     port = draw_by_pooling(table, subscriber, key, pool, &request, now_ms, &drawn)
-    if port < OVER_QUOTA:
+    if port < OVER_QUOTA:               # a draw in vain takes no lot: it may be made again with all workers held
+        lot_take(table.ports)
         number = enter(table, key, pool.entry, table.ports.addresses[drawn.address].ip, bswap16(<uint16_t>port),
                        drawn.address, who)
         if number != NONE:
