@@ -159,6 +159,21 @@ def test_limits_are_totals(worker: int) -> None:
     assert both_ways(rated, udp(hosts[11]), INSIDE, 1.0, worker)[0] == "OUTBOUND"
 
 
+@pytest.mark.parametrize("worker", [0, 1])
+def test_a_draw_in_vain_changes_nothing_of_the_one_that_follows(worker: int) -> None:
+    """No port is free until what is dead has ended, for which all workers are held: explain foretold the port then drawn."""
+    for turn in range(8):
+        policy = Policy(port_ranges=((2000, 2031),), hold_down=0)
+        gateway = Gateway(workers=2, seed=turn, policy=policy)
+        gateway.add(SnatEntry("10.0.0.0/8", EIP))
+        host = hosts_of(gateway, 0, 1)[0]
+        frames, lengths = arrays(*(udp(host, sport=port) for port in range(32)))
+        assert set(gateway.translate(frames, lengths, INSIDE, now=0)) == {Verdict.OUTBOUND}
+        told = gateway.explain(udp(host, sport=99), INSIDE, now=1000)
+        verdict, sent = gateway.translate_one(udp(host, sport=99), INSIDE, now=1000, worker=worker)
+        assert (told.verdict, told.frame) == (verdict, sent) and verdict is Verdict.OUTBOUND
+
+
 def test_a_full_table_makes_room_by_the_other_workers_dead_sessions() -> None:
     gateway = made(2, max_sessions=4)
     first, second = hosts_of(gateway, 0, 4), hosts_of(gateway, 1, 4)
