@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from compiled import build, walk
 from load import FRAME_BYTES, Load
 from memory import bytes_a_session
 from natcore import Side
-from timing import Outcome, best_of, paired, translate_seconds
+from timing import AS_INSTALLED, Outcome, best_of, paired, translate_seconds
 from workers import Crew
 
 FRAMES = 16_384  # a call
@@ -198,12 +197,9 @@ def workers(options: argparse.Namespace) -> Iterator[Outcome]:
 
 
 def importing(options: argparse.Namespace) -> Iterator[Outcome]:
-    """As installed: the bytecode is there from the second import on."""
-    compiled_once = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
-
     def seconds(module: str) -> float:
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", f"import {module}"], check=True, env=compiled_once)
+        subprocess.run([sys.executable, "-c", f"import {module}"], check=True, env=AS_INSTALLED)
         return time.perf_counter() - start
 
     def measure() -> Outcome:

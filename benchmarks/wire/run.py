@@ -73,6 +73,7 @@ class Way:
 
     def __init__(self, name: str, program: Part | None) -> None:
         self.name, self.program = name, program
+        self.translates = not name.startswith("null")
 
     def __enter__(self) -> Part | None:
         if self.program is not None:
@@ -86,6 +87,26 @@ class Way:
             self.program.call("stop")
 
 
+def beside(rig: Rig, drivers: tuple[str, ...], max_sessions: int, workers: tuple[int, ...] = (1,)) -> list[Way]:
+    """The kernel, and over each driver the null forwarder and natcore, with so many workers each."""
+    ways = [Way(KERNEL, None)]
+    for driver in drivers:
+        ways.append(Way(f"null {driver}", rig.null(driver)))
+        for count in workers:
+            name = f"natcore {driver}" if count == 1 else f"natcore {driver}, {count} workers"
+            ways.append(Way(name, rig.natcore(driver, max_sessions, workers=count)))
+    return ways
+
+
+def bring_up(rig: Rig, sender: Part, ways: list[Way], flows: int) -> None:
+    """Each way has sessions of so many flows, if it has any, and a sample of its frames is looked at."""
+    for way in ways:
+        with way as program:
+            if way.translates:
+                rig.establish(sender, flows, lambda program=program: sessions_of(rig, program))
+            rig.sample(sender, flows, translated=way.translates)
+
+
 def established(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator[Row]:
     """64-byte frames of sessions that are there, one processor for all that the gateway does."""
     rig.one_core(True)
@@ -93,15 +114,9 @@ def established(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator
     for flows in options.flows:
         section = f"64-byte frames, {flows:,} flows"
         rig.forget_entries()
-        ways = [Way(KERNEL, None)]
-        for driver in options.drivers:
-            ways += [Way(f"null {driver}", rig.null(driver)), Way(f"natcore {driver}", rig.natcore(driver, 2 * flows))]
+        ways = beside(rig, options.drivers, 2 * flows)
         rows = {way.name: Row(section, way.name, "packets/s") for way in ways}
-        for way in ways:
-            with way as program:
-                if not way.name.startswith("null"):
-                    rig.establish(sender, flows, lambda program=program: sessions_of(rig, program))
-                rig.sample(sender, flows, translated=not way.name.startswith("null"))
+        bring_up(rig, sender, ways, flows)
         for _ in range(options.rounds):
             for way in ways:
                 with way as program:
@@ -156,13 +171,11 @@ def new_sessions(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterato
     """Every frame opens a session; the null forwarder, which opens none, says what the same frames cost by themselves."""
     rig.one_core(True)
     rig.sink(True)
-    ways = [Way(KERNEL, None)]
-    for driver in options.drivers:
-        ways += [Way(f"null {driver}", rig.null(driver)), Way(f"natcore {driver}", rig.natcore(driver, 1 << 22))]
+    ways = beside(rig, options.drivers, 1 << 22)
     rows = {way.name: Row("new sessions", way.name, "sessions/s") for way in ways}
     rig.forget_entries()
     for way in ways:
-        if way.name.startswith("null"):
+        if not way.translates:
             continue
         with way as program:  # the machine brings memory in when it is first touched
             rig.establish(sender, WARM_FLOWS, lambda program=program: sessions_of(rig, program))
@@ -185,7 +198,7 @@ def new_sessions(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterato
 
 def blast_new(rig: Rig, sender: Part, way: Way, program: Part | None, seconds: float) -> Blast:
     """Frames of new flows through the kernel or a program; each has opened a session, which is ended again."""
-    if way.name.startswith("null"):
+    if not way.translates:
         return rig.blast(sender, program, NEW_FLOWS, seconds)
     before = rig.entries() if program is None else program.call("counters")["created"]
     counted = rig.blast(sender, program, NEW_FLOWS, seconds)
@@ -211,22 +224,15 @@ def workers(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator[Row
     rig.sink(True)
     rig.queues(2)
     rig.forget_entries()
-    ways = [Way(KERNEL, None)]
-    for driver in options.drivers:
-        ways += [Way(f"null {driver}", rig.null(driver)), Way(f"natcore {driver}", rig.natcore(driver, 2 * TWO_FLOWS))]
-        ways.append(Way(f"natcore {driver}, 2 workers", rig.natcore(driver, 2 * TWO_FLOWS, workers=2)))
+    ways = beside(rig, options.drivers, 2 * TWO_FLOWS, workers=(1, 2))
     rows = {
         way.name: Row(f"64-byte frames, {TWO_FLOWS:,} flows, two processors", way.name, "packets/s") for way in ways
     }
-    for way in ways:
-        with way as program:
-            if not way.name.startswith("null"):
-                rig.establish(sender, TWO_FLOWS, lambda program=program: sessions_of(rig, program))
-            rig.sample(sender, TWO_FLOWS, translated=not way.name.startswith("null"))
+    bring_up(rig, sender, ways, TWO_FLOWS)
     for _ in range(options.rounds):
         for way in ways:
             with way as program:
-                before = None if program is None or way.name.startswith("null") else program.call("counters")
+                before = program.call("counters") if program is not None and way.translates else None
                 note(rows[way.name], rig.blast(sender, program, TWO_FLOWS, options.seconds))
                 if before is not None:
                     assert program is not None
@@ -250,9 +256,7 @@ def tcp(rig: Rig, sender: Part, options: argparse.Namespace) -> Iterator[Row]:
     """One stream with GSO on, receiving where the system puts it."""
     rig.one_core(False)
     rig.sink(False)
-    ways = [Way(KERNEL, None)]
-    for driver in options.drivers:
-        ways += [Way(f"null {driver}", rig.null(driver)), Way(f"natcore {driver}", rig.natcore(driver, 10_000))]
+    ways = beside(rig, options.drivers, 10_000)
     rows = {way.name: Row("TCP, one stream, GSO on", way.name, "Gbit/s") for way in ways}
     for _ in range(options.rounds):
         for way in ways:
