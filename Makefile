@@ -14,6 +14,7 @@ STUBBED := $(patsubst python/natcore/%.pyi,natcore.%,$(wildcard python/natcore/*
 BENCHMARK_OPTIONS ?=
 BENCHMARK_TABLE := --benchmark-json=build/bench.json --benchmark-columns=median,min,iqr,rounds --benchmark-sort=fullname
 GATE_OPTIONS ?=
+INSTRUCTIONS_OPTIONS ?=
 WIRE_OPTIONS ?= --json build/wire.json
 SOAK_OPTIONS ?= --seeds 10000 --jobs 2 --least 1000 --resume build/soak.json
 TEST_OPTIONS ?=
@@ -22,7 +23,7 @@ KILLS ?= 200
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test workers lint format soak mutants crash bench gate wire sanitize portable clean
+.PHONY: help demo test workers lint format soak mutants crash bench gate instructions wire sanitize portable clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
@@ -32,6 +33,7 @@ help:
 	@echo "make mutants   breaks each requirement on purpose, and wants its conformance tests to fail"
 	@echo "make crash     a gateway that logs is killed 200 times: every packet is in a row or in a declared gap"
 	@echo "make bench     benchmarks; make gate: the ratio to the memory's limit"
+	@echo "make instructions  instructions a packet, counted by valgrind, against the recorded figures"
 	@echo "make wire      the plane on the wire beside the kernel's NAT and a null forwarder (as root)"
 	@echo "make workers   the core's tests with two workers, each frame given to one of them in turn"
 	@echo "make sanitize  a million random frames under the address and undefined-behaviour sanitizers"
@@ -74,6 +76,9 @@ crash: .venv/built .venv/tested-with
 
 gate: .venv/built .venv/tested-with
 	$(VENV) benchmarks/gate.py $(GATE_OPTIONS)
+
+instructions: .venv/built .venv/tested-with
+	$(VENV) benchmarks/instructions.py $(INSTRUCTIONS_OPTIONS)
 
 wire: .venv/built .venv/tested-with
 	@mkdir -p build

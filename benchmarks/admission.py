@@ -25,8 +25,8 @@ class Admission:
     The new ones are UDP; the old ones too, and are refreshed before and amid each round, untimed.
     """
 
-    def __init__(self, used: float, hold_down: float) -> None:
-        self.held = int(ADDRESSES * PORTS * used)
+    def __init__(self, used: float, hold_down: float, addresses: int = ADDRESSES, null: bool = True) -> None:
+        self.held = int(addresses * PORTS * used)
         capacity = self.held + FLOWS
         self.gateway = Gateway(
             instance="ngw-bench",
@@ -37,11 +37,13 @@ class Admission:
             policy=Policy(hold_down=hold_down, pooling="arbitrary"),
             seed=1,
         )
-        self.gateway.add(SnatEntry("10.0.0.0/8", pool=f"203.0.113.0-203.0.113.{ADDRESSES - 1}"))
+        self.gateway.add(SnatEntry("10.0.0.0/8", pool=f"203.0.113.0-203.0.113.{addresses - 1}"))
         self.now = 0.0
         self.round = 0
         self.old, self.old_lengths = flows(0, self.held)
-        self._refresh()
+        self.refresh()
+        if not null:
+            return
         module = load_module("null_admission")
         self.null = module.NullTable(capacity)
         self.random = np.random.default_rng(2)
@@ -50,14 +52,20 @@ class Admission:
         if self.null.admit(*fill, np.zeros(self.held, np.uint32)) != self.held:
             raise AssertionError("the null table is full")
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         verdicts = self.gateway.translate(self.old.copy(), self.old_lengths.copy(), Side.INSIDE, now=self.now)
         Load.expect(verdicts, Side.INSIDE)
+
+    def refresh_amid(self) -> None:
+        """The clock goes on until this round's sessions are due; the old ones live."""
+        self.now += SHORT_SECONDS / 2
+        self.refresh()
+        self.now += SHORT_SECONDS / 2
 
     def seconds(self) -> tuple[float, float]:
         """Seconds for a new session, and for its end, in another round."""
         self.round += 1
-        self._refresh()
+        self.refresh()
         frames, lengths = flows(self.held + self.round * FLOWS, FLOWS, UDP)
         verdicts = np.full(FLOWS, 255, np.uint8)
         created = self.gateway.counters()["created"]
@@ -68,7 +76,7 @@ class Admission:
         if self.gateway.counters()["created"] != created + FLOWS:
             raise AssertionError(f"{FLOWS} sessions were to be new")
         self.now += SHORT_SECONDS / 2
-        self._refresh()
+        self.refresh()
         if self.gateway.counters()["created"] != created + FLOWS:
             raise AssertionError("the old sessions were to live on")
         self.now += SHORT_SECONDS / 2

@@ -1,0 +1,191 @@
+"""Instructions a packet, counted by callgrind on fixed inputs, against the figures that the repository records.
+
+A count depends on the compiler, on Cython and on whether the processor has AES, not on its speed or on what else runs; tools
+without a record are counted and not judged.
+Exit status 1: a kind takes more than the recorded figure allows. `--record` writes the figures of the compiler at hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from admission import Admission
+from bulk import TCP, UDP, endpoints, packets
+from compiled import build, load_module
+from load import FRAME_BYTES, SYN, Load, flows, with_flags
+from natcore import Side, _translate
+
+RECORD = Path(__file__).resolve().with_name("instructions.json")
+FRAMES = 16_384  # of a count; a batch's two ends weigh nothing then
+SESSIONS = 1_024
+NEW = 4_096
+LIMIT = 1.02  # times the recorded figure
+SEED = 7
+
+
+def counter() -> Any:
+    return load_module("counted")
+
+
+def established(loaded: Load) -> None:
+    """Packets of established sessions, by kind: a packet each."""
+    random = np.random.default_rng(SEED)
+    loaded.random = random
+    kinds = {
+        "UDP, outbound": (UDP, np.zeros(FRAMES, np.uint8)),
+        "UDP, inbound": (UDP, np.ones(FRAMES, np.uint8)),
+        "TCP, outbound": (TCP, np.zeros(FRAMES, np.uint8)),
+        "TCP, inbound": (TCP, np.ones(FRAMES, np.uint8)),
+        "UDP and TCP, both ways": (None, random.integers(0, 2, FRAMES, np.uint8)),
+    }
+    for name, (protocol, sides) in kinds.items():
+        rows = loaded.rows(FRAMES, protocol)
+        frames = loaded.take(rows, sides, loaded.pristine)
+        verdicts = translate(loaded, frames, sides, name)
+        for side in Side:
+            loaded.expect(verdicts[sides == side], side)
+        if not (frames == loaded.take(rows, sides, loaded.expected)).all():
+            raise AssertionError(f"{name}: a frame came out otherwise than the first time")
+
+
+def translate(loaded: Any, frames: Any, sides: Any, name: str) -> Any:
+    verdicts = np.full(len(frames), 255, np.uint8)
+    lengths = np.full(len(frames), FRAME_BYTES, np.uint32)
+    capsule = loaded.gateway._core.worker_capsule()
+    counter().count_translate(capsule, frames, lengths, sides, loaded.now, verdicts, name.encode())
+    return verdicts
+
+
+def misses(loaded: Load) -> None:
+    """Strangers' packets towards ports that nobody has."""
+    random = np.random.default_rng(SEED)
+    pool, _ = endpoints(loaded.pristine[Side.OUTSIDE][loaded.rows(FRAMES)], "destination")
+    frames, _ = packets(UDP, random.integers(0x0B000000, 0x0BFFFFFF, FRAMES), 1, pool, 9, length=FRAME_BYTES)
+    if (translate(loaded, frames, np.ones(FRAMES, np.uint8), "miss") < 128).any():
+        raise AssertionError("a stranger was let in")
+
+
+def admission(used: float, hold_down: float, protocol: int) -> None:
+    """New sessions, each with a mapping and a port of its own; and their end."""
+    bench = Admission(used, hold_down, addresses=1, null=False)
+    name = f"{used:.0%} of the ports in use, hold-down {hold_down:g} s"
+    for turn in range(3):  # the last one counts: ports rest by then
+        frames, lengths = flows(bench.held + turn * NEW, NEW, protocol)
+        if protocol == TCP:
+            frames = with_flags(frames, SYN, 1)
+        created = bench.gateway.counters()["created"]
+        if turn < 2:
+            verdicts = bench.gateway.translate(frames, lengths, Side.INSIDE, now=bench.now)
+        else:
+            verdicts = translate(bench, frames, np.zeros(NEW, np.uint8), f"session opened, {name}")
+        Load.expect(verdicts, Side.INSIDE)
+        if bench.gateway.counters()["created"] != created + NEW:
+            raise AssertionError(f"{NEW} sessions were to be new")
+        bench.refresh_amid()
+        if turn < 2:
+            bench.gateway.advance(bench.now)
+        else:
+            counter().count_advance(bench.gateway._core.worker_capsule(), bench.now, f"session ended, {name}".encode())
+        if bench.gateway.counters()["sessions"] != bench.held:
+            raise AssertionError("the new sessions were to end, and no others")
+        bench.refresh()
+
+
+def run() -> None:
+    """Everything that is counted; called under valgrind."""
+    if not counter().is_counting():
+        raise SystemExit("--run: allowed is under valgrind only; leave it out")
+    loaded = Load(SESSIONS, protocols=(UDP, TCP))
+    established(loaded)
+    misses(loaded)
+    for used, hold_down in ((0.5, 0.0), (0.5, 120.0), (0.9, 0.0)):
+        admission(used, hold_down, UDP)
+
+
+def count() -> dict[str, float]:
+    """Instructions a packet or a session, by kind."""
+    if shutil.which("valgrind") is None:
+        raise SystemExit("valgrind is missing: apt-get install valgrind")
+    build("counted")
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=out", "--quiet"]
+        program = [sys.executable, str(Path(__file__).resolve()), "--run"]
+        run = subprocess.run([*command, *program], cwd=folder, capture_output=True, text=True)
+        if run.returncode:
+            raise SystemExit(f"the counted run failed:\n{run.stdout}{run.stderr}")
+        return dict(sorted(figures(Path(folder))))
+
+
+def figures(folder: Path) -> Iterator[tuple[str, float]]:
+    """(kind, instructions of one) of every dump."""
+    for path in folder.glob("out.*"):
+        text = path.read_text()
+        trigger = re.search(r"^desc: Trigger: Client Request: (.*)$", text, re.M)
+        total = re.search(r"^(?:totals|summary): (\d+)", text, re.M)
+        if trigger and total:
+            name = trigger[1]
+            yield name, round(int(total[1]) / (NEW if name.startswith("session") else FRAMES), 1)
+
+
+def toolchain() -> str:
+    """What a count depends on: the compiler that built the core, Cython, the processor's AES."""
+    core = Path(_translate.__file__).read_bytes()
+    found = re.search(rb"(GCC|clang version)[^0-9]*(?:\([^)]*\) )?(\d+\.\d+)", core)
+    compiler = f"{'gcc' if found[1] == b'GCC' else 'clang'} {found[2].decode()}" if found else "another compiler"
+    cython = ".".join(version("cython").split(".")[:2])
+    aes = "AES" if "aes" in Path("/proc/cpuinfo").read_text().split() else "no AES"
+    return f"{compiler}, Cython {cython}, {aes}"
+
+
+def judge(counted: dict[str, float], tools: str, records: dict[str, dict[str, float]]) -> bool:
+    """Whether no kind takes more than its record allows; prints each. Without a record for these tools all is well."""
+    known = records.get(tools, {})
+    print(f"{tools}; instructions of a packet, or of a session opened or ended")
+    well = True
+    for name, figure in counted.items():
+        before = known.get(name)
+        over = before is not None and figure > before * LIMIT
+        well = well and not over
+        change = f"{before:>9,.1f} recorded   {figure / before - 1:+7.2%}" if before else "   not recorded"
+        print(f"{name:<62} {figure:>9,.1f}   {change}{'   TOO MANY' if over else ''}")
+    if not known:
+        print(f"NOT JUDGED: nothing is recorded for {tools}, only for: {'; '.join(records) or 'nothing'}")
+        return True
+    if missing := sorted(known.keys() - counted.keys()):
+        print(f"recorded, but not counted: {', '.join(missing)}")
+    return well and not missing
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", action="store_true", help=f"write the figures to {RECORD.name}")
+    parser.add_argument("--run", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run:
+        run()
+        return 0
+    counted, tools = count(), toolchain()
+    records = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    well = judge(counted, tools, records)
+    if options.record:
+        records[tools] = counted
+        RECORD.write_text(json.dumps(records, indent=1, sort_keys=True) + "\n")
+    return 0 if well or options.record else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
