@@ -9,9 +9,10 @@ cdef enum:
     NO_BLOCK = 0xFFFFFFFF
 
 cdef struct Block:
-    uint32_t owner              # inside address, big-endian; 0: nobody's
+    uint32_t owner              # inside address, big-endian, while it is taken
     uint32_t ports              # in use or held down, of the three protocols; its owner has it until there are none
     uint32_t next               # reference of the next block in the owner's chain, or NO_BLOCK
+    uint32_t taken              # 0: it is nobody's
 
 cdef struct Blocks:
     uint32_t per_address        # blocks of an outside address; 0: there are none

@@ -44,7 +44,7 @@ cdef void blocks_drop(Blocks* blocks, const HashKey* key, uint32_t address) noex
     if blocks.per_address == 0 or blocks.of[address] == NULL:
         return
     for block in range(blocks.per_address):
-        if blocks.of[address][block].owner:
+        if blocks.of[address][block].taken:
             release(blocks, key, block_reference(address, block))
     table_delete(blocks.of[address], <uint64_t>blocks.per_address * sizeof(Block))
     blocks.of[address] = NULL
@@ -76,6 +76,7 @@ cdef void block_give(Blocks* blocks, const HashKey* key, uint32_t reference, uin
     cdef Block* block = block_at(blocks, reference)
     cdef uint32_t* chain = chain_of(blocks, key, owner)
     block.owner = owner
+    block.taken = 1
     block.ports = 0
     block.next = chain[0] - 1
     chain[0] = reference + 1
@@ -95,7 +96,7 @@ cdef void release(Blocks* blocks, const HashKey* key, uint32_t reference) noexce
         while before.next != reference:
             before = block_at(blocks, before.next)
         before.next = block.next
-    block.owner = 0
+    block.taken = 0
     blocks.free[reference >> 16] += 1
     blocks.released += 1
 

@@ -49,7 +49,8 @@ cdef Worker* like(const Worker* first, bint filters) noexcept nogil:
     worker.sessions.hot = NULL              # these are the first one's
     worker.sessions.cold = NULL
     worker.sessions.by_mapping = worker.sessions.by_filter = NULL
-    worker.sessions.outbound.buckets = worker.sessions.inbound.buckets = NULL
+    worker.sessions.filters = NULL
+    worker.sessions.outbound.buckets = worker.sessions.inbound.buckets = worker.sessions.by_remote.buckets = NULL
     worker.sessions.next = NULL
     worker.mappings.by_inside.buckets = worker.mappings.by_ip.buckets = NULL
     made = mappings_new(&worker.mappings, first.mappings.mapping_slots.capacity, first.mappings.subscriber_slots.capacity)

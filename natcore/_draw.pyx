@@ -91,7 +91,7 @@ cdef uint32_t block_from(const Ports* ports, uint32_t address, const PortMap* ma
     cdef const Block* blocks = ports.blocks.of[address]
     for step in range(ports.block_count):
         block = start + step if start + step < ports.block_count else start + step - ports.block_count
-        if blocks[block].owner == 0:
+        if not blocks[block].taken:
             first = begin_of(ports, block)
             if own and home_of_port(ports, first) != ports.drawer:
                 continue

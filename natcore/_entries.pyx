@@ -5,9 +5,9 @@ Walks of whole tables, on the control path; the caller holds all workers.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from natcore._journal cimport journal_room
-from natcore._mappings cimport Mapping, Subscriber, mapping_at
+from natcore._mappings cimport MAPPING_FREE, Mapping, Subscriber, mapping_at
 from natcore._ports cimport PORTS_OVERLOAD
-from natcore._sessions cimport ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, Session, session_close
+from natcore._sessions cimport ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, SESSION_FREE, Session, session_close
 from natcore._sweep cimport sweep_all
 from natcore.hints cimport bswap32
 from natcore.index cimport NONE
@@ -63,7 +63,7 @@ cdef uint64_t end_own(Worker* worker, uint32_t entry, uint64_t first, uint64_t l
     cdef Subscriber* subscriber
     for slot in range(worker.sessions.slots.fresh):
         session = &worker.sessions.hot[slot]
-        if session.protocol == 0:
+        if session.flags & SESSION_FREE:
             continue
         mapping = &worker.mappings.mappings[worker.sessions.cold[slot].mapping]
         if mapping.entry == entry and not (first <= bswap32(session.ip[ROLE_INSIDE]) <= last
@@ -88,7 +88,7 @@ cdef int count_entry(Worker* worker, uint32_t entry, uint64_t first, uint64_t la
         one = worker.shared.workers[w]
         for number in range(one.mappings.mapping_slots.fresh):
             mapping = &one.mappings.mappings[number]
-            if mapping.protocol and mapping.entry == entry:
+            if not mapping.flags & MAPPING_FREE and mapping.entry == entry:
                 count[0] += mapping.sessions
                 if first <= bswap32(mapping.inside_ip) <= last and mapping.address in addresses:
                     inside[0] += mapping.sessions
@@ -126,7 +126,7 @@ cdef uint64_t end_own_matching(Worker* worker, int64_t subscriber, int64_t remot
     cdef const Session* session
     for slot in range(worker.sessions.slots.fresh):
         session = &worker.sessions.hot[slot]
-        if (session.protocol and (protocol < 0 or session.protocol == protocol)
+        if (not session.flags & SESSION_FREE and (protocol < 0 or session.protocol == protocol)
                 and (subscriber < 0 or bswap32(session.ip[ROLE_INSIDE]) == subscriber)
                 and (remote < 0 or bswap32(session.ip[ROLE_REMOTE]) == remote)
                 and (outside < 0 or bswap32(session.ip[ROLE_OUTSIDE]) == outside)):

@@ -1,11 +1,11 @@
 """Copying sessions, mappings and port use out of the tables; the caller holds the worker."""
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore._mappings cimport Mapping
+from natcore._mappings cimport MAPPING_FREE, Mapping
 from natcore._ports cimport PORT_SPACES, Address, PortMap, Ports, ports_in_use
 from natcore._sessions cimport (
-    IN, NO_WINDOW, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, UNLOGGED, Cold, Session, deadline_of,
-    is_dead, micros, session_id,
+    IN, NO_WINDOW, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, SESSION_FREE, UNLOGGED, Cold, Session,
+    deadline_of, is_dead, micros, session_id,
 )
 from natcore._sweep cimport is_long_ago
 from natcore._tcp cimport TCP_STATE
@@ -46,7 +46,7 @@ cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t roo
     """Live sessions from slot on, before last; rows filled. slot: where to go on."""
     cdef uint32_t filled = 0, now_ms = <uint32_t>(clock_of_all(worker) // 1000000)
     while slot[0] < last and filled < room:
-        if (worker.sessions.hot[slot[0]].protocol
+        if (not worker.sessions.hot[slot[0]].flags & SESSION_FREE
                 and not is_dead(&worker.sessions, &worker.sessions.hot[slot[0]], now_ms)):
             session_row(worker, slot[0], &rows[filled])
             filled += 1
@@ -67,7 +67,7 @@ cdef uint64_t oldest_window(const Worker* worker, uint32_t first, uint32_t last,
     cdef bint long_ago = is_long_ago(&worker.sessions, now_ns)
     for slot in range(first, min(last, worker.sessions.slots.fresh)):
         session = &worker.sessions.hot[slot]
-        if session.protocol == 0 or session.flags & (NO_WINDOW | UNLOGGED):
+        if session.flags & (SESSION_FREE | NO_WINDOW | UNLOGGED):
             continue
         age = <int16_t>(seconds - session.window_end)
         if age >= eldest or long_ago:
@@ -91,7 +91,7 @@ cdef uint32_t copy_mappings(const Worker* worker, MappingRow* rows, uint32_t roo
     cdef const Mapping* mapping
     for slot in range(worker.mappings.mapping_slots.fresh):
         mapping = &worker.mappings.mappings[slot]
-        if mapping.protocol and filled < room:
+        if not mapping.flags & MAPPING_FREE and filled < room:
             mapping_row(mapping, &rows[filled])
             filled += 1
     return filled
@@ -133,7 +133,7 @@ cdef uint32_t copy_blocks(const Worker* worker, BlockRow* rows, uint32_t room) n
         if ports.addresses[i].memory == NULL:
             continue
         for block in range(ports.block_count):
-            if ports.blocks.of[i][block].owner == 0 or filled >= room:
+            if not ports.blocks.of[i][block].taken or filled >= room:
                 continue
             first = ports.allowed[block * ports.block_size]
             rows[filled].outside_ip = bswap32(ports.addresses[i].ip)

@@ -9,6 +9,7 @@ from natcore.slab cimport Slab
 cdef enum:                      # MappingFlag
     MAPPING_STATIC = 1          # a DNAT or no-NAT entry's: its outside endpoint is not drawn, nobody's quota pays for it
     MAPPING_PORTLESS = 2        # of a protocol without ports
+    MAPPING_FREE = 128          # the slot was given back; no value of a packet's says so
 
 cdef struct Mapping:            # addresses and ports big-endian
     uint32_t inside_ip
@@ -17,7 +18,7 @@ cdef struct Mapping:            # addresses and ports big-endian
     uint16_t remote_port
     uint32_t outside_ip
     uint16_t outside_port
-    uint8_t protocol            # 0: the slot is free
+    uint8_t protocol
     uint8_t flags               # MappingFlag
     uint32_t address            # number of the outside address; NONE: no-NAT
     uint32_t entry              # number of the entry

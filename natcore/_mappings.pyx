@@ -189,7 +189,7 @@ cdef uint32_t enter(Mappings* table, const MappingKey* key, uint32_t entry, uint
     mapping.held_until = 0
     if index_insert(&table.by_inside, key_hash(table, key), number):
         return number
-    mapping.protocol = 0
+    mapping.flags = MAPPING_FREE
     slab_give(&table.mapping_slots, number)
     return NONE
 
@@ -312,7 +312,7 @@ cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uin
             ports_leave(table)
         table.subscribers[mapping.subscriber].mappings -= 1
         subscriber_leave(table, mapping.subscriber, now_ms)
-    mapping.protocol = 0
+    mapping.flags = MAPPING_FREE
     slab_give(&table.mapping_slots, number)
 
 
@@ -324,7 +324,7 @@ cdef uint32_t mapping_at(const Mappings* table, uint32_t address, uint32_t space
         return table.ports.addresses[address].maps[space].cells[port]
     for i in range(table.mapping_slots.fresh):
         mapping = &table.mappings[i]
-        if (mapping.protocol and not mapping.flags & (MAPPING_STATIC | MAPPING_PORTLESS) and mapping.address == address
+        if (not mapping.flags & (MAPPING_FREE | MAPPING_STATIC | MAPPING_PORTLESS) and mapping.address == address
                 and space_of(mapping.protocol) == space and bswap16(mapping.outside_port) == port):
             return i
     return NONE

@@ -21,7 +21,8 @@ cdef struct Full:               # a remote endpoint towards which an outside add
     uint32_t outside_ip
     uint32_t remote_ip
     uint16_t remote_port
-    uint8_t protocol            # 0: the slot is free
+    uint8_t protocol
+    uint8_t in_use              # 0: the slot is free
 
 cdef struct Overload:
     Taken* taken

@@ -63,7 +63,7 @@ cdef void overload_leave(Overload* table, const HashKey* key, const Taken* ends)
     index_remove(&table.index, hash_of(key, ends), number)
     slab_give(&table.slots, number)
     if overload_is_full(table, key, ends):
-        full_slot(table, key, ends).protocol = 0
+        full_slot(table, key, ends).in_use = 0
 
 
 cdef Full* full_slot(const Overload* table, const HashKey* key, const Taken* ends) noexcept nogil:
@@ -74,7 +74,7 @@ cdef Full* full_slot(const Overload* table, const HashKey* key, const Taken* end
 cdef bint overload_is_full(const Overload* table, const HashKey* key, const Taken* ends) noexcept nogil:
     """Whether a search found nothing for the remote endpoint, and nothing has ended since."""
     cdef const Full* full = full_slot(table, key, ends)
-    return (full.outside_ip == ends.outside_ip and full.remote_ip == ends.remote_ip
+    return (full.in_use and full.outside_ip == ends.outside_ip and full.remote_ip == ends.remote_ip
             and full.remote_port == ends.remote_port and full.protocol == ends.protocol)
 
 
@@ -84,6 +84,7 @@ cdef void overload_note_full(Overload* table, const HashKey* key, const Taken* e
     full.remote_ip = ends.remote_ip
     full.remote_port = ends.remote_port
     full.protocol = ends.protocol
+    full.in_use = 1
 
 
 cdef void overload_forget_full(Overload* table) noexcept nogil:

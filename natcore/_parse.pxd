@@ -12,7 +12,7 @@ from natcore.verdict cimport (
 )
 from natcore.wire cimport (
     ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_QINQ, ETHERTYPE_VLAN, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, IPV4_FRAGMENT,
-    PROTOCOL_AH, PROTOCOL_DCCP, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDPLITE, VLAN_BYTES,
+    PROTOCOL_AH, PROTOCOL_DCCP, PROTOCOL_HOP_BY_HOP, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDPLITE, VLAN_BYTES,
     EthernetHeader, IcmpHeader, Ipv4Header, TcpHeader, UdpHeader, load16, load32, load64,
 )
 
@@ -144,6 +144,8 @@ cdef inline uint8_t parse_network(Frame* frame, Flight* flight, bint ethernet) n
     flight.kind = KIND_SESSION
     if unlikely(ip.fragment & bswap16(IPV4_FRAGMENT)):
         flight.kind = KIND_FRAGMENT
+    if unlikely(ip.protocol == PROTOCOL_HOP_BY_HOP):        # IPv6's alone (RFC 8200 4.3): nothing is to be translated
+        return DROP_UNSUPPORTED
     memcpy(&flight.addresses, &ip.source, 8)
     return PENDING
 

@@ -26,6 +26,7 @@ cdef enum:                      # SessionFlag
     NO_WINDOW = 4               # nothing was counted since the last window closed
     HAIRPINNED = 8              # its remote is an outside endpoint of ours
     UNTRANSLATED_BOTH = 16      # a no-NAT entry's: outside and inside are the same
+    SESSION_FREE = 128          # the slot was given back; no value of a packet's says so
 
 cdef enum:                      # TimeoutClass
     TIMEOUT_UDP = 0
@@ -44,13 +45,12 @@ cdef inline uint8_t class_of(uint8_t protocol) noexcept nogil:
     return TIMEOUT_UDP if protocol == PROTOCOL_UDP else TIMEOUT_ICMP if protocol == PROTOCOL_ICMP else TIMEOUT_OTHER
 
 cdef enum:
-    FILTER_PROTOCOL = 0x80      # added to the protocol of a filter entry: no packet's key is like it
     SWEEP_NS = 8000000000       # every session is looked at this often, at least
 
 cdef struct Session:            # the hot line
     uint32_t ip[3]              # by Role, big-endian; (inside, remote) and (remote, outside) are keys as they lie
     uint16_t port[3]            # by Role, big-endian; ICMP: the id, and 0 for the remote
-    uint8_t protocol            # 0: the slot is free
+    uint8_t protocol
     uint8_t state               # _tcp.pxd
     uint16_t l3_delta           # of the addresses, outbound (checksum.pxd)
     uint16_t l4_delta           # of the addresses and ports; ICMP: of the id alone
@@ -78,17 +78,28 @@ cdef struct Link:               # a list without an order that matters
     uint32_t next
     uint32_t previous
 
+cdef struct Filter:             # an outside endpoint is open for a remote address (address-dependent filtering)
+    uint32_t sessions           # that keep it open; first, since it is the slab's word in a free slot
+    uint32_t remote_ip          # big-endian, as the next two
+    uint32_t outside_ip
+    uint16_t outside_port
+    uint8_t protocol
+    uint8_t in_use              # 0: the slot is free
+    uint32_t first              # a session of it; the others are linked to it
+
 cdef struct Sessions
 
 cdef struct Sessions:
-    Session* hot                # [capacity], then as many filter entries under address-dependent filtering
+    Session* hot                # [capacity]
     Cold* cold                  # [capacity]
     Link* by_mapping            # [capacity] the sessions of a mapping
-    Link* by_filter             # [capacity] the sessions of a filter entry, or NULL
+    Link* by_filter             # [capacity] the sessions of a filter entry, or NULL: no filtering is address-dependent
+    Filter* filters             # [capacity] likewise
     Slab slots
-    Slab filters                # slots counted from capacity on
+    Slab filter_slots
     Index outbound              # (inside, remote) -> slot
-    Index inbound               # (remote, outside) -> slot; a filter entry: (remote address, outside)
+    Index inbound               # (remote, outside) -> slot
+    Index by_remote             # (remote address, outside) -> filter
     HashKey key
     Mappings* mappings
     Journal* journal

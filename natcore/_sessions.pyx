@@ -19,24 +19,29 @@ from natcore.slab cimport slab_begin, slab_give, slab_take
 
 cdef bint sessions_new(Sessions* table, uint32_t capacity, bint filters) noexcept nogil:
     """Tables for capacity sessions; filters: and as many filter entries."""
-    cdef uint64_t lines = <uint64_t>capacity * (2 if filters else 1)
-    table.hot = <Session*>table_new(lines * sizeof(Session))
+    table.hot = <Session*>table_new(<uint64_t>capacity * sizeof(Session))
     table.cold = <Cold*>table_new(<uint64_t>capacity * sizeof(Cold))
     table.by_mapping = <Link*>table_new(<uint64_t>capacity * sizeof(Link))
     table.by_filter = <Link*>table_new(<uint64_t>capacity * sizeof(Link)) if filters else NULL
     slab_begin(&table.slots, table.hot, sizeof(Session), capacity)      # its capacity says what is to be given back
-    slab_begin(&table.filters, table.hot + capacity, sizeof(Session), capacity if filters else 0)
-    if table.hot == NULL or table.cold == NULL or table.by_mapping == NULL or (filters and table.by_filter == NULL):
+    table.filters = <Filter*>table_new(<uint64_t>capacity * sizeof(Filter)) if filters else NULL
+    slab_begin(&table.filter_slots, table.filters, sizeof(Filter), capacity if filters else 0)
+    if table.hot == NULL or table.cold == NULL or table.by_mapping == NULL:
         return False
-    return index_new(&table.outbound, capacity) and index_new(&table.inbound, lines)
+    if filters and (table.by_filter == NULL or table.filters == NULL or not index_new(&table.by_remote, capacity)):
+        return False
+    return index_new(&table.outbound, capacity) and index_new(&table.inbound, capacity)
 
 
 cdef void sessions_delete(Sessions* table, bint filters) noexcept nogil:
     cdef uint64_t capacity = table.slots.capacity
-    table_delete(table.hot, capacity * (2 if filters else 1) * sizeof(Session))
+    table_delete(table.hot, capacity * sizeof(Session))
     table_delete(table.cold, capacity * sizeof(Cold))
     table_delete(table.by_mapping, capacity * sizeof(Link))
-    table_delete(table.by_filter, capacity * sizeof(Link))
+    if filters:
+        table_delete(table.by_filter, capacity * sizeof(Link))
+        table_delete(table.filters, capacity * sizeof(Filter))
+        index_delete(&table.by_remote)
     index_delete(&table.outbound)
     index_delete(&table.inbound)
     table.hot = NULL
@@ -111,7 +116,7 @@ cdef bint window_copy(const Sessions* table, uint32_t slot, uint64_t now_ns, Rec
     """What the open window's row would be if it ended now; False: there is no window that will be a row."""
     cdef const Session* session = &table.hot[slot]
     cdef const Cold* cold = &table.cold[slot]
-    if session.protocol == 0 or session.flags & (NO_WINDOW | UNLOGGED):
+    if session.flags & (SESSION_FREE | NO_WINDOW | UNLOGGED):
         return False
     row_fill(table, slot, RECORD_WINDOW, cold.window_start_ns, now_ns, row)
     window_fill(session, cold, row)
@@ -193,75 +198,82 @@ cdef bint mapping_alive(Sessions* table, uint32_t number, uint32_t now_ms) noexc
 
 # ---- filter entries (address-dependent filtering) --------------------------------------------------------------------
 
-cdef uint64_t filter_hash(const Sessions* table, uint32_t remote_ip, uint32_t outside_ip, uint16_t outside_port,
-                          uint8_t protocol) noexcept nogil:
-    return flow_hash(&table.key, <uint64_t>outside_ip << 32 | remote_ip, <uint32_t>outside_port << 16,
-                     protocol | FILTER_PROTOCOL)
+cdef inline uint64_t filter_hash(const Sessions* table, const Filter* key) noexcept nogil:
+    return flow_hash(&table.key, <uint64_t>key.outside_ip << 32 | key.remote_ip, <uint32_t>key.outside_port << 16,
+                     key.protocol)
 
 
-cdef uint32_t filter_find(const Sessions* table, uint64_t hash, uint32_t remote_ip, uint32_t outside_ip,
-                          uint16_t outside_port, uint8_t protocol) noexcept nogil:
+cdef uint32_t filter_find(const Sessions* table, const Filter* key) noexcept nogil:
+    """The entry of a remote address and an outside endpoint, or NONE."""
     cdef Cursor cursor
-    cdef uint32_t slot
-    cdef const Session* entry
-    index_begin(&table.inbound, hash, &cursor)
+    cdef uint32_t number
+    cdef const Filter* entry
+    index_begin(&table.by_remote, filter_hash(table, key), &cursor)
     while True:
-        slot = index_next(&table.inbound, &cursor)
-        if slot == NONE:
+        number = index_next(&table.by_remote, &cursor)
+        if number == NONE:
             return NONE
-        entry = &table.hot[slot]
-        if (entry.ip[ROLE_REMOTE] == remote_ip and entry.ip[ROLE_OUTSIDE] == outside_ip
-                and entry.port[ROLE_OUTSIDE] == outside_port and entry.protocol == (protocol | FILTER_PROTOCOL)):
-            return slot
+        entry = &table.filters[number]
+        if (entry.remote_ip == key.remote_ip and entry.outside_ip == key.outside_ip
+                and entry.outside_port == key.outside_port and entry.protocol == key.protocol):
+            return number
 
 
 cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, uint16_t outside_port, uint8_t protocol,
                       uint32_t now_ms) noexcept nogil:
     """Whether a live session joins the outside endpoint and the remote address (RFC 4787 section 5)."""
-    cdef uint32_t entry = filter_find(table, filter_hash(table, remote_ip, outside_ip, outside_port, protocol),
-                                      remote_ip, outside_ip, outside_port, protocol)
-    return entry != NONE and any_alive(table, table.by_filter, &table.hot[entry].packets[1], now_ms)
+    cdef Filter key
+    cdef uint32_t number
+    key.remote_ip = remote_ip
+    key.outside_ip = outside_ip
+    key.outside_port = outside_port
+    key.protocol = protocol
+    number = filter_find(table, &key)
+    return number != NONE and any_alive(table, table.by_filter, &table.filters[number].first, now_ms)
+
+
+cdef void filter_key(const Session* session, Filter* key) noexcept nogil:
+    """Of the entry that a session keeps open; its sessions are none so far."""
+    key.sessions = 0
+    key.remote_ip = session.ip[ROLE_REMOTE]
+    key.outside_ip = session.ip[ROLE_OUTSIDE]
+    key.outside_port = session.port[ROLE_OUTSIDE]
+    key.protocol = session.protocol
+    key.in_use = 1
+    key.first = NONE
 
 
 cdef bint filter_join(Sessions* table, uint32_t slot) noexcept nogil:
-    """The session holds its filter entry open. packets[0] of an entry counts its sessions, packets[1] is the first."""
-    cdef const Session* session = &table.hot[slot]
-    cdef uint64_t hash = filter_hash(table, session.ip[ROLE_REMOTE], session.ip[ROLE_OUTSIDE],
-                                     session.port[ROLE_OUTSIDE], session.protocol)
-    cdef uint32_t number = filter_find(table, hash, session.ip[ROLE_REMOTE], session.ip[ROLE_OUTSIDE],
-                                       session.port[ROLE_OUTSIDE], session.protocol)
-    cdef Session* entry
+    """The session keeps its filter entry open; False when the probe limit is met."""
+    cdef Filter key
+    cdef uint32_t number
+    filter_key(&table.hot[slot], &key)
+    number = filter_find(table, &key)
     if number == NONE:
-        number = slab_take(&table.filters) + table.slots.capacity       # as many as sessions: there always is one
-        entry = &table.hot[number]
-        memset(entry, 0, sizeof(Session))
-        entry.ip[ROLE_REMOTE] = session.ip[ROLE_REMOTE]
-        entry.ip[ROLE_OUTSIDE] = session.ip[ROLE_OUTSIDE]
-        entry.port[ROLE_OUTSIDE] = session.port[ROLE_OUTSIDE]
-        entry.protocol = session.protocol | FILTER_PROTOCOL
-        entry.packets[1] = NONE
-        if not index_insert(&table.inbound, hash, number):
-            entry.protocol = 0
-            slab_give(&table.filters, number - table.slots.capacity)
+        number = slab_take(&table.filter_slots)                         # as many as sessions: there always is one
+        table.filters[number] = key
+        if not index_insert(&table.by_remote, filter_hash(table, &key), number):
+            table.filters[number].in_use = 0
+            slab_give(&table.filter_slots, number)
             return False
-    table.hot[number].packets[0] += 1
-    link(table.by_filter, &table.hot[number].packets[1], slot)
+    table.filters[number].sessions += 1
+    link(table.by_filter, &table.filters[number].first, slot)
     return True
 
 
 cdef void filter_leave(Sessions* table, uint32_t slot) noexcept nogil:
-    cdef const Session* session = &table.hot[slot]
-    cdef uint64_t hash = filter_hash(table, session.ip[ROLE_REMOTE], session.ip[ROLE_OUTSIDE],
-                                     session.port[ROLE_OUTSIDE], session.protocol)
-    cdef uint32_t number = filter_find(table, hash, session.ip[ROLE_REMOTE], session.ip[ROLE_OUTSIDE],
-                                       session.port[ROLE_OUTSIDE], session.protocol)
-    cdef Session* entry = &table.hot[number]
-    unlink(table.by_filter, &entry.packets[1], slot)
-    entry.packets[0] -= 1
-    if entry.packets[0] == 0:
-        index_remove(&table.inbound, hash, number)
-        entry.protocol = 0
-        slab_give(&table.filters, number - table.slots.capacity)
+    cdef Filter key
+    cdef uint32_t number
+    cdef Filter* entry
+    filter_key(&table.hot[slot], &key)
+    number = filter_find(table, &key)
+    entry = &table.filters[number]
+    unlink(table.by_filter, &entry.first, slot)
+    entry.sessions -= 1
+    if entry.sessions == 0:
+        index_remove(&table.by_remote, filter_hash(table, &key), number)
+        entry.in_use = 0
+        slab_give(&table.filter_slots, number)
 
 
 # ---- beginning and end -----------------------------------------------------------------------------------------------
@@ -277,6 +289,12 @@ cdef bint enter(Sessions* table, uint32_t slot, uint64_t outbound, uint64_t inbo
         index_remove(&table.inbound, inbound, slot)
     index_remove(&table.outbound, outbound, slot)
     return False
+
+
+cdef inline void give_slot(Sessions* table, uint32_t slot) noexcept nogil:
+    """The slot is free. A packet that found it before in an index (the pipeline's candidate) sees that by its flag."""
+    table.hot[slot].flags = SESSION_FREE
+    slab_give(&table.slots, slot)
 
 
 cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port,
@@ -312,8 +330,7 @@ cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip
     session.flags = flags | NO_WINDOW
     session.timeout_class = timeout_class
     if not enter(table, slot, outbound, inbound):
-        session.protocol = 0
-        slab_give(&table.slots, slot)
+        give_slot(table, slot)
         return NONE
     cold.mapping = mapping
     begin(table, cold, now_ns)
@@ -398,8 +415,7 @@ cdef void take_out(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t n
     if table.filtered[space_of(session.protocol)]:
         filter_leave(table, slot)
     leave_mapping(table, slot, until_ms, now_ns)
-    session.protocol = 0
-    slab_give(&table.slots, slot)
+    give_slot(table, slot)
 
 
 cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_t now_ns) noexcept nogil:
@@ -445,3 +461,4 @@ cdef void session_expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexce
 
 assert sizeof(Session) == 64
 assert sizeof(Cold) == 64
+assert sizeof(Filter) == 20

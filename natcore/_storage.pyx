@@ -11,7 +11,7 @@ from natcore._journal cimport Record
 from natcore._mappings cimport Mapping, Subscriber
 from natcore._overload cimport FULL_SLOTS, Full, Taken
 from natcore._ports cimport MAP_BYTES, PORT_SPACES, Address
-from natcore._sessions cimport Cold, Link, Session
+from natcore._sessions cimport Cold, Filter, Link, Session
 from natcore._synqueue cimport UNSOLICITED_SLOTS, Unsolicited
 from natcore.index cimport Bucket, Index
 from natcore.memory cimport HUGE_BYTES, table_mapped, table_span
@@ -85,10 +85,12 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     cdef uint64_t sessions = worker.sessions.slots.capacity, mappings = worker.mappings.mapping_slots.capacity
     cdef const Fragments* fragments = worker.fragments
     add(regions, &n, "worker", worker, sizeof(Worker))
-    add(regions, &n, "sessions", worker.sessions.hot, (sessions + worker.sessions.filters.capacity) * sizeof(Session))
+    add(regions, &n, "sessions", worker.sessions.hot, sessions * sizeof(Session))
     add(regions, &n, "sessions, cold lines", worker.sessions.cold, sessions * sizeof(Cold))
     add(regions, &n, "sessions by mapping", worker.sessions.by_mapping, sessions * sizeof(Link))
     add(regions, &n, "sessions by filter", worker.sessions.by_filter, sessions * sizeof(Link))
+    add(regions, &n, "filters", worker.sessions.filters, sessions * sizeof(Filter))
+    add_index(regions, &n, "filters by remote", &worker.sessions.by_remote)
     add_index(regions, &n, "outbound index", &worker.sessions.outbound)
     add_index(regions, &n, "inbound index", &worker.sessions.inbound)
     add(regions, &n, "mappings", worker.mappings.mappings, mappings * sizeof(Mapping))

@@ -6,8 +6,8 @@ from natcore._journal cimport journal_is_short, journal_room
 from natcore._mappings cimport mapping_approach_end, subscribers_reap
 from natcore._ports cimport ports_reclaim
 from natcore._sessions cimport (
-    NO_WINDOW, Cold, Session, Sessions, deadline_of, is_dead, mapping_alive, session_approach, session_close,
-    session_expire, window_write,
+    NO_WINDOW, SESSION_FREE, Cold, Session, Sessions, deadline_of, is_dead, mapping_alive, session_approach,
+    session_close, session_expire, window_write,
 )
 from natcore.hints cimport fetch_add, prefetch_write
 from natcore.index cimport NONE
@@ -66,7 +66,7 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept
             return
         slot = table.sweep_at
         session = &table.hot[slot]
-        if session.protocol:
+        if not session.flags & SESSION_FREE:
             dead = is_dead(table, session, now_ms)
             if dead or window_over(table, session, &table.cold[slot], now_ns, False):
                 if journal_is_short(table.journal):
@@ -175,7 +175,7 @@ cdef bint note_due(Agenda* agenda, uint32_t number, uint64_t at_ns, bint long_ag
     cdef bint done = True
     for slot in range(table.slots.fresh):
         session = &table.hot[slot]
-        if not session.protocol:
+        if session.flags & SESSION_FREE:
             continue
         if is_dead(table, session, now_ms):
             done = note(agenda, number, deadline_of(table, session, at_ns), slot, True)
@@ -258,7 +258,7 @@ cdef uint64_t close_windows(Sessions* first, uint64_t now_ns, bint losing) noexc
     room = <uint64_t>-1 if losing else journal_room(first.journal)
     while table != NULL:
         for slot in range(table.slots.fresh):
-            if table.hot[slot].protocol and not table.hot[slot].flags & NO_WINDOW:
+            if not table.hot[slot].flags & (SESSION_FREE | NO_WINDOW):
                 if room == 0:
                     left += 1
                     continue

@@ -23,7 +23,7 @@ from natcore._quoted cimport is_error, translate_error
 from natcore._reopen cimport may_reopen, reopen
 from natcore._rewrite cimport rewrite
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, micros,
+    HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SESSION_FREE, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, micros,
     session_addresses, session_discard, session_ports, turned_addresses, turned_ports,
 )
 from natcore._time cimport clock_follow, clock_forward
@@ -349,7 +349,7 @@ cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, co
     if unlikely((session_addresses(session, direction) ^ flight.addresses)
                 | (session_ports(session, direction) ^ flight.ports) | (session.protocol ^ flight.protocol)):
         return PENDING
-    if unlikely(is_dead(&worker.sessions, session, now.ms) or session.flags & HAIRPINNED):
+    if unlikely(is_dead(&worker.sessions, session, now.ms) or session.flags & (HAIRPINNED | SESSION_FREE)):
         return PENDING
     if unlikely(not is_steady(session, segment) and segment.flags & TCP_SYN):
         return PENDING                  # it may begin a new session, and its MSS may be lowered

@@ -17,6 +17,7 @@ cdef enum:
     ETHERTYPE_VLAN = 0x8100     # 802.1Q
     ETHERTYPE_QINQ = 0x88A8     # 802.1ad
 
+    PROTOCOL_HOP_BY_HOP = 0
     PROTOCOL_ICMP = 1
     PROTOCOL_TCP = 6
     PROTOCOL_UDP = 17

@@ -18,7 +18,7 @@ HOSTS = [craft.address(a) for a in ("10.0.0.5", "10.0.0.6", "10.0.1.7", "10.0.25
 FOREIGN = craft.address("192.0.2.55")  # inside, in no entry
 REMOTES = [craft.address(a) for a in ("198.51.100.7", "198.51.100.8", "8.8.8.8", "106.11.22.203")]
 INSIDE_ADDRESS, OUTSIDE_ADDRESS = craft.address("10.0.0.1"), craft.address("203.0.113.254")
-PORTS = [7, 53, 80, 443, 1024, 40000, 65535]
+PORTS = [0, 7, 53, 80, 443, 1024, 40000, 65535]
 RANGES = [((1024, 65535),), ((1024, 1026),), ((5000, 5000), (7000, 7003)), ((1, 3), (65535, 65535)), ((2000, 2099),)]
 STARTS = [0.0, 0.0, 65536 * 9 - 3.5, 2**32 / 1000 - 2.25, 1_700_000_000.5]  # 16-bit seconds and 32-bit ms wrap
 SINGLE, RANGE = Eip("203.0.113.1", private_ip="172.31.0.1"), "203.0.113.8-203.0.113.10"

@@ -9,6 +9,7 @@ from typing import Literal
 from natcore.verdict import Side, Verdict
 
 ICMP, TCP, UDP = 1, 6, 17
+HOP_BY_HOP = 0  # IPv6's alone (RFC 8200 section 4.3)
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 ECHO_REPLY, UNREACHABLE, ECHO_REQUEST, TIME_EXCEEDED, PARAMETER_PROBLEM = 0, 3, 8, 11, 12
 ERRORS = (UNREACHABLE, TIME_EXCEEDED, PARAMETER_PROBLEM)  # the ones that are translated (RFC 5508 REQ-9)
@@ -103,6 +104,8 @@ def parse(frame: bytes, link: str, side: Side) -> Packet | Verdict:
         return Verdict.DROP_MALFORMED
     if ones_sum(ip[:header]) != 0xFFFF:
         return Verdict.DROP_CHECKSUM
+    if ip[9] == HOP_BY_HOP:
+        return Verdict.DROP_UNSUPPORTED
     if word(ip, 6) & 0x3FFF:  # more fragments, or an offset
         ends = (long(ip, 12), 0), (long(ip, 16), 0)
         return Packet(frame[: offset + total], offset, header, ip[9], *ends, kind="fragment")

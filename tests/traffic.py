@@ -19,6 +19,7 @@ from model_sessions import MS, Session
 from natcore.config import DnatEntry
 from natcore.verdict import Side, Verdict
 
+ANY_PROTOCOL = [0, 50, 132, 134, 145, 255, *range(256)]
 ODD = [craft.address(a) for a in ("0.0.0.1", "127.0.0.1", "224.0.0.5", "255.255.255.255", "240.1.2.3")]
 
 
@@ -67,7 +68,7 @@ def frame(random: Random, model: ModelGateway) -> tuple[bytes, Side]:
     elif model.mappings and draw < 0.84:
         intent = _to_mapping(random, model)
     elif draw < 0.92 and (forwards := [row for row in model.entries.rows if isinstance(row.entry, DnatEntry)]):
-        intent = _to_entry(random, random.choice(forwards))
+        intent = _to_entry(random, model, random.choice(forwards))
     else:
         intent = _odd(random, model)
     if random.random() < 0.12:
@@ -111,6 +112,13 @@ def fragments(random: Random, model: ModelGateway) -> list[tuple[bytes, Side]]:
     return [(piece, side) for piece in pieces[:40]]
 
 
+def anybody(random: Random, model: ModelGateway) -> int:
+    """A source: a remote mostly, else an address that no remote has."""
+    if random.random() < 0.9:
+        return random.choice(REMOTES)
+    return random.choice([*ODD, *HOSTS, FOREIGN, *model.eips, INSIDE_ADDRESS, OUTSIDE_ADDRESS])
+
+
 def _fresh(random: Random) -> Intent:
     """Somebody inside speaks to somebody outside."""
     host = random.choice(HOSTS) if random.random() < 0.95 else FOREIGN
@@ -146,19 +154,24 @@ def _to_mapping(random: Random, model: ModelGateway) -> Intent:
     fields = {"flags": _flags(random, SYN)}
     if random.random() < 0.5:
         return Intent(mapping.protocol, (random.choice(HOSTS), random.choice(PORTS)), destination, Side.INSIDE, fields)
-    source = (random.choice(REMOTES), 0 if mapping.protocol == ICMP else random.choice(PORTS))
-    return Intent(mapping.protocol, source, destination, Side.OUTSIDE, fields)
+    source = (anybody(random, model), 0 if mapping.protocol == ICMP else random.choice(PORTS))
+    protocol = mapping.protocol
+    if random.random() < 0.1:  # a number near it is another protocol's, whatever a table adds to numbers
+        protocol ^= random.choice([0x80, 0x40, 1, protocol])
+    return Intent(protocol, source, destination, Side.OUTSIDE, fields)
 
 
-def _to_entry(random: Random, row: Row) -> Intent:
+def _to_entry(random: Random, model: ModelGateway, row: Row) -> Intent:
     """To a DNAT entry's endpoint, or its neighbour: by anybody outside, or by an inside host (a hairpin)."""
     first, last, _ = row.entry.ports  # type: ignore[union-attr]
     port = min(65535, random.choice([first, last, random.choice(PORTS) if row.whole else first, last + 1]))
-    protocol = _protocol(random) if row.whole else random.choice([*row.spaces(), random.choice([TCP, UDP])])
+    protocol = (
+        _protocol(random) if row.whole else random.choice([*row.spaces(), random.choice([TCP, UDP, 0, 134, 145])])
+    )
     destination, fields = (next(iter(row.wires)), port), {"flags": _flags(random, SYN), "kind": ECHO_REQUEST}
     if random.random() < 0.25:
         return Intent(protocol, (random.choice(HOSTS), random.choice(PORTS)), destination, Side.INSIDE, fields)
-    source = (random.choice(REMOTES), 0 if protocol == ICMP else random.choice(PORTS))
+    source = (anybody(random, model), 0 if protocol == ICMP else random.choice(PORTS))
     return Intent(protocol, source, destination, Side.OUTSIDE, fields)
 
 
@@ -167,7 +180,9 @@ def _odd(random: Random, model: ModelGateway) -> Intent:
     side = Side(random.getrandbits(1))
     anywhere = [*ODD, *HOSTS[:2], *REMOTES[:2], *model.eips, INSIDE_ADDRESS, OUTSIDE_ADDRESS]
     source, destination = ((random.choice(anywhere), random.choice(PORTS)) for _ in range(2))
-    protocol = random.choice([TCP, UDP, ICMP, ICMP, 33, 47, 51, 132, 136])
+    protocol = random.choice([TCP, UDP, ICMP, ICMP, 0, 33, 51, 136, random.randrange(256)])
+    if random.random() < 0.1:  # to itself
+        destination = source
     kind = random.choice([8, 8, 0, 3, 5, 11, 13])
     return Intent(protocol, source, destination, side, {"flags": _flags(random, SYN), "kind": kind})
 
@@ -200,7 +215,7 @@ def _turned(data: bytes, header: int) -> bytes:
 
 
 def _protocol(random: Random) -> int:
-    return random.choice([TCP, TCP, TCP, UDP, UDP, UDP, ICMP, ICMP, 47, 50])
+    return random.choice([TCP, TCP, TCP, UDP, UDP, UDP, ICMP, ICMP, 47, random.choice(ANY_PROTOCOL)])
 
 
 def _flags(random: Random, usual: int) -> int:
