@@ -15,7 +15,8 @@ from natcore._mappings cimport (
 from natcore._parse cimport Flight, wire_length
 from natcore._ports cimport PORT_RESERVED, PORTS_OVERLOAD, address_find, has_ports, port_mapping, space_of
 from natcore._rules cimport (
-    ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, dnat_target, plain_rule, snat_rule, whole_rule,
+    ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, dnat_target, is_inside, plain_rule, snat_rule,
+    whole_rule,
 )
 from natcore._sessions cimport (
     HAIRPINNED, IN, OPENED_OUTSIDE, OUT, TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, class_of, filter_open, is_dead,
@@ -316,7 +317,8 @@ cdef uint8_t screen_inbound(Worker* worker, const Flight* flight, Endpoints* end
     if ends.address == NONE and worker.link_address[OUTSIDE] and flight.ip.destination == worker.link_address[OUTSIDE]:
         return LOCAL
     if (is_no_host(flight.ip.source) or is_own(worker, flight.ip.source)
-            or address_find(worker.mappings.ports, flight.ip.source) != NONE):
+            or address_find(worker.mappings.ports, flight.ip.source) != NONE
+            or (worker.reverse_path_filter and worker.rules != NULL and is_inside(worker.rules, bswap32(flight.ip.source)))):
         return DROP_SPOOFED
     return PENDING if ends.address != NONE else DROP_NO_MAPPING
 

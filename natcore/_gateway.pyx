@@ -110,7 +110,7 @@ cdef class Core(Tables):
                   uint32_t gateway_per_second, warn_sessions, warn_ports,
                   timeouts_ms, uint64_t window_ns, int64_t epoch_ns, uint32_t workers, mapping, filtering,
                   link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
-                  bint tcp_pickup, bint hairpin, bint icmp_unreachable, uint16_t mss, bint unsolicited,
+                  bint tcp_pickup, bint hairpin, bint icmp_unreachable, bint reverse_path_filter, uint16_t mss, bint unsolicited,
                   uint32_t huge_pages, int32_t numa_node, uint64_t memory_bytes, str memory_name not None):
         """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32. memory_: what there is in all."""
         cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
@@ -173,6 +173,7 @@ cdef class Core(Tables):
         worker.tcp_pickup = tcp_pickup
         worker.hairpin = hairpin
         worker.icmp_unreachable = icmp_unreachable
+        worker.reverse_path_filter = reverse_path_filter
         worker.mss = mss
         if block_size and blocks:
             worker.mappings.ports.unit = block_size
@@ -413,6 +414,12 @@ cdef class Core(Tables):
         cdef uint32_t w
         for w in range(self.shared.count):
             self.shared.workers[w].mtu[side] = mtu
+
+    def set_reverse_path_filter(self, bint on):
+        """Whether an inside address opens nothing from outside."""
+        cdef uint32_t w
+        for w in range(self.shared.count):
+            self.shared.workers[w].reverse_path_filter = on
 
     def set_link_address(self, uint32_t side, uint32_t address):
         """The gateway's own address of a side, host order, 0: none."""

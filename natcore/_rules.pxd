@@ -39,6 +39,10 @@ cdef struct PlainRule:          # a no-NAT entry
     uint32_t destination
     uint32_t destination_mask
 
+cdef struct AddressRange:       # host order, both included
+    uint32_t first
+    uint32_t last
+
 cdef struct Rules:
     uint32_t count
     uint32_t* starts            # [count] ascending, host order; range i ends before starts[i + 1]
@@ -49,6 +53,8 @@ cdef struct Rules:
     WholeRule* whole            # [whole_count] ascending
     uint32_t plain_count
     PlainRule* plain            # [plain_count] in order of the entries
+    uint32_t inside_count
+    AddressRange* inside        # [inside_count] ascending, disjoint: addresses that entries say are inside
 
 cdef class RuleSet:
     """An immutable set of entries: made whole, swapped whole."""
@@ -105,6 +111,17 @@ cdef inline const PlainRule* plain_rule(const Rules* rules, uint32_t source, uin
                 and destination & rules.plain[i].destination_mask == rules.plain[i].destination):
             return &rules.plain[i]
     return NULL
+
+cdef inline bint is_inside(const Rules* rules, uint32_t ip) noexcept nogil:
+    """Whether an entry says that an address (host order) is an inside host's."""
+    cdef uint32_t low = 0, high = rules.inside_count, middle
+    while low < high:
+        middle = (low + high) >> 1
+        if rules.inside[middle].first <= ip:
+            low = middle + 1
+        else:
+            high = middle
+    return low and ip <= rules.inside[low - 1].last
 
 cdef inline uint32_t dnat_target(const DnatRule* rule, uint64_t hash) noexcept nogil:
     """The target of a remote whose address hashes to hash: always the same one, as often as its weight says."""

@@ -14,14 +14,15 @@ cdef void* array(size_t count, size_t size) except NULL:
 
 cdef class RuleSet:
     def __cinit__(self, list snat not None, list ranges not None, list dnat not None, list dnat_ranges not None,
-                  list whole not None, list plain not None):
+                  list whole not None, list plain not None, list inside not None):
         """Addresses and ports in host order, numbers of entries and of outside addresses as the core knows them.
 
         snat: [(entry, first inside address, [outside address])]. ranges: [(first inside address, index into snat or None)],
         ascending.
         dnat: [(entry, outside address, ip, outside port, inside port, [(inside address, weight)])].
         dnat_ranges: [(first key, last key, index into dnat)], ascending. whole: [(inside address, index into dnat)],
-        ascending. plain: [(entry, source, source mask, destination, destination mask)].
+        ascending. plain: [(entry, source, source mask, destination, destination mask)]. inside: [(first, last)] addresses,
+        ascending, disjoint.
         """
         self.snat = <SnatRule*>array(len(snat), sizeof(SnatRule))
         self.dnat = <DnatRule*>array(len(dnat), sizeof(DnatRule))
@@ -32,12 +33,16 @@ cdef class RuleSet:
         self.compiled.ranges = <DnatRange*>array(len(dnat_ranges), sizeof(DnatRange))
         self.compiled.whole = <WholeRule*>array(len(whole), sizeof(WholeRule))
         self.compiled.plain = <PlainRule*>array(len(plain), sizeof(PlainRule))
+        self.compiled.inside = <AddressRange*>array(len(inside), sizeof(AddressRange))
         self.fill_snat(snat, ranges)
         self.fill_dnat(dnat, dnat_ranges, whole)
         for entry, source, source_mask, destination, destination_mask in plain:
             self.compiled.plain[self.compiled.plain_count] = PlainRule(entry, source, source_mask, destination,
                                                                        destination_mask)
             self.compiled.plain_count += 1
+        for first, last in inside:
+            self.compiled.inside[self.compiled.inside_count] = AddressRange(first, last)
+            self.compiled.inside_count += 1
 
     cdef fill_snat(self, list snat, list ranges):
         cdef uint32_t i, at = 0
@@ -84,3 +89,4 @@ cdef class RuleSet:
         free(self.compiled.ranges)
         free(self.compiled.whole)
         free(self.compiled.plain)
+        free(self.compiled.inside)

@@ -91,6 +91,7 @@ cdef struct Worker:
     bint tcp_pickup
     bint hairpin
     bint icmp_unreachable
+    bint reverse_path_filter    # an inside address opens nothing from outside
 
 cdef inline bint has_all(const Worker* worker) noexcept nogil:
     """Whether the caller, who holds the worker, holds them all."""

@@ -101,6 +101,7 @@ def policy(random: Random) -> Policy:
         inbound_refresh=random.random() < 0.7,
         tcp_pickup=random.random() < 0.8,
         icmp_unreachable=random.random() < 0.8,
+        reverse_path_filter=random.random() < 0.7,
         icmp_rate=random.choice([0, 2, 100]),
         mss=random.choice([None, None, 536, 1360]),
         unsolicited_syn=random.choice(["silent", "icmp"]),
@@ -133,7 +134,7 @@ def timeouts(random: Random) -> Timeouts:
         )
 
 
-SWITCHES = ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable")
+SWITCHES = ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable", "reverse_path_filter")
 LIMITS = ("sessions_per_subscriber", "ports_per_subscriber", "new_sessions_per_second", "gateway_new_sessions_per_second",
           "hold_down", "icmp_rate", "mss", "warn_at")  # fmt: skip
 CHOICES: dict[str, Sequence[object]] = {

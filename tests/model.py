@@ -256,6 +256,8 @@ class ModelGateway(Following):
             return Verdict.LOCAL
         if bad(source) or self._own(source) or source in self.eips:
             return Verdict.DROP_SPOOFED
+        if self.policy.reverse_path_filter and self.entries.inside(source):
+            return Verdict.DROP_SPOOFED
         return self._open_over(packet, packet.source, choices)
 
     def _open_over(
@@ -343,6 +345,8 @@ class ModelGateway(Following):
             own = packet.destination[0] == self._address(side) and packet.destination[0] not in self.eips
             return Verdict.LOCAL if own else Verdict.DROP_NO_MAPPING, None
         if bad(packet.source[0]) or packet.source[0] in self.eips:
+            return Verdict.DROP_SPOOFED, None
+        if packet.destination[0] != quote.source[0]:  # it goes to whoever sent what it quotes (RFC 1122 section 3.2.2)
             return Verdict.DROP_SPOOFED, None
         hairpin = session.hairpinned
         to = Side.INSIDE if hairpin or side is Side.OUTSIDE else Side.OUTSIDE

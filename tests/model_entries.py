@@ -106,6 +106,16 @@ class Entries:
                 return row
         return None
 
+    def inside(self, address: int) -> bool:
+        """Whether an entry says that an address is an inside host's; of 0/0 that is not said of any."""
+        for row in self.rows:
+            if isinstance(row.entry, DnatEntry):
+                if address in targets(row):
+                    return True
+            elif row.entry.source.prefixlen and within(address, row.entry.source):
+                return True
+        return False
+
     def whole(self, source: int) -> Row | None:
         """The 1:1 entry of an inside host."""
         return next((row for row in self.rows if row.whole and source in targets(row)), None)

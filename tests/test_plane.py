@@ -6,7 +6,8 @@ import socket
 
 import pytest
 
-from natcore import Gateway, Link
+import craft
+from natcore import Gateway, Link, Policy
 from natcore.namespaces import Network
 from netns import (
     CLIENT,
@@ -53,6 +54,24 @@ def test_ping_and_udp_reach_the_server_from_the_pool(nat: Nat) -> None:
     assert plane.state == "running"
     assert adds_up(made)
     assert sorted(made.sessions()["protocol"]) == [1, 17]
+
+
+def test_a_plane_takes_no_inside_address_from_outside_whatever_the_policy(network: Network) -> None:
+    with gateway(policy=Policy(reverse_path_filter=False)) as made, start(network, made):
+        with at(network, "in"):
+            client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with at(network, "out"):
+            raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        with client, raw:
+            client.sendto(b"open", (SERVER, 9))
+            until(lambda: len(made.mappings()))
+            port = int(made.mappings()["outside_port"][0])
+            raw.sendto(craft.udp(("10.0.255.254", 9), (POOL, port), b"spoofed"), (POOL, 0))
+            until(lambda: made.counters()["dropped_spoofed"])
+            client.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                client.recv(100)
+        assert len(made.sessions()) == 1 and adds_up(made)
 
 
 def test_udp_over_the_mtu_in_one_super_frame(nat: Nat) -> None:

@@ -14,4 +14,5 @@ class RuleSet:
         dnat_ranges: list[tuple[int, int, int]],
         whole: list[tuple[int, int]],
         plain: list[tuple[int, int, int, int, int]],
+        inside: list[tuple[int, int]],
     ) -> Self: ...

@@ -124,6 +124,9 @@ class Policy:
     nothing, or "icmp", port unreachable after 6 s if the inside has not opened the same connection (RFC 5382 REQ-4).
     icmp_unreachable: a refused packet's sender is told (RFC 5508 REQ-8, RFC 6888 REQ-11);
     icmp_rate: such errors a second and gateway.
+    reverse_path_filter: a packet from outside whose source is an inside address (of an SNAT or no-NAT prefix longer than 0,
+    or a DNAT target) opens no session: DROP_SPOOFED. False is for networks behind one another that have the same prefix
+    (RFC 4787 REQ-7): inside hosts reach them in any case, and then they reach inside hosts too. A plane always filters.
     sessions_per_subscriber, ports_per_subscriber, new_sessions_per_second: of an inside host (RFC 6888 REQ-4); None: no
     limit. gateway_new_sessions_per_second: of all inside hosts together. Sessions opened from outside never count.
     warn_at: the share of ports (of an outside address and protocol; port blocks: of an outside address) or of max_sessions
@@ -148,6 +151,7 @@ class Policy:
     tcp_pickup: bool = True
     icmp_unreachable: bool = True
     icmp_rate: int = 100
+    reverse_path_filter: bool = True
     unsolicited_syn: str = "silent"
     sessions_per_subscriber: int | None = None
     ports_per_subscriber: int | None = None
@@ -174,7 +178,7 @@ class Policy:
         ):  # fmt: skip
             if getattr(self, name) is not None:
                 check_integer(f"Policy.{name}", getattr(self, name), 1, (1 << 32) - 2)
-        for name in ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable"):
+        for name in ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable", "reverse_path_filter"):
             check_choice(f"Policy.{name}", getattr(self, name), (True, False))
         check_integer("Policy.icmp_rate", self.icmp_rate, 0, 1_000_000)
         if self.warn_at is not None:

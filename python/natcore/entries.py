@@ -201,7 +201,31 @@ class Rulebook:
             sorted((first, last, index) for index, row in enumerate(dnat) for first, last in self._keys(row, rows)),
             sorted(whole),
             [_plain(row.id, row.entry) for row in rows if isinstance(row.entry, NoNatEntry)],
+            inside_ranges(row.entry for row in rows),
         )
+
+
+def inside_ranges(entries: Iterable[AnyEntry]) -> list[tuple[int, int]]:
+    """The addresses that entries say are inside, as (first, last), ascending and disjoint.
+
+    Prefixes of SNAT and no-NAT entries, and targets of DNAT and 1:1 entries. A prefix of length 0 says 'whatever comes
+    from inside', and nothing about what is there.
+    """
+    ranges: list[tuple[int, int]] = []
+    for entry in entries:
+        if isinstance(entry, DnatEntry):
+            ranges += [(int(address), int(address)) for address, _ in entry.internal_ip]
+        else:
+            network = ipaddress.IPv4Network(entry.source)
+            if network.prefixlen:
+                ranges.append((int(network.network_address), int(network.broadcast_address)))
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged
 
 
 def spaces(entry: DnatEntry) -> tuple[int, ...]:

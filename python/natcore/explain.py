@@ -135,7 +135,7 @@ REFUSALS: dict[Verdict, tuple[str, str]] = {
     ),
     Verdict.DROP_SPOOFED: (
         "source",
-        "it cannot come from there: no host's address, the gateway's own, or one of the pool's",
+        "it cannot come from there: no host's address, the gateway's own, one of the pool's, or an inside one from outside",
     ),
     Verdict.DROP_NO_SNAT_ENTRY: ("entry", "no SNAT, 1:1 or no-NAT entry covers its source (RFC 5508 REQ-8)"),
     Verdict.DROP_NO_MAPPING: ("mapping", "nothing is open there (RFC 4787 section 5)"),

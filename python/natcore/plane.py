@@ -212,6 +212,7 @@ class Plane:
         self._access: Access = ACCESS[self._driver](
             links, at_once=self._at_once, workers=self._gateway.workers, port_unit=self._core.port_unit
         )
+        self._core.set_reverse_path_filter(True)  # both sides are wires here
         for port in self._ports:
             self._attach(port)
         self._running = True
@@ -223,6 +224,7 @@ class Plane:
             with suppress(InterfaceError):
                 block.remove(claim.interface)
             claim.close()
+        self._core.set_reverse_path_filter(self._gateway.policy.reverse_path_filter)
         for side, settings in enumerate((self._gateway.inside, self._gateway.outside)):
             self._core.set_mtu(side, settings.mtu)
             self._core.set_link_address(side, int(settings.address or 0))
