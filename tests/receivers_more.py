@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import json
 import re
+import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -183,15 +185,27 @@ class FakeClickHouse:
         self.tables: dict[str, dict[str, str]] = {}
         self.rows: list[Row] = []
         self.fault: tuple[int, str | None, str] | None = None
+        self.in_chunks = ""  # "whole" or "cut"
         self.queries: list[str] = []
+        self.settings: dict[str, list[str]] = {}  # of the last INSERT
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_POST(self) -> None:
                 status, code, body = outer.answer(self)
+                self.close_connection = True
                 self.send_response(status)
                 if code:
                     self.send_header("X-ClickHouse-Exception-Code", code)
+                if outer.in_chunks:  # as a server that does not wait for a query's end
+                    self.send_header("Transfer-Encoding", "chunked")
+                    self.end_headers()
+                    for part in filter(None, (body[:7].encode(), body[7:].encode())):
+                        self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
+                    self.wfile.write(b"0\r\n\r\n" if outer.in_chunks == "whole" else b"")
+                    return
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body.encode())
@@ -205,8 +219,11 @@ class FakeClickHouse:
 
     def answer(self, request: BaseHTTPRequestHandler) -> tuple[int, str | None, str]:
         body = request.rfile.read(int(request.headers["Content-Length"]))
-        (query,) = parse_qs(urlsplit(request.path).query)["query"]
+        settings = parse_qs(urlsplit(request.path).query)
+        (query,) = settings.pop("query")
         self.queries.append(query)
+        if query.startswith("INSERT"):
+            self.settings = settings
         if self.fault:
             return self.fault
         if (request.headers["X-ClickHouse-User"], request.headers["X-ClickHouse-Key"]) != ("audit", self.password):
@@ -249,6 +266,56 @@ class FakeClickHouse:
         self.http.shutdown()
         self.thread.join()
         self.http.server_close()
+
+
+class Answering:
+    """Whatever is asked, the same bytes, then the end of the connection."""
+
+    def __init__(self, answer: bytes = b"") -> None:
+        self.answer = answer
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.accepted = 0
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Answering:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.thread.join()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            with connection, suppress(OSError):
+                self.serve(connection)
+
+    def serve(self, connection: socket.socket) -> None:
+        waiting = b""
+        while b"\r\n\r\n" not in waiting:
+            waiting += connection.recv(65_536)
+        head, _, body = waiting.partition(b"\r\n\r\n")
+        size = re.search(rb"(?i)content-length: (\d+)", head)
+        left = int(size[1]) - len(body) if size else 0
+        while left > 0:
+            left -= len(connection.recv(65_536))
+        connection.sendall(self.answer)
+
+
+class Dripping(Answering):
+    """An answer that begins at once and goes on without an end."""
+
+    def serve(self, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            connection.sendall(b"1\r\nx\r\n")
 
 
 class ClickHouse(Destination):

@@ -19,7 +19,7 @@ from natcore.records import CREATE, END, WINDOW
 from natcore.sinks import Batch, ClickHouseSink
 from natcore.sinks.clickhouse import COLUMNS, ERRORS
 from receivers import SECRET
-from receivers_more import ClickHouse, FakeClickHouse
+from receivers_more import ClickHouse, Dripping, FakeClickHouse
 from test_syslog import is_listening, wait_until
 
 
@@ -71,8 +71,80 @@ def test_where_nothing_may_be_made_a_missing_table_is_unavailable(server):
 def test_each_code_has_its_action(server, number, expected, in_header):
     server.fault = 500, str(number) if in_header else None, f"Code: {number}, e.displayText() = DB::Exception: told"
     with pytest.raises(DeliveryError) as raised:
-        sink_for(server).deliver(batch_of(1))
+        sink_for(server).deliver(batch_of(1001))
     assert (raised.value.code, raised.value.action) == expected
+
+
+EXCEPTION = "Code: 241. DB::Exception: Memory limit (total) exceeded. (MEMORY_LIMIT_EXCEEDED) (version 24.8.1.1)"
+
+
+@pytest.mark.parametrize("header, body", [("241", ""), (None, EXCEPTION), (None, f"\r\n__exception__\r\n{EXCEPTION}")])
+@pytest.mark.parametrize("in_chunks", ["", "whole"])
+def test_an_exception_behind_a_good_status_is_no_delivery(server, header, body, in_chunks):
+    server.in_chunks = in_chunks
+    server.fault = 200, header, body
+    with pytest.raises(DeliveryError) as raised:
+        sink_for(server).deliver(batch_of(1001))
+    assert (raised.value.code, raised.value.action) == ("MEMORY_LIMIT_EXCEEDED", "split")
+
+
+@pytest.mark.parametrize("fault", [(200, None, "<html>please log in</html>"), (302, None, ""), (204, None, "")])
+def test_an_answer_that_no_insert_has_is_no_delivery(server, fault):
+    server.fault = fault
+    with pytest.raises(DeliveryError) as raised:
+        sink_for(server).deliver(batch_of(1))
+    assert raised.value.action == "backoff"
+
+
+def test_an_answer_that_was_cut_is_no_delivery(server):
+    server.in_chunks, server.fault = "cut", (200, None, "")
+    with pytest.raises(DeliveryError) as raised:
+        sink_for(server).deliver(batch_of(1))
+    assert (raised.value.code, raised.value.action) == ("IncompleteRead", "backoff")
+
+
+def test_rows_of_too_many_days_are_split_and_too_many_parts_wait(server):
+    for words, expected in (
+        ("Too many partitions for single INSERT block (more than 100).", ("TOO_MANY_PARTITIONS", "split")),
+        (
+            "Too many parts (300). Merges are processing significantly slower than inserts.",
+            ("TOO_MANY_PARTS", "backoff"),
+        ),
+    ):
+        server.fault = 500, "252", f"Code: 252. DB::Exception: {words}"
+        with pytest.raises(DeliveryError) as raised:
+            sink_for(server).deliver(batch_of(500))
+        assert (raised.value.code, raised.value.action) == expected
+
+
+def test_a_servers_memory_does_not_cost_a_single_row(server):
+    """Halved down to one row, a batch that is refused again would be set aside as bad."""
+    server.fault = 500, "241", EXCEPTION
+    with pytest.raises(DeliveryError) as raised:
+        sink_for(server).deliver(batch_of(1000))
+    assert (raised.value.code, raised.value.action) == ("MEMORY_LIMIT_EXCEEDED", "backoff")
+
+
+@pytest.mark.parametrize(
+    "version, waits", [("18.16.1", False), ("21.10.1", False), ("21.11.2.1", True), ("24.8.1.1", True)]
+)
+def test_an_insert_waits_until_it_is_over(server, version, waits):
+    server.version = version
+    sink = sink_for(server)
+    sink.open()
+    sink.deliver(batch_of(3))
+    expected = {"wait_end_of_query": ["1"], "insert_distributed_sync": ["1"]}
+    assert server.settings == expected | ({"wait_for_async_insert": ["1"]} if waits else {})
+
+
+def test_a_server_that_drips_its_answer_does_not_make_a_request_last():
+    """Every byte comes in time, the answer never does; the moment at which the request has failed is one."""
+    ticks = iter(range(1000))
+    with pytest.MonkeyPatch.context() as patch, Dripping() as server:
+        patch.setattr("natcore.sinks._http.monotonic", lambda: next(ticks) / 10)
+        with pytest.raises(DeliveryError) as raised:
+            ClickHouseSink(server.url, timeout=5.0).open()
+        assert raised.value.action == "backoff" and "within 5 s" in raised.value.message
 
 
 @pytest.mark.parametrize("status, code, action", [(413, "PayloadTooLarge", "split"), (502, "HTTP502", "backoff")])

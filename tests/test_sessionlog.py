@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import random
@@ -125,6 +126,78 @@ def test_R3_any_other_exception_is_backoff_and_logged_once_with_its_traceback(ca
     bench.run(log, 30)
     assert sink.numbers == list(range(20))
     assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError]
+
+
+ENDS = [asyncio.CancelledError, SystemExit, KeyboardInterrupt, GeneratorExit]
+
+
+@pytest.mark.parametrize("kind", ENDS)
+@pytest.mark.parametrize("method", ["open", "deliver"])
+def test_what_would_end_a_thread_is_backoff_as_any_other_exception(kind, method, caplog):
+    bench, tries = Bench(), itertools.count(1)
+
+    def fail_thrice(*_):
+        if next(tries) < 4:
+            raise kind("out of here")
+
+    sink = ScriptedSink(fail_thrice if method == "deliver" else lambda batch, attempt: None)
+    if method == "open":
+        sink.open = fail_thrice
+    log = bench.start(sink)
+    bench.core.produce(20)
+    bench.run(log, 0)
+    assert (log.delivery_status.state, log.delivery_status.code) == ("Failed", kind.__name__)
+    bench.run(log, 30)
+    assert sink.numbers == list(range(20)) and log.delivery_status.state == "Success"
+    assert [record.exc_info[0] for record in caplog.records] == [kind]
+
+
+@pytest.mark.parametrize("with_spool", [False, True])
+def test_a_delivery_thread_that_fails_is_told_and_goes_on(tmp_path, caplog, monkeypatch, with_spool):
+    """Whatever ended it: no row is lost, the status says Failed meanwhile, and a traceback tells once."""
+    monkeypatch.setattr("natcore.sessionlog._THREAD_RETRY_SECONDS", 0.0)
+    core, sink, states = FakeCore(), ScriptedSink(), []
+    collector = Collector(core, instance="i", vpc_id="v")
+    log = collector.start(sink, spool=tmp_path if with_spool else None, delivery=DeliveryPolicy(backoff_min=0.01))
+    assert log.wait(10)
+    dispose, failures = log._sender._dispose, itertools.count()
+
+    def fail_twice(*arguments):
+        if next(failures) < 2:
+            raise SystemExit("the thread ends")
+        states.append(log.delivery_status.code)
+        dispose(*arguments)
+
+    monkeypatch.setattr(log._sender, "_dispose", fail_twice)
+    core.produce(20)
+    assert log.wait(10)
+    collector.close()
+    assert set(sink.numbers) == set(range(20)) and log.counters()["delivered"] == 20
+    assert [record.exc_info[0] for record in caplog.records] == [SystemExit, SystemExit]
+    assert "delivery thread" in caplog.records[0].message
+    assert_adds_up(log.counters())
+
+
+def test_a_spool_thread_that_fails_is_told_and_goes_on(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("natcore.sessionlog._THREAD_RETRY_SECONDS", 0.0)
+    core, sink = FakeCore(), ScriptedSink()
+    collector = Collector(core, instance="i", vpc_id="v")
+    log = collector.start(sink, spool=tmp_path)
+    append, failures = log._spool.append, itertools.count()
+
+    def fail_once(*arguments):
+        if next(failures) == 0:
+            raise MemoryError
+        append(*arguments)
+
+    monkeypatch.setattr(log._spool, "append", fail_once)
+    core.produce(20)
+    assert log.wait(10)
+    core.produce(20)
+    assert log.wait(10)
+    collector.close()
+    assert sorted(sink.numbers) == list(range(40)) and log.counters()["delivered"] == 40
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [MemoryError]
 
 
 def test_rows_refused_as_bad_are_lost_and_counted_where_there_is_no_spool():

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from log_fakes import FakeClock, make_records
-from natcore import ConfigurationError
-from natcore.records import CREATE, END, WINDOW
+from natcore import ConfigurationError, DeliveryError
+from natcore.records import CREATE, END, GAP, WINDOW
 from natcore.sinks import Batch, JsonLinesSink, MemorySink, ParquetSink
 from natcore.sinks.base import CONTRACT
 
@@ -237,3 +237,65 @@ def test_sinks_are_imported_late():
 def test_window_rows_are_marked():
     assert {row["kind"] for row in batch_of(2, kind=WINDOW).rows(local=True)} == {"window"}
     assert np.all(batch_of(2).records["number"] == [0, 1])
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"instance": "ngw-1", "numb'])
+def test_json_lines_that_were_written_but_not_acknowledged_are_not_written_twice(tmp_path, torn):
+    """SIGKILL between the sync and the acknowledgement: the spool sends the batch again, cut elsewhere perhaps."""
+    sink = JsonLinesSink(tmp_path)
+    sink.deliver(batch_of(100))
+    sink.deliver(batch_of(50, 100))
+    sink.close()
+    (path,) = tmp_path.glob("*.jsonl")
+    with path.open("ab") as file:
+        file.write(torn)
+    again = JsonLinesSink(tmp_path)
+    for first, count in ((60, 30), (90, 61), (151, 10)):
+        again.deliver(batch_of(count, first))
+    assert [row["number"] for row in read_json_lines(tmp_path)] == list(range(161))
+
+
+def test_a_json_lines_gap_row_that_was_there_comes_once_and_takes_no_rows_place(tmp_path):
+    batch = batch_of(10)
+    batch.records["kind"][4] = GAP
+    JsonLinesSink(tmp_path).deliver(batch)
+    again = batch_of(12)
+    again.records["kind"][4] = GAP
+    JsonLinesSink(tmp_path).deliver(again)
+    assert [(row["number"], row["kind"] == "gap") for row in read_json_lines(tmp_path)] == [
+        (n, n == 4) for n in range(12)
+    ]
+
+
+def test_a_json_lines_file_that_somebody_removed_takes_no_rows(tmp_path):
+    sink = JsonLinesSink(tmp_path)
+    sink.deliver(batch_of(10))
+    for path in tmp_path.glob("*.jsonl"):
+        path.unlink()
+    sink.deliver(batch_of(10, 10))
+    assert [row["number"] for row in read_json_lines(tmp_path)] == list(range(10, 20))
+
+
+def test_a_json_lines_file_removed_while_it_is_written_is_no_delivery(tmp_path, monkeypatch):
+    sink = JsonLinesSink(tmp_path)
+    sink.deliver(batch_of(10))
+
+    def sync(descriptor):
+        for path in tmp_path.glob("*.jsonl"):
+            path.unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", sync)
+        with pytest.raises(DeliveryError, match="FileRemoved"):
+            sink.deliver(batch_of(10, 10))
+    sink.deliver(batch_of(10, 10))
+    assert [row["number"] for row in read_json_lines(tmp_path)] == list(range(10, 20))
+
+
+def test_one_log_writes_to_a_folder_of_json_lines(tmp_path):
+    first = JsonLinesSink(tmp_path)
+    first.open()
+    with pytest.raises(DeliveryError, match="FolderInUse"):
+        JsonLinesSink(tmp_path).open()
+    first.close()
+    JsonLinesSink(tmp_path).open()

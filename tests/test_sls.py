@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from log_fakes import FakeClock, FakeCore, assert_adds_up, make_records
+from receivers_more import Answering, Dripping
 
 pytest.importorskip("aliyun.log", reason="the extra natcore[sls] is not installed")
 with warnings.catch_warnings():
@@ -36,8 +37,7 @@ LONG = ("ProjectNotExist", "LogStoreNotExist", "ProjectForbidden", "Unauthorized
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr("aliyun.log.logclient.time.sleep", lambda seconds: None)  # between the SDK's own ten tries
+def server():
     with SlsServer() as server:
         yield server
 
@@ -82,9 +82,27 @@ def test_schema_preview2024_spells_as_that_page_does(server):
     assert sink_for(server, schema="preview2024").encode(batch_of(5)) == sdk_encoding(batch_of(5), names)
 
 
+def test_a_field_row_tells_what_came_twice(server):
+    """A lost answer brings a batch again; the tags say so to a program, the 16th field to a query."""
+    sink = sink_for(server, row=True)
+    sink.open()
+    assert server.projects["p"]["l"].index["keys"]["row"]["type"] == "text"
+    server.fail("lost-answer")
+    with pytest.raises(DeliveryError):
+        sink.deliver(batch_of(20, 5))
+    sink.deliver(batch_of(20, 5))
+    rows = server.rows("p", "l", unique=False)
+    assert [row["row"] for row in rows] == [f"run1/{number}" for number in range(5, 25)] * 2
+    expected = [{key: str(value) for key, value in row.items()} for row in batch_of(20, 5).rows()]
+    assert [{key: row[key] for key in CONTRACT} for row in rows] == expected * 2
+    assert "row" not in sink_for(server)._types()
+
+
 def test_the_encoder_refuses_other_names():
     with pytest.raises(ValueError, match="13 names"):
         encode_logs(make_records(1).view("u1"), b"", ["x"])
+    with pytest.raises(ValueError, match="40 bytes"):
+        encode_logs(make_records(1).view("u1"), b"", CONTRACT[2:], b"x" * 41)
     with pytest.raises(ValueError, match="whole records"):
         encode_logs(make_records(1).view("u1")[:95], b"", CONTRACT[2:])
 
@@ -184,6 +202,54 @@ def test_what_a_network_does_is_backoff(server, fault):
     with pytest.raises(DeliveryError) as raised:
         sink_for(server, create=False).deliver(batch_of(2))
     assert raised.value.action == "backoff"
+
+
+@pytest.mark.parametrize("code", ["InternalServerError", "ServerBusy", "RequestTimeout", *FAULTS])
+def test_a_delivery_is_one_request_whatever_the_answer(server, code):
+    """When to try again is the log's to decide: the SDK's own tries would hide a service that hangs."""
+    server.make("p", "l")
+    server.fail(code, None)
+    with pytest.raises(DeliveryError):
+        sink_for(server, create=False).deliver(batch_of(2))
+    assert len(server.requests) == 1
+
+
+def test_a_service_that_drips_its_answer_is_one_connection_and_one_timeout(monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr("natcore.sinks._http.monotonic", lambda: next(ticks) / 10)
+    with Dripping() as dripping:
+        options = {"access_key_id": "id", "access_key_secret": "secret", "region": "r", "create": False}
+        sink = SlsSink(dripping.url, "p", "l", timeout=2.0, **options)
+        with pytest.raises(DeliveryError, match=r"(?i)timed out|within 2 s") as raised:
+            sink.deliver(batch_of(2))
+        assert (raised.value.code, raised.value.action) == ("LogRequestError", "backoff")
+        assert dripping.accepted == 1
+
+
+@pytest.mark.parametrize("answer", [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n<html></html>",
+    b"HTTP/1.1 200 OK\r\nx-log-requestid: 1\r\nContent-Length: 48\r\n\r\n"
+    b'{"errorCode": "ServerBusy", "errorMessage": "so"}'[:-1].ljust(47) + b"}",
+    b"HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nx-log-requestid: 1\r\nContent-Length: 50\r\n\r\n{",
+])  # fmt: skip
+def test_a_good_status_that_is_not_the_services_is_no_delivery(answer):
+    with Answering(answer) as proxy:
+        options = {"access_key_id": "id", "access_key_secret": "secret", "region": "r", "create": False}
+        with pytest.raises(DeliveryError) as raised:
+            SlsSink(proxy.url, "p", "l", **options).deliver(batch_of(2))
+        assert raised.value.action == "backoff"
+
+
+def test_success_is_not_said_before_the_service_has_answered(server, tmp_path):
+    server.make("p", "l")
+    bench = Bench(server, tmp_path, create=False)
+    bench.run()
+    assert bench.log.delivery_status.state == "Modifying" and bench.log.wait(0)
+    bench.core.produce(5)
+    bench.run(10)
+    assert bench.log.delivery_status.state == "Success"
 
 
 def test_a_batch_larger_than_a_request_is_split_before_it_is_sent(server):

@@ -243,7 +243,7 @@ class Collector:
     def _attempt(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except Exception:
+        except BaseException:  # the thread goes on: it is the only one that reads the ring
             _log.exception("collecting session rows failed")
 
     def waiting_rows(self) -> Iterator[Batch]:

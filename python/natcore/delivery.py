@@ -53,9 +53,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """An attempt's good answer, for so many rows (0: the sink was opened, nothing else)."""
+    """An attempt's good answer, for so many rows (0: the sink was opened, nothing else).
+
+    proven: the destination has answered; else the sink was opened without a word to it, and nothing is known.
+    """
 
     rows: int
+    proven: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,8 @@ def settle(
     """
     if isinstance(answer, Delivered):
         grown = min(largest, max(1, progress.limit * 2))
-        return (Target() if tested else target), Progress(grown, state="Success"), "acknowledge"
+        state: DeliveryState = "Success" if answer.proven else "Modifying"
+        return (Target() if tested else target), Progress(grown, state=state), "acknowledge"
     disposal: Disposal = "keep"
     after = progress
     if answer.action == "split" and answer.rows > 1:

@@ -80,6 +80,7 @@ class Sender:
         self.target.watch(changed)
         self.progress = Progress(limit=self.batch_rows)
         self._opened = self._tried_to_open = False
+        self._proven = False  # the destination has answered this sink
         self._waiting_since: float | None = None
         # Rows of the batch that failed: it is sent again as it was, since its answer alone may have been lost, and a
         # receiver knows its rows again by the batch's first number and their position.
@@ -196,19 +197,20 @@ class Sender:
     def _deliver(self, batch: Batch | None, rows: int) -> tuple[Answer, Receipt | None]:
         try:
             if not self._opened:
-                _optional(self.sink, "open")
+                self._proven = _optional(self.sink, "open", nothing=False) is not False
                 self._opened = True
             receipt = self.sink.deliver(batch) if batch is not None else None
+            self._proven = self._proven or batch is not None
         except DeliveryError as error:
             action = error.action if error.action in _ACTIONS else "backoff"
             return Refused(rows, error.code, error.message, action, error.retry_after), None
-        except Exception as error:
+        except BaseException as error:  # of a sink that ends threads, or a task of its own: it ends nothing here
             self._report(error)
             return Refused(rows, type(error).__name__, str(error)), None
         self._reported.clear()
-        return Delivered(rows), receipt if isinstance(receipt, Receipt) else None
+        return Delivered(rows, self._proven), receipt if isinstance(receipt, Receipt) else None
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, error: BaseException) -> None:
         """Each kind of surprise once, with its traceback, until a delivery succeeds."""
         if type(error).__name__ not in self._reported:
             self._reported.add(type(error).__name__)
@@ -253,15 +255,36 @@ class Sender:
                 self.target.give_up_test(self._clock(), self._policy)
         self.target.unwatch(self._changed)
 
+    def recover(self, error: BaseException) -> None:
+        """A step has failed otherwise than by its sink: the rows in hand wait again, and the status tells."""
+        with self._lock:
+            if self._abandoned:
+                return
+            if self._held is not None:
+                self._held.store.put_back()
+                self._held = None
+            tested, self._testing = self._testing, False
+            if tested:
+                self.target.give_up_test(self._clock(), self._policy)
+            self.progress, _ = self.target.settle(
+                self.progress, Refused(0, type(error).__name__, str(error)), tested=False, now=self._clock(),
+                policy=self._policy, largest=self.batch_rows, jitter=self._chance.random(),
+            )  # fmt: skip
+
+    @property
+    def has_answer(self) -> bool:
+        """The sink is open, or the destination has said why not."""
+        return self._opened or self.progress.state != "Modifying"
+
     def close_sink(self) -> None:
         """In the delivering thread, after its last step."""
         try:
             _optional(self.sink, "close")
-        except Exception as error:
+        except BaseException as error:
             _log.error("closing %s %s failed", self.delivery_type, self.destination, exc_info=error)
 
 
-def _optional(sink: object, name: str) -> None:
+def _optional(sink: object, name: str, nothing: object = None) -> object:
+    """What the method gives; nothing: what it would give, where the sink has none."""
     method = getattr(sink, name, None)
-    if method is not None:
-        method()
+    return nothing if method is None else method()

@@ -30,13 +30,15 @@ from .spool_reading import waiting_rows
 _log = logging.getLogger(__name__)
 _MEMORY_ROWS = 1 << 20  # 96 MB: what waits in memory at most, and four batches in any case
 _SPOOL_RETRY_SECONDS = 1.0
+_THREAD_RETRY_SECONDS = 1.0
 _STOP_SECONDS = 5.0  # for a sink that is changed to let go
 _GRACE_SECONDS = 0.1  # for a thread that has seen the deadline
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryStatus:
-    """state: "Modifying" while the log starts or changes, then "Success" or "Failed" with the error's code.
+    """state: "Modifying" while the log starts or changes, until the destination has answered; then "Success", or "Failed"
+    with the error's code.
 
     code: "UnavaliableTarget" (the contract's spelling) while the destination is left alone, `cause` being the code
     that made it so. since: Unix seconds of the last change of state, code or cause.
@@ -87,7 +89,7 @@ class SessionLog:
         self._spool_broken = False
         self._baseline: Baseline | None = None
         self._beat: Beat | None = None  # to be noted when every row before it is in the spool
-        self._wake_sender, self._wake_writer = threading.Event(), threading.Event()
+        self._wake_sender, self._wake_writer, self._ending = threading.Event(), threading.Event(), threading.Event()
         self._sender = self._make_sender(sink)
         capacity = max(_MEMORY_ROWS, 4 * self._sender.batch_rows)
         self._buffer = Buffer(identity.instance, identity.vpc_id, identity.run, capacity, self._ledger)
@@ -142,15 +144,15 @@ class SessionLog:
             yield from waiting_rows(self._spool.folder)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Until every row that the gateway has written so far is delivered or given up, and the delivery status is not
-        "Modifying" any more; False: not within `timeout` s."""
+        """Until every row that the gateway has written so far is delivered or given up, and the sink is open or has said
+        why not; False: not within `timeout` s."""
         if timeout is not None:
             check_number("timeout", timeout, 0, 1e9, unit="seconds")
         self._collect()
         self._sender.hurry()
         self._wake()
         try:
-            return self._ledger.wait_settled(timeout, lambda: self._sender.progress.state != "Modifying")
+            return self._ledger.wait_settled(timeout, lambda: self._sender.has_answer)
         finally:
             self._sender.hurry(self._stopping)
 
@@ -223,9 +225,12 @@ class SessionLog:
                 return False
             try:
                 self._spool.append(batch.records)
-            except OSError as error:
+            except BaseException as error:
                 if not self._spool_broken:
-                    _log.error("the spool %s takes no rows: %s; they wait in memory", self._spool.folder, error)
+                    _log.error(
+                        "the spool %s takes no rows: %s; they wait in memory", self._spool.folder, error,
+                        exc_info=None if isinstance(error, OSError) else error,
+                    )  # fmt: skip
                 self._spool_broken = True
                 self._buffer.put_back()
                 self._wake_sender.set()
@@ -241,6 +246,7 @@ class SessionLog:
         """Nothing more is accepted; what waits is sent at once, however small the batch, until `deadline`."""
         self._deadline = deadline
         self._stopping = True
+        self._ending.set()
         self._sender.hurry()
         self._wake()
 
@@ -306,9 +312,26 @@ class SessionLog:
         self._wake_writer.set()
 
     def _start_thread(self, target: Callable[[], None], role: str) -> threading.Thread:
-        thread = threading.Thread(target=target, name=f"natcore-{role}-{self.name}", daemon=True)
+        thread = threading.Thread(
+            target=self._keep_running, args=(target, role), name=f"natcore-{role}-{self.name}", daemon=True
+        )
         thread.start()
         return thread
+
+    def _keep_running(self, run: Callable[[], None], role: str) -> None:
+        """What ends a thread otherwise than at its end is told, and the work begun anew."""
+        sender = self._sender
+        while True:
+            try:
+                return run()
+            except BaseException as error:
+                _log.exception("the %s thread of session log %s failed; it goes on", role, self.name)
+                if role == "delivery":
+                    sender.recover(error)
+                    if sender is not self._sender:
+                        return sender.close_sink()
+            if self._ending.wait(_THREAD_RETRY_SECONDS):
+                return None
 
     def _run_sender(self) -> None:
         sender = self._sender

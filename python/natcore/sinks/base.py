@@ -120,8 +120,12 @@ class Sink:
     def destination(self) -> Mapping[str, str]:
         return _NOTHING
 
-    def open(self) -> None:
-        """Called in the delivering thread before the first delivery; may raise as `deliver` does."""
+    def open(self) -> bool | None:
+        """Called in the delivering thread before the first delivery; may raise as `deliver` does.
+
+        False: nothing was asked of the destination, so that the log's status says "Modifying" until a delivery succeeds.
+        """
+        return False
 
     def deliver(self, batch: Batch) -> Receipt | None:
         """Return when the batch is durable, else raise.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import ssl
 from collections.abc import Mapping
 from urllib.parse import urlencode, urlsplit
 
@@ -15,6 +16,7 @@ from .._encode_rowbinary import encode_rows
 from ..config import check_choice, check_integer, check_number
 from ..errors import ConfigurationError, DeliveryAction, DeliveryError
 from ..records import RECORD
+from ._http import Deadline, TimedSocket, connect
 from .base import ADDRESSES, KINDS, TIMES, Batch, Receipt, Sink
 
 ERRORS: Mapping[int, tuple[str, DeliveryAction]] = {  # src/Common/ErrorCodes.cpp; any other: "backoff"
@@ -31,16 +33,25 @@ ERRORS: Mapping[int, tuple[str, DeliveryAction]] = {  # src/Common/ErrorCodes.cp
     497: ("ACCESS_DENIED", "unavailable"),
     516: ("AUTHENTICATION_FAILED", "backoff"),
     27: ("CANNOT_PARSE_INPUT_ASSERTION_FAILED", "reject"),
-    33: ("CANNOT_READ_ALL_DATA", "reject"),
-    36: ("BAD_ARGUMENTS", "reject"),
+    33: ("CANNOT_READ_ALL_DATA", "backoff"),  # a body that a proxy cut says nothing of its rows
+    36: ("BAD_ARGUMENTS", "backoff"),  # nor does a setting that the server does not like
     691: ("UNKNOWN_ELEMENT_OF_ENUM", "reject"),
 }
+# The code of "too many parts" too, which come again; this one is the batch's: rows of more days than an INSERT may have.
+_TOO_MANY_PARTITIONS = "partitions for single INSERT"
+_FEW_ROWS = 1000  # a batch that is this small is not what the server's memory is used up by
 _STATUS: Mapping[int, tuple[str, DeliveryAction]] = {413: ("PayloadTooLarge", "split")}
 _FIELDS = RECORD.names or ()
 COLUMNS = ("instance", "vpc_id", *_FIELDS, "run")
 _ORDER = "nat_ip, nat_port, protocol, end_time, run, number"
 _INTEGERS = {"u1": "UInt8", "u2": "UInt16", "u4": "UInt32", "u8": "UInt64", "i8": "Int64"}
 _FIRST_WITH_TYPES = (20, 1)  # IPv4 came with 19.3, DateTime64 with 20.1
+_FIRST_WITH_ASYNC_INSERT = (21, 11)
+# The answer comes when the query is over, so that its status can tell of an exception; a Distributed table has written
+# to its shards by then.
+_SETTINGS = {"wait_end_of_query": "1", "insert_distributed_sync": "1"}
+_EXCEPTION = re.compile(rb"Code: \d+[.,] |DB::Exception|__exception__")
+_NOTHING: Mapping[str, str] = {}
 
 
 class ClickHouseSink(Sink):
@@ -49,7 +60,9 @@ class ClickHouseSink(Sink):
     Columns: the 15 fields of the contract, eip (0.0.0.0: the address has none), session, number, kind, flags, run.
     Addresses are IPv4 and times DateTime64(6, 'UTC'); servers older than 20.1 have UInt32 and Int64 (microseconds).
     create: make the database and the table where they are missing. user, password: without them the server's default.
-    batch_rows, batch_seconds: ClickHouse wants few large inserts. timeout: seconds of a request.
+    batch_rows, batch_seconds: ClickHouse wants few large inserts. timeout: seconds of a request, connecting included.
+    Delivered: the server answered 200, without an exception in header or body, and with nothing else in it. An INSERT
+    waits until it is over, on the shards of a Distributed table and in the queue of asynchronous inserts too.
     """
 
     delivery_type = "clickhouse"
@@ -83,6 +96,8 @@ class ClickHouseSink(Sink):
         self._create, self._timeout = create, timeout
         named = {"X-ClickHouse-User": user, "X-ClickHouse-Key": password}
         self._login = _Hidden({name: value for name, value in named.items() if value is not None})
+        self._settings = dict(_SETTINGS)
+        self._tls = ssl.create_default_context() if urlsplit(url).scheme == "https" else None
 
     def __repr__(self) -> str:
         return f"<ClickHouseSink {self._url} {self._database}.{self._table}>"
@@ -92,11 +107,19 @@ class ClickHouseSink(Sink):
         return {"url": self._url, "database": self._database, "table": self._table}
 
     def open(self) -> None:
+        version = self._version()
+        if version >= _FIRST_WITH_ASYNC_INSERT:
+            self._settings["wait_for_async_insert"] = "1"
         if self._create:
             self._ask(f"CREATE DATABASE IF NOT EXISTS `{self._database}`")
-            version = re.match(r"(\d+)\.(\d+)", self._ask("SELECT version()").decode())
-            has_types = version is None or (int(version[1]), int(version[2])) >= _FIRST_WITH_TYPES
-            self._ask(self.table_definition(has_types=has_types))
+            self._ask(self.table_definition(has_types=version >= _FIRST_WITH_TYPES))
+
+    def _version(self) -> tuple[int, int]:
+        answer = self._ask("SELECT version()", answers=True)
+        found = re.match(rb"(\d+)\.(\d+)", answer)
+        if found is None:
+            raise DeliveryError("UnexpectedAnswer", f"{self._url}: not a version of ClickHouse: {_shown(answer)}")
+        return int(found[1]), int(found[2])
 
     def table_definition(self, *, has_types: bool = True) -> str:
         """The CREATE TABLE. has_types: with IPv4, DateTime64 and LowCardinality."""
@@ -111,16 +134,25 @@ class ClickHouseSink(Sink):
         head, tail = _text(batch.instance) + _text(batch.vpc_id), _text(batch.run)
         data = encode_rows(batch.records.view("u1"), head, tail)
         columns = ", ".join(COLUMNS)
-        self._ask(f"INSERT INTO `{self._database}`.`{self._table}` ({columns}) FORMAT RowBinary", data)
+        try:
+            self._ask(
+                f"INSERT INTO `{self._database}`.`{self._table}` ({columns}) FORMAT RowBinary", data, self._settings
+            )
+        except DeliveryError as error:
+            if error.code == "MEMORY_LIMIT_EXCEEDED" and len(batch) <= _FEW_ROWS:
+                raise DeliveryError(error.code, error.message) from error
+            raise
         return Receipt(len(data), len(data))
 
-    def _ask(self, query: str, data: bytes = b"") -> bytes:
-        """One request on a connection of its own. Raises DeliveryError."""
+    def _ask(
+        self, query: str, data: bytes = b"", settings: Mapping[str, str] = _NOTHING, *, answers: bool = False
+    ) -> bytes:
+        """One request on a connection of its own. answers: the query has an answer. Raises DeliveryError."""
         url = urlsplit(self._url)
-        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-        connection = kind(url.hostname or "", url.port, timeout=self._timeout)
+        port = url.port or (80 if self._tls is None else 443)
+        connection = _Connection(url.hostname or "", port, self._tls, Deadline(self._timeout))
         try:
-            path = f"{url.path}/?{urlencode({'query': query})}"
+            path = f"{url.path}/?{urlencode({'query': query, **settings})}"
             connection.request("POST", path, data, {"User-Agent": "natcore", **self._login})
             answer = connection.getresponse()
             body = answer.read()
@@ -128,9 +160,33 @@ class ClickHouseSink(Sink):
             raise DeliveryError(type(error).__name__, f"{self._url}: {error}") from error
         finally:
             connection.close()
-        if answer.status != 200:
-            raise _delivery_error(answer.status, answer.getheader("X-ClickHouse-Exception-Code"), body)
+        code = answer.getheader("X-ClickHouse-Exception-Code")
+        # The status was sent before the exception came, where the server did not wait for the query's end.
+        if answer.status != 200 or code or _EXCEPTION.search(body):
+            raise _delivery_error(answer.status, code, body)
+        if body.strip() and not answers:
+            raise DeliveryError("UnexpectedAnswer", f"{self._url}: {_shown(body)}")
         return body
+
+
+class _Connection(http.client.HTTPConnection):
+    """Its every wait ends at the deadline."""
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext | None, deadline: Deadline) -> None:
+        super().__init__(host, port)
+        self._deadline = deadline
+        self._context = context
+
+    def connect(self) -> None:
+        made = connect(self.host, self.port, self._deadline)
+        try:
+            if self._context is not None:
+                made.settimeout(self._deadline.left())
+                made = self._context.wrap_socket(made, server_hostname=self.host)
+        except BaseException:
+            made.close()
+            raise
+        self.sock = TimedSocket(made, self._deadline)
 
 
 class _Hidden(dict[str, str]):
@@ -162,6 +218,10 @@ def _text(text: str) -> bytes:
     return bytes((*length, size)) + data
 
 
+def _shown(body: bytes) -> str:
+    return repr(body.decode(errors="replace").strip()[:200])
+
+
 def _delivery_error(status: int, header: str | None, body: bytes) -> DeliveryError:
     """By ClickHouse's own code, which old servers have only in the text."""
     text = body.decode(errors="replace").strip()
@@ -171,4 +231,6 @@ def _delivery_error(status: int, header: str | None, body: bytes) -> DeliveryErr
     )
     if not found:
         code, action = _STATUS.get(status, (code, action))
-    return DeliveryError(code, text[:500], action)
+    if code == "TOO_MANY_PARTS" and _TOO_MANY_PARTITIONS in text:
+        code, action = "TOO_MANY_PARTITIONS", "split"
+    return DeliveryError(code, text[-500:] if status == 200 else text[:500], action)

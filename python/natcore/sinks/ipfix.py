@@ -121,8 +121,9 @@ class IpfixSink(Sink):
             "observation_domain": str(self._domain),
         }  # fmt: skip
 
-    def open(self) -> None:
+    def open(self) -> bool:
         self._begin()
+        return self._is_tcp  # over UDP nobody answers
 
     def deliver(self, batch: Batch) -> Receipt:
         self._begin()

@@ -2,24 +2,65 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from ..config import check_integer, check_number
 from ..durable import make_private, open_private, sync_folder, write_all
+from ..errors import DeliveryError
+from ..records import GAP, chosen
 from .base import Batch, Receipt, Sink, file_stem
+
+
+class _Line(msgspec.Struct):
+    """What tells a row from every other."""
+
+    run: str
+    number: int
+    kind: str
+
+    @property
+    def key(self) -> tuple[int, bool]:
+        """Within the run. A gap row stands for the last row that is missing, whose number it has."""
+        return self.number, self.kind == "gap"
+
+
+class _Owned:
+    """A folder that one sink writes to, in this process or another, until it is closed or forgotten."""
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise DeliveryError("FolderInUse", f"{folder}: another session log writes there") from error
+        except OSError:
+            pass  # a file system without locks
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    __del__ = close
 
 
 class JsonLinesSink(Sink):
     """Appends to `folder`/<time>-<run>-<number>.jsonl; a batch is synced to the disk before it counts as delivered.
 
     roll_bytes, roll_seconds: a file that is as large or as old is left, and the next batch begins a new one.
-    A batch that could not be written whole is cut off again. A process that dies while it writes may leave an
-    unfinished last line; its next run begins a new file.
+    A batch that could not be written whole is cut off again, and so is the unfinished last line that a process left
+    which died while it wrote. Rows that come again after that are looked for, by run and number, and written once.
+    One log writes to a folder: a second one is refused (FolderInUse).
     Addresses are dotted, times microseconds since 1970 (`Batch.rows(local=True)`).
     """
 
@@ -47,8 +88,11 @@ class JsonLinesSink(Sink):
         self._clock = clock
         self._encoder = msgspec.json.Encoder()
         self._descriptor: int | None = None
+        self._path: Path | None = None
         self._size = 0
         self._opened_at = 0.0
+        self._owned: _Owned | None = None
+        self._known: dict[str, set[tuple[int, bool]]] = {}  # of each run: rows that may come again
 
     @property
     def destination(self) -> Mapping[str, str]:
@@ -56,34 +100,94 @@ class JsonLinesSink(Sink):
 
     def open(self) -> None:
         make_private(self.folder)
+        if self._owned is None:
+            self._owned = _Owned(self.folder)
 
     def deliver(self, batch: Batch) -> Receipt:
-        data = self._encoder.encode_lines(list(batch.rows(local=True)))
-        if self._descriptor is None or self._is_full():
-            self._begin(batch)
+        if self._owned is None:
+            self.open()
+        rest = self._without_known(batch)
+        if rest is None:
+            return Receipt(0, 0)
+        data = self._encoder.encode_lines(list(rest.rows(local=True)))
+        if self._descriptor is None or self._is_full() or self._is_gone():
+            self._begin(rest)
         assert self._descriptor is not None
         try:
             write_all(self._descriptor, data)
             os.fsync(self._descriptor)
-        except OSError:
+            if self._is_gone():
+                raise DeliveryError("FileRemoved", f"{self._path}: somebody removed it while it was written")
+        except BaseException:
             self._cut()
             raise
         self._size += len(data)
         return Receipt(len(data), len(data))
 
     def close(self) -> None:
+        self._leave()
+        if self._owned is not None:
+            self._owned.close()
+            self._owned = None
+
+    def _leave(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def _without_known(self, batch: Batch) -> Batch | None:
+        """The batch's rows that are not here; None: all of them are."""
+        known = self._known_of(batch)
+        if not known:
+            return batch
+        numbers, gaps = batch.records["number"].tolist(), (batch.records["kind"] == GAP).tolist()
+        records = chosen(batch.records, np.array([key not in known for key in zip(numbers, gaps, strict=True)]))
+        return replace(batch, records=records) if len(records) else None
+
+    def _known_of(self, batch: Batch) -> set[tuple[int, bool]]:
+        """Rows of the batch's run that were in the folder when it was first looked at, from the batch's first on."""
+        if batch.run not in self._known:
+            self._known[batch.run] = self._read(batch.run, batch.first_number)
+        elif self._known[batch.run] and batch.first_number > max(number for number, _ in self._known[batch.run]):
+            self._known[batch.run] = set()
+        return self._known[batch.run]
+
+    def _read(self, run: str, first_number: int) -> set[tuple[int, bool]]:
+        """Cuts unfinished lines off the run's files; -> the rows from first_number on that are in them."""
+        found = set()
+        for path in self.folder.glob(f"*-{run}-*.jsonl"):
+            with path.open("r+b") as file:
+                whole = 0
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        file.truncate(whole)
+                        os.fsync(file.fileno())
+                        break
+                    whole += len(line)
+                    with suppress(msgspec.DecodeError):  # damaged: no row
+                        row = msgspec.json.decode(line, type=_Line)
+                        if row.run == run and row.number >= first_number:
+                            found.add(row.key)
+        return found
+
     def _is_full(self) -> bool:
         return self._size >= self._roll_bytes or self._clock() - self._opened_at >= self._roll_seconds
 
+    def _is_gone(self) -> bool:
+        """Somebody removed the file: what is written to it is nowhere."""
+        assert self._descriptor is not None
+        return os.fstat(self._descriptor).st_nlink == 0
+
     def _begin(self, batch: Batch) -> None:
-        """A new file. The same batch may have begun one before (a failure, a crash), which is written over."""
-        self.close()
-        path = self.folder / f"{file_stem(batch)}.jsonl"
-        self._descriptor = open_private(path, os.O_WRONLY | os.O_APPEND | os.O_TRUNC)
+        """A new file, beside those that are there."""
+        self._leave()
+        stem, copy = file_stem(batch), 1
+        while self._descriptor is None:
+            name = stem if copy == 1 else f"{stem}-{copy}"
+            self._path = self.folder / f"{name}.jsonl"
+            with suppress(FileExistsError):
+                self._descriptor = open_private(self._path, os.O_WRONLY | os.O_APPEND | os.O_EXCL)
+            copy += 1
         sync_folder(self.folder)
         self._size = 0
         self._opened_at = self._clock()
@@ -91,7 +195,8 @@ class JsonLinesSink(Sink):
     def _cut(self) -> None:
         """After a failed write or sync: nothing of the batch may stay, and the file is not trusted again."""
         assert self._descriptor is not None
+        self._known.clear()  # what could not be cut is found when the batch comes again
         try:
             os.ftruncate(self._descriptor, self._size)
         finally:
-            self.close()
+            self._leave()

@@ -74,12 +74,13 @@ class KafkaSink(Sink):
             "log_level": 2,  # what fails is told by the delivery, once
             **(config or {}),
             "bootstrap.servers": bootstrap_servers, "client.id": "natcore", "acks": "all", "enable.idempotence": True,
-            "delivery.report.only.error": True, "message.timeout.ms": int(timeout * 1000), "linger.ms": 5,
+            "delivery.report.only.error": False, "message.timeout.ms": int(timeout * 1000), "linger.ms": 5,
         })  # fmt: skip
         self._encoder = msgspec.json.Encoder()
         self._producer: Any = None
         self._owner = 0
-        self._errors: list[Any] = []  # of the batch in hand
+        self._errors: list[Any] = []  # of the batch in hand, as the next
+        self._acknowledged = 0
 
     def __repr__(self) -> str:
         return f"<KafkaSink {self._bootstrap_servers} {self._topic}>"
@@ -103,16 +104,17 @@ class KafkaSink(Sink):
         rows = list(batch.rows(local=True))
         values = self._encoder.encode_lines(rows).split(b"\n")
         size = 0
-        self._errors = []
+        self._errors, self._acknowledged = [], 0
         for row, value in zip(rows, values, strict=False):  # behind the last line is nothing
             key = f"{batch.run}/{row['session']}".encode()
             self._produce(producer, key, value, max(0, row["end_time"]) // 1000)
             size += len(key) + len(value)
         left = producer.flush(self._timeout + _GRACE_SECONDS)
-        if left or self._errors:
+        missing = len(rows) - self._acknowledged
+        if left or missing or self._errors:
             self._give_up(producer)
             if not self._errors:
-                raise DeliveryError("_TIMED_OUT", f"{left} rows not acknowledged within {self._timeout:g} s")
+                raise DeliveryError("_TIMED_OUT", f"{missing} rows not acknowledged within {self._timeout:g} s")
             raise _delivery_error(self._errors[0])
         return Receipt(size, size)
 
@@ -133,6 +135,8 @@ class KafkaSink(Sink):
     def _report(self, error: Any, message: Any) -> None:
         if error is not None:
             self._errors.append(error)
+        else:
+            self._acknowledged += 1
 
     def _give_up(self, producer: Any) -> None:
         """Nothing of a batch that failed may leave later: the whole of it comes again, by another producer."""

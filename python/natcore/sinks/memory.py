@@ -27,6 +27,9 @@ class MemorySink(Sink):
         self._batches: list[Batch] = []
         self._lock = threading.Lock()
 
+    def open(self) -> None:
+        """The destination is here."""
+
     def deliver(self, batch: Batch) -> Receipt:
         with self._lock:
             self._batches.append(batch)

@@ -54,7 +54,9 @@ class SlsSink(Sink):
     endpoint: "https://REGION.log.aliyuncs.com", or "http://127.0.0.1:PORT" for a local server (natcore.testing).
     credentials: a callable that gives (id, secret, token), asked for each request, instead of the three arguments.
     create: make the project, the Logstore and its index where they are missing; False: nothing is checked before
-    the first delivery. schema: "2026", or "preview2024" with that page's spelling. timeout: seconds of a request.
+    the first delivery. schema: "2026", or "preview2024" with that page's spelling. row: a 16th field, "RUN/NUMBER", by
+    which a query can drop what came twice after an answer was lost (SELECT … GROUP BY row). timeout: seconds of a
+    request, which is made once: the log alone decides when to try again.
     """
 
     delivery_type = "sls"
@@ -72,6 +74,7 @@ class SlsSink(Sink):
         credentials: Callable[[], Credentials] | None = None,
         create: bool = True,
         schema: str = "2026",
+        row: bool = False,
         timeout: float = 10.0,
     ) -> None:
         if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).hostname:
@@ -83,6 +86,7 @@ class SlsSink(Sink):
             raise ConfigurationError("credentials: allowed are access_key_id and access_key_secret, or a callable")
         check_choice("schema", schema, ("2026", "preview2024"))
         check_choice("create", create, (True, False))
+        check_choice("row", row, (True, False))
         check_number("timeout", timeout, 0.1, 3600, unit="seconds")
         self._sdk = _sdk()
         self.region = region
@@ -90,7 +94,7 @@ class SlsSink(Sink):
         fixed: Credentials = (access_key_id or "", access_key_secret or "", security_token)
         self._credentials = credentials or (lambda: fixed)
         self._create = create
-        self._schema = schema
+        self._schema, self._row = schema, row
         self._timeout = timeout
         self._client: Client | None = None
         self._client_pid = 0
@@ -107,9 +111,10 @@ class SlsSink(Sink):
             "region": self.region or "",
         }
 
-    def open(self) -> None:
+    def open(self) -> bool:
         if self._create:
             self.provision(create=True)
+        return self._create
 
     def provision(self, *, create: bool = True, shards: int = 2, ttl: int = 30) -> list[str]:
         """Check that project, Logstore and index are there, and make what is missing; -> what was made.
@@ -163,7 +168,8 @@ class SlsSink(Sink):
         """The LogGroup's protobuf, byte for byte as the SDK's own encoder makes it."""
         names = [self._name(field) for field in CONTRACT]
         head = _content(names[0], batch.instance) + _content(names[1], batch.vpc_id)
-        logs = encode_logs(batch.records.view("u1"), head, names[2:])
+        run = batch.run.encode() if self._row else None
+        logs = encode_logs(batch.records.view("u1"), head, names[2:], run)
         tags = _tag("run", batch.run) + _tag("first_number", str(batch.first_number))
         return logs + _text(3, TOPIC) + _text(4, batch.instance) + tags
 
@@ -188,7 +194,8 @@ class SlsSink(Sink):
 
     def _types(self) -> dict[str, str]:
         """How each field is indexed."""
-        return {self._name(field): "long" if field in _NUMBERS else "text" for field in CONTRACT}
+        kinds = {self._name(field): "long" if field in _NUMBERS else "text" for field in CONTRACT}
+        return kinds | ({"row": "text"} if self._row else {})
 
     def _connect(self) -> Client:
         """The delivering thread's client, made again after a fork."""

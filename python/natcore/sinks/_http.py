@@ -1,0 +1,102 @@
+"""One HTTP request whose every wait ends at one moment: a server that drips bytes cannot make it last."""
+
+from __future__ import annotations
+
+import errno
+import io
+import socket
+from time import monotonic
+from typing import Any
+
+
+class Deadline:
+    """The moment at which a request has failed; begun anew for each."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = monotonic() + seconds
+
+    def begin(self) -> None:
+        self._until = monotonic() + self._seconds
+
+    def left(self) -> float:
+        """Seconds; raises TimeoutError where none are left."""
+        left = self._until - monotonic()
+        if left <= 0:
+            raise TimeoutError(errno.ETIMEDOUT, f"no answer within {self._seconds:g} s")
+        return left
+
+
+def connect(host: str, port: int, deadline: Deadline) -> socket.socket:
+    """A TCP connection to the first of the host's addresses that answers; all of them together have the deadline's time.
+
+    The look-up of the name is the system's, with its own time-outs.
+    """
+    failed: OSError | None = None
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.settimeout(deadline.left())
+            made.connect(address)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return made
+        except OSError as error:
+            made.close()
+            failed = error
+    raise failed or OSError(errno.EADDRNOTAVAIL, "the name has no address")
+
+
+class TimedSocket:
+    """A connected socket as http.client uses one, plain or TLS. Its readers keep it open, as a socket's own do."""
+
+    def __init__(self, made: Any, deadline: Deadline) -> None:
+        self._made, self._deadline = made, deadline
+        self._readers = 0
+        self._closed = False
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        view = memoryview(data).cast("B")
+        while view:
+            self._made.settimeout(self._deadline.left())
+            view = view[self._made.send(view) :]
+
+    def recv_into(self, room: Any) -> int:
+        self._made.settimeout(self._deadline.left())
+        count: int = self._made.recv_into(room)
+        return count
+
+    def makefile(self, mode: str = "rb", *arguments: Any, **more: Any) -> io.BufferedReader:
+        self._readers += 1
+        return io.BufferedReader(_Reader(self))
+
+    def close(self) -> None:
+        self._closed = True
+        if not self._readers:
+            self._made.close()
+
+    def leave(self) -> None:
+        """A reader has been closed."""
+        self._readers -= 1
+        if self._closed:
+            self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made, name)
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, timed: TimedSocket) -> None:
+        self._timed: TimedSocket | None = timed
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, room: Any) -> int:
+        assert self._timed is not None
+        return self._timed.recv_into(room)
+
+    def close(self) -> None:
+        timed, self._timed = self._timed, None
+        if timed is not None:
+            timed.leave()
+        super().close()
