@@ -26,7 +26,7 @@ from natcore._time cimport advance, clock_forward, clock_of_all
 from natcore._translate cimport take_generated, translate
 from natcore.flow cimport has_aes
 from natcore.frame cimport Frame
-from natcore.hints cimport bswap16, bswap32, exchange, store_release
+from natcore.hints cimport bswap16, bswap32, exchange, load_acquire, store_release
 from natcore.memory cimport table_new
 from natcore.random cimport random_seed
 from natcore.state cimport Worker
@@ -35,6 +35,54 @@ from natcore.errors import CapacityError, ConfigurationError, Error
 
 cdef enum:
     CHUNK = 512                 # frames handed to the pipeline at once
+
+
+cdef inline uint32_t used_bytes(uint8_t[:, ::1] frames, uint32_t* length) noexcept nogil:
+    """The bytes used of a row, read once: another thread may write to the array after it was checked."""
+    cdef uint32_t used = load_acquire(length)
+    return used if used <= <size_t>frames.shape[1] else <uint32_t>frames.shape[1]
+
+
+cdef int check_lengths(uint8_t[:, ::1] frames, uint32_t[::1] lengths) except -1:
+    """Each row uses its stride at most."""
+    cdef Py_ssize_t i
+    cdef uint32_t longest = 0
+    if frames.shape[0] >= 1 << 31 or frames.shape[1] >= 1 << 31:
+        raise ConfigurationError(f"frames: {frames.shape[0]} rows of {frames.shape[1]} bytes; allowed are less than 2^31 of each")
+    for i in range(frames.shape[0]):
+        longest = lengths[i] if lengths[i] > longest else longest
+    for i in range(frames.shape[0] if longest > <size_t>frames.shape[1] else 0):
+        if lengths[i] > <size_t>frames.shape[1]:
+            raise ConfigurationError(f"lengths[{i}]={lengths[i]}: allowed is the stride of frames, {frames.shape[1]}, or less")
+    return 0
+
+
+cdef bint overlap(const void* one, size_t one_bytes, const void* other, size_t other_bytes) noexcept:
+    """Whether two contiguous arrays share a byte."""
+    return <const char*>one < <const char*>other + other_bytes and <const char*>other < <const char*>one + one_bytes
+
+
+cdef int check_apart(uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_t[::1] sides, uint8_t[::1] out) except -1:
+    """What a call writes to is in no other array of it."""
+    cdef const void* places[4]
+    cdef size_t sizes[4]
+    cdef int i, j
+    if frames.shape[0] == 0:
+        return 0
+    places[0] = &frames[0, 0]
+    places[1] = &lengths[0]
+    places[2] = &out[0]
+    places[3] = NULL if sides is None else &sides[0]
+    sizes[0] = frames.shape[0] * frames.shape[1]
+    sizes[1] = 4 * lengths.shape[0]
+    sizes[2] = out.shape[0]
+    sizes[3] = 0 if sides is None else sides.shape[0]
+    for i in range(3):
+        for j in range(i + 1, 4):
+            if sizes[i] and sizes[j] and overlap(places[i], sizes[i], places[j], sizes[j]):
+                names = ("frames", "lengths", "out", "side")
+                raise ConfigurationError(f"{names[j]}: it shares memory with {names[i]}; allowed are arrays apart from each other")
+    return 0
 
 
 cdef void translate_rows(Worker* worker, uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_t[::1] sides, uint8_t side,
@@ -55,9 +103,9 @@ cdef void translate_rows(Worker* worker, uint8_t[:, ::1] frames, uint32_t[::1] l
                 count = i
                 break
             batch[i].data = &frames[done + i, 0]
-            batch[i].length = lengths[done + i]
+            batch[i].length = used_bytes(frames, &lengths[done + i])
             batch[i].flags = 0
-            batch[i].side = side if sides is None else sides[done + i]
+            batch[i].side = side if sides is None else sides[done + i] & 1
         if nows is not None and at < clock_of_all(worker):
             worker.clock_backward += count - 1      # each one is counted, translate counts the batch
         translate(worker, batch, count, at)
@@ -80,9 +128,9 @@ cdef void translate_steered(Worker* first, uint8_t[:, ::1] frames, uint32_t[::1]
         release(first)
     while last < total:
         one.data = &frames[last, 0]
-        one.length = lengths[last]
+        one.length = used_bytes(frames, &lengths[last])
         one.flags = 0
-        one.side = side if sides is None else sides[last]
+        one.side = side if sides is None else sides[last] & 1
         await_hold(first)                           # entries stay as they are meanwhile
         owner = owner_of_frame(first, &one)
         release(first)
@@ -229,13 +277,9 @@ cdef class Core(Tables):
                   int32_t worker=-1):
         """Translates rows in place. sides, nows: one for each row, or None: side and now_ns for all. worker: -1: each
         row's owner."""
-        cdef uint32_t total = <uint32_t>frames.shape[0], i, longest = 0
-        for i in range(total):
-            longest = lengths[i] if lengths[i] > longest else longest
-        for i in range(total if longest > frames.shape[1] else 0):
-            if lengths[i] > frames.shape[1]:
-                raise ConfigurationError(f"lengths[{i}]={lengths[i]}: allowed is the stride of frames, "
-                                         f"{frames.shape[1]}, or less")
+        cdef uint32_t total = <uint32_t>frames.shape[0]
+        check_lengths(frames, lengths)
+        check_apart(frames, lengths, sides, verdicts)
         if self.shared.count == 1:
             worker = 0
         self.claim(worker)
@@ -277,17 +321,14 @@ cdef class Core(Tables):
         """Writes each row's worker to out. sides: one for each row, or None: side for all."""
         cdef uint32_t i
         cdef Frame one
-        for i in range(<uint32_t>frames.shape[0]):
-            if lengths[i] > frames.shape[1]:
-                raise ConfigurationError(f"lengths[{i}]={lengths[i]}: allowed is the stride of frames, "
-                                         f"{frames.shape[1]}, or less")
+        check_lengths(frames, lengths)
         self.own()
         with nogil:
             for i in range(<uint32_t>frames.shape[0]):
                 one.data = &frames[i, 0]
-                one.length = lengths[i]
+                one.length = used_bytes(frames, &lengths[i])
                 one.flags = 0
-                one.side = side if sides is None else sides[i]
+                one.side = side if sides is None else sides[i] & 1
                 out[i] = <uint8_t>owner_of_frame(self.worker, &one)
         self.disown()
 

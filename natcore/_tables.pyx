@@ -1,5 +1,5 @@
 """What a gateway shows: counters, events, copies of its tables; of one worker, or of all together."""
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore._events cimport EVENT_SLOTS, Event, event_fd_clear
@@ -16,6 +16,13 @@ from natcore.state cimport Worker
 cdef enum:
     LOOK_LINES = 65536          # that sessions() reads while a worker waits
     SLOT_BITS = 32              # of a place in all tables: a worker's number and a slot
+
+
+cdef uint8_t[::1] bytes_of(rows, size_t row_bytes):
+    """An array of rows as its bytes: numpy keeps padding without a name, which a typed view of structs cannot have."""
+    if rows.itemsize != row_bytes:
+        raise ValueError(f"rows={rows.dtype}: allowed are rows of {row_bytes} bytes")
+    return rows.view("u1")
 
 
 cdef class Tables(Rows):
@@ -89,8 +96,10 @@ cdef class Tables(Rows):
             slots += self.shared.workers[w].sessions.slots.fresh
         return slots
 
-    def sessions(self, SessionRow[::1] rows not None, uint64_t place):
+    def sessions(self, rows not None, uint64_t place):
         """Copies live sessions from a place on, 0 at first; (rows filled, the place to go on from, or None: that was all)."""
+        cdef uint8_t[::1] raw = bytes_of(rows, sizeof(SessionRow))
+        cdef uint32_t room = <uint32_t>(raw.shape[0] // sizeof(SessionRow))
         cdef Worker* worker = self.shared.workers[place >> SLOT_BITS]
         cdef uint32_t slot = <uint32_t>place, filled = 0, last
         with nogil:
@@ -98,8 +107,8 @@ cdef class Tables(Rows):
             last = worker.sessions.slots.fresh
             if last - slot > LOOK_LINES:
                 last = slot + LOOK_LINES
-            if rows.shape[0]:
-                filled = copy_sessions(worker, &rows[0], <uint32_t>rows.shape[0], &slot, last)
+            if room:
+                filled = copy_sessions(worker, <SessionRow*>&raw[0], room, &slot, last)
             last = worker.sessions.slots.fresh
             release(worker)
         if slot < last:
@@ -107,31 +116,34 @@ cdef class Tables(Rows):
         place = (place >> SLOT_BITS) + 1
         return filled, place << SLOT_BITS if place < self.shared.count else None
 
-    def mappings(self, MappingRow[::1] rows not None):
+    def mappings(self, rows not None):
         """Copies mappings; rows filled."""
-        cdef uint32_t filled = 0, room = <uint32_t>rows.shape[0], w
+        cdef uint8_t[::1] raw = bytes_of(rows, sizeof(MappingRow))
+        cdef uint32_t filled = 0, room = <uint32_t>(raw.shape[0] // sizeof(MappingRow)), w
         self.own()
         for w in range(self.shared.count):
             if filled < room:
-                filled += copy_mappings(self.shared.workers[w], &rows[filled], room - filled)
+                filled += copy_mappings(self.shared.workers[w], <MappingRow*>&raw[0] + filled, room - filled)
         self.disown()
         return filled
 
-    def ports(self, PortRow[::1] rows not None):
+    def ports(self, rows not None):
         """Copies port use; rows filled."""
-        cdef uint32_t filled = 0
+        cdef uint8_t[::1] raw = bytes_of(rows, sizeof(PortRow))
+        cdef uint32_t filled = 0, room = <uint32_t>(raw.shape[0] // sizeof(PortRow))
         self.own()
-        if rows.shape[0]:
-            filled = copy_ports(self.worker, &rows[0], <uint32_t>rows.shape[0])
+        if room:
+            filled = copy_ports(self.worker, <PortRow*>&raw[0], room)
         self.disown()
         return filled
 
-    def blocks(self, BlockRow[::1] rows not None):
+    def blocks(self, rows not None):
         """Copies the port blocks that subscribers have; rows filled."""
-        cdef uint32_t filled = 0
+        cdef uint8_t[::1] raw = bytes_of(rows, sizeof(BlockRow))
+        cdef uint32_t filled = 0, room = <uint32_t>(raw.shape[0] // sizeof(BlockRow))
         self.own()
-        if rows.shape[0]:
-            filled = copy_blocks(self.worker, &rows[0], <uint32_t>rows.shape[0])
+        if room:
+            filled = copy_blocks(self.worker, <BlockRow*>&raw[0], room)
         self.disown()
         return filled
 

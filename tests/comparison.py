@@ -159,13 +159,14 @@ class Pair:
             "subscriber": configurations.HOSTS,
             "remote": configurations.REMOTES,
             "outside": list(self.model.eips) or [0],
-            "protocol": [1, 6, 17],
+            "protocol": [1, 6, 17, 47, 50],
         }
-        match: dict[str, Any] = dict.fromkeys(values)
-        for which in random.choices(list(values), k=random.choice([1, 1, 1, 2, 3])):
+        match: dict[str, Any] = {}
+        for which in random.choices(list(values), k=random.choice([0, 1, 1, 1, 2, 3])):
             match[which] = random.choice(values[which])
-        self.trace.append(f"end {match} at {seconds!r}")
-        same("ended", self.gateway.end(**match, now=seconds), self.model.end_matching(to_ns(seconds), **match))
+        self.trace.append(f"end {match or 'all'} at {seconds!r}")
+        ended = self.gateway.end(**match, now=seconds) if match else self.gateway.end_all(seconds)
+        same("ended", ended, self.model.end_matching(to_ns(seconds), **{**dict.fromkeys(values), **match}))
 
     def change(self, seconds: float, random: Random) -> None:
         """Change the entries, as planned; a change that cannot be is refused and leaves everything as it was."""

@@ -164,7 +164,7 @@ def is_error(packet: Packet, verdict: Verdict) -> bool:
 
 
 def end_all(gateway: Gateway) -> None:
-    gateway.end()
+    gateway.end_all()
 
 
 def first_of_pool(original: Any, gateway: Gateway, entry: Any) -> Any:

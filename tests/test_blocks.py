@@ -96,7 +96,7 @@ def test_an_owner_that_comes_back_has_its_block_still() -> None:
 def test_a_block_whose_rest_is_over_counts_no_more_though_nobody_looked() -> None:
     over = gateway(policy=blocks(number=1, hold_down=0.5))
     assert opened(over, HOST, 1) == [OUTBOUND]
-    over.end(now=100.1)  # its port rests until 100.6
+    over.end_all(now=100.1)  # its port rests until 100.6
     over.add(SnatEntry(f"{HOST}/32", pool="203.0.113.2"))
     assert opened(over, HOST, 1, now=100.2) == [Verdict.DROP_SUBSCRIBER_LIMIT]  # expiry is complete for this second
     assert opened(over, HOST, 1, now=100.599) == [Verdict.DROP_SUBSCRIBER_LIMIT]

@@ -134,12 +134,20 @@ def test_more_frames_than_a_chunk() -> None:
 ONE = arrays(udp())
 READ_ONLY = arrays(udp())
 READ_ONLY[0].flags.writeable = False
+OVERLAPPING, LENGTHS, SIDES = np.zeros(8192, np.uint8), np.zeros(32, np.uint32), np.zeros(32, np.uint8)
+ROWS = OVERLAPPING[:4096].reshape(32, 128)
 BAD_BATCHES: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
     (("x", ONE[1], 0, 0.0), {}, "frames=str.*uint8 array of 2 dimensions"),
     ((ONE[0][0], ONE[1], 0, 0.0), {}, r"frames=uint8\(128,\).*2 dimensions"),
     ((ONE[0].astype(np.int8), ONE[1], 0, 0.0), {}, "frames=int8"),
-    ((ONE[0][:, ::2], ONE[1], 0, 0.0), {}, "frames: allowed is a C-contiguous"),
-    ((READ_ONLY[0], ONE[1], 0, 0.0), {}, "frames: .*writable"),
+    ((ONE[0][:, ::2], ONE[1], 0, 0.0), {}, r"frames: its strides are \(128, 2\); allowed is .*C-contiguous"),
+    ((ONE[0][:, ::-1], ONE[1], 0, 0.0), {}, r"frames: its strides are \(128, -1\)"),
+    ((READ_ONLY[0], ONE[1], 0, 0.0), {}, "frames: it is read-only; .*writable"),
+    ((ROWS, OVERLAPPING[4000:4128].view(np.uint32), 0, 0.0), {}, "lengths: .*shares memory with frames"),
+    ((ROWS, LENGTHS, 0, 0.0), {"out": OVERLAPPING[4090:4122]}, "out: .*with frames"),
+    ((ROWS, LENGTHS, 0, 0.0), {"out": LENGTHS.view(np.uint8)[:32]}, "out: .*with lengths"),
+    ((ROWS, LENGTHS, OVERLAPPING[:32], 0.0), {}, "side: .*with frames"),
+    ((ROWS, LENGTHS, SIDES, 0.0), {"out": SIDES}, "side: .*with out"),
     ((ONE[0], ONE[1].astype(np.int64), 0, 0.0), {}, "lengths=int64"),
     ((ONE[0], np.zeros(2, np.uint32), 0, 0.0), {}, "lengths: 2 rows; allowed is 1"),
     ((ONE[0], np.array([129], np.uint32), 0, 0.0), {}, r"lengths\[0\]=129.*128"),
@@ -203,7 +211,8 @@ def populated() -> Gateway:
 
 
 @pytest.mark.parametrize("which, ended", [
-    ({}, 4),
+    ({"subscriber": np.uint32(0x0A000006), "protocol": np.int64(6)}, 1),
+    ({"protocol": 47}, 0),
     ({"subscriber": "10.0.0.6"}, 2),
     ({"subscriber": 0x0A000006, "protocol": "tcp"}, 1),
     ({"subscriber": "10.0.0.9"}, 0),
@@ -226,18 +235,33 @@ def test_sessions_that_match_are_ended(which: dict[str, Any], ended: int) -> Non
     ({"subscriber": "x"}, "subscriber='x'"),
     ({"remote": 1 << 40}, "remote="),
     ({"outside": 1.5}, r"outside=1\.5"),
-    ({"protocol": "sctp"}, "protocol='sctp'.*'icmp', 'tcp', 'udp'"),
+    ({"protocol": "sctp"}, "protocol='sctp'.*icmp, tcp, udp, or a number"),
     ({"protocol": []}, r"protocol=\[\]"),
-    ({"now": -1}, "now=-1"),
+    ({"protocol": 256}, "protocol=256.*0 to 255"),
+    ({}, "no criterion.*end_all"),
+    ({"subscriber": None}, "subscriber=None"),
+    ({"remote": REMOTE, "outside": None}, "outside=None"),
+    ({"protocol": None}, "protocol=None"),
+    ({"protocol": "udp", "now": -1}, "now=-1"),
 ])  # fmt: skip
 def test_bad_matches_are_refused(which: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         populated().end(**which)
 
 
+def test_only_end_all_ends_all() -> None:
+    """A look-up that found nothing is None: passed on as a criterion it must not mean everything."""
+    over = populated()
+    for which in ({}, {"subscriber": None}, dict.fromkeys(("subscriber", "remote", "outside", "protocol"))):
+        with pytest.raises(ConfigurationError):
+            over.end(**which, now=10.0)  # type: ignore[arg-type]
+    assert len(over.sessions()) == 4
+    assert over.end_all(now=10.0) == 4 and len(over.sessions()) == 0
+
+
 def test_what_died_before_is_not_ended_by_hand() -> None:
     over = populated()
-    assert over.end(now=250.0) == 2  # TCP died at 240, the echo at 60
+    assert over.end_all(now=250.0) == 2  # TCP died at 240, the echo at 60
     ends = over.take_records(events=True)
     assert sorted(ends[ends["kind"] == 2]["end_time"] / 1e6) == [60, 240, 250, 250]
 
@@ -343,7 +367,7 @@ def test_sessions_come_in_slices_past_gaps() -> None:
 def test_records_are_numbered_without_gaps() -> None:
     over = populated()
     first = over.take_records(events=True)
-    over.end(now=1.0)
+    over.end_all(now=1.0)
     second = over.take_records(events=True)
     assert first.dtype == second.dtype == RECORD
     assert [*first["number"], *second["number"]] == list(range(12))
@@ -352,7 +376,7 @@ def test_records_are_numbered_without_gaps() -> None:
 
 def test_window_rows_alone_unless_events_are_asked_for() -> None:
     over = populated()
-    over.end()
+    over.end_all()
     assert over.take_records()["kind"].tolist() == [0] * 4
 
 

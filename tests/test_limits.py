@@ -61,13 +61,13 @@ def test_the_gateway_s_rate_is_of_all_hosts_together_and_starts_again_with_the_s
 def test_a_rate_is_not_forgotten_with_the_last_mapping() -> None:
     over = gateway(policy=Policy(new_sessions_per_second=2), max_subscribers=2)
     assert opened(over, 2) == [OUTBOUND] * 2
-    over.end(now=0.5)
+    over.end_all(now=0.5)
     assert len(over.mappings()) == 0
     assert opened(over, 1, now=0.999) == [Verdict.DROP_RATE_LIMIT]
     assert opened(over, 1, OTHER, now=0.999) == [OUTBOUND]
     assert opened(over, 1, "10.0.0.7", now=0.999) == [Verdict.DROP_SESSION_LIMIT]  # who may not go is there still
     assert opened(over, 1, "10.0.0.7", now=1.0) == [OUTBOUND]
-    over.end(now=1.5)
+    over.end_all(now=1.5)
     assert opened(over, 2, now=3.0) == [OUTBOUND] * 2
 
 
@@ -195,7 +195,7 @@ def test_a_refused_hairpin_is_told_of_by_no_threshold() -> None:
 def test_ports_whose_rest_is_over_are_free_for_a_threshold_though_nobody_looked(policy: Policy) -> None:
     over = gateway(policy=policy)
     opened(over, 60)
-    over.end(now=1.0)
+    over.end_all(now=1.0)
     assert set(opened(over, 19, OTHER, now=10.999)) == {OUTBOUND}  # 79 of 100, of which 60 rest
     assert told(over) == []
     assert set(opened(over, 60, OTHER, first=6000, now=11.0)) == {OUTBOUND}

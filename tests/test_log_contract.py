@@ -46,7 +46,7 @@ def test_R5_sessions_of_dnat_and_no_nat_entries_are_not_captured():
     assert over.translate_one(inbound, Side.OUTSIDE, 0.0)[0] is Verdict.INBOUND
     assert over.translate_one(udp(destination="192.168.0.1"), Side.INSIDE, 0.0)[0] is Verdict.UNTRANSLATED
     assert over.counters()["sessions"] == 2
-    over.end()
+    over.end_all()
     assert len(over.take_records(events=True)) == 0
 
 
@@ -57,7 +57,7 @@ def test_R5_of_a_hairpin_the_initiators_session_is_captured_and_the_responders_i
     address, port = responder.outside
     frame = udp("10.0.0.5", 7000, str(address), port)
     assert over.translate_one(frame, Side.INSIDE, 1.0)[0] is Verdict.HAIRPIN
-    over.end(now=2.0)
+    over.end_all(now=2.0)
     rows = windows_of(over)
     assert sorted(rows["pri_ip"].tolist()) == [0x0A000005, 0x0A000006]  # the second: its session of before
     hairpin = rows[rows["pri_ip"] == 0x0A000005][0]
@@ -70,7 +70,7 @@ def test_R5_a_session_opened_from_outside_over_an_snat_mapping_is_captured():
     talk = Talk(over)
     talk.out()
     assert talk.back(source="198.51.100.99", sport=9) is Verdict.INBOUND
-    over.end()
+    over.end_all()
     rows = windows_of(over)
     opened = rows[rows["flags"] == OPENED_OUTSIDE]
     assert len(rows) == 2 and len(opened) == 1

@@ -207,8 +207,8 @@ def test_advance_drains_a_ring_smaller_than_what_ends(tmp_path):
 
 ENTRY, OTHER = SnatEntry("10.0.0.0/16", pool="203.0.113.1"), SnatEntry("10.1.0.0/16", pool="203.0.113.1")
 ENDINGS = {
-    "end": lambda gateway, entry: gateway.end(now=5.0),
-    "end-late": lambda gateway, entry: gateway.end(now=10_000.0),  # all have died before
+    "end": lambda gateway, entry: gateway.end_all(now=5.0),
+    "end-late": lambda gateway, entry: gateway.end_all(now=10_000.0),  # all have died before
     "remove": lambda gateway, entry: gateway.remove(entry, now=5.0),
     "remove-late": lambda gateway, entry: gateway.remove(entry, now=10_000.0),
     "replace": lambda gateway, entry: gateway.replace(entry, OTHER, now=5.0),
@@ -243,7 +243,7 @@ def test_what_ends_many_sessions_while_no_log_runs_loses_and_counts_what_the_rin
         gateway.stop_session_log(gateway.start_session_log(MemorySink()))  # it took rows, and does no more
         for flow in range(300):
             gateway.translate_one(frame(0x0A000001, 1024 + flow, REMOTE, 53), Side.INSIDE, 0.0)
-        assert gateway.end(now=5.0) == 300
+        assert gateway.end_all(now=5.0) == 300
         assert gateway.counters()["journal_lost"] == 900 - 16
 
 

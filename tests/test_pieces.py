@@ -195,7 +195,7 @@ def test_a_session_that_ended_takes_its_fragments_along() -> None:
     first, second, third = fragments(udp(load=LOAD), 1200)
     over.translate_one(first, INSIDE, 0.0)
     over.translate_one(second, INSIDE, 0.0)
-    over.end()
+    over.end_all()
     over.translate_one(udp(), INSIDE, 0.0)  # the same five-tuple, another session
     assert verdict_of(over, third) is Verdict.DROP_NO_MAPPING
 

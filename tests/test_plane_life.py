@@ -290,6 +290,6 @@ def test_control_calls_take_effect_while_traffic_flows(nat: Nat) -> None:
     for _ in range(200):
         assert adds_up(made)
         assert len(made.sessions()) <= 1 and len(made.mappings()) <= 1
-        made.end()
+        made.end_all()
     sender.wait()
     assert plane.state == "running"

@@ -378,7 +378,7 @@ def test_control_calls_take_effect_while_traffic_flows(nat: Nat) -> None:
     for _ in range(100):
         assert adds_up(made)
         assert len(made.sessions()) <= 2
-        made.end()
+        made.end_all()
     sender.wait()
     other.wait()
     assert plane.state == "running"

@@ -216,7 +216,7 @@ def test_a_port_whose_rest_is_over_is_preserved() -> None:
 def test_a_port_that_rests_is_preserved_for_whom_it_rests() -> None:
     over = gateway(policy=Policy(ports="preserve"))
     assert Talk(over).out() is Verdict.OUTBOUND
-    over.end()
+    over.end_all()
     other, same = Talk(over, host=OTHER), Talk(over)
     assert other.out() is Verdict.OUTBOUND and other.outside[1] != 5000
     assert same.out() is Verdict.OUTBOUND and same.outside[1] == 5000

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from natcore import BLOCKS, MAPPING, PORTS, RECORD, SESSION, _testing, format_ipv4
-from natcore.records import GAP_DIED, GAP_RING, gap_row
+from natcore.records import FIELDS, GAP_DIED, GAP_RING, gap_row
 from natcore.sinks import Batch
 
 PINNED = {
@@ -43,8 +43,8 @@ def test_record_is_pinned() -> None:
 
 def test_the_page_s_fields_come_first_in_its_order() -> None:
     """contract.md, 'The record', without instance and vpc_id, which belong to the batch."""
-    assert RECORD.names is not None
-    assert RECORD.names[:13] == (
+    assert sorted(FIELDS) == sorted(RECORD.names or ())
+    assert FIELDS[:13] == (
         "protocol", "pri_ip", "pri_port", "pub_ip", "pub_port", "nat_ip", "nat_port",
         "bytes_from_pub", "pkts_from_pub", "bytes_from_vpc", "pkts_from_vpc", "start_time", "end_time",
     )  # fmt: skip
@@ -58,6 +58,13 @@ def test_the_core_s_struct_agrees() -> None:
 
 def test_rows_for_looking_are_pinned() -> None:
     assert (SESSION.itemsize, MAPPING.itemsize, PORTS.itemsize, BLOCKS.itemsize) == (112, 24, 32, 20)
+
+
+@pytest.mark.parametrize("dtype", [RECORD, SESSION, MAPPING, PORTS, BLOCKS])
+def test_joined_rows_keep_their_layout(dtype: np.dtype[np.void]) -> None:
+    joined = np.concatenate([np.zeros(2, dtype), np.ones(3, dtype)])
+    assert joined.dtype.itemsize == dtype.itemsize and fields(joined.dtype) == fields(dtype)
+    assert all(kind.shape == () for kind, _ in fields(dtype).values())  # a column is a number
 
 
 def test_a_session_s_hot_and_cold_part_are_a_cache_line_each() -> None:

@@ -33,7 +33,7 @@ def test_numbers_count_from_one_in_order_of_creation() -> None:
     over = gateway()
     for sport in range(5):
         over.translate_one(udp(sport=sport + 1), Side.INSIDE, 0.0)
-    over.end()
+    over.end_all()
     over.translate_one(udp(sport=9), Side.INSIDE, 0.0)
     assert over.sessions()["session"].tolist() == [6]
     assert (over.counters()["created"], over.counters()["ended"]) == (6, 5)
@@ -191,7 +191,7 @@ def test_25_minutes_of_steady_traffic_are_3_rows() -> None:
         made.out()
         made.back()
     counted_by_session = made.session()
-    made.gateway.end(now=1500.0)
+    made.gateway.end_all(now=1500.0)
     rows = made.gateway.take_records()
     assert rows["start_time"].tolist() == [0, 600 * US, 1200 * US]
     assert rows["end_time"].tolist() == [600 * US, 1200 * US, 1500 * US]

@@ -79,9 +79,9 @@ def test_extreme_values_arrive_as_they_are(destination: Destination) -> None:
     sink = destination.make()
     batch = batch_of(3, events=False)
     for name in set(batch.records.dtype.names or ()) - {"start_time", "end_time", "kind", "number", "flags"}:
-        batch.records[name][1] = np.iinfo(batch.records.dtype[name]).max
-        batch.records[name][2] = 0
-    batch.records["flags"] = [0, OPENED_OUTSIDE, 0]
+        batch.records.base[name][1] = np.iinfo(batch.records.dtype[name]).max
+        batch.records.base[name][2] = 0
+    batch.records.base["flags"] = [0, OPENED_OUTSIDE, 0]
     sink.open()
     sink.deliver(batch)
     assert destination.rows(3) == destination.expected(batch)

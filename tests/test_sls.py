@@ -71,9 +71,9 @@ def test_a_log_group_is_byte_for_byte_the_sdks(server, length):
 def test_extreme_numbers_are_encoded_alike(server):
     batch = batch_of(3)
     for name in set(batch.records.dtype.names) - {"start_time", "end_time", "kind", "number"}:
-        batch.records[name][1] = np.iinfo(batch.records.dtype[name]).max
-        batch.records[name][2] = 0
-    batch.records["end_time"][2] = (2**32 - 1) * 1_000_000
+        batch.records.base[name][1] = np.iinfo(batch.records.dtype[name]).max
+        batch.records.base[name][2] = 0
+    batch.records.base["end_time"][2] = (2**32 - 1) * 1_000_000
     assert sink_for(server).encode(batch) == sdk_encoding(batch)
 
 

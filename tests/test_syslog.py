@@ -46,7 +46,7 @@ def test_a_message_is_what_the_rfc_says():
 @given(st.integers(0, 253_402_300_799_999_999))
 def test_timestamps_are_the_calendars(microseconds):
     batch = batch_of(1)
-    batch.records["end_time"] = microseconds
+    batch.records.base["end_time"] = microseconds
     text = SyslogSink("h", hostname="h").encode(batch).split(b" ")[2].decode()
     moment = datetime.fromtimestamp(microseconds // 1_000_000, UTC).replace(microsecond=microseconds % 1_000_000)
     assert text == moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
@@ -61,7 +61,7 @@ def test_what_must_be_escaped_is(text, hard):
 
 def test_a_kind_without_a_word_still_is_a_message():
     batch = batch_of(3)
-    batch.records["kind"] = [7, 200, WINDOW]
+    batch.records.base["kind"] = [7, 200, WINDOW]
     assert [row["kind"] for row in parse_frames(bytearray(SyslogSink("h", hostname="h").encode(batch)))] == [
         "-",
         "-",

@@ -106,7 +106,7 @@ class Natcore:
 
     def end(self) -> dict[str, Any]:
         """Ends every session; how many there were."""
-        return {"ended": self.gateway.end()}
+        return {"ended": self.gateway.end_all()}
 
     def stop(self) -> dict[str, Any]:
         self.plane.stop()

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import MAX_TIME, check_integer
+from .checks import MAX_TIME, as_integer, check_integer, is_text
 from .config import BLOCKED, FILTERINGS, MAPPINGS, POOLINGS, PORT_POLICIES, Policy, Timeouts
 from .errors import ConfigurationError
+from .records import RECORD, SESSION
+from .redaction import show, show_text
 from .verdict import Side
 
+PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
+MAX_FRAME = 1 << 20  # bytes: a super-frame and its headers, with room to spare
 UINT8, UINT32 = np.dtype(np.uint8), np.dtype(np.uint32)  # comparing with a dtype is faster than with its type
 
 
@@ -78,63 +82,98 @@ def limit(value: int | None) -> int:
 def check_texts(**texts: object) -> None:
     """Names of the cloud's, which every row of the log carries."""
     for name, text in texts.items():
-        if not isinstance(text, str) or len(text.encode()) > 1024:
-            raise ConfigurationError(f"{name}={text!r}: allowed is a str of at most 1,024 bytes")
+        if not is_text(text) or len(text.encode()) > 1024:
+            raise ConfigurationError(f"{name}={show(text, name)}: allowed is a str of at most 1,024 bytes of UTF-8")
 
 
 def check_kinds(**values: tuple[object, type]) -> None:
     """Each value is None or of its type."""
     for name, (value, kind) in values.items():
         if value is not None and not isinstance(value, kind):
-            raise ConfigurationError(f"{name}={value!r}: allowed is a {kind.__name__}")
+            raise ConfigurationError(f"{name}={show(value, name)}: allowed is a {kind.__name__}")
 
 
 def check_worker(worker: int | None, workers: int) -> int:
     """Its number; -1: None was given."""
     if worker is None:
         return -1
-    check_integer("worker", worker, 0, workers - 1)
-    return worker
+    return check_integer("worker", worker, 0, workers - 1)
 
 
-def check_side(side: object) -> None:
-    if side != 0 and side != 1:
-        raise ConfigurationError(f"side={side!r}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
+def protocol_number(protocol: object) -> int:
+    """An IP protocol by name or number."""
+    if isinstance(protocol, str) and protocol in PROTOCOLS:
+        return PROTOCOLS[protocol]
+    number = as_integer(protocol)
+    if number is None or not 0 <= number <= 255:
+        raise ConfigurationError(
+            f"protocol={show(protocol)}: allowed are {', '.join(PROTOCOLS)}, or a number from 0 to 255"
+        )
+    return number
+
+
+def check_side(side: object) -> int:
+    """0 or 1."""
+    number = as_integer(side)
+    if number != 0 and number != 1:
+        raise ConfigurationError(f"side={show(side)}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
+    return number
 
 
 def sides_of(side: int | NDArray[np.uint8], count: int) -> tuple[NDArray[np.uint8] | None, int]:
     """The side of each of count frames, or None and the one of all."""
     if not isinstance(side, np.ndarray):
-        if side != 0 and side != 1:
-            check_side(side)
-        return None, side
+        return None, check_side(side)
     check_array("side", side, UINT8, 1, count, writable=False)
     if count:
         check_side(int(side.max()))
     return side, 0
 
 
-def check_frame(frame: object, side: int) -> Side:
+def check_frame(frame: object, side: object) -> Side:
     """One frame as bytes, and the side it came from."""
-    check_side(side)
+    number = check_side(side)
+    allowed = "allowed are bytes, a bytearray, or a contiguous memoryview of bytes"
     if not isinstance(frame, bytes | bytearray | memoryview):
-        raise ConfigurationError(f"frame={frame!r}: allowed is bytes")
-    return Side(side)
+        raise ConfigurationError(f"frame={show(frame)}: {allowed}")
+    if isinstance(frame, memoryview):
+        try:
+            fits = frame.ndim == 1 and frame.format in ("B", "b", "c") and frame.c_contiguous
+        except ValueError:
+            raise ConfigurationError(f"frame: a memoryview that was released; {allowed}") from None
+        if not fits:
+            raise ConfigurationError(f"frame: a memoryview of format {frame.format!r}, shape {frame.shape}, strides "
+                                     f"{frame.strides}; {allowed}")  # fmt: skip
+    if len(frame) > MAX_FRAME:
+        raise ConfigurationError(f"frame: {len(frame):,} bytes; allowed are {MAX_FRAME:,} or less")
+    return Side(number)
 
 
 def check_array(
     name: str, value: Any, dtype: np.dtype[Any], dimensions: int, count: int | None = None, *, writable: bool = True
 ) -> int:
     """The array's length; ConfigurationError unless it is what the core can take as it is."""
-    if not isinstance(value, np.ndarray) or value.dtype != dtype or value.ndim != dimensions:
+    fits = isinstance(value, np.ndarray) and value.dtype == dtype and value.ndim == dimensions
+    if not fits or value.dtype.fields != dtype.fields:  # equal fields may lie elsewhere
         got = f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise ConfigurationError(f"{name}={got}: allowed is a {dtype.name} array of {dimensions} dimensions")
+        raise ConfigurationError(
+            f"{name}={show_text(got)}: allowed is {kind_of(dtype)} array of {dimensions} dimension{'s'[: dimensions - 1]}"
+        )
     flags = value.flags
-    if not flags.c_contiguous or (writable and not flags.writeable):
-        raise ConfigurationError(f"{name}: allowed is a C-contiguous{', writable' if writable else ''} array")
+    if not flags.c_contiguous or not flags.aligned or (writable and not flags.writeable):
+        wrong = "it is read-only" if flags.c_contiguous and flags.aligned else f"its strides are {value.strides}"
+        raise ConfigurationError(
+            f"{name}: {wrong}; allowed is an aligned, C-contiguous{', writable' if writable else ''} array"
+        )
     if count is not None and len(value) != count:
         raise ConfigurationError(f"{name}: {len(value)} rows; allowed is {count}, as frames has")
     return len(value)
+
+
+def kind_of(dtype: np.dtype[Any]) -> str:
+    """A dtype in words."""
+    names = {id(RECORD): "a RECORD", id(SESSION): "a SESSION"}
+    return names.get(id(dtype), f"a {dtype.name}")
 
 
 def check_rows(frames: Any, lengths: Any, *, writable: bool = True) -> int:
@@ -155,7 +194,8 @@ def bytes_for(out: NDArray[np.uint8] | None, count: int) -> NDArray[np.uint8]:
 def nows_ns(now: NDArray[np.float64], count: int) -> NDArray[np.uint64]:
     """Seconds of each of count frames, rounded to nanoseconds once."""
     if now.dtype != np.float64 or now.shape != (count,):
-        raise ConfigurationError(f"now={now.dtype}{now.shape}: allowed is float64({count},)")
+        raise ConfigurationError(f"now={show_text(str(now.dtype))}{now.shape}: allowed is float64({count},)")
+    now = now.copy()  # what is checked is what is used
     if count and not (np.isfinite(now).all() and now.min() >= 0 and now.max() <= MAX_TIME):
         raise ConfigurationError(f"now: allowed are finite seconds from 0 to {MAX_TIME:g}")
     whole = np.floor(now)

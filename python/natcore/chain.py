@@ -12,6 +12,7 @@ from typing import Literal
 
 from .errors import ConfigurationError
 from .footer import Footer
+from .redaction import show
 from .sinks._parquet_folder import Removal, read_footer, read_removals, sha256_of
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-(?P<number>\d+)(-\d+)?\.parquet")
@@ -56,9 +57,9 @@ def verify(folder: str | os.PathLike[str], anchor: str | None = None) -> Verific
     """Read every file of a ParquetSink's folder and compare. anchor: a SHA-256 that an earlier verification gave."""
     path = Path(folder)
     if not path.is_dir():
-        raise ConfigurationError(f"folder={str(folder)!r}: allowed is the folder of a ParquetSink")
+        raise ConfigurationError(f"folder={show(str(folder))}: allowed is the folder of a ParquetSink")
     if anchor is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", anchor):
-        raise ConfigurationError(f"anchor={anchor!r}: allowed are the 64 hexadecimal digits of a SHA-256")
+        raise ConfigurationError(f"anchor={show(anchor)}: allowed are the 64 hexadecimal digits of a SHA-256")
     files: dict[str, _File] = {}
     findings: list[Finding] = []
     for each in sorted(path.glob("*.parquet")):

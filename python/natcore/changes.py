@@ -10,6 +10,7 @@ from ._gateway import Core
 from .config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
 from .entries import Entry, Rulebook, spaces
 from .errors import ConfigurationError, Error
+from .redaction import show
 
 NOTHING = (1, 0, set[int]())  # an empty range of inside addresses: no session may stay
 
@@ -52,6 +53,7 @@ class Plan:
     drained: int
     ended: int
     generation: int = field(repr=False)
+    table: object = field(repr=False, compare=False)  # whose it is
 
     def __str__(self) -> str:
         return f"{len(self.changes)} changes: {self.kept} sessions kept, {self.drained} drained, {self.ended} ended"
@@ -101,10 +103,14 @@ class EntryTable:
                 drained += count
             else:
                 kept, ended = kept + stay, ended + count - stay
-        return Plan(tuple(changes), kept, drained, ended, self._generation)
+        return Plan(tuple(changes), kept, drained, ended, self._generation, self)
 
     def check(self, plan: Plan) -> None:
         """Error if the plan is not of the entries that are in force."""
+        if not isinstance(plan, Plan):
+            raise ConfigurationError(f"plan={show(plan)}: allowed is what plan() gave")
+        if plan.table is not self:
+            raise Error("the plan is another gateway's; allowed is one that this gateway's plan() made")
         if plan.generation != self._generation:
             raise Error("the entries have changed since the plan was made; make it again")
 
@@ -156,6 +162,8 @@ class EntryTable:
 
     def _after(self, changes: Sequence[Change]) -> tuple[list[Entry], list[Entry]]:
         """The entries as they would be, and those of them that are added. A replaced one is a new row with its number."""
+        if not isinstance(changes, list | tuple):
+            raise ConfigurationError(f"changes={show(changes)}: allowed is a list of Add, Remove and Replace")
         rows, added, last = list(self.rows), [], self._last_id
         seen: list[Entry] = []
         for change in changes:
@@ -164,13 +172,13 @@ class EntryTable:
                 added.append(Entry(last, _check_entry(change.entry)))
                 continue
             if not isinstance(change, Remove | Replace):
-                raise ConfigurationError(f"changes: {change!r}: allowed are Add, Remove and Replace")
-            if change.entry not in self.rows:
+                raise ConfigurationError(f"changes: {show(change)}: allowed are Add, Remove and Replace")
+            if not isinstance(change.entry, Entry) or change.entry not in self.rows:
                 raise ConfigurationError(
-                    f"entry={change.entry!r}: not an entry of this gateway; allowed is one in force"
+                    f"entry={show(change.entry)}: not an entry of this gateway; allowed is one in force"
                 )
             if change.entry in seen:
-                raise ConfigurationError(f"changes: {change!r}: allowed is one change of an entry")
+                raise ConfigurationError(f"changes: {show(change)}: allowed is one change of an entry")
             seen.append(change.entry)
             at = rows.index(change.entry)
             rows[at : at + 1] = [Entry(change.entry.id, _check_entry(change.by))] if isinstance(change, Replace) else []
@@ -205,7 +213,7 @@ class EntryTable:
         self._last_id = max(self._last_id, row.id)
         for known in self.rows:
             if known.id == row.id:
-                known.entry, known.addresses = row.entry, row.addresses
+                known.become(row)
                 return known
         return row
 
@@ -279,7 +287,7 @@ def _on_the_same_wire(row: Entry, by: Entry | None, rows: list[Entry]) -> tuple[
 
 def _check_entry(entry: object) -> AnyEntry:
     if not isinstance(entry, SnatEntry | DnatEntry | NoNatEntry):
-        raise ConfigurationError(f"entry={entry!r}: allowed are SnatEntry, DnatEntry and NoNatEntry")
+        raise ConfigurationError(f"entry={show(entry)}: allowed are SnatEntry, DnatEntry and NoNatEntry")
     return entry
 
 
@@ -290,7 +298,7 @@ def _refuse_held(row: Entry, holder: tuple[int, int, int] | None) -> None:
     port, inside, inside_port = holder
     who = f"the mapping of {ipaddress.IPv4Address(inside)}:{inside_port}" if inside else "an entry that drains"
     raise ConfigurationError(
-        f"DnatEntry.external_port={row.entry.external_port!r}: {row.describe()}: port {port} is held by "
+        f"DnatEntry.external_port={show(row.entry.external_port)}: {row.describe()}: port {port} is held by "
         f"{who}; allowed is one that is free"
     )
 

@@ -15,6 +15,7 @@ import typer
 from . import log_cli, sls_cli
 from .command import Json, failing
 from .errors import ConfigurationError
+from .redaction import show
 
 if TYPE_CHECKING:
     from .config import SnatEntry
@@ -157,13 +158,13 @@ def _packets(frame: str | None, pcap: Path | None, now: float) -> list[tuple[flo
         try:
             return [(now, bytes.fromhex(frame))]
         except ValueError as error:
-            raise ConfigurationError(f"HEX={frame!r}: allowed are pairs of hexadecimal digits ({error})") from None
+            raise ConfigurationError(f"HEX={show(frame)}: allowed are pairs of hexadecimal digits ({error})") from None
     assert pcap is not None
     from . import capture
 
     packets = list(capture.read(pcap))
     if not packets:
-        raise ConfigurationError(f"--pcap={str(pcap)!r}: allowed is a capture of a packet or more")
+        raise ConfigurationError(f"--pcap={show(str(pcap))}: allowed is a capture of a packet or more")
     first = min(packet.time_ns for packet in packets)
     return [(now + (packet.time_ns - first) / 1e9, packet.frame) for packet in packets]
 
@@ -209,7 +210,7 @@ def _as_list(value: str | list[str]) -> list[str]:
 def _parse_snat(text: str) -> SnatEntry:
     source, equals, pool = text.partition("=")
     if not equals:
-        raise ConfigurationError(f"--snat={text!r}: allowed is PREFIX=POOL, such as 10.0.0.0/8=203.0.113.1")
+        raise ConfigurationError(f"--snat={show(text)}: allowed is PREFIX=POOL, such as 10.0.0.0/8=203.0.113.1")
     from .config import SnatEntry
 
     return SnatEntry(source, pool=pool.split(","))

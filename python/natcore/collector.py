@@ -22,10 +22,12 @@ from typing import Protocol
 import numpy as np
 
 from .baseline import Baseline, empty_part
+from .checks import check_path
 from .config import DeliveryPolicy, check_choice, check_number
 from .errors import ConfigurationError
 from .heartbeat import Beat, OldestWindow, Windows
 from .records import GAP_RING, RECORD, gap_row
+from .redaction import show
 from .sender import attribute
 from .sessionlog import SessionLog
 from .sinks.base import Batch, Records, Sink, join
@@ -159,7 +161,11 @@ class Collector:
         with self._control:
             self._check_sink(sink)
             name = self._check_name(name, str(attribute(sink, "delivery_type")))
-            check_choice("redact_destination", redact_destination, (True, False))
+            redact_destination = check_choice("redact_destination", redact_destination, (True, False))
+            if delivery is not None and not isinstance(delivery, DeliveryPolicy):
+                raise ConfigurationError(f"delivery={show(delivery)}: allowed is a DeliveryPolicy or None")
+            if spool is not None:
+                spool = check_path("spool", spool)
             log = self._make(sink, name, spool, delivery or DeliveryPolicy(), redact_destination)
             if self._logs:
                 log.begin(self._open_windows())
@@ -197,20 +203,25 @@ class Collector:
                 clock=self._clock, wall=self._wall, chance=self._chance,
             )  # fmt: skip
         except OSError as error:
-            raise ConfigurationError(f"spool={str(spool)!r}: {error}; allowed is a folder to write in") from error
+            raise ConfigurationError(f"spool={show(spool)}: {error}; allowed is a folder to write in") from error
 
     def stop(self, log: SessionLog, timeout: float = 10.0) -> int:
         """Close the open windows (R10: partial rows), deliver what waits within `timeout` s; -> rows not delivered."""
-        check_number("timeout", timeout, 0, 1e9, unit="seconds")
+        timeout = check_number("timeout", timeout, 0, 1e9, unit="seconds")
+        if not isinstance(log, SessionLog):
+            raise ConfigurationError(f"log={show(log)}: allowed is a session log of this gateway")
+        log.check_caller()
         with self._control:
             if log in self._logs:
                 return self._stop((log,), timeout)
             if log not in self._stopped:
-                raise ConfigurationError(f"log={log!r}: allowed is a session log of this gateway")
+                raise ConfigurationError(f"log={show(log)}: allowed is a session log of this gateway")
             return log.finish_stop()
 
     def close(self, timeout: float = 10.0) -> int:
         """Stop every log, all within `timeout` s; -> rows not delivered."""
+        for log in self._logs:
+            log.check_caller()
         with self._control:
             return self._stop(self._logs, timeout)
 
@@ -344,17 +355,18 @@ class Collector:
             next_drain = now + _DRAIN_SECONDS
 
     def _check_sink(self, sink: Sink) -> None:
-        if not callable(getattr(sink, "deliver", None)):
-            raise ConfigurationError(f"sink={sink!r}: allowed is an object with deliver(batch)")
+        if isinstance(sink, type) or not callable(getattr(sink, "deliver", None)):
+            hint = ", not its class" if isinstance(sink, type) else ""
+            raise ConfigurationError(f"sink={show(sink)}: allowed is an object with deliver(batch){hint}")
         if self._billing == "by-specification":
             raise ConfigurationError(
                 "billing='by-specification': such a gateway has no session logs; allowed is 'by-usage'"
             )
         region = attribute(sink, "region")
         if region and self._region and region != self._region:
-            raise ConfigurationError(f"sink.region={region!r}: allowed is the gateway's own, {self._region!r}")
+            raise ConfigurationError(f"sink.region={show(region)}: allowed is the gateway's own, {show(self._region)}")
         if any(log.sink is sink for log in self._logs):
-            raise ConfigurationError(f"sink={sink!r}: a session log has it already; allowed is a sink of its own")
+            raise ConfigurationError(f"sink={show(sink)}: a session log has it already; allowed is a sink of its own")
 
     def _check_name(self, name: str | None, delivery_type: str) -> str:
         used = {log.name for log in self._logs}
@@ -362,7 +374,7 @@ class Collector:
             numbered = (f"{delivery_type}-{number}" for number in range(2, len(used) + 3))
             return next(each for each in (delivery_type, *numbered) if each not in used)
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ConfigurationError(f"name={name!r}: allowed are letters, digits, '.', '_' and '-', 64 at most")
+            raise ConfigurationError(f"name={show(name)}: allowed are letters, digits, '.', '_' and '-', 64 at most")
         if name in used:
-            raise ConfigurationError(f"name={name!r}: a session log has it already")
+            raise ConfigurationError(f"name={show(name)}: a session log has it already")
         return name

@@ -12,15 +12,18 @@ from .checks import (
     MAX_SECONDS,
     MAX_TIME,
     Address,
+    as_integer,
     check_choice,
     check_integer,
     check_number,
     exact_ns,
+    is_text,
     parse_ipv4,
     parse_network,
     to_ns,
 )
 from .errors import ConfigurationError
+from .redaction import show
 
 __all__ = [  # what is checked by is to be had from here too
     "FILTERINGS", "MAPPINGS", "MAX_TIME", "POOLINGS", "PORT_POLICIES", "Address", "AnyEntry", "Behaviour", "DeliveryPolicy",
@@ -39,7 +42,13 @@ class Link:
     def __post_init__(self) -> None:
         if self.address is not None:
             object.__setattr__(self, "address", parse_ipv4(self.address, "Link.address"))
-        check_integer("Link.mtu", self.mtu, 68, 65535)  # RFC 791: every link carries 68
+        _set(self, mtu=check_integer("Link.mtu", self.mtu, 68, 65535))  # RFC 791: every link carries 68
+
+
+def _set(made: object, **values: object) -> None:
+    """Fields of a frozen value while it is made: as they were checked."""
+    for name, value in values.items():
+        object.__setattr__(made, name, value)
 
 
 # Idle seconds that the RFCs demand at least; less is accepted with a warning.
@@ -70,8 +79,9 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value = getattr(self, item.name)
-            check_number(f"Timeouts.{item.name}", value, 0.001, MAX_SECONDS, unit="seconds")
+            given = getattr(self, item.name)
+            value = check_number(f"Timeouts.{item.name}", given, 0.001, MAX_SECONDS, unit="seconds")
+            _set(self, **{item.name: value})
             minimum, source = _MINIMA.get(item.name, (0.0, ""))
             if value < minimum:
                 warnings.warn(
@@ -86,6 +96,16 @@ FILTERINGS = ("endpoint-independent", "address-dependent", "address-and-port-dep
 PORT_POLICIES = ("random", "preserve", "block", "deterministic", "overload")  # by PortPolicy of natcore/_ports.pxd
 BLOCKED = ("block", "deterministic")  # those that divide the port ranges into blocks
 POOLINGS = ("paired", "paired-soft", "arbitrary")
+_SWITCHES = ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable", "reverse_path_filter")
+_UNLIMITED = frozenset(
+    {
+        "mss",
+        "sessions_per_subscriber",
+        "ports_per_subscriber",
+        "new_sessions_per_second",
+        "gateway_new_sessions_per_second",
+    }
+)  # None: no limit
 _DEFAULT_RANGES = ((1024, 65535),)
 
 
@@ -98,9 +118,9 @@ class Behaviour:
 
     def __post_init__(self) -> None:
         if self.mapping is not None:
-            check_choice("Behaviour.mapping", self.mapping, MAPPINGS)
+            _set(self, mapping=check_choice("Behaviour.mapping", self.mapping, MAPPINGS))
         if self.filtering is not None:
-            check_choice("Behaviour.filtering", self.filtering, FILTERINGS)
+            _set(self, filtering=check_choice("Behaviour.filtering", self.filtering, FILTERINGS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,44 +181,42 @@ class Policy:
     rearm_at: float = 0.7
 
     def __post_init__(self) -> None:
-        check_choice("Policy.mapping", self.mapping, MAPPINGS)
-        check_choice("Policy.filtering", self.filtering, FILTERINGS)
+        choices = {
+            "mapping": MAPPINGS, "filtering": FILTERINGS, "ports": PORT_POLICIES, "pooling": POOLINGS,
+            "unsolicited_syn": ("silent", "icmp"),
+            **dict.fromkeys(_SWITCHES, (True, False)),
+        }  # fmt: skip
+        integers = {
+            "block_size": (1, 65535), "blocks": (1, 256), "icmp_rate": (0, 1_000_000),
+            "mss": (28, 65495),  # RFC 791: 68 and 65,535 bytes, less 40 of headers
+            **dict.fromkeys(sorted(_UNLIMITED - {"mss"}), (1, (1 << 32) - 2)),
+        }  # fmt: skip
         for name in ("tcp", "udp", "icmp"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, Behaviour):
-                raise ConfigurationError(f"Policy.{name}={value!r}: allowed is a Behaviour or None")
-        object.__setattr__(self, "port_ranges", _check_ranges(self.port_ranges))
-        check_number("Policy.hold_down", self.hold_down, 0, MAX_SECONDS, unit="seconds")
-        check_choice("Policy.ports", self.ports, PORT_POLICIES)
-        check_integer("Policy.block_size", self.block_size, 1, 65535)
-        check_integer("Policy.blocks", self.blocks, 1, 256)
-        check_choice("Policy.pooling", self.pooling, POOLINGS)
-        for name in (
-            "sessions_per_subscriber", "ports_per_subscriber", "new_sessions_per_second", "gateway_new_sessions_per_second",
-        ):  # fmt: skip
-            if getattr(self, name) is not None:
-                check_integer(f"Policy.{name}", getattr(self, name), 1, (1 << 32) - 2)
-        for name in ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable", "reverse_path_filter"):
-            check_choice(f"Policy.{name}", getattr(self, name), (True, False))
-        check_integer("Policy.icmp_rate", self.icmp_rate, 0, 1_000_000)
+                raise ConfigurationError(f"Policy.{name}={show(value)}: allowed is a Behaviour or None")
+        for name, allowed in choices.items():
+            _set(self, **{name: check_choice(f"Policy.{name}", getattr(self, name), allowed)})
+        for name, (low, high) in integers.items():
+            if name not in _UNLIMITED or getattr(self, name) is not None:
+                _set(self, **{name: check_integer(f"Policy.{name}", getattr(self, name), low, high)})
+        _set(self, port_ranges=_check_ranges(self.port_ranges))
+        _set(self, hold_down=check_number("Policy.hold_down", self.hold_down, 0, MAX_SECONDS, unit="seconds"))
         if self.warn_at is not None:
-            check_number("Policy.warn_at", self.warn_at, 0.01, 1)
-            check_number("Policy.rearm_at", self.rearm_at, 0, self.warn_at)
+            _set(self, warn_at=check_number("Policy.warn_at", self.warn_at, 0.01, 1))
+            _set(self, rearm_at=check_number("Policy.rearm_at", self.rearm_at, 0, self.warn_at))
         self._check_port_policy()
-        if self.mss is not None:
-            check_integer("Policy.mss", self.mss, 28, 65495)  # RFC 791: 68 and 65,535 bytes, less 40 of headers
-        check_choice("Policy.unsolicited_syn", self.unsolicited_syn, ("silent", "icmp"))
 
     def _check_port_policy(self) -> None:
         """What the port policies ask of the others."""
         if self.ports in BLOCKED and not self.drawn_ranges:
             raise ConfigurationError(
-                f"Policy.block_size={self.block_size!r}: allowed is the size of a range of port_ranges "
-                f"({self.port_ranges!r}) or less"
+                f"Policy.block_size={show(self.block_size)}: allowed is the size of a range of port_ranges "
+                f"({show(self.port_ranges)}) or less"
             )
         if self.ports == "deterministic" and self.pooling != "paired":
             raise ConfigurationError(
-                f"Policy.pooling={self.pooling!r}: allowed with ports='deterministic' is 'paired': the address is computed"
+                f"Policy.pooling={show(self.pooling)}: allowed with ports='deterministic' is 'paired': the address is computed"
             )
         strict = Behaviour(mapping="address-and-port-dependent", filtering="address-and-port-dependent")
         loose = [name for name in ("tcp", "udp", "icmp") if self.behaviour(name) != strict]
@@ -224,17 +242,18 @@ class Policy:
 def _check_ranges(value: object) -> tuple[tuple[int, int], ...]:
     allowed = "allowed is one (first, last) pair or more, 1 <= first <= last <= 65535, none overlapping"
     try:
-        ranges = tuple(sorted((first, last) for first, last in value))  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"Policy.port_ranges={value!r}: {allowed}") from None
+        given = [(as_integer(first), as_integer(last)) for first, last in value]  # type: ignore[attr-defined]
+        ranges = sorted((first, last) for first, last in given if first is not None and last is not None)
+        whole = 0 < len(ranges) == len(given)
+    except Exception:  # an iterator of somebody else's
+        whole, ranges = False, []
     end = 0
     for first, last in ranges:
-        if not (isinstance(first, int) and isinstance(last, int)) or not end < first <= last <= 65535:
-            raise ConfigurationError(f"Policy.port_ranges={value!r}: {allowed}")
+        whole = whole and end < first <= last <= 65535
         end = last
-    if not ranges:
-        raise ConfigurationError(f"Policy.port_ranges={value!r}: {allowed}")
-    return ranges
+    if not whole:
+        raise ConfigurationError(f"Policy.port_ranges={show(value)}: {allowed}")
+    return tuple(ranges)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,13 +273,14 @@ class DeliveryPolicy:
 
     def __post_init__(self) -> None:
         for name in ("unavailable", "backoff_min", "backoff_max", "linger"):
-            check_number(f"DeliveryPolicy.{name}", getattr(self, name), 0, 86400, unit="seconds")
+            value = check_number(f"DeliveryPolicy.{name}", getattr(self, name), 0, 86400, unit="seconds")
+            _set(self, **{name: value})
         if self.backoff_max < self.backoff_min:
             raise ConfigurationError(
-                f"DeliveryPolicy.backoff_max={self.backoff_max!r}: allowed is backoff_min ({self.backoff_min:g}) or more"
+                f"DeliveryPolicy.backoff_max={show(self.backoff_max)}: allowed is backoff_min ({self.backoff_min:g}) or more"
             )
-        check_integer("DeliveryPolicy.batch", self.batch, 1, 1_000_000)
-        check_integer("DeliveryPolicy.spool_bytes", self.spool_bytes, 1 << 16, 1 << 50)
+        _set(self, batch=check_integer("DeliveryPolicy.batch", self.batch, 1, 1_000_000))
+        _set(self, spool_bytes=check_integer("DeliveryPolicy.spool_bytes", self.spool_bytes, 1 << 16, 1 << 50))
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,18 +335,19 @@ class DnatEntry:
     def __post_init__(self) -> None:
         object.__setattr__(self, "external_ip", parse_ipv4(self.external_ip, "DnatEntry.external_ip"))
         object.__setattr__(self, "internal_ip", _check_targets(self.internal_ip))
-        check_choice("DnatEntry.protocol", self.protocol, ("tcp", "udp", "any"))
+        _set(self, protocol=check_choice("DnatEntry.protocol", self.protocol, ("tcp", "udp", "any")))
         outside = _check_ports("DnatEntry.external_port", self.external_port)
         inside = _check_ports("DnatEntry.internal_port", self.internal_port)
+        _set(self, external_port=_plain_port(self.external_port), internal_port=_plain_port(self.internal_port))
         if (self.external_port == "any") != (self.internal_port == "any") or outside[1] - outside[0] != inside[
             1
         ] - inside[0]:
             raise ConfigurationError(
-                f"DnatEntry.internal_port={self.internal_port!r}: allowed is as many ports as external_port "
-                f"({self.external_port!r}), or 'any' for both"
+                f"DnatEntry.internal_port={show(self.internal_port)}: allowed is as many ports as external_port "
+                f"({show(self.external_port)}), or 'any' for both"
             )
         if self.is_whole and len(self.internal_ip) > 1:
-            raise ConfigurationError(f"DnatEntry.internal_ip={self.internal_ip!r}: a whole address has one target")
+            raise ConfigurationError(f"DnatEntry.internal_ip={show(self.internal_ip)}: a whole address has one target")
         _check_name("DnatEntry", self.name)
 
     @property
@@ -359,19 +380,30 @@ AnyEntry = SnatEntry | DnatEntry | NoNatEntry
 
 
 def _check_name(kind: str, name: object) -> None:
-    if name is not None and not isinstance(name, str):
-        raise ConfigurationError(f"{kind}.name={name!r}: allowed is a str or None")
+    if name is not None and not (is_text(name) and len(name.encode()) <= 1024):
+        raise ConfigurationError(f"{kind}.name={show(name)}: allowed is a str of at most 1,024 bytes of UTF-8, or None")
 
 
 def _check_ports(name: str, value: object) -> tuple[int, int]:
     """First and last of a port, a pair of ports, or "any"."""
-    if value == "any":
+    if isinstance(value, str) and value == "any":
         return 0, 65535
     pair: tuple[Any, ...] = tuple(value) if isinstance(value, tuple | list) and len(value) == 2 else (value, value)
-    whole = all(isinstance(port, int) and not isinstance(port, bool) for port in pair)
-    if not whole or not 1 <= pair[0] <= pair[1] <= 65535:
-        raise ConfigurationError(f"{name}={value!r}: allowed is a port from 1 to 65535, a pair (first, last), or 'any'")
-    return pair[0], pair[1]
+    first, last = as_integer(pair[0]), as_integer(pair[1])
+    if first is None or last is None or not 1 <= first <= last <= 65535:
+        raise ConfigurationError(
+            f"{name}={show(value)}: allowed is a port from 1 to 65535, a pair (first, last), or 'any'"
+        )
+    return first, last
+
+
+def _plain_port(value: Any) -> Port:
+    """A port that was checked, as Python's own numbers."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, tuple | list):
+        return as_integer(value[0]) or 0, as_integer(value[1]) or 0
+    return as_integer(value) or 0
 
 
 def _check_targets(value: object) -> tuple[tuple[ipaddress.IPv4Address, int], ...]:
@@ -380,11 +412,11 @@ def _check_targets(value: object) -> tuple[tuple[ipaddress.IPv4Address, int], ..
     targets = []
     for row in rows:
         if not isinstance(row, list | tuple) or len(row) != 2:
-            raise ConfigurationError(f"DnatEntry.internal_ip={value!r}: {allowed}")
-        check_integer("DnatEntry.internal_ip: weight", row[1], 1, 65535)
-        targets.append((parse_ipv4(row[0], "DnatEntry.internal_ip"), row[1]))
+            raise ConfigurationError(f"DnatEntry.internal_ip={show(value)}: {allowed}")
+        weight = check_integer("DnatEntry.internal_ip: weight", row[1], 1, 65535)
+        targets.append((parse_ipv4(row[0], "DnatEntry.internal_ip"), weight))
     if not targets or len({address for address, _ in targets}) != len(targets):
-        raise ConfigurationError(f"DnatEntry.internal_ip={value!r}: {allowed}, none twice")
+        raise ConfigurationError(f"DnatEntry.internal_ip={show(value)}: {allowed}, none twice")
     return tuple(targets)
 
 
@@ -393,18 +425,22 @@ MAX_POOL = 65_536
 
 def expand_pool(value: object, name: str = "SnatEntry.pool") -> tuple[Eip, ...]:
     """Every address of the pool as an Eip, in the order given, none twice."""
-    items = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    items = (
+        value
+        if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview)
+        else (value,)
+    )
     pool: list[Eip] = []
     for item in items:
         pool.extend(_expand(item, name))
         if len(pool) > MAX_POOL:
-            raise ConfigurationError(f"{name}={value!r}: more than {MAX_POOL:,} addresses")
+            raise ConfigurationError(f"{name}={show(value)}: more than {MAX_POOL:,} addresses")
     if not pool:
-        raise ConfigurationError(f"{name}={value!r}: a pool has one address at least")
+        raise ConfigurationError(f"{name}={show(value)}: a pool has one address at least")
     seen: set[object] = set()
     for eip in pool:
         if eip.address in seen:
-            raise ConfigurationError(f"{name}={value!r}: {eip.address} is named twice")
+            raise ConfigurationError(f"{name}={show(value)}: {eip.address} is named twice")
         seen.add(eip.address)
     return tuple(pool)
 
@@ -415,11 +451,11 @@ def _expand(item: object, name: str) -> Iterable[Eip]:
     if isinstance(item, str) and "-" in item:
         first, last = (parse_ipv4(part.strip(), name) for part in item.split("-", 1))
         if first > last or int(last) - int(first) >= MAX_POOL:
-            raise ConfigurationError(f"{name}={item!r}: allowed is first-last, at most {MAX_POOL:,} addresses")
+            raise ConfigurationError(f"{name}={show(item)}: allowed is first-last, at most {MAX_POOL:,} addresses")
         return (Eip(a) for a in range(int(first), int(last) + 1))
     if isinstance(item, ipaddress.IPv4Network) or (isinstance(item, str) and "/" in item):
         network = parse_network(item, name)
         if network.num_addresses > MAX_POOL:
-            raise ConfigurationError(f"{name}={item!r}: more than {MAX_POOL:,} addresses")
+            raise ConfigurationError(f"{name}={show(item)}: more than {MAX_POOL:,} addresses")
         return (Eip(a) for a in network)
     return (Eip(parse_ipv4(item, name)),)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from .checks import Address, check_integer, parse_ipv4
 from .config import AnyEntry, DnatEntry, Eip, Policy, SnatEntry
 from .errors import ConfigurationError
+from .redaction import show
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def who(
 def _check(policy: Policy) -> None:
     if policy.ports != "deterministic":
         raise ConfigurationError(
-            f"Policy.ports={policy.ports!r}: allowed is 'deterministic'; who else had a port is in the session log"
+            f"Policy.ports={show(policy.ports)}: allowed is 'deterministic'; who else had a port is in the session log"
         )
 
 

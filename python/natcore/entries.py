@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
 
@@ -12,6 +11,8 @@ from . import deterministic
 from ._rules import RuleSet
 from .config import AnyEntry, DnatEntry, Eip, NoNatEntry, Policy, SnatEntry
 from .errors import ConfigurationError
+from .frozen import ReadOnly
+from .redaction import show
 
 Value = TypeVar("Value")
 
@@ -20,17 +21,27 @@ WHOLE_SPACES = (0, 1, 2)
 ANY_SPACE = 3  # of _rules.pxd: protocols without ports
 
 
-@dataclass(slots=True, eq=False)
 class Entry:
     """An entry of a gateway: its number and what was asked for."""
 
-    id: int
-    entry: AnyEntry
-    addresses: list[int] = field(default_factory=list, repr=False)  # numbers of its outside addresses in the core
+    __slots__ = ("_entry", "_id", "addresses")
+    id = ReadOnly[int]("Its number, which stays when it is replaced.", "the gateway gives it")
+    entry = ReadOnly[AnyEntry]("What was asked for.", "Gateway.replace(…) changes it")
+
+    def __init__(self, id: int, entry: AnyEntry) -> None:
+        self._id, self._entry = id, entry
+        self.addresses: list[int] = []  # numbers of its outside addresses in the core
+
+    def __repr__(self) -> str:
+        return f"Entry(id={self._id}, entry={self._entry!r})"
+
+    def become(self, other: Entry) -> None:
+        """The handle that a caller knows stands for what replaced its entry."""
+        self._entry, self.addresses = other._entry, other.addresses
 
     def describe(self) -> str:
         entry = self.entry
-        name = f" {entry.name!r}" if entry.name else ""
+        name = f" {show(entry.name)}" if entry.name else ""
         if isinstance(entry, DnatEntry):
             return f"entry {self.id}{name} ({entry.protocol} {entry.external_ip}:{entry.external_port})"
         if isinstance(entry, NoNatEntry):
@@ -56,7 +67,7 @@ class Rulebook:
             if self.kind == "vpc":
                 if eip.private_ip is not None:
                     raise ConfigurationError(
-                        f"SnatEntry.pool={eip!r}: a VPC gateway has NAT IPs; allowed is an address without private_ip"
+                        f"SnatEntry.pool={show(eip)}: a VPC gateway has NAT IPs; allowed is an address without private_ip"
                     )
                 result.append((address, 0))
             elif self.eip_bind_mode == "NAT" and eip.private_ip is not None:
@@ -104,7 +115,7 @@ class Rulebook:
             other = seen.setdefault(key, row)
             if other is not row:
                 raise ConfigurationError(
-                    f"{key[0]}={str(key[1])!r}: {row.describe()} and {other.describe()} have the same source; "
+                    f"{key[0]}={show(str(key[1]))}: {row.describe()} and {other.describe()} have the same source; "
                     "allowed is one each"
                 )
 
@@ -145,7 +156,7 @@ class Rulebook:
                 [(wire, _)] = self.outside_addresses(row, rows)
                 if wire in pools:
                     raise ConfigurationError(
-                        f"DnatEntry.external_ip={str(row.entry.external_ip)!r}: {row.describe()} takes the whole address, "
+                        f"DnatEntry.external_ip={show(str(row.entry.external_ip))}: {row.describe()} takes the whole address, "
                         f"which {pools[wire].describe()} has in its pool; "
                         "allowed is one of the two"
                     )

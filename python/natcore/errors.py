@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
+from .redaction import redact
+
 DeliveryAction = Literal["backoff", "unavailable", "split", "reject"]
 
 
 class Error(Exception):
-    """The root: everything that natcore raises on purpose."""
+    """The root: everything that natcore raises on purpose. Its words hold no password and no key."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact(each) if isinstance(each, str) else each for each in args))
 
 
 class ConfigurationError(Error, ValueError):
@@ -36,7 +41,7 @@ class DeliveryError(Error):
         self, code: str, message: str, action: DeliveryAction = "backoff", retry_after: float | None = None
     ) -> None:
         super().__init__(f"{code}: {message}")
-        self.code = code
-        self.message = message
+        self.code = redact(code)
+        self.message = redact(message)
         self.action: DeliveryAction = action
         self.retry_after = retry_after

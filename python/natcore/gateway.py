@@ -23,6 +23,7 @@ from .arguments import (
     check_worker,
     nows_ns,
     policy_arguments,
+    protocol_number,
     secret,
     sides_of,
     timeouts_ms,
@@ -32,9 +33,11 @@ from .checks import MAX_TIME, Address, check_choice, check_integer, check_number
 from .config import AnyEntry, DeliveryPolicy, Link, Policy, Timeouts
 from .entries import Entry
 from .errors import ConfigurationError, Error
+from .frozen import UNSET, ReadOnly, Unset
 from .machine import memory_arguments
 from .notices import Event, Generated, event_of
 from .records import BLOCKS, MAPPING, PORTS, RECORD, SESSION, WINDOW
+from .redaction import show
 from .tally import tally
 from .verdict import FORWARDED, Side, Verdict
 
@@ -47,7 +50,6 @@ if TYPE_CHECKING:
 MAX_ADDRESSES = 65_536  # outside addresses of a gateway
 MAX_WORKERS = 64
 LOOK_ROWS = 4096  # rows that are copied while the worker waits
-PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
 
 
 class Gateway:
@@ -59,6 +61,12 @@ class Gateway:
     link: frames are "ethernet" or bare "ip" packets. huge_pages: "auto" (transparent), "never", "explicit" (vm.nr_hugepages).
     numa_node: where all tables must lie. ConfigurationError; CapacityError: full tables exceed the memory or the huge pages.
     """
+
+    __slots__ = (
+        "__weakref__", "_billing", "_closed", "_collector", "_core", "_eip_bind_mode", "_inside", "_instance", "_kind",
+        "_link", "_outside", "_planes", "_policy", "_records", "_region", "_seed", "_table", "_timeouts", "_vpc_id", "_window",
+        "_workers",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -87,37 +95,38 @@ class Gateway:
         numa_node: int | None = None,
     ) -> None:
         check_texts(instance=instance, vpc_id=vpc_id, region=region)
-        check_choice("kind", kind, ("internet", "vpc"))
-        check_choice("eip_bind_mode", eip_bind_mode, ("NAT", "MULTI_BINDED"))
-        check_choice("billing", billing, ("by-usage", "by-specification"))
-        check_choice("link", link, ("ethernet", "ip"))
-        check_choice("decrement_ttl", decrement_ttl, (True, False))
-        check_integer("max_sessions", max_sessions, 1, 1 << 30)
-        check_integer("max_mappings", max_sessions if max_mappings is None else max_mappings, 1, 1 << 30)
-        check_integer("max_subscribers", max_sessions if max_subscribers is None else max_subscribers, 1, 1 << 30)
-        check_integer("workers", workers, 1, MAX_WORKERS)
-        check_number("window", window, 1, 14_400, unit="seconds")
-        check_integer("records", records, 4, 1 << 26)
-        check_number("epoch", epoch, -MAX_TIME, MAX_TIME, unit="seconds")
+        kind = check_choice("kind", kind, ("internet", "vpc"))
+        eip_bind_mode = check_choice("eip_bind_mode", eip_bind_mode, ("NAT", "MULTI_BINDED"))
+        billing = check_choice("billing", billing, ("by-usage", "by-specification"))
+        link = check_choice("link", link, ("ethernet", "ip"))
+        decrement_ttl = check_choice("decrement_ttl", decrement_ttl, (True, False))
+        max_sessions = check_integer("max_sessions", max_sessions, 1, 1 << 30)
+        max_mappings = check_integer("max_mappings", max_sessions if max_mappings is None else max_mappings, 1, 1 << 30)
+        max_subscribers = check_integer(
+            "max_subscribers", max_sessions if max_subscribers is None else max_subscribers, 1, 1 << 30
+        )
+        workers = check_integer("workers", workers, 1, MAX_WORKERS)
+        window = float(check_number("window", window, 1, 14_400, unit="seconds"))
+        records = check_integer("records", records, 4, 1 << 26)
+        epoch = check_number("epoch", epoch, -MAX_TIME, MAX_TIME, unit="seconds")
         if seed is not None:
-            check_integer("seed", seed, -(1 << 127), 1 << 127)
+            seed = check_integer("seed", seed, -(1 << 127), 1 << 127)
         check_kinds(
             inside=(inside, Link), outside=(outside, Link), timeouts=(timeouts, Timeouts), policy=(policy, Policy)
         )
-        self.instance, self.vpc_id, self.region = instance, vpc_id, region
-        self.kind, self.billing, self.seed, self.eip_bind_mode = kind, billing, seed, eip_bind_mode
-        self.policy = policy or Policy()
-        self.timeouts = timeouts or Timeouts()
-        self.window, self.link = float(window), link
-        self.inside, self.outside = inside or Link(), outside or Link()
-        self.records, self.workers = records, workers
+        self._instance, self._vpc_id, self._region = instance, vpc_id, region
+        self._kind, self._billing, self._seed, self._eip_bind_mode = kind, billing, seed, eip_bind_mode
+        self._policy, self._timeouts = policy or Policy(), timeouts or Timeouts()
+        self._window, self._link = window, link
+        self._inside, self._outside = inside or Link(), outside or Link()
+        self._records, self._workers = records, workers
         self._planes: list[Plane] = []
         self._collector: Collector | None = None
         self._closed = False
         self._core = Core(
             max_sessions=max_sessions,
-            max_mappings=max_mappings or max_sessions,
-            max_subscribers=max_subscribers or max_sessions,
+            max_mappings=max_mappings,
+            max_subscribers=max_subscribers,
             max_addresses=MAX_ADDRESSES,
             records=records,
             hash_key=secret(seed, "hash")[:16],
@@ -134,6 +143,22 @@ class Gateway:
             **memory_arguments(huge_pages, numa_node),
         )
         self._table = EntryTable(self._core, kind, eip_bind_mode, self.policy)
+
+    instance = ReadOnly[str]("The gateway's name in every row of its session log.")
+    vpc_id = ReadOnly[str]("The inside network's name in every row of its session log.")
+    region = ReadOnly[str]("Where it is.")
+    kind = ReadOnly[str]('"internet" or "vpc".')
+    billing = ReadOnly[str]('"by-usage" or "by-specification".')
+    eip_bind_mode = ReadOnly[str]('"NAT" or "MULTI_BINDED".', "modify(eip_bind_mode=…) changes it")
+    seed = ReadOnly[int | None]("What makes every choice repeatable; None: nothing does.")
+    policy = ReadOnly[Policy]("How it maps, filters and draws ports.")
+    timeouts = ReadOnly[Timeouts]("Idle seconds after which a session ends.")
+    window = ReadOnly[float]("Seconds of a session log row.")
+    link = ReadOnly[str]('Frames are "ethernet" or bare "ip" packets.')
+    inside = ReadOnly[Link]("Its own link on the inside.")
+    outside = ReadOnly[Link]("Its own link on the outside.")
+    records = ReadOnly[int]("Rows that are kept for take_records().")
+    workers = ReadOnly[int]("How many workers it has.")
 
     # ---- entries ----------------------------------------------------------------------------------------------------
 
@@ -174,22 +199,29 @@ class Gateway:
     def end(
         self,
         *,
-        subscriber: Address | None = None,
-        remote: Address | None = None,
-        outside: Address | None = None,
-        protocol: str | int | None = None,
+        subscriber: Address | Unset = UNSET,
+        remote: Address | Unset = UNSET,
+        outside: Address | Unset = UNSET,
+        protocol: str | int | Unset = UNSET,
         now: float | None = None,
     ) -> int:
-        """Ends the sessions that match everything given, their rows written; how many. Without an argument: all."""
+        """Ends the sessions that match every criterion given, their rows written; how many.
+
+        protocol: "tcp", "udp", "icmp", or a number from 0 to 255. ConfigurationError: no criterion, or one that is None,
+        such as a look-up that found nothing; end_all() ends all.
+        """
         self._check_open()
-        check_choice("protocol", protocol, (None, *PROTOCOLS, *PROTOCOLS.values()))
-        return self._core.end(
-            -1 if subscriber is None else int(parse_ipv4(subscriber, "subscriber")),
-            -1 if remote is None else int(parse_ipv4(remote, "remote")),
-            -1 if outside is None else int(parse_ipv4(outside, "outside")),
-            -1 if protocol is None else PROTOCOLS.get(protocol, protocol),  # type: ignore[arg-type]
-            self._now_ns(now),
-        )
+        addresses = {"subscriber": subscriber, "remote": remote, "outside": outside}
+        if all(value is UNSET for value in (*addresses.values(), protocol)):
+            raise ConfigurationError("end: no criterion; allowed are one or more, and end_all() for all sessions")
+        asked = {name: -1 if value is UNSET else int(parse_ipv4(value, name)) for name, value in addresses.items()}
+        number = -1 if protocol is UNSET else protocol_number(protocol)
+        return self._core.end(asked["subscriber"], asked["remote"], asked["outside"], number, self._now_ns(now))
+
+    def end_all(self, now: float | None = None) -> int:
+        """Ends every session, their rows written; how many."""
+        self._check_open()
+        return self._core.end(-1, -1, -1, -1, self._now_ns(now))
 
     def modify(self, *, eip_bind_mode: str, now: float | None = None) -> None:
         """Changes the bind mode, which is allowed from MULTI_BINDED to NAT only (contract R7).
@@ -197,15 +229,15 @@ class Gateway:
         Sessions over an address that changes on the wire end, their rows written.
         """
         self._check_open()
-        check_choice("eip_bind_mode", eip_bind_mode, ("NAT", "MULTI_BINDED"))
+        eip_bind_mode = check_choice("eip_bind_mode", eip_bind_mode, ("NAT", "MULTI_BINDED"))
         if eip_bind_mode == self.eip_bind_mode:
             return
         if eip_bind_mode != "NAT":
             raise ConfigurationError(
-                f"eip_bind_mode={eip_bind_mode!r}: allowed is a change from MULTI_BINDED to NAT only"
+                f"eip_bind_mode={show(eip_bind_mode)}: allowed is a change from MULTI_BINDED to NAT only"
             )
         self._table.rebind(eip_bind_mode, self._settle(now))
-        self.eip_bind_mode = eip_bind_mode
+        self._eip_bind_mode = eip_bind_mode
         self._tell_planes()
 
     def _tell_planes(self) -> None:
@@ -236,7 +268,7 @@ class Gateway:
             self._check_open()
         count = check_rows(frames, lengths)
         out = bytes_for(out, count)
-        who = -1 if worker is None else check_worker(worker, self.workers)
+        who = -1 if worker is None else check_worker(worker, self._workers)
         sides, side = sides_of(side, count)
         nows, now_ns = (nows_ns(now, count), 0) if isinstance(now, np.ndarray) else (None, to_ns(now))
         self._core.translate(frames, lengths, sides, side, nows, now_ns, out, who)
@@ -247,8 +279,8 @@ class Gateway:
     ) -> tuple[Verdict, bytes | None]:
         """The verdict on one frame, and the frame to send, or None: dropped, local or held. worker: as of translate."""
         self._check_open()
-        check_frame(frame, side)
-        verdict, translated = self._core.translate_one(frame, side, to_ns(now), check_worker(worker, self.workers))
+        side = check_frame(frame, side)
+        verdict, translated = self._core.translate_one(frame, side, to_ns(now), check_worker(worker, self._workers))
         return Verdict(verdict), translated if verdict in FORWARDED else None
 
     def explain(self, frame: bytes, side: int, now: float | None = None) -> Explanation:
@@ -285,6 +317,7 @@ class Gateway:
     ) -> NDArray[np.uint8]:
         """The worker that each frame belongs to, as things are: uint8 (count,). Any worker may be given any frame; one
         that is not its own is handed over. frames, lengths, side: as of translate, and nothing is changed."""
+        self._check_open()
         count = check_rows(frames, lengths, writable=False)
         sides, side = sides_of(side, count)
         self._core.owners(frames, lengths, sides, side, out := np.zeros(count, np.uint8))
@@ -312,7 +345,7 @@ class Gateway:
         """Every counter by name, cumulative, and the gauges held, sessions, mappings and ports_used.
         worker: the frames that it took and its own sessions; what workers share is counted for all."""
         self._settle()
-        return tally(*self._core.counters(check_worker(worker, self.workers)))
+        return tally(*self._core.counters(check_worker(worker, self._workers)))
 
     def sessions(self, out: NDArray[np.void] | None = None) -> NDArray[np.void]:
         """The live sessions: SESSION rows, in slices of which each row is consistent. out: filled as far as it goes."""
@@ -395,11 +428,12 @@ class Gateway:
     def stop_session_log(self, log: SessionLog, timeout: float = 10.0) -> int:
         """Stops a log, its open windows delivered as partial rows; the rows still undelivered after timeout seconds."""
         if self._collector is None:
-            raise ConfigurationError(f"log={log!r}: not a session log of this gateway")
+            raise ConfigurationError(f"log={show(log)}: allowed is a session log of this gateway")
         return self._collector.stop(log, timeout=timeout)
 
     def take_records(self, events: bool = False) -> NDArray[np.void]:
         """The rows since the last call, while no log runs: RECORD (count,). events: create and end rows too."""
+        events = check_choice("events", events, (True, False))
         if self._collector is not None and self._collector.active:
             raise Error(
                 "take_records() is for a gateway without a running session log; a MemorySink keeps rows as well"
@@ -410,8 +444,8 @@ class Gateway:
 
     def set_epoch(self, epoch: float) -> None:
         """Unix seconds at now = 0: what the log's times are labelled with from now on."""
-        check_number("epoch", epoch, -MAX_TIME, MAX_TIME, unit="seconds")
-        self._core.set_epoch(exact_ns(epoch))
+        self._check_open()
+        self._core.set_epoch(exact_ns(check_number("epoch", epoch, -MAX_TIME, MAX_TIME, unit="seconds")))
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import typer
 from . import report
 from .command import Json, failing
 from .errors import ConfigurationError
+from .redaction import show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -115,7 +116,7 @@ def _compute(endpoint: str, protocol: str | None, config: Path, as_json: bool) -
 def _whole_endpoint(text: str) -> tuple[str, int]:
     address, port = _endpoint("ADDRESS:PORT", text)
     if port is None:
-        raise ConfigurationError(f"ADDRESS:PORT={text!r}: allowed is an address, a colon and a port")
+        raise ConfigurationError(f"ADDRESS:PORT={show(text)}: allowed is an address, a colon and a port")
     return address, port
 
 
@@ -138,7 +139,7 @@ def _ask(
 def _endpoint(name: str, text: str) -> tuple[str, int | None]:
     address, colon, port = text.partition(":")
     if colon and not port.isdigit():
-        raise ConfigurationError(f"{name}={text!r}: allowed is an address, a colon and a port")
+        raise ConfigurationError(f"{name}={show(text)}: allowed is an address, a colon and a port")
     return address, int(port) if colon else None
 
 
@@ -148,7 +149,7 @@ def _moment(name: str, text: str) -> datetime:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise ConfigurationError(f"{name}={text!r}: allowed is a time with its zone, such as 2026-11-20T12:03:17Z")
+        raise ConfigurationError(f"{name}={show(text)}: allowed is a time with its zone, such as 2026-11-20T12:03:17Z")
     return moment
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .checks import check_choice
+from .checks import as_integer, check_choice
 from .errors import ConfigurationError
+from .redaction import show
 
 HUGE_PAGES = ("auto", "never", "explicit")  # in the order of HugePages in natcore/_storage.pxd
 ROOT = Path("/")
@@ -16,13 +17,14 @@ ROOT = Path("/")
 
 def memory_arguments(huge_pages: str, numa_node: int | None, root: Path = ROOT) -> dict[str, Any]:
     """What Core wants to know of memory. ConfigurationError: another word, or a node that is not there."""
-    check_choice("huge_pages", huge_pages, HUGE_PAGES)
+    huge_pages = check_choice("huge_pages", huge_pages, HUGE_PAGES)
     limit, name = memory(root)
     if numa_node is not None:
         nodes = _numbers(root / "sys/devices/system/node/online")
-        if isinstance(numa_node, bool) or numa_node not in nodes:
+        given, numa_node = numa_node, as_integer(numa_node)
+        if numa_node is None or numa_node not in nodes:
             there = ", ".join(str(node) for node in nodes) or "none"
-            raise ConfigurationError(f"numa_node={numa_node!r}: allowed are None and this machine's nodes: {there}")
+            raise ConfigurationError(f"numa_node={show(given)}: allowed are None and this machine's nodes: {there}")
         total = _meminfo(root / f"sys/devices/system/node/node{numa_node}/meminfo")
         if total is not None and total < limit:
             limit, name = total, f"all memory of NUMA node {numa_node} (its MemTotal)"
@@ -89,12 +91,14 @@ def check_cpus(cpus: Sequence[int] | None, threads: bool, workers: int = 1) -> t
     if cpus is None:
         return ()
     if not threads:
-        raise ConfigurationError(f"cpus={cpus!r}: allowed with threads=True; pin the thread that calls step() yourself")
+        raise ConfigurationError(
+            f"cpus={show(cpus)}: allowed with threads=True; pin the thread that calls step() yourself"
+        )
     allowed = sorted(os.sched_getaffinity(0))
-    chosen = tuple(cpus) if isinstance(cpus, Sequence) and not isinstance(cpus, str) else ()
-    if len(chosen) != workers or not all(type(cpu) is int and cpu in allowed for cpu in chosen):
+    chosen = [as_integer(cpu) for cpu in cpus] if isinstance(cpus, list | tuple | range) else []
+    if len(chosen) != workers or not all(cpu in allowed for cpu in chosen):
         text = ", ".join(str(cpu) for cpu in allowed)
         raise ConfigurationError(
-            f"cpus={cpus!r}: allowed is one for each worker ({workers}), of this process's: {text}"
+            f"cpus={show(cpus)}: allowed is one for each worker ({workers}), of this process's: {text}"
         )
-    return chosen
+    return tuple(cpu for cpu in chosen if cpu is not None)

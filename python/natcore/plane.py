@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from . import block
 from .arguments import check_worker
+from .checks import is_text
 from .config import Link as LinkSettings
 from .config import check_choice, check_integer, check_number
 from .drivers import ACCESS, DRIVERS, Access
@@ -24,6 +25,7 @@ from .errors import ConfigurationError, Error, InterfaceError
 from .interfaces import Link, Range, Watcher
 from .loops import Loops
 from .machine import check_cpus
+from .redaction import show
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -351,13 +353,13 @@ class Plane:
 
 
 def _names(field: str, value: object, most: int) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else ()
-    if not names or not all(isinstance(name, str) and 1 <= len(name.encode()) <= 15 for name in names):
-        raise ConfigurationError(f"{field}={value!r}: allowed is an interface's name of 1 to 15 bytes")
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+    if not names or not all(is_text(name) and 1 <= len(name.encode()) <= 15 for name in names):
+        raise ConfigurationError(f"{field}={show(value)}: allowed is an interface's name of 1 to 15 bytes")
     if len(names) > most:
-        raise ConfigurationError(f"{field}={value!r}: {len(names)} interfaces; allowed are at most {most}")
+        raise ConfigurationError(f"{field}={show(value)}: {len(names)} interfaces; allowed are at most {most}")
     if len(set(names)) < len(names):
-        raise ConfigurationError(f"{field}={value!r}: allowed is each interface once")
+        raise ConfigurationError(f"{field}={show(value)}: allowed is each interface once")
     return names
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .durable import replaced
 from .errors import ConfigurationError, Error
+from .redaction import show
 from .usage import PortUsage
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -29,7 +30,7 @@ def check_picture(path: str | os.PathLike[str]) -> Path:
     """The path, or a ConfigurationError: another ending, or no library to draw with."""
     target = Path(path)
     if target.suffix not in SUFFIXES:
-        raise ConfigurationError(f"plot={str(path)!r}: allowed are files that end in {' or '.join(SUFFIXES)}")
+        raise ConfigurationError(f"plot={show(str(path))}: allowed are files that end in {' or '.join(SUFFIXES)}")
     try:
         import matplotlib  # noqa: F401
     except ImportError:

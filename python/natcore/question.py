@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from .config import Address, check_integer, check_number, parse_ipv4
 from .errors import ConfigurationError
 from .evidence import Holding
+from .redaction import show
 
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
 LONGEST_IDLE = 7440.0  # seconds: Timeouts().tcp_established, the longest of the defaults
@@ -34,7 +35,7 @@ class Question:
         self.port = port
         self.protocol = _protocol(protocol)
         if not isinstance(at, datetime) or at.tzinfo is None:
-            raise ConfigurationError(f"at={at!r}: allowed is a datetime with its time zone, such as {EPOCH!r}")
+            raise ConfigurationError(f"at={show(at)}: allowed is a datetime with its time zone, such as {show(EPOCH)}")
         self.at = at
         check_number("tolerance", tolerance, 0, 86_400, unit="seconds")
         check_number("longest_idle", longest_idle, 0, 1e6, unit="seconds")
@@ -64,5 +65,5 @@ def _protocol(protocol: str | int) -> int:
     if isinstance(protocol, str) and protocol.lower() in PROTOCOLS:
         return PROTOCOLS[protocol.lower()]
     if isinstance(protocol, bool) or not isinstance(protocol, int) or not 0 <= protocol <= 255:
-        raise ConfigurationError(f"protocol={protocol!r}: allowed are {', '.join(PROTOCOLS)}, or 0 to 255")
+        raise ConfigurationError(f"protocol={show(protocol)}: allowed are {', '.join(PROTOCOLS)}, or 0 to 255")
     return protocol

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-import ipaddress
+from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
-# (field, format, offset): the 13 numeric fields of the session log's page in its order, then natcore's own.
-_FIELDS = (
-    ("protocol", "u1", 86),
-    ("pri_ip", "u4", 64),  # addresses in host order
-    ("pri_port", "u2", 80),
-    ("pub_ip", "u4", 68),
-    ("pub_port", "u2", 82),
-    ("nat_ip", "u4", 72),
-    ("nat_port", "u2", 84),
-    ("bytes_from_pub", "u8", 0),  # IPv4 total lengths
-    ("pkts_from_pub", "u8", 8),
-    ("bytes_from_vpc", "u8", 16),
-    ("pkts_from_vpc", "u8", 24),
-    ("start_time", "i8", 32),  # microseconds since 1970
-    ("end_time", "i8", 40),
-    ("eip", "u4", 76),  # 0: the address has none
-    ("session", "u8", 48),
-    ("number", "u8", 56),
-    ("kind", "u1", 87),
-    ("flags", "u2", 88),
-)
+from .checks import parse_ipv4
+
+# The 13 numeric fields of the session log's page, in its order, then natcore's own: the order of columns and of rows().
+FIELDS = (
+    "protocol", "pri_ip", "pri_port", "pub_ip", "pub_port", "nat_ip", "nat_port", "bytes_from_pub", "pkts_from_pub",
+    "bytes_from_vpc", "pkts_from_vpc", "start_time", "end_time", "eip", "session", "number", "kind", "flags",
+)  # fmt: skip
+# As a row lies in memory and in files. Aligned and in this order numpy keeps the layout where it joins arrays; padding
+# has no name, so that every column is a number (data frames, Arrow).
 RECORD = np.dtype(
-    {
-        "names": [name for name, _, _ in _FIELDS],
-        "formats": [form for _, form, _ in _FIELDS],
-        "offsets": [offset for _, _, offset in _FIELDS],
-        "itemsize": 96,
-    }
+    [
+        ("bytes_from_pub", "u8"),  # IPv4 total lengths
+        ("pkts_from_pub", "u8"),
+        ("bytes_from_vpc", "u8"),
+        ("pkts_from_vpc", "u8"),
+        ("start_time", "i8"),  # microseconds since 1970
+        ("end_time", "i8"),
+        ("session", "u8"),
+        ("number", "u8"),
+        ("pri_ip", "u4"),  # addresses in host order
+        ("pub_ip", "u4"),
+        ("nat_ip", "u4"),
+        ("eip", "u4"),  # 0: the address has none
+        ("pri_port", "u2"),
+        ("pub_port", "u2"),
+        ("nat_port", "u2"),
+        ("protocol", "u1"),
+        ("kind", "u1"),
+        ("flags", "u2"),  # 6 bytes of padding behind it
+    ],
+    align=True,
 )
 WINDOW, CREATE, END, GAP = 0, 1, 2, 3  # kind
 OPENED_OUTSIDE = 1  # flags
@@ -83,17 +86,17 @@ def redacted(records: NDArray[np.void]) -> NDArray[np.void]:
     return records
 
 
-def format_ipv4(address: int) -> str:
+def format_ipv4(address: SupportsIndex) -> str:
     """Dotted quads of an address in host order.
 
     >>> format_ipv4(0xCB007101)
     '203.0.113.1'
     """
-    return str(ipaddress.IPv4Address(int(address)))
+    return str(parse_ipv4(address, "address"))
 
 
 # Rows of Gateway.sessions(), mappings() and ports(): addresses and ports in host order, times in seconds of the
-# gateway's clock.
+# gateway's clock. Aligned as RECORD is.
 SESSION = np.dtype(
     [
         ("session", "u8"),
@@ -116,8 +119,8 @@ SESSION = np.dtype(
         ("protocol", "u1"),
         ("state", "u1"),
         ("opened_outside", "u1"),
-        ("reserved", "u1", (7,)),
-    ]
+    ],
+    align=True,
 )
 MAPPING = np.dtype(
     [
@@ -128,8 +131,8 @@ MAPPING = np.dtype(
         ("inside_port", "u2"),
         ("outside_port", "u2"),
         ("protocol", "u1"),
-        ("reserved", "u1", (3,)),
-    ]
+    ],
+    align=True,
 )
 PORTS = np.dtype(
     [
@@ -138,11 +141,11 @@ PORTS = np.dtype(
         ("total", "u4"),  # ports of the ranges: used, held_down, reserved and free together
         ("used", "u4"),
         ("held_down", "u4"),
-        ("reserved", "u4"),  # a DNAT entry's
+        ("reserved", "u4"),  # for DNAT entries
         ("free", "u4"),
         ("protocol", "u1"),
-        ("unused", "u1", (3,)),
-    ]
+    ],
+    align=True,
 )
 BLOCKS = np.dtype(
     [

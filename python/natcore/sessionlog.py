@@ -17,10 +17,11 @@ from .buffer import Buffer
 from .config import DeliveryPolicy, check_number
 from .deadletter import DeadLetters
 from .delivery import UNAVAILABLE_CODE, DeliveryState
-from .errors import ConfigurationError
+from .errors import ConfigurationError, Error
 from .heartbeat import Beat
 from .ledger import Ledger
 from .records import chosen
+from .redaction import show
 from .sender import Sender, Source
 from .sinks.base import Batch, Records, Sink
 from .spool import Spool
@@ -147,7 +148,7 @@ class SessionLog:
         """Until every row that the gateway has written so far is delivered or given up, and the sink is open or has said
         why not; False: not within `timeout` s."""
         if timeout is not None:
-            check_number("timeout", timeout, 0, 1e9, unit="seconds")
+            timeout = check_number("timeout", timeout, 0, 1e9, unit="seconds")
         self._collect()
         self._sender.hurry()
         self._wake()
@@ -161,9 +162,10 @@ class SessionLog:
 
         Raises ConfigurationError as the start does, and where the log has been stopped.
         """
+        self.check_caller()
         with self._control:
             if self._stopping:
-                raise ConfigurationError(f"change of session log {self.name!r}: it has been stopped")
+                raise ConfigurationError(f"change of session log {show(self.name)}: it has been stopped")
             self._check(sink)
             before, thread = self._sender, self._threads[0] if self._threads else None
             self._sender = self._make_sender(sink)
@@ -187,6 +189,13 @@ class SessionLog:
     def begin(self, baseline: Baseline) -> None:
         """What is not to be counted of windows that were open before the log's start."""
         self._baseline = baseline
+
+    def check_caller(self) -> None:
+        """Error in a thread of this log's: its sink's deliver() would wait for itself."""
+        if threading.current_thread() in self._threads:
+            raise Error(
+                f"session log {show(self.name)}: its own deliver() cannot stop or change it; allowed is another thread"
+            )
 
     def note(self, beat: Beat) -> None:
         """A sign of life that covers the rows accepted so far."""

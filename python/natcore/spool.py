@@ -23,6 +23,7 @@ from .heartbeat import Beat
 from .holes import Hole
 from .ledger import Ledger
 from .records import RECORD
+from .redaction import show
 from .sinks.base import Batch, Records, join
 from .spool_format import (
     FRAME_HEADER_BYTES,
@@ -343,6 +344,6 @@ def _lock_folder(folder: Path) -> int:
     except BlockingIOError:
         os.close(descriptor)
         raise ConfigurationError(
-            f"spool={str(folder)!r}: another log or process holds it; allowed is a folder of the log's own"
+            f"spool={show(str(folder))}: another log or process holds it; allowed is a folder of the log's own"
         ) from None
     return descriptor

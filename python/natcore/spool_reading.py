@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .errors import ConfigurationError
 from .heartbeat import Beat
+from .redaction import show
 from .sinks.base import Batch
 from .spool_format import (
     MARK_BYTES,
@@ -42,7 +43,7 @@ def signs_of_life(folder: str | os.PathLike[str]) -> Iterator[tuple[Identity, Be
 def _logs(folder: str | os.PathLike[str]) -> list[Path]:
     path = Path(folder)
     if not path.is_dir():
-        raise ConfigurationError(f"spool={str(folder)!r}: allowed is a spool's folder")
+        raise ConfigurationError(f"spool={show(str(folder))}: allowed is a spool's folder")
     return [path, *sorted(each for each in path.iterdir() if each.is_dir())]
 
 

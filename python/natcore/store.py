@@ -20,6 +20,7 @@ import numpy as np
 
 from .errors import ConfigurationError, Error
 from .footer import Footer, missing_between
+from .redaction import show
 from .sinks._parquet_folder import Removal, read_footer, read_removals
 
 DAY = 86_400_000_000  # microseconds
@@ -71,7 +72,7 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise ConfigurationError(f"store={str(folder)!r}: allowed is a folder of a ParquetSink's files")
+            raise ConfigurationError(f"store={show(str(folder))}: allowed is a folder of a ParquetSink's files")
         self._lock = threading.Lock()
         self._footers: dict[str, tuple[Stamp, Footer | None]] = {}
         self._database = duckdb.connect()

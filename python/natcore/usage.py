@@ -19,6 +19,7 @@ from .config import Address, check_choice, check_integer, check_number, parse_ip
 from .durable import replaced
 from .errors import ConfigurationError
 from .question import LONGEST_IDLE
+from .redaction import show
 from .store import Store, StoredFile
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -80,7 +81,7 @@ def range_of(start: datetime | None, end: datetime | None) -> Range:
     """None: without a bound. Raises ConfigurationError: a time without a zone, an end that is not after the start."""
     chosen = Range(_micros("start", start, 0), _micros("end", end, 1 << 61))
     if chosen.end <= chosen.start:
-        raise ConfigurationError(f"end={end!r}: allowed is a time after start={start!r}")
+        raise ConfigurationError(f"end={show(end)}: allowed is a time after start={show(start)}")
     return chosen
 
 
@@ -139,7 +140,7 @@ def port_usage(
     files = [each for each in files if each.footer.first_time <= chosen.end]
     steps = -(-(chosen.end - chosen.start) // width)
     if not 0 < steps <= _MOST_STEPS:
-        raise ConfigurationError(f"step={step!r}: makes {steps} steps; allowed are 1 to {_MOST_STEPS}")
+        raise ConfigurationError(f"step={show(step)}: makes {steps} steps; allowed are 1 to {_MOST_STEPS}")
     addresses = _addresses(store, files) if address is None else [str(parse_ipv4(address, "address"))]
     begin, length = _EPOCH + timedelta(microseconds=chosen.start), timedelta(microseconds=width)
     edges = chosen.start + width * np.arange(steps + 1)
@@ -237,7 +238,7 @@ def export(
     path = Path(target)
     form = FORMATS.get(path.suffix)
     if form is None:
-        raise ConfigurationError(f"target={str(target)!r}: allowed are files that end in {', '.join(FORMATS)}")
+        raise ConfigurationError(f"target={show(str(target))}: allowed are files that end in {', '.join(FORMATS)}")
     chosen = range_of(start, end)
     draft = path.with_name(f".{path.name}.export")
     rows = f"SELECT * FROM read_parquet($files) WHERE {_IN_RANGE} ORDER BY run, number"
@@ -247,7 +248,7 @@ def export(
     try:
         found = _select(store, chosen, f"COPY ({rows}) TO '{quoted}' ({form}, USE_TMP_FILE false)")
         if not found:
-            raise ConfigurationError(f"store={str(store.folder)!r}: it has no files of that time")
+            raise ConfigurationError(f"store={show(str(store.folder))}: it has no files of that time")
         draft.rename(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -267,5 +268,5 @@ def _micros(name: str, time: datetime | None, default: Default) -> int | Default
     if time is None:
         return default
     if not isinstance(time, datetime) or time.tzinfo is None:
-        raise ConfigurationError(f"{name}={time!r}: allowed is a datetime with its time zone")
+        raise ConfigurationError(f"{name}={show(time)}: allowed is a datetime with its time zone")
     return (time - _EPOCH) // timedelta(microseconds=1)

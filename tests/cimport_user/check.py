@@ -95,7 +95,7 @@ def build_like(frame: bytes, expected: bytes) -> bytes:
 def check_counts(gateway: Gateway, packets: int, size: int) -> None:
     counters = gateway.counters()
     assert (counters["received"], counters["forwarded"], counters["sessions"]) == (2, 2, 1), counters
-    gateway.end()
+    gateway.end_all()
     [row] = gateway.take_records()
     assert (row["pkts_from_vpc"], row["pkts_from_pub"]) == (packets, packets), row
     assert (row["bytes_from_vpc"], row["bytes_from_pub"]) == (size, size), row

@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 from ..errors import ConfigurationError, DeliveryError
+from ..redaction import show
 
 _SIOCOUTQ = 0x5411  # linux/sockios.h: bytes that the peer has not acknowledged
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.02  # seconds
@@ -124,14 +125,16 @@ def tls_context(tls: Tls) -> ssl.SSLContext | None:
     is_table = isinstance(files, Mapping) and set(files) <= set(_TLS_FILES)
     if not is_table or ("key" in files and "certificate" not in files):
         raise ConfigurationError(
-            f"tls={tls!r}: allowed is true, false, a table of the files {', '.join(_TLS_FILES)}, or an ssl.SSLContext"
+            f"tls={show(tls)}: allowed is true, false, a table of the files {', '.join(_TLS_FILES)}, or an ssl.SSLContext"
         )
     try:
         context = ssl.create_default_context(cafile=files.get("ca"))
         if "certificate" in files:
             context.load_cert_chain(files["certificate"], files.get("key"), password="")
     except OSError as error:
-        raise ConfigurationError(f"tls={tls!r}: {error}; allowed are PEM files, a key without a password") from error
+        raise ConfigurationError(
+            f"tls={show(tls)}: {error}; allowed are PEM files, a key without a password"
+        ) from error
     return context
 
 

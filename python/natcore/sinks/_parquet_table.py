@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..records import RECORD
+from ..records import FIELDS, RECORD
 from .base import ADDRESSES, KINDS, TIMES, Batch, Records
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
@@ -18,7 +18,7 @@ _OCTETS = pa.array([str(octet) for octet in range(256)])
 def _schema() -> Any:
     """instance, vpc_id, the record's fields in its order (addresses as text, times in UTC), run."""
     fields = [("instance", _TEXT), ("vpc_id", _TEXT)]
-    for name in RECORD.names or ():
+    for name in FIELDS:
         if name in ADDRESSES or name == "kind":
             fields.append((name, _TEXT))
         elif name in TIMES:
@@ -49,7 +49,7 @@ def write_table(table: Any, file: BinaryIO, footer: dict[str, str]) -> None:
 
 def to_table(batch: Batch) -> Any:
     """A pyarrow.Table of SCHEMA with the batch's rows."""
-    columns = [_arrow_column(batch.records, name) for name in RECORD.names or ()]
+    columns = [_arrow_column(batch.records, name) for name in FIELDS]
     constant = [_repeat(value, len(batch)) for value in (batch.instance, batch.vpc_id, batch.run)]
     return pa.Table.from_arrays([*constant[:2], *columns, constant[2]], schema=SCHEMA)
 

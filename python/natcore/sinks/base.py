@@ -11,18 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..records import CREATE, END, GAP, RECORD, WINDOW, copy_into, format_ipv4
+from ..records import CREATE, END, FIELDS, GAP, RECORD, WINDOW, copy_into, format_ipv4
 
 Records = npt.NDArray[np.void]  # of dtype RECORD
 ADDRESSES = ("pri_ip", "pub_ip", "nat_ip", "eip")
 TIMES = ("start_time", "end_time")
 KINDS = {WINDOW: "window", CREATE: "create", END: "end", GAP: "gap"}
-CONTRACT = ("instance", "vpc_id", *(RECORD.names or ())[:13])  # the page's 15 fields, in its order
+CONTRACT = ("instance", "vpc_id", *FIELDS[:13])  # the page's 15 fields, in its order
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def join(parts: Sequence[Records]) -> Records:
-    """One RECORD array of several; numpy.concatenate would pack the fields into another layout."""
+    """One RECORD array of several, copied as rows lie: numpy would copy field by field."""
     if len(parts) == 1:
         return parts[0]
     joined = np.empty(sum(map(len, parts)), RECORD)
@@ -46,6 +46,12 @@ class Batch:
     run: str
     records: Records
 
+    def __post_init__(self) -> None:
+        if self.records.flags.writeable:  # a log's rows are those of its other destinations and of the next try
+            looked_at = self.records.view()
+            looked_at.flags.writeable = False
+            object.__setattr__(self, "records", looked_at)
+
     @property
     def first_number(self) -> int:
         return int(self.records["number"][0])
@@ -63,8 +69,7 @@ class Batch:
         local: times in microseconds since 1970, and behind the 15 fields `eip` (None: the address has none),
         `session`, `number`, `kind` ("window", "create", "end", "gap"), `flags` and `run`.
         """
-        names = RECORD.names if local else CONTRACT[2:]
-        assert names is not None
+        names = FIELDS if local else CONTRACT[2:]
         columns = [_column(self.records, name, local) for name in names]
         tail = {"run": self.run} if local else {}
         for values in zip(*columns, strict=True):

@@ -15,7 +15,8 @@ from urllib.parse import urlencode, urlsplit
 from .._encode_rowbinary import encode_rows
 from ..config import check_choice, check_integer, check_number
 from ..errors import ConfigurationError, DeliveryAction, DeliveryError
-from ..records import RECORD
+from ..records import FIELDS, RECORD
+from ..redaction import show
 from ._http import Deadline, TimedSocket, connect
 from .base import ADDRESSES, KINDS, TIMES, Batch, Receipt, Sink
 
@@ -41,7 +42,7 @@ ERRORS: Mapping[int, tuple[str, DeliveryAction]] = {  # src/Common/ErrorCodes.cp
 _TOO_MANY_PARTITIONS = "partitions for single INSERT"
 _FEW_ROWS = 1000  # a batch that is this small is not what the server's memory is used up by
 _STATUS: Mapping[int, tuple[str, DeliveryAction]] = {413: ("PayloadTooLarge", "split")}
-_FIELDS = RECORD.names or ()
+_FIELDS = FIELDS
 COLUMNS = ("instance", "vpc_id", *_FIELDS, "run")
 _ORDER = "nat_ip, nat_port, protocol, end_time, run, number"
 _INTEGERS = {"u1": "UInt8", "u2": "UInt16", "u4": "UInt32", "u8": "UInt64", "i8": "Int64"}
@@ -86,7 +87,7 @@ class ClickHouseSink(Sink):
             raise ConfigurationError("url: allowed is 'http://HOST:PORT' or 'https://HOST:PORT', without a password")
         for name, value in (("table", table), ("database", database)):
             if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w{0,127}", value, re.ASCII):
-                raise ConfigurationError(f"{name}={value!r}: allowed are letters, digits and '_'")
+                raise ConfigurationError(f"{name}={show(value)}: allowed are letters, digits and '_'")
         check_choice("create", create, (True, False))
         if batch_rows is not None:
             check_integer("batch_rows", batch_rows, 1, 10_000_000)

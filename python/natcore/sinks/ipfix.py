@@ -14,6 +14,7 @@ from itertools import pairwise
 from .._encode_ipfix import EVENT_BYTES, FLOW_BYTES, encode_messages
 from ..config import check_choice, check_integer, check_number
 from ..errors import ConfigurationError
+from ..redaction import show
 from ._connection import Connection, Datagrams, Tls, stream
 from .base import Batch, Receipt, Sink
 
@@ -92,7 +93,7 @@ class IpfixSink(Sink):
         wall: Callable[[], float] = time.time,
     ) -> None:
         if not isinstance(host, str) or not host:
-            raise ConfigurationError(f"host={host!r}: allowed is a name or an address")
+            raise ConfigurationError(f"host={show(host)}: allowed is a name or an address")
         check_integer("port", port, 1, 65_535)
         check_choice("transport", transport, ("tcp", "udp"))
         check_integer("observation_domain", observation_domain, 0, 2**32 - 1)
@@ -103,7 +104,7 @@ class IpfixSink(Sink):
         self._wall = wall
         self._is_tcp = transport == "tcp"
         if tls and not self._is_tcp:
-            raise ConfigurationError(f"tls={tls!r}: allowed with transport='tcp'")
+            raise ConfigurationError(f"tls={show(tls)}: allowed with transport='tcp'")
         self._connection: Connection = (
             stream(host, port, timeout, tls) if self._is_tcp else Datagrams(host, port, timeout)
         )

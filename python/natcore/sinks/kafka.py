@@ -13,6 +13,7 @@ import msgspec
 
 from ..config import check_choice, check_number
 from ..errors import ConfigurationError, DeliveryAction, DeliveryError
+from ..redaction import show
 from .base import Batch, Receipt, Sink
 
 _log = logging.getLogger(__name__)  # librdkafka's own words
@@ -59,7 +60,7 @@ class KafkaSink(Sink):
     ) -> None:
         for name, value in (("bootstrap_servers", bootstrap_servers), ("topic", topic)):
             if not isinstance(value, str) or not value:
-                raise ConfigurationError(f"{name}={value!r}: allowed is a text that is not empty")
+                raise ConfigurationError(f"{name}={show(value)}: allowed is a text that is not empty")
         if (username is None) != (password is None):
             raise ConfigurationError("username: allowed is one with a password, or neither")
         check_choice("mechanism", mechanism, ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"))

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from .._encode_sls import encode_logs
 from ..config import check_choice, check_number
 from ..errors import ConfigurationError, DeliveryAction, DeliveryError
+from ..redaction import show
 from .base import CONTRACT, Batch, Receipt, Sink
 
 if TYPE_CHECKING:
@@ -78,10 +79,10 @@ class SlsSink(Sink):
         timeout: float = 10.0,
     ) -> None:
         if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).hostname:
-            raise ConfigurationError(f"endpoint={endpoint!r}: allowed is 'https://HOST' or 'http://HOST:PORT'")
+            raise ConfigurationError(f"endpoint={show(endpoint)}: allowed is 'https://HOST' or 'http://HOST:PORT'")
         for name, value in (("project", project), ("logstore", logstore)):
             if not isinstance(value, str) or not value:
-                raise ConfigurationError(f"{name}={value!r}: allowed is a name")
+                raise ConfigurationError(f"{name}={show(value)}: allowed is a name")
         if (credentials is None) == (not (access_key_id and access_key_secret)):
             raise ConfigurationError("credentials: allowed are access_key_id and access_key_secret, or a callable")
         check_choice("schema", schema, ("2026", "preview2024"))

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from .._encode_syslog import encode_frames
 from ..config import check_integer, check_number
 from ..errors import ConfigurationError
-from ..records import RECORD
+from ..records import FIELDS
+from ..redaction import show
 from ._connection import Tls, stream
 from .base import KINDS, Batch, Receipt, Sink
 
-_NAMES = [f' {name}="'.encode() for name in RECORD.names or () if name != "kind"]
+_NAMES = [f' {name}="'.encode() for name in FIELDS if name != "kind"]
 _PRINTABLE = re.compile(r"[!-~]+")  # RFC 5424, 6.2: header fields are printable ASCII without spaces
 
 
@@ -51,7 +52,7 @@ class SyslogSink(Sink):
         tls: Tls = False,
     ) -> None:
         if not isinstance(host, str) or not host:
-            raise ConfigurationError(f"host={host!r}: allowed is a name or an address")
+            raise ConfigurationError(f"host={show(host)}: allowed is a name or an address")
         check_integer("port", port, 1, 65_535)
         check_integer("facility", facility, 0, 23)
         check_integer("severity", severity, 0, 7)
@@ -59,9 +60,9 @@ class SyslogSink(Sink):
         hostname = socket.gethostname() if hostname is None else hostname
         for name, value, longest in (("hostname", hostname, 255), ("app_name", app_name, 48)):
             if not isinstance(value, str) or not _PRINTABLE.fullmatch(value) or len(value) > longest:
-                raise ConfigurationError(f"{name}={value!r}: allowed are {longest} printable ASCII characters")
+                raise ConfigurationError(f"{name}={show(value)}: allowed are {longest} printable ASCII characters")
         if not isinstance(structured_data, str) or not re.fullmatch(r'[^=\]" ]{1,32}', structured_data):
-            raise ConfigurationError(f"structured_data={structured_data!r}: allowed is NAME@NUMBER, 32 characters")
+            raise ConfigurationError(f"structured_data={show(structured_data)}: allowed is NAME@NUMBER, 32 characters")
         self._host, self._port = host, port
         self._start = f"<{8 * facility + severity}>1 ".encode()
         self._header = f" {hostname} {app_name}"
