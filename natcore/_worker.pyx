@@ -21,7 +21,8 @@ from natcore.kernel cimport PACKET_BROADCAST, PACKET_HOST, VIRTIO_NET_HDR_F_NEED
 from natcore.spin cimport spin_lock, spin_unlock, wait_turn
 from natcore.verdict cimport DROP_NO_NEIGHBOUR, HELD, INBOUND, INSIDE, OUTBOUND, OUTSIDE, UNTRANSLATED, egress_of
 from natcore.wire cimport (
-    ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV4, PROTOCOL_TCP, PROTOCOL_UDP, EthernetHeader, Ipv4Header,
+    ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV4, IPV4_FRAGMENT, PROTOCOL_TCP, PROTOCOL_UDP, EthernetHeader, Ipv4Header,
+    UdpHeader, load32,
 )
 
 cdef extern from * nogil:
@@ -56,6 +57,7 @@ cdef enum:
     BUSY_MS = 5                 # of poll, when somebody waits
     ANNOUNCE_AT_ONCE = 32       # gratuitous ARPs in one service
     TURNS_GIVEN = 450           # looks, about a millisecond, until somebody who asked has taken the worker
+    DHCP_ANSWER_PORTS = 67 << 16 | 68
     UNCOUNTED = 0xFFFF          # tag of a frame that the counters know as generated, not as forwarded
 
 
@@ -254,6 +256,15 @@ cdef void answer_arp(Loop* loop, Port* port, Arrival* arrival) noexcept nogil:
         port.arp_answered += 1
 
 
+cdef inline bint is_dhcp_answer(const Arrival* arrival) noexcept nogil:
+    """UDP from port 67 to 68: for a DHCP client of the host's, by an address that it may not have yet (RFC 2131 4.1)."""
+    cdef const Ipv4Header* ip = <const Ipv4Header*>(arrival.data + ETHERNET_BYTES)
+    return (arrival.length >= ETHERNET_BYTES + sizeof(Ipv4Header) + sizeof(UdpHeader)
+            and load32(<const uint8_t*>ip + sizeof(Ipv4Header)) == bswap32(DHCP_ANSWER_PORTS)
+            and ip.protocol == PROTOCOL_UDP and ip.version_ihl == 0x45
+            and not ip.fragment & bswap16(IPV4_FRAGMENT))
+
+
 cdef inline bint is_ours(Loop* loop, Arrival* arrival) noexcept nogil:
     """Whether the translator takes the frame; else it is the kernel's (or an ARP request answered here)."""
     cdef uint16_t ethertype
@@ -264,6 +275,8 @@ cdef inline bint is_ours(Loop* loop, Arrival* arrival) noexcept nogil:
     if ethertype == ETHERTYPE_IPV4 and arrival.packet_type == PACKET_HOST:
         if arrival.length < ETHERNET_BYTES + sizeof(Ipv4Header):
             return True
+        if is_dhcp_answer(arrival):
+            return False
         destination = (<Ipv4Header*>(arrival.data + ETHERNET_BYTES)).destination
         return not holds(&loop.local, bswap32(destination)) or (
             address_find(loop.worker.mappings.ports, destination) != NONE)

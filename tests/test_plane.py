@@ -7,7 +7,7 @@ import socket
 import pytest
 
 import craft
-from natcore import Gateway, Link, Policy
+from natcore import Link, Policy
 from natcore.namespaces import Network
 from netns import (
     CLIENT,
@@ -229,21 +229,3 @@ def test_the_kernel_does_not_answer_for_connections_that_are_not_its(nat: Nat) -
     assert not ping(network, "in", SERVER, "-W1")
     assert made.counters()["dropped_no_snat_entry"] == 1
     assert not ping(network, "out", CLIENT, "-W1")
-
-
-def test_a_hosts_address_in_the_pool_is_the_gateways(network: Network) -> None:
-    from natcore import SnatEntry
-
-    with Gateway() as made, start(network, made) as plane:
-        assert ping(network, "out", GATEWAY_OUTSIDE)
-        entry = made.add(SnatEntry("10.0.0.0/16", pool=GATEWAY_OUTSIDE))
-        plane.entries_changed()
-        sent, arrived = transfer(network, 1 << 20)
-        assert arrived == sent
-        with pytest.raises(OSError):  # no mapping, and no kernel that would refuse
-            connect(network, "out", (GATEWAY_OUTSIDE, 22), timeout=1)
-        assert made.counters()["dropped_no_mapping"] >= 1
-        made.remove(entry)
-        plane.entries_changed()
-        with listener(network, "gw") as server:
-            connect(network, "out", (GATEWAY_OUTSIDE, server.getsockname()[1])).close()

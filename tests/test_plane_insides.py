@@ -233,7 +233,9 @@ def test_the_kernel_is_kept_out_on_each_interface(network: Network) -> None:
     network.setting("gw", "net/ipv4/ip_forward", 1)
     network.route("out", "10.0.0.0/16", via="198.18.0.1")
     with gateway() as made:
-        with start(network, made, inside=INSIDES):
+        with pytest.warns(UserWarning, match="forwarding is on"):
+            plane = start(network, made, inside=INSIDES)
+        with plane:
             with at(network, "gw"):
                 assert interfaces.installed() == ["lan0", "lan1", "wan0"]
             made.remove(made.entries()[0])

@@ -223,13 +223,14 @@ def test_after_a_kill_nothing_leaks_until_the_next_start(network: Network, each_
     assert not ping(network, "in", SERVER, "-W1")
     with at(network, "gw"):
         assert interfaces.installed() == ["lan0", "wan0"]
-    with start(network, gateway()) as plane:
+    with pytest.warns(UserWarning, match="forwarding is on"), start(network, gateway()) as plane:
         assert ping(network, "in", SERVER)
         assert plane.counters()["inside_received"] > 0
-    assert ping(network, "in", SERVER)  # put back: the kernel forwards again
+    assert not ping(network, "in", SERVER, "-W1")  # nor after a stop
     with at(network, "gw"):
         block.install("lan0", set())
-        assert interfaces.clean() == ["lan0"]
+        assert interfaces.clean() == ["lan0", "wan0"]
+    assert ping(network, "in", SERVER)  # put back: the kernel forwards again
 
 
 def test_a_plane_that_was_forgotten_gives_its_interfaces_back_at_exit(network: Network, each_driver: str) -> None:

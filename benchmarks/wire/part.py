@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,8 @@ class Natcore:
         self.interfaces, self.options = interfaces, {"driver": driver, "cpus": cpus, **options}
 
     def start(self) -> dict[str, Any]:
-        self.plane = self.gateway.forward(*self.interfaces, **self.options)
+        with warnings.catch_warnings(action="ignore"):  # the kernel forwards, in its turn
+            self.plane = self.gateway.forward(*self.interfaces, block_when_stopped=False, **self.options)
         return {}
 
     def counters(self) -> dict[str, Any]:

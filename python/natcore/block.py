@@ -1,139 +1,199 @@
-"""Keeps the kernel's stack off an interface's IPv4, by an nf_tables chain at its ingress, set by netlink.
+"""The kernel block: what a plane forwards is kept from the kernel's own stack, by nf_tables, set by netlink.
 
-The taps that a plane reads come before that hook. Spared are the host's own addresses, what is not addressed to this
-machine's link address, and VLANs. The table outlives its process: after a crash nothing leaks untranslated.
+Two tables for each interface, both called natcore-INTERFACE:
+
+- family netdev, a chain at the interface's ingress, as long as a plane has the interface: IPv4 for this machine's link
+  address is dropped, but for the host's own addresses and DHCP answers. Packet sockets and XDP come before that hook, so
+  a plane reads what is dropped here, and the kernel answers nothing.
+- family ip, a chain at prerouting: whatever comes by the interface and is for no address of this host is not forwarded.
+  It needs no list of addresses and no interface that is there, so it also holds while an interface is made anew, when the
+  process has died, and after a stop (`block_when_stopped`).
+
+Where the kernel can (6.9), both belong to the plane's socket and outlive it: `nft flush ruleset` leaves them, `nft delete
+table` is refused. Elsewhere the plane watches nf_tables' events and puts them back.
 """
 
 from __future__ import annotations
 
 import errno
-import os
+import logging
 import socket
 import struct
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+from . import nftables as nft
 from .errors import InterfaceError
 
 PREFIX = "natcore-"  # of table names: natcore-INTERFACE
+OWNED = nft.OWNER | nft.PERSIST
 
-# linux/netfilter/nfnetlink.h and nf_tables.h
-_NETLINK_NETFILTER = 12
-_BATCH_BEGIN, _BATCH_END = 0x10, 0x11
-_NFTABLES = 10 << 8
-_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE = 0, 1, 2, 3, 6
-_NETDEV = 5  # NFPROTO_NETDEV
-_REQUEST, _ACK, _CREATE, _APPEND, _DUMP = 0x1, 0x4, 0x400, 0x800, 0x300
-_ERROR, _DONE = 2, 3
-_DROP, _ACCEPT = 0, 1
-_PKTTYPE = 19  # NFT_META_PKTTYPE
-_LINK_HEADER, _NETWORK_HEADER = 0, 1
-_EQUAL, _NOT_EQUAL = 0, 1
-_PRIORITY = -500  # before other ingress chains: what they would forward or redirect is ours
+_PRIORITY = -500  # before other chains: what they would forward or redirect is ours
+_UNICAST = struct.pack("=I", 1)  # RTN_UNICAST
+_log = logging.getLogger(__name__)
 
 
-def _attribute(kind: int, value: bytes | str | int | Sequence[bytes]) -> bytes:
-    """A netlink attribute: bytes as they are, a str with its zero, an int big-endian in 32 bits, a sequence nested."""
-    if isinstance(value, int):
-        data = struct.pack(">i", value)
-    elif isinstance(value, str):
-        data = value.encode() + b"\0"
-    elif isinstance(value, bytes):
-        data = value
-    else:
-        data, kind = b"".join(value), kind | 0x8000
-    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
-
-
-def _message(kind: int, flags: int, sequence: int, family: int, resource: int, *attributes: bytes) -> bytes:
-    body = struct.pack(">BBH", family, 0, resource) + b"".join(attributes)
-    return struct.pack("=IHHII", 16 + len(body), kind, flags, sequence, 0) + body
-
-
-def _expression(name: str, *attributes: bytes) -> bytes:
-    return _attribute(1, [_attribute(1, name), _attribute(2, attributes)])
-
-
-def _verdict(code: int) -> bytes:
-    """Register 0 becomes a verdict."""
-    return _expression("immediate", _attribute(1, 0), _attribute(2, [_attribute(2, [_attribute(1, code)])]))
-
-
-def _compare(operation: int, data: bytes) -> bytes:
-    return _expression("cmp", _attribute(1, 1), _attribute(2, operation), _attribute(3, [_attribute(1, data)]))
-
-
-def _load(base: int, offset: int, length: int) -> bytes:
-    return _expression("payload", _attribute(1, 1), _attribute(2, base), _attribute(3, offset), _attribute(4, length))
-
-
-def _mask(mask: bytes) -> bytes:
-    length, zero = len(mask), bytes(len(mask))
-    data = [_attribute(4, [_attribute(1, mask)]), _attribute(5, [_attribute(1, zero)])]
-    return _expression("bitwise", _attribute(1, 1), _attribute(2, 1), _attribute(3, length), *data)
-
-
-def _rules(spared: Iterable[int]) -> list[bytes]:
-    """Expression lists: leave alone what is not for our link address and what is for a spared address; drop IPv4."""
-    packet_type = _expression("meta", _attribute(2, _PKTTYPE), _attribute(1, 1))
-    rules = [packet_type + _compare(_NOT_EQUAL, b"\0") + _verdict(_ACCEPT)]
+def _ingress_rules(spared: Iterable[int]) -> list[bytes]:
+    """Expression lists: leave alone what is not for our link address and what the host may have; drop IPv4."""
+    rules = [nft.meta(nft.PACKET_TYPE) + nft.compare(nft.NOT_EQUAL, b"\0") + nft.verdict(nft.ACCEPT)]
     for address in sorted(spared):  # what is not IPv4 and looks like it would be accepted anyway
-        rules.append(_load(_NETWORK_HEADER, 16, 4) + _compare(_EQUAL, struct.pack(">I", address)) + _verdict(_ACCEPT))
+        asked = nft.load(nft.NETWORK_HEADER, 16, 4) + nft.compare(nft.EQUAL, struct.pack(">I", address))
+        rules.append(asked + nft.verdict(nft.ACCEPT))
+    rules.append(_dhcp_answer() + nft.verdict(nft.ACCEPT))
     # by the Ethernet type: a frame with an 802.1Q tag has 0x8100 there, also where the device took the tag off
-    rules.append(_load(_LINK_HEADER, 12, 2) + _compare(_EQUAL, b"\x08\x00") + _verdict(_DROP))
+    ethertype = nft.load(nft.LINK_HEADER, 12, 2) + nft.compare(nft.EQUAL, b"\x08\x00")
+    rules.append(ethertype + nft.verdict(nft.DROP))
     for tag in (b"\x81\x00", b"\x88\xa8"):  # a priority alone, of no VLAN: the kernel would take it for its own
-        tagged = _load(_LINK_HEADER, 12, 6) + _mask(b"\xff\xff\x0f\xff\xff\xff")
-        rules.append(tagged + _compare(_EQUAL, tag + b"\x00\x00\x08\x00") + _verdict(_DROP))
+        tagged = nft.load(nft.LINK_HEADER, 12, 6) + nft.mask(b"\xff\xff\x0f\xff\xff\xff")
+        rules.append(tagged + nft.compare(nft.EQUAL, tag + b"\x00\x00\x08\x00") + nft.verdict(nft.DROP))
     return rules
 
 
-def _table_messages(interface: str, spared: Iterable[int] | None) -> list[tuple[int, int, list[bytes]]]:
-    """(message, flags, attributes): the table away, and with spared there again, anew."""
-    table = PREFIX + interface
-    name = _attribute(1, table)
-    messages = [(_NEWTABLE, _CREATE, [name]), (_DELTABLE, 0, [name])]  # so that the deletion never fails
-    if spared is None:
-        return messages
-    hook = [_attribute(1, 0), _attribute(2, _PRIORITY), _attribute(3, interface)]
-    chain = [name, _attribute(3, "ingress"), _attribute(7, "filter"), _attribute(4, hook), _attribute(5, _ACCEPT)]
-    messages += [(_NEWTABLE, _CREATE, [name]), (_NEWCHAIN, _CREATE, chain)]
-    for rule in _rules(spared):
-        messages.append((_NEWRULE, _CREATE | _APPEND, [name, _attribute(2, "ingress"), _attribute(4, [rule])]))
+def _dhcp_answer() -> bytes:
+    """UDP 67 to 68, unfragmented and without options: to an address that the host does not have yet (RFC 2131 4.1)."""
+    return (
+        nft.load(nft.LINK_HEADER, 12, 3) + nft.compare(nft.EQUAL, b"\x08\x00\x45")
+        + nft.load(nft.NETWORK_HEADER, 6, 2) + nft.mask(b"\x3f\xff") + nft.compare(nft.EQUAL, b"\0\0")
+        + nft.load(nft.NETWORK_HEADER, 9, 1) + nft.compare(nft.EQUAL, bytes([socket.IPPROTO_UDP]))
+        + nft.load(nft.NETWORK_HEADER, 20, 4) + nft.compare(nft.EQUAL, struct.pack(">HH", 67, 68))
+    )  # fmt: skip
+
+
+def _gone(name: str, flags: int) -> list[nft.Message]:
+    """The tables away, whether they are there or not. flags: what new ones will have."""
+    named = [nft.attribute(1, name)]
+    messages = []
+    for family in (nft.NETDEV, nft.IPV4):
+        if flags:
+            messages.append(nft.Message(nft.DESTROYTABLE, family, named))
+        else:
+            messages += [nft.Message(nft.NEWTABLE, family, named), nft.Message(nft.DELTABLE, family, named)]
     return messages
 
 
-def _commit(messages: Sequence[tuple[int, int, list[bytes]]]) -> None:
-    """All of it, or nothing and OSError."""
-    parts = [_message(_BATCH_BEGIN, _REQUEST, 0, 0, 10)]
-    for sequence, (kind, flags, attributes) in enumerate(messages, 1):
-        parts.append(_message(_NFTABLES | kind, _REQUEST | _ACK | flags, sequence, _NETDEV, 0, *attributes))
-    parts.append(_message(_BATCH_END, _REQUEST, len(messages) + 1, 0, 10))
-    waiting = len(messages)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as netlink:
-        netlink.settimeout(5.0)
-        netlink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
-        netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-        netlink.bind((0, 0))
-        netlink.send(b"".join(parts))
-        while waiting:
-            for kind, body in _answers(netlink.recv(1 << 17)):
-                code = struct.unpack_from("=i", body)[0] if kind == _ERROR else 0
-                if code:
-                    raise OSError(-code, f"nf_tables: {os.strerror(-code)}")
-                waiting -= kind == _ERROR
+def _ingress(interface: str, spared: Iterable[int], flags: int) -> list[nft.Message]:
+    name = PREFIX + interface
+    table = [nft.attribute(1, name), nft.attribute(2, flags)]
+    hooked = nft.chain(name, "ingress", nft.INGRESS, _PRIORITY, interface)
+    messages = [nft.Message(nft.NEWTABLE, nft.NETDEV, table), nft.Message(nft.NEWCHAIN, nft.NETDEV, hooked)]
+    for rule in _ingress_rules(spared):
+        messages.append(nft.Message(nft.NEWRULE, nft.NETDEV, nft.rule(name, "ingress", rule)))
+    return messages
 
 
-def _answers(data: bytes) -> Iterable[tuple[int, bytes]]:
-    offset = 0
-    while offset + 16 <= len(data):
-        length, kind = struct.unpack_from("=IH", data, offset)
-        yield kind, data[offset + 16 : offset + length]
-        offset += max(16, (length + 3) & ~3)
+def _routing(interface: str, flags: int) -> list[nft.Message]:
+    name = PREFIX + interface
+    table = [nft.attribute(1, name), nft.attribute(2, flags)]
+    from_it = nft.meta(nft.INPUT_NAME) + nft.compare(nft.EQUAL, interface.encode().ljust(nft.NAME_BYTES, b"\0"))
+    routed = from_it + nft.destination_type() + nft.compare(nft.EQUAL, _UNICAST) + nft.verdict(nft.DROP)
+    return [
+        nft.Message(nft.NEWTABLE, nft.IPV4, table),
+        nft.Message(nft.NEWCHAIN, nft.IPV4, nft.chain(name, "prerouting", nft.PREROUTING, _PRIORITY)),
+        nft.Message(nft.NEWRULE, nft.IPV4, nft.rule(name, "prerouting", routed)),
+    ]
+
+
+class Block:
+    """The kernel block of some interfaces, held by one socket until `close`. One thread at a time."""
+
+    def __init__(self) -> None:
+        self._ruleset = nft.Ruleset()
+        try:
+            self.events = nft.Events(PREFIX)
+        except BaseException:
+            self._ruleset.close()
+            raise
+        self._flags = OWNED
+        self._routing = True  # this kernel can drop by the destination's type
+        self._marks: dict[tuple[int, str], tuple[object, ...]] = {}
+        self._spared: dict[str, frozenset[int]] = {}
+
+    def install(self, interface: str, spared: Iterable[int]) -> None:
+        """From now on, in one step, the kernel sees IPv4 from the interface for the spared addresses (host order) only,
+        and forwards none. What a dead plane left there is taken over. Raises InterfaceError."""
+        spared = frozenset(spared)
+        try:
+            self._exchange(interface, spared)
+        except OSError as error:
+            raise _refused(interface, error) from error
+        self._spared[interface] = spared
+        self._note(interface)
+
+    def forward_nothing(self, interface: str) -> None:
+        """The kernel's stack has the interface again, and still forwards nothing that comes by it; it need not be there."""
+        try:
+            self._exchange(interface, None)
+        except OSError as error:
+            raise _refused(interface, error) from error
+        self._spared.pop(interface, None)
+
+    def remove(self, interface: str) -> None:
+        """The kernel sees and forwards everything again. Nothing there: nothing happens."""
+        try:
+            self._commit(lambda flags: _gone(PREFIX + interface, flags))
+        except OSError as error:
+            raise _refused(interface, error) from error
+        self._spared.pop(interface, None)
+
+    def restore(self) -> list[str]:
+        """Puts back what others have changed or taken away; the interfaces of those."""
+        restored = []
+        for interface, spared in list(self._spared.items()):
+            known = {key: mark for key, mark in self._marks.items() if key[1] == interface}
+            if all(self._ruleset.mark(family, PREFIX + interface) == mark for (family, _), mark in known.items()):
+                continue
+            with suppress(InterfaceError):  # the interface is just going
+                self.install(interface, spared)
+                restored.append(interface)
+        return restored
+
+    def close(self) -> None:
+        """Tables that are there stay, and belong to nobody."""
+        self._ruleset.close()
+        self.events.close()
+
+    def _exchange(self, interface: str, spared: Collection[int] | None) -> None:
+        def messages(flags: int) -> list[nft.Message]:
+            wanted = _gone(PREFIX + interface, flags)
+            if spared is not None:
+                wanted += _ingress(interface, spared, flags)
+            return wanted + (_routing(interface, flags) if self._routing else [])
+
+        try:
+            self._commit(messages)
+        except FileNotFoundError:
+            if not self._routing or (spared is not None and not Path("/sys/class/net", interface).exists()):
+                raise
+            self._routing = False
+            _log.warning(
+                "this kernel cannot tell in nf_tables what is the host's own (CONFIG_NFT_FIB_IPV4): where "
+                "forwarding is on, it forwards untranslated once the plane has ended"
+            )
+            self._commit(messages)
+
+    def _commit(self, messages: Callable[[int], list[nft.Message]]) -> None:
+        """With tables of our own if the kernel has such, plain ones else. messages: made for a table's flags."""
+        try:
+            self._ruleset.commit(messages(self._flags))
+        except OSError as error:
+            if not self._flags or error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+            self._ruleset.commit(messages(0))
+            self._flags = 0
+
+    def _note(self, interface: str) -> None:
+        for family in (nft.NETDEV, nft.IPV4) if self._routing else (nft.NETDEV,):
+            self._marks[family, interface] = self._ruleset.mark(family, PREFIX + interface)
 
 
 def _refused(interface: str, error: OSError) -> InterfaceError:
     if error.errno in (errno.EPERM, errno.EACCES):
-        return InterfaceError(errno.EPERM, f"{interface!r}: keeping the kernel off it needs CAP_NET_ADMIN")
+        return InterfaceError(
+            errno.EPERM,
+            f"{interface!r}: keeping the kernel off it needs CAP_NET_ADMIN, and tables "
+            f"{PREFIX}{interface} that no other process owns",
+        )
     if error.errno in (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
         missing = "this kernel has no nf_tables at ingress (CONFIG_NF_TABLES_NETDEV)"
         return InterfaceError(error.errno, f"{interface!r}: {missing}")
@@ -142,27 +202,40 @@ def _refused(interface: str, error: OSError) -> InterfaceError:
 
 
 def install(interface: str, spared: Iterable[int]) -> None:
-    """From now on, in one step, the kernel sees IPv4 from the interface for the spared addresses (host order) only."""
-    try:
-        _commit(_table_messages(interface, spared))
-    except OSError as error:
-        raise _refused(interface, error) from error
+    """As Block.install; what is made belongs to nobody."""
+    with _for_a_moment() as block:
+        block.install(interface, spared)
+
+
+def forward_nothing(interface: str) -> None:
+    """As Block.forward_nothing; what is made belongs to nobody."""
+    with _for_a_moment() as block:
+        block.forward_nothing(interface)
 
 
 def remove(interface: str) -> None:
-    """The kernel sees everything again. Nothing there: nothing happens."""
+    """As Block.remove."""
+    with _for_a_moment() as block:
+        block.remove(interface)
+
+
+@contextmanager
+def _for_a_moment() -> Iterator[Block]:
+    block = Block()
     try:
-        _commit(_table_messages(interface, None))
-    except OSError as error:
-        raise _refused(interface, error) from error
+        yield block
+    finally:
+        block.close()
 
 
 def check() -> None:
     """PermissionError, if this process may not, InterfaceError, if the kernel cannot: a table of no interface comes and
     goes in one step.
     """
+    named = [nft.attribute(1, PREFIX)]
     try:
-        _commit(_table_messages("", None))
+        with nft.Ruleset() as ruleset:
+            ruleset.commit([nft.Message(kind, nft.NETDEV, named) for kind in (nft.NEWTABLE, nft.DELTABLE)])
     except PermissionError:
         raise
     except OSError as error:
@@ -171,31 +244,27 @@ def check() -> None:
 
 def installed() -> list[str]:
     """The interfaces that a plane has blocked, alive or dead, in this network namespace."""
-    found: list[str] = []
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as netlink:
-        netlink.settimeout(5.0)
-        netlink.bind((0, 0))
-        netlink.send(_message(_NFTABLES | _GETTABLE, _REQUEST | _DUMP, 1, _NETDEV, 0))
-        while True:
-            for kind, body in _answers(netlink.recv(1 << 17)):
-                if kind == _DONE:
-                    return sorted(found)
-                if kind == _ERROR:
-                    code = -struct.unpack_from("=i", body)[0]
-                    raise _refused("*", OSError(code, os.strerror(code)))
-                name = _table_name(body)
-                if name.startswith(PREFIX):
-                    found.append(name.removeprefix(PREFIX))
+    return _names(nft.NETDEV)
 
 
-def _table_name(body: bytes) -> str:
-    offset = 4  # nfgenmsg
-    while offset + 4 <= len(body):
-        length, kind = struct.unpack_from("=HH", body, offset)
-        if kind & 0x3FFF == 1:
-            return body[offset + 4 : offset + length].rstrip(b"\0").decode(errors="replace")
-        offset += max(4, (length + 3) & ~3)
-    return ""
+def forwarding_nothing() -> list[str]:
+    """The interfaces from which the kernel is kept from forwarding, by a plane that is there, has died or was stopped."""
+    return _names(nft.IPV4)
+
+
+def _names(family: int) -> list[str]:
+    try:
+        with nft.Ruleset() as ruleset:
+            return nft.names(ruleset.tables(), family, PREFIX)
+    except OSError as error:
+        raise _refused("*", error) from error
+
+
+def forwards(interface: str) -> bool:
+    """Whether the kernel forwards IPv4 that comes by the interface (ip_forward)."""
+    with suppress(OSError):
+        return Path("/proc/sys/net/ipv4/conf", interface, "forwarding").read_text().strip() == "1"
+    return False
 
 
 class Claim:
@@ -217,9 +286,10 @@ class Claim:
 
 
 def clean() -> list[str]:
-    """Takes away what planes left behind that died; interfaces of living ones are left alone. The names cleaned."""
+    """Takes away what planes left behind that died or were stopped; interfaces of living ones are left alone. The names
+    cleaned."""
     cleaned = []
-    for interface in installed():
+    for interface in sorted({*installed(), *forwarding_nothing()}):
         with suppress(InterfaceError):
             claim = Claim(interface)
             try:

@@ -105,6 +105,12 @@ class EntryTable:
                 kept, ended = kept + stay, ended + count - stay
         return Plan(tuple(changes), kept, drained, ended, self._generation, self)
 
+    def outside(self, plan: Plan) -> set[int]:
+        """Addresses on the wire (host order) of the entries that a plan puts into force."""
+        rows, _ = self._after(plan.changes)
+        fresh = [row for row in rows if row not in self.rows]
+        return {wire for row in fresh for wire, _ in self._book.outside_addresses(row, rows)}
+
     def check(self, plan: Plan) -> None:
         """Error if the plan is not of the entries that are in force."""
         if not isinstance(plan, Plan):

@@ -184,6 +184,31 @@ def clean(as_json: Json = False) -> None:
         print(f"put back: {_listed(cleaned)}" if any(cleaned.values()) else "nothing was left")
 
 
+@app.command()
+def block(file: File, as_json: Json = False) -> None:
+    """Keep the kernel from forwarding what comes by the file's interfaces, until its gateway runs: for a unit at boot."""
+    with failing(as_json):
+        from . import block as kernel
+        from .settings import SettingsError, load
+
+        settings = load(file)
+        if settings.plane is None:
+            raise SettingsError(settings.source, "plane", None, "missing; `block` needs its interfaces")
+        names = [name for side in ("inside", "outside") for name in _as_list(settings.plane[side])]
+        for name in names:
+            claim = kernel.Claim(name)
+            try:
+                kernel.forward_nothing(name)
+            finally:
+                claim.close()
+    if as_json:
+        from . import report
+
+        report.print_json({"ok": True, "interfaces": names})
+    else:
+        print(f"nothing that comes by {', '.join(names)} is forwarded by the kernel (natcore clean undoes it)")
+
+
 def _warn(settings: Settings) -> None:
     for warning in settings.warnings:
         typer.echo(f"warning: {settings.source}: {warning}", err=True)

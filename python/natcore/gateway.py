@@ -182,7 +182,10 @@ class Gateway:
         """What changes (Add, Remove, Replace) would keep, drain and end; nothing is changed. ConfigurationError as add."""
         self._check_open()
         self._settle()
-        return self._table.plan(changes)
+        plan = self._table.plan(changes)
+        for plane in self._planes:
+            plane.check_pool(self._table.outside(plan))
+        return plan
 
     def apply(self, plan: Plan, now: float | None = None) -> Applied:
         """Carries a plan out, in one moment for the packets; all of it or, with an error, nothing."""
@@ -328,16 +331,21 @@ class Gateway:
     def forward(
         self, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet",
         favour: str = "throughput", threads: bool = True, cpus: Sequence[int] | None = None,
+        block_when_stopped: bool | None = None,
     ) -> Plane:  # fmt: skip
         """Forwards between inside interfaces and an outside one until the plane is stopped. InterfaceError: what is missing.
 
         inside: a name, or up to 15: packets go back by the one that the kernel's route to their host leads over. favour:
         "throughput", or "latency": packets do not wait for others. cpus: of each worker's thread; None: any.
+        block_when_stopped: the kernel forwards nothing by these interfaces after the end either; None: if it forwards at all.
         """
         self._check_open()
         from .plane import Plane
 
-        return Plane(self, inside, outside, driver=driver, favour=favour, threads=threads, cpus=cpus)
+        return Plane(
+            self, inside, outside, driver=driver, favour=favour, threads=threads, cpus=cpus,
+            block_when_stopped=block_when_stopped,
+        )  # fmt: skip
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 

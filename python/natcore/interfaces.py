@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -76,7 +76,7 @@ class Listener(Protocol):
 
     def begin(self) -> None: ...
     def link_changed(self, port: int, link: Link | None) -> None: ...
-    def addresses_changed(self, addresses: set[int], first: Sequence[int]) -> None: ...
+    def addresses_changed(self, addresses: set[int], of_ports: Sequence[Sequence[int]]) -> None: ...
     def routes_changed(self, group: int, ranges: list[Range]) -> None: ...
     def neighbour_changed(self, port: int, address: int, mac: bytes | None, failed: bool) -> None: ...
     def take_wishes(self) -> list[tuple[int, int]]: ...
@@ -166,6 +166,11 @@ class Watcher:
         self._routes_read = 0.0
         self._ticked = 0.0
         self._probed = 0.0
+        self._others: dict[int, Callable[[], object]] = {}  # descriptors that others watch in this thread
+
+    def watch(self, descriptor: int, readable: Callable[[], object]) -> None:
+        """Has a function called in the watcher's thread whenever the descriptor is readable. By the listener's begin."""
+        self._others[descriptor] = readable
 
     def start(self) -> None:
         """Reads everything once, calls begin(), then watches. What goes wrong before is raised here."""
@@ -229,7 +234,7 @@ class Watcher:
 
     def _watch(self) -> None:
         poll = select.poll()
-        for descriptor in (self._events.fileno(), self.wish_fd, self._stop_fd):
+        for descriptor in (self._events.fileno(), self.wish_fd, self._stop_fd, *self._others):
             poll.register(descriptor, select.POLLIN)
         while not self._stopping:
             ready = [descriptor for descriptor, _ in poll.poll(TICK * 1000)]
@@ -239,6 +244,9 @@ class Watcher:
                 with suppress(BlockingIOError):
                     os.eventfd_read(self.wish_fd)
                 self._resolve(self._listener.take_wishes())
+            for descriptor in ready:
+                if descriptor in self._others:
+                    self._others[descriptor]()
             settling = [self._settling.get() for _ in range(self._settling.qsize())]
             self._refresh(time.monotonic(), at_once=bool(settling))
             for done in settling:
@@ -302,16 +310,16 @@ class Watcher:
     def _read_addresses(self) -> None:
         self._dirty.discard("addresses")
         own: set[int] = set()
-        first = [0] * len(self.names)
+        of_ports: list[list[int]] = [[] for _ in self.names]
         for message in self._kernel.get_addr(family=socket.AF_INET):
             address = int(IPv4Address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")))
             if address >> 24 == 127:
                 continue
             own.add(address)
             for port, link in enumerate(self.links):
-                if link is not None and link.index == message["index"] and not first[port]:
-                    first[port] = address
-        self._listener.addresses_changed(own, first)
+                if link is not None and link.index == message["index"]:
+                    of_ports[port].append(address)
+        self._listener.addresses_changed(own, of_ports)
 
     def _read_routes(self, now: float) -> None:
         self._dirty.discard("routes")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import atexit
 import errno
+import logging
 import os
 import select
 import socket
 import time
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from ipaddress import IPv4Address
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,7 @@ PORTS_MOST = 16  # interfaces of a plane
 DEFAULT_MTU = LinkSettings().mtu
 REOPEN_EVERY = 1.0  # seconds between two tries to open an interface that came back
 
+_log = logging.getLogger(__name__)
 _alive: weakref.WeakSet[Plane] = weakref.WeakSet()
 
 
@@ -45,7 +48,10 @@ class Plane:
     way into every interface, and the kernel gives each a part of the packets. The gateway's clock runs with CLOCK_MONOTONIC;
     its epoch is set from the system's clock at the start. Where Link has no mtu or address, the gateway takes each
     interface's own.
-    Raises InterfaceError: no such interface, it is down, a capability is missing; Error: one plane at a time.
+    block_when_stopped: after the plane's end too the kernel forwards nothing that comes by its interfaces, until the next
+    plane or `natcore clean`; None: where the kernel's forwarding is on then.
+    Raises InterfaceError: no such interface, it is down, a capability is missing; ConfigurationError: an address of the
+    host's own on one of the interfaces is an entry's outside address; Error: one plane at a time.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class Plane:
         favour: str = "throughput",
         threads: bool = True,
         cpus: Sequence[int] | None = None,
+        block_when_stopped: bool | None = None,
     ) -> None:
         self._closed_fds = True
         self.inside, (self.outside,) = _names("inside", inside, PORTS_MOST - 1), _names("outside", outside, 1)
@@ -66,6 +73,7 @@ class Plane:
         check_choice("driver", driver, DRIVERS)
         check_choice("favour", favour, ("throughput", "latency"))
         check_choice("threads", threads, (True, False))
+        check_choice("block_when_stopped", block_when_stopped, (None, True, False))
         self._cpus = check_cpus(cpus, threads, gateway.workers)
         if gateway.link != "ethernet":
             raise ConfigurationError(f"link={gateway.link!r}: allowed is 'ethernet', since a plane's interfaces are")
@@ -82,12 +90,17 @@ class Plane:
         self._ports = range(len(self.inside) + 1)
         self._opened: list[Link | None] = [None for _ in self._ports]  # what each port's ring was opened for
         self._claims: list[block.Claim] = []
+        self._block: block.Block | None = None
+        self._block_when_stopped = block_when_stopped
+        self._restored = 0  # how often an interface's block was put back
         self._running = False  # begin() went well
         self._own: set[int] = set()  # the host's addresses
+        self._of_ports: dict[int, int] = {}  # those that are on the plane's interfaces, and the port of each
         self._spared: set[int] = set()  # those of them that the kernel keeps
         self._addresses = [0 for _ in self._ports]  # the gateway's own on each port's link
         self._pool = b""  # the outside addresses, four bytes each
         self._reopened = 0.0
+        _warn_of_forwarding((*self.inside, self.outside))
         self._core.claim()
         self._start()
         gateway._planes.append(self)
@@ -137,9 +150,11 @@ class Plane:
         received, sent: frames. left_to_kernel: not IPv4, not for this gateway, or for the host's own addresses.
         ring_drops: the loop was too slow. send_dropped: no room, or link down. send_errors: refused. truncated: cut.
         arp_answered. no_route, unresolved: dropped for want of a next hop. waiting (gauge): frames that wait for one.
+        blocks_restored: how often others had changed or removed an interface's kernel block, which was put back.
         worker: what one of them saw and sent; None: all together.
         """
-        return self._loops.counters(check_worker(worker, self._gateway.workers))
+        counters = self._loops.counters(check_worker(worker, self._gateway.workers))
+        return {**counters, "blocks_restored": self._restored}
 
     def counters_by_interface(self, worker: int | None = None) -> dict[str, dict[str, int]]:
         """The same of each interface alone, by its name and without prefix; no_route and waiting belong to none."""
@@ -150,8 +165,13 @@ class Plane:
         """For the gateway: its pools are others now. Without the call it is noticed within a tenth of a second."""
         self._watcher.settle()
 
+    def check_pool(self, addresses: Iterable[int]) -> None:
+        """ConfigurationError if one of the addresses (host order) is the host's own on the plane's interfaces."""
+        _refuse_own(addresses, self._of_ports, self._watcher.names)
+
     def stop(self) -> None:
-        """Ends forwarding within a second and gives the interfaces back to the kernel. Idempotent."""
+        """Ends forwarding within a second and gives the interfaces back to the kernel's own stack, which forwards nothing
+        that comes by them if block_when_stopped says so. Idempotent."""
         self._watcher.stop()
         _alive.discard(self)
 
@@ -208,8 +228,11 @@ class Plane:
             if not link.up:
                 raise InterfaceError(errno.ENETDOWN, f"{self._side(port)}={name!r}: the link is down; set it up first")
         _check_capabilities()
+        self.check_pool(self._loops.in_pool(self._own))
         for name in self._watcher.names:
             self._claims.append(block.Claim(name))
+        self._block = block.Block()
+        self._watcher.watch(self._block.events.fileno(), self._restore_block)
         links = [link for link in self._watcher.links if link is not None]
         self._access: Access = ACCESS[self._driver](
             links, at_once=self._at_once, workers=self._gateway.workers, port_unit=self._core.port_unit
@@ -222,10 +245,7 @@ class Plane:
     def end(self, error: BaseException | None) -> None:
         """The watcher's thread, last: everything is put back, whatever the reason."""
         self._loops.close()
-        for claim in self._claims:
-            with suppress(InterfaceError):
-                block.remove(claim.interface)
-            claim.close()
+        self._end_block()
         self._core.set_reverse_path_filter(self._gateway.policy.reverse_path_filter)
         for side, settings in enumerate((self._gateway.inside, self._gateway.outside)):
             self._core.set_mtu(side, settings.mtu)
@@ -237,6 +257,30 @@ class Plane:
         self._core.unclaim()
         self._ended = True
         os.eventfd_write(self._end_fd, 1)
+
+    def _end_block(self) -> None:
+        """The kernel's stack has the interfaces again; whether it may forward what comes by them is block_when_stopped's."""
+        keep = self._block_when_stopped
+        if keep is None:
+            keep = any(block.forwards(claim.interface) for claim in self._claims)
+        for claim in self._claims:
+            if self._block is not None:
+                with suppress(InterfaceError):
+                    (self._block.forward_nothing if keep else self._block.remove)(claim.interface)
+            claim.close()
+        if self._block is not None:
+            self._block.close()
+
+    def _restore_block(self) -> None:
+        """Somebody has changed nf_tables."""
+        assert self._block is not None
+        restored = self._block.restore() if self._block.events.take() else []
+        if restored:
+            self._restored += len(restored)
+            _log.warning(
+                "%s: the kernel block was changed or removed by another program (a firewall reload?); it is there again",
+                ", ".join(restored),
+            )
 
     # ---- what the watcher tells -------------------------------------------------------------------------------------
 
@@ -250,8 +294,8 @@ class Plane:
     def _attach(self, port: int) -> None:
         """Blocks the kernel first, then opens: no packet goes both ways, none leaks."""
         link = self._watcher.links[port]
-        assert link is not None
-        block.install(link.name, self._spared)
+        assert link is not None and self._block is not None
+        self._block.install(link.name, self._spared)
         try:
             drivers = self._access.open(port, link, self._spared, self._answered(port))
         except InterfaceError as error:
@@ -299,12 +343,13 @@ class Plane:
             self._attach(port)
             self._watcher.read_neighbours(port)
 
-    def addresses_changed(self, addresses: set[int], first: Sequence[int]) -> None:
+    def addresses_changed(self, addresses: set[int], of_ports: Sequence[Sequence[int]]) -> None:
         self._own = addresses
+        self._of_ports = {address: port for port, found in enumerate(of_ports) for address in found}
         self._loops.set_local(addresses)
         for port in self._ports:
             own = self._settings(port).address
-            address = first[port] if own is None else int(own)
+            address = next(iter(of_ports[port]), 0) if own is None else int(own)
             self._loops.set_address(port, address)
             self._addresses[port] = address
             if port in (self._ports[0], self._ports[-1]):  # for whoever asks the gateway between batches
@@ -317,12 +362,17 @@ class Plane:
         if not changed and (spared, pool) == (self._spared, self._pool):
             return
         before, self._spared, self._pool = self._spared, spared, pool
+        if self._running:
+            try:
+                self.check_pool(self._loops.in_pool(self._own))
+            except ConfigurationError as error:
+                _log.error("%s; until then it is the gateway's alone", error)
         for port, link in enumerate(self._opened):
             if link is not None:
                 self._access.set_addresses(port, spared, self._answered(port))
-                if spared != before:
+                if spared != before and self._block is not None:
                     with suppress(InterfaceError):  # the interface is just going
-                        block.install(link.name, spared)
+                        self._block.install(link.name, spared)
 
     def _answered(self, port: int) -> set[int]:
         """The addresses that ARP is answered for on the port's link, and not by the kernel."""
@@ -361,6 +411,26 @@ def _names(field: str, value: object, most: int) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ConfigurationError(f"{field}={show(value)}: allowed is each interface once")
     return names
+
+
+def _refuse_own(addresses: Iterable[int], own: Mapping[int, int], names: Sequence[str]) -> None:
+    for address in sorted(addresses):
+        if address in own:
+            raise ConfigurationError(
+                f"pool={str(IPv4Address(address))!r}: it is this host's own address on {names[own[address]]}, and the host "
+                "would be cut off from it; allowed is an address of the gateway's alone (take it off the interface: "
+                "natcore answers ARP for outside addresses itself)"
+            )
+
+
+def _warn_of_forwarding(names: Sequence[str]) -> None:
+    on = [name for name in names if block.forwards(name)]
+    if on:
+        warnings.warn(
+            f"{', '.join(on)}: the kernel's forwarding is on, so that nothing but natcore's nf_tables block keeps packets from "
+            "leaving untranslated; natcore does not need it (sysctl net.ipv4.ip_forward=0)",
+            stacklevel=4,
+        )
 
 
 def _check_capabilities() -> None:

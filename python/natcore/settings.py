@@ -144,6 +144,7 @@ class PlaneTable(Struct, frozen=True, forbid_unknown_fields=True):
     driver: str | UnsetType = UNSET
     favour: str | UnsetType = UNSET
     cpus: list[int] | UnsetType = UNSET
+    block_when_stopped: bool | UnsetType = UNSET
 
 
 class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
