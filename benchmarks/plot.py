@@ -112,7 +112,7 @@ def draw(points: Sequence[Point], pictures: Sequence[Path]) -> None:
     axes.set_title("Translation of 64-byte UDP frames over the number of sessions")
     for picture in pictures:
         own = {"metadata": {"Date": None}} if picture.suffix == ".svg" else {}
-        with replaced(picture) as file:
+        with replaced(picture, private=False) as file:
             figure.savefig(file, format=picture.suffix[1:], dpi=130, **own)
 
 

@@ -257,7 +257,7 @@ def test_json_lines_that_were_written_but_not_acknowledged_are_not_written_twice
 
 def test_a_json_lines_gap_row_that_was_there_comes_once_and_takes_no_rows_place(tmp_path):
     batch = batch_of(10)
-    batch.records["kind"][4] = GAP
+    batch.records.base["kind"][4] = GAP
     JsonLinesSink(tmp_path).deliver(batch)
     again = batch_of(12)
     again.records["kind"][4] = GAP

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from datetime import datetime
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from log_fakes import make_records
 from natcore import ConfigurationError, plots
 from natcore.query import Store
 from natcore.records import END, WINDOW
+from natcore.sinks import Batch, ParquetSink
 from natcore.usage import Uses, _peaks, export, port_usage, top
 from test_query import ANN, BOB, DNS, Log, at
 
@@ -121,6 +124,34 @@ def test_export_writes_the_rows_of_a_time(store: Store, tmp_path: Path, suffix: 
     assert sorted(path.name for path in tmp_path.iterdir()) == [target.name, "log"]
     if suffix == ".jsonl":
         assert json.loads(target.read_text().splitlines()[0])["end_time"] == "2023-11-14T22:17:30.000000Z"
+
+
+def test_an_export_into_somebody_s_folder_writes_to_no_file_of_another_name(store: Store, tmp_path: Path) -> None:
+    """Links under the names that a draft had, and under the target's own."""
+    victim = tmp_path / "victim"
+    victim.write_text("root's")
+    for name in ("..x.csv.export.draft", ".x.csv.export", ".x.csv.draft", "tmp_x.csv", "x.csv"):
+        (tmp_path / name).symlink_to(victim)
+    assert export(store, tmp_path / "x.csv") == 15
+    assert victim.read_text() == "root's" and not (tmp_path / "x.csv").is_symlink()
+
+
+def test_no_cell_of_a_csv_file_is_a_formula(tmp_path: Path) -> None:
+    """Names are what somebody chose; a spreadsheet would run what begins with = + - @, a tab or a line's end."""
+    sink, names = ParquetSink(tmp_path / "log"), ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "ngw-1", "a=b", ""]
+    sink.open()
+    for name in names:
+        sink.deliver(Batch(name, f"{name}v", "run", make_records(1)))
+    sink.close()
+    assert export(Store(tmp_path / "log"), tmp_path / "x.csv") == len(names)
+    assert export(Store(tmp_path / "log"), tmp_path / "x.jsonl") == len(names)
+    with (tmp_path / "x.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["instance"] for row in rows} == {
+        f"'{name}" if name[:1] in ("=", "+", "-", "@", "\t", "\r") else name for name in names
+    }
+    assert not any(cell[:1] in tuple("=+-@\t\r") for row in rows for cell in row.values() if cell)
+    assert "=1+1" in {json.loads(line)["instance"] for line in (tmp_path / "x.jsonl").read_text().splitlines()}
 
 
 def test_bad_questions_are_refused(store: Store, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from .changes import Add, Applied, Plan, Remove, Replace
 from .config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
 from .entries import Entry
-from .errors import CapacityError, ConfigurationError, DeliveryError, Error, InterfaceError
+from .errors import CapacityError, ConfigurationError, DeliveryError, Error, InterfaceError, UntrustedFileError
 from .flowlog import FLOW, FlowLog
 from .gateway import Gateway
 from .notices import Event, Generated
@@ -44,6 +44,7 @@ __all__ = [
     "Side",
     "SnatEntry",
     "Timeouts",
+    "UntrustedFileError",
     "Verdict",
     "format_ipv4",
 ]

@@ -28,6 +28,10 @@ class InterfaceError(Error, OSError):
     """A network interface that is missing, down, or not ours to open."""
 
 
+class UntrustedFileError(Error, OSError):
+    """A file, a folder or a link that somebody else could have changed, where natcore would write or believe it."""
+
+
 class DeliveryError(Error):
     """What a sink raises when a batch is not durable.
 

@@ -58,5 +58,5 @@ def save(usages: Sequence[PortUsage], path: str | os.PathLike[str], *, ports: in
     share.set_ylabel(f"% of {ports:,}")
     if usages:
         axes.legend(fontsize="small", ncols=1 + len(usages) // 16)
-    with replaced(target) as file:
+    with replaced(target, private=False) as file:
         figure.savefig(file, format=target.suffix[1:], dpi=130)

@@ -133,8 +133,14 @@ class SessionLog:
         return dict(self._sender.destination)
 
     def counters(self) -> dict[str, int]:
-        """Rows: accepted = delivered + queued + spooled + dead_letter + lost, read at one moment; see `Ledger`."""
-        return self._ledger.counters()
+        """Rows: accepted = delivered + queued + spooled + dead_letter + lost, read at one moment; see `Ledger`.
+
+        spool_files_set_aside: files in the spool that are not its own, or that somebody else could have written.
+        """
+        counters = self._ledger.counters()
+        if self._spool is not None:
+            counters["spool_files_set_aside"] = self._spool.set_aside
+        return counters
 
     def waiting_rows(self) -> Iterator[Batch]:
         """The rows that no destination has acknowledged yet, in memory and in the spool; they stay where they are."""

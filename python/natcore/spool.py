@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .durable import make_private, open_private, remove_drafts, sync_folder, write_all
+from .durable import make_private, open_private, remove, remove_drafts, sync_folder, write_all
 from .errors import ConfigurationError
 from .heartbeat import Beat
 from .holes import Hole
@@ -28,7 +28,6 @@ from .sinks.base import Batch, Records, join
 from .spool_format import (
     FRAME_HEADER_BYTES,
     MARK_BYTES,
-    ROWS,
     Identity,
     Mark,
     decode_frame_header,
@@ -77,6 +76,7 @@ class Spool:
         self._run: RunFile | None = None
         self._mark_descriptor = -1
         self._descriptor: int | None = None  # of the last segment, while it is written
+        self.set_aside = 0  # files that were found here and are not a spool's, or cannot be trusted
         make_private(self.folder)
         self._lock_descriptor = _lock_folder(self.folder)
         try:
@@ -92,6 +92,7 @@ class Spool:
         self._sequence = mark.sequence if mark else 0
         found = recover(self.folder, mark)
         self._segments, self._next_numbers = found.segments, found.next_numbers
+        self.set_aside = found.set_aside
         last = max([segment.number for segment in self._segments], default=0)
         self._next_number = max(last, mark.segment if mark else 0) + 1
         self._ledger.recover(self.rows + found.damaged_rows)
@@ -243,8 +244,9 @@ class Spool:
                 segment.read_offset += max(1, next_header(rest, 1))
                 segment.read_rows = 0
                 continue
-            payload = read_range(segment.path, segment.read_offset + FRAME_HEADER_BYTES, header.payload_bytes)
-            records = decode_payload(header, payload) if header.type == ROWS else None
+            payload_at = segment.read_offset + FRAME_HEADER_BYTES
+            payload = read_range(segment.path, payload_at, min(header.payload_bytes, segment.size - payload_at))
+            records = decode_payload(header, payload)
             rows = np.empty(0, RECORD) if records is None else records[segment.read_rows : segment.read_rows + limit]
             segment.read_rows += len(rows)
             if records is None or segment.read_rows >= len(records):
@@ -305,7 +307,7 @@ class Spool:
             sync_folder(self.folder)
         except OSError:
             os.close(descriptor)
-            path.unlink(missing_ok=True)
+            remove(path)
             raise
         self._descriptor = descriptor
         self._segments.append(Segment(self._next_number, path, owner, len(header), 0, len(header)))
@@ -324,8 +326,7 @@ class Spool:
     def _remove(self, segment: Segment) -> None:
         self._segments.remove(segment)
         with suppress(OSError):
-            segment.path.unlink()
-            sync_folder(self.folder)
+            remove(segment.path)
 
     def _write_mark(self, segment: Segment) -> None:
         """Not synced: a mark that a power cut takes back sends rows again, and never loses one."""

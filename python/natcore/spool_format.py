@@ -19,6 +19,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from .heartbeat import Beat
@@ -83,7 +84,18 @@ def decode_segment_header(data: bytes | memoryview, magic: bytes = SEGMENT_MAGIC
     text = bytes(data[_SEGMENT_START.size : _SEGMENT_START.size + length])
     if found != magic or len(text) != length or zlib.crc32(text) != checksum:
         return None
-    return Identity(**json.loads(text)), _SEGMENT_START.size + length
+    try:
+        known = msgspec.json.decode(text, type=Identity)  # keys that it does not know are passed over
+    except msgspec.DecodeError:  # a ValidationError among them
+        return None
+    return known, _SEGMENT_START.size + length
+
+
+def newer_version(data: bytes | memoryview, magic: bytes) -> int | None:
+    """The version of a file of this kind that a later natcore wrote; None: it is no such file."""
+    version = bytes(data[7:8])
+    is_newer = bytes(data[:7]) == magic[:7] and version.isdigit() and version > magic[7:]
+    return int(version) if is_newer else None
 
 
 def encode_frame(records: Records) -> bytes:
@@ -107,8 +119,8 @@ def decode_frame_header(data: bytes | memoryview) -> FrameHeader | None:
 
 
 def decode_payload(header: FrameHeader, payload: bytes | memoryview) -> Records | None:
-    """The frame's rows; None: torn or damaged."""
-    if len(payload) != header.payload_bytes or zlib.crc32(payload) != header.payload_crc:
+    """The frame's rows; None: torn or damaged, or of a type that holds none."""
+    if header.type != ROWS or len(payload) != header.payload_bytes or zlib.crc32(payload) != header.payload_crc:
         return None
     return np.frombuffer(payload, RECORD)
 

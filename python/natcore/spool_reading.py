@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from .durable import read_regular
 from .errors import ConfigurationError
 from .heartbeat import Beat
 from .redaction import show
@@ -18,7 +19,7 @@ from .spool_format import (
     decode_marks,
     decode_segment_header,
 )
-from .spool_recovery import SEGMENT_SUFFIX, scan
+from .spool_recovery import SEGMENT_SUFFIX, scan, segment_number
 from .spool_run import read_run
 
 
@@ -50,7 +51,9 @@ def _logs(folder: str | os.PathLike[str]) -> list[Path]:
 def _waiting_rows(folder: Path) -> Iterator[Batch]:
     mark = decode_marks(_content(folder / "mark")[: 2 * MARK_BYTES])
     for path in sorted(folder.glob(f"*{SEGMENT_SUFFIX}")):
-        number = int(path.name.removesuffix(SEGMENT_SUFFIX))
+        number = segment_number(path)
+        if number is None:
+            continue  # not ours
         if mark is None or number >= mark.segment:
             yield from _rows_of(_content(path), mark if mark and number == mark.segment else None)
 
@@ -72,6 +75,6 @@ def _rows_of(data: bytes, mark: Mark | None) -> Iterator[Batch]:
 def _content(path: Path) -> bytes:
     """Empty where the file is gone: its rows are delivered."""
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except FileNotFoundError:
         return b""

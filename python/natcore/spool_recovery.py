@@ -8,25 +8,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .durable import replaced, sync_folder
+from .durable import open_private, read_private, remove, replaced, set_aside, sync_folder
+from .errors import ConfigurationError, UntrustedFileError
 from .holes import Span
 from .records import RECORD
+from .redaction import printable, show_text
 from .sinks.base import Records
 from .spool_format import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
     ROWS,
+    SEGMENT_MAGIC,
     FrameHeader,
     Identity,
     Mark,
     decode_frame_header,
     decode_payload,
     decode_segment_header,
+    newer_version,
 )
 
 _log = logging.getLogger(__name__)
 SEGMENT_SUFFIX = ".segment"
 DAMAGED_SUFFIX = ".damaged"
+FOREIGN_SUFFIX = ".foreign"
 
 
 @dataclass(slots=True)
@@ -66,6 +71,7 @@ class Recovered:
     segments: list[Segment]
     damaged_rows: int
     next_numbers: dict[str, int]
+    set_aside: int = 0  # files that are not a spool's, or cannot be trusted
 
 
 def recover(folder: Path, mark: Mark | None) -> Recovered:
@@ -76,11 +82,24 @@ def recover(folder: Path, mark: Mark | None) -> Recovered:
     """
     found = Recovered([], 0, {})
     for path in sorted(folder.glob(f"*{SEGMENT_SUFFIX}")):
-        number = int(path.name.removesuffix(SEGMENT_SUFFIX))
-        if mark is not None and number < mark.segment:
-            path.unlink()  # delivered; the process died before it removed it
+        number = segment_number(path)
+        if number is None:
+            _set_aside_file(path, "its name is not a segment's", found)
             continue
-        segment, lost = _recover_segment(path, number, mark if mark and mark.segment == number else None)
+        if mark is not None and number < mark.segment:
+            remove(path)  # delivered; the process died before it removed it
+            continue
+        try:
+            data = read_private(path)
+        except UntrustedFileError as error:
+            _set_aside_file(path, str(error), found)
+            continue
+        if version := newer_version(data, SEGMENT_MAGIC):
+            raise ConfigurationError(
+                f"{show_text(str(path))}: a segment of version {version}, which a later natcore wrote; allowed is version "
+                f"{SEGMENT_MAGIC[7:].decode()}: let that natcore deliver it, or give the log another spool"
+            )
+        segment, lost = _recover_segment(path, data, number, mark if mark and mark.segment == number else None)
         found.damaged_rows += lost
         if segment is not None and segment.span is not None:
             run = segment.identity.run
@@ -88,13 +107,25 @@ def recover(folder: Path, mark: Mark | None) -> Recovered:
         if segment is not None and segment.rows_left:
             found.segments.append(segment)
         else:
-            path.unlink(missing_ok=True)
+            remove(path)
     sync_folder(folder)
     return found
 
 
-def _recover_segment(path: Path, number: int, mark: Mark | None) -> tuple[Segment | None, int]:
-    data = path.read_bytes()
+def segment_number(path: Path) -> int | None:
+    """Its number by its name; None: the name is not a segment's."""
+    stem = path.name.removesuffix(SEGMENT_SUFFIX)
+    return int(stem) if len(stem) == 10 and stem.isascii() and stem.isdigit() else None
+
+
+def _set_aside_file(path: Path, why: str, found: Recovered) -> None:
+    """It stays beside the segments under another name, so that the log starts."""
+    aside = set_aside(path, FOREIGN_SUFFIX)
+    found.set_aside += 1
+    _log.warning("%s: %s; it is set aside as %s", path, printable(why), aside.name)
+
+
+def _recover_segment(path: Path, data: bytes, number: int, mark: Mark | None) -> tuple[Segment | None, int]:
     if not data:
         return None, 0  # the process died while it made the file
     decoded = decode_segment_header(data)
@@ -110,7 +141,12 @@ def _recover_segment(path: Path, number: int, mark: Mark | None) -> tuple[Segmen
                 segment.rows_left += len(records) if at >= offset else 0
         elif at >= offset:
             damage.append(data[at:end])
-            damaged_rows += header.rows if header else max(0, end - at - FRAME_HEADER_BYTES) // RECORD.itemsize
+            if header is not None and header.type != ROWS:
+                _log.warning("%s: a frame of type %d at %d, which this version does not know", path, header.type, at)
+            elif header is not None:
+                damaged_rows += header.rows
+            else:
+                damaged_rows += max(0, end - at - FRAME_HEADER_BYTES) // RECORD.itemsize
     lost = _set_aside(path, b"".join(damage) if segment else data, damaged_rows) if damage or not segment else 0
     if segment is not None:
         segment.rows_left = max(0, segment.rows_left)
@@ -157,7 +193,7 @@ def next_header(data: bytes | memoryview, offset: int) -> int:
 def read_range(path: Path, offset: int, length: int) -> bytes:
     """The bytes, fewer at the end of the file; none where the disk fails (they count as damaged then)."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_private(path, os.O_RDONLY)
         try:
             return os.pread(descriptor, length, offset)
         finally:

@@ -6,9 +6,11 @@ import logging
 import os
 from pathlib import Path
 
-from .durable import open_private, replaced
+from .durable import open_private, read_regular, replaced
+from .errors import ConfigurationError
 from .heartbeat import Beat
 from .records import GAP_DIED, gap_row
+from .redaction import show_text
 from .sinks.base import Records
 from .spool_format import (
     BEAT_BYTES,
@@ -18,6 +20,7 @@ from .spool_format import (
     decode_segment_header,
     encode_beat,
     encode_segment_header,
+    newer_version,
 )
 
 _log = logging.getLogger(__name__)
@@ -30,9 +33,14 @@ def read_run(folder: Path) -> tuple[Identity, Beat] | None:
     A run without its end mark is running, or has died.
     """
     try:
-        data = (folder / _NAME).read_bytes()
+        data = read_regular(folder / _NAME)
     except FileNotFoundError:
         return None
+    if version := newer_version(data, RUN_MAGIC):
+        raise ConfigurationError(
+            f"{show_text(str(folder / _NAME))}: a run of version {version}, which a later natcore wrote; allowed is version "
+            f"{RUN_MAGIC[7:].decode()}: let that natcore end it, or give the log another spool"
+        )
     header = decode_segment_header(data, RUN_MAGIC)
     beat = decode_beats(data[header[1] :]) if header else None
     if header is None or beat is None:

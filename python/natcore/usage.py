@@ -228,6 +228,15 @@ def _peaks(uses: Uses, edges: Numbers) -> tuple[int, ...] | None:
     return tuple(peaks.tolist())
 
 
+# Columns of text of somebody's choice, which a spreadsheet must not take for a formula.
+_HARMLESS = "* REPLACE ({})".format(
+    ", ".join(
+        f"CASE WHEN regexp_matches({name}, '^[-=+@\t\r\n]') THEN chr(39) || {name} ELSE {name} END AS {name}"
+        for name in ("instance", "vpc_id", "run")
+    )
+)
+
+
 def export(
     store: Store, target: str | os.PathLike[str], *, start: datetime | None = None, end: datetime | None = None
 ) -> int:
@@ -240,18 +249,13 @@ def export(
     if form is None:
         raise ConfigurationError(f"target={show(str(target))}: allowed are files that end in {', '.join(FORMATS)}")
     chosen = range_of(start, end)
-    draft = path.with_name(f".{path.name}.export")
-    rows = f"SELECT * FROM read_parquet($files) WHERE {_IN_RANGE} ORDER BY run, number"
-    quoted = str(draft).replace("'", "''")
-    with replaced(draft) as empty:  # private from its first byte
-        empty.write(b"")
-    try:
-        found = _select(store, chosen, f"COPY ({rows}) TO '{quoted}' ({form}, USE_TMP_FILE false)")
+    columns = _HARMLESS if path.suffix == ".csv" else "*"
+    rows = f"SELECT {columns} FROM read_parquet($files) WHERE {_IN_RANGE} ORDER BY run, number"
+    with replaced(path, private=False) as file:  # written by its descriptor: its name may be in somebody else's folder
+        target = f"/proc/self/fd/{file.fileno()}"
+        found = _select(store, chosen, f"COPY ({rows}) TO '{target}' ({form}, USE_TMP_FILE false)")
         if not found:
             raise ConfigurationError(f"store={show(str(store.folder))}: it has no files of that time")
-        draft.rename(path)
-    finally:
-        draft.unlink(missing_ok=True)
     return int(found[0][0])
 
 

@@ -17,7 +17,17 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..durable import make_private, open_private, remove_drafts, sync_folder, write_all
+from ..durable import (
+    make_private,
+    open_private,
+    open_regular,
+    read_regular,
+    remove,
+    remove_drafts,
+    sync_folder,
+    write_all,
+)  # fmt: skip
+from ..errors import UntrustedFileError
 from ..footer import Footer, decode
 
 _log = logging.getLogger("natcore.sinks")
@@ -50,15 +60,16 @@ class _Kept:
 
 
 def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_footer(path: Path) -> Footer | None:
     """None: not a session log's file, or damaged."""
     try:
-        metadata = pq.read_metadata(path).metadata
-    except pa.ArrowException:
+        with os.fdopen(open_regular(path), "rb") as file:
+            metadata = pq.read_metadata(file).metadata
+    except (pa.ArrowException, UntrustedFileError):
         return None
     except OSError as error:
         if error.errno is not None:  # the system's; what Arrow cannot parse has none
@@ -70,13 +81,15 @@ def read_footer(path: Path) -> Footer | None:
 def read_removals(folder: Path) -> list[Removal]:
     """What retention removed, in its order; a line that a crash left unfinished is no removal."""
     try:
-        lines = (folder / REMOVED).read_bytes().split(b"\n")
+        lines = read_regular(folder / REMOVED).split(b"\n")
     except FileNotFoundError:
         return []
     removals = []
     for line in lines[:-1]:
         with suppress(msgspec.DecodeError):
-            removals.append(msgspec.json.decode(line, type=Removal))
+            removal = msgspec.json.decode(line, type=Removal)
+            if Path(removal.file).name == removal.file and removal.file.endswith(".parquet"):  # a name in this folder
+                removals.append(removal)
     return removals
 
 
@@ -93,8 +106,8 @@ class Folder:
         make_private(path)
         remove_drafts(path)
         for removal in read_removals(path):  # told, and then the process died
-            (path / removal.file).unlink(missing_ok=True)
-        found = ((each, read_footer(each), each.stat()) for each in path.glob("*.parquet"))
+            remove(path / removal.file)
+        found = ((each, read_footer(each), each.lstat()) for each in path.glob("*.parquet"))
         ours = [(stat.st_mtime_ns, _Kept(each, footer, stat.st_size)) for each, footer, stat in found if footer]
         named = {kept.footer.previous for _, kept in ours}
         # The tip, which no other file names, is the last: the newest one, where several gateways write here.
@@ -149,9 +162,8 @@ class Folder:
             footer.first_time, footer.last_time, kept.size_bytes, now, reason,
         )  # fmt: skip
         _append(self.path / REMOVED, msgspec.json.encode(asdict(removal)) + b"\n")
-        kept.path.unlink(missing_ok=True)
+        remove(kept.path)
         self._files.remove(kept)
-        sync_folder(self.path)
         _log.info(
             "%s removed: its %d bytes are more than %s allows", kept.path, kept.size_bytes, reason,
             extra={"removal": removal},

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from ..config import check_integer, check_number
-from ..durable import make_private, open_private, sync_folder, write_all
+from ..durable import make_private, open_folder, open_private, sync_folder, write_all
 from ..errors import DeliveryError
 from ..records import GAP, chosen
 from .base import Batch, Receipt, Sink, file_stem
@@ -37,7 +37,7 @@ class _Owned:
     """A folder that one sink writes to, in this process or another, until it is closed or forgotten."""
 
     def __init__(self, folder: Path) -> None:
-        self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._descriptor = open_folder(folder)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -156,7 +156,7 @@ class JsonLinesSink(Sink):
         """Cuts unfinished lines off the run's files; -> the rows from first_number on that are in them."""
         found = set()
         for path in self.folder.glob(f"*-{run}-*.jsonl"):
-            with path.open("r+b") as file:
+            with os.fdopen(open_private(path, os.O_RDWR), "r+b") as file:
                 whole = 0
                 for line in file:
                     if not line.endswith(b"\n"):
