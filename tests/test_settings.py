@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import inspect
 import ipaddress
+import json
+import warnings
 from dataclasses import fields
+from datetime import date, datetime
 from pathlib import Path
 
 import pytest
+import typer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from natcore import settings as settings_module
 from natcore.config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
-from natcore.errors import ConfigurationError
+from natcore.errors import CapacityError, ConfigurationError
 from natcore.gateway import Gateway
 from natcore.settings import FileTables, GatewayTable, SettingsError, load
 
@@ -110,15 +116,15 @@ def test_the_keys_are_the_constructors_arguments() -> None:
 @pytest.mark.parametrize(
     ("text", "key", "value", "allowed"),
     [
-        ("[gateway]\nmax_session = 5", "gateway.max_session", 5, "max_sessions"),
-        ("[gatway]\n", "gatway", {}, "gateway"),
+        ("[gateway]\nmax_session = 5", "gateway.max_session", None, "max_sessions"),
+        ("[gatway]\n", "gatway", None, "gateway"),
         ("[gateway]\nmax_sessions = '5'", "gateway.max_sessions", "5", "a whole number"),
         ("[gateway]\nkind = 'intranet'", "gateway.kind", "intranet", "'vpc'"),
         ("[gateway.inside]\nmtu = 10", "gateway.inside.mtu", 10, "68 to 65535"),
         ("[policy]\nports = 'blocks'", "policy.ports", "blocks", "'random'"),
         ("[policy]\nfiltering = 'none'", "policy.filtering", "none", "'address-dependent'"),
         ("[policy.udp]\nmapping = 'x'", "policy.udp.mapping", "x", "'endpoint-independent'"),
-        ("[policy.udp]\nfilter = 'x'", "policy.udp.filter", "x", "filtering"),
+        ("[policy.udp]\nfilter = 'x'", "policy.udp.filter", None, "filtering"),
         ("[timeouts]\nudp = 0", "timeouts.udp", 0, "0.001 to"),
         ("[timeouts]\nudp = '5 min'", "timeouts.udp", "5 min", "a number"),
         ("[[snat]]\nsource = '10.0.0.0/8'", "snat[0].pool", None, "missing"),
@@ -126,12 +132,12 @@ def test_the_keys_are_the_constructors_arguments() -> None:
         ("[[snat]]\nsource = '10.0.0.0/8'\npool = 7", "snat[0].pool", 7, "a string"),
         ("[[snat]]\nsource = '10.0.0.0/8'\npool = '203.0.113.300'", "snat[0].pool", "203.0.113.300", "IPv4 address"),
         ("[[snat]]\nsource = '10.0.0.0/8'\npool = [{ address = '1.2.3.4', privat = '1' }]",
-         "snat[0].pool[0].privat", "1", "private_ip"),
+         "snat[0].pool[0].privat", None, "private_ip"),
         ("[[snat]]\nsource = '10.0.0.0/8'\npool = ['1.2.3.4', { address = '1.2.3.5', private_ip = 'x' }]",
          "snat[0].pool[1].private_ip", "x", "IPv4 address"),
         ("[[snat]]\nsource = '10.0.0.0/8'\npool = '1.2.3.4'\n[[snat]]\nsource = '10.0.0.0/8'\npool = '1.2.3.5'",
          "snat[1].source", "10.0.0.0/8", ""),
-        ("[[dnat]]\nport = 80", "dnat[0].port", 80, "external_port"),
+        ("[[dnat]]\nport = 80", "dnat[0].port", None, "external_port"),
         ("[[dnat]]\nexternal_ip = '1.2.3.4'\nexternal_port = 0\ninternal_ip = '10.0.0.5'\ninternal_port = 80",
          "dnat[0].external_port", 0, "1 to 65535"),
         ("[[no_nat]]\nsource = '10.0.0.0/8'\ndestination = 'x'", "no_nat[0].destination", "x", "IPv4 prefix"),
@@ -139,10 +145,10 @@ def test_the_keys_are_the_constructors_arguments() -> None:
         ("[[log]]\nfolder = 'x'", "log[0].sink", None, "parquet"),
         ("[[log]]\nsink = 'paper'", "log[0].sink", "paper", "parquet"),
         ("[[log]]\nsink = 'parquet'", "log[0].folder", None, "missing"),
-        ("[[log]]\nsink = 'parquet'\npath = 'y'", "log[0].path", "y", "folder"),
-        ("[[log]]\nsink = 'parquet'\nfolder = 'x'\npath = 'y'", "log[0].path", "y", "folder"),
+        ("[[log]]\nsink = 'parquet'\npath = 'y'", "log[0].path", None, "folder"),
+        ("[[log]]\nsink = 'parquet'\nfolder = 'x'\npath = 'y'", "log[0].path", None, "folder"),
         ("[[log]]\nsink = 'parquet'\nfolder = 'x'\ndelivery = { batch = 0 }", "log[0].delivery.batch", 0, "1 to"),
-        ("[[log]]\nsink = 'parquet'\nfolder = 'x'\ndelivery = { batsh = 1 }", "log[0].delivery.batsh", 1, "batch"),
+        ("[[log]]\nsink = 'parquet'\nfolder = 'x'\ndelivery = { batsh = 1 }", "log[0].delivery.batsh", None, "batch"),
         ("[plane]\ninside = 'lan0'", "plane.outside", None, "missing"),
         ("[plane]\ninside = 5\noutside = 'wan0'", "plane.inside", 5, "a string or a list"),
     ],
@@ -254,3 +260,228 @@ def test_every_kind_of_entry_comes_from_the_file(tmp_path: Path) -> None:
             NoNatEntry("10.0.0.0/16", "10.0.0.0/8"),
         ]
         assert (gateway.policy.ports, gateway.policy.sessions_per_subscriber) == ("preserve", 10)
+
+
+# ---- whatever a file has --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text, message", [
+    ("a = " + "[" * 3000 + "]" * 3000, "too deep"),
+    ("[a" + ".a" * 3000 + "]", "unknown|too deep"),
+    ("[gateway]\nseed = " + "9" * 5000, "not TOML"),
+    ("[gateway]\nseed = 0x" + "f" * 5000, r"gateway.seed = a whole number of 20,000 bits: allowed"),
+    ("[gateway]\nworkers = 99999999999999999999999", r"gateway.workers"),
+    ('[[log]]\nsink = "parquet"\nfolder = 5', r"log\[0\].folder = 5: allowed is a path"),
+    ('[[log]]\nsink = "parquet"\nfolder = "a\\u0000b"', r"log\[0\].folder"),
+    ('[[log]]\nsink = "parquet"\nfolder = "x"\nspool = 5', r"log\[0\].spool = 5: allowed is a path"),
+    ('[[log]]\nsink = ["parquet"]', r"log\[0\].sink = \['parquet'\]: allowed are"),
+    ('[[log]]\nsink = "clickhouse"\nurl = "http://[::1"', r"log\[0\].url = 'http://\[::1': allowed is 'https://HOST'"),
+    ('[[log]]\nsink = "clickhouse"\nurl = "http://host:99999"', r"log\[0\].url"),
+    ('[[log]]\nsink = "sls"\nendpoint = 5\nproject = "p"\nlogstore = "l"', r"log\[0\].endpoint = 5: allowed is 'https://HOST'"),
+    ('[[log]]\nsink = "syslog"\nhost = "h"\ntls = { ca = 5 }', r"log\[0\].tls"),
+    ('[[log]]\nsink = "kafka"\nbootstrap_servers = "h"\ntopic = "t"\nconfig = { a = [1] }', r"log\[0\].config"),
+    ('[gateway]\n"a.b" = 1', r"gateway.a.b: unknown; allowed keys are"),
+    ('["a`b"]\nx = 1', r"a`b: unknown"),
+    ("[gateway]\ninstance = 2026-01-01", "gateway.instance"),
+])  # fmt: skip
+def test_no_file_makes_a_traceback(file: Path, text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in settings_module.SECRETS:
+        monkeypatch.setenv(f"NATCORE_{name.upper()}", "x")
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=message) as caught:
+        settings = load(file)
+        settings.make_gateway()
+        for log in settings.logs:
+            log.make_sink()
+    assert str(file) in str(caught.value) and len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize("text", [
+    '[[log]]\nsink = "clickhouse"\nurl = "http://h"\npasword = "hunter2"',
+    '[[log]]\nsink = "clickhouse"\nurl = "http://user:hunter2@h"',
+    '[[log]]\nsink = "clickhouse"\nurl = "http://user:hunter2@[h"',
+    '[[log]]\nsink = "sls"\nproject = "p"\nlogstore = "l"\nendpoint = "https://u:hunter2@x"',
+    '[[log]]\nsink = "kafka"\nbootstrap_servers = "h"\ntopic = 5\nconfig = { "sasl.password" = "hunter2" }',
+    '[[log]]\nsink = "kafka"\nbootstrap_servers = "h"\ntopic = "t"\nconfig = { "sasl.password" = ["hunter2"] }',
+    '[gateway]\nacess_key_secret = "hunter2"',
+    '[gateway]\npassword = ["hunter2"]',
+    '[[log]]\nsink = "clickhouse"\nurl = "http://h"\npassword_file = ["hunter2"]',
+    '[[log]]\nsink = { password = "hunter2" }',
+    'password = "hunter2"',
+])  # fmt: skip
+def test_no_error_shows_a_secret(file: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from natcore.command import failing
+
+    file.write_text(text)
+    for as_json in (True, False):
+        with pytest.raises(typer.Exit), failing(as_json):
+            for log in load(file).logs:
+                log.make_sink()
+    with pytest.raises(SettingsError) as caught:
+        for log in load(file).logs:
+            log.make_sink()
+    told = capsys.readouterr()
+    everything = told.out + told.err + str(caught.value) + repr(caught.value) + repr(caught.value.value)
+    assert "hunter2" not in everything and str(file) in told.out and str(file) in told.err
+
+
+def test_no_repr_of_what_was_read_shows_a_secret(file: Path) -> None:
+    file.write_text(
+        '[[log]]\nsink = "kafka"\nbootstrap_servers = "h"\ntopic = "t"\nconfig = { "sasl.password" = "hunter2" }'
+    )
+    settings = load(file)
+    (log,) = settings.logs
+    assert "hunter2" not in repr(settings) + repr(log) + repr(log.make_sink()) + str(vars(type(log)))
+
+
+WORDS = st.sampled_from(
+    sorted(
+        {
+            "gateway",
+            "policy",
+            "timeouts",
+            "snat",
+            "dnat",
+            "no_nat",
+            "log",
+            "plane",
+            *GatewayTable.__struct_fields__,
+            *(
+                item.name
+                for each in (Policy, Timeouts, DeliveryPolicy, SnatEntry, DnatEntry, NoNatEntry, Link, Eip)
+                for item in fields(each)
+            ),
+            "sink",
+            "folder",
+            "spool",
+            "url",
+            "host",
+            "port",
+            "endpoint",
+            "project",
+            "logstore",
+            "topic",
+            "bootstrap_servers",
+            "config",
+            "tls",
+            "delivery",
+            "redact_destination",
+            "password_file",
+            "transport",
+            "batch_rows",
+            "timeout",
+            "table",
+            "user",
+            "a.b",
+            "",
+            "\x1b[31m",
+        }
+    )
+)
+SCALARS = st.one_of(
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=8),
+    st.datetimes(),
+    st.dates(),
+    st.sampled_from(
+        [
+            "parquet",
+            "jsonlines",
+            "sls",
+            "clickhouse",
+            "kafka",
+            "syslog",
+            "ipfix",
+            "10.0.0.0/8",
+            "203.0.113.1",
+            "203.0.113.0-203.0.113.4",
+            "any",
+            "tcp",
+            "random",
+            "block",
+            "deterministic",
+            "http://[::1",
+            "https://u:p@h",
+            "vpc",
+            "NAT",
+            "\x00",
+            "x" * 300,
+        ]
+    ),
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4), max_leaves=8
+)
+TABLES = st.dictionaries(WORDS, VALUES, max_size=6)
+FILES = (
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "gateway": TABLES,
+            "policy": TABLES,
+            "timeouts": TABLES,
+            "plane": TABLES,
+            "snat": st.lists(TABLES, max_size=3),
+            "dnat": st.lists(TABLES, max_size=2),
+            "no_nat": st.lists(TABLES, max_size=2),
+            "log": st.lists(
+                st.builds(
+                    lambda table, kind: {**table, "sink": kind},
+                    TABLES,
+                    st.sampled_from(["parquet", "jsonlines", "clickhouse", "syslog", "ipfix", "sls", "kafka", 5]),
+                ),
+                max_size=2,
+            ),
+        },
+    )
+    | TABLES
+)
+
+
+def toml(value: object) -> str:
+    """A value as TOML, inline."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value).replace("\x7f", "\\u007f")
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{toml(key)} = {toml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return repr(value)
+
+
+def read(file: Path, text: str | bytes) -> None:
+    """What becomes of a file: a configuration whose sinks and gateway can be made, or an error that names the file."""
+    file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
+    try:
+        settings = load(file)
+        for log in settings.logs:
+            log.make_sink()
+        if settings.gateway.get("max_sessions", 0) < 100_000 and settings.gateway.get("records", 0) < 100_000:
+            settings.make_gateway().close()
+    except (ConfigurationError, CapacityError) as error:
+        assert len(str(error)) < 4000 and str(error).isprintable(), error
+        if isinstance(error, SettingsError):
+            assert str(file) in str(error)
+
+
+@given(FILES)
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_tables_are_a_configuration_or_an_error(
+    tmp_path_factory: pytest.TempPathFactory, tables: dict[str, object]
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "fuzzed.toml"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read(file, "\n".join(f"{toml(key)} = {toml(value)}" for key, value in tables.items()))
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200) | st.text("[]{}=.\"'\\#\n ,a1_-", max_size=200))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_text_is_a_configuration_or_an_error(tmp_path_factory: pytest.TempPathFactory, text: str | bytes) -> None:
+    read(tmp_path_factory.getbasetemp() / "fuzzed.toml", text)

@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import nftables as nft
+from .claim import Claim as Claim
 from .errors import InterfaceError
 
 PREFIX = "natcore-"  # of table names: natcore-INTERFACE
@@ -265,24 +266,6 @@ def forwards(interface: str) -> bool:
     with suppress(OSError):
         return Path("/proc/sys/net/ipv4/conf", interface, "forwarding").read_text().strip() == "1"
     return False
-
-
-class Claim:
-    """This process owns the interface in this network namespace, until `close` or its own end, whatever that is."""
-
-    def __init__(self, interface: str) -> None:
-        self.interface = interface
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        try:
-            self._socket.bind(f"\0natcore:{interface}")  # abstract: a name of the namespace, gone with its owner
-        except OSError as error:
-            self._socket.close()
-            raise InterfaceError(
-                errno.EBUSY, f"{interface!r}: another plane of natcore has it; stop that one first"
-            ) from error
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 def clean() -> list[str]:

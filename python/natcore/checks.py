@@ -9,6 +9,7 @@ import operator
 import os
 from collections.abc import Iterable
 from typing import Any, SupportsIndex, TypeGuard
+from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
 from .redaction import show, show_text
@@ -135,6 +136,40 @@ def check_path(name: str, value: object) -> str:
     if not path or "\0" in path:
         raise ConfigurationError(f"{name}={show(value, name)}: allowed is a path, a str or a pathlib.Path")
     return path
+
+
+def check_url(name: str, value: object) -> str:
+    """The URL of a server, with http or https and a host, without a user and a password; no slash at its end."""
+    allowed = "allowed is 'https://HOST' or 'http://HOST:PORT', without a user and a password"
+    try:
+        parts = urlsplit(value if isinstance(value, str) else "")
+        good = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and parts.port != 0
+    except ValueError:  # "http://[::1", a port of letters
+        good = False
+    if not good or not isinstance(value, str) or not value.isprintable() or " " in value:
+        raise ConfigurationError(f"{name}={show(value, name)}: {allowed}")
+    return value.rstrip("/")
+
+
+def check_name(name: str, value: object, what: str = "a name") -> str:
+    """A text that is not empty, printable, of 255 bytes at most: of a host, a topic, a table."""
+    if not is_text(value) or not value.isprintable() or not 1 <= len(value.encode()) <= 255:
+        raise ConfigurationError(f"{name}={show(value, name)}: allowed is {what} of 1 to 255 printable characters")
+    return value
+
+
+def check_optional_text(name: str, value: object) -> None:
+    """None, or a text of one line: what goes into a request's head."""
+    if value is not None and not (is_text(value) and value.isprintable() and len(value) <= 16_384):
+        raise ConfigurationError(f"{name}={show(value, name)}: allowed is a text of one line, or None")
+
+
+def check_batch(rows: object, seconds: object) -> tuple[int | None, float | None]:
+    """A sink's batch_rows and batch_seconds; None: as the delivery policy says."""
+    return (
+        None if rows is None else check_integer("batch_rows", rows, 1, 10_000_000),
+        None if seconds is None else check_number("batch_seconds", seconds, 0, 86_400, unit="seconds"),
+    )
 
 
 def to_ns(seconds: float, name: str = "now") -> int:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import Error, InterfaceError
+from .redaction import printable, redact
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -24,10 +25,10 @@ def failing(as_json: bool) -> Iterator[None]:
             from . import report
             from .settings import SettingsError
 
-            told: dict[str, Any] = {"ok": False, "error": text}
+            told: dict[str, Any] = {"ok": False, "error": redact(text)}
             if isinstance(error, SettingsError):
                 told |= {"file": error.source, "key": error.key, "value": error.value, "allowed": error.allowed}
             report.print_json(told)
         else:
-            typer.echo(f"error: {text}", err=True)
+            typer.echo(f"error: {printable(redact(text))}", err=True)
         raise typer.Exit(1) from None

@@ -64,6 +64,15 @@ def show(value: object, name: str = "") -> str:
     return redact(_short(_text_of(value)))
 
 
+def plain(value: object) -> object:
+    """A value for JSON: numbers and truth as they are, texts redacted, the rest as show has it."""
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() <= 512):
+        return value
+    if isinstance(value, str):
+        return redact(value[:LONGEST])
+    return show(value)
+
+
 def show_text(text: str) -> str:
     """What another library says, for a message: as show, without quotes."""
     return redact(_short(text))

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from . import sinks
+from .checks import check_choice, check_path
 from .config import (
     AnyEntry,
     Behaviour,
@@ -33,6 +34,7 @@ from .config import (
 )
 from .errors import ConfigurationError
 from .gateway import Gateway
+from .redaction import is_secret, plain, printable, redact, show, show_text
 
 # Arguments that are never written into the file: from <argument>_file or the environment variable NATCORE_<ARGUMENT>.
 SECRETS = frozenset({"access_key_id", "access_key_secret", "security_token", "password"})
@@ -46,14 +48,18 @@ _NOT_IN_FILES = frozenset({"clock", "wall", "credentials"})  # arguments of sink
 class SettingsError(ConfigurationError):
     """A file that is not a configuration.
 
-    source: the file. key: dotted, such as "snat[1].pool". value: as the file has it (None: missing, or a secret).
+    source: the file. key: dotted, such as "snat[1].pool". value: as the file has it, redacted; None: missing, or unknown.
     allowed: what may stand there.
     """
 
     def __init__(self, source: Path, key: str, value: object, allowed: str) -> None:
-        shown = "" if value is None else f" = {value!r}"
-        super().__init__(f"{source}: {key}{shown}: {allowed}" if key else f"{source}: {allowed}")
-        self.source, self.key, self.value, self.allowed = source, key, value, allowed
+        if any(is_secret(part) for part in key.split(".")):
+            value = None
+        key, allowed = show_text(key), redact(printable(allowed))
+        shown = "" if value is None else f" = {show(value)}"
+        named = printable(str(source))
+        super().__init__(f"{named}: {key}{shown}: {allowed}" if key else f"{named}: {allowed}")
+        self.source, self.key, self.value, self.allowed = source, key, plain(value), allowed
 
 
 def _table_of(values: type) -> type[Struct]:
@@ -160,6 +166,7 @@ class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
     plane: PlaneTable | UnsetType = UNSET
 
 
+_LARGEST_FILE_BYTES, _LARGEST_SECRET_BYTES = 64 << 20, 64 << 10
 _LOG_OPTIONS = ("name", "spool", "redact_destination")
 
 # What a key's table is, by its path without positions: for naming the keys that are allowed.
@@ -188,7 +195,7 @@ class LogSettings:
 
     source: Path
     key: str
-    raw: dict[str, Any]
+    raw: dict[str, Any] = field(repr=False)  # as the arguments
     sink: Callable[..., Any]
     arguments: dict[str, Any] = field(repr=False)  # it may hold secrets
     options: dict[str, Any]
@@ -209,7 +216,7 @@ class Settings:
     """A file that was read and checked; nothing is opened yet."""
 
     source: Path
-    raw: dict[str, Any]
+    raw: dict[str, Any] = field(repr=False)  # a sink's options may hold secrets
     gateway: dict[str, Any]
     snat: tuple[SnatEntry, ...]
     dnat: tuple[DnatEntry, ...]
@@ -236,7 +243,7 @@ class Settings:
 
 def load(path: str | os.PathLike[str]) -> Settings:
     """Read and check a gateway.toml. Raises SettingsError."""
-    source = Path(path)
+    source = Path(check_path("file", path))
     raw = _read(source)
     tables = _convert(source, "", raw, FileTables)
     with warnings.catch_warnings(record=True) as caught:
@@ -259,11 +266,26 @@ def load(path: str | os.PathLike[str]) -> Settings:
 
 def _read(source: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(source.read_text(encoding="utf-8"))
+        text = _text_of(source, _LARGEST_FILE_BYTES)
     except OSError as error:
         raise SettingsError(source, "", None, f"cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise SettingsError(source, "", None, f"not TOML: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise SettingsError(source, "", None, "tables or lists too deep in each other; allowed are a hundred") from None
+    except ValueError as error:  # a number of more than 4,300 digits, or a day that is none, among them
+        raise SettingsError(source, "", None, f"not TOML: {error}") from None
+
+
+def _text_of(source: Path, most_bytes: int) -> str:
+    """Raises OSError, ValueError."""
+    with source.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"allowed are {most_bytes:,} bytes")
+    return content.decode()
 
 
 def _gateway_arguments(source: Path, raw: dict[str, Any], tables: FileTables) -> dict[str, Any]:
@@ -315,9 +337,13 @@ def _log(source: Path, key: str, raw: dict[str, Any]) -> LogSettings:
     kinds = sink_kinds()
     arguments = dict(raw)
     kind = arguments.pop("sink", None)
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise SettingsError(source, f"{key}.sink", kind, f"allowed are {_listed(kinds)}")
     options: dict[str, Any] = {name: arguments.pop(name) for name in _LOG_OPTIONS if name in arguments}
+    with _named(source, key, raw):
+        check_choice("redact_destination", options.get("redact_destination", False), (True, False))
+        if "spool" in options:
+            check_path("spool", options["spool"])
     if "delivery" in arguments:
         delivery = arguments.pop("delivery")
         table = _convert(source, f"{key}.delivery", delivery, DeliveryTable)
@@ -329,7 +355,7 @@ def _log(source: Path, key: str, raw: dict[str, Any]) -> LogSettings:
     for name in arguments:
         if name not in parameters:
             allowed = _listed({"sink", "delivery", *_LOG_OPTIONS} | (set(parameters) - SECRETS))
-            raise SettingsError(source, f"{key}.{name}", raw[name], f"unknown; allowed keys are {allowed}")
+            raise SettingsError(source, f"{key}.{name}", None, f"unknown; allowed keys are {allowed}")
     for name, parameter in parameters.items():
         if name not in arguments and parameter.default is parameter.empty:
             raise SettingsError(source, f"{key}.{name}", None, f"missing; sink {kind!r} needs it")
@@ -352,9 +378,13 @@ def _with_secrets(source: Path, key: str, arguments: dict[str, Any], secrets: se
         file = arguments.pop(f"{name}_file", None)
         if file is not None:
             try:
-                arguments[name] = Path(file).read_text(encoding="utf-8").strip()
-            except (OSError, TypeError, ValueError) as error:
-                raise SettingsError(source, f"{key}.{name}_file", file, f"cannot be read: {error}") from None
+                arguments[name] = _text_of(Path(check_path(f"{name}_file", file)), _LARGEST_SECRET_BYTES).strip()
+            except UnicodeDecodeError:
+                raise SettingsError(source, f"{key}.{name}_file", None, "allowed is a file of UTF-8") from None
+            except ConfigurationError:
+                raise SettingsError(source, f"{key}.{name}_file", None, "allowed is a file's name") from None
+            except (OSError, ValueError) as error:
+                raise SettingsError(source, f"{key}.{name}_file", None, f"{file}: cannot be read: {error}") from None
         elif variable in os.environ:
             arguments[name] = os.environ[variable]
     return arguments
@@ -379,6 +409,8 @@ def _convert(source: Path, prefix: str, raw: object, table: type[Table]) -> Tabl
         return msgspec.convert(raw, table)
     except msgspec.ValidationError as error:
         raise _validation_error(source, prefix, raw, str(error)) from None
+    except RecursionError:
+        raise SettingsError(source, prefix, None, "tables or lists too deep in each other") from None
 
 
 def _validation_error(source: Path, prefix: str, raw: object, message: str) -> SettingsError:
@@ -389,8 +421,8 @@ def _validation_error(source: Path, prefix: str, raw: object, message: str) -> S
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
         known = _TABLES[re.sub(r"\[\d+\]", "", key)].__struct_fields__
         name = unknown[1]
-        value = _value_at(raw, f"{inner}.{name}".lstrip("."))
-        return SettingsError(source, f"{key}.{name}".lstrip("."), value, f"unknown; allowed keys are {_listed(known)}")
+        # its value may be a secret under a misspelt name
+        return SettingsError(source, f"{key}.{name}".lstrip("."), None, f"unknown; allowed keys are {_listed(known)}")
     if missing := re.fullmatch(r"Object missing required field `(.*)`", text):
         return SettingsError(source, f"{key}.{missing[1]}".lstrip("."), None, "missing")
     if expected := re.match(r"Expected `([^`]*)`, got", text):
@@ -418,4 +450,6 @@ def _named(source: Path, key: str, raw: dict[str, Any]) -> Iterator[None]:
         if match is None:
             raise SettingsError(source, key, None, message) from None
         value, rest = raw.get(match[1]), message[match.end() :]
-        raise SettingsError(source, f"{key}.{match[1]}", value, rest.removeprefix(f"{value!r}: ")) from None
+        raise SettingsError(source, f"{key}.{match[1]}", value, rest.removeprefix(f"{show(value)}: ")) from None
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:  # of a sink that checks nothing
+        raise SettingsError(source, key, None, f"cannot be used: {type(error).__name__}: {error}") from None

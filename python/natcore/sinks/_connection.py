@@ -17,6 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+from ..checks import is_text
 from ..errors import ConfigurationError, DeliveryError
 from ..redaction import show
 
@@ -122,7 +123,7 @@ def tls_context(tls: Tls) -> ssl.SSLContext | None:
     if tls is False:
         return None
     files = {} if tls is True else tls
-    is_table = isinstance(files, Mapping) and set(files) <= set(_TLS_FILES)
+    is_table = isinstance(files, Mapping) and set(files) <= set(_TLS_FILES) and all(map(is_text, files.values()))
     if not is_table or ("key" in files and "certificate" not in files):
         raise ConfigurationError(
             f"tls={show(tls)}: allowed is true, false, a table of the files {', '.join(_TLS_FILES)}, or an ssl.SSLContext"
@@ -131,7 +132,7 @@ def tls_context(tls: Tls) -> ssl.SSLContext | None:
         context = ssl.create_default_context(cafile=files.get("ca"))
         if "certificate" in files:
             context.load_cert_chain(files["certificate"], files.get("key"), password="")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"tls={show(tls)}: {error}; allowed are PEM files, a key without a password"
         ) from error

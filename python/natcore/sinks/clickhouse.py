@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from urllib.parse import urlencode, urlsplit
 
 from .._encode_rowbinary import encode_rows
-from ..config import check_choice, check_integer, check_number
+from ..checks import check_batch, check_choice, check_number, check_optional_text, check_url
 from ..errors import ConfigurationError, DeliveryAction, DeliveryError
 from ..records import FIELDS, RECORD
 from ..redaction import show
@@ -83,18 +83,17 @@ class ClickHouseSink(Sink):
         batch_seconds: float | None = 2.0,
         timeout: float = 30.0,
     ) -> None:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname or "@" in urlsplit(url).netloc:
-            raise ConfigurationError("url: allowed is 'http://HOST:PORT' or 'https://HOST:PORT', without a password")
+        url = check_url("url", url)
         for name, value in (("table", table), ("database", database)):
             if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w{0,127}", value, re.ASCII):
                 raise ConfigurationError(f"{name}={show(value)}: allowed are letters, digits and '_'")
         check_choice("create", create, (True, False))
-        if batch_rows is not None:
-            check_integer("batch_rows", batch_rows, 1, 10_000_000)
         check_number("timeout", timeout, 0.1, 3600, unit="seconds")
-        self.batch_rows, self.batch_seconds = batch_rows, batch_seconds
-        self._url, self._table, self._database = url.rstrip("/"), table, database
+        self.batch_rows, self.batch_seconds = check_batch(batch_rows, batch_seconds)
+        self._url, self._table, self._database = url, table, database
         self._create, self._timeout = create, timeout
+        check_optional_text("user", user)
+        check_optional_text("password", password)
         named = {"X-ClickHouse-User": user, "X-ClickHouse-Key": password}
         self._login = _Hidden({name: value for name, value in named.items() if value is not None})
         self._settings = dict(_SETTINGS)

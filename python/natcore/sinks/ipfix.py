@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from .._encode_ipfix import EVENT_BYTES, FLOW_BYTES, encode_messages
-from ..config import check_choice, check_integer, check_number
+from ..checks import check_choice, check_integer, check_name, check_number
 from ..errors import ConfigurationError
 from ..redaction import show
 from ._connection import Connection, Datagrams, Tls, stream
@@ -92,13 +92,12 @@ class IpfixSink(Sink):
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        if not isinstance(host, str) or not host:
-            raise ConfigurationError(f"host={show(host)}: allowed is a name or an address")
-        check_integer("port", port, 1, 65_535)
+        host = check_name("host", host, "a name or an address")
+        port = check_integer("port", port, 1, 65_535)
         check_choice("transport", transport, ("tcp", "udp"))
         check_integer("observation_domain", observation_domain, 0, 2**32 - 1)
         check_number("template_seconds", template_seconds, 1, 86_400, unit="seconds")
-        check_number("timeout", timeout, 0.1, 3600, unit="seconds")
+        timeout = check_number("timeout", timeout, 0.1, 3600, unit="seconds")
         self._host, self._port, self._transport = host, port, transport
         self._domain = observation_domain
         self._wall = wall

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from ..config import check_integer, check_number
+from ..checks import check_batch, check_integer, check_number, check_path
 from ..durable import make_private, open_folder, open_private, sync_folder, write_all
 from ..errors import DeliveryError
 from ..records import GAP, chosen
@@ -80,9 +80,8 @@ class JsonLinesSink(Sink):
     ) -> None:
         check_integer("JsonLinesSink.roll_bytes", roll_bytes, 1, 1 << 50)
         check_number("JsonLinesSink.roll_seconds", roll_seconds, 1, 1e9, unit="seconds")
-        self.folder = Path(folder)
-        self.batch_rows = batch_rows
-        self.batch_seconds = batch_seconds
+        self.folder = Path(check_path("folder", folder))
+        self.batch_rows, self.batch_seconds = check_batch(batch_rows, batch_seconds)
         self._roll_bytes = roll_bytes
         self._roll_seconds = roll_seconds
         self._clock = clock

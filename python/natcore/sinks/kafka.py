@@ -11,9 +11,8 @@ from typing import Any
 
 import msgspec
 
-from ..config import check_choice, check_number
+from ..checks import check_choice, check_name, check_number, check_optional_text, is_text
 from ..errors import ConfigurationError, DeliveryAction, DeliveryError
-from ..redaction import show
 from .base import Batch, Receipt, Sink
 
 _log = logging.getLogger(__name__)  # librdkafka's own words
@@ -58,9 +57,15 @@ class KafkaSink(Sink):
         config: Mapping[str, Any] | None = None,
         timeout: float = 30.0,
     ) -> None:
-        for name, value in (("bootstrap_servers", bootstrap_servers), ("topic", topic)):
-            if not isinstance(value, str) or not value:
-                raise ConfigurationError(f"{name}={show(value)}: allowed is a text that is not empty")
+        bootstrap_servers = check_name("bootstrap_servers", bootstrap_servers, "a list of HOST:PORT")
+        topic = check_name("topic", topic)
+        check_optional_text("username", username)
+        check_optional_text("password", password)
+        if config is not None and not (
+            isinstance(config, Mapping)
+            and all(is_text(k) and isinstance(v, str | int | float) for k, v in config.items())
+        ):
+            raise ConfigurationError("config: allowed is a table of librdkafka's settings, texts and numbers")
         if (username is None) != (password is None):
             raise ConfigurationError("username: allowed is one with a password, or neither")
         check_choice("mechanism", mechanism, ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from ..config import check_integer
+from ..checks import check_batch, check_integer
 from .base import Batch, Receipt, Records, Sink, join
 
 
@@ -21,8 +21,7 @@ class MemorySink(Sink):
     ) -> None:
         if capacity is not None:
             check_integer("MemorySink.capacity", capacity, 1, 1 << 40)
-        self.batch_rows = batch_rows
-        self.batch_seconds = batch_seconds
+        self.batch_rows, self.batch_seconds = check_batch(batch_rows, batch_seconds)
         self._capacity = capacity
         self._batches: list[Batch] = []
         self._lock = threading.Lock()

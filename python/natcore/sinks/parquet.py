@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..config import check_integer, check_number
+from ..checks import check_batch, check_integer, check_number, check_path
 from ..durable import replaced
 from ..footer import Footer
 from ..records import GAP
@@ -69,9 +69,8 @@ class ParquetSink(Sink):
             check_number("ParquetSink.keep_days", keep_days, 0, 36_500, unit="days")
         if keep_bytes is not None:
             check_integer("ParquetSink.keep_bytes", keep_bytes, 0, 1 << 60)
-        self.folder = Path(folder)
-        self.batch_rows = batch_rows
-        self.batch_seconds = batch_seconds
+        self.folder = Path(check_path("folder", folder))
+        self.batch_rows, self.batch_seconds = check_batch(batch_rows, batch_seconds)
         self._roll_bytes = roll_bytes
         self._roll_seconds = roll_seconds
         self._keep = (keep_days, keep_bytes)

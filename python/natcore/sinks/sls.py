@@ -11,12 +11,10 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from .._encode_sls import encode_logs
-from ..config import check_choice, check_number
+from ..checks import check_choice, check_name, check_number, check_optional_text, check_url
 from ..errors import ConfigurationError, DeliveryAction, DeliveryError
-from ..redaction import show
 from .base import CONTRACT, Batch, Receipt, Sink
 
 if TYPE_CHECKING:
@@ -78,20 +76,22 @@ class SlsSink(Sink):
         row: bool = False,
         timeout: float = 10.0,
     ) -> None:
-        if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).hostname:
-            raise ConfigurationError(f"endpoint={show(endpoint)}: allowed is 'https://HOST' or 'http://HOST:PORT'")
-        for name, value in (("project", project), ("logstore", logstore)):
-            if not isinstance(value, str) or not value:
-                raise ConfigurationError(f"{name}={show(value)}: allowed is a name")
+        endpoint = check_url("endpoint", endpoint)
+        project, logstore = check_name("project", project), check_name("logstore", logstore)
         if (credentials is None) == (not (access_key_id and access_key_secret)):
             raise ConfigurationError("credentials: allowed are access_key_id and access_key_secret, or a callable")
         check_choice("schema", schema, ("2026", "preview2024"))
         check_choice("create", create, (True, False))
         check_choice("row", row, (True, False))
         check_number("timeout", timeout, 0.1, 3600, unit="seconds")
+        for name, value in (("region", region), ("access_key_id", access_key_id), ("access_key_secret", access_key_secret),
+                            ("security_token", security_token)):  # fmt: skip
+            check_optional_text(name, value)
+        if credentials is not None and not callable(credentials):
+            raise ConfigurationError("credentials: allowed is a callable that gives (id, secret, token)")
         self._sdk = _sdk()
         self.region = region
-        self._endpoint, self._project, self._logstore = endpoint.rstrip("/"), project, logstore
+        self._endpoint, self._project, self._logstore = endpoint, project, logstore
         fixed: Credentials = (access_key_id or "", access_key_secret or "", security_token)
         self._credentials = credentials or (lambda: fixed)
         self._create = create

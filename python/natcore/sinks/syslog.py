@@ -11,7 +11,7 @@ import socket
 from collections.abc import Mapping
 
 from .._encode_syslog import encode_frames
-from ..config import check_integer, check_number
+from ..checks import check_integer, check_name, check_number, is_text
 from ..errors import ConfigurationError
 from ..records import FIELDS
 from ..redaction import show
@@ -51,17 +51,16 @@ class SyslogSink(Sink):
         timeout: float = 10.0,
         tls: Tls = False,
     ) -> None:
-        if not isinstance(host, str) or not host:
-            raise ConfigurationError(f"host={show(host)}: allowed is a name or an address")
-        check_integer("port", port, 1, 65_535)
+        host = check_name("host", host, "a name or an address")
+        port = check_integer("port", port, 1, 65_535)
         check_integer("facility", facility, 0, 23)
         check_integer("severity", severity, 0, 7)
-        check_number("timeout", timeout, 0.1, 3600, unit="seconds")
+        timeout = check_number("timeout", timeout, 0.1, 3600, unit="seconds")
         hostname = socket.gethostname() if hostname is None else hostname
         for name, value, longest in (("hostname", hostname, 255), ("app_name", app_name, 48)):
             if not isinstance(value, str) or not _PRINTABLE.fullmatch(value) or len(value) > longest:
                 raise ConfigurationError(f"{name}={show(value)}: allowed are {longest} printable ASCII characters")
-        if not isinstance(structured_data, str) or not re.fullmatch(r'[^=\]" ]{1,32}', structured_data):
+        if not is_text(structured_data) or not re.fullmatch(r'[^=\]" ]{1,32}', structured_data):
             raise ConfigurationError(f"structured_data={show(structured_data)}: allowed is NAME@NUMBER, 32 characters")
         self._host, self._port = host, port
         self._start = f"<{8 * facility + severity}>1 ".encode()
