@@ -13,7 +13,9 @@ from natcore._mappings cimport (
     mapping_open_static,
 )
 from natcore._parse cimport Flight, wire_length
-from natcore._ports cimport PORT_RESERVED, PORTS_OVERLOAD, address_find, has_ports, port_mapping, space_of
+from natcore._ports cimport (
+    PORT_OF_ANOTHER, PORT_RESERVED, PORTS_OVERLOAD, Ports, address_find, has_ports, port_holder, space_of,
+)
 from natcore._rules cimport (
     ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, dnat_target, is_inside, plain_rule, snat_rule,
     whole_rule,
@@ -29,7 +31,7 @@ from natcore.flow cimport flow_hash
 from natcore.frame cimport Frame
 from natcore.hints cimport bswap16, bswap32
 from natcore.index cimport NONE
-from natcore.state cimport FILTER_ADDRESS, FILTER_NONE, Clock, Worker
+from natcore.state cimport FILTER_ADDRESS, FILTER_NONE, Clock, Worker, has_all, owner_of_inside
 from natcore.verdict cimport (
     DROP_CONFLICT, DROP_FILTERED, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_OUTSIDE_LIMIT,
     DROP_PORTS_EXHAUSTED, DROP_PROBE_LIMIT, DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_SUBSCRIBER_LIMIT,
@@ -60,14 +62,23 @@ cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Flight* flight, 
     """What a router asks before it forwards: time to live, and the next link's MTU, where it may not be split for it."""
     if flight.ip.ttl < worker.lowest_ttl:
         return DROP_TTL
-    if wire_length(frame, flight) > mtu and not may_split(worker.outbox, frame, flight, mtu):
-        worker.mtu_met = mtu
-        return DROP_MTU
-    return PENDING
+    if wire_length(frame, flight) <= mtu:
+        return PENDING
+    worker.mtu_met = mtu
+    if not has_all(worker):                         # fragments are written with all held, and the MTU is another one by now
+        return ask_for_all(worker, DROP_MTU)
+    return PENDING if may_split(worker.outbox, frame, flight, mtu) else DROP_MTU
 
 
 cdef uint8_t tcp_flags(const Flight* flight) noexcept nogil:
     return (<const TcpHeader*>flight.l4).flags if flight.protocol == PROTOCOL_TCP else 0
+
+
+cdef uint8_t ask_for_all(Worker* worker, uint8_t verdict) noexcept nogil:
+    """What the packet needs may lie in another worker's tables: it is done again with all workers held. verdict: where they
+    are already."""
+    worker.wants_all = not has_all(worker)
+    return verdict
 
 
 # ---- what both ways need ---------------------------------------------------------------------------------------------
@@ -187,6 +198,8 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
     if worker.link_address[INSIDE] and destination == worker.link_address[INSIDE]:
         return LOCAL
     way.hairpin = address_find(worker.mappings.ports, destination) != NONE
+    if way.hairpin and not has_all(worker):         # its other session may be another worker's
+        return ask_for_all(worker, DROP_UNSUPPORTED)
     if way.hairpin and flight.protocol == PROTOCOL_ICMP and not (worker.hairpin and is_whole(worker, destination)):
         return LOCAL
     if is_no_host(source) or is_own(worker, source):
@@ -348,6 +361,8 @@ cdef uint8_t find_entry(Worker* worker, const Endpoints* ends, uint8_t protocol,
     if rule == NULL:
         return DROP_NO_MAPPING
     key.inside_ip = dnat_target(rule, flow_hash(&worker.sessions.key, ends.remote_ip, rule.entry, 0))
+    if worker.shared.count > 1 and owner_of_inside(bswap32(key.inside_ip), worker.shared.count) != worker.number:
+        return ask_for_all(worker, DROP_NO_MAPPING)     # the entries have changed since the packet's owner was looked for
     key.inside_port = bswap16(<uint16_t>(rule.inside_port + port - rule.outside_port)) if space != ANY_SPACE else 0
     key.protocol = protocol
     key.flags = 0 if space != ANY_SPACE else MAPPING_PORTLESS
@@ -358,6 +373,14 @@ cdef uint8_t find_entry(Worker* worker, const Endpoints* ends, uint8_t protocol,
     return verdict
 
 
+cdef uint32_t own_holder(const Worker* worker, uint32_t address, uint32_t space, uint16_t port) noexcept nogil:
+    """The worker's own mapping that has an outside port (host order), PORT_RESERVED, NONE, or PORT_OF_ANOTHER: a number in
+    the tables of another worker. While the worker is held, its own mappings keep their ports."""
+    cdef Ports* ports = worker.mappings.ports
+    cdef uint32_t holder = worker.number, number = port_holder(ports, address, space, port, &holder)
+    return number if holder == worker.number or ports.policy == PORTS_OVERLOAD else PORT_OF_ANOTHER
+
+
 cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flight, const Clock* now,
                        uint32_t* mapping) noexcept nogil:
     """The live mapping or the entry behind an outside endpoint, if this remote may use it."""
@@ -366,8 +389,9 @@ cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flig
     if ends.address == NONE:
         return DROP_NO_MAPPING
     if has_ports(flight.protocol):
-        number = port_mapping(&worker.mappings.ports.addresses[ends.address].maps[space_of(flight.protocol)],
-                              bswap16(ends.outside_port))
+        number = own_holder(worker, ends.address, space_of(flight.protocol), bswap16(ends.outside_port))
+    if number == PORT_OF_ANOTHER:                   # it was drawn since the packet's owner was looked for
+        return ask_for_all(worker, DROP_NO_MAPPING)
     if number == PORT_RESERVED or not has_ports(flight.protocol):
         verdict = find_entry(worker, ends, flight.protocol, now, mapping)
     elif number == NONE or worker.mappings.ports.policy == PORTS_OVERLOAD:

@@ -321,10 +321,10 @@ def explain(Rows core not None, const uint8_t[::1] frame not None, uint8_t side,
         one.length = <uint32_t>frame.shape[0]
         one.flags = 0
         one.side = side
-        core.own()
         with nogil:
+            core.own()
             copied = run_copy(core.worker, &one, now_ns, facts)
-        core.disown()
+            core.disown()
         if not copied:
             raise CapacityError("explain: this process may not be copied (fork): no memory, or too many processes")
         if not facts.done:

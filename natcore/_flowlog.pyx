@@ -1,10 +1,14 @@
 """FlowTable: the flow log's side that Python sees; it hangs a table on a worker, and takes rows out of it."""
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore._flows cimport FLOWS_BATCH, FlowRow, Flows, FlowSeen, flows_clear, flows_delete, flows_new
+from natcore._flows cimport FlowRow, Flows, flows_clear, flows_delete, flows_new
+from natcore._hold cimport hold_all, release_all
 from natcore._rows cimport Rows
-from natcore.hints cimport bswap16, bswap32
+from natcore.hints cimport bswap16, bswap32, exchange, load_acquire
 from natcore.memory cimport table_delete, table_new
+from natcore.spin cimport spin_lock, spin_unlock, wait_turn
+from natcore.state cimport Shared
 
 from natcore.errors import CapacityError, ConfigurationError
 
@@ -38,54 +42,58 @@ cdef void copy_row(Row* out, const FlowRow* row) noexcept nogil:
 
 cdef class FlowTable:
     """The flow log of a gateway, from now until `close`."""
-    cdef Rows core              # kept alive; None: closed
+    cdef PyObject* core         # a Rows, kept alive: its workers have the table. No reference that the collector may clear
+    cdef Shared* shared         # its
     cdef Flows* flows
-    cdef FlowSeen* seen         # [workers][FLOWS_BATCH]
-    cdef uint32_t workers
+    cdef uint32_t hung          # the workers have the table
 
     def __cinit__(self, Rows core not None, uint32_t capacity, int64_t window_us):
         cdef uint32_t i
-        self.workers = core.shared.count
+        self.shared = core.shared
         self.flows = <Flows*>table_new(sizeof(Flows))
-        self.seen = <FlowSeen*>table_new(self.workers * FLOWS_BATCH * sizeof(FlowSeen))
-        if self.flows == NULL or self.seen == NULL or not flows_new(self.flows, capacity, &core.worker.sessions.key, window_us,
-                                                                    core.worker.ethernet):
+        if self.flows == NULL or not flows_new(self.flows, capacity, &core.worker.sessions.key, window_us,
+                                               core.worker.ethernet):
             raise CapacityError(f"capacity={capacity}: this machine has no address space for the table")
-        self.flows.spin.needed = self.workers > 1
-        core.own()
-        if core.worker.flows == NULL:
-            for i in range(self.workers):
-                core.shared.workers[i].flows = self.flows
-                core.shared.workers[i].seen = &self.seen[i * FLOWS_BATCH]
-            self.core = core
-        core.disown()
-        if self.core is None:
+        with nogil:
+            core.own()
+            if core.worker.flows == NULL:
+                self.hung = 1
+                for i in range(self.shared.count):
+                    self.shared.workers[i].flows = self.flows
+            core.disown()
+        if not self.hung:
             raise ConfigurationError("gateway: it has a flow log already; allowed is one at a time")
+        self.core = <PyObject*>core
+        Py_INCREF(core)
 
     def __dealloc__(self):
         self.close()
+        Py_XDECREF(self.core)
         if self.flows != NULL:
             flows_delete(self.flows)
             table_delete(self.flows, sizeof(Flows))
-        table_delete(self.seen, self.workers * FLOWS_BATCH * sizeof(FlowSeen))
 
     def close(self):
-        """Nothing is captured any more; what was stays. Idempotent."""
-        cdef uint32_t i
-        if self.core is not None:
-            self.core.own()
-            for i in range(self.workers):
-                self.core.shared.workers[i].flows = NULL
-            self.core.disown()
-            self.core = None
+        """Nothing is captured any more; what was stays. Idempotent, from any thread."""
+        if exchange(&self.hung, 0):
+            with nogil:
+                hold_all(self.shared.workers[0])
+                flows_unhang(self.shared)
+                release_all(self.shared.workers[0])
+                flows_await(self.flows)
 
     @property
     def is_open(self):
-        return self.core is not None
+        return load_acquire(&self.hung) != 0
 
     def counters(self):
         """(rows, packets that found no row left, packets without a 5-tuple)."""
-        return self.flows.count, self.flows.lost, self.flows.unreadable
+        cdef uint64_t rows, lost, unreadable
+        with nogil:
+            spin_lock(&self.flows.spin)
+            rows, lost, unreadable = self.flows.count, self.flows.lost, self.flows.unreadable
+            spin_unlock(&self.flows.spin)
+        return rows, lost, unreadable
 
     def take(self, records not None):
         """Fill FLOW (capacity,) with all rows and forget them; how many. Raises ValueError for another size."""
@@ -93,13 +101,26 @@ cdef class FlowTable:
         cdef uint32_t i, count
         if raw.shape[0] != <Py_ssize_t>(self.flows.capacity * sizeof(Row)):
             raise ValueError(f"records: {raw.shape[0]} bytes; allowed are {self.flows.capacity} rows of {sizeof(Row)}")
-        if self.core is not None:
-            self.core.own()
         with nogil:
+            spin_lock(&self.flows.spin)
             count = self.flows.count
             for i in range(count):
                 copy_row(<Row*>&raw[i * sizeof(Row)], &self.flows.rows[i])
             flows_clear(self.flows)
-        if self.core is not None:
-            self.core.disown()
+            spin_unlock(&self.flows.spin)
         return count
+
+
+cdef void flows_unhang(Shared* shared) noexcept nogil:
+    """The caller holds all workers."""
+    cdef uint32_t i
+    for i in range(shared.count):
+        shared.workers[i].flows = NULL
+
+
+cdef void flows_await(Flows* flows) noexcept nogil:
+    """Until the last batch that came to the log is in it. The caller holds no worker; nobody comes to the log any more."""
+    cdef uint32_t turn = 0
+    while load_acquire(&flows.users):
+        wait_turn(turn)
+        turn += 1

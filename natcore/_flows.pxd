@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.flow cimport HashKey
 from natcore.frame cimport Frame
+from natcore.hints cimport fetch_add
 from natcore.spin cimport Spin
 
 cdef enum:
@@ -50,7 +51,15 @@ cdef struct Flows:
     uint64_t lost               # packets that found no row left
     uint64_t unreadable         # packets without a 5-tuple: not IPv4, or malformed
     bint ethernet
+    uint32_t users              # batches between flows_enter and flows_exit
     Spin spin                   # of the rows
+
+cdef inline void flows_enter(Flows* flows) noexcept nogil:
+    """The caller, who holds a worker that the log hangs on, uses it until flows_exit, whoever has the worker meanwhile."""
+    fetch_add(&flows.users, 1)
+
+cdef inline void flows_exit(Flows* flows) noexcept nogil:
+    fetch_add(&flows.users, <uint32_t>-1)
 
 cdef bint flows_new(Flows* flows, uint32_t capacity, const HashKey* key, int64_t window_us, bint ethernet) noexcept nogil
 cdef void flows_delete(Flows* flows) noexcept nogil

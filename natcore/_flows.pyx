@@ -26,6 +26,7 @@ cdef bint flows_new(Flows* flows, uint32_t capacity, const HashKey* key, int64_t
     flows.hash_key = key[0]
     flows.window_us = window_us
     flows.ethernet = ethernet
+    flows.spin.needed = True            # of one worker too: rows are taken from any thread
     return flows.rows != NULL and flows.index != NULL
 
 

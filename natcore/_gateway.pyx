@@ -1,25 +1,28 @@
 """The boundary to Python: arguments come checked from python/natcore/gateway.py, tables go out as copies."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.pycapsule cimport PyCapsule_New
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from natcore._crew cimport crew_delete, crew_grow, crew_new
-from natcore._entries cimport count_entry, end_dead, end_entry, end_matching, holder_of
+from natcore._entries cimport Matching, Staying, count_entry, end_dead, end_entry, end_matching, holder_of
 from natcore._events cimport event_fd, event_fd_close
 from natcore._fragments cimport fragments_new
-from natcore._hold cimport await_hold, give_way, hold, release
-from natcore._icmp cimport outbox_new, outbox_waiting
-from natcore._journal cimport journal_new, journal_room
+from natcore._hold cimport await_hold, give_way, release
+from natcore._icmp cimport outbox_bytes, outbox_new, outbox_next, outbox_waiting
+from natcore._journal cimport journal_new, journal_room_for_many
 from natcore._mappings cimport Mapping, mappings_new, mappings_unpair
 from natcore._overload cimport overload_new
 from natcore._owner cimport owner_of_frame
 from natcore._ports cimport (
-    PORT_RESERVED, PORTS_OVERLOAD, PortMap, address_add, address_drop, lots_begin, ports_allow, ports_divide, ports_new,
+    PORT_RESERVED, PORTS_OVERLOAD, PortMap, Ports, address_add, address_drop, lots_begin, ports_allow, ports_divide, ports_new,
     ports_reserve, ports_taken, ports_unreserve,
 )
 from natcore._sessions cimport TIMEOUT_FRAGMENT, sessions_new
 from natcore._storage cimport furnish, furnish_address, tables_of
+from natcore._sweep cimport sweep_all
 from natcore._synqueue cimport unsolicited_new
 from natcore._tables cimport Tables
 from natcore._time cimport advance, clock_forward, clock_of_all
@@ -27,14 +30,48 @@ from natcore._translate cimport take_generated, translate
 from natcore.flow cimport has_aes
 from natcore.frame cimport Frame
 from natcore.hints cimport bswap16, bswap32, exchange, load_acquire, store_release
+from natcore.index cimport NONE
 from natcore.memory cimport table_new
 from natcore.random cimport random_seed
-from natcore.state cimport Worker
+from natcore.state cimport Worker, tables_of_all
 
 from natcore.errors import CapacityError, ConfigurationError, Error
 
 cdef enum:
     CHUNK = 512                 # frames handed to the pipeline at once
+    END_LINES = 65536           # that end() looks at while the workers wait
+    SLOT_BITS = 32              # of a place in all tables: a worker's number and a slot
+
+cdef struct Taken:              # a frame of the gateway's own
+    uint32_t length
+    uint8_t side                # that it leaves by
+    uint8_t cause               # Verdict
+
+
+cdef uint32_t take_all(Worker* worker, uint8_t* frames, Taken* taken, uint32_t room) noexcept nogil:
+    """The gateway's own frames that wait, one behind the other, as far as there is room for their places in the outbox; how
+    many. The caller holds all workers."""
+    cdef uint32_t count = 0, used = 0
+    cdef Taken* one
+    while outbox_waiting(worker.outbox) and outbox_next(worker.outbox) <= room:
+        room -= outbox_next(worker.outbox)
+        one = &taken[count]
+        one.length = take_generated(worker, frames + used, outbox_waiting(worker.outbox), &one.side, &one.cause)
+        used += one.length
+        count += 1
+    return count
+
+
+cdef int staying_of(Staying* staying, uint32_t entry, uint64_t first, uint64_t last, set addresses) except -1:
+    """staying.addresses is the caller's to free."""
+    cdef uint32_t i
+    staying.entry, staying.first, staying.last, staying.count = entry, first, last, <uint32_t>len(addresses)
+    staying.addresses = <uint32_t*>malloc((staying.count + 1) * sizeof(uint32_t))
+    if staying.addresses == NULL:
+        raise MemoryError
+    for i, address in enumerate(sorted(addresses)):
+        staying.addresses[i] = address
+    return 0
 
 
 cdef inline uint32_t used_bytes(uint8_t[:, ::1] frames, uint32_t* length) noexcept nogil:
@@ -142,11 +179,9 @@ cdef void translate_steered(Worker* first, uint8_t[:, ::1] frames, uint32_t[::1]
     translate_rows(first.shared.workers[before], frames, lengths, sides, side, nows, now_ns, verdicts, done, total)
 
 
-cdef inline void take(Worker* worker) noexcept:
-    """Waits for a worker without the GIL, which whoever holds it may want to go on."""
-    if not hold(worker):
-        with nogil:
-            await_hold(worker)
+cdef void free_core(object capsule) noexcept:
+    """The capsule's own hold on its gateway ends with it."""
+    Py_XDECREF(<PyObject*>PyCapsule_GetContext(capsule))
 
 
 cdef class Core(Tables):
@@ -253,9 +288,15 @@ cdef class Core(Tables):
             if worker < 0 or w == <uint32_t>worker:
                 store_release(&self.translating[w], 0)
 
-    def worker_capsule(self, uint32_t worker=0):
-        """A capsule "natcore.Worker" with the Worker*, for callers of natcore._translate; valid as long as the gateway."""
-        return PyCapsule_New(self.shared.workers[worker], "natcore.Worker", NULL)
+    def worker_capsule(self, int64_t worker=0):
+        """A capsule "natcore.Worker" with the Worker*, for callers of natcore._translate. The worker lives as long as the
+        capsule does, or the gateway."""
+        if not 0 <= worker < self.shared.count:
+            raise ConfigurationError(f"worker={worker}: allowed are 0 to {self.shared.count - 1}")
+        capsule = PyCapsule_New(self.shared.workers[worker], "natcore.Worker", free_core)
+        PyCapsule_SetContext(capsule, <void*>self)
+        Py_INCREF(self)
+        return capsule
 
     @property
     def port_unit(self):
@@ -264,11 +305,7 @@ cdef class Core(Tables):
 
     def tables(self):
         """{table: bytes of memory that it takes when it is full}; "port maps" are those of all outside addresses."""
-        self.own()
-        try:
-            return tables_of(self.worker)
-        finally:
-            self.disown()
+        return tables_of(self.worker)               # of what is only changed along with the entries
 
     # ---- packets ----------------------------------------------------------------------------------------------------
 
@@ -302,16 +339,18 @@ cdef class Core(Tables):
         one.flags = 0
         one.side = side
         if worker < 0 and self.shared.count > 1:
-            take(self.worker)
-            worker = owner_of_frame(self.worker, &one)
-            release(self.worker)
+            with nogil:
+                await_hold(self.worker)
+                worker = <int32_t>owner_of_frame(self.worker, &one)
+                release(self.worker)
         worker = max(worker, 0)
         who = self.shared.workers[worker]
         self.claim(worker)
         try:
-            take(who)
-            translate(who, &one, 1, now_ns)
-            release(who)
+            with nogil:
+                await_hold(who)
+                translate(who, &one, 1, now_ns)
+                release(who)
         finally:
             self.unclaim(worker)
         return one.verdict, copy[:one.length]
@@ -322,15 +361,15 @@ cdef class Core(Tables):
         cdef uint32_t i
         cdef Frame one
         check_lengths(frames, lengths)
-        self.own()
         with nogil:
+            self.own()
             for i in range(<uint32_t>frames.shape[0]):
                 one.data = &frames[i, 0]
                 one.length = used_bytes(frames, &lengths[i])
                 one.flags = 0
                 one.side = side if sides is None else sides[i] & 1
                 out[i] = <uint8_t>owner_of_frame(self.worker, &one)
-        self.disown()
+            self.disown()
 
     def advance(self, uint64_t now_ns, bint losing=False):
         """Everything that is due by now_ns, as far as the journal has room; whether that was all.
@@ -338,38 +377,52 @@ cdef class Core(Tables):
         losing: to the end; rows that find no room are lost, and counted.
         """
         cdef bint complete
-        self.own()
         with nogil:
-            complete = advance(self.worker, now_ns, <uint64_t>-1 if losing else journal_room(self.worker.journal))
-        self.disown()
+            self.own()
+            complete = advance(self.worker, now_ns, <uint64_t>-1 if losing else journal_room_for_many(self.worker.journal))
+            self.disown()
         return complete
 
     def take_generated(self):
         """[(frame, side that it leaves by, verdict that caused it), …]"""
-        cdef uint8_t side = 0, cause = 0
-        cdef uint32_t length
-        cdef bytes frame
-        taken = []
-        self.own()
-        try:
-            while True:
-                length = outbox_waiting(self.worker.outbox)
-                if length == 0:
-                    return taken
-                frame = PyBytes_FromStringAndSize(NULL, length)
-                take_generated(self.worker, <uint8_t*>PyBytes_AS_STRING(frame), length, &side, &cause)
-                taken.append((frame, side, cause))
-        finally:
+        cdef uint32_t room, used, count
+        cdef uint8_t* frames
+        cdef Taken* taken
+        with nogil:
+            self.own()
+            room = outbox_bytes(self.worker.outbox)
             self.disown()
+        if room == 0:
+            return []
+        frames = <uint8_t*>malloc(room)
+        taken = <Taken*>malloc(room)                # a frame's place in the outbox is larger than a Taken
+        try:
+            if frames == NULL or taken == NULL:
+                raise MemoryError
+            with nogil:
+                self.own()
+                count = take_all(self.worker, frames, taken, room)
+                self.disown()
+            used = 0
+            rows = []
+            for i in range(count):
+                rows.append((PyBytes_FromStringAndSize(<const char*>&frames[used], taken[i].length), taken[i].side,
+                             taken[i].cause))
+                used += taken[i].length
+            return rows
+        finally:
+            free(frames)
+            free(taken)
 
     # ---- rules ------------------------------------------------------------------------------------------------------
 
     def add_address(self, uint32_t ip, uint32_t eip):
         """One more entry has the outside address ip (host order) in its pool; its number."""
         cdef uint32_t number
-        self.own()
-        number = address_add(self.worker.mappings.ports, bswap32(ip), eip)
-        self.disown()
+        with nogil:
+            self.own()
+            number = address_add(self.worker.mappings.ports, bswap32(ip), eip)
+            self.disown()
         if number == 0xFFFFFFFF:
             raise CapacityError(f"no room for one more outside address; {self.worker.mappings.ports.capacity:,} are allowed")
         try:
@@ -382,12 +435,12 @@ cdef class Core(Tables):
     def drop_address(self, uint32_t number):
         """One entry less has it in its pool. Its mappings must have ended."""
         cdef uint32_t w
-        self.own()
         with nogil:
+            self.own()
             if address_drop(self.worker.mappings.ports, number):
                 for w in range(self.shared.count):
                     mappings_unpair(&self.shared.workers[w].mappings, number)
-        self.disown()
+            self.disown()
 
     def swap(self, RuleSet rules not None, list leaving not None, uint64_t now_ns):
         """Puts a rule set into force, whole, and ends what may not stay: one moment for the packets. How many ended.
@@ -395,84 +448,132 @@ cdef class Core(Tables):
         leaving: [(entry, first inside address that may stay, last, set of outside address numbers that may stay)].
         """
         cdef uint64_t ended = 0
-        cdef uint32_t w
-        self.own()
+        cdef uint32_t w, i, count = <uint32_t>len(leaving)
+        cdef Staying* staying = <Staying*>calloc(count + 1, sizeof(Staying))
+        if staying == NULL:
+            raise MemoryError
         try:
-            now_ns = clock_forward(self.worker, now_ns)
-            if leaving:                             # what is dead ended before, at its deadline
-                end_dead(self.worker, now_ns, self.reader)
-            for w in range(self.shared.count):
-                self.shared.workers[w].rules = &rules.compiled
-            self.rules = rules
-            for entry, first, last, addresses in leaving:
-                ended += end_entry(self.worker, entry, first, last, addresses, now_ns, self.reader)
+            for i, (entry, first, last, addresses) in enumerate(leaving):
+                staying_of(&staying[i], entry, first, last, addresses)
+            with nogil:
+                self.own()
+                now_ns = clock_forward(self.worker, now_ns)
+                if count:                           # what is dead ended before, at its deadline
+                    end_dead(self.worker, now_ns)
+                for w in range(self.shared.count):
+                    self.shared.workers[w].rules = &rules.compiled
+                for i in range(count):
+                    ended += end_entry(self.worker, &staying[i], now_ns)
+                self.disown()
+            self.rules = rules                      # the set before goes when nobody holds a worker
             return ended
         finally:
-            self.disown()
+            for i in range(count):
+                free(staying[i].addresses)
+            free(staying)
 
     def count(self, uint32_t entry, uint64_t first, uint64_t last, set addresses not None):
         """(sessions of an entry, how many of them have an inside address and an outside address number among these)."""
         cdef uint64_t count = 0, inside = 0
-        self.own()
-        try:
-            count_entry(self.worker, entry, first, last, addresses, &count, &inside)
-            return count, inside
-        finally:
+        cdef Staying staying
+        staying_of(&staying, entry, first, last, addresses)
+        with nogil:
+            self.own()
+            count_entry(self.worker, &staying, &count, &inside)
             self.disown()
+        free(staying.addresses)
+        return count, inside
 
     def reserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last, uint64_t now_ns, bint look=False):
         """Takes ports out of the draw, unless it only looks; None, or what is in the way: (port, inside address, inside
         port) of a live mapping, (port, 0, 0) of an entry."""
-        cdef uint32_t port
-        cdef PortMap* map = &self.worker.mappings.ports.addresses[address].maps[space]
+        cdef uint32_t port, inside_ip = 0
+        cdef uint16_t inside_port = 0
+        cdef Ports* ports = self.worker.mappings.ports
+        cdef PortMap* map = &ports.addresses[address].maps[space]
         cdef const Mapping* holder
-        self.own()
-        try:
+        with nogil:
+            self.own()
             port = ports_taken(map, first, last)
-            if port != 0xFFFFFFFF and map.cells[port] != PORT_RESERVED:     # a dead mapping holds nothing
+            if port != NONE and map.cells[port] != PORT_RESERVED:     # a dead mapping holds nothing
                 if now_ns > clock_of_all(self.worker):
                     clock_forward(self.worker, now_ns)
-                end_dead(self.worker, clock_of_all(self.worker), self.reader)
+                end_dead(self.worker, clock_of_all(self.worker))
                 port = ports_taken(map, first, last)
-            if port == 0xFFFFFFFF:
+            if port == NONE:
                 if not look:
-                    ports_reserve(self.worker.mappings.ports, map, first, last)
-                return None
-            if map.cells[port] == PORT_RESERVED:
-                return port, 0, 0
-            holder = holder_of(self.worker, address, space, port)
-            return port, bswap32(holder.inside_ip), bswap16(holder.inside_port)
-        finally:
+                    ports_reserve(ports, map, first, last)
+            elif map.cells[port] != PORT_RESERVED:
+                holder = holder_of(self.worker, address, space, port)
+                inside_ip, inside_port = bswap32(holder.inside_ip), bswap16(holder.inside_port)
             self.disown()
+        return None if port == NONE else (port, inside_ip, inside_port)
 
     def unreserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last):
-        self.own()
-        ports_unreserve(self.worker.mappings.ports, &self.worker.mappings.ports.addresses[address].maps[space], first,
-                        last)
-        self.disown()
+        cdef Ports* ports = self.worker.mappings.ports
+        with nogil:
+            self.own()
+            ports_unreserve(ports, &ports.addresses[address].maps[space], first, last)
+            self.disown()
 
     def set_mtu(self, uint32_t side, uint32_t mtu):
         cdef uint32_t w
-        for w in range(self.shared.count):
-            self.shared.workers[w].mtu[side] = mtu
+        with nogil:
+            self.own()
+            for w in range(self.shared.count):
+                self.shared.workers[w].mtu[side] = mtu
+            self.disown()
 
     def set_reverse_path_filter(self, bint on):
         """Whether an inside address opens nothing from outside."""
         cdef uint32_t w
-        for w in range(self.shared.count):
-            self.shared.workers[w].reverse_path_filter = on
+        with nogil:
+            self.own()
+            for w in range(self.shared.count):
+                self.shared.workers[w].reverse_path_filter = on
+            self.disown()
 
     def set_link_address(self, uint32_t side, uint32_t address):
         """The gateway's own address of a side, host order, 0: none."""
         cdef uint32_t w
-        for w in range(self.shared.count):
-            self.shared.workers[w].link_address[side] = bswap32(address)
+        with nogil:
+            self.own()
+            for w in range(self.shared.count):
+                self.shared.workers[w].link_address[side] = bswap32(address)
+            self.disown()
 
-    def end(self, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol, uint64_t now_ns):
-        """Ends the sessions that match everything that is not negative (addresses in host order); how many."""
+    def end_dead(self, uint64_t now_ns, bint losing=False):
+        """Ends what is dead by now_ns, each at its deadline, as far as the journal has room (losing: whether or not);
+        (whether that was all, the number of the newest session there is)."""
+        cdef bint complete
+        cdef uint64_t newest
+        with nogil:
+            self.own()
+            now_ns = clock_forward(self.worker, now_ns)
+            self.shared.completed = now_ns // 1000000000 + 1
+            complete = sweep_all(tables_of_all(self.worker), now_ns,
+                                 <uint64_t>-1 if losing else journal_room_for_many(self.worker.journal))
+            newest = self.worker.sessions.created if self.shared.count == 1 else self.shared.created
+            self.disown()
+        return complete, newest
+
+    def end(self, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol, uint64_t newest, uint64_t place,
+            bint losing=False):
+        """Ends sessions that match everything that is not negative (addresses in host order), up to the number newest, from
+        a place on, 0 at first, as far as the journal has room (losing: whether or not).
+
+        (how many, the place to go on from, or None: that was all). In between packets go on, and rows can be drained.
+        """
+        cdef Matching matching = Matching(subscriber, remote, outside, protocol, newest)
+        cdef Worker* worker = self.shared.workers[place >> SLOT_BITS]
+        cdef uint32_t slot = <uint32_t>place, last
         cdef uint64_t ended
-        self.own()
-        now_ns = clock_forward(self.worker, now_ns)
-        ended = end_matching(self.worker, subscriber, remote, outside, protocol, now_ns, self.reader)
-        self.disown()
-        return ended
+        with nogil:
+            self.own()
+            last = worker.sessions.slots.fresh
+            ended = end_matching(worker, &matching, clock_of_all(worker), &slot, min(last, slot + END_LINES), losing)
+            self.disown()
+        if slot < last:
+            return ended, (place >> SLOT_BITS << SLOT_BITS) + slot
+        place = (place >> SLOT_BITS) + 1
+        return ended, place << SLOT_BITS if place < self.shared.count else None

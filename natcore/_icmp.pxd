@@ -24,6 +24,10 @@ cdef struct Outbox:             # frames that wait to be sent, one after the oth
 cdef inline uint32_t outbox_room(const Outbox* outbox) noexcept nogil:
     return OUTBOX_BYTES - outbox.head
 
+cdef inline uint32_t outbox_bytes(const Outbox* outbox) noexcept nogil:
+    """Bytes that the frames take which wait."""
+    return outbox.head - outbox.tail
+
 cdef inline uint32_t own_source(uint32_t link_address) noexcept nogil:
     """What the gateway's errors come from: its own address on that link, big-endian, or 192.0.0.8 (RFC 7600)."""
     return link_address or bswap32(<uint32_t>0xC0000008)
@@ -32,6 +36,7 @@ cdef bint outbox_new(Outbox* outbox, uint32_t rate) noexcept nogil
 cdef void outbox_delete(Outbox* outbox) noexcept nogil
 cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* send_to, uint8_t* cause) noexcept nogil
 cdef uint32_t outbox_waiting(const Outbox* outbox) noexcept nogil
+cdef uint32_t outbox_next(const Outbox* outbox) noexcept nogil
 cdef uint8_t* parcel_begin(Outbox* outbox, uint32_t length, uint8_t send_to, uint8_t cause) noexcept nogil
 cdef void parcel_seal(uint8_t* frame, uint32_t length, uint8_t send_to) noexcept nogil
 cdef void parcel_cancel(Outbox* outbox, uint32_t length) noexcept nogil

@@ -34,6 +34,11 @@ cdef uint32_t outbox_waiting(const Outbox* outbox) noexcept nogil:
     return 0 if outbox.tail == outbox.head else (<const Parcel*>(outbox.buffer + outbox.tail)).length
 
 
+cdef uint32_t outbox_next(const Outbox* outbox) noexcept nogil:
+    """Bytes that the next frame takes in the outbox, where there is one."""
+    return (<const Parcel*>(outbox.buffer + outbox.tail)).room
+
+
 cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* send_to,
                           uint8_t* cause) noexcept nogil:
     """The next frame, copied to out; its bytes, or 0: none. One that does not fit into room is passed over."""

@@ -69,6 +69,11 @@ cdef inline uint64_t journal_room(Journal* journal) noexcept nogil:
     """Rows that still fit, at least: the consumer may be reading."""
     return journal.capacity - (journal.head - load_acquire64(&journal.tail))
 
+cdef inline uint64_t journal_room_for_many(Journal* journal) noexcept nogil:
+    """Rows that may be written at once by what can wait: half of the ring is left to what packets write meanwhile."""
+    cdef uint64_t room = journal_room(journal), left = journal.capacity // 2
+    return room - left if room > left else 0
+
 cdef inline uint64_t journal_waiting(Journal* journal) noexcept nogil:
     """Rows that can be drained; the consumer asks."""
     return journal.head - journal.tail + journal.aside_written - journal.aside_read

@@ -5,10 +5,6 @@ from natcore._parse cimport Flight
 from natcore.frame cimport Frame
 from natcore.state cimport Clock, Worker
 
-cdef inline uint32_t owner_of_inside(uint32_t ip, uint32_t count) noexcept nogil:
-    """The worker, of count, of an inside address (host order). A filter on a socket computes the same."""
-    return (ip * <uint32_t>0x9E3779B1 >> 16) * count >> 16
-
 cdef Worker* owner_by_key(Worker* worker, uint32_t side, uint64_t addresses, uint32_t ports, uint8_t protocol) noexcept nogil
 cdef Worker* owner_of(Worker* worker, const Frame* frame, const Flight* flight, const Clock* now) noexcept nogil
 cdef Worker* owner_for_sure(Worker* worker, const Frame* frame, const Flight* flight, bint meet,

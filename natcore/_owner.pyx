@@ -10,7 +10,7 @@ from natcore._overload cimport Taken, overload_find
 from natcore._parse cimport KIND_FRAGMENT, KIND_ICMP, KIND_OTHER, KIND_SESSION, Flight, parse, wire_length
 from natcore._pieces cimport piece_key
 from natcore._ports cimport (
-    PORT_RESERVED, PORTS_OVERLOAD, PortMap, Ports, address_find, home_of_port, port_mapping, space_of,
+    PORT_RESERVED, PORTS_OVERLOAD, Ports, address_find, home_of_port, port_holder, space_of,
 )
 from natcore._quoted cimport is_error, quoted_slot
 from natcore._rules cimport ANY_SPACE, DnatRule, dnat_key, dnat_rule, dnat_target
@@ -20,7 +20,7 @@ from natcore.frame cimport Frame
 from natcore.hints cimport bswap16, bswap32
 from natcore.index cimport NONE
 from natcore.spin cimport spin_lock, spin_unlock
-from natcore.state cimport Clock, Worker, clock_read, has_all
+from natcore.state cimport Clock, Worker, clock_read, has_all, owner_of_inside
 from natcore.verdict cimport INSIDE, OUTSIDE, PENDING
 from natcore.wire cimport ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, IcmpHeader
 
@@ -60,15 +60,15 @@ cdef Worker* of_pair(const Worker* worker, const Taken* ends) noexcept nogil:
 
 cdef Worker* of_outside(const Worker* worker, uint32_t address, uint64_t addresses, uint32_t ports,
                         uint8_t protocol) noexcept nogil:
-    """The worker of an outside endpoint of ours. NULL: one of them has it, or none."""
-    cdef uint32_t remote_ip = <uint32_t>addresses, outside_ip = <uint32_t>(addresses >> 32), number
+    """The worker of an outside endpoint of ours, as things are; it is asked again in that worker's tables (find_open).
+    NULL: one of them has it, or none."""
+    cdef uint32_t remote_ip = <uint32_t>addresses, outside_ip = <uint32_t>(addresses >> 32), number, holder = 0
     cdef uint32_t port = bswap16(<uint16_t>(ports >> 16)), space = space_of(protocol)
-    cdef const PortMap* map = &worker.mappings.ports.addresses[address].maps[space]
     cdef Taken ends
     cdef Worker* owner = NULL
     if not has_ports(protocol):
         return of_target(worker, outside_ip, remote_ip, ANY_SPACE, 0)
-    number = port_mapping(map, <uint16_t>port)
+    number = port_holder(worker.mappings.ports, address, space, <uint16_t>port, &holder)
     if number == PORT_RESERVED:
         return of_target(worker, outside_ip, remote_ip, space, port)
     if worker.mappings.ports.policy == PORTS_OVERLOAD:
@@ -79,7 +79,7 @@ cdef Worker* of_outside(const Worker* worker, uint32_t address, uint64_t address
         ends.protocol = protocol
         owner = of_pair(worker, &ends)
     elif number != NONE:
-        owner = worker.shared.workers[map.workers[port]]
+        owner = worker.shared.workers[holder]
     return owner if owner != NULL else worker.shared.workers[home_of_port(worker.mappings.ports, port)]
 
 

@@ -10,5 +10,5 @@ cdef class PlaneLoop:
     cdef object _turn           # held while the loop runs
     cdef object _past           # counters of drivers that are closed, by port
     cdef Port* _port(self, uint32_t port) except NULL
-    cdef void _enter(self) noexcept
-    cdef void _leave(self) noexcept
+    cdef void _enter(self) noexcept nogil
+    cdef void _leave(self) noexcept nogil

@@ -1,7 +1,7 @@
 """The boundary of a plane to Python: what the loop is told, and what it tells. Packets do not come here."""
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint8_t, uint32_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 import array
@@ -13,11 +13,11 @@ from natcore._nexthop cimport (
     FAILED, KNOWN, NEIGHBOURS, UNKNOWN, Neighbours, neighbour_learn, neighbours_delete, neighbours_forget,
     neighbours_lose, neighbours_new, routes_delete, routes_replace, set_delete, set_replace,
 )
-from natcore._ports cimport address_find
+from natcore._ports cimport Ports, address_find
 from natcore._hold cimport await_hold, release
 from natcore._waiting cimport waiting_delete, waiting_new
 from natcore._worker cimport (
-    ANOTHER, ANYWHERE, PORTS_MOST, Loop, Port, clear_errors, clock_of, close_room, drain_fd, run, signal_fd, work,
+    ANOTHER, ANYWHERE, PORTS_MOST, WISHES, Loop, Port, Wish, clear_errors, clock_of, close_room, drain_fd, run, signal_fd, work,
 )
 from natcore.hints cimport bswap32, fetch_add, load_acquire, store_release
 from natcore.index cimport NONE
@@ -73,12 +73,11 @@ cdef class PlaneLoop:
         free(self.loop.generated)
         free(self.loop)
 
-    cdef void _enter(self) noexcept:
-        cdef Worker* worker = self.loop.worker
-        with nogil:
-            await_hold(worker)
+    cdef void _enter(self) noexcept nogil:
+        """Within one `with nogil:` with its _leave: no Python code may run in between (Rows.own)."""
+        await_hold(self.loop.worker)
 
-    cdef void _leave(self) noexcept:
+    cdef void _leave(self) noexcept nogil:
         release(self.loop.worker)
 
     # ---- running ----------------------------------------------------------------------------------------------------
@@ -132,9 +131,10 @@ cdef class PlaneLoop:
                 before = self._drivers[index]
                 self._drivers[index] = driver
                 port.device = driver.device if driver is not None else NULL
-                self._enter()
-                neighbours_lose(&port.neighbours)
-                self._leave()
+                with nogil:
+                    self._enter()
+                    neighbours_lose(&port.neighbours)
+                    self._leave()
                 if port.device != NULL:
                     port.device.complete(port.device)       # the kernel gets room to receive into
                 if before is not None:
@@ -147,11 +147,12 @@ cdef class PlaneLoop:
         """After the loop's end: frames that still wait are dropped, drivers closed. Idempotent."""
         self.stop()
         with self._turn:
-            self._enter()
-            close_room(self.loop)
-            self.loop.worker.paths = NULL
-            self.loop.worker.steady = False
-            self._leave()
+            with nogil:
+                self._enter()
+                close_room(self.loop)
+                self.loop.worker.paths = NULL
+                self.loop.worker.steady = False
+                self._leave()
         for port in range(self.loop.count):
             self.detach(port)
 
@@ -160,28 +161,33 @@ cdef class PlaneLoop:
     def set_mac(self, uint32_t port, bytes mac not None) -> None:
         """The interface's address is mac (6 bytes); what it stands for is announced again."""
         cdef Port* changed = self._port(port)
+        cdef uint8_t new[6]
         if len(mac) != 6:
             raise ValueError(f"mac={mac!r}: allowed are 6 bytes")
-        self._enter()
-        memcpy(changed.mac, <const uint8_t*>mac, 6)
-        self._leave()
+        memcpy(new, <const uint8_t*>mac, 6)
+        with nogil:
+            self._enter()
+            memcpy(changed.mac, new, 6)
+            self._leave()
         if changed.side == OUTSIDE:
             self.announce()
 
     def set_address(self, uint32_t port, uint32_t address) -> None:
         """The gateway's own on that link (host order; 0: none): where its errors come from, and what it answers ARP for."""
         cdef Port* changed = self._port(port)
-        self._enter()
-        changed.address = bswap32(address)
-        self._leave()
+        with nogil:
+            self._enter()
+            changed.address = bswap32(address)
+            self._leave()
 
     def set_mtu(self, uint32_t port, uint32_t mtu) -> None:
         """Bytes of an IPv4 packet on that link."""
         self._port(port)
-        self._enter()
-        self.loop.mtus[port] = mtu
-        tell_mtus(self.loop)
-        self._leave()
+        with nogil:
+            self._enter()
+            self.loop.mtus[port] = mtu
+            tell_mtus(self.loop)
+            self._leave()
 
     def announce(self) -> None:
         """Gratuitous ARP for every outside address, soon, by the first worker."""
@@ -193,9 +199,10 @@ cdef class PlaneLoop:
         """The host's own addresses (host order): packets to them are the kernel's, unless they are in a pool."""
         cdef uint32_t[::1] members = as_words(addresses)
         cdef bint done
-        self._enter()
-        done = set_replace(&self.loop.local, &members[0], <uint32_t>len(addresses))
-        self._leave()
+        with nogil:
+            self._enter()
+            done = set_replace(&self.loop.local, &members[0], <uint32_t>members.shape[0] - 1)
+            self._leave()
         if not done:
             raise CapacityError("no memory for the host's own addresses")
 
@@ -207,6 +214,7 @@ cdef class PlaneLoop:
         cdef uint32_t[::1] first = as_words(starts)
         cdef uint32_t[::1] via = as_words(vias)
         cdef bytes port = bytes(ports)
+        cdef const uint8_t* by = <const uint8_t*>port
         cdef bint done
         if over > ANYWHERE:
             raise ValueError(f"over={over}: allowed are 0 to {ANYWHERE}")
@@ -214,10 +222,11 @@ cdef class PlaneLoop:
             raise ValueError(f"{len(starts)} starts, {len(vias)} vias, {len(port)} ports: allowed are equally many")
         if max(port, default=0) >= self.loop.count:
             raise ValueError(f"ports: {max(port)}: allowed are 0 to {self.loop.count - 1}")
-        self._enter()
-        done = routes_replace(&self.loop.routes[over], &first[0], &via[0], <const uint8_t*>port, <uint32_t>len(starts))
-        tell_mtus(self.loop)
-        self._leave()
+        with nogil:
+            self._enter()
+            done = routes_replace(&self.loop.routes[over], &first[0], &via[0], by, <uint32_t>first.shape[0] - 1)
+            tell_mtus(self.loop)
+            self._leave()
         if not done:
             raise CapacityError("no memory for routes")
 
@@ -225,10 +234,14 @@ cdef class PlaneLoop:
         """A neighbour (host order) is at mac (6 bytes), or not known any more (None), or did not answer (failed)."""
         cdef Neighbours* neighbours = &self._port(port).neighbours
         cdef bytes where = mac or b""
+        cdef const uint8_t* known = NULL
         cdef uint8_t state = KNOWN if len(where) == 6 else FAILED if failed else UNKNOWN
-        self._enter()
-        neighbour_learn(neighbours, address, <const uint8_t*>where if state == KNOWN else NULL, state)
-        self._leave()
+        if state == KNOWN:
+            known = where
+        with nogil:
+            self._enter()
+            neighbour_learn(neighbours, address, known, state)
+            self._leave()
         if load_acquire(&self.loop.room.frames):
             store_release(&self.loop.learned, 1)
             signal_fd(self.loop.wake_fd)
@@ -237,14 +250,15 @@ cdef class PlaneLoop:
 
     def take_wishes(self) -> list[tuple[int, int]]:
         """(port, address) of neighbours to be resolved, each asked for once a second at most."""
-        cdef uint32_t i
-        if not self.loop.wish_count:
-            return []
-        self._enter()
-        wishes = [(self.loop.wishes[i].port, self.loop.wishes[i].address) for i in range(self.loop.wish_count)]
-        self.loop.wish_count = 0
-        self._leave()
-        return wishes
+        cdef Wish wishes[WISHES]
+        cdef uint32_t i, count
+        with nogil:
+            self._enter()
+            count = self.loop.wish_count
+            memcpy(wishes, self.loop.wishes, count * sizeof(Wish))
+            self.loop.wish_count = 0
+            self._leave()
+        return [(wishes[i].port, wishes[i].address) for i in range(count)]
 
     def take_used(self, uint32_t port) -> list[int]:
         """Neighbours that packets went to since the last call; forgets those long sought in vain."""
@@ -254,8 +268,8 @@ cdef class PlaneLoop:
         if neighbours.count == 0:
             return []
         used = array.array("I", bytes(4 * NEIGHBOURS))
-        self._enter()
         with nogil:
+            self._enter()
             for i in range(NEIGHBOURS):
                 if neighbours.slots[i].used:
                     neighbours.slots[i].used = 0
@@ -263,28 +277,40 @@ cdef class PlaneLoop:
                     count += 1
             if neighbours.count > count + 1024:
                 neighbours_forget(neighbours, <uint32_t>(clock_of(self.loop) // 1000000))
-        self._leave()
+            self._leave()
         return list(used[:count])
 
     def in_pool(self, addresses) -> set[int]:
         """Those of the addresses (host order) that are in the pool of an entry."""
-        self._enter()
-        pooled = {a for a in addresses if address_find(self.loop.worker.mappings.ports, bswap32(a)) != NONE}
-        self._leave()
-        return pooled
+        cdef uint32_t[::1] asked = as_words(addresses)
+        cdef uint8_t[::1] pooled = bytearray(asked.shape[0])
+        cdef Py_ssize_t i
+        with nogil:
+            self._enter()
+            for i in range(asked.shape[0] - 1):
+                pooled[i] = address_find(self.loop.worker.mappings.ports, bswap32(asked[i])) != NONE
+            self._leave()
+        return {asked[i] for i in range(asked.shape[0] - 1) if pooled[i]}
 
     def pool(self) -> bytes:
         """The outside addresses of all entries, in host order, four bytes each."""
+        cdef const Ports* ports = self.loop.worker.mappings.ports
         cdef uint32_t i, count = 0
-        self._enter()
-        found = array.array("I", bytes(4 * self.loop.worker.mappings.ports.count))
-        cdef uint32_t[::1] addresses = found
-        for i in range(self.loop.worker.mappings.ports.count):
-            if self.loop.worker.mappings.ports.addresses[i].references:
-                addresses[count] = bswap32(self.loop.worker.mappings.ports.addresses[i].ip)
-                count += 1
-        self._leave()
-        return found[:count].tobytes()
+        cdef uint32_t* addresses
+        with nogil:
+            self._enter()
+            addresses = <uint32_t*>malloc((ports.count + 1) * sizeof(uint32_t))
+            for i in range(ports.count if addresses != NULL else 0):
+                if ports.addresses[i].references:
+                    addresses[count] = bswap32(ports.addresses[i].ip)
+                    count += 1
+            self._leave()
+        if addresses == NULL:
+            raise MemoryError
+        try:
+            return (<const char*>addresses)[:4 * count]
+        finally:
+            free(addresses)
 
     def port_counters(self, uint32_t port) -> dict[str, int]:
         """Cumulative, of one port's interface."""
@@ -308,7 +334,7 @@ cdef class PlaneLoop:
         return result
 
 
-cdef void tell_mtus(Loop* loop) noexcept:
+cdef void tell_mtus(Loop* loop) noexcept nogil:
     """The translator gets the smallest MTU of each side, and, where the inside ones differ, which counts for whom."""
     cdef uint32_t smallest = 0, largest = 0, i
     for i in range(loop.count - 1):

@@ -6,7 +6,7 @@ from natcore._overload cimport Overload
 from natcore.flow cimport HashKey
 from natcore.index cimport Index
 from natcore.random cimport Random, random32
-from natcore.spin cimport Spin
+from natcore.spin cimport Spin, spin_lock, spin_unlock
 
 cdef enum:
     PORT_SPACES = 3             # TCP, UDP and ICMP ids are apart
@@ -19,6 +19,7 @@ cdef enum:
 
 cdef enum:
     PORT_RESERVED = 0xFFFFFFFE  # in a cell: a DNAT entry has the port; it is never drawn
+    PORT_OF_ANOTHER = 0xFFFFFFFD    # port_holder: a mapping of another worker has the port
 
 cdef enum:                      # PortPolicy
     PORTS_RANDOM = 0            # any free port (RFC 6056)
@@ -135,11 +136,23 @@ cdef inline bint in_ranges(const Ports* ports, uint32_t port) noexcept nogil:
     return (ports.ranges[port >> 6] >> (port & 63)) & 1
 
 cdef inline uint32_t port_mapping(const PortMap* ports, uint16_t port) noexcept nogil:
-    """The number of the mapping that has the port (host order), PORT_RESERVED, or NONE."""
+    """The number of the mapping that has the port (host order), PORT_RESERVED, or NONE. Under the ports' lock."""
     cdef uint64_t bit = <uint64_t>1 << (port & 63)
     if ports.used[port >> 6] & bit and not ports.held[port >> 6] & bit:
         return ports.cells[port]
     return 0xFFFFFFFF
+
+cdef inline uint32_t port_holder(Ports* ports, uint32_t address, uint32_t space, uint16_t port, uint32_t* worker) noexcept nogil:
+    """As port_mapping; worker: whose mapping that is, written if it is one. The port may be another's right afterwards,
+    unless it is the caller's own worker's."""
+    cdef const PortMap* map = &ports.addresses[address].maps[space]
+    cdef uint32_t number
+    spin_lock(&ports.spin)
+    number = port_mapping(map, port)
+    if number < PORT_OF_ANOTHER and ports.workers > 1:
+        worker[0] = map.workers[port]
+    spin_unlock(&ports.spin)
+    return number
 
 cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil
 cdef void ports_delete(Ports* ports) noexcept nogil

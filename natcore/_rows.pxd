@@ -7,7 +7,6 @@ cdef class Rows:
     cdef Shared* shared
     cdef Worker* worker         # the first
     cdef uint64_t drained       # rows numbered so far
-    cdef object reader          # called with the worker held, to take rows out of a journal that is full; or None
-    cdef void own(self) noexcept
-    cdef void disown(self) noexcept
+    cdef void own(self) noexcept nogil
+    cdef void disown(self) noexcept nogil
     cdef uint32_t parts(self) noexcept nogil

@@ -1,8 +1,8 @@
 """The session log's side of the core: rows out of the journal, open windows, the labels of time; who holds the worker."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from natcore._hold cimport hold, hold_all, release_all
-from natcore._journal cimport Record, journal_drain, journal_waiting
+from natcore._hold cimport hold_all, release_all
+from natcore._journal cimport Journal, Record, journal_drain, journal_room_for_many, journal_waiting
 from natcore._look cimport oldest_window
 from natcore._sessions cimport micros, window_copy
 from natcore._sweep cimport close_windows
@@ -24,14 +24,12 @@ cdef class Rows:
 
     # ---- who holds the workers ------------------------------------------------------------------------------------
 
-    cdef void own(self) noexcept:
-        """Waits, without the GIL, until the loops let the workers go between two batches."""
-        if self.shared.count == 1 and hold(self.worker):
-            return
-        with nogil:
-            hold_all(self.worker)
+    cdef void own(self) noexcept nogil:
+        """Waits until the loops let the workers go between two batches. Within one `with nogil:` with its disown: no Python
+        code may run in between, not even what an allocation or a lost reference runs, since it may want the workers too."""
+        hold_all(self.worker)
 
-    cdef void disown(self) noexcept:
+    cdef void disown(self) noexcept nogil:
         release_all(self.worker)
 
     # ---- the journal ------------------------------------------------------------------------------------------------
@@ -64,17 +62,23 @@ cdef class Rows:
         return 8 * self.journal_waiting >= self.worker.journal.capacity
 
     @property
-    def relief(self):
-        """Called with the worker held, to take rows out of a journal that is full; None: nobody reads.
+    def journal_short(self):
+        """There is no room for the last two rows of a session that can wait for it."""
+        return journal_room_for_many(self.worker.journal) < 2
 
-        While somebody does, rows of the sweep that find the ring full wait beside it, two of each session at most.
-        """
-        return self.reader
+    @property
+    def is_read(self):
+        """Whether somebody drains: rows of the sweep, and of entries that go, that find the ring full wait beside it then,
+        two of each session at most; else they are lost, and counted."""
+        return self.worker.journal.aside_limit != 0
 
-    @relief.setter
-    def relief(self, reader):
-        self.reader = reader
-        self.worker.journal.aside_limit = 0 if reader is None else 2 * <uint64_t>self.worker.sessions.slots.capacity
+    @is_read.setter
+    def is_read(self, bint somebody):
+        cdef Journal* journal = self.worker.journal
+        with nogil:
+            self.own()
+            journal.aside_limit = 2 * <uint64_t>self.worker.sessions.slots.capacity if somebody else 0
+            self.disown()
 
     def close_windows(self, uint64_t now_ns, bint losing=False):
         """Writes open windows as partial rows, what is dead as ended; the sessions go on.
@@ -82,11 +86,11 @@ cdef class Rows:
         How many are open still: the journal had no room, drain it and call again. losing: none; such rows are lost.
         """
         cdef uint64_t left
-        self.own()
         with nogil:
+            self.own()
             now_ns = clock_forward(self.worker, now_ns)
             left = close_windows(tables_of_all(self.worker), now_ns, losing)
-        self.disown()
+            self.disown()
         return left
 
     @property
@@ -111,11 +115,11 @@ cdef class Rows:
         cdef uint64_t oldest
         cdef uint32_t parts, first = part // self.shared.count * LOOK_LINES
         cdef Worker* worker = self.shared.workers[part % self.shared.count]
-        self.own()
         with nogil:
+            self.own()
             oldest = oldest_window(worker, first, first + LOOK_LINES, clock_of_all(worker))
             parts = self.parts()
-        self.disown()
+            self.disown()
         return oldest, parts
 
     def copy_windows(self, records not None, uint32_t part):
@@ -126,13 +130,13 @@ cdef class Rows:
         cdef Worker* worker = self.shared.workers[part % self.shared.count]
         if records.itemsize != sizeof(Record) or raw.shape[0] < LOOK_LINES * <int64_t>sizeof(Record):
             raise ConfigurationError(f"records={records.dtype}[{len(records)}]: allowed is RECORD[{LOOK_LINES}] or more")
-        self.own()
         with nogil:
+            self.own()
             for slot in range(first, min(first + LOOK_LINES, worker.sessions.slots.fresh)):
                 if window_copy(&worker.sessions, slot, clock_of_all(worker), &rows[count]):
                     count += 1
             parts = self.parts()
-        self.disown()
+            self.disown()
         return count, parts
 
     def label(self, uint64_t at_ns):
@@ -146,5 +150,8 @@ cdef class Rows:
 
     def set_epoch(self, int64_t epoch_ns):
         cdef uint32_t w
-        for w in range(self.shared.count):
-            self.shared.workers[w].sessions.epoch_ns = epoch_ns
+        with nogil:
+            self.own()
+            for w in range(self.shared.count):
+                self.shared.workers[w].sessions.epoch_ns = epoch_ns
+            self.disown()

@@ -1,8 +1,9 @@
 """What a gateway shows: counters, events, copies of its tables; of one worker, or of all together."""
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from natcore._events cimport EVENT_SLOTS, Event, event_fd_clear
+from natcore._events cimport EVENT_SLOTS, Event, Events, event_fd_clear
 from natcore._hold cimport await_hold, release
 from natcore._limits cimport mappings_live, sessions_live
 from natcore._look cimport (
@@ -11,7 +12,7 @@ from natcore._look cimport (
 from natcore._ports cimport PORT_SPACES, Address, ports_in_use
 from natcore._rows cimport Rows
 from natcore.hints cimport bswap16, bswap32
-from natcore.state cimport Worker
+from natcore.state cimport Shared, Worker
 
 cdef enum:
     LOOK_LINES = 65536          # that sessions() reads while a worker waits
@@ -25,44 +26,68 @@ cdef uint8_t[::1] bytes_of(rows, size_t row_bytes):
     return rows.view("u1")
 
 
+cdef struct Sums:               # what counters() tells
+    uint64_t verdicts[256]
+    uint64_t created
+    uint64_t ended
+    uint64_t handed_over
+    uint64_t clock_backward
+    uint64_t generated
+    uint64_t generated_lost
+    uint64_t events_lost
+    uint64_t unsolicited_lost
+    uint64_t journal_lost
+    uint64_t ports_used
+    uint64_t sessions
+    uint64_t mappings
+
+
+cdef void sum_up(const Shared* shared, int32_t worker, Sums* sums) noexcept nogil:
+    """Of a worker or, -1, of all; the caller holds all."""
+    cdef const Worker* one = shared.workers[0]
+    cdef const Address* address
+    cdef uint32_t i, space, w
+    for i in range(shared.ports.count):
+        address = &shared.ports.addresses[i]
+        if address.memory != NULL:
+            for space in range(PORT_SPACES):
+                sums.ports_used += ports_in_use(&shared.ports, &address.maps[space])
+    sums.generated, sums.generated_lost = one.outbox.generated, one.outbox.lost
+    sums.events_lost, sums.unsolicited_lost, sums.journal_lost = one.events.lost, one.unsolicited.lost, one.journal.lost
+    sums.sessions, sums.mappings = sessions_live(one), mappings_live(one)
+    for w in range(shared.count):
+        if worker >= 0 and w != <uint32_t>worker:
+            continue
+        one = shared.workers[w]
+        for i in range(256):
+            sums.verdicts[i] += one.counters[i]
+        sums.created += one.sessions.created
+        sums.ended += one.sessions.ended
+        sums.handed_over += one.handed_over
+        sums.clock_backward += one.clock_backward
+        if worker >= 0:
+            sums.sessions, sums.mappings = one.sessions.slots.live, one.mappings.mapping_slots.live
+
+
 cdef class Tables(Rows):
     """What Core (_gateway) is built on."""
 
     def counters(self, int32_t worker=-1):
         """([frames by Verdict], {name: count}), of a worker or, -1, of all. Gauges and what they share are the gateway's."""
-        cdef const Worker* one
-        cdef uint64_t used = 0
-        cdef uint32_t i, space, w
-        cdef const Address* address
-        self.own()
-        verdicts = [0] * 256
-        own = dict.fromkeys(("created", "ended", "handed_over", "clock_backward"), 0)
-        for w in range(self.shared.count):
-            one = self.shared.workers[w]
-            if worker < 0 or w == <uint32_t>worker:
-                for i in range(256):
-                    if one.counters[i]:             # one that handed frames over may be below 0, all together are not
-                        verdicts[i] += <int64_t>one.counters[i]
-                own["created"] += one.sessions.created
-                own["ended"] += one.sessions.ended
-                own["handed_over"] += one.handed_over
-                own["clock_backward"] += one.clock_backward
-        one = self.worker
-        for i in range(one.mappings.ports.count):
-            address = &one.mappings.ports.addresses[i]
-            if address.memory != NULL:
-                for space in range(PORT_SPACES):
-                    used += ports_in_use(one.mappings.ports, &address.maps[space])
-        own.update({
-            "generated": one.outbox.generated, "generated_lost": one.outbox.lost, "events_lost": one.events.lost,
-            "unsolicited_lost": one.unsolicited.lost, "journal_lost": one.journal.lost, "ports_used": used,
-            "sessions": sessions_live(one), "mappings": mappings_live(one),
-        })
-        if worker >= 0:
-            one = self.shared.workers[worker]
-            own["sessions"], own["mappings"] = one.sessions.slots.live, one.mappings.mapping_slots.live
-        self.disown()
-        return verdicts, own
+        cdef Sums sums
+        memset(&sums, 0, sizeof(Sums))
+        with nogil:
+            self.own()
+            sum_up(self.shared, worker, &sums)
+            self.disown()
+        # one that handed frames over may be below 0, all together are not
+        return [<int64_t>sums.verdicts[i] for i in range(256)], {
+            "created": sums.created, "ended": sums.ended, "handed_over": sums.handed_over,
+            "clock_backward": sums.clock_backward, "generated": sums.generated, "generated_lost": sums.generated_lost,
+            "events_lost": sums.events_lost, "unsolicited_lost": sums.unsolicited_lost,
+            "journal_lost": sums.journal_lost, "ports_used": sums.ports_used, "sessions": sums.sessions,
+            "mappings": sums.mappings,
+        }
 
     @property
     def event_fd(self):
@@ -71,29 +96,41 @@ cdef class Tables(Rows):
 
     def take_events(self):
         """[(ns, reason, subscriber, destination, port, protocol, count, Limit), …], the oldest first."""
-        cdef uint32_t i
+        cdef Events* events = self.worker.events
+        cdef Event* taken
         cdef Event* event
-        taken = []
-        self.own()
-        if self.worker.events.waiting:
+        cdef uint32_t count = 0, i
+        taken = <Event*>malloc(EVENT_SLOTS * sizeof(Event))
+        if taken == NULL:
+            raise MemoryError
+        with nogil:
+            self.own()
             for i in range(EVENT_SLOTS):
-                event = &self.worker.events.slots[i]
+                event = &events.slots[i]
                 if event.count:
-                    taken.append((event.at_ns, event.verdict, bswap32(event.subscriber), bswap32(event.destination),
-                                  bswap16(event.port), event.protocol, event.count, event.limit))
+                    taken[count] = event[0]
+                    count += 1
                     memset(event, 0, sizeof(Event))
-            self.worker.events.waiting = 0
-            event_fd_clear(self.worker.events.fd)
-        self.disown()
-        return sorted(taken)
+            events.waiting = 0
+            event_fd_clear(events.fd)
+            self.disown()
+        try:
+            return sorted((taken[i].at_ns, taken[i].verdict, bswap32(taken[i].subscriber), bswap32(taken[i].destination),
+                           bswap16(taken[i].port), taken[i].protocol, taken[i].count, taken[i].limit)
+                          for i in range(count))
+        finally:
+            free(taken)
 
     @property
     def session_slots(self):
         """Slots that have been used once at least, of all workers: sessions() has no more rows."""
         cdef uint32_t w
         cdef uint64_t slots = 0
-        for w in range(self.shared.count):
-            slots += self.shared.workers[w].sessions.slots.fresh
+        with nogil:
+            self.own()
+            for w in range(self.shared.count):
+                slots += self.shared.workers[w].sessions.slots.fresh
+            self.disown()
         return slots
 
     def sessions(self, rows not None, uint64_t place):
@@ -120,34 +157,42 @@ cdef class Tables(Rows):
         """Copies mappings; rows filled."""
         cdef uint8_t[::1] raw = bytes_of(rows, sizeof(MappingRow))
         cdef uint32_t filled = 0, room = <uint32_t>(raw.shape[0] // sizeof(MappingRow)), w
-        self.own()
-        for w in range(self.shared.count):
-            if filled < room:
-                filled += copy_mappings(self.shared.workers[w], <MappingRow*>&raw[0] + filled, room - filled)
-        self.disown()
+        with nogil:
+            self.own()
+            for w in range(self.shared.count):
+                if filled < room:
+                    filled += copy_mappings(self.shared.workers[w], <MappingRow*>&raw[0] + filled, room - filled)
+            self.disown()
         return filled
 
     def ports(self, rows not None):
         """Copies port use; rows filled."""
         cdef uint8_t[::1] raw = bytes_of(rows, sizeof(PortRow))
         cdef uint32_t filled = 0, room = <uint32_t>(raw.shape[0] // sizeof(PortRow))
-        self.own()
-        if room:
-            filled = copy_ports(self.worker, <PortRow*>&raw[0], room)
-        self.disown()
+        with nogil:
+            self.own()
+            if room:
+                filled = copy_ports(self.worker, <PortRow*>&raw[0], room)
+            self.disown()
         return filled
 
     def blocks(self, rows not None):
         """Copies the port blocks that subscribers have; rows filled."""
         cdef uint8_t[::1] raw = bytes_of(rows, sizeof(BlockRow))
         cdef uint32_t filled = 0, room = <uint32_t>(raw.shape[0] // sizeof(BlockRow))
-        self.own()
-        if room:
-            filled = copy_blocks(self.worker, <BlockRow*>&raw[0], room)
-        self.disown()
+        with nogil:
+            self.own()
+            if room:
+                filled = copy_blocks(self.worker, <BlockRow*>&raw[0], room)
+            self.disown()
         return filled
 
     @property
     def block_count(self):
         """Port blocks that subscribers have."""
-        return count_blocks(self.worker)
+        cdef uint32_t count
+        with nogil:
+            self.own()
+            count = count_blocks(self.worker)
+            self.disown()
+        return count

@@ -3,12 +3,14 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from natcore._hold cimport hold, release
 from natcore._ports cimport DRAWS_KEPT, Draw
-from natcore._rules cimport DnatRule, dnat_target
+from natcore._rules cimport DnatRule, RuleSet, dnat_target
+from natcore._sessions cimport ROLE_INSIDE, SESSION_FREE, session_close
 from natcore._translate cimport revoke
 from natcore.flow cimport flow_hash
 from natcore.frame cimport Frame
-from natcore.hints cimport bswap16, bswap32
+from natcore.hints cimport bswap16, bswap32, load_acquire
 from natcore.index cimport BUCKET_ENTRIES, Index
 from natcore.state cimport Shared, Worker
 
@@ -87,3 +89,37 @@ def touch_sessions(capsule):
         worker = first.shared.workers[i]
         for slot in range(worker.sessions.slots.fresh):
             worker.sessions.hot[slot].last_seen = <uint32_t>(worker.now_ns // 1000000)
+
+
+# ---- a worker that a test holds, so that who hands a packet over waits for it ------------------------------------------
+
+def hold_worker(capsule):
+    """Takes the worker, which must be free: nobody else has it until release_worker."""
+    if not hold(worker_of(capsule)):
+        raise RuntimeError("somebody holds the worker")
+
+
+def release_worker(capsule):
+    release(worker_of(capsule))
+
+
+def waiting_for(capsule):
+    """How many wait for the worker."""
+    return load_acquire(&worker_of(capsule).attention)
+
+
+def end_held(capsule, uint32_t inside):
+    """Ends the sessions of an inside address (host order) in the tables of a worker that the test holds."""
+    cdef Worker* worker = worker_of(capsule)
+    cdef uint32_t slot
+    for slot in range(worker.sessions.slots.fresh):
+        if not worker.sessions.hot[slot].flags & SESSION_FREE and worker.sessions.hot[slot].ip[ROLE_INSIDE] == bswap32(inside):
+            session_close(&worker.sessions, slot, worker.now_ns, worker.now_ns)
+
+
+def swap_held(capsule, RuleSet rules not None):
+    """Puts rules into force, which the test keeps alive; it holds all workers."""
+    cdef Shared* shared = worker_of(capsule).shared
+    cdef uint32_t w
+    for w in range(shared.count):
+        shared.workers[w].rules = &rules.compiled

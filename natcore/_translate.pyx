@@ -9,7 +9,9 @@ from natcore._admit cimport (
 )
 from natcore._answer cimport answer
 from natcore._cross cimport cross, crosses
-from natcore._flows cimport FLOWS_BATCH, flows_arrive, flows_leave, flows_sent, flows_unsent
+from natcore._flows cimport (
+    FLOWS_BATCH, Flows, FlowSeen, flows_arrive, flows_enter, flows_exit, flows_leave, flows_sent, flows_unsent,
+)
 from natcore._foresee cimport foresee
 from natcore._hold cimport await_hold, disperse, gather, release
 from natcore._icmp cimport outbox_take
@@ -409,18 +411,32 @@ cdef void run_stages(Worker* worker, Frame* frames, uint32_t count, uint64_t now
         pipeline(worker, frames, count, &now, False)
 
 
-cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
-    """A batch, in order: each frame's bytes, length and verdict. The caller holds the worker."""
+cdef void translate_logged(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
+    """The same for the flow log. Within run_stages the worker may be let go, and the log be closed: a part of the batch is
+    the log's that it came to, which waits for it (flows_close)."""
+    cdef FlowSeen seen[FLOWS_BATCH]
+    cdef Flows* flows
     cdef uint32_t done = 0, part
-    if likely(worker.flows == NULL):
-        run_stages(worker, frames, count, now_ns)
-        return
     while done < count:
         part = count - done if count - done < FLOWS_BATCH else FLOWS_BATCH
-        flows_arrive(worker.flows, worker.seen, &frames[done], part)
+        flows = worker.flows
+        if flows != NULL:
+            flows_enter(flows)
+            flows_arrive(flows, seen, &frames[done], part)
         run_stages(worker, &frames[done], part, now_ns if done == 0 else worker.now_ns)
-        flows_leave(worker.flows, worker.seen, &frames[done], part, micros(&worker.sessions, worker.now_ns))
+        if flows != NULL:
+            flows_leave(flows, seen, &frames[done], part, micros(&worker.sessions, worker.now_ns))
+            flows_exit(flows)
         done += part
+
+
+cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
+    """A batch, in order: each frame's bytes, length and verdict. The caller holds the worker, which is let go for moments
+    in between where there are several."""
+    if likely(worker.flows == NULL):
+        run_stages(worker, frames, count, now_ns)
+    else:
+        translate_logged(worker, frames, count, now_ns)
 
 
 # ---- the rest that callers need ---------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._events cimport Events
-from natcore._flows cimport Flows, FlowSeen
+from natcore._flows cimport Flows
 from natcore._fragments cimport Fragments
 from natcore._icmp cimport Outbox
 from natcore._journal cimport Journal
@@ -58,7 +58,6 @@ cdef struct Worker:
     UnsolicitedQueue* unsolicited
     Events* events
     Flows* flows                # the flow log, or NULL
-    FlowSeen* seen              # [FLOWS_BATCH] of it: frames that the worker is at
     const Rules* rules          # immutable; swapped whole
     uint64_t counters[256]      # by Verdict
     uint64_t clock_backward
@@ -96,6 +95,10 @@ cdef struct Worker:
 cdef inline bint has_all(const Worker* worker) noexcept nogil:
     """Whether the caller, who holds the worker, holds them all."""
     return worker.shared.count == 1 or worker.shared.alone
+
+cdef inline uint32_t owner_of_inside(uint32_t ip, uint32_t count) noexcept nogil:
+    """The worker, of count, of an inside address (host order). A filter on a socket computes the same."""
+    return (ip * <uint32_t>0x9E3779B1 >> 16) * count >> 16
 
 cdef inline Sessions* tables_of_all(Worker* worker) noexcept nogil:
     """The first of the tables of all workers, which are linked."""

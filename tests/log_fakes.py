@@ -42,7 +42,7 @@ class FakeCore:
 
     def __init__(self, capacity: int = 65_536) -> None:
         self.capacity = capacity
-        self.relief: Callable[[], object] | None = None
+        self.is_read = False
         self.journal_lost = 0
         self.now_ns = 0
         self.open_windows = 0

@@ -1,6 +1,5 @@
 """What the session log asks of the core: its rows, its open windows, its clock. Times in ns."""
 
-from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
@@ -8,13 +7,15 @@ from typing_extensions import disjoint_base
 
 @disjoint_base
 class Rows:
-    relief: Callable[[], object] | None
+    is_read: bool
     @property
     def journal_lost(self) -> int: ...
     @property
     def journal_waiting(self) -> int: ...
     @property
     def journal_filling(self) -> bool: ...
+    @property
+    def journal_short(self) -> bool: ...
     @property
     def next_number(self) -> int: ...
     @property

@@ -44,9 +44,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class Core(Windows, Protocol):
     """What the collector needs of the data plane."""
 
-    relief: Callable[[], object] | None
-    """Takes rows out of the ring when the core writes many at once; called while the packets wait, so it waits for
-    nothing but `drain` and must not raise. None: such rows are lost where the ring is full."""
+    is_read: bool
+    """Whether somebody drains: what writes many rows at once then has room beside a full ring."""
 
     @property
     def journal_lost(self) -> int:
@@ -176,7 +175,7 @@ class Collector:
                 if not self._logs:
                     self._lost_base = self._lost_told = self._core.journal_lost
                 self._logs = (*self._logs, log)
-                self._core.relief = self._relieve
+                self._core.is_read = True
             if self._has_threads:
                 log.start()
                 self._start_thread()
@@ -319,7 +318,7 @@ class Collector:
             self._drain()
             self._logs = tuple(log for log in self._logs if log not in logs)
             if not self._logs:
-                self._core.relief = None
+                self._core.is_read = False
                 self._lost_before += self._core.journal_lost - self._lost_base
         if not self._logs:
             self._stop_thread()

@@ -219,12 +219,39 @@ class Gateway:
             raise ConfigurationError("end: no criterion; allowed are one or more, and end_all() for all sessions")
         asked = {name: -1 if value is UNSET else int(parse_ipv4(value, name)) for name, value in addresses.items()}
         number = -1 if protocol is UNSET else protocol_number(protocol)
-        return self._core.end(asked["subscriber"], asked["remote"], asked["outside"], number, self._now_ns(now))
+        return self._end((asked["subscriber"], asked["remote"], asked["outside"], number), now)
 
     def end_all(self, now: float | None = None) -> int:
         """Ends every session, their rows written; how many."""
         self._check_open()
-        return self._core.end(-1, -1, -1, -1, self._now_ns(now))
+        return self._end((-1, -1, -1, -1), now)
+
+    def _end(self, matching: tuple[int, int, int, int], now: float | None) -> int:
+        """In pieces, between which packets go on and rows are drained: those that there were when it began."""
+        losing = False
+        now_ns = self._now_ns(now)
+        while True:
+            complete, newest = self._core.end_dead(now_ns, losing)
+            if complete:
+                break
+            now_ns = self._core.now_ns  # a now before that is counted once
+            losing = not self._drain()
+        ended = 0
+        place: int | None = 0
+        while place is not None:
+            count, after = self._core.end(*matching, newest, place, losing)
+            ended += count
+            if count == 0 and after == place:  # for want of room
+                losing = not self._drain()
+            place = after
+        return ended
+
+    def _drain(self) -> bool:
+        """Takes rows out of a journal that is short of room, if a session log runs; whether it has room now."""
+        if self._collector is None or not self._collector.active:
+            return False
+        self._collector.drain_now()
+        return not self._core.journal_short
 
     def modify(self, *, eip_bind_mode: str, now: float | None = None) -> None:
         """Changes the bind mode, which is allowed from MULTI_BINDED to NAT only (contract R7).
