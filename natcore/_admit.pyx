@@ -5,8 +5,9 @@ from natcore._draw cimport OVER_QUOTA
 from natcore._events cimport event_note
 from natcore._limits cimport (
     LIMIT_GATEWAY_RATE, LIMIT_MAPPINGS, LIMIT_OUTSIDE, LIMIT_POOL, LIMIT_SESSIONS, LIMIT_SUBSCRIBER_BLOCKS, LIMIT_SUBSCRIBERS,
-    LIMIT_SUBSCRIBER_PORTS, LIMIT_SUBSCRIBER_RATE, LIMIT_SUBSCRIBER_SESSIONS, below_caps, complete, count_opened,
-    may_open_mapping, may_open_session, may_subscribe, over_gateway_rate, over_quota, over_rate, watch_sessions,
+    LIMIT_SUBSCRIBER_PORTS, LIMIT_SUBSCRIBER_RATE, LIMIT_SUBSCRIBER_SESSIONS, below_caps, count_opened,
+    may_open_mapping, may_open_session, may_subscribe, over_gateway_rate, over_quota, over_rate, reclaim_of, reclaim_some,
+    watch_sessions,
 )
 from natcore._mappings cimport (
     MAPPING_PORTLESS, MAPPING_STATIC, Mapping, MappingKey, dynamic_key, mapping_close, mapping_find, mapping_open,
@@ -21,8 +22,8 @@ from natcore._rules cimport (
     whole_rule,
 )
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OPENED_OUTSIDE, OUT, TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, class_of, filter_open, is_dead,
-    mapping_alive, session_announce, session_find, session_open,
+    HAIRPINNED, IN, LIFE_SOME, OPENED_OUTSIDE, OUT, TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, class_of, filter_open,
+    is_dead, mapping_life, session_announce, session_find, session_open,
 )
 from natcore._split cimport may_split
 from natcore._sweep cimport expire, expire_mapping
@@ -99,16 +100,18 @@ cdef void tell(Worker* worker, uint8_t verdict, uint8_t limit, uint32_t subscrib
 cdef bint has_slot(Worker* worker, const Clock* now) noexcept nogil:
     if may_open_session(worker):
         return True
-    complete(worker, now.ns)
+    reclaim_some(worker, now)
     return may_open_session(worker)
 
 
 cdef uint32_t find_mapping(Worker* worker, const MappingKey* key, const Clock* now) noexcept nogil:
-    """The live mapping, or NONE; a dead one that is met is ended."""
+    """The live mapping, or NONE; a dead one that is met is ended. One that has more dead sessions than may be looked at is
+    taken for alive: its inside endpoint keeps it."""
     cdef uint32_t number = mapping_find(&worker.mappings, key)
-    if number != NONE and not mapping_alive(&worker.sessions, number, now.ms):
+    if number != NONE and mapping_life(&worker.sessions, number, now.ms) != LIFE_SOME:
         expire_mapping(&worker.sessions, number, now.ns)
-        return NONE
+        if worker.mappings.mappings[number].sessions == 0:
+            return NONE
     return number
 
 
@@ -122,7 +125,7 @@ cdef uint8_t find_static(Worker* worker, MappingKey* key, uint32_t entry, uint32
     if mapping[0] != NONE:
         return PENDING
     if not may_open_mapping(worker):
-        complete(worker, now.ns)
+        reclaim_some(worker, now)
         if not may_open_mapping(worker):
             return refuse(worker, DROP_SESSION_LIMIT, LIMIT_MAPPINGS)
     mapping[0] = mapping_open_static(&worker.mappings, key, entry, outside_ip, outside_port, address)
@@ -155,10 +158,12 @@ cdef uint8_t claim(Worker* worker, uint32_t direction, uint32_t mapping, uint32_
     """The session itself, unless either key is taken; a mapping that would stay without one goes again.
 
     The key of the packet, which came in this direction, was just looked up in vain. Outbound, the other one can only be
-    taken where the outside endpoint was not drawn: one that was is no other mapping's.
+    taken where the outside endpoint was not drawn: one that was is no other mapping's. The mapping stays meanwhile, be all
+    its other sessions ended.
     """
     cdef Mapping* owner = &worker.mappings.mappings[mapping]
     cdef uint8_t verdict = PENDING
+    owner.sessions += 1
     if ((owner.flags & (MAPPING_STATIC | MAPPING_PORTLESS)
          and is_taken(worker, <uint64_t>owner.outside_ip << 32 | remote_ip,
                       <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol, now))
@@ -166,6 +171,7 @@ cdef uint8_t claim(Worker* worker, uint32_t direction, uint32_t mapping, uint32_
                 and find_live(worker, OUT, <uint64_t>remote_ip << 32 | owner.inside_ip,
                               <uint32_t>remote_port << 16 | owner.inside_port, owner.protocol, now) != NONE)):
         verdict = DROP_CONFLICT
+    owner.sessions -= 1
     if verdict == PENDING:
         slot[0] = session_open(&worker.sessions, mapping, remote_ip, remote_port, flags, timeout_class, now.ns)
         if slot[0] != NONE:
@@ -231,17 +237,21 @@ cdef uint8_t open_dynamic(Worker* worker, const MappingKey* key, const SnatRule*
                           uint32_t* mapping) noexcept nogil:
     """A new mapping with a port of the entry's pool."""
     if over_quota(worker, key.inside_ip, True):
-        complete(worker, now.ns)
+        reclaim_of(worker, key.inside_ip, now)
         if over_quota(worker, key.inside_ip, True):
             return refuse(worker, DROP_SUBSCRIBER_LIMIT, LIMIT_SUBSCRIBER_PORTS)
     if not (may_open_mapping(worker) and may_subscribe(worker, key.inside_ip)):
-        complete(worker, now.ns)
+        reclaim_some(worker, now)
         if not may_open_mapping(worker):
             return refuse(worker, DROP_SESSION_LIMIT, LIMIT_MAPPINGS)
         if not may_subscribe(worker, key.inside_ip):
             return refuse(worker, DROP_SESSION_LIMIT, LIMIT_SUBSCRIBERS)
     mapping[0] = mapping_open(&worker.mappings, key, &rule.pool, now.ms)
-    if mapping[0] >= OVER_QUOTA and complete(worker, now.ns):
+    if mapping[0] == OVER_QUOTA:
+        reclaim_of(worker, key.inside_ip, now)
+        mapping[0] = mapping_open(&worker.mappings, key, &rule.pool, now.ms)
+    if mapping[0] == NONE:
+        reclaim_some(worker, now)
         mapping[0] = mapping_open(&worker.mappings, key, &rule.pool, now.ms)
     if mapping[0] == OVER_QUOTA:
         return refuse(worker, DROP_SUBSCRIBER_LIMIT, LIMIT_SUBSCRIBER_BLOCKS)
@@ -255,7 +265,7 @@ cdef uint8_t may_have_more(Worker* worker, uint32_t inside_ip, const Clock* now)
     if over_rate(worker, inside_ip, now):
         return refuse(worker, DROP_RATE_LIMIT, LIMIT_SUBSCRIBER_RATE)
     if over_quota(worker, inside_ip, False):
-        complete(worker, now.ns)
+        reclaim_of(worker, inside_ip, now)
         if over_quota(worker, inside_ip, False):
             return refuse(worker, DROP_SUBSCRIBER_LIMIT, LIMIT_SUBSCRIBER_SESSIONS)
     return PENDING
@@ -396,7 +406,7 @@ cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flig
         verdict = find_entry(worker, ends, flight.protocol, now, mapping)
     elif number == NONE or worker.mappings.ports.policy == PORTS_OVERLOAD:
         return DROP_NO_MAPPING                      # overloaded: only its own session leads to a mapping
-    elif mapping_alive(&worker.sessions, number, now.ms):
+    elif mapping_life(&worker.sessions, number, now.ms) == LIFE_SOME:
         mapping[0] = number
         verdict = pass_filter(worker, ends, flight, now)
     else:
@@ -423,10 +433,12 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* 
     mapping = &worker.mappings.mappings[number]
     if frame != NULL:
         verdict = may_pass(worker, frame, flight, inside_mtu(worker, mapping.inside_ip))
-    if verdict == PENDING and not below_caps(worker, mapping, now):
+    if verdict == PENDING and not below_caps(worker, number, now):
         verdict = DROP_OUTSIDE_LIMIT
+    mapping.sessions += 1               # it stays, be all its sessions ended
     if verdict == PENDING and not has_slot(worker, now):
         verdict = DROP_SESSION_LIMIT
+    mapping.sessions -= 1
     if verdict == DROP_SESSION_LIMIT or verdict == DROP_OUTSIDE_LIMIT:
         tell(worker, verdict, LIMIT_SESSIONS if verdict == DROP_SESSION_LIMIT else LIMIT_OUTSIDE,
              mapping.inside_ip, ends.remote_ip, ends.remote_port, flight.protocol, now)

@@ -53,7 +53,8 @@ cdef Worker* like(const Worker* first, bint filters) noexcept nogil:
     worker.sessions.outbound.buckets = worker.sessions.inbound.buckets = worker.sessions.by_remote.buckets = NULL
     worker.sessions.next = NULL
     worker.mappings.by_inside.buckets = worker.mappings.by_ip.buckets = NULL
-    made = mappings_new(&worker.mappings, first.mappings.mapping_slots.capacity, first.mappings.subscriber_slots.capacity)
+    made = mappings_new(&worker.mappings, first.mappings.mapping_slots.capacity, first.mappings.subscriber_slots.capacity,
+                        first.mappings.by_subscriber != NULL)
     made = made and sessions_new(&worker.sessions, first.sessions.slots.capacity, filters)
     if not made:
         worker_delete(worker, filters)

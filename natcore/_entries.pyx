@@ -22,7 +22,6 @@ cdef enum:
 
 cdef void end_dead(Worker* worker, uint64_t now_ns) noexcept nogil:
     """Ends what is dead, each at its own deadline; rows that find the ring full wait beside it, if somebody reads."""
-    worker.shared.completed = now_ns // 1000000000 + 1
     sweep_all(tables_of_all(worker), now_ns, <uint64_t>-1)
 
 

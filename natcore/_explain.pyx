@@ -18,7 +18,7 @@ from natcore._rows cimport Rows
 from natcore._rules cimport (
     ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, plain_rule, snat_rule, whole_rule,
 )
-from natcore._sessions cimport Session, is_dead, mapping_alive, session_find, turned_addresses, turned_ports
+from natcore._sessions cimport LIFE_SOME, Session, is_dead, mapping_life, session_find, turned_addresses, turned_ports
 from natcore._time cimport clock_of_all
 from natcore._translate cimport take_generated, translate
 from natcore.frame cimport Frame
@@ -169,7 +169,7 @@ cdef uint8_t find_endpoint(Worker* worker, const Flight* flight, uint32_t side, 
             continue
         if (mapping.inside_port if side == INSIDE else mapping.outside_port) != port:
             continue
-        if mapping_alive(&worker.sessions, number, now.ms):
+        if mapping_life(&worker.sessions, number, now.ms) == LIFE_SOME:
             mapping_row(mapping, row)
             return FOUND_ALIVE
         found = FOUND_DEAD

@@ -33,7 +33,7 @@ from natcore.hints cimport bswap16, bswap32, exchange, load_acquire, store_relea
 from natcore.index cimport NONE
 from natcore.memory cimport table_new
 from natcore.random cimport random_seed
-from natcore.state cimport Worker, tables_of_all
+from natcore.state cimport NO_LIMIT, Worker, tables_of_all
 
 from natcore.errors import CapacityError, ConfigurationError, Error
 
@@ -206,9 +206,10 @@ cdef class Core(Tables):
         if worker.events.fd < 0:
             raise CapacityError("no file descriptor is left for a gateway's events")
         self.filters = 1 in filtering[:2]
+        listed = block_size > 0 or sessions_per_subscriber != NO_LIMIT or ports_per_subscriber != NO_LIMIT
         worker.fragments = fragments_new(timeouts_ms[TIMEOUT_FRAGMENT])
         if not (worker.fragments != NULL and sessions_new(&worker.sessions, max_sessions, self.filters)
-                and mappings_new(&worker.mappings, max_mappings, max_subscribers)
+                and mappings_new(&worker.mappings, max_mappings, max_subscribers, listed)
                 and ports_new(worker.mappings.ports, max_addresses)
                 and journal_new(worker.journal, records) and outbox_new(worker.outbox, icmp_rate)
                 and (not unsolicited or unsolicited_new(worker.unsolicited))):
@@ -550,7 +551,6 @@ cdef class Core(Tables):
         with nogil:
             self.own()
             now_ns = clock_forward(self.worker, now_ns)
-            self.shared.completed = now_ns // 1000000000 + 1
             complete = sweep_all(tables_of_all(self.worker), now_ns,
                                  <uint64_t>-1 if losing else journal_room_for_many(self.worker.journal))
             newest = self.worker.sessions.created if self.shared.count == 1 else self.shared.created

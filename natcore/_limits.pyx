@@ -1,32 +1,39 @@
 """Asked at admission only: quotas, rates, caps and thresholds; an established session's packets know nothing of them.
 
-What would fail for room first completes the expiry of the moment, at most once a second of the gateway's clock.
+What would fail for room first ends a bounded number of dead sessions, then is tried again. For a quota or a mapping's cap these
+are the subscriber's or the mapping's own; for what all share, the next lines of all tables, once a millisecond.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from natcore._events cimport PORTS_THRESHOLD, SESSIONS_THRESHOLD, event_note
 from natcore._mappings cimport MAPPING_PORTLESS, MAPPING_STATIC, Subscriber, subscriber_find
 from natcore._ports cimport PORT_SPACES, PortMap, Ports, reclaim, space_of
-from natcore._sweep cimport sweep_all
+from natcore._sweep cimport reclaim_lines, reclaim_mapping, reclaim_subscriber
 from natcore.index cimport NONE
 from natcore.spin cimport spin_lock, spin_unlock
-from natcore.state cimport NO_LIMIT, has_all, tables_of_all
+from natcore.state cimport NO_LIMIT, Shared, has_all, tables_of_all
 
 
-cdef bint complete(Worker* worker, uint64_t now_ns) noexcept nogil:
-    """Completes expiry for now, unless this second has seen it done; whether it did.
+cdef void reclaim_some(Worker* worker, const Clock* now) noexcept nogil:
+    """Ends what is dead in the next lines of all tables, unless this millisecond has seen that done.
 
-    It takes all workers: who holds only one is told to come again with all of them.
+    So refusals take a bounded share of the time, and nothing dies within a millisecond that was not dead before. It takes
+    all workers: who holds only one is told to come again with all of them.
     """
-    cdef uint64_t second = now_ns // 1000000000 + 1
-    if worker.shared.completed == second:
-        return False
+    cdef Shared* shared = worker.shared
+    cdef uint64_t ms = now.ns // 1000000 + 1
+    if shared.reclaimed == ms:
+        return
     if not has_all(worker):
         worker.wants_all = True
-        return False
-    worker.shared.completed = second
-    sweep_all(tables_of_all(worker), now_ns, <uint64_t>-1)
-    return True
+        return
+    if reclaim_lines(tables_of_all(worker), &shared.reclaim_table, &shared.reclaim_line, now.ns):
+        shared.reclaimed = ms               # else there were too many: what is left is for the next refusal
+
+
+cdef void reclaim_of(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
+    """Ends what is dead of a subscriber's next sessions."""
+    reclaim_subscriber(&worker.sessions, inside_ip, now.ns)
 
 
 # ---- totals: of all workers ------------------------------------------------------------------------------------------
@@ -153,13 +160,20 @@ cdef void count_opened(Worker* worker, uint32_t slot, const Clock* now) noexcept
 
 # ---- sessions opened from outside ------------------------------------------------------------------------------------
 
-cdef bint below_caps(Worker* worker, const Mapping* mapping, const Clock* now) noexcept nogil:
+cdef bint below_caps(Worker* worker, uint32_t number, const Clock* now) noexcept nogil:
     """Whether the mapping and the gateway may have one more session that was opened from outside: they have room of their
-    own, so that a stranger's are refused before anybody else's."""
-    if mapping.opened_outside < worker.mapping_cap and opened_outside(worker) < worker.outside_cap:
-        return True
-    complete(worker, now.ns)
-    return mapping.opened_outside < worker.mapping_cap and opened_outside(worker) < worker.outside_cap
+    own, so that a stranger's are refused before anybody else's. The mapping stays, be it without sessions."""
+    cdef Mapping* mapping = &worker.mappings.mappings[number]
+    cdef bint below
+    mapping.sessions += 1
+    if mapping.opened_outside >= worker.mapping_cap:
+        reclaim_mapping(&worker.sessions, number, now.ns)
+    below = mapping.opened_outside < worker.mapping_cap
+    if below and opened_outside(worker) >= worker.outside_cap:
+        reclaim_some(worker, now)
+        below = opened_outside(worker) < worker.outside_cap
+    mapping.sessions -= 1
+    return below
 
 
 # ---- thresholds: told of once, and again after they were left by far ---------------------------------------------------

@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from natcore._ports cimport Ports
 from natcore.flow cimport HashKey
 from natcore.index cimport Index
+from natcore.links cimport Link
 from natcore.slab cimport Slab
 
 cdef enum:                      # MappingFlag
@@ -26,7 +27,8 @@ cdef struct Mapping:            # addresses and ports big-endian
     uint32_t sessions
     uint32_t first              # a session of it; the others are linked to it
     uint32_t opened_outside     # sessions of it that were opened from outside
-    uint32_t held_until         # ms: until when its port was held down for the subscriber; the past: it was free
+    uint32_t held_until         # ms: until when its port was held down for the subscriber (the past: it was free), or has
+                                # to be for a session of it that ended
 
 cdef struct Subscriber:
     uint32_t ip                 # inside address, big-endian
@@ -37,6 +39,10 @@ cdef struct Subscriber:
     uint32_t second             # of the gateway's clock, modulo 2^32; where there is a limit a second
     uint32_t second_ms          # when it began, ms
     uint32_t opened             # sessions opened in it
+
+cdef struct Own:                # a subscriber's mappings
+    uint32_t first              # the one that a quota looks at next
+    uint32_t looked_at          # sessions of it that were
 
 cdef enum:                      # Pooling (RFC 4787 REQ-2)
     POOLING_PAIRED = 0          # one outside address for all of a subscriber's mappings
@@ -66,9 +72,12 @@ cdef struct Mappings:
     Index by_ip                 # inside address -> subscriber
     Ports* ports                # of all the gateway's workers
     HashKey key
+    Link* by_subscriber         # [max_mappings] the mappings of a subscriber; NULL: nothing asks for them
+    Own* of_subscriber          # [max_subscribers] likewise
     uint32_t worker             # whose table it is
     uint8_t pooling             # Pooling
     bint lingering              # there may be subscribers without mappings whose second is not over
+    uint32_t reap_at            # the next slot that is looked at for them
 
 cdef inline void dynamic_key(MappingKey* key, uint64_t addresses, uint32_t ports, uint8_t protocol,
                              bint dependent) noexcept nogil:
@@ -83,7 +92,7 @@ cdef inline void dynamic_key(MappingKey* key, uint64_t addresses, uint32_t ports
     key.protocol = protocol
     key.flags = 0
 
-cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers) noexcept nogil
+cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, bint listed) noexcept nogil
 cdef void mappings_delete(Mappings* table) noexcept nogil
 cdef void mapping_approach(const Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol) noexcept nogil
 cdef void mapping_approach_end(const Mappings* table, uint32_t number) noexcept nogil
@@ -94,5 +103,5 @@ cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32
                                   uint16_t outside_port, uint32_t address) noexcept nogil
 cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uint32_t now_ms) noexcept nogil
 cdef uint32_t mapping_at(const Mappings* table, uint32_t address, uint32_t space, uint32_t port) noexcept nogil
-cdef void subscribers_reap(Mappings* table, uint32_t now_ms) noexcept nogil
+cdef void subscribers_reap(Mappings* table, uint32_t lines, uint32_t now_ms) noexcept nogil
 cdef void mappings_unpair(Mappings* table, uint32_t address) noexcept nogil

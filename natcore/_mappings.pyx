@@ -11,12 +11,21 @@ from natcore.hints cimport bswap16, bswap32, prefetch_write
 from natcore.index cimport (
     NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
+from natcore.links cimport NO_LINK, Link, link, unlink
 from natcore.memory cimport table_delete, table_new
 from natcore.slab cimport slab_begin, slab_give, slab_take
 from natcore.spin cimport spin_lock, spin_unlock
 
 
-cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers) noexcept nogil:
+cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, bint listed) noexcept nogil:
+    """listed: a subscriber's mappings are to be found, as quotas and blocks need it."""
+    table.by_subscriber = NULL
+    table.of_subscriber = NULL
+    if listed:
+        table.by_subscriber = <Link*>table_new(<uint64_t>max_mappings * sizeof(Link))
+        table.of_subscriber = <Own*>table_new(<uint64_t>max_subscribers * sizeof(Own))
+        if table.by_subscriber == NULL or table.of_subscriber == NULL:
+            return False
     table.mappings = <Mapping*>table_new(<uint64_t>max_mappings * sizeof(Mapping))
     table.subscribers = <Subscriber*>table_new(<uint64_t>max_subscribers * sizeof(Subscriber))
     slab_begin(&table.mapping_slots, table.mappings, sizeof(Mapping), max_mappings)
@@ -28,8 +37,12 @@ cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subs
 cdef void mappings_delete(Mappings* table) noexcept nogil:
     table_delete(table.mappings, <uint64_t>table.mapping_slots.capacity * sizeof(Mapping))
     table_delete(table.subscribers, <uint64_t>table.subscriber_slots.capacity * sizeof(Subscriber))
+    table_delete(table.by_subscriber, <uint64_t>table.mapping_slots.capacity * sizeof(Link))
+    table_delete(table.of_subscriber, <uint64_t>table.subscriber_slots.capacity * sizeof(Own))
     table.mappings = NULL
     table.subscribers = NULL
+    table.by_subscriber = NULL
+    table.of_subscriber = NULL
     index_delete(&table.by_inside)
     index_delete(&table.by_ip)
 
@@ -202,6 +215,9 @@ cdef uint32_t subscriber_join(Mappings* table, uint32_t ip) noexcept nogil:
     who = slab_take(&table.subscriber_slots)
     memset(&table.subscribers[who], 0, sizeof(Subscriber))
     table.subscribers[who].ip = ip
+    if table.of_subscriber != NULL:
+        table.of_subscriber[who].first = NO_LINK
+        table.of_subscriber[who].looked_at = 0
     if index_insert(&table.by_ip, flow_hash(&table.key, ip, 0, 0), who):
         return who
     slab_give(&table.subscriber_slots, who)
@@ -224,15 +240,22 @@ cdef void subscriber_leave(Mappings* table, uint32_t who, uint32_t now_ms) noexc
         table.lingering = True
 
 
-cdef void subscribers_reap(Mappings* table, uint32_t now_ms) noexcept nogil:
-    """Subscribers without mappings go whose second is over."""
-    cdef uint32_t who
-    if not table.lingering:
-        return
-    table.lingering = False
-    for who in range(table.subscriber_slots.fresh):
-        if table.subscribers[who].mappings == 0 and table.subscribers[who].opened:      # a free slot has none opened
-            subscriber_leave(table, who, now_ms)
+cdef void subscribers_reap(Mappings* table, uint32_t lines, uint32_t now_ms) noexcept nogil:
+    """Subscribers without mappings go whose second is over, of the next lines, where a round of all of them ends."""
+    cdef const Subscriber* subscriber
+    if table.reap_at == 0:
+        if not table.lingering:
+            return
+        table.lingering = False
+    while lines:
+        if table.reap_at >= table.subscriber_slots.fresh:
+            table.reap_at = 0
+            return
+        subscriber = &table.subscribers[table.reap_at]
+        if subscriber.mappings == 0 and subscriber.opened:      # a free slot has none opened
+            subscriber_leave(table, table.reap_at, now_ms)
+        table.reap_at += 1
+        lines -= 1
 
 
 cdef inline void ports_enter(const Mappings* table) noexcept nogil:
@@ -275,6 +298,8 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
                        drawn.address, who)
         if number != NONE:
             subscriber.mappings += 1
+            if table.by_subscriber != NULL:
+                link(table.by_subscriber, &table.of_subscriber[who].first, number)
             table.mappings[number].held_until = drawn.until_ms
             assigned = key.flags & MAPPING_PORTLESS or assign_port(table.ports, drawn.address, &request, port, number)
             if assigned:
@@ -311,6 +336,8 @@ cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uin
             unassign_port(table.ports, mapping.address, &request, bswap16(mapping.outside_port), until_ms, now_ms)
             ports_leave(table)
         table.subscribers[mapping.subscriber].mappings -= 1
+        if table.by_subscriber != NULL:
+            unlink(table.by_subscriber, &table.of_subscriber[mapping.subscriber].first, number)
         subscriber_leave(table, mapping.subscriber, now_ms)
     mapping.flags = MAPPING_FREE
     slab_give(&table.mapping_slots, number)

@@ -40,7 +40,7 @@ cdef uint8_t may_reopen(Worker* worker, uint32_t slot, uint32_t direction, const
     mapping = &worker.mappings.mappings[worker.sessions.cold[slot].mapping]
     if direction == OUT:
         verdict = may_reopen_outbound(worker, session, mapping, now)
-    elif not (session.flags & OPENED_OUTSIDE or below_caps(worker, mapping, now)):
+    elif not (session.flags & OPENED_OUTSIDE or below_caps(worker, worker.sessions.cold[slot].mapping, now)):
         verdict = refuse(worker, DROP_OUTSIDE_LIMIT, LIMIT_OUTSIDE)
     if verdict != PENDING:
         tell(worker, verdict, worker.limit_met, mapping.inside_ip, session.ip[ROLE_REMOTE], session.port[ROLE_REMOTE],

@@ -8,6 +8,7 @@ from natcore._journal cimport Journal, Record
 from natcore._mappings cimport Mappings
 from natcore.flow cimport HashKey, flow_hash
 from natcore.index cimport NONE, Cursor, Index, index_begin, index_next
+from natcore.links cimport Link
 from natcore.slab cimport Slab
 from natcore.wire cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, load32, load64
 
@@ -74,9 +75,13 @@ cdef struct Cold:               # the cold line: for admission, roll-over and li
     uint16_t carry_bytes[2]     # how often bytes[] passed 2^32 in this window
     uint8_t carry_packets[2]
 
-cdef struct Link:               # a list without an order that matters
-    uint32_t next
-    uint32_t previous
+cdef enum:
+    LOOKED_AT = 128             # sessions of a list, at most, that one packet looks at or ends
+
+cdef enum:                      # Life, of a list of sessions
+    LIFE_NONE = 0               # none of them is alive
+    LIFE_SOME = 1
+    LIFE_UNKNOWN = 2            # the first LOOKED_AT are dead, and there are more
 
 cdef struct Filter:             # an outside endpoint is open for a remote address (address-dependent filtering)
     uint32_t sessions           # that keep it open; first, since it is the slab's word in a free slot
@@ -92,7 +97,7 @@ cdef struct Sessions
 cdef struct Sessions:
     Session* hot                # [capacity]
     Cold* cold                  # [capacity]
-    Link* by_mapping            # [capacity] the sessions of a mapping
+    Link* by_mapping            # [capacity] the sessions of a mapping: the one that was last found alive first, else the newest
     Link* by_filter             # [capacity] the sessions of a filter entry, or NULL: no filtering is address-dependent
     Filter* filters             # [capacity] likewise
     Slab slots
@@ -176,7 +181,7 @@ cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_
 cdef void session_approach(const Sessions* table, uint32_t slot) noexcept nogil
 cdef void session_expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
-cdef bint mapping_alive(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil
+cdef uint8_t mapping_life(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil
 cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, uint16_t outside_port, uint8_t protocol,
                       uint32_t now_ms) noexcept nogil
 cdef uint64_t session_id(const Cold* cold) noexcept nogil

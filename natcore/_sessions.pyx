@@ -13,6 +13,7 @@ from natcore.hints cimport bswap16, bswap32, fetch_add64, prefetch_write
 from natcore.index cimport (
     NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
+from natcore.links cimport NO_LINK, link, unlink
 from natcore.memory cimport table_delete, table_new
 from natcore.slab cimport slab_begin, slab_give, slab_take
 
@@ -160,40 +161,27 @@ cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept 
 
 # ---- lists -----------------------------------------------------------------------------------------------------------
 
-cdef inline void link(Link* links, uint32_t* first, uint32_t slot) noexcept nogil:
-    links[slot].next = first[0]
-    links[slot].previous = NONE
-    if first[0] != NONE:
-        links[first[0]].previous = slot
-    first[0] = slot
-
-
-cdef inline void unlink(Link* links, uint32_t* first, uint32_t slot) noexcept nogil:
-    cdef Link* own = &links[slot]
-    if own.next != NONE:
-        links[own.next].previous = own.previous
-    if own.previous != NONE:
-        links[own.previous].next = own.next
-    else:
-        first[0] = own.next
-
-
-cdef bint any_alive(const Sessions* table, Link* links, uint32_t* first, uint32_t now_ms) noexcept nogil:
-    """Whether a session of the list is alive; the one that was found comes first, so that the next call finds it at once."""
-    cdef uint32_t slot = first[0]
-    while slot != NONE:
+cdef uint8_t life_of(const Sessions* table, Link* links, uint32_t* first, uint32_t now_ms) noexcept nogil:
+    """The Life of a list; a session that was found alive comes first, so that the next call finds it at once."""
+    cdef uint32_t slot = first[0], left = LOOKED_AT
+    if slot == NO_LINK:
+        return LIFE_NONE
+    while left:
         if not is_dead(table, &table.hot[slot], now_ms):
             if slot != first[0]:
                 unlink(links, first, slot)
                 link(links, first, slot)
-            return True
+            return LIFE_SOME
         slot = links[slot].next
-    return False
+        if slot == first[0]:
+            return LIFE_NONE
+        left -= 1
+    return LIFE_UNKNOWN
 
 
-cdef bint mapping_alive(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil:
-    """Whether the mapping has a live session."""
-    return any_alive(table, table.by_mapping, &table.mappings.mappings[number].first, now_ms)
+cdef uint8_t mapping_life(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil:
+    """Whether the mapping has a live session: Life."""
+    return life_of(table, table.by_mapping, &table.mappings.mappings[number].first, now_ms)
 
 
 # ---- filter entries (address-dependent filtering) --------------------------------------------------------------------
@@ -229,7 +217,8 @@ cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, 
     key.outside_port = outside_port
     key.protocol = protocol
     number = filter_find(table, &key)
-    return number != NONE and any_alive(table, table.by_filter, &table.filters[number].first, now_ms)
+    return (number != NONE
+            and life_of(table, table.by_filter, &table.filters[number].first, now_ms) == LIFE_SOME)
 
 
 cdef void filter_key(const Session* session, Filter* key) noexcept nogil:
@@ -373,14 +362,19 @@ cdef void join_mapping(Sessions* table, uint32_t slot) noexcept nogil:
 
 
 cdef void leave_mapping(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t now_ns) noexcept nogil:
-    """The last session takes its mapping along."""
-    cdef uint32_t number = table.cold[slot].mapping
+    """The last session takes its mapping along, whose port rests as the session wants that ended last."""
+    cdef uint32_t number = table.cold[slot].mapping, now_ms = <uint32_t>(now_ns // 1000000)
     cdef Mapping* mapping = &table.mappings.mappings[number]
     unlink(table.by_mapping, &mapping.first, slot)
     count_origin(table, slot, -1)
     mapping.sessions -= 1
+    # they may be ended in any order; what lies further ahead than a hold-down is long ago
+    if (1 <= mapping.held_until - now_ms <= table.mappings.ports.hold_down_ms
+            and <int>(until_ms - now_ms) < <int>(mapping.held_until - now_ms)):
+        until_ms = mapping.held_until
+    mapping.held_until = until_ms
     if mapping.sessions == 0:
-        mapping_close(table.mappings, number, until_ms, <uint32_t>(now_ns // 1000000))
+        mapping_close(table.mappings, number, until_ms, now_ms)
 
 
 cdef void end_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept nogil:

@@ -8,12 +8,13 @@ from natcore._blocks cimport BLOCK_CHAINS, Block
 from natcore._fragments cimport CHUNK_BYTES, CHUNKS, DATAGRAM_UNITS, DATAGRAMS, SOURCES, Datagram, Fragments, SourceCount
 from natcore._icmp cimport OUTBOX_BYTES
 from natcore._journal cimport Record
-from natcore._mappings cimport Mapping, Subscriber
+from natcore._mappings cimport Mapping, Own, Subscriber
 from natcore._overload cimport FULL_SLOTS, Full, Taken
 from natcore._ports cimport MAP_BYTES, PORT_SPACES, Address
-from natcore._sessions cimport Cold, Filter, Link, Session
+from natcore._sessions cimport Cold, Filter, Session
 from natcore._synqueue cimport UNSOLICITED_SLOTS, Unsolicited
 from natcore.index cimport Bucket, Index
+from natcore.links cimport Link
 from natcore.memory cimport HUGE_BYTES, table_mapped, table_span
 
 from natcore.errors import CapacityError, Error
@@ -98,6 +99,9 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     add(regions, &n, "subscribers", worker.mappings.subscribers,
         <uint64_t>worker.mappings.subscriber_slots.capacity * sizeof(Subscriber))
     add_index(regions, &n, "subscribers by address", &worker.mappings.by_ip)
+    add(regions, &n, "mappings by subscriber", worker.mappings.by_subscriber, mappings * sizeof(Link))
+    add(regions, &n, "mappings of subscribers", worker.mappings.of_subscriber,
+        <uint64_t>worker.mappings.subscriber_slots.capacity * sizeof(Own))
     if worker.number:
         return n
     add(regions, &n, "shared by workers", worker.shared, sizeof(Shared))

@@ -13,5 +13,8 @@ cdef inline bint is_long_ago(const Sessions* table, uint64_t now_ns) noexcept no
 cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept nogil
 cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t room) noexcept nogil
 cdef uint64_t close_windows(Sessions* first, uint64_t now_ns, bint losing) noexcept nogil
-cdef void expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
-cdef void expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil
+cdef uint32_t expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
+cdef uint32_t expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil
+cdef void reclaim_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil
+cdef void reclaim_subscriber(Sessions* table, uint32_t inside_ip, uint64_t now_ns) noexcept nogil
+cdef bint reclaim_lines(Sessions* first, uint32_t* table_at, uint32_t* line_at, uint64_t now_ns) noexcept nogil

@@ -3,14 +3,15 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort, realloc
 
 from natcore._journal cimport journal_is_short, journal_room
-from natcore._mappings cimport mapping_approach_end, subscribers_reap
+from natcore._mappings cimport Mapping, Mappings, Own, mapping_approach_end, subscriber_find, subscribers_reap
 from natcore._ports cimport ports_reclaim
 from natcore._sessions cimport (
-    NO_WINDOW, SESSION_FREE, Cold, Session, Sessions, deadline_of, is_dead, mapping_alive, session_approach,
+    LIFE_SOME, LOOKED_AT, NO_WINDOW, SESSION_FREE, Cold, Session, Sessions, deadline_of, is_dead, mapping_life, session_approach,
     session_close, session_expire, window_write,
 )
 from natcore.hints cimport fetch_add, prefetch_write
 from natcore.index cimport NONE
+from natcore.links cimport NO_LINK, link, unlink
 from natcore.spin cimport spin_lock, spin_unlock
 
 
@@ -21,6 +22,8 @@ cdef enum:
     AHEAD = 6                   # ends that are prepared while one is carried out
     NEAR = 3                    # and their mappings'
     TABLES = 64
+    SLICE_ENDS = 1024           # in a slice of the sweep, at most
+    RECLAIM_LINES = 2048        # that are looked at for one refusal
 
 cdef struct Due:
     uint64_t at_ns
@@ -53,16 +56,19 @@ cdef void free_rested(Sessions* table, uint32_t now_ms) noexcept nogil:
 
 
 cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept nogil:
-    """Looks at the next lines; dead sessions end, windows that are over are written, as long as their rows find room."""
-    cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), slot
+    """Looks at the next lines; dead sessions end, windows that are over are written, as long as their rows find room.
+
+    What is looked at late comes to no harm: where very many end at once, that is all the slice does.
+    """
+    cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), slot, ended = 0
     cdef Session* session
     cdef bint dead
-    while lines:
+    subscribers_reap(table.mappings, lines, now_ms)
+    while lines and ended < SLICE_ENDS:
         if table.sweep_at >= table.slots.fresh:
             table.sweep_at = 0
             table.swept_ns = now_ns
             free_rested(table, now_ms)
-            subscribers_reap(table.mappings, now_ms)
             return
         slot = table.sweep_at
         session = &table.hot[slot]
@@ -72,7 +78,7 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept
                 if journal_is_short(table.journal):
                     return                          # this line is the next one: it comes to no harm by a late sweep
                 if dead:
-                    expire(table, slot, now_ns)
+                    ended += expire(table, slot, now_ns)
                 else:
                     window_write(table, slot, now_ns)
         table.sweep_at += 1
@@ -93,6 +99,7 @@ cdef struct Agenda:
     uint64_t size
     Sessions* tables[TABLES]    # [table_count] one for each worker, from the first on
     uint32_t table_count
+    uint64_t now_ns             # where it is asked for
 
 
 cdef void agenda_begin(Agenda* agenda, Sessions* first) noexcept nogil:
@@ -132,6 +139,19 @@ cdef bint is_in_order(const Agenda* agenda) noexcept nogil:
     return True
 
 
+cdef void put_in_order(Agenda* agenda) noexcept nogil:
+    """Of a few, without memory of its own."""
+    cdef uint64_t i, at
+    cdef Due one
+    for i in range(1, agenda.count):
+        one = agenda.due[i]
+        at = i
+        while at and sooner(&one, &agenda.due[at - 1]) < 0:
+            agenda.due[at] = agenda.due[at - 1]
+            at -= 1
+        agenda.due[at] = one
+
+
 cdef bint carry_out(Agenda* agenda, uint64_t now_ns, uint64_t room) noexcept nogil:
     """What is noted, in (time, order), while there is room for its rows; whether that was all."""
     cdef uint64_t i = 0
@@ -139,7 +159,9 @@ cdef bint carry_out(Agenda* agenda, uint64_t now_ns, uint64_t room) noexcept nog
     cdef Sessions* table
     cdef uint32_t* widened = &agenda.tables[0].journal.widened
     fetch_add(widened, 1)
-    if not is_in_order(agenda):
+    if agenda.count <= LOOKED_AT:
+        put_in_order(agenda)
+    elif not is_in_order(agenda):
         qsort(agenda.due, agenda.count, sizeof(Due), sooner)
     while i < agenda.count and room >= 2:
         if i + 2 * AHEAD < agenda.count:
@@ -163,7 +185,6 @@ cdef bint carry_out(Agenda* agenda, uint64_t now_ns, uint64_t room) noexcept nog
         room -= 2
         i += 1
     fetch_add(widened, <uint32_t>-1)
-    free(agenda.due)
     return i == agenda.count
 
 
@@ -207,8 +228,10 @@ cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t room) noexcept no
     for i in range(agenda.table_count):
         complete = complete and note_due(&agenda, i, at_ns, long_ago)
     complete = carry_out(&agenda, at_ns, room) and complete
+    free(agenda.due)
     for i in range(agenda.table_count):
-        subscribers_reap(agenda.tables[i].mappings, <uint32_t>(now_ns // 1000000))
+        agenda.tables[i].mappings.reap_at = 0
+        subscribers_reap(agenda.tables[i].mappings, NONE, <uint32_t>(now_ns // 1000000))
         if complete:
             agenda.tables[i].swept_ns = now_ns
     if complete:
@@ -216,29 +239,126 @@ cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t room) noexcept no
     return complete
 
 
-cdef void expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil:
-    """Ends a mapping that has no live session, with all it has, in the order of their ends."""
-    cdef Agenda agenda
-    cdef uint32_t slot = table.mappings.mappings[number].first, after
-    agenda.due = NULL
-    agenda.count = agenda.size = 0
+# ---- for one packet: bounded ------------------------------------------------------------------------------------------
+
+cdef inline void agenda_of_few(Agenda* agenda, Sessions* table, Due* few, uint64_t now_ns) noexcept nogil:
+    """few: room for LOOKED_AT."""
+    agenda.due = few
+    agenda.count = 0
+    agenda.size = LOOKED_AT
     agenda.tables[0] = table
     agenda.table_count = 1
-    while slot != NONE:
-        after = table.by_mapping[slot].next
-        if not note(&agenda, 0, deadline_of(table, &table.hot[slot], now_ns), slot, True):
-            session_expire(table, slot, now_ns)
-        slot = after
+    agenda.now_ns = now_ns
+
+
+cdef uint32_t expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil:
+    """Ends the first LOOKED_AT sessions of a mapping, all of which are dead (mapping_life), in the order of their ends; how
+    many. The mapping goes with its last one."""
+    cdef Agenda agenda
+    cdef Due few[LOOKED_AT]
+    cdef uint32_t first = table.mappings.mappings[number].first, slot = first
+    agenda_of_few(&agenda, table, few, now_ns)
+    while slot != NO_LINK and agenda.count < LOOKED_AT:
+        note(&agenda, 0, deadline_of(table, &table.hot[slot], now_ns), slot, True)
+        slot = table.by_mapping[slot].next
+        if slot == first:
+            break
+    carry_out(&agenda, now_ns, <uint64_t>-1)
+    return <uint32_t>agenda.count
+
+
+cdef uint32_t expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
+    """Ends a dead session; with its mapping, if nothing of that lives, so that its rows are in the order of their ends. How
+    many ended."""
+    cdef uint32_t number = table.cold[slot].mapping
+    cdef uint32_t* first = &table.mappings.mappings[number].first
+    if mapping_life(table, number, <uint32_t>(now_ns // 1000000)) == LIFE_SOME:
+        session_expire(table, slot, now_ns)
+        return 1
+    unlink(table.by_mapping, first, slot)           # there may be more than expire_mapping ends: this one is among them
+    link(table.by_mapping, first, slot)
+    return expire_mapping(table, number, now_ns)
+
+
+cdef void look_along(Agenda* agenda, Mapping* mapping, uint32_t* count, uint32_t most) noexcept nogil:
+    """Notes what is dead among the next sessions of a mapping, until count, those that were looked at, is most or all."""
+    cdef Sessions* table = agenda.tables[0]
+    cdef uint32_t slot = mapping.first
+    if slot == NO_LINK:
+        return
+    while count[0] < most and count[0] < mapping.sessions:
+        count[0] += 1
+        if is_dead(table, &table.hot[slot], <uint32_t>(agenda.now_ns // 1000000)):
+            note(agenda, 0, deadline_of(table, &table.hot[slot], agenda.now_ns), slot, True)
+        slot = table.by_mapping[slot].next
+    mapping.first = slot
+
+
+cdef void reclaim_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil:
+    """Ends what is dead among the next LOOKED_AT sessions of a mapping; the call after goes on behind them."""
+    cdef Agenda agenda
+    cdef Due few[LOOKED_AT]
+    cdef uint32_t count = 0
+    agenda_of_few(&agenda, table, few, now_ns)
+    look_along(&agenda, &table.mappings.mappings[number], &count, LOOKED_AT)
     carry_out(&agenda, now_ns, <uint64_t>-1)
 
 
-cdef void expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
-    """Ends a dead session; with its mapping, if nothing of that lives, so that the port rests from the last end on."""
-    cdef uint32_t number = table.cold[slot].mapping
-    if mapping_alive(table, number, <uint32_t>(now_ns // 1000000)):
-        session_expire(table, slot, now_ns)
-    else:
-        expire_mapping(table, number, now_ns)
+cdef void reclaim_subscriber(Sessions* table, uint32_t inside_ip, uint64_t now_ns) noexcept nogil:
+    """The same among the next LOOKED_AT sessions of a subscriber, mapping by mapping."""
+    cdef Mappings* mappings = table.mappings
+    cdef Agenda agenda
+    cdef Due few[LOOKED_AT]
+    cdef uint32_t who = subscriber_find(mappings, inside_ip), left = LOOKED_AT, begin, number, before
+    cdef Own* own
+    if who == NONE or mappings.of_subscriber == NULL or mappings.of_subscriber[who].first == NO_LINK:
+        return
+    own = &mappings.of_subscriber[who]
+    agenda_of_few(&agenda, table, few, now_ns)
+    begin = number = own.first
+    while True:
+        before = own.looked_at
+        look_along(&agenda, &mappings.mappings[number], &own.looked_at, before + left)
+        left -= own.looked_at - before
+        if own.looked_at >= mappings.mappings[number].sessions:
+            number = mappings.by_subscriber[number].next
+            own.looked_at = 0
+        if left == 0 or number == begin:
+            break
+    own.first = number
+    carry_out(&agenda, now_ns, <uint64_t>-1)
+
+
+cdef bint reclaim_lines(Sessions* first, uint32_t* table_at, uint32_t* line_at, uint64_t now_ns) noexcept nogil:
+    """Ends what is dead in the next RECLAIM_LINES lines of the tables of all workers, LOOKED_AT sessions at most; whether
+    all those lines were looked at.
+
+    table_at, line_at: the next line, kept by the caller. Subscribers that linger go, too.
+    """
+    cdef Agenda agenda
+    cdef Due few[LOOKED_AT]
+    cdef Sessions* table
+    cdef uint64_t lines = 0
+    cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), left, i
+    agenda_begin(&agenda, first)
+    agenda.due = few
+    agenda.size = LOOKED_AT
+    for i in range(agenda.table_count):
+        lines += agenda.tables[i].slots.fresh
+        subscribers_reap(agenda.tables[i].mappings, RECLAIM_LINES, now_ms)
+    left = RECLAIM_LINES if lines > RECLAIM_LINES else <uint32_t>lines
+    while left and agenda.count < LOOKED_AT:
+        table = agenda.tables[table_at[0]]
+        if line_at[0] >= table.slots.fresh:
+            line_at[0] = 0
+            table_at[0] = table_at[0] + 1 if table_at[0] + 1 < agenda.table_count else 0
+            continue
+        if not table.hot[line_at[0]].flags & SESSION_FREE and is_dead(table, &table.hot[line_at[0]], now_ms):
+            note(&agenda, table_at[0], deadline_of(table, &table.hot[line_at[0]], now_ns), line_at[0], True)
+        line_at[0] += 1
+        left -= 1
+    carry_out(&agenda, now_ns, <uint64_t>-1)
+    return left == 0
 
 
 cdef uint64_t close_windows(Sessions* first, uint64_t now_ns, bint losing) noexcept nogil:

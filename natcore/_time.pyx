@@ -44,7 +44,6 @@ cdef void finish_expiry(Worker* worker, uint64_t now_ns) noexcept nogil:
     if not alone:
         gather(worker)
     sweep_all(tables_of_all(worker), now_ns, <uint64_t>-1)
-    worker.shared.completed = now_ns // 1000000000 + 1
     if not alone:
         disperse(worker)
 
@@ -93,6 +92,5 @@ cdef bint advance(Worker* worker, uint64_t now_ns, uint64_t room) noexcept nogil
     for i in range(shared.count):
         shared.workers[i].now_ns = now_ns
     answer_unsolicited(worker, now_ns)
-    shared.completed = now_ns // 1000000000 + 1
     pieces_expire(worker, now_ns)
     return sweep_all(tables_of_all(worker), now_ns, room)

@@ -38,7 +38,9 @@ cdef struct Shared:             # by the workers of a gateway; no packet of an e
     UnsolicitedQueue unsolicited
     uint64_t now_ns             # of several workers: the gateway's clock, which no worker's is ahead of
     uint64_t created            # likewise: sessions ever, from which they have their numbers
-    uint64_t completed          # second of now + 1 in which expiry was last completed; 0: never
+    uint64_t reclaimed          # ms of now + 1 in which lines were last looked at for a refusal; 0: never
+    uint32_t reclaim_table      # a worker's number, and the next line of its sessions that is looked at
+    uint32_t reclaim_line
     Spin spin                   # of the next three
     uint32_t opened_second      # of the gateway's clock, modulo 2^32
     uint32_t opened             # sessions that the inside opened in it

@@ -271,7 +271,7 @@ class ModelGateway(Following):
             return Verdict.DROP_FILTERED  # a first SYN alone opens
         refusal = None if hairpin else self._too_far(packet, Side.INSIDE)
         whom = mapping.inside[0], remote, packet.protocol
-        if (refusal := refusal or self.lacking(lambda: self.crowded(mapping), whom)) is not None:
+        if (refusal := refusal or self.capped(mapping, whom) or self.lacking(self.full, whom)) is not None:
             return refusal
         if (taken := self.no_place(mapping, remote)) is not None:
             return taken

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import ceil
 
 from model_entries import PORTED, Row, targets
@@ -31,11 +31,22 @@ class Admission(Draw):
         self.target_of: dict[tuple[int, DnatEntry, int], int] = {}  # by entry and remote address: always the same
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
 
-    def lacking(self, lack: Callable[[], Lack], whom: Whom) -> Verdict | None:
-        """What is lacking, after a complete expiry if there was none in this second; it becomes an event."""
-        if lack() is not None and (self.swept is None or self.swept // SECOND != self.now // SECOND):
-            self.sweep()
+    def lacking(
+        self, lack: Callable[[], Lack], whom: Whom, of: Callable[[], Iterable[Session]] | None = None
+    ) -> Verdict | None:
+        """What is lacking, after the end of what is dead of these sessions, or of all; it becomes an event.
+
+        natcore looks at a bounded number for each packet, which are all where there are as few as here.
+        """
+        if lack() is not None:
+            self.release([session for session in (of() if of else self.sessions) if not session.alive(self.now)])
+            if of is None:
+                self.forget_subscribers()
         return self.refused(lack(), whom)
+
+    def _sessions_of(self, subscriber: int) -> Callable[[], list[Session]]:
+        """A subscriber's, over all its mappings that were drawn."""
+        return lambda: [s for s in self.sessions if s.mapping.inside[0] == subscriber and not s.mapping.static]
 
     def refused(self, lack: Lack, whom: Whom) -> Verdict | None:
         """One event a reason and subscriber, counted, not a flood (RFC 6888 REQ-11)."""
@@ -57,16 +68,17 @@ class Admission(Draw):
     def no_mapping_left(self) -> Lack:
         return (Verdict.DROP_SESSION_LIMIT, "max_mappings") if len(self.mappings) >= self.max_mappings else None
 
-    def crowded(self, mapping: Mapping) -> Lack:
-        return self.capped(mapping) or self.full()
-
-    def capped(self, mapping: Mapping) -> Lack:
+    def capped(self, mapping: Mapping, whom: Whom) -> Verdict | None:
         """Sessions opened from outside have caps of their own: a stranger never takes the room of the inside."""
-        strangers = [session for session in self.sessions if session.opened_outside]
-        here = sum(session.mapping is mapping for session in strangers)
-        if here >= SESSIONS_FROM_OUTSIDE or len(strangers) >= max(1, self.max_sessions // 4):
-            return Verdict.DROP_OUTSIDE_LIMIT, "opened-outside"
-        return None
+        reached = Verdict.DROP_OUTSIDE_LIMIT, "opened-outside"
+
+        def many_here() -> Lack:
+            return reached if sum(s.opened_outside for s in mapping.sessions) >= SESSIONS_FROM_OUTSIDE else None
+
+        def many() -> Lack:
+            return reached if sum(s.opened_outside for s in self.sessions) >= max(1, self.max_sessions // 4) else None
+
+        return self.lacking(many_here, whom, lambda: mapping.sessions) or self.lacking(many, whom)
 
     def _own_sessions(self, subscriber: int) -> int:
         """Those that count against its quota (RFC 6888 REQ-4): drawn for, and opened from inside."""
@@ -97,7 +109,7 @@ class Admission(Draw):
     def may_have_more(self, subscriber: int, whom: Whom) -> Verdict | None:
         """Why a subscriber may not open one more session, if it may not."""
         too_fast = self.refused(self._too_fast(subscriber), whom)
-        return too_fast or self.lacking(lambda: self._over_sessions(subscriber), whom)
+        return too_fast or self.lacking(lambda: self._over_sessions(subscriber), whom, self._sessions_of(subscriber))
 
     def may_not_reopen(self, session: Session, packet: Packet, *, outside: bool) -> Verdict | None:
         """Why a session may not begin anew, if that is what the packet does: it then is a new one, opened from its side."""
@@ -106,7 +118,7 @@ class Admission(Draw):
             return None
         whom = mapping.inside[0], session.remote, session.protocol
         if outside:
-            return None if session.opened_outside else self.lacking(lambda: self.capped(mapping), whom)
+            return None if session.opened_outside else self.capped(mapping, whom)
         if (refusal := self.refused(self._all_too_fast(), whom)) is not None or mapping.static:
             return refusal
         if session.opened_outside:  # it counted against no quota
@@ -186,12 +198,14 @@ class Admission(Draw):
         mapping = Mapping(packet.protocol, packet.source, (0, 0), row.id, remote=self._own_remote(packet))
         if (found := self.mapping_of(mapping)) is not None:
             return found
-        for lack_of in (
-            lambda: self._over_ports(subscriber),
-            lambda: self._no_room(packet),
-            lambda: self._dry(packet, row),
+        own = self._sessions_of(subscriber)
+        for lack_of, of in (
+            (lambda: self._over_ports(subscriber), own),
+            (lambda: self._no_room(packet), None),
+            (lambda: self._out_of_blocks(packet, row), own),
+            (lambda: self._dry(packet, row), None),
         ):
-            if (lack := self.lacking(lack_of, whom)) is not None:
+            if (lack := self.lacking(lack_of, whom, of)) is not None:
                 return lack
         mapping.outside = choices.drawn()
         self.check(mapping.outside, packet, row)
@@ -210,6 +224,11 @@ class Admission(Draw):
         stranger = packet.source[0] not in self.subscribers
         many = len(self.subscribers) >= self.max_subscribers
         return (Verdict.DROP_SESSION_LIMIT, "max_subscribers") if stranger and many else None
+
+    def _out_of_blocks(self, packet: Packet, row: Row) -> Lack:
+        """Whether it is the subscriber's own share that is used up."""
+        dry = self._dry(packet, row)
+        return dry if dry is not None and dry[1] == "blocks" else None
 
     def _dry(self, packet: Packet, row: Row) -> Lack:
         if self.candidates(packet, row):

@@ -176,6 +176,10 @@ class Tables:
             if session.alive(self.now):
                 self.log(session.roll(self.now))
         self.release(s for s in self.sessions if not s.alive(self.now))
+        self.forget_subscribers()
+
+    def forget_subscribers(self) -> None:
+        """Those without mappings are kept for the second in which they opened sessions."""
         for address, who in list(self.subscribers.items()):
             if who.mappings == 0 and who.second != self.now // SECOND:
                 del self.subscribers[address]

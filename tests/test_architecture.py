@@ -24,6 +24,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "memory": set(),
     "random": set(),
     "slab": {"hints"},
+    "links": set(),
     "checksum": set(),
     "flow": {"wire"},
     "index": {"memory", "hints"},
@@ -34,10 +35,22 @@ MAY_KNOW: dict[str, set[str]] = {
     "_overload": {"memory", "slab", "flow", "index"},
     "_ports": {"hints", "memory", "random", "flow", "index", "spin", "_blocks", "_overload"},
     "_draw": {"hints", "random", "index", "_blocks", "_overload", "_ports"},
-    "_mappings": {"hints", "memory", "random", "slab", "flow", "index", "spin", "_ports", "_draw"},
+    "_mappings": {"hints", "memory", "random", "slab", "links", "flow", "index", "spin", "_ports", "_draw"},
     "_rules": {"hints", "memory", "wire", "_mappings"},
-    "_sessions": {"hints", "memory", "slab", "checksum", "flow", "index", "wire", "_journal", "_mappings", "_ports"},
-    "_sweep": {"hints", "index", "spin", "_journal", "_ports", "_mappings", "_sessions"},
+    "_sessions": {
+        "hints",
+        "memory",
+        "slab",
+        "links",
+        "checksum",
+        "flow",
+        "index",
+        "wire",
+        "_journal",
+        "_mappings",
+        "_ports",
+    },
+    "_sweep": {"hints", "index", "links", "spin", "_journal", "_ports", "_mappings", "_sessions"},
     "_tcp": {"wire", "_sessions"},
     "_icmp": {"hints", "memory", "wire", "frame", "checksum", "spin"},
     "_synqueue": {"frame", "memory", "spin"},
@@ -106,7 +119,7 @@ MAY_KNOW["_storage"] = {
     "_mappings",
     "_overload",
 }
-MAY_KNOW["_storage"] |= {"_ports", "_sessions", "_synqueue"}
+MAY_KNOW["_storage"] |= {"links", "_ports", "_sessions", "_synqueue"}
 # the plane: frames without NAT, then what joins them to a translator
 MAY_KNOW["arp"] = {"hints", "wire"}
 MAY_KNOW["kernel"] = set()

@@ -1,0 +1,32 @@
+"""Circular doubly linked lists through an array: putting in, taking out, and going round are O(1)."""
+from libc.stdint cimport uint32_t
+
+cdef enum:
+    NO_LINK = 0xFFFFFFFF        # the first of a list that is empty
+
+cdef struct Link:
+    uint32_t next               # of the last one: the first
+    uint32_t previous           # of the first one: the last
+
+cdef inline void link(Link* links, uint32_t* first, uint32_t slot) noexcept nogil:
+    """slot becomes the first of the list."""
+    cdef uint32_t after = first[0], last
+    if after == NO_LINK:
+        links[slot].next = links[slot].previous = slot
+    else:
+        last = links[after].previous
+        links[slot].next = after
+        links[slot].previous = last
+        links[after].previous = slot
+        links[last].next = slot
+    first[0] = slot
+
+cdef inline void unlink(Link* links, uint32_t* first, uint32_t slot) noexcept nogil:
+    cdef uint32_t after = links[slot].next
+    if after == slot:
+        first[0] = NO_LINK
+        return
+    links[after].previous = links[slot].previous
+    links[links[slot].previous].next = after
+    if first[0] == slot:
+        first[0] = after
