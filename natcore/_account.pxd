@@ -23,7 +23,7 @@ cdef inline bint is_steady(const Session* session, const TcpHeader* segment) noe
     """Whether the segment cannot change the state: what nearly all packets are. Other protocols' states begin steady."""
     return session.state == TCP_STEADY and segment.flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK) == TCP_ACK
 
-cdef inline uint32_t account_other(Session* session, uint32_t direction, const Flight* flight) noexcept nogil:
+cdef inline uint32_t account_other(Session* session, uint32_t* syn, uint32_t direction, const Flight* flight) noexcept nogil:
     """A packet that may change the session's state; a Refresh."""
     cdef const TcpHeader* tcp = <const TcpHeader*>flight.l4
     cdef uint32_t end
@@ -33,7 +33,7 @@ cdef inline uint32_t account_other(Session* session, uint32_t direction, const F
             session.state = TCP_STEADY
         return REFRESH_BY_POLICY
     end = bswap32(tcp.sequence) + flight.payload + (1 if tcp.flags & TCP_SYN else 0) + (1 if tcp.flags & TCP_FIN else 0)
-    return tcp_step(session, direction, tcp.flags, bswap32(tcp.sequence), bswap32(tcp.acknowledgement), end)
+    return tcp_step(session, syn, direction, tcp.flags, bswap32(tcp.sequence), bswap32(tcp.acknowledgement), end)
 
 cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, const Clock* now,
                          uint32_t packets, uint32_t bytes) noexcept nogil:
@@ -45,7 +45,7 @@ cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, cons
         session.end[direction] += ahead(bswap32(segment.sequence) + flight.payload, session.end[direction])
         session.ack[direction] += ahead(bswap32(segment.acknowledgement), session.ack[direction])
     else:
-        refresh = account_other(session, direction, flight)
+        refresh = account_other(session, &worker.sessions.syn[2 * <size_t>slot], direction, flight)
     if unlikely(<int16_t>(now.seconds - session.window_end) >= 0):
         window_roll(&worker.sessions, slot, now.ns)
     if likely(refresh > (direction & ~<uint32_t>worker.inbound_refresh)):   # what is by policy may not be the outside's

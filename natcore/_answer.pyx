@@ -11,7 +11,7 @@ from natcore.verdict cimport (
     DROP_TTL, INSIDE, LOCAL,
 )
 from natcore.wire cimport (
-    ICMP_ECHO_REQUEST, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, IPV4_DF, IPV4_FRAGMENT, PROTOCOL_ICMP, IcmpHeader,
+    ICMP_ECHO_REQUEST, ICMP_TIME_EXCEEDED, ICMP_TOO_BIG, ICMP_UNREACHABLE, IPV4_DF, IPV4_FRAGMENT, PROTOCOL_ICMP, IcmpHeader,
 )
 
 
@@ -27,7 +27,8 @@ cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8
         icmp_error(worker.outbox, frame, flight.ip, source, ICMP_TIME_EXCEEDED, 0, 0, verdict, now.ns)
     elif verdict == DROP_MTU:
         if flight.ip.fragment & bswap16(IPV4_DF):
-            icmp_error(worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 4, <uint16_t>worker.mtu_met, verdict, now.ns)
+            icmp_error(worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, ICMP_TOO_BIG, <uint16_t>worker.mtu_met, verdict,
+                       now.ns)
     elif frame.side == INSIDE and worker.icmp_unreachable:
         if verdict == DROP_PORTS_EXHAUSTED or verdict == DROP_SESSION_LIMIT:        # RFC 6888 REQ-11: resources
             icmp_error(worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 1, 0, verdict, now.ns)

@@ -48,6 +48,7 @@ cdef Worker* like(const Worker* first, bint filters) noexcept nogil:
     worker[0] = first[0]
     worker.sessions.hot = NULL              # these are the first one's
     worker.sessions.cold = NULL
+    worker.sessions.syn = NULL
     worker.sessions.by_mapping = worker.sessions.by_filter = NULL
     worker.sessions.filters = NULL
     worker.sessions.outbound.buckets = worker.sessions.inbound.buckets = worker.sessions.by_remote.buckets = NULL

@@ -6,13 +6,15 @@ from natcore.index cimport Index
 from natcore.slab cimport Slab
 
 cdef enum:
-    DATAGRAMS = 4000            # under way at once; the oldest makes room for one more
-    DATAGRAMS_WAITING = 2000    # of them without their first fragment; one more is refused
-    DATAGRAMS_WAITING_EACH = 125        # of one source: a sixteenth
+    DATAGRAMS = 2000            # of a side under way at once; its oldest makes room for one more
+    DATAGRAMS_EACH = 250        # of one source: an eighth; its own oldest makes room for one more
+    DATAGRAMS_WAITING = 1000    # of a side without their first fragment; one more is refused
+    DATAGRAMS_WAITING_EACH = 62         # of one source: a sixteenth
     CHUNK_BYTES = 784           # two hold a frame of 1,514 bytes
-    CHUNKS = 5000               # 4 MB of what waits
-    CHUNKS_EACH = 312           # of one source: a sixteenth
+    CHUNKS = 2500               # 2 MB of what waits, of a side
+    CHUNKS_EACH = 156           # of one source: a sixteenth
     FRAGMENTS_HELD = 128        # of one datagram
+    PIECES_KEPT = 64            # fragments of a datagram whose exact duplicates are known
     DATAGRAM_UNITS = 8192       # of 8 bytes: the longest there is (RFC 791)
     SOURCES = 1024              # counts of what waits, by a keyed hash of the source
 
@@ -32,24 +34,39 @@ cdef struct Datagram:           # known by its side, addresses, protocol and ide
     uint32_t held_last          # and of the one that came last
     uint32_t older              # in order of arrival, or NONE
     uint32_t newer
+    uint32_t own_older          # the same of its source's, or NONE
+    uint32_t own_newer
     uint16_t identification     # as it lies in the packet
     uint16_t units              # seen, of 8 bytes; the last one counts whole
     uint16_t high               # units up to the end of the furthest fragment seen
     uint16_t end                # units in all; 0: its last fragment has not come
     uint16_t source             # index into sources
+    uint16_t pieces             # of those that came, as far as they are kept
     uint8_t held_count
     uint8_t protocol
     uint8_t side
     uint8_t state               # DatagramState
     uint8_t verdict             # DATAGRAM_REFUSED: of all its fragments
 
-cdef struct SourceCount:        # of what waits
-    uint32_t chunks
-    uint32_t datagrams
+cdef struct SourceCount:        # of a source's datagrams
+    uint32_t chunks             # of what waits
+    uint32_t waiting            # datagrams without their first fragment
+    uint32_t datagrams          # under way
+    uint32_t oldest             # of them; of none: undefined
+    uint32_t newest
 
-cdef struct Fragments:
+cdef struct Piece:              # a fragment that came
+    uint16_t first              # of its units of 8 bytes
+    uint16_t units              # and PIECE_LAST
+    uint32_t sum                # of its bytes, keyed
+
+cdef enum:
+    PIECE_LAST = 0x8000         # no more fragments follow it
+
+cdef struct Fragments:          # of one side
     Datagram* datagrams         # [DATAGRAMS]
     uint64_t* seen              # [DATAGRAMS][DATAGRAM_UNITS / 64] a bit for each unit below high, rounded up to a word
+    Piece* pieces               # [DATAGRAMS][PIECES_KEPT]
     uint8_t* chunks             # [CHUNKS][CHUNK_BYTES]
     SourceCount* sources        # [SOURCES]
     Slab slots                  # of datagrams
@@ -61,15 +78,18 @@ cdef struct Fragments:
     uint32_t newest
     uint32_t waiting            # datagrams without their first fragment
     uint32_t given_up           # fragments that waited and were dropped since fragments_settle
+    uint64_t evicted            # datagrams under way that made room for others
 
 cdef Fragments* fragments_new(uint64_t timeout_ms) noexcept nogil
-cdef void fragments_delete(Fragments* table) noexcept nogil
+cdef void fragments_delete(Fragments* tables) noexcept nogil
 cdef void fragments_expire(Fragments* table, uint64_t now_ms) noexcept nogil
 cdef uint32_t datagram_find(const Fragments* table, uint8_t side, uint64_t addresses, uint8_t protocol,
                             uint16_t identification) noexcept nogil
 cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, uint8_t protocol, uint16_t identification,
                             bint first, uint64_t now_ms) noexcept nogil
-cdef bint datagram_mark(Fragments* table, uint32_t number, uint32_t first, uint32_t units, bint last) noexcept nogil
+cdef uint32_t piece_sum(const Fragments* table, const uint8_t* data, uint32_t length) noexcept nogil
+cdef bint datagram_has(const Fragments* table, uint32_t number, const Piece* piece) noexcept nogil
+cdef bint datagram_mark(Fragments* table, uint32_t number, const Piece* piece) noexcept nogil
 cdef bint datagram_hold(Fragments* table, uint32_t number, const uint8_t* frame, uint32_t length) noexcept nogil
 cdef uint32_t datagram_held(const Fragments* table, uint32_t number) noexcept nogil
 cdef void datagram_take(Fragments* table, uint32_t number, uint8_t* out) noexcept nogil

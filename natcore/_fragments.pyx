@@ -12,6 +12,7 @@ from natcore.index cimport (
 )
 from natcore.memory cimport table_delete, table_new
 from natcore.slab cimport slab_begin, slab_give, slab_take
+from natcore.wire cimport load64
 
 cdef enum:
     WORDS = DATAGRAM_UNITS // 64
@@ -28,34 +29,49 @@ cdef enum:
 
 
 cdef Fragments* fragments_new(uint64_t timeout_ms) noexcept nogil:
-    """Tables for one gateway; NULL without memory. timeout_ms: how long a datagram may be under way."""
-    cdef Fragments* table = <Fragments*>table_new(sizeof(Fragments))
-    if table == NULL:
+    """Tables for one gateway, by Side: no side's fragments take the room of the other's. NULL without memory.
+
+    timeout_ms: how long a datagram may be under way.
+    """
+    cdef Fragments* tables = <Fragments*>table_new(2 * sizeof(Fragments))
+    cdef uint32_t side
+    if tables == NULL:
         return NULL
+    for side in range(2):
+        if not begin(&tables[side], timeout_ms):
+            fragments_delete(tables)
+            return NULL
+    return tables
+
+
+cdef bint begin(Fragments* table, uint64_t timeout_ms) noexcept nogil:
     table.datagrams = <Datagram*>table_new(DATAGRAMS * sizeof(Datagram))
     table.seen = <uint64_t*>table_new(DATAGRAMS * WORDS * 8)
+    table.pieces = <Piece*>table_new(DATAGRAMS * PIECES_KEPT * sizeof(Piece))
     table.chunks = <uint8_t*>table_new(CHUNKS * CHUNK_BYTES)
     table.sources = <SourceCount*>table_new(SOURCES * sizeof(SourceCount))
     slab_begin(&table.slots, table.datagrams, sizeof(Datagram), DATAGRAMS)
     slab_begin(&table.rooms, table.chunks, CHUNK_BYTES, CHUNKS)
     table.timeout_ms = timeout_ms
     table.oldest = table.newest = NONE
-    if not index_new(&table.index, DATAGRAMS) or not (
-            table.datagrams != NULL and table.seen != NULL and table.chunks != NULL and table.sources != NULL):
-        fragments_delete(table)
-        return NULL
-    return table
+    return index_new(&table.index, DATAGRAMS) and (table.datagrams != NULL and table.seen != NULL and table.pieces != NULL
+                                                   and table.chunks != NULL and table.sources != NULL)
 
 
-cdef void fragments_delete(Fragments* table) noexcept nogil:
-    if table == NULL:
+cdef void fragments_delete(Fragments* tables) noexcept nogil:
+    cdef Fragments* table
+    cdef uint32_t side
+    if tables == NULL:
         return
-    table_delete(table.datagrams, DATAGRAMS * sizeof(Datagram))
-    table_delete(table.seen, DATAGRAMS * WORDS * 8)
-    table_delete(table.chunks, CHUNKS * CHUNK_BYTES)
-    table_delete(table.sources, SOURCES * sizeof(SourceCount))
-    index_delete(&table.index)
-    table_delete(table, sizeof(Fragments))
+    for side in range(2):
+        table = &tables[side]
+        table_delete(table.datagrams, DATAGRAMS * sizeof(Datagram))
+        table_delete(table.seen, DATAGRAMS * WORDS * 8)
+        table_delete(table.pieces, DATAGRAMS * PIECES_KEPT * sizeof(Piece))
+        table_delete(table.chunks, CHUNKS * CHUNK_BYTES)
+        table_delete(table.sources, SOURCES * sizeof(SourceCount))
+        index_delete(&table.index)
+    table_delete(tables, 2 * sizeof(Fragments))
 
 
 # ---- datagrams -------------------------------------------------------------------------------------------------------
@@ -86,16 +102,22 @@ cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, 
                             bint first, uint64_t now_ms) noexcept nogil:
     """A datagram of which nothing has come yet. first: its first fragment is here; else it waits, as far as there may.
 
-    NONE: too many wait already. The oldest of all makes room where none is, so that fragments in order always pass.
+    NONE: too many wait already. The oldest of all, or of a source that has its share, makes room where none is, so that
+    fragments in order always pass.
     """
     cdef uint64_t hash = datagram_hash(table, side, addresses, protocol, identification)
     cdef uint32_t number, source = <uint32_t>addresses
     cdef uint16_t cell = <uint16_t>(flow_hash(&table.key, source, side, 0) % SOURCES)
     cdef Datagram* datagram
-    if not first and (table.waiting >= DATAGRAMS_WAITING or table.sources[cell].datagrams >= DATAGRAMS_WAITING_EACH):
+    cdef SourceCount* own = &table.sources[cell]
+    if not first and (table.waiting >= DATAGRAMS_WAITING or own.waiting >= DATAGRAMS_WAITING_EACH):
         return NONE
-    if table.slots.live == DATAGRAMS:
+    if own.datagrams >= DATAGRAMS_EACH:
+        datagram_close(table, own.oldest)
+        table.evicted += 1
+    elif table.slots.live == DATAGRAMS:
         datagram_close(table, table.oldest)
+        table.evicted += 1
     number = slab_take(&table.slots)
     if not index_insert(&table.index, hash, number):
         slab_give(&table.slots, number)
@@ -116,18 +138,51 @@ cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, 
     else:
         table.oldest = number
     table.newest = number
+    datagram.own_newer = NONE
+    datagram.own_older = own.newest if own.datagrams else NONE
+    if own.datagrams:
+        table.datagrams[own.newest].own_newer = number
+    else:
+        own.oldest = number
+    own.newest = number
+    own.datagrams += 1
     table.waiting += 1
-    table.sources[cell].datagrams += 1
+    own.waiting += 1
     return number
 
 
-cdef bint datagram_mark(Fragments* table, uint32_t number, uint32_t first, uint32_t units, bint last) noexcept nogil:
-    """Notes that units of 8 bytes from first on have come; False, and the marks are worth nothing: not all of them are new,
-    or the datagram would have two ends. last: no more fragments follow these. first + units: DATAGRAM_UNITS at most."""
+cdef uint32_t piece_sum(const Fragments* table, const uint8_t* data, uint32_t length) noexcept nogil:
+    """A keyed sum of a fragment's bytes, which whoever does not know the key cannot make collide."""
+    cdef uint64_t sum = table.key.low + length, word = 0
+    while length >= 8:
+        sum = (sum ^ load64(data)) * <uint64_t>0x9E3779B97F4A7C15
+        sum ^= sum >> 29
+        data += 8
+        length -= 8
+    memcpy(&word, data, length)
+    sum = (sum ^ word ^ table.key.high) * <uint64_t>0xBF58476D1CE4E5B9
+    return <uint32_t>(sum >> 32)
+
+
+cdef bint datagram_has(const Fragments* table, uint32_t number, const Piece* piece) noexcept nogil:
+    """Whether the very fragment came before: the same place, end and bytes. Of many the first PIECES_KEPT are known."""
+    cdef const Piece* pieces = table.pieces + <size_t>number * PIECES_KEPT
+    cdef uint32_t i
+    for i in range(table.datagrams[number].pieces):
+        if pieces[i].first == piece.first and pieces[i].units == piece.units and pieces[i].sum == piece.sum:
+            return True
+    return False
+
+
+cdef bint datagram_mark(Fragments* table, uint32_t number, const Piece* piece) noexcept nogil:
+    """Notes that a fragment has come; False, and the marks are worth nothing: not all of its units are new, or the datagram
+    would have two ends. It ends at DATAGRAM_UNITS at most."""
     cdef Datagram* datagram = &table.datagrams[number]
     cdef uint64_t* seen = table.seen + <size_t>number * WORDS
+    cdef uint32_t first = piece.first, units = piece.units & ~<uint32_t>PIECE_LAST
     cdef uint32_t after = first + units, word = (datagram.high + 63) // 64, words = (after + 63) // 64
     cdef uint64_t mask
+    cdef bint last = piece.units & PIECE_LAST
     if datagram.end and (last or after > datagram.end) or last and datagram.high > after:
         return False
     if words > word:
@@ -146,6 +201,9 @@ cdef bint datagram_mark(Fragments* table, uint32_t number, uint32_t first, uint3
         datagram.high = <uint16_t>after
     if last:
         datagram.end = <uint16_t>after
+    if datagram.pieces < PIECES_KEPT:
+        table.pieces[<size_t>number * PIECES_KEPT + datagram.pieces] = piece[0]
+        datagram.pieces += 1
     return True
 
 
@@ -154,7 +212,7 @@ cdef void datagram_settle(Fragments* table, uint32_t number, uint8_t state, uint
     cdef Datagram* datagram = &table.datagrams[number]
     if datagram.state == DATAGRAM_WAITING:
         table.waiting -= 1
-        table.sources[datagram.source].datagrams -= 1
+        table.sources[datagram.source].waiting -= 1
     datagram.state = state
     datagram.verdict = verdict
 
@@ -170,6 +228,7 @@ cdef void datagram_break(Fragments* table, uint32_t number, uint8_t verdict) noe
 cdef void datagram_close(Fragments* table, uint32_t number) noexcept nogil:
     """Forgets it; what waits is given up."""
     cdef Datagram* datagram = &table.datagrams[number]
+    cdef SourceCount* own = &table.sources[datagram.source]
     datagram_break(table, number, 0)
     index_remove(&table.index, datagram_hash(table, datagram.side, datagram.addresses, datagram.protocol,
                                              datagram.identification), number)
@@ -181,6 +240,15 @@ cdef void datagram_close(Fragments* table, uint32_t number) noexcept nogil:
         table.datagrams[datagram.newer].older = datagram.older
     else:
         table.newest = datagram.older
+    if datagram.own_older != NONE:
+        table.datagrams[datagram.own_older].own_newer = datagram.own_newer
+    else:
+        own.oldest = datagram.own_newer
+    if datagram.own_newer != NONE:
+        table.datagrams[datagram.own_newer].own_older = datagram.own_older
+    else:
+        own.newest = datagram.own_older
+    own.datagrams -= 1
     slab_give(&table.slots, number)
 
 
@@ -252,4 +320,5 @@ cdef void datagram_take(Fragments* table, uint32_t number, uint8_t* out) noexcep
         at = next
 
 
-assert sizeof(Datagram) == 64
+assert sizeof(Datagram) == 80
+assert sizeof(Piece) == 8

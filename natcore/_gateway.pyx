@@ -217,7 +217,8 @@ cdef class Core(Tables):
         memcpy(&worker.sessions.key.low, PyBytes_AS_STRING(hash_key), 8)
         memcpy(&worker.sessions.key.high, PyBytes_AS_STRING(hash_key) + 8, 8)
         worker.sessions.key.aes = has_aes()
-        worker.mappings.key = worker.mappings.ports.key = worker.fragments.key = worker.sessions.key
+        worker.mappings.key = worker.mappings.ports.key = worker.sessions.key
+        worker.fragments[0].key = worker.fragments[1].key = worker.sessions.key
         random_seed(&worker.mappings.ports.random, <const uint8_t*>PyBytes_AS_STRING(random_key))
         lots_begin(worker.mappings.ports)
         for first, last in port_ranges:

@@ -6,7 +6,9 @@ from natcore.checksum cimport checksum, delta16, update
 from natcore.hints cimport bswap16, bswap32
 from natcore.memory cimport table_delete, table_new
 from natcore.spin cimport spin_lock, spin_unlock
-from natcore.wire cimport ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, PROTOCOL_ICMP, IcmpHeader, Ipv4Header
+from natcore.wire cimport (
+    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_TOO_BIG, ICMP_UNREACHABLE, PROTOCOL_ICMP, IcmpHeader, Ipv4Header,
+)
 
 
 cdef struct Parcel:             # before each frame in the outbox
@@ -73,11 +75,11 @@ cdef inline uint32_t parcel_room(uint32_t length) noexcept nogil:
     return <uint32_t>sizeof(Parcel) + ((length + 7) & ~<uint32_t>7)
 
 
-cdef uint8_t* parcel_begin(Outbox* outbox, uint32_t length, uint8_t send_to, uint8_t cause) noexcept nogil:
-    """Where a frame of so many bytes goes; NULL: no room."""
+cdef uint8_t* parcel_begin(Outbox* outbox, uint32_t length, uint32_t side, uint8_t send_to, uint8_t cause) noexcept nogil:
+    """Where a frame of so many bytes goes; NULL: no room. side: that the packet which causes it came from."""
     cdef uint32_t need = parcel_room(length)
     cdef Parcel* parcel
-    if outbox_room(outbox) < need:
+    if outbox_room(outbox, side) < need:
         return NULL
     parcel = <Parcel*>(outbox.buffer + outbox.head)
     parcel.length = length
@@ -102,7 +104,7 @@ cdef void parcel_cancel(Outbox* outbox, uint32_t length) noexcept nogil:
 
 cdef uint8_t* own_begin(Outbox* outbox, uint32_t length, uint8_t send_to, uint8_t cause) noexcept nogil:
     """The same for a message of the gateway's own, which is counted, or counted as lost."""
-    cdef uint8_t* out = parcel_begin(outbox, length, send_to, cause)
+    cdef uint8_t* out = parcel_begin(outbox, length, send_to, send_to, cause)
     if out == NULL:
         outbox.lost += 1
     else:
@@ -130,6 +132,33 @@ cdef bint may_be_told(const Ipv4Header* ip) noexcept nogil:
     return True
 
 
+cdef bint may_send(Outbox* outbox, uint32_t side, bint too_big, uint32_t source, uint64_t now_ns) noexcept nogil:
+    """Takes one error out of the second's budget, and of the source's share of it; False: there is none left."""
+    cdef Budget* budget = &outbox.budgets[2 * side + too_big]
+    cdef uint32_t share = outbox.rate // 4 if outbox.rate // 4 > SHARE_AT_LEAST else SHARE_AT_LEAST, i
+    cdef uint32_t* own = &budget.others
+    if budget.second != now_ns // 1000000000:
+        budget.second = now_ns // 1000000000
+        budget.sent = budget.count = budget.others = 0
+    if budget.sent >= outbox.rate:
+        return False
+    for i in range(budget.count):
+        if budget.source[i] == source:
+            own = &budget.sent_to[i]
+            break
+    else:
+        if budget.count < BUDGET_SOURCES:
+            own = &budget.sent_to[budget.count]
+            own[0] = 0
+            budget.source[budget.count] = source
+            budget.count += 1
+    if own[0] >= share:
+        return False
+    own[0] += 1
+    budget.sent += 1
+    return True
+
+
 cdef void write_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint32_t source, uint8_t type,
                       uint8_t code, uint16_t mtu, uint8_t cause, uint64_t now_ns) noexcept nogil:
     cdef uint32_t link_bytes = <uint32_t>(<const uint8_t*>ip - frame.data)
@@ -137,16 +166,13 @@ cdef void write_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, 
     cdef Ipv4Header* out_ip
     cdef IcmpHeader* icmp
     cdef uint8_t* out
-    if outbox.second != now_ns // 1000000000:
-        outbox.second = now_ns // 1000000000
-        outbox.sent = 0
-    if outbox.sent >= outbox.rate:
+    if not may_send(outbox, frame.side, type == ICMP_UNREACHABLE and code == ICMP_TOO_BIG, ip.source, now_ns):
+        outbox.withheld += 1
         return
     quote = quote if quote < ICMP_QUOTE_LIMIT - 28 else ICMP_QUOTE_LIMIT - 28
     out = own_begin(outbox, link_bytes + 28 + quote, frame.side, cause)
     if out == NULL:
         return
-    outbox.sent += 1
     answer_link(out, frame, link_bytes)
     out_ip = <Ipv4Header*>(out + link_bytes)
     memset(out_ip, 0, 28)
@@ -167,7 +193,7 @@ cdef void write_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, 
 
 cdef void icmp_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint32_t source, uint8_t type,
                      uint8_t code, uint16_t mtu, uint8_t cause, uint64_t now_ns) noexcept nogil:
-    """An error about a checked packet, back to where it came from, while the second's rate lasts. source: big-endian."""
+    """An error about a checked packet, back to where it came from, while the side's budget lasts. source: big-endian."""
     if may_be_told(ip):
         spin_lock(&outbox.spin)
         write_error(outbox, frame, ip, source, type, code, mtu, cause, now_ns)

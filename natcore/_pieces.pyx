@@ -5,9 +5,9 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._admit cimport find_live, inside_mtu, may_pass, session_mtu
 from natcore._fragments cimport (
-    DATAGRAM_BROKEN, DATAGRAM_KNOWN, DATAGRAM_REFUSED, Datagram, Fragments, datagram_break,
-    datagram_close, datagram_find, datagram_held, datagram_hold, datagram_mark, datagram_open, datagram_settle,
-    datagram_take, datagram_whole, fragments_expire,
+    DATAGRAM_BROKEN, DATAGRAM_KNOWN, DATAGRAM_REFUSED, PIECE_LAST, Datagram, Fragments, Piece, datagram_break,
+    datagram_close, datagram_find, datagram_has, datagram_held, datagram_hold, datagram_mark, datagram_open, datagram_settle,
+    datagram_take, datagram_whole, fragments_expire, piece_sum,
 )
 from natcore._icmp cimport parcel_begin, parcel_cancel, parcel_seal
 from natcore._parse cimport KIND_SESSION, Flight, parse_network, parse_transport, wire_length
@@ -23,7 +23,7 @@ from natcore.hints cimport bswap16, bswap32
 from natcore.index cimport NONE
 from natcore.state cimport Clock, Worker
 from natcore.verdict cimport (
-    DROP_FRAGMENT, DROP_MALFORMED, DROP_NO_MAPPING, HAIRPIN, HELD, INBOUND, LOCAL, OUTBOUND, OUTSIDE, PENDING,
+    DROP_FRAGMENT, DROP_MALFORMED, DROP_NO_MAPPING, HAIRPIN, HELD, INBOUND, INSIDE, LOCAL, OUTBOUND, OUTSIDE, PENDING,
     UNTRANSLATED, egress_of,
 )
 from natcore.wire cimport (
@@ -99,16 +99,20 @@ cdef uint8_t follow(Worker* worker, Frame* frame, Flight* flight, const Datagram
 
 cdef void give_up(Worker* worker) noexcept nogil:
     """What the table gave up was dropped."""
-    worker.counters[HELD] -= worker.fragments.given_up
-    worker.counters[DROP_FRAGMENT] += worker.fragments.given_up
-    worker.fragments.given_up = 0
+    cdef Fragments* table
+    cdef uint32_t side
+    for side in range(2):
+        table = &worker.fragments[side]
+        worker.counters[HELD] -= table.given_up
+        worker.counters[DROP_FRAGMENT] += table.given_up
+        table.given_up = 0
 
 
 cdef void pieces_expire(Worker* worker, uint64_t now_ns) noexcept nogil:
     """Drops what has waited too long."""
-    fragments_expire(worker.fragments, now_ns // 1000000)
-    if worker.fragments.given_up:
-        give_up(worker)
+    fragments_expire(&worker.fragments[INSIDE], now_ns // 1000000)
+    fragments_expire(&worker.fragments[OUTSIDE], now_ns // 1000000)
+    give_up(worker)
 
 
 cdef uint8_t screen(const Flight* flight) noexcept nogil:
@@ -122,11 +126,12 @@ cdef uint8_t screen(const Flight* flight) noexcept nogil:
 
 cdef uint8_t piece_enter(Worker* worker, Frame* frame, Flight* flight, const Clock* now, uint32_t* datagram) noexcept nogil:
     """The verdict on a later fragment; PENDING: it is a first one, and the caller tells `piece_known` what became of it."""
-    cdef Fragments* table = worker.fragments
+    cdef Fragments* table = &worker.fragments[frame.side]
     cdef uint64_t now_ms = now.ns // 1000000
     cdef uint32_t offset = offset_of(flight), number
     cdef uint16_t identification = flight.ip.identification
     cdef uint8_t verdict = screen(flight)
+    cdef Piece piece
     if verdict == DROP_MALFORMED:
         return verdict
     fragments_expire(table, now_ms)
@@ -137,11 +142,19 @@ cdef uint8_t piece_enter(Worker* worker, Frame* frame, Flight* flight, const Clo
         verdict = DROP_FRAGMENT
     elif table.datagrams[number].state == DATAGRAM_BROKEN:
         verdict = DROP_FRAGMENT
-    elif verdict == DROP_FRAGMENT or not datagram_mark(table, number, offset // 8, (payload_of(flight) + 7) // 8,
-                                                       not flight.ip.fragment & bswap16(IPV4_MORE)):
-        datagram_break(table, number, DROP_FRAGMENT)        # in the spirit of RFC 5722
-        verdict = DROP_FRAGMENT
-    elif offset:
+    elif verdict == DROP_FRAGMENT:
+        datagram_break(table, number, DROP_FRAGMENT)
+    else:
+        piece.first = <uint16_t>(offset // 8)
+        piece.units = <uint16_t>((payload_of(flight) + 7) // 8)
+        piece.units |= 0 if flight.ip.fragment & bswap16(IPV4_MORE) else PIECE_LAST
+        piece.sum = piece_sum(table, flight.l4, payload_of(flight))
+        if datagram_has(table, number, &piece):
+            verdict = DROP_FRAGMENT                         # an exact duplicate (RFC 8200 section 4.5): it alone
+        elif not datagram_mark(table, number, &piece):
+            datagram_break(table, number, DROP_FRAGMENT)    # in the spirit of RFC 5722
+            verdict = DROP_FRAGMENT
+    if verdict == PENDING and offset:
         verdict = place(worker, frame, flight, number, now)
     if table.given_up:
         give_up(worker)
@@ -151,7 +164,8 @@ cdef uint8_t piece_enter(Worker* worker, Frame* frame, Flight* flight, const Clo
 
 cdef uint8_t place(Worker* worker, Frame* frame, Flight* flight, uint32_t number, const Clock* now) noexcept nogil:
     """A later fragment, by what its datagram's state is."""
-    cdef Datagram* datagram = &worker.fragments.datagrams[number]
+    cdef Fragments* table = &worker.fragments[frame.side]
+    cdef Datagram* datagram = &table.datagrams[number]
     cdef uint8_t verdict
     if datagram.state == DATAGRAM_KNOWN:
         verdict = follow(worker, frame, flight, datagram, now)
@@ -160,22 +174,23 @@ cdef uint8_t place(Worker* worker, Frame* frame, Flight* flight, uint32_t number
     elif datagram.state == DATAGRAM_REFUSED:
         verdict = datagram.verdict
     else:
-        return HELD if datagram_hold(worker.fragments, number, frame.data, frame.length) else DROP_FRAGMENT
-    if datagram_whole(worker.fragments, number):
-        datagram_close(worker.fragments, number)
+        return HELD if datagram_hold(table, number, frame.data, frame.length) else DROP_FRAGMENT
+    if datagram_whole(table, number):
+        datagram_close(table, number)
     return verdict
 
 
 cdef bint piece_key(const Worker* worker, Flight* flight, uint8_t side) noexcept nogil:
     """Completes the key of a fragment's session, by its header or by what its first one had; False: nobody knows it."""
     cdef uint32_t number
+    cdef const Fragments* table = &worker.fragments[side]
     flight.kind = KIND_SESSION
     if offset_of(flight) == 0:
         return parse_first(flight, side) == PENDING
-    number = datagram_find(worker.fragments, side, flight.addresses, flight.protocol, flight.ip.identification)
-    if number == NONE or worker.fragments.datagrams[number].state != DATAGRAM_KNOWN:
+    number = datagram_find(table, side, flight.addresses, flight.protocol, flight.ip.identification)
+    if number == NONE or table.datagrams[number].state != DATAGRAM_KNOWN:
         return False
-    flight.ports = worker.fragments.datagrams[number].ports
+    flight.ports = table.datagrams[number].ports
     return True
 
 
@@ -196,18 +211,19 @@ cdef uint8_t parse_first(Flight* flight, uint32_t side) noexcept nogil:
 
 cdef uint8_t release_held(Worker* worker, uint32_t number, uint8_t side, uint8_t verdict, const Clock* now) noexcept nogil:
     """The fragment that waited longest goes out by the outbox, or is dropped; its verdict. verdict: its first one's."""
-    cdef uint32_t length = datagram_held(worker.fragments, number)
+    cdef Fragments* table = &worker.fragments[side]
+    cdef uint32_t length = datagram_held(table, number)
     cdef Frame frame
     cdef Flight flight
-    frame.data = parcel_begin(worker.outbox, length, side, HELD) if verdict < LOCAL else NULL
-    datagram_take(worker.fragments, number, frame.data)
+    frame.data = parcel_begin(worker.outbox, length, side, side, HELD) if verdict < LOCAL else NULL
+    datagram_take(table, number, frame.data)
     if frame.data == NULL:
         return DROP_FRAGMENT if verdict < LOCAL else verdict
     frame.length = length
     frame.flags = 0
     frame.side = side
     parse_network(&frame, &flight, worker.ethernet)
-    verdict = follow(worker, &frame, &flight, &worker.fragments.datagrams[number], now)
+    verdict = follow(worker, &frame, &flight, &table.datagrams[number], now)
     if verdict >= LOCAL:
         parcel_cancel(worker.outbox, length)
         return verdict
@@ -220,7 +236,7 @@ cdef uint8_t release_held(Worker* worker, uint32_t number, uint8_t side, uint8_t
 cdef void piece_known(Worker* worker, const Frame* frame, const Flight* flight, uint32_t number, uint8_t verdict,
                       const Clock* now) noexcept nogil:
     """What became of a first fragment holds for the datagram; what waited for it leaves, or is dropped."""
-    cdef Fragments* table = worker.fragments
+    cdef Fragments* table = &worker.fragments[frame.side]
     cdef Datagram* datagram = &table.datagrams[number]
     cdef const TcpHeader* tcp = <const TcpHeader*>flight.l4
     cdef uint32_t slot

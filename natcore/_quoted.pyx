@@ -9,10 +9,10 @@ from natcore._admit cimport is_no_host, is_static, may_pass, session_mtu
 from natcore._parse cimport Flight, header_sum
 from natcore._ports cimport address_find
 from natcore._sessions cimport (
-    HAIRPINNED, IN, OUT, ROLE_INSIDE, ROLE_OUTSIDE, UNTRANSLATED_BOTH, Session, is_dead, session_find,
+    HAIRPINNED, IN, OUT, ROLE_INSIDE, ROLE_OUTSIDE, SYN_NOTED, UNTRANSLATED_BOTH, Session, is_dead, session_find,
     turned_addresses, turned_ports,
 )
-from natcore._tcp cimport TCP_SENT
+from natcore._tcp cimport FAST_OPEN, TCP_ACKED, TCP_INIT_IN, TCP_SENT, TCP_STATE, is_later
 from natcore.checksum cimport checksum, combine, delta16, delta32, update
 from natcore.frame cimport Frame
 from natcore.hints cimport bswap16, bswap32
@@ -28,7 +28,7 @@ from natcore.wire cimport (
 )
 
 cdef enum:
-    SEQUENCE_SLACK = 1 << 20    # how far a quoted TCP sequence may be from what was seen
+    WINDOW_MOST = 1 << 30       # bytes of TCP in flight at most (RFC 7323 section 2.3)
 
 
 cdef struct Quote:              # the packet that an error is about
@@ -83,13 +83,25 @@ cdef uint8_t read_quote(Flight* flight, Quote* quote, uint32_t back) noexcept no
     return PENDING
 
 
-cdef bint sequence_fits(const Session* session, uint32_t direction, const Quote* quote) noexcept nogil:
-    """A quoted TCP sequence lies near what that direction has sent (RFC 5927 section 4.1)."""
-    cdef int distance
+cdef bint sequence_fits(const Session* session, const uint32_t* syn, uint32_t direction, const Quote* quote) noexcept nogil:
+    """A quoted TCP sequence is of what that direction has in flight (RFC 5927 section 4.1): from the lowest that is not
+    acknowledged, or the byte before (a keep-alive), to the highest sent; or of a new connection's SYN. A SYN that has no
+    answer has a segment of data at most.
+
+    An acknowledgement of what was not sent tells nothing: others may have forged it.
+    """
+    cdef uint32_t sequence, end = session.end[direction], low = end - WINDOW_MOST, span
     if quote.ip.protocol != PROTOCOL_TCP or not session.state & (TCP_SENT << direction):
         return True
-    distance = <int>(bswap32((<TcpHeader*>quote.l4).sequence) - session.end[direction])
-    return -SEQUENCE_SLACK <= distance <= SEQUENCE_SLACK
+    sequence = bswap32((<TcpHeader*>quote.l4).sequence)
+    if session.flags & (SYN_NOTED << direction) and sequence == syn[direction] - 1:
+        return True
+    if session.state & TCP_STATE <= TCP_INIT_IN:
+        low = end - FAST_OPEN
+    if session.state & (TCP_ACKED << (1 - direction)) and not is_later(session.ack[1 - direction], end):
+        low = session.ack[1 - direction]
+    span = end - low if end - low < WINDOW_MOST else WINDOW_MOST
+    return sequence - (low - 1) <= span + 1
 
 
 cdef void rewrite_quote(Quote* quote, bint source, uint32_t ip, uint16_t port) noexcept nogil:
@@ -139,7 +151,8 @@ cdef const Session* find_quoted(const Worker* worker, const Quote* quote, uint32
     if slot == NONE:
         return NULL
     session = &worker.sessions.hot[slot]
-    if is_dead(&worker.sessions, session, now.ms) or not sequence_fits(session, 1 - back, quote):
+    if is_dead(&worker.sessions, session, now.ms) or not sequence_fits(
+            session, &worker.sessions.syn[2 * <size_t>slot], 1 - back, quote):
         return NULL
     if back == IN and session.flags & HAIRPINNED:
         return NULL                                 # a hairpin's packets never were outside

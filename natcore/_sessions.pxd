@@ -27,6 +27,7 @@ cdef enum:                      # SessionFlag
     NO_WINDOW = 4               # nothing was counted since the last window closed
     HAIRPINNED = 8              # its remote is an outside endpoint of ours
     UNTRANSLATED_BOTH = 16      # a no-NAT entry's: outside and inside are the same
+    SYN_NOTED = 32              # << Direction: syn[] holds that of a new connection, which nobody has answered
     SESSION_FREE = 128          # the slot was given back; no value of a packet's says so
 
 cdef enum:                      # TimeoutClass
@@ -97,6 +98,7 @@ cdef struct Sessions
 cdef struct Sessions:
     Session* hot                # [capacity]
     Cold* cold                  # [capacity]
+    uint32_t* syn               # [capacity][2] by Direction, SYN_NOTED: the sequence number that follows the SYN
     Link* by_mapping            # [capacity] the sessions of a mapping: the one that was last found alive first, else the newest
     Link* by_filter             # [capacity] the sessions of a filter entry, or NULL: no filtering is address-dependent
     Filter* filters             # [capacity] likewise

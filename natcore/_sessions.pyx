@@ -22,12 +22,13 @@ cdef bint sessions_new(Sessions* table, uint32_t capacity, bint filters) noexcep
     """Tables for capacity sessions; filters: and as many filter entries."""
     table.hot = <Session*>table_new(<uint64_t>capacity * sizeof(Session))
     table.cold = <Cold*>table_new(<uint64_t>capacity * sizeof(Cold))
+    table.syn = <uint32_t*>table_new(<uint64_t>capacity * 8)
     table.by_mapping = <Link*>table_new(<uint64_t>capacity * sizeof(Link))
     table.by_filter = <Link*>table_new(<uint64_t>capacity * sizeof(Link)) if filters else NULL
     slab_begin(&table.slots, table.hot, sizeof(Session), capacity)      # its capacity says what is to be given back
     table.filters = <Filter*>table_new(<uint64_t>capacity * sizeof(Filter)) if filters else NULL
     slab_begin(&table.filter_slots, table.filters, sizeof(Filter), capacity if filters else 0)
-    if table.hot == NULL or table.cold == NULL or table.by_mapping == NULL:
+    if table.hot == NULL or table.cold == NULL or table.syn == NULL or table.by_mapping == NULL:
         return False
     if filters and (table.by_filter == NULL or table.filters == NULL or not index_new(&table.by_remote, capacity)):
         return False
@@ -38,6 +39,7 @@ cdef void sessions_delete(Sessions* table, bint filters) noexcept nogil:
     cdef uint64_t capacity = table.slots.capacity
     table_delete(table.hot, capacity * sizeof(Session))
     table_delete(table.cold, capacity * sizeof(Cold))
+    table_delete(table.syn, capacity * 8)
     table_delete(table.by_mapping, capacity * sizeof(Link))
     if filters:
         table_delete(table.by_filter, capacity * sizeof(Link))
@@ -433,7 +435,7 @@ cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t 
     cdef uint32_t mapping = cold.mapping
     end_write(table, slot, now_ns)
     count_origin(table, slot, -1)
-    session.flags = (session.flags & ~OPENED_OUTSIDE) | (OPENED_OUTSIDE if outside else 0)
+    session.flags = (session.flags & ~(OPENED_OUTSIDE | SYN_NOTED * 3)) | (OPENED_OUTSIDE if outside else 0)
     if session.flags & HAIRPINNED and not table.mappings.mappings[mapping].flags & MAPPING_STATIC:
         # contract R5: the initiator's is logged, the responder's is not; DNAT's are not either way
         session.flags = (session.flags & ~UNLOGGED) | (UNLOGGED if outside else 0)

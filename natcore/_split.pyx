@@ -26,7 +26,7 @@ cdef bint may_split(const Outbox* outbox, const Frame* frame, const Flight* flig
     if flight.ip.fragment & bswap16(IPV4_DF) or frame.flags & (FRAME_GSO | FRAME_UNFINISHED) or mtu < header + 8:
         return False
     each = (mtu - header) & ~<uint32_t>7
-    return outbox_room(outbox) >= flight.total_length + (flight.total_length // each + 1) * (link + header + PARCEL_AROUND)
+    return outbox_room(outbox, frame.side) >= flight.total_length + (flight.total_length // each + 1) * (link + header + PARCEL_AROUND)
 
 
 cdef void finish_checksum(Frame* frame, const Flight* flight) noexcept nogil:
@@ -86,7 +86,7 @@ cdef void split(Outbox* outbox, Frame* frame, const Flight* flight, uint32_t mtu
         part, more = left, words & IPV4_MORE
         if length + left > mtu:
             part, more = (mtu - length) & ~<uint32_t>7, IPV4_MORE
-        out = parcel_begin(outbox, link + length + part, send_to, cause)
+        out = parcel_begin(outbox, link + length + part, frame.side, send_to, cause)
         memcpy(out, frame.data, link)
         memcpy(out + link, header, length)
         memcpy(out + link + length, data, part)

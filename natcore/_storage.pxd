@@ -10,7 +10,7 @@ cdef enum:                      # HugePages
 
 cdef enum:
     ANY_NODE = -1
-    REGIONS = 32                # tables of a worker, at most
+    REGIONS = 48                # tables of a worker, at most
 
 cdef struct Region:             # one table
     const char* name

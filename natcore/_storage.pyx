@@ -5,7 +5,9 @@ from libc.stdint cimport uint32_t, uint64_t
 import os
 
 from natcore._blocks cimport BLOCK_CHAINS, Block
-from natcore._fragments cimport CHUNK_BYTES, CHUNKS, DATAGRAM_UNITS, DATAGRAMS, SOURCES, Datagram, Fragments, SourceCount
+from natcore._fragments cimport (
+    CHUNK_BYTES, CHUNKS, DATAGRAM_UNITS, DATAGRAMS, PIECES_KEPT, SOURCES, Datagram, Fragments, Piece, SourceCount,
+)
 from natcore._icmp cimport OUTBOX_BYTES
 from natcore._journal cimport Record
 from natcore._mappings cimport Mapping, Own, Subscriber
@@ -84,10 +86,12 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     """
     cdef uint32_t n = 0
     cdef uint64_t sessions = worker.sessions.slots.capacity, mappings = worker.mappings.mapping_slots.capacity
-    cdef const Fragments* fragments = worker.fragments
+    cdef const Fragments* fragments
+    cdef uint32_t side
     add(regions, &n, "worker", worker, sizeof(Worker))
     add(regions, &n, "sessions", worker.sessions.hot, sessions * sizeof(Session))
     add(regions, &n, "sessions, cold lines", worker.sessions.cold, sessions * sizeof(Cold))
+    add(regions, &n, "sessions, SYNs", worker.sessions.syn, sessions * 8)
     add(regions, &n, "sessions by mapping", worker.sessions.by_mapping, sessions * sizeof(Link))
     add(regions, &n, "sessions by filter", worker.sessions.by_filter, sessions * sizeof(Link))
     add(regions, &n, "filters", worker.sessions.filters, sessions * sizeof(Filter))
@@ -121,10 +125,12 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     add(regions, &n, "journal", worker.journal.ring, worker.journal.capacity * sizeof(Record))
     add(regions, &n, "generated frames", worker.outbox.buffer, OUTBOX_BYTES)
     add(regions, &n, "unsolicited", worker.unsolicited.slots, UNSOLICITED_SLOTS * sizeof(Unsolicited))
-    if fragments != NULL:
-        add(regions, &n, "fragments", fragments, sizeof(Fragments))
+    add(regions, &n, "fragments", worker.fragments, 2 * sizeof(Fragments))
+    for side in range(2):
+        fragments = &worker.fragments[side]
         add(regions, &n, "fragments, datagrams", fragments.datagrams, DATAGRAMS * sizeof(Datagram))
         add(regions, &n, "fragments seen", fragments.seen, DATAGRAMS * DATAGRAM_UNITS // 8)
+        add(regions, &n, "fragments, pieces", fragments.pieces, DATAGRAMS * PIECES_KEPT * sizeof(Piece))
         add(regions, &n, "fragments, chunks", fragments.chunks, CHUNKS * CHUNK_BYTES)
         add(regions, &n, "fragments, sources", fragments.sources, SOURCES * sizeof(SourceCount))
         add_index(regions, &n, "fragments by datagram", &fragments.index)

@@ -34,6 +34,8 @@ cdef struct Sums:               # what counters() tells
     uint64_t clock_backward
     uint64_t generated
     uint64_t generated_lost
+    uint64_t generated_withheld
+    uint64_t fragments_evicted
     uint64_t events_lost
     uint64_t unsolicited_lost
     uint64_t journal_lost
@@ -53,6 +55,8 @@ cdef void sum_up(const Shared* shared, int32_t worker, Sums* sums) noexcept nogi
             for space in range(PORT_SPACES):
                 sums.ports_used += ports_in_use(&shared.ports, &address.maps[space])
     sums.generated, sums.generated_lost = one.outbox.generated, one.outbox.lost
+    sums.generated_withheld = one.outbox.withheld
+    sums.fragments_evicted = one.fragments[0].evicted + one.fragments[1].evicted
     sums.events_lost, sums.unsolicited_lost, sums.journal_lost = one.events.lost, one.unsolicited.lost, one.journal.lost
     sums.sessions, sums.mappings = sessions_live(one), mappings_live(one)
     for w in range(shared.count):
@@ -84,6 +88,7 @@ cdef class Tables(Rows):
         return [<int64_t>sums.verdicts[i] for i in range(256)], {
             "created": sums.created, "ended": sums.ended, "handed_over": sums.handed_over,
             "clock_backward": sums.clock_backward, "generated": sums.generated, "generated_lost": sums.generated_lost,
+            "generated_withheld": sums.generated_withheld, "fragments_evicted": sums.fragments_evicted,
             "events_lost": sums.events_lost, "unsolicited_lost": sums.unsolicited_lost,
             "journal_lost": sums.journal_lost, "ports_used": sums.ports_used, "sessions": sums.sessions,
             "mappings": sums.mappings,

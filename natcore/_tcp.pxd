@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from natcore._sessions cimport (
-    IN, OUT, TIMEOUT_TCP_ESTABLISHED, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UNREPLIED, Session,
+    IN, OUT, SYN_NOTED, TIMEOUT_TCP_ESTABLISHED, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UNREPLIED, Session,
 )
 from natcore.wire cimport TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN
 
@@ -15,6 +15,7 @@ cdef enum:                      # TcpState
     TCP_FIN_IN = 5
     TCP_CLOSING = 6             # both have
     TCP_TRANSITORY = 7          # a RST that fits
+    TCP_PICKED_IN = 8           # another segment from outside, to an entry's endpoint: likewise
     TCP_STATE = 0x0F
     TCP_SENT = 0x10             # << Direction: end[] is set
     TCP_ACKED = 0x40            # << Direction: ack[] is set
@@ -62,6 +63,8 @@ cdef inline uint8_t next_state(uint8_t state, uint32_t direction, uint8_t flags)
         return TCP_ESTABLISHED if flags & TCP_SYN and direction == OUT else state
     if state == TCP_PICKED:
         return TCP_ESTABLISHED if direction == IN else state
+    if state == TCP_PICKED_IN:
+        return TCP_ESTABLISHED if direction == OUT else state
     if state == TCP_TRANSITORY:
         return TCP_ESTABLISHED
     if not flags & TCP_FIN or state == TCP_CLOSING:
@@ -83,19 +86,61 @@ cdef enum:                      # Refresh
     REFRESH_BY_POLICY = 1       # as any packet of its direction
     REFRESH_ALWAYS = 2          # another timer starts now (RFC 6146 section 3.5.2.2)
 
-cdef inline uint8_t tcp_step(Session* session, uint32_t direction, uint8_t flags, uint32_t sequence,
+cdef enum:
+    FAST_OPEN = 1 << 11         # bytes of a SYN's own data that its answer may acknowledge too (RFC 7413)
+
+cdef inline bint answers_syn(const Session* session, const uint32_t* syn, uint32_t direction, uint8_t flags,
+                             uint32_t acknowledgement) noexcept nogil:
+    """Whether a segment acknowledges a SYN that the other side sent on the live connection."""
+    return (flags & TCP_ACK and session.flags & (SYN_NOTED << (1 - direction))
+            and acknowledgement - syn[1 - direction] < FAST_OPEN)
+
+cdef inline void begin_again(Session* session, uint32_t direction, uint32_t acknowledgement, uint32_t end) noexcept nogil:
+    """A SYN-ACK answered a new SYN: what is remembered of the old connection ends, FINs and marks."""
+    session.state = TCP_ESTABLISHED | TCP_SENT * 3 | TCP_ACKED << direction
+    session.flags &= ~<uint8_t>(SYN_NOTED * 3)
+    session.end[1 - direction] = session.ack[direction] = acknowledgement
+    session.end[direction] = end
+
+cdef inline bint tcp_opening(Session* session, uint32_t* syn, uint32_t direction, uint8_t flags, uint32_t sequence,
                              uint32_t acknowledgement, uint32_t end) noexcept nogil:
-    """Takes a segment into account; a Refresh."""
+    """A segment with SYN that begins a connection on a session that is there; False: it is none, or its first SYN counts as
+    any segment.
+
+    A lone SYN changes nothing of a live connection, since anybody may send one; the answer that acknowledges it does.
+    """
+    cdef uint8_t state = session.state & TCP_STATE
+    if flags & (TCP_SYN | TCP_ACK | TCP_FIN) == TCP_SYN and state == (TCP_INIT_OUT if direction == OUT else TCP_INIT_IN):
+        session.state &= <uint8_t>~(TCP_SENT << direction | TCP_ACKED << direction)     # its own, not answered yet: anew
+        return False
+    if state <= TCP_INIT_IN:
+        return False
+    if flags & (TCP_SYN | TCP_ACK | TCP_FIN) == TCP_SYN:
+        syn[direction] = sequence + 1
+        session.flags |= <uint8_t>(SYN_NOTED << direction)
+        return True
+    if flags & TCP_SYN and answers_syn(session, syn, direction, flags, acknowledgement):
+        begin_again(session, direction, acknowledgement, end)
+        return True
+    return False
+
+cdef inline uint8_t tcp_step(Session* session, uint32_t* syn, uint32_t direction, uint8_t flags, uint32_t sequence,
+                             uint32_t acknowledgement, uint32_t end) noexcept nogil:
+    """Takes a segment into account; a Refresh. syn: the session's."""
     cdef uint8_t state = session.state & TCP_STATE, before = session.timeout_class
     if flags & TCP_RST:
-        if TCP_ESTABLISHED <= state <= TCP_FIN_IN and rst_fits(session, direction, sequence):
+        if TCP_ESTABLISHED <= state <= TCP_FIN_IN and (rst_fits(session, direction, sequence)
+                                                       or answers_syn(session, syn, direction, flags, acknowledgement)):
             session.state = (session.state & ~TCP_STATE) | TCP_TRANSITORY
             session.timeout_class = TIMEOUT_TCP_TRANSITORY
             return REFRESH_ALWAYS
         return REFRESH_NEVER
-    tcp_track(session, direction, flags, acknowledgement, end)
-    state = next_state(state, direction, flags)
-    session.state = (session.state & ~TCP_STATE) | state
+    if not (flags & TCP_SYN and tcp_opening(session, syn, direction, flags, sequence, acknowledgement, end)):
+        tcp_track(session, direction, flags, acknowledgement, end)
+        session.state = (session.state & ~TCP_STATE) | next_state(state, direction, flags)
+    elif state == TCP_PICKED_IN and direction == OUT:
+        session.state = (session.state & ~TCP_STATE) | TCP_ESTABLISHED
+    state = session.state & TCP_STATE
     if before != TIMEOUT_UNREPLIED or direction == OUT:
         session.timeout_class = tcp_class(state)
     return REFRESH_BY_POLICY if session.timeout_class == before else REFRESH_ALWAYS
@@ -103,4 +148,4 @@ cdef inline uint8_t tcp_step(Session* session, uint32_t direction, uint8_t flags
 cdef inline bint is_reopening(const Session* session, uint8_t flags) noexcept nogil:
     """A first SYN of a new connection on a session that has ended or nearly so (TIME-WAIT reuse)."""
     cdef uint8_t state = session.state & TCP_STATE
-    return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN and state >= TCP_CLOSING
+    return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN and TCP_CLOSING <= state <= TCP_TRANSITORY

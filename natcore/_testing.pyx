@@ -203,6 +203,7 @@ cdef class SlabTable:
 cdef class TcpSession:
     """A session's TCP part alone. state: INIT_OUT, INIT_IN or PICKED; the numbers are TcpState's."""
     cdef Session session
+    cdef uint32_t[2] syn
 
     def __cinit__(self, uint8_t state, uint8_t timeout_class):
         memset(&self.session, 0, sizeof(Session))
@@ -213,7 +214,7 @@ cdef class TcpSession:
 
     def step(self, uint32_t direction, uint8_t flags, uint32_t sequence=0, uint32_t acknowledgement=0, uint32_t end=0):
         """A Refresh. end: the sequence number behind the segment."""
-        return tcp_step(&self.session, direction, flags, sequence, acknowledgement, end)
+        return tcp_step(&self.session, self.syn, direction, flags, sequence, acknowledgement, end)
 
     @property
     def state(self):

@@ -58,7 +58,8 @@ cdef uint64_t clock_forward(Worker* worker, uint64_t now_ns) noexcept nogil:
 
 cdef bint has_waiting(const Worker* worker) noexcept nogil:
     """Whether something waits that only who holds all workers may look at; what comes just now is seen by the next tick."""
-    return worker.fragments.oldest != NONE or worker.unsolicited.head != worker.unsolicited.tail
+    return (worker.fragments[0].oldest != NONE or worker.fragments[1].oldest != NONE
+            or worker.unsolicited.head != worker.unsolicited.tail)
 
 
 cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil:

@@ -43,6 +43,7 @@ cdef enum:
 
     ICMP_ECHO_REPLY = 0
     ICMP_UNREACHABLE = 3
+    ICMP_TOO_BIG = 4            # code of destination unreachable: fragmentation needed, and DF set
     ICMP_ECHO_REQUEST = 8
     ICMP_TIME_EXCEEDED = 11
     ICMP_PARAMETER_PROBLEM = 12

@@ -102,7 +102,7 @@ def policy(random: Random) -> Policy:
         tcp_pickup=random.random() < 0.8,
         icmp_unreachable=random.random() < 0.8,
         reverse_path_filter=random.random() < 0.7,
-        icmp_rate=random.choice([0, 2, 100]),
+        icmp_rate=random.choice([0, 2, 10, 100]),
         mss=random.choice([None, None, 536, 1360]),
         unsolicited_syn=random.choice(["silent", "icmp"]),
         sessions_per_subscriber=random.choice([None, None, 1, 4]),

@@ -6,6 +6,7 @@ the target that a DNAT entry with several chose. Verdicts, bytes, counters, rows
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -36,7 +37,7 @@ class ModelGateway(Following):
     """The decisions, in the order of a packet's way. Arguments as of natcore.Gateway, and its first entries."""
 
     def __init__(self, *arguments: object, **options: object) -> None:
-        self.errors = 0, 0  # a second of the clock, and the ICMP errors sent in it
+        self.budgets: dict[tuple[Side, bool], tuple[int, Counter[int]]] = {}  # a second, and the ICMP errors sent in it
         self.unanswered = Unanswered()
         super().__init__(*arguments, **options)
         self.choices: Choices
@@ -368,7 +369,7 @@ class ModelGateway(Following):
         return Verdict.HAIRPIN, errors.rewrite(packet, quote, ttl, (outside[0], back[0]), (back, turned(session)[1]))
 
     def _quoted(self, quote: errors.Quote, side: Side) -> Session | None:
-        """The live session that a quoted packet is of, if its TCP sequence is near what that end sent (RFC 5927)."""
+        """The live session that a quoted packet is of, if its TCP sequence may be in flight (RFC 5927)."""
         if side is Side.OUTSIDE:
             key = quote.source, quote.destination
             session = self._find(quote.protocol, lambda s: (s.mapping.outside, s.remote) == key)
@@ -379,10 +380,8 @@ class ModelGateway(Following):
             session = self._find(quote.protocol, lambda s: (s.mapping.inside, s.remote) == key)
         if session is not None and quote.reversed and not session.mapping.static:
             return None
-        sent = None if session is None else session.sent.get(Side(1 - side))
-        if sent is not None and quote.protocol == TCP:
-            distance = (quote.sequence - sent + (1 << 31)) % (1 << 32) - (1 << 31)
-            return session if abs(distance) <= 1 << 20 else None
+        if session is not None and quote.protocol == TCP and not session.in_flight(quote.sequence, Side(1 - side)):
+            return None
         return session
 
     def _find(self, protocol: int, fits: Callable[[Session], bool]) -> Session | None:
@@ -409,14 +408,23 @@ class ModelGateway(Following):
             self._error(packet, side, verdict, UNREACHABLE, 13)  # RFC 5508 REQ-8
 
     def _error(self, packet: Packet, side: Side, verdict: Verdict, kind: int, code: int, mtu: int = 0) -> None:
-        """Send an ICMP error back, below so many a second."""
-        second = self.now // SECOND
-        sent = self.errors[1] if self.errors[0] == second else 0
-        if sent < self.policy.icmp_rate:
-            self.errors = second, sent + 1
-            source = self._address(side)
-            source = DUMMY_ADDRESS if source is None else source
-            self._send(packets.icmp_error(packet, source, kind, code, mtu), side, verdict)
+        """Send an ICMP error back, below so many a second and side; path MTU discovery has as many of its own.
+
+        To one address go a quarter of them at most.
+        """
+        key, second, to = (side, mtu > 0), self.now // SECOND, packet.source[0]
+        if bad(to):
+            return
+        if key not in self.budgets or self.budgets[key][0] != second:
+            self.budgets[key] = second, Counter()
+        sent, rate = self.budgets[key][1], self.policy.icmp_rate
+        if sent.total() >= rate or sent[to] >= max(8, rate // 4):
+            self.counts["generated_withheld"] += 1
+            return
+        sent[to] += 1
+        source = self._address(side)
+        source = DUMMY_ADDRESS if source is None else source
+        self._send(packets.icmp_error(packet, source, kind, code, mtu), side, verdict)
 
     def _send(self, frame: bytes, side: Side, verdict: Verdict) -> None:
         self.counts["generated"] += 1

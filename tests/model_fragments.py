@@ -60,6 +60,7 @@ class Datagram:
 
     since: int  # ms
     spans: list[tuple[int, int]] = field(default_factory=list)  # bytes seen: from, to
+    pieces: set[tuple[int, bool, bytes]] = field(default_factory=set)  # fragments seen: offset, more, bytes
     end: int | None = None  # bytes of the whole payload
     verdict: Verdict | None = None  # of the first fragment; None: it has not come
     broken: bool = False
@@ -67,6 +68,10 @@ class Datagram:
     ends: tuple[Endpoint, Endpoint] = ((0, 0), (0, 0))  # source and destination of the first fragment
     sequence: int = 0  # TCP: of the byte where the header begins
     waiting: list[Packet] = field(default_factory=list)
+
+    def repeated(self, packet: Packet) -> bool:
+        """Whether the very fragment came before (RFC 8200 section 4.5)."""
+        return (packet.offset, packet.more, packet.ip[packet.header :]) in self.pieces
 
     def add(self, packet: Packet) -> bool:
         """Whether the fragment fits to those seen: none of its bytes came before, and there is one end."""
@@ -79,6 +84,7 @@ class Datagram:
                 return False
             self.end = after
         self.spans.append((first, after))
+        self.pieces.add((first, packet.more, packet.ip[packet.header :]))
         return True
 
     @property
@@ -127,6 +133,8 @@ class Fragments:
         key = (side, packet.source[0], packet.destination[0], packet.protocol, word(packet.ip, 4))
         datagram = self.datagrams.setdefault(key, Datagram(now // MS))
         deceiving = packet.protocol == TCP and 0 < packet.offset < 20
+        if not deceiving and not datagram.broken and datagram.repeated(packet):
+            return (Verdict.DROP_FRAGMENT, None), 0
         if datagram.broken or deceiving or not datagram.add(packet):
             lost, datagram.waiting, datagram.broken = len(datagram.waiting), [], True
             return (Verdict.DROP_FRAGMENT, None), lost

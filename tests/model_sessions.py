@@ -25,6 +25,7 @@ class Tcp(Enum):
     FIN_IN = auto()  # the outside has
     CLOSING = auto()  # both have
     TRANS = auto()  # a RST that may be genuine (RFC 7857 section 2.2)
+    PICKED_IN = auto()  # as PICKED, by a segment from outside
 
 
 RST_WINDOW = 1 << 16  # bytes
@@ -104,6 +105,7 @@ class Session:
     window_start: int | None = field(default=None, init=False)  # ns; None: no packet since the last window closed
     ack: dict[Side, int] = field(default_factory=dict, init=False)  # the highest acknowledgement sent from a side
     sent: dict[Side, int] = field(default_factory=dict, init=False)  # the end of the highest segment sent from a side
+    fresh: dict[Side, int] = field(default_factory=dict, init=False)  # what follows a side's SYN on a live connection
 
     def __post_init__(self) -> None:
         self.answered = not self.opened_outside
@@ -159,7 +161,7 @@ class Session:
             return rows
         before = self.timer
         self.answered = self.answered or side is Side.INSIDE
-        if self.protocol == TCP:
+        if self.protocol == TCP and not self._opens(packet, side):
             self._follow(packet.flags, side)
             self._remember(packet, side)
         if refreshing or self.timer != before:  # RFC 6146 section 3.5.2.2: a state's timer starts with the state
@@ -186,8 +188,54 @@ class Session:
         """
         acked, sent = self.ack.get(Side(1 - side)), self.sent.get(side)
         near = acked is None or (packet.sequence - acked) % (1 << 32) < 1 << 16
-        if self.tcp in OPEN and near and packet.sequence in (acked, sent):
+        hits = near and packet.sequence in (acked, sent)
+        if self.tcp in OPEN and (hits or self._answers(packet, side)):  # or it refuses a new connection
             self.tcp, self.last_seen = Tcp.TRANS, now // MS
+
+    def _answers(self, packet: Packet, side: Side) -> bool:
+        """Whether a segment acknowledges the other side's SYN on the live connection, and its data (RFC 7413)."""
+        syn = self.fresh.get(Side(1 - side))
+        return bool(packet.flags & ACK) and syn is not None and (packet.acknowledgement - syn) & 0xFFFFFFFF < 1 << 11
+
+    def _opens(self, packet: Packet, side: Side) -> bool:
+        """A SYN on a session that is there, apart from the first answer: a lone one changes nothing of a live connection,
+        since anybody may send it; the SYN-ACK that acknowledges it begins the connection's state and marks anew."""
+        first = packet.flags & (SYN | ACK | FIN) == SYN
+        own = Tcp.INIT_OUT if side is Side.INSIDE else Tcp.INIT_IN
+        if first and self.tcp is own:  # sent again, or another one: the first was not answered
+            self.sent.pop(side, None)
+            self.ack.pop(side, None)
+            return False
+        if not packet.flags & SYN or self.tcp in (None, Tcp.INIT_OUT, Tcp.INIT_IN):
+            return False
+        if first:
+            self.fresh[side] = (packet.sequence + 1) & 0xFFFFFFFF
+            if self.tcp is Tcp.PICKED_IN and side is Side.INSIDE:
+                self.tcp = Tcp.ESTABLISHED
+            return True
+        if not self._answers(packet, side):
+            return False
+        self.fresh.clear()
+        self.tcp, self.ack, self.sent = Tcp.ESTABLISHED, {}, {Side(1 - side): packet.acknowledgement}
+        self._remember(packet, side)
+        return True
+
+    def in_flight(self, sequence: int, side: Side) -> bool:
+        """Whether a side may have sent a segment that nobody has acknowledged yet (RFC 5927), or a keep-alive.
+
+        Windows are of 2^30 bytes at most. Who acknowledges what was not sent says nothing.
+        """
+        end, syn = self.sent.get(side), self.fresh.get(side)
+        if end is None or (syn is not None and (sequence + 1) & 0xFFFFFFFF == syn):
+            return True
+        window = 1 << (11 if self.tcp in (Tcp.INIT_OUT, Tcp.INIT_IN) else 30)  # of a SYN that has no answer: its data
+        acked = self.ack.get(Side(1 - side))
+        if acked is not None and (end - acked) & 0xFFFFFFFF <= 1 << 31:
+            window = (end - acked) & 0xFFFFFFFF
+            low, window = acked, min(window, 1 << 30)
+        else:
+            low = end - window
+        return (sequence - low + 1) & 0xFFFFFFFF <= window + 1
 
     def _follow(self, flags: int, side: Side) -> None:
         """The state after a segment without RST."""
@@ -195,12 +243,15 @@ class Session:
         inside = side is Side.INSIDE
         match self.tcp:
             case None:
-                self.tcp = (Tcp.INIT_OUT if syn else Tcp.PICKED) if inside else Tcp.INIT_IN
+                picked = Tcp.PICKED if inside else Tcp.PICKED_IN
+                self.tcp = (Tcp.INIT_OUT if inside else Tcp.INIT_IN) if syn else picked
             case Tcp.INIT_OUT if syn and not inside:
                 self.tcp = Tcp.ESTABLISHED
             case Tcp.INIT_IN if syn and inside:
                 self.tcp = Tcp.ESTABLISHED
             case Tcp.PICKED if not inside:
+                self.tcp = Tcp.ESTABLISHED
+            case Tcp.PICKED_IN if inside:
                 self.tcp = Tcp.ESTABLISHED
             case Tcp.TRANS:
                 self.tcp = Tcp.ESTABLISHED

@@ -54,7 +54,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "_tcp": {"wire", "_sessions"},
     "_icmp": {"hints", "memory", "wire", "frame", "checksum", "spin"},
     "_synqueue": {"frame", "memory", "spin"},
-    "_fragments": {"memory", "slab", "flow", "index"},
+    "_fragments": {"memory", "slab", "flow", "index", "wire"},
     "_flows": {"hints", "memory", "spin", "wire", "frame", "flow", "verdict", "_parse"},
     "paths": set(),
     "state": {

@@ -84,7 +84,7 @@ def test_what_no_datagram_has(fields: dict[str, Any], size: int) -> None:
 @pytest.mark.parametrize("begin, end", [(1600, 2400), (1608, 1616), (1592, 1608), (2392, 2408), (800, 3000)])
 @pytest.mark.parametrize("first_here", [True, False])
 def test_an_overlap_ends_the_datagram(begin: int, end: int, first_here: bool) -> None:
-    """RFC 5722's rule, exact duplicates too: whoever sends them wants two receivers to read two things."""
+    """RFC 5722's rule: whoever sends other bytes for the same place wants two receivers to read two things."""
     over = gateway()
     pieces = fragments(udp(load=LOAD), 800)
     bad = ether(ip(proto=17, frag=begin // 8, flags="MF") / Raw(bytes((end - begin) // 8 * 8)))
@@ -161,10 +161,10 @@ def flood(over: Gateway, count: int, size: int, now: float, source: str | None =
 
 def test_a_flood_of_orphans_stays_at_the_cap_and_in_order_traffic_passes() -> None:
     over = gateway()
-    assert flood(over, 4000, 8, 0.0) == 2000  # datagrams
+    assert flood(over, 4000, 8, 0.0) == 1000  # datagrams
     verdicts, left = sent(over, fragments(udp(load=LOAD), 1200))
     assert verdicts == [Verdict.OUTBOUND] * 3 and reassembled(left)
-    adds_up(over, held=2000, dropped_fragment=2000)
+    adds_up(over, held=1000, dropped_fragment=3000)
     over.advance(5.0)
     adds_up(over, held=0, dropped_fragment=4000)
 
@@ -172,16 +172,79 @@ def test_a_flood_of_orphans_stays_at_the_cap_and_in_order_traffic_passes() -> No
 def test_bytes_that_wait_are_bounded() -> None:
     over = gateway()
     held = flood(over, 2000, 8000, 0.0)
-    assert held == 5000 // (-(-8034 // 772))  # chunks of 772 bytes and their number, as natcore/_fragments.pxd has them
+    assert held == 2500 // (-(-8034 // 772))  # chunks of 772 bytes and their number, as natcore/_fragments.pxd has them
     verdicts, _ = sent(over, fragments(udp(load=LOAD), 1200))
     assert verdicts == [Verdict.OUTBOUND] * 3
 
 
 def test_one_source_has_its_share() -> None:
     over = gateway()
-    assert flood(over, 1000, 8, 0.0, "10.0.0.9") == 2000 // 16
+    assert flood(over, 1000, 8, 0.0, "10.0.0.9") == 1000 // 16
     verdicts, left = sent(over, fragments(udp(load=LOAD), 1200)[::-1])
     assert verdicts[-1] is Verdict.OUTBOUND and reassembled(left)
+
+
+def orphans_from_outside(over: Gateway, count: int, *, first: bool = False) -> None:
+    """Fragments of as many strangers as there are datagrams, later ones or first ones."""
+    port = int(over.sessions()["outside_port"][0])
+    for number in range(count):
+        source, data = f"198.51.{number >> 8 & 255}.{number & 255}", bytes(2) + port.to_bytes(2, "big") + b"\0\xff\0\0"
+        fragment = 0x2000 | (0 if first else 100)
+        piece = craft.ipv4(17, source, EIP, data, fragment=fragment, identification=number & 0xFFFF)
+        over.translate_one(craft.ether(piece), OUTSIDE, 0.0)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_fragments_from_outside_take_no_room_of_the_inside_s(first: bool) -> None:
+    over = gateway(max_sessions=20_000)
+    verdict_of(over, udp())
+    mine = fragments(udp(load=LOAD, id=9), 1200)
+    late = fragments(udp(load=LOAD, id=10), 1200)
+    assert [over.translate_one(piece, INSIDE, 0.0)[0] for piece in (mine[0], *late[1:])] == [
+        Verdict.OUTBOUND, Verdict.HELD, Verdict.HELD
+    ]  # fmt: skip
+    orphans_from_outside(over, 2100, first=first)
+    verdicts, left = sent(over, [*mine[1:], late[0]])
+    assert verdicts == [Verdict.OUTBOUND] * 3 and len(left) == 5
+    assert over.counters()["fragments_evicted"] == (100 if first else 0)
+
+
+def test_a_source_that_sends_many_first_fragments_evicts_its_own() -> None:
+    over = gateway()
+    mine = fragments(udp(load=LOAD), 1200)
+    assert verdict_of(over, mine[0]) is Verdict.OUTBOUND
+    for number in range(3000):
+        piece = craft.ipv4(17, "10.0.0.9", REMOTE, bytes([1] * 8), fragment=0x2000, identification=number)
+        assert over.translate_one(craft.ether(piece), INSIDE, 0.0)[0] is Verdict.OUTBOUND
+    assert [verdict_of(over, piece) for piece in mine[1:]] == [Verdict.OUTBOUND] * 2
+    assert over.counters()["fragments_evicted"] == 3000 - 250
+
+
+# ---- duplicates
+
+
+@pytest.mark.parametrize(
+    "order", [[0, 1, 1, 2], [0, 0, 1, 2], [1, 1, 0, 2], [2, 1, 2, 0], [0, 2, 2, 1], [1, 0, 0, 1, 2]]
+)
+def test_an_exact_duplicate_is_dropped_alone(order: list[int]) -> None:
+    """RFC 8200 section 4.5; a network that repeats a packet costs no datagram, nor the next one of the same ID."""
+    over = gateway()
+    pieces = fragments(udp(load=LOAD), 1200)
+    for _ in range(2):
+        verdicts, left = sent(over, [pieces[number] for number in order])
+        again = [at for at, number in enumerate(order) if number in order[:at]]
+        assert [at for at, verdict in enumerate(verdicts) if verdict is Verdict.DROP_FRAGMENT] == again
+        assert len(left) == 3 and bytes(reassembled(left).payload)[8:] == LOAD
+    adds_up(over, held=0, dropped_fragment=2 * (len(order) - 3))
+
+
+@pytest.mark.parametrize("at", [1, 0])
+def test_other_bytes_in_the_same_place_end_the_datagram(at: int) -> None:
+    over = gateway()
+    pieces = fragments(udp(load=LOAD), 1200)
+    other = fragments(udp(load=LOAD[:1800] + b"X" + LOAD[1801:] if at else b"X" + LOAD[1:]), 1200)[at]
+    verdicts, _ = sent(over, [pieces[0], pieces[1], other, pieces[2]])
+    assert verdicts == [Verdict.OUTBOUND] * 2 + [Verdict.DROP_FRAGMENT] * 2
 
 
 def test_the_held_fragments_of_a_datagram_are_bounded() -> None:

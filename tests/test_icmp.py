@@ -104,6 +104,46 @@ def test_errors_are_bound_by_their_rate_a_second() -> None:
     assert len(over.take_generated()) == 3
 
 
+def too_long(load: int = 1480) -> bytes:
+    return udp(load=bytes(load), flags="DF")
+
+
+def test_strangers_take_no_error_of_the_inside_s_and_nobody_one_of_path_mtu_discovery() -> None:
+    over = gateway(outside=Link(mtu=1400))
+    over.translate_one(udp(), INSIDE, 0.0)
+    port = int(over.sessions()["outside_port"][0])
+    for number in range(400):  # of so many strangers
+        over.translate_one(udp(f"198.51.100.{number % 250}", 53, EIP, port, ttl=1), OUTSIDE, 0.0)
+        over.translate_one(udp(f"10.0.1.{number % 250}", ttl=1), INSIDE, 0.0)
+    counters = over.counters()
+    assert (counters["generated"], counters["generated_withheld"]) == (200, 600)
+    over.take_generated()
+    over.translate_one(too_long(), INSIDE, 0.5)
+    answer, send_to, _ = generated(over)
+    assert (answer[ICMP].type, answer[ICMP].code, send_to) == (3, 4, INSIDE)
+
+
+def test_a_source_takes_a_quarter_of_its_side_s_errors() -> None:
+    over = gateway(outside=Link(mtu=1400))
+    for frame in (udp(ttl=1), too_long()):
+        for _ in range(40):
+            over.translate_one(frame, INSIDE, 0.0)
+        assert len(over.take_generated()) == 25
+    over.translate_one(udp(OTHER, ttl=1), INSIDE, 0.0)
+    assert generated(over)[0][IP].dst == OTHER
+    over.translate_one(udp(ttl=1), INSIDE, 1.0)
+    assert generated(over)[0][IP].dst == HOST
+    assert over.counters()["generated_withheld"] == 30
+
+
+def test_replies_to_strangers_leave_room_for_the_inside_s_fragments() -> None:
+    over = gateway(outside=Link(mtu=1400))
+    for _ in range(3000):
+        over.translate_one(echo(REMOTE, EIP, load=bytes(1000)), OUTSIDE, 0.0)
+    assert over.counters()["generated_lost"] > 0
+    assert over.translate_one(udp(load=bytes(1450)), INSIDE, 0.0)[0] is Verdict.OUTBOUND
+
+
 def test_no_error_about_an_error_or_to_no_host() -> None:
     over = gateway()
     over.translate_one(echo(kind=3, ttl=1), INSIDE, 0.0)

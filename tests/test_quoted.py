@@ -216,15 +216,57 @@ def test_ttl_and_mtu_hold_for_errors() -> None:
     assert over.take_generated() == []  # never an error about an error (RFC 1812 section 4.3.2.7)
 
 
-@pytest.mark.parametrize("distance, verdict", [
-    (0, Verdict.INBOUND), (1 << 20, Verdict.INBOUND), (-(1 << 20), Verdict.INBOUND),
-    ((1 << 20) + 1, Verdict.DROP_NO_MAPPING), (-(1 << 20) - 1, Verdict.DROP_NO_MAPPING),
-])  # fmt: skip
-def test_a_quoted_sequence_must_be_near_what_was_sent(distance: int, verdict: Verdict) -> None:
-    """RFC 5927: an off-path attacker does not know it. end of the direction is sequence + 1 after the SYN."""
-    over, _ = opened(tcp("S", sport=5001, seq=0xFFFFFFF0))
-    quoted = IP(src=EIP, dst=REMOTE) / TCP(sport=PORT, dport=443, flags="A", seq=(0xFFFFFFF1 + distance) & 0xFFFFFFFF)
-    assert over.translate_one(error(ROUTER, EIP, bytes(quoted)), OUTSIDE, 0.0)[0] is verdict
+def about(over: Gateway, sequence: int) -> Verdict:
+    """The verdict on 'fragmentation needed' about a segment that the inside sent."""
+    quoted = IP(src=EIP, dst=REMOTE) / TCP(sport=PORT, dport=443, flags="A", seq=sequence & 0xFFFFFFFF)
+    return over.translate_one(error(ROUTER, EIP, bytes(quoted), 3, 4), OUTSIDE, 0.0)[0]
+
+
+def connected(over: Gateway, sequence: int, flight: int) -> None:
+    """A connection from sequence on; the server has acknowledged the SYN alone, and the inside sent flight bytes more."""
+    over.translate_one(tcp("S", sport=5001, seq=sequence), INSIDE, 0.0)
+    over.translate_one(tcp("SA", REMOTE, 443, EIP, PORT, seq=7, ack=(sequence + 1) & 0xFFFFFFFF), OUTSIDE, 0.0)
+    over.translate_one(tcp("A", sport=5001, seq=(sequence + 1) & 0xFFFFFFFF, ack=8), INSIDE, 0.0)
+    for sent in range(0, flight, 1 << 29):
+        part = min(1 << 29, flight - sent)
+        over.translate_one(
+            tcp("A", sport=5001, seq=(sequence + sent + part) & 0xFFFFFFFF, ack=8, load=b"x"), INSIDE, 0.0
+        )
+
+
+@pytest.mark.parametrize("flight", [0, 830 * 1448, 1 << 30])
+def test_an_error_about_anything_in_flight_is_genuine(flight: int) -> None:
+    """RFC 5927 section 4.1, and nothing else: an off-path attacker does not know it."""
+    over = gateway(policy=one_port(PORT))
+    first = 0xFFFFFFF1
+    connected(over, first - 1, flight)
+    for genuine in {0, 1, flight // 2, flight} if flight else {0}:
+        assert about(over, first + genuine) is Verdict.INBOUND
+    for forged in (-2, -1448, flight + 2, flight + (1 << 20), 1 << 31):
+        assert about(over, first + forged) is Verdict.DROP_NO_MAPPING
+
+
+def test_a_forged_acknowledgement_hides_nothing_that_is_in_flight() -> None:
+    over = gateway(policy=one_port(PORT))
+    connected(over, 1000, 10_000)
+    over.translate_one(tcp("A", REMOTE, 443, EIP, PORT, seq=8, ack=1001 + (1 << 30)), OUTSIDE, 0.0)
+    assert about(over, 1001) is Verdict.INBOUND
+
+
+@pytest.mark.parametrize("again", [2_990_000_000, 3_010_000_000, 100, (3_000_000_000 + (1 << 31)) & 0xFFFFFFFF])
+def test_a_new_handshake_starts_the_marks_anew(again: int) -> None:
+    for flight in (None, 1000):  # whose SYN had no answer; a live connection
+        over = gateway(policy=one_port(PORT))
+        if flight is None:
+            over.translate_one(tcp("S", sport=5001, seq=3_000_000_000), INSIDE, 0.0)
+        else:
+            connected(over, 3_000_000_000, flight)
+        over.translate_one(tcp("S", sport=5001, seq=again), INSIDE, 0.0)
+        assert about(over, again) is Verdict.INBOUND  # nobody has answered it
+        connected(over, again, 830 * 1448)
+        assert about(over, again + 1) is about(over, again + 830 * 1448) is Verdict.INBOUND
+        assert about(over, 3_000_000_000 - (1 << 25)) is Verdict.DROP_NO_MAPPING
+        assert len(over.sessions()) == over.counters()["created"] == 1
 
 
 def test_an_error_neither_refreshes_nor_ends_nor_counts() -> None:

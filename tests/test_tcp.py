@@ -52,6 +52,57 @@ def timeout_of(made: Talk) -> float:
     return round(float(row["deadline"] - row["last_seen"]), 3)
 
 
+# ---- a new connection on a live session
+
+
+@pytest.mark.parametrize("seq", [50, 10_000_000, 1 << 31])
+@pytest.mark.parametrize("before", ["established", "inside finished", "outside finished"])
+def test_a_syn_ack_that_acknowledges_a_new_syn_restarts_the_state(before: str, seq: int) -> None:
+    made = opened()
+    if before != "established":
+        (made.out if before == "inside finished" else made.back)("FA", seq=101 if before == "inside finished" else 501,
+                                                                 ack=501 if before == "inside finished" else 101)  # fmt: skip
+    assert made.out("S", seq=seq) is Verdict.OUTBOUND
+    assert made.back("SA", seq=seq ^ 0xFFFF, ack=seq + 1) is Verdict.INBOUND
+    assert made.out("A", seq=seq + 1, ack=(seq ^ 0xFFFF) + 1) is Verdict.OUTBOUND
+    assert made.session()["state"] == ESTABLISHED
+    assert made.gateway.counters()["created"] == 1  # the same session, and the same row
+    assert made.back("FA", seq=(seq ^ 0xFFFF) + 1, ack=seq + 1) is Verdict.INBOUND
+    assert made.session()["state"] == FIN_IN and timeout_of(made) == 7440  # the old FIN does not count
+    assert made.back("R", seq=(seq ^ 0xFFFF) + 2) is Verdict.INBOUND
+    assert made.session()["state"] == TRANSITORY
+
+
+def test_the_outside_s_new_connection_restarts_the_state_too() -> None:
+    made = opened()
+    made.back("S", seq=9_000_000)
+    assert made.out("SA", seq=77, ack=9_000_001) is Verdict.OUTBOUND
+    assert made.back("R", seq=9_000_001) is Verdict.INBOUND
+    assert made.session()["state"] == TRANSITORY
+
+
+@pytest.mark.parametrize("answer", ["", "A", "SA"])
+def test_a_lone_syn_changes_nothing_of_a_live_connection(answer: str) -> None:
+    """Anybody may forge one; the host answers it with an acknowledgement of the old connection (RFC 5961 section 4)."""
+    made = opened()
+    made.back("S", seq=9_000_000)
+    if answer:
+        made.out(answer, seq=101, ack=501)
+    made.back("R", seq=9_000_001)
+    assert made.session()["state"] == ESTABLISHED
+    made.back("R", seq=501)
+    assert made.session()["state"] == TRANSITORY
+
+
+def test_a_reset_that_refuses_a_new_connection_counts() -> None:
+    made = opened()
+    made.out("S", seq=5000)
+    made.back("RA", seq=0, ack=4999)
+    assert made.session()["state"] == ESTABLISHED
+    made.back("RA", seq=0, ack=5001)
+    assert made.session()["state"] == TRANSITORY
+
+
 # ---- opening
 
 

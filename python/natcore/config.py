@@ -143,7 +143,8 @@ class Policy:
     belongs to no session opens one. unsolicited_syn: what a SYN from outside that nothing lets in is answered: "silent",
     nothing, or "icmp", port unreachable after 6 s if the inside has not opened the same connection (RFC 5382 REQ-4).
     icmp_unreachable: a refused packet's sender is told (RFC 5508 REQ-8, RFC 6888 REQ-11);
-    icmp_rate: such errors a second and gateway.
+    icmp_rate: the gateway's ICMP errors a second that each side may cause, and as many 'fragmentation needed' besides; a
+    quarter (8 at least) to one address.
     reverse_path_filter: a packet from outside whose source is an inside address (of an SNAT or no-NAT prefix longer than 0,
     or a DNAT target) opens no session: DROP_SPOOFED. False is for networks behind one another that have the same prefix
     (RFC 4787 REQ-7): inside hosts reach them in any case, and then they reach inside hosts too. A plane always filters.

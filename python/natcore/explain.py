@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NONE, ALIVE, DEAD = range(3)  # Found of _explain.pyx
 PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP"}
 STATES = ("SYN from inside", "SYN from outside", "picked up", "established", "inside finished", "outside finished",
-          "closing", "after a RST")  # fmt: skip
+          "closing", "after a RST", "picked up from outside")  # fmt: skip
 RULES = ("", "SNAT", "DNAT", "1:1", "no-NAT")
 
 
