@@ -233,7 +233,7 @@ def serve(file: Path, monkeypatch: pytest.MonkeyPatch, plane: _Plane) -> list[tu
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_run_in_order(file: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    plane = _Plane(lambda: os.kill(os.getpid(), signal.SIGHUP), lambda: os.kill(os.getpid(), number))
+    plane = _Plane(lambda: os.kill(os.getpid(), signal.SIGUSR1), lambda: os.kill(os.getpid(), number))
     told = serve(file, monkeypatch, plane)
     assert [what for what, _ in told] == ["started", "counters", "stopped"]
     started, counters, stopped = (fields for _, fields in told)
@@ -284,7 +284,7 @@ def test_run_forwards_and_a_sigterm_loses_no_record(file: Path, tmp_path: Path) 
             with inside(network.name("inside")):
                 outcomes = list(Clients(demo.SERVER).run())
             carried = host.read()
-            running.send_signal(signal.SIGHUP)
+            running.send_signal(signal.SIGUSR1)
             counters = json.loads(running.stdout.readline())
             running.send_signal(signal.SIGTERM)
             stopped = json.loads(running.communicate(timeout=20)[0])

@@ -174,7 +174,7 @@ def test_bad_arguments_name_what_is_allowed(tmp_path):
         collector.start(sink, name="other")
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="a folder to write in"):
-        collector.start(ScriptedSink(), spool=tmp_path / "file")
+        collector.start(ScriptedSink(), spool=tmp_path / "file", on_failure="refuse")
     foreign = make(FakeCore()).start(ScriptedSink())
     with pytest.raises(ConfigurationError, match="of this gateway"):
         collector.stop(foreign)

@@ -267,7 +267,7 @@ def test_the_worker_s_thread_is_bound(network: Network, which: int) -> None:
     cpu = sorted(os.sched_getaffinity(0))[which]
     everywhere = os.sched_getaffinity(0)
     with gateway() as made, at(network, "gw"), made.forward("lan0", "wan0", cpus=[cpu]):
-        thread = next(each.native_id for each in threading.enumerate() if each.name == "natcore-worker-0")
+        thread = next(each.native_id for each in threading.enumerate() if each.name == "natcore-w0")
         assert thread is not None
         until(lambda: os.sched_getaffinity(thread) == {cpu})
         assert os.sched_getaffinity(0) == everywhere  # nobody else's

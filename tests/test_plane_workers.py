@@ -343,7 +343,7 @@ def test_what_ended_one_worker_ends_the_plane(network: Network, monkeypatch: pyt
 
     class Failing(PlaneLoop):
         def run(self) -> None:
-            if threading.current_thread().name == "natcore-worker-1":
+            if threading.current_thread().name == "natcore-w1":
                 raise RuntimeError("this worker failed")
             super().run()
 
@@ -352,7 +352,7 @@ def test_what_ended_one_worker_ends_the_plane(network: Network, monkeypatch: pyt
         with pytest.raises(RuntimeError, match="this worker failed"):
             plane.wait(30)
         assert plane.state == "stopped"
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("natcore-worker")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("natcore-w")]
     monkeypatch.undo()
     with start(network, made):
         assert ping(network, "in", SERVER)
@@ -365,7 +365,7 @@ def test_each_worker_has_its_processor(network: Network) -> None:
     with start(network, made, cpus=cpus):
         threads = {thread.name: thread.native_id for thread in threading.enumerate()}
         for worker, cpu in enumerate(cpus):
-            until(lambda worker=worker, cpu=cpu: os.sched_getaffinity(threads[f"natcore-worker-{worker}"]) == {cpu})
+            until(lambda worker=worker, cpu=cpu: os.sched_getaffinity(threads[f"natcore-w{worker}"]) == {cpu})
     with pytest.raises(ConfigurationError, match=r"allowed is one for each worker \(2\)"):
         start(network, made, cpus=allowed[:1])
 

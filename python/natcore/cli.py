@@ -15,7 +15,7 @@ import typer
 from . import log_cli, sls_cli
 from .command import Json, failing
 from .errors import ConfigurationError
-from .redaction import show
+from .redaction import printable, show
 
 if TYPE_CHECKING:
     from .config import SnatEntry
@@ -49,14 +49,17 @@ def _options(
 
 @app.command()
 def run(file: File, as_json: Json = False) -> None:
-    """Forward packets as the file says, until SIGTERM or SIGINT. SIGHUP prints the counters."""
+    """Forward packets as the file says, until SIGTERM or SIGINT. SIGUSR1 prints the counters."""
     with failing(as_json):
-        from . import service
+        from . import service, telling, threads
         from .settings import load
 
         settings = load(file)
-        _warn(settings)
-        service.serve(settings, _tell_json if as_json else _tell)
+        threads.set_names("natcore")
+        with telling.Teller(_json_line if as_json else _text_lines) as teller, telling.told(teller):
+            for warning in settings.warnings:
+                teller("warning", {"message": f"{settings.source}: {warning}"})
+            service.serve(settings, teller)
 
 
 @app.command()
@@ -241,32 +244,37 @@ def _parse_snat(text: str) -> SnatEntry:
     return SnatEntry(source, pool=pool.split(","))
 
 
-def _tell_json(what: str, fields: dict[str, Any]) -> None:
-    from . import report
+def _json_line(what: str, fields: dict[str, Any]) -> tuple[int, str]:
+    import json
 
-    report.print_json({"happened": what, **fields}, indent=None)
+    return _descriptor(what), json.dumps({"happened": what, **fields}, default=str) + "\n"
 
 
-def _tell(what: str, fields: dict[str, Any]) -> None:
+def _descriptor(what: str) -> int:
+    """Standard error's for what is logged or warned of, standard output's for what happens."""
+    return 2 if what in ("log", "warning") else 1
+
+
+def _text_lines(what: str, fields: dict[str, Any]) -> tuple[int, str]:
     from . import report
 
     if what == "started":
         inside = ", ".join(_as_list(fields["inside"]))
-        print(f"forwarding between {inside} (inside) and {fields['outside']} (outside)")
-        for log in fields["logs"]:
-            print(f"session log {_listed(log)}")
-        if not fields["logs"]:
-            print("no session log: the file has no [[log]]")
-        print("SIGTERM or Ctrl-C ends; SIGHUP prints the counters (the file is not read again)", flush=True)
+        lines = [f"forwarding between {inside} (inside) and {fields['outside']} (outside)"]
+        lines += [f"session log {_listed(log)}" for log in fields["logs"]] or [
+            "no session log: the file has no [[log]]"
+        ]
+        lines.append("SIGTERM or Ctrl-C ends; SIGUSR1 prints the counters; SIGHUP does nothing yet")
     elif what == "stopped":
-        print("stopped")
-        report.console().print(report.counters_table(fields["counters"]))
-        for name, counters in fields["logs"].items():
-            print(f"session log {name}: {_listed(counters)}", flush=True)
+        lines = ["stopped", report.as_text(report.counters_table(fields["counters"]))]
+        lines += [f"session log {name}: {_listed(counters)}" for name, counters in fields["logs"].items()]
     elif what == "counters":
-        report.console().print(report.counters_table(fields))
+        lines = [report.as_text(report.counters_table(fields))]
+    elif what in ("log", "warning"):
+        lines = [f"{fields.get('level', what)}: {printable(fields['message'], chr(10))}"]
     else:
-        print(f"{what}: {_listed(fields)}", flush=True)
+        lines = [printable(f"{what}: {_listed(fields)}")]
+    return _descriptor(what), "\n".join(lines) + "\n"
 
 
 def _listed(fields: Mapping[str, object]) -> str:

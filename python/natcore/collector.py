@@ -21,6 +21,7 @@ from typing import Protocol
 
 import numpy as np
 
+from . import threads
 from .baseline import Baseline, empty_part
 from .checks import check_path
 from .config import DeliveryPolicy, check_choice, check_number
@@ -38,6 +39,8 @@ _DRAIN_ROWS = 65_536  # a piece at most
 _PERIOD_SECONDS = 0.05  # between looks at how full the ring is
 _DRAIN_SECONDS = 0.5  # between drains, where it is not
 _BEAT_SECONDS = 1.0
+START_SECONDS = 10.0  # that a log has to show that it works, where it must
+ON_FAILURE = ("forward", "refuse")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -148,12 +151,15 @@ class Collector:
         spool: str | os.PathLike[str] | None = None,
         delivery: DeliveryPolicy | None = None,
         redact_destination: bool = False,
+        on_failure: str = "forward",
     ) -> SessionLog:
         """A new log, that counts from now. Open windows stay open where other logs run; this log's first rows of them
         count from the start.
 
         name: of the log, and of its folder in `spool`; without one it is made from the delivery type.
         redact_destination: its rows do not say where the traffic went (RFC 6888 REQ-12); other logs' do.
+        on_failure: of the spool or the destination at the start. "forward": the log runs without it, and goes on trying;
+        "refuse": an error, where it does not work within START_SECONDS. Later failures cost no packet either way.
         Rows that no log was there for and that `take_records` has not taken are dropped, counted `unclaimed`.
         Raises ConfigurationError: billing by specification, another region (contract R6), a name or a sink in use.
         """
@@ -165,7 +171,8 @@ class Collector:
                 raise ConfigurationError(f"delivery={show(delivery)}: allowed is a DeliveryPolicy or None")
             if spool is not None:
                 spool = check_path("spool", spool)
-            log = self._make(sink, name, spool, delivery or DeliveryPolicy(), redact_destination)
+            check_choice("on_failure", on_failure, ON_FAILURE)
+            log = self._make(sink, name, spool, delivery or DeliveryPolicy(), redact_destination, on_failure)
             if self._logs:
                 log.begin(self._open_windows())
             else:
@@ -179,7 +186,18 @@ class Collector:
             if self._has_threads:
                 log.start()
                 self._start_thread()
+                if on_failure == "refuse":
+                    self._require(log)
             return log
+
+    def _require(self, log: SessionLog) -> None:
+        """ConfigurationError if the log's destination does not work; it is stopped then."""
+        reason = log.reason_not_to_start(START_SECONDS)
+        if reason is not None:
+            self._stop((log,), 0.0)
+            raise ConfigurationError(
+                f"on_failure='refuse': session log {show(log.name)} does not work: {reason}; 'forward' starts without it"
+            )
 
     def _open_windows(self) -> Baseline:
         start_us = self._core.label(self._core.now_ns)
@@ -192,14 +210,15 @@ class Collector:
         return Baseline(join(found), start_us)
 
     def _make(
-        self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy, redact: bool
-    ) -> SessionLog:
+        self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy, redact: bool,
+        on_failure: str,
+    ) -> SessionLog:  # fmt: skip
         oldest_ns = self._windows.look()
         try:
             return SessionLog(
                 sink, self._identity, name=name, spool=Path(spool) / name if spool is not None else None,
                 policy=policy, beat=self._beat(oldest_ns), check=self._check_sink, collect=self.step, redact_destination=redact,
-                clock=self._clock, wall=self._wall, chance=self._chance,
+                on_failure=on_failure, clock=self._clock, wall=self._wall, chance=self._chance,
             )  # fmt: skip
         except OSError as error:
             raise ConfigurationError(f"spool={show(spool)}: {error}; allowed is a folder to write in") from error
@@ -330,8 +349,7 @@ class Collector:
     def _start_thread(self) -> None:
         if self._thread is None:
             self._end.clear()
-            self._thread = threading.Thread(target=self._run, name="natcore-collector", daemon=True)
-            self._thread.start()
+            self._thread = threads.start("natcore-rows", self._run)
 
     def _stop_thread(self) -> None:
         if self._thread is not None:

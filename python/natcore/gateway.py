@@ -443,11 +443,12 @@ class Gateway:
 
     def start_session_log(
         self, sink: Any, *, name: str | None = None, spool: str | os.PathLike[str] | None = None,
-        delivery: DeliveryPolicy | None = None, redact_destination: bool = False,
+        delivery: DeliveryPolicy | None = None, redact_destination: bool = False, on_failure: str = "forward",
     ) -> SessionLog:  # fmt: skip
         """Starts a session log into a sink (natcore.sinks); several logs get the same rows with the same numbers.
 
         name: of the log and of its folder in spool. redact_destination: its rows have no pub_ip and pub_port.
+        on_failure: of the spool or the sink at the start: "forward", the log goes on trying, or "refuse", an error.
         """
         self._check_open()
         if self._collector is None:
@@ -457,8 +458,9 @@ class Gateway:
                 self._core, instance=self.instance, vpc_id=self.vpc_id, billing=self.billing, region=self.region
             )
         return self._collector.start(
-            sink, name=name, spool=spool, delivery=delivery, redact_destination=redact_destination
-        )
+            sink, name=name, spool=spool, delivery=delivery, redact_destination=redact_destination,
+            on_failure=on_failure,
+        )  # fmt: skip
 
     def stop_session_log(self, log: SessionLog, timeout: float = 10.0) -> int:
         """Stops a log, its open windows delivered as partial rows; the rows still undelivered after timeout seconds."""

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from pyroute2 import IPRoute
 
+from . import threads
 from .block import clean, installed
 from .entries import flatten
 from .errors import InterfaceError
@@ -159,7 +160,7 @@ class Watcher:
         self._stopping = False
         self._ready = threading.Event()
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._main, name="natcore-watch", daemon=True)
+        self._thread = threads.made("natcore-watch", self._main)
         self._dirty: set[str] = set()
         self._settling: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
         self._states: list[dict[int, int]] = [{} for _ in self.names]  # NUD state of each neighbour, by port

@@ -100,6 +100,11 @@ class Ledger:
             goal = self._gone + self._waiting()
             return self._settled.wait_for(lambda: (self._gone >= goal or not self._waiting()) and also(), timeout)
 
+    def wait_for(self, timeout: float, condition: Callable[[], bool]) -> bool:
+        """Wait until the condition is true, of which `notify` tells; False: not within `timeout` s."""
+        with self._lock:
+            return self._settled.wait_for(condition, timeout)
+
     def _waiting(self) -> int:
         return self._rows["queued"] + self._rows["spooled"]
 

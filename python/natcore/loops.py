@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
+from . import threads
 from ._device import Driver
 from ._gateway import Core
 from ._plane import PlaneLoop
@@ -46,10 +47,7 @@ class Loops:
                 failed(error)
 
         for worker, loop in enumerate(self._loops):
-            arguments = (loop, cpus[worker : worker + 1])
-            thread = threading.Thread(target=work, args=arguments, name=f"natcore-worker-{worker}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._threads.append(threads.start(f"natcore-w{worker}", work, loop, cpus[worker : worker + 1]))
 
     def step(self, budget: int) -> int:
         """At most about budget frames, each worker its part; how many."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -58,6 +59,16 @@ def console(*, quiet: bool = False) -> Console:
 
     made = Console(quiet=quiet, highlight=False)
     return made if made.is_terminal else Console(quiet=quiet, highlight=False, width=WIDE)
+
+
+def as_text(table: Table) -> str:
+    """A table as it would be printed, without its last line end."""
+    from rich.console import Console
+
+    shown = console()
+    made = Console(file=io.StringIO(), highlight=False, width=shown.width, force_terminal=shown.is_terminal)
+    made.print(table)
+    return made.file.getvalue().rstrip("\n")  # type: ignore[attr-defined,no-any-return]
 
 
 def sessions_table(rows: Sequence[Row], width: int = WIDE, title: str = "Session log") -> Table:

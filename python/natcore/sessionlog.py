@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from . import threads
 from .baseline import Baseline, has_packets
 from .buffer import Buffer
 from .config import DeliveryPolicy, check_number
@@ -34,6 +35,8 @@ _SPOOL_RETRY_SECONDS = 1.0
 _THREAD_RETRY_SECONDS = 1.0
 _STOP_SECONDS = 5.0  # for a sink that is changed to let go
 _GRACE_SECONDS = 0.1  # for a thread that has seen the deadline
+_IDLE_SECONDS = 1.0  # without a delivery, after which a stop waits no longer for rows that are in the spool
+_JOIN_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +74,14 @@ class SessionLog:
         check: Callable[[Sink], None],
         collect: Callable[[], object],
         redact_destination: bool = False,
+        on_failure: str = "forward",
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         chance: random.Random | None = None,
     ) -> None:
         self.name = name
         self.redact_destination = redact_destination
+        self.on_failure = on_failure
         self._identity = identity
         self._policy = policy
         self._check = check
@@ -86,8 +91,17 @@ class SessionLog:
         self._chance = chance or random.Random()
         self._ledger = Ledger()
         self._dead_letters = DeadLetters(spool, policy.spool_bytes) if spool else None
-        self._spool = self._open_spool(spool, identity, beat) if spool else None
-        self._spool_broken = False
+        self._spool: Spool | None = None
+        self._unopened: tuple[Path, Beat] | None = None  # a spool that could not be opened; it is tried again
+        if spool is not None:
+            try:
+                self._spool = self._open_spool(spool, identity, beat)
+            except OSError as error:
+                if on_failure == "refuse":
+                    raise
+                self._unopened = (spool, beat)
+                _log.error("the spool %s cannot be used: %s; rows wait in memory, and it is tried again", spool, error)
+        self._spool_broken = self._unopened is not None
         self._baseline: Baseline | None = None
         self._beat: Beat | None = None  # to be noted when every row before it is in the spool
         self._wake_sender, self._wake_writer, self._ending = threading.Event(), threading.Event(), threading.Event()
@@ -189,7 +203,7 @@ class SessionLog:
     def start(self) -> None:
         """Start the threads."""
         self._threads = [self._start_thread(self._run_sender, "delivery")]
-        if self._spool is not None:
+        if self._spool is not None or self._unopened is not None:
             self._threads.append(self._start_thread(self._run_writer, "spool"))
 
     def begin(self, baseline: Baseline) -> None:
@@ -232,6 +246,8 @@ class SessionLog:
 
     def persist(self) -> bool:
         """Bring what waits in memory into the spool; -> False: the disk does not take it, or it is in other hands."""
+        if self._spool is None and not self._open_again():
+            return False
         assert self._spool is not None
         beat, self._beat = self._beat, None
         while self._buffer.rows:
@@ -257,6 +273,29 @@ class SessionLog:
             self._spool.note(beat)
         return True
 
+    def _open_again(self) -> bool:
+        assert self._unopened is not None
+        folder, beat = self._unopened
+        try:
+            self._spool = self._open_spool(folder, self._identity, beat)
+        except (OSError, Error):
+            return False
+        self._unopened, self._spool_broken = None, False
+        _log.warning("the spool %s can be used now", folder)
+        self._wake_sender.set()
+        return True
+
+    def reason_not_to_start(self, timeout: float) -> str | None:
+        """None when the sink is open, within `timeout` s; else why it is not."""
+        self._sender.hurry()  # rows of an earlier run may wait for their batch to fill
+        self._wake()
+        self._ledger.wait_for(timeout, lambda: self._sender.has_answer)
+        self._sender.hurry(self._stopping)
+        status = self.delivery_status
+        if status.state == "Failed":
+            return f"{status.cause or status.code}: {status.message}"
+        return None if self._sender.has_answer else f"no answer within {timeout:g} s"
+
     def begin_stop(self, deadline: float) -> None:
         """Nothing more is accepted; what waits is sent at once, however small the batch, until `deadline`."""
         self._deadline = deadline
@@ -266,7 +305,8 @@ class SessionLog:
         self._wake()
 
     def finish_stop(self) -> int:
-        """Wait for the deadline at most and end; -> rows not delivered, which stay in the spool if there is one.
+        """End as soon as every row is delivered or safe in the spool, and none is being delivered any more; at the deadline
+        at the latest. -> rows not delivered, which stay in the spool if there is one.
 
         Without a spool they are lost, counted as `lost_shutdown`. Idempotent.
         """
@@ -276,11 +316,10 @@ class SessionLog:
             assert self._deadline is not None
             if not self._threads:
                 self._send_without_threads()
-            for thread in self._threads:
-                thread.join(max(0.0, self._deadline - self._clock()) + _GRACE_SECONDS)
+            self._join_threads()
             self._sender.abandon()
             undelivered = self._ledger.waiting
-            is_safe = self._spool is not None and self.persist()
+            is_safe = (self._spool is not None or self._unopened is not None) and self.persist()
             left = self._buffer.clear()
             self._ledger.lose(left, "queued", "shutdown")
             if self._spool is not None:
@@ -289,6 +328,18 @@ class SessionLog:
                 self._spool.close()
             self._stopped = True
             return undelivered
+
+    def _join_threads(self) -> None:
+        """Rows that are only in memory get all the time there is; others as long as deliveries succeed."""
+        delivered, since = -1, self._clock()
+        while any(thread.is_alive() for thread in self._threads) and self._time_left() > -_GRACE_SECONDS:
+            rows = self._ledger.counters()
+            now = self._clock()
+            if rows["queued"] or rows["delivered"] != delivered:
+                delivered, since = rows["delivered"], now
+            elif now - since >= _IDLE_SECONDS:
+                return
+            next(thread for thread in self._threads if thread.is_alive()).join(_JOIN_SECONDS)
 
     def _send_without_threads(self) -> None:
         if self._spool is not None:
@@ -327,11 +378,7 @@ class SessionLog:
         self._wake_writer.set()
 
     def _start_thread(self, target: Callable[[], None], role: str) -> threading.Thread:
-        thread = threading.Thread(
-            target=self._keep_running, args=(target, role), name=f"natcore-{role}-{self.name}", daemon=True
-        )
-        thread.start()
-        return thread
+        return threads.start(f"nat-{role[:5]}-{self.name}", self._keep_running, target, role)
 
     def _keep_running(self, run: Callable[[], None], role: str) -> None:
         """What ends a thread otherwise than at its end is told, and the work begun anew."""
@@ -362,7 +409,11 @@ class SessionLog:
     def _is_over(self, pause: float | None) -> bool:
         """The log stops, and nothing waits, or nothing can be tried before the deadline."""
         left = self._time_left()
-        return not self._ledger.waiting or left <= 0 or (pause is not None and pause > left)
+        if not self._ledger.waiting or left <= 0 or (pause is not None and pause > left):
+            return True
+        failing = self._sender.progress.state == "Failed" or not self._sender.target.target.available
+        is_spooled = self._spool is not None and not self._ledger.counters()["queued"]
+        return bool(pause) and failing and is_spooled
 
     def _pause(self, pause: float | None) -> float | None:
         if not self._stopping:

@@ -167,7 +167,7 @@ class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _LARGEST_FILE_BYTES, _LARGEST_SECRET_BYTES = 64 << 20, 64 << 10
-_LOG_OPTIONS = ("name", "spool", "redact_destination")
+_LOG_OPTIONS = ("name", "spool", "redact_destination", "on_failure")
 
 # What a key's table is, by its path without positions: for naming the keys that are allowed.
 _TABLES: dict[str, type[Struct]] = {

@@ -1,0 +1,42 @@
+"""Threads whose names ps, top and gdb show too: at most 15 bytes, as the kernel has them."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+_SET_NAME = 15  # PR_SET_NAME
+_MOST_BYTES = 15
+
+
+def start(name: str, target: Callable[..., object], *arguments: object) -> threading.Thread:
+    """A daemon thread that runs already."""
+    thread = made(name, target, *arguments)
+    thread.start()
+    return thread
+
+
+def made(name: str, target: Callable[..., object], *arguments: object) -> threading.Thread:
+    """The same, to be started."""
+    name = name.encode()[:_MOST_BYTES].decode(errors="ignore")
+
+    def run() -> None:
+        set_name(name)
+        target(*arguments)
+
+    return threading.Thread(target=run, name=name, daemon=True)
+
+
+def set_names(name: str) -> None:
+    """The kernel's name of all threads that there are, such as those of libraries; those that they start inherit it."""
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has just ended
+            (task / "comm").write_text(name)
+
+
+def set_name(name: str) -> None:
+    """The calling thread's name in the kernel; threads that it starts without one inherit it."""
+    ctypes.CDLL(None).prctl(_SET_NAME, name.encode()[:_MOST_BYTES], 0, 0, 0)
