@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +162,50 @@ def test_bad_arguments_are_refused(tls: Any) -> None:
 def test_datagrams_have_no_tls() -> None:
     with pytest.raises(ConfigurationError, match="transport='tcp'"):
         IpfixSink("127.0.0.1", transport="udp", tls=True)
+
+
+def talker(context: ssl.SSLContext | None) -> tuple[socket.socket, threading.Thread]:
+    """A receiver that reads nothing and says something for ever."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def talk() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with suppress(OSError), closing(connection):
+                    made = connection if context is None else context.wrap_socket(connection, server_side=True)
+                    with made:
+                        while True:
+                            made.sendall(b"x" * 65_536)
+
+    thread = threading.Thread(target=talk, daemon=True)
+    thread.start()
+    return listener, thread
+
+
+@needs_openssl
+@pytest.mark.parametrize("sink_type", PARSERS)
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_a_receiver_that_never_stops_talking_is_left(tmp_path: Path, sink_type: Any, has_tls: bool) -> None:
+    context = None
+    ca, key = certificate(tmp_path, "server", "IP:127.0.0.1")
+    if has_tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(ca, key)
+    listener, thread = talker(context)
+    sink = sink_type("127.0.0.1", listener.getsockname()[1], tls={"ca": ca} if has_tls else False, timeout=2.0)
+    with suppress(DeliveryError):  # with TLS its first words are listened to at once
+        sink.open()
+        connected = sink._connection._socket
+        with socket.socket(fileno=os.dup(connected.fileno())) as raw:
+            raw.setblocking(True)
+            raw.recv(100_000, socket.MSG_PEEK | socket.MSG_WAITALL)  # until more has been said than is listened to
+        assert sink._connection._is_closed(connected)
+    for _ in range(3):
+        with suppress(DeliveryError):  # a row may be acknowledged before the first word is there
+            sink.deliver(batch_of(10))
+    sink.close()
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(20)
+    assert not thread.is_alive()

@@ -6,14 +6,14 @@ A command imports what it needs when it runs: `who` should not wait for what for
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import log_cli, sls_cli
-from .command import Json, failing
+from .command import Json, failing, say
 from .errors import ConfigurationError
 from .redaction import printable, show
 
@@ -36,7 +36,7 @@ def _show_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        print(f"natcore {version('natcore')}")
+        say(f"natcore {version('natcore')}")
         raise typer.Exit
 
 
@@ -66,8 +66,6 @@ def run(file: File, as_json: Json = False) -> None:
 def check(file: File, as_json: Json = False) -> None:
     """Say whether the file is good, and what it makes."""
     with failing(as_json):
-        from rich.markup import escape
-
         from . import report
         from .settings import load
 
@@ -79,9 +77,9 @@ def check(file: File, as_json: Json = False) -> None:
             return
         _warn(settings)
         console = report.console()
-        console.print(f"[green]{escape(str(file))} is good[/]")
+        console.print(f"[green]{report.text(file)} is good[/]")
         for name, value in summary.items():
-            console.print(f"  {name}: {escape(str(value))}", soft_wrap=True)
+            console.print(f"  {name}: {report.text(value)}", soft_wrap=True)
 
 
 @app.command("demo")
@@ -137,11 +135,14 @@ def explain(
 
         settings = load(file)
         check_choice("--side", side, ("inside", "outside"))
-        packets = _packets(frame, pcap, now)
+        before: tuple[float, bytes] | None = None
         with settings.make_gateway() as gateway:
-            for moment, data in packets[:-1]:
-                gateway.translate_one(data, Side[side.upper()], moment)
-            told = gateway.explain(packets[-1][1], Side[side.upper()], packets[-1][0])
+            for packet in _packets(frame, pcap, now):
+                if before is not None:
+                    gateway.translate_one(before[1], Side[side.upper()], before[0])
+                before = packet
+            assert before is not None
+            told = gateway.explain(before[1], Side[side.upper()], before[0])
     if as_json:
         from . import report
 
@@ -150,26 +151,27 @@ def explain(
             {"packet": told.packet, "verdict": told.verdict.name, "counter": told.counter, "steps": steps}
         )
     else:
-        print(told)
+        say(told)
 
 
-def _packets(frame: str | None, pcap: Path | None, now: float) -> list[tuple[float, bytes]]:
-    """What is asked about, last, and what comes before it: (seconds, frame)."""
+def _packets(frame: str | None, pcap: Path | None, now: float) -> Iterator[tuple[float, bytes]]:
+    """What is asked about, last, and what comes before it: (seconds, frame), one at a time."""
     if (frame is None) == (pcap is None):
         raise ConfigurationError("natcore explain: allowed is either a frame in HEX, or --pcap")
     if frame is not None:
         try:
-            return [(now, bytes.fromhex(frame))]
+            yield now, bytes.fromhex(frame)
+            return
         except ValueError as error:
             raise ConfigurationError(f"HEX={show(frame)}: allowed are pairs of hexadecimal digits ({error})") from None
     assert pcap is not None
     from . import capture
 
-    packets = list(capture.read(pcap))
-    if not packets:
+    first = min((packet.time_ns for packet in capture.read(pcap)), default=None)
+    if first is None:
         raise ConfigurationError(f"--pcap={show(str(pcap))}: allowed is a capture of a packet or more")
-    first = min(packet.time_ns for packet in packets)
-    return [(now + (packet.time_ns - first) / 1e9, packet.frame) for packet in packets]
+    for packet in capture.read(pcap):
+        yield now + (packet.time_ns - first) / 1e9, packet.frame
 
 
 @app.command()
@@ -184,7 +186,7 @@ def clean(as_json: Json = False) -> None:
 
         report.print_json({"ok": True, **cleaned})
     else:
-        print(f"put back: {_listed(cleaned)}" if any(cleaned.values()) else "nothing was left")
+        say(f"put back: {_listed(cleaned)}" if any(cleaned.values()) else "nothing was left")
 
 
 @app.command()
@@ -209,12 +211,12 @@ def block(file: File, as_json: Json = False) -> None:
 
         report.print_json({"ok": True, "interfaces": names})
     else:
-        print(f"nothing that comes by {', '.join(names)} is forwarded by the kernel (natcore clean undoes it)")
+        say(f"nothing that comes by {', '.join(names)} is forwarded by the kernel (natcore clean undoes it)")
 
 
 def _warn(settings: Settings) -> None:
     for warning in settings.warnings:
-        typer.echo(f"warning: {settings.source}: {warning}", err=True)
+        say(f"warning: {settings.source}: {warning}", err=True)
 
 
 def _summary(settings: Settings) -> dict[str, Any]:
@@ -265,9 +267,10 @@ def _text_lines(what: str, fields: dict[str, Any]) -> tuple[int, str]:
             "no session log: the file has no [[log]]"
         ]
         lines.append("SIGTERM or Ctrl-C ends; SIGUSR1 prints the counters; SIGHUP does nothing yet")
+        lines = [printable(line) for line in lines]
     elif what == "stopped":
         lines = ["stopped", report.as_text(report.counters_table(fields["counters"]))]
-        lines += [f"session log {name}: {_listed(counters)}" for name, counters in fields["logs"].items()]
+        lines += [printable(f"session log {name}: {_listed(counters)}") for name, counters in fields["logs"].items()]
     elif what == "counters":
         lines = [report.as_text(report.counters_table(fields))]
     elif what in ("log", "warning"):

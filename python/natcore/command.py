@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -12,6 +13,13 @@ from .errors import Error, InterfaceError
 from .redaction import printable, redact
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def say(text: object, *, err: bool = False, flush: bool = False) -> None:
+    """A line, or several, for a person. Names that others chose (instances, files) may hold what a terminal would obey."""
+    typer.echo(printable(redact(str(text)), keep="\n\t"), err=err)
+    if flush:
+        (sys.stderr if err else sys.stdout).flush()
 
 
 @contextmanager
@@ -30,5 +38,5 @@ def failing(as_json: bool) -> Iterator[None]:
                 told |= {"file": error.source, "key": error.key, "value": error.value, "allowed": error.allowed}
             report.print_json(told)
         else:
-            typer.echo(f"error: {printable(redact(text))}", err=True)
+            say(f"error: {' '.join(text.splitlines())}", err=True)
         raise typer.Exit(1) from None

@@ -11,7 +11,6 @@ from pathlib import Path
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
 from . import capture, demo, report
@@ -78,7 +77,7 @@ class _Progress:
             self._live.update(Group(_programs(outcomes), live_counters), refresh=True)
             return
         for outcome in outcomes[self._told :]:
-            self._console.print(f"{'done' if outcome.ok else 'failed'}: {escape(outcome.command)}")
+            self._console.print(f"{'done' if outcome.ok else 'failed'}: {report.text(outcome.command)}")
         self._told = len(outcomes)
 
     def __enter__(self) -> _Progress:
@@ -97,14 +96,14 @@ def _programs(outcomes: list[Outcome]) -> Table:
         table.add_column(heading)
     table.add_column("seconds", justify="right")
     for outcome in outcomes:
-        detail = ("[green]" if outcome.ok else "[bold red]failed: ") + escape(outcome.detail)
-        table.add_row(escape(outcome.command), outcome.protocol, detail, f"{outcome.seconds:.2f}")
+        detail = ("[green]" if outcome.ok else "[bold red]failed: ") + report.text(outcome.detail)
+        table.add_row(report.text(outcome.command), outcome.protocol, detail, f"{outcome.seconds:.2f}")
     return table
 
 
 def _print_demo(console: Console, result: demo.Result) -> None:
     if result.mode == "memory":
-        console.print(f"In memory, from a capture that is shipped with natcore ({escape(result.reason)}).")
+        console.print(f"In memory, from a capture that is shipped with natcore ({report.text(result.reason)}).")
     else:
         console.print(f"{demo.INSIDE} - gateway ({demo.POOL}) - {demo.SERVER}, in network namespaces")
         console.print(_programs(result.outcomes))
@@ -112,7 +111,7 @@ def _print_demo(console: Console, result: demo.Result) -> None:
     console.print(report.sessions_table(result.sessions, console.width))
     report.print_checks(console, result.checks)
     if result.folder is not None:
-        console.print(f"kept: SELECT * FROM '{result.folder}/*.parquet' (DuckDB)", soft_wrap=True)
+        console.print(f"kept: SELECT * FROM '{report.text(result.folder)}/*.parquet' (DuckDB)", soft_wrap=True)
     for name in result.namespaces:
         console.print(f"kept: ip netns exec {name} …")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import report
-from .command import Json, failing
+from .command import Json, failing, say
 from .errors import ConfigurationError
 from .redaction import show
 
@@ -107,9 +107,9 @@ def _compute(endpoint: str, protocol: str | None, config: Path, as_json: bool) -
     if as_json:
         report.print_json({"status": "nobody" if host is None else "computed", "subscriber": host})
     elif host is None:
-        print(f"nobody: by {config} no inside address has {endpoint}")
+        say(f"nobody: by {config} no inside address has {endpoint}")
     else:
-        print(f"computed: by {config} {host} has {endpoint}, at all times of this configuration")
+        say(f"computed: by {config} {host} has {endpoint}, at all times of this configuration")
     return EXIT_STATUS["nobody"] if host is None else 0
 
 
@@ -155,21 +155,21 @@ def _moment(name: str, text: str) -> datetime:
 
 def _print_answer(answer: Answer) -> None:
     protocol = report.PROTOCOLS.get(answer.protocol, f"protocol {answer.protocol}")
-    print(f"{answer.status}: {answer.reason}")
-    print(f"({answer.address}:{answer.port} {protocol} at {_told(answer.at)} within {answer.tolerance:g} s)")
+    say(f"{answer.status}: {answer.reason}")
+    say(f"({answer.address}:{answer.port} {protocol} at {_told(answer.at)} within {answer.tolerance:g} s)")
     for match in answer.matches:
         _print_match(match)
     for start, end, reason in answer.gaps:
-        print(f"not known: {_told(start)} to {_told(end) if end else 'now'}: {reason}")
+        say(f"not known: {_told(start)} to {_told(end) if end else 'now'}: {reason}")
 
 
 def _print_match(match: Match) -> None:
     remote = "a remote that is redacted" if match.pub_ip is None else f"{match.pub_ip}:{match.pub_port}"
     eip = "" if match.eip in (None, match.nat_ip) else f" (EIP {match.eip})"
-    print(f"  {match.pri_ip}:{match.pri_port} as {match.nat_ip}:{match.nat_port}{eip} to {remote}")
+    say(f"  {match.pri_ip}:{match.pri_port} as {match.nat_ip}:{match.nat_port}{eip} to {remote}")
     if match.window:
-        print(f"    window {_told(match.window[0])} to {_told(match.window[1])}")
-    print(f"    session {match.session}, seen {_told(match.start)} to {_told(match.end) if match.end else '…'}")
+        say(f"    window {_told(match.window[0])} to {_told(match.window[1])}")
+    say(f"    session {match.session}, seen {_told(match.start)} to {_told(match.end) if match.end else '…'}")
 
 
 def _told(moment: datetime) -> str:
@@ -207,7 +207,7 @@ def top(
     table = _table("inside", "gateway", numbers=("bytes", "bytes out", "bytes in", "packets", "sessions", "ports"))
     for each in talkers:
         counts = (each.bytes, each.bytes_from_vpc, each.bytes_from_pub, each.packets, each.sessions, each.ports)
-        table.add_row(str(each.pri_ip), each.instance, *(f"{count:,}" for count in counts))
+        table.add_row(str(each.pri_ip), report.text(each.instance), *(f"{count:,}" for count in counts))
     report.console().print(table)
 
 
@@ -248,7 +248,7 @@ def show_usage(
         last = found[0].start + len(found[0].peaks) * found[0].step
         console.print(f"from {_told(found[0].start)} to {_told(last)}; a full block is {highest:,} ports")
     if plot is not None:
-        console.print(f"drawn: {plot}", soft_wrap=True)
+        console.print(f"drawn: {report.text(plot)}", soft_wrap=True)
 
 
 @log_app.command()
@@ -267,7 +267,7 @@ def export(
     if as_json:
         report.print_json({"ok": True, "rows": rows, "file": target})
     else:
-        print(f"{rows:,} rows: {target}")
+        say(f"{rows:,} rows: {target}")
 
 
 @log_app.command()
@@ -285,11 +285,11 @@ def verify(
         report.print_json({"ok": result.ok, **asdict(result)})
     else:
         for finding in result.findings:
-            print(f"{finding.kind}: {finding.file or 'a file'}: {finding.text}")
+            say(f"{finding.kind}: {finding.file or 'a file'}: {finding.text}")
         state = "as they were written" if result.ok else f"{len(result.findings)} findings"
-        print(f"{result.files:,} files, {result.rows:,} rows, {result.removed:,} files removed by retention: {state}")
+        say(f"{result.files:,} files, {result.rows:,} rows, {result.removed:,} files removed by retention: {state}")
         if result.anchor is not None:
-            print(f"anchor {result.anchor[1]} ({result.anchor[0]})")
+            say(f"anchor {result.anchor[1]} ({result.anchor[0]})")
     raise typer.Exit(0 if result.ok else 1)
 
 

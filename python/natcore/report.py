@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .redaction import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -51,6 +53,13 @@ def read_sessions(folder: Path) -> list[Row]:
 
 def total(rows: Iterable[Row], column: str) -> int:
     return sum(int(row[column]) for row in rows)
+
+
+def text(value: object) -> str:
+    """A value for a rich console: neither its markup nor a terminal's."""
+    from rich.markup import escape
+
+    return escape(printable(str(value), keep="\n"))
 
 
 def console(*, quiet: bool = False) -> Console:
@@ -116,7 +125,7 @@ def counters_table(counters: Mapping[str, int], title: str = "Counters") -> Tabl
 def print_checks(console: Console, checks: Iterable[Check]) -> None:
     for check in checks:
         mark = "[green]holds[/]" if check.ok else "[bold red]fails[/]"
-        console.print(f"{mark}  {check.text}: {check.found}", soft_wrap=True)
+        console.print(f"{mark}  {text(check.text)}: {text(check.found)}", soft_wrap=True)
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:

@@ -9,14 +9,13 @@ from typing import Annotated
 
 import typer
 
-from .command import Json, failing
+from .command import Json, failing, say
 from .errors import ConfigurationError
 
 
 def show_demo(as_json: bool) -> int:
     """Tell the story of `natcore.demo_sls`; -> the exit status."""
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     from . import demo_sls, report
@@ -26,7 +25,7 @@ def show_demo(as_json: bool) -> int:
         "A Simple Log Service on this machine, told to fail. The traffic: the shipped capture, again and again."
     )
     with console.status("…") as status:
-        story = demo_sls.run(lambda stage: status.update(escape(stage.text)))
+        story = demo_sls.run(lambda stage: status.update(report.text(stage.text)))
     if as_json:
         report.print_json(
             {
@@ -36,15 +35,15 @@ def show_demo(as_json: bool) -> int:
             }
         )  # fmt: skip
         return 0 if story.ok else 1
-    table = Table(title=f"What the session log to {story.endpoint} says", box=box.SIMPLE_HEAD)
+    table = Table(title=f"What the session log to {report.text(story.endpoint)} says", box=box.SIMPLE_HEAD)
     table.add_column("then", overflow="fold")
     table.add_column("delivery status")
     for heading in ("rows delivered", "rows waiting"):
         table.add_column(heading, justify="right")
     for stage in story.stages:
         color = "green" if stage.state == "Success" else "red"
-        state = f"[{color}]{stage.state}[/] {escape(stage.cause)}"
-        table.add_row(escape(stage.text), state, str(stage.delivered), str(stage.waiting))
+        state = f"[{color}]{stage.state}[/] {report.text(stage.cause)}"
+        table.add_row(report.text(stage.text), state, str(stage.delivered), str(stage.waiting))
     console.print(table)
     console.print(report.counters_table(story.counters, "The log's account (rows and bytes)"))
     report.print_checks(console, story.checks)
@@ -82,7 +81,7 @@ def _serve(port: int, keys: Sequence[str], logstores: Sequence[str], as_json: bo
         if as_json:
             report.print_json({"endpoint": server.endpoint}, indent=None)
         else:
-            print(f"{server.endpoint}, access keys {', '.join(pairs)}; SIGTERM or Ctrl-C ends it", flush=True)
+            say(f"{server.endpoint}, access keys {', '.join(pairs)}; SIGTERM or Ctrl-C ends it", flush=True)
         end.wait()
     counts = {
         f"{project}/{logstore}": store.count
@@ -92,7 +91,7 @@ def _serve(port: int, keys: Sequence[str], logstores: Sequence[str], as_json: bo
     if as_json:
         report.print_json({"requests": len(server.requests), "logs": counts}, indent=None)
     else:
-        print("\n".join(f"{name}: {count:,} logs" for name, count in counts.items()) or "nothing was written")
+        say("\n".join(f"{name}: {count:,} logs" for name, count in counts.items()) or "nothing was written")
 
 
 def _pair(text: str, separator: str, name: str) -> tuple[str, str]:

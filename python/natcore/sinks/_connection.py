@@ -20,9 +20,11 @@ from collections.abc import Mapping, Sequence
 from ..checks import is_text
 from ..errors import ConfigurationError, DeliveryError
 from ..redaction import show
+from ._http import Deadline, TimedSocket, connect
 
 _SIOCOUTQ = 0x5411  # linux/sockios.h: bytes that the peer has not acknowledged
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.02  # seconds
+_MOST_READS = 16  # of up to 4 KiB, each time that a receiver is listened to, who has nothing to say
 _FIRST_WORD_SECONDS = 1.0  # of a TLS receiver, once a connection; most say it at once
 
 
@@ -83,33 +85,40 @@ class Stream(Connection):
     """TCP."""
 
     def _make(self) -> socket.socket:
-        return socket.create_connection((self._host, self._port), self._timeout)
+        return connect(self._host, self._port, Deadline(self._timeout))
 
     def _send(self, connection: socket.socket, parts: Sequence[bytes | memoryview]) -> None:
-        deadline, pause = time.monotonic() + self._timeout, _FIRST_PAUSE
+        deadline, pause = Deadline(self._timeout, "not acknowledged"), _FIRST_PAUSE
+        timed = TimedSocket(connection, deadline)
         for part in parts:
-            connection.sendall(part)
+            timed.sendall(part)
         while struct.unpack("i", fcntl.ioctl(connection, _SIOCOUTQ, bytes(4)))[0]:
             if self._is_closed(connection):
                 break
-            if time.monotonic() >= deadline:
-                raise TimeoutError(errno.ETIMEDOUT, f"not acknowledged within {self._timeout:g} s")
-            time.sleep(pause)
+            time.sleep(min(pause, deadline.left()))
             pause = min(2 * pause, _LONGEST_PAUSE)
-        if self._is_closed(connection):  # it may have thrown away what it had not read
-            raise ConnectionResetError(errno.ECONNRESET, "the receiver closed the connection")
+        ended = self._end_of(connection)  # it may have thrown away what it had not read
+        if ended is not None:
+            raise ended
 
     def _is_closed(self, connection: socket.socket) -> bool:
-        """The peer has closed, or reset; whatever else it says is read and ignored."""
-        poll = select.poll()
-        poll.register(connection, select.POLLIN)
+        """The peer has closed, or reset; a little that it says is read and ignored, and who does not stop is left."""
+        return self._end_of(connection) is not None
+
+    def _end_of(self, connection: socket.socket) -> OSError | None:
+        """What ended the connection, None: nothing has."""
+        connection.setblocking(False)
         try:
-            while poll.poll(0):
+            for _ in range(_MOST_READS):
                 if not connection.recv(4096):
-                    return True
-        except OSError:
-            return True
-        return False
+                    return ConnectionResetError(errno.ECONNRESET, "the receiver closed the connection")
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
+        except OSError as error:
+            return error
+        finally:
+            connection.settimeout(self._timeout)
+        return ConnectionAbortedError(errno.ECONNABORTED, "the receiver does not stop talking, though nothing is asked")
 
 
 Tls = bool | Mapping[str, str] | ssl.SSLContext
@@ -149,17 +158,19 @@ class TlsStream(Stream):
     def _make(self) -> socket.socket:
         """TLS 1.3 is done here before the receiver has looked at the certificate that it is shown: its first word, a
         session ticket or an alert, is waited for, since rows that it throws away are acknowledged by its TCP as well."""
-        plain = super()._make()
+        deadline = Deadline(self._timeout)
+        plain = connect(self._host, self._port, deadline)
         try:
-            made = self._context.wrap_socket(plain, server_hostname=self._host)
+            made = self._context.wrap_socket(plain, server_hostname=self._host, do_handshake_on_connect=False)
         except BaseException:
             plain.close()
             raise
         try:
+            _shake_hands(made, deadline)
             if made.version() == "TLSv1.3" and not made.pending():
                 poll = select.poll()
                 poll.register(made, select.POLLIN)
-                poll.poll(1000 * min(_FIRST_WORD_SECONDS, self._timeout))
+                poll.poll(1000 * min(_FIRST_WORD_SECONDS, deadline.left()))
             refused = self._end_of(made)
             if refused is not None:
                 raise refused
@@ -168,22 +179,21 @@ class TlsStream(Stream):
             raise
         return made
 
-    def _is_closed(self, connection: socket.socket) -> bool:
-        return self._end_of(connection) is not None
 
-    def _end_of(self, connection: socket.socket) -> OSError | None:
-        """What ended the connection, None: nothing has. Whatever else the receiver says is read and ignored."""
-        connection.setblocking(False)
+def _shake_hands(made: ssl.SSLSocket, deadline: Deadline) -> None:
+    """However small the pieces are in which the receiver says its part."""
+    made.setblocking(False)
+    poll = select.poll()
+    while True:
         try:
-            while connection.recv(4096):
-                pass
+            made.do_handshake()
         except ssl.SSLWantReadError:
-            return None
-        except OSError as error:
-            return error
-        finally:
-            connection.settimeout(self._timeout)
-        return ConnectionResetError(errno.ECONNRESET, "the receiver closed the connection")
+            poll.register(made, select.POLLIN)
+        except ssl.SSLWantWriteError:
+            poll.register(made, select.POLLOUT)
+        else:
+            return
+        poll.poll(1000 * deadline.left())
 
 
 def stream(host: str, port: int, timeout: float, tls: Tls) -> Stream:

@@ -10,10 +10,10 @@ from typing import Any
 
 
 class Deadline:
-    """The moment at which a request has failed; begun anew for each."""
+    """The moment at which a request has failed; begun anew for each. what: has not come by then."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: float, what: str = "no answer") -> None:
+        self._seconds, self._what = seconds, what
         self._until = monotonic() + seconds
 
     def begin(self) -> None:
@@ -23,7 +23,7 @@ class Deadline:
         """Seconds; raises TimeoutError where none are left."""
         left = self._until - monotonic()
         if left <= 0:
-            raise TimeoutError(errno.ETIMEDOUT, f"no answer within {self._seconds:g} s")
+            raise TimeoutError(errno.ETIMEDOUT, f"{self._what} within {self._seconds:g} s")
         return left
 
 
