@@ -23,7 +23,7 @@ from natcore._rules cimport (
 )
 from natcore._sessions cimport (
     HAIRPINNED, IN, LIFE_SOME, OPENED_OUTSIDE, OUT, TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, class_of, filter_open,
-    is_dead, mapping_life, session_announce, session_find, session_open,
+    is_dead, mapping_answered, mapping_life, session_announce, session_find, session_open,
 )
 from natcore._split cimport may_split
 from natcore._sweep cimport expire, expire_mapping
@@ -353,7 +353,7 @@ cdef uint8_t pass_filter(Worker* worker, const Endpoints* ends, const Flight* fl
         return PENDING
     if (filtering == FILTER_ADDRESS and flight.protocol != PROTOCOL_ICMP
             and filter_open(&worker.sessions, ends.remote_ip, ends.outside_ip, ends.outside_port, flight.protocol,
-                            now.ms)):
+                            not worker.inbound_refresh, now.ms)):
         return PENDING
     return DROP_FILTERED
 
@@ -407,6 +407,8 @@ cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flig
     elif number == NONE or worker.mappings.ports.policy == PORTS_OVERLOAD:
         return DROP_NO_MAPPING                      # overloaded: only its own session leads to a mapping
     elif mapping_life(&worker.sessions, number, now.ms) == LIFE_SOME:
+        if not worker.inbound_refresh and not mapping_answered(&worker.sessions, number, now.ms):
+            return DROP_NO_MAPPING                  # by policy the outside does not keep it (RFC 4787 REQ-6)
         mapping[0] = number
         verdict = pass_filter(worker, ends, flight, now)
     else:

@@ -8,12 +8,17 @@ from natcore._overload cimport (
     Taken, overload_enter, overload_find, overload_is_full, overload_leave, overload_note_full,
 )
 from natcore._ports cimport (
-    PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, home_of_port,
-    in_ports, pick_by_policy, port_draw, port_release, port_retake, port_take, reclaim, set_free, space_of,
+    PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, RECLAIMED, PortMap, Ports, home_of_port,
+    in_ports, lot_again, nth_set, ones64, pick_by_policy, port_draw, port_release, port_retake, port_take, reclaim, set_free, space_of,
 )
 from natcore.hints cimport bswap16, ctz64
 from natcore.index cimport NONE
 from natcore.random cimport random_below
+
+
+cdef enum:
+    SHARED_PROBES = 64          # ports that are tried for a remote endpoint at random
+    SHARED_STEPS = 256          # and in a row
 
 
 cdef uint64_t EVEN = 0x5555555555555555ULL      # the bits of a word of a bitmap whose ports are even
@@ -21,25 +26,41 @@ cdef uint64_t EVEN = 0x5555555555555555ULL      # the bits of a word of a bitmap
 
 # ---- within a block --------------------------------------------------------------------------------------------------
 
-cdef uint32_t first_set(const uint64_t* bitmap, uint64_t flip, uint64_t mask, uint32_t first, uint32_t end) noexcept nogil:
-    """The first port from first to before end whose bit is set in the bitmap (flip: all ones: is clear), or NONE."""
-    cdef uint32_t word = first >> 6, port
-    cdef uint64_t bits = (bitmap[word] ^ flip) & mask & (<uint64_t>-1 << (first & 63))
-    while True:
-        if bits:
-            port = word * 64 + ctz64(bits)
-            return port if port < end else NONE
-        word += 1
-        if word * 64 >= end:
-            return NONE
-        bits = (bitmap[word] ^ flip) & mask
+cdef inline uint64_t part_of(uint32_t word, uint32_t first, uint32_t end) noexcept nogil:
+    """A bit for each port of a word from first to before end."""
+    cdef uint64_t bits = <uint64_t>-1
+    if word == first >> 6:
+        bits &= <uint64_t>-1 << (first & 63)
+    if word == end >> 6:
+        bits &= ~(<uint64_t>-1 << (end & 63))
+    return bits
+
+
+cdef uint32_t nth_within(const uint64_t* bitmap, uint64_t flip, uint64_t mask, uint32_t first, uint32_t end,
+                         uint32_t n) noexcept nogil:
+    """The n-th port from first to before end whose bit is set in the bitmap (flip: all ones: is clear), or NONE."""
+    cdef uint32_t word, ones
+    cdef uint64_t bits
+    for word in range(first >> 6, (end + 63) >> 6):
+        bits = (bitmap[word] ^ flip) & mask & part_of(word, first, end)
+        ones = ones64(bits)
+        if n < ones:
+            return word * 64 + nth_set(bits, n)
+        n -= ones
+    return NONE
+
+
+cdef uint32_t count_within(const uint64_t* bitmap, uint64_t flip, uint64_t mask, uint32_t first, uint32_t end) noexcept nogil:
+    cdef uint32_t word, count = 0
+    for word in range(first >> 6, (end + 63) >> 6):
+        count += ones64((bitmap[word] ^ flip) & mask & part_of(word, first, end))
+    return count
 
 
 cdef uint32_t pick_within(Ports* ports, const PortMap* map, uint32_t first, uint64_t mask) noexcept nogil:
-    """A free port of the block that begins at first: a random one or the nearest after it; NONE: all are used."""
-    cdef uint32_t end = first + ports.block_size, wish = first + random_below(&ports.random, ports.block_size)
-    cdef uint32_t port = first_set(map.used, <uint64_t>-1, mask, wish, end)
-    return first_set(map.used, <uint64_t>-1, mask, first, wish) if port == NONE and wish > first else port
+    """A free port of the block that begins at first, one as likely as another; NONE: all are used."""
+    cdef uint32_t end = first + ports.block_size, count = count_within(map.used, <uint64_t>-1, mask, first, end)
+    return nth_within(map.used, <uint64_t>-1, mask, first, end, random_below(&ports.random, count)) if count else NONE
 
 
 cdef uint32_t draw_within(Ports* ports, PortMap* map, uint32_t first, uint32_t inside_port) noexcept nogil:
@@ -57,13 +78,13 @@ cdef uint32_t draw_within(Ports* ports, PortMap* map, uint32_t first, uint32_t i
 
 
 cdef uint32_t draw_held_within(Ports* ports, PortMap* map, uint32_t first, uint32_t* until_ms) noexcept nogil:
-    """A port of a block that is held down, and so was its owner's own; or NONE."""
-    cdef uint32_t port
-    if map.held_count == 0:
+    """A port of a block that is held down, and so was its owner's own: any of them; or NONE."""
+    cdef uint32_t end = first + ports.block_size, port, count
+    count = count_within(map.held, 0, <uint64_t>-1, first, end) if map.held_count else 0
+    if count == 0:
         return NONE
-    port = first_set(map.held, 0, <uint64_t>-1, first, first + ports.block_size)
-    if port != NONE:
-        until_ms[0] = port_retake(ports, map, port)
+    port = nth_within(map.held, 0, <uint64_t>-1, first, end, random_below(&ports.random, count))
+    until_ms[0] = port_retake(ports, map, port)
     return port
 
 
@@ -95,7 +116,7 @@ cdef uint32_t block_from(const Ports* ports, uint32_t address, const PortMap* ma
             first = begin_of(ports, block)
             if own and home_of_port(ports, first) != ports.drawer:
                 continue
-            if first_set(map.used, <uint64_t>-1, <uint64_t>-1, first, first + ports.block_size) != NONE:
+            if nth_within(map.used, <uint64_t>-1, <uint64_t>-1, first, first + ports.block_size, 0) != NONE:
                 return block
     return NONE
 
@@ -139,7 +160,7 @@ cdef uint32_t blocks_in_use(Ports* ports, uint32_t owner, uint32_t now_ms) noexc
         at = block_next(&ports.blocks, &walk)
     for i in range(count):
         for space in range(PORT_SPACES):
-            reclaim(ports, &ports.addresses[addresses[i]].maps[space], now_ms)
+            reclaim(ports, &ports.addresses[addresses[i]].maps[space], RECLAIMED, now_ms)
     at = block_first(&ports.blocks, &ports.key, owner, &walk)
     while at != NO_BLOCK:
         left += 1
@@ -159,7 +180,7 @@ cdef uint32_t draw_block(Ports* ports, uint32_t address, PortMap* map, const Req
     block = new_block(ports, address, map)
     if block == NONE:
         for space in range(PORT_SPACES):                # a block is nobody's once the last hold-down is over
-            reclaim(ports, &ports.addresses[address].maps[space], now_ms)
+            reclaim(ports, &ports.addresses[address].maps[space], RECLAIMED, now_ms)
         block = new_block(ports, address, map)
     if block == NONE:
         return NONE
@@ -198,9 +219,14 @@ cdef void pair_of(const Ports* ports, uint32_t address, const Request* request, 
 
 
 cdef uint32_t draw_overloaded(Ports* ports, uint32_t address, PortMap* map, const Request* request) noexcept nogil:
-    """A port that no mapping has; else, from anywhere on, one that none towards this remote endpoint has; or NONE."""
+    """A port that no mapping has; else one that none towards this remote endpoint has; or NONE.
+
+    Where random ones are in vain, SHARED_STEPS in a row are looked at, from anywhere on: all, where there are no more. Of a
+    larger range the last free ports are not found by every draw.
+    """
     cdef Taken ends
-    cdef uint32_t start, step, port
+    cdef uint32_t at, step = 0, port
+    cdef uint64_t lot = request.lot
     if map.free:
         port = pick_by_policy(ports, map, bswap16(request.inside_port), request.lot, ports.drawer)
         port_take(ports, map, port)
@@ -209,16 +235,29 @@ cdef uint32_t draw_overloaded(Ports* ports, uint32_t address, PortMap* map, cons
     pair_of(ports, address, request, 0, &ends)
     if overload_is_full(&ports.overload, &ports.key, &ends):
         return NONE
-    start = in_ports(request.lot, ports.range_size)
-    for step in range(ports.range_size):
-        port = ports.allowed[start + step if start + step < ports.range_size else start + step - ports.range_size]
-        if map.cells[port] != PORT_RESERVED:
-            ends.outside_port = bswap16(<unsigned short>port)
-            if overload_find(&ports.overload, &ports.key, &ends) == NONE:
-                map.cells[port] += 1
-                return port
-    overload_note_full(&ports.overload, &ports.key, &ends)
+    for step in range(SHARED_PROBES):
+        port = ports.allowed[in_ports(lot, ports.range_size)]
+        if may_share(ports, map, port, &ends):
+            map.cells[port] += 1
+            return port
+        lot = lot_again(lot)
+    at = in_ports(lot, ports.range_size)
+    for step in range(min(<uint32_t>SHARED_STEPS, ports.range_size)):
+        port = ports.allowed[at + step if at + step < ports.range_size else at + step - ports.range_size]
+        if may_share(ports, map, port, &ends):
+            map.cells[port] += 1
+            return port
+    if ports.range_size <= SHARED_STEPS:
+        overload_note_full(&ports.overload, &ports.key, &ends)
     return NONE
+
+
+cdef bint may_share(const Ports* ports, const PortMap* map, uint32_t port, Taken* ends) noexcept nogil:
+    """Whether a port is no DNAT entry's, and no mapping's towards the remote endpoint of ends."""
+    if map.cells[port] == PORT_RESERVED:
+        return False
+    ends.outside_port = bswap16(<unsigned short>port)
+    return overload_find(&ports.overload, &ports.key, ends) == NONE
 
 
 # ---- the door --------------------------------------------------------------------------------------------------------
@@ -232,7 +271,7 @@ cdef uint32_t draw_port(Ports* ports, uint32_t address, const Request* request, 
     cdef PortMap* map = &ports.addresses[address].maps[space_of(request.protocol)]
     until_ms[0] = now_ms
     if ports.parity:                                    # a port whose rest is over may be the one that is preferred
-        reclaim(ports, map, now_ms)
+        reclaim(ports, map, RECLAIMED, now_ms)
     if ports.policy == PORTS_BLOCK:
         return draw_block(ports, address, map, request, now_ms, until_ms)
     if ports.policy == PORTS_DETERMINISTIC:

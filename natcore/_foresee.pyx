@@ -11,7 +11,7 @@ from natcore._mappings cimport (
 )
 from natcore._parse cimport Flight
 from natcore._ports cimport (
-    PORTS_BLOCK, PORTS_DETERMINISTIC, PortMap, Ports, has_ports, in_pool, lot_after, pick_by_policy, space_of,
+    PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, address_pick, has_ports, in_pool, lot_after, pick_by_policy, space_of,
 )
 from natcore._rules cimport SnatRule, snat_rule
 from natcore.flow cimport flow_hash
@@ -20,12 +20,15 @@ from natcore.index cimport NONE, Bucket, bucket_of
 from natcore.state cimport Worker
 
 
-cdef inline uint32_t likely_address(const Mappings* table, const Pool* pool, uint32_t inside_ip, uint64_t lot) noexcept nogil:
-    """Number of the outside address: the one that the subscriber is paired with, else the lot's."""
+cdef inline uint32_t likely_address(const Mappings* table, const Pool* pool, uint32_t inside_ip, uint32_t space,
+                                    uint64_t lot) noexcept nogil:
+    """Number of the outside address: the one that the subscriber is paired with, else the lot's; NONE: all are full."""
     cdef uint32_t who = subscriber_find(table, inside_ip) if table.pooling != POOLING_ARBITRARY else NONE
     if who != NONE and table.subscribers[who].mappings and table.subscribers[who].entry == pool.entry:
         return table.subscribers[who].address
-    return pool.addresses[in_pool(lot, pool.size)]
+    if table.ports.policy == PORTS_OVERLOAD:
+        return pool.addresses[in_pool(lot, pool.size)]
+    return address_pick(table.ports, space, pool.addresses, pool.size, lot)
 
 
 cdef inline const Bucket* inbound_bucket(const Worker* worker, const Flight* flight, uint32_t outside_ip,
@@ -57,7 +60,9 @@ cdef bint foresee(const Worker* worker, const Flight* flight, uint32_t draws) no
     if rule == NULL or ports.policy == PORTS_BLOCK or ports.policy == PORTS_DETERMINISTIC:
         return False
     lot = lot_after(ports, draws)
-    address = likely_address(table, &rule.pool, flight.ip.source, lot)
+    address = likely_address(table, &rule.pool, flight.ip.source, space_of(flight.protocol), lot)
+    if address == NONE:
+        return False
     map = &ports.addresses[address].maps[space_of(flight.protocol)]
     port = pick_by_policy(ports, map, bswap16(<uint16_t>flight.ports), lot, table.worker)
     if port == NONE:

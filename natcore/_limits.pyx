@@ -7,7 +7,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from natcore._events cimport PORTS_THRESHOLD, SESSIONS_THRESHOLD, event_note
 from natcore._mappings cimport MAPPING_PORTLESS, MAPPING_STATIC, Subscriber, subscriber_find
-from natcore._ports cimport PORT_SPACES, PortMap, Ports, reclaim, space_of
+from natcore._ports cimport PORT_SPACES, RECLAIMED, PortMap, Ports, reclaim, space_of
 from natcore._sweep cimport reclaim_lines, reclaim_mapping, reclaim_subscriber
 from natcore.index cimport NONE
 from natcore.spin cimport spin_lock, spin_unlock
@@ -221,7 +221,7 @@ cdef void watch_ports(Worker* worker, const Mapping* mapping, const Clock* now) 
     taken = taken_of(ports, map)
     if taken >= worker.warn_ports or map.told:          # what has rested for long enough is free, if nobody looked so far
         for space in range(first, last + 1):
-            reclaim(ports, &ports.addresses[mapping.address].maps[space], now.ms)
+            reclaim(ports, &ports.addresses[mapping.address].maps[space], RECLAIMED, now.ms)
         taken = taken_of(ports, map)
     tell = crosses(taken, worker.warn_ports, worker.rearm_ports, &map.told)
     spin_unlock(&ports.spin)

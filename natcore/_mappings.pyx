@@ -4,7 +4,8 @@ from libc.string cimport memset
 
 from natcore._draw cimport OVER_QUOTA, Request, assign_port, draw_port, home_of_owner, unassign_port
 from natcore._ports cimport (
-    DRAWS_KEPT, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Draw, PortMap, Ports, in_pool, lot_after, lot_take, space_of,
+    ADDRESSES_TRIED, DRAWS_KEPT, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Draw, PortMap, Ports, address_due,
+    address_pick, in_pool, lot_after, lot_take, owner_slot, space_of,
 )
 from natcore.flow cimport flow_hash
 from natcore.hints cimport bswap16, bswap32, prefetch_write
@@ -15,6 +16,10 @@ from natcore.links cimport NO_LINK, Link, link, unlink
 from natcore.memory cimport table_delete, table_new
 from natcore.slab cimport slab_begin, slab_give, slab_take
 from natcore.spin cimport spin_lock, spin_unlock
+
+
+cdef enum:
+    TRIES = 4                   # addresses of a pool that are looked through for one packet
 
 
 cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, bint listed) noexcept nogil:
@@ -159,7 +164,7 @@ cdef uint32_t draw_by_pooling(Mappings* table, Subscriber* subscriber, const Map
 
     OVER_QUOTA: nothing that the subscriber may have.
     """
-    cdef uint32_t start, step, port, why = NONE
+    cdef uint32_t port
     cdef bint paired = subscriber.mappings and subscriber.entry == pool.entry
     if table.ports.policy == PORTS_DETERMINISTIC:
         return draw_computed(table, key, pool, request, now_ms, drawn)
@@ -168,17 +173,71 @@ cdef uint32_t draw_by_pooling(Mappings* table, Subscriber* subscriber, const Map
         port = draw_from(table, key, request, now_ms, drawn)
         if port < OVER_QUOTA or table.pooling == POOLING_PAIRED:
             return port
-    start = start_of(table, pool, request)
+    if key.flags & MAPPING_PORTLESS:
+        drawn.address = pool.addresses[start_of(table, pool, request)]
+        port = draw_from(table, key, request, now_ms, drawn)
+    elif table.ports.policy == PORTS_BLOCK or table.ports.policy == PORTS_OVERLOAD:
+        port = draw_in_turn(table, key, pool, request, now_ms, drawn)
+    else:
+        port = draw_from_pool(table, key, pool, request, now_ms, drawn)
+    if port < OVER_QUOTA and not paired:
+        subscriber.address = drawn.address
+        subscriber.entry = pool.entry
+    return port
+
+
+cdef uint32_t draw_from_pool(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
+                             Drawn* drawn) noexcept nogil:
+    """A port of any address that has one; else of one at which a rest is over; else one that rests for its owner, of the first
+    address from anywhere on where there may be one."""
+    cdef Ports* ports = table.ports
+    cdef uint32_t space = space_of(key.protocol), start = in_pool(request.lot, pool.size), step, port
+    cdef const PortMap* map
+    drawn.address = address_pick(ports, space, pool.addresses, pool.size, request.lot)
+    if drawn.address != NONE:
+        return draw_from(table, key, request, now_ms, drawn)
+    for step in range(TRIES):
+        drawn.address = address_due(ports, space, pool.addresses, pool.size, start, now_ms)
+        if drawn.address == NONE:
+            break
+        port = draw_from(table, key, request, now_ms, drawn)
+        if port != NONE:
+            return port
+    for step in range(min(pool.size, <uint32_t>ADDRESSES_TRIED)):
+        drawn.address = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
+        map = &ports.addresses[drawn.address].maps[space]
+        if map.held_count and map.held_by[owner_slot(request.owner)]:
+            return draw_from(table, key, request, now_ms, drawn)
+    return NONE
+
+
+cdef uint32_t draw_in_turn(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
+                           Drawn* drawn) noexcept nogil:
+    """The same where an address that has a free port may have none for this owner: some are tried, from the owner's own or
+    anywhere on. Blocks: those that have a free block; overload: all."""
+    cdef Ports* ports = table.ports
+    cdef uint32_t start = start_of(table, pool, request), step, port, why = NONE, tries = TRIES
     for step in range(pool.size):
         drawn.address = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
+        if step and pool.size > ADDRESSES_TRIED and not may_have_one(ports, space_of(key.protocol), drawn.address, now_ms):
+            continue
         port = draw_from(table, key, request, now_ms, drawn)
         if port < OVER_QUOTA:
-            if not paired:
-                subscriber.address = drawn.address
-                subscriber.entry = pool.entry
             return port
         why = port if port == OVER_QUOTA else why
+        tries -= pool.size > ADDRESSES_TRIED
+        if tries == 0:
+            break
     return why
+
+
+cdef inline bint may_have_one(const Ports* ports, uint32_t space, uint32_t address, uint32_t now_ms) noexcept nogil:
+    """Whether an address may have a port for somebody who has none there."""
+    if ports.policy == PORTS_OVERLOAD:
+        return True
+    return (ports.blocks.free[address]
+            or ((ports.rests_at[space][address >> 6] >> (address & 63)) & 1
+                and <int>(ports.next_release[space][address] - now_ms) <= 0))
 
 
 cdef uint32_t enter(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip, uint16_t outside_port,

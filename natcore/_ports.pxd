@@ -15,7 +15,13 @@ cdef enum:
     OWNER_SLOTS = 4096
     PORT_UNIT = 64              # ports in a row that are one worker's rather than the others'
     BITMAP_BYTES = PORT_WORDS * 8
-    MAP_BYTES = PORTS * 9 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2      # of one PortMap's arrays
+    GROUPS = 64                 # of 16 words: 1,024 ports
+    SUPERS = 8                  # of 8 groups
+    COUNT_BYTES = (GROUPS + SUPERS) * 4
+    MAP_BYTES = PORTS * 9 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2 + COUNT_BYTES    # of one PortMap's arrays
+    RECLAIMED = 2048            # ports of a map whose rest is over that one packet frees, at most
+    PROBES = 4                  # random ports that are tried before the free ones are counted
+    ADDRESSES_TRIED = 64        # of a full pool, at most, where one packet looks for a port that rests for its owner
 
 cdef enum:
     PORT_RESERVED = 0xFFFFFFFE  # in a cell: a DNAT entry has the port; it is never drawn
@@ -35,10 +41,11 @@ cdef struct PortMap:            # one outside address and protocol
     uint64_t* used              # [PORT_WORDS] a bit a port: in use or held down
     uint64_t* held              # [PORT_WORDS] held down
     uint16_t* held_by           # [OWNER_SLOTS] ports held down, by a hash of their owner
+    uint32_t* taken_in          # [GROUPS + SUPERS] ports of the ranges that are not free: even in the low 16 bits, odd in the high
     uint32_t free               # ports of the ranges that are not used
     uint32_t reserved           # ports of the ranges that DNAT entries have
     uint32_t held_count
-    uint32_t next_release       # ms; no port is released before; valid while held_count is not 0
+    uint32_t next_word          # of held, at which the next reclaim begins
     uint32_t address            # number of the outside address
     uint8_t told                # that few are free
 
@@ -59,6 +66,11 @@ cdef enum:
 
 cdef struct Ports:
     Address* addresses
+    uint32_t* next_release[3]   # [PORT_SPACES][capacity] ms; no port of the map is released before; valid while some are held
+    uint64_t open_at[3][1024]   # [PORT_SPACES] a bit an address: it has a free port
+    uint64_t rests_at[3][1024]  # it has ports that are held down
+    uint32_t open_count[3]      # addresses that have a free port
+    uint32_t reclaim_at         # the next address that the sweep looks at
     uint32_t capacity
     uint32_t count              # numbers used once at least: [0, count)
     uint32_t live
@@ -72,6 +84,7 @@ cdef struct Ports:
     uint64_t ranges[1024]       # a bit a port that may be drawn
     uint16_t allowed[65536]     # [range_size] the same ports in a row: one is as likely as another
     uint32_t range_size         # ports
+    uint32_t ports_in[72]       # [GROUPS + SUPERS] ports of the ranges, as taken_in
     bint in_one_piece           # the ranges are one
     uint32_t hold_down_ms
     uint8_t policy              # PortPolicy
@@ -124,6 +137,23 @@ cdef inline uint32_t in_pool(uint64_t lot, uint32_t size) noexcept nogil:
     """The address of a pool at which a draw begins (the bias of 2^-32 x size does not matter, here and below)."""
     return <uint32_t>(<uint64_t><uint32_t>lot * size >> 32)
 
+cdef inline uint64_t lot_again(uint64_t lot) noexcept nogil:
+    """Another one from the same lot, as good as independent of it (the finalizer of splitmix64)."""
+    lot += 0x9E3779B97F4A7C15ULL
+    lot = (lot ^ lot >> 30) * 0xBF58476D1CE4E5B9ULL
+    lot = (lot ^ lot >> 27) * 0x94D049BB133111EBULL
+    return lot ^ lot >> 31
+
+cdef inline uint32_t ones64(uint64_t bits) noexcept nogil:
+    """How many bits are set; processors that need not have an instruction for it."""
+    bits -= bits >> 1 & 0x5555555555555555ULL
+    bits = (bits & 0x3333333333333333ULL) + (bits >> 2 & 0x3333333333333333ULL)
+    return <uint32_t>((bits + (bits >> 4) & 0x0F0F0F0F0F0F0F0FULL) * 0x0101010101010101ULL >> 56)
+
+cdef inline bint is_open(const Ports* ports, uint32_t space, uint32_t address) noexcept nogil:
+    """Whether an address has a free port."""
+    return (ports.open_at[space][address >> 6] >> (address & 63)) & 1
+
 cdef inline uint32_t in_ports(uint64_t lot, uint32_t count) noexcept nogil:
     """The port of so many."""
     return <uint32_t>((lot >> 32) * count >> 32)
@@ -166,7 +196,13 @@ cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t wi
 cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
 cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
 cdef uint32_t port_retake(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
-cdef void reclaim(Ports* ports, PortMap* map, uint32_t now_ms) noexcept nogil
+cdef void reclaim(Ports* ports, PortMap* map, uint32_t most, uint32_t now_ms) noexcept nogil
+cdef bint is_due(const Ports* ports, const PortMap* map, uint32_t now_ms) noexcept nogil
+cdef uint32_t address_pick(const Ports* ports, uint32_t space, const uint32_t* pool, uint32_t size, uint64_t lot) noexcept nogil
+cdef uint32_t address_due(const Ports* ports, uint32_t space, const uint32_t* pool, uint32_t size, uint32_t start,
+                          uint32_t now_ms) noexcept nogil
+cdef uint32_t own_held(PortMap* map, uint32_t owner, uint64_t lot) noexcept nogil
+cdef uint32_t nth_set(uint64_t bits, uint32_t n) noexcept nogil
 cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint64_t lot, uint32_t now_ms,
                         uint32_t* until_ms) noexcept nogil
 cdef uint32_t ports_taken(const PortMap* map, uint32_t first, uint32_t last) noexcept nogil
@@ -174,5 +210,5 @@ cdef void ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t las
 cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil
 cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms,
                        uint32_t now_ms) noexcept nogil
-cdef void ports_reclaim(Ports* ports, uint32_t now_ms) noexcept nogil
+cdef void ports_reclaim(Ports* ports, uint32_t addresses, uint32_t now_ms) noexcept nogil
 cdef uint32_t owner_slot(uint32_t owner) noexcept nogil

@@ -184,8 +184,9 @@ cdef void session_approach(const Sessions* table, uint32_t slot) noexcept nogil
 cdef void session_expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef uint8_t mapping_life(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil
+cdef bint mapping_answered(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil
 cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, uint16_t outside_port, uint8_t protocol,
-                      uint32_t now_ms) noexcept nogil
+                      bint answered, uint32_t now_ms) noexcept nogil
 cdef uint64_t session_id(const Cold* cold) noexcept nogil
 cdef bint window_copy(const Sessions* table, uint32_t slot, uint64_t now_ns, Record* row) noexcept nogil
 cdef int64_t micros(const Sessions* table, uint64_t ns) noexcept nogil

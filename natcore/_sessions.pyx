@@ -163,13 +163,17 @@ cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept 
 
 # ---- lists -----------------------------------------------------------------------------------------------------------
 
-cdef uint8_t life_of(const Sessions* table, Link* links, uint32_t* first, uint32_t now_ms) noexcept nogil:
-    """The Life of a list; a session that was found alive comes first, so that the next call finds it at once."""
+cdef uint8_t life_of(const Sessions* table, Link* links, uint32_t* first, bint answered, uint32_t now_ms) noexcept nogil:
+    """The Life of a list; a session that was found alive comes first, so that the next call finds it at once.
+
+    answered: what the outside opened counts only once the inside has answered it.
+    """
     cdef uint32_t slot = first[0], left = LOOKED_AT
     if slot == NO_LINK:
         return LIFE_NONE
     while left:
-        if not is_dead(table, &table.hot[slot], now_ms):
+        if (not is_dead(table, &table.hot[slot], now_ms)
+                and not (answered and table.hot[slot].timeout_class == TIMEOUT_UNREPLIED)):
             if slot != first[0]:
                 unlink(links, first, slot)
                 link(links, first, slot)
@@ -183,7 +187,12 @@ cdef uint8_t life_of(const Sessions* table, Link* links, uint32_t* first, uint32
 
 cdef uint8_t mapping_life(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil:
     """Whether the mapping has a live session: Life."""
-    return life_of(table, table.by_mapping, &table.mappings.mappings[number].first, now_ms)
+    return life_of(table, table.by_mapping, &table.mappings.mappings[number].first, False, now_ms)
+
+
+cdef bint mapping_answered(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil:
+    """Whether a session that the inside opened or has answered is among the live ones that are looked at."""
+    return life_of(table, table.by_mapping, &table.mappings.mappings[number].first, True, now_ms) == LIFE_SOME
 
 
 # ---- filter entries (address-dependent filtering) --------------------------------------------------------------------
@@ -210,8 +219,9 @@ cdef uint32_t filter_find(const Sessions* table, const Filter* key) noexcept nog
 
 
 cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, uint16_t outside_port, uint8_t protocol,
-                      uint32_t now_ms) noexcept nogil:
-    """Whether a live session joins the outside endpoint and the remote address (RFC 4787 section 5)."""
+                      bint answered, uint32_t now_ms) noexcept nogil:
+    """Whether a live session joins the outside endpoint and the remote address (RFC 4787 section 5). answered: one that the
+    inside opened or has answered."""
     cdef Filter key
     cdef uint32_t number
     key.remote_ip = remote_ip
@@ -220,7 +230,7 @@ cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, 
     key.protocol = protocol
     number = filter_find(table, &key)
     return (number != NONE
-            and life_of(table, table.by_filter, &table.filters[number].first, now_ms) == LIFE_SOME)
+            and life_of(table, table.by_filter, &table.filters[number].first, answered, now_ms) == LIFE_SOME)
 
 
 cdef void filter_key(const Session* session, Filter* key) noexcept nogil:

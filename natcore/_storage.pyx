@@ -84,7 +84,7 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
 
     regions: room for REGIONS.
     """
-    cdef uint32_t n = 0
+    cdef uint32_t n = 0, space
     cdef uint64_t sessions = worker.sessions.slots.capacity, mappings = worker.mappings.mapping_slots.capacity
     cdef const Fragments* fragments
     cdef uint32_t side
@@ -112,6 +112,10 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     add(regions, &n, "outside addresses", worker.mappings.ports.addresses,
         <uint64_t>worker.mappings.ports.capacity * sizeof(Address))
     regions[n - 1].large = False        # of its lines most gateways use a few
+    for space in range(PORT_SPACES):
+        add(regions, &n, "outside addresses by release", worker.mappings.ports.next_release[space],
+            <uint64_t>worker.mappings.ports.capacity * sizeof(uint32_t))
+        regions[n - 1].large = False
     add_index(regions, &n, "outside addresses by address", &worker.mappings.ports.index)
     add(regions, &n, "blocks", worker.mappings.ports.blocks.of,
         <uint64_t>worker.mappings.ports.blocks.capacity * sizeof(Block*))

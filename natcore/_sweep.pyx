@@ -23,6 +23,7 @@ cdef enum:
     NEAR = 3                    # and their mappings'
     TABLES = 64
     SLICE_ENDS = 1024           # in a slice of the sweep, at most
+    SLICE_ADDRESSES = 4         # outside addresses whose resting ports a slice looks at
     RECLAIM_LINES = 2048        # that are looked at for one refusal
 
 cdef struct Due:
@@ -48,10 +49,10 @@ cdef bint window_over(const Sessions* table, Session* session, const Cold* cold,
     return (elapsed >= 0 or long_ago) and now_ns >= cold.window_start_ns + table.window_ns
 
 
-cdef void free_rested(Sessions* table, uint32_t now_ms) noexcept nogil:
-    """Ports whose hold-down is over may be drawn again."""
+cdef void free_rested(Sessions* table, uint32_t addresses, uint32_t now_ms) noexcept nogil:
+    """Ports of the next so many outside addresses whose hold-down is over may be drawn again."""
     spin_lock(&table.mappings.ports.spin)
-    ports_reclaim(table.mappings.ports, now_ms)
+    ports_reclaim(table.mappings.ports, addresses, now_ms)
     spin_unlock(&table.mappings.ports.spin)
 
 
@@ -64,11 +65,11 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept
     cdef Session* session
     cdef bint dead
     subscribers_reap(table.mappings, lines, now_ms)
+    free_rested(table, SLICE_ADDRESSES, now_ms)
     while lines and ended < SLICE_ENDS:
         if table.sweep_at >= table.slots.fresh:
             table.sweep_at = 0
             table.swept_ns = now_ns
-            free_rested(table, now_ms)
             return
         slot = table.sweep_at
         session = &table.hot[slot]
@@ -235,7 +236,7 @@ cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t room) noexcept no
         if complete:
             agenda.tables[i].swept_ns = now_ns
     if complete:
-        free_rested(first, now_ms)
+        free_rested(first, NONE, now_ms)
     return complete
 
 

@@ -59,7 +59,7 @@ cdef class PortTable:
         port_release(&self.ports, self.map(number, space), port, owner, until_ms, now_ms)
 
     def reclaim(self, uint32_t now_ms):
-        ports_reclaim(&self.ports, now_ms)
+        ports_reclaim(&self.ports, NONE, now_ms)
 
     def mapping(self, uint32_t number, uint32_t space, uint16_t port):
         """The mapping that has the port, or None."""

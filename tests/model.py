@@ -289,15 +289,20 @@ class ModelGateway(Following):
             return self.static(row, protocol, target, outside, (target[0], remote, protocol))
         told = protocol in PORTED and self.policy.ports != "overload"  # else it cannot be told who is meant
         mapping = self.mapping_at(protocol, outside) if told else None
-        if mapping is None:
+        if mapping is None or not any(self._keeps_open(session) for session in mapping.sessions):
             return Verdict.DROP_NO_MAPPING
         return mapping if self._passes(packet, mapping, remote) else Verdict.DROP_FILTERED
+
+    def _keeps_open(self, session: Session) -> bool:
+        """Whether a session keeps its mapping open for remotes (RFC 4787 REQ-6): one that the outside opened and the inside has
+        not answered does only where the outside may refresh."""
+        return session.alive(self.now) and (session.answered or self.policy.inbound_refresh)
 
     def _passes(self, packet: Packet, mapping: Mapping, remote: Endpoint) -> bool:
         """Whether a remote without a session may open one (RFC 4787 REQ-8)."""
         filtering = self.policy.behaviour(NAMES[packet.protocol]).filtering
         if filtering == "address-dependent" and packet.protocol != ICMP:  # whose addresses have one session at most
-            return any(s.remote[0] == remote[0] and s.alive(self.now) for s in mapping.sessions)
+            return any(s.remote[0] == remote[0] and self._keeps_open(s) for s in mapping.sessions)
         return filtering == "endpoint-independent"
 
     # From inside to inside, by an outside endpoint

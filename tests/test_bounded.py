@@ -158,3 +158,28 @@ def test_the_port_of_a_mapping_rests_from_the_last_of_its_ends_whatever_their_or
     assert ended(over) == 300
     assert said(over, last + 119.9, host="10.9.0.1") is Verdict.DROP_PORTS_EXHAUSTED
     assert said(over, last + 120.1, host="10.9.0.1") is Verdict.OUTBOUND
+
+
+@pytest.mark.parametrize("filtering", ["endpoint-independent", "address-dependent"])
+def test_strangers_do_not_keep_a_mapping_whose_inside_is_silent(filtering: str) -> None:
+    """`inbound_refresh=False` (RFC 4787 REQ-6): a session that the inside has not answered keeps nothing open."""
+    over = gateway(
+        timeouts=Timeouts(udp=120.0, unreplied=100.0), seed=1, policy=Policy(inbound_refresh=False, filtering=filtering)
+    )
+    assert said(over, 0.0) is Verdict.OUTBOUND
+    port = outside_port(over)
+    verdicts = []
+    for n in range(20):
+        stranger = udp("198.51.100.7", 1000 + n, EIP, port)
+        verdicts.append(over.translate_one(stranger, Side.OUTSIDE, 90.0 + 20.0 * n)[0])
+    assert verdicts == [Verdict.INBOUND] * 2 + [Verdict.DROP_NO_MAPPING] * 18
+
+
+def test_a_stranger_whom_the_inside_answered_keeps_the_mapping_open_as_long_as_it_is_answered() -> None:
+    over = gateway(timeouts=Timeouts(udp=120.0, unreplied=100.0), seed=1, policy=Policy(inbound_refresh=False))
+    assert said(over, 0.0) is Verdict.OUTBOUND
+    port = outside_port(over)
+    assert over.translate_one(udp("198.51.100.9", 1, EIP, port), Side.OUTSIDE, 90.0)[0] is Verdict.INBOUND
+    assert over.translate_one(udp(HOST, 5000, "198.51.100.9", 1), Side.INSIDE, 100.0)[0] is Verdict.OUTBOUND
+    assert over.translate_one(udp("198.51.100.10", 1, EIP, port), Side.OUTSIDE, 200.0)[0] is Verdict.INBOUND
+    assert over.translate_one(udp("198.51.100.11", 1, EIP, port), Side.OUTSIDE, 221.0)[0] is Verdict.DROP_NO_MAPPING

@@ -1,0 +1,237 @@
+"""The worst packet: what one that cannot be admitted takes, by kind, when everything it may run out of is used up.
+
+Each packet is a batch of its own, so nothing is prefetched for it; the figure is its processor time. `--sessions 8388608` is
+the size that docs/performance.md quotes; `--limit` makes a longer one an error (exit status 1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from bulk import UDP, packets
+from compiled import load_module
+from natcore import DnatEntry, Gateway, Policy, Side, SnatEntry, Timeouts, Verdict
+
+PACKETS = 2_000  # of a kind
+BATCH = 65_536
+REMOTE, STRANGER = 0xC6336401, 0x05000000
+HOST = 0x0AF00001
+TIMEOUTS = Timeouts(udp=300.0, unreplied=300.0)
+
+
+@dataclass
+class Kind:
+    name: str
+    gateway: Gateway
+    frames: Any
+    side: Side
+    now: float  # s, of the first packet
+    step: float  # s, between two
+    refused: set[Verdict]
+
+
+def made(sessions: int, pool: str = "203.0.0.0-203.0.1.255", policy: Policy | None = None) -> Gateway:
+    gateway = Gateway(
+        instance="worst", vpc_id="worst", max_sessions=sessions, timeouts=TIMEOUTS, policy=policy or Policy(), seed=1
+    )
+    gateway.add(SnatEntry("10.0.0.0/8", pool=pool))
+    return gateway
+
+
+def fill(gateway: Gateway, count: int, now: float, first: int = 0, remote: int = REMOTE, accept: int = 0) -> None:
+    """Sessions of as many inside endpoints, sixteen a host."""
+    for at in range(first, first + count, BATCH):
+        numbers = np.arange(at, min(at + BATCH, first + count), dtype=np.uint64)
+        frames, lengths = packets(UDP, 0x0A000000 + numbers // 16, 20_000 + numbers % 16, remote, 443)
+        verdicts = gateway.translate(frames, lengths, Side.INSIDE, now=now)
+        if (verdicts != Verdict.OUTBOUND).sum() > accept:
+            raise AssertionError(f"{(verdicts != Verdict.OUTBOUND).sum()} of {len(verdicts)} were refused")
+
+
+def new_flows(count: int = PACKETS, remote: int = REMOTE) -> Any:
+    numbers = np.arange(count, dtype=np.uint64)
+    return packets(UDP, HOST + numbers, 9, remote, 443)[0]
+
+
+def one_host(gateway: Gateway, count: int, now: float, mappings: int = 1) -> int:
+    """Sessions of one inside host; the outside port of the first mapping."""
+    numbers = np.arange(count, dtype=np.uint64)
+    frames, lengths = packets(UDP, HOST, 9 + numbers % mappings, 0xC6000000 + numbers, 443)
+    out = frames.copy()
+    if set(gateway.translate(out, lengths, Side.INSIDE, now=now)) != {Verdict.OUTBOUND}:
+        raise AssertionError("the host's own sessions")
+    return int(out[0, 34]) << 8 | int(out[0, 35]), int.from_bytes(bytes(out[0, 26:30]), "big")  # type: ignore[return-value]
+
+
+def stranger_at_a_cap(sessions: int) -> Kind:
+    gateway = made(sessions)
+    fill(gateway, sessions - 4096, 0.0)
+    port, address = one_host(gateway, 1, 200.0)  # type: ignore[misc]
+    numbers = np.arange(1024, dtype=np.uint64)
+    gateway.translate(*packets(UDP, STRANGER + numbers, 9, address, port), Side.OUTSIDE, now=200.0)
+    frames, _ = packets(UDP, STRANGER + 5000 + np.arange(PACKETS, dtype=np.uint64), 9, address, port)
+    return Kind(
+        "a stranger at a mapping's cap, all other sessions dead",
+        gateway,
+        frames,
+        Side.OUTSIDE,
+        310.0,
+        0.001,
+        {Verdict.DROP_OUTSIDE_LIMIT},
+    )
+
+
+def quota(sessions: int) -> Kind:
+    gateway = made(sessions, policy=Policy(sessions_per_subscriber=10_000))
+    fill(gateway, sessions - 20_000, 0.0)
+    one_host(gateway, 10_000, 200.0, 500)
+    frames = packets(UDP, HOST, 20_000 + np.arange(PACKETS, dtype=np.uint64), REMOTE, 443)[0]
+    return Kind(
+        "a subscriber at its quota of 10,000 sessions, all others' dead",
+        gateway,
+        frames,
+        Side.INSIDE,
+        310.0,
+        0.001,
+        {Verdict.DROP_SUBSCRIBER_LIMIT},
+    )
+
+
+def full_table(sessions: int) -> Kind:
+    gateway = made(sessions)
+    fill(gateway, sessions, 0.0)
+    return Kind(
+        "a full table of live sessions", gateway, new_flows(), Side.INSIDE, 1.0, 0.001, {Verdict.DROP_SESSION_LIMIT}
+    )
+
+
+def dead_table(sessions: int) -> Kind:
+    gateway = made(sessions)
+    fill(gateway, sessions, 0.0)
+    return Kind("a full table of dead sessions", gateway, new_flows(), Side.INSIDE, 400.0, 0.001, {Verdict.OUTBOUND})
+
+
+def dead_mapping(sessions: int) -> Kind:
+    gateway = made(sessions)
+    port, address = one_host(gateway, min(sessions, 1 << 20), 0.0)  # type: ignore[misc]
+    frames, _ = packets(UDP, STRANGER + np.arange(PACKETS, dtype=np.uint64), 9, address, port)
+    return Kind(
+        "a stranger at a mapping of very many dead sessions",
+        gateway,
+        frames,
+        Side.OUTSIDE,
+        400.0,
+        0.001,
+        {Verdict.DROP_NO_MAPPING},
+    )
+
+
+def full_pool(sessions: int) -> Kind:
+    gateway = made(sessions, "203.0.0.0-203.0.31.255", Policy(port_ranges=((3000, 3007),), pooling="arbitrary"))
+    fill(gateway, 8192 * 8, 0.0)
+    return Kind(
+        "a full pool of 8,192 addresses", gateway, new_flows(), Side.INSIDE, 1.0, 0.001, {Verdict.DROP_PORTS_EXHAUSTED}
+    )
+
+
+def resting_pool(sessions: int) -> Kind:
+    gateway = made(sessions, "203.0.0.0-203.0.0.3", Policy(pooling="arbitrary"))
+    fill(gateway, 4 * 64_512, 0.0)
+    gateway.advance(310.0)
+    return Kind(
+        "a pool in which every port has just rested",
+        gateway,
+        new_flows(),
+        Side.INSIDE,
+        420.5,
+        0.001,
+        {Verdict.OUTBOUND},
+    )
+
+
+def overload(sessions: int) -> Kind:
+    policy = Policy(ports="overload", mapping="address-and-port-dependent", filtering="address-and-port-dependent")
+    gateway = made(sessions, "203.0.0.0", policy)
+    fill(gateway, 64_512 - 64, 0.0)
+    fill(gateway, 64, 0.0, first=64_512 - 64, remote=REMOTE + 1)
+    fill(gateway, 16, 0.0, first=64_512, accept=16)
+    return Kind(
+        "overload with 64 ports left towards a remote",
+        gateway,
+        new_flows(),
+        Side.INSIDE,
+        1.0,
+        0.001,
+        {Verdict.OUTBOUND, Verdict.DROP_PORTS_EXHAUSTED},
+    )
+
+
+def blocks(sessions: int) -> Kind:
+    policy = Policy(ports="block", block_size=512, blocks=8, port_ranges=((1024, 2047),), pooling="arbitrary")
+    gateway = made(sessions, "203.0.0.0-203.0.31.255", policy)
+    numbers = np.arange(8192 * 2, dtype=np.uint64)
+    gateway.translate(*packets(UDP, 0x0A000000 + numbers, 9, REMOTE, 443), Side.INSIDE, now=0.0)
+    return Kind(
+        "port blocks used up at 8,192 addresses",
+        gateway,
+        new_flows(),
+        Side.INSIDE,
+        1.0,
+        0.001,
+        {Verdict.DROP_PORTS_EXHAUSTED},
+    )
+
+
+def targets(sessions: int) -> Kind:
+    gateway = made(sessions)
+    many = [(f"10.200.{n >> 8}.{n & 255}", 1 + n % 7) for n in range(1000)]
+    gateway.add(DnatEntry("203.0.113.9", 80, many, 80, protocol="udp"))
+    numbers = np.arange(PACKETS, dtype=np.uint64)
+    frames, _ = packets(UDP, STRANGER + numbers, 9, 0xCB007109, 80)
+    return Kind("DNAT with 1,000 targets", gateway, frames, Side.OUTSIDE, 1.0, 0.001, {Verdict.INBOUND})
+
+
+KINDS: list[Callable[[int], Kind]] = [
+    stranger_at_a_cap, quota, full_table, dead_table, dead_mapping, full_pool, resting_pool, overload, blocks, targets
+]  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sessions", type=int, default=1 << 20)
+    parser.add_argument("--limit", type=float, metavar="US", help="of the 99.9th percentile")
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    counted = load_module("counted")
+    print(f"{options.sessions:,} sessions; processor time of a packet, us{'':>13} median     99.9 %        max")
+    worst = 0.0
+    for build in KINDS:
+        if options.only not in build.__name__:
+            continue
+        kind = build(options.sessions)
+        count = len(kind.frames)
+        verdicts, took = np.full(count, 255, np.uint8), np.zeros(count, np.uint64)
+        lengths = np.full(count, kind.frames.shape[1], np.uint32)
+        nows = ((kind.now + kind.step * np.arange(count)) * 1e9).astype(np.uint64)
+        capsule = kind.gateway._core.worker_capsule()
+        counted.time_translate(capsule, kind.frames, lengths, np.full(count, kind.side, np.uint8), nows, verdicts, took)
+        if not set(verdicts) <= kind.refused:
+            raise AssertionError(f"{kind.name}: {dict(zip(*np.unique(verdicts, return_counts=True), strict=True))}")
+        middle, most = (float(np.percentile(took, p)) / 1000 for p in (50, 99.9))
+        print(f"{kind.name:<62} {middle:>8.1f} {most:>10.1f} {took.max() / 1000:>10.1f}", flush=True)
+        worst = max(worst, most)
+        kind.gateway.close()
+    return 1 if options.limit is not None and worst > options.limit else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
