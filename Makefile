@@ -85,7 +85,7 @@ wire: .venv/built .venv/tested-with
 	$(VENV) benchmarks/wire/run.py $(WIRE_OPTIONS)
 
 sanitize: .venv/built .venv/tested-with
-	python=$$(.ci/variant sanitize NATCORE_SANITIZE=ON) && \
+	python=$$(.ci/variant sanitize NATCORE_SANITIZE=ON NATCORE_DEBUG=ON) && \
 	$(ASAN) "$$python" tests/fuzz_frames.py --frames 1000000 && \
 	$(ASAN) "$$python" tests/soak.py --seeds 10 && \
 	$(ASAN) "$$python" -m pytest -s -q $(filter-out %_properties.py,$(QUICK))      # the soak is these

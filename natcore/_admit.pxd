@@ -43,4 +43,4 @@ cdef void tell(Worker* worker, uint8_t verdict, uint8_t limit, uint32_t subscrib
                uint8_t protocol, const Clock* now) noexcept nogil
 cdef bint is_whole(const Worker* worker, uint32_t ip) noexcept nogil
 cdef bint is_static(const Worker* worker, uint32_t slot) noexcept nogil
-cdef bint is_no_host(uint32_t ip) noexcept nogil
+cdef bint is_no_host(const Worker* worker, uint32_t ip) noexcept nogil

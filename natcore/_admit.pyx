@@ -41,6 +41,10 @@ from natcore.verdict cimport (
 from natcore.wire cimport PROTOCOL_ICMP, PROTOCOL_TCP, TCP_RST, TCP_SYN, TcpHeader
 
 
+cdef enum:
+    LINK_LOCAL = 0xA9FE         # 169.254/16, its first two bytes
+    BROADCAST = 0xFFFFFFFF
+
 cdef struct Way:                # how a packet from inside may leave: by one of the three
     const SnatRule* snat
     const DnatRule* whole
@@ -48,9 +52,14 @@ cdef struct Way:                # how a packet from inside may leave: by one of 
     bint hairpin                # its destination is an outside address of ours
 
 
-cdef bint is_no_host(uint32_t ip) noexcept nogil:
-    """0/8, 127/8 and 224/3 (big-endian): no packet of ours comes from there or goes there."""
-    cdef uint32_t first = bswap32(ip) >> 24
+cdef bint is_no_host(const Worker* worker, uint32_t ip) noexcept nogil:
+    """0/8, 127/8, 224/3 and 169.254/16 (big-endian): no packet of ours comes from there or goes there (RFC 1812 5.3.7,
+    RFC 3927 section 7), but where the policy says so."""
+    cdef uint32_t host = bswap32(ip), first = host >> 24
+    if host >> 16 == LINK_LOCAL:
+        return not worker.link_local
+    if first >= 240 and host != BROADCAST:
+        return not worker.class_e
     return first == 0 or first == 127 or first >= 224
 
 
@@ -208,9 +217,9 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
         return ask_for_all(worker, DROP_UNSUPPORTED)
     if way.hairpin and flight.protocol == PROTOCOL_ICMP and not (worker.hairpin and is_whole(worker, destination)):
         return LOCAL
-    if is_no_host(source) or is_own(worker, source):
+    if is_no_host(worker, source) or is_own(worker, source):
         return DROP_SPOOFED
-    if is_no_host(destination):
+    if is_no_host(worker, destination):
         return DROP_UNSUPPORTED
     if address_find(worker.mappings.ports, source) != NONE:
         return DROP_SPOOFED
@@ -339,7 +348,7 @@ cdef uint8_t screen_inbound(Worker* worker, const Flight* flight, Endpoints* end
     ends.address = address_find(worker.mappings.ports, ends.outside_ip)
     if ends.address == NONE and worker.link_address[OUTSIDE] and flight.ip.destination == worker.link_address[OUTSIDE]:
         return LOCAL
-    if (is_no_host(flight.ip.source) or is_own(worker, flight.ip.source)
+    if (is_no_host(worker, flight.ip.source) or is_own(worker, flight.ip.source)
             or address_find(worker.mappings.ports, flight.ip.source) != NONE
             or (worker.reverse_path_filter and worker.rules != NULL and is_inside(worker.rules, bswap32(flight.ip.source)))):
         return DROP_SPOOFED
@@ -433,7 +442,9 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* 
     if verdict != PENDING:
         return verdict
     mapping = &worker.mappings.mappings[number]
-    if frame != NULL:
+    if mapping.inside_ip == ends.remote_ip:         # it would reach its own source: a land packet after translation
+        verdict = DROP_SPOOFED
+    elif frame != NULL:
         verdict = may_pass(worker, frame, flight, inside_mtu(worker, mapping.inside_ip))
     if verdict == PENDING and not below_caps(worker, number, now):
         verdict = DROP_OUTSIDE_LIMIT

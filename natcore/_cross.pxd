@@ -18,7 +18,7 @@ cdef inline bint crosses(const Worker* worker, const Frame* frame, const Flight*
         return False
     return (flight.ip.destination != worker.link_address[INSIDE]
             and address_find(worker.mappings.ports, flight.ip.destination) == NONE
-            and not is_no_host(flight.ip.source) and not is_no_host(flight.ip.destination)
+            and not is_no_host(worker, flight.ip.source) and not is_no_host(worker, flight.ip.destination)
             and plain_rule(worker.rules, bswap32(flight.ip.source), bswap32(flight.ip.destination)) != NULL)
 
 cdef inline uint8_t cross(Worker* worker, const Frame* frame, Flight* flight) noexcept nogil:

@@ -120,7 +120,7 @@ cdef void flows_arrive(const Flows* flows, FlowSeen* seen, const Frame* frames, 
     """Frames that come in, FLOWS_BATCH at most, before they are translated. seen: written, for flows_leave."""
     cdef uint32_t i
     for i in range(count):
-        read_packet(flows, &frames[i], frames[i].side, FLOW_IN, &seen[i])
+        read_packet(flows, &frames[i], frames[i].side & 1, FLOW_IN, &seen[i])
 
 
 cdef void flows_leave(Flows* flows, FlowSeen* seen, const Frame* frames, uint32_t count, int64_t now_us) noexcept nogil:

@@ -194,6 +194,7 @@ cdef class Core(Tables):
                   timeouts_ms, uint64_t window_ns, int64_t epoch_ns, uint32_t workers, mapping, filtering,
                   link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
                   bint tcp_pickup, bint hairpin, bint icmp_unreachable, bint reverse_path_filter, uint16_t mss, bint unsolicited,
+                  bint link_local, bint class_e, uint8_t ip_options,
                   uint32_t huge_pages, int32_t numa_node, uint64_t memory_bytes, str memory_name not None):
         """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32. memory_: what there is in all."""
         cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
@@ -260,6 +261,9 @@ cdef class Core(Tables):
         worker.icmp_unreachable = icmp_unreachable
         worker.reverse_path_filter = reverse_path_filter
         worker.mss = mss
+        worker.link_local = link_local
+        worker.class_e = class_e
+        worker.ip_options = ip_options
         if block_size and blocks:
             worker.mappings.ports.unit = block_size
         if not crew_grow(self.shared, workers, self.filters):

@@ -11,6 +11,9 @@ from natcore.wire cimport (
 )
 
 
+cdef enum:
+    BROADCAST = 0xFFFFFFFF
+
 cdef struct Parcel:             # before each frame in the outbox
     uint32_t length
     uint32_t room               # bytes up to the next one
@@ -124,7 +127,7 @@ cdef bint may_be_told(const Ipv4Header* ip) noexcept nogil:
     """No error about an ICMP error, nor to what is no host (RFC 1812 section 4.3.2.7)."""
     cdef uint32_t source = bswap32(ip.source) >> 24
     cdef uint8_t type
-    if source == 0 or source == 127 or source >= 224:
+    if source == 0 or source == 127 or 224 <= source < 240 or ip.source == BROADCAST:
         return False
     if ip.protocol == PROTOCOL_ICMP:
         type = (<const uint8_t*>ip)[(ip.version_ihl & 15) * 4]

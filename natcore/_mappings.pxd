@@ -96,6 +96,7 @@ cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subs
 cdef void mappings_delete(Mappings* table) noexcept nogil
 cdef void mapping_approach(const Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol) noexcept nogil
 cdef void mapping_approach_end(const Mappings* table, uint32_t number) noexcept nogil
+cdef void key_of(const Mapping* mapping, MappingKey* key) noexcept nogil
 cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil
 cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil
 cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* pool, uint32_t now_ms) noexcept nogil

@@ -22,6 +22,19 @@ cdef enum:                      # FlightKind
     KIND_OTHER = 2              # a protocol that no address may change under
     KIND_FRAGMENT = 3           # only its IPv4 header has been looked at
 
+cdef enum:                      # Options: of the IPv4 header
+    OPTIONS_NONE = 0
+    OPTIONS_HARMLESS = 1        # what RFC 7126 lets pass by default, and unknown ones (RFC 1812 section 5.3.13.1)
+    OPTIONS_UNWANTED = 2        # what RFC 7126 drops by default
+    OPTIONS_ROUTE = 3           # a source route, which would lead around the translation
+    OPTIONS_MALFORMED = 4
+
+cdef enum:                      # Option: its type's octet (RFC 791, IANA)
+    OPTION_END = 0
+    OPTION_NOP = 1
+    OPTION_LSRR = 131
+    OPTION_SSRR = 137
+
 cdef enum:
     TCP_CHECKSUM_AT = 16
     UDP_CHECKSUM_AT = 6
@@ -43,7 +56,8 @@ cdef struct Flight:             # a packet on its way through the stages
     uint8_t kind                # FlightKind
     uint8_t verdict             # PENDING, or why it was dropped here
     uint8_t checksum_at         # bytes into the header of TCP or UDP; 0: it is neither
-    uint8_t unused[8]           # 64 bytes
+    uint8_t options             # Options, as parse_network found them
+    uint8_t unused[7]           # 64 bytes
 
 cdef inline uint32_t link_length(const Frame* frame) noexcept nogil:
     """Bytes of the Ethernet header with up to two tags when IPv4 follows; 0: it does not. More than the frame has:
@@ -116,6 +130,30 @@ cdef inline uint8_t parse_transport(Flight* flight, uint32_t side, uint32_t rest
     memcpy(&flight.ports, flight.l4, 4)
     return PENDING
 
+cdef inline bint is_unwanted(uint8_t option) noexcept nogil:
+    """What RFC 7126 drops by default: Record Route, Timestamp, Stream Identifier, and what is obsolete: Probe and Reply
+    MTU, ENCODE, Traceroute, VISA, EIP, Address Extension, SDMDD, DPS, UMP."""
+    return (option == 7 or option == 68 or option == 136 or option == 11 or option == 12 or option == 15 or option == 82
+            or option == 142 or option == 145 or option == 147 or option == 149 or option == 151 or option == 152)
+
+cdef inline uint8_t options_of(const uint8_t* at, uint32_t bytes) noexcept nogil:
+    """What the options of an IPv4 header are; Options: the worst of them."""
+    cdef uint32_t i = 0, length
+    cdef uint8_t found = OPTIONS_HARMLESS
+    while i < bytes and at[i] != OPTION_END:
+        if at[i] == OPTION_NOP:
+            i += 1
+            continue
+        length = at[i + 1] if i + 1 < bytes else 0
+        if length < 2 or length > bytes - i:
+            return OPTIONS_MALFORMED
+        if at[i] == OPTION_LSRR or at[i] == OPTION_SSRR:
+            found = OPTIONS_ROUTE
+        elif found < OPTIONS_UNWANTED:
+            found = OPTIONS_UNWANTED if is_unwanted(at[i]) else OPTIONS_HARMLESS
+        i += length
+    return found
+
 cdef inline uint8_t parse_network(Frame* frame, Flight* flight, bint ethernet) noexcept nogil:
     """PENDING with what the IPv4 header says, or a drop. The frame's length is cut to what the packet is."""
     cdef uint32_t link = 0, words, total
@@ -136,6 +174,11 @@ cdef inline uint8_t parse_network(Frame* frame, Flight* flight, bint ethernet) n
         return DROP_MALFORMED
     if header_sum(ip, words) != 0xFFFF:
         return DROP_CHECKSUM
+    flight.options = OPTIONS_NONE
+    if unlikely(words > 5):
+        flight.options = options_of(<const uint8_t*>ip + 20, (words - 5) * 4)
+        if flight.options == OPTIONS_MALFORMED:
+            return DROP_MALFORMED
     frame.length = link + total
     flight.ip = ip
     flight.l4 = <uint8_t*>ip + words * 4
@@ -210,22 +253,26 @@ cdef inline uint32_t payload_offset(const Flight* flight) noexcept nogil:
     cdef uint32_t headers = <uint32_t>(flight.l4 - <uint8_t*>flight.ip)
     if flight.protocol == PROTOCOL_TCP:
         return headers + ((<const TcpHeader*>flight.l4).data_offset >> 4) * 4
-    return headers + 8                              # UDP; of others no super-frames are known
+    return headers + 8                              # UDP
+
+cdef inline uint32_t segmented(const Frame* frame, const Flight* flight) noexcept nogil:
+    """Payload bytes of a super-frame of TCP or UDP, which will be cut into segments; 0: the frame is none, whatever its
+    caller says of it."""
+    cdef uint32_t headers
+    if (not frame.flags & FRAME_GSO or frame.gso_size == 0 or not is_tcp_or_udp(flight.protocol)
+            or flight.ip.fragment & bswap16(IPV4_FRAGMENT)):
+        return 0
+    headers = payload_offset(flight)
+    return flight.total_length - headers if flight.total_length > headers else 0
 
 cdef inline uint32_t wire_length(const Frame* frame, const Flight* flight) noexcept nogil:
     """Bytes of the largest IPv4 packet that the frame becomes on the wire: a super-frame's segments have headers each."""
-    cdef uint32_t headers
-    if not frame.flags & FRAME_GSO or frame.gso_size == 0:
-        return flight.total_length
-    headers = payload_offset(flight)
-    return flight.total_length if flight.total_length < headers + frame.gso_size else headers + frame.gso_size
+    cdef uint32_t payload = segmented(frame, flight)
+    return flight.total_length - payload + frame.gso_size if payload > frame.gso_size else flight.total_length
 
 cdef inline uint32_t wire_packets(const Frame* frame, const Flight* flight) noexcept nogil:
     """IPv4 packets that the frame becomes on the wire."""
-    cdef uint32_t payload
-    if not frame.flags & FRAME_GSO or frame.gso_size == 0:
-        return 1
-    payload = flight.total_length - payload_offset(flight)
+    cdef uint32_t payload = segmented(frame, flight)
     return 1 if payload <= frame.gso_size else (payload + frame.gso_size - 1) // frame.gso_size
 
 cdef inline uint32_t wire_bytes(const Flight* flight, uint32_t packets) noexcept nogil:

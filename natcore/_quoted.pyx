@@ -221,7 +221,7 @@ cdef uint8_t translate_error(Worker* worker, Frame* frame, Flight* flight, const
         if not pool and worker.link_address[frame.side] and flight.ip.destination == worker.link_address[frame.side]:
             return LOCAL
         return DROP_NO_MAPPING
-    if (is_no_host(flight.ip.source) or address_find(worker.mappings.ports, flight.ip.source) != NONE
+    if (is_no_host(worker, flight.ip.source) or address_find(worker.mappings.ports, flight.ip.source) != NONE
             or flight.ip.destination != quote.ip.source):
         return DROP_SPOOFED                         # an error goes to who sent the packet (RFC 1122 section 3.2.2)
     verdict = may_pass(worker, frame, flight, session_mtu(worker, session, back))

@@ -187,6 +187,8 @@ cdef uint8_t mapping_life(Sessions* table, uint32_t number, uint32_t now_ms) noe
 cdef bint mapping_answered(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil
 cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, uint16_t outside_port, uint8_t protocol,
                       bint answered, uint32_t now_ms) noexcept nogil
+cdef void filter_key(const Session* session, Filter* key) noexcept nogil
+cdef uint32_t filter_find(const Sessions* table, const Filter* key) noexcept nogil
 cdef uint64_t session_id(const Cold* cold) noexcept nogil
 cdef bint window_copy(const Sessions* table, uint32_t slot, uint64_t now_ns, Record* row) noexcept nogil
 cdef int64_t micros(const Sessions* table, uint64_t ns) noexcept nogil

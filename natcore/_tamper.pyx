@@ -3,6 +3,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from natcore._check cimport Fault, tables_hold
 from natcore._hold cimport hold, release
 from natcore._ports cimport DRAWS_KEPT, Draw
 from natcore._rules cimport DnatRule, RuleSet, dnat_target
@@ -17,6 +18,20 @@ from natcore.state cimport Shared, Worker
 
 cdef Worker* worker_of(capsule) except NULL:
     return <Worker*>PyCapsule_GetPointer(capsule, "natcore.Worker")
+
+
+def broken(capsule):
+    """What does not hold of the tables of all workers, or None. No other thread may use the gateway."""
+    cdef Worker* worker = worker_of(capsule)
+    cdef uint32_t alone = worker.shared.alone
+    cdef Fault fault
+    cdef bint hold
+    worker.shared.alone = 1
+    hold = tables_hold(worker, &fault)
+    worker.shared.alone = alone
+    if hold:
+        return None
+    return f"{fault.text.decode()}: worker {fault.worker}, number {fault.number}: {fault.seen}, expected {fault.expected}"
 
 
 def target_of(capsule, uint32_t entry, uint32_t remote):

@@ -8,6 +8,7 @@ from natcore._admit cimport (
     Endpoints, admit_inbound, admit_outbound, announce, find_live, is_static, is_whole, may_pass, screen_inbound, session_mtu,
 )
 from natcore._answer cimport answer
+from natcore._check cimport assert_tables
 from natcore._cross cimport cross, crosses
 from natcore._flows cimport (
     FLOWS_BATCH, Flows, FlowSeen, flows_arrive, flows_enter, flows_exit, flows_leave, flows_sent, flows_unsent,
@@ -16,7 +17,7 @@ from natcore._foresee cimport foresee
 from natcore._hold cimport await_hold, disperse, gather, release
 from natcore._icmp cimport outbox_take
 from natcore._mss cimport clamp_mss
-from natcore._parse cimport KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, Flight, parse, parse_plain
+from natcore._parse cimport KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, OPTIONS_HARMLESS, OPTIONS_NONE, OPTIONS_ROUTE, Flight, parse, parse_plain
 from natcore._mappings cimport mapping_approach
 from natcore._owner cimport owner_for_sure, owner_of, peer_of
 from natcore._pieces cimport fit, parse_first, piece_enter, piece_known
@@ -32,11 +33,11 @@ from natcore._time cimport clock_follow, clock_forward
 from natcore._unsolicited cimport note_unsolicited
 from natcore.flow cimport HashKey
 from natcore.frame cimport FRAME_CROSSING, FRAME_GSO, Frame
-from natcore.hints cimport bswap16, likely, prefetch, prefetch_write, unlikely
+from natcore.hints cimport DEBUG, bswap16, likely, prefetch, prefetch_write, unlikely
 from natcore.index cimport NONE, Bucket, Index, bucket_of, ctz32, match_some, match_tags, tag_of
-from natcore.state cimport Clock, Worker, clock_read, has_all
+from natcore.state cimport OPTIONS_DROP, OPTIONS_PASS, Clock, Worker, clock_read, has_all
 from natcore.verdict cimport (
-    DROP_FILTERED, DROP_FRAGMENT, DROP_NO_MAPPING, DROP_SPOOFED, DROP_UNSUPPORTED, HAIRPIN, HELD, INSIDE, LOCAL, OUTSIDE,
+    DROP_FILTERED, DROP_FRAGMENT, DROP_IP_OPTION, DROP_NO_MAPPING, DROP_SPOOFED, DROP_UNSUPPORTED, HAIRPIN, HELD, INSIDE, LOCAL, OUTSIDE,
     PENDING, UNTRANSLATED,
 )
 from natcore.wire cimport (
@@ -167,6 +168,8 @@ cdef uint8_t other_kind(Worker* worker, Frame* frame, Flight* flight, const Cloc
 cdef uint8_t decide(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
     """A whole packet, or the first fragment of one."""
     cdef uint8_t verdict
+    if flight.ip.source == flight.ip.destination:   # a land packet: nobody speaks to itself over a wire
+        return DROP_SPOOFED
     if crosses(worker, frame, flight):
         verdict = cross(worker, frame, flight)
     elif flight.kind == KIND_SESSION:
@@ -283,9 +286,18 @@ cdef inline void begin(const Worker* worker, Frame* frames, Flight* flights, uin
         prefetch(flights[i].bucket)
 
 
+cdef inline bint passes(const Worker* worker, uint8_t options) noexcept nogil:
+    """Whether a packet with such options (Options) is forwarded."""
+    return options == OPTIONS_NONE or (
+        options != OPTIONS_ROUTE and worker.ip_options != OPTIONS_DROP
+        and (options == OPTIONS_HARMLESS or worker.ip_options == OPTIONS_PASS))
+
+
 cdef bint begin_other(const Worker* worker, Frame* frame, Flight* flight) noexcept nogil:
     """Parses what is not plain; whether it still is a packet for an established session. Else the slow way decides."""
     flight.verdict = parse(frame, flight, worker.ethernet, &worker.sessions.key)
+    if flight.verdict == PENDING and not passes(worker, flight.options):
+        flight.verdict = DROP_IP_OPTION
     return (flight.verdict == PENDING and flight.kind == KIND_SESSION and flight.ip.ttl >= worker.lowest_ttl
             and flight.total_length <= worker.mtu[1 - frame.side] and not frame.flags & (FRAME_GSO | FRAME_CROSSING))
 
@@ -437,6 +449,8 @@ cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_
         run_stages(worker, frames, count, now_ns)
     else:
         translate_logged(worker, frames, count, now_ns)
+    if DEBUG:
+        assert_tables(worker)
 
 
 # ---- the rest that callers need ---------------------------------------------------------------------------------------

@@ -23,11 +23,17 @@ cdef extern from * nogil:
             if (__atomic_compare_exchange_n(address, &seen, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) return value;
         return seen;
     }
+    #ifdef NATCORE_DEBUG                /* invariants are checked after every batch */
+    #define natcore_debug 1
+    #else
+    #define natcore_debug 0
+    #endif
     #define natcore_bswap16(x) __builtin_bswap16(x)
     #define natcore_bswap32(x) __builtin_bswap32(x)
     #define natcore_bswap64(x) __builtin_bswap64(x)
     #define natcore_ctz64(x) ((uint32_t)__builtin_ctzll(x))
     """
+    bint DEBUG "natcore_debug"
     void prefetch "natcore_prefetch" (const void* address) noexcept
     void prefetch_write "natcore_prefetch_write" (const void* address) noexcept
     bint likely "natcore_likely" (bint condition) noexcept

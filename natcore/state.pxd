@@ -19,6 +19,11 @@ cdef enum:                      # Filtering
     FILTER_ADDRESS = 1
     FILTER_ADDRESS_AND_PORT = 2
 
+cdef enum:                      # IpOptions: which options a forwarded packet may have; source routes never
+    OPTIONS_RFC7126 = 0         # what RFC 7126 lets pass by default
+    OPTIONS_PASS = 1            # any others that are well-formed
+    OPTIONS_DROP = 2            # none
+
 cdef enum:
     NO_LIMIT = 0xFFFFFFFF
 
@@ -66,6 +71,7 @@ cdef struct Worker:
     uint64_t now_ns             # never goes back
     bint steady                 # nor does the clock that its caller reads, though another worker may have read it later
     uint64_t ticked_ns          # when the sweep's last slice was
+    uint64_t batches            # counted in debug builds (_check.pyx)
     uint64_t handed_over        # frames that it took and another one did
     uint32_t link_address[2]    # by Side, big-endian, 0: none: the gateway's own
     uint32_t mtu[2]             # by Side, bytes of an IPv4 packet; of several links the smallest
@@ -93,6 +99,9 @@ cdef struct Worker:
     bint hairpin
     bint icmp_unreachable
     bint reverse_path_filter    # an inside address opens nothing from outside
+    bint link_local             # 169.254/16 is forwarded
+    bint class_e                # 240/4 may be hosts'
+    uint8_t ip_options          # IpOptions
 
 cdef inline bint has_all(const Worker* worker) noexcept nogil:
     """Whether the caller, who holds the worker, holds them all."""

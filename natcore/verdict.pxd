@@ -30,6 +30,7 @@ cdef enum:                      # Verdict
     DROP_NO_NEIGHBOUR = 143
     DROP_OUTSIDE_LIMIT = 144
     DROP_PROBE_LIMIT = 145
+    DROP_IP_OPTION = 146
     PENDING = 255               # not decided yet; never leaves the core
 
 cdef inline uint8_t egress_of(uint8_t verdict, uint8_t side, bint crossing) noexcept nogil:

@@ -22,7 +22,7 @@ from model_packets import Endpoint
 from model_sessions import MS, Row, Session
 from model_tables import Choices
 from natcore import RECORD, ConfigurationError, Error, Gateway, Side, Verdict
-from natcore._tamper import crowd, draws_since, target_of, thin, undeliver
+from natcore._tamper import broken, crowd, draws_since, target_of, thin, undeliver
 from natcore.records import END, WINDOW
 from natcore.verdict import FORWARDED
 
@@ -221,6 +221,7 @@ class Pair:
         self.histogram.update(f"event {event[0]}: {event[3]}" for event in events)
         self.model.events.clear()
         self._same_tables()
+        same("invariants", broken(self.worker), None)
 
     def take(self) -> None:
         """Rows of the log."""

@@ -11,7 +11,7 @@ from typing import Any
 import craft
 from model import ModelGateway
 from natcore import Add, Behaviour, DnatEntry, Eip, Link, NoNatEntry, Policy, Remove, Replace, SnatEntry, Timeouts
-from natcore.config import FILTERINGS, MAPPINGS, POOLINGS, PORT_POLICIES, AnyEntry
+from natcore.config import FILTERINGS, IP_OPTIONS, MAPPINGS, POOLINGS, PORT_POLICIES, AnyEntry
 from several import WORKERS
 
 HOSTS = [craft.address(a) for a in ("10.0.0.5", "10.0.0.6", "10.0.1.7", "10.0.255.254", "172.16.20.21")]
@@ -105,6 +105,9 @@ def policy(random: Random) -> Policy:
         icmp_rate=random.choice([0, 2, 10, 100]),
         mss=random.choice([None, None, 536, 1360]),
         unsolicited_syn=random.choice(["silent", "icmp"]),
+        ip_options=random.choice(IP_OPTIONS),
+        link_local=random.random() < 0.3,
+        class_e=random.random() < 0.3,
         sessions_per_subscriber=random.choice([None, None, 1, 4]),
         ports_per_subscriber=random.choice([None, None, 1, 3]),
         new_sessions_per_second=random.choice([None, None, 1, 3]),
@@ -134,7 +137,8 @@ def timeouts(random: Random) -> Timeouts:
         )
 
 
-SWITCHES = ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable", "reverse_path_filter")
+SWITCHES = ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable", "reverse_path_filter", "link_local",
+            "class_e")  # fmt: skip
 LIMITS = ("sessions_per_subscriber", "ports_per_subscriber", "new_sessions_per_second", "gateway_new_sessions_per_second",
           "hold_down", "icmp_rate", "mss", "warn_at")  # fmt: skip
 CHOICES: dict[str, Sequence[object]] = {
@@ -143,6 +147,7 @@ CHOICES: dict[str, Sequence[object]] = {
     "ports": PORT_POLICIES,
     "pooling": POOLINGS,
     "unsolicited_syn": ("silent", "icmp"),
+    "ip_options": IP_OPTIONS,
     **dict.fromkeys(SWITCHES, (True, False)),
     **dict.fromkeys(LIMITS, ("limited", "none")),
     "workers": (1, 2, 3) if WORKERS == 1 else (WORKERS,),

@@ -28,9 +28,13 @@ REFUSED = (Verdict.DROP_NO_SNAT_ENTRY, Verdict.DROP_SUBSCRIBER_LIMIT, Verdict.DR
 Outcome = tuple[Verdict, bytes | None]
 
 
-def bad(address: int) -> bool:
-    """Never a host's: 0/8, 127/8, 224/3 (RFC 1812 section 5.3.7)."""
-    return address >> 24 in (0, 127) or address >> 29 == 7
+def nobody(address: int) -> bool:
+    """No host's that could be told anything (RFC 1122 section 3.2.1.3)."""
+    return address >> 24 in (0, 127) or address >> 28 == 14 or address == 0xFFFFFFFF
+
+
+# Options of RFC 791 and after that RFC 7126 drops by default, source routes apart.
+SOURCE_ROUTES, UNWANTED = {131, 137}, {7, 11, 12, 15, 68, 82, 136, 142, 145, 147, 149, 151, 152}
 
 
 class ModelGateway(Following):
@@ -54,6 +58,8 @@ class ModelGateway(Following):
         packet = packets.parse(frame, self.framing, side)
         if isinstance(packet, Verdict):
             verdict, out = packet, None
+        elif not self._optional(packet):
+            verdict, out = Verdict.DROP_IP_OPTION, None
         else:
             self.choices = choices
             if packet.kind == "fragment":
@@ -75,8 +81,26 @@ class ModelGateway(Following):
         self._counted(verdict, 1)
         self.counts.update({"held": 1, "forwarded": -1})
 
+    def bad(self, address: int) -> bool:
+        """Never a host's: 0/8, 127/8, 224/4, broadcast (RFC 1812 section 5.3.7); by policy 169.254/16 and 240/4."""
+        if address >> 16 == 0xA9FE:
+            return not self.policy.link_local
+        if address >> 28 == 15 and address != 0xFFFFFFFF:
+            return not self.policy.class_e
+        return address >> 24 in (0, 127) or address >> 29 == 7
+
+    def _optional(self, packet: Packet) -> bool:
+        """Whether a packet's IPv4 options are forwarded (RFC 7126)."""
+        found = packets.options(packet.ip[20 : packet.header]) or set()
+        if packet.header == 20 or found & SOURCE_ROUTES:
+            return packet.header == 20
+        allowed = self.policy.ip_options
+        return allowed == "pass" or (allowed == "rfc7126" and not found & UNWANTED)
+
     def _judge(self, packet: Packet, side: Side) -> Outcome:
         """What becomes of a packet, or of the first fragment of one, which then holds for the others."""
+        if packet.source[0] == packet.destination[0]:  # land
+            return Verdict.DROP_SPOOFED, None
         fragment = packet.more
         if fragment and packet.kind == "error":
             verdict = Verdict.LOCAL if packet.destination[0] == self._address(side) else Verdict.DROP_FRAGMENT
@@ -195,9 +219,9 @@ class ModelGateway(Following):
         source, destination = packet.source[0], packet.destination[0]
         if destination == self._address(Side.INSIDE):
             return Verdict.LOCAL
-        if bad(source) or self._own(source):
+        if self.bad(source) or self._own(source):
             return Verdict.DROP_SPOOFED
-        if bad(destination):
+        if self.bad(destination):
             return Verdict.DROP_UNSUPPORTED
         if source in self.eips:
             return Verdict.DROP_SPOOFED
@@ -255,7 +279,7 @@ class ModelGateway(Following):
         source, destination = packet.source[0], packet.destination[0]
         if destination == self._address(Side.OUTSIDE) and destination not in self.eips:
             return Verdict.LOCAL
-        if bad(source) or self._own(source) or source in self.eips:
+        if self.bad(source) or self._own(source) or source in self.eips:
             return Verdict.DROP_SPOOFED
         if self.policy.reverse_path_filter and self.entries.inside(source):
             return Verdict.DROP_SPOOFED
@@ -270,6 +294,8 @@ class ModelGateway(Following):
             return mapping
         if packet.protocol == TCP and packet.flags & (SYN | RST) != SYN:
             return Verdict.DROP_FILTERED  # a first SYN alone opens
+        if remote[0] == mapping.inside[0]:  # it would reach itself
+            return Verdict.DROP_SPOOFED
         refusal = None if hairpin else self._too_far(packet, Side.INSIDE)
         whom = mapping.inside[0], remote, packet.protocol
         if (refusal := refusal or self.capped(mapping, whom) or self.lacking(self.full, whom)) is not None:
@@ -350,7 +376,7 @@ class ModelGateway(Following):
         if session is None:
             own = packet.destination[0] == self._address(side) and packet.destination[0] not in self.eips
             return Verdict.LOCAL if own else Verdict.DROP_NO_MAPPING, None
-        if bad(packet.source[0]) or packet.source[0] in self.eips:
+        if self.bad(packet.source[0]) or packet.source[0] in self.eips:
             return Verdict.DROP_SPOOFED, None
         if packet.destination[0] != quote.source[0]:  # it goes to whoever sent what it quotes (RFC 1122 section 3.2.2)
             return Verdict.DROP_SPOOFED, None
@@ -398,7 +424,7 @@ class ModelGateway(Following):
     def _answer(self, packet: Packet, side: Side, verdict: Verdict) -> None:
         """The reply to an echo request for the gateway, or the ICMP error about a packet that was dropped."""
         back_inside = side is Side.OUTSIDE or packet.destination[0] in self.eips
-        if verdict is Verdict.LOCAL and packet.kind == "echo" and not bad(packet.source[0]):
+        if verdict is Verdict.LOCAL and packet.kind == "echo" and not nobody(packet.source[0]):
             self._send(packets.echo_reply(packet), side, verdict)
         elif packet.kind == "error":
             return
@@ -418,7 +444,7 @@ class ModelGateway(Following):
         To one address go a quarter of them at most.
         """
         key, second, to = (side, mtu > 0), self.now // SECOND, packet.source[0]
-        if bad(to):
+        if nobody(to):
             return
         if key not in self.budgets or self.budgets[key][0] != second:
             self.budgets[key] = second, Counter()

@@ -104,12 +104,29 @@ def parse(frame: bytes, link: str, side: Side) -> Packet | Verdict:
         return Verdict.DROP_MALFORMED
     if ones_sum(ip[:header]) != 0xFFFF:
         return Verdict.DROP_CHECKSUM
+    if options(ip[20:header]) is None:
+        return Verdict.DROP_MALFORMED
     if ip[9] == HOP_BY_HOP:
         return Verdict.DROP_UNSUPPORTED
     if word(ip, 6) & 0x3FFF:  # more fragments, or an offset
         ends = (long(ip, 12), 0), (long(ip, 16), 0)
         return Packet(frame[: offset + total], offset, header, ip[9], *ends, kind="fragment")
     return layer_4(frame[: offset + total], offset, header, side)
+
+
+def options(area: bytes) -> set[int] | None:
+    """The types of the options of a header, padding left out; None: one has no sound length."""
+    found, at = set(), 0
+    while at < len(area) and area[at] != 0:
+        if area[at] == 1:
+            at += 1
+            continue
+        length = area[at + 1] if at + 1 < len(area) else 0
+        if length < 2 or at + length > len(area):
+            return None
+        found.add(area[at])
+        at += length
+    return found
 
 
 def _link_header(frame: bytes) -> int | Verdict:

@@ -103,6 +103,7 @@ MAY_KNOW["_answer"] = {*GROUND, "state", "_icmp", "_parse", "_ports"}
 MAY_KNOW["_owner"] = {*GROUND, "state", "_admit", "_cross", "_overload", "_parse", "_pieces", "_ports", "_quoted"}
 MAY_KNOW["_owner"] |= {"_rules", "_sessions"}
 MAY_KNOW["_time"] = {"hints", "index", "state", "_hold", "_pieces", "_sessions", "_sweep", "_unsolicited"}
+MAY_KNOW["_check"] = {"hints", "slab", "index", "state", "_blocks", "_mappings", "_overload", "_ports", "_sessions"}
 MAY_KNOW["_translate"] = set(MAY_KNOW)
 MAY_KNOW["_crew"] = {"memory", "state", "_fragments", "_icmp", "_journal", "_mappings", "_ports", "_sessions"}
 MAY_KNOW["_crew"] |= {"_synqueue"}

@@ -20,7 +20,9 @@ from natcore.config import DnatEntry
 from natcore.verdict import Side, Verdict
 
 ANY_PROTOCOL = [0, 50, 132, 134, 145, 255, *range(256)]
-ODD = [craft.address(a) for a in ("0.0.0.1", "127.0.0.1", "224.0.0.5", "255.255.255.255", "240.1.2.3")]
+ODD = [
+    craft.address(a) for a in ("0.0.0.1", "169.254.169.254", "127.0.0.1", "224.0.0.5", "255.255.255.255", "240.1.2.3")
+]
 
 
 # The clock
@@ -233,7 +235,8 @@ def _unusual(random: Random) -> dict[str, Any]:
         [
             {"ttl": random.choice([0, 1, 2])},
             {"size": random.choice([72, 73, 100, 548, 549, 1472, 1473, 2000]), "dont_fragment": random.random() < 0.6},
-            {"ip_options": bytes(random.choice([4, 8, 40]))},
+            {"ip_options": ip_options(random)},
+            {"ip_options": ip_options(random)},
             {"fragment": random.choice([0x2000, 0x0001, 0x4000, 0x8000])},
             {"tos": random.getrandbits(8), "identification": random.getrandbits(16)},
             {"damage": 1 << random.randrange(16)},
@@ -245,6 +248,15 @@ def _unusual(random: Random) -> dict[str, Any]:
             {"offset": random.choice([0, 4, 6, 15])},
         ]
     )
+
+
+def ip_options(random: Random) -> bytes:
+    """IPv4 options: what hosts send, source routes, obsolete and unknown ones, and lengths that cannot be."""
+    kind = random.choice([7, 11, 12, 15, 25, 30, 68, 82, 94, 130, 131, 131, 133, 134, 136, 137, 148, 148, 151, 200])
+    sound = bytes([kind, 4, 4, 0])
+    area = random.choice([bytes(4), b"\1" * 4, sound, b"\1" + sound, sound + bytes([148, 4, 0, 0]), b"\0" + sound,
+                          bytes([kind, random.choice([0, 1, 2, 3, 5, 41, 255])]), b"\1\1\1" + bytes([kind])])  # fmt: skip
+    return area + bytes(-len(area) % 4)
 
 
 def _built(random: Random, intent: Intent) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checks import MAX_TIME, as_integer, check_integer, is_text
-from .config import BLOCKED, FILTERINGS, MAPPINGS, POOLINGS, PORT_POLICIES, Policy, Timeouts
+from .config import BLOCKED, FILTERINGS, IP_OPTIONS, MAPPINGS, POOLINGS, PORT_POLICIES, Policy, Timeouts
 from .errors import ConfigurationError
 from .records import RECORD, SESSION
 from .redaction import show, show_text
@@ -71,6 +71,9 @@ def policy_arguments(policy: Policy, max_sessions: int) -> dict[str, Any]:
         "reverse_path_filter": policy.reverse_path_filter,
         "mss": policy.mss or 0,
         "unsolicited": policy.unsolicited_syn == "icmp",
+        "link_local": policy.link_local,
+        "class_e": policy.class_e,
+        "ip_options": IP_OPTIONS.index(policy.ip_options),
     }
 
 

@@ -11,6 +11,7 @@ from .config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
 from .entries import Entry, Rulebook, spaces
 from .errors import ConfigurationError, Error
 from .redaction import show
+from .reserved import check_reserved
 
 NOTHING = (1, 0, set[int]())  # an empty range of inside addresses: no session may stay
 
@@ -175,7 +176,7 @@ class EntryTable:
         for change in changes:
             if isinstance(change, Add):
                 last += 1
-                added.append(Entry(last, _check_entry(change.entry)))
+                added.append(Entry(last, _check_entry(change.entry, self._book.policy)))
                 continue
             if not isinstance(change, Remove | Replace):
                 raise ConfigurationError(f"changes: {show(change)}: allowed are Add, Remove and Replace")
@@ -187,7 +188,8 @@ class EntryTable:
                 raise ConfigurationError(f"changes: {show(change)}: allowed is one change of an entry")
             seen.append(change.entry)
             at = rows.index(change.entry)
-            rows[at : at + 1] = [Entry(change.entry.id, _check_entry(change.by))] if isinstance(change, Replace) else []
+            by = [_check_entry(change.by, self._book.policy)] if isinstance(change, Replace) else []
+            rows[at : at + 1] = [Entry(change.entry.id, entry) for entry in by]
         rows += added
         for at, row in enumerate(rows):
             if row in self.rows and isinstance(row.entry, DnatEntry) and self._moves(row, row, rows):
@@ -291,9 +293,10 @@ def _on_the_same_wire(row: Entry, by: Entry | None, rows: list[Entry]) -> tuple[
     return NOTHING if by is None else (0, 0xFFFFFFFF, set(row.addresses) & set(by.addresses))
 
 
-def _check_entry(entry: object) -> AnyEntry:
+def _check_entry(entry: object, policy: Policy) -> AnyEntry:
     if not isinstance(entry, SnatEntry | DnatEntry | NoNatEntry):
         raise ConfigurationError(f"entry={show(entry)}: allowed are SnatEntry, DnatEntry and NoNatEntry")
+    check_reserved(entry, policy)
     return entry
 
 

@@ -26,9 +26,9 @@ from .errors import ConfigurationError
 from .redaction import show
 
 __all__ = [  # what is checked by is to be had from here too
-    "FILTERINGS", "MAPPINGS", "MAX_TIME", "POOLINGS", "PORT_POLICIES", "Address", "AnyEntry", "Behaviour", "DeliveryPolicy",
-    "DnatEntry", "Eip", "Link", "NoNatEntry", "Policy", "SnatEntry", "Timeouts", "check_choice", "check_integer",
-    "check_number", "exact_ns", "expand_pool", "parse_ipv4", "parse_network", "to_ns",
+    "FILTERINGS", "IP_OPTIONS", "MAPPINGS", "MAX_TIME", "POOLINGS", "PORT_POLICIES", "Address", "AnyEntry", "Behaviour",
+    "DeliveryPolicy", "DnatEntry", "Eip", "Link", "NoNatEntry", "Policy", "SnatEntry", "Timeouts",
+    "check_choice", "check_integer", "check_number", "exact_ns", "expand_pool", "parse_ipv4", "parse_network", "to_ns",
 ]  # fmt: skip
 
 
@@ -95,8 +95,10 @@ MAPPINGS = ("endpoint-independent", "address-and-port-dependent")
 FILTERINGS = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
 PORT_POLICIES = ("random", "preserve", "block", "deterministic", "overload")  # by PortPolicy of natcore/_ports.pxd
 BLOCKED = ("block", "deterministic")  # those that divide the port ranges into blocks
+IP_OPTIONS = ("rfc7126", "pass", "drop")  # by IpOptions of natcore/state.pxd
 POOLINGS = ("paired", "paired-soft", "arbitrary")
-_SWITCHES = ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable", "reverse_path_filter")
+_SWITCHES = ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable", "reverse_path_filter",
+             "link_local", "class_e")  # fmt: skip
 _UNLIMITED = frozenset(
     {
         "mss",
@@ -142,6 +144,10 @@ class Policy:
     mss: a SYN's MSS option is lowered to this, both ways; None: as it is. tcp_pickup: a TCP segment from inside that
     belongs to no session opens one. unsolicited_syn: what a SYN from outside that nothing lets in is answered: "silent",
     nothing, or "icmp", port unreachable after 6 s if the inside has not opened the same connection (RFC 5382 REQ-4).
+    ip_options: which IPv4 options a forwarded packet may have: "rfc7126", what RFC 7126 lets pass by default (not Record
+    Route, Timestamp, and obsolete ones); "pass", all that are well-formed; "drop", none. Source routes are dropped always.
+    link_local: 169.254/16 is forwarded (RFC 3927 section 7 says it must not be). class_e: inside hosts and remotes may have
+    addresses of 240/4.
     icmp_unreachable: a refused packet's sender is told (RFC 5508 REQ-8, RFC 6888 REQ-11);
     icmp_rate: the gateway's ICMP errors a second that each side may cause, and as many 'fragmentation needed' besides; a
     quarter (8 at least) to one address.
@@ -174,6 +180,9 @@ class Policy:
     icmp_rate: int = 100
     reverse_path_filter: bool = True
     unsolicited_syn: str = "silent"
+    ip_options: str = "rfc7126"
+    link_local: bool = False
+    class_e: bool = False
     sessions_per_subscriber: int | None = None
     ports_per_subscriber: int | None = None
     new_sessions_per_second: int | None = None
@@ -184,7 +193,7 @@ class Policy:
     def __post_init__(self) -> None:
         choices = {
             "mapping": MAPPINGS, "filtering": FILTERINGS, "ports": PORT_POLICIES, "pooling": POOLINGS,
-            "unsolicited_syn": ("silent", "icmp"),
+            "unsolicited_syn": ("silent", "icmp"), "ip_options": IP_OPTIONS,
             **dict.fromkeys(_SWITCHES, (True, False)),
         }  # fmt: skip
         integers = {

@@ -151,6 +151,7 @@ REFUSALS: dict[Verdict, tuple[str, str]] = {
     Verdict.DROP_RATE_LIMIT: ("limits", "too many new sessions in this second (RFC 6888 REQ-4)"),
     Verdict.DROP_OUTSIDE_LIMIT: ("limits", "as many sessions are opened from outside as may be, here or in all"),
     Verdict.DROP_CONFLICT: ("session", "another live session has the key of its answers"),
+    Verdict.DROP_IP_OPTION: ("parse", "an IPv4 option that is not forwarded, ip_options={ip_options} (RFC 7126)"),
     Verdict.DROP_PROBE_LIMIT: ("session", "the index has no place near where it looks"),
 }
 
@@ -173,7 +174,7 @@ def refusal(verdict: Verdict, facts: dict[str, Any], side: Side, ip: bytes, poli
     elif verdict is Verdict.DROP_UNSUPPORTED and facts["ours"] and side is Side.INSIDE and not policy.hairpin:
         name, because = "entry", "hairpin=False: inside hosts do not reach each other by outside endpoints"
     filtering = policy.behaviour(protocol).filtering if protocol else policy.filtering
-    return Step(name, "refused", because.format(filtering=filtering, ports=policy.ports))
+    return Step(name, "refused", because.format(filtering=filtering, ports=policy.ports, ip_options=policy.ip_options))
 
 
 # ---- the steps -------------------------------------------------------------------------------------------------------

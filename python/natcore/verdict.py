@@ -40,6 +40,7 @@ class Verdict(IntEnum):
     DROP_NO_NEIGHBOUR = 143  # the next hop does not answer
     DROP_OUTSIDE_LIMIT = 144  # too many sessions opened from outside (per mapping, or a share of the table)
     DROP_PROBE_LIMIT = 145  # the index's probe bound; never met at the table's configured load
+    DROP_IP_OPTION = 146  # an IPv4 option that is not forwarded: a source route, or by policy (RFC 7126)
 
     @property
     def is_drop(self) -> bool:
