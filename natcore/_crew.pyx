@@ -23,7 +23,7 @@ cdef void join(Shared* shared, Worker* worker) noexcept nogil:
     worker.sessions.mappings = &worker.mappings
     worker.sessions.journal = worker.journal = &shared.journal
     worker.outbox = &shared.outbox
-    worker.events = &shared.events
+    worker.events = shared.journal.events = &shared.events
     worker.unsolicited = &shared.unsolicited
     if shared.count:
         shared.workers[shared.count - 1].sessions.next = &worker.sessions

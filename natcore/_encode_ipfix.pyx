@@ -45,6 +45,8 @@ cdef packed struct FlowRecord:
 
 cdef packed struct EventRecord:
     uint64_t observed_ms
+    uint64_t start_ms           # of the session; collectors look for events by these two
+    uint64_t end_ms
     uint64_t flow_id
     Ends ends
     uint8_t protocol
@@ -94,7 +96,8 @@ cdef uint8_t* put_flow(uint8_t* at, const Record* row) noexcept nogil:
 
 cdef uint8_t* put_event(uint8_t* at, const Record* row) noexcept nogil:
     cdef EventRecord event
-    event.observed_ms = milliseconds_be(row.end_time)
+    event.observed_ms = event.end_ms = milliseconds_be(row.end_time)
+    event.start_ms = milliseconds_be(row.start_time)
     event.flow_id = bswap64(row.session)
     event.ends = ends_of(row)
     event.protocol = row.protocol

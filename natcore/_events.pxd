@@ -5,10 +5,12 @@ from natcore.spin cimport Spin, spin_lock, spin_unlock
 
 cdef enum:
     EVENT_SLOTS = 1024
+    REST_SLOTS = 16             # by reason alone, for whoever finds none of these
 
 cdef enum:                      # reasons beside the drops of Verdict
     PORTS_THRESHOLD = 1         # many ports of an outside address and protocol (0: blocks, of all) are not free
     SESSIONS_THRESHOLD = 2
+    RECORDS_LOST = 3            # rows of the session log found no room
 
 cdef struct Event:
     uint64_t count              # 0: free
@@ -37,9 +39,10 @@ cdef extern from * nogil:
 
 cdef struct Events:
     Event slots[1024]
+    Event rest[16]              # [REST_SLOTS] a reason's sum over all that found no slot; the subscriber is 0
     uint32_t waiting
     int fd                      # readable while events wait
-    uint64_t lost               # no slot was free nearby
+    uint64_t lost               # no slot was free for the reason
     Spin spin
 
 cdef inline void event_note(Events* events, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination,
@@ -47,6 +50,20 @@ cdef inline void event_note(Events* events, uint8_t verdict, uint8_t limit, uint
     spin_lock(&events.spin)
     event_enter(events, verdict, limit, subscriber, destination, port, protocol, now_ns)
     spin_unlock(&events.spin)
+
+cdef inline void event_begin(Events* events, Event* event, uint8_t verdict, uint8_t limit, uint32_t subscriber,
+                             uint32_t destination, uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:
+    event.count = 1
+    event.at_ns = now_ns
+    event.subscriber = subscriber
+    event.destination = destination
+    event.port = port
+    event.protocol = protocol
+    event.verdict = verdict
+    event.limit = limit
+    events.waiting += 1
+    if events.waiting == 1:
+        event_fd_set(events.fd)
 
 cdef inline void event_enter(Events* events, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination,
                              uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:
@@ -61,16 +78,14 @@ cdef inline void event_enter(Events* events, uint8_t verdict, uint8_t limit, uin
             event.count += 1
             return
         if event.count == 0:
-            event.count = 1
-            event.at_ns = now_ns
-            event.subscriber = subscriber
-            event.destination = destination
-            event.port = port
-            event.protocol = protocol
-            event.verdict = verdict
-            event.limit = limit
-            events.waiting += 1
-            if events.waiting == 1:
-                event_fd_set(events.fd)
+            event_begin(events, event, verdict, limit, subscriber, destination, port, protocol, now_ns)
+            return
+    for step in range(REST_SLOTS):
+        event = &events.rest[step]
+        if event.count and event.verdict == verdict:
+            event.count += 1
+            return
+        if event.count == 0:
+            event_begin(events, event, verdict, limit, 0, 0, 0, 0, now_ns)
             return
     events.lost += 1

@@ -1,10 +1,12 @@
 """The journal: rows of the session log on their way out, a ring between a gateway's workers and one consumer.
 
-Beside the ring there is room that is allocated when it is needed, for what writes many rows at once and not for a
+While nobody reads (no session log runs), the rows of beginnings and ends have a ring of their own, so that they do not push
+out the window rows, which alone most callers ask for. Beside the ring there is room that is allocated when it is needed, for what writes many rows at once and not for a
 packet's sake, and only while somebody reads: the sweep, which cannot wait for the reader.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore._events cimport Events
 from natcore.hints cimport load_acquire64
 from natcore.spin cimport Spin
 
@@ -51,19 +53,30 @@ cdef struct Journal:
     uint64_t capacity           # rows
     uint64_t head               # rows written into the ring since the start; the producers', as what follows
     uint64_t head_at            # head modulo capacity
-    uint64_t lost               # rows that found no room
+    uint64_t lost               # window rows that found no room, and all others while somebody reads
+    uint64_t apart_lost         # rows of beginnings and ends that found none while nobody did
+    int64_t lost_from           # of the lost rows, microseconds since 1970: the first start
+    int64_t lost_until          # and the last end; before lost_from: none was lost
     uint64_t newest             # Aside*
     uint64_t aside_written      # rows since the start
     uint64_t aside_limit        # rows that may wait beside the ring, 0: nobody reads
     uint32_t widened            # sweeps under way: room is made beside a full ring
     uint32_t is_aside           # the row of journal_slot does
     Spin spin                   # from journal_slot to journal_commit
+    Record* apart               # [capacity] rows of beginnings and ends while nobody reads
+    uint64_t apart_head
+    uint64_t apart_head_at
+    uint64_t order              # rows written since the start, into whichever ring: `number` until they are drained
+    uint32_t is_apart           # the row of journal_slot is
+    Events* events              # where a loss is told
     uint64_t unused[3]
     uint64_t tail               # rows read from the ring since the start; the consumer's, as what follows
     uint64_t tail_at
     uint64_t oldest             # Aside*, which has been read up to oldest_read; the producer sets the very first
     uint64_t oldest_read
     uint64_t aside_read         # rows since the start
+    uint64_t apart_tail
+    uint64_t apart_tail_at
 
 cdef inline uint64_t journal_room(Journal* journal) noexcept nogil:
     """Rows that still fit, at least: the consumer may be reading."""
@@ -76,7 +89,8 @@ cdef inline uint64_t journal_room_for_many(Journal* journal) noexcept nogil:
 
 cdef inline uint64_t journal_waiting(Journal* journal) noexcept nogil:
     """Rows that can be drained; the consumer asks."""
-    return journal.head - journal.tail + journal.aside_written - journal.aside_read
+    return (journal.head - journal.tail + journal.aside_written - journal.aside_read
+            + journal.apart_head - journal.apart_tail)
 
 cdef inline bint journal_is_short(Journal* journal) noexcept nogil:
     """Whether a session's last two rows had better wait until the reader has made room."""
@@ -85,5 +99,6 @@ cdef inline bint journal_is_short(Journal* journal) noexcept nogil:
 cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil
 cdef void journal_delete(Journal* journal) noexcept nogil
 cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t room, uint64_t number) noexcept nogil
-cdef Record* journal_slot(Journal* journal) noexcept nogil
+cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil
+cdef void journal_lose(Journal* journal, int64_t start_us, int64_t end_us, uint64_t now_ns) noexcept nogil
 cdef void journal_commit(Journal* journal) noexcept nogil

@@ -51,9 +51,9 @@ cdef void fit(Worker* worker, Frame* frame, const Flight* flight, uint8_t verdic
 
 # ---- later fragments -------------------------------------------------------------------------------------------------
 
-cdef void take(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, uint32_t sequence,
+cdef void take(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, uint32_t sequence, bint counted,
                const Clock* now) noexcept nogil:
-    """Counts a later fragment into its session, as one packet more. sequence: of the byte where the TCP header begins."""
+    """A later fragment of the session, counted as one packet more. sequence: of the byte where the TCP header begins."""
     cdef Session* session = &worker.sessions.hot[slot]
     cdef uint32_t end = sequence + offset_of(flight) + payload_of(flight)
     if <int16_t>(now.seconds - session.window_end) >= 0:
@@ -62,7 +62,8 @@ cdef void take(Worker* worker, uint32_t slot, uint32_t direction, const Flight* 
         session.last_seen = now.ms
     if flight.protocol == PROTOCOL_TCP and is_later(end, session.end[direction]):
         session.end[direction] = end
-    session_count(session, &worker.sessions.cold[slot], direction, 1, flight.total_length)
+    if counted:
+        session_count(session, &worker.sessions.cold[slot], direction, 1, flight.total_length)
 
 
 cdef uint8_t follow(Worker* worker, Frame* frame, Flight* flight, const Datagram* datagram, const Clock* now) noexcept nogil:
@@ -87,10 +88,10 @@ cdef uint8_t follow(Worker* worker, Frame* frame, Flight* flight, const Datagram
                else OUTBOUND if direction == OUT else INBOUND)
     if may_pass(worker, frame, flight, session_mtu(worker, session, direction)) != PENDING:
         return may_pass(worker, frame, flight, session_mtu(worker, session, direction))
-    take(worker, slot, direction, flight, datagram.sequence, now)
+    take(worker, slot, direction, flight, datagram.sequence, True, now)
     rewrite_network(flight.ip, session, direction, worker.decrement_ttl)
     if other != NONE:
-        take(peer, other, IN, flight, datagram.sequence, now)
+        take(peer, other, IN, flight, datagram.sequence, peer != worker or other != slot, now)
         rewrite_network(flight.ip, &peer.sessions.hot[other], IN, False)
     return verdict
 

@@ -7,6 +7,9 @@ cdef class Rows:
     cdef Shared* shared
     cdef Worker* worker         # the first
     cdef uint64_t drained       # rows numbered so far
+    cdef uint64_t lost_told     # of the journal's, by take_lost
+    cdef uint64_t apart_lost_told
     cdef void own(self) noexcept nogil
     cdef void disown(self) noexcept nogil
+    cdef void forget_lost(self) noexcept nogil
     cdef uint32_t parts(self) noexcept nogil

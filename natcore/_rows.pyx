@@ -49,7 +49,25 @@ cdef class Rows:
 
     @property
     def journal_lost(self):
-        return self.worker.journal.lost
+        return self.worker.journal.lost + self.worker.journal.apart_lost
+
+    def take_lost(self):
+        """(window rows, rows of beginnings and ends) that found no room while nobody read, since the last call; the first
+        start and the last end of all of them, microseconds since 1970."""
+        cdef Journal* journal = self.worker.journal
+        cdef uint64_t windows, others
+        cdef int64_t first, last
+        with nogil:
+            self.own()
+            windows, others = journal.lost - self.lost_told, journal.apart_lost - self.apart_lost_told
+            first, last = journal.lost_from, journal.lost_until
+            self.forget_lost()
+            self.disown()
+        return windows, others, first, last
+
+    cdef void forget_lost(self) noexcept nogil:
+        self.lost_told, self.apart_lost_told = self.worker.journal.lost, self.worker.journal.apart_lost
+        self.worker.journal.lost_from, self.worker.journal.lost_until = 0, -1
 
     @property
     def journal_waiting(self):
@@ -77,6 +95,8 @@ cdef class Rows:
         cdef Journal* journal = self.worker.journal
         with nogil:
             self.own()
+            if somebody != (journal.aside_limit != 0):
+                self.forget_lost()                  # the other one tells of what has been lost so far
             journal.aside_limit = 2 * <uint64_t>self.worker.sessions.slots.capacity if somebody else 0
             self.disown()
 

@@ -3,7 +3,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore._journal cimport (
-    RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record, journal_commit, journal_slot,
+    RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record, journal_commit, journal_lose,
+    journal_slot,
 )
 from natcore._mappings cimport MAPPING_STATIC, Mapping, mapping_close
 from natcore._ports cimport space_of
@@ -82,9 +83,11 @@ cdef Record* row_begin(Sessions* table, uint32_t slot, uint8_t kind, uint64_t st
     cdef Record* row
     if table.hot[slot].flags & UNLOGGED:
         return NULL
-    row = journal_slot(table.journal)
+    row = journal_slot(table.journal, kind)
     if row != NULL:
         row_fill(table, slot, kind, start_ns, end_ns, row)
+    else:
+        journal_lose(table.journal, micros(table, start_ns), micros(table, end_ns), end_ns)
     return row
 
 

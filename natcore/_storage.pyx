@@ -127,6 +127,7 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     add(regions, &n, "overloaded ports, full", worker.mappings.ports.overload.full, FULL_SLOTS * sizeof(Full))
     add_index(regions, &n, "overloaded ports by remote", &worker.mappings.ports.overload.index)
     add(regions, &n, "journal", worker.journal.ring, worker.journal.capacity * sizeof(Record))
+    add(regions, &n, "journal of beginnings and ends", worker.journal.apart, worker.journal.capacity * sizeof(Record))
     add(regions, &n, "generated frames", worker.outbox.buffer, OUTBOX_BYTES)
     add(regions, &n, "unsolicited", worker.unsolicited.slots, UNSOLICITED_SLOTS * sizeof(Unsolicited))
     add(regions, &n, "fragments", worker.fragments, 2 * sizeof(Fragments))

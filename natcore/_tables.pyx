@@ -3,7 +3,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from natcore._events cimport EVENT_SLOTS, Event, Events, event_fd_clear
+from natcore._events cimport EVENT_SLOTS, REST_SLOTS, Event, Events, event_fd_clear
 from natcore._hold cimport await_hold, release
 from natcore._limits cimport mappings_live, sessions_live
 from natcore._look cimport (
@@ -57,7 +57,8 @@ cdef void sum_up(const Shared* shared, int32_t worker, Sums* sums) noexcept nogi
     sums.generated, sums.generated_lost = one.outbox.generated, one.outbox.lost
     sums.generated_withheld = one.outbox.withheld
     sums.fragments_evicted = one.fragments[0].evicted + one.fragments[1].evicted
-    sums.events_lost, sums.unsolicited_lost, sums.journal_lost = one.events.lost, one.unsolicited.lost, one.journal.lost
+    sums.events_lost, sums.unsolicited_lost = one.events.lost, one.unsolicited.lost
+    sums.journal_lost = one.journal.lost + one.journal.apart_lost
     sums.sessions, sums.mappings = sessions_live(one), mappings_live(one)
     for w in range(shared.count):
         if worker >= 0 and w != <uint32_t>worker:
@@ -105,13 +106,13 @@ cdef class Tables(Rows):
         cdef Event* taken
         cdef Event* event
         cdef uint32_t count = 0, i
-        taken = <Event*>malloc(EVENT_SLOTS * sizeof(Event))
+        taken = <Event*>malloc((EVENT_SLOTS + REST_SLOTS) * sizeof(Event))
         if taken == NULL:
             raise MemoryError
         with nogil:
             self.own()
-            for i in range(EVENT_SLOTS):
-                event = &events.slots[i]
+            for i in range(EVENT_SLOTS + REST_SLOTS):
+                event = &events.slots[i] if i < EVENT_SLOTS else &events.rest[i - EVENT_SLOTS]
                 if event.count:
                     taken[count] = event[0]
                     count += 1

@@ -258,11 +258,11 @@ cdef class JournalRing:
     def __dealloc__(self):
         journal_delete(&self.journal)
 
-    def write(self, uint64_t session, bint widened=False, uint64_t aside_limit=0):
+    def write(self, uint64_t session, bint widened=False, uint64_t aside_limit=0, uint8_t kind=0):
         """A row of the session, of the sweep (widened) or of a packet; whether there was room."""
         cdef Record* row
         self.journal.aside_limit, self.journal.widened = aside_limit, widened
-        row = journal_slot(&self.journal)
+        row = journal_slot(&self.journal, kind)
         if row == NULL:
             return False
         memset(row, 0, sizeof(Record))
@@ -278,6 +278,10 @@ cdef class JournalRing:
     @property
     def lost(self):
         return self.journal.lost
+
+    @property
+    def apart_lost(self):
+        return self.journal.apart_lost
 
 
 def record_layout():

@@ -89,7 +89,10 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
     reopen(peer, other, IN, flight, now)
     limit_mss(worker, frame, flight)
     account_frame(worker, slot, OUT, frame, flight, now)
-    account_frame(peer, other, IN, frame, flight, now)
+    if peer == worker and other == slot:            # to its own outside endpoint: counted once, as what it sent
+        account(peer, other, IN, flight, now, 0, 0)
+    else:
+        account_frame(peer, other, IN, frame, flight, now)
     rewrite(frame, flight, session, OUT, worker.decrement_ttl)
     rewrite(frame, flight, &peer.sessions.hot[other], IN, False)
     return HAIRPIN

@@ -79,8 +79,8 @@ def expected_of(row: dict[str, Any]) -> dict[str, Any]:
     names = ["session", "pri_ip", "pub_ip", "nat_ip", "pri_port", "pub_port", "nat_port", "protocol"]
     seen = {name: row[name] for name in names}
     seen |= {"post_pub_ip": row["pub_ip"], "post_pub_port": row["pub_port"]}
+    seen |= {"start_ms": row["start_time"] // 1000, "end_ms": row["end_time"] // 1000}
     if row["kind"] != "window":
         return seen | {"observed_ms": row["end_time"] // 1000, "event": {"create": 4, "end": 5}[row["kind"]]}
     seen |= {name: row[name] for name in ("bytes_from_vpc", "pkts_from_vpc", "bytes_from_pub", "pkts_from_pub")}
-    seen |= {"start_ms": row["start_time"] // 1000, "end_ms": row["end_time"] // 1000}
     return seen | {"direction": 2 if row["flags"] & 1 else 1}

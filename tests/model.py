@@ -167,10 +167,10 @@ class ModelGateway(Following):
         mtu = self.links[to].mtu  # what may be split is (RFC 4787 REQ-13a)
         return Verdict.DROP_MTU if packet.total > mtu and (packet.dont_fragment or mtu < packet.header + 8) else None
 
-    def _take(self, session: Session, packet: Packet, side: Side) -> None:
+    def _take(self, session: Session, packet: Packet, side: Side, counted: bool = True) -> None:
         """Count a packet into its session (RFC 4787 REQ-6: outbound refreshes, inbound by policy)."""
         refreshing = side is Side.INSIDE or self.policy.inbound_refresh
-        self.log(session.take(packet, side, self.now, refreshing))
+        self.log(session.take(packet, side, self.now, refreshing, counted))
 
     def _rewrite(self, packet: Packet, source: Endpoint, destination: Endpoint) -> bytes:
         """What is sent of a packet: other ends, a hop less, and a SYN's MSS as the policy has it."""
@@ -361,7 +361,7 @@ class ModelGateway(Following):
         elif found is not None:
             responder = self._reopened(responder, packet, outside=True)
         self._take(initiator, packet, Side.INSIDE)
-        self._take(responder, packet, Side.OUTSIDE)
+        self._take(responder, packet, Side.OUTSIDE, counted=not itself)  # to its own endpoint: once, as what it sent
         return Verdict.HAIRPIN, self._rewrite(packet, remote, responder.mapping.inside)
 
     # Others' ICMP errors: through, without a trace in the session they are about (RFC 5508 REQ-6)

@@ -56,7 +56,8 @@ class Following(Admission):
         else:
             source, verdict = session.mapping.outside[0], Verdict.OUTBOUND
         if other is not None:
-            self.log(other.take_later(packet, Side.OUTSIDE, self.now, self.policy.inbound_refresh, end))
+            refreshing, counted = self.policy.inbound_refresh, other is not session
+            self.log(other.take_later(packet, Side.OUTSIDE, self.now, refreshing, end, counted))
             destination, verdict = other.mapping.inside[0], Verdict.HAIRPIN
         elif session.untranslated:
             verdict = Verdict.UNTRANSLATED

@@ -149,13 +149,14 @@ class Session:
         """A SYN on a connection that is over begins a new session."""
         return self.tcp in (Tcp.CLOSING, Tcp.TRANS) and packet.flags & (SYN | ACK | RST | FIN) == SYN
 
-    def take(self, packet: Packet, side: Side, now: int, refreshing: bool) -> list[Row]:
+    def take(self, packet: Packet, side: Side, now: int, refreshing: bool, counted: bool = True) -> list[Row]:
         """Count a packet that was translated, follow its flags; the window that it found closed."""
         rows = self.roll(now)
         if self.window_start is None:
             self.window_start = now
-        self.in_window = self.in_window.plus(packet, side)
-        self.total = self.total.plus(packet, side)
+        if counted:
+            self.in_window = self.in_window.plus(packet, side)
+            self.total = self.total.plus(packet, side)
         if packet.flags & RST:
             self._reset(packet, side, now)
             return rows
@@ -168,13 +169,16 @@ class Session:
             self.last_seen = now // MS
         return rows
 
-    def take_later(self, packet: Packet, side: Side, now: int, refreshing: bool, end: int) -> list[Row]:
+    def take_later(
+        self, packet: Packet, side: Side, now: int, refreshing: bool, end: int, counted: bool = True
+    ) -> list[Row]:
         """Count a later fragment. end: of its bytes as TCP numbers them."""
         rows = self.roll(now)
         if self.window_start is None:
             self.window_start = now
-        self.in_window = self.in_window.plus(packet, side)
-        self.total = self.total.plus(packet, side)
+        if counted:
+            self.in_window = self.in_window.plus(packet, side)
+            self.total = self.total.plus(packet, side)
         if refreshing:
             self.last_seen = now // MS
         if side in self.sent:

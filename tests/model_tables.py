@@ -18,7 +18,7 @@ from natcore.config import AnyEntry, Link, Policy, Timeouts
 from natcore.verdict import Side, Verdict
 
 SECOND = 1_000_000_000  # ns
-LONG_STEP = 4 * 3600 * SECOND  # without a complete expiry; one longer begins with it
+LONG_STEP = 60 * SECOND  # without a complete expiry; one longer begins with it, so that no row is later
 
 
 class Choices(NamedTuple):

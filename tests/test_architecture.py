@@ -29,7 +29,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "flow": {"wire"},
     "index": {"memory", "hints"},
     # the state
-    "_journal": {"hints", "memory", "spin"},
+    "_journal": {"hints", "memory", "spin", "_events"},
     "_events": {"hints", "memory", "spin"},
     "_blocks": {"memory", "flow"},
     "_overload": {"memory", "slab", "flow", "index"},

@@ -48,3 +48,19 @@ def test_a_limit_from_outside_is_an_event_of_the_one_behind_the_mapping() -> Non
     assert made.gateway.events() == [
         Event(0.0, "outside-limit", IPv4Address(HOST), IPv4Address("198.51.100.99"), 7, 17, 1, "opened-outside")
     ]
+
+
+def test_a_flood_of_refusals_loses_no_other_event_and_counts_every_one() -> None:
+    """Whoever finds no place in the list is counted under the reason alone."""
+    over = gateway(policy=one_port())
+    over.translate_one(udp("10.9.9.9"), INSIDE, 0.0)  # has the port
+    subscribers = [f"10.0.{number // 250}.{1 + number % 250}" for number in range(5000)]
+    for subscriber in subscribers:
+        over.translate_one(udp(subscriber), INSIDE, 1.0)
+    events = over.events()
+    assert sum(event.count for event in events) == 5000 == over.counters()["dropped_ports_exhausted"]
+    (rest,) = [event for event in events if event.subscriber is None]
+    assert (rest.reason, rest.destination) == ("ports-exhausted", None) and rest.count > 3900
+    assert over.counters()["events_lost"] == 0 and len(events) <= 1025
+    over.translate_one(udp(), INSIDE, 2.0)
+    assert [event.count for event in over.events()] == [1]

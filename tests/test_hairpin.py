@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from frames import EIP, HOST, ICMP, IP, Ether, Raw, echo, ether, gateway, ip, parsed, tcp, udp, verdict_of
+from frames import EIP, HOST, ICMP, IP, UDP, Ether, Raw, echo, ether, gateway, ip, parsed, tcp, udp, verdict_of
 from natcore import DnatEntry, Gateway, Policy, Side, Verdict
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
@@ -74,7 +74,7 @@ def test_to_one_s_own_outside_endpoint(make: Any) -> None:
         packet = passed(over, make(HOST, 5000, *own))
         assert (packet.src, packet.sport, packet.dst, packet.dport) == (*own, HOST, 5000)
     row = over.sessions()[1]
-    assert (row["packets_out"], row["packets_in"]) == (2, 2)  # whoever speaks to himself is both ends
+    assert (row["packets_out"], row["packets_in"]) == (2, 0)  # whoever speaks to himself is both ends; it was sent once
 
 
 def test_to_the_outside_endpoint_of_another_host() -> None:
@@ -178,3 +178,19 @@ def test_only_the_initiator_s_session_is_logged() -> None:
     there_and_back(over, (HOST, 5000), (EIP, 53), (SERVER, 5353))
     over.advance(1000.0)
     assert {int(row["pri_ip"]) for row in over.take_records(events=True)} == {0x0A000005}
+
+
+def test_a_packet_to_one_s_own_outside_endpoint_is_counted_once() -> None:
+    """One session is both the initiator's and the responder's: what it sent is what came from the inside, nothing else."""
+    over = gateway()
+    _, sent = over.translate_one(udp(HOST, 5000, "198.51.100.7", 53), INSIDE, 0.0)
+    own = Ether(sent)[UDP].sport
+    frame = udp(HOST, 5000, EIP, own)
+    for _ in range(3):
+        verdict, back = over.translate_one(frame, INSIDE, 1.0)
+        assert verdict is Verdict.HAIRPIN and back is not None
+        assert (Ether(back)[IP].src, Ether(back)[IP].dst) == (EIP, HOST)
+    over.advance(1000.0)
+    (row,) = [row for row in over.take_records() if row["pub_port"] == own]
+    assert (row["pkts_from_vpc"], row["pkts_from_pub"]) == (3, 0)
+    assert (row["bytes_from_vpc"], row["bytes_from_pub"]) == (3 * Ether(frame)[IP].len, 0)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from natcore import RECORD
 from natcore._testing import JournalRing
+from natcore.records import CREATE, END, WINDOW
 
 
 def drained(ring: JournalRing, room: int, number: int) -> list[tuple[int, int]]:
@@ -88,3 +89,37 @@ def test_what_was_written_is_read_or_lost(capacity: int, turns: list[tuple[int, 
         waiting = waiting[room:]
         number += len(taken)
     assert ring.lost == lost
+
+
+@given(
+    st.integers(1, 9),
+    st.lists(st.tuples(st.lists(st.sampled_from([WINDOW, CREATE, END]), max_size=12), st.integers(1, 12)), max_size=40),
+)
+def test_while_nobody_reads_windows_and_the_others_push_each_other_out_of_nothing(
+    capacity: int, turns: list[tuple[list[int], int]]
+) -> None:
+    """Each kind of row has the whole capacity to itself, and all come out in the order in which they were written."""
+    ring, waiting, lost, session, number = JournalRing(capacity), list[tuple[int, bool]](), [0, 0], 0, 0
+    for kinds, room in turns:
+        for kind in kinds:
+            session += 1
+            if ring.write(session, kind=kind):
+                waiting.append((session, kind == WINDOW))
+            else:
+                assert sum(is_window is (kind == WINDOW) for _, is_window in waiting) == capacity
+                lost[kind != WINDOW] += 1
+        taken = drained(ring, room, number)
+        assert taken == [(row, number + at) for at, (row, _) in enumerate(waiting[:room])]
+        waiting = waiting[room:]
+        number += len(taken)
+    assert [ring.lost, ring.apart_lost] == lost
+    assert [row for row, _ in drained(ring, 99, 0)] == [row for row, _ in waiting]
+
+
+def test_a_reader_that_comes_finds_what_was_written_before_in_its_order() -> None:
+    ring = JournalRing(4)
+    for session, kind in enumerate([CREATE, WINDOW, END]):
+        assert ring.write(session, kind=kind)
+    assert ring.write(3, kind=END, aside_limit=8) and ring.write(4, kind=WINDOW, aside_limit=8)
+    assert [row for row, _ in drained(ring, 2, 0)] == [0, 1]
+    assert [row for row, _ in drained(ring, 9, 2)] == [2, 3, 4]

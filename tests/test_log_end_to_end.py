@@ -244,7 +244,7 @@ def test_what_ends_many_sessions_while_no_log_runs_loses_and_counts_what_the_rin
         for flow in range(300):
             gateway.translate_one(frame(0x0A000001, 1024 + flow, REMOTE, 53), Side.INSIDE, 0.0)
         assert gateway.end_all(now=5.0) == 300
-        assert gateway.counters()["journal_lost"] == 900 - 16
+        assert gateway.counters()["journal_lost"] == 900 - 16 - 16  # windows have a ring, the others another
 
 
 def outlive(gateway: Gateway, way: str) -> None:
@@ -269,7 +269,7 @@ def test_what_the_sweep_ends_at_once_waits_beside_a_full_ring_while_a_log_runs(w
                 gateway._collector.drain_now()
         outlive(gateway, way)
         if not logging:
-            assert gateway.counters()["journal_lost"] >= 900 - 16
+            assert gateway.counters()["journal_lost"] >= 900 - 16 - 16
             return
         assert log.wait(30) and gateway.counters()["journal_lost"] == 0
         kinds = sink.records["kind"].tolist()

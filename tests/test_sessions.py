@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frames import HOST, REMOTE, Talk, counted, echo, gateway, one_port, udp
-from natcore import Gateway, Policy, Side, SnatEntry, Timeouts, Verdict, _testing
+from natcore import RECORD, Gateway, Policy, Side, SnatEntry, Timeouts, Verdict, _testing
+from natcore.records import GAP, GAP_RING
 
 WINDOW, CREATE, END = 0, 1, 2
 US = 1_000_000
@@ -317,16 +318,52 @@ def test_the_sweep_comes_round_within_8_seconds() -> None:
 # ---- a journal that is full
 
 
-def test_what_finds_no_room_is_lost_and_counted() -> None:
-    over = gateway(records=4)
+def test_what_finds_no_room_is_lost_and_counted_and_a_gap_row_and_an_event_tell() -> None:
+    over = gateway(records=4, epoch=1000.0)
     for sport in range(1, 7):
         over.translate_one(udp(sport=sport), Side.INSIDE, 0.0)
     assert over.counters()["journal_lost"] == 2
     rows = over.take_records(events=True)
-    assert rows["number"].tolist() == [0, 1, 2, 3]
-    over.advance(1000.0)  # 12 rows for 4 places, and nobody to drain them
-    assert over.counters()["journal_lost"] == 10
-    assert over.take_records(events=True)["number"].tolist() == [4, 5, 6, 7]
+    assert rows["number"].tolist() == [0, 1, 2, 3, 5] and rows["kind"].tolist() == [CREATE] * 4 + [GAP]
+    assert (rows[4]["session"], rows[4]["flags"]) == (2, GAP_RING)
+    assert [(event.reason, event.count) for event in over.events()] == [("records-lost", 2)]
+    over.advance(1000.0)  # 6 rows of each kind for 4 places, and nobody to drain them
+    assert over.counters()["journal_lost"] == 6
+    rows = over.take_records(events=True)
+    assert rows["number"].tolist() == [*range(6, 14), 17]
+    gap = rows[8]
+    assert (gap["session"], gap["start_time"], gap["end_time"]) == (4, 1_000_000_000, 1_300_000_000)
+    assert len(over.take_records(events=True)) == 0 == len(over.take_records())
+
+
+def test_rows_that_were_not_asked_for_push_out_none_that_were() -> None:
+    over = gateway(records=100)
+    for sport in range(1, 101):
+        over.translate_one(udp(sport=sport), Side.INSIDE, 0.0)
+    for sport in range(101, 301):  # create rows that find no room, and windows that do
+        over.translate_one(udp(sport=sport), Side.INSIDE, 0.0)
+        if sport == 200:
+            over.end_all()
+            assert over.take_records()["kind"].tolist() == [WINDOW] * 100 + [GAP]
+    over.end_all()
+    assert over.take_records()["kind"].tolist() == [WINDOW] * 100
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_window_s_row_is_there_within_a_minute_though_nobody_calls_advance(many: bool) -> None:
+    """Contract R2: a log's rows do not wait for a call that an embedder may not know of."""
+    over = gateway(window=10.0)
+    over.translate_one(udp(sport=1), Side.INSIDE, 0.0)
+    for second in range(1, 71):
+        if many:
+            frames = np.frombuffer(udp(sport=2) * 3, np.uint8).reshape(3, -1).copy()
+            over.translate(frames, np.full(3, frames.shape[1], np.uint32), Side.INSIDE, float(second))
+        else:
+            over.translate_one(udp(sport=2), Side.INSIDE, float(second))
+    rows = np.zeros(over._core.journal_waiting, RECORD)
+    over._core.drain(rows)  # take_records() looks at what is there as well
+    (row,) = [row for row in rows if row["kind"] == WINDOW and row["session"] == 1]
+    assert row["end_time"] == 10_000_000
 
 
 def test_the_sweep_between_batches_waits_for_a_reader_to_make_room() -> None:
@@ -336,12 +373,14 @@ def test_the_sweep_between_batches_waits_for_a_reader_to_make_room() -> None:
     over._core.is_read = True  # somebody takes rows, though not just now
     capsule = over._core.worker_capsule()
     taken = []
+    for second in range(50, 301, 50):  # a loop that sweeps
+        _testing.tick_worker(capsule, second * 1_000_000_000)
     for second in range(301, 401, 10):
         _testing.tick_worker(capsule, second * 1_000_000_000)
         if second > 350:
             taken += over.take_records(events=True)["session"].tolist()
         else:
-            assert over._core.counters()[1]["sessions"] == 5  # the sixth's two rows filled the ring
+            assert over._core.counters()[1]["sessions"] == 2  # four sessions' two rows filled the ring
     assert Counter(taken) == dict.fromkeys(range(1, 7), 3)  # create, window, end
     assert over.counters()["journal_lost"] == 0
     over._core.is_read = False

@@ -17,7 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from .sender import attribute
 from .sessionlog import SessionLog
 from .sinks.base import Batch, Records, Sink, join
 from .spool_format import Identity
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
 
 _log = logging.getLogger(__name__)
 _DRAIN_ROWS = 65_536  # a piece at most
@@ -129,6 +132,9 @@ class Collector:
         self._oldest_us = 0  # a row that is drained from now on has a window that began then or later
         self._thread: threading.Thread | None = None
         self._end = threading.Event()
+        self.owner: weakref.ref[Gateway] | None = None  # the gateway (natcore.forgotten), as the next two
+        self.owner_pid = os.getpid()
+        self.is_forgotten = False
 
     @property
     def run(self) -> str:
@@ -354,13 +360,19 @@ class Collector:
     def _stop_thread(self) -> None:
         if self._thread is not None:
             self._end.set()
-            self._thread.join()
+            if self._thread is not threading.current_thread():
+                self._thread.join()
             self._thread = None
 
     def _run(self) -> None:
         """Rows are taken in large pieces: what Python does for each costs more than its rows."""
         next_drain = next_beat = self._clock()
         while not self._end.wait(_PERIOD_SECONDS):
+            if self.is_forgotten and self._control.acquire(blocking=False):  # who holds it may wait for this thread
+                try:
+                    return self._attempt(self.close)
+                finally:
+                    self._control.release()
             now = self._clock()
             if now >= next_beat:
                 next_beat = now + _BEAT_SECONDS

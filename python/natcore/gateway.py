@@ -36,7 +36,7 @@ from .errors import ConfigurationError, Error
 from .frozen import UNSET, ReadOnly, Unset
 from .machine import memory_arguments
 from .notices import Event, Generated, event_of
-from .records import BLOCKS, MAPPING, PORTS, RECORD, SESSION, WINDOW
+from .records import BLOCKS, GAP_RING, MAPPING, PORTS, RECORD, SESSION, WINDOW, gap_row
 from .redaction import show
 from .tally import tally
 from .verdict import FORWARDED, Side, Verdict
@@ -452,11 +452,13 @@ class Gateway:
         """
         self._check_open()
         if self._collector is None:
+            from . import forgotten
             from .collector import Collector
 
             self._collector = Collector(
                 self._core, instance=self.instance, vpc_id=self.vpc_id, billing=self.billing, region=self.region
             )
+            forgotten.watch(self, self._collector)
         return self._collector.start(
             sink, name=name, spool=spool, delivery=delivery, redact_destination=redact_destination,
             on_failure=on_failure,
@@ -469,7 +471,11 @@ class Gateway:
         return self._collector.stop(log, timeout=timeout)
 
     def take_records(self, events: bool = False) -> NDArray[np.void]:
-        """The rows since the last call, while no log runs: RECORD (count,). events: create and end rows too."""
+        """The rows since the last call, while no log runs: RECORD (count,). events: create and end rows too.
+
+        `Gateway(records=)` of the window rows are kept, and as many of the others. Behind the rows a gap row (GAP_RING) says
+        how many of those asked for found no room (`session`) and between which times; events() tells it too.
+        """
         events = check_choice("events", events, (True, False))
         if self._collector is not None and self._collector.active:
             raise Error(
@@ -477,7 +483,16 @@ class Gateway:
             )
         rows = np.zeros(self._core.journal_waiting, RECORD)
         rows = rows[: self._core.drain(rows)]
-        return rows if events else rows[rows["kind"] == WINDOW]
+        lost_windows, lost_events, lost_from, lost_until = self._core.take_lost()
+        if not events:
+            rows = rows[rows["kind"] == WINDOW]
+        lost = lost_windows + lost_events
+        if lost:
+            last = self._core.skip_numbers(lost) + lost - 1
+            missing = lost if events else lost_windows
+            if missing:
+                rows = np.concatenate([rows, gap_row(lost_from, lost_until, last, missing, GAP_RING)], dtype=RECORD)
+        return rows
 
     def set_epoch(self, epoch: float) -> None:
         """Unix seconds at now = 0: what the log's times are labelled with from now on."""
@@ -487,7 +502,11 @@ class Gateway:
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stops planes, writes open windows as partial rows, flushes the session logs. Idempotent."""
+        """Stops planes, writes open windows as partial rows, flushes the session logs. Idempotent.
+
+        A gateway with a running log that is forgotten, or still there when the program ends, is closed by itself, with a
+        ResourceWarning.
+        """
         if self._closed:
             return
         for plane in list(self._planes):

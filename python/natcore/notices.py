@@ -32,6 +32,7 @@ LIMITS = (
 THRESHOLDS = {
     1: "ports-threshold",
     2: "sessions-threshold",
+    3: "records-lost",
 }  # reasons beside the drops, by number in natcore/_events.pxd
 PORTS_THRESHOLD = 1
 
@@ -41,8 +42,10 @@ class Event:
     """Who ran out of what, first when, towards which destination, and how often since events() was last read.
 
     reason: a Verdict's ("ports-exhausted", "session-limit", "subscriber-limit", "rate-limit", "outside-limit"), or
-    "ports-threshold", "sessions-threshold" (Policy.warn_at). limit: what was reached, the first time. A threshold concerns
-    nobody alone: subscriber and destination are None; that of ports has an outside address and protocol (0: port blocks).
+    "ports-threshold", "sessions-threshold" (Policy.warn_at), or "records-lost": rows of the session log found no room
+    (count). limit: what was reached, the first time. These three concern nobody alone: subscriber and destination are None;
+    the threshold of ports has an outside address and protocol (0: port blocks). A refusal without a subscriber stands for
+    all those that found no place in the list of events (1,024) until it was read.
     """
 
     time: float  # seconds of the gateway's clock
@@ -65,8 +68,8 @@ def event_of(row: tuple[int, int, int, int, int, int, int, int]) -> Event:
     return Event(
         at_ns / 1e9,
         Verdict(reason).reason,
-        ipaddress.IPv4Address(who),
-        ipaddress.IPv4Address(destination),
+        ipaddress.IPv4Address(who) if who else None,
+        ipaddress.IPv4Address(destination) if who else None,
         port,
         protocol,
         count,

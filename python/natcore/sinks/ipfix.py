@@ -44,6 +44,8 @@ FLOW = (
 )
 EVENT = (
     (323, 0, 8),  # observationTimeMilliseconds
+    (152, 0, 8),  # flowStartMilliseconds: of the session; without these two `nfdump -t` finds no event
+    (153, 0, 8),  # flowEndMilliseconds: of a session that goes on, its start
     (148, 0, 8),
     *ENDPOINTS,
     (230, 0, 1),  # natEvent: 4 session created, 5 session deleted
