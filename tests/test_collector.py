@@ -157,6 +157,9 @@ def test_R6_refused_where_gateway_and_project_are_in_different_regions():
     with pytest.raises(ConfigurationError, match=r"sink.region='cn-beijing'.*'cn-hangzhou'"):
         collector.start(ScriptedSink(region="cn-beijing"))
     collector.start(ScriptedSink(region="cn-hangzhou"))
+    for nowhere in (None, ""):
+        with pytest.raises(ConfigurationError, match=r"region='': the sink is in 'cn-hangzhou'"):
+            make(FakeCore(), region=nowhere).start(ScriptedSink(region="cn-hangzhou"))
     collector.start(ScriptedSink())
 
 

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 
 from frames import HOST, REMOTE, Talk, gateway, one_port, udp
 from natcore import Event, Side, _testing
+from natcore.notices import Digest
 
 INSIDE = Side.INSIDE
 
@@ -64,3 +65,28 @@ def test_a_flood_of_refusals_loses_no_other_event_and_counts_every_one() -> None
     assert over.counters()["events_lost"] == 0 and len(events) <= 1025
     over.translate_one(udp(), INSIDE, 2.0)
     assert [event.count for event in over.events()] == [1]
+
+
+def test_a_subscriber_s_refusals_are_told_once_a_minute_with_their_sum() -> None:
+    """300 subscribers over their quota for 150 s, looked at five times a second: three lines each hold every refusal."""
+    digest, told = Digest(), list[Event]()
+    hosts = [IPv4Address(0x0A000000 + number) for number in range(300)]
+    for look in range(750):
+        events = [Event(look / 5, "subscriber-limit", host, IPv4Address(REMOTE), 53, 17, 7, "blocks") for host in hosts]
+        told += digest.add(events, look / 5)
+    assert len(told) == 300 * 3
+    told += digest.rest()
+    assert sum(event.count for event in told) == 750 * 300 * 7
+    assert {event.subscriber for event in told} == set(hosts)
+    assert digest.add([], 1000.0) == [] and digest.add(events[:1], 1000.0) == events[:1]  # quiet for a minute: at once
+
+
+def test_a_digest_is_bounded_and_its_sum_is_not() -> None:
+    digest, told = Digest(most=10), list[Event]()
+    for look in range(3):
+        for number in range(1000):
+            event = Event(0.0, "rate-limit", IPv4Address(number), IPv4Address(REMOTE), 53, 17, 1)
+            told += digest.add([event], 30.0 * look)
+    told += digest.rest()
+    assert sum(event.count for event in told) == 3000 and len(told) < 50
+    assert any(event.subscriber is None for event in told)

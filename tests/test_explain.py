@@ -309,8 +309,11 @@ def call(*arguments: object, exit_code: int = 0) -> str:
 def test_the_command_explains_a_frame(file: Path) -> None:
     shown = call(file, udp().hex())
     assert "UDP 10.0.0.5:5000 to 198.51.100.7:53" in shown and "OUTBOUND" in shown
-    assert "DROP_NO_MAPPING" in call(file, udp(REMOTE, 53, EIP, 9).hex(), "--side", "outside", "--now", 7)
+    shown = call(file, udp(REMOTE, 53, EIP, 9).hex(), "--side", "outside", "--now", 7)
+    assert "DROP_NO_MAPPING" in shown
+    assert "asked: a new gateway made of" in shown and "with no sessions; about a live flow ask" in shown
     told = json.loads(call(file, udp("192.168.0.1").hex(), "--json"))
+    assert (told["asked"], told["packets_before"]) == ("a new gateway of the file", 0)
     assert (told["verdict"], told["counter"]) == ("DROP_NO_SNAT_ENTRY", "dropped_no_snat_entry")
     assert [step["name"] for step in told["steps"]] == ["parse", "session", "entry"]
 
@@ -320,6 +323,7 @@ def test_the_command_explains_the_last_packet_of_a_capture(file: Path, tmp_path:
     capture.write(pcap, [capture.Packet(at * 10**9, udp()) for at in (100, 101, 102)])
     shown = call(file, "--pcap", pcap)
     assert "at 2 s: OUTBOUND" in shown and "it lives until 301 s" in shown
+    assert "no sessions but those of the capture's 2 packets before this one" in shown
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -258,6 +258,22 @@ def test_a_batch_larger_than_a_request_is_split_before_it_is_sent(server):
     assert raised.value.action == "split" and server.requests == []
 
 
+@pytest.mark.parametrize("host, region", [
+    ("cn-hangzhou.log.aliyuncs.com", "cn-hangzhou"), ("cn-hangzhou-intranet.log.aliyuncs.com", "cn-hangzhou"),
+    ("ap-southeast-1-share.log.aliyuncs.com", "ap-southeast-1"), ("p.cn-beijing.sls.aliyuncs.com", "cn-beijing"),
+    ("log-global.aliyuncs.com", None), ("logs.example", None),
+])  # fmt: skip
+def test_R6_a_region_is_checked_against_the_endpoint_s_host_name(host, region):
+    good = {"access_key_id": "a", "access_key_secret": "b"}
+    assert SlsSink(f"https://{host}", "p", "l", **good).region == region
+    if region is None:
+        assert SlsSink(f"https://{host}", "p", "l", region="eu-west-1", **good).region == "eu-west-1"
+        return
+    assert SlsSink(f"https://{host}", "p", "l", region=region, **good).region == region
+    with pytest.raises(ConfigurationError, match=f"'eu-west-1': the endpoint is in '{region}'"):
+        SlsSink(f"https://{host}", "p", "l", region="eu-west-1", **good)
+
+
 def test_secrets_are_in_no_repr_and_no_destination(server):
     sink = sink_for(server)
     assert "secret" not in repr(sink) + str(sink.destination)

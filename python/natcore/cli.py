@@ -127,7 +127,10 @@ def explain(
     now: Annotated[float, typer.Option(help="When, in seconds since the gateway began; a capture has its own.")] = 0.0,
     as_json: Json = False,
 ) -> None:
-    """Say what the file's gateway would do with a packet, step by step and why."""
+    """Say what a new gateway of the file would do with a packet, step by step and why.
+
+    It has no sessions but those that the capture's packets before it open; a running gateway is not asked.
+    """
     with failing(as_json):
         from .checks import check_choice
         from .settings import load
@@ -136,10 +139,12 @@ def explain(
         settings = load(file)
         check_choice("--side", side, ("inside", "outside"))
         before: tuple[float, bytes] | None = None
+        earlier = 0
         with settings.make_gateway() as gateway:
             for packet in _packets(frame, pcap, now):
                 if before is not None:
                     gateway.translate_one(before[1], Side[side.upper()], before[0])
+                    earlier += 1
                 before = packet
             assert before is not None
             told = gateway.explain(before[1], Side[side.upper()], before[0])
@@ -148,10 +153,18 @@ def explain(
 
         steps = [step._asdict() for step in told.steps]
         report.print_json(
-            {"packet": told.packet, "verdict": told.verdict.name, "counter": told.counter, "steps": steps}
-        )
+            {
+                "packet": told.packet, "verdict": told.verdict.name, "counter": told.counter, "steps": steps,
+                "asked": "a new gateway of the file", "packets_before": earlier,
+            }
+        )  # fmt: skip
     else:
         say(told)
+        sessions = f"no sessions but those of the capture's {earlier:,} packets before this one"
+        say(
+            f"asked: a new gateway made of {file}, with {sessions if earlier else 'no sessions'}; about a live"
+            " flow ask the running program: Gateway.explain"
+        )
 
 
 def _packets(frame: str | None, pcap: Path | None, now: float) -> Iterator[tuple[float, bytes]]:

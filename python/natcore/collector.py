@@ -392,7 +392,12 @@ class Collector:
                 "billing='by-specification': such a gateway has no session logs; allowed is 'by-usage'"
             )
         region = attribute(sink, "region")
-        if region and self._region and region != self._region:
+        if region and not self._region:
+            raise ConfigurationError(
+                f"region={show(self._region or '')}: the sink is in {show(region)}, and logs stay in the gateway's region "
+                "(contract R6); allowed is a Gateway whose region says so"
+            )
+        if region and region != self._region:
             raise ConfigurationError(f"sink.region={show(region)}: allowed is the gateway's own, {show(self._region)}")
         if any(log.sink is sink for log in self._logs):
             raise ConfigurationError(f"sink={show(sink)}: a session log has it already; allowed is a sink of its own")

@@ -67,7 +67,7 @@ def run(progress: Callable[[Stage], None] = lambda stage: None) -> Story:
     with ExitStack() as stack:
         server = stack.enter_context(testing().SlsServer())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="natcore-demo-sls-")))
-        gateway = stack.enter_context(Gateway(instance="ngw-demo", vpc_id="vpc-demo"))
+        gateway = stack.enter_context(Gateway(instance="ngw-demo", vpc_id="vpc-demo", region="local"))
         gateway.add(SnatEntry("10.0.0.0/24", pool=POOL))
         teller = _Teller(server, gateway, folder, progress)
         teller.tell_all()

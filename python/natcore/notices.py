@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from .verdict import Side, Verdict
 
@@ -57,6 +58,46 @@ class Event:
     count: int
     limit: str = ""
     outside: ipaddress.IPv4Address | None = None
+
+
+class Digest:
+    """Of many events about one subscriber and reason one each minute, with the sum of all that came meanwhile.
+
+    every: seconds. most: subscribers and reasons that are told apart at one time; beyond them a reason is told for all.
+    """
+
+    def __init__(self, every: float = 60.0, most: int = 4096) -> None:
+        self._every, self._most = every, most
+        self._due: dict[object, float] = {}  # of what was told: when it may be told again
+        self._held: dict[object, Event] = {}  # what has come since
+
+    def add(self, events: Iterable[Event], now: float) -> list[Event]:
+        """What is to be told now. now: seconds, any origin."""
+        told = []
+        for event in events:
+            key: object = (event.reason, event.subscriber, event.outside, event.protocol if event.outside else 0)
+            if key not in self._due and len(self._due) >= self._most:
+                event = replace(event, subscriber=None, destination=None, port=0, outside=None)
+                key = event.reason
+            if key not in self._due:
+                self._due[key] = now + self._every
+                told.append(event)
+            elif key in self._held:
+                self._held[key] = replace(self._held[key], count=self._held[key].count + event.count)
+            else:
+                self._held[key] = event
+        for key in [key for key, due in self._due.items() if due <= now]:
+            if key in self._held:
+                told.append(self._held.pop(key))
+                self._due[key] = now + self._every
+            else:
+                del self._due[key]
+        return told
+
+    def rest(self) -> list[Event]:
+        """What is held back still: at the end."""
+        held, self._held = list(self._held.values()), {}
+        return held
 
 
 def event_of(row: tuple[int, int, int, int, int, int, int, int]) -> Event:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from .notices import Digest
 from .settings import Settings, SettingsError
 
 POLL = 0.2  # seconds between looks at signals, events and states; a signal is acted on within it
@@ -36,7 +38,7 @@ def serve(settings: Settings, tell: Tell) -> None:
         gateway = stack.enter_context(settings.make_gateway())
         logs = [log.start(gateway) for log in settings.logs]
         plane = stack.enter_context(gateway.forward(**settings.plane))
-        states = _States()
+        states, digest = _States(), Digest()
         destinations = [_destination(log) | {"on_failure": log.on_failure} for log in logs]
         tell("started", {**settings.plane, "logs": destinations})
         for log in logs:
@@ -45,7 +47,7 @@ def serve(settings: Settings, tell: Tell) -> None:
             plane.wait(timeout=POLL)  # raises what ended a worker
             while asked and asked[0] not in STOP:
                 _answer(asked.pop(0), tell, gateway, plane)
-            for event in gateway.events():
+            for event in digest.add(gateway.events(), time.monotonic()):
                 tell("event", _fields(event))
             if states.changed("plane", plane.state):
                 tell("state", {"plane": plane.state})
@@ -54,6 +56,8 @@ def serve(settings: Settings, tell: Tell) -> None:
                 if status.state != "Modifying" and states.changed(log.name, status.state):
                     tell("delivery", {"log": log.name, **_fields(status)})
         plane.stop()
+        for event in digest.rest():
+            tell("event", _fields(event))
         counters = gateway.counters() | plane.counters()
         gateway.close()  # closes the open windows and writes their rows
         tell("stopped", {"counters": counters, "logs": {log.name: log.counters() for log in logs}})

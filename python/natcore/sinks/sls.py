@@ -7,10 +7,12 @@ in ACTIONS; when to try again is the delivery machine's business.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from .._encode_sls import encode_logs
 from ..checks import check_choice, check_name, check_number, check_optional_text, check_url
@@ -43,6 +45,10 @@ HINTS = {
     "SignatureNotMatch": "the access key's secret is wrong",
     "RequestTimeExpired": "this machine's clock is more than 15 minutes off",
 }
+# A public, private or accelerated endpoint of a region: cn-hangzhou.log.aliyuncs.com, cn-hangzhou-intranet.log.aliyuncs.com.
+_HOST = re.compile(
+    r"(?:[^.]+\.)?(?P<region>[a-z]{2,4}(?:-[a-z0-9]+)+?)(?:-intranet|-internal|-share)?\.(?:log|sls)\.aliyuncs\.com"
+)
 _PREVIEW_NAMES = {"instance": "intstance", "protocol": "portocol"}  # as the page of 2024 spells them
 _NUMBERS = {*CONTRACT[2:]} - {"pri_ip", "pub_ip", "nat_ip"}
 
@@ -51,6 +57,7 @@ class SlsSink(Sink):
     """Delivers to a Logstore: topic natcore_session, source = instance, tags `run` and `first_number`.
 
     endpoint: "https://REGION.log.aliyuncs.com", or "http://127.0.0.1:PORT" for a local server (natcore.testing).
+    region: the project's, checked against the endpoint's host name where that names one, and taken from it.
     credentials: a callable that gives (id, secret, token), asked for each request, instead of the three arguments.
     create: make the project, the Logstore and its index where they are missing; False: nothing is checked before
     the first delivery. schema: "2026", or "preview2024" with that page's spelling. row: a 16th field, "RUN/NUMBER", by
@@ -90,7 +97,12 @@ class SlsSink(Sink):
         if credentials is not None and not callable(credentials):
             raise ConfigurationError("credentials: allowed is a callable that gives (id, secret, token)")
         self._sdk = _sdk()
-        self.region = region
+        named = _HOST.fullmatch(urlsplit(endpoint).hostname or "")
+        if named is not None and region not in (None, named["region"]):
+            raise ConfigurationError(
+                f"region={region!r}: the endpoint is in {named['region']!r}; allowed is that region, or none given"
+            )
+        self.region = region or (named["region"] if named is not None else None)
         self._endpoint, self._project, self._logstore = endpoint, project, logstore
         fixed: Credentials = (access_key_id or "", access_key_secret or "", security_token)
         self._credentials = credentials or (lambda: fixed)
