@@ -11,7 +11,7 @@ from natcore._mappings cimport (
 )
 from natcore._parse cimport Flight
 from natcore._ports cimport (
-    PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, address_pick, has_ports, in_pool, lot_after, pick_by_policy, space_of,
+    PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, address_pick, has_ports, in_pool, lot_after, port_guess, space_of,
 )
 from natcore._rules cimport SnatRule, snat_rule
 from natcore.flow cimport flow_hash
@@ -64,7 +64,7 @@ cdef bint foresee(const Worker* worker, const Flight* flight, uint32_t draws) no
     if address == NONE:
         return False
     map = &ports.addresses[address].maps[space_of(flight.protocol)]
-    port = pick_by_policy(ports, map, bswap16(<uint16_t>flight.ports), lot, table.worker)
+    port = port_guess(ports, map, bswap16(<uint16_t>flight.ports), lot, table.worker)
     if port == NONE:
         return False
     prefetch_write(&map.cells[port])

@@ -9,4 +9,5 @@ cdef class Core(Tables):
     cdef RuleSet rules          # keeps the workers' rules alive
     cdef bint filters
     cdef uint32_t translating[64]       # by worker: in translate, or in a plane's loop
+    cdef uint32_t closing       # nobody may begin to translate any more
     cdef Placement placement    # of its tables

@@ -8,7 +8,7 @@ from libc.string cimport memcpy
 
 from natcore._crew cimport crew_delete, crew_grow, crew_new
 from natcore._entries cimport Matching, Staying, count_entry, end_dead, end_entry, end_matching, holder_of
-from natcore._events cimport event_fd, event_fd_close
+from natcore._events cimport event_fd, event_fd_close, event_fd_set
 from natcore._fragments cimport fragments_new
 from natcore._hold cimport await_hold, give_way, release
 from natcore._icmp cimport outbox_bytes, outbox_new, outbox_next, outbox_waiting
@@ -33,12 +33,14 @@ from natcore.hints cimport bswap16, bswap32, exchange, load_acquire, store_relea
 from natcore.index cimport NONE
 from natcore.memory cimport table_new
 from natcore.random cimport random_seed
+from natcore.spin cimport wait_turn
 from natcore.state cimport NO_LIMIT, Worker, tables_of_all
 
 from natcore.errors import CapacityError, ConfigurationError, Error
 
 cdef enum:
     CHUNK = 512                 # frames handed to the pipeline at once
+    TURNS_WAITED = 1000         # looks, some 15 ms, until a call of translate has ended
     END_LINES = 65536           # that end() looks at while the workers wait
     SLOT_BITS = 32              # of a place in all tables: a worker's number and a slot
 
@@ -286,7 +288,26 @@ cdef class Core(Tables):
             if (worker < 0 or w == <uint32_t>worker) and exchange(&self.translating[w], 1):
                 for taken in range(w if worker < 0 else 0):
                     store_release(&self.translating[taken], 0)
+                if load_acquire(&self.closing):
+                    raise Error("the gateway is closed")
                 raise Error("the worker is translating already: one call or one plane at a time")
+        if load_acquire(&self.closing):
+            self.unclaim(worker)
+            raise Error("the gateway is closed")
+
+    def claim_for_ever(self):
+        """Nobody translates any more; whether those who do have come to their end. It waits for them some ms, call it again."""
+        cdef uint32_t w, turn
+        cdef bint done = True
+        store_release(&self.closing, 1)
+        with nogil:
+            for w in range(self.shared.count):
+                turn = 0
+                while load_acquire(&self.translating[w]) and turn < TURNS_WAITED:
+                    wait_turn(turn)
+                    turn += 1
+                done = done and not load_acquire(&self.translating[w])
+        return done
 
     def unclaim(self, int32_t worker=-1):
         cdef uint32_t w
@@ -303,6 +324,26 @@ cdef class Core(Tables):
         PyCapsule_SetContext(capsule, <void*>self)
         Py_INCREF(self)
         return capsule
+
+    def forked(self, bytes key):
+        """In a fork's child: random ports of its own (key: 32 bytes, or None: as before), a descriptor of its own. False:
+        another thread was at the packets; the tables may be half changed."""
+        cdef uint32_t w
+        cdef bint whole = True
+        cdef int fd = event_fd()
+        event_fd_close(self.worker.events.fd)           # the parent has its own
+        self.worker.events.fd = fd
+        if self.worker.events.waiting:
+            event_fd_set(fd)
+        self.worker.journal.aside_limit = 0             # the logs are the parent's
+        self.reading = 0
+        if key is not None:
+            random_seed(&self.worker.mappings.ports.random, <const uint8_t*>PyBytes_AS_STRING(key))
+            lots_begin(self.worker.mappings.ports)
+        for w in range(self.shared.count):
+            whole = whole and not self.shared.workers[w].held and not self.translating[w]
+            self.shared.workers[w].held = self.shared.workers[w].attention = self.translating[w] = 0
+        return whole and fd >= 0
 
     @property
     def port_unit(self):

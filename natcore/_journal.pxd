@@ -89,8 +89,10 @@ cdef inline uint64_t journal_room_for_many(Journal* journal) noexcept nogil:
 
 cdef inline uint64_t journal_waiting(Journal* journal) noexcept nogil:
     """Rows that can be drained; the consumer asks."""
-    return (journal.head - journal.tail + journal.aside_written - journal.aside_read
-            + journal.apart_head - journal.apart_tail)
+    cdef uint64_t tail = load_acquire64(&journal.tail), aside_read = load_acquire64(&journal.aside_read)     # these first
+    cdef uint64_t apart_tail = load_acquire64(&journal.apart_tail)
+    return (load_acquire64(&journal.head) - tail + load_acquire64(&journal.aside_written) - aside_read
+            + load_acquire64(&journal.apart_head) - apart_tail)
 
 cdef inline bint journal_is_short(Journal* journal) noexcept nogil:
     """Whether a session's last two rows had better wait until the reader has made room."""

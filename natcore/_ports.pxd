@@ -172,7 +172,8 @@ cdef inline uint32_t port_mapping(const PortMap* ports, uint16_t port) noexcept 
         return ports.cells[port]
     return 0xFFFFFFFF
 
-cdef inline uint32_t port_holder(Ports* ports, uint32_t address, uint32_t space, uint16_t port, uint32_t* worker) noexcept nogil:
+cdef inline uint32_t port_holder(Ports* ports, uint32_t address, uint32_t space, uint16_t port,
+                                 uint32_t* worker) noexcept nogil:
     """As port_mapping; worker: whose mapping that is, written if it is one. The port may be another's right afterwards,
     unless it is the caller's own worker's."""
     cdef const PortMap* map = &ports.addresses[address].maps[space]
@@ -191,6 +192,7 @@ cdef bint ports_divide(Ports* ports, uint32_t block_size, uint32_t per_owner) no
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil
 cdef bint address_drop(Ports* ports, uint32_t address) noexcept nogil
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil
+cdef uint32_t port_guess(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot, uint32_t worker) noexcept nogil
 cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot,
                              uint32_t worker) noexcept nogil
 cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil

@@ -396,18 +396,27 @@ cdef uint32_t pick_counted(const Ports* ports, const PortMap* map, uint64_t mask
     return at * 64 + nth_set(free_of_word(ports, map, at, mask), found)
 
 
-cdef inline uint32_t pick(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t lot, uint32_t worker) noexcept nogil:
-    """A free port, one as likely as another (RFC 6056); or NONE. A few are tried at random, then the free ones are counted.
-
-    mask: the bits of each word that will do. Of several workers each has its own words first.
-    """
+cdef inline uint32_t probe(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t* lot, uint32_t worker) noexcept nogil:
+    """A free port of a few that are tried at random; or NONE."""
     cdef uint32_t port, tries
     for tries in range(PROBES if ports.workers == 1 else PROBES * 4):
-        port = nth_port(ports, in_ports(lot, ports.range_size))
+        port = nth_port(ports, in_ports(lot[0], ports.range_size))
         if ((free_of_word(ports, map, port >> 6, mask) >> (port & 63)) & 1
                 and (ports.workers == 1 or home_of_port(ports, port) == worker)):
             return port
-        lot = lot_again(lot)
+        lot[0] = lot_again(lot[0])
+    return NONE
+
+
+cdef inline uint32_t pick(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t lot, uint32_t worker) noexcept nogil:
+    """A free port, one as likely as another (RFC 6056); or NONE. A few are tried at random, then the free ones are counted:
+    under the lock, since the counts must be those of the bits.
+
+    mask: the bits of each word that will do. Of several workers each has its own words first.
+    """
+    cdef uint32_t port = probe(ports, map, mask, &lot, worker)
+    if port != NONE:
+        return port
     port = pick_own(ports, map, mask, lot, worker) if ports.workers > 1 else NONE
     return pick_counted(ports, map, mask, lot) if port == NONE else port
 
@@ -457,6 +466,16 @@ cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t wi
     if ports.parity:
         port = pick(ports, map, <uint64_t>0xAAAAAAAAAAAAAAAAULL if wish & 1 else <uint64_t>0x5555555555555555ULL, lot, worker)
     return pick(ports, map, <uint64_t>-1, lot, worker) if port == NONE else port
+
+
+cdef uint32_t port_guess(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot, uint32_t worker) noexcept nogil:
+    """What pick_by_policy will most likely say, without the lock, while others change the map; NONE: it is not foreseen."""
+    cdef uint64_t mask = <uint64_t>-1
+    if ports.policy == PORTS_PRESERVE and in_ranges(ports, wish) and not (map.used[wish >> 6] >> (wish & 63)) & 1:
+        return wish
+    if ports.parity:
+        mask = <uint64_t>0xAAAAAAAAAAAAAAAAULL if wish & 1 else <uint64_t>0x5555555555555555ULL
+    return probe(ports, map, mask, &lot, worker)
 
 
 cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:

@@ -9,6 +9,7 @@ cdef class Rows:
     cdef uint64_t drained       # rows numbered so far
     cdef uint64_t lost_told     # of the journal's, by take_lost
     cdef uint64_t apart_lost_told
+    cdef uint32_t reading       # somebody takes rows or numbers: one at a time
     cdef void own(self) noexcept nogil
     cdef void disown(self) noexcept nogil
     cdef void forget_lost(self) noexcept nogil

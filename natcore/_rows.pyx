@@ -7,12 +7,21 @@ from natcore._look cimport oldest_window
 from natcore._sessions cimport micros, window_copy
 from natcore._sweep cimport close_windows
 from natcore._time cimport clock_forward, clock_of_all
+from natcore.hints cimport exchange, store_release
+from natcore.spin cimport wait_turn
 from natcore.state cimport Worker, tables_of_all
 
 from natcore.errors import ConfigurationError
 
 cdef enum:
     LOOK_LINES = 65536          # of a part of the table, that is looked at while the worker waits
+
+
+cdef void begin_reading(uint32_t* reading) noexcept nogil:
+    cdef uint32_t turn = 0
+    while exchange(reading, 1):
+        wait_turn(turn)
+        turn += 1
 
 
 cdef class Rows:
@@ -35,7 +44,7 @@ cdef class Rows:
     # ---- the journal ------------------------------------------------------------------------------------------------
 
     def drain(self, records not None):
-        """Moves rows out of the journal into RECORD (count,), numbered; how many. One caller at a time; any thread."""
+        """Moves rows out of the journal into RECORD (count,), numbered; how many. From any thread."""
         cdef uint8_t[::1] raw = records.view("u1")      # RECORD names its fields in another order than they lie
         cdef uint64_t room = raw.shape[0] // sizeof(Record), count
         if records.itemsize != sizeof(Record):
@@ -43,8 +52,10 @@ cdef class Rows:
         if room == 0:
             return 0
         with nogil:
+            begin_reading(&self.reading)
             count = journal_drain(self.worker.journal, <Record*>&raw[0], room, self.drained)
-        self.drained += count
+            self.drained += count
+            store_release(&self.reading, 0)
         return count
 
     @property
@@ -119,9 +130,14 @@ cdef class Rows:
         return self.drained
 
     def skip_numbers(self, uint64_t count):
-        """Gives count numbers to rows that are lost; the first. The caller is the one who drains."""
-        self.drained += count
-        return self.drained - count
+        """Gives count numbers to rows that are lost; the first."""
+        cdef uint64_t first
+        with nogil:
+            begin_reading(&self.reading)
+            first = self.drained
+            self.drained += count
+            store_release(&self.reading, 0)
+        return first
 
     cdef uint32_t parts(self) noexcept nogil:
         """Parts that the tables have: those of each worker in turn."""

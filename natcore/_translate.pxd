@@ -1,7 +1,7 @@
 """The way of a packet, stage by stage: what C callers drive (frame.pxd), and what the gateway and the worker build on."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from natcore._hold cimport hold, release
+from natcore._hold cimport await_hold, hold, release
 from natcore._time cimport tick
 from natcore.frame cimport Frame
 from natcore.state cimport Worker

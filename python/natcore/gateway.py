@@ -39,6 +39,7 @@ from .notices import Event, Generated, event_of
 from .records import BLOCKS, GAP_RING, MAPPING, PORTS, RECORD, SESSION, WINDOW, gap_row
 from .redaction import show
 from .tally import tally
+from .turns import Turns, after_fork
 from .verdict import FORWARDED, Side, Verdict
 
 if TYPE_CHECKING:
@@ -63,8 +64,27 @@ class Gateway:
     """
 
     __slots__ = (
-        "__weakref__", "_billing", "_closed", "_collector", "_core", "_eip_bind_mode", "_inside", "_instance", "_kind",
-        "_link", "_outside", "_planes", "_policy", "_records", "_region", "_seed", "_table", "_timeouts", "_vpc_id", "_window",
+        "__weakref__",
+        "_billing",
+        "_closed",
+        "_collector",
+        "_core",
+        "_eip_bind_mode",
+        "_inside",
+        "_instance",
+        "_kind",
+        "_link",
+        "_outside",
+        "_planes",
+        "_policy",
+        "_records",
+        "_region",
+        "_seed",
+        "_table",
+        "_timeouts",
+        "_turns",
+        "_vpc_id",
+        "_window",
         "_workers",
     )  # fmt: skip
 
@@ -123,6 +143,7 @@ class Gateway:
         self._planes: list[Plane] = []
         self._collector: Collector | None = None
         self._closed = False
+        self._turns = Turns()
         self._core = Core(
             max_sessions=max_sessions,
             max_mappings=max_mappings,
@@ -143,6 +164,7 @@ class Gateway:
             **memory_arguments(huge_pages, numa_node),
         )
         self._table = EntryTable(self._core, kind, eip_bind_mode, self.policy)
+        after_fork(self)
 
     instance = ReadOnly[str]("The gateway's name in every row of its session log.")
     vpc_id = ReadOnly[str]("The inside network's name in every row of its session log.")
@@ -164,36 +186,49 @@ class Gateway:
 
     def add(self, entry: AnyEntry) -> Entry:
         """Puts an entry into force; the handle has .id and .entry. ConfigurationError names the entry in its way."""
-        return self.apply(self.plan([Add(entry)])).added[0]
+        return self._change(Add(entry)).added[0]
 
     def remove(self, entry: Entry, drain: bool = False, now: float | None = None) -> int:
         """Takes an entry out of force and ends its sessions, their rows written; how many ended.
 
         drain: no new sessions, and what it has may end by itself. now: seconds, or None: the gateway's last.
         """
-        return self.apply(self.plan([Remove(entry, drain)]), now).ended
+        return self._change(Remove(entry, drain), now).ended
 
     def replace(self, entry: Entry, by: AnyEntry, now: float | None = None) -> int:
         """Changes what a handle stands for; how many sessions ended. An SNAT entry's sessions stay as far as its new
         prefix and pool still have their addresses."""
-        return self.apply(self.plan([Replace(entry, by)]), now).ended
+        return self._change(Replace(entry, by), now).ended
 
     def plan(self, changes: Sequence[Change]) -> Plan:
         """What changes (Add, Remove, Replace) would keep, drain and end; nothing is changed. ConfigurationError as add."""
-        self._check_open()
-        self._settle()
-        plan = self._table.plan(changes)
-        for plane in self._planes:
-            plane.check_pool(self._table.outside(plan))
-        return plan
+        with self._turns:
+            return self._plan(changes)
 
     def apply(self, plan: Plan, now: float | None = None) -> Applied:
         """Carries a plan out, in one moment for the packets; all of it or, with an error, nothing."""
+        with self._turns:
+            return self._apply(plan, now)
+
+    def _plan(self, changes: Sequence[Change]) -> Plan:
+        self._check_open()
+        self._settle()
+        plan = self._table.plan(changes)
+        for plane in list(self._planes):
+            plane.check_pool(self._table.outside(plan))
+        return plan
+
+    def _apply(self, plan: Plan, now: float | None) -> Applied:
         self._check_open()
         self._table.check(plan)
+        self._drain()  # the rows of sessions that end have room beside a full ring, once over
         applied = self._table.apply(plan, self._settle(now))
         self._tell_planes()
         return applied
+
+    def _change(self, change: Change, now: float | None = None) -> Applied:
+        with self._turns:
+            return self._apply(self._plan([change]), now)
 
     def entries(self) -> list[Entry]:
         """The entries in force, in the order in which they were added."""
@@ -258,21 +293,23 @@ class Gateway:
 
         Sessions over an address that changes on the wire end, their rows written.
         """
-        self._check_open()
         eip_bind_mode = check_choice("eip_bind_mode", eip_bind_mode, ("NAT", "MULTI_BINDED"))
-        if eip_bind_mode == self.eip_bind_mode:
-            return
-        if eip_bind_mode != "NAT":
-            raise ConfigurationError(
-                f"eip_bind_mode={show(eip_bind_mode)}: allowed is a change from MULTI_BINDED to NAT only"
-            )
-        self._table.rebind(eip_bind_mode, self._settle(now))
-        self._eip_bind_mode = eip_bind_mode
-        self._tell_planes()
+        with self._turns:
+            self._check_open()
+            if eip_bind_mode == self.eip_bind_mode:
+                return
+            if eip_bind_mode != "NAT":
+                raise ConfigurationError(
+                    f"eip_bind_mode={show(eip_bind_mode)}: allowed is a change from MULTI_BINDED to NAT only"
+                )
+            self._drain()
+            self._table.rebind(eip_bind_mode, self._settle(now))
+            self._eip_bind_mode = eip_bind_mode
+            self._tell_planes()
 
     def _tell_planes(self) -> None:
         """Which addresses are the gateway's has changed: planes keep the kernel off these."""
-        for plane in self._planes:
+        for plane in list(self._planes):
             plane.entries_changed()
 
     # ---- frames in memory -------------------------------------------------------------------------------------------
@@ -450,15 +487,16 @@ class Gateway:
         name: of the log and of its folder in spool. redact_destination: its rows have no pub_ip and pub_port.
         on_failure: of the spool or the sink at the start: "forward", the log goes on trying, or "refuse", an error.
         """
-        self._check_open()
-        if self._collector is None:
-            from . import forgotten
-            from .collector import Collector
+        with self._turns:
+            self._check_open()
+            if self._collector is None:
+                from . import forgotten
+                from .collector import Collector
 
-            self._collector = Collector(
-                self._core, instance=self.instance, vpc_id=self.vpc_id, billing=self.billing, region=self.region
-            )
-            forgotten.watch(self, self._collector)
+                self._collector = Collector(
+                    self._core, instance=self.instance, vpc_id=self.vpc_id, billing=self.billing, region=self.region
+                )
+                forgotten.watch(self, self._collector)
         return self._collector.start(
             sink, name=name, spool=spool, delivery=delivery, redact_destination=redact_destination,
             on_failure=on_failure,
@@ -504,18 +542,31 @@ class Gateway:
     def close(self) -> None:
         """Stops planes, writes open windows as partial rows, flushes the session logs. Idempotent.
 
+        It waits for calls of translate that are under way, so that every packet is in the rows; later ones get an Error.
+
         A gateway with a running log that is forgotten, or still there when the program ends, is closed by itself, with a
         ResourceWarning.
         """
-        if self._closed:
-            return
         for plane in list(self._planes):
             plane.stop()
-        self._closed = True
+        with self._turns:
+            if self._closed:
+                return
+            self._closed = True
+        while not self._core.claim_for_ever():
+            for plane in list(self._planes):  # one that began meanwhile
+                plane.stop()
         if self._collector is not None and self._collector.active:
             self._collector.close()  # drains the windows' rows as it closes them
         else:
             self._core.close_windows(self._core.now_ns, losing=True)
+
+    def _forked(self) -> None:
+        """In the child of a fork: a gateway of its own, whose planes and logs are the parent's. One that another thread
+        was at when the fork came is closed, since nobody finishes what that thread began."""
+        self._closed |= self._turns.taken or not self._core.forked(None if self.seed is not None else os.urandom(32))
+        self._turns = Turns()
+        self._planes, self._collector = [], None
 
     def __enter__(self) -> Gateway:
         return self

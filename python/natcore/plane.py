@@ -447,6 +447,9 @@ def _check_capabilities() -> None:
         raise InterfaceError(errno.EPERM, f"forwarding needs {' and '.join(missing)}: run as root, or grant it")
 
 
+os.register_at_fork(after_in_child=_alive.clear)  # a child does not stop its parent's
+
+
 @atexit.register
 def _stop_all() -> None:
     """A plane that was forgotten gives its interfaces back."""

@@ -3,7 +3,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from natcore._translate cimport Worker, hold, release, tick, translate
+from natcore._translate cimport Worker, await_hold, release, tick, translate
 from natcore.frame cimport FRAME_CSUM_PARTIAL, FRAME_GSO, Frame
 
 CSUM_PARTIAL = FRAME_CSUM_PARTIAL
@@ -44,15 +44,12 @@ cdef class Ring:
     def run(self, worker_capsule, uint64_t now_ns):
         """Translate what is in the ring and empty it: [(verdict, frame, tag)] in order."""
         cdef Worker* worker = <Worker*>PyCapsule_GetPointer(worker_capsule, "natcore.Worker")
-        cdef uint32_t i, held
+        cdef uint32_t i
         with nogil:
-            held = hold(worker)
-            if held:
-                translate(worker, self.frames, self.used, now_ns)
-                tick(worker, now_ns)
-                release(worker)
-        if not held:
-            raise RuntimeError("another caller holds the worker")
+            await_hold(worker)
+            translate(worker, self.frames, self.used, now_ns)
+            tick(worker, now_ns)
+            release(worker)
         result = []
         for i in range(self.used):
             result.append((self.frames[i].verdict, self.frames[i].data[: self.frames[i].length], self.frames[i].tag))
