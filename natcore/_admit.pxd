@@ -2,6 +2,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore._parse cimport Flight
+from natcore._rules cimport DnatRule
 from natcore._sessions cimport HAIRPINNED, IN, ROLE_INSIDE, Session
 from natcore.frame cimport Frame
 from natcore.hints cimport bswap32
@@ -42,5 +43,6 @@ cdef uint8_t tcp_flags(const Flight* flight) noexcept nogil
 cdef void tell(Worker* worker, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination, uint16_t port,
                uint8_t protocol, const Clock* now) noexcept nogil
 cdef bint is_whole(const Worker* worker, uint32_t ip) noexcept nogil
+cdef const DnatRule* forwarding_rule(const Worker* worker, const Flight* flight) noexcept nogil
 cdef bint is_static(const Worker* worker, uint32_t slot) noexcept nogil
 cdef bint is_no_host(const Worker* worker, uint32_t ip) noexcept nogil

@@ -4,22 +4,23 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from natcore._draw cimport OVER_QUOTA
 from natcore._events cimport event_note
 from natcore._limits cimport (
-    LIMIT_GATEWAY_RATE, LIMIT_MAPPINGS, LIMIT_OUTSIDE, LIMIT_POOL, LIMIT_SESSIONS, LIMIT_SUBSCRIBER_BLOCKS, LIMIT_SUBSCRIBERS,
+    LIMIT_GATEWAY_RATE, LIMIT_MAPPINGS, LIMIT_NONE, LIMIT_OUTSIDE, LIMIT_POOL, LIMIT_SESSIONS, LIMIT_SUBSCRIBER_BLOCKS, LIMIT_SUBSCRIBERS,
     LIMIT_SUBSCRIBER_PORTS, LIMIT_SUBSCRIBER_RATE, LIMIT_SUBSCRIBER_SESSIONS, below_caps, count_opened,
     may_open_mapping, may_open_session, may_subscribe, over_gateway_rate, over_quota, over_rate, reclaim_of, reclaim_some,
     watch_sessions,
 )
 from natcore._mappings cimport (
-    MAPPING_PORTLESS, MAPPING_STATIC, Mapping, MappingKey, dynamic_key, mapping_close, mapping_find, mapping_open,
-    mapping_open_static,
+    MAPPING_PORTLESS, MAPPING_STATIC, POOLING_ARBITRARY, POOLING_PAIRED, Mapping, MappingKey, Pool, Subscriber, dynamic_key,
+    mapping_close, mapping_find, mapping_open, mapping_open_static, subscriber_find,
 )
 from natcore._parse cimport Flight, wire_length
 from natcore._ports cimport (
-    PORT_OF_ANOTHER, PORT_RESERVED, PORTS_OVERLOAD, Ports, address_find, has_ports, port_holder, space_of,
+    PORT_OF_ANOTHER, PORT_RESERVED, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Ports, address_find, has_ports, port_holder,
+    space_of,
 )
 from natcore._rules cimport (
     ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, dnat_target, is_inside, plain_rule, snat_rule,
-    whole_rule,
+    speaker_rule, whole_rule,
 )
 from natcore._sessions cimport (
     HAIRPINNED, IN, LIFE_SOME, OPENED_OUTSIDE, OUT, TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, class_of, filter_open,
@@ -27,7 +28,7 @@ from natcore._sessions cimport (
 )
 from natcore._split cimport may_split
 from natcore._sweep cimport expire, expire_mapping
-from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, TCP_STEADY
+from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, TCP_PICKED_IN, TCP_STEADY
 from natcore.flow cimport flow_hash
 from natcore.frame cimport Frame
 from natcore.hints cimport bswap16, bswap32
@@ -38,16 +39,17 @@ from natcore.verdict cimport (
     DROP_PORTS_EXHAUSTED, DROP_PROBE_LIMIT, DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_SUBSCRIBER_LIMIT,
     DROP_TTL, DROP_UNSUPPORTED, INSIDE, LOCAL, OUTSIDE, PENDING,
 )
-from natcore.wire cimport PROTOCOL_ICMP, PROTOCOL_TCP, TCP_RST, TCP_SYN, TcpHeader
+from natcore.wire cimport ICMP_ECHO_REQUEST, PROTOCOL_ICMP, PROTOCOL_TCP, TCP_RST, TCP_SYN, IcmpHeader, TcpHeader
 
 
 cdef enum:
     LINK_LOCAL = 0xA9FE         # 169.254/16, its first two bytes
     BROADCAST = 0xFFFFFFFF
+    ADDRESSES_TRIED = 256       # of a pool, for a protocol without ports: look-ups in all workers' tables together
 
 cdef struct Way:                # how a packet from inside may leave: by one of the three
     const SnatRule* snat
-    const DnatRule* whole
+    const DnatRule* forwarded   # a DNAT or 1:1 entry that has the source as target
     const PlainRule* plain
     bint hairpin                # its destination is an outside address of ours
 
@@ -201,6 +203,22 @@ cdef bint is_static(const Worker* worker, uint32_t slot) noexcept nogil:
     return worker.mappings.mappings[worker.sessions.cold[slot].mapping].flags & MAPPING_STATIC
 
 
+cdef const DnatRule* forwarding_rule(const Worker* worker, const Flight* flight) noexcept nogil:
+    """The entry whose outside endpoint an inside endpoint has that speaks first (RFC 4787 REQ-1), or NULL.
+
+    Of several the first added. An entry of several targets is that of the one which it would choose for the remote: so the
+    remote's packets to that endpoint are for the same host, whoever speaks first.
+    """
+    cdef const DnatRule* rule
+    cdef uint32_t source = bswap32(flight.ip.source)
+    if has_ports(flight.protocol):
+        rule = speaker_rule(worker.rules, dnat_key(source, space_of(flight.protocol), bswap16(<uint16_t>flight.ports)))
+        if rule != NULL and dnat_target(rule, flow_hash(&worker.sessions.key, flight.ip.destination, rule.entry,
+                                                        0)) == flight.ip.source:
+            return rule
+    return whole_rule(worker.rules, source)
+
+
 # ---- from inside -----------------------------------------------------------------------------------------------------
 
 cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* flight, Way* way) noexcept nogil:
@@ -208,7 +226,7 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
     cdef uint32_t source = flight.ip.source, destination = flight.ip.destination
     cdef uint8_t flags = tcp_flags(flight), verdict
     way.snat = NULL
-    way.whole = NULL
+    way.forwarded = NULL
     way.plain = NULL
     if worker.link_address[INSIDE] and destination == worker.link_address[INSIDE]:
         return LOCAL
@@ -216,7 +234,7 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
     if way.hairpin and not has_all(worker):         # its other session may be another worker's
         return ask_for_all(worker, DROP_UNSUPPORTED)
     if way.hairpin and flight.protocol == PROTOCOL_ICMP and not (worker.hairpin and is_whole(worker, destination)):
-        return LOCAL
+        return LOCAL if (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST else DROP_UNSUPPORTED
     if is_no_host(worker, source) or is_own(worker, source):
         return DROP_SPOOFED
     if is_no_host(worker, destination):
@@ -227,10 +245,10 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
         if not way.hairpin:
             way.plain = plain_rule(worker.rules, bswap32(source), bswap32(destination))
         if way.plain == NULL:
-            way.whole = whole_rule(worker.rules, bswap32(source))
-        if way.plain == NULL and way.whole == NULL:
+            way.forwarded = forwarding_rule(worker, flight)
+        if way.plain == NULL and way.forwarded == NULL:
             way.snat = snat_rule(worker.rules, bswap32(source))
-    if way.plain == NULL and way.whole == NULL and way.snat == NULL:
+    if way.plain == NULL and way.forwarded == NULL and way.snat == NULL:
         return DROP_NO_SNAT_ENTRY
     if way.hairpin and not (worker.hairpin and has_ports(flight.protocol)):     # without ports nobody is meant
         return DROP_UNSUPPORTED
@@ -242,9 +260,9 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Flight* f
     return PENDING
 
 
-cdef uint8_t open_dynamic(Worker* worker, const MappingKey* key, const SnatRule* rule, const Clock* now,
+cdef uint8_t open_dynamic(Worker* worker, const MappingKey* key, const Pool* pool, const Clock* now,
                           uint32_t* mapping) noexcept nogil:
-    """A new mapping with a port of the entry's pool."""
+    """A new mapping with a port of the pool."""
     if over_quota(worker, key.inside_ip, True):
         reclaim_of(worker, key.inside_ip, now)
         if over_quota(worker, key.inside_ip, True):
@@ -255,13 +273,13 @@ cdef uint8_t open_dynamic(Worker* worker, const MappingKey* key, const SnatRule*
             return refuse(worker, DROP_SESSION_LIMIT, LIMIT_MAPPINGS)
         if not may_subscribe(worker, key.inside_ip):
             return refuse(worker, DROP_SESSION_LIMIT, LIMIT_SUBSCRIBERS)
-    mapping[0] = mapping_open(&worker.mappings, key, &rule.pool, now.ms)
+    mapping[0] = mapping_open(&worker.mappings, key, pool, now.ms)
     if mapping[0] == OVER_QUOTA:
         reclaim_of(worker, key.inside_ip, now)
-        mapping[0] = mapping_open(&worker.mappings, key, &rule.pool, now.ms)
+        mapping[0] = mapping_open(&worker.mappings, key, pool, now.ms)
     if mapping[0] == NONE:
         reclaim_some(worker, now)
-        mapping[0] = mapping_open(&worker.mappings, key, &rule.pool, now.ms)
+        mapping[0] = mapping_open(&worker.mappings, key, pool, now.ms)
     if mapping[0] == OVER_QUOTA:
         return refuse(worker, DROP_SUBSCRIBER_LIMIT, LIMIT_SUBSCRIBER_BLOCKS)
     if mapping[0] == NONE:
@@ -287,22 +305,94 @@ cdef uint8_t find_dynamic(Worker* worker, const MappingKey* key, const SnatRule*
     if verdict != PENDING:
         return verdict
     mapping[0] = find_mapping(worker, key, now)
-    return PENDING if mapping[0] != NONE else open_dynamic(worker, key, rule, now, mapping)
+    return PENDING if mapping[0] != NONE else open_dynamic(worker, key, &rule.pool, now, mapping)
+
+
+cdef inline uint16_t outside_port(const DnatRule* rule, uint16_t inside_port) noexcept nogil:
+    """Of a DNAT entry's inside port, both big-endian."""
+    return bswap16(<uint16_t>(rule.outside_port + bswap16(inside_port) - rule.inside_port))
+
+
+cdef bint is_free(Worker* worker, uint32_t address, uint32_t remote_ip, uint8_t protocol, const Clock* now) noexcept nogil:
+    """Whether an outside address (by number) has no live session with a remote over a protocol without ports."""
+    return not is_taken(worker, <uint64_t>worker.mappings.ports.addresses[address].ip << 32 | remote_ip, 0, protocol, now)
+
+
+cdef uint8_t open_elsewhere(Worker* worker, MappingKey* key, const SnatRule* rule, uint32_t remote_ip, const Clock* now,
+                            uint32_t* mapping) noexcept nogil:
+    """A new mapping over an address of the pool that no other host has towards the remote; DROP_CONFLICT: there is none.
+
+    At most ADDRESSES_TRIED are looked at, from anywhere in the pool on.
+    """
+    cdef uint32_t addresses[ADDRESSES_TRIED]
+    cdef uint32_t tries = ADDRESSES_TRIED // worker.shared.count, step, at
+    cdef Pool pool
+    pool.entry = rule.pool.entry
+    pool.first = rule.pool.first
+    pool.size = 0
+    pool.addresses = addresses
+    pool.alone = True
+    at = <uint32_t>((flow_hash(&worker.sessions.key, <uint64_t>remote_ip << 32 | key.inside_ip, 0, key.protocol) >> 32)
+                    * rule.pool.size >> 32)
+    for step in range(rule.pool.size if rule.pool.size < tries else tries):
+        if is_free(worker, rule.pool.addresses[at], remote_ip, key.protocol, now):
+            addresses[pool.size] = rule.pool.addresses[at]
+            pool.size += 1
+        at = at + 1 if at + 1 < rule.pool.size else 0
+    return open_dynamic(worker, key, &pool, now, mapping) if pool.size else DROP_CONFLICT
+
+
+cdef bint has_pair(const Worker* worker, uint32_t inside_ip, const SnatRule* rule, uint32_t* address) noexcept nogil:
+    """Whether a subscriber's mappings have one outside address (its number), which the next one has too."""
+    cdef uint32_t who = subscriber_find(&worker.mappings, inside_ip)
+    cdef const Subscriber* subscriber
+    if who == NONE or worker.mappings.pooling == POOLING_ARBITRARY:
+        return False
+    subscriber = &worker.mappings.subscribers[who]
+    address[0] = subscriber.address
+    return subscriber.mappings and subscriber.entry == rule.pool.entry
+
+
+cdef uint8_t find_portless(Worker* worker, MappingKey* key, const SnatRule* rule, uint32_t remote_ip, const Clock* now,
+                           uint32_t* mapping) noexcept nogil:
+    """The same for a protocol without ports: two hosts may not have one outside address towards one remote.
+
+    Where the pooling allows it the second has another address, for this remote alone if it has one for the others.
+    """
+    cdef uint32_t own = NONE
+    cdef bint computed = worker.mappings.ports.policy == PORTS_DETERMINISTIC
+    cdef uint8_t verdict = may_have_more(worker, key.inside_ip, now)
+    if verdict != PENDING:
+        return verdict
+    mapping[0] = find_mapping(worker, key, now)
+    if mapping[0] != NONE:
+        own = worker.mappings.mappings[mapping[0]].address
+        if computed or worker.mappings.pooling == POOLING_PAIRED or is_free(worker, own, remote_ip, key.protocol, now):
+            return PENDING
+        key.remote_ip = remote_ip
+        mapping[0] = find_mapping(worker, key, now)
+        return PENDING if mapping[0] != NONE else open_elsewhere(worker, key, rule, remote_ip, now, mapping)
+    if computed or (has_pair(worker, key.inside_ip, rule, &own)
+                    and (worker.mappings.pooling == POOLING_PAIRED or is_free(worker, own, remote_ip, key.protocol, now))):
+        return open_dynamic(worker, key, &rule.pool, now, mapping)
+    return open_elsewhere(worker, key, rule, remote_ip, now, mapping)
 
 
 cdef uint8_t find_way(Worker* worker, const Flight* flight, const Way* way, const Clock* now,
                       uint32_t* mapping) noexcept nogil:
     """The mapping by which a packet from inside leaves."""
     cdef MappingKey key
-    cdef bint ported = has_ports(flight.protocol), dynamic = way.plain == NULL and way.whole == NULL
+    cdef bint ported = has_ports(flight.protocol), dynamic = way.plain == NULL and way.forwarded == NULL
     dynamic_key(&key, flight.addresses, flight.ports, flight.protocol,
                 dynamic and ported and worker.mapping[space_of(flight.protocol)])
     key.flags = 0 if ported else MAPPING_PORTLESS
     if way.plain != NULL:
         return find_static(worker, &key, way.plain.entry, key.inside_ip, key.inside_port, NONE, now, mapping)
-    if way.whole != NULL:
-        return find_static(worker, &key, way.whole.entry, way.whole.outside_ip, key.inside_port, way.whole.address, now,
-                           mapping)
+    if way.forwarded != NULL:
+        return find_static(worker, &key, way.forwarded.entry, way.forwarded.outside_ip,
+                           outside_port(way.forwarded, key.inside_port) if ported else 0, way.forwarded.address, now, mapping)
+    if not ported:
+        return find_portless(worker, &key, way.snat, flight.ip.destination, now, mapping)
     return find_dynamic(worker, &key, way.snat, now, mapping)
 
 
@@ -331,7 +421,9 @@ cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Flight* flight, const 
         if flight.protocol == PROTOCOL_TCP:
             worker.sessions.hot[slot[0]].state = TCP_INIT_OUT if tcp_flags(flight) & TCP_SYN else TCP_PICKED
         return PENDING
-    if DROP_PORTS_EXHAUSTED <= verdict <= DROP_RATE_LIMIT:
+    if verdict == DROP_CONFLICT:                    # whose endpoint is another's already: of ports there are enough
+        worker.limit_met = LIMIT_NONE if way.snat == NULL or has_ports(flight.protocol) else LIMIT_POOL
+    if DROP_PORTS_EXHAUSTED <= verdict <= DROP_CONFLICT:
         tell(worker, verdict, worker.limit_met, flight.ip.source, flight.ip.destination, remote_port,
              flight.protocol, now)
     return verdict
@@ -400,6 +492,14 @@ cdef uint32_t own_holder(const Worker* worker, uint32_t address, uint32_t space,
     return number if holder == worker.number or ports.policy == PORTS_OVERLOAD else PORT_OF_ANOTHER
 
 
+cdef inline bint opens(const Worker* worker, uint32_t mapping, uint8_t flags) noexcept nogil:
+    """Whether a TCP segment from outside may open a session: a SYN; any but a RST at an entry's endpoint, if connections are
+    picked up (after a restart they are there before their session, as those of the inside)."""
+    if flags & TCP_RST:
+        return False
+    return flags & TCP_SYN or (worker.tcp_pickup and worker.mappings.mappings[mapping].flags & MAPPING_STATIC)
+
+
 cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flight, const Clock* now,
                        uint32_t* mapping) noexcept nogil:
     """The live mapping or the entry behind an outside endpoint, if this remote may use it."""
@@ -423,8 +523,8 @@ cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flig
     else:
         expire_mapping(&worker.sessions, number, now.ns)
         return DROP_NO_MAPPING
-    if verdict == PENDING and flight.protocol == PROTOCOL_TCP and (flags & TCP_RST or not flags & TCP_SYN):
-        verdict = DROP_FILTERED                     # a first SYN alone opens
+    if verdict == PENDING and flight.protocol == PROTOCOL_TCP and not opens(worker, mapping[0], flags):
+        verdict = DROP_FILTERED
         if worker.mappings.mappings[mapping[0]].sessions == 0:
             mapping_close(&worker.mappings, mapping[0], now.ms, now.ms)
     return verdict
@@ -462,6 +562,8 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* 
         mapping_close(&worker.mappings, number, now.ms, now.ms)
     if verdict == PENDING:
         worker.sessions.hot[slot[0]].state = TCP_INIT_IN
+        if flight.protocol == PROTOCOL_TCP and not tcp_flags(flight) & TCP_SYN:
+            worker.sessions.hot[slot[0]].state = TCP_PICKED_IN
         watch_sessions(worker, now)
     return verdict
 

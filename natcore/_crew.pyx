@@ -12,7 +12,7 @@ from natcore._ports cimport ports_delete
 from natcore._sessions cimport sessions_delete, sessions_new
 from natcore._synqueue cimport unsolicited_delete
 from natcore.memory cimport table_delete, table_new
-from natcore.state cimport Shared, Worker
+from natcore.state cimport IDENTIFICATIONS, Shared, Worker
 
 
 cdef void join(Shared* shared, Worker* worker) noexcept nogil:
@@ -95,6 +95,7 @@ cdef void crew_delete(Shared* shared, bint filters) noexcept nogil:
     outbox_delete(&shared.outbox)
     fragments_delete(shared.workers[0].fragments)
     unsolicited_delete(&shared.unsolicited)
+    table_delete(shared.identifications, IDENTIFICATIONS * sizeof(uint32_t))
     for i in range(shared.count):
         worker_delete(shared.workers[i], filters)
     table_delete(shared, sizeof(Shared))

@@ -15,6 +15,7 @@ from natcore._pieces cimport piece_key
 from natcore._ports cimport address_find
 from natcore._quoted cimport is_error, quoted_slot
 from natcore._rows cimport Rows
+from natcore._admit cimport forwarding_rule
 from natcore._rules cimport (
     ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, plain_rule, snat_rule, whole_rule,
 )
@@ -125,11 +126,12 @@ cdef void find_rule(const Worker* worker, const Flight* flight, uint32_t side, F
         if not facts.ours:
             plain = plain_rule(worker.rules, source, destination)
         if plain == NULL:
-            dnat = whole_rule(worker.rules, source)
+            dnat = forwarding_rule(worker, flight)
     if plain != NULL:
         facts.rule_kind, facts.rule = RULE_PLAIN, plain.entry
     elif dnat != NULL:
-        facts.rule_kind, facts.rule = RULE_DNAT if side == OUTSIDE else RULE_WHOLE, dnat.entry
+        facts.rule_kind = RULE_WHOLE if side == INSIDE and dnat == whole_rule(worker.rules, source) else RULE_DNAT
+        facts.rule = dnat.entry
     elif side == INSIDE:
         snat = snat_rule(worker.rules, source)
         if snat != NULL:

@@ -10,7 +10,7 @@ from natcore.memory cimport table_delete, table_new
 from natcore.spin cimport spin_lock, spin_unlock
 from natcore.verdict cimport DROP_MALFORMED, LOCAL, egress_of
 from natcore.wire cimport (
-    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, IPV4_OFFSET, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, IcmpHeader, Ipv4Header,
+    IPV4_OFFSET, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, IcmpHeader, Ipv4Header, is_reply, is_request,
 )
 
 
@@ -46,7 +46,7 @@ cdef void read_ports(FlowKey* key, const uint8_t* l4, uint32_t rest, bint outwar
     if key.protocol == PROTOCOL_TCP or key.protocol == PROTOCOL_UDP:
         if rest >= 4:
             memcpy(&key.ports, l4, 4)
-    elif key.protocol == PROTOCOL_ICMP and rest >= 8 and (icmp.type == ICMP_ECHO_REQUEST or icmp.type == ICMP_ECHO_REPLY):
+    elif key.protocol == PROTOCOL_ICMP and rest >= 8 and (is_request(icmp.type) or is_reply(icmp.type)):
         key.ports = icmp.identifier if outward else <uint32_t>icmp.identifier << 16
 
 

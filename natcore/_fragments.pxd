@@ -41,6 +41,7 @@ cdef struct Datagram:           # known by its side, addresses, protocol and ide
     uint16_t high               # units up to the end of the furthest fragment seen
     uint16_t end                # units in all; 0: its last fragment has not come
     uint16_t source             # index into sources
+    uint16_t sent_as            # the identification that its fragments leave with
     uint16_t pieces             # of those that came, as far as they are kept
     uint8_t held_count
     uint8_t protocol

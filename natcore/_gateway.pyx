@@ -34,7 +34,7 @@ from natcore.index cimport NONE
 from natcore.memory cimport table_new
 from natcore.random cimport random_seed
 from natcore.spin cimport wait_turn
-from natcore.state cimport NO_LIMIT, Worker, tables_of_all
+from natcore.state cimport IDENTIFICATIONS, NO_LIMIT, Worker, tables_of_all
 
 from natcore.errors import CapacityError, ConfigurationError, Error
 
@@ -195,7 +195,8 @@ cdef class Core(Tables):
                   uint32_t gateway_per_second, warn_sessions, warn_ports,
                   timeouts_ms, uint64_t window_ns, int64_t epoch_ns, uint32_t workers, mapping, filtering,
                   link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
-                  bint tcp_pickup, bint hairpin, bint icmp_unreachable, bint reverse_path_filter, uint16_t mss, bint unsolicited,
+                  bint tcp_pickup, bint hairpin, bint icmp_unreachable, bint unique_ids, bint echo_only,
+                  bint reverse_path_filter, uint16_t mss, bint unsolicited,
                   bint link_local, bint class_e, uint8_t ip_options,
                   uint32_t huge_pages, int32_t numa_node, uint64_t memory_bytes, str memory_name not None):
         """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32. memory_: what there is in all."""
@@ -217,6 +218,11 @@ cdef class Core(Tables):
                 and journal_new(worker.journal, records) and outbox_new(worker.outbox, icmp_rate)
                 and (not unsolicited or unsolicited_new(worker.unsolicited))):
             raise CapacityError(f"max_sessions={max_sessions}: this machine has no address space for its tables")
+        if unique_ids:
+            self.shared.identifications = <uint32_t*>table_new(IDENTIFICATIONS * sizeof(uint32_t))
+            worker.identifications = self.shared.identifications
+            if worker.identifications == NULL:
+                raise CapacityError("no memory for a gateway")
         memcpy(&worker.sessions.key.low, PyBytes_AS_STRING(hash_key), 8)
         memcpy(&worker.sessions.key.high, PyBytes_AS_STRING(hash_key) + 8, 8)
         worker.sessions.key.aes = has_aes()
@@ -261,6 +267,7 @@ cdef class Core(Tables):
         worker.tcp_pickup = tcp_pickup
         worker.hairpin = hairpin
         worker.icmp_unreachable = icmp_unreachable
+        worker.echo_only = echo_only
         worker.reverse_path_filter = reverse_path_filter
         worker.mss = mss
         worker.link_local = link_local

@@ -7,7 +7,8 @@ from natcore.hints cimport bswap16, bswap32
 from natcore.memory cimport table_delete, table_new
 from natcore.spin cimport spin_lock, spin_unlock
 from natcore.wire cimport (
-    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_TOO_BIG, ICMP_UNREACHABLE, PROTOCOL_ICMP, IcmpHeader, Ipv4Header,
+    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_TOO_BIG, ICMP_UNREACHABLE, PROTOCOL_ICMP, IcmpHeader, Ipv4Header, is_reply,
+    is_request,
 )
 
 
@@ -131,7 +132,7 @@ cdef bint may_be_told(const Ipv4Header* ip) noexcept nogil:
         return False
     if ip.protocol == PROTOCOL_ICMP:
         type = (<const uint8_t*>ip)[(ip.version_ihl & 15) * 4]
-        return type == ICMP_ECHO_REQUEST or type == ICMP_ECHO_REPLY or 13 <= type <= 18
+        return is_request(type) or is_reply(type)
     return True
 
 

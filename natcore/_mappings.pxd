@@ -62,6 +62,7 @@ cdef struct Pool:               # outside addresses of an SNAT entry
     uint32_t first              # inside address with which its prefix begins, host order
     uint32_t size
     const uint32_t* addresses   # [size] numbers of outside addresses
+    bint alone                  # no other address serves, not even the subscriber's own
 
 cdef struct Mappings:
     Mapping* mappings

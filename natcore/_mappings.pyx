@@ -168,7 +168,7 @@ cdef uint32_t draw_by_pooling(Mappings* table, Subscriber* subscriber, const Map
     cdef bint paired = subscriber.mappings and subscriber.entry == pool.entry
     if table.ports.policy == PORTS_DETERMINISTIC:
         return draw_computed(table, key, pool, request, now_ms, drawn)
-    if paired and table.pooling != POOLING_ARBITRARY:
+    if paired and table.pooling != POOLING_ARBITRARY and not pool.alone:
         drawn.address = subscriber.address
         port = draw_from(table, key, request, now_ms, drawn)
         if port < OVER_QUOTA or table.pooling == POOLING_PAIRED:

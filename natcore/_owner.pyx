@@ -22,7 +22,7 @@ from natcore.index cimport NONE
 from natcore.spin cimport spin_lock, spin_unlock
 from natcore.state cimport Clock, Worker, clock_read, has_all, owner_of_inside
 from natcore.verdict cimport INSIDE, OUTSIDE, PENDING
-from natcore.wire cimport ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, IcmpHeader
+from natcore.wire cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, IcmpHeader, is_reply, is_request
 
 
 cdef inline bint has_ports(uint8_t protocol) noexcept nogil:
@@ -143,9 +143,9 @@ cdef Worker* holder_of(Worker* worker, uint32_t side, uint64_t addresses, uint32
 
 
 cdef bint asks_for_session(const Worker* worker, const Frame* frame, const Flight* flight) noexcept nogil:
-    """Whether it is an echo the other way round, which only a 1:1 entry's sessions let pass."""
+    """Whether it is a query the other way round, which only a 1:1 entry's sessions let pass."""
     cdef uint8_t type = (<const IcmpHeader*>flight.l4).type if flight.kind == KIND_ICMP else 0
-    return (flight.kind == KIND_ICMP and type == (ICMP_ECHO_REQUEST if frame.side == OUTSIDE else ICMP_ECHO_REPLY)
+    return (flight.kind == KIND_ICMP and (is_request(type) if frame.side == OUTSIDE else is_reply(type))
             and not (worker.link_address[frame.side] and flight.ip.destination == worker.link_address[frame.side]))
 
 

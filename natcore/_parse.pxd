@@ -11,9 +11,9 @@ from natcore.verdict cimport (
     DROP_CHECKSUM, DROP_MALFORMED, DROP_UNSUPPORTED, INSIDE, PENDING,
 )
 from natcore.wire cimport (
-    ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_QINQ, ETHERTYPE_VLAN, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, IPV4_FRAGMENT,
+    ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_QINQ, ETHERTYPE_VLAN, IPV4_DF, IPV4_FRAGMENT,
     PROTOCOL_AH, PROTOCOL_DCCP, PROTOCOL_HOP_BY_HOP, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDPLITE, VLAN_BYTES,
-    EthernetHeader, IcmpHeader, Ipv4Header, TcpHeader, UdpHeader, load16, load32, load64,
+    EthernetHeader, IcmpHeader, Ipv4Header, TcpHeader, UdpHeader, is_reply, is_request, load16, load32, load64,
 )
 
 cdef enum:                      # FlightKind
@@ -48,16 +48,17 @@ cdef struct Flight:             # a packet on its way through the stages
     const Bucket* bucket        # where the index begins to look, or NULL
     Ipv4Header* ip
     uint8_t* l4
-    uint32_t ports              # source and destination likewise; an echo's id, and 0 for the remote
+    uint32_t ports              # source and destination likewise; a query's id, and 0 for the remote
     uint32_t candidate          # session that the index names, or NONE
     uint16_t total_length       # bytes, IPv4 header included
     uint16_t payload            # TCP: bytes behind its header; others: 0
     uint8_t protocol
+    uint8_t unnumbered          # 1: it needs an identification of the gateway's (_identify.pxd); compared with the protocol
     uint8_t kind                # FlightKind
     uint8_t verdict             # PENDING, or why it was dropped here
     uint8_t checksum_at         # bytes into the header of TCP or UDP; 0: it is neither
     uint8_t options             # Options, as parse_network found them
-    uint8_t unused[7]           # 64 bytes
+    uint8_t unused[6]           # 64 bytes
 
 cdef inline uint32_t link_length(const Frame* frame) noexcept nogil:
     """Bytes of the Ethernet header with up to two tags when IPv4 follows; 0: it does not. More than the frame has:
@@ -118,7 +119,7 @@ cdef inline uint8_t parse_transport(Flight* flight, uint32_t side, uint32_t rest
         if rest < 8:
             return DROP_MALFORMED
         icmp = <const IcmpHeader*>flight.l4
-        if icmp.type != (ICMP_ECHO_REQUEST if side == INSIDE else ICMP_ECHO_REPLY):
+        if not (is_request(icmp.type) if side == INSIDE else is_reply(icmp.type)):
             flight.kind = KIND_ICMP
         flight.ports = icmp.identifier if side == INSIDE else <uint32_t>icmp.identifier << 16
         return PENDING
@@ -184,6 +185,7 @@ cdef inline uint8_t parse_network(Frame* frame, Flight* flight, bint ethernet) n
     flight.l4 = <uint8_t*>ip + words * 4
     flight.total_length = <uint16_t>total
     flight.protocol = ip.protocol
+    flight.unnumbered = 0
     flight.kind = KIND_SESSION
     if unlikely(ip.fragment & bswap16(IPV4_FRAGMENT)):
         flight.kind = KIND_FRAGMENT
@@ -202,9 +204,18 @@ cdef inline uint8_t parse(Frame* frame, Flight* flight, bint ethernet, const Has
         flight.hash = flow_hash(key, flight.addresses, flight.ports, flight.protocol)
     return verdict
 
-cdef inline bint parse_plain(Frame* frame, Flight* flight, bint ethernet, uint8_t lowest_ttl, uint32_t mtu,
-                             const HashKey* key) noexcept nogil:
+cdef inline uint64_t plain_mask(bint atomic) noexcept nogil:
+    """Of the first word of a plain packet's header, the bits that are looked at, by whether its DF must be set."""
+    return <uint64_t>bswap16(IPV4_FRAGMENT | (IPV4_DF if atomic else 0)) << FRAGMENT_SHIFT | 0xFF
+
+cdef inline uint64_t plain_word(bint atomic) noexcept nogil:
+    """And what they are."""
+    return <uint64_t>bswap16(IPV4_DF if atomic else 0) << FRAGMENT_SHIFT | PLAIN
+
+cdef inline bint parse_plain(Frame* frame, Flight* flight, bint ethernet, uint8_t lowest_ttl, uint32_t mtu, uint64_t mask,
+                             uint64_t word, const HashKey* key) noexcept nogil:
     """A whole, untagged packet of TCP or UDP, without IPv4 options, that time to live and mtu let pass: nearly all are one.
+    mask, word: plain_mask and plain_word of its side.
 
     What parse checks is checked here on words, without a branch between TCP and UDP, which come mixed. False: parse it.
     """
@@ -212,7 +223,7 @@ cdef inline bint parse_plain(Frame* frame, Flight* flight, bint ethernet, uint8_
     cdef uint8_t* ip = frame.data + link
     cdef uint64_t first, second
     cdef uint32_t last
-    cdef uint8_t protocol
+    cdef uint16_t protocol
     if unlikely(frame.length < link + 28 or frame.flags & (FRAME_GSO | FRAME_CROSSING)
                 or (ethernet and load16(frame.data + 12) != bswap16(ETHERTYPE_IPV4))):
         return False
@@ -220,10 +231,10 @@ cdef inline bint parse_plain(Frame* frame, Flight* flight, bint ethernet, uint8_
     second = load64(ip + 8)
     last = load32(ip + 16)
     total = bswap16(<uint16_t>(first >> 16))
-    protocol = <uint8_t>(second >> 8)
+    protocol = <uint16_t>(second >> 8) & 0xFF
     room = room if room < mtu else mtu
-    if unlikely(first & (<uint64_t>bswap16(IPV4_FRAGMENT) << FRAGMENT_SHIFT | 0xFF) != PLAIN or total > room
-                or <uint8_t>second < lowest_ttl or not is_tcp_or_udp(protocol)
+    if unlikely(first & mask != word or total > room
+                or <uint8_t>second < lowest_ttl or not is_tcp_or_udp(<uint8_t>protocol)
                 or fold(header_total(first, second, last)) != 0xFFFF):
         return False
     tcp = protocol == PROTOCOL_TCP
@@ -242,10 +253,10 @@ cdef inline bint parse_plain(Frame* frame, Flight* flight, bint ethernet, uint8_
     flight.l4 = ip + 20
     flight.total_length = <uint16_t>total
     flight.payload = <uint16_t>(rest - length) & <uint16_t>-<int>tcp
-    flight.protocol = protocol
+    memcpy(&flight.protocol, &protocol, 2)          # and unnumbered: 0
     flight.kind = KIND_SESSION
     flight.checksum_at = <uint8_t>(UDP_CHECKSUM_AT + (TCP_CHECKSUM_AT - UDP_CHECKSUM_AT) * tcp)
-    flight.hash = flow_hash(key, second >> 32 | <uint64_t>last << 32, load32(ip + 20), protocol)
+    flight.hash = flow_hash(key, second >> 32 | <uint64_t>last << 32, load32(ip + 20), <uint8_t>protocol)
     return True
 
 cdef inline uint32_t payload_offset(const Flight* flight) noexcept nogil:

@@ -9,6 +9,7 @@ from natcore._fragments cimport (
     datagram_close, datagram_find, datagram_has, datagram_held, datagram_hold, datagram_mark, datagram_open, datagram_settle,
     datagram_take, datagram_whole, fragments_expire, piece_sum,
 )
+from natcore._identify cimport set_identification
 from natcore._icmp cimport parcel_begin, parcel_cancel, parcel_seal
 from natcore._parse cimport KIND_SESSION, Flight, parse_network, parse_transport, wire_length
 from natcore._rewrite cimport rewrite_network
@@ -93,6 +94,8 @@ cdef uint8_t follow(Worker* worker, Frame* frame, Flight* flight, const Datagram
     if other != NONE:
         take(peer, other, IN, flight, datagram.sequence, peer != worker or other != slot, now)
         rewrite_network(flight.ip, &peer.sessions.hot[other], IN, False)
+    if flight.ip.identification != datagram.sent_as:
+        set_identification(flight.ip, datagram.sent_as)
     return verdict
 
 
@@ -244,6 +247,7 @@ cdef void piece_known(Worker* worker, const Frame* frame, const Flight* flight, 
     datagram_settle(table, number, DATAGRAM_KNOWN if verdict < LOCAL else DATAGRAM_REFUSED, verdict)
     if verdict < LOCAL:
         datagram.ports = flight.ports
+        datagram.sent_as = flight.ip.identification     # as it leaves
         slot = session_find(&worker.sessions, frame.side, flight.addresses, flight.ports, flight.protocol)
         datagram.session = session_id(&worker.sessions.cold[slot])
         if flight.protocol == PROTOCOL_TCP:

@@ -6,6 +6,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from natcore._admit cimport is_no_host, is_static, may_pass, session_mtu
+from natcore._identify cimport identify
 from natcore._parse cimport Flight, header_sum
 from natcore._ports cimport address_find
 from natcore._sessions cimport (
@@ -23,8 +24,9 @@ from natcore.verdict cimport (
     OUTBOUND, OUTSIDE, PENDING, UNTRANSLATED,
 )
 from natcore.wire cimport (
-    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, IPV4_OFFSET,
-    PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, IcmpHeader, Ipv4Header, TcpHeader, UdpHeader,
+    ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, IPV4_OFFSET,
+    PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, IcmpHeader, Ipv4Header, TcpHeader, UdpHeader, is_reply,
+    is_request,
 )
 
 cdef enum:
@@ -37,7 +39,7 @@ cdef struct Quote:              # the packet that an error is about
     uint32_t rest               # bytes of it from l4 on
     uint64_t addresses          # of the way back: what a packet of the other direction has, source first
     uint32_t ports
-    bint reversed               # an echo of the kind that only a 1:1 entry lets pass in its direction
+    bint reversed               # a query of the kind that only a 1:1 entry lets pass in its direction
 
 
 cdef bint is_error(const Flight* flight) noexcept nogil:
@@ -69,9 +71,9 @@ cdef uint8_t read_quote(Flight* flight, Quote* quote, uint32_t back) noexcept no
     quote.reversed = False
     if quote.ip.protocol == PROTOCOL_ICMP:
         type = (<IcmpHeader*>quote.l4).type
-        if type != ICMP_ECHO_REQUEST and type != ICMP_ECHO_REPLY:
+        if not (is_request(type) or is_reply(type)):
             return DROP_UNSUPPORTED
-        quote.reversed = type != (ICMP_ECHO_REQUEST if back == IN else ICMP_ECHO_REPLY)
+        quote.reversed = not (is_request(type) if back == IN else is_reply(type))
         source = (<IcmpHeader*>quote.l4).identifier
         quote.ports = <uint32_t>source << 16 if back == IN else source
     elif quote.ip.protocol == PROTOCOL_TCP or quote.ip.protocol == PROTOCOL_UDP:
@@ -233,6 +235,8 @@ cdef uint8_t translate_error(Worker* worker, Frame* frame, Flight* flight, const
         verdict = hairpinned(worker, flight, &quote, session, now)
     else:
         verdict = outward(worker, flight, &quote, session)
+    if verdict == OUTBOUND or verdict == HAIRPIN:
+        identify(worker, frame, flight)
     if verdict < LOCAL:
         rewrite_outer(worker, flight, worker.decrement_ttl)
     return verdict

@@ -23,7 +23,7 @@ cdef struct DnatRule:
     uint32_t target_count
     const DnatTarget* targets
 
-cdef struct DnatRange:          # outside endpoints of a rule, as keys (dnat_key)
+cdef struct DnatRange:          # outside or inside endpoints of a rule, as keys (dnat_key)
     uint64_t first
     uint64_t last
     const DnatRule* rule
@@ -53,6 +53,8 @@ cdef struct Rules:
     WholeRule* whole            # [whole_count] ascending
     uint32_t plain_count
     PlainRule* plain            # [plain_count] in order of the entries
+    uint32_t speaker_count
+    DnatRange* speakers         # [speaker_count] likewise, of inside endpoints: of several entries the first added
     uint32_t inside_count
     AddressRange* inside        # [inside_count] ascending, disjoint: addresses that entries say are inside
 
@@ -81,16 +83,23 @@ cdef inline uint64_t dnat_key(uint32_t ip, uint32_t space, uint32_t port) noexce
     """ip, port: host order."""
     return <uint64_t>ip << 18 | space << 16 | port
 
-cdef inline const DnatRule* dnat_rule(const Rules* rules, uint64_t key) noexcept nogil:
-    """The entry that has an outside endpoint, or NULL."""
-    cdef uint32_t low = 0, high = rules.range_count, middle
+cdef inline const DnatRule* range_rule(const DnatRange* ranges, uint32_t count, uint64_t key) noexcept nogil:
+    cdef uint32_t low = 0, high = count, middle
     while low < high:
         middle = (low + high) >> 1
-        if rules.ranges[middle].first <= key:
+        if ranges[middle].first <= key:
             low = middle + 1
         else:
             high = middle
-    return rules.ranges[low - 1].rule if low and key <= rules.ranges[low - 1].last else NULL
+    return ranges[low - 1].rule if low and key <= ranges[low - 1].last else NULL
+
+cdef inline const DnatRule* dnat_rule(const Rules* rules, uint64_t key) noexcept nogil:
+    """The entry that has an outside endpoint, or NULL."""
+    return range_rule(rules.ranges, rules.range_count, key)
+
+cdef inline const DnatRule* speaker_rule(const Rules* rules, uint64_t key) noexcept nogil:
+    """The DNAT or 1:1 entry that forwards to an inside endpoint, or NULL."""
+    return range_rule(rules.speakers, rules.speaker_count, key)
 
 cdef inline const DnatRule* whole_rule(const Rules* rules, uint32_t source) noexcept nogil:
     """The 1:1 entry of an inside address (host order), or NULL."""

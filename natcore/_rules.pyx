@@ -14,7 +14,8 @@ cdef void* array(size_t count, size_t size) except NULL:
 
 cdef class RuleSet:
     def __cinit__(self, list snat not None, list ranges not None, list dnat not None, list dnat_ranges not None,
-                  list whole not None, list plain not None, list inside not None):
+                  list whole not None, list plain not None, list inside not None,
+                  list speakers not None):
         """Addresses and ports in host order, numbers of entries and of outside addresses as the core knows them.
 
         snat: [(entry, first inside address, [outside address])]. ranges: [(first inside address, index into snat or None)],
@@ -22,7 +23,7 @@ cdef class RuleSet:
         dnat: [(entry, outside address, ip, outside port, inside port, [(inside address, weight)])].
         dnat_ranges: [(first key, last key, index into dnat)], ascending. whole: [(inside address, index into dnat)],
         ascending. plain: [(entry, source, source mask, destination, destination mask)]. inside: [(first, last)] addresses,
-        ascending, disjoint.
+        ascending, disjoint. speakers: as dnat_ranges, of inside endpoints.
         """
         self.snat = <SnatRule*>array(len(snat), sizeof(SnatRule))
         self.dnat = <DnatRule*>array(len(dnat), sizeof(DnatRule))
@@ -33,6 +34,7 @@ cdef class RuleSet:
         self.compiled.ranges = <DnatRange*>array(len(dnat_ranges), sizeof(DnatRange))
         self.compiled.whole = <WholeRule*>array(len(whole), sizeof(WholeRule))
         self.compiled.plain = <PlainRule*>array(len(plain), sizeof(PlainRule))
+        self.compiled.speakers = <DnatRange*>array(len(speakers), sizeof(DnatRange))
         self.compiled.inside = <AddressRange*>array(len(inside), sizeof(AddressRange))
         self.fill_snat(snat, ranges)
         self.fill_dnat(dnat, dnat_ranges, whole)
@@ -40,6 +42,9 @@ cdef class RuleSet:
             self.compiled.plain[self.compiled.plain_count] = PlainRule(entry, source, source_mask, destination,
                                                                        destination_mask)
             self.compiled.plain_count += 1
+        for first, last, index in speakers:
+            self.compiled.speakers[self.compiled.speaker_count] = DnatRange(first, last, &self.dnat[<uint32_t>index])
+            self.compiled.speaker_count += 1
         for first, last in inside:
             self.compiled.inside[self.compiled.inside_count] = AddressRange(first, last)
             self.compiled.inside_count += 1
@@ -47,7 +52,7 @@ cdef class RuleSet:
     cdef fill_snat(self, list snat, list ranges):
         cdef uint32_t i, at = 0
         for i, (entry, first, pool) in enumerate(snat):
-            self.snat[i].pool = Pool(entry, first, len(pool), &self.pools[at])
+            self.snat[i].pool = Pool(entry, first, len(pool), &self.pools[at], False)
             for address in pool:
                 self.pools[at] = address
                 at += 1
@@ -89,4 +94,5 @@ cdef class RuleSet:
         free(self.compiled.ranges)
         free(self.compiled.whole)
         free(self.compiled.plain)
+        free(self.compiled.speakers)
         free(self.compiled.inside)

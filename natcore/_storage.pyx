@@ -18,6 +18,7 @@ from natcore._synqueue cimport UNSOLICITED_SLOTS, Unsolicited
 from natcore.index cimport Bucket, Index
 from natcore.links cimport Link
 from natcore.memory cimport HUGE_BYTES, table_mapped, table_span
+from natcore.state cimport IDENTIFICATIONS
 
 from natcore.errors import CapacityError, Error
 
@@ -130,6 +131,7 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     add(regions, &n, "journal of beginnings and ends", worker.journal.apart, worker.journal.capacity * sizeof(Record))
     add(regions, &n, "generated frames", worker.outbox.buffer, OUTBOX_BYTES)
     add(regions, &n, "unsolicited", worker.unsolicited.slots, UNSOLICITED_SLOTS * sizeof(Unsolicited))
+    add(regions, &n, "identifications", worker.identifications, IDENTIFICATIONS * sizeof(uint32_t))
     add(regions, &n, "fragments", worker.fragments, 2 * sizeof(Fragments))
     for side in range(2):
         fragments = &worker.fragments[side]

@@ -14,10 +14,14 @@ from natcore._flows cimport (
     FLOWS_BATCH, Flows, FlowSeen, flows_arrive, flows_enter, flows_exit, flows_leave, flows_sent, flows_unsent,
 )
 from natcore._foresee cimport foresee
+from natcore._identify cimport identify, is_atomic
 from natcore._hold cimport await_hold, disperse, gather, release
 from natcore._icmp cimport outbox_take
 from natcore._mss cimport clamp_mss
-from natcore._parse cimport KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, OPTIONS_HARMLESS, OPTIONS_NONE, OPTIONS_ROUTE, Flight, parse, parse_plain
+from natcore._parse cimport (
+    KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, OPTIONS_HARMLESS, OPTIONS_NONE, OPTIONS_ROUTE, Flight, parse, parse_plain,
+    plain_mask, plain_word,
+)
 from natcore._mappings cimport mapping_approach
 from natcore._owner cimport owner_for_sure, owner_of, peer_of
 from natcore._pieces cimport fit, parse_first, piece_enter, piece_known
@@ -41,7 +45,8 @@ from natcore.verdict cimport (
     PENDING, UNTRANSLATED,
 )
 from natcore.wire cimport (
-    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, IPV4_FRAGMENT, PROTOCOL_TCP, TCP_SYN, IcmpHeader, TcpHeader,
+    ICMP_ECHO_REQUEST, IPV4_FRAGMENT, PROTOCOL_ICMP, PROTOCOL_TCP, TCP_SYN, IcmpHeader, TcpHeader, is_echo, is_reply,
+    is_request, load16,
 )
 
 cdef enum:
@@ -95,6 +100,7 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
         account_frame(peer, other, IN, frame, flight, now)
     rewrite(frame, flight, session, OUT, worker.decrement_ttl)
     rewrite(frame, flight, &peer.sessions.hot[other], IN, False)
+    identify(worker, frame, flight)
     return HAIRPIN
 
 
@@ -135,14 +141,23 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* 
     limit_mss(worker, frame, flight)
     account_frame(worker, slot, direction, frame, flight, now)
     rewrite(frame, flight, &worker.sessions.hot[slot], direction, worker.decrement_ttl)
+    if direction == OUT and not worker.sessions.hot[slot].flags & UNTRANSLATED_BOTH:
+        identify(worker, frame, flight)
     return UNTRANSLATED if worker.sessions.hot[slot].flags & UNTRANSLATED_BOTH else <uint8_t>direction
 
 
-cdef bint is_whole_echo(Worker* worker, const Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
-    """An echo the other way round, which a 1:1 entry lets pass: a request from outside, or the inside's reply to one."""
+cdef inline void screen_query(const Worker* worker, Flight* flight) noexcept nogil:
+    """A query that the policy refuses is one of the other messages."""
+    if (worker.echo_only and flight.protocol == PROTOCOL_ICMP and flight.kind == KIND_SESSION
+            and not is_echo((<const IcmpHeader*>flight.l4).type)):
+        flight.kind = KIND_ICMP
+
+
+cdef bint is_whole_query(Worker* worker, const Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+    """A query the other way round, which a 1:1 entry lets pass: a request from outside, or the inside's reply to one."""
     cdef uint8_t type = (<const IcmpHeader*>flight.l4).type
     cdef uint32_t slot
-    if type != (ICMP_ECHO_REQUEST if frame.side == OUTSIDE else ICMP_ECHO_REPLY):
+    if not (is_request(type) if frame.side == OUTSIDE else is_reply(type)) or (worker.echo_only and not is_echo(type)):
         return False
     if frame.side == OUTSIDE and is_whole(worker, flight.ip.destination):
         return True
@@ -160,7 +175,7 @@ cdef uint8_t other_kind(Worker* worker, Frame* frame, Flight* flight, const Cloc
         return LOCAL
     if flight.kind == KIND_ICMP and is_error(flight):
         return DROP_FRAGMENT            # its checksum cannot be verified (RFC 5508 REQ-3)
-    if flight.kind == KIND_ICMP and is_whole_echo(worker, frame, flight, now):
+    if flight.kind == KIND_ICMP and is_whole_query(worker, frame, flight, now):
         return forward(worker, frame, flight, now)
     if (flight.kind == KIND_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST
             and address_find(worker.mappings.ports, destination) != NONE):
@@ -201,6 +216,8 @@ cdef uint8_t do_alone(Worker* worker, Frame* frame, Flight* flight, const Clock*
     if verdict == PENDING:              # a first fragment: what becomes of it holds for the later ones
         flight.kind = KIND_SESSION
         verdict = parse_first(flight, frame.side)
+        if verdict == PENDING:
+            screen_query(worker, flight)
         if verdict == PENDING:
             verdict = decide(worker, frame, flight, now)
         piece_known(worker, frame, flight, datagram, verdict, now)
@@ -269,18 +286,23 @@ cdef inline void begin(const Worker* worker, Frame* frames, Flight* flights, uin
     """
     cdef HashKey key = worker.sessions.key          # copies, which no store into a frame can change
     cdef uint32_t[2] mtu
+    cdef uint64_t[2] mask, word
+    cdef bint atomic = worker.identifications != NULL   # others of the inside's are not plain: they get a number
     cdef uint8_t lowest_ttl = worker.lowest_ttl
     cdef Frame* frame
     cdef Flight* flight
     cdef uint32_t i
     mtu[INSIDE], mtu[OUTSIDE] = worker.mtu[OUTSIDE], worker.mtu[INSIDE]     # of the next link, by the side it came from
+    mask[INSIDE], mask[OUTSIDE] = plain_mask(atomic), plain_mask(False)
+    word[INSIDE], word[OUTSIDE] = plain_word(atomic), plain_word(False)
     for i in range(count):
         frame = &frames[i]
         flight = &flights[i]
         if i + AHEAD < follow:
             prefetch_write(frames[AHEAD + i].data)
         frame.side &= 1
-        if unlikely(not parse_plain(frame, flight, ethernet, lowest_ttl, mtu[frame.side], &key)):
+        if unlikely(not parse_plain(frame, flight, ethernet, lowest_ttl, mtu[frame.side], mask[frame.side],
+                                    word[frame.side], &key)):
             if not begin_other(worker, frame, flight):
                 flight.bucket = NULL
                 continue
@@ -301,6 +323,9 @@ cdef bint begin_other(const Worker* worker, Frame* frame, Flight* flight) noexce
     flight.verdict = parse(frame, flight, worker.ethernet, &worker.sessions.key)
     if flight.verdict == PENDING and not passes(worker, flight.options):
         flight.verdict = DROP_IP_OPTION
+    if flight.verdict == PENDING:
+        screen_query(worker, flight)
+        flight.unnumbered = worker.identifications != NULL and frame.side == INSIDE and not is_atomic(flight.ip)
     return (flight.verdict == PENDING and flight.kind == KIND_SESSION and flight.ip.ttl >= worker.lowest_ttl
             and flight.total_length <= worker.mtu[1 - frame.side] and not frame.flags & (FRAME_GSO | FRAME_CROSSING))
 
@@ -358,14 +383,27 @@ cdef uint32_t look_further(const Worker* worker, const Frame* frames, Flight* fl
     return draws
 
 
+cdef uint8_t established_unnumbered(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+    """As established, for a packet from inside that gets an identification."""
+    cdef Session* session = &worker.sessions.hot[flight.candidate]
+    if (session_addresses(session, OUT) != flight.addresses or session_ports(session, OUT) != flight.ports
+            or session.protocol != flight.protocol or is_dead(&worker.sessions, session, now.ms)
+            or session.flags & (HAIRPINNED | UNTRANSLATED_BOTH) or segment_of(flight).flags & TCP_SYN):
+        return PENDING
+    account(worker, flight.candidate, OUT, flight, now, 1, flight.total_length)
+    rewrite(frame, flight, session, OUT, worker.decrement_ttl)
+    identify(worker, frame, flight)
+    return OUT
+
+
 cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
     """Translates a packet of the session that the index named; PENDING: it has to go the slow way."""
     cdef uint32_t direction = frame.side
     cdef Session* session = &worker.sessions.hot[flight.candidate]
     cdef const TcpHeader* segment = segment_of(flight)
     if unlikely((session_addresses(session, direction) ^ flight.addresses)
-                | (session_ports(session, direction) ^ flight.ports) | (session.protocol ^ flight.protocol)):
-        return PENDING
+                | (session_ports(session, direction) ^ flight.ports) | (session.protocol ^ load16(&flight.protocol))):
+        return established_unnumbered(worker, frame, flight, now) if flight.unnumbered else PENDING
     if unlikely(is_dead(&worker.sessions, session, now.ms) or session.flags & (HAIRPINNED | SESSION_FREE)):
         return PENDING
     if unlikely(not is_steady(session, segment) and segment.flags & TCP_SYN):

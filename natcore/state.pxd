@@ -28,6 +28,9 @@ cdef enum:
     NO_LIMIT = 0xFFFFFFFF
 
 cdef enum:
+    IDENTIFICATIONS = 1 << 14   # counters
+
+cdef enum:
     WORKERS_AT_MOST = 64
 
 cdef struct Worker
@@ -41,6 +44,7 @@ cdef struct Shared:             # by the workers of a gateway; no packet of an e
     Outbox outbox
     Events events
     UnsolicitedQueue unsolicited
+    uint32_t* identifications   # [IDENTIFICATIONS] of IPv4 packets (_identify.pxd), modulo 2^16; NULL: policy keeps them
     uint64_t now_ns             # of several workers: the gateway's clock, which no worker's is ahead of
     uint64_t created            # likewise: sessions ever, from which they have their numbers
     uint64_t reclaimed          # ms of now + 1 in which lines were last looked at for a refusal; 0: never
@@ -63,6 +67,7 @@ cdef struct Worker:
     Outbox* outbox
     Fragments* fragments        # used by who holds all workers
     UnsolicitedQueue* unsolicited
+    uint32_t* identifications
     Events* events
     Flows* flows                # the flow log, or NULL
     const Rules* rules          # immutable; swapped whole
@@ -98,6 +103,7 @@ cdef struct Worker:
     bint tcp_pickup
     bint hairpin
     bint icmp_unreachable
+    bint echo_only              # other ICMP queries are refused
     bint reverse_path_filter    # an inside address opens nothing from outside
     bint link_local             # 169.254/16 is forwarded
     bint class_e                # 240/4 may be hosts'

@@ -48,6 +48,20 @@ cdef enum:
     ICMP_TIME_EXCEEDED = 11
     ICMP_PARAMETER_PROBLEM = 12
 
+cdef enum:                      # by type, a bit each: echo, timestamp, information and address mask (RFC 792, RFC 950)
+    ICMP_REQUESTS = 1 << 8 | 1 << 13 | 1 << 15 | 1 << 17
+    ICMP_REPLIES = 1 << 0 | 1 << 14 | 1 << 16 | 1 << 18
+
+cdef inline bint is_request(uint8_t type) noexcept nogil:
+    """An ICMP query; it has an identifier, as its reply has."""
+    return type < 32 and <uint32_t>ICMP_REQUESTS >> type & 1
+
+cdef inline bint is_reply(uint8_t type) noexcept nogil:
+    return type < 32 and <uint32_t>ICMP_REPLIES >> type & 1
+
+cdef inline bint is_echo(uint8_t type) noexcept nogil:
+    return type == ICMP_ECHO_REQUEST or type == ICMP_ECHO_REPLY
+
 cdef packed struct EthernetHeader:  # IEEE 802.3
     uint8_t destination[6]
     uint8_t source[6]
@@ -86,7 +100,7 @@ cdef packed struct IcmpHeader:      # RFC 792
     uint8_t type
     uint8_t code
     uint16_t checksum
-    uint16_t identifier         # echo; else the first half of the rest of the header
+    uint16_t identifier         # of queries; else the first half of the rest of the header
     uint16_t sequence           # echo; for 3/4 the next hop's MTU
 
 cdef inline uint64_t load64(const void* at) noexcept nogil:

@@ -47,7 +47,8 @@ class Pair:
         self.model = self.configuration.model()
         self.turns = count()  # whoever gets a frame, it is done by its owner
         self.worker = self.gateway._core.worker_capsule()
-        self.choices = Choices(self._drawn, partial(target_of, self.worker))
+        self.choices = Choices(self._drawn, partial(target_of, self.worker), lambda: self.compared)
+        self.compared: bytes | None = None  # of the frame that the oracle is at
         self.sent: bytes | None = None  # of the last single frame
         self.drawn: deque[Endpoint] = deque()  # by natcore, that the oracle has not asked for
         self.draws = self.taken = 0
@@ -259,6 +260,7 @@ class Pair:
 
     def _same_outcome(self, data: bytes, side: Side, seconds: float, verdict: Verdict, sent: bytes | None) -> None:
         self.histogram[f"verdict {verdict.name}"] += 1
+        self.compared = sent
         expected = self.model.translate_one(data, side, to_ns(seconds), self.choices)
         same("verdict", verdict.name, expected[0].name)
         same("sent", sent and sent.hex(), expected[1] and expected[1].hex())

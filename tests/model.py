@@ -6,24 +6,38 @@ the target that a DNAT entry with several chose. Verdicts, bytes, counters, rows
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 
 import model_errors as errors
 import model_packets as packets
 from model_admission import NAMES
-from model_entries import PORTED, Row
+from model_entries import PORTED, Row, targets
 from model_following import Following, turned
 from model_fragments import Fragments
-from model_packets import ECHO_REPLY, ECHO_REQUEST, ICMP, RST, SYN, TCP, TIME_EXCEEDED, UNREACHABLE, Endpoint, Packet
+from model_packets import (
+    ECHO_REPLY,
+    ECHO_REQUEST,
+    ICMP,
+    REPLIES,
+    REQUESTS,
+    RST,
+    SYN,
+    TCP,
+    TIME_EXCEEDED,
+    UNREACHABLE,
+    Endpoint,
+    Packet,
+)
 from model_sessions import Mapping, Session
 from model_tables import SECOND, Choices, Generated
 from model_unanswered import Unanswered
+from natcore.config import SnatEntry
 from natcore.verdict import FORWARDED, Side, Verdict
 
 DUMMY_ADDRESS = 0xC0000008  # 192.0.0.8 (RFC 7600)
-FULL = (Verdict.DROP_PORTS_EXHAUSTED, Verdict.DROP_SESSION_LIMIT)
+FULL = (Verdict.DROP_PORTS_EXHAUSTED, Verdict.DROP_SESSION_LIMIT, Verdict.DROP_CONFLICT)
 REFUSED = (Verdict.DROP_NO_SNAT_ENTRY, Verdict.DROP_SUBSCRIBER_LIMIT, Verdict.DROP_RATE_LIMIT)
 Outcome = tuple[Verdict, bytes | None]
 
@@ -42,6 +56,7 @@ class ModelGateway(Following):
 
     def __init__(self, *arguments: object, **options: object) -> None:
         self.budgets: dict[tuple[Side, bool], tuple[int, Counter[int]]] = {}  # a second, and the ICMP errors sent in it
+        self.numbers: dict[tuple[int, bytes], deque[int]] = {}  # identifications sent, by protocol and addresses
         self.unanswered = Unanswered()
         super().__init__(*arguments, **options)
         self.choices: Choices
@@ -112,15 +127,18 @@ class ModelGateway(Following):
 
     def _dispatch(self, packet: Packet, side: Side, choices: Choices) -> Outcome:
         to = packet.destination[0]
+        kind = packet.ip[packet.header] if packet.protocol == ICMP else 0
+        if self.policy.icmp_queries == "echo" and packet.kind != "error" and kind not in (ECHO_REQUEST, ECHO_REPLY):
+            packet = replace(packet, kind="other")
         if packet.kind == "error":
             return self._error_through(packet, side)
         if to == self._address(side) and packet.kind != "session":
             return Verdict.LOCAL, None
-        if (echo := self._echo_about(packet, side)) is not None:
+        if (echo := self._query_about(packet, side)) is not None:
             packet = echo
         elif packet.kind == "echo" and to in self.eips and not self._has_session(packet, side):
             if side is Side.OUTSIDE or not (self.policy.hairpin and self.entries.dnat(ICMP, packet.destination)):
-                return Verdict.LOCAL, None
+                return (Verdict.LOCAL if kind == ECHO_REQUEST else Verdict.DROP_UNSUPPORTED), None
         elif packet.kind == "other" or (packet.kind == "echo" and side is Side.OUTSIDE):
             return Verdict.DROP_UNSUPPORTED, None
         if side is Side.INSIDE:
@@ -129,19 +147,21 @@ class ModelGateway(Following):
         self.unanswered.note(packet, verdict, self)
         return verdict, out
 
-    def _echo_about(self, packet: Packet, side: Side) -> Packet | None:
-        """An echo the other way round as a session has it: a request from outside or the inside's reply to one.
+    def _query_about(self, packet: Packet, side: Side) -> Packet | None:
+        """A query the other way round as a session has it: a request from outside or the inside's reply to one.
 
         It passes where an entry says the outside endpoint: to a 1:1 address always.
         """
         kind = packet.ip[packet.header] if packet.protocol == ICMP else None
         (source, _), (to, _), identifier = packet.source, packet.destination, packets.word(packet.ip, packet.header + 4)
-        if side is Side.OUTSIDE and kind == ECHO_REQUEST:
+        if self.policy.icmp_queries == "echo" and kind not in (ECHO_REQUEST, ECHO_REPLY):
+            return None
+        if side is Side.OUTSIDE and kind in REQUESTS:
             echo = replace(packet, source=(source, 0), destination=(to, identifier), kind="session")
             if self.entries.dnat(ICMP, echo.destination) is not None:
                 return echo
             session = self.inbound_session(ICMP, echo.destination, echo.source)
-        elif side is Side.INSIDE and kind == ECHO_REPLY:
+        elif side is Side.INSIDE and kind in REPLIES:
             echo = replace(packet, source=(source, identifier), kind="session")
             session = self.outbound_session(ICMP, echo.source, echo.destination)
         else:
@@ -185,7 +205,7 @@ class ModelGateway(Following):
         hairpin = packet.destination[0] in self.eips if session is None else session.hairpinned
         to, row = Side.INSIDE if hairpin else Side.OUTSIDE, None
         if session is None:
-            row = self._way_out(packet, hairpin)
+            row = self._way_out(packet, hairpin, choices)
             refusal = self._refuse_outbound(packet, row, to)
         else:
             refusal = self._too_far(packet, to) or self.may_not_reopen(session, packet, outside=False)
@@ -206,13 +226,40 @@ class ModelGateway(Following):
             session = self._reopened(session, packet)
         self._take(session, packet, Side.INSIDE)
         sent = self._rewrite(packet, session.mapping.outside, packet.destination)
-        return Verdict.UNTRANSLATED if session.untranslated else Verdict.OUTBOUND, sent
+        if session.untranslated:
+            return Verdict.UNTRANSLATED, sent
+        return Verdict.OUTBOUND, self._identified(packet, sent)
 
-    def _way_out(self, packet: Packet, hairpin: bool) -> Row | None:
+    def _identified(self, packet: Packet, sent: bytes) -> bytes:
+        """What leaves is numbered as if the gateway had sent it (RFC 6864 section 5.3.1): no number twice for long.
+
+        Where DF is set and it is no fragment, nobody reads the number.
+        """
+        frame, ip = self.choices.sent(), sent[packet.link :]
+        atomic = packet.dont_fragment and not packet.more
+        if self.policy.ip_id == "keep" or atomic or frame is None:
+            return sent
+        number = packets.word(frame, packet.link + 4)
+        recent = self.numbers.setdefault((ip[9], ip[12:20]), deque(maxlen=4096))
+        assert number not in recent, f"identification {number} again"
+        recent.append(number)
+        return packets.numbered(sent, packet.link, number)
+
+    def _way_out(self, packet: Packet, hairpin: bool, choices: Choices) -> Row | None:
         """The entry that lets an inside packet out: no-NAT first, then 1:1, then the longest prefix."""
         source, destination = packet.source[0], packet.destination[0]
         plain = None if hairpin else self.entries.plain(source, destination)
-        return plain or self.entries.whole(source) or self.entries.snat(source)
+        return plain or self._forwarding(packet, choices) or self.entries.whole(source) or self.entries.snat(source)
+
+    def _forwarding(self, packet: Packet, choices: Choices) -> Row | None:
+        """The first entry added that forwards to the source: who speaks first has its endpoint too (RFC 4787 REQ-1).
+
+        Of several targets that is the one which the entry has for the remote.
+        """
+        row = self.entries.forwarding(packet.protocol, packet.source)
+        if row is None or len(targets(row)) == 1:
+            return row
+        return row if self.chosen(row, packet.destination, choices) == packet.source[0] else None
 
     def _refuse_outbound(self, packet: Packet, row: Row | None, to: Side) -> Verdict | None:
         """Why an inside packet may not open a session."""
@@ -238,10 +285,17 @@ class ModelGateway(Following):
     def _open_outbound(self, packet: Packet, row: Row, hairpin: bool, choices: Choices) -> Session | Verdict:
         mapping = self.mapping_for(packet, row, choices)
         if isinstance(mapping, Verdict):
-            return mapping
+            return self._untaken(mapping, packet, row)
         if (taken := self.no_place(mapping, packet.destination)) is not None:
-            return taken
+            return self._untaken(taken, packet, row)
         return self.open(mapping, packet.destination, outside=False, hairpinned=hairpin)
+
+    def _untaken(self, verdict: Verdict, packet: Packet, row: Row) -> Verdict:
+        """A conflict is told of: without ports the pool is what was short."""
+        if verdict is Verdict.DROP_CONFLICT:
+            short = isinstance(row.entry, SnatEntry) and packet.protocol not in PORTED
+            self.refused((verdict, "pool" if short else ""), (packet.source[0], packet.destination, packet.protocol))
+        return verdict
 
     def _reopened(self, session: Session, packet: Packet, *, outside: bool = False) -> Session:
         """The session; after its end a SYN puts a new one into its place. A hairpin's responder is not logged (R5)."""
@@ -292,8 +346,9 @@ class ModelGateway(Following):
         mapping = self._open_for(packet, remote, choices)
         if isinstance(mapping, Verdict):
             return mapping
-        if packet.protocol == TCP and packet.flags & (SYN | RST) != SYN:
-            return Verdict.DROP_FILTERED  # a first SYN alone opens
+        picked = mapping.static and self.policy.tcp_pickup  # an entry's connections go on after a restart
+        if packet.protocol == TCP and packet.flags & (SYN | RST) != SYN and not (picked and not packet.flags & RST):
+            return Verdict.DROP_FILTERED  # else a first SYN alone opens
         if remote[0] == mapping.inside[0]:  # it would reach itself
             return Verdict.DROP_SPOOFED
         refusal = None if hairpin else self._too_far(packet, Side.INSIDE)
@@ -362,7 +417,7 @@ class ModelGateway(Following):
             responder = self._reopened(responder, packet, outside=True)
         self._take(initiator, packet, Side.INSIDE)
         self._take(responder, packet, Side.OUTSIDE, counted=not itself)  # to its own endpoint: once, as what it sent
-        return Verdict.HAIRPIN, self._rewrite(packet, remote, responder.mapping.inside)
+        return Verdict.HAIRPIN, self._identified(packet, self._rewrite(packet, remote, responder.mapping.inside))
 
     # Others' ICMP errors: through, without a trace in the session they are about (RFC 5508 REQ-6)
 
@@ -392,12 +447,14 @@ class ModelGateway(Following):
         if not hairpin:  # REQ-5
             sender = packet.source[0] if session.untranslated else outside[0]
             verdict = Verdict.UNTRANSLATED if session.untranslated else Verdict.OUTBOUND
-            return verdict, errors.rewrite(packet, quote, ttl, (sender, packet.destination[0]), (quote.source, outside))
+            sent = errors.rewrite(packet, quote, ttl, (sender, packet.destination[0]), (quote.source, outside))
+            return verdict, sent if session.untranslated else self._identified(packet, sent)
         other = self._find(session.protocol, lambda s: (s.mapping.outside, s.remote) == turned(session))
         if other is None:
             return Verdict.DROP_NO_MAPPING, None
         back = other.mapping.inside  # REQ-7
-        return Verdict.HAIRPIN, errors.rewrite(packet, quote, ttl, (outside[0], back[0]), (back, turned(session)[1]))
+        sent = errors.rewrite(packet, quote, ttl, (outside[0], back[0]), (back, turned(session)[1]))
+        return Verdict.HAIRPIN, self._identified(packet, sent)
 
     def _quoted(self, quote: errors.Quote, side: Side) -> Session | None:
         """The live session that a quoted packet is of, if its TCP sequence may be in flight (RFC 5927)."""
@@ -424,7 +481,7 @@ class ModelGateway(Following):
     def _answer(self, packet: Packet, side: Side, verdict: Verdict) -> None:
         """The reply to an echo request for the gateway, or the ICMP error about a packet that was dropped."""
         back_inside = side is Side.OUTSIDE or packet.destination[0] in self.eips
-        if verdict is Verdict.LOCAL and packet.kind == "echo" and not nobody(packet.source[0]):
+        if verdict is Verdict.LOCAL and packets.is_echo(packet) and not nobody(packet.source[0]):
             self._send(packets.echo_reply(packet), side, verdict)
         elif packet.kind == "error":
             return

@@ -183,7 +183,9 @@ class Admission(Draw):
             return self.static(row, packet.protocol, packet.source, packet.source, whom)
         if isinstance(row.entry, DnatEntry):
             [wire] = row.wires
-            return self.static(row, packet.protocol, packet.source, (wire, packet.source[1]), whom)
+            first, _, inside_first = row.entry.ports
+            port = packet.source[1] + (first - inside_first if packet.protocol in PORTED else 0)
+            return self.static(row, packet.protocol, packet.source, (wire, port), whom)
         return self._dynamic(packet, row, whom, choices)
 
     def static(self, row: Row, protocol: int, inside: Endpoint, outside: Endpoint, whom: Whom) -> Mapping | Verdict:
@@ -196,8 +198,15 @@ class Admission(Draw):
         if (refusal := self.may_have_more(subscriber, whom)) is not None:
             return refusal
         mapping = Mapping(packet.protocol, packet.source, (0, 0), row.id, remote=self._own_remote(packet))
-        if (found := self.mapping_of(mapping)) is not None:
+        found = self.mapping_of(mapping)
+        if found is not None and not self._may_go_elsewhere(found, packet):
             return found
+        if found is not None:  # for this remote alone
+            mapping.remote = packet.destination
+            if (found := self.mapping_of(mapping)) is not None:
+                return found
+        if packet.protocol not in PORTED and not self.candidates(packet, row):
+            return Verdict.DROP_CONFLICT
         own = self._sessions_of(subscriber)
         for lack_of, of in (
             (lambda: self._over_ports(subscriber), own),
@@ -210,6 +219,12 @@ class Admission(Draw):
         mapping.outside = choices.drawn()
         self.check(mapping.outside, packet, row)
         return mapping
+
+    def _may_go_elsewhere(self, mapping: Mapping, packet: Packet) -> bool:
+        """Whether a host with an outside address that is another's towards the remote may have another one for it."""
+        if packet.protocol in PORTED or self.policy.ports == "deterministic" or self.policy.pooling == "paired":
+            return False
+        return not self.unmet(packet, mapping.outside[0])
 
     def _own_remote(self, packet: Packet) -> Endpoint | None:
         """The remote, where the mapping is for it alone (RFC 4787 section 4.1)."""
@@ -244,11 +259,16 @@ class Admission(Draw):
         assert isinstance(row.entry, DnatEntry)
         first, _, inside_first = row.entry.ports
         port = packet.destination[1] - first + inside_first if packet.protocol in PORTED else 0
+        return self.chosen(row, remote, choices), port
+
+    def chosen(self, row: Row, remote: Endpoint, choices: Choices) -> int:
+        """The target that an entry has for a remote."""
+        assert isinstance(row.entry, DnatEntry)
         possible, key = targets(row), (row.id, row.entry, remote[0])
         chosen = next(iter(possible)) if len(possible) == 1 else choices.target(row.id, remote[0])
         assert chosen in possible, f"{chosen} is none of the targets"
         assert self.target_of.setdefault(key, chosen) == chosen, f"{chosen} is another target than before"
-        return chosen, port
+        return chosen
 
     # A session over a mapping
 

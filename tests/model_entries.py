@@ -120,6 +120,15 @@ class Entries:
         """The 1:1 entry of an inside host."""
         return next((row for row in self.rows if row.whole and source in targets(row)), None)
 
+    def forwarding(self, protocol: int, inside: Endpoint) -> Row | None:
+        """The first entry added that has an inside endpoint among its targets."""
+        for row in self.rows:
+            if isinstance(row.entry, DnatEntry) and protocol in row.spaces() and inside[0] in targets(row):
+                first, last, inside_first = row.entry.ports
+                if inside_first <= inside[1] <= inside_first + last - first:
+                    return row
+        return None
+
     def dnat(self, protocol: int, outside: Endpoint) -> Row | None:
         return next((row for row in self.rows if row.has(protocol, outside)), None)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model_packets import (
-    ECHO_REPLY,
-    ECHO_REQUEST,
     ICMP,
+    REPLIES,
+    REQUESTS,
     TCP,
     UDP,
     Endpoint,
@@ -30,7 +30,7 @@ class Quote:
     source: Endpoint
     destination: Endpoint
     sequence: int  # TCP; 0 otherwise
-    reversed: bool = False  # an echo of the kind that only an entry's own mapping lets pass in its direction
+    reversed: bool = False  # a query of the kind that only an entry's own mapping lets pass in its direction
 
 
 def read(packet: Packet, side: Side) -> Quote | Verdict:
@@ -49,13 +49,13 @@ def read(packet: Packet, side: Side) -> Quote | Verdict:
     protocol, source, destination, rest = quoted[9], long(quoted, 12), long(quoted, 16), quoted[header:]
     at = packet.link + packet.header + 8
     if protocol == ICMP:
-        if rest[0] not in (ECHO_REQUEST, ECHO_REPLY):
+        if rest[0] not in (*REQUESTS, *REPLIES):
             return Verdict.DROP_UNSUPPORTED
-        usual = ECHO_REQUEST if side is Side.OUTSIDE else ECHO_REPLY
+        usual = REQUESTS if side is Side.OUTSIDE else REPLIES
         ends = (source, word(rest, 4)), (destination, 0)
         if side is Side.INSIDE:
             ends = (source, 0), (destination, word(rest, 4))
-        return Quote(at, header, ICMP, *ends, 0, rest[0] != usual)
+        return Quote(at, header, ICMP, *ends, 0, rest[0] not in usual)
     if protocol not in (TCP, UDP):
         return Quote(at, header, protocol, (source, 0), (destination, 0), 0)
     sequence = long(rest, 4) if protocol == TCP else 0

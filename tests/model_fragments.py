@@ -66,6 +66,7 @@ class Datagram:
     broken: bool = False
     session: Session | None = None
     ends: tuple[Endpoint, Endpoint] = ((0, 0), (0, 0))  # source and destination of the first fragment
+    number: int = 0  # the identification that its fragments leave with
     sequence: int = 0  # TCP: of the byte where the header begins
     waiting: list[Packet] = field(default_factory=list)
 
@@ -155,6 +156,8 @@ class Fragments:
         datagram.verdict = outcome[0]
         if outcome[0] in FORWARDED:
             assert isinstance(parsed, Packet)
+            assert outcome[1] is not None
+            datagram.number = word(outcome[1], packet.link + 4)
             data = packet.ip[packet.header :]
             datagram.ends = _ends(packet, side, data)
             datagram.session = self.find(replace(parsed, source=datagram.ends[0], destination=datagram.ends[1]), side)
@@ -174,7 +177,8 @@ class Fragments:
         if session is None or session is not datagram.session:
             return Verdict.DROP_NO_MAPPING, None
         end = datagram.sequence + packet.offset + packet.total - packet.header
-        return self.follow(packet, side, session, end & 0xFFFFFFFF)
+        verdict, out = self.follow(packet, side, session, end & 0xFFFFFFFF)
+        return verdict, out and packets.numbered(out, packet.link, datagram.number)
 
 
 def _ends(packet: Packet, side: Side, data: bytes) -> tuple[Endpoint, Endpoint]:

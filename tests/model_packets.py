@@ -12,6 +12,7 @@ ICMP, TCP, UDP = 1, 6, 17
 HOP_BY_HOP = 0  # IPv6's alone (RFC 8200 section 4.3)
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 ECHO_REPLY, UNREACHABLE, ECHO_REQUEST, TIME_EXCEEDED, PARAMETER_PROBLEM = 0, 3, 8, 11, 12
+REQUESTS, REPLIES = (8, 13, 15, 17), (0, 14, 16, 18)  # echo, timestamp, information, address mask (RFC 5508 REQ-1)
 ERRORS = (UNREACHABLE, TIME_EXCEEDED, PARAMETER_PROBLEM)  # the ones that are translated (RFC 5508 REQ-9)
 FIXED = (33, 51, 136)  # DCCP, AH, UDP-Lite: their checksums cover the addresses
 IPV4, VLAN_TAGS = 0x0800, (0x8100, 0x88A8)  # EtherTypes: IPv4; 802.1Q and 802.1ad
@@ -54,7 +55,7 @@ class Packet:
     source: Endpoint
     destination: Endpoint
     kind: Literal["session", "echo", "error", "other", "fragment"]
-    # of a session; an echo request (from inside: of a session too); an ICMP error about a packet; none of these;
+    # of a session; a query (from inside: of a session too); an ICMP error about a packet; none of these;
     # a fragment, as long as only its IPv4 header has been looked at
     flags: int = 0  # TCP; 0 otherwise
     sequence: int = 0
@@ -166,12 +167,17 @@ def layer_4(frame: bytes, link: int, header: int, side: Side, whole: bool = True
 
 def _icmp(frame: bytes, link: int, header: int, data: bytes, side: Side) -> Packet:
     source, destination, identifier = long(frame, link + 12), long(frame, link + 16), word(data, 4)
-    if data[0] == ECHO_REQUEST:
+    if data[0] in REQUESTS:
         return Packet(frame, link, header, ICMP, (source, identifier), (destination, 0), kind="echo")
-    if data[0] == ECHO_REPLY and side is Side.OUTSIDE:
+    if data[0] in REPLIES and side is Side.OUTSIDE:
         return Packet(frame, link, header, ICMP, (source, 0), (destination, identifier), kind="session")
     kind: Literal["error", "other"] = "error" if data[0] in ERRORS else "other"
     return Packet(frame, link, header, ICMP, (source, 0), (destination, 0), kind)
+
+
+def is_echo(packet: Packet) -> bool:
+    """An echo request."""
+    return packet.protocol == ICMP and packet.offset == 0 and packet.ip[packet.header] == ECHO_REQUEST
 
 
 def rewrite(packet: Packet, ttl: int, source: Endpoint, destination: Endpoint) -> bytes:
@@ -206,6 +212,15 @@ def readdress(packet: Packet, ttl: int, source: int, destination: int) -> bytes:
     new[ip + 10 : ip + 12] = b"\0\0"
     new[ip + 12 : ip + 20] = source.to_bytes(4, "big") + destination.to_bytes(4, "big")
     new[ip + 10 : ip + 12] = checksum(new[ip:data]).to_bytes(2, "big")
+    return bytes(new)
+
+
+def numbered(frame: bytes, link: int, number: int) -> bytes:
+    """The frame's packet with another identification."""
+    new, end = bytearray(frame), link + (frame[link] & 15) * 4
+    new[link + 4 : link + 6] = number.to_bytes(2, "big")
+    new[link + 10 : link + 12] = b"\0\0"
+    new[link + 10 : link + 12] = checksum(new[link:end]).to_bytes(2, "big")
     return bytes(new)
 
 

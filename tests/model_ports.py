@@ -106,6 +106,11 @@ class Draw(Tables):
         if self.policy.ports == "deterministic":
             pool = [self._computed(packet.source[0], row)[0]]
         serving = [address for address in pool if self.obtainable(packet, row, address)]
+        if packet.protocol not in PORTED and self.policy.ports != "deterministic":
+            paired = self.policy.pooling != "arbitrary" and who is not None and who.entry == row.id
+            if paired and (self.policy.pooling == "paired" or self.unmet(packet, who.address)):  # type: ignore[union-attr]
+                return [who.address]  # type: ignore[union-attr]
+            return [address for address in serving if self.unmet(packet, address)]
         if (
             self.policy.pooling == "arbitrary"
             or self.policy.ports == "deterministic"
@@ -115,6 +120,10 @@ class Draw(Tables):
             return serving
         own = [who.address] if self.obtainable(packet, row, who.address) else []
         return own if own or self.policy.pooling == "paired" else serving
+
+    def unmet(self, packet: Packet, address: int) -> bool:
+        """Whether no other host has an outside address towards a packet's remote, of a protocol without ports."""
+        return self.inbound_session(packet.protocol, (address, 0), packet.destination) is None
 
     def _computed(self, subscriber: int, row: Row) -> tuple[int, int]:
         """RFC 7422: the outside address and the block of an inside address."""

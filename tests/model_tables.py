@@ -26,6 +26,7 @@ class Choices(NamedTuple):
 
     drawn: Callable[[], Endpoint]  # the outside endpoint of a new mapping, be it that the packet is refused after all
     target: Callable[[int, int], int]  # by DNAT entry and remote address: the inside address
+    sent: Callable[[], bytes | None] = lambda: None  # the frame that it sent, whose identification may be of its making
 
 
 class Generated(NamedTuple):

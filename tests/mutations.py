@@ -312,7 +312,10 @@ MUTANTS: dict[str, list[Mutant]] = {
     ],
     "7857-8": [Mutant("parity is always kept", policy={"parity": True})],
     "7857-9": [Mutant("one port after the other", after=with_port(in_a_row))],
-    "7857-10": [Mutant("identifications are renumbered", after=renumber)],
+    "7857-10": [
+        Mutant("identifications are the senders'", policy={"ip_id": "keep"}),
+        Mutant("atomic packets are renumbered", after=renumber),
+    ],
     "7857-11": [Mutant("an ICMP mapping outlives its sessions", timeouts={"icmp": 600})],
     "7857-12": [Mutant("no hairpin", policy={"hairpin": False})],
 }

@@ -84,12 +84,14 @@ MAY_KNOW["_split"] = {"hints", "wire", "frame", "checksum", "_icmp", "_parse"}
 MAY_KNOW["_admit"] = set(MAY_KNOW) - {"_hold", "_icmp", "_rewrite", "_mss", "_synqueue", "_journal"}
 MAY_KNOW["_reopen"] = {*GROUND, "state", "_admit", "_limits", "_mappings", "_parse", "_sessions", "_tcp"}
 MAY_KNOW["_cross"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_rules"}
-MAY_KNOW["_quoted"] = {*GROUND, "state", "_admit", "_parse", "_ports", "_sessions", "_tcp"}
+MAY_KNOW["_identify"] = {*GROUND, "state", "_parse"}
+MAY_KNOW["_quoted"] = {*GROUND, "state", "_identify", "_admit", "_parse", "_ports", "_sessions", "_tcp"}
 MAY_KNOW["_pieces"] = {
     *GROUND,
     "state",
     "_admit",
     "_fragments",
+    "_identify",
     "_icmp",
     "_parse",
     "_rewrite",
@@ -158,7 +160,7 @@ MAY_KNOW["_plane"] = {*MAY_KNOW["_worker"], "_worker"}
 MAY_KNOW["_rows"] = {"hints", "spin", "state", "_hold", "_journal", "_look", "_sessions", "_sweep", "_time"}
 MAY_KNOW["_tables"] = {"hints", "state", "_events", "_hold", "_limits", "_look", "_ports", "_rows"}
 MAY_KNOW["_explain"] = {*GROUND, "state", "_look", "_mappings", "_parse", "_pieces", "_ports", "_quoted", "_rows"}
-MAY_KNOW["_explain"] |= {"_owner", "_rules", "_sessions", "_time", "_translate"}
+MAY_KNOW["_explain"] |= {"_admit", "_owner", "_rules", "_sessions", "_time", "_translate"}
 MAY_KNOW["_flowlog"] = {"hints", "memory", "spin", "state", "_flows", "_hold", "_rows"}
 MAY_KNOW["_gateway"] = set(MAY_KNOW)
 MAY_KNOW["_testing"] = set(MAY_KNOW) - {"_gateway"}

@@ -129,7 +129,7 @@ def refused(verdict: Verdict) -> tuple[Gateway, bytes, Side]:
     cases: dict[Verdict, tuple[bytes, Side]] = {
         Verdict.DROP_MALFORMED: (b"short", INSIDE),
         Verdict.DROP_CHECKSUM: (udp(chksum=1), INSIDE),
-        Verdict.DROP_UNSUPPORTED: (echo(kind=13), INSIDE),
+        Verdict.DROP_UNSUPPORTED: (echo(kind=4), INSIDE),
         Verdict.DROP_SPOOFED: (udp(EIP), INSIDE),
         Verdict.DROP_NO_SNAT_ENTRY: (udp("192.168.0.1"), INSIDE),
         Verdict.DROP_TTL: (udp(dport=443, ttl=1), INSIDE),

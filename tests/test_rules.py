@@ -47,7 +47,7 @@ def ranges_of(networks: list[IPv4Network]) -> list[tuple[int, int | None]]:
 @given(prefixes(), st.lists(st.integers(0, TOP), max_size=20))
 def test_compiled_rules_are_the_longest_prefix(networks: list[IPv4Network], sources: list[int]) -> None:
     entries = [(at + 1, int(network[0]), [at, at + 100]) for at, network in enumerate(networks)]
-    rules = RuleSet(entries, ranges_of(networks), [], [], [], [], [])
+    rules = RuleSet(entries, ranges_of(networks), [], [], [], [], [], [])
     for source in (*edges(networks), *sources):
         at = longest(networks, source)
         assert rule_of(rules, source) == (None if at is None else (at + 1, [at, at + 100]))
@@ -62,7 +62,7 @@ def test_flattened_ranges_ascend_and_begin_within_the_address_space(networks: li
 
 
 def test_no_entry_covers_nothing() -> None:
-    assert rule_of(RuleSet([], [], [], [], [], [], []), 0x0A000001) is None
+    assert rule_of(RuleSet([], [], [], [], [], [], [], []), 0x0A000001) is None
 
 
 def test_the_whole_address_space_is_one_range() -> None:

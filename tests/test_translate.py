@@ -76,7 +76,7 @@ UNSUPPORTED: dict[str, bytes] = {
     "DCCP": ether(ip(proto=33) / Raw(bytes(20))),
     "AH": ether(ip(proto=51) / Raw(bytes(20))),
     "UDP-Lite": ether(ip(proto=136) / Raw(bytes(20))),
-    "timestamp request": echo(kind=13),
+    "source quench": echo(kind=4),
     "a redirect": echo(kind=5),
 }
 

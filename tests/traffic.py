@@ -12,7 +12,7 @@ from typing import Any
 import craft
 from configurations import FOREIGN, HOSTS, INSIDE_ADDRESS, OUTSIDE_ADDRESS, PORTS, REMOTES
 from model import ModelGateway
-from model_entries import Row
+from model_entries import Row, targets
 from model_fragments import split
 from model_packets import ACK, ECHO_REPLY, ECHO_REQUEST, FIN, ICMP, RST, SYN, TCP, UDP, Endpoint, checksum, parse
 from model_sessions import MS, Session
@@ -63,13 +63,14 @@ class Intent:
 def frame(random: Random, model: ModelGateway) -> tuple[bytes, Side]:
     """A frame and the side it comes from."""
     draw = random.random()
+    forwards = [row for row in model.entries.rows if isinstance(row.entry, DnatEntry)]
     if model.sessions and draw < 0.5:
         intent = _of_session(random, random.choice(model.sessions))
     elif draw < 0.75:
-        intent = _fresh(random)
+        intent = _fresh(random, forwards)
     elif model.mappings and draw < 0.84:
         intent = _to_mapping(random, model)
-    elif draw < 0.92 and (forwards := [row for row in model.entries.rows if isinstance(row.entry, DnatEntry)]):
+    elif draw < 0.92 and forwards:
         intent = _to_entry(random, model, random.choice(forwards))
     else:
         intent = _odd(random, model)
@@ -121,11 +122,17 @@ def anybody(random: Random, model: ModelGateway) -> int:
     return random.choice([*ODD, *HOSTS, FOREIGN, *model.eips, INSIDE_ADDRESS, OUTSIDE_ADDRESS])
 
 
-def _fresh(random: Random) -> Intent:
+def _fresh(random: Random, forwards: list[Row]) -> Intent:
     """Somebody inside speaks to somebody outside."""
     host = random.choice(HOSTS) if random.random() < 0.95 else FOREIGN
     source, destination = (host, random.choice(PORTS)), (random.choice(REMOTES), random.choice(PORTS))
-    return Intent(_protocol(random), source, destination, Side.INSIDE, {"flags": _flags(random, SYN)})
+    protocol = _protocol(random)
+    if forwards and random.random() < 0.3:  # a target speaks first
+        row = random.choice(forwards)
+        first, last, inside_first = row.entry.ports  # type: ignore[union-attr]
+        source = random.choice(list(targets(row))), random.choice([inside_first, inside_first + last - first])
+        protocol = random.choice(row.spaces())
+    return Intent(protocol, source, destination, Side.INSIDE, {"flags": _flags(random, SYN)})
 
 
 def _of_session(random: Random, session: Session) -> Intent:
@@ -185,7 +192,7 @@ def _odd(random: Random, model: ModelGateway) -> Intent:
     protocol = random.choice([TCP, UDP, ICMP, ICMP, 0, 33, 51, 136, random.randrange(256)])
     if random.random() < 0.1:  # to itself
         destination = source
-    kind = random.choice([8, 8, 0, 3, 5, 11, 13])
+    kind = random.choice([8, 8, 0, 3, 5, 11, 13, 14, 15, 18, 30])
     return Intent(protocol, source, destination, side, {"flags": _flags(random, SYN), "kind": kind})
 
 
@@ -212,7 +219,7 @@ def _turned(data: bytes, header: int) -> bytes:
     if ip[9] in (TCP, UDP):
         rest[0:4] = rest[2:4] + rest[0:2]
     elif ip[9] == ICMP:
-        rest[0] = 8 - rest[0] if rest[0] in (0, 8) else rest[0]
+        rest[0] = 8 - rest[0] if rest[0] in (0, 8) else (rest[0] - 1 ^ 1) + 1 if 13 <= rest[0] <= 18 else rest[0]
     return bytes(ip + rest)
 
 
@@ -276,6 +283,8 @@ def _built(random: Random, intent: Intent) -> bytes:
     if intent.protocol == ICMP:
         inside = intent.side is Side.INSIDE
         kind = (8 if inside else ECHO_REPLY) if kind is None else kind
+        if kind in (0, 8) and random.random() < 0.15:
+            kind = random.choice((13, 15, 17) if kind else (14, 16, 18))
         identifier = intent.source[1] if inside else intent.destination[1]
         return craft.icmp(
             intent.source[0], intent.destination[0], kind, identifier=identifier, payload=payload, **fields

@@ -50,6 +50,8 @@ class Core(Tables):
         tcp_pickup: bool,
         hairpin: bool,
         icmp_unreachable: bool,
+        unique_ids: bool,
+        echo_only: bool,
         reverse_path_filter: bool,
         mss: int,
         unsolicited: bool,

@@ -15,4 +15,5 @@ class RuleSet:
         whole: list[tuple[int, int]],
         plain: list[tuple[int, int, int, int, int]],
         inside: list[tuple[int, int]],
+        speakers: list[tuple[int, int, int]],
     ) -> Self: ...

@@ -68,6 +68,8 @@ def policy_arguments(policy: Policy, max_sessions: int) -> dict[str, Any]:
         "tcp_pickup": policy.tcp_pickup,
         "hairpin": policy.hairpin,
         "icmp_unreachable": policy.icmp_unreachable,
+        "unique_ids": policy.ip_id == "unique",
+        "echo_only": policy.icmp_queries == "echo",
         "reverse_path_filter": policy.reverse_path_filter,
         "mss": policy.mss or 0,
         "unsolicited": policy.unsolicited_syn == "icmp",

@@ -141,8 +141,9 @@ class Policy:
     hold_down: seconds that a freed port is kept from other subscribers (RFC 6888 REQ-8).
     hairpin: inside hosts reach each other by their outside endpoints (RFC 4787 REQ-9).
     inbound_refresh: inbound packets keep a session alive as well (RFC 4787 REQ-6).
-    mss: a SYN's MSS option is lowered to this, both ways; None: as it is. tcp_pickup: a TCP segment from inside that
-    belongs to no session opens one. unsolicited_syn: what a SYN from outside that nothing lets in is answered: "silent",
+    mss: a SYN's MSS option is lowered to this, both ways; None: as it is. tcp_pickup: a TCP segment from inside, or to
+    a DNAT entry's port, that belongs to no session opens one.
+    unsolicited_syn: what a SYN from outside that nothing lets in is answered: "silent",
     nothing, or "icmp", port unreachable after 6 s if the inside has not opened the same connection (RFC 5382 REQ-4).
     ip_options: which IPv4 options a forwarded packet may have: "rfc7126", what RFC 7126 lets pass by default (not Record
     Route, Timestamp, and obsolete ones); "pass", all that are well-formed; "drop", none. Source routes are dropped always.
@@ -151,6 +152,10 @@ class Policy:
     icmp_unreachable: a refused packet's sender is told (RFC 5508 REQ-8, RFC 6888 REQ-11);
     icmp_rate: the gateway's ICMP errors a second that each side may cause, and as many 'fragmentation needed' besides; a
     quarter (8 at least) to one address.
+    icmp_queries: which ICMP queries have sessions (RFC 5508 REQ-1): "all" (echo, timestamp, information, address mask) or
+    "echo", that alone.
+    ip_id: the IPv4 identification of what leaves translated: "keep", the sender's, or "unique" for an outside address,
+    remote and protocol where a packet is a fragment or DF is not set (RFC 6864 section 5.3.1).
     reverse_path_filter: a packet from outside whose source is an inside address (of an SNAT or no-NAT prefix longer than 0,
     or a DNAT target) opens no session: DROP_SPOOFED. False is for networks behind one another that have the same prefix
     (RFC 4787 REQ-7): inside hosts reach them in any case, and then they reach inside hosts too. A plane always filters.
@@ -178,6 +183,8 @@ class Policy:
     tcp_pickup: bool = True
     icmp_unreachable: bool = True
     icmp_rate: int = 100
+    icmp_queries: str = "all"
+    ip_id: str = "keep"
     reverse_path_filter: bool = True
     unsolicited_syn: str = "silent"
     ip_options: str = "rfc7126"
@@ -193,7 +200,8 @@ class Policy:
     def __post_init__(self) -> None:
         choices = {
             "mapping": MAPPINGS, "filtering": FILTERINGS, "ports": PORT_POLICIES, "pooling": POOLINGS,
-            "unsolicited_syn": ("silent", "icmp"), "ip_options": IP_OPTIONS,
+            "unsolicited_syn": ("silent", "icmp"), "ip_options": IP_OPTIONS, "icmp_queries": ("all", "echo"),
+            "ip_id": ("unique", "keep"),
             **dict.fromkeys(_SWITCHES, (True, False)),
         }  # fmt: skip
         integers = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import ipaddress
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -213,7 +214,40 @@ class Rulebook:
             sorted(whole),
             [_plain(row.id, row.entry) for row in rows if isinstance(row.entry, NoNatEntry)],
             inside_ranges(row.entry for row in rows),
+            first_of(
+                (key + inside_first, key + inside_first + last - first, index)
+                for index, row in enumerate(dnat)
+                for first, last, inside_first in [row.entry.ports]  # type: ignore[union-attr]
+                for address, _ in row.entry.internal_ip  # type: ignore[union-attr]
+                for key in (int(address) << 18 | space << 16 for space in spaces(row.entry))  # type: ignore[arg-type]
+            ),
         )
+
+
+def first_of(ranges: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Disjoint ranges, ascending, of ranges (first, last, rank) that may overlap: each of the lowest rank.
+
+    >>> first_of([(0, 9, 1), (5, 6, 0), (8, 20, 2)])
+    [(0, 4, 1), (5, 6, 0), (7, 9, 1), (10, 20, 2)]
+    """
+    starts = sorted(ranges)
+    points = sorted({point for first, last, _ in starts for point in (first, last + 1)})
+    result: list[tuple[int, int, int]] = []
+    around: list[tuple[int, int]] = []  # (rank, last) of those that have begun: a heap
+    at = 0
+    for point, after in pairwise(points):
+        while at < len(starts) and starts[at][0] == point:
+            heapq.heappush(around, (starts[at][2], starts[at][1]))
+            at += 1
+        while around and around[0][1] < point:
+            heapq.heappop(around)
+        if not around:
+            continue
+        if result and result[-1][1] == point - 1 and result[-1][2] == around[0][0]:
+            result[-1] = (result[-1][0], after - 1, around[0][0])
+        else:
+            result.append((point, after - 1, around[0][0]))
+    return result
 
 
 def inside_ranges(entries: Iterable[AnyEntry]) -> list[tuple[int, int]]:

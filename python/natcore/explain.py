@@ -110,7 +110,7 @@ def describe_packet(frame: bytes) -> str:
             detail = f" [{flags_of(rest[13])}]"
     elif protocol == 1 and len(rest) >= 8:
         name = f"ICMP {rest[0]}/{rest[1]}"
-        detail = f", id {int.from_bytes(rest[4:6], 'big')}" if rest[0] in (0, 8) else ""
+        detail = f", id {int.from_bytes(rest[4:6], 'big')}" if rest[0] in (0, 8, *range(13, 19)) else ""
     return f"{name} {ends[0]} to {ends[1]}{detail}, {int.from_bytes(ip[2:4], 'big')} bytes, TTL {ip[8]}"
 
 
@@ -170,7 +170,10 @@ def refusal(verdict: Verdict, facts: dict[str, Any], side: Side, ip: bytes, poli
         why = "a RST opens nothing" if flags & 4 else "tcp_pickup=False: only a SYN opens"
         name, because = "session", f"{why} (RFC 5382 REQ-2)"
     elif protocol == "tcp" and verdict is Verdict.DROP_FILTERED and flags & 6 != 2:
-        because = "it belongs to no session, and from outside only a SYN opens one (RFC 7857 section 2)"
+        because = (
+            "it belongs to no session, and from outside only a SYN opens one, or, with tcp_pickup and at an entry's "
+        )
+        because += "port, any segment but a RST (RFC 7857 section 2)"
     elif verdict is Verdict.DROP_UNSUPPORTED and facts["ours"] and side is Side.INSIDE and not policy.hairpin:
         name, because = "entry", "hairpin=False: inside hosts do not reach each other by outside endpoints"
     filtering = policy.behaviour(protocol).filtering if protocol else policy.filtering

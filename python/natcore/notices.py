@@ -42,8 +42,8 @@ PORTS_THRESHOLD = 1
 class Event:
     """Who ran out of what, first when, towards which destination, and how often since events() was last read.
 
-    reason: a Verdict's ("ports-exhausted", "session-limit", "subscriber-limit", "rate-limit", "outside-limit"), or
-    "ports-threshold", "sessions-threshold" (Policy.warn_at), or "records-lost": rows of the session log found no room
+    reason: a Verdict's ("conflict", "ports-exhausted", "session-limit", "subscriber-limit", "rate-limit", "outside-limit"),
+    or "ports-threshold", "sessions-threshold" (Policy.warn_at), or "records-lost": rows of the session log found no room
     (count). limit: what was reached, the first time. These three concern nobody alone: subscriber and destination are None;
     the threshold of ports has an outside address and protocol (0: port blocks). A refusal without a subscriber stands for
     all those that found no place in the list of events (1,024) until it was read.

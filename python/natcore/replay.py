@@ -14,6 +14,7 @@ from .gateway import Gateway
 from .verdict import FORWARDED, Side, Verdict
 
 _ICMP, _TCP, _UDP = 1, 6, 17  # IANA protocol numbers
+_QUERIES = (0, 8, *range(13, 19))  # ICMP types that have an identifier
 _VLANS = (0x8100, 0x88A8)
 
 
@@ -116,7 +117,7 @@ class Replay:
 class Headers(NamedTuple):
     """Where an IPv4 packet's headers lie in its frame (bytes), and its endpoints (addresses in host order).
 
-    Ports: of TCP and UDP, or the id of an ICMP echo, both ways; None where there are none.
+    Ports: of TCP and UDP, or the id of an ICMP query, both ways; None where there are none.
     """
 
     l3: int
@@ -142,7 +143,7 @@ def parse(frame: bytes) -> Headers | None:
     if len(frame) >= l4 + 8 and fragment & 0x1FFF == 0:
         if protocol in (_TCP, _UDP):
             ports = struct.unpack_from("!HH", frame, l4)
-        elif protocol == _ICMP and frame[l4] in (0, 8):
+        elif protocol == _ICMP and frame[l4] in _QUERIES:
             ports = struct.unpack_from("!H", frame, l4 + 4) * 2
     return Headers(l3, l4, length, protocol, source, destination, *ports)
 

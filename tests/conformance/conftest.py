@@ -49,7 +49,7 @@ REQUIREMENTS: list[tuple[str, str, str, str]] = [
     ("5508", "7a", "hairpinned queries for basic NAT", "yes"),
     ("5508", "8", "no session can be made: 3/13", "by policy"),
     ("5508", "9", "MAY: a policy says which errors are sent", "by policy"),
-    ("5508", "10", "Destination Unreachable, Time Exceeded and Echo pass", "yes"),
+    ("5508", "10", "Destination Unreachable, Time Exceeded and Echo pass; other queries by policy", "yes"),
     ("5508", "11", "MAY: other messages are dropped", "yes"),
     ("6888", "1", "RFC 4787, 5382 and 5508 hold", "not yet: see above"),
     ("6888", "2", "paired pooling, across protocols", "yes"),
@@ -80,7 +80,7 @@ REQUIREMENTS: list[tuple[str, str, str, str]] = [
     ("7857", "7.1", "nor do outbound RSTs and errors", "yes"),
     ("7857", "8", "parity may be off", "yes"),
     ("7857", "9", "ports by RFC 6056", "yes"),
-    ("7857", "10", "IP identification is not touched", "yes"),
+    ("7857", "10", "IP identification is unique where it matters (RFC 6864 section 5.3.1)", "by policy"),
     ("7857", "11", "an ICMP mapping may end with its last session", "yes"),
     ("7857", "12", "hairpinned ICMP", "yes"),
 ]

@@ -160,6 +160,14 @@ def test_rfc7857_req9_ports_are_drawn_at_random() -> None:
     assert drawn[0] != drawn[1] and all(len({port >> 12 for port in ports}) > 12 for ports in drawn)
 
 
-def test_rfc7857_req10_the_identification_stays() -> None:
-    _, sent = gateway().translate_one(udp(id=4711), Side.INSIDE, 0.0)
-    assert sent is not None and Ether(sent)[IP].id == 4711
+def test_rfc7857_req10_the_identification_is_unique_unless_df_is_set() -> None:
+    """RFC 6864 section 5.3.1: as if the gateway had sent what leaves by one address to one remote."""
+    over = gateway(policy=Policy(ip_id="unique"))
+    sent = [
+        over.translate_one(udp(host, id=4711), Side.INSIDE, 0.0)[1]
+        for host in ("10.0.0.5", "10.0.0.6")
+        for _ in range(9)
+    ]
+    assert len({Ether(frame)[IP].id for frame in sent if frame is not None}) == 18
+    _, atomic = over.translate_one(udp(id=4711, flags="DF"), Side.INSIDE, 0.0)
+    assert atomic is not None and Ether(atomic)[IP].id == 4711
