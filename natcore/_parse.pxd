@@ -172,7 +172,7 @@ cdef inline uint8_t parse_network(Frame* frame, Flight* flight, bint ethernet) n
     words = ip.version_ihl & 15
     total = bswap16(ip.total_length)
     if ip.version_ihl >> 4 != 4 or words < 5 or total < words * 4 or total > frame.length - link:
-        return DROP_MALFORMED
+        return DROP_UNSUPPORTED if not ethernet and ip.version_ihl >> 4 == 6 else DROP_MALFORMED    # IPv6 has no EtherType here
     if header_sum(ip, words) != 0xFFFF:
         return DROP_CHECKSUM
     flight.options = OPTIONS_NONE

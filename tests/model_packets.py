@@ -99,7 +99,9 @@ def parse(frame: bytes, link: str, side: Side) -> Packet | Verdict:
         offset = found
     ip = frame[offset:]
     if len(ip) < 20 or ip[0] >> 4 != 4:
-        return Verdict.DROP_MALFORMED
+        return (
+            Verdict.DROP_UNSUPPORTED if len(ip) >= 20 and ip[0] >> 4 == 6 and link == "ip" else Verdict.DROP_MALFORMED
+        )
     header, total = (ip[0] & 15) * 4, word(ip, 2)
     if not 20 <= header <= total <= len(ip):
         return Verdict.DROP_MALFORMED

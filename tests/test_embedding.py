@@ -31,6 +31,7 @@ from natcore import (
     Side,
     SnatEntry,
     Timeouts,
+    Verdict,
 )  # fmt: skip
 from natcore.changes import Add, Remove, Replace
 from natcore.sinks import Batch, MemorySink
@@ -190,6 +191,14 @@ def test_a_log_that_its_own_sink_stops_is_refused() -> None:
     over.translate_one(udp(), Side.INSIDE, 1.0)
     over.close()
     assert refused and "deliver" in refused[0]
+
+
+def test_ipv6_is_unsupported_with_either_framing() -> None:
+    packet = bytes([0x60]) + bytes(39)
+    for link, frame in (("ip", packet), ("ethernet", bytes(12) + b"\x86\xdd" + packet)):
+        with Gateway(max_sessions=10, link=link) as over:
+            assert over.translate_one(frame, Side.INSIDE, 1.0) == (Verdict.DROP_UNSUPPORTED, None)
+            assert over.explain(frame, Side.INSIDE).verdict is Verdict.DROP_UNSUPPORTED
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import struct
 import zlib
@@ -343,3 +344,15 @@ def test_what_is_set_aside_takes_nobody_s_name(tmp_path: Path) -> None:
 
 def test_a_spool_s_layout_has_no_room_for_surprises() -> None:
     assert encode_segment_header(Identity("i", "v", "run1"))[:8] == b"NATCSPL1" and RECORD.itemsize == 96
+
+
+def test_every_claim_of_the_security_page_has_its_test() -> None:
+    root = Path(__file__).parent
+    page = (root.parent / "docs" / "security.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)?(?:::(test_\w+))?`", page)
+    assert len(named) > 40
+    file = ""
+    for given, function in named:
+        file = given or file
+        assert (root / file).is_file(), file
+        assert not function or f"def {function}(" in (root / file).read_text(), f"{file}::{function}"
