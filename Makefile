@@ -17,13 +17,14 @@ GATE_OPTIONS ?=
 INSTRUCTIONS_OPTIONS ?=
 WIRE_OPTIONS ?= --json build/wire.json
 SOAK_OPTIONS ?= --seeds 10000 --jobs 2 --least 1000 --resume build/soak.json
+TRUTH_OPTIONS ?= --lives 1000 --questions 1000
 TEST_OPTIONS ?=
 KILLS ?= 200
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test workers lint format soak mutants crash bench gate instructions wire sanitize portable clean
+.PHONY: help demo test workers lint format soak mutants truth crash bench gate instructions wire sanitize portable clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
@@ -31,6 +32,7 @@ help:
 	@echo "make format    what ruff can put right itself"
 	@echo "make soak      10,000 random lives against the oracle, the NAT in plain Python; it goes on where it was stopped"
 	@echo "make mutants   breaks each requirement on purpose, and wants its conformance tests to fail"
+	@echo "make truth     1,000 random lives of gateways and their logs: no answer of \`who\` may be wrong"
 	@echo "make crash     a gateway that logs is killed 200 times: every packet is in a row or in a declared gap"
 	@echo "make bench     benchmarks; make gate: the ratio to the memory's limit"
 	@echo "make instructions  instructions a packet, counted by valgrind, against the recorded figures"
@@ -70,6 +72,9 @@ soak: .venv/built .venv/tested-with
 
 mutants: .venv/built .venv/tested-with
 	$(VENV) tests/mutants.py
+
+truth: .venv/built .venv/tested-with
+	$(VENV) tests/truth.py $(TRUTH_OPTIONS)
 
 crash: .venv/built .venv/tested-with
 	$(VENV) tests/crash.py --kills $(KILLS)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
+from natcore import Policy, SnatEntry, Timeouts
+from natcore.facts import ALONE, EMPTY, STARTED, cover_row, entry_rows, setting_rows
 from natcore.records import CREATE, END, RECORD, WINDOW
 from natcore.sinks import Batch
+from natcore.sinks.base import join
 
 DAY = 86_400_000_000  # microseconds
 WINDOW_LENGTH = 600_000_000
@@ -62,7 +66,27 @@ class Day:
         order = np.argsort(times, kind="stable")
         for first in range(0, len(order), BATCH):
             at = order[first : first + BATCH]
-            yield self._batch(first, sessions[at], kinds[at], begins[at], times[at])
+            batch = self._batch(first, sessions[at], kinds[at], begins[at], times[at])
+            yield replace(batch, records=join([*self._facts(first, int(times[at][0])), batch.records,
+                                               *self._cover(first + len(at), int(times[at][-1]))]))  # fmt: skip
+
+    def _facts(self, first: int, time: int) -> list[NDArray]:
+        """What a log begins with."""
+        if first:
+            return []
+        self._told = 0
+        pool = [(FIRST_ADDRESS + n, FIRST_ADDRESS + n) for n in range(ADDRESSES)]
+        entries = entry_rows(1, SnatEntry("10.0.0.0/8", pool="203.0.113.1-203.0.113.8"), pool)
+        rows = [cover_row(time, time, time, STARTED | EMPTY | ALONE), *entries]
+        return [self._fact(row, 0) for row in [*rows, *setting_rows(Timeouts(), 600.0, Policy()).values()]]
+
+    def _cover(self, number: int, time: int) -> list[NDArray]:
+        return [self._fact(cover_row(time - 1, time - 1, time), number)]
+
+    def _fact(self, row: NDArray, number: int) -> NDArray:
+        row["number"], row["pkts_from_vpc"] = number, self._told
+        self._told += 1
+        return row
 
     def _batch(self, first: int, sessions: NDArray, kinds: NDArray, begins: NDArray, times: NDArray) -> Batch:
         rows = np.zeros(len(sessions), RECORD)

@@ -184,6 +184,20 @@ cdef class Rows:
         """The gateway's clock."""
         return clock_of_all(self.worker)
 
+    @property
+    def complete_ns(self):
+        """Sessions and windows that ended before this moment of the gateway's clock have their rows in the journal."""
+        cdef uint64_t complete = <uint64_t>-1
+        cdef uint32_t w
+        for w in range(self.shared.count):
+            complete = min(complete, self.shared.workers[w].sessions.complete_ns)
+        return complete
+
+    @property
+    def epoch_ns(self):
+        """Unix time at now = 0."""
+        return self.worker.sessions.epoch_ns
+
     def set_epoch(self, int64_t epoch_ns):
         cdef uint32_t w
         with nogil:

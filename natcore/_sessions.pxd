@@ -120,6 +120,7 @@ cdef struct Sessions:
     uint32_t opened_outside     # alive
     uint8_t filtered[3]         # by port space: address-dependent filtering keeps entries
     uint64_t swept_ns           # when the sweep last came round
+    uint64_t complete_ns        # what was due by then has ended, and its rows are written
     uint32_t sweep_at           # the next slot that it looks at
 
 cdef inline uint64_t session_addresses(const Session* session, uint32_t direction) noexcept nogil:

@@ -69,6 +69,7 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept
     while lines and ended < SLICE_ENDS:
         if table.sweep_at >= table.slots.fresh:
             table.sweep_at = 0
+            table.complete_ns = table.swept_ns      # each line has been looked at since then
             table.swept_ns = now_ns
             return
         slot = table.sweep_at
@@ -234,7 +235,7 @@ cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t room) noexcept no
         agenda.tables[i].mappings.reap_at = 0
         subscribers_reap(agenda.tables[i].mappings, NONE, <uint32_t>(now_ns // 1000000))
         if complete:
-            agenda.tables[i].swept_ns = now_ns
+            agenda.tables[i].swept_ns = agenda.tables[i].complete_ns = now_ns
     if complete:
         free_rested(first, NONE, now_ms)
     return complete

@@ -44,7 +44,7 @@ class FakeCore:
         self.capacity = capacity
         self.is_read = False
         self.journal_lost = 0
-        self.now_ns = 0
+        self.now_ns = self.epoch_ns = 0
         self.open_windows = 0
         self._ring: list[Records] = []
         self._number = 0
@@ -67,7 +67,14 @@ class FakeCore:
         return self.open_windows, 1
 
     def label(self, at_ns: int) -> int:
-        return at_ns // 1000
+        return (self.epoch_ns + at_ns) // 1000
+
+    def set_epoch(self, epoch_ns: int) -> None:
+        self.epoch_ns = epoch_ns
+
+    @property
+    def complete_ns(self) -> int:
+        return self.now_ns
 
     @property
     def journal_waiting(self) -> int:

@@ -22,7 +22,7 @@ def test_nothing_is_taken_while_no_log_runs():
     collector = make(core)
     core.produce(10)
     assert not collector.active and collector.step() == 0 and core.waiting == 10
-    assert collector.counters() == {"produced": 0, "accepted": 0, "lost_ring": 0, "unclaimed": 0}
+    assert collector.counters() == {"produced": 0, "accepted": 0, "lost_ring": 0, "unclaimed": 0, "clock_changes": 0}
 
 
 def test_several_logs_get_the_same_rows_with_the_same_numbers():
@@ -69,7 +69,7 @@ def test_R1_a_log_that_starts_counts_from_its_start():
         log.send()
         log.send()
     assert len(early.numbers) == 5 + 2 and len(late.numbers) == 2
-    assert collector.counters() == {"produced": 7, "accepted": 7, "lost_ring": 0, "unclaimed": 7}
+    assert collector.counters() == {"produced": 7, "accepted": 7, "lost_ring": 0, "unclaimed": 7, "clock_changes": 0}
 
 
 def test_produced_is_accepted_and_lost_in_the_ring():
@@ -79,14 +79,26 @@ def test_produced_is_accepted_and_lost_in_the_ring():
     log = collector.start(ScriptedSink())
     core.produce(130)
     collector.step()
-    assert collector.counters() == {"produced": 130, "accepted": 100, "lost_ring": 30, "unclaimed": 100}
+    assert collector.counters() == {
+        "produced": 130,
+        "accepted": 100,
+        "lost_ring": 30,
+        "unclaimed": 100,
+        "clock_changes": 0,
+    }
     collector.stop(log, timeout=0)
     core.produce(200)  # no log: not counted
     assert collector.counters()["produced"] == 130
     collector.start(ScriptedSink())
     core.produce(101)
     collector.step()
-    assert collector.counters() == {"produced": 231, "accepted": 200, "lost_ring": 31, "unclaimed": 200}
+    assert collector.counters() == {
+        "produced": 231,
+        "accepted": 200,
+        "lost_ring": 31,
+        "unclaimed": 200,
+        "clock_changes": 0,
+    }
 
 
 def test_R10_stop_closes_open_windows_and_delivers_them_though_the_ring_is_small():

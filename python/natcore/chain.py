@@ -13,7 +13,7 @@ from typing import Literal
 from .errors import ConfigurationError
 from .footer import Footer
 from .redaction import show
-from .sinks._parquet_folder import Removal, read_footer, read_removals, sha256_of
+from .sinks._parquet_folder import REMOVED, SEAL, Removal, read_footer, read_seal, removal_lines, sha256_of
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-(?P<number>\d+)(-\d+)?\.parquet")
 
@@ -31,7 +31,7 @@ class Finding:
 class Verification:
     """What `verify` found. files, rows: looked at; removed: files that retention told of.
 
-    anchor: (name, SHA-256) of the newest file that will not grow any more. Whoever can write into the folder can write
+    anchor: (name, SHA-256) of the newest file. Whoever can write into the folder can write
     the whole chain anew: an anchor that is kept elsewhere, and given to a later `verify`, shows that too.
     """
 
@@ -54,12 +54,51 @@ class _File:
 
 
 def verify(folder: str | os.PathLike[str], anchor: str | None = None) -> Verification:
-    """Read every file of a ParquetSink's folder and compare. anchor: a SHA-256 that an earlier verification gave."""
+    """Read every file of a ParquetSink's folder, and of the folders in it, and compare.
+
+    anchor: a SHA-256 that an earlier verification gave, of any of them.
+    """
     path = Path(folder)
     if not path.is_dir():
         raise ConfigurationError(f"folder={show(str(folder))}: allowed is the folder of a ParquetSink")
     if anchor is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", anchor):
         raise ConfigurationError(f"anchor={show(anchor)}: allowed are the 64 hexadecimal digits of a SHA-256")
+    chains = [_verify(each, path) for each in _folders(path)]
+    findings = [finding for chain in chains for finding in chain.findings]
+    if not chains:
+        findings.append(Finding("missing", "", "there is no file of a session log"))
+    if anchor is not None and not any(anchor.lower() in chain.known for chain in chains):
+        findings.append(Finding("missing", "", f"no file has the anchor {anchor}, nor had one that retention removed"))
+    newest = max((chain for chain in chains if chain.anchor), key=lambda chain: chain.last_time, default=None)
+    return Verification(
+        sum(chain.files for chain in chains), sum(chain.rows for chain in chains),
+        sum(chain.removed for chain in chains), None if newest is None else newest.anchor, tuple(_sorted(findings)),
+    )  # fmt: skip
+
+
+def _folders(path: Path) -> list[Path]:
+    """Those that a log writes into, or has written into."""
+    found = []
+    for root, _, names in os.walk(path):
+        if any(name.endswith(".parquet") or name in (REMOVED, SEAL) for name in names):
+            found.append(Path(root))
+    return sorted(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """A folder's files. known: every SHA-256 that one of them has, or had when it was removed or put together."""
+
+    files: int
+    rows: int
+    removed: int
+    anchor: tuple[str, str] | None
+    last_time: int
+    known: frozenset[str]
+    findings: tuple[Finding, ...]
+
+
+def _verify(path: Path, top: Path) -> _Chain:
     files: dict[str, _File] = {}
     findings: list[Finding] = []
     for each in sorted(path.glob("*.parquet")):
@@ -68,19 +107,55 @@ def verify(folder: str | os.PathLike[str], anchor: str | None = None) -> Verific
             findings.append(Finding("damaged", each.name, "it is damaged, or no file of a session log"))
         else:
             files[each.name] = _File(each.name, sha256_of(each), footer)
-    removals = {removal.file: removal for removal in read_removals(path)}
-    findings += [*_names(files), *_links(files, removals), *_ends(files)]
-    if anchor is not None and not _is_known(anchor.lower(), files, removals):
-        findings.append(Finding("missing", "", f"no file has the anchor {anchor}, nor had one that retention removed"))
-    return Verification(
-        len(files), sum(_rows(file) for file in files.values()), len(removals.keys() - files.keys()), _anchor(files),
-        tuple(_sorted(findings)),
+    merged = {name for file in files.values() for name, _ in file.footer.replaces}
+    for name in merged & files.keys():  # a crash left it beside the file that has its rows
+        del files[name]
+    lines = removal_lines(path)
+    removals = {removal.file: removal for removal, _ in lines}
+    findings += [*_names(files), *_links(files, removals), *_ends(files), *_removals(files, lines)]
+    findings += _sealed(path, files, lines)
+    prefix = "" if path == top else f"{path.relative_to(top)}/"
+    named = tuple(Finding(each.kind, f"{prefix}{each.file}", each.text) for each in findings)
+    known = {file.sha256 for file in files.values()} | {removal.sha256 for removal, _ in lines}
+    known |= {sha256 for file in files.values() for _, sha256 in file.footer.replaces}
+    tip = _tip(files)
+    return _Chain(
+        len(files), sum(file.footer.rows for file in files.values()), len(removals.keys() - files.keys()),
+        None if tip is None else (f"{prefix}{tip.name}", tip.sha256), 0 if tip is None else tip.footer.last_time,
+        frozenset(known), named,
     )  # fmt: skip
 
 
-def _rows(file: _File) -> int:
-    missing = sum(hole.last - hole.first + 1 for hole in file.footer.missing)
-    return file.footer.last_number - file.footer.first_number + 1 - missing
+def _removals(files: dict[str, _File], lines: Sequence[tuple[Removal, str]]) -> Iterator[Finding]:
+    """Each line names the one before; files know the last line of their time; the oldest files go first."""
+    before = ""
+    for removal, sha256 in lines:
+        if removal.before != before:
+            yield Finding("changed", REMOVED, f"the line about {removal.file} does not continue the one before it")
+        before = sha256
+    heads = {"", *(sha256 for _, sha256 in lines)}
+    for file in files.values():
+        if file.footer.removals not in heads:
+            yield Finding("changed", REMOVED, f"{file.name} knew a line that is not there any more")
+    for removal, _ in lines:
+        older = [file for file in files.values() if file.footer.last_time < removal.first_time]
+        if older and removal.file not in files:
+            yield Finding("missing", removal.file, f"retention removes the oldest first, and {older[0].name} is older")
+
+
+def _sealed(path: Path, files: dict[str, _File], lines: Sequence[tuple[Removal, str]]) -> Iterator[Finding]:
+    """The newest file, and the last removal, are those of the seal."""
+    seal, tip = read_seal(path), _tip(files)
+    if seal is None:
+        yield Finding("missing", SEAL, "the seal of the newest file is not there, or damaged")
+    elif tip is None or seal.file not in files:
+        yield Finding("missing", seal.file, "it was the newest file, by its seal")
+    elif files[seal.file].sha256 != seal.sha256:
+        yield Finding("changed", seal.file, "its seal knew it otherwise")
+    elif tip.name != seal.file:
+        yield Finding("added", tip.name, f"the newest file is {seal.file}, by its seal")
+    if seal is not None and seal.removals != (lines[-1][1] if lines else ""):
+        yield Finding("changed", REMOVED, "its last line is not the one that the seal knows")
 
 
 def _names(files: dict[str, _File]) -> Iterator[Finding]:
@@ -95,10 +170,11 @@ def _names(files: dict[str, _File]) -> Iterator[Finding]:
 def _links(files: dict[str, _File], removals: dict[str, Removal]) -> Iterator[Finding]:
     """Each file's predecessor is there, as it was, and before it; or retention removed it."""
     by_hash = {file.sha256: file for file in files.values()}
+    merged = {sha256 for file in files.values() for _, sha256 in file.footer.replaces}
     for file in files.values():
         name, expected = file.footer.previous, file.footer.previous_sha256
         before, removal = files.get(name), removals.get(name)
-        if not name or (before is not None and before.sha256 == expected):
+        if not name or expected in merged or (before is not None and before.sha256 == expected):
             if before is not None and before.footer.run == file.footer.run:
                 yield from _order(before, file)
         elif expected in by_hash:
@@ -128,16 +204,11 @@ def _ends(files: dict[str, _File]) -> Iterator[Finding]:
             yield Finding("added", file.name, f"it {what}, and so does another file")
 
 
-def _is_known(anchor: str, files: dict[str, _File], removals: dict[str, Removal]) -> bool:
-    return anchor in {file.sha256 for file in files.values()} | {removal.sha256 for removal in removals.values()}
-
-
-def _anchor(files: dict[str, _File]) -> tuple[str, str] | None:
-    """The predecessor of the newest file."""
+def _tip(files: dict[str, _File]) -> _File | None:
+    """The newest file: no other continues it."""
     followed = {file.footer.previous for file in files.values()}
-    ends = [file for file in files.values() if file.name not in followed and file.footer.previous]
-    newest = max(ends, key=lambda file: file.footer.last_time, default=None)
-    return None if newest is None else (newest.footer.previous, newest.footer.previous_sha256)
+    ends = [file for file in files.values() if file.name not in followed]
+    return max(ends, key=lambda file: file.footer.last_time, default=None)
 
 
 def _sorted(findings: Sequence[Finding]) -> list[Finding]:

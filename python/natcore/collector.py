@@ -15,18 +15,23 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from . import threads
+from . import facts, machine_clock, threads
 from .baseline import Baseline, empty_part
 from .checks import check_path
 from .config import DeliveryPolicy, check_choice, check_number
 from .errors import ConfigurationError
+from .facts import ALONE, CLOSED, EMPTY, STARTED, STOPPED, Cover
 from .heartbeat import Beat, OldestWindow, Windows
+from .machine_clock import ClockWatch
+from .notices import Event
 from .records import GAP_RING, RECORD, gap_row
 from .redaction import show
 from .sender import attribute
@@ -44,6 +49,7 @@ _DRAIN_SECONDS = 0.5  # between drains, where it is not
 _BEAT_SECONDS = 1.0
 START_SECONDS = 10.0  # that a log has to show that it works, where it must
 ON_FAILURE = ("forward", "refuse")
+_COVER_BEATS = 60  # between two cover rows of a gateway that writes no rows
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -85,6 +91,18 @@ class Core(Windows, Protocol):
         """Copy a part's open windows into RECORD (65,536,), as if they ended now; -> how many, and how many parts."""
         ...
 
+    @property
+    def complete_ns(self) -> int:
+        """What ended before this moment of the gateway's clock has its rows in the ring."""
+        ...
+
+    @property
+    def epoch_ns(self) -> int:
+        """Unix time at now = 0."""
+        ...
+
+    def set_epoch(self, epoch_ns: int) -> None: ...
+
     def label(self, at_ns: int) -> int:
         """Microseconds since 1970, as rows have it, of a time of the gateway's clock."""
         ...
@@ -97,7 +115,10 @@ class Core(Windows, Protocol):
 class Collector:
     """Starts and stops session logs and feeds them. Thread-safe; `close` is idempotent.
 
-    run: names this process's rows for ever with their numbers; drawn if not given.
+    run: names this process's rows for ever with their numbers; drawn if not given. in_force: rows of the entries and
+    settings in force (natcore.facts), by what they stand for; the first of an entry's key is 0, the second its id.
+    clock_offset: the gateway's clock less CLOCK_MONOTONIC, ns; None: its caller passes the time in. readings: the machine's
+    clocks.
     clock: seconds, any origin; wall: Unix seconds. threads=False: nothing runs by itself, `step` and the logs'
     `persist` and `send` are called instead.
     """
@@ -111,6 +132,9 @@ class Collector:
         billing: str = "by-usage",
         region: str | None = None,
         run: str | None = None,
+        in_force: Callable[[], Mapping[tuple[int, ...], Records]] | None = None,
+        clock_offset: Callable[[], int | None] = lambda: None,
+        readings: Callable[[], machine_clock.Readings] = machine_clock.read,
         threads: bool = True,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -128,6 +152,14 @@ class Collector:
         self._control = threading.RLock()  # start, stop, close: one at a time
         self._draining = threading.Lock()  # the ring has one reader; and the counts below
         self._accepted = self._unclaimed = self._lost_before = self._lost_base = self._lost_told = 0
+        self._in_force = in_force or dict
+        self._clock_offset, self._readings = clock_offset, readings
+        self._watch = ClockWatch(readings())
+        self._clock_changes = 0
+        self._notices: list[Event] = []
+        self._told: Mapping[tuple[int, ...], Records] = {}  # of what is in force
+        self._facts = 0  # rows about the log itself, so far
+        self._covered, self._beats = -1, 0  # at the last cover row: the next number; beats since
         self._windows = OldestWindow(core)
         self._oldest_us = 0  # a row that is drained from now on has a window that began then or later
         self._thread: threading.Thread | None = None
@@ -178,17 +210,23 @@ class Collector:
             if spool is not None:
                 spool = check_path("spool", spool)
             check_choice("on_failure", on_failure, ON_FAILURE)
+            self._claim(sink, name)
             log = self._make(sink, name, spool, delivery or DeliveryPolicy(), redact_destination, on_failure)
-            if self._logs:
-                log.begin(self._open_windows())
-            else:
+            is_first = not self._logs
+            is_new = not (self._core.next_number or self._core.journal_lost or self._core.journal_waiting)
+            if is_first:
                 self._close_windows()
+            else:
+                log.begin(self._open_windows())
+            made = self._core.now_ns
             with self._draining:
                 self._drain()
-                if not self._logs:
+                if is_first:
                     self._lost_base = self._lost_told = self._core.journal_lost
+                    is_new = is_new and not (self._core.next_number or self._core.journal_lost)
                 self._logs = (*self._logs, log)
                 self._core.is_read = True
+                self._begin_facts(made, (STARTED | ALONE if is_first else STARTED) | (EMPTY if is_new else 0))
             if self._has_threads:
                 log.start()
                 self._start_thread()
@@ -219,12 +257,13 @@ class Collector:
         self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy, redact: bool,
         on_failure: str,
     ) -> SessionLog:  # fmt: skip
+        made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
         oldest_ns = self._windows.look()
         try:
             return SessionLog(
                 sink, self._identity, name=name, spool=Path(spool) / name if spool is not None else None,
-                policy=policy, beat=self._beat(oldest_ns), check=self._check_sink, collect=self.step, redact_destination=redact,
-                on_failure=on_failure, clock=self._clock, wall=self._wall, chance=self._chance,
+                policy=policy, beat=self._beat(oldest_ns, made_ns, complete_ns), check=self._check_sink, collect=self.step,
+                redact_destination=redact, on_failure=on_failure, clock=self._clock, wall=self._wall, chance=self._chance,
             )  # fmt: skip
         except OSError as error:
             raise ConfigurationError(f"spool={show(spool)}: {error}; allowed is a folder to write in") from error
@@ -242,12 +281,12 @@ class Collector:
                 raise ConfigurationError(f"log={show(log)}: allowed is a session log of this gateway")
             return log.finish_stop()
 
-    def close(self, timeout: float = 10.0) -> int:
-        """Stop every log, all within `timeout` s; -> rows not delivered."""
+    def close(self, timeout: float = 10.0, *, ended: bool = False) -> int:
+        """Stop every log, all within `timeout` s; -> rows not delivered. ended: the gateway has no session any more."""
         for log in self._logs:
             log.check_caller()
         with self._control:
-            return self._stop(self._logs, timeout)
+            return self._stop(self._logs, timeout, CLOSED if ended else 0)
 
     def step(self) -> int:
         """Take what is in the ring and give it to the logs; -> rows taken. Nothing is taken while no log runs."""
@@ -258,19 +297,124 @@ class Collector:
 
     def beat(self) -> None:
         """A sign of life for each log: what has been written so far is there, and no older window is open."""
+        self._check_clock()
+        made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
         oldest_ns = self._windows.look()  # waits for the packets: no lock is held
         with self._draining:
             if self._logs:
                 self._drain()
-                beat = self._beat(oldest_ns)
+                self._tell_changes()
+                beat = self._beat(oldest_ns, made_ns, complete_ns)
+                self._beats += 1
+                if self._core.next_number != self._covered or self._beats >= _COVER_BEATS:
+                    self._tell_cover(beat.made, beat.swept)
+                    beat = replace(beat, facts=self._facts)
                 for log in self._logs:
                     log.note(beat)
 
-    def _beat(self, oldest_ns: int) -> Beat:
+    def _beat(self, oldest_ns: int, made_ns: int, complete_ns: int) -> Beat:
         """What is drained from now on began at `oldest_ns` or later."""
         self._oldest_us = self._core.label(oldest_ns)
         now_us = self._core.label(self._core.now_ns)
-        return Beat(self._oldest_us, now_us, round(self._wall() * 1e6), self._core.next_number)
+        made, swept = self._labels(made_ns, complete_ns)
+        return Beat(
+            self._oldest_us, now_us, round(self._wall() * 1e6), self._core.next_number, made=made, swept=swept,
+            facts=self._facts,
+        )  # fmt: skip
+
+    def _labels(self, made_ns: int, complete_ns: int) -> tuple[int, int]:
+        """Until when beginnings and ends are told. What begins in the same microsecond may come yet; ends are told by ms."""
+        return self._core.label(made_ns) - 1, self._core.label(min(complete_ns, made_ns)) - 1
+
+    # Rows about the log itself
+
+    def cover(self) -> Cover | None:
+        """Until when the rows that have been taken so far are complete; None: no log runs."""
+        made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
+        self._windows.look()
+        with self._draining:
+            if not self._logs:
+                return None
+            self._drain()
+            return Cover(self._core.next_number, self._facts, *self._labels(made_ns, complete_ns), 0)
+
+    def note_change(self) -> None:
+        """Entries or settings have changed just now."""
+        made_ns = self._core.now_ns
+        with self._draining:
+            if self._logs:
+                self._drain()
+                self._tell_changes()
+                self._tell_cover(*self._labels(made_ns, self._core.complete_ns))
+
+    def _check_clock(self) -> None:
+        """Rows from now on are labelled by the machine's clock, if that was set; a row, an event and a counter tell so."""
+        offset_ns = self._clock_offset()
+        if offset_ns is None:
+            return
+        change = self._watch.look(self._readings(), self._core.epoch_ns, offset_ns)
+        if change is None:
+            return
+        seconds = (change.epoch_ns - self._core.epoch_ns) / 1e9
+        self.set_epoch(change.epoch_ns, suspended=change.asleep)
+        self._clock_changes += 1
+        why = "machine-slept" if change.asleep else "clock-set"
+        self._notices.append(Event(self._core.now_ns / 1e9, why, None, None, 0, 0, 1))
+        _log.warning("the clock differs by %.3f s from the session log's (%s): its labels follow", seconds, why)
+
+    def take_notices(self) -> list[Event]:
+        """Events since the last call."""
+        notices, self._notices = self._notices, []
+        return notices
+
+    def set_epoch(self, epoch_ns: int, *, suspended: bool = False) -> None:
+        """Label what comes from now on by another clock; a row tells by how much it differs."""
+        with self._draining:
+            if self._logs:
+                self._drain()
+                self._tell_cover(*self._labels(self._core.now_ns, self._core.complete_ns))
+            now_ns = self._core.now_ns
+            before = self._core.label(now_ns)
+            self._core.set_epoch(epoch_ns)
+            after = self._core.label(now_ns)
+            if self._logs and before != after:
+                self._drain()  # rows that came meanwhile have either label
+                self._tell([facts.clock_row(before, after, facts.SUSPENDED if suspended else 0)])
+
+    def _begin_facts(self, made_ns: int, flags: int) -> None:
+        made, swept = self._labels(made_ns, self._core.complete_ns)
+        self._tell_cover(made, swept, flags)
+        self._told = {}
+        self._tell_changes()
+
+    def _tell_changes(self) -> None:
+        """Rows for what came into force, or is no more, since the last look."""
+        in_force = self._in_force()
+        if in_force is self._told:
+            return
+        now = self._core.label(self._core.now_ns)
+        gone = {key[1] for key in self._told.keys() - in_force.keys() if key[0] == 0}  # entries, with all they had
+        rows = [facts.removed_row(number) for number in sorted(gone)]
+        rows += [row for key, row in in_force.items() if key not in self._told or (key[0] == 0 and key[1] in gone)]
+        for row in rows:
+            row["start_time"] = row["end_time"] = now
+        self._told = in_force
+        self._tell(rows)
+
+    def _tell_cover(self, made: int, swept: int, flags: int = 0) -> None:
+        self._covered, self._beats = self._core.next_number, 0
+        now = self._core.label(self._core.now_ns)
+        self._tell([facts.cover_row(made, swept, now, flags, self._core.label(0))])
+
+    def _tell(self, rows: list[Records]) -> None:
+        """With `_draining` held."""
+        for row in rows:
+            row = row.copy()
+            row["number"], row["pkts_from_vpc"] = self._core.next_number, self._facts
+            row.flags.writeable = False
+            self._facts += 1
+            for log in self._logs:
+                log.accept_facts(row)
 
     def _relieve(self) -> None:
         self._attempt(self.step)
@@ -288,12 +432,13 @@ class Collector:
             yield from log.waiting_rows()
 
     def counters(self) -> dict[str, int]:
-        """Rows: produced = accepted + lost_ring, while a log ran; unclaimed: dropped by the start of the first log."""
+        """Rows: produced = accepted + lost_ring, while a log ran; unclaimed: dropped by the start of the first log.
+        clock_changes: how often the machine's clock was set meanwhile."""
         with self._draining:
             lost = self._lost_before + (self._core.journal_lost - self._lost_base if self._logs else 0)
             return {
                 "produced": self._accepted + lost, "accepted": self._accepted, "lost_ring": lost,
-                "unclaimed": self._unclaimed,
+                "unclaimed": self._unclaimed, "clock_changes": self._clock_changes,
             }  # fmt: skip
 
     def _drain(self) -> int:
@@ -334,13 +479,16 @@ class Collector:
             with self._draining:
                 self._drain()
 
-    def _stop(self, logs: tuple[SessionLog, ...], timeout: float) -> int:
+    def _stop(self, logs: tuple[SessionLog, ...], timeout: float, flags: int = 0) -> int:
         if not logs:
             return 0
         deadline = self._clock() + timeout
         self._close_windows()
+        made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
         with self._draining:
             self._drain()
+            made, swept = self._labels(made_ns, complete_ns)
+            self._tell_cover(made, made if flags & CLOSED else swept, STOPPED | flags)
             self._logs = tuple(log for log in self._logs if log not in logs)
             if not self._logs:
                 self._core.is_read = False
@@ -401,6 +549,13 @@ class Collector:
             raise ConfigurationError(f"sink.region={show(region)}: allowed is the gateway's own, {show(self._region)}")
         if any(log.sink is sink for log in self._logs):
             raise ConfigurationError(f"sink={show(sink)}: a session log has it already; allowed is a sink of its own")
+
+    def _claim(self, sink: Sink, name: str) -> None:
+        """A destination that only one log may have is taken, or the start refused; what cannot be reached is retried later."""
+        claim = getattr(sink, "claim", None)
+        if callable(claim):
+            with suppress(OSError):
+                claim(f"session log {name} of gateway {self._identity.instance}")
 
     def _check_name(self, name: str | None, delivery_type: str) -> str:
         used = {log.name for log in self._logs}

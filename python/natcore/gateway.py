@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 from types import TracebackType
@@ -224,6 +225,7 @@ class Gateway:
         self._drain()  # the rows of sessions that end have room beside a full ring, once over
         applied = self._table.apply(plan, self._settle(now))
         self._tell_planes()
+        self._note_change()
         return applied
 
     def _change(self, change: Change, now: float | None = None) -> Applied:
@@ -306,6 +308,12 @@ class Gateway:
             self._table.rebind(eip_bind_mode, self._settle(now))
             self._eip_bind_mode = eip_bind_mode
             self._tell_planes()
+            self._note_change()
+
+    def _note_change(self) -> None:
+        """What is in force has changed: the session logs tell."""
+        if self._collector is not None:
+            self._collector.note_change()
 
     def _tell_planes(self) -> None:
         """Which addresses are the gateway's has changed: planes keep the kernel off these."""
@@ -462,7 +470,8 @@ class Gateway:
 
     def events(self) -> list[Event]:
         """What happened since the last call that an administrator should know; each once, with a count."""
-        return [event_of(row) for row in self._core.take_events()]
+        more = [] if self._collector is None else self._collector.take_notices()
+        return [*(event_of(row) for row in self._core.take_events()), *more]
 
     def fileno(self) -> int:
         """A descriptor that is readable while events() has something to tell."""
@@ -492,10 +501,12 @@ class Gateway:
             if self._collector is None:
                 from . import forgotten
                 from .collector import Collector
+                from .in_force import clock_offset, in_force
 
                 self._collector = Collector(
-                    self._core, instance=self.instance, vpc_id=self.vpc_id, billing=self.billing, region=self.region
-                )
+                    self._core, instance=self.instance, vpc_id=self.vpc_id, billing=self.billing, region=self.region,
+                    in_force=in_force(weakref.ref(self)), clock_offset=clock_offset(weakref.ref(self)),
+                )  # fmt: skip
                 forgotten.watch(self, self._collector)
         return self._collector.start(
             sink, name=name, spool=spool, delivery=delivery, redact_destination=redact_destination,
@@ -535,7 +546,14 @@ class Gateway:
     def set_epoch(self, epoch: float) -> None:
         """Unix seconds at now = 0: what the log's times are labelled with from now on."""
         self._check_open()
-        self._core.set_epoch(exact_ns(check_number("epoch", epoch, -MAX_TIME, MAX_TIME, unit="seconds")))
+        self._set_epoch_ns(exact_ns(check_number("epoch", epoch, -MAX_TIME, MAX_TIME, unit="seconds")))
+
+    def _set_epoch_ns(self, epoch_ns: int) -> None:
+        """Session logs say so in a row."""
+        if self._collector is None:
+            self._core.set_epoch(epoch_ns)
+        else:
+            self._collector.set_epoch(epoch_ns)
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
@@ -557,7 +575,8 @@ class Gateway:
             for plane in list(self._planes):  # one that began meanwhile
                 plane.stop()
         if self._collector is not None and self._collector.active:
-            self._collector.close()  # drains the windows' rows as it closes them
+            self._end((-1, -1, -1, -1), None)
+            self._collector.close(ended=True)
         else:
             self._core.close_windows(self._core.now_ns, losing=True)
 

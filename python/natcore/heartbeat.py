@@ -16,6 +16,8 @@ class Beat:
 
     oldest: when the oldest window began whose row is not in the spool yet. now: the gateway's clock, as rows have it.
     wall: the machine's clock. next_number: of the next row. ended: the end mark, after which no row came.
+    made, swept: rows before next_number tell of all that began by `made`, and of all that ended by `swept`. facts: how many
+    rows about the log itself there are.
     """
 
     oldest: int
@@ -23,6 +25,9 @@ class Beat:
     wall: int
     next_number: int
     ended: bool = False
+    made: int = 0
+    swept: int = 0
+    facts: int = 0
 
     def end(self) -> Beat:
         return replace(self, ended=True)

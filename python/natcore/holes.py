@@ -45,9 +45,9 @@ class Hole:
             self._span.widen(span)
 
     def add_records(self, records: Records) -> None:
-        """RECORD (n,), n >= 1; a gap row among them stands for the rows that it tells of."""
+        """RECORD (n,), n >= 1; a gap row among them stands for the rows that it tells of, a row about the log for none."""
         is_gap = records["kind"] == GAP
-        self.add(int((~is_gap).sum()) + int(records["session"][is_gap].sum()), Span.of(records))
+        self.add(int((records["kind"] < GAP).sum()) + int(records["session"][is_gap].sum()), Span.of(records))
 
     def take(self) -> Records:
         """RECORD (1,); the hole is closed with it."""

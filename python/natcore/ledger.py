@@ -17,7 +17,8 @@ class Ledger:
 
     queued: in memory. spooled: on disk, synced. dead_letter: set aside in a file, refused by the destination.
     Counts beside the sums: withheld (rows of a kind that the sink does not take; not accepted), recovered (accepted
-    from what an earlier process left in the spool), gaps (accepted gap rows, that this log added to the gateway's),
+    from what an earlier process left in the spool), gaps (accepted gap rows, that this log added to the gateway's), facts
+    (accepted rows about the log itself: natcore.facts),
     raw_bytes_delivered and wire_bytes_delivered.
     """
 
@@ -28,7 +29,7 @@ class Ledger:
         self._gone = 0  # rows that do not wait any more
         self._lost: dict[Reason, int] = dict.fromkeys(_REASONS, 0)
         self._beside = dict.fromkeys(
-            ("withheld", "recovered", "gaps", "raw_bytes_delivered", "wire_bytes_delivered"), 0
+            ("withheld", "recovered", "gaps", "facts", "raw_bytes_delivered", "wire_bytes_delivered"), 0
         )
 
     def accept(self, rows: int, *, withheld: int = 0) -> None:
@@ -46,6 +47,12 @@ class Ledger:
     def add_gap(self, place: Place) -> None:
         """A gap row is one more row of this log."""
         self.drop_gaps(-1, place)
+
+    def add_facts(self, rows: int) -> None:
+        """Rows about the log itself, in memory."""
+        with self._lock:
+            self._rows["queued"] += rows
+            self._beside["facts"] += rows
 
     def drop_gaps(self, rows: int, place: Place) -> None:
         """Gap rows that have become part of another one."""

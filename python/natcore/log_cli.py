@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .query import Answer, Match
     from .store import Store
 
-EXIT_STATUS = {"exact": 0, "held-idle": 0, "ambiguous": 3, "gap": 4, "nobody": 5}
+EXIT_STATUS = {"exact": 0, "held-idle": 0, "static": 0, "ambiguous": 3, "gap": 4, "nobody": 5}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -45,7 +45,8 @@ def who(
 ) -> None:
     """Who had an outside address and port then.
 
-    The exit status is 0 for one subscriber, 3 for several, 4 where the log has a hole there, 5 for nobody. With the file
+    The exit status is 0 for one subscriber or an entry, 3 for several or an unsure one, 4 where the log
+    has a hole there, 5 for nobody. With the file
     of a gateway whose ports are "deterministic", and without --log, --spool and --at, the answer is computed (RFC 7422).
     """
     with failing(as_json):
@@ -61,22 +62,17 @@ def who(
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the rows are; more: further arguments of query.who."""
+    """Where the rows are."""
 
     log: Path | None
     spool: Path | None
-    more: dict[str, Any]
 
 
 def _places(log: Path | None, spool: Path | None, config: Path | None) -> Places:
-    more: dict[str, Any] = {}
     if config is not None:
-        from .config import Timeouts
         from .settings import load
 
         settings = load(config)
-        timeouts = settings.gateway.get("timeouts", Timeouts())
-        more["longest_idle"] = max(getattr(timeouts, name) for name in Timeouts.__dataclass_fields__)
         kept = [each for each in settings.logs if getattr(each.sink, "delivery_type", "") == "parquet"]
         if log is None and kept:
             log = Path(kept[0].arguments["folder"])
@@ -85,7 +81,7 @@ def _places(log: Path | None, spool: Path | None, config: Path | None) -> Places
     if log is None and spool is None:
         found = f"{config} has no [[log]] with sink = 'parquet'" if config else "no --log, --spool or --config"
         raise ConfigurationError(f"where the log is: {found}; allowed is one of them")
-    return Places(log, spool, more)
+    return Places(log, spool)
 
 
 def _compute(endpoint: str, protocol: str | None, config: Path, as_json: bool) -> int:
@@ -132,7 +128,7 @@ def _ask(
     return query.who(
         places.log, address, port, protocol=int(protocol) if protocol.isdigit() else protocol, at=_moment("--at", at),
         remote=None if target is None else target[0] if target[1] is None else (target[0], target[1]),
-        tolerance=tolerance, spool=places.spool, **places.more,
+        tolerance=tolerance, spool=places.spool,
     )  # fmt: skip
 
 

@@ -47,6 +47,7 @@ class Event:
     (count). limit: what was reached, the first time. These three concern nobody alone: subscriber and destination are None;
     the threshold of ports has an outside address and protocol (0: port blocks). A refusal without a subscriber stands for
     all those that found no place in the list of events (1,024) until it was read.
+    "clock-set", "machine-slept": the machine's clock is followed by the session log's labels; they concern nobody either.
     """
 
     time: float  # seconds of the gateway's clock

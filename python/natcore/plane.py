@@ -202,12 +202,12 @@ class Plane:
         groups = (self._ports[:-1], self._ports[-1:], self._ports)  # by Side, and all
         self._watcher = Watcher((*self.inside, self.outside), groups, self)
         now_ns = self._core.now_ns
-        offset_ns = now_ns - time.monotonic_ns()
+        self.offset_ns = offset_ns = now_ns - time.monotonic_ns()  # the gateway's clock less CLOCK_MONOTONIC
         self._loops = Loops(self._core, self._gateway.workers, len(self._ports), offset_ns, self._watcher.wish_fd)
         for descriptor in self._loops.wake_fds:
             self._poll.register(descriptor, select.EPOLLIN)
         self._watcher.start()
-        self._core.set_epoch(time.time_ns() - now_ns)
+        self._gateway._set_epoch_ns(time.time_ns() - now_ns)
         if self._threads:
             self._loops.start(self._cpus, self._failed)
 

@@ -8,29 +8,23 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from .conclude import Asked, Conclusion, Holding, Row, Run, Static, Status, conclude, holdings, is_alone
 from .config import Address
 from .errors import ConfigurationError
-from .evidence import Finding, Holding, Knowledge, holdings, judge
-from .footer import Footer
-from .gathering import Waiting, knowledge, live_rows, stored_rows, waiting, waiting_evidence
-from .question import EPOCH, LONGEST_IDLE, REDACTED, Question
-from .store import DamagedFile, Store, StoredFile
+from .gathering import Knowledge, Waiting, removed_gaps, stored_rows, waiting, waiting_evidence
+from .question import EPOCH, LONGEST_IDLE, LONGEST_WINDOW, Question
+from .store import DamagedFile, Store
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
 _log = logging.getLogger(__name__)
 __all__ = ["Answer", "Match", "Store", "who"]
-
-Status = Literal["exact", "held-idle", "ambiguous", "gap", "nobody"]
-_WINDOW = 600_000_000  # microseconds, where no row tells of a longer one
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +54,12 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """status: "exact": one subscriber had traffic then; "held-idle": one held the port without traffic then;
-    "ambiguous": several did; "gap": nobody is known, and the log has a hole there; "nobody": and it has none.
+    """status: "exact": one subscriber had traffic then; "held-idle": one held the port then, and no row tells of traffic;
+    "ambiguous": several did, or perhaps did; "static": an entry has it whose traffic has no rows; "gap": nobody is known,
+    and the log has a hole there; "nobody": and it has none. docs/truth.md says from what each follows.
 
     matches: the sessions. others: sessions of the port towards other remotes than the one asked for. gaps: where the
-    log does not know all about that time, whatever the status is: (start, end or None, why).
+    log does not know all about that time, whatever the status is: (start, end or None, why). entry: the entry in words.
     """
 
     status: Status
@@ -77,11 +72,13 @@ class Answer:
     matches: tuple[Match, ...] = ()
     others: tuple[Match, ...] = ()
     gaps: tuple[tuple[datetime, datetime | None, str], ...] = ()
+    entry: str | None = None
+    entry_host: IPv4Address | None = None
 
     @property
     def subscriber(self) -> IPv4Address | None:
         """The inside address, where it is one."""
-        return self.matches[0].pri_ip if self.status in ("exact", "held-idle") else None
+        return self.matches[0].pri_ip if self.status in ("exact", "held-idle") else self.entry_host
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: times in ISO 8601, addresses dotted."""
@@ -98,7 +95,7 @@ def who(
     at: datetime,
     remote: Address | tuple[Address, int] | None = None,
     tolerance: float = 2.0,
-    longest_idle: float = LONGEST_IDLE,
+    longest_idle: float | None = None,
     spool: str | os.PathLike[str] | None = None,
     gateway: Gateway | None = None,
 ) -> Answer:
@@ -106,106 +103,92 @@ def who(
 
     store: a folder of Parquet files, or a Store, which remembers what it read. address: either one of an EIP. port: for
     ICMP the identifier, for a protocol without ports 0. remote: an address, or (address, port), that it talked to.
-    longest_idle: the gateway's longest idle time-out, seconds: a session is sought so long before and after.
+    longest_idle: seconds that a session may have been idle, if longer than the time-outs that the log tells of.
     spool: the folder of logs whose rows still wait; gateway: the running one, which may still have rows in memory.
     Raises ConfigurationError: a time without a zone, a port out of range, no such folder.
     """
     question = Question(address, port, protocol, at, remote, tolerance, longest_idle)
     if store is None and spool is None and gateway is None:
         raise ConfigurationError("store=None: allowed is a folder, or else spool= or gateway=")
-    there = waiting(gateway, spool)
+    there = waiting(question, gateway, spool)
     opened = store if isinstance(store, Store) or store is None else Store(store)
     while True:
         try:
-            return _answer(question, opened, there, gateway)
+            if opened is None:
+                return _answer(question, None, there)
+            return opened.retried(lambda: _answer(question, opened, there))
         except DamagedFile as error:  # its rows are a hole now
             _log.error("%s", error)
 
 
-def _answer(question: Question, store: Store | None, there: Waiting, gateway: Gateway | None) -> Answer:
-    waits = [StoredFile("", Footer.of(batch)) for batch in there.batches]
-    longest = max([_WINDOW, *(file.footer.longest_window for file in waits)])
-    reach = question.idle + longest
-    stored = store.files(question.start - reach, question.end + reach) if store is not None else []
-    longest = max([longest, *(file.footer.longest_window for file in stored)])
-    files = sorted([*stored, *waits], key=attrgetter("order"))
-    of_address = {file.footer.instance for file in files if question.asks_of(file.footer.addresses)}
-    concerned = [file for file in files if not of_address or file.footer.instance in of_address]
-    known = knowledge(question, concerned, store, gateway, there.written, longest)
-    rows = [*waiting_evidence(question, there.batches), *live_rows(question, gateway)]
-    for start, end in _looks(question, known):
-        rows += stored_rows(question, store, stored, start, end)
-        held = holdings(rows)
-        finding = judge(filter(question.fits_remote, held), question.start, question.end, known)
-        if finding.traffic:
+def _answer(question: Question, store: Store | None, there: Waiting) -> Answer:
+    asked = question.asked(there.now)
+    reach = (question.longest_idle or round(LONGEST_IDLE * 1e6)) + round(LONGEST_WINDOW * 1e6)
+    while True:
+        stored = store.files(question.start - reach, question.end + reach) if store is not None else []
+        known = Knowledge(stored, there, removed_gaps(store), question.longest_idle)
+        idle, window = known.reach()
+        needed = idle + window + known.doubt
+        if needed <= reach or store is None:
             break
-    return _conclude(question, finding, [each for each in held if not question.fits_remote(each)], known)
+        reach = needed
+    runs = known.runs(question)
+    statics = known.statics(question, runs)
+    rows: list[Row] = [*waiting_evidence(question, there.batches), *there.live]
+    doubt = known.doubt
+    span = (asked.start - doubt, asked.end + window + doubt)
+    rows += stored_rows(question, store, stored, *span)
+    concluded = _settled(asked, runs, statics, [known.doubtful(row) for row in rows], span)
+    if concluded is None:
+        rows += stored_rows(question, store, stored, asked.start - idle - window - doubt, span[0] - 1)
+        since, until = asked.start - idle - window - doubt, span[1]
+        if not all(_looks_back(run, asked) for run in runs if run.holds):
+            rows += stored_rows(question, store, stored, until + 1, until + idle)
+            until += idle
+        concluded = conclude(asked, runs, statics, (known.doubtful(row) for row in rows), since, until)
+    return _told(question, asked, concluded)
 
 
-def _looks(question: Question, known: Knowledge) -> Iterator[tuple[int, int]]:
-    """When the rows ended that are looked at, one look after the other, until there is traffic.
-
-    Windows that cover the time ended soon after it. Who held the port without traffic was seen within the longest idle
-    time before; where the log does not know all of that time, he is sought in what came after.
-    """
-    earliest, soon = question.start - question.idle, question.end + known.window
-    yield question.start, soon
-    yield earliest, question.start - 1
-    if not known.is_whole(earliest, question.end):
-        yield soon + 1, soon + question.idle
-
-
-def _conclude(question: Question, finding: Finding, others: list[Holding], known: Knowledge) -> Answer:
-    since = min(
-        [question.start, *(each.seen for each in finding.unsure)]
-    )  # his end may be among the rows that are missing
-    gaps = [gap for gap in known.gaps if gap.overlaps(since, question.end)]
-    told: dict[str, Any] = {
-        "gaps": tuple((_time(gap.start), None if gap.end is None else _time(gap.end), gap.reason) for gap in gaps),
-        "others": tuple(_match(each, question) for each in others if each.begun <= question.end
-                        and (each.end is None or each.end >= question.start)),
-    }  # fmt: skip
-    certain = finding.traffic or finding.idle
-    if certain:
-        told["matches"] = tuple(_match(each, question) for each in certain)
-        subscribers = sorted({each.subscriber for each in certain})
-        if len(subscribers) > 1:
-            text = f"{len(subscribers)} subscribers had it within {question.tolerance:g} s: {_names(subscribers)}"
-            return _answered(question, "ambiguous", text, **told)
-        name = _names(subscribers)
-        if finding.traffic:
-            return _answered(question, "exact", f"{name} had it then", **told)
-        return _answered(question, "held-idle", f"{name} held it then, without traffic", **told)
-    told["matches"] = tuple(_match(each, question) for each in finding.unsure)
-    if gaps or finding.unsure:
-        text = "; ".join(dict.fromkeys(gap.reason for gap in gaps)) or "the session's end is not known"
-        perhaps = sorted({each.subscriber for each in finding.unsure})
-        text += f"; perhaps {_names(perhaps)}, who had it before" if perhaps else ""
-        return _answered(question, "gap", text, **told)
-    text = "no row has it then, and no row is missing"
-    if told["others"]:
-        names = sorted({str(match.pri_ip) for match in told["others"]})
-        text = f"no session with {question.remote} had it then; {', '.join(names)} had it towards others"
-    return _answered(question, "nobody", text, **told)
+def _settled(
+    asked: Asked, runs: list[Run], statics: list[Static], rows: list[Row], read: tuple[int, int]
+) -> Conclusion | None:
+    """The answer, where a row tells of traffic all the time that is asked for: nothing before or after can change it."""
+    by_run = {(run.instance, run.run): run for run in runs}
+    for held in holdings(rows):
+        if not held.window_at(asked.start, asked.end) or asked.fits(held) is not True:
+            continue
+        if is_alone(held, asked, by_run.get((held.row.instance, held.row.run)), read):
+            return conclude(asked, runs, statics, rows, *read)
+    return None
 
 
-def _answered(question: Question, status: Status, reason: str, **told: Any) -> Answer:
-    return Answer(
-        status, reason, question.address, question.port, question.protocol, question.at, question.tolerance, **told
+def _looks_back(run: Run, asked: Asked) -> bool:
+    """Whoever had a port has a row that ended before, or soon after."""
+    start, end = max(asked.start, run.begin), min(asked.end, run.end)
+    return start > end or any(
+        known.made >= end and (known.whole or start - run.idle - run.window >= known.start) for known in run.known
     )
 
 
-def _names(subscribers: Iterable[tuple[str, str, str]]) -> str:
-    return ", ".join(dict.fromkeys(address for _, _, address in subscribers))
+def _told(question: Question, asked: Asked, concluded: Conclusion) -> Answer:
+    static = concluded.static
+    return Answer(
+        concluded.status, concluded.reason, question.address, question.port, question.protocol, question.at,
+        question.tolerance, tuple(_match(each, asked) for each in concluded.matches),
+        tuple(_match(each, asked) for each in concluded.others),
+        tuple((_time(gap.start), None if gap.end is None else _time(gap.end), gap.reason) for gap in concluded.gaps),
+        None if static is None else static.text,
+        IPv4Address(static.subscriber[2]) if static and static.subscriber and concluded.status == "static" else None,
+    )  # fmt: skip
 
 
-def _match(each: Holding, question: Question) -> Match:
+def _match(each: Holding, asked: Asked) -> Match:
     row = each.row
-    window = each.window_at(question.start, question.end)
+    window = each.window_at(asked.start, asked.end)
     return Match(
         row.instance, row.vpc_id, row.protocol, IPv4Address(row.pri_ip), row.pri_port,
-        None if row.pub_ip == REDACTED else IPv4Address(row.pub_ip), row.pub_port, IPv4Address(row.nat_ip),
-        row.nat_port, IPv4Address(row.eip) if row.eip else None, _time(each.begun),
+        None if each.remote is None else IPv4Address(each.remote), each.remote_port, IPv4Address(row.nat_ip),
+        row.nat_port, IPv4Address(row.eip) if row.eip else None, _time(each.begun if each.created is None else each.created),
         None if each.end is None else _time(each.end), window and (_time(window[0]), _time(window[1])),
         row.run, row.session,
     )  # fmt: skip

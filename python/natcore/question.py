@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
+from .conclude import Asked
 from .config import Address, check_integer, check_number, parse_ipv4
 from .errors import ConfigurationError
-from .evidence import Holding
 from .redaction import show
 
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
 LONGEST_IDLE = 7440.0  # seconds: Timeouts().tcp_established, the longest of the defaults
+LONGEST_WINDOW = 600.0
 REDACTED = "0.0.0.0"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SLACK = 20_000_000  # microseconds: the sweep comes to each session within 8 s
 
 
 class Question:
@@ -28,7 +28,7 @@ class Question:
         at: datetime,
         remote: Address | tuple[Address, int] | None,
         tolerance: float,
-        longest_idle: float,
+        longest_idle: float | None,
     ) -> None:
         self.address = parse_ipv4(address, "address")
         check_integer("port", port, 0, 65_535)
@@ -38,23 +38,24 @@ class Question:
             raise ConfigurationError(f"at={show(at)}: allowed is a datetime with its time zone, such as {show(EPOCH)}")
         self.at = at
         check_number("tolerance", tolerance, 0, 86_400, unit="seconds")
-        check_number("longest_idle", longest_idle, 0, 1e6, unit="seconds")
+        if longest_idle is not None:
+            check_number("longest_idle", longest_idle, 0, 1e6, unit="seconds")
         self.tolerance = float(tolerance)
         moment = (at - EPOCH) // timedelta(microseconds=1)
         self.start = moment - round(tolerance * 1e6)
         self.end = moment + round(tolerance * 1e6)
-        self.idle = round(longest_idle * 1e6) + _SLACK
+        self.longest_idle = None if longest_idle is None else round(longest_idle * 1e6)
         address_asked, port_asked = remote if isinstance(remote, tuple) else (remote, None)
-        self.remote = None if address_asked is None else str(parse_ipv4(address_asked, "remote"))
+        self.remote_address = None if address_asked is None else parse_ipv4(address_asked, "remote")
+        self.remote = None if self.remote_address is None else str(self.remote_address)
         if port_asked is not None:
             check_integer("remote port", port_asked, 0, 65_535)
         self.remote_port = port_asked
 
-    def fits_remote(self, held: Holding) -> bool:
-        row = held.row
-        if self.remote is None or row.pub_ip == REDACTED:
-            return True
-        return row.pub_ip == self.remote and self.remote_port in (None, row.pub_port)
+    def asked(self, now: int | None = None) -> Asked:
+        """now: of a running gateway: what comes after is not asked for."""
+        end = self.end if now is None or now < self.start else min(self.end, now)
+        return Asked(self.start, end, self.remote, self.remote_port)
 
     def asks_of(self, addresses: Iterable[tuple[str, str | None]] | None) -> bool:
         """One of the (nat_ip, eip) pairs has the address; None: they are not told."""

@@ -40,6 +40,7 @@ RECORD = np.dtype(
     align=True,
 )
 WINDOW, CREATE, END, GAP = 0, 1, 2, 3  # kind
+COVER, ENTRY, SETTING, CLOCK = 4, 5, 6, 7  # kinds of rows about the log itself (natcore.facts)
 OPENED_OUTSIDE = 1  # flags
 GAP_DIED, GAP_RING, GAP_LOST = 1, 2, 3  # flags of a gap row: why rows are missing
 
@@ -79,10 +80,11 @@ def gap_row(start_us: int, end_us: int, number: int, rows: int, reason: int) -> 
 
 def redacted(records: NDArray[np.void]) -> NDArray[np.void]:
     """RECORD (n,) without destinations (RFC 6888 REQ-12): pub_ip and pub_port are 0. A copy, where there were any."""
-    if not (records["pub_ip"].any() or records["pub_port"].any()):
+    told = (records["kind"] < GAP) & ((records["pub_ip"] != 0) | (records["pub_port"] != 0))
+    if not told.any():
         return records
     records = copied(records)
-    records["pub_ip"] = records["pub_port"] = 0
+    records["pub_ip"][told] = records["pub_port"][told] = 0
     return records
 
 

@@ -97,6 +97,11 @@ class Sender:
         self._hurried = hurried
 
     @property
+    def takes_facts(self) -> bool:
+        """Rows about the log itself."""
+        return bool(attribute(self.sink, "facts"))
+
+    @property
     def takes_all(self) -> bool:
         """Rows of every kind: a number that is missing there is a row that is missing."""
         return self._takes_events and self._takes_gaps
@@ -105,14 +110,14 @@ class Sender:
         """Of RECORD (n,) the rows that the sink takes, with what they may say."""
         if self._redact:
             records = redacted(records)
-        if self.takes_all:
+        if self.takes_all and self.takes_facts:
             return records
         kinds = records["kind"]
-        wanted = kinds == WINDOW
-        if self._takes_events:
-            wanted = kinds != GAP
-        elif self._takes_gaps:
+        wanted = kinds < GAP if self._takes_events else kinds == WINDOW
+        if self._takes_gaps:
             wanted |= kinds == GAP
+        if self.takes_facts:
+            wanted |= kinds > GAP
         return chosen(records, wanted)
 
     def step(self) -> float | None:

@@ -228,6 +228,13 @@ class SessionLog:
         self._ledger.add_gap("queued")
         self._buffer.append(row)
 
+    def accept_facts(self, rows: Records) -> None:
+        """RECORD (n,) about the log itself, for a sink that keeps them."""
+        if self._sender.takes_facts:
+            self._ledger.add_facts(len(rows))
+            self._buffer.append(rows)
+            (self._wake_sender if self._spool is None else self._wake_writer).set()
+
     def accept(self, records: Records) -> None:
         """RECORD (n,), n >= 1, never written again: the gateway's next rows."""
         wanted = self._sender.select(records)

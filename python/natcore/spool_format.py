@@ -6,9 +6,9 @@ frame     header (32 bytes): magic "NFRM", u32 crc32 of the rest of the header, 
           payload, u8 type, 3 bytes zero, u32 rows, u64 number of the first row; then the payload, RECORD rows.
 mark      two slots of 32 bytes, written in turn: u64 sequence, u32 segment, u32 rows of the frame delivered, u64
           offset of the frame, u32 zero, u32 crc32. The valid one with the higher sequence holds.
-run       header: as a segment's, magic "NATCRUN1": whose run it is; then two slots of 48 bytes, written in turn:
-          u64 sequence, i64 oldest, i64 now, i64 wall (microseconds since 1970: heartbeat.Beat), u64 next number,
-          u32 1 when the run has ended, u32 crc32. The valid one with the higher sequence holds.
+run       header: as a segment's, magic "NATCRUN2": whose run it is; then two slots of 72 bytes, written in turn:
+          u64 sequence, i64 oldest, i64 now, i64 wall, i64 made, i64 swept (microseconds since 1970: heartbeat.Beat),
+          u64 next number, u64 facts, u32 1 when the run has ended, u32 crc32. The valid one with the higher sequence holds.
 All little-endian. The magic's last digit is the format's version.
 """
 
@@ -27,7 +27,7 @@ from .records import RECORD, copied
 from .sinks.base import Records
 
 SEGMENT_MAGIC = b"NATCSPL1"
-RUN_MAGIC = b"NATCRUN1"
+RUN_MAGIC = b"NATCRUN2"
 FRAME_MAGIC = b"NFRM"
 ROWS = 1  # the only type so far; a reader passes over others
 _SEGMENT_START = struct.Struct("<8sII")
@@ -35,8 +35,8 @@ _FRAME_REST = struct.Struct("<IIB3xIQ")
 FRAME_HEADER_BYTES = 32
 _MARK = struct.Struct("<QIIQI")
 MARK_BYTES = 32
-_BEAT = struct.Struct("<QqqqQI")
-BEAT_BYTES = 48
+_BEAT = struct.Struct("<QqqqqqQQI")
+BEAT_BYTES = 72
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,9 @@ def decode_marks(data: bytes) -> Mark | None:
 
 
 def encode_beat(sequence: int, beat: Beat) -> bytes:
-    body = _BEAT.pack(sequence, beat.oldest, beat.now, beat.wall, beat.next_number, beat.ended)
+    body = _BEAT.pack(
+        sequence, beat.oldest, beat.now, beat.wall, beat.made, beat.swept, beat.next_number, beat.facts, beat.ended
+    )
     return body + struct.pack("<I", zlib.crc32(body))
 
 
@@ -152,6 +154,6 @@ def decode_beats(data: bytes) -> tuple[int, Beat] | None:
     for start in range(0, 2 * BEAT_BYTES, BEAT_BYTES):
         slot = data[start : start + BEAT_BYTES]
         if len(slot) == BEAT_BYTES and struct.unpack("<I", slot[-4:])[0] == zlib.crc32(slot[:-4]):
-            sequence, oldest, now, wall, number, ended = _BEAT.unpack(slot[:-4])
-            found.append((sequence, Beat(oldest, now, wall, number, bool(ended))))
+            sequence, oldest, now, wall, made, swept, number, facts, ended = _BEAT.unpack(slot[:-4])
+            found.append((sequence, Beat(oldest, now, wall, number, bool(ended), made, swept, facts)))
     return max(found, key=lambda each: each[0], default=None)

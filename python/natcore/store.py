@@ -5,27 +5,31 @@ Footers are read once and kept; a file that is written again or removed is notic
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from time import gmtime, strftime
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import numpy as np
 
-from .errors import ConfigurationError, Error
-from .footer import Footer, missing_between
+from .errors import ConfigurationError, Error, UntrustedFileError
+from .footer import Footer
 from .redaction import show
-from .sinks._parquet_folder import Removal, read_footer, read_removals
+from .sinks._parquet_folder import SEAL, Removal, read_footer, read_removals, read_seal, sha256_of
 
 DAY = 86_400_000_000  # microseconds
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-\d+(-\d+)?\.parquet")
-_TRIES = 3  # at a question whose files retention removes meanwhile
+_TRIES = 10  # at a question whose files move meanwhile
+
+_log = logging.getLogger(__name__)
+Value = TypeVar("Value")
 
 Stamp = tuple[int, int, int]  # what changes when a file is written again: inode, bytes, nanoseconds
 
@@ -46,16 +50,8 @@ class StoredFile:
         return *self.run, self.footer.first_number
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """What the log does not know. Microseconds since 1970; end None: until now. reason: why, in words."""
-
-    start: int
-    end: int | None
-    reason: str
-
-    def overlaps(self, start: int, end: int) -> bool:
-        return self.start <= end and (self.end is None or self.end >= start)
+class FilesMoved(Error):
+    """Files are not where they were: they were put together, or retention removed them. Look again."""
 
 
 class DamagedFile(Error):
@@ -75,6 +71,7 @@ class Store:
             raise ConfigurationError(f"store={show(str(folder))}: allowed is a folder of a ParquetSink's files")
         self._lock = threading.Lock()
         self._footers: dict[str, tuple[Stamp, Footer | None]] = {}
+        self._hashes: dict[str, tuple[Stamp, str]] = {}
         self._database = duckdb.connect()
         self._database.execute("SET GLOBAL TimeZone = 'UTC'; SET GLOBAL parquet_metadata_cache = true")
 
@@ -115,22 +112,25 @@ class Store:
         return {} if found is None else found.fetchnumpy()
 
     def _execute(self, statement: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection | None:
-        """None: no file is there."""
-        values = dict(values)
-        for attempt in range(_TRIES):
-            if not values["files"]:
-                return None
+        """None: no file is there. Raises FilesMoved, DamagedFile."""
+        if not values["files"]:
+            return None
+        try:
+            return self._database.cursor().execute(statement, dict(values))
+        except duckdb.Error as error:
+            if not all(Path(path).exists() for path in values["files"]):
+                raise FilesMoved(f"{self.folder}: files were put together or removed meanwhile; ask again") from error
+            self._leave_out_damaged(values["files"], error)
+            raise Error(f"{self.folder}: {error}") from error
+
+    def retried(self, read: Callable[[], Value]) -> Value:
+        """What `read` gives, which is done again where files have moved meanwhile."""
+        for _ in range(_TRIES - 1):
             try:
-                return self._database.cursor().execute(statement, values)
-            except duckdb.IOException:
-                left = [path for path in values["files"] if Path(path).exists()]
-                if attempt == _TRIES - 1 or left == values["files"]:
-                    raise
-                values["files"] = left
-            except duckdb.Error as error:
-                self._leave_out_damaged(values["files"], error)
-                raise
-        return None
+                return read()
+            except FilesMoved:
+                continue
+        return read()
 
     def _leave_out_damaged(self, paths: Iterable[str], error: duckdb.Error) -> None:
         """Find the files whose rows cannot be read; DamagedFile names them."""
@@ -152,21 +152,73 @@ class Store:
         return True
 
     def _files(self, start: int | None, end: int | None) -> Iterator[StoredFile]:
+        sealed = self._seals()
         names = _scan(self.folder)
         for gone in self._footers.keys() - names.keys():
             del self._footers[gone]
-        found = []
-        for path in _near(names, start, end):
-            known = self._footers.get(path)
-            if known is None or known[0] != names[path]:
-                try:
-                    known = (names[path], read_footer(Path(path)))
-                except FileNotFoundError:
-                    continue
-                self._footers[path] = known
-            if known[1] is not None:
-                found.append(StoredFile(path, known[1]))
+            self._hashes.pop(gone, None)
+        near, witnesses = _near(names, start, end)
+        footers = {
+            path: footer for path in (*near, *witnesses) if (footer := self._footer(path, names[path])) is not None
+        }
+        expected = dict(sealed)
+        for path, footer in footers.items():
+            if footer.previous:
+                expected[_beside(path, footer.previous)] = footer.previous_sha256
+            for name, sha256 in footer.earlier:
+                expected.setdefault(_beside(path, name), sha256)
+        merged = {_beside(path, name) for path, footer in footers.items() for name, _ in footer.replaces}
+        found = [
+            StoredFile(path, footers[path]) for path in near
+            if path in footers and path not in merged and self._is_as_written(path, names[path], expected)
+        ]  # fmt: skip
         yield from sorted(found, key=attrgetter("order"))
+
+    def _footer(self, path: str, stamp: Stamp) -> Footer | None:
+        known = self._footers.get(path)
+        if known is None or known[0] != stamp:
+            try:
+                known = (stamp, read_footer(Path(path)))
+            except OSError:  # it is gone, or cannot be read: a hole
+                return None
+            self._footers[path] = known
+        return known[1]
+
+    def _seals(self) -> dict[str, str]:
+        """The SHA-256 of the newest file of each folder."""
+        found = {}
+        for root, _, files in os.walk(self.folder):
+            if SEAL in files:
+                seal = read_seal(Path(root))
+                if seal is not None:
+                    found[f"{root}/{seal.file}"] = seal.sha256
+        return found
+
+    def _is_as_written(self, path: str, stamp: Stamp, expected: Mapping[str, str]) -> bool:
+        """The file has the SHA-256 that the next one, or the seal of the newest, names: looked at once."""
+        wanted = expected.get(path)
+        if wanted is None:  # the newest, and newer than the seal was
+            seal = read_seal(Path(path).parent)
+            wanted = seal.sha256 if seal is not None and seal.file == Path(path).name else None
+        if wanted is None:
+            return False
+        known = self._hashes.get(path)
+        if known is None or known[0] != stamp:
+            try:
+                known = self._hashes[path] = (stamp, sha256_of(Path(path)))
+            except (OSError, UntrustedFileError):
+                return False
+        if known[1] == wanted:
+            return True
+        if self._footers[path][1] is not None:
+            _log.error("%s: it is not as it was written; natcore log verify tells more", path)
+            self._footers[path] = (stamp, None)
+        return False
+
+
+def _beside(path: str, name: str) -> str:
+    """The path of another file in a file's folder."""
+    return f"{path.rpartition('/')[0]}/{name}"
 
 
 def _scan(folder: Path) -> dict[str, Stamp]:
@@ -187,19 +239,22 @@ def _scan(folder: Path) -> dict[str, Stamp]:
     return found
 
 
-def _near(names: Mapping[str, Stamp], start: int | None, end: int | None) -> Iterator[str]:
-    """The names that may matter from `start` to `end`.
+def _near(names: Mapping[str, Stamp], start: int | None, end: int | None) -> tuple[list[str], list[str]]:
+    """The names that may matter from `start` to `end`; and those behind them, which tell whether they are as written.
 
     A name tells when the first of the file's rows ended; rows come in the order of their ends but for seconds (in
     memory, where nothing sweeps, but for more: a day of slack), so that a file ends where the next of its run begins.
     """
     earliest, latest = _label(start, -DAY), _label(end, DAY)
     series: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    folders: dict[str, list[str]] = {}
+    near = []
     for path in names:
         folder, name = os.path.split(path)
+        folders.setdefault(folder, []).append(path)
         match = _NAME.fullmatch(name)
         if match is None:
-            yield path
+            near.append(path)
         else:
             series.setdefault((folder, match["run"]), []).append((name, path))
     for files in series.values():
@@ -208,7 +263,15 @@ def _near(names: Mapping[str, Stamp], start: int | None, end: int | None) -> Ite
             is_late = latest is not None and position > 0 and files[position - 1][0] > latest
             is_early = earliest is not None and position + 2 < len(files) and files[position + 2][0] < earliest
             if not (is_late or is_early) or position in (0, len(files) - 1):
-                yield path
+                near.append(path)
+    chosen = set(near)
+    witnesses = []
+    for paths in folders.values():
+        paths.sort()
+        for at, path in enumerate(paths):
+            if path not in chosen and not chosen.isdisjoint(paths[max(0, at - 2) : at]):
+                witnesses.append(path)
+    return near, witnesses
 
 
 def _label(microseconds: int | None, slack: int) -> str | None:
@@ -216,19 +279,3 @@ def _label(microseconds: int | None, slack: int) -> str | None:
     if microseconds is None:
         return None
     return strftime("%Y%m%dT%H%M%SZ", gmtime(max(0, microseconds + slack) / 1e6))
-
-
-def missing_numbers(files: Iterable[StoredFile], longest_window: int) -> Iterator[Gap]:
-    """Where numbers are missing within and between files (in their order); what the lost rows may have told of."""
-    before: StoredFile | None = None
-    for file in files:
-        holes = list(file.footer.missing)
-        if before is not None and before.run == file.run:
-            between = missing_between(before.footer, file.footer)
-            holes += [between] if between else []
-            if file.footer.last_number < before.footer.last_number:
-                continue  # rows that came twice
-        for hole in holes:
-            text = f"rows {hole.first} to {hole.last} of run {file.footer.run} are missing"
-            yield Gap(hole.start - longest_window, hole.end, text)
-        before = file

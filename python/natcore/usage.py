@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from ipaddress import IPv4Address
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from .durable import replaced
 from .errors import ConfigurationError
 from .question import LONGEST_IDLE
 from .redaction import show
-from .store import Store, StoredFile
+from .store import DamagedFile, Store, StoredFile
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ISO = "TIMESTAMPFORMAT '%Y-%m-%dT%H:%M:%S.%fZ'"
@@ -31,6 +32,7 @@ FORMATS = {
 }
 _MOST_STEPS = 100_000
 _LONGEST_WINDOW = 14_400_000_000  # microseconds, of a gateway
+_KINDS = "kind IN ('window', 'create', 'end', 'gap')"  # not those about the log itself
 _IN_RANGE = "end_time >= make_timestamptz($from) AND end_time < make_timestamptz($until)"
 
 Default = TypeVar("Default", int, None)
@@ -77,6 +79,19 @@ class PortUsage:
         return [self.start + n * self.step for n in range(len(self.peaks))]
 
 
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+def _retried(read: Call) -> Call:
+    """Done again where files have moved meanwhile."""
+
+    @wraps(read)
+    def again(store: Store, *args: Any, **more: Any) -> Any:
+        return store.retried(lambda: read(store, *args, **more))
+
+    return cast(Call, again)
+
+
 def range_of(start: datetime | None, end: datetime | None) -> Range:
     """None: without a bound. Raises ConfigurationError: a time without a zone, an end that is not after the start."""
     chosen = Range(_micros("start", start, 0), _micros("end", end, 1 << 61))
@@ -85,6 +100,7 @@ def range_of(start: datetime | None, end: datetime | None) -> Range:
     return chosen
 
 
+@_retried
 def top(
     store: Store, *, by: By = "bytes", start: datetime | None = None, end: datetime | None = None, limit: int = 10
 ) -> list[Talker]:
@@ -110,12 +126,13 @@ def top(
 _HELD = """
     SELECT session::BIGINT AS session, kind = 'end' AS is_end, epoch_us(start_time) AS began, epoch_us(end_time) AS ended,
            list_position($addresses, nat_ip)::BIGINT * 16777216 + protocol::BIGINT * 65536 + nat_port AS key
-    FROM read_parquet($files) WHERE kind <> 'gap' AND list_contains($addresses, nat_ip)
+    FROM read_parquet($files) WHERE kind IN ('window', 'create', 'end') AND list_contains($addresses, nat_ip)
 """
 _FILES_AT_ONCE = 16  # about two million rows
 _TIME_BITS = 47  # with a port's 16 bits they fit into a number; microseconds of four years, of more years coarser
 
 
+@_retried
 def port_usage(
     store: Store,
     *,
@@ -132,7 +149,7 @@ def port_usage(
     check_number("step", step, 1, 86_400 * 366, unit="seconds")
     width = round(step * 1e6)
     before = round(longest_idle * 1e6) + _LONGEST_WINDOW  # a session that is alive at the start has a row since then
-    files = store.files(None if start is None else _micros("start", start, 0) - before, _micros("end", end, None))
+    files = _whole(store, None if start is None else _micros("start", start, 0) - before, _micros("end", end, None))
     bounds = [time for file in files for time in (file.footer.first_time, file.footer.last_time)]
     first, last = (min(bounds), max(bounds)) if bounds else (0, 0)
     chosen = Range(_micros("start", start, first) // width * width, _micros("end", end, last + 1))
@@ -237,12 +254,14 @@ _HARMLESS = "* REPLACE ({})".format(
 )
 
 
+@_retried
 def export(
     store: Store, target: str | os.PathLike[str], *, start: datetime | None = None, end: datetime | None = None
 ) -> int:
     """Write the rows that ended from start until end into a file, .csv, .jsonl or .parquet; -> how many.
 
-    In the order of their runs and numbers, all kinds of rows. The file is private (0600), and whole or not there.
+    In the order of their runs and numbers, all kinds of rows but those about the log itself. The file is
+    private (0600), and whole or not there.
     """
     path = Path(target)
     form = FORMATS.get(path.suffix)
@@ -250,7 +269,7 @@ def export(
         raise ConfigurationError(f"target={show(str(target))}: allowed are files that end in {', '.join(FORMATS)}")
     chosen = range_of(start, end)
     columns = _HARMLESS if path.suffix == ".csv" else "*"
-    rows = f"SELECT {columns} FROM read_parquet($files) WHERE {_IN_RANGE} ORDER BY run, number"
+    rows = f"SELECT {columns} FROM read_parquet($files) WHERE {_KINDS} AND {_IN_RANGE} ORDER BY run, number"
     with replaced(path, private=False) as file:  # written by its descriptor: its name may be in somebody else's folder
         target = f"/proc/self/fd/{file.fileno()}"
         found = _select(store, chosen, f"COPY ({rows}) TO '{target}' ({form}, USE_TMP_FILE false)")
@@ -259,9 +278,17 @@ def export(
     return int(found[0][0])
 
 
+def _whole(store: Store, start: int | None, end: int | None) -> list[StoredFile]:
+    """The files that may have rows of the range. Raises DamagedFile: a figure would leave one out."""
+    files = store.files(start, end)
+    if store.damaged:
+        raise DamagedFile(f"{', '.join(store.damaged)}: damaged; natcore log verify tells more")
+    return files
+
+
 def _select(store: Store, chosen: Range, statement: str, **values: Any) -> list[Any]:
     """Over the files that may have rows which ended in the range."""
-    files = store.files(chosen.start, chosen.end)
+    files = _whole(store, chosen.start, chosen.end)
     near = [
         file.path for file in files if file.footer.first_time < chosen.end and file.footer.last_time >= chosen.start
     ]

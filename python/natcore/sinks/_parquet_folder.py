@@ -6,12 +6,16 @@ a chain that begins with a file whose predecessor is told there is whole, and so
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
+import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -24,14 +28,20 @@ from ..durable import (
     read_regular,
     remove,
     remove_drafts,
+    replaced,
     sync_folder,
     write_all,
 )  # fmt: skip
-from ..errors import UntrustedFileError
+from ..errors import ConfigurationError, UntrustedFileError
+from ..facts import NOTHING_TOLD, InForce
 from ..footer import Footer, decode
+from ..redaction import show, show_text
+from ._parquet_table import write_table
 
 _log = logging.getLogger("natcore.sinks")
 REMOVED = "removed.jsonl"
+SEAL = "newest.json"
+OWNER = "owner"
 _DAY_SECONDS = 86_400
 
 
@@ -50,13 +60,17 @@ class Removal:
     size_bytes: int
     removed_at: float
     reason: str
+    before: str = ""  # SHA-256 of the line before, so that none is put in
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class Kept:
+    """A file of the folder. sha256: empty where it has not been needed yet."""
+
     path: Path
     footer: Footer
     size_bytes: int
+    sha256: str = ""
 
 
 def sha256_of(path: Path) -> str:
@@ -80,6 +94,11 @@ def read_footer(path: Path) -> Footer | None:
 
 def read_removals(folder: Path) -> list[Removal]:
     """What retention removed, in its order; a line that a crash left unfinished is no removal."""
+    return [removal for removal, _ in removal_lines(folder)]
+
+
+def removal_lines(folder: Path) -> list[tuple[Removal, str]]:
+    """The removals, each with the SHA-256 of its line."""
     try:
         lines = read_regular(folder / REMOVED).split(b"\n")
     except FileNotFoundError:
@@ -89,8 +108,46 @@ def read_removals(folder: Path) -> list[Removal]:
         with suppress(msgspec.DecodeError):
             removal = msgspec.json.decode(line, type=Removal)
             if Path(removal.file).name == removal.file and removal.file.endswith(".parquet"):  # a name in this folder
-                removals.append(removal)
+                removals.append((removal, hashlib.sha256(line).hexdigest()))
     return removals
+
+
+class Seal(msgspec.Struct, frozen=True):
+    """The newest file of a folder, and the last line of removed.jsonl ("": none), as they were written."""
+
+    file: str
+    sha256: str
+    removals: str
+
+
+def read_seal(folder: Path) -> Seal | None:
+    """None: there is none, or a crash tore it."""
+    try:
+        return msgspec.json.decode(read_regular(folder / SEAL), type=Seal)
+    except (FileNotFoundError, msgspec.DecodeError, UntrustedFileError):
+        return None
+
+
+class Lock:
+    """A folder is one log's: held until it is released, or the process ends. Raises ConfigurationError, OSError."""
+
+    def __init__(self, folder: Path, owner: str) -> None:
+        make_private(folder)
+        descriptor = open_private(folder / OWNER, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{owner}, process {os.getpid()}\n".encode(), 0)
+        except BlockingIOError:
+            who = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another log"
+            os.close(descriptor)
+            raise ConfigurationError(
+                f"folder={show(str(folder))}: {show_text(who)} writes into it; allowed is a folder of the log's own"
+            ) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self.release = weakref.finalize(self, os.close, descriptor)
 
 
 class Folder:
@@ -105,27 +162,98 @@ class Folder:
         self._keep_bytes = keep_bytes
         make_private(path)
         remove_drafts(path)
-        for removal in read_removals(path):  # told, and then the process died
+        told = removal_lines(path)
+        for removal, _ in told:  # told, and then the process died
             remove(path / removal.file)
+        self.removals = told[-1][1] if told else ""
         found = ((each, read_footer(each), each.lstat()) for each in path.glob("*.parquet"))
-        ours = [(stat.st_mtime_ns, _Kept(each, footer, stat.st_size)) for each, footer, stat in found if footer]
+        ours = [(stat.st_mtime_ns, Kept(each, footer, stat.st_size)) for each, footer, stat in found if footer]
+        replaced_ones = {name for _, kept in ours for name, _ in kept.footer.replaces}
+        for _, kept in ours:
+            if kept.path.name in replaced_ones:  # they were put together, and then the process died
+                remove(kept.path)
+        ours = [each for each in ours if each[1].path.name not in replaced_ones]
         named = {kept.footer.previous for _, kept in ours}
-        # The tip, which no other file names, is the last: the newest one, where several gateways write here.
+        # The tip, which no other file names, is the last.
         ours.sort(key=lambda item: (item[1].path.name not in named, item[0], item[1].path.name))
         self._files = [kept for _, kept in ours]
         self._held: dict[str, int] = {}
+        self._facts: dict[tuple[str, str], InForce] = {}
         for kept in self._files:
             self._held[kept.footer.run] = max(kept.footer.last_number, self._held.get(kept.footer.run, -1))
+            self._note_facts(kept.footer)
+        seal = read_seal(path)
+        last = self._files[-1] if self._files else None
+        # The newest by its seal is what the next file continues, though it was changed or removed meanwhile.
+        self._tip = ("", "") if seal is None else (seal.file, seal.sha256)
+        if last is not None and (
+            seal is None or last.footer.previous == seal.file
+        ):  # the process died before it sealed
+            self._tip = last.path.name, sha256_of(last.path)
+            self._seal()
+        elif seal is not None and told and told[-1][0].before == seal.removals:  # likewise, after it removed a file
+            self._seal()
+
+    def __contains__(self, kept: Kept) -> bool:
+        return kept in self._files
 
     def last_number(self, run: str) -> int:
         """The highest number of the run that was here when the folder was opened, -1: none."""
         return self._held.get(run, -1)
 
+    def facts_of(self, instance: str, run: str) -> InForce:
+        """What the run's files have told; for its next one."""
+        return self._facts.get((instance, run), NOTHING_TOLD)
+
+    def _note_facts(self, footer: Footer) -> None:
+        key = footer.instance, footer.run
+        if footer.facts.sequence >= self._facts.get(key, NOTHING_TOLD).sequence:
+            self._facts[key] = footer.facts.carried()
+
     def previous(self) -> tuple[str, str]:
         """The name and SHA-256 of the file that the next one continues; empty: it is the first."""
-        if not self._files:
-            return "", ""
-        return self._files[-1].path.name, sha256_of(self._files[-1].path)
+        return self._tip
+
+    def earlier(self) -> tuple[tuple[str, str], ...]:
+        """Name and SHA-256 of the files before that one: a file that is lost takes no other's witness with it."""
+        return tuple((kept.path.name, kept.sha256) for kept in self._files[-3:-1] if kept.sha256)
+
+    def write(self, stem: str, table: Any, footer: Footer) -> Kept:
+        """A new file, durable; from now on the last."""
+        kept = self._write(stem, table, footer)
+        self._files.append(kept)
+        self._tip = kept.path.name, kept.sha256
+        self._seal()
+        return kept
+
+    def merge(self, stem: str, table: Any, footer: Footer, parts: Sequence[Kept]) -> int:
+        """A file in the place of the last ones; -> its size in bytes."""
+        kept = self._write(stem, table, footer)
+        self._files = [*(each for each in self._files if each not in parts), kept]
+        self._tip = kept.path.name, kept.sha256
+        self._seal()
+        for part in parts:
+            remove(part.path)
+        return kept.size_bytes
+
+    def _write(self, stem: str, table: Any, footer: Footer) -> Kept:
+        path = self.free_path(stem)
+        with replaced(path) as file:
+            write_table(table, file, footer.encode())
+            size_bytes = file.tell()
+            file.flush()
+            file.seek(0)
+            sha256 = hashlib.sha256(file.read()).hexdigest()
+        self._note_facts(footer)
+        return Kept(path, footer, size_bytes, sha256)
+
+    def _seal(self) -> None:
+        name, sha256 = self._tip
+        try:
+            with replaced(self.path / SEAL) as file:
+                file.write(msgspec.json.encode(Seal(name, sha256, self.removals)))
+        except OSError as error:  # the file itself is durable, and the next one names it
+            _log.error("%s: %s; until the next file readers do not trust the newest", self.path / SEAL, error)
 
     def free_path(self, stem: str) -> Path:
         """The stem as a file that is not there yet."""
@@ -136,14 +264,10 @@ class Folder:
             copies += 1
         return path
 
-    def add(self, path: Path, footer: Footer, size_bytes: int) -> None:
-        """The file is complete and will not change any more."""
-        self._files.append(_Kept(path, footer, size_bytes))
-
-    def retain(self, now: float, current_bytes: int) -> list[Removal]:
+    def retain(self, now: float) -> list[Removal]:
         """Remove what is older, or more, than is to be kept; -> what was removed. now: Unix seconds."""
         removed = []
-        total = current_bytes + sum(kept.size_bytes for kept in self._files)
+        total = sum(kept.size_bytes for kept in self._files)
         for kept in sorted(self._files[:-1], key=lambda kept: kept.footer.last_time):
             if self._keep_days is not None and kept.footer.last_time / 1e6 < now - self._keep_days * _DAY_SECONDS:
                 reason = "keep_days"
@@ -155,13 +279,17 @@ class Folder:
             total -= kept.size_bytes
         return removed
 
-    def _remove(self, kept: _Kept, now: float, reason: str) -> Removal:
+    def _remove(self, kept: Kept, now: float, reason: str) -> Removal:
         footer = kept.footer
         removal = Removal(
             kept.path.name, sha256_of(kept.path), footer.instance, footer.run, footer.first_number, footer.last_number,
             footer.first_time, footer.last_time, kept.size_bytes, now, reason,
+            self.removals,
         )  # fmt: skip
-        _append(self.path / REMOVED, msgspec.json.encode(asdict(removal)) + b"\n")
+        line = msgspec.json.encode(asdict(removal))
+        _append(self.path / REMOVED, line + b"\n")
+        self.removals = hashlib.sha256(line).hexdigest()
+        self._seal()
         remove(kept.path)
         self._files.remove(kept)
         _log.info(

@@ -43,7 +43,7 @@ def write_table(table: Any, file: BinaryIO, footer: dict[str, str]) -> None:
     table = table.replace_schema_metadata(footer)
     pq.write_table(
         table, file, compression="zstd", use_dictionary=_DICTIONARIES, column_encoding=_DELTAS,
-        write_statistics=_STATISTICS,
+        write_statistics=_STATISTICS, write_page_checksum=True,
     )  # fmt: skip
 
 

@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..records import CREATE, END, FIELDS, GAP, RECORD, WINDOW, copy_into, format_ipv4
+from ..records import CLOCK, COVER, CREATE, END, ENTRY, FIELDS, GAP, RECORD, SETTING, WINDOW, copy_into, format_ipv4
 
 Records = npt.NDArray[np.void]  # of dtype RECORD
 ADDRESSES = ("pri_ip", "pub_ip", "nat_ip", "eip")
 TIMES = ("start_time", "end_time")
-KINDS = {WINDOW: "window", CREATE: "create", END: "end", GAP: "gap"}
+KINDS = {
+    WINDOW: "window", CREATE: "create", END: "end", GAP: "gap",
+    COVER: "cover", ENTRY: "entry", SETTING: "setting", CLOCK: "clock",
+}  # fmt: skip
 CONTRACT = ("instance", "vpc_id", *FIELDS[:13])  # the page's 15 fields, in its order
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -108,7 +111,8 @@ class Sink:
 
     delivery_type: how the log's status names it.
     batch_rows, batch_seconds: the rows and the wait of a batch at most; None: `DeliveryPolicy.batch` and `.linger`.
-    events: it takes `create` and `end` rows beside the window rows. gaps: it takes `gap` rows.
+    events: it takes `create` and `end` rows beside the window rows. gaps: it takes `gap` rows. facts: it takes rows
+    about the log itself (natcore.facts), from which `who` knows what it may conclude.
     region: where it is (contract R6); None: nowhere in particular.
     destination: what identifies it, without secrets. Logs whose sinks agree in it (and in delivery_type) share
     its state 'unavailable' (contract D6); an empty one is shared with nobody.
@@ -119,6 +123,7 @@ class Sink:
     batch_seconds: float | None = None
     events: bool = False
     gaps: bool = False
+    facts: bool = False
     region: str | None = None
 
     @property

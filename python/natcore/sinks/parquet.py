@@ -1,12 +1,9 @@
 """ParquetSink: the embedded store, zstd Parquet files that DuckDB reads while they are written.
 
-A Parquet file is readable only when it is whole, so an open file must not be where a reader looks, and a file that
-is merged into another and removed would fail a reader that has seen its name. So there is one current file, and
-each delivery writes it whole under a draft's name (the rows it had, and the new ones), syncs it, renames it over
-the old one and syncs the folder: a reader finds complete files only, each row once, no name ever vanishes but by
-retention, and what was delivered survives a crash. The file is left for a new one when it has reached `roll_bytes` or
-`roll_seconds`, or has taken a full batch: under load each row is written once, and what few rows cost to write again
-is bounded by `roll_bytes`.
+A file is written whole under a draft's name, synced, and then named; it never changes, and its name is never given to
+another. So a reader finds complete files only. Deliveries of few rows make small files: when `roll_bytes` or `roll_seconds`
+are reached they are written once more, together, under a new name, and removed; a file that takes others' place names
+them in its footer. Under load, with full batches, each row is written once; else twice.
 """
 
 from __future__ import annotations
@@ -22,11 +19,10 @@ from typing import Any
 import pyarrow as pa
 
 from ..checks import check_batch, check_integer, check_number, check_path
-from ..durable import replaced
 from ..footer import Footer
 from ..records import GAP
-from ._parquet_folder import Folder, Removal
-from ._parquet_table import SCHEMA, to_table, write_table
+from ._parquet_folder import Folder, Kept, Lock, Removal
+from ._parquet_table import SCHEMA, to_table
 from .base import Batch, Receipt, Sink, file_stem
 
 __all__ = ["SCHEMA", "ParquetSink", "Removal"]
@@ -37,9 +33,11 @@ class ParquetSink(Sink):
     """Writes `folder`/<time>-<run>-<number>.parquet: `SELECT … FROM 'folder/*.parquet'` in DuckDB, at any time.
 
     Columns: the 15 fields of the contract (addresses dotted text, times timestamp[us, UTC]), then eip (null: the
-    address has none), session, number, kind ("window", "create", "end", "gap"), flags, run. The footer's metadata says
+    address has none), session, number, kind ("window", "create", "end", "gap", and natcore.facts' kinds), flags,
+    run. The footer's metadata says
     what the file holds, and names the file before it with its SHA-256 (natcore.footer).
-    roll_bytes, roll_seconds: the size or age at which the next batch begins a new file.
+    The folder is this log's alone (a lock, and its name, in `folder`/owner); any number of readers may read it.
+    roll_bytes, roll_seconds: the size or age at which files of small batches are put together.
     keep_days, keep_bytes: whole files are removed, the oldest first, when their last row ended so many days ago, or
     all files together have more bytes; None: never. Each removal is a line in `folder`/removed.jsonl.
     batch_rows, batch_seconds: a batch waits for so many rows, or so long; a full one ends its file as well.
@@ -49,6 +47,7 @@ class ParquetSink(Sink):
     delivery_type = "parquet"
     events = True
     gaps = True
+    facts = True
 
     def __init__(
         self,
@@ -76,14 +75,21 @@ class ParquetSink(Sink):
         self._keep = (keep_days, keep_bytes)
         self._clock, self._wall = clock, wall
         self._files: Folder | None = None
-        self._current: _CurrentFile | None = None
+        self._series: _Series | None = None
+        self._lock: Lock | None = None
 
     @property
     def destination(self) -> Mapping[str, str]:
         return {"folder": str(self.folder.absolute())}
 
     def open(self) -> None:
+        self.claim("a ParquetSink")
         self._files = Folder(self.folder, *self._keep)
+
+    def claim(self, owner: str) -> None:
+        """Take the folder: it is one log's. Raises ConfigurationError where another has it."""
+        if self._lock is None:
+            self._lock = Lock(self.folder, owner)
 
     def deliver(self, batch: Batch) -> Receipt:
         if self._files is None:
@@ -93,23 +99,29 @@ class ParquetSink(Sink):
         rest = self._without_known(batch, self._files.last_number(batch.run))
         if rest is None:
             return Receipt(received, 0)
-        if self._current is None or self._is_left(self._current) or not self._current.fits(rest):
-            self._begin(rest, self._files)
-        assert self._current is not None
-        written = self._current.add(rest)
-        self._current.is_full = self.batch_rows is not None and len(batch) >= self.batch_rows
-        self._retain(self._files, written)
+        written = 0
+        if self._series is not None and (self._is_over(self._series) or not self._series.fits(rest)):
+            written += self._series.merge(self._files)
+            self._series = None
+        if self._series is None:
+            self._series = _Series(rest, self._clock())
+        written += self._series.add(rest, self._files)
+        self._series.is_full = self.batch_rows is not None and len(batch) >= self.batch_rows
+        self._retain(self._files)
         return Receipt(received, written)
 
-    def _retain(self, files: Folder, current_bytes: int) -> None:
+    def _retain(self, files: Folder) -> None:
         """The batch is durable already: what fails here is tried again with the next one."""
         try:
-            files.retain(self._wall(), current_bytes)
+            files.retain(self._wall())
         except OSError as error:
             _log.error("%s: retention failed: %s", self.folder, error)
 
     def close(self) -> None:
-        self._current = self._files = None
+        self._series = self._files = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     @staticmethod
     def _without_known(batch: Batch, known: int) -> Batch | None:
@@ -117,53 +129,55 @@ class ParquetSink(Sink):
         if batch.first_number > known:
             return batch
         rows = batch.records
-        rows = rows[(rows["number"] > known) | (rows["kind"] == GAP)]
+        rows = rows[(rows["number"] > known) | (rows["kind"] >= GAP)]
         return replace(batch, records=rows) if len(rows) else None
 
-    def _begin(self, batch: Batch, files: Folder) -> None:
-        if self._current is not None and self._current.size_bytes:
-            files.add(self._current.path, self._current.footer, self._current.size_bytes)
-            self._current = None
-        previous = files.previous()
-        self._current = _CurrentFile(files.free_path(file_stem(batch)), batch, previous, self._clock())
-
-    def _is_left(self, file: _CurrentFile) -> bool:
-        is_old = self._clock() - file.opened_at >= self._roll_seconds
-        return bool(file.size_bytes) and (file.is_full or file.size_bytes >= self._roll_bytes or is_old)
+    def _is_over(self, series: _Series) -> bool:
+        is_old = self._clock() - series.opened_at >= self._roll_seconds
+        return series.is_full or series.size_bytes >= self._roll_bytes or is_old
 
 
-class _CurrentFile:
-    """The file that deliveries still grow, and its rows."""
+class _Series:
+    """Files of one run that are written once more, together, when there is enough in them."""
 
-    def __init__(self, path: Path, first: Batch, previous: tuple[str, str], opened_at: float) -> None:
-        self.path = path
+    def __init__(self, first: Batch, opened_at: float) -> None:
         self.opened_at = opened_at
         self.size_bytes = 0
         self.is_full = False
         self._identity = (first.instance, first.vpc_id, first.run)
-        self._previous = previous
+        self._stem = file_stem(first)
         self._tables: list[Any] = []
-        self._footer: Footer | None = None
-
-    @property
-    def footer(self) -> Footer:
-        assert self._footer is not None
-        return self._footer
+        self._parts: list[Kept] = []
 
     def fits(self, batch: Batch) -> bool:
         """A file holds one run of one gateway."""
         return self._identity == (batch.instance, batch.vpc_id, batch.run)
 
-    def add(self, batch: Batch) -> int:
-        """Write the file again with the batch's rows behind it; -> its size in bytes. If it raises, nothing changed."""
-        tables = [*self._tables, to_table(batch)]
-        footer = Footer.of(batch)
-        if self._footer is None:
-            footer = replace(footer, previous=self._previous[0], previous_sha256=self._previous[1])
-        else:
-            footer = self._footer.joined(footer)
-        with replaced(self.path) as file:
-            write_table(pa.concat_tables(tables), file, footer.encode())
-            size_bytes = file.tell()
-        self._tables, self._footer, self.size_bytes = tables, footer, size_bytes
-        return size_bytes
+    def add(self, batch: Batch, files: Folder) -> int:
+        """Write a file with the batch's rows; -> its size in bytes. If it raises, nothing changed."""
+        table = to_table(batch)
+        name, sha256 = files.previous()
+        footer = Footer.of(batch, files.facts_of(batch.instance, batch.run))
+        footer = replace(
+            footer, previous=name, previous_sha256=sha256, earlier=files.earlier(), removals=files.removals
+        )
+        kept = files.write(file_stem(batch), table, footer)
+        self._tables.append(table)
+        self._parts.append(kept)
+        self.size_bytes += kept.size_bytes
+        return kept.size_bytes
+
+    def merge(self, files: Folder) -> int:
+        """One file in the place of several; -> its size in bytes. What fails leaves them as they are."""
+        parts = [part for part in self._parts if part in files]  # retention may have taken some
+        if len(parts) < 2 or len(parts) < len(self._parts):
+            return 0
+        footer = parts[0].footer
+        for part in parts[1:]:
+            footer = footer.joined(part.footer)
+        footer = replace(footer, replaces=tuple((part.path.name, part.sha256) for part in parts))
+        try:
+            return files.merge(self._stem, pa.concat_tables(self._tables), footer, parts)
+        except OSError as error:
+            _log.error("%s: small files stay as they are: %s", files.path, error)
+            return 0

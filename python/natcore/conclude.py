@@ -1,0 +1,433 @@
+"""From what a log says to an answer: one pure function. docs/truth.md has what each answer claims, and from what it follows.
+
+Times are microseconds since 1970. A row's labels may be in doubt by `early` to `late`, where the clock was set after it: then
+what is sure must hold for every such shift, and what is possible for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+Status = Literal["exact", "held-idle", "ambiguous", "static", "gap", "nobody"]
+FOREVER = 1 << 62
+
+
+class Row(NamedTuple):
+    """A row of the log; or of a running gateway: "live" is a session (start: creation, end: now), "open" its open
+    window (start: its first packet, end: now). pub_ip None: redacted. early, late: by how much the labels may be off."""
+
+    instance: str
+    vpc_id: str
+    run: str
+    number: int
+    kind: str
+    protocol: int
+    pri_ip: str
+    pri_port: int
+    pub_ip: str | None
+    pub_port: int
+    nat_ip: str
+    nat_port: int
+    eip: str | None
+    start: int
+    end: int
+    session: int
+    early: int = 0
+    late: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What the log does not know. end None: until now. reason: why, in words."""
+
+    start: int
+    end: int | None
+    reason: str
+
+    def overlaps(self, start: int, end: int) -> bool:
+        return self.start <= end and (self.end is None or self.end >= start)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A stretch of a run of which every row is there, its numbers from first to last.
+
+    start: what began or ended from then on is told. made, swept: what began by `made` and what ended by `swept` is told.
+    whole: there was nothing before `start` that it does not tell of. ended: what was alive at `made` is told as well.
+    """
+
+    start: int
+    made: int
+    swept: int
+    first: int
+    last: int
+    whole: bool = False
+    ended: bool = False
+
+    def has(self, number: int) -> bool:
+        return self.first <= number <= self.last
+
+    def covers(self, start: int, end: int, idle: int, window: int) -> bool:
+        """Whoever held a port at a moment from start to end has a row in it."""
+        if not (self.whole or self.start <= start) or self.made < end:
+            return False
+        return (
+            self.whole or self.ended
+            or start - idle - window >= self.start  # he was seen since, and told of
+            or (start - idle >= self.start and end + window <= self.swept)
+            or end + idle + window <= self.swept  # he was seen, or ended, after
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the logs of one run of a gateway know together.
+
+    begin, end: it held nothing before and after. idle, window: the longest that were in force. holds: it had the asked
+    address, or may have had it, at a moment that is asked for. exclusive: an outside endpoint is one subscriber's.
+    """
+
+    instance: str
+    run: str
+    begin: int
+    end: int
+    known: tuple[Known, ...]
+    idle: int
+    window: int
+    holds: bool
+    exclusive: bool
+    gaps: tuple[Gap, ...] = ()
+
+    def covers(self, start: int, end: int) -> bool:
+        return any(each.covers(start, end, self.idle, self.window) for each in self.known)
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """An entry in force surely from start to end, perhaps from `maybe_start` to `maybe_end`, for which no rows are written.
+
+    computed: it says who holds the port if anybody does; his sessions have rows."""
+
+    text: str
+    subscriber: tuple[str, str, str] | None
+    start: int
+    end: int
+    maybe_start: int
+    maybe_end: int
+    computed: bool = False
+
+
+@dataclass(slots=True)
+class Holding:
+    """What the rows say of one session. end None: not told. windows: (start, end, early, late)."""
+
+    row: Row
+    begun: int
+    seen: int
+    early: int
+    late: int
+    created: int | None = None
+    end: int | None = None
+    live: bool = False
+    remote: str | None = None
+    remote_port: int = 0
+    last_number: int = -1
+    windows: list[tuple[int, int, int, int]] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+
+    def add(self, row: Row) -> None:
+        self.early, self.late = min(self.early, row.early), max(self.late, row.late)
+        self.begun, self.seen = min(self.begun, row.start), max(self.seen, row.end)
+        self.last_number = max(self.last_number, row.number)
+        if row.number >= 0:
+            self.numbers.append(row.number)
+        if row.pub_ip is not None:
+            self.remote, self.remote_port = row.pub_ip, row.pub_port
+        if row.kind in ("window", "open"):
+            self.windows.append((row.start, row.end, row.early, row.late))
+        elif row.kind == "create":
+            self.created = row.start
+            self.windows.append((row.start, row.start, row.early, row.late))  # its first packet
+        elif row.kind == "end":
+            self.created, self.end = row.start, row.end
+        elif row.kind == "live":
+            self.created, self.live = row.start, True
+
+    @property
+    def subscriber(self) -> tuple[str, str, str]:
+        return self.row.instance, self.row.vpc_id, self.row.pri_ip
+
+    def window_at(self, start: int, end: int) -> tuple[int, int] | None:
+        """One that surely has a moment from start to end."""
+        found = [
+            (first, last) for first, last, early, late in self.windows if first + late <= end and last + early >= start
+        ]
+        return max(found, key=lambda window: window[1] - window[0], default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The question: from start to end; a remote (None: any) and its port (None: any)."""
+
+    start: int
+    end: int
+    remote: str | None = None
+    remote_port: int | None = None
+
+    def fits(self, held: Holding) -> bool | None:
+        """None: it is not known."""
+        if self.remote is None:
+            return True
+        if held.remote is None:
+            return None
+        return held.remote == self.remote and self.remote_port in (None, held.remote_port)
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    status: Status
+    reason: str
+    matches: tuple[Holding, ...] = ()
+    others: tuple[Holding, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    static: Static | None = None
+
+
+def holdings(rows: Iterable[Row]) -> list[Holding]:
+    """One for each session, in the order of their begin; a row that came twice counts once."""
+    found: dict[tuple[str, str, int], Holding] = {}
+    for row in sorted(set(rows), key=lambda row: (row.start, row.number)):
+        key = (row.instance, row.run, row.session)
+        if key not in found:
+            found[key] = Holding(row, row.start, row.start, row.early, row.late)
+        found[key].add(row)
+    return list(found.values())
+
+
+@dataclass(slots=True)
+class _Found:
+    """traffic, idle: sure. perhaps: possible. unsaid: sure, but not with which remote."""
+
+    traffic: list[Holding] = field(default_factory=list)
+    idle: list[Holding] = field(default_factory=list)
+    perhaps: list[Holding] = field(default_factory=list)
+    unsaid: list[Holding] = field(default_factory=list)
+    others: list[Holding] = field(default_factory=list)
+
+
+def conclude(
+    asked: Asked, runs: Sequence[Run], statics: Sequence[Static], rows: Iterable[Row], since: int, until: int
+) -> Conclusion:
+    """The answer. runs: of every gateway whose log it is; rows: of the asked endpoint, all that ended from since to until
+    (times of rows in doubt: for every shift)."""
+    by_run = {(run.instance, run.run): run for run in runs}
+    found = _Found()
+    for held in holdings(rows):
+        _sort(held, asked, by_run.get((held.row.instance, held.row.run)), found, (since, until))
+    gaps = _gaps(asked, runs)
+    return _decide(asked, by_run, statics, found, gaps, (since, until))
+
+
+def _sort(held: Holding, asked: Asked, run: Run | None, found: _Found, read: tuple[int, int]) -> None:
+    begin, end = span(held, run, read)
+    possible = _possible(held, asked, run)
+    window = held.window_at(asked.start, asked.end)
+    is_held = begin + held.late <= asked.end and end + held.early >= asked.start
+    if not (possible or window or is_held):
+        return
+    fits = asked.fits(held)
+    if fits is False:
+        found.others.append(held)
+    elif fits is None:
+        (found.unsaid if window or is_held else found.perhaps).append(held)
+    elif window:
+        found.traffic.append(held)
+    elif is_held:
+        found.idle.append(held)
+    else:
+        found.perhaps.append(held)
+
+
+def span(held: Holding, run: Run | None, read: tuple[int, int]) -> tuple[int, int]:
+    """From when to when it surely was there, by its labels. read: from when to when rows ended that were looked at."""
+    begin = held.begun if held.created is None else held.created
+    if held.end is not None:
+        return begin, held.end
+    end = held.seen
+    for known in run.known if run is not None else ():
+        if held.last_number >= 0 and known.has(held.last_number):
+            end = max(end, min(known.swept, read[1]) - held.early)  # its end would have been told
+        if held.created is None and held.numbers and known.has(min(held.numbers)) and not known.whole:
+            begin = min(begin, max(known.start, read[0]) - held.late)  # its beginning would have been told
+    return begin, end
+
+
+def _possible(held: Holding, asked: Asked, run: Run | None) -> bool:
+    """It may have been there at some moment from start to end."""
+    if held.created is not None and held.created + held.early > asked.end:
+        return False
+    if held.end is not None and held.end + held.late < asked.start:
+        return False
+    if (held.created is not None and held.end is not None) or run is None:
+        return True
+    start, end = max(asked.start, run.begin), min(asked.end, run.end)
+    if start > end:
+        return False
+    for known in run.known:
+        if known.covers(start, end, run.idle, run.window) and not any(map(known.has, held.numbers)) and not held.live:
+            return False  # it would have a row here
+    return True
+
+
+def _gaps(asked: Asked, runs: Sequence[Run]) -> list[Gap]:
+    """Where nobody can be ruled out."""
+    gaps: list[Gap] = []
+    owners = [run for run in runs if run.holds]
+    for run in owners:
+        start, end = max(asked.start, run.begin), min(asked.end, run.end)
+        if start <= end and not run.covers(start, end):
+            told = [gap for gap in run.gaps if gap.overlaps(asked.start, asked.end)]
+            gaps += told or [_why(Asked(start, end), run)]
+    if gaps:
+        return gaps
+    if not owners and _uncovered(asked, runs) is None:
+        return [Gap(asked.start, asked.end, "no gateway whose log is here had that address then")]
+    left = _uncovered(asked, owners or runs)
+    return [] if left is None else [_outside(left, owners or runs)]
+
+
+def _why(asked: Asked, run: Run) -> Gap:
+    left = _uncovered(asked, [run])
+    if left is not None:
+        return _outside(left, [run])
+    text = f"the log of {run.instance or 'the gateway'} tells too little of the time before: who was idle since is not known"
+    return Gap(asked.start, asked.end, text)
+
+
+def _uncovered(asked: Asked, runs: Sequence[Run]) -> int | None:
+    """The first moment of which no run knows."""
+    at = asked.start
+    spans = sorted(
+        (max(known.start, run.begin) if not known.whole else run.begin, min(known.made, run.end))
+        for run in runs for known in run.known
+    )  # fmt: skip
+    for start, end in spans:
+        if start <= at <= end:
+            if end >= asked.end:
+                return None
+            at = end + 1
+    return at
+
+
+def _outside(at: int, runs: Sequence[Run]) -> Gap:
+    spans = [(known.start, known.made) for run in runs for known in run.known]
+    before = max((last for _, last in spans if last < at), default=None)
+    after = min((first for first, _ in spans if first > at), default=None)
+    if before is None and after is None:
+        return Gap(0, None, "the log has no rows" if not runs else "the log knows no time at all")
+    if before is None:
+        return Gap(0, after, "that is before the log's first row")
+    if after is None:
+        return Gap(before, None, "that is after the log's last row")
+    return Gap(before, after, "that is between two runs of the gateway, or while no log ran")
+
+
+def _decide(
+    asked: Asked, runs: dict[tuple[str, str], Run], statics: Sequence[Static], found: _Found, gaps: list[Gap],
+    read: tuple[int, int],
+) -> Conclusion:  # fmt: skip
+    told = tuple(dict.fromkeys([*gaps, *(gap for run in runs.values() if run.holds for gap in run.gaps
+                                         if gap.overlaps(asked.start, asked.end))]))  # fmt: skip
+    others = tuple(found.others)
+    fixed = [
+        each
+        for each in statics
+        if not each.computed and each.maybe_start <= asked.end and each.maybe_end >= asked.start
+    ]
+    sure = [each for each in fixed if each.start <= asked.start and each.end >= asked.end]
+    if sure and not (found.traffic or found.idle):
+        return Conclusion("static", sure[0].text, (), others, told, sure[0])
+    certain = found.traffic or found.idle
+    if certain:
+        matches = tuple(certain)
+        names = _subscribers(certain)
+        rest = [*found.perhaps, *found.unsaid, *(found.idle if found.traffic else ())]
+        rivals = sorted(_subscribers(rest) - names)
+        if len(names) > 1:
+            text = f"{len(names)} subscribers had it then: {_text(names)}"
+            return Conclusion("ambiguous", text, matches, others, told)
+        if fixed:
+            return Conclusion(
+                "ambiguous", f"{_text(names)} had it then, or {fixed[0].text}", matches, others, told, fixed[0]
+            )
+        alone = any(is_alone(each, asked, runs.get((each.row.instance, each.row.run)), read) for each in certain)
+        if not alone and rivals and not (_are_idle(found, rivals, asked, runs) and not gaps):
+            both = (*certain, *(each for each in rest if each.subscriber in rivals))
+            return Conclusion(
+                "ambiguous", f"{_text(names)} had it then, and perhaps {_text(rivals)}", both, others, told
+            )
+        if not alone and gaps:
+            text = f"{_text(names)} had it then; whether another did too is not known: {gaps[0].reason}"
+            return Conclusion("ambiguous", text, matches, others, told)
+        if found.traffic:
+            return Conclusion("exact", f"{_text(names)} had it then", matches, others, told)
+        return Conclusion("held-idle", f"{_text(names)} held it then, without traffic", matches, others, told)
+    then = [each for each in fixed if each.start <= asked.end and each.end >= asked.start]
+    if then and not (gaps or found.perhaps or found.unsaid):
+        return Conclusion("static", then[0].text, (), others, told, then[0])
+    maybe = [*found.unsaid, *found.perhaps]
+    if found.unsaid and not gaps:
+        text = f"{_text(_subscribers(maybe))} had it then; the log does not say with which remote: it is redacted"
+        return Conclusion("ambiguous", text, tuple(maybe), others, told)
+    if gaps:
+        computed = [each for each in statics if each.computed and each.start <= asked.start and each.end >= asked.end]
+        if computed and len({each.subscriber for each in computed}) == 1 and not fixed:
+            return Conclusion("static", computed[0].text, (), others, told, computed[0])
+        text = "; ".join(dict.fromkeys(gap.reason for gap in told))
+        text += f"; perhaps {_text(_subscribers(maybe))}, who had it before or after" if maybe else ""
+        text += f"; perhaps {fixed[0].text}" if fixed else ""
+        return Conclusion("gap", text, tuple(maybe), others, told, fixed[0] if fixed else None)
+    if maybe or fixed:
+        who = _text(_subscribers(maybe)) if maybe else fixed[0].text
+        return Conclusion("ambiguous", f"perhaps {who}: the log does not tell of that time", tuple(maybe), others, told)
+    text = "no row has it then, and no row is missing"
+    if others:
+        text = f"no session with {asked.remote} had it then; {_text(_subscribers(others))} had it towards others"
+    return Conclusion("nobody", text, (), others, told)
+
+
+def is_alone(held: Holding, asked: Asked, run: Run | None, read: tuple[int, int]) -> bool:
+    """It had the endpoint all the time that is asked for, and no other may have one that is in use."""
+    if run is None or not (run.exclusive or (asked.remote is not None and asked.remote_port is not None)):
+        return False
+    begin, end = span(held, run, read)
+    return begin + held.late <= asked.start and end + held.early >= asked.end
+
+
+def _are_idle(
+    found: _Found, rivals: Sequence[tuple[str, str, str]], asked: Asked, runs: dict[tuple[str, str], Run]
+) -> bool:
+    """The rivals surely had no traffic: their windows would have been told by now."""
+    if not found.traffic:
+        return False
+    if any(each.subscriber in rivals for each in [*found.perhaps, *found.unsaid]):
+        return False
+    for each in found.idle:
+        if each.subscriber in rivals:
+            run = runs.get((each.row.instance, each.row.run))
+            if run is None or not any(
+                known.swept >= asked.end + run.window and known.covers(asked.start, asked.end, run.idle, run.window)
+                for known in run.known
+            ):
+                return False
+    return True
+
+
+def _subscribers(held: Iterable[Holding]) -> set[tuple[str, str, str]]:
+    return {each.subscriber for each in held}
+
+
+def _text(subscribers: Iterable[tuple[str, str, str]]) -> str:
+    return ", ".join(dict.fromkeys(address for _, _, address in sorted(subscribers)))

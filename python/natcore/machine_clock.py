@@ -1,0 +1,44 @@
+"""Whether the clock that rows are labelled by is still the machine's: it is set now and then, and stands still in sleep."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+LIMIT_NS = 500_000_000  # by which labels may differ from the machine's time
+
+
+class Readings(NamedTuple):
+    """Of CLOCK_REALTIME, CLOCK_MONOTONIC and CLOCK_BOOTTIME (which goes on while the machine sleeps) at one moment, ns."""
+
+    real: int
+    monotonic: int
+    boot: int
+
+
+class Change(NamedTuple):
+    """Unix time at now = 0 from now on, ns. asleep: the machine slept so long; no clock was set."""
+
+    epoch_ns: int
+    asleep: bool
+
+
+def read() -> Readings:
+    return Readings(time.time_ns(), time.monotonic_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
+
+class ClockWatch:
+    """Compares the labels of a gateway whose clock runs with CLOCK_MONOTONIC."""
+
+    def __init__(self, begun: Readings) -> None:
+        self._asleep = begun.boot - begun.monotonic
+
+    def look(self, now: Readings, epoch_ns: int, offset_ns: int) -> Change | None:
+        """None: the labels are right. offset_ns: the gateway's clock less CLOCK_MONOTONIC."""
+        wanted = now.real - now.monotonic - offset_ns
+        change = wanted - epoch_ns
+        if abs(change) <= LIMIT_NS:
+            return None
+        slept = now.boot - now.monotonic - self._asleep
+        self._asleep += slept
+        return Change(wanted, slept > 0 and abs(change - slept) <= LIMIT_NS)

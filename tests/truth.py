@@ -1,0 +1,743 @@
+"""Random lives of gateways and logs, and an account of their own of who held what: `python tests/truth.py --lives 1000`.
+
+A life has two gateways, each restarted with another configuration now and then, and logs of theirs: redacted or not, with
+a spool or without, one folder or several. It meets seams: kills, full disks, damaged, removed and exchanged files and spool
+segments, a clock that is set, logs that start and stop, entries that come and go, addresses that move. Then questions are
+asked, live and offline, and each answer is judged by the packets that were sent: no wrong subscriber, no wrong "nobody",
+no exception; and in a life without a seam no "gap".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import random
+import shutil
+import sys
+import tempfile
+import traceback
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import craft
+from natcore import DeliveryPolicy, DnatEntry, Gateway, Policy, Side, SnatEntry, Timeouts
+from natcore.collector import Collector
+from natcore.in_force import in_force
+from natcore.query import Answer, Store, who
+from natcore.sessionlog import SessionLog
+from natcore.sinks import ParquetSink
+
+EPOCH = 1_700_000_000.0
+MARGIN = 0.01  # seconds within which a moment at an edge is not judged
+POOLS = {"a": "203.0.113.1", "b": "203.0.113.2", "moving": "203.0.113.3"}
+STATICS = {"dnat": "203.0.113.9", "whole": "203.0.113.10"}
+REMOTES = ("198.51.100.7", "198.51.100.8", "198.51.100.9")
+ORDERLY = ("packets", "idle")
+SEAMS = (
+    "kill", "close", "restart", "stop-log", "start-log", "sink-fails", "spool-fails", "clock", "suspend", "entry", "move",
+    "flip", "truncate", "remove", "exchange", "spool-flip", "spool-truncate", "spool-remove", "ring-full", "long-idle",
+)  # fmt: skip
+
+
+@dataclass
+class Held:
+    """A session as the packets say: who held which outside endpoint, with whom, from when to when (true seconds)."""
+
+    instance: str
+    host: str
+    outside: tuple[str, int]
+    remote: tuple[str, int]
+    timeout: float
+    start: float
+    last: float
+    ended: float | None = None
+
+    @property
+    def end(self) -> float:
+        idle = self.last + self.timeout
+        return idle if self.ended is None else min(idle, self.ended)
+
+
+@dataclass
+class Static:
+    instance: str
+    entry: Any
+    address: str
+    port: int | None
+    host: str
+    start: float
+    end: float = 1e18
+
+
+class Truth:
+    def __init__(self) -> None:
+        self.held: list[Held] = []
+        self.statics: list[Static] = []
+        self._live: dict[tuple[Any, ...], Held] = {}
+
+    def sent(self, run: str, instance: str, host: str, host_port: int, outside: tuple[str, int], remote: tuple[str, int],
+             timeout: float, now: float) -> None:  # fmt: skip
+        key = (run, host, host_port, remote)
+        known = self._live.get(key)
+        if known is not None and known.end > now and known.outside == outside:
+            known.last = now
+            return
+        new = Held(instance, host, outside, remote, timeout, now, now)
+        self._live[key] = new
+        self.held.append(new)
+
+    def end(self, run: str, now: float, outside: str | None = None) -> None:
+        for key, held in list(self._live.items()):
+            if key[0] == run and (outside is None or held.outside[0] == outside):
+                held.ended = now if held.ended is None else held.ended
+                del self._live[key]
+
+    def holders(self, outside: tuple[str, int], start: float, end: float, remote: Any) -> list[Held]:
+        found = []
+        for held in self.held:
+            if held.outside != outside or held.start > end or held.end < start:
+                continue
+            if remote is not None and remote != held.remote and remote != held.remote[0]:
+                continue
+            found.append(held)
+        return found
+
+
+@dataclass
+class OpenLog:
+    log: SessionLog
+    sink: ParquetSink
+    fails: bool = False
+
+
+class Process:
+    """A gateway in a life, and what a kill leaves of it."""
+
+    def __init__(self, life: Life, instance: str, pools: list[str], clock_error: float) -> None:
+        random_ = life.random
+        self.life, self.instance = life, instance
+        self.pools = list(pools)
+        self.began = life.now
+        self.error = clock_error  # seconds by which its labels are ahead
+        self.timeout = float(random_.choice([20, 60, 300, 5000]))
+        ports = random_.choice(["random", "random", "preserve", "block", "deterministic", "overload"])
+        more: dict[str, Any] = {}
+        if ports == "overload":
+            more = {"mapping": "address-and-port-dependent", "filtering": "address-and-port-dependent"}
+        self.policy = Policy(ports=ports, port_ranges=((1024, 1039),), block_size=4, blocks=4, hold_down=0.0, **more)
+        self.gateway = Gateway(
+            instance=instance, vpc_id="vpc", max_sessions=256, window=life.window, records=random_.choice([64, 4096]),
+            epoch=self.label(0.0), seed=random_.randrange(1 << 30), link="ip", policy=self.policy,
+            timeouts=Timeouts(udp=self.timeout, tcp_established=self.timeout, tcp_transitory=self.timeout, icmp=self.timeout,
+                              other=self.timeout, unreplied=self.timeout),
+        )  # fmt: skip
+        self.collector = Collector(
+            self.gateway._core, instance=instance, vpc_id="vpc", threads=False, in_force=in_force(weakref.ref(self.gateway)),
+            clock=lambda: life.now, wall=lambda: EPOCH + life.now, chance=random.Random(1),
+        )  # fmt: skip
+        self.gateway._collector = self.collector
+        self.entries = {}
+        self.static_entries: list[tuple[Any, Static]] = []
+        for pool in pools:
+            self.add_pool(pool)
+        self.logs: list[OpenLog] = []
+        self.alive = True
+
+    def label(self, now: float) -> float:
+        """The epoch with which `now` on the gateway's clock is labelled as it is."""
+        return EPOCH + self.began + self.error
+
+    @property
+    def now(self) -> float:
+        return self.life.now - self.began
+
+    @property
+    def run(self) -> str:
+        return self.collector.run
+
+    def add_pool(self, name: str) -> None:
+        sources = {"a": "10.0.0.0/30", "b": "10.0.0.4/30", "moving": "10.0.0.8/30"}
+        try:
+            self.entries[name] = self.gateway.add(SnatEntry(sources[name], pool=POOLS[name]))
+        except Exception:
+            if self.policy.ports != "deterministic":
+                raise
+
+    def remove_pool(self, name: str) -> None:
+        entry = self.entries.pop(name, None)
+        if entry is not None:
+            self.gateway.remove(entry, now=self.now)
+            self.life.truth.end(self.run, self.life.now, POOLS[name])
+
+    def start_log(self, name: str, folder: Path, redact: bool, spool: Path | None) -> None:
+        sink = ParquetSink(folder, batch_seconds=0.0, batch_rows=self.life.random.choice([8, 64, 131_072]),
+                           roll_bytes=20_000, clock=lambda: self.life.now, wall=lambda: EPOCH + self.life.now)  # fmt: skip
+        self.advance()
+        log = self.collector.start(sink, name=name, spool=spool, redact_destination=redact,
+                                   delivery=DeliveryPolicy(linger=0.0, backoff_min=0.0, backoff_max=0.0))  # fmt: skip
+        self.logs.append(OpenLog(log, sink))
+
+    def packet(self) -> None:
+        random_ = self.life.random
+        name = random_.choice(self.pools)
+        base = {"a": 1, "b": 5, "moving": 9}[name]
+        host, host_port = f"10.0.0.{base + random_.randrange(2)}", 5000 + random_.randrange(4)
+        remote = (random_.choice(REMOTES), random_.choice([53, 443]))
+        packet = craft.udp((host, host_port), remote, b"x")
+        _, out = self.gateway.translate_one(packet, Side.INSIDE, self.now)
+        if out is None:
+            return
+        outside = (str(IPv4Address(out[12:16])), int.from_bytes(out[20:22], "big"))
+        if outside[0] in POOLS.values():
+            self.life.truth.sent(self.run, self.instance, host, host_port, outside, remote, self.timeout, self.life.now)
+
+    def advance(self) -> None:
+        self.gateway.advance(self.now)
+
+    def beat(self) -> None:
+        self.collector.beat()
+
+    def work(self) -> None:
+        """What the logs' threads do."""
+        for each in self.logs:
+            if each.log._spool is not None:
+                each.log.persist()
+            for _ in range(20):
+                if each.log.send() != 0.0:
+                    break
+
+    def stop_log(self, each: OpenLog) -> None:
+        self.gateway.advance(self.now)
+        self.collector.stop(each.log, timeout=0.0)
+        self.logs.remove(each)
+
+    def kill(self) -> None:
+        """Nothing more is written, by anybody."""
+        for each in self.logs:
+            spool = each.log._spool
+            if spool is not None:
+                if spool._run is not None:
+                    spool._run.close()
+                if spool._descriptor is not None:
+                    os.close(spool._descriptor)
+                spool._close_descriptors()
+            each.sink.close()
+        self.collector._logs = ()
+        self.alive = False
+        self.life.truth.end(self.run, self.life.now)
+        self._end_statics()
+
+    def close(self) -> None:
+        self.advance()
+        self.gateway.close()
+        self.alive = False
+        self.life.truth.end(self.run, self.life.now)
+        self._end_statics()
+
+    def _end_statics(self) -> None:
+        for _, static in self.static_entries:
+            static.end = min(static.end, self.life.now)
+
+    def set_clock(self) -> None:
+        self.error = 0.0
+        self.collector.set_epoch(round(self.label(0.0) * 1e9))
+
+
+@dataclass
+class Result:
+    seams: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    questions: int = 0
+    orderly: int = 0
+    orderly_gaps: int = 0
+
+    def add(self, other: Result) -> None:
+        self.seams += other.seams
+        self.answers += other.answers
+        self.wrong += other.wrong
+        self.questions += other.questions
+        self.orderly += other.orderly
+        self.orderly_gaps += other.orderly_gaps
+
+
+class Life:
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.seed, self.folder = seed, folder
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.truth = Truth()
+        self.result = Result()
+        self.window = float(self.random.choice([10, 60, 600]))
+        self.is_orderly = self.random.random() < 0.2
+        self.has_clock = not self.is_orderly and self.random.random() < 0.25
+        self.may_damage = not self.is_orderly and not self.has_clock
+        self.processes: dict[str, Process] = {}
+        self.pools = {"ngw-a": ["a", "moving"], "ngw-b": ["b"]}
+        self.store: Store | None = None
+        self.times: list[float] = []  # of seams
+        self.number = 0
+        self.began: dict[str, float] = {}
+        self.ends: dict[str, float] = {}
+        (folder / "log").mkdir()
+
+    # ---- living ----
+
+    def start(self, instance: str) -> None:
+        error = self.random.choice([-20.0, 5.0, 40.0]) if self.has_clock and self.random.random() < 0.6 else 0.0
+        process = Process(self, instance, self.pools[instance], error)
+        self.processes[instance] = process
+        self.times.append(self.now)
+        if not self.is_orderly and self.random.random() < 0.2:
+            for _ in range(10):
+                process.packet()  # before any log
+        self.start_log(process, always=True)
+        if self.random.random() < 0.3:
+            self.start_log(process)
+        self.began.setdefault(instance, self.now)
+
+    def start_log(self, process: Process, always: bool = False) -> None:
+        used = {each.log.name for each in process.logs}
+        names = [name for name in ("audit", "second") if name not in used]
+        if not names:
+            return
+        name = names[0] if always else self.random.choice(names)
+        self.seam("start-log")
+        spool = self.folder / "spool" / process.instance if self.random.random() < 0.7 else None
+        shared = self.random.random() < 0.5
+        redact = name == "second" and self.random.random() < 0.7
+        folder = (
+            self.folder / "log" / (f"{process.instance}-{name}" if not shared else f"shared-{process.instance}-{name}")
+        )
+        process.start_log(name, folder, redact, spool)
+
+    def seam(self, name: str) -> None:
+        self.result.seams[name] += 1
+        self.times.append(self.now)
+
+    def live(self, steps: int) -> None:
+        for instance in self.pools:
+            self.start(instance)
+        self.add_statics(next(iter(self.processes.values())))
+        for _ in range(steps):
+            self.step()
+        for process in self.processes.values():
+            if process.alive and process.error:
+                self.seam("clock")
+                process.set_clock()
+                process.beat()
+                self._flush(process)
+        if self.random.random() < 0.5 or self.is_orderly:
+            for process in self.processes.values():
+                if process.alive:
+                    process.advance()
+                    process.beat()
+                    process.work()
+
+    def _flush(self, process: Process) -> None:
+        for each in process.logs:
+            self._mend(each)
+        process.work()
+
+    def step(self) -> None:
+        self.now += self.random.choice([0.25, 1.0, 3.0, 10.0, 30.0])
+        for process in self.processes.values():
+            if not process.alive:
+                continue
+            for _ in range(self.random.randrange(3)):
+                process.packet()
+            if self.random.random() < 0.8:
+                process.advance()
+            if self.random.random() < 0.7:
+                process.beat()
+            if self.random.random() < 0.6:
+                process.work()
+        if self.random.random() < 0.02:
+            self.now += self.random.choice([200.0, 2000.0])
+            self.seam("long-idle")
+        if not self.is_orderly and self.random.random() < 0.12:
+            self.meet(self.random.choice(SEAMS))
+
+    def meet(self, seam: str) -> None:
+        process = self.random.choice(list(self.processes.values()))
+        method: Callable[[Process], bool] = getattr(self, "_" + seam.replace("-", "_"))
+        if method(process):
+            self.seam(seam)
+
+    def add_statics(self, process: Process) -> None:
+        if self.random.random() < 0.7:
+            for entry, address, port, host in (
+                (DnatEntry(STATICS["dnat"], 8443, "10.9.0.5", 443, protocol="udp"), STATICS["dnat"], 8443, "10.9.0.5"),
+                (
+                    DnatEntry(STATICS["whole"], "any", "10.9.0.6", "any", protocol="any"),
+                    STATICS["whole"],
+                    None,
+                    "10.9.0.6",
+                ),
+            ):
+                handle = process.gateway.add(entry)
+                static = Static(process.instance, entry, address, port, host, self.now)
+                process.static_entries.append((handle, static))
+                self.truth.statics.append(static)
+
+    def _entry(self, process: Process) -> bool:
+        if not process.alive:
+            return False
+        live = [(handle, static) for handle, static in process.static_entries if static.end > self.now]
+        if live:
+            handle, static = self.random.choice(live)
+            process.advance()
+            process.gateway.remove(handle, now=process.now)
+            static.end = self.now
+        else:
+            self.add_statics(process) if not any(s.end > self.now for s in self.truth.statics) else None
+        return True
+
+    def _move(self, process: Process) -> bool:
+        """An outside address goes from one gateway to the other."""
+        here = next(name for name in self.pools if "moving" in self.pools[name])
+        there = "ngw-b" if here == "ngw-a" else "ngw-a"
+        if not all(each.alive for each in self.processes.values()):
+            return False
+        self.pools[here].remove("moving")
+        self.pools[there].append("moving")
+        self.processes[here].advance()
+        self.processes[here].remove_pool("moving")
+        self.processes[here].pools = list(self.pools[here])
+        self.processes[there].advance()
+        self.processes[there].add_pool("moving")
+        self.processes[there].pools = list(self.pools[there])
+        return True
+
+    def _kill(self, process: Process) -> bool:
+        if not process.alive:
+            return False
+        if self.has_clock:
+            process.set_clock()
+            process.beat()
+            self._flush(process)
+        process.kill()
+        return True
+
+    def _close(self, process: Process) -> bool:
+        if not process.alive:
+            return False
+        if process.error:
+            process.set_clock()
+        process.close()
+        return True
+
+    def _restart(self, process: Process) -> bool:
+        if process.alive:
+            return False
+        self.now += self.random.choice([0.0, 1.0, 50.0])
+        self.start(process.instance)
+        return True
+
+    def _stop_log(self, process: Process) -> bool:
+        if not process.alive or not process.logs or process.error:
+            return False
+        process.stop_log(self.random.choice(process.logs))
+        return True
+
+    def _start_log(self, process: Process) -> bool:
+        if process.alive:
+            self.start_log(process)
+        return False
+
+    def _sink_fails(self, process: Process) -> bool:
+        if not process.logs:
+            return False
+        each = self.random.choice(process.logs)
+        if each.fails:
+            self._mend(each)
+        else:
+            each.fails = True
+
+            def fail(batch: Any) -> Any:
+                raise OSError(28, "No space left on device")
+
+            each.sink.deliver = fail  # type: ignore[method-assign]
+        return True
+
+    def _mend(self, each: OpenLog) -> None:
+        each.sink.__dict__.pop("deliver", None)
+        each.fails = False
+        if each.log._spool is not None:
+            each.log._spool.__dict__.pop("_write", None)
+
+    def _spool_fails(self, process: Process) -> bool:
+        logs = [each for each in process.logs if each.log._spool is not None]
+        if not logs:
+            return False
+        spool = self.random.choice(logs).log._spool
+        assert spool is not None
+        if "_write" in spool.__dict__:
+            del spool.__dict__["_write"]
+        else:
+
+            def fail(owner: Any, frame: bytes) -> Any:
+                raise OSError(5, "Input/output error")
+
+            spool._write = fail  # type: ignore[method-assign]
+        return True
+
+    def _clock(self, process: Process) -> bool:
+        if not self.has_clock or not process.alive or not process.error:
+            return False
+        process.set_clock()
+        process.beat()
+        self._flush(process)
+        return True
+
+    def _suspend(self, process: Process) -> bool:
+        """The gateway's clock stands still, the world's does not."""
+        if not self.has_clock or not process.alive:
+            return False
+        process.advance()
+        asleep = self.random.choice([5.0, 600.0])
+        before = self.now
+        self.now += asleep
+        for held in self.truth._live.values():
+            if held.end > before and any(
+                key[0] == process.run and value is held for key, value in self.truth._live.items()
+            ):
+                held.timeout += asleep
+        process.began += asleep
+        process.collector.set_epoch(round(process.label(0.0) * 1e9), suspended=True)
+        process.beat()
+        self._flush(process)
+        return True
+
+    def _ring_full(self, process: Process) -> bool:
+        if not process.alive:
+            return False
+        for _ in range(150):
+            process.packet()
+            if self.random.random() < 0.2:
+                self.now += 5.0
+        return True
+
+    def _long_idle(self, process: Process) -> bool:
+        self.now += self.random.choice([300.0, 4000.0])
+        return True
+
+    def _file(self) -> Path | None:
+        files = sorted((self.folder / "log").rglob("*.parquet"))
+        return self.random.choice(files) if files and self.may_damage else None
+
+    def _flip(self, process: Process) -> bool:
+        return _flip(self._file(), self.random)
+
+    def _truncate(self, process: Process) -> bool:
+        return _truncate(self._file(), self.random)
+
+    def _remove(self, process: Process) -> bool:
+        path = self._file()
+        if path is None:
+            return False
+        path.unlink()
+        return True
+
+    def _exchange(self, process: Process) -> bool:
+        one, other = self._file(), self._file()
+        if one is None or other is None or one == other or one.parent != other.parent:
+            return False
+        aside = one.with_suffix(".aside")
+        one.rename(aside)
+        other.rename(one)
+        aside.rename(other)
+        return True
+
+    def _segment(self) -> Path | None:
+        files = sorted((self.folder / "spool").rglob("*.segment")) if (self.folder / "spool").exists() else []
+        return self.random.choice(files) if files and self.may_damage else None
+
+    def _spool_flip(self, process: Process) -> bool:
+        return _flip(self._segment(), self.random)
+
+    def _spool_truncate(self, process: Process) -> bool:
+        return _truncate(self._segment(), self.random)
+
+    def _spool_remove(self, process: Process) -> bool:
+        path = self._segment()
+        if path is None:
+            return False
+        path.unlink()
+        return True
+
+    # ---- asking ----
+
+    def ask(self, count: int) -> None:
+        for _ in range(count):
+            self.question()
+
+    def question(self) -> None:
+        random_ = self.random
+        held = random_.choice(self.truth.held) if self.truth.held else None
+        choice = random_.random()
+        if choice < 0.1 and self.truth.statics:
+            static = random_.choice(self.truth.statics)
+            outside = (static.address, static.port or random_.randrange(1, 65_536))
+            at = static.start + random_.random() * (min(static.end, self.now) - static.start)
+        elif held is not None and choice < 0.8:
+            outside = held.outside
+            at = random_.choice([held.start, held.last, held.end, random_.uniform(held.start, held.end)])
+            at += random_.choice([0.0, 0.0, -0.5, 0.5, 3.0, -3.0, 70.0])
+        else:
+            outside = (random_.choice(list(POOLS.values())), 1024 + random_.randrange(16))
+            at = random_.choice([random_.uniform(-50, self.now + 50), *(self.times[-8:] or [0.0])])
+        at = round(at, 3)
+        remote: Any = None
+        if random_.random() < 0.3:
+            remote = held.remote if held is not None and random_.random() < 0.7 else (random_.choice(REMOTES), 53)
+            if random_.random() < 0.3:
+                remote = remote[0]
+        tolerance = random_.choice([0.0, 0.0, 2.0, 60.0])
+        arguments: dict[str, Any] = {"protocol": "udp", "at": datetime.fromtimestamp(EPOCH, UTC) + timedelta(seconds=at),
+                                     "remote": remote, "tolerance": tolerance}  # fmt: skip
+        mode = random_.choice(["offline", "offline", "spool", "live"])
+        if self.is_orderly:
+            mode = "live"
+        alive = [process for process in self.processes.values() if process.alive]
+        if mode == "live" and alive:
+            owner = [process for process in alive if any(POOLS[p] == outside[0] for p in process.pools)]
+            arguments["gateway"] = random_.choice(owner or alive).gateway
+        if mode in ("spool", "live") and (self.folder / "spool").exists():
+            name = arguments["gateway"].instance if "gateway" in arguments else random_.choice(list(self.pools))
+            if (self.folder / "spool" / name).exists():
+                arguments["spool"] = self.folder / "spool" / name
+        if self.store is None or random_.random() < 0.3:
+            self.store = Store(self.folder / "log")
+        self.result.questions += 1
+        try:
+            answer = who(self.store, *outside, **arguments)
+        except Exception:
+            self.wrong(f"exception {traceback.format_exc()}", outside, at, arguments)
+            return
+        self.result.answers[answer.status] += 1
+        text = self.judge(answer, outside, at, remote, tolerance)
+        if text:
+            self.wrong(f"{text}; answered {answer.status}: {answer.reason}", outside, at, arguments)
+        self._judge_order(answer, at, tolerance)
+
+    def judge(self, answer: Answer, outside: tuple[str, int], at: float, remote: Any, tolerance: float) -> str:
+        start, end = at - tolerance, at + tolerance
+        loose = self.truth.holders(outside, start - MARGIN, end + MARGIN, remote)
+        inner = (start + MARGIN, end - MARGIN) if tolerance else (start, end)
+        strict = self.truth.holders(outside, *inner, remote)
+        if not tolerance:
+            strict = [each for each in strict if each.start + MARGIN < at < each.end - MARGIN]
+        fixed = [static for static in self.truth.statics if static.address == outside[0] and static.port in (None, outside[1])
+                 and static.start <= end + MARGIN and static.end >= start - MARGIN]  # fmt: skip
+        if answer.status in ("exact", "held-idle"):
+            hosts = {(each.instance, each.host) for each in loose}
+            match = answer.matches[0]
+            if (match.instance, str(match.pri_ip)) not in hosts:
+                return f"wrong subscriber {match.pri_ip} of {match.instance}, not {hosts}"
+            others = {(each.instance, each.host) for each in strict} - {(match.instance, str(match.pri_ip))}
+            if others and answer.status == "held-idle":
+                return f"{others} held it too"
+            overlapping = [each for each in strict if (each.instance, each.host) in others and each.start <= each.last]
+            busy = [each for each in overlapping if each.start <= inner[1] and each.last >= inner[0]]
+            if busy and any(inner[0] <= each.start <= inner[1] for each in busy):
+                return f"{others} had traffic too"
+        elif answer.status == "nobody":
+            if strict:
+                return f"held by {[(each.instance, each.host, each.start, each.end) for each in strict]}"
+            if [each for each in fixed if each.start + MARGIN < at < each.end - MARGIN]:
+                return "an entry had it"
+        elif answer.status == "static":
+            computed = "computed" in answer.reason
+            if computed:
+                if strict and {each.host for each in strict} != {str(answer.subscriber)}:
+                    return f"computed {answer.subscriber}, held by {[(each.instance, each.host) for each in strict]}"
+            elif not fixed:
+                return "no entry had it"
+            elif strict:
+                return "a session had it"
+        return ""
+
+    def _judge_order(self, answer: Answer, at: float, tolerance: float) -> None:
+        if not self.is_orderly or at - tolerance < 1 or at + tolerance > self.now - 0.5:
+            return
+        self.result.orderly += 1
+        if answer.status == "gap":
+            self.result.orderly_gaps += 1
+            if len(self.result.wrong) < 50 and os.environ.get("NATCORE_TRUTH_GAPS"):
+                print(self.seed, "orderly gap", at, tolerance, answer.reason, file=sys.stderr)
+
+    def wrong(self, text: str, outside: tuple[str, int], at: float, arguments: dict[str, Any]) -> None:
+        shown = {name: value for name, value in arguments.items() if name not in ("at", "gateway")}
+        self.result.wrong.append(f"seed {self.seed}: {outside} at {at} {shown} live={'gateway' in arguments}: {text}")
+
+
+def _flip(path: Path | None, random_: random.Random) -> bool:
+    if path is None:
+        return False
+    data = bytearray(path.read_bytes())
+    if not data:
+        return False
+    data[random_.randrange(len(data))] ^= 1 << random_.randrange(8)
+    path.write_bytes(data)
+    return True
+
+
+def _truncate(path: Path | None, random_: random.Random) -> bool:
+    if path is None:
+        return False
+    data = path.read_bytes()
+    path.write_bytes(data[: random_.randrange(len(data) + 1)])
+    return True
+
+
+def one_life(seed: int, questions: int, steps: int = 120) -> Result:
+    folder = Path(tempfile.mkdtemp(prefix="natcore-truth-"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            life = Life(seed, folder)
+            try:
+                life.live(steps)
+                life.ask(questions)
+            except Exception:
+                life.result.wrong.append(f"seed {seed}: the life itself: {traceback.format_exc()}")
+            for process in life.processes.values():
+                if process.alive:
+                    process.kill()
+            return life.result
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lives", type=int, default=20)
+    parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--show", type=int, default=20, help="wrong answers to print")
+    arguments = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    total = Result()
+    for seed in range(arguments.first, arguments.first + arguments.lives):
+        total.add(one_life(seed, arguments.questions))
+    print(json.dumps({
+        "seams": total.seams, "answers": total.answers, "questions": total.questions, "orderly": total.orderly,
+        "orderly_gaps": total.orderly_gaps, "wrong": len(total.wrong),
+    }, indent=1))  # fmt: skip
+    for text in total.wrong[: arguments.show]:
+        print(text)
+    sys.exit(1 if total.wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
