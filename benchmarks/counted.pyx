@@ -62,7 +62,8 @@ def count_advance(capsule, double now, bytes name):
         count_end(label)
 
 
-def time_translate(capsule, uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_t[::1] sides, const uint64_t[::1] nows_ns,
+def time_translate(capsule, uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_t[::1] sides,
+                   const uint64_t[::1] nows_ns,
                    uint8_t[::1] verdicts, uint64_t[::1] took_ns):
     """Translates the frames in place one by one, each as a batch of its own; writes their verdicts and what each took."""
     cdef Worker* worker = <Worker*>PyCapsule_GetPointer(capsule, "natcore.Worker")

@@ -9,9 +9,10 @@ from natcore._overload cimport (
 )
 from natcore._ports cimport (
     PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, RECLAIMED, PortMap, Ports, home_of_port,
-    in_ports, lot_again, nth_set, ones64, pick_by_policy, port_draw, port_release, port_retake, port_take, reclaim, set_free, space_of,
+    in_ports, lot_again, nth_set, ones64, pick_by_policy, port_draw, port_release, port_retake, port_take, reclaim, set_free,
+    space_of,
 )
-from natcore.hints cimport bswap16, ctz64
+from natcore.hints cimport bswap16
 from natcore.index cimport NONE
 from natcore.random cimport random_below
 
@@ -225,7 +226,7 @@ cdef uint32_t draw_overloaded(Ports* ports, uint32_t address, PortMap* map, cons
     larger range the last free ports are not found by every draw.
     """
     cdef Taken ends
-    cdef uint32_t at, step = 0, port
+    cdef uint32_t at, step, _try, port
     cdef uint64_t lot = request.lot
     if map.free:
         port = pick_by_policy(ports, map, bswap16(request.inside_port), request.lot, ports.drawer)
@@ -235,7 +236,7 @@ cdef uint32_t draw_overloaded(Ports* ports, uint32_t address, PortMap* map, cons
     pair_of(ports, address, request, 0, &ends)
     if overload_is_full(&ports.overload, &ports.key, &ends):
         return NONE
-    for step in range(SHARED_PROBES):
+    for _try in range(SHARED_PROBES):
         port = ports.allowed[in_ports(lot, ports.range_size)]
         if may_share(ports, map, port, &ends):
             map.cells[port] += 1

@@ -11,7 +11,8 @@ from natcore._mappings cimport (
 )
 from natcore._parse cimport Flight
 from natcore._ports cimport (
-    PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, address_pick, has_ports, in_pool, lot_after, port_guess, space_of,
+    PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, address_pick, has_ports, in_pool, lot_after,
+    port_guess, space_of,
 )
 from natcore._rules cimport SnatRule, snat_rule
 from natcore.flow cimport flow_hash

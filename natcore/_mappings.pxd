@@ -27,8 +27,7 @@ cdef struct Mapping:            # addresses and ports big-endian
     uint32_t sessions
     uint32_t first              # a session of it; the others are linked to it
     uint32_t opened_outside     # sessions of it that were opened from outside
-    uint32_t held_until         # ms: until when its port was held down for the subscriber (the past: it was free), or has
-                                # to be for a session of it that ended
+    uint32_t held_until         # ms: until when its port was held down before (the past: it was free), or has to be after it
 
 cdef struct Subscriber:
     uint32_t ip                 # inside address, big-endian

@@ -191,12 +191,12 @@ cdef uint32_t draw_from_pool(Mappings* table, const MappingKey* key, const Pool*
     """A port of any address that has one; else of one at which a rest is over; else one that rests for its owner, of the first
     address from anywhere on where there may be one."""
     cdef Ports* ports = table.ports
-    cdef uint32_t space = space_of(key.protocol), start = in_pool(request.lot, pool.size), step, port
+    cdef uint32_t space = space_of(key.protocol), start = in_pool(request.lot, pool.size), step, _try, port
     cdef const PortMap* map
     drawn.address = address_pick(ports, space, pool.addresses, pool.size, request.lot)
     if drawn.address != NONE:
         return draw_from(table, key, request, now_ms, drawn)
-    for step in range(TRIES):
+    for _try in range(TRIES):
         drawn.address = address_due(ports, space, pool.addresses, pool.size, start, now_ms)
         if drawn.address == NONE:
             break

@@ -41,7 +41,7 @@ cdef struct PortMap:            # one outside address and protocol
     uint64_t* used              # [PORT_WORDS] a bit a port: in use or held down
     uint64_t* held              # [PORT_WORDS] held down
     uint16_t* held_by           # [OWNER_SLOTS] ports held down, by a hash of their owner
-    uint32_t* taken_in          # [GROUPS + SUPERS] ports of the ranges that are not free: even in the low 16 bits, odd in the high
+    uint32_t* taken_in          # [GROUPS + SUPERS] ports of the ranges not free: even in the low 16 bits, odd in the high
     uint32_t free               # ports of the ranges that are not used
     uint32_t reserved           # ports of the ranges that DNAT entries have
     uint32_t held_count
@@ -200,7 +200,8 @@ cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
 cdef uint32_t port_retake(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
 cdef void reclaim(Ports* ports, PortMap* map, uint32_t most, uint32_t now_ms) noexcept nogil
 cdef bint is_due(const Ports* ports, const PortMap* map, uint32_t now_ms) noexcept nogil
-cdef uint32_t address_pick(const Ports* ports, uint32_t space, const uint32_t* pool, uint32_t size, uint64_t lot) noexcept nogil
+cdef uint32_t address_pick(const Ports* ports, uint32_t space, const uint32_t* pool, uint32_t size,
+                           uint64_t lot) noexcept nogil
 cdef uint32_t address_due(const Ports* ports, uint32_t space, const uint32_t* pool, uint32_t size, uint32_t start,
                           uint32_t now_ms) noexcept nogil
 cdef uint32_t own_held(PortMap* map, uint32_t owner, uint64_t lot) noexcept nogil

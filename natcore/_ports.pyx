@@ -396,10 +396,11 @@ cdef uint32_t pick_counted(const Ports* ports, const PortMap* map, uint64_t mask
     return at * 64 + nth_set(free_of_word(ports, map, at, mask), found)
 
 
-cdef inline uint32_t probe(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t* lot, uint32_t worker) noexcept nogil:
+cdef inline uint32_t probe(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t* lot,
+                           uint32_t worker) noexcept nogil:
     """A free port of a few that are tried at random; or NONE."""
-    cdef uint32_t port, tries
-    for tries in range(PROBES if ports.workers == 1 else PROBES * 4):
+    cdef uint32_t port, _try
+    for _try in range(PROBES if ports.workers == 1 else PROBES * 4):
         port = nth_port(ports, in_ports(lot[0], ports.range_size))
         if ((free_of_word(ports, map, port >> 6, mask) >> (port & 63)) & 1
                 and (ports.workers == 1 or home_of_port(ports, port) == worker)):
@@ -423,10 +424,11 @@ cdef inline uint32_t pick(const Ports* ports, const PortMap* map, uint64_t mask,
 
 # ---- an address of a pool -------------------------------------------------------------------------------------------
 
-cdef uint32_t address_pick(const Ports* ports, uint32_t space, const uint32_t* pool, uint32_t size, uint64_t lot) noexcept nogil:
+cdef uint32_t address_pick(const Ports* ports, uint32_t space, const uint32_t* pool, uint32_t size,
+                           uint64_t lot) noexcept nogil:
     """One of a pool's addresses that have a free port, one as likely as another; or NONE."""
-    cdef uint32_t tries, i, count = 0, found
-    for tries in range(2 * PROBES):
+    cdef uint32_t _try, i, count = 0, found
+    for _try in range(2 * PROBES):
         i = pool[in_pool(lot, size)]
         if is_open(ports, space, i):
             return i

@@ -6,8 +6,8 @@ from natcore._journal cimport journal_is_short, journal_room
 from natcore._mappings cimport Mapping, Mappings, Own, mapping_approach_end, subscriber_find, subscribers_reap
 from natcore._ports cimport ports_reclaim
 from natcore._sessions cimport (
-    LIFE_SOME, LOOKED_AT, NO_WINDOW, SESSION_FREE, Cold, Session, Sessions, deadline_of, is_dead, mapping_life, session_approach,
-    session_close, session_expire, window_write,
+    LIFE_SOME, LOOKED_AT, NO_WINDOW, SESSION_FREE, Cold, Session, Sessions, deadline_of, is_dead, mapping_life,
+    session_approach, session_close, session_expire, window_write,
 )
 from natcore.hints cimport fetch_add, prefetch_write
 from natcore.index cimport NONE
