@@ -72,12 +72,68 @@ def test_a_capture_of_bare_packets_gets_an_ethernet_header(tmp_path: Path) -> No
     assert read.frame[14:] == packet and parse(read.frame) is not None
 
 
+def block(kind: int, body: bytes, order: str = "<") -> bytes:
+    body += bytes(-len(body) % 4)
+    total = struct.pack(order + "I", len(body) + 12)
+    return struct.pack(order + "I", kind) + total + body + total
+
+
+def section(order: str = "<") -> bytes:
+    return block(0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1), order)
+
+
+def interface(link: int, options: bytes = b"", order: str = "<", snap_length: int = 0) -> bytes:
+    return struct.pack(order + "HHI", link, 0, snap_length) + options
+
+
+def packet_block(which: int, ticks: int, data: bytes, original: int | None = None, order: str = "<") -> bytes:
+    original = len(data) if original is None else original
+    head = struct.pack(order + "IIIII", which, ticks >> 32, ticks & 0xFFFFFFFF, len(data), original)
+    return block(6, head + data + bytes(-len(data) % 4), order)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_pcapng_of_several_interfaces_and_sections(tmp_path: Path, order: str) -> None:
+    """Each interface has its link type, its resolution and its offset; a section has interfaces of its own."""
+    ip = bytes(IP(src="10.0.0.1") / UDP())
+    ethernet = bytes(12) + b"\x08\x00" + ip
+    nanoseconds = struct.pack(order + "HHB3x", 9, 1, 9)
+    halves = struct.pack(order + "HHB3x", 9, 1, 0x81) + struct.pack(order + "HHq", 14, 8, 100)
+    content = section(order)
+    for made in (interface(1, order=order), interface(113, nanoseconds, order), interface(276, halves, order)):
+        content += block(1, made, order)
+    content += block(1, interface(105, order=order), order)
+    content += packet_block(0, 1_700_000_000_000_001, ethernet, order=order)
+    content += packet_block(1, 1_700_000_000_000_000_002, bytes(14) + b"\x08\x00" + ip, order=order)
+    content += packet_block(2, 3, b"\x08\x00" + bytes(18) + ip, order=order)
+    content += block(5, bytes(8), order) + packet_block(3, 0, b"wireless", order=order)
+    content += section() + block(1, interface(228, snap_length=20)) + block(3, struct.pack("<I", len(ip)) + ip[:20])
+    path = tmp_path / "x.pcapng"
+    path.write_bytes(content)
+    read = list(capture.read(path))
+    assert [packet.time_ns for packet in read] == [
+        1_700_000_000_000_001_000, 1_700_000_000_000_000_002, 101_500_000_000, 0, 0,
+    ]  # fmt: skip
+    assert [packet.frame for packet in read] == [ethernet] * 3 + [b"", ethernet[:34].ljust(len(ethernet), b"\0")]
+    assert [(packet.missing, packet.unknown) for packet in read] == [(0, 0)] * 3 + [(0, 105), (len(ip) - 20, 0)]
+
+
+def test_a_bare_packet_of_version_6_is_not_ipv4(tmp_path: Path) -> None:
+    path = tmp_path / "x.pcap"
+    path.write_bytes(header(link=101) + record(b"\x60" + bytes(59)))
+    (read,) = capture.read(path)
+    assert read.frame[12:14] == b"\x86\xdd" and parse(read.frame) is None
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a classic pcap"),
-        (b"\x0a\x0d\x0d\x0a" + bytes(40), "editcap"),
-        (header(link=113), "link type 113; allowed"),
+        (b"", "not a pcap or pcapng"),
+        (b"\x0a\x0d\x0d\x0a" + bytes(40), "block 1: a section without a byte order"),
+        (header(link=105), "link type 105; allowed"),
+        (section() + block(6, bytes(20)), "block 2: too short, or of an interface that was not described"),
+        (section() + block(1, interface(1))[:-4] + bytes(4), "block 2: it does not end as it began"),
+        (section() + struct.pack("<III", 1, 13, 0), "block 2: length 13"),
         (header() + b"xyz", "packet 1: the file ends inside its header"),
         (header() + record(b"abc") + record(b"abc")[:-1], "packet 2: the file ends after 2 of 3 bytes"),
         (header() + struct.pack("<IIII", 0, 0, 1 << 30, 1 << 30), "packet 1: length"),

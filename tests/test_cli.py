@@ -188,7 +188,7 @@ def test_replay_counts_what_a_gateway_would_not_see_and_what_it_drops(tmp_path: 
     [
         (["replay", CAPTURE, "--snat", "10.0.0.0/24"], "--snat='10.0.0.0/24': allowed is PREFIX=POOL"),
         (["replay", CAPTURE, "--snat", "10.0.0.1/24=203.0.113.1"], "not an IPv4 prefix"),
-        (["replay", __file__, "--snat", "10.0.0.0/24=203.0.113.1"], "not a classic pcap capture"),
+        (["replay", __file__, "--snat", "10.0.0.0/24=203.0.113.1"], "not a pcap or pcapng capture"),
         (["replay", "/none.pcap", "--snat", "10.0.0.0/24=203.0.113.1"], "No such file"),
         (["check", "/none.toml"], "/none.toml: cannot be read"),
         (["run", "/none.toml"], "/none.toml: cannot be read"),

@@ -104,7 +104,7 @@ def show_demo(
 
 @app.command()
 def replay(
-    file: Annotated[Path, typer.Argument(metavar="CAPTURE", help="A classic pcap file of an inside link.")],
+    file: Annotated[Path, typer.Argument(metavar="CAPTURE", help="A pcap or pcapng file of an inside link.")],
     snat: Annotated[list[str], typer.Option(metavar="PREFIX=POOL[,POOL…]", help="Inside sources and their pool.")],
     write: Annotated[Path | None, typer.Option(help="Write the frames of the outside link to this pcap file.")] = None,
     log: Annotated[Path | None, typer.Option(help="Keep the session log in this folder, as Parquet files.")] = None,

@@ -221,14 +221,21 @@ def in_memory(reason: str, keep: bool) -> Result:
 
 
 def replay_checks(replay: Replay, rows: list[Row]) -> list[Check]:
-    """The rows hold what the capture's forwarded packets were, and the inside host saw its answers unaltered."""
+    """The rows hold what the capture's forwarded packets were, and the inside host saw its answers unaltered.
+
+    What was dropped is named; whether it should have been is not known here.
+    """
+    lost = sum(count for verdict, count in replay.verdicts.items() if verdict.is_drop)
+    names = ", ".join(f"{count:,} {verdict.name}" for verdict, count in replay.verdicts.items() if verdict.is_drop)
     text = "answers reach the inside host as the capture has them"
     checks = [Check(text, not replay.altered, f"{replay.altered} altered")]
     for side, traffic in (("vpc", replay.from_vpc), ("pub", replay.from_pub)):
         logged = total(rows, f"pkts_from_{side}"), total(rows, f"bytes_from_{side}")
-        text = f"packets and bytes from_{side} of the rows are the capture's"
+        text = f"packets and bytes from_{side} of the rows are those of the capture that were forwarded"
         found = f"{logged[0]:,} of {traffic.packets:,} packets, {logged[1]:,} of {traffic.bytes:,} bytes"
         checks.append(Check(text, logged == (traffic.packets, traffic.bytes), found))
+    if lost:
+        checks.append(Check("what the capture's gateway would have dropped is named", True, names))
     return checks
 
 

@@ -122,6 +122,7 @@ def _show_replay(replayed: Replay, counters: dict[str, int], rows: list[report.R
         report.print_json(
             {
                 "ok": all(item.ok for item in checks), "frames": replayed.frames, "skipped": replayed.skipped,
+                "mended": replayed.mended,
                 "verdicts": {verdict.name: count for verdict, count in replayed.verdicts.items()},
                 "counters": counters, "sessions": rows, "checks": [item._asdict() for item in checks],
             }
@@ -129,7 +130,8 @@ def _show_replay(replayed: Replay, counters: dict[str, int], rows: list[report.R
     else:
         console = report.console()
         skipped = ", ".join(f"{count:,} {reason}" for reason, count in replayed.skipped.items())
-        console.print(f"{replayed.frames:,} frames; skipped: {skipped or 'none'}")
+        mended = "; ".join(f"{count:,} {what}" for what, count in replayed.mended.items())
+        console.print(f"{replayed.frames:,} frames; skipped: {skipped or 'none'}{f'; {mended}' if mended else ''}")
         console.print(report.counters_table(counters))
         console.print(report.sessions_table(rows, console.width))
         report.print_checks(console, checks)
