@@ -87,7 +87,7 @@ cdef int check_lengths(uint8_t[:, ::1] frames, uint32_t[::1] lengths) except -1:
     cdef Py_ssize_t i
     cdef uint32_t longest = 0
     if frames.shape[0] >= 1 << 31 or frames.shape[1] >= 1 << 31:
-        raise ConfigurationError(f"frames: {frames.shape[0]} rows of {frames.shape[1]} bytes; allowed are less than 2^31 of each")
+        raise ConfigurationError(f"frames: {frames.shape[0]} rows of {frames.shape[1]} bytes; allowed are less than 2^31 each")
     for i in range(frames.shape[0]):
         longest = lengths[i] if lengths[i] > longest else longest
     for i in range(frames.shape[0] if longest > <size_t>frames.shape[1] else 0):
@@ -120,7 +120,7 @@ cdef int check_apart(uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_
         for j in range(i + 1, 4):
             if sizes[i] and sizes[j] and overlap(places[i], sizes[i], places[j], sizes[j]):
                 names = ("frames", "lengths", "out", "side")
-                raise ConfigurationError(f"{names[j]}: it shares memory with {names[i]}; allowed are arrays apart from each other")
+                raise ConfigurationError(f"{names[j]}: it shares memory with {names[i]}; allowed are separate arrays")
     return 0
 
 
