@@ -20,11 +20,14 @@ SOAK_OPTIONS ?= --seeds 10000 --jobs 2 --least 1000 --resume build/soak.json
 TRUTH_OPTIONS ?= --lives 1000 --questions 1000
 TEST_OPTIONS ?=
 KILLS ?= 200
+RACES_SECONDS ?= 30
+# The interpreter is not instrumented: what it reads and writes itself is not looked at, its locks are.
+TSAN := "ignore_noninstrumented_modules=1 history_size=4"
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test workers lint format soak mutants truth crash bench gate instructions wire sanitize portable clean
+.PHONY: help demo test workers lint format soak mutants truth crash bench gate instructions wire sanitize races portable clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
@@ -39,6 +42,7 @@ help:
 	@echo "make wire      the plane on the wire beside the kernel's NAT and a null forwarder (as root)"
 	@echo "make workers   the core's tests with two workers, each frame given to one of them in turn"
 	@echo "make sanitize  a million random frames under the address and undefined-behaviour sanitizers"
+	@echo "make races     every public call from several threads under traffic, under the thread sanitizer"
 	@echo "make portable  the core's tests on a build without processor intrinsics"
 	@echo "make clean     remove .venv, build and caches"
 
@@ -94,6 +98,11 @@ sanitize: .venv/built .venv/tested-with
 	$(ASAN) "$$python" tests/fuzz_frames.py --frames 1000000 && \
 	$(ASAN) "$$python" tests/soak.py --seeds 10 && \
 	$(ASAN) "$$python" -m pytest -s -q $(filter-out %_properties.py,$(QUICK))      # the soak is these
+
+races: .venv/built .venv/tested-with
+	python=$$(.ci/variant races NATCORE_RACES=ON) && \
+	LD_PRELOAD="$$(cc -print-file-name=libtsan.so)" PYTHONMALLOC=malloc TSAN_OPTIONS=$(TSAN) \
+	setarch -R "$$python" tests/races.py --seconds $(RACES_SECONDS)
 
 portable: .venv/built .venv/tested-with
 	python=$$(.ci/variant portable NATCORE_PORTABLE=ON) && "$$python" -m pytest -q $(QUICK)

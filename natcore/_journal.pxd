@@ -79,8 +79,9 @@ cdef struct Journal:
     uint64_t apart_tail_at
 
 cdef inline uint64_t journal_room(Journal* journal) noexcept nogil:
-    """Rows that still fit, at least: the consumer may be reading."""
-    return journal.capacity - (journal.head - load_acquire64(&journal.tail))
+    """Rows that still fit, at least: the consumer may be reading, and, where the caller holds no worker, others writing."""
+    cdef uint64_t tail = load_acquire64(&journal.tail)
+    return journal.capacity - (load_acquire64(&journal.head) - tail)
 
 cdef inline uint64_t journal_room_for_many(Journal* journal) noexcept nogil:
     """Rows that may be written at once by what can wait: half of the ring is left to what packets write meanwhile."""

@@ -9,6 +9,7 @@ from natcore._events cimport PORTS_THRESHOLD, SESSIONS_THRESHOLD, event_note
 from natcore._mappings cimport MAPPING_PORTLESS, MAPPING_STATIC, Subscriber, subscriber_find
 from natcore._ports cimport PORT_SPACES, RECLAIMED, PortMap, Ports, reclaim, space_of
 from natcore._sweep cimport reclaim_lines, reclaim_mapping, reclaim_subscriber
+from natcore.hints cimport load_relaxed
 from natcore.index cimport NONE
 from natcore.spin cimport spin_lock, spin_unlock
 from natcore.state cimport NO_LIMIT, Shared, has_all, tables_of_all
@@ -53,14 +54,14 @@ cdef uint32_t sessions_live(const Worker* worker) noexcept nogil:
     """Sessions that the gateway has, dead ones that were not met included."""
     cdef uint32_t total = 0, i
     for i in range(worker.shared.count):
-        total += worker.shared.workers[i].sessions.slots.live
+        total += load_relaxed(&worker.shared.workers[i].sessions.slots.live)
     return total
 
 
 cdef uint32_t mappings_live(const Worker* worker) noexcept nogil:
     cdef uint32_t total = 0, i
     for i in range(worker.shared.count):
-        total += worker.shared.workers[i].mappings.mapping_slots.live
+        total += load_relaxed(&worker.shared.workers[i].mappings.mapping_slots.live)
     return total
 
 
@@ -76,7 +77,7 @@ cdef bint may_subscribe(Worker* worker, uint32_t inside_ip) noexcept nogil:
     """Whether inside_ip is a subscriber, or may become one."""
     cdef uint32_t total = 0, i, capacity = worker.mappings.subscriber_slots.capacity
     for i in range(worker.shared.count):
-        total += worker.shared.workers[i].mappings.subscriber_slots.live
+        total += load_relaxed(&worker.shared.workers[i].mappings.subscriber_slots.live)
     if total + worker.shared.count > capacity and subscriber_find(&worker.mappings, inside_ip) != NONE:
         return True
     return has_room(worker, total, capacity)
@@ -85,7 +86,7 @@ cdef bint may_subscribe(Worker* worker, uint32_t inside_ip) noexcept nogil:
 cdef uint32_t opened_outside(const Worker* worker) noexcept nogil:
     cdef uint32_t total = 0, i
     for i in range(worker.shared.count):
-        total += worker.shared.workers[i].sessions.opened_outside
+        total += load_relaxed(&worker.shared.workers[i].sessions.opened_outside)
     return total
 
 

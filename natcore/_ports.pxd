@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from natcore._blocks cimport Blocks
 from natcore._overload cimport Overload
 from natcore.flow cimport HashKey
+from natcore.hints cimport load_relaxed, load_relaxed64, store_relaxed, store_relaxed64
 from natcore.index cimport Index
 from natcore.random cimport Random, random32
 from natcore.spin cimport Spin, spin_lock, spin_unlock
@@ -123,14 +124,14 @@ cdef inline void lots_begin(Ports* ports) noexcept nogil:
         ports.lots[i] = fresh_lot(ports)
 
 cdef inline uint64_t lot_after(const Ports* ports, uint32_t draws) noexcept nogil:
-    """The lot of a later draw, which so many come before."""
-    return ports.lots[(ports.lots_taken + draws) % LOTS]
+    """The lot of a later draw, which so many come before; without the lock (_foresee) a guess."""
+    return load_relaxed64(&ports.lots[(load_relaxed(&ports.lots_taken) + draws) % LOTS])
 
 cdef inline uint64_t lot_take(Ports* ports) noexcept nogil:
     """Of this draw."""
     cdef uint64_t lot = lot_after(ports, 0)
-    ports.lots[ports.lots_taken % LOTS] = fresh_lot(ports)
-    ports.lots_taken += 1
+    store_relaxed64(&ports.lots[ports.lots_taken % LOTS], fresh_lot(ports))
+    store_relaxed(&ports.lots_taken, ports.lots_taken + 1)
     return lot
 
 cdef inline uint32_t in_pool(uint64_t lot, uint32_t size) noexcept nogil:
@@ -152,7 +153,7 @@ cdef inline uint32_t ones64(uint64_t bits) noexcept nogil:
 
 cdef inline bint is_open(const Ports* ports, uint32_t space, uint32_t address) noexcept nogil:
     """Whether an address has a free port."""
-    return (ports.open_at[space][address >> 6] >> (address & 63)) & 1
+    return (load_relaxed64(&ports.open_at[space][address >> 6]) >> (address & 63)) & 1
 
 cdef inline uint32_t in_ports(uint64_t lot, uint32_t count) noexcept nogil:
     """The port of so many."""

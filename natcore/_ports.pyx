@@ -5,7 +5,7 @@ from libc.string cimport memset
 from natcore._blocks cimport Block, block_at, block_leave, block_reference, blocks_add, blocks_delete, blocks_drop, blocks_new
 from natcore._overload cimport overload_delete, overload_forget_full
 from natcore.flow cimport flow_hash
-from natcore.hints cimport bswap32, ctz64
+from natcore.hints cimport bswap32, ctz64, load_relaxed, load_relaxed64, store_relaxed, store_relaxed64
 from natcore.index cimport (
     NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
@@ -199,8 +199,9 @@ cdef inline void count_free(Ports* ports, PortMap* map, uint32_t port, int by) n
 
 cdef void mark_open(Ports* ports, const PortMap* map, int by) noexcept nogil:
     cdef uint32_t space = space_at(ports, map)
-    ports.open_at[space][map.address >> 6] ^= <uint64_t>1 << (map.address & 63)
-    ports.open_count[space] += by
+    store_relaxed64(&ports.open_at[space][map.address >> 6],
+                    ports.open_at[space][map.address >> 6] ^ <uint64_t>1 << (map.address & 63))
+    store_relaxed(&ports.open_count[space], ports.open_count[space] + by)
 
 
 cdef inline void mark_resting(Ports* ports, const PortMap* map) noexcept nogil:
@@ -210,7 +211,7 @@ cdef inline void mark_resting(Ports* ports, const PortMap* map) noexcept nogil:
 
 cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
     """Neither in use nor held down any more."""
-    map.used[port >> 6] &= ~(<uint64_t>1 << (port & 63))
+    store_relaxed64(&map.used[port >> 6], map.used[port >> 6] & ~(<uint64_t>1 << (port & 63)))
     count_free(ports, map, port, 1)
     if ports.blocks.per_address:
         block_leave(&ports.blocks, &ports.key, block_reference(map.address, ports.block_of[port]))
@@ -340,7 +341,7 @@ cdef uint32_t nth_set(uint64_t bits, uint32_t n) noexcept nogil:
 
 
 cdef inline uint64_t free_of_word(const Ports* ports, const PortMap* map, uint32_t word, uint64_t mask) noexcept nogil:
-    return ports.ranges[word] & ~map.used[word] & mask
+    return ports.ranges[word] & ~load_relaxed64(&map.used[word]) & mask
 
 
 cdef inline uint32_t free_in(const Ports* ports, const PortMap* map, uint32_t at, uint64_t mask) noexcept nogil:
@@ -433,7 +434,7 @@ cdef uint32_t address_pick(const Ports* ports, uint32_t space, const uint32_t* p
         if is_open(ports, space, i):
             return i
         lot = lot_again(lot)
-    if ports.open_count[space] == 0:
+    if load_relaxed(&ports.open_count[space]) == 0:
         return NONE
     for i in range(size):
         count += is_open(ports, space, pool[i])
@@ -463,7 +464,7 @@ cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t wi
                              uint32_t worker) noexcept nogil:
     """A free port, by what the policy prefers; NONE where none is. wish: the inside port, host order."""
     cdef uint32_t port = NONE
-    if ports.policy == PORTS_PRESERVE and in_ranges(ports, wish) and not (map.used[wish >> 6] >> (wish & 63)) & 1:
+    if ports.policy == PORTS_PRESERVE and free_of_word(ports, map, wish >> 6, <uint64_t>1 << (wish & 63)):
         return wish
     if ports.parity:
         port = pick(ports, map, <uint64_t>0xAAAAAAAAAAAAAAAAULL if wish & 1 else <uint64_t>0x5555555555555555ULL, lot, worker)
@@ -473,7 +474,7 @@ cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t wi
 cdef uint32_t port_guess(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot, uint32_t worker) noexcept nogil:
     """What pick_by_policy will most likely say, without the lock, while others change the map; NONE: it is not foreseen."""
     cdef uint64_t mask = <uint64_t>-1
-    if ports.policy == PORTS_PRESERVE and in_ranges(ports, wish) and not (map.used[wish >> 6] >> (wish & 63)) & 1:
+    if ports.policy == PORTS_PRESERVE and free_of_word(ports, map, wish >> 6, <uint64_t>1 << (wish & 63)):
         return wish
     if ports.parity:
         mask = <uint64_t>0xAAAAAAAAAAAAAAAAULL if wish & 1 else <uint64_t>0x5555555555555555ULL
@@ -482,7 +483,7 @@ cdef uint32_t port_guess(const Ports* ports, const PortMap* map, uint32_t wish, 
 
 cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
     """A free port is in use; a block that it lies in must be its owner's."""
-    map.used[port >> 6] |= <uint64_t>1 << (port & 63)
+    store_relaxed64(&map.used[port >> 6], map.used[port >> 6] | <uint64_t>1 << (port & 63))
     count_free(ports, map, port, -1)
     if ports.blocks.per_address:
         block_under(ports, map, port).ports += 1

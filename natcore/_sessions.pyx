@@ -10,7 +10,7 @@ from natcore._mappings cimport MAPPING_STATIC, Mapping, mapping_close
 from natcore._ports cimport space_of
 from natcore.checksum cimport combine, delta16, delta32
 from natcore.flow cimport flow_hash
-from natcore.hints cimport bswap16, bswap32, fetch_add64, prefetch_write
+from natcore.hints cimport bswap16, bswap32, fetch_add64, prefetch_write, store_relaxed
 from natcore.index cimport (
     NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
@@ -364,7 +364,7 @@ cdef void count_origin(Sessions* table, uint32_t slot, int by) noexcept nogil:
     cdef Mapping* mapping = &table.mappings.mappings[table.cold[slot].mapping]
     if table.hot[slot].flags & OPENED_OUTSIDE:
         mapping.opened_outside += by
-        table.opened_outside += by
+        store_relaxed(&table.opened_outside, table.opened_outside + by)
     elif mapping.subscriber != NONE:
         table.mappings.subscribers[mapping.subscriber].sessions += by
 

@@ -11,6 +11,9 @@ cdef extern from * nogil:
     #define natcore_unlikely(condition) __builtin_expect(!!(condition), 0)
     #define natcore_load_acquire(address) __atomic_load_n((address), __ATOMIC_ACQUIRE)
     #define natcore_store_release(address, value) __atomic_store_n((address), (value), __ATOMIC_RELEASE)
+    /* Of what one thread writes and others only look at, without a lock: whole, though perhaps not the newest. */
+    #define natcore_load_relaxed(address) __atomic_load_n((address), __ATOMIC_RELAXED)
+    #define natcore_store_relaxed(address, value) __atomic_store_n((address), (value), __ATOMIC_RELAXED)
     #define natcore_exchange(address, value) __atomic_exchange_n((address), (value), __ATOMIC_ACQ_REL)
     #define natcore_fetch_add(address, value) __atomic_fetch_add((address), (value), __ATOMIC_ACQ_REL)
     static inline const void* natcore_either(int condition, const void* one, const void* other) {
@@ -42,6 +45,10 @@ cdef extern from * nogil:
     void store_release "natcore_store_release" (uint32_t* address, uint32_t value) noexcept
     uint64_t load_acquire64 "natcore_load_acquire" (uint64_t* address) noexcept
     void store_release64 "natcore_store_release" (uint64_t* address, uint64_t value) noexcept
+    uint32_t load_relaxed "natcore_load_relaxed" (const uint32_t* address) noexcept
+    void store_relaxed "natcore_store_relaxed" (uint32_t* address, uint32_t value) noexcept
+    uint64_t load_relaxed64 "natcore_load_relaxed" (const uint64_t* address) noexcept
+    void store_relaxed64 "natcore_store_relaxed" (uint64_t* address, uint64_t value) noexcept
     uint32_t exchange "natcore_exchange" (uint32_t* address, uint32_t value) noexcept
     uint32_t fetch_add "natcore_fetch_add" (uint32_t* address, uint32_t value) noexcept
     uint64_t fetch_add64 "natcore_fetch_add" (uint64_t* address, uint64_t value) noexcept

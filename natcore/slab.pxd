@@ -2,7 +2,7 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t
 
-from natcore.hints cimport prefetch_write
+from natcore.hints cimport prefetch_write, store_relaxed
 
 cdef enum:
     NO_SLOT = 0xFFFFFFFF
@@ -13,7 +13,7 @@ cdef struct Slab:
     uint32_t capacity
     uint32_t fresh              # slots used once at least: [0, fresh)
     uint32_t free               # the last one freed
-    uint32_t live
+    uint32_t live               # other workers look at it: atomic
 
 cdef inline void slab_begin(Slab* slab, void* base, size_t stride, uint32_t capacity) noexcept nogil:
     slab.base = <uint8_t*>base
@@ -33,10 +33,10 @@ cdef inline uint32_t slab_take(Slab* slab) noexcept nogil:
         slab.fresh += 1
     else:
         return NO_SLOT
-    slab.live += 1
+    store_relaxed(&slab.live, slab.live + 1)
     return slot
 
 cdef inline void slab_give(Slab* slab, uint32_t slot) noexcept nogil:
     (<uint32_t*>(slab.base + slot * slab.stride))[0] = slab.free
     slab.free = slot
-    slab.live -= 1
+    store_relaxed(&slab.live, slab.live - 1)
