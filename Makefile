@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 PIP_VERBOSITY ?= --quiet
 PIP := $(VENV) -m pip $(PIP_VERBOSITY) --disable-pip-version-check
+FUZZ_SECONDS ?= 60
 ASAN = LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
        ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard natcore/*.pyx natcore/*.pxd)
@@ -27,7 +28,7 @@ TSAN := "ignore_noninstrumented_modules=1 history_size=4"
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test workers lint format soak mutants truth crash bench gate instructions wire sanitize races portable clean
+.PHONY: help demo test workers lint format soak mutants truth crash bench gate instructions wire sanitize races fuzz portable clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
@@ -43,6 +44,7 @@ help:
 	@echo "make workers   the core's tests with two workers, each frame given to one of them in turn"
 	@echo "make sanitize  a million random frames under the address and undefined-behaviour sanitizers"
 	@echo "make races     every public call from several threads under traffic, under the thread sanitizer"
+	@echo "make fuzz      libFuzzer over translate for FUZZ_SECONDS, with sanitizers and invariants; its finds join the corpus"
 	@echo "make portable  the core's tests on a build without processor intrinsics"
 	@echo "make clean     remove .venv, build and caches"
 
@@ -103,6 +105,10 @@ races: .venv/built .venv/tested-with
 	python=$$(.ci/variant races NATCORE_RACES=ON) && \
 	LD_PRELOAD="$$(cc -print-file-name=libtsan.so)" PYTHONMALLOC=malloc TSAN_OPTIONS=$(TSAN) \
 	setarch -R "$$python" tests/races.py --seconds $(RACES_SECONDS)
+
+fuzz: .venv/built
+	@missing=$$(.ci/needs fuzz "$(PYTHON)"); if [ -n "$$missing" ]; then echo "Missing here: apt-get install $$missing" >&2; exit 1; fi
+	.ci/fuzz $(FUZZ_SECONDS)
 
 portable: .venv/built .venv/tested-with
 	python=$$(.ci/variant portable NATCORE_PORTABLE=ON) && "$$python" -m pytest -q $(QUICK)

@@ -10,5 +10,5 @@ cdef struct Fault:              # what does not hold
     uint64_t seen
     uint64_t expected
 
-cdef bint tables_hold(Worker* worker, Fault* fault) noexcept nogil
+cdef bint tables_hold(Worker* worker, bint ports, Fault* fault) noexcept nogil
 cdef void assert_tables(Worker* worker) noexcept nogil

@@ -38,6 +38,7 @@ cdef extern from * nogil:
 cdef enum:
     LARGE = 65536               # slots: larger tables are looked at after one batch in so many
     SELDOM = 256
+    PORTS_SELDOM = 16           # batches after which all ports are looked at; those of mappings are after each
 
 
 cdef inline bint holds(Fault* fault, const char* text, uint32_t number, uint64_t seen, uint64_t expected) noexcept nogil:
@@ -328,8 +329,9 @@ cdef bint ports_hold(Worker* worker, Fault* fault) noexcept nogil:
 
 # ---- all of it -------------------------------------------------------------------------------------------------------
 
-cdef bint tables_hold(Worker* worker, Fault* fault) noexcept nogil:
-    """Whether the invariants hold, of all tables if the caller holds all workers, else of this worker's; fault: what does not."""
+cdef bint tables_hold(Worker* worker, bint ports, Fault* fault) noexcept nogil:
+    """Whether the invariants hold, of all tables if the caller holds all workers, else of this worker's; fault: what does not.
+    ports: each port of each outside address, too."""
     cdef uint32_t w
     cdef bint alone = has_all(worker)
     fault.text = NULL
@@ -339,7 +341,7 @@ cdef bint tables_hold(Worker* worker, Fault* fault) noexcept nogil:
             if not (sessions_hold(&worker.shared.workers[w].sessions, fault)
                     and mappings_hold(&worker.shared.workers[w].sessions, alone, fault)):
                 return False
-    return not alone or ports_hold(worker, fault)
+    return not (alone and ports) or ports_hold(worker, fault)
 
 
 cdef void assert_tables(Worker* worker) noexcept nogil:
@@ -348,5 +350,5 @@ cdef void assert_tables(Worker* worker) noexcept nogil:
     worker.batches += 1
     if worker.sessions.slots.fresh > LARGE and worker.batches % SELDOM:
         return
-    if not tables_hold(worker, &fault):
+    if not tables_hold(worker, worker.batches % PORTS_SELDOM == 0, &fault):
         abort_with(fault.text, fault.worker, fault.number, fault.seen, fault.expected)

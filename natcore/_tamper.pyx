@@ -27,7 +27,7 @@ def broken(capsule):
     cdef Fault fault
     cdef bint hold
     worker.shared.alone = 1
-    hold = tables_hold(worker, &fault)
+    hold = tables_hold(worker, True, &fault)
     worker.shared.alone = alone
     if hold:
         return None
