@@ -120,9 +120,8 @@ class _Pieces:
 class Knowledge:
     """What the logs know, by run; for questions about one time. files: in which order they come does not matter."""
 
-    def __init__(self, files: Iterable[StoredFile], there: Waiting, removed: Sequence[Gap], idle: int | None) -> None:
+    def __init__(self, files: Iterable[StoredFile], there: Waiting, idle: int | None) -> None:
         self._pieces: dict[Key, _Pieces] = defaultdict(_Pieces)
-        self._removed = removed
         self._idle = idle
         batches: dict[Key, facts.InForce] = {}
         for file in files:
@@ -205,9 +204,8 @@ class Knowledge:
                     before = [max(k.made for k in each.known) for each in others if each.known]
                     begin = max([begin, *(each for each in before if each < first)])
             holds = self._holds(key, question, begin, end)
-            gaps = tuple(each for each in (*run.gaps, *self._removed))
             result.append(
-                Run(run.instance, run.run, begin, end, run.known, run.idle, run.window, holds, run.exclusive, gaps)
+                Run(run.instance, run.run, begin, end, run.known, run.idle, run.window, holds, run.exclusive, run.gaps)
             )
         return result
 
@@ -448,10 +446,10 @@ def live_rows(question: Question, gateway: Gateway, now: int) -> Iterable[Row]:
             yield row._replace(number=-2, kind="open", start=window, end=min(now, window + round(gateway.window * 1e6)))
 
 
-def removed_gaps(store: Store | None) -> list[Gap]:
-    if store is None:
-        return []
-    return [
-        Gap(removal.first_time, removal.last_time, f"{removal.file} was removed by {removal.reason}")
-        for removal in store.removals()
-    ]
+def removed_gaps(store: Store) -> dict[str, list[Gap]]:
+    """What retention removed, by the gateway's instance."""
+    found: dict[str, list[Gap]] = defaultdict(list)
+    for removal in store.removals():
+        text = f"{removal.file} was removed by {removal.reason}"
+        found[removal.instance].append(Gap(removal.first_time, removal.last_time, text))
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
@@ -126,7 +126,7 @@ def _answer(question: Question, store: Store | None, there: Waiting) -> Answer:
     reach = (question.longest_idle or round(LONGEST_IDLE * 1e6)) + round(LONGEST_WINDOW * 1e6)
     while True:
         stored = store.files(question.start - reach, question.end + reach) if store is not None else []
-        known = Knowledge(stored, there, removed_gaps(store), question.longest_idle)
+        known = Knowledge(stored, there, question.longest_idle)
         idle, window = known.reach()
         needed = idle + window + known.doubt
         if needed <= reach or store is None:
@@ -145,7 +145,12 @@ def _answer(question: Question, store: Store | None, there: Waiting) -> Answer:
         if not all(_looks_back(run, asked) for run in runs if run.holds):
             rows += stored_rows(question, store, stored, until + 1, until + idle)
             until += idle
-        concluded = conclude(asked, runs, statics, (known.doubtful(row) for row in rows), since, until)
+        sure = [known.doubtful(row) for row in rows]
+        concluded = conclude(asked, runs, statics, sure, since, until)
+        if concluded.gaps and store is not None:  # say what retention has to do with it
+            removed = removed_gaps(store)
+            runs = [replace(run, gaps=(*run.gaps, *removed.get(run.instance, ()))) for run in runs]
+            concluded = conclude(asked, runs, statics, sure, since, until)
     return _told(question, asked, concluded)
 
 
