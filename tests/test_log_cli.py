@@ -94,8 +94,9 @@ def test_verify(folder: Path) -> None:
     assert "1 files, 8 rows, 0 files removed by retention: as they were written\n" in call("log", "verify", folder)
     (path,) = folder.glob("*.parquet")
     path.rename(folder / "x.parquet")
-    assert call("log", "verify", folder, exit_code=1).startswith("renamed: x.parquet: it holds rows from 0 of run run1")
-    assert call_json("log", "verify", folder, exit_code=1)["findings"][0]["kind"] == "renamed"
+    assert "renamed: x.parquet: it holds rows from 0 of run run1" in call("log", "verify", folder, exit_code=1)
+    kinds = {finding["kind"] for finding in call_json("log", "verify", folder, exit_code=1)["findings"]}
+    assert "renamed" in kinds
 
 
 def test_who_is_computed_where_ports_are_deterministic(folder: Path, tmp_path: Path) -> None:
