@@ -20,6 +20,7 @@ cdef struct Matching:           # sessions that match everything that is not neg
 
 cdef uint64_t end_entry(Worker* worker, const Staying* staying, uint64_t now_ns) noexcept nogil
 cdef void count_entry(Worker* worker, const Staying* staying, uint64_t* count, uint64_t* inside) noexcept nogil
+cdef void count_entries(Worker* worker, uint64_t* counts, uint64_t entries) noexcept nogil
 cdef uint64_t end_matching(Worker* worker, const Matching* matching, uint64_t now_ns, uint32_t* slot, uint32_t last,
                            bint losing) noexcept nogil
 cdef const Mapping* holder_of(const Worker* worker, uint32_t address, uint32_t space, uint32_t port) noexcept nogil

@@ -86,6 +86,19 @@ cdef void count_entry(Worker* worker, const Staying* staying, uint64_t* count, u
                     inside[0] += mapping.sessions
 
 
+cdef void count_entries(Worker* worker, uint64_t* counts, uint64_t entries) noexcept nogil:
+    """Adds to counts the sessions of each entry, by its number, which is below entries."""
+    cdef uint32_t number, w
+    cdef const Worker* one
+    cdef const Mapping* mapping
+    for w in range(worker.shared.count):
+        one = worker.shared.workers[w]
+        for number in range(one.mappings.mapping_slots.fresh):
+            mapping = &one.mappings.mappings[number]
+            if not mapping.flags & MAPPING_FREE and mapping.entry < entries:
+                counts[mapping.entry] += mapping.sessions
+
+
 cdef const Mapping* holder_of(const Worker* worker, uint32_t address, uint32_t space, uint32_t port) noexcept nogil:
     """The mapping, or one of those, that has a port of an outside address, which somebody has."""
     cdef uint32_t number = NONE, w = worker.mappings.ports.addresses[address].maps[space].workers[port]

@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from natcore._crew cimport crew_delete, crew_grow, crew_new
-from natcore._entries cimport Matching, Staying, count_entry, end_dead, end_entry, end_matching, holder_of
+from natcore._entries cimport Matching, Staying, count_entries, count_entry, end_dead, end_entry, end_matching, holder_of
 from natcore._events cimport event_fd, event_fd_close, event_fd_set
 from natcore._fragments cimport fragments_new
 from natcore._hold cimport await_hold, give_way, release
@@ -537,6 +537,14 @@ cdef class Core(Tables):
             self.disown()
         free(staying.addresses)
         return count, inside
+
+    def count_all(self, uint64_t[::1] counts not None):
+        """Adds to counts the sessions of each entry, by its number."""
+        if counts.shape[0]:
+            with nogil:
+                self.own()
+                count_entries(self.worker, &counts[0], <uint64_t>counts.shape[0])
+                self.disown()
 
     def reserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last, uint64_t now_ns, bint look=False):
         """Takes ports out of the draw, unless it only looks; None, or what is in the way: (port, inside address, inside

@@ -105,7 +105,7 @@ def test_an_entry_whose_target_changes_while_a_packet_is_handed_over_opens_in_th
     capsules = [gateway._core.worker_capsule(worker) for worker in range(3)]
     changed = Entry(entry.id, DnatEntry(EIP, 8080, second, 80, protocol="udp"))
     changed.addresses = entry.addresses
-    rules = gateway._table._book.compile([changed])
+    rules = gateway._table._book.compile([changed], gateway._table._book.wires([changed]))
     knock = craft.ether(craft.udp((REMOTE, 999), (EIP, 8080)))
     with held(capsules[1]):
         join = in_thread(lambda: translated(gateway, knock, OUTSIDE, worker=0))

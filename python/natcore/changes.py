@@ -6,9 +6,11 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ._gateway import Core
 from .config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
-from .entries import Entry, Rulebook, spaces
+from .entries import Entry, EntryConflict, Rulebook, Wires, spaces
 from .errors import ConfigurationError, Error
 from .redaction import show
 from .reserved import check_reserved
@@ -40,9 +42,19 @@ class Replace:
 
 
 Change = Add | Remove | Replace
-# Of an entry and what it becomes, one of the entries then, the sessions that stay: inside addresses, first to last, and
-# numbers of outside addresses.
-Staying = Callable[[Entry, Entry | None, list[Entry]], tuple[int, int, set[int]]]
+# Of an entry and what it becomes, with what entries have on the wire then, the sessions that stay: inside addresses, first
+# to last, and numbers of outside addresses.
+Staying = Callable[[Entry, Entry | None, Wires], tuple[int, int, set[int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _After:
+    """The entries as they would be, checked; those of them that are added; what all have on the wire then."""
+
+    rows: list[Entry]
+    added: list[Entry]
+    drained: set[Entry]
+    wires: Wires
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,7 @@ class Plan:
     ended: int
     generation: int = field(repr=False)
     table: object = field(repr=False, compare=False)  # whose it is
+    after: _After = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{len(self.changes)} changes: {self.kept} sessions kept, {self.drained} drained, {self.ended} ended"
@@ -77,6 +90,7 @@ class EntryTable:
         self._last_id = 0
         self._generation = 0
         self.rows: list[Entry] = []
+        self._wires = self._book.wires(())  # of the rows
         self._draining: list[Entry] = []
 
     @property
@@ -91,26 +105,29 @@ class EntryTable:
     def plan(self, changes: Sequence[Change]) -> Plan:
         """Checks the changes together, and counts what they would do."""
         self._reap()
-        rows, _ = self._after(changes)
-        self._book.check(rows)
-        by_id = {row.id: row for row in rows}
+        after = self._after(changes)
+        self._book.check(after.rows, after.wires)
+        by_id = {row.id: row for row in after.rows}
+        sessions = np.zeros(self._last_id + 1, np.uint64)  # by entry; all at once, since it is a walk over the mappings
+        self._core.count_all(sessions)
+        counts = sessions.tolist()
         kept = drained = ended = 0
         for row in self.rows:
-            by = by_id.get(row.id)
-            count, stay = self._core.count(row.id, *self._staying(row, by, rows))
-            if by is row:
+            by, count = by_id.get(row.id), counts[row.id]
+            if by is row or not count:
                 kept += count
-            elif row in _drained(changes):
+            elif row in after.drained:
                 drained += count
             else:
+                count, stay = self._core.count(row.id, *self._staying(row, by, after.wires))
                 kept, ended = kept + stay, ended + count - stay
-        return Plan(tuple(changes), kept, drained, ended, self._generation, self)
+        return Plan(tuple(changes), kept, drained, ended, self._generation, self, after)
 
     def outside(self, plan: Plan) -> set[int]:
         """Addresses on the wire (host order) of the entries that a plan puts into force."""
-        rows, _ = self._after(plan.changes)
-        fresh = [row for row in rows if row not in self.rows]
-        return {wire for row in fresh for wire, _ in self._book.outside_addresses(row, rows)}
+        before = set(self.rows)
+        fresh = (row for row in plan.after.rows if row not in before)
+        return {wire for row in fresh for wire, _ in plan.after.wires.of(row)}
 
     def check(self, plan: Plan) -> None:
         """Error if the plan is not of the entries that are in force."""
@@ -124,88 +141,97 @@ class EntryTable:
     def apply(self, plan: Plan, now_ns: int) -> Applied:
         """Everything that can fail comes first; then one swap."""
         self._reap()
-        rows, added = self._after(plan.changes)
-        return Applied(added, self._exchange(rows, _drained(plan.changes), now_ns, self._staying))
+        return Applied(plan.after.added, self._exchange(plan.after, now_ns, self._staying))
 
     def rebind(self, eip_bind_mode: str, now_ns: int) -> None:
         """Another bind mode: sessions over an address that changes on the wire end, their rows written."""
         self._reap()
         before, book = self._book, Rulebook(self._book.kind, eip_bind_mode, self._book.policy)
-        rows = [
-            row if before.outside_addresses(row, self.rows) == book.outside_addresses(row, self.rows)
-            else Entry(row.id, row.entry) for row in self.rows
-        ]  # fmt: skip
+        wires = book.wires(self.rows)
+        rows = [row if self._wires.of(row) == wires.of(row) else Entry(row.id, row.entry) for row in self.rows]
+        wires = book.wires(rows)
+        book.check(rows, wires)
         self._book = book
         try:
-            self._exchange(rows, [], now_ns, _on_the_same_wire)
+            self._exchange(_After(rows, [], set(), wires), now_ns, _on_the_same_wire)
         except Error:
             self._book = before
             raise
 
-    def _exchange(self, rows: list[Entry], drained: list[Entry], now_ns: int, staying: Staying) -> int:
-        """Puts rows into force; how many sessions ended, since they may not stay. With an error nothing has changed."""
-        self._book.check(rows)
+    def _exchange(self, after: _After, now_ns: int, staying: Staying) -> int:
+        """Puts entries into force; how many sessions ended, since they may not stay. With an error nothing has changed."""
+        rows, before, then = after.rows, set(self.rows), set(after.rows)
         by_id = {row.id: row for row in rows}
-        fresh = [row for row in rows if row not in self.rows]
-        leaving = [row for row in self.rows if row not in rows and row not in drained]
+        fresh = [row for row in rows if row not in before]
+        leaving = [row for row in self.rows if row not in then and row not in after.drained]
         for row in leaving:
             self._unreserve(row)  # what comes may want the same ports
         try:
-            self._take(fresh, rows, now_ns)
+            self._take(fresh, after.wires, now_ns)
         except Error:
             for row in leaving:
                 self._reserve(row, now_ns)
             raise
-        ending = [(row.id, *staying(row, by_id.get(row.id), rows)) for row in leaving]
-        ended = self._core.swap(self._book.compile(rows), ending, now_ns)
+        ending = [(row.id, *staying(row, by_id.get(row.id), after.wires)) for row in leaving]
+        ended = self._core.swap(self._book.compile(rows, after.wires), ending, now_ns)
         for row in leaving:
             self._release(row, reserved=False)
-        self._draining += drained
-        self.rows = [self._settle(row) for row in rows]
+        self._draining += [row for row in self.rows if row in after.drained]
+        known = {row.id: row for row in self.rows}
+        self.rows = [self._settle(row, known.get(row.id)) for row in rows]
+        self._wires = self._book.wires(self.rows)
         self._generation += 1
         return ended
 
     # ---- what a change comes to -------------------------------------------------------------------------------------
 
-    def _after(self, changes: Sequence[Change]) -> tuple[list[Entry], list[Entry]]:
-        """The entries as they would be, and those of them that are added. A replaced one is a new row with its number."""
+    def _after(self, changes: Sequence[Change]) -> _After:
+        """A replaced entry is a new row with its number."""
         if not isinstance(changes, list | tuple):
             raise ConfigurationError(f"changes={show(changes)}: allowed is a list of Add, Remove and Replace")
-        rows, added, last = list(self.rows), [], self._last_id
-        seen: list[Entry] = []
+        added, last = [], self._last_id
+        before = set(self.rows)
+        becoming: dict[Entry, Entry | None] = {}
         for change in changes:
             if isinstance(change, Add):
                 last += 1
-                added.append(Entry(last, _check_entry(change.entry, self._book.policy)))
+                try:
+                    added.append(Entry(last, _check_entry(change.entry, self._book.policy)))
+                except ConfigurationError as error:
+                    raise EntryConflict(Entry(last, change.entry), str(error)) from None
                 continue
             if not isinstance(change, Remove | Replace):
                 raise ConfigurationError(f"changes: {show(change)}: allowed are Add, Remove and Replace")
-            if not isinstance(change.entry, Entry) or change.entry not in self.rows:
+            if not isinstance(change.entry, Entry) or change.entry not in before:
                 raise ConfigurationError(
                     f"entry={show(change.entry)}: not an entry of this gateway; allowed is one in force"
                 )
-            if change.entry in seen:
+            if change.entry in becoming:
                 raise ConfigurationError(f"changes: {show(change)}: allowed is one change of an entry")
-            seen.append(change.entry)
-            at = rows.index(change.entry)
-            by = [_check_entry(change.by, self._book.policy)] if isinstance(change, Replace) else []
-            rows[at : at + 1] = [Entry(change.entry.id, entry) for entry in by]
-        rows += added
+            by = (
+                Entry(change.entry.id, _check_entry(change.by, self._book.policy))
+                if isinstance(change, Replace)
+                else None
+            )
+            becoming[change.entry] = by
+        rows = [by for row in self.rows if (by := becoming.get(row, row)) is not None] + added
+        wires = self._book.wires(rows)
         for at, row in enumerate(rows):
-            if row in self.rows and isinstance(row.entry, DnatEntry) and self._moves(row, row, rows):
+            if isinstance(row.entry, DnatEntry) and row in before and self._moves(row, row, wires):
                 rows[at] = Entry(row.id, row.entry)
-        return rows, added
+        return _After(rows, added, _drained(changes), wires)
 
-    def _moves(self, row: Entry, by: Entry, rows: list[Entry]) -> bool:
+    def _moves(self, row: Entry, by: Entry, wires: Wires) -> bool:
         """Whether an entry has another address on the wire than before: the EIP that it names came into a pool, or went."""
-        return self._book.outside_addresses(row, self.rows) != self._book.outside_addresses(by, rows)
+        return self._wires.of(row) != wires.of(by)
 
-    def _staying(self, row: Entry, by: Entry | None, rows: list[Entry]) -> tuple[int, int, set[int]]:
-        """Inside addresses and outside address numbers with which a session stays when row becomes by, one of rows."""
+    def _staying(self, row: Entry, by: Entry | None, after: Wires) -> tuple[int, int, set[int]]:
+        """Inside addresses and outside address numbers with which a session stays when row becomes by. after: of the
+        entries then."""
         if by is None:
             return NOTHING
         if row.entry == by.entry:
-            return NOTHING if self._moves(row, by, rows) else (0, 0xFFFFFFFF, {*row.addresses, 0xFFFFFFFF})
+            return NOTHING if self._moves(row, by, after) else (0, 0xFFFFFFFF, {*row.addresses, 0xFFFFFFFF})
         if not isinstance(row.entry, SnatEntry) or not isinstance(by.entry, SnatEntry):
             return NOTHING
         if self._book.policy.ports == "deterministic" and not _same_shares(row.entry, by.entry):
@@ -216,29 +242,28 @@ class EntryTable:
         numbers = {number for wire, number in zip(wires, row.addresses, strict=True) if wire in wanted}
         return int(source.network_address), int(source.broadcast_address), numbers
 
-    def _settle(self, row: Entry) -> Entry:
+    def _settle(self, row: Entry, known: Entry | None) -> Entry:
         """The handle that the caller knows, for a row that is in force now."""
         self._last_id = max(self._last_id, row.id)
-        for known in self.rows:
-            if known.id == row.id:
-                known.become(row)
-                return known
-        return row
+        if known is None or known is row:
+            return row
+        known.become(row)
+        return known
 
     # ---- addresses and ports ----------------------------------------------------------------------------------------
 
-    def _take(self, fresh: list[Entry], rows: list[Entry], now_ns: int) -> None:
+    def _take(self, fresh: list[Entry], wires: Wires, now_ns: int) -> None:
         """Numbers for the addresses of new rows, ports for their DNAT entries; all or none."""
-        done: list[Entry] = []
+        done: set[Entry] = set()
         try:
             for row in fresh:
-                for wire, eip in self._book.outside_addresses(row, rows):
+                for wire, eip in wires.of(row):
                     row.addresses.append(self._core.add_address(wire, eip))
             for row in fresh:
                 self._check_ports(row, now_ns)  # before a port that is held down is taken out of its rest
             for row in fresh:
                 self._reserve(row, now_ns)
-                done.append(row)
+                done.add(row)
         except Error:
             for row in fresh:
                 self._release(row, reserved=row in done)
@@ -289,7 +314,7 @@ def _same_shares(one: SnatEntry, other: SnatEntry) -> bool:
     return (one.source, one.pool) == (other.source, other.pool)
 
 
-def _on_the_same_wire(row: Entry, by: Entry | None, rows: list[Entry]) -> tuple[int, int, set[int]]:
+def _on_the_same_wire(row: Entry, by: Entry | None, after: Wires) -> tuple[int, int, set[int]]:
     return NOTHING if by is None else (0, 0xFFFFFFFF, set(row.addresses) & set(by.addresses))
 
 
@@ -306,11 +331,12 @@ def _refuse_held(row: Entry, holder: tuple[int, int, int] | None) -> None:
         return
     port, inside, inside_port = holder
     who = f"the mapping of {ipaddress.IPv4Address(inside)}:{inside_port}" if inside else "an entry that drains"
-    raise ConfigurationError(
+    raise EntryConflict(
+        row,
         f"DnatEntry.external_port={show(row.entry.external_port)}: {row.describe()}: port {port} is held by "
-        f"{who}; allowed is one that is free"
+        f"{who}; allowed is one that is free",
     )
 
 
-def _drained(changes: Sequence[Change]) -> list[Entry]:
-    return [change.entry for change in changes if isinstance(change, Remove) and change.drain]
+def _drained(changes: Sequence[Change]) -> set[Entry]:
+    return {change.entry for change in changes if isinstance(change, Remove) and change.drain}

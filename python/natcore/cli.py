@@ -5,7 +5,9 @@ A command imports what it needs when it runs: `who` should not wait for what for
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,7 +30,12 @@ sls_cli.add_to(app)
 File = Annotated[Path, typer.Argument(metavar="GATEWAY.TOML", help="The gateway's file.", show_default=False)]
 
 
+_is_program = False  # run by main(), so that the process is natcore's alone
+
+
 def main() -> None:
+    global _is_program
+    _is_program = True
     app()
 
 
@@ -50,15 +57,21 @@ def _options(
 @app.command()
 def run(file: File, as_json: Json = False) -> None:
     """Forward packets as the file says, until SIGTERM or SIGINT. SIGUSR1 prints the counters."""
+    if _is_program and "OPENBLAS_NUM_THREADS" not in os.environ:  # numpy's threads would keep what is given up below
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
     with failing(as_json):
-        from . import service, telling, threads
-        from .settings import load
+        from . import privileges, service, telling, threads
+        from .settings import driver_of, load
 
+        kept = privileges.confine(driver_of(file)) if _is_program else []  # before libraries start threads
         settings = load(file)
         threads.set_names("natcore")
         with telling.Teller(_json_line if as_json else _text_lines) as teller, telling.told(teller):
             for warning in settings.warnings:
                 teller("warning", {"message": f"{settings.source}: {warning}"})
+            for reason in kept:
+                teller("warning", {"message": f"not given up: {reason}"})
             service.serve(settings, teller)
 
 

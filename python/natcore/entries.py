@@ -50,6 +50,43 @@ class Entry:
         return f"entry {self.id}{name} ({entry.source})"
 
 
+class EntryConflict(ConfigurationError):
+    """What cannot be in force: `entry` is in the way of others, or the machine."""
+
+    def __init__(self, entry: Entry, message: str) -> None:
+        super().__init__(message)
+        self.entry = entry
+
+
+class Wires:
+    """What entries have on the wire, each looked up at once, however many there are."""
+
+    def __init__(self, book: Rulebook, rows: Iterable[Entry]) -> None:
+        self._book = book
+        self._pools: dict[Entry, list[tuple[int, int]]] = {}
+        self._named: dict[
+            int, tuple[int, int]
+        ] = {}  # what a DNAT entry means that names an address or an EIP of a pool
+        for row in rows:
+            if isinstance(row.entry, SnatEntry):
+                try:
+                    self._pools[row] = book.wire_addresses(row.entry.pool)
+                except ConfigurationError as error:
+                    raise EntryConflict(row, str(error)) from None
+                for pair in self._pools[row]:
+                    self._named.setdefault(pair[0], pair)
+                    self._named.setdefault(pair[1] or pair[0], pair)
+
+    def of(self, row: Entry) -> list[tuple[int, int]]:
+        """(address on the wire, EIP or 0) of an entry; a DNAT entry may name an EIP of a pool."""
+        if row in self._pools:
+            return self._pools[row]
+        if not isinstance(row.entry, DnatEntry):
+            return self._book.wire_addresses(row.entry.pool) if isinstance(row.entry, SnatEntry) else []
+        asked = int(row.entry.external_ip)
+        return [self._named.get(asked) or (asked, 0 if self._book.kind == "vpc" else asked)]
+
+
 class Rulebook:
     """What a gateway's kind and bind mode make of entries."""
 
@@ -77,29 +114,19 @@ class Rulebook:
                 result.append((address, address))
         return result
 
-    def outside_addresses(self, row: Entry, rows: Iterable[Entry]) -> list[tuple[int, int]]:
-        """(address on the wire, EIP or 0) of an entry; a DNAT entry may name an EIP of one of rows."""
-        if isinstance(row.entry, SnatEntry):
-            return self.wire_addresses(row.entry.pool)
-        if isinstance(row.entry, NoNatEntry):
-            return []
-        asked = int(row.entry.external_ip)
-        for other in rows:
-            if isinstance(other.entry, SnatEntry):
-                for wire, eip in self.wire_addresses(other.entry.pool):
-                    if asked in (wire, eip):
-                        return [(wire, eip)]
-        return [(asked, 0 if self.kind == "vpc" else asked)]
+    def wires(self, rows: Iterable[Entry]) -> Wires:
+        """What rows put on the wire together."""
+        return Wires(self, rows)
 
     # ---- what conflicts ---------------------------------------------------------------------------------------------
 
-    def check(self, rows: list[Entry]) -> None:
-        """ConfigurationError names the two entries that cannot both be."""
+    def check(self, rows: list[Entry], wires: Wires) -> None:
+        """ConfigurationError names the two entries that cannot both be; its `entry` is the later one. wires: of rows."""
         self._check_twice(rows)
-        self._check_eips(rows)
-        self._check_dnat(rows)
+        self._check_eips(rows, wires)
+        self._check_dnat(rows, wires)
         if self.policy.ports == "deterministic":
-            self._check_computed(rows)
+            self._check_computed(rows, wires)
 
     def _check_twice(self, rows: list[Entry]) -> None:
         seen: dict[object, Entry] = {}
@@ -115,73 +142,77 @@ class Rulebook:
                 continue
             other = seen.setdefault(key, row)
             if other is not row:
-                raise ConfigurationError(
+                raise EntryConflict(
+                    row,
                     f"{key[0]}={show(str(key[1]))}: {row.describe()} and {other.describe()} have the same source; "
-                    "allowed is one each"
+                    "allowed is one each",
                 )
 
-    def _check_eips(self, rows: list[Entry]) -> None:
+    def _check_eips(self, rows: list[Entry], wires: Wires) -> None:
         """Every wire address stands for one EIP."""
         known: dict[int, tuple[int, Entry]] = {}
         for row in rows:
             if not isinstance(row.entry, SnatEntry):
                 continue
-            for wire, eip in self.wire_addresses(row.entry.pool):
+            for wire, eip in wires.of(row):
                 other_eip, other = known.setdefault(wire, (eip, row))
                 if other_eip != eip:
-                    raise ConfigurationError(
+                    raise EntryConflict(
+                        row,
                         f"SnatEntry.pool: {ipaddress.IPv4Address(wire)} would stand for {ipaddress.IPv4Address(eip)} in "
                         f"{row.describe()} and for {ipaddress.IPv4Address(other_eip)} in {other.describe()}; "
-                        "allowed is one EIP for each private_ip"
+                        "allowed is one EIP for each private_ip",
                     )
 
-    def _check_dnat(self, rows: list[Entry]) -> None:
+    def _check_dnat(self, rows: list[Entry], wires: Wires) -> None:
         """Outside endpoints of DNAT entries are disjoint, and a whole address is in no pool."""
         ranges = sorted(
-            ((first, last, row) for row in rows for first, last in self._keys(row, rows)), key=lambda r: (r[0], r[1])
+            ((first, last, row) for row in rows for first, last in self._keys(row, wires)), key=lambda r: (r[0], r[1])
         )
         for (_, last, one), (first, _, other) in pairwise(ranges):
             if first <= last:
-                raise ConfigurationError(
+                one, other = sorted((one, other), key=lambda row: row.id)
+                raise EntryConflict(
+                    other,
                     f"DnatEntry.external_port: {other.describe()} overlaps {one.describe()}; "
-                    "allowed are disjoint outside endpoints"
+                    "allowed are disjoint outside endpoints",
                 )
-        pools = {
-            wire: row
-            for row in rows
-            if isinstance(row.entry, SnatEntry)
-            for wire, _ in self.wire_addresses(row.entry.pool)
-        }
+        pools = {wire: row for row in rows if isinstance(row.entry, SnatEntry) for wire, _ in wires.of(row)}
         for row in rows:
             if isinstance(row.entry, DnatEntry) and row.entry.is_whole:
-                [(wire, _)] = self.outside_addresses(row, rows)
+                [(wire, _)] = wires.of(row)
                 if wire in pools:
-                    raise ConfigurationError(
+                    raise EntryConflict(
+                        row,
                         f"DnatEntry.external_ip={show(str(row.entry.external_ip))}: {row.describe()} takes the whole address, "
                         f"which {pools[wire].describe()} has in its pool; "
-                        "allowed is one of the two"
+                        "allowed is one of the two",
                     )
 
-    def _check_computed(self, rows: list[Entry]) -> None:
+    def _check_computed(self, rows: list[Entry], wires: Wires) -> None:
         """Every inside address has a block of its own: it fits, and no two entries have an outside address in common."""
         known: dict[int, Entry] = {}
         for row in rows:
             if not isinstance(row.entry, SnatEntry):
                 continue
-            deterministic.check_fit(row.entry, self.policy)
-            for wire, _ in self.wire_addresses(row.entry.pool):
+            try:
+                deterministic.check_fit(row.entry, self.policy)
+            except ConfigurationError as error:
+                raise EntryConflict(row, str(error)) from None
+            for wire, _ in wires.of(row):
                 other = known.setdefault(wire, row)
                 if other is not row:
-                    raise ConfigurationError(
+                    raise EntryConflict(
+                        row,
                         f"SnatEntry.pool: {ipaddress.IPv4Address(wire)} is in {row.describe()} and in {other.describe()}; "
-                        "allowed with ports='deterministic' is one entry for each address"
+                        "allowed with ports='deterministic' is one entry for each address",
                     )
 
-    def _keys(self, row: Entry, rows: list[Entry]) -> Iterator[tuple[int, int]]:
+    def _keys(self, row: Entry, wires: Wires) -> Iterator[tuple[int, int]]:
         """First and last key (dnat_key of _rules.pxd) of each range of outside endpoints that a DNAT entry has."""
         if not isinstance(row.entry, DnatEntry):
             return
-        [(wire, _)] = self.outside_addresses(row, rows)
+        [(wire, _)] = wires.of(row)
         first, last, _ = row.entry.ports
         for space in spaces(row.entry):
             yield wire << 18 | space << 16 | first, wire << 18 | space << 16 | last
@@ -190,7 +221,7 @@ class Rulebook:
 
     # ---- for look-up ------------------------------------------------------------------------------------------------
 
-    def compile(self, rows: list[Entry]) -> RuleSet:
+    def compile(self, rows: list[Entry], wires: Wires) -> RuleSet:
         """The rule set of the entries; their addresses are numbered."""
         snat = [row for row in rows if isinstance(row.entry, SnatEntry)]
         dnat = [row for row in rows if isinstance(row.entry, DnatEntry)]
@@ -200,7 +231,7 @@ class Rulebook:
         for index, row in enumerate(dnat):
             entry = row.entry
             assert isinstance(entry, DnatEntry)
-            [(wire, _)] = self.outside_addresses(row, rows)
+            [(wire, _)] = wires.of(row)
             first, _, inside_first = entry.ports
             targets = [(int(address), weight) for address, weight in entry.internal_ip]
             dnat_rows.append((row.id, row.addresses[0], wire, first, inside_first, targets))
@@ -210,7 +241,7 @@ class Rulebook:
             [(row.id, int(n.network_address), row.addresses) for row, n in zip(snat, networks, strict=True)],
             flatten(prefixes),
             dnat_rows,
-            sorted((first, last, index) for index, row in enumerate(dnat) for first, last in self._keys(row, rows)),
+            sorted((first, last, index) for index, row in enumerate(dnat) for first, last in self._keys(row, wires)),
             sorted(whole),
             [_plain(row.id, row.entry) for row in rows if isinstance(row.entry, NoNatEntry)],
             inside_ranges(row.entry for row in rows),

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from . import sinks
+from .changes import Add
 from .checks import check_choice, check_path
 from .config import (
     AnyEntry,
@@ -32,6 +33,7 @@ from .config import (
     SnatEntry,
     Timeouts,
 )
+from .entries import EntryConflict
 from .errors import ConfigurationError
 from .gateway import Gateway
 from .redaction import is_secret, plain, printable, redact, show, show_text
@@ -229,16 +231,26 @@ class Settings:
         """The gateway with its entries; SettingsError where entries do not go together."""
         with _named(self.source, "gateway", self.raw.get("gateway", {})):
             gateway = Gateway(**self.gateway)
+        kinds: dict[str, tuple[AnyEntry, ...]] = {"snat": self.snat, "dnat": self.dnat, "no_nat": self.no_nat}
+        places = [(key, position, entry) for key, entries in kinds.items() for position, entry in enumerate(entries)]
         try:
-            kinds: dict[str, tuple[AnyEntry, ...]] = {"snat": self.snat, "dnat": self.dnat, "no_nat": self.no_nat}
-            for key, entries in kinds.items():  # pools first: a DNAT entry may name an EIP of one
-                for position, entry in enumerate(entries):
-                    with _named(self.source, f"{key}[{position}]", self.raw[key][position]):
-                        gateway.add(entry)
+            try:
+                gateway.apply(gateway.plan([Add(entry) for _, _, entry in places]))  # numbered from 1 in this order
+            except EntryConflict as error:
+                key, position, _ = places[error.entry.id - 1]
+                with _named(self.source, f"{key}[{position}]", self.raw[key][position]):
+                    raise
         except BaseException:
             gateway.close()
             raise
         return gateway
+
+
+def driver_of(path: str | os.PathLike[str]) -> str:
+    """The driver of a file's plane; nothing else of it is looked at, and no sink is imported. Raises SettingsError."""
+    plane = _read(Path(check_path("file", path))).get("plane")
+    driver = plane.get("driver") if isinstance(plane, dict) else None
+    return driver if isinstance(driver, str) else "af_packet"
 
 
 def load(path: str | os.PathLike[str]) -> Settings:
