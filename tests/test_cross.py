@@ -52,7 +52,7 @@ def test_without_an_entry_for_both_ends_it_is_translated(gateway: Gateway) -> No
 
 
 def test_nobody_comes_from_outside_so(gateway: Gateway) -> None:
-    assert pass_on(gateway, craft.udp((HERE, 1000), (THERE, 53), b""), Side.OUTSIDE)[0] is Verdict.DROP_NO_MAPPING
+    assert pass_on(gateway, craft.udp((HERE, 1000), (THERE, 53), b""), Side.OUTSIDE)[0] is Verdict.DROP_SPOOFED
 
 
 def test_the_gateways_own_addresses_are_not_crossed_to(gateway: Gateway) -> None:
