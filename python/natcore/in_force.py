@@ -34,9 +34,10 @@ def in_force(reference: weakref.ref[Gateway]) -> Callable[[], Mapping[Key, Recor
         if state == known[0]:
             return known[1]
         book = Rulebook(gateway.kind, gateway.eip_bind_mode, gateway.policy)
+        wires = book.wires(entries)
         rows: dict[Key, Records] = {}
         for row in entries:
-            for record in entry_rows(row.id, row.entry, book.outside_addresses(row, entries)):
+            for record in entry_rows(row.id, row.entry, wires.of(row)):
                 rows[0, row.id, *record.view("u8")[0:12].tolist()] = record
         for key, record in setting_rows(gateway.timeouts, gateway.window, gateway.policy).items():
             rows[1, *key] = record
