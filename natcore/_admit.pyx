@@ -4,8 +4,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from natcore._draw cimport OVER_QUOTA
 from natcore._events cimport event_note
 from natcore._limits cimport (
-    LIMIT_GATEWAY_RATE, LIMIT_MAPPINGS, LIMIT_NONE, LIMIT_OUTSIDE, LIMIT_POOL, LIMIT_SESSIONS, LIMIT_SUBSCRIBER_BLOCKS, LIMIT_SUBSCRIBERS,
-    LIMIT_SUBSCRIBER_PORTS, LIMIT_SUBSCRIBER_RATE, LIMIT_SUBSCRIBER_SESSIONS, below_caps, count_opened,
+    LIMIT_GATEWAY_RATE, LIMIT_MAPPINGS, LIMIT_NONE, LIMIT_OUTSIDE, LIMIT_POOL, LIMIT_SESSIONS, LIMIT_SUBSCRIBER_BLOCKS,
+    LIMIT_SUBSCRIBERS, LIMIT_SUBSCRIBER_PORTS, LIMIT_SUBSCRIBER_RATE, LIMIT_SUBSCRIBER_SESSIONS, below_caps, count_opened,
     may_open_mapping, may_open_session, may_subscribe, over_gateway_rate, over_quota, over_rate, reclaim_of, reclaim_some,
     watch_sessions,
 )
@@ -325,7 +325,7 @@ cdef uint8_t open_elsewhere(Worker* worker, MappingKey* key, const SnatRule* rul
     At most ADDRESSES_TRIED are looked at, from anywhere in the pool on.
     """
     cdef uint32_t addresses[ADDRESSES_TRIED]
-    cdef uint32_t tries = ADDRESSES_TRIED // worker.shared.count, step, at
+    cdef uint32_t tries = ADDRESSES_TRIED // worker.shared.count, _step, at
     cdef Pool pool
     pool.entry = rule.pool.entry
     pool.first = rule.pool.first
@@ -334,7 +334,7 @@ cdef uint8_t open_elsewhere(Worker* worker, MappingKey* key, const SnatRule* rul
     pool.alone = True
     at = <uint32_t>((flow_hash(&worker.sessions.key, <uint64_t>remote_ip << 32 | key.inside_ip, 0, key.protocol) >> 32)
                     * rule.pool.size >> 32)
-    for step in range(rule.pool.size if rule.pool.size < tries else tries):
+    for _step in range(rule.pool.size if rule.pool.size < tries else tries):
         if is_free(worker, rule.pool.addresses[at], remote_ip, key.protocol, now):
             addresses[pool.size] = rule.pool.addresses[at]
             pool.size += 1

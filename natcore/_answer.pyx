@@ -7,8 +7,8 @@ from natcore.frame cimport Frame
 from natcore.hints cimport bswap16
 from natcore.state cimport Clock, Worker
 from natcore.verdict cimport (
-    DROP_CONFLICT, DROP_MTU, DROP_NO_SNAT_ENTRY, DROP_PORTS_EXHAUSTED, DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SUBSCRIBER_LIMIT,
-    DROP_TTL, INSIDE, LOCAL,
+    DROP_CONFLICT, DROP_MTU, DROP_NO_SNAT_ENTRY, DROP_PORTS_EXHAUSTED, DROP_RATE_LIMIT, DROP_SESSION_LIMIT,
+    DROP_SUBSCRIBER_LIMIT, DROP_TTL, INSIDE, LOCAL,
 )
 from natcore.wire cimport (
     ICMP_ECHO_REQUEST, ICMP_TIME_EXCEEDED, ICMP_TOO_BIG, ICMP_UNREACHABLE, IPV4_DF, IPV4_FRAGMENT, PROTOCOL_ICMP, IcmpHeader,
@@ -27,8 +27,8 @@ cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8
         icmp_error(worker.outbox, frame, flight.ip, source, ICMP_TIME_EXCEEDED, 0, 0, verdict, now.ns)
     elif verdict == DROP_MTU:
         if flight.ip.fragment & bswap16(IPV4_DF):
-            icmp_error(worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, ICMP_TOO_BIG, <uint16_t>worker.mtu_met, verdict,
-                       now.ns)
+            icmp_error(worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, ICMP_TOO_BIG, <uint16_t>worker.mtu_met,
+                       verdict, now.ns)
     elif frame.side == INSIDE and worker.icmp_unreachable:
         if verdict == DROP_PORTS_EXHAUSTED or verdict == DROP_SESSION_LIMIT or verdict == DROP_CONFLICT:
             # RFC 6888 REQ-11: resources

@@ -2,7 +2,7 @@
 
 Debug builds (NATCORE_DEBUG) ask after every batch, and abort; tests ask in every build.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from natcore._blocks cimport Block
 from natcore._mappings cimport (
@@ -10,7 +10,7 @@ from natcore._mappings cimport (
     subscriber_find,
 )
 from natcore._overload cimport Taken, overload_find
-from natcore._ports cimport PORT_RESERVED, PORT_SPACES, PORT_WORDS, PORTS, PORTS_OVERLOAD, Address, PortMap, Ports, space_of
+from natcore._ports cimport PORT_RESERVED, PORT_SPACES, PORT_WORDS, PORTS_OVERLOAD, PortMap, Ports, space_of
 from natcore._sessions cimport (
     IN, OPENED_OUTSIDE, OUT, SESSION_FREE, TIMEOUT_FRAGMENT, Filter, Session, Sessions, filter_find, filter_key,
     session_addresses, session_find, session_ports,

@@ -53,7 +53,8 @@ cdef inline uint8_t* put_field(uint8_t* at, const Key* key, uint64_t value, bint
     return end
 
 
-cdef inline uint8_t* put_name(uint8_t* at, const Key* key, const uint8_t* run, uint32_t run_length, uint64_t number) noexcept nogil:
+cdef inline uint8_t* put_name(uint8_t* at, const Key* key, const uint8_t* run, uint32_t run_length,
+                              uint64_t number) noexcept nogil:
     """A Content whose value is the run and the row's number, "RUN/NUMBER"."""
     cdef uint8_t* length_at = at + 2 + key.length
     cdef uint8_t* end = length_at + 1 + run_length

@@ -1,8 +1,9 @@
 """The journal: rows of the session log on their way out, a ring between a gateway's workers and one consumer.
 
 While nobody reads (no session log runs), the rows of beginnings and ends have a ring of their own, so that they do not push
-out the window rows, which alone most callers ask for. Beside the ring there is room that is allocated when it is needed, for what writes many rows at once and not for a
-packet's sake, and only while somebody reads: the sweep, which cannot wait for the reader.
+out the window rows, which alone most callers ask for. Beside the ring there is room that is allocated when it is needed, for
+what writes many rows at once and not for a packet's sake, and only while somebody reads: the sweep, which cannot wait for the
+reader.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 

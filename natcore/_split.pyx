@@ -26,7 +26,8 @@ cdef bint may_split(const Outbox* outbox, const Frame* frame, const Flight* flig
     if flight.ip.fragment & bswap16(IPV4_DF) or frame.flags & (FRAME_GSO | FRAME_UNFINISHED) or mtu < header + 8:
         return False
     each = (mtu - header) & ~<uint32_t>7
-    return outbox_room(outbox, frame.side) >= flight.total_length + (flight.total_length // each + 1) * (link + header + PARCEL_AROUND)
+    return (outbox_room(outbox, frame.side)
+            >= flight.total_length + (flight.total_length // each + 1) * (link + header + PARCEL_AROUND))
 
 
 cdef void finish_checksum(Frame* frame, const Flight* flight) noexcept nogil:

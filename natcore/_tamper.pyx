@@ -25,11 +25,11 @@ def broken(capsule):
     cdef Worker* worker = worker_of(capsule)
     cdef uint32_t alone = worker.shared.alone
     cdef Fault fault
-    cdef bint hold
+    cdef bint holds
     worker.shared.alone = 1
-    hold = tables_hold(worker, True, &fault)
+    holds = tables_hold(worker, True, &fault)
     worker.shared.alone = alone
-    if hold:
+    if holds:
         return None
     return f"{fault.text.decode()}: worker {fault.worker}, number {fault.number}: {fault.seen}, expected {fault.expected}"
 

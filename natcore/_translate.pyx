@@ -41,8 +41,8 @@ from natcore.hints cimport DEBUG, bswap16, likely, prefetch, prefetch_write, unl
 from natcore.index cimport NONE, Bucket, Index, bucket_of, ctz32, match_some, match_tags, tag_of
 from natcore.state cimport OPTIONS_DROP, OPTIONS_PASS, Clock, Worker, clock_read, has_all
 from natcore.verdict cimport (
-    DROP_FILTERED, DROP_FRAGMENT, DROP_IP_OPTION, DROP_NO_MAPPING, DROP_SPOOFED, DROP_UNSUPPORTED, HAIRPIN, HELD, INSIDE, LOCAL, OUTSIDE,
-    PENDING, UNTRANSLATED,
+    DROP_FILTERED, DROP_FRAGMENT, DROP_IP_OPTION, DROP_NO_MAPPING, DROP_SPOOFED, DROP_UNSUPPORTED, HAIRPIN, HELD, INSIDE, LOCAL,
+    OUTSIDE, PENDING, UNTRANSLATED,
 )
 from natcore.wire cimport (
     ICMP_ECHO_REQUEST, IPV4_FRAGMENT, PROTOCOL_ICMP, PROTOCOL_TCP, TCP_SYN, IcmpHeader, TcpHeader, is_echo, is_reply,
