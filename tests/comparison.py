@@ -21,7 +21,7 @@ from model_entries import PORTED
 from model_packets import Endpoint
 from model_sessions import MS, Row, Session
 from model_tables import Choices
-from natcore import RECORD, ConfigurationError, Error, Gateway, Side, Verdict
+from natcore import RECORD, ConfigurationError, Error, Gateway, Generated, Side, Verdict
 from natcore._tamper import broken, crowd, draws_since, target_of, thin, undeliver
 from natcore.records import END, WINDOW
 from natcore.verdict import FORWARDED
@@ -275,9 +275,12 @@ class Pair:
         assert self.drawn, "natcore drew nothing"
         return self.drawn.popleft()
 
+    def take_generated(self) -> list[Generated]:
+        return self.gateway.take_generated()
+
     def _same_generated(self) -> None:
         assert not self.drawn, f"natcore drew {self.drawn}"
-        got = [(g.frame.hex(), g.send_to.name, g.cause.name) for g in self.gateway.take_generated()]
+        got = [(g.frame.hex(), g.send_to.name, g.cause.name) for g in self.take_generated()]
         expected = [(g.frame.hex(), g.send_to.name, g.cause.name) for g in self.model.generated]
         self.model.generated.clear()
         same("generated", got, expected)
