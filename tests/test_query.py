@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import UDP
 
+import natcore.store
 from frames import parsed, udp
 from log_fakes import FakeClock, FakeCore, ScriptedSink
 from natcore import ConfigurationError, Eip, Error, Gateway, Policy, Side, SnatEntry, Timeouts
@@ -300,6 +301,21 @@ def test_a_store_sees_files_that_grow_and_files_that_come(log: Log) -> None:
     log.session(8, BOB, 500, [(500, 600)], 600).tick(9000).write()
     assert str(who(store, "203.0.113.1", 4000, protocol="tcp", at=at(550)).subscriber) == "10.0.0.6"
     assert len(store.files()) == 3 and store.damaged == []
+
+
+def test_what_has_not_changed_is_read_once(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.session(7, ANN, 100, [(100, 400)], 400).tick(9000).write()
+    store, read = Store(log.folder), []
+    for name in ("read_seal", "read_footer", "sha256_of"):
+        real = getattr(natcore.store, name)
+        monkeypatch.setattr(natcore.store, name, lambda path, real=real, name=name: read.append(name) or real(path))
+    for _ in range(3):
+        assert who(store, "203.0.113.1", 4000, protocol="tcp", at=at(200)).status == "exact"
+        assert who(store, "203.0.113.1", 4000, protocol="tcp", at=at(8900)).status == "nobody"
+    assert sorted(read) == ["read_footer", "read_seal", "sha256_of"]
+    log.session(8, BOB, 9500, [(9500, 9600)], 9600).tick(9700).write()
+    assert str(who(store, "203.0.113.1", 4000, protocol="tcp", at=at(9550)).subscriber) == "10.0.0.6"
+    assert read.count("read_seal") == 2 and read.count("read_footer") == 2
 
 
 def test_few_of_many_files_are_opened(tmp_path: Path) -> None:

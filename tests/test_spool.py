@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import natcore.spool
 from log_fakes import assert_adds_up, make_records
 from natcore import ConfigurationError
 from natcore.heartbeat import Beat
@@ -220,6 +221,20 @@ def test_rows_damaged_under_a_running_process_are_counted(tmp_path):
     data[-5 - len(encode_frame(make_records(10)))] ^= 1
     path.write_bytes(data)
     assert take_all(spool, ledger) == list(range(10, 20))
+    assert ledger.counters()["lost_damaged"] == 10
+    assert_adds_up(ledger.counters())
+
+
+def test_a_segment_cut_short_under_a_running_process_is_passed_over_in_few_reads(tmp_path, monkeypatch):
+    spool, ledger = open_spool(tmp_path)
+    append(spool, ledger, 10)
+    append(spool, ledger, 10, 10)
+    path = next(tmp_path.glob("*.segment"))
+    os.truncate(path, path.stat().st_size - len(encode_frame(make_records(10))))
+    reads = []
+    real = natcore.spool.read_range
+    monkeypatch.setattr(natcore.spool, "read_range", lambda *arguments: reads.append(arguments) or real(*arguments))
+    assert take_all(spool, ledger) == list(range(10)) and len(reads) < 10
     assert ledger.counters()["lost_damaged"] == 10
     assert_adds_up(ledger.counters())
 

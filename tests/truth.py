@@ -22,7 +22,7 @@ import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -31,20 +31,27 @@ from typing import Any
 import craft
 from natcore import DeliveryPolicy, DnatEntry, Gateway, Policy, Side, SnatEntry, Timeouts
 from natcore.collector import Collector
+from natcore.gathering import _COLUMNS, Waiting, live_rows, waiting
 from natcore.in_force import in_force
-from natcore.query import Answer, Store, who
+from natcore.query import Answer, Store, answered, who
+from natcore.question import Question
 from natcore.sessionlog import SessionLog
 from natcore.sinks import ParquetSink
+from natcore.spool_format import decode_frame_header, decode_segment_header
+from natcore.store import DamagedFile, StoredFile
 
 EPOCH = 1_700_000_000.0
 MARGIN = 0.01  # seconds within which a moment at an edge is not judged
 POOLS = {"a": "203.0.113.1", "b": "203.0.113.2", "moving": "203.0.113.3"}
 STATICS = {"dnat": "203.0.113.9", "whole": "203.0.113.10"}
+PROTOCOLS = ("udp", "udp", "tcp", "icmp")
+SYN, ACK = 0x02, 0x10
 REMOTES = ("198.51.100.7", "198.51.100.8", "198.51.100.9")
 ORDERLY = ("packets", "idle")
 SEAMS = (
     "kill", "close", "restart", "stop-log", "start-log", "sink-fails", "spool-fails", "clock", "suspend", "entry", "move",
-    "flip", "truncate", "remove", "exchange", "spool-flip", "spool-truncate", "spool-remove", "ring-full", "long-idle",
+    "flip", "truncate", "remove", "exchange", "spool-flip", "spool-truncate", "spool-remove", "spool-reorder",
+    "spool-double", "ring-full", "long-idle",
 )  # fmt: skip
 
 
@@ -56,6 +63,7 @@ class Held:
     host: str
     outside: tuple[str, int]
     remote: tuple[str, int]
+    protocol: str
     timeout: float
     start: float
     last: float
@@ -81,19 +89,21 @@ class Static:
 class Truth:
     def __init__(self) -> None:
         self.held: list[Held] = []
+        self.by_outside: dict[tuple[str, int, str], list[Held]] = {}
         self.statics: list[Static] = []
         self._live: dict[tuple[Any, ...], Held] = {}
 
     def sent(self, run: str, instance: str, host: str, host_port: int, outside: tuple[str, int], remote: tuple[str, int],
-             timeout: float, now: float) -> None:  # fmt: skip
-        key = (run, host, host_port, remote)
+             protocol: str, timeout: float, now: float) -> None:  # fmt: skip
+        key = (run, host, host_port, remote, protocol)
         known = self._live.get(key)
         if known is not None and known.end > now and known.outside == outside:
             known.last = now
             return
-        new = Held(instance, host, outside, remote, timeout, now, now)
+        new = Held(instance, host, outside, remote, protocol, timeout, now, now)
         self._live[key] = new
         self.held.append(new)
+        self.by_outside.setdefault((*outside, protocol), []).append(new)
 
     def end(self, run: str, now: float, outside: str | None = None) -> None:
         for key, held in list(self._live.items()):
@@ -101,15 +111,50 @@ class Truth:
                 held.ended = now if held.ended is None else held.ended
                 del self._live[key]
 
-    def holders(self, outside: tuple[str, int], start: float, end: float, remote: Any) -> list[Held]:
+    def holders(self, outside: tuple[str, int], protocol: str, start: float, end: float, remote: Any) -> list[Held]:
         found = []
-        for held in self.held:
-            if held.outside != outside or held.start > end or held.end < start:
+        for held in self.by_outside.get((*outside, protocol), ()):
+            if held.start > end or held.end < start:
                 continue
             if remote is not None and remote != held.remote and remote != held.remote[0]:
                 continue
             found.append(held)
         return found
+
+
+class Loaded(Store):
+    """A folder as it is now: what the store gives of it, kept in memory, so that a question costs little.
+
+    A life is shorter than a day, so that the store would give all files to every question.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        while True:
+            self._all = super().files()
+            try:
+                self._found = super().rows(f"{_COLUMNS}, nat_port, protocol", "number >= 0", {}, self._all)
+                break
+            except DamagedFile:
+                continue
+        self._by_endpoint: dict[tuple[int, int], list[Any]] = {}
+        for row in self._found:
+            self._by_endpoint.setdefault(tuple(row[-2:]), []).append(row[:-2])
+
+    def files(self, start: int | None = None, end: int | None = None) -> list[StoredFile]:
+        return self._all
+
+    def rows(self, columns: str, where: str, values: Any, files: Any) -> list[Any]:
+        assert columns == _COLUMNS
+        paths = {file.path for file in files}
+        wanted = (
+            (lambda row: row[7] == values["nat_ip"]) if "nat_ip" in values else (lambda row: values["ip"] in row[7:9])
+        )
+        return [
+            row for row in self._by_endpoint.get((values["port"], values["protocol"]), ())
+            if row[0] in paths and wanted(row) and row[2] in ("window", "create", "end")
+            and values["from"] <= row[10] <= values["until"]
+        ]  # fmt: skip
 
 
 @dataclass
@@ -133,9 +178,10 @@ class Process:
         more: dict[str, Any] = {}
         if ports == "overload":
             more = {"mapping": "address-and-port-dependent", "filtering": "address-and-port-dependent"}
+        self.window = float(random_.choice([10, 60, 600]))
         self.policy = Policy(ports=ports, port_ranges=((1024, 1039),), block_size=4, blocks=4, hold_down=0.0, **more)
         self.gateway = Gateway(
-            instance=instance, vpc_id="vpc", max_sessions=256, window=life.window, records=random_.choice([64, 4096]),
+            instance=instance, vpc_id="vpc", max_sessions=256, window=self.window, records=random_.choice([64, 4096]),
             epoch=self.label(0.0), seed=random_.randrange(1 << 30), link="ip", policy=self.policy,
             timeouts=Timeouts(udp=self.timeout, tcp_established=self.timeout, tcp_transitory=self.timeout, icmp=self.timeout,
                               other=self.timeout, unreplied=self.timeout),
@@ -192,13 +238,22 @@ class Process:
         base = {"a": 1, "b": 5, "moving": 9}[name]
         host, host_port = f"10.0.0.{base + random_.randrange(2)}", 5000 + random_.randrange(4)
         remote = (random_.choice(REMOTES), random_.choice([53, 443]))
+        protocol = random_.choice(PROTOCOLS)
         packet = craft.udp((host, host_port), remote, b"x")
+        if protocol == "tcp":
+            packet = craft.tcp((host, host_port), remote, random_.choice([SYN, SYN, ACK]))
+        elif protocol == "icmp":
+            remote = (remote[0], 0)
+            packet = craft.icmp(host, remote[0], identifier=host_port)
         _, out = self.gateway.translate_one(packet, Side.INSIDE, self.now)
         if out is None:
             return
-        outside = (str(IPv4Address(out[12:16])), int.from_bytes(out[20:22], "big"))
+        place = 24 if protocol == "icmp" else 20
+        outside = (str(IPv4Address(out[12:16])), int.from_bytes(out[place : place + 2], "big"))
         if outside[0] in POOLS.values():
-            self.life.truth.sent(self.run, self.instance, host, host_port, outside, remote, self.timeout, self.life.now)
+            self.life.truth.sent(
+                self.run, self.instance, host, host_port, outside, remote, protocol, self.timeout, self.life.now
+            )
 
     def advance(self) -> None:
         self.gateway.advance(self.now)
@@ -277,13 +332,13 @@ class Life:
         self.now = 0.0
         self.truth = Truth()
         self.result = Result()
-        self.window = float(self.random.choice([10, 60, 600]))
         self.is_orderly = self.random.random() < 0.2
         self.has_clock = not self.is_orderly and self.random.random() < 0.25
         self.may_damage = not self.is_orderly and not self.has_clock
         self.processes: dict[str, Process] = {}
         self.pools = {"ngw-a": ["a", "moving"], "ngw-b": ["b"]}
-        self.store: Store | None = None
+        self.store: Loaded | None = None
+        self.there: dict[tuple[int, Path | None], Waiting] = {}
         self.times: list[float] = []  # of seams
         self.number = 0
         self.began: dict[str, float] = {}
@@ -406,12 +461,13 @@ class Life:
         """An outside address goes from one gateway to the other."""
         here = next(name for name in self.pools if "moving" in self.pools[name])
         there = "ngw-b" if here == "ngw-a" else "ngw-a"
-        if not all(each.alive for each in self.processes.values()):
+        if not self.processes[there].alive:
             return False
         self.pools[here].remove("moving")
         self.pools[there].append("moving")
-        self.processes[here].advance()
-        self.processes[here].remove_pool("moving")
+        if self.processes[here].alive:
+            self.processes[here].advance()
+            self.processes[here].remove_pool("moving")
         self.processes[here].pools = list(self.pools[here])
         self.processes[there].advance()
         self.processes[there].add_pool("moving")
@@ -575,6 +631,28 @@ class Life:
         path.unlink()
         return True
 
+    def _spool_reorder(self, process: Process) -> bool:
+        return self._frames(lambda frames: [*reversed(frames)])
+
+    def _spool_double(self, process: Process) -> bool:
+        return self._frames(lambda frames: [*frames, self.random.choice(frames)])
+
+    def _frames(self, changed: Callable[[list[bytes]], list[bytes]]) -> bool:
+        """A segment with its frames in another order, or twice."""
+        path = self._segment()
+        data = path.read_bytes() if path is not None else b""
+        header = decode_segment_header(data)
+        if path is None or header is None:
+            return False
+        frames, at = [], header[1]
+        while (frame := decode_frame_header(data[at:])) is not None and at + frame.total_bytes <= len(data):
+            frames.append(data[at : at + frame.total_bytes])
+            at += frame.total_bytes
+        if not frames:
+            return False
+        path.write_bytes(data[: header[1]] + b"".join(changed(frames)) + data[at:])
+        return True
+
     # ---- asking ----
 
     def ask(self, count: int) -> None:
@@ -585,6 +663,7 @@ class Life:
         random_ = self.random
         held = random_.choice(self.truth.held) if self.truth.held else None
         choice = random_.random()
+        protocol = held.protocol if held is not None and choice < 0.8 else random_.choice(PROTOCOLS)
         if choice < 0.1 and self.truth.statics:
             static = random_.choice(self.truth.statics)
             outside = (static.address, static.port or random_.randrange(1, 65_536))
@@ -603,7 +682,7 @@ class Life:
             if random_.random() < 0.3:
                 remote = remote[0]
         tolerance = random_.choice([0.0, 0.0, 2.0, 60.0])
-        arguments: dict[str, Any] = {"protocol": "udp", "at": datetime.fromtimestamp(EPOCH, UTC) + timedelta(seconds=at),
+        arguments: dict[str, Any] = {"protocol": protocol, "at": datetime.fromtimestamp(EPOCH, UTC) + timedelta(seconds=at),
                                      "remote": remote, "tolerance": tolerance}  # fmt: skip
         mode = random_.choice(["offline", "offline", "spool", "live"])
         if self.is_orderly:
@@ -616,28 +695,52 @@ class Life:
             name = arguments["gateway"].instance if "gateway" in arguments else random_.choice(list(self.pools))
             if (self.folder / "spool" / name).exists():
                 arguments["spool"] = self.folder / "spool" / name
-        if self.store is None or random_.random() < 0.3:
-            self.store = Store(self.folder / "log")
         self.result.questions += 1
         try:
-            answer = who(self.store, *outside, **arguments)
+            if self.store is None or random_.random() < 0.02:
+                store = Store(self.folder / "log")
+                answer = who(store, *outside, **arguments)
+                again = self._answer(outside, arguments)
+                if (answer.status, answer.matches, answer.others) != (again.status, again.matches, again.others):
+                    self.wrong(f"{answer}, and then {again}", outside, at, arguments)
+            else:
+                answer = self._answer(outside, arguments)
         except Exception:
             self.wrong(f"exception {traceback.format_exc()}", outside, at, arguments)
             return
         self.result.answers[answer.status] += 1
-        text = self.judge(answer, outside, at, remote, tolerance)
+        text = self.judge(answer, outside, protocol, at, remote, tolerance)
         if text:
             self.wrong(f"{text}; answered {answer.status}: {answer.reason}", outside, at, arguments)
         self._judge_order(answer, at, tolerance)
 
-    def judge(self, answer: Answer, outside: tuple[str, int], at: float, remote: Any, tolerance: float) -> str:
+    def _answer(self, outside: tuple[str, int], arguments: dict[str, Any]) -> Answer:
+        """What `who` answers; what it reads is read once."""
+        if self.store is None:
+            self.store = Loaded(self.folder / "log")
+        gateway, spool = arguments.get("gateway"), arguments.get("spool")
+        question = Question(
+            *outside, arguments["protocol"], arguments["at"], arguments["remote"], arguments["tolerance"], None
+        )
+        there = self.there.get((id(gateway), spool))
+        if there is None:
+            there = self.there[id(gateway), spool] = waiting(question, gateway, spool)
+        if gateway is not None:
+            assert there.now is not None
+            there = replace(there, live=tuple(live_rows(question, gateway, there.now)))
+        return answered(question, self.store, there)
+
+    def judge(
+        self, answer: Answer, outside: tuple[str, int], protocol: str, at: float, remote: Any, tolerance: float
+    ) -> str:
         start, end = at - tolerance, at + tolerance
-        loose = self.truth.holders(outside, start - MARGIN, end + MARGIN, remote)
+        loose = self.truth.holders(outside, protocol, start - MARGIN, end + MARGIN, remote)
         inner = (start + MARGIN, end - MARGIN) if tolerance else (start, end)
-        strict = self.truth.holders(outside, *inner, remote)
+        strict = self.truth.holders(outside, protocol, *inner, remote)
         if not tolerance:
             strict = [each for each in strict if each.start + MARGIN < at < each.end - MARGIN]
-        fixed = [static for static in self.truth.statics if static.address == outside[0] and static.port in (None, outside[1])
+        fixed = [static for static in self.truth.statics if static.address == outside[0]
+                 and (static.port is None or (outside[1], protocol) == (static.port, "udp"))
                  and static.start <= end + MARGIN and static.end >= start - MARGIN]  # fmt: skip
         if answer.status in ("exact", "held-idle"):
             hosts = {(each.instance, each.host) for each in loose}
@@ -729,13 +832,14 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     total = Result()
     for seed in range(arguments.first, arguments.first + arguments.lives):
-        total.add(one_life(seed, arguments.questions))
+        one = one_life(seed, arguments.questions)
+        for text in one.wrong[: max(0, arguments.show - len(total.wrong))]:
+            print(text, flush=True)
+        total.add(one)
     print(json.dumps({
         "seams": total.seams, "answers": total.answers, "questions": total.questions, "orderly": total.orderly,
         "orderly_gaps": total.orderly_gaps, "wrong": len(total.wrong),
     }, indent=1))  # fmt: skip
-    for text in total.wrong[: arguments.show]:
-        print(text)
     sys.exit(1 if total.wrong else 0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -120,7 +120,8 @@ class _Pieces:
 class Knowledge:
     """What the logs know, by run; for questions about one time. files: in which order they come does not matter."""
 
-    def __init__(self, files: Iterable[StoredFile], there: Waiting, idle: int | None) -> None:
+    def __init__(self, files: Sequence[StoredFile], there: Waiting, idle: int | None) -> None:
+        self._files, self._there = files, there
         self._pieces: dict[Key, _Pieces] = defaultdict(_Pieces)
         self._idle = idle
         batches: dict[Key, facts.InForce] = {}
@@ -140,6 +141,18 @@ class Knowledge:
         self._doubt: dict[Key, list[tuple[Clock, int, int]]] = {
             key: _doubts(list(pieces.clocks.values())) for key, pieces in self._pieces.items()
         }
+        self.doubt = max(  # by how much a label may be off at most, microseconds
+            (max(-early, late) for doubts in self._doubt.values() for _, early, late in doubts), default=0
+        )
+        self._entries = {key: tuple(self._entries_of(key)) for key in self._pieces}
+        self._runs = self._bounded({key: self._run(key, pieces) for key, pieces in self._pieces.items()})
+
+    def is_of(self, files: Sequence[StoredFile], there: Waiting, idle: int | None) -> bool:
+        """It would be the same of these."""
+        return (
+            there.batches is self._there.batches and there.signs is self._there.signs and there.ended is self._there.ended
+            and idle == self._idle and files == self._files
+        )  # fmt: skip
 
     def _in_force(self, key: Key) -> facts.InForce:
         """What the files of the run have told, for rows that wait behind them."""
@@ -157,13 +170,6 @@ class Knowledge:
         idle = max([self._idle_of(pieces) for pieces in self._pieces.values()], default=round(LONGEST_IDLE * 1e6))
         window = max([self._window_of(pieces) for pieces in self._pieces.values()], default=round(LONGEST_WINDOW * 1e6))
         return idle, window
-
-    @property
-    def doubt(self) -> int:
-        """By how much a label may be off at most."""
-        return max(
-            (max(-early, late) for doubts in self._doubt.values() for _, early, late in doubts), default=0
-        )  # fmt: skip
 
     def _idle_of(self, pieces: _Pieces) -> int:
         told = facts.longest_idle(pieces.settings.values())
@@ -190,8 +196,14 @@ class Knowledge:
     # ---- runs ----
 
     def runs(self, question: Question) -> list[Run]:
-        found = {key: self._run(key, pieces, question) for key, pieces in self._pieces.items()}
-        result = []
+        return [
+            replace(run, holds=True) if self._holds(key, question, run.begin, run.end) else run
+            for key, run in self._runs.items()
+        ]
+
+    def _bounded(self, found: dict[Key, Run]) -> dict[Key, Run]:
+        """The runs, each of which ends at the latest where the next one of its gateway begins."""
+        result = {}
         for key, run in found.items():
             others = [each for other, each in found.items() if other != key and other[0] == key[0]]
             begin, end = run.begin, run.end
@@ -203,13 +215,10 @@ class Knowledge:
                 if begin < first and not run.known[0].whole:
                     before = [max(k.made for k in each.known) for each in others if each.known]
                     begin = max([begin, *(each for each in before if each < first)])
-            holds = self._holds(key, question, begin, end)
-            result.append(
-                Run(run.instance, run.run, begin, end, run.known, run.idle, run.window, holds, run.exclusive, run.gaps)
-            )
+            result[key] = replace(run, begin=begin, end=end)
         return result
 
-    def _run(self, key: Key, pieces: _Pieces, question: Question) -> Run:
+    def _run(self, key: Key, pieces: _Pieces) -> Run:
         known, born, closed = self._known(key, pieces)
         policies = facts.values_of(pieces.settings.values(), facts.PORTS_CODE)
         exclusive = bool(policies) and PORT_POLICIES.index("overload") not in policies
@@ -264,12 +273,12 @@ class Knowledge:
             return True
         if not pieces.entries and not pieces.whole:
             return True  # nothing is told of entries
-        for entry, since, _, _, until in self._entries(key):
+        for entry, since, _, _, until in self._entries[key]:
             if entry.type != NO_NAT and entry.has_address(asked) and since <= question.end and until >= question.start:
                 return True
         return False
 
-    def _entries(self, key: Key) -> Iterable[tuple[EntryFact, int, int, int, int]]:
+    def _entries_of(self, key: Key) -> Iterable[tuple[EntryFact, int, int, int, int]]:
         """(entry, perhaps since, surely since, surely until, perhaps until)."""
         pieces = self._pieces[key]
         for told in pieces.entries.values():
@@ -310,9 +319,9 @@ class Knowledge:
             pieces = self._pieces[key]
             settings = list(pieces.settings.values())
             targets: dict[int, set[int]] = defaultdict(set)
-            for entry, *_ in self._entries(key):
+            for entry, *_ in self._entries[key]:
                 targets[entry.id].add(entry.inside_ip)
-            for entry, maybe, since, until, perhaps in self._entries(key):
+            for entry, maybe, since, until, perhaps in self._entries[key]:
                 until, perhaps = min(until, run.end), min(perhaps, run.end)
                 if entry.type == SNAT:
                     host = facts.computed_host(entry, settings, asked, port) if entry.has_address(asked) else None

@@ -18,7 +18,7 @@ from .config import Address
 from .errors import ConfigurationError
 from .gathering import Knowledge, Waiting, removed_gaps, stored_rows, waiting, waiting_evidence
 from .question import EPOCH, LONGEST_IDLE, LONGEST_WINDOW, Question
-from .store import DamagedFile, Store
+from .store import DamagedFile, Store, StoredFile
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -111,12 +111,16 @@ def who(
     if store is None and spool is None and gateway is None:
         raise ConfigurationError("store=None: allowed is a folder, or else spool= or gateway=")
     there = waiting(question, gateway, spool)
-    opened = store if isinstance(store, Store) or store is None else Store(store)
+    return answered(question, store if isinstance(store, Store) or store is None else Store(store), there)
+
+
+def answered(question: Question, store: Store | None, there: Waiting) -> Answer:
+    """The answer from a store and from what waited before it was looked at."""
     while True:
         try:
-            if opened is None:
+            if store is None:
                 return _answer(question, None, there)
-            return opened.retried(lambda: _answer(question, opened, there))
+            return store.retried(lambda: _answer(question, store, there))
         except DamagedFile as error:  # its rows are a hole now
             _log.error("%s", error)
 
@@ -126,7 +130,7 @@ def _answer(question: Question, store: Store | None, there: Waiting) -> Answer:
     reach = (question.longest_idle or round(LONGEST_IDLE * 1e6)) + round(LONGEST_WINDOW * 1e6)
     while True:
         stored = store.files(question.start - reach, question.end + reach) if store is not None else []
-        known = Knowledge(stored, there, question.longest_idle)
+        known = _knowledge(store, stored, there, question.longest_idle)
         idle, window = known.reach()
         needed = idle + window + known.doubt
         if needed <= reach or store is None:
@@ -152,6 +156,17 @@ def _answer(question: Question, store: Store | None, there: Waiting) -> Answer:
             runs = [replace(run, gaps=(*run.gaps, *removed.get(run.instance, ()))) for run in runs]
             concluded = conclude(asked, runs, statics, sure, since, until)
     return _told(question, asked, concluded)
+
+
+def _knowledge(store: Store | None, stored: list[StoredFile], there: Waiting, idle: int | None) -> Knowledge:
+    """What the logs know; of the question before, where nothing has changed since."""
+    last = store.remembered if store is not None else None
+    if isinstance(last, Knowledge) and last.is_of(stored, there, idle):
+        return last
+    known = Knowledge(stored, there, idle)
+    if store is not None:
+        store.remembered = known
+    return known
 
 
 def _settled(

@@ -241,7 +241,8 @@ class Spool:
             header = decode_frame_header(read_range(segment.path, segment.read_offset, FRAME_HEADER_BYTES))
             if header is None:
                 rest = read_range(segment.path, segment.read_offset, segment.size - segment.read_offset)
-                segment.read_offset += max(1, next_header(rest, 1))
+                found = next_header(rest, 1)
+                segment.read_offset = segment.size if found >= len(rest) else segment.read_offset + found
                 segment.read_rows = 0
                 continue
             payload_at = segment.read_offset + FRAME_HEADER_BYTES

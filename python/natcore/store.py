@@ -10,6 +10,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 from .errors import ConfigurationError, Error, UntrustedFileError
 from .footer import Footer
 from .redaction import show
-from .sinks._parquet_folder import SEAL, Removal, read_footer, read_removals, read_seal, sha256_of
+from .sinks._parquet_folder import SEAL, Removal, Seal, read_footer, read_removals, read_seal, sha256_of
 
 DAY = 86_400_000_000  # microseconds
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-\d+(-\d+)?\.parquet")
@@ -72,6 +73,8 @@ class Store:
         self._lock = threading.Lock()
         self._footers: dict[str, tuple[Stamp, Footer | None]] = {}
         self._hashes: dict[str, tuple[Stamp, str]] = {}
+        self._seals: dict[str, tuple[Stamp, Seal | None]] = {}
+        self.remembered: object = None  # what the last question's answer followed from; its asker's business
         self._database = duckdb.connect()
         self._database.execute("SET GLOBAL TimeZone = 'UTC'; SET GLOBAL parquet_metadata_cache = true")
 
@@ -152,8 +155,7 @@ class Store:
         return True
 
     def _files(self, start: int | None, end: int | None) -> Iterator[StoredFile]:
-        sealed = self._seals()
-        names = _scan(self.folder)
+        names, sealed = self._scan()
         for gone in self._footers.keys() - names.keys():
             del self._footers[gone]
             self._hashes.pop(gone, None)
@@ -184,15 +186,36 @@ class Store:
             self._footers[path] = known
         return known[1]
 
-    def _seals(self) -> dict[str, str]:
-        """The SHA-256 of the newest file of each folder."""
-        found = {}
-        for root, _, files in os.walk(self.folder):
-            if SEAL in files:
-                seal = read_seal(Path(root))
-                if seal is not None:
-                    found[f"{root}/{seal.file}"] = seal.sha256
-        return found
+    def _scan(self) -> tuple[dict[str, Stamp], dict[str, str]]:
+        """Every Parquet file below the folder with its stamp; and the SHA-256 of the newest of each folder, by its seal,
+        which is read before the files are looked for: whatever it names is there, or is gone for good."""
+        names: dict[str, Stamp] = {}
+        sealed: dict[str, str] = {}
+        waiting = [os.fspath(self.folder)]
+        while waiting:
+            here = waiting.pop()
+            seal = self._seal(here)
+            if seal is not None:
+                sealed[f"{here}/{seal.file}"] = seal.sha256
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    elif entry.name.endswith(".parquet"):
+                        with suppress(FileNotFoundError):
+                            names[entry.path] = _stamp(entry.stat())
+        return names, sealed
+
+    def _seal(self, folder: str) -> Seal | None:
+        """Read again only where it was written again."""
+        try:
+            stamp = _stamp(os.lstat(f"{folder}/{SEAL}"))
+        except FileNotFoundError:
+            return None
+        known = self._seals.get(folder)
+        if known is None or known[0] != stamp:
+            known = self._seals[folder] = (stamp, read_seal(Path(folder)))
+        return known[1]
 
     def _is_as_written(self, path: str, stamp: Stamp, expected: Mapping[str, str]) -> bool:
         """The file has the SHA-256 that the next one, or the seal of the newest, names: looked at once."""
@@ -221,22 +244,8 @@ def _beside(path: str, name: str) -> str:
     return f"{path.rpartition('/')[0]}/{name}"
 
 
-def _scan(folder: Path) -> dict[str, Stamp]:
-    """Every Parquet file below the folder, with its stamp."""
-    found: dict[str, Stamp] = {}
-    waiting = [os.fspath(folder)]
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                elif entry.name.endswith(".parquet"):
-                    try:
-                        stat = entry.stat()
-                    except FileNotFoundError:
-                        continue
-                    found[entry.path] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-    return found
+def _stamp(stat: os.stat_result) -> Stamp:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _near(names: Mapping[str, Stamp], start: int | None, end: int | None) -> tuple[list[str], list[str]]:
