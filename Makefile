@@ -28,7 +28,7 @@ TSAN := "ignore_noninstrumented_modules=1 history_size=4"
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test workers lint format soak mutants truth crash bench gate instructions wire sanitize races fuzz portable clean
+.PHONY: help demo test workers lint format soak mutants truth crash bench gate instructions worst wire sanitize races fuzz portable clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
@@ -40,6 +40,7 @@ help:
 	@echo "make crash     a gateway that logs is killed 200 times: every packet is in a row or in a declared gap"
 	@echo "make bench     benchmarks; make gate: the ratio to the memory's limit"
 	@echo "make instructions  instructions a packet, counted by valgrind, against the recorded figures"
+	@echo "make worst     the longest that one packet of each kind takes, at a million sessions"
 	@echo "make wire      the plane on the wire beside the kernel's NAT and a null forwarder (as root)"
 	@echo "make workers   the core's tests with two workers, each frame given to one of them in turn"
 	@echo "make sanitize  a million random frames under the address and undefined-behaviour sanitizers"
@@ -90,6 +91,9 @@ gate: .venv/built .venv/tested-with
 
 instructions: .venv/built .venv/tested-with
 	$(VENV) benchmarks/instructions.py $(INSTRUCTIONS_OPTIONS)
+
+worst: .venv/built .venv/tested-with
+	$(VENV) benchmarks/worst.py $(WORST_OPTIONS)
 
 wire: .venv/built .venv/tested-with
 	@mkdir -p build
