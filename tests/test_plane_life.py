@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from natcore import ConfigurationError, Error, FlowLog, InterfaceError, block, interfaces
+from natcore import ConfigurationError, Error, FlowLog, InterfaceError, block, interfaces, loops
 from natcore.namespaces import Network
 from netns import (
     GATEWAY_OUTSIDE,
@@ -118,6 +118,24 @@ def test_what_is_missing_is_named(network: Network, each_driver: str) -> None:
         start(network, made)
     with pytest.warns(UserWarning, match="seed"):
         start(network, gateway(seed=1)).stop()
+
+
+def test_a_plane_whose_threads_do_not_start_ends_and_leaves_the_gateway_free(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    made = gateway()
+    with monkeypatch.context() as patched:
+        patched.setattr(loops.Loops, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            start(network, made)
+    with at(network, "gw"):
+        assert interfaces.installed() == []
+    with start(network, made) as plane:
+        assert plane.state == "running"
+    made.close()
 
 
 def test_two_planes_on_one_interface(nat: Nat) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from frames import EIP, udp
-from natcore import DnatEntry, Error, FlowLog, Gateway, Policy, Remove, Side, SnatEntry, Verdict, _tamper
+from natcore import DnatEntry, Error, FlowLog, Gateway, Policy, Remove, Side, SnatEntry, Verdict, _tamper, plane
 from natcore.sinks import MemorySink
 from test_races import in_thread, translated, until_waited_for
 from test_workers import arrays, hosts_of, made
@@ -242,3 +242,40 @@ def test_a_gateway_that_another_thread_was_at_is_closed_in_the_child() -> None:
     _tamper.release_worker(capsule)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert join()[0] is Verdict.OUTBOUND
+
+
+FORGOTTEN_PLANE = """
+import os
+from natcore import plane
+class Running:
+    def stop(self):
+        print("stopped by", "the parent" if os.getpid() == parent else "the child", flush=True)
+parent, running = os.getpid(), Running()
+plane._alive.add(running)
+if os.fork():
+    os.wait()
+"""
+
+
+def test_a_child_that_ends_does_not_stop_its_parents_plane() -> None:
+    done = subprocess.run([sys.executable, "-c", FORGOTTEN_PLANE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "stopped by the parent\n"), done.stderr
+
+
+# ---- a plane that does not start -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["Watcher", "Loops"])
+def test_a_plane_that_fails_before_it_has_a_thread_leaves_the_gateway_free(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no descriptors")
+
+    gateway = Gateway()
+    gateway.add(SnatEntry("10.0.0.0/8", EIP))
+    monkeypatch.setattr(plane, step, refuse)
+    with pytest.raises(OSError, match="no descriptors"):
+        gateway.forward("lan0", "wan0")
+    assert gateway.translate_one(udp(), INSIDE, 0.0)[0] is Verdict.OUTBOUND
+    gateway.close()

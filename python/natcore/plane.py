@@ -102,7 +102,11 @@ class Plane:
         self._reopened = 0.0
         _warn_of_forwarding((*self.inside, self.outside))
         self._core.claim()
-        self._start()
+        try:
+            self._start()
+        except BaseException:
+            self._abandon()
+            raise
         gateway._planes.append(self)
         _alive.add(self)
 
@@ -210,6 +214,13 @@ class Plane:
         self._gateway._set_epoch_ns(time.time_ns() - now_ns)
         if self._threads:
             self._loops.start(self._cpus, self._failed)
+
+    def _abandon(self) -> None:
+        """The start failed, maybe before there was a thread that calls end(): the gateway is free again."""
+        if hasattr(self, "_watcher"):
+            self._watcher.stop()
+        if not self._ended:
+            self._core.unclaim()
 
     def _failed(self, error: BaseException) -> None:
         """A worker's thread, last: the plane ends with it."""
