@@ -10,8 +10,8 @@ from natcore._limits cimport (
     watch_sessions,
 )
 from natcore._mappings cimport (
-    MAPPING_PORTLESS, MAPPING_STATIC, POOLING_ARBITRARY, POOLING_PAIRED, Mapping, MappingKey, Pool, Subscriber, dynamic_key,
-    mapping_close, mapping_find, mapping_open, mapping_open_static, subscriber_find,
+    MAPPING_DRAINING, MAPPING_PORTLESS, MAPPING_STATIC, POOLING_ARBITRARY, POOLING_PAIRED, Mapping, MappingKey, Pool,
+    Subscriber, dynamic_key, mapping_close, mapping_find, mapping_open, mapping_open_static, subscriber_find,
 )
 from natcore._parse cimport Flight, wire_length
 from natcore._ports cimport (
@@ -515,6 +515,8 @@ cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Flight* flig
         verdict = find_entry(worker, ends, flight.protocol, now, mapping)
     elif number == NONE or worker.mappings.ports.policy == PORTS_OVERLOAD:
         return DROP_NO_MAPPING                      # overloaded: only its own session leads to a mapping
+    elif worker.mappings.mappings[number].flags & MAPPING_DRAINING:
+        return DROP_NO_MAPPING
     elif mapping_life(&worker.sessions, number, now.ms) == LIFE_SOME:
         if not worker.inbound_refresh and not mapping_answered(&worker.sessions, number, now.ms):
             return DROP_NO_MAPPING                  # by policy the outside does not keep it (RFC 4787 REQ-6)

@@ -6,8 +6,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from natcore._blocks cimport Block
 from natcore._mappings cimport (
-    MAPPING_FREE, MAPPING_PORTLESS, MAPPING_STATIC, Mapping, MappingKey, Mappings, Subscriber, key_of, mapping_find,
-    subscriber_find,
+    MAPPING_DRAINING, MAPPING_FREE, MAPPING_PORTLESS, MAPPING_STATIC, Mapping, MappingKey, Mappings, Subscriber, key_of,
+    mapping_find, subscriber_find,
 )
 from natcore._overload cimport Taken, overload_find
 from natcore._ports cimport PORT_RESERVED, PORT_SPACES, PORT_WORDS, PORTS_OVERLOAD, PortMap, Ports, space_of
@@ -151,12 +151,13 @@ cdef bint filters_hold(const Sessions* table, uint32_t sessions, Fault* fault) n
 
 
 cdef bint mapping_holds(const Sessions* table, uint32_t number, Fault* fault) noexcept nogil:
-    """It is found by its key, and has the sessions that it counts."""
+    """It is found by its key, unless it drains, and has the sessions that it counts."""
     cdef const Mapping* mapping = &table.mappings.mappings[number]
     cdef uint32_t count = 0, outside = 0, slot = mapping.first
     cdef MappingKey key
     key_of(mapping, &key)
-    if not holds(fault, "mapping by its key", number, mapping_find(table.mappings, &key), number):
+    if not mapping.flags & MAPPING_DRAINING and not holds(fault, "mapping by its key", number,
+                                                          mapping_find(table.mappings, &key), number):
         return False
     while slot != NONE and count <= mapping.sessions:
         if slot >= table.slots.fresh or table.hot[slot].flags & SESSION_FREE:

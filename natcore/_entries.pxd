@@ -25,3 +25,4 @@ cdef uint64_t end_matching(Worker* worker, const Matching* matching, uint64_t no
                            bint losing) noexcept nogil
 cdef const Mapping* holder_of(const Worker* worker, uint32_t address, uint32_t space, uint32_t port) noexcept nogil
 cdef void end_dead(Worker* worker, uint64_t now_ns) noexcept nogil
+cdef void drain_entry(Worker* worker, uint32_t entry) noexcept nogil

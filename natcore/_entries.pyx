@@ -5,7 +5,7 @@ Walks of whole tables, on the control path; the caller holds all workers.
 from libc.stdint cimport uint32_t, uint64_t
 
 from natcore._journal cimport journal_room_for_many
-from natcore._mappings cimport MAPPING_FREE, Mapping, Subscriber, mapping_at
+from natcore._mappings cimport MAPPING_DRAINING, MAPPING_FREE, Mapping, Subscriber, mapping_at
 from natcore._ports cimport PORTS_OVERLOAD
 from natcore._sessions cimport (
     ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, SESSION_FREE, Session, session_close, session_id,
@@ -134,3 +134,14 @@ cdef uint64_t end_matching(Worker* worker, const Matching* matching, uint64_t no
             ended += 1
         slot[0] += 1
     return ended
+
+
+cdef void drain_entry(Worker* worker, uint32_t entry) noexcept nogil:
+    """An entry's mappings take no new sessions, from either side; their sessions end by themselves."""
+    cdef uint32_t number, w
+    cdef Mapping* mapping
+    for w in range(worker.shared.count):
+        for number in range(worker.shared.workers[w].mappings.mapping_slots.fresh):
+            mapping = &worker.shared.workers[w].mappings.mappings[number]
+            if mapping.entry == entry and not mapping.flags & MAPPING_FREE:
+                mapping.flags |= MAPPING_DRAINING

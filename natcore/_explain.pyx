@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from natcore._look cimport MappingRow, SessionRow, copy_sessions, mapping_row
-from natcore._mappings cimport MAPPING_FREE, Mapping
+from natcore._mappings cimport MAPPING_DRAINING, MAPPING_FREE, Mapping
 from natcore._owner cimport owner_for_sure, peer_of
 from natcore._parse cimport KIND_FRAGMENT, KIND_ICMP, Flight, parse
 from natcore._pieces cimport piece_key
@@ -170,6 +170,8 @@ cdef uint8_t find_endpoint(Worker* worker, const Flight* flight, uint32_t side, 
         if (mapping.inside_ip if side == INSIDE else mapping.outside_ip) != ip:
             continue
         if (mapping.inside_port if side == INSIDE else mapping.outside_port) != port:
+            continue
+        if mapping.flags & MAPPING_DRAINING:
             continue
         if mapping_life(&worker.sessions, number, now.ms) == LIFE_SOME:
             mapping_row(mapping, row)

@@ -7,7 +7,9 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from natcore._crew cimport crew_delete, crew_grow, crew_new
-from natcore._entries cimport Matching, Staying, count_entries, count_entry, end_dead, end_entry, end_matching, holder_of
+from natcore._entries cimport (
+    Matching, Staying, count_entries, count_entry, drain_entry, end_dead, end_entry, end_matching, holder_of,
+)
 from natcore._events cimport event_fd, event_fd_close, event_fd_set
 from natcore._fragments cimport fragments_new
 from natcore._hold cimport await_hold, give_way, release
@@ -496,10 +498,12 @@ cdef class Core(Tables):
                     mappings_unpair(&self.shared.workers[w].mappings, number)
             self.disown()
 
-    def swap(self, RuleSet rules not None, list leaving not None, uint64_t now_ns):
+    def swap(self, RuleSet rules not None, list leaving not None, const uint32_t[::1] draining not None,
+             uint64_t now_ns):
         """Puts a rule set into force, whole, and ends what may not stay: one moment for the packets. How many ended.
 
-        leaving: [(entry, first inside address that may stay, last, set of outside address numbers that may stay)].
+        leaving: [(entry, first inside address that may stay, last, set of outside address numbers that may stay)]. draining:
+        entries whose sessions end by themselves, and whose mappings take no new ones.
         """
         cdef uint64_t ended = 0
         cdef uint32_t w, i, count = <uint32_t>len(leaving)
@@ -518,6 +522,8 @@ cdef class Core(Tables):
                     self.shared.workers[w].rules = &rules.compiled
                 for i in range(count):
                     ended += end_entry(self.worker, &staying[i], now_ns)
+                for i in range(<uint32_t>draining.shape[0]):
+                    drain_entry(self.worker, draining[i])
                 self.disown()
             self.rules = rules                      # the set before goes when nobody holds a worker
             return ended

@@ -10,6 +10,7 @@ from natcore.slab cimport Slab
 cdef enum:                      # MappingFlag
     MAPPING_STATIC = 1          # a DNAT or no-NAT entry's: its outside endpoint is not drawn, nobody's quota pays for it
     MAPPING_PORTLESS = 2        # of a protocol without ports
+    MAPPING_DRAINING = 4        # its entry was removed, its sessions end by themselves: it takes no new one
     MAPPING_FREE = 128          # the slot was given back; no value of a packet's says so
 
 cdef struct Mapping:            # addresses and ports big-endian

@@ -89,7 +89,7 @@ cdef void mapping_approach_end(const Mappings* table, uint32_t number) noexcept 
 
 
 cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil:
-    """The mapping with this key (RFC 4787 REQ-1), or NONE."""
+    """The mapping with this key (RFC 4787 REQ-1) that takes new sessions, or NONE: one that drains is not found."""
     cdef Cursor cursor
     cdef uint32_t number
     cdef const Mapping* mapping
@@ -101,7 +101,8 @@ cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcep
         mapping = &table.mappings[number]
         if (mapping.inside_ip == key.inside_ip and mapping.inside_port == key.inside_port
                 and mapping.remote_ip == key.remote_ip and mapping.remote_port == key.remote_port
-                and mapping.protocol == key.protocol and (mapping.flags ^ key.flags) & MAPPING_STATIC == 0):
+                and mapping.protocol == key.protocol
+                and (mapping.flags ^ key.flags) & (MAPPING_STATIC | MAPPING_DRAINING) == 0):
             return number
 
 

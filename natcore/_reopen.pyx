@@ -5,13 +5,13 @@ from natcore._admit cimport may_have_more, refuse, tcp_flags, tell
 from natcore._limits cimport (
     LIMIT_GATEWAY_RATE, LIMIT_OUTSIDE, LIMIT_SUBSCRIBER_RATE, below_caps, count_new, over_gateway_rate, over_rate,
 )
-from natcore._mappings cimport Mapping
+from natcore._mappings cimport MAPPING_DRAINING, Mapping
 from natcore._sessions cimport (
     IN, OPENED_OUTSIDE, OUT, ROLE_REMOTE, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UNREPLIED, Session, session_restart,
 )
 from natcore._tcp cimport TCP_INIT_IN, TCP_INIT_OUT, is_reopening
 from natcore.index cimport NONE
-from natcore.verdict cimport DROP_OUTSIDE_LIMIT, DROP_RATE_LIMIT, PENDING
+from natcore.verdict cimport DROP_NO_MAPPING, DROP_OUTSIDE_LIMIT, DROP_RATE_LIMIT, PENDING
 from natcore.wire cimport PROTOCOL_TCP
 
 
@@ -38,6 +38,8 @@ cdef uint8_t may_reopen(Worker* worker, uint32_t slot, uint32_t direction, const
     if flight.protocol != PROTOCOL_TCP or not is_reopening(session, tcp_flags(flight)):
         return PENDING
     mapping = &worker.mappings.mappings[worker.sessions.cold[slot].mapping]
+    if mapping.flags & MAPPING_DRAINING:
+        return DROP_NO_MAPPING
     if direction == OUT:
         verdict = may_reopen_outbound(worker, session, mapping, now)
     elif not (session.flags & OPENED_OUTSIDE or below_caps(worker, worker.sessions.cold[slot].mapping, now)):

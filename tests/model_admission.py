@@ -116,6 +116,8 @@ class Admission(Draw):
         mapping = session.mapping
         if not session.may_reopen(packet):
             return None
+        if self.draining(mapping):
+            return Verdict.DROP_NO_MAPPING
         whom = mapping.inside[0], session.remote, session.protocol
         if outside:
             return None if session.opened_outside else self.capped(mapping, whom)

@@ -287,13 +287,21 @@ class Tables:
                 (other.protocol, other.inside, other.static) == (key.protocol, key.inside, key.static)
                 and other.remote == key.remote
                 and (not key.static or other.outside == key.outside)
+                and not self.draining(other)
             )
 
         return self._alive(mapping for mapping in self.mappings if same(mapping))
 
     def mapping_at(self, protocol: int, outside: Endpoint) -> Mapping | None:
         """The live mapping that drew an outside endpoint."""
-        return self._alive(m for m in self.mappings if (m.protocol, m.outside) == (protocol, outside) and not m.static)
+        return self._alive(
+            m for m in self.mappings
+            if (m.protocol, m.outside) == (protocol, outside) and not m.static and not self.draining(m)
+        )  # fmt: skip
+
+    def draining(self, mapping: Mapping) -> bool:
+        """Whether a mapping's entry was removed and its sessions end by themselves: it takes no new ones."""
+        return any(row.id == mapping.entry for row in self.entries.draining)
 
     def _alive(self, found: Iterable[Mapping]) -> Mapping | None:
         mapping = next(iter(found), None)

@@ -151,6 +151,40 @@ def test_a_draining_entry_lets_its_sessions_end_and_opens_none() -> None:
     assert talk.out() is Verdict.DROP_NO_SNAT_ENTRY
 
 
+def test_a_draining_entry_takes_nothing_new_from_outside_and_gives_other_entries_their_hosts() -> None:
+    over = gateway(pool="203.0.113.1")
+    talk = Talk(over)
+    talk.out()
+    (entry,) = over.entries()
+    [mapping] = over.mappings()
+    over.add(SnatEntry(f"{HOST}/32", pool="203.0.113.9"))
+    over.remove(entry, drain=True)
+    stranger = udp("198.51.100.99", 9, EIP, int(mapping["outside_port"]))
+    assert over.translate_one(stranger, OUTSIDE, 1.0)[0] is Verdict.DROP_NO_MAPPING
+    assert talk.back() is Verdict.INBOUND and talk.out() is Verdict.OUTBOUND
+    verdict, frame = over.translate_one(udp(HOST, 5000, "198.51.100.77", 53), INSIDE, 2.0)
+    assert verdict is Verdict.OUTBOUND and parsed(frame).src == "203.0.113.9"
+    for turn in range(3, 1000, 100):  # the new mapping goes on, the old one drains
+        over.translate_one(udp(HOST, 5000, "198.51.100.77", 53), INSIDE, float(turn))
+        over.translate_one(stranger, OUTSIDE, float(turn))
+    assert [str(row.entry.source) for row in over.entries()] == [f"{HOST}/32"]
+    assert set(over.mappings()["outside_ip"]) == {0xCB007109}
+
+
+def test_a_connection_of_a_draining_entry_does_not_begin_anew() -> None:
+    over = gateway()
+    for flags, side in (("S", INSIDE), ("SA", OUTSIDE), ("A", INSIDE), ("FA", INSIDE), ("FA", OUTSIDE)):
+        if side is INSIDE:
+            verdict, sent = over.translate_one(tcp(flags, HOST, 5000), INSIDE, 0.0)
+            port = parsed(sent).sport
+        else:
+            verdict, _ = over.translate_one(tcp(flags, REMOTE, 443, EIP, port), OUTSIDE, 0.0)
+        assert verdict in (Verdict.OUTBOUND, Verdict.INBOUND)
+    over.remove(over.entries()[0], drain=True)
+    assert over.translate_one(tcp("S", HOST, 5000), INSIDE, 1.0)[0] is Verdict.DROP_NO_MAPPING
+    assert over.translate_one(tcp("S", REMOTE, 443, EIP, port), OUTSIDE, 1.0)[0] is Verdict.DROP_NO_MAPPING
+
+
 def test_a_drained_dnat_entry_gives_its_port_back() -> None:
     over = gateway()
     entry = over.add(WEB)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -172,11 +173,13 @@ class EntryTable:
             for row in leaving:
                 self._reserve(row, now_ns)
             raise
+        draining = [row for row in self.rows if row in after.drained]
         ending = [(row.id, *staying(row, by_id.get(row.id), after.wires)) for row in leaving]
-        ended = self._core.swap(self._book.compile(rows, after.wires), ending, now_ns)
+        numbers = array("I", [row.id for row in draining])
+        ended = self._core.swap(self._book.compile(rows, after.wires), ending, numbers, now_ns)
         for row in leaving:
             self._release(row, reserved=False)
-        self._draining += [row for row in self.rows if row in after.drained]
+        self._draining += draining
         known = {row.id: row for row in self.rows}
         self.rows = [self._settle(row, known.get(row.id)) for row in rows]
         self._wires = self._book.wires(self.rows)
