@@ -213,9 +213,9 @@ cdef inline uint64_t plain_word(bint atomic) noexcept nogil:
     return <uint64_t>bswap16(IPV4_DF if atomic else 0) << FRAGMENT_SHIFT | PLAIN
 
 cdef inline bint parse_plain(Frame* frame, Flight* flight, bint ethernet, uint8_t lowest_ttl, uint32_t mtu, uint64_t mask,
-                             uint64_t word, const HashKey* key) noexcept nogil:
+                             uint64_t word, bint numbers, const HashKey* key) noexcept nogil:
     """A whole, untagged packet of TCP or UDP, without IPv4 options, that time to live and mtu let pass: nearly all are one.
-    mask, word: plain_mask and plain_word of its side.
+    mask, word: plain_mask and plain_word of its side. numbers: whether some packets get an identification.
 
     What parse checks is checked here on words, without a branch between TCP and UDP, which come mixed. False: parse it.
     """
@@ -223,7 +223,7 @@ cdef inline bint parse_plain(Frame* frame, Flight* flight, bint ethernet, uint8_
     cdef uint8_t* ip = frame.data + link
     cdef uint64_t first, second
     cdef uint32_t last
-    cdef uint16_t protocol
+    cdef uint8_t protocol
     if unlikely(frame.length < link + 28 or frame.flags & (FRAME_GSO | FRAME_CROSSING)
                 or (ethernet and load16(frame.data + 12) != bswap16(ETHERTYPE_IPV4))):
         return False
@@ -231,10 +231,10 @@ cdef inline bint parse_plain(Frame* frame, Flight* flight, bint ethernet, uint8_
     second = load64(ip + 8)
     last = load32(ip + 16)
     total = bswap16(<uint16_t>(first >> 16))
-    protocol = <uint16_t>(second >> 8) & 0xFF
+    protocol = <uint8_t>(second >> 8)
     room = room if room < mtu else mtu
     if unlikely(first & mask != word or total > room
-                or <uint8_t>second < lowest_ttl or not is_tcp_or_udp(<uint8_t>protocol)
+                or <uint8_t>second < lowest_ttl or not is_tcp_or_udp(protocol)
                 or fold(header_total(first, second, last)) != 0xFFFF):
         return False
     tcp = protocol == PROTOCOL_TCP
@@ -253,10 +253,12 @@ cdef inline bint parse_plain(Frame* frame, Flight* flight, bint ethernet, uint8_
     flight.l4 = ip + 20
     flight.total_length = <uint16_t>total
     flight.payload = <uint16_t>(rest - length) & <uint16_t>-<int>tcp
-    memcpy(&flight.protocol, &protocol, 2)          # and unnumbered: 0
+    flight.protocol = protocol
+    if numbers:
+        flight.unnumbered = 0
     flight.kind = KIND_SESSION
     flight.checksum_at = <uint8_t>(UDP_CHECKSUM_AT + (TCP_CHECKSUM_AT - UDP_CHECKSUM_AT) * tcp)
-    flight.hash = flow_hash(key, second >> 32 | <uint64_t>last << 32, load32(ip + 20), <uint8_t>protocol)
+    flight.hash = flow_hash(key, second >> 32 | <uint64_t>last << 32, load32(ip + 20), protocol)
     return True
 
 cdef inline uint32_t payload_offset(const Flight* flight) noexcept nogil:

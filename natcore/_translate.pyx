@@ -279,7 +279,7 @@ cdef inline uint8_t slow(Worker* worker, Frame* frame, Flight* flight, Clock* no
 # ---- the pipeline ----------------------------------------------------------------------------------------------------
 
 cdef inline void begin(const Worker* worker, Frame* frames, Flight* flights, uint32_t count, uint32_t follow,
-                       bint ethernet) noexcept nogil:
+                       bint ethernet, bint numbers) noexcept nogil:
     """Parses a group; each packet's bucket is on its way into the cache then, and the headers of the group that follows.
 
     Buckets are asked for one right after the other, as sessions are in find: so the walks for their pages overlap.
@@ -287,22 +287,22 @@ cdef inline void begin(const Worker* worker, Frame* frames, Flight* flights, uin
     cdef HashKey key = worker.sessions.key          # copies, which no store into a frame can change
     cdef uint32_t[2] mtu
     cdef uint64_t[2] mask, word
-    cdef bint atomic = worker.identifications != NULL   # others of the inside's are not plain: they get a number
     cdef uint8_t lowest_ttl = worker.lowest_ttl
     cdef Frame* frame
     cdef Flight* flight
     cdef uint32_t i
     mtu[INSIDE], mtu[OUTSIDE] = worker.mtu[OUTSIDE], worker.mtu[INSIDE]     # of the next link, by the side it came from
-    mask[INSIDE], mask[OUTSIDE] = plain_mask(atomic), plain_mask(False)
-    word[INSIDE], word[OUTSIDE] = plain_word(atomic), plain_word(False)
+    mask[INSIDE], mask[OUTSIDE] = plain_mask(True), plain_mask(False)       # an inside's without DF gets a number: not plain
+    word[INSIDE], word[OUTSIDE] = plain_word(True), plain_word(False)
     for i in range(count):
         frame = &frames[i]
         flight = &flights[i]
         if i + AHEAD < follow:
             prefetch_write(frames[AHEAD + i].data)
         frame.side &= 1
-        if unlikely(not parse_plain(frame, flight, ethernet, lowest_ttl, mtu[frame.side], mask[frame.side],
-                                    word[frame.side], &key)):
+        if unlikely(not parse_plain(frame, flight, ethernet, lowest_ttl, mtu[frame.side],
+                                    mask[frame.side] if numbers else plain_mask(False),
+                                    word[frame.side] if numbers else plain_word(False), numbers, &key)):
             if not begin_other(worker, frame, flight):
                 flight.bucket = NULL
                 continue
@@ -396,14 +396,16 @@ cdef uint8_t established_unnumbered(Worker* worker, Frame* frame, Flight* flight
     return OUT
 
 
-cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, const Clock* now,
+                                bint numbers) noexcept nogil:
     """Translates a packet of the session that the index named; PENDING: it has to go the slow way."""
     cdef uint32_t direction = frame.side
     cdef Session* session = &worker.sessions.hot[flight.candidate]
     cdef const TcpHeader* segment = segment_of(flight)
     if unlikely((session_addresses(session, direction) ^ flight.addresses)
-                | (session_ports(session, direction) ^ flight.ports) | (session.protocol ^ load16(&flight.protocol))):
-        return established_unnumbered(worker, frame, flight, now) if flight.unnumbered else PENDING
+                | (session_ports(session, direction) ^ flight.ports)
+                | (session.protocol ^ (load16(&flight.protocol) if numbers else flight.protocol))):
+        return established_unnumbered(worker, frame, flight, now) if numbers and flight.unnumbered else PENDING
     if unlikely(is_dead(&worker.sessions, session, now.ms) or session.flags & (HAIRPINNED | SESSION_FREE)):
         return PENDING
     if unlikely(not is_steady(session, segment) and segment.flags & TCP_SYN):
@@ -413,12 +415,13 @@ cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, co
     return UNTRANSLATED if unlikely(session.flags & UNTRANSLATED_BOTH) else <uint8_t>direction
 
 
-cdef inline void finish(Worker* worker, Frame* frames, Flight* flights, uint32_t count, Clock* now) noexcept nogil:
+cdef inline void finish(Worker* worker, Frame* frames, Flight* flights, uint32_t count, Clock* now,
+                        bint numbers) noexcept nogil:
     cdef uint8_t verdict
     cdef uint32_t i
     for i in range(count):
         if likely(flights[i].candidate != NONE):
-            verdict = established(worker, &frames[i], &flights[i], now)
+            verdict = established(worker, &frames[i], &flights[i], now, numbers)
         else:
             verdict = flights[i].verdict
         if unlikely(verdict == PENDING):
@@ -432,8 +435,9 @@ cdef inline uint32_t group_of(uint32_t count, uint32_t first) noexcept nogil:
     return 0 if first >= count else GROUP if count - first > GROUP else count - first
 
 
-cdef inline void pipeline(Worker* worker, Frame* frames, uint32_t count, Clock* now, bint ethernet) noexcept nogil:
-    """All stages of a batch. ethernet: known when this is compiled."""
+cdef inline void pipeline(Worker* worker, Frame* frames, uint32_t count, Clock* now, bint ethernet,
+                          bint numbers) noexcept nogil:
+    """All stages of a batch. ethernet, numbers (identifications are the gateway's): known when this is compiled."""
     cdef Flight flights[FLIGHTS]
     cdef uint32_t i, draws = 0
     cdef bint unnamed = False
@@ -441,7 +445,7 @@ cdef inline void pipeline(Worker* worker, Frame* frames, uint32_t count, Clock* 
         prefetch_write(frames[i].data)
     i = 0
     while i < count + REWRITE_AFTER:
-        begin(worker, &frames[i], &flights[i % FLIGHTS], group_of(count, i), count - i, ethernet)
+        begin(worker, &frames[i], &flights[i % FLIGHTS], group_of(count, i), count - i, ethernet, numbers)
         if unlikely(unnamed):                       # of the group that the last turn looked at
             draws = look_further(worker, &frames[i - LOOK_AFTER], &flights[(i - LOOK_AFTER) % FLIGHTS],
                                  group_of(count, i - LOOK_AFTER), draws)
@@ -450,18 +454,28 @@ cdef inline void pipeline(Worker* worker, Frame* frames, uint32_t count, Clock* 
         unnamed = find(worker, &frames[i - FIND_AFTER], &flights[(i - FIND_AFTER) % FLIGHTS],
                        group_of(count, i - FIND_AFTER))
         finish(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) % FLIGHTS],
-               group_of(count, i - REWRITE_AFTER), now)
+               group_of(count, i - REWRITE_AFTER), now, numbers)
         i += GROUP
+
+
+cdef void pipeline_numbering(Worker* worker, Frame* frames, uint32_t count, Clock* now) noexcept nogil:
+    """Where what leaves gets identifications."""
+    if likely(worker.ethernet):
+        pipeline(worker, frames, count, now, True, True)
+    else:
+        pipeline(worker, frames, count, now, False, True)
 
 
 cdef void run_stages(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
     """The batch through the pipeline."""
     cdef Clock now
     clock_read(&now, clock_forward(worker, now_ns))
-    if likely(worker.ethernet):
-        pipeline(worker, frames, count, &now, True)
+    if worker.identifications != NULL:
+        pipeline_numbering(worker, frames, count, &now)
+    elif likely(worker.ethernet):
+        pipeline(worker, frames, count, &now, True, False)
     else:
-        pipeline(worker, frames, count, &now, False)
+        pipeline(worker, frames, count, &now, False, False)
 
 
 cdef void translate_logged(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
