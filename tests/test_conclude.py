@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import craft
@@ -12,9 +13,11 @@ from log_fakes import FakeCore
 from natcore import DnatEntry, Gateway, NoNatEntry, Policy, Side, SnatEntry, Timeouts
 from natcore.collector import Collector
 from natcore.conclude import FOREVER, Asked, Known, Row, Run, Static, conclude
+from natcore.facts import cover_row, entry_rows, removed_row
+from natcore.footer import Footer
 from natcore.query import Answer, Store, who
 from natcore.records import GAP_DIED, gap_row
-from natcore.sinks import MemorySink, ParquetSink
+from natcore.sinks import Batch, MemorySink, ParquetSink
 from test_query import ANN, EPOCH, Log, at, label
 
 HOUR = 3_600_000_000
@@ -66,6 +69,32 @@ def test_an_address_that_moved_to_a_gateway_that_died_is_not_nobody_s(tmp_path: 
     one.close()
     assert log_of_a.counters()["lost"] == 0
     assert ask(tmp_path, 200.0).status == "gap" and ask(tmp_path, 50.0).status == "nobody"
+
+
+def test_an_entry_that_ended_is_still_told_where_files_are_put_together() -> None:
+    rows = np.concatenate([
+        *entry_rows(1, SnatEntry("10.0.0.0/24", pool="203.0.113.1"), [(0xCB007101, 0)]), removed_row(1), cover_row(300, 300, 0),
+    ])  # fmt: skip
+    rows["pkts_from_vpc"] = [1, 2, 3]
+    rows["start_time"] = [100, 200, 300]
+    first = Footer.of(Batch("ngw-a", "vpc-1", "r", rows[:2]))
+    later = Footer.of(Batch("ngw-a", "vpc-1", "r", rows[2:]), first.facts.carried())
+    joined = first.joined(later).facts
+    assert [(each.since, each.until) for each in joined.entries] == [(100, 200)] and joined.sequence == 3
+    assert first.joined(later).joined(later).facts == joined
+
+
+def test_what_a_gateway_may_have_had_and_another_too_is_not_nobody_s() -> None:
+    known = (Known(0, 9 * HOUR, 9 * HOUR, 0, 9, whole=True),)
+    run = Run("ngw-a", "r", 0, FOREVER, known, HOUR, HOUR, True, True)
+    for had, status in (
+        (((0, FOREVER),), "nobody"),
+        (((0, 5), (6, FOREVER)), "nobody"),
+        (((0, 5),), "gap"),
+        ((), "gap"),
+    ):
+        answer = conclude(Asked(5, 10), [replace(run, had=had)], [], [], 0, 10)
+        assert answer.status == status, had
 
 
 def test_a_time_out_is_known_from_the_log(tmp_path: Path) -> None:

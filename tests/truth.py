@@ -68,6 +68,7 @@ class Held:
     start: float
     last: float
     ended: float | None = None
+    packets: list[float] = field(default_factory=list)
 
     @property
     def end(self) -> float:
@@ -99,8 +100,9 @@ class Truth:
         known = self._live.get(key)
         if known is not None and known.end > now and known.outside == outside:
             known.last = now
+            known.packets.append(now)
             return
-        new = Held(instance, host, outside, remote, protocol, timeout, now, now)
+        new = Held(instance, host, outside, remote, protocol, timeout, now, now, packets=[now])
         self._live[key] = new
         self.held.append(new)
         self.by_outside.setdefault((*outside, protocol), []).append(new)
@@ -489,6 +491,8 @@ class Life:
             return False
         if process.error:
             process.set_clock()
+            process.beat()
+            self._flush(process)
         process.close()
         return True
 
@@ -750,9 +754,12 @@ class Life:
             others = {(each.instance, each.host) for each in strict} - {(match.instance, str(match.pri_ip))}
             if others and answer.status == "held-idle":
                 return f"{others} held it too"
-            overlapping = [each for each in strict if (each.instance, each.host) in others and each.start <= each.last]
-            busy = [each for each in overlapping if each.start <= inner[1] and each.last >= inner[0]]
-            if busy and any(inner[0] <= each.start <= inner[1] for each in busy):
+            if any(
+                inner[0] <= at <= inner[1]
+                for each in strict
+                if (each.instance, each.host) in others
+                for at in each.packets
+            ):
                 return f"{others} had traffic too"
         elif answer.status == "nobody":
             if strict:

@@ -86,7 +86,8 @@ class Run:
     """What the logs of one run of a gateway know together.
 
     begin, end: it held nothing before and after. idle, window: the longest that were in force. holds: it had the asked
-    address, or may have had it, at a moment that is asked for. exclusive: an outside endpoint is one subscriber's.
+    address, or may have had it, at a moment that is asked for; had: from when to when it surely had it. exclusive: an
+    outside endpoint is one subscriber's.
     """
 
     instance: str
@@ -99,6 +100,7 @@ class Run:
     holds: bool
     exclusive: bool
     gaps: tuple[Gap, ...] = ()
+    had: tuple[tuple[int, int], ...] = ((0, FOREVER),)
 
     def covers(self, start: int, end: int) -> bool:
         return any(each.covers(start, end, self.idle, self.window) for each in self.known)
@@ -226,7 +228,7 @@ def conclude(
     found = _Found()
     for held in holdings(rows):
         _sort(held, asked, by_run.get((held.row.instance, held.row.run)), found, (since, until))
-    gaps = _gaps(asked, runs)
+    gaps = _gaps(asked, runs) or _untold(asked, runs, statics)
     return _decide(asked, by_run, statics, found, gaps, (since, until))
 
 
@@ -298,6 +300,19 @@ def _gaps(asked: Asked, runs: Sequence[Run]) -> list[Gap]:
     return [] if left is None else [_outside(left, owners or runs)]
 
 
+def _untold(asked: Asked, runs: Sequence[Run], statics: Sequence[Static]) -> list[Gap]:
+    """Where a gateway may have had the address, and so may another, whose log tells no more of that time."""
+    owners = [run for run in runs if run.holds]
+    left = _first_outside(asked, [span for run in owners for span in run.had])
+    if not owners or left is None or any(_may_have(each, asked) for each in statics):
+        return []
+    return [Gap(left, asked.end, "no log tells which gateway had that address then")]
+
+
+def _may_have(static: Static, asked: Asked) -> bool:
+    return not static.computed and static.maybe_start <= asked.end and static.maybe_end >= asked.start
+
+
 def _why(asked: Asked, run: Run) -> Gap:
     left = _uncovered(asked, [run])
     if left is not None:
@@ -308,12 +323,16 @@ def _why(asked: Asked, run: Run) -> Gap:
 
 def _uncovered(asked: Asked, runs: Sequence[Run]) -> int | None:
     """The first moment of which no run knows."""
-    at = asked.start
-    spans = sorted(
+    return _first_outside(asked, [
         (max(known.start, run.begin) if not known.whole else run.begin, min(known.made, run.end))
         for run in runs for known in run.known
-    )  # fmt: skip
-    for start, end in spans:
+    ])  # fmt: skip
+
+
+def _first_outside(asked: Asked, spans: Iterable[tuple[int, int]]) -> int | None:
+    """The first moment that is asked for and in none of the spans."""
+    at = asked.start
+    for start, end in sorted(spans):
         if start <= at <= end:
             if end >= asked.end:
                 return None
@@ -341,11 +360,7 @@ def _decide(
     told = tuple(dict.fromkeys([*gaps, *(gap for run in runs.values() if run.holds for gap in run.gaps
                                          if gap.overlaps(asked.start, asked.end))]))  # fmt: skip
     others = tuple(found.others)
-    fixed = [
-        each
-        for each in statics
-        if not each.computed and each.maybe_start <= asked.end and each.maybe_end >= asked.start
-    ]
+    fixed = [each for each in statics if _may_have(each, asked)]
     sure = [each for each in fixed if each.start <= asked.start and each.end >= asked.end]
     if sure and not (found.traffic or found.idle):
         return Conclusion("static", sure[0].text, (), others, told, sure[0])

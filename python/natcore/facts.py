@@ -149,6 +149,13 @@ class InForce:
         entries = tuple(each for each in self.entries if each.until_sequence < 0)
         return InForce(entries, self.settings, self.clocks, self.sequence, self.whole, self.made)
 
+    def behind(self, earlier: InForce) -> InForce:
+        """With the entries that ended in what was told before, which this one was carried on from."""
+        ended = tuple(each for each in earlier.entries if each.until_sequence >= 0)
+        told = {(each.id, each.place, each.sequence) for each in self.entries}
+        missing = tuple(each for each in ended if (each.id, each.place, each.sequence) not in told)
+        return InForce((*missing, *self.entries), self.settings, self.clocks, self.sequence, self.whole, self.made)
+
     def after(self, rows: Records) -> InForce:
         """RECORD (n,) in their order."""
         facts = rows[rows["kind"] >= COVER]

@@ -105,7 +105,7 @@ class Footer:
             addresses=_bounded(self.addresses, later.addresses),
             ranges=ranges,
             covers=few_covers(ranges, [*self.covers, *later.covers]),
-            facts=later.facts,
+            facts=later.facts.behind(self.facts),
             gaps=_few([*self.gaps, *later.gaps]),
         )
 

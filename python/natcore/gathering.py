@@ -197,7 +197,9 @@ class Knowledge:
 
     def runs(self, question: Question) -> list[Run]:
         return [
-            replace(run, holds=True) if self._holds(key, question, run.begin, run.end) else run
+            replace(run, holds=True, had=self._had(key, question, run))
+            if self._holds(key, question, run.begin, run.end)
+            else run
             for key, run in self._runs.items()
         ]
 
@@ -277,6 +279,15 @@ class Knowledge:
             if entry.type != NO_NAT and entry.has_address(asked) and since <= question.end and until >= question.start:
                 return True
         return False
+
+    def _had(self, key: Key, question: Question, run: Run) -> tuple[tuple[int, int], ...]:
+        """From when to when it surely had the address."""
+        if not self._pieces[key].entries:
+            return ((run.begin, run.end),)  # its rows tell of no entries at all
+        return tuple(
+            (since, min(until, run.end)) for entry, _, since, until, _ in self._entries[key]
+            if entry.type != NO_NAT and entry.has_address(int(question.address))
+        )  # fmt: skip
 
     def _entries_of(self, key: Key) -> Iterable[tuple[EntryFact, int, int, int, int]]:
         """(entry, perhaps since, surely since, surely until, perhaps until)."""
