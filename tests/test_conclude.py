@@ -97,6 +97,20 @@ def test_what_a_gateway_may_have_had_and_another_too_is_not_nobody_s() -> None:
         assert answer.status == status, had
 
 
+def test_a_session_that_the_machine_slept_through_had_its_port_before(tmp_path: Path) -> None:
+    """Its clock stood still for 600 s: what it labels after it woke is 600 s late."""
+    live = gateway("ngw-a", timeouts=Timeouts(udp=5000.0))
+    live.start_session_log(ParquetSink(tmp_path))
+    send(live, "10.0.0.5", 100.0)
+    live.advance(150.0)
+    assert live._collector is not None
+    live._collector.set_epoch((EPOCH + 600) * 10**9, suspended=True)
+    live.advance(160.0)
+    answers = [ask(None, seconds, gateway=live) for seconds in (99.0, 120.0, 755.0)]
+    assert [answer.status for answer in answers] == ["nobody", "exact", "exact"]
+    live.close()
+
+
 def test_a_time_out_is_known_from_the_log(tmp_path: Path) -> None:
     """Idle for five hours, and alive."""
     live = gateway("ngw-a", timeouts=Timeouts(udp=86_400.0))

@@ -99,7 +99,7 @@ class Truth:
         key = (run, host, host_port, remote, protocol)
         known = self._live.get(key)
         if known is not None and known.end > now and known.outside == outside:
-            known.last = now
+            known.last, known.timeout = now, timeout
             known.packets.append(now)
             return
         new = Held(instance, host, outside, remote, protocol, timeout, now, now, packets=[now])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from . import facts
 from .conclude import FOREVER, Gap, Known, Row, Run, Static
 from .config import PORT_POLICIES
-from .facts import ALONE, CLOSED, EMPTY, NO_NAT, SNAT, Clock, Cover, EntryFact, Setting
+from .facts import ALONE, CLOSED, EMPTY, NO_NAT, SNAT, SUSPENDED, Clock, Cover, EntryFact, Setting
 from .footer import Footer, joined_ranges
 from .question import LONGEST_IDLE, LONGEST_WINDOW, PROTOCOLS, REDACTED, Question
 from .records import GAP, GAP_DIED, GAP_LOST, GAP_RING, format_ipv4
@@ -181,7 +181,16 @@ class Knowledge:
         return max(pieces.window, facts.longest_window(pieces.settings.values()) or round(LONGEST_WINDOW * 1e6))
 
     def doubtful(self, row: Row) -> Row:
-        """The row with what its labels may be off by."""
+        """The row with what its labels may be off by; what was before the machine slept, labelled after, is set right."""
+        moved = 0  # by how much later changes have moved the labels
+        for clock, _, _ in reversed(self._doubt.get((row.instance, row.run), ())):
+            if 0 <= row.number < clock.number:
+                continue
+            if clock.flags & SUSPENDED:
+                asleep, woken = clock.after - clock.before, clock.after + moved
+                start = row.start - asleep if row.start < woken else row.start
+                row = row._replace(start=start, end=row.end - asleep if row.end < woken else row.end)
+            moved += clock.change
         for clock, early, late in self._doubt.get((row.instance, row.run), ()):
             if 0 <= row.number < clock.number:
                 return row._replace(early=early, late=late)
