@@ -234,6 +234,22 @@ cdef uint64_t ended_of_all(const Worker* worker) noexcept nogil:
     return total
 
 
+cdef void open_locks(Worker* worker) noexcept nogil:
+    """What another thread locked for a moment when the copy was made stays locked in it, where no other thread is. The flow log
+    is the program's own."""
+    cdef Worker* one
+    cdef uint32_t w
+    for w in range(worker.shared.count):
+        one = worker.shared.workers[w]
+        one.flows = NULL
+        one.unsolicited.spin.taken = 0
+        one.outbox.spin.taken = 0
+        one.events.spin.taken = 0
+        one.journal.spin.taken = 0
+        one.mappings.ports.spin.taken = 0
+    worker.shared.spin.taken = 0
+
+
 cdef void rehearse(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) noexcept nogil:
     """Looks, translates, looks again. worker: one of those that the caller holds all; the packet's own is asked."""
     cdef uint64_t created = created_of_all(worker), ended = ended_of_all(worker)
@@ -243,6 +259,7 @@ cdef void rehearse(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) 
     cdef Flight flight
     cdef Clock now
     memset(&flight, 0, sizeof(Flight))  # a fragment's stays without ports
+    open_locks(worker)
     worker.events.fd = -1               # the program's own is shared with the copy
     worker.outbox.head = worker.outbox.tail = 0
     clock_read(&now, max(now_ns, clock_of_all(worker)))

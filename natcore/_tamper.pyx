@@ -95,6 +95,13 @@ def undeliver(capsule, const uint8_t[::1] sent not None, uint8_t side, uint8_t f
     revoke(worker_of(capsule), &frame, dropped)
 
 
+def lock_rows(capsule, bint taken):
+    """As a thread that takes rows of the flow log and of the journal has their locks for a moment."""
+    cdef Worker* worker = worker_of(capsule)
+    worker.flows.spin.taken = taken
+    worker.journal.spin.taken = taken
+
+
 def touch_sessions(capsule):
     """Refreshes every session, as no packet may (RFC 7857 section 7)."""
     cdef Worker* first = worker_of(capsule)

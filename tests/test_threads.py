@@ -262,6 +262,16 @@ def test_a_child_that_ends_does_not_stop_its_parents_plane() -> None:
     assert (done.returncode, done.stdout) == (0, "stopped by the parent\n"), done.stderr
 
 
+def test_explain_does_not_wait_for_what_another_thread_locked_when_it_made_its_copy() -> None:
+    gateway = made(2)
+    capsule = gateway._core.worker_capsule(0)
+    with FlowLog(gateway):
+        _tamper.lock_rows(capsule, True)
+        assert gateway.explain(udp(), INSIDE).verdict is Verdict.OUTBOUND
+        _tamper.lock_rows(capsule, False)
+    assert gateway.counters()["received"] == 0
+
+
 # ---- a plane that does not start -----------------------------------------------------------------------------------------
 
 
