@@ -9,7 +9,7 @@ from natcore.text cimport put_decimal, put_digits, put_dotted
 
 cdef enum:
     PARAMETERS = 17             # RECORD's fields without `kind`
-    KINDS = 8
+    KINDS = 9                   # of records.py, and one for those that have no word
     NAME_BYTES = 32             # of ` name="`, at most
     TIME_BYTES = 27             # 2026-01-01T00:00:00.000000Z
     EIP = 13                    # its place among the parameters
@@ -108,7 +108,7 @@ def encode_frames(const uint8_t[::1] records not None, bytes start not None, mid
     """Octet-counted messages of the rows, written without the GIL.
 
     records: the bytes of RECORD (n,). start: bytes before the timestamp, which is the row's end. middles: by kind 0 to
-    7 (7: any other) the bytes behind it, up to the row's own parameters. names: ` name="` for each field of RECORD
+    8 (8: any other) the bytes behind it, up to the row's own parameters. names: ` name="` for each field of RECORD
     but `kind`, 32 bytes at most. Raises ValueError for other lengths.
     """
     cdef uint64_t count = records.shape[0] // sizeof(Record), row, largest

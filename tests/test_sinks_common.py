@@ -164,8 +164,8 @@ def test_what_is_away_at_the_start_is_no_reason_to_give_up(destination: Destinat
 def test_a_session_log_to_it_accounts_for_every_row(destination: Destination, tmp_path: Path) -> None:
     """Two logs at once, this sink and a memory: the same rows."""
     core, clock = FakeCore(), FakeClock()
-    collector = Collector(core, instance="ngw-1", vpc_id="vpc-1", run="run1", threads=False, clock=clock, wall=clock,
-                          chance=random.Random(1))  # fmt: skip
+    collector = Collector(core, instance="ngw-1", vpc_id="vpc-1", region="cn-hangzhou", run="run1", threads=False,
+                          clock=clock, wall=clock, chance=random.Random(1))  # fmt: skip
     sink, beside = destination.make(), DESTINATIONS["memory"](tmp_path)
     log = collector.start(sink, name="it", spool=tmp_path / "spool", delivery=DeliveryPolicy(batch=70))
     collector.start(beside.make(), name="beside")

@@ -263,7 +263,7 @@ def _names(family: int) -> list[str]:
 
 def forwards(interface: str) -> bool:
     """Whether the kernel forwards IPv4 that comes by the interface (ip_forward)."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # there is none of that name, or there cannot be
         return Path("/proc/sys/net/ipv4/conf", interface, "forwarding").read_text().strip() == "1"
     return False
 

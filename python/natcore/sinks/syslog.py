@@ -89,7 +89,7 @@ class SyslogSink(Sink):
         gateway = f'instance="{_escaped(batch.instance)}" vpc_id="{_escaped(batch.vpc_id)}"'
         middles = [
             f"{self._header} {batch.run} {KINDS.get(kind, '-')} [{self._structured_data} {gateway}".encode()
-            for kind in range(8)
+            for kind in range(len(KINDS) + 1)
         ]
         return encode_frames(batch.records.view("u1"), self._start, middles, _NAMES)
 
