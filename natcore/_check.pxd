@@ -12,3 +12,4 @@ cdef struct Fault:              # what does not hold
 
 cdef bint tables_hold(Worker* worker, bint ports, Fault* fault) noexcept nogil
 cdef void assert_tables(Worker* worker) noexcept nogil
+cdef void pause_asserts(bint pause) noexcept nogil

@@ -3,7 +3,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from natcore._check cimport Fault, tables_hold
+from natcore._check cimport Fault, pause_asserts, tables_hold
 from natcore._hold cimport hold, release
 from natcore._ports cimport DRAWS_KEPT, Draw
 from natcore._rules cimport DnatRule, RuleSet, dnat_target
@@ -66,6 +66,7 @@ def crowd(capsule):
     cdef Index* index
     cdef uint32_t w, bucket, at
     places = []
+    pause_asserts(True)
     for w in range(shared.count):
         index = &shared.workers[w].sessions.outbound
         for bucket in range(index.count):
@@ -82,6 +83,7 @@ def thin(capsule, places):
     cdef Shared* shared = worker_of(capsule).shared
     for w, bucket, at in places:
         shared.workers[<uint32_t>w].sessions.outbound.buckets[<uint32_t>bucket].tags[<uint32_t>at] = 0
+    pause_asserts(False)
 
 
 def undeliver(capsule, const uint8_t[::1] sent not None, uint8_t side, uint8_t forwarded, uint8_t dropped):
