@@ -239,7 +239,8 @@ def test_a_signal_ends_run_in_order(file: Path, monkeypatch: pytest.MonkeyPatch,
     started, counters, stopped = (fields for _, fields in told)
     assert started["inside"] == "lan0" and started["logs"][0]["folder"] == str(file.parent / "log")
     assert counters["left_to_kernel"] == 3 and "received" in counters
-    assert stopped["logs"]["audit"]["accepted"] == stopped["logs"]["audit"]["delivered"] == 0
+    audit = stopped["logs"]["audit"]  # no session, but what was in force
+    assert audit["accepted"] == audit["delivered"] > 0
     assert plane.state == "stopped" and signal.getsignal(number) == before
 
 

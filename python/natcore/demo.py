@@ -275,7 +275,8 @@ def _asking_checks(result: Result, folder: Path) -> Iterator[Check]:
     row = max(result.sessions, key=lambda row: int(row["end_time"]) - int(row["start_time"]), default=None)
     if row is not None:
         moment = datetime.fromtimestamp((row["start_time"] + row["end_time"]) // 2 / 1e6, UTC)
-        answer = who(folder, row["nat_ip"], row["nat_port"], protocol=row["protocol"], at=moment, remote=row["pub_ip"])
+        answer = who(folder, row["nat_ip"], row["nat_port"], protocol=row["protocol"], at=moment, remote=row["pub_ip"],
+                     tolerance=0.0)  # one clock; and of what came before its first row no log says anything  # fmt: skip
         named = f"{PROTOCOLS.get(row['protocol'], row['protocol'])} {row['nat_ip']}:{row['nat_port']}"
         text = f"natcore who {named} at {moment:%H:%M:%S} UTC names the inside host {row['pri_ip']}"
         yield Check(text, str(answer.subscriber) == row["pri_ip"], f"{answer.status}: {answer.reason}")
