@@ -8,8 +8,8 @@ ASAN = LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=lib
        ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard natcore/*.pyx natcore/*.pxd)
 # The core's tests: no interfaces, no files, no other programs.
-QUICK := $(wildcard $(patsubst %,tests/test_%.py,checksum flow index wire frame random tcp fragments pieces split ports mappings sessions sweep rules \
-         journal icmp unfinished parse admit rewrite translate gateway entries config records verdict hairpin windows events \
+QUICK := $(wildcard $(patsubst %,tests/test_%.py,checksum flow index random tcp fragments pieces split ports mappings sessions sweep rules \
+         journal icmp unfinished translate gateway entries config records verdict hairpin events \
          fuzz_frames bulk flowlog model properties worked_example))
 STUBBED := $(patsubst python/natcore/%.pyi,natcore.%,$(wildcard python/natcore/*.pyi))     # the compiled modules
 BENCHMARK_OPTIONS ?=

@@ -243,7 +243,10 @@ MUTANTS: dict[str, list[Mutant]] = {
     "5382-8": [Mutant("no hairpin", policy={"hairpin": False})],
     "5382-9": [Mutant("quoted packets stay as they are", after=keep_quote)],
     "5382-10": [Mutant("an error ends connections", after=when(is_error, end_all))],
-    "5508-1": [Mutant("an id for each remote", policy={"mapping": DEPENDENT})],
+    "5508-1": [
+        Mutant("an id for each remote", policy={"mapping": DEPENDENT}),
+        Mutant("echoes alone pass", policy={"icmp_queries": "echo"}),
+    ],
     "5508-2": [Mutant("a query lives half a minute", timeouts={"icmp": 30})],
     "5508-3": [
         Mutant("no checksum is verified", after=instead(lambda p, v: v is Verdict.DROP_CHECKSUM, Verdict.INBOUND))
@@ -255,7 +258,10 @@ MUTANTS: dict[str, list[Mutant]] = {
     "5508-7a": [Mutant("no hairpin", policy={"hairpin": False})],
     "5508-8": [Mutant("nobody is told", policy={"icmp_unreachable": False})],
     "5508-9": [Mutant("everybody is told", policy={"icmp_unreachable": True, "icmp_rate": 100})],
-    "5508-10": [Mutant("errors are dropped", after=instead(lambda p, v: p.kind == "error", Verdict.DROP_UNSUPPORTED))],
+    "5508-10": [
+        Mutant("errors are dropped", after=instead(lambda p, v: p.kind == "error", Verdict.DROP_UNSUPPORTED)),
+        Mutant("every query passes", policy={"icmp_queries": "all"}),
+    ],
     "5508-11": [
         Mutant("everything passes", after=instead(lambda p, v: v is Verdict.DROP_UNSUPPORTED, Verdict.INBOUND))
     ],
