@@ -113,7 +113,9 @@ cdef int check_apart(uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_
     places[0] = &frames[0, 0]
     places[1] = &lengths[0]
     places[2] = &out[0]
-    places[3] = NULL if sides is None else <const void*>&sides[0]
+    places[3] = NULL
+    if sides is not None:
+        places[3] = &sides[0]
     sizes[0] = frames.shape[0] * frames.shape[1]
     sizes[1] = 4 * lengths.shape[0]
     sizes[2] = out.shape[0]
