@@ -3,6 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.flow cimport HashKey
 from natcore.index cimport Index
+from natcore.links cimport Link
 from natcore.slab cimport Slab
 
 cdef enum:
@@ -32,10 +33,6 @@ cdef struct Datagram:           # known by its side, addresses, protocol and ide
     uint32_t sequence           # TCP: of the byte where the header begins, SYN and FIN counted
     uint32_t held               # first chunk of the fragment that waits longest, or NONE
     uint32_t held_last          # and of the one that came last
-    uint32_t older              # in order of arrival, or NONE
-    uint32_t newer
-    uint32_t own_older          # the same of its source's, or NONE
-    uint32_t own_newer
     uint16_t identification     # as it lies in the packet
     uint16_t units              # seen, of 8 bytes; the last one counts whole
     uint16_t high               # units up to the end of the furthest fragment seen
@@ -53,8 +50,7 @@ cdef struct SourceCount:        # of a source's datagrams
     uint32_t chunks             # of what waits
     uint32_t waiting            # datagrams without their first fragment
     uint32_t datagrams          # under way
-    uint32_t oldest             # of them; of none: undefined
-    uint32_t newest
+    uint32_t newest             # of them; of none: undefined
 
 cdef struct Piece:              # a fragment that came
     uint16_t first              # of its units of 8 bytes
@@ -70,13 +66,14 @@ cdef struct Fragments:          # of one side
     Piece* pieces               # [DATAGRAMS][PIECES_KEPT]
     uint8_t* chunks             # [CHUNKS][CHUNK_BYTES]
     SourceCount* sources        # [SOURCES]
+    Link* by_age                # [DATAGRAMS] all datagrams, from the newest to the oldest
+    Link* of_source             # [DATAGRAMS] likewise those of one source
     Slab slots                  # of datagrams
     Slab rooms                  # of chunks
     Index index                 # key -> datagram
     HashKey key
     uint64_t timeout_ms
-    uint32_t oldest             # datagram, or NONE
-    uint32_t newest
+    uint32_t newest             # datagram, or NO_LINK
     uint32_t waiting            # datagrams without their first fragment
     uint32_t given_up           # fragments that waited and were dropped since fragments_settle
     uint64_t evicted            # datagrams under way that made room for others

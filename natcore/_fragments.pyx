@@ -10,6 +10,7 @@ from natcore.flow cimport flow_hash
 from natcore.index cimport (
     NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
+from natcore.links cimport NO_LINK, Link, link, unlink
 from natcore.memory cimport table_delete, table_new
 from natcore.slab cimport slab_begin, slab_give, slab_take
 from natcore.wire cimport load64
@@ -50,12 +51,15 @@ cdef bint begin(Fragments* table, uint64_t timeout_ms) noexcept nogil:
     table.pieces = <Piece*>table_new(DATAGRAMS * PIECES_KEPT * sizeof(Piece))
     table.chunks = <uint8_t*>table_new(CHUNKS * CHUNK_BYTES)
     table.sources = <SourceCount*>table_new(SOURCES * sizeof(SourceCount))
+    table.by_age = <Link*>table_new(DATAGRAMS * sizeof(Link))
+    table.of_source = <Link*>table_new(DATAGRAMS * sizeof(Link))
     slab_begin(&table.slots, table.datagrams, sizeof(Datagram), DATAGRAMS)
     slab_begin(&table.rooms, table.chunks, CHUNK_BYTES, CHUNKS)
     table.timeout_ms = timeout_ms
-    table.oldest = table.newest = NONE
+    table.newest = NO_LINK
     return index_new(&table.index, DATAGRAMS) and (table.datagrams != NULL and table.seen != NULL and table.pieces != NULL
-                                                   and table.chunks != NULL and table.sources != NULL)
+                                                   and table.chunks != NULL and table.sources != NULL
+                                                   and table.by_age != NULL and table.of_source != NULL)
 
 
 cdef void fragments_delete(Fragments* tables) noexcept nogil:
@@ -70,6 +74,8 @@ cdef void fragments_delete(Fragments* tables) noexcept nogil:
         table_delete(table.pieces, DATAGRAMS * PIECES_KEPT * sizeof(Piece))
         table_delete(table.chunks, CHUNKS * CHUNK_BYTES)
         table_delete(table.sources, SOURCES * sizeof(SourceCount))
+        table_delete(table.by_age, DATAGRAMS * sizeof(Link))
+        table_delete(table.of_source, DATAGRAMS * sizeof(Link))
         index_delete(&table.index)
     table_delete(tables, 2 * sizeof(Fragments))
 
@@ -113,10 +119,10 @@ cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, 
     if not first and (table.waiting >= DATAGRAMS_WAITING or own.waiting >= DATAGRAMS_WAITING_EACH):
         return NONE
     if own.datagrams >= DATAGRAMS_EACH:
-        datagram_close(table, own.oldest)
+        datagram_close(table, table.of_source[own.newest].previous)
         table.evicted += 1
     elif table.slots.live == DATAGRAMS:
-        datagram_close(table, table.oldest)
+        datagram_close(table, table.by_age[table.newest].previous)
         table.evicted += 1
     number = slab_take(&table.slots)
     if not index_insert(&table.index, hash, number):
@@ -131,20 +137,11 @@ cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, 
     datagram.since_ms = now_ms
     datagram.source = cell
     datagram.state = DATAGRAM_WAITING
-    datagram.held = datagram.held_last = datagram.newer = NONE
-    datagram.older = table.newest
-    if table.newest != NONE:
-        table.datagrams[table.newest].newer = number
-    else:
-        table.oldest = number
-    table.newest = number
-    datagram.own_newer = NONE
-    datagram.own_older = own.newest if own.datagrams else NONE
-    if own.datagrams:
-        table.datagrams[own.newest].own_newer = number
-    else:
-        own.oldest = number
-    own.newest = number
+    datagram.held = datagram.held_last = NONE
+    if own.datagrams == 0:
+        own.newest = NO_LINK
+    link(table.by_age, &table.newest, number)
+    link(table.of_source, &own.newest, number)
     own.datagrams += 1
     table.waiting += 1
     own.waiting += 1
@@ -232,30 +229,20 @@ cdef void datagram_close(Fragments* table, uint32_t number) noexcept nogil:
     datagram_break(table, number, 0)
     index_remove(&table.index, datagram_hash(table, datagram.side, datagram.addresses, datagram.protocol,
                                              datagram.identification), number)
-    if datagram.older != NONE:
-        table.datagrams[datagram.older].newer = datagram.newer
-    else:
-        table.oldest = datagram.newer
-    if datagram.newer != NONE:
-        table.datagrams[datagram.newer].older = datagram.older
-    else:
-        table.newest = datagram.older
-    if datagram.own_older != NONE:
-        table.datagrams[datagram.own_older].own_newer = datagram.own_newer
-    else:
-        own.oldest = datagram.own_newer
-    if datagram.own_newer != NONE:
-        table.datagrams[datagram.own_newer].own_older = datagram.own_older
-    else:
-        own.newest = datagram.own_older
+    unlink(table.by_age, &table.newest, number)
+    unlink(table.of_source, &own.newest, number)
     own.datagrams -= 1
     slab_give(&table.slots, number)
 
 
 cdef void fragments_expire(Fragments* table, uint64_t now_ms) noexcept nogil:
     """Forgets the datagrams whose time is over."""
-    while table.oldest != NONE and now_ms >= table.datagrams[table.oldest].since_ms + table.timeout_ms:
-        datagram_close(table, table.oldest)
+    cdef uint32_t oldest
+    while table.newest != NO_LINK:
+        oldest = table.by_age[table.newest].previous
+        if now_ms < table.datagrams[oldest].since_ms + table.timeout_ms:
+            return
+        datagram_close(table, oldest)
 
 
 # ---- what waits ------------------------------------------------------------------------------------------------------
@@ -320,5 +307,5 @@ cdef void datagram_take(Fragments* table, uint32_t number, uint8_t* out) noexcep
         at = next
 
 
-assert sizeof(Datagram) == 80
+assert sizeof(Datagram) == 64
 assert sizeof(Piece) == 8

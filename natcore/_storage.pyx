@@ -140,6 +140,8 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
         add(regions, &n, "fragments, pieces", fragments.pieces, DATAGRAMS * PIECES_KEPT * sizeof(Piece))
         add(regions, &n, "fragments, chunks", fragments.chunks, CHUNKS * CHUNK_BYTES)
         add(regions, &n, "fragments, sources", fragments.sources, SOURCES * sizeof(SourceCount))
+        add(regions, &n, "fragments by age", fragments.by_age, DATAGRAMS * sizeof(Link))
+        add(regions, &n, "fragments by source", fragments.of_source, DATAGRAMS * sizeof(Link))
         add_index(regions, &n, "fragments by datagram", &fragments.index)
     return n
 

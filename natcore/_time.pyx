@@ -7,7 +7,7 @@ from natcore._sessions cimport SWEEP_NS
 from natcore._sweep cimport is_long_ago, sweep_all, sweep_slice
 from natcore._unsolicited cimport answer_unsolicited
 from natcore.hints cimport load_acquire64, raise64, unlikely
-from natcore.index cimport NONE
+from natcore.links cimport NO_LINK
 from natcore.state cimport Clock, Shared, Worker, clock_read, has_all, tables_of_all
 
 cdef enum:
@@ -66,7 +66,7 @@ cdef uint64_t clock_forward(Worker* worker, uint64_t now_ns) noexcept nogil:
 
 cdef bint has_waiting(const Worker* worker) noexcept nogil:
     """Whether something waits that only who holds all workers may look at; what comes just now is seen by the next tick."""
-    return (worker.fragments[0].oldest != NONE or worker.fragments[1].oldest != NONE
+    return (worker.fragments[0].newest != NO_LINK or worker.fragments[1].newest != NO_LINK
             or worker.unsolicited.head != worker.unsolicited.tail)
 
 

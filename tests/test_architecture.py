@@ -54,7 +54,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "_tcp": {"wire", "_sessions"},
     "_icmp": {"hints", "memory", "wire", "frame", "checksum", "spin"},
     "_synqueue": {"frame", "memory", "spin"},
-    "_fragments": {"memory", "slab", "flow", "index", "wire"},
+    "_fragments": {"memory", "slab", "links", "flow", "index", "wire"},
     "_flows": {"hints", "memory", "spin", "wire", "frame", "flow", "verdict", "_parse"},
     "paths": set(),
     "state": {
@@ -104,7 +104,7 @@ MAY_KNOW["_account"] = {"hints", "wire", "frame", "state", "_parse", "_sessions"
 MAY_KNOW["_answer"] = {*GROUND, "state", "_icmp", "_parse", "_ports"}
 MAY_KNOW["_owner"] = {*GROUND, "state", "_admit", "_cross", "_overload", "_parse", "_pieces", "_ports", "_quoted"}
 MAY_KNOW["_owner"] |= {"_rules", "_sessions"}
-MAY_KNOW["_time"] = {"hints", "index", "state", "_hold", "_pieces", "_sessions", "_sweep", "_unsolicited"}
+MAY_KNOW["_time"] = {"hints", "links", "state", "_hold", "_pieces", "_sessions", "_sweep", "_unsolicited"}
 MAY_KNOW["_check"] = {"hints", "slab", "index", "state", "_blocks", "_mappings", "_overload", "_ports", "_sessions"}
 MAY_KNOW["_translate"] = set(MAY_KNOW)
 MAY_KNOW["_crew"] = {"memory", "state", "_fragments", "_icmp", "_journal", "_mappings", "_ports", "_sessions"}
