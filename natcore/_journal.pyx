@@ -4,7 +4,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from natcore._events cimport RECORDS_LOST, event_note
-from natcore.hints cimport load_acquire64, store_release64, unlikely
+from natcore.hints cimport load_acquire64, store_relaxed64, store_release64, unlikely
 from natcore.memory cimport table_delete, table_new
 from natcore.spin cimport spin_lock, spin_unlock
 
@@ -36,7 +36,7 @@ cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil:
         if journal.apart_head - load_acquire64(&journal.apart_tail) < journal.capacity:
             journal.is_apart = 1
             return &journal.apart[journal.apart_head_at]
-        journal.apart_lost += 1
+        store_relaxed64(&journal.apart_lost, journal.apart_lost + 1)
         spin_unlock(&journal.spin)
         return NULL
     if journal.head - load_acquire64(&journal.tail) < journal.capacity:
@@ -44,7 +44,7 @@ cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil:
     if journal.aside_limit:
         row = aside_slot(journal)
     if row == NULL:
-        journal.lost += 1
+        store_relaxed64(&journal.lost, journal.lost + 1)
         spin_unlock(&journal.spin)
     else:
         journal.is_aside = 1

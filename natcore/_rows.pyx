@@ -7,7 +7,7 @@ from natcore._look cimport oldest_window
 from natcore._sessions cimport micros, window_copy
 from natcore._sweep cimport close_windows
 from natcore._time cimport clock_forward, clock_of_all
-from natcore.hints cimport exchange, store_release
+from natcore.hints cimport exchange, load_acquire64, load_relaxed64, store_relaxed64, store_release
 from natcore.spin cimport wait_turn
 from natcore.state cimport Worker, tables_of_all
 
@@ -54,13 +54,14 @@ cdef class Rows:
         with nogil:
             begin_reading(&self.reading)
             count = journal_drain(self.worker.journal, <Record*>&raw[0], room, self.drained)
-            self.drained += count
+            store_relaxed64(&self.drained, self.drained + count)
             store_release(&self.reading, 0)
         return count
 
     @property
     def journal_lost(self):
-        return self.worker.journal.lost + self.worker.journal.apart_lost
+        """Rows that found no room since the start."""
+        return load_relaxed64(&self.worker.journal.lost) + load_relaxed64(&self.worker.journal.apart_lost)
 
     def take_lost(self):
         """(window rows, rows of beginnings and ends) that found no room while nobody read, since the last call; the first
@@ -99,7 +100,7 @@ cdef class Rows:
     def is_read(self):
         """Whether somebody drains: rows of the sweep, and of entries that go, that find the ring full wait beside it then,
         two of each session at most; else they are lost, and counted."""
-        return self.worker.journal.aside_limit != 0
+        return load_relaxed64(&self.worker.journal.aside_limit) != 0
 
     @is_read.setter
     def is_read(self, bint somebody):
@@ -108,7 +109,7 @@ cdef class Rows:
             self.own()
             if somebody != (journal.aside_limit != 0):
                 self.forget_lost()                  # the other one tells of what has been lost so far
-            journal.aside_limit = 2 * <uint64_t>self.worker.sessions.slots.capacity if somebody else 0
+            store_relaxed64(&journal.aside_limit, 2 * <uint64_t>self.worker.sessions.slots.capacity if somebody else 0)
             self.disown()
 
     def close_windows(self, uint64_t now_ns, bint losing=False):
@@ -127,7 +128,7 @@ cdef class Rows:
     @property
     def next_number(self):
         """The number that the next row gets."""
-        return self.drained
+        return load_relaxed64(&self.drained)
 
     def skip_numbers(self, uint64_t count):
         """Gives count numbers to rows that are lost; the first."""
@@ -135,7 +136,7 @@ cdef class Rows:
         with nogil:
             begin_reading(&self.reading)
             first = self.drained
-            self.drained += count
+            store_relaxed64(&self.drained, self.drained + count)
             store_release(&self.reading, 0)
         return first
 
@@ -190,18 +191,18 @@ cdef class Rows:
         cdef uint64_t complete = <uint64_t>-1
         cdef uint32_t w
         for w in range(self.shared.count):
-            complete = min(complete, self.shared.workers[w].sessions.complete_ns)
+            complete = min(complete, load_acquire64(&self.shared.workers[w].sessions.complete_ns))
         return complete
 
     @property
     def epoch_ns(self):
         """Unix time at now = 0."""
-        return self.worker.sessions.epoch_ns
+        return <int64_t>load_relaxed64(<const uint64_t*>&self.worker.sessions.epoch_ns)
 
     def set_epoch(self, int64_t epoch_ns):
         cdef uint32_t w
         with nogil:
             self.own()
             for w in range(self.shared.count):
-                self.shared.workers[w].sessions.epoch_ns = epoch_ns
+                store_relaxed64(<uint64_t*>&self.shared.workers[w].sessions.epoch_ns, <uint64_t>epoch_ns)
             self.disown()

@@ -114,7 +114,7 @@ cdef struct Sessions:
     uint64_t* numbers           # of several workers: how many sessions they have had; NULL: created says it
     uint32_t timeout_ms[8]      # by TimeoutClass
     uint64_t window_ns
-    int64_t epoch_ns            # Unix time at now = 0
+    int64_t epoch_ns            # Unix time at now = 0; atomic, as complete_ns: who holds no worker looks at it
     uint64_t created
     uint64_t ended
     uint32_t opened_outside     # alive

@@ -10,7 +10,7 @@ from natcore._mappings cimport MAPPING_STATIC, Mapping, mapping_close
 from natcore._ports cimport space_of
 from natcore.checksum cimport combine, delta16, delta32
 from natcore.flow cimport flow_hash
-from natcore.hints cimport bswap16, bswap32, fetch_add64, prefetch_write, store_relaxed
+from natcore.hints cimport bswap16, bswap32, fetch_add64, load_relaxed64, prefetch_write, store_relaxed
 from natcore.index cimport (
     NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
@@ -66,7 +66,7 @@ cdef uint64_t deadline_of(const Sessions* table, const Session* session, uint64_
 
 cdef int64_t micros(const Sessions* table, uint64_t ns) noexcept nogil:
     """Unix microseconds, rounded down."""
-    cdef int64_t unix_ns = table.epoch_ns + <int64_t>ns
+    cdef int64_t unix_ns = <int64_t>(load_relaxed64(<const uint64_t*>&table.epoch_ns) + ns)
     return unix_ns // 1000 - (1 if unix_ns < 0 and unix_ns % 1000 else 0)
 
 

@@ -9,7 +9,7 @@ from natcore._sessions cimport (
     LIFE_SOME, LOOKED_AT, NO_WINDOW, SESSION_FREE, Cold, Session, Sessions, deadline_of, is_dead, mapping_life,
     session_approach, session_close, session_expire, window_write,
 )
-from natcore.hints cimport fetch_add, prefetch_write
+from natcore.hints cimport fetch_add, prefetch_write, store_release64
 from natcore.index cimport NONE
 from natcore.links cimport NO_LINK, link, unlink
 from natcore.spin cimport spin_lock, spin_unlock
@@ -69,7 +69,7 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept
     while lines and ended < SLICE_ENDS:
         if table.sweep_at >= table.slots.fresh:
             table.sweep_at = 0
-            table.complete_ns = table.swept_ns      # each line has been looked at since then
+            store_release64(&table.complete_ns, table.swept_ns)     # each line has been looked at since then
             table.swept_ns = now_ns
             return
         slot = table.sweep_at
@@ -235,7 +235,8 @@ cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t room) noexcept no
         agenda.tables[i].mappings.reap_at = 0
         subscribers_reap(agenda.tables[i].mappings, NONE, <uint32_t>(now_ns // 1000000))
         if complete:
-            agenda.tables[i].swept_ns = agenda.tables[i].complete_ns = now_ns
+            agenda.tables[i].swept_ns = now_ns
+            store_release64(&agenda.tables[i].complete_ns, now_ns)
     if complete:
         free_rested(first, NONE, now_ms)
     return complete
