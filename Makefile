@@ -4,9 +4,11 @@ VENV := .venv/bin/python
 PIP_VERBOSITY ?= --quiet
 PIP := $(VENV) -m pip $(PIP_VERBOSITY) --disable-pip-version-check
 FUZZ_SECONDS ?= 60
+SANITIZED = build/sanitize/venv/bin/python
 ASAN = LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
        ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard natcore/*.pyx natcore/*.pxd)
+PACKAGE := $(shell find python/natcore -name '*.py')
 # The core's tests: no interfaces, no files, no other programs.
 QUICK := $(wildcard $(patsubst %,tests/test_%.py,checksum flow index random tcp fragments pieces split ports mappings sessions sweep rules \
          journal icmp unfinished translate gateway entries config records verdict hairpin events \
@@ -28,7 +30,8 @@ TSAN := "ignore_noninstrumented_modules=1 history_size=4"
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test workers lint format soak mutants truth crash bench gate instructions worst wire sanitize races fuzz portable clean
+.PHONY: help demo test workers lint format soak mutants truth crash bench gate instructions worst wire sanitize sanitize-frames \
+        sanitize-lives sanitize-tests races fuzz portable clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
@@ -99,23 +102,27 @@ wire: .venv/built .venv/tested-with
 	@mkdir -p build
 	$(VENV) benchmarks/wire/run.py $(WIRE_OPTIONS)
 
-sanitize: .venv/built .venv/tested-with
-	python=$$(.ci/variant sanitize NATCORE_SANITIZE=ON NATCORE_DEBUG=ON) && \
-	$(ASAN) "$$python" tests/fuzz_frames.py --frames 1000000 && \
-	$(ASAN) "$$python" tests/soak.py --seeds 10 && \
-	$(ASAN) "$$python" -m pytest -s -q $(filter-out %_properties.py,$(QUICK))      # the soak is these
+sanitize: sanitize-frames sanitize-lives sanitize-tests
 
-races: .venv/built .venv/tested-with
-	python=$$(.ci/variant races NATCORE_RACES=ON) && \
+sanitize-frames: build/sanitize/built .venv/tested-with
+	$(ASAN) $(SANITIZED) tests/fuzz_frames.py --frames 1000000
+
+sanitize-lives: build/sanitize/built .venv/tested-with
+	$(ASAN) $(SANITIZED) tests/soak.py --seeds 10
+
+sanitize-tests: build/sanitize/built .venv/tested-with
+	$(ASAN) $(SANITIZED) -m pytest -s -q $(filter-out %_properties.py,$(QUICK))      # the soak is these
+
+races: build/races/built .venv/tested-with
 	LD_PRELOAD="$$(cc -print-file-name=libtsan.so)" PYTHONMALLOC=malloc TSAN_OPTIONS=$(TSAN) \
-	setarch -R "$$python" tests/races.py --seconds $(RACES_SECONDS)
+	setarch -R build/races/venv/bin/python tests/races.py --seconds $(RACES_SECONDS)
 
 fuzz: .venv/built
 	@missing=$$(.ci/needs fuzz "$(PYTHON)"); if [ -n "$$missing" ]; then echo "Missing here: apt-get install $$missing" >&2; exit 1; fi
 	.ci/fuzz $(FUZZ_SECONDS)
 
-portable: .venv/built .venv/tested-with
-	python=$$(.ci/variant portable NATCORE_PORTABLE=ON) && "$$python" -m pytest -q $(QUICK)
+portable: build/portable/built .venv/tested-with
+	build/portable/venv/bin/python -m pytest -q $(QUICK)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
@@ -135,6 +142,13 @@ clean:
 
 .venv/built: $(SOURCES) | .venv/builds-with
 	$(PIP) install --no-build-isolation --editable .
+	@touch $@
+
+build/sanitize/built: OPTIONS = NATCORE_SANITIZE=ON NATCORE_DEBUG=ON
+build/races/built: OPTIONS = NATCORE_RACES=ON
+build/portable/built: OPTIONS = NATCORE_PORTABLE=ON
+build/%/built: .venv/built .ci/variant $(PACKAGE)
+	.ci/variant $* $(OPTIONS)
 	@touch $@
 
 .venv/tested-with: pyproject.toml | .venv/made
