@@ -1,6 +1,7 @@
 """A receive ring that hands over frame by frame (TPACKET_V2): no block to fill, so no waiting for it."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from natcore._cut cimport Cut
 from natcore._device cimport Arrival
 from natcore.kernel cimport virtio_net_hdr
 
@@ -16,8 +17,10 @@ cdef struct FrameRing:
     uint32_t read                   # places that the kernel gets back
     uint8_t* large                  # [LARGE_AT_ONCE] frames, a virtio-net header before each
     uint32_t large_count            # in use
+    uint8_t* big                    # one frame over 64 KB, a virtio-net header before it
+    Cut cut                         # of it
     uint64_t received               # frames read
-    uint64_t truncated              # longer than a place, and no room for them beside the ring: never passed on
+    uint64_t truncated              # longer than a place, and not fetched whole: never passed on
 
 cdef uint32_t frames_receive(FrameRing* ring, Arrival* arrivals, uint32_t most) noexcept nogil
 cdef void frames_complete(FrameRing* ring) noexcept nogil

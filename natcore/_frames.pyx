@@ -5,8 +5,9 @@ from libc.string cimport memset
 
 import os
 
+from natcore._cut cimport BIG_ROOM, cut_begin, cut_close, cut_free, cut_next, cut_open, cutting, is_big, is_ipv4
 from natcore._device cimport FRAME_ROOM, Arrival, of_vlan
-from natcore.hints cimport load_acquire, prefetch, store_release
+from natcore.hints cimport load_acquire, prefetch, store_release, unlikely
 from natcore.kernel cimport (
     MAP_FAILED, MAP_SHARED, MSG_DONTWAIT, PACKET_COPY_THRESH, PACKET_RX_RING, PACKET_VERSION, PROT_READ, PROT_WRITE,
     SOL_PACKET, SOL_SOCKET, SO_RCVBUF, SO_RCVBUFFORCE, TPACKET_ALIGN, TPACKET_V2, TP_STATUS_COPY, TP_STATUS_KERNEL,
@@ -23,19 +24,25 @@ cdef enum:
     JUMBO_PLACE_COUNT = 512
     BLOCK_BYTES = 128 * 1024    # of the ring's memory, in one piece
     LARGE_ROOM = FRAME_ROOM + 16
+    BIGGEST_ROOM = BIG_ROOM + 16
     QUEUE_BYTES = 16 << 20      # of large frames beside the ring
 
 
 cdef inline bint fetch(FrameRing* ring, const tpacket2_hdr* header, Arrival* arrival) noexcept nogil:
     """A frame that does not fit its place: it lies whole in the socket's queue, in the same order."""
-    cdef uint8_t* room = ring.large + <size_t>ring.large_count * LARGE_ROOM
+    cdef bint big = is_big(header.tp_len)
+    cdef uint8_t* room = ring.big if big else ring.large + <size_t>ring.large_count * LARGE_ROOM
     cdef ssize_t length = 0
     if header.tp_status & <uint32_t>TP_STATUS_COPY:
-        length = c_recv(ring.fd, room, LARGE_ROOM, MSG_DONTWAIT)
+        length = c_recv(ring.fd, room, BIGGEST_ROOM if big else LARGE_ROOM, MSG_DONTWAIT)
+    if big and not is_ipv4(arrival.data):
+        arrival.length = header.tp_snaplen      # it is the kernel's, which has it whole
+        return True
     if length != <ssize_t>(header.tp_len + sizeof(virtio_net_hdr)):
         return False
     arrival.data = room + sizeof(virtio_net_hdr)
-    ring.large_count += 1
+    arrival.length = header.tp_len
+    ring.large_count += not big
     return True
 
 
@@ -45,6 +52,11 @@ cdef uint32_t frames_receive(FrameRing* ring, Arrival* arrivals, uint32_t most) 
     cdef tpacket2_hdr* header
     cdef Arrival* arrival
     while count < most and ring.read < ring.place_count and ring.large_count < LARGE_AT_ONCE:
+        if unlikely(cutting(&ring.cut)):
+            if not cut_next(&ring.cut, &arrivals[count]):
+                break
+            count += 1
+            continue
         header = <tpacket2_hdr*>(ring.places + <size_t>ring.next * ring.place_bytes)
         status = load_acquire(&header.tp_status)
         if not status & <uint32_t>TP_STATUS_USER:
@@ -55,13 +67,16 @@ cdef uint32_t frames_receive(FrameRing* ring, Arrival* arrivals, uint32_t most) 
         ring.read += 1
         ring.received += 1
         arrival.data = <uint8_t*>header + header.tp_mac
-        if header.tp_snaplen < header.tp_len and not fetch(ring, header, arrival):
+        arrival.length = header.tp_len
+        if unlikely(header.tp_snaplen < header.tp_len) and not fetch(ring, header, arrival):
             ring.truncated += 1
             continue
-        arrival.length = header.tp_len
         arrival.offload = <virtio_net_hdr*>(arrival.data - sizeof(virtio_net_hdr))
         arrival.tagged = of_vlan(status, header.tp_vlan_tci)
         arrival.packet_type = (<sockaddr_ll*>(<uint8_t*>header + TPACKET_ALIGN(sizeof(tpacket2_hdr)))).sll_pkttype
+        if unlikely(is_big(arrival.length)):
+            ring.truncated += not cut_begin(&ring.cut, arrival)     # which has no place of its own
+            continue
         count += 1
     return count
 
@@ -74,6 +89,7 @@ cdef void frames_complete(FrameRing* ring) noexcept nogil:
         at = at + 1 if at + 1 < ring.place_count else 0
         ring.read -= 1
     ring.large_count = 0
+    cut_free(&ring.cut)
 
 
 cdef int _set(int fd, int level, int name, int value, str step) except -1:
@@ -107,7 +123,8 @@ cdef int frames_open(FrameRing* ring, int fd, uint32_t mtu) except -1:
         raise OSError(errno, f"mmap of a packet ring: {os.strerror(errno)}")
     ring.places = <uint8_t*>base
     ring.large = <uint8_t*>table_new(<size_t>LARGE_AT_ONCE * LARGE_ROOM)
-    if ring.large == NULL:
+    ring.big = <uint8_t*>table_new(BIGGEST_ROOM)
+    if ring.large == NULL or ring.big == NULL or not cut_open(&ring.cut):
         raise MemoryError("no memory for large frames")
     return 0
 
@@ -117,5 +134,7 @@ cdef void frames_free(FrameRing* ring) noexcept nogil:
     if ring.places != NULL:
         munmap(ring.places, <size_t>ring.place_bytes * ring.place_count)
     table_delete(ring.large, <size_t>LARGE_AT_ONCE * LARGE_ROOM)
-    ring.places = ring.large = NULL
+    table_delete(ring.big, BIGGEST_ROOM)
+    cut_close(&ring.cut)
+    ring.places = ring.large = ring.big = NULL
     ring.read = ring.large_count = 0

@@ -1,6 +1,7 @@
 """AF_PACKET rings of one interface: frames in by TPACKET_V3, out by TPACKET_V2, the large ones by sendmmsg. No NAT."""
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from natcore._cut cimport Cut
 from natcore._device cimport Device, Driver
 from natcore._frames cimport FrameRing
 from natcore.kernel cimport iovec, mmsghdr, tpacket3_hdr, virtio_net_hdr
@@ -17,6 +18,7 @@ cdef struct Ring:
     tpacket3_hdr* cursor            # the next frame in it; NULL: not begun
     uint32_t left                   # frames not read yet in it
     FrameRing frames                # instead of the blocks
+    Cut cut                         # of the frame before the cursor
 
     int slot_fd                     # the transmit ring's socket
     uint8_t* slots

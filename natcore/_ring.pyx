@@ -9,10 +9,11 @@ from libc.string cimport memcpy, memset
 
 import os
 
+from natcore._cut cimport BIG_ROOM, cut_begin, cut_close, cut_free, cut_next, cut_open, cutting, is_big, is_ipv4
 from natcore._device cimport FRAME_ROOM, Arrival, Device, Driver, of_vlan
 from natcore._fanout cimport fanout_shut
 from natcore._frames cimport frames_complete, frames_free, frames_open, frames_receive
-from natcore.hints cimport load_acquire, prefetch, store_release
+from natcore.hints cimport load_acquire, prefetch, store_release, unlikely
 from natcore.kernel cimport (
     AF_PACKET, ETH_P_ALL, MAP_FAILED, MAP_SHARED, MSG_DONTWAIT, PACKET_IGNORE_OUTGOING, PACKET_LOSS, PACKET_RX_RING,
     PACKET_STATISTICS, PACKET_TX_RING, PACKET_VERSION, PACKET_VNET_HDR, PROT_READ, PROT_WRITE, SOCK_CLOEXEC, SOCK_RAW,
@@ -23,8 +24,9 @@ from natcore.kernel cimport (
 )
 
 cdef enum:
-    BLOCK_BYTES = 128 * 1024        # a 64 KB super-frame and more; smaller blocks than 64 KB truncate
-    BLOCK_COUNT = 128               # 16 MB: 100,000 small frames; in light traffic 128 ms, since each retires unfull
+    BLOCK_BYTES = BIG_ROOM          # the longest super-frame (IPv4 BIG TCP); what is longer than a block is truncated
+    BLOCK_COUNT = 64                # 32 MB: 200,000 small frames; in light traffic 64 ms, since each retires unfull
+    SEND_BLOCK_BYTES = 128 * 1024   # of the slots' memory, in one piece
     RETIRE_MS = 1                   # an unfull block is handed over after this: the latency of light traffic
     SLOT_BYTES = 2048
     SLOT_COUNT = 2048
@@ -41,6 +43,8 @@ cdef inline bint next_frame(Ring* ring, Arrival* arrival) noexcept nogil:
     """The next frame of the block being read; false at its end (see `complete`) or when nothing has arrived."""
     cdef tpacket_block_desc* block = <tpacket_block_desc*>(ring.blocks + <size_t>ring.block * ring.block_bytes)
     cdef tpacket3_hdr* header
+    if unlikely(cutting(&ring.cut)):
+        return cut_next(&ring.cut, arrival)
     while True:
         if ring.cursor == NULL:
             if not load_acquire(&block.hdr.bh1.block_status) & <uint32_t>TP_STATUS_USER:
@@ -55,14 +59,16 @@ cdef inline bint next_frame(Ring* ring, Arrival* arrival) noexcept nogil:
         if ring.left:
             prefetch(ring.cursor)
         ring.received += 1
-        if header.tp_snaplen < header.tp_len:
+        arrival.data = <uint8_t*>header + header.tp_mac
+        if unlikely(header.tp_snaplen < header.tp_len) and is_ipv4(arrival.data):
             ring.truncated += 1
             continue
-        arrival.data = <uint8_t*>header + header.tp_mac
-        arrival.length = header.tp_len
+        arrival.length = header.tp_snaplen      # what is not IPv4 is the kernel's, which has it whole
         arrival.offload = <virtio_net_hdr*>(arrival.data - sizeof(virtio_net_hdr))
         arrival.tagged = of_vlan(header.tp_status, header.hv1.tp_vlan_tci)
         arrival.packet_type = (<sockaddr_ll*>(<uint8_t*>header + TPACKET_ALIGN(sizeof(tpacket3_hdr)))).sll_pkttype
+        if unlikely(is_big(arrival.length)) and cut_begin(&ring.cut, arrival):
+            return cut_next(&ring.cut, arrival)
         return True
 
 
@@ -78,7 +84,8 @@ cdef void complete(Device* device) noexcept nogil:
     """A block that was read to its end goes back to the kernel."""
     cdef Ring* ring = <Ring*>device
     cdef tpacket_block_desc* block
-    if ring.cursor == NULL or ring.left:
+    cut_free(&ring.cut)
+    if ring.cursor == NULL or ring.left or cutting(&ring.cut):
         return
     block = <tpacket_block_desc*>(ring.blocks + <size_t>ring.block * ring.block_bytes)
     store_release(&block.hdr.bh1.block_status, TP_STATUS_KERNEL)
@@ -284,6 +291,8 @@ cdef int _open_blocks(Ring* ring) except -1:
     _check(setsockopt(ring.device.fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)), "PACKET_RX_RING")
     ring.block_bytes, ring.block_count = BLOCK_BYTES, BLOCK_COUNT
     ring.blocks = _map(ring.device.fd, <size_t>BLOCK_BYTES * BLOCK_COUNT)
+    if not cut_open(&ring.cut):
+        raise MemoryError("no memory for large frames")
     return 0
 
 
@@ -296,8 +305,8 @@ cdef int _open_send(Ring* ring, int index, uint32_t mtu) except -1:
     _set(ring.slot_fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
     _set(ring.slot_fd, PACKET_LOSS, 1, "PACKET_LOSS")       # a frame that the kernel cannot take is skipped
     memset(&request, 0, sizeof(request))
-    request.tp_block_size = BLOCK_BYTES
-    request.tp_block_nr = ring.slot_bytes * ring.slot_count // BLOCK_BYTES
+    request.tp_block_size = SEND_BLOCK_BYTES
+    request.tp_block_nr = ring.slot_bytes * ring.slot_count // SEND_BLOCK_BYTES
     request.tp_frame_size = ring.slot_bytes
     request.tp_frame_nr = ring.slot_count
     _check(setsockopt(ring.slot_fd, SOL_PACKET, PACKET_TX_RING, &request, sizeof(request)), "PACKET_TX_RING")
@@ -314,6 +323,7 @@ cdef void _free(Ring* ring) noexcept nogil:
     """Closes what is open; the counters stay."""
     if ring.blocks != NULL:
         munmap(ring.blocks, <size_t>ring.block_bytes * ring.block_count)
+    cut_close(&ring.cut)
     frames_free(&ring.frames)
     if ring.slots != NULL:
         munmap(ring.slots, <size_t>ring.slot_bytes * ring.slot_count)

@@ -5,6 +5,8 @@ cdef extern from "linux/virtio_net.h" nogil:
     enum:
         VIRTIO_NET_HDR_F_NEEDS_CSUM
         VIRTIO_NET_HDR_GSO_NONE
+        VIRTIO_NET_HDR_GSO_TCPV4
+        VIRTIO_NET_HDR_GSO_ECN      # a flag beside the type
     struct virtio_net_hdr:          # what the kernel says, and is told, about offloads; host order
         unsigned char flags
         unsigned char gso_type

@@ -1,0 +1,1 @@
+"""IPv4 BIG TCP, cut; nothing of it is for Python."""
