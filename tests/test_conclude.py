@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import craft
 from log_fakes import FakeCore
@@ -303,3 +305,87 @@ def test_a_log_whose_rows_about_itself_nobody_takes_counts_as_before() -> None:
         pass
     assert sink.records["number"].tolist() == [0, 1, 2, 3, 4] and log.counters()["facts"] == 0
     collector.close(0.0)
+
+
+def test_a_row_that_ended_before_what_was_read_says_nothing() -> None:
+    """It waits beside the files, and the file with its session's end was not read: that session ended long ago."""
+    old = WINDOW_ROW._replace(kind="window")
+    assert conclude(Asked(8 * HOUR, 8 * HOUR), [RUN], [], [old], 6 * HOUR, 9 * HOUR).status == "nobody"
+    assert conclude(Asked(8 * HOUR, 8 * HOUR), [RUN], [], [old], 0, 9 * HOUR).status == "held-idle"
+
+
+@pytest.mark.filterwarnings("ignore:Timeouts")
+def test_a_session_is_idle_for_longer_where_the_machine_slept_meanwhile(tmp_path: Path) -> None:
+    """A time-out of 300 s, and 600 s asleep: it lives from 100 to 1000, and has no row from 120 to 1000."""
+    names = ("udp", "tcp_established", "tcp_transitory", "icmp", "other", "unreplied")
+    timeouts = Timeouts(**dict.fromkeys(names, 300.0))
+    live = gateway("ngw-a", timeouts=timeouts, window=10.0)
+    live.start_session_log(ParquetSink(tmp_path))
+    send(live, "10.0.0.5", 100.0)
+    live.advance(150.0)
+    assert live._collector is not None
+    live._collector.set_epoch((EPOCH + 600) * 10**9, suspended=True)
+    for seconds in range(160, 5000, 10):
+        live.advance(float(seconds))
+    live.close()
+    statuses = [ask(tmp_path, seconds).status for seconds in (99.0, 140.0, 700.0, 900.0, 990.0, 1010.0)]
+    assert statuses == ["nobody", *["held-idle"] * 4, "nobody"]
+
+
+IDLE, WINDOW, STEP_AT, WORLD_END = 20, 10, 500, 1000
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[list[tuple[str, int, list[int], int]], int, int]:
+    """Sessions on one port, one after another: (host, start, packets, end); by how much the clock is set at STEP_AT; and
+    since when it was wrong."""
+    sessions, at = [], 0
+    while at < WORLD_END - 100 and len(sessions) < 12:
+        at += draw(st.integers(1, 150))
+        packets = [at]
+        for pause in draw(st.lists(st.integers(1, IDLE - 1), max_size=5)):
+            packets.append(packets[-1] + pause)
+        sessions.append((f"10.0.0.{draw(st.integers(1, 3))}", at, packets, packets[-1] + IDLE))
+        at = sessions[-1][3]
+    return sessions, draw(st.integers(-80, 80)), draw(st.integers(0, STEP_AT))
+
+
+@given(worlds(), st.integers(40, WORLD_END), st.sampled_from([0, 2, 30]))
+def test_no_answer_is_wrong_beside_a_clock_that_is_set(
+    world: tuple[list[tuple[str, int, list[int], int]], int, int], at: int, tolerance: int
+) -> None:
+    """Rows before the change are labelled by a clock that was right at first, wrong then; doubt spans both."""
+    sessions, change, wrong_since = world
+    doubt = {"early": min(0, change), "late": max(0, change)}
+    told = []
+    for session, (host, start, packets, end) in enumerate(sessions):
+        told.append(("create", host, start, start, start, session))
+        opened = -WINDOW
+        for packet in packets:
+            if packet >= opened + WINDOW:
+                opened = packet
+                closes = min(opened + WINDOW, end)
+                told.append(("window", host, opened, closes, closes, session))
+        told.append(("end", host, start, end, end, session))
+    rows = []
+    for number, (kind, host, start, end, emitted, session) in enumerate(sorted(told, key=lambda row: row[4])):
+        is_before = emitted < STEP_AT
+        off = -change if is_before and emitted >= wrong_since else 0
+        rows.append(WINDOW_ROW._replace(
+            number=number, kind=kind, pri_ip=host, start=start + off, end=end + off, session=session,
+            **(doubt if is_before else {}),
+        ))  # fmt: skip
+    asked = Asked(at - tolerance, at + tolerance)
+    since, until = asked.start - IDLE - WINDOW - abs(change), asked.end + WINDOW + abs(change)
+    run = Run("g", "r", 0, FOREVER, (Known(0, 9999, 9999, 0, len(rows), whole=True),), IDLE, WINDOW, True, True)
+    found = conclude(asked, [run], [], [row for row in rows if since <= row.end <= until], since, until)
+    holders = {host for host, start, _, end in sessions if start <= asked.end and end >= asked.start}
+    surely = {host for host, start, _, end in sessions if start < asked.end and end > asked.start}
+    if found.status in ("exact", "held-idle"):
+        assert found.matches[0].row.pri_ip in holders
+        assert found.status == "exact" or surely <= {found.matches[0].row.pri_ip}
+    elif found.status == "nobody":
+        assert not surely
+    assert found.status != "gap"
+    if not change:
+        assert found.status in ("exact", "held-idle") or len(holders) != 1

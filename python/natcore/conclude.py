@@ -223,10 +223,10 @@ def conclude(
     asked: Asked, runs: Sequence[Run], statics: Sequence[Static], rows: Iterable[Row], since: int, until: int
 ) -> Conclusion:
     """The answer. runs: of every gateway whose log it is; rows: of the asked endpoint, all that ended from since to until
-    (times of rows in doubt: for every shift)."""
+    (times of rows in doubt: for every shift). Rows that ended before, of which others may not be here, tell nothing."""
     by_run = {(run.instance, run.run): run for run in runs}
     found = _Found()
-    for held in holdings(rows):
+    for held in holdings(row for row in rows if row.end >= since):
         _sort(held, asked, by_run.get((held.row.instance, held.row.run)), found, (since, until))
     gaps = _gaps(asked, runs) or _untold(asked, runs, statics)
     return _decide(asked, by_run, statics, found, gaps, (since, until))
@@ -258,8 +258,9 @@ def span(held: Holding, run: Run | None, read: tuple[int, int]) -> tuple[int, in
     if held.end is not None:
         return begin, held.end
     end = held.seen
+    is_read = held.seen + 2 * held.early - held.late >= read[0]  # then its end is among the rows, if it is told
     for known in run.known if run is not None else ():
-        if held.last_number >= 0 and known.has(held.last_number):
+        if is_read and held.last_number >= 0 and known.has(held.last_number):
             end = max(end, min(known.swept, read[1]) - held.early)  # its end would have been told
         if held.created is None and held.numbers and known.has(min(held.numbers)) and not known.whole:
             begin = min(begin, max(known.start, read[0]) - held.late)  # its beginning would have been told

@@ -165,11 +165,25 @@ class Knowledge:
             tuple(pieces.clocks.values()), pieces.last_fact, pieces.whole, pieces.made,
         )  # fmt: skip
 
-    def reach(self) -> tuple[int, int]:
-        """The longest idle time and window, microseconds, with which rows are to be sought, doubt included."""
-        idle = max([self._idle_of(pieces) for pieces in self._pieces.values()], default=round(LONGEST_IDLE * 1e6))
-        window = max([self._window_of(pieces) for pieces in self._pieces.values()], default=round(LONGEST_WINDOW * 1e6))
-        return idle, window
+    def reach(self, question: Question) -> tuple[int, int]:
+        """The longest idle time and window, microseconds, with which rows are to be sought."""
+        found = [self._longest(pieces, question) for pieces in self._pieces.values()]
+        idle = max((idle for idle, _ in found), default=round(LONGEST_IDLE * 1e6))
+        return idle, max((window for _, window in found), default=round(LONGEST_WINDOW * 1e6))
+
+    def _longest(self, pieces: _Pieces, question: Question) -> tuple[int, int]:
+        """How long a session may have been idle around then, and how long a window was. The gateway's clock, by which they
+        are counted, stood still while the machine slept."""
+        idle, window, asleep = self._idle_of(pieces), self._window_of(pieces), 0
+        sleeps = [clock for clock in pieces.clocks.values() if clock.flags & SUSPENDED]
+        while sleeps:
+            reach = idle + window + asleep + self.doubt
+            near = [each.after - each.before for each in sleeps
+                    if each.before <= question.end + reach and each.after >= question.start - reach]  # fmt: skip
+            if sum(near) == asleep:
+                break
+            asleep = sum(near)
+        return idle + asleep, window + asleep
 
     def _idle_of(self, pieces: _Pieces) -> int:
         told = facts.longest_idle(pieces.settings.values())
@@ -205,12 +219,13 @@ class Knowledge:
     # ---- runs ----
 
     def runs(self, question: Question) -> list[Run]:
-        return [
-            replace(run, holds=True, had=self._had(key, question, run))
-            if self._holds(key, question, run.begin, run.end)
-            else run
-            for key, run in self._runs.items()
-        ]
+        result = []
+        for key, run in self._runs.items():
+            if self._holds(key, question, run.begin, run.end):
+                idle, window = self._longest(self._pieces[key], question)
+                run = replace(run, holds=True, had=self._had(key, question, run), idle=idle, window=window)
+            result.append(run)
+        return result
 
     def _bounded(self, found: dict[Key, Run]) -> dict[Key, Run]:
         """The runs, each of which ends at the latest where the next one of its gateway begins."""

@@ -131,7 +131,7 @@ def _answer(question: Question, store: Store | None, there: Waiting) -> Answer:
     while True:
         stored = store.files(question.start - reach, question.end + reach) if store is not None else []
         known = _knowledge(store, stored, there, question.longest_idle)
-        idle, window = known.reach()
+        idle, window = known.reach(question)
         needed = idle + window + known.doubt
         if needed <= reach or store is None:
             break
