@@ -248,6 +248,24 @@ def test_no_answer_rests_on_times_of_both_sides_of_a_clock_that_was_set(tmp_path
         )
 
 
+def test_a_clock_that_was_set_back_leaves_no_time_known_that_has_not_come(tmp_path: Path) -> None:
+    """40 s fast at first, and set right; then it dies: the labels of the fast clock tell of no time after the death."""
+    live = gateway("ngw-a")
+    live.set_epoch(EPOCH + 40.0)
+    log = live.start_session_log(ParquetSink(tmp_path, batch_seconds=0.0))
+    send(live, "10.0.0.5", 100.0)
+    live.advance(100.0)
+    assert live._collector is not None
+    live._collector.beat()
+    live.set_epoch(EPOCH)
+    send(live, "10.0.0.5", 100.5, ("198.51.100.8", 53))
+    live.advance(101.0)
+    live._collector.beat()
+    assert log.wait(30.0)
+    die(live)
+    assert ask(tmp_path, 110.0, port=4000).status in ("ambiguous", "gap")
+
+
 # ---- the pure function ------------------------------------------------------------------------------------------------
 
 RUN = Run("g", "r", 0, FOREVER, (Known(0, 100 * HOUR, 100 * HOUR, 0, 1000, whole=True),), HOUR, HOUR // 6, True, True)

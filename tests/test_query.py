@@ -391,7 +391,8 @@ def test_a_quiet_log_is_known_as_far_as_its_last_sign_of_life(log: Log, tmp_path
     folder = log.session(7, ANN, 100, [(100, 400)], 400).write()
     spool = tmp_path / "spool" / "audit"
     spool.mkdir(parents=True)
-    beat = Beat(oldest=0, now=label(5000), wall=0, next_number=log.number, made=label(5000), swept=label(5000))
+    moment = label(5000)
+    beat = Beat(oldest=0, now=moment, wall=0, next_number=log.number, made=moment, swept=moment, facts=log.facts)
     RunFile(spool, Identity("ngw-1", "vpc-1", "run1"), beat).close()
 
     def ask(seconds: float) -> str:

@@ -329,14 +329,14 @@ class Collector:
     # Rows about the log itself
 
     def cover(self) -> Cover | None:
-        """Until when the rows that have been taken so far are complete; None: no log runs."""
+        """Until when the rows that have been taken so far are complete; its sequence: the last fact's. None: no log runs."""
         made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
         self._windows.look()
         with self._draining:
             if not self._logs:
                 return None
             self._drain()
-            return Cover(self._core.next_number, self._facts, *self._labels(made_ns, complete_ns), 0)
+            return Cover(self._core.next_number, self._facts - 1, *self._labels(made_ns, complete_ns), 0)
 
     def note_change(self) -> None:
         """Entries or settings have changed just now."""

@@ -40,7 +40,8 @@ Key = tuple[str, str]  # a gateway's instance and its run
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Rows that are in no file yet, and signs of life by instance and run, each a cover: a quiet log is known too."""
+    """Rows that are in no file yet, and signs of life by instance and run, each a cover (sequence: of the last fact before):
+    a quiet log is known too."""
 
     batches: tuple[Batch, ...] = ()
     signs: tuple[tuple[Key, Cover], ...] = ()
@@ -72,7 +73,7 @@ def waiting(question: Question, gateway: Gateway | None, spool: str | os.PathLik
 
         for owner, beat in signs_of_life(spool):  # before the rows that it tells of
             key = (owner.instance, owner.run)
-            signs.append((key, Cover(beat.next_number, beat.facts, beat.made, beat.swept, 0)))
+            signs.append((key, Cover(beat.next_number, beat.facts - 1, beat.made, beat.swept, 0)))
         batches += waiting_rows(spool)
     return Waiting(tuple(batches), tuple(signs), tuple(ended), now, live)
 
@@ -216,6 +217,11 @@ class Knowledge:
                 return early, late
         return 0, 0
 
+    def _surely(self, key: Key, cover: Cover) -> Cover:
+        """The cover with its times as early as they may be: each by the clock of its moment."""
+        early, _ = self._shift(key, cover.sequence)
+        return cover._replace(made=cover.made + early, swept=cover.swept + early)
+
     # ---- runs ----
 
     def runs(self, question: Question) -> list[Run]:
@@ -266,16 +272,18 @@ class Knowledge:
         stretches = []
         begin, end = 0, FOREVER
         for chain in chains:
-            early, _ = self._shift(key, chain[-1].sequence)
-            _, late = self._shift(key, chain[0].sequence)
             first, last = chain[0], chain[-1]
-            made, swept = last.made + early, max(cover.swept for cover in chain) + early
+            _, late = self._shift(key, first.sequence)
+            made = self._surely(key, last).made
+            swept = max(self._surely(key, cover).swept for cover in chain)
             whole = bool(first.flags & EMPTY)
             ended = bool(last.flags & CLOSED)
             number = last.number
             for sign, lists_all in pieces.signs:
-                if chain is chains[-1] and sign.made >= made and _connected(number, sign.number, ranges):
-                    number, made, swept, ended = sign.number, sign.made, max(swept, sign.swept), lists_all
+                sure = self._surely(key, sign)
+                is_later = chain is chains[-1] and sign.sequence >= last.sequence and sure.made >= made
+                if is_later and _connected(number, sign.number, ranges):
+                    number, made, swept, ended = sign.number, sure.made, max(swept, sure.swept), lists_all
             if ended:
                 swept = max(swept, made)
             stretches.append(Known(first.since + late, made, swept, first.number, number - 1, whole, ended))
@@ -338,11 +346,12 @@ class Knowledge:
         """Until when facts are known, of which `sequence` is one: no later one is missing."""
         pieces = self._pieces[key]
         until = 0
-        for known, number in ((cover, cover.sequence) for cover in pieces.covers.values()):
-            if number <= sequence:
-                until = max(until, known.made + self._shift(key, number)[0])
+        for cover in pieces.covers.values():
+            if cover.sequence <= sequence:
+                until = max(until, self._surely(key, cover).made)
         if sequence >= pieces.last_fact:
-            until = max([until, *(sign.made for sign, _ in pieces.signs if sign.sequence <= sequence + 1)])
+            signs = [self._surely(key, sign).made for sign, _ in pieces.signs if sign.sequence <= sequence]
+            until = max([until, *signs])
         return until
 
     def statics(self, question: Question, runs: Sequence[Run]) -> list[Static]:
