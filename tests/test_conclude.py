@@ -307,6 +307,16 @@ def test_labels_in_doubt_must_agree() -> None:
     assert conclude(Asked(HOUR + 50, HOUR + 50), [RUN], [], [long], *READ).status == "exact"
 
 
+def test_a_rival_is_idle_where_its_window_would_have_been_told_by_now() -> None:
+    """Without endpoints of one subscriber alone: another one held it too, and no row tells of traffic of his."""
+    overload = replace(RUN, exclusive=False)
+    rival = WINDOW_ROW._replace(kind="create", pri_ip="10.0.0.6", start=HOUR // 2, end=HOUR // 2, number=3, session=2)
+    rows = [WINDOW_ROW, rival]
+    assert conclude(Asked(HOUR, HOUR), [overload], [], rows, *READ).status == "exact"
+    early = (replace(overload.known[0], made=HOUR + 1, swept=HOUR + 1),)
+    assert conclude(Asked(HOUR, HOUR), [replace(overload, known=early)], [], rows, *READ).status == "ambiguous"
+
+
 def test_an_entry_without_rows_and_a_session_at_once_are_ambiguous() -> None:
     static = Static("an entry", ("g", "v", "10.0.0.9"), 0, FOREVER, 0, FOREVER)
     assert conclude(Asked(HOUR, HOUR), [RUN], [static], [], *READ).status == "static"

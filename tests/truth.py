@@ -22,13 +22,12 @@ import traceback
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from ipaddress import IPv4Address
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from natcore.query import Answer, Store, answered, who
 from natcore.question import Question
 from natcore.sessionlog import SessionLog
 from natcore.sinks import ParquetSink
+from natcore.sinks.parquet import Removal
 from natcore.store import DamagedFile, StoredFile
 from truth_account import Held, Static, Truth
 from truth_damage import Disk, flip, reframe, truncate
@@ -80,6 +80,13 @@ class Loaded(Store):
 
     def files(self, start: int | None = None, end: int | None = None) -> list[StoredFile]:
         return self._all
+
+    @cached_property
+    def _removals(self) -> list[Removal]:
+        return super().removals()
+
+    def removals(self) -> list[Removal]:
+        return self._removals
 
     def rows(self, columns: str, where: str, values: Any, files: Any) -> list[Any]:
         assert columns == _COLUMNS
@@ -304,6 +311,7 @@ class Life:
         self.processes: dict[str, Process] = {}
         self.pools = {"ngw-a": ["a", "moving"], "ngw-b": ["b"]}
         self.store: Loaded | None = None
+        self.real: Store | None = None
         self.there: dict[tuple[int, Path | None], Waiting] = {}
         self.times: list[float] = []  # of seams
         self.number = 0
@@ -649,6 +657,8 @@ class Life:
 
     def ask(self, count: int) -> None:
         """Those of one source one after another, as its rows are read once."""
+        if self.store is not None:
+            self.store.remembered = None
         asked = [self.draw() for _ in range(count)]
         sources = [self.draw_source(each) for each in asked]
         order: dict[tuple[int, Any], list[int]] = {}
@@ -683,16 +693,19 @@ class Life:
     def _draw_rivals(self) -> Asking:
         """When two subscribers had the endpoint one after the other, or both at once."""
         one, other = self.random.choice(self.rivals)
-        at = self.random.choice([*one.packets[-3:], *other.packets[:3], (one.last + other.start) / 2])
+        edges = [at for at in one.packets if other.start - 100.0 <= at <= other.last + 100.0][-4:]
+        at = self.random.choice([*edges, *other.packets[:4], (one.last + other.start) / 2])
         return Asking(one.outside, one.protocol, at, self._draw_remote(one), self.random.choice([0.0, 2.0, 60.0, 60.0]))
 
     @cached_property
     def rivals(self) -> list[tuple[Held, Held]]:
         found = []
         for held in self.truth.by_outside.values():
-            for one, other in pairwise(sorted(held, key=lambda each: each.start)):
-                if (one.instance, one.host) != (other.instance, other.host) and other.start - one.last < 100.0:
-                    found.append((one, other))
+            ordered = sorted(held, key=lambda each: each.start)
+            for at, one in enumerate(ordered):
+                for other in ordered[at + 1 : at + 5]:
+                    if (one.instance, one.host) != (other.instance, other.host) and other.start - one.last < 100.0:
+                        found.append((one, other))
         return found
 
     def _draw_tolerance(self) -> float:
@@ -724,8 +737,9 @@ class Life:
                      "remote": asked.remote, "tolerance": asked.tolerance, **source}  # fmt: skip
         self.result.questions += 1
         try:
-            if self.store is None or self.random.random() < 0.02:
-                answer = who(Store(self.folder / "log"), *asked.outside, **arguments)
+            if self.random.random() < 0.01:
+                self.real = self.real or Store(self.folder / "log")
+                answer = who(self.real, *asked.outside, **arguments)
                 again = self._answer(asked.outside, arguments)
                 if (answer.status, answer.matches, answer.others) != (again.status, again.matches, again.others):
                     self.wrong(f"{answer}, and then {again}", asked.outside, at, arguments)
@@ -813,25 +827,32 @@ class Life:
         self.result.wrong.append(f"seed {self.seed}: {outside} at {at} {shown} live={'gateway' in arguments}: {text}")
 
 
-def one_life(seed: int, questions: int, steps: int = 120) -> Result:
+@contextmanager
+def lived(seed: int, steps: int = 120) -> Iterator[Life]:
+    """A life that is over, or goes on without packets: to be asked."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # there a sync costs nothing
     folder = Path(tempfile.mkdtemp(prefix="natcore-truth-", dir=memory))
+    life = Life(seed, folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            life = Life(seed, folder)
-            try:
-                with life.disk or nullcontext():
-                    life.live(steps)
-                life.ask(questions)
-            except Exception:
-                life.result.wrong.append(f"seed {seed}: the life itself: {traceback.format_exc()}")
-            for process in life.processes.values():
-                if process.alive:
-                    process.kill()
-            return life.result
+            with life.disk or nullcontext():
+                life.live(steps)
+            yield life
     finally:
+        for process in life.processes.values():
+            if process.alive:
+                process.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def one_life(seed: int, questions: int) -> Result:
+    try:
+        with lived(seed) as life:
+            life.ask(questions)
+            return life.result
+    except Exception:
+        return Result(wrong=[f"seed {seed}: the life itself: {traceback.format_exc()}"])
 
 
 def main() -> None:

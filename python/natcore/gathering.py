@@ -303,7 +303,7 @@ class Knowledge:
             return False
         pieces = self._pieces[key]
         asked = int(question.address)
-        if str(question.address) in pieces.addresses and not pieces.entries:
+        if question.text in pieces.addresses and not pieces.entries:
             return True
         if not pieces.entries and not pieces.whole:
             return True  # nothing is told of entries
@@ -436,7 +436,7 @@ def stored_rows(
         return
     near = [file for file in files if file.footer.first_time <= end and file.footer.last_time >= start]
     named = [file for file in near if file.footer.addresses is not None and question.asks_of(file.footer.addresses)]
-    asked = str(question.address)
+    asked = question.text
     nat_ips = {pair.nat_ip for file in named for pair in file.footer.addresses or () if asked in pair}
     values = {"port": question.port, "protocol": question.protocol, "from": start, "until": end}
     key = f"nat_port = $port AND protocol = $protocol AND {_BETWEEN} AND {_SESSION_KINDS}"

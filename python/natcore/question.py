@@ -31,6 +31,7 @@ class Question:
         longest_idle: float | None,
     ) -> None:
         self.address = parse_ipv4(address, "address")
+        self.text = str(self.address)
         check_integer("port", port, 0, 65_535)
         self.port = port
         self.protocol = _protocol(protocol)
@@ -59,7 +60,7 @@ class Question:
 
     def asks_of(self, addresses: Iterable[tuple[str, str | None]] | None) -> bool:
         """One of the (nat_ip, eip) pairs has the address; None: they are not told."""
-        return addresses is None or any(str(self.address) in pair for pair in addresses)
+        return addresses is None or any(self.text in pair for pair in addresses)
 
 
 def _protocol(protocol: str | int) -> int:
