@@ -7,13 +7,18 @@ FUZZ_SECONDS ?= 60
 SANITIZED = build/sanitize/venv/bin/python
 ASAN = LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
        ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard natcore/*.pyx natcore/*.pxd)
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard natcore/*.pxd natcore/*/*.pyx natcore/*/*.pxd)
 PACKAGE := $(shell find python/natcore -name '*.py')
 # The core's tests: no interfaces, no files, no other programs.
-QUICK := $(wildcard $(patsubst %,tests/test_%.py,checksum flow index random tcp fragments pieces split ports mappings sessions sweep rules \
-         journal icmp unfinished translate gateway entries config records verdict hairpin events \
-         fuzz_frames bulk flowlog model properties worked_example))
-STUBBED := $(patsubst python/natcore/%.pyi,natcore.%,$(wildcard python/natcore/*.pyi))     # the compiled modules
+QUICK := tests/api/test_config.py tests/api/test_dtypes.py tests/api/test_gateway.py tests/base/test_chacha20.py \
+         tests/base/test_checksum.py tests/base/test_flow_hash.py tests/base/test_hash_table.py tests/entries/test_table.py \
+         tests/log/test_events.py tests/log/test_flow_table.py tests/log/test_journal.py tests/nat/test_fragment_path.py \
+         tests/nat/test_fragmentation.py tests/nat/test_fuzz_frames.py tests/nat/test_hairpin.py tests/nat/test_icmp_replies.py \
+         tests/nat/test_pipeline.py tests/nat/test_worked_example.py tests/oracle/test_model.py tests/oracle/test_properties.py \
+         tests/packet/test_checksum_offload.py tests/packet/test_verdict.py tests/project/test_bulk_frames.py \
+         tests/tables/test_entries.py tests/tables/test_fragments.py tests/tables/test_mappings.py tests/tables/test_ports.py \
+         tests/tables/test_sessions.py tests/tables/test_tcp_state.py
+STUBBED := $(subst /,.,$(patsubst python/%.pyi,%,$(wildcard python/natcore/*/*.pyi)))     # the compiled modules
 BENCHMARK_OPTIONS ?=
 BENCHMARK_TABLE := --benchmark-json=build/bench.json --benchmark-columns=median,min,iqr,rounds --benchmark-sort=fullname
 GATE_OPTIONS ?=
@@ -78,16 +83,16 @@ format: .venv/linted-with
 	$(VENV) -m ruff format .
 
 soak: .venv/built .venv/tested-with
-	$(VENV) tests/soak.py $(SOAK_OPTIONS)
+	$(VENV) tests/runs/soak.py $(SOAK_OPTIONS)
 
 mutants: .venv/built .venv/tested-with
-	$(VENV) tests/mutants.py
+	$(VENV) tests/runs/mutants.py
 
 truth: .venv/built .venv/tested-with
-	$(VENV) tests/truth.py $(TRUTH_OPTIONS)
+	$(VENV) tests/runs/truth.py $(TRUTH_OPTIONS)
 
 crash: .venv/built .venv/tested-with
-	$(VENV) tests/crash.py --kills $(KILLS)
+	$(VENV) tests/runs/crash.py --kills $(KILLS)
 
 gate: .venv/built .venv/tested-with
 	$(VENV) benchmarks/gate.py $(GATE_OPTIONS)
@@ -105,17 +110,17 @@ wire: .venv/built .venv/tested-with
 sanitize: sanitize-frames sanitize-lives sanitize-tests
 
 sanitize-frames: build/sanitize/built .venv/tested-with
-	$(ASAN) $(SANITIZED) tests/fuzz_frames.py --frames 1000000
+	$(ASAN) $(SANITIZED) tests/runs/fuzz_frames.py --frames 1000000
 
 sanitize-lives: build/sanitize/built .venv/tested-with
-	$(ASAN) $(SANITIZED) tests/soak.py --seeds 10
+	$(ASAN) $(SANITIZED) tests/runs/soak.py --seeds 10
 
 sanitize-tests: build/sanitize/built .venv/tested-with
 	$(ASAN) $(SANITIZED) -m pytest -s -q $(filter-out %_properties.py,$(QUICK))      # the soak is these
 
 races: build/races/built .venv/tested-with
 	LD_PRELOAD="$$(cc -print-file-name=libtsan.so)" PYTHONMALLOC=malloc TSAN_OPTIONS=$(TSAN) \
-	setarch -R build/races/venv/bin/python tests/races.py --seconds $(RACES_SECONDS)
+	setarch -R build/races/venv/bin/python tests/runs/races.py --seconds $(RACES_SECONDS)
 
 fuzz: .venv/built
 	@missing=$$(.ci/needs fuzz "$(PYTHON)"); if [ -n "$$missing" ]; then echo "Missing here: apt-get install $$missing" >&2; exit 1; fi

@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 
-from bulk import UDP
 from compiled import load_module
 from load import Load, flows
 from natcore import Gateway, Policy, Side, SnatEntry, Timeouts
+from support.bulk import UDP
 
 FLOWS = 16_384  # a round
 ADDRESSES = 16

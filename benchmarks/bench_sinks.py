@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from log_fakes import make_records
-from natcore._encode_ipfix import encode_messages
-from natcore._encode_rowbinary import encode_rows
+from natcore.log.encode_ipfix import encode_messages
+from natcore.log.encode_rowbinary import encode_rows
 from natcore.sinks import Batch, SlsSink, SyslogSink
+from support.log_fakes import make_records
 
 ROWS = 4096  # of a batch, as SlsSink sends them
 BATCHES = 49  # of a round; five rounds are a million rows
@@ -50,7 +50,7 @@ def bench_encode(benchmark: BenchmarkFixture, batch: Batch, name: str) -> None:
 def server() -> Iterator[subprocess.Popen[str]]:
     """`natcore sls-server`: a process of its own, as a cloud is."""
     pytest.importorskip("aliyun.log", reason="the extra natcore[sls] is not installed")
-    command = [sys.executable, "-m", "natcore.cli", "sls-server", "--port", "0", "--logstore", "p/l", "--json"]
+    command = [sys.executable, "-m", "natcore.cli.main", "sls-server", "--port", "0", "--logstore", "p/l", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()

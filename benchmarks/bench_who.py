@@ -19,8 +19,8 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from day import Day
-from natcore.query import Store, who
 from natcore.sinks import ParquetSink
+from natcore.who.query import Store, who
 
 QUESTIONS = 40
 COLD = 3
@@ -91,7 +91,7 @@ def bench_who_cold(benchmark: BenchmarkFixture, written: Written) -> None:
         endpoint = f"{IPv4Address(arguments['address'])}:{arguments['port']}"  # type: ignore[arg-type]
         moment = arguments["at"].isoformat()  # type: ignore[attr-defined]
         command = ["who", endpoint, "--protocol", str(arguments["protocol"]), "--at", moment, "--log", written.folder]
-        done = subprocess.run([sys.executable, "-m", "natcore.cli", *command], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "natcore.cli.main", *command], capture_output=True, text=True)
         assert done.stdout.startswith(status) and (host is None or str(IPv4Address(host)) in done.stdout), done
 
     before = _children_seconds()

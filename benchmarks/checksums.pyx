@@ -1,7 +1,7 @@
 """The checksum room in loops long enough to be timed: from scratch over frames, and by the delta of an address."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from natcore.checksum cimport checksum, delta32, update
+from natcore.base.checksum cimport checksum, delta32, update
 
 
 def from_scratch(const uint8_t[:, ::1] rows not None, uint16_t[::1] out not None):

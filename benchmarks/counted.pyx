@@ -5,10 +5,10 @@ from libc.stdlib cimport calloc, free
 
 from posix.time cimport clock_gettime, timespec
 
-from natcore._time cimport advance
-from natcore._translate cimport translate
+from natcore.nat.clock cimport advance
+from natcore.nat.pipeline cimport translate
 from natcore.frame cimport Frame
-from natcore.state cimport Worker
+from natcore.workers.worker cimport Worker
 
 cdef extern from * nogil:
     """

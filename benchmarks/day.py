@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from natcore import Policy, SnatEntry, Timeouts
-from natcore.facts import ALONE, EMPTY, STARTED, cover_row, entry_rows, setting_rows
-from natcore.records import CREATE, END, RECORD, WINDOW
+from natcore.dtypes import CREATE, END, RECORD, WINDOW
+from natcore.sessionlog.facts import ALONE, EMPTY, STARTED, cover_row, entry_rows, setting_rows
 from natcore.sinks import Batch
 from natcore.sinks.base import join
 

@@ -20,11 +20,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from admission import Admission
-from bulk import TCP, UDP, endpoints, packets
 from compiled import build, walk
 from load import FRAME_BYTES, Load
 from memory import bytes_a_session
 from natcore import Side
+from support.bulk import TCP, UDP, endpoints, packets
 from timing import AS_INSTALLED, Outcome, best_of, paired, translate_seconds
 from workers import Crew
 

@@ -31,10 +31,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from bulk import Frames, Lengths
 from load import flows
 from natcore import Gateway, Side, SnatEntry, Timeouts, Verdict
 from natcore.sinks import ParquetSink, SlsSink
+from support.bulk import Frames, Lengths
 
 FRAMES = 16_384  # a call
 PACKETS_A_SECOND = 15e6  # the clock that the gateways are given

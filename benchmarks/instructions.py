@@ -24,10 +24,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from admission import Admission
-from bulk import TCP, UDP, endpoints, packets
 from compiled import build, load_module
 from load import FRAME_BYTES, SYN, Load, flows, with_flags
-from natcore import Side, _translate
+from natcore import Side
+from natcore.nat import pipeline
+from support.bulk import TCP, UDP, endpoints, packets
 
 RECORD = Path(__file__).resolve().with_name("instructions.json")
 FRAMES = 16_384  # of a count; a batch's two ends weigh nothing then
@@ -143,7 +144,7 @@ def figures(folder: Path) -> Iterator[tuple[str, float]]:
 
 def toolchain() -> str:
     """What a count depends on: the compiler that built the core, Cython, the processor's AES."""
-    core = Path(_translate.__file__).read_bytes()
+    core = Path(pipeline.__file__).read_bytes()
     found = re.search(rb"(GCC|clang version)[^0-9]*(?:\([^)]*\) )?(\d+\.\d+)", core)
     compiler = f"{'gcc' if found[1] == b'GCC' else 'clang'} {found[2].decode()}" if found else "another compiler"
     cython = ".".join(version("cython").split(".")[:2])

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bulk import ACK, SYN, TCP, UDP, Frames, Lengths, answers, endpoints, headers_right, layer4_sums, packets
 from natcore import Gateway, Side, SnatEntry, Timeouts, Verdict
+from support.bulk import ACK, SYN, TCP, UDP, Frames, Lengths, answers, endpoints, headers_right, layer4_sums, packets
 
 CHURN = 20  # how often every session was replaced before anything is timed
 UDP_SECONDS = 300.0

@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import numpy as np
 
-from bulk import UDP, packets
 from load import FRAME_BYTES
 from natcore import Gateway, Side, SnatEntry, Verdict
+from support.bulk import UDP, packets
 
 HERE = Path(__file__).resolve().parent
 STEP = 16_000

@@ -3,9 +3,9 @@ entries are written; and given back. Nothing is looked up, drawn or counted."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from natcore.index cimport Index, index_delete, index_insert, index_new, index_remove
-from natcore.memory cimport table_delete, table_new
-from natcore.slab cimport Slab, slab_begin, slab_give, slab_take
+from natcore.base.hash_table cimport Index, index_delete, index_insert, index_new, index_remove
+from natcore.base.pages cimport table_delete, table_new
+from natcore.base.freelist cimport Slab, slab_begin, slab_give, slab_take
 
 
 cdef class NullTable:

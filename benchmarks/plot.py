@@ -17,13 +17,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from bulk import UDP
 from compiled import build, walk
 from load import Load
 from natcore import Side
-from natcore.durable import replaced
 from natcore.errors import Error
-from natcore.plots import check_picture
+from natcore.internal.files import replaced
+from natcore.who.plots import check_picture
+from support.bulk import UDP
 from timing import paired, translate_seconds
 
 SIZES = tuple(1 << power for power in (10, 13, 16, 18, 20, 22, 23))

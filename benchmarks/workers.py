@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bulk import UDP, packets
 from natcore import Gateway, Side, SnatEntry, Verdict
+from support.bulk import UDP, packets
 
 FRAME_BYTES = 64
 NOW = 1.0

@@ -17,9 +17,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from bulk import UDP, packets
 from compiled import load_module
 from natcore import DnatEntry, Gateway, Policy, Side, SnatEntry, Timeouts, Verdict
+from support.bulk import UDP, packets
 
 PACKETS = 2_000  # of a kind
 BATCH = 65_536

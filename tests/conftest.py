@@ -2,8 +2,8 @@
 
 from hypothesis import settings
 
-from netns import each_driver, nat, network  # noqa: F401
-from several import use_several
+from support.multi_worker import use_several
+from support.netns import each_driver, nat, network  # noqa: F401
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -2,9 +2,9 @@
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
-from natcore._device cimport Arrival, Device, Driver
-from natcore.hints cimport load_acquire, store_release
-from natcore.kernel cimport PACKET_HOST
+from natcore.io.device cimport Arrival, Device, Driver
+from natcore.base.compiler cimport load_acquire, store_release
+from natcore.io.kernel cimport PACKET_HOST
 
 cdef extern from * nogil:
     """

@@ -14,10 +14,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from compiled import load_module
-from natcore import Gateway, SnatEntry, Timeouts, block
-from natcore._ring import PacketRing
-from natcore.drivers import ACCESS
-from natcore.interfaces import Link
+from natcore import Gateway, SnatEntry, Timeouts
+from natcore.io.af_packet import PacketRing
+from natcore.plane import kernel_bypass
+from natcore.plane.drivers import ACCESS
+from natcore.plane.links import Link
 
 PRIORITY = -20  # other work on the machine is not to decide the figures
 
@@ -66,7 +67,7 @@ class Null:
         links = [link_of(interface) for interface in self.interfaces]
         access = ACCESS[self.driver](links)
         for link in links:
-            block.install(link.name, set())
+            kernel_bypass.install(link.name, set())
         self.drivers = [access.open(port, link, set(), set())[0] for port, link in enumerate(links)]
         macs = [bytes.fromhex(peer) + link.mac for peer, link in zip(self.peers, links, strict=True)]
         self.forwarder = self.module.Forwarder(*self.drivers, *macs)
@@ -83,7 +84,7 @@ class Null:
         self.thread.join()
         for driver, interface in zip(self.drivers, self.interfaces, strict=True):
             driver.close()
-            block.remove(interface)
+            kernel_bypass.remove(interface)
         return {}
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from natcore.namespaces import Network, inside
+from natcore.demo.namespaces import Network, inside
 
 HERE = Path(__file__).resolve().parent
 TOOLS = {"nft": "nftables", "ip": "iproute2", "ethtool": "ethtool", "iperf3": "iperf3", "ping": "iputils-ping"}

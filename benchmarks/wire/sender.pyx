@@ -5,10 +5,10 @@ A flow's number is its payload's first word, so that whoever gets a frame knows 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from natcore._device cimport Device
-from natcore._ring cimport PacketRing, Ring
-from natcore.checksum cimport fold
-from natcore.hints cimport bswap16, bswap32
+from natcore.io.device cimport Device
+from natcore.io.af_packet cimport PacketRing, Ring
+from natcore.base.checksum cimport fold
+from natcore.base.compiler cimport bswap16, bswap32
 
 cdef extern from * nogil:
     """

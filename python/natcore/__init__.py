@@ -1,14 +1,14 @@
 """natcore: a NAT44 data plane that is imported."""
 
-from .changes import Add, Applied, Plan, Remove, Replace
-from .config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
-from .entries import Entry
-from .errors import CapacityError, ConfigurationError, DeliveryError, Error, InterfaceError, UntrustedFileError
-from .flowlog import FLOW, FlowLog
-from .gateway import Gateway
-from .notices import Event, Generated
-from .records import BLOCKS, MAPPING, PORTS, RECORD, SESSION, format_ipv4
-from .verdict import Side, Verdict
+from natcore.config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
+from natcore.dtypes import BLOCKS, MAPPING, PORTS, RECORD, SESSION, format_ipv4
+from natcore.entries.changes import Add, Applied, Plan, Remove, Replace
+from natcore.entries.table import Entry
+from natcore.errors import CapacityError, ConfigurationError, DeliveryError, Error, InterfaceError, UntrustedFileError
+from natcore.events import Event, Generated
+from natcore.flowlog import FLOW, FlowLog
+from natcore.gateway import Gateway
+from natcore.verdict import Side, Verdict
 
 __version__ = "0.1.0"
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .checks import (
+from natcore.errors import ConfigurationError
+from natcore.internal.redaction import show
+from natcore.internal.validation import (
     MAX_SECONDS,
     MAX_TIME,
     Address,
@@ -22,8 +24,6 @@ from .checks import (
     parse_network,
     to_ns,
 )
-from .errors import ConfigurationError
-from .redaction import show
 
 __all__ = [  # what is checked by is to be had from here too
     "FILTERINGS", "IP_OPTIONS", "MAPPINGS", "MAX_TIME", "POOLINGS", "PORT_POLICIES", "Address", "AnyEntry", "Behaviour",
@@ -93,9 +93,15 @@ class Timeouts:
 
 MAPPINGS = ("endpoint-independent", "address-and-port-dependent")
 FILTERINGS = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
-PORT_POLICIES = ("random", "preserve", "block", "deterministic", "overload")  # by PortPolicy of natcore/_ports.pxd
+PORT_POLICIES = (
+    "random",
+    "preserve",
+    "block",
+    "deterministic",
+    "overload",
+)  # by PortPolicy of natcore/tables/ports.pxd
 BLOCKED = ("block", "deterministic")  # those that divide the port ranges into blocks
-IP_OPTIONS = ("rfc7126", "pass", "drop")  # by IpOptions of natcore/state.pxd
+IP_OPTIONS = ("rfc7126", "pass", "drop")  # by IpOptions of natcore/workers/worker.pxd
 POOLINGS = ("paired", "paired-soft", "arbitrary")
 _SWITCHES = ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable", "reverse_path_filter",
              "link_local", "class_e")  # fmt: skip

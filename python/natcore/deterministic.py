@@ -10,10 +10,10 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from .checks import Address, check_integer, parse_ipv4
-from .config import AnyEntry, DnatEntry, Eip, Policy, SnatEntry
-from .errors import ConfigurationError
-from .redaction import show
+from natcore.config import AnyEntry, DnatEntry, Eip, Policy, SnatEntry
+from natcore.errors import ConfigurationError
+from natcore.internal.redaction import show
+from natcore.internal.validation import Address, check_integer, parse_ipv4
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .redaction import redact
+from natcore.internal.redaction import redact
 
 DeliveryAction = Literal["backoff", "unavailable", "split", "reject"]
 

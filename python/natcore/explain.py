@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._explain import explain as rehearse
-from .config import Policy, SnatEntry
-from .entries import Entry
-from .notices import Generated
-from .records import MAPPING, SESSION, format_ipv4
-from .verdict import FORWARDED, Side, Verdict
+from natcore.api.explain import explain as rehearse
+from natcore.config import Policy, SnatEntry
+from natcore.dtypes import MAPPING, SESSION, format_ipv4
+from natcore.entries.table import Entry
+from natcore.events import Generated
+from natcore.verdict import FORWARDED, Side, Verdict
 
 if TYPE_CHECKING:
-    from ._gateway import Core
-    from .changes import EntryTable
+    from natcore.api.gateway import Core
+    from natcore.entries.changes import EntryTable
 
 NONE, ALIVE, DEAD = range(3)  # Found of _explain.pyx
 PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP"}

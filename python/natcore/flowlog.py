@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ._flowlog import FlowTable
-from .config import check_integer, check_number
+from natcore.api.flow_log import FlowTable
+from natcore.config import check_integer, check_number
 
 if TYPE_CHECKING:
-    from .gateway import Gateway
+    from natcore.gateway import Gateway
 
 # The fields of the cloud's flow log. Addresses and ports in host order; times in microseconds since 1970.
 FLOW = np.dtype(

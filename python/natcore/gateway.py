@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import deterministic
-from ._gateway import Core
-from .arguments import (
+from natcore import deterministic
+from natcore.api.gateway import Core
+from natcore.config import AnyEntry, DeliveryPolicy, Link, Policy, Timeouts
+from natcore.dtypes import BLOCKS, GAP_RING, MAPPING, PORTS, RECORD, SESSION, WINDOW, gap_row
+from natcore.entries.changes import Add, Applied, Change, EntryTable, Plan, Remove, Replace
+from natcore.entries.table import Entry
+from natcore.errors import ConfigurationError, Error
+from natcore.events import Event, Generated, event_of
+from natcore.internal.arguments import (
     bytes_for,
     check_array,
     check_frame,
@@ -29,25 +35,28 @@ from .arguments import (
     sides_of,
     timeouts_ms,
 )
-from .changes import Add, Applied, Change, EntryTable, Plan, Remove, Replace
-from .checks import MAX_TIME, Address, check_choice, check_integer, check_number, exact_ns, parse_ipv4, to_ns
-from .config import AnyEntry, DeliveryPolicy, Link, Policy, Timeouts
-from .entries import Entry
-from .errors import ConfigurationError, Error
-from .frozen import UNSET, ReadOnly, Unset
-from .machine import memory_arguments
-from .notices import Event, Generated, event_of
-from .records import BLOCKS, GAP_RING, MAPPING, PORTS, RECORD, SESSION, WINDOW, gap_row
-from .redaction import show
-from .tally import tally
-from .turns import Turns, after_fork
-from .verdict import FORWARDED, Side, Verdict
+from natcore.internal.change_lock import Turns, after_fork
+from natcore.internal.counters import tally
+from natcore.internal.hardware import memory_arguments
+from natcore.internal.read_only import UNSET, ReadOnly, Unset
+from natcore.internal.redaction import show
+from natcore.internal.validation import (
+    MAX_TIME,
+    Address,
+    check_choice,
+    check_integer,
+    check_number,
+    exact_ns,
+    parse_ipv4,
+    to_ns,
+)
+from natcore.verdict import FORWARDED, Side, Verdict
 
 if TYPE_CHECKING:
-    from .collector import Collector
-    from .explain import Explanation
-    from .plane import Plane
-    from .sessionlog import SessionLog
+    from natcore.explain import Explanation
+    from natcore.plane.plane import Plane
+    from natcore.sessionlog.collector import Collector
+    from natcore.sessionlog.session_log import SessionLog
 
 MAX_ADDRESSES = 65_536  # outside addresses of a gateway
 MAX_WORKERS = 64
@@ -361,7 +370,7 @@ class Gateway:
     def explain(self, frame: bytes, side: int, now: float | None = None) -> Explanation:
         """What translate_one would do with a frame and why, step by step; changes nothing. now: seconds, or the last."""
         self._check_open()
-        from .explain import explain
+        from natcore.explain import explain
 
         return explain(self._core, self._table, self.policy, frame, check_frame(frame, side), self._now_ns(now))
 
@@ -412,7 +421,7 @@ class Gateway:
         block_when_stopped: the kernel forwards nothing by these interfaces after the end either; None: if it forwards at all.
         """
         self._check_open()
-        from .plane import Plane
+        from natcore.plane.plane import Plane
 
         return Plane(
             self, inside, outside, driver=driver, favour=favour, threads=threads, cpus=cpus,
@@ -499,15 +508,15 @@ class Gateway:
         with self._turns:
             self._check_open()
             if self._collector is None:
-                from . import forgotten
-                from .collector import Collector
-                from .in_force import clock_offset, in_force
+                from natcore.sessionlog import at_exit
+                from natcore.sessionlog.collector import Collector
+                from natcore.sessionlog.in_force import clock_offset, in_force
 
                 self._collector = Collector(
                     self._core, instance=self.instance, vpc_id=self.vpc_id, billing=self.billing, region=self.region,
                     in_force=in_force(weakref.ref(self)), clock_offset=clock_offset(weakref.ref(self)),
                 )  # fmt: skip
-                forgotten.watch(self, self._collector)
+                at_exit.watch(self, self._collector)
         return self._collector.start(
             sink, name=name, spool=spool, delivery=delivery, redact_destination=redact_destination,
             on_failure=on_failure,

@@ -3,7 +3,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from natcore._translate cimport Worker, await_hold, release, tick, translate
+from natcore.nat.pipeline cimport Worker, await_hold, release, tick, translate
 from natcore.frame cimport FRAME_CSUM_PARTIAL, FRAME_GSO, Frame
 
 CSUM_PARTIAL = FRAME_CSUM_PARTIAL

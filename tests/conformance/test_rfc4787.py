@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-import craft
-from frames import (
+from natcore import ConfigurationError, Link, Policy, Side, Timeouts, Verdict
+from support import craft
+from support.frames import (
     EIP,
     HOST,
     ICMP,
@@ -24,7 +25,6 @@ from frames import (
     tcp,
     udp,
 )
-from natcore import ConfigurationError, Link, Policy, Side, Timeouts, Verdict
 
 
 def test_rfc4787_req1_the_same_endpoint_for_every_destination() -> None:

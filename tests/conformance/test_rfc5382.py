@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from frames import EIP, ICMP, IP, REMOTE, Ether, Raw, Talk, ether, gateway, one_port, tcp
 from natcore import Behaviour, Policy, Side, Verdict
+from support.frames import EIP, ICMP, IP, REMOTE, Ether, Raw, Talk, ether, gateway, one_port, tcp
 
 
 def established(talk: Talk) -> Talk:

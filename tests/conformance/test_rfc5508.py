@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from frames import EIP, HOST, ICMP, IP, REMOTE, Ether, Raw, Talk, echo, ether, fragments, gateway, parsed, udp
 from natcore import DnatEntry, Gateway, Policy, Side, Verdict
+from support.frames import EIP, HOST, ICMP, IP, REMOTE, Ether, Raw, Talk, echo, ether, fragments, gateway, parsed, udp
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
 

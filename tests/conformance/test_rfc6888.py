@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from frames import EIP, ICMP, IP, Ether, Talk, gateway, one_port, udp
 from natcore import NoNatEntry, Policy, Side, Verdict
 from natcore.sinks import MemorySink
+from support.frames import EIP, ICMP, IP, Ether, Talk, gateway, one_port, udp
 
 
 def test_rfc6888_req2_one_address_across_protocols() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from frames import EIP, HOST, ICMP, IP, REMOTE, Ether, Raw, Talk, echo, ether, gateway, one_port, tcp, udp
 from natcore import Behaviour, DnatEntry, Policy, Side, Timeouts, Verdict
+from support.frames import EIP, HOST, ICMP, IP, REMOTE, Ether, Raw, Talk, echo, ether, gateway, one_port, tcp, udp
 
 TRANSITORY, ESTABLISHED = 240.0, 7440.0
 STATES = {  # segments, those from outside in capitals, and how long the session then lives (RFC 6146 section 3.5.2.2)

@@ -6,7 +6,8 @@ import ipaddress
 import warnings
 from typing import Any
 
-from natcore import DnatEntry, Gateway, Link, NoNatEntry, Policy, SnatEntry, Timeouts, _fuzz
+from natcore import DnatEntry, Gateway, Link, NoNatEntry, Policy, SnatEntry, Timeouts
+from natcore.testhooks import fuzz as _fuzz
 
 FILTERINGS = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
 PORTS: tuple[dict[str, Any], ...] = (

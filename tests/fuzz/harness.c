@@ -1,10 +1,10 @@
-/* libFuzzer's program around natcore: it starts Python, which makes the gateways once, and feeds natcore._fuzz from then on. */
+/* libFuzzer's program around natcore: it starts Python, which makes the gateways once, and feeds natcore.testhooks.fuzz from then on. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
 
-enum { RECORD = 24 };           /* bytes; the first byte of an input chooses the gateway (natcore/_fuzz.pyx) */
+enum { RECORD = 24 };           /* bytes; the first byte of an input chooses the gateway (natcore/testhooks/fuzz.pyx) */
 
 typedef int (*target_t)(const uint8_t *data, size_t size);
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t most);

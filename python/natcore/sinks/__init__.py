@@ -6,15 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .base import Batch, Receipt, Sink
-    from .clickhouse import ClickHouseSink
-    from .ipfix import IpfixSink
-    from .jsonlines import JsonLinesSink
-    from .kafka import KafkaSink
-    from .memory import MemorySink
-    from .parquet import ParquetSink
-    from .sls import SlsSink
-    from .syslog import SyslogSink
+    from natcore.sinks.base import Batch, Receipt, Sink
+    from natcore.sinks.clickhouse import ClickHouseSink
+    from natcore.sinks.ipfix import IpfixSink
+    from natcore.sinks.jsonlines import JsonLinesSink
+    from natcore.sinks.kafka import KafkaSink
+    from natcore.sinks.memory import MemorySink
+    from natcore.sinks.parquet import ParquetSink
+    from natcore.sinks.sls import SlsSink
+    from natcore.sinks.syslog import SyslogSink
 
 _HOMES = {
     "Batch": "base",

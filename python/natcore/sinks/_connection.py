@@ -17,10 +17,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
-from ..checks import is_text
-from ..errors import ConfigurationError, DeliveryError
-from ..redaction import show
-from ._http import Deadline, TimedSocket, connect
+from natcore.errors import ConfigurationError, DeliveryError
+from natcore.internal.redaction import show
+from natcore.internal.validation import is_text
+from natcore.sinks._http import Deadline, TimedSocket, connect
 
 _SIOCOUTQ = 0x5411  # linux/sockios.h: bytes that the peer has not acknowledged
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.02  # seconds

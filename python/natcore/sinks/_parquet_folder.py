@@ -21,7 +21,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..durable import (
+from natcore.errors import ConfigurationError, UntrustedFileError
+from natcore.internal.files import (
     make_private,
     open_private,
     open_regular,
@@ -32,11 +33,10 @@ from ..durable import (
     sync_folder,
     write_all,
 )  # fmt: skip
-from ..errors import ConfigurationError, UntrustedFileError
-from ..facts import NOTHING_TOLD, InForce
-from ..footer import Footer, decode
-from ..redaction import show, show_text
-from ._parquet_table import write_table
+from natcore.internal.redaction import show, show_text
+from natcore.sessionlog.facts import NOTHING_TOLD, InForce
+from natcore.sessionlog.file_metadata import Footer, decode
+from natcore.sinks._parquet_table import write_table
 
 _log = logging.getLogger("natcore.sinks")
 REMOVED = "removed.jsonl"

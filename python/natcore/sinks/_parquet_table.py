@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..records import FIELDS, RECORD
-from .base import ADDRESSES, KINDS, TIMES, Batch, Records
+from natcore.dtypes import FIELDS, RECORD
+from natcore.sinks.base import ADDRESSES, KINDS, TIMES, Batch, Records
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _OCTETS = pa.array([str(octet) for octet in range(256)])

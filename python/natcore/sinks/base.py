@@ -11,7 +11,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..records import CLOCK, COVER, CREATE, END, ENTRY, FIELDS, GAP, RECORD, SETTING, WINDOW, copy_into, format_ipv4
+from natcore.dtypes import (
+    CLOCK,
+    COVER,
+    CREATE,
+    END,
+    ENTRY,
+    FIELDS,
+    GAP,
+    RECORD,
+    SETTING,
+    WINDOW,
+    copy_into,
+    format_ipv4,
+)
 
 Records = npt.NDArray[np.void]  # of dtype RECORD
 ADDRESSES = ("pri_ip", "pub_ip", "nat_ip", "eip")
@@ -112,7 +125,7 @@ class Sink:
     delivery_type: how the log's status names it.
     batch_rows, batch_seconds: the rows and the wait of a batch at most; None: `DeliveryPolicy.batch` and `.linger`.
     events: it takes `create` and `end` rows beside the window rows. gaps: it takes `gap` rows. facts: it takes rows
-    about the log itself (natcore.facts), from which `who` knows what it may conclude.
+    about the log itself (natcore.sessionlog.facts), from which `who` knows what it may conclude.
     region: where it is (contract R6); None: nowhere in particular.
     destination: what identifies it, without secrets. Logs whose sinks agree in it (and in delivery_type) share
     its state 'unavailable' (contract D6); an empty one is shared with nobody.

@@ -1,6 +1,6 @@
 """ClickHouseSink: session logs to a ClickHouse table, RowBinary over HTTP. It needs nothing but this package.
 
-The encoder is natcore._encode_rowbinary. A new table is a ReplacingMergeTree whose key ends with (run, number): a
+The encoder is natcore.log.encode_rowbinary. A new table is a ReplacingMergeTree whose key ends with (run, number): a
 batch that came twice is one when its parts are merged, or at once with FINAL.
 """
 
@@ -12,13 +12,13 @@ import ssl
 from collections.abc import Mapping
 from urllib.parse import urlencode, urlsplit
 
-from .._encode_rowbinary import encode_rows
-from ..checks import check_batch, check_choice, check_number, check_optional_text, check_url
-from ..errors import ConfigurationError, DeliveryAction, DeliveryError
-from ..records import FIELDS, RECORD
-from ..redaction import show
-from ._http import Deadline, TimedSocket, connect
-from .base import ADDRESSES, KINDS, TIMES, Batch, Receipt, Sink
+from natcore.dtypes import FIELDS, RECORD
+from natcore.errors import ConfigurationError, DeliveryAction, DeliveryError
+from natcore.internal.redaction import show
+from natcore.internal.validation import check_batch, check_choice, check_number, check_optional_text, check_url
+from natcore.log.encode_rowbinary import encode_rows
+from natcore.sinks._http import Deadline, TimedSocket, connect
+from natcore.sinks.base import ADDRESSES, KINDS, TIMES, Batch, Receipt, Sink
 
 ERRORS: Mapping[int, tuple[str, DeliveryAction]] = {  # src/Common/ErrorCodes.cpp; any other: "backoff"
     16: ("NO_SUCH_COLUMN_IN_TABLE", "unavailable"),

@@ -1,7 +1,7 @@
 """IpfixSink: session logs to a flow collector, as IPFIX (RFC 7011) with NAT44 session events (RFC 8158).
 
 Window rows become biflow records (RFC 5103): the source is the inside host, the reverse elements count what came
-from outside. `create` and `end` rows become events: natEvent 4 and 5. The encoder is natcore._encode_ipfix.
+from outside. `create` and `end` rows become events: natEvent 4 and 5. The encoder is natcore.log.encode_ipfix.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
-from .._encode_ipfix import EVENT_BYTES, FLOW_BYTES, encode_messages
-from ..checks import check_choice, check_integer, check_name, check_number
-from ..errors import ConfigurationError
-from ..redaction import show
-from ._connection import Connection, Datagrams, Tls, stream
-from .base import Batch, Receipt, Sink
+from natcore.errors import ConfigurationError
+from natcore.internal.redaction import show
+from natcore.internal.validation import check_choice, check_integer, check_name, check_number
+from natcore.log.encode_ipfix import EVENT_BYTES, FLOW_BYTES, encode_messages
+from natcore.sinks._connection import Connection, Datagrams, Tls, stream
+from natcore.sinks.base import Batch, Receipt, Sink
 
 REVERSE = 29305  # the enterprise number whose elements are IANA's, of the reverse direction (RFC 5103)
 # (element, enterprise, bytes), as IANA's registry names the elements.

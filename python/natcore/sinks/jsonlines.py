@@ -13,11 +13,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from ..checks import check_batch, check_integer, check_number, check_path
-from ..durable import make_private, open_folder, open_private, sync_folder, write_all
-from ..errors import DeliveryError
-from ..records import GAP, chosen
-from .base import Batch, Receipt, Sink, file_stem
+from natcore.dtypes import GAP, chosen
+from natcore.errors import DeliveryError
+from natcore.internal.files import make_private, open_folder, open_private, sync_folder, write_all
+from natcore.internal.validation import check_batch, check_integer, check_number, check_path
+from natcore.sinks.base import Batch, Receipt, Sink, file_stem
 
 
 class _Line(msgspec.Struct):

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from ..checks import check_choice, check_name, check_number, check_optional_text, is_text
-from ..errors import ConfigurationError, DeliveryAction, DeliveryError
-from .base import Batch, Receipt, Sink
+from natcore.errors import ConfigurationError, DeliveryAction, DeliveryError
+from natcore.internal.validation import check_choice, check_name, check_number, check_optional_text, is_text
+from natcore.sinks.base import Batch, Receipt, Sink
 
 _log = logging.getLogger(__name__)  # librdkafka's own words
 ACTIONS: Mapping[str, DeliveryAction] = {  # names of librdkafka's codes; any other: "backoff"

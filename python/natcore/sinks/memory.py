@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from ..checks import check_batch, check_integer
-from .base import Batch, Receipt, Records, Sink, join
+from natcore.internal.validation import check_batch, check_integer
+from natcore.sinks.base import Batch, Receipt, Records, Sink, join
 
 
 class MemorySink(Sink):

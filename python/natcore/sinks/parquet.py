@@ -18,12 +18,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..checks import check_batch, check_integer, check_number, check_path
-from ..footer import Footer
-from ..records import GAP
-from ._parquet_folder import Folder, Kept, Lock, Removal
-from ._parquet_table import SCHEMA, to_table
-from .base import Batch, Receipt, Sink, file_stem
+from natcore.dtypes import GAP
+from natcore.internal.validation import check_batch, check_integer, check_number, check_path
+from natcore.sessionlog.file_metadata import Footer
+from natcore.sinks._parquet_folder import Folder, Kept, Lock, Removal
+from natcore.sinks._parquet_table import SCHEMA, to_table
+from natcore.sinks.base import Batch, Receipt, Sink, file_stem
 
 __all__ = ["SCHEMA", "ParquetSink", "Removal"]
 _log = logging.getLogger("natcore.sinks")
@@ -33,9 +33,9 @@ class ParquetSink(Sink):
     """Writes `folder`/<time>-<run>-<number>.parquet: `SELECT … FROM 'folder/*.parquet'` in DuckDB, at any time.
 
     Columns: the 15 fields of the contract (addresses dotted text, times timestamp[us, UTC]), then eip (null: the
-    address has none), session, number, kind ("window", "create", "end", "gap", and natcore.facts' kinds), flags,
+    address has none), session, number, kind ("window", "create", "end", "gap", and natcore.sessionlog.facts' kinds), flags,
     run. The footer's metadata says
-    what the file holds, and names the file before it with its SHA-256 (natcore.footer).
+    what the file holds, and names the file before it with its SHA-256 (natcore.sessionlog.file_metadata).
     The folder is this log's alone (a lock, and its name, in `folder`/owner); any number of readers may read it.
     roll_bytes, roll_seconds: the size or age at which files of small batches are put together.
     keep_days, keep_bytes: whole files are removed, the oldest first, when their last row ended so many days ago, or

@@ -1,6 +1,6 @@
 """SlsSink: session logs to Alibaba Cloud's Simple Log Service, as the cloud's own NAT gateway delivers them.
 
-Encoded without the GIL (natcore._encode_sls), delivered by the SDK's public `put_log_raw`. What each error code means is
+Encoded without the GIL (natcore.log.encode_sls), delivered by the SDK's public `put_log_raw`. What each error code means is
 in ACTIONS; when to try again is the delivery machine's business.
 """
 
@@ -14,13 +14,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .._encode_sls import encode_logs
-from ..checks import check_choice, check_name, check_number, check_optional_text, check_url
-from ..errors import ConfigurationError, DeliveryAction, DeliveryError
-from .base import CONTRACT, Batch, Receipt, Sink
+from natcore.errors import ConfigurationError, DeliveryAction, DeliveryError
+from natcore.internal.validation import check_choice, check_name, check_number, check_optional_text, check_url
+from natcore.log.encode_sls import encode_logs
+from natcore.sinks.base import CONTRACT, Batch, Receipt, Sink
 
 if TYPE_CHECKING:
-    from ._sls_client import Client, Credentials
+    from natcore.sinks._sls_client import Client, Credentials
 
 TOPIC = "natcore_session"
 LARGEST_ROWS = 4096  # logs of a request

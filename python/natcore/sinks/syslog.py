@@ -1,7 +1,7 @@
 """SyslogSink: session logs to a syslog server, RFC 5424 over TCP or TLS (RFC 5425), with octet counting (RFC 6587).
 
 A row is a message of structured data; the timestamp is the row's end, PROCID the run, MSGID the kind. The encoder is
-natcore._encode_syslog.
+natcore.log.encode_syslog.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import re
 import socket
 from collections.abc import Mapping
 
-from .._encode_syslog import encode_frames
-from ..checks import check_integer, check_name, check_number, is_text
-from ..errors import ConfigurationError
-from ..records import FIELDS
-from ..redaction import show
-from ._connection import Tls, stream
-from .base import KINDS, Batch, Receipt, Sink
+from natcore.dtypes import FIELDS
+from natcore.errors import ConfigurationError
+from natcore.internal.redaction import show
+from natcore.internal.validation import check_integer, check_name, check_number, is_text
+from natcore.log.encode_syslog import encode_frames
+from natcore.sinks._connection import Tls, stream
+from natcore.sinks.base import KINDS, Batch, Receipt, Sink
 
 _NAMES = [f' {name}="'.encode() for name in FIELDS if name != "kind"]
 _PRINTABLE = re.compile(r"[!-~]+")  # RFC 5424, 6.2: header fields are printable ASCII without spaces

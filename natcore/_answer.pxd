@@ -1,8 +1,0 @@
-"""What the gateway says itself to a packet that it does not forward."""
-from libc.stdint cimport uint8_t
-
-from natcore._parse cimport Flight
-from natcore.frame cimport Frame
-from natcore.state cimport Clock, Worker
-
-cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8_t verdict, const Clock* now) noexcept nogil

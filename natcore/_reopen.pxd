@@ -1,9 +1,0 @@
-"""Sessions that begin anew: TIME-WAIT reuse counts as a new session of the side that sends the SYN."""
-from libc.stdint cimport uint8_t, uint32_t
-
-from natcore._parse cimport Flight
-from natcore.state cimport Clock, Worker
-
-cdef uint8_t may_reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight,
-                        const Clock* now) noexcept nogil
-cdef void reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, const Clock* now) noexcept nogil

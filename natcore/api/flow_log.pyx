@@ -1,0 +1,126 @@
+"""FlowTable: the flow log's side that Python sees; it hangs a table on a worker, and takes rows out of it."""
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from natcore.log.flow_table cimport FlowRow, Flows, flows_clear, flows_delete, flows_new
+from natcore.workers.locks cimport hold_all, release_all
+from natcore.api.log_rows cimport Rows
+from natcore.base.compiler cimport bswap16, bswap32, exchange, load_acquire
+from natcore.base.pages cimport table_delete, table_new
+from natcore.base.spinlock cimport spin_lock, spin_unlock, wait_turn
+from natcore.workers.worker cimport Shared
+
+from natcore.errors import CapacityError, ConfigurationError
+
+cdef struct Row:                # FLOW of python/natcore/flowlog.py
+    uint64_t bytes
+    uint64_t packets
+    int64_t start_time
+    int64_t end_time
+    uint32_t address[2]         # source, destination; host order
+    uint16_t port[2]
+    uint8_t protocol
+    uint8_t interface
+    uint8_t direction
+    uint8_t action
+
+
+cdef void copy_row(Row* out, const FlowRow* row) noexcept nogil:
+    out.bytes = row.bytes
+    out.packets = row.packets
+    out.start_time = row.start_time
+    out.end_time = row.end_time
+    out.address[0] = bswap32(<uint32_t>row.key.addresses)
+    out.address[1] = bswap32(<uint32_t>(row.key.addresses >> 32))
+    out.port[0] = bswap16(<uint16_t>row.key.ports)
+    out.port[1] = bswap16(<uint16_t>(row.key.ports >> 16))
+    out.protocol = row.key.protocol
+    out.interface = row.key.interface
+    out.direction = row.key.direction
+    out.action = row.key.action
+
+
+cdef class FlowTable:
+    """The flow log of a gateway, from now until `close`."""
+    cdef PyObject* core         # a Rows, kept alive: its workers have the table. No reference that the collector may clear
+    cdef Shared* shared         # its
+    cdef Flows* flows
+    cdef uint32_t hung          # the workers have the table
+
+    def __cinit__(self, Rows core not None, uint32_t capacity, int64_t window_us):
+        cdef uint32_t i
+        self.shared = core.shared
+        self.flows = <Flows*>table_new(sizeof(Flows))
+        if self.flows == NULL or not flows_new(self.flows, capacity, &core.worker.sessions.key, window_us,
+                                               core.worker.ethernet):
+            raise CapacityError(f"capacity={capacity}: this machine has no address space for the table")
+        with nogil:
+            core.own()
+            if core.worker.flows == NULL:
+                self.hung = 1
+                for i in range(self.shared.count):
+                    self.shared.workers[i].flows = self.flows
+            core.disown()
+        if not self.hung:
+            raise ConfigurationError("gateway: it has a flow log already; allowed is one at a time")
+        self.core = <PyObject*>core
+        Py_INCREF(core)
+
+    def __dealloc__(self):
+        self.close()
+        Py_XDECREF(self.core)
+        if self.flows != NULL:
+            flows_delete(self.flows)
+            table_delete(self.flows, sizeof(Flows))
+
+    def close(self):
+        """Nothing is captured any more; what was stays. Idempotent, from any thread."""
+        if exchange(&self.hung, 0):
+            with nogil:
+                hold_all(self.shared.workers[0])
+                flows_unhang(self.shared)
+                release_all(self.shared.workers[0])
+                flows_await(self.flows)
+
+    @property
+    def is_open(self):
+        return load_acquire(&self.hung) != 0
+
+    def counters(self):
+        """(rows, packets that found no row left, packets without a 5-tuple)."""
+        cdef uint64_t rows, lost, unreadable
+        with nogil:
+            spin_lock(&self.flows.spin)
+            rows, lost, unreadable = self.flows.count, self.flows.lost, self.flows.unreadable
+            spin_unlock(&self.flows.spin)
+        return rows, lost, unreadable
+
+    def take(self, records not None):
+        """Fill FLOW (capacity,) with all rows and forget them; how many. Raises ValueError for another size."""
+        cdef uint8_t[::1] raw = records.view("u1")
+        cdef uint32_t i, count
+        if raw.shape[0] != <Py_ssize_t>(self.flows.capacity * sizeof(Row)):
+            raise ValueError(f"records: {raw.shape[0]} bytes; allowed are {self.flows.capacity} rows of {sizeof(Row)}")
+        with nogil:
+            spin_lock(&self.flows.spin)
+            count = self.flows.count
+            for i in range(count):
+                copy_row(<Row*>&raw[i * sizeof(Row)], &self.flows.rows[i])
+            flows_clear(self.flows)
+            spin_unlock(&self.flows.spin)
+        return count
+
+
+cdef void flows_unhang(Shared* shared) noexcept nogil:
+    """The caller holds all workers."""
+    cdef uint32_t i
+    for i in range(shared.count):
+        shared.workers[i].flows = NULL
+
+
+cdef void flows_await(Flows* flows) noexcept nogil:
+    """Until the last batch that came to the log is in it. The caller holds no worker; nobody comes to the log any more."""
+    cdef uint32_t turn = 0
+    while load_acquire(&flows.users):
+        wait_turn(turn)
+        turn += 1

@@ -1,0 +1,648 @@
+"""The boundary to Python: arguments come checked from python/natcore/gateway.py, tables go out as copies."""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+
+from natcore.workers.setup cimport crew_delete, crew_grow, crew_new
+from natcore.workers.entry_changes cimport (
+    Matching, Staying, count_entries, count_entry, drain_entry, end_dead, end_entry, end_matching, holder_of,
+)
+from natcore.log.events cimport event_fd, event_fd_close, event_fd_set
+from natcore.tables.fragments cimport fragments_new
+from natcore.workers.locks cimport await_hold, give_way, release
+from natcore.tables.icmp_output cimport outbox_bytes, outbox_new, outbox_next, outbox_waiting
+from natcore.log.journal cimport journal_new, journal_room_for_many
+from natcore.tables.mappings cimport Mapping, mappings_new, mappings_unpair
+from natcore.tables.port_overload cimport overload_new
+from natcore.nat.affinity cimport owner_of_frame
+from natcore.tables.ports cimport (
+    PORT_RESERVED, PORTS_OVERLOAD, PortMap, Ports, address_add, address_drop, lots_begin, ports_allow, ports_divide, ports_new,
+    ports_reserve, ports_taken, ports_unreserve,
+)
+from natcore.tables.sessions cimport TIMEOUT_FRAGMENT, sessions_new
+from natcore.workers.table_memory cimport furnish, furnish_address, tables_of
+from natcore.workers.expiry cimport sweep_all
+from natcore.tables.syn_holdoff cimport unsolicited_new
+from natcore.api.inspection cimport Tables
+from natcore.nat.clock cimport advance, clock_forward, clock_of_all
+from natcore.nat.pipeline cimport take_generated, translate
+from natcore.base.flow_hash cimport has_aes
+from natcore.frame cimport Frame
+from natcore.base.compiler cimport bswap16, bswap32, exchange, load_acquire, store_release
+from natcore.base.hash_table cimport NONE
+from natcore.base.pages cimport table_new
+from natcore.base.chacha20 cimport random_seed
+from natcore.base.spinlock cimport wait_turn
+from natcore.workers.worker cimport IDENTIFICATIONS, NO_LIMIT, Worker, tables_of_all
+
+from natcore.errors import CapacityError, ConfigurationError, Error
+
+cdef enum:
+    CHUNK = 512                 # frames handed to the pipeline at once
+    TURNS_WAITED = 1000         # looks, some 15 ms, until a call of translate has ended
+    END_LINES = 65536           # that end() looks at while the workers wait
+    SLOT_BITS = 32              # of a place in all tables: a worker's number and a slot
+
+cdef struct Taken:              # a frame of the gateway's own
+    uint32_t length
+    uint8_t side                # that it leaves by
+    uint8_t cause               # Verdict
+
+
+cdef uint32_t take_all(Worker* worker, uint8_t* frames, Taken* taken, uint32_t room) noexcept nogil:
+    """The gateway's own frames that wait, one behind the other, as far as there is room for their places in the outbox; how
+    many. The caller holds all workers."""
+    cdef uint32_t count = 0, used = 0
+    cdef Taken* one
+    while outbox_waiting(worker.outbox) and outbox_next(worker.outbox) <= room:
+        room -= outbox_next(worker.outbox)
+        one = &taken[count]
+        one.length = take_generated(worker, frames + used, outbox_waiting(worker.outbox), &one.side, &one.cause)
+        used += one.length
+        count += 1
+    return count
+
+
+cdef int staying_of(Staying* staying, uint32_t entry, uint64_t first, uint64_t last, set addresses) except -1:
+    """staying.addresses is the caller's to free."""
+    cdef uint32_t i
+    staying.entry, staying.first, staying.last, staying.count = entry, first, last, <uint32_t>len(addresses)
+    staying.addresses = <uint32_t*>malloc((staying.count + 1) * sizeof(uint32_t))
+    if staying.addresses == NULL:
+        raise MemoryError
+    for i, address in enumerate(sorted(addresses)):
+        staying.addresses[i] = address
+    return 0
+
+
+cdef inline uint32_t used_bytes(uint8_t[:, ::1] frames, uint32_t* length) noexcept nogil:
+    """The bytes used of a row, read once: another thread may write to the array after it was checked."""
+    cdef uint32_t used = load_acquire(length)
+    return used if used <= <size_t>frames.shape[1] else <uint32_t>frames.shape[1]
+
+
+cdef int check_lengths(uint8_t[:, ::1] frames, uint32_t[::1] lengths) except -1:
+    """Each row uses its stride at most."""
+    cdef Py_ssize_t i
+    cdef uint32_t longest = 0
+    if frames.shape[0] >= 1 << 31 or frames.shape[1] >= 1 << 31:
+        raise ConfigurationError(f"frames: {frames.shape[0]} rows of {frames.shape[1]} bytes; allowed are less than 2^31 each")
+    for i in range(frames.shape[0]):
+        longest = lengths[i] if lengths[i] > longest else longest
+    for i in range(frames.shape[0] if longest > <size_t>frames.shape[1] else 0):
+        if lengths[i] > <size_t>frames.shape[1]:
+            raise ConfigurationError(f"lengths[{i}]={lengths[i]}: allowed is the stride of frames, {frames.shape[1]}, or less")
+    return 0
+
+
+cdef bint overlap(const void* one, size_t one_bytes, const void* other, size_t other_bytes) noexcept:
+    """Whether two contiguous arrays share a byte."""
+    return <const char*>one < <const char*>other + other_bytes and <const char*>other < <const char*>one + one_bytes
+
+
+cdef int check_apart(uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_t[::1] sides, uint8_t[::1] out) except -1:
+    """What a call writes to is in no other array of it."""
+    cdef const void* places[4]
+    cdef size_t sizes[4]
+    cdef int i, j
+    if frames.shape[0] == 0:
+        return 0
+    places[0] = &frames[0, 0]
+    places[1] = &lengths[0]
+    places[2] = &out[0]
+    places[3] = NULL
+    if sides is not None:
+        places[3] = &sides[0]
+    sizes[0] = frames.shape[0] * frames.shape[1]
+    sizes[1] = 4 * lengths.shape[0]
+    sizes[2] = out.shape[0]
+    sizes[3] = 0 if sides is None else sides.shape[0]
+    for i in range(3):
+        for j in range(i + 1, 4):
+            if sizes[i] and sizes[j] and overlap(places[i], sizes[i], places[j], sizes[j]):
+                names = ("frames", "lengths", "out", "side")
+                raise ConfigurationError(f"{names[j]}: it shares memory with {names[i]}; allowed are separate arrays")
+    return 0
+
+
+cdef void translate_rows(Worker* worker, uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_t[::1] sides, uint8_t side,
+                         const uint64_t[::1] nows, uint64_t now_ns, uint8_t[::1] verdicts, uint32_t done,
+                         uint32_t last) noexcept nogil:
+    """Rows done to before last, by one worker."""
+    cdef Frame batch[CHUNK]
+    cdef uint32_t count, i
+    cdef uint64_t at
+    await_hold(worker)
+    if nows is None:
+        now_ns = clock_forward(worker, now_ns)
+    while done < last:
+        count = last - done if last - done < CHUNK else CHUNK
+        at = now_ns if nows is None else nows[done]
+        for i in range(count):
+            if nows is not None and nows[done + i] != at:
+                count = i
+                break
+            batch[i].data = &frames[done + i, 0]
+            batch[i].length = used_bytes(frames, &lengths[done + i])
+            batch[i].flags = 0
+            batch[i].side = side if sides is None else sides[done + i] & 1
+        if nows is not None and at < clock_of_all(worker):
+            worker.clock_backward += count - 1      # each one is counted, translate counts the batch
+        translate(worker, batch, count, at)
+        for i in range(count):
+            lengths[done + i] = batch[i].length
+            verdicts[done + i] = batch[i].verdict
+        done += count
+        give_way(worker)
+    release(worker)
+
+
+cdef void translate_steered(Worker* first, uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_t[::1] sides,
+                            uint8_t side, const uint64_t[::1] nows, uint64_t now_ns, uint8_t[::1] verdicts) noexcept nogil:
+    """All rows in order, each by the worker that it seems to belong to; a guess, taken before those ahead of it are done."""
+    cdef uint32_t total = <uint32_t>frames.shape[0], done = 0, last = 0, owner = 0, before = 0
+    cdef Frame one
+    if nows is None:                                # once, not by each run of rows
+        await_hold(first)
+        now_ns = clock_forward(first, now_ns)
+        release(first)
+    while last < total:
+        one.data = &frames[last, 0]
+        one.length = used_bytes(frames, &lengths[last])
+        one.flags = 0
+        one.side = side if sides is None else sides[last] & 1
+        await_hold(first)                           # entries stay as they are meanwhile
+        owner = owner_of_frame(first, &one)
+        release(first)
+        if last > done and owner != before:
+            translate_rows(first.shared.workers[before], frames, lengths, sides, side, nows, now_ns, verdicts, done, last)
+            done = last
+        before = owner
+        last += 1
+    translate_rows(first.shared.workers[before], frames, lengths, sides, side, nows, now_ns, verdicts, done, total)
+
+
+cdef void free_core(object capsule) noexcept:
+    """The capsule's own hold on its gateway ends with it."""
+    Py_XDECREF(<PyObject*>PyCapsule_GetContext(capsule))
+
+
+cdef class Core(Tables):
+    def __cinit__(self, *, uint32_t max_sessions, uint32_t max_mappings, uint32_t max_subscribers,
+                  uint32_t max_addresses, uint64_t records, bytes hash_key not None, bytes random_key not None,
+                  port_ranges, uint8_t port_policy, uint32_t block_size, uint32_t blocks, uint32_t hold_down_ms,
+                  bint parity, uint8_t pooling,
+                  uint32_t sessions_per_subscriber, uint32_t ports_per_subscriber, uint32_t new_per_second,
+                  uint32_t gateway_per_second, warn_sessions, warn_ports,
+                  timeouts_ms, uint64_t window_ns, int64_t epoch_ns, uint32_t workers, mapping, filtering,
+                  link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
+                  bint tcp_pickup, bint hairpin, bint icmp_unreachable, bint unique_ids, bint echo_only,
+                  bint reverse_path_filter, uint16_t mss, bint unsolicited,
+                  bint link_local, bint class_e, uint8_t ip_options,
+                  uint32_t huge_pages, int32_t numa_node, uint64_t memory_bytes, str memory_name not None):
+        """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32. memory_: what there is in all."""
+        cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
+        cdef uint32_t i
+        self.shared = crew_new(worker) if worker != NULL else NULL
+        if self.shared == NULL:
+            raise CapacityError("no memory for a gateway")
+        self.worker = worker
+        worker.events.fd = event_fd()
+        if worker.events.fd < 0:
+            raise CapacityError("no file descriptor is left for a gateway's events")
+        self.filters = 1 in filtering[:2]
+        listed = block_size > 0 or sessions_per_subscriber != NO_LIMIT or ports_per_subscriber != NO_LIMIT
+        worker.fragments = fragments_new(timeouts_ms[TIMEOUT_FRAGMENT])
+        if not (worker.fragments != NULL and sessions_new(&worker.sessions, max_sessions, self.filters)
+                and mappings_new(&worker.mappings, max_mappings, max_subscribers, listed)
+                and ports_new(worker.mappings.ports, max_addresses)
+                and journal_new(worker.journal, records) and outbox_new(worker.outbox, icmp_rate)
+                and (not unsolicited or unsolicited_new(worker.unsolicited))):
+            raise CapacityError(f"max_sessions={max_sessions}: this machine has no address space for its tables")
+        if unique_ids:
+            self.shared.identifications = <uint32_t*>table_new(IDENTIFICATIONS * sizeof(uint32_t))
+            worker.identifications = self.shared.identifications
+            if worker.identifications == NULL:
+                raise CapacityError("no memory for a gateway")
+        memcpy(&worker.sessions.key.low, PyBytes_AS_STRING(hash_key), 8)
+        memcpy(&worker.sessions.key.high, PyBytes_AS_STRING(hash_key) + 8, 8)
+        worker.sessions.key.aes = has_aes()
+        worker.mappings.key = worker.mappings.ports.key = worker.sessions.key
+        worker.fragments[0].key = worker.fragments[1].key = worker.sessions.key
+        random_seed(&worker.mappings.ports.random, <const uint8_t*>PyBytes_AS_STRING(random_key))
+        lots_begin(worker.mappings.ports)
+        for first, last in port_ranges:
+            ports_allow(worker.mappings.ports, first, last)
+        worker.mappings.ports.hold_down_ms = hold_down_ms
+        worker.mappings.ports.policy = port_policy
+        ready = block_size == 0 or ports_divide(worker.mappings.ports, block_size, blocks)
+        if port_policy == PORTS_OVERLOAD:
+            ready = overload_new(&worker.mappings.ports.overload, max_mappings)
+        if not ready:
+            raise CapacityError(f"max_mappings={max_mappings}: this machine has no address space for its tables")
+        worker.mappings.ports.parity = parity
+        worker.mappings.pooling = pooling
+        worker.sessions_per_subscriber = sessions_per_subscriber
+        worker.ports_per_subscriber = ports_per_subscriber
+        worker.new_per_second = new_per_second
+        worker.gateway_per_second = gateway_per_second
+        worker.warn_sessions, worker.rearm_sessions = warn_sessions
+        worker.warn_ports, worker.rearm_ports = warn_ports
+        worker.sessions.window_ns = window_ns
+        worker.sessions.epoch_ns = epoch_ns
+        for i in range(len(timeouts_ms)):
+            worker.sessions.timeout_ms[i] = timeouts_ms[i]
+        for i in range(3):
+            worker.mapping[i] = mapping[i]
+            worker.filtering[i] = filtering[i]
+            worker.sessions.filtered[i] = i < 2 and filtering[i] == 1
+        for i in range(2):
+            worker.link_address[i] = bswap32(link_addresses[i])
+            worker.mtu[i] = mtus[i]
+        worker.mapping_cap = 1024
+        worker.outside_cap = max(1, max_sessions // 4)
+        worker.ethernet = ethernet
+        worker.decrement_ttl = decrement_ttl
+        worker.lowest_ttl = 2 if decrement_ttl else 0
+        worker.inbound_refresh = inbound_refresh
+        worker.tcp_pickup = tcp_pickup
+        worker.hairpin = hairpin
+        worker.icmp_unreachable = icmp_unreachable
+        worker.echo_only = echo_only
+        worker.reverse_path_filter = reverse_path_filter
+        worker.mss = mss
+        worker.link_local = link_local
+        worker.class_e = class_e
+        worker.ip_options = ip_options
+        if block_size and blocks:
+            worker.mappings.ports.unit = block_size
+        if not crew_grow(self.shared, workers, self.filters):
+            raise CapacityError(f"workers={workers}: this machine has no address space for {max_sessions} sessions of each")
+        self.placement.huge_pages, self.placement.node = huge_pages, numa_node
+        furnish(worker, &self.placement, memory_bytes, memory_name)
+
+    def __dealloc__(self):
+        if self.worker == NULL:
+            return
+        event_fd_close(self.worker.events.fd)
+        crew_delete(self.shared, self.filters)
+
+    # ---- one caller at a time ---------------------------------------------------------------------------------------
+
+    def claim(self, int32_t worker=-1):
+        """The caller's loop translates from now on, by the worker or, -1, by all; Error if another one does."""
+        cdef uint32_t w, taken
+        for w in range(self.shared.count):
+            if (worker < 0 or w == <uint32_t>worker) and exchange(&self.translating[w], 1):
+                for taken in range(w if worker < 0 else 0):
+                    store_release(&self.translating[taken], 0)
+                if load_acquire(&self.closing):
+                    raise Error("the gateway is closed")
+                raise Error("the worker is translating already: one call or one plane at a time")
+        if load_acquire(&self.closing):
+            self.unclaim(worker)
+            raise Error("the gateway is closed")
+
+    def claim_for_ever(self):
+        """Nobody translates any more; whether those who do have come to their end. It waits for them some ms, call it again."""
+        cdef uint32_t w, turn
+        cdef bint done = True
+        store_release(&self.closing, 1)
+        with nogil:
+            for w in range(self.shared.count):
+                turn = 0
+                while load_acquire(&self.translating[w]) and turn < TURNS_WAITED:
+                    wait_turn(turn)
+                    turn += 1
+                done = done and not load_acquire(&self.translating[w])
+        return done
+
+    def unclaim(self, int32_t worker=-1):
+        cdef uint32_t w
+        for w in range(self.shared.count):
+            if worker < 0 or w == <uint32_t>worker:
+                store_release(&self.translating[w], 0)
+
+    def worker_capsule(self, int64_t worker=0):
+        """A capsule "natcore.Worker" with the Worker*, for callers of natcore.nat.pipeline. The worker lives as long as the
+        capsule does, or the gateway."""
+        if not 0 <= worker < self.shared.count:
+            raise ConfigurationError(f"worker={worker}: allowed are 0 to {self.shared.count - 1}")
+        capsule = PyCapsule_New(self.shared.workers[worker], "natcore.Worker", free_core)
+        PyCapsule_SetContext(capsule, <void*>self)
+        Py_INCREF(self)
+        return capsule
+
+    def forked(self, bytes key):
+        """In a fork's child: random ports of its own (key: 32 bytes, or None: as before), a descriptor of its own. False:
+        another thread was at the packets; the tables may be half changed."""
+        cdef uint32_t w
+        cdef bint whole = True
+        cdef int fd = event_fd()
+        event_fd_close(self.worker.events.fd)           # the parent has its own
+        self.worker.events.fd = fd
+        if self.worker.events.waiting:
+            event_fd_set(fd)
+        self.worker.journal.aside_limit = 0             # the logs are the parent's
+        self.reading = 0
+        if key is not None:
+            random_seed(&self.worker.mappings.ports.random, <const uint8_t*>PyBytes_AS_STRING(key))
+            lots_begin(self.worker.mappings.ports)
+        for w in range(self.shared.count):
+            whole = whole and not self.shared.workers[w].held and not self.translating[w]
+            self.shared.workers[w].held = self.shared.workers[w].attention = self.translating[w] = 0
+        return whole and fd >= 0
+
+    @property
+    def port_unit(self):
+        """Ports that lie together: all of them are the same worker's to draw before the others do."""
+        return self.worker.mappings.ports.unit
+
+    def tables(self):
+        """{table: bytes of memory that it takes when it is full}; "port maps" are those of all outside addresses."""
+        return tables_of(self.worker)               # of what is only changed along with the entries
+
+    # ---- packets ----------------------------------------------------------------------------------------------------
+
+    def translate(self, uint8_t[:, ::1] frames not None, uint32_t[::1] lengths not None, const uint8_t[::1] sides,
+                  uint8_t side, const uint64_t[::1] nows, uint64_t now_ns, uint8_t[::1] verdicts not None,
+                  int32_t worker=-1):
+        """Translates rows in place. sides, nows: one for each row, or None: side and now_ns for all. worker: -1: each
+        row's owner."""
+        cdef uint32_t total = <uint32_t>frames.shape[0]
+        check_lengths(frames, lengths)
+        check_apart(frames, lengths, sides, verdicts)
+        if self.shared.count == 1:
+            worker = 0
+        self.claim(worker)
+        try:
+            with nogil:
+                if worker >= 0:
+                    translate_rows(self.shared.workers[worker], frames, lengths, sides, side, nows, now_ns, verdicts, 0, total)
+                else:
+                    translate_steered(self.worker, frames, lengths, sides, side, nows, now_ns, verdicts)
+        finally:
+            self.unclaim(worker)
+
+    def translate_one(self, const uint8_t[::1] frame not None, uint8_t side, uint64_t now_ns, int32_t worker=-1):
+        """(verdict, the frame as it is now). worker: -1: its owner."""
+        cdef Frame one
+        cdef Worker* who
+        cdef bytes copy = PyBytes_FromStringAndSize(<const char*>&frame[0] if frame.shape[0] else NULL, frame.shape[0])
+        one.data = <uint8_t*>PyBytes_AS_STRING(copy)
+        one.length = <uint32_t>frame.shape[0]
+        one.flags = 0
+        one.side = side
+        if worker < 0 and self.shared.count > 1:
+            with nogil:
+                await_hold(self.worker)
+                worker = <int32_t>owner_of_frame(self.worker, &one)
+                release(self.worker)
+        worker = max(worker, 0)
+        who = self.shared.workers[worker]
+        self.claim(worker)
+        try:
+            with nogil:
+                await_hold(who)
+                translate(who, &one, 1, now_ns)
+                release(who)
+        finally:
+            self.unclaim(worker)
+        return one.verdict, copy[:one.length]
+
+    def owners(self, uint8_t[:, ::1] frames not None, uint32_t[::1] lengths not None, const uint8_t[::1] sides, uint8_t side,
+               uint8_t[::1] out not None):
+        """Writes each row's worker to out. sides: one for each row, or None: side for all."""
+        cdef uint32_t i
+        cdef Frame one
+        check_lengths(frames, lengths)
+        with nogil:
+            self.own()
+            for i in range(<uint32_t>frames.shape[0]):
+                one.data = &frames[i, 0]
+                one.length = used_bytes(frames, &lengths[i])
+                one.flags = 0
+                one.side = side if sides is None else sides[i] & 1
+                out[i] = <uint8_t>owner_of_frame(self.worker, &one)
+            self.disown()
+
+    def advance(self, uint64_t now_ns, bint losing=False):
+        """Everything that is due by now_ns, as far as the journal has room; whether that was all.
+
+        losing: to the end; rows that find no room are lost, and counted.
+        """
+        cdef bint complete
+        with nogil:
+            self.own()
+            complete = advance(self.worker, now_ns, <uint64_t>-1 if losing else journal_room_for_many(self.worker.journal))
+            self.disown()
+        return complete
+
+    def take_generated(self):
+        """[(frame, side that it leaves by, verdict that caused it), …]"""
+        cdef uint32_t room, used, count
+        cdef uint8_t* frames
+        cdef Taken* taken
+        with nogil:
+            self.own()
+            room = outbox_bytes(self.worker.outbox)
+            self.disown()
+        if room == 0:
+            return []
+        frames = <uint8_t*>malloc(room)
+        taken = <Taken*>malloc(room)                # a frame's place in the outbox is larger than a Taken
+        try:
+            if frames == NULL or taken == NULL:
+                raise MemoryError
+            with nogil:
+                self.own()
+                count = take_all(self.worker, frames, taken, room)
+                self.disown()
+            used = 0
+            rows = []
+            for i in range(count):
+                rows.append((PyBytes_FromStringAndSize(<const char*>&frames[used], taken[i].length), taken[i].side,
+                             taken[i].cause))
+                used += taken[i].length
+            return rows
+        finally:
+            free(frames)
+            free(taken)
+
+    # ---- rules ------------------------------------------------------------------------------------------------------
+
+    def add_address(self, uint32_t ip, uint32_t eip):
+        """One more entry has the outside address ip (host order) in its pool; its number."""
+        cdef uint32_t number
+        with nogil:
+            self.own()
+            number = address_add(self.worker.mappings.ports, bswap32(ip), eip)
+            self.disown()
+        if number == 0xFFFFFFFF:
+            raise CapacityError(f"no room for one more outside address; {self.worker.mappings.ports.capacity:,} are allowed")
+        try:
+            furnish_address(self.worker, &self.placement, number)
+        except Error:
+            self.drop_address(number)
+            raise
+        return number
+
+    def drop_address(self, uint32_t number):
+        """One entry less has it in its pool. Its mappings must have ended."""
+        cdef uint32_t w
+        with nogil:
+            self.own()
+            if address_drop(self.worker.mappings.ports, number):
+                for w in range(self.shared.count):
+                    mappings_unpair(&self.shared.workers[w].mappings, number)
+            self.disown()
+
+    def swap(self, RuleSet rules not None, list leaving not None, const uint32_t[::1] draining not None,
+             uint64_t now_ns):
+        """Puts a rule set into force, whole, and ends what may not stay: one moment for the packets. How many ended.
+
+        leaving: [(entry, first inside address that may stay, last, set of outside address numbers that may stay)]. draining:
+        entries whose sessions end by themselves, and whose mappings take no new ones.
+        """
+        cdef uint64_t ended = 0
+        cdef uint32_t w, i, count = <uint32_t>len(leaving)
+        cdef Staying* staying = <Staying*>calloc(count + 1, sizeof(Staying))
+        if staying == NULL:
+            raise MemoryError
+        try:
+            for i, (entry, first, last, addresses) in enumerate(leaving):
+                staying_of(&staying[i], entry, first, last, addresses)
+            with nogil:
+                self.own()
+                now_ns = clock_forward(self.worker, now_ns)
+                if count:                           # what is dead ended before, at its deadline
+                    end_dead(self.worker, now_ns)
+                for w in range(self.shared.count):
+                    self.shared.workers[w].rules = &rules.compiled
+                for i in range(count):
+                    ended += end_entry(self.worker, &staying[i], now_ns)
+                for i in range(<uint32_t>draining.shape[0]):
+                    drain_entry(self.worker, draining[i])
+                self.disown()
+            self.rules = rules                      # the set before goes when nobody holds a worker
+            return ended
+        finally:
+            for i in range(count):
+                free(staying[i].addresses)
+            free(staying)
+
+    def count(self, uint32_t entry, uint64_t first, uint64_t last, set addresses not None):
+        """(sessions of an entry, how many of them have an inside address and an outside address number among these)."""
+        cdef uint64_t count = 0, inside = 0
+        cdef Staying staying
+        staying_of(&staying, entry, first, last, addresses)
+        with nogil:
+            self.own()
+            count_entry(self.worker, &staying, &count, &inside)
+            self.disown()
+        free(staying.addresses)
+        return count, inside
+
+    def count_all(self, uint64_t[::1] counts not None):
+        """Adds to counts the sessions of each entry, by its number."""
+        if counts.shape[0]:
+            with nogil:
+                self.own()
+                count_entries(self.worker, &counts[0], <uint64_t>counts.shape[0])
+                self.disown()
+
+    def reserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last, uint64_t now_ns, bint look=False):
+        """Takes ports out of the draw, unless it only looks; None, or what is in the way: (port, inside address, inside
+        port) of a live mapping, (port, 0, 0) of an entry."""
+        cdef uint32_t port, inside_ip = 0
+        cdef uint16_t inside_port = 0
+        cdef Ports* ports = self.worker.mappings.ports
+        cdef PortMap* map = &ports.addresses[address].maps[space]
+        cdef const Mapping* holder
+        with nogil:
+            self.own()
+            port = ports_taken(map, first, last)
+            if port != NONE and map.cells[port] != PORT_RESERVED:     # a dead mapping holds nothing
+                if now_ns > clock_of_all(self.worker):
+                    clock_forward(self.worker, now_ns)
+                end_dead(self.worker, clock_of_all(self.worker))
+                port = ports_taken(map, first, last)
+            if port == NONE:
+                if not look:
+                    ports_reserve(ports, map, first, last)
+            elif map.cells[port] != PORT_RESERVED:
+                holder = holder_of(self.worker, address, space, port)
+                inside_ip, inside_port = bswap32(holder.inside_ip), bswap16(holder.inside_port)
+            self.disown()
+        return None if port == NONE else (port, inside_ip, inside_port)
+
+    def unreserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last):
+        cdef Ports* ports = self.worker.mappings.ports
+        with nogil:
+            self.own()
+            ports_unreserve(ports, &ports.addresses[address].maps[space], first, last)
+            self.disown()
+
+    def set_mtu(self, uint32_t side, uint32_t mtu):
+        cdef uint32_t w
+        with nogil:
+            self.own()
+            for w in range(self.shared.count):
+                self.shared.workers[w].mtu[side] = mtu
+            self.disown()
+
+    def set_reverse_path_filter(self, bint on):
+        """Whether an inside address opens nothing from outside."""
+        cdef uint32_t w
+        with nogil:
+            self.own()
+            for w in range(self.shared.count):
+                self.shared.workers[w].reverse_path_filter = on
+            self.disown()
+
+    def set_link_address(self, uint32_t side, uint32_t address):
+        """The gateway's own address of a side, host order, 0: none."""
+        cdef uint32_t w
+        with nogil:
+            self.own()
+            for w in range(self.shared.count):
+                self.shared.workers[w].link_address[side] = bswap32(address)
+            self.disown()
+
+    def end_dead(self, uint64_t now_ns, bint losing=False):
+        """Ends what is dead by now_ns, each at its deadline, as far as the journal has room (losing: whether or not);
+        (whether that was all, the number of the newest session there is)."""
+        cdef bint complete
+        cdef uint64_t newest
+        with nogil:
+            self.own()
+            now_ns = clock_forward(self.worker, now_ns)
+            complete = sweep_all(tables_of_all(self.worker), now_ns,
+                                 <uint64_t>-1 if losing else journal_room_for_many(self.worker.journal))
+            newest = self.worker.sessions.created if self.shared.count == 1 else self.shared.created
+            self.disown()
+        return complete, newest
+
+    def end(self, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol, uint64_t newest, uint64_t place,
+            bint losing=False):
+        """Ends sessions that match everything that is not negative (addresses in host order), up to the number newest, from
+        a place on, 0 at first, as far as the journal has room (losing: whether or not).
+
+        (how many, the place to go on from, or None: that was all). In between packets go on, and rows can be drained.
+        """
+        cdef Matching matching = Matching(subscriber, remote, outside, protocol, newest)
+        cdef Worker* worker = self.shared.workers[place >> SLOT_BITS]
+        cdef uint32_t slot = <uint32_t>place, last
+        cdef uint64_t ended
+        with nogil:
+            self.own()
+            last = worker.sessions.slots.fresh
+            ended = end_matching(worker, &matching, clock_of_all(worker), &slot, min(last, slot + END_LINES), losing)
+            self.disown()
+        if slot < last:
+            return ended, (place >> SLOT_BITS << SLOT_BITS) + slot
+        place = (place >> SLOT_BITS) + 1
+        return ended, place << SLOT_BITS if place < self.shared.count else None

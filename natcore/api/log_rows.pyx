@@ -1,0 +1,208 @@
+"""The session log's side of the core: rows out of the journal, open windows, the labels of time; who holds the worker."""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from natcore.workers.locks cimport hold_all, release_all
+from natcore.log.journal cimport Journal, Record, journal_drain, journal_room_for_many, journal_waiting
+from natcore.api.snapshot cimport oldest_window
+from natcore.tables.sessions cimport micros, window_copy
+from natcore.workers.expiry cimport close_windows
+from natcore.nat.clock cimport clock_forward, clock_of_all
+from natcore.base.compiler cimport exchange, load_acquire64, load_relaxed64, store_relaxed64, store_release
+from natcore.base.spinlock cimport wait_turn
+from natcore.workers.worker cimport Worker, tables_of_all
+
+from natcore.errors import ConfigurationError
+
+cdef enum:
+    LOOK_LINES = 65536          # of a part of the table, that is looked at while the worker waits
+
+
+cdef void begin_reading(uint32_t* reading) noexcept nogil:
+    cdef uint32_t turn = 0
+    while exchange(reading, 1):
+        wait_turn(turn)
+        turn += 1
+
+
+cdef class Rows:
+    """What Core (_gateway) is built on, which makes the worker and frees it."""
+
+    def __cinit__(self, *_, **__):
+        if type(self) is Rows:
+            raise TypeError("Rows: allowed as a part of Core alone")
+
+    # ---- who holds the workers ------------------------------------------------------------------------------------
+
+    cdef void own(self) noexcept nogil:
+        """Waits until the loops let the workers go between two batches. Within one `with nogil:` with its disown: no Python
+        code may run in between, not even what an allocation or a lost reference runs, since it may want the workers too."""
+        hold_all(self.worker)
+
+    cdef void disown(self) noexcept nogil:
+        release_all(self.worker)
+
+    # ---- the journal ------------------------------------------------------------------------------------------------
+
+    def drain(self, records not None):
+        """Moves rows out of the journal into RECORD (count,), numbered; how many. From any thread."""
+        cdef uint8_t[::1] raw = records.view("u1")      # RECORD names its fields in another order than they lie
+        cdef uint64_t room = raw.shape[0] // sizeof(Record), count
+        if records.itemsize != sizeof(Record):
+            raise ConfigurationError(f"records={records.dtype}: allowed is RECORD")
+        if room == 0:
+            return 0
+        with nogil:
+            begin_reading(&self.reading)
+            count = journal_drain(self.worker.journal, <Record*>&raw[0], room, self.drained)
+            store_relaxed64(&self.drained, self.drained + count)
+            store_release(&self.reading, 0)
+        return count
+
+    @property
+    def journal_lost(self):
+        """Rows that found no room since the start."""
+        return load_relaxed64(&self.worker.journal.lost) + load_relaxed64(&self.worker.journal.apart_lost)
+
+    def take_lost(self):
+        """(window rows, rows of beginnings and ends) that found no room while nobody read, since the last call; the first
+        start and the last end of all of them, microseconds since 1970."""
+        cdef Journal* journal = self.worker.journal
+        cdef uint64_t windows, others
+        cdef int64_t first, last
+        with nogil:
+            self.own()
+            windows, others = journal.lost - self.lost_told, journal.apart_lost - self.apart_lost_told
+            first, last = journal.lost_from, journal.lost_until
+            self.forget_lost()
+            self.disown()
+        return windows, others, first, last
+
+    cdef void forget_lost(self) noexcept nogil:
+        self.lost_told, self.apart_lost_told = self.worker.journal.lost, self.worker.journal.apart_lost
+        self.worker.journal.lost_from, self.worker.journal.lost_until = 0, -1
+
+    @property
+    def journal_waiting(self):
+        """Rows that can be drained."""
+        return journal_waiting(self.worker.journal)
+
+    @property
+    def journal_filling(self):
+        """An eighth of the ring or more waits."""
+        return 8 * self.journal_waiting >= self.worker.journal.capacity
+
+    @property
+    def journal_short(self):
+        """There is no room for the last two rows of a session that can wait for it."""
+        return journal_room_for_many(self.worker.journal) < 2
+
+    @property
+    def is_read(self):
+        """Whether somebody drains: rows of the sweep, and of entries that go, that find the ring full wait beside it then,
+        two of each session at most; else they are lost, and counted."""
+        return load_relaxed64(&self.worker.journal.aside_limit) != 0
+
+    @is_read.setter
+    def is_read(self, bint somebody):
+        cdef Journal* journal = self.worker.journal
+        with nogil:
+            self.own()
+            if somebody != (journal.aside_limit != 0):
+                self.forget_lost()                  # the other one tells of what has been lost so far
+            store_relaxed64(&journal.aside_limit, 2 * <uint64_t>self.worker.sessions.slots.capacity if somebody else 0)
+            self.disown()
+
+    def close_windows(self, uint64_t now_ns, bint losing=False):
+        """Writes open windows as partial rows, what is dead as ended; the sessions go on.
+
+        How many are open still: the journal had no room, drain it and call again. losing: none; such rows are lost.
+        """
+        cdef uint64_t left
+        with nogil:
+            self.own()
+            now_ns = clock_forward(self.worker, now_ns)
+            left = close_windows(tables_of_all(self.worker), now_ns, losing)
+            self.disown()
+        return left
+
+    @property
+    def next_number(self):
+        """The number that the next row gets."""
+        return load_relaxed64(&self.drained)
+
+    def skip_numbers(self, uint64_t count):
+        """Gives count numbers to rows that are lost; the first."""
+        cdef uint64_t first
+        with nogil:
+            begin_reading(&self.reading)
+            first = self.drained
+            store_relaxed64(&self.drained, self.drained + count)
+            store_release(&self.reading, 0)
+        return first
+
+    cdef uint32_t parts(self) noexcept nogil:
+        """Parts that the tables have: those of each worker in turn."""
+        cdef uint32_t most = 0, w
+        for w in range(self.shared.count):
+            most = max(most, (self.shared.workers[w].sessions.slots.fresh + LOOK_LINES - 1) // LOOK_LINES)
+        return max(most, 1) * self.shared.count
+
+    def oldest_window(self, uint32_t part):
+        """(ns when the oldest window began that this part of the tables has open, now if none has; parts there are)."""
+        cdef uint64_t oldest
+        cdef uint32_t parts, first = part // self.shared.count * LOOK_LINES
+        cdef Worker* worker = self.shared.workers[part % self.shared.count]
+        with nogil:
+            self.own()
+            oldest = oldest_window(worker, first, first + LOOK_LINES, clock_of_all(worker))
+            parts = self.parts()
+            self.disown()
+        return oldest, parts
+
+    def copy_windows(self, records not None, uint32_t part):
+        """Copies the open windows of a part of the tables into RECORD (65,536,), as if they ended now; (how many, parts)."""
+        cdef uint8_t[::1] raw = records.view("u1")
+        cdef Record* rows = <Record*>&raw[0]
+        cdef uint32_t slot, parts, count = 0, first = part // self.shared.count * LOOK_LINES
+        cdef Worker* worker = self.shared.workers[part % self.shared.count]
+        if records.itemsize != sizeof(Record) or raw.shape[0] < LOOK_LINES * <int64_t>sizeof(Record):
+            raise ConfigurationError(f"records={records.dtype}[{len(records)}]: allowed is RECORD[{LOOK_LINES}] or more")
+        with nogil:
+            self.own()
+            for slot in range(first, min(first + LOOK_LINES, worker.sessions.slots.fresh)):
+                if window_copy(&worker.sessions, slot, clock_of_all(worker), &rows[count]):
+                    count += 1
+            parts = self.parts()
+            self.disown()
+        return count, parts
+
+    def label(self, uint64_t at_ns):
+        """Microseconds since 1970 of a time of the gateway's clock, as rows have it."""
+        return micros(&self.worker.sessions, at_ns)
+
+    @property
+    def now_ns(self):
+        """The gateway's clock."""
+        return clock_of_all(self.worker)
+
+    @property
+    def complete_ns(self):
+        """Sessions and windows that ended before this moment of the gateway's clock have their rows in the journal."""
+        cdef uint64_t complete = <uint64_t>-1
+        cdef uint32_t w
+        for w in range(self.shared.count):
+            complete = min(complete, load_acquire64(&self.shared.workers[w].sessions.complete_ns))
+        return complete
+
+    @property
+    def epoch_ns(self):
+        """Unix time at now = 0."""
+        return <int64_t>load_relaxed64(<const uint64_t*>&self.worker.sessions.epoch_ns)
+
+    def set_epoch(self, int64_t epoch_ns):
+        cdef uint32_t w
+        with nogil:
+            self.own()
+            for w in range(self.shared.count):
+                store_relaxed64(<uint64_t*>&self.shared.workers[w].sessions.epoch_ns, <uint64_t>epoch_ns)
+            self.disown()

@@ -1,0 +1,358 @@
+"""The boundary of a plane to Python: what the loop is told, and what it tells. Packets do not come here."""
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+
+import array
+import threading
+import time
+
+from natcore.io.device cimport FRAME_ROOM, Driver
+from natcore.io.neighbors cimport (
+    FAILED, KNOWN, NEIGHBOURS, UNKNOWN, Neighbours, neighbour_learn, neighbours_delete, neighbours_forget,
+    neighbours_lose, neighbours_new, routes_delete, routes_replace, set_delete, set_replace,
+)
+from natcore.tables.ports cimport Ports, address_find
+from natcore.workers.locks cimport await_hold, release
+from natcore.io.pending_frames cimport waiting_delete, waiting_new
+from natcore.io.io_loop cimport (
+    ANOTHER, ANYWHERE, PORTS_MOST, WISHES, Loop, Port, Wish, clear_errors, clock_of, close_room, drain_fd, run, signal_fd, work,
+)
+from natcore.base.compiler cimport bswap32, fetch_add, load_acquire, store_release
+from natcore.base.hash_table cimport NONE
+from natcore.workers.worker cimport Worker
+from natcore.packet.verdict cimport INSIDE, OUTSIDE
+
+from natcore.errors import CapacityError
+
+
+cdef class PlaneLoop:
+    """One worker's loop over `ports` interfaces: the inside ones from 0 on, the outside one last.
+
+    capsule: Core.worker_capsule(), valid as long as owner. offset_ns: its clock - monotonic. wake_fd, ask_fd: eventfds,
+    kept open by the caller longer than the loop. Every method may be called from any thread while `run` runs in another;
+    it takes effect before it returns.
+    """
+
+    def __cinit__(self, capsule, owner, int64_t offset_ns, int wake_fd, int ask_fd, uint32_t ports=2):
+        cdef uint32_t i
+        if not 2 <= ports <= PORTS_MOST:
+            raise ValueError(f"ports={ports}: allowed are 2 to {PORTS_MOST}")
+        self.loop = <Loop*>calloc(1, sizeof(Loop))
+        if self.loop == NULL:
+            raise CapacityError("no memory for a plane")
+        self._owner = owner
+        self._drivers = [None] * ports
+        self._turn = threading.Lock()
+        self._past = [{}] * ports
+        self.loop.worker = <Worker*>PyCapsule_GetPointer(capsule, "natcore.Worker")
+        self.loop.worker.steady = self.loop.worker.shared.count > 1
+        self.loop.announced = ANOTHER if self.loop.worker.number else 0     # the first one's loop does it for all
+        self.loop.offset_ns = offset_ns
+        self.loop.wake_fd, self.loop.ask_fd = wake_fd, ask_fd
+        self.loop.count = ports
+        self.loop.generated = <uint8_t*>calloc(1, FRAME_ROOM)
+        if self.loop.generated == NULL or not waiting_new(&self.loop.room):
+            raise CapacityError("no memory for a plane")
+        for i in range(ports):
+            self.loop.ports[i].side = OUTSIDE if i == ports - 1 else INSIDE
+            if not neighbours_new(&self.loop.ports[i].neighbours):
+                raise CapacityError("no memory for a plane")
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        if self.loop == NULL:
+            return
+        for i in range(self.loop.count):
+            neighbours_delete(&self.loop.ports[i].neighbours)
+        for i in range(ANYWHERE + 1):
+            routes_delete(&self.loop.routes[i])
+        set_delete(&self.loop.local)
+        waiting_delete(&self.loop.room)
+        free(self.loop.generated)
+        free(self.loop)
+
+    cdef void _enter(self) noexcept nogil:
+        """Within one `with nogil:` with its _leave: no Python code may run in between (Rows.own)."""
+        await_hold(self.loop.worker)
+
+    cdef void _leave(self) noexcept nogil:
+        release(self.loop.worker)
+
+    # ---- running ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Moves packets until `stop`, without the GIL."""
+        while not self.loop.stop:
+            with self._turn:
+                with nogil:
+                    run(self.loop)
+            while load_acquire(&self.loop.park) and not load_acquire(&self.loop.stop):
+                time.sleep(0.0005)
+
+    def step(self, uint32_t budget) -> int:
+        """At most about budget frames, without waiting; how many."""
+        cdef uint32_t done
+        with self._turn:
+            drain_fd(self.loop.wake_fd)
+            with nogil:
+                done = work(self.loop, budget)
+                if done == 0:
+                    clear_errors(self.loop)
+        return done
+
+    def stop(self) -> None:
+        """`run` returns after the batch that it is in."""
+        store_release(&self.loop.stop, 1)
+        signal_fd(self.loop.wake_fd)
+
+    cdef Port* _port(self, uint32_t port) except NULL:
+        if port >= self.loop.count:
+            raise ValueError(f"port={port}: allowed are 0 to {self.loop.count - 1}")
+        return &self.loop.ports[port]
+
+    def attach(self, uint32_t port, Driver driver not None, bytes mac not None) -> None:
+        """The port's interface is there: frames are read from and sent by driver, with mac (6 bytes) as their source."""
+        self.set_mac(port, mac)
+        self._exchange(port, driver)
+        self.announce()
+
+    def detach(self, uint32_t port) -> None:
+        """The port's interface is away; its driver is closed, its neighbours are forgotten."""
+        self._exchange(port, None)
+
+    def _exchange(self, uint32_t index, Driver driver):
+        cdef Port* port = self._port(index)
+        fetch_add(&self.loop.park, 1)
+        signal_fd(self.loop.wake_fd)
+        try:
+            with self._turn:
+                before = self._drivers[index]
+                self._drivers[index] = driver
+                port.device = driver.device if driver is not None else NULL
+                with nogil:
+                    self._enter()
+                    neighbours_lose(&port.neighbours)
+                    self._leave()
+                if port.device != NULL:
+                    port.device.complete(port.device)       # the kernel gets room to receive into
+                if before is not None:
+                    before.close()
+                    self._past[index] = add(self._past[index], before.counters())
+        finally:
+            fetch_add(&self.loop.park, <uint32_t>-1)
+
+    def close(self) -> None:
+        """After the loop's end: frames that still wait are dropped, drivers closed. Idempotent."""
+        self.stop()
+        with self._turn:
+            with nogil:
+                self._enter()
+                close_room(self.loop)
+                self.loop.worker.paths = NULL
+                self.loop.worker.steady = False
+                self._leave()
+        for port in range(self.loop.count):
+            self.detach(port)
+
+    # ---- what the loop is told --------------------------------------------------------------------------------------
+
+    def set_mac(self, uint32_t port, bytes mac not None) -> None:
+        """The interface's address is mac (6 bytes); what it stands for is announced again."""
+        cdef Port* changed = self._port(port)
+        cdef uint8_t new[6]
+        if len(mac) != 6:
+            raise ValueError(f"mac={mac!r}: allowed are 6 bytes")
+        memcpy(new, <const uint8_t*>mac, 6)
+        with nogil:
+            self._enter()
+            memcpy(changed.mac, new, 6)
+            self._leave()
+        if changed.side == OUTSIDE:
+            self.announce()
+
+    def set_address(self, uint32_t port, uint32_t address) -> None:
+        """The gateway's own on that link (host order; 0: none): where its errors come from, and what it answers ARP for."""
+        cdef Port* changed = self._port(port)
+        with nogil:
+            self._enter()
+            changed.address = bswap32(address)
+            self._leave()
+
+    def set_mtu(self, uint32_t port, uint32_t mtu) -> None:
+        """Bytes of an IPv4 packet on that link."""
+        self._port(port)
+        with nogil:
+            self._enter()
+            self.loop.mtus[port] = mtu
+            tell_mtus(self.loop)
+            self._leave()
+
+    def announce(self) -> None:
+        """Gratuitous ARP for every outside address, soon, by the first worker."""
+        if self.loop.announced != ANOTHER:
+            self.loop.announced = 0
+            signal_fd(self.loop.wake_fd)
+
+    def set_local(self, addresses) -> None:
+        """The host's own addresses (host order): packets to them are the kernel's, unless they are in a pool."""
+        cdef uint32_t[::1] members = as_words(addresses)
+        cdef bint done
+        with nogil:
+            self._enter()
+            done = set_replace(&self.loop.local, &members[0], <uint32_t>members.shape[0] - 1)
+            self._leave()
+        if not done:
+            raise CapacityError("no memory for the host's own addresses")
+
+    def set_routes(self, uint32_t over, starts, vias, ports) -> None:
+        """Disjoint ranges of destinations over the ports of a Side, or over all (2).
+
+        starts: ascending; vias: a next hop, ON_LINK (0) or NO_ROUTE (2^32 - 1); ports: that each leaves by.
+        """
+        cdef uint32_t[::1] first = as_words(starts)
+        cdef uint32_t[::1] via = as_words(vias)
+        cdef bytes port = bytes(ports)
+        cdef const uint8_t* by = <const uint8_t*>port
+        cdef bint done
+        if over > ANYWHERE:
+            raise ValueError(f"over={over}: allowed are 0 to {ANYWHERE}")
+        if not len(starts) == len(vias) == len(port):
+            raise ValueError(f"{len(starts)} starts, {len(vias)} vias, {len(port)} ports: allowed are equally many")
+        if max(port, default=0) >= self.loop.count:
+            raise ValueError(f"ports: {max(port)}: allowed are 0 to {self.loop.count - 1}")
+        with nogil:
+            self._enter()
+            done = routes_replace(&self.loop.routes[over], &first[0], &via[0], by, <uint32_t>first.shape[0] - 1)
+            tell_mtus(self.loop)
+            self._leave()
+        if not done:
+            raise CapacityError("no memory for routes")
+
+    def learn(self, uint32_t port, uint32_t address, mac, bint failed=False) -> None:
+        """A neighbour (host order) is at mac (6 bytes), or not known any more (None), or did not answer (failed)."""
+        cdef Neighbours* neighbours = &self._port(port).neighbours
+        cdef bytes where = mac or b""
+        cdef const uint8_t* known = NULL
+        cdef uint8_t state = KNOWN if len(where) == 6 else FAILED if failed else UNKNOWN
+        if state == KNOWN:
+            known = where
+        with nogil:
+            self._enter()
+            neighbour_learn(neighbours, address, known, state)
+            self._leave()
+        if load_acquire(&self.loop.room.frames):
+            store_release(&self.loop.learned, 1)
+            signal_fd(self.loop.wake_fd)
+
+    # ---- what the loop tells ----------------------------------------------------------------------------------------
+
+    def take_wishes(self) -> list[tuple[int, int]]:
+        """(port, address) of neighbours to be resolved, each asked for once a second at most."""
+        cdef Wish wishes[WISHES]
+        cdef uint32_t i, count
+        with nogil:
+            self._enter()
+            count = self.loop.wish_count
+            memcpy(wishes, self.loop.wishes, count * sizeof(Wish))
+            self.loop.wish_count = 0
+            self._leave()
+        return [(wishes[i].port, wishes[i].address) for i in range(count)]
+
+    def take_used(self, uint32_t port) -> list[int]:
+        """Neighbours that packets went to since the last call; forgets those long sought in vain."""
+        cdef Neighbours* neighbours = &self._port(port).neighbours
+        cdef uint32_t count = 0, i
+        cdef uint32_t[::1] used
+        if neighbours.count == 0:
+            return []
+        used = array.array("I", bytes(4 * NEIGHBOURS))
+        with nogil:
+            self._enter()
+            for i in range(NEIGHBOURS):
+                if neighbours.slots[i].used:
+                    neighbours.slots[i].used = 0
+                    used[count] = neighbours.slots[i].address
+                    count += 1
+            if neighbours.count > count + 1024:
+                neighbours_forget(neighbours, <uint32_t>(clock_of(self.loop) // 1000000))
+            self._leave()
+        return list(used[:count])
+
+    def in_pool(self, addresses) -> set[int]:
+        """Those of the addresses (host order) that are in the pool of an entry."""
+        cdef uint32_t[::1] asked = as_words(addresses)
+        cdef uint8_t[::1] pooled = bytearray(asked.shape[0])
+        cdef Py_ssize_t i
+        with nogil:
+            self._enter()
+            for i in range(asked.shape[0] - 1):
+                pooled[i] = address_find(self.loop.worker.mappings.ports, bswap32(asked[i])) != NONE
+            self._leave()
+        return {asked[i] for i in range(asked.shape[0] - 1) if pooled[i]}
+
+    def pool(self) -> bytes:
+        """The outside addresses of all entries, in host order, four bytes each."""
+        cdef const Ports* ports = self.loop.worker.mappings.ports
+        cdef uint32_t i, count = 0
+        cdef uint32_t* addresses
+        with nogil:
+            self._enter()
+            addresses = <uint32_t*>malloc((ports.count + 1) * sizeof(uint32_t))
+            for i in range(ports.count if addresses != NULL else 0):
+                if ports.addresses[i].references:
+                    addresses[count] = bswap32(ports.addresses[i].ip)
+                    count += 1
+            self._leave()
+        if addresses == NULL:
+            raise MemoryError
+        try:
+            return (<const char*>addresses)[:4 * count]
+        finally:
+            free(addresses)
+
+    def port_counters(self, uint32_t port) -> dict[str, int]:
+        """Cumulative, of one port's interface."""
+        cdef Port* of_port = self._port(port)
+        driver = self._drivers[port]
+        own = add(self._past[port], driver.counters()) if driver is not None else self._past[port]
+        passed = own.get("left_to_kernel", 0)               # by a driver that did not bring them
+        return {**own, "left_to_kernel": passed + of_port.left_to_kernel, "arp_answered": of_port.arp_answered,
+                "unresolved": of_port.unresolved}
+
+    def counters(self) -> dict[str, int]:
+        """Cumulative sums by side ("inside_…", "outside_…"), and what both left to the kernel; the gauge waiting."""
+        result = {"left_to_kernel": 0, "waiting": self.loop.room.frames}
+        for port in range(self.loop.count):
+            side = self.loop.ports[port].side
+            name = "outside" if side == OUTSIDE else "inside"
+            for key, value in self.port_counters(port).items():
+                result[f"{name}_{key}"] = result.get(f"{name}_{key}", 0) + value
+            result[f"{name}_no_route"] = self.loop.no_route[side]
+        result["left_to_kernel"] = result["inside_left_to_kernel"] + result["outside_left_to_kernel"]
+        return result
+
+
+cdef void tell_mtus(Loop* loop) noexcept nogil:
+    """The translator gets the smallest MTU of each side, and, where the inside ones differ, which counts for whom."""
+    cdef uint32_t smallest = 0, largest = 0, i
+    for i in range(loop.count - 1):
+        if loop.mtus[i]:
+            smallest = loop.mtus[i] if smallest == 0 or loop.mtus[i] < smallest else smallest
+            largest = loop.mtus[i] if loop.mtus[i] > largest else largest
+    loop.paths.starts, loop.paths.ports = loop.routes[INSIDE].starts, loop.routes[INSIDE].ports
+    loop.paths.ranges, loop.paths.mtus = loop.routes[INSIDE].ranges, loop.mtus
+    loop.worker.paths = &loop.paths if smallest != largest else NULL
+    loop.worker.mtu[INSIDE] = smallest or loop.worker.mtu[INSIDE]
+    loop.worker.mtu[OUTSIDE] = loop.mtus[loop.count - 1] or loop.worker.mtu[OUTSIDE]
+
+
+cdef dict add(dict first, dict second):
+    """The sum, for the names of second."""
+    return {key: first.get(key, 0) + value for key, value in second.items()}
+
+
+cdef object as_words(values):
+    """uint32 array of the values, one unused element longer, so that it has a first."""
+    return array.array("I", [*values, 0])

@@ -1,0 +1,65 @@
+"""Tables as rows that Python can have: copies, each row consistent."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from natcore.tables.mappings cimport Mapping
+from natcore.workers.worker cimport Worker
+
+cdef packed struct SessionRow:  # SESSION of python/natcore/dtypes.py
+    uint64_t session
+    uint64_t bytes_out
+    uint64_t packets_out
+    uint64_t bytes_in
+    uint64_t packets_in
+    double birth                # seconds of the gateway's clock
+    double last_seen
+    double deadline
+    int64_t start_time          # its creation, and the start of its open window (0: none): microseconds since 1970
+    int64_t window_time
+    uint32_t inside_ip          # addresses and ports in host order
+    uint32_t remote_ip
+    uint32_t outside_ip
+    uint32_t entry
+    uint16_t inside_port
+    uint16_t remote_port
+    uint16_t outside_port
+    uint8_t protocol
+    uint8_t state               # TCP: TcpState; else 0
+    uint8_t opened_outside
+    uint8_t unused[7]
+
+cdef packed struct MappingRow:  # MAPPING
+    uint32_t inside_ip
+    uint32_t outside_ip
+    uint32_t entry
+    uint32_t sessions
+    uint16_t inside_port
+    uint16_t outside_port
+    uint8_t protocol
+    uint8_t unused[3]
+
+cdef packed struct PortRow:     # PORTS
+    uint32_t outside_ip
+    uint32_t eip
+    uint32_t total              # ports of the ranges: the four after it, together
+    uint32_t used
+    uint32_t held_down
+    uint32_t reserved
+    uint32_t free
+    uint8_t protocol
+    uint8_t unused[3]
+
+cdef packed struct BlockRow:    # BLOCKS
+    uint32_t outside_ip
+    uint32_t eip
+    uint32_t inside_ip
+    uint32_t ports              # of the three protocols, in use or held down
+    uint16_t first_port
+    uint16_t last_port
+
+cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t room, uint32_t* slot, uint32_t last) noexcept nogil
+cdef uint64_t oldest_window(const Worker* worker, uint32_t first, uint32_t last, uint64_t now_ns) noexcept nogil
+cdef void mapping_row(const Mapping* mapping, MappingRow* row) noexcept nogil
+cdef uint32_t copy_mappings(const Worker* worker, MappingRow* rows, uint32_t room) noexcept nogil
+cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t room) noexcept nogil
+cdef uint32_t count_blocks(const Worker* worker) noexcept nogil
+cdef uint32_t copy_blocks(const Worker* worker, BlockRow* rows, uint32_t room) noexcept nogil

@@ -1,0 +1,152 @@
+"""Copying sessions, mappings and port use out of the tables; the caller holds the worker."""
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from natcore.tables.mappings cimport MAPPING_FREE, Mapping
+from natcore.tables.ports cimport PORT_SPACES, Address, PortMap, Ports, ports_in_use
+from natcore.tables.sessions cimport (
+    IN, NO_WINDOW, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, SESSION_FREE, UNLOGGED, Cold, Session,
+    deadline_of, is_dead, micros, session_id,
+)
+from natcore.workers.expiry cimport is_long_ago
+from natcore.tables.tcp_state cimport TCP_STATE
+from natcore.nat.clock cimport clock_of_all
+from natcore.base.compiler cimport bswap16, bswap32
+
+cdef uint8_t* PROTOCOL_OF_SPACE = [6, 17, 1]
+
+
+cdef void session_row(const Worker* worker, uint32_t slot, SessionRow* row) noexcept nogil:
+    cdef const Session* session = &worker.sessions.hot[slot]
+    cdef const Cold* cold = &worker.sessions.cold[slot]
+    cdef uint64_t deadline = deadline_of(&worker.sessions, session, clock_of_all(worker))
+    row.session = session_id(cold)
+    row.bytes_out = cold.total_bytes[OUT] + (<uint64_t>cold.carry_bytes[OUT] << 32) + session.bytes[OUT]
+    row.packets_out = cold.total_packets[OUT] + (<uint64_t>cold.carry_packets[OUT] << 32) + session.packets[OUT]
+    row.bytes_in = cold.total_bytes[IN] + (<uint64_t>cold.carry_bytes[IN] << 32) + session.bytes[IN]
+    row.packets_in = cold.total_packets[IN] + (<uint64_t>cold.carry_packets[IN] << 32) + session.packets[IN]
+    row.birth = cold.birth_ns / 1e9
+    row.deadline = deadline / 1e9
+    row.last_seen = (deadline - <uint64_t>worker.sessions.timeout_ms[session.timeout_class] * 1000000) / 1e9
+    row.start_time = micros(&worker.sessions, cold.birth_ns)
+    row.window_time = 0 if session.flags & NO_WINDOW else micros(&worker.sessions, cold.window_start_ns)
+    row.inside_ip = bswap32(session.ip[ROLE_INSIDE])
+    row.remote_ip = bswap32(session.ip[ROLE_REMOTE])
+    row.outside_ip = bswap32(session.ip[ROLE_OUTSIDE])
+    row.entry = worker.mappings.mappings[cold.mapping].entry
+    row.inside_port = bswap16(session.port[ROLE_INSIDE])
+    row.remote_port = bswap16(session.port[ROLE_REMOTE])
+    row.outside_port = bswap16(session.port[ROLE_OUTSIDE])
+    row.protocol = session.protocol
+    row.state = session.state & TCP_STATE if session.protocol == 6 else 0
+    row.opened_outside = 1 if session.flags & OPENED_OUTSIDE else 0
+
+
+cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t room, uint32_t* slot,
+                            uint32_t last) noexcept nogil:
+    """Live sessions from slot on, before last; rows filled. slot: where to go on."""
+    cdef uint32_t filled = 0, now_ms = <uint32_t>(clock_of_all(worker) // 1000000)
+    while slot[0] < last and filled < room:
+        if (not worker.sessions.hot[slot[0]].flags & SESSION_FREE
+                and not is_dead(&worker.sessions, &worker.sessions.hot[slot[0]], now_ms)):
+            session_row(worker, slot[0], &rows[filled])
+            filled += 1
+        slot[0] += 1
+    return filled
+
+
+cdef uint64_t oldest_window(const Worker* worker, uint32_t first, uint32_t last, uint64_t now_ns) noexcept nogil:
+    """When the oldest window began that slots first to last - 1 have open and that will be a row; ns, now if there is none.
+
+    The hot line knows the second of a window's end; the cold one is read where that second is the earliest so far.
+    """
+    cdef const Session* session
+    cdef uint64_t oldest = now_ns
+    cdef uint32_t slot
+    cdef int age, eldest = -32768
+    cdef uint16_t seconds = <uint16_t>(now_ns // 1000000000)
+    cdef bint long_ago = is_long_ago(&worker.sessions, now_ns)
+    for slot in range(first, min(last, worker.sessions.slots.fresh)):
+        session = &worker.sessions.hot[slot]
+        if session.flags & (SESSION_FREE | NO_WINDOW | UNLOGGED):
+            continue
+        age = <int16_t>(seconds - session.window_end)
+        if age >= eldest or long_ago:
+            eldest = age
+            oldest = min(oldest, worker.sessions.cold[slot].window_start_ns)
+    return oldest
+
+
+cdef void mapping_row(const Mapping* mapping, MappingRow* row) noexcept nogil:
+    row.inside_ip = bswap32(mapping.inside_ip)
+    row.outside_ip = bswap32(mapping.outside_ip)
+    row.entry = mapping.entry
+    row.sessions = mapping.sessions
+    row.inside_port = bswap16(mapping.inside_port)
+    row.outside_port = bswap16(mapping.outside_port)
+    row.protocol = mapping.protocol
+
+
+cdef uint32_t copy_mappings(const Worker* worker, MappingRow* rows, uint32_t room) noexcept nogil:
+    cdef uint32_t slot, filled = 0
+    cdef const Mapping* mapping
+    for slot in range(worker.mappings.mapping_slots.fresh):
+        mapping = &worker.mappings.mappings[slot]
+        if not mapping.flags & MAPPING_FREE and filled < room:
+            mapping_row(mapping, &rows[filled])
+            filled += 1
+    return filled
+
+
+cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t room) noexcept nogil:
+    cdef uint32_t i, space, filled = 0
+    cdef const Address* address
+    cdef const PortMap* map
+    for i in range(worker.mappings.ports.count):
+        address = &worker.mappings.ports.addresses[i]
+        for space in range(PORT_SPACES):
+            if address.memory == NULL or filled >= room:
+                continue
+            map = &address.maps[space]
+            rows[filled].outside_ip = bswap32(address.ip)
+            rows[filled].eip = address.eip
+            rows[filled].total = worker.mappings.ports.range_size
+            rows[filled].held_down = map.held_count
+            rows[filled].reserved = map.reserved
+            rows[filled].free = map.free
+            rows[filled].used = ports_in_use(worker.mappings.ports, map)
+            rows[filled].protocol = PROTOCOL_OF_SPACE[space]
+            filled += 1
+    return filled
+
+
+cdef uint32_t count_blocks(const Worker* worker) noexcept nogil:
+    """Blocks that subscribers have."""
+    return <uint32_t>(worker.mappings.ports.blocks.taken - worker.mappings.ports.blocks.released)
+
+
+cdef uint32_t copy_blocks(const Worker* worker, BlockRow* rows, uint32_t room) noexcept nogil:
+    cdef const Ports* ports = worker.mappings.ports
+    cdef uint32_t i, block, first, filled = 0
+    if ports.blocks.per_address == 0:
+        return 0
+    for i in range(ports.count):
+        if ports.addresses[i].memory == NULL:
+            continue
+        for block in range(ports.block_count):
+            if not ports.blocks.of[i][block].taken or filled >= room:
+                continue
+            first = ports.allowed[block * ports.block_size]
+            rows[filled].outside_ip = bswap32(ports.addresses[i].ip)
+            rows[filled].eip = ports.addresses[i].eip
+            rows[filled].inside_ip = bswap32(ports.blocks.of[i][block].owner)
+            rows[filled].ports = ports.blocks.of[i][block].ports
+            rows[filled].first_port = <uint16_t>first
+            rows[filled].last_port = <uint16_t>(first + ports.block_size - 1)
+            filled += 1
+    return filled
+
+
+assert sizeof(SessionRow) == 112
+assert sizeof(MappingRow) == 24
+assert sizeof(PortRow) == 32
+assert sizeof(BlockRow) == 20

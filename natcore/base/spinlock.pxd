@@ -1,0 +1,38 @@
+"""A lock that is held for a few instructions, by whoever changes what several workers have together."""
+from libc.stdint cimport uint32_t
+
+from natcore.base.compiler cimport exchange, likely, store_release
+
+cdef extern from * nogil:
+    """
+    #include <sched.h>
+    #include <time.h>
+    #if defined(__x86_64__)
+    #define natcore_relax() __builtin_ia32_pause()
+    #else
+    #define natcore_relax() ((void)0)
+    #endif
+    /* The turn-th look at what another thread has: first at once, then the processor is given away, then 20 us at a time. */
+    static inline void natcore_wait_turn(uint32_t turn) {
+        if (turn < 200) natcore_relax();
+        else if (turn < 400) sched_yield();
+        else { struct timespec t = {0, 20000}; nanosleep(&t, NULL); }
+    }
+    """
+    void wait_turn "natcore_wait_turn" (uint32_t turn) noexcept
+
+cdef struct Spin:
+    uint32_t taken
+    uint32_t needed             # 0: one worker alone has it, and nobody waits
+
+cdef inline void spin_lock(Spin* spin) noexcept nogil:
+    cdef uint32_t turn = 0
+    if likely(not spin.needed):
+        return
+    while exchange(&spin.taken, 1):
+        wait_turn(turn)
+        turn += 1
+
+cdef inline void spin_unlock(Spin* spin) noexcept nogil:
+    if not likely(not spin.needed):
+        store_release(&spin.taken, 0)

@@ -1,0 +1,348 @@
+"""AF_XDP sockets of one interface: what its XDP program redirects arrives here; frames leave without a copy of ours.
+
+Each socket registers the same memory, so that a frame received by one can be sent by any other from where it lies.
+"""
+from libc.errno cimport EBUSY, ENETDOWN, ENXIO, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memmove, memset
+
+import select
+
+from natcore.io.device cimport FRAME_ROOM, Arrival, Device
+from natcore.io.xsk cimport KernelRing, Queue, queue_close, queue_open
+from natcore.io.umem cimport FIRST_QUEUE, HEADROOM, HOLDERS, LOOP, FrameMemory, Memory, give_back
+from natcore.base.compiler cimport bswap16, likely, load_acquire, prefetch, store_release
+from natcore.io.kernel cimport (
+    MSG_DONTWAIT, PACKET_HOST, SOL_SOCKET, SOL_XDP, SO_ERROR, XDP_OPTIONS, XDP_OPTIONS_ZEROCOPY, XDP_RING_NEED_WAKEUP,
+    XDP_STATISTICS, c_recv, c_send, getsockopt, virtio_net_hdr, xdp_desc, xdp_options, xdp_statistics,
+)
+from natcore.packet.checksum_offload cimport finish_checksum
+from natcore.base.headers cimport ETHERTYPE_QINQ, ETHERTYPE_VLAN, VLAN_BYTES, EthernetHeader
+
+cdef enum:
+    KICKS = 72                  # asking the kernel to send, before what is left waits for the next time
+
+
+# ---- in --------------------------------------------------------------------------------------------------------------
+
+cdef inline void _untag(Arrival* arrival) noexcept nogil:
+    """Takes a tag off that names no VLAN (802.1p); frames with others do not come here."""
+    cdef uint16_t ethertype = (<EthernetHeader*>arrival.data).ethertype
+    if likely(ethertype != bswap16(ETHERTYPE_VLAN) and ethertype != bswap16(ETHERTYPE_QINQ)):
+        return
+    memmove(arrival.data + VLAN_BYTES, arrival.data, 12)
+    arrival.data += VLAN_BYTES
+    arrival.length -= VLAN_BYTES
+
+
+cdef uint32_t _read(Sockets* sockets, Queue* queue, Arrival* arrivals, uint32_t most) noexcept nogil:
+    cdef KernelRing* ring = &queue.received
+    cdef Memory* memory = sockets.memory
+    cdef uint32_t count = load_acquire(ring.producer) - ring.next, i
+    cdef xdp_desc* slot
+    if count > most:
+        count = most
+    for i in range(count):
+        slot = &(<xdp_desc*>ring.slots)[(ring.next + i) & ring.mask]
+        memory.holders[slot.addr >> memory.place_shift] = LOOP
+        arrivals[i].data = memory.area + slot.addr
+        arrivals[i].length = slot.len
+        arrivals[i].packet_type = PACKET_HOST       # the program saw to it
+        arrivals[i].tagged = False
+        arrivals[i].offload = &sockets.nothing
+        prefetch(arrivals[i].data)
+    for i in range(count):
+        _untag(&arrivals[i])
+    if sockets.finish:
+        for i in range(count):
+            finish_checksum(arrivals[i].data, arrivals[i].length)
+    ring.next += count
+    return count
+
+
+cdef uint32_t _receive(Device* device, Arrival* arrivals, uint32_t most) noexcept nogil:
+    cdef Sockets* sockets = <Sockets*>device
+    cdef uint32_t count = 0, i
+    for i in range(sockets.count):
+        count += _read(sockets, &sockets.queues[(sockets.turn + i) % sockets.count], arrivals + count, most - count)
+    sockets.turn = (sockets.turn + 1) % sockets.count
+    sockets.frames_received += count
+    return count
+
+
+cdef inline void _return_read(Memory* memory, Queue* queue) noexcept nogil:
+    """What was read is given back, besides what is on its way out."""
+    cdef KernelRing* ring = &queue.received
+    cdef uint32_t place
+    if queue.returned == ring.next:
+        return
+    while queue.returned != ring.next:
+        place = <uint32_t>((<xdp_desc*>ring.slots)[queue.returned & ring.mask].addr >> memory.place_shift)
+        if memory.holders[place] == LOOP:
+            give_back(memory, place)
+        queue.returned += 1
+    store_release(ring.consumer, ring.next)
+
+
+cdef inline void _return_sent(Memory* memory, Queue* queue) noexcept nogil:
+    """What has left is given back."""
+    cdef KernelRing* ring = &queue.sent
+    cdef uint32_t until = load_acquire(ring.producer)
+    cdef uint64_t place
+    if until == ring.next:
+        return
+    while ring.next != until:
+        place = (<uint64_t*>ring.slots)[ring.next & ring.mask] >> memory.place_shift
+        if place < memory.places:                   # else a slot that was taken back
+            give_back(memory, <uint32_t>place)
+        ring.next += 1
+    store_release(ring.consumer, until)
+
+
+cdef inline void _fill(Memory* memory, Queue* queue) noexcept nogil:
+    """The kernel gets places to receive into."""
+    cdef KernelRing* ring = &queue.filled
+    cdef uint32_t room = ring.mask + 1 - (ring.next - load_acquire(ring.consumer)), place
+    if room == 0 or memory.free_count == 0:
+        return
+    while room and memory.free_count:
+        memory.free_count -= 1
+        place = memory.free[memory.free_count]
+        memory.holders[place] = queue.holder
+        (<uint64_t*>ring.slots)[ring.next & ring.mask] = <uint64_t>place << memory.place_shift
+        ring.next += 1
+        room -= 1
+    store_release(ring.producer, ring.next)
+    if load_acquire(ring.flags) & XDP_RING_NEED_WAKEUP:
+        c_recv(queue.fd, NULL, 0, MSG_DONTWAIT)
+
+
+cdef void _complete(Device* device) noexcept nogil:
+    cdef Sockets* sockets = <Sockets*>device
+    cdef Queue* queue
+    cdef uint32_t i
+    for i in range(sockets.count):
+        queue = &sockets.queues[i]
+        if queue.unsent:
+            _ask(sockets, queue)
+        _return_read(sockets.memory, queue)
+        _return_sent(sockets.memory, queue)
+        _fill(sockets.memory, queue)
+
+
+# ---- out -------------------------------------------------------------------------------------------------------------
+
+cdef bint _send(Device* device, uint8_t* data, uint32_t length, const virtio_net_hdr* offload) noexcept nogil:
+    cdef Sockets* sockets = <Sockets*>device
+    cdef Memory* memory = sockets.memory
+    cdef Queue* queue = &sockets.queues[0]
+    cdef KernelRing* ring = &queue.queued
+    cdef uint64_t offset = <uint64_t>(data - memory.area)
+    cdef uint32_t place = <uint32_t>(offset >> memory.place_shift)
+    cdef xdp_desc* slot
+    if ring.next - load_acquire(ring.consumer) > ring.mask:
+        _flush_queue(sockets, queue)
+        if ring.next - load_acquire(ring.consumer) > ring.mask:
+            sockets.send_dropped += 1
+            return False
+    if not likely(data >= memory.area and place < memory.places and memory.holders[place] == LOOP):
+        if length > memory.place_bytes - HEADROOM:
+            sockets.send_errors += 1
+            return False
+        if memory.free_count == 0:
+            _return_sent(memory, queue)
+        if memory.free_count == 0:
+            sockets.send_dropped += 1
+            return False
+        memory.free_count -= 1
+        place = memory.free[memory.free_count]
+        offset = (<uint64_t>place << memory.place_shift) + HEADROOM
+        memcpy(memory.area + offset, data, length)
+    memory.holders[place] = queue.holder
+    slot = &(<xdp_desc*>ring.slots)[ring.next & ring.mask]
+    slot.addr = offset
+    slot.len = length
+    slot.options = 0
+    ring.next += 1
+    return False
+
+
+cdef void _flush(Device* device) noexcept nogil:
+    cdef Sockets* sockets = <Sockets*>device
+    _flush_queue(sockets, &sockets.queues[0])       # frames leave by one, in order
+
+
+cdef void _flush_queue(Sockets* sockets, Queue* queue) noexcept nogil:
+    sockets.frames_sent += <uint32_t>(queue.queued.next - queue.queued.producer[0])
+    store_release(queue.queued.producer, queue.queued.next)
+    _ask(sockets, queue)
+
+
+cdef void _ask(Sockets* sockets, Queue* queue) noexcept nogil:
+    """Has the kernel send what is queued: copying, it sends some for one asking and says EAGAIN."""
+    cdef uint32_t _i
+    cdef int reason
+    queue.unsent = False
+    if not load_acquire(queue.queued.flags) & XDP_RING_NEED_WAKEUP:
+        return
+    for _i in range(KICKS):
+        if c_send(queue.fd, NULL, 0, MSG_DONTWAIT) >= 0:
+            while queue.void_slots and c_send(queue.fd, NULL, 0, MSG_DONTWAIT) >= 0:
+                queue.void_slots -= 1               # each stops the kernel
+            return
+        reason = errno
+        if reason == EBUSY:                         # one was dropped at the device
+            sockets.frames_sent -= 1
+            sockets.send_dropped += 1
+        elif reason == ENETDOWN or reason == ENXIO:
+            _take_back(sockets, queue)
+            return
+    queue.unsent = True
+
+
+cdef void _take_back(Sockets* sockets, Queue* queue) noexcept nogil:
+    """The link is down: what is queued is dropped, lest it leave late. The kernel skips a slot that points nowhere."""
+    cdef KernelRing* ring = &queue.queued
+    cdef uint32_t i = load_acquire(ring.consumer), place
+    cdef xdp_desc* slot
+    while i != ring.next:
+        slot = &(<xdp_desc*>ring.slots)[i & ring.mask]
+        place = <uint32_t>(slot.addr >> sockets.memory.place_shift)
+        if place < sockets.memory.places:
+            give_back(sockets.memory, place)
+            slot.addr = <uint64_t>-1
+            queue.void_slots += 1
+            sockets.frames_sent -= 1
+            sockets.send_dropped += 1
+        i += 1
+
+
+cdef void _clear_error(Device* device) noexcept nogil:
+    cdef Sockets* sockets = <Sockets*>device
+    cdef int error = 0
+    cdef uint32_t length = sizeof(error), i
+    for i in range(sockets.count):
+        getsockopt(sockets.queues[i].fd, SOL_SOCKET, SO_ERROR, &error, &length)
+
+
+cdef class XdpSockets(Driver):
+    """The sockets of an interface's queues first to first + queues - 1, open until `close`.
+
+    memory: shared with the other interfaces of the loop. index: the interface's number in this network namespace.
+    entries: of each ring, a power of two. virtual: senders may leave checksums to a device that is not there.
+    Frames arrive when `fds` are in the map of the interface's XDP program.
+    Raises OSError: EPERM without CAP_NET_RAW, ENODEV, EINVAL for a queue that is not there, EBUSY for one in use, ENOBUFS
+    where the limit of locked memory is too low.
+    """
+
+    def __cinit__(self, FrameMemory memory not None, int index, uint32_t queues=1, uint32_t entries=4096,
+                  bint virtual=False, uint32_t first=0):
+        cdef uint32_t i, holder
+        memset(&self.sockets, 0, sizeof(Sockets))
+        self.device = &self.sockets.device
+        self.device.fd = -1
+        self.device.receive, self.device.complete, self.device.send = _receive, _complete, _send
+        self.device.flush, self.device.clear_error = _flush, _clear_error
+        self._memory = memory
+        self._ring_drops = 0
+        self.sockets.memory = &memory.memory
+        self.sockets.finish = virtual
+        if not 1 <= queues <= QUEUES_MOST:
+            raise ValueError(f"queues={queues}: allowed are 1 to {QUEUES_MOST}")
+        try:
+            for i in range(queues):
+                holder = FIRST_QUEUE
+                while holder < HOLDERS and memory.memory.queues[holder]:
+                    holder += 1
+                if holder == HOLDERS:
+                    raise ValueError(f"queues={queues}: allowed of all interfaces are {HOLDERS - FIRST_QUEUE}")
+                memory.memory.queues[holder] = True
+                self.sockets.queues[i].holder = <uint8_t>holder
+                self.sockets.queues[i].fd = -1
+                self.sockets.count = i + 1
+                queue_open(&self.sockets.queues[i], &memory.memory, index, first + i, entries)
+            self._watch()
+        except BaseException:
+            self._free()
+            raise
+
+    cdef int _watch(self) except -1:
+        """One descriptor for all queues."""
+        cdef xdp_options options
+        cdef uint32_t length = sizeof(options)
+        getsockopt(self.sockets.queues[0].fd, SOL_XDP, XDP_OPTIONS, &options, &length)
+        self._zero_copy = options.flags & XDP_OPTIONS_ZEROCOPY != 0
+        if self.sockets.count == 1:
+            self.device.fd = self.sockets.queues[0].fd
+            return 0
+        self._poll = select.epoll()
+        for fd in self.fds:
+            self._poll.register(fd, select.EPOLLIN)
+        self.device.fd = self._poll.fileno()
+        return 0
+
+    def __dealloc__(self):
+        self._free()
+
+    cdef void _free(self) noexcept:
+        cdef uint32_t i
+        for i in range(self.sockets.count):
+            queue_close(&self.sockets.queues[i], self.sockets.memory)
+        self.device.fd = -1
+
+    @property
+    def fds(self) -> list[int]:
+        """The sockets, by queue."""
+        return [self.sockets.queues[i].fd for i in range(self.sockets.count)]
+
+    @property
+    def zero_copy(self) -> bool:
+        """Whether the device itself reads and writes the memory."""
+        return self._zero_copy
+
+    def counters(self) -> dict[str, int]:
+        """Cumulative: received, truncated (none), ring_drops (the loop was too slow), sent, send_dropped, send_errors."""
+        cdef xdp_statistics statistics
+        cdef uint32_t length, i
+        cdef uint64_t drops = 0
+        for i in range(self.sockets.count):
+            length = sizeof(statistics)
+            memset(&statistics, 0, sizeof(statistics))
+            if (self.sockets.queues[i].fd >= 0
+                    and getsockopt(self.sockets.queues[i].fd, SOL_XDP, XDP_STATISTICS, &statistics, &length) == 0):
+                drops += statistics.rx_dropped + statistics.rx_ring_full
+        return {
+            "received": self.sockets.frames_received, "truncated": 0, "ring_drops": self._ring_drops + drops,
+            "sent": self.sockets.frames_sent, "send_dropped": self.sockets.send_dropped,
+            "send_errors": self.sockets.send_errors,
+        }
+
+    def send(self, frame: bytes) -> None:
+        """Queue and send one Ethernet frame, as it is."""
+        cdef const uint8_t[::1] data = frame
+        if not 14 <= data.shape[0] <= FRAME_ROOM:
+            raise ValueError(f"frame of {data.shape[0]} bytes: allowed are 14 to {FRAME_ROOM}")
+        if self.device.fd < 0:
+            raise ValueError("the sockets are closed")
+        _send(self.device, <uint8_t*>&data[0], <uint32_t>data.shape[0], NULL)
+        _flush(self.device)
+        _complete(self.device)
+
+    def receive(self) -> list[bytes]:
+        """What has arrived. For tests and probes, not for traffic."""
+        cdef Arrival arrival
+        frames = []
+        if self.device.fd < 0:
+            return frames
+        _complete(self.device)
+        while _receive(self.device, &arrival, 1):
+            frames.append(arrival.data[:arrival.length])
+            _complete(self.device)
+        return frames
+
+    def close(self) -> None:
+        """Idempotent; the counters stay."""
+        self._ring_drops = self.counters()["ring_drops"]
+        self._free()
+        if self._poll is not None:
+            self._poll.close()

@@ -1,0 +1,59 @@
+"""Fan-out groups: packet sockets of one interface that share its frames; a classic BPF program says whose each is. No NAT."""
+from libc.errno cimport errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memset
+
+import os
+
+from natcore.io.kernel cimport (
+    PACKET_FANOUT, PACKET_FANOUT_CBPF, PACKET_FANOUT_DATA, PACKET_FANOUT_FLAG_IGNORE_OUTGOING,
+    PACKET_FANOUT_FLAG_UNIQUEID, SOL_PACKET, SOL_SOCKET, SO_ATTACH_FILTER, SO_DETACH_FILTER, getsockopt, setsockopt,
+    sock_filter, sock_fprog,
+)
+
+cdef enum:
+    RETURN = 0x06               # BPF_RET | BPF_K
+
+assert sizeof(sock_filter) == 8
+
+
+cdef int _set(int fd, int level, int name, const void* value, uint32_t length, str step) except -1:
+    if setsockopt(fd, level, name, value, length) < 0:
+        raise OSError(errno, f"{step}: {os.strerror(errno)}")
+    return 0
+
+
+cdef int fanout_shut(int fd) except -1:
+    """Nothing passes to the socket, which is not bound yet, until `join`. By itself it would get what is the others' too."""
+    cdef sock_filter nothing
+    cdef sock_fprog program
+    memset(&nothing, 0, sizeof(nothing))
+    nothing.code = RETURN
+    program.len = 1
+    program.filter = &nothing
+    return _set(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program), "SO_ATTACH_FILTER")
+
+
+def join(fds, bytes program not None) -> None:
+    """Makes a group of bound and shut sockets of one interface, which get frames from then on.
+
+    program: instructions of 8 bytes (struct sock_filter) that see a frame from its network header on (SKF_NET_OFF); what
+    they return, modulo the number of fds, is the place in fds of the socket that gets it.
+    Raises OSError: EINVAL for a program that the kernel refuses.
+    """
+    cdef uint32_t argument = (PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_UNIQUEID | PACKET_FANOUT_FLAG_IGNORE_OUTGOING) << 16
+    cdef uint32_t length = sizeof(argument)
+    cdef sock_fprog code
+    cdef int number = 0, fd
+    for fd in fds:                  # the kernel numbers them in this order
+        _set(fd, SOL_PACKET, PACKET_FANOUT, &argument, sizeof(argument), "PACKET_FANOUT")
+        if argument >> 16 & PACKET_FANOUT_FLAG_UNIQUEID:
+            if getsockopt(fd, SOL_PACKET, PACKET_FANOUT, &argument, &length) < 0:
+                raise OSError(errno, f"PACKET_FANOUT: {os.strerror(errno)}")
+            argument = (argument & 0xFFFF
+                        | <uint32_t>(PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_IGNORE_OUTGOING) << 16)
+            code.len = <uint16_t>(len(program) // 8)
+            code.filter = <sock_filter*><const uint8_t*>program
+            _set(fd, SOL_PACKET, PACKET_FANOUT_DATA, &code, sizeof(code), "PACKET_FANOUT_DATA")
+    for fd in fds:
+        _set(fd, SOL_SOCKET, SO_DETACH_FILTER, &number, sizeof(number), "SO_DETACH_FILTER")

@@ -1,0 +1,432 @@
+"""The loop: poll every port, batch, translate, find the next hop, send; between batches own frames and the sweep."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from natcore.io.device cimport FRAME_ROOM
+from natcore.io.neighbors cimport (
+    ASK_AGAIN_MS, FAILED, KNOWN, NO_ROUTE, UNKNOWN, Neighbour, holds, neighbour_at, neighbour_of, route_to,
+)
+from natcore.tables.ports cimport address_find
+from natcore.workers.locks cimport await_hold, release
+from natcore.nat.clock cimport tick
+from natcore.nat.pipeline cimport revoke, take_generated, translate
+from natcore.io.pending_frames cimport (
+    WAITING_MS, Waiting, waiting_enter, waiting_first, waiting_leave, waiting_next, waiting_sweep,
+)
+from natcore.io.arp cimport ARP_FRAME_BYTES, arp_announce, arp_answer, arp_asked
+from natcore.frame cimport FRAME_CROSSING, FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED
+from natcore.base.compiler cimport bswap16, bswap32, load_acquire
+from natcore.base.hash_table cimport NONE
+from natcore.io.kernel cimport PACKET_BROADCAST, PACKET_HOST, VIRTIO_NET_HDR_F_NEEDS_CSUM, virtio_net_hdr
+from natcore.base.spinlock cimport spin_lock, spin_unlock, wait_turn
+from natcore.packet.verdict cimport DROP_NO_NEIGHBOUR, HELD, INBOUND, INSIDE, OUTBOUND, OUTSIDE, UNTRANSLATED, egress_of
+from natcore.base.headers cimport (
+    ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV4, IPV4_FRAGMENT, PROTOCOL_TCP, PROTOCOL_UDP, EthernetHeader, Ipv4Header,
+    UdpHeader, load32,
+)
+
+cdef extern from * nogil:
+    """
+    #include <poll.h>
+    #include <stdint.h>
+    #include <time.h>
+    #include <unistd.h>
+    static uint64_t natcore_monotonic_ns(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    }
+    static void natcore_signal(int fd) { uint64_t one = 1; if (write(fd, &one, 8) != 8) {} }
+    static void natcore_drain(int fd) { uint64_t sum; if (read(fd, &sum, 8) != 8) {} }
+    """
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd* fds, unsigned long count, int timeout_ms)
+    enum:
+        POLLIN
+        POLLERR
+    uint64_t monotonic_ns "natcore_monotonic_ns" () noexcept
+    void c_signal "natcore_signal" (int fd) noexcept
+    void c_drain "natcore_drain" (int fd) noexcept
+
+cdef enum:
+    SERVICE_NS = 10000000       # between two looks at the sweep, the waiting room, announcements
+    IDLE_MS = 50                # of poll, when nothing is expected
+    BUSY_MS = 5                 # of poll, when somebody waits
+    ANNOUNCE_AT_ONCE = 32       # gratuitous ARPs in one service
+    TURNS_GIVEN = 450           # looks, about a millisecond, until somebody who asked has taken the worker
+    DHCP_ANSWER_PORTS = 67 << 16 | 68
+    UNCOUNTED = 0xFFFF          # tag of a frame that the counters know as generated, not as forwarded
+
+
+# ---- who holds the worker --------------------------------------------------------------------------------------------
+
+cdef inline void enter(Worker* worker) noexcept nogil:
+    """Takes the worker for a batch; whoever asked for attention goes first."""
+    cdef uint32_t turn = 0
+    while load_acquire(&worker.attention) and turn < TURNS_GIVEN:
+        wait_turn(turn)
+        turn += 1
+    await_hold(worker)
+
+
+cdef void signal_fd(int fd) noexcept nogil:
+    """The eventfd becomes readable."""
+    c_signal(fd)
+
+
+cdef void drain_fd(int fd) noexcept nogil:
+    """The eventfd is not readable any more."""
+    c_drain(fd)
+
+
+cdef uint64_t clock_of(const Loop* loop) noexcept nogil:
+    """The gateway's clock, ns."""
+    return <uint64_t>(<int64_t>monotonic_ns() + loop.offset_ns)
+
+
+# ---- out -------------------------------------------------------------------------------------------------------------
+
+cdef inline Port* outside_port(Loop* loop) noexcept nogil:
+    return &loop.ports[loop.count - 1]
+
+
+cdef inline bint emit(Port* port, const Neighbour* neighbour, Frame* frame,
+                      const virtio_net_hdr* offload) noexcept nogil:
+    """Writes the link header and queues the frame; true if it was not copied (see Device)."""
+    cdef EthernetHeader* link = <EthernetHeader*>frame.data
+    memcpy(link.destination, neighbour.mac, 6)
+    memcpy(link.source, port.mac, 6)
+    port.queued = True
+    # what a device has to do still; for fragments it was done
+    return port.device.send(port.device, frame.data, frame.length, offload if frame.flags & ~FRAME_CROSSING else NULL)
+
+
+cdef inline void flush(Port* port) noexcept nogil:
+    """What was queued goes to the kernel."""
+    if port.queued and port.device != NULL:
+        port.device.flush(port.device)
+    port.queued = False
+
+
+cdef void give_up(Loop* loop, Frame* frame) noexcept nogil:
+    """The frame cannot be delivered."""
+    if frame.tag == UNCOUNTED:
+        spin_lock(&loop.worker.outbox.spin)
+        loop.worker.outbox.lost += 1
+        spin_unlock(&loop.worker.outbox.spin)
+    else:
+        revoke(loop.worker, frame, DROP_NO_NEIGHBOUR)
+
+
+cdef void ask(Loop* loop, Neighbour* neighbour, uint32_t port, uint32_t now_ms) noexcept nogil:
+    """Wants the neighbour resolved, once in a while."""
+    if neighbour.asked_ms and now_ms - neighbour.asked_ms < ASK_AGAIN_MS or loop.wish_count == WISHES:
+        return
+    neighbour.asked_ms = now_ms or 1
+    neighbour.state = UNKNOWN
+    loop.wishes[loop.wish_count].address = neighbour.address
+    loop.wishes[loop.wish_count].port = port
+    loop.wish_count += 1
+    loop.ask = True
+
+
+cdef bint deliver(Loop* loop, Frame* frame, const virtio_net_hdr* offload, uint32_t now_ms) noexcept nogil:
+    """A forwarded frame, towards its destination; or why not. True if it was queued and not copied (see Device)."""
+    cdef uint32_t side = egress_of(frame.verdict, frame.side, frame.flags & FRAME_CROSSING), at = 0
+    cdef uint32_t via = route_to(&loop.routes[side], bswap32((<Ipv4Header*>(frame.data + ETHERNET_BYTES)).destination),
+                                 &at)
+    cdef Port* port = &loop.ports[at]
+    cdef Neighbour* neighbour = NULL
+    if via != NO_ROUTE and port.device != NULL:
+        neighbour = neighbour_of(&port.neighbours, via)
+    if neighbour == NULL:
+        loop.no_route[side] += 1
+        give_up(loop, frame)
+        return False
+    if neighbour.state == KNOWN:
+        neighbour.used = 1
+        return emit(port, neighbour, frame, offload)
+    ask(loop, neighbour, at, now_ms)
+    if neighbour.state == FAILED or not waiting_enter(&loop.room, neighbour, at, frame, offload, now_ms):
+        port.unresolved += 1
+        give_up(loop, frame)
+    return False
+
+
+cdef void look_through_room(Loop* loop, uint32_t now_ms, bint close) noexcept nogil:
+    """Sends what has its next hop now, drops what waited too long; with close, whatever is left."""
+    cdef Waiting* waiting = waiting_first(&loop.room)
+    cdef Port* port
+    cdef Neighbour* neighbour
+    loop.learned = 0
+    while waiting != NULL:
+        if waiting.address:
+            port = &loop.ports[waiting.port]
+            neighbour = neighbour_at(&port.neighbours, waiting.address)
+            if neighbour.address and neighbour.state == KNOWN and port.device != NULL and not close:
+                neighbour.used = 1
+                emit(port, neighbour, &waiting.frame, &waiting.offload)
+                waiting_leave(&loop.room, waiting, &port.neighbours)
+            elif neighbour.state == FAILED or now_ms - waiting.since_ms >= WAITING_MS or close:
+                port.unresolved += 1
+                give_up(loop, &waiting.frame)
+                waiting_leave(&loop.room, waiting, &port.neighbours)
+        waiting = waiting_next(&loop.room, waiting)
+    hand_over(loop)             # before the places are used again: large frames are not copied
+    waiting_sweep(&loop.room)
+
+
+cdef void close_room(Loop* loop) noexcept nogil:
+    """Whatever waits is dropped; the caller holds the worker."""
+    look_through_room(loop, 0, True)
+
+
+cdef void deliver_fragment(Loop* loop, uint32_t length, uint8_t side, uint8_t cause, uint32_t now_ms) noexcept nogil:
+    """A fragment that waited or was made, or a message: it finds its next hop as any packet does."""
+    cdef Frame frame
+    cdef virtio_net_hdr nothing
+    memset(&nothing, 0, sizeof(nothing))
+    memset(&frame, 0, sizeof(frame))
+    frame.data = loop.generated
+    frame.length = length
+    frame.side = OUTSIDE if side == INSIDE else INSIDE
+    frame.verdict = OUTBOUND if side == OUTSIDE else INBOUND
+    frame.tag = 0 if cause == HELD else UNCOUNTED
+    if deliver(loop, &frame, &nothing, now_ms):
+        hand_over(loop)
+
+
+cdef inline bint answers(const Loop* loop, const Port* port, uint8_t side) noexcept nogil:
+    """Whether a frame of the gateway's own that leaves by a side answers one that came by the port. Another worker's loop
+    may have taken that one, by another inside port."""
+    return side == port.side and (loop.worker.shared.count == 1 or loop.count == 2 or side == OUTSIDE)
+
+
+cdef void send_generated(Loop* loop, Port* from_port, uint32_t now_ms) noexcept nogil:
+    """The gateway's own frames: what answers one that came by from_port, link header included, goes back there, the rest
+    finds its next hop. And fragments."""
+    cdef uint8_t side = 0, cause = 0
+    cdef uint32_t length
+    while True:
+        length = take_generated(loop.worker, loop.generated, FRAME_ROOM, &side, &cause)
+        if length == 0:
+            return
+        if cause == HELD or cause <= UNTRANSLATED or not answers(loop, from_port, side & 1):
+            deliver_fragment(loop, length, side & 1, cause, now_ms)
+        elif from_port.device != NULL:
+            from_port.queued = True
+            if from_port.device.send(from_port.device, loop.generated, length, NULL):
+                flush(from_port)
+
+
+cdef void announce(Loop* loop) noexcept nogil:
+    """The next few of the outside addresses, by gratuitous ARP; new ones too."""
+    cdef Port* port = outside_port(loop)
+    cdef uint32_t _i
+    cdef uint8_t frame[ARP_FRAME_BYTES]
+    if port.device == NULL:
+        return
+    for _i in range(ANNOUNCE_AT_ONCE):
+        if loop.announced >= loop.worker.mappings.ports.count:
+            return
+        if loop.worker.mappings.ports.addresses[loop.announced].references:
+            arp_announce(frame, loop.worker.mappings.ports.addresses[loop.announced].ip, port.mac)
+            port.device.send(port.device, frame, ARP_FRAME_BYTES, NULL)
+            port.queued = True
+        loop.announced += 1
+
+
+# ---- in --------------------------------------------------------------------------------------------------------------
+
+cdef void answer_arp(Loop* loop, Port* port, Arrival* arrival) noexcept nogil:
+    """Addresses that are the gateway's and not the kernel's."""
+    cdef uint32_t asked = arp_asked(arrival.data, arrival.length), asked_be = bswap32(asked)
+    port.left_to_kernel += 1
+    if asked == 0 or holds(&loop.local, asked):
+        return
+    if asked_be == port.address or (
+            port.side == OUTSIDE and address_find(loop.worker.mappings.ports, asked_be) != NONE):
+        arp_answer(arrival.data, port.mac)
+        port.device.send(port.device, arrival.data, ARP_FRAME_BYTES, NULL)
+        port.queued = True
+        port.left_to_kernel -= 1
+        port.arp_answered += 1
+
+
+cdef inline bint is_dhcp_answer(const Arrival* arrival) noexcept nogil:
+    """UDP from port 67 to 68: for a DHCP client of the host's, by an address that it may not have yet (RFC 2131 4.1)."""
+    cdef const Ipv4Header* ip = <const Ipv4Header*>(arrival.data + ETHERNET_BYTES)
+    return (arrival.length >= ETHERNET_BYTES + sizeof(Ipv4Header) + sizeof(UdpHeader)
+            and load32(<const uint8_t*>ip + sizeof(Ipv4Header)) == bswap32(DHCP_ANSWER_PORTS)
+            and ip.protocol == PROTOCOL_UDP and ip.version_ihl == 0x45
+            and not ip.fragment & bswap16(IPV4_FRAGMENT))
+
+
+cdef inline bint is_ours(Loop* loop, Arrival* arrival) noexcept nogil:
+    """Whether the translator takes the frame; else it is the kernel's (or an ARP request answered here)."""
+    cdef uint16_t ethertype
+    cdef uint32_t destination
+    if arrival.tagged or arrival.length < ETHERNET_BYTES:
+        return False
+    ethertype = bswap16((<EthernetHeader*>arrival.data).ethertype)
+    if ethertype == ETHERTYPE_IPV4 and arrival.packet_type == PACKET_HOST:
+        if arrival.length < ETHERNET_BYTES + sizeof(Ipv4Header):
+            return True
+        if is_dhcp_answer(arrival):
+            return False
+        destination = (<Ipv4Header*>(arrival.data + ETHERNET_BYTES)).destination
+        return not holds(&loop.local, bswap32(destination)) or (
+            address_find(loop.worker.mappings.ports, destination) != NONE)
+    return False
+
+
+cdef inline uint16_t flags_of(const Arrival* arrival) noexcept nogil:
+    """FrameFlag. A sum that is partial further in (an encapsulated packet's) is none of layer 4 here."""
+    cdef const virtio_net_hdr* offload = arrival.offload
+    cdef const Ipv4Header* ip = <const Ipv4Header*>(arrival.data + ETHERNET_BYTES)
+    cdef uint16_t flags = FRAME_GSO if offload.gso_type else 0
+    if (offload.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM and arrival.length >= ETHERNET_BYTES + sizeof(Ipv4Header)
+            and offload.csum_start == ETHERNET_BYTES + (ip.version_ihl & 15) * 4
+            and ((ip.protocol == PROTOCOL_TCP and offload.csum_offset == 16)
+                 or (ip.protocol == PROTOCOL_UDP and offload.csum_offset == 6))):
+        return flags | FRAME_CSUM_PARTIAL
+    return flags | FRAME_UNFINISHED if offload.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM else flags
+
+
+cdef inline bint is_crossing(const Loop* loop, const Port* port, const Frame* frame) noexcept nogil:
+    """Whether it is from inside, and the best of all routes to its destination leads to an inside port."""
+    cdef uint32_t at = 0
+    if port.side == OUTSIDE or frame.length < ETHERNET_BYTES + sizeof(Ipv4Header):
+        return False
+    return (route_to(&loop.routes[ANYWHERE], bswap32((<Ipv4Header*>(frame.data + ETHERNET_BYTES)).destination), &at)
+            != NO_ROUTE and loop.ports[at].side == INSIDE)
+
+
+cdef uint32_t sort_out(Loop* loop, Port* port, uint32_t arrived) noexcept nogil:
+    """Makes frames of what the translator takes; how many."""
+    cdef uint32_t i, count = 0
+    cdef bint may_cross = loop.worker.rules != NULL and loop.worker.rules.plain_count   # nothing else crosses
+    cdef Arrival* arrival
+    cdef Frame* frame
+    for i in range(arrived):
+        arrival = &loop.arrivals[i]
+        if is_ours(loop, arrival):
+            frame = &loop.frames[count]
+            frame.data = arrival.data
+            frame.length = arrival.length
+            frame.flags = flags_of(arrival) if arrival.offload.flags or arrival.offload.gso_type else 0
+            frame.gso_size = arrival.offload.gso_size
+            frame.side = port.side
+            if may_cross and is_crossing(loop, port, frame):
+                frame.flags |= FRAME_CROSSING
+            frame.tag = <uint16_t>i
+            count += 1
+        elif (arrival.length >= ETHERNET_BYTES and not arrival.tagged
+                and (<EthernetHeader*>arrival.data).ethertype == bswap16(ETHERTYPE_ARP)
+                and (arrival.packet_type == PACKET_HOST or arrival.packet_type == PACKET_BROADCAST)):
+            answer_arp(loop, port, arrival)
+        else:
+            port.left_to_kernel += 1
+    return count
+
+
+cdef uint32_t serve(Loop* loop, Port* port, uint32_t budget) noexcept nogil:
+    """One batch of one port, all the way; how many frames arrived."""
+    cdef uint32_t arrived, count, i, now_ms
+    cdef uint64_t now_ns
+    if port.device == NULL:
+        return 0
+    arrived = port.device.receive(port.device, loop.arrivals, budget if budget < BATCH else BATCH)
+    if arrived:
+        enter(loop.worker)
+        now_ns = clock_of(loop)
+        now_ms = <uint32_t>(now_ns // 1000000)
+        loop.worker.link_address[port.side] = port.address
+        count = sort_out(loop, port, arrived)
+        translate(loop.worker, loop.frames, count, now_ns)
+        for i in range(count):
+            if loop.frames[i].verdict <= UNTRANSLATED:
+                deliver(loop, &loop.frames[i], loop.arrivals[loop.frames[i].tag].offload, now_ms)
+        send_generated(loop, port, now_ms)
+        release(loop.worker)
+        hand_over(loop)
+    port.device.complete(port.device)
+    return arrived
+
+
+cdef void hand_over(Loop* loop) noexcept nogil:
+    """What was queued goes to the kernel, what is wanted to the control side."""
+    cdef uint32_t i
+    for i in range(loop.count):
+        flush(&loop.ports[i])
+    if loop.ask:
+        loop.ask = False
+        signal_fd(loop.ask_fd)
+
+
+cdef void service(Loop* loop) noexcept nogil:
+    """What time asks for."""
+    cdef uint64_t now_ns = clock_of(loop)
+    if now_ns - loop.serviced_ns < SERVICE_NS and not load_acquire(&loop.learned):
+        return
+    loop.serviced_ns = now_ns
+    enter(loop.worker)
+    tick(loop.worker, now_ns)
+    if loop.room.frames:
+        look_through_room(loop, <uint32_t>(now_ns // 1000000), False)
+    loop.learned = 0
+    announce(loop)
+    send_generated(loop, outside_port(loop), <uint32_t>(now_ns // 1000000))
+    release(loop.worker)
+    hand_over(loop)
+
+
+cdef uint32_t work(Loop* loop, uint32_t budget) noexcept nogil:
+    """At most about budget frames of all ports; how many."""
+    cdef uint32_t done = 0, before, i
+    while done < budget:
+        before = done
+        for i in range(loop.count):
+            done += serve(loop, &loop.ports[(i + loop.turn) % loop.count], budget - done if budget > done else 1)
+        loop.turn = loop.turn + 1 if loop.turn + 1 < loop.count else 0
+        service(loop)
+        if done == before or load_acquire(&loop.park) or load_acquire(&loop.stop):
+            break
+    return done
+
+
+cdef void clear_errors(Loop* loop) noexcept nogil:
+    """A link that went down leaves an error, at which poll returns at once for ever."""
+    cdef uint32_t i
+    for i in range(loop.count):
+        if loop.ports[i].device != NULL:
+            loop.ports[i].device.clear_error(loop.ports[i].device)
+
+
+cdef void rest(Loop* loop) noexcept nogil:
+    """Until a frame arrives, the control side calls, or time asks for something."""
+    cdef pollfd fds[PORTS_MOST + 1]
+    cdef uint32_t i, failed = 0
+    for i in range(loop.count):
+        fds[i].fd = -1 if loop.ports[i].device == NULL else loop.ports[i].device.fd
+        fds[i].events = POLLIN
+    fds[loop.count].fd = loop.wake_fd
+    fds[loop.count].events = POLLIN
+    if poll(fds, loop.count + 1, BUSY_MS if loop.room.frames or loop.announced < loop.worker.mappings.ports.count
+            else IDLE_MS) <= 0:
+        return
+    for i in range(loop.count):
+        failed |= fds[i].revents & POLLERR
+    if failed:
+        clear_errors(loop)
+    if fds[loop.count].revents:
+        drain_fd(loop.wake_fd)
+
+
+cdef void run(Loop* loop) noexcept nogil:
+    while not load_acquire(&loop.stop) and not load_acquire(&loop.park):
+        if work(loop, 4 * BATCH) == 0:
+            rest(loop)

@@ -1,0 +1,114 @@
+"""Tables of next hops: replaced or extended by the control side while it holds the worker, read by the loop."""
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from natcore.base.pages cimport table_delete, table_new
+
+cdef enum:
+    FORGET_MS = 10000           # a neighbour that has not been found for so long
+
+
+cdef bint routes_replace(Routes* routes, const uint32_t* starts, const uint32_t* vias, const uint8_t* ports,
+                         uint32_t ranges) noexcept nogil:
+    """Takes copies of the new ranges; false, and nothing changed, without memory."""
+    cdef Routes fresh
+    fresh.starts = <uint32_t*>malloc(<size_t>(ranges + 1) * 4)
+    fresh.vias = <uint32_t*>malloc(<size_t>(ranges + 1) * 4)
+    fresh.ports = <uint8_t*>malloc(ranges + 1)
+    fresh.ranges = ranges
+    if fresh.starts == NULL or fresh.vias == NULL or fresh.ports == NULL:
+        routes_delete(&fresh)
+        return False
+    memcpy(fresh.starts, starts, <size_t>ranges * 4)
+    memcpy(fresh.vias, vias, <size_t>ranges * 4)
+    memcpy(fresh.ports, ports, ranges)
+    routes_delete(routes)
+    routes[0] = fresh
+    return True
+
+
+cdef void routes_delete(Routes* routes) noexcept nogil:
+    free(routes.starts)
+    free(routes.vias)
+    free(routes.ports)
+    memset(routes, 0, sizeof(Routes))
+
+
+cdef bint neighbours_new(Neighbours* neighbours) noexcept nogil:
+    neighbours.count = 0
+    neighbours.slots = <Neighbour*>table_new(NEIGHBOURS * sizeof(Neighbour))
+    return neighbours.slots != NULL
+
+
+cdef void neighbours_delete(Neighbours* neighbours) noexcept nogil:
+    table_delete(neighbours.slots, NEIGHBOURS * sizeof(Neighbour))
+    neighbours.slots = NULL
+
+
+cdef bint neighbour_learn(Neighbours* neighbours, uint32_t address, const uint8_t* mac, uint8_t state) noexcept nogil:
+    """What the kernel says of a neighbour. mac: 6 bytes, or NULL where it has none. False: no room."""
+    cdef Neighbour* neighbour = neighbour_at(neighbours, address)
+    if neighbour.address == 0:
+        if mac == NULL:
+            return True
+        neighbour = neighbour_of(neighbours, address)
+        if neighbour == NULL:
+            return False
+    neighbour.state = state
+    if mac != NULL:
+        memcpy(neighbour.mac, mac, 6)
+    return True
+
+
+cdef void neighbours_lose(Neighbours* neighbours) noexcept nogil:
+    """The link is away: where they are is not known any more."""
+    cdef uint32_t i
+    if neighbours.count == 0:
+        return
+    for i in range(NEIGHBOURS):
+        if neighbours.slots[i].address:
+            neighbours.slots[i].state = UNKNOWN
+
+
+cdef bint neighbours_forget(Neighbours* neighbours, uint32_t now_ms) noexcept nogil:
+    """Frees the slots of neighbours long sought in vain (a scan of the link leaves many). False without memory."""
+    cdef Neighbour* before = neighbours.slots
+    cdef Neighbour* after = <Neighbour*>table_new(NEIGHBOURS * sizeof(Neighbour))
+    cdef uint32_t i
+    if after == NULL:
+        return False
+    neighbours.slots = after
+    neighbours.count = 0
+    for i in range(NEIGHBOURS):
+        if before[i].address == 0:
+            continue
+        if before[i].state == KNOWN or before[i].waiting or now_ms - before[i].asked_ms < FORGET_MS:
+            neighbour_at(neighbours, before[i].address)[0] = before[i]
+            neighbours.count += 1
+    table_delete(before, NEIGHBOURS * sizeof(Neighbour))
+    return True
+
+
+cdef bint set_replace(AddressSet* addresses, const uint32_t* members, uint32_t count) noexcept nogil:
+    """The set holds exactly the members (host order, none 0) from now on; false, nothing changed: no memory."""
+    cdef uint32_t size = 8, i, j
+    cdef uint32_t* slots
+    while size < count * 4:
+        size *= 2
+    slots = <uint32_t*>calloc(size, 4)
+    if slots == NULL:
+        return False
+    for i in range(count):
+        j = spread(members[i]) & (size - 1)
+        while slots[j] and slots[j] != members[i]:
+            j = (j + 1) & (size - 1)
+        slots[j] = members[i]
+    free(addresses.slots)
+    addresses.slots, addresses.mask = slots, size - 1
+    return True
+
+
+cdef void set_delete(AddressSet* addresses) noexcept nogil:
+    free(addresses.slots)
+    addresses.slots = NULL

@@ -1,0 +1,140 @@
+"""Frames one by one: each lies in a place of its own; one that is longer is fetched from the socket's queue beside it."""
+from libc.errno cimport errno
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memset
+
+import os
+
+from natcore.io.super_frames cimport BIG_ROOM, cut_begin, cut_close, cut_free, cut_next, cut_open, cutting, is_big, is_ipv4
+from natcore.io.device cimport FRAME_ROOM, Arrival, of_vlan
+from natcore.base.compiler cimport load_acquire, prefetch, store_release, unlikely
+from natcore.io.kernel cimport (
+    MAP_FAILED, MAP_SHARED, MSG_DONTWAIT, PACKET_COPY_THRESH, PACKET_RX_RING, PACKET_VERSION, PROT_READ, PROT_WRITE,
+    SOL_PACKET, SOL_SOCKET, SO_RCVBUF, SO_RCVBUFFORCE, TPACKET_ALIGN, TPACKET_V2, TP_STATUS_COPY, TP_STATUS_KERNEL,
+    TP_STATUS_USER, c_recv, mmap, munmap, setsockopt, sockaddr_ll, tpacket2_hdr, tpacket_req,
+    virtio_net_hdr,
+)
+from natcore.base.pages cimport table_delete, table_new
+
+cdef enum:
+    PLACE_BYTES = 2048
+    PLACE_COUNT = 4096
+    ORDINARY_MTU = 1900         # what fits a place, with headers
+    JUMBO_PLACE_BYTES = 16384
+    JUMBO_PLACE_COUNT = 512
+    BLOCK_BYTES = 128 * 1024    # of the ring's memory, in one piece
+    LARGE_ROOM = FRAME_ROOM + 16
+    BIGGEST_ROOM = BIG_ROOM + 16
+    QUEUE_BYTES = 16 << 20      # of large frames beside the ring
+
+
+cdef inline bint fetch(FrameRing* ring, const tpacket2_hdr* header, Arrival* arrival) noexcept nogil:
+    """A frame that does not fit its place: it lies whole in the socket's queue, in the same order."""
+    cdef bint big = is_big(header.tp_len)
+    cdef uint8_t* room = ring.big if big else ring.large + <size_t>ring.large_count * LARGE_ROOM
+    cdef ssize_t length = 0
+    if header.tp_status & <uint32_t>TP_STATUS_COPY:
+        length = c_recv(ring.fd, room, BIGGEST_ROOM if big else LARGE_ROOM, MSG_DONTWAIT)
+    if big and not is_ipv4(arrival.data):
+        arrival.length = header.tp_snaplen      # it is the kernel's, which has it whole
+        return True
+    if length != <ssize_t>(header.tp_len + sizeof(virtio_net_hdr)):
+        return False
+    arrival.data = room + sizeof(virtio_net_hdr)
+    arrival.length = header.tp_len
+    ring.large_count += not big
+    return True
+
+
+cdef uint32_t frames_receive(FrameRing* ring, Arrival* arrivals, uint32_t most) noexcept nogil:
+    """See Device. Nothing more is read while large frames fill their room."""
+    cdef uint32_t count = 0, status
+    cdef tpacket2_hdr* header
+    cdef Arrival* arrival
+    while count < most and ring.read < ring.place_count and ring.large_count < LARGE_AT_ONCE:
+        if unlikely(cutting(&ring.cut)):
+            if not cut_next(&ring.cut, &arrivals[count]):
+                break
+            count += 1
+            continue
+        header = <tpacket2_hdr*>(ring.places + <size_t>ring.next * ring.place_bytes)
+        status = load_acquire(&header.tp_status)
+        if not status & <uint32_t>TP_STATUS_USER:
+            break
+        arrival = &arrivals[count]
+        ring.next = ring.next + 1 if ring.next + 1 < ring.place_count else 0
+        prefetch(ring.places + <size_t>ring.next * ring.place_bytes)
+        ring.read += 1
+        ring.received += 1
+        arrival.data = <uint8_t*>header + header.tp_mac
+        arrival.length = header.tp_len
+        if unlikely(header.tp_snaplen < header.tp_len) and not fetch(ring, header, arrival):
+            ring.truncated += 1
+            continue
+        arrival.offload = <virtio_net_hdr*>(arrival.data - sizeof(virtio_net_hdr))
+        arrival.tagged = of_vlan(status, header.tp_vlan_tci)
+        arrival.packet_type = (<sockaddr_ll*>(<uint8_t*>header + TPACKET_ALIGN(sizeof(tpacket2_hdr)))).sll_pkttype
+        if unlikely(is_big(arrival.length)):
+            ring.truncated += not cut_begin(&ring.cut, arrival)     # which has no place of its own
+            continue
+        count += 1
+    return count
+
+
+cdef void frames_complete(FrameRing* ring) noexcept nogil:
+    """Every place that was read goes back to the kernel."""
+    cdef uint32_t at = ring.next - ring.read if ring.next >= ring.read else ring.next + ring.place_count - ring.read
+    while ring.read:
+        store_release(&(<tpacket2_hdr*>(ring.places + <size_t>at * ring.place_bytes)).tp_status, TP_STATUS_KERNEL)
+        at = at + 1 if at + 1 < ring.place_count else 0
+        ring.read -= 1
+    ring.large_count = 0
+    cut_free(&ring.cut)
+
+
+cdef int _set(int fd, int level, int name, int value, str step) except -1:
+    if setsockopt(fd, level, name, &value, sizeof(value)) < 0:
+        raise OSError(errno, f"{step}: {os.strerror(errno)}")
+    return 0
+
+
+cdef int frames_open(FrameRing* ring, int fd, uint32_t mtu) except -1:
+    """Makes the ring of a packet socket, which has its virtio-net header already. OSError."""
+    cdef tpacket_req request
+    cdef void* base
+    cdef int size = QUEUE_BYTES
+    memset(ring, 0, sizeof(FrameRing))
+    ring.fd = fd
+    _set(fd, SOL_PACKET, PACKET_VERSION, TPACKET_V2, "PACKET_VERSION")
+    _set(fd, SOL_PACKET, PACKET_COPY_THRESH, 1, "PACKET_COPY_THRESH")
+    if setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) < 0:     # without CAP_NET_ADMIN
+        _set(fd, SOL_SOCKET, SO_RCVBUF, QUEUE_BYTES, "SO_RCVBUF")
+    ring.place_bytes = PLACE_BYTES if mtu <= ORDINARY_MTU else JUMBO_PLACE_BYTES
+    ring.place_count = PLACE_COUNT if mtu <= ORDINARY_MTU else JUMBO_PLACE_COUNT
+    memset(&request, 0, sizeof(request))
+    request.tp_block_size = BLOCK_BYTES
+    request.tp_block_nr = ring.place_bytes * ring.place_count // BLOCK_BYTES
+    request.tp_frame_size = ring.place_bytes
+    request.tp_frame_nr = ring.place_count
+    if setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)) < 0:
+        raise OSError(errno, f"PACKET_RX_RING: {os.strerror(errno)}")
+    base = mmap(NULL, <size_t>ring.place_bytes * ring.place_count, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+    if base == MAP_FAILED:
+        raise OSError(errno, f"mmap of a packet ring: {os.strerror(errno)}")
+    ring.places = <uint8_t*>base
+    ring.large = <uint8_t*>table_new(<size_t>LARGE_AT_ONCE * LARGE_ROOM)
+    ring.big = <uint8_t*>table_new(BIGGEST_ROOM)
+    if ring.large == NULL or ring.big == NULL or not cut_open(&ring.cut):
+        raise MemoryError("no memory for large frames")
+    return 0
+
+
+cdef void frames_free(FrameRing* ring) noexcept nogil:
+    """The counters stay."""
+    if ring.places != NULL:
+        munmap(ring.places, <size_t>ring.place_bytes * ring.place_count)
+    table_delete(ring.large, <size_t>LARGE_AT_ONCE * LARGE_ROOM)
+    table_delete(ring.big, BIGGEST_ROOM)
+    cut_close(&ring.cut)
+    ring.places = ring.large = ring.big = NULL
+    ring.read = ring.large_count = 0

@@ -1,0 +1,54 @@
+"""FrameMemory: the Python object that owns the places for frames of a loop's AF_XDP sockets."""
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport calloc, free
+
+from natcore.io.kernel cimport (
+    MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap, munmap,
+)
+from natcore.base.headers cimport ETHERNET_BYTES
+
+
+cdef class FrameMemory:
+    """Room for frames, shared by the sockets of one loop.
+
+    frames: how many, 1 to 2^22. mtu: bytes, of the largest IPv4 packet: up to 1,778, else up to 3,826.
+    Raises ValueError; OSError (ENOMEM).
+    """
+
+    def __cinit__(self, uint32_t frames, uint32_t mtu=1500):
+        cdef uint32_t i
+        cdef void* area
+        if not 1 <= frames <= 1 << 22:
+            raise ValueError(f"frames={frames}: allowed are 1 to {1 << 22}")
+        self.memory.place_shift = 11 if mtu + ETHERNET_BYTES + HEADROOM <= 2048 else 12
+        self.memory.place_bytes = <uint32_t>1 << self.memory.place_shift
+        if mtu > self.mtu:
+            raise ValueError(f"mtu={mtu}: allowed with AF_XDP are at most {self.mtu} bytes")
+        self.memory.places = frames
+        area = mmap(NULL, <size_t>frames << self.memory.place_shift, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if area != MAP_FAILED:
+            self.memory.area = <uint8_t*>area
+            madvise(area, <size_t>frames << self.memory.place_shift, MADV_HUGEPAGE)
+        self.memory.holders = <uint8_t*>calloc(frames, 1)
+        self.memory.free = <uint32_t*>calloc(frames, 4)
+        if self.memory.area == NULL or self.memory.holders == NULL or self.memory.free == NULL:
+            raise MemoryError(f"frames={frames}: no memory")
+        for i in range(frames):
+            give_back(&self.memory, frames - 1 - i)
+
+    def __dealloc__(self):
+        if self.memory.area != NULL:
+            munmap(self.memory.area, <size_t>self.memory.places << self.memory.place_shift)
+        free(self.memory.holders)
+        free(self.memory.free)
+
+    @property
+    def mtu(self) -> int:
+        """Bytes of the largest IPv4 packet that fits."""
+        return self.memory.place_bytes - HEADROOM - ETHERNET_BYTES
+
+    @property
+    def free(self) -> int:
+        """Frames that nobody holds. For tests."""
+        return self.memory.free_count

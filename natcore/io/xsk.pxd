@@ -1,0 +1,28 @@
+"""One AF_XDP socket, of one queue of an interface, with the four rings that it shares with the kernel. No frames here."""
+from libc.stdint cimport uint8_t, uint32_t
+
+from natcore.io.umem cimport Memory
+
+cdef struct KernelRing:         # shared with the kernel; its indices run freely, modulo 2^32
+    uint8_t* base
+    size_t bytes
+    uint32_t* producer
+    uint32_t* consumer
+    uint32_t* flags
+    void* slots                 # xdp_desc of frames received and to be sent, uint64_t of places
+    uint32_t mask
+    uint32_t next               # our next slot
+
+cdef struct Queue:
+    int fd
+    uint8_t holder              # its number in Memory
+    bint unsent                 # the kernel did not take all that was queued
+    uint32_t void_slots         # queued, taken back and not passed by the kernel
+    KernelRing received
+    uint32_t returned           # slots of `received` that were given back
+    KernelRing filled           # places that the kernel may receive into
+    KernelRing queued           # frames to be sent
+    KernelRing sent             # places of those that were
+
+cdef int queue_open(Queue* queue, Memory* memory, int index, uint32_t number, uint32_t entries) except -1
+cdef void queue_close(Queue* queue, Memory* memory) noexcept nogil

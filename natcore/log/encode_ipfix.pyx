@@ -1,0 +1,192 @@
+"""Records to IPFIX (RFC 7011): messages of flow records and of NAT44 session events (RFC 8158)."""
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from natcore.log.journal cimport RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record
+from natcore.base.compiler cimport bswap16, bswap32, bswap64
+
+cdef enum:
+    FLOW_SET = 256              # template ids; the templates are in sinks/ipfix.py
+    EVENT_SET = 257
+    NAT44_SESSION_CREATE = 4    # natEvent, RFC 8158
+    NAT44_SESSION_DELETE = 5
+    INITIATOR = 1               # biflowDirection, RFC 5103
+    REVERSE_INITIATOR = 2
+    VERSION = 10
+
+cdef packed struct MessageHeader:
+    uint16_t version
+    uint16_t length             # bytes, this header included
+    uint32_t export_time        # Unix seconds
+    uint32_t sequence           # data records before this message
+    uint32_t domain
+
+cdef packed struct SetHeader:
+    uint16_t id
+    uint16_t length             # bytes, this header included
+
+cdef packed struct Ends:
+    uint32_t address[4]         # source, destination, and both after NAT
+    uint16_t port[4]
+
+cdef packed struct FlowRecord:
+    uint64_t start_ms
+    uint64_t end_ms
+    uint64_t flow_id
+    uint64_t octets             # from inside
+    uint64_t packets
+    uint64_t reverse_octets
+    uint64_t reverse_packets
+    Ends ends
+    uint8_t protocol
+    uint8_t direction
+
+cdef packed struct EventRecord:
+    uint64_t observed_ms
+    uint64_t start_ms           # of the session; collectors look for events by these two
+    uint64_t end_ms
+    uint64_t flow_id
+    Ends ends
+    uint8_t protocol
+    uint8_t event
+
+cdef struct Message:
+    uint8_t* start              # NULL: none is open
+    uint8_t* set_start          # NULL: none is open
+    uint8_t* at
+    uint16_t set_id
+
+FLOW_BYTES = sizeof(FlowRecord)
+EVENT_BYTES = sizeof(EventRecord)
+
+
+cdef inline uint64_t milliseconds_be(int64_t microseconds) noexcept nogil:
+    return bswap64(<uint64_t>(microseconds // 1000) if microseconds > 0 else 0)
+
+
+cdef inline Ends ends_of(const Record* row) noexcept nogil:
+    """The destination stays as it is after NAT."""
+    cdef Ends ends
+    ends.address[0] = bswap32(row.pri_ip)
+    ends.address[1] = ends.address[3] = bswap32(row.pub_ip)
+    ends.address[2] = bswap32(row.nat_ip)
+    ends.port[0] = bswap16(row.pri_port)
+    ends.port[1] = ends.port[3] = bswap16(row.pub_port)
+    ends.port[2] = bswap16(row.nat_port)
+    return ends
+
+
+cdef uint8_t* put_flow(uint8_t* at, const Record* row) noexcept nogil:
+    cdef FlowRecord flow
+    flow.start_ms = milliseconds_be(row.start_time)
+    flow.end_ms = milliseconds_be(row.end_time)
+    flow.flow_id = bswap64(row.session)
+    flow.octets = bswap64(row.bytes_from_vpc)
+    flow.packets = bswap64(row.pkts_from_vpc)
+    flow.reverse_octets = bswap64(row.bytes_from_pub)
+    flow.reverse_packets = bswap64(row.pkts_from_pub)
+    flow.ends = ends_of(row)
+    flow.protocol = row.protocol
+    flow.direction = REVERSE_INITIATOR if row.flags & RECORD_OPENED_OUTSIDE else INITIATOR
+    memcpy(at, &flow, sizeof(flow))
+    return at + sizeof(flow)
+
+
+cdef uint8_t* put_event(uint8_t* at, const Record* row) noexcept nogil:
+    cdef EventRecord event
+    event.observed_ms = event.end_ms = milliseconds_be(row.end_time)
+    event.start_ms = milliseconds_be(row.start_time)
+    event.flow_id = bswap64(row.session)
+    event.ends = ends_of(row)
+    event.protocol = row.protocol
+    event.event = NAT44_SESSION_CREATE if row.kind == RECORD_CREATE else NAT44_SESSION_DELETE
+    memcpy(at, &event, sizeof(event))
+    return at + sizeof(event)
+
+
+cdef inline void close_set(Message* message) noexcept nogil:
+    if message.set_start != NULL:
+        (<SetHeader*>message.set_start).id = bswap16(message.set_id)
+        (<SetHeader*>message.set_start).length = bswap16(<uint16_t>(message.at - message.set_start))
+        message.set_start = NULL
+
+
+cdef inline void open_set(Message* message, uint16_t set_id) noexcept nogil:
+    close_set(message)
+    message.set_start = message.at
+    message.set_id = set_id
+    message.at += sizeof(SetHeader)
+
+
+cdef inline void close_message(Message* message) noexcept nogil:
+    if message.start != NULL:
+        close_set(message)
+        (<MessageHeader*>message.start).length = bswap16(<uint16_t>(message.at - message.start))
+        message.start = NULL
+
+
+cdef inline void open_message(Message* message, uint32_t sequence, uint32_t domain, uint32_t time) noexcept nogil:
+    cdef MessageHeader* header = <MessageHeader*>message.at
+    message.start = message.at
+    header.version = bswap16(VERSION)
+    header.export_time = bswap32(time)
+    header.sequence = bswap32(sequence)
+    header.domain = bswap32(domain)
+    message.at += sizeof(MessageHeader)
+
+
+def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint32_t domain, uint32_t export_time,
+                    uint32_t largest):
+    """IPFIX messages of the rows in their order, written without the GIL: -> (bytes, the messages' ends, data records).
+
+    records: the bytes of RECORD (n,); window rows become flow records, `create` and `end` rows events; what is of
+    another kind has no place in IPFIX and is left out. sequence: data records sent before. export_time: Unix seconds.
+    largest: bytes of a message at most, 128 to 65535.
+    """
+    cdef uint64_t count = records.shape[0] // sizeof(Record), row, messages = 0
+    cdef const Record* rows = <const Record*>&records[0] if count else NULL
+    cdef uint32_t first = sequence
+    cdef uint64_t size
+    cdef uint16_t set_id
+    cdef uint8_t* room
+    cdef uint32_t* ends
+    cdef Message message
+    if records.shape[0] % sizeof(Record) or not 128 <= largest <= 65535:
+        raise ValueError(f"largest={largest}: allowed is 128 to 65535 bytes, and whole records")
+    room = <uint8_t*>malloc(64 + count * (sizeof(MessageHeader) + sizeof(SetHeader) + sizeof(FlowRecord)))
+    ends = <uint32_t*>malloc((count + 1) * sizeof(uint32_t))
+    try:
+        if room == NULL or ends == NULL:
+            raise MemoryError
+        message.start = message.set_start = NULL
+        message.at = room
+        message.set_id = 0
+        with nogil:
+            for row in range(count):
+                if rows[row].kind == RECORD_WINDOW:
+                    set_id, size = FLOW_SET, sizeof(FlowRecord)
+                elif rows[row].kind == RECORD_CREATE or rows[row].kind == RECORD_END:
+                    set_id, size = EVENT_SET, sizeof(EventRecord)
+                else:
+                    continue
+                if message.start != NULL and <uint64_t>(message.at - message.start) + sizeof(SetHeader) + size > largest:
+                    close_message(&message)
+                    ends[messages] = <uint32_t>(message.at - room)
+                    messages += 1
+                if message.start == NULL:
+                    open_message(&message, sequence, domain, export_time)
+                if message.set_start == NULL or message.set_id != set_id:
+                    open_set(&message, set_id)
+                message.at = put_flow(message.at, &rows[row]) if set_id == FLOW_SET else put_event(message.at, &rows[row])
+                sequence += 1
+            if message.start != NULL:
+                close_message(&message)
+                ends[messages] = <uint32_t>(message.at - room)
+                messages += 1
+        found = [ends[row] for row in range(messages)]
+        return PyBytes_FromStringAndSize(<char*>room, message.at - room), found, <uint32_t>(sequence - first)
+    finally:
+        free(room)
+        free(ends)

@@ -1,0 +1,149 @@
+"""Records to protobuf: the Logs of a LogGroup of Simple Log Service."""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from natcore.log.journal cimport Record
+from natcore.base.text cimport put_decimal, put_dotted
+
+cdef enum:
+    FIELDS = 13
+    KEY_BYTES = 64              # of a key with its tag and length, at most
+    FIELD_BYTES = 2 + KEY_BYTES + 2 + 20    # a content with its value, at most
+    RUN_BYTES = 40
+    MICROSECONDS = 1000000
+
+# Protobuf tags: field number << 3 | wire type.
+cdef enum:
+    GROUP_LOGS = 0x0A           # LogGroup.Logs = 1, length-delimited
+    LOG_TIME = 0x08             # Log.Time = 1, varint
+    LOG_CONTENTS = 0x12         # Log.Contents = 2, length-delimited
+    CONTENT_KEY = 0x0A          # Content.Key = 1, length-delimited
+    CONTENT_VALUE = 0x12        # Content.Value = 2, length-delimited
+
+cdef struct Key:
+    uint32_t length             # bytes; tag and length of the key included, and the value's tag
+    uint8_t bytes[KEY_BYTES]
+
+
+cdef inline uint8_t* put_varint(uint8_t* at, uint64_t value) noexcept nogil:
+    while value > 127:
+        at[0] = <uint8_t>(value | 128)
+        value >>= 7
+        at += 1
+    at[0] = <uint8_t>value
+    return at + 1
+
+
+cdef inline uint64_t seconds_of(int64_t microseconds) noexcept nogil:
+    """Whole Unix seconds; 0 for what lies before 1970."""
+    return <uint64_t>(microseconds // MICROSECONDS) if microseconds > 0 else 0
+
+
+cdef inline uint8_t* put_field(uint8_t* at, const Key* key, uint64_t value, bint is_address) noexcept nogil:
+    """A Content: all its lengths are below 128, so each is one byte."""
+    cdef uint8_t* length_at = at + 2 + key.length
+    cdef uint8_t* value_at = length_at + 1
+    cdef uint8_t* end = put_dotted(value_at, <uint32_t>value) if is_address else put_decimal(value_at, value)
+    at[0] = LOG_CONTENTS
+    at[1] = <uint8_t>(end - at - 2)
+    memcpy(at + 2, key.bytes, key.length)
+    length_at[0] = <uint8_t>(end - value_at)
+    return end
+
+
+cdef inline uint8_t* put_name(uint8_t* at, const Key* key, const uint8_t* run, uint32_t run_length,
+                              uint64_t number) noexcept nogil:
+    """A Content whose value is the run and the row's number, "RUN/NUMBER"."""
+    cdef uint8_t* length_at = at + 2 + key.length
+    cdef uint8_t* end = length_at + 1 + run_length
+    memcpy(length_at + 1, run, run_length)
+    end[0] = 47
+    end = put_decimal(end + 1, number)
+    at[0] = LOG_CONTENTS
+    at[1] = <uint8_t>(end - at - 2)
+    memcpy(at + 2, key.bytes, key.length)
+    length_at[0] = <uint8_t>(end - length_at - 1)
+    return end
+
+
+cdef uint8_t* put_log(uint8_t* at, const Record* row, const uint8_t* head, uint32_t head_length, const Key* keys,
+                      const Key* name, const uint8_t* run, uint32_t run_length, uint8_t* scratch) noexcept nogil:
+    cdef uint8_t* end = scratch
+    end[0] = LOG_TIME
+    end = put_varint(end + 1, <uint32_t>seconds_of(row.end_time))
+    memcpy(end, head, head_length)
+    end += head_length
+    end = put_field(end, &keys[0], row.protocol, False)
+    end = put_field(end, &keys[1], row.pri_ip, True)
+    end = put_field(end, &keys[2], row.pri_port, False)
+    end = put_field(end, &keys[3], row.pub_ip, True)
+    end = put_field(end, &keys[4], row.pub_port, False)
+    end = put_field(end, &keys[5], row.nat_ip, True)
+    end = put_field(end, &keys[6], row.nat_port, False)
+    end = put_field(end, &keys[7], row.bytes_from_pub, False)
+    end = put_field(end, &keys[8], row.pkts_from_pub, False)
+    end = put_field(end, &keys[9], row.bytes_from_vpc, False)
+    end = put_field(end, &keys[10], row.pkts_from_vpc, False)
+    end = put_field(end, &keys[11], seconds_of(row.start_time), False)
+    end = put_field(end, &keys[12], seconds_of(row.end_time), False)
+    if name != NULL:
+        end = put_name(end, name, run, run_length, row.number)
+    at[0] = GROUP_LOGS
+    at = put_varint(at + 1, end - scratch)
+    memcpy(at, scratch, end - scratch)
+    return at + (end - scratch)
+
+
+cdef int make_key(Key* key, bytes name) except -1:
+    text = bytes((CONTENT_KEY, len(name))) + name + bytes((CONTENT_VALUE,))
+    key.length = <uint32_t>len(text)
+    memcpy(key.bytes, PyBytes_AS_STRING(text), len(text))
+    return 0
+
+
+def encode_logs(const uint8_t[::1] records not None, bytes head not None, names not None, bytes run=None):
+    """The protobuf Logs of a LogGroup, one a row, without the GIL while it writes.
+
+    records: the bytes of RECORD (n,). head: Contents that every Log begins with, encoded.
+    names: the 13 keys of the numeric fields in the contract's order, each 60 bytes of UTF-8 at most.
+    run: each Log ends with a 16th Content, `row`: the run, a slash and the row's number; 40 bytes at most.
+    Raises ValueError for other names or a length that is no multiple of a record's.
+    """
+    cdef Key keys[FIELDS]
+    cdef Key row_key
+    cdef const Key* added = NULL
+    cdef const uint8_t* run_bytes = NULL
+    cdef uint32_t run_length = 0
+    cdef uint32_t field, head_length = <uint32_t>len(head)
+    cdef uint64_t count = records.shape[0] // sizeof(Record), row
+    cdef const Record* rows = <const Record*>&records[0] if count else NULL
+    cdef uint8_t *room
+    cdef uint8_t *end
+    cdef uint8_t *scratch
+    cdef const uint8_t* head_bytes = <const uint8_t*>PyBytes_AS_STRING(head)
+    encoded = [name.encode() for name in names]
+    if len(encoded) != FIELDS or max(map(len, encoded)) > KEY_BYTES - 4 or records.shape[0] % sizeof(Record):
+        raise ValueError(f"allowed are {FIELDS} names of at most {KEY_BYTES - 4} bytes, and whole records")
+    if run is not None and len(run) > RUN_BYTES:
+        raise ValueError(f"run={run!r}: allowed are {RUN_BYTES} bytes")
+    for field in range(FIELDS):
+        make_key(&keys[field], encoded[field])
+    make_key(&row_key, b"row")
+    if run is not None:
+        added, run_bytes, run_length = &row_key, <const uint8_t*>PyBytes_AS_STRING(run), <uint32_t>len(run)
+    cdef uint64_t log_bytes = 6 + head_length + FIELDS * FIELD_BYTES + FIELD_BYTES + RUN_BYTES
+    room = <uint8_t*>malloc(count * (log_bytes + 6) + log_bytes)
+    if room == NULL:
+        raise MemoryError
+    scratch = room + count * (log_bytes + 6)
+    end = room
+    try:
+        with nogil:
+            for row in range(count):
+                end = put_log(end, &rows[row], head_bytes, head_length, keys, added, run_bytes, run_length,
+                              scratch)
+        return PyBytes_FromStringAndSize(<char*>room, end - room)
+    finally:
+        free(room)

@@ -1,0 +1,91 @@
+"""Events: who ran out of what, towards which destination; each once until it is read, with a count, never a flood."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from natcore.base.spinlock cimport Spin, spin_lock, spin_unlock
+
+cdef enum:
+    EVENT_SLOTS = 1024
+    REST_SLOTS = 16             # by reason alone, for whoever finds none of these
+
+cdef enum:                      # reasons beside the drops of Verdict
+    PORTS_THRESHOLD = 1         # many ports of an outside address and protocol (0: blocks, of all) are not free
+    SESSIONS_THRESHOLD = 2
+    RECORDS_LOST = 3            # rows of the session log found no room
+
+cdef struct Event:
+    uint64_t count              # 0: free
+    uint64_t at_ns              # of the first
+    uint32_t subscriber         # inside address, big-endian; PORTS_THRESHOLD: outside address
+    uint32_t destination
+    uint16_t port               # of the destination, big-endian
+    uint8_t protocol
+    uint8_t verdict             # the reason
+    uint8_t limit               # Limit of _limits.pxd: of the first
+
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    #include <sys/eventfd.h>
+    #include <unistd.h>
+    static int natcore_event_fd(void) { return eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC); }
+    static void natcore_event_fd_set(int fd) { (void)!eventfd_write(fd, 1); }
+    static void natcore_event_fd_clear(int fd) { eventfd_t count; (void)!eventfd_read(fd, &count); }
+    static void natcore_event_fd_close(int fd) { if (fd >= 0) close(fd); }
+    """
+    int event_fd "natcore_event_fd" () noexcept
+    void event_fd_set "natcore_event_fd_set" (int fd) noexcept
+    void event_fd_clear "natcore_event_fd_clear" (int fd) noexcept
+    void event_fd_close "natcore_event_fd_close" (int fd) noexcept
+
+cdef struct Events:
+    Event slots[1024]
+    Event rest[16]              # [REST_SLOTS] a reason's sum over all that found no slot; the subscriber is 0
+    uint32_t waiting
+    int fd                      # readable while events wait
+    uint64_t lost               # no slot was free for the reason
+    Spin spin
+
+cdef inline void event_note(Events* events, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination,
+                            uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:
+    spin_lock(&events.spin)
+    event_enter(events, verdict, limit, subscriber, destination, port, protocol, now_ns)
+    spin_unlock(&events.spin)
+
+cdef inline void event_begin(Events* events, Event* event, uint8_t verdict, uint8_t limit, uint32_t subscriber,
+                             uint32_t destination, uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:
+    event.count = 1
+    event.at_ns = now_ns
+    event.subscriber = subscriber
+    event.destination = destination
+    event.port = port
+    event.protocol = protocol
+    event.verdict = verdict
+    event.limit = limit
+    events.waiting += 1
+    if events.waiting == 1:
+        event_fd_set(events.fd)
+
+cdef inline void event_enter(Events* events, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination,
+                             uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:
+    cdef uint32_t at = subscriber ^ verdict * <uint32_t>0x9E3779B9, step
+    cdef Event* event
+    at = (at ^ at >> 16) * <uint32_t>0x45D9F3B      # neighbours differ in the highest byte alone: it must reach the lowest
+    at ^= at >> 16
+    for step in range(16):
+        event = &events.slots[(at + step) & (EVENT_SLOTS - 1)]
+        if (event.count and event.subscriber == subscriber and event.verdict == verdict
+                and (event.protocol == protocol or verdict != PORTS_THRESHOLD)):
+            event.count += 1
+            return
+        if event.count == 0:
+            event_begin(events, event, verdict, limit, subscriber, destination, port, protocol, now_ns)
+            return
+    for step in range(REST_SLOTS):
+        event = &events.rest[step]
+        if event.count and event.verdict == verdict:
+            event.count += 1
+            return
+        if event.count == 0:
+            event_begin(events, event, verdict, limit, 0, 0, 0, 0, now_ns)
+            return
+    events.lost += 1

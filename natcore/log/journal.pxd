@@ -1,0 +1,108 @@
+"""The journal: rows of the session log on their way out, a ring between a gateway's workers and one consumer.
+
+While nobody reads (no session log runs), the rows of beginnings and ends have a ring of their own, so that they do not push
+out the window rows, which alone most callers ask for. Beside the ring there is room that is allocated when it is needed, for
+what writes many rows at once and not for a packet's sake, and only while somebody reads: the sweep, which cannot wait for the
+reader.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from natcore.log.events cimport Events
+from natcore.base.compiler cimport load_acquire64
+from natcore.base.spinlock cimport Spin
+
+cdef enum:                      # RecordKind
+    RECORD_WINDOW = 0
+    RECORD_CREATE = 1
+    RECORD_END = 2              # 3, a gap row, is made in Python: python/natcore/dtypes.py
+
+cdef enum:                      # RecordFlag
+    RECORD_OPENED_OUTSIDE = 1
+
+cdef struct Record:             # RECORD of python/natcore/dtypes.py
+    uint64_t bytes_from_pub
+    uint64_t pkts_from_pub
+    uint64_t bytes_from_vpc
+    uint64_t pkts_from_vpc
+    int64_t start_time          # microseconds since 1970
+    int64_t end_time
+    uint64_t session
+    uint64_t number             # set when the row is drained
+    uint32_t pri_ip             # addresses and ports in host order
+    uint32_t pub_ip
+    uint32_t nat_ip
+    uint32_t eip
+    uint16_t pri_port
+    uint16_t pub_port
+    uint16_t nat_port
+    uint8_t protocol
+    uint8_t kind
+    uint16_t flags
+    uint16_t unused[3]
+
+cdef enum:
+    ASIDE_ROWS = 1024
+
+cdef struct Aside:              # rows beside the ring: they come after the first at_head of the ring's, before its others
+    uint64_t next               # Aside*, 0: none yet
+    uint64_t count              # rows written
+    uint64_t at_head
+    Record rows[1024]           # ASIDE_ROWS
+
+cdef struct Journal:
+    Record* ring
+    uint64_t capacity           # rows
+    uint64_t head               # rows written into the ring since the start; the producers', as what follows
+    uint64_t head_at            # head modulo capacity
+    uint64_t lost               # window rows that found no room, and all others while somebody reads
+    uint64_t apart_lost         # rows of beginnings and ends that found none while nobody did
+    int64_t lost_from           # of the lost rows, microseconds since 1970: the first start
+    int64_t lost_until          # and the last end; before lost_from: none was lost
+    uint64_t newest             # Aside*
+    uint64_t aside_written      # rows since the start
+    uint64_t aside_limit        # rows that may wait beside the ring, 0: nobody reads
+    uint32_t widened            # sweeps under way: room is made beside a full ring
+    uint32_t is_aside           # the row of journal_slot does
+    Spin spin                   # from journal_slot to journal_commit
+    Record* apart               # [capacity] rows of beginnings and ends while nobody reads
+    uint64_t apart_head
+    uint64_t apart_head_at
+    uint64_t order              # rows written since the start, into whichever ring: `number` until they are drained
+    uint32_t is_apart           # the row of journal_slot is
+    Events* events              # where a loss is told
+    uint64_t unused[3]
+    uint64_t tail               # rows read from the ring since the start; the consumer's, as what follows
+    uint64_t tail_at
+    uint64_t oldest             # Aside*, which has been read up to oldest_read; the producer sets the very first
+    uint64_t oldest_read
+    uint64_t aside_read         # rows since the start
+    uint64_t apart_tail
+    uint64_t apart_tail_at
+
+cdef inline uint64_t journal_room(Journal* journal) noexcept nogil:
+    """Rows that still fit, at least: the consumer may be reading, and, where the caller holds no worker, others writing."""
+    cdef uint64_t tail = load_acquire64(&journal.tail)
+    return journal.capacity - (load_acquire64(&journal.head) - tail)
+
+cdef inline uint64_t journal_room_for_many(Journal* journal) noexcept nogil:
+    """Rows that may be written at once by what can wait: half of the ring is left to what packets write meanwhile."""
+    cdef uint64_t room = journal_room(journal), left = journal.capacity // 2
+    return room - left if room > left else 0
+
+cdef inline uint64_t journal_waiting(Journal* journal) noexcept nogil:
+    """Rows that can be drained; the consumer asks."""
+    cdef uint64_t tail = load_acquire64(&journal.tail), aside_read = load_acquire64(&journal.aside_read)     # these first
+    cdef uint64_t apart_tail = load_acquire64(&journal.apart_tail)
+    return (load_acquire64(&journal.head) - tail + load_acquire64(&journal.aside_written) - aside_read
+            + load_acquire64(&journal.apart_head) - apart_tail)
+
+cdef inline bint journal_is_short(Journal* journal) noexcept nogil:
+    """Whether a session's last two rows had better wait until the reader has made room."""
+    return journal.aside_limit and journal_room(journal) < 2
+
+cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil
+cdef void journal_delete(Journal* journal) noexcept nogil
+cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t room, uint64_t number) noexcept nogil
+cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil
+cdef void journal_lose(Journal* journal, int64_t start_us, int64_t end_us, uint64_t now_ns) noexcept nogil
+cdef void journal_commit(Journal* journal) noexcept nogil

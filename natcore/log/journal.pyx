@@ -1,0 +1,212 @@
+"""The journal's ring: rows are written and read in order; a full ring loses the row and counts it, never stops a packet."""
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from natcore.log.events cimport RECORDS_LOST, event_note
+from natcore.base.compiler cimport load_acquire64, store_relaxed64, store_release64, unlikely
+from natcore.base.pages cimport table_delete, table_new
+from natcore.base.spinlock cimport spin_lock, spin_unlock
+
+
+cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil:
+    journal.capacity = capacity
+    journal.ring = <Record*>table_new(capacity * sizeof(Record))
+    journal.apart = <Record*>table_new(capacity * sizeof(Record))
+    journal.lost_until = -1
+    return journal.ring != NULL and journal.apart != NULL
+
+
+cdef void journal_delete(Journal* journal) noexcept nogil:
+    cdef Aside* aside
+    while journal.oldest:
+        aside = <Aside*>journal.oldest
+        journal.oldest = aside.next
+        free(aside)
+    table_delete(journal.ring, journal.capacity * sizeof(Record))
+    table_delete(journal.apart, journal.capacity * sizeof(Record))
+    journal.ring = journal.apart = NULL
+
+
+cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil:
+    """Where the next row goes, until journal_commit; NULL when there is no room: the row is lost, and counted here."""
+    cdef Record* row = NULL
+    spin_lock(&journal.spin)
+    if journal.aside_limit == 0 and kind != RECORD_WINDOW:
+        if journal.apart_head - load_acquire64(&journal.apart_tail) < journal.capacity:
+            journal.is_apart = 1
+            return &journal.apart[journal.apart_head_at]
+        store_relaxed64(&journal.apart_lost, journal.apart_lost + 1)
+        spin_unlock(&journal.spin)
+        return NULL
+    if journal.head - load_acquire64(&journal.tail) < journal.capacity:
+        return &journal.ring[journal.head_at]
+    if journal.aside_limit:
+        row = aside_slot(journal)
+    if row == NULL:
+        store_relaxed64(&journal.lost, journal.lost + 1)
+        spin_unlock(&journal.spin)
+    else:
+        journal.is_aside = 1
+    return row
+
+
+cdef void journal_lose(Journal* journal, int64_t start_us, int64_t end_us, uint64_t now_ns) noexcept nogil:
+    """The row that found no room began and ended then (microseconds since 1970)."""
+    spin_lock(&journal.spin)
+    if journal.lost_until < journal.lost_from:
+        journal.lost_from, journal.lost_until = start_us, end_us
+    else:
+        journal.lost_from = min(journal.lost_from, start_us)
+        journal.lost_until = max(journal.lost_until, end_us)
+    spin_unlock(&journal.spin)
+    if journal.events != NULL:
+        event_note(journal.events, RECORDS_LOST, 0, 0, 0, 0, 0, now_ns)
+
+
+cdef Record* aside_slot(Journal* journal) noexcept nogil:
+    """Beside the ring; for a packet's row no room is made, it may take what is left of the sweep's."""
+    cdef Aside* aside = <Aside*>journal.newest
+    cdef Aside* more
+    if journal.aside_written - load_acquire64(&journal.aside_read) >= journal.aside_limit:
+        return NULL
+    if aside == NULL or aside.count == ASIDE_ROWS or aside.at_head != journal.head:
+        if not journal.widened:
+            return NULL
+        more = <Aside*>malloc(sizeof(Aside))
+        if more == NULL:
+            return NULL
+        more.next = more.count = 0
+        more.at_head = journal.head
+        store_release64(&aside.next if aside != NULL else &journal.oldest, <uint64_t>more)
+        journal.newest = <uint64_t>more
+        aside = more
+    return &aside.rows[aside.count]
+
+
+cdef void journal_commit(Journal* journal) noexcept nogil:
+    """The row of journal_slot is complete."""
+    cdef Aside* aside
+    cdef uint64_t order = journal.order
+    journal.order = order + 1
+    if journal.is_apart:
+        journal.is_apart = 0
+        journal.apart[journal.apart_head_at].number = order
+        journal.apart_head_at = journal.apart_head_at + 1 if journal.apart_head_at + 1 < journal.capacity else 0
+        store_release64(&journal.apart_head, journal.apart_head + 1)
+        spin_unlock(&journal.spin)
+        return
+    if unlikely(journal.is_aside):
+        journal.is_aside = 0
+        aside = <Aside*>journal.newest
+        aside.rows[aside.count].number = order
+        journal.aside_written += 1
+        store_release64(&aside.count, aside.count + 1)
+        spin_unlock(&journal.spin)
+        return
+    journal.ring[journal.head_at].number = order
+    journal.head_at = journal.head_at + 1 if journal.head_at + 1 < journal.capacity else 0
+    store_release64(&journal.head, journal.head + 1)
+    spin_unlock(&journal.spin)
+
+
+cdef Aside* aside_waiting(Journal* journal) noexcept nogil:
+    """The rows beside the ring that are next, NULL: there are none. What has been read to its end is freed."""
+    cdef Aside* aside = <Aside*>load_acquire64(&journal.oldest)
+    cdef uint64_t after
+    while aside != NULL and journal.oldest_read == load_acquire64(&aside.count):
+        after = load_acquire64(&aside.next)
+        if after == 0 or journal.oldest_read != load_acquire64(&aside.count):       # it was written to meanwhile
+            return aside if journal.oldest_read != load_acquire64(&aside.count) else NULL
+        free(aside)
+        journal.oldest = after
+        journal.oldest_read = 0
+        aside = <Aside*>after
+    return aside
+
+
+cdef uint64_t ring_drain(Journal* journal, Record* rows, uint64_t count) noexcept nogil:
+    """Moves count rows out of the ring, at most two pieces of it."""
+    cdef uint64_t done = 0, piece
+    while done < count:
+        piece = journal.capacity - journal.tail_at
+        piece = piece if piece < count - done else count - done
+        memcpy(&rows[done], &journal.ring[journal.tail_at], piece * sizeof(Record))
+        journal.tail_at = journal.tail_at + piece if journal.tail_at + piece < journal.capacity else 0
+        done += piece
+    store_release64(&journal.tail, journal.tail + count)
+    return count
+
+
+cdef uint64_t aside_drain(Journal* journal, const Aside* aside, Record* rows, uint64_t room) noexcept nogil:
+    cdef uint64_t count = aside.count - journal.oldest_read
+    count = count if count < room else room
+    memcpy(rows, &aside.rows[journal.oldest_read], count * sizeof(Record))
+    journal.oldest_read += count
+    store_release64(&journal.aside_read, journal.aside_read + count)
+    return count
+
+
+cdef uint64_t main_drain(Journal* journal, Record* rows, uint64_t room) noexcept nogil:
+    """Moves rows of the ring and of what lies beside it, as many as there are and fit."""
+    cdef uint64_t filled = 0, waiting
+    cdef Aside* aside
+    while filled < room:
+        aside = aside_waiting(journal)
+        waiting = (aside.at_head if aside != NULL else load_acquire64(&journal.head)) - journal.tail
+        filled += ring_drain(journal, &rows[filled], waiting if waiting < room - filled else room - filled)
+        if aside == NULL:
+            break
+        if filled < room:
+            filled += aside_drain(journal, aside, &rows[filled], room - filled)
+    return filled
+
+
+cdef const Record* main_next(Journal* journal) noexcept nogil:
+    """The row that main_drain moves first, NULL: there is none."""
+    cdef Aside* aside = aside_waiting(journal)
+    if aside != NULL and aside.at_head == journal.tail:
+        return &aside.rows[journal.oldest_read]
+    return NULL if load_acquire64(&journal.head) == journal.tail else &journal.ring[journal.tail_at]
+
+
+cdef uint64_t merged_drain(Journal* journal, Record* rows, uint64_t room) noexcept nogil:
+    """Moves rows of both rings in the order in which they were written; what is written meanwhile comes the next time."""
+    cdef uint64_t filled = 0, until
+    cdef const Record* apart
+    cdef const Record* other
+    spin_lock(&journal.spin)
+    until = journal.order
+    spin_unlock(&journal.spin)
+    while filled < room:
+        other = main_next(journal)
+        apart = NULL
+        if load_acquire64(&journal.apart_head) != journal.apart_tail:
+            apart = &journal.apart[journal.apart_tail_at]
+        if apart != NULL and (other == NULL or apart.number < other.number):
+            if apart.number >= until:
+                break
+            memcpy(&rows[filled], apart, sizeof(Record))
+            journal.apart_tail_at = journal.apart_tail_at + 1 if journal.apart_tail_at + 1 < journal.capacity else 0
+            store_release64(&journal.apart_tail, journal.apart_tail + 1)
+        elif other == NULL or other.number >= until:
+            break
+        else:
+            main_drain(journal, &rows[filled], 1)
+        filled += 1
+    return filled
+
+
+cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t room, uint64_t number) noexcept nogil:
+    """Moves up to room rows out in the order in which they were written, numbered from number; how many."""
+    cdef uint64_t filled, i
+    if journal.aside_limit and load_acquire64(&journal.apart_head) == journal.apart_tail:
+        filled = main_drain(journal, rows, room)
+    else:
+        filled = merged_drain(journal, rows, room)
+    for i in range(filled):
+        rows[i].number = number + i
+    return filled
+
+
+assert sizeof(Record) == 96

@@ -1,0 +1,59 @@
+"""A packet that is forwarded, taken into account: the session's TCP state, time-out, window and counters."""
+from libc.stdint cimport int16_t, uint8_t, uint32_t
+
+from natcore.packet.parse cimport Flight, wire_bytes, wire_packets
+from natcore.tables.sessions cimport OUT, Session, class_of, session_count, window_roll
+from natcore.tables.tcp_state cimport REFRESH_BY_POLICY, TCP_STEADY, ahead, tcp_step
+from natcore.frame cimport Frame
+from natcore.base.compiler cimport bswap32, either, likely, unlikely
+from natcore.workers.worker cimport Clock, Worker
+from natcore.base.headers cimport PROTOCOL_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TcpHeader
+
+cdef extern from * nogil:
+    """
+    static const unsigned char natcore_no_segment[20] = {[13] = 0x10};
+    """
+    const uint8_t* NO_SEGMENT "natcore_no_segment"  # a TCP header that changes no state: an ACK of nothing
+
+cdef inline const TcpHeader* segment_of(const Flight* flight) noexcept nogil:
+    """The packet's TCP header, or NO_SEGMENT: TCP and UDP come mixed, so nothing that follows branches on which it is."""
+    return <const TcpHeader*>either(flight.protocol == PROTOCOL_TCP, flight.l4, NO_SEGMENT)
+
+cdef inline bint is_steady(const Session* session, const TcpHeader* segment) noexcept nogil:
+    """Whether the segment cannot change the state: what nearly all packets are. Other protocols' states begin steady."""
+    return session.state == TCP_STEADY and segment.flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK) == TCP_ACK
+
+cdef inline uint32_t account_other(Session* session, uint32_t* syn, uint32_t direction, const Flight* flight) noexcept nogil:
+    """A packet that may change the session's state; a Refresh."""
+    cdef const TcpHeader* tcp = <const TcpHeader*>flight.l4
+    cdef uint32_t end
+    if flight.protocol != PROTOCOL_TCP:
+        if direction == OUT:                        # the inside answers what the outside opened
+            session.timeout_class = class_of(flight.protocol)
+            session.state = TCP_STEADY
+        return REFRESH_BY_POLICY
+    end = bswap32(tcp.sequence) + flight.payload + (1 if tcp.flags & TCP_SYN else 0) + (1 if tcp.flags & TCP_FIN else 0)
+    return tcp_step(session, syn, direction, tcp.flags, bswap32(tcp.sequence), bswap32(tcp.acknowledgement), end)
+
+cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, const Clock* now,
+                         uint32_t packets, uint32_t bytes) noexcept nogil:
+    """State, time-out, window and counters of the packet's session. It will be forwarded."""
+    cdef Session* session = &worker.sessions.hot[slot]
+    cdef const TcpHeader* segment = segment_of(flight)
+    cdef uint32_t refresh = REFRESH_BY_POLICY
+    if likely(is_steady(session, segment)):
+        session.end[direction] += ahead(bswap32(segment.sequence) + flight.payload, session.end[direction])
+        session.ack[direction] += ahead(bswap32(segment.acknowledgement), session.ack[direction])
+    else:
+        refresh = account_other(session, &worker.sessions.syn[2 * <size_t>slot], direction, flight)
+    if unlikely(<int16_t>(now.seconds - session.window_end) >= 0):
+        window_roll(&worker.sessions, slot, now.ns)
+    if likely(refresh > (direction & ~<uint32_t>worker.inbound_refresh)):   # what is by policy may not be the outside's
+        session.last_seen = now.ms
+    session_count(session, &worker.sessions.cold[slot], direction, packets, bytes)
+
+cdef inline void account_frame(Worker* worker, uint32_t slot, uint32_t direction, const Frame* frame,
+                               const Flight* flight, const Clock* now) noexcept nogil:
+    """The same for a frame that may be a super-frame: what it becomes on the wire is counted."""
+    cdef uint32_t packets = wire_packets(frame, flight)
+    account(worker, slot, direction, flight, now, packets, wire_bytes(flight, packets))

@@ -1,0 +1,260 @@
+"""What becomes of fragments. The first one of a datagram is judged as any packet is, by whoever calls here; the later ones
+follow it. Nothing is reassembled; that is the receiver's.
+"""
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from natcore.nat.admission cimport find_live, inside_mtu, may_pass, session_mtu
+from natcore.tables.fragments cimport (
+    DATAGRAM_BROKEN, DATAGRAM_KNOWN, DATAGRAM_REFUSED, PIECE_LAST, Datagram, Fragments, Piece, datagram_break,
+    datagram_close, datagram_find, datagram_has, datagram_held, datagram_hold, datagram_mark, datagram_open, datagram_settle,
+    datagram_take, datagram_whole, fragments_expire, piece_sum,
+)
+from natcore.nat.ip_identification cimport set_identification
+from natcore.tables.icmp_output cimport parcel_begin, parcel_cancel, parcel_seal
+from natcore.packet.parse cimport KIND_SESSION, Flight, parse_network, parse_transport, wire_length
+from natcore.nat.rewrite cimport rewrite_network
+from natcore.tables.sessions cimport (
+    HAIRPINNED, IN, OUT, UNTRANSLATED_BOTH, Session, session_count, session_find, session_id, turned_addresses,
+    turned_ports, window_roll,
+)
+from natcore.nat.fragmentation cimport split
+from natcore.tables.tcp_state cimport is_later
+from natcore.frame cimport FRAME_CROSSING, Frame
+from natcore.base.compiler cimport bswap16, bswap32
+from natcore.base.hash_table cimport NONE
+from natcore.workers.worker cimport Clock, Worker
+from natcore.packet.verdict cimport (
+    DROP_FRAGMENT, DROP_MALFORMED, DROP_NO_MAPPING, HAIRPIN, HELD, INBOUND, INSIDE, LOCAL, OUTBOUND, OUTSIDE, PENDING,
+    UNTRANSLATED, egress_of,
+)
+from natcore.base.headers cimport (
+    IPV4_MORE, IPV4_OFFSET, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, TCP_FIN, TCP_SYN, TcpHeader,
+)
+
+
+cdef inline uint32_t offset_of(const Flight* flight) noexcept nogil:
+    """Bytes of the datagram's payload that lie before the packet's."""
+    return (bswap16(flight.ip.fragment) & IPV4_OFFSET) * 8
+
+
+cdef inline uint32_t payload_of(const Flight* flight) noexcept nogil:
+    """Bytes behind the IPv4 header."""
+    return flight.total_length - <uint32_t>(flight.l4 - <uint8_t*>flight.ip)
+
+
+cdef void fit(Worker* worker, Frame* frame, const Flight* flight, uint8_t verdict, uint8_t cause) noexcept nogil:
+    """A forwarded packet that is longer than its link carries becomes fragments (REQ-13a). cause: the others' Verdict."""
+    cdef uint8_t send_to = egress_of(verdict, frame.side, frame.flags & FRAME_CROSSING)
+    cdef uint32_t mtu = worker.mtu[OUTSIDE] if send_to == OUTSIDE else inside_mtu(worker, flight.ip.destination)
+    if wire_length(frame, flight) > mtu:
+        split(worker.outbox, frame, flight, mtu, send_to, cause)
+
+
+# ---- later fragments -------------------------------------------------------------------------------------------------
+
+cdef void take(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, uint32_t sequence, bint counted,
+               const Clock* now) noexcept nogil:
+    """A later fragment of the session, counted as one packet more. sequence: of the byte where the TCP header begins."""
+    cdef Session* session = &worker.sessions.hot[slot]
+    cdef uint32_t end = sequence + offset_of(flight) + payload_of(flight)
+    if <int16_t>(now.seconds - session.window_end) >= 0:
+        window_roll(&worker.sessions, slot, now.ns)
+    if direction == OUT or worker.inbound_refresh:
+        session.last_seen = now.ms
+    if flight.protocol == PROTOCOL_TCP and is_later(end, session.end[direction]):
+        session.end[direction] = end
+    if counted:
+        session_count(session, &worker.sessions.cold[slot], direction, 1, flight.total_length)
+
+
+cdef uint8_t follow(Worker* worker, Frame* frame, Flight* flight, const Datagram* datagram, const Clock* now) noexcept nogil:
+    """A later fragment goes the way of its first one, whose session still must live."""
+    cdef uint32_t direction = frame.side, other = NONE
+    cdef uint32_t slot = find_live(worker, direction, flight.addresses, datagram.ports, flight.protocol, now)
+    cdef const Session* session
+    cdef Worker* peer = worker
+    cdef uint8_t verdict
+    cdef uint32_t i
+    if slot == NONE or session_id(&worker.sessions.cold[slot]) != datagram.session:
+        return DROP_NO_MAPPING
+    session = &worker.sessions.hot[slot]
+    if session.flags & HAIRPINNED:
+        for i in range(worker.shared.count):
+            if other == NONE:
+                peer = worker.shared.workers[i]
+                other = find_live(peer, IN, turned_addresses(session), turned_ports(session), flight.protocol, now)
+        if other == NONE:
+            return DROP_NO_MAPPING
+    verdict = (HAIRPIN if other != NONE else UNTRANSLATED if session.flags & UNTRANSLATED_BOTH
+               else OUTBOUND if direction == OUT else INBOUND)
+    if may_pass(worker, frame, flight, session_mtu(worker, session, direction)) != PENDING:
+        return may_pass(worker, frame, flight, session_mtu(worker, session, direction))
+    take(worker, slot, direction, flight, datagram.sequence, True, now)
+    rewrite_network(flight.ip, session, direction, worker.decrement_ttl)
+    if other != NONE:
+        take(peer, other, IN, flight, datagram.sequence, peer != worker or other != slot, now)
+        rewrite_network(flight.ip, &peer.sessions.hot[other], IN, False)
+    if flight.ip.identification != datagram.sent_as:
+        set_identification(flight.ip, datagram.sent_as)
+    return verdict
+
+
+# ---- every fragment --------------------------------------------------------------------------------------------------
+
+cdef void give_up(Worker* worker) noexcept nogil:
+    """What the table gave up was dropped."""
+    cdef Fragments* table
+    cdef uint32_t side
+    for side in range(2):
+        table = &worker.fragments[side]
+        worker.counters[HELD] -= table.given_up
+        worker.counters[DROP_FRAGMENT] += table.given_up
+        table.given_up = 0
+
+
+cdef void pieces_expire(Worker* worker, uint64_t now_ns) noexcept nogil:
+    """Drops what has waited too long."""
+    fragments_expire(&worker.fragments[INSIDE], now_ns // 1000000)
+    fragments_expire(&worker.fragments[OUTSIDE], now_ns // 1000000)
+    give_up(worker)
+
+
+cdef uint8_t screen(const Flight* flight) noexcept nogil:
+    """What no datagram has, and what TCP's may not have: a fragment that begins within its header (RFC 1858)."""
+    cdef uint32_t offset = offset_of(flight), payload = payload_of(flight)
+    if (payload == 0 or offset + flight.total_length > 0xFFFF
+            or (flight.ip.fragment & bswap16(IPV4_MORE) and payload % 8)):
+        return DROP_MALFORMED
+    return DROP_FRAGMENT if flight.protocol == PROTOCOL_TCP and 0 < offset < 20 else PENDING
+
+
+cdef uint8_t piece_enter(Worker* worker, Frame* frame, Flight* flight, const Clock* now, uint32_t* datagram) noexcept nogil:
+    """The verdict on a later fragment; PENDING: it is a first one, and the caller tells `piece_known` what became of it."""
+    cdef Fragments* table = &worker.fragments[frame.side]
+    cdef uint64_t now_ms = now.ns // 1000000
+    cdef uint32_t offset = offset_of(flight), number
+    cdef uint16_t identification = flight.ip.identification
+    cdef uint8_t verdict = screen(flight)
+    cdef Piece piece
+    if verdict == DROP_MALFORMED:
+        return verdict
+    fragments_expire(table, now_ms)
+    number = datagram_find(table, frame.side, flight.addresses, flight.protocol, identification)
+    if number == NONE:
+        number = datagram_open(table, frame.side, flight.addresses, flight.protocol, identification, offset == 0, now_ms)
+    if number == NONE:
+        verdict = DROP_FRAGMENT
+    elif table.datagrams[number].state == DATAGRAM_BROKEN:
+        verdict = DROP_FRAGMENT
+    elif verdict == DROP_FRAGMENT:
+        datagram_break(table, number, DROP_FRAGMENT)
+    else:
+        piece.first = <uint16_t>(offset // 8)
+        piece.units = <uint16_t>((payload_of(flight) + 7) // 8)
+        piece.units |= 0 if flight.ip.fragment & bswap16(IPV4_MORE) else PIECE_LAST
+        piece.sum = piece_sum(table, flight.l4, payload_of(flight))
+        if datagram_has(table, number, &piece):
+            verdict = DROP_FRAGMENT                         # an exact duplicate (RFC 8200 section 4.5): it alone
+        elif not datagram_mark(table, number, &piece):
+            datagram_break(table, number, DROP_FRAGMENT)    # in the spirit of RFC 5722
+            verdict = DROP_FRAGMENT
+    if verdict == PENDING and offset:
+        verdict = place(worker, frame, flight, number, now)
+    if table.given_up:
+        give_up(worker)
+    datagram[0] = number
+    return verdict
+
+
+cdef uint8_t place(Worker* worker, Frame* frame, Flight* flight, uint32_t number, const Clock* now) noexcept nogil:
+    """A later fragment, by what its datagram's state is."""
+    cdef Fragments* table = &worker.fragments[frame.side]
+    cdef Datagram* datagram = &table.datagrams[number]
+    cdef uint8_t verdict
+    if datagram.state == DATAGRAM_KNOWN:
+        verdict = follow(worker, frame, flight, datagram, now)
+        if verdict < LOCAL:
+            fit(worker, frame, flight, verdict, verdict)
+    elif datagram.state == DATAGRAM_REFUSED:
+        verdict = datagram.verdict
+    else:
+        return HELD if datagram_hold(table, number, frame.data, frame.length) else DROP_FRAGMENT
+    if datagram_whole(table, number):
+        datagram_close(table, number)
+    return verdict
+
+
+cdef bint piece_key(const Worker* worker, Flight* flight, uint8_t side) noexcept nogil:
+    """Completes the key of a fragment's session, by its header or by what its first one had; False: nobody knows it."""
+    cdef uint32_t number
+    cdef const Fragments* table = &worker.fragments[side]
+    flight.kind = KIND_SESSION
+    if offset_of(flight) == 0:
+        return parse_first(flight, side) == PENDING
+    number = datagram_find(table, side, flight.addresses, flight.protocol, flight.ip.identification)
+    if number == NONE or table.datagrams[number].state != DATAGRAM_KNOWN:
+        return False
+    flight.ports = table.datagrams[number].ports
+    return True
+
+
+# ---- first fragments -------------------------------------------------------------------------------------------------
+
+cdef uint8_t parse_first(Flight* flight, uint32_t side) noexcept nogil:
+    """The layer-4 header, which a first fragment has to hold in full (RFC 1858, RFC 3128); PENDING, or why not."""
+    cdef uint32_t rest = payload_of(flight)
+    if flight.protocol == PROTOCOL_TCP:
+        if rest < 20 or rest < ((<const TcpHeader*>flight.l4).data_offset >> 4) * 4:
+            return DROP_FRAGMENT
+    elif flight.protocol == PROTOCOL_UDP or flight.protocol == PROTOCOL_ICMP:
+        if rest < 8:
+            return DROP_FRAGMENT
+        rest = 0xFFFF                               # its length is the whole datagram's
+    return parse_transport(flight, side, rest)
+
+
+cdef uint8_t release_held(Worker* worker, uint32_t number, uint8_t side, uint8_t verdict, const Clock* now) noexcept nogil:
+    """The fragment that waited longest goes out by the outbox, or is dropped; its verdict. verdict: its first one's."""
+    cdef Fragments* table = &worker.fragments[side]
+    cdef uint32_t length = datagram_held(table, number)
+    cdef Frame frame
+    cdef Flight flight
+    frame.data = parcel_begin(worker.outbox, length, side, side, HELD) if verdict < LOCAL else NULL
+    datagram_take(table, number, frame.data)
+    if frame.data == NULL:
+        return DROP_FRAGMENT if verdict < LOCAL else verdict
+    frame.length = length
+    frame.flags = 0
+    frame.side = side
+    parse_network(&frame, &flight, worker.ethernet)
+    verdict = follow(worker, &frame, &flight, &table.datagrams[number], now)
+    if verdict >= LOCAL:
+        parcel_cancel(worker.outbox, length)
+        return verdict
+    fit(worker, &frame, &flight, verdict, verdict)
+    side = egress_of(verdict, side, False)
+    parcel_seal(frame.data, frame.length, side)
+    return OUTBOUND if side == OUTSIDE else INBOUND     # what leaves on its own is counted by its side
+
+
+cdef void piece_known(Worker* worker, const Frame* frame, const Flight* flight, uint32_t number, uint8_t verdict,
+                      const Clock* now) noexcept nogil:
+    """What became of a first fragment holds for the datagram; what waited for it leaves, or is dropped."""
+    cdef Fragments* table = &worker.fragments[frame.side]
+    cdef Datagram* datagram = &table.datagrams[number]
+    cdef const TcpHeader* tcp = <const TcpHeader*>flight.l4
+    cdef uint32_t slot
+    datagram_settle(table, number, DATAGRAM_KNOWN if verdict < LOCAL else DATAGRAM_REFUSED, verdict)
+    if verdict < LOCAL:
+        datagram.ports = flight.ports
+        datagram.sent_as = flight.ip.identification     # as it leaves
+        slot = session_find(&worker.sessions, frame.side, flight.addresses, flight.ports, flight.protocol)
+        datagram.session = session_id(&worker.sessions.cold[slot])
+        if flight.protocol == PROTOCOL_TCP:
+            datagram.sequence = (bswap32(tcp.sequence) - (tcp.data_offset >> 4) * 4 + (1 if tcp.flags & TCP_SYN else 0)
+                                 + (1 if tcp.flags & TCP_FIN else 0))
+    while datagram_held(table, number):
+        worker.counters[HELD] -= 1
+        worker.counters[release_held(worker, number, frame.side, verdict, now)] += 1
+    if datagram_whole(table, number):
+        datagram_close(table, number)

@@ -1,0 +1,98 @@
+"""The frame itself becomes the first fragment; the others wait in the outbox, behind the same link header."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy
+
+from natcore.tables.icmp_output cimport Outbox, outbox_room, parcel_begin
+from natcore.packet.parse cimport Flight
+from natcore.base.checksum cimport checksum
+from natcore.frame cimport FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED, Frame
+from natcore.base.compiler cimport bswap16
+from natcore.base.headers cimport (
+    IPV4_DF, IPV4_MORE, IPV4_OPTION_COPIED, IPV4_OPTION_END, IPV4_OPTION_NONE, PROTOCOL_TCP, Ipv4Header,
+    TcpHeader, UdpHeader,
+)
+
+cdef enum:
+    PARCEL_AROUND = 64          # bytes that a fragment takes in the outbox at most, besides its frame
+
+
+cdef inline uint32_t header_bytes(const Flight* flight) noexcept nogil:
+    return <uint32_t>(flight.l4 - <const uint8_t*>flight.ip)
+
+
+cdef bint may_split(const Outbox* outbox, const Frame* frame, const Flight* flight, uint32_t mtu) noexcept nogil:
+    """Whether the packet may be fragmented for the mtu, and the outbox has room for all that comes of it."""
+    cdef uint32_t header = header_bytes(flight), link = <uint32_t>(<const uint8_t*>flight.ip - frame.data), each
+    if flight.ip.fragment & bswap16(IPV4_DF) or frame.flags & (FRAME_GSO | FRAME_UNFINISHED) or mtu < header + 8:
+        return False
+    each = (mtu - header) & ~<uint32_t>7
+    return (outbox_room(outbox, frame.side)
+            >= flight.total_length + (flight.total_length // each + 1) * (link + header + PARCEL_AROUND))
+
+
+cdef void finish_checksum(Frame* frame, const Flight* flight) noexcept nogil:
+    """Makes a layer-4 checksum of a partial one: no device can do it for fragments."""
+    cdef uint16_t sum = checksum(flight.l4, flight.total_length - header_bytes(flight), 0)
+    if flight.protocol == PROTOCOL_TCP:
+        (<TcpHeader*>flight.l4).checksum = sum
+    else:
+        (<UdpHeader*>flight.l4).checksum = sum or 0xFFFF
+    frame.flags &= ~FRAME_CSUM_PARTIAL
+
+
+cdef uint32_t copy_header(const Ipv4Header* ip, uint8_t* out) noexcept nogil:
+    """The header of a later fragment: of the options those that are copied into each (RFC 791 section 3.1); its bytes."""
+    cdef const uint8_t* options = <const uint8_t*>ip
+    cdef uint32_t at = 20, end = (ip.version_ihl & 15) * 4, done = 20, length
+    memcpy(out, ip, 20)
+    while at < end and options[at] != IPV4_OPTION_END:
+        length = 1 if options[at] == IPV4_OPTION_NONE else options[at + 1] if at + 1 < end else 0
+        if length == 0 or length > end - at or (length == 1 and options[at] != IPV4_OPTION_NONE):
+            break                                   # malformed: the first fragment alone tells
+        if options[at] & IPV4_OPTION_COPIED:
+            memcpy(out + done, options + at, length)
+            done += length
+        at += length
+    while done % 4:
+        out[done] = IPV4_OPTION_END
+        done += 1
+    out[0] = <uint8_t>(0x40 | done // 4)
+    return done
+
+
+cdef void seal(Ipv4Header* ip, uint32_t total, uint32_t fragment) noexcept nogil:
+    """Length, flags and offset (host order), and the checksum made anew."""
+    ip.total_length = bswap16(<uint16_t>total)
+    ip.fragment = bswap16(<uint16_t>fragment)
+    ip.checksum = 0
+    ip.checksum = checksum(<const uint8_t*>ip, (ip.version_ihl & 15) * 4, 0)
+
+
+cdef void split(Outbox* outbox, Frame* frame, const Flight* flight, uint32_t mtu, uint8_t send_to,
+                uint8_t cause) noexcept nogil:
+    """Cuts the frame down to its first fragment; `may_split` has said yes. send_to: Side; cause: Verdict, of the others."""
+    cdef uint8_t header[60]
+    cdef uint32_t first = header_bytes(flight), link = <uint32_t>(<const uint8_t*>flight.ip - frame.data)
+    cdef uint32_t left = flight.total_length - first, words = bswap16(flight.ip.fragment)
+    cdef uint32_t taken = (mtu - first) & ~<uint32_t>7, length = copy_header(flight.ip, header), part, more
+    cdef const uint8_t* data = flight.l4 + taken
+    cdef uint8_t* out
+    if frame.flags & FRAME_CSUM_PARTIAL:
+        finish_checksum(frame, flight)
+    seal(flight.ip, first + taken, words | IPV4_MORE)
+    frame.length = link + first + taken
+    left -= taken
+    words += taken // 8
+    while left:
+        part, more = left, words & IPV4_MORE
+        if length + left > mtu:
+            part, more = (mtu - length) & ~<uint32_t>7, IPV4_MORE
+        out = parcel_begin(outbox, link + length + part, frame.side, send_to, cause)
+        memcpy(out, frame.data, link)
+        memcpy(out + link, header, length)
+        memcpy(out + link + length, data, part)
+        seal(<Ipv4Header*>(out + link), length + part, (words & ~<uint32_t>IPV4_MORE) | more)
+        outbox.generated += 1
+        data += part
+        left -= part
+        words += part // 8

@@ -1,0 +1,37 @@
+"""The reply to an echo request, and an ICMP error about what was refused: which verdict is told, and how."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from natcore.tables.icmp_output cimport echo_reply, icmp_error, own_source
+from natcore.packet.parse cimport Flight
+from natcore.frame cimport Frame
+from natcore.base.compiler cimport bswap16
+from natcore.workers.worker cimport Clock, Worker
+from natcore.packet.verdict cimport (
+    DROP_CONFLICT, DROP_MTU, DROP_NO_SNAT_ENTRY, DROP_PORTS_EXHAUSTED, DROP_RATE_LIMIT, DROP_SESSION_LIMIT,
+    DROP_SUBSCRIBER_LIMIT, DROP_TTL, INSIDE, LOCAL,
+)
+from natcore.base.headers cimport (
+    ICMP_ECHO_REQUEST, ICMP_TIME_EXCEEDED, ICMP_TOO_BIG, ICMP_UNREACHABLE, IPV4_DF, IPV4_FRAGMENT, PROTOCOL_ICMP, IcmpHeader,
+)
+
+
+cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8_t verdict,
+                 const Clock* now) noexcept nogil:
+    """What the gateway says itself: the reply to an echo request, an ICMP error about what was refused."""
+    cdef uint32_t source = own_source(worker.link_address[frame.side])
+    if verdict == LOCAL:
+        if (flight.protocol == PROTOCOL_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST
+                and not flight.ip.fragment & bswap16(IPV4_FRAGMENT)):       # nothing is reassembled
+            echo_reply(worker.outbox, frame, flight.ip, verdict)
+    elif verdict == DROP_TTL:
+        icmp_error(worker.outbox, frame, flight.ip, source, ICMP_TIME_EXCEEDED, 0, 0, verdict, now.ns)
+    elif verdict == DROP_MTU:
+        if flight.ip.fragment & bswap16(IPV4_DF):
+            icmp_error(worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, ICMP_TOO_BIG, <uint16_t>worker.mtu_met,
+                       verdict, now.ns)
+    elif frame.side == INSIDE and worker.icmp_unreachable:
+        if verdict == DROP_PORTS_EXHAUSTED or verdict == DROP_SESSION_LIMIT or verdict == DROP_CONFLICT:
+            # RFC 6888 REQ-11: resources
+            icmp_error(worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 1, 0, verdict, now.ns)
+        elif verdict == DROP_SUBSCRIBER_LIMIT or verdict == DROP_RATE_LIMIT or verdict == DROP_NO_SNAT_ENTRY:
+            icmp_error(worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 13, 0, verdict, now.ns)  # policy

@@ -1,0 +1,43 @@
+"""IP identification: what an outside address sends is numbered as if the gateway had sent it (RFC 6864 section 5.3.1).
+
+Two inside hosts behind one address may choose the same number for datagrams to one remote, whose fragments it would then mix.
+Packets that are fragments, or may become some, since DF is not set, get the next number of a counter, which is chosen by a
+keyed hash of source, destination and protocol, and begins elsewhere for each. A collision of two costs numbers, not
+uniqueness. Atomic packets (DF set, no fragments) keep theirs, which nobody reads.
+"""
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+from natcore.packet.parse cimport Flight, wire_packets
+from natcore.base.checksum cimport delta16, update
+from natcore.base.flow_hash cimport flow_hash
+from natcore.frame cimport Frame
+from natcore.base.compiler cimport bswap16, fetch_add
+from natcore.workers.worker cimport IDENTIFICATIONS, Worker
+from natcore.base.headers cimport IPV4_DF, IPV4_FRAGMENT, Ipv4Header, load64
+
+cdef inline bint is_atomic(const Ipv4Header* ip) noexcept nogil:
+    """RFC 6864 section 4."""
+    return ip.fragment & bswap16(IPV4_DF | IPV4_FRAGMENT) == bswap16(IPV4_DF)
+
+cdef inline void set_identification(Ipv4Header* ip, uint16_t identification) noexcept nogil:
+    """identification: big-endian."""
+    ip.checksum = update(ip.checksum, delta16(ip.identification, identification))
+    ip.identification = identification
+
+cdef inline uint16_t next_identification(const Worker* worker, const Ipv4Header* ip, uint32_t count) noexcept nogil:
+    """The first of so many numbers for packets with these addresses and protocol."""
+    cdef uint64_t hash = flow_hash(&worker.sessions.key, load64(&ip.source), 0, ip.protocol)
+    cdef uint32_t* cell = &worker.identifications[hash % IDENTIFICATIONS]
+    cdef uint32_t number
+    if worker.shared.count > 1:
+        number = fetch_add(cell, count)
+    else:
+        number = cell[0]
+        cell[0] = number + count
+    return <uint16_t>(number + (hash >> 48))
+
+cdef inline void identify(const Worker* worker, const Frame* frame, const Flight* flight) noexcept nogil:
+    """A translated packet of the inside's gets the number that it is sent with; a super-frame one for each packet on the wire,
+    which whoever cuts it counts up from its own."""
+    if worker.identifications != NULL and not is_atomic(flight.ip):
+        set_identification(flight.ip, bswap16(next_identification(worker, flight.ip, wire_packets(frame, flight))))

@@ -1,0 +1,61 @@
+"""The last stage: addresses, ports, TTL and checksums of a packet become what the session says (RFC 1624)."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy
+
+from natcore.packet.parse cimport Flight
+from natcore.tables.sessions cimport Session
+from natcore.base.checksum cimport update, update_partial
+from natcore.frame cimport FRAME_CSUM_PARTIAL, Frame
+from natcore.base.compiler cimport bswap16, likely, unlikely
+from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_UDP, IcmpHeader, Ipv4Header, load16
+
+cdef inline uint16_t along(uint16_t delta, uint32_t direction) noexcept nogil:
+    """A session's delta for packets of a direction. Those of both come mixed: no branch. Zero inbound where it was 0xFFFF."""
+    return delta ^ <uint16_t>-<int>direction
+
+cdef inline void rewrite_ports(const Frame* frame, const Flight* flight, uint16_t l3_delta, uint16_t l4_delta,
+                               uint16_t port, uint32_t direction) noexcept nogil:
+    """Of TCP or UDP, without a branch between them: the port is in the same place, the checksum is not.
+
+    An unfinished checksum is the pseudo-header's sum: it knows the addresses, not the ports.
+    """
+    cdef uint8_t* at = flight.l4 + flight.checksum_at
+    cdef uint16_t before = load16(at), after = update(before, l4_delta)
+    if unlikely(frame.flags & FRAME_CSUM_PARTIAL):
+        after = update_partial(before, l3_delta if l3_delta else 0xFFFF)
+    if unlikely(before == 0 or after == 0) and flight.protocol == PROTOCOL_UDP:
+        after = 0xFFFF if before else 0         # RFC 768: 0 says that there is none, and is never computed
+    memcpy(at, &after, 2)
+    memcpy(flight.l4 + 2 * direction, &port, 2)
+
+cdef inline void rewrite_transport(const Frame* frame, Flight* flight, uint16_t l3_delta, uint16_t l4_delta,
+                                   uint16_t port, uint32_t direction) noexcept nogil:
+    """The port, or an echo's id, and the checksum."""
+    cdef IcmpHeader* icmp = <IcmpHeader*>flight.l4
+    if likely(flight.checksum_at):
+        rewrite_ports(frame, flight, l3_delta, l4_delta, port, direction)
+    elif flight.protocol == PROTOCOL_ICMP:
+        icmp.identifier = port
+        icmp.checksum = update(icmp.checksum, l4_delta)
+
+cdef inline uint16_t rewrite_network(Ipv4Header* ip, const Session* session, uint32_t direction,
+                                     bint decrement_ttl) noexcept nogil:
+    """From inside the source becomes the outside address, from outside the destination becomes the inside one.
+
+    What that adds to a sum over the addresses.
+    """
+    cdef uint16_t l3_delta = along(session.l3_delta, direction)
+    cdef uint32_t delta = l3_delta
+    if decrement_ttl:
+        ip.ttl -= 1
+        delta += bswap16(0xFEFF)
+    ip.checksum = update(ip.checksum, delta)
+    memcpy(<uint8_t*>ip + 12 + 4 * direction, &session.ip[2 - 2 * direction], 4)
+    return l3_delta
+
+cdef inline void rewrite(const Frame* frame, Flight* flight, const Session* session, uint32_t direction,
+                         bint decrement_ttl) noexcept nogil:
+    """From inside the source becomes the outside endpoint, from outside the destination becomes the inside endpoint."""
+    cdef uint16_t l3_delta = rewrite_network(flight.ip, session, direction, decrement_ttl)
+    rewrite_transport(frame, flight, l3_delta, along(session.l4_delta, direction), session.port[2 - 2 * direction],
+                      direction)

@@ -1,0 +1,9 @@
+"""Sessions that begin anew: TIME-WAIT reuse counts as a new session of the side that sends the SYN."""
+from libc.stdint cimport uint8_t, uint32_t
+
+from natcore.packet.parse cimport Flight
+from natcore.workers.worker cimport Clock, Worker
+
+cdef uint8_t may_reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight,
+                        const Clock* now) noexcept nogil
+cdef void reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, const Clock* now) noexcept nogil

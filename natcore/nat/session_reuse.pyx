@@ -1,0 +1,61 @@
+"""A first SYN on a session that is closing begins a new one with its keys and mapping: whether it may, and that it does."""
+from libc.stdint cimport uint8_t, uint32_t
+
+from natcore.nat.admission cimport may_have_more, refuse, tcp_flags, tell
+from natcore.workers.limits cimport (
+    LIMIT_GATEWAY_RATE, LIMIT_OUTSIDE, LIMIT_SUBSCRIBER_RATE, below_caps, count_new, over_gateway_rate, over_rate,
+)
+from natcore.tables.mappings cimport MAPPING_DRAINING, Mapping
+from natcore.tables.sessions cimport (
+    IN, OPENED_OUTSIDE, OUT, ROLE_REMOTE, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UNREPLIED, Session, session_restart,
+)
+from natcore.tables.tcp_state cimport TCP_INIT_IN, TCP_INIT_OUT, is_reopening
+from natcore.base.hash_table cimport NONE
+from natcore.packet.verdict cimport DROP_NO_MAPPING, DROP_OUTSIDE_LIMIT, DROP_RATE_LIMIT, PENDING
+from natcore.base.headers cimport PROTOCOL_TCP
+
+
+cdef uint8_t may_reopen_outbound(Worker* worker, const Session* session, const Mapping* mapping,
+                                 const Clock* now) noexcept nogil:
+    """Rates count every new session; the quota one more, where the one that ends was opened from outside."""
+    if over_gateway_rate(worker, now):
+        return refuse(worker, DROP_RATE_LIMIT, LIMIT_GATEWAY_RATE)
+    if mapping.subscriber == NONE:
+        return PENDING
+    if session.flags & OPENED_OUTSIDE:
+        return may_have_more(worker, mapping.inside_ip, now)
+    if over_rate(worker, mapping.inside_ip, now):
+        return refuse(worker, DROP_RATE_LIMIT, LIMIT_SUBSCRIBER_RATE)
+    return PENDING
+
+
+cdef uint8_t may_reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight,
+                        const Clock* now) noexcept nogil:
+    """Whether a packet may begin its session anew, if that is what it does: that is a new one, opened from its side."""
+    cdef const Session* session = &worker.sessions.hot[slot]
+    cdef const Mapping* mapping
+    cdef uint8_t verdict = PENDING
+    if flight.protocol != PROTOCOL_TCP or not is_reopening(session, tcp_flags(flight)):
+        return PENDING
+    mapping = &worker.mappings.mappings[worker.sessions.cold[slot].mapping]
+    if mapping.flags & MAPPING_DRAINING:
+        return DROP_NO_MAPPING
+    if direction == OUT:
+        verdict = may_reopen_outbound(worker, session, mapping, now)
+    elif not (session.flags & OPENED_OUTSIDE or below_caps(worker, worker.sessions.cold[slot].mapping, now)):
+        verdict = refuse(worker, DROP_OUTSIDE_LIMIT, LIMIT_OUTSIDE)
+    if verdict != PENDING:
+        tell(worker, verdict, worker.limit_met, mapping.inside_ip, session.ip[ROLE_REMOTE], session.port[ROLE_REMOTE],
+             flight.protocol, now)
+    return verdict
+
+
+cdef void reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, const Clock* now) noexcept nogil:
+    """A first SYN on a session that is closing begins a new one (may_reopen said that it may)."""
+    if flight.protocol != PROTOCOL_TCP or not is_reopening(&worker.sessions.hot[slot], tcp_flags(flight)):
+        return
+    session_restart(&worker.sessions, slot, direction == IN,
+                    TIMEOUT_UNREPLIED if direction == IN else TIMEOUT_TCP_TRANSITORY, now.ns)
+    worker.sessions.hot[slot].state = TCP_INIT_IN if direction == IN else TCP_INIT_OUT
+    if direction == OUT:
+        count_new(worker, worker.sessions.cold[slot].mapping, now)

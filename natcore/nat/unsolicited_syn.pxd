@@ -1,0 +1,10 @@
+"""SYNs from outside that nothing lets in: answered late, if the policy says so, and never if the inside opens meanwhile."""
+from libc.stdint cimport uint8_t, uint64_t
+
+from natcore.packet.parse cimport Flight
+from natcore.frame cimport Frame
+from natcore.workers.worker cimport Worker
+
+cdef void note_unsolicited(Worker* worker, const Frame* frame, const Flight* flight, uint8_t verdict,
+                           uint64_t now_ns) noexcept nogil
+cdef void answer_unsolicited(Worker* worker, uint64_t now_ns) noexcept nogil

@@ -1,0 +1,71 @@
+"""RFC 5382 REQ-4: a SYN that was dropped may be the early half of a simultaneous open; port unreachable after 6 s if not."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from natcore.tables.icmp_output cimport icmp_error, own_source
+from natcore.packet.parse cimport Flight
+from natcore.tables.ports cimport address_find
+from natcore.tables.sessions cimport IN, Session, deadline_of, session_find
+from natcore.tables.syn_holdoff cimport Unsolicited, unsolicited_due, unsolicited_keep
+from natcore.frame cimport Frame
+from natcore.base.hash_table cimport NONE
+from natcore.workers.worker cimport Worker
+from natcore.packet.verdict cimport OUTSIDE
+from natcore.base.headers cimport (
+    ICMP_UNREACHABLE, PROTOCOL_TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Ipv4Header, TcpHeader,
+)
+
+cdef enum:
+    PORT_UNREACHABLE = 3
+
+
+cdef void note_unsolicited(Worker* worker, const Frame* frame, const Flight* flight, uint8_t verdict,
+                           uint64_t now_ns) noexcept nogil:
+    """A packet from outside that found no mapping or did not pass the filter; a first SYN to one of ours is kept."""
+    if (flight.protocol != PROTOCOL_TCP or address_find(worker.mappings.ports, flight.ip.destination) == NONE
+            or (<const TcpHeader*>flight.l4).flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) != TCP_SYN):
+        return
+    unsolicited_keep(worker.unsolicited, frame, <uint32_t>(<const uint8_t*>flight.ip - frame.data), verdict, now_ns)
+
+
+cdef bint is_open(const Worker* worker, const Ipv4Header* ip, uint64_t at_ns, uint64_t now_ns) noexcept nogil:
+    """Whether the connection of a kept SYN had a session of the worker's at a moment, which is past: later packets may have
+    refreshed it."""
+    cdef uint64_t addresses
+    cdef uint32_t ports, slot
+    cdef const Session* session
+    memcpy(&addresses, &ip.source, 8)
+    memcpy(&ports, <const uint8_t*>ip + (ip.version_ihl & 15) * 4, 4)
+    slot = session_find(&worker.sessions, IN, addresses, ports, PROTOCOL_TCP)
+    if slot == NONE or worker.sessions.cold[slot].birth_ns > at_ns:
+        return False
+    session = &worker.sessions.hot[slot]
+    return deadline_of(&worker.sessions, session, now_ns) > at_ns
+
+
+cdef void answer_unsolicited(Worker* worker, uint64_t now_ns) noexcept nogil:
+    """Port unreachable to those that have waited long enough, unless their connection is open by now (REQ-4).
+
+    The caller holds all workers.
+    """
+    cdef uint32_t w
+    cdef bint open
+    cdef Unsolicited* syn
+    cdef Ipv4Header* ip
+    cdef Frame frame
+    while True:
+        syn = unsolicited_due(worker.unsolicited, now_ns)
+        if syn == NULL:
+            return
+        ip = <Ipv4Header*>(syn.data + syn.link_bytes)
+        open = False
+        for w in range(worker.shared.count):
+            open = open or is_open(worker.shared.workers[w], ip, syn.due_ns, now_ns)
+        if open:
+            continue
+        frame.data = syn.data
+        frame.length = syn.length
+        frame.flags = 0
+        frame.side = OUTSIDE
+        icmp_error(worker.outbox, &frame, ip, own_source(worker.link_address[OUTSIDE]), ICMP_UNREACHABLE,
+                   PORT_UNREACHABLE, 0, syn.cause, now_ns)

@@ -1,0 +1,144 @@
+"""Entries compiled for look-up: SNAT by longest prefix, DNAT by outside endpoint, 1:1 by inside address, no-NAT by both."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from natcore.tables.mappings cimport Pool
+
+cdef enum:
+    ANY_SPACE = 3               # protocols without ports: a space of their own beside those of _ports.pxd
+
+cdef struct SnatRule:
+    Pool pool
+
+cdef struct DnatTarget:
+    uint32_t ip                 # inside address, big-endian
+    uint32_t weight
+
+cdef struct DnatRule:
+    uint32_t entry
+    uint32_t address            # number of the outside address
+    uint32_t outside_ip         # big-endian
+    uint16_t outside_port       # the first, host order
+    uint16_t inside_port        # what it becomes
+    uint32_t total_weight
+    uint32_t target_count
+    const DnatTarget* targets
+
+cdef struct DnatRange:          # outside or inside endpoints of a rule, as keys (dnat_key)
+    uint64_t first
+    uint64_t last
+    const DnatRule* rule
+
+cdef struct WholeRule:          # a 1:1 entry, the outbound way
+    uint32_t inside_ip          # host order
+    const DnatRule* rule
+
+cdef struct PlainRule:          # a no-NAT entry
+    uint32_t entry
+    uint32_t source             # host order
+    uint32_t source_mask
+    uint32_t destination
+    uint32_t destination_mask
+
+cdef struct AddressRange:       # host order, both included
+    uint32_t first
+    uint32_t last
+
+cdef struct Rules:
+    uint32_t count
+    uint32_t* starts            # [count] ascending, host order; range i ends before starts[i + 1]
+    SnatRule** rules            # [count] NULL: no entry covers the range
+    uint32_t range_count
+    DnatRange* ranges           # [range_count] ascending, disjoint
+    uint32_t whole_count
+    WholeRule* whole            # [whole_count] ascending
+    uint32_t plain_count
+    PlainRule* plain            # [plain_count] in order of the entries
+    uint32_t speaker_count
+    DnatRange* speakers         # [speaker_count] likewise, of inside endpoints: of several entries the first added
+    uint32_t inside_count
+    AddressRange* inside        # [inside_count] ascending, disjoint: addresses that entries say are inside
+
+cdef class RuleSet:
+    """An immutable set of entries: made whole, swapped whole."""
+    cdef Rules compiled
+    cdef SnatRule* snat
+    cdef DnatRule* dnat
+    cdef uint32_t* pools
+    cdef DnatTarget* targets
+    cdef fill_snat(self, list snat, list ranges)
+    cdef fill_dnat(self, list dnat, list ranges, list whole)
+
+cdef inline const SnatRule* snat_rule(const Rules* rules, uint32_t source) noexcept nogil:
+    """The entry that covers an inside source (host order), or NULL."""
+    cdef uint32_t low = 0, high = rules.count, middle
+    while low < high:
+        middle = (low + high) >> 1
+        if rules.starts[middle] <= source:
+            low = middle + 1
+        else:
+            high = middle
+    return rules.rules[low - 1] if low else NULL
+
+cdef inline uint64_t dnat_key(uint32_t ip, uint32_t space, uint32_t port) noexcept nogil:
+    """ip, port: host order."""
+    return <uint64_t>ip << 18 | space << 16 | port
+
+cdef inline const DnatRule* range_rule(const DnatRange* ranges, uint32_t count, uint64_t key) noexcept nogil:
+    cdef uint32_t low = 0, high = count, middle
+    while low < high:
+        middle = (low + high) >> 1
+        if ranges[middle].first <= key:
+            low = middle + 1
+        else:
+            high = middle
+    return ranges[low - 1].rule if low and key <= ranges[low - 1].last else NULL
+
+cdef inline const DnatRule* dnat_rule(const Rules* rules, uint64_t key) noexcept nogil:
+    """The entry that has an outside endpoint, or NULL."""
+    return range_rule(rules.ranges, rules.range_count, key)
+
+cdef inline const DnatRule* speaker_rule(const Rules* rules, uint64_t key) noexcept nogil:
+    """The DNAT or 1:1 entry that forwards to an inside endpoint, or NULL."""
+    return range_rule(rules.speakers, rules.speaker_count, key)
+
+cdef inline const DnatRule* whole_rule(const Rules* rules, uint32_t source) noexcept nogil:
+    """The 1:1 entry of an inside address (host order), or NULL."""
+    cdef uint32_t low = 0, high = rules.whole_count, middle
+    while low < high:
+        middle = (low + high) >> 1
+        if rules.whole[middle].inside_ip <= source:
+            low = middle + 1
+        else:
+            high = middle
+    return rules.whole[low - 1].rule if low and rules.whole[low - 1].inside_ip == source else NULL
+
+cdef inline const PlainRule* plain_rule(const Rules* rules, uint32_t source, uint32_t destination) noexcept nogil:
+    """The first no-NAT entry of the two ends (host order), or NULL."""
+    cdef uint32_t i
+    for i in range(rules.plain_count):
+        if (source & rules.plain[i].source_mask == rules.plain[i].source
+                and destination & rules.plain[i].destination_mask == rules.plain[i].destination):
+            return &rules.plain[i]
+    return NULL
+
+cdef inline bint is_inside(const Rules* rules, uint32_t ip) noexcept nogil:
+    """Whether an entry says that an address (host order) is an inside host's."""
+    cdef uint32_t low = 0, high = rules.inside_count, middle
+    while low < high:
+        middle = (low + high) >> 1
+        if rules.inside[middle].first <= ip:
+            low = middle + 1
+        else:
+            high = middle
+    return low and ip <= rules.inside[low - 1].last
+
+cdef inline uint32_t dnat_target(const DnatRule* rule, uint64_t hash) noexcept nogil:
+    """The target of a remote whose address hashes to hash: always the same one, as often as its weight says."""
+    cdef uint64_t at
+    cdef uint32_t i = 0
+    if rule.target_count > 1:
+        at = (hash >> 32) * rule.total_weight >> 32
+        while at >= rule.targets[i].weight:
+            at -= rule.targets[i].weight
+            i += 1
+    return rule.targets[i].ip

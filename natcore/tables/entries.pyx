@@ -1,0 +1,98 @@
+"""Holding compiled entries: what python/natcore/entries/table.py sorted and flattened, as arrays that can be bisected."""
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport calloc, free
+
+from natcore.base.compiler cimport bswap32
+
+
+cdef void* array(size_t count, size_t size) except NULL:
+    cdef void* memory = calloc(count + 1, size)
+    if memory == NULL:
+        raise MemoryError(f"{count} entries")
+    return memory
+
+
+cdef class RuleSet:
+    def __cinit__(self, list snat not None, list ranges not None, list dnat not None, list dnat_ranges not None,
+                  list whole not None, list plain not None, list inside not None,
+                  list speakers not None):
+        """Addresses and ports in host order, numbers of entries and of outside addresses as the core knows them.
+
+        snat: [(entry, first inside address, [outside address])]. ranges: [(first inside address, index into snat or None)],
+        ascending.
+        dnat: [(entry, outside address, ip, outside port, inside port, [(inside address, weight)])].
+        dnat_ranges: [(first key, last key, index into dnat)], ascending. whole: [(inside address, index into dnat)],
+        ascending. plain: [(entry, source, source mask, destination, destination mask)]. inside: [(first, last)] addresses,
+        ascending, disjoint. speakers: as dnat_ranges, of inside endpoints.
+        """
+        self.snat = <SnatRule*>array(len(snat), sizeof(SnatRule))
+        self.dnat = <DnatRule*>array(len(dnat), sizeof(DnatRule))
+        self.pools = <uint32_t*>array(sum([len(pool) for _, _, pool in snat]), sizeof(uint32_t))
+        self.targets = <DnatTarget*>array(sum([len(row[5]) for row in dnat]), sizeof(DnatTarget))
+        self.compiled.starts = <uint32_t*>array(len(ranges), sizeof(uint32_t))
+        self.compiled.rules = <SnatRule**>array(len(ranges), sizeof(SnatRule*))
+        self.compiled.ranges = <DnatRange*>array(len(dnat_ranges), sizeof(DnatRange))
+        self.compiled.whole = <WholeRule*>array(len(whole), sizeof(WholeRule))
+        self.compiled.plain = <PlainRule*>array(len(plain), sizeof(PlainRule))
+        self.compiled.speakers = <DnatRange*>array(len(speakers), sizeof(DnatRange))
+        self.compiled.inside = <AddressRange*>array(len(inside), sizeof(AddressRange))
+        self.fill_snat(snat, ranges)
+        self.fill_dnat(dnat, dnat_ranges, whole)
+        for entry, source, source_mask, destination, destination_mask in plain:
+            self.compiled.plain[self.compiled.plain_count] = PlainRule(entry, source, source_mask, destination,
+                                                                       destination_mask)
+            self.compiled.plain_count += 1
+        for first, last, index in speakers:
+            self.compiled.speakers[self.compiled.speaker_count] = DnatRange(first, last, &self.dnat[<uint32_t>index])
+            self.compiled.speaker_count += 1
+        for first, last in inside:
+            self.compiled.inside[self.compiled.inside_count] = AddressRange(first, last)
+            self.compiled.inside_count += 1
+
+    cdef fill_snat(self, list snat, list ranges):
+        cdef uint32_t i, at = 0
+        for i, (entry, first, pool) in enumerate(snat):
+            self.snat[i].pool = Pool(entry, first, len(pool), &self.pools[at], False)
+            for address in pool:
+                self.pools[at] = address
+                at += 1
+        self.compiled.count = len(ranges)
+        for i, (start, index) in enumerate(ranges):
+            self.compiled.starts[i] = start
+            self.compiled.rules[i] = NULL if index is None else &self.snat[<uint32_t>index]
+
+    cdef fill_dnat(self, list dnat, list ranges, list whole):
+        cdef uint32_t i, at = 0
+        cdef DnatRule* rule
+        for i, (entry, address, ip, outside_port, inside_port, targets) in enumerate(dnat):
+            rule = &self.dnat[i]
+            rule.entry = entry
+            rule.address = address
+            rule.outside_ip = bswap32(ip)
+            rule.outside_port = outside_port
+            rule.inside_port = inside_port
+            rule.target_count = len(targets)
+            rule.targets = &self.targets[at]
+            for inside_ip, weight in targets:
+                self.targets[at] = DnatTarget(bswap32(inside_ip), weight)
+                rule.total_weight += weight
+                at += 1
+        self.compiled.range_count = len(ranges)
+        for i, (first, last, index) in enumerate(ranges):
+            self.compiled.ranges[i] = DnatRange(first, last, &self.dnat[<uint32_t>index])
+        self.compiled.whole_count = len(whole)
+        for i, (inside_ip, index) in enumerate(whole):
+            self.compiled.whole[i] = WholeRule(inside_ip, &self.dnat[<uint32_t>index])
+
+    def __dealloc__(self):
+        free(self.snat)
+        free(self.dnat)
+        free(self.pools)
+        free(self.targets)
+        free(self.compiled.starts)
+        free(self.compiled.rules)
+        free(self.compiled.ranges)
+        free(self.compiled.whole)
+        free(self.compiled.plain)
+        free(self.compiled.speakers)
+        free(self.compiled.inside)

@@ -1,0 +1,311 @@
+"""The tables of fragments: allocated once, touched when used, never beyond their bounds.
+
+Datagrams lie in a list in the order of their arrival, which is that of their deadlines. What waits is kept in chunks, so
+that the bound is one of bytes, whatever a fragment's length.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from natcore.base.flow_hash cimport flow_hash
+from natcore.base.hash_table cimport (
+    NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
+)
+from natcore.base.linked_list cimport NO_LINK, Link, link, unlink
+from natcore.base.pages cimport table_delete, table_new
+from natcore.base.freelist cimport slab_begin, slab_give, slab_take
+from natcore.base.headers cimport load64
+
+cdef enum:
+    WORDS = DATAGRAM_UNITS // 64
+
+
+cdef struct Chunk:              # a part of a frame that waits
+    uint32_t next               # of the same frame, or NONE; the first word of a free one is the slab's
+    uint32_t after              # in a frame's first: the first of the frame that came next, or NONE
+    uint32_t length             # in a frame's first: bytes of the frame
+
+
+cdef enum:
+    CHUNK_ROOM = CHUNK_BYTES - 12
+
+
+cdef Fragments* fragments_new(uint64_t timeout_ms) noexcept nogil:
+    """Tables for one gateway, by Side: no side's fragments take the room of the other's. NULL without memory.
+
+    timeout_ms: how long a datagram may be under way.
+    """
+    cdef Fragments* tables = <Fragments*>table_new(2 * sizeof(Fragments))
+    cdef uint32_t side
+    if tables == NULL:
+        return NULL
+    for side in range(2):
+        if not begin(&tables[side], timeout_ms):
+            fragments_delete(tables)
+            return NULL
+    return tables
+
+
+cdef bint begin(Fragments* table, uint64_t timeout_ms) noexcept nogil:
+    table.datagrams = <Datagram*>table_new(DATAGRAMS * sizeof(Datagram))
+    table.seen = <uint64_t*>table_new(DATAGRAMS * WORDS * 8)
+    table.pieces = <Piece*>table_new(DATAGRAMS * PIECES_KEPT * sizeof(Piece))
+    table.chunks = <uint8_t*>table_new(CHUNKS * CHUNK_BYTES)
+    table.sources = <SourceCount*>table_new(SOURCES * sizeof(SourceCount))
+    table.by_age = <Link*>table_new(DATAGRAMS * sizeof(Link))
+    table.of_source = <Link*>table_new(DATAGRAMS * sizeof(Link))
+    slab_begin(&table.slots, table.datagrams, sizeof(Datagram), DATAGRAMS)
+    slab_begin(&table.rooms, table.chunks, CHUNK_BYTES, CHUNKS)
+    table.timeout_ms = timeout_ms
+    table.newest = NO_LINK
+    return index_new(&table.index, DATAGRAMS) and (table.datagrams != NULL and table.seen != NULL and table.pieces != NULL
+                                                   and table.chunks != NULL and table.sources != NULL
+                                                   and table.by_age != NULL and table.of_source != NULL)
+
+
+cdef void fragments_delete(Fragments* tables) noexcept nogil:
+    cdef Fragments* table
+    cdef uint32_t side
+    if tables == NULL:
+        return
+    for side in range(2):
+        table = &tables[side]
+        table_delete(table.datagrams, DATAGRAMS * sizeof(Datagram))
+        table_delete(table.seen, DATAGRAMS * WORDS * 8)
+        table_delete(table.pieces, DATAGRAMS * PIECES_KEPT * sizeof(Piece))
+        table_delete(table.chunks, CHUNKS * CHUNK_BYTES)
+        table_delete(table.sources, SOURCES * sizeof(SourceCount))
+        table_delete(table.by_age, DATAGRAMS * sizeof(Link))
+        table_delete(table.of_source, DATAGRAMS * sizeof(Link))
+        index_delete(&table.index)
+    table_delete(tables, 2 * sizeof(Fragments))
+
+
+# ---- datagrams -------------------------------------------------------------------------------------------------------
+
+cdef uint64_t datagram_hash(const Fragments* table, uint8_t side, uint64_t addresses, uint8_t protocol,
+                            uint16_t identification) noexcept nogil:
+    return flow_hash(&table.key, addresses, <uint32_t>side << 16 | identification, protocol)
+
+
+cdef uint32_t datagram_find(const Fragments* table, uint8_t side, uint64_t addresses, uint8_t protocol,
+                            uint16_t identification) noexcept nogil:
+    """The datagram, or NONE."""
+    cdef Cursor cursor
+    cdef uint32_t number
+    cdef const Datagram* datagram
+    index_begin(&table.index, datagram_hash(table, side, addresses, protocol, identification), &cursor)
+    while True:
+        number = index_next(&table.index, &cursor)
+        if number == NONE:
+            return NONE
+        datagram = &table.datagrams[number]
+        if (datagram.addresses == addresses and datagram.identification == identification
+                and datagram.protocol == protocol and datagram.side == side):
+            return number
+
+
+cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, uint8_t protocol, uint16_t identification,
+                            bint first, uint64_t now_ms) noexcept nogil:
+    """A datagram of which nothing has come yet. first: its first fragment is here; else it waits, as far as there may.
+
+    NONE: too many wait already. The oldest of all, or of a source that has its share, makes room where none is, so that
+    fragments in order always pass.
+    """
+    cdef uint64_t hash = datagram_hash(table, side, addresses, protocol, identification)
+    cdef uint32_t number, source = <uint32_t>addresses
+    cdef uint16_t cell = <uint16_t>(flow_hash(&table.key, source, side, 0) % SOURCES)
+    cdef Datagram* datagram
+    cdef SourceCount* own = &table.sources[cell]
+    if not first and (table.waiting >= DATAGRAMS_WAITING or own.waiting >= DATAGRAMS_WAITING_EACH):
+        return NONE
+    if own.datagrams >= DATAGRAMS_EACH:
+        datagram_close(table, table.of_source[own.newest].previous)
+        table.evicted += 1
+    elif table.slots.live == DATAGRAMS:
+        datagram_close(table, table.by_age[table.newest].previous)
+        table.evicted += 1
+    number = slab_take(&table.slots)
+    if not index_insert(&table.index, hash, number):
+        slab_give(&table.slots, number)
+        return NONE
+    datagram = &table.datagrams[number]
+    memset(datagram, 0, sizeof(Datagram))
+    datagram.addresses = addresses
+    datagram.identification = identification
+    datagram.protocol = protocol
+    datagram.side = side
+    datagram.since_ms = now_ms
+    datagram.source = cell
+    datagram.state = DATAGRAM_WAITING
+    datagram.held = datagram.held_last = NONE
+    if own.datagrams == 0:
+        own.newest = NO_LINK
+    link(table.by_age, &table.newest, number)
+    link(table.of_source, &own.newest, number)
+    own.datagrams += 1
+    table.waiting += 1
+    own.waiting += 1
+    return number
+
+
+cdef uint32_t piece_sum(const Fragments* table, const uint8_t* data, uint32_t length) noexcept nogil:
+    """A keyed sum of a fragment's bytes, which whoever does not know the key cannot make collide."""
+    cdef uint64_t sum = table.key.low + length, word = 0
+    while length >= 8:
+        sum = (sum ^ load64(data)) * <uint64_t>0x9E3779B97F4A7C15
+        sum ^= sum >> 29
+        data += 8
+        length -= 8
+    memcpy(&word, data, length)
+    sum = (sum ^ word ^ table.key.high) * <uint64_t>0xBF58476D1CE4E5B9
+    return <uint32_t>(sum >> 32)
+
+
+cdef bint datagram_has(const Fragments* table, uint32_t number, const Piece* piece) noexcept nogil:
+    """Whether the very fragment came before: the same place, end and bytes. Of many the first PIECES_KEPT are known."""
+    cdef const Piece* pieces = table.pieces + <size_t>number * PIECES_KEPT
+    cdef uint32_t i
+    for i in range(table.datagrams[number].pieces):
+        if pieces[i].first == piece.first and pieces[i].units == piece.units and pieces[i].sum == piece.sum:
+            return True
+    return False
+
+
+cdef bint datagram_mark(Fragments* table, uint32_t number, const Piece* piece) noexcept nogil:
+    """Notes that a fragment has come; False, and the marks are worth nothing: not all of its units are new, or the datagram
+    would have two ends. It ends at DATAGRAM_UNITS at most."""
+    cdef Datagram* datagram = &table.datagrams[number]
+    cdef uint64_t* seen = table.seen + <size_t>number * WORDS
+    cdef uint32_t first = piece.first, units = piece.units & ~<uint32_t>PIECE_LAST
+    cdef uint32_t after = first + units, word = (datagram.high + 63) // 64, words = (after + 63) // 64
+    cdef uint64_t mask
+    cdef bint last = piece.units & PIECE_LAST
+    if datagram.end and (last or after > datagram.end) or last and datagram.high > after:
+        return False
+    if words > word:
+        memset(seen + word, 0, (words - word) * 8)
+    for word in range(first // 64, words):
+        mask = <uint64_t>-1
+        if word == first // 64:
+            mask &= <uint64_t>-1 << (first % 64)
+        if word == after // 64:
+            mask &= (<uint64_t>1 << (after % 64)) - 1
+        if seen[word] & mask:
+            return False
+        seen[word] |= mask
+    datagram.units += <uint16_t>units
+    if after > datagram.high:
+        datagram.high = <uint16_t>after
+    if last:
+        datagram.end = <uint16_t>after
+    if datagram.pieces < PIECES_KEPT:
+        table.pieces[<size_t>number * PIECES_KEPT + datagram.pieces] = piece[0]
+        datagram.pieces += 1
+    return True
+
+
+cdef void datagram_settle(Fragments* table, uint32_t number, uint8_t state, uint8_t verdict) noexcept nogil:
+    """It waits no more."""
+    cdef Datagram* datagram = &table.datagrams[number]
+    if datagram.state == DATAGRAM_WAITING:
+        table.waiting -= 1
+        table.sources[datagram.source].waiting -= 1
+    datagram.state = state
+    datagram.verdict = verdict
+
+
+cdef void datagram_break(Fragments* table, uint32_t number, uint8_t verdict) noexcept nogil:
+    """Nothing of it passes from now on, until its time is over; what waits is given up."""
+    while table.datagrams[number].held != NONE:
+        datagram_take(table, number, NULL)
+        table.given_up += 1
+    datagram_settle(table, number, DATAGRAM_BROKEN, verdict)
+
+
+cdef void datagram_close(Fragments* table, uint32_t number) noexcept nogil:
+    """Forgets it; what waits is given up."""
+    cdef Datagram* datagram = &table.datagrams[number]
+    cdef SourceCount* own = &table.sources[datagram.source]
+    datagram_break(table, number, 0)
+    index_remove(&table.index, datagram_hash(table, datagram.side, datagram.addresses, datagram.protocol,
+                                             datagram.identification), number)
+    unlink(table.by_age, &table.newest, number)
+    unlink(table.of_source, &own.newest, number)
+    own.datagrams -= 1
+    slab_give(&table.slots, number)
+
+
+cdef void fragments_expire(Fragments* table, uint64_t now_ms) noexcept nogil:
+    """Forgets the datagrams whose time is over."""
+    cdef uint32_t oldest
+    while table.newest != NO_LINK:
+        oldest = table.by_age[table.newest].previous
+        if now_ms < table.datagrams[oldest].since_ms + table.timeout_ms:
+            return
+        datagram_close(table, oldest)
+
+
+# ---- what waits ------------------------------------------------------------------------------------------------------
+
+cdef inline Chunk* chunk_at(const Fragments* table, uint32_t number) noexcept nogil:
+    return <Chunk*>(table.chunks + <size_t>number * CHUNK_BYTES)
+
+
+cdef bint datagram_hold(Fragments* table, uint32_t number, const uint8_t* frame, uint32_t length) noexcept nogil:
+    """Keeps a copy of the frame; False: there is no room, for this source, in this datagram, or at all."""
+    cdef Datagram* datagram = &table.datagrams[number]
+    cdef uint32_t need = (length + CHUNK_ROOM - 1) // CHUNK_ROOM, first = NONE, last = NONE, at, done = 0, part
+    if (need > CHUNKS - table.rooms.live or table.sources[datagram.source].chunks + need > CHUNKS_EACH
+            or datagram.held_count == FRAGMENTS_HELD):
+        return False
+    while done < length:
+        at = slab_take(&table.rooms)
+        if last == NONE:
+            first = at
+        else:
+            chunk_at(table, last).next = at
+        last = at
+        part = length - done if length - done < CHUNK_ROOM else CHUNK_ROOM
+        memcpy(chunk_at(table, at) + 1, frame + done, part)
+        done += part
+    chunk_at(table, last).next = NONE
+    chunk_at(table, first).after = NONE
+    chunk_at(table, first).length = length
+    if datagram.held_last == NONE:
+        datagram.held = first
+    else:
+        chunk_at(table, datagram.held_last).after = first
+    datagram.held_last = first
+    datagram.held_count += 1
+    table.sources[datagram.source].chunks += need
+    return True
+
+
+cdef uint32_t datagram_held(const Fragments* table, uint32_t number) noexcept nogil:
+    """Bytes of the frame that waits longest; 0: none waits."""
+    cdef uint32_t first = table.datagrams[number].held
+    return 0 if first == NONE else chunk_at(table, first).length
+
+
+cdef void datagram_take(Fragments* table, uint32_t number, uint8_t* out) noexcept nogil:
+    """Moves the frame that waits longest to out; NULL: it is given up. One must wait."""
+    cdef Datagram* datagram = &table.datagrams[number]
+    cdef uint32_t at = datagram.held, next, left = chunk_at(table, at).length, part
+    datagram.held = chunk_at(table, at).after
+    if datagram.held == NONE:
+        datagram.held_last = NONE
+    datagram.held_count -= 1
+    while at != NONE:
+        next = chunk_at(table, at).next
+        part = left if left < CHUNK_ROOM else CHUNK_ROOM
+        if out != NULL:
+            memcpy(out, chunk_at(table, at) + 1, part)
+            out += part
+        left -= part
+        table.sources[datagram.source].chunks -= 1
+        slab_give(&table.rooms, at)
+        at = next
+
+
+assert sizeof(Datagram) == 64
+assert sizeof(Piece) == 8

@@ -1,0 +1,236 @@
+"""Building the gateway's own ICMP messages as answers to the frame that caused them (RFC 792, RFC 1812, RFC 5508)."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from natcore.base.checksum cimport checksum, delta16, update
+from natcore.base.compiler cimport bswap16, bswap32
+from natcore.base.pages cimport table_delete, table_new
+from natcore.base.spinlock cimport spin_lock, spin_unlock
+from natcore.base.headers cimport (
+    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_TOO_BIG, ICMP_UNREACHABLE, PROTOCOL_ICMP, IcmpHeader, Ipv4Header, is_reply,
+    is_request,
+)
+
+
+cdef enum:
+    BROADCAST = 0xFFFFFFFF
+
+cdef struct Parcel:             # before each frame in the outbox
+    uint32_t length
+    uint32_t room               # bytes up to the next one
+    uint8_t send_to
+    uint8_t cause
+    uint8_t unused[6]
+
+
+cdef bint outbox_new(Outbox* outbox, uint32_t rate) noexcept nogil:
+    memset(outbox, 0, sizeof(Outbox))
+    outbox.rate = rate
+    outbox.buffer = <uint8_t*>table_new(OUTBOX_BYTES)
+    return outbox.buffer != NULL
+
+
+cdef void outbox_delete(Outbox* outbox) noexcept nogil:
+    table_delete(outbox.buffer, OUTBOX_BYTES)
+    outbox.buffer = NULL
+
+
+cdef uint32_t outbox_waiting(const Outbox* outbox) noexcept nogil:
+    """Bytes of the next frame; 0: none."""
+    return 0 if outbox.tail == outbox.head else (<const Parcel*>(outbox.buffer + outbox.tail)).length
+
+
+cdef uint32_t outbox_next(const Outbox* outbox) noexcept nogil:
+    """Bytes that the next frame takes in the outbox, where there is one."""
+    return (<const Parcel*>(outbox.buffer + outbox.tail)).room
+
+
+cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* send_to,
+                          uint8_t* cause) noexcept nogil:
+    """The next frame, copied to out; its bytes, or 0: none. One that does not fit into room is passed over."""
+    cdef uint32_t length
+    if outbox.tail == outbox.head:
+        return 0
+    spin_lock(&outbox.spin)
+    length = parcel_take(outbox, out, room, send_to, cause)
+    spin_unlock(&outbox.spin)
+    return length
+
+
+cdef uint32_t parcel_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* send_to, uint8_t* cause) noexcept nogil:
+    cdef const Parcel* parcel
+    cdef const uint8_t* frame
+    while outbox.tail != outbox.head:
+        parcel = <const Parcel*>(outbox.buffer + outbox.tail)
+        frame = outbox.buffer + outbox.tail + sizeof(Parcel)
+        outbox.tail += parcel.room
+        if outbox.tail == outbox.head:
+            outbox.tail = outbox.head = 0
+        if parcel.length <= room:
+            memcpy(out, frame, parcel.length)
+            send_to[0] = parcel.send_to
+            cause[0] = parcel.cause
+            return parcel.length
+        outbox.lost += 1
+    return 0
+
+
+cdef inline uint32_t parcel_room(uint32_t length) noexcept nogil:
+    return <uint32_t>sizeof(Parcel) + ((length + 7) & ~<uint32_t>7)
+
+
+cdef uint8_t* parcel_begin(Outbox* outbox, uint32_t length, uint32_t side, uint8_t send_to, uint8_t cause) noexcept nogil:
+    """Where a frame of so many bytes goes; NULL: no room. side: that the packet which causes it came from."""
+    cdef uint32_t need = parcel_room(length)
+    cdef Parcel* parcel
+    if outbox_room(outbox, side) < need:
+        return NULL
+    parcel = <Parcel*>(outbox.buffer + outbox.head)
+    parcel.length = length
+    parcel.room = need
+    parcel.send_to = send_to
+    parcel.cause = cause
+    outbox.head += need
+    return <uint8_t*>(parcel + 1)
+
+
+cdef void parcel_seal(uint8_t* frame, uint32_t length, uint8_t send_to) noexcept nogil:
+    """The frame became shorter, or leaves by another side than was thought."""
+    cdef Parcel* parcel = <Parcel*>frame - 1
+    parcel.length = length
+    parcel.send_to = send_to
+
+
+cdef void parcel_cancel(Outbox* outbox, uint32_t length) noexcept nogil:
+    """Takes the last parcel back, which was begun with length."""
+    outbox.head -= parcel_room(length)
+
+
+cdef uint8_t* own_begin(Outbox* outbox, uint32_t length, uint8_t send_to, uint8_t cause) noexcept nogil:
+    """The same for a message of the gateway's own, which is counted, or counted as lost."""
+    cdef uint8_t* out = parcel_begin(outbox, length, send_to, send_to, cause)
+    if out == NULL:
+        outbox.lost += 1
+    else:
+        outbox.generated += 1
+    return out
+
+
+cdef void answer_link(uint8_t* out, const Frame* frame, uint32_t link_bytes) noexcept nogil:
+    """The frame's link header with its addresses swapped, 802.1Q tags kept."""
+    memcpy(out, frame.data, link_bytes)
+    if link_bytes:
+        memcpy(out, frame.data + 6, 6)
+        memcpy(out + 6, frame.data, 6)
+
+
+cdef bint may_be_told(const Ipv4Header* ip) noexcept nogil:
+    """No error about an ICMP error, nor to what is no host (RFC 1812 section 4.3.2.7)."""
+    cdef uint32_t source = bswap32(ip.source) >> 24
+    cdef uint8_t type
+    if source == 0 or source == 127 or 224 <= source < 240 or ip.source == BROADCAST:
+        return False
+    if ip.protocol == PROTOCOL_ICMP:
+        type = (<const uint8_t*>ip)[(ip.version_ihl & 15) * 4]
+        return is_request(type) or is_reply(type)
+    return True
+
+
+cdef bint may_send(Outbox* outbox, uint32_t side, bint too_big, uint32_t source, uint64_t now_ns) noexcept nogil:
+    """Takes one error out of the second's budget, and of the source's share of it; False: there is none left."""
+    cdef Budget* budget = &outbox.budgets[2 * side + too_big]
+    cdef uint32_t share = outbox.rate // 4 if outbox.rate // 4 > SHARE_AT_LEAST else SHARE_AT_LEAST, i
+    cdef uint32_t* own = &budget.others
+    if budget.second != now_ns // 1000000000:
+        budget.second = now_ns // 1000000000
+        budget.sent = budget.count = budget.others = 0
+    if budget.sent >= outbox.rate:
+        return False
+    for i in range(budget.count):
+        if budget.source[i] == source:
+            own = &budget.sent_to[i]
+            break
+    else:
+        if budget.count < BUDGET_SOURCES:
+            own = &budget.sent_to[budget.count]
+            own[0] = 0
+            budget.source[budget.count] = source
+            budget.count += 1
+    if own[0] >= share:
+        return False
+    own[0] += 1
+    budget.sent += 1
+    return True
+
+
+cdef void write_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint32_t source, uint8_t type,
+                      uint8_t code, uint16_t mtu, uint8_t cause, uint64_t now_ns) noexcept nogil:
+    cdef uint32_t link_bytes = <uint32_t>(<const uint8_t*>ip - frame.data)
+    cdef uint32_t quote = bswap16(ip.total_length)
+    cdef Ipv4Header* out_ip
+    cdef IcmpHeader* icmp
+    cdef uint8_t* out
+    if not may_send(outbox, frame.side, type == ICMP_UNREACHABLE and code == ICMP_TOO_BIG, ip.source, now_ns):
+        outbox.withheld += 1
+        return
+    quote = quote if quote < ICMP_QUOTE_LIMIT - 28 else ICMP_QUOTE_LIMIT - 28
+    out = own_begin(outbox, link_bytes + 28 + quote, frame.side, cause)
+    if out == NULL:
+        return
+    answer_link(out, frame, link_bytes)
+    out_ip = <Ipv4Header*>(out + link_bytes)
+    memset(out_ip, 0, 28)
+    out_ip.version_ihl = 0x45
+    out_ip.total_length = bswap16(<uint16_t>(28 + quote))
+    out_ip.ttl = 64
+    out_ip.protocol = PROTOCOL_ICMP
+    out_ip.source = source
+    out_ip.destination = ip.source
+    out_ip.checksum = checksum(<const uint8_t*>out_ip, 20, 0)
+    icmp = <IcmpHeader*>(out_ip + 1)
+    icmp.type = type
+    icmp.code = code
+    icmp.sequence = bswap16(mtu)
+    memcpy(icmp + 1, ip, quote)
+    icmp.checksum = checksum(<const uint8_t*>icmp, 8 + quote, 0)
+
+
+cdef void icmp_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint32_t source, uint8_t type,
+                     uint8_t code, uint16_t mtu, uint8_t cause, uint64_t now_ns) noexcept nogil:
+    """An error about a checked packet, back to where it came from, while the side's budget lasts. source: big-endian."""
+    if may_be_told(ip):
+        spin_lock(&outbox.spin)
+        write_error(outbox, frame, ip, source, type, code, mtu, cause, now_ns)
+        spin_unlock(&outbox.spin)
+
+
+cdef void write_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint8_t cause) noexcept nogil:
+    cdef uint32_t link_bytes = <uint32_t>(<const uint8_t*>ip - frame.data), total = bswap16(ip.total_length)
+    cdef uint8_t* out
+    cdef Ipv4Header* out_ip
+    cdef IcmpHeader* icmp
+    out = own_begin(outbox, link_bytes + total, frame.side, cause)
+    if out == NULL:
+        return
+    answer_link(out, frame, link_bytes)
+    out_ip = <Ipv4Header*>(out + link_bytes)
+    memcpy(out_ip, ip, total)
+    out_ip.source = ip.destination
+    out_ip.destination = ip.source
+    out_ip.ttl = 64
+    out_ip.checksum = 0
+    out_ip.checksum = checksum(<const uint8_t*>out_ip, (ip.version_ihl & 15) * 4, 0)
+    icmp = <IcmpHeader*>(<uint8_t*>out_ip + (ip.version_ihl & 15) * 4)
+    icmp.checksum = update(icmp.checksum, delta16(ICMP_ECHO_REQUEST, ICMP_ECHO_REPLY))
+    icmp.type = ICMP_ECHO_REPLY
+
+
+cdef void echo_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint8_t cause) noexcept nogil:
+    """The answer to a checked echo request (RFC 792): addresses swapped, TTL 64, the rest as it came.
+
+    None to a source that is no host (RFC 1122 section 3.2.1.3).
+    """
+    if may_be_told(ip):
+        spin_lock(&outbox.spin)
+        write_reply(outbox, frame, ip, cause)
+        spin_unlock(&outbox.spin)

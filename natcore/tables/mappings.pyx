@@ -1,0 +1,429 @@
+"""Opening and closing mappings: a subscriber's first one pairs it with an outside address, its last one frees it."""
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from natcore.tables.port_allocation cimport OVER_QUOTA, Request, assign_port, draw_port, home_of_owner, unassign_port
+from natcore.tables.ports cimport (
+    ADDRESSES_TRIED, DRAWS_KEPT, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Draw, PortMap, Ports, address_due,
+    address_pick, in_pool, lot_after, lot_take, owner_slot, space_of,
+)
+from natcore.base.flow_hash cimport flow_hash
+from natcore.base.compiler cimport bswap16, bswap32, prefetch_write
+from natcore.base.hash_table cimport (
+    NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
+)
+from natcore.base.linked_list cimport NO_LINK, Link, link, unlink
+from natcore.base.pages cimport table_delete, table_new
+from natcore.base.freelist cimport slab_begin, slab_give, slab_take
+from natcore.base.spinlock cimport spin_lock, spin_unlock
+
+
+cdef enum:
+    TRIES = 4                   # addresses of a pool that are looked through for one packet
+
+
+cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, bint listed) noexcept nogil:
+    """listed: a subscriber's mappings are to be found, as quotas and blocks need it."""
+    table.by_subscriber = NULL
+    table.of_subscriber = NULL
+    if listed:
+        table.by_subscriber = <Link*>table_new(<uint64_t>max_mappings * sizeof(Link))
+        table.of_subscriber = <Own*>table_new(<uint64_t>max_subscribers * sizeof(Own))
+        if table.by_subscriber == NULL or table.of_subscriber == NULL:
+            return False
+    table.mappings = <Mapping*>table_new(<uint64_t>max_mappings * sizeof(Mapping))
+    table.subscribers = <Subscriber*>table_new(<uint64_t>max_subscribers * sizeof(Subscriber))
+    slab_begin(&table.mapping_slots, table.mappings, sizeof(Mapping), max_mappings)
+    slab_begin(&table.subscriber_slots, table.subscribers, sizeof(Subscriber), max_subscribers)
+    return (table.mappings != NULL and table.subscribers != NULL and index_new(&table.by_inside, max_mappings)
+            and index_new(&table.by_ip, max_subscribers))
+
+
+cdef void mappings_delete(Mappings* table) noexcept nogil:
+    table_delete(table.mappings, <uint64_t>table.mapping_slots.capacity * sizeof(Mapping))
+    table_delete(table.subscribers, <uint64_t>table.subscriber_slots.capacity * sizeof(Subscriber))
+    table_delete(table.by_subscriber, <uint64_t>table.mapping_slots.capacity * sizeof(Link))
+    table_delete(table.of_subscriber, <uint64_t>table.subscriber_slots.capacity * sizeof(Own))
+    table.mappings = NULL
+    table.subscribers = NULL
+    table.by_subscriber = NULL
+    table.of_subscriber = NULL
+    index_delete(&table.by_inside)
+    index_delete(&table.by_ip)
+
+
+cdef inline uint64_t key_hash(const Mappings* table, const MappingKey* key) noexcept nogil:
+    return flow_hash(&table.key, <uint64_t>key.remote_ip << 32 | key.inside_ip,
+                     <uint32_t>key.remote_port << 16 | key.inside_port,
+                     key.protocol ^ (0x80 if key.flags & MAPPING_STATIC else 0))
+
+
+cdef void key_of(const Mapping* mapping, MappingKey* key) noexcept nogil:
+    key.inside_ip = mapping.inside_ip
+    key.remote_ip = mapping.remote_ip
+    key.inside_port = mapping.inside_port
+    key.remote_port = mapping.remote_port
+    key.protocol = mapping.protocol
+    key.flags = mapping.flags & (MAPPING_STATIC | MAPPING_PORTLESS)
+
+
+cdef void mapping_approach(const Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol) noexcept nogil:
+    """What a new session of an inside endpoint will look into is on its way into the cache."""
+    prefetch_write(bucket_of(&table.by_inside, flow_hash(&table.key, inside_ip, inside_port, protocol)))
+    prefetch_write(bucket_of(&table.by_ip, flow_hash(&table.key, inside_ip, 0, 0)))
+
+
+cdef void mapping_approach_end(const Mappings* table, uint32_t number) noexcept nogil:
+    """What closing a mapping will touch is on its way into the cache; its own line should be there."""
+    cdef const Mapping* mapping = &table.mappings[number]
+    cdef const PortMap* map
+    cdef MappingKey key
+    key_of(mapping, &key)
+    prefetch_write(bucket_of(&table.by_inside, key_hash(table, &key)))
+    if mapping.flags & (MAPPING_STATIC | MAPPING_PORTLESS):
+        return
+    map = &table.ports.addresses[mapping.address].maps[space_of(mapping.protocol)]
+    prefetch_write(&map.used[bswap16(mapping.outside_port) >> 6])
+    prefetch_write(&map.cells[bswap16(mapping.outside_port)])
+    prefetch_write(&table.subscribers[mapping.subscriber])
+
+
+cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil:
+    """The mapping with this key (RFC 4787 REQ-1) that takes new sessions, or NONE: one that drains is not found."""
+    cdef Cursor cursor
+    cdef uint32_t number
+    cdef const Mapping* mapping
+    index_begin(&table.by_inside, key_hash(table, key), &cursor)
+    while True:
+        number = index_next(&table.by_inside, &cursor)
+        if number == NONE:
+            return NONE
+        mapping = &table.mappings[number]
+        if (mapping.inside_ip == key.inside_ip and mapping.inside_port == key.inside_port
+                and mapping.remote_ip == key.remote_ip and mapping.remote_port == key.remote_port
+                and mapping.protocol == key.protocol
+                and (mapping.flags ^ key.flags) & (MAPPING_STATIC | MAPPING_DRAINING) == 0):
+            return number
+
+
+cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil:
+    cdef Cursor cursor
+    cdef uint32_t number
+    index_begin(&table.by_ip, flow_hash(&table.key, ip, 0, 0), &cursor)
+    while True:
+        number = index_next(&table.by_ip, &cursor)
+        if number == NONE or table.subscribers[number].ip == ip:
+            return number
+
+
+cdef struct Drawn:              # an outside endpoint
+    uint32_t address            # its number
+    uint32_t until_ms           # until when the port was held down for its owner; the past: it was free
+
+
+cdef void request_of(const MappingKey* key, Request* request) noexcept nogil:
+    request.owner = key.inside_ip
+    request.inside_port = key.inside_port
+    request.remote_ip = key.remote_ip
+    request.remote_port = key.remote_port
+    request.protocol = key.protocol
+    request.block = 0
+    request.lot = 0
+
+
+cdef uint32_t draw_from(Mappings* table, const MappingKey* key, Request* request, uint32_t now_ms,
+                        Drawn* drawn) noexcept nogil:
+    """A port of the drawn outside address, 0 for a protocol without ports; NONE, OVER_QUOTA: there is none."""
+    drawn.until_ms = now_ms
+    if key.flags & MAPPING_PORTLESS:
+        return 0
+    return draw_port(table.ports, drawn.address, request, now_ms, &drawn.until_ms)
+
+
+cdef uint32_t draw_computed(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
+                            Drawn* drawn) noexcept nogil:
+    """RFC 7422: the inside address alone says which outside address and which block of it; all the same for the portless."""
+    cdef uint32_t host = bswap32(key.inside_ip) - pool.first
+    drawn.address = pool.addresses[host // table.ports.block_count]
+    request.block = host % table.ports.block_count
+    return draw_from(table, key, request, now_ms, drawn)
+
+
+cdef uint32_t start_of(const Mappings* table, const Pool* pool, const Request* request) noexcept nogil:
+    """Where in the pool an owner begins: at the address where it has a block still, else anywhere."""
+    cdef uint32_t home = home_of_owner(table.ports, request.owner), i
+    if home != NONE:
+        for i in range(pool.size):
+            if pool.addresses[i] == home:
+                return i
+    return in_pool(request.lot, pool.size)
+
+
+cdef uint32_t draw_by_pooling(Mappings* table, Subscriber* subscriber, const MappingKey* key, const Pool* pool,
+                              Request* request, uint32_t now_ms, Drawn* drawn) noexcept nogil:
+    """A port and its address: the subscriber's own first, or from the pool, starting anywhere; NONE: nothing is free.
+
+    OVER_QUOTA: nothing that the subscriber may have.
+    """
+    cdef uint32_t port
+    cdef bint paired = subscriber.mappings and subscriber.entry == pool.entry
+    if table.ports.policy == PORTS_DETERMINISTIC:
+        return draw_computed(table, key, pool, request, now_ms, drawn)
+    if paired and table.pooling != POOLING_ARBITRARY and not pool.alone:
+        drawn.address = subscriber.address
+        port = draw_from(table, key, request, now_ms, drawn)
+        if port < OVER_QUOTA or table.pooling == POOLING_PAIRED:
+            return port
+    if key.flags & MAPPING_PORTLESS:
+        drawn.address = pool.addresses[start_of(table, pool, request)]
+        port = draw_from(table, key, request, now_ms, drawn)
+    elif table.ports.policy == PORTS_BLOCK or table.ports.policy == PORTS_OVERLOAD:
+        port = draw_in_turn(table, key, pool, request, now_ms, drawn)
+    else:
+        port = draw_from_pool(table, key, pool, request, now_ms, drawn)
+    if port < OVER_QUOTA and not paired:
+        subscriber.address = drawn.address
+        subscriber.entry = pool.entry
+    return port
+
+
+cdef uint32_t draw_from_pool(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
+                             Drawn* drawn) noexcept nogil:
+    """A port of any address that has one; else of one at which a rest is over; else one that rests for its owner, of the first
+    address from anywhere on where there may be one."""
+    cdef Ports* ports = table.ports
+    cdef uint32_t space = space_of(key.protocol), start = in_pool(request.lot, pool.size), step, _try, port
+    cdef const PortMap* map
+    drawn.address = address_pick(ports, space, pool.addresses, pool.size, request.lot)
+    if drawn.address != NONE:
+        return draw_from(table, key, request, now_ms, drawn)
+    for _try in range(TRIES):
+        drawn.address = address_due(ports, space, pool.addresses, pool.size, start, now_ms)
+        if drawn.address == NONE:
+            break
+        port = draw_from(table, key, request, now_ms, drawn)
+        if port != NONE:
+            return port
+    for step in range(min(pool.size, <uint32_t>ADDRESSES_TRIED)):
+        drawn.address = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
+        map = &ports.addresses[drawn.address].maps[space]
+        if map.held_count and map.held_by[owner_slot(request.owner)]:
+            return draw_from(table, key, request, now_ms, drawn)
+    return NONE
+
+
+cdef uint32_t draw_in_turn(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
+                           Drawn* drawn) noexcept nogil:
+    """The same where an address that has a free port may have none for this owner: some are tried, from the owner's own or
+    anywhere on. Blocks: those that have a free block; overload: all."""
+    cdef Ports* ports = table.ports
+    cdef uint32_t start = start_of(table, pool, request), step, port, why = NONE, tries = TRIES
+    for step in range(pool.size):
+        drawn.address = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
+        if step and pool.size > ADDRESSES_TRIED and not may_have_one(ports, space_of(key.protocol), drawn.address, now_ms):
+            continue
+        port = draw_from(table, key, request, now_ms, drawn)
+        if port < OVER_QUOTA:
+            return port
+        why = port if port == OVER_QUOTA else why
+        tries -= pool.size > ADDRESSES_TRIED
+        if tries == 0:
+            break
+    return why
+
+
+cdef inline bint may_have_one(const Ports* ports, uint32_t space, uint32_t address, uint32_t now_ms) noexcept nogil:
+    """Whether an address may have a port for somebody who has none there."""
+    if ports.policy == PORTS_OVERLOAD:
+        return True
+    return (ports.blocks.free[address]
+            or ((ports.rests_at[space][address >> 6] >> (address & 63)) & 1
+                and <int>(ports.next_release[space][address] - now_ms) <= 0))
+
+
+cdef uint32_t enter(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip, uint16_t outside_port,
+                    uint32_t address, uint32_t subscriber) noexcept nogil:
+    """The mapping itself, in the index; NONE when the probe limit is met, its slot given back."""
+    cdef uint32_t number = slab_take(&table.mapping_slots)
+    cdef Mapping* mapping = &table.mappings[number]
+    mapping.inside_ip = key.inside_ip
+    mapping.remote_ip = key.remote_ip
+    mapping.inside_port = key.inside_port
+    mapping.remote_port = key.remote_port
+    mapping.outside_ip = outside_ip
+    mapping.outside_port = outside_port
+    mapping.protocol = key.protocol
+    mapping.flags = key.flags
+    mapping.address = address
+    mapping.entry = entry
+    mapping.subscriber = subscriber
+    mapping.sessions = mapping.opened_outside = 0
+    mapping.first = NONE
+    mapping.held_until = 0
+    if index_insert(&table.by_inside, key_hash(table, key), number):
+        return number
+    mapping.flags = MAPPING_FREE
+    slab_give(&table.mapping_slots, number)
+    return NONE
+
+
+cdef uint32_t subscriber_join(Mappings* table, uint32_t ip) noexcept nogil:
+    """The subscriber, a new one where there is none; NONE when the probe limit is met. Its slot must be there."""
+    cdef uint32_t who = subscriber_find(table, ip)
+    if who != NONE:
+        return who
+    who = slab_take(&table.subscriber_slots)
+    memset(&table.subscribers[who], 0, sizeof(Subscriber))
+    table.subscribers[who].ip = ip
+    if table.of_subscriber != NULL:
+        table.of_subscriber[who].first = NO_LINK
+        table.of_subscriber[who].looked_at = 0
+    if index_insert(&table.by_ip, flow_hash(&table.key, ip, 0, 0), who):
+        return who
+    slab_give(&table.subscriber_slots, who)
+    return NONE
+
+
+cdef inline bint may_go(const Subscriber* subscriber, uint32_t now_ms) noexcept nogil:
+    """Whether nothing needs a subscriber: what it opened in this second is not forgotten, or it could do so again."""
+    return subscriber.mappings == 0 and not (subscriber.opened and now_ms - subscriber.second_ms < 1000)
+
+
+cdef void subscriber_leave(Mappings* table, uint32_t who, uint32_t now_ms) noexcept nogil:
+    """A subscriber without mappings goes, if not now then with the sweep."""
+    cdef Subscriber* subscriber = &table.subscribers[who]
+    if may_go(subscriber, now_ms):
+        index_remove(&table.by_ip, flow_hash(&table.key, subscriber.ip, 0, 0), who)
+        slab_give(&table.subscriber_slots, who)
+        subscriber.opened = 0
+    elif subscriber.mappings == 0:
+        table.lingering = True
+
+
+cdef void subscribers_reap(Mappings* table, uint32_t lines, uint32_t now_ms) noexcept nogil:
+    """Subscribers without mappings go whose second is over, of the next lines, where a round of all of them ends."""
+    cdef const Subscriber* subscriber
+    if table.reap_at == 0:
+        if not table.lingering:
+            return
+        table.lingering = False
+    while lines:
+        if table.reap_at >= table.subscriber_slots.fresh:
+            table.reap_at = 0
+            return
+        subscriber = &table.subscribers[table.reap_at]
+        if subscriber.mappings == 0 and subscriber.opened:      # a free slot has none opened
+            subscriber_leave(table, table.reap_at, now_ms)
+        table.reap_at += 1
+        lines -= 1
+
+
+cdef inline void ports_enter(const Mappings* table) noexcept nogil:
+    """From here to ports_leave the ports are this worker's to draw and to release."""
+    spin_lock(&table.ports.spin)
+    table.ports.drawer = table.worker
+
+
+cdef inline void ports_leave(const Mappings* table) noexcept nogil:
+    spin_unlock(&table.ports.spin)
+
+
+cdef inline void remember(Ports* ports, const Mapping* mapping) noexcept nogil:
+    cdef Draw* draw = &ports.drawn[ports.draws % DRAWS_KEPT]
+    draw.outside_ip = mapping.outside_ip
+    draw.outside_port = mapping.outside_port
+    ports.draws += 1
+
+
+cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* pool, uint32_t now_ms) noexcept nogil:
+    """A new mapping without sessions; NONE when no port is free, OVER_QUOTA when none that the subscriber may have.
+
+    Its slot must be there, and its subscriber's.
+    """
+    cdef uint32_t who = subscriber_join(table, key.inside_ip), number = NONE, port
+    cdef Subscriber* subscriber
+    cdef Drawn drawn
+    cdef Request request
+    cdef bint assigned
+    if who == NONE:
+        return NONE
+    subscriber = &table.subscribers[who]
+    request_of(key, &request)
+    ports_enter(table)
+    request.lot = lot_after(table.ports, 0)
+    port = draw_by_pooling(table, subscriber, key, pool, &request, now_ms, &drawn)
+    if port < OVER_QUOTA:               # a draw in vain takes no lot: it may be made again with all workers held
+        lot_take(table.ports)
+        number = enter(table, key, pool.entry, table.ports.addresses[drawn.address].ip, bswap16(<uint16_t>port),
+                       drawn.address, who)
+        if number != NONE:
+            subscriber.mappings += 1
+            if table.by_subscriber != NULL:
+                link(table.by_subscriber, &table.of_subscriber[who].first, number)
+            table.mappings[number].held_until = drawn.until_ms
+            assigned = key.flags & MAPPING_PORTLESS or assign_port(table.ports, drawn.address, &request, port, number)
+            if assigned:
+                remember(table.ports, &table.mappings[number])
+            ports_leave(table)
+            if assigned:
+                return number
+            mapping_close(table, number, drawn.until_ms, now_ms)
+            return NONE
+        if not key.flags & MAPPING_PORTLESS:
+            unassign_port(table.ports, drawn.address, &request, port, drawn.until_ms, now_ms)
+    ports_leave(table)
+    subscriber_leave(table, who, now_ms)
+    return OVER_QUOTA if port == OVER_QUOTA else NONE
+
+
+cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip,
+                                  uint16_t outside_port, uint32_t address) noexcept nogil:
+    """A mapping whose outside endpoint an entry says; NONE when the probe limit is met. Its slot must be there."""
+    return enter(table, key, entry, outside_ip, outside_port, address, NONE)
+
+
+cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uint32_t now_ms) noexcept nogil:
+    """Ends a mapping that has no session left; its port is held down until until_ms."""
+    cdef Mapping* mapping = &table.mappings[number]
+    cdef MappingKey key
+    cdef Request request
+    key_of(mapping, &key)
+    index_remove(&table.by_inside, key_hash(table, &key), number)
+    if not mapping.flags & MAPPING_STATIC:
+        if not mapping.flags & MAPPING_PORTLESS:
+            request_of(&key, &request)
+            ports_enter(table)
+            unassign_port(table.ports, mapping.address, &request, bswap16(mapping.outside_port), until_ms, now_ms)
+            ports_leave(table)
+        table.subscribers[mapping.subscriber].mappings -= 1
+        if table.by_subscriber != NULL:
+            unlink(table.by_subscriber, &table.of_subscriber[mapping.subscriber].first, number)
+        subscriber_leave(table, mapping.subscriber, now_ms)
+    mapping.flags = MAPPING_FREE
+    slab_give(&table.mapping_slots, number)
+
+
+cdef uint32_t mapping_at(const Mappings* table, uint32_t address, uint32_t space, uint32_t port) noexcept nogil:
+    """The mapping, or one of those, that has a port in use (host order). Where ports are overloaded it is searched."""
+    cdef uint32_t i
+    cdef const Mapping* mapping
+    if table.ports.policy != PORTS_OVERLOAD:
+        return table.ports.addresses[address].maps[space].cells[port]
+    for i in range(table.mapping_slots.fresh):
+        mapping = &table.mappings[i]
+        if (not mapping.flags & (MAPPING_FREE | MAPPING_STATIC | MAPPING_PORTLESS) and mapping.address == address
+                and space_of(mapping.protocol) == space and bswap16(mapping.outside_port) == port):
+            return i
+    return NONE
+
+
+cdef void mappings_unpair(Mappings* table, uint32_t address) noexcept nogil:
+    """No subscriber draws from an outside address any more, though it has mappings of other entries."""
+    cdef uint32_t i
+    for i in range(table.subscriber_slots.fresh):
+        if table.subscribers[i].address == address:
+            table.subscribers[i].entry = 0          # entries count from 1
+
+
+assert sizeof(Mapping) == 48
+assert sizeof(Subscriber) == 32

@@ -1,0 +1,313 @@
+"""The port policies beside the plain draw: blocks, computed blocks, overloading."""
+from libc.stdint cimport uint32_t, uint64_t
+
+from natcore.tables.port_blocks cimport (
+    BLOCKS_AT_MOST, NO_BLOCK, Block, Walk, block_first, block_give, block_next, block_reference,
+)
+from natcore.tables.port_overload cimport (
+    Taken, overload_enter, overload_find, overload_is_full, overload_leave, overload_note_full,
+)
+from natcore.tables.ports cimport (
+    PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, RECLAIMED, PortMap, Ports, home_of_port,
+    in_ports, lot_again, nth_set, ones64, pick_by_policy, port_draw, port_release, port_retake, port_take, reclaim, set_free,
+    space_of,
+)
+from natcore.base.compiler cimport bswap16
+from natcore.base.hash_table cimport NONE
+from natcore.base.chacha20 cimport random_below
+
+
+cdef enum:
+    SHARED_PROBES = 64          # ports that are tried for a remote endpoint at random
+    SHARED_STEPS = 256          # and in a row
+
+
+cdef uint64_t EVEN = 0x5555555555555555ULL      # the bits of a word of a bitmap whose ports are even
+
+
+# ---- within a block --------------------------------------------------------------------------------------------------
+
+cdef inline uint64_t part_of(uint32_t word, uint32_t first, uint32_t end) noexcept nogil:
+    """A bit for each port of a word from first to before end."""
+    cdef uint64_t bits = <uint64_t>-1
+    if word == first >> 6:
+        bits &= <uint64_t>-1 << (first & 63)
+    if word == end >> 6:
+        bits &= ~(<uint64_t>-1 << (end & 63))
+    return bits
+
+
+cdef uint32_t nth_within(const uint64_t* bitmap, uint64_t flip, uint64_t mask, uint32_t first, uint32_t end,
+                         uint32_t n) noexcept nogil:
+    """The n-th port from first to before end whose bit is set in the bitmap (flip: all ones: is clear), or NONE."""
+    cdef uint32_t word, ones
+    cdef uint64_t bits
+    for word in range(first >> 6, (end + 63) >> 6):
+        bits = (bitmap[word] ^ flip) & mask & part_of(word, first, end)
+        ones = ones64(bits)
+        if n < ones:
+            return word * 64 + nth_set(bits, n)
+        n -= ones
+    return NONE
+
+
+cdef uint32_t count_within(const uint64_t* bitmap, uint64_t flip, uint64_t mask, uint32_t first, uint32_t end) noexcept nogil:
+    cdef uint32_t word, count = 0
+    for word in range(first >> 6, (end + 63) >> 6):
+        count += ones64((bitmap[word] ^ flip) & mask & part_of(word, first, end))
+    return count
+
+
+cdef uint32_t pick_within(Ports* ports, const PortMap* map, uint32_t first, uint64_t mask) noexcept nogil:
+    """A free port of the block that begins at first, one as likely as another; NONE: all are used."""
+    cdef uint32_t end = first + ports.block_size, count = count_within(map.used, <uint64_t>-1, mask, first, end)
+    return nth_within(map.used, <uint64_t>-1, mask, first, end, random_below(&ports.random, count)) if count else NONE
+
+
+cdef uint32_t draw_within(Ports* ports, PortMap* map, uint32_t first, uint32_t inside_port) noexcept nogil:
+    """A free port of a block, now in use, or NONE."""
+    cdef uint32_t port = NONE
+    if map.free == 0:
+        return NONE
+    if ports.parity:
+        port = pick_within(ports, map, first, ~EVEN if inside_port & 1 else EVEN)
+    if port == NONE:
+        port = pick_within(ports, map, first, <uint64_t>-1)
+    if port != NONE:
+        port_take(ports, map, port)
+    return port
+
+
+cdef uint32_t draw_held_within(Ports* ports, PortMap* map, uint32_t first, uint32_t* until_ms) noexcept nogil:
+    """A port of a block that is held down, and so was its owner's own: any of them; or NONE."""
+    cdef uint32_t end = first + ports.block_size, port, count
+    count = count_within(map.held, 0, <uint64_t>-1, first, end) if map.held_count else 0
+    if count == 0:
+        return NONE
+    port = nth_within(map.held, 0, <uint64_t>-1, first, end, random_below(&ports.random, count))
+    until_ms[0] = port_retake(ports, map, port)
+    return port
+
+
+cdef inline uint32_t begin_of(const Ports* ports, uint32_t block) noexcept nogil:
+    """The first port of a block."""
+    return ports.allowed[block * ports.block_size]
+
+
+# ---- a subscriber's own blocks ---------------------------------------------------------------------------------------
+
+cdef uint32_t new_block(Ports* ports, uint32_t address, const PortMap* map) noexcept nogil:
+    """A random block that is nobody's and has a port that no DNAT entry has; or NONE."""
+    cdef uint32_t start, block = NONE
+    if ports.blocks.free[address] == 0:
+        return NONE
+    start = random_below(&ports.random, ports.block_count)
+    if ports.workers > 1:
+        block = block_from(ports, address, map, start, True)
+    return block_from(ports, address, map, start, False) if block == NONE else block
+
+
+cdef uint32_t block_from(const Ports* ports, uint32_t address, const PortMap* map, uint32_t start, bint own) noexcept nogil:
+    """The first such block from start on; or NONE. own: of those that are the drawing worker's."""
+    cdef uint32_t step, block, first
+    cdef const Block* blocks = ports.blocks.of[address]
+    for step in range(ports.block_count):
+        block = start + step if start + step < ports.block_count else start + step - ports.block_count
+        if not blocks[block].taken:
+            first = begin_of(ports, block)
+            if own and home_of_port(ports, first) != ports.drawer:
+                continue
+            if nth_within(map.used, <uint64_t>-1, <uint64_t>-1, first, first + ports.block_size, 0) != NONE:
+                return block
+    return NONE
+
+
+cdef uint32_t draw_own(Ports* ports, uint32_t address, PortMap* map, const Request* request, uint32_t* count,
+                       uint32_t* until_ms) noexcept nogil:
+    """A port of a block that the owner has at the address, any of them first; or NONE. count: its blocks, of all addresses."""
+    cdef Walk walk
+    cdef uint32_t[BLOCKS_AT_MOST] firsts
+    cdef uint32_t own = 0, start, step, port
+    cdef uint32_t at = block_first(&ports.blocks, &ports.key, request.owner, &walk)
+    while at != NO_BLOCK:
+        count[0] += 1
+        if at >> 16 == address:
+            firsts[own] = begin_of(ports, at & 0xFFFF)
+            own += 1
+        at = block_next(&ports.blocks, &walk)
+    if own == 0:
+        return NONE
+    start = random_below(&ports.random, own)
+    for step in range(own):
+        port = draw_within(ports, map, firsts[(start + step) % own], bswap16(request.inside_port))
+        if port != NONE:
+            return port
+    for step in range(own):
+        port = draw_held_within(ports, map, firsts[step], until_ms)
+        if port != NONE:
+            return port
+    return NONE
+
+
+cdef uint32_t blocks_in_use(Ports* ports, uint32_t owner, uint32_t now_ms) noexcept nogil:
+    """How many blocks an owner has, of all addresses; one goes with the last hold-down in it, whoever looks first."""
+    cdef Walk walk
+    cdef uint32_t[BLOCKS_AT_MOST] addresses
+    cdef uint32_t count = 0, left = 0, i, space
+    cdef uint32_t at = block_first(&ports.blocks, &ports.key, owner, &walk)
+    while at != NO_BLOCK:
+        addresses[count] = at >> 16
+        count += 1
+        at = block_next(&ports.blocks, &walk)
+    for i in range(count):
+        for space in range(PORT_SPACES):
+            reclaim(ports, &ports.addresses[addresses[i]].maps[space], RECLAIMED, now_ms)
+    at = block_first(&ports.blocks, &ports.key, owner, &walk)
+    while at != NO_BLOCK:
+        left += 1
+        at = block_next(&ports.blocks, &walk)
+    return left
+
+
+cdef uint32_t draw_block(Ports* ports, uint32_t address, PortMap* map, const Request* request, uint32_t now_ms,
+                         uint32_t* until_ms) noexcept nogil:
+    """A port of the owner's blocks, a new one where these are full; NONE: the address has no block left."""
+    cdef uint32_t count = 0, block, space
+    cdef uint32_t port = draw_own(ports, address, map, request, &count, until_ms)
+    if port != NONE:
+        return port
+    if count >= ports.blocks.per_owner and blocks_in_use(ports, request.owner, now_ms) >= ports.blocks.per_owner:
+        return OVER_QUOTA
+    block = new_block(ports, address, map)
+    if block == NONE:
+        for space in range(PORT_SPACES):                # a block is nobody's once the last hold-down is over
+            reclaim(ports, &ports.addresses[address].maps[space], RECLAIMED, now_ms)
+        block = new_block(ports, address, map)
+    if block == NONE:
+        return NONE
+    block_give(&ports.blocks, &ports.key, block_reference(address, block), request.owner)
+    return draw_within(ports, map, begin_of(ports, block), bswap16(request.inside_port))
+
+
+cdef uint32_t home_of_owner(const Ports* ports, uint32_t owner) noexcept nogil:
+    """Number of the outside address at which an owner has a block, held down at least; or NONE."""
+    cdef Walk walk
+    cdef uint32_t at
+    if ports.blocks.per_address == 0:
+        return NONE
+    at = block_first(&ports.blocks, &ports.key, owner, &walk)
+    return at >> 16 if at != NO_BLOCK else NONE
+
+
+# ---- the other policies ----------------------------------------------------------------------------------------------
+
+cdef uint32_t draw_computed(Ports* ports, PortMap* map, const Request* request, uint32_t now_ms,
+                            uint32_t* until_ms) noexcept nogil:
+    """A port of the owner's one block (RFC 7422); OVER_QUOTA: they are all used."""
+    cdef uint32_t first = begin_of(ports, request.block)
+    cdef uint32_t port = draw_within(ports, map, first, bswap16(request.inside_port))
+    if port == NONE:
+        port = draw_held_within(ports, map, first, until_ms)
+    return OVER_QUOTA if port == NONE else port
+
+
+cdef void pair_of(const Ports* ports, uint32_t address, const Request* request, uint32_t port, Taken* ends) noexcept nogil:
+    ends.outside_ip = ports.addresses[address].ip
+    ends.outside_port = bswap16(<unsigned short>port)
+    ends.remote_ip = request.remote_ip
+    ends.remote_port = request.remote_port
+    ends.protocol = request.protocol
+
+
+cdef uint32_t draw_overloaded(Ports* ports, uint32_t address, PortMap* map, const Request* request) noexcept nogil:
+    """A port that no mapping has; else one that none towards this remote endpoint has; or NONE.
+
+    Where random ones are in vain, SHARED_STEPS in a row are looked at, from anywhere on: all, where there are no more. Of a
+    larger range the last free ports are not found by every draw.
+    """
+    cdef Taken ends
+    cdef uint32_t at, step, _try, port
+    cdef uint64_t lot = request.lot
+    if map.free:
+        port = pick_by_policy(ports, map, bswap16(request.inside_port), request.lot, ports.drawer)
+        port_take(ports, map, port)
+        map.cells[port] = 1
+        return port
+    pair_of(ports, address, request, 0, &ends)
+    if overload_is_full(&ports.overload, &ports.key, &ends):
+        return NONE
+    for _try in range(SHARED_PROBES):
+        port = ports.allowed[in_ports(lot, ports.range_size)]
+        if may_share(ports, map, port, &ends):
+            map.cells[port] += 1
+            return port
+        lot = lot_again(lot)
+    at = in_ports(lot, ports.range_size)
+    for step in range(min(<uint32_t>SHARED_STEPS, ports.range_size)):
+        port = ports.allowed[at + step if at + step < ports.range_size else at + step - ports.range_size]
+        if may_share(ports, map, port, &ends):
+            map.cells[port] += 1
+            return port
+    if ports.range_size <= SHARED_STEPS:
+        overload_note_full(&ports.overload, &ports.key, &ends)
+    return NONE
+
+
+cdef bint may_share(const Ports* ports, const PortMap* map, uint32_t port, Taken* ends) noexcept nogil:
+    """Whether a port is no DNAT entry's, and no mapping's towards the remote endpoint of ends."""
+    if map.cells[port] == PORT_RESERVED:
+        return False
+    ends.outside_port = bswap16(<unsigned short>port)
+    return overload_find(&ports.overload, &ports.key, ends) == NONE
+
+
+# ---- the door --------------------------------------------------------------------------------------------------------
+
+cdef uint32_t draw_port(Ports* ports, uint32_t address, const Request* request, uint32_t now_ms,
+                        uint32_t* until_ms) noexcept nogil:
+    """A port of an outside address (host order), now in use: assign it, or unassign it. NONE, OVER_QUOTA: why there is none.
+
+    until_ms: until when others would have had to wait for it, to be unassigned with if it is not needed after all.
+    """
+    cdef PortMap* map = &ports.addresses[address].maps[space_of(request.protocol)]
+    until_ms[0] = now_ms
+    if ports.parity:                                    # a port whose rest is over may be the one that is preferred
+        reclaim(ports, map, RECLAIMED, now_ms)
+    if ports.policy == PORTS_BLOCK:
+        return draw_block(ports, address, map, request, now_ms, until_ms)
+    if ports.policy == PORTS_DETERMINISTIC:
+        return draw_computed(ports, map, request, now_ms, until_ms)
+    if ports.policy == PORTS_OVERLOAD:
+        return draw_overloaded(ports, address, map, request)
+    return port_draw(ports, map, request.owner, bswap16(request.inside_port), request.lot, now_ms, until_ms)
+
+
+cdef bint assign_port(Ports* ports, uint32_t address, const Request* request, uint32_t port, uint32_t mapping) noexcept nogil:
+    """The port that was drawn is a mapping's; False when the probe limit is met: unassign it."""
+    cdef PortMap* map = &ports.addresses[address].maps[space_of(request.protocol)]
+    cdef Taken ends
+    if ports.policy != PORTS_OVERLOAD:
+        map.cells[port] = mapping
+        if ports.workers > 1:
+            map.workers[port] = <uint8_t>ports.drawer
+        return True
+    pair_of(ports, address, request, port, &ends)
+    ends.mapping = mapping
+    ends.worker = <uint8_t>ports.drawer
+    return overload_enter(&ports.overload, &ports.key, &ends)
+
+
+cdef void unassign_port(Ports* ports, uint32_t address, const Request* request, uint32_t port, uint32_t until_ms,
+                        uint32_t now_ms) noexcept nogil:
+    """A port is no longer its mapping's: held down until until_ms; an overloaded one is not, since its filtering is
+    address- and port-dependent (RFC 6888 REQ-8 C)."""
+    cdef PortMap* map = &ports.addresses[address].maps[space_of(request.protocol)]
+    cdef Taken ends
+    if ports.policy != PORTS_OVERLOAD:
+        port_release(ports, map, port, request.owner, until_ms, now_ms)
+        return
+    pair_of(ports, address, request, port, &ends)
+    overload_leave(&ports.overload, &ports.key, &ends)
+    map.cells[port] -= 1
+    if map.cells[port] == 0:
+        set_free(ports, map, port)

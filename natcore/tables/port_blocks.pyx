@@ -1,0 +1,109 @@
+"""Whose a block is: given when a subscriber's own are full, back with the last of its ports; nothing is searched a packet."""
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from natcore.base.flow_hash cimport flow_hash
+from natcore.base.pages cimport table_delete, table_new
+
+
+cdef bint blocks_new(Blocks* blocks, uint32_t capacity, uint32_t per_address, uint32_t per_owner) noexcept nogil:
+    """Room for the blocks of capacity outside addresses."""
+    blocks.capacity = capacity
+    blocks.per_address = per_address
+    blocks.per_owner = per_owner
+    blocks.of = <Block**>table_new(<uint64_t>capacity * sizeof(Block*))
+    blocks.free = <uint32_t*>table_new(<uint64_t>capacity * sizeof(uint32_t))
+    blocks.chains = <uint32_t*>table_new(BLOCK_CHAINS * sizeof(uint32_t))
+    return blocks.of != NULL and blocks.free != NULL and blocks.chains != NULL
+
+
+cdef void blocks_delete(Blocks* blocks) noexcept nogil:
+    cdef uint32_t address
+    if blocks.of != NULL:
+        for address in range(blocks.capacity):
+            if blocks.of[address] != NULL:
+                table_delete(blocks.of[address], <uint64_t>blocks.per_address * sizeof(Block))
+        table_delete(blocks.of, <uint64_t>blocks.capacity * sizeof(Block*))
+    table_delete(blocks.free, <uint64_t>blocks.capacity * sizeof(uint32_t))
+    table_delete(blocks.chains, BLOCK_CHAINS * sizeof(uint32_t))
+    memset(blocks, 0, sizeof(Blocks))
+
+
+cdef bint blocks_add(Blocks* blocks, uint32_t address) noexcept nogil:
+    """The blocks of a new outside address, all nobody's; False: no memory."""
+    if blocks.per_address == 0:
+        return True
+    blocks.of[address] = <Block*>table_new(<uint64_t>blocks.per_address * sizeof(Block))
+    blocks.free[address] = blocks.per_address
+    return blocks.of[address] != NULL
+
+
+cdef void blocks_drop(Blocks* blocks, const HashKey* key, uint32_t address) noexcept nogil:
+    """The address is gone; what was still held down of it is nobody's."""
+    cdef uint32_t block
+    if blocks.per_address == 0 or blocks.of[address] == NULL:
+        return
+    for block in range(blocks.per_address):
+        if blocks.of[address][block].taken:
+            release(blocks, key, block_reference(address, block))
+    table_delete(blocks.of[address], <uint64_t>blocks.per_address * sizeof(Block))
+    blocks.of[address] = NULL
+
+
+cdef uint32_t* chain_of(const Blocks* blocks, const HashKey* key, uint32_t owner) noexcept nogil:
+    return &blocks.chains[flow_hash(key, owner, 0, 0) & (BLOCK_CHAINS - 1)]
+
+
+cdef uint32_t block_first(const Blocks* blocks, const HashKey* key, uint32_t owner, Walk* walk) noexcept nogil:
+    """The first of an owner's blocks, or NO_BLOCK; block_next gives the others."""
+    walk.owner = owner
+    walk.at = chain_of(blocks, key, owner)[0] - 1               # 0, none, becomes NO_BLOCK
+    if walk.at != NO_BLOCK and block_at(blocks, walk.at).owner != owner:
+        return block_next(blocks, walk)
+    return walk.at
+
+
+cdef uint32_t block_next(const Blocks* blocks, Walk* walk) noexcept nogil:
+    while walk.at != NO_BLOCK:
+        walk.at = block_at(blocks, walk.at).next
+        if walk.at != NO_BLOCK and block_at(blocks, walk.at).owner == walk.owner:
+            break
+    return walk.at
+
+
+cdef void block_give(Blocks* blocks, const HashKey* key, uint32_t reference, uint32_t owner) noexcept nogil:
+    """A block that is nobody's becomes the owner's, without ports so far."""
+    cdef Block* block = block_at(blocks, reference)
+    cdef uint32_t* chain = chain_of(blocks, key, owner)
+    block.owner = owner
+    block.taken = 1
+    block.ports = 0
+    block.next = chain[0] - 1
+    chain[0] = reference + 1
+    blocks.free[reference >> 16] -= 1
+    blocks.taken += 1
+
+
+cdef void release(Blocks* blocks, const HashKey* key, uint32_t reference) noexcept nogil:
+    cdef Block* block = block_at(blocks, reference)
+    cdef Block* before
+    cdef uint32_t* chain = chain_of(blocks, key, block.owner)
+    cdef uint32_t at = chain[0] - 1
+    if at == reference:
+        chain[0] = block.next + 1
+    else:
+        before = block_at(blocks, at)
+        while before.next != reference:
+            before = block_at(blocks, before.next)
+        before.next = block.next
+    block.taken = 0
+    blocks.free[reference >> 16] += 1
+    blocks.released += 1
+
+
+cdef void block_leave(Blocks* blocks, const HashKey* key, uint32_t reference) noexcept nogil:
+    """One port less of a block is in use or held down; with the last one it is nobody's again."""
+    cdef Block* block = block_at(blocks, reference)
+    block.ports -= 1
+    if block.ports == 0:
+        release(blocks, key, reference)

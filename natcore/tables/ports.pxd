@@ -1,0 +1,218 @@
+"""Outside addresses and their ports: for each address and protocol what is free, who holds what, and what is held down."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from natcore.tables.port_blocks cimport Blocks
+from natcore.tables.port_overload cimport Overload
+from natcore.base.flow_hash cimport HashKey
+from natcore.base.compiler cimport load_relaxed, load_relaxed64, store_relaxed, store_relaxed64
+from natcore.base.hash_table cimport Index
+from natcore.base.chacha20 cimport Random, random32
+from natcore.base.spinlock cimport Spin, spin_lock, spin_unlock
+
+cdef enum:
+    PORT_SPACES = 3             # TCP, UDP and ICMP ids are apart
+    PORTS = 65536
+    PORT_WORDS = 1024           # 64-bit words of a bitmap
+    OWNER_SLOTS = 4096
+    PORT_UNIT = 64              # ports in a row that are one worker's rather than the others'
+    BITMAP_BYTES = PORT_WORDS * 8
+    GROUPS = 64                 # of 16 words: 1,024 ports
+    SUPERS = 8                  # of 8 groups
+    COUNT_BYTES = (GROUPS + SUPERS) * 4
+    MAP_BYTES = PORTS * 9 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2 + COUNT_BYTES    # of one PortMap's arrays
+    RECLAIMED = 2048            # ports of a map whose rest is over that one packet frees, at most
+    PROBES = 4                  # random ports that are tried before the free ones are counted
+    ADDRESSES_TRIED = 64        # of a full pool, at most, where one packet looks for a port that rests for its owner
+
+cdef enum:
+    PORT_RESERVED = 0xFFFFFFFE  # in a cell: a DNAT entry has the port; it is never drawn
+    PORT_OF_ANOTHER = 0xFFFFFFFD    # port_holder: a mapping of another worker has the port
+
+cdef enum:                      # PortPolicy
+    PORTS_RANDOM = 0            # any free port (RFC 6056)
+    PORTS_PRESERVE = 1          # the inside port, where it is free (RFC 4787 section 4.2.1)
+    PORTS_BLOCK = 2             # of the subscriber's own blocks
+    PORTS_DETERMINISTIC = 3     # of the one block that its address has by computation (RFC 7422)
+    PORTS_OVERLOAD = 4          # any that no mapping towards the same remote has (RFC 7857 section 3)
+
+cdef struct PortMap:            # one outside address and protocol
+    uint32_t* cells             # [PORTS] in use: the mapping (overloaded: how many), or PORT_RESERVED; held down: until, ms
+    uint32_t* owners            # [PORTS] held down: the inside address that had it, big-endian
+    uint8_t* workers            # [PORTS] in use by a mapping: the worker whose it is
+    uint64_t* used              # [PORT_WORDS] a bit a port: in use or held down
+    uint64_t* held              # [PORT_WORDS] held down
+    uint16_t* held_by           # [OWNER_SLOTS] ports held down, by a hash of their owner
+    uint32_t* taken_in          # [GROUPS + SUPERS] ports of the ranges not free: even in the low 16 bits, odd in the high
+    uint32_t free               # ports of the ranges that are not used
+    uint32_t reserved           # ports of the ranges that DNAT entries have
+    uint32_t held_count
+    uint32_t next_word          # of held, at which the next reclaim begins
+    uint32_t address            # number of the outside address
+    uint8_t told                # that few are free
+
+cdef struct Address:            # an outside address of one pool or several
+    uint32_t ip                 # as it is on the wire, big-endian
+    uint32_t eip                # what the world sees, host order; 0: it has none
+    uint32_t references         # entries whose pool it is in
+    uint8_t* memory             # of the three maps
+    PortMap maps[3]
+
+cdef struct Draw:               # an outside endpoint that was drawn for a new mapping
+    uint32_t outside_ip         # big-endian, as the port
+    uint16_t outside_port
+
+cdef enum:
+    DRAWS_KEPT = 64
+    LOTS = 32                   # draws that are known beforehand; a power of two
+
+cdef struct Ports:
+    Address* addresses
+    uint32_t* next_release[3]   # [PORT_SPACES][capacity] ms; no port of the map is released before; valid while some are held
+    uint64_t open_at[3][1024]   # [PORT_SPACES] a bit an address: it has a free port
+    uint64_t rests_at[3][1024]  # it has ports that are held down
+    uint32_t open_count[3]      # addresses that have a free port
+    uint32_t reclaim_at         # the next address that the sweep looks at
+    uint32_t capacity
+    uint32_t count              # numbers used once at least: [0, count)
+    uint32_t live
+    Index index                 # ip -> address
+    uint32_t lowest             # of all that ever were added, host order: what lies outside need not be looked up
+    uint32_t highest
+    HashKey key
+    Random random
+    uint64_t lots[32]           # [LOTS] of the next draws, in turn: where each begins to look (in_pool, in_ports)
+    uint32_t lots_taken
+    uint64_t ranges[1024]       # a bit a port that may be drawn
+    uint16_t allowed[65536]     # [range_size] the same ports in a row: one is as likely as another
+    uint32_t range_size         # ports
+    uint32_t ports_in[72]       # [GROUPS + SUPERS] ports of the ranges, as taken_in
+    bint in_one_piece           # the ranges are one
+    uint32_t hold_down_ms
+    uint8_t policy              # PortPolicy
+    bint parity                 # an even port for an even one, where one is free (RFC 4787 REQ-4)
+    uint32_t block_size         # ports of a block; the ranges are cut to whole ones; 0: there are none
+    uint32_t block_count        # blocks of an outside address; block b has allowed[b * block_size] and those after it
+    Blocks blocks               # whose they are
+    Overload overload           # who has a port towards whom
+    uint16_t block_of[65536]    # [PORTS] the block of a port of the ranges
+    Spin spin                   # while a port is drawn or released: of all addresses and protocols
+    uint32_t workers            # that draw, 1 or more
+    uint32_t drawer             # which of them does just now
+    uint32_t unit               # ports: PORT_UNIT, or a subscriber's block
+    Draw drawn[64]              # [DRAWS_KEPT] the last ones in turn, those that were undone too: what tests follow (_tamper)
+    uint64_t draws              # ever
+
+cdef inline uint32_t space_of(uint8_t protocol) noexcept nogil:
+    return 0 if protocol == 6 else 1 if protocol == 17 else 2
+
+cdef inline bint has_ports(uint8_t protocol) noexcept nogil:
+    """Ports, or an echo's id."""
+    return protocol == 6 or protocol == 17 or protocol == 1
+
+cdef inline uint32_t home_of_port(const Ports* ports, uint32_t port) noexcept nogil:
+    """The worker that draws the port before the others do."""
+    return port // ports.unit % ports.workers
+
+cdef inline uint64_t fresh_lot(Ports* ports) noexcept nogil:
+    cdef uint64_t lot = random32(&ports.random)
+    return lot << 32 | random32(&ports.random)
+
+cdef inline void lots_begin(Ports* ports) noexcept nogil:
+    """Call it when the random numbers have their key."""
+    cdef uint32_t i
+    for i in range(LOTS):
+        ports.lots[i] = fresh_lot(ports)
+
+cdef inline uint64_t lot_after(const Ports* ports, uint32_t draws) noexcept nogil:
+    """The lot of a later draw, which so many come before; without the lock (_foresee) a guess."""
+    return load_relaxed64(&ports.lots[(load_relaxed(&ports.lots_taken) + draws) % LOTS])
+
+cdef inline uint64_t lot_take(Ports* ports) noexcept nogil:
+    """Of this draw."""
+    cdef uint64_t lot = lot_after(ports, 0)
+    store_relaxed64(&ports.lots[ports.lots_taken % LOTS], fresh_lot(ports))
+    store_relaxed(&ports.lots_taken, ports.lots_taken + 1)
+    return lot
+
+cdef inline uint32_t in_pool(uint64_t lot, uint32_t size) noexcept nogil:
+    """The address of a pool at which a draw begins (the bias of 2^-32 x size does not matter, here and below)."""
+    return <uint32_t>(<uint64_t><uint32_t>lot * size >> 32)
+
+cdef inline uint64_t lot_again(uint64_t lot) noexcept nogil:
+    """Another one from the same lot, as good as independent of it (the finalizer of splitmix64)."""
+    lot += 0x9E3779B97F4A7C15ULL
+    lot = (lot ^ lot >> 30) * 0xBF58476D1CE4E5B9ULL
+    lot = (lot ^ lot >> 27) * 0x94D049BB133111EBULL
+    return lot ^ lot >> 31
+
+cdef inline uint32_t ones64(uint64_t bits) noexcept nogil:
+    """How many bits are set; processors that need not have an instruction for it."""
+    bits -= bits >> 1 & 0x5555555555555555ULL
+    bits = (bits & 0x3333333333333333ULL) + (bits >> 2 & 0x3333333333333333ULL)
+    return <uint32_t>((bits + (bits >> 4) & 0x0F0F0F0F0F0F0F0FULL) * 0x0101010101010101ULL >> 56)
+
+cdef inline bint is_open(const Ports* ports, uint32_t space, uint32_t address) noexcept nogil:
+    """Whether an address has a free port."""
+    return (load_relaxed64(&ports.open_at[space][address >> 6]) >> (address & 63)) & 1
+
+cdef inline uint32_t in_ports(uint64_t lot, uint32_t count) noexcept nogil:
+    """The port of so many."""
+    return <uint32_t>((lot >> 32) * count >> 32)
+
+cdef inline uint32_t ports_in_use(const Ports* ports, const PortMap* map) noexcept nogil:
+    """Ports that mappings have."""
+    return ports.range_size - map.free - map.held_count - map.reserved
+
+cdef inline bint in_ranges(const Ports* ports, uint32_t port) noexcept nogil:
+    return (ports.ranges[port >> 6] >> (port & 63)) & 1
+
+cdef inline uint32_t port_mapping(const PortMap* ports, uint16_t port) noexcept nogil:
+    """The number of the mapping that has the port (host order), PORT_RESERVED, or NONE. Under the ports' lock."""
+    cdef uint64_t bit = <uint64_t>1 << (port & 63)
+    if ports.used[port >> 6] & bit and not ports.held[port >> 6] & bit:
+        return ports.cells[port]
+    return 0xFFFFFFFF
+
+cdef inline uint32_t port_holder(Ports* ports, uint32_t address, uint32_t space, uint16_t port,
+                                 uint32_t* worker) noexcept nogil:
+    """As port_mapping; worker: whose mapping that is, written if it is one. The port may be another's right afterwards,
+    unless it is the caller's own worker's."""
+    cdef const PortMap* map = &ports.addresses[address].maps[space]
+    cdef uint32_t number
+    spin_lock(&ports.spin)
+    number = port_mapping(map, port)
+    if number < PORT_OF_ANOTHER and ports.workers > 1:
+        worker[0] = map.workers[port]
+    spin_unlock(&ports.spin)
+    return number
+
+cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil
+cdef void ports_delete(Ports* ports) noexcept nogil
+cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogil
+cdef bint ports_divide(Ports* ports, uint32_t block_size, uint32_t per_owner) noexcept nogil
+cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil
+cdef bint address_drop(Ports* ports, uint32_t address) noexcept nogil
+cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil
+cdef uint32_t port_guess(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot, uint32_t worker) noexcept nogil
+cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot,
+                             uint32_t worker) noexcept nogil
+cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
+cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
+cdef uint32_t port_retake(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
+cdef void reclaim(Ports* ports, PortMap* map, uint32_t most, uint32_t now_ms) noexcept nogil
+cdef bint is_due(const Ports* ports, const PortMap* map, uint32_t now_ms) noexcept nogil
+cdef uint32_t address_pick(const Ports* ports, uint32_t space, const uint32_t* pool, uint32_t size,
+                           uint64_t lot) noexcept nogil
+cdef uint32_t address_due(const Ports* ports, uint32_t space, const uint32_t* pool, uint32_t size, uint32_t start,
+                          uint32_t now_ms) noexcept nogil
+cdef uint32_t own_held(PortMap* map, uint32_t owner, uint64_t lot) noexcept nogil
+cdef uint32_t nth_set(uint64_t bits, uint32_t n) noexcept nogil
+cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint64_t lot, uint32_t now_ms,
+                        uint32_t* until_ms) noexcept nogil
+cdef uint32_t ports_taken(const PortMap* map, uint32_t first, uint32_t last) noexcept nogil
+cdef void ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil
+cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil
+cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms,
+                       uint32_t now_ms) noexcept nogil
+cdef void ports_reclaim(Ports* ports, uint32_t addresses, uint32_t now_ms) noexcept nogil
+cdef uint32_t owner_slot(uint32_t owner) noexcept nogil

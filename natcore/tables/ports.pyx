@@ -1,0 +1,571 @@
+"""Port maps: drawing a port is O(1), and fails only when nothing is free; a freed port is held down for its next owner."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from natcore.tables.port_blocks cimport Block, block_at, block_leave, block_reference
+from natcore.tables.port_blocks cimport blocks_add, blocks_delete, blocks_drop, blocks_new
+from natcore.tables.port_overload cimport overload_delete, overload_forget_full
+from natcore.base.flow_hash cimport flow_hash
+from natcore.base.compiler cimport bswap32, ctz64, load_relaxed, load_relaxed64, store_relaxed, store_relaxed64
+from natcore.base.hash_table cimport (
+    NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
+)
+from natcore.base.pages cimport table_delete, table_new
+
+cdef extern from "<sys/mman.h>" nogil:
+    int madvise(void* address, uint64_t length, int advice) noexcept
+    int MADV_NOHUGEPAGE
+
+
+cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
+    """Room for capacity outside addresses; no port may be drawn yet."""
+    cdef uint32_t space
+    ports.capacity = capacity
+    ports.count = ports.live = 0
+    ports.addresses = <Address*>table_new(<uint64_t>capacity * sizeof(Address))
+    if ports.addresses != NULL:         # most gateways use a few of its lines: not a huge page for these
+        madvise(ports.addresses, <uint64_t>capacity * sizeof(Address), MADV_NOHUGEPAGE)
+    memset(ports.ranges, 0, sizeof(ports.ranges))
+    memset(ports.ports_in, 0, sizeof(ports.ports_in))
+    memset(ports.open_at, 0, sizeof(ports.open_at))
+    memset(ports.rests_at, 0, sizeof(ports.rests_at))
+    memset(ports.open_count, 0, sizeof(ports.open_count))
+    ports.range_size = 0
+    ports.unit = PORT_UNIT
+    ports.lowest = 0xFFFFFFFF
+    ports.highest = 0
+    ports.workers = 1
+    for space in range(PORT_SPACES):
+        ports.next_release[space] = <uint32_t*>table_new(<uint64_t>capacity * sizeof(uint32_t))
+        if ports.next_release[space] == NULL:
+            return False
+    return index_new(&ports.index, capacity) and ports.addresses != NULL
+
+
+cdef void ports_delete(Ports* ports) noexcept nogil:
+    cdef uint32_t i
+    for i in range(ports.count):
+        if ports.addresses[i].memory != NULL:
+            table_delete(ports.addresses[i].memory, PORT_SPACES * MAP_BYTES)
+    table_delete(ports.addresses, <uint64_t>ports.capacity * sizeof(Address))
+    for i in range(PORT_SPACES):
+        table_delete(ports.next_release[i], <uint64_t>ports.capacity * sizeof(uint32_t))
+    index_delete(&ports.index)
+    if ports.blocks.per_address:
+        blocks_delete(&ports.blocks)
+    if ports.overload.taken != NULL:
+        overload_delete(&ports.overload)
+    ports.addresses = NULL
+    ports.count = 0
+
+
+cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogil:
+    """Ports first to last may be drawn. Call it before the first address is added, ranges ascending."""
+    cdef uint32_t port
+    for port in range(first, last + 1):
+        ports.ranges[port >> 6] |= <uint64_t>1 << (port & 63)
+        ports.ports_in[port >> 10] += <uint32_t>1 << ((port & 1) << 4)
+        ports.ports_in[GROUPS + (port >> 13)] += <uint32_t>1 << ((port & 1) << 4)
+        ports.allowed[ports.range_size] = <uint16_t>port
+        ports.range_size += 1
+    ports.in_one_piece = ports.range_size == 1 + last - ports.allowed[0]
+
+
+cdef bint ports_divide(Ports* ports, uint32_t block_size, uint32_t per_owner) noexcept nogil:
+    """The ranges consist of blocks, of which a subscriber may own per_owner; 0: nobody owns any. False: no memory.
+
+    Call it after ports_allow, whose ranges must have whole blocks, before the first address is added.
+    """
+    cdef uint32_t i
+    ports.block_size = block_size
+    ports.block_count = ports.range_size // block_size
+    for i in range(ports.range_size):
+        ports.block_of[ports.allowed[i]] = <uint16_t>(i // block_size)
+    return per_owner == 0 or blocks_new(&ports.blocks, ports.capacity, ports.block_count, per_owner)
+
+
+cdef inline uint32_t nth_port(const Ports* ports, uint32_t n) noexcept nogil:
+    """Of the ranges; where they are one, it need not be looked up."""
+    cdef uint32_t port = ports.allowed[0] + n
+    return port if ports.in_one_piece else ports.allowed[n]
+
+
+cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil:
+    """The number of the outside address ip (big-endian), or NONE."""
+    cdef Cursor cursor
+    cdef uint32_t number, host = bswap32(ip)
+    if host < ports.lowest or host > ports.highest:
+        return NONE
+    index_begin(&ports.index, flow_hash(&ports.key, ip, 0, 0), &cursor)
+    while True:
+        number = index_next(&ports.index, &cursor)
+        if number == NONE or ports.addresses[number].ip == ip:
+            return number
+
+
+cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil:
+    """One more entry has ip in its pool, and says its EIP; its number, or NONE where there is no room or no memory."""
+    cdef uint32_t number = address_find(ports, ip), space
+    cdef Address* address
+    cdef PortMap* map
+    cdef uint8_t* at
+    if number != NONE:
+        ports.addresses[number].references += 1
+        if eip != bswap32(ip):                  # a DNAT entry by itself knows of none
+            ports.addresses[number].eip = eip
+        return number
+    if ports.live == ports.capacity:
+        return NONE
+    number = ports.count
+    if ports.live < ports.count:
+        number = 0
+        while ports.addresses[number].memory != NULL:
+            number += 1
+    address = &ports.addresses[number]
+    at = <uint8_t*>table_new(PORT_SPACES * MAP_BYTES)
+    if at == NULL:
+        return NONE
+    if not (blocks_add(&ports.blocks, number) and index_insert(&ports.index, flow_hash(&ports.key, ip, 0, 0), number)):
+        blocks_drop(&ports.blocks, &ports.key, number)
+        table_delete(at, PORT_SPACES * MAP_BYTES)
+        return NONE
+    ports.count = number + 1 if number == ports.count else ports.count
+    address.ip = ip
+    ports.lowest = min(ports.lowest, bswap32(ip))
+    ports.highest = max(ports.highest, bswap32(ip))
+    address.eip = eip
+    address.references = 1
+    address.memory = at
+    ports.live += 1
+    for space in range(PORT_SPACES):
+        map = &address.maps[space]
+        map.cells = <uint32_t*>at
+        map.owners = <uint32_t*>(at + PORTS * 4)
+        map.used = <uint64_t*>(at + PORTS * 8)
+        map.held = <uint64_t*>(at + PORTS * 8 + BITMAP_BYTES)
+        map.held_by = <uint16_t*>(at + PORTS * 8 + BITMAP_BYTES * 2)
+        map.workers = at + PORTS * 8 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2
+        map.taken_in = <uint32_t*>(at + PORTS * 9 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2)
+        map.address = number
+        map.free = ports.range_size
+        map.held_count = map.next_word = map.reserved = map.told = 0
+        if map.free:
+            mark_open(ports, map, 1)
+        at += MAP_BYTES
+    return number
+
+
+cdef bint address_drop(Ports* ports, uint32_t number) noexcept nogil:
+    """One entry less has it; the last one takes it out: True. Its mappings must have ended."""
+    cdef Address* address = &ports.addresses[number]
+    cdef uint32_t space
+    address.references -= 1
+    if address.references:
+        return False
+    index_remove(&ports.index, flow_hash(&ports.key, address.ip, 0, 0), number)
+    blocks_drop(&ports.blocks, &ports.key, number)
+    for space in range(PORT_SPACES):
+        ports.open_count[space] -= is_open(ports, space, number)
+        ports.open_at[space][number >> 6] &= ~(<uint64_t>1 << (number & 63))
+        ports.rests_at[space][number >> 6] &= ~(<uint64_t>1 << (number & 63))
+    table_delete(address.memory, PORT_SPACES * MAP_BYTES)
+    address.memory = NULL
+    address.ip = 0
+    ports.live -= 1
+    return True
+
+
+cdef uint32_t owner_slot(uint32_t owner) noexcept nogil:
+    return (owner * <uint32_t>2654435761) >> 20
+
+
+cdef inline Block* block_under(const Ports* ports, const PortMap* map, uint32_t port) noexcept nogil:
+    return block_at(&ports.blocks, block_reference(map.address, ports.block_of[port]))
+
+
+cdef inline uint32_t space_at(const Ports* ports, const PortMap* map) noexcept nogil:
+    """The port space that a map is of."""
+    return <uint32_t>(map - ports.addresses[map.address].maps)
+
+
+cdef inline void count_free(Ports* ports, PortMap* map, uint32_t port, int by) noexcept nogil:
+    """A port of the ranges is free now (by: 1), or is not any more (-1)."""
+    cdef uint32_t one = <uint32_t>by << ((port & 1) << 4)
+    map.taken_in[port >> 10] -= one
+    map.taken_in[GROUPS + (port >> 13)] -= one
+    map.free += by
+    if map.free == (by > 0):                            # the first one, or the last
+        mark_open(ports, map, by)
+
+
+cdef void mark_open(Ports* ports, const PortMap* map, int by) noexcept nogil:
+    cdef uint32_t space = space_at(ports, map)
+    store_relaxed64(&ports.open_at[space][map.address >> 6],
+                    ports.open_at[space][map.address >> 6] ^ <uint64_t>1 << (map.address & 63))
+    store_relaxed(&ports.open_count[space], ports.open_count[space] + by)
+
+
+cdef inline void mark_resting(Ports* ports, const PortMap* map) noexcept nogil:
+    """The first port of a map is held down now, or the last one is not any more."""
+    ports.rests_at[space_at(ports, map)][map.address >> 6] ^= <uint64_t>1 << (map.address & 63)
+
+
+cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
+    """Neither in use nor held down any more."""
+    store_relaxed64(&map.used[port >> 6], map.used[port >> 6] & ~(<uint64_t>1 << (port & 63)))
+    count_free(ports, map, port, 1)
+    if ports.blocks.per_address:
+        block_leave(&ports.blocks, &ports.key, block_reference(map.address, ports.block_of[port]))
+
+
+cdef uint32_t stop_resting(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
+    """A port is held down no more; until when it would have been."""
+    map.held[port >> 6] &= ~(<uint64_t>1 << (port & 63))
+    map.held_by[owner_slot(map.owners[port])] -= 1
+    map.held_count -= 1
+    if map.held_count == 0:
+        mark_resting(ports, map)
+    return map.cells[port]
+
+
+cdef void let_go(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
+    """A port that was held down is free."""
+    stop_resting(ports, map, port)
+    set_free(ports, map, port)
+
+
+cdef bint is_due(const Ports* ports, const PortMap* map, uint32_t now_ms) noexcept nogil:
+    """Whether a port's hold-down may be over."""
+    return map.held_count and <int>(ports.next_release[space_at(ports, map)][map.address] - now_ms) <= 0
+
+
+cdef void reclaim(Ports* ports, PortMap* map, uint32_t most, uint32_t now_ms) noexcept nogil:
+    """Frees ports whose hold-down is over, as many as most, and learns when the next one's will be."""
+    cdef uint32_t step, word, port
+    cdef uint64_t bits
+    cdef int soonest = 0x7FFFFFFF, left
+    if not is_due(ports, map, now_ms):
+        return
+    for step in range(PORT_WORDS):
+        word = (map.next_word + step) & (PORT_WORDS - 1)
+        bits = map.held[word]
+        while bits:
+            port = word * 64 + ctz64(bits)
+            bits &= bits - 1
+            left = <int>(map.cells[port] - now_ms)
+            if left <= 0:
+                if most == 0:                           # more are due: the next call goes on here
+                    map.next_word = word
+                    return
+                let_go(ports, map, port)
+                most -= 1
+            elif left < soonest:
+                soonest = left
+    ports.next_release[space_at(ports, map)][map.address] = now_ms + <uint32_t>soonest
+
+
+cdef void ports_reclaim(Ports* ports, uint32_t addresses, uint32_t now_ms) noexcept nogil:
+    """The same for the next so many addresses; of each, as many ports as a packet may free (all addresses: all of them)."""
+    cdef uint32_t left = min(addresses, ports.count), space, i
+    cdef uint32_t most = RECLAIMED if addresses < ports.count else PORTS
+    while left:
+        i = ports.reclaim_at if ports.reclaim_at < ports.count else 0
+        for space in range(PORT_SPACES):
+            if (ports.rests_at[space][i >> 6] >> (i & 63)) & 1:
+                reclaim(ports, &ports.addresses[i].maps[space], most, now_ms)
+        ports.reclaim_at = i + 1
+        left -= 1
+
+
+cdef inline bint rests_for(const PortMap* map, uint32_t port, uint32_t owner) noexcept nogil:
+    """Whether a port is held down, and was the owner's."""
+    return (map.held[port >> 6] >> (port & 63)) & 1 and map.owners[port] == owner
+
+
+cdef inline uint64_t own_of_word(const PortMap* map, uint32_t word, uint32_t owner) noexcept nogil:
+    """A bit for each port of a word that is held down and was the owner's."""
+    cdef const uint32_t* owners = &map.owners[word * 64]
+    cdef uint64_t bits = map.held[word], own = 0
+    cdef uint32_t i, some = 0
+    if bits == 0:
+        return 0
+    for i in range(64):                                 # nearly always none: compared together
+        some |= owners[i] == owner
+    if some == 0:
+        return 0
+    while bits:
+        i = ctz64(bits)
+        if owners[i] == owner:
+            own |= <uint64_t>1 << i
+        bits &= bits - 1
+    return own
+
+
+cdef uint32_t own_held(PortMap* map, uint32_t owner, uint64_t lot) noexcept nogil:
+    """A port that is held down and was the owner's, who may have it at once (RFC 6888 REQ-8 keeps it from others): any of
+    them, one as likely as another."""
+    cdef uint32_t word, count = 0, found
+    cdef uint64_t own
+    if map.held_count == 0 or map.held_by[owner_slot(owner)] == 0:
+        return NONE
+    for word in range(PORT_WORDS):
+        count += ones64(own_of_word(map, word, owner))
+    if count == 0:
+        return NONE
+    found = in_ports(lot, count)
+    for word in range(PORT_WORDS):
+        own = own_of_word(map, word, owner)
+        if found < ones64(own):
+            return word * 64 + nth_set(own, found)
+        found -= ones64(own)
+    return NONE
+
+
+# ---- a free port, one as likely as another --------------------------------------------------------------------------
+
+cdef uint32_t nth_set(uint64_t bits, uint32_t n) noexcept nogil:
+    """The position of the n-th bit that is set, from 0."""
+    cdef uint32_t base = 0, ones = ones64(bits & 0xFFFFFFFFULL)
+    if n >= ones:
+        n -= ones
+        base = 32
+        bits >>= 32
+    ones = ones64(bits & 0xFFFF)
+    if n >= ones:
+        n -= ones
+        base += 16
+        bits >>= 16
+    while n:
+        bits &= bits - 1
+        n -= 1
+    return base + ctz64(bits)
+
+
+cdef inline uint64_t free_of_word(const Ports* ports, const PortMap* map, uint32_t word, uint64_t mask) noexcept nogil:
+    return ports.ranges[word] & ~load_relaxed64(&map.used[word]) & mask
+
+
+cdef inline uint32_t free_in(const Ports* ports, const PortMap* map, uint32_t at, uint64_t mask) noexcept nogil:
+    """Free ports of a group or super that the mask of a word lets pass, even, odd or both."""
+    cdef uint32_t counts = ports.ports_in[at] - map.taken_in[at]
+    return (counts & 0xFFFF if mask & 1 else 0) + (counts >> 16 if mask & 2 else 0)
+
+
+cdef uint32_t pick_own(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t lot, uint32_t worker) noexcept nogil:
+    """One of the free ports of the words that are a worker's own; or NONE."""
+    cdef uint32_t word = worker, count = 0, found, ones
+    while word < PORT_WORDS:
+        count += ones64(free_of_word(ports, map, word, mask))
+        word += ports.workers
+    if count == 0:
+        return NONE
+    found = in_ports(lot, count)
+    word = worker
+    ones = ones64(free_of_word(ports, map, word, mask))
+    while found >= ones:
+        found -= ones
+        word += ports.workers
+        ones = ones64(free_of_word(ports, map, word, mask))
+    return word * 64 + nth_set(free_of_word(ports, map, word, mask), found)
+
+
+cdef uint32_t pick_counted(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t lot) noexcept nogil:
+    """One of all free ports, found by their counts; or NONE."""
+    cdef uint32_t count = 0, found, at, ones
+    for at in range(GROUPS, GROUPS + SUPERS):
+        count += free_in(ports, map, at, mask)
+    if count == 0:
+        return NONE
+    found = in_ports(lot, count)
+    at = GROUPS
+    ones = free_in(ports, map, at, mask)
+    while found >= ones:
+        found -= ones
+        at += 1
+        ones = free_in(ports, map, at, mask)
+    at = (at - GROUPS) * 8
+    ones = free_in(ports, map, at, mask)
+    while found >= ones:
+        found -= ones
+        at += 1
+        ones = free_in(ports, map, at, mask)
+    at *= 16
+    ones = ones64(free_of_word(ports, map, at, mask))
+    while found >= ones:
+        found -= ones
+        at += 1
+        ones = ones64(free_of_word(ports, map, at, mask))
+    return at * 64 + nth_set(free_of_word(ports, map, at, mask), found)
+
+
+cdef inline uint32_t probe(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t* lot,
+                           uint32_t worker) noexcept nogil:
+    """A free port of a few that are tried at random; or NONE."""
+    cdef uint32_t port, _try
+    for _try in range(PROBES if ports.workers == 1 else PROBES * 4):
+        port = nth_port(ports, in_ports(lot[0], ports.range_size))
+        if ((free_of_word(ports, map, port >> 6, mask) >> (port & 63)) & 1
+                and (ports.workers == 1 or home_of_port(ports, port) == worker)):
+            return port
+        lot[0] = lot_again(lot[0])
+    return NONE
+
+
+cdef inline uint32_t pick(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t lot, uint32_t worker) noexcept nogil:
+    """A free port, one as likely as another (RFC 6056); or NONE. A few are tried at random, then the free ones are counted:
+    under the lock, since the counts must be those of the bits.
+
+    mask: the bits of each word that will do. Of several workers each has its own words first.
+    """
+    cdef uint32_t port = probe(ports, map, mask, &lot, worker)
+    if port != NONE:
+        return port
+    port = pick_own(ports, map, mask, lot, worker) if ports.workers > 1 else NONE
+    return pick_counted(ports, map, mask, lot) if port == NONE else port
+
+
+# ---- an address of a pool -------------------------------------------------------------------------------------------
+
+cdef uint32_t address_pick(const Ports* ports, uint32_t space, const uint32_t* pool, uint32_t size,
+                           uint64_t lot) noexcept nogil:
+    """One of a pool's addresses that have a free port, one as likely as another; or NONE."""
+    cdef uint32_t _try, i, count = 0, found
+    for _try in range(2 * PROBES):
+        i = pool[in_pool(lot, size)]
+        if is_open(ports, space, i):
+            return i
+        lot = lot_again(lot)
+    if load_relaxed(&ports.open_count[space]) == 0:
+        return NONE
+    for i in range(size):
+        count += is_open(ports, space, pool[i])
+    if count == 0:
+        return NONE
+    found = in_pool(lot, count)
+    for i in range(size):
+        if is_open(ports, space, pool[i]):
+            if found == 0:
+                return pool[i]
+            found -= 1
+    return NONE
+
+
+cdef uint32_t address_due(const Ports* ports, uint32_t space, const uint32_t* pool, uint32_t size, uint32_t start,
+                          uint32_t now_ms) noexcept nogil:
+    """The first of a pool's addresses, from start on, at which a hold-down may be over; or NONE."""
+    cdef uint32_t step, i
+    for step in range(size):
+        i = pool[start + step if start + step < size else start + step - size]
+        if (ports.rests_at[space][i >> 6] >> (i & 63)) & 1 and <int>(ports.next_release[space][i] - now_ms) <= 0:
+            return i
+    return NONE
+
+
+cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot,
+                             uint32_t worker) noexcept nogil:
+    """A free port, by what the policy prefers; NONE where none is. wish: the inside port, host order."""
+    cdef uint32_t port = NONE
+    if ports.policy == PORTS_PRESERVE and free_of_word(ports, map, wish >> 6, <uint64_t>1 << (wish & 63)):
+        return wish
+    if ports.parity:
+        port = pick(ports, map, <uint64_t>0xAAAAAAAAAAAAAAAAULL if wish & 1 else <uint64_t>0x5555555555555555ULL, lot, worker)
+    return pick(ports, map, <uint64_t>-1, lot, worker) if port == NONE else port
+
+
+cdef uint32_t port_guess(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot, uint32_t worker) noexcept nogil:
+    """What pick_by_policy will most likely say, without the lock, while others change the map; NONE: it is not foreseen."""
+    cdef uint64_t mask = <uint64_t>-1
+    if ports.policy == PORTS_PRESERVE and free_of_word(ports, map, wish >> 6, <uint64_t>1 << (wish & 63)):
+        return wish
+    if ports.parity:
+        mask = <uint64_t>0xAAAAAAAAAAAAAAAAULL if wish & 1 else <uint64_t>0x5555555555555555ULL
+    return probe(ports, map, mask, &lot, worker)
+
+
+cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
+    """A free port is in use; a block that it lies in must be its owner's."""
+    store_relaxed64(&map.used[port >> 6], map.used[port >> 6] | <uint64_t>1 << (port & 63))
+    count_free(ports, map, port, -1)
+    if ports.blocks.per_address:
+        block_under(ports, map, port).ports += 1
+
+
+cdef uint32_t port_retake(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
+    """A port that is held down is in use again; until when, ms, others would have had to wait for it."""
+    return stop_resting(ports, map, port)
+
+
+cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint64_t lot, uint32_t now_ms,
+                        uint32_t* until_ms) noexcept nogil:
+    """A port (host order), now in use, its cell for the caller to fill; NONE when nothing is free for this owner.
+
+    wish: the inside port. until_ms: until when others would have had to wait for it, to be released with if it is not
+    needed after all.
+    """
+    cdef uint32_t port
+    until_ms[0] = now_ms
+    if map.free == 0 or ports.policy == PORTS_PRESERVE or ports.parity:
+        # a port whose rest is over may be the one that is preferred
+        reclaim(ports, map, RECLAIMED, now_ms)
+    if ports.policy == PORTS_PRESERVE and rests_for(map, wish, owner):
+        until_ms[0] = port_retake(ports, map, wish)
+        return wish
+    if map.free:
+        port = pick_by_policy(ports, map, wish, lot, ports.drawer)
+        port_take(ports, map, port)
+        return port
+    port = own_held(map, owner, lot)
+    if port != NONE:
+        until_ms[0] = port_retake(ports, map, port)
+    return port
+
+
+cdef uint32_t ports_taken(const PortMap* map, uint32_t first, uint32_t last) noexcept nogil:
+    """The first of the ports that a mapping or an entry has, or NONE."""
+    cdef uint32_t port
+    for port in range(first, last + 1):
+        if port_mapping(map, <uint16_t>port) != NONE:
+            return port
+    return NONE
+
+
+cdef void ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil:
+    """Takes ports that nobody has (ports_taken) out of the draw; one that rested does no longer."""
+    cdef uint32_t port
+    for port in range(first, last + 1):
+        if (map.held[port >> 6] >> (port & 63)) & 1:
+            let_go(ports, map, port)
+        map.used[port >> 6] |= <uint64_t>1 << (port & 63)
+        map.cells[port] = PORT_RESERVED
+        if in_ranges(ports, port):
+            count_free(ports, map, port, -1)
+            map.reserved += 1
+
+
+cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil:
+    cdef uint32_t port
+    for port in range(first, last + 1):
+        map.used[port >> 6] &= ~(<uint64_t>1 << (port & 63))
+        if in_ranges(ports, port):
+            count_free(ports, map, port, 1)
+            map.reserved -= 1
+    if ports.policy == PORTS_OVERLOAD:
+        overload_forget_full(&ports.overload)
+
+
+cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms,
+                       uint32_t now_ms) noexcept nogil:
+    """The port is no longer in use; it is held down until until_ms."""
+    cdef uint64_t bit = <uint64_t>1 << (port & 63)
+    if <int>(until_ms - now_ms) <= 0:
+        set_free(ports, map, port)
+        return
+    map.held[port >> 6] |= bit
+    map.cells[port] = until_ms
+    map.owners[port] = owner
+    map.held_by[owner_slot(owner)] += 1
+    if map.held_count == 0 or <int>(until_ms - ports.next_release[space_at(ports, map)][map.address]) < 0:
+        ports.next_release[space_at(ports, map)][map.address] = until_ms
+    if map.held_count == 0:
+        mark_resting(ports, map)
+    map.held_count += 1

@@ -1,0 +1,473 @@
+"""Opening and ending sessions, their windows and rows, their lists: what happens less often than once a packet."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from natcore.log.journal cimport (
+    RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record, journal_commit, journal_lose,
+    journal_slot,
+)
+from natcore.tables.mappings cimport MAPPING_STATIC, Mapping, mapping_close
+from natcore.tables.ports cimport space_of
+from natcore.base.checksum cimport combine, delta16, delta32
+from natcore.base.flow_hash cimport flow_hash
+from natcore.base.compiler cimport bswap16, bswap32, fetch_add64, load_relaxed64, prefetch_write, store_relaxed
+from natcore.base.hash_table cimport (
+    NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
+)
+from natcore.base.linked_list cimport NO_LINK, link, unlink
+from natcore.base.pages cimport table_delete, table_new
+from natcore.base.freelist cimport slab_begin, slab_give, slab_take
+
+
+cdef bint sessions_new(Sessions* table, uint32_t capacity, bint filters) noexcept nogil:
+    """Tables for capacity sessions; filters: and as many filter entries."""
+    table.hot = <Session*>table_new(<uint64_t>capacity * sizeof(Session))
+    table.cold = <Cold*>table_new(<uint64_t>capacity * sizeof(Cold))
+    table.syn = <uint32_t*>table_new(<uint64_t>capacity * 8)
+    table.by_mapping = <Link*>table_new(<uint64_t>capacity * sizeof(Link))
+    table.by_filter = <Link*>table_new(<uint64_t>capacity * sizeof(Link)) if filters else NULL
+    slab_begin(&table.slots, table.hot, sizeof(Session), capacity)      # its capacity says what is to be given back
+    table.filters = <Filter*>table_new(<uint64_t>capacity * sizeof(Filter)) if filters else NULL
+    slab_begin(&table.filter_slots, table.filters, sizeof(Filter), capacity if filters else 0)
+    if table.hot == NULL or table.cold == NULL or table.syn == NULL or table.by_mapping == NULL:
+        return False
+    if filters and (table.by_filter == NULL or table.filters == NULL or not index_new(&table.by_remote, capacity)):
+        return False
+    return index_new(&table.outbound, capacity) and index_new(&table.inbound, capacity)
+
+
+cdef void sessions_delete(Sessions* table, bint filters) noexcept nogil:
+    cdef uint64_t capacity = table.slots.capacity
+    table_delete(table.hot, capacity * sizeof(Session))
+    table_delete(table.cold, capacity * sizeof(Cold))
+    table_delete(table.syn, capacity * 8)
+    table_delete(table.by_mapping, capacity * sizeof(Link))
+    if filters:
+        table_delete(table.by_filter, capacity * sizeof(Link))
+        table_delete(table.filters, capacity * sizeof(Filter))
+        index_delete(&table.by_remote)
+    index_delete(&table.outbound)
+    index_delete(&table.inbound)
+    table.hot = NULL
+
+
+cdef uint64_t session_id(const Cold* cold) noexcept nogil:
+    return <uint64_t>cold.id_high << 32 | cold.id_low
+
+
+cdef uint64_t deadline_of(const Sessions* table, const Session* session, uint64_t now_ns) noexcept nogil:
+    """When it dies or died of idleness, ns."""
+    cdef uint64_t now_ms = now_ns // 1000000
+    cdef uint64_t seen = now_ms - <uint32_t>(<uint32_t>now_ms - session.last_seen)
+    return (seen + table.timeout_ms[session.timeout_class]) * 1000000
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+cdef int64_t micros(const Sessions* table, uint64_t ns) noexcept nogil:
+    """Unix microseconds, rounded down."""
+    cdef int64_t unix_ns = <int64_t>(load_relaxed64(<const uint64_t*>&table.epoch_ns) + ns)
+    return unix_ns // 1000 - (1 if unix_ns < 0 and unix_ns % 1000 else 0)
+
+
+cdef uint64_t window_bytes(const Session* session, const Cold* cold, uint32_t direction) noexcept nogil:
+    return (<uint64_t>cold.carry_bytes[direction] << 32) + session.bytes[direction]
+
+
+cdef uint64_t window_packets(const Session* session, const Cold* cold, uint32_t direction) noexcept nogil:
+    return (<uint64_t>cold.carry_packets[direction] << 32) + session.packets[direction]
+
+
+cdef Record* row_begin(Sessions* table, uint32_t slot, uint8_t kind, uint64_t start_ns, uint64_t end_ns) noexcept nogil:
+    """A row of the session without its counters, or NULL: not logged, or lost."""
+    cdef Record* row
+    if table.hot[slot].flags & UNLOGGED:
+        return NULL
+    row = journal_slot(table.journal, kind)
+    if row != NULL:
+        row_fill(table, slot, kind, start_ns, end_ns, row)
+    else:
+        journal_lose(table.journal, micros(table, start_ns), micros(table, end_ns), end_ns)
+    return row
+
+
+cdef void row_fill(const Sessions* table, uint32_t slot, uint8_t kind, uint64_t start_ns, uint64_t end_ns,
+                   Record* row) noexcept nogil:
+    cdef const Session* session = &table.hot[slot]
+    cdef const Cold* cold = &table.cold[slot]
+    memset(row, 0, sizeof(Record))
+    row.start_time = micros(table, start_ns)
+    row.end_time = micros(table, end_ns)
+    row.session = session_id(cold)
+    row.pri_ip = bswap32(session.ip[ROLE_INSIDE])
+    row.pub_ip = bswap32(session.ip[ROLE_REMOTE])
+    row.nat_ip = bswap32(session.ip[ROLE_OUTSIDE])
+    row.eip = table.mappings.ports.addresses[table.mappings.mappings[cold.mapping].address].eip     # logged: it has one
+    row.pri_port = bswap16(session.port[ROLE_INSIDE])
+    row.pub_port = bswap16(session.port[ROLE_REMOTE])
+    row.nat_port = bswap16(session.port[ROLE_OUTSIDE])
+    row.protocol = session.protocol
+    row.kind = kind
+    row.flags = RECORD_OPENED_OUTSIDE if session.flags & OPENED_OUTSIDE else 0
+
+
+cdef void window_fill(const Session* session, const Cold* cold, Record* row) noexcept nogil:
+    row.bytes_from_vpc = window_bytes(session, cold, OUT)
+    row.pkts_from_vpc = window_packets(session, cold, OUT)
+    row.bytes_from_pub = window_bytes(session, cold, IN)
+    row.pkts_from_pub = window_packets(session, cold, IN)
+
+
+cdef bint window_copy(const Sessions* table, uint32_t slot, uint64_t now_ns, Record* row) noexcept nogil:
+    """What the open window's row would be if it ended now; False: there is no window that will be a row."""
+    cdef const Session* session = &table.hot[slot]
+    cdef const Cold* cold = &table.cold[slot]
+    if session.flags & (SESSION_FREE | NO_WINDOW | UNLOGGED):
+        return False
+    row_fill(table, slot, RECORD_WINDOW, cold.window_start_ns, now_ns, row)
+    window_fill(session, cold, row)
+    return True
+
+
+cdef void window_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept nogil:
+    """Closes the open window: its row, its counters into the totals. Without an open window nothing."""
+    cdef Session* session = &table.hot[slot]
+    cdef Cold* cold = &table.cold[slot]
+    cdef uint64_t limit = cold.window_start_ns + table.window_ns
+    cdef Record* row
+    cdef uint32_t direction
+    if session.flags & NO_WINDOW:
+        return
+    row = row_begin(table, slot, RECORD_WINDOW, cold.window_start_ns, end_ns if end_ns < limit else limit)
+    if row != NULL:
+        window_fill(session, cold, row)
+        journal_commit(table.journal)
+    for direction in range(2):
+        cold.total_bytes[direction] += window_bytes(session, cold, direction)
+        cold.total_packets[direction] += window_packets(session, cold, direction)
+        session.bytes[direction] = session.packets[direction] = 0
+        cold.carry_bytes[direction] = 0
+        cold.carry_packets[direction] = 0
+    session.flags |= NO_WINDOW
+
+
+cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
+    """Before a packet is counted at now_ns: closes a window that is over, opens one where none is."""
+    cdef Session* session = &table.hot[slot]
+    cdef Cold* cold = &table.cold[slot]
+    if not session.flags & NO_WINDOW:
+        if now_ns < cold.window_start_ns + table.window_ns:
+            return
+        window_write(table, slot, now_ns)
+    session.flags &= ~NO_WINDOW
+    cold.window_start_ns = now_ns
+    session.window_end = <uint16_t>((now_ns + table.window_ns) // 1000000000)
+
+
+# ---- lists -----------------------------------------------------------------------------------------------------------
+
+cdef uint8_t life_of(const Sessions* table, Link* links, uint32_t* first, bint answered, uint32_t now_ms) noexcept nogil:
+    """The Life of a list; a session that was found alive comes first, so that the next call finds it at once.
+
+    answered: what the outside opened counts only once the inside has answered it.
+    """
+    cdef uint32_t slot = first[0], left = LOOKED_AT
+    if slot == NO_LINK:
+        return LIFE_NONE
+    while left:
+        if (not is_dead(table, &table.hot[slot], now_ms)
+                and not (answered and table.hot[slot].timeout_class == TIMEOUT_UNREPLIED)):
+            if slot != first[0]:
+                unlink(links, first, slot)
+                link(links, first, slot)
+            return LIFE_SOME
+        slot = links[slot].next
+        if slot == first[0]:
+            return LIFE_NONE
+        left -= 1
+    return LIFE_UNKNOWN
+
+
+cdef uint8_t mapping_life(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil:
+    """Whether the mapping has a live session: Life."""
+    return life_of(table, table.by_mapping, &table.mappings.mappings[number].first, False, now_ms)
+
+
+cdef bint mapping_answered(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil:
+    """Whether a session that the inside opened or has answered is among the live ones that are looked at."""
+    return life_of(table, table.by_mapping, &table.mappings.mappings[number].first, True, now_ms) == LIFE_SOME
+
+
+# ---- filter entries (address-dependent filtering) --------------------------------------------------------------------
+
+cdef inline uint64_t filter_hash(const Sessions* table, const Filter* key) noexcept nogil:
+    return flow_hash(&table.key, <uint64_t>key.outside_ip << 32 | key.remote_ip, <uint32_t>key.outside_port << 16,
+                     key.protocol)
+
+
+cdef uint32_t filter_find(const Sessions* table, const Filter* key) noexcept nogil:
+    """The entry of a remote address and an outside endpoint, or NONE."""
+    cdef Cursor cursor
+    cdef uint32_t number
+    cdef const Filter* entry
+    index_begin(&table.by_remote, filter_hash(table, key), &cursor)
+    while True:
+        number = index_next(&table.by_remote, &cursor)
+        if number == NONE:
+            return NONE
+        entry = &table.filters[number]
+        if (entry.remote_ip == key.remote_ip and entry.outside_ip == key.outside_ip
+                and entry.outside_port == key.outside_port and entry.protocol == key.protocol):
+            return number
+
+
+cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, uint16_t outside_port, uint8_t protocol,
+                      bint answered, uint32_t now_ms) noexcept nogil:
+    """Whether a live session joins the outside endpoint and the remote address (RFC 4787 section 5). answered: one that the
+    inside opened or has answered."""
+    cdef Filter key
+    cdef uint32_t number
+    key.remote_ip = remote_ip
+    key.outside_ip = outside_ip
+    key.outside_port = outside_port
+    key.protocol = protocol
+    number = filter_find(table, &key)
+    return (number != NONE
+            and life_of(table, table.by_filter, &table.filters[number].first, answered, now_ms) == LIFE_SOME)
+
+
+cdef void filter_key(const Session* session, Filter* key) noexcept nogil:
+    """Of the entry that a session keeps open; its sessions are none so far."""
+    key.sessions = 0
+    key.remote_ip = session.ip[ROLE_REMOTE]
+    key.outside_ip = session.ip[ROLE_OUTSIDE]
+    key.outside_port = session.port[ROLE_OUTSIDE]
+    key.protocol = session.protocol
+    key.in_use = 1
+    key.first = NONE
+
+
+cdef bint filter_join(Sessions* table, uint32_t slot) noexcept nogil:
+    """The session keeps its filter entry open; False when the probe limit is met."""
+    cdef Filter key
+    cdef uint32_t number
+    filter_key(&table.hot[slot], &key)
+    number = filter_find(table, &key)
+    if number == NONE:
+        number = slab_take(&table.filter_slots)                         # as many as sessions: there always is one
+        table.filters[number] = key
+        if not index_insert(&table.by_remote, filter_hash(table, &key), number):
+            table.filters[number].in_use = 0
+            slab_give(&table.filter_slots, number)
+            return False
+    table.filters[number].sessions += 1
+    link(table.by_filter, &table.filters[number].first, slot)
+    return True
+
+
+cdef void filter_leave(Sessions* table, uint32_t slot) noexcept nogil:
+    cdef Filter key
+    cdef uint32_t number
+    cdef Filter* entry
+    filter_key(&table.hot[slot], &key)
+    number = filter_find(table, &key)
+    entry = &table.filters[number]
+    unlink(table.by_filter, &entry.first, slot)
+    entry.sessions -= 1
+    if entry.sessions == 0:
+        index_remove(&table.by_remote, filter_hash(table, &key), number)
+        entry.in_use = 0
+        slab_give(&table.filter_slots, number)
+
+
+# ---- beginning and end -----------------------------------------------------------------------------------------------
+
+cdef bint enter(Sessions* table, uint32_t slot, uint64_t outbound, uint64_t inbound) noexcept nogil:
+    """Into both indexes, by the hashes of its keys, and the filter, or into none: False, when the probe limit is met."""
+    cdef const Session* session = &table.hot[slot]
+    if not index_insert(&table.outbound, outbound, slot):
+        return False
+    if index_insert(&table.inbound, inbound, slot):
+        if not table.filtered[space_of(session.protocol)] or filter_join(table, slot):
+            return True
+        index_remove(&table.inbound, inbound, slot)
+    index_remove(&table.outbound, outbound, slot)
+    return False
+
+
+cdef inline void give_slot(Sessions* table, uint32_t slot) noexcept nogil:
+    """The slot is free. A packet that found it before in an index (the pipeline's candidate) sees that by its flag."""
+    table.hot[slot].flags = SESSION_FREE
+    slab_give(&table.slots, slot)
+
+
+cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port,
+                           uint8_t flags, uint8_t timeout_class, uint64_t now_ns) noexcept nogil:
+    """A session of the mapping towards a remote (big-endian), with an open window; it is announced when all is well.
+
+    NONE when the probe limit is met. A slot must be free and neither key taken.
+    """
+    cdef const Mapping* owner = &table.mappings.mappings[mapping]
+    cdef uint64_t outbound = flow_hash(&table.key, <uint64_t>remote_ip << 32 | owner.inside_ip,
+                                       <uint32_t>remote_port << 16 | owner.inside_port, owner.protocol)
+    cdef uint64_t inbound = flow_hash(&table.key, <uint64_t>owner.outside_ip << 32 | remote_ip,
+                                      <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol)
+    cdef uint32_t slot = slab_take(&table.slots)
+    cdef Session* session = &table.hot[slot]
+    cdef Cold* cold = &table.cold[slot]
+    prefetch_write(&table.cold[table.slots.free])           # the next one's
+    prefetch_write(&table.by_mapping[table.slots.free])
+    memset(session, 0, sizeof(Session))
+    memset(cold, 0, sizeof(Cold))
+    session.ip[ROLE_INSIDE] = owner.inside_ip
+    session.ip[ROLE_REMOTE] = remote_ip
+    session.ip[ROLE_OUTSIDE] = owner.outside_ip
+    session.port[ROLE_INSIDE] = owner.inside_port
+    session.port[ROLE_REMOTE] = remote_port
+    session.port[ROLE_OUTSIDE] = owner.outside_port
+    session.protocol = owner.protocol
+    session.l3_delta = delta32(owner.inside_ip, owner.outside_ip)
+    session.l4_delta = delta16(owner.inside_port, owner.outside_port)
+    if owner.protocol != 1:
+        session.l4_delta = combine(session.l4_delta, session.l3_delta)
+    session.last_seen = <uint32_t>(now_ns // 1000000)
+    session.flags = flags | NO_WINDOW
+    session.timeout_class = timeout_class
+    if not enter(table, slot, outbound, inbound):
+        give_slot(table, slot)
+        return NONE
+    cold.mapping = mapping
+    begin(table, cold, now_ns)
+    join_mapping(table, slot)
+    window_roll(table, slot, now_ns)
+    return slot
+
+
+cdef void session_announce(Sessions* table, uint32_t slot) noexcept nogil:
+    """Writes the create row."""
+    if row_begin(table, slot, RECORD_CREATE, table.cold[slot].birth_ns, table.cold[slot].birth_ns) != NULL:
+        journal_commit(table.journal)
+
+
+cdef void begin(Sessions* table, Cold* cold, uint64_t now_ns) noexcept nogil:
+    """Its number and its birth."""
+    cdef uint64_t number
+    table.created += 1
+    number = table.created if table.numbers == NULL else fetch_add64(table.numbers, 1) + 1
+    cold.birth_ns = now_ns
+    cold.id_low = <uint32_t>number
+    cold.id_high = <uint16_t>(number >> 32)
+
+
+cdef void count_origin(Sessions* table, uint32_t slot, int by) noexcept nogil:
+    """Sessions opened from outside are counted apart: they are nobody's quota."""
+    cdef Mapping* mapping = &table.mappings.mappings[table.cold[slot].mapping]
+    if table.hot[slot].flags & OPENED_OUTSIDE:
+        mapping.opened_outside += by
+        store_relaxed(&table.opened_outside, table.opened_outside + by)
+    elif mapping.subscriber != NONE:
+        table.mappings.subscribers[mapping.subscriber].sessions += by
+
+
+cdef void join_mapping(Sessions* table, uint32_t slot) noexcept nogil:
+    cdef Mapping* mapping = &table.mappings.mappings[table.cold[slot].mapping]
+    mapping.sessions += 1
+    count_origin(table, slot, 1)
+    link(table.by_mapping, &mapping.first, slot)
+
+
+cdef void leave_mapping(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t now_ns) noexcept nogil:
+    """The last session takes its mapping along, whose port rests as the session wants that ended last."""
+    cdef uint32_t number = table.cold[slot].mapping, now_ms = <uint32_t>(now_ns // 1000000)
+    cdef Mapping* mapping = &table.mappings.mappings[number]
+    unlink(table.by_mapping, &mapping.first, slot)
+    count_origin(table, slot, -1)
+    mapping.sessions -= 1
+    # they may be ended in any order; what lies further ahead than a hold-down is long ago
+    if (1 <= mapping.held_until - now_ms <= table.mappings.ports.hold_down_ms
+            and <int>(until_ms - now_ms) < <int>(mapping.held_until - now_ms)):
+        until_ms = mapping.held_until
+    mapping.held_until = until_ms
+    if mapping.sessions == 0:
+        mapping_close(table.mappings, number, until_ms, now_ms)
+
+
+cdef void end_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept nogil:
+    """The last window's row and the end row, with the session's totals."""
+    cdef const Cold* cold = &table.cold[slot]
+    cdef Record* row
+    window_write(table, slot, end_ns)
+    row = row_begin(table, slot, RECORD_END, cold.birth_ns, end_ns)
+    if row != NULL:
+        row.bytes_from_vpc = cold.total_bytes[OUT]
+        row.pkts_from_vpc = cold.total_packets[OUT]
+        row.bytes_from_pub = cold.total_bytes[IN]
+        row.pkts_from_pub = cold.total_packets[IN]
+        journal_commit(table.journal)
+    table.ended += 1
+
+
+cdef void session_approach(const Sessions* table, uint32_t slot) noexcept nogil:
+    """What ending the session will touch is on its way into the cache; its own lines should be there."""
+    cdef const Session* session = &table.hot[slot]
+    prefetch_write(bucket_of(&table.outbound, key_hash(table, session, OUT)))
+    prefetch_write(bucket_of(&table.inbound, key_hash(table, session, IN)))
+    prefetch_write(&table.mappings.mappings[table.cold[slot].mapping])
+    prefetch_write(&table.by_mapping[slot])
+
+
+cdef void take_out(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t now_ns) noexcept nogil:
+    """Out of indexes, filter and mapping; the slot is free. A port that becomes free is held down until until_ms."""
+    cdef Session* session = &table.hot[slot]
+    index_remove(&table.outbound, key_hash(table, session, OUT), slot)
+    index_remove(&table.inbound, key_hash(table, session, IN), slot)
+    if table.filtered[space_of(session.protocol)]:
+        filter_leave(table, slot)
+    leave_mapping(table, slot, until_ms, now_ns)
+    give_slot(table, slot)
+
+
+cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_t now_ns) noexcept nogil:
+    """Ends a session at end_ns: its rows, and everything that held it."""
+    end_write(table, slot, end_ns)
+    take_out(table, slot, <uint32_t>(end_ns // 1000000) + table.mappings.ports.hold_down_ms, now_ns)
+
+
+cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
+    """Takes the session back that was opened last and not announced: as if it had never been."""
+    table.created -= 1
+    if table.numbers != NULL:                       # a hairpin's, which has all workers for itself
+        fetch_add64(table.numbers, <uint64_t>-1)
+    take_out(table, slot, table.mappings.mappings[table.cold[slot].mapping].held_until, now_ns)
+
+
+cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t timeout_class, uint64_t now_ns) noexcept nogil:
+    """The session ends now, and a new one with its keys and mapping begins (TIME-WAIT reuse). outside: opened from there."""
+    cdef Session* session = &table.hot[slot]
+    cdef Cold* cold = &table.cold[slot]
+    cdef uint32_t mapping = cold.mapping
+    end_write(table, slot, now_ns)
+    count_origin(table, slot, -1)
+    session.flags = (session.flags & ~(OPENED_OUTSIDE | SYN_NOTED * 3)) | (OPENED_OUTSIDE if outside else 0)
+    if session.flags & HAIRPINNED and not table.mappings.mappings[mapping].flags & MAPPING_STATIC:
+        # contract R5: the initiator's is logged, the responder's is not; DNAT's are not either way
+        session.flags = (session.flags & ~UNLOGGED) | (UNLOGGED if outside else 0)
+    session.timeout_class = timeout_class
+    session.last_seen = <uint32_t>(now_ns // 1000000)
+    session.state = 0
+    count_origin(table, slot, 1)
+    memset(cold, 0, sizeof(Cold))
+    cold.mapping = mapping
+    begin(table, cold, now_ns)
+    window_roll(table, slot, now_ns)
+    session_announce(table, slot)
+
+
+cdef void session_expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
+    """Ends a dead session at its deadline."""
+    session_close(table, slot, deadline_of(table, &table.hot[slot], now_ns), now_ns)
+
+
+assert sizeof(Session) == 64
+assert sizeof(Cold) == 64
+assert sizeof(Filter) == 20

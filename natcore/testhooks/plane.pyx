@@ -1,0 +1,61 @@
+"""def wrappers of a plane's inline rooms, for tests: nothing here is part of the product's interface."""
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memset
+
+from natcore.io.neighbors cimport Neighbours, neighbour_at, neighbour_of, neighbours_delete, neighbours_new
+from natcore.io.pending_frames cimport (
+    Waiting, WaitingRoom, waiting_delete, waiting_enter, waiting_first, waiting_leave, waiting_new, waiting_next,
+    waiting_sweep,
+)
+from natcore.frame cimport Frame
+from natcore.io.kernel cimport virtio_net_hdr
+
+
+cdef class Room:
+    """A waiting room and one link's neighbours."""
+    cdef WaitingRoom room
+    cdef Neighbours neighbours
+
+    def __cinit__(self):
+        if not waiting_new(&self.room) or not neighbours_new(&self.neighbours):
+            raise MemoryError("a waiting room")
+
+    def __dealloc__(self):
+        waiting_delete(&self.room)
+        neighbours_delete(&self.neighbours)
+
+    def enter(self, uint32_t address, bytes data not None, uint32_t now_ms=0):
+        """Whether the frame may wait for the address."""
+        cdef Frame frame
+        cdef virtio_net_hdr offload
+        memset(&frame, 0, sizeof(frame))
+        memset(&offload, 0, sizeof(offload))
+        frame.data = <uint8_t*>PyBytes_AS_STRING(data)
+        frame.length = <uint32_t>len(data)
+        return waiting_enter(&self.room, neighbour_of(&self.neighbours, address), 0, &frame, &offload, now_ms)
+
+    def leave(self, addresses):
+        """The frames that waited for one of the addresses, in order; they wait no longer."""
+        cdef Waiting* waiting = waiting_first(&self.room)
+        gone = []
+        while waiting != NULL:
+            if waiting.address and waiting.address in addresses:
+                gone.append((waiting.address, waiting.frame.data[:waiting.frame.length]))
+                waiting_leave(&self.room, waiting, &self.neighbours)
+            waiting = waiting_next(&self.room, waiting)
+        waiting_sweep(&self.room)
+        return gone
+
+    def waiting_for(self, uint32_t address):
+        """Bytes."""
+        return neighbour_at(&self.neighbours, address).waiting
+
+    @property
+    def frames(self):
+        return self.room.frames
+
+    @property
+    def used(self):
+        """Bytes of the room that nobody else can have."""
+        return self.room.used

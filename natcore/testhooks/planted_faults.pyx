@@ -1,0 +1,149 @@
+"""Reaching into a gateway's worker, for tests: what it chose, and behaviours broken on purpose (tests/runs/mutants.py)."""
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from natcore.workers.invariants cimport Fault, pause_asserts, tables_hold
+from natcore.workers.locks cimport hold, release
+from natcore.tables.ports cimport DRAWS_KEPT, Draw
+from natcore.tables.entries cimport DnatRule, RuleSet, dnat_target
+from natcore.tables.sessions cimport ROLE_INSIDE, SESSION_FREE, session_close
+from natcore.nat.pipeline cimport revoke
+from natcore.base.flow_hash cimport flow_hash
+from natcore.frame cimport Frame
+from natcore.base.compiler cimport bswap16, bswap32, load_acquire
+from natcore.base.hash_table cimport BUCKET_ENTRIES, Index
+from natcore.workers.worker cimport Shared, Worker
+
+
+cdef Worker* worker_of(capsule) except NULL:
+    return <Worker*>PyCapsule_GetPointer(capsule, "natcore.Worker")
+
+
+def broken(capsule):
+    """What does not hold of the tables of all workers, or None. No other thread may use the gateway."""
+    cdef Worker* worker = worker_of(capsule)
+    cdef uint32_t alone = worker.shared.alone
+    cdef Fault fault
+    cdef bint holds
+    worker.shared.alone = 1
+    holds = tables_hold(worker, True, &fault)
+    worker.shared.alone = alone
+    if holds:
+        return None
+    return f"{fault.text.decode()}: worker {fault.worker}, number {fault.number}: {fault.seen}, expected {fault.expected}"
+
+
+def target_of(capsule, uint32_t entry, uint32_t remote):
+    """The inside address (host order) that a DNAT entry of several targets has for a remote address."""
+    cdef Worker* worker = worker_of(capsule)
+    cdef const DnatRule* rule
+    cdef uint32_t i
+    for i in range(worker.rules.range_count if worker.rules != NULL else 0):
+        rule = worker.rules.ranges[i].rule
+        if rule.entry == entry:
+            return bswap32(dnat_target(rule, flow_hash(&worker.sessions.key, bswap32(remote), entry, 0)))
+    raise LookupError(f"no DNAT entry {entry}")
+
+
+def draws_since(capsule, uint64_t since):
+    """The outside endpoints (address, port; host order) that were drawn after the first since draws, undone ones too."""
+    cdef Worker* worker = worker_of(capsule)
+    cdef uint64_t count = worker.mappings.ports.draws, i
+    cdef const Draw* draw
+    if count - since > DRAWS_KEPT:
+        raise LookupError(f"{count - since} draws: the last {DRAWS_KEPT} are known")
+    drawn = []
+    for i in range(since, count):
+        draw = &worker.mappings.ports.drawn[i % DRAWS_KEPT]
+        drawn.append((bswap32(draw.outside_ip), bswap16(draw.outside_port)))
+    return drawn
+
+
+def crowd(capsule):
+    """Fills the index of sessions from inside, so that no more can be entered; the places that thin() makes free again."""
+    cdef Shared* shared = worker_of(capsule).shared
+    cdef Index* index
+    cdef uint32_t w, bucket, at
+    places = []
+    pause_asserts(True)
+    for w in range(shared.count):
+        index = &shared.workers[w].sessions.outbound
+        for bucket in range(index.count):
+            for at in range(BUCKET_ENTRIES):
+                if index.buckets[bucket].tags[at] == 0:
+                    index.buckets[bucket].tags[at] = 0xFFFF
+                    index.buckets[bucket].numbers[at] = 0   # of whatever session: who looks compares the key
+                    places.append((w, bucket, at))
+    return places
+
+
+def thin(capsule, places):
+    """Empties what crowd() filled."""
+    cdef Shared* shared = worker_of(capsule).shared
+    for w, bucket, at in places:
+        shared.workers[<uint32_t>w].sessions.outbound.buckets[<uint32_t>bucket].tags[<uint32_t>at] = 0
+    pause_asserts(False)
+
+
+def undeliver(capsule, const uint8_t[::1] sent not None, uint8_t side, uint8_t forwarded, uint8_t dropped):
+    """What a plane does with a frame that was forwarded and that it cannot deliver: it counts as dropped, with this verdict."""
+    cdef Frame frame
+    memset(&frame, 0, sizeof(Frame))
+    frame.data = <uint8_t*>&sent[0]
+    frame.length = <uint32_t>sent.shape[0]
+    frame.side = side
+    frame.verdict = forwarded
+    revoke(worker_of(capsule), &frame, dropped)
+
+
+def lock_rows(capsule, bint taken):
+    """As a thread that takes rows of the flow log and of the journal has their locks for a moment."""
+    cdef Worker* worker = worker_of(capsule)
+    worker.flows.spin.taken = taken
+    worker.journal.spin.taken = taken
+
+
+def touch_sessions(capsule):
+    """Refreshes every session, as no packet may (RFC 7857 section 7)."""
+    cdef Worker* first = worker_of(capsule)
+    cdef Worker* worker
+    cdef uint32_t slot, i
+    for i in range(first.shared.count):
+        worker = first.shared.workers[i]
+        for slot in range(worker.sessions.slots.fresh):
+            worker.sessions.hot[slot].last_seen = <uint32_t>(worker.now_ns // 1000000)
+
+
+# ---- a worker that a test holds, so that who hands a packet over waits for it ------------------------------------------
+
+def hold_worker(capsule):
+    """Takes the worker, which must be free: nobody else has it until release_worker."""
+    if not hold(worker_of(capsule)):
+        raise RuntimeError("somebody holds the worker")
+
+
+def release_worker(capsule):
+    release(worker_of(capsule))
+
+
+def waiting_for(capsule):
+    """How many wait for the worker."""
+    return load_acquire(&worker_of(capsule).attention)
+
+
+def end_held(capsule, uint32_t inside):
+    """Ends the sessions of an inside address (host order) in the tables of a worker that the test holds."""
+    cdef Worker* worker = worker_of(capsule)
+    cdef uint32_t slot
+    for slot in range(worker.sessions.slots.fresh):
+        if not worker.sessions.hot[slot].flags & SESSION_FREE and worker.sessions.hot[slot].ip[ROLE_INSIDE] == bswap32(inside):
+            session_close(&worker.sessions, slot, worker.now_ns, worker.now_ns)
+
+
+def swap_held(capsule, RuleSet rules not None):
+    """Puts rules into force, which the test keeps alive; it holds all workers."""
+    cdef Shared* shared = worker_of(capsule).shared
+    cdef uint32_t w
+    for w in range(shared.count):
+        shared.workers[w].rules = &rules.compiled

@@ -1,0 +1,28 @@
+"""What changes of entries do to live sessions: counting whom they concern, and ending them. The caller holds all workers."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from natcore.tables.mappings cimport Mapping
+from natcore.workers.worker cimport Worker
+
+cdef struct Staying:            # sessions of an entry that may stay
+    uint32_t entry              # number
+    uint32_t count              # of addresses
+    uint64_t first              # inside addresses, host order
+    uint64_t last
+    uint32_t* addresses         # [count] numbers of outside addresses, ascending
+
+cdef struct Matching:           # sessions that match everything that is not negative; addresses in host order
+    int64_t subscriber
+    int64_t remote
+    int64_t outside
+    int64_t protocol
+    uint64_t newest             # number of the newest session that is meant
+
+cdef uint64_t end_entry(Worker* worker, const Staying* staying, uint64_t now_ns) noexcept nogil
+cdef void count_entry(Worker* worker, const Staying* staying, uint64_t* count, uint64_t* inside) noexcept nogil
+cdef void count_entries(Worker* worker, uint64_t* counts, uint64_t entries) noexcept nogil
+cdef uint64_t end_matching(Worker* worker, const Matching* matching, uint64_t now_ns, uint32_t* slot, uint32_t last,
+                           bint losing) noexcept nogil
+cdef const Mapping* holder_of(const Worker* worker, uint32_t address, uint32_t space, uint32_t port) noexcept nogil
+cdef void end_dead(Worker* worker, uint64_t now_ns) noexcept nogil
+cdef void drain_entry(Worker* worker, uint32_t entry) noexcept nogil

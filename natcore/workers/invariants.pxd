@@ -1,0 +1,15 @@
+"""What holds of a gateway's tables between two batches, whatever packets came."""
+from libc.stdint cimport uint32_t, uint64_t
+
+from natcore.workers.worker cimport Worker
+
+cdef struct Fault:              # what does not hold
+    const char* text            # NULL: all of it holds
+    uint32_t worker
+    uint32_t number             # of a slot, a mapping, a port
+    uint64_t seen
+    uint64_t expected
+
+cdef bint tables_hold(Worker* worker, bint ports, Fault* fault) noexcept nogil
+cdef void assert_tables(Worker* worker) noexcept nogil
+cdef void pause_asserts(bint pause) noexcept nogil

@@ -1,0 +1,231 @@
+"""Asked at admission only: quotas, rates, caps and thresholds; an established session's packets know nothing of them.
+
+What would fail for room first ends a bounded number of dead sessions, then is tried again. For a quota or a mapping's cap these
+are the subscriber's or the mapping's own; for what all share, the next lines of all tables, once a millisecond.
+"""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from natcore.log.events cimport PORTS_THRESHOLD, SESSIONS_THRESHOLD, event_note
+from natcore.tables.mappings cimport MAPPING_PORTLESS, MAPPING_STATIC, Subscriber, subscriber_find
+from natcore.tables.ports cimport PORT_SPACES, RECLAIMED, PortMap, Ports, reclaim, space_of
+from natcore.workers.expiry cimport reclaim_lines, reclaim_mapping, reclaim_subscriber
+from natcore.base.compiler cimport load_relaxed
+from natcore.base.hash_table cimport NONE
+from natcore.base.spinlock cimport spin_lock, spin_unlock
+from natcore.workers.worker cimport NO_LIMIT, Shared, has_all, tables_of_all
+
+
+cdef void reclaim_some(Worker* worker, const Clock* now) noexcept nogil:
+    """Ends what is dead in the next lines of all tables, unless this millisecond has seen that done.
+
+    So refusals take a bounded share of the time, and nothing dies within a millisecond that was not dead before. It takes
+    all workers: who holds only one is told to come again with all of them.
+    """
+    cdef Shared* shared = worker.shared
+    cdef uint64_t ms = now.ns // 1000000 + 1
+    if shared.reclaimed == ms:
+        return
+    if not has_all(worker):
+        worker.wants_all = True
+        return
+    if reclaim_lines(tables_of_all(worker), &shared.reclaim_table, &shared.reclaim_line, now.ns):
+        shared.reclaimed = ms               # else there were too many: what is left is for the next refusal
+
+
+cdef void reclaim_of(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
+    """Ends what is dead of a subscriber's next sessions."""
+    reclaim_subscriber(&worker.sessions, inside_ip, now.ns)
+
+
+# ---- totals: of all workers ------------------------------------------------------------------------------------------
+
+cdef inline bint has_room(Worker* worker, uint64_t live, uint32_t capacity) noexcept nogil:
+    """Whether one more may be taken. Where each of the others may be taking one just now, who holds them all may say."""
+    if has_all(worker):
+        return live < capacity
+    if live + worker.shared.count <= capacity:
+        return True
+    if live < capacity:
+        worker.wants_all = True
+    return False
+
+
+cdef uint32_t sessions_live(const Worker* worker) noexcept nogil:
+    """Sessions that the gateway has, dead ones that were not met included."""
+    cdef uint32_t total = 0, i
+    for i in range(worker.shared.count):
+        total += load_relaxed(&worker.shared.workers[i].sessions.slots.live)
+    return total
+
+
+cdef uint32_t mappings_live(const Worker* worker) noexcept nogil:
+    cdef uint32_t total = 0, i
+    for i in range(worker.shared.count):
+        total += load_relaxed(&worker.shared.workers[i].mappings.mapping_slots.live)
+    return total
+
+
+cdef bint may_open_session(Worker* worker) noexcept nogil:
+    return has_room(worker, sessions_live(worker), worker.sessions.slots.capacity)
+
+
+cdef bint may_open_mapping(Worker* worker) noexcept nogil:
+    return has_room(worker, mappings_live(worker), worker.mappings.mapping_slots.capacity)
+
+
+cdef bint may_subscribe(Worker* worker, uint32_t inside_ip) noexcept nogil:
+    """Whether inside_ip is a subscriber, or may become one."""
+    cdef uint32_t total = 0, i, capacity = worker.mappings.subscriber_slots.capacity
+    for i in range(worker.shared.count):
+        total += load_relaxed(&worker.shared.workers[i].mappings.subscriber_slots.live)
+    if total + worker.shared.count > capacity and subscriber_find(&worker.mappings, inside_ip) != NONE:
+        return True
+    return has_room(worker, total, capacity)
+
+
+cdef uint32_t opened_outside(const Worker* worker) noexcept nogil:
+    cdef uint32_t total = 0, i
+    for i in range(worker.shared.count):
+        total += load_relaxed(&worker.shared.workers[i].sessions.opened_outside)
+    return total
+
+
+cdef bint over_quota(Worker* worker, uint32_t inside_ip, bint new_mapping) noexcept nogil:
+    """Whether the subscriber has as many sessions, or mappings where a new one is asked for, as it may (RFC 6888 REQ-4)."""
+    cdef uint32_t limit = worker.ports_per_subscriber if new_mapping else worker.sessions_per_subscriber, who
+    cdef const Subscriber* subscriber
+    if limit == NO_LIMIT:
+        return False
+    who = subscriber_find(&worker.mappings, inside_ip)
+    if who == NONE:
+        return limit == 0
+    subscriber = &worker.mappings.subscribers[who]
+    return limit <= (subscriber.mappings if new_mapping else subscriber.sessions)
+
+
+# ---- rates: of the sessions that the inside opens --------------------------------------------------------------------
+
+cdef inline uint32_t second_of(const Clock* now) noexcept nogil:
+    return <uint32_t>(now.ns // 1000000000)
+
+
+cdef uint8_t over_rate(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
+    """Whether the subscriber has opened as many sessions in this second as it may."""
+    cdef uint32_t who
+    cdef const Subscriber* subscriber
+    if worker.new_per_second == NO_LIMIT:
+        return False
+    who = subscriber_find(&worker.mappings, inside_ip)
+    if who == NONE:
+        return worker.new_per_second == 0
+    subscriber = &worker.mappings.subscribers[who]
+    return subscriber.second == second_of(now) and subscriber.opened >= worker.new_per_second
+
+
+cdef bint over_gateway_rate(Worker* worker, const Clock* now) noexcept nogil:
+    """Whether all of the inside together has."""
+    return (worker.gateway_per_second != NO_LIMIT and worker.shared.opened_second == second_of(now)
+            and worker.shared.opened >= worker.gateway_per_second)
+
+
+cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept nogil:
+    """A session that the inside opened, or began anew."""
+    cdef uint32_t who = worker.mappings.mappings[mapping].subscriber, second = second_of(now)
+    cdef Subscriber* subscriber
+    if worker.gateway_per_second != NO_LIMIT:
+        spin_lock(&worker.shared.spin)
+        if worker.shared.opened_second != second:
+            worker.shared.opened_second = second
+            worker.shared.opened = 0
+        worker.shared.opened += 1
+        spin_unlock(&worker.shared.spin)
+    if who == NONE or worker.new_per_second == NO_LIMIT:
+        return
+    subscriber = &worker.mappings.subscribers[who]
+    if subscriber.second != second or subscriber.opened == 0:
+        subscriber.second = second
+        subscriber.second_ms = <uint32_t>(now.ns // 1000000000 * 1000)
+        subscriber.opened = 0
+    subscriber.opened += 1
+
+
+cdef void count_opened(Worker* worker, uint32_t slot, const Clock* now) noexcept nogil:
+    """A new session that the inside opened, and that stays: a refused hairpin was none."""
+    cdef uint32_t number = worker.sessions.cold[slot].mapping
+    cdef const Mapping* mapping = &worker.mappings.mappings[number]
+    count_new(worker, number, now)
+    watch_sessions(worker, now)
+    if mapping.sessions == 1:
+        watch_ports(worker, mapping, now)
+
+
+# ---- sessions opened from outside ------------------------------------------------------------------------------------
+
+cdef bint below_caps(Worker* worker, uint32_t number, const Clock* now) noexcept nogil:
+    """Whether the mapping and the gateway may have one more session that was opened from outside: they have room of their
+    own, so that a stranger's are refused before anybody else's. The mapping stays, be it without sessions."""
+    cdef Mapping* mapping = &worker.mappings.mappings[number]
+    cdef bint below
+    mapping.sessions += 1
+    if mapping.opened_outside >= worker.mapping_cap:
+        reclaim_mapping(&worker.sessions, number, now.ns)
+    below = mapping.opened_outside < worker.mapping_cap
+    if below and opened_outside(worker) >= worker.outside_cap:
+        reclaim_some(worker, now)
+        below = opened_outside(worker) < worker.outside_cap
+    mapping.sessions -= 1
+    return below
+
+
+# ---- thresholds: told of once, and again after they were left by far ---------------------------------------------------
+
+cdef inline bint crosses(uint32_t taken, uint32_t warn, uint32_t rearm, uint8_t* told) noexcept nogil:
+    """Whether the one that was taken last makes it as many as warn, for the first time since there were fewer than rearm."""
+    if taken <= rearm:
+        told[0] = 0
+    if taken < warn or told[0]:
+        return False
+    told[0] = 1
+    return True
+
+
+cdef void watch_sessions(Worker* worker, const Clock* now) noexcept nogil:
+    """A session was opened."""
+    cdef bint tell
+    if worker.warn_sessions:
+        spin_lock(&worker.shared.spin)
+        tell = crosses(sessions_live(worker), worker.warn_sessions, worker.rearm_sessions, &worker.shared.sessions_told)
+        spin_unlock(&worker.shared.spin)
+        if tell:
+            event_note(worker.events, SESSIONS_THRESHOLD, LIMIT_SESSIONS, 0, 0, 0, 0, now.ns)
+
+
+cdef inline uint32_t taken_of(const Ports* ports, const PortMap* map) noexcept nogil:
+    """Ports of an outside address and protocol that are not free, or blocks of the address that are somebody's."""
+    if ports.blocks.per_address:
+        return ports.block_count - ports.blocks.free[map.address]
+    return ports.range_size - map.free
+
+
+cdef void watch_ports(Worker* worker, const Mapping* mapping, const Clock* now) noexcept nogil:
+    """A mapping was opened."""
+    cdef Ports* ports = worker.mappings.ports
+    cdef PortMap* map
+    cdef uint32_t taken, space, first = 0, last = PORT_SPACES - 1
+    cdef bint tell
+    if worker.warn_ports == 0 or mapping.flags & (MAPPING_PORTLESS | MAPPING_STATIC):
+        return
+    if ports.blocks.per_address == 0:
+        first = last = space_of(mapping.protocol)
+    map = &ports.addresses[mapping.address].maps[first]
+    spin_lock(&ports.spin)
+    taken = taken_of(ports, map)
+    if taken >= worker.warn_ports or map.told:          # what has rested for long enough is free, if nobody looked so far
+        for space in range(first, last + 1):
+            reclaim(ports, &ports.addresses[mapping.address].maps[space], RECLAIMED, now.ms)
+        taken = taken_of(ports, map)
+    tell = crosses(taken, worker.warn_ports, worker.rearm_ports, &map.told)
+    spin_unlock(&ports.spin)
+    if tell:
+        event_note(worker.events, PORTS_THRESHOLD, LIMIT_POOL, mapping.outside_ip, 0, 0,
+                   0 if ports.blocks.per_address else mapping.protocol, now.ns)

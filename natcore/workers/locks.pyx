@@ -1,0 +1,78 @@
+"""Taking a worker takes it from nobody: a loop lets go between two batches, and whoever waits for another holds none meanwhile.
+
+All are taken in the order of their numbers, so that two who want them all do not wait for each other.
+"""
+from libc.stdint cimport uint32_t
+
+from natcore.base.compiler cimport exchange, fetch_add, load_acquire, store_release
+from natcore.base.spinlock cimport wait_turn
+from natcore.workers.worker cimport Shared, Worker
+
+cdef enum:
+    TURNS_GIVEN = 1000          # looks, until somebody who asked has taken the worker
+
+
+cdef bint hold(Worker* worker) noexcept nogil:
+    """Takes the worker if nobody holds it; whether it did."""
+    return exchange(&worker.held, 1) == 0
+
+
+cdef void release(Worker* worker) noexcept nogil:
+    store_release(&worker.held, 0)
+
+
+cdef void await_hold(Worker* worker) noexcept nogil:
+    """Takes the worker as soon as whoever holds it lets go. The caller holds none with a higher number."""
+    cdef uint32_t turn = 0
+    if hold(worker):
+        return
+    fetch_add(&worker.attention, 1)
+    while not hold(worker):
+        wait_turn(turn)
+        turn += 1
+    fetch_add(&worker.attention, <uint32_t>-1)
+
+
+cdef void give_way(Worker* worker) noexcept nogil:
+    """Lets those have the worker, which the caller holds, who wait for it; it is the caller's again afterwards."""
+    cdef uint32_t turn = 0
+    if load_acquire(&worker.attention) == 0:
+        return
+    release(worker)
+    while load_acquire(&worker.attention) and turn < TURNS_GIVEN:
+        wait_turn(turn)
+        turn += 1
+    await_hold(worker)
+
+
+cdef void hold_all(Worker* worker) noexcept nogil:
+    """Takes all workers of the gateway; the caller holds none."""
+    cdef Shared* shared = worker.shared
+    cdef uint32_t i
+    for i in range(shared.count):
+        await_hold(shared.workers[i])
+    shared.alone = True
+
+
+cdef void release_all(Worker* worker) noexcept nogil:
+    cdef Shared* shared = worker.shared
+    cdef uint32_t i
+    shared.alone = False
+    for i in range(shared.count):
+        release(shared.workers[i])
+
+
+cdef void gather(Worker* worker) noexcept nogil:
+    """Takes the others too; the worker, which the caller holds, may be another's for a moment meanwhile."""
+    release(worker)
+    hold_all(worker)
+
+
+cdef void disperse(Worker* worker) noexcept nogil:
+    """Lets the others go."""
+    cdef Shared* shared = worker.shared
+    cdef uint32_t i
+    shared.alone = False
+    for i in range(shared.count):
+        if shared.workers[i] != worker:
+            release(shared.workers[i])

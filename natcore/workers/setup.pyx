@@ -1,0 +1,101 @@
+"""Making workers: the first is set up by the gateway, the others are made like it, with tables of their own.
+
+Each has room for all that the gateway may have, since one inside host may have it all; untouched room costs nothing.
+"""
+from libc.stdint cimport uint32_t
+
+from natcore.tables.fragments cimport fragments_delete
+from natcore.tables.icmp_output cimport outbox_delete
+from natcore.log.journal cimport journal_delete
+from natcore.tables.mappings cimport mappings_delete, mappings_new
+from natcore.tables.ports cimport ports_delete
+from natcore.tables.sessions cimport sessions_delete, sessions_new
+from natcore.tables.syn_holdoff cimport unsolicited_delete
+from natcore.base.pages cimport table_delete, table_new
+from natcore.workers.worker cimport IDENTIFICATIONS, Shared, Worker
+
+
+cdef void join(Shared* shared, Worker* worker) noexcept nogil:
+    """The worker is the next of them."""
+    worker.shared = shared
+    worker.number = worker.mappings.worker = shared.count
+    worker.mappings.ports = &shared.ports
+    worker.sessions.mappings = &worker.mappings
+    worker.sessions.journal = worker.journal = &shared.journal
+    worker.outbox = &shared.outbox
+    worker.events = shared.journal.events = &shared.events
+    worker.unsolicited = &shared.unsolicited
+    if shared.count:
+        shared.workers[shared.count - 1].sessions.next = &worker.sessions
+    shared.workers[shared.count] = worker
+    shared.count += 1
+
+
+cdef Shared* crew_new(Worker* first) noexcept nogil:
+    """What workers have together, with the first of them; NULL: no memory."""
+    cdef Shared* shared = <Shared*>table_new(sizeof(Shared))
+    if shared != NULL:
+        join(shared, first)
+    return shared
+
+
+cdef Worker* like(const Worker* first, bint filters) noexcept nogil:
+    """A worker that is set up as the first one is, with empty tables; NULL: no memory."""
+    cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
+    cdef bint made
+    if worker == NULL:
+        return NULL
+    worker[0] = first[0]
+    worker.sessions.hot = NULL              # these are the first one's
+    worker.sessions.cold = NULL
+    worker.sessions.syn = NULL
+    worker.sessions.by_mapping = worker.sessions.by_filter = NULL
+    worker.sessions.filters = NULL
+    worker.sessions.outbound.buckets = worker.sessions.inbound.buckets = worker.sessions.by_remote.buckets = NULL
+    worker.sessions.next = NULL
+    worker.mappings.by_inside.buckets = worker.mappings.by_ip.buckets = NULL
+    made = mappings_new(&worker.mappings, first.mappings.mapping_slots.capacity, first.mappings.subscriber_slots.capacity,
+                        first.mappings.by_subscriber != NULL)
+    made = made and sessions_new(&worker.sessions, first.sessions.slots.capacity, filters)
+    if not made:
+        worker_delete(worker, filters)
+        return NULL
+    return worker
+
+
+cdef bint crew_grow(Shared* shared, uint32_t count, bint filters) noexcept nogil:
+    """As many workers as count, like the first, which must not have seen a packet; False: no memory."""
+    cdef Worker* worker
+    cdef uint32_t i
+    while shared.count < count:
+        worker = like(shared.workers[0], filters)
+        if worker == NULL:
+            return False
+        join(shared, worker)
+    if count > 1:
+        shared.ports.workers = count
+        shared.ports.spin.needed = shared.journal.spin.needed = shared.outbox.spin.needed = True
+        shared.events.spin.needed = shared.unsolicited.spin.needed = shared.spin.needed = True
+        for i in range(count):
+            shared.workers[i].sessions.numbers = &shared.created
+    return True
+
+
+cdef void worker_delete(Worker* worker, bint filters) noexcept nogil:
+    sessions_delete(&worker.sessions, filters)
+    mappings_delete(&worker.mappings)
+    table_delete(worker, sizeof(Worker))
+
+
+cdef void crew_delete(Shared* shared, bint filters) noexcept nogil:
+    """All of them, and what they had together, as far as it was made."""
+    cdef uint32_t i
+    ports_delete(&shared.ports)
+    journal_delete(&shared.journal)
+    outbox_delete(&shared.outbox)
+    fragments_delete(shared.workers[0].fragments)
+    unsolicited_delete(&shared.unsolicited)
+    table_delete(shared.identifications, IDENTIFICATIONS * sizeof(uint32_t))
+    for i in range(shared.count):
+        worker_delete(shared.workers[i], filters)
+    table_delete(shared, sizeof(Shared))

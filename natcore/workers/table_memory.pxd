@@ -1,0 +1,31 @@
+"""Which tables a worker has, what memory they take, and what kind of memory that is to be."""
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+
+from natcore.workers.worker cimport Shared, Worker
+
+cdef enum:                      # HugePages
+    HUGE_AUTO = 0               # transparent ones under every large table, as memory.pxd asks for
+    HUGE_NEVER = 1
+    HUGE_EXPLICIT = 2           # of those that were set aside (vm.nr_hugepages); taken whole, at once
+
+cdef enum:
+    ANY_NODE = -1
+    REGIONS = 48                # tables of a worker, at most
+
+cdef struct Region:             # one table
+    const char* name
+    void* base
+    uint64_t bytes              # mapped: whole pages
+    bint index
+    bint large                  # it lies on huge pages' boundaries, and more than a few of its lines are used
+
+cdef struct Placement:          # what kind of memory
+    uint32_t huge_pages         # HugePages
+    int32_t node                # of NUMA, or ANY_NODE
+
+cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil
+cdef uint32_t address_regions(const Worker* worker, uint32_t address, Region* regions) noexcept nogil
+cdef int place(const Region* regions, uint32_t count, const Placement* how) noexcept nogil
+cdef dict tables_of(const Worker* worker)
+cdef int furnish(Worker* worker, const Placement* how, uint64_t limit_bytes, str limit_name) except -1
+cdef int furnish_address(Worker* worker, const Placement* how, uint32_t address) except -1

@@ -1,0 +1,16 @@
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import disjoint_base
+
+from natcore.api.log_rows import Rows
+
+@disjoint_base
+class FlowTable:
+    def __new__(cls, core: Rows, capacity: int, window_us: int) -> Self: ...
+    def close(self) -> None: ...
+    @property
+    def is_open(self) -> bool: ...
+    def counters(self) -> tuple[int, int, int]: ...
+    def take(self, records: NDArray[np.void]) -> int: ...

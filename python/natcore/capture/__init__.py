@@ -1,0 +1,1 @@
+"""Packet captures: reading, writing and replaying them."""

@@ -1,0 +1,42 @@
+"""What all commands share: how a failure is told, and the option for JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from natcore.errors import Error, InterfaceError
+from natcore.internal.redaction import printable, redact
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def say(text: object, *, err: bool = False, flush: bool = False) -> None:
+    """A line, or several, for a person. Names that others chose (instances, files) may hold what a terminal would obey."""
+    typer.echo(printable(redact(str(text)), keep="\n\t"), err=err)
+    if flush:
+        (sys.stderr if err else sys.stdout).flush()
+
+
+@contextmanager
+def failing(as_json: bool) -> Iterator[None]:
+    """natcore's errors, and the system's, are told in one line; the exit status is 1."""
+    try:
+        yield
+    except (Error, OSError) as error:
+        text = (error.strerror if isinstance(error, InterfaceError) else None) or str(error)
+        if as_json:
+            from natcore.cli import report
+            from natcore.service.configuration_file import SettingsError
+
+            told: dict[str, Any] = {"ok": False, "error": redact(text)}
+            if isinstance(error, SettingsError):
+                told |= {"file": error.source, "key": error.key, "value": error.value, "allowed": error.allowed}
+            report.print_json(told)
+        else:
+            say(f"error: {' '.join(text.splitlines())}", err=True)
+        raise typer.Exit(1) from None

@@ -1,0 +1,319 @@
+"""The command line: run, check, demo, replay, explain, clean; and what asks the session log (log_cli).
+
+A command imports what it needs when it runs: `who` should not wait for what forwards packets.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from natcore.cli import log as log_cli
+from natcore.cli import sls as sls_cli
+from natcore.cli.command import Json, failing, say
+from natcore.errors import ConfigurationError
+from natcore.internal.redaction import printable, show
+
+if TYPE_CHECKING:
+    from natcore.config import SnatEntry
+    from natcore.service.configuration_file import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+log_cli.add_to(app)
+sls_cli.add_to(app)
+
+File = Annotated[Path, typer.Argument(metavar="GATEWAY.TOML", help="The gateway's file.", show_default=False)]
+
+
+_is_program = False  # run by main(), so that the process is natcore's alone
+
+
+def main() -> None:
+    global _is_program
+    _is_program = True
+    app()
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        say(f"natcore {version('natcore')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
+) -> None:
+    """A NAT44 gateway with an exact session log."""
+
+
+@app.command()
+def run(file: File, as_json: Json = False) -> None:
+    """Forward packets as the file says, until SIGTERM or SIGINT. SIGUSR1 prints the counters."""
+    if _is_program and "OPENBLAS_NUM_THREADS" not in os.environ:  # numpy's threads would keep what is given up below
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
+    with failing(as_json):
+        from natcore.internal import threads
+        from natcore.service import output as telling
+        from natcore.service import privileges
+        from natcore.service import run as service
+        from natcore.service.configuration_file import driver_of, load
+
+        kept = privileges.confine(driver_of(file)) if _is_program else []  # before libraries start threads
+        settings = load(file)
+        threads.set_names("natcore")
+        with telling.Teller(_json_line if as_json else _text_lines) as teller, telling.told(teller):
+            for warning in settings.warnings:
+                teller("warning", {"message": f"{settings.source}: {warning}"})
+            for reason in kept:
+                teller("warning", {"message": f"not given up: {reason}"})
+            service.serve(settings, teller)
+
+
+@app.command()
+def check(file: File, as_json: Json = False) -> None:
+    """Say whether the file is good, and what it makes."""
+    with failing(as_json):
+        from natcore.cli import report
+        from natcore.service.configuration_file import load
+
+        settings = load(file)
+        settings.make_gateway().close()
+        summary = _summary(settings)
+        if as_json:
+            report.print_json({"ok": True, **summary, "warnings": settings.warnings})
+            return
+        _warn(settings)
+        console = report.console()
+        console.print(f"[green]{report.text(file)} is good[/]")
+        for name, value in summary.items():
+            console.print(f"  {name}: {report.text(value)}", soft_wrap=True)
+
+
+@app.command("demo")
+def show_demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the log's files and the namespaces.")] = False,
+    sls: Annotated[bool, typer.Option("--sls", help="Deliver to a local Simple Log Service that fails.")] = False,
+    driver: Annotated[str, typer.Option(help="How frames are taken: af_packet or af_xdp.")] = "af_packet",
+    as_json: Json = False,
+) -> None:
+    """Watch real programs reach a server through natcore, then read their session log (in memory where not root).
+
+    With --sls: how a session log is delivered, fails, waits and recovers, with no cloud account.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
+    with failing(as_json):
+        if sls:
+            raise typer.Exit(sls_cli.show_demo(as_json))
+        from natcore.cli import demo as demo_cli
+
+        raise typer.Exit(demo_cli.show_demo(keep, driver, as_json))
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="CAPTURE", help="A pcap or pcapng file of an inside link.")],
+    snat: Annotated[list[str], typer.Option(metavar="PREFIX=POOL[,POOL…]", help="Inside sources and their pool.")],
+    write: Annotated[Path | None, typer.Option(help="Write the frames of the outside link to this pcap file.")] = None,
+    log: Annotated[Path | None, typer.Option(help="Keep the session log in this folder, as Parquet files.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Make every choice of ports repeatable.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Send a capture through a gateway in memory: what it would have made of this traffic."""
+    with failing(as_json):
+        from natcore.cli import demo as demo_cli
+
+        raise typer.Exit(demo_cli.replay(file, [_parse_snat(text) for text in snat], write, log, seed, as_json))
+
+
+@app.command()
+def explain(
+    file: File,
+    frame: Annotated[str | None, typer.Argument(metavar="HEX", help="An Ethernet frame.", show_default=False)] = None,
+    pcap: Annotated[Path | None, typer.Option(help="The last packet of this capture, the others before it.")] = None,
+    side: Annotated[str, typer.Option(help="Where it comes from: inside or outside.")] = "inside",
+    now: Annotated[float, typer.Option(help="When, in seconds since the gateway began; a capture has its own.")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Say what a new gateway of the file would do with a packet, step by step and why.
+
+    It has no sessions but those that the capture's packets before it open; a running gateway is not asked.
+    """
+    with failing(as_json):
+        from natcore.internal.validation import check_choice
+        from natcore.service.configuration_file import load
+        from natcore.verdict import Side
+
+        settings = load(file)
+        check_choice("--side", side, ("inside", "outside"))
+        before: tuple[float, bytes] | None = None
+        earlier = 0
+        with settings.make_gateway() as gateway:
+            for packet in _packets(frame, pcap, now):
+                if before is not None:
+                    gateway.translate_one(before[1], Side[side.upper()], before[0])
+                    earlier += 1
+                before = packet
+            assert before is not None
+            told = gateway.explain(before[1], Side[side.upper()], before[0])
+    if as_json:
+        from natcore.cli import report
+
+        steps = [step._asdict() for step in told.steps]
+        report.print_json(
+            {
+                "packet": told.packet, "verdict": told.verdict.name, "counter": told.counter, "steps": steps,
+                "asked": "a new gateway of the file", "packets_before": earlier,
+            }
+        )  # fmt: skip
+    else:
+        say(told)
+        sessions = f"no sessions but those of the capture's {earlier:,} packets before this one"
+        say(
+            f"asked: a new gateway made of {file}, with {sessions if earlier else 'no sessions'}; about a live"
+            " flow ask the running program: Gateway.explain"
+        )
+
+
+def _packets(frame: str | None, pcap: Path | None, now: float) -> Iterator[tuple[float, bytes]]:
+    """What is asked about, last, and what comes before it: (seconds, frame), one at a time."""
+    if (frame is None) == (pcap is None):
+        raise ConfigurationError("natcore explain: allowed is either a frame in HEX, or --pcap")
+    if frame is not None:
+        try:
+            yield now, bytes.fromhex(frame)
+            return
+        except ValueError as error:
+            raise ConfigurationError(f"HEX={show(frame)}: allowed are pairs of hexadecimal digits ({error})") from None
+    assert pcap is not None
+    from natcore.capture import pcap as capture
+
+    first = min((packet.time_ns for packet in capture.read(pcap)), default=None)
+    if first is None:
+        raise ConfigurationError(f"--pcap={show(str(pcap))}: allowed is a capture of a packet or more")
+    for packet in capture.read(pcap):
+        yield now + (packet.time_ns - first) / 1e9, packet.frame
+
+
+@app.command()
+def clean(as_json: Json = False) -> None:
+    """Put back what a gateway that was killed left on this machine's interfaces."""
+    with failing(as_json):
+        from natcore.demo import demo
+        from natcore.plane import links
+
+        cleaned = {"interfaces": links.clean(), "namespaces": demo.clean()}
+    if as_json:
+        from natcore.cli import report
+
+        report.print_json({"ok": True, **cleaned})
+    else:
+        say(f"put back: {_listed(cleaned)}" if any(cleaned.values()) else "nothing was left")
+
+
+@app.command()
+def block(file: File, as_json: Json = False) -> None:
+    """Keep the kernel from forwarding what comes by the file's interfaces, until its gateway runs: for a unit at boot."""
+    with failing(as_json):
+        from natcore.plane import kernel_bypass as kernel
+        from natcore.service.configuration_file import SettingsError, load
+
+        settings = load(file)
+        if settings.plane is None:
+            raise SettingsError(settings.source, "plane", None, "missing; `block` needs its interfaces")
+        names = [name for side in ("inside", "outside") for name in _as_list(settings.plane[side])]
+        for name in names:
+            claim = kernel.Claim(name)
+            try:
+                kernel.forward_nothing(name)
+            finally:
+                claim.close()
+    if as_json:
+        from natcore.cli import report
+
+        report.print_json({"ok": True, "interfaces": names})
+    else:
+        say(f"nothing that comes by {', '.join(names)} is forwarded by the kernel (natcore clean undoes it)")
+
+
+def _warn(settings: Settings) -> None:
+    for warning in settings.warnings:
+        say(f"warning: {settings.source}: {warning}", err=True)
+
+
+def _summary(settings: Settings) -> dict[str, Any]:
+    import socket
+
+    sinks = [log.make_sink() for log in settings.logs]
+    here = {name for _, name in socket.if_nameindex()}
+    plane = settings.plane or {}
+    names = [name for side in ("inside", "outside") if side in plane for name in _as_list(plane[side])]
+    return {
+        "snat": [f"{entry.source} to {', '.join(str(eip.address) for eip in entry.pool)}" for entry in settings.snat],
+        "interfaces": [name if name in here else f"{name} (not on this machine now)" for name in names],
+        "session logs": [{"type": sink.delivery_type, **sink.destination} for sink in sinks],
+    }
+
+
+def _as_list(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _parse_snat(text: str) -> SnatEntry:
+    source, equals, pool = text.partition("=")
+    if not equals:
+        raise ConfigurationError(f"--snat={show(text)}: allowed is PREFIX=POOL, such as 10.0.0.0/8=203.0.113.1")
+    from natcore.config import SnatEntry
+
+    return SnatEntry(source, pool=pool.split(","))
+
+
+def _json_line(what: str, fields: dict[str, Any]) -> tuple[int, str]:
+    import json
+
+    return _descriptor(what), json.dumps({"happened": what, **fields}, default=str) + "\n"
+
+
+def _descriptor(what: str) -> int:
+    """Standard error's for what is logged or warned of, standard output's for what happens."""
+    return 2 if what in ("log", "warning") else 1
+
+
+def _text_lines(what: str, fields: dict[str, Any]) -> tuple[int, str]:
+    from natcore.cli import report
+
+    if what == "started":
+        inside = ", ".join(_as_list(fields["inside"]))
+        lines = [f"forwarding between {inside} (inside) and {fields['outside']} (outside)"]
+        lines += [f"session log {_listed(log)}" for log in fields["logs"]] or [
+            "no session log: the file has no [[log]]"
+        ]
+        lines.append("SIGTERM or Ctrl-C ends; SIGUSR1 prints the counters; SIGHUP does nothing yet")
+        lines = [printable(line) for line in lines]
+    elif what == "stopped":
+        lines = ["stopped", report.as_text(report.counters_table(fields["counters"]))]
+        lines += [printable(f"session log {name}: {_listed(counters)}") for name, counters in fields["logs"].items()]
+    elif what == "counters":
+        lines = [report.as_text(report.counters_table(fields))]
+    elif what in ("log", "warning"):
+        lines = [f"{fields.get('level', what)}: {printable(fields['message'], chr(10))}"]
+    else:
+        lines = [printable(f"{what}: {_listed(fields)}")]
+    return _descriptor(what), "\n".join(lines) + "\n"
+
+
+def _listed(fields: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in fields.items())
+
+
+if __name__ == "__main__":
+    main()

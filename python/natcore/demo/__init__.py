@@ -1,0 +1,1 @@
+"""`natcore demo`: real programs through a gateway, and the session log beside the interfaces' counters."""

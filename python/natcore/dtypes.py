@@ -1,0 +1,161 @@
+"""RECORD: a row of the session log as numbers, 96 bytes, the same in the core, the sinks and the files."""
+
+from __future__ import annotations
+
+from typing import SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from natcore.internal.validation import parse_ipv4
+
+# The 13 numeric fields of the session log's page, in its order, then natcore's own: the order of columns and of rows().
+FIELDS = (
+    "protocol", "pri_ip", "pri_port", "pub_ip", "pub_port", "nat_ip", "nat_port", "bytes_from_pub", "pkts_from_pub",
+    "bytes_from_vpc", "pkts_from_vpc", "start_time", "end_time", "eip", "session", "number", "kind", "flags",
+)  # fmt: skip
+# As a row lies in memory and in files. Aligned and in this order numpy keeps the layout where it joins arrays; padding
+# has no name, so that every column is a number (data frames, Arrow).
+RECORD = np.dtype(
+    [
+        ("bytes_from_pub", "u8"),  # IPv4 total lengths
+        ("pkts_from_pub", "u8"),
+        ("bytes_from_vpc", "u8"),
+        ("pkts_from_vpc", "u8"),
+        ("start_time", "i8"),  # microseconds since 1970
+        ("end_time", "i8"),
+        ("session", "u8"),
+        ("number", "u8"),
+        ("pri_ip", "u4"),  # addresses in host order
+        ("pub_ip", "u4"),
+        ("nat_ip", "u4"),
+        ("eip", "u4"),  # 0: the address has none
+        ("pri_port", "u2"),
+        ("pub_port", "u2"),
+        ("nat_port", "u2"),
+        ("protocol", "u1"),
+        ("kind", "u1"),
+        ("flags", "u2"),  # 6 bytes of padding behind it
+    ],
+    align=True,
+)
+WINDOW, CREATE, END, GAP = 0, 1, 2, 3  # kind
+COVER, ENTRY, SETTING, CLOCK = 4, 5, 6, 7  # kinds of rows about the log itself (natcore.sessionlog.facts)
+OPENED_OUTSIDE = 1  # flags
+GAP_DIED, GAP_RING, GAP_LOST = 1, 2, 3  # flags of a gap row: why rows are missing
+
+
+_BYTES = np.dtype(
+    (np.void, RECORD.itemsize)
+)  # a row as it lies: numpy would copy its fields one by one, ten times slower
+
+
+def copy_into(rows: NDArray[np.void], records: NDArray[np.void]) -> None:
+    """rows = records, both RECORD (n,)."""
+    rows.view(_BYTES)[:] = records.view(_BYTES)
+
+
+def copied(records: NDArray[np.void]) -> NDArray[np.void]:
+    """A copy of RECORD (n,)."""
+    return records.view(_BYTES).copy().view(RECORD)
+
+
+def chosen(records: NDArray[np.void], wanted: NDArray[np.bool_]) -> NDArray[np.void]:
+    """The rows of RECORD (n,) that are wanted, bool (n,); a copy, but of all."""
+    return records if wanted.all() else records.view(_BYTES)[wanted].view(RECORD)
+
+
+def gap_row(start_us: int, end_us: int, number: int, rows: int, reason: int) -> NDArray[np.void]:
+    """RECORD (1,): a hole in the log. Rows that began and ended between start_us and end_us (since 1970) are missing.
+
+    number: the last missing row's. rows: how many are known to be missing, 0: unknown; kept in `session`.
+    reason: GAP_DIED, the process ended without its end mark; GAP_RING, the journal was full; GAP_LOST, this log had
+    no room for them.
+    """
+    row = np.zeros(1, RECORD)
+    row["start_time"], row["end_time"], row["number"], row["session"] = start_us, max(start_us, end_us), number, rows
+    row["kind"], row["flags"] = GAP, reason
+    return row
+
+
+def redacted(records: NDArray[np.void]) -> NDArray[np.void]:
+    """RECORD (n,) without destinations (RFC 6888 REQ-12): pub_ip and pub_port are 0. A copy, where there were any."""
+    told = (records["kind"] < GAP) & ((records["pub_ip"] != 0) | (records["pub_port"] != 0))
+    if not told.any():
+        return records
+    records = copied(records)
+    records["pub_ip"][told] = records["pub_port"][told] = 0
+    return records
+
+
+def format_ipv4(address: SupportsIndex) -> str:
+    """Dotted quads of an address in host order.
+
+    >>> format_ipv4(0xCB007101)
+    '203.0.113.1'
+    """
+    return str(parse_ipv4(address, "address"))
+
+
+# Rows of Gateway.sessions(), mappings() and ports(): addresses and ports in host order, times in seconds of the
+# gateway's clock. Aligned as RECORD is.
+SESSION = np.dtype(
+    [
+        ("session", "u8"),
+        ("bytes_out", "u8"),
+        ("packets_out", "u8"),
+        ("bytes_in", "u8"),
+        ("packets_in", "u8"),
+        ("birth", "f8"),
+        ("last_seen", "f8"),
+        ("deadline", "f8"),
+        ("start_time", "i8"),  # its creation, and the start of its open window (0: none): microseconds since 1970
+        ("window_time", "i8"),
+        ("inside_ip", "u4"),
+        ("remote_ip", "u4"),
+        ("outside_ip", "u4"),
+        ("entry", "u4"),
+        ("inside_port", "u2"),
+        ("remote_port", "u2"),
+        ("outside_port", "u2"),
+        ("protocol", "u1"),
+        ("state", "u1"),
+        ("opened_outside", "u1"),
+    ],
+    align=True,
+)
+MAPPING = np.dtype(
+    [
+        ("inside_ip", "u4"),
+        ("outside_ip", "u4"),
+        ("entry", "u4"),
+        ("sessions", "u4"),
+        ("inside_port", "u2"),
+        ("outside_port", "u2"),
+        ("protocol", "u1"),
+    ],
+    align=True,
+)
+PORTS = np.dtype(
+    [
+        ("outside_ip", "u4"),
+        ("eip", "u4"),
+        ("total", "u4"),  # ports of the ranges: used, held_down, reserved and free together
+        ("used", "u4"),
+        ("held_down", "u4"),
+        ("reserved", "u4"),  # for DNAT entries
+        ("free", "u4"),
+        ("protocol", "u1"),
+    ],
+    align=True,
+)
+BLOCKS = np.dtype(
+    [
+        ("outside_ip", "u4"),
+        ("eip", "u4"),
+        ("inside_ip", "u4"),
+        ("ports", "u4"),  # of all protocols, in use or held down
+        ("first_port", "u2"),
+        ("last_port", "u2"),
+    ]
+)

@@ -1,0 +1,1 @@
+"""Entries of a running gateway: what they compile to, which may stand together, and how they change."""

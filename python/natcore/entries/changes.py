@@ -1,0 +1,345 @@
+"""Changing the entries of a running gateway: planned beforehand, carried out in one moment, or not at all."""
+
+from __future__ import annotations
+
+import ipaddress
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from natcore.api.gateway import Core
+from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
+from natcore.entries.reserved import check_reserved
+from natcore.entries.table import Entry, EntryConflict, Rulebook, Wires, spaces
+from natcore.errors import ConfigurationError, Error
+from natcore.internal.redaction import show
+
+NOTHING = (1, 0, set[int]())  # an empty range of inside addresses: no session may stay
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """An entry to put into force."""
+
+    entry: AnyEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """An entry to take out of force. drain: its sessions end by themselves."""
+
+    entry: Entry
+    drain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """An entry to change; its handle and number stay."""
+
+    entry: Entry
+    by: AnyEntry
+
+
+Change = Add | Remove | Replace
+# Of an entry and what it becomes, with what entries have on the wire then, the sessions that stay: inside addresses, first
+# to last, and numbers of outside addresses.
+Staying = Callable[[Entry, Entry | None, Wires], tuple[int, int, set[int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _After:
+    """The entries as they would be, checked; those of them that are added; what all have on the wire then."""
+
+    rows: list[Entry]
+    added: list[Entry]
+    drained: set[Entry]
+    wires: Wires
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What changes would do to the sessions that are there: kept, drained, ended are counts of sessions."""
+
+    changes: tuple[Change, ...]
+    kept: int
+    drained: int
+    ended: int
+    generation: int = field(repr=False)
+    table: object = field(repr=False, compare=False)  # whose it is
+    after: _After = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"{len(self.changes)} changes: {self.kept} sessions kept, {self.drained} drained, {self.ended} ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a plan did: the handles of added entries in order, and the sessions that ended."""
+
+    added: list[Entry]
+    ended: int
+
+
+class EntryTable:
+    """The entries in force, and those that drain."""
+
+    def __init__(self, core: Core, kind: str, eip_bind_mode: str, policy: Policy) -> None:
+        self._core = core
+        self._book = Rulebook(kind, eip_bind_mode, policy)
+        self._last_id = 0
+        self._generation = 0
+        self.rows: list[Entry] = []
+        self._wires = self._book.wires(())  # of the rows
+        self._draining: list[Entry] = []
+
+    @property
+    def address_count(self) -> int:
+        """Outside addresses, those of several entries counted as often."""
+        return sum(len(row.addresses) for row in [*self.rows, *self._draining])
+
+    def find(self, number: int) -> Entry | None:
+        """The entry with a number, in force or draining."""
+        return next((row for row in [*self.rows, *self._draining] if row.id == number), None)
+
+    def plan(self, changes: Sequence[Change]) -> Plan:
+        """Checks the changes together, and counts what they would do."""
+        self._reap()
+        after = self._after(changes)
+        self._book.check(after.rows, after.wires)
+        by_id = {row.id: row for row in after.rows}
+        sessions = np.zeros(self._last_id + 1, np.uint64)  # by entry; all at once, since it is a walk over the mappings
+        self._core.count_all(sessions)
+        counts = sessions.tolist()
+        kept = drained = ended = 0
+        for row in self.rows:
+            by, count = by_id.get(row.id), counts[row.id]
+            if by is row or not count:
+                kept += count
+            elif row in after.drained:
+                drained += count
+            else:
+                count, stay = self._core.count(row.id, *self._staying(row, by, after.wires))
+                kept, ended = kept + stay, ended + count - stay
+        return Plan(tuple(changes), kept, drained, ended, self._generation, self, after)
+
+    def outside(self, plan: Plan) -> set[int]:
+        """Addresses on the wire (host order) of the entries that a plan puts into force."""
+        before = set(self.rows)
+        fresh = (row for row in plan.after.rows if row not in before)
+        return {wire for row in fresh for wire, _ in plan.after.wires.of(row)}
+
+    def check(self, plan: Plan) -> None:
+        """Error if the plan is not of the entries that are in force."""
+        if not isinstance(plan, Plan):
+            raise ConfigurationError(f"plan={show(plan)}: allowed is what plan() gave")
+        if plan.table is not self:
+            raise Error("the plan is another gateway's; allowed is one that this gateway's plan() made")
+        if plan.generation != self._generation:
+            raise Error("the entries have changed since the plan was made; make it again")
+
+    def apply(self, plan: Plan, now_ns: int) -> Applied:
+        """Everything that can fail comes first; then one swap."""
+        self._reap()
+        return Applied(plan.after.added, self._exchange(plan.after, now_ns, self._staying))
+
+    def rebind(self, eip_bind_mode: str, now_ns: int) -> None:
+        """Another bind mode: sessions over an address that changes on the wire end, their rows written."""
+        self._reap()
+        before, book = self._book, Rulebook(self._book.kind, eip_bind_mode, self._book.policy)
+        wires = book.wires(self.rows)
+        rows = [row if self._wires.of(row) == wires.of(row) else Entry(row.id, row.entry) for row in self.rows]
+        wires = book.wires(rows)
+        book.check(rows, wires)
+        self._book = book
+        try:
+            self._exchange(_After(rows, [], set(), wires), now_ns, _on_the_same_wire)
+        except Error:
+            self._book = before
+            raise
+
+    def _exchange(self, after: _After, now_ns: int, staying: Staying) -> int:
+        """Puts entries into force; how many sessions ended, since they may not stay. With an error nothing has changed."""
+        rows, before, then = after.rows, set(self.rows), set(after.rows)
+        by_id = {row.id: row for row in rows}
+        fresh = [row for row in rows if row not in before]
+        leaving = [row for row in self.rows if row not in then and row not in after.drained]
+        for row in leaving:
+            self._unreserve(row)  # what comes may want the same ports
+        try:
+            self._take(fresh, after.wires, now_ns)
+        except Error:
+            for row in leaving:
+                self._reserve(row, now_ns)
+            raise
+        draining = [row for row in self.rows if row in after.drained]
+        ending = [(row.id, *staying(row, by_id.get(row.id), after.wires)) for row in leaving]
+        numbers = array("I", [row.id for row in draining])
+        ended = self._core.swap(self._book.compile(rows, after.wires), ending, numbers, now_ns)
+        for row in leaving:
+            self._release(row, reserved=False)
+        self._draining += draining
+        known = {row.id: row for row in self.rows}
+        self.rows = [self._settle(row, known.get(row.id)) for row in rows]
+        self._wires = self._book.wires(self.rows)
+        self._generation += 1
+        return ended
+
+    # ---- what a change comes to -------------------------------------------------------------------------------------
+
+    def _after(self, changes: Sequence[Change]) -> _After:
+        """A replaced entry is a new row with its number."""
+        if not isinstance(changes, list | tuple):
+            raise ConfigurationError(f"changes={show(changes)}: allowed is a list of Add, Remove and Replace")
+        added, last = [], self._last_id
+        before = set(self.rows)
+        becoming: dict[Entry, Entry | None] = {}
+        for change in changes:
+            if isinstance(change, Add):
+                last += 1
+                try:
+                    added.append(Entry(last, _check_entry(change.entry, self._book.policy)))
+                except ConfigurationError as error:
+                    raise EntryConflict(Entry(last, change.entry), str(error)) from None
+                continue
+            if not isinstance(change, Remove | Replace):
+                raise ConfigurationError(f"changes: {show(change)}: allowed are Add, Remove and Replace")
+            if not isinstance(change.entry, Entry) or change.entry not in before:
+                raise ConfigurationError(
+                    f"entry={show(change.entry)}: not an entry of this gateway; allowed is one in force"
+                )
+            if change.entry in becoming:
+                raise ConfigurationError(f"changes: {show(change)}: allowed is one change of an entry")
+            by = (
+                Entry(change.entry.id, _check_entry(change.by, self._book.policy))
+                if isinstance(change, Replace)
+                else None
+            )
+            becoming[change.entry] = by
+        rows = [by for row in self.rows if (by := becoming.get(row, row)) is not None] + added
+        wires = self._book.wires(rows)
+        for at, row in enumerate(rows):
+            if isinstance(row.entry, DnatEntry) and row in before and self._moves(row, row, wires):
+                rows[at] = Entry(row.id, row.entry)
+        return _After(rows, added, _drained(changes), wires)
+
+    def _moves(self, row: Entry, by: Entry, wires: Wires) -> bool:
+        """Whether an entry has another address on the wire than before: the EIP that it names came into a pool, or went."""
+        return self._wires.of(row) != wires.of(by)
+
+    def _staying(self, row: Entry, by: Entry | None, after: Wires) -> tuple[int, int, set[int]]:
+        """Inside addresses and outside address numbers with which a session stays when row becomes by. after: of the
+        entries then."""
+        if by is None:
+            return NOTHING
+        if row.entry == by.entry:
+            return NOTHING if self._moves(row, by, after) else (0, 0xFFFFFFFF, {*row.addresses, 0xFFFFFFFF})
+        if not isinstance(row.entry, SnatEntry) or not isinstance(by.entry, SnatEntry):
+            return NOTHING
+        if self._book.policy.ports == "deterministic" and not _same_shares(row.entry, by.entry):
+            return NOTHING  # another prefix or pool gives every host another block
+        wanted = {wire for wire, _ in self._book.wire_addresses(by.entry.pool)}
+        wires = [wire for wire, _ in self._book.wire_addresses(row.entry.pool)]
+        source = ipaddress.IPv4Network(by.entry.source)
+        numbers = {number for wire, number in zip(wires, row.addresses, strict=True) if wire in wanted}
+        return int(source.network_address), int(source.broadcast_address), numbers
+
+    def _settle(self, row: Entry, known: Entry | None) -> Entry:
+        """The handle that the caller knows, for a row that is in force now."""
+        self._last_id = max(self._last_id, row.id)
+        if known is None or known is row:
+            return row
+        known.become(row)
+        return known
+
+    # ---- addresses and ports ----------------------------------------------------------------------------------------
+
+    def _take(self, fresh: list[Entry], wires: Wires, now_ns: int) -> None:
+        """Numbers for the addresses of new rows, ports for their DNAT entries; all or none."""
+        done: set[Entry] = set()
+        try:
+            for row in fresh:
+                for wire, eip in wires.of(row):
+                    row.addresses.append(self._core.add_address(wire, eip))
+            for row in fresh:
+                self._check_ports(row, now_ns)  # before a port that is held down is taken out of its rest
+            for row in fresh:
+                self._reserve(row, now_ns)
+                done.add(row)
+        except Error:
+            for row in fresh:
+                self._release(row, reserved=row in done)
+            raise
+
+    def _check_ports(self, row: Entry, now_ns: int) -> None:
+        """ConfigurationError names who holds a port of a DNAT entry."""
+        if isinstance(row.entry, DnatEntry):
+            first, last, _ = row.entry.ports
+            for space in spaces(row.entry):
+                _refuse_held(row, self._core.reserve(row.addresses[0], space, first, last, now_ns, look=True))
+
+    def _reserve(self, row: Entry, now_ns: int) -> None:
+        if not isinstance(row.entry, DnatEntry):
+            return
+        first, last, _ = row.entry.ports
+        done: list[int] = []
+        for space in spaces(row.entry):
+            holder = self._core.reserve(row.addresses[0], space, first, last, now_ns)
+            if holder is not None:
+                for other in done:
+                    self._core.unreserve(row.addresses[0], other, first, last)
+                _refuse_held(row, holder)
+            done.append(space)
+
+    def _unreserve(self, row: Entry) -> None:
+        if isinstance(row.entry, DnatEntry):
+            first, last, _ = row.entry.ports
+            for space in spaces(row.entry):
+                self._core.unreserve(row.addresses[0], space, first, last)
+
+    def _release(self, row: Entry, *, reserved: bool = True) -> None:
+        if reserved and row.addresses:
+            self._unreserve(row)
+        for number in row.addresses:
+            self._core.drop_address(number)
+        row.addresses = []
+
+    def _reap(self) -> None:
+        """Entries that have drained let their addresses go."""
+        for row in list(self._draining):
+            if self._core.count(row.id, *NOTHING)[0] == 0:
+                self._draining.remove(row)
+                self._release(row)
+
+
+def _same_shares(one: SnatEntry, other: SnatEntry) -> bool:
+    return (one.source, one.pool) == (other.source, other.pool)
+
+
+def _on_the_same_wire(row: Entry, by: Entry | None, after: Wires) -> tuple[int, int, set[int]]:
+    return NOTHING if by is None else (0, 0xFFFFFFFF, set(row.addresses) & set(by.addresses))
+
+
+def _check_entry(entry: object, policy: Policy) -> AnyEntry:
+    if not isinstance(entry, SnatEntry | DnatEntry | NoNatEntry):
+        raise ConfigurationError(f"entry={show(entry)}: allowed are SnatEntry, DnatEntry and NoNatEntry")
+    check_reserved(entry, policy)
+    return entry
+
+
+def _refuse_held(row: Entry, holder: tuple[int, int, int] | None) -> None:
+    """ConfigurationError when a port of a DNAT entry has a holder: (port, inside address, inside port), 0: an entry."""
+    if holder is None or not isinstance(row.entry, DnatEntry):
+        return
+    port, inside, inside_port = holder
+    who = f"the mapping of {ipaddress.IPv4Address(inside)}:{inside_port}" if inside else "an entry that drains"
+    raise EntryConflict(
+        row,
+        f"DnatEntry.external_port={show(row.entry.external_port)}: {row.describe()}: port {port} is held by "
+        f"{who}; allowed is one that is free",
+    )
+
+
+def _drained(changes: Sequence[Change]) -> set[Entry]:
+    return {change.entry for change in changes if isinstance(change, Remove) and change.drain}

@@ -1,0 +1,57 @@
+"""Addresses that an entry cannot have: packets from or to them are not forwarded, so that nothing of it would work."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from natcore.config import AnyEntry, DnatEntry, Policy, SnatEntry
+from natcore.errors import ConfigurationError
+
+# RFC 6890, RFC 1812 section 5.3.7. The last two a policy allows to inside hosts and remotes.
+RESERVED = {
+    ipaddress.IPv4Network("0.0.0.0/8"): "this network",
+    ipaddress.IPv4Network("127.0.0.0/8"): "loopback",
+    ipaddress.IPv4Network("224.0.0.0/4"): "multicast",
+    ipaddress.IPv4Network("255.255.255.255/32"): "broadcast",
+    ipaddress.IPv4Network("169.254.0.0/16"): "link-local, Policy.link_local=False",
+    ipaddress.IPv4Network("240.0.0.0/4"): "class E, Policy.class_e=False",
+}
+_SPANS = [(int(net.network_address), int(net.broadcast_address), net, what) for net, what in RESERVED.items()]
+Span = tuple[int, int]  # the first address and the last
+
+
+def check_reserved(entry: AnyEntry, policy: Policy) -> None:
+    """ConfigurationError if an address of an entry, or a prefix as a whole, is one that nothing is forwarded for."""
+    if isinstance(entry, DnatEntry):
+        _refuse("DnatEntry.external_ip", entry.external_ip, _span(entry.external_ip), policy, outside=True)
+        for target, _ in entry.internal_ip:
+            _refuse("DnatEntry.internal_ip", target, _span(target), policy)
+        return
+    if isinstance(entry, SnatEntry):
+        _refuse("SnatEntry.source", entry.source, _span(entry.source), policy)
+        for eip in entry.pool:
+            for address in (eip.address, eip.private_ip):
+                if address is not None:
+                    _refuse("SnatEntry.pool", address, _span(address), policy, outside=True)
+        return
+    _refuse("NoNatEntry.source", entry.source, _span(entry.source), policy)
+    _refuse("NoNatEntry.destination", entry.destination, _span(entry.destination), policy)
+
+
+def _span(value: object) -> Span:
+    if isinstance(value, ipaddress.IPv4Network):
+        return int(value.network_address), int(value.broadcast_address)
+    return int(value), int(value)  # type: ignore[call-overload]
+
+
+def _refuse(name: str, value: object, span: Span, policy: Policy, *, outside: bool = False) -> None:
+    """outside: an address of ours, which class E never is."""
+    for first, last, network, what in _SPANS:
+        if what.startswith("link-local") and policy.link_local:
+            continue
+        if what.startswith("class E") and policy.class_e and not outside:
+            continue
+        if first <= span[0] and span[1] <= last:
+            raise ConfigurationError(
+                f"{name}={str(value)!r}: {network} ({what}) is not forwarded; allowed are other unicast addresses"
+            )

@@ -1,0 +1,350 @@
+"""Entries as a gateway holds them: what they put on the wire, what conflicts, and how they compile for look-up."""
+
+from __future__ import annotations
+
+import heapq
+import ipaddress
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import TypeVar
+
+from natcore import deterministic
+from natcore.config import AnyEntry, DnatEntry, Eip, NoNatEntry, Policy, SnatEntry
+from natcore.errors import ConfigurationError
+from natcore.internal.read_only import ReadOnly
+from natcore.internal.redaction import show
+from natcore.tables.entries import RuleSet
+
+Value = TypeVar("Value")
+
+SPACES = {"tcp": (0,), "udp": (1,), "any": (0, 1)}  # of _ports.pxd
+WHOLE_SPACES = (0, 1, 2)
+ANY_SPACE = 3  # of _rules.pxd: protocols without ports
+
+
+class Entry:
+    """An entry of a gateway: its number and what was asked for."""
+
+    __slots__ = ("_entry", "_id", "addresses")
+    id = ReadOnly[int]("Its number, which stays when it is replaced.", "the gateway gives it")
+    entry = ReadOnly[AnyEntry]("What was asked for.", "Gateway.replace(…) changes it")
+
+    def __init__(self, id: int, entry: AnyEntry) -> None:
+        self._id, self._entry = id, entry
+        self.addresses: list[int] = []  # numbers of its outside addresses in the core
+
+    def __repr__(self) -> str:
+        return f"Entry(id={self._id}, entry={self._entry!r})"
+
+    def become(self, other: Entry) -> None:
+        """The handle that a caller knows stands for what replaced its entry."""
+        self._entry, self.addresses = other._entry, other.addresses
+
+    def describe(self) -> str:
+        entry = self.entry
+        name = f" {show(entry.name)}" if entry.name else ""
+        if isinstance(entry, DnatEntry):
+            return f"entry {self.id}{name} ({entry.protocol} {entry.external_ip}:{entry.external_port})"
+        if isinstance(entry, NoNatEntry):
+            return f"entry {self.id}{name} ({entry.source} to {entry.destination})"
+        return f"entry {self.id}{name} ({entry.source})"
+
+
+class EntryConflict(ConfigurationError):
+    """What cannot be in force: `entry` is in the way of others, or the machine."""
+
+    def __init__(self, entry: Entry, message: str) -> None:
+        super().__init__(message)
+        self.entry = entry
+
+
+class Wires:
+    """What entries have on the wire, each looked up at once, however many there are."""
+
+    def __init__(self, book: Rulebook, rows: Iterable[Entry]) -> None:
+        self._book = book
+        self._pools: dict[Entry, list[tuple[int, int]]] = {}
+        self._named: dict[
+            int, tuple[int, int]
+        ] = {}  # what a DNAT entry means that names an address or an EIP of a pool
+        for row in rows:
+            if isinstance(row.entry, SnatEntry):
+                try:
+                    self._pools[row] = book.wire_addresses(row.entry.pool)
+                except ConfigurationError as error:
+                    raise EntryConflict(row, str(error)) from None
+                for pair in self._pools[row]:
+                    self._named.setdefault(pair[0], pair)
+                    self._named.setdefault(pair[1] or pair[0], pair)
+
+    def of(self, row: Entry) -> list[tuple[int, int]]:
+        """(address on the wire, EIP or 0) of an entry; a DNAT entry may name an EIP of a pool."""
+        if row in self._pools:
+            return self._pools[row]
+        if not isinstance(row.entry, DnatEntry):
+            return self._book.wire_addresses(row.entry.pool) if isinstance(row.entry, SnatEntry) else []
+        asked = int(row.entry.external_ip)
+        return [self._named.get(asked) or (asked, 0 if self._book.kind == "vpc" else asked)]
+
+
+class Rulebook:
+    """What a gateway's kind and bind mode make of entries."""
+
+    def __init__(self, kind: str, eip_bind_mode: str, policy: Policy | None = None) -> None:
+        self.kind = kind
+        self.eip_bind_mode = eip_bind_mode
+        self.policy = policy or Policy()
+
+    # ---- what is on the wire (contract, field 8) --------------------------------------------------------------------
+
+    def wire_addresses(self, pool: Iterable[Eip]) -> list[tuple[int, int]]:
+        """(address on the wire, EIP or 0) of each pool element."""
+        result = []
+        for eip in pool:
+            address = int(eip.address)
+            if self.kind == "vpc":
+                if eip.private_ip is not None:
+                    raise ConfigurationError(
+                        f"SnatEntry.pool={show(eip)}: a VPC gateway has NAT IPs; allowed is an address without private_ip"
+                    )
+                result.append((address, 0))
+            elif self.eip_bind_mode == "NAT" and eip.private_ip is not None:
+                result.append((int(eip.private_ip), address))
+            else:
+                result.append((address, address))
+        return result
+
+    def wires(self, rows: Iterable[Entry]) -> Wires:
+        """What rows put on the wire together."""
+        return Wires(self, rows)
+
+    # ---- what conflicts ---------------------------------------------------------------------------------------------
+
+    def check(self, rows: list[Entry], wires: Wires) -> None:
+        """ConfigurationError names the two entries that cannot both be; its `entry` is the later one. wires: of rows."""
+        self._check_twice(rows)
+        self._check_eips(rows, wires)
+        self._check_dnat(rows, wires)
+        if self.policy.ports == "deterministic":
+            self._check_computed(rows, wires)
+
+    def _check_twice(self, rows: list[Entry]) -> None:
+        seen: dict[object, Entry] = {}
+        for row in rows:
+            entry = row.entry
+            if isinstance(entry, SnatEntry):
+                key: tuple[object, ...] = ("SnatEntry.source", entry.source)
+            elif isinstance(entry, NoNatEntry):
+                key = ("NoNatEntry.source", entry.source, entry.destination)
+            elif entry.is_whole:
+                key = ("DnatEntry.internal_ip", entry.internal_ip[0][0])
+            else:
+                continue
+            other = seen.setdefault(key, row)
+            if other is not row:
+                raise EntryConflict(
+                    row,
+                    f"{key[0]}={show(str(key[1]))}: {row.describe()} and {other.describe()} have the same source; "
+                    "allowed is one each",
+                )
+
+    def _check_eips(self, rows: list[Entry], wires: Wires) -> None:
+        """Every wire address stands for one EIP."""
+        known: dict[int, tuple[int, Entry]] = {}
+        for row in rows:
+            if not isinstance(row.entry, SnatEntry):
+                continue
+            for wire, eip in wires.of(row):
+                other_eip, other = known.setdefault(wire, (eip, row))
+                if other_eip != eip:
+                    raise EntryConflict(
+                        row,
+                        f"SnatEntry.pool: {ipaddress.IPv4Address(wire)} would stand for {ipaddress.IPv4Address(eip)} in "
+                        f"{row.describe()} and for {ipaddress.IPv4Address(other_eip)} in {other.describe()}; "
+                        "allowed is one EIP for each private_ip",
+                    )
+
+    def _check_dnat(self, rows: list[Entry], wires: Wires) -> None:
+        """Outside endpoints of DNAT entries are disjoint, and a whole address is in no pool."""
+        ranges = sorted(
+            ((first, last, row) for row in rows for first, last in self._keys(row, wires)), key=lambda r: (r[0], r[1])
+        )
+        for (_, last, one), (first, _, other) in pairwise(ranges):
+            if first <= last:
+                one, other = sorted((one, other), key=lambda row: row.id)
+                raise EntryConflict(
+                    other,
+                    f"DnatEntry.external_port: {other.describe()} overlaps {one.describe()}; "
+                    "allowed are disjoint outside endpoints",
+                )
+        pools = {wire: row for row in rows if isinstance(row.entry, SnatEntry) for wire, _ in wires.of(row)}
+        for row in rows:
+            if isinstance(row.entry, DnatEntry) and row.entry.is_whole:
+                [(wire, _)] = wires.of(row)
+                if wire in pools:
+                    raise EntryConflict(
+                        row,
+                        f"DnatEntry.external_ip={show(str(row.entry.external_ip))}: {row.describe()} takes the whole address, "
+                        f"which {pools[wire].describe()} has in its pool; "
+                        "allowed is one of the two",
+                    )
+
+    def _check_computed(self, rows: list[Entry], wires: Wires) -> None:
+        """Every inside address has a block of its own: it fits, and no two entries have an outside address in common."""
+        known: dict[int, Entry] = {}
+        for row in rows:
+            if not isinstance(row.entry, SnatEntry):
+                continue
+            try:
+                deterministic.check_fit(row.entry, self.policy)
+            except ConfigurationError as error:
+                raise EntryConflict(row, str(error)) from None
+            for wire, _ in wires.of(row):
+                other = known.setdefault(wire, row)
+                if other is not row:
+                    raise EntryConflict(
+                        row,
+                        f"SnatEntry.pool: {ipaddress.IPv4Address(wire)} is in {row.describe()} and in {other.describe()}; "
+                        "allowed with ports='deterministic' is one entry for each address",
+                    )
+
+    def _keys(self, row: Entry, wires: Wires) -> Iterator[tuple[int, int]]:
+        """First and last key (dnat_key of _rules.pxd) of each range of outside endpoints that a DNAT entry has."""
+        if not isinstance(row.entry, DnatEntry):
+            return
+        [(wire, _)] = wires.of(row)
+        first, last, _ = row.entry.ports
+        for space in spaces(row.entry):
+            yield wire << 18 | space << 16 | first, wire << 18 | space << 16 | last
+        if row.entry.is_whole:
+            yield wire << 18 | ANY_SPACE << 16, wire << 18 | ANY_SPACE << 16
+
+    # ---- for look-up ------------------------------------------------------------------------------------------------
+
+    def compile(self, rows: list[Entry], wires: Wires) -> RuleSet:
+        """The rule set of the entries; their addresses are numbered."""
+        snat = [row for row in rows if isinstance(row.entry, SnatEntry)]
+        dnat = [row for row in rows if isinstance(row.entry, DnatEntry)]
+        networks = [ipaddress.IPv4Network(row.entry.source) for row in snat]  # type: ignore[union-attr]
+        prefixes = [(int(n.network_address), int(n.broadcast_address), index) for index, n in enumerate(networks)]
+        dnat_rows, whole = [], []
+        for index, row in enumerate(dnat):
+            entry = row.entry
+            assert isinstance(entry, DnatEntry)
+            [(wire, _)] = wires.of(row)
+            first, _, inside_first = entry.ports
+            targets = [(int(address), weight) for address, weight in entry.internal_ip]
+            dnat_rows.append((row.id, row.addresses[0], wire, first, inside_first, targets))
+            if entry.is_whole:
+                whole.append((targets[0][0], index))
+        return RuleSet(
+            [(row.id, int(n.network_address), row.addresses) for row, n in zip(snat, networks, strict=True)],
+            flatten(prefixes),
+            dnat_rows,
+            sorted((first, last, index) for index, row in enumerate(dnat) for first, last in self._keys(row, wires)),
+            sorted(whole),
+            [_plain(row.id, row.entry) for row in rows if isinstance(row.entry, NoNatEntry)],
+            inside_ranges(row.entry for row in rows),
+            first_of(
+                (key + inside_first, key + inside_first + last - first, index)
+                for index, row in enumerate(dnat)
+                for first, last, inside_first in [row.entry.ports]  # type: ignore[union-attr]
+                for address, _ in row.entry.internal_ip  # type: ignore[union-attr]
+                for key in (int(address) << 18 | space << 16 for space in spaces(row.entry))  # type: ignore[arg-type]
+            ),
+        )
+
+
+def first_of(ranges: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Disjoint ranges, ascending, of ranges (first, last, rank) that may overlap: each of the lowest rank.
+
+    >>> first_of([(0, 9, 1), (5, 6, 0), (8, 20, 2)])
+    [(0, 4, 1), (5, 6, 0), (7, 9, 1), (10, 20, 2)]
+    """
+    starts = sorted(ranges)
+    points = sorted({point for first, last, _ in starts for point in (first, last + 1)})
+    result: list[tuple[int, int, int]] = []
+    around: list[tuple[int, int]] = []  # (rank, last) of those that have begun: a heap
+    at = 0
+    for point, after in pairwise(points):
+        while at < len(starts) and starts[at][0] == point:
+            heapq.heappush(around, (starts[at][2], starts[at][1]))
+            at += 1
+        while around and around[0][1] < point:
+            heapq.heappop(around)
+        if not around:
+            continue
+        if result and result[-1][1] == point - 1 and result[-1][2] == around[0][0]:
+            result[-1] = (result[-1][0], after - 1, around[0][0])
+        else:
+            result.append((point, after - 1, around[0][0]))
+    return result
+
+
+def inside_ranges(entries: Iterable[AnyEntry]) -> list[tuple[int, int]]:
+    """The addresses that entries say are inside, as (first, last), ascending and disjoint.
+
+    Prefixes of SNAT and no-NAT entries, and targets of DNAT and 1:1 entries. A prefix of length 0 says 'whatever comes
+    from inside', and nothing about what is there.
+    """
+    ranges: list[tuple[int, int]] = []
+    for entry in entries:
+        if isinstance(entry, DnatEntry):
+            ranges += [(int(address), int(address)) for address, _ in entry.internal_ip]
+        else:
+            network = ipaddress.IPv4Network(entry.source)
+            if network.prefixlen:
+                ranges.append((int(network.network_address), int(network.broadcast_address)))
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged
+
+
+def spaces(entry: DnatEntry) -> tuple[int, ...]:
+    """The port spaces in which a DNAT entry has its ports."""
+    return WHOLE_SPACES if entry.is_whole else SPACES[entry.protocol]
+
+
+def _plain(number: int, entry: NoNatEntry) -> tuple[int, int, int, int, int]:
+    source, destination = ipaddress.IPv4Network(entry.source), ipaddress.IPv4Network(entry.destination)
+    return (
+        number,
+        int(source.network_address),
+        int(source.netmask),
+        int(destination.network_address),
+        int(destination.netmask),
+    )
+
+
+def flatten(prefixes: Iterable[tuple[int, int, Value]]) -> list[tuple[int, Value | None]]:
+    """Disjoint ranges of nested prefixes: [(start, value of the longest prefix that covers it, or None), …].
+
+    prefixes: (first address, last address, value); two of them nest or are disjoint.
+
+    >>> flatten([(0, 255, "wide"), (16, 31, "narrow")])
+    [(0, 'wide'), (16, 'narrow'), (32, 'wide'), (256, None)]
+    """
+    ranges: list[tuple[int, Value | None]] = []
+    around: list[tuple[int, Value]] = []  # the prefixes that are open, the longest last
+
+    def begin(start: int, value: Value | None) -> None:
+        if ranges and ranges[-1][0] == start:
+            ranges.pop()
+        if start <= 0xFFFFFFFF:
+            ranges.append((start, value))
+
+    def leave(before: int) -> None:
+        while around and around[-1][0] < before:
+            last, _ = around.pop()
+            begin(last + 1, around[-1][1] if around else None)
+
+    for first, last, value in sorted(prefixes, key=lambda p: (p[0], -p[1])):
+        leave(first)
+        begin(first, value)
+        around.append((last, value))
+    leave(1 << 32)
+    return ranges

@@ -1,0 +1,119 @@
+"""What a gateway says besides verdicts: frames of its own, and events for its administrator."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from natcore.verdict import Side, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A frame that leaves besides those that were given: of the gateway's own, or a fragment.
+
+    cause LOCAL or a drop: an echo reply or an ICMP error; its link header answers the frame which caused it.
+    cause HELD: a fragment that waited for its first one, translated. OUTBOUND, INBOUND, HAIRPIN, UNTRANSLATED: a
+    fragment of a packet that was too long for its next link (RFC 4787 REQ-13a). Both have the link header that their
+    packet came with. send_to: the side that the frame leaves by.
+    """
+
+    frame: bytes
+    send_to: Side
+    cause: Verdict
+
+
+# What an event says was reached, by Limit of workers/limits.pxd: arguments of Policy and Gateway; "pool": no port or block
+# of the pool's addresses is free; "opened-outside": the room of sessions that were opened from outside.
+LIMITS = (
+    "", "sessions_per_subscriber", "ports_per_subscriber", "blocks", "new_sessions_per_second",
+    "gateway_new_sessions_per_second", "max_sessions", "max_mappings", "pool", "opened-outside", "max_subscribers",
+)  # fmt: skip
+THRESHOLDS = {
+    1: "ports-threshold",
+    2: "sessions-threshold",
+    3: "records-lost",
+}  # reasons beside the drops, by number in natcore/log/events.pxd
+PORTS_THRESHOLD = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Who ran out of what, first when, towards which destination, and how often since events() was last read.
+
+    reason: a Verdict's ("conflict", "ports-exhausted", "session-limit", "subscriber-limit", "rate-limit", "outside-limit"),
+    or "ports-threshold", "sessions-threshold" (Policy.warn_at), or "records-lost": rows of the session log found no room
+    (count). limit: what was reached, the first time. These three concern nobody alone: subscriber and destination are None;
+    the threshold of ports has an outside address and protocol (0: port blocks). A refusal without a subscriber stands for
+    all those that found no place in the list of events (1,024) until it was read.
+    "clock-set", "machine-slept": the machine's clock is followed by the session log's labels; they concern nobody either.
+    """
+
+    time: float  # seconds of the gateway's clock
+    reason: str
+    subscriber: ipaddress.IPv4Address | None
+    destination: ipaddress.IPv4Address | None
+    port: int
+    protocol: int
+    count: int
+    limit: str = ""
+    outside: ipaddress.IPv4Address | None = None
+
+
+class Digest:
+    """Of many events about one subscriber and reason one each minute, with the sum of all that came meanwhile.
+
+    every: seconds. most: subscribers and reasons that are told apart at one time; beyond them a reason is told for all.
+    """
+
+    def __init__(self, every: float = 60.0, most: int = 4096) -> None:
+        self._every, self._most = every, most
+        self._due: dict[object, float] = {}  # of what was told: when it may be told again
+        self._held: dict[object, Event] = {}  # what has come since
+
+    def add(self, events: Iterable[Event], now: float) -> list[Event]:
+        """What is to be told now. now: seconds, any origin."""
+        told = []
+        for event in events:
+            key: object = (event.reason, event.subscriber, event.outside, event.protocol if event.outside else 0)
+            if key not in self._due and len(self._due) >= self._most:
+                event = replace(event, subscriber=None, destination=None, port=0, outside=None)
+                key = event.reason
+            if key not in self._due:
+                self._due[key] = now + self._every
+                told.append(event)
+            elif key in self._held:
+                self._held[key] = replace(self._held[key], count=self._held[key].count + event.count)
+            else:
+                self._held[key] = event
+        for key in [key for key, due in self._due.items() if due <= now]:
+            if key in self._held:
+                told.append(self._held.pop(key))
+                self._due[key] = now + self._every
+            else:
+                del self._due[key]
+        return told
+
+    def rest(self) -> list[Event]:
+        """What is held back still: at the end."""
+        held, self._held = list(self._held.values()), {}
+        return held
+
+
+def event_of(row: tuple[int, int, int, int, int, int, int, int]) -> Event:
+    """An event as the core has it: (ns, reason, subscriber, destination, port, protocol, count, Limit)."""
+    at_ns, reason, who, destination, port, protocol, count, limit = row
+    if reason in THRESHOLDS:
+        outside = ipaddress.IPv4Address(who) if reason == PORTS_THRESHOLD else None
+        return Event(at_ns / 1e9, THRESHOLDS[reason], None, None, 0, protocol, count, LIMITS[limit], outside)
+    return Event(
+        at_ns / 1e9,
+        Verdict(reason).reason,
+        ipaddress.IPv4Address(who) if who else None,
+        ipaddress.IPv4Address(destination) if who else None,
+        port,
+        protocol,
+        count,
+        LIMITS[limit],
+    )

@@ -1,0 +1,1 @@
+"""What the package shares and no user needs: checked arguments, files, threads, the machine."""

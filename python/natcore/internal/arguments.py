@@ -1,0 +1,207 @@
+"""Arguments on their way to the core: arrays as it can take them, times in its units, secrets."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from natcore.config import BLOCKED, FILTERINGS, IP_OPTIONS, MAPPINGS, POOLINGS, PORT_POLICIES, Policy, Timeouts
+from natcore.dtypes import RECORD, SESSION
+from natcore.errors import ConfigurationError
+from natcore.internal.redaction import show, show_text
+from natcore.internal.validation import MAX_TIME, as_integer, check_integer, is_text
+from natcore.verdict import Side
+
+PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
+MAX_FRAME = 1 << 20  # bytes: a super-frame and its headers, with room to spare
+UINT8, UINT32 = np.dtype(np.uint8), np.dtype(np.uint32)  # comparing with a dtype is faster than with its type
+
+
+def secret(seed: int | None, purpose: str) -> bytes:
+    """32 bytes for a purpose: from the system, or repeatable from a seed."""
+    if seed is None:
+        return os.urandom(32)
+    import hashlib  # 3 ms, for tests alone
+
+    return hashlib.sha256(f"natcore {purpose} {seed}".encode()).digest()
+
+
+def timeouts_ms(timeouts: Timeouts) -> list[int]:
+    """By TimeoutClass of natcore/tables/sessions.pxd."""
+    order = ("udp", "tcp_transitory", "tcp_established", "icmp", "unreplied", "other", "fragment")
+    return [max(1, round(getattr(timeouts, name) * 1000)) for name in order]
+
+
+def threshold(policy: Policy, total: int) -> tuple[int, int]:
+    """From how many of total on there is an event, and below how many it may come again; (0, 0): never."""
+    if policy.warn_at is None or total < 100:
+        return 0, 0
+    return math.ceil(policy.warn_at * total), math.ceil(policy.rearm_at * total)
+
+
+def policy_arguments(policy: Policy, max_sessions: int) -> dict[str, Any]:
+    """A policy as Core takes it: numbers for words, of the protocols in the order of the port spaces."""
+    behaviours = [policy.behaviour(protocol) for protocol in ("tcp", "udp", "icmp")]
+    drawn = sum(last - first + 1 for first, last in policy.drawn_ranges)
+    return {
+        "mapping": [MAPPINGS.index(own.mapping or "") for own in behaviours],
+        "filtering": [FILTERINGS.index(own.filtering or "") for own in behaviours],
+        "port_policy": PORT_POLICIES.index(policy.ports),
+        "port_ranges": policy.drawn_ranges,
+        "block_size": policy.block_size if policy.ports in BLOCKED else 0,
+        "blocks": policy.blocks if policy.ports == "block" else 0,
+        "hold_down_ms": round(policy.hold_down * 1000),
+        "parity": policy.parity,
+        "pooling": POOLINGS.index(policy.pooling),
+        "sessions_per_subscriber": limit(policy.sessions_per_subscriber),
+        "ports_per_subscriber": limit(policy.ports_per_subscriber),
+        "new_per_second": limit(policy.new_sessions_per_second),
+        "gateway_per_second": limit(policy.gateway_new_sessions_per_second),
+        "warn_sessions": threshold(policy, max_sessions),
+        "warn_ports": threshold(policy, drawn // policy.block_size if policy.ports == "block" else drawn),
+        "icmp_rate": policy.icmp_rate,
+        "inbound_refresh": policy.inbound_refresh,
+        "tcp_pickup": policy.tcp_pickup,
+        "hairpin": policy.hairpin,
+        "icmp_unreachable": policy.icmp_unreachable,
+        "unique_ids": policy.ip_id == "unique",
+        "echo_only": policy.icmp_queries == "echo",
+        "reverse_path_filter": policy.reverse_path_filter,
+        "mss": policy.mss or 0,
+        "unsolicited": policy.unsolicited_syn == "icmp",
+        "link_local": policy.link_local,
+        "class_e": policy.class_e,
+        "ip_options": IP_OPTIONS.index(policy.ip_options),
+    }
+
+
+def limit(value: int | None) -> int:
+    """None, no limit, as the core has it."""
+    return 0xFFFFFFFF if value is None else value
+
+
+def check_texts(**texts: object) -> None:
+    """Names of the cloud's, which every row of the log carries."""
+    for name, text in texts.items():
+        if not is_text(text) or len(text.encode()) > 1024:
+            raise ConfigurationError(f"{name}={show(text, name)}: allowed is a str of at most 1,024 bytes of UTF-8")
+
+
+def check_kinds(**values: tuple[object, type]) -> None:
+    """Each value is None or of its type."""
+    for name, (value, kind) in values.items():
+        if value is not None and not isinstance(value, kind):
+            raise ConfigurationError(f"{name}={show(value, name)}: allowed is a {kind.__name__}")
+
+
+def check_worker(worker: int | None, workers: int) -> int:
+    """Its number; -1: None was given."""
+    if worker is None:
+        return -1
+    return check_integer("worker", worker, 0, workers - 1)
+
+
+def protocol_number(protocol: object) -> int:
+    """An IP protocol by name or number."""
+    if isinstance(protocol, str) and protocol in PROTOCOLS:
+        return PROTOCOLS[protocol]
+    number = as_integer(protocol)
+    if number is None or not 0 <= number <= 255:
+        raise ConfigurationError(
+            f"protocol={show(protocol)}: allowed are {', '.join(PROTOCOLS)}, or a number from 0 to 255"
+        )
+    return number
+
+
+def check_side(side: object) -> int:
+    """0 or 1."""
+    number = as_integer(side)
+    if number != 0 and number != 1:
+        raise ConfigurationError(f"side={show(side)}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
+    return number
+
+
+def sides_of(side: int | NDArray[np.uint8], count: int) -> tuple[NDArray[np.uint8] | None, int]:
+    """The side of each of count frames, or None and the one of all."""
+    if not isinstance(side, np.ndarray):
+        return None, check_side(side)
+    check_array("side", side, UINT8, 1, count, writable=False)
+    if count:
+        check_side(int(side.max()))
+    return side, 0
+
+
+def check_frame(frame: object, side: object) -> Side:
+    """One frame as bytes, and the side it came from."""
+    number = check_side(side)
+    allowed = "allowed are bytes, a bytearray, or a contiguous memoryview of bytes"
+    if not isinstance(frame, bytes | bytearray | memoryview):
+        raise ConfigurationError(f"frame={show(frame)}: {allowed}")
+    if isinstance(frame, memoryview):
+        try:
+            fits = frame.ndim == 1 and frame.format in ("B", "b", "c") and frame.c_contiguous
+        except ValueError:
+            raise ConfigurationError(f"frame: a memoryview that was released; {allowed}") from None
+        if not fits:
+            raise ConfigurationError(f"frame: a memoryview of format {frame.format!r}, shape {frame.shape}, strides "
+                                     f"{frame.strides}; {allowed}")  # fmt: skip
+    if len(frame) > MAX_FRAME:
+        raise ConfigurationError(f"frame: {len(frame):,} bytes; allowed are {MAX_FRAME:,} or less")
+    return Side(number)
+
+
+def check_array(
+    name: str, value: Any, dtype: np.dtype[Any], dimensions: int, count: int | None = None, *, writable: bool = True
+) -> int:
+    """The array's length; ConfigurationError unless it is what the core can take as it is."""
+    fits = isinstance(value, np.ndarray) and value.dtype == dtype and value.ndim == dimensions
+    if not fits or value.dtype.fields != dtype.fields:  # equal fields may lie elsewhere
+        got = f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise ConfigurationError(
+            f"{name}={show_text(got)}: allowed is {kind_of(dtype)} array of {dimensions} dimension{'s'[: dimensions - 1]}"
+        )
+    flags = value.flags
+    if not flags.c_contiguous or not flags.aligned or (writable and not flags.writeable):
+        wrong = "it is read-only" if flags.c_contiguous and flags.aligned else f"its strides are {value.strides}"
+        raise ConfigurationError(
+            f"{name}: {wrong}; allowed is an aligned, C-contiguous{', writable' if writable else ''} array"
+        )
+    if count is not None and len(value) != count:
+        raise ConfigurationError(f"{name}: {len(value)} rows; allowed is {count}, as frames has")
+    return len(value)
+
+
+def kind_of(dtype: np.dtype[Any]) -> str:
+    """A dtype in words."""
+    names = {id(RECORD): "a RECORD", id(SESSION): "a SESSION"}
+    return names.get(id(dtype), f"a {dtype.name}")
+
+
+def check_rows(frames: Any, lengths: Any, *, writable: bool = True) -> int:
+    """How many frames: uint8 (count, stride) and the bytes used of each, uint32 (count,)."""
+    count = check_array("frames", frames, UINT8, 2)
+    check_array("lengths", lengths, UINT32, 1, count, writable=writable)
+    return count
+
+
+def bytes_for(out: NDArray[np.uint8] | None, count: int) -> NDArray[np.uint8]:
+    """out, or a new array: uint8 (count,)."""
+    if out is None:
+        return np.empty(count, np.uint8)
+    check_array("out", out, UINT8, 1, count)
+    return out
+
+
+def nows_ns(now: NDArray[np.float64], count: int) -> NDArray[np.uint64]:
+    """Seconds of each of count frames, rounded to nanoseconds once."""
+    if now.dtype != np.float64 or now.shape != (count,):
+        raise ConfigurationError(f"now={show_text(str(now.dtype))}{now.shape}: allowed is float64({count},)")
+    now = now.copy()  # what is checked is what is used
+    if count and not (np.isfinite(now).all() and now.min() >= 0 and now.max() <= MAX_TIME):
+        raise ConfigurationError(f"now: allowed are finite seconds from 0 to {MAX_TIME:g}")
+    whole = np.floor(now)
+    return whole.astype(np.uint64) * np.uint64(1_000_000_000) + np.rint((now - whole) * 1e9).astype(np.uint64)

@@ -1,0 +1,52 @@
+"""Turns: calls that change a gateway come one at a time, from any thread; and what becomes of gateways in a forked child."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+
+from natcore.errors import Error
+
+
+class Turns:
+    """A lock for calls, not for data: who waits for the own thread's call, as a signal handler would, gets an Error."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.taken = False  # somebody's call is under way
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self.taken:  # by this thread
+            self._lock.release()
+            raise Error(
+                "this thread is changing the gateway already; a signal handler or a callback within such a call may "
+                "look at it, and change it afterwards"
+            )
+        self.taken = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.taken = False
+        self._lock.release()
+
+
+_forked: weakref.WeakSet[object] = weakref.WeakSet()
+
+
+def after_fork(owner: object) -> None:
+    """owner._forked() is called in the children of this process; it is kept by nobody."""
+    _forked.add(owner)
+
+
+def _in_child() -> None:
+    for owner in list(_forked):
+        call: Callable[[], None] = owner._forked  # type: ignore[attr-defined]
+        call()
+
+
+os.register_at_fork(after_in_child=_in_child)

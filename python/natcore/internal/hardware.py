@@ -1,0 +1,104 @@
+"""What this machine has: memory, NUMA nodes, processors; and whether what is asked for can be had."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from natcore.errors import ConfigurationError
+from natcore.internal.redaction import show
+from natcore.internal.validation import as_integer, check_choice
+
+HUGE_PAGES = ("auto", "never", "explicit")  # in the order of HugePages in natcore/workers/table_memory.pxd
+ROOT = Path("/")
+
+
+def memory_arguments(huge_pages: str, numa_node: int | None, root: Path = ROOT) -> dict[str, Any]:
+    """What Core wants to know of memory. ConfigurationError: another word, or a node that is not there."""
+    huge_pages = check_choice("huge_pages", huge_pages, HUGE_PAGES)
+    limit, name = memory(root)
+    if numa_node is not None:
+        nodes = _numbers(root / "sys/devices/system/node/online")
+        given, numa_node = numa_node, as_integer(numa_node)
+        if numa_node is None or numa_node not in nodes:
+            there = ", ".join(str(node) for node in nodes) or "none"
+            raise ConfigurationError(f"numa_node={show(given)}: allowed are None and this machine's nodes: {there}")
+        total = _meminfo(root / f"sys/devices/system/node/node{numa_node}/meminfo")
+        if total is not None and total < limit:
+            limit, name = total, f"all memory of NUMA node {numa_node} (its MemTotal)"
+    return {
+        "huge_pages": HUGE_PAGES.index(huge_pages),
+        "numa_node": -1 if numa_node is None else numa_node,
+        "memory_bytes": limit,
+        "memory_name": name,
+    }
+
+
+def memory(root: Path = ROOT) -> tuple[int, str]:
+    """(bytes that this process may ever have, what says so): the machine's memory, or a control group's limit."""
+    total = _meminfo(root / "proc/meminfo")
+    best = (total if total is not None else (1 << 64) - 1, "all memory of this machine (MemTotal in /proc/meminfo)")
+    for path in _limits(root):
+        try:
+            limit = int(path.read_text())
+        except (OSError, ValueError):  # not there, not ours to read, or "max"
+            continue
+        if limit < best[0]:
+            best = limit, f"the limit of this process's control group (/{path.relative_to(root)})"
+    return best
+
+
+def _limits(root: Path) -> Iterator[Path]:
+    """The files that may limit the memory of this process's control group, and of those above it; versions 2 and 1."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            top, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        own = top / group.lstrip("/")
+        yield from (folder / name for folder in (own, *own.parents) if folder.is_relative_to(top))
+
+
+def _meminfo(path: Path) -> int | None:
+    """Bytes of MemTotal, of a machine or of a node; None where that is not told."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[-2]) * 1024 for line in lines if "MemTotal:" in line), None)
+
+
+def _numbers(path: Path) -> list[int]:
+    """The numbers of a list such as "0-1,4"; none where there is no such file."""
+    try:
+        parts = [part.split("-") for part in path.read_text().strip().split(",") if part]
+    except OSError:
+        return []
+    return [number for part in parts for number in range(int(part[0]), int(part[-1]) + 1)]
+
+
+def check_cpus(cpus: Sequence[int] | None, threads: bool, workers: int = 1) -> tuple[int, ...]:
+    """A processor for each worker's thread; none: the system chooses. ConfigurationError names those allowed."""
+    if cpus is None:
+        return ()
+    if not threads:
+        raise ConfigurationError(
+            f"cpus={show(cpus)}: allowed with threads=True; pin the thread that calls step() yourself"
+        )
+    allowed = sorted(os.sched_getaffinity(0))
+    chosen = [as_integer(cpu) for cpu in cpus] if isinstance(cpus, list | tuple | range) else []
+    if len(chosen) != workers or not all(cpu in allowed for cpu in chosen):
+        text = ", ".join(str(cpu) for cpu in allowed)
+        raise ConfigurationError(
+            f"cpus={show(cpus)}: allowed is one for each worker ({workers}), of this process's: {text}"
+        )
+    return tuple(cpu for cpu in chosen if cpu is not None)

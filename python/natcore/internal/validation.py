@@ -1,0 +1,186 @@
+"""What an argument is checked by: an error names the field, the value and what is allowed."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import numbers
+import operator
+import os
+from collections.abc import Iterable
+from typing import Any, SupportsIndex, TypeGuard
+from urllib.parse import urlsplit
+
+from natcore.errors import ConfigurationError
+from natcore.internal.redaction import show, show_text
+
+Address = str | SupportsIndex | ipaddress.IPv4Address
+
+MAX_SECONDS = 1_000_000.0  # an idle time is 32 bits of milliseconds, compared modulo its range
+MAX_TIME = 4.6e9  # of a clock, or of an epoch: both together are ns in 63 bits; as Unix time the year 2115
+
+
+def as_integer(value: object) -> int | None:
+    """The value as an int where it is a whole number (int, numpy's integers, whatever has __index__); a bool is none."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except Exception:  # an __index__ of somebody else's
+        return None
+
+
+def as_number(value: object) -> int | float | None:
+    """The value as a number where it is a real one and not NaN: an int stays exact, others become a float."""
+    whole = as_integer(value)
+    if whole is not None:
+        return whole
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        number = float(value)
+    except Exception:  # a fraction that is too large, a __float__ of somebody else's
+        return None
+    return None if math.isnan(number) else number
+
+
+def parse_ipv4(value: Address, name: str) -> ipaddress.IPv4Address:
+    """The address, or a ConfigurationError that names the field."""
+    if isinstance(value, ipaddress.IPv4Address):
+        return value
+    given = value if isinstance(value, str) else as_integer(value)
+    if given is None:
+        raise ConfigurationError(
+            f"{name}={show(value, name)}: an IPv4 address is a str, a whole number or an ipaddress.IPv4Address"
+        )
+    try:
+        return ipaddress.IPv4Address(given)
+    except ValueError:
+        allowed = (
+            "allowed is four numbers from 0 to 255 with dots between"
+            if isinstance(given, str)
+            else "allowed is 0 to 2^32 - 1"
+        )
+        raise ConfigurationError(f"{name}={show(value, name)}: not an IPv4 address; {allowed}") from None
+
+
+def parse_network(value: object, name: str) -> ipaddress.IPv4Network:
+    """The prefix, or a ConfigurationError that names the field. Host bits must be zero."""
+    if isinstance(value, ipaddress.IPv4Network):
+        return value
+    try:
+        if not isinstance(value, str):
+            raise ValueError("a prefix is a str or an ipaddress.IPv4Network")
+        return ipaddress.IPv4Network(value)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{name}={show(value, name)}: not an IPv4 prefix such as '10.0.0.0/16' ({show_text(str(error))})"
+        ) from None
+
+
+def check_choice(name: str, value: object, allowed: Iterable[object]) -> Any:
+    """The one of the allowed values that the value equals, of its type."""
+    allowed = tuple(allowed)
+    whole = as_integer(value)
+    for each in allowed:
+        if isinstance(each, bool):
+            found = _is_bool(value) and bool(value) is each
+        elif isinstance(each, int):
+            found = whole is not None and whole == each
+        else:
+            found = type(each) is type(value) and each == value
+        if found:
+            return each
+    raise ConfigurationError(f"{name}={show(value, name)}: allowed are {', '.join(repr(a) for a in allowed)}")
+
+
+def _is_bool(value: object) -> bool:
+    """Python's or numpy's, which nothing is imported for."""
+    return isinstance(value, bool) or (type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"))
+
+
+def check_number(name: str, value: object, low: float, high: float, *, unit: str = "") -> float:
+    """The value as a float."""
+    number = as_number(value)
+    if number is None or not low <= number <= high:
+        raise ConfigurationError(f"{name}={show(value, name)}: allowed is {low:g} to {high:g}{unit and ' ' + unit}")
+    return number if type(value) is type(number) else float(number)
+
+
+def check_integer(name: str, value: object, low: int, high: int) -> int:
+    """The value as an int."""
+    number = as_integer(value)
+    if number is None or not low <= number <= high:
+        raise ConfigurationError(f"{name}={show(value, name)}: allowed is a whole number from {low} to {high}")
+    return number
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """A str that UTF-8 can write: without lone surrogates."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_path(name: str, value: object) -> str:
+    """A file or folder as a str: what the system can have as a name."""
+    try:
+        path = os.fsdecode(value)  # type: ignore[arg-type]
+        os.fsencode(path)
+    except Exception:  # another type, a lone surrogate, an __fspath__ of somebody else's
+        path = ""
+    if not path or "\0" in path:
+        raise ConfigurationError(f"{name}={show(value, name)}: allowed is a path, a str or a pathlib.Path")
+    return path
+
+
+def check_url(name: str, value: object) -> str:
+    """The URL of a server, with http or https and a host, without a user and a password; no slash at its end."""
+    allowed = "allowed is 'https://HOST' or 'http://HOST:PORT', without a user and a password"
+    try:
+        parts = urlsplit(value if isinstance(value, str) else "")
+        good = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and parts.port != 0
+    except ValueError:  # "http://[::1", a port of letters
+        good = False
+    if not good or not isinstance(value, str) or not value.isprintable() or " " in value:
+        raise ConfigurationError(f"{name}={show(value, name)}: {allowed}")
+    return value.rstrip("/")
+
+
+def check_name(name: str, value: object, what: str = "a name") -> str:
+    """A text that is not empty, printable, of 255 bytes at most: of a host, a topic, a table."""
+    if not is_text(value) or not value.isprintable() or not 1 <= len(value.encode()) <= 255:
+        raise ConfigurationError(f"{name}={show(value, name)}: allowed is {what} of 1 to 255 printable characters")
+    return value
+
+
+def check_optional_text(name: str, value: object) -> None:
+    """None, or a text of one line: what goes into a request's head."""
+    if value is not None and not (is_text(value) and value.isprintable() and len(value) <= 16_384):
+        raise ConfigurationError(f"{name}={show(value, name)}: allowed is a text of one line, or None")
+
+
+def check_batch(rows: object, seconds: object) -> tuple[int | None, float | None]:
+    """A sink's batch_rows and batch_seconds; None: as the delivery policy says."""
+    return (
+        None if rows is None else check_integer("batch_rows", rows, 1, 10_000_000),
+        None if seconds is None else check_number("batch_seconds", seconds, 0, 86_400, unit="seconds"),
+    )
+
+
+def to_ns(seconds: float, name: str = "now") -> int:
+    """Seconds rounded to nanoseconds, once, at the boundary."""
+    number = seconds if type(seconds) is float else as_number(seconds)
+    if number is None or not 0 <= number <= MAX_TIME:
+        raise ConfigurationError(f"{name}={show(seconds, name)}: allowed is 0 to {MAX_TIME:g} seconds")
+    return exact_ns(number)
+
+
+def exact_ns(seconds: float) -> int:
+    """Seconds as nanoseconds, rounded once: a product with 1e9 would be rounded before (by 128 ns at Unix times)."""
+    whole = math.floor(seconds)
+    return whole * 1_000_000_000 + round((seconds - whole) * 1_000_000_000)

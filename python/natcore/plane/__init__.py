@@ -1,0 +1,1 @@
+"""A gateway between network interfaces: drivers, links, the kernel bypass and the threads that move packets."""

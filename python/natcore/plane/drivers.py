@@ -1,0 +1,234 @@
+"""How a plane gets at an interface's frames: AF_PACKET rings, or AF_XDP sockets behind an XDP program."""
+
+from __future__ import annotations
+
+import errno
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from itertools import pairwise
+from typing import Protocol
+
+from natcore.errors import CapacityError, InterfaceError
+from natcore.io.af_packet import PacketRing
+from natcore.io.af_xdp import XdpSockets
+from natcore.io.device import Driver
+from natcore.io.fanout import join
+from natcore.io.umem import FrameMemory
+from natcore.plane import xdp_program
+from natcore.plane.fanout_program import steering
+from natcore.plane.links import Link, carrier_of, vlans_on
+from natcore.verdict import Side
+
+DRIVERS = ("af_packet", "af_xdp")
+
+RING_ENTRIES = 4096  # of an AF_XDP socket's rings; a worker with several queues of an interface has smaller ones
+LEAST_ENTRIES = 512
+QUEUES_MOST = 64  # of an interface
+
+
+class Access(Protocol):
+    """What a plane needs of its interfaces, which it knows by their ports. The watcher's thread only."""
+
+    def mtu(self, link: Link) -> int:
+        """Bytes of the largest IPv4 packet that gets through, at most the link's."""
+
+    def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Sequence[Driver]:
+        """The interface's drivers, one for each worker; closing all gives it back. Raises InterfaceError, OSError."""
+
+    def set_mac(self, port: int, mac: bytes) -> None:
+        """The interface's link address is another."""
+
+    def set_addresses(self, port: int, spared: Iterable[int], answered: Iterable[int]) -> None:
+        """Addresses (host order) that stay with the kernel, and those for which the plane answers ARP."""
+
+
+class PacketAccess:
+    """AF_PACKET: the rings see what the kernel sees; the block keeps the kernel from acting on it. Those of several workers
+    are a fan-out group on each interface, which gives every frame to one of them, mostly to the one whose it is."""
+
+    def __init__(self, links: Sequence[Link], *, at_once: bool = False, workers: int = 1, port_unit: int = 64) -> None:
+        """links: the last one is the outside one. at_once: frames are handed over one by one. port_unit: see steering."""
+        self._at_once, self._workers = at_once, workers
+        self._programs = [steering(side, workers, port_unit) for side in (Side.INSIDE, Side.OUTSIDE)]
+        self._outside = len(links) - 1
+        for link in links:
+            below = carrier_of(link.index)
+            if below is not None and not xdp_program.puts_tags_on(below):
+                warnings.warn(
+                    f"{link.name!r}: {below} cannot put VLAN tags on, so that the kernel refuses super-frames "
+                    f"(send_errors): run ethtool -K {below} txvlan on, or gro off on the plane's other interfaces",
+                    stacklevel=2,
+                )
+
+    def mtu(self, link: Link) -> int:
+        return link.mtu
+
+    def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Sequence[Driver]:
+        shared = self._workers > 1
+        with ExitStack() as undo:
+            rings = []
+            for _ in range(self._workers):
+                rings.append(PacketRing(link.index, link.mtu, at_once=self._at_once, shared=shared))
+                undo.callback(rings[-1].close)
+            if shared:
+                join([ring.fd for ring in rings], self._programs[port == self._outside])
+            undo.pop_all()
+        return rings
+
+    def set_mac(self, port: int, mac: bytes) -> None:
+        pass
+
+    def set_addresses(self, port: int, spared: Iterable[int], answered: Iterable[int]) -> None:
+        pass
+
+
+class XdpInterface(XdpSockets):
+    """A worker's sockets of an interface; one worker's have the program that feeds all of them."""
+
+    program: xdp_program.Program | None = None
+    _passed = 0  # of a program that is closed
+
+    def counters(self) -> dict[str, int]:
+        """Those of the sockets, and left_to_kernel: frames that the program passed on."""
+        passed = self._passed if self.program is None else self.program.passed()
+        return {**super().counters(), "left_to_kernel": passed}
+
+    def close(self) -> None:
+        """Idempotent; the counters stay."""
+        super().close()
+        if self.program is not None:
+            self._passed = self.program.passed()
+            self.program.close()
+            self.program = None
+
+
+class XdpAccess:
+    """AF_XDP: a program takes the frames from the kernel before it sees them. The block holds when the program is gone.
+
+    Each worker has memory of its own and a part of the queues of every interface: which frames come there is the device's
+    choice, and whose they are is not asked. Where there are more workers than queues, the others get nothing and send what
+    they have by packet sockets.
+    """
+
+    def __init__(self, links: Sequence[Link], *, at_once: bool = True, workers: int = 1, port_unit: int = 64) -> None:
+        """at_once: AF_XDP hands over whatever there is, always. port_unit: has no part in it."""
+        parts = [_shares(xdp_program.queues_of(link.name), workers) for link in links]
+        few = [link.name for link, part in zip(links, parts, strict=True) if part[-1][1] == 0]
+        if few:
+            names, more = ", ".join(few), f"ethtool -L {few[0]} combined {workers} (veth: rx {workers})"
+            warnings.warn(f"{names}: fewer receive queues than the {workers} workers: run: {more}", stacklevel=2)
+        largest = max(links, key=lambda link: link.mtu)
+        try:
+            self._memories = [
+                FrameMemory(sum(_places(part[w][1]) for part in parts), largest.mtu) for w in range(workers)
+            ]
+        except ValueError as error:
+            raise InterfaceError(errno.EMSGSIZE, f"{largest.name!r}: {error}") from error
+        except MemoryError as error:
+            raise CapacityError(f"driver='af_xdp': {error} of 2 or 4 KB each") from error
+        self._open: dict[int, XdpInterface] = {}
+
+    def mtu(self, link: Link) -> int:
+        return min(link.mtu, self._memories[0].mtu)
+
+    def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Sequence[Driver]:
+        _check_vlans(link)
+        queues = xdp_program.queues_of(link.name)
+        if queues > QUEUES_MOST:
+            few = f"run: ethtool -L {link.name} combined {QUEUES_MOST}"
+            raise InterfaceError(
+                errno.E2BIG, f"{link.name!r}: {queues} queues; allowed with AF_XDP are {QUEUES_MOST}; {few}"
+            )
+        virtual = xdp_program.is_virtual(link.name)
+        made: list[Driver] = []
+        try:
+            with ExitStack() as undo:
+                program = xdp_program.Program(link.index, link.mac, queues, spared, answered)
+                undo.callback(program.close)
+                for memory, (first, count) in zip(self._memories, _shares(queues, len(self._memories)), strict=True):
+                    if count == 0:
+                        made.append(PacketRing(link.index, link.mtu, at_once=True, shared=True))  # for sending
+                        undo.callback(made[-1].close)
+                        continue
+                    interface = XdpInterface(memory, link.index, count, _entries(count), virtual, first)
+                    undo.callback(interface.close)
+                    made.append(interface)
+                    for queue, fd in enumerate(interface.fds, first):
+                        program.set_socket(queue, fd)
+                undo.pop_all()
+        except OSError as error:
+            raise _refused(link, error) from error
+        interface.program = program
+        self._open[port] = interface
+        return made
+
+    def set_mac(self, port: int, mac: bytes) -> None:
+        program = self._program(port)
+        if program is not None:
+            program.set_mac(mac)
+
+    def set_addresses(self, port: int, spared: Iterable[int], answered: Iterable[int]) -> None:
+        program = self._program(port)
+        if program is not None:
+            program.set_addresses(spared, answered)
+
+    def _program(self, port: int) -> xdp_program.Program | None:
+        return self._open[port].program if port in self._open else None
+
+
+ACCESS: dict[str, type[PacketAccess | XdpAccess]] = {"af_packet": PacketAccess, "af_xdp": XdpAccess}
+
+
+def _shares(queues: int, workers: int) -> list[tuple[int, int]]:
+    """(first queue, how many) of each worker; all have about as many."""
+    bounds = [-(-queues * worker // workers) for worker in range(workers + 1)]
+    return [(first, after - first) for first, after in pairwise(bounds)]
+
+
+def _entries(queues: int) -> int:
+    """Of each ring of a worker's queues of an interface: about as much room for many as for few."""
+    entries = RING_ENTRIES
+    while entries * queues > 2 * RING_ENTRIES and entries > LEAST_ENTRIES:
+        entries //= 2
+    return entries
+
+
+def _places(queues: int) -> int:
+    """For the frames of a worker's queues of an interface: those to be received into, and those in work."""
+    return 2 * _entries(queues) * max(1, queues)
+
+
+def _check_vlans(link: Link) -> None:
+    """A tag that a device took off a frame is not seen by XDP: another network's packets would be taken for the link's."""
+    on_it = vlans_on(link.index)
+    if on_it:
+        there = ", ".join(on_it)
+        raise InterfaceError(
+            errno.EOPNOTSUPP,
+            f"{link.name!r}: it carries VLANs ({there}), whose packets XDP cannot tell from its own; "
+            "allowed with them is driver='af_packet'",
+        )
+    if xdp_program.takes_tags_off(link.name):
+        raise InterfaceError(
+            errno.EOPNOTSUPP,
+            f"{link.name!r}: it takes VLAN tags off, so that XDP would not see them; "
+            f"run: ethtool -K {link.name} rxvlan off",
+        )
+
+
+def _refused(link: Link, error: OSError) -> InterfaceError:
+    """What may be done about it."""
+    reasons = {
+        errno.EPERM: "AF_XDP needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW: run as root, or grant them",
+        errno.EOPNOTSUPP: "its driver has no native XDP; allowed with it is driver='af_packet'",
+        errno.EAFNOSUPPORT: "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS); allowed is driver='af_packet'",
+        errno.EBUSY: "another XDP program or AF_XDP socket has it; detach that first (ip link set … xdp off)",
+        errno.ENOSPC: "its veth peer has more transmit queues than it has receive queues (ethtool -L)",
+        errno.ERANGE: "frames are too large for native XDP: set the mtu (on veth the peer's too) to 3,498 or less",
+        errno.ENOBUFS: "the limit of locked memory is too low for AF_XDP (ulimit -l); CAP_IPC_LOCK lifts it",
+    }
+    number = error.errno or errno.EIO
+    said = error.strerror or str(error)
+    reason = f"{reasons[number]} ({said})" if number in reasons else said
+    return InterfaceError(number, f"{link.name!r}: {reason}")

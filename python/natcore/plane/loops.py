@@ -1,0 +1,140 @@
+"""Loops: a plane's workers, each with a loop of its own over every interface; what one is told, all are."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+
+from natcore.api.gateway import Core
+from natcore.api.plane import PlaneLoop
+from natcore.internal import threads
+from natcore.io.device import Driver
+
+
+class Loops:
+    """One PlaneLoop for each worker of core. Its calls are those of a PlaneLoop, for all of them; see there.
+
+    ports: interfaces. offset_ns: the gateway's clock - monotonic. ask_fd: eventfd, readable when there are wishes.
+    """
+
+    def __init__(self, core: Core, workers: int, ports: int, offset_ns: int, ask_fd: int) -> None:
+        self.wake_fds: list[int] = []
+        self._threads: list[threading.Thread] = []
+        for _ in range(workers):
+            self.wake_fds.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        self._loops = [
+            PlaneLoop(core.worker_capsule(worker), core, offset_ns, wake_fd, ask_fd, ports)
+            for worker, wake_fd in enumerate(self.wake_fds)
+        ]
+
+    def __del__(self) -> None:
+        for descriptor in self.wake_fds:
+            os.close(descriptor)
+
+    # ---- running ----------------------------------------------------------------------------------------------------
+
+    def start(self, cpus: Sequence[int], failed: Callable[[BaseException], None]) -> None:
+        """A thread for each, bound to its processor of cpus if there are any. failed: told what ended one."""
+
+        def work(loop: PlaneLoop, cpu: Sequence[int]) -> None:
+            try:
+                if cpu:
+                    os.sched_setaffinity(0, cpu)  # of this thread
+                loop.run()
+            except BaseException as error:
+                failed(error)
+
+        for worker, loop in enumerate(self._loops):
+            self._threads.append(threads.start(f"natcore-w{worker}", work, loop, cpus[worker : worker + 1]))
+
+    def step(self, budget: int) -> int:
+        """At most about budget frames, each worker its part; how many."""
+        share = max(1, budget // len(self._loops))
+        return sum(loop.step(share) for loop in self._loops)
+
+    def wake(self) -> None:
+        """Whoever waits for wake_fds looks up."""
+        for descriptor in self.wake_fds:
+            with suppress(BlockingIOError):
+                os.eventfd_write(descriptor, 1)
+
+    def close(self) -> None:
+        """Ends them all, then closes their drivers. Idempotent."""
+        for loop in self._loops:
+            loop.stop()
+        for thread in self._threads:
+            thread.join()
+        for loop in self._loops:
+            loop.close()
+
+    # ---- what they are told -----------------------------------------------------------------------------------------
+
+    def attach(self, port: int, drivers: Sequence[Driver], mac: bytes) -> None:
+        for loop, driver in zip(self._loops, drivers, strict=True):
+            loop.attach(port, driver, mac)
+
+    def detach(self, port: int) -> None:
+        for loop in self._loops:
+            loop.detach(port)
+
+    def set_mac(self, port: int, mac: bytes) -> None:
+        for loop in self._loops:
+            loop.set_mac(port, mac)
+
+    def set_address(self, port: int, address: int) -> None:
+        for loop in self._loops:
+            loop.set_address(port, address)
+
+    def set_mtu(self, port: int, mtu: int) -> None:
+        for loop in self._loops:
+            loop.set_mtu(port, mtu)
+
+    def set_local(self, addresses: set[int]) -> None:
+        for loop in self._loops:
+            loop.set_local(addresses)
+
+    def set_routes(self, over: int, starts: Sequence[int], vias: Sequence[int], ports: Sequence[int]) -> None:
+        for loop in self._loops:
+            loop.set_routes(over, starts, vias, ports)
+
+    def learn(self, port: int, address: int, mac: bytes | None, failed: bool) -> None:
+        for loop in self._loops:
+            loop.learn(port, address, mac, failed)
+
+    def announce(self) -> None:
+        self._loops[0].announce()  # once, not by each
+
+    # ---- what they tell ---------------------------------------------------------------------------------------------
+
+    def take_wishes(self) -> list[tuple[int, int]]:
+        return sorted({wish for loop in self._loops for wish in loop.take_wishes()})
+
+    def take_used(self, port: int) -> list[int]:
+        return sorted({address for loop in self._loops for address in loop.take_used(port)})
+
+    def in_pool(self, addresses: set[int]) -> set[int]:
+        return self._loops[0].in_pool(addresses)
+
+    def pool(self) -> bytes:
+        return self._loops[0].pool()
+
+    def counters(self, worker: int) -> dict[str, int]:
+        """worker: -1: of all."""
+        return added(loop.counters() for loop in self._of(worker))
+
+    def port_counters(self, port: int, worker: int) -> dict[str, int]:
+        return added(loop.port_counters(port) for loop in self._of(worker))
+
+    def _of(self, worker: int) -> list[PlaneLoop]:
+        return self._loops if worker < 0 else [self._loops[worker]]
+
+
+def added(counters: Iterable[dict[str, int]]) -> dict[str, int]:
+    """The sums by name."""
+    total: dict[str, int] = {}
+    for each in counters:
+        for name, value in each.items():
+            total[name] = total.get(name, 0) + value
+    return total

@@ -1,0 +1,468 @@
+"""Plane: a gateway's packets between interfaces. Packets never meet Python; this starts and ends the loop."""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import logging
+import os
+import select
+import socket
+import time
+import warnings
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import IPv4Address
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from natcore.config import Link as LinkSettings
+from natcore.config import check_choice, check_integer, check_number
+from natcore.errors import ConfigurationError, Error, InterfaceError
+from natcore.internal.arguments import check_worker
+from natcore.internal.hardware import check_cpus
+from natcore.internal.redaction import show
+from natcore.internal.validation import is_text
+from natcore.plane import kernel_bypass
+from natcore.plane.drivers import ACCESS, DRIVERS, Access
+from natcore.plane.links import Link, Range, Watcher
+from natcore.plane.loops import Loops
+
+if TYPE_CHECKING:
+    from natcore.gateway import Gateway
+
+PORTS_MOST = 16  # interfaces of a plane
+DEFAULT_MTU = LinkSettings().mtu
+REOPEN_EVERY = 1.0  # seconds between two tries to open an interface that came back
+
+_log = logging.getLogger(__name__)
+_alive: weakref.WeakSet[Plane] = weakref.WeakSet()
+
+
+class Plane:
+    """A gateway forwarding between inside interfaces and one outside, from its making until `stop`. A context manager.
+
+    Made by Gateway.forward. With threads=True a thread of each worker moves packets, bound to the processor that cpus has
+    for it, and wait() waits; with threads=False the caller calls step() when fileno() is readable. Every worker has its own
+    way into every interface, and the kernel gives each a part of the packets. The gateway's clock runs with CLOCK_MONOTONIC;
+    its epoch is set from the system's clock at the start. Where Link has no mtu or address, the gateway takes each
+    interface's own.
+    block_when_stopped: after the plane's end too the kernel forwards nothing that comes by its interfaces, until the next
+    plane or `natcore clean`; None: where the kernel's forwarding is on then.
+    Raises InterfaceError: no such interface, it is down, a capability is missing; ConfigurationError: an address of the
+    host's own on one of the interfaces is an entry's outside address; Error: one plane at a time.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        inside: str | Sequence[str],
+        outside: str,
+        *,
+        driver: str = "af_packet",
+        favour: str = "throughput",
+        threads: bool = True,
+        cpus: Sequence[int] | None = None,
+        block_when_stopped: bool | None = None,
+    ) -> None:
+        self._closed_fds = True
+        self.inside, (self.outside,) = _names("inside", inside, PORTS_MOST - 1), _names("outside", outside, 1)
+        if self.outside in self.inside:
+            raise ConfigurationError(f"outside={outside!r}: allowed is another interface than the inside ones")
+        check_choice("driver", driver, DRIVERS)
+        check_choice("favour", favour, ("throughput", "latency"))
+        check_choice("threads", threads, (True, False))
+        check_choice("block_when_stopped", block_when_stopped, (None, True, False))
+        self._cpus = check_cpus(cpus, threads, gateway.workers)
+        if gateway.link != "ethernet":
+            raise ConfigurationError(f"link={gateway.link!r}: allowed is 'ethernet', since a plane's interfaces are")
+        if gateway.seed is not None:
+            warnings.warn("seed: predictable ports can be attacked; leave it out for real traffic", stacklevel=3)
+        self._gateway = gateway
+        self._core = gateway._core
+        self._threads = threads
+        self._driver = driver
+        self._at_once = favour == "latency"
+        self._ended = False
+        self._failure: BaseException | None = None
+        # Interfaces have a number, their port: the inside ones from 0 on, the outside one last.
+        self._ports = range(len(self.inside) + 1)
+        self._opened: list[Link | None] = [None for _ in self._ports]  # what each port's ring was opened for
+        self._claims: list[kernel_bypass.Claim] = []
+        self._block: kernel_bypass.Block | None = None
+        self._block_when_stopped = block_when_stopped
+        self._restored = 0  # how often an interface's block was put back
+        self._running = False  # begin() went well
+        self._own: set[int] = set()  # the host's addresses
+        self._of_ports: dict[int, int] = {}  # those that are on the plane's interfaces, and the port of each
+        self._spared: set[int] = set()  # those of them that the kernel keeps
+        self._addresses = [0 for _ in self._ports]  # the gateway's own on each port's link
+        self._pool = b""  # the outside addresses, four bytes each
+        self._reopened = 0.0
+        _warn_of_forwarding((*self.inside, self.outside))
+        self._core.claim()
+        try:
+            self._start()
+        except BaseException:
+            self._abandon()
+            raise
+        gateway._planes.append(self)
+        _alive.add(self)
+
+    # ---- what callers use -------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """One of "running", "degraded" (an interface is down or away), "stopped"."""
+        if self._ended:
+            return "stopped"
+        links = [opened and link for opened, link in zip(self._opened, self._watcher.links, strict=True)]
+        return "running" if all(link and link.up and link.carrier for link in links) else "degraded"
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the plane ends; whether it has. Signal handlers run meanwhile. Raises what ended it if it failed.
+
+        timeout: seconds, or None: as long as it takes.
+        """
+        if timeout is not None:
+            check_number("timeout", timeout, 0, 1e6, unit="seconds")
+        if not self._ended:
+            poll = select.poll()  # no lock is held while a handler runs, so that it may call stop()
+            poll.register(self._end_fd, select.POLLIN)
+            poll.poll(None if timeout is None else timeout * 1000)
+        if self._failure is not None:
+            raise self._failure
+        return self._ended
+
+    def step(self, budget: int = 256) -> int:
+        """With threads=False: moves at most about budget packets, without waiting; how many arrived."""
+        check_integer("budget", budget, 1, 1 << 30)
+        if self._threads:
+            raise Error("step() is for a plane made with threads=False")
+        if self._failure is not None:
+            raise self._failure
+        return 0 if self._ended else self._loops.step(budget)
+
+    def fileno(self) -> int:
+        """Readable, with threads=False: when step() has something to do; else: when the plane has ended."""
+        return self._end_fd if self._threads else self._poll.fileno()
+
+    def counters(self, worker: int | None = None) -> dict[str, int]:
+        """What the interfaces saw, cumulative sums with the prefixes "inside_" and "outside_"; left_to_kernel of both.
+
+        received, sent: frames. left_to_kernel: not IPv4, not for this gateway, or for the host's own addresses.
+        ring_drops: the loop was too slow. send_dropped: no room, or link down. send_errors: refused. truncated: cut.
+        arp_answered. no_route, unresolved: dropped for want of a next hop. waiting (gauge): frames that wait for one.
+        blocks_restored: how often others had changed or removed an interface's kernel block, which was put back.
+        worker: what one of them saw and sent; None: all together.
+        """
+        counters = self._loops.counters(check_worker(worker, self._gateway.workers))
+        return {**counters, "blocks_restored": self._restored}
+
+    def counters_by_interface(self, worker: int | None = None) -> dict[str, dict[str, int]]:
+        """The same of each interface alone, by its name and without prefix; no_route and waiting belong to none."""
+        which = check_worker(worker, self._gateway.workers)
+        return {name: self._loops.port_counters(port, which) for port, name in enumerate(self._watcher.names)}
+
+    def entries_changed(self) -> None:
+        """For the gateway: its pools are others now. Without the call it is noticed within a tenth of a second."""
+        self._watcher.settle()
+
+    def check_pool(self, addresses: Iterable[int]) -> None:
+        """ConfigurationError if one of the addresses (host order) is the host's own on the plane's interfaces."""
+        _refuse_own(addresses, self._of_ports, self._watcher.names)
+
+    def stop(self) -> None:
+        """Ends forwarding within a second and gives the interfaces back to the kernel's own stack, which forwards nothing
+        that comes by them if block_when_stopped says so. Idempotent."""
+        self._watcher.stop()
+        _alive.discard(self)
+
+    def __enter__(self) -> Plane:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __del__(self) -> None:
+        if not self._closed_fds:
+            self._closed_fds = True
+            os.close(self._end_fd)
+            self._poll.close()
+
+    def __repr__(self) -> str:
+        return f"<Plane {', '.join(self.inside)} -> {self.outside}: {self.state}>"
+
+    # ---- beginning and end ------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._end_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.epoll()
+        self._closed_fds = False
+        self._poll.register(self._end_fd, select.EPOLLIN)
+        groups = (self._ports[:-1], self._ports[-1:], self._ports)  # by Side, and all
+        self._watcher = Watcher((*self.inside, self.outside), groups, self)
+        now_ns = self._core.now_ns
+        self.offset_ns = offset_ns = now_ns - time.monotonic_ns()  # the gateway's clock less CLOCK_MONOTONIC
+        self._loops = Loops(self._core, self._gateway.workers, len(self._ports), offset_ns, self._watcher.wish_fd)
+        for descriptor in self._loops.wake_fds:
+            self._poll.register(descriptor, select.EPOLLIN)
+        self._watcher.start()
+        self._gateway._set_epoch_ns(time.time_ns() - now_ns)
+        if self._threads:
+            self._loops.start(self._cpus, self._failed)
+
+    def _abandon(self) -> None:
+        """The start failed, maybe before there was a thread that calls end(): the gateway is free again."""
+        if hasattr(self, "_watcher"):
+            self._watcher.stop()
+        if not self._ended:
+            self._core.unclaim()
+
+    def _failed(self, error: BaseException) -> None:
+        """A worker's thread, last: the plane ends with it."""
+        self._failure = error
+        self._watcher.stop_soon()
+
+    def begin(self) -> None:
+        """The watcher's thread, first: interfaces are checked, claimed, blocked and opened, or nothing of it."""
+        for port, name in enumerate(self._watcher.names):
+            link = self._watcher.links[port]
+            if link is None:
+                there = ", ".join(self._watcher.every_link())
+                raise InterfaceError(
+                    errno.ENODEV, f"{self._side(port)}={name!r}: no such interface; there are: {there}"
+                )
+            if not link.up:
+                raise InterfaceError(errno.ENETDOWN, f"{self._side(port)}={name!r}: the link is down; set it up first")
+        _check_capabilities()
+        self.check_pool(self._loops.in_pool(self._own))
+        for name in self._watcher.names:
+            self._claims.append(kernel_bypass.Claim(name))
+        self._block = kernel_bypass.Block()
+        self._watcher.watch(self._block.events.fileno(), self._restore_block)
+        links = [link for link in self._watcher.links if link is not None]
+        self._access: Access = ACCESS[self._driver](
+            links, at_once=self._at_once, workers=self._gateway.workers, port_unit=self._core.port_unit
+        )
+        self._core.set_reverse_path_filter(True)  # both sides are wires here
+        for port in self._ports:
+            self._attach(port)
+        self._running = True
+
+    def end(self, error: BaseException | None) -> None:
+        """The watcher's thread, last: everything is put back, whatever the reason."""
+        self._loops.close()
+        self._end_block()
+        self._core.set_reverse_path_filter(self._gateway.policy.reverse_path_filter)
+        for side, settings in enumerate((self._gateway.inside, self._gateway.outside)):
+            self._core.set_mtu(side, settings.mtu)
+            self._core.set_link_address(side, int(settings.address or 0))
+        if self._running and error is not None:
+            self._failure = error
+        with suppress(ValueError):
+            self._gateway._planes.remove(self)
+        self._core.unclaim()
+        self._ended = True
+        os.eventfd_write(self._end_fd, 1)
+
+    def _end_block(self) -> None:
+        """The kernel's stack has the interfaces again; whether it may forward what comes by them is block_when_stopped's."""
+        keep = self._block_when_stopped
+        if keep is None:
+            keep = any(kernel_bypass.forwards(claim.interface) for claim in self._claims)
+        for claim in self._claims:
+            if self._block is not None:
+                with suppress(InterfaceError):
+                    (self._block.forward_nothing if keep else self._block.remove)(claim.interface)
+            claim.close()
+        if self._block is not None:
+            self._block.close()
+
+    def _restore_block(self) -> None:
+        """Somebody has changed nf_tables."""
+        assert self._block is not None
+        restored = self._block.restore() if self._block.events.take() else []
+        if restored:
+            self._restored += len(restored)
+            _log.warning(
+                "%s: the kernel block was changed or removed by another program (a firewall reload?); it is there again",
+                ", ".join(restored),
+            )
+
+    # ---- what the watcher tells -------------------------------------------------------------------------------------
+
+    def _side(self, port: int) -> str:
+        """The argument that named the interface."""
+        return "outside" if port == self._ports[-1] else "inside"
+
+    def _settings(self, port: int) -> LinkSettings:
+        return self._gateway.outside if port == self._ports[-1] else self._gateway.inside
+
+    def _attach(self, port: int) -> None:
+        """Blocks the kernel first, then opens: no packet goes both ways, none leaks."""
+        link = self._watcher.links[port]
+        assert link is not None and self._block is not None
+        self._block.install(link.name, self._spared)
+        try:
+            drivers = self._access.open(port, link, self._spared, self._answered(port))
+        except InterfaceError as error:
+            raise InterfaceError(error.errno, f"{self._side(port)}={error.strerror}") from error
+        except OSError as error:
+            where = f"{self._side(port)}={link.name!r}"
+            raise InterfaceError(error.errno or errno.EIO, f"{where}: {error.strerror}") from error
+        self._loops.attach(port, drivers, link.mac)
+        if not self._threads:  # who waits there is woken for each frame that leaves by AF_XDP: a tenth of its cost
+            for driver in drivers:
+                self._poll.register(driver.fd, select.EPOLLIN)
+        self._opened[port] = link
+        self._apply_mtu(port, link)
+
+    def _apply_mtu(self, port: int, link: Link) -> None:
+        """The interface's; a smaller one of the gateway's own holds."""
+        mtu, links = self._settings(port).mtu, self._access.mtu(link)
+        self._loops.set_mtu(port, links if mtu == DEFAULT_MTU else min(mtu, links))
+
+    def link_changed(self, port: int, link: Link | None) -> None:
+        opened = self._opened[port]
+        if not self._running:
+            return
+        if opened is not None and (link is None or link.index != opened.index):
+            self._opened[port] = opened = None
+            self._loops.detach(port)
+        if link is None:
+            return
+        if opened is None:
+            self._reopen(port)
+            return
+        self._opened[port] = link
+        if link.mac != opened.mac:
+            self._access.set_mac(port, link.mac)
+            self._loops.set_mac(port, link.mac)
+        if link.mtu != opened.mtu:
+            self._apply_mtu(port, link)
+        if link.up and link.carrier and not (opened.up and opened.carrier):
+            self._loops.announce()
+
+    def _reopen(self, port: int) -> None:
+        """An interface that came back. It may go again meanwhile; then it is tried again."""
+        self._reopened = time.monotonic()
+        with suppress(InterfaceError):
+            self._attach(port)
+            self._watcher.read_neighbours(port)
+
+    def addresses_changed(self, addresses: set[int], of_ports: Sequence[Sequence[int]]) -> None:
+        self._own = addresses
+        self._of_ports = {address: port for port, found in enumerate(of_ports) for address in found}
+        self._loops.set_local(addresses)
+        for port in self._ports:
+            own = self._settings(port).address
+            address = next(iter(of_ports[port]), 0) if own is None else int(own)
+            self._loops.set_address(port, address)
+            self._addresses[port] = address
+            if port in (self._ports[0], self._ports[-1]):  # for whoever asks the gateway between batches
+                self._core.set_link_address(int(port > 0), address)
+        self._spare(changed=True)
+
+    def _spare(self, *, changed: bool = False) -> None:
+        """The kernel keeps the host's addresses, those of pools excepted; entries come and go, or addresses changed."""
+        spared, pool = self._own - self._loops.in_pool(self._own), self._loops.pool()
+        if not changed and (spared, pool) == (self._spared, self._pool):
+            return
+        before, self._spared, self._pool = self._spared, spared, pool
+        if self._running:
+            try:
+                self.check_pool(self._loops.in_pool(self._own))
+            except ConfigurationError as error:
+                _log.error("%s; until then it is the gateway's alone", error)
+        for port, link in enumerate(self._opened):
+            if link is not None:
+                self._access.set_addresses(port, spared, self._answered(port))
+                if spared != before and self._block is not None:
+                    with suppress(InterfaceError):  # the interface is just going
+                        self._block.install(link.name, spared)
+
+    def _answered(self, port: int) -> set[int]:
+        """The addresses that ARP is answered for on the port's link, and not by the kernel."""
+        pool = memoryview(self._pool).cast("I") if port == self._ports[-1] else ()
+        return {self._addresses[port], *pool} - self._own - {0}
+
+    def routes_changed(self, group: int, ranges: list[Range]) -> None:
+        starts, vias, ports = zip(*ranges, strict=True) if ranges else ((), (), ())
+        self._loops.set_routes(group, starts, vias, ports)
+
+    def neighbour_changed(self, port: int, address: int, mac: bytes | None, failed: bool) -> None:
+        self._loops.learn(port, address, mac, failed)
+
+    def take_wishes(self) -> list[tuple[int, int]]:
+        return self._loops.take_wishes()
+
+    def take_used(self, port: int) -> list[int]:
+        return self._loops.take_used(port)
+
+    def tick(self) -> None:
+        self._spare()
+        if time.monotonic() - self._reopened >= REOPEN_EVERY:
+            for port in self._ports:
+                if self._opened[port] is None and self._watcher.links[port] is not None:
+                    self._reopen(port)
+        if not self._threads:
+            self._loops.wake()  # step() has the sweep to do
+
+
+def _names(field: str, value: object, most: int) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+    if not names or not all(is_text(name) and 1 <= len(name.encode()) <= 15 for name in names):
+        raise ConfigurationError(f"{field}={show(value)}: allowed is an interface's name of 1 to 15 bytes")
+    if len(names) > most:
+        raise ConfigurationError(f"{field}={show(value)}: {len(names)} interfaces; allowed are at most {most}")
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"{field}={show(value)}: allowed is each interface once")
+    return names
+
+
+def _refuse_own(addresses: Iterable[int], own: Mapping[int, int], names: Sequence[str]) -> None:
+    for address in sorted(addresses):
+        if address in own:
+            raise ConfigurationError(
+                f"pool={str(IPv4Address(address))!r}: it is this host's own address on {names[own[address]]}, and the host "
+                "would be cut off from it; allowed is an address of the gateway's alone (take it off the interface: "
+                "natcore answers ARP for outside addresses itself)"
+            )
+
+
+def _warn_of_forwarding(names: Sequence[str]) -> None:
+    on = [name for name in names if kernel_bypass.forwards(name)]
+    if on:
+        warnings.warn(
+            f"{', '.join(on)}: the kernel's forwarding is on, so that nothing but natcore's nf_tables block keeps packets from "
+            "leaving untranslated; natcore does not need it (sysctl net.ipv4.ip_forward=0)",
+            stacklevel=4,
+        )
+
+
+def _check_capabilities() -> None:
+    missing = []
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
+    except PermissionError:
+        missing.append("CAP_NET_RAW (to open packet rings)")
+    try:
+        kernel_bypass.check()
+    except PermissionError:
+        missing.append("CAP_NET_ADMIN (to keep the kernel's own stack off the interfaces)")
+    if missing:
+        raise InterfaceError(errno.EPERM, f"forwarding needs {' and '.join(missing)}: run as root, or grant it")
+
+
+os.register_at_fork(after_in_child=_alive.clear)  # a child does not stop its parent's
+
+
+@atexit.register
+def _stop_all() -> None:
+    """A plane that was forgotten gives its interfaces back."""
+    for plane in list(_alive):
+        plane.stop()

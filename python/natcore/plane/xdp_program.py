@@ -1,0 +1,295 @@
+"""An interface's XDP program: it takes IPv4 from the kernel and gives it to AF_XDP sockets, assembled here, without a compiler.
+
+It is attached as long as its process lives; where no socket is (the process is just dying), it drops what it would have
+given to one. After that the block (block.py) holds, so that nothing leaks untranslated.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+
+from natcore.io import bpf
+
+MOST_ADDRESSES = 1 << 20
+SPARED, ANSWERED = 1, 2  # of an address: its packets stay with the kernel; ARP requests for it are ours
+
+# linux/bpf.h
+_DROP, _PASS = 1, 2
+_LOOKUP, _REDIRECT_MAP = 1, 51
+_MAP_FD, _MAP_VALUE = 1, 2
+_SIZES = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}
+_ALWAYS, _EQUAL, _GREATER, _NOT_EQUAL = 0x05, 0x15, 0x2D, 0x55  # jumps; equal and not: to a constant
+_SAME, _DIFFERS = 0x1D, 0x5D  # as a register, from one
+
+_VALUE_BYTES = 8
+
+
+class _Assembler:
+    """Instructions, and labels that jumps go forward to."""
+
+    def __init__(self) -> None:
+        self._code: list[tuple[int, int, int, int, str | int, int]] = []
+        self._labels: dict[str, int] = {}
+
+    def _add(self, code: int, to: int = 0, of: int = 0, offset: str | int = 0, value: int = 0) -> None:
+        self._code.append((code, to, of, 0, offset, value))
+
+    def label(self, name: str) -> None:
+        self._labels[name] = len(self._code)
+
+    def load(self, size: int, to: int, of: int, offset: int) -> None:
+        self._add(0x61 | _SIZES[size], to, of, offset)
+
+    def store(self, size: int, to: int, offset: int, of: int) -> None:
+        self._add(0x63 | _SIZES[size], to, of, offset)
+
+    def count(self, to: int, offset: int, of: int) -> None:
+        """Adds 64 bits, whatever other processors do."""
+        self._add(0xDB, to, of, offset)
+
+    def copy(self, to: int, of: int) -> None:
+        self._add(0xBF, to, of)
+
+    def set(self, to: int, value: int) -> None:
+        self._add(0xB7, to, value=value)
+
+    def add(self, to: int, value: int) -> None:
+        self._add(0x07, to, value=value)
+
+    def mask(self, to: int, value: int) -> None:
+        self._add(0x57, to, value=value)
+
+    def map(self, to: int, fd: int, kind: int = _MAP_FD) -> None:
+        self._add(0x18, to, kind, value=fd)
+        self._add(0)
+
+    def jump(self, label: str, code: int = _ALWAYS, one: int = 0, other: int = 0, value: int = 0) -> None:
+        self._add(code, one, other, label, value)
+
+    def call(self, helper: int) -> None:
+        self._add(0x85, value=helper)
+
+    def end(self) -> None:
+        self._add(0x95)
+
+    def code(self) -> bytes:
+        parts = []
+        for at, (code, to, of, _, offset, value) in enumerate(self._code):
+            distance = self._labels[offset] - at - 1 if isinstance(offset, str) else offset
+            parts.append(struct.pack("=BBhi", code, to | of << 4, distance, value))
+        return b"".join(parts)
+
+
+def _word(wire: str) -> int:
+    """A constant as a load of these bytes gives it."""
+    return int.from_bytes(bytes.fromhex(wire), sys.byteorder)
+
+
+def assemble(addresses: int, sockets: int, mac: int, passed: int) -> bytes:
+    """The program's instructions. addresses, sockets, mac, passed: descriptors of its maps.
+
+    IPv4 to the interface's own link address is taken, but for SPARED addresses; so are ARP requests for ANSWERED ones.
+    """
+    context, frame = 6, 8
+    program = _Assembler()
+    program.copy(context, 1)
+    program.load(4, 2, context, 0)  # data
+    program.load(4, 3, context, 4)  # its end
+    program.copy(frame, 2)
+    program.copy(4, 2)
+    program.add(4, 14)
+    program.jump("pass", _GREATER, 4, 3)
+    program.load(2, 5, 2, 12)
+    program.jump("tag", _EQUAL, 5, value=_word("8100"))
+    program.jump("no tag", _NOT_EQUAL, 5, value=_word("88a8"))
+    program.label("tag")
+    program.copy(4, 2)
+    program.add(4, 18)
+    program.jump("pass", _GREATER, 4, 3)
+    program.load(2, 5, 2, 14)
+    program.mask(5, _word("0fff"))
+    program.jump("pass", _NOT_EQUAL, 5)  # it names a VLAN; else it is a priority alone
+    program.add(2, 4)
+    program.load(2, 5, 2, 12)
+    program.label("no tag")
+    program.jump("ipv4", _EQUAL, 5, value=_word("0800"))
+    program.jump("pass", _NOT_EQUAL, 5, value=_word("0806"))
+
+    program.copy(4, 2)  # ARP
+    program.add(4, 42)
+    program.jump("pass", _GREATER, 4, 3)
+    program.load(2, 5, 2, 20)
+    program.jump("pass", _NOT_EQUAL, 5, value=_word("0001"))  # no request
+    program.load(4, 5, 2, 38)  # asked for
+    program.load(4, 4, 2, 28)  # by
+    program.jump("pass", _SAME, 4, 5)  # about itself
+    program.store(4, 10, -4, 5)
+    _look_up(program, addresses)
+    program.jump("pass", _EQUAL, 0)
+    program.load(1, 5, 0, 0)
+    program.jump("pass", _NOT_EQUAL, 5, value=ANSWERED)
+    program.set(3, _PASS)
+    program.jump("redirect")
+
+    program.label("ipv4")
+    program.map(1, mac, _MAP_VALUE)
+    for size, offset in ((4, 0), (2, 4)):
+        program.load(size, 4, frame, offset)
+        program.load(size, 5, 1, offset)
+        program.jump("pass", _DIFFERS, 4, 5)
+    program.copy(4, 2)
+    program.add(4, 34)
+    program.jump("take", _GREATER, 4, 3)  # no whole header: dropped there, and counted
+    program.load(1, 5, 2, 23)  # a DHCP answer: UDP, no options, no fragment, from port 67 to 68
+    program.jump("no dhcp", _NOT_EQUAL, 5, value=17)
+    program.load(1, 5, 2, 14)
+    program.jump("no dhcp", _NOT_EQUAL, 5, value=0x45)
+    program.load(2, 5, 2, 20)
+    program.mask(5, _word("3fff"))
+    program.jump("no dhcp", _NOT_EQUAL, 5)
+    program.copy(4, 2)
+    program.add(4, 42)
+    program.jump("no dhcp", _GREATER, 4, 3)
+    program.load(4, 5, 2, 34)
+    program.jump("pass", _EQUAL, 5, value=_word("00430044"))
+    program.label("no dhcp")
+    program.load(4, 5, 2, 30)
+    program.store(4, 10, -4, 5)
+    _look_up(program, addresses)
+    program.jump("take", _EQUAL, 0)
+    program.load(1, 5, 0, 0)
+    program.jump("pass", _EQUAL, 5, value=SPARED)
+
+    program.label("take")
+    program.set(3, _DROP)
+    program.label("redirect")  # to the socket of the queue; where there is none, register 3 says what becomes of it
+    program.load(4, 2, context, 16)
+    program.map(1, sockets)
+    program.call(_REDIRECT_MAP)
+    program.end()
+
+    program.label("pass")
+    program.map(1, passed, _MAP_VALUE)
+    program.set(2, 1)
+    program.count(1, 0, 2)
+    program.set(0, _PASS)
+    program.end()
+    return program.code()
+
+
+def _look_up(program: _Assembler, addresses: int) -> None:
+    """Register 0 points to what the address on the stack has, or is zero."""
+    program.copy(2, 10)
+    program.add(2, -4)
+    program.map(1, addresses)
+    program.call(_LOOKUP)
+
+
+class Program:
+    """The XDP program of one interface, attached from its making until `close` or the end of the process.
+
+    index: the interface's number in this network namespace. mac: its link address, 6 bytes. queues: how many it has.
+    spared, answered: as for set_addresses.
+    Raises OSError: EPERM without CAP_BPF and CAP_NET_ADMIN, EBUSY where another XDP program is, EOPNOTSUPP without XDP.
+    """
+
+    def __init__(
+        self, index: int, mac: bytes, queues: int, spared: Iterable[int] = (), answered: Iterable[int] = ()
+    ) -> None:
+        self._fds: list[int] = []
+        self._known: dict[bytes, bytes] = {}
+        try:
+            self._addresses = self._keep(bpf.table(MOST_ADDRESSES, 4, 1))
+            self._sockets = self._keep(bpf.sockets(queues))
+            self._mac = self._keep(bpf.array(1, _VALUE_BYTES))
+            self._passed = self._keep(bpf.array(1, _VALUE_BYTES))
+            self.set_mac(mac)
+            self.set_addresses(spared, answered)
+            code = assemble(self._addresses, self._sockets, self._mac, self._passed)
+            self._keep(bpf.link(self._keep(bpf.program(code)), index))
+        except BaseException:
+            self.close()
+            raise
+
+    def _keep(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def set_mac(self, mac: bytes) -> None:
+        """The interface's link address is another."""
+        bpf.set_element(self._mac, bytes(4), mac.ljust(_VALUE_BYTES, b"\0"))
+
+    def set_socket(self, queue: int, fd: int) -> None:
+        """What arrives on the queue goes to the AF_XDP socket, until that is closed."""
+        bpf.set_element(self._sockets, struct.pack("=I", queue), struct.pack("=I", fd))
+
+    def set_addresses(self, spared: Iterable[int], answered: Iterable[int]) -> None:
+        """Which addresses (host order) the kernel keeps, and for which ARP is ours; others are in neither."""
+        wanted = {address.to_bytes(4): bytes([ANSWERED]) for address in answered}
+        wanted |= {address.to_bytes(4): bytes([SPARED]) for address in spared}
+        for key, value in wanted.items() - self._known.items():
+            bpf.set_element(self._addresses, key, value)
+        for key in self._known.keys() - wanted.keys():
+            bpf.delete_element(self._addresses, key)
+        self._known = wanted
+
+    def passed(self) -> int:
+        """Frames that were left to the kernel."""
+        return int.from_bytes(bpf.get_element(self._passed, bytes(4), _VALUE_BYTES), sys.byteorder)
+
+    def close(self) -> None:
+        """Gives the interface back to the kernel. Idempotent."""
+        while self._fds:
+            os.close(self._fds.pop())
+
+
+# ---- what the device says of itself ----------------------------------------------------------------------------------
+
+_SIOCETHTOOL = 0x8946  # linux/sockios.h, linux/ethtool.h
+_GET_DRIVER, _GET_FLAGS, _GET_CHANNELS = 0x03, 0x25, 0x3C
+_SEND_VLAN, _RECEIVE_VLAN = 1 << 7, 1 << 8
+
+
+def _ask(name: str, command: int, length: int) -> bytes:
+    """An ethtool request's answer of length bytes. Raises OSError: EOPNOTSUPP, ENODEV."""
+    answer = array.array("B", struct.pack("=I", command).ljust(length, b"\0"))
+    request = struct.pack("16sQ16x", name.encode(), answer.buffer_info()[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
+    return answer.tobytes()
+
+
+def queues_of(name: str) -> int:
+    """How many receive queues the interface has now (ethtool -l); 1 where the driver does not say."""
+    with suppress(OSError):
+        _, _, _, _, _, received, _, _, combined = struct.unpack("=9I", _ask(name, _GET_CHANNELS, 36))
+        return max(1, int(received + combined))
+    return 1
+
+
+def is_virtual(name: str) -> bool:
+    """Whether no hardware is behind it, so that senders leave checksums unfinished: it is on no bus (ethtool -i)."""
+    with suppress(OSError):
+        return _ask(name, _GET_DRIVER, 196)[100:132].strip(b"\0") in (b"", b"N/A")
+    return True
+
+
+def puts_tags_on(name: str) -> bool:
+    """Whether the device puts 802.1Q tags on frames (ethtool -k: tx-vlan-offload), or does not say."""
+    with suppress(OSError):
+        return bool(struct.unpack("=II", _ask(name, _GET_FLAGS, 8))[1] & _SEND_VLAN)
+    return True
+
+
+def takes_tags_off(name: str) -> bool:
+    """Whether the device takes 802.1Q tags off frames (ethtool -k: rx-vlan-offload). Virtual ones carry them beside."""
+    with suppress(OSError):
+        return not is_virtual(name) and bool(struct.unpack("=II", _ask(name, _GET_FLAGS, 8))[1] & _RECEIVE_VLAN)
+    return False

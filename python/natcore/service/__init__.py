@@ -1,0 +1,1 @@
+"""`natcore run`: a gateway of a configuration file, as a service."""

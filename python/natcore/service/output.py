@@ -1,0 +1,121 @@
+"""What `natcore run` says, in a thread of its own: who has something to say never waits for a reader, and never fails.
+
+A full disk, a closed pipe and a FIFO that nobody reads cost lines, which are counted; they never cost packets or a stop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import select
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from natcore.internal import threads
+
+MOST_WAITING = 1000  # lines
+CLOSE_SECONDS = 1.0  # that the end waits for lines to be written
+_POLL_SECONDS = 0.2
+
+Line = tuple[int, str]  # a descriptor, and what to write there
+
+
+class Teller:
+    """Called with what happened and its fields, from any thread. A context manager.
+
+    line: makes what is written of them, in the teller's thread.
+    """
+
+    def __init__(self, line: Callable[[str, dict[str, Any]], Line], *, most: int = MOST_WAITING) -> None:
+        self._line = line
+        self._waiting: queue.Queue[tuple[str, dict[str, Any]] | None] = queue.Queue(most)
+        self._lock = threading.Lock()
+        self._lost = self._told_lost = 0
+        self._closing = False
+        self._thread = threads.start("natcore-tell", self._run)
+
+    @property
+    def lost(self) -> int:
+        """Lines that could not be written, or found no room to wait."""
+        return self._lost
+
+    def __call__(self, what: str, fields: dict[str, Any]) -> None:
+        try:
+            self._waiting.put_nowait((what, fields))
+        except queue.Full:
+            self._lose()
+
+    def close(self, timeout: float = CLOSE_SECONDS) -> None:
+        """Has the lines that wait written, as far as that goes within the time (seconds). Idempotent."""
+        self._closing = True
+        self._thread.join(timeout)
+
+    def __enter__(self) -> Teller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                what, fields = self._waiting.get(timeout=_POLL_SECONDS) or ("", {})
+            except queue.Empty:
+                if self._closing:
+                    return
+                continue
+            if self._lost > self._told_lost:
+                lost = self._lost
+                if self._tell("lost", {"lines": lost - self._told_lost, "lines_lost_in_all": lost}):
+                    self._told_lost = lost
+            if not self._tell(what, fields):
+                self._lose()
+
+    def _tell(self, what: str, fields: dict[str, Any]) -> bool:
+        """Whether the line was written whole."""
+        try:
+            descriptor, text = self._line(what, fields)
+            _write(descriptor, text.encode(errors="backslashreplace"))
+        except Exception:  # no room, no reader, or nothing that can be told
+            return False
+        return True
+
+    def _lose(self) -> None:
+        with self._lock:
+            self._lost += 1
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """Past the interpreter's buffers, which would be flushed at its end, and fail or wait there."""
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [], _POLL_SECONDS)
+
+
+class _Records(logging.Handler):
+    def __init__(self, tell: Callable[[str, dict[str, Any]], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell("log", {"level": record.levelname.lower(), "from": record.name, "message": self.format(record)})
+
+
+@contextmanager
+def told(tell: Callable[[str, dict[str, Any]], None]) -> Iterator[None]:
+    """What is logged and warned of meanwhile is told too, instead of being written where it may wait."""
+    handler, show = _Records(tell), warnings.showwarning
+    logging.getLogger().addHandler(handler)
+    warnings.showwarning = lambda message, *_, **__: tell("warning", {"message": str(message)})
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+        logging.getLogger().removeHandler(handler)

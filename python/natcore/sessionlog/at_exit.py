@@ -1,0 +1,56 @@
+"""Session logs that nobody stopped: at the program's end, and where their gateway is forgotten, they are flushed.
+
+A program that ends (its last line, `sys.exit`, an exception that nobody catches) delivers or spools what waits, as
+`Gateway.close` does: planes first, then the logs, within 10 s. Threads that are not daemons have ended by then. A gateway
+that nobody refers to any more is collected, and its logs are flushed by the thread that feeds them. Both are told by a
+ResourceWarning. `os._exit` and a signal that kills leave no time for anything: the spool has what was in it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import warnings
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from natcore.gateway import Gateway
+    from natcore.sessionlog.collector import Collector
+
+_watched: weakref.WeakSet[Collector] = weakref.WeakSet()
+
+
+def watch(gateway: Gateway, collector: Collector) -> None:
+    """From now on the collector's logs do not outlive the gateway or the program."""
+    collector.owner, collector.owner_pid = weakref.ref(gateway), os.getpid()
+    _watched.add(collector)
+    weakref.finalize(gateway, _forget, weakref.ref(collector), repr(gateway)).atexit = False
+
+
+def _forget(reference: weakref.ref[Collector], name: str) -> None:
+    """Called by the garbage collector, in any thread and at any place: it waits for nothing and takes no lock."""
+    collector = reference()
+    if collector is None or not collector.active or collector.owner_pid != os.getpid():
+        return
+    collector.is_forgotten = True  # its own thread looks
+    warnings.warn(f"{name} was forgotten while a session log ran: close() ends it", ResourceWarning, stacklevel=2)
+
+
+@atexit.register
+def _finish() -> None:
+    """In a child process nothing: the logs are its parent's."""
+    for collector in list(_watched):
+        if collector.owner_pid != os.getpid():
+            continue
+        gateway = collector.owner() if collector.owner is not None else None
+        if collector.active:
+            warnings.warn(
+                f"{gateway!r}: the program ends while a session log runs: close() ends it",
+                ResourceWarning,
+                stacklevel=2,
+            )
+        if gateway is not None:
+            gateway.close()
+        else:
+            collector.close()  # or waits for the thread that is at it

@@ -1,0 +1,570 @@
+"""One collector a gateway: it takes the rows from the core's ring and gives them to every session log.
+
+produced = accepted + lost_ring, while a log runs; each log has an account of its own (ledger.py). A full ring never
+stops a packet: the row is lost, counted, and a gap row says so. Each second the logs get a sign of life. While no log
+runs nothing is taken: the rows stay for `take_records()`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from natcore.config import DeliveryPolicy, check_choice, check_number
+from natcore.dtypes import GAP_RING, RECORD, gap_row
+from natcore.errors import ConfigurationError
+from natcore.events import Event
+from natcore.internal import machine_clock, threads
+from natcore.internal.machine_clock import ClockWatch
+from natcore.internal.redaction import show
+from natcore.internal.validation import check_path
+from natcore.sessionlog import facts
+from natcore.sessionlog.baseline import Baseline, empty_part
+from natcore.sessionlog.facts import ALONE, CLOSED, EMPTY, STARTED, STOPPED, Cover
+from natcore.sessionlog.heartbeat import Beat, OldestWindow, Windows
+from natcore.sessionlog.sender import attribute
+from natcore.sessionlog.session_log import SessionLog
+from natcore.sessionlog.spool.format import Identity
+from natcore.sinks.base import Batch, Records, Sink, join
+
+if TYPE_CHECKING:
+    from natcore.gateway import Gateway
+
+_log = logging.getLogger(__name__)
+_DRAIN_ROWS = 65_536  # a piece at most
+_PERIOD_SECONDS = 0.05  # between looks at how full the ring is
+_DRAIN_SECONDS = 0.5  # between drains, where it is not
+_BEAT_SECONDS = 1.0
+START_SECONDS = 10.0  # that a log has to show that it works, where it must
+ON_FAILURE = ("forward", "refuse")
+_COVER_BEATS = 60  # between two cover rows of a gateway that writes no rows
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Core(Windows, Protocol):
+    """What the collector needs of the data plane."""
+
+    is_read: bool
+    """Whether somebody drains: what writes many rows at once then has room beside a full ring."""
+
+    @property
+    def journal_lost(self) -> int:
+        """Rows that found the ring full, since the gateway began."""
+        ...
+
+    @property
+    def journal_waiting(self) -> int:
+        """Rows in the ring."""
+        ...
+
+    @property
+    def journal_filling(self) -> bool:
+        """An eighth of the ring or more waits."""
+        ...
+
+    def drain(self, records: Records) -> int:
+        """Fill RECORD (n,) with the oldest rows of the ring, in the order of their numbers; -> how many."""
+        ...
+
+    @property
+    def next_number(self) -> int:
+        """Of the next row that is drained."""
+        ...
+
+    def skip_numbers(self, count: int) -> int:
+        """Numbers for rows that are lost; -> the first."""
+        ...
+
+    def copy_windows(self, records: Records, part: int) -> tuple[int, int]:
+        """Copy a part's open windows into RECORD (65,536,), as if they ended now; -> how many, and how many parts."""
+        ...
+
+    @property
+    def complete_ns(self) -> int:
+        """What ended before this moment of the gateway's clock has its rows in the ring."""
+        ...
+
+    @property
+    def epoch_ns(self) -> int:
+        """Unix time at now = 0."""
+        ...
+
+    def set_epoch(self, epoch_ns: int) -> None: ...
+
+    def label(self, at_ns: int) -> int:
+        """Microseconds since 1970, as rows have it, of a time of the gateway's clock."""
+        ...
+
+    def close_windows(self, now_ns: int) -> int | None:
+        """Write partial rows of the open windows, as many as the ring has room for; -> windows still open."""
+        ...
+
+
+class Collector:
+    """Starts and stops session logs and feeds them. Thread-safe; `close` is idempotent.
+
+    run: names this process's rows for ever with their numbers; drawn if not given. in_force: rows of the entries and
+    settings in force (natcore.sessionlog.facts), by what they stand for; the first of an entry's key is 0, the second its id.
+    clock_offset: the gateway's clock less CLOCK_MONOTONIC, ns; None: its caller passes the time in. readings: the machine's
+    clocks.
+    clock: seconds, any origin; wall: Unix seconds. threads=False: nothing runs by itself, `step` and the logs'
+    `persist` and `send` are called instead.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        instance: str,
+        vpc_id: str,
+        billing: str = "by-usage",
+        region: str | None = None,
+        run: str | None = None,
+        in_force: Callable[[], Mapping[tuple[int, ...], Records]] | None = None,
+        clock_offset: Callable[[], int | None] = lambda: None,
+        readings: Callable[[], machine_clock.Readings] = machine_clock.read,
+        threads: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        chance: random.Random | None = None,
+    ) -> None:
+        self._core = core
+        self._identity = Identity(instance, vpc_id, run or secrets.token_hex(8))
+        self._billing = billing
+        self._region = region
+        self._has_threads = threads
+        self._clock, self._wall = clock, wall
+        self._chance = chance or random.Random()
+        self._logs: tuple[SessionLog, ...] = ()
+        self._stopped: weakref.WeakSet[SessionLog] = weakref.WeakSet()
+        self._control = threading.RLock()  # start, stop, close: one at a time
+        self._draining = threading.Lock()  # the ring has one reader; and the counts below
+        self._accepted = self._unclaimed = self._lost_before = self._lost_base = self._lost_told = 0
+        self._in_force = in_force or dict
+        self._clock_offset, self._readings = clock_offset, readings
+        self._watch = ClockWatch(readings())
+        self._clock_changes = 0
+        self._notices: list[Event] = []
+        self._told: Mapping[tuple[int, ...], Records] = {}  # of what is in force
+        self._facts = 0  # rows about the log itself, so far
+        self._covered, self._beats = -1, 0  # at the last cover row: the next number; beats since
+        self._windows = OldestWindow(core)
+        self._oldest_us = 0  # a row that is drained from now on has a window that began then or later
+        self._thread: threading.Thread | None = None
+        self._end = threading.Event()
+        self.owner: weakref.ref[Gateway] | None = None  # the gateway (natcore.sessionlog.at_exit), as the next two
+        self.owner_pid = os.getpid()
+        self.is_forgotten = False
+
+    @property
+    def run(self) -> str:
+        return self._identity.run
+
+    @property
+    def active(self) -> bool:
+        """A log runs."""
+        return bool(self._logs)
+
+    @property
+    def logs(self) -> tuple[SessionLog, ...]:
+        return self._logs
+
+    def start(
+        self,
+        sink: Sink,
+        *,
+        name: str | None = None,
+        spool: str | os.PathLike[str] | None = None,
+        delivery: DeliveryPolicy | None = None,
+        redact_destination: bool = False,
+        on_failure: str = "forward",
+    ) -> SessionLog:
+        """A new log, that counts from now. Open windows stay open where other logs run; this log's first rows of them
+        count from the start.
+
+        name: of the log, and of its folder in `spool`; without one it is made from the delivery type.
+        redact_destination: its rows do not say where the traffic went (RFC 6888 REQ-12); other logs' do.
+        on_failure: of the spool or the destination at the start. "forward": the log runs without it, and goes on trying;
+        "refuse": an error, where it does not work within START_SECONDS. Later failures cost no packet either way.
+        Rows that no log was there for and that `take_records` has not taken are dropped, counted `unclaimed`.
+        Raises ConfigurationError: billing by specification, another region (contract R6), a name or a sink in use.
+        """
+        with self._control:
+            self._check_sink(sink)
+            name = self._check_name(name, str(attribute(sink, "delivery_type")))
+            redact_destination = check_choice("redact_destination", redact_destination, (True, False))
+            if delivery is not None and not isinstance(delivery, DeliveryPolicy):
+                raise ConfigurationError(f"delivery={show(delivery)}: allowed is a DeliveryPolicy or None")
+            if spool is not None:
+                spool = check_path("spool", spool)
+            check_choice("on_failure", on_failure, ON_FAILURE)
+            self._claim(sink, name)
+            log = self._make(sink, name, spool, delivery or DeliveryPolicy(), redact_destination, on_failure)
+            is_first = not self._logs
+            is_new = not (self._core.next_number or self._core.journal_lost or self._core.journal_waiting)
+            if is_first:
+                self._close_windows()
+            else:
+                log.begin(self._open_windows())
+            made = self._core.now_ns
+            with self._draining:
+                self._drain()
+                if is_first:
+                    self._lost_base = self._lost_told = self._core.journal_lost
+                    is_new = is_new and not (self._core.next_number or self._core.journal_lost)
+                self._logs = (*self._logs, log)
+                self._core.is_read = True
+                self._begin_facts(made, (STARTED | ALONE if is_first else STARTED) | (EMPTY if is_new else 0))
+            if self._has_threads:
+                log.start()
+                self._start_thread()
+                if on_failure == "refuse":
+                    self._require(log)
+            return log
+
+    def _require(self, log: SessionLog) -> None:
+        """ConfigurationError if the log's destination does not work; it is stopped then."""
+        reason = log.reason_not_to_start(START_SECONDS)
+        if reason is not None:
+            self._stop((log,), 0.0)
+            raise ConfigurationError(
+                f"on_failure='refuse': session log {show(log.name)} does not work: {reason}; 'forward' starts without it"
+            )
+
+    def _open_windows(self) -> Baseline:
+        start_us = self._core.label(self._core.now_ns)
+        found, part, parts = [], 0, 1
+        while part < parts:
+            room = empty_part()
+            count, parts = self._core.copy_windows(room, part)
+            found.append(room[:count])
+            part += 1
+        return Baseline(join(found), start_us)
+
+    def _make(
+        self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy, redact: bool,
+        on_failure: str,
+    ) -> SessionLog:  # fmt: skip
+        made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
+        oldest_ns = self._windows.look()
+        try:
+            return SessionLog(
+                sink, self._identity, name=name, spool=Path(spool) / name if spool is not None else None,
+                policy=policy, beat=self._beat(oldest_ns, made_ns, complete_ns), check=self._check_sink, collect=self.step,
+                redact_destination=redact, on_failure=on_failure, clock=self._clock, wall=self._wall, chance=self._chance,
+            )  # fmt: skip
+        except OSError as error:
+            raise ConfigurationError(f"spool={show(spool)}: {error}; allowed is a folder to write in") from error
+
+    def stop(self, log: SessionLog, timeout: float = 10.0) -> int:
+        """Close the open windows (R10: partial rows), deliver what waits within `timeout` s; -> rows not delivered."""
+        timeout = check_number("timeout", timeout, 0, 1e9, unit="seconds")
+        if not isinstance(log, SessionLog):
+            raise ConfigurationError(f"log={show(log)}: allowed is a session log of this gateway")
+        log.check_caller()
+        with self._control:
+            if log in self._logs:
+                return self._stop((log,), timeout)
+            if log not in self._stopped:
+                raise ConfigurationError(f"log={show(log)}: allowed is a session log of this gateway")
+            return log.finish_stop()
+
+    def close(self, timeout: float = 10.0, *, ended: bool = False) -> int:
+        """Stop every log, all within `timeout` s; -> rows not delivered. ended: the gateway has no session any more."""
+        for log in self._logs:
+            log.check_caller()
+        with self._control:
+            return self._stop(self._logs, timeout, CLOSED if ended else 0)
+
+    def step(self) -> int:
+        """Take what is in the ring and give it to the logs; -> rows taken. Nothing is taken while no log runs."""
+        with self._draining:
+            return self._drain() if self._logs else 0
+
+    drain_now = step
+
+    def beat(self) -> None:
+        """A sign of life for each log: what has been written so far is there, and no older window is open."""
+        self._check_clock()
+        made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
+        oldest_ns = self._windows.look()  # waits for the packets: no lock is held
+        with self._draining:
+            if self._logs:
+                self._drain()
+                self._tell_changes()
+                beat = self._beat(oldest_ns, made_ns, complete_ns)
+                self._beats += 1
+                if self._core.next_number != self._covered or self._beats >= _COVER_BEATS:
+                    self._tell_cover(beat.made, beat.swept)
+                    beat = replace(beat, facts=self._facts)
+                for log in self._logs:
+                    log.note(beat)
+
+    def _beat(self, oldest_ns: int, made_ns: int, complete_ns: int) -> Beat:
+        """What is drained from now on began at `oldest_ns` or later."""
+        self._oldest_us = self._core.label(oldest_ns)
+        now_us = self._core.label(self._core.now_ns)
+        made, swept = self._labels(made_ns, complete_ns)
+        return Beat(
+            self._oldest_us, now_us, round(self._wall() * 1e6), self._core.next_number, made=made, swept=swept,
+            facts=self._facts,
+        )  # fmt: skip
+
+    def _labels(self, made_ns: int, complete_ns: int) -> tuple[int, int]:
+        """Until when beginnings and ends are told. What begins in the same microsecond may come yet; ends are told by ms."""
+        return self._core.label(made_ns) - 1, self._core.label(min(complete_ns, made_ns)) - 1
+
+    # Rows about the log itself
+
+    def cover(self) -> Cover | None:
+        """Until when the rows that have been taken so far are complete; its sequence: the last fact's. None: no log runs."""
+        made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
+        self._windows.look()
+        with self._draining:
+            if not self._logs:
+                return None
+            self._drain()
+            return Cover(self._core.next_number, self._facts - 1, *self._labels(made_ns, complete_ns), 0)
+
+    def note_change(self) -> None:
+        """Entries or settings have changed just now."""
+        made_ns = self._core.now_ns
+        with self._draining:
+            if self._logs:
+                self._drain()
+                self._tell_changes()
+                self._tell_cover(*self._labels(made_ns, self._core.complete_ns))
+
+    def _check_clock(self) -> None:
+        """Rows from now on are labelled by the machine's clock, if that was set; a row, an event and a counter tell so."""
+        offset_ns = self._clock_offset()
+        if offset_ns is None:
+            return
+        change = self._watch.look(self._readings(), self._core.epoch_ns, offset_ns)
+        if change is None:
+            return
+        seconds = (change.epoch_ns - self._core.epoch_ns) / 1e9
+        self.set_epoch(change.epoch_ns, suspended=change.asleep)
+        self._clock_changes += 1
+        why = "machine-slept" if change.asleep else "clock-set"
+        self._notices.append(Event(self._core.now_ns / 1e9, why, None, None, 0, 0, 1))
+        _log.warning("the clock differs by %.3f s from the session log's (%s): its labels follow", seconds, why)
+
+    def take_notices(self) -> list[Event]:
+        """Events since the last call."""
+        notices, self._notices = self._notices, []
+        return notices
+
+    def set_epoch(self, epoch_ns: int, *, suspended: bool = False) -> None:
+        """Label what comes from now on by another clock; a row tells by how much it differs."""
+        with self._draining:
+            if self._logs:
+                self._drain()
+                self._tell_cover(*self._labels(self._core.now_ns, self._core.complete_ns))
+            now_ns = self._core.now_ns
+            before = self._core.label(now_ns)
+            self._core.set_epoch(epoch_ns)
+            after = self._core.label(now_ns)
+            if self._logs and before != after:
+                self._drain()  # rows that came meanwhile have either label
+                self._tell([facts.clock_row(before, after, facts.SUSPENDED if suspended else 0)])
+
+    def _begin_facts(self, made_ns: int, flags: int) -> None:
+        made, swept = self._labels(made_ns, self._core.complete_ns)
+        self._tell_cover(made, swept, flags)
+        self._told = {}
+        self._tell_changes()
+
+    def _tell_changes(self) -> None:
+        """Rows for what came into force, or is no more, since the last look."""
+        in_force = self._in_force()
+        if in_force is self._told:
+            return
+        now = self._core.label(self._core.now_ns)
+        gone = {key[1] for key in self._told.keys() - in_force.keys() if key[0] == 0}  # entries, with all they had
+        rows = [facts.removed_row(number) for number in sorted(gone)]
+        rows += [row for key, row in in_force.items() if key not in self._told or (key[0] == 0 and key[1] in gone)]
+        for row in rows:
+            row["start_time"] = row["end_time"] = now
+        self._told = in_force
+        self._tell(rows)
+
+    def _tell_cover(self, made: int, swept: int, flags: int = 0) -> None:
+        self._covered, self._beats = self._core.next_number, 0
+        now = self._core.label(self._core.now_ns)
+        self._tell([facts.cover_row(made, swept, now, flags, self._core.label(0))])
+
+    def _tell(self, rows: list[Records]) -> None:
+        """With `_draining` held."""
+        for row in rows:
+            row = row.copy()
+            row["number"], row["pkts_from_vpc"] = self._core.next_number, self._facts
+            row.flags.writeable = False
+            self._facts += 1
+            for log in self._logs:
+                log.accept_facts(row)
+
+    def _relieve(self) -> None:
+        self._attempt(self.step)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except BaseException:  # the thread goes on: it is the only one that reads the ring
+            _log.exception("collecting session rows failed")
+
+    def waiting_rows(self) -> Iterator[Batch]:
+        """Rows of the running logs that no destination has yet, the ring's among them; they stay."""
+        self.step()
+        for log in self._logs:
+            yield from log.waiting_rows()
+
+    def counters(self) -> dict[str, int]:
+        """Rows: produced = accepted + lost_ring, while a log ran; unclaimed: dropped by the start of the first log.
+        clock_changes: how often the machine's clock was set meanwhile."""
+        with self._draining:
+            lost = self._lost_before + (self._core.journal_lost - self._lost_base if self._logs else 0)
+            return {
+                "produced": self._accepted + lost, "accepted": self._accepted, "lost_ring": lost,
+                "unclaimed": self._unclaimed, "clock_changes": self._clock_changes,
+            }  # fmt: skip
+
+    def _drain(self) -> int:
+        """With `_draining` held. What the ring holds now: rows that go on coming wait for the next time."""
+        waiting, taken = self._core.journal_waiting, 0
+        while taken < waiting:
+            records = np.empty(min(waiting - taken, _DRAIN_ROWS), RECORD)
+            count = self._core.drain(records)
+            if not count:
+                break
+            self._give(records[:count])
+            taken += count
+        if self._logs:
+            self._accepted += taken
+        else:
+            self._unclaimed += taken
+        self._tell_lost()
+        return taken
+
+    def _give(self, records: Records) -> None:
+        records.flags.writeable = False
+        for log in self._logs:
+            log.accept(records)
+
+    def _tell_lost(self) -> None:
+        """A gap row for rows that found the ring full: they get numbers, which will be missing."""
+        lost = self._core.journal_lost - self._lost_told
+        if self._logs and lost:
+            self._lost_told += lost
+            last = self._core.skip_numbers(lost) + lost - 1
+            for log in self._logs:
+                log.accept_gap(gap_row(self._oldest_us, self._core.label(self._core.now_ns), last, lost, GAP_RING))
+
+    def _close_windows(self) -> None:
+        """No lock of the collector is held: the core may wait for a packet thread, which may be in `drain_now`."""
+        now_ns = self._core.now_ns
+        while self._core.close_windows(now_ns):
+            with self._draining:
+                self._drain()
+
+    def _stop(self, logs: tuple[SessionLog, ...], timeout: float, flags: int = 0) -> int:
+        if not logs:
+            return 0
+        deadline = self._clock() + timeout
+        self._close_windows()
+        made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
+        with self._draining:
+            self._drain()
+            made, swept = self._labels(made_ns, complete_ns)
+            self._tell_cover(made, made if flags & CLOSED else swept, STOPPED | flags)
+            self._logs = tuple(log for log in self._logs if log not in logs)
+            if not self._logs:
+                self._core.is_read = False
+                self._lost_before += self._core.journal_lost - self._lost_base
+        if not self._logs:
+            self._stop_thread()
+        for log in logs:  # all at once: one that hangs does not take the others' time
+            log.begin_stop(deadline)
+        self._stopped.update(logs)
+        return sum(log.finish_stop() for log in logs)
+
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            self._end.clear()
+            self._thread = threads.start("natcore-rows", self._run)
+
+    def _stop_thread(self) -> None:
+        if self._thread is not None:
+            self._end.set()
+            if self._thread is not threading.current_thread():
+                self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        """Rows are taken in large pieces: what Python does for each costs more than its rows."""
+        next_drain = next_beat = self._clock()
+        while not self._end.wait(_PERIOD_SECONDS):
+            if self.is_forgotten and self._control.acquire(blocking=False):  # who holds it may wait for this thread
+                try:
+                    return self._attempt(self.close)
+                finally:
+                    self._control.release()
+            now = self._clock()
+            if now >= next_beat:
+                next_beat = now + _BEAT_SECONDS
+                self._attempt(self.beat)
+            elif now >= next_drain or self._core.journal_filling:
+                self._relieve()
+            else:
+                continue
+            next_drain = now + _DRAIN_SECONDS
+
+    def _check_sink(self, sink: Sink) -> None:
+        if isinstance(sink, type) or not callable(getattr(sink, "deliver", None)):
+            hint = ", not its class" if isinstance(sink, type) else ""
+            raise ConfigurationError(f"sink={show(sink)}: allowed is an object with deliver(batch){hint}")
+        if self._billing == "by-specification":
+            raise ConfigurationError(
+                "billing='by-specification': such a gateway has no session logs; allowed is 'by-usage'"
+            )
+        region = attribute(sink, "region")
+        if region and not self._region:
+            raise ConfigurationError(
+                f"region={show(self._region or '')}: the sink is in {show(region)}, and logs stay in the gateway's region "
+                "(contract R6); allowed is a Gateway whose region says so"
+            )
+        if region and region != self._region:
+            raise ConfigurationError(f"sink.region={show(region)}: allowed is the gateway's own, {show(self._region)}")
+        if any(log.sink is sink for log in self._logs):
+            raise ConfigurationError(f"sink={show(sink)}: a session log has it already; allowed is a sink of its own")
+
+    def _claim(self, sink: Sink, name: str) -> None:
+        """A destination that only one log may have is taken, or the start refused; what cannot be reached is retried later."""
+        claim = getattr(sink, "claim", None)
+        if callable(claim):
+            with suppress(OSError):
+                claim(f"session log {name} of gateway {self._identity.instance}")
+
+    def _check_name(self, name: str | None, delivery_type: str) -> str:
+        used = {log.name for log in self._logs}
+        if name is None:
+            numbered = (f"{delivery_type}-{number}" for number in range(2, len(used) + 3))
+            return next(each for each in (delivery_type, *numbered) if each not in used)
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigurationError(f"name={show(name)}: allowed are letters, digits, '.', '_' and '-', 64 at most")
+        if name in used:
+            raise ConfigurationError(f"name={show(name)}: a session log has it already")
+        return name

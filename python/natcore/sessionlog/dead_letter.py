@@ -1,0 +1,44 @@
+"""Rows that a destination refused for good: set aside in a file for a person to look at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from natcore.internal.files import make_private, open_private, sync_folder, write_all
+from natcore.sinks.base import Batch
+
+
+class DeadLetters:
+    """`folder`/dead-letter.jsonl: a row a line with all that is known of it, and the code and words of the refusal.
+
+    bound_bytes: the file's size at most.
+    """
+
+    def __init__(self, folder: Path, bound_bytes: int) -> None:
+        self.path = folder / "dead-letter.jsonl"
+        self._bound_bytes = bound_bytes
+
+    def add(self, batch: Batch, code: str, message: str) -> bool:
+        """Durable when this returns True; False: there is no room. Raises OSError."""
+        lines = msgspec.json.Encoder().encode_lines(
+            [{**row, "code": code, "message": message} for row in batch.rows(local=True)]
+        )
+        make_private(self.path.parent)
+        descriptor = open_private(self.path, os.O_WRONLY | os.O_APPEND)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size + len(lines) > self._bound_bytes:
+                return False
+            try:
+                write_all(descriptor, lines)
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+            sync_folder(self.path.parent)
+            return True
+        finally:
+            os.close(descriptor)

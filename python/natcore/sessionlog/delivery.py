@@ -1,0 +1,248 @@
+"""What to do after a failure: a state machine of plain values, (state, event, now) -> (state, action).
+
+Two things have a state. A `Target` is a destination: available, or left alone until a time and then tried by one
+test delivery (contract D1 to D6). A `Progress` is one session log's: its delivery status, its backoff, and how many
+rows it dares to send at once. Nothing here reads a clock, draws a number, waits or sends.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from natcore.config import DeliveryPolicy
+from natcore.errors import DeliveryAction
+
+UNAVAILABLE_CODE = "UnavaliableTarget"  # the contract's spelling
+DeliveryState = Literal["Modifying", "Success", "Failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A destination. until: unavailable, no attempt before this time; None: available.
+
+    cause, message: the code and the words that made it so. testing: its single test delivery is on its way.
+    """
+
+    until: float | None = None
+    cause: str = ""
+    message: str = ""
+    testing: bool = False
+
+    @property
+    def available(self) -> bool:
+        return self.until is None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A session log's delivery. limit: rows of the next batch at most; not_before: the time of the next attempt."""
+
+    limit: int
+    state: DeliveryState = "Modifying"
+    code: str = ""
+    cause: str = ""
+    message: str = ""
+    failures: int = 0  # since the last success
+    not_before: float = -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """An attempt's good answer, for so many rows (0: the sink was opened, nothing else).
+
+    proven: the destination has answered; else the sink was opened without a word to it, and nothing is known.
+    """
+
+    rows: int
+    proven: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An attempt's bad answer: `DeliveryError`'s fields."""
+
+    rows: int
+    code: str
+    message: str
+    action: DeliveryAction = "backoff"
+    retry_after: float | None = None
+
+
+Answer = Delivered | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Do nothing before `until`; None: until rows come, or the destination's state changes."""
+
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Deliver the first waiting rows, `limit` at most. test: this is the unavailable destination's single test."""
+
+    limit: int
+    test: bool
+
+
+Disposal = Literal["acknowledge", "keep", "set-aside"]  # what becomes of the rows of an answered attempt
+
+
+def decide(target: Target, progress: Progress, waiting: bool, now: float, *, opening: bool = False) -> Wait | Attempt:
+    """What to do now. waiting: rows wait for delivery; where none do there is no attempt, and no test (D5).
+
+    opening: the sink has not been opened yet, which is worth an attempt of its own where the target is available.
+    """
+    if target.testing or not (waiting or (opening and target.available)):
+        return Wait(None)
+    until = progress.not_before if target.until is None else max(progress.not_before, target.until)
+    if now < until:
+        return Wait(until)
+    return Attempt(progress.limit, test=not target.available)
+
+
+def settle(
+    target: Target,
+    progress: Progress,
+    answer: Answer,
+    *,
+    tested: bool,
+    now: float,
+    policy: DeliveryPolicy,
+    largest: int,
+    jitter: float,
+) -> tuple[Target, Progress, Disposal]:
+    """The states after an answer that came at `now`, and what becomes of its rows.
+
+    tested: the attempt was the destination's test. largest: rows of a batch at most, which successes grow back to.
+    jitter: 0 to 1, drawn by the caller.
+    """
+    if isinstance(answer, Delivered):
+        grown = min(largest, max(1, progress.limit * 2))
+        state: DeliveryState = "Success" if answer.proven else "Modifying"
+        return (Target() if tested else target), Progress(grown, state=state), "acknowledge"
+    disposal: Disposal = "keep"
+    after = progress
+    if answer.action == "split" and answer.rows > 1:
+        after = replace(progress, limit=answer.rows // 2)
+    elif answer.action in ("split", "reject") and answer.rows > 0:
+        disposal = "set-aside"
+        after = replace(_failed(progress, answer), failures=0)
+    elif answer.action != "unavailable":
+        pause = max(backoff(policy, progress.failures, jitter), answer.retry_after or 0.0)
+        after = replace(_failed(progress, answer), failures=progress.failures + 1, not_before=now + pause)
+    if tested or answer.action == "unavailable":  # D1; D3: whatever the test's code
+        pause = max(policy.unavailable, answer.retry_after or 0.0)
+        testing = target.testing and not tested  # a late answer of another log does not end the test
+        target = Target(now + pause, answer.code, answer.message, testing)
+        after = replace(_failed(after, answer), code=UNAVAILABLE_CODE, cause=answer.code, not_before=-math.inf)
+    return target, after, disposal
+
+
+def give_up_test(target: Target, now: float, policy: DeliveryPolicy) -> Target:
+    """The log that sent the test has been stopped before the answer came: as a time-out (D3)."""
+    if not target.testing:
+        return target
+    return Target(now + policy.unavailable, "Timeout", "the test delivery has not been answered")
+
+
+def backoff(policy: DeliveryPolicy, failures: int, jitter: float) -> float:
+    """Seconds before the next attempt after so many failures before this one: doubled each time up to the cap, the
+    upper half of it drawn, so that many gateways do not come back at one moment."""
+    ceiling = min(policy.backoff_max, policy.backoff_min * 2.0 ** min(failures, 60))
+    return max(0.01, ceiling * (0.5 + 0.5 * jitter))
+
+
+def _failed(progress: Progress, answer: Refused) -> Progress:
+    return replace(progress, state="Failed", code=answer.code, cause="", message=answer.message)
+
+
+class Destination:
+    """A target's state in this process, shared by every log that delivers there (D6)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._target = Target()
+        self._watchers: list[Callable[[], None]] = []
+
+    @property
+    def target(self) -> Target:
+        return self._target
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` after each change of the state, in whichever thread made it."""
+        with self._lock:
+            self._watchers.append(changed)
+
+    def unwatch(self, changed: Callable[[], None]) -> None:
+        with self._lock:
+            self._watchers.remove(changed)
+
+    def decide(self, progress: Progress, waiting: bool, now: float, *, opening: bool = False) -> Wait | Attempt:
+        """As the function; a test is taken by one caller alone, until `settle`, `cancel_test` or `give_up_test`."""
+        with self._lock:
+            action = decide(self._target, progress, waiting, now, opening=opening)
+            if isinstance(action, Attempt) and action.test:
+                self._target = replace(self._target, testing=True)
+            return action
+
+    def settle(
+        self,
+        progress: Progress,
+        answer: Answer,
+        *,
+        tested: bool,
+        now: float,
+        policy: DeliveryPolicy,
+        largest: int,
+        jitter: float,
+    ) -> tuple[Progress, Disposal]:
+        """As the function, for this destination."""
+        with self._lock:
+            before = self._target
+            self._target, progress, disposal = settle(
+                before, progress, answer, tested=tested, now=now, policy=policy, largest=largest, jitter=jitter
+            )
+        self._tell(before)
+        return progress, disposal
+
+    def cancel_test(self) -> None:
+        """The test has not been sent: another may take it."""
+        with self._lock:
+            before = self._target
+            self._target = replace(before, testing=False)
+        self._tell(before)
+
+    def give_up_test(self, now: float, policy: DeliveryPolicy) -> None:
+        with self._lock:
+            before = self._target
+            self._target = give_up_test(before, now, policy)
+        self._tell(before)
+
+    def _tell(self, before: Target) -> None:
+        if self._target != before:
+            with self._lock:
+                watchers = list(self._watchers)
+            for changed in watchers:
+                changed()
+
+
+_destinations: weakref.WeakValueDictionary[Hashable, Destination] = weakref.WeakValueDictionary()
+_destinations_lock = threading.Lock()
+
+
+def destination_of(key: Hashable | None) -> Destination:
+    """The process's one Destination for the key; None: one of its own."""
+    if key is None:
+        return Destination()
+    with _destinations_lock:
+        found = _destinations.get(key)
+        if found is None:
+            _destinations[key] = found = Destination()
+        return found

@@ -1,0 +1,206 @@
+"""What the footer of a session log's Parquet file says: whose rows, which numbers, from when to when, and what came before.
+
+The texts of the Parquet key-value metadata: natcore_format, instance, vpc_id, run;
+first_number, last_number; first_time and last_time, the earliest and the latest end_time in microseconds since 1970;
+longest_window, microseconds; addresses, JSON of the [nat_ip, eip or null] pairs in the file (null: too many to name);
+ranges, JSON of [first, last] for the numbers that are there, without a hole; covers, JSON of the cover rows around these;
+facts, JSON of what is in force by its end (facts.py); gaps, JSON of [start, end, number, reason] of its gap rows;
+previous and previous_sha256, the file written before it in the folder ("": none); earlier, JSON of [name, SHA-256] of the
+files before that one; removals, the SHA-256 of the last line of removed.jsonl then; replaces, JSON of [name, SHA-256] of the
+files whose rows it holds and in whose place it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from natcore.dtypes import GAP, WINDOW, format_ipv4
+from natcore.sessionlog.facts import NOTHING_TOLD, Cover, InForce, covers_of
+from natcore.sinks.base import Batch
+
+FORMAT = "2"  # of the columns and the footer
+_MOST_ADDRESSES = 512
+_MOST_GAPS = 512  # of one file; more are told as one, from the first to the last
+
+Numbers = tuple[int, int]
+
+
+class ToldGap(NamedTuple):
+    """A gap row (records.gap_row): times in microseconds since 1970, its number, and the reason in its flags."""
+
+    start: int
+    end: int
+    number: int
+    reason: int
+
+
+class Pair(NamedTuple):
+    """An outside address as it is on the wire, and its EIP."""
+
+    nat_ip: str
+    eip: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """Times in microseconds since 1970. addresses None: not told. ranges: numbers, first and last, without a hole."""
+
+    instance: str
+    vpc_id: str
+    run: str
+    first_number: int
+    last_number: int
+    first_time: int
+    last_time: int
+    longest_window: int = 0
+    addresses: tuple[Pair, ...] | None = ()
+    ranges: tuple[Numbers, ...] = ()
+    covers: tuple[Cover, ...] = ()
+    facts: InForce = NOTHING_TOLD
+    gaps: tuple[ToldGap, ...] = ()
+    previous: str = ""
+    previous_sha256: str = ""
+    earlier: tuple[tuple[str, str], ...] = ()
+    removals: str = ""
+    replaces: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, batch: Batch, facts: InForce | None = None) -> Footer:
+        """The footer of a file with this batch alone. facts: in force before it."""
+        rows = batch.records
+        windows = rows["kind"] == WINDOW
+        longest = int((rows["end_time"] - rows["start_time"])[windows].max(initial=0))
+        told = rows[rows["kind"] == GAP][["start_time", "end_time", "number", "flags"]].tolist()
+        ended = rows["end_time"]
+        ranges = _ranges(rows[rows["kind"] < GAP]["number"])
+        first = ranges[0][0] if ranges else batch.first_number
+        return cls(
+            batch.instance, batch.vpc_id, batch.run, min(first, batch.first_number), ranges[-1][1] if ranges else first - 1,
+            int(ended.min()), int(ended.max()), longest, _pairs(rows[rows["kind"] < GAP]), ranges,
+            few_covers(ranges, covers_of(rows)), (facts or NOTHING_TOLD).after(rows), _few([ToldGap(*gap) for gap in told]),
+        )  # fmt: skip
+
+    @property
+    def rows(self) -> int:
+        """That have numbers of their own."""
+        return sum(last - first + 1 for first, last in self.ranges)
+
+    def joined(self, later: Footer) -> Footer:
+        """The footer of this file's rows and, behind them, the later one's, which knew this one's facts."""
+        ranges = joined_ranges([*self.ranges, *later.ranges])
+        return replace(
+            self,
+            first_number=min(self.first_number, later.first_number),
+            last_number=max(self.last_number, later.last_number),
+            first_time=min(self.first_time, later.first_time),
+            last_time=max(self.last_time, later.last_time),
+            longest_window=max(self.longest_window, later.longest_window),
+            addresses=_bounded(self.addresses, later.addresses),
+            ranges=ranges,
+            covers=few_covers(ranges, [*self.covers, *later.covers]),
+            facts=later.facts.behind(self.facts),
+            gaps=_few([*self.gaps, *later.gaps]),
+        )
+
+    def encode(self) -> dict[str, str]:
+        return {
+            "natcore_format": FORMAT, "instance": self.instance, "vpc_id": self.vpc_id, "run": self.run,
+            "first_number": str(self.first_number), "last_number": str(self.last_number),
+            "first_time": str(self.first_time), "last_time": str(self.last_time),
+            "longest_window": str(self.longest_window), "addresses": json.dumps(self.addresses),
+            "ranges": json.dumps(self.ranges), "covers": json.dumps(self.covers),
+            "facts": json.dumps(self.facts.encode()), "gaps": json.dumps(self.gaps),
+            "previous": self.previous, "previous_sha256": self.previous_sha256, "removals": self.removals,
+            "earlier": json.dumps(self.earlier),
+            "replaces": json.dumps(self.replaces),
+        }  # fmt: skip
+
+
+def decode(metadata: Mapping[bytes, bytes]) -> Footer | None:
+    """None: not a file of a session log, or of another format."""
+    if metadata.get(b"natcore_format") != FORMAT.encode():
+        return None
+    try:
+        text = {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
+        addresses = json.loads(text["addresses"])
+        return Footer(
+            instance=text["instance"], vpc_id=text["vpc_id"], run=text["run"],
+            first_number=int(text["first_number"]), last_number=int(text["last_number"]),
+            first_time=int(text["first_time"]), last_time=int(text["last_time"]),
+            longest_window=int(text["longest_window"]),
+            addresses=None if addresses is None else tuple(Pair(*pair) for pair in addresses),
+            ranges=tuple((int(first), int(last)) for first, last in json.loads(text["ranges"])),
+            covers=tuple(Cover(*each) for each in json.loads(text["covers"])),
+            facts=InForce.decode(json.loads(text["facts"])),
+            gaps=tuple(ToldGap(*each) for each in json.loads(text["gaps"])),
+            previous=text["previous"], previous_sha256=text["previous_sha256"], removals=text["removals"],
+            earlier=tuple((str(name), str(sha256)) for name, sha256 in json.loads(text["earlier"])),
+            replaces=tuple((str(name), str(sha256)) for name, sha256 in json.loads(text["replaces"])),
+        )  # fmt: skip
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def joined_ranges(ranges: Iterable[Numbers]) -> tuple[Numbers, ...]:
+    """Sorted, none overlapping or touching another."""
+    joined: list[Numbers] = []
+    for first, last in sorted(ranges):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
+        else:
+            joined.append((first, last))
+    return tuple(joined)
+
+
+def few_covers(ranges: Sequence[Numbers], covers: Iterable[Cover]) -> tuple[Cover, ...]:
+    """Those from which all others follow: the first and the last of each range of numbers, and those with flags."""
+    kept: dict[int, Cover] = {}
+    by_range: dict[Numbers, list[Cover]] = {}
+    for cover in sorted(covers, key=lambda cover: cover.sequence):
+        if cover.flags:
+            kept[cover.sequence] = cover
+        for numbers in [each for each in ranges if each[0] <= cover.number <= each[1] + 1] or [
+            (cover.number, cover.number - 1)
+        ]:
+            by_range.setdefault(numbers, []).append(cover)
+    for found in by_range.values():
+        for cover in (found[0], found[-1]):
+            kept[cover.sequence] = cover
+    return tuple(kept[sequence] for sequence in sorted(kept))
+
+
+def _ranges(numbers: np.ndarray[Any, Any]) -> tuple[Numbers, ...]:
+    if not len(numbers):
+        return ()
+    numbers = np.sort(numbers.astype(np.int64))
+    cuts = np.flatnonzero(np.diff(numbers) > 1)
+    firsts, lasts = numbers[np.r_[0, cuts + 1]], numbers[np.r_[cuts, len(numbers) - 1]]
+    return tuple(zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+def _pairs(rows: np.ndarray[Any, Any]) -> tuple[Pair, ...] | None:
+    both = pc.unique(pa.array(rows["nat_ip"].astype(np.uint64) << np.uint64(32) | rows["eip"]))  # hashed, not sorted
+    if len(both) > _MOST_ADDRESSES:
+        return None
+    halves = ((pair >> 32, pair & 0xFFFFFFFF) for pair in sorted(both.to_pylist()) if pair)  # 0: a gap row's
+    return tuple(Pair(format_ipv4(nat_ip), format_ipv4(eip) if eip else None) for nat_ip, eip in halves)
+
+
+def _bounded(some: Sequence[Pair] | None, others: Sequence[Pair] | None) -> tuple[Pair, ...] | None:
+    if some is None or others is None:
+        return None
+    both = tuple(dict.fromkeys((*some, *others)))
+    return both if len(both) <= _MOST_ADDRESSES else None
+
+
+def _few(gaps: list[ToldGap]) -> tuple[ToldGap, ...]:
+    if len(gaps) <= _MOST_GAPS:
+        return tuple(gaps)
+    return (ToldGap(min(gap.start for gap in gaps), max(gap.end for gap in gaps), gaps[0].number, gaps[-1].reason),)

@@ -1,0 +1,123 @@
+"""A session log's account: where each row that it accepted is. The sums hold at every moment."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+Place = Literal["delivered", "queued", "spooled", "dead_letter", "lost"]
+Reason = Literal["queue_full", "spool_full", "damaged", "rejected", "shutdown"]
+_PLACES: tuple[Place, ...] = ("delivered", "queued", "spooled", "dead_letter", "lost")
+_REASONS: tuple[Reason, ...] = ("queue_full", "spool_full", "damaged", "rejected", "shutdown")
+
+
+class Ledger:
+    """accepted = delivered + queued + spooled + dead_letter + lost, and lost = the sum of lost_<reason>.
+
+    queued: in memory. spooled: on disk, synced. dead_letter: set aside in a file, refused by the destination.
+    Counts beside the sums: withheld (rows of a kind that the sink does not take; not accepted), recovered (accepted
+    from what an earlier process left in the spool), gaps (accepted gap rows, that this log added to the gateway's), facts
+    (accepted rows about the log itself: natcore.sessionlog.facts),
+    raw_bytes_delivered and wire_bytes_delivered.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._settled = threading.Condition(self._lock)
+        self._rows: dict[Place, int] = dict.fromkeys(_PLACES, 0)
+        self._gone = 0  # rows that do not wait any more
+        self._lost: dict[Reason, int] = dict.fromkeys(_REASONS, 0)
+        self._beside = dict.fromkeys(
+            ("withheld", "recovered", "gaps", "facts", "raw_bytes_delivered", "wire_bytes_delivered"), 0
+        )
+
+    def accept(self, rows: int, *, withheld: int = 0) -> None:
+        """New rows, in memory."""
+        with self._lock:
+            self._rows["queued"] += rows
+            self._beside["withheld"] += withheld
+
+    def recover(self, rows: int) -> None:
+        """Rows that an earlier process left in the spool."""
+        with self._lock:
+            self._rows["spooled"] += rows
+            self._beside["recovered"] += rows
+
+    def add_gap(self, place: Place) -> None:
+        """A gap row is one more row of this log."""
+        self.drop_gaps(-1, place)
+
+    def add_facts(self, rows: int) -> None:
+        """Rows about the log itself, in memory."""
+        with self._lock:
+            self._rows["queued"] += rows
+            self._beside["facts"] += rows
+
+    def drop_gaps(self, rows: int, place: Place) -> None:
+        """Gap rows that have become part of another one."""
+        with self._lock:
+            self._rows[place] -= rows
+            self._beside["gaps"] -= rows
+            self._gone += max(0, rows)
+            self._settled.notify_all()
+
+    def move(self, rows: int, source: Place, to: Place) -> None:
+        with self._lock:
+            self._rows[source] -= rows
+            self._rows[to] += rows
+            self._gone += rows if to != "spooled" else 0
+            self._settled.notify_all()
+
+    def lose(self, rows: int, source: Place, reason: Reason) -> None:
+        with self._lock:
+            self._rows[source] -= rows
+            self._rows["lost"] += rows
+            self._gone += rows
+            self._lost[reason] += rows
+            self._settled.notify_all()
+
+    def withhold(self, rows: int, source: Place) -> None:
+        """Rows accepted for a sink that took them, which the present one does not: no longer this log's."""
+        with self._lock:
+            self._rows[source] -= rows
+            self._beside["withheld"] += rows
+            self._gone += rows
+            self._settled.notify_all()
+
+    def add_bytes(self, raw: int, wire: int) -> None:
+        with self._lock:
+            self._beside["raw_bytes_delivered"] += raw
+            self._beside["wire_bytes_delivered"] += wire
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are neither delivered nor given up."""
+        with self._lock:
+            return self._waiting()
+
+    def notify(self) -> None:
+        """Something else that `wait_settled` looks at may have changed."""
+        with self._lock:
+            self._settled.notify_all()
+
+    def wait_settled(self, timeout: float | None, also: Callable[[], bool]) -> bool:
+        """Wait until the rows that wait now do not any more, and `also` is true; rows that come after may wait."""
+        with self._lock:
+            goal = self._gone + self._waiting()
+            return self._settled.wait_for(lambda: (self._gone >= goal or not self._waiting()) and also(), timeout)
+
+    def wait_for(self, timeout: float, condition: Callable[[], bool]) -> bool:
+        """Wait until the condition is true, of which `notify` tells; False: not within `timeout` s."""
+        with self._lock:
+            return self._settled.wait_for(condition, timeout)
+
+    def _waiting(self) -> int:
+        return self._rows["queued"] + self._rows["spooled"]
+
+    def counters(self) -> dict[str, int]:
+        with self._lock:
+            counts: dict[str, int] = {"accepted": sum(self._rows.values())}
+            counts.update((place, self._rows[place]) for place in _PLACES)
+            counts.update((f"lost_{reason}", rows) for reason, rows in self._lost.items())
+            return counts | self._beside

@@ -1,0 +1,305 @@
+"""A sender brings one log's rows from its stores to one sink: the work of a delivery thread, a step at a time."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from natcore.config import DeliveryPolicy
+from natcore.dtypes import GAP, WINDOW, chosen, redacted
+from natcore.errors import DeliveryError
+from natcore.sessionlog.buffer import Store
+from natcore.sessionlog.dead_letter import DeadLetters
+from natcore.sessionlog.delivery import (
+    Answer,
+    Attempt,
+    Delivered,
+    Destination,
+    Disposal,
+    Progress,
+    Refused,
+    Wait,
+    destination_of,
+)
+from natcore.sessionlog.ledger import Ledger, Place
+from natcore.sinks.base import Batch, Receipt, Records, Sink
+
+_log = logging.getLogger(__name__)
+_BUSY_SECONDS = 0.05  # the spool's writer has the rows in hand
+_ACTIONS = ("backoff", "unavailable", "split", "reject")
+
+
+def attribute(sink: object, name: str) -> Any:
+    """What the sink says of itself, or what a sink is that says nothing."""
+    if name == "destination" and not hasattr(sink, name):
+        return {}
+    return getattr(sink, name, getattr(Sink, name, None))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A store, and where its rows are in the ledger."""
+
+    store: Store
+    place: Place
+
+
+class Sender:
+    """Steps: open the sink, wait for a batch, deliver it, settle what became of it.
+
+    sources: stores in the order in which they are emptied. One thread calls `step`; the others are safe anywhere.
+    redact: rows lose their destinations. clock: seconds, any origin.
+    `changed`: called when a step is worth while before its time.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        sources: Callable[[], list[Source]],
+        ledger: Ledger,
+        policy: DeliveryPolicy,
+        dead_letters: DeadLetters | None,
+        *,
+        clock: Callable[[], float],
+        chance: random.Random,
+        changed: Callable[[], None],
+        redact: bool = False,
+    ) -> None:
+        self.sink = sink
+        self.delivery_type: str = attribute(sink, "delivery_type")
+        self.destination: dict[str, str] = dict(attribute(sink, "destination"))
+        self.batch_rows: int = attribute(sink, "batch_rows") or policy.batch
+        seconds = attribute(sink, "batch_seconds")
+        self._linger: float = policy.linger if seconds is None else seconds
+        self._takes_events: bool = attribute(sink, "events")
+        self._takes_gaps: bool = attribute(sink, "gaps")
+        self._sources = sources
+        self._ledger = ledger
+        self._policy = policy
+        self._dead_letters = dead_letters
+        self._clock = clock
+        self._chance = chance
+        self._changed = changed
+        self._redact = redact
+        key = (self.delivery_type, *sorted(self.destination.items())) if self.destination else None
+        self.target: Destination = destination_of(key)
+        self.target.watch(changed)
+        self.progress = Progress(limit=self.batch_rows)
+        self._opened = self._tried_to_open = False
+        self._proven = False  # the destination has answered this sink
+        self._waiting_since: float | None = None
+        # Rows of the batch that failed: it is sent again as it was, since its answer alone may have been lost, and a
+        # receiver knows its rows again by the batch's first number and their position.
+        self._again = 0
+        self._hurried = False
+        self._held: Source | None = None
+        self._testing = False
+        self._abandoned = False
+        self._lock = threading.Lock()  # the sources' batch in hand, and being abandoned
+        self._reported: set[str] = set()
+
+    def hurry(self, hurried: bool = True) -> None:
+        """Wait for no batch to fill."""
+        self._hurried = hurried
+
+    @property
+    def takes_facts(self) -> bool:
+        """Rows about the log itself."""
+        return bool(attribute(self.sink, "facts"))
+
+    @property
+    def takes_all(self) -> bool:
+        """Rows of every kind: a number that is missing there is a row that is missing."""
+        return self._takes_events and self._takes_gaps
+
+    def select(self, records: Records) -> Records:
+        """Of RECORD (n,) the rows that the sink takes, with what they may say."""
+        if self._redact:
+            records = redacted(records)
+        if self.takes_all and self.takes_facts:
+            return records
+        kinds = records["kind"]
+        wanted = kinds < GAP if self._takes_events else kinds == WINDOW
+        if self._takes_gaps:
+            wanted |= kinds == GAP
+        if self.takes_facts:
+            wanted |= kinds > GAP
+        return chosen(records, wanted)
+
+    def step(self) -> float | None:
+        """Make one attempt if it is time; -> seconds until the next step is worth while, None: until `changed`."""
+        now = self._clock()
+        sources = [source for source in self._sources() if source.store.rows]
+        waiting = sum(source.store.rows for source in sources)
+        pause = self._pause_to_fill(waiting, now)
+        if pause is not None and pause > 0:
+            return pause
+        action = self.target.decide(self.progress, bool(waiting), now, opening=not self._tried_to_open)
+        if isinstance(action, Wait):
+            return None if action.until is None else max(0.0, action.until - now)
+        self._tried_to_open = True
+        if not self._attempt(sources[0] if sources else None, action):
+            return _BUSY_SECONDS
+        return 0.0 if self._sources_wait() else None
+
+    def _sources_wait(self) -> bool:
+        return any(source.store.rows for source in self._sources())
+
+    def _pause_to_fill(self, waiting: int, now: float) -> float | None:
+        """Seconds until the batch is full enough; None: nothing to wait for."""
+        if not waiting:
+            self._waiting_since = None
+            return None
+        if self._waiting_since is None:
+            self._waiting_since = now
+        if waiting >= self.progress.limit or self._hurried or self._again:
+            return 0.0
+        return self._waiting_since + self._linger - now
+
+    def _attempt(self, source: Source | None, action: Attempt) -> bool:
+        """-> False: the rows are in other hands just now."""
+        batch = None
+        with self._lock:
+            if self._abandoned:
+                return True
+            if source is not None:
+                batch = self._take(source, min(action.limit, self._again or action.limit))
+                self._held = source if batch is not None else None
+            wanted = self._wanted(batch)
+            if source is not None and wanted is None:
+                return self._skip(source, batch, action)
+            self._testing = action.test
+        answer, receipt = self._deliver(wanted, len(batch) if batch is not None else 0)
+        with self._lock:
+            if self._abandoned:
+                return True  # too late: the rows went back, and the test was given up
+            self._testing = False
+            self.progress, disposal = self.target.settle(
+                self.progress, answer, tested=action.test, now=self._clock(), policy=self._policy,
+                largest=self.batch_rows, jitter=self._chance.random(),
+            )  # fmt: skip
+            if batch is not None:
+                self._dispose(batch, answer, disposal, receipt)
+        if isinstance(answer, Delivered):
+            self._waiting_since = None
+        return True
+
+    def _take(self, source: Source, limit: int) -> Batch | None:
+        batch = source.store.take(limit)
+        if batch is None or not self._redact:
+            return batch
+        return Batch(batch.instance, batch.vpc_id, batch.run, redacted(batch.records))  # an earlier run's may not be
+
+    def _wanted(self, batch: Batch | None) -> Batch | None:
+        """Of a batch the rows that the sink takes; a log filters before, but its spool may hold another sink's."""
+        if batch is None:
+            return None
+        wanted = self.select(batch.records)
+        return Batch(batch.instance, batch.vpc_id, batch.run, wanted) if len(wanted) else None
+
+    def _skip(self, source: Source, batch: Batch | None, action: Attempt) -> bool:
+        if action.test:
+            self.target.cancel_test()
+        if batch is None:
+            return False
+        self._dispose(batch, Delivered(len(batch)), "acknowledge", None)
+        return True
+
+    def _deliver(self, batch: Batch | None, rows: int) -> tuple[Answer, Receipt | None]:
+        try:
+            if not self._opened:
+                self._proven = _optional(self.sink, "open", nothing=False) is not False
+                self._opened = True
+            receipt = self.sink.deliver(batch) if batch is not None else None
+            self._proven = self._proven or batch is not None
+        except DeliveryError as error:
+            action = error.action if error.action in _ACTIONS else "backoff"
+            return Refused(rows, error.code, error.message, action, error.retry_after), None
+        except BaseException as error:  # of a sink that ends threads, or a task of its own: it ends nothing here
+            self._report(error)
+            return Refused(rows, type(error).__name__, str(error)), None
+        self._reported.clear()
+        return Delivered(rows, self._proven), receipt if isinstance(receipt, Receipt) else None
+
+    def _report(self, error: BaseException) -> None:
+        """Each kind of surprise once, with its traceback, until a delivery succeeds."""
+        if type(error).__name__ not in self._reported:
+            self._reported.add(type(error).__name__)
+            _log.error("a delivery to %s %s failed", self.delivery_type, self.destination, exc_info=error)
+
+    def _dispose(self, batch: Batch, answer: Answer, disposal: Disposal, receipt: Receipt | None) -> None:
+        source, self._held = self._held, None
+        assert source is not None
+        rows, place = len(batch), source.place
+        self._again = rows if disposal == "keep" else 0
+        if disposal == "keep":
+            source.store.put_back()
+            return
+        if disposal == "set-aside":
+            assert isinstance(answer, Refused)
+            if self._set_aside(batch, answer):
+                self._ledger.move(rows, place, "dead_letter")
+            else:
+                self._ledger.lose(rows, place, "rejected")
+        else:
+            wanted = len(self.select(batch.records))
+            self._ledger.withhold(rows - wanted, place)
+            self._ledger.add_bytes(*(receipt or Receipt(0, 0)))
+            self._ledger.move(wanted, place, "delivered")
+        source.store.acknowledge()
+
+    def _set_aside(self, batch: Batch, answer: Refused) -> bool:
+        try:
+            return self._dead_letters is not None and self._dead_letters.add(batch, answer.code, answer.message)
+        except OSError as error:
+            _log.error("rows that were refused (%s) could not be set aside: %s", answer.code, error)
+            return False
+
+    def abandon(self) -> None:
+        """Take the batch in hand back from a delivery that does not return; its answer will be ignored."""
+        with self._lock:
+            self._abandoned = True
+            if self._held is not None:
+                self._held.store.put_back()
+                self._held = None
+            if self._testing:
+                self.target.give_up_test(self._clock(), self._policy)
+        self.target.unwatch(self._changed)
+
+    def recover(self, error: BaseException) -> None:
+        """A step has failed otherwise than by its sink: the rows in hand wait again, and the status tells."""
+        with self._lock:
+            if self._abandoned:
+                return
+            if self._held is not None:
+                self._held.store.put_back()
+                self._held = None
+            tested, self._testing = self._testing, False
+            if tested:
+                self.target.give_up_test(self._clock(), self._policy)
+            self.progress, _ = self.target.settle(
+                self.progress, Refused(0, type(error).__name__, str(error)), tested=False, now=self._clock(),
+                policy=self._policy, largest=self.batch_rows, jitter=self._chance.random(),
+            )  # fmt: skip
+
+    @property
+    def has_answer(self) -> bool:
+        """The sink is open, or the destination has said why not."""
+        return self._opened or self.progress.state != "Modifying"
+
+    def close_sink(self) -> None:
+        """In the delivering thread, after its last step."""
+        try:
+            _optional(self.sink, "close")
+        except BaseException as error:
+            _log.error("closing %s %s failed", self.delivery_type, self.destination, exc_info=error)
+
+
+def _optional(sink: object, name: str, nothing: object = None) -> object:
+    """What the method gives; nothing: what it would give, where the sink has none."""
+    method = getattr(sink, name, None)
+    return nothing if method is None else method()

@@ -1,0 +1,440 @@
+"""A session log: rows of one gateway on their way to one destination, and what is known of it (contract R9)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from natcore.config import DeliveryPolicy, check_number
+from natcore.dtypes import chosen
+from natcore.errors import ConfigurationError, Error
+from natcore.internal import threads
+from natcore.internal.redaction import show
+from natcore.sessionlog.baseline import Baseline, has_packets
+from natcore.sessionlog.buffer import Buffer
+from natcore.sessionlog.dead_letter import DeadLetters
+from natcore.sessionlog.delivery import UNAVAILABLE_CODE, DeliveryState
+from natcore.sessionlog.heartbeat import Beat
+from natcore.sessionlog.ledger import Ledger
+from natcore.sessionlog.sender import Sender, Source
+from natcore.sessionlog.spool.format import Identity
+from natcore.sessionlog.spool.reading import waiting_rows
+from natcore.sessionlog.spool.spool import Spool
+from natcore.sinks.base import Batch, Records, Sink
+
+_log = logging.getLogger(__name__)
+_MEMORY_ROWS = 1 << 20  # 96 MB: what waits in memory at most, and four batches in any case
+_SPOOL_RETRY_SECONDS = 1.0
+_THREAD_RETRY_SECONDS = 1.0
+_STOP_SECONDS = 5.0  # for a sink that is changed to let go
+_GRACE_SECONDS = 0.1  # for a thread that has seen the deadline
+_IDLE_SECONDS = 1.0  # without a delivery, after which a stop waits no longer for rows that are in the spool
+_JOIN_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryStatus:
+    """state: "Modifying" while the log starts or changes, until the destination has answered; then "Success", or "Failed"
+    with the error's code.
+
+    code: "UnavaliableTarget" (the contract's spelling) while the destination is left alone, `cause` being the code
+    that made it so. since: Unix seconds of the last change of state, code or cause.
+    """
+
+    state: DeliveryState
+    code: str = ""
+    cause: str = ""
+    message: str = ""
+    since: float = 0.0
+
+
+class SessionLog:
+    """Made by `Gateway.start_session_log`; thread-safe.
+
+    The rows wait in memory and, with a spool, on disk until the sink's `deliver` has returned for them. Two threads
+    work for it: one delivers, one writes the spool, so that a destination that hangs does not stop the spooling.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        identity: Identity,
+        *,
+        name: str,
+        spool: Path | None,
+        policy: DeliveryPolicy,
+        beat: Beat,
+        check: Callable[[Sink], None],
+        collect: Callable[[], object],
+        redact_destination: bool = False,
+        on_failure: str = "forward",
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        chance: random.Random | None = None,
+    ) -> None:
+        self.name = name
+        self.redact_destination = redact_destination
+        self.on_failure = on_failure
+        self._identity = identity
+        self._policy = policy
+        self._check = check
+        self._collect = collect
+        self._clock = clock
+        self._wall = wall
+        self._chance = chance or random.Random()
+        self._ledger = Ledger()
+        self._dead_letters = DeadLetters(spool, policy.spool_bytes) if spool else None
+        self._spool: Spool | None = None
+        self._unopened: tuple[Path, Beat] | None = None  # a spool that could not be opened; it is tried again
+        if spool is not None:
+            try:
+                self._spool = self._open_spool(spool, identity, beat)
+            except OSError as error:
+                if on_failure == "refuse":
+                    raise
+                self._unopened = (spool, beat)
+                _log.error("the spool %s cannot be used: %s; rows wait in memory, and it is tried again", spool, error)
+        self._spool_broken = self._unopened is not None
+        self._baseline: Baseline | None = None
+        self._beat: Beat | None = None  # to be noted when every row before it is in the spool
+        self._wake_sender, self._wake_writer, self._ending = threading.Event(), threading.Event(), threading.Event()
+        self._sender = self._make_sender(sink)
+        capacity = max(_MEMORY_ROWS, 4 * self._sender.batch_rows)
+        self._buffer = Buffer(identity.instance, identity.vpc_id, identity.run, capacity, self._ledger)
+        self._control = threading.RLock()
+        self._stopping = self._stopped = False
+        self._deadline: float | None = None
+        self._threads: list[threading.Thread] = []
+        self._last_status = DeliveryStatus("Modifying", since=wall())
+
+    # What a user sees
+
+    @property
+    def sink(self) -> Sink:
+        return self._sender.sink
+
+    @property
+    def status(self) -> Literal["Enabled", "Disabled"]:
+        return "Disabled" if self._stopped else "Enabled"
+
+    @property
+    def delivery_status(self) -> DeliveryStatus:
+        progress, target = self._sender.progress, self._sender.target.target
+        status = DeliveryStatus(progress.state, progress.code, progress.cause, progress.message)
+        if not target.available:  # another log may have found that out (contract D6)
+            status = DeliveryStatus("Failed", UNAVAILABLE_CODE, target.cause, target.message)
+        elif progress.code == UNAVAILABLE_CODE:
+            status = DeliveryStatus("Success")
+        last = self._last_status
+        changed = (status.state, status.code, status.cause) != (last.state, last.code, last.cause)
+        self._last_status = replace(status, since=self._wall() if changed else last.since)
+        return self._last_status
+
+    @property
+    def delivery_type(self) -> str:
+        return self._sender.delivery_type
+
+    @property
+    def destination(self) -> dict[str, str]:
+        """What identifies the destination: for "sls" its endpoint, project, logstore and region."""
+        return dict(self._sender.destination)
+
+    def counters(self) -> dict[str, int]:
+        """Rows: accepted = delivered + queued + spooled + dead_letter + lost, read at one moment; see `Ledger`.
+
+        spool_files_set_aside: files in the spool that are not its own, or that somebody else could have written.
+        """
+        counters = self._ledger.counters()
+        if self._spool is not None:
+            counters["spool_files_set_aside"] = self._spool.set_aside
+        return counters
+
+    def waiting_rows(self) -> Iterator[Batch]:
+        """The rows that no destination has acknowledged yet, in memory and in the spool; they stay where they are."""
+        identity = self._identity
+        for records in self._buffer.peek():  # from here they go into the spool, so they are looked at first
+            yield Batch(identity.instance, identity.vpc_id, identity.run, records)
+        if self._spool is not None:
+            yield from waiting_rows(self._spool.folder)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until every row that the gateway has written so far is delivered or given up, and the sink is open or has said
+        why not; False: not within `timeout` s."""
+        if timeout is not None:
+            timeout = check_number("timeout", timeout, 0, 1e9, unit="seconds")
+        self._collect()
+        self._sender.hurry()
+        self._wake()
+        try:
+            return self._ledger.wait_settled(timeout, lambda: self._sender.has_answer)
+        finally:
+            self._sender.hurry(self._stopping)
+
+    def change(self, sink: Sink) -> None:
+        """Deliver to another destination from now on, the waiting rows first (contract R9: "Modifying" meanwhile).
+
+        Raises ConfigurationError as the start does, and where the log has been stopped.
+        """
+        self.check_caller()
+        with self._control:
+            if self._stopping:
+                raise ConfigurationError(f"change of session log {show(self.name)}: it has been stopped")
+            self._check(sink)
+            before, thread = self._sender, self._threads[0] if self._threads else None
+            self._sender = self._make_sender(sink)
+            self._wake_sender.set()
+            if thread is None:
+                before.abandon()
+                before.close_sink()
+            else:
+                thread.join(_STOP_SECONDS)
+                before.abandon()
+                self._threads[0] = self._start_thread(self._run_sender, "delivery")
+
+    # What the collector does
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._threads = [self._start_thread(self._run_sender, "delivery")]
+        if self._spool is not None or self._unopened is not None:
+            self._threads.append(self._start_thread(self._run_writer, "spool"))
+
+    def begin(self, baseline: Baseline) -> None:
+        """What is not to be counted of windows that were open before the log's start."""
+        self._baseline = baseline
+
+    def check_caller(self) -> None:
+        """Error in a thread of this log's: its sink's deliver() would wait for itself."""
+        if threading.current_thread() in self._threads:
+            raise Error(
+                f"session log {show(self.name)}: its own deliver() cannot stop or change it; allowed is another thread"
+            )
+
+    def note(self, beat: Beat) -> None:
+        """A sign of life that covers the rows accepted so far."""
+        if self._spool is not None:
+            self._beat = beat
+            self._wake_writer.set()
+
+    def accept_gap(self, row: Records) -> None:
+        """RECORD (1,): rows of the gateway are missing here."""
+        self._ledger.add_gap("queued")
+        self._buffer.append(row)
+
+    def accept_facts(self, rows: Records) -> None:
+        """RECORD (n,) about the log itself, for a sink that keeps them."""
+        if self._sender.takes_facts:
+            self._ledger.add_facts(len(rows))
+            self._buffer.append(rows)
+            (self._wake_sender if self._spool is None else self._wake_writer).set()
+
+    def accept(self, records: Records) -> None:
+        """RECORD (n,), n >= 1, never written again: the gateway's next rows."""
+        wanted = self._sender.select(records)
+        if self._baseline:
+            wanted = self._baseline.take_off(wanted)
+            if not self._sender.takes_all:  # there numbers are missing anyhow
+                wanted = chosen(wanted, has_packets(wanted))
+        self._ledger.accept(len(wanted), withheld=len(records) - len(wanted))
+        if len(wanted):
+            self._buffer.append(wanted)
+            (self._wake_sender if self._spool is None else self._wake_writer).set()
+
+    def send(self) -> float | None:
+        """One step of delivery: `Sender.step`. For tests without threads."""
+        return self._sender.step()
+
+    def persist(self) -> bool:
+        """Bring what waits in memory into the spool; -> False: the disk does not take it, or it is in other hands."""
+        if self._spool is None and not self._open_again():
+            return False
+        assert self._spool is not None
+        beat, self._beat = self._beat, None
+        while self._buffer.rows:
+            batch = self._buffer.take(self._spool.frame_rows)
+            if batch is None:
+                return False
+            try:
+                self._spool.append(batch.records)
+            except BaseException as error:
+                if not self._spool_broken:
+                    _log.error(
+                        "the spool %s takes no rows: %s; they wait in memory", self._spool.folder, error,
+                        exc_info=None if isinstance(error, OSError) else error,
+                    )  # fmt: skip
+                self._spool_broken = True
+                self._buffer.put_back()
+                self._wake_sender.set()
+                return False
+            self._spool_broken = False
+            self._buffer.acknowledge()
+            self._wake_sender.set()
+        if beat is not None and not self._buffer.is_held:
+            self._spool.note(beat)
+        return True
+
+    def _open_again(self) -> bool:
+        assert self._unopened is not None
+        folder, beat = self._unopened
+        try:
+            self._spool = self._open_spool(folder, self._identity, beat)
+        except (OSError, Error):
+            return False
+        self._unopened, self._spool_broken = None, False
+        _log.warning("the spool %s can be used now", folder)
+        self._wake_sender.set()
+        return True
+
+    def reason_not_to_start(self, timeout: float) -> str | None:
+        """None when the sink is open, within `timeout` s; else why it is not."""
+        self._sender.hurry()  # rows of an earlier run may wait for their batch to fill
+        self._wake()
+        self._ledger.wait_for(timeout, lambda: self._sender.has_answer)
+        self._sender.hurry(self._stopping)
+        status = self.delivery_status
+        if status.state == "Failed":
+            return f"{status.cause or status.code}: {status.message}"
+        return None if self._sender.has_answer else f"no answer within {timeout:g} s"
+
+    def begin_stop(self, deadline: float) -> None:
+        """Nothing more is accepted; what waits is sent at once, however small the batch, until `deadline`."""
+        self._deadline = deadline
+        self._stopping = True
+        self._ending.set()
+        self._sender.hurry()
+        self._wake()
+
+    def finish_stop(self) -> int:
+        """End as soon as every row is delivered or safe in the spool, and none is being delivered any more; at the deadline
+        at the latest. -> rows not delivered, which stay in the spool if there is one.
+
+        Without a spool they are lost, counted as `lost_shutdown`. Idempotent.
+        """
+        with self._control:
+            if self._stopped:
+                return self._ledger.waiting
+            assert self._deadline is not None
+            if not self._threads:
+                self._send_without_threads()
+            self._join_threads()
+            self._sender.abandon()
+            undelivered = self._ledger.waiting
+            is_safe = (self._spool is not None or self._unopened is not None) and self.persist()
+            left = self._buffer.clear()
+            self._ledger.lose(left, "queued", "shutdown")
+            if self._spool is not None:
+                if is_safe and not left:
+                    self._spool.end_run()
+                self._spool.close()
+            self._stopped = True
+            return undelivered
+
+    def _join_threads(self) -> None:
+        """Rows that are only in memory get all the time there is; others as long as deliveries succeed."""
+        delivered, since = -1, self._clock()
+        while any(thread.is_alive() for thread in self._threads) and self._time_left() > -_GRACE_SECONDS:
+            rows = self._ledger.counters()
+            now = self._clock()
+            if rows["queued"] or rows["delivered"] != delivered:
+                delivered, since = rows["delivered"], now
+            elif now - since >= _IDLE_SECONDS:
+                return
+            next(thread for thread in self._threads if thread.is_alive()).join(_JOIN_SECONDS)
+
+    def _send_without_threads(self) -> None:
+        if self._spool is not None:
+            self.persist()
+        while self._sender.step() == 0.0:
+            pass
+        self._sender.close_sink()
+
+    def _open_spool(self, folder: Path, identity: Identity, beat: Beat) -> Spool:
+        """What an earlier run has left in it comes first; then a gap row, if that run died."""
+        spool = Spool(folder, identity, bound_bytes=self._policy.spool_bytes, ledger=self._ledger)
+        try:
+            if spool.begin_run(beat):
+                _log.warning("%s: the run before ended without its end mark; a gap row tells so", folder)
+        except BaseException:
+            spool.close()
+            raise
+        return spool
+
+    def _make_sender(self, sink: Sink) -> Sender:
+        return Sender(
+            sink, self._sources, self._ledger, self._policy, self._dead_letters,
+            clock=self._clock, chance=self._chance, changed=self._wake_sender.set,
+            redact=self.redact_destination,
+        )  # fmt: skip
+
+    def _sources(self) -> list[Source]:
+        """In order: what is on disk, then what is in memory, where there is no spool or it takes nothing."""
+        if self._spool is None:
+            return [Source(self._buffer, "queued")]
+        spooled = Source(self._spool, "spooled")
+        return [spooled, Source(self._buffer, "queued")] if self._spool_broken else [spooled]
+
+    def _wake(self) -> None:
+        self._wake_sender.set()
+        self._wake_writer.set()
+
+    def _start_thread(self, target: Callable[[], None], role: str) -> threading.Thread:
+        return threads.start(f"nat-{role[:5]}-{self.name}", self._keep_running, target, role)
+
+    def _keep_running(self, run: Callable[[], None], role: str) -> None:
+        """What ends a thread otherwise than at its end is told, and the work begun anew."""
+        sender = self._sender
+        while True:
+            try:
+                return run()
+            except BaseException as error:
+                _log.exception("the %s thread of session log %s failed; it goes on", role, self.name)
+                if role == "delivery":
+                    sender.recover(error)
+                    if sender is not self._sender:
+                        return sender.close_sink()
+            if self._ending.wait(_THREAD_RETRY_SECONDS):
+                return None
+
+    def _run_sender(self) -> None:
+        sender = self._sender
+        while sender is self._sender:
+            self._wake_sender.clear()
+            pause = sender.step()
+            if self._stopping and self._is_over(pause):
+                break
+            self._ledger.notify()
+            self._wake_sender.wait(self._pause(pause))
+        sender.close_sink()
+
+    def _is_over(self, pause: float | None) -> bool:
+        """The log stops, and nothing waits, or nothing can be tried before the deadline."""
+        left = self._time_left()
+        if not self._ledger.waiting or left <= 0 or (pause is not None and pause > left):
+            return True
+        failing = self._sender.progress.state == "Failed" or not self._sender.target.target.available
+        is_spooled = self._spool is not None and not self._ledger.counters()["queued"]
+        return bool(pause) and failing and is_spooled
+
+    def _pause(self, pause: float | None) -> float | None:
+        if not self._stopping:
+            return pause
+        left = max(0.0, self._time_left())
+        return left if pause is None else min(pause, left)
+
+    def _time_left(self) -> float:
+        return math.inf if self._deadline is None else self._deadline - self._clock()
+
+    def _run_writer(self) -> None:
+        while True:
+            self._wake_writer.clear()
+            is_done = self.persist()
+            if self._stopping and (is_done or self._spool_broken):
+                break
+            self._wake_writer.wait(None if is_done else _SPOOL_RETRY_SECONDS)

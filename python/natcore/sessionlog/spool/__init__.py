@@ -1,0 +1,1 @@
+"""The spool: rows on disk until their destination has acknowledged them."""

@@ -1,0 +1,88 @@
+"""The file `run` of a spool: whose rows it is filled with, their heartbeats, and the end mark of an orderly stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from natcore.dtypes import GAP_DIED, gap_row
+from natcore.errors import ConfigurationError
+from natcore.internal.files import open_private, read_regular, replaced
+from natcore.internal.redaction import show_text
+from natcore.sessionlog.heartbeat import Beat
+from natcore.sessionlog.spool.format import (
+    BEAT_BYTES,
+    RUN_MAGIC,
+    Identity,
+    decode_beats,
+    decode_segment_header,
+    encode_beat,
+    encode_segment_header,
+    newer_version,
+)
+from natcore.sinks.base import Records
+
+_log = logging.getLogger(__name__)
+_NAME = "run"
+
+
+def read_run(folder: Path) -> tuple[Identity, Beat] | None:
+    """The last run that filled the spool, and its last sign of life; None: there is none, or it is damaged.
+
+    A run without its end mark is running, or has died.
+    """
+    try:
+        data = read_regular(folder / _NAME)
+    except FileNotFoundError:
+        return None
+    if version := newer_version(data, RUN_MAGIC):
+        raise ConfigurationError(
+            f"{show_text(str(folder / _NAME))}: a run of version {version}, which a later natcore wrote; allowed is version "
+            f"{RUN_MAGIC[7:].decode()}: let that natcore end it, or give the log another spool"
+        )
+    header = decode_segment_header(data, RUN_MAGIC)
+    beat = decode_beats(data[header[1] :]) if header else None
+    if header is None or beat is None:
+        _log.error("%s: damaged; whether the run before ended in order is not known", folder / _NAME)
+        return None
+    return header[0], beat[1]
+
+
+def gap_after(beat: Beat, next_number: int, wall: int) -> Records:
+    """RECORD (1,): what a run has lost that died after `beat` and before `wall` (microseconds since 1970).
+
+    next_number: behind every row of the run that is known.
+    """
+    return gap_row(beat.oldest, beat.gap_end(wall), max(beat.next_number, next_number), 0, GAP_DIED)
+
+
+class RunFile:
+    """The running run's file."""
+
+    def __init__(self, folder: Path, identity: Identity, beat: Beat) -> None:
+        """Durable, in the place of the run before, when this returns. Raises OSError."""
+        self.path = folder / _NAME
+        self.beat = beat
+        header = encode_segment_header(identity, RUN_MAGIC)
+        with replaced(self.path) as file:
+            file.write(header + encode_beat(0, beat) + bytes(BEAT_BYTES))
+        self._slots = len(header)
+        self._sequence = 0
+        self._descriptor = open_private(self.path, os.O_WRONLY)
+
+    def note(self, beat: Beat) -> None:
+        """Not synced, but for the end mark: a beat that a power cut takes back makes the gap longer, never shorter."""
+        self._sequence += 1
+        try:
+            data = encode_beat(self._sequence, beat)
+            os.pwrite(self._descriptor, data, self._slots + self._sequence % 2 * BEAT_BYTES)
+            if beat.ended:
+                os.fsync(self._descriptor)
+        except OSError as error:
+            _log.warning("%s: %s; a restart would tell of a longer gap", self.path, error)
+            return
+        self.beat = beat
+
+    def close(self) -> None:
+        os.close(self._descriptor)

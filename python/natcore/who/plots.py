@@ -1,0 +1,62 @@
+"""Pictures of port usage: lines of blocks for a terminal, and PNG or SVG files (matplotlib, extra natcore[plot])."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from natcore.errors import ConfigurationError, Error
+from natcore.internal.files import replaced
+from natcore.internal.redaction import show
+from natcore.who.usage import PortUsage
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+NAMES = {1: "ICMP", 6: "TCP", 17: "UDP"}
+SUFFIXES = (".png", ".svg")
+
+
+def blocks(peaks: Sequence[int], highest: int, width: int) -> str:
+    """A line of at most `width` blocks, each as high as the most of its part of the peaks; `highest` is a full block."""
+    parts = min(width, len(peaks))
+    line = ""
+    for part in range(parts):
+        most = max(peaks[part * len(peaks) // parts : max(part + 1, (part + 1) * len(peaks) // parts)])
+        line += BLOCKS[-(-most * (len(BLOCKS) - 1) // max(1, highest))]
+    return line
+
+
+def check_picture(path: str | os.PathLike[str]) -> Path:
+    """The path, or a ConfigurationError: another ending, or no library to draw with."""
+    target = Path(path)
+    if target.suffix not in SUFFIXES:
+        raise ConfigurationError(f"plot={show(str(path))}: allowed are files that end in {' or '.join(SUFFIXES)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise Error("a picture needs matplotlib: pip install 'natcore[plot]'") from None
+    return target
+
+
+def save(usages: Sequence[PortUsage], path: str | os.PathLike[str], *, ports: int = 64_512) -> None:
+    """Draw the ports in use over time, a line for each outside address and protocol. ports: of an address, at most."""
+    target = check_picture(path)
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    axes = figure.add_subplot(xlabel="time (UTC)", ylabel="ports in use", title="SNAT ports in use")
+    for usage in usages:
+        label = f"{usage.address} {NAMES.get(usage.protocol, usage.protocol)}"
+        axes.step(usage.times, usage.peaks, where="post", label=label)
+    locator = AutoDateLocator()
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    share = axes.secondary_yaxis("right", functions=(lambda used: used / ports * 100, lambda part: part * ports / 100))
+    share.set_ylabel(f"% of {ports:,}")
+    if usages:
+        axes.legend(fontsize="small", ncols=1 + len(usages) // 16)
+    with replaced(target, private=False) as file:
+        figure.savefig(file, format=target.suffix[1:], dpi=130)

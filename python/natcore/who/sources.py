@@ -1,0 +1,508 @@
+"""Where the rows of a question come from: Parquet files, a spool, a running gateway; and what each run's logs know."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from natcore.config import PORT_POLICIES
+from natcore.dtypes import GAP, GAP_DIED, GAP_LOST, GAP_RING, format_ipv4
+from natcore.sessionlog import facts
+from natcore.sessionlog.facts import ALONE, CLOSED, EMPTY, NO_NAT, SNAT, SUSPENDED, Clock, Cover, EntryFact, Setting
+from natcore.sessionlog.file_metadata import Footer, joined_ranges
+from natcore.sinks.base import KINDS, Batch
+from natcore.who.conclude import FOREVER, Gap, Known, Row, Run, Static
+from natcore.who.question import LONGEST_IDLE, LONGEST_WINDOW, PROTOCOLS, REDACTED, Question
+from natcore.who.store import Store, StoredFile
+
+if TYPE_CHECKING:
+    from natcore.gateway import Gateway
+
+_REASONS = {
+    GAP_DIED: "the gateway's process ended without its end mark",
+    GAP_RING: "the journal was full",
+    GAP_LOST: "the log had no room for rows",
+}
+_COLUMNS = (  # what is the same in all rows of a file, its footer says
+    "filename, number, kind, pri_ip, pri_port, pub_ip, pub_port, nat_ip, eip, epoch_us(start_time), epoch_us(end_time), "
+    "session"
+)
+_BETWEEN = "end_time BETWEEN make_timestamptz($from) AND make_timestamptz($until)"
+_SESSION_KINDS = "kind IN ('window', 'create', 'end')"
+_DAY = 86_400_000_000
+
+Key = tuple[str, str]  # a gateway's instance and its run
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Rows that are in no file yet, and signs of life by instance and run, each a cover (sequence: of the last fact before):
+    a quiet log is known too."""
+
+    batches: tuple[Batch, ...] = ()
+    signs: tuple[tuple[Key, Cover], ...] = ()
+    ended: tuple[tuple[Key, Cover], ...] = ()  # what a running gateway says, all of whose live sessions are listed
+    now: int | None = None
+    live: tuple[Row, ...] = ()
+
+
+def waiting(question: Question, gateway: Gateway | None, spool: str | os.PathLike[str] | None) -> Waiting:
+    """To be called before files are read: a row goes from here to there."""
+    batches: list[Batch] = []
+    signs: list[tuple[Key, Cover]] = []
+    ended: list[tuple[Key, Cover]] = []
+    now: int | None = None
+    live: tuple[Row, ...] = ()
+    if gateway is not None:
+        gateway._settle()
+        collector = gateway._collector
+        if collector is not None:
+            cover = collector.cover()  # before the rows that it tells of
+            if cover is not None:
+                key = (gateway.instance, collector.run)
+                (ended if cover.swept >= cover.made - 1000 else signs).append((key, cover))
+            batches += collector.waiting_rows()
+        now = gateway._core.label(gateway._core.now_ns)
+        live = tuple(live_rows(question, gateway, now))
+    if spool is not None:
+        from natcore.sessionlog.spool.reading import signs_of_life, waiting_rows
+
+        for owner, beat in signs_of_life(spool):  # before the rows that it tells of
+            key = (owner.instance, owner.run)
+            signs.append((key, Cover(beat.next_number, beat.facts - 1, beat.made, beat.swept, 0)))
+        batches += waiting_rows(spool)
+    return Waiting(tuple(batches), tuple(signs), tuple(ended), now, live)
+
+
+@dataclass(slots=True)
+class _Pieces:
+    """What the files and the waiting rows of one run say."""
+
+    ranges: list[tuple[int, int]] = field(default_factory=list)
+    covers: dict[int, Cover] = field(default_factory=dict)
+    signs: list[tuple[Cover, bool]] = field(default_factory=list)
+    clocks: dict[int, Clock] = field(default_factory=dict)
+    settings: dict[int, Setting] = field(default_factory=dict)
+    entries: dict[tuple[int, int, int], list[tuple[EntryFact, int]]] = field(default_factory=dict)
+    gaps: dict[Gap, None] = field(default_factory=dict)
+    addresses: set[str] = field(default_factory=set)
+    names_all: bool = True
+    whole: bool = False
+    window: int = 0
+    last_fact: int = -1
+    made: int = 0
+    vpc_id: str = ""
+
+    def add(self, footer: Footer) -> None:
+        self.vpc_id = footer.vpc_id
+        self.ranges += footer.ranges
+        self.covers.update((cover.sequence, cover) for cover in footer.covers)
+        self.clocks.update((clock.sequence, clock) for clock in footer.facts.clocks)
+        self.settings.update((each.sequence, each) for each in footer.facts.settings)
+        for each in footer.facts.entries:
+            told = self.entries.setdefault((each.id, each.place, each.since), [])
+            told.append((each, footer.facts.sequence if footer.facts.whole else each.sequence))
+        self.window = max(self.window, footer.longest_window)
+        self.whole = self.whole or footer.facts.whole
+        self.made = footer.facts.made if footer.facts.sequence > self.last_fact else self.made
+        self.last_fact = max(self.last_fact, footer.facts.sequence)
+        self.names_all = self.names_all and footer.addresses is not None
+        for pair in footer.addresses or ():
+            self.addresses.update(name for name in pair if name)
+        for gap in footer.gaps:
+            why = _REASONS.get(gap.reason, f"reason {gap.reason}")
+            self.gaps[Gap(gap.start, gap.end, f"a gap row of run {footer.run}: {why}")] = None
+
+
+class Knowledge:
+    """What the logs know, by run; for questions about one time. files: in which order they come does not matter."""
+
+    def __init__(self, files: Sequence[StoredFile], there: Waiting, idle: int | None) -> None:
+        self._files, self._there = files, there
+        self._pieces: dict[Key, _Pieces] = defaultdict(_Pieces)
+        self._idle = idle
+        batches: dict[Key, facts.InForce] = {}
+        for file in files:
+            self._pieces[file.run].add(file.footer)
+        for batch in there.batches:
+            key = (batch.instance, batch.run)
+            batches[key] = batches.get(key) or self._in_force(key)
+            footer = Footer.of(batch, batches[key])
+            batches[key] = footer.facts
+            self._pieces[key].add(footer)
+        for key, cover in there.signs:
+            if key in self._pieces:
+                self._pieces[key].signs.append((cover, False))
+        for key, cover in there.ended:
+            self._pieces[key].signs.append((cover, True))
+        self._doubt: dict[Key, list[tuple[Clock, int, int]]] = {
+            key: _doubts(list(pieces.clocks.values())) for key, pieces in self._pieces.items()
+        }
+        self.doubt = max(  # by how much a label may be off at most, microseconds
+            (max(-early, late) for doubts in self._doubt.values() for _, early, late in doubts), default=0
+        )
+        self._entries = {key: tuple(self._entries_of(key)) for key in self._pieces}
+        self._runs = self._bounded({key: self._run(key, pieces) for key, pieces in self._pieces.items()})
+
+    def is_of(self, files: Sequence[StoredFile], there: Waiting, idle: int | None) -> bool:
+        """It would be the same of these."""
+        return (
+            there.batches is self._there.batches and there.signs is self._there.signs and there.ended is self._there.ended
+            and idle == self._idle and files == self._files
+        )  # fmt: skip
+
+    def _in_force(self, key: Key) -> facts.InForce:
+        """What the files of the run have told, for rows that wait behind them."""
+        pieces = self._pieces.get(key)
+        if pieces is None:
+            return facts.InForce()
+        entries = [max(told, key=lambda each: each[1])[0] for told in pieces.entries.values()]
+        return facts.InForce(
+            tuple(each for each in entries if each.until_sequence < 0), tuple(pieces.settings.values()),
+            tuple(pieces.clocks.values()), pieces.last_fact, pieces.whole, pieces.made,
+        )  # fmt: skip
+
+    def reach(self, question: Question) -> tuple[int, int]:
+        """The longest idle time and window, microseconds, with which rows are to be sought."""
+        found = [self._longest(pieces, question) for pieces in self._pieces.values()]
+        idle = max((idle for idle, _ in found), default=round(LONGEST_IDLE * 1e6))
+        return idle, max((window for _, window in found), default=round(LONGEST_WINDOW * 1e6))
+
+    def _longest(self, pieces: _Pieces, question: Question) -> tuple[int, int]:
+        """How long a session may have been idle around then, and how long a window was. The gateway's clock, by which they
+        are counted, stood still while the machine slept."""
+        idle, window, asleep = self._idle_of(pieces), self._window_of(pieces), 0
+        sleeps = [clock for clock in pieces.clocks.values() if clock.flags & SUSPENDED]
+        while sleeps:
+            reach = idle + window + asleep + self.doubt
+            near = [each.after - each.before for each in sleeps
+                    if each.before <= question.end + reach and each.after >= question.start - reach]  # fmt: skip
+            if sum(near) == asleep:
+                break
+            asleep = sum(near)
+        return idle + asleep, window + asleep
+
+    def _idle_of(self, pieces: _Pieces) -> int:
+        told = facts.longest_idle(pieces.settings.values())
+        return (
+            max(self._idle or 0, told) if told else self._idle if self._idle is not None else round(LONGEST_IDLE * 1e6)
+        )
+
+    def _window_of(self, pieces: _Pieces) -> int:
+        return max(pieces.window, facts.longest_window(pieces.settings.values()) or round(LONGEST_WINDOW * 1e6))
+
+    def doubtful(self, row: Row) -> Row:
+        """The row with what its labels may be off by; what was before the machine slept, labelled after, is set right."""
+        moved = 0  # by how much later changes have moved the labels
+        for clock, _, _ in reversed(self._doubt.get((row.instance, row.run), ())):
+            if 0 <= row.number < clock.number:
+                continue
+            if clock.flags & SUSPENDED:
+                asleep, woken = clock.after - clock.before, clock.after + moved
+                start = row.start - asleep if row.start < woken else row.start
+                row = row._replace(start=start, end=row.end - asleep if row.end < woken else row.end)
+            moved += clock.change
+        for clock, early, late in self._doubt.get((row.instance, row.run), ()):
+            if 0 <= row.number < clock.number:
+                return row._replace(early=early, late=late)
+        return row
+
+    def _shift(self, key: Key, sequence: int) -> tuple[int, int]:
+        for clock, early, late in self._doubt[key]:
+            if sequence < clock.sequence:
+                return early, late
+        return 0, 0
+
+    def _surely(self, key: Key, cover: Cover) -> Cover:
+        """The cover with its times as early as they may be: each by the clock of its moment."""
+        early, _ = self._shift(key, cover.sequence)
+        return cover._replace(made=cover.made + early, swept=cover.swept + early)
+
+    # ---- runs ----
+
+    def runs(self, question: Question) -> list[Run]:
+        result = []
+        for key, run in self._runs.items():
+            if self._holds(key, question, run.begin, run.end):
+                idle, window = self._longest(self._pieces[key], question)
+                run = replace(run, holds=True, had=self._had(key, question, run), idle=idle, window=window)
+            result.append(run)
+        return result
+
+    def _bounded(self, found: dict[Key, Run]) -> dict[Key, Run]:
+        """The runs, each of which ends at the latest where the next one of its gateway begins."""
+        result = {}
+        for key, run in found.items():
+            others = [each for other, each in found.items() if other != key and other[0] == key[0]]
+            begin, end = run.begin, run.end
+            if run.known:
+                first, last = run.known[0].start, max(known.made for known in run.known)
+                if end == FOREVER:
+                    later = [each.known[0].start for each in others if each.known and each.known[0].start > last]
+                    end = min(later, default=FOREVER)
+                if begin < first and not run.known[0].whole:
+                    before = [max(k.made for k in each.known) for each in others if each.known]
+                    begin = max([begin, *(each for each in before if each < first)])
+            result[key] = replace(run, begin=begin, end=end)
+        return result
+
+    def _run(self, key: Key, pieces: _Pieces) -> Run:
+        known, born, closed = self._known(key, pieces)
+        policies = facts.values_of(pieces.settings.values(), facts.PORTS_CODE)
+        exclusive = bool(policies) and PORT_POLICIES.index("overload") not in policies
+        gaps = [*pieces.gaps, *_between(known, joined_ranges(pieces.ranges), key[1])]
+        return Run(
+            *key, born, closed, known, self._idle_of(pieces), self._window_of(pieces), False, exclusive, tuple(gaps)
+        )
+
+    def _known(self, key: Key, pieces: _Pieces) -> tuple[tuple[Known, ...], int, int]:
+        """Stretches of time, in order; when the run began and ended."""
+        ranges = joined_ranges(pieces.ranges)
+        covers = [pieces.covers[sequence] for sequence in sorted(pieces.covers)]
+        chains: list[list[Cover]] = []
+        for cover in covers:
+            if chains and not cover.flags & ALONE and _connected(chains[-1][-1].number, cover.number, ranges):
+                chains[-1].append(cover)
+            else:
+                chains.append([cover])
+        stretches = []
+        begin, end = 0, FOREVER
+        for chain in chains:
+            first, last = chain[0], chain[-1]
+            _, late = self._shift(key, first.sequence)
+            made = self._surely(key, last).made
+            swept = max(self._surely(key, cover).swept for cover in chain)
+            whole = bool(first.flags & EMPTY)
+            ended = bool(last.flags & CLOSED)
+            number = last.number
+            for sign, lists_all in pieces.signs:
+                sure = self._surely(key, sign)
+                is_later = chain is chains[-1] and sign.sequence >= last.sequence and sure.made >= made
+                if is_later and _connected(number, sign.number, ranges):
+                    number, made, swept, ended = sign.number, sure.made, max(swept, sure.swept), lists_all
+            if ended:
+                swept = max(swept, made)
+            stretches.append(Known(first.since + late, made, swept, first.number, number - 1, whole, ended))
+        if chains:
+            first, last = chains[0][0], chains[-1][-1]
+            early, _ = self._shift(key, first.sequence)
+            begin = (first.made if first.flags & EMPTY else first.born) + early
+            if last.flags & CLOSED:
+                end = last.made + self._shift(key, last.sequence)[1]
+        return tuple(stretches), max(0, begin), end
+
+    # ---- entries ----
+
+    def _holds(self, key: Key, question: Question, begin: int, end: int) -> bool:
+        """Whether the gateway had the address, or may have had it, at a moment that is asked for."""
+        if begin > question.end or end < question.start:
+            return False
+        pieces = self._pieces[key]
+        asked = int(question.address)
+        if question.text in pieces.addresses and not pieces.entries:
+            return True
+        if not pieces.entries and not pieces.whole:
+            return True  # nothing is told of entries
+        for entry, since, _, _, until in self._entries[key]:
+            if entry.type != NO_NAT and entry.has_address(asked) and since <= question.end and until >= question.start:
+                return True
+        return False
+
+    def _had(self, key: Key, question: Question, run: Run) -> tuple[tuple[int, int], ...]:
+        """From when to when it surely had the address."""
+        if not self._pieces[key].entries:
+            return ((run.begin, run.end),)  # its rows tell of no entries at all
+        return tuple(
+            (since, min(until, run.end)) for entry, _, since, until, _ in self._entries[key]
+            if entry.type != NO_NAT and entry.has_address(int(question.address))
+        )  # fmt: skip
+
+    def _entries_of(self, key: Key) -> Iterable[tuple[EntryFact, int, int, int, int]]:
+        """(entry, perhaps since, surely since, surely until, perhaps until)."""
+        pieces = self._pieces[key]
+        for told in pieces.entries.values():
+            entry = told[0][0]
+            early, late = self._shift(key, entry.sequence)
+            ends = [each for each, _ in told if each.until_sequence >= 0]
+            if ends:
+                gone = min(ends, key=lambda each: each.until_sequence)
+                shift = self._shift(key, gone.until_sequence)
+                yield (
+                    entry,
+                    entry.since + early,
+                    entry.since + late,
+                    gone.until + shift[0],
+                    gone.perhaps_until + shift[1],
+                )
+                continue
+            last = max(sequence for _, sequence in told)
+            yield entry, entry.since + early, entry.since + late, self._known_until(key, last), FOREVER
+
+    def _known_until(self, key: Key, sequence: int) -> int:
+        """Until when facts are known, of which `sequence` is one: no later one is missing."""
+        pieces = self._pieces[key]
+        until = 0
+        for cover in pieces.covers.values():
+            if cover.sequence <= sequence:
+                until = max(until, self._surely(key, cover).made)
+        if sequence >= pieces.last_fact:
+            signs = [self._surely(key, sign).made for sign, _ in pieces.signs if sign.sequence <= sequence]
+            until = max([until, *signs])
+        return until
+
+    def statics(self, question: Question, runs: Sequence[Run]) -> list[Static]:
+        """Entries that an answer can name: without rows by contract, or by which the holder is computed."""
+        found = []
+        asked, port, protocol = int(question.address), question.port, question.protocol
+        for run in runs:
+            key = (run.instance, run.run)
+            pieces = self._pieces[key]
+            settings = list(pieces.settings.values())
+            targets: dict[int, set[int]] = defaultdict(set)
+            for entry, *_ in self._entries[key]:
+                targets[entry.id].add(entry.inside_ip)
+            for entry, maybe, since, until, perhaps in self._entries[key]:
+                until, perhaps = min(until, run.end), min(perhaps, run.end)
+                if entry.type == SNAT:
+                    host = facts.computed_host(entry, settings, asked, port) if entry.has_address(asked) else None
+                    if host is not None:
+                        who = (run.instance, pieces.vpc_id, format_ipv4(host))
+                        text = f"only {who[2]} can have it: the ports of {entry.describe()} are computed"
+                        found.append(Static(text, who, since, until, maybe, perhaps, computed=True))
+                    continue
+                if not entry.is_static_for(asked, port, protocol) or not _fits_remote(entry, question):
+                    continue
+                inside = entry.inside_ip if entry.type != NO_NAT else asked
+                several = entry.type != NO_NAT and len(targets[entry.id]) > 1
+                inside_host = None if several else (run.instance, pieces.vpc_id, format_ipv4(inside))
+                found.append(
+                    Static(f"{entry.describe()}, whose traffic has no rows", inside_host, since, until, maybe, perhaps)
+                )
+        return found
+
+
+def _fits_remote(entry: EntryFact, question: Question) -> bool:
+    if entry.type != NO_NAT or question.remote_address is None:
+        return True
+    return entry.first_remote <= int(question.remote_address) <= entry.last_remote
+
+
+def _doubts(clocks: Sequence[Clock]) -> list[tuple[Clock, int, int]]:
+    """For what was labelled before each change, the changes in order: by how much the labels may be off.
+
+    The clock may have been wrong from the start or have become so: any sum of the changes that came after, up to a day
+    from all of them together.
+    """
+    ordered = sorted(clocks, key=lambda clock: clock.sequence)
+    result = []
+    for at, clock in enumerate(ordered):
+        total, sums = 0, [0]
+        for later in ordered[at:]:
+            total += later.change
+            sums.append(total)
+        near = [each for each in sums if abs(each - total) <= _DAY]
+        result.append((clock, min(near), max(near)))
+    return result
+
+
+def _connected(first: int, last: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    """No number from first to last - 1 is missing."""
+    return first == last or any(begin <= first and last - 1 <= end for begin, end in ranges)
+
+
+def _between(known: Sequence[Known], ranges: Sequence[tuple[int, int]], run: str) -> Iterable[Gap]:
+    for before, after in pairwise(known):
+        at, missing = before.last + 1, []
+        for first, last in ranges:
+            if at < first <= after.first:
+                missing.append((at, first - 1))
+            at = max(at, last + 1)
+        if at < after.first:
+            missing.append((at, after.first - 1))
+        text = ", ".join(f"{first} to {last}" for first, last in missing)
+        text = f"rows {text} of run {run} are missing" if missing else f"no log of run {run} ran"
+        yield Gap(min(before.swept, after.start), after.start, text)
+
+
+def stored_rows(
+    question: Question, store: Store | None, files: Sequence[StoredFile], start: int, end: int
+) -> Iterable[Row]:
+    """The rows of the address and port that ended from start to end."""
+    if store is None:
+        return
+    near = [file for file in files if file.footer.first_time <= end and file.footer.last_time >= start]
+    named = [file for file in near if file.footer.addresses is not None and question.asks_of(file.footer.addresses)]
+    asked = question.text
+    nat_ips = {pair.nat_ip for file in named for pair in file.footer.addresses or () if asked in pair}
+    values = {"port": question.port, "protocol": question.protocol, "from": start, "until": end}
+    key = f"nat_port = $port AND protocol = $protocol AND {_BETWEEN} AND {_SESSION_KINDS}"
+    found = []
+    for nat_ip in sorted(nat_ips):  # an equality is pushed down to the file's dictionaries, other conditions are not
+        holding = [file for file in named if any(pair.nat_ip == nat_ip for pair in file.footer.addresses or ())]
+        found += store.rows(_COLUMNS, f"{key} AND nat_ip = $nat_ip", {**values, "nat_ip": nat_ip}, holding)
+    unnamed = [file for file in near if file.footer.addresses is None]
+    found += store.rows(_COLUMNS, f"{key} AND (nat_ip = $ip OR eip = $ip)", {**values, "ip": asked}, unnamed)
+    footers = {file.path: file.footer for file in near}
+    for path, number, kind, pri_ip, pri_port, pub_ip, pub_port, nat_ip, eip, began, ended, session in found:
+        footer = footers[path]
+        if asked in (nat_ip, eip):
+            yield Row(
+                footer.instance, footer.vpc_id, footer.run, number, kind, question.protocol, pri_ip, pri_port,
+                None if pub_ip == REDACTED else pub_ip, pub_port, nat_ip, question.port, eip, began, ended, session,
+            )  # fmt: skip
+
+
+def waiting_evidence(question: Question, batches: Iterable[Batch]) -> Iterable[Row]:
+    asked = int(question.address)
+    for batch in batches:
+        rows = batch.records
+        is_asked = (rows["nat_port"] == question.port) & (rows["protocol"] == question.protocol)
+        is_asked &= ((rows["nat_ip"] == asked) | (rows["eip"] == asked)) & (rows["kind"] < GAP)
+        for row in rows[is_asked]:
+            yield Row(
+                batch.instance, batch.vpc_id, batch.run, int(row["number"]), KINDS[int(row["kind"])],
+                int(row["protocol"]), format_ipv4(row["pri_ip"]), int(row["pri_port"]),
+                format_ipv4(row["pub_ip"]) if row["pub_ip"] else None,
+                int(row["pub_port"]), format_ipv4(row["nat_ip"]), int(row["nat_port"]),
+                format_ipv4(row["eip"]) if row["eip"] else None, int(row["start_time"]), int(row["end_time"]),
+                int(row["session"]),
+            )  # fmt: skip
+
+
+def _run_of(gateway: Gateway) -> str:
+    """What names its rows; empty before its first session log."""
+    return "" if gateway._collector is None else gateway._collector.run
+
+
+def live_rows(question: Question, gateway: Gateway, now: int) -> Iterable[Row]:
+    """The sessions that the gateway has now, and their open windows."""
+    sessions, eips = gateway.sessions(), {int(row["outside_ip"]): int(row["eip"]) for row in gateway.ports()}
+    outside = [ip for ip in {int(question.address), *eips} if int(question.address) in (ip, eips.get(ip))]
+    is_asked = (sessions["outside_port"] == question.port) & (sessions["protocol"] == question.protocol)
+    for live in sessions[is_asked]:
+        if int(live["outside_ip"]) not in outside:
+            continue
+        eip = eips.get(int(live["outside_ip"]), 0)
+        started, window = int(live["start_time"]), int(live["window_time"])
+        row = Row(
+            gateway.instance, gateway.vpc_id, _run_of(gateway), -1, "live", int(live["protocol"]),
+            format_ipv4(live["inside_ip"]), int(live["inside_port"]), format_ipv4(live["remote_ip"]),
+            int(live["remote_port"]) if live["protocol"] != PROTOCOLS["icmp"] else 0, format_ipv4(live["outside_ip"]),
+            int(live["outside_port"]), format_ipv4(eip) if eip else None, started, now, int(live["session"]),
+        )  # fmt: skip
+        yield row
+        if window:
+            yield row._replace(number=-2, kind="open", start=window, end=min(now, window + round(gateway.window * 1e6)))
+
+
+def removed_gaps(store: Store) -> dict[str, list[Gap]]:
+    """What retention removed, by the gateway's instance."""
+    found: dict[str, list[Gap]] = defaultdict(list)
+    for removal in store.removals():
+        text = f"{removal.file} was removed by {removal.reason}"
+        found[removal.instance].append(Gap(removal.first_time, removal.last_time, text))
+    return found

@@ -1,0 +1,290 @@
+"""A folder of the session log's Parquet files, to be asked: which file holds what, where numbers are missing, and DuckDB.
+
+Footers are read once and kept; a file that is written again or removed is noticed at the next question.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from time import gmtime, strftime
+from typing import Any, TypeVar
+
+import duckdb
+import numpy as np
+
+from natcore.errors import ConfigurationError, Error, UntrustedFileError
+from natcore.internal.redaction import show
+from natcore.sessionlog.file_metadata import Footer
+from natcore.sinks._parquet_folder import SEAL, Removal, Seal, read_footer, read_removals, read_seal, sha256_of
+
+DAY = 86_400_000_000  # microseconds
+_NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-\d+(-\d+)?\.parquet")
+_TRIES = 10  # at a question whose files move meanwhile
+
+_log = logging.getLogger(__name__)
+Value = TypeVar("Value")
+
+Stamp = tuple[int, int, int]  # what changes when a file is written again: inode, bytes, nanoseconds
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    path: str  # "": rows that are in no file yet
+    footer: Footer
+
+    @property
+    def run(self) -> tuple[str, str]:
+        """Whose rows they are: the gateway's instance and its run."""
+        return self.footer.instance, self.footer.run
+
+    @property
+    def order(self) -> tuple[str, str, int]:
+        """Neighbours in their run are neighbours in this order."""
+        return *self.run, self.footer.first_number
+
+
+class FilesMoved(Error):
+    """Files are not where they were: they were put together, or retention removed them. Look again."""
+
+
+class DamagedFile(Error):
+    """A file's footer is good, and its rows cannot be read. From now on the store leaves it out: its numbers are missing."""
+
+
+class Store:
+    """The Parquet files in `folder` and the folders below it. Thread-safe; give the same one to many questions.
+
+    Raises ConfigurationError where there is no such folder. A file that is not the session log's is passed over,
+    one that is damaged is named in `damaged`.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise ConfigurationError(f"store={show(str(folder))}: allowed is a folder of a ParquetSink's files")
+        self._lock = threading.Lock()
+        self._footers: dict[str, tuple[Stamp, Footer | None]] = {}
+        self._hashes: dict[str, tuple[Stamp, str]] = {}
+        self._seals: dict[str, tuple[Stamp, Seal | None]] = {}
+        self.remembered: object = None  # what the last question's answer followed from; its asker's business
+        self._database = duckdb.connect()
+        self._database.execute("SET GLOBAL TimeZone = 'UTC'; SET GLOBAL parquet_metadata_cache = true")
+
+    def files(self, start: int | None = None, end: int | None = None) -> list[StoredFile]:
+        """The files that may have rows which ended from `start` to `end` (microseconds), and their neighbours in each run.
+
+        In the order of their numbers within a run. Names tell when a file began, so that few footers of many are read.
+        """
+        with self._lock:
+            return list(self._files(start, end))
+
+    @property
+    def damaged(self) -> list[str]:
+        """Files, of those that were looked at so far, that cannot be read."""
+        with self._lock:
+            return sorted(path for path, (_, footer) in self._footers.items() if footer is None)
+
+    def removals(self) -> list[Removal]:
+        """What retention removed, of all folders."""
+        found = (read_removals(Path(root)) for root, _, _ in os.walk(self.folder))
+        return [removal for removals in found for removal in removals]
+
+    def rows(self, columns: str, where: str, values: Mapping[str, Any], files: Iterable[StoredFile]) -> list[Any]:
+        """SELECT columns, or filename, of the files' rows; `where` has $names of values."""
+        paths = [file.path for file in files]
+        return self.sql(
+            f"SELECT {columns} FROM read_parquet($files, filename = true) WHERE {where}", {**values, "files": paths}
+        )
+
+    def sql(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
+        """The rows of a statement over read_parquet($files); files that were removed meanwhile are left out."""
+        found = self._execute(statement, values)
+        return [] if found is None else found.fetchall()
+
+    def columns(self, statement: str, values: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        """The same as numpy arrays by name; without a file that is there: empty."""
+        found = self._execute(statement, values)
+        return {} if found is None else found.fetchnumpy()
+
+    def _execute(self, statement: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection | None:
+        """None: no file is there. Raises FilesMoved, DamagedFile."""
+        if not values["files"]:
+            return None
+        try:
+            return self._database.cursor().execute(statement, dict(values))
+        except duckdb.Error as error:
+            if not all(Path(path).exists() for path in values["files"]):
+                raise FilesMoved(f"{self.folder}: files were put together or removed meanwhile; ask again") from error
+            self._leave_out_damaged(values["files"], error)
+            raise Error(f"{self.folder}: {error}") from error
+
+    def retried(self, read: Callable[[], Value]) -> Value:
+        """What `read` gives, which is done again where files have moved meanwhile."""
+        for _ in range(_TRIES - 1):
+            try:
+                return read()
+            except FilesMoved:
+                continue
+        return read()
+
+    def _leave_out_damaged(self, paths: Iterable[str], error: duckdb.Error) -> None:
+        """Find the files whose rows cannot be read; DamagedFile names them."""
+        damaged = [path for path in paths if not self._is_readable(path)]
+        with self._lock:
+            for path in damaged:
+                if path in self._footers:
+                    self._footers[path] = (self._footers[path][0], None)
+        if damaged:
+            raise DamagedFile(f"{', '.join(damaged)}: damaged; natcore log verify tells more") from error
+
+    def _is_readable(self, path: str) -> bool:
+        try:
+            self._database.cursor().execute(
+                "SELECT count(COLUMNS(*)) FROM read_parquet($path)", {"path": path}
+            ).fetchall()
+        except duckdb.Error:
+            return False
+        return True
+
+    def _files(self, start: int | None, end: int | None) -> Iterator[StoredFile]:
+        names, sealed = self._scan()
+        for gone in self._footers.keys() - names.keys():
+            del self._footers[gone]
+            self._hashes.pop(gone, None)
+        near, witnesses = _near(names, start, end)
+        footers = {
+            path: footer for path in (*near, *witnesses) if (footer := self._footer(path, names[path])) is not None
+        }
+        expected = dict(sealed)
+        for path, footer in footers.items():
+            if footer.previous:
+                expected[_beside(path, footer.previous)] = footer.previous_sha256
+            for name, sha256 in footer.earlier:
+                expected.setdefault(_beside(path, name), sha256)
+        merged = {_beside(path, name) for path, footer in footers.items() for name, _ in footer.replaces}
+        found = [
+            StoredFile(path, footers[path]) for path in near
+            if path in footers and path not in merged and self._is_as_written(path, names[path], expected)
+        ]  # fmt: skip
+        yield from sorted(found, key=attrgetter("order"))
+
+    def _footer(self, path: str, stamp: Stamp) -> Footer | None:
+        known = self._footers.get(path)
+        if known is None or known[0] != stamp:
+            try:
+                known = (stamp, read_footer(Path(path)))
+            except OSError:  # it is gone, or cannot be read: a hole
+                return None
+            self._footers[path] = known
+        return known[1]
+
+    def _scan(self) -> tuple[dict[str, Stamp], dict[str, str]]:
+        """Every Parquet file below the folder with its stamp; and the SHA-256 of the newest of each folder, by its seal,
+        which is read before the files are looked for: whatever it names is there, or is gone for good."""
+        names: dict[str, Stamp] = {}
+        sealed: dict[str, str] = {}
+        waiting = [os.fspath(self.folder)]
+        while waiting:
+            here = waiting.pop()
+            seal = self._seal(here)
+            if seal is not None:
+                sealed[f"{here}/{seal.file}"] = seal.sha256
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    elif entry.name.endswith(".parquet"):
+                        with suppress(FileNotFoundError):
+                            names[entry.path] = _stamp(entry.stat())
+        return names, sealed
+
+    def _seal(self, folder: str) -> Seal | None:
+        """Read again only where it was written again."""
+        try:
+            stamp = _stamp(os.lstat(f"{folder}/{SEAL}"))
+        except FileNotFoundError:
+            return None
+        known = self._seals.get(folder)
+        if known is None or known[0] != stamp:
+            known = self._seals[folder] = (stamp, read_seal(Path(folder)))
+        return known[1]
+
+    def _is_as_written(self, path: str, stamp: Stamp, expected: Mapping[str, str]) -> bool:
+        """The file has the SHA-256 that the next one, or the seal of the newest, names: looked at once."""
+        wanted = expected.get(path)
+        if wanted is None:  # the newest, and newer than the seal was
+            seal = read_seal(Path(path).parent)
+            wanted = seal.sha256 if seal is not None and seal.file == Path(path).name else None
+        if wanted is None:
+            return False
+        known = self._hashes.get(path)
+        if known is None or known[0] != stamp:
+            try:
+                known = self._hashes[path] = (stamp, sha256_of(Path(path)))
+            except (OSError, UntrustedFileError):
+                return False
+        if known[1] == wanted:
+            return True
+        if self._footers[path][1] is not None:
+            _log.error("%s: it is not as it was written; natcore log verify tells more", path)
+            self._footers[path] = (stamp, None)
+        return False
+
+
+def _beside(path: str, name: str) -> str:
+    """The path of another file in a file's folder."""
+    return f"{path.rpartition('/')[0]}/{name}"
+
+
+def _stamp(stat: os.stat_result) -> Stamp:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _near(names: Mapping[str, Stamp], start: int | None, end: int | None) -> tuple[list[str], list[str]]:
+    """The names that may matter from `start` to `end`; and those behind them, which tell whether they are as written.
+
+    A name tells when the first of the file's rows ended; rows come in the order of their ends but for seconds (in
+    memory, where nothing sweeps, but for more: a day of slack), so that a file ends where the next of its run begins.
+    """
+    earliest, latest = _label(start, -DAY), _label(end, DAY)
+    series: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    folders: dict[str, list[str]] = {}
+    near = []
+    for path in names:
+        folder, name = os.path.split(path)
+        folders.setdefault(folder, []).append(path)
+        match = _NAME.fullmatch(name)
+        if match is None:
+            near.append(path)
+        else:
+            series.setdefault((folder, match["run"]), []).append((name, path))
+    for files in series.values():
+        files.sort()
+        for position, (_, path) in enumerate(files):
+            is_late = latest is not None and position > 0 and files[position - 1][0] > latest
+            is_early = earliest is not None and position + 2 < len(files) and files[position + 2][0] < earliest
+            if not (is_late or is_early) or position in (0, len(files) - 1):
+                near.append(path)
+    chosen = set(near)
+    witnesses = []
+    for paths in folders.values():
+        paths.sort()
+        for at, path in enumerate(paths):
+            if path not in chosen and not chosen.isdisjoint(paths[max(0, at - 2) : at]):
+                witnesses.append(path)
+    return near, witnesses
+
+
+def _label(microseconds: int | None, slack: int) -> str | None:
+    """The time as names of files begin with it."""
+    if microseconds is None:
+        return None
+    return strftime("%Y%m%dT%H%M%SZ", gmtime(max(0, microseconds + slack) / 1e6))

@@ -1,0 +1,303 @@
+"""The session log as figures: who uses most, how many ports are in use, and rows for other programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import wraps
+from ipaddress import IPv4Address
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from natcore.config import Address, check_choice, check_integer, check_number, parse_ipv4
+from natcore.errors import ConfigurationError
+from natcore.internal.files import replaced
+from natcore.internal.redaction import show
+from natcore.who.question import LONGEST_IDLE
+from natcore.who.store import DamagedFile, Store, StoredFile
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ISO = "TIMESTAMPFORMAT '%Y-%m-%dT%H:%M:%S.%fZ'"
+FORMATS = {
+    ".csv": f"FORMAT csv, HEADER, {_ISO}",
+    ".jsonl": f"FORMAT json, {_ISO}",
+    ".parquet": "FORMAT parquet, COMPRESSION zstd",
+}
+_MOST_STEPS = 100_000
+_LONGEST_WINDOW = 14_400_000_000  # microseconds, of a gateway
+_KINDS = "kind IN ('window', 'create', 'end', 'gap')"  # not those about the log itself
+_IN_RANGE = "end_time >= make_timestamptz($from) AND end_time < make_timestamptz($until)"
+
+Default = TypeVar("Default", int, None)
+Numbers = NDArray[np.int64]
+By = Literal["bytes", "sessions", "ports"]
+
+
+@dataclass(frozen=True, slots=True)
+class Talker:
+    """A subscriber's part: bytes and packets both ways, sessions, and outside ports that it used at some time."""
+
+    instance: str
+    pri_ip: IPv4Address
+    bytes_from_vpc: int
+    bytes_from_pub: int
+    packets: int
+    sessions: int
+    ports: int
+
+    @property
+    def bytes(self) -> int:
+        return self.bytes_from_vpc + self.bytes_from_pub
+
+
+class Range(NamedTuple):
+    """Microseconds since 1970; a row belongs to where it ended, so that ranges side by side count each row once."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class PortUsage:
+    """Ports of an outside address in use, the most at a time in each step; peaks[n] from start + n * step on."""
+
+    address: IPv4Address
+    protocol: int
+    start: datetime
+    step: timedelta
+    peaks: tuple[int, ...]
+
+    @property
+    def times(self) -> list[datetime]:
+        return [self.start + n * self.step for n in range(len(self.peaks))]
+
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+def _retried(read: Call) -> Call:
+    """Done again where files have moved meanwhile."""
+
+    @wraps(read)
+    def again(store: Store, *args: Any, **more: Any) -> Any:
+        return store.retried(lambda: read(store, *args, **more))
+
+    return cast(Call, again)
+
+
+def range_of(start: datetime | None, end: datetime | None) -> Range:
+    """None: without a bound. Raises ConfigurationError: a time without a zone, an end that is not after the start."""
+    chosen = Range(_micros("start", start, 0), _micros("end", end, 1 << 61))
+    if chosen.end <= chosen.start:
+        raise ConfigurationError(f"end={show(end)}: allowed is a time after start={show(start)}")
+    return chosen
+
+
+@_retried
+def top(
+    store: Store, *, by: By = "bytes", start: datetime | None = None, end: datetime | None = None, limit: int = 10
+) -> list[Talker]:
+    """The subscribers with most bytes, sessions or ports, of the rows that ended from start until end."""
+    check_choice("by", by, ("bytes", "sessions", "ports"))
+    check_integer("limit", limit, 1, 1_000_000)
+    rows = _select(
+        store,
+        range_of(start, end),
+        f"""
+        SELECT instance, pri_ip, sum(bytes_from_vpc)::BIGINT AS from_vpc, sum(bytes_from_pub)::BIGINT AS from_pub,
+               sum(pkts_from_vpc + pkts_from_pub)::BIGINT AS packets, count(DISTINCT (run, session)) AS sessions,
+               count(DISTINCT (nat_ip, protocol, nat_port)) AS ports
+        FROM read_parquet($files) WHERE kind = 'window' AND {_IN_RANGE}
+        GROUP BY instance, pri_ip ORDER BY {"from_vpc + from_pub" if by == "bytes" else by} DESC, pri_ip LIMIT $limit
+        """,
+        limit=limit,
+    )
+    return [Talker(instance, IPv4Address(pri_ip), *counts) for instance, pri_ip, *counts in rows]
+
+
+# key: an address's place in the list, protocol and port in one number.
+_HELD = """
+    SELECT session::BIGINT AS session, kind = 'end' AS is_end, epoch_us(start_time) AS began, epoch_us(end_time) AS ended,
+           list_position($addresses, nat_ip)::BIGINT * 16777216 + protocol::BIGINT * 65536 + nat_port AS key
+    FROM read_parquet($files) WHERE kind IN ('window', 'create', 'end') AND list_contains($addresses, nat_ip)
+"""
+_FILES_AT_ONCE = 16  # about two million rows
+_TIME_BITS = 47  # with a port's 16 bits they fit into a number; microseconds of four years, of more years coarser
+
+
+@_retried
+def port_usage(
+    store: Store,
+    *,
+    step: float = 300.0,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    address: Address | None = None,
+    longest_idle: float = LONGEST_IDLE,
+) -> list[PortUsage]:
+    """For each outside address (as on the wire) and protocol the ports in use, the most at a time in each `step` seconds.
+
+    start, end: None: the first and the last row's time. address: this one only. longest_idle: as in `query.who`.
+    """
+    check_number("step", step, 1, 86_400 * 366, unit="seconds")
+    width = round(step * 1e6)
+    before = round(longest_idle * 1e6) + _LONGEST_WINDOW  # a session that is alive at the start has a row since then
+    files = _whole(store, None if start is None else _micros("start", start, 0) - before, _micros("end", end, None))
+    bounds = [time for file in files for time in (file.footer.first_time, file.footer.last_time)]
+    first, last = (min(bounds), max(bounds)) if bounds else (0, 0)
+    chosen = Range(_micros("start", start, first) // width * width, _micros("end", end, last + 1))
+    files = [each for each in files if each.footer.last_time >= chosen.start - before]
+    files = [each for each in files if each.footer.first_time <= chosen.end]
+    steps = -(-(chosen.end - chosen.start) // width)
+    if not 0 < steps <= _MOST_STEPS:
+        raise ConfigurationError(f"step={show(step)}: makes {steps} steps; allowed are 1 to {_MOST_STEPS}")
+    addresses = _addresses(store, files) if address is None else [str(parse_ipv4(address, "address"))]
+    begin, length = _EPOCH + timedelta(microseconds=chosen.start), timedelta(microseconds=width)
+    edges = chosen.start + width * np.arange(steps + 1)
+    edges[-1] = min(edges[-1], chosen.end)
+    found = []
+    for key, uses in _by_address(_held(store, files, addresses)):
+        if (peaks := _peaks(uses, edges)) is not None:
+            found.append(PortUsage(IPv4Address(addresses[(key >> 8) - 1]), key & 0xFF, begin, length, peaks))
+    return sorted(found, key=lambda usage: (usage.address, usage.protocol))
+
+
+def _addresses(store: Store, files: Sequence[StoredFile]) -> list[str]:
+    """Every outside address (as on the wire) in the files."""
+    found = {pair.nat_ip for file in files for pair in file.footer.addresses or ()}
+    untold = [file.path for file in files if file.footer.addresses is None]
+    found |= {row[0] for row in store.sql("SELECT DISTINCT nat_ip FROM read_parquet($files)", {"files": untold})}
+    return sorted(found)
+
+
+class Uses(NamedTuple):
+    """int64 (n,) each: who had a port from when to when. key: as _HELD has it. Times in microseconds since 1970."""
+
+    key: Numbers
+    began: Numbers
+    ended: Numbers
+
+
+def _held(store: Store, files: Sequence[StoredFile], addresses: Sequence[str]) -> Uses:
+    """Of every session: its end row tells all; one that has none (yet) has its port as far as its run's rows go."""
+    found = []
+    for _, group in groupby(files, key=attrgetter("run")):  # files come in the order of their rows
+        of_run = list(group)
+        alive = dict.fromkeys(("session", "key", "began"), np.empty(0, np.int64))
+        for first in range(0, len(of_run), _FILES_AT_ONCE):
+            paths = [file.path for file in of_run[first : first + _FILES_AT_ONCE]]
+            rows = store.columns(_HELD, {"files": paths, "addresses": addresses})
+            if not rows:
+                continue
+            is_end = rows["is_end"]
+            found.append(Uses(*(rows[name][is_end] for name in Uses._fields)))
+            alive = {name: np.concatenate([alive[name], rows[name][~is_end]]) for name in alive}
+            goes_on = np.flatnonzero(~np.isin(alive["session"], rows["session"][is_end]))
+            firsts = goes_on[np.unique(alive["session"][goes_on], return_index=True)[1]]
+            alive = {name: alive[name][firsts] for name in alive}
+        known = max(file.footer.last_time for file in of_run)
+        found.append(Uses(alive["key"], alive["began"], np.full(len(alive["key"]), known)))
+    return Uses(*map(np.concatenate, zip(*found, strict=True))) if found else Uses(*(np.empty(0, np.int64),) * 3)
+
+
+def _by_address(held: Uses) -> Iterator[tuple[int, Uses]]:
+    """(address and protocol, the uses of its ports)."""
+    places, counts = np.unique(held.key >> 16, return_counts=True)
+    which = np.searchsorted(places, held.key >> 16).astype(np.min_scalar_type(len(places)))
+    order = np.argsort(which, kind="stable")  # of narrow numbers: no comparisons
+    last = 0
+    for place, count in zip(places.tolist(), counts.tolist(), strict=True):
+        some = order[last : last + count]
+        last += count
+        yield place, Uses(*(column[some] for column in held))
+
+
+def _peaks(uses: Uses, edges: Numbers) -> tuple[int, ...] | None:
+    """Ports in use, the most at a time from each edge to the next; None: none of them is used before the last edge.
+
+    Uses of a port that overlap are one use of it: in the order of port and begin, one that begins after the latest end so
+    far of its port is another. At a moment begins come before ends.
+    """
+    origin = uses.began.min()
+    coarser = max(0, int(uses.ended.max() - origin).bit_length() - _TIME_BITS)
+    port = (uses.key & 0xFFFF) << _TIME_BITS
+    begins, ends = port | (uses.began - origin) >> coarser, port | (uses.ended - origin) >> coarser
+    order = np.argsort(begins)
+    begins, latest = begins[order], np.maximum.accumulate(ends[order])
+    is_new = np.append(True, begins[1:] > latest[:-1])
+    lasts = np.append(np.flatnonzero(is_new)[1:] - 1, len(latest) - 1)
+    mask = (1 << _TIME_BITS) - 1
+    begins, ends = (np.sort(((times & mask) << coarser) + origin) for times in (begins[is_new], latest[lasts]))
+    if begins[0] >= edges[-1]:
+        return None
+    used = np.arange(1, len(begins) + 1) - np.searchsorted(ends, begins, "left")  # with each begin
+    at = np.searchsorted(begins, edges, "left")
+    peaks = at[:-1] - np.searchsorted(ends, edges[:-1], "left")  # what goes on at the edge
+    for step in np.flatnonzero(at[1:] > at[:-1]):
+        peaks[step] = max(peaks[step], used[at[step] : at[step + 1]].max())
+    return tuple(peaks.tolist())
+
+
+# Columns of text of somebody's choice, which a spreadsheet must not take for a formula.
+_HARMLESS = "* REPLACE ({})".format(
+    ", ".join(
+        f"CASE WHEN regexp_matches({name}, '^[-=+@\t\r\n]') THEN chr(39) || {name} ELSE {name} END AS {name}"
+        for name in ("instance", "vpc_id", "run")
+    )
+)
+
+
+@_retried
+def export(
+    store: Store, target: str | os.PathLike[str], *, start: datetime | None = None, end: datetime | None = None
+) -> int:
+    """Write the rows that ended from start until end into a file, .csv, .jsonl or .parquet; -> how many.
+
+    In the order of their runs and numbers, all kinds of rows but those about the log itself. The file is
+    private (0600), and whole or not there.
+    """
+    path = Path(target)
+    form = FORMATS.get(path.suffix)
+    if form is None:
+        raise ConfigurationError(f"target={show(str(target))}: allowed are files that end in {', '.join(FORMATS)}")
+    chosen = range_of(start, end)
+    columns = _HARMLESS if path.suffix == ".csv" else "*"
+    rows = f"SELECT {columns} FROM read_parquet($files) WHERE {_KINDS} AND {_IN_RANGE} ORDER BY run, number"
+    with replaced(path, private=False) as file:  # written by its descriptor: its name may be in somebody else's folder
+        target = f"/proc/self/fd/{file.fileno()}"
+        found = _select(store, chosen, f"COPY ({rows}) TO '{target}' ({form}, USE_TMP_FILE false)")
+        if not found:
+            raise ConfigurationError(f"store={show(str(store.folder))}: it has no files of that time")
+    return int(found[0][0])
+
+
+def _whole(store: Store, start: int | None, end: int | None) -> list[StoredFile]:
+    """The files that may have rows of the range. Raises DamagedFile: a figure would leave one out."""
+    files = store.files(start, end)
+    if store.damaged:
+        raise DamagedFile(f"{', '.join(store.damaged)}: damaged; natcore log verify tells more")
+    return files
+
+
+def _select(store: Store, chosen: Range, statement: str, **values: Any) -> list[Any]:
+    """Over the files that may have rows which ended in the range."""
+    files = _whole(store, chosen.start, chosen.end)
+    near = [
+        file.path for file in files if file.footer.first_time < chosen.end and file.footer.last_time >= chosen.start
+    ]
+    return store.sql(statement, {**values, "files": near, "from": chosen.start, "until": chosen.end})
+
+
+def _micros(name: str, time: datetime | None, default: Default) -> int | Default:
+    if time is None:
+        return default
+    if not isinstance(time, datetime) or time.tzinfo is None:
+        raise ConfigurationError(f"{name}={show(time)}: allowed is a datetime with its time zone")
+    return (time - _EPOCH) // timedelta(microseconds=1)

@@ -1,0 +1,215 @@
+"""Whether a folder of Parquet files is as it was written: each file names the one before it with its SHA-256."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from natcore.errors import ConfigurationError
+from natcore.internal.redaction import show
+from natcore.sessionlog.file_metadata import Footer
+from natcore.sinks._parquet_folder import REMOVED, SEAL, Removal, read_footer, read_seal, removal_lines, sha256_of
+
+_NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-(?P<number>\d+)(-\d+)?\.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """kind: "changed", "missing", "renamed", "reordered", "added" or "damaged"; file: which; text: how one knows."""
+
+    kind: Literal["changed", "missing", "renamed", "reordered", "added", "damaged"]
+    file: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `verify` found. files, rows: looked at; removed: files that retention told of.
+
+    anchor: (name, SHA-256) of the newest file. Whoever can write into the folder can write
+    the whole chain anew: an anchor that is kept elsewhere, and given to a later `verify`, shows that too.
+    """
+
+    files: int
+    rows: int
+    removed: int
+    anchor: tuple[str, str] | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    name: str
+    sha256: str
+    footer: Footer
+
+
+def verify(folder: str | os.PathLike[str], anchor: str | None = None) -> Verification:
+    """Read every file of a ParquetSink's folder, and of the folders in it, and compare.
+
+    anchor: a SHA-256 that an earlier verification gave, of any of them.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise ConfigurationError(f"folder={show(str(folder))}: allowed is the folder of a ParquetSink")
+    if anchor is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", anchor):
+        raise ConfigurationError(f"anchor={show(anchor)}: allowed are the 64 hexadecimal digits of a SHA-256")
+    chains = [_verify(each, path) for each in _folders(path)]
+    findings = [finding for chain in chains for finding in chain.findings]
+    if not chains:
+        findings.append(Finding("missing", "", "there is no file of a session log"))
+    if anchor is not None and not any(anchor.lower() in chain.known for chain in chains):
+        findings.append(Finding("missing", "", f"no file has the anchor {anchor}, nor had one that retention removed"))
+    newest = max((chain for chain in chains if chain.anchor), key=lambda chain: chain.last_time, default=None)
+    return Verification(
+        sum(chain.files for chain in chains), sum(chain.rows for chain in chains),
+        sum(chain.removed for chain in chains), None if newest is None else newest.anchor, tuple(_sorted(findings)),
+    )  # fmt: skip
+
+
+def _folders(path: Path) -> list[Path]:
+    """Those that a log writes into, or has written into."""
+    found = []
+    for root, _, names in os.walk(path):
+        if any(name.endswith(".parquet") or name in (REMOVED, SEAL) for name in names):
+            found.append(Path(root))
+    return sorted(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """A folder's files. known: every SHA-256 that one of them has, or had when it was removed or put together."""
+
+    files: int
+    rows: int
+    removed: int
+    anchor: tuple[str, str] | None
+    last_time: int
+    known: frozenset[str]
+    findings: tuple[Finding, ...]
+
+
+def _verify(path: Path, top: Path) -> _Chain:
+    files: dict[str, _File] = {}
+    findings: list[Finding] = []
+    for each in sorted(path.glob("*.parquet")):
+        footer = read_footer(each)
+        if footer is None:
+            findings.append(Finding("damaged", each.name, "it is damaged, or no file of a session log"))
+        else:
+            files[each.name] = _File(each.name, sha256_of(each), footer)
+    merged = {name for file in files.values() for name, _ in file.footer.replaces}
+    for name in merged & files.keys():  # a crash left it beside the file that has its rows
+        del files[name]
+    lines = removal_lines(path)
+    removals = {removal.file: removal for removal, _ in lines}
+    findings += [*_names(files), *_links(files, removals), *_ends(files), *_removals(files, lines)]
+    findings += _sealed(path, files, lines)
+    prefix = "" if path == top else f"{path.relative_to(top)}/"
+    named = tuple(Finding(each.kind, f"{prefix}{each.file}", each.text) for each in findings)
+    known = {file.sha256 for file in files.values()} | {removal.sha256 for removal, _ in lines}
+    known |= {sha256 for file in files.values() for _, sha256 in file.footer.replaces}
+    tip = _tip(files)
+    return _Chain(
+        len(files), sum(file.footer.rows for file in files.values()), len(removals.keys() - files.keys()),
+        None if tip is None else (f"{prefix}{tip.name}", tip.sha256), 0 if tip is None else tip.footer.last_time,
+        frozenset(known), named,
+    )  # fmt: skip
+
+
+def _removals(files: dict[str, _File], lines: Sequence[tuple[Removal, str]]) -> Iterator[Finding]:
+    """Each line names the one before; files know the last line of their time; the oldest files go first."""
+    before = ""
+    for removal, sha256 in lines:
+        if removal.before != before:
+            yield Finding("changed", REMOVED, f"the line about {removal.file} does not continue the one before it")
+        before = sha256
+    heads = {"", *(sha256 for _, sha256 in lines)}
+    for file in files.values():
+        if file.footer.removals not in heads:
+            yield Finding("changed", REMOVED, f"{file.name} knew a line that is not there any more")
+    for removal, _ in lines:
+        older = [file for file in files.values() if file.footer.last_time < removal.first_time]
+        if older and removal.file not in files:
+            yield Finding("missing", removal.file, f"retention removes the oldest first, and {older[0].name} is older")
+
+
+def _sealed(path: Path, files: dict[str, _File], lines: Sequence[tuple[Removal, str]]) -> Iterator[Finding]:
+    """The newest file, and the last removal, are those of the seal."""
+    seal, tip = read_seal(path), _tip(files)
+    if seal is None:
+        yield Finding("missing", SEAL, "the seal of the newest file is not there, or damaged")
+    elif tip is None or seal.file not in files:
+        yield Finding("missing", seal.file, "it was the newest file, by its seal")
+    elif files[seal.file].sha256 != seal.sha256:
+        yield Finding("changed", seal.file, "its seal knew it otherwise")
+    elif tip.name != seal.file:
+        yield Finding("added", tip.name, f"the newest file is {seal.file}, by its seal")
+    if seal is not None and seal.removals != (lines[-1][1] if lines else ""):
+        yield Finding("changed", REMOVED, "its last line is not the one that the seal knows")
+
+
+def _names(files: dict[str, _File]) -> Iterator[Finding]:
+    """A file's name tells its run and its first number."""
+    for file in files.values():
+        match = _NAME.fullmatch(file.name)
+        if match is None or (match["run"], int(match["number"])) != (file.footer.run, file.footer.first_number):
+            text = f"it holds rows from {file.footer.first_number} of run {file.footer.run}, which is not what it is called"
+            yield Finding("renamed", file.name, text)
+
+
+def _links(files: dict[str, _File], removals: dict[str, Removal]) -> Iterator[Finding]:
+    """Each file's predecessor is there, as it was, and before it; or retention removed it."""
+    by_hash = {file.sha256: file for file in files.values()}
+    merged = {sha256 for file in files.values() for _, sha256 in file.footer.replaces}
+    for file in files.values():
+        name, expected = file.footer.previous, file.footer.previous_sha256
+        before, removal = files.get(name), removals.get(name)
+        if not name or expected in merged or (before is not None and before.sha256 == expected):
+            if before is not None and before.footer.run == file.footer.run:
+                yield from _order(before, file)
+        elif expected in by_hash:
+            text = f"it is {name} by its content, which {file.name} continues"
+            yield Finding("reordered" if before else "renamed", by_hash[expected].name, text)
+        elif before is not None:
+            yield Finding("changed", name, f"{file.name} was written after it, and knew it otherwise")
+        elif removal is None:
+            yield Finding("missing", name, f"{file.name} continues it, and retention did not remove it")
+        elif removal.sha256 != expected:
+            yield Finding("changed", name, f"it was changed before retention removed it: {file.name} knew it otherwise")
+
+
+def _order(before: _File, after: _File) -> Iterator[Finding]:
+    if after.footer.first_number <= before.footer.last_number:
+        text = f"its rows begin at {after.footer.first_number}, and {before.name}, which it continues, ends later"
+        yield Finding("reordered", after.name, text)
+
+
+def _ends(files: dict[str, _File]) -> Iterator[Finding]:
+    """A gateway's files are one chain: it forks nowhere."""
+    followers = Counter((file.footer.previous, file.footer.instance) for file in files.values())
+    for file in files.values():
+        previous, instance = file.footer.previous, file.footer.instance
+        if followers[previous, instance] > 1:
+            what = f"continues {previous}" if previous else "begins a chain"
+            yield Finding("added", file.name, f"it {what}, and so does another file")
+
+
+def _tip(files: dict[str, _File]) -> _File | None:
+    """The newest file: no other continues it."""
+    followed = {file.footer.previous for file in files.values()}
+    ends = [file for file in files.values() if file.name not in followed]
+    return max(ends, key=lambda file: file.footer.last_time, default=None)
+
+
+def _sorted(findings: Sequence[Finding]) -> list[Finding]:
+    return sorted(dict.fromkeys(findings), key=lambda finding: (finding.file, finding.kind))

@@ -1,0 +1,293 @@
+"""What the guide says of threads, signals and fork: every public method at once, and what is left is consistent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from natcore import DnatEntry, Error, FlowLog, Gateway, Policy, Remove, Side, SnatEntry, Verdict
+from natcore.plane import plane
+from natcore.sinks import MemorySink
+from natcore.testhooks import planted_faults
+from support.frames import EIP, udp
+from support.gateways import arrays, hosts_of, made
+from support.interleaving import in_thread, translated, until_waited_for
+
+INSIDE = Side.INSIDE
+
+
+def many(calls: list[Callable[[], Any]], turns: int) -> None:
+    """Each call in a thread of its own, so many times; what one of them raises is raised."""
+    barrier = threading.Barrier(len(calls))
+
+    def repeat(call: Callable[[], Any]) -> None:
+        barrier.wait()
+        for _ in range(turns):
+            call()
+
+    joins = [in_thread(lambda call=call: repeat(call)) for call in calls]  # type: ignore[misc]
+    for join in joins:
+        join()
+
+
+def test_entries_that_threads_add_are_all_in_force_with_numbers_of_their_own() -> None:
+    gateway = made(1)
+    ports = count(1000)
+    many([lambda: gateway.add(DnatEntry(EIP, next(ports), "10.0.0.9", 80, protocol="tcp"))] * 4, turns=30)
+    entries = gateway.entries()
+    assert len(entries) == 121 and len({entry.id for entry in entries}) == 121
+    for entry in entries[1:]:
+        gateway.remove(entry)
+    assert len(gateway.entries()) == 1
+
+
+def test_threads_that_add_and_remove_leave_nothing_behind() -> None:
+    gateway = made(2)
+    ports = count(1000)
+
+    def come_and_go() -> None:
+        entry = gateway.add(DnatEntry(EIP, next(ports), "10.0.0.9", 80, protocol="udp"))
+        gateway.replace(entry, DnatEntry(EIP, next(ports), "10.0.0.8", 80, protocol="udp"))
+        gateway.remove(entry)
+
+    many([come_and_go] * 4, turns=20)
+    assert len(gateway.entries()) == 1 and not gateway.ports()["reserved"].any()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_public_method_at_once(workers: int) -> None:
+    """Counters, rows and sessions agree when all have come to their end."""
+    gateway = Gateway(workers=workers, seed=7, records=256, max_sessions=4096, policy=Policy(hold_down=0))
+    gateway.add(SnatEntry("10.0.0.0/8", EIP))
+    hosts = [hosts_of(gateway, worker, 4) for worker in range(workers)]
+    batches = [arrays(*(udp(host, 5000 + n) for host in hosts[w] for n in range(8))) for w in range(workers)]
+    ports, clock = count(1000), count(1)
+    first = gateway.start_session_log(MemorySink(), name="first")
+
+    def traffic(worker: int) -> None:
+        frames, lengths = (array.copy() for array in batches[(worker + 1) % workers])
+        gateway.translate(frames, lengths, INSIDE, next(clock) / 100, worker=worker)
+
+    def entries() -> None:
+        entry = gateway.add(DnatEntry(EIP, next(ports), hosts[0][0], 80, protocol="udp"))
+        try:
+            gateway.apply(gateway.plan([Remove(entry)]))
+        except Error:  # another thread's change came in between
+            gateway.remove(entry)
+
+    def logs() -> None:
+        log = gateway.start_session_log(MemorySink(), name=f"log-{next(ports)}")
+        gateway.stop_session_log(log)
+        with FlowLog(gateway) as flows:
+            flows.counters()
+            flows.take()
+
+    def ends() -> None:
+        gateway.end(subscriber=hosts[0][1])
+        gateway.advance(next(clock) / 100)
+
+    def looks() -> None:
+        gateway.counters()
+        for row in gateway.sessions():
+            assert row["inside_ip"] >> 24 == 10
+        gateway.mappings(), gateway.ports(), gateway.blocks(), gateway.events(), gateway.entries(), repr(gateway)
+
+    def asks() -> None:
+        gateway.take_generated()
+        gateway.owner(*batches[0], INSIDE)
+        gateway.set_epoch(0.0)
+        gateway.explain(udp(hosts[0][0]), INSIDE)
+
+    many([*(lambda w=w: traffic(w) for w in range(workers)), entries, logs, ends, looks, asks], turns=25)  # type: ignore[misc, list-item]
+    counters = gateway.counters()
+    assert counters["received"] == 25 * 32 * workers
+    assert counters["received"] == counters["forwarded"] + counters["local"] + counters["dropped"] + counters["held"]
+    assert counters["sessions"] == len(gateway.sessions()) == counters["created"] - counters["ended"]
+    gateway.stop_session_log(first)
+    gateway.close()
+
+
+# ---- close ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_close_waits_for_packets_under_way_and_all_that_passed_are_in_the_rows(workers: int) -> None:
+    gateway = made(workers, records=1 << 16)
+    host = hosts_of(gateway, workers - 1, 1)[0]
+    stop = threading.Event()
+
+    def traffic() -> int:
+        passed = 0
+        frames, lengths = arrays(*(udp(host, 5000 + n % 50) for n in range(500)))
+        while not stop.is_set():
+            rows, sizes = frames.copy(), lengths.copy()
+            try:
+                passed += int((gateway.translate(rows, sizes, INSIDE, 0.0, worker=0) == Verdict.OUTBOUND).sum())
+            except Error:
+                break
+        return passed
+
+    join = in_thread(traffic)
+    while gateway.counters()["forwarded"] == 0:
+        pass
+    gateway.close()
+    stop.set()
+    passed = join()
+    rows = gateway.take_records()
+    assert passed == gateway.counters()["forwarded"] == rows["pkts_from_vpc"].sum()
+    with pytest.raises(Error, match="closed"):
+        gateway.translate(*arrays(udp(host)), INSIDE, 0.0)
+
+
+def test_a_signal_handler_may_look_and_gets_an_error_when_it_changes_what_its_thread_changes() -> None:
+    gateway = made(1)
+    seen: list[object] = []
+    settle = gateway._table.plan
+
+    def plan(changes: Any) -> Any:
+        signal.raise_signal(signal.SIGUSR1)
+        return settle(changes)
+
+    def handler(number: int, frame: object) -> None:
+        seen.append(gateway.counters()["received"])
+        with pytest.raises(Error, match="changing the gateway already"):
+            gateway.add(DnatEntry(EIP, 81, "10.0.0.9", 80, protocol="tcp"))
+        seen.append(len(gateway.entries()))
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    gateway._table.plan = plan  # type: ignore[method-assign]
+    try:
+        gateway.add(DnatEntry(EIP, 80, "10.0.0.9", 80, protocol="tcp"))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == [0, 1] and len(gateway.entries()) == 2
+
+
+# ---- the C interface -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("worker", [-1, 2, 64, 2**31, 2**40])
+def test_a_capsule_of_a_worker_that_is_none_is_refused(worker: int) -> None:
+    with pytest.raises(Error, match="allowed are 0 to 1"):
+        made(2)._core.worker_capsule(worker)
+
+
+def test_a_capsule_keeps_its_worker() -> None:
+    capsule = made(2)._core.worker_capsule(1)
+    held: list[bytes] = [bytes(4096) for _ in range(100)]  # what was freed would be used again
+    assert planted_faults.waiting_for(capsule) == 0 and held
+    planted_faults.hold_worker(capsule)
+    planted_faults.release_worker(capsule)
+
+
+# ---- fork ------------------------------------------------------------------------------------------------------------------
+
+FORK = """
+import json, os, select, sys
+sys.path.insert(0, sys.argv[1])
+from natcore import Gateway, Policy, Side, SnatEntry
+from support.frames import udp
+gateway = Gateway(workers=int(sys.argv[2]), policy=Policy(sessions_per_subscriber=40))
+gateway.add(SnatEntry("10.0.0.0/8", "203.0.113.1"))
+read, write = os.pipe()
+child = os.fork()
+ports = [int.from_bytes(gateway.translate_one(udp(sport=n), Side.INSIDE, 0.0)[1][34:36], "big") for n in range(1, 41)]
+refused = gateway.translate_one(udp(sport=99), Side.INSIDE, 0.0)[0].name if child == 0 else ""
+if child == 0:
+    os.write(write, json.dumps([ports, refused, len(gateway.events()), gateway.counters()["sessions"]]).encode())
+    gateway.close()
+    os._exit(0)
+os.waitpid(child, 0)
+readable = bool(select.select([gateway.fileno()], [], [], 0)[0])
+print(json.dumps([ports, json.loads(os.read(read, 65536)), readable, gateway.counters()["sessions"]]))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_parent_and_child_draw_other_ports_and_wake_only_for_their_own_events(workers: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, str(Path(__file__).parents[1]), str(workers)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ports, (others, refused, events, sessions), readable, own_sessions = json.loads(done.stdout)
+    assert refused == "DROP_SUBSCRIBER_LIMIT" and events == 1 and sessions == own_sessions == 40
+    assert sum(one == other for one, other in zip(ports, others, strict=True)) < 5
+    assert not readable  # the child's refusal woke the child
+
+
+def test_a_gateway_that_another_thread_was_at_is_closed_in_the_child() -> None:
+    gateway = made(2)
+    capsule = gateway._core.worker_capsule(1)
+    host = hosts_of(gateway, 1, 1)[0]
+    planted_faults.hold_worker(capsule)
+    join = in_thread(lambda: translated(gateway, udp(host), INSIDE, worker=0))
+    until_waited_for(capsule)
+    child = os.fork()
+    if child == 0:
+        try:
+            gateway.counters()
+            gateway.add(SnatEntry("11.0.0.0/8", EIP))
+        except Error as error:
+            os._exit(0 if "closed" in str(error) else 1)
+        os._exit(2)
+    planted_faults.release_worker(capsule)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert join()[0] is Verdict.OUTBOUND
+
+
+FORGOTTEN_PLANE = """
+import os
+from natcore.plane import plane
+class Running:
+    def stop(self):
+        print("stopped by", "the parent" if os.getpid() == parent else "the child", flush=True)
+parent, running = os.getpid(), Running()
+plane._alive.add(running)
+if os.fork():
+    os.wait()
+"""
+
+
+def test_a_child_that_ends_does_not_stop_its_parents_plane() -> None:
+    done = subprocess.run([sys.executable, "-c", FORGOTTEN_PLANE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "stopped by the parent\n"), done.stderr
+
+
+def test_explain_does_not_wait_for_what_another_thread_locked_when_it_made_its_copy() -> None:
+    gateway = made(2)
+    capsule = gateway._core.worker_capsule(0)
+    with FlowLog(gateway):
+        planted_faults.lock_rows(capsule, True)
+        assert gateway.explain(udp(), INSIDE).verdict is Verdict.OUTBOUND
+        planted_faults.lock_rows(capsule, False)
+    assert gateway.counters()["received"] == 0
+
+
+# ---- a plane that does not start -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["Watcher", "Loops"])
+def test_a_plane_that_fails_before_it_has_a_thread_leaves_the_gateway_free(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no descriptors")
+
+    gateway = Gateway()
+    gateway.add(SnatEntry("10.0.0.0/8", EIP))
+    monkeypatch.setattr(plane, step, refuse)
+    with pytest.raises(OSError, match="no descriptors"):
+        gateway.forward("lan0", "wan0")
+    assert gateway.translate_one(udp(), INSIDE, 0.0)[0] is Verdict.OUTBOUND
+    gateway.close()

@@ -1,0 +1,117 @@
+"""The commands that ask the session log, as an administrator meets them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.command_line import call, call_json
+from support.lives import ANN, BOB, Log, at
+
+WHO = ("who", "203.0.113.1:4000", "--protocol", "tcp", "--at")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    log = Log(tmp_path / "log").tick(0)
+    log.session(7, ANN, 100, [(100, 400)], 400).session(8, BOB, 401, [(401, 500)], 500)
+    return log.tick(9000).write()
+
+
+def iso(seconds: float) -> str:
+    return at(seconds).isoformat()
+
+
+def test_who_tells_the_subscriber_and_the_session(folder: Path) -> None:
+    text = call(*WHO, iso(200), "--log", folder)
+    assert text.startswith("exact: 10.0.0.5 had it then\n(203.0.113.1:4000 TCP at 2023-11-14T22:16:40Z within 2 s)")
+    assert "10.0.0.5:555 as 172.16.10.13:4000 (EIP 203.0.113.1) to 198.51.100.7:443" in text
+    assert "window 2023-11-14T22:15:00Z to 2023-11-14T22:20:00Z" in text
+
+
+def test_who_s_exit_status_says_which_answer_it_is(folder: Path) -> None:
+    assert call(*WHO, iso(400.5), "--log", folder, exit_code=3).startswith("ambiguous: 2 subscribers")
+    assert call(*WHO, iso(9900), "--log", folder, exit_code=4).startswith("gap: that is after the log's last row")
+    assert call(*WHO, iso(3000), "--log", folder, exit_code=5).startswith("nobody:")
+
+
+def test_who_as_json(folder: Path) -> None:
+    answer = call_json(*WHO, "2023-11-14T22:16:40Z", "--log", folder, "--remote", "198.51.100.7:443")
+    assert (answer["status"], answer["subscriber"], answer["port"]) == ("exact", "10.0.0.5", 4000)
+    assert answer["matches"][0]["window"] == ["2023-11-14T22:15:00Z", "2023-11-14T22:20:00Z"]
+    assert call_json(*WHO, iso(200), "--log", folder, "--remote", "198.51.100.8", exit_code=5)["status"] == "nobody"
+
+
+def test_who_finds_the_log_by_the_gateway_s_file(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(f"[[log]]\nsink = 'parquet'\nfolder = '{folder}'\nspool = '{tmp_path / 'spool'}'\n")
+    assert call(*WHO, iso(200), "--config", file).startswith("exact")
+    file.write_text("[gateway]\ninstance = 'x'\n")
+    assert "has no [[log]]" in call(*WHO, iso(200), "--config", file, exit_code=1)
+
+
+def test_who_refuses_what_it_cannot_understand(folder: Path) -> None:
+    for change, text in (
+        (("who", "203.0.113.1", "--protocol", "tcp", "--at", iso(0)), "a colon and a port"),
+        (("who", "203.0.113.1:x", "--protocol", "tcp", "--at", iso(0)), "a colon and a port"),
+        (("who", "203.0.113.1:1", "--protocol", "tpc", "--at", iso(0)), "protocol='tpc'"),
+        ((*WHO, "2023-11-14T22:16:40"), "with its zone"),
+        ((*WHO, "yesterday"), "with its zone"),
+    ):
+        assert text in call(*change, "--log", folder, exit_code=1)
+    assert "no --log, --spool or --config" in call(*WHO, iso(0), exit_code=1)
+    assert "error" in call_json(*WHO, iso(0), exit_code=1)
+
+
+def test_top_as_a_table_and_as_json(folder: Path) -> None:
+    assert "10.0.0.5" in call("log", "top", folder, "--by", "ports")
+    first, *_ = call_json("log", "top", folder, "--from", iso(50), "--until", iso(450))
+    assert (first["pri_ip"], first["bytes"], first["sessions"]) == ("10.0.0.5", 100, 1)
+    assert "by='x'" in call("log", "top", folder, "--by", "x", exit_code=1)
+
+
+def test_usage_as_a_picture_in_the_terminal_and_as_json(folder: Path) -> None:
+    text = call("log", "usage", folder, "--step", 100)
+    assert "172.16.10.13" in text and "█" in text and "a full block is" in text
+    (found,) = call_json("log", "usage", folder, "--step", 100, "--from", iso(0), "--until", iso(500))
+    assert found["peaks"][:5] == [1, 2, 2, 2, 2] and found["start"] == "2023-11-14T22:13:20Z"
+    assert "plot=" in call("log", "usage", folder, "--plot", "x.gif", exit_code=1)
+
+
+def test_usage_draws_a_picture(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra natcore[plot]")
+    assert "drawn:" in call("log", "usage", folder, "--plot", tmp_path / "usage.svg")
+    assert (tmp_path / "usage.svg").stat().st_size > 1000
+
+
+def test_export(folder: Path, tmp_path: Path) -> None:
+    assert call("log", "export", folder, tmp_path / "rows.csv") == f"8 rows: {tmp_path / 'rows.csv'}\n"
+    assert call_json("log", "export", folder, tmp_path / "rows.jsonl", "--until", iso(450))["rows"] == 5
+
+
+def test_verify(folder: Path) -> None:
+    assert "1 files, 8 rows, 0 files removed by retention: as they were written\n" in call("log", "verify", folder)
+    (path,) = folder.glob("*.parquet")
+    path.rename(folder / "x.parquet")
+    assert "renamed: x.parquet: it holds rows from 0 of run run1" in call("log", "verify", folder, exit_code=1)
+    kinds = {finding["kind"] for finding in call_json("log", "verify", folder, exit_code=1)["findings"]}
+    assert "renamed" in kinds
+
+
+def test_who_is_computed_where_ports_are_deterministic(folder: Path, tmp_path: Path) -> None:
+    """Without a log; with one, or with a time, the log is asked."""
+    file = tmp_path / "gateway.toml"
+    file.write_text(
+        "[policy]\nports = 'deterministic'\n[[snat]]\nsource = '10.0.0.0/25'\npool = ['203.0.113.1', '203.0.113.2']\n"
+        f"[[log]]\nsink = 'parquet'\nfolder = '{folder}'\n"
+    )
+    assert "computed: " in call("who", "203.0.113.1:4000", "--config", file)
+    found = call_json("who", "203.0.113.1:4000", "--config", file)
+    assert found == {"status": "computed", "subscriber": "10.0.0.5"}  # 4000 is in the sixth block of 512 from 1024 on
+    assert call("who", "203.0.113.9:4000", "--config", file, exit_code=5).startswith("nobody: by ")
+    assert call(*WHO, iso(200), "--config", file).startswith("exact: 10.0.0.5")
+    assert "--at: missing" in call("who", "203.0.113.1:4000", "--log", folder, "--protocol", "tcp", exit_code=1)
+    assert "--protocol: missing" in call("who", "203.0.113.1:4000", "--log", folder, "--at", iso(0), exit_code=1)
+    file.write_text("[gateway]\ninstance = 'x'\n")
+    assert "--at: missing" in call("who", "203.0.113.1:4000", "--config", file, exit_code=1)

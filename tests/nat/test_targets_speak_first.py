@@ -1,0 +1,161 @@
+"""Targets of DNAT and 1:1 entries that speak first: one outside endpoint for an inside one (RFC 4787 REQ-1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from natcore import DnatEntry, Gateway, NoNatEntry, Policy, Side, Verdict
+from natcore.entries.table import first_of
+from support.frames import EIP, HOST, IP, REMOTE, TCP, UDP, Ether, gateway, parsed, tcp, udp, verdict_of
+from support.multi_worker import WORKERS
+
+INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
+SECOND, WHOLE = "203.0.113.9", "203.0.113.10"
+OTHER = "10.0.0.6"
+
+
+def forwarding(*entries: Any, **settings: Any) -> Gateway:
+    over = gateway(**settings)
+    for entry in entries or (DnatEntry(EIP, 51820, HOST, 51820, protocol="udp"),):
+        over.add(entry)
+    return over
+
+
+def source_of(over: Gateway, frame: bytes) -> tuple[str, int]:
+    verdict, sent = over.translate_one(frame, INSIDE, 0.0)
+    assert verdict is Verdict.OUTBOUND
+    packet = parsed(sent)
+    return packet.src, packet.sport
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_forwarded_endpoint_that_speaks_first_has_its_entry_s_endpoint(workers: int) -> None:
+    """As WireGuard does, from its listening port: a second endpoint would make the forwarded flow a conflict for good."""
+    over = forwarding(workers=workers if WORKERS == 1 else WORKERS)
+    assert source_of(over, udp(sport=51820, dport=51820)) == (EIP, 51820)
+    for remote in (REMOTE, "198.51.100.8"):
+        verdict, sent = over.translate_one(udp(remote, 51820, EIP, 51820), OUTSIDE, 0.0)
+        assert verdict is Verdict.INBOUND and (parsed(sent).dst, parsed(sent).dport) == (HOST, 51820)
+    assert source_of(over, udp(sport=51820, destination="198.51.100.8", dport=51820)) == (EIP, 51820)
+    assert source_of(over, udp(sport=51821, dport=51820))[1] != 51820  # another endpoint
+    assert source_of(over, tcp("S", sport=51820))[1] != 51820  # another protocol
+    assert len(over.take_records(events=True)) == 2  # DNAT is not logged (contract R5)
+
+
+def test_ranges_and_any_keep_the_distance() -> None:
+    over = forwarding(
+        DnatEntry(EIP, (1020, 1030), HOST, (20, 30), protocol="tcp"), DnatEntry(SECOND, "any", OTHER, "any")
+    )
+    assert [source_of(over, tcp("S", sport=port)) for port in (20, 25, 30)] == [(EIP, 1020), (EIP, 1025), (EIP, 1030)]
+    assert source_of(over, tcp("S", sport=31))[1] >= 1024
+    assert source_of(over, tcp("S", OTHER, 7)) == (SECOND, 7)
+
+
+def test_of_several_entries_the_first_added_and_one_to_one_among_them() -> None:
+    one, other = DnatEntry(EIP, 80, HOST, 80), DnatEntry(SECOND, 8080, HOST, 80)
+    whole = DnatEntry(WHOLE, "any", HOST, "any", protocol="any")
+    assert source_of(forwarding(one, other, whole), tcp("S", sport=80)) == (EIP, 80)
+    assert source_of(forwarding(other, one, whole), tcp("S", sport=80)) == (SECOND, 8080)
+    assert source_of(forwarding(whole, one), tcp("S", sport=80)) == (WHOLE, 80)
+    assert source_of(forwarding(one, whole), tcp("S", sport=81)) == (WHOLE, 81)
+    over = forwarding(one, other)
+    over.remove(over.entries()[1])
+    assert source_of(over, tcp("S", sport=80)) == (SECOND, 8080)
+
+
+def test_of_several_targets_the_one_that_the_remote_would_reach() -> None:
+    """So a remote's packets to the entry's endpoint are for one host, whoever speaks first."""
+    over = forwarding(DnatEntry(EIP, 80, [(HOST, 1), (OTHER, 1)], 80))
+    chosen = set()
+    for number in range(1, 60):
+        remote = f"198.51.100.{number}"
+        sources = [source_of(over, tcp("S", host, 80, remote)) for host in (HOST, OTHER)]
+        own = [host for host, source in zip((HOST, OTHER), sources, strict=True) if source == (EIP, 80)]
+        assert len(own) == 1
+        verdict, sent = over.translate_one(tcp("S", remote, 7, EIP, 80), OUTSIDE, 0.0)
+        assert verdict is Verdict.INBOUND and parsed(sent).dst == own[0]
+        chosen.add(own[0])
+    assert chosen == {HOST, OTHER}
+
+
+def test_no_nat_comes_first_and_nobody_needs_an_snat_entry() -> None:
+    over = Gateway(max_sessions=10)
+    over.add(DnatEntry(EIP, 80, HOST, 80))
+    assert source_of(over, tcp("S", sport=80)) == (EIP, 80)
+    assert verdict_of(over, tcp("S", sport=81)) is Verdict.DROP_NO_SNAT_ENTRY
+    over.add(NoNatEntry("10.0.0.0/8", "198.51.100.0/24"))
+    assert verdict_of(over, tcp("S", sport=80, destination="198.51.100.99")) is Verdict.UNTRANSLATED
+
+
+def test_a_forwarded_endpoint_hairpins_by_its_entry_s_endpoint() -> None:
+    over = forwarding(DnatEntry(EIP, 80, HOST, 80), DnatEntry(SECOND, 81, OTHER, 81))
+    verdict, sent = over.translate_one(tcp("S", HOST, 80, SECOND, 81), INSIDE, 0.0)
+    assert verdict is Verdict.HAIRPIN and (parsed(sent).src, parsed(sent).sport) == (EIP, 80)
+    verdict, sent = over.translate_one(tcp("SA", OTHER, 81, EIP, 80), INSIDE, 0.0)
+    assert verdict is Verdict.HAIRPIN and (parsed(sent).src, parsed(sent).sport) == (SECOND, 81)
+
+
+def test_it_is_explained() -> None:
+    over = forwarding()
+    told = over.explain(udp(sport=51820), INSIDE)
+    assert told.verdict is Verdict.OUTBOUND and told.entry is not None and "DNAT, by source" in str(told)
+    assert parsed(told.frame).sport == 51820
+
+
+# ---- after a restart
+
+
+@pytest.mark.parametrize("flags", ["A", "PA", "FA"])
+def test_a_server_s_data_finds_its_entry_s_port_after_a_restart(flags: str) -> None:
+    over = forwarding(DnatEntry(EIP, 443, HOST, 8443))
+    assert source_of(over, tcp(flags, HOST, 8443, REMOTE, 50_000)) == (EIP, 443)
+    assert verdict_of(over, tcp("A", REMOTE, 50_000, EIP, 443), OUTSIDE) is Verdict.INBOUND
+    assert len(over.sessions()) == 1
+
+
+@pytest.mark.parametrize("entry", [
+    DnatEntry(EIP, 443, HOST, 443), DnatEntry(WHOLE, "any", HOST, "any", protocol="any")
+], ids=["dnat", "1:1"])  # fmt: skip
+def test_a_connection_to_an_entry_is_picked_up_after_a_restart(entry: DnatEntry) -> None:
+    over, to = forwarding(entry), str(entry.external_ip)
+    assert verdict_of(over, tcp("R", REMOTE, 50_000, to, 443), OUTSIDE) is Verdict.DROP_FILTERED
+    assert verdict_of(over, tcp("PA", REMOTE, 50_000, to, 443, seq=7, ack=9), OUTSIDE) is Verdict.INBOUND
+    (row,) = over.sessions()
+    assert (row["state"], row["deadline"]) == (8, 30.0)  # a stranger's, until the inside answers
+    assert source_of(over, tcp("A", HOST, 443, REMOTE, 50_000, seq=9, ack=7)) == (to, 443)
+    (row,) = over.sessions()
+    assert (row["state"], row["deadline"]) == (3, 7440.0)
+
+
+def test_a_reset_leaves_a_stranger_s_session_unreplied() -> None:
+    over = forwarding(DnatEntry(EIP, 443, HOST, 443))
+    over.translate_one(tcp("A", REMOTE, 50_000, EIP, 443, seq=7, ack=9), OUTSIDE, 0.0)
+    assert verdict_of(over, tcp("R", HOST, 443, REMOTE, 50_000, seq=9)) is Verdict.OUTBOUND
+    assert over.sessions()[0]["deadline"] == 30.0
+
+
+def test_nothing_is_picked_up_where_the_policy_says_so_nor_over_an_open_mapping() -> None:
+    over = forwarding(DnatEntry(EIP, 443, HOST, 443), policy=Policy(tcp_pickup=False))
+    assert verdict_of(over, tcp("A", REMOTE, 50_000, EIP, 443), OUTSIDE) is Verdict.DROP_FILTERED
+    over = gateway()
+    verdict, sent = over.translate_one(tcp("S"), INSIDE, 0.0)
+    assert verdict is Verdict.OUTBOUND
+    port = Ether(sent)[TCP].sport
+    assert verdict_of(over, tcp("A", "198.51.100.8", 443, EIP, port), OUTSIDE) is Verdict.DROP_FILTERED
+
+
+# ---- how entries are compiled
+
+
+def test_overlapping_ranges_are_the_first_one_s() -> None:
+    ranges = [(0, 9, 1), (5, 6, 0), (8, 20, 2), (30, 30, 5), (30, 30, 4), (31, 40, 4)]
+    flat = first_of(ranges)
+    assert flat == [(0, 4, 1), (5, 6, 0), (7, 9, 1), (10, 20, 2), (30, 40, 4)]
+    for at in range(45):
+        ranks = [rank for first, last, rank in ranges if first <= at <= last]
+        assert [rank for first, last, rank in flat if first <= at <= last] == ([min(ranks)] if ranks else [])
+
+
+__all__ = ["IP", "UDP"]

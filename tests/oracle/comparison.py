@@ -1,0 +1,433 @@
+"""natcore beside the oracle: each operation goes to both, and everything that can be seen must be the same."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count, groupby, product
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from natcore import RECORD, ConfigurationError, Error, Gateway, Generated, Side, Verdict
+from natcore.dtypes import END, WINDOW
+from natcore.testhooks.planted_faults import broken, crowd, draws_since, target_of, thin, undeliver
+from natcore.verdict import FORWARDED
+from oracle import configurations, traffic
+from oracle.admission import NAMES
+from oracle.configurations import Configuration
+from oracle.entries import PORTED
+from oracle.packets import Endpoint
+from oracle.sessions import MS, Row, Session
+from oracle.tables import Choices
+
+STRIDE = 4096  # bytes of a row in a batch
+EPOCH = 1_700_000_000.25  # Unix seconds at now = 0, in the rows
+
+
+@dataclass
+class Pair:
+    """A gateway and its oracle, made of one configuration."""
+
+    configuration: Configuration
+    seed: int = 0
+    histogram: Counter[str] = field(default_factory=Counter)  # what occurred how often
+    rows: list[np.ndarray] = field(default_factory=list)  # every row of natcore's, in the order taken
+    trace: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gateway = Gateway(**self.configuration.options, seed=self.seed, records=4096, epoch=EPOCH)
+        for entry in self.configuration.entries:
+            self.gateway.add(entry)
+        self.model = self.configuration.model()
+        self.turns = count()  # whoever gets a frame, it is done by its owner
+        self.worker = self.gateway._core.worker_capsule()
+        self.choices = Choices(self._drawn, partial(target_of, self.worker), lambda: self.compared)
+        self.compared: bytes | None = None  # of the frame that the oracle is at
+        self.sent: bytes | None = None  # of the last single frame
+        self.drawn: deque[Endpoint] = deque()  # by natcore, that the oracle has not asked for
+        self.draws = self.taken = 0
+        self.histogram.update(f"policy {name}" for name in configurations.traits(self.configuration))
+        self.advance(self.configuration.start)
+
+    def step(self, random: Random) -> None:
+        """One random operation."""
+        draw = random.random()
+        seconds = traffic.clock(random, self.model) / 1e9
+        if draw < 0.8:
+            self.frame(*traffic.frame(random, self.model), seconds)
+        elif draw < 0.86:
+            for data, side in traffic.fragments(random, self.model):
+                seconds += random.choice([0.0, 0.0, 0.001, 0.5]) if random.random() < 0.3 else 0.0
+                self.frame(data, side, seconds)
+        elif draw < 0.92:
+            self.batch([traffic.frame(random, self.model) for _ in range(random.randrange(1, 60))], seconds)
+        elif draw < 0.94:
+            self.advance(seconds)
+        elif draw < 0.945:
+            self.end(seconds, random)
+        elif draw < 0.955:
+            self.change(seconds, random)
+        elif draw < 0.957:
+            self.modify(seconds, random)
+        elif draw < 0.96:
+            self.explained(*traffic.frame(random, self.model), seconds)
+        elif draw < 0.965:
+            self.undelivered(*traffic.frame(random, self.model), seconds)
+        elif draw < 0.97:
+            self.crowded(*traffic.frame(random, self.model), seconds)
+        elif draw < 0.983:
+            self.look()
+        else:
+            self.take()
+
+    def frame(self, data: bytes, side: Side, seconds: float) -> Verdict:
+        """One frame by translate_one."""
+        self.trace.append(f"frame {data.hex()} {side.name} at {seconds!r}")
+        self.taker = next(self.turns) % self.gateway.workers
+        verdict, self.sent = self.gateway.translate_one(data, side, now=seconds, worker=self.taker)
+        self._hear_draws()
+        self._same_outcome(data, side, seconds, verdict, self.sent)
+        self._same_generated()
+        return verdict
+
+    def explained(self, data: bytes, side: Side, seconds: float) -> None:
+        """One frame of which is told beforehand what becomes of it."""
+        told = self.gateway.explain(data, side, now=seconds)
+        self.trace.append(f"explain {data.hex()} {side.name} at {seconds!r}")
+        created = self.model.counts["created"]
+        generated, before = self.model.generated, len(self.model.generated)
+        verdict, sent = self.gateway.translate_one(
+            data, side, now=seconds, worker=next(self.turns) % self.gateway.workers
+        )
+        self._hear_draws()
+        self._same_outcome(data, side, seconds, verdict, sent)
+        same("explained", (told.verdict.name, told.frame), (verdict.name, sent))
+        same("explained sessions", told.created, self.model.counts["created"] - created)
+        same("explained answers", [g.frame.hex() for g in told.generated], [g.frame.hex() for g in generated[before:]])
+        self._same_generated()
+        self.histogram["explanation"] += 1
+
+    def undelivered(self, data: bytes, side: Side, seconds: float) -> None:
+        """One frame that no next hop takes, if it is forwarded: what a plane then says."""
+        verdict = self.frame(data, side, seconds)
+        if self.sent is not None:
+            taker = self.gateway._core.worker_capsule(self.taker)
+            undeliver(taker, self.sent, side, verdict, Verdict.DROP_NO_NEIGHBOUR)
+            self.model.undeliver(Verdict.DROP_NO_NEIGHBOUR)
+            self.histogram[f"verdict {Verdict.DROP_NO_NEIGHBOUR.name}"] += 1
+
+    def crowded(self, data: bytes, side: Side, seconds: float) -> None:
+        """One frame while the index has no place for a session, as an attacker who knew its key could have it."""
+        self.advance(seconds)  # what ended meanwhile would leave one
+        places = crowd(self.worker)
+        self.model.index_full = True
+        self.frame(data, side, seconds)
+        self.model.index_full = False
+        thin(self.worker, places)
+
+    def batch(self, frames: list[tuple[bytes, Side]], seconds: float) -> None:
+        """Frames by translate, each with its own side and moment; what is not forwarded stays as it came."""
+        nows = seconds + np.arange(len(frames), dtype=np.float64) * 0.001
+        rows, lengths = np.zeros((len(frames), STRIDE), np.uint8), np.zeros(len(frames), np.uint32)
+        for row, (data, _) in enumerate(frames):
+            rows[row, : len(data)], lengths[row] = np.frombuffer(data, np.uint8), len(data)
+        sides, taker = np.array([s for _, s in frames], np.uint8), next(self.turns) % (self.gateway.workers + 1)
+        worker = taker if taker < self.gateway.workers else None  # or each frame's owner
+        verdicts = self.gateway.translate(rows, lengths, sides, now=nows, worker=worker)
+        self._hear_draws()
+        for row, (data, side) in enumerate(frames):
+            self.trace.append(f"row {row} {data.hex()} {side.name} at {float(nows[row])!r}")
+            verdict = Verdict(int(verdicts[row]))
+            sent = rows[row, : lengths[row]].tobytes()
+            assert verdict in FORWARDED or rows[row, : len(data)].tobytes() == data, "a refused frame was changed"
+            self._same_outcome(data, side, float(nows[row]), verdict, sent if verdict in FORWARDED else None)
+        self._same_generated()
+
+    def advance(self, seconds: float) -> None:
+        self.trace.append(f"advance {seconds!r}")
+        self.gateway.advance(now=seconds)
+        self.model.advance(to_ns(seconds))
+
+    def end(self, seconds: float, random: Random) -> None:
+        """End the sessions of an inside host, with a remote, over an outside address, of a protocol: what is asked for."""
+        values = {
+            "subscriber": configurations.HOSTS,
+            "remote": configurations.REMOTES,
+            "outside": list(self.model.eips) or [0],
+            "protocol": [1, 6, 17, 47, 50],
+        }
+        match: dict[str, Any] = {}
+        for which in random.choices(list(values), k=random.choice([0, 1, 1, 1, 2, 3])):
+            match[which] = random.choice(values[which])
+        self.trace.append(f"end {match or 'all'} at {seconds!r}")
+        ended = self.gateway.end(**match, now=seconds) if match else self.gateway.end_all(seconds)
+        same("ended", ended, self.model.end_matching(to_ns(seconds), **{**dict.fromkeys(values), **match}))
+
+    def change(self, seconds: float, random: Random) -> None:
+        """Change the entries, as planned; a change that cannot be is refused and leaves everything as it was."""
+        changes = configurations.changes(random, self.gateway.kind, self.gateway.entries())
+        self.trace.append(f"change {changes} at {seconds!r}")
+        plan = refusing(lambda: self.gateway.plan(changes))
+        expected = self.model.plan(changes)
+        same("plan", plan and (plan.kept, plan.drained, plan.ended), expected)
+        self.histogram["change planned" if plan else "change refused"] += 1
+        if plan is None or random.random() < 0.1:
+            return
+        applied = refusing(lambda: self.gateway.apply(plan, now=seconds))
+        same("applied", applied and applied.ended, self.model.apply(changes, to_ns(seconds)))
+        self.histogram["change applied" if applied else "change refused, a port being held"] += 1
+        rows = [(row.id, row.entry) for row in self.gateway.entries()]
+        same("entries", rows, [(row.id, row.entry) for row in self.model.entries.rows])
+        if applied is not None:
+            with pytest.raises(Error, match="have changed"):
+                self.gateway.apply(plan, now=seconds)
+
+    def modify(self, seconds: float, random: Random) -> None:
+        """Change the bind mode; from NAT there is no way back (contract R7)."""
+        mode = random.choice(["NAT", "NAT", "MULTI_BINDED"])
+        self.trace.append(f"modify to {mode} at {seconds!r}")
+        before = self.gateway.eip_bind_mode
+        done = refusing(lambda: self.gateway.modify(eip_bind_mode=mode, now=seconds) or True)
+        if mode == before:
+            expected: bool | None = True
+        else:
+            expected = (mode == "NAT" and self.model.rebind(to_ns(seconds))) or None
+            self.histogram["bind mode changed" if done else "bind mode kept"] += 1
+        same("modified", (done, self.gateway.eip_bind_mode), (expected, mode if expected else before))
+
+    def look(self) -> None:
+        """Counters, events, and the tables' rows."""
+        self.trace.append("look")
+        counters = self.gateway.counters()
+        parts = ("forwarded", "local", "dropped", "held")
+        assert counters["received"] == sum(counters[name] for name in parts)
+        counters.pop("handed_over")  # of a worker that got what was another's
+        same("counters", {name: value for name, value in counters.items() if value}, self.model.counters())
+        events = sorted(
+            (e.reason, int(e.subscriber or e.outside or 0), to_ns(e.time), e.limit, int(e.destination or 0), e.port,
+             e.protocol, e.count)
+            for e in self.gateway.events()
+        )  # fmt: skip
+        expected = sorted(
+            (reason, address, to_ns(e.time / 1e9), e.limit, *e.destination, e.protocol, e.count)
+            for (reason, address, _), e in self.model.events.items()
+        )
+        same("events", events, expected)
+        self.histogram.update(f"event {event[0]}: {event[3]}" for event in events)
+        self.model.events.clear()
+        self._same_tables()
+        same("invariants", broken(self.worker), None)
+
+    def take(self) -> None:
+        """Rows of the log."""
+        self.trace.append("take")
+        rows = self.gateway.take_records(events=True)
+        self.rows.append(rows)
+        assert rows["number"].tolist() == list(range(self.taken, self.taken + len(rows)))
+        self.taken += len(rows)
+        expected = [self._record(row) for row in self.model.rows]
+        self.model.rows.clear()
+        got = [{name: int(row[name]) for name in RECORD.names or () if name != "number"} for row in rows]
+        same("rows", by_session(got), by_session(expected))
+        several = self.gateway.workers > 1
+        same("order of ends", ends(got, several), ends(expected, several))
+
+    def finish(self) -> None:
+        """Everything ends: nothing is left, and the windows of each session add up to its totals (contract R1)."""
+        self.look()
+        self.advance(self.model.now / 1e9 + 1_000_000)
+        self.take()
+        self.look()
+        counters = self.gateway.counters()
+        assert counters["sessions"] == counters["mappings"] == counters["ports_used"] == 0
+        assert counters["created"] == counters["ended"] and counters["journal_lost"] == 0
+        rows = np.concatenate(self.rows)
+        fields = ("bytes_from_pub", "pkts_from_pub", "bytes_from_vpc", "pkts_from_vpc")
+        sums: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+        for row in rows[rows["kind"] == WINDOW]:
+            assert row["start_time"] <= row["end_time"]
+            sums[int(row["session"])] = [
+                a + int(row[f]) for a, f in zip(sums[int(row["session"])], fields, strict=True)
+            ]
+        for row in rows[rows["kind"] == END]:
+            assert sums[int(row["session"])] == [int(row[f]) for f in fields]
+
+    def _same_outcome(self, data: bytes, side: Side, seconds: float, verdict: Verdict, sent: bytes | None) -> None:
+        self.histogram[f"verdict {verdict.name}"] += 1
+        self.compared = sent
+        expected = self.model.translate_one(data, side, to_ns(seconds), self.choices)
+        same("verdict", verdict.name, expected[0].name)
+        same("sent", sent and sent.hex(), expected[1] and expected[1].hex())
+
+    def _hear_draws(self) -> None:
+        """The draws of what natcore has just translated, also of what it then refused."""
+        drawn = draws_since(self.worker, self.draws)
+        self.draws += len(drawn)
+        self.drawn.extend(drawn)
+
+    def _drawn(self) -> Endpoint:
+        assert self.drawn, "natcore drew nothing"
+        return self.drawn.popleft()
+
+    def take_generated(self) -> list[Generated]:
+        return self.gateway.take_generated()
+
+    def _same_generated(self) -> None:
+        assert not self.drawn, f"natcore drew {self.drawn}"
+        got = [(g.frame.hex(), g.send_to.name, g.cause.name) for g in self.take_generated()]
+        expected = [(g.frame.hex(), g.send_to.name, g.cause.name) for g in self.model.generated]
+        self.model.generated.clear()
+        same("generated", got, expected)
+
+    def _same_tables(self) -> None:
+        """sessions() in the order of their slots, mappings() and ports() against the oracle's tables."""
+        model = self.model
+        got = [[r[name].item() for name in SESSION_FIELDS] for r in self.gateway.sessions()]
+        several = self.gateway.workers > 1  # each has slots of its own
+        slots = sorted(model.sessions, key=lambda s: s.id if several else s.slot)
+        same("sessions", sorted(got) if several else got, [session_row(s) for s in slots])
+        names = ("protocol", "inside_ip", "inside_port", "outside_ip", "outside_port", "sessions", "entry")
+        rows = sorted(tuple(int(r[name]) for name in names) for r in self.gateway.mappings())
+        expected = sorted((m.protocol, *m.inside, *m.outside, len(m.sessions), m.entry) for m in model.mappings)
+        same("mappings", rows, expected)
+        self._same_ports()
+
+    def _same_ports(self) -> None:
+        """ports(), blocks() and, where it is computed, who has a port."""
+        model, gateway = self.model, self.gateway
+        drawn = [m for m in model.mappings if not m.static and m.protocol in PORTED]
+        used = Counter((protocol, outside[0]) for protocol, outside in {(m.protocol, m.outside) for m in drawn})
+        held = Counter((protocol, endpoint[0]) for protocol, endpoint in model.resting())
+        names = ("used", "held_down", "reserved", "free", "eip")
+        got = {
+            (int(r["protocol"]), int(r["outside_ip"])): tuple(int(r[name]) for name in names) for r in gateway.ports()
+        }
+        expected = {}
+        for key in product(PORTED, model.eips):
+            reserved = model.reserved(*key)
+            free = model.range_size - used[key] - held[key] - reserved
+            expected[key] = used[key], held[key], reserved, free, model.eips[key[1]]
+        same("ports", got, expected)
+        if model.policy.ports == "block":
+            rows = {
+                (int(r["outside_ip"]), int(r["first_port"])): (int(r["inside_ip"]), int(r["ports"]))
+                for r in gateway.blocks()
+            }
+            same("blocks", rows, model.owners())
+        if model.policy.ports == "deterministic":
+            self._same_computed({m.outside: m.protocol for m in drawn})
+
+    def _same_computed(self, drawn: dict[Endpoint, int]) -> None:
+        """Who has an endpoint, by any name of its address, and what an inside host has."""
+        model, gateway = self.model, self.gateway
+        asked = {(name, port, protocol) for (_, port), protocol in drawn.items() for name in configurations.NAMED}
+        for name, port, protocol in asked:
+            got = refusing(lambda who=(name, port, NAMES[protocol]): int(gateway.who(*who) or 0))  # type: ignore[misc]
+            same(f"who {name}:{port}", got, model.who(protocol, (name, port)))
+        for host in configurations.HOSTS:
+            share = gateway.ports_of(host)
+            got_share = share and (int(share.outside.address), share.first_port, share.last_port)
+            same(f"ports of {host}", got_share, model.ports_of(host))
+
+    def _record(self, row: Row) -> dict[str, Any]:
+        """A row of the oracle's as natcore numbers its fields."""
+        epoch = round(EPOCH * 1e6)
+        return {
+            "protocol": row.protocol,
+            **dict(zip(("pri_ip", "pri_port", "pub_ip", "pub_port"), (*row.pri, *row.pub), strict=True)),
+            "nat_ip": row.nat[0],
+            "nat_port": row.nat[1],
+            **row.counts._asdict(),
+            "start_time": epoch + row.start // 1000,
+            "end_time": epoch + row.end // 1000,
+            "eip": row.eip,
+            "session": row.session,
+            "kind": row.kind,
+            "flags": row.flags,
+        }
+
+
+SESSION_FIELDS = (
+    *("session", "protocol", "inside_ip", "inside_port", "remote_ip", "remote_port", "outside_ip", "outside_port"),
+    *("opened_outside", "bytes_in", "packets_in", "bytes_out", "packets_out", "birth", "last_seen", "deadline"),
+)
+
+
+def session_row(session: Session) -> list[float]:
+    """The fields of SESSION_FIELDS; times in seconds."""
+    ends = (*session.mapping.inside, *session.remote, *session.mapping.outside)
+    times = session.born / 1e9, session.last_seen * MS / 1e9, session.deadline / 1e9
+    return [session.id, session.protocol, *ends, int(session.opened_outside), *session.total, *times]
+
+
+def refusing(call: Callable[[], Any]) -> Any:
+    """What a call gives, or None: a ConfigurationError."""
+    try:
+        return call()
+    except ConfigurationError:
+        return None
+
+
+def same(what: str, got: Any, expected: Any) -> None:
+    """AssertionError with what differs; of mappings only the keys that do."""
+    if isinstance(got, dict) and isinstance(expected, dict) and got != expected:
+        keys = [key for key in {**got, **expected} if got.get(key) != expected.get(key)]
+        got, expected = ({key: side.get(key) for key in keys} for side in (got, expected))
+    assert got == expected, f"{what}: {got}, expected {expected}"
+
+
+def to_ns(seconds: float) -> int:
+    """Rounded half to even, of the exact value: what round() gives of a fraction."""
+    numerator, denominator = seconds.as_integer_ratio()
+    whole, rest = divmod(numerator * 10**9, denominator)
+    return whole + (2 * rest > denominator or (2 * rest == denominator and whole & 1))
+
+
+def by_session(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    """The rows of each session, in order: rows of different sessions may come in any order but for their ends."""
+    result: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        result[row["session"]].append(row)
+    return result
+
+
+def ends(rows: list[dict[str, Any]], several: bool) -> list[int]:
+    """Sessions in the order in which they ended; with several workers those of one moment in order of their numbers."""
+    ended = [row for row in rows if row["kind"] == END]
+    if several:
+        for _, together in groupby(list(enumerate(ended)), key=lambda at: int(at[1]["end_time"])):
+            first = list(together)
+            ended[first[0][0] : first[-1][0] + 1] = sorted(
+                (row for _, row in first), key=lambda row: int(row["session"])
+            )
+    return [row["session"] for row in ended]
+
+
+def live(random: Random, operations: int, seed: int = 0) -> Pair:
+    """A whole random life of a gateway; an AssertionError carries its configuration and the last operations."""
+    pair = Pair(configurations.configuration(random), seed)
+    try:
+        for _ in range(operations):
+            pair.step(random)
+        pair.finish()
+        pair.histogram.update({f"entry of a session: {kind}": n for kind, n in pair.model.kinds.items()})
+    except Exception as error:
+        error.add_note(f"operation {len(pair.trace)}: {pair.configuration}")
+        for line in pair.trace[-4:]:
+            error.add_note(line[:300])
+        raise
+    return pair
+
+
+def run(seed: int, operations: int) -> Pair:
+    """The life of a seed."""
+    try:
+        return live(Random(seed), operations, seed)
+    except Exception as error:
+        error.add_note(f"seed {seed}")
+        raise

@@ -1,0 +1,58 @@
+"""Hypothesis strategies for packets, frames and gateways; `traffic.py` draws them."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from hypothesis import strategies as st
+
+from natcore import Side
+from oracle import traffic
+from oracle.configurations import Configuration, configuration
+from oracle.packets import ACK, ICMP, TCP, UDP
+from support import craft
+
+Frames = list[tuple[bytes, Side]]
+
+
+def randoms() -> st.SearchStrategy[Random]:
+    """A random.Random whose every draw Hypothesis may shrink."""
+    return st.randoms(use_true_random=False)
+
+
+def configurations() -> st.SearchStrategy[Configuration]:
+    """Gateways of all policies, most of them so small that their limits are met."""
+    return randoms().map(configuration)
+
+
+@st.composite
+def frames(draw: st.DrawFn, configuration: Configuration, max_size: int = 40) -> Frames:
+    """Frames and sides for a gateway that has no sessions yet: sound, odd, and damaged ones."""
+    random, model = draw(randoms()), configuration.model()
+    return [traffic.frame(random, model) for _ in range(draw(st.integers(0, max_size)))]
+
+
+inside_hosts = st.integers(craft.address("10.0.0.2"), craft.address("10.0.255.254"))
+remotes = st.integers(craft.address("8.0.0.0"), craft.address("9.255.255.255"))
+ports = st.integers(0, 0xFFFF)
+payloads = st.binary(max_size=64)
+ip_fields = st.fixed_dictionaries(
+    {"ttl": st.integers(2, 255), "tos": st.integers(0, 255), "identification": ports, "dont_fragment": st.booleans()},
+    optional={"ip_options": st.sampled_from([b"", bytes(4), b"\1" * 40, b"\x94\4\0\0", b"\1\x82\3\0"])},
+)
+
+
+@st.composite
+def outbound_packets(draw: st.DrawFn, protocol: int) -> bytes:
+    """A sound packet from an inside host to a remote, that opens a session: TCP, UDP or an ICMP echo."""
+    source, destination = (draw(inside_hosts), draw(ports)), (draw(remotes), draw(ports))
+    fields: dict[str, Any] = draw(ip_fields)
+    if protocol == ICMP:
+        return craft.icmp(source[0], destination[0], identifier=source[1], payload=draw(payloads), **fields)
+    if protocol == UDP:
+        return craft.udp(source, destination, draw(payloads), no_checksum=draw(st.booleans()), **fields)
+    assert protocol == TCP
+    sequence, acknowledgement = draw(st.integers(0, 0xFFFFFFFF)), draw(st.integers(0, 0xFFFFFFFF))
+    numbers = {"sequence": sequence, "acknowledgement": acknowledgement}
+    return craft.tcp(source, destination, ACK, draw(payloads), **numbers, **fields)  # type: ignore[arg-type]

@@ -1,0 +1,398 @@
+"""The oracle's tables: sessions, mappings and what time does to them. Every search is in full, for clarity."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple
+
+from natcore.config import AnyEntry, Link, Policy, Timeouts
+from natcore.entries.changes import Add, Change
+from natcore.verdict import Side, Verdict
+from oracle.entries import PORTED, Applied, Entries
+from oracle.entries import Row as EntryRow
+from oracle.fragments import Fragments
+from oracle.packets import Endpoint
+from oracle.sessions import MS, Mapping, Row, Session
+
+SECOND = 1_000_000_000  # ns
+LONG_STEP = 60 * SECOND  # without a complete expiry; one longer begins with it, so that no row is later
+
+
+class Choices(NamedTuple):
+    """What natcore is free to choose for a packet; the oracle asks only where it is."""
+
+    drawn: Callable[[], Endpoint]  # the outside endpoint of a new mapping, be it that the packet is refused after all
+    target: Callable[[int, int], int]  # by DNAT entry and remote address: the inside address
+    sent: Callable[[], bytes | None] = lambda: None  # the frame that it sent, whose identification may be of its making
+
+
+class Generated(NamedTuple):
+    """A frame of the gateway's own, the side it leaves by, and the verdict on what caused it."""
+
+    frame: bytes
+    send_to: Side
+    cause: Verdict
+
+
+@dataclass
+class Subscriber:
+    """An inside address that has mappings with drawn endpoints."""
+
+    mappings: int = 0
+    entry: int = 0  # paired pooling: the entry whose pool it drew from, and what it drew; 0: not paired
+    address: int = 0
+    second: int = -1  # of the clock, and the sessions that it opened in it
+    opened: int = 0
+
+
+@dataclass
+class Event:
+    """What an administrator is told. address: of the subscriber, or of the pool; 0: of nobody alone."""
+
+    time: int  # ns
+    limit: str
+    destination: Endpoint = (0, 0)
+    protocol: int = 0
+    count: int = 0
+
+
+class Plan(NamedTuple):
+    """What a change does to the sessions that are there."""
+
+    kept: int
+    drained: int
+    ended: int
+
+
+class Tables:
+    """What a gateway keeps, and its configuration: arguments as of natcore.Gateway, and its first entries."""
+
+    def __init__(
+        self,
+        entries: Sequence[AnyEntry],
+        *,
+        kind: str = "internet",
+        eip_bind_mode: str = "NAT",
+        max_sessions: int = 1_000_000,
+        max_mappings: int | None = None,
+        max_subscribers: int | None = None,
+        window: float = 600.0,
+        inside: Link | None = None,
+        outside: Link | None = None,
+        decrement_ttl: bool = True,
+        link: str = "ethernet",
+        timeouts: Timeouts | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        self.policy, self.timeouts = policy or Policy(), timeouts or Timeouts()
+        self.links = {Side.INSIDE: inside or Link(), Side.OUTSIDE: outside or Link()}
+        self.framing, self.hop = link, int(decrement_ttl)
+        self.max_sessions, self.max_mappings = max_sessions, max_mappings or max_sessions
+        self.max_subscribers = max_subscribers or max_sessions
+        self.window, self.hold_down = round(window * SECOND), round(self.policy.hold_down * 1000) * MS
+        self.fragments: Fragments | None = None
+        self.entries = Entries(kind, eip_bind_mode, self.policy)
+        self.now = 0  # ns
+        self.sessions: list[Session] = []  # dead ones too, until they are released
+        self.mappings: list[Mapping] = []
+        self.subscribers: dict[int, Subscriber] = {}
+        self.held: dict[tuple[int, Endpoint], tuple[int, int]] = {}  # freed ports: whose, until when (ns)
+        self.free_slots: list[int] = []
+        self.last_id, self.new_slots = 0, count()
+        self.swept: int | None = None  # ns: the last complete expiry
+        self.counts: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()  # of the entries of all sessions
+        self.rows: list[Row] = []
+        self.generated: list[Generated] = []
+        self.index_full = False  # no session more can be entered
+        self.sessions_told = False  # that there are many
+        self.ports_told: set[tuple[int, int]] = set()  # addresses, and protocols (0: blocks), of which it was told
+        self.events: dict[tuple[str, int, int], Event] = {}  # by reason, address and, of a threshold of ports, protocol
+        for entry in entries:
+            assert self.apply([Add(entry)], 0) is not None
+
+    @property
+    def eips(self) -> dict[int, int]:
+        """The outside addresses on the wire, and the EIP of each (0: none)."""
+        return self.entries.addresses
+
+    def log(self, rows: Iterable[Row]) -> None:
+        """Rows of the journal."""
+        self.rows += [row._replace(eip=self.eips.get(row.nat[0], 0)) for row in rows]
+
+    # Time, and what it ends
+
+    def advance(self, now: int) -> None:
+        """All that is due up to now (ns)."""
+        self.counts["clock_backward"] += now < self.now
+        self.now = max(self.now, now)
+        self.settle()
+
+    def settle(self) -> None:
+        """All that is due: it is done before anything is shown."""
+        self._give_up_fragments()
+        self.sweep()
+
+    def _give_up_fragments(self) -> None:
+        if self.fragments and (lost := self.fragments.expire(self.now)):
+            self.counts.update({"held": -lost, "dropped": lost, "dropped_fragment": lost})
+
+    def end_matching(
+        self, now: int, subscriber: int | None, remote: int | None, outside: int | None, protocol: int | None
+    ) -> int:
+        """End the sessions that match everything that is not None, as natcore.Gateway.end does; how many."""
+        self.clock(now)
+        self.sweep()
+        return self._end_in_order(
+            session
+            for session in self.sessions
+            if subscriber in (None, session.mapping.inside[0])
+            and remote in (None, session.remote[0])
+            and outside in (None, session.mapping.outside[0])
+            and protocol in (None, session.protocol)
+        )
+
+    def _end_in_order(self, sessions: Iterable[Session]) -> int:
+        """End sessions now, in the order of their slots; how many."""
+        found = sorted(sessions, key=lambda s: s.slot)
+        for session in found:
+            self.end(session, self.now)
+        return len(found)
+
+    def clock(self, now: int) -> None:
+        """Time never goes back; a long step first ends what it outlived."""
+        self.counts["clock_backward"] += now < self.now
+        self.now = max(self.now, now)
+        self._give_up_fragments()
+        if self.now - (self.swept or 0) > LONG_STEP:
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Close every window that is over, release every session that is dead."""
+        self.swept = self.now
+        for session in self.sessions:
+            if session.alive(self.now):
+                self.log(session.roll(self.now))
+        self.release(s for s in self.sessions if not s.alive(self.now))
+        self.forget_subscribers()
+
+    def forget_subscribers(self) -> None:
+        """Those without mappings are kept for the second in which they opened sessions."""
+        for address, who in list(self.subscribers.items()):
+            if who.mappings == 0 and who.second != self.now // SECOND:
+                del self.subscribers[address]
+
+    def release(self, dead: Iterable[Session]) -> None:
+        """End dead sessions in order of their deadlines."""
+        for session in sorted(dead, key=lambda s: (s.deadline, s.slot)):
+            self.end(session, session.deadline)
+
+    # Beginning and end of a session
+
+    def open(
+        self, mapping: Mapping, remote: Endpoint, *, outside: bool, hairpinned: bool = False, logged: bool = True
+    ) -> Session:
+        """A new session, and its mapping if that is new too. outside: the packet came from there."""
+        if mapping not in self.mappings:
+            self.mappings.append(mapping)
+            if not mapping.static:
+                self._subscribe(mapping)
+        slot = self.free_slots.pop() if self.free_slots else next(self.new_slots)
+        self.last_id += 1
+        logged = logged and not mapping.static  # contract R5
+        session = Session(
+            self.last_id, slot, mapping, remote, outside, logged, self.now, self.timeouts, self.window, hairpinned
+        )
+        self.sessions.append(session)
+        mapping.sessions.append(session)
+        self.counts["created"] += 1
+        self.kinds[next(row.kind for row in self.entries.known() if row.id == mapping.entry)] += 1
+        return session
+
+    def _subscribe(self, mapping: Mapping) -> None:
+        """Its subscriber's, who is paired with the outside address if it was not (RFC 4787 REQ-2)."""
+        who = self.subscribers.setdefault(mapping.inside[0], Subscriber())
+        who.mappings += 1
+        if who.entry != mapping.entry:
+            who.entry, who.address = mapping.entry, mapping.outside[0]
+
+    def announce(self, session: Session) -> Session:
+        """Its create row, once it is sure that it stays."""
+        self.log(session.created())
+        return session
+
+    def end(self, session: Session, end: int, keep_mapping: bool = False) -> None:
+        """End a session; its mapping goes with the last one, and the port rests (RFC 6888 REQ-8)."""
+        mapping = session.mapping
+        self.log(session.ended(end))
+        self.counts["ended"] += 1
+        mapping.end = max(mapping.end, end)
+        gone = self._remove(session, keep_mapping)
+        rests = self.policy.ports != "overload"  # RFC 6888 REQ-8 C: not where the filter is address- and port-dependent
+        if gone and rests and mapping.protocol in PORTED and not mapping.static:
+            self.held[mapping.protocol, mapping.outside] = (mapping.inside[0], mapping.end // MS * MS + self.hold_down)
+
+    def discard(self, session: Session) -> None:
+        """Take back the session that was opened last, as if it had never been."""
+        self.counts["created"] -= 1
+        self.last_id -= 1
+        self._remove(session)
+
+    def _remove(self, session: Session, keep_mapping: bool = False) -> bool:
+        """Take a session out of the tables; whether its mapping, and a subscriber with its last, went too."""
+        mapping = session.mapping
+        self.sessions.remove(session)
+        mapping.sessions.remove(session)
+        self.free_slots.append(session.slot)
+        if mapping.sessions or keep_mapping:
+            return False
+        self.mappings.remove(mapping)
+        if not mapping.static:
+            who = self.subscribers[mapping.inside[0]]
+            who.mappings -= 1
+            if who.mappings == 0:  # what it opened in this second is not forgotten before the sweep after that
+                who.entry = 0
+                if who.second != self.now // SECOND:
+                    del self.subscribers[mapping.inside[0]]
+        return True
+
+    # Looking up; what is found dead is released
+
+    def outbound_session(self, protocol: int, inside: Endpoint, remote: Endpoint) -> Session | None:
+        return self._living(
+            s for s in self.sessions if (s.remote, s.mapping.inside, s.protocol) == (remote, inside, protocol)
+        )
+
+    def inbound_session(self, protocol: int, outside: Endpoint, remote: Endpoint) -> Session | None:
+        return self._living(
+            s for s in self.sessions if (s.remote, s.mapping.outside, s.protocol) == (remote, outside, protocol)
+        )
+
+    def _living(self, found: Iterable[Session]) -> Session | None:
+        session = next(iter(found), None)
+        if session is not None and not session.alive(self.now):
+            mapping = session.mapping
+            self.release([session] if mapping.alive(self.now) else mapping.sessions)
+            return None
+        return session
+
+    def mapping_of(self, key: Mapping) -> Mapping | None:
+        """The live mapping that is alike but for what is drawn."""
+
+        def same(other: Mapping) -> bool:
+            return (
+                (other.protocol, other.inside, other.static) == (key.protocol, key.inside, key.static)
+                and other.remote == key.remote
+                and (not key.static or other.outside == key.outside)
+                and not self.draining(other)
+            )
+
+        return self._alive(mapping for mapping in self.mappings if same(mapping))
+
+    def mapping_at(self, protocol: int, outside: Endpoint) -> Mapping | None:
+        """The live mapping that drew an outside endpoint."""
+        return self._alive(
+            m for m in self.mappings
+            if (m.protocol, m.outside) == (protocol, outside) and not m.static and not self.draining(m)
+        )  # fmt: skip
+
+    def draining(self, mapping: Mapping) -> bool:
+        """Whether a mapping's entry was removed and its sessions end by themselves: it takes no new ones."""
+        return any(row.id == mapping.entry for row in self.entries.draining)
+
+    def _alive(self, found: Iterable[Mapping]) -> Mapping | None:
+        mapping = next(iter(found), None)
+        if mapping is not None and not mapping.alive(self.now):
+            self.release(mapping.sessions)
+            return None
+        return mapping
+
+    # Changing entries
+
+    def plan(self, changes: Sequence[Change]) -> Plan | None:
+        """What changes would do; None: they are refused."""
+        self.settle()
+        self._reap()
+        after = self.entries.after(changes)
+        if self.entries.clash(after.rows):
+            return None
+        gone, drained = {row.id: by for row, by in after.gone}, {row.id for row in after.drained}
+        rows = {row.id: row for row in self.entries.rows}
+        result = Counter[str]()
+        for session in self.sessions:
+            entry, ends = session.mapping.entry, (session.mapping.inside[0], session.mapping.outside[0])
+            if entry not in rows:  # of an entry that drains already
+                continue
+            kept = entry not in gone or self.entries.stays(rows[entry], gone[entry], *ends)
+            result["drained" if entry in drained else "kept" if kept else "ended"] += 1
+        return Plan(result["kept"], result["drained"], result["ended"])
+
+    def apply(self, changes: Sequence[Change], now: int) -> int | None:
+        """Change the entries; how many sessions ended. None: refused, and nothing changed but the time."""
+        self.advance(now)
+        self._reap()
+        return self._exchange(self.entries.after(changes), self.entries.stays)
+
+    def rebind(self, now: int) -> bool:
+        """Change the bind mode to NAT: private addresses are on the wire; sessions stay whose address does. False: refused."""
+        self.advance(now)
+        self._reap()
+        self.entries.private = self.entries.public
+
+        def stays(row: EntryRow, by: EntryRow | None, inside: int, outside: int) -> bool:
+            return by is not None and outside in row.wires and outside in by.wires
+
+        if self._exchange(self.entries.after([]), stays) is None:
+            self.entries.private = False
+            return False
+        return True
+
+    def _exchange(self, after: Applied, stays: Callable[[EntryRow, EntryRow | None, int, int], bool]) -> int | None:
+        """Put entries into force; how many sessions ended, since they may not stay. None: refused."""
+        fresh = {row.id for row, by in after.gone if by} | {r.id for r in after.rows if r.id > self.entries.last_id}
+        taken = [m for m in self.mappings if not m.static and m.protocol in PORTED]  # without ports none is held
+        if (
+            self.entries.clash(after.rows)
+            or self.entries.held_by_draining(after)
+            or any(row.id in fresh and row.has(m.protocol, m.outside) for row in after.rows for m in taken)
+        ):
+            return None
+        ended = 0
+        for row, by in after.gone:
+            ended += self._end_in_order(
+                s for s in self.sessions
+                if s.mapping.entry == row.id and not stays(row, by, s.mapping.inside[0], s.mapping.outside[0])
+            )  # fmt: skip
+            for who in self.subscribers.values():
+                if who.entry == row.id and (by is None or who.address not in by.wires):
+                    who.entry = 0
+        self.entries.settle(after)
+        self._let_go()
+        return ended
+
+    def _reap(self) -> None:
+        """What has drained is gone."""
+        entries = self.entries
+        entries.draining = [r for r in entries.draining if any(m.entry == r.id for m in self.mappings)]
+        entries.settle(entries.after([]))
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Held ports are forgotten where a DNAT entry has them now, or where the address is nobody's any more."""
+        for key in list(self.held):
+            if key[1][0] not in self.eips or self.entries.reserved(*key):
+                del self.held[key]
+        for who in self.subscribers.values():
+            if who.address not in self.eips:
+                who.entry = 0
+        self.ports_told = {key for key in self.ports_told if key[0] in self.eips}
+
+    def counters(self) -> dict[str, int]:
+        """As natcore's, those that are zero left out."""
+        self.settle()
+        used = {(m.protocol, m.outside) for m in self.mappings if m.protocol in PORTED and not m.static}
+        gauges = {"sessions": len(self.sessions), "mappings": len(self.mappings), "ports_used": len(used)}
+        return {name: value for name, value in {**self.counts, **gauges}.items() if value}

@@ -1,0 +1,168 @@
+"""The folders and what each may use: read from cimport and import lines, so that the layout stays what it says it is."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = ROOT / "natcore"
+PACKAGE = ROOT / "python" / "natcore"
+
+# The core's folders from the ground up: a module uses only its own folder and those before it.
+# Above the folders lies the C interface: frame.pxd, which uses nothing, and the shims that re-export.
+FOLDERS = ["base", "packet", "log", "tables", "workers", "nat", "io", "api", "testhooks"]
+C_INTERFACE = {"frame"}
+
+# Only the packet's path decides what becomes of a packet; what it stands on does not know the reasons.
+KNOWS_NO_VERDICT = {"base", "log", "tables", "workers"}
+READS_VERDICTS = {"log/flow_table"}  # it writes down what was decided elsewhere
+RAISES = {"io/af_packet", "workers/table_memory"}  # below the api, but called by Python only: they may raise our errors
+
+PYTHON_NAMES = re.compile(r"^(def|cpdef|class|cdef class) ", re.M)
+MOST_LINES = 900  # from 450 on a file wants a second look
+
+CORE_FILES = sorted([*CORE.rglob("*.pyx"), *CORE.rglob("*.pxd")])
+PYTHON_FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
+CIMPORT = re.compile(r"^\s*(?:from\s+natcore\.(?P<module>[\w.]+)\s+cimport|cimport\s+natcore\.(?P<whole>[\w.]+))", re.M)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def module_of(path: Path) -> str:
+    """folder/name of a core module."""
+    return str(path.relative_to(CORE).with_suffix(""))
+
+
+def folder_of(path: Path) -> str:
+    return module_of(path).rpartition("/")[0]
+
+
+def modules_used(source: str) -> set[str]:
+    """The modules that cimport lines name, as folder/name."""
+    return {(match["module"] or match["whole"]).replace(".", "/") for match in CIMPORT.finditer(source)}
+
+
+def without_comments(source: str) -> str:
+    return re.sub(r"#.*", "", re.sub(r'""".*?"""', "", source, flags=re.S))
+
+
+@pytest.mark.parametrize("path", [path for path in CORE_FILES if folder_of(path)], ids=name_of)
+def test_a_folder_uses_only_those_above_it(path: Path) -> None:
+    folder = folder_of(path)
+    assert folder in FOLDERS, f"{name_of(path)}: a new folder; say in FOLDERS where it stands"
+    may_use = set(FOLDERS[: FOLDERS.index(folder) + 1])
+    wrong = {
+        used
+        for used in modules_used(path.read_text())
+        if used not in C_INTERFACE and used.rpartition("/")[0] not in may_use
+    }
+    assert not wrong, f"{name_of(path)} uses {sorted(wrong)}, below it in {FOLDERS}"
+
+
+def test_no_module_of_a_folder_uses_itself_through_others() -> None:
+    """Within a folder too there is no circle."""
+    uses: dict[str, set[str]] = {}
+    for path in CORE_FILES:
+        uses.setdefault(module_of(path), set()).update(modules_used(path.read_text()) - {module_of(path)})
+    done: set[str] = set()
+    while waiting := {module: used for module, used in uses.items() if module not in done}:
+        ready = {module for module, used in waiting.items() if used <= done}
+        assert ready, f"a circle among {sorted(waiting)}"
+        done |= ready
+
+
+@pytest.mark.parametrize("path", [p for p in CORE_FILES if not folder_of(p)], ids=name_of)
+def test_the_c_interface_is_declarations_only(path: Path) -> None:
+    assert path.suffix == ".pxd", f"{name_of(path)}: code belongs into a folder"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in CORE_FILES if folder_of(p) in KNOWS_NO_VERDICT and module_of(p) not in READS_VERDICTS],
+    ids=name_of,
+)
+def test_state_gives_no_verdicts(path: Path) -> None:
+    """Only the way of a packet says why one is dropped; what it stands on does not know the reasons."""
+    assert not re.search(r"\bDROP_\w+|natcore\.packet\.verdict", without_comments(path.read_text()))
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
+def test_directives_live_in_the_build_only(path: Path) -> None:
+    source = path.read_text()
+    assert not re.search(r"^#\s*(cython|distutils)\s*:", source, re.M), "compiler directives belong to CMakeLists.txt"
+    assert not re.search(r"@cython\.(boundscheck|wraparound|cdivision|initializedcheck)", source)
+    assert not re.search(r"^\s*(DEF|IF|ELIF)\s|^\s*include\s+[\"']", without_comments(source), re.M), (
+        "no DEF, IF, include"
+    )
+
+
+@pytest.mark.parametrize("path", [p for p in CORE_FILES if folder_of(p) not in ("api", "testhooks")], ids=name_of)
+def test_no_python_of_ours_below_the_api(path: Path) -> None:
+    """Knowledge goes upwards only: below the api no module imports our Python modules, but for its errors."""
+    if module_of(path) in RAISES:
+        return
+    assert not re.search(
+        r"^\s*(from|import)\s+natcore(\.[\w.]+)?\s+import|^\s*import\s+natcore", path.read_text(), re.M
+    )
+
+
+@pytest.mark.parametrize("path", [*CORE_FILES, *PYTHON_FILES], ids=name_of)
+def test_a_file_says_what_it_is_in_one_line(path: Path) -> None:
+    first = path.read_text().lstrip().split("\n", 1)[0]
+    assert first.startswith(('"""', "# ")), f"{name_of(path)}: its first line is {first!r}"
+    assert len(first) <= 130
+
+
+@pytest.mark.parametrize("path", [*CORE_FILES, *PYTHON_FILES], ids=name_of)
+def test_no_file_is_too_long_to_read(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    assert lines <= MOST_LINES, f"{name_of(path)} has {lines} lines: split it along the design"
+
+
+def test_the_core_is_no_package_of_its_own() -> None:
+    """Without __init__.py the folder of sources does not shadow the installed package."""
+    assert not list(CORE.rglob("__init__.py"))
+
+
+def test_no_folder_is_in_the_core_and_in_the_package() -> None:
+    """A folder's name says on which side of the boundary a module lies."""
+    assert not {path.parent.name for path in PACKAGE.rglob("__init__.py")} & set(FOLDERS)
+
+
+def test_every_module_is_built() -> None:
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    match = re.search(r"set\(NATCORE_MODULES\s([^)]*)\)", cmake)
+    assert match is not None
+    assert {module_of(path) for path in CORE.rglob("*.pyx")} <= {*match[1].split(), "testhooks/fuzz"}
+
+
+def test_every_module_that_python_sees_has_a_stub() -> None:
+    """Besides the test hooks: no code that is checked for types goes through them."""
+    modules = [path for path in CORE.rglob("*.pyx") if module_of(path) not in ("testhooks/wrappers", "testhooks/fuzz")]
+    shown = [module_of(path) for path in modules if PYTHON_NAMES.search(path.read_text())]
+    missing = [module for module in shown if not (PACKAGE / f"{module}.pyi").exists()]
+    assert not missing, f"no stub beside the modules: {missing}"
+
+
+def test_the_public_init_only_names() -> None:
+    """natcore/__init__.py holds the public names, nothing else."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.Expr)
+    assert [type(node).__name__ for node in tree.body if not isinstance(node, allowed)] == []
+
+
+@pytest.mark.parametrize("folder", sorted(p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()))
+def test_no_folder_reaches_into_anothers_privates(folder: str) -> None:
+    """A name with a leading underscore is imported by modules of its own folder only."""
+    for path in (PACKAGE / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("natcore."):
+                other = (node.module or "").split(".")[1]
+                private = [alias.name for alias in node.names if alias.name.startswith("_")]
+                assert other == folder or not private, f"{name_of(path)} imports {private} of natcore.{other}"

@@ -1,0 +1,99 @@
+"""The documents' programs run: the asyncio gateway forwards real packets between namespaces."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from natcore.demo.namespaces import Network
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
+
+SERVER = """
+import socket
+listener = socket.create_server(("198.51.100.7", 8080))
+print("listening", flush=True)
+for _ in range(3):
+    connection, (address, port) = listener.accept()
+    connection.sendall(connection.recv(100) + f" from {address}".encode())
+    connection.close()
+"""
+CLIENT = """
+import socket, sys
+with socket.create_connection(("198.51.100.7", 8080), timeout=10) as connection:
+    connection.sendall(sys.argv[1].encode())
+    print(b"".join(iter(lambda: connection.recv(100), b"")).decode())
+"""
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: namespaces and raw sockets")
+    with Network("natcore-example-", ["host", "gateway", "server"]) as network:
+        network.pair("host", "eth0", "gateway", "lan0")
+        network.pair("server", "eth0", "gateway", "wan0")
+        network.up("host", "eth0", "10.0.0.5/24")
+        network.up("gateway", "lan0", "10.0.0.1/24")
+        network.up("gateway", "wan0", "198.51.100.1/24")
+        network.up("server", "eth0", "198.51.100.7/24")
+        network.route("host", "default", via="10.0.0.1")
+        network.route("server", "203.0.113.0/24", via="198.51.100.1")
+        yield network
+
+
+def await_line(process: subprocess.Popen[str], expected: str) -> None:
+    """The program's first line; a program that says nothing is ended after 20 s."""
+    assert process.stdout is not None
+    watch = threading.Timer(20.0, process.kill)
+    watch.start()
+    try:
+        line = process.stdout.readline()
+    finally:
+        watch.cancel()
+    assert line.strip() == expected, line + process.communicate(timeout=5)[0]
+
+
+def test_the_asyncio_gateway_forwards(network: Network) -> None:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    server = network.popen("server", [sys.executable, "-c", SERVER], **pipes)
+    await_line(server, "listening")
+    program = [sys.executable, str(EXAMPLES / "asyncio_gateway.py"), "lan0", "wan0", "10.0.0.0/24", "203.0.113.1"]
+    gateway = network.popen("gateway", program, **pipes)
+    await_line(gateway, "forwarding")
+    for word in ("one", "two", "three"):
+        said = network.run("host", [sys.executable, "-c", CLIENT, word], timeout=30).stdout.strip()
+        assert said == f"{word} from 203.0.113.1"
+    gateway.send_signal(signal.SIGTERM)
+    output, _ = gateway.communicate(timeout=10)
+    assert gateway.returncode == 0, output
+    result = re.fullmatch(r"forwarded (\d+) dropped (\d+) sessions (\d+)", output.strip())
+    assert result is not None, output
+    assert int(result[1]) >= 3 * 8 and int(result[3]) == 3
+
+
+@pytest.mark.parametrize(
+    "document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+)
+def test_the_documents_python_is_python(document: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```$", document.read_text(), re.S | re.M):
+        compile(block, str(document), "exec")
+
+
+def test_the_guides_settings_are_settings(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "docs" / "guide.md").read_text(), re.S | re.M)
+    assert blocks
+    for block in blocks:
+        (tmp_path / "gateway.toml").write_text(block)
+        command = [sys.executable, "-c", "from natcore.cli.main import main; main()", "check", "gateway.toml"]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr

@@ -1,0 +1,40 @@
+"""Counted instructions are judged by the record of the tools at hand, and by no other."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def instructions(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    import instructions
+
+    return instructions
+
+
+def test_two_percent_more_than_recorded_fails_and_less_does_not(instructions):
+    records = {"gcc 12.2": {"miss": 100.0}}
+    assert instructions.judge({"miss": 102.0}, "gcc 12.2", records)
+    assert instructions.judge({"miss": 50.0}, "gcc 12.2", records)
+    assert not instructions.judge({"miss": 102.1}, "gcc 12.2", records)
+
+
+def test_another_compiler_is_printed_and_not_judged(instructions, capsys):
+    assert instructions.judge({"miss": 900.0}, "gcc 99.1", {"gcc 12.2": {"miss": 100.0}})
+    assert "NOT JUDGED" in capsys.readouterr().out
+
+
+def test_a_kind_that_is_no_longer_counted_fails(instructions):
+    assert not instructions.judge({}, "gcc 12.2", {"gcc 12.2": {"miss": 100.0}})
+
+
+def test_the_record_has_every_kind_for_each_of_its_tools():
+    kinds = [set(figures) for figures in json.loads((BENCHMARKS / "instructions.json").read_text()).values()]
+    assert kinds
+    assert all(one == kinds[0] for one in kinds)

@@ -1,0 +1,102 @@
+"""The wire's rig: it takes no frame for what it is not, and measures what it says between namespaces of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from support.frames import udp
+from support.netns import needs_root
+from wire.rig import Wrong, check_frame, missing_tools
+from wire.run import Row
+
+RUN = Path(__file__).resolve().parents[2] / "benchmarks" / "wire" / "run.py"
+ATTEMPTS = 3  # the rig says so when other work stopped what it measured
+FLOW = 65  # the second one of the second host
+OWN = (0x0A010001, 1024 + FLOW)
+POOLED = 0xC6120105  # 198.18.1.5
+
+
+def frame(source: int, port: int, *, remote: int = 0xC6120002, remote_port: int = 9, flow: int = FLOW) -> bytearray:
+    """What the sender's frame of a flow looks like from an endpoint."""
+    ends = [str(IPv4Address(address)) for address in (source, remote)]
+    return bytearray(udp(ends[0], port, ends[1], remote_port, load=flow.to_bytes(4, "big") + bytes(14)))
+
+
+def test_a_frame_as_it_must_be_is_taken() -> None:
+    assert check_frame(bytes(frame(*OWN)), translated=False) == (FLOW, OWN)
+    assert check_frame(bytes(frame(POOLED, 4711)), translated=True) == (FLOW, (POOLED, 4711))
+
+
+@pytest.mark.parametrize("at", [24, 26, 34, 40, 43, 59])
+def test_a_damaged_frame_is_noticed(at: int) -> None:
+    damaged = frame(POOLED, 4711)
+    damaged[at] ^= 1
+    with pytest.raises(Wrong):
+        check_frame(bytes(damaged), translated=True)
+
+
+@pytest.mark.parametrize(
+    "wrong, translated",
+    [
+        (frame(*OWN), True),  # not translated at all
+        (frame(POOLED, 4711), False),  # by a forwarder that does nothing
+        (frame(0xC6120201, 4711), True),  # beyond the pool
+        (frame(OWN[0], OWN[1] + 1), False),  # another flow's endpoint
+        (frame(POOLED, 4711, remote=0xC6120003), True),
+        (frame(POOLED, 4711, remote_port=10), True),
+    ],
+)
+def test_another_frame_is_noticed(wrong: bytearray, translated: bool) -> None:
+    with pytest.raises(Wrong):
+        check_frame(bytes(wrong), translated)
+
+
+def test_ratios_are_those_of_the_rounds() -> None:
+    """Not of the medians: what disturbed a round disturbed both."""
+    ours, null = Row("s", "ours", "packets/s", [10, 100, 30]), Row("s", "null", "packets/s", [20, 100, 20], [1, 2, 3])
+    assert ours.ratio(null) == ours.against["null"] == 1.0
+    ours.cpu_ns = [4.0, 3.0, 8.0]
+    assert ours.dearer_ns(null) == 3.0
+    ours.aim("one", True)
+    assert ours.ok
+    ours.aim("two", False)
+    ours.aim("three", True)
+    assert ours.ok is False and ours.goal == "one; two; three"
+
+
+@needs_root
+@pytest.mark.skipif(bool(missing_tools()), reason=f"missing here: {' '.join(missing_tools())}")
+def test_a_short_run_shows_every_section(tmp_path: Path) -> None:
+    options = [
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.1",
+        "--tcp-seconds",
+        "1",
+        "--flows",
+        "64",
+        "--json",
+        str(tmp_path / "w"),
+    ]
+    for _ in range(ATTEMPTS):
+        run = subprocess.run([sys.executable, str(RUN), *options], capture_output=True, text=True, timeout=280)
+        if run.returncode == 0:
+            break
+    assert run.returncode == 0, run.stderr
+    rows = json.loads((tmp_path / "w").read_text())["rows"]
+    sections = {row["section"] for row in rows}
+    two = {"64-byte frames, 65,536 flows, two processors"} if len(os.sched_getaffinity(0)) > 1 else set()
+    assert sections == {"64-byte frames, 64 flows", "new sessions", "TCP, one stream, GSO on", "ping, light load", *two}
+    assert all(row["handed_over"][0] < 0.01 for row in rows if row["name"] == "natcore af_packet, 2 workers")
+    for row in rows:
+        assert len(row["figures"]) == 1 and row["figures"][0] > 0, row
+        if row["name"].startswith("natcore"):
+            assert row["against"]["kernel"] > 0, row

@@ -1,0 +1,230 @@
+"""Every public call from several threads under traffic: what a build with the thread sanitizer looks at (`make races`).
+
+No assertion is about time. `--seconds` says how long; each turn has a gateway of its own, of another kind.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # tests/
+
+import argparse
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from itertools import count
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from natcore import DnatEntry, Error, FlowLog, Gateway, NoNatEntry, Policy, Remove, Replace, Side, SnatEntry, Verdict
+from natcore.sinks import MemorySink
+from support import bulk, craft
+
+INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
+POOL = ("203.0.113.1", "203.0.113.2")
+POLICIES: list[dict[str, Any]] = [
+    {},
+    {"filtering": "endpoint-independent", "hold_down": 0, "port_ranges": ((2000, 2255),)},
+    {
+        "filtering": "address-dependent",
+        "hold_down": 1,
+        "port_ranges": ((2000, 2511),),
+        "warn_at": 0.1,
+        "rearm_at": 0.05,
+    },
+    {"ports": "block", "block_size": 64, "hold_down": 0},
+    {"ports": "overload", "mapping": "address-and-port-dependent", "filtering": "address-and-port-dependent"},
+    {"sessions_per_subscriber": 20, "new_sessions_per_second": 50, "unsolicited_syn": "icmp", "ports": "preserve"},
+]
+
+
+class Turn:
+    """One gateway, and the threads that are at it until `stop`."""
+
+    def __init__(self, number: int, workers: int) -> None:
+        self.random = Random(number)
+        self.gateway = Gateway(
+            workers=workers, seed=number, records=1024, max_sessions=2048, policy=policy_of(number), window=5.0
+        )
+        self.gateway.add(SnatEntry("10.0.0.0/8", POOL))
+        self.gateway.add(DnatEntry(POOL[0], 80, "10.0.0.9", 80, protocol="tcp"))
+        self.gateway.add(NoNatEntry("10.9.0.0/16", "192.0.2.0/24"))
+        self.gateway.add(DnatEntry("203.0.113.9", "any", "10.0.0.200", "any", protocol="any"))
+        self.clock = count(1)
+        self.numbers = count(1)
+        self.stop = threading.Event()
+        self.failed: list[str] = []
+
+    def now(self) -> float:
+        return next(self.clock) / 200
+
+    def repeat(self, call: Callable[[], None]) -> None:
+        try:
+            while not self.stop.is_set():
+                call()
+        except Exception:
+            self.failed.append(traceback.format_exc())
+            self.stop.set()
+
+    def traffic(self, worker: int) -> Callable[[], None]:
+        """Packets of everybody's hosts, their answers, and strangers', hairpins, fragments and errors among them."""
+        random = Random(worker)
+
+        def batch() -> None:
+            frames: list[bytes] = []
+            for _ in range(48):
+                host = f"10.0.{random.randrange(4)}.{random.randrange(1, 12)}"
+                if random.random() < 0.05:
+                    host = f"10.9.0.{random.randrange(1, 5)}"
+                port, remote = random.randrange(5000, 5040), ("198.51.100.7", random.randrange(50, 60))
+                kind = random.randrange(10)
+                if kind == 0:
+                    remote = (random.choice(POOL), random.randrange(2000, 2100))  # a hairpin
+                if kind == 1:
+                    whole = craft.udp((host, port), remote, bytes(64), identification=random.randrange(50))
+                    frames += [craft.ether(piece) for piece in cut(whole)]
+                elif kind == 2:
+                    frames.append(craft.ether(craft.icmp(host, remote[0], identifier=port)))
+                elif kind == 3:
+                    frames.append(craft.ether(craft.tcp((host, port), remote, 2)))
+                elif kind == 4:
+                    frames.append(craft.ether(craft.udp((host, port), remote, bytes(1600))))  # longer than the link
+                elif kind == 5:
+                    frames.append(craft.ether(craft.ipv4(47, host, remote[0], bytes(20))))
+                elif kind == 6:
+                    frames.append(craft.ether(craft.udp((host, port), remote, ttl=1)))
+                else:
+                    frames.append(craft.ether(craft.udp((host, port), remote)))
+            rows = np.zeros((len(frames), 2048), np.uint8)
+            for row, frame in zip(rows, frames, strict=True):
+                row[: len(frame)] = np.frombuffer(frame, np.uint8)
+            lengths = np.array([len(frame) for frame in frames], np.uint32)
+            who = worker if random.random() < 0.9 else None
+            try:
+                verdicts = self.gateway.translate(rows, lengths, INSIDE, self.now(), worker=who)
+                sent = (verdicts == Verdict.OUTBOUND) & (rows[:, 23] == 17) & (lengths > 42)
+                if sent.any():
+                    answers, sizes = bulk.answers(rows[sent], lengths[sent])
+                    self.gateway.translate(answers, sizes, OUTSIDE, self.now(), worker=worker)
+                strangers = [
+                    craft.ether(craft.tcp(("198.51.100.9", 9), (POOL[0], random.choice((80, 2010, 2020))), 2)),
+                    craft.ether(craft.udp(("198.51.100.9", 9), (POOL[0], random.randrange(2000, 2256)))),
+                    craft.ether(craft.udp(("198.51.100.9", 9), ("203.0.113.9", random.randrange(2000, 2256)))),
+                ]
+                for frame in strangers:
+                    self.gateway.translate_one(frame, OUTSIDE, self.now(), worker=worker)
+            except Error as error:
+                if "translating already" not in str(error):
+                    raise
+
+        return batch
+
+    def changes(self) -> None:
+        gateway, number = self.gateway, next(self.numbers)
+        try:
+            entry = gateway.add(DnatEntry(POOL[1], 3000 + number % 500, "10.0.1.3", 80, protocol="udp"))
+            gateway.replace(entry, DnatEntry(POOL[1], 3000 + number % 500, "10.0.1.4", 80, protocol="udp"))
+            pool = gateway.entries()[0]
+            gateway.replace(pool, SnatEntry("10.0.0.0/8", POOL if number % 2 else POOL[:1]))
+            gateway.apply(
+                gateway.plan([Remove(entry, drain=number % 3 == 0), Replace(pool, SnatEntry("10.0.0.0/8", POOL))])
+            )
+        except Error as error:
+            if "held by" not in str(error) and "changed since" not in str(error):
+                raise
+
+    def logs(self) -> None:
+        log = self.gateway.start_session_log(MemorySink())
+        with FlowLog(self.gateway, capacity=4096) as flows:
+            for _ in range(5):
+                flows.take()
+                flows.counters()
+                log.counters()
+                self.gateway.counters()
+        self.gateway.stop_session_log(log)
+
+    def looks(self) -> None:
+        gateway = self.gateway
+        gateway.counters(), gateway.sessions(), gateway.mappings(), gateway.ports(), gateway.blocks()
+        gateway.events(), gateway.entries(), repr(gateway), gateway.take_generated()
+        gateway.counters(worker=0)
+        gateway.fileno()
+
+    def ends(self) -> None:
+        gateway = self.gateway
+        gateway.end(subscriber=f"10.0.{self.random.randrange(4)}.{self.random.randrange(1, 12)}")
+        gateway.advance(self.now())
+        gateway.set_epoch(1.0)
+        frames, lengths = bulk.packets(bulk.UDP, 0x0A000000 + np.arange(1, 9), 5000, 0xC6336407, 53)
+        gateway.owner(frames, lengths, INSIDE)
+        if next(self.numbers) % 50 == 0:
+            gateway.end_all()
+
+    def run(self, seconds: float) -> dict[str, int]:
+        calls = [
+            *(self.traffic(w) for w in range(self.gateway.workers)),
+            self.changes,
+            self.logs,
+            self.looks,
+            self.ends,
+        ]
+        threads = [threading.Thread(target=self.repeat, args=(call,), daemon=True) for call in calls]
+        for thread in threads:
+            thread.start()
+        self.stop.wait(seconds)
+        self.stop.set()
+        for thread in threads:
+            thread.join(timeout=120)
+        stuck = [thread for thread in threads if thread.is_alive()]
+        if self.failed or stuck:
+            print(*self.failed, *stuck, sep="\n", file=sys.stderr)
+            sys.exit(1)
+        counters = self.gateway.counters()
+        whole = counters["forwarded"] + counters["local"] + counters["dropped"] + counters["held"]
+        if counters["received"] != whole or counters["sessions"] != counters["created"] - counters["ended"]:
+            print(f"the counters do not agree: {counters}", file=sys.stderr)
+            sys.exit(1)
+        self.gateway.close()
+        return counters
+
+
+def policy_of(number: int) -> Policy:
+    return Policy(**POLICIES[number % len(POLICIES)])
+
+
+def cut(packet: bytes) -> list[bytes]:
+    """Two fragments of a packet."""
+    head, data = bytearray(packet[:20]), packet[20:]
+    pieces = []
+    for at, end, more in ((0, 48, 1), (48, len(data), 0)):
+        part = bytearray(head)
+        part[2:4] = (20 + end - at).to_bytes(2, "big")
+        part[6:8] = (more << 13 | at // 8).to_bytes(2, "big")
+        part[10:12] = b"\0\0"
+        part[10:12] = craft.checksum(part).to_bytes(2, "big")
+        pieces.append(bytes(part) + data[at:end])
+    return pieces
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--turn", type=float, default=5.0, help="seconds of a gateway")
+    options = parser.parse_args()
+    end, number, packets = time.monotonic() + options.seconds, 0, 0
+    sys.setswitchinterval(0.0005)
+    while time.monotonic() < end:
+        counters = Turn(number, 2 + number % 3).run(min(options.turn, options.seconds))
+        packets += counters["received"]
+        number += 1
+    print(f"races: {number} gateways, {packets:,} packets, {options.seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,885 @@
+"""Random lives of gateways and logs, and an account of their own of who held what: `python tests/runs/truth.py --lives 1000`.
+
+A life has two gateways, each restarted with another configuration now and then, and logs of theirs: redacted or not, with
+a spool or without, one folder or several. It meets seams: kills, also in the midst of work, a loss of power, full disks,
+damaged, removed and exchanged files and spool segments, a clock that is set, logs that start and stop, entries that come
+and go, addresses that move. Then questions are asked, live and offline, and each answer is judged by the packets that were
+sent: no wrong subscriber, no wrong "nobody", no exception; and in a life without a seam no "gap".
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # tests/
+
+import argparse
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from natcore import DeliveryPolicy, DnatEntry, Gateway, Policy, Side, SnatEntry, Timeouts
+from natcore.sessionlog.collector import Collector
+from natcore.sessionlog.in_force import in_force
+from natcore.sessionlog.session_log import SessionLog
+from natcore.sinks import ParquetSink
+from natcore.sinks.parquet import Removal
+from natcore.who.query import Answer, Store, answered, who
+from natcore.who.question import Question
+from natcore.who.sources import _COLUMNS, Waiting, live_rows, waiting
+from natcore.who.store import DamagedFile, StoredFile
+from runs.truth_account import Held, Static, Truth
+from runs.truth_damage import Disk, flip, reframe, truncate
+from support import craft
+
+EPOCH = 1_700_000_000.0
+MARGIN = 0.01  # seconds within which a moment at an edge is not judged
+POOLS = {"a": "203.0.113.1", "b": "203.0.113.2", "moving": "203.0.113.3"}
+STATICS = {"dnat": "203.0.113.9", "whole": "203.0.113.10"}
+PROTOCOLS = ("udp", "udp", "tcp", "icmp")
+SYN, ACK = 0x02, 0x10
+REMOTES = ("198.51.100.7", "198.51.100.8", "198.51.100.9")
+SEAMS = (
+    "kill", "close", "restart", "stop-log", "start-log", "sink-fails", "spool-fails", "clock", "suspend", "entry", "move",
+    "flip", "truncate", "remove", "exchange", "spool-flip", "spool-truncate", "spool-remove", "spool-reorder",
+    "spool-double", "ring-full", "long-idle", "sigkill", "power-cut",
+)  # fmt: skip
+
+
+class Loaded(Store):
+    """A folder as it is now: what the store gives of it, kept in memory, so that a question costs little.
+
+    A life is shorter than a day, so that the store would give all files to every question.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        while True:
+            self._all = super().files()
+            try:
+                self._found = super().rows(f"{_COLUMNS}, nat_port, protocol", "number >= 0", {}, self._all)
+                break
+            except DamagedFile:
+                continue
+        self._by_endpoint: dict[tuple[int, int], list[Any]] = {}
+        for row in self._found:
+            self._by_endpoint.setdefault(tuple(row[-2:]), []).append(row[:-2])
+
+    def files(self, start: int | None = None, end: int | None = None) -> list[StoredFile]:
+        return self._all
+
+    @cached_property
+    def _removals(self) -> list[Removal]:
+        return super().removals()
+
+    def removals(self) -> list[Removal]:
+        return self._removals
+
+    def rows(self, columns: str, where: str, values: Any, files: Any) -> list[Any]:
+        assert columns == _COLUMNS
+        paths = {file.path for file in files}
+        wanted = (
+            (lambda row: row[7] == values["nat_ip"]) if "nat_ip" in values else (lambda row: values["ip"] in row[7:9])
+        )
+        return [
+            row for row in self._by_endpoint.get((values["port"], values["protocol"]), ())
+            if row[0] in paths and wanted(row) and row[2] in ("window", "create", "end")
+            and values["from"] <= row[10] <= values["until"]
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Asking:
+    outside: tuple[str, int]
+    protocol: str
+    at: float
+    remote: Any
+    tolerance: float
+
+
+@dataclass
+class OpenLog:
+    log: SessionLog
+    sink: ParquetSink
+    fails: bool = False
+
+
+class Process:
+    """A gateway in a life, and what a kill leaves of it."""
+
+    def __init__(self, life: Life, instance: str, pools: list[str], clock_error: float) -> None:
+        random_ = life.random
+        self.life, self.instance = life, instance
+        self.pools = list(pools)
+        self.began = life.now
+        self.error = clock_error  # seconds by which its labels are ahead
+        self.timeout = float(random_.choice([20, 60, 300, 5000]))
+        ports = random_.choice(["random", "random", "preserve", "block", "deterministic", "overload"])
+        more: dict[str, Any] = {}
+        if ports == "overload":
+            more = {"mapping": "address-and-port-dependent", "filtering": "address-and-port-dependent"}
+        self.window = float(random_.choice([10, 60, 600]))
+        self.policy = Policy(ports=ports, port_ranges=((1024, 1039),), block_size=4, blocks=4, hold_down=0.0, **more)
+        self.gateway = Gateway(
+            instance=instance, vpc_id="vpc", max_sessions=256, window=self.window, records=random_.choice([64, 4096]),
+            epoch=self.label(0.0), seed=random_.randrange(1 << 30), link="ip", policy=self.policy,
+            timeouts=Timeouts(udp=self.timeout, tcp_established=self.timeout, tcp_transitory=self.timeout, icmp=self.timeout,
+                              other=self.timeout, unreplied=self.timeout),
+        )  # fmt: skip
+        self.collector = Collector(
+            self.gateway._core, instance=instance, vpc_id="vpc", threads=False, in_force=in_force(weakref.ref(self.gateway)),
+            clock=lambda: life.now, wall=lambda: EPOCH + life.now, chance=random.Random(1),
+        )  # fmt: skip
+        self.gateway._collector = self.collector
+        self.entries = {}
+        self.static_entries: list[tuple[Any, Static]] = []
+        for pool in pools:
+            self.add_pool(pool)
+        self.logs: list[OpenLog] = []
+        self.alive = True
+
+    def label(self, now: float) -> float:
+        """The epoch with which `now` on the gateway's clock is labelled as it is."""
+        return EPOCH + self.began + self.error
+
+    @property
+    def now(self) -> float:
+        return self.life.now - self.began
+
+    @property
+    def run(self) -> str:
+        return self.collector.run
+
+    def add_pool(self, name: str) -> None:
+        sources = {"a": "10.0.0.0/30", "b": "10.0.0.4/30", "moving": "10.0.0.8/30"}
+        try:
+            self.entries[name] = self.gateway.add(SnatEntry(sources[name], pool=POOLS[name]))
+        except Exception:
+            if self.policy.ports != "deterministic":
+                raise
+
+    def remove_pool(self, name: str) -> None:
+        entry = self.entries.pop(name, None)
+        if entry is not None:
+            self.gateway.remove(entry, now=self.now)
+            self.life.truth.end(self.run, self.life.now, POOLS[name])
+
+    def start_log(self, name: str, folder: Path, redact: bool, spool: Path | None) -> None:
+        sink = ParquetSink(folder, batch_seconds=0.0, batch_rows=self.life.random.choice([8, 64, 131_072]),
+                           roll_bytes=20_000, clock=lambda: self.life.now, wall=lambda: EPOCH + self.life.now)  # fmt: skip
+        self.advance()
+        log = self.collector.start(sink, name=name, spool=spool, redact_destination=redact,
+                                   delivery=DeliveryPolicy(linger=0.0, backoff_min=0.0, backoff_max=0.0))  # fmt: skip
+        self.logs.append(OpenLog(log, sink))
+
+    def packet(self) -> None:
+        random_ = self.life.random
+        name = random_.choice(self.pools)
+        base = {"a": 1, "b": 5, "moving": 9}[name]
+        host, host_port = f"10.0.0.{base + random_.randrange(2)}", 5000 + random_.randrange(4)
+        remote = (random_.choice(REMOTES), random_.choice([53, 443]))
+        protocol = random_.choice(PROTOCOLS)
+        packet = craft.udp((host, host_port), remote, b"x")
+        if protocol == "tcp":
+            packet = craft.tcp((host, host_port), remote, random_.choice([SYN, SYN, ACK]))
+        elif protocol == "icmp":
+            remote = (remote[0], 0)
+            packet = craft.icmp(host, remote[0], identifier=host_port)
+        _, out = self.gateway.translate_one(packet, Side.INSIDE, self.now)
+        if out is None:
+            return
+        place = 24 if protocol == "icmp" else 20
+        outside = (str(IPv4Address(out[12:16])), int.from_bytes(out[place : place + 2], "big"))
+        if outside[0] in POOLS.values():
+            self.life.truth.sent(
+                self.run, self.instance, host, host_port, outside, remote, protocol, self.timeout, self.life.now
+            )
+
+    def advance(self) -> None:
+        self.gateway.advance(self.now)
+
+    def beat(self) -> None:
+        self.collector.beat()
+
+    def work(self) -> None:
+        """What the logs' threads do."""
+        for each in self.logs:
+            if each.log._spool is not None:
+                each.log.persist()
+            for _ in range(20):
+                if each.log.send() != 0.0:
+                    break
+
+    def stop_log(self, each: OpenLog) -> None:
+        self.gateway.advance(self.now)
+        self.collector.stop(each.log, timeout=0.0)
+        self.logs.remove(each)
+
+    def kill(self) -> None:
+        """Nothing more is written, by anybody."""
+        for each in self.logs:
+            spool = each.log._spool
+            if spool is not None:
+                if spool._run is not None:
+                    spool._run.close()
+                if spool._descriptor is not None:
+                    os.close(spool._descriptor)
+                spool._close_descriptors()
+            each.sink.close()
+        self.collector._logs = ()
+        self.alive = False
+        self.life.truth.end(self.run, self.life.now)
+        self._end_statics()
+
+    def kill_at_work(self, calls: int) -> None:
+        """SIGKILL after so many calls of functions, while it writes its rows and closes: a copy of it dies so."""
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            left = iter(range(calls))
+
+            def count(*_: object) -> None:
+                if next(left, None) is None:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.setprofile(count)
+            try:
+                self.work()
+                self.gateway.close()
+            finally:
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        self.kill()
+
+    def close(self) -> None:
+        self.advance()
+        self.gateway.close()
+        self.alive = False
+        self.life.truth.end(self.run, self.life.now)
+        self._end_statics()
+
+    def _end_statics(self) -> None:
+        for _, static in self.static_entries:
+            static.end = min(static.end, self.life.now)
+
+    def set_clock(self) -> None:
+        self.error = 0.0
+        self.collector.set_epoch(round(self.label(0.0) * 1e9))
+
+
+@dataclass
+class Result:
+    seams: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    questions: int = 0
+    orderly: int = 0
+    orderly_gaps: int = 0
+
+    def add(self, other: Result) -> None:
+        self.seams += other.seams
+        self.answers += other.answers
+        self.wrong += other.wrong
+        self.questions += other.questions
+        self.orderly += other.orderly
+        self.orderly_gaps += other.orderly_gaps
+
+
+class Life:
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.seed, self.folder = seed, folder
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.truth = Truth()
+        self.result = Result()
+        self.is_orderly = self.random.random() < 0.2
+        self.has_clock = not self.is_orderly and self.random.random() < 0.25
+        self.may_damage = not self.is_orderly and not self.has_clock
+        self.processes: dict[str, Process] = {}
+        self.pools = {"ngw-a": ["a", "moving"], "ngw-b": ["b"]}
+        self.store: Loaded | None = None
+        self.real: Store | None = None
+        self.there: dict[tuple[int, Path | None], Waiting] = {}
+        self.times: list[float] = []  # of seams
+        self.number = 0
+        self.began: dict[str, float] = {}
+        self.ends: dict[str, float] = {}
+        self.disk = Disk(folder) if self.random.random() < 0.3 else None
+        (folder / "log").mkdir()
+
+    # ---- living ----
+
+    def start(self, instance: str) -> None:
+        error = self.random.choice([-20.0, 5.0, 40.0]) if self.has_clock and self.random.random() < 0.6 else 0.0
+        process = Process(self, instance, self.pools[instance], error)
+        self.processes[instance] = process
+        self.times.append(self.now)
+        if not self.is_orderly and self.random.random() < 0.2:
+            for _ in range(10):
+                process.packet()  # before any log
+        self.start_log(process, always=True)
+        if self.random.random() < 0.3:
+            self.start_log(process)
+        self.began.setdefault(instance, self.now)
+
+    def start_log(self, process: Process, always: bool = False) -> None:
+        used = {each.log.name for each in process.logs}
+        names = [name for name in ("audit", "second") if name not in used]
+        if not names:
+            return
+        name = names[0] if always else self.random.choice(names)
+        self.seam("start-log")
+        spool = self.folder / "spool" / process.instance if self.random.random() < 0.7 else None
+        shared = self.random.random() < 0.5
+        redact = name == "second" and self.random.random() < 0.7
+        folder = (
+            self.folder / "log" / (f"{process.instance}-{name}" if not shared else f"shared-{process.instance}-{name}")
+        )
+        process.start_log(name, folder, redact, spool)
+
+    def seam(self, name: str) -> None:
+        self.result.seams[name] += 1
+        self.times.append(self.now)
+
+    def live(self, steps: int) -> None:
+        for instance in self.pools:
+            self.start(instance)
+        self.add_statics(next(iter(self.processes.values())))
+        for _ in range(steps):
+            self.step()
+        for process in self.processes.values():
+            if process.alive and process.error:
+                self.seam("clock")
+                process.set_clock()
+                process.beat()
+                self._flush(process)
+        if self.random.random() < 0.5 or self.is_orderly:
+            for process in self.processes.values():
+                if process.alive:
+                    process.advance()
+                    process.beat()
+                    process.work()
+
+    def _flush(self, process: Process) -> None:
+        """All rows so far are in files: a change of the clock that is in none leaves no trace."""
+        for each in process.logs:
+            self._mend(each)
+        for _ in range(100):
+            process.work()
+            if not any(each.log._ledger.waiting for each in process.logs):
+                return
+            self.now += 60.0  # the destination is left alone for a while after it failed
+        raise AssertionError("the log is not delivered")
+
+    def step(self) -> None:
+        self.now += self.random.choice([0.25, 1.0, 3.0, 10.0, 30.0])
+        for process in list(self.processes.values()):
+            if not process.alive:
+                if self.random.random() < 0.05:
+                    self.meet("restart", process)
+                continue
+            for _ in range(self.random.randrange(3)):
+                process.packet()
+            if self.random.random() < 0.8:
+                process.advance()
+            if self.random.random() < 0.7:
+                process.beat()
+            if self.random.random() < 0.6:
+                process.work()
+        if self.random.random() < 0.02:
+            self.now += self.random.choice([200.0, 2000.0])
+            self.seam("long-idle")
+        if not self.is_orderly and self.random.random() < 0.12:
+            self.meet(self.random.choice(SEAMS))
+
+    def meet(self, seam: str, process: Process | None = None) -> None:
+        process = process or self.random.choice(list(self.processes.values()))
+        method: Callable[[Process], bool] = getattr(self, "_" + seam.replace("-", "_"))
+        if method(process):
+            self.seam(seam)
+
+    def add_statics(self, process: Process) -> None:
+        if self.random.random() < 0.7:
+            for entry, address, port, host in (
+                (DnatEntry(STATICS["dnat"], 8443, "10.9.0.5", 443, protocol="udp"), STATICS["dnat"], 8443, "10.9.0.5"),
+                (
+                    DnatEntry(STATICS["whole"], "any", "10.9.0.6", "any", protocol="any"),
+                    STATICS["whole"],
+                    None,
+                    "10.9.0.6",
+                ),
+            ):
+                handle = process.gateway.add(entry)
+                static = Static(process.instance, entry, address, port, host, self.now)
+                process.static_entries.append((handle, static))
+                self.truth.statics.append(static)
+
+    def _entry(self, process: Process) -> bool:
+        if not process.alive:
+            return False
+        live = [(handle, static) for handle, static in process.static_entries if static.end > self.now]
+        if live:
+            handle, static = self.random.choice(live)
+            process.advance()
+            process.gateway.remove(handle, now=process.now)
+            static.end = self.now
+        else:
+            self.add_statics(process) if not any(s.end > self.now for s in self.truth.statics) else None
+        return True
+
+    def _move(self, process: Process) -> bool:
+        """An outside address goes from one gateway to the other."""
+        here = next(name for name in self.pools if "moving" in self.pools[name])
+        there = "ngw-b" if here == "ngw-a" else "ngw-a"
+        if not self.processes[there].alive:
+            return False
+        self.pools[here].remove("moving")
+        self.pools[there].append("moving")
+        if self.processes[here].alive:
+            self.processes[here].advance()
+            self.processes[here].remove_pool("moving")
+        self.processes[here].pools = list(self.pools[here])
+        self.processes[there].advance()
+        self.processes[there].add_pool("moving")
+        self.processes[there].pools = list(self.pools[there])
+        return True
+
+    def _kill(self, process: Process) -> bool:
+        if not process.alive:
+            return False
+        if self.has_clock:
+            process.set_clock()
+            process.beat()
+            self._flush(process)
+        process.kill()
+        return True
+
+    def _sigkill(self, process: Process) -> bool:
+        if not process.alive:
+            return False
+        if self.has_clock:
+            process.set_clock()
+            process.beat()
+            self._flush(process)
+        for _ in range(self.random.randrange(20)):
+            process.packet()
+        process.advance()
+        process.beat()
+        process.kill_at_work(self.random.choice([100, 1000, 10_000]) * self.random.randrange(1, 10))
+        return True
+
+    def _power_cut(self, process: Process) -> bool:
+        """All processes of the machine end, and what was not synced may be gone."""
+        alive = [each for each in self.processes.values() if each.alive]
+        if self.disk is None or not alive:
+            return False
+        for each in alive:
+            if self.has_clock:
+                each.set_clock()
+                each.beat()
+                self._flush(each)
+            each.kill()
+        self.disk.cut(self.random)
+        return True
+
+    def _close(self, process: Process) -> bool:
+        if not process.alive:
+            return False
+        if process.error:
+            process.set_clock()
+            process.beat()
+            self._flush(process)
+        process.close()
+        return True
+
+    def _restart(self, process: Process) -> bool:
+        if process.alive:
+            return False
+        self.now += self.random.choice([0.0, 1.0, 50.0])
+        self.start(process.instance)
+        return True
+
+    def _stop_log(self, process: Process) -> bool:
+        if not process.alive or not process.logs or process.error:
+            return False
+        process.stop_log(self.random.choice(process.logs))
+        return True
+
+    def _start_log(self, process: Process) -> bool:
+        if process.alive:
+            self.start_log(process)
+        return False
+
+    def _sink_fails(self, process: Process) -> bool:
+        if not process.logs:
+            return False
+        each = self.random.choice(process.logs)
+        if each.fails:
+            self._mend(each)
+        else:
+            each.fails = True
+
+            def fail(batch: Any) -> Any:
+                raise OSError(28, "No space left on device")
+
+            each.sink.deliver = fail  # type: ignore[method-assign]
+        return True
+
+    def _mend(self, each: OpenLog) -> None:
+        each.sink.__dict__.pop("deliver", None)
+        each.fails = False
+        if each.log._spool is not None:
+            each.log._spool.__dict__.pop("_write", None)
+
+    def _spool_fails(self, process: Process) -> bool:
+        logs = [each for each in process.logs if each.log._spool is not None]
+        if not logs:
+            return False
+        spool = self.random.choice(logs).log._spool
+        assert spool is not None
+        if "_write" in spool.__dict__:
+            del spool.__dict__["_write"]
+        else:
+
+            def fail(owner: Any, frame: bytes) -> Any:
+                raise OSError(5, "Input/output error")
+
+            spool._write = fail  # type: ignore[method-assign]
+        return True
+
+    def _clock(self, process: Process) -> bool:
+        if not self.has_clock or not process.alive or not process.error:
+            return False
+        process.set_clock()
+        process.beat()
+        self._flush(process)
+        return True
+
+    def _suspend(self, process: Process) -> bool:
+        """The gateway's clock stands still, the world's does not."""
+        if not self.has_clock or not process.alive:
+            return False
+        process.advance()
+        asleep = self.random.choice([5.0, 600.0])
+        before = self.now
+        self.now += asleep
+        for held in self.truth._live.values():
+            if held.end > before and any(
+                key[0] == process.run and value is held for key, value in self.truth._live.items()
+            ):
+                held.timeout += asleep
+        process.began += asleep
+        process.collector.set_epoch(round(process.label(0.0) * 1e9), suspended=True)
+        process.beat()
+        self._flush(process)
+        return True
+
+    def _ring_full(self, process: Process) -> bool:
+        if not process.alive:
+            return False
+        for _ in range(150):
+            process.packet()
+            if self.random.random() < 0.2:
+                self.now += 5.0
+        return True
+
+    def _long_idle(self, process: Process) -> bool:
+        self.now += self.random.choice([300.0, 4000.0])
+        return True
+
+    def _file(self) -> Path | None:
+        files = sorted((self.folder / "log").rglob("*.parquet"))
+        return self.random.choice(files) if files and self.may_damage else None
+
+    def _flip(self, process: Process) -> bool:
+        return flip(self._file(), self.random)
+
+    def _truncate(self, process: Process) -> bool:
+        return truncate(self._file(), self.random)
+
+    def _remove(self, process: Process) -> bool:
+        path = self._file()
+        if path is None:
+            return False
+        path.unlink()
+        return True
+
+    def _exchange(self, process: Process) -> bool:
+        one, other = self._file(), self._file()
+        if one is None or other is None or one == other or one.parent != other.parent:
+            return False
+        aside = one.with_suffix(".aside")
+        one.rename(aside)
+        other.rename(one)
+        aside.rename(other)
+        return True
+
+    def _segment(self) -> Path | None:
+        files = sorted((self.folder / "spool").rglob("*.segment")) if (self.folder / "spool").exists() else []
+        return self.random.choice(files) if files and self.may_damage else None
+
+    def _spool_flip(self, process: Process) -> bool:
+        return flip(self._segment(), self.random)
+
+    def _spool_truncate(self, process: Process) -> bool:
+        return truncate(self._segment(), self.random)
+
+    def _spool_remove(self, process: Process) -> bool:
+        path = self._segment()
+        if path is None:
+            return False
+        path.unlink()
+        return True
+
+    def _spool_reorder(self, process: Process) -> bool:
+        return self._frames(lambda frames: [*reversed(frames)])
+
+    def _spool_double(self, process: Process) -> bool:
+        return self._frames(lambda frames: [*frames, self.random.choice(frames)])
+
+    def _frames(self, changed: Callable[[list[bytes]], list[bytes]]) -> bool:
+        return reframe(self._segment(), changed)
+
+    # ---- asking ----
+
+    def ask(self, count: int) -> None:
+        """Those of one source one after another, as its rows are read once."""
+        if self.store is not None:
+            self.store.remembered = None
+        asked = [self.draw() for _ in range(count)]
+        sources = [self.draw_source(each) for each in asked]
+        order: dict[tuple[int, Any], list[int]] = {}
+        for at, source in enumerate(sources):
+            order.setdefault((id(source.get("gateway")), source.get("spool")), []).append(at)
+        for numbers in order.values():
+            for at in numbers:
+                self.question(asked[at], sources[at])
+
+    def draw(self) -> Asking:
+        choice = self.random.random()
+        if choice < 0.1 and self.truth.statics:
+            return self._draw_static()
+        if choice < 0.2 and self.rivals:
+            return self._draw_rivals()
+        held = self.random.choice(self.truth.held) if self.truth.held else None
+        if held is None or choice > 0.9:
+            outside = (self.random.choice(list(POOLS.values())), 1024 + self.random.randrange(16))
+            at = self.random.choice([self.random.uniform(-50, self.now + 50), *(self.times[-8:] or [0.0])])
+            return Asking(outside, self.random.choice(PROTOCOLS), at, self._draw_remote(held), self._draw_tolerance())
+        edges = [held.start, held.last, held.end, self.random.uniform(held.start, held.end)]
+        edges += [at for at in self.times if held.start <= at <= held.end][:2]
+        at = self.random.choice(edges) + self.random.choice([0.0, 0.0, -0.5, 0.5, 3.0, -3.0, 70.0])
+        return Asking(held.outside, held.protocol, at, self._draw_remote(held), self._draw_tolerance())
+
+    def _draw_static(self) -> Asking:
+        static = self.random.choice(self.truth.statics)
+        outside = (static.address, static.port or self.random.randrange(1, 65_536))
+        at = static.start + self.random.random() * (min(static.end, self.now) - static.start)
+        return Asking(outside, self.random.choice(PROTOCOLS), at, self._draw_remote(None), self._draw_tolerance())
+
+    def _draw_rivals(self) -> Asking:
+        """When two subscribers had the endpoint one after the other, or both at once."""
+        one, other = self.random.choice(self.rivals)
+        edges = [at for at in one.packets if other.start - 100.0 <= at <= other.last + 100.0][-4:]
+        at = self.random.choice([*edges, *other.packets[:4], (one.last + other.start) / 2])
+        return Asking(one.outside, one.protocol, at, self._draw_remote(one), self.random.choice([0.0, 2.0, 60.0, 60.0]))
+
+    @cached_property
+    def rivals(self) -> list[tuple[Held, Held]]:
+        found = []
+        for held in self.truth.by_outside.values():
+            ordered = sorted(held, key=lambda each: each.start)
+            for at, one in enumerate(ordered):
+                for other in ordered[at + 1 : at + 5]:
+                    if (one.instance, one.host) != (other.instance, other.host) and other.start - one.last < 100.0:
+                        found.append((one, other))
+        return found
+
+    def _draw_tolerance(self) -> float:
+        return self.random.choice([0.0, 0.0, 2.0, 60.0])
+
+    def _draw_remote(self, held: Held | None) -> Any:
+        if self.random.random() < 0.7:
+            return None
+        remote = held.remote if held is not None and self.random.random() < 0.7 else (self.random.choice(REMOTES), 53)
+        return remote[0] if self.random.random() < 0.3 else remote
+
+    def draw_source(self, asked: Asking) -> dict[str, Any]:
+        """What is asked: the folder, and a running gateway or a spool besides."""
+        source: dict[str, Any] = {}
+        mode = "live" if self.is_orderly else self.random.choice(["offline", "offline", "spool", "live"])
+        alive = [process for process in self.processes.values() if process.alive]
+        if mode == "live" and alive:
+            owner = [process for process in alive if any(POOLS[p] == asked.outside[0] for p in process.pools)]
+            source["gateway"] = self.random.choice(owner or alive).gateway
+        if mode in ("spool", "live") and (self.folder / "spool").exists():
+            name = source["gateway"].instance if "gateway" in source else self.random.choice(list(self.pools))
+            if (self.folder / "spool" / name).exists():
+                source["spool"] = self.folder / "spool" / name
+        return source
+
+    def question(self, asked: Asking, source: dict[str, Any]) -> None:
+        at = round(asked.at, 3)
+        arguments = {"protocol": asked.protocol, "at": datetime.fromtimestamp(EPOCH, UTC) + timedelta(seconds=at),
+                     "remote": asked.remote, "tolerance": asked.tolerance, **source}  # fmt: skip
+        self.result.questions += 1
+        try:
+            if self.random.random() < 0.01:
+                self.real = self.real or Store(self.folder / "log")
+                answer = who(self.real, *asked.outside, **arguments)
+                again = self._answer(asked.outside, arguments)
+                if (answer.status, answer.matches, answer.others) != (again.status, again.matches, again.others):
+                    self.wrong(f"{answer}, and then {again}", asked.outside, at, arguments)
+            else:
+                answer = self._answer(asked.outside, arguments)
+        except Exception:
+            self.wrong(f"exception {traceback.format_exc()}", asked.outside, at, arguments)
+            return
+        self.result.answers[answer.status] += 1
+        text = self.judge(answer, asked.outside, asked.protocol, at, asked.remote, asked.tolerance)
+        if text:
+            self.wrong(f"{text}; answered {answer.status}: {answer.reason}", asked.outside, at, arguments)
+        self._judge_order(answer, at, asked.tolerance)
+
+    def _answer(self, outside: tuple[str, int], arguments: dict[str, Any]) -> Answer:
+        """What `who` answers; what it reads is read once."""
+        if self.store is None:
+            self.store = Loaded(self.folder / "log")
+        gateway, spool = arguments.get("gateway"), arguments.get("spool")
+        question = Question(
+            *outside, arguments["protocol"], arguments["at"], arguments["remote"], arguments["tolerance"], None
+        )
+        there = self.there.get((id(gateway), spool))
+        if there is None:
+            there = self.there[id(gateway), spool] = waiting(question, gateway, spool)
+        if gateway is not None:
+            assert there.now is not None
+            there = replace(there, live=tuple(live_rows(question, gateway, there.now)))
+        return answered(question, self.store, there)
+
+    def judge(
+        self, answer: Answer, outside: tuple[str, int], protocol: str, at: float, remote: Any, tolerance: float
+    ) -> str:
+        start, end = at - tolerance, at + tolerance
+        loose = self.truth.holders(outside, protocol, start - MARGIN, end + MARGIN, remote)
+        inner = (start + MARGIN, end - MARGIN) if tolerance else (start, end)
+        strict = self.truth.holders(outside, protocol, *inner, remote)
+        if not tolerance:
+            strict = [each for each in strict if each.start + MARGIN < at < each.end - MARGIN]
+        fixed = [static for static in self.truth.statics if static.address == outside[0]
+                 and (static.port is None or (outside[1], protocol) == (static.port, "udp"))
+                 and static.start <= end + MARGIN and static.end >= start - MARGIN]  # fmt: skip
+        if answer.status in ("exact", "held-idle"):
+            hosts = {(each.instance, each.host) for each in loose}
+            match = answer.matches[0]
+            if (match.instance, str(match.pri_ip)) not in hosts:
+                return f"wrong subscriber {match.pri_ip} of {match.instance}, not {hosts}"
+            others = {(each.instance, each.host) for each in strict} - {(match.instance, str(match.pri_ip))}
+            if others and answer.status == "held-idle":
+                return f"{others} held it too"
+            if any(
+                inner[0] <= at <= inner[1]
+                for each in strict
+                if (each.instance, each.host) in others
+                for at in each.packets
+            ):
+                return f"{others} had traffic too"
+        elif answer.status == "nobody":
+            if strict:
+                return f"held by {[(each.instance, each.host, each.start, each.end) for each in strict]}"
+            if [each for each in fixed if each.start + MARGIN < at < each.end - MARGIN]:
+                return "an entry had it"
+        elif answer.status == "static":
+            computed = "computed" in answer.reason
+            if computed:
+                if strict and {each.host for each in strict} != {str(answer.subscriber)}:
+                    return f"computed {answer.subscriber}, held by {[(each.instance, each.host) for each in strict]}"
+            elif not fixed:
+                return "no entry had it"
+            elif strict:
+                return "a session had it"
+        return ""
+
+    def _judge_order(self, answer: Answer, at: float, tolerance: float) -> None:
+        if not self.is_orderly or at - tolerance < 1 or at + tolerance > self.now - 0.5:
+            return
+        self.result.orderly += 1
+        if answer.status == "gap":
+            self.result.orderly_gaps += 1
+            if len(self.result.wrong) < 50 and os.environ.get("NATCORE_TRUTH_GAPS"):
+                print(self.seed, "orderly gap", at, tolerance, answer.reason, file=sys.stderr)
+
+    def wrong(self, text: str, outside: tuple[str, int], at: float, arguments: dict[str, Any]) -> None:
+        shown = {name: value for name, value in arguments.items() if name not in ("at", "gateway")}
+        self.result.wrong.append(f"seed {self.seed}: {outside} at {at} {shown} live={'gateway' in arguments}: {text}")
+
+
+@contextmanager
+def lived(seed: int, steps: int = 120) -> Iterator[Life]:
+    """A life that is over, or goes on without packets: to be asked."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # there a sync costs nothing
+    folder = Path(tempfile.mkdtemp(prefix="natcore-truth-", dir=memory))
+    life = Life(seed, folder)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with life.disk or nullcontext():
+                life.live(steps)
+            yield life
+    finally:
+        for process in life.processes.values():
+            if process.alive:
+                process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def one_life(seed: int, questions: int) -> Result:
+    try:
+        with lived(seed) as life:
+            life.ask(questions)
+            return life.result
+    except Exception:
+        return Result(wrong=[f"seed {seed}: the life itself: {traceback.format_exc()}"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lives", type=int, default=20)
+    parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--show", type=int, default=20, help="wrong answers to print")
+    arguments = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    total = Result()
+    for seed in range(arguments.first, arguments.first + arguments.lives):
+        one = one_life(seed, arguments.questions)
+        for text in one.wrong[: max(0, arguments.show - len(total.wrong))]:
+            print(text, flush=True)
+        total.add(one)
+    print(json.dumps({
+        "seams": total.seams, "answers": total.answers, "questions": total.questions, "orderly": total.orderly,
+        "orderly_gaps": total.orderly_gaps, "wrong": len(total.wrong),
+    }, indent=1))  # fmt: skip
+    sys.exit(1 if total.wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

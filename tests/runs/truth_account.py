@@ -1,0 +1,80 @@
+"""The truth's own account: who held which outside endpoint when, by the packets that were sent."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # tests/
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Held:
+    """A session as the packets say: who held which outside endpoint, with whom, from when to when (true seconds)."""
+
+    instance: str
+    host: str
+    outside: tuple[str, int]
+    remote: tuple[str, int]
+    protocol: str
+    timeout: float
+    start: float
+    last: float
+    ended: float | None = None
+    packets: list[float] = field(default_factory=list)
+
+    @property
+    def end(self) -> float:
+        idle = self.last + self.timeout
+        return idle if self.ended is None else min(idle, self.ended)
+
+
+@dataclass
+class Static:
+    instance: str
+    entry: Any
+    address: str
+    port: int | None
+    host: str
+    start: float
+    end: float = 1e18
+
+
+class Truth:
+    def __init__(self) -> None:
+        self.held: list[Held] = []
+        self.by_outside: dict[tuple[str, int, str], list[Held]] = {}
+        self.statics: list[Static] = []
+        self._live: dict[tuple[Any, ...], Held] = {}
+
+    def sent(self, run: str, instance: str, host: str, host_port: int, outside: tuple[str, int], remote: tuple[str, int],
+             protocol: str, timeout: float, now: float) -> None:  # fmt: skip
+        key = (run, host, host_port, remote, protocol)
+        known = self._live.get(key)
+        if known is not None and known.end > now and known.outside == outside:
+            known.last, known.timeout = now, timeout
+            known.packets.append(now)
+            return
+        new = Held(instance, host, outside, remote, protocol, timeout, now, now, packets=[now])
+        self._live[key] = new
+        self.held.append(new)
+        self.by_outside.setdefault((*outside, protocol), []).append(new)
+
+    def end(self, run: str, now: float, outside: str | None = None) -> None:
+        for key, held in list(self._live.items()):
+            if key[0] == run and (outside is None or held.outside[0] == outside):
+                held.ended = now if held.ended is None else held.ended
+                del self._live[key]
+
+    def holders(self, outside: tuple[str, int], protocol: str, start: float, end: float, remote: Any) -> list[Held]:
+        found = []
+        for held in self.by_outside.get((*outside, protocol), ()):
+            if held.start > end or held.end < start:
+                continue
+            if remote is not None and remote != held.remote and remote != held.remote[0]:
+                continue
+            found.append(held)
+        return found

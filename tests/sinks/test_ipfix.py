@@ -1,0 +1,215 @@
+"""IpfixSink: messages and templates by a strict decoder, over UDP and TCP, and by a real nfcapd and nfdump."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from natcore import ConfigurationError, DeliveryError
+from natcore.dtypes import CREATE, END, WINDOW
+from natcore.log.encode_ipfix import encode_messages
+from natcore.sinks import Batch, IpfixSink
+from support.ipfix_decoder import Decoder, expected_of
+from support.log_fakes import FakeClock, make_records
+from support.receivers import Ipfix
+
+
+def batch_of(count, first=0, kinds=(CREATE, WINDOW, END)):
+    records = make_records(count, first)
+    records["kind"] = np.resize(kinds, count)
+    records["flags"] = np.arange(count) % 2
+    return Batch("ngw-1", "vpc-1", "run1", records)
+
+
+@pytest.fixture
+def collector():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(10)
+        yield receiver
+
+
+def read_rows(collector, decoder, count):
+    rows = []
+    while len(rows) < count:
+        rows += decoder.decode(collector.recv(65_536))
+    return rows
+
+
+@pytest.mark.parametrize("largest", [128, 300, 1400, 65_535])
+@pytest.mark.parametrize("kinds", [(WINDOW,), (CREATE, END), (CREATE, WINDOW, END), (WINDOW, WINDOW, END)])
+def test_messages_hold_the_rows_in_order_and_no_more_than_fits(largest, kinds):
+    batch = batch_of(2000, kinds=kinds)
+    data, ends, count = encode_messages(batch.records.view("u1"), 2**32 - 5, 9, 1_700_000_000, largest)
+    assert count == 2000 and ends[-1] == len(data) and ends == sorted(set(ends))
+    lengths = np.diff([0, *ends])
+    assert lengths.max() <= largest
+    if len(lengths) > 1:
+        assert lengths[:-1].min() > largest - 110  # a message is closed only when the next record does not fit
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        assert int.from_bytes(data[start + 2 : start + 4]) == end - start
+
+
+def test_the_sequence_number_wraps():
+    records = make_records(10).view("u1")
+    data, ends, _ = encode_messages(records, 2**32 - 1, 1, 0, 128)
+    starts = [0, *ends[:-1]]
+    assert [int.from_bytes(data[at + 8 : at + 12]) for at in starts] == [2**32 - 1, *range(9)]
+
+
+def test_rows_of_another_kind_have_no_place():
+    records = make_records(4)
+    records["kind"] = [3, WINDOW, 9, END]
+    _, ends, count = encode_messages(records.view("u1"), 0, 1, 0, 1400)
+    assert count == 2 and len(ends) == 1
+    assert encode_messages(records[:1].copy().view("u1"), 0, 1, 0, 1400) == (b"", [], 0)
+
+
+@pytest.mark.parametrize("largest", [0, 127, 65_536])
+def test_the_encoder_refuses_what_it_cannot_do(largest):
+    with pytest.raises(ValueError, match="largest"):
+        encode_messages(make_records(1).view("u1"), 0, 1, 0, largest)
+
+
+def test_udp_sends_templates_first_again_when_due_and_after_a_failure(collector):
+    clock = FakeClock()
+    sink = IpfixSink("127.0.0.1", collector.getsockname()[1], transport="udp", template_seconds=60, clock=clock,
+                     wall=lambda: 1_700_000_000.9)  # fmt: skip
+    decoder = Decoder()
+    sink.open()
+    for number, expected in enumerate([1, 1, 2, 2, 3]):
+        batch = batch_of(100, 100 * number)
+        sink.deliver(batch)
+        assert read_rows(collector, decoder, 100) == [expected_of(row) for row in batch.rows(local=True)]
+        assert decoder.template_messages == expected
+        clock.now += 30
+    assert set(decoder.export_times) == {1_700_000_000}
+    port = collector.getsockname()[1]
+    collector.close()
+    with pytest.raises(DeliveryError, match="ECONNREFUSED"):
+        for _ in range(20):  # the kernel tells of it at the send after
+            sink.deliver(batch_of(1))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+        again.bind(("127.0.0.1", port))
+        again.settimeout(10)
+        sink.deliver(batch_of(5))
+        assert len(read_rows(again, Decoder(), 5)) == 5  # a new transport session: templates first, sequence from 0
+    sink.close()
+
+
+def test_tcp_begins_each_connection_with_the_templates(tmp_path):
+    made = Ipfix(tmp_path)
+    sink = made.make()
+    for number in range(3):
+        sink.deliver(batch_of(10, 10 * number))
+        assert len(made.rows(10 * number + 10)) == 10 * number + 10
+        made.take_away()  # the connection is closed by the peer, which the next delivery sees beforehand
+        made.bring_back()
+    assert made.receiver.connections == 3
+    sink.close()
+    made.close()
+
+
+def test_a_tcp_receiver_that_reads_nothing_is_no_delivery():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sink = IpfixSink("127.0.0.1", server.getsockname()[1], timeout=0.2)
+        with pytest.raises(DeliveryError, match="ETIMEDOUT"):
+            sink.deliver(batch_of(100_000))
+        sink.close()
+
+
+def test_bad_arguments_are_refused():
+    for arguments, more in (
+        (("",), {}), (("h", 0), {}), (("h", 65_536), {}), (("h",), {"transport": "sctp"}),
+        (("h",), {"observation_domain": -1}), (("h",), {"template_seconds": 0}), (("h",), {"timeout": 0}),
+    ):  # fmt: skip
+        with pytest.raises(ConfigurationError, match="allowed"):
+            IpfixSink(*arguments, **more)
+    with pytest.raises(DeliveryError) as raised:
+        IpfixSink("no.such.host.invalid").open()
+    assert raised.value.action == "backoff"
+
+
+def free_port():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Nfcapd:
+    """A real collector on loopback; its files are read by nfdump when it has ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        command = ["nfcapd", "-w", str(folder), "-p", str(self.port), "-b", "127.0.0.1", "-t", "60", "-B", "4000000"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.said = []
+        for line in self.process.stdout:
+            self.said.append(line)
+            if "Startup nfcapd" in line:
+                break
+
+    def stop(self) -> str:
+        """End it when it has read all that was sent; -> what it said."""
+        deadline = time.monotonic() + 20
+        while self._waiting_bytes() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.process.send_signal(signal.SIGTERM)
+        rest, _ = self.process.communicate(timeout=20)
+        return "".join(self.said) + rest
+
+    def _waiting_bytes(self) -> int:
+        sockets = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
+        return sum(int(line[4].split(":")[1], 16) for line in sockets if line[1].endswith(f":{self.port:04X}"))
+
+    def flows(self, *options):
+        command = ["nfdump", "-R", str(self.folder), "-o", "json", *options]
+        found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TZ": "UTC"})
+        return json.loads(found.stdout.replace("No matching flows", ""))
+
+
+@pytest.mark.skipif(not (shutil.which("nfcapd") and shutil.which("nfdump")), reason="needs nfcapd (Debian: nfdump)")
+def test_a_real_nfcapd_reads_flows_and_nat_events(tmp_path):
+    collector = Nfcapd(tmp_path)
+    sink = IpfixSink("127.0.0.1", collector.port, transport="udp")
+    try:
+        batch = batch_of(900)
+        sink.open()
+        sink.deliver(batch)
+        sink.close()
+    finally:
+        said = collector.stop()
+    assert "Flows: 900" in said and "Sequence Errors: 0" in said and "Bad Packets: 0" in said
+    flows = collector.flows()
+    within = collector.flows("-t", "2023/11/14.22:00:00-2023/11/14.23:00:00")  # what an auditor asks: by time
+    assert [flow.get("nat_event_id") for flow in within] == [flow.get("nat_event_id") for flow in flows]
+    assert collector.flows("-t", "2023/11/15.22:00:00-2023/11/15.23:00:00") == []
+    for flow, row in zip(flows, batch.rows(local=True), strict=True):
+        assert (flow["proto"], flow["src4_addr"], flow["src_port"]) == (17, row["pri_ip"], row["pri_port"])
+        assert (flow["dst4_addr"], flow["dst_port"]) == (row["pub_ip"], row["pub_port"])
+        assert (flow["src4_xlt_ip"], flow["src_xlt_port"]) == (row["nat_ip"], str(row["nat_port"]))
+        assert (flow["dst4_xlt_ip"], flow["dst_xlt_port"]) == (row["pub_ip"], str(row["pub_port"]))
+        if row["kind"] == "window":
+            counts = (flow["in_bytes"], flow["in_packets"], flow["out_bytes"], flow["out_packets"])
+            assert counts == tuple(row[f"{n}_from_{s}"] for s in ("vpc", "pub") for n in ("bytes", "pkts"))
+            assert flow["first"] == iso(row["start_time"]) and flow["last"] == iso(row["end_time"])
+        else:
+            names = {"create": ("4", "NAT44 session create"), "end": ("5", "NAT44 session delete")}
+            assert (flow["nat_event_id"], flow["nat_event"]) == names[row["kind"]]
+            assert flow["t_event"][:19] == iso(row["end_time"])[:19]
+
+
+def iso(microseconds):
+    moment = datetime.fromtimestamp(microseconds // 1000 / 1000, UTC).replace(tzinfo=None)
+    return moment.isoformat(timespec="milliseconds")

@@ -1,0 +1,90 @@
+"""KafkaSink against librdkafka's mock cluster: keys, order, each error's action, a broker that goes away."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from natcore import ConfigurationError, DeliveryError
+from natcore.sinks import Batch, KafkaSink
+from natcore.sinks.kafka import ACTIONS
+from support.log_fakes import make_records
+from support.receivers_more import MockCluster, read_topic
+
+kafka = pytest.importorskip("confluent_kafka", reason="the extra natcore[kafka] is not installed")
+
+
+@pytest.fixture
+def cluster():
+    made = MockCluster()
+    yield made
+    made.close()
+
+
+def batch_of(count, first=0):
+    return Batch("ngw-1", "vpc-1", "run1", make_records(count, first))
+
+
+def test_a_sessions_rows_keep_their_order_under_one_key(cluster):
+    sink = KafkaSink(cluster.bootstrap_servers, "t", config={"partitioner": "murmur2"})
+    sink.open()
+    for first in range(0, 3000, 1000):
+        sink.deliver(batch_of(1000, first))
+    messages = read_topic(cluster.bootstrap_servers, "t", 3000)
+    places, numbers = {}, {}
+    for message in messages:
+        row = json.loads(message.value())
+        assert message.timestamp()[1] == row["end_time"] // 1000
+        assert places.setdefault(message.key(), message.partition()) == message.partition()
+        numbers.setdefault(message.key(), []).append(row["number"])
+    assert len(places) == 1000 and len(set(places.values())) > 1
+    assert all(found == sorted(found) and len(found) == 3 for found in numbers.values())
+    sink.close()
+
+
+@pytest.mark.parametrize("name, action", ACTIONS.items())
+def test_each_code_has_its_action(cluster, name, action):
+    if name.startswith("_"):
+        pytest.skip("librdkafka's own, not a broker's")
+    sink = KafkaSink(cluster.bootstrap_servers, "t", timeout=1)
+    sink.open()
+    cluster.fail_produce(*[getattr(kafka.KafkaError, name)] * 20)
+    with pytest.raises(DeliveryError) as raised:
+        sink.deliver(batch_of(2))
+    if raised.value.code != "_MSG_TIMED_OUT":  # what librdkafka tries again by itself until the time is over
+        assert (raised.value.code, raised.value.action) == (name, action)
+    else:
+        assert action in ("unavailable", "backoff") and raised.value.action == "backoff"
+    sink.close()
+
+
+def test_what_was_not_acknowledged_does_not_come_later(cluster):
+    sink = KafkaSink(cluster.bootstrap_servers, "t", timeout=1)
+    sink.open()
+    cluster.set_down(True)
+    with pytest.raises(DeliveryError) as raised:
+        sink.deliver(batch_of(10))
+    assert raised.value.action == "backoff"
+    cluster.set_down(False)
+    sink.deliver(batch_of(5, 10))
+    assert len(read_topic(cluster.bootstrap_servers, "t", 5)) == 5
+    sink.close()
+
+
+def test_bad_arguments_are_refused():
+    for arguments, more in (
+        (("", "t"), {}), (("h", ""), {}), (("h", "t"), {"username": "u"}), (("h", "t"), {"mechanism": "GSSAPI"}),
+        (("h", "t"), {"timeout": 0}),
+    ):  # fmt: skip
+        with pytest.raises(ConfigurationError, match="allowed"):
+            KafkaSink(*arguments, **more)
+    with pytest.raises(ConfigurationError, match=r"no\.such\.setting"):
+        KafkaSink("127.0.0.1:9", "t", config={"no.such.setting": 1}).open()
+
+
+def test_without_the_extra_the_sink_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    with pytest.raises(ConfigurationError, match=r"natcore\[kafka\] is installed"):
+        KafkaSink("h", "t")

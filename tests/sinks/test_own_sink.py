@@ -1,0 +1,55 @@
+"""A sink of one's own is one method: the guide's example runs, fails as it says, and delivers every row in the end."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from natcore import DeliveryPolicy, Side
+from natcore.sinks.base import CONTRACT
+from support.frames import gateway, udp
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "session-log.md"
+
+
+def example() -> str:
+    (code,) = re.findall(r"```python\n(from natcore import DeliveryError\n.*?)```", GUIDE.read_text(), re.S)
+    return str(code)
+
+
+def test_the_guides_own_sink_delivers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    posted = []
+    with gateway() as over:
+        names = {"gateway": over, "post": lambda row: posted.append(row) or 200}
+        exec(example(), names)
+        for port in range(5000, 5010):
+            over.translate_one(udp(sport=port), Side.INSIDE, now=1.0)
+        log = names["log"]
+        assert log.delivery_type == "http" and log.status == "Enabled"
+        assert over.stop_session_log(log) == 0
+    assert [row["pri_port"] for row in posted] == list(range(5000, 5010))
+    assert all(list(row) == list(CONTRACT) for row in posted)
+    assert log.counters()["delivered"] == 10 and log.delivery_status.state == "Success"
+
+
+def test_what_it_raises_is_the_logs_status_and_its_rows_wait(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answers, posted = [403], []
+    with gateway() as over:
+        names = {"gateway": over, "post": lambda row: answers.pop() if answers else posted.append(row) or 200}
+        exec(example().split("log = ")[0], names)
+        log = over.start_session_log(names["HttpSink"](), delivery=DeliveryPolicy(unavailable=0.05, linger=0.0))
+        over.translate_one(udp(), Side.INSIDE, now=1.0)
+        over.advance(now=700.0)
+        assert log.wait(10.0)
+        assert over.stop_session_log(log) == 0
+    assert len(posted) == 1 and not answers
+    assert (log.counters()["delivered"], log.counters()["lost"]) == (1, 0)
+
+
+def test_a_sink_without_the_method_is_refused():
+    with gateway() as over, pytest.raises(ValueError, match=r"allowed is an object with deliver\(batch\)"):
+        over.start_session_log(object())

@@ -1,0 +1,77 @@
+"""natcore/tables/entries and entries.flatten: the longest prefix that covers an inside source decides."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from natcore.entries.table import flatten
+from natcore.tables.entries import RuleSet
+from natcore.testhooks.wrappers import rule_of
+
+TOP = (1 << 32) - 1
+
+
+@st.composite
+def prefixes(draw: st.DrawFn) -> list[IPv4Network]:
+    """Prefixes that nest often: few distinct high bits; both ends of the address space among them."""
+    made = set()
+    for _ in range(draw(st.integers(0, 12))):
+        length = draw(st.one_of(st.integers(0, 32), st.integers(0, 4), st.integers(29, 32)))
+        address = draw(st.one_of(st.sampled_from([0, TOP, 0x0A000000, 0x0A0000FF]), st.integers(0, TOP)))
+        made.add(IPv4Network((address >> (32 - length) << (32 - length), length)))
+    return list(made)
+
+
+def longest(networks: list[IPv4Network], source: int) -> int | None:
+    """By looking at all of them."""
+    covering = [(net.prefixlen, at) for at, net in enumerate(networks) if IPv4Address(source) in net]
+    return max(covering)[1] if covering else None
+
+
+def edges(networks: list[IPv4Network]) -> list[int]:
+    """Where the answer may change."""
+    near = {0, TOP}
+    for net in networks:
+        near |= {int(net.network_address), int(net.broadcast_address)}
+        near |= {max(0, int(net.network_address) - 1), min(TOP, int(net.broadcast_address) + 1)}
+    return sorted(near)
+
+
+def ranges_of(networks: list[IPv4Network]) -> list[tuple[int, int | None]]:
+    return flatten([(int(net[0]), int(net[-1]), at) for at, net in enumerate(networks)])
+
+
+@given(prefixes(), st.lists(st.integers(0, TOP), max_size=20))
+def test_compiled_rules_are_the_longest_prefix(networks: list[IPv4Network], sources: list[int]) -> None:
+    entries = [(at + 1, int(network[0]), [at, at + 100]) for at, network in enumerate(networks)]
+    rules = RuleSet(entries, ranges_of(networks), [], [], [], [], [], [])
+    for source in (*edges(networks), *sources):
+        at = longest(networks, source)
+        assert rule_of(rules, source) == (None if at is None else (at + 1, [at, at + 100]))
+
+
+@given(prefixes())
+def test_flattened_ranges_ascend_and_begin_within_the_address_space(networks: list[IPv4Network]) -> None:
+    starts = [start for start, _ in ranges_of(networks)]
+    assert starts == sorted(set(starts))
+    assert all(0 <= start <= TOP for start in starts)
+    assert len(starts) <= 2 * len(networks) + 1
+
+
+def test_no_entry_covers_nothing() -> None:
+    assert rule_of(RuleSet([], [], [], [], [], [], [], []), 0x0A000001) is None
+
+
+def test_the_whole_address_space_is_one_range() -> None:
+    assert flatten([(0, TOP, "all")]) == [(0, "all")]
+
+
+def test_a_prefix_at_the_end_of_the_address_space_opens_no_range_behind_it() -> None:
+    assert flatten([(TOP, TOP, "last")]) == [(TOP, "last")]
+
+
+def test_a_narrow_prefix_that_begins_with_the_wide_one_comes_first() -> None:
+    assert flatten([(0, 255, "wide"), (0, 15, "narrow")]) == [(0, "narrow"), (16, "wide"), (256, None)]
