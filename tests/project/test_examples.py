@@ -82,7 +82,7 @@ def test_the_asyncio_gateway_forwards(network: Network) -> None:
 
 
 @pytest.mark.parametrize(
-    "document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+    "document", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name
 )
 def test_the_documents_python_is_python(document: Path) -> None:
     for block in re.findall(r"^```python\n(.*?)^```$", document.read_text(), re.S | re.M):
