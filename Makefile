@@ -35,12 +35,13 @@ TSAN := "ignore_noninstrumented_modules=1 history_size=4"
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test workers lint format soak mutants truth crash bench gate instructions worst wire sanitize sanitize-frames \
+.PHONY: help demo test workers lint docs format soak mutants truth crash bench gate instructions worst wire sanitize sanitize-frames \
         sanitize-lives sanitize-tests races fuzz portable clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
 	@echo "make lint      ruff, mypy, stubtest, cython-lint"
+	@echo "make docs      the documentation's site, into build/site; a warning is an error"
 	@echo "make format    what ruff can put right itself"
 	@echo "make soak      10,000 random lives against the oracle, the NAT in plain Python; it goes on where it was stopped"
 	@echo "make mutants   breaks each requirement on purpose, and wants its conformance tests to fail"
@@ -73,6 +74,11 @@ lint: .venv/built .venv/linted-with
 	$(VENV) -m mypy
 	MYPYPATH=python $(VENV) -m mypy.stubtest $(STUBBED) --mypy-config-file pyproject.toml --allowlist .ci/stubs-allowed --ignore-unused-allowlist
 	.venv/bin/cython-lint natcore benchmarks tests
+
+docs: .venv/built .venv/documented-with
+	$(VENV) docs/diagrams/draw.py --check
+	$(VENV) docs/reference/tables.py --check
+	NO_MKDOCS_2_WARNING=1 $(VENV) -m mkdocs build --strict --quiet
 
 bench: .venv/built .venv/tested-with
 	@mkdir -p build
@@ -162,6 +168,10 @@ build/%/built: .venv/built .ci/variant $(PACKAGE)
 
 .venv/delivers-with: pyproject.toml | .venv/made
 	$(PIP) install --group sls
+	@touch $@
+
+.venv/documented-with: pyproject.toml | .venv/made
+	$(PIP) install --group docs
 	@touch $@
 
 .venv/linted-with: pyproject.toml | .venv/made

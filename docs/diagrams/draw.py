@@ -33,7 +33,9 @@ UNIT, LABEL, LANE = 52, 150, 62  # pixels of a time line: a unit of time, the la
 
 def width(text: str, size: float = SIZE) -> float:
     """About how wide a text is."""
-    return sum(0.34 if letter in "il.,:;'|!()[] /-tfjr" else 0.88 if letter in "mwMW—" else 0.6 for letter in text) * size
+    return (
+        sum(0.34 if letter in "il.,:;'|!()[] /-tfjr" else 0.88 if letter in "mwMW—" else 0.6 for letter in text) * size
+    )
 
 
 @dataclass

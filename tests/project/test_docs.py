@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,9 @@ def test_the_architecture_names_functions_of_the_core() -> None:
     source = "\n".join(path.read_text() for path in SOURCES)
     named = set(re.findall(r"`(\w+)\(\)`", prose(ROOT / "docs" / "architecture.md")))
     assert len(named) > 10
-    assert not {name for name in named if not re.search(rf"\b(def|cdef .*?\b|cpdef .*?\b){name}\(|\bdef {name}\(", source)}
+    assert not {
+        name for name in named if not re.search(rf"\b(def|cdef .*?\b|cpdef .*?\b){name}\(|\bdef {name}\(", source)
+    }
 
 
 def printed() -> list[tuple[Path, int]]:
@@ -89,11 +92,39 @@ def test_examples_print_what_they_show(document: Path, number: int, tmp_path: Pa
     assert run.stdout == shown
 
 
-def test_diagrams_are_drawn_from_their_texts() -> None:
-    run = subprocess.run(
-        [sys.executable, str(ROOT / "docs" / "diagrams" / "draw.py"), "--check"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, f"out of date: {run.stdout}; python docs/diagrams/draw.py"
+@pytest.mark.parametrize("script", ["diagrams/draw.py", "reference/tables.py"])
+def test_what_is_written_from_sources_is_up_to_date(script: str) -> None:
+    command = [sys.executable, str(ROOT / "docs" / script), "--check"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, f"out of date: {run.stdout}{run.stderr}; python docs/{script} writes it"
+
+
+def test_the_site_has_every_page() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    named = set(re.findall(r"([\w./-]+\.md)$", nav, re.M))
+    missing = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")} - named
+    assert not missing
+
+
+def test_counters_that_are_named_are_counted() -> None:
+    """Counters that a page names, such as `dropped_mtu`, are those of a gateway, a plane or a log."""
+    source = (ROOT / "docs" / "reference" / "counters.md").read_text() + (
+        ROOT / "docs" / "reference" / "verdicts.md"
+    ).read_text()
+    pages = [path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "reference"]
+    for document in pages:
+        for name in re.findall(r"`(dropped_\w+[a-z]|lost_\w+[a-z])`", document.read_text()):
+            assert f"`{name}`" in source or name == "lost_ring", f"{name_of(document)} names {name}"
+
+
+def test_the_workflows_use_what_is_there() -> None:
+    """Targets of the Makefile and scripts that the workflows run; actionlint looks at the rest where it is installed."""
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    for workflow in workflows:
+        text = workflow.read_text()
+        assert set(re.findall(r"run: make ([a-z]+)", text)) <= targets
+        assert all((ROOT / script).exists() for script in re.findall(r"run: (\.ci/\w+)", text))
+    if tool := shutil.which("actionlint"):
+        run = subprocess.run([tool, *map(str, workflows)], capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout

@@ -90,7 +90,8 @@ def test_the_documents_python_is_python(document: Path) -> None:
 
 
 def test_the_guides_settings_are_settings(tmp_path: Path) -> None:
-    blocks = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "docs" / "guide.md").read_text(), re.S | re.M)
+    guide = "".join(path.read_text() for path in sorted((ROOT / "docs" / "guide").glob("*.md")))
+    blocks = re.findall(r"^```toml\n(.*?)^```$", guide, re.S | re.M)
     assert blocks
     for block in blocks:
         (tmp_path / "gateway.toml").write_text(block)
