@@ -58,7 +58,7 @@ help:
 	@echo "make portable  the core's tests on a build without processor intrinsics"
 	@echo "make clean     remove .venv, build and caches"
 
-demo: .venv/built .venv/delivers-with
+demo: .venv/built
 	.venv/bin/natcore demo
 	.venv/bin/natcore demo --sls
 
@@ -152,7 +152,7 @@ clean:
 	@touch $@
 
 .venv/built: $(SOURCES) | .venv/builds-with
-	$(PIP) install --no-build-isolation --editable .
+	$(PIP) install --no-build-isolation --editable '.[all]'
 	@touch $@
 
 build/sanitize/built: OPTIONS = NATCORE_SANITIZE=ON NATCORE_DEBUG=ON
@@ -164,10 +164,6 @@ build/%/built: .venv/built .ci/variant $(PACKAGE)
 
 .venv/tested-with: pyproject.toml | .venv/made
 	$(PIP) install --group test
-	@touch $@
-
-.venv/delivers-with: pyproject.toml | .venv/made
-	$(PIP) install --group sls
 	@touch $@
 
 .venv/documented-with: pyproject.toml | .venv/made

@@ -4,7 +4,15 @@ from natcore.config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNa
 from natcore.dtypes import BLOCKS, MAPPING, PORTS, RECORD, SESSION, format_ipv4
 from natcore.entries.changes import Add, Applied, Plan, Remove, Replace
 from natcore.entries.table import Entry
-from natcore.errors import CapacityError, ConfigurationError, DeliveryError, Error, InterfaceError, UntrustedFileError
+from natcore.errors import (
+    CapacityError,
+    ConfigurationError,
+    DeliveryError,
+    Error,
+    InterfaceError,
+    MissingExtraError,
+    UntrustedFileError,
+)
 from natcore.events import Event, Generated
 from natcore.flowlog import FLOW, FlowLog
 from natcore.gateway import Gateway
@@ -36,6 +44,7 @@ __all__ = [
     "Generated",
     "InterfaceError",
     "Link",
+    "MissingExtraError",
     "NoNatEntry",
     "Plan",
     "Policy",

@@ -24,6 +24,14 @@ class CapacityError(Error):
     """A configured size is used up, or larger than this machine."""
 
 
+class MissingExtraError(Error, ImportError):
+    """A package that this use needs is not installed. The message names the extra that brings it; name: the package."""
+
+    def __init__(self, message: str, *, name: str | None = None) -> None:
+        super().__init__(message)
+        self.name = name
+
+
 class InterfaceError(Error, OSError):
     """A network interface that is missing, down, or not ours to open."""
 

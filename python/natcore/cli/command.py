@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-import typer
-
 from natcore.errors import Error, InterfaceError
+from natcore.internal.extras import extra
 from natcore.internal.redaction import printable, redact
+
+with extra("cli"):
+    import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 

@@ -8,11 +8,6 @@ from contextlib import ExitStack
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from rich import box
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
-
 from natcore.capture import pcap as capture
 from natcore.capture.replay import Replay
 from natcore.cli import report
@@ -20,7 +15,14 @@ from natcore.config import SnatEntry
 from natcore.demo import demo
 from natcore.demo.clients import Outcome
 from natcore.gateway import Gateway
+from natcore.internal.extras import extra
 from natcore.sinks import ParquetSink
+
+with extra("cli"):
+    from rich import box
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.table import Table
 
 
 def show_demo(keep: bool, driver: str, as_json: bool) -> int:

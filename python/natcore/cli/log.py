@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from natcore.cli import report
 from natcore.cli.command import Json, failing, say
 from natcore.errors import ConfigurationError
+from natcore.internal.extras import extra
 from natcore.internal.redaction import show
+
+with extra("cli"):
+    import typer
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from natcore.cli import log as log_cli
 from natcore.cli import sls as sls_cli
 from natcore.cli.command import Json, failing, say
 from natcore.errors import ConfigurationError
+from natcore.internal.extras import extra
 from natcore.internal.redaction import printable, show
+
+with extra("cli"):
+    import typer
 
 if TYPE_CHECKING:
     from natcore.config import SnatEntry

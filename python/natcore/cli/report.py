@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from natcore.internal.extras import extra
 from natcore.internal.redaction import printable
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def read_sessions(folder: Path) -> list[Row]:
     """The window rows in a folder of Parquet files, oldest first."""
     if not any(folder.glob("*.parquet")):
         return []
-    import duckdb
+    with extra("query"):
+        import duckdb
 
     with duckdb.connect() as database:
         database.execute("SET TimeZone = 'UTC'")

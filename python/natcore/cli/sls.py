@@ -7,10 +7,12 @@ import threading
 from collections.abc import Sequence
 from typing import Annotated
 
-import typer
-
 from natcore.cli.command import Json, failing, say
 from natcore.errors import ConfigurationError
+from natcore.internal.extras import extra
+
+with extra("cli"):
+    import typer
 
 
 def show_demo(as_json: bool) -> int:

@@ -14,8 +14,6 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyroute2 import netns
-
 from natcore.capture import pcap
 from natcore.capture.replay import Replay
 from natcore.cli.report import PROTOCOLS, Check, Row, read_sessions, total
@@ -26,8 +24,12 @@ from natcore.demo.namespaces import Network, inside, names
 from natcore.demo.servers import Servers
 from natcore.errors import InterfaceError
 from natcore.gateway import Gateway
+from natcore.internal.extras import extra
 from natcore.sinks import ParquetSink
 from natcore.who.query import who
+
+with extra("plane"):
+    from pyroute2 import netns
 
 if TYPE_CHECKING:
     from natcore.plane.plane import Plane

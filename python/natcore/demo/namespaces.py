@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pyroute2 import IPRoute, netns
-
 from natcore.errors import InterfaceError
+from natcore.internal.extras import extra
+
+with extra("plane"):
+    from pyroute2 import IPRoute, netns
 
 RUN = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000

@@ -20,7 +20,7 @@ from natcore.capture.replay import Replay
 from natcore.cli.report import Check, Row, read_sessions
 from natcore.config import DeliveryPolicy, SnatEntry
 from natcore.demo.demo import POOL, replay_checks
-from natcore.errors import ConfigurationError, Error
+from natcore.errors import Error
 from natcore.gateway import Gateway
 from natcore.sinks import ParquetSink, SlsSink
 
@@ -62,7 +62,7 @@ class Story:
 def run(progress: Callable[[Stage], None] = lambda stage: None) -> Story:
     """Replay the shipped capture again and again, and deliver its sessions to a server that is told to fail.
 
-    progress: called with each stage. Raises ConfigurationError without the extra `sls`.
+    progress: called with each stage. Raises MissingExtraError without the extra `testing`.
     """
     with ExitStack() as stack:
         server = stack.enter_context(testing().SlsServer())
@@ -77,13 +77,10 @@ def run(progress: Callable[[Stage], None] = lambda stage: None) -> Story:
 
 
 def testing() -> ModuleType:
-    """natcore.testing; ConfigurationError without the extra `sls`."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the SDK's own
-            return import_module("natcore.testing")
-    except ImportError as error:
-        raise ConfigurationError(f"natcore.testing: {error}; allowed where natcore[sls] is installed") from error
+    """natcore.testing; MissingExtraError without the extra `testing`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the SDK's own
+        return import_module("natcore.testing")
 
 
 class _Teller:

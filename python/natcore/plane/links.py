@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any, Protocol
 
-from pyroute2 import IPRoute
-
 from natcore.entries.table import flatten
 from natcore.errors import InterfaceError
 from natcore.internal import threads
+from natcore.internal.extras import extra
 from natcore.plane.kernel_bypass import clean, installed
+
+with extra("plane"):
+    from pyroute2 import IPRoute
 
 __all__ = [
     "NO_ROUTE",

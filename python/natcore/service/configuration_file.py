@@ -15,9 +15,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-from msgspec import UNSET, Struct, UnsetType
-
 from natcore import sinks
 from natcore.config import (
     AnyEntry,
@@ -35,8 +32,13 @@ from natcore.entries.changes import Add
 from natcore.entries.table import EntryConflict
 from natcore.errors import ConfigurationError
 from natcore.gateway import Gateway
+from natcore.internal.extras import extra
 from natcore.internal.redaction import is_secret, plain, printable, redact, show, show_text
 from natcore.internal.validation import check_choice, check_path
+
+with extra("cli"):
+    import msgspec
+    from msgspec import UNSET, Struct, UnsetType
 
 # Arguments that are never written into the file: from <argument>_file or the environment variable NATCORE_<ARGUMENT>.
 SECRETS = frozenset({"access_key_id", "access_key_secret", "security_token", "password"})

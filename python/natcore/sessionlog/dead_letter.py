@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import msgspec
-
 from natcore.internal.files import make_private, open_private, sync_folder, write_all
+from natcore.internal.json_fields import compact
 from natcore.sinks.base import Batch
 
 
@@ -23,9 +22,8 @@ class DeadLetters:
 
     def add(self, batch: Batch, code: str, message: str) -> bool:
         """Durable when this returns True; False: there is no room. Raises OSError."""
-        lines = msgspec.json.Encoder().encode_lines(
-            [{**row, "code": code, "message": message} for row in batch.rows(local=True)]
-        )
+        rows = batch.rows(local=True)
+        lines = "".join(f"{compact({**row, 'code': code, 'message': message})}\n" for row in rows).encode()
         make_private(self.path.parent)
         descriptor = open_private(self.path, os.O_WRONLY | os.O_APPEND)
         try:

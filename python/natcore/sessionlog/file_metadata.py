@@ -18,12 +18,15 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from natcore.dtypes import GAP, WINDOW, format_ipv4
+from natcore.internal.extras import extra
 from natcore.sessionlog.facts import NOTHING_TOLD, Cover, InForce, covers_of
 from natcore.sinks.base import Batch
+
+with extra("parquet"):
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
 FORMAT = "2"  # of the columns and the footer
 _MOST_ADDRESSES = 512

@@ -12,16 +12,12 @@ import logging
 import os
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from natcore.errors import ConfigurationError, UntrustedFileError
+from natcore.internal.extras import extra
 from natcore.internal.files import (
     make_private,
     open_private,
@@ -33,10 +29,15 @@ from natcore.internal.files import (
     sync_folder,
     write_all,
 )  # fmt: skip
+from natcore.internal.json_fields import compact, read_fields
 from natcore.internal.redaction import show, show_text
 from natcore.sessionlog.facts import NOTHING_TOLD, InForce
 from natcore.sessionlog.file_metadata import Footer, decode
 from natcore.sinks._parquet_table import write_table
+
+with extra("parquet"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 _log = logging.getLogger("natcore.sinks")
 REMOVED = "removed.jsonl"
@@ -105,14 +106,14 @@ def removal_lines(folder: Path) -> list[tuple[Removal, str]]:
         return []
     removals = []
     for line in lines[:-1]:
-        with suppress(msgspec.DecodeError):
-            removal = msgspec.json.decode(line, type=Removal)
-            if Path(removal.file).name == removal.file and removal.file.endswith(".parquet"):  # a name in this folder
-                removals.append((removal, hashlib.sha256(line).hexdigest()))
+        removal = read_fields(line, Removal)
+        if removal and Path(removal.file).name == removal.file and removal.file.endswith(".parquet"):  # in this folder
+            removals.append((removal, hashlib.sha256(line).hexdigest()))
     return removals
 
 
-class Seal(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Seal:
     """The newest file of a folder, and the last line of removed.jsonl ("": none), as they were written."""
 
     file: str
@@ -123,8 +124,8 @@ class Seal(msgspec.Struct, frozen=True):
 def read_seal(folder: Path) -> Seal | None:
     """None: there is none, or a crash tore it."""
     try:
-        return msgspec.json.decode(read_regular(folder / SEAL), type=Seal)
-    except (FileNotFoundError, msgspec.DecodeError, UntrustedFileError):
+        return read_fields(read_regular(folder / SEAL), Seal)
+    except (FileNotFoundError, UntrustedFileError):
         return None
 
 
@@ -251,7 +252,7 @@ class Folder:
         name, sha256 = self._tip
         try:
             with replaced(self.path / SEAL) as file:
-                file.write(msgspec.json.encode(Seal(name, sha256, self.removals)))
+                file.write(compact(asdict(Seal(name, sha256, self.removals))).encode())
         except OSError as error:  # the file itself is durable, and the next one names it
             _log.error("%s: %s; until the next file readers do not trust the newest", self.path / SEAL, error)
 
@@ -286,7 +287,7 @@ class Folder:
             footer.first_time, footer.last_time, kept.size_bytes, now, reason,
             self.removals,
         )  # fmt: skip
-        line = msgspec.json.encode(asdict(removal))
+        line = compact(asdict(removal)).encode()
         _append(self.path / REMOVED, line + b"\n")
         self.removals = hashlib.sha256(line).hexdigest()
         self._seal()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, BinaryIO
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from natcore.dtypes import FIELDS, RECORD
+from natcore.internal.extras import extra
 from natcore.sinks.base import ADDRESSES, KINDS, TIMES, Batch, Records
+
+with extra("parquet"):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _OCTETS = pa.array([str(octet) for octet in range(256)])

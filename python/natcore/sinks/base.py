@@ -86,13 +86,14 @@ class Batch:
         `session`, `number`, `kind` ("window", "create", "end", "gap"), `flags` and `run`.
         """
         names = FIELDS if local else CONTRACT[2:]
-        columns = [_column(self.records, name, local) for name in names]
+        columns = [row_column(self.records, name, local) for name in names]
         tail = {"run": self.run} if local else {}
         for values in zip(*columns, strict=True):
             yield {"instance": self.instance, "vpc_id": self.vpc_id, **dict(zip(names, values, strict=True)), **tail}
 
 
-def _column(records: Records, name: str, local: bool) -> list[Any]:
+def row_column(records: Records, name: str, local: bool) -> list[Any]:
+    """A field of RECORD (n,) as `Batch.rows` gives it."""
     values: list[int] = records[name].tolist()
     if name in ADDRESSES:
         text: dict[int, str | None] = {value: format_ipv4(value) for value in set(values)}

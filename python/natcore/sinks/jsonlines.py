@@ -7,20 +7,22 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from natcore.dtypes import GAP, chosen
 from natcore.errors import DeliveryError
 from natcore.internal.files import make_private, open_folder, open_private, sync_folder, write_all
+from natcore.internal.json_fields import read_fields
 from natcore.internal.validation import check_batch, check_integer, check_number, check_path
+from natcore.sinks._json_rows import json_rows
 from natcore.sinks.base import Batch, Receipt, Sink, file_stem
 
 
-class _Line(msgspec.Struct):
+@dataclass(frozen=True, slots=True)
+class _Line:
     """What tells a row from every other."""
 
     run: str
@@ -85,7 +87,6 @@ class JsonLinesSink(Sink):
         self._roll_bytes = roll_bytes
         self._roll_seconds = roll_seconds
         self._clock = clock
-        self._encoder = msgspec.json.Encoder()
         self._descriptor: int | None = None
         self._path: Path | None = None
         self._size = 0
@@ -108,7 +109,7 @@ class JsonLinesSink(Sink):
         rest = self._without_known(batch)
         if rest is None:
             return Receipt(0, 0)
-        data = self._encoder.encode_lines(list(rest.rows(local=True)))
+        data = "".join(f"{row}\n" for row in json_rows(rest)).encode()
         if self._descriptor is None or self._is_full() or self._is_gone():
             self._begin(rest)
         assert self._descriptor is not None
@@ -163,10 +164,9 @@ class JsonLinesSink(Sink):
                         os.fsync(file.fileno())
                         break
                     whole += len(line)
-                    with suppress(msgspec.DecodeError):  # damaged: no row
-                        row = msgspec.json.decode(line, type=_Line)
-                        if row.run == run and row.number >= first_number:
-                            found.add(row.key)
+                    row = read_fields(line, _Line)  # None: damaged
+                    if row is not None and row.run == run and row.number >= first_number:
+                        found.add(row.key)
         return found
 
     def _is_full(self) -> bool:

@@ -9,10 +9,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-import msgspec
-
 from natcore.errors import ConfigurationError, DeliveryAction, DeliveryError
+from natcore.internal.extras import extra
 from natcore.internal.validation import check_choice, check_name, check_number, check_optional_text, is_text
+from natcore.sinks._json_rows import json_rows
 from natcore.sinks.base import Batch, Receipt, Sink
 
 _log = logging.getLogger(__name__)  # librdkafka's own words
@@ -82,7 +82,6 @@ class KafkaSink(Sink):
             "bootstrap.servers": bootstrap_servers, "client.id": "natcore", "acks": "all", "enable.idempotence": True,
             "delivery.report.only.error": False, "message.timeout.ms": int(timeout * 1000), "linger.ms": 5,
         })  # fmt: skip
-        self._encoder = msgspec.json.Encoder()
         self._producer: Any = None
         self._owner = 0
         self._errors: list[Any] = []  # of the batch in hand, as the next
@@ -107,16 +106,15 @@ class KafkaSink(Sink):
 
     def deliver(self, batch: Batch) -> Receipt:
         producer = self._connect()
-        rows = list(batch.rows(local=True))
-        values = self._encoder.encode_lines(rows).split(b"\n")
+        rows = zip(json_rows(batch), batch.records["session"].tolist(), batch.records["end_time"].tolist(), strict=True)
         size = 0
         self._errors, self._acknowledged = [], 0
-        for row, value in zip(rows, values, strict=False):  # behind the last line is nothing
-            key = f"{batch.run}/{row['session']}".encode()
-            self._produce(producer, key, value, max(0, row["end_time"]) // 1000)
+        for text, session, end_time in rows:
+            key, value = f"{batch.run}/{session}".encode(), text.encode()
+            self._produce(producer, key, value, max(0, end_time) // 1000)
             size += len(key) + len(value)
         left = producer.flush(self._timeout + _GRACE_SECONDS)
-        missing = len(rows) - self._acknowledged
+        missing = len(batch) - self._acknowledged
         if left or missing or self._errors:
             self._give_up(producer)
             if not self._errors:
@@ -170,10 +168,8 @@ class _Hidden(dict[str, Any]):
 
 def _client() -> ModuleType:
     """The client, imported when the first sink is made: it is an extra."""
-    try:
+    with extra("kafka"):
         return import_module("confluent_kafka")
-    except ImportError as error:
-        raise ConfigurationError(f"KafkaSink: {error}; allowed where natcore[kafka] is installed") from error
 
 
 def _delivery_error(error: Any) -> DeliveryError:

@@ -16,14 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from natcore.dtypes import GAP
+from natcore.internal.extras import extra
 from natcore.internal.validation import check_batch, check_integer, check_number, check_path
 from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks._parquet_folder import Folder, Kept, Lock, Removal
 from natcore.sinks._parquet_table import SCHEMA, to_table
 from natcore.sinks.base import Batch, Receipt, Sink, file_stem
+
+with extra("parquet"):
+    import pyarrow as pa
 
 __all__ = ["SCHEMA", "ParquetSink", "Removal"]
 _log = logging.getLogger("natcore.sinks")

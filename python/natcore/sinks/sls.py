@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from natcore.errors import ConfigurationError, DeliveryAction, DeliveryError
+from natcore.internal.extras import extra
 from natcore.internal.validation import check_choice, check_name, check_number, check_optional_text, check_url
 from natcore.log.encode_sls import encode_logs
 from natcore.sinks.base import CONTRACT, Batch, Receipt, Sink
@@ -220,10 +221,8 @@ class SlsSink(Sink):
 
 def _sdk() -> ModuleType:
     """The SDK, imported when the first sink is made: it is slow to import, and an extra."""
-    try:
+    with extra("sls"):
         return import_module("._sls_client", __package__)
-    except ImportError as error:
-        raise ConfigurationError(f"SlsSink: {error}; allowed where natcore[sls] is installed") from error
 
 
 # Protobuf, length-delimited fields: a tag, a length, bytes.

@@ -1,6 +1,6 @@
 """For users' tests: SlsServer, a strict Simple Log Service on 127.0.0.1 that can be told to fail.
 
-It needs the extra `sls` (lz4 and the SDK's protobuf classes). Nothing leaves the machine and nothing is kept.
+It needs the extra `testing` (lz4 and the SDK's protobuf classes). Nothing leaves the machine and nothing is kept.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import lz4.block  # type: ignore[import-untyped]
-import pyarrow as pa
-from aliyun.log.log_logs_pb2 import LogGroup  # type: ignore[attr-defined]
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
+from natcore.internal.extras import extra
 from natcore.testing.sls_signature import Refusal, check_signature
+
+with extra("testing"):
+    import lz4.block  # type: ignore[import-untyped]
+    import pyarrow as pa
+    from aliyun.log.log_logs_pb2 import LogGroup  # type: ignore[attr-defined]
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 STATUS = {
     "ProjectNotExist": 404, "LogStoreNotExist": 404, "IndexConfigNotExist": 404, "ProjectForbidden": 403,

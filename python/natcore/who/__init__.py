@@ -1,1 +1,7 @@
 """Questions to the session log: who had an address and port at a time, and what the log says of itself."""
+
+from natcore.internal.extras import extra
+
+with extra("query"):
+    import duckdb  # noqa: F401
+    import pyarrow  # noqa: F401

@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from natcore.errors import ConfigurationError, Error
+from natcore.errors import ConfigurationError
+from natcore.internal.extras import extra
 from natcore.internal.files import replaced
 from natcore.internal.redaction import show
 from natcore.who.usage import PortUsage
@@ -27,14 +28,12 @@ def blocks(peaks: Sequence[int], highest: int, width: int) -> str:
 
 
 def check_picture(path: str | os.PathLike[str]) -> Path:
-    """The path, or a ConfigurationError: another ending, or no library to draw with."""
+    """The path. ConfigurationError: another ending; MissingExtraError: no library to draw with."""
     target = Path(path)
     if target.suffix not in SUFFIXES:
         raise ConfigurationError(f"plot={show(str(path))}: allowed are files that end in {' or '.join(SUFFIXES)}")
-    try:
+    with extra("plot"):
         import matplotlib  # noqa: F401
-    except ImportError:
-        raise Error("a picture needs matplotlib: pip install 'natcore[plot]'") from None
     return target
 
 

@@ -17,13 +17,16 @@ from pathlib import Path
 from time import gmtime, strftime
 from typing import Any, TypeVar
 
-import duckdb
 import numpy as np
 
 from natcore.errors import ConfigurationError, Error, UntrustedFileError
+from natcore.internal.extras import extra
 from natcore.internal.redaction import show
 from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks._parquet_folder import SEAL, Removal, Seal, read_footer, read_removals, read_seal, sha256_of
+
+with extra("query"):
+    import duckdb
 
 DAY = 86_400_000_000  # microseconds
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-\d+(-\d+)?\.parquet")

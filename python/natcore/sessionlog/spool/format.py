@@ -19,10 +19,10 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 
 from natcore.dtypes import RECORD, copied
+from natcore.internal.json_fields import read_fields
 from natcore.sessionlog.heartbeat import Beat
 from natcore.sinks.base import Records
 
@@ -84,11 +84,8 @@ def decode_segment_header(data: bytes | memoryview, magic: bytes = SEGMENT_MAGIC
     text = bytes(data[_SEGMENT_START.size : _SEGMENT_START.size + length])
     if found != magic or len(text) != length or zlib.crc32(text) != checksum:
         return None
-    try:
-        known = msgspec.json.decode(text, type=Identity)  # keys that it does not know are passed over
-    except msgspec.DecodeError:  # a ValidationError among them
-        return None
-    return known, _SEGMENT_START.size + length
+    known = read_fields(text, Identity)
+    return None if known is None else (known, _SEGMENT_START.size + length)
 
 
 def newer_version(data: bytes | memoryview, magic: bytes) -> int | None:

@@ -1,0 +1,43 @@
+"""JSON objects that natcore wrote itself, read back as frozen values; anything else in a file is no such value."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any, TypeVar, get_type_hints
+
+from natcore.internal.validation import is_text
+
+T = TypeVar("T")
+
+
+def read_fields(text: bytes | str, kind: type[T]) -> T | None:
+    """The dataclass kind (fields of str, int or float) from a JSON object; None: damaged, or a field has another type.
+
+    Keys that kind does not have are ignored; a field with a default may be missing.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    hints = get_type_hints(kind)
+    known = {item.name: found[item.name] for item in fields(kind) if item.name in found}  # type: ignore[arg-type]
+    if not all(_fits(value, hints[name]) for name, value in known.items()):
+        return None
+    try:
+        return kind(**known)
+    except TypeError:  # a field is missing
+        return None
+
+
+def _fits(value: Any, hint: type) -> bool:
+    if hint is str:
+        return is_text(value)
+    return type(value) is int or (hint is float and type(value) is float and value - value == 0)
+
+
+def compact(value: object) -> str:
+    """JSON without spaces."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

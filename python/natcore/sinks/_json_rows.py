@@ -1,0 +1,28 @@
+"""Rows as JSON objects, for the sinks that write them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from natcore.dtypes import FIELDS
+from natcore.internal.json_fields import compact
+from natcore.sinks.base import Batch, row_column
+
+
+def json_rows(batch: Batch) -> list[str]:
+    """Each row of `batch.rows(local=True)` as one JSON object, without the line's end."""
+    names = {"instance": compact(batch.instance), "vpc_id": compact(batch.vpc_id)}
+    head = ",".join(f'"{name}":{text}' for name, text in names.items()).replace("%", "%%")
+    row = ",".join(f'"{name}":%s' for name in FIELDS)
+    tail = compact(batch.run).replace("%", "%%")
+    template = f'{{{head},{row},"run":{tail}}}'
+    columns = [_texts(row_column(batch.records, name, local=True)) for name in FIELDS]
+    return [template % values for values in zip(*columns, strict=True)]
+
+
+def _texts(values: list[Any]) -> list[Any]:
+    """Numbers are their own JSON; of texts there are few different ones."""
+    if isinstance(values[0], int):
+        return values
+    quoted = {value: compact(value) for value in set(values)}
+    return [quoted[value] for value in values]
