@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
@@ -82,9 +81,3 @@ def test_bad_arguments_are_refused():
             KafkaSink(*arguments, **more)
     with pytest.raises(ConfigurationError, match=r"no\.such\.setting"):
         KafkaSink("127.0.0.1:9", "t", config={"no.such.setting": 1}).open()
-
-
-def test_without_the_extra_the_sink_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
-    with pytest.raises(ConfigurationError, match=r"natcore\[kafka\] is installed"):
-        KafkaSink("h", "t")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import sys
 import warnings
 from pathlib import Path
 
@@ -460,9 +459,3 @@ def test_R9_destination_and_bytes(server, tmp_path):
     counters = bench.log.counters()
     assert counters["raw_bytes_delivered"] > counters["wire_bytes_delivered"] > 0
     assert bench.log.destination["logstore"] == "l"
-
-
-def test_without_the_extra_the_sink_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "natcore.sinks._sls_client", None)
-    with pytest.raises(ConfigurationError, match=r"natcore\[sls\] is installed"):
-        SlsSink("http://h", "p", "l", access_key_id="a", access_key_secret="b")
