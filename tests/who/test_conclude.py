@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from natcore import DnatEntry, Gateway, NoNatEntry, Policy, Side, SnatEntry, Timeouts
 from natcore.dtypes import GAP_DIED, gap_row
 from natcore.sessionlog.collector import Collector
-from natcore.sessionlog.facts import cover_row, entry_rows, removed_row
+from natcore.sessionlog.facts import EMPTY, STARTED, cover_row, entry_rows, removed_row
 from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks import Batch, MemorySink, ParquetSink
 from natcore.who.conclude import FOREVER, Asked, Known, Row, Run, Static, conclude
@@ -266,6 +266,61 @@ def test_a_clock_that_was_set_back_leaves_no_time_known_that_has_not_come(tmp_pa
     assert ask(tmp_path, 110.0, port=4000).status in ("ambiguous", "gap")
 
 
+@pytest.mark.filterwarnings("ignore:Timeouts")
+def test_what_the_machine_slept_through_began_before_though_the_clock_stood_at_its_first_packet(tmp_path: Path) -> None:
+    """The gateway's clock moves with packets: at the sleep it may say the moment of the last one."""
+    timeouts = Timeouts(
+        **dict.fromkeys(("udp", "tcp_established", "tcp_transitory", "icmp", "other", "unreplied"), 300.0)
+    )
+    live = gateway("ngw-a", timeouts=timeouts)
+    live.start_session_log(ParquetSink(tmp_path))
+    send(live, "10.0.0.5", 100.0)
+    assert live._collector is not None
+    live._collector.set_epoch((EPOCH + 600) * 10**9, suspended=True)
+    for seconds in range(110, 5000, 10):
+        live.advance(float(seconds))
+    live.close()
+    statuses = [ask(tmp_path, seconds).status for seconds in (99.0, 101.0, 300.0, 699.0)]
+    assert statuses == ["nobody", "exact", "exact", "exact"]
+
+
+@pytest.mark.filterwarnings("ignore:Timeouts")
+def test_a_clock_that_changes_while_no_log_runs_is_told_by_the_next_and_of_a_running_gateway(tmp_path: Path) -> None:
+    """The session began before the log; after the sleep the gateway labels its beginning 600 s late."""
+    timeouts = Timeouts(
+        **dict.fromkeys(("udp", "tcp_established", "tcp_transitory", "icmp", "other", "unreplied"), 300.0)
+    )
+    live = gateway("ngw-a", timeouts=timeouts, window=10.0)
+    send(live, "10.0.0.5", 10.0)
+    log = live.start_session_log(ParquetSink(tmp_path))
+    for seconds in range(10, 1000, 10):
+        send(live, "10.0.0.5", float(seconds)) if seconds in (200, 400, 600, 800) else live.advance(float(seconds))
+    live.stop_session_log(log)
+    assert live._collector is not None
+    live._collector.set_epoch((EPOCH + 600) * 10**9, suspended=True)
+    assert ask(tmp_path, 15.0, gateway=live).status == "held-idle"
+    live.start_session_log(ParquetSink(tmp_path))
+    for seconds in range(1000, 5000, 10):
+        live.advance(float(seconds))
+    live.close()
+    assert [ask(tmp_path, seconds).status for seconds in (15.0, 1500.0)] == ["held-idle", "held-idle"]
+
+
+def test_an_entry_that_a_later_log_does_not_tell_of_is_not_believed_in_force_over_a_hole() -> None:
+    """Its removal is among the facts that are missing before the later log's start."""
+    rows = np.concatenate([
+        cover_row(90, 90, 90, STARTED | EMPTY), *entry_rows(1, SnatEntry("10.0.0.0/24", pool="203.0.113.1"), [(0xCB007101, 0)]),
+        cover_row(200, 200, 200), cover_row(400, 400, 400, STARTED),
+    ])  # fmt: skip
+    rows["pkts_from_vpc"] = [0, 1, 2, 9]
+    rows["start_time"][1] = 100
+    (entry,) = Footer.of(Batch("ngw-a", "vpc-1", "r", rows)).facts.entries
+    assert (entry.until, entry.perhaps_until) == (200, 400)
+    rows["pkts_from_vpc"] = [0, 1, 2, 3]
+    (entry,) = Footer.of(Batch("ngw-a", "vpc-1", "r", rows)).facts.entries
+    assert entry.until_sequence == -1
+
+
 # ---- the pure function ------------------------------------------------------------------------------------------------
 
 RUN = Run("g", "r", 0, FOREVER, (Known(0, 100 * HOUR, 100 * HOUR, 0, 1000, whole=True),), HOUR, HOUR // 6, True, True)
@@ -315,6 +370,18 @@ def test_a_rival_is_idle_where_its_window_would_have_been_told_by_now() -> None:
     assert conclude(Asked(HOUR, HOUR), [overload], [], rows, *READ).status == "exact"
     early = (replace(overload.known[0], made=HOUR + 1, swept=HOUR + 1),)
     assert conclude(Asked(HOUR, HOUR), [replace(overload, known=early)], [], rows, *READ).status == "ambiguous"
+
+
+def test_a_rival_is_not_idle_where_its_window_may_have_been_then() -> None:
+    """Its labels are in doubt: for one of them its traffic is among what is asked for."""
+    overload = replace(RUN, exclusive=False)
+    create = WINDOW_ROW._replace(
+        kind="create", pri_ip="10.0.0.6", start=HOUR - 500, end=HOUR - 500, number=3, session=2
+    )
+    window = create._replace(kind="window", start=HOUR - 500, end=HOUR - 400, number=4)
+    assert conclude(Asked(HOUR, HOUR), [overload], [], [WINDOW_ROW, create, window], *READ).status == "exact"
+    rows = [WINDOW_ROW, create, window._replace(late=450)]
+    assert conclude(Asked(HOUR, HOUR), [overload], [], rows, *READ).status == "ambiguous"
 
 
 def test_an_entry_without_rows_and_a_session_at_once_are_ambiguous() -> None:

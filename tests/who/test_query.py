@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from ipaddress import IPv4Address
@@ -23,6 +26,7 @@ from natcore.sessionlog.heartbeat import Beat
 from natcore.sessionlog.spool.format import Identity
 from natcore.sessionlog.spool.run import RunFile
 from natcore.sinks import Batch, ParquetSink
+from natcore.sinks._parquet_folder import read_footer
 from natcore.who.query import Store, who
 from natcore.who.usage import top
 from support.frames import parsed, udp
@@ -445,3 +449,48 @@ def test_files_that_are_put_together_while_they_are_read_cost_no_answer(
 
     monkeypatch.setattr(Store, "rows", read_late)
     assert who(store, "203.0.113.1", 4000, protocol="tcp", at=at(1100)).status == "exact" and not more
+
+
+def test_a_file_that_a_damaged_one_alone_knows_stays_believed(log: Log) -> None:
+    """The damaged one's footer tells its SHA-256, at the second question too."""
+    folder = log.session(7, ANN, 100, [(100, 400)], 400).write()
+    log.tick(500).write()
+    log.tick(600).write()
+    last = max(folder.glob("*.parquet"))
+    data = bytearray(last.read_bytes())
+    data[8] ^= 1
+    last.write_bytes(data)
+    store = Store(folder)
+    looked = [[file.path for file in store.files()] for _ in range(3)]
+    assert looked[0] == looked[1] == looked[2] and len(looked[0]) == 2 and store.damaged == [str(last)]
+
+
+def test_a_footer_that_is_no_text_is_damage(log: Log) -> None:
+    """Arrow reads names of columns as text; a bit that flips in one is no exception."""
+    folder = log.session(7, ANN, 100, [(100, 400)], 400).write()
+    (path,) = folder.glob("*.parquet")
+    data = path.read_bytes()
+    read = []
+    for match in re.finditer(rb"nat_port|pri_port", data):
+        last = match.end() - 1
+        path.write_bytes(data[:last] + b"\xe4" + data[last + 1 :])
+        read.append(read_footer(path))
+    assert None in read
+
+
+def test_a_folder_that_vanishes_is_an_error_and_one_below_it_a_hole(log: Log, tmp_path: Path, monkeypatch) -> None:
+    folder = log.session(7, ANN, 100, [(100, 400)], 400).write()
+    store = Store(folder.parent)
+    scan = os.scandir
+
+    def vanish(path: str) -> object:
+        if os.fspath(path) == os.fspath(folder):
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return scan(path)
+
+    monkeypatch.setattr("natcore.who.store.os.scandir", vanish)
+    assert store.files() == []
+    monkeypatch.undo()
+    shutil.rmtree(folder.parent)
+    with pytest.raises(Error, match="not there any more"):
+        store.files()

@@ -33,7 +33,7 @@ from natcore.internal.redaction import show
 from natcore.internal.validation import check_path
 from natcore.sessionlog import facts
 from natcore.sessionlog.baseline import Baseline, empty_part
-from natcore.sessionlog.facts import ALONE, CLOSED, EMPTY, STARTED, STOPPED, Cover
+from natcore.sessionlog.facts import ALONE, CLOSED, EMPTY, STARTED, STOPPED, Clock, Cover
 from natcore.sessionlog.heartbeat import Beat, OldestWindow, Windows
 from natcore.sessionlog.sender import attribute
 from natcore.sessionlog.session_log import SessionLog
@@ -160,6 +160,7 @@ class Collector:
         self._notices: list[Event] = []
         self._told: Mapping[tuple[int, ...], Records] = {}  # of what is in force
         self._facts = 0  # rows about the log itself, so far
+        self._untold: list[Records] = []  # changes of the clock while no log ran
         self._covered, self._beats = -1, 0  # at the last cover row: the next number; beats since
         self._windows = OldestWindow(core)
         self._oldest_us = 0  # a row that is drained from now on has a window that began then or later
@@ -378,11 +379,25 @@ class Collector:
             before = self._core.label(now_ns)
             self._core.set_epoch(epoch_ns)
             after = self._core.label(now_ns)
-            if self._logs and before != after:
+            if before == after:
+                return
+            row = facts.clock_row(before, after, facts.SUSPENDED if suspended else 0)
+            if self._logs:
                 self._drain()  # rows that came meanwhile have either label
-                self._tell([facts.clock_row(before, after, facts.SUSPENDED if suspended else 0)])
+                self._tell([row])
+            else:
+                row["number"] = self._core.next_number
+                self._untold.append(row)
+
+    def untold_clocks(self) -> tuple[Clock, ...]:
+        """Changes of the clock while no log runs: the next log's first rows."""
+        with self._draining:
+            told = [facts.clock_of(row[0]) for row in self._untold]
+            return tuple(clock._replace(sequence=self._facts + at) for at, clock in enumerate(told))
 
     def _begin_facts(self, made_ns: int, flags: int) -> None:
+        untold, self._untold = self._untold, []
+        self._tell(untold)
         made, swept = self._labels(made_ns, self._core.complete_ns)
         self._tell_cover(made, swept, flags)
         self._told = {}

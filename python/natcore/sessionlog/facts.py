@@ -198,11 +198,11 @@ class _State:
             return  # it came twice
         kind, flags = int(row["kind"]), int(row["flags"])
         self.whole = self.whole and sequence == self.sequence + 1
-        if kind == COVER and flags & STARTED:
-            self.whole = True  # all that is in force follows
         if kind == COVER:
-            if flags & ALONE:  # what went while no log ran is not told
+            # What went while no log ran is not told, or in a fact that is missing.
+            if flags & ALONE or (flags & STARTED and not self.whole):
                 self._end(lambda each: True, sequence, self.made, int(row["end_time"]))
+            self.whole = self.whole or bool(flags & STARTED)  # all that is in force follows
             self.made = int(row["end_time"])
         self.sequence = sequence
         if kind == ENTRY:
@@ -213,8 +213,7 @@ class _State:
             if last is None or last.value != new.value:
                 self.settings.append(new)
         elif kind == CLOCK:
-            times = int(row["start_time"]), int(row["end_time"])
-            self.clocks.append(Clock(int(row["number"]), sequence, *times, flags))
+            self.clocks.append(clock_of(row))
 
     def _entry(self, row: Any, sequence: int, flags: int) -> None:
         since = int(row["start_time"])
@@ -243,6 +242,12 @@ def entry_of(row: Any) -> EntryFact:
         int(row["pri_ip"]), int(row["pri_port"]), int(row["bytes_from_vpc"]), int(row["bytes_from_pub"]),
         int(row["pkts_from_vpc"]), int(row["start_time"]),
     )  # fmt: skip
+
+
+def clock_of(row: Any) -> Clock:
+    return Clock(
+        int(row["number"]), int(row["pkts_from_vpc"]), int(row["start_time"]), int(row["end_time"]), int(row["flags"])
+    )
 
 
 def covers_of(rows: Records) -> list[Cover]:

@@ -147,7 +147,7 @@ def decode(metadata: Mapping[bytes, bytes]) -> Footer | None:
             earlier=tuple((str(name), str(sha256)) for name, sha256 in json.loads(text["earlier"])),
             replaces=tuple((str(name), str(sha256)) for name, sha256 in json.loads(text["replaces"])),
         )  # fmt: skip
-    except (KeyError, ValueError, TypeError):
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):  # it is damaged
         return None
 
 

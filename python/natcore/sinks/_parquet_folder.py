@@ -90,6 +90,8 @@ def read_footer(path: Path) -> Footer | None:
         if error.errno is not None:  # the system's; what Arrow cannot parse has none
             raise
         return None
+    except ValueError:  # a name of a column that is no text
+        return None
     return decode(metadata) if metadata else None
 
 

@@ -150,12 +150,18 @@ class Holding:
         if row.kind in ("window", "open"):
             self.windows.append((row.start, row.end, row.early, row.late))
         elif row.kind == "create":
-            self.created = row.start
+            self._begin(row.start)
             self.windows.append((row.start, row.start, row.early, row.late))  # its first packet
         elif row.kind == "end":
-            self.created, self.end = row.start, row.end
+            self._begin(row.start)
+            self.end = row.end
         elif row.kind == "live":
-            self.created, self.live = row.start, True
+            self._begin(row.start)
+            self.live = True
+
+    def _begin(self, start: int) -> None:
+        """A later row may be labelled late: by a clock that was set back, or that stood still in sleep."""
+        self.created = start if self.created is None else min(self.created, start)
 
     @property
     def subscriber(self) -> tuple[str, str, str]:
@@ -432,6 +438,10 @@ def _are_idle(
         return False
     for each in found.idle:
         if each.subscriber in rivals:
+            if any(
+                first + early <= asked.end and last + late >= asked.start for first, last, early, late in each.windows
+            ):
+                return False  # by one of its possible labels it had traffic
             run = runs.get((each.row.instance, each.row.run))
             if run is None or not any(
                 known.swept >= asked.end + run.window and known.covers(asked.start, asked.end, run.idle, run.window)

@@ -48,6 +48,7 @@ class Waiting:
     ended: tuple[tuple[Key, Cover], ...] = ()  # what a running gateway says, all of whose live sessions are listed
     now: int | None = None
     live: tuple[Row, ...] = ()
+    clocks: tuple[tuple[Key, Clock], ...] = ()  # changes of which no log has told yet
 
 
 def waiting(question: Question, gateway: Gateway | None, spool: str | os.PathLike[str] | None) -> Waiting:
@@ -57,6 +58,7 @@ def waiting(question: Question, gateway: Gateway | None, spool: str | os.PathLik
     ended: list[tuple[Key, Cover]] = []
     now: int | None = None
     live: tuple[Row, ...] = ()
+    clocks: tuple[tuple[Key, Clock], ...] = ()
     if gateway is not None:
         gateway._settle()
         collector = gateway._collector
@@ -66,6 +68,7 @@ def waiting(question: Question, gateway: Gateway | None, spool: str | os.PathLik
                 key = (gateway.instance, collector.run)
                 (ended if cover.swept >= cover.made - 1000 else signs).append((key, cover))
             batches += collector.waiting_rows()
+            clocks = tuple(((gateway.instance, collector.run), clock) for clock in collector.untold_clocks())
         now = gateway._core.label(gateway._core.now_ns)
         live = tuple(live_rows(question, gateway, now))
     if spool is not None:
@@ -75,7 +78,7 @@ def waiting(question: Question, gateway: Gateway | None, spool: str | os.PathLik
             key = (owner.instance, owner.run)
             signs.append((key, Cover(beat.next_number, beat.facts - 1, beat.made, beat.swept, 0)))
         batches += waiting_rows(spool)
-    return Waiting(tuple(batches), tuple(signs), tuple(ended), now, live)
+    return Waiting(tuple(batches), tuple(signs), tuple(ended), now, live, clocks)
 
 
 @dataclass(slots=True)
@@ -139,6 +142,9 @@ class Knowledge:
                 self._pieces[key].signs.append((cover, False))
         for key, cover in there.ended:
             self._pieces[key].signs.append((cover, True))
+        for key, clock in there.clocks:
+            if key in self._pieces:
+                self._pieces[key].clocks[clock.sequence] = clock
         self._doubt: dict[Key, list[tuple[Clock, int, int]]] = {
             key: _doubts(list(pieces.clocks.values())) for key, pieces in self._pieces.items()
         }
@@ -152,7 +158,7 @@ class Knowledge:
         """It would be the same of these."""
         return (
             there.batches is self._there.batches and there.signs is self._there.signs and there.ended is self._there.ended
-            and idle == self._idle and files == self._files
+            and there.clocks == self._there.clocks and idle == self._idle and files == self._files
         )  # fmt: skip
 
     def _in_force(self, key: Key) -> facts.InForce:
@@ -203,8 +209,9 @@ class Knowledge:
                 continue
             if clock.flags & SUSPENDED:
                 asleep, woken = clock.after - clock.before, clock.after + moved
-                start = row.start - asleep if row.start < woken else row.start
-                row = row._replace(start=start, end=row.end - asleep if row.end < woken else row.end)
+                # The gateway's clock may have stood at the last packet's moment until the sleep was noticed.
+                start = row.start - asleep if row.start <= woken else row.start
+                row = row._replace(start=start, end=row.end - asleep if row.end <= woken else row.end)
             moved += clock.change
         for clock, early, late in self._doubt.get((row.instance, row.run), ()):
             if 0 <= row.number < clock.number:
@@ -290,7 +297,12 @@ class Knowledge:
         if chains:
             first, last = chains[0][0], chains[-1][-1]
             early, _ = self._shift(key, first.sequence)
-            begin = (first.made if first.flags & EMPTY else first.born) + early
+            # It was born when its clock was 0, which is labelled late by what the machine slept since.
+            asleep = sum(
+                clock.after - clock.before for clock in pieces.clocks.values()
+                if clock.flags & SUSPENDED and clock.sequence < first.sequence
+            )  # fmt: skip
+            begin = (first.made if first.flags & EMPTY else first.born - asleep) + early
             if last.flags & CLOSED:
                 end = last.made + self._shift(key, last.sequence)[1]
         return tuple(stretches), max(0, begin), end

@@ -75,6 +75,7 @@ class Store:
             raise ConfigurationError(f"store={show(str(folder))}: allowed is a folder of a ParquetSink's files")
         self._lock = threading.Lock()
         self._footers: dict[str, tuple[Stamp, Footer | None]] = {}
+        self._damaged: dict[str, Stamp] = {}  # left out; what their footers say of other files' hashes still counts
         self._hashes: dict[str, tuple[Stamp, str]] = {}
         self._seals: dict[str, tuple[Stamp, Seal | None]] = {}
         self.remembered: object = None  # what the last question's answer followed from; its asker's business
@@ -93,7 +94,8 @@ class Store:
     def damaged(self) -> list[str]:
         """Files, of those that were looked at so far, that cannot be read."""
         with self._lock:
-            return sorted(path for path, (_, footer) in self._footers.items() if footer is None)
+            unreadable = (path for path, (_, footer) in self._footers.items() if footer is None)
+            return sorted({*unreadable, *self._damaged})
 
     def removals(self) -> list[Removal]:
         """What retention removed, of all folders."""
@@ -144,7 +146,7 @@ class Store:
         with self._lock:
             for path in damaged:
                 if path in self._footers:
-                    self._footers[path] = (self._footers[path][0], None)
+                    self._damaged[path] = self._footers[path][0]
         if damaged:
             raise DamagedFile(f"{', '.join(damaged)}: damaged; natcore log verify tells more") from error
 
@@ -161,6 +163,7 @@ class Store:
         names, sealed = self._scan()
         for gone in self._footers.keys() - names.keys():
             del self._footers[gone]
+            self._damaged.pop(gone, None)
             self._hashes.pop(gone, None)
         near, witnesses = _near(names, start, end)
         footers = {
@@ -200,13 +203,18 @@ class Store:
             seal = self._seal(here)
             if seal is not None:
                 sealed[f"{here}/{seal.file}"] = seal.sha256
-            with os.scandir(here) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    elif entry.name.endswith(".parquet"):
-                        with suppress(FileNotFoundError):
-                            names[entry.path] = _stamp(entry.stat())
+            try:
+                found = list(os.scandir(here))
+            except FileNotFoundError:  # the folder went meanwhile, and all in it
+                if here == os.fspath(self.folder):
+                    raise Error(f"store={show(str(self.folder))}: the folder is not there any more") from None
+                continue
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.name.endswith(".parquet"):
+                    with suppress(FileNotFoundError):
+                        names[entry.path] = _stamp(entry.stat())
         return names, sealed
 
     def _seal(self, folder: str) -> Seal | None:
@@ -222,6 +230,8 @@ class Store:
 
     def _is_as_written(self, path: str, stamp: Stamp, expected: Mapping[str, str]) -> bool:
         """The file has the SHA-256 that the next one, or the seal of the newest, names: looked at once."""
+        if self._damaged.get(path) == stamp:
+            return False
         wanted = expected.get(path)
         if wanted is None:  # the newest, and newer than the seal was
             seal = read_seal(Path(path).parent)
@@ -236,9 +246,8 @@ class Store:
                 return False
         if known[1] == wanted:
             return True
-        if self._footers[path][1] is not None:
-            _log.error("%s: it is not as it was written; natcore log verify tells more", path)
-            self._footers[path] = (stamp, None)
+        _log.error("%s: it is not as it was written; natcore log verify tells more", path)
+        self._damaged[path] = stamp
         return False
 
 
