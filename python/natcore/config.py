@@ -34,7 +34,16 @@ __all__ = [  # what is checked by is to be had from here too
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """One of the gateway's own links. address: the source of its ICMP errors; mtu: bytes of an IPv4 packet."""
+    """One of the gateway's own links.
+
+    Parameters
+    ----------
+    address
+        The gateway's IPv4 address on the link: the source of its ICMP errors, and an address that it answers echo requests
+        for. None: it has none, or, on a plane, the interface's own.
+    mtu
+        Bytes of an IPv4 packet on the link, 68 to 65,535. A plane takes the interface's own where this is the default.
+    """
 
     address: Address | None = None
     mtu: int = 1500
@@ -62,11 +71,27 @@ _MINIMA = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Idle seconds after which a session ends (resolution 1 ms; a session is dead at exactly its time-out).
+    """Idle seconds after which a session ends, 0.001 to 1,000,000 each.
 
-    udp: RFC 4787 REQ-5 (120 or more). tcp_established, tcp_transitory: RFC 5382 REQ-5 (7,440 and 240 or more).
-    icmp: RFC 5508 REQ-2 (60 or more). unreplied: a session opened from outside, until the inside answers.
-    other: protocols without ports. fragment: how long a datagram in fragments may take.
+    The resolution is 1 ms. A session is dead at exactly its time-out. A time-out below what an RFC asks for is accepted with a
+    warning.
+
+    Parameters
+    ----------
+    udp
+        UDP sessions. RFC 4787 REQ-5 asks for 120 or more.
+    tcp_established
+        Established TCP sessions. RFC 5382 REQ-5 asks for 7,440 or more.
+    tcp_transitory
+        TCP sessions that are opening or closing. RFC 5382 REQ-5 asks for 240 or more.
+    icmp
+        ICMP queries. RFC 5508 REQ-2 asks for 60 or more.
+    unreplied
+        A session that was opened from outside, until the inside answers.
+    other
+        Protocols without ports.
+    fragment
+        How long a datagram in fragments may take; a fragment that waits for its first one is dropped then.
     """
 
     udp: float = 300.0
@@ -119,7 +144,15 @@ _DEFAULT_RANGES = ((1024, 65535),)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
-    """A protocol's own mapping and filtering (RFC 7857 section 5 and 6); None: as the policy says."""
+    """A protocol's own mapping and filtering (RFC 7857 sections 5 and 6).
+
+    Parameters
+    ----------
+    mapping
+        As `Policy.mapping`; None: what the policy says.
+    filtering
+        As `Policy.filtering`; None: what the policy says.
+    """
 
     mapping: str | None = None
     filtering: str | None = None
@@ -133,42 +166,83 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How a gateway maps, filters and draws ports.
+    """How a gateway maps, filters and allocates ports.
 
-    mapping, filtering: RFC 4787 section 4 and 5; tcp, udp, icmp override them for a protocol.
-    ports: "random" (RFC 6056); "preserve": the inside port where it is free; "block": of block_size contiguous ports
-    that a host has for itself and for all protocols, up to blocks of them (RFC 6888 REQ-13 to 15); "deterministic": of
-    the one block that its address has by computation, so that no log is needed (RFC 7422); "overload": one port for many
-    remotes (RFC 7857 section 3), with address-and-port-dependent mapping and filtering. parity: an even port for an even
-    one where one is free (RFC 4787 REQ-4). port_ranges: (first, last) pairs, both included; for ICMP they hold the ids.
-    Blocks begin with the first port of each range; what is left at its end is not used.
-    pooling: "paired" (one outside address for a host; full is full), "paired-soft" (another one then), "arbitrary"
-    (RFC 4787 REQ-2, RFC 7857 section 4).
-    hold_down: seconds that a freed port is kept from other subscribers (RFC 6888 REQ-8).
-    hairpin: inside hosts reach each other by their outside endpoints (RFC 4787 REQ-9).
-    inbound_refresh: inbound packets keep a session alive as well (RFC 4787 REQ-6).
-    mss: a SYN's MSS option is lowered to this, both ways; None: as it is. tcp_pickup: a TCP segment from inside, or to
-    a DNAT entry's port, that belongs to no session opens one.
-    unsolicited_syn: what a SYN from outside that nothing lets in is answered: "silent",
-    nothing, or "icmp", port unreachable after 6 s if the inside has not opened the same connection (RFC 5382 REQ-4).
-    ip_options: which IPv4 options a forwarded packet may have: "rfc7126", what RFC 7126 lets pass by default (not Record
-    Route, Timestamp, and obsolete ones); "pass", all that are well-formed; "drop", none. Source routes are dropped always.
-    link_local: 169.254/16 is forwarded (RFC 3927 section 7 says it must not be). class_e: inside hosts and remotes may have
-    addresses of 240/4.
-    icmp_unreachable: a refused packet's sender is told (RFC 5508 REQ-8, RFC 6888 REQ-11);
-    icmp_rate: the gateway's ICMP errors a second that each side may cause, and as many 'fragmentation needed' besides; a
-    quarter (8 at least) to one address.
-    icmp_queries: which ICMP queries have sessions (RFC 5508 REQ-1): "all" (echo, timestamp, information, address mask) or
-    "echo", that alone.
-    ip_id: the IPv4 identification of what leaves translated: "keep", the sender's, or "unique" for an outside address,
-    remote and protocol where a packet is a fragment or DF is not set (RFC 6864 section 5.3.1).
-    reverse_path_filter: a packet from outside whose source is an inside address (of an SNAT or no-NAT prefix longer than 0,
-    or a DNAT target) opens no session: DROP_SPOOFED. False is for networks behind one another that have the same prefix
-    (RFC 4787 REQ-7): inside hosts reach them in any case, and then they reach inside hosts too. A plane always filters.
-    sessions_per_subscriber, ports_per_subscriber, new_sessions_per_second: of an inside host (RFC 6888 REQ-4); None: no
-    limit. gateway_new_sessions_per_second: of all inside hosts together. Sessions opened from outside never count.
-    warn_at: the share of ports (of an outside address and protocol; port blocks: of an outside address) or of max_sessions
-    in use which is an event, once, and again after it was below rearm_at; None: never. Of less than 100 nothing is told.
+    Parameters
+    ----------
+    mapping
+        Which packets of an inside endpoint have one outside endpoint (RFC 4787 section 4): "endpoint-independent", all;
+        "address-and-port-dependent", those to one remote endpoint.
+    filtering
+        Which remotes may open a session over a mapping (RFC 4787 section 5): "endpoint-independent", any;
+        "address-dependent", addresses that the inside has sent to; "address-and-port-dependent", endpoints that it has sent to.
+    tcp, udp, icmp
+        A protocol's own mapping and filtering; None: as above.
+    ports
+        Which outside port a new mapping gets. "random": any free one (RFC 6056). "preserve": the inside port where it is free.
+        "block": one of the host's blocks (RFC 6888 REQ-13 to 15). "deterministic": one of the block that its address has by
+        computation, so that no log is needed (RFC 7422). "overload": one port for many remotes (RFC 7857 section 3); it needs
+        address-and-port-dependent mapping and filtering.
+    port_ranges
+        (first, last) pairs, both included, 1 to 65,535, none overlapping. For ICMP they hold the identifiers. Blocks begin with
+        the first port of each range; what is left at its end is not used.
+    parity
+        An even port for an even inside port, an odd one for an odd one, where one is free (RFC 4787 REQ-4).
+    block_size
+        Ports of a block, 1 to 65,535; with ports="block" and "deterministic".
+    blocks
+        Blocks that a host may have over all addresses, 1 to 256; with ports="block".
+    hold_down
+        Seconds that a released port is kept from other hosts, 0 to 1,000,000 (RFC 6888 REQ-8).
+    pooling
+        Outside addresses of a host (RFC 4787 REQ-2, RFC 7857 section 4). "paired": one; when it is full, new sessions are
+        refused. "paired-soft": another one then. "arbitrary": any.
+    hairpin
+        Inside hosts reach each other by their outside endpoints (RFC 4787 REQ-9).
+    inbound_refresh
+        Packets from outside keep a session alive as well (RFC 4787 REQ-6).
+    mss
+        Bytes, 28 to 65,495: the MSS option of a SYN is lowered to this, both ways. None: it stays as it is.
+    tcp_pickup
+        A TCP segment from inside, or to a DNAT entry's port, opens a session where there is none.
+    icmp_unreachable
+        The sender of a refused packet is told by ICMP (RFC 5508 REQ-8, RFC 6888 REQ-11).
+    icmp_rate
+        ICMP errors a second that each side may cause, 0 to 1,000,000, and as many 'fragmentation needed' besides. One address
+        gets a quarter, 8 at least.
+    icmp_queries
+        Which ICMP queries have sessions (RFC 5508 REQ-1): "all" (echo, timestamp, information, address mask) or "echo".
+    ip_id
+        IPv4 identification of what leaves translated: "keep", the sender's; "unique", the next one for an outside address,
+        remote and protocol, where a packet is a fragment or DF is not set (RFC 6864 section 5.3.1).
+    reverse_path_filter
+        A packet from outside with an inside source opens no session: DROP_SPOOFED. An inside source is an address of an SNAT or
+        no-NAT prefix longer than 0, or a DNAT target. False is for networks behind one another with the same prefix
+        (RFC 4787 REQ-7). A plane always filters.
+    unsolicited_syn
+        The answer to a SYN from outside that nothing lets in: "silent", none; "icmp", port unreachable after 6 s if the inside
+        has not opened the same connection (RFC 5382 REQ-4).
+    ip_options
+        IPv4 options of a forwarded packet: "rfc7126", what RFC 7126 lets pass by default; "pass", all that are well-formed;
+        "drop", none. A source route is always dropped.
+    link_local
+        169.254/16 is forwarded; RFC 3927 section 7 says that it must not be.
+    class_e
+        Inside hosts and remotes may have addresses of 240/4.
+    sessions_per_subscriber
+        Sessions that an inside host may have opened, 1 or more (RFC 6888 REQ-4); None: no limit. Sessions that were opened from
+        outside never count, here and below.
+    ports_per_subscriber
+        Ports that an inside host may have, 1 or more; None: no limit.
+    new_sessions_per_second
+        Sessions that an inside host may open in a second of the clock, 1 or more; None: no limit.
+    gateway_new_sessions_per_second
+        Sessions that all inside hosts together may open in a second, 1 or more; None: no limit.
+    warn_at
+        The share in use, 0.01 to 1, that is an event: of the ports of an outside address and protocol, of the blocks of an
+        outside address, of max_sessions. None: never; below 100 ports or sessions there is none either.
+    rearm_at
+        The event may come again after the share was below this, 0 to warn_at.
     """
 
     mapping: str = "endpoint-independent"
@@ -252,13 +326,13 @@ class Policy:
 
     @property
     def drawn_ranges(self) -> tuple[tuple[int, int], ...]:
-        """The port ranges as far as ports are drawn from them: whole blocks, where there are blocks."""
+        """The port ranges as far as ports are allocated from them: whole blocks, where there are blocks."""
         size = self.block_size if self.ports in BLOCKED else 1
         whole = ((first, (last + 1 - first) // size * size) for first, last in self.port_ranges)
         return tuple((first, first + count - 1) for first, count in whole if count)
 
     def behaviour(self, protocol: str) -> Behaviour:
-        """What holds for "tcp", "udp" or "icmp"; neither field is None."""
+        """Mapping and filtering of a protocol: "tcp", "udp" or "icmp"; neither field is None."""
         own: Behaviour = getattr(self, protocol, None) or Behaviour()
         return Behaviour(mapping=own.mapping or self.mapping, filtering=own.filtering or self.filtering)
 
@@ -284,8 +358,18 @@ def _check_ranges(value: object) -> tuple[tuple[int, int], ...]:
 class DeliveryPolicy:
     """How a session log meets its destination (contract R2, R3).
 
-    unavailable: seconds that an unavailable destination is left alone. backoff_min, backoff_max: seconds between tries.
-    linger: seconds that a batch may wait to fill; batch: rows of a batch at most. spool_bytes: room on disk.
+    Parameters
+    ----------
+    unavailable
+        Seconds that an unavailable destination is left alone, 0 to 86,400 (contract D1).
+    backoff_min, backoff_max
+        Seconds between tries, 0 to 86,400: the first pause, and the longest.
+    linger
+        Seconds that a batch may wait to fill, 0 to 86,400.
+    batch
+        Rows of a batch at most, 1 to 1,000,000.
+    spool_bytes
+        Bytes on disk at most, 65,536 to 2^50; beyond them the oldest rows are lost, counted.
     """
 
     unavailable: float = 300.0
@@ -309,7 +393,15 @@ class DeliveryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Eip:
-    """An elastic IP address. private_ip: what outside frames carry in bind mode NAT (the edge beyond swaps it 1:1)."""
+    """An elastic IP address.
+
+    Parameters
+    ----------
+    address
+        The external IPv4 address.
+    private_ip
+        What outside frames carry in bind mode NAT; the edge beyond swaps the two. None: the address itself.
+    """
 
     address: Address
     private_ip: Address | None = None
@@ -324,7 +416,14 @@ class Eip:
 class SnatEntry:
     """Inside sources of a prefix leave through a pool; the longest prefix wins.
 
-    source: an IPv4 prefix. pool: an address, "first-last", a CIDR, an Eip, or a sequence of these.
+    Parameters
+    ----------
+    source
+        An IPv4 prefix, such as "10.0.0.0/16".
+    pool
+        Outside addresses: an address, "first-last", a prefix, an `Eip`, or a sequence of these; 65,536 at most, none twice.
+    name
+        A label for people, 1,024 bytes of UTF-8 at most.
     """
 
     source: str | ipaddress.IPv4Network
@@ -344,9 +443,23 @@ Port = int | tuple[int, int] | str
 class DnatEntry:
     """Traffic to an outside endpoint reaches an inside host.
 
-    external_ip: an address of the gateway; it may name the EIP. internal_ip: an address, or [(address, weight), …]:
-    remotes are spread over these by their address, always to the same one. Ports: an int, (first, last), or "any".
-    protocol: "tcp", "udp" or "any". Both ports and the protocol "any": the whole address, both ways (1:1).
+    Both ports and the protocol "any" make a 1:1 entry: the whole address, both ways.
+
+    Parameters
+    ----------
+    external_ip
+        An outside address of the gateway; it may name the EIP.
+    external_port
+        A port, (first, last), or "any".
+    internal_ip
+        An inside address, or [(address, weight), …] with weights of 1 to 65,535: remotes are spread over these by their
+        address, always to the same one.
+    internal_port
+        As many ports as external_port.
+    protocol
+        "tcp", "udp" or "any".
+    name
+        A label for people, 1,024 bytes of UTF-8 at most.
     """
 
     external_ip: Address
@@ -376,19 +489,29 @@ class DnatEntry:
 
     @property
     def is_whole(self) -> bool:
-        """A 1:1 entry: whatever comes to the outside address goes to the inside one, and back."""
+        """Whether it is a 1:1 entry: both ports and the protocol are "any"."""
         return self.external_port == "any" and self.protocol == "any"
 
     @property
     def ports(self) -> tuple[int, int, int]:
-        """(first outside port, last, first inside port)."""
+        """First outside port, last outside port, first inside port."""
         first, last = _check_ports("DnatEntry.external_port", self.external_port)
         return first, last, _check_ports("DnatEntry.internal_port", self.internal_port)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class NoNatEntry:
-    """Packets between two prefixes pass untranslated; state is kept, nothing is logged (RFC 6888 REQ-6)."""
+    """Packets between two prefixes pass untranslated; they have sessions, but no rows (RFC 6888 REQ-6).
+
+    Parameters
+    ----------
+    source
+        An IPv4 prefix inside.
+    destination
+        An IPv4 prefix; where a route leads there by an inside link, packets are routed there without a session.
+    name
+        A label for people, 1,024 bytes of UTF-8 at most.
+    """
 
     source: str | ipaddress.IPv4Network
     destination: str | ipaddress.IPv4Network

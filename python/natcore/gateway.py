@@ -66,11 +66,59 @@ LOOK_ROWS = 4096  # rows that are copied while the worker waits
 class Gateway:
     """A NAT44 gateway: entries, sessions, ports, counters, the session log.
 
-    kind: "internet" or "vpc"; eip_bind_mode: "NAT" (private addresses on the wire) or "MULTI_BINDED" (the EIPs).
-    window: seconds of a session log row. records: rows kept for take_records() while no log runs.
-    epoch: Unix seconds at now = 0. seed: an int makes every choice repeatable (tests; a plane warns about it).
-    link: frames are "ethernet" or bare "ip" packets. huge_pages: "auto" (transparent), "never", "explicit" (vm.nr_hugepages).
-    numa_node: where all tables must lie. ConfigurationError; CapacityError: full tables exceed the memory or the huge pages.
+    A gateway is a context manager that closes itself. Any thread may call any method; docs/threads.md says which calls wait.
+
+    Parameters
+    ----------
+    instance
+        The gateway's name in every row of its session log.
+    vpc_id
+        The inside network's name in every row.
+    region
+        Where it is; a sink with a region must be in the same one (contract R6).
+    kind
+        "internet" (a pool has EIPs) or "vpc" (a pool has NAT IPs).
+    eip_bind_mode
+        What outside frames carry: "NAT", the private addresses of EIPs, or "MULTI_BINDED", the EIPs.
+    billing
+        "by-usage", or "by-specification", which has no session log (contract R6).
+    max_sessions
+        Sessions at once, 1 to 2^30. Tables are allocated for all of them, and take memory as they are used.
+    max_mappings
+        Mappings at once, 1 to 2^30; None: max_sessions.
+    max_subscribers
+        Inside hosts with mappings at once, 1 to 2^30; None: max_sessions.
+    workers
+        How many threads may translate at once, 1 to 64.
+    window
+        Seconds of a session log row, 1 to 14,400.
+    records
+        Rows of the journal, 4 to 2^26: what take_records() can give at once, and what a session log may be late by.
+    epoch
+        Unix seconds at now = 0: labels of rows, and nothing else.
+    inside, outside
+        The gateway's own links; None: no address, an MTU of 1,500 bytes.
+    decrement_ttl
+        A forwarded packet's TTL is lowered by one, and one that arrives with 1 is dropped.
+    link
+        What frames begin with: "ethernet", or "ip", the IPv4 header.
+    timeouts
+        Idle seconds after which sessions end; None: the defaults of `Timeouts`.
+    policy
+        Mapping, filtering, ports, limits; None: the defaults of `Policy`.
+    seed
+        Makes every choice repeatable, for tests; ports are predictable then, and a plane warns. None: random.
+    huge_pages
+        "auto": transparent huge pages under tables of 4 MB and more. "never". "explicit": those of vm.nr_hugepages.
+    numa_node
+        The NUMA node that all tables lie on; None: where they are first used.
+
+    Raises
+    ------
+    ConfigurationError
+        An argument is out of its range; the message names it, the value and what is expected.
+    CapacityError
+        Full tables are more than the memory of this machine, of its control group or of the node, or huge pages are too few.
     """
 
     __slots__ = (
@@ -195,28 +243,101 @@ class Gateway:
     # ---- entries ----------------------------------------------------------------------------------------------------
 
     def add(self, entry: AnyEntry) -> Entry:
-        """Puts an entry into force; the handle has .id and .entry. ConfigurationError names the entry in its way."""
+        """Put an entry into force.
+
+        Parameters
+        ----------
+        entry
+            An `SnatEntry`, a `DnatEntry` or a `NoNatEntry`.
+
+        Returns
+        -------
+        Entry
+            The handle for `remove` and `replace`, with `.id` and `.entry`.
+
+        Raises
+        ------
+        ConfigurationError
+            Another entry, or a live mapping's port, is in its way; the message names it.
+        """
         return self._change(Add(entry)).added[0]
 
     def remove(self, entry: Entry, drain: bool = False, now: float | None = None) -> int:
-        """Takes an entry out of force and ends its sessions, their rows written; how many ended.
+        """Take an entry out of force, and end its sessions with their rows.
 
-        drain: no new sessions, and what it has may end by itself. now: seconds, or None: the gateway's last.
+        Parameters
+        ----------
+        entry
+            A handle that `add` returned.
+        drain
+            True: its sessions end by themselves, and it takes no new one.
+        now
+            Seconds on the gateway's clock; None: its last time.
+
+        Returns
+        -------
+        int
+            How many sessions ended.
         """
         return self._change(Remove(entry, drain), now).ended
 
     def replace(self, entry: Entry, by: AnyEntry, now: float | None = None) -> int:
-        """Changes what a handle stands for; how many sessions ended. An SNAT entry's sessions stay as far as its new
-        prefix and pool still have their addresses."""
+        """Change what a handle stands for.
+
+        An SNAT entry's sessions stay as far as its new prefix and pool still have their addresses.
+
+        Parameters
+        ----------
+        entry
+            A handle that `add` returned.
+        by
+            The new entry.
+        now
+            Seconds on the gateway's clock; None: its last time.
+
+        Returns
+        -------
+        int
+            How many sessions ended.
+        """
         return self._change(Replace(entry, by), now).ended
 
     def plan(self, changes: Sequence[Change]) -> Plan:
-        """What changes (Add, Remove, Replace) would keep, drain and end; nothing is changed. ConfigurationError as add."""
+        """Say what changes would keep, drain and end; nothing is changed.
+
+        Parameters
+        ----------
+        changes
+            `Add`, `Remove` and `Replace`, carried out together.
+
+        Returns
+        -------
+        Plan
+            What `apply` takes; `str()` of it is a summary.
+
+        Raises
+        ------
+        ConfigurationError
+            As for `add`.
+        """
         with self._turns:
             return self._plan(changes)
 
     def apply(self, plan: Plan, now: float | None = None) -> Applied:
-        """Carries a plan out, in one moment for the packets; all of it or, with an error, nothing."""
+        """Carry a plan out, in one moment for the packets; all of it or, with an error, nothing.
+
+        Parameters
+        ----------
+        plan
+            What `plan` returned, if entries have not changed since.
+        now
+            Seconds on the gateway's clock; None: its last time.
+
+        Returns
+        -------
+        Applied
+            The handles of new entries, and how many sessions ended.
+        """
         with self._turns:
             return self._apply(plan, now)
 
@@ -254,10 +375,30 @@ class Gateway:
         protocol: str | int | Unset = UNSET,
         now: float | None = None,
     ) -> int:
-        """Ends the sessions that match every criterion given, their rows written; how many.
+        """End the sessions that match every criterion given, with their rows.
 
-        protocol: "tcp", "udp", "icmp", or a number from 0 to 255. ConfigurationError: no criterion, or one that is None,
-        such as a look-up that found nothing; end_all() ends all.
+        Parameters
+        ----------
+        subscriber
+            The inside address.
+        remote
+            The remote address.
+        outside
+            The outside address.
+        protocol
+            "tcp", "udp", "icmp", or a number from 0 to 255.
+        now
+            Seconds on the gateway's clock; None: its last time.
+
+        Returns
+        -------
+        int
+            How many sessions ended.
+
+        Raises
+        ------
+        ConfigurationError
+            There is no criterion, or one is None, such as a look-up that found nothing. `end_all` ends all.
         """
         self._check_open()
         addresses = {"subscriber": subscriber, "remote": remote, "outside": outside}
@@ -268,7 +409,18 @@ class Gateway:
         return self._end((asked["subscriber"], asked["remote"], asked["outside"], number), now)
 
     def end_all(self, now: float | None = None) -> int:
-        """Ends every session, their rows written; how many."""
+        """End every session, with its rows.
+
+        Parameters
+        ----------
+        now
+            Seconds on the gateway's clock; None: its last time.
+
+        Returns
+        -------
+        int
+            How many sessions ended.
+        """
         self._check_open()
         return self._end((-1, -1, -1, -1), now)
 
@@ -300,9 +452,16 @@ class Gateway:
         return not self._core.journal_short
 
     def modify(self, *, eip_bind_mode: str, now: float | None = None) -> None:
-        """Changes the bind mode, which is allowed from MULTI_BINDED to NAT only (contract R7).
+        """Change the bind mode, from MULTI_BINDED to NAT only (contract R7).
 
-        Sessions over an address that changes on the wire end, their rows written.
+        Sessions over an address that changes on the wire end, with their rows.
+
+        Parameters
+        ----------
+        eip_bind_mode
+            "NAT".
+        now
+            Seconds on the gateway's clock; None: its last time.
         """
         eip_bind_mode = check_choice("eip_bind_mode", eip_bind_mode, ("NAT", "MULTI_BINDED"))
         with self._turns:
@@ -341,12 +500,34 @@ class Gateway:
         out: NDArray[np.uint8] | None = None,
         worker: int | None = None,
     ) -> NDArray[np.uint8]:
-        """Translates frames in place, in order; a Verdict for each.
+        """Translate frames in place and in order; it runs without the GIL.
 
-        frames: uint8 (count, stride), one frame a row. lengths: uint32 (count,), bytes used in each row; cut to what
-        the packet is. side: a Side, or uint8 (count,). now: seconds, or float64 (count,). out: uint8 (count,).
-        worker: which one does it, as several may at once, each in a thread; None: each frame's owner.
-        Bad packets get a verdict; ConfigurationError if shapes or types disagree, or a length exceeds the stride.
+        Parameters
+        ----------
+        frames
+            uint8 (count, stride), one frame a row, C-contiguous and writable.
+        lengths
+            uint32 (count,), bytes used in each row; cut to what each packet is.
+        side
+            The `Side` that the frames came from, or uint8 (count,).
+        now
+            Seconds on the gateway's clock, or float64 (count,).
+        out
+            uint8 (count,) for the verdicts; None: a new array.
+        worker
+            The worker that translates, as several may at once, each in a thread; None: each frame's owner.
+
+        Returns
+        -------
+        numpy.ndarray
+            uint8 (count,): a `Verdict` for each frame. Bad packets have one too.
+
+        Raises
+        ------
+        ConfigurationError
+            Shapes or types disagree, arrays overlap, or a length exceeds the stride.
+        Error
+            The gateway is closed, or another call or a plane translates by that worker.
         """
         if self._closed:
             self._check_open()
@@ -361,24 +542,66 @@ class Gateway:
     def translate_one(
         self, frame: bytes, side: int, now: float, *, worker: int | None = None
     ) -> tuple[Verdict, bytes | None]:
-        """The verdict on one frame, and the frame to send, or None: dropped, local or held. worker: as of translate."""
+        """Translate one frame.
+
+        Parameters
+        ----------
+        frame
+            Its bytes.
+        side
+            The `Side` that it came from.
+        now
+            Seconds on the gateway's clock.
+        worker
+            As for `translate`.
+
+        Returns
+        -------
+        tuple of Verdict and bytes or None
+            The verdict, and the frame to send; None for a drop, for LOCAL and for HELD.
+        """
         self._check_open()
         side = check_frame(frame, side)
         verdict, translated = self._core.translate_one(frame, side, to_ns(now), check_worker(worker, self._workers))
         return Verdict(verdict), translated if verdict in FORWARDED else None
 
     def explain(self, frame: bytes, side: int, now: float | None = None) -> Explanation:
-        """What translate_one would do with a frame and why, step by step; changes nothing. now: seconds, or the last."""
+        """Say what translate_one would do with a frame and why, step by step; nothing changes.
+
+        Parameters
+        ----------
+        frame
+            Its bytes.
+        side
+            The `Side` that it came from.
+        now
+            Seconds on the gateway's clock; None: its last time.
+
+        Returns
+        -------
+        Explanation
+            Verdict, counter, entry, session, mapping, and the steps; `str()` of it is text for people.
+
+        Raises
+        ------
+        CapacityError
+            The system refused the copy of the process that it works on.
+        """
         self._check_open()
         from natcore.explain import explain
 
         return explain(self._core, self._table, self.policy, frame, check_frame(frame, side), self._now_ns(now))
 
     def advance(self, now: float) -> None:
-        """Ends everything that is due by now (seconds): idle sessions at their deadlines, windows at their ends.
+        """End everything that is due: idle sessions at their deadlines, windows at their ends.
 
-        Rows that do not fit into the journal are drained to the session logs as it goes; while no log runs,
-        the rows that take_records() has no room for are lost, and counted.
+        Rows that find no place in the journal are drained to the session logs as it goes. While no log runs, rows that
+        take_records() has no place for are lost, and counted.
+
+        Parameters
+        ----------
+        now
+            Seconds on the gateway's clock.
         """
         self._check_open()
         self._advance_ns(to_ns(now))
@@ -393,14 +616,32 @@ class Gateway:
             collector.drain_now()
 
     def take_generated(self) -> list[Generated]:
-        """Frames of the gateway's own that wait to be sent, the oldest first."""
+        """Take the frames of the gateway's own that wait to be sent, the oldest first.
+
+        Returns
+        -------
+        list of Generated
+            ICMP messages, fragments that waited, fragments that were made.
+        """
         return [Generated(frame, Side(side), Verdict(cause)) for frame, side, cause in self._core.take_generated()]
 
     def owner(
         self, frames: NDArray[np.uint8], lengths: NDArray[np.uint32], side: int | NDArray[np.uint8]
     ) -> NDArray[np.uint8]:
-        """The worker that each frame belongs to, as things are: uint8 (count,). Any worker may be given any frame; one
-        that is not its own is handed over. frames, lengths, side: as of translate, and nothing is changed."""
+        """Say which worker each frame belongs to, as things are; nothing changes.
+
+        Any worker may be given any frame; one that is not its own is handed over.
+
+        Parameters
+        ----------
+        frames, lengths, side
+            As for `translate`.
+
+        Returns
+        -------
+        numpy.ndarray
+            uint8 (count,): numbers of workers.
+        """
         self._check_open()
         count = check_rows(frames, lengths, writable=False)
         sides, side = sides_of(side, count)
@@ -414,11 +655,36 @@ class Gateway:
         favour: str = "throughput", threads: bool = True, cpus: Sequence[int] | None = None,
         block_when_stopped: bool | None = None,
     ) -> Plane:  # fmt: skip
-        """Forwards between inside interfaces and an outside one until the plane is stopped. InterfaceError: what is missing.
+        """Forward between inside interfaces and an outside one until the plane is stopped.
 
-        inside: a name, or up to 15: packets go back by the one that the kernel's route to their host leads over. favour:
-        "throughput", or "latency": packets do not wait for others. cpus: of each worker's thread; None: any.
-        block_when_stopped: the kernel forwards nothing by these interfaces after the end either; None: if it forwards at all.
+        Parameters
+        ----------
+        inside
+            An interface's name, or up to 15: packets go back by the one that the kernel's route to their host leads over.
+        outside
+            An interface's name.
+        driver
+            "af_packet", or "af_xdp".
+        favour
+            "throughput", or "latency": packets do not wait for others.
+        threads
+            False: no thread moves packets; call `Plane.step` when `Plane.fileno` is readable.
+        cpus
+            The processor of each worker's thread; None: the system chooses.
+        block_when_stopped
+            The kernel forwards nothing that comes by these interfaces after the end either; None: if it forwards at all.
+
+        Returns
+        -------
+        Plane
+            A context manager that stops at its end.
+
+        Raises
+        ------
+        InterfaceError
+            There is no such interface, it is down, another process has it, or a capability is missing.
+        ConfigurationError
+            An address of the host's own on one of the interfaces is an entry's outside address.
         """
         self._check_open()
         from natcore.plane.plane import Plane
@@ -432,12 +698,33 @@ class Gateway:
 
     def counters(self, worker: int | None = None) -> dict[str, int]:
         """Every counter by name, cumulative, and the gauges held, sessions, mappings and ports_used.
-        worker: the frames that it took and its own sessions; what workers share is counted for all."""
+
+        Parameters
+        ----------
+        worker
+            The frames that it took and its own sessions; what workers share is counted for all. None: the sums.
+
+        Returns
+        -------
+        dict of str to int
+            docs/reference/counters.md says what each counts. received = forwarded + local + dropped + held, always.
+        """
         self._settle()
         return tally(*self._core.counters(check_worker(worker, self._workers)))
 
     def sessions(self, out: NDArray[np.void] | None = None) -> NDArray[np.void]:
-        """The live sessions: SESSION rows, in slices of which each row is consistent. out: filled as far as it goes."""
+        """Copy the live sessions, in slices of which each row is consistent.
+
+        Parameters
+        ----------
+        out
+            SESSION (n,), filled as far as it goes; None: a new array.
+
+        Returns
+        -------
+        numpy.ndarray
+            SESSION rows (docs/reference/arrays.md).
+        """
         self._settle()
         if out is None:
             out = np.zeros(self._core.session_slots, SESSION)
@@ -451,39 +738,89 @@ class Gateway:
         return out[:filled]
 
     def mappings(self) -> NDArray[np.void]:
-        """The live mappings: MAPPING rows."""
+        """Copy the live mappings.
+
+        Returns
+        -------
+        numpy.ndarray
+            MAPPING rows (docs/reference/arrays.md).
+        """
         self._settle()
         out = np.zeros(self._core.counters()[1]["mappings"], MAPPING)
         return out[: self._core.mappings(out)]
 
     def ports(self) -> NDArray[np.void]:
-        """Port use: a PORTS row for each outside address and protocol."""
+        """Port use.
+
+        Returns
+        -------
+        numpy.ndarray
+            PORTS rows, one for each outside address and protocol (docs/reference/arrays.md).
+        """
         self._settle()
         out = np.zeros(3 * self._table.address_count, PORTS)
         return out[: self._core.ports(out)]
 
     def blocks(self) -> NDArray[np.void]:
-        """Whose port blocks are: a BLOCKS row for each that a subscriber has (ports="block")."""
+        """Port blocks and the subscribers that have them, with ports="block".
+
+        Returns
+        -------
+        numpy.ndarray
+            BLOCKS rows (docs/reference/arrays.md).
+        """
         self._settle()
         out = np.zeros(self._core.block_count, BLOCKS)
         return out[: self._core.blocks(out)]
 
     def who(self, address: Address, port: int, protocol: str | None = None) -> IPv4Address | None:
-        """The inside host behind an outside endpoint, computed (ports="deterministic"); None: nobody's."""
+        """The inside host behind an outside endpoint, computed from the entries, with ports="deterministic".
+
+        Parameters
+        ----------
+        address
+            The outside address.
+        port
+            The outside port, or an ICMP query's identifier.
+        protocol
+            "tcp", "udp" or "icmp"; None: any.
+
+        Returns
+        -------
+        ipaddress.IPv4Address or None
+            None: no host has it.
+        """
         entries = [row.entry for row in self._table.rows]
         return deterministic.who(entries, self.policy, address, port, protocol, eip_bind_mode=self.eip_bind_mode)
 
     def ports_of(self, inside: Address) -> deterministic.Share | None:
-        """The outside address and ports of an inside host, computed (ports="deterministic"); None: no entry covers it."""
+        """The outside address and ports of an inside host, computed from the entries, with ports="deterministic".
+
+        Parameters
+        ----------
+        inside
+            The inside address.
+
+        Returns
+        -------
+        Share or None
+            None: no entry covers it.
+        """
         return deterministic.ports_of([row.entry for row in self._table.rows], self.policy, inside)
 
     def events(self) -> list[Event]:
-        """What happened since the last call that an administrator should know; each once, with a count."""
+        """Take what an administrator should know since the last call; each once, with a count.
+
+        Returns
+        -------
+        list of Event
+            docs/reference/events.md says what each reason means.
+        """
         more = [] if self._collector is None else self._collector.take_notices()
         return [*(event_of(row) for row in self._core.take_events()), *more]
 
     def fileno(self) -> int:
-        """A descriptor that is readable while events() has something to tell."""
+        """A descriptor that is readable while events wait."""
         return self._core.event_fd
 
     def _settle(self, now: float | None = None) -> int:
@@ -500,10 +837,32 @@ class Gateway:
         self, sink: Any, *, name: str | None = None, spool: str | os.PathLike[str] | None = None,
         delivery: DeliveryPolicy | None = None, redact_destination: bool = False, on_failure: str = "forward",
     ) -> SessionLog:  # fmt: skip
-        """Starts a session log into a sink (natcore.sinks); several logs get the same rows with the same numbers.
+        """Start a session log into a sink; several logs get the same rows with the same numbers.
 
-        name: of the log and of its folder in spool. redact_destination: its rows have no pub_ip and pub_port.
-        on_failure: of the spool or the sink at the start: "forward", the log goes on trying, or "refuse", an error.
+        Parameters
+        ----------
+        sink
+            One of natcore.sinks, or any object with deliver(batch).
+        name
+            Of the log, and of its folder in spool: letters, digits, '.', '_' and '-', 64 at most. None: after the sink.
+        spool
+            A folder where rows wait on disk; None: they wait in memory.
+        delivery
+            Batches, pauses, the spool's size; None: the defaults of `DeliveryPolicy`.
+        redact_destination
+            Rows have no pub_ip and pub_port (RFC 6888 REQ-12).
+        on_failure
+            Of the spool or the sink at the start: "forward", the log goes on trying; "refuse", an error.
+
+        Returns
+        -------
+        SessionLog
+            Its status and counters; `stop_session_log` ends it.
+
+        Raises
+        ------
+        ConfigurationError
+            A name or a sink is in use, the region is another one (contract R6), or on_failure="refuse" and it does not work.
         """
         with self._turns:
             self._check_open()
@@ -523,16 +882,44 @@ class Gateway:
         )  # fmt: skip
 
     def stop_session_log(self, log: SessionLog, timeout: float = 10.0) -> int:
-        """Stops a log, its open windows delivered as partial rows; the rows still undelivered after timeout seconds."""
+        """Stop a log; its open windows are delivered as partial rows (contract R10).
+
+        Parameters
+        ----------
+        log
+            What `start_session_log` returned.
+        timeout
+            Seconds that deliveries may take, 0 to 10^9. It ends sooner when every row is delivered or in the spool.
+
+        Returns
+        -------
+        int
+            Rows that are not delivered.
+        """
         if self._collector is None:
             raise ConfigurationError(f"log={show(log)}: allowed is a session log of this gateway")
         return self._collector.stop(log, timeout=timeout)
 
     def take_records(self, events: bool = False) -> NDArray[np.void]:
-        """The rows since the last call, while no log runs: RECORD (count,). events: create and end rows too.
+        """Take the rows since the last call, while no session log runs.
 
-        `Gateway(records=)` of the window rows are kept, and as many of the others. Behind the rows a gap row (GAP_RING) says
-        how many of those asked for found no room (`session`) and between which times; events() tells it too.
+        Window rows and the others have `records` places each. Behind the rows a gap row (GAP_RING) says how many of those
+        asked for found no place (`session`) and between which times; an event says it too.
+
+        Parameters
+        ----------
+        events
+            True: create and end rows too.
+
+        Returns
+        -------
+        numpy.ndarray
+            RECORD (count,) (docs/reference/arrays.md).
+
+        Raises
+        ------
+        Error
+            A session log runs.
         """
         events = check_choice("events", events, (True, False))
         if self._collector is not None and self._collector.active:
@@ -553,7 +940,13 @@ class Gateway:
         return rows
 
     def set_epoch(self, epoch: float) -> None:
-        """Unix seconds at now = 0: what the log's times are labelled with from now on."""
+        """Say which Unix time now = 0 is: the labels of rows from now on. Session logs say so in a row.
+
+        Parameters
+        ----------
+        epoch
+            Unix seconds.
+        """
         self._check_open()
         self._set_epoch_ns(exact_ns(check_number("epoch", epoch, -MAX_TIME, MAX_TIME, unit="seconds")))
 
@@ -567,12 +960,11 @@ class Gateway:
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stops planes, writes open windows as partial rows, flushes the session logs. Idempotent.
+        """Stop planes, end sessions, write their rows, flush the session logs. Idempotent.
 
-        It waits for calls of translate that are under way, so that every packet is in the rows; later ones get an Error.
-
-        A gateway with a running log that is forgotten, or still there when the program ends, is closed by itself, with a
-        ResourceWarning.
+        It waits for calls of translate that are under way, so that every packet is in the rows; later ones get an Error. A
+        gateway
+        with a running log that is forgotten, or still there when the program ends, is closed by itself, with a ResourceWarning.
         """
         for plane in list(self._planes):
             plane.stop()
