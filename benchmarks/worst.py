@@ -18,8 +18,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from compiled import load_module
-from natcore import DnatEntry, Gateway, Policy, Side, SnatEntry, Timeouts, Verdict
-from support.bulk import UDP, packets
+from natcore import DnatEntry, Gateway, NoNatEntry, Policy, Side, SnatEntry, Timeouts, Verdict
+from natcore.entries.changes import Add
+from support.bulk import TCP, UDP, fold, packets, put, word_sums
 
 PACKETS = 2_000  # of a kind
 BATCH = 65_536
@@ -41,9 +42,23 @@ class Kind:
 
 def made(sessions: int, pool: str = "203.0.0.0-203.0.1.255", policy: Policy | None = None) -> Gateway:
     gateway = Gateway(
-        instance="worst", vpc_id="worst", max_sessions=sessions, timeouts=TIMEOUTS, policy=policy or Policy(), seed=1
+        instance="worst",
+        vpc_id="worst",
+        max_sessions=sessions,
+        timeouts=TIMEOUTS,
+        policy=policy or Policy(),
+        seed=1,
+        records=4096,
     )
     gateway.add(SnatEntry("10.0.0.0/8", pool=pool))
+    return gateway
+
+
+def touched(gateway: Gateway) -> Gateway:
+    """Its memory has come in: the machine's own work of bringing in a page is none of a packet's."""
+    fill(gateway, 60_000, 0.0)
+    gateway.end_all()
+    gateway.take_records()
     return gateway
 
 
@@ -197,11 +212,134 @@ def targets(sessions: int) -> Kind:
     gateway.add(DnatEntry("203.0.113.9", 80, many, 80, protocol="udp"))
     numbers = np.arange(PACKETS, dtype=np.uint64)
     frames, _ = packets(UDP, STRANGER + numbers, 9, 0xCB007109, 80)
+    touched(gateway)
     return Kind("DNAT with 1,000 targets", gateway, frames, Side.OUTSIDE, 1.0, 0.001, {Verdict.INBOUND})
 
 
+def block_quota(sessions: int) -> Kind:
+    policy = Policy(ports="block", block_size=512, blocks=8)
+    gateway = made(sessions, "203.0.0.0", policy)
+    numbers = np.arange(8 * 512, dtype=np.uint64)
+    for protocol in (UDP, TCP):  # the ports of one rest, and keep the blocks
+        frames, lengths = packets(protocol, HOST, 1024 + numbers, REMOTE, 443)
+        gateway.translate(frames, lengths, Side.INSIDE, now=0.0 if protocol == TCP else 200.0)
+    frames, _ = packets(UDP, HOST, 20_000 + np.arange(PACKETS, dtype=np.uint64), REMOTE, 443)
+    return Kind(
+        "a subscriber at its quota of eight blocks, with ports that rest",
+        gateway,
+        frames,
+        Side.INSIDE,
+        359.0,
+        0.001,
+        {Verdict.DROP_SUBSCRIBER_LIMIT},
+    )
+
+
+def overload_refused(sessions: int) -> Kind:
+    kind = overload(sessions)
+    fill(kind.gateway, 64, 0.0, first=70_000, accept=64)
+    kind.name, kind.refused = "overload with every port taken towards a remote", {Verdict.DROP_PORTS_EXHAUSTED}
+    return kind
+
+
+def syns(sessions: int) -> Kind:
+    gateway = made(sessions, policy=Policy(unsolicited_syn="icmp"))
+    numbers = np.arange(1023, dtype=np.uint64)
+    gateway.translate(*packets(TCP, STRANGER + numbers // 255, numbers, 0xCB000001, 9), Side.OUTSIDE, now=1.0)
+    frames, _ = packets(TCP, STRANGER, np.arange(PACKETS, dtype=np.uint64), 0xCB000001, 9)
+    return Kind(
+        "SYNs that nothing lets in, with the places of those all but taken",
+        gateway,
+        frames,
+        Side.OUTSIDE,
+        1.0,
+        0.001,
+        {Verdict.DROP_NO_MAPPING},
+    )
+
+
+def pieces_of(hosts: Any, identification: Any, at: int, more: bool) -> Any:
+    """Fragments of UDP datagrams of 1,480 bytes each; at: their first unit of 8 bytes."""
+    frames, lengths = packets(UDP, hosts, 9, REMOTE, 443, length=1514)
+    put(frames, 18, 2, identification)
+    put(frames, 20, 2, 0x2000 * more | at)
+    put(frames, 24, 2, 0)
+    put(frames, 24, 2, fold(word_sums(frames, 14, 34)) ^ np.uint64(0xFFFF))
+    return frames, lengths
+
+
+def waiting_fragments(sessions: int) -> Kind:
+    gateway = made(sessions)
+    numbers = np.arange(PACKETS, dtype=np.uint64)
+    frames, lengths = pieces_of(0x0A000000 + numbers, numbers, 185, True)
+    gateway.translate(frames, lengths, Side.INSIDE, now=1.0)
+    return Kind(
+        "a later fragment, with a full room of those that wait",
+        gateway,
+        pieces_of(HOST + numbers, numbers, 185, True)[0],
+        Side.INSIDE,
+        1.0,
+        0.001,
+        {Verdict.HELD, Verdict.DROP_FRAGMENT},
+    )
+
+
+def first_fragments(sessions: int) -> Kind:
+    """Each releases those that wait for it."""
+    gateway = touched(made(sessions))
+    numbers = np.arange(16, dtype=np.uint64)
+    for hosts in (HOST + numbers, HOST + 256 + numbers):
+        for at in range(1, 44):
+            gateway.translate(*pieces_of(hosts, numbers, 185 * at, at < 43), Side.INSIDE, now=1.0)
+        if hosts[0] == HOST:
+            gateway.translate(*pieces_of(hosts, numbers, 0, True), Side.INSIDE, now=1.0)
+            gateway.take_generated()
+    return Kind(
+        "a first fragment, for which 43 wait",
+        gateway,
+        pieces_of(HOST + 256 + numbers, numbers, 0, True)[0],
+        Side.INSIDE,
+        1.0,
+        0.001,
+        {Verdict.OUTBOUND},
+    )
+
+
+def prefixes(sessions: int) -> Kind:
+    gateway = Gateway(instance="worst", vpc_id="worst", max_sessions=sessions, timeouts=TIMEOUTS, seed=1)
+    nested = [SnatEntry(f"10.{n >> 8}.{n & 255}.0/{24 + n % 2}", pool="203.0.0.0") for n in range(10_000)]
+    gateway.apply(gateway.plan([Add(entry) for entry in [SnatEntry("10.0.0.0/8", pool="203.0.0.0"), *nested]]))
+    numbers = np.arange(PACKETS, dtype=np.uint64)
+    touched(gateway)
+    return Kind(
+        "the longest of 10,001 prefixes",
+        gateway,
+        packets(UDP, 0x0A000001 + numbers * 1021, 9, REMOTE, 443)[0],
+        Side.INSIDE,
+        1.0,
+        0.001,
+        {Verdict.OUTBOUND},
+    )
+
+
+def no_nat(sessions: int) -> Kind:
+    gateway = made(sessions)
+    gateway.apply(gateway.plan([Add(NoNatEntry("10.0.0.0/8", f"172.{n >> 8}.{n & 255}.0/24")) for n in range(10_000)]))
+    touched(gateway)
+    return Kind(
+        "10,000 no-NAT entries, none of which is meant",
+        gateway,
+        new_flows(),
+        Side.INSIDE,
+        1.0,
+        0.001,
+        {Verdict.OUTBOUND},
+    )
+
+
 KINDS: list[Callable[[int], Kind]] = [
-    stranger_at_a_cap, quota, full_table, dead_table, dead_mapping, full_pool, resting_pool, overload, blocks, targets
+    stranger_at_a_cap, quota, full_table, dead_table, dead_mapping, full_pool, resting_pool, overload, overload_refused,
+    blocks, block_quota, targets, syns, waiting_fragments, first_fragments, prefixes, no_nat,
 ]  # fmt: skip
 
 

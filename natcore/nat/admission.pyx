@@ -10,12 +10,12 @@ from natcore.workers.limits cimport (
     watch_sessions,
 )
 from natcore.tables.mappings cimport (
-    MAPPING_DRAINING, MAPPING_PORTLESS, MAPPING_STATIC, POOLING_ARBITRARY, POOLING_PAIRED, Mapping, MappingKey, Pool,
+    MAPPING_DRAINING, MAPPING_PORTLESS, MAPPING_STATIC, POOLING_ARBITRARY, POOLING_PAIRED, Mapping, MappingKey,
     Subscriber, dynamic_key, mapping_close, mapping_find, mapping_open, mapping_open_static, subscriber_find,
 )
 from natcore.packet.parse cimport Flight, wire_length
 from natcore.tables.ports cimport (
-    PORT_OF_ANOTHER, PORT_RESERVED, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Ports, address_find, has_ports, port_holder,
+    PORT_OF_ANOTHER, PORT_RESERVED, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Pool, Ports, address_find, has_ports, port_holder,
     space_of,
 )
 from natcore.tables.entries cimport (
@@ -331,6 +331,8 @@ cdef uint8_t open_elsewhere(Worker* worker, MappingKey* key, const SnatRule* rul
     pool.first = rule.pool.first
     pool.size = 0
     pool.addresses = addresses
+    pool.members = NULL                 # asked where ports are drawn
+    pool.first_word = pool.words = 0
     pool.alone = True
     at = <uint32_t>((flow_hash(&worker.sessions.key, <uint64_t>remote_ip << 32 | key.inside_ip, 0, key.protocol) >> 32)
                     * rule.pool.size >> 32)

@@ -1,19 +1,25 @@
-"""Moving the clock forward: a worker's is never behind what it has seen, and never ahead of the gateway's."""
-from libc.stdint cimport uint32_t, uint64_t
+"""Moving the clock forward: a worker's is never behind what it has seen, and never ahead of the gateway's.
 
-from natcore.workers.locks cimport disperse, gather
+Frames in memory have no loop that sweeps between its batches: there the packets carry the sweep, each a few lines of it.
+"""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+
+from natcore.workers.locks cimport disperse, gather, hold, release
 from natcore.nat.fragment_path cimport pieces_expire
 from natcore.tables.sessions cimport SWEEP_NS
 from natcore.workers.expiry cimport is_long_ago, sweep_all, sweep_slice
 from natcore.nat.unsolicited_syn cimport answer_unsolicited
-from natcore.base.compiler cimport load_acquire64, raise64, unlikely
+from natcore.base.compiler cimport load_acquire64, load_relaxed64, raise64, store_relaxed64, unlikely
 from natcore.base.linked_list cimport NO_LINK
 from natcore.workers.worker cimport Clock, Shared, Worker, clock_read, has_all, tables_of_all
 
 cdef enum:
     SWEEP_AT_LEAST = 64         # lines of a slice
+    SLICE_ENDS = 1024           # sessions that end in one, at most
+    LINES_A_PACKET = 16         # of the sweep that the packets carry, and sessions that end
 
-cdef uint64_t ROW_LATE_NS = 60 * <uint64_t>1000000000
+cdef uint64_t ROUND_NS = 30 * <uint64_t>1000000000  # from the end of a round to where packets begin the next
 
 
 cdef uint64_t clock_of_all(const Worker* worker) noexcept nogil:
@@ -50,17 +56,54 @@ cdef void finish_expiry(Worker* worker, uint64_t now_ns) noexcept nogil:
         disperse(worker)
 
 
-cdef inline bint rows_are_late(const Worker* worker, uint64_t now_ns) noexcept nogil:
-    """Whether neither a sweep nor a loop that sweeps between its batches has been here for so long."""
-    return now_ns - worker.sessions.swept_ns > ROW_LATE_NS and now_ns - worker.ticked_ns > ROW_LATE_NS
-
-
 cdef uint64_t clock_forward(Worker* worker, uint64_t now_ns) noexcept nogil:
-    """The gateway's clock moves to now_ns, never back; a long step first ends what it outlived, and so does a minute
-    where frames in memory have no loop that sweeps: a row is in the journal within that time (contract R2)."""
+    """The gateway's clock moves to now_ns, never back; a long step first ends what it outlived."""
     now_ns = clock_set(worker, now_ns)
-    if unlikely(rows_are_late(worker, now_ns) or is_long_ago(&worker.sessions, now_ns)):
+    if unlikely(is_long_ago(&worker.sessions, now_ns)):
         finish_expiry(worker, now_ns)
+    return now_ns
+
+
+cdef inline bint is_unswept(Worker* worker, uint64_t now_ns) noexcept nogil:
+    """Whether neither the end of a round nor a loop that sweeps between its batches has been here for so long. The caller need
+    not hold the worker: then it is a guess."""
+    return (<int64_t>(now_ns - load_relaxed64(&worker.sessions.swept_ns)) > <int64_t>ROUND_NS
+            and <int64_t>(now_ns - load_relaxed64(&worker.ticked_ns)) > <int64_t>ROUND_NS)
+
+
+cdef void sweep_with(Worker* worker, uint32_t packets, uint64_t now_ns) noexcept nogil:
+    """The slice that so many packets carry: a row is in the journal within a minute where they are enough (contract R2)."""
+    cdef uint32_t lines = min(packets, <uint32_t>1 << 20) * LINES_A_PACKET
+    if is_unswept(worker, now_ns):
+        sweep_slice(&worker.sessions, lines, lines, now_ns)
+
+
+cdef void sweep_for_another(Worker* worker, uint32_t packets, Clock* now) noexcept nogil:
+    """The same for the next of several workers, which may get no packets, if nobody holds it just now."""
+    cdef Shared* shared = worker.shared
+    cdef Worker* other
+    cdef bint alone = has_all(worker)
+    worker.swept_for = worker.swept_for + 1 if worker.swept_for + 1 < shared.count else 0
+    other = shared.workers[worker.swept_for]
+    if other == worker or not is_unswept(other, now.ns) or not (alone or hold(other)):
+        return
+    clock_follow(other, now)
+    sweep_with(other, packets, now.ns)
+    if not alone:
+        release(other)
+
+
+cdef uint64_t clock_forward_with(Worker* worker, uint32_t packets, uint64_t now_ns) noexcept nogil:
+    """As clock_forward, where so many packets come, which carry the sweep if no loop does."""
+    cdef Clock now
+    now_ns = clock_forward(worker, now_ns)
+    if unlikely(is_unswept(worker, now_ns)):
+        sweep_with(worker, packets, now_ns)
+    if unlikely(worker.shared.count > 1):
+        clock_read(&now, now_ns)
+        sweep_for_another(worker, packets, &now)
+        now_ns = max(now_ns, now.ns)
+        worker.now_ns = now_ns
     return now_ns
 
 
@@ -79,7 +122,7 @@ cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil:
     due = worker.sessions.slots.fresh * (elapsed * 2 // 1000) // (SWEEP_NS // 1000)     # twice as fast as it must be
     if due < SWEEP_AT_LEAST and elapsed < SWEEP_NS // 64:
         return
-    worker.ticked_ns = worker.now_ns
+    store_relaxed64(&worker.ticked_ns, worker.now_ns)
     if alone or has_waiting(worker):
         if not alone:
             gather(worker)
@@ -87,7 +130,7 @@ cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil:
         pieces_expire(worker, worker.now_ns)
         if not alone:
             disperse(worker)
-    sweep_slice(&worker.sessions, <uint32_t>(due if due > SWEEP_AT_LEAST else SWEEP_AT_LEAST), worker.now_ns)
+    sweep_slice(&worker.sessions, <uint32_t>(due if due > SWEEP_AT_LEAST else SWEEP_AT_LEAST), SLICE_ENDS, worker.now_ns)
 
 
 cdef bint advance(Worker* worker, uint64_t now_ns, uint64_t room) noexcept nogil:

@@ -33,7 +33,7 @@ from natcore.tables.sessions cimport (
     HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SESSION_FREE, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, micros,
     session_addresses, session_discard, session_ports, turned_addresses, turned_ports,
 )
-from natcore.nat.clock cimport clock_follow, clock_forward
+from natcore.nat.clock cimport clock_follow, clock_forward_with
 from natcore.nat.unsolicited_syn cimport note_unsolicited
 from natcore.base.flow_hash cimport HashKey
 from natcore.frame cimport FRAME_CROSSING, FRAME_GSO, Frame
@@ -469,7 +469,7 @@ cdef void pipeline_numbering(Worker* worker, Frame* frames, uint32_t count, Cloc
 cdef void run_stages(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
     """The batch through the pipeline."""
     cdef Clock now
-    clock_read(&now, clock_forward(worker, now_ns))
+    clock_read(&now, clock_forward_with(worker, count, now_ns))
     if worker.identifications != NULL:
         pipeline_numbering(worker, frames, count, &now)
     elif likely(worker.ethernet):

@@ -7,11 +7,11 @@ of the map meanwhile. Nothing is changed here, and nothing depends on whether it
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from natcore.tables.mappings cimport (
-    POOLING_ARBITRARY, MappingKey, Mappings, Pool, dynamic_key, mapping_find, subscriber_find,
+    POOLING_ARBITRARY, MappingKey, Mappings, dynamic_key, mapping_find, subscriber_find,
 )
 from natcore.packet.parse cimport Flight
 from natcore.tables.ports cimport (
-    PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, address_pick, has_ports, in_pool, lot_after,
+    PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Pool, PortMap, Ports, address_guess, has_ports, in_pool, lot_after,
     port_guess, space_of,
 )
 from natcore.tables.entries cimport SnatRule, snat_rule
@@ -23,13 +23,13 @@ from natcore.workers.worker cimport Worker
 
 cdef inline uint32_t likely_address(const Mappings* table, const Pool* pool, uint32_t inside_ip, uint32_t space,
                                     uint64_t lot) noexcept nogil:
-    """Number of the outside address: the one that the subscriber is paired with, else the lot's; NONE: all are full."""
+    """Number of the outside address: the one that the subscriber is paired with, else the lot's; NONE: it is not foreseen."""
     cdef uint32_t who = subscriber_find(table, inside_ip) if table.pooling != POOLING_ARBITRARY else NONE
     if who != NONE and table.subscribers[who].mappings and table.subscribers[who].entry == pool.entry:
         return table.subscribers[who].address
     if table.ports.policy == PORTS_OVERLOAD:
         return pool.addresses[in_pool(lot, pool.size)]
-    return address_pick(table.ports, space, pool.addresses, pool.size, lot)
+    return address_guess(table.ports, space, pool, &lot)
 
 
 cdef inline const Bucket* inbound_bucket(const Worker* worker, const Flight* flight, uint32_t outside_ip,

@@ -25,7 +25,8 @@ cdef void note_unsolicited(Worker* worker, const Frame* frame, const Flight* fli
     if (flight.protocol != PROTOCOL_TCP or address_find(worker.mappings.ports, flight.ip.destination) == NONE
             or (<const TcpHeader*>flight.l4).flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) != TCP_SYN):
         return
-    unsolicited_keep(worker.unsolicited, frame, <uint32_t>(<const uint8_t*>flight.ip - frame.data), verdict, now_ns)
+    unsolicited_keep(worker.unsolicited, frame, <uint32_t>(<const uint8_t*>flight.ip - frame.data), flight.ip.source,
+                     verdict, now_ns)
 
 
 cdef bint is_open(const Worker* worker, const Ipv4Header* ip, uint64_t at_ns, uint64_t now_ns) noexcept nogil:

@@ -1,7 +1,7 @@
 """Entries compiled for look-up: SNAT by longest prefix, DNAT by outside endpoint, 1:1 by inside address, no-NAT by both."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore.tables.mappings cimport Pool
+from natcore.tables.ports cimport Pool
 
 cdef enum:
     ANY_SPACE = 3               # protocols without ports: a space of their own beside those of _ports.pxd
@@ -11,7 +11,7 @@ cdef struct SnatRule:
 
 cdef struct DnatTarget:
     uint32_t ip                 # inside address, big-endian
-    uint32_t weight
+    uint32_t before             # weights of the targets before it, together
 
 cdef struct DnatRule:
     uint32_t entry
@@ -64,6 +64,7 @@ cdef class RuleSet:
     cdef SnatRule* snat
     cdef DnatRule* dnat
     cdef uint32_t* pools
+    cdef uint64_t* members
     cdef DnatTarget* targets
     cdef fill_snat(self, list snat, list ranges)
     cdef fill_dnat(self, list dnat, list ranges, list whole)
@@ -134,11 +135,12 @@ cdef inline bint is_inside(const Rules* rules, uint32_t ip) noexcept nogil:
 
 cdef inline uint32_t dnat_target(const DnatRule* rule, uint64_t hash) noexcept nogil:
     """The target of a remote whose address hashes to hash: always the same one, as often as its weight says."""
-    cdef uint64_t at
-    cdef uint32_t i = 0
-    if rule.target_count > 1:
-        at = (hash >> 32) * rule.total_weight >> 32
-        while at >= rule.targets[i].weight:
-            at -= rule.targets[i].weight
-            i += 1
-    return rule.targets[i].ip
+    cdef uint64_t at = (hash >> 32) * rule.total_weight >> 32
+    cdef uint32_t low = 1, high = rule.target_count, middle
+    while low < high:
+        middle = (low + high) >> 1
+        if rule.targets[middle].before <= at:
+            low = middle + 1
+        else:
+            high = middle
+    return rule.targets[low - 1].ip

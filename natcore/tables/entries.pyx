@@ -1,5 +1,5 @@
 """Holding compiled entries: what python/natcore/entries/table.py sorted and flattened, as arrays that can be bisected."""
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from natcore.base.compiler cimport bswap32
@@ -10,6 +10,11 @@ cdef void* array(size_t count, size_t size) except NULL:
     if memory == NULL:
         raise MemoryError(f"{count} entries")
     return memory
+
+
+cdef tuple words_of(list pool):
+    """(the first, how many) words of 64 numbers of outside addresses that a pool's lie in."""
+    return (min(pool) >> 6, (max(pool) >> 6) - (min(pool) >> 6) + 1) if pool else (0, 0)
 
 
 cdef class RuleSet:
@@ -36,6 +41,7 @@ cdef class RuleSet:
         self.compiled.plain = <PlainRule*>array(len(plain), sizeof(PlainRule))
         self.compiled.speakers = <DnatRange*>array(len(speakers), sizeof(DnatRange))
         self.compiled.inside = <AddressRange*>array(len(inside), sizeof(AddressRange))
+        self.members = <uint64_t*>array(sum([words_of(pool)[1] for _, _, pool in snat]), sizeof(uint64_t))
         self.fill_snat(snat, ranges)
         self.fill_dnat(dnat, dnat_ranges, whole)
         for entry, source, source_mask, destination, destination_mask in plain:
@@ -50,12 +56,15 @@ cdef class RuleSet:
             self.compiled.inside_count += 1
 
     cdef fill_snat(self, list snat, list ranges):
-        cdef uint32_t i, at = 0
+        cdef uint32_t i, at = 0, word = 0, address
         for i, (entry, first, pool) in enumerate(snat):
-            self.snat[i].pool = Pool(entry, first, len(pool), &self.pools[at], False)
+            first_word, words = words_of(pool)
+            self.snat[i].pool = Pool(entry, first, len(pool), &self.pools[at], &self.members[word], first_word, words, False)
             for address in pool:
                 self.pools[at] = address
+                self.members[word + (address >> 6) - <uint32_t>first_word] |= <uint64_t>1 << (address & 63)
                 at += 1
+            word += words
         self.compiled.count = len(ranges)
         for i, (start, index) in enumerate(ranges):
             self.compiled.starts[i] = start
@@ -74,7 +83,7 @@ cdef class RuleSet:
             rule.target_count = len(targets)
             rule.targets = &self.targets[at]
             for inside_ip, weight in targets:
-                self.targets[at] = DnatTarget(bswap32(inside_ip), weight)
+                self.targets[at] = DnatTarget(bswap32(inside_ip), rule.total_weight)
                 rule.total_weight += weight
                 at += 1
         self.compiled.range_count = len(ranges)
@@ -88,6 +97,7 @@ cdef class RuleSet:
         free(self.snat)
         free(self.dnat)
         free(self.pools)
+        free(self.members)
         free(self.targets)
         free(self.compiled.starts)
         free(self.compiled.rules)

@@ -1,7 +1,7 @@
 """Mappings (inside endpoint -> outside endpoint) and the subscribers (inside addresses) that own them."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore.tables.ports cimport Ports
+from natcore.tables.ports cimport Pool, Ports
 from natcore.base.flow_hash cimport HashKey
 from natcore.base.hash_table cimport Index
 from natcore.base.linked_list cimport Link
@@ -56,13 +56,6 @@ cdef struct MappingKey:         # what a mapping is found by
     uint16_t remote_port
     uint8_t protocol
     uint8_t flags               # MAPPING_STATIC, MAPPING_PORTLESS
-
-cdef struct Pool:               # outside addresses of an SNAT entry
-    uint32_t entry              # its number
-    uint32_t first              # inside address with which its prefix begins, host order
-    uint32_t size
-    const uint32_t* addresses   # [size] numbers of outside addresses
-    bint alone                  # no other address serves, not even the subscriber's own
 
 cdef struct Mappings:
     Mapping* mappings

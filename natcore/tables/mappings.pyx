@@ -4,7 +4,7 @@ from libc.string cimport memset
 
 from natcore.tables.port_allocation cimport OVER_QUOTA, Request, assign_port, draw_port, home_of_owner, unassign_port
 from natcore.tables.ports cimport (
-    ADDRESSES_TRIED, DRAWS_KEPT, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Draw, PortMap, Ports, address_due,
+    ADDRESSES_TRIED, DRAWS_KEPT, LOOKS, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Draw, PortMap, Ports, address_due,
     address_pick, in_pool, lot_after, lot_take, owner_slot, space_of,
 )
 from natcore.base.flow_hash cimport flow_hash
@@ -194,11 +194,11 @@ cdef uint32_t draw_from_pool(Mappings* table, const MappingKey* key, const Pool*
     cdef Ports* ports = table.ports
     cdef uint32_t space = space_of(key.protocol), start = in_pool(request.lot, pool.size), step, _try, port
     cdef const PortMap* map
-    drawn.address = address_pick(ports, space, pool.addresses, pool.size, request.lot)
+    drawn.address = address_pick(ports, space, pool, request.lot)
     if drawn.address != NONE:
         return draw_from(table, key, request, now_ms, drawn)
     for _try in range(TRIES):
-        drawn.address = address_due(ports, space, pool.addresses, pool.size, start, now_ms)
+        drawn.address = address_due(ports, space, pool, start, now_ms)
         if drawn.address == NONE:
             break
         port = draw_from(table, key, request, now_ms, drawn)
@@ -215,9 +215,10 @@ cdef uint32_t draw_from_pool(Mappings* table, const MappingKey* key, const Pool*
 cdef uint32_t draw_in_turn(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
                            Drawn* drawn) noexcept nogil:
     """The same where an address that has a free port may have none for this owner: some are tried, from the owner's own or
-    anywhere on. Blocks: those that have a free block; overload: all."""
+    anywhere on. Blocks: TRIES of those that have a free block; overload, where a look is enough: ADDRESSES_TRIED."""
     cdef Ports* ports = table.ports
-    cdef uint32_t start = start_of(table, pool, request), step, port, why = NONE, tries = TRIES
+    cdef uint32_t start = start_of(table, pool, request), step, port, why = NONE
+    cdef uint32_t tries = ADDRESSES_TRIED if ports.policy == PORTS_OVERLOAD else TRIES
     for step in range(pool.size):
         drawn.address = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
         if step and pool.size > ADDRESSES_TRIED and not may_have_one(ports, space_of(key.protocol), drawn.address, now_ms):
@@ -351,6 +352,7 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
     request_of(key, &request)
     ports_enter(table)
     request.lot = lot_after(table.ports, 0)
+    table.ports.looks = LOOKS
     port = draw_by_pooling(table, subscriber, key, pool, &request, now_ms, &drawn)
     if port < OVER_QUOTA:               # a draw in vain takes no lot: it may be made again with all workers held
         lot_take(table.ports)

@@ -5,12 +5,12 @@ from natcore.tables.port_blocks cimport (
     BLOCKS_AT_MOST, NO_BLOCK, Block, Walk, block_first, block_give, block_next, block_reference,
 )
 from natcore.tables.port_overload cimport (
-    Taken, overload_enter, overload_find, overload_is_full, overload_leave, overload_note_full,
+    ALL_PARTS, PART_PORTS, Taken, overload_enter, overload_find, overload_leave, overload_taken,
 )
 from natcore.tables.ports cimport (
-    PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, RECLAIMED, PortMap, Ports, home_of_port,
-    in_ports, lot_again, nth_set, ones64, pick_by_policy, port_draw, port_release, port_retake, port_take, reclaim, set_free,
-    space_of,
+    PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, home_of_port,
+    in_ports, in_ranges, lot_again, nth_set, ones64, pick_by_policy, port_draw, port_release, port_retake, port_take, reclaim,
+    set_free, space_of,
 )
 from natcore.base.compiler cimport bswap16
 from natcore.base.hash_table cimport NONE
@@ -18,8 +18,7 @@ from natcore.base.chacha20 cimport random_below
 
 
 cdef enum:
-    SHARED_PROBES = 64          # ports that are tried for a remote endpoint at random
-    SHARED_STEPS = 256          # and in a row
+    SHARED_PROBES = 16          # ports that are tried for a remote endpoint at random
 
 
 cdef uint64_t EVEN = 0x5555555555555555ULL      # the bits of a word of a bitmap whose ports are even
@@ -161,7 +160,7 @@ cdef uint32_t blocks_in_use(Ports* ports, uint32_t owner, uint32_t now_ms) noexc
         at = block_next(&ports.blocks, &walk)
     for i in range(count):
         for space in range(PORT_SPACES):
-            reclaim(ports, &ports.addresses[addresses[i]].maps[space], RECLAIMED, now_ms)
+            reclaim(ports, &ports.addresses[addresses[i]].maps[space], &ports.looks, now_ms)
     at = block_first(&ports.blocks, &ports.key, owner, &walk)
     while at != NO_BLOCK:
         left += 1
@@ -181,7 +180,7 @@ cdef uint32_t draw_block(Ports* ports, uint32_t address, PortMap* map, const Req
     block = new_block(ports, address, map)
     if block == NONE:
         for space in range(PORT_SPACES):                # a block is nobody's once the last hold-down is over
-            reclaim(ports, &ports.addresses[address].maps[space], RECLAIMED, now_ms)
+            reclaim(ports, &ports.addresses[address].maps[space], &ports.looks, now_ms)
         block = new_block(ports, address, map)
     if block == NONE:
         return NONE
@@ -220,13 +219,12 @@ cdef void pair_of(const Ports* ports, uint32_t address, const Request* request, 
 
 
 cdef uint32_t draw_overloaded(Ports* ports, uint32_t address, PortMap* map, const Request* request) noexcept nogil:
-    """A port that no mapping has; else one that none towards this remote endpoint has; or NONE.
+    """A port that no mapping has; else one that none towards this remote endpoint has, one as likely as another; or NONE.
 
-    Where random ones are in vain, SHARED_STEPS in a row are looked at, from anywhere on: all, where there are no more. Of a
-    larger range the last free ports are not found by every draw.
+    A few are tried at random, then the free ones are counted.
     """
     cdef Taken ends
-    cdef uint32_t at, step, _try, port
+    cdef uint32_t _try, port, taken
     cdef uint64_t lot = request.lot
     if map.free:
         port = pick_by_policy(ports, map, bswap16(request.inside_port), request.lot, ports.drawer)
@@ -234,7 +232,8 @@ cdef uint32_t draw_overloaded(Ports* ports, uint32_t address, PortMap* map, cons
         map.cells[port] = 1
         return port
     pair_of(ports, address, request, 0, &ends)
-    if overload_is_full(&ports.overload, &ports.key, &ends):
+    taken = overload_taken(&ports.overload, &ports.key, &ends, ALL_PARTS) + map.reserved
+    if taken >= ports.range_size:
         return NONE
     for _try in range(SHARED_PROBES):
         port = ports.allowed[in_ports(lot, ports.range_size)]
@@ -242,15 +241,39 @@ cdef uint32_t draw_overloaded(Ports* ports, uint32_t address, PortMap* map, cons
             map.cells[port] += 1
             return port
         lot = lot_again(lot)
-    at = in_ports(lot, ports.range_size)
-    for step in range(min(<uint32_t>SHARED_STEPS, ports.range_size)):
-        port = ports.allowed[at + step if at + step < ports.range_size else at + step - ports.range_size]
-        if may_share(ports, map, port, &ends):
-            map.cells[port] += 1
-            return port
-    if ports.range_size <= SHARED_STEPS:
-        overload_note_full(&ports.overload, &ports.key, &ends)
-    return NONE
+    port = nth_shared(ports, map, &ends, in_ports(lot, ports.range_size - taken))
+    map.cells[port] += 1
+    return port
+
+
+cdef uint32_t ports_of_part(const Ports* ports, const PortMap* map, uint32_t part) noexcept nogil:
+    """Ports of the ranges in a part that no DNAT entry has."""
+    cdef uint32_t word, port, count = 0
+    for word in range(part * (PART_PORTS // 64), (part + 1) * (PART_PORTS // 64)):
+        count += ones64(ports.ranges[word])
+    if map.reserved:
+        for port in range(part * PART_PORTS, (part + 1) * PART_PORTS):
+            count -= in_ranges(ports, port) and map.cells[port] == PORT_RESERVED
+    return count
+
+
+cdef uint32_t nth_shared(const Ports* ports, const PortMap* map, Taken* ends, uint32_t n) noexcept nogil:
+    """The n-th port that may be shared towards the remote endpoint of ends, of which there are more than n."""
+    cdef uint32_t part = ports.allowed[0] // PART_PORTS, left, port
+    while True:
+        left = ports_of_part(ports, map, part)
+        left -= overload_taken(&ports.overload, &ports.key, ends, part) if left else 0
+        if n < left:
+            break
+        n -= left
+        part += 1
+    port = part * PART_PORTS
+    while True:
+        if in_ranges(ports, port) and may_share(ports, map, port, ends):
+            if n == 0:
+                return port
+            n -= 1
+        port += 1
 
 
 cdef bint may_share(const Ports* ports, const PortMap* map, uint32_t port, Taken* ends) noexcept nogil:
@@ -272,7 +295,7 @@ cdef uint32_t draw_port(Ports* ports, uint32_t address, const Request* request, 
     cdef PortMap* map = &ports.addresses[address].maps[space_of(request.protocol)]
     until_ms[0] = now_ms
     if ports.parity:                                    # a port whose rest is over may be the one that is preferred
-        reclaim(ports, map, RECLAIMED, now_ms)
+        reclaim(ports, map, &ports.looks, now_ms)
     if ports.policy == PORTS_BLOCK:
         return draw_block(ports, address, map, request, now_ms, until_ms)
     if ports.policy == PORTS_DETERMINISTIC:

@@ -1,8 +1,12 @@
-"""One outside port for many remotes: each pair of an outside and a remote endpoint is one mapping's, in an index of its own."""
+"""One outside port for many remotes: each pair of an outside and a remote endpoint is one mapping's, in an index of its own.
+
+Beside it, how many ports are taken towards a remote endpoint, of each part of the ports and of all: so a refusal is one
+look-up, and the last free port is found without a look at all the others.
+"""
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset
 
 from natcore.base.flow_hash cimport flow_hash
+from natcore.base.compiler cimport bswap16
 from natcore.base.hash_table cimport NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.freelist cimport slab_begin, slab_give, slab_take
@@ -11,15 +15,18 @@ from natcore.base.freelist cimport slab_begin, slab_give, slab_take
 cdef bint overload_new(Overload* table, uint32_t capacity) noexcept nogil:
     """Room for capacity mappings."""
     table.taken = <Taken*>table_new(<uint64_t>capacity * sizeof(Taken))
-    table.full = <Full*>table_new(FULL_SLOTS * sizeof(Full))
+    table.crowds = <Crowd*>table_new(<uint64_t>capacity * 2 * sizeof(Crowd))
     slab_begin(&table.slots, table.taken, sizeof(Taken), capacity)
-    return table.taken != NULL and table.full != NULL and index_new(&table.index, capacity)
+    slab_begin(&table.crowd_slots, table.crowds, sizeof(Crowd), capacity * 2)
+    return (table.taken != NULL and table.crowds != NULL and index_new(&table.index, capacity)
+            and index_new(&table.by_part, capacity * 2))
 
 
 cdef void overload_delete(Overload* table) noexcept nogil:
     table_delete(table.taken, <uint64_t>table.slots.capacity * sizeof(Taken))
-    table_delete(table.full, FULL_SLOTS * sizeof(Full))
+    table_delete(table.crowds, <uint64_t>table.crowd_slots.capacity * sizeof(Crowd))
     index_delete(&table.index)
+    index_delete(&table.by_part)
     table.taken = NULL
 
 
@@ -45,48 +52,83 @@ cdef uint32_t overload_find(const Overload* table, const HashKey* key, const Tak
             return number
 
 
+cdef inline uint32_t part_of(const Taken* ends) noexcept nogil:
+    return bswap16(ends.outside_port) // PART_PORTS
+
+
+cdef uint64_t crowd_hash(const HashKey* key, const Taken* ends, uint32_t part) noexcept nogil:
+    return flow_hash(key, <uint64_t>ends.outside_ip << 32 | ends.remote_ip, part << 16 | ends.remote_port, ends.protocol)
+
+
+cdef uint32_t crowd_find(const Overload* table, const HashKey* key, const Taken* ends, uint32_t part) noexcept nogil:
+    cdef Cursor cursor
+    cdef uint32_t number
+    cdef const Crowd* crowd
+    index_begin(&table.by_part, crowd_hash(key, ends, part), &cursor)
+    while True:
+        number = index_next(&table.by_part, &cursor)
+        if number == NONE:
+            return NONE
+        crowd = &table.crowds[number]
+        if (crowd.outside_ip == ends.outside_ip and crowd.remote_ip == ends.remote_ip
+                and crowd.remote_port == ends.remote_port and crowd.part == part and crowd.protocol == ends.protocol):
+            return number
+
+
+cdef uint32_t overload_taken(const Overload* table, const HashKey* key, const Taken* ends, uint32_t part) noexcept nogil:
+    """How many ports of a part, or of ALL_PARTS, are taken towards the remote endpoint."""
+    cdef uint32_t number = crowd_find(table, key, ends, part)
+    return 0 if number == NONE else table.crowds[number].taken
+
+
+cdef bint crowd_join(Overload* table, const HashKey* key, const Taken* ends, uint32_t part) noexcept nogil:
+    """One more is taken; False when the probe limit is met."""
+    cdef uint32_t number = crowd_find(table, key, ends, part)
+    cdef Crowd* crowd
+    if number == NONE:
+        number = slab_take(&table.crowd_slots)          # two for each mapping: there always is one
+        crowd = &table.crowds[number]
+        crowd.outside_ip = ends.outside_ip
+        crowd.remote_ip = ends.remote_ip
+        crowd.remote_port = ends.remote_port
+        crowd.part = <unsigned short>part
+        crowd.protocol = ends.protocol
+        crowd.taken = 0
+        if not index_insert(&table.by_part, crowd_hash(key, ends, part), number):
+            slab_give(&table.crowd_slots, number)
+            return False
+    table.crowds[number].taken += 1
+    return True
+
+
+cdef void crowd_leave(Overload* table, const HashKey* key, const Taken* ends, uint32_t part) noexcept nogil:
+    cdef uint32_t number = crowd_find(table, key, ends, part)
+    table.crowds[number].taken -= 1
+    if table.crowds[number].taken == 0:
+        index_remove(&table.by_part, crowd_hash(key, ends, part), number)
+        slab_give(&table.crowd_slots, number)
+
+
 cdef bint overload_enter(Overload* table, const HashKey* key, const Taken* ends) noexcept nogil:
     """The pair is its mapping's; False when the probe limit is met."""
     cdef uint32_t number = slab_take(&table.slots)      # as many as mappings: there always is one
     table.taken[number] = ends[0]
     if index_insert(&table.index, hash_of(key, ends), number):
-        return True
+        if crowd_join(table, key, ends, ALL_PARTS):
+            if crowd_join(table, key, ends, part_of(ends)):
+                return True
+            crowd_leave(table, key, ends, ALL_PARTS)
+        index_remove(&table.index, hash_of(key, ends), number)
     slab_give(&table.slots, number)
     return False
 
 
 cdef void overload_leave(Overload* table, const HashKey* key, const Taken* ends) noexcept nogil:
-    """The pair is nobody's, if it was somebody's; its remote endpoint has something left."""
+    """The pair is nobody's, if it was somebody's."""
     cdef uint32_t number = overload_find(table, key, ends)
     if number == NONE:
         return
     index_remove(&table.index, hash_of(key, ends), number)
     slab_give(&table.slots, number)
-    if overload_is_full(table, key, ends):
-        full_slot(table, key, ends).in_use = 0
-
-
-cdef Full* full_slot(const Overload* table, const HashKey* key, const Taken* ends) noexcept nogil:
-    return &table.full[flow_hash(key, <uint64_t>ends.outside_ip << 32 | ends.remote_ip, ends.remote_port, ends.protocol)
-                       & (FULL_SLOTS - 1)]
-
-
-cdef bint overload_is_full(const Overload* table, const HashKey* key, const Taken* ends) noexcept nogil:
-    """Whether a search found nothing for the remote endpoint, and nothing has ended since."""
-    cdef const Full* full = full_slot(table, key, ends)
-    return (full.in_use and full.outside_ip == ends.outside_ip and full.remote_ip == ends.remote_ip
-            and full.remote_port == ends.remote_port and full.protocol == ends.protocol)
-
-
-cdef void overload_note_full(Overload* table, const HashKey* key, const Taken* ends) noexcept nogil:
-    cdef Full* full = full_slot(table, key, ends)
-    full.outside_ip = ends.outside_ip
-    full.remote_ip = ends.remote_ip
-    full.remote_port = ends.remote_port
-    full.protocol = ends.protocol
-    full.in_use = 1
-
-
-cdef void overload_forget_full(Overload* table) noexcept nogil:
-    """More ports may be drawn than before."""
-    memset(table.full, 0, FULL_SLOTS * sizeof(Full))
+    crowd_leave(table, key, ends, part_of(ends))
+    crowd_leave(table, key, ends, ALL_PARTS)

@@ -20,8 +20,10 @@ cdef enum:
     SUPERS = 8                  # of 8 groups
     COUNT_BYTES = (GROUPS + SUPERS) * 4
     MAP_BYTES = PORTS * 9 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2 + COUNT_BYTES    # of one PortMap's arrays
-    RECLAIMED = 2048            # ports of a map whose rest is over that one packet frees, at most
+    LOOKS = 8192                # ports that are held down, of which one packet looks at, at most
+    LOOKS_FREEING = 4           # as many as freeing one costs
     PROBES = 4                  # random ports that are tried before the free ones are counted
+    DUE_TRIED = 8192            # addresses of a pool that are asked at once whether a rest is over
     ADDRESSES_TRIED = 64        # of a full pool, at most, where one packet looks for a port that rests for its owner
 
 cdef enum:
@@ -46,7 +48,9 @@ cdef struct PortMap:            # one outside address and protocol
     uint32_t free               # ports of the ranges that are not used
     uint32_t reserved           # ports of the ranges that DNAT entries have
     uint32_t held_count
-    uint32_t next_word          # of held, at which the next reclaim begins
+    uint32_t next_word          # of held, which reclaim looks at next
+    uint32_t words_left         # of its round; 0: none has begun
+    uint32_t soonest            # ms: when the first of those that it has seen may be released
     uint32_t address            # number of the outside address
     uint8_t told                # that few are free
 
@@ -56,6 +60,16 @@ cdef struct Address:            # an outside address of one pool or several
     uint32_t references         # entries whose pool it is in
     uint8_t* memory             # of the three maps
     PortMap maps[3]
+
+cdef struct Pool:               # outside addresses of an SNAT entry
+    uint32_t entry              # its number
+    uint32_t first              # inside address with which its prefix begins, host order
+    uint32_t size
+    const uint32_t* addresses   # [size] numbers of outside addresses
+    const uint64_t* members     # [words] the same as a bit each, from number 64 * first_word on
+    uint32_t first_word
+    uint32_t words
+    bint alone                  # no other address serves, not even the subscriber's own
 
 cdef struct Draw:               # an outside endpoint that was drawn for a new mapping
     uint32_t outside_ip         # big-endian, as the port
@@ -99,6 +113,7 @@ cdef struct Ports:
     uint32_t workers            # that draw, 1 or more
     uint32_t drawer             # which of them does just now
     uint32_t unit               # ports: PORT_UNIT, or a subscriber's block
+    uint32_t looks              # LOOKS that are left to the packet at hand
     Draw drawn[64]              # [DRAWS_KEPT] the last ones in turn, those that were undone too: what tests follow (_tamper)
     uint64_t draws              # ever
 
@@ -199,12 +214,11 @@ cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t wi
 cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
 cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
 cdef uint32_t port_retake(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
-cdef void reclaim(Ports* ports, PortMap* map, uint32_t most, uint32_t now_ms) noexcept nogil
+cdef void reclaim(Ports* ports, PortMap* map, uint32_t* looks, uint32_t now_ms) noexcept nogil
 cdef bint is_due(const Ports* ports, const PortMap* map, uint32_t now_ms) noexcept nogil
-cdef uint32_t address_pick(const Ports* ports, uint32_t space, const uint32_t* pool, uint32_t size,
-                           uint64_t lot) noexcept nogil
-cdef uint32_t address_due(const Ports* ports, uint32_t space, const uint32_t* pool, uint32_t size, uint32_t start,
-                          uint32_t now_ms) noexcept nogil
+cdef uint32_t address_guess(const Ports* ports, uint32_t space, const Pool* pool, uint64_t* lot) noexcept nogil
+cdef uint32_t address_pick(const Ports* ports, uint32_t space, const Pool* pool, uint64_t lot) noexcept nogil
+cdef uint32_t address_due(const Ports* ports, uint32_t space, const Pool* pool, uint32_t start, uint32_t now_ms) noexcept nogil
 cdef uint32_t own_held(PortMap* map, uint32_t owner, uint64_t lot) noexcept nogil
 cdef uint32_t nth_set(uint64_t bits, uint32_t n) noexcept nogil
 cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint64_t lot, uint32_t now_ms,
@@ -214,5 +228,5 @@ cdef void ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t las
 cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil
 cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms,
                        uint32_t now_ms) noexcept nogil
-cdef void ports_reclaim(Ports* ports, uint32_t addresses, uint32_t now_ms) noexcept nogil
+cdef void ports_reclaim(Ports* ports, uint32_t addresses, uint32_t looks, uint32_t now_ms) noexcept nogil
 cdef uint32_t owner_slot(uint32_t owner) noexcept nogil

@@ -4,9 +4,9 @@ from libc.string cimport memset
 
 from natcore.tables.port_blocks cimport Block, block_at, block_leave, block_reference
 from natcore.tables.port_blocks cimport blocks_add, blocks_delete, blocks_drop, blocks_new
-from natcore.tables.port_overload cimport overload_delete, overload_forget_full
+from natcore.tables.port_overload cimport overload_delete
 from natcore.base.flow_hash cimport flow_hash
-from natcore.base.compiler cimport bswap32, ctz64, load_relaxed, load_relaxed64, store_relaxed, store_relaxed64
+from natcore.base.compiler cimport bswap32, ctz64, load_relaxed64, store_relaxed, store_relaxed64
 from natcore.base.hash_table cimport (
     NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
@@ -148,7 +148,7 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
         map.taken_in = <uint32_t*>(at + PORTS * 9 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2)
         map.address = number
         map.free = ports.range_size
-        map.held_count = map.next_word = map.reserved = map.told = 0
+        map.held_count = map.next_word = map.words_left = map.reserved = map.told = 0
         if map.free:
             mark_open(ports, map, 1)
         at += MAP_BYTES
@@ -239,41 +239,48 @@ cdef bint is_due(const Ports* ports, const PortMap* map, uint32_t now_ms) noexce
     return map.held_count and <int>(ports.next_release[space_at(ports, map)][map.address] - now_ms) <= 0
 
 
-cdef void reclaim(Ports* ports, PortMap* map, uint32_t most, uint32_t now_ms) noexcept nogil:
-    """Frees ports whose hold-down is over, as many as most, and learns when the next one's will be."""
-    cdef uint32_t step, word, port
+cdef void reclaim(Ports* ports, PortMap* map, uint32_t* looks, uint32_t now_ms) noexcept nogil:
+    """Frees ports whose hold-down is over. looks: how many it may look at still; the next call goes on there, and a round of
+    all learns when the next one's rest will be over."""
+    cdef uint32_t word, port, cost
     cdef uint64_t bits
-    cdef int soonest = 0x7FFFFFFF, left
     if not is_due(ports, map, now_ms):
         return
-    for step in range(PORT_WORDS):
-        word = (map.next_word + step) & (PORT_WORDS - 1)
+    if map.words_left == 0:
+        map.words_left = PORT_WORDS
+        map.soonest = now_ms + 0x7FFFFFFF
+    while map.words_left and looks[0]:
+        word = map.next_word
         bits = map.held[word]
+        cost = 0
         while bits:
             port = word * 64 + ctz64(bits)
             bits &= bits - 1
-            left = <int>(map.cells[port] - now_ms)
-            if left <= 0:
-                if most == 0:                           # more are due: the next call goes on here
-                    map.next_word = word
-                    return
+            cost += 1
+            if <int>(map.cells[port] - now_ms) <= 0:
                 let_go(ports, map, port)
-                most -= 1
-            elif left < soonest:
-                soonest = left
-    ports.next_release[space_at(ports, map)][map.address] = now_ms + <uint32_t>soonest
+                cost += LOOKS_FREEING
+            elif <int>(map.cells[port] - map.soonest) < 0:
+                map.soonest = map.cells[port]
+        looks[0] = looks[0] - cost if looks[0] > cost else 0
+        map.next_word = (word + 1) & (PORT_WORDS - 1)
+        map.words_left -= 1
+    if map.words_left == 0:
+        ports.next_release[space_at(ports, map)][map.address] = map.soonest
 
 
-cdef void ports_reclaim(Ports* ports, uint32_t addresses, uint32_t now_ms) noexcept nogil:
-    """The same for the next so many addresses; of each, as many ports as a packet may free (all addresses: all of them)."""
+cdef void ports_reclaim(Ports* ports, uint32_t addresses, uint32_t looks, uint32_t now_ms) noexcept nogil:
+    """The same for the next so many addresses, as far as looks reach (NONE: to the end)."""
     cdef uint32_t left = min(addresses, ports.count), space, i
-    cdef uint32_t most = RECLAIMED if addresses < ports.count else PORTS
-    while left:
+    cdef bint endless = looks == NONE
+    while left and looks:
         i = ports.reclaim_at if ports.reclaim_at < ports.count else 0
         for space in range(PORT_SPACES):
             if (ports.rests_at[space][i >> 6] >> (i & 63)) & 1:
-                reclaim(ports, &ports.addresses[i].maps[space], most, now_ms)
-        ports.reclaim_at = i + 1
+                reclaim(ports, &ports.addresses[i].maps[space], &looks, now_ms)
+                looks = NONE if endless else looks
+        if looks:
+            ports.reclaim_at = i + 1
         left -= 1
 
 
@@ -426,36 +433,46 @@ cdef inline uint32_t pick(const Ports* ports, const PortMap* map, uint64_t mask,
 
 # ---- an address of a pool -------------------------------------------------------------------------------------------
 
-cdef uint32_t address_pick(const Ports* ports, uint32_t space, const uint32_t* pool, uint32_t size,
-                           uint64_t lot) noexcept nogil:
-    """One of a pool's addresses that have a free port, one as likely as another; or NONE."""
-    cdef uint32_t _try, i, count = 0, found
+cdef uint32_t address_guess(const Ports* ports, uint32_t space, const Pool* pool, uint64_t* lot) noexcept nogil:
+    """An address of a pool that has a free port, of a few that are tried at random; or NONE."""
+    cdef uint32_t _try, i
     for _try in range(2 * PROBES):
-        i = pool[in_pool(lot, size)]
+        i = pool.addresses[in_pool(lot[0], pool.size)]
         if is_open(ports, space, i):
             return i
-        lot = lot_again(lot)
-    if load_relaxed(&ports.open_count[space]) == 0:
-        return NONE
-    for i in range(size):
-        count += is_open(ports, space, pool[i])
-    if count == 0:
-        return NONE
-    found = in_pool(lot, count)
-    for i in range(size):
-        if is_open(ports, space, pool[i]):
-            if found == 0:
-                return pool[i]
-            found -= 1
+        lot[0] = lot_again(lot[0])
     return NONE
 
 
-cdef uint32_t address_due(const Ports* ports, uint32_t space, const uint32_t* pool, uint32_t size, uint32_t start,
-                          uint32_t now_ms) noexcept nogil:
-    """The first of a pool's addresses, from start on, at which a hold-down may be over; or NONE."""
+cdef inline uint64_t open_of_word(const Ports* ports, uint32_t space, const Pool* pool, uint32_t word) noexcept nogil:
+    """A bit for each of a pool's addresses that has a free port, of the pool's n-th word."""
+    return load_relaxed64(&ports.open_at[space][pool.first_word + word]) & pool.members[word]
+
+
+cdef uint32_t address_pick(const Ports* ports, uint32_t space, const Pool* pool, uint64_t lot) noexcept nogil:
+    """One of a pool's addresses that have a free port, one as likely as another; or NONE. Under the lock."""
+    cdef uint32_t word = 0, count = 0, found, ones
+    cdef uint32_t guess = address_guess(ports, space, pool, &lot)
+    if guess != NONE or ports.open_count[space] == 0:
+        return guess
+    for word in range(pool.words):
+        count += ones64(open_of_word(ports, space, pool, word))
+    if count == 0:
+        return NONE
+    found = in_pool(lot, count)
+    for word in range(pool.words):
+        ones = ones64(open_of_word(ports, space, pool, word))
+        if found < ones:
+            return (pool.first_word + word) * 64 + nth_set(open_of_word(ports, space, pool, word), found)
+        found -= ones
+    return NONE
+
+
+cdef uint32_t address_due(const Ports* ports, uint32_t space, const Pool* pool, uint32_t start, uint32_t now_ms) noexcept nogil:
+    """The first of a pool's addresses, from start on, at which a hold-down may be over; or NONE. DUE_TRIED are looked at."""
     cdef uint32_t step, i
-    for step in range(size):
-        i = pool[start + step if start + step < size else start + step - size]
+    for step in range(min(pool.size, <uint32_t>DUE_TRIED)):
+        i = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
         if (ports.rests_at[space][i >> 6] >> (i & 63)) & 1 and <int>(ports.next_release[space][i] - now_ms) <= 0:
             return i
     return NONE
@@ -506,7 +523,7 @@ cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wis
     until_ms[0] = now_ms
     if map.free == 0 or ports.policy == PORTS_PRESERVE or ports.parity:
         # a port whose rest is over may be the one that is preferred
-        reclaim(ports, map, RECLAIMED, now_ms)
+        reclaim(ports, map, &ports.looks, now_ms)
     if ports.policy == PORTS_PRESERVE and rests_for(map, wish, owner):
         until_ms[0] = port_retake(ports, map, wish)
         return wish
@@ -549,8 +566,6 @@ cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t l
         if in_ranges(ports, port):
             count_free(ports, map, port, 1)
             map.reserved -= 1
-    if ports.policy == PORTS_OVERLOAD:
-        overload_forget_full(&ports.overload)
 
 
 cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms,
@@ -566,6 +581,8 @@ cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner
     map.held_by[owner_slot(owner)] += 1
     if map.held_count == 0 or <int>(until_ms - ports.next_release[space_at(ports, map)][map.address]) < 0:
         ports.next_release[space_at(ports, map)][map.address] = until_ms
+    if map.words_left and <int>(until_ms - map.soonest) < 0:   # a round may have passed it
+        map.soonest = until_ms
     if map.held_count == 0:
         mark_resting(ports, map)
     map.held_count += 1

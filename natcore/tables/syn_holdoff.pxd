@@ -8,6 +8,7 @@ from natcore.base.spinlock cimport Spin, spin_lock, spin_unlock
 
 cdef enum:
     UNSOLICITED_SLOTS = 1024
+    UNSOLICITED_SHARE = 256     # that one source has at most, a quarter
     UNSOLICITED_ROOM = 576      # bytes of a frame that are kept: no error quotes more
     UNSOLICITED_SECONDS = 6     # RFC 5382 REQ-4
 
@@ -20,9 +21,10 @@ cdef struct Unsolicited:        # a SYN that waits
 
 cdef struct UnsolicitedQueue:
     Unsolicited* slots          # [UNSOLICITED_SLOTS] NULL: policy is silent
+    uint32_t sources[1024]      # [UNSOLICITED_SLOTS] of the same, big-endian
     uint32_t head               # how many came, modulo 2^32
     uint32_t tail               # how many were looked at again
-    uint64_t lost               # they found no slot: nobody answers them
+    uint64_t lost               # they found no slot, or their source had its share: nobody answers them
     Spin spin                   # for what is kept; who holds all workers looks again
 
 cdef inline bint unsolicited_new(UnsolicitedQueue* queue) noexcept nogil:
@@ -33,16 +35,26 @@ cdef inline void unsolicited_delete(UnsolicitedQueue* queue) noexcept nogil:
     table_delete(queue.slots, UNSOLICITED_SLOTS * sizeof(Unsolicited))
     queue.slots = NULL
 
-cdef inline void unsolicited_keep(UnsolicitedQueue* queue, const Frame* frame, uint32_t link_bytes, uint8_t cause,
-                                  uint64_t now_ns) noexcept nogil:
-    """The frame waits; one too many does not, and is counted."""
+cdef inline bint has_share(const UnsolicitedQueue* queue, uint32_t source) noexcept nogil:
+    """Whether as many wait of a source as may."""
+    cdef uint32_t waiting = queue.head - queue.tail, count = 0, i
+    if waiting < UNSOLICITED_SHARE:
+        return False
+    for i in range(waiting):
+        count += queue.sources[(queue.tail + i) % UNSOLICITED_SLOTS] == source
+    return count >= UNSOLICITED_SHARE
+
+cdef inline void unsolicited_keep(UnsolicitedQueue* queue, const Frame* frame, uint32_t link_bytes, uint32_t source,
+                                  uint8_t cause, uint64_t now_ns) noexcept nogil:
+    """The frame waits; one too many does not, and is counted. source: its address, big-endian."""
     cdef Unsolicited* slot
     spin_lock(&queue.spin)
-    if queue.head - queue.tail == UNSOLICITED_SLOTS:
+    if queue.head - queue.tail == UNSOLICITED_SLOTS or has_share(queue, source):
         queue.lost += 1
         spin_unlock(&queue.spin)
         return
     slot = &queue.slots[queue.head % UNSOLICITED_SLOTS]
+    queue.sources[queue.head % UNSOLICITED_SLOTS] = source
     queue.head += 1
     slot.due_ns = now_ns + <uint64_t>UNSOLICITED_SECONDS * 1000000000
     slot.length = frame.length if frame.length < UNSOLICITED_ROOM else UNSOLICITED_ROOM

@@ -3,7 +3,7 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from natcore.tables.ports cimport (
-    PortMap, Ports, address_add, address_drop, address_find, lot_after, lot_take, lots_begin, pick_by_policy, port_draw,
+    LOOKS, PortMap, Ports, address_add, address_drop, address_find, lot_after, lot_take, lots_begin, pick_by_policy, port_draw,
     port_mapping, port_release, ports_allow, ports_delete, ports_new, ports_reclaim,
 )
 from natcore.base.hash_table cimport NONE
@@ -44,6 +44,7 @@ cdef class PortTable:
     def draw(self, uint32_t number, uint32_t space, uint32_t owner, uint32_t now_ms, uint32_t mapping=0):
         """A port, whose mapping is then found under it; None: nothing is free."""
         cdef uint32_t until_ms = 0, port
+        self.ports.looks = LOOKS
         port = port_draw(&self.ports, self.map(number, space), owner, 0, lot_take(&self.ports), now_ms, &until_ms)
         if port == NONE:
             return None
@@ -59,7 +60,7 @@ cdef class PortTable:
         port_release(&self.ports, self.map(number, space), port, owner, until_ms, now_ms)
 
     def reclaim(self, uint32_t now_ms):
-        ports_reclaim(&self.ports, NONE, now_ms)
+        ports_reclaim(&self.ports, NONE, NONE, now_ms)
 
     def mapping(self, uint32_t number, uint32_t space, uint16_t port):
         """The mapping that has the port, or None."""

@@ -5,13 +5,14 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore.log.journal cimport Journal, Record, journal_commit, journal_delete, journal_drain, journal_new, journal_slot
-from natcore.tables.entries cimport RuleSet, SnatRule, snat_rule
+from natcore.tables.entries cimport RuleSet, SnatRule, dnat_target, snat_rule
 from natcore.tables.sessions cimport Cold, Session
 from natcore.tables.tcp_state cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, TCP_STATE, is_reopening, tcp_step
 from natcore.workers.locks cimport await_hold, hold, release
 from natcore.nat.clock cimport tick
 from natcore.nat.pipeline cimport translate
 from natcore.base.checksum cimport checksum, combine, delta16, delta32, fold, update, update_partial
+from natcore.base.compiler cimport bswap32
 from natcore.base.flow_hash cimport HashKey, flow_hash, has_aes, hash_aes, siphash13
 from natcore.frame cimport Frame
 from natcore.base.hash_table cimport (
@@ -245,6 +246,11 @@ def rule_of(RuleSet rules not None, uint32_t source):
     if rule == NULL:
         return None
     return rule.pool.entry, [rule.pool.addresses[i] for i in range(rule.pool.size)]
+
+
+def target_of(RuleSet rules not None, uint32_t number, uint64_t hash):
+    """The inside address (host order) that a DNAT entry, by its place in the set, has for a remote's hash."""
+    return bswap32(dnat_target(&rules.dnat[number], hash))
 
 
 cdef class JournalRing:

@@ -9,7 +9,7 @@ from natcore.tables.sessions cimport (
     LIFE_SOME, LOOKED_AT, NO_WINDOW, SESSION_FREE, Cold, Session, Sessions, deadline_of, is_dead, mapping_life,
     session_approach, session_close, session_expire, window_write,
 )
-from natcore.base.compiler cimport fetch_add, prefetch_write, store_release64
+from natcore.base.compiler cimport fetch_add, prefetch_write, store_relaxed64, store_release64
 from natcore.base.hash_table cimport NONE
 from natcore.base.linked_list cimport NO_LINK, link, unlink
 from natcore.base.spinlock cimport spin_lock, spin_unlock
@@ -22,7 +22,6 @@ cdef enum:
     AHEAD = 6                   # ends that are prepared while one is carried out
     NEAR = 3                    # and their mappings'
     TABLES = 64
-    SLICE_ENDS = 1024           # in a slice of the sweep, at most
     SLICE_ADDRESSES = 4         # outside addresses whose resting ports a slice looks at
     RECLAIM_LINES = 2048        # that are looked at for one refusal
 
@@ -49,28 +48,29 @@ cdef bint window_over(const Sessions* table, Session* session, const Cold* cold,
     return (elapsed >= 0 or long_ago) and now_ns >= cold.window_start_ns + table.window_ns
 
 
-cdef void free_rested(Sessions* table, uint32_t addresses, uint32_t now_ms) noexcept nogil:
-    """Ports of the next so many outside addresses whose hold-down is over may be drawn again."""
+cdef void free_rested(Sessions* table, uint32_t addresses, uint32_t looks, uint32_t now_ms) noexcept nogil:
+    """Ports of the next so many outside addresses whose hold-down is over may be drawn again. looks: as of ports_reclaim."""
     spin_lock(&table.mappings.ports.spin)
-    ports_reclaim(table.mappings.ports, addresses, now_ms)
+    ports_reclaim(table.mappings.ports, addresses, looks, now_ms)
     spin_unlock(&table.mappings.ports.spin)
 
 
-cdef void sweep_slice(Sessions* table, uint32_t lines, uint64_t now_ns) noexcept nogil:
-    """Looks at the next lines; dead sessions end, windows that are over are written, as long as their rows find room.
+cdef void sweep_slice(Sessions* table, uint32_t lines, uint32_t ends, uint64_t now_ns) noexcept nogil:
+    """Looks at the next lines, in order of the slots; dead sessions end, windows that are over are written, as long as their
+    rows find room.
 
-    What is looked at late comes to no harm: where very many end at once, that is all the slice does.
+    What is looked at late comes to no harm: where as many as `ends` end, that is all the slice does.
     """
     cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), slot, ended = 0
     cdef Session* session
     cdef bint dead
     subscribers_reap(table.mappings, lines, now_ms)
-    free_rested(table, SLICE_ADDRESSES, now_ms)
-    while lines and ended < SLICE_ENDS:
+    free_rested(table, SLICE_ADDRESSES, 4 * lines, now_ms)
+    while lines and ended < ends:
         if table.sweep_at >= table.slots.fresh:
             table.sweep_at = 0
             store_release64(&table.complete_ns, table.swept_ns)     # each line has been looked at since then
-            table.swept_ns = now_ns
+            store_relaxed64(&table.swept_ns, now_ns)
             return
         slot = table.sweep_at
         session = &table.hot[slot]
@@ -235,10 +235,11 @@ cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t room) noexcept no
         agenda.tables[i].mappings.reap_at = 0
         subscribers_reap(agenda.tables[i].mappings, NONE, <uint32_t>(now_ns // 1000000))
         if complete:
-            agenda.tables[i].swept_ns = now_ns
+            store_relaxed64(&agenda.tables[i].swept_ns, now_ns)
             store_release64(&agenda.tables[i].complete_ns, now_ns)
+            agenda.tables[i].sweep_at = 0
     if complete:
-        free_rested(first, NONE, now_ms)
+        free_rested(first, NONE, NONE, now_ms)
     return complete
 
 

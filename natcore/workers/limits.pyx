@@ -7,7 +7,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from natcore.log.events cimport PORTS_THRESHOLD, SESSIONS_THRESHOLD, event_note
 from natcore.tables.mappings cimport MAPPING_PORTLESS, MAPPING_STATIC, Subscriber, subscriber_find
-from natcore.tables.ports cimport PORT_SPACES, RECLAIMED, PortMap, Ports, reclaim, space_of
+from natcore.tables.ports cimport LOOKS, PORT_SPACES, PortMap, Ports, reclaim, space_of
 from natcore.workers.expiry cimport reclaim_lines, reclaim_mapping, reclaim_subscriber
 from natcore.base.compiler cimport load_relaxed
 from natcore.base.hash_table cimport NONE
@@ -211,7 +211,7 @@ cdef void watch_ports(Worker* worker, const Mapping* mapping, const Clock* now) 
     """A mapping was opened."""
     cdef Ports* ports = worker.mappings.ports
     cdef PortMap* map
-    cdef uint32_t taken, space, first = 0, last = PORT_SPACES - 1
+    cdef uint32_t taken, space, first = 0, last = PORT_SPACES - 1, looks = LOOKS
     cdef bint tell
     if worker.warn_ports == 0 or mapping.flags & (MAPPING_PORTLESS | MAPPING_STATIC):
         return
@@ -222,7 +222,7 @@ cdef void watch_ports(Worker* worker, const Mapping* mapping, const Clock* now) 
     taken = taken_of(ports, map)
     if taken >= worker.warn_ports or map.told:          # what has rested for long enough is free, if nobody looked so far
         for space in range(first, last + 1):
-            reclaim(ports, &ports.addresses[mapping.address].maps[space], RECLAIMED, now.ms)
+            reclaim(ports, &ports.addresses[mapping.address].maps[space], &looks, now.ms)
         taken = taken_of(ports, map)
     tell = crosses(taken, worker.warn_ports, worker.rearm_ports, &map.told)
     spin_unlock(&ports.spin)

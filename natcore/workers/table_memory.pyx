@@ -11,7 +11,7 @@ from natcore.tables.fragments cimport (
 from natcore.tables.icmp_output cimport OUTBOX_BYTES
 from natcore.log.journal cimport Record
 from natcore.tables.mappings cimport Mapping, Own, Subscriber
-from natcore.tables.port_overload cimport FULL_SLOTS, Full, Taken
+from natcore.tables.port_overload cimport Crowd, Taken
 from natcore.tables.ports cimport MAP_BYTES, PORT_SPACES, Address
 from natcore.tables.sessions cimport Cold, Filter, Session
 from natcore.tables.syn_holdoff cimport UNSOLICITED_SLOTS, Unsolicited
@@ -125,8 +125,10 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     add(regions, &n, "blocks by owner", worker.mappings.ports.blocks.chains, BLOCK_CHAINS * sizeof(uint32_t))
     add(regions, &n, "overloaded ports", worker.mappings.ports.overload.taken,
         <uint64_t>worker.mappings.ports.overload.slots.capacity * sizeof(Taken))
-    add(regions, &n, "overloaded ports, full", worker.mappings.ports.overload.full, FULL_SLOTS * sizeof(Full))
+    add(regions, &n, "overloaded ports, counted", worker.mappings.ports.overload.crowds,
+        <uint64_t>worker.mappings.ports.overload.crowd_slots.capacity * sizeof(Crowd))
     add_index(regions, &n, "overloaded ports by remote", &worker.mappings.ports.overload.index)
+    add_index(regions, &n, "overloaded ports, counted by remote", &worker.mappings.ports.overload.by_part)
     add(regions, &n, "journal", worker.journal.ring, worker.journal.capacity * sizeof(Record))
     add(regions, &n, "journal of beginnings and ends", worker.journal.apart, worker.journal.capacity * sizeof(Record))
     add(regions, &n, "generated frames", worker.outbox.buffer, OUTBOX_BYTES)

@@ -75,7 +75,8 @@ cdef struct Worker:
     uint64_t clock_backward
     uint64_t now_ns             # never goes back
     bint steady                 # nor does the clock that its caller reads, though another worker may have read it later
-    uint64_t ticked_ns          # when the sweep's last slice was
+    uint64_t ticked_ns          # when the sweep's last slice between batches was
+    uint32_t swept_for          # the worker that this one's packets carried a slice for last
     uint64_t batches            # counted in debug builds (_check.pyx)
     uint64_t handed_over        # frames that it took and another one did
     uint32_t link_address[2]    # by Side, big-endian, 0: none: the gateway's own

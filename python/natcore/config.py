@@ -564,6 +564,10 @@ def _check_targets(value: object) -> tuple[tuple[ipaddress.IPv4Address, int], ..
         targets.append((parse_ipv4(row[0], "DnatEntry.internal_ip"), weight))
     if not targets or len({address for address, _ in targets}) != len(targets):
         raise ConfigurationError(f"DnatEntry.internal_ip={show(value)}: {allowed}, none twice")
+    if (total := sum(weight for _, weight in targets)) > 0xFFFFFFFF:
+        raise ConfigurationError(
+            f"DnatEntry.internal_ip: the weights of {len(targets):,} targets are {total:,} together; allowed are 4,294,967,295"
+        )
     return tuple(targets)
 
 

@@ -290,6 +290,7 @@ def test_a_closed_gateway_refuses_to_work_and_still_shows_what_was() -> None:
 def test_what_was_dead_at_the_end_ended_at_its_deadline() -> None:
     over = gateway()
     over.translate_one(echo(), INSIDE, 0.0)
+    over.advance(59.0)
     over.translate_one(udp(), INSIDE, 60.0)
     over.close()
     rows = over.take_records(events=True)

@@ -18,8 +18,8 @@ def answering(**policy: Any) -> Gateway:
     return gateway(policy=one_port(**{"unsolicited_syn": "icmp", **policy}))
 
 
-def syn(flags: str = "S", **fields: Any) -> bytes:
-    return tcp(flags, REMOTE, 443, EIP, 4000, **fields)
+def syn(flags: str = "S", source: str = REMOTE, **fields: Any) -> bytes:
+    return tcp(flags, source, 443, EIP, 4000, **fields)
 
 
 def told(over: Gateway) -> list[tuple[int, int, Verdict]]:
@@ -124,13 +124,29 @@ def test_answers_keep_to_the_rate_of_errors() -> None:
 
 def test_too_many_are_silent_and_counted() -> None:
     over = answering(icmp_rate=10_000)
-    for _ in range(1030):
-        over.translate_one(syn(), OUTSIDE, 0.0)
+    for n in range(1030):
+        over.translate_one(syn(source=f"198.51.100.{n % 10}"), OUTSIDE, 0.0)
     assert over.counters()["unsolicited_lost"] == 6
     over.advance(6.0)
     assert len(over.take_generated()) == 1024
     over.translate_one(syn(), OUTSIDE, 6.0)
     over.advance(12.0)
+    assert len(over.take_generated()) == 1
+
+
+def test_a_source_takes_a_quarter_of_the_places_however_many_it_sends() -> None:
+    over = answering(icmp_rate=10_000)
+    frame = syn(source="198.51.100.66")
+    for _ in range(2000):
+        over.translate_one(frame, OUTSIDE, 0.0)
+    assert over.counters()["unsolicited_lost"] == 2000 - 256
+    over.translate_one(syn(), OUTSIDE, 1.0)
+    over.advance(6.0)  # the first ones leave, and make room for their source again
+    assert len(over.take_generated()) == 256
+    over.translate_one(frame, OUTSIDE, 6.5)
+    over.advance(7.0)
+    assert [Ether(answer.frame)[IP].dst for answer in over.take_generated()] == [REMOTE]
+    over.advance(13.0)
     assert len(over.take_generated()) == 1
 
 

@@ -23,7 +23,7 @@ from oracle.configurations import Configuration
 from oracle.entries import PORTED
 from oracle.packets import Endpoint
 from oracle.sessions import MS, Row, Session
-from oracle.tables import Choices
+from oracle.tables import ROUND, SECOND, Choices
 
 STRIDE = 4096  # bytes of a row in a batch
 EPOCH = 1_700_000_000.25  # Unix seconds at now = 0, in the rows
@@ -88,6 +88,7 @@ class Pair:
     def frame(self, data: bytes, side: Side, seconds: float) -> Verdict:
         """One frame by translate_one."""
         self.trace.append(f"frame {data.hex()} {side.name} at {seconds!r}")
+        self._keep_swept(seconds)
         self.taker = next(self.turns) % self.gateway.workers
         verdict, self.sent = self.gateway.translate_one(data, side, now=seconds, worker=self.taker)
         self._hear_draws()
@@ -97,6 +98,7 @@ class Pair:
 
     def explained(self, data: bytes, side: Side, seconds: float) -> None:
         """One frame of which is told beforehand what becomes of it."""
+        self._keep_swept(seconds)
         told = self.gateway.explain(data, side, now=seconds)
         self.trace.append(f"explain {data.hex()} {side.name} at {seconds!r}")
         created = self.model.counts["created"]
@@ -132,6 +134,7 @@ class Pair:
 
     def batch(self, frames: list[tuple[bytes, Side]], seconds: float) -> None:
         """Frames by translate, each with its own side and moment; what is not forwarded stays as it came."""
+        self._keep_swept(seconds)
         nows = seconds + np.arange(len(frames), dtype=np.float64) * 0.001
         rows, lengths = np.zeros((len(frames), STRIDE), np.uint8), np.zeros(len(frames), np.uint32)
         for row, (data, _) in enumerate(frames):
@@ -147,6 +150,11 @@ class Pair:
             assert verdict in FORWARDED or rows[row, : len(data)].tobytes() == data, "a refused frame was changed"
             self._same_outcome(data, side, float(nows[row]), verdict, sent if verdict in FORWARDED else None)
         self._same_generated()
+
+    def _keep_swept(self, seconds: float) -> None:
+        """Of several workers each packet carries the sweep of some tables; the oracle knows of one: nothing is left to them."""
+        if self.gateway.workers > 1 and max(to_ns(seconds), self.model.now) + SECOND > self.model.swept + ROUND:
+            self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
         self.trace.append(f"advance {seconds!r}")

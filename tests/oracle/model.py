@@ -70,6 +70,7 @@ class ModelGateway(Following):
     def translate_one(self, frame: bytes, side: Side, now: int, choices: Choices) -> Outcome:
         """The verdict on a frame, and what is sent if it is forwarded. now: ns."""
         self.clock(now)
+        self.sweep_slice()
         packet = packets.parse(frame, self.framing, side)
         if isinstance(packet, Verdict):
             verdict, out = packet, None

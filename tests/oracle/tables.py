@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import NamedTuple
 
 from natcore.config import AnyEntry, Link, Policy, Timeouts
@@ -18,7 +17,9 @@ from oracle.packets import Endpoint
 from oracle.sessions import MS, Mapping, Row, Session
 
 SECOND = 1_000_000_000  # ns
-LONG_STEP = 60 * SECOND  # without a complete expiry; one longer begins with it, so that no row is later
+LONG_STEP = 14_400 * SECOND  # without a round of the sweep; one longer begins with a complete expiry
+ROUND = 30 * SECOND  # from the end of a round to where packets begin the next
+LINES = 16  # slots that a packet looks at, and sessions that it ends
 
 
 class Choices(NamedTuple):
@@ -101,8 +102,9 @@ class Tables:
         self.subscribers: dict[int, Subscriber] = {}
         self.held: dict[tuple[int, Endpoint], tuple[int, int]] = {}  # freed ports: whose, until when (ns)
         self.free_slots: list[int] = []
-        self.last_id, self.new_slots = 0, count()
-        self.swept: int | None = None  # ns: the last complete expiry
+        self.last_id, self.new_slots = 0, 0
+        self.swept = 0  # ns: the end of the last round, or complete expiry
+        self.sweep_at = 0  # the slot that the next packet looks at first
         self.counts: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()  # of the entries of all sessions
         self.rows: list[Row] = []
@@ -167,12 +169,30 @@ class Tables:
         self.counts["clock_backward"] += now < self.now
         self.now = max(self.now, now)
         self._give_up_fragments()
-        if self.now - (self.swept or 0) > LONG_STEP:
+        if self.now - self.swept > LONG_STEP:
             self.sweep()
+
+    def sweep_slice(self) -> None:
+        """What a packet carries of the sweep where none came round for a while: the next slots, in their order."""
+        if self.now - self.swept <= ROUND:
+            return
+        before = self.counts["ended"]
+        for _ in range(LINES):
+            if self.counts["ended"] - before >= LINES:
+                return
+            if self.sweep_at >= self.new_slots:
+                self.sweep_at, self.swept = 0, self.now
+                return
+            for session in [s for s in self.sessions if s.slot == self.sweep_at]:
+                if session.alive(self.now):
+                    self.log(session.roll(self.now))
+                else:
+                    self.release_dead(session)
+            self.sweep_at += 1
 
     def sweep(self) -> None:
         """Close every window that is over, release every session that is dead."""
-        self.swept = self.now
+        self.swept, self.sweep_at = self.now, 0
         for session in self.sessions:
             if session.alive(self.now):
                 self.log(session.roll(self.now))
@@ -200,7 +220,10 @@ class Tables:
             self.mappings.append(mapping)
             if not mapping.static:
                 self._subscribe(mapping)
-        slot = self.free_slots.pop() if self.free_slots else next(self.new_slots)
+        if not self.free_slots:
+            self.free_slots.append(self.new_slots)
+            self.new_slots += 1
+        slot = self.free_slots.pop()
         self.last_id += 1
         logged = logged and not mapping.static  # contract R5
         session = Session(
@@ -274,10 +297,13 @@ class Tables:
     def _living(self, found: Iterable[Session]) -> Session | None:
         session = next(iter(found), None)
         if session is not None and not session.alive(self.now):
-            mapping = session.mapping
-            self.release([session] if mapping.alive(self.now) else mapping.sessions)
+            self.release_dead(session)
             return None
         return session
+
+    def release_dead(self, session: Session) -> None:
+        """With its mapping, if nothing of that lives."""
+        self.release([session] if session.mapping.alive(self.now) else session.mapping.sessions)
 
     def mapping_of(self, key: Mapping) -> Mapping | None:
         """The live mapping that is alike but for what is drawn."""

@@ -8,6 +8,7 @@ from oracle.tables import SECOND, Tables
 
 PATIENCE = 6 * SECOND  # ns
 AT_ONCE = 1024  # that wait
+SHARE = 256  # and of one source
 
 
 class Unanswered:
@@ -23,7 +24,8 @@ class Unanswered:
         if packet.protocol != TCP or packet.flags & (SYN | ACK | RST | FIN) != SYN:
             return
         if packet.destination[0] in tables.eips:
-            if len(self.waiting) < AT_ONCE:
+            same = sum(waiting.source[0] == packet.source[0] for _, waiting, _ in self.waiting)
+            if len(self.waiting) < AT_ONCE and same < SHARE:
                 self.waiting.append((tables.now + PATIENCE, packet, verdict))
             else:
                 tables.counts["unsolicited_lost"] += 1

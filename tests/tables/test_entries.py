@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from natcore.entries.table import flatten
 from natcore.tables.entries import RuleSet
-from natcore.testhooks.wrappers import rule_of
+from natcore.testhooks.wrappers import rule_of, target_of
 
 TOP = (1 << 32) - 1
 
@@ -59,6 +59,30 @@ def test_flattened_ranges_ascend_and_begin_within_the_address_space(networks: li
     assert starts == sorted(set(starts))
     assert all(0 <= start <= TOP for start in starts)
     assert len(starts) <= 2 * len(networks) + 1
+
+
+def picked(targets: list[tuple[int, int]], hashed: int) -> int:
+    """The target in proportion of the hash's upper half, by taking one weight after the other away."""
+    at = (hashed >> 32) * sum(weight for _, weight in targets) >> 32
+    for address, weight in targets:
+        if at < weight:
+            return address
+        at -= weight
+    raise AssertionError("beyond the weights")
+
+
+@given(st.lists(st.integers(1, 65535), min_size=1, max_size=20), st.lists(st.integers(0, (1 << 64) - 1), max_size=10))
+def test_a_target_is_found_among_the_weights_as_one_after_the_other_would(
+    weights: list[int], hashes: list[int]
+) -> None:
+    targets = list(enumerate(weights, 0x0A000000))
+    rules = RuleSet([], [], [(9, 0, 1, 1, 1, [(5, 7)]), (1, 0, 1, 80, 80, targets)], [], [], [], [], [])
+    total, before = sum(weights), 0
+    for _, weight in targets:  # the last hash of the targets before, and the first of this one's
+        hashes += [(-(-(before << 32) // total) << 32) - (before > 0), -(-(before << 32) // total) << 32]
+        before += weight
+    for hashed in (*hashes, 0, (1 << 64) - 1):
+        assert target_of(rules, 1, hashed) == picked(targets, hashed)
 
 
 def test_no_entry_covers_nothing() -> None:

@@ -13,8 +13,8 @@ STRICT = "address-and-port-dependent"
 OUTBOUND = Verdict.OUTBOUND
 
 
-def overload(last: int = 4003, **more: Any) -> Policy:
-    return Policy(ports="overload", mapping=STRICT, filtering=STRICT, port_ranges=((4000, last),), **more)
+def overload(last: int = 4003, *more: tuple[int, int]) -> Policy:
+    return Policy(ports="overload", mapping=STRICT, filtering=STRICT, port_ranges=((4000, last), *more))
 
 
 def fill(over: Gateway, remote: str, dport: int, count: int, host: str = HOST, first: int = 5000) -> list[Talk]:
@@ -35,6 +35,22 @@ def test_each_remote_endpoint_has_every_port() -> None:
     assert {talk.back() for talk in talks} == {Verdict.INBOUND}
     (row,) = over.ports()[over.ports()["protocol"] == 17]
     assert (row["used"], row["free"]) == (4, 0) and len(over.mappings()) == 12
+
+
+def test_of_very_many_ports_the_last_one_is_found_and_the_next_is_refused() -> None:
+    """Over the borders of the parts that are counted, of which some ports are an entry's, or in no range."""
+    over = gateway(max_sessions=5000, policy=overload(4300, (5000, 5040)))
+    over.add(DnatEntry(EIP, (4090, 4100), "10.0.0.9", (90, 100), protocol="udp"))
+    count = (4301 - 4000) + (5041 - 5000) - 11
+    first = fill(over, REMOTE, 53, 1, host="10.0.0.7")[0]
+    talks = [first, *fill(over, REMOTE, 53, count - 1)]
+    assert len({talk.outside[1] for talk in talks}) == count
+    late = Talk(over, sport=9, dport=53, host="10.0.0.6")
+    assert late.out() is Verdict.DROP_PORTS_EXHAUSTED
+    fill(over, REMOTE, 54, 16)
+    over.end(subscriber="10.0.0.7")
+    assert late.out() is OUTBOUND and late.outside == first.outside
+    assert Talk(over, sport=10, dport=53, host="10.0.0.6").out() is Verdict.DROP_PORTS_EXHAUSTED
 
 
 def test_the_next_one_to_the_same_remote_is_refused_and_nobody_else() -> None:

@@ -31,6 +31,44 @@ def test_every_port_is_given_once_and_only_then_none(ranges: tuple[tuple[int, in
     assert ports.draw(number, 0, OWNER, 0) is None and ports.free(number, 0) == 0
 
 
+def test_ports_whose_rest_is_over_are_freed_a_bounded_number_at_a_time_and_all_in_the_end() -> None:
+    ports, number = table()
+    drawn = []
+    while (port := ports.draw(number, 0, OWNER, 0)) is not None:
+        drawn.append(port)
+    for n, port in enumerate(drawn):  # 100 ms, or 300 ms in the second half
+        ports.release(number, 0, port, OWNER, 100 if n % 2 else 300, 0)
+    freed, draws = 0, 0
+    while freed < len(drawn) // 2:
+        before = ports.held(number, 0)
+        assert ports.draw(number, 0, OTHER, 200) is not None
+        draws += 1
+        now_free = before - ports.held(number, 0)
+        assert now_free <= 8192 // 5 + 64
+        freed += now_free
+        while ports.free(number, 0):
+            ports.draw(number, 0, OTHER, 200)
+    assert draws <= len(drawn) // 2 // (8192 // 6) + 2
+    assert ports.draw(number, 0, OTHER, 299) is None
+    assert ports.draw(number, 0, OTHER, 300) is not None
+
+
+def test_a_port_that_is_released_behind_a_round_is_not_forgotten() -> None:
+    ports, number = table()
+    drawn = []
+    while (port := ports.draw(number, 0, OWNER, 0)) is not None:
+        drawn.append(port)
+    lowest, highest = min(drawn), max(drawn)
+    for port in drawn:
+        if port != lowest:
+            ports.release(number, 0, port, OWNER, 100 if port == highest else 10_000, 0)
+    assert ports.draw(number, 0, OTHER, 100) is None  # the round has not reached the one that is due
+    ports.release(number, 0, lowest, OWNER, 150, 100)
+    tries = [ports.draw(number, 0, OTHER, 120) for _ in range(20)]
+    assert [port for port in tries if port is not None] == [highest]
+    assert ports.draw(number, 0, OTHER, 150) == lowest
+
+
 def test_the_last_free_port_is_found() -> None:
     """A bounded number of random tries would report 'out of ports' falsely."""
     ports, number = table()

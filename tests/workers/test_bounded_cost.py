@@ -7,12 +7,14 @@ from ipaddress import IPv4Address
 import numpy as np
 import pytest
 
-from natcore import Gateway, Policy, Side, Timeouts, Verdict
+from natcore import DnatEntry, Gateway, Policy, Side, SnatEntry, Timeouts, Verdict
+from natcore.dtypes import END, RECORD, WINDOW
 from natcore.internal.counters import tally
 from support import bulk
 from support.frames import EIP, gateway, udp
 
 LOOKED_AT, LINES = 128, 2048  # sessions of a list, and lines of the tables, for one packet
+CARRIED = 16  # lines of the sweep, and sessions that end, for one packet where no loop sweeps
 CAP = 1024  # sessions opened from outside of a mapping
 HOST = "10.1.0.1"
 SHORT = Timeouts(udp=300.0, unreplied=300.0)
@@ -78,6 +80,7 @@ def test_a_quota_ends_the_subscriber_s_own_dead_sessions_and_no_others(quota: st
     many(over, 3000)
     assert {said(over, 0.0, 5000 + n) for n in range(25)} == {Verdict.OUTBOUND}
     assert {said(over, 200.0, 5025 + n) for n in range(25)} == {Verdict.OUTBOUND}
+    over.advance(299.0)
     assert said(over, 299.0, 6000) is Verdict.DROP_SUBSCRIBER_LIMIT
     assert ended(over) == 0
     assert said(over, 301.0, 6000) is Verdict.OUTBOUND
@@ -146,6 +149,56 @@ def test_strangers_do_not_pass_a_mapping_of_very_many_dead_sessions() -> None:
         assert strangers(over, port, 1, 301.0, first=n) == {Verdict.DROP_NO_MAPPING}
         assert ended(over) - before <= LOOKED_AT
     assert ended(over) == 1000
+
+
+def test_after_a_long_silence_each_packet_carries_a_few_lines_of_the_sweep() -> None:
+    over = gateway(max_sessions=20_000, timeouts=SHORT, seed=1, records=40_000)
+    many(over, 10_000)
+    before, packets = 0, 0
+    while ended(over) < 10_000:
+        assert said(over, 400.0, 5000) is Verdict.OUTBOUND
+        assert ended(over) - before <= CARRIED
+        before, packets = ended(over), packets + 1
+    assert packets <= 10_000 // CARRIED + 2
+    rows = np.zeros(over._core.journal_waiting, RECORD)
+    over._core.drain(rows)  # take_records() is not asked: nothing else looks
+    assert len(rows[rows["kind"] == WINDOW]) == len(rows[rows["kind"] == END]) == 10_000
+    assert set(rows[rows["kind"] == END]["end_time"]) == {300_000_000}
+
+
+def test_a_batch_carries_as_much_of_the_sweep_as_its_packets_would() -> None:
+    over = gateway(max_sessions=20_000, timeouts=SHORT, seed=1)
+    many(over, 10_000)
+    frames, lengths = bulk.packets(bulk.UDP, 0x0A800000 + np.arange(20, dtype=np.uint64), 9, 0xC6336401, 53)
+    over.translate(frames, lengths, Side.INSIDE, now=400.0)
+    assert ended(over) == 20 * CARRIED
+
+
+def test_the_packets_of_one_worker_carry_the_sweep_of_another_that_gets_none() -> None:
+    over = Gateway(max_sessions=2_000, timeouts=SHORT, seed=1, workers=2)
+    over.add(SnatEntry("10.0.0.0/8", pool=EIP))
+    many(over, 1_000)
+    own = sum(over.owner(*one_frame(host), Side.INSIDE)[0] == 0 for host in range(0x0A000001, 0x0A000001 + 63))
+    assert 0 < own < 63
+    for _ in range(2 * 1_000 // CARRIED + 2):
+        over.translate(*one_frame(0x0A000001 + 100), Side.INSIDE, now=400.0, worker=0)
+    assert ended(over) == 1_000
+
+
+def one_frame(host: int) -> tuple[np.ndarray, np.ndarray]:
+    return bulk.packets(bulk.UDP, np.array([host], dtype=np.uint64), 9, 0xC6336401, 53)
+
+
+def test_a_pool_with_gaps_gives_its_own_addresses_to_the_last_port() -> None:
+    """Numbers of two pools' addresses lie between each other; many are looked at by words."""
+    over = Gateway(max_sessions=20_000, seed=1, policy=Policy(port_ranges=((4000, 4001),), pooling="arbitrary"))
+    for n in range(300):
+        over.add(DnatEntry(f"192.0.{n >> 8}.{n & 255}", 1, "10.200.0.1", 1))  # an address each
+    odd = [f"192.0.{n >> 8}.{n & 255}" for n in range(300) if n % 3]
+    over.add(SnatEntry("10.0.0.0/16", pool=odd))
+    verdicts = [said(over, 0.0, 5000 + n, host=f"10.0.0.{1 + n % 5}") for n in range(2 * len(odd) + 3)]
+    assert verdicts == [Verdict.OUTBOUND] * (2 * len(odd)) + [Verdict.DROP_PORTS_EXHAUSTED] * 3
+    assert {str(IPv4Address(int(ip))) for ip in over.mappings()["outside_ip"]} == set(odd)
 
 
 def test_the_port_of_a_mapping_rests_from_the_last_of_its_ends_whatever_their_order() -> None:
