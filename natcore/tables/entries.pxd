@@ -1,10 +1,10 @@
-"""Entries compiled for look-up: SNAT by longest prefix, DNAT by outside endpoint, 1:1 by inside address, no-NAT by both."""
+"""Entries compiled for lookup: SNAT by longest prefix, DNAT by outside endpoint, 1:1 by inside address, no-NAT by both ends."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.tables.ports cimport Pool
 
 cdef enum:
-    ANY_SPACE = 3               # protocols without ports: a space of their own beside those of _ports.pxd
+    ANY_SPACE = 3               # protocols without ports: a fourth port space, beside those of ports.pxd
 
 cdef struct SnatRule:
     Pool pool
@@ -14,21 +14,21 @@ cdef struct DnatTarget:
     uint32_t before             # weights of the targets before it, together
 
 cdef struct DnatRule:
-    uint32_t entry
-    uint32_t address            # number of the outside address
+    uint32_t entry              # number of the entry
+    uint32_t address            # index of the outside address
     uint32_t outside_ip         # big-endian
-    uint16_t outside_port       # the first, host order
-    uint16_t inside_port        # what it becomes
+    uint16_t outside_port       # first port of the range, host order
+    uint16_t inside_port        # inside port that outside_port maps to
     uint32_t total_weight
     uint32_t target_count
     const DnatTarget* targets
 
-cdef struct DnatRange:          # outside or inside endpoints of a rule, as keys (dnat_key)
+cdef struct DnatRange:          # range of outside or inside endpoints, as keys (dnat_key)
     uint64_t first
     uint64_t last
     const DnatRule* rule
 
-cdef struct WholeRule:          # a 1:1 entry, the outbound way
+cdef struct WholeRule:          # 1:1 entry, looked up by its inside address
     uint32_t inside_ip          # host order
     const DnatRule* rule
 
@@ -39,7 +39,7 @@ cdef struct PlainRule:          # a no-NAT entry
     uint32_t destination
     uint32_t destination_mask
 
-cdef struct AddressRange:       # host order, both included
+cdef struct AddressRange:       # host order, both ends included
     uint32_t first
     uint32_t last
 
@@ -52,14 +52,14 @@ cdef struct Rules:
     uint32_t whole_count
     WholeRule* whole            # [whole_count] ascending
     uint32_t plain_count
-    PlainRule* plain            # [plain_count] in order of the entries
+    PlainRule* plain            # [plain_count] in the order in which the entries were added; the first match wins
     uint32_t speaker_count
-    DnatRange* speakers         # [speaker_count] likewise, of inside endpoints: of several entries the first added
+    DnatRange* speakers         # [speaker_count] ascending, disjoint: inside endpoints; on overlap the entry added first
     uint32_t inside_count
-    AddressRange* inside        # [inside_count] ascending, disjoint: addresses that entries say are inside
+    AddressRange* inside        # [inside_count] ascending, disjoint: addresses that entries declare to be inside
 
 cdef class RuleSet:
-    """An immutable set of entries: made whole, swapped whole."""
+    """An immutable set of entries; updates replace the whole set."""
     cdef Rules compiled
     cdef SnatRule* snat
     cdef DnatRule* dnat
@@ -81,7 +81,7 @@ cdef inline const SnatRule* snat_rule(const Rules* rules, uint32_t source) noexc
     return rules.rules[low - 1] if low else NULL
 
 cdef inline uint64_t dnat_key(uint32_t ip, uint32_t space, uint32_t port) noexcept nogil:
-    """ip, port: host order."""
+    """Key of an endpoint, ordered by address, then port space, then port. ip, port: host order."""
     return <uint64_t>ip << 18 | space << 16 | port
 
 cdef inline const DnatRule* range_rule(const DnatRange* ranges, uint32_t count, uint64_t key) noexcept nogil:
@@ -95,7 +95,7 @@ cdef inline const DnatRule* range_rule(const DnatRange* ranges, uint32_t count, 
     return ranges[low - 1].rule if low and key <= ranges[low - 1].last else NULL
 
 cdef inline const DnatRule* dnat_rule(const Rules* rules, uint64_t key) noexcept nogil:
-    """The entry that has an outside endpoint, or NULL."""
+    """The entry that has this outside endpoint, or NULL."""
     return range_rule(rules.ranges, rules.range_count, key)
 
 cdef inline const DnatRule* speaker_rule(const Rules* rules, uint64_t key) noexcept nogil:
@@ -123,7 +123,7 @@ cdef inline const PlainRule* plain_rule(const Rules* rules, uint32_t source, uin
     return NULL
 
 cdef inline bint is_inside(const Rules* rules, uint32_t ip) noexcept nogil:
-    """Whether an entry says that an address (host order) is an inside host's."""
+    """Whether an entry declares the address (host order) to be inside."""
     cdef uint32_t low = 0, high = rules.inside_count, middle
     while low < high:
         middle = (low + high) >> 1

@@ -21,7 +21,7 @@ cdef class RuleSet:
     def __cinit__(self, list snat not None, list ranges not None, list dnat not None, list dnat_ranges not None,
                   list whole not None, list plain not None, list inside not None,
                   list speakers not None):
-        """Addresses and ports in host order, numbers of entries and of outside addresses as the core knows them.
+        """Addresses and ports in host order; entries and outside addresses by their numbers in the core.
 
         snat: [(entry, first inside address, [outside address])]. ranges: [(first inside address, index into snat or None)],
         ascending.

@@ -1,4 +1,4 @@
-"""Datagrams in fragments: what came of each, what its first fragment was told, and, bounded, what waits for that one."""
+"""Tables of datagrams that arrive in fragments: the verdict of the first fragment, and bounded storage for early ones."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.base.flow_hash cimport HashKey
@@ -7,76 +7,76 @@ from natcore.base.linked_list cimport Link
 from natcore.base.freelist cimport Slab
 
 cdef enum:
-    DATAGRAMS = 2000            # of a side under way at once; its oldest makes room for one more
-    DATAGRAMS_EACH = 250        # of one source: an eighth; its own oldest makes room for one more
+    DATAGRAMS = 2000            # of a side in progress at once; one more evicts the oldest
+    DATAGRAMS_EACH = 250        # of one source: an eighth; one more evicts that source's oldest
     DATAGRAMS_WAITING = 1000    # of a side without their first fragment; one more is refused
     DATAGRAMS_WAITING_EACH = 62         # of one source: a sixteenth
     CHUNK_BYTES = 784           # two hold a frame of 1,514 bytes
-    CHUNKS = 2500               # 2 MB of what waits, of a side
+    CHUNKS = 2500               # 2 MB of held frames for a side
     CHUNKS_EACH = 156           # of one source: a sixteenth
-    FRAGMENTS_HELD = 128        # of one datagram
-    PIECES_KEPT = 64            # fragments of a datagram whose exact duplicates are known
+    FRAGMENTS_HELD = 128        # held frames of one datagram
+    PIECES_KEPT = 64            # fragments of a datagram that are remembered to detect exact duplicates
     DATAGRAM_UNITS = 8192       # of 8 bytes: the longest there is (RFC 791)
-    SOURCES = 1024              # counts of what waits, by a keyed hash of the source
+    SOURCES = 1024              # counters of held data, by a keyed hash of the source
 
 cdef enum:                      # DatagramState
-    DATAGRAM_WAITING = 0        # for its first fragment
-    DATAGRAM_KNOWN = 1          # the session is known that its first fragment is of
-    DATAGRAM_REFUSED = 2        # every fragment has its first one's verdict
-    DATAGRAM_BROKEN = 3         # fragments overlapped, or were made to deceive: none passes any more
+    DATAGRAM_WAITING = 0        # its first fragment has not come
+    DATAGRAM_KNOWN = 1          # its first fragment was forwarded; later ones follow its session
+    DATAGRAM_REFUSED = 2        # later fragments get the verdict of the first one
+    DATAGRAM_BROKEN = 3         # fragments overlapped or were malformed: all further ones are dropped
 
-cdef struct Datagram:           # known by its side, addresses, protocol and identification (RFC 791)
+cdef struct Datagram:           # identified by side, addresses, protocol and identification (RFC 791)
     uint64_t addresses          # source and destination as they lie in the packet
-    uint64_t since_ms           # when its first to arrive came
-    uint64_t session            # DATAGRAM_KNOWN: its id
-    uint32_t ports              # and the rest of its key, as of Flight
-    uint32_t sequence           # TCP: of the byte where the header begins, SYN and FIN counted
-    uint32_t held               # first chunk of the fragment that waits longest, or NONE
-    uint32_t held_last          # and of the one that came last
+    uint64_t since_ms           # arrival of its first fragment to come, ms
+    uint64_t session            # DATAGRAM_KNOWN: session id
+    uint32_t ports              # DATAGRAM_KNOWN: source and destination port, as in the packet context
+    uint32_t sequence           # TCP: sequence number at the first byte of the TCP header, SYN and FIN counted
+    uint32_t held               # first chunk of the frame held longest, or NONE
+    uint32_t held_last          # first chunk of the frame held last, or NONE
     uint16_t identification     # as it lies in the packet
-    uint16_t units              # seen, of 8 bytes; the last one counts whole
-    uint16_t high               # units up to the end of the furthest fragment seen
-    uint16_t end                # units in all; 0: its last fragment has not come
+    uint16_t units              # units of 8 bytes received; the last one counts whole
+    uint16_t high               # end of the furthest fragment received, in units
+    uint16_t end                # length of the datagram in units; 0: the last fragment has not come
     uint16_t source             # index into sources
-    uint16_t sent_as            # the identification that its fragments leave with
-    uint16_t pieces             # of those that came, as far as they are kept
-    uint8_t held_count
+    uint16_t sent_as            # identification that its fragments leave with, big-endian
+    uint16_t pieces             # entries in use in `pieces`
+    uint8_t held_count          # frames held
     uint8_t protocol
     uint8_t side
     uint8_t state               # DatagramState
-    uint8_t verdict             # DATAGRAM_REFUSED: of all its fragments
+    uint8_t verdict             # DATAGRAM_REFUSED: verdict of all its fragments
 
-cdef struct SourceCount:        # of a source's datagrams
-    uint32_t chunks             # of what waits
+cdef struct SourceCount:        # counters of one source (hash)
+    uint32_t chunks             # chunks that hold its frames
     uint32_t waiting            # datagrams without their first fragment
-    uint32_t datagrams          # under way
-    uint32_t newest             # of them; of none: undefined
+    uint32_t datagrams          # datagrams in progress
+    uint32_t newest             # its newest datagram; undefined while it has none
 
-cdef struct Piece:              # a fragment that came
-    uint16_t first              # of its units of 8 bytes
-    uint16_t units              # and PIECE_LAST
-    uint32_t sum                # of its bytes, keyed
+cdef struct Piece:              # a fragment that was received
+    uint16_t first              # offset, in units of 8 bytes
+    uint16_t units              # length in units; PIECE_LAST set on the last fragment
+    uint32_t sum                # keyed digest of its bytes
 
 cdef enum:
-    PIECE_LAST = 0x8000         # no more fragments follow it
+    PIECE_LAST = 0x8000         # more-fragments is not set
 
-cdef struct Fragments:          # of one side
+cdef struct Fragments:          # tables of one side
     Datagram* datagrams         # [DATAGRAMS]
-    uint64_t* seen              # [DATAGRAMS][DATAGRAM_UNITS / 64] a bit for each unit below high, rounded up to a word
+    uint64_t* seen              # [DATAGRAMS][DATAGRAM_UNITS / 64] one bit per unit received, below `high` rounded up to a word
     Piece* pieces               # [DATAGRAMS][PIECES_KEPT]
     uint8_t* chunks             # [CHUNKS][CHUNK_BYTES]
     SourceCount* sources        # [SOURCES]
     Link* by_age                # [DATAGRAMS] all datagrams, from the newest to the oldest
-    Link* of_source             # [DATAGRAMS] likewise those of one source
-    Slab slots                  # of datagrams
-    Slab rooms                  # of chunks
+    Link* of_source             # [DATAGRAMS] datagrams of one source, from the newest to the oldest
+    Slab slots                  # free slots of datagrams
+    Slab rooms                  # free chunks
     Index index                 # key -> datagram
     HashKey key
     uint64_t timeout_ms
-    uint32_t newest             # datagram, or NO_LINK
+    uint32_t newest             # newest datagram, or NO_LINK
     uint32_t waiting            # datagrams without their first fragment
-    uint32_t given_up           # fragments that waited and were dropped since fragments_settle
-    uint64_t evicted            # datagrams under way that made room for others
+    uint32_t given_up           # held fragments dropped since the counter was last read
+    uint64_t evicted            # datagrams in progress that were evicted by newer ones
 
 cdef Fragments* fragments_new(uint64_t timeout_ms) noexcept nogil
 cdef void fragments_delete(Fragments* tables) noexcept nogil
@@ -96,5 +96,5 @@ cdef void datagram_break(Fragments* table, uint32_t number, uint8_t verdict) noe
 cdef void datagram_close(Fragments* table, uint32_t number) noexcept nogil
 
 cdef inline bint datagram_whole(const Fragments* table, uint32_t number) noexcept nogil:
-    """Whether all of it has come."""
+    """Whether all of its fragments have been received."""
     return table.datagrams[number].end != 0 and table.datagrams[number].units == table.datagrams[number].end

@@ -1,7 +1,7 @@
-"""The tables of fragments: allocated once, touched when used, never beyond their bounds.
+"""Fragment tables: allocated once, touched on use, bounded in every dimension.
 
-Datagrams lie in a list in the order of their arrival, which is that of their deadlines. What waits is kept in chunks, so
-that the bound is one of bytes, whatever a fragment's length.
+Datagrams are listed in order of arrival, which is the order of their deadlines. Held frames are stored in chunks, so
+that the bound is in bytes, whatever the length of a fragment.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -19,10 +19,10 @@ cdef enum:
     WORDS = DATAGRAM_UNITS // 64
 
 
-cdef struct Chunk:              # a part of a frame that waits
-    uint32_t next               # of the same frame, or NONE; the first word of a free one is the slab's
-    uint32_t after              # in a frame's first: the first of the frame that came next, or NONE
-    uint32_t length             # in a frame's first: bytes of the frame
+cdef struct Chunk:              # header of a chunk; a part of a held frame follows
+    uint32_t next               # next chunk of the same frame, or NONE; in a free chunk the free list's link
+    uint32_t after              # in a frame's first chunk: first chunk of the next held frame, or NONE
+    uint32_t length             # in a frame's first chunk: bytes of the frame
 
 
 cdef enum:
@@ -30,9 +30,9 @@ cdef enum:
 
 
 cdef Fragments* fragments_new(uint64_t timeout_ms) noexcept nogil:
-    """Tables for one gateway, by Side: no side's fragments take the room of the other's. NULL without memory.
+    """Tables for one gateway, indexed by Side, so that one side cannot use up the other's. NULL: no memory.
 
-    timeout_ms: how long a datagram may be under way.
+    timeout_ms: how long a datagram may be in progress.
     """
     cdef Fragments* tables = <Fragments*>table_new(2 * sizeof(Fragments))
     cdef uint32_t side
@@ -106,10 +106,10 @@ cdef uint32_t datagram_find(const Fragments* table, uint8_t side, uint64_t addre
 
 cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, uint8_t protocol, uint16_t identification,
                             bint first, uint64_t now_ms) noexcept nogil:
-    """A datagram of which nothing has come yet. first: its first fragment is here; else it waits, as far as there may.
+    """Opens a datagram. first: its first fragment is here; otherwise it waits for it, within the limits.
 
-    NONE: too many wait already. The oldest of all, or of a source that has its share, makes room where none is, so that
-    fragments in order always pass.
+    NONE: too many datagrams wait. At a limit the oldest datagram, of all or of the same source, is evicted, so that
+    fragments that come in order always pass.
     """
     cdef uint64_t hash = datagram_hash(table, side, addresses, protocol, identification)
     cdef uint32_t number, source = <uint32_t>addresses
@@ -149,7 +149,7 @@ cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, 
 
 
 cdef uint32_t piece_sum(const Fragments* table, const uint8_t* data, uint32_t length) noexcept nogil:
-    """A keyed sum of a fragment's bytes, which whoever does not know the key cannot make collide."""
+    """A keyed digest of a fragment's bytes; without the key, collisions cannot be constructed."""
     cdef uint64_t sum = table.key.low + length, word = 0
     while length >= 8:
         sum = (sum ^ load64(data)) * <uint64_t>0x9E3779B97F4A7C15
@@ -162,7 +162,7 @@ cdef uint32_t piece_sum(const Fragments* table, const uint8_t* data, uint32_t le
 
 
 cdef bint datagram_has(const Fragments* table, uint32_t number, const Piece* piece) noexcept nogil:
-    """Whether the very fragment came before: the same place, end and bytes. Of many the first PIECES_KEPT are known."""
+    """Whether the same fragment came before (offset, length and bytes). Only the first PIECES_KEPT are remembered."""
     cdef const Piece* pieces = table.pieces + <size_t>number * PIECES_KEPT
     cdef uint32_t i
     for i in range(table.datagrams[number].pieces):
@@ -172,8 +172,8 @@ cdef bint datagram_has(const Fragments* table, uint32_t number, const Piece* pie
 
 
 cdef bint datagram_mark(Fragments* table, uint32_t number, const Piece* piece) noexcept nogil:
-    """Notes that a fragment has come; False, and the marks are worth nothing: not all of its units are new, or the datagram
-    would have two ends. It ends at DATAGRAM_UNITS at most."""
+    """Marks a fragment as received. False: it overlaps another one, or contradicts the datagram's end; the marks are then
+    unusable. The fragment must end at DATAGRAM_UNITS or before."""
     cdef Datagram* datagram = &table.datagrams[number]
     cdef uint64_t* seen = table.seen + <size_t>number * WORDS
     cdef uint32_t first = piece.first, units = piece.units & ~<uint32_t>PIECE_LAST
@@ -205,7 +205,7 @@ cdef bint datagram_mark(Fragments* table, uint32_t number, const Piece* piece) n
 
 
 cdef void datagram_settle(Fragments* table, uint32_t number, uint8_t state, uint8_t verdict) noexcept nogil:
-    """It waits no more."""
+    """Sets the datagram's state; it no longer waits for its first fragment."""
     cdef Datagram* datagram = &table.datagrams[number]
     if datagram.state == DATAGRAM_WAITING:
         table.waiting -= 1
@@ -215,7 +215,7 @@ cdef void datagram_settle(Fragments* table, uint32_t number, uint8_t state, uint
 
 
 cdef void datagram_break(Fragments* table, uint32_t number, uint8_t verdict) noexcept nogil:
-    """Nothing of it passes from now on, until its time is over; what waits is given up."""
+    """Drops the datagram's held frames and all its further fragments, until it times out."""
     while table.datagrams[number].held != NONE:
         datagram_take(table, number, NULL)
         table.given_up += 1
@@ -223,7 +223,7 @@ cdef void datagram_break(Fragments* table, uint32_t number, uint8_t verdict) noe
 
 
 cdef void datagram_close(Fragments* table, uint32_t number) noexcept nogil:
-    """Forgets it; what waits is given up."""
+    """Removes the datagram; its held frames are dropped."""
     cdef Datagram* datagram = &table.datagrams[number]
     cdef SourceCount* own = &table.sources[datagram.source]
     datagram_break(table, number, 0)
@@ -236,7 +236,7 @@ cdef void datagram_close(Fragments* table, uint32_t number) noexcept nogil:
 
 
 cdef void fragments_expire(Fragments* table, uint64_t now_ms) noexcept nogil:
-    """Forgets the datagrams whose time is over."""
+    """Removes the datagrams that timed out."""
     cdef uint32_t oldest
     while table.newest != NO_LINK:
         oldest = table.by_age[table.newest].previous
@@ -245,14 +245,14 @@ cdef void fragments_expire(Fragments* table, uint64_t now_ms) noexcept nogil:
         datagram_close(table, oldest)
 
 
-# ---- what waits ------------------------------------------------------------------------------------------------------
+# ---- held frames -----------------------------------------------------------------------------------------------------
 
 cdef inline Chunk* chunk_at(const Fragments* table, uint32_t number) noexcept nogil:
     return <Chunk*>(table.chunks + <size_t>number * CHUNK_BYTES)
 
 
 cdef bint datagram_hold(Fragments* table, uint32_t number, const uint8_t* frame, uint32_t length) noexcept nogil:
-    """Keeps a copy of the frame; False: there is no room, for this source, in this datagram, or at all."""
+    """Stores a copy of the frame; False: a limit of the source, the datagram or the table is reached."""
     cdef Datagram* datagram = &table.datagrams[number]
     cdef uint32_t need = (length + CHUNK_ROOM - 1) // CHUNK_ROOM, first = NONE, last = NONE, at, done = 0, part
     if (need > CHUNKS - table.rooms.live or table.sources[datagram.source].chunks + need > CHUNKS_EACH
@@ -282,13 +282,13 @@ cdef bint datagram_hold(Fragments* table, uint32_t number, const uint8_t* frame,
 
 
 cdef uint32_t datagram_held(const Fragments* table, uint32_t number) noexcept nogil:
-    """Bytes of the frame that waits longest; 0: none waits."""
+    """Length of the frame held longest, in bytes; 0: none is held."""
     cdef uint32_t first = table.datagrams[number].held
     return 0 if first == NONE else chunk_at(table, first).length
 
 
 cdef void datagram_take(Fragments* table, uint32_t number, uint8_t* out) noexcept nogil:
-    """Moves the frame that waits longest to out; NULL: it is given up. One must wait."""
+    """Removes the frame held longest, copying it to out unless that is NULL (dropped). One must be held."""
     cdef Datagram* datagram = &table.datagrams[number]
     cdef uint32_t at = datagram.held, next, left = chunk_at(table, at).length, part
     datagram.held = chunk_at(table, at).after

@@ -1,4 +1,4 @@
-"""ICMP that the gateway itself sends: errors about what it refuses, replies to echo requests; and where they wait."""
+"""ICMP messages that the gateway originates: errors about packets it refuses, echo replies; and the outbox they wait in."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.frame cimport Frame
@@ -9,39 +9,39 @@ from natcore.base.headers cimport Ipv4Header
 cdef enum:
     OUTBOX_BYTES = 1 << 21
     ICMP_QUOTE_LIMIT = 576      # bytes of an error at most (RFC 1812 section 4.3.2.3)
-    BUDGET_SOURCES = 64         # in a second, each of which has its own share
-    SHARE_AT_LEAST = 8          # errors a second; more where a quarter of the rate is more
+    BUDGET_SOURCES = 64         # sources with a share of their own, each second
+    SHARE_AT_LEAST = 8          # errors a second for one source; a quarter of the rate if that is more
 
-cdef struct Budget:             # of the errors of a second that one side may cause
-    uint64_t second             # of now
-    uint32_t sent
-    uint32_t count              # of sources
+cdef struct Budget:             # errors that one side may cause in one second
+    uint64_t second             # second of the gateway's clock
+    uint32_t sent               # errors sent in it
+    uint32_t count              # sources seen in it
     uint32_t source[64]         # big-endian
-    uint32_t sent_to[64]
-    uint32_t others             # sent to those beyond them, together
+    uint32_t sent_to[64]        # errors sent to each source
+    uint32_t others             # errors sent to all further sources together
 
-cdef struct Outbox:             # frames that wait to be sent, one after the other
+cdef struct Outbox:             # frames waiting to be sent, in a linear buffer
     uint8_t* buffer
     uint32_t head               # bytes written
     uint32_t tail               # bytes taken
     uint32_t rate               # errors a second at most, of each budget
-    Budget budgets[4]           # by side, and whether it is 'fragmentation needed': path MTU discovery waits for nobody
+    Budget budgets[4]           # by side, and apart 'fragmentation needed', which path MTU discovery depends on
     uint64_t generated
-    uint64_t lost               # no room
-    uint64_t withheld           # errors that were over a budget
-    Spin spin                   # while one writes a message or takes a frame; fragments are written with all workers held
+    uint64_t lost               # messages dropped for lack of space
+    uint64_t withheld           # errors over a budget
+    Spin spin                   # held while a message is written or taken; fragments are written with all workers locked
 
 cdef inline uint32_t outbox_room(const Outbox* outbox, uint32_t side) noexcept nogil:
-    """Bytes that a packet from a side may fill. Half is the inside's (0) alone: no stranger takes what its fragments need."""
+    """Bytes available to packets from a side. Half is reserved for the inside (0), so that outside traffic cannot use it up."""
     cdef uint32_t end = OUTBOX_BYTES if side == 0 else OUTBOX_BYTES // 2
     return end - outbox.head if end > outbox.head else 0
 
 cdef inline uint32_t outbox_bytes(const Outbox* outbox) noexcept nogil:
-    """Bytes that the frames take which wait."""
+    """Bytes that the waiting frames occupy."""
     return outbox.head - outbox.tail
 
 cdef inline uint32_t own_source(uint32_t link_address) noexcept nogil:
-    """What the gateway's errors come from: its own address on that link, big-endian, or 192.0.0.8 (RFC 7600)."""
+    """Source address of the gateway's errors, big-endian: its own address on that link, or 192.0.0.8 (RFC 7600)."""
     return link_address or bswap32(<uint32_t>0xC0000008)
 
 cdef bint outbox_new(Outbox* outbox, uint32_t rate) noexcept nogil

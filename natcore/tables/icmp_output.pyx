@@ -1,4 +1,4 @@
-"""Building the gateway's own ICMP messages as answers to the frame that caused them (RFC 792, RFC 1812, RFC 5508)."""
+"""Builds the gateway's own ICMP messages in reply to the frame that caused them (RFC 792, RFC 1812, RFC 5508)."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -15,9 +15,9 @@ from natcore.base.headers cimport (
 cdef enum:
     BROADCAST = 0xFFFFFFFF
 
-cdef struct Parcel:             # before each frame in the outbox
+cdef struct Parcel:             # header of each frame in the outbox
     uint32_t length
-    uint32_t room               # bytes up to the next one
+    uint32_t room               # bytes up to the next header
     uint8_t send_to
     uint8_t cause
     uint8_t unused[6]
@@ -36,18 +36,18 @@ cdef void outbox_delete(Outbox* outbox) noexcept nogil:
 
 
 cdef uint32_t outbox_waiting(const Outbox* outbox) noexcept nogil:
-    """Bytes of the next frame; 0: none."""
+    """Length of the next frame, in bytes; 0: none."""
     return 0 if outbox.tail == outbox.head else (<const Parcel*>(outbox.buffer + outbox.tail)).length
 
 
 cdef uint32_t outbox_next(const Outbox* outbox) noexcept nogil:
-    """Bytes that the next frame takes in the outbox, where there is one."""
+    """Bytes that the next frame occupies in the outbox; there must be one."""
     return (<const Parcel*>(outbox.buffer + outbox.tail)).room
 
 
 cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* send_to,
                           uint8_t* cause) noexcept nogil:
-    """The next frame, copied to out; its bytes, or 0: none. One that does not fit into room is passed over."""
+    """Copies the next frame to out; its length in bytes, 0: none. Frames longer than room are discarded and counted."""
     cdef uint32_t length
     if outbox.tail == outbox.head:
         return 0
@@ -80,7 +80,7 @@ cdef inline uint32_t parcel_room(uint32_t length) noexcept nogil:
 
 
 cdef uint8_t* parcel_begin(Outbox* outbox, uint32_t length, uint32_t side, uint8_t send_to, uint8_t cause) noexcept nogil:
-    """Where a frame of so many bytes goes; NULL: no room. side: that the packet which causes it came from."""
+    """Appends a frame of length bytes to be written by the caller; NULL: no space. side: of the packet that caused it."""
     cdef uint32_t need = parcel_room(length)
     cdef Parcel* parcel
     if outbox_room(outbox, side) < need:
@@ -95,19 +95,19 @@ cdef uint8_t* parcel_begin(Outbox* outbox, uint32_t length, uint32_t side, uint8
 
 
 cdef void parcel_seal(uint8_t* frame, uint32_t length, uint8_t send_to) noexcept nogil:
-    """The frame became shorter, or leaves by another side than was thought."""
+    """Corrects length and egress side of a frame just written."""
     cdef Parcel* parcel = <Parcel*>frame - 1
     parcel.length = length
     parcel.send_to = send_to
 
 
 cdef void parcel_cancel(Outbox* outbox, uint32_t length) noexcept nogil:
-    """Takes the last parcel back, which was begun with length."""
+    """Removes the last frame, which was begun with this length."""
     outbox.head -= parcel_room(length)
 
 
 cdef uint8_t* own_begin(Outbox* outbox, uint32_t length, uint8_t send_to, uint8_t cause) noexcept nogil:
-    """The same for a message of the gateway's own, which is counted, or counted as lost."""
+    """Appends a message that the gateway originates, and counts it as generated or as lost."""
     cdef uint8_t* out = parcel_begin(outbox, length, send_to, send_to, cause)
     if out == NULL:
         outbox.lost += 1
@@ -117,7 +117,7 @@ cdef uint8_t* own_begin(Outbox* outbox, uint32_t length, uint8_t send_to, uint8_
 
 
 cdef void answer_link(uint8_t* out, const Frame* frame, uint32_t link_bytes) noexcept nogil:
-    """The frame's link header with its addresses swapped, 802.1Q tags kept."""
+    """Copies the frame's link header with its addresses swapped; 802.1Q tags are kept."""
     memcpy(out, frame.data, link_bytes)
     if link_bytes:
         memcpy(out, frame.data + 6, 6)
@@ -125,7 +125,7 @@ cdef void answer_link(uint8_t* out, const Frame* frame, uint32_t link_bytes) noe
 
 
 cdef bint may_be_told(const Ipv4Header* ip) noexcept nogil:
-    """No error about an ICMP error, nor to what is no host (RFC 1812 section 4.3.2.7)."""
+    """Whether an error may be sent in reply: not about an ICMP error, nor to an address that is no host (RFC 1812 4.3.2.7)."""
     cdef uint32_t source = bswap32(ip.source) >> 24
     cdef uint8_t type
     if source == 0 or source == 127 or 224 <= source < 240 or ip.source == BROADCAST:
@@ -137,7 +137,7 @@ cdef bint may_be_told(const Ipv4Header* ip) noexcept nogil:
 
 
 cdef bint may_send(Outbox* outbox, uint32_t side, bint too_big, uint32_t source, uint64_t now_ns) noexcept nogil:
-    """Takes one error out of the second's budget, and of the source's share of it; False: there is none left."""
+    """Takes one error from the budget of this second and from the source's share; False: exhausted."""
     cdef Budget* budget = &outbox.budgets[2 * side + too_big]
     cdef uint32_t share = outbox.rate // 4 if outbox.rate // 4 > SHARE_AT_LEAST else SHARE_AT_LEAST, i
     cdef uint32_t* own = &budget.others
@@ -197,7 +197,7 @@ cdef void write_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, 
 
 cdef void icmp_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint32_t source, uint8_t type,
                      uint8_t code, uint16_t mtu, uint8_t cause, uint64_t now_ns) noexcept nogil:
-    """An error about a checked packet, back to where it came from, while the side's budget lasts. source: big-endian."""
+    """Sends an error about a validated packet back to its source, within the side's budget. source: big-endian."""
     if may_be_told(ip):
         spin_lock(&outbox.spin)
         write_error(outbox, frame, ip, source, type, code, mtu, cause, now_ns)
@@ -226,9 +226,9 @@ cdef void write_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, 
 
 
 cdef void echo_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint8_t cause) noexcept nogil:
-    """The answer to a checked echo request (RFC 792): addresses swapped, TTL 64, the rest as it came.
+    """Replies to a validated echo request (RFC 792): addresses swapped, TTL 64, the rest unchanged.
 
-    None to a source that is no host (RFC 1122 section 3.2.1.3).
+    No reply to a source that is no host (RFC 1122 section 3.2.1.3).
     """
     if may_be_told(ip):
         spin_lock(&outbox.spin)

@@ -8,48 +8,48 @@ from natcore.base.linked_list cimport Link
 from natcore.base.freelist cimport Slab
 
 cdef enum:                      # MappingFlag
-    MAPPING_STATIC = 1          # a DNAT or no-NAT entry's: its outside endpoint is not drawn, nobody's quota pays for it
-    MAPPING_PORTLESS = 2        # of a protocol without ports
-    MAPPING_DRAINING = 4        # its entry was removed, its sessions end by themselves: it takes no new one
-    MAPPING_FREE = 128          # the slot was given back; no value of a packet's says so
+    MAPPING_STATIC = 1          # of a DNAT or no-NAT entry: no port is allocated and no subscriber quota is charged
+    MAPPING_PORTLESS = 2        # protocol without ports
+    MAPPING_DRAINING = 4        # its entry was removed: sessions end on their own, new ones are refused
+    MAPPING_FREE = 128          # the slot is free; never set in a key
 
 cdef struct Mapping:            # addresses and ports big-endian
     uint32_t inside_ip
-    uint32_t remote_ip          # 0 where the mapping is endpoint-independent; static: the outside endpoint again
+    uint32_t remote_ip          # 0: endpoint-independent; static: outside_ip again
     uint16_t inside_port
     uint16_t remote_port
     uint32_t outside_ip
     uint16_t outside_port
     uint8_t protocol
     uint8_t flags               # MappingFlag
-    uint32_t address            # number of the outside address; NONE: no-NAT
+    uint32_t address            # index of the outside address; NONE: no-NAT
     uint32_t entry              # number of the entry
-    uint32_t subscriber         # slot; NONE where it is static
+    uint32_t subscriber         # slot; NONE: static
     uint32_t sessions
-    uint32_t first              # a session of it; the others are linked to it
-    uint32_t opened_outside     # sessions of it that were opened from outside
-    uint32_t held_until         # ms: until when its port was held down before (the past: it was free), or has to be after it
+    uint32_t first              # first of its sessions (linked by by_mapping)
+    uint32_t opened_outside     # sessions opened from outside
+    uint32_t held_until         # ms: end of the port's hold-down, the last one (past: it was free) or the next
 
 cdef struct Subscriber:
     uint32_t ip                 # inside address, big-endian
-    uint32_t mappings           # 0: the slot is free, or its second is not over (opened)
+    uint32_t mappings           # 0: the slot is free, or kept for its rate counter (opened)
     uint32_t sessions           # opened from inside
-    uint32_t address            # paired pooling: the outside address of all its mappings
-    uint32_t entry              # that the address was drawn for
-    uint32_t second             # of the gateway's clock, modulo 2^32; where there is a limit a second
-    uint32_t second_ms          # when it began, ms
-    uint32_t opened             # sessions opened in it
+    uint32_t address            # paired pooling: outside address of all its mappings
+    uint32_t entry              # entry that the paired address belongs to
+    uint32_t second             # second of the gateway's clock that `opened` counts in, modulo 2^32; used with a rate limit
+    uint32_t second_ms          # begin of that second, ms
+    uint32_t opened             # sessions opened in that second
 
-cdef struct Own:                # a subscriber's mappings
-    uint32_t first              # the one that a quota looks at next
-    uint32_t looked_at          # sessions of it that were
+cdef struct Own:                # cursor over a subscriber's mappings
+    uint32_t first              # mapping to examine next
+    uint32_t looked_at          # sessions of it already examined
 
 cdef enum:                      # Pooling (RFC 4787 REQ-2)
-    POOLING_PAIRED = 0          # one outside address for all of a subscriber's mappings
-    POOLING_PAIRED_SOFT = 1     # another one where that is full
+    POOLING_PAIRED = 0          # one outside address for all mappings of a subscriber
+    POOLING_PAIRED_SOFT = 1     # another address where the paired one is full
     POOLING_ARBITRARY = 2
 
-cdef struct MappingKey:         # what a mapping is found by
+cdef struct MappingKey:         # lookup key
     uint32_t inside_ip
     uint32_t remote_ip          # 0: endpoint-independent
     uint16_t inside_port
@@ -64,20 +64,20 @@ cdef struct Mappings:
     Slab subscriber_slots
     Index by_inside             # inside endpoint (and remote) -> mapping
     Index by_ip                 # inside address -> subscriber
-    Ports* ports                # of all the gateway's workers
+    Ports* ports                # shared by the gateway's workers
     HashKey key
-    Link* by_subscriber         # [max_mappings] the mappings of a subscriber; NULL: nothing asks for them
-    Own* of_subscriber          # [max_subscribers] likewise
-    uint32_t worker             # whose table it is
+    Link* by_subscriber         # [max_mappings] mappings of each subscriber; NULL: not needed
+    Own* of_subscriber          # [max_subscribers] or NULL
+    uint32_t worker             # number of the worker that owns the table
     uint8_t pooling             # Pooling
-    bint lingering              # there may be subscribers without mappings whose second is not over
-    uint32_t reap_at            # the next slot that is looked at for them
+    bint lingering              # subscribers without mappings may still be kept for their rate counter
+    uint32_t reap_at            # next slot to examine for those
 
 cdef inline void dynamic_key(MappingKey* key, uint64_t addresses, uint32_t ports, uint8_t protocol,
                              bint dependent) noexcept nogil:
-    """Of the mapping that a packet from inside needs. addresses, ports: source and destination as they lie in it.
+    """Key for a packet from inside. addresses, ports: source and destination as in the packet.
 
-    dependent: on the remote endpoint too.
+    dependent: the mapping depends on the remote endpoint too.
     """
     key.inside_ip = <uint32_t>addresses
     key.inside_port = <uint16_t>ports

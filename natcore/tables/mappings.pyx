@@ -1,4 +1,4 @@
-"""Opening and closing mappings: a subscriber's first one pairs it with an outside address, its last one frees it."""
+"""Opens and closes mappings: the first pairs a subscriber with an outside address, closing the last one frees it."""
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -19,11 +19,11 @@ from natcore.base.spinlock cimport spin_lock, spin_unlock
 
 
 cdef enum:
-    TRIES = 4                   # addresses of a pool that are looked through for one packet
+    TRIES = 4                   # addresses of a pool that are searched for one packet
 
 
 cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, bint listed) noexcept nogil:
-    """listed: a subscriber's mappings are to be found, as quotas and blocks need it."""
+    """listed: keep a list of each subscriber's mappings, as quotas and port blocks need it."""
     table.by_subscriber = NULL
     table.of_subscriber = NULL
     if listed:
@@ -68,13 +68,13 @@ cdef void key_of(const Mapping* mapping, MappingKey* key) noexcept nogil:
 
 
 cdef void mapping_approach(const Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol) noexcept nogil:
-    """What a new session of an inside endpoint will look into is on its way into the cache."""
+    """Prefetches what admitting a new session of an inside endpoint will read."""
     prefetch_write(bucket_of(&table.by_inside, flow_hash(&table.key, inside_ip, inside_port, protocol)))
     prefetch_write(bucket_of(&table.by_ip, flow_hash(&table.key, inside_ip, 0, 0)))
 
 
 cdef void mapping_approach_end(const Mappings* table, uint32_t number) noexcept nogil:
-    """What closing a mapping will touch is on its way into the cache; its own line should be there."""
+    """Prefetches what closing a mapping will write; the mapping itself should be cached."""
     cdef const Mapping* mapping = &table.mappings[number]
     cdef const PortMap* map
     cdef MappingKey key
@@ -89,7 +89,7 @@ cdef void mapping_approach_end(const Mappings* table, uint32_t number) noexcept 
 
 
 cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil:
-    """The mapping with this key (RFC 4787 REQ-1) that takes new sessions, or NONE: one that drains is not found."""
+    """The mapping with this key (RFC 4787 REQ-1) that accepts new sessions, or NONE; draining mappings are skipped."""
     cdef Cursor cursor
     cdef uint32_t number
     cdef const Mapping* mapping
@@ -116,9 +116,9 @@ cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil
             return number
 
 
-cdef struct Drawn:              # an outside endpoint
-    uint32_t address            # its number
-    uint32_t until_ms           # until when the port was held down for its owner; the past: it was free
+cdef struct Drawn:              # result of a port allocation
+    uint32_t address            # index of the outside address
+    uint32_t until_ms           # end of the hold-down that was lifted for its owner; in the past: the port was free
 
 
 cdef void request_of(const MappingKey* key, Request* request) noexcept nogil:
@@ -133,7 +133,7 @@ cdef void request_of(const MappingKey* key, Request* request) noexcept nogil:
 
 cdef uint32_t draw_from(Mappings* table, const MappingKey* key, Request* request, uint32_t now_ms,
                         Drawn* drawn) noexcept nogil:
-    """A port of the drawn outside address, 0 for a protocol without ports; NONE, OVER_QUOTA: there is none."""
+    """Allocates a port of the chosen outside address; 0 for a protocol without ports; NONE, OVER_QUOTA: failed."""
     drawn.until_ms = now_ms
     if key.flags & MAPPING_PORTLESS:
         return 0
@@ -142,7 +142,7 @@ cdef uint32_t draw_from(Mappings* table, const MappingKey* key, Request* request
 
 cdef uint32_t draw_computed(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
                             Drawn* drawn) noexcept nogil:
-    """RFC 7422: the inside address alone says which outside address and which block of it; all the same for the portless."""
+    """RFC 7422: the inside address alone determines the outside address and the port block; portless protocols likewise."""
     cdef uint32_t host = bswap32(key.inside_ip) - pool.first
     drawn.address = pool.addresses[host // table.ports.block_count]
     request.block = host % table.ports.block_count
@@ -150,7 +150,7 @@ cdef uint32_t draw_computed(Mappings* table, const MappingKey* key, const Pool* 
 
 
 cdef uint32_t start_of(const Mappings* table, const Pool* pool, const Request* request) noexcept nogil:
-    """Where in the pool an owner begins: at the address where it has a block still, else anywhere."""
+    """Where in the pool to begin for an owner: the address where it still has a block, otherwise random."""
     cdef uint32_t home = home_of_owner(table.ports, request.owner), i
     if home != NONE:
         for i in range(pool.size):
@@ -161,9 +161,9 @@ cdef uint32_t start_of(const Mappings* table, const Pool* pool, const Request* r
 
 cdef uint32_t draw_by_pooling(Mappings* table, Subscriber* subscriber, const MappingKey* key, const Pool* pool,
                               Request* request, uint32_t now_ms, Drawn* drawn) noexcept nogil:
-    """A port and its address: the subscriber's own first, or from the pool, starting anywhere; NONE: nothing is free.
+    """Allocates address and port: from the subscriber's paired address first, then from the pool. NONE: no port is free.
 
-    OVER_QUOTA: nothing that the subscriber may have.
+    OVER_QUOTA: the subscriber's quota is used up.
     """
     cdef uint32_t port
     cdef bint paired = subscriber.mappings and subscriber.entry == pool.entry
@@ -189,8 +189,8 @@ cdef uint32_t draw_by_pooling(Mappings* table, Subscriber* subscriber, const Map
 
 cdef uint32_t draw_from_pool(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
                              Drawn* drawn) noexcept nogil:
-    """A port of any address that has one; else of one at which a rest is over; else one that rests for its owner, of the first
-    address from anywhere on where there may be one."""
+    """Tries, in this order: an address with a free port; one where a hold-down is over; one with a port held down for this
+    owner."""
     cdef Ports* ports = table.ports
     cdef uint32_t space = space_of(key.protocol), start = in_pool(request.lot, pool.size), step, _try, port
     cdef const PortMap* map
@@ -234,7 +234,7 @@ cdef uint32_t draw_in_turn(Mappings* table, const MappingKey* key, const Pool* p
 
 
 cdef inline bint may_have_one(const Ports* ports, uint32_t space, uint32_t address, uint32_t now_ms) noexcept nogil:
-    """Whether an address may have a port for somebody who has none there."""
+    """Whether an address may have a port for an owner without ports there."""
     if ports.policy == PORTS_OVERLOAD:
         return True
     return (ports.blocks.free[address]
@@ -244,7 +244,7 @@ cdef inline bint may_have_one(const Ports* ports, uint32_t space, uint32_t addre
 
 cdef uint32_t enter(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip, uint16_t outside_port,
                     uint32_t address, uint32_t subscriber) noexcept nogil:
-    """The mapping itself, in the index; NONE when the probe limit is met, its slot given back."""
+    """Inserts the mapping; NONE: probe limit reached, the slot is free again."""
     cdef uint32_t number = slab_take(&table.mapping_slots)
     cdef Mapping* mapping = &table.mappings[number]
     mapping.inside_ip = key.inside_ip
@@ -269,7 +269,7 @@ cdef uint32_t enter(Mappings* table, const MappingKey* key, uint32_t entry, uint
 
 
 cdef uint32_t subscriber_join(Mappings* table, uint32_t ip) noexcept nogil:
-    """The subscriber, a new one where there is none; NONE when the probe limit is met. Its slot must be there."""
+    """Finds or adds the subscriber; NONE: probe limit reached. A slot must be free."""
     cdef uint32_t who = subscriber_find(table, ip)
     if who != NONE:
         return who
@@ -286,12 +286,12 @@ cdef uint32_t subscriber_join(Mappings* table, uint32_t ip) noexcept nogil:
 
 
 cdef inline bint may_go(const Subscriber* subscriber, uint32_t now_ms) noexcept nogil:
-    """Whether nothing needs a subscriber: what it opened in this second is not forgotten, or it could do so again."""
+    """Whether a subscriber can be removed: no mappings, and no rate counter of the current second that removal would reset."""
     return subscriber.mappings == 0 and not (subscriber.opened and now_ms - subscriber.second_ms < 1000)
 
 
 cdef void subscriber_leave(Mappings* table, uint32_t who, uint32_t now_ms) noexcept nogil:
-    """A subscriber without mappings goes, if not now then with the sweep."""
+    """Removes a subscriber without mappings, now or in a later sweep."""
     cdef Subscriber* subscriber = &table.subscribers[who]
     if may_go(subscriber, now_ms):
         index_remove(&table.by_ip, flow_hash(&table.key, subscriber.ip, 0, 0), who)
@@ -302,7 +302,7 @@ cdef void subscriber_leave(Mappings* table, uint32_t who, uint32_t now_ms) noexc
 
 
 cdef void subscribers_reap(Mappings* table, uint32_t lines, uint32_t now_ms) noexcept nogil:
-    """Subscribers without mappings go whose second is over, of the next lines, where a round of all of them ends."""
+    """Removes subscribers kept only for their rate counter once it expired; examines the next lines, one round at most."""
     cdef const Subscriber* subscriber
     if table.reap_at == 0:
         if not table.lingering:
@@ -320,7 +320,7 @@ cdef void subscribers_reap(Mappings* table, uint32_t lines, uint32_t now_ms) noe
 
 
 cdef inline void ports_enter(const Mappings* table) noexcept nogil:
-    """From here to ports_leave the ports are this worker's to draw and to release."""
+    """Locks the ports on behalf of this worker, until ports_leave."""
     spin_lock(&table.ports.spin)
     table.ports.drawer = table.worker
 
@@ -337,9 +337,9 @@ cdef inline void remember(Ports* ports, const Mapping* mapping) noexcept nogil:
 
 
 cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* pool, uint32_t now_ms) noexcept nogil:
-    """A new mapping without sessions; NONE when no port is free, OVER_QUOTA when none that the subscriber may have.
+    """Opens a mapping without sessions. NONE: no port is free; OVER_QUOTA: the subscriber's quota is used up.
 
-    Its slot must be there, and its subscriber's.
+    Slots for mapping and subscriber must be free.
     """
     cdef uint32_t who = subscriber_join(table, key.inside_ip), number = NONE, port
     cdef Subscriber* subscriber
@@ -354,7 +354,7 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
     request.lot = lot_after(table.ports, 0)
     table.ports.looks = LOOKS
     port = draw_by_pooling(table, subscriber, key, pool, &request, now_ms, &drawn)
-    if port < OVER_QUOTA:               # a draw in vain takes no lot: it may be made again with all workers held
+    if port < OVER_QUOTA:   # a failed allocation consumes no random number: it may be repeated with all workers locked
         lot_take(table.ports)
         number = enter(table, key, pool.entry, table.ports.addresses[drawn.address].ip, bswap16(<uint16_t>port),
                        drawn.address, who)
@@ -380,12 +380,12 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
 
 cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip,
                                   uint16_t outside_port, uint32_t address) noexcept nogil:
-    """A mapping whose outside endpoint an entry says; NONE when the probe limit is met. Its slot must be there."""
+    """Opens a mapping with the outside endpoint that an entry defines; NONE: probe limit reached. A slot must be free."""
     return enter(table, key, entry, outside_ip, outside_port, address, NONE)
 
 
 cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uint32_t now_ms) noexcept nogil:
-    """Ends a mapping that has no session left; its port is held down until until_ms."""
+    """Closes a mapping that has no sessions; its port is held down until until_ms."""
     cdef Mapping* mapping = &table.mappings[number]
     cdef MappingKey key
     cdef Request request
@@ -406,7 +406,7 @@ cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uin
 
 
 cdef uint32_t mapping_at(const Mappings* table, uint32_t address, uint32_t space, uint32_t port) noexcept nogil:
-    """The mapping, or one of those, that has a port in use (host order). Where ports are overloaded it is searched."""
+    """A mapping that uses the port (host order), or NONE. With overloaded ports this is a linear search."""
     cdef uint32_t i
     cdef const Mapping* mapping
     if table.ports.policy != PORTS_OVERLOAD:
@@ -420,7 +420,7 @@ cdef uint32_t mapping_at(const Mappings* table, uint32_t address, uint32_t space
 
 
 cdef void mappings_unpair(Mappings* table, uint32_t address) noexcept nogil:
-    """No subscriber draws from an outside address any more, though it has mappings of other entries."""
+    """Ends the pairing of all subscribers with an outside address; they may keep mappings of other entries."""
     cdef uint32_t i
     for i in range(table.subscriber_slots.fresh):
         if table.subscribers[i].address == address:

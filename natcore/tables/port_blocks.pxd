@@ -1,32 +1,32 @@
-"""Port blocks (ports="block"): contiguous ports of an outside address that are one subscriber's, for all protocols together."""
+"""Port blocks (ports="block"): contiguous ports of an outside address assigned to one subscriber, for all protocols."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from natcore.base.flow_hash cimport HashKey
 
 cdef enum:
     BLOCK_CHAINS = 65536
-    BLOCKS_AT_MOST = 256        # that a subscriber may have
+    BLOCKS_AT_MOST = 256        # blocks of one subscriber at most
     NO_BLOCK = 0xFFFFFFFF
 
 cdef struct Block:
-    uint32_t owner              # inside address, big-endian, while it is taken
-    uint32_t ports              # in use or held down, of the three protocols; its owner has it until there are none
-    uint32_t next               # reference of the next block in the owner's chain, or NO_BLOCK
-    uint32_t taken              # 0: it is nobody's
+    uint32_t owner              # inside address, big-endian; valid while taken
+    uint32_t ports              # in use or held down, of the three protocols; at 0 the block is returned
+    uint32_t next               # next block in the owner's hash chain, as a reference, or NO_BLOCK
+    uint32_t taken              # 1: assigned
 
 cdef struct Blocks:
-    uint32_t per_address        # blocks of an outside address; 0: there are none
-    uint32_t per_owner          # blocks that a subscriber may have
+    uint32_t per_address        # blocks of an outside address; 0: port blocks are off
+    uint32_t per_owner          # blocks of a subscriber at most
     uint32_t capacity           # outside addresses
-    Block** of                  # [capacity] by number of the address, [per_address] each; NULL: not an address
-    uint32_t* free              # [capacity] blocks that are nobody's
-    uint32_t* chains            # [BLOCK_CHAINS] reference of the first block by a hash of the owner, and one; 0: none
-    uint64_t taken              # blocks given to a subscriber, ever
-    uint64_t released           # and given back
+    Block** of                  # [capacity] by index of the address, [per_address] each; NULL: unused index
+    uint32_t* free              # [capacity] unassigned blocks
+    uint32_t* chains            # [BLOCK_CHAINS] first block by a hash of the owner, as a reference plus one; 0: none
+    uint64_t taken              # blocks ever assigned
+    uint64_t released           # blocks ever returned
 
-cdef struct Walk:               # over the blocks of one owner
+cdef struct Walk:               # iterator over the blocks of one owner
     uint32_t owner
-    uint32_t at                 # reference
+    uint32_t at                 # current reference
 
 cdef inline uint32_t block_reference(uint32_t address, uint32_t block) noexcept nogil:
     return address << 16 | block

@@ -1,4 +1,4 @@
-"""Whose a block is: given when a subscriber's own are full, back with the last of its ports; nothing is searched a packet."""
+"""Assigns port blocks to subscribers: a new one when theirs are full, returned with its last port. No search per packet."""
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -7,7 +7,7 @@ from natcore.base.pages cimport table_delete, table_new
 
 
 cdef bint blocks_new(Blocks* blocks, uint32_t capacity, uint32_t per_address, uint32_t per_owner) noexcept nogil:
-    """Room for the blocks of capacity outside addresses."""
+    """Tables for capacity outside addresses."""
     blocks.capacity = capacity
     blocks.per_address = per_address
     blocks.per_owner = per_owner
@@ -30,7 +30,7 @@ cdef void blocks_delete(Blocks* blocks) noexcept nogil:
 
 
 cdef bint blocks_add(Blocks* blocks, uint32_t address) noexcept nogil:
-    """The blocks of a new outside address, all nobody's; False: no memory."""
+    """Adds the blocks of a new outside address, all unassigned; False: no memory."""
     if blocks.per_address == 0:
         return True
     blocks.of[address] = <Block*>table_new(<uint64_t>blocks.per_address * sizeof(Block))
@@ -39,7 +39,7 @@ cdef bint blocks_add(Blocks* blocks, uint32_t address) noexcept nogil:
 
 
 cdef void blocks_drop(Blocks* blocks, const HashKey* key, uint32_t address) noexcept nogil:
-    """The address is gone; what was still held down of it is nobody's."""
+    """Removes the blocks of an outside address, including ones with ports held down."""
     cdef uint32_t block
     if blocks.per_address == 0 or blocks.of[address] == NULL:
         return
@@ -55,7 +55,7 @@ cdef uint32_t* chain_of(const Blocks* blocks, const HashKey* key, uint32_t owner
 
 
 cdef uint32_t block_first(const Blocks* blocks, const HashKey* key, uint32_t owner, Walk* walk) noexcept nogil:
-    """The first of an owner's blocks, or NO_BLOCK; block_next gives the others."""
+    """The owner's first block, or NO_BLOCK; block_next continues."""
     walk.owner = owner
     walk.at = chain_of(blocks, key, owner)[0] - 1               # 0, none, becomes NO_BLOCK
     if walk.at != NO_BLOCK and block_at(blocks, walk.at).owner != owner:
@@ -72,7 +72,7 @@ cdef uint32_t block_next(const Blocks* blocks, Walk* walk) noexcept nogil:
 
 
 cdef void block_give(Blocks* blocks, const HashKey* key, uint32_t reference, uint32_t owner) noexcept nogil:
-    """A block that is nobody's becomes the owner's, without ports so far."""
+    """Assigns an unassigned block to the owner."""
     cdef Block* block = block_at(blocks, reference)
     cdef uint32_t* chain = chain_of(blocks, key, owner)
     block.owner = owner
@@ -102,7 +102,7 @@ cdef void release(Blocks* blocks, const HashKey* key, uint32_t reference) noexce
 
 
 cdef void block_leave(Blocks* blocks, const HashKey* key, uint32_t reference) noexcept nogil:
-    """One port less of a block is in use or held down; with the last one it is nobody's again."""
+    """Counts one port less in use or held down; the last one returns the block."""
     cdef Block* block = block_at(blocks, reference)
     block.ports -= 1
     if block.ports == 0:

@@ -1,4 +1,4 @@
-"""Outside addresses and their ports: for each address and protocol what is free, who holds what, and what is held down."""
+"""Outside addresses and their ports: per address and protocol what is free, in use, reserved and held down."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.tables.port_blocks cimport Blocks
@@ -10,11 +10,11 @@ from natcore.base.chacha20 cimport Random, random32
 from natcore.base.spinlock cimport Spin, spin_lock, spin_unlock
 
 cdef enum:
-    PORT_SPACES = 3             # TCP, UDP and ICMP ids are apart
+    PORT_SPACES = 3             # TCP, UDP and ICMP identifiers
     PORTS = 65536
     PORT_WORDS = 1024           # 64-bit words of a bitmap
     OWNER_SLOTS = 4096
-    PORT_UNIT = 64              # ports in a row that are one worker's rather than the others'
+    PORT_UNIT = 64              # consecutive ports that one worker prefers
     BITMAP_BYTES = PORT_WORDS * 8
     GROUPS = 64                 # of 16 words: 1,024 ports
     SUPERS = 8                  # of 8 groups
@@ -27,26 +27,26 @@ cdef enum:
     ADDRESSES_TRIED = 64        # of a full pool, at most, where one packet looks for a port that rests for its owner
 
 cdef enum:
-    PORT_RESERVED = 0xFFFFFFFE  # in a cell: a DNAT entry has the port; it is never drawn
-    PORT_OF_ANOTHER = 0xFFFFFFFD    # port_holder: a mapping of another worker has the port
+    PORT_RESERVED = 0xFFFFFFFE  # in a cell: reserved by a DNAT entry, never allocated
+    PORT_OF_ANOTHER = 0xFFFFFFFD    # port_holder: in use by a mapping of another worker
 
 cdef enum:                      # PortPolicy
     PORTS_RANDOM = 0            # any free port (RFC 6056)
-    PORTS_PRESERVE = 1          # the inside port, where it is free (RFC 4787 section 4.2.1)
-    PORTS_BLOCK = 2             # of the subscriber's own blocks
-    PORTS_DETERMINISTIC = 3     # of the one block that its address has by computation (RFC 7422)
-    PORTS_OVERLOAD = 4          # any that no mapping towards the same remote has (RFC 7857 section 3)
+    PORTS_PRESERVE = 1          # the inside port where it is free (RFC 4787 section 4.2.1)
+    PORTS_BLOCK = 2             # from the subscriber's own blocks
+    PORTS_DETERMINISTIC = 3     # from the block computed for its address (RFC 7422)
+    PORTS_OVERLOAD = 4          # shared by mappings with different remotes (RFC 7857 section 3)
 
-cdef struct PortMap:            # one outside address and protocol
-    uint32_t* cells             # [PORTS] in use: the mapping (overloaded: how many), or PORT_RESERVED; held down: until, ms
-    uint32_t* owners            # [PORTS] held down: the inside address that had it, big-endian
-    uint8_t* workers            # [PORTS] in use by a mapping: the worker whose it is
-    uint64_t* used              # [PORT_WORDS] a bit a port: in use or held down
-    uint64_t* held              # [PORT_WORDS] held down
-    uint16_t* held_by           # [OWNER_SLOTS] ports held down, by a hash of their owner
-    uint32_t* taken_in          # [GROUPS + SUPERS] ports of the ranges not free: even in the low 16 bits, odd in the high
-    uint32_t free               # ports of the ranges that are not used
-    uint32_t reserved           # ports of the ranges that DNAT entries have
+cdef struct PortMap:            # ports of one outside address and protocol
+    uint32_t* cells             # [PORTS] in use: mapping (overload: use count) or PORT_RESERVED; held down: until, ms
+    uint32_t* owners            # [PORTS] held down: inside address that used it last, big-endian
+    uint8_t* workers            # [PORTS] in use by a mapping: number of its worker
+    uint64_t* used              # [PORT_WORDS] one bit per port: in use or held down
+    uint64_t* held              # [PORT_WORDS] one bit per port: held down
+    uint16_t* held_by           # [OWNER_SLOTS] number of ports held down, by a hash of their owner
+    uint32_t* taken_in          # [GROUPS + SUPERS] ports of the ranges in use: even ones in the low half, odd in the high
+    uint32_t free               # ports of the ranges that are free
+    uint32_t reserved           # ports of the ranges reserved by DNAT entries
     uint32_t held_count
     uint32_t next_word          # of held, which reclaim looks at next
     uint32_t words_left         # of its round; 0: none has begun
@@ -54,11 +54,11 @@ cdef struct PortMap:            # one outside address and protocol
     uint32_t address            # number of the outside address
     uint8_t told                # that few are free
 
-cdef struct Address:            # an outside address of one pool or several
-    uint32_t ip                 # as it is on the wire, big-endian
-    uint32_t eip                # what the world sees, host order; 0: it has none
-    uint32_t references         # entries whose pool it is in
-    uint8_t* memory             # of the three maps
+cdef struct Address:            # an outside address, in one or several pools
+    uint32_t ip                 # in the packet, big-endian
+    uint32_t eip                # public address (EIP), host order; 0: none
+    uint32_t references         # entries that use it
+    uint8_t* memory             # memory of the three maps
     PortMap maps[3]
 
 cdef struct Pool:               # outside addresses of an SNAT entry
@@ -77,30 +77,30 @@ cdef struct Draw:               # an outside endpoint that was drawn for a new m
 
 cdef enum:
     DRAWS_KEPT = 64
-    LOTS = 32                   # draws that are known beforehand; a power of two
+    LOTS = 32                   # allocations known in advance; a power of two
 
 cdef struct Ports:
     Address* addresses
-    uint32_t* next_release[3]   # [PORT_SPACES][capacity] ms; no port of the map is released before; valid while some are held
-    uint64_t open_at[3][1024]   # [PORT_SPACES] a bit an address: it has a free port
-    uint64_t rests_at[3][1024]  # it has ports that are held down
-    uint32_t open_count[3]      # addresses that have a free port
-    uint32_t reclaim_at         # the next address that the sweep looks at
+    uint32_t* next_release[3]   # [PORT_SPACES][capacity] ms: earliest end of a hold-down; valid while ports are held down
+    uint64_t open_at[3][1024]   # [PORT_SPACES] one bit per address: has a free port
+    uint64_t rests_at[3][1024]  # [PORT_SPACES] one bit per address: has ports held down
+    uint32_t open_count[3]      # addresses with a free port
+    uint32_t reclaim_at         # next address that the sweep reclaims
     uint32_t capacity
-    uint32_t count              # numbers used once at least: [0, count)
+    uint32_t count              # indices ever used: [0, count)
     uint32_t live
     Index index                 # ip -> address
-    uint32_t lowest             # of all that ever were added, host order: what lies outside need not be looked up
+    uint32_t lowest             # range of all addresses ever added, host order: others need no lookup
     uint32_t highest
     HashKey key
     Random random
-    uint64_t lots[32]           # [LOTS] of the next draws, in turn: where each begins to look (in_pool, in_ports)
+    uint64_t lots[32]           # [LOTS] random numbers of the next allocations: choose address (in_pool) and port (in_ports)
     uint32_t lots_taken
-    uint64_t ranges[1024]       # a bit a port that may be drawn
-    uint16_t allowed[65536]     # [range_size] the same ports in a row: one is as likely as another
+    uint64_t ranges[1024]       # one bit per port that may be allocated
+    uint16_t allowed[65536]     # [range_size] the same ports in ascending order
     uint32_t range_size         # ports
-    uint32_t ports_in[72]       # [GROUPS + SUPERS] ports of the ranges, as taken_in
-    bint in_one_piece           # the ranges are one
+    uint32_t ports_in[72]       # [GROUPS + SUPERS] ports of the ranges, laid out as taken_in
+    bint in_one_piece           # the ranges are contiguous
     uint32_t hold_down_ms
     uint8_t policy              # PortPolicy
     bint parity                 # an even port for an even one, where one is free (RFC 4787 REQ-4)
@@ -115,17 +115,17 @@ cdef struct Ports:
     uint32_t unit               # ports: PORT_UNIT, or a subscriber's block
     uint32_t looks              # LOOKS that are left to the packet at hand
     Draw drawn[64]              # [DRAWS_KEPT] the last ones in turn, those that were undone too: what tests follow (_tamper)
-    uint64_t draws              # ever
+    uint64_t draws              # number of allocations ever
 
 cdef inline uint32_t space_of(uint8_t protocol) noexcept nogil:
     return 0 if protocol == 6 else 1 if protocol == 17 else 2
 
 cdef inline bint has_ports(uint8_t protocol) noexcept nogil:
-    """Ports, or an echo's id."""
+    """Whether the protocol has ports, or an identifier (ICMP)."""
     return protocol == 6 or protocol == 17 or protocol == 1
 
 cdef inline uint32_t home_of_port(const Ports* ports, uint32_t port) noexcept nogil:
-    """The worker that draws the port before the others do."""
+    """The worker that prefers this port."""
     return port // ports.unit % ports.workers
 
 cdef inline uint64_t fresh_lot(Ports* ports) noexcept nogil:
@@ -133,35 +133,35 @@ cdef inline uint64_t fresh_lot(Ports* ports) noexcept nogil:
     return lot << 32 | random32(&ports.random)
 
 cdef inline void lots_begin(Ports* ports) noexcept nogil:
-    """Call it when the random numbers have their key."""
+    """Fills the random numbers; call it once `random` is seeded."""
     cdef uint32_t i
     for i in range(LOTS):
         ports.lots[i] = fresh_lot(ports)
 
 cdef inline uint64_t lot_after(const Ports* ports, uint32_t draws) noexcept nogil:
-    """The lot of a later draw, which so many come before; without the lock (_foresee) a guess."""
+    """The random number of a later allocation, `draws` ahead; without the lock (prefetch) only a prediction."""
     return load_relaxed64(&ports.lots[(load_relaxed(&ports.lots_taken) + draws) % LOTS])
 
 cdef inline uint64_t lot_take(Ports* ports) noexcept nogil:
-    """Of this draw."""
+    """Consumes the random number of this allocation."""
     cdef uint64_t lot = lot_after(ports, 0)
     store_relaxed64(&ports.lots[ports.lots_taken % LOTS], fresh_lot(ports))
     store_relaxed(&ports.lots_taken, ports.lots_taken + 1)
     return lot
 
 cdef inline uint32_t in_pool(uint64_t lot, uint32_t size) noexcept nogil:
-    """The address of a pool at which a draw begins (the bias of 2^-32 x size does not matter, here and below)."""
+    """Index into a pool where an allocation begins (the bias of 2^-32 x size is negligible, here and below)."""
     return <uint32_t>(<uint64_t><uint32_t>lot * size >> 32)
 
 cdef inline uint64_t lot_again(uint64_t lot) noexcept nogil:
-    """Another one from the same lot, as good as independent of it (the finalizer of splitmix64)."""
+    """Derives another random number from this one (the finalizer of splitmix64)."""
     lot += 0x9E3779B97F4A7C15ULL
     lot = (lot ^ lot >> 30) * 0xBF58476D1CE4E5B9ULL
     lot = (lot ^ lot >> 27) * 0x94D049BB133111EBULL
     return lot ^ lot >> 31
 
 cdef inline uint32_t ones64(uint64_t bits) noexcept nogil:
-    """How many bits are set; processors that need not have an instruction for it."""
+    """Number of set bits; portable, since POPCNT is not in the x86-64 baseline."""
     bits -= bits >> 1 & 0x5555555555555555ULL
     bits = (bits & 0x3333333333333333ULL) + (bits >> 2 & 0x3333333333333333ULL)
     return <uint32_t>((bits + (bits >> 4) & 0x0F0F0F0F0F0F0F0FULL) * 0x0101010101010101ULL >> 56)
@@ -171,18 +171,18 @@ cdef inline bint is_open(const Ports* ports, uint32_t space, uint32_t address) n
     return (load_relaxed64(&ports.open_at[space][address >> 6]) >> (address & 63)) & 1
 
 cdef inline uint32_t in_ports(uint64_t lot, uint32_t count) noexcept nogil:
-    """The port of so many."""
+    """Index of a port among count ports."""
     return <uint32_t>((lot >> 32) * count >> 32)
 
 cdef inline uint32_t ports_in_use(const Ports* ports, const PortMap* map) noexcept nogil:
-    """Ports that mappings have."""
+    """Ports used by mappings."""
     return ports.range_size - map.free - map.held_count - map.reserved
 
 cdef inline bint in_ranges(const Ports* ports, uint32_t port) noexcept nogil:
     return (ports.ranges[port >> 6] >> (port & 63)) & 1
 
 cdef inline uint32_t port_mapping(const PortMap* ports, uint16_t port) noexcept nogil:
-    """The number of the mapping that has the port (host order), PORT_RESERVED, or NONE. Under the ports' lock."""
+    """The mapping that uses the port (host order), PORT_RESERVED, or NONE. Under the ports' lock."""
     cdef uint64_t bit = <uint64_t>1 << (port & 63)
     if ports.used[port >> 6] & bit and not ports.held[port >> 6] & bit:
         return ports.cells[port]
@@ -190,8 +190,8 @@ cdef inline uint32_t port_mapping(const PortMap* ports, uint16_t port) noexcept 
 
 cdef inline uint32_t port_holder(Ports* ports, uint32_t address, uint32_t space, uint16_t port,
                                  uint32_t* worker) noexcept nogil:
-    """As port_mapping; worker: whose mapping that is, written if it is one. The port may be another's right afterwards,
-    unless it is the caller's own worker's."""
+    """As port_mapping; writes the mapping's worker. The answer may be outdated at once, unless the mapping belongs to the
+    calling worker."""
     cdef const PortMap* map = &ports.addresses[address].maps[space]
     cdef uint32_t number
     spin_lock(&ports.spin)

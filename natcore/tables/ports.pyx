@@ -1,4 +1,4 @@
-"""Port maps: drawing a port is O(1), and fails only when nothing is free; a freed port is held down for its next owner."""
+"""Port maps: O(1) allocation that fails only when no port is free; a freed port is held down for its last owner."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -18,12 +18,12 @@ cdef extern from "<sys/mman.h>" nogil:
 
 
 cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
-    """Room for capacity outside addresses; no port may be drawn yet."""
+    """Tables for capacity outside addresses; no port can be allocated yet."""
     cdef uint32_t space
     ports.capacity = capacity
     ports.count = ports.live = 0
     ports.addresses = <Address*>table_new(<uint64_t>capacity * sizeof(Address))
-    if ports.addresses != NULL:         # most gateways use a few of its lines: not a huge page for these
+    if ports.addresses != NULL:         # most gateways use a few of its lines: no huge page for these
         madvise(ports.addresses, <uint64_t>capacity * sizeof(Address), MADV_NOHUGEPAGE)
     memset(ports.ranges, 0, sizeof(ports.ranges))
     memset(ports.ports_in, 0, sizeof(ports.ports_in))
@@ -60,7 +60,7 @@ cdef void ports_delete(Ports* ports) noexcept nogil:
 
 
 cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogil:
-    """Ports first to last may be drawn. Call it before the first address is added, ranges ascending."""
+    """Adds ports first to last to the ranges. Call it before the first address is added, in ascending order."""
     cdef uint32_t port
     for port in range(first, last + 1):
         ports.ranges[port >> 6] |= <uint64_t>1 << (port & 63)
@@ -72,9 +72,9 @@ cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogi
 
 
 cdef bint ports_divide(Ports* ports, uint32_t block_size, uint32_t per_owner) noexcept nogil:
-    """The ranges consist of blocks, of which a subscriber may own per_owner; 0: nobody owns any. False: no memory.
+    """Divides the ranges into blocks, of which a subscriber gets at most per_owner (0: blocks are computed). False: no memory.
 
-    Call it after ports_allow, whose ranges must have whole blocks, before the first address is added.
+    Call it after ports_allow, with ranges of whole blocks, before the first address is added.
     """
     cdef uint32_t i
     ports.block_size = block_size
@@ -85,13 +85,13 @@ cdef bint ports_divide(Ports* ports, uint32_t block_size, uint32_t per_owner) no
 
 
 cdef inline uint32_t nth_port(const Ports* ports, uint32_t n) noexcept nogil:
-    """Of the ranges; where they are one, it need not be looked up."""
+    """The n-th port of the ranges; a contiguous range needs no lookup."""
     cdef uint32_t port = ports.allowed[0] + n
     return port if ports.in_one_piece else ports.allowed[n]
 
 
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil:
-    """The number of the outside address ip (big-endian), or NONE."""
+    """Index of the outside address ip (big-endian), or NONE."""
     cdef Cursor cursor
     cdef uint32_t number, host = bswap32(ip)
     if host < ports.lowest or host > ports.highest:
@@ -104,14 +104,14 @@ cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil:
 
 
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil:
-    """One more entry has ip in its pool, and says its EIP; its number, or NONE where there is no room or no memory."""
+    """Adds a reference to the outside address ip, with its EIP; its index, or NONE: limit or memory."""
     cdef uint32_t number = address_find(ports, ip), space
     cdef Address* address
     cdef PortMap* map
     cdef uint8_t* at
     if number != NONE:
         ports.addresses[number].references += 1
-        if eip != bswap32(ip):                  # a DNAT entry by itself knows of none
+        if eip != bswap32(ip):                  # a DNAT entry on its own has no EIP
             ports.addresses[number].eip = eip
         return number
     if ports.live == ports.capacity:
@@ -156,7 +156,7 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
 
 
 cdef bint address_drop(Ports* ports, uint32_t number) noexcept nogil:
-    """One entry less has it; the last one takes it out: True. Its mappings must have ended."""
+    """Drops a reference; True: that was the last one and the address is removed. Its mappings must have ended."""
     cdef Address* address = &ports.addresses[number]
     cdef uint32_t space
     address.references -= 1
@@ -184,17 +184,17 @@ cdef inline Block* block_under(const Ports* ports, const PortMap* map, uint32_t 
 
 
 cdef inline uint32_t space_at(const Ports* ports, const PortMap* map) noexcept nogil:
-    """The port space that a map is of."""
+    """The port space of a map."""
     return <uint32_t>(map - ports.addresses[map.address].maps)
 
 
 cdef inline void count_free(Ports* ports, PortMap* map, uint32_t port, int by) noexcept nogil:
-    """A port of the ranges is free now (by: 1), or is not any more (-1)."""
+    """A port of the ranges became free (by: 1) or used (-1)."""
     cdef uint32_t one = <uint32_t>by << ((port & 1) << 4)
     map.taken_in[port >> 10] -= one
     map.taken_in[GROUPS + (port >> 13)] -= one
     map.free += by
-    if map.free == (by > 0):                            # the first one, or the last
+    if map.free == (by > 0):                            # the first free port, or none left
         mark_open(ports, map, by)
 
 
@@ -206,12 +206,12 @@ cdef void mark_open(Ports* ports, const PortMap* map, int by) noexcept nogil:
 
 
 cdef inline void mark_resting(Ports* ports, const PortMap* map) noexcept nogil:
-    """The first port of a map is held down now, or the last one is not any more."""
+    """Flips the held-down bit of an address: the first port was held down, or the last one freed."""
     ports.rests_at[space_at(ports, map)][map.address >> 6] ^= <uint64_t>1 << (map.address & 63)
 
 
 cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
-    """Neither in use nor held down any more."""
+    """Frees a port that was in use or held down."""
     store_relaxed64(&map.used[port >> 6], map.used[port >> 6] & ~(<uint64_t>1 << (port & 63)))
     count_free(ports, map, port, 1)
     if ports.blocks.per_address:
@@ -219,7 +219,7 @@ cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
 
 
 cdef uint32_t stop_resting(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
-    """A port is held down no more; until when it would have been."""
+    """Ends a port's hold-down; when it would have ended."""
     map.held[port >> 6] &= ~(<uint64_t>1 << (port & 63))
     map.held_by[owner_slot(map.owners[port])] -= 1
     map.held_count -= 1
@@ -229,13 +229,13 @@ cdef uint32_t stop_resting(Ports* ports, PortMap* map, uint32_t port) noexcept n
 
 
 cdef void let_go(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
-    """A port that was held down is free."""
+    """Frees a port that was held down."""
     stop_resting(ports, map, port)
     set_free(ports, map, port)
 
 
 cdef bint is_due(const Ports* ports, const PortMap* map, uint32_t now_ms) noexcept nogil:
-    """Whether a port's hold-down may be over."""
+    """Whether a hold-down may be over."""
     return map.held_count and <int>(ports.next_release[space_at(ports, map)][map.address] - now_ms) <= 0
 
 
@@ -285,18 +285,18 @@ cdef void ports_reclaim(Ports* ports, uint32_t addresses, uint32_t looks, uint32
 
 
 cdef inline bint rests_for(const PortMap* map, uint32_t port, uint32_t owner) noexcept nogil:
-    """Whether a port is held down, and was the owner's."""
+    """Whether a port is held down for this owner."""
     return (map.held[port >> 6] >> (port & 63)) & 1 and map.owners[port] == owner
 
 
 cdef inline uint64_t own_of_word(const PortMap* map, uint32_t word, uint32_t owner) noexcept nogil:
-    """A bit for each port of a word that is held down and was the owner's."""
+    """Bits of the ports of a word that are held down for this owner."""
     cdef const uint32_t* owners = &map.owners[word * 64]
     cdef uint64_t bits = map.held[word], own = 0
     cdef uint32_t i, some = 0
     if bits == 0:
         return 0
-    for i in range(64):                                 # nearly always none: compared together
+    for i in range(64):                                 # nearly always none: compare without branches
         some |= owners[i] == owner
     if some == 0:
         return 0
@@ -309,8 +309,8 @@ cdef inline uint64_t own_of_word(const PortMap* map, uint32_t word, uint32_t own
 
 
 cdef uint32_t own_held(PortMap* map, uint32_t owner, uint64_t lot) noexcept nogil:
-    """A port that is held down and was the owner's, who may have it at once (RFC 6888 REQ-8 keeps it from others): any of
-    them, one as likely as another."""
+    """A random port that is held down for this owner, which may reuse it at once (RFC 6888 REQ-8 withholds it from others);
+    or NONE."""
     cdef uint32_t word, count = 0, found
     cdef uint64_t own
     if map.held_count == 0 or map.held_by[owner_slot(owner)] == 0:
@@ -328,10 +328,10 @@ cdef uint32_t own_held(PortMap* map, uint32_t owner, uint64_t lot) noexcept nogi
     return NONE
 
 
-# ---- a free port, one as likely as another --------------------------------------------------------------------------
+# ---- random choice of a free port ------------------------------------------------------------------------------------
 
 cdef uint32_t nth_set(uint64_t bits, uint32_t n) noexcept nogil:
-    """The position of the n-th bit that is set, from 0."""
+    """Position of the n-th set bit, from 0."""
     cdef uint32_t base = 0, ones = ones64(bits & 0xFFFFFFFFULL)
     if n >= ones:
         n -= ones
@@ -353,13 +353,13 @@ cdef inline uint64_t free_of_word(const Ports* ports, const PortMap* map, uint32
 
 
 cdef inline uint32_t free_in(const Ports* ports, const PortMap* map, uint32_t at, uint64_t mask) noexcept nogil:
-    """Free ports of a group or super that the mask of a word lets pass, even, odd or both."""
+    """Free ports of a group or super with the parity that the word mask selects."""
     cdef uint32_t counts = ports.ports_in[at] - map.taken_in[at]
     return (counts & 0xFFFF if mask & 1 else 0) + (counts >> 16 if mask & 2 else 0)
 
 
 cdef uint32_t pick_own(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t lot, uint32_t worker) noexcept nogil:
-    """One of the free ports of the words that are a worker's own; or NONE."""
+    """A free port among the words that this worker prefers; or NONE."""
     cdef uint32_t word = worker, count = 0, found, ones
     while word < PORT_WORDS:
         count += ones64(free_of_word(ports, map, word, mask))
@@ -377,7 +377,7 @@ cdef uint32_t pick_own(const Ports* ports, const PortMap* map, uint64_t mask, ui
 
 
 cdef uint32_t pick_counted(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t lot) noexcept nogil:
-    """One of all free ports, found by their counts; or NONE."""
+    """A free port, chosen by the counters of groups; or NONE."""
     cdef uint32_t count = 0, found, at, ones
     for at in range(GROUPS, GROUPS + SUPERS):
         count += free_in(ports, map, at, mask)
@@ -407,7 +407,7 @@ cdef uint32_t pick_counted(const Ports* ports, const PortMap* map, uint64_t mask
 
 cdef inline uint32_t probe(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t* lot,
                            uint32_t worker) noexcept nogil:
-    """A free port of a few that are tried at random; or NONE."""
+    """A free port among a few random tries; or NONE."""
     cdef uint32_t port, _try
     for _try in range(PROBES if ports.workers == 1 else PROBES * 4):
         port = nth_port(ports, in_ports(lot[0], ports.range_size))
@@ -419,10 +419,10 @@ cdef inline uint32_t probe(const Ports* ports, const PortMap* map, uint64_t mask
 
 
 cdef inline uint32_t pick(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t lot, uint32_t worker) noexcept nogil:
-    """A free port, one as likely as another (RFC 6056); or NONE. A few are tried at random, then the free ones are counted:
-    under the lock, since the counts must be those of the bits.
+    """A free port, each equally likely (RFC 6056); or NONE. Tries a few at random, then counts the free ones. Call it under
+    the lock, which keeps counters and bitmap consistent.
 
-    mask: the bits of each word that will do. Of several workers each has its own words first.
+    mask: acceptable ports of each word. With several workers each searches its preferred words first.
     """
     cdef uint32_t port = probe(ports, map, mask, &lot, worker)
     if port != NONE:
@@ -431,7 +431,7 @@ cdef inline uint32_t pick(const Ports* ports, const PortMap* map, uint64_t mask,
     return pick_counted(ports, map, mask, lot) if port == NONE else port
 
 
-# ---- an address of a pool -------------------------------------------------------------------------------------------
+# ---- an address of a pool --------------------------------------------------------------------------------------------
 
 cdef uint32_t address_guess(const Ports* ports, uint32_t space, const Pool* pool, uint64_t* lot) noexcept nogil:
     """An address of a pool that has a free port, of a few that are tried at random; or NONE."""
@@ -480,7 +480,7 @@ cdef uint32_t address_due(const Ports* ports, uint32_t space, const Pool* pool, 
 
 cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot,
                              uint32_t worker) noexcept nogil:
-    """A free port, by what the policy prefers; NONE where none is. wish: the inside port, host order."""
+    """A free port by the policy's preference; or NONE. wish: the inside port, host order."""
     cdef uint32_t port = NONE
     if ports.policy == PORTS_PRESERVE and free_of_word(ports, map, wish >> 6, <uint64_t>1 << (wish & 63)):
         return wish
@@ -490,7 +490,7 @@ cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t wi
 
 
 cdef uint32_t port_guess(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot, uint32_t worker) noexcept nogil:
-    """What pick_by_policy will most likely say, without the lock, while others change the map; NONE: it is not foreseen."""
+    """Predicts pick_by_policy without the lock, while other workers change the map; NONE: no prediction."""
     cdef uint64_t mask = <uint64_t>-1
     if ports.policy == PORTS_PRESERVE and free_of_word(ports, map, wish >> 6, <uint64_t>1 << (wish & 63)):
         return wish
@@ -500,7 +500,7 @@ cdef uint32_t port_guess(const Ports* ports, const PortMap* map, uint32_t wish, 
 
 
 cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
-    """A free port is in use; a block that it lies in must be its owner's."""
+    """Marks a free port as used; a block that contains it must be assigned already."""
     store_relaxed64(&map.used[port >> 6], map.used[port >> 6] | <uint64_t>1 << (port & 63))
     count_free(ports, map, port, -1)
     if ports.blocks.per_address:
@@ -508,16 +508,15 @@ cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
 
 
 cdef uint32_t port_retake(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
-    """A port that is held down is in use again; until when, ms, others would have had to wait for it."""
+    """Marks a held-down port as used; until when it was held down, ms."""
     return stop_resting(ports, map, port)
 
 
 cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint64_t lot, uint32_t now_ms,
                         uint32_t* until_ms) noexcept nogil:
-    """A port (host order), now in use, its cell for the caller to fill; NONE when nothing is free for this owner.
+    """Allocates a port (host order), the caller fills its cell; NONE: none is free for this owner.
 
-    wish: the inside port. until_ms: until when others would have had to wait for it, to be released with if it is not
-    needed after all.
+    wish: the inside port. until_ms: end of the hold-down that was lifted, to be restored if the port is released unused.
     """
     cdef uint32_t port
     until_ms[0] = now_ms
@@ -538,7 +537,7 @@ cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wis
 
 
 cdef uint32_t ports_taken(const PortMap* map, uint32_t first, uint32_t last) noexcept nogil:
-    """The first of the ports that a mapping or an entry has, or NONE."""
+    """The first port of the range that is in use or reserved, or NONE."""
     cdef uint32_t port
     for port in range(first, last + 1):
         if port_mapping(map, <uint16_t>port) != NONE:
@@ -547,7 +546,7 @@ cdef uint32_t ports_taken(const PortMap* map, uint32_t first, uint32_t last) noe
 
 
 cdef void ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil:
-    """Takes ports that nobody has (ports_taken) out of the draw; one that rested does no longer."""
+    """Reserves ports that are not in use (ports_taken); a hold-down ends."""
     cdef uint32_t port
     for port in range(first, last + 1):
         if (map.held[port >> 6] >> (port & 63)) & 1:
@@ -570,7 +569,7 @@ cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t l
 
 cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner, uint32_t until_ms,
                        uint32_t now_ms) noexcept nogil:
-    """The port is no longer in use; it is held down until until_ms."""
+    """Releases a port and holds it down until until_ms."""
     cdef uint64_t bit = <uint64_t>1 << (port & 63)
     if <int>(until_ms - now_ms) <= 0:
         set_free(ports, map, port)

@@ -1,6 +1,6 @@
-"""The session table: a hot and a cold line each, two indexes, lists by mapping, the sweep that ends what is idle.
+"""The session table: two cache lines per session, two indexes, lists by mapping and by filter entry.
 
-The hot line is all that a packet of an established session touches, besides one bucket of an index.
+A packet of an established session touches only the hot line and one bucket of an index.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -12,23 +12,23 @@ from natcore.base.linked_list cimport Link
 from natcore.base.freelist cimport Slab
 from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, load32, load64
 
-cdef enum:                      # Role: of ip and port in a session
+cdef enum:                      # index into ip and port of a session
     ROLE_INSIDE = 0
     ROLE_REMOTE = 1
     ROLE_OUTSIDE = 2
 
-cdef enum:                      # Direction: the Side that a packet came from
+cdef enum:                      # Side where the packet came from
     OUT = 0                     # from inside
     IN = 1                      # from outside
 
 cdef enum:                      # SessionFlag
     OPENED_OUTSIDE = 1
     UNLOGGED = 2                # the responder's side of a hairpin: not in the session log (contract R5)
-    NO_WINDOW = 4               # nothing was counted since the last window closed
-    HAIRPINNED = 8              # its remote is an outside endpoint of ours
-    UNTRANSLATED_BOTH = 16      # a no-NAT entry's: outside and inside are the same
-    SYN_NOTED = 32              # << Direction: syn[] holds that of a new connection, which nobody has answered
-    SESSION_FREE = 128          # the slot was given back; no value of a packet's says so
+    NO_WINDOW = 4               # no packet since the last window closed
+    HAIRPINNED = 8              # the remote is an outside endpoint of this gateway
+    UNTRANSLATED_BOTH = 16      # of a no-NAT entry: outside and inside are the same
+    SYN_NOTED = 32              # << Direction: syn[] holds the SYN of a new connection that is not answered yet
+    SESSION_FREE = 128          # the slot is free; no packet matches it
 
 cdef enum:                      # TimeoutClass
     TIMEOUT_UDP = 0
@@ -37,7 +37,7 @@ cdef enum:                      # TimeoutClass
     TIMEOUT_ICMP = 3
     TIMEOUT_UNREPLIED = 4
     TIMEOUT_OTHER = 5
-    TIMEOUT_FRAGMENT = 6        # of a datagram under way, not of a session
+    TIMEOUT_FRAGMENT = 6        # of a datagram in progress, not of a session
     TIMEOUTS = 8
 
 cdef inline uint8_t class_of(uint8_t protocol) noexcept nogil:
@@ -47,61 +47,61 @@ cdef inline uint8_t class_of(uint8_t protocol) noexcept nogil:
     return TIMEOUT_UDP if protocol == PROTOCOL_UDP else TIMEOUT_ICMP if protocol == PROTOCOL_ICMP else TIMEOUT_OTHER
 
 cdef enum:
-    SWEEP_NS = 8000000000       # every session is looked at this often, at least
+    SWEEP_NS = 8000000000       # every session is swept at least this often
 
 cdef struct Session:            # the hot line
-    uint32_t ip[3]              # by Role, big-endian; (inside, remote) and (remote, outside) are keys as they lie
-    uint16_t port[3]            # by Role, big-endian; ICMP: the id, and 0 for the remote
+    uint32_t ip[3]              # by Role, big-endian; (inside, remote) and (remote, outside) are 8-byte keys in place
+    uint16_t port[3]            # by Role, big-endian; ICMP: the identifier, remote 0
     uint8_t protocol
-    uint8_t state               # _tcp.pxd
-    uint16_t l3_delta           # of the addresses, outbound (checksum.pxd)
-    uint16_t l4_delta           # of the addresses and ports; ICMP: of the id alone
+    uint8_t state               # TcpState (tcp_state.pxd)
+    uint16_t l3_delta           # checksum delta of the addresses, outbound (checksum.pxd)
+    uint16_t l4_delta           # checksum delta of addresses and ports; ICMP: of the identifier alone
     uint32_t last_seen          # ms of the gateway's clock, modulo 2^32
-    uint32_t ack[2]             # by Direction: the highest acknowledgement sent
-    uint32_t end[2]             # by Direction: the highest sequence number sent, and one
-    uint32_t packets[2]         # by Direction, in this window, modulo 2^32
-    uint32_t bytes[2]           # IPv4 total lengths, likewise
-    uint16_t window_end         # whole seconds of the gateway's clock, modulo 2^16: not before it does the window end
+    uint32_t ack[2]             # by Direction: highest acknowledgement sent
+    uint32_t end[2]             # by Direction: end of the highest segment sent
+    uint32_t packets[2]         # by Direction, in the open window, modulo 2^32
+    uint32_t bytes[2]           # IPv4 total lengths, by Direction, in the open window, modulo 2^32
+    uint16_t window_end         # seconds of the gateway's clock, modulo 2^16, rounded down: the window does not end before
     uint8_t flags               # SessionFlag
     uint8_t timeout_class       # TimeoutClass
 
-cdef struct Cold:               # the cold line: for admission, roll-over and listing
+cdef struct Cold:               # the cold line, for admission, window roll-over and listing
     uint64_t window_start_ns
     uint64_t birth_ns
-    uint64_t total_bytes[2]     # by Direction, of the windows that closed
+    uint64_t total_bytes[2]     # by Direction, of closed windows
     uint64_t total_packets[2]
-    uint32_t mapping            # its number
-    uint32_t id_low             # 48 bits: the sessions in order of creation, from 1
+    uint32_t mapping            # number of its mapping
+    uint32_t id_low             # low part of the 48-bit session number, in order of creation, from 1
     uint16_t id_high
-    uint16_t carry_bytes[2]     # how often bytes[] passed 2^32 in this window
-    uint8_t carry_packets[2]
+    uint16_t carry_bytes[2]     # by Direction: overflows of bytes[] in the open window
+    uint8_t carry_packets[2]    # by Direction: overflows of packets[]
 
 cdef enum:
-    LOOKED_AT = 128             # sessions of a list, at most, that one packet looks at or ends
+    LOOKED_AT = 128             # sessions of a list that one packet examines or ends at most
 
-cdef enum:                      # Life, of a list of sessions
-    LIFE_NONE = 0               # none of them is alive
+cdef enum:                      # result of searching a list for a live session
+    LIFE_NONE = 0               # none is alive
     LIFE_SOME = 1
-    LIFE_UNKNOWN = 2            # the first LOOKED_AT are dead, and there are more
+    LIFE_UNKNOWN = 2            # the first LOOKED_AT are dead, more follow
 
-cdef struct Filter:             # an outside endpoint is open for a remote address (address-dependent filtering)
-    uint32_t sessions           # that keep it open; first, since it is the slab's word in a free slot
+cdef struct Filter:             # address-dependent filtering: opens an outside endpoint for a remote address
+    uint32_t sessions           # sessions that keep it open; first, since a free slot's first word is the free list's link
     uint32_t remote_ip          # big-endian, as the next two
     uint32_t outside_ip
     uint16_t outside_port
     uint8_t protocol
     uint8_t in_use              # 0: the slot is free
-    uint32_t first              # a session of it; the others are linked to it
+    uint32_t first              # first of its sessions (linked by by_filter)
 
 cdef struct Sessions
 
 cdef struct Sessions:
     Session* hot                # [capacity]
     Cold* cold                  # [capacity]
-    uint32_t* syn               # [capacity][2] by Direction, SYN_NOTED: the sequence number that follows the SYN
-    Link* by_mapping            # [capacity] the sessions of a mapping: the one that was last found alive first, else the newest
-    Link* by_filter             # [capacity] the sessions of a filter entry, or NULL: no filtering is address-dependent
-    Filter* filters             # [capacity] likewise
+    uint32_t* syn               # [capacity][2] by Direction, valid with SYN_NOTED: the SYN's sequence number plus one
+    Link* by_mapping            # [capacity] sessions of a mapping: the last one found alive first, otherwise the newest
+    Link* by_filter             # [capacity] sessions of a filter entry; NULL: no address-dependent filtering
+    Filter* filters             # [capacity] or NULL
     Slab slots
     Slab filter_slots
     Index outbound              # (inside, remote) -> slot
@@ -110,21 +110,21 @@ cdef struct Sessions:
     HashKey key
     Mappings* mappings
     Journal* journal
-    Sessions* next              # the table of the gateway's next worker, or NULL
-    uint64_t* numbers           # of several workers: how many sessions they have had; NULL: created says it
+    Sessions* next              # table of the next worker, or NULL
+    uint64_t* numbers           # several workers: shared counter of session numbers; NULL: `created` is used
     uint32_t timeout_ms[8]      # by TimeoutClass
     uint64_t window_ns
-    int64_t epoch_ns            # Unix time at now = 0; atomic, as complete_ns: who holds no worker looks at it
+    int64_t epoch_ns            # Unix time at now = 0; atomic, as complete_ns: read without the worker's lock
     uint64_t created
-    uint64_t ended
-    uint32_t opened_outside     # alive
-    uint8_t filtered[3]         # by port space: address-dependent filtering keeps entries
-    uint64_t swept_ns           # when the sweep last came round
-    uint64_t complete_ns        # what was due by then has ended, and its rows are written
-    uint32_t sweep_at           # the next slot that it looks at
+    uint64_t ended              # sessions ended
+    uint32_t opened_outside     # live sessions opened from outside
+    uint8_t filtered[3]         # by port space: address-dependent filtering is on
+    uint64_t swept_ns           # begin of the sweep's current round
+    uint64_t complete_ns        # everything due by then has ended, its rows are in the journal
+    uint32_t sweep_at           # next slot of the sweep
 
 cdef inline uint64_t session_addresses(const Session* session, uint32_t direction) noexcept nogil:
-    """Source and destination of its packets in a direction, as one load."""
+    """Source and destination of its packets in a direction, in one load."""
     return load64(&session.ip[direction])
 
 cdef inline uint32_t session_ports(const Session* session, uint32_t direction) noexcept nogil:
@@ -134,11 +134,11 @@ cdef inline uint64_t key_hash(const Sessions* table, const Session* session, uin
     return flow_hash(&table.key, session_addresses(session, direction), session_ports(session, direction), session.protocol)
 
 cdef inline uint64_t turned_addresses(const Session* session) noexcept nogil:
-    """Of a hairpinned session: source and destination of its outbound packets as they come back in."""
+    """Hairpinned session: source and destination of its outbound packets when they come back in."""
     return <uint64_t>session.ip[ROLE_REMOTE] << 32 | session.ip[ROLE_OUTSIDE]
 
 cdef inline uint32_t turned_ports(const Session* session) noexcept nogil:
-    """The same for ports. An echo's id stays what its sender's outside endpoint has, and is the responder's then."""
+    """Hairpinned session: ports likewise. An ICMP identifier stays the sender's outside one."""
     if session.protocol == PROTOCOL_ICMP:
         return <uint32_t>session.port[ROLE_OUTSIDE] << 16
     return <uint32_t>session.port[ROLE_REMOTE] << 16 | session.port[ROLE_OUTSIDE]
@@ -148,7 +148,7 @@ cdef inline bint is_dead(const Sessions* table, const Session* session, uint32_t
 
 cdef inline uint32_t session_find(const Sessions* table, uint32_t direction, uint64_t addresses, uint32_t ports,
                                   uint8_t protocol) noexcept nogil:
-    """The session of a packet, dead or alive, or NONE."""
+    """The session with this key, dead or alive, or NONE."""
     cdef const Index* index = &table.outbound if direction == OUT else &table.inbound
     cdef Cursor cursor
     cdef uint32_t slot
@@ -165,7 +165,7 @@ cdef inline uint32_t session_find(const Sessions* table, uint32_t direction, uin
 
 cdef inline void session_count(Session* session, Cold* cold, uint32_t direction, uint32_t packets,
                                uint32_t bytes) noexcept nogil:
-    """Counts packets of together so many bytes; a counter that passes 2^32 is carried into the cold line."""
+    """Adds to the window's counters; overflows carry into the cold line."""
     session.bytes[direction] += bytes
     if session.bytes[direction] < bytes:
         cold.carry_bytes[direction] += 1

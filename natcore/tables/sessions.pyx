@@ -1,4 +1,4 @@
-"""Opening and ending sessions, their windows and rows, their lists: what happens less often than once a packet."""
+"""Opens and ends sessions; windows, rows and lists: all that happens less often than once per packet."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -26,7 +26,7 @@ cdef bint sessions_new(Sessions* table, uint32_t capacity, bint filters) noexcep
     table.syn = <uint32_t*>table_new(<uint64_t>capacity * 8)
     table.by_mapping = <Link*>table_new(<uint64_t>capacity * sizeof(Link))
     table.by_filter = <Link*>table_new(<uint64_t>capacity * sizeof(Link)) if filters else NULL
-    slab_begin(&table.slots, table.hot, sizeof(Session), capacity)      # its capacity says what is to be given back
+    slab_begin(&table.slots, table.hot, sizeof(Session), capacity)      # its capacity tells what to release
     table.filters = <Filter*>table_new(<uint64_t>capacity * sizeof(Filter)) if filters else NULL
     slab_begin(&table.filter_slots, table.filters, sizeof(Filter), capacity if filters else 0)
     if table.hot == NULL or table.cold == NULL or table.syn == NULL or table.by_mapping == NULL:
@@ -56,13 +56,13 @@ cdef uint64_t session_id(const Cold* cold) noexcept nogil:
 
 
 cdef uint64_t deadline_of(const Sessions* table, const Session* session, uint64_t now_ns) noexcept nogil:
-    """When it dies or died of idleness, ns."""
+    """When the session expires or expired, ns."""
     cdef uint64_t now_ms = now_ns // 1000000
     cdef uint64_t seen = now_ms - <uint32_t>(<uint32_t>now_ms - session.last_seen)
     return (seen + table.timeout_ms[session.timeout_class]) * 1000000
 
 
-# ---- rows ------------------------------------------------------------------------------------------------------------
+# ---- rows of the session log -----------------------------------------------------------------------------------------
 
 cdef int64_t micros(const Sessions* table, uint64_t ns) noexcept nogil:
     """Unix microseconds, rounded down."""
@@ -79,7 +79,7 @@ cdef uint64_t window_packets(const Session* session, const Cold* cold, uint32_t 
 
 
 cdef Record* row_begin(Sessions* table, uint32_t slot, uint8_t kind, uint64_t start_ns, uint64_t end_ns) noexcept nogil:
-    """A row of the session without its counters, or NULL: not logged, or lost."""
+    """Begins a row of the session; NULL: the session is not logged, or the row is lost."""
     cdef Record* row
     if table.hot[slot].flags & UNLOGGED:
         return NULL
@@ -102,7 +102,7 @@ cdef void row_fill(const Sessions* table, uint32_t slot, uint8_t kind, uint64_t 
     row.pri_ip = bswap32(session.ip[ROLE_INSIDE])
     row.pub_ip = bswap32(session.ip[ROLE_REMOTE])
     row.nat_ip = bswap32(session.ip[ROLE_OUTSIDE])
-    row.eip = table.mappings.ports.addresses[table.mappings.mappings[cold.mapping].address].eip     # logged: it has one
+    row.eip = table.mappings.ports.addresses[table.mappings.mappings[cold.mapping].address].eip     # a logged session has one
     row.pri_port = bswap16(session.port[ROLE_INSIDE])
     row.pub_port = bswap16(session.port[ROLE_REMOTE])
     row.nat_port = bswap16(session.port[ROLE_OUTSIDE])
@@ -119,7 +119,7 @@ cdef void window_fill(const Session* session, const Cold* cold, Record* row) noe
 
 
 cdef bint window_copy(const Sessions* table, uint32_t slot, uint64_t now_ns, Record* row) noexcept nogil:
-    """What the open window's row would be if it ended now; False: there is no window that will be a row."""
+    """The row that the open window would become if it ended now; False: none."""
     cdef const Session* session = &table.hot[slot]
     cdef const Cold* cold = &table.cold[slot]
     if session.flags & (SESSION_FREE | NO_WINDOW | UNLOGGED):
@@ -130,7 +130,7 @@ cdef bint window_copy(const Sessions* table, uint32_t slot, uint64_t now_ns, Rec
 
 
 cdef void window_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept nogil:
-    """Closes the open window: its row, its counters into the totals. Without an open window nothing."""
+    """Closes the open window, if any: writes its row and adds its counters to the totals."""
     cdef Session* session = &table.hot[slot]
     cdef Cold* cold = &table.cold[slot]
     cdef uint64_t limit = cold.window_start_ns + table.window_ns
@@ -152,7 +152,7 @@ cdef void window_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept
 
 
 cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
-    """Before a packet is counted at now_ns: closes a window that is over, opens one where none is."""
+    """Call before counting a packet: closes an expired window, opens one if none is open."""
     cdef Session* session = &table.hot[slot]
     cdef Cold* cold = &table.cold[slot]
     if not session.flags & NO_WINDOW:
@@ -164,12 +164,12 @@ cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept 
     session.window_end = <uint16_t>((now_ns + table.window_ns) // 1000000000)
 
 
-# ---- lists -----------------------------------------------------------------------------------------------------------
+# ---- lists of sessions -----------------------------------------------------------------------------------------------
 
 cdef uint8_t life_of(const Sessions* table, Link* links, uint32_t* first, bint answered, uint32_t now_ms) noexcept nogil:
-    """The Life of a list; a session that was found alive comes first, so that the next call finds it at once.
+    """Searches a list for a live session (Life) and moves it to the front, so that the next search finds it at once.
 
-    answered: what the outside opened counts only once the inside has answered it.
+    answered: ignore sessions opened from outside that the inside has not answered.
     """
     cdef uint32_t slot = first[0], left = LOOKED_AT
     if slot == NO_LINK:
@@ -189,12 +189,12 @@ cdef uint8_t life_of(const Sessions* table, Link* links, uint32_t* first, bint a
 
 
 cdef uint8_t mapping_life(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil:
-    """Whether the mapping has a live session: Life."""
+    """Whether the mapping has a live session (Life)."""
     return life_of(table, table.by_mapping, &table.mappings.mappings[number].first, False, now_ms)
 
 
 cdef bint mapping_answered(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil:
-    """Whether a session that the inside opened or has answered is among the live ones that are looked at."""
+    """Whether the mapping has a live session that the inside opened or answered, among those examined."""
     return life_of(table, table.by_mapping, &table.mappings.mappings[number].first, True, now_ms) == LIFE_SOME
 
 
@@ -223,8 +223,8 @@ cdef uint32_t filter_find(const Sessions* table, const Filter* key) noexcept nog
 
 cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, uint16_t outside_port, uint8_t protocol,
                       bint answered, uint32_t now_ms) noexcept nogil:
-    """Whether a live session joins the outside endpoint and the remote address (RFC 4787 section 5). answered: one that the
-    inside opened or has answered."""
+    """Whether a live session connects the outside endpoint and the remote address (RFC 4787 section 5). answered: only one
+    that the inside opened or answered."""
     cdef Filter key
     cdef uint32_t number
     key.remote_ip = remote_ip
@@ -237,7 +237,7 @@ cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, 
 
 
 cdef void filter_key(const Session* session, Filter* key) noexcept nogil:
-    """Of the entry that a session keeps open; its sessions are none so far."""
+    """Key of the filter entry that a session keeps open."""
     key.sessions = 0
     key.remote_ip = session.ip[ROLE_REMOTE]
     key.outside_ip = session.ip[ROLE_OUTSIDE]
@@ -248,13 +248,13 @@ cdef void filter_key(const Session* session, Filter* key) noexcept nogil:
 
 
 cdef bint filter_join(Sessions* table, uint32_t slot) noexcept nogil:
-    """The session keeps its filter entry open; False when the probe limit is met."""
+    """Adds the session to its filter entry; False: probe limit reached."""
     cdef Filter key
     cdef uint32_t number
     filter_key(&table.hot[slot], &key)
     number = filter_find(table, &key)
     if number == NONE:
-        number = slab_take(&table.filter_slots)                         # as many as sessions: there always is one
+        number = slab_take(&table.filter_slots)                         # as many slots as sessions: one is free
         table.filters[number] = key
         if not index_insert(&table.by_remote, filter_hash(table, &key), number):
             table.filters[number].in_use = 0
@@ -280,10 +280,10 @@ cdef void filter_leave(Sessions* table, uint32_t slot) noexcept nogil:
         slab_give(&table.filter_slots, number)
 
 
-# ---- beginning and end -----------------------------------------------------------------------------------------------
+# ---- opening and ending ----------------------------------------------------------------------------------------------
 
 cdef bint enter(Sessions* table, uint32_t slot, uint64_t outbound, uint64_t inbound) noexcept nogil:
-    """Into both indexes, by the hashes of its keys, and the filter, or into none: False, when the probe limit is met."""
+    """Inserts the session into both indexes and its filter entry, or into none: False, probe limit reached."""
     cdef const Session* session = &table.hot[slot]
     if not index_insert(&table.outbound, outbound, slot):
         return False
@@ -296,16 +296,16 @@ cdef bint enter(Sessions* table, uint32_t slot, uint64_t outbound, uint64_t inbo
 
 
 cdef inline void give_slot(Sessions* table, uint32_t slot) noexcept nogil:
-    """The slot is free. A packet that found it before in an index (the pipeline's candidate) sees that by its flag."""
+    """Frees the slot. The flag tells a packet that found it in an index before (pipeline candidate)."""
     table.hot[slot].flags = SESSION_FREE
     slab_give(&table.slots, slot)
 
 
 cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port,
                            uint8_t flags, uint8_t timeout_class, uint64_t now_ns) noexcept nogil:
-    """A session of the mapping towards a remote (big-endian), with an open window; it is announced when all is well.
+    """Opens a session of the mapping to a remote (big-endian), with an open window; log it with session_announce.
 
-    NONE when the probe limit is met. A slot must be free and neither key taken.
+    NONE: probe limit reached. A slot must be free, and neither key in use.
     """
     cdef const Mapping* owner = &table.mappings.mappings[mapping]
     cdef uint64_t outbound = flow_hash(&table.key, <uint64_t>remote_ip << 32 | owner.inside_ip,
@@ -315,7 +315,7 @@ cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip
     cdef uint32_t slot = slab_take(&table.slots)
     cdef Session* session = &table.hot[slot]
     cdef Cold* cold = &table.cold[slot]
-    prefetch_write(&table.cold[table.slots.free])           # the next one's
+    prefetch_write(&table.cold[table.slots.free])           # of the next session
     prefetch_write(&table.by_mapping[table.slots.free])
     memset(session, 0, sizeof(Session))
     memset(cold, 0, sizeof(Cold))
@@ -350,7 +350,7 @@ cdef void session_announce(Sessions* table, uint32_t slot) noexcept nogil:
 
 
 cdef void begin(Sessions* table, Cold* cold, uint64_t now_ns) noexcept nogil:
-    """Its number and its birth."""
+    """Assigns its number and time of birth."""
     cdef uint64_t number
     table.created += 1
     number = table.created if table.numbers == NULL else fetch_add64(table.numbers, 1) + 1
@@ -360,7 +360,7 @@ cdef void begin(Sessions* table, Cold* cold, uint64_t now_ns) noexcept nogil:
 
 
 cdef void count_origin(Sessions* table, uint32_t slot, int by) noexcept nogil:
-    """Sessions opened from outside are counted apart: they are nobody's quota."""
+    """Counts sessions opened from outside apart from those charged to the subscriber's quota."""
     cdef Mapping* mapping = &table.mappings.mappings[table.cold[slot].mapping]
     if table.hot[slot].flags & OPENED_OUTSIDE:
         mapping.opened_outside += by
@@ -377,13 +377,13 @@ cdef void join_mapping(Sessions* table, uint32_t slot) noexcept nogil:
 
 
 cdef void leave_mapping(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t now_ns) noexcept nogil:
-    """The last session takes its mapping along, whose port rests as the session wants that ended last."""
+    """Leaves the mapping and closes it with its last session. The port's hold-down is the latest of all its sessions'."""
     cdef uint32_t number = table.cold[slot].mapping, now_ms = <uint32_t>(now_ns // 1000000)
     cdef Mapping* mapping = &table.mappings.mappings[number]
     unlink(table.by_mapping, &mapping.first, slot)
     count_origin(table, slot, -1)
     mapping.sessions -= 1
-    # they may be ended in any order; what lies further ahead than a hold-down is long ago
+    # sessions may be ended in any order; a value further ahead than a hold-down is in the past
     if (1 <= mapping.held_until - now_ms <= table.mappings.ports.hold_down_ms
             and <int>(until_ms - now_ms) < <int>(mapping.held_until - now_ms)):
         until_ms = mapping.held_until
@@ -393,7 +393,7 @@ cdef void leave_mapping(Sessions* table, uint32_t slot, uint32_t until_ms, uint6
 
 
 cdef void end_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept nogil:
-    """The last window's row and the end row, with the session's totals."""
+    """Writes the last window's row and the end row, with the session's totals."""
     cdef const Cold* cold = &table.cold[slot]
     cdef Record* row
     window_write(table, slot, end_ns)
@@ -408,7 +408,7 @@ cdef void end_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept no
 
 
 cdef void session_approach(const Sessions* table, uint32_t slot) noexcept nogil:
-    """What ending the session will touch is on its way into the cache; its own lines should be there."""
+    """Prefetches what ending the session will write; its own lines should be cached."""
     cdef const Session* session = &table.hot[slot]
     prefetch_write(bucket_of(&table.outbound, key_hash(table, session, OUT)))
     prefetch_write(bucket_of(&table.inbound, key_hash(table, session, IN)))
@@ -417,7 +417,7 @@ cdef void session_approach(const Sessions* table, uint32_t slot) noexcept nogil:
 
 
 cdef void take_out(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t now_ns) noexcept nogil:
-    """Out of indexes, filter and mapping; the slot is free. A port that becomes free is held down until until_ms."""
+    """Removes the session from indexes, filter and mapping. A port that becomes free is held down until until_ms."""
     cdef Session* session = &table.hot[slot]
     index_remove(&table.outbound, key_hash(table, session, OUT), slot)
     index_remove(&table.inbound, key_hash(table, session, IN), slot)
@@ -428,21 +428,21 @@ cdef void take_out(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t n
 
 
 cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_t now_ns) noexcept nogil:
-    """Ends a session at end_ns: its rows, and everything that held it."""
+    """Ends a session at end_ns: writes its rows and frees what it used."""
     end_write(table, slot, end_ns)
     take_out(table, slot, <uint32_t>(end_ns // 1000000) + table.mappings.ports.hold_down_ms, now_ns)
 
 
 cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
-    """Takes the session back that was opened last and not announced: as if it had never been."""
+    """Undoes session_open of the last session, before it was logged."""
     table.created -= 1
-    if table.numbers != NULL:                       # a hairpin's, which has all workers for itself
+    if table.numbers != NULL:                       # only for hairpins, with all workers locked
         fetch_add64(table.numbers, <uint64_t>-1)
     take_out(table, slot, table.mappings.mappings[table.cold[slot].mapping].held_until, now_ns)
 
 
 cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t timeout_class, uint64_t now_ns) noexcept nogil:
-    """The session ends now, and a new one with its keys and mapping begins (TIME-WAIT reuse). outside: opened from there."""
+    """Ends the session and begins a new one with its keys and mapping (TIME-WAIT reuse). outside: opened from there."""
     cdef Session* session = &table.hot[slot]
     cdef Cold* cold = &table.cold[slot]
     cdef uint32_t mapping = cold.mapping
@@ -450,7 +450,7 @@ cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t 
     count_origin(table, slot, -1)
     session.flags = (session.flags & ~(OPENED_OUTSIDE | SYN_NOTED * 3)) | (OPENED_OUTSIDE if outside else 0)
     if session.flags & HAIRPINNED and not table.mappings.mappings[mapping].flags & MAPPING_STATIC:
-        # contract R5: the initiator's is logged, the responder's is not; DNAT's are not either way
+        # contract R5: of a hairpin only the initiator's session is logged; DNAT sessions never
         session.flags = (session.flags & ~UNLOGGED) | (UNLOGGED if outside else 0)
     session.timeout_class = timeout_class
     session.last_seen = <uint32_t>(now_ns // 1000000)
@@ -464,7 +464,7 @@ cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t 
 
 
 cdef void session_expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
-    """Ends a dead session at its deadline."""
+    """Ends a dead session, as of its deadline."""
     session_close(table, slot, deadline_of(table, &table.hot[slot], now_ns), now_ns)
 
 

@@ -1,4 +1,4 @@
-"""The TCP state machine (RFC 6146 section 3.5.2, RFC 7857 section 2), and what a RST is checked against."""
+"""The TCP state machine (RFC 6146 section 3.5.2, RFC 7857 section 2), and the checks of RST segments."""
 from libc.stdint cimport uint8_t, uint32_t
 
 from natcore.tables.sessions cimport (
@@ -7,34 +7,34 @@ from natcore.tables.sessions cimport (
 from natcore.base.headers cimport TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN
 
 cdef enum:                      # TcpState
-    TCP_INIT_OUT = 0            # a SYN from inside
-    TCP_INIT_IN = 1             # a SYN from outside
-    TCP_PICKED = 2              # another segment from inside: the session was there before us
+    TCP_INIT_OUT = 0            # SYN from inside
+    TCP_INIT_IN = 1             # SYN from outside
+    TCP_PICKED = 2              # other segment from inside: the connection is older than the session
     TCP_ESTABLISHED = 3
-    TCP_FIN_OUT = 4             # the inside has finished
-    TCP_FIN_IN = 5
-    TCP_CLOSING = 6             # both have
-    TCP_TRANSITORY = 7          # a RST that fits
-    TCP_PICKED_IN = 8           # another segment from outside, to an entry's endpoint: likewise
+    TCP_FIN_OUT = 4             # FIN from inside
+    TCP_FIN_IN = 5              # FIN from outside
+    TCP_CLOSING = 6             # FIN from both
+    TCP_TRANSITORY = 7          # acceptable RST
+    TCP_PICKED_IN = 8           # other segment from outside, to an entry's endpoint
     TCP_STATE = 0x0F
     TCP_SENT = 0x10             # << Direction: end[] is set
     TCP_ACKED = 0x40            # << Direction: ack[] is set
-    # Established, and all four are set: the hot path. Another protocol's session is steady too, but for one that the
-    # outside opened: that is TCP_INIT_IN until the inside answers.
+    # Established with all four set: the fast path. Sessions of other protocols are steady too, except those opened from
+    # outside and not answered, which are TCP_INIT_IN.
     TCP_STEADY = TCP_ESTABLISHED | 0xF0
 
 cdef inline bint is_later(uint32_t one, uint32_t other) noexcept nogil:
-    """Serial arithmetic (RFC 9293 section 3.4)."""
+    """Serial number arithmetic (RFC 9293 section 3.4)."""
     return <int>(one - other) > 0
 
 cdef inline uint32_t ahead(uint32_t one, uint32_t other) noexcept nogil:
-    """How far one is later than the other; 0: it is not."""
+    """How far one is ahead of other; 0 if it is not."""
     cdef int distance = <int>(one - other)
     return <uint32_t>(distance if distance > 0 else 0)
 
 cdef inline void tcp_track(Session* session, uint32_t direction, uint8_t flags, uint32_t acknowledgement,
                            uint32_t end) noexcept nogil:
-    """Remembers the highest acknowledgement and sequence end sent. end: sequence, payload, SYN and FIN together."""
+    """Updates the highest acknowledgement and end sent. end: sequence number plus payload, SYN and FIN."""
     if not session.state & (TCP_SENT << direction) or is_later(end, session.end[direction]):
         session.end[direction] = end
         session.state |= <uint8_t>(TCP_SENT << direction)
@@ -44,11 +44,11 @@ cdef inline void tcp_track(Session* session, uint32_t direction, uint8_t flags, 
         session.state |= <uint8_t>(TCP_ACKED << direction)
 
 cdef enum:
-    RST_WINDOW = 1 << 16        # bytes that a RST's own side may have sent beyond what was acknowledged
+    RST_WINDOW = 1 << 16        # bytes that the sender of a RST may have in flight
 
 cdef inline bint rst_fits(const Session* session, uint32_t direction, uint32_t sequence) noexcept nogil:
-    """A RST's sequence is what the other side acknowledged last, or the end of what its own side sent; that only within
-    a window behind the acknowledgement, since a forged segment can move the end to where its forger wants (RFC 5961)."""
+    """Whether a RST is acceptable: its sequence is the other side's last acknowledgement, or the end of its own side's data.
+    The latter only within a window of the acknowledgement, since a forged segment can move the end (RFC 5961)."""
     cdef bint acked = session.state & (TCP_ACKED << (1 - direction)) != 0
     if acked and sequence - session.ack[1 - direction] >= RST_WINDOW:
         return False
@@ -56,7 +56,7 @@ cdef inline bint rst_fits(const Session* session, uint32_t direction, uint32_t s
             or (session.state & (TCP_SENT << direction) and sequence == session.end[direction]))
 
 cdef inline uint8_t next_state(uint8_t state, uint32_t direction, uint8_t flags) noexcept nogil:
-    """After a segment that is no RST."""
+    """The state after a segment other than RST."""
     if state == TCP_INIT_OUT:
         return TCP_ESTABLISHED if flags & TCP_SYN and direction == IN else state
     if state == TCP_INIT_IN:
@@ -76,27 +76,27 @@ cdef inline uint8_t next_state(uint8_t state, uint32_t direction, uint8_t flags)
     return TCP_CLOSING
 
 cdef inline uint8_t tcp_class(uint8_t state) noexcept nogil:
-    """The time-out class of a state, once the inside has spoken."""
+    """The time-out class of a state, once the inside has sent."""
     if TCP_ESTABLISHED <= state <= TCP_FIN_IN:
         return TIMEOUT_TCP_ESTABLISHED
     return TIMEOUT_TCP_TRANSITORY
 
 cdef enum:                      # Refresh
     REFRESH_NEVER = 0           # a RST that changes nothing (RFC 7857 section 7)
-    REFRESH_BY_POLICY = 1       # as any packet of its direction
-    REFRESH_ALWAYS = 2          # another timer starts now (RFC 6146 section 3.5.2.2)
+    REFRESH_BY_POLICY = 1       # like any packet of its direction
+    REFRESH_ALWAYS = 2          # the time-out class changed: its timer starts (RFC 6146 section 3.5.2.2)
 
 cdef enum:
-    FAST_OPEN = 1 << 11         # bytes of a SYN's own data that its answer may acknowledge too (RFC 7413)
+    FAST_OPEN = 1 << 11         # bytes of data in a SYN that its answer may acknowledge (RFC 7413)
 
 cdef inline bint answers_syn(const Session* session, const uint32_t* syn, uint32_t direction, uint8_t flags,
                              uint32_t acknowledgement) noexcept nogil:
-    """Whether a segment acknowledges a SYN that the other side sent on the live connection."""
+    """Whether a segment acknowledges a SYN that the other side sent on a live connection."""
     return (flags & TCP_ACK and session.flags & (SYN_NOTED << (1 - direction))
             and acknowledgement - syn[1 - direction] < FAST_OPEN)
 
 cdef inline void begin_again(Session* session, uint32_t direction, uint32_t acknowledgement, uint32_t end) noexcept nogil:
-    """A SYN-ACK answered a new SYN: what is remembered of the old connection ends, FINs and marks."""
+    """A SYN-ACK answered a new SYN: the old connection's state is discarded."""
     session.state = TCP_ESTABLISHED | TCP_SENT * 3 | TCP_ACKED << direction
     session.flags &= ~<uint8_t>(SYN_NOTED * 3)
     session.end[1 - direction] = session.ack[direction] = acknowledgement
@@ -104,14 +104,14 @@ cdef inline void begin_again(Session* session, uint32_t direction, uint32_t ackn
 
 cdef inline bint tcp_opening(Session* session, uint32_t* syn, uint32_t direction, uint8_t flags, uint32_t sequence,
                              uint32_t acknowledgement, uint32_t end) noexcept nogil:
-    """A segment with SYN that begins a connection on a session that is there; False: it is none, or its first SYN counts as
-    any segment.
+    """Handles a SYN that begins a connection on an existing session; False: it does not, or it is the session's first SYN
+    and tracked as any segment.
 
-    A lone SYN changes nothing of a live connection, since anybody may send one; the answer that acknowledges it does.
+    A SYN alone changes nothing of a live connection, since anyone can forge one; the answer that acknowledges it does.
     """
     cdef uint8_t state = session.state & TCP_STATE
     if flags & (TCP_SYN | TCP_ACK | TCP_FIN) == TCP_SYN and state == (TCP_INIT_OUT if direction == OUT else TCP_INIT_IN):
-        session.state &= <uint8_t>~(TCP_SENT << direction | TCP_ACKED << direction)     # its own, not answered yet: anew
+        session.state &= <uint8_t>~(TCP_SENT << direction | TCP_ACKED << direction)     # SYN not answered yet: track anew
         return False
     if state <= TCP_INIT_IN:
         return False
@@ -126,7 +126,7 @@ cdef inline bint tcp_opening(Session* session, uint32_t* syn, uint32_t direction
 
 cdef inline uint8_t tcp_step(Session* session, uint32_t* syn, uint32_t direction, uint8_t flags, uint32_t sequence,
                              uint32_t acknowledgement, uint32_t end) noexcept nogil:
-    """Takes a segment into account; a Refresh. syn: the session's."""
+    """Tracks a segment; returns a Refresh. syn: the session's SYN sequence numbers."""
     cdef uint8_t state = session.state & TCP_STATE, before = session.timeout_class
     if flags & TCP_RST:
         if TCP_ESTABLISHED <= state <= TCP_FIN_IN and (rst_fits(session, direction, sequence)
@@ -146,6 +146,6 @@ cdef inline uint8_t tcp_step(Session* session, uint32_t* syn, uint32_t direction
     return REFRESH_BY_POLICY if session.timeout_class == before else REFRESH_ALWAYS
 
 cdef inline bint is_reopening(const Session* session, uint8_t flags) noexcept nogil:
-    """A first SYN of a new connection on a session that has ended or nearly so (TIME-WAIT reuse)."""
+    """Whether a SYN begins a new connection on a session that is closing (TIME-WAIT reuse)."""
     cdef uint8_t state = session.state & TCP_STATE
     return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN and TCP_CLOSING <= state <= TCP_TRANSITORY
