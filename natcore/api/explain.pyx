@@ -1,7 +1,7 @@
-"""What would become of a packet: a copy of this process translates it and tells what it met; here nothing changes.
+"""Explains what would become of a packet: a forked copy of this process translates it and reports; nothing changes here.
 
-So an explanation cannot differ from what translate does: it is what translate did, to a copy that is gone again. The copy
-shares its memory with this process until one of both writes (fork); the worker is held for as long as the copy lives.
+The explanation cannot differ from what translate does, because it is what translate did, in a copy that has exited. The copy
+shares memory copy-on-write (fork); all workers stay locked while it runs.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -45,7 +45,7 @@ cdef extern from * nogil:
         return shared == MAP_FAILED ? NULL : shared;
     }
     static void natcore_shared_delete(void* shared, size_t bytes) { munmap(shared, bytes); }
-    /* In the copy no signal is delivered: its handlers are the program's. */
+    /* No signal is delivered in the copy: handlers belong to the program. */
     static int natcore_copy(void) {
         sigset_t all, before;
         sigfillset(&all);
@@ -64,12 +64,12 @@ cdef extern from * nogil:
     void leave "natcore_leave" () noexcept
 
 cdef enum:
-    FRAME_BYTES = 1 << 18       # of the frame, and of what is generated together: four times the longest packet
+    FRAME_BYTES = 1 << 18       # for the frame and all generated frames together: four times the longest packet
 
 cdef enum:                      # Found
     FOUND_NONE = 0
     FOUND_ALIVE = 1
-    FOUND_DEAD = 2              # its time was over, nobody has looked yet
+    FOUND_DEAD = 2              # expired, but not ended yet
 
 cdef enum:                      # RuleKind
     RULE_NONE = 0
@@ -78,39 +78,39 @@ cdef enum:                      # RuleKind
     RULE_WHOLE = 3
     RULE_PLAIN = 4
 
-cdef struct Party:              # a session of the packet's, and its mapping
-    uint8_t before              # Found
-    uint8_t after               # Found, of the session
-    uint8_t mapping_before      # Found, of the mapping at the packet's own endpoint
+cdef struct Party:              # a session of the packet, and its mapping
+    uint8_t before              # Found: the session, before the packet
+    uint8_t after               # Found: the session, after it
+    uint8_t mapping_before      # Found: the mapping of the packet's endpoint, before
     uint8_t mapping_after
     SessionRow was
     SessionRow becomes
     MappingRow mapping
 
-cdef struct Facts:              # what the copy tells
+cdef struct Facts:              # the report of the copy
     uint32_t done
-    uint8_t parsed              # PENDING, or the verdict of the first look
+    uint8_t parsed              # PENDING, or the drop by the parser
     uint8_t verdict
     uint8_t protocol
     uint8_t is_error            # an ICMP error
-    uint8_t ours                # the destination is an outside address of ours
+    uint8_t ours                # the destination is one of our outside addresses
     uint8_t rule_kind           # RuleKind
-    uint8_t kept                # a SYN that is answered later
+    uint8_t kept                # a SYN held off for a later answer
     uint32_t rule               # number of the entry
     uint64_t created
     uint64_t ended
     Party own
-    Party other                 # a hairpin's second session
-    uint32_t length             # of the frame as it would leave
-    uint32_t generated          # frames of the gateway's own, behind it: side, cause, 4 bytes of length, data
+    Party other                 # second session of a hairpin
+    uint32_t length             # of the translated frame
+    uint32_t generated          # frames that the gateway originates, behind the frame: side, cause, 4 bytes of length, data
     uint32_t used               # bytes of data
     uint8_t data[262144]
 
 
-# ---- looking, in the copy --------------------------------------------------------------------------------------------
+# ---- inspection, in the copy -----------------------------------------------------------------------------------------
 
 cdef void find_rule(const Worker* worker, const Flight* flight, uint32_t side, Facts* facts) noexcept nogil:
-    """The entry that is asked about the packet, no-NAT before 1:1 before SNAT."""
+    """Finds the entry that applies: no-NAT before 1:1 and DNAT before SNAT."""
     cdef const PlainRule* plain = NULL
     cdef const DnatRule* dnat = NULL
     cdef const SnatRule* snat
@@ -139,14 +139,14 @@ cdef void find_rule(const Worker* worker, const Flight* flight, uint32_t side, F
 
 
 cdef uint32_t slot_of(Worker* worker, Flight* flight, uint32_t side, const Clock* now) noexcept nogil:
-    """The session of the packet, or of the one that it quotes, dead or alive; or NONE."""
+    """The session of the packet, or of the packet it quotes, dead or alive; or NONE."""
     if flight.kind == KIND_ICMP and is_error(flight):
         return quoted_slot(worker, flight, side, now)
     return session_find(&worker.sessions, side, flight.addresses, flight.ports, flight.protocol)
 
 
 cdef uint8_t look_at(Worker* worker, uint32_t slot, const Clock* now, SessionRow* row) noexcept nogil:
-    """A session as a row; Found."""
+    """Copies a session as a row; Found."""
     cdef uint32_t at = slot
     if slot == NONE:
         return FOUND_NONE
@@ -158,7 +158,7 @@ cdef uint8_t look_at(Worker* worker, uint32_t slot, const Clock* now, SessionRow
 
 cdef uint8_t find_endpoint(Worker* worker, const Flight* flight, uint32_t side, const Clock* now,
                            MappingRow* row) noexcept nogil:
-    """The mapping of the packet's own endpoint, inside or outside, whatever drew its port; Found."""
+    """Finds the mapping of the packet's own endpoint, inside or outside; Found."""
     cdef uint32_t number, ip = flight.ip.source if side == INSIDE else flight.ip.destination
     cdef uint16_t port = <uint16_t>flight.ports if side == INSIDE else <uint16_t>(flight.ports >> 16)
     cdef const Mapping* mapping
@@ -181,17 +181,17 @@ cdef uint8_t find_endpoint(Worker* worker, const Flight* flight, uint32_t side, 
 
 
 cdef void meet(Worker* worker, uint32_t slot, const Clock* now, Party* party) noexcept nogil:
-    """A session after the packet, with its mapping."""
+    """Reports a session and its mapping, after the packet."""
     party.after = look_at(worker, slot, now, &party.becomes)
     if party.after == FOUND_ALIVE:
         party.mapping_after = FOUND_ALIVE
         mapping_row(&worker.mappings.mappings[worker.sessions.cold[slot].mapping], &party.mapping)
 
 
-# ---- the rehearsal, in the copy --------------------------------------------------------------------------------------
+# ---- translation, in the copy ------------------------------------------------------------------------------------------
 
 cdef void tell_generated(Worker* worker, Facts* facts) noexcept nogil:
-    """What the gateway would say itself, as far as there is room."""
+    """Reports the frames that the gateway would originate, as far as they fit."""
     cdef uint8_t side = 0, cause = 0
     cdef uint32_t length
     while FRAME_BYTES - facts.used > 6:
@@ -206,7 +206,7 @@ cdef void tell_generated(Worker* worker, Facts* facts) noexcept nogil:
 
 
 cdef void tell_parties(Worker* worker, Flight* flight, uint32_t side, const Clock* now, Facts* facts) noexcept nogil:
-    """Which sessions the packet belongs to, now that it has passed."""
+    """Reports the sessions of the packet, after it was translated."""
     cdef uint32_t slot = slot_of(worker, flight, side, now)
     cdef const Session* session
     cdef Worker* peer
@@ -235,8 +235,8 @@ cdef uint64_t ended_of_all(const Worker* worker) noexcept nogil:
 
 
 cdef void open_locks(Worker* worker) noexcept nogil:
-    """What another thread locked for a moment when the copy was made stays locked in it, where no other thread is. The flow log
-    is the program's own."""
+    """Resets spinlocks that other threads held at the time of the fork; those threads do not exist in the copy. Detaches the
+    flow log, which belongs to the program."""
     cdef Worker* one
     cdef uint32_t w
     for w in range(worker.shared.count):
@@ -251,16 +251,16 @@ cdef void open_locks(Worker* worker) noexcept nogil:
 
 
 cdef void rehearse(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) noexcept nogil:
-    """Looks, translates, looks again. worker: one of those that the caller holds all; the packet's own is asked."""
+    """Inspects, translates, inspects again. worker: any; all are locked. The owning worker is examined."""
     cdef uint64_t created = created_of_all(worker), ended = ended_of_all(worker)
     cdef uint32_t side = frame.side, kept = worker.unsolicited.head
     cdef uint32_t length = frame.length
     cdef bint known
     cdef Flight flight
     cdef Clock now
-    memset(&flight, 0, sizeof(Flight))  # a fragment's stays without ports
+    memset(&flight, 0, sizeof(Flight))  # fragments: no ports
     open_locks(worker)
-    worker.events.fd = -1               # the program's own is shared with the copy
+    worker.events.fd = -1               # the eventfd is shared with the program
     worker.outbox.head = worker.outbox.tail = 0
     clock_read(&now, max(now_ns, clock_of_all(worker)))
     facts.parsed = parse(frame, &flight, worker.ethernet, &worker.sessions.key)
@@ -271,7 +271,7 @@ cdef void rehearse(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) 
     if known and flight.kind == KIND_FRAGMENT:
         known = piece_key(worker, &flight, <uint8_t>side)
         if not known or flight.ip.fragment & bswap16(IPV4_OFFSET):
-            facts.parsed = HELD         # it has no header of layer 4 to tell of
+            facts.parsed = HELD         # no layer-4 header to report
     if known:
         facts.protocol = flight.protocol
         facts.is_error = flight.kind == KIND_ICMP and is_error(&flight)
@@ -293,10 +293,10 @@ cdef void rehearse(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) 
     facts.done = 1
 
 
-# ---- the boundary ----------------------------------------------------------------------------------------------------
+# ---- interface to Python ---------------------------------------------------------------------------------------------
 
 cdef bint run_copy(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) noexcept nogil:
-    """False: there could be no copy."""
+    """Forks and waits; False: fork failed."""
     cdef int copy = copy_process()
     if copy == 0:
         rehearse(worker, frame, now_ns, facts)
@@ -328,7 +328,7 @@ cdef list generated_of(const Facts* facts):
 
 
 def explain(Rows core not None, const uint8_t[::1] frame not None, uint8_t side, uint64_t now_ns):
-    """What translate would do with the frame, and what it would meet; every field of Facts by its name."""
+    """What translate would do with the frame, and why; every field of Facts by its name."""
     cdef Facts* facts = <Facts*>shared_new(sizeof(Facts))
     cdef bint copied
     cdef Frame one
@@ -337,7 +337,7 @@ def explain(Rows core not None, const uint8_t[::1] frame not None, uint8_t side,
         raise CapacityError("explain: no memory for what it has to tell")
     try:
         if frame.shape[0] > FRAME_BYTES // 2:
-            raise Error(f"frame: {frame.shape[0]} bytes; allowed is {FRAME_BYTES // 2} or less")
+            raise Error(f"frame must be at most {FRAME_BYTES // 2} bytes, got {frame.shape[0]}")
         one.data = <uint8_t*>&frame[0] if frame.shape[0] else &none
         one.length = <uint32_t>frame.shape[0]
         one.flags = 0
@@ -347,9 +347,9 @@ def explain(Rows core not None, const uint8_t[::1] frame not None, uint8_t side,
             copied = run_copy(core.worker, &one, now_ns, facts)
             core.disown()
         if not copied:
-            raise CapacityError("explain: this process may not be copied (fork): no memory, or too many processes")
+            raise CapacityError("explain: fork failed: no memory, or too many processes")
         if not facts.done:
-            raise Error("explain: the copy that should tell has been killed")
+            raise Error("explain: the forked copy was killed")
         return {
             "parsed": facts.parsed, "verdict": facts.verdict, "protocol": facts.protocol, "is_error": bool(facts.is_error),
             "ours": bool(facts.ours), "rule_kind": facts.rule_kind, "rule": facts.rule, "kept": bool(facts.kept),

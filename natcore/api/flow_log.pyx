@@ -1,4 +1,4 @@
-"""FlowTable: the flow log's side that Python sees; it hangs a table on a worker, and takes rows out of it."""
+"""FlowTable: the flow log as Python sees it, attached to the workers of a gateway; rows are taken from here."""
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -41,11 +41,11 @@ cdef void copy_row(Row* out, const FlowRow* row) noexcept nogil:
 
 
 cdef class FlowTable:
-    """The flow log of a gateway, from now until `close`."""
-    cdef PyObject* core         # a Rows, kept alive: its workers have the table. No reference that the collector may clear
-    cdef Shared* shared         # its
+    """The flow log of a gateway, from construction until `close`."""
+    cdef PyObject* core         # a Rows; counted by hand, since the collector might clear it before close()
+    cdef Shared* shared         # of core
     cdef Flows* flows
-    cdef uint32_t hung          # the workers have the table
+    cdef uint32_t hung          # 1: attached to the workers
 
     def __cinit__(self, Rows core not None, uint32_t capacity, int64_t window_us):
         cdef uint32_t i
@@ -53,7 +53,7 @@ cdef class FlowTable:
         self.flows = <Flows*>table_new(sizeof(Flows))
         if self.flows == NULL or not flows_new(self.flows, capacity, &core.worker.sessions.key, window_us,
                                                core.worker.ethernet):
-            raise CapacityError(f"capacity={capacity}: this machine has no address space for the table")
+            raise CapacityError(f"capacity={capacity}: no address space for the table")
         with nogil:
             core.own()
             if core.worker.flows == NULL:
@@ -62,7 +62,7 @@ cdef class FlowTable:
                     self.shared.workers[i].flows = self.flows
             core.disown()
         if not self.hung:
-            raise ConfigurationError("gateway: it has a flow log already; allowed is one at a time")
+            raise ConfigurationError("the gateway has a flow log already: one at a time")
         self.core = <PyObject*>core
         Py_INCREF(core)
 
@@ -74,7 +74,7 @@ cdef class FlowTable:
             table_delete(self.flows, sizeof(Flows))
 
     def close(self):
-        """Nothing is captured any more; what was stays. Idempotent, from any thread."""
+        """Stops capturing; captured rows stay. Idempotent, from any thread."""
         if exchange(&self.hung, 0):
             with nogil:
                 hold_all(self.shared.workers[0])
@@ -87,7 +87,7 @@ cdef class FlowTable:
         return load_acquire(&self.hung) != 0
 
     def counters(self):
-        """(rows, packets that found no row left, packets without a 5-tuple)."""
+        """(rows, packets without a row for lack of space, packets without a 5-tuple)."""
         cdef uint64_t rows, lost, unreadable
         with nogil:
             spin_lock(&self.flows.spin)
@@ -96,11 +96,11 @@ cdef class FlowTable:
         return rows, lost, unreadable
 
     def take(self, records not None):
-        """Fill FLOW (capacity,) with all rows and forget them; how many. Raises ValueError for another size."""
+        """Fills FLOW (capacity,) with all rows and clears the table; how many. Raises ValueError for another size."""
         cdef uint8_t[::1] raw = records.view("u1")
         cdef uint32_t i, count
         if raw.shape[0] != <Py_ssize_t>(self.flows.capacity * sizeof(Row)):
-            raise ValueError(f"records: {raw.shape[0]} bytes; allowed are {self.flows.capacity} rows of {sizeof(Row)}")
+            raise ValueError(f"records must be {self.flows.capacity} rows of {sizeof(Row)} bytes, got {raw.shape[0]} bytes")
         with nogil:
             spin_lock(&self.flows.spin)
             count = self.flows.count
@@ -112,14 +112,14 @@ cdef class FlowTable:
 
 
 cdef void flows_unhang(Shared* shared) noexcept nogil:
-    """The caller holds all workers."""
+    """Detaches the flow log. Call it with all workers locked."""
     cdef uint32_t i
     for i in range(shared.count):
         shared.workers[i].flows = NULL
 
 
 cdef void flows_await(Flows* flows) noexcept nogil:
-    """Until the last batch that came to the log is in it. The caller holds no worker; nobody comes to the log any more."""
+    """Waits for batches that still use the detached log. The caller has locked no worker."""
     cdef uint32_t turn = 0
     while load_acquire(&flows.users):
         wait_turn(turn)

@@ -1,4 +1,4 @@
-"""Core: what the Python objects own, and the one place where Python and the packet's side meet."""
+"""Core: owns a gateway's workers and tables for the Python objects; the only place where Python meets the packet path."""
 from libc.stdint cimport uint32_t
 
 from natcore.tables.entries cimport RuleSet
@@ -8,6 +8,6 @@ from natcore.api.inspection cimport Tables
 cdef class Core(Tables):
     cdef RuleSet rules          # keeps the workers' rules alive
     cdef bint filters
-    cdef uint32_t translating[64]       # by worker: in translate, or in a plane's loop
-    cdef uint32_t closing       # nobody may begin to translate any more
-    cdef Placement placement    # of its tables
+    cdef uint32_t translating[64]       # by worker: a call of translate or a plane's loop is active
+    cdef uint32_t closing       # no further translation may begin
+    cdef Placement placement    # of the tables

@@ -1,4 +1,4 @@
-"""The boundary to Python: arguments come checked from python/natcore/gateway.py, tables go out as copies."""
+"""The interface to Python: arguments come checked from python/natcore/gateway.py, tables are returned as copies."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
@@ -41,20 +41,20 @@ from natcore.workers.worker cimport IDENTIFICATIONS, NO_LIMIT, Worker, tables_of
 from natcore.errors import CapacityError, ConfigurationError, Error
 
 cdef enum:
-    CHUNK = 512                 # frames handed to the pipeline at once
-    TURNS_WAITED = 1000         # looks, some 15 ms, until a call of translate has ended
-    END_LINES = 65536           # that end() looks at while the workers wait
-    SLOT_BITS = 32              # of a place in all tables: a worker's number and a slot
+    CHUNK = 512                 # frames per call of the pipeline
+    TURNS_WAITED = 1000         # polls, some 15 ms, for a call of translate to end
+    END_LINES = 65536           # lines that one call of end() examines with all workers locked
+    SLOT_BITS = 32              # of a place: worker number above, slot below
 
-cdef struct Taken:              # a frame of the gateway's own
+cdef struct Taken:              # a frame that the gateway originates
     uint32_t length
-    uint8_t side                # that it leaves by
-    uint8_t cause               # Verdict
+    uint8_t side                # egress Side
+    uint8_t cause               # Verdict that caused it
 
 
 cdef uint32_t take_all(Worker* worker, uint8_t* frames, Taken* taken, uint32_t room) noexcept nogil:
-    """The gateway's own frames that wait, one behind the other, as far as there is room for their places in the outbox; how
-    many. The caller holds all workers."""
+    """Copies out waiting frames that the gateway originates, as long as their outbox entries fit into room; how many. All
+    workers must be locked."""
     cdef uint32_t count = 0, used = 0
     cdef Taken* one
     while outbox_waiting(worker.outbox) and outbox_next(worker.outbox) <= room:
@@ -67,7 +67,7 @@ cdef uint32_t take_all(Worker* worker, uint8_t* frames, Taken* taken, uint32_t r
 
 
 cdef int staying_of(Staying* staying, uint32_t entry, uint64_t first, uint64_t last, set addresses) except -1:
-    """staying.addresses is the caller's to free."""
+    """Fills in a Staying; staying.addresses must be freed by the caller."""
     cdef uint32_t i
     staying.entry, staying.first, staying.last, staying.count = entry, first, last, <uint32_t>len(addresses)
     staying.addresses = <uint32_t*>malloc((staying.count + 1) * sizeof(uint32_t))
@@ -79,32 +79,33 @@ cdef int staying_of(Staying* staying, uint32_t entry, uint64_t first, uint64_t l
 
 
 cdef inline uint32_t used_bytes(uint8_t[:, ::1] frames, uint32_t* length) noexcept nogil:
-    """The bytes used of a row, read once: another thread may write to the array after it was checked."""
+    """Length of a row, read once: another thread may change the array after it was checked."""
     cdef uint32_t used = load_acquire(length)
     return used if used <= <size_t>frames.shape[1] else <uint32_t>frames.shape[1]
 
 
 cdef int check_lengths(uint8_t[:, ::1] frames, uint32_t[::1] lengths) except -1:
-    """Each row uses its stride at most."""
+    """Checks that each row is at most as long as the stride."""
     cdef Py_ssize_t i
     cdef uint32_t longest = 0
     if frames.shape[0] >= 1 << 31 or frames.shape[1] >= 1 << 31:
-        raise ConfigurationError(f"frames: {frames.shape[0]} rows of {frames.shape[1]} bytes; allowed are less than 2^31 each")
+        raise ConfigurationError(f"frames must have fewer than 2^31 rows and bytes a row, got {frames.shape[0]} and "
+                                 f"{frames.shape[1]}")
     for i in range(frames.shape[0]):
         longest = lengths[i] if lengths[i] > longest else longest
     for i in range(frames.shape[0] if longest > <size_t>frames.shape[1] else 0):
         if lengths[i] > <size_t>frames.shape[1]:
-            raise ConfigurationError(f"lengths[{i}]={lengths[i]}: allowed is the stride of frames, {frames.shape[1]}, or less")
+            raise ConfigurationError(f"lengths[{i}] must be at most {frames.shape[1]}, the stride of frames, got {lengths[i]}")
     return 0
 
 
 cdef bint overlap(const void* one, size_t one_bytes, const void* other, size_t other_bytes) noexcept:
-    """Whether two contiguous arrays share a byte."""
+    """Whether two contiguous arrays overlap."""
     return <const char*>one < <const char*>other + other_bytes and <const char*>other < <const char*>one + one_bytes
 
 
 cdef int check_apart(uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_t[::1] sides, uint8_t[::1] out) except -1:
-    """What a call writes to is in no other array of it."""
+    """Checks that arrays written by a call overlap no other array of it."""
     cdef const void* places[4]
     cdef size_t sizes[4]
     cdef int i, j
@@ -124,14 +125,14 @@ cdef int check_apart(uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_
         for j in range(i + 1, 4):
             if sizes[i] and sizes[j] and overlap(places[i], sizes[i], places[j], sizes[j]):
                 names = ("frames", "lengths", "out", "side")
-                raise ConfigurationError(f"{names[j]}: it shares memory with {names[i]}; allowed are separate arrays")
+                raise ConfigurationError(f"{names[j]} must not share memory with {names[i]}: pass separate arrays")
     return 0
 
 
 cdef void translate_rows(Worker* worker, uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_t[::1] sides, uint8_t side,
                          const uint64_t[::1] nows, uint64_t now_ns, uint8_t[::1] verdicts, uint32_t done,
                          uint32_t last) noexcept nogil:
-    """Rows done to before last, by one worker."""
+    """Translates rows done to last - 1 on one worker."""
     cdef Frame batch[CHUNK]
     cdef uint32_t count, i
     cdef uint64_t at
@@ -150,7 +151,7 @@ cdef void translate_rows(Worker* worker, uint8_t[:, ::1] frames, uint32_t[::1] l
             batch[i].flags = 0
             batch[i].side = side if sides is None else sides[done + i] & 1
         if nows is not None and at < clock_of_all(worker):
-            worker.clock_backward += count - 1      # each one is counted, translate counts the batch
+            worker.clock_backward += count - 1      # translate counts one per batch
         translate(worker, batch, count, at)
         for i in range(count):
             lengths[done + i] = batch[i].length
@@ -162,10 +163,10 @@ cdef void translate_rows(Worker* worker, uint8_t[:, ::1] frames, uint32_t[::1] l
 
 cdef void translate_steered(Worker* first, uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_t[::1] sides,
                             uint8_t side, const uint64_t[::1] nows, uint64_t now_ns, uint8_t[::1] verdicts) noexcept nogil:
-    """All rows in order, each by the worker that it seems to belong to; a guess, taken before those ahead of it are done."""
+    """Translates all rows in order, each on the worker that seems to own it, as predicted before the rows ahead are done."""
     cdef uint32_t total = <uint32_t>frames.shape[0], done = 0, last = 0, owner = 0, before = 0
     cdef Frame one
-    if nows is None:                                # once, not by each run of rows
+    if nows is None:                                # once, not for each run of rows
         await_hold(first)
         now_ns = clock_forward(first, now_ns)
         release(first)
@@ -174,7 +175,7 @@ cdef void translate_steered(Worker* first, uint8_t[:, ::1] frames, uint32_t[::1]
         one.length = used_bytes(frames, &lengths[last])
         one.flags = 0
         one.side = side if sides is None else sides[last] & 1
-        await_hold(first)                           # entries stay as they are meanwhile
+        await_hold(first)                           # no change of entries meanwhile
         owner = owner_of_frame(first, &one)
         release(first)
         if last > done and owner != before:
@@ -186,7 +187,7 @@ cdef void translate_steered(Worker* first, uint8_t[:, ::1] frames, uint32_t[::1]
 
 
 cdef void free_core(object capsule) noexcept:
-    """The capsule's own hold on its gateway ends with it."""
+    """Releases the capsule's reference to its gateway."""
     Py_XDECREF(<PyObject*>PyCapsule_GetContext(capsule))
 
 
@@ -203,16 +204,16 @@ cdef class Core(Tables):
                   bint reverse_path_filter, uint16_t mss, bint unsolicited,
                   bint link_local, bint class_e, uint8_t ip_options,
                   uint32_t huge_pages, int32_t numa_node, uint64_t memory_bytes, str memory_name not None):
-        """Tables at their configured sizes, untouched. hash_key: 16 bytes; random_key: 32. memory_: what there is in all."""
+        """Allocates the tables, untouched. hash_key: 16 bytes; random_key: 32 bytes. memory_bytes: available in total."""
         cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
         cdef uint32_t i
         self.shared = crew_new(worker) if worker != NULL else NULL
         if self.shared == NULL:
-            raise CapacityError("no memory for a gateway")
+            raise CapacityError("out of memory for a gateway")
         self.worker = worker
         worker.events.fd = event_fd()
         if worker.events.fd < 0:
-            raise CapacityError("no file descriptor is left for a gateway's events")
+            raise CapacityError("no file descriptor left for a gateway's events")
         self.filters = 1 in filtering[:2]
         listed = block_size > 0 or sessions_per_subscriber != NO_LIMIT or ports_per_subscriber != NO_LIMIT
         worker.fragments = fragments_new(timeouts_ms[TIMEOUT_FRAGMENT])
@@ -221,12 +222,12 @@ cdef class Core(Tables):
                 and ports_new(worker.mappings.ports, max_addresses)
                 and journal_new(worker.journal, records) and outbox_new(worker.outbox, icmp_rate)
                 and (not unsolicited or unsolicited_new(worker.unsolicited))):
-            raise CapacityError(f"max_sessions={max_sessions}: this machine has no address space for its tables")
+            raise CapacityError(f"max_sessions={max_sessions}: no address space for the tables")
         if unique_ids:
             self.shared.identifications = <uint32_t*>table_new(IDENTIFICATIONS * sizeof(uint32_t))
             worker.identifications = self.shared.identifications
             if worker.identifications == NULL:
-                raise CapacityError("no memory for a gateway")
+                raise CapacityError("out of memory for a gateway")
         memcpy(&worker.sessions.key.low, PyBytes_AS_STRING(hash_key), 8)
         memcpy(&worker.sessions.key.high, PyBytes_AS_STRING(hash_key) + 8, 8)
         worker.sessions.key.aes = has_aes()
@@ -242,7 +243,7 @@ cdef class Core(Tables):
         if port_policy == PORTS_OVERLOAD:
             ready = overload_new(&worker.mappings.ports.overload, max_mappings)
         if not ready:
-            raise CapacityError(f"max_mappings={max_mappings}: this machine has no address space for its tables")
+            raise CapacityError(f"max_mappings={max_mappings}: no address space for the tables")
         worker.mappings.ports.parity = parity
         worker.mappings.pooling = pooling
         worker.sessions_per_subscriber = sessions_per_subscriber
@@ -280,7 +281,7 @@ cdef class Core(Tables):
         if block_size and blocks:
             worker.mappings.ports.unit = block_size
         if not crew_grow(self.shared, workers, self.filters):
-            raise CapacityError(f"workers={workers}: this machine has no address space for {max_sessions} sessions of each")
+            raise CapacityError(f"workers={workers}: no address space for {max_sessions} sessions each")
         self.placement.huge_pages, self.placement.node = huge_pages, numa_node
         furnish(worker, &self.placement, memory_bytes, memory_name)
 
@@ -290,10 +291,10 @@ cdef class Core(Tables):
         event_fd_close(self.worker.events.fd)
         crew_delete(self.shared, self.filters)
 
-    # ---- one caller at a time ---------------------------------------------------------------------------------------
+    # ---- one caller translates on a worker at a time -----------------------------------------------------------------------
 
     def claim(self, int32_t worker=-1):
-        """The caller's loop translates from now on, by the worker or, -1, by all; Error if another one does."""
+        """Reserves a worker (-1: all) for the caller's translation; Error if another call or plane has it."""
         cdef uint32_t w, taken
         for w in range(self.shared.count):
             if (worker < 0 or w == <uint32_t>worker) and exchange(&self.translating[w], 1):
@@ -307,7 +308,7 @@ cdef class Core(Tables):
             raise Error("the gateway is closed")
 
     def claim_for_ever(self):
-        """Nobody translates any more; whether those who do have come to their end. It waits for them some ms, call it again."""
+        """Prevents further translation; whether calls in progress have ended. Waits some ms for them; call it again if not."""
         cdef uint32_t w, turn
         cdef bint done = True
         store_release(&self.closing, 1)
@@ -327,26 +328,25 @@ cdef class Core(Tables):
                 store_release(&self.translating[w], 0)
 
     def worker_capsule(self, int64_t worker=0):
-        """A capsule "natcore.Worker" with the Worker*, for callers of natcore.nat.pipeline. The worker lives as long as the
-        capsule does, or the gateway."""
+        """A capsule "natcore.Worker" of the Worker*, for callers of natcore.nat.pipeline. It keeps the gateway alive."""
         if not 0 <= worker < self.shared.count:
-            raise ConfigurationError(f"worker={worker}: allowed are 0 to {self.shared.count - 1}")
+            raise ConfigurationError(f"worker must be between 0 and {self.shared.count - 1}, got {worker}")
         capsule = PyCapsule_New(self.shared.workers[worker], "natcore.Worker", free_core)
         PyCapsule_SetContext(capsule, <void*>self)
         Py_INCREF(self)
         return capsule
 
     def forked(self, bytes key):
-        """In a fork's child: random ports of its own (key: 32 bytes, or None: as before), a descriptor of its own. False:
-        another thread was at the packets; the tables may be half changed."""
+        """In a forked child: reseeds port randomness (key: 32 bytes, or None) and opens an eventfd of its own. False: another
+        thread was translating during the fork, tables may be inconsistent."""
         cdef uint32_t w
         cdef bint whole = True
         cdef int fd = event_fd()
-        event_fd_close(self.worker.events.fd)           # the parent has its own
+        event_fd_close(self.worker.events.fd)           # the parent keeps its own
         self.worker.events.fd = fd
         if self.worker.events.waiting:
             event_fd_set(fd)
-        self.worker.journal.aside_limit = 0             # the logs are the parent's
+        self.worker.journal.aside_limit = 0             # the session logs are the parent's
         self.reading = 0
         if key is not None:
             random_seed(&self.worker.mappings.ports.random, <const uint8_t*>PyBytes_AS_STRING(key))
@@ -358,20 +358,20 @@ cdef class Core(Tables):
 
     @property
     def port_unit(self):
-        """Ports that lie together: all of them are the same worker's to draw before the others do."""
+        """Consecutive ports that the same worker prefers."""
         return self.worker.mappings.ports.unit
 
     def tables(self):
-        """{table: bytes of memory that it takes when it is full}; "port maps" are those of all outside addresses."""
-        return tables_of(self.worker)               # of what is only changed along with the entries
+        """{table: bytes when full}; "port maps" are those of all outside addresses."""
+        return tables_of(self.worker)               # reads only what changes with the entries
 
     # ---- packets ----------------------------------------------------------------------------------------------------
 
     def translate(self, uint8_t[:, ::1] frames not None, uint32_t[::1] lengths not None, const uint8_t[::1] sides,
                   uint8_t side, const uint64_t[::1] nows, uint64_t now_ns, uint8_t[::1] verdicts not None,
                   int32_t worker=-1):
-        """Translates rows in place. sides, nows: one for each row, or None: side and now_ns for all. worker: -1: each
-        row's owner."""
+        """Translates rows in place. sides, nows: one per row, or None: side and now_ns for all. worker: -1: the owner of each
+        row."""
         cdef uint32_t total = <uint32_t>frames.shape[0]
         check_lengths(frames, lengths)
         check_apart(frames, lengths, sides, verdicts)
@@ -388,7 +388,7 @@ cdef class Core(Tables):
             self.unclaim(worker)
 
     def translate_one(self, const uint8_t[::1] frame not None, uint8_t side, uint64_t now_ns, int32_t worker=-1):
-        """(verdict, the frame as it is now). worker: -1: its owner."""
+        """(verdict, frame after translation). worker: -1: the owner."""
         cdef Frame one
         cdef Worker* who
         cdef bytes copy = PyBytes_FromStringAndSize(<const char*>&frame[0] if frame.shape[0] else NULL, frame.shape[0])
@@ -415,7 +415,7 @@ cdef class Core(Tables):
 
     def owners(self, uint8_t[:, ::1] frames not None, uint32_t[::1] lengths not None, const uint8_t[::1] sides, uint8_t side,
                uint8_t[::1] out not None):
-        """Writes each row's worker to out. sides: one for each row, or None: side for all."""
+        """Writes the owning worker of each row to out. sides: one per row, or None: side for all."""
         cdef uint32_t i
         cdef Frame one
         check_lengths(frames, lengths)
@@ -430,9 +430,9 @@ cdef class Core(Tables):
             self.disown()
 
     def advance(self, uint64_t now_ns, bint losing=False):
-        """Everything that is due by now_ns, as far as the journal has room; whether that was all.
+        """Expires everything due by now_ns, as far as the journal has space; whether that was all.
 
-        losing: to the end; rows that find no room are lost, and counted.
+        losing: complete; rows without space are lost and counted.
         """
         cdef bint complete
         with nogil:
@@ -442,7 +442,7 @@ cdef class Core(Tables):
         return complete
 
     def take_generated(self):
-        """[(frame, side that it leaves by, verdict that caused it), …]"""
+        """[(frame, egress side, verdict that caused it), …]"""
         cdef uint32_t room, used, count
         cdef uint8_t* frames
         cdef Taken* taken
@@ -453,7 +453,7 @@ cdef class Core(Tables):
         if room == 0:
             return []
         frames = <uint8_t*>malloc(room)
-        taken = <Taken*>malloc(room)                # a frame's place in the outbox is larger than a Taken
+        taken = <Taken*>malloc(room)                # an outbox entry is larger than a Taken
         try:
             if frames == NULL or taken == NULL:
                 raise MemoryError
@@ -472,17 +472,17 @@ cdef class Core(Tables):
             free(frames)
             free(taken)
 
-    # ---- rules ------------------------------------------------------------------------------------------------------
+    # ---- entries ---------------------------------------------------------------------------------------------------------
 
     def add_address(self, uint32_t ip, uint32_t eip):
-        """One more entry has the outside address ip (host order) in its pool; its number."""
+        """Adds a reference to the outside address ip (host order), creating it if new; its index."""
         cdef uint32_t number
         with nogil:
             self.own()
             number = address_add(self.worker.mappings.ports, bswap32(ip), eip)
             self.disown()
         if number == 0xFFFFFFFF:
-            raise CapacityError(f"no room for one more outside address; {self.worker.mappings.ports.capacity:,} are allowed")
+            raise CapacityError(f"outside addresses are limited to {self.worker.mappings.ports.capacity:,}")
         try:
             furnish_address(self.worker, &self.placement, number)
         except Error:
@@ -491,7 +491,7 @@ cdef class Core(Tables):
         return number
 
     def drop_address(self, uint32_t number):
-        """One entry less has it in its pool. Its mappings must have ended."""
+        """Drops a reference to an outside address. Its mappings must have ended."""
         cdef uint32_t w
         with nogil:
             self.own()
@@ -502,10 +502,10 @@ cdef class Core(Tables):
 
     def swap(self, RuleSet rules not None, list leaving not None, const uint32_t[::1] draining not None,
              uint64_t now_ns):
-        """Puts a rule set into force, whole, and ends what may not stay: one moment for the packets. How many ended.
+        """Replaces the rule set and ends sessions that may not stay, atomically for packets. How many ended.
 
-        leaving: [(entry, first inside address that may stay, last, set of outside address numbers that may stay)]. draining:
-        entries whose sessions end by themselves, and whose mappings take no new ones.
+        leaving: [(entry, first inside address that may stay, last, set of outside address indices that may stay)]. draining:
+        entries with sessions that end on their own and mappings that accept no new ones.
         """
         cdef uint64_t ended = 0
         cdef uint32_t w, i, count = <uint32_t>len(leaving)
@@ -518,7 +518,7 @@ cdef class Core(Tables):
             with nogil:
                 self.own()
                 now_ns = clock_forward(self.worker, now_ns)
-                if count:                           # what is dead ended before, at its deadline
+                if count:                           # dead sessions end at their deadlines first
                     end_dead(self.worker, now_ns)
                 for w in range(self.shared.count):
                     self.shared.workers[w].rules = &rules.compiled
@@ -527,7 +527,7 @@ cdef class Core(Tables):
                 for i in range(<uint32_t>draining.shape[0]):
                     drain_entry(self.worker, draining[i])
                 self.disown()
-            self.rules = rules                      # the set before goes when nobody holds a worker
+            self.rules = rules                      # drops the old set while no worker is locked
             return ended
         finally:
             for i in range(count):
@@ -535,7 +535,7 @@ cdef class Core(Tables):
             free(staying)
 
     def count(self, uint32_t entry, uint64_t first, uint64_t last, set addresses not None):
-        """(sessions of an entry, how many of them have an inside address and an outside address number among these)."""
+        """(sessions of an entry, how many of them have inside address and outside address index among these)."""
         cdef uint64_t count = 0, inside = 0
         cdef Staying staying
         staying_of(&staying, entry, first, last, addresses)
@@ -547,7 +547,7 @@ cdef class Core(Tables):
         return count, inside
 
     def count_all(self, uint64_t[::1] counts not None):
-        """Adds to counts the sessions of each entry, by its number."""
+        """Adds each entry's sessions to counts[entry]."""
         if counts.shape[0]:
             with nogil:
                 self.own()
@@ -555,8 +555,8 @@ cdef class Core(Tables):
                 self.disown()
 
     def reserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last, uint64_t now_ns, bint look=False):
-        """Takes ports out of the draw, unless it only looks; None, or what is in the way: (port, inside address, inside
-        port) of a live mapping, (port, 0, 0) of an entry."""
+        """Reserves ports, or with look only checks. None, or the conflict: (port, inside address, inside port) of a live
+        mapping, (port, 0, 0) of an entry."""
         cdef uint32_t port, inside_ip = 0
         cdef uint16_t inside_port = 0
         cdef Ports* ports = self.worker.mappings.ports
@@ -565,7 +565,7 @@ cdef class Core(Tables):
         with nogil:
             self.own()
             port = ports_taken(map, first, last)
-            if port != NONE and map.cells[port] != PORT_RESERVED:     # a dead mapping holds nothing
+            if port != NONE and map.cells[port] != PORT_RESERVED:     # dead mappings do not count
                 if now_ns > clock_of_all(self.worker):
                     clock_forward(self.worker, now_ns)
                 end_dead(self.worker, clock_of_all(self.worker))
@@ -595,7 +595,7 @@ cdef class Core(Tables):
             self.disown()
 
     def set_reverse_path_filter(self, bint on):
-        """Whether an inside address opens nothing from outside."""
+        """Whether packets from outside with an inside source are dropped."""
         cdef uint32_t w
         with nogil:
             self.own()
@@ -604,7 +604,7 @@ cdef class Core(Tables):
             self.disown()
 
     def set_link_address(self, uint32_t side, uint32_t address):
-        """The gateway's own address of a side, host order, 0: none."""
+        """Sets the gateway's own address of a side, host order, 0: none."""
         cdef uint32_t w
         with nogil:
             self.own()
@@ -613,8 +613,8 @@ cdef class Core(Tables):
             self.disown()
 
     def end_dead(self, uint64_t now_ns, bint losing=False):
-        """Ends what is dead by now_ns, each at its deadline, as far as the journal has room (losing: whether or not);
-        (whether that was all, the number of the newest session there is)."""
+        """Ends what is dead by now_ns, at its deadline, as far as the journal has space (losing: regardless); (whether that was
+        all, number of the newest session)."""
         cdef bint complete
         cdef uint64_t newest
         with nogil:
@@ -628,10 +628,10 @@ cdef class Core(Tables):
 
     def end(self, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol, uint64_t newest, uint64_t place,
             bint losing=False):
-        """Ends sessions that match everything that is not negative (addresses in host order), up to the number newest, from
-        a place on, 0 at first, as far as the journal has room (losing: whether or not).
+        """Ends sessions that match all criteria that are not negative (addresses in host order), up to session number newest,
+        from a place on, 0 at first, as far as the journal has space (losing: regardless).
 
-        (how many, the place to go on from, or None: that was all). In between packets go on, and rows can be drained.
+        (how many, place to continue from, or None: done). Packets are translated and rows drained in between calls.
         """
         cdef Matching matching = Matching(subscriber, remote, outside, protocol, newest)
         cdef Worker* worker = self.shared.workers[place >> SLOT_BITS]

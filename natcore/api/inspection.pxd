@@ -1,4 +1,4 @@
-"""Tables: what a gateway shows of its workers."""
+"""Tables: read access to a gateway's state."""
 from natcore.api.log_rows cimport Rows
 
 cdef class Tables(Rows):

@@ -1,4 +1,4 @@
-"""What a gateway shows: counters, events, copies of its tables; of one worker, or of all together."""
+"""Read access to a gateway's state: counters, events, copies of tables; per worker or in total."""
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -15,18 +15,18 @@ from natcore.base.compiler cimport bswap16, bswap32
 from natcore.workers.worker cimport Shared, Worker
 
 cdef enum:
-    LOOK_LINES = 65536          # that sessions() reads while a worker waits
-    SLOT_BITS = 32              # of a place in all tables: a worker's number and a slot
+    LOOK_LINES = 65536          # lines that sessions() examines with a worker locked
+    SLOT_BITS = 32              # of a place: worker number above, slot below
 
 
 cdef uint8_t[::1] bytes_of(rows, size_t row_bytes):
-    """An array of rows as its bytes: numpy keeps padding without a name, which a typed view of structs cannot have."""
+    """The rows' bytes: numpy leaves padding unnamed, which a typed memory view of structs cannot express."""
     if rows.itemsize != row_bytes:
-        raise ValueError(f"rows={rows.dtype}: allowed are rows of {row_bytes} bytes")
+        raise ValueError(f"rows must be records of {row_bytes} bytes, got {rows.dtype}")
     return rows.view("u1")
 
 
-cdef struct Sums:               # what counters() tells
+cdef struct Sums:               # sums returned by counters()
     uint64_t verdicts[256]
     uint64_t created
     uint64_t ended
@@ -45,7 +45,7 @@ cdef struct Sums:               # what counters() tells
 
 
 cdef void sum_up(const Shared* shared, int32_t worker, Sums* sums) noexcept nogil:
-    """Of a worker or, -1, of all; the caller holds all."""
+    """Sums counters of a worker or, -1, of all; all workers must be locked."""
     cdef const Worker* one = shared.workers[0]
     cdef const Address* address
     cdef uint32_t i, space, w
@@ -75,17 +75,17 @@ cdef void sum_up(const Shared* shared, int32_t worker, Sums* sums) noexcept nogi
 
 
 cdef class Tables(Rows):
-    """What Core (_gateway) is built on."""
+    """A base class of Core."""
 
     def counters(self, int32_t worker=-1):
-        """([frames by Verdict], {name: count}), of a worker or, -1, of all. Gauges and what they share are the gateway's."""
+        """([frames by Verdict], {name: count}) of a worker or, -1, of all. Gauges and shared counters are the gateway's."""
         cdef Sums sums
         memset(&sums, 0, sizeof(Sums))
         with nogil:
             self.own()
             sum_up(self.shared, worker, &sums)
             self.disown()
-        # one that handed frames over may be below 0, all together are not
+        # of one worker the counters can be negative after handoff; the total cannot
         return [<int64_t>sums.verdicts[i] for i in range(256)], {
             "created": sums.created, "ended": sums.ended, "handed_over": sums.handed_over,
             "clock_backward": sums.clock_backward, "generated": sums.generated, "generated_lost": sums.generated_lost,
@@ -97,11 +97,11 @@ cdef class Tables(Rows):
 
     @property
     def event_fd(self):
-        """An eventfd, readable while events wait; the core's own, closed with it."""
+        """An eventfd, readable while events wait; owned by the core."""
         return self.worker.events.fd
 
     def take_events(self):
-        """[(ns, reason, subscriber, destination, port, protocol, count, Limit), …], the oldest first."""
+        """[(ns, reason, subscriber, destination, port, protocol, count, Limit), …], oldest first."""
         cdef Events* events = self.worker.events
         cdef Event* taken
         cdef Event* event
@@ -129,7 +129,7 @@ cdef class Tables(Rows):
 
     @property
     def session_slots(self):
-        """Slots that have been used once at least, of all workers: sessions() has no more rows."""
+        """Slots ever used, of all workers: an upper bound of the rows of sessions()."""
         cdef uint32_t w
         cdef uint64_t slots = 0
         with nogil:
@@ -140,13 +140,13 @@ cdef class Tables(Rows):
         return slots
 
     def sessions(self, rows not None, uint64_t place):
-        """Copies live sessions from a place on, 0 at first; (rows filled, the place to go on from, or None: that was all)."""
+        """Copies live sessions from a place on, 0 at first; (rows filled, place to continue from, or None: done)."""
         cdef uint8_t[::1] raw = bytes_of(rows, sizeof(SessionRow))
         cdef uint32_t room = <uint32_t>(raw.shape[0] // sizeof(SessionRow))
         cdef Worker* worker = self.shared.workers[place >> SLOT_BITS]
         cdef uint32_t slot = <uint32_t>place, filled = 0, last
         with nogil:
-            await_hold(worker)                      # this one alone: the others go on
+            await_hold(worker)                      # other workers continue
             last = worker.sessions.slots.fresh
             if last - slot > LOOK_LINES:
                 last = slot + LOOK_LINES
@@ -172,7 +172,7 @@ cdef class Tables(Rows):
         return filled
 
     def ports(self, rows not None):
-        """Copies port use; rows filled."""
+        """Copies port usage; rows filled."""
         cdef uint8_t[::1] raw = bytes_of(rows, sizeof(PortRow))
         cdef uint32_t filled = 0, room = <uint32_t>(raw.shape[0] // sizeof(PortRow))
         with nogil:
@@ -183,7 +183,7 @@ cdef class Tables(Rows):
         return filled
 
     def blocks(self, rows not None):
-        """Copies the port blocks that subscribers have; rows filled."""
+        """Copies assigned port blocks; rows filled."""
         cdef uint8_t[::1] raw = bytes_of(rows, sizeof(BlockRow))
         cdef uint32_t filled = 0, room = <uint32_t>(raw.shape[0] // sizeof(BlockRow))
         with nogil:
@@ -195,7 +195,7 @@ cdef class Tables(Rows):
 
     @property
     def block_count(self):
-        """Port blocks that subscribers have."""
+        """Number of assigned port blocks."""
         cdef uint32_t count
         with nogil:
             self.own()

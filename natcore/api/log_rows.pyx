@@ -1,4 +1,4 @@
-"""The session log's side of the core: rows out of the journal, open windows, the labels of time; who holds the worker."""
+"""The session log's access to the core: rows of the journal, open windows, time labels; the lock on all workers."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from natcore.workers.locks cimport hold_all, release_all
@@ -14,7 +14,7 @@ from natcore.workers.worker cimport Worker, tables_of_all
 from natcore.errors import ConfigurationError
 
 cdef enum:
-    LOOK_LINES = 65536          # of a part of the table, that is looked at while the worker waits
+    LOOK_LINES = 65536          # lines of a part of the table, examined with all workers locked
 
 
 cdef void begin_reading(uint32_t* reading) noexcept nogil:
@@ -25,17 +25,17 @@ cdef void begin_reading(uint32_t* reading) noexcept nogil:
 
 
 cdef class Rows:
-    """What Core (_gateway) is built on, which makes the worker and frees it."""
+    """A base class of Core, which creates and frees the workers."""
 
     def __cinit__(self, *_, **__):
         if type(self) is Rows:
-            raise TypeError("Rows: allowed as a part of Core alone")
+            raise TypeError("Rows can only be used as a base of Core")
 
-    # ---- who holds the workers ------------------------------------------------------------------------------------
+    # ---- the lock on all workers -----------------------------------------------------------------------------------------
 
     cdef void own(self) noexcept nogil:
-        """Waits until the loops let the workers go between two batches. Within one `with nogil:` with its disown: no Python
-        code may run in between, not even what an allocation or a lost reference runs, since it may want the workers too."""
+        """Locks all workers, between two batches of their loops. Pair it with disown in one `with nogil:`: no Python code may
+        run in between, not even by an allocation or a dropped reference, since it may want the lock too."""
         hold_all(self.worker)
 
     cdef void disown(self) noexcept nogil:
@@ -45,10 +45,10 @@ cdef class Rows:
 
     def drain(self, records not None):
         """Moves rows out of the journal into RECORD (count,), numbered; how many. From any thread."""
-        cdef uint8_t[::1] raw = records.view("u1")      # RECORD names its fields in another order than they lie
+        cdef uint8_t[::1] raw = records.view("u1")      # RECORD's field order differs from the memory layout
         cdef uint64_t room = raw.shape[0] // sizeof(Record), count
         if records.itemsize != sizeof(Record):
-            raise ConfigurationError(f"records={records.dtype}: allowed is RECORD")
+            raise ConfigurationError(f"records must be of dtype RECORD, got {records.dtype}")
         if room == 0:
             return 0
         with nogil:
@@ -60,12 +60,12 @@ cdef class Rows:
 
     @property
     def journal_lost(self):
-        """Rows that found no room since the start."""
+        """Rows ever lost for lack of space."""
         return load_relaxed64(&self.worker.journal.lost) + load_relaxed64(&self.worker.journal.apart_lost)
 
     def take_lost(self):
-        """(window rows, rows of beginnings and ends) that found no room while nobody read, since the last call; the first
-        start and the last end of all of them, microseconds since 1970."""
+        """(window rows, begin and end rows) lost while no session log ran, since the last call; earliest start and latest end
+        of them, microseconds since 1970."""
         cdef Journal* journal = self.worker.journal
         cdef uint64_t windows, others
         cdef int64_t first, last
@@ -88,18 +88,18 @@ cdef class Rows:
 
     @property
     def journal_filling(self):
-        """An eighth of the ring or more waits."""
+        """Whether an eighth of the ring or more waits."""
         return 8 * self.journal_waiting >= self.worker.journal.capacity
 
     @property
     def journal_short(self):
-        """There is no room for the last two rows of a session that can wait for it."""
+        """Whether the last two rows of a session that can wait do not fit."""
         return journal_room_for_many(self.worker.journal) < 2
 
     @property
     def is_read(self):
-        """Whether somebody drains: rows of the sweep, and of entries that go, that find the ring full wait beside it then,
-        two of each session at most; else they are lost, and counted."""
+        """Whether a session log drains the journal. Then rows of the sweep and of removed entries that find the ring full wait
+        in extra memory, at most two per session; otherwise they are lost and counted."""
         return load_relaxed64(&self.worker.journal.aside_limit) != 0
 
     @is_read.setter
@@ -108,14 +108,14 @@ cdef class Rows:
         with nogil:
             self.own()
             if somebody != (journal.aside_limit != 0):
-                self.forget_lost()                  # the other one tells of what has been lost so far
+                self.forget_lost()                  # losses so far are reported by the other mode
             store_relaxed64(&journal.aside_limit, 2 * <uint64_t>self.worker.sessions.slots.capacity if somebody else 0)
             self.disown()
 
     def close_windows(self, uint64_t now_ns, bint losing=False):
-        """Writes open windows as partial rows, what is dead as ended; the sessions go on.
+        """Closes open windows with partial rows and ends what is dead; sessions continue.
 
-        How many are open still: the journal had no room, drain it and call again. losing: none; such rows are lost.
+        How many remain open for lack of space: drain the journal and call again. losing: none; their rows are lost.
         """
         cdef uint64_t left
         with nogil:
@@ -127,11 +127,11 @@ cdef class Rows:
 
     @property
     def next_number(self):
-        """The number that the next row gets."""
+        """Number of the next row."""
         return load_relaxed64(&self.drained)
 
     def skip_numbers(self, uint64_t count):
-        """Gives count numbers to rows that are lost; the first."""
+        """Assigns count numbers to lost rows; the first one."""
         cdef uint64_t first
         with nogil:
             begin_reading(&self.reading)
@@ -141,14 +141,14 @@ cdef class Rows:
         return first
 
     cdef uint32_t parts(self) noexcept nogil:
-        """Parts that the tables have: those of each worker in turn."""
+        """Parts of the tables: those of each worker in turn."""
         cdef uint32_t most = 0, w
         for w in range(self.shared.count):
             most = max(most, (self.shared.workers[w].sessions.slots.fresh + LOOK_LINES - 1) // LOOK_LINES)
         return max(most, 1) * self.shared.count
 
     def oldest_window(self, uint32_t part):
-        """(ns when the oldest window began that this part of the tables has open, now if none has; parts there are)."""
+        """(ns of the begin of the oldest open window in this part of the tables, now if none; number of parts)."""
         cdef uint64_t oldest
         cdef uint32_t parts, first = part // self.shared.count * LOOK_LINES
         cdef Worker* worker = self.shared.workers[part % self.shared.count]
@@ -166,7 +166,7 @@ cdef class Rows:
         cdef uint32_t slot, parts, count = 0, first = part // self.shared.count * LOOK_LINES
         cdef Worker* worker = self.shared.workers[part % self.shared.count]
         if records.itemsize != sizeof(Record) or raw.shape[0] < LOOK_LINES * <int64_t>sizeof(Record):
-            raise ConfigurationError(f"records={records.dtype}[{len(records)}]: allowed is RECORD[{LOOK_LINES}] or more")
+            raise ConfigurationError(f"records must be at least RECORD[{LOOK_LINES}], got {records.dtype}[{len(records)}]")
         with nogil:
             self.own()
             for slot in range(first, min(first + LOOK_LINES, worker.sessions.slots.fresh)):
@@ -177,7 +177,7 @@ cdef class Rows:
         return count, parts
 
     def label(self, uint64_t at_ns):
-        """Microseconds since 1970 of a time of the gateway's clock, as rows have it."""
+        """Microseconds since 1970 of a time of the gateway's clock, as in rows."""
         return micros(&self.worker.sessions, at_ns)
 
     @property

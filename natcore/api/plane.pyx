@@ -1,4 +1,4 @@
-"""The boundary of a plane to Python: what the loop is told, and what it tells. Packets do not come here."""
+"""A plane's loop as Python controls it: configuration in, counters and requests out. Packets do not come here."""
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
@@ -28,17 +28,17 @@ from natcore.errors import CapacityError
 
 
 cdef class PlaneLoop:
-    """One worker's loop over `ports` interfaces: the inside ones from 0 on, the outside one last.
+    """One worker's loop over `ports` interfaces: inside ones from 0 on, the outside one last.
 
-    capsule: Core.worker_capsule(), valid as long as owner. offset_ns: its clock - monotonic. wake_fd, ask_fd: eventfds,
-    kept open by the caller longer than the loop. Every method may be called from any thread while `run` runs in another;
-    it takes effect before it returns.
+    capsule: Core.worker_capsule(), valid as long as owner. offset_ns: gateway's clock minus monotonic. wake_fd, ask_fd:
+    eventfds that outlive the loop. Every method may be called from any thread while `run` runs in another, and takes effect
+    before it returns.
     """
 
     def __cinit__(self, capsule, owner, int64_t offset_ns, int wake_fd, int ask_fd, uint32_t ports=2):
         cdef uint32_t i
         if not 2 <= ports <= PORTS_MOST:
-            raise ValueError(f"ports={ports}: allowed are 2 to {PORTS_MOST}")
+            raise ValueError(f"ports must be between 2 and {PORTS_MOST}, got {ports}")
         self.loop = <Loop*>calloc(1, sizeof(Loop))
         if self.loop == NULL:
             raise CapacityError("no memory for a plane")
@@ -48,7 +48,7 @@ cdef class PlaneLoop:
         self._past = [{}] * ports
         self.loop.worker = <Worker*>PyCapsule_GetPointer(capsule, "natcore.Worker")
         self.loop.worker.steady = self.loop.worker.shared.count > 1
-        self.loop.announced = ANOTHER if self.loop.worker.number else 0     # the first one's loop does it for all
+        self.loop.announced = ANOTHER if self.loop.worker.number else 0     # only the first worker's loop announces
         self.loop.offset_ns = offset_ns
         self.loop.wake_fd, self.loop.ask_fd = wake_fd, ask_fd
         self.loop.count = ports
@@ -74,7 +74,7 @@ cdef class PlaneLoop:
         free(self.loop)
 
     cdef void _enter(self) noexcept nogil:
-        """Within one `with nogil:` with its _leave: no Python code may run in between (Rows.own)."""
+        """Call it in one `with nogil:` with _leave: no Python code may run in between (see Core.lock)."""
         await_hold(self.loop.worker)
 
     cdef void _leave(self) noexcept nogil:
@@ -92,7 +92,7 @@ cdef class PlaneLoop:
                 time.sleep(0.0005)
 
     def step(self, uint32_t budget) -> int:
-        """At most about budget frames, without waiting; how many."""
+        """Moves about budget frames at most, without waiting; how many."""
         cdef uint32_t done
         with self._turn:
             drain_fd(self.loop.wake_fd)
@@ -103,23 +103,23 @@ cdef class PlaneLoop:
         return done
 
     def stop(self) -> None:
-        """`run` returns after the batch that it is in."""
+        """Makes `run` return after the current batch."""
         store_release(&self.loop.stop, 1)
         signal_fd(self.loop.wake_fd)
 
     cdef Port* _port(self, uint32_t port) except NULL:
         if port >= self.loop.count:
-            raise ValueError(f"port={port}: allowed are 0 to {self.loop.count - 1}")
+            raise ValueError(f"port must be between 0 and {self.loop.count - 1}, got {port}")
         return &self.loop.ports[port]
 
     def attach(self, uint32_t port, Driver driver not None, bytes mac not None) -> None:
-        """The port's interface is there: frames are read from and sent by driver, with mac (6 bytes) as their source."""
+        """Attaches the port's interface: frames are received and sent by driver, with mac (6 bytes) as source."""
         self.set_mac(port, mac)
         self._exchange(port, driver)
         self.announce()
 
     def detach(self, uint32_t port) -> None:
-        """The port's interface is away; its driver is closed, its neighbours are forgotten."""
+        """Detaches the port's interface: closes its driver, forgets its neighbours."""
         self._exchange(port, None)
 
     def _exchange(self, uint32_t index, Driver driver):
@@ -136,7 +136,7 @@ cdef class PlaneLoop:
                     neighbours_lose(&port.neighbours)
                     self._leave()
                 if port.device != NULL:
-                    port.device.complete(port.device)       # the kernel gets room to receive into
+                    port.device.complete(port.device)       # gives the kernel buffers to receive into
                 if before is not None:
                     before.close()
                     self._past[index] = add(self._past[index], before.counters())
@@ -144,7 +144,7 @@ cdef class PlaneLoop:
             fetch_add(&self.loop.park, <uint32_t>-1)
 
     def close(self) -> None:
-        """After the loop's end: frames that still wait are dropped, drivers closed. Idempotent."""
+        """Call it after the loop ended: drops pending frames, closes drivers. Idempotent."""
         self.stop()
         with self._turn:
             with nogil:
@@ -156,14 +156,14 @@ cdef class PlaneLoop:
         for port in range(self.loop.count):
             self.detach(port)
 
-    # ---- what the loop is told --------------------------------------------------------------------------------------
+    # ---- configuration of the loop ---------------------------------------------------------------------------------------
 
     def set_mac(self, uint32_t port, bytes mac not None) -> None:
-        """The interface's address is mac (6 bytes); what it stands for is announced again."""
+        """Sets the interface's MAC (6 bytes); outside addresses are announced again."""
         cdef Port* changed = self._port(port)
         cdef uint8_t new[6]
         if len(mac) != 6:
-            raise ValueError(f"mac={mac!r}: allowed are 6 bytes")
+            raise ValueError(f"mac must be 6 bytes, got {mac!r}")
         memcpy(new, <const uint8_t*>mac, 6)
         with nogil:
             self._enter()
@@ -173,7 +173,7 @@ cdef class PlaneLoop:
             self.announce()
 
     def set_address(self, uint32_t port, uint32_t address) -> None:
-        """The gateway's own on that link (host order; 0: none): where its errors come from, and what it answers ARP for."""
+        """Sets the gateway's address on that link (host order; 0: none): source of its ICMP errors, and answered by ARP."""
         cdef Port* changed = self._port(port)
         with nogil:
             self._enter()
@@ -181,7 +181,7 @@ cdef class PlaneLoop:
             self._leave()
 
     def set_mtu(self, uint32_t port, uint32_t mtu) -> None:
-        """Bytes of an IPv4 packet on that link."""
+        """Sets the MTU of that link, bytes of an IPv4 packet."""
         self._port(port)
         with nogil:
             self._enter()
@@ -190,13 +190,13 @@ cdef class PlaneLoop:
             self._leave()
 
     def announce(self) -> None:
-        """Gratuitous ARP for every outside address, soon, by the first worker."""
+        """Makes the first worker send gratuitous ARP for every outside address soon."""
         if self.loop.announced != ANOTHER:
             self.loop.announced = 0
             signal_fd(self.loop.wake_fd)
 
     def set_local(self, addresses) -> None:
-        """The host's own addresses (host order): packets to them are the kernel's, unless they are in a pool."""
+        """Sets the host's own addresses (host order): packets to them go to the kernel, unless they are in a pool."""
         cdef uint32_t[::1] members = as_words(addresses)
         cdef bint done
         with nogil:
@@ -207,9 +207,9 @@ cdef class PlaneLoop:
             raise CapacityError("no memory for the host's own addresses")
 
     def set_routes(self, uint32_t over, starts, vias, ports) -> None:
-        """Disjoint ranges of destinations over the ports of a Side, or over all (2).
+        """Sets disjoint ranges of destinations over the ports of a Side, or over all (2).
 
-        starts: ascending; vias: a next hop, ON_LINK (0) or NO_ROUTE (2^32 - 1); ports: that each leaves by.
+        starts: ascending; vias: next hops, ON_LINK (0) or NO_ROUTE (2^32 - 1); ports: egress ports.
         """
         cdef uint32_t[::1] first = as_words(starts)
         cdef uint32_t[::1] via = as_words(vias)
@@ -217,11 +217,11 @@ cdef class PlaneLoop:
         cdef const uint8_t* by = <const uint8_t*>port
         cdef bint done
         if over > ANYWHERE:
-            raise ValueError(f"over={over}: allowed are 0 to {ANYWHERE}")
+            raise ValueError(f"over must be between 0 and {ANYWHERE}, got {over}")
         if not len(starts) == len(vias) == len(port):
-            raise ValueError(f"{len(starts)} starts, {len(vias)} vias, {len(port)} ports: allowed are equally many")
+            raise ValueError(f"starts, vias and ports must be equally long, got {len(starts)}, {len(vias)} and {len(port)}")
         if max(port, default=0) >= self.loop.count:
-            raise ValueError(f"ports: {max(port)}: allowed are 0 to {self.loop.count - 1}")
+            raise ValueError(f"ports must be between 0 and {self.loop.count - 1}, got {max(port)}")
         with nogil:
             self._enter()
             done = routes_replace(&self.loop.routes[over], &first[0], &via[0], by, <uint32_t>first.shape[0] - 1)
@@ -231,7 +231,7 @@ cdef class PlaneLoop:
             raise CapacityError("no memory for routes")
 
     def learn(self, uint32_t port, uint32_t address, mac, bint failed=False) -> None:
-        """A neighbour (host order) is at mac (6 bytes), or not known any more (None), or did not answer (failed)."""
+        """Updates a neighbour (host order): resolved at mac (6 bytes), lost (None), or unreachable (failed)."""
         cdef Neighbours* neighbours = &self._port(port).neighbours
         cdef bytes where = mac or b""
         cdef const uint8_t* known = NULL
@@ -246,10 +246,10 @@ cdef class PlaneLoop:
             store_release(&self.loop.learned, 1)
             signal_fd(self.loop.wake_fd)
 
-    # ---- what the loop tells ----------------------------------------------------------------------------------------
+    # ---- requests and counters of the loop -------------------------------------------------------------------------------
 
     def take_wishes(self) -> list[tuple[int, int]]:
-        """(port, address) of neighbours to be resolved, each asked for once a second at most."""
+        """(port, address) of neighbours to resolve, each at most once a second."""
         cdef Wish wishes[WISHES]
         cdef uint32_t i, count
         with nogil:
@@ -261,7 +261,7 @@ cdef class PlaneLoop:
         return [(wishes[i].port, wishes[i].address) for i in range(count)]
 
     def take_used(self, uint32_t port) -> list[int]:
-        """Neighbours that packets went to since the last call; forgets those long sought in vain."""
+        """Neighbours that packets were sent to since the last call; removes long unresolved ones."""
         cdef Neighbours* neighbours = &self._port(port).neighbours
         cdef uint32_t count = 0, i
         cdef uint32_t[::1] used
@@ -281,7 +281,7 @@ cdef class PlaneLoop:
         return list(used[:count])
 
     def in_pool(self, addresses) -> set[int]:
-        """Those of the addresses (host order) that are in the pool of an entry."""
+        """Those of the addresses (host order) that are in a pool."""
         cdef uint32_t[::1] asked = as_words(addresses)
         cdef uint8_t[::1] pooled = bytearray(asked.shape[0])
         cdef Py_ssize_t i
@@ -313,16 +313,16 @@ cdef class PlaneLoop:
             free(addresses)
 
     def port_counters(self, uint32_t port) -> dict[str, int]:
-        """Cumulative, of one port's interface."""
+        """Cumulative counters of one port's interface."""
         cdef Port* of_port = self._port(port)
         driver = self._drivers[port]
         own = add(self._past[port], driver.counters()) if driver is not None else self._past[port]
-        passed = own.get("left_to_kernel", 0)               # by a driver that did not bring them
+        passed = own.get("left_to_kernel", 0)               # counted by a driver that does not deliver them
         return {**own, "left_to_kernel": passed + of_port.left_to_kernel, "arp_answered": of_port.arp_answered,
                 "unresolved": of_port.unresolved}
 
     def counters(self) -> dict[str, int]:
-        """Cumulative sums by side ("inside_…", "outside_…"), and what both left to the kernel; the gauge waiting."""
+        """Cumulative sums by side ("inside_…", "outside_…"), frames left to the kernel on both; the gauge waiting."""
         result = {"left_to_kernel": 0, "waiting": self.loop.room.frames}
         for port in range(self.loop.count):
             side = self.loop.ports[port].side
@@ -335,7 +335,7 @@ cdef class PlaneLoop:
 
 
 cdef void tell_mtus(Loop* loop) noexcept nogil:
-    """The translator gets the smallest MTU of each side, and, where the inside ones differ, which counts for whom."""
+    """Tells the worker the smallest MTU of each side, and the MTUs by route where inside links differ."""
     cdef uint32_t smallest = 0, largest = 0, i
     for i in range(loop.count - 1):
         if loop.mtus[i]:
@@ -349,10 +349,10 @@ cdef void tell_mtus(Loop* loop) noexcept nogil:
 
 
 cdef dict add(dict first, dict second):
-    """The sum, for the names of second."""
+    """Sums per name of second."""
     return {key: first.get(key, 0) + value for key, value in second.items()}
 
 
 cdef object as_words(values):
-    """uint32 array of the values, one unused element longer, so that it has a first."""
+    """uint32 array of the values plus one unused element, so that it is never empty."""
     return array.array("I", [*values, 0])

@@ -1,4 +1,4 @@
-"""Tables as rows that Python can have: copies, each row consistent."""
+"""Tables as rows for Python: copies, each row consistent."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.tables.mappings cimport Mapping
@@ -13,7 +13,7 @@ cdef packed struct SessionRow:  # SESSION of python/natcore/dtypes.py
     double birth                # seconds of the gateway's clock
     double last_seen
     double deadline
-    int64_t start_time          # its creation, and the start of its open window (0: none): microseconds since 1970
+    int64_t start_time          # creation, and start of the open window (0: none), microseconds since 1970
     int64_t window_time
     uint32_t inside_ip          # addresses and ports in host order
     uint32_t remote_ip
@@ -40,7 +40,7 @@ cdef packed struct MappingRow:  # MAPPING
 cdef packed struct PortRow:     # PORTS
     uint32_t outside_ip
     uint32_t eip
-    uint32_t total              # ports of the ranges: the four after it, together
+    uint32_t total              # ports of the ranges: the sum of the next four
     uint32_t used
     uint32_t held_down
     uint32_t reserved

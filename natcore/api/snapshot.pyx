@@ -1,4 +1,4 @@
-"""Copying sessions, mappings and port use out of the tables; the caller holds the worker."""
+"""Copies sessions, mappings and port usage out of the tables; the worker must be locked."""
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.tables.mappings cimport MAPPING_FREE, Mapping
@@ -43,7 +43,7 @@ cdef void session_row(const Worker* worker, uint32_t slot, SessionRow* row) noex
 
 cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t room, uint32_t* slot,
                             uint32_t last) noexcept nogil:
-    """Live sessions from slot on, before last; rows filled. slot: where to go on."""
+    """Copies live sessions from slot on, before last; rows filled. slot: where to continue."""
     cdef uint32_t filled = 0, now_ms = <uint32_t>(clock_of_all(worker) // 1000000)
     while slot[0] < last and filled < room:
         if (not worker.sessions.hot[slot[0]].flags & SESSION_FREE
@@ -55,9 +55,9 @@ cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t roo
 
 
 cdef uint64_t oldest_window(const Worker* worker, uint32_t first, uint32_t last, uint64_t now_ns) noexcept nogil:
-    """When the oldest window began that slots first to last - 1 have open and that will be a row; ns, now if there is none.
+    """Begin of the oldest open window among slots first to last - 1 that will become a row; ns, now if there is none.
 
-    The hot line knows the second of a window's end; the cold one is read where that second is the earliest so far.
+    The hot line has the second in which a window ends; the cold line is read only where that is the earliest so far.
     """
     cdef const Session* session
     cdef uint64_t oldest = now_ns
@@ -120,7 +120,7 @@ cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t room) noe
 
 
 cdef uint32_t count_blocks(const Worker* worker) noexcept nogil:
-    """Blocks that subscribers have."""
+    """Blocks assigned to subscribers."""
     return <uint32_t>(worker.mappings.ports.blocks.taken - worker.mappings.ports.blocks.released)
 
 

@@ -1,11 +1,11 @@
-"""Random words that an attacker cannot predict: the ChaCha20 key stream (RFC 8439), 64 bytes at a time."""
+"""Random numbers that an attacker cannot predict: the ChaCha20 key stream (RFC 8439), 64 bytes at a time."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef struct Random:
     uint32_t state[16]          # RFC 8439 section 2.3: constants, key, block counter, nonce
     uint32_t block[16]
-    uint32_t used               # words of block already given out
+    uint32_t used               # words of block already consumed
 
 cdef extern from * nogil:
     """
@@ -65,7 +65,7 @@ cdef inline void random_refill(Random* random) noexcept nogil:
     random.used = 0
 
 cdef inline void random_seed(Random* random, const uint8_t* key) noexcept nogil:
-    """key: 32 bytes."""
+    """Starts the key stream from a key of 32 bytes."""
     random.state[0] = 0x61707865
     random.state[1] = 0x3320646e
     random.state[2] = 0x79622d32
@@ -81,5 +81,5 @@ cdef inline uint32_t random32(Random* random) noexcept nogil:
     return random.block[random.used - 1]
 
 cdef inline uint32_t random_below(Random* random, uint32_t bound) noexcept nogil:
-    """A number below bound, 1 or more (the bias of 2^-32 x bound does not matter for ports)."""
+    """A number below bound, which is 1 or more (the bias of 2^-32 x bound is negligible for ports)."""
     return <uint32_t>(<uint64_t>random32(random) * bound >> 32)

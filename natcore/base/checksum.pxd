@@ -1,21 +1,21 @@
-"""Internet checksum arithmetic (RFC 1071, RFC 1624): sums of 16-bit words in any one byte order."""
+"""Internet checksum arithmetic (RFC 1071, RFC 1624): sums of 16-bit words, in either byte order."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef inline uint16_t fold(uint64_t total) noexcept nogil:
-    """A sum of words, of 16 bits or wider, with its carries added back."""
-    return fold32(<uint32_t>((total + (total << 32 | total >> 32)) >> 32))     # the halves' sum with its carry
+    """Folds a sum of words of 16 bits or more to 16 bits."""
+    return fold32(<uint32_t>((total + (total << 32 | total >> 32)) >> 32))     # sum of both halves plus carry
 
 cdef inline uint16_t fold32(uint32_t total) noexcept nogil:
     return <uint16_t>((total + (total << 16 | total >> 16)) >> 16)
 
 cdef inline uint16_t add16(uint16_t one, uint16_t other) noexcept nogil:
-    """Ones' complement addition."""
+    """Ones' complement addition of 16-bit words."""
     cdef uint32_t total = <uint32_t>one + other
     return <uint16_t>(total + (total >> 16))
 
 cdef inline uint64_t add(const uint8_t* data, uint32_t length, uint64_t total) noexcept nogil:
-    """total plus the words of data; an odd last byte is padded with zero. length: bytes, below 2^31."""
+    """Adds the words of data to total; an odd last byte is padded with zero. length: bytes, below 2^31."""
     cdef uint32_t word = 0
     while length >= 4:
         memcpy(&word, data, 4)
@@ -29,7 +29,7 @@ cdef inline uint64_t add(const uint8_t* data, uint32_t length, uint64_t total) n
     return total
 
 cdef inline uint16_t delta32(uint32_t old, uint32_t new) noexcept nogil:
-    """What an address that changes adds to a sum: ~old + new, as a ones' complement word that is never zero."""
+    """Checksum delta of a changed address: ~old + new in ones' complement, never zero."""
     cdef uint16_t delta = fold(<uint64_t><uint32_t>~old + new)
     return delta if delta else 0xFFFF
 
@@ -38,17 +38,17 @@ cdef inline uint16_t delta16(uint16_t old, uint16_t new) noexcept nogil:
     return delta if delta else 0xFFFF
 
 cdef inline uint16_t combine(uint16_t one, uint16_t other) noexcept nogil:
-    """Two deltas as one; never zero when neither is."""
+    """Adds two deltas; never zero unless both are."""
     return add16(one, other)
 
 cdef inline uint16_t update(uint16_t checksum, uint32_t delta) noexcept nogil:
-    """checksum after words changed by delta, a ones' complement sum of a few words (RFC 1624, eq. 3); never 0xFFFF."""
+    """Updates a checksum by delta, a ones' complement sum of a few words (RFC 1624, eq. 3); never 0xFFFF."""
     return <uint16_t>~fold32(<uint32_t><uint16_t>~checksum + delta + 0xFFFF)
 
 cdef inline uint16_t update_partial(uint16_t total, uint16_t delta) noexcept nogil:
-    """The same for an unfinished checksum, which is the pseudo-header's sum, not complemented."""
+    """Updates a partial checksum: the sum over the pseudo-header, not complemented."""
     return add16(total, delta)
 
 cdef inline uint16_t checksum(const uint8_t* data, uint32_t length, uint64_t total) noexcept nogil:
-    """RFC 1071 over data, on top of total."""
+    """The checksum (RFC 1071) of data, continuing from total."""
     return <uint16_t>~fold(add(data, length, total))

@@ -1,10 +1,10 @@
-"""Compiler words: prefetch, likely, acquire and release. Portable builds define NATCORE_PORTABLE."""
+"""Compiler builtins: prefetch, branch hints, atomics, byte swaps. Portable builds define NATCORE_PORTABLE."""
 from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from * nogil:
     """
     #include <stdint.h>
-    /* To GCC a function of a file that does nothing else does nothing, and its calls are left out: return the address. */
+    /* GCC removes calls of an inline function that only prefetches: return the address and prefetch in the caller. */
     #define natcore_prefetch(address) __builtin_prefetch((address), 0, 3)
     #define natcore_prefetch_write(address) __builtin_prefetch((address), 1, 3)
     #define natcore_likely(condition) __builtin_expect(!!(condition), 1)

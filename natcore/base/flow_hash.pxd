@@ -1,4 +1,4 @@
-"""A flow's key, and its hash under 128 random bits: three AES rounds, or SipHash-1-3 where there is no AES.
+"""Flow keys and their hash, keyed with 128 random bits: three AES rounds, or SipHash-1-3 without AES instructions.
 
 Nothing that can be observed depends on the hash or on which of the two is used.
 """
@@ -7,7 +7,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 cdef struct HashKey:
     uint64_t low
     uint64_t high
-    uint32_t aes                # 1: this processor has the AES instructions
+    uint32_t aes                # 1: use the AES instructions
 
 cdef extern from * nogil:
     """
@@ -55,7 +55,7 @@ cdef extern from * nogil:
     bint has_aes "natcore_has_aes" () noexcept
 
 cdef inline uint64_t flow_hash(const HashKey* key, uint64_t addresses, uint32_t ports, uint8_t protocol) noexcept nogil:
-    """addresses, ports: the two of a packet as they lie in it, source first."""
+    """Hashes a flow key. addresses, ports: source and destination as in the packet, source first."""
     cdef uint64_t rest = <uint64_t>protocol << 32 | ports
     if key.aes:
         return hash_aes(key.low, key.high, addresses, rest)

@@ -1,4 +1,4 @@
-"""Slots of a table: the last one freed is taken first, else the next never used; a free slot's first word links to the next."""
+"""Free list of a table's slots: the last one freed is reused first; a free slot's first word links to the next."""
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t
 
@@ -11,9 +11,9 @@ cdef struct Slab:
     uint8_t* base
     size_t stride               # bytes of a slot
     uint32_t capacity
-    uint32_t fresh              # slots used once at least: [0, fresh)
-    uint32_t free               # the last one freed
-    uint32_t live               # other workers look at it: atomic
+    uint32_t fresh              # slots ever used: [0, fresh)
+    uint32_t free               # last one freed, or NO_SLOT
+    uint32_t live               # slots in use; atomic: read by other workers
 
 cdef inline void slab_begin(Slab* slab, void* base, size_t stride, uint32_t capacity) noexcept nogil:
     slab.base = <uint8_t*>base
@@ -23,11 +23,11 @@ cdef inline void slab_begin(Slab* slab, void* base, size_t stride, uint32_t capa
     slab.free = NO_SLOT
 
 cdef inline uint32_t slab_take(Slab* slab) noexcept nogil:
-    """A slot with whatever it held before, or NO_SLOT."""
+    """Takes a slot, not cleared, or NO_SLOT."""
     cdef uint32_t slot = slab.free
     if slot != NO_SLOT:
         slab.free = (<uint32_t*>(slab.base + slot * slab.stride))[0]
-        prefetch_write(slab.base + slab.free * slab.stride)     # the next taker's; of NO_SLOT it does nothing
+        prefetch_write(slab.base + slab.free * slab.stride)     # for the next call; harmless for NO_SLOT
     elif slab.fresh < slab.capacity:
         slot = slab.fresh
         slab.fresh += 1

@@ -1,15 +1,15 @@
-"""An index: hash -> numbers, in buckets of one cache line, found by 16-bit tags; overflow is counted, so that it can heal."""
+"""Hash index: hash -> slot numbers, in buckets of one cache line with 16-bit tags; overflow is counted and so reversible."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.base.pages cimport table_delete, table_new
 
 cdef enum:
     BUCKET_ENTRIES = 10
-    BUCKET_LOAD = 5             # of them in use when a table is full: 1 bucket in 73 overflows then
-    PROBE_LIMIT = 16            # buckets that an entry may lie away from home, at most
+    BUCKET_LOAD = 5             # entries of a bucket in use when a table is full: 1 bucket in 73 overflows
+    PROBE_LIMIT = 16            # buckets that an entry may be away from its home bucket
 
 cdef enum:
-    NONE = 0xFFFFFFFF           # no number
+    NONE = 0xFFFFFFFF           # no slot
 
 cdef extern from * nogil:
     """
@@ -39,27 +39,27 @@ cdef extern from * nogil:
     }
     #define natcore_ctz32(x) ((uint32_t)__builtin_ctz(x))
     """
-    uint32_t match_tags "natcore_match_tags" (const uint16_t* tags, uint16_t tag) noexcept      # a bit for each that is equal
-    uint32_t match_some "natcore_match_some" (const uint16_t* tags, uint16_t tag) noexcept      # 0 only where none is
+    uint32_t match_tags "natcore_match_tags" (const uint16_t* tags, uint16_t tag) noexcept      # one bit per matching tag
+    uint32_t match_some "natcore_match_some" (const uint16_t* tags, uint16_t tag) noexcept      # 0 only if none matches
     uint32_t ctz32 "natcore_ctz32" (uint32_t x) noexcept
 
 cdef struct Bucket:
     uint16_t tags[10]           # 0: empty
     uint32_t numbers[10]
-    uint32_t overflow           # entries that passed this bucket because it was full
+    uint32_t overflow           # entries stored further on because this bucket was full
 
 cdef struct Index:
     Bucket* buckets
     uint32_t count
 
-cdef struct Cursor:             # a walk over the numbers that one hash may stand for
+cdef struct Cursor:             # iterator over the candidates of one hash
     uint32_t bucket
-    uint32_t mask               # tags of the bucket that match and were not given out
-    uint32_t left               # buckets that may still be read
+    uint32_t mask               # matching tags of the bucket that were not returned yet
+    uint32_t left               # buckets left to read
     uint16_t tag
 
 cdef inline bint index_new(Index* index, uint64_t entries) noexcept nogil:
-    """Room for so many entries."""
+    """Allocates an index for so many entries."""
     cdef uint64_t count = (entries + BUCKET_LOAD - 1) // BUCKET_LOAD
     index.count = <uint32_t>(count if count > PROBE_LIMIT else PROBE_LIMIT)
     index.buckets = <Bucket*>table_new(<size_t>index.count * sizeof(Bucket))
@@ -73,7 +73,7 @@ cdef inline uint32_t home_of(const Index* index, uint64_t hash) noexcept nogil:
     return <uint32_t>((hash >> 32) * index.count >> 32)
 
 cdef inline const Bucket* bucket_of(const Index* index, uint64_t hash) noexcept nogil:
-    """The bucket in which a look-up begins."""
+    """The home bucket of a hash, where a lookup begins."""
     return &index.buckets[home_of(index, hash)]
 
 cdef inline uint16_t tag_of(uint64_t hash) noexcept nogil:
@@ -87,7 +87,7 @@ cdef inline void index_begin(const Index* index, uint64_t hash, Cursor* cursor) 
     cursor.mask = match_tags(index.buckets[cursor.bucket].tags, cursor.tag)
 
 cdef inline uint32_t index_next(const Index* index, Cursor* cursor) noexcept nogil:
-    """The next candidate, NONE at the end; the caller compares the key."""
+    """The next candidate, or NONE; the caller compares the key."""
     cdef uint32_t at
     while cursor.mask == 0:
         cursor.left -= 1
@@ -100,7 +100,7 @@ cdef inline uint32_t index_next(const Index* index, Cursor* cursor) noexcept nog
     return index.buckets[cursor.bucket].numbers[at]
 
 cdef inline bint index_insert(Index* index, uint64_t hash, uint32_t number) noexcept nogil:
-    """False: every bucket within the probe limit is full."""
+    """Inserts (hash, number); False: every bucket within the probe limit is full."""
     cdef uint32_t home = home_of(index, hash), bucket = home, _step, back, mask, at
     for _step in range(PROBE_LIMIT):
         mask = match_tags(index.buckets[bucket].tags, 0)
@@ -117,7 +117,7 @@ cdef inline bint index_insert(Index* index, uint64_t hash, uint32_t number) noex
     return False
 
 cdef inline void index_remove(Index* index, uint64_t hash, uint32_t number) noexcept nogil:
-    """Takes (hash, number) out; it must be in."""
+    """Removes (hash, number), which must be present."""
     cdef uint32_t home = home_of(index, hash), bucket = home, _step, back, mask, at
     cdef uint16_t tag = tag_of(hash)
     for _step in range(PROBE_LIMIT):

@@ -1,4 +1,4 @@
-"""Headers as they lie on the wire: packed, every field big-endian; and loads of them as words."""
+"""Protocol headers as on the wire: packed, every field big-endian; protocol numbers; unaligned loads."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -26,12 +26,12 @@ cdef enum:
     PROTOCOL_UDPLITE = 136
 
     IPV4_DF = 0x4000            # host order
-    IPV4_FRAGMENT = 0x3FFF      # more-fragments, or an offset
+    IPV4_FRAGMENT = 0x3FFF      # more-fragments or offset
     IPV4_MORE = 0x2000
     IPV4_OFFSET = 0x1FFF        # in units of 8 bytes
     IPV4_OPTION_END = 0
     IPV4_OPTION_NONE = 1        # a byte alone
-    IPV4_OPTION_COPIED = 0x80   # of an option's type: into every fragment
+    IPV4_OPTION_COPIED = 0x80   # bit of an option's type: copy into every fragment
     TCP_FIN = 0x01
     TCP_SYN = 0x02
     TCP_RST = 0x04
@@ -50,12 +50,12 @@ cdef enum:
     ICMP_TIME_EXCEEDED = 11
     ICMP_PARAMETER_PROBLEM = 12
 
-cdef enum:                      # by type, a bit each: echo, timestamp, information and address mask (RFC 792, RFC 950)
+cdef enum:                      # one bit per type: echo, timestamp, information, address mask (RFC 792, RFC 950)
     ICMP_REQUESTS = 1 << 8 | 1 << 13 | 1 << 15 | 1 << 17
     ICMP_REPLIES = 1 << 0 | 1 << 14 | 1 << 16 | 1 << 18
 
 cdef inline bint is_request(uint8_t type) noexcept nogil:
-    """An ICMP query; it has an identifier, as its reply has."""
+    """Whether it is an ICMP query, which has an identifier as its reply does."""
     return type < 32 and <uint32_t>ICMP_REQUESTS >> type & 1
 
 cdef inline bint is_reply(uint8_t type) noexcept nogil:
@@ -70,7 +70,7 @@ cdef packed struct EthernetHeader:  # IEEE 802.3
     uint16_t ethertype
 
 cdef packed struct Ipv4Header:      # RFC 791
-    uint8_t version_ihl         # 4, and the header's length in 32-bit words
+    uint8_t version_ihl         # version 4, header length in 32-bit words
     uint8_t tos
     uint16_t total_length       # bytes, header included
     uint16_t identification
@@ -86,7 +86,7 @@ cdef packed struct TcpHeader:       # RFC 9293
     uint16_t destination_port
     uint32_t sequence
     uint32_t acknowledgement
-    uint8_t data_offset         # high four bits: the header's length in 32-bit words
+    uint8_t data_offset         # high four bits: header length in 32-bit words
     uint8_t flags
     uint16_t window
     uint16_t checksum
@@ -96,17 +96,17 @@ cdef packed struct UdpHeader:       # RFC 768
     uint16_t source_port
     uint16_t destination_port
     uint16_t length             # bytes, header included
-    uint16_t checksum           # 0: the sender made none
+    uint16_t checksum           # 0: none
 
 cdef packed struct IcmpHeader:      # RFC 792
     uint8_t type
     uint8_t code
     uint16_t checksum
-    uint16_t identifier         # of queries; else the first half of the rest of the header
-    uint16_t sequence           # echo; for 3/4 the next hop's MTU
+    uint16_t identifier         # query and reply; otherwise the first half of the rest of the header
+    uint16_t sequence           # echo; destination unreachable code 4: MTU of the next hop
 
 cdef inline uint64_t load64(const void* at) noexcept nogil:
-    """Eight bytes as they lie, from any address; likewise the next two."""
+    """Loads eight bytes from any address, in memory order."""
     cdef uint64_t value
     memcpy(&value, at, 8)
     return value

@@ -1,15 +1,15 @@
-"""Circular doubly linked lists through an array: putting in, taking out, and going round are O(1)."""
+"""Circular doubly linked lists over an array of links: insert, remove and rotate in O(1)."""
 from libc.stdint cimport uint32_t
 
 cdef enum:
-    NO_LINK = 0xFFFFFFFF        # the first of a list that is empty
+    NO_LINK = 0xFFFFFFFF        # empty list
 
 cdef struct Link:
-    uint32_t next               # of the last one: the first
-    uint32_t previous           # of the first one: the last
+    uint32_t next               # of the last: the first
+    uint32_t previous           # of the first: the last
 
 cdef inline void link(Link* links, uint32_t* first, uint32_t slot) noexcept nogil:
-    """slot becomes the first of the list."""
+    """Inserts slot at the front of the list."""
     cdef uint32_t after = first[0], last
     if after == NO_LINK:
         links[slot].next = links[slot].previous = slot

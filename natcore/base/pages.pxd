@@ -1,4 +1,4 @@
-"""Tables: one allocation each at its configured size, zero and untouched until used, on huge pages where large."""
+"""Memory for tables: one allocation each, zeroed and untouched until used, on huge pages where large."""
 from libc.stddef cimport size_t
 
 cdef extern from * nogil:
@@ -48,8 +48,8 @@ cdef extern from * nogil:
     #endif
     """
     enum:
-        HUGE_BYTES "NATCORE_HUGE"       # of a huge page; a table of two and more lies on whole ones
+        HUGE_BYTES "NATCORE_HUGE"       # bytes of a huge page; tables of two or more are aligned to it
     void* table_new "natcore_table_new" (size_t bytes) noexcept
     size_t table_mapped "natcore_table_mapped" (size_t bytes) noexcept      # memory that a table of so many bytes takes
-    size_t table_span "natcore_table_span" (size_t bytes) noexcept          # addresses that it takes
+    size_t table_span "natcore_table_span" (size_t bytes) noexcept          # address space that it takes
     void table_delete "natcore_table_delete" (void* table, size_t bytes) noexcept

@@ -1,4 +1,4 @@
-"""AF_XDP sockets of one interface, one for each of its queues, over frame memory that a loop's interfaces share. No NAT."""
+"""AF_XDP sockets of one interface, one per queue, over a umem shared by the loop's interfaces. No NAT."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from natcore.io.device cimport Device, Driver
@@ -7,26 +7,26 @@ from natcore.io.umem cimport FrameMemory, Memory
 from natcore.io.kernel cimport virtio_net_hdr
 
 cdef enum:
-    QUEUES_MOST = 64            # of one interface
+    QUEUES_MOST = 64            # queues of one interface at most
 
 cdef struct Sockets:
-    Device device               # first
+    Device device               # first member: a driver's structure begins with its Device
     Memory* memory
     uint32_t count
-    uint32_t turn               # queue to be read first
-    bint finish                 # a virtual link: finish checksums (see finish_checksum)
-    virtio_net_hdr nothing      # what every frame needs of a device
+    uint32_t turn               # queue to read first
+    bint finish                 # virtual link: complete checksums (checksum_offload.pxd)
+    virtio_net_hdr nothing      # offload of every frame: none
     Queue queues[QUEUES_MOST]
     uint64_t frames_received
-    uint64_t frames_sent        # the kernel took
-    uint64_t send_dropped       # no room in the ring or the memory, or the link is down
-    uint64_t send_errors        # longer than a place
+    uint64_t frames_sent        # frames that the kernel accepted
+    uint64_t send_dropped       # no space in the ring or the umem, or the link is down
+    uint64_t send_errors        # longer than a chunk
 
 cdef class XdpSockets(Driver):
     cdef Sockets sockets
-    cdef FrameMemory _memory    # lives as long
+    cdef FrameMemory _memory    # kept alive
     cdef uint64_t _ring_drops
-    cdef object _poll           # of several queues
+    cdef object _poll           # epoll over several queues
     cdef bint _zero_copy
     cdef int _watch(self) except -1
     cdef void _free(self) noexcept

@@ -1,6 +1,6 @@
-"""AF_XDP sockets of one interface: what its XDP program redirects arrives here; frames leave without a copy of ours.
+"""AF_XDP sockets of one interface: receives what its XDP program redirects, sends without copying.
 
-Each socket registers the same memory, so that a frame received by one can be sent by any other from where it lies.
+All sockets register the same umem, so that a frame received by one is sent by another from where it lies.
 """
 from libc.errno cimport EBUSY, ENETDOWN, ENXIO, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -20,13 +20,13 @@ from natcore.packet.checksum_offload cimport finish_checksum
 from natcore.base.headers cimport ETHERTYPE_QINQ, ETHERTYPE_VLAN, VLAN_BYTES, EthernetHeader
 
 cdef enum:
-    KICKS = 72                  # asking the kernel to send, before what is left waits for the next time
+    KICKS = 72                  # wakeups of the kernel before the rest is left for the next call
 
 
 # ---- in --------------------------------------------------------------------------------------------------------------
 
 cdef inline void _untag(Arrival* arrival) noexcept nogil:
-    """Takes a tag off that names no VLAN (802.1p); frames with others do not come here."""
+    """Removes a priority tag (802.1p); frames tagged with a VLAN do not come here."""
     cdef uint16_t ethertype = (<EthernetHeader*>arrival.data).ethertype
     if likely(ethertype != bswap16(ETHERTYPE_VLAN) and ethertype != bswap16(ETHERTYPE_QINQ)):
         return
@@ -47,7 +47,7 @@ cdef uint32_t _read(Sockets* sockets, Queue* queue, Arrival* arrivals, uint32_t 
         memory.holders[slot.addr >> memory.place_shift] = LOOP
         arrivals[i].data = memory.area + slot.addr
         arrivals[i].length = slot.len
-        arrivals[i].packet_type = PACKET_HOST       # the program saw to it
+        arrivals[i].packet_type = PACKET_HOST       # checked by the XDP program
         arrivals[i].tagged = False
         arrivals[i].offload = &sockets.nothing
         prefetch(arrivals[i].data)
@@ -71,7 +71,7 @@ cdef uint32_t _receive(Device* device, Arrival* arrivals, uint32_t most) noexcep
 
 
 cdef inline void _return_read(Memory* memory, Queue* queue) noexcept nogil:
-    """What was read is given back, besides what is on its way out."""
+    """Returns the chunks of received frames, except those queued to be sent."""
     cdef KernelRing* ring = &queue.received
     cdef uint32_t place
     if queue.returned == ring.next:
@@ -85,7 +85,7 @@ cdef inline void _return_read(Memory* memory, Queue* queue) noexcept nogil:
 
 
 cdef inline void _return_sent(Memory* memory, Queue* queue) noexcept nogil:
-    """What has left is given back."""
+    """Returns the chunks of sent frames."""
     cdef KernelRing* ring = &queue.sent
     cdef uint32_t until = load_acquire(ring.producer)
     cdef uint64_t place
@@ -93,14 +93,14 @@ cdef inline void _return_sent(Memory* memory, Queue* queue) noexcept nogil:
         return
     while ring.next != until:
         place = (<uint64_t*>ring.slots)[ring.next & ring.mask] >> memory.place_shift
-        if place < memory.places:                   # else a slot that was taken back
+        if place < memory.places:                   # otherwise a descriptor that was voided
             give_back(memory, <uint32_t>place)
         ring.next += 1
     store_release(ring.consumer, until)
 
 
 cdef inline void _fill(Memory* memory, Queue* queue) noexcept nogil:
-    """The kernel gets places to receive into."""
+    """Gives the kernel chunks to receive into."""
     cdef KernelRing* ring = &queue.filled
     cdef uint32_t room = ring.mask + 1 - (ring.next - load_acquire(ring.consumer)), place
     if room == 0 or memory.free_count == 0:
@@ -169,7 +169,7 @@ cdef bint _send(Device* device, uint8_t* data, uint32_t length, const virtio_net
 
 cdef void _flush(Device* device) noexcept nogil:
     cdef Sockets* sockets = <Sockets*>device
-    _flush_queue(sockets, &sockets.queues[0])       # frames leave by one, in order
+    _flush_queue(sockets, &sockets.queues[0])       # all frames leave by the first queue, in order
 
 
 cdef void _flush_queue(Sockets* sockets, Queue* queue) noexcept nogil:
@@ -179,7 +179,7 @@ cdef void _flush_queue(Sockets* sockets, Queue* queue) noexcept nogil:
 
 
 cdef void _ask(Sockets* sockets, Queue* queue) noexcept nogil:
-    """Has the kernel send what is queued: copying, it sends some for one asking and says EAGAIN."""
+    """Makes the kernel send what is queued; in copy mode it sends a limited number per call, with EAGAIN."""
     cdef uint32_t _i
     cdef int reason
     queue.unsent = False
@@ -188,10 +188,10 @@ cdef void _ask(Sockets* sockets, Queue* queue) noexcept nogil:
     for _i in range(KICKS):
         if c_send(queue.fd, NULL, 0, MSG_DONTWAIT) >= 0:
             while queue.void_slots and c_send(queue.fd, NULL, 0, MSG_DONTWAIT) >= 0:
-                queue.void_slots -= 1               # each stops the kernel
+                queue.void_slots -= 1               # each stops the kernel once
             return
         reason = errno
-        if reason == EBUSY:                         # one was dropped at the device
+        if reason == EBUSY:                         # the device dropped one
             sockets.frames_sent -= 1
             sockets.send_dropped += 1
         elif reason == ENETDOWN or reason == ENXIO:
@@ -201,7 +201,7 @@ cdef void _ask(Sockets* sockets, Queue* queue) noexcept nogil:
 
 
 cdef void _take_back(Sockets* sockets, Queue* queue) noexcept nogil:
-    """The link is down: what is queued is dropped, lest it leave late. The kernel skips a slot that points nowhere."""
+    """The link is down: drops what is queued, which must not be sent later. The kernel skips descriptors without a chunk."""
     cdef KernelRing* ring = &queue.queued
     cdef uint32_t i = load_acquire(ring.consumer), place
     cdef xdp_desc* slot
@@ -228,11 +228,11 @@ cdef void _clear_error(Device* device) noexcept nogil:
 cdef class XdpSockets(Driver):
     """The sockets of an interface's queues first to first + queues - 1, open until `close`.
 
-    memory: shared with the other interfaces of the loop. index: the interface's number in this network namespace.
-    entries: of each ring, a power of two. virtual: senders may leave checksums to a device that is not there.
-    Frames arrive when `fds` are in the map of the interface's XDP program.
-    Raises OSError: EPERM without CAP_NET_RAW, ENODEV, EINVAL for a queue that is not there, EBUSY for one in use, ENOBUFS
-    where the limit of locked memory is too low.
+    memory: umem shared with the loop's other interfaces. index: interface index in this network namespace. entries: of each
+    ring, a power of two. virtual: senders may leave checksums to an offload that does not exist. Frames arrive once `fds` are
+    in the map of the interface's XDP program.
+    Raises OSError: EPERM without CAP_NET_RAW, ENODEV, EINVAL for a missing queue, EBUSY for one in use, ENOBUFS if the limit
+    of locked memory is too low.
     """
 
     def __cinit__(self, FrameMemory memory not None, int index, uint32_t queues=1, uint32_t entries=4096,
@@ -248,14 +248,14 @@ cdef class XdpSockets(Driver):
         self.sockets.memory = &memory.memory
         self.sockets.finish = virtual
         if not 1 <= queues <= QUEUES_MOST:
-            raise ValueError(f"queues={queues}: allowed are 1 to {QUEUES_MOST}")
+            raise ValueError(f"queues must be between 1 and {QUEUES_MOST}, got {queues}")
         try:
             for i in range(queues):
                 holder = FIRST_QUEUE
                 while holder < HOLDERS and memory.memory.queues[holder]:
                     holder += 1
                 if holder == HOLDERS:
-                    raise ValueError(f"queues={queues}: allowed of all interfaces are {HOLDERS - FIRST_QUEUE}")
+                    raise ValueError(f"queues of all interfaces together must be at most {HOLDERS - FIRST_QUEUE}")
                 memory.memory.queues[holder] = True
                 self.sockets.queues[i].holder = <uint8_t>holder
                 self.sockets.queues[i].fd = -1
@@ -267,7 +267,7 @@ cdef class XdpSockets(Driver):
             raise
 
     cdef int _watch(self) except -1:
-        """One descriptor for all queues."""
+        """One pollable descriptor for all queues."""
         cdef xdp_options options
         cdef uint32_t length = sizeof(options)
         getsockopt(self.sockets.queues[0].fd, SOL_XDP, XDP_OPTIONS, &options, &length)
@@ -297,11 +297,11 @@ cdef class XdpSockets(Driver):
 
     @property
     def zero_copy(self) -> bool:
-        """Whether the device itself reads and writes the memory."""
+        """Whether the driver works in zero-copy mode."""
         return self._zero_copy
 
     def counters(self) -> dict[str, int]:
-        """Cumulative: received, truncated (none), ring_drops (the loop was too slow), sent, send_dropped, send_errors."""
+        """Cumulative: received, truncated (0), ring_drops (ring full), sent, send_dropped, send_errors."""
         cdef xdp_statistics statistics
         cdef uint32_t length, i
         cdef uint64_t drops = 0
@@ -318,10 +318,10 @@ cdef class XdpSockets(Driver):
         }
 
     def send(self, frame: bytes) -> None:
-        """Queue and send one Ethernet frame, as it is."""
+        """Queues and sends one Ethernet frame as it is."""
         cdef const uint8_t[::1] data = frame
         if not 14 <= data.shape[0] <= FRAME_ROOM:
-            raise ValueError(f"frame of {data.shape[0]} bytes: allowed are 14 to {FRAME_ROOM}")
+            raise ValueError(f"frame must be between 14 and {FRAME_ROOM} bytes, got {data.shape[0]}")
         if self.device.fd < 0:
             raise ValueError("the sockets are closed")
         _send(self.device, <uint8_t*>&data[0], <uint32_t>data.shape[0], NULL)
@@ -329,7 +329,7 @@ cdef class XdpSockets(Driver):
         _complete(self.device)
 
     def receive(self) -> list[bytes]:
-        """What has arrived. For tests and probes, not for traffic."""
+        """Frames received so far. For tests and probes, not for traffic."""
         cdef Arrival arrival
         frames = []
         if self.device.fd < 0:

@@ -1,4 +1,4 @@
-"""ARP for IPv4 over Ethernet (RFC 826): answering for the gateway's addresses, and announcing them (RFC 5227)."""
+"""ARP for IPv4 over Ethernet (RFC 826): replies for the gateway's addresses, and announcements (RFC 5227)."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
@@ -25,7 +25,7 @@ cdef packed struct ArpFrame:
     uint32_t target             # big-endian
 
 cdef inline uint32_t arp_asked(const uint8_t* frame, uint32_t length) noexcept nogil:
-    """The address (host order) that a request asks for; 0: it is no request, or one about its own sender."""
+    """The address (host order) that a request asks for; 0: not a request, or gratuitous."""
     cdef const ArpFrame* arp = <const ArpFrame*>frame
     if (length < ARP_FRAME_BYTES or arp.hardware != bswap16(ARP_ETHERNET) or arp.protocol != bswap16(ARP_IPV4)
             or arp.hardware_bytes != 6 or arp.protocol_bytes != 4 or arp.operation != bswap16(ARP_REQUEST)
@@ -34,7 +34,7 @@ cdef inline uint32_t arp_asked(const uint8_t* frame, uint32_t length) noexcept n
     return bswap32(arp.target)
 
 cdef inline void arp_answer(uint8_t* frame, const uint8_t* mac) noexcept nogil:
-    """Turns a checked request into the reply that the address is at mac. ARP_FRAME_BYTES long."""
+    """Turns a validated request into the reply that the address is at mac. ARP_FRAME_BYTES long."""
     cdef ArpFrame* arp = <ArpFrame*>frame
     cdef uint32_t asked = arp.target
     memcpy(arp.link.destination, arp.sender_mac, 6)
@@ -46,7 +46,7 @@ cdef inline void arp_answer(uint8_t* frame, const uint8_t* mac) noexcept nogil:
     arp.sender = asked
 
 cdef inline void arp_announce(uint8_t* frame, uint32_t address, const uint8_t* mac) noexcept nogil:
-    """A gratuitous request for address (big-endian), to everybody. ARP_FRAME_BYTES long."""
+    """Writes a gratuitous broadcast request for address (big-endian). ARP_FRAME_BYTES long."""
     cdef ArpFrame* arp = <ArpFrame*>frame
     memset(frame, 0, ARP_FRAME_BYTES)
     memset(arp.link.destination, 0xFF, 6)

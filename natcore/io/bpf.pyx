@@ -1,4 +1,4 @@
-"""The bpf system call, as far as an interface's XDP program needs it: maps, a program, a link. No NAT, no packets."""
+"""The bpf system call as far as XDP needs it: maps, a program, a link. No NAT, no packets."""
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t
 
@@ -69,39 +69,39 @@ cdef int _check(int result, str step) except -1:
 
 
 def array(uint32_t entries, uint32_t value_bytes) -> int:
-    """A map of entries values, its descriptor. Raises OSError: EPERM without CAP_BPF (or CAP_SYS_ADMIN), ENOMEM."""
+    """Creates an array map; its descriptor. Raises OSError: EPERM without CAP_BPF (or CAP_SYS_ADMIN), ENOMEM."""
     return _check(c_map(BPF_MAP_TYPE_ARRAY, 4, value_bytes, entries, 0), "bpf: an array")
 
 
 def table(uint32_t entries, uint32_t key_bytes, uint32_t value_bytes) -> int:
-    """A hash map of at most entries keys; memory is taken as they come."""
+    """Creates a hash map of at most entries keys, allocated on demand; its descriptor."""
     return _check(c_map(BPF_MAP_TYPE_HASH, key_bytes, value_bytes, entries, BPF_F_NO_PREALLOC), "bpf: a hash map")
 
 
 def sockets(uint32_t entries) -> int:
-    """A map of AF_XDP sockets by queue."""
+    """Creates a map of AF_XDP sockets by queue; its descriptor."""
     return _check(c_map(BPF_MAP_TYPE_XSKMAP, 4, 4, entries, 0), "bpf: a map of sockets")
 
 
 def set_element(int map_fd, bytes key not None, bytes value not None) -> None:
-    """The key has the value from now on; both as long as the map was made for."""
+    """Sets a key's value; lengths as the map was created with."""
     _check(c_element(BPF_MAP_UPDATE_ELEM, map_fd, <const uint8_t*>key, <const uint8_t*>value), "bpf: setting an element")
 
 
 def get_element(int map_fd, bytes key not None, uint32_t value_bytes) -> bytes:
-    """What the key has. Raises OSError (ENOENT)."""
+    """A key's value. Raises OSError (ENOENT)."""
     value = bytearray(value_bytes)
     _check(c_element(BPF_MAP_LOOKUP_ELEM, map_fd, <const uint8_t*>key, <const uint8_t*>value), "bpf: reading an element")
     return bytes(value)
 
 
 def delete_element(int map_fd, bytes key not None) -> None:
-    """The key is not in the map any more. Raises OSError (ENOENT)."""
+    """Deletes a key. Raises OSError (ENOENT)."""
     _check(c_element(BPF_MAP_DELETE_ELEM, map_fd, <const uint8_t*>key, NULL), "bpf: deleting an element")
 
 
 def program(bytes instructions not None) -> int:
-    """An XDP program of 8 bytes an instruction, its descriptor. Raises OSError with what the verifier said."""
+    """Loads an XDP program of 8 bytes per instruction; its descriptor. Raises OSError with the verifier's log."""
     cdef uint32_t count = <uint32_t>(len(instructions) // 8)
     cdef int fd = c_program(<const uint8_t*>instructions, count, NULL, 0), reason
     if fd >= 0:
@@ -114,8 +114,8 @@ def program(bytes instructions not None) -> int:
 
 
 def link(int program_fd, uint32_t interface) -> int:
-    """Attaches the program to the interface's driver, as long as the descriptor is open.
+    """Attaches the program to the interface's driver while the descriptor is open.
 
-    Raises OSError: EBUSY where another XDP program is, EOPNOTSUPP where the driver has no XDP.
+    Raises OSError: EBUSY if there is another XDP program, EOPNOTSUPP if the driver has no XDP support.
     """
     return _check(c_link(program_fd, interface), "bpf: attaching the XDP program")

@@ -2,15 +2,15 @@
 
 
 cdef class Driver:
-    """One interface's frames, open until `close`. The base of the drivers; it opens nothing itself."""
+    """The frames of one interface, open until `close`: base class of the drivers, opens nothing itself."""
 
     @property
     def fd(self) -> int:
-        """Readable when frames wait; -1 when closed."""
+        """Readable when frames are available; -1 when closed."""
         return -1 if self.device == NULL else self.device.fd
 
     def counters(self) -> dict[str, int]:
-        """Cumulative: received, truncated, ring_drops (the kernel found no room), sent, send_dropped, send_errors."""
+        """Cumulative: received, truncated, ring_drops (ring full), sent, send_dropped, send_errors."""
         return {}
 
     def close(self) -> None:

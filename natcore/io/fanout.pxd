@@ -1,3 +1,3 @@
-"""Sharing the frames of an interface among packet sockets."""
+"""Fan-out groups: packet sockets that share the frames of one interface."""
 
 cdef int fanout_shut(int fd) except -1

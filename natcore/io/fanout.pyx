@@ -1,4 +1,4 @@
-"""Fan-out groups: packet sockets of one interface that share its frames; a classic BPF program says whose each is. No NAT."""
+"""Fan-out groups: packet sockets that share the frames of one interface; a classic BPF program selects one. No NAT."""
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
@@ -24,7 +24,7 @@ cdef int _set(int fd, int level, int name, const void* value, uint32_t length, s
 
 
 cdef int fanout_shut(int fd) except -1:
-    """Nothing passes to the socket, which is not bound yet, until `join`. By itself it would get what is the others' too."""
+    """Blocks all frames to an unbound socket until `join`; otherwise it would receive those of the other sockets too."""
     cdef sock_filter nothing
     cdef sock_fprog program
     memset(&nothing, 0, sizeof(nothing))
@@ -35,11 +35,11 @@ cdef int fanout_shut(int fd) except -1:
 
 
 def join(fds, bytes program not None) -> None:
-    """Makes a group of bound and shut sockets of one interface, which get frames from then on.
+    """Joins bound and blocked sockets of one interface into a group, which receives from then on.
 
-    program: instructions of 8 bytes (struct sock_filter) that see a frame from its network header on (SKF_NET_OFF); what
-    they return, modulo the number of fds, is the place in fds of the socket that gets it.
-    Raises OSError: EINVAL for a program that the kernel refuses.
+    program: instructions of 8 bytes (struct sock_filter) that see a frame from its network header on (SKF_NET_OFF); the
+    result modulo the number of fds is the index of the receiving socket in fds.
+    Raises OSError: EINVAL if the kernel rejects the program.
     """
     cdef uint32_t argument = (PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_UNIQUEID | PACKET_FANOUT_FLAG_IGNORE_OUTGOING) << 16
     cdef uint32_t length = sizeof(argument)

@@ -1,4 +1,4 @@
-"""What the kernel's headers say of packet sockets and AF_XDP: declarations only."""
+"""Kernel interfaces of packet sockets and AF_XDP: declarations only."""
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 cdef extern from "linux/virtio_net.h" nogil:
@@ -7,12 +7,12 @@ cdef extern from "linux/virtio_net.h" nogil:
         VIRTIO_NET_HDR_GSO_NONE
         VIRTIO_NET_HDR_GSO_TCPV4
         VIRTIO_NET_HDR_GSO_ECN      # a flag beside the type
-    struct virtio_net_hdr:          # what the kernel says, and is told, about offloads; host order
+    struct virtio_net_hdr:          # offload metadata, host order
         unsigned char flags
         unsigned char gso_type
-        uint16_t hdr_len            # bytes of headers; of an ordinary frame all: it is copied in one piece
+        uint16_t hdr_len            # bytes of headers; without GSO the whole frame, so that it is copied
         uint16_t gso_size           # layer-4 payload bytes of a segment
-        uint16_t csum_start         # bytes from the frame's first
+        uint16_t csum_start         # bytes from the start of the frame
         uint16_t csum_offset        # bytes from csum_start
 
 cdef extern from "<sys/uio.h>" nogil:
@@ -86,7 +86,7 @@ cdef extern from "linux/filter.h" nogil:
 cdef extern from * nogil:
     """
     #include <linux/if_packet.h>
-    #ifndef PACKET_FANOUT_FLAG_IGNORE_OUTGOING      /* newer than some headers; kernels that do not know it ignore it */
+    #ifndef PACKET_FANOUT_FLAG_IGNORE_OUTGOING      /* missing in older headers; older kernels ignore it */
     #define PACKET_FANOUT_FLAG_IGNORE_OUTGOING 0x4000
     #endif
     """
@@ -181,7 +181,7 @@ cdef extern from * nogil:
         XDP_OPTIONS
         XDP_OPTIONS_ZEROCOPY
         XDP_MAX_TX_SKB_BUDGET
-    uint64_t XDP_RECEIVE_PAGES "XDP_PGOFF_RX_RING"      # where a ring is mapped from
+    uint64_t XDP_RECEIVE_PAGES "XDP_PGOFF_RX_RING"      # mmap offset of the ring
     uint64_t XDP_SEND_PAGES "XDP_PGOFF_TX_RING"
     uint64_t XDP_FILL_PAGES "XDP_UMEM_PGOFF_FILL_RING"
     uint64_t XDP_COMPLETION_PAGES "XDP_UMEM_PGOFF_COMPLETION_RING"
@@ -190,7 +190,7 @@ cdef extern from * nogil:
         uint16_t sxdp_flags
         uint32_t sxdp_ifindex
         uint32_t sxdp_queue_id
-    struct xdp_ring_offset:         # bytes from the mapping's first
+    struct xdp_ring_offset:         # byte offsets in the mapping
         uint64_t producer
         uint64_t consumer
         uint64_t desc
@@ -207,7 +207,7 @@ cdef extern from * nogil:
         uint32_t headroom
         uint32_t flags
     struct xdp_desc:
-        uint64_t addr               # bytes from the memory's first
+        uint64_t addr               # byte offset in the umem
         uint32_t len
         uint32_t options
     struct xdp_statistics:

@@ -1,32 +1,32 @@
-"""Where a packet goes next: routes as disjoint ranges over some ports, a link's neighbours by address. No sockets."""
+"""Next hops: routes as disjoint ranges over some ports, and a link's neighbours by address. No sockets."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef enum:
-    ON_LINK = 0                 # via: the destination is its own next hop
-    NO_ROUTE = 0xFFFFFFFF       # via: nothing leads there
+    ON_LINK = 0                 # via: the destination is directly connected
+    NO_ROUTE = 0xFFFFFFFF       # via: unreachable
 
     NEIGHBOURS = 65536          # slots of a table; a power of two
-    NEIGHBOURS_MOST = 49152     # in use
+    NEIGHBOURS_MOST = 49152     # entries at most
     ASK_AGAIN_MS = 1000
 
 cdef enum NeighbourState:
-    UNKNOWN = 0                 # asked for, or was known once
+    UNKNOWN = 0                 # unresolved, or lost
     KNOWN = 1
-    FAILED = 2                  # it did not answer
+    FAILED = 2                  # resolution failed
 
 cdef struct Routes:
     uint32_t* starts            # [ranges] ascending, host order; range i ends before starts[i + 1]
     uint32_t* vias              # [ranges] an address, ON_LINK or NO_ROUTE
-    uint8_t* ports              # [ranges] that it leaves by
+    uint8_t* ports              # [ranges] egress port
     uint32_t ranges
 
 cdef struct Neighbour:
     uint32_t address            # host order; 0: an empty slot
     uint8_t mac[6]
     uint8_t state               # NeighbourState
-    uint8_t used                # by a packet since the last `take_used`
-    uint32_t asked_ms           # modulo 2^32; when its resolution was asked for
-    uint32_t waiting            # bytes of frames
+    uint8_t used                # a packet was sent to it since the last `take_used`
+    uint32_t asked_ms           # last resolve request, ms modulo 2^32
+    uint32_t waiting            # bytes of pending frames
 
 cdef struct Neighbours:
     Neighbour* slots            # [NEIGHBOURS] open addressing
@@ -37,7 +37,7 @@ cdef struct AddressSet:
     uint32_t mask
 
 cdef inline uint32_t spread(uint32_t address) noexcept nogil:
-    """Multiplicative hash; what is near in a subnet ends up apart."""
+    """Multiplicative hash that spreads the addresses of a subnet."""
     return <uint32_t>((<uint64_t>address * <uint64_t>0x9E3779B97F4A7C15) >> 40)
 
 cdef inline bint holds(const AddressSet* addresses, uint32_t address) noexcept nogil:
@@ -52,7 +52,7 @@ cdef inline bint holds(const AddressSet* addresses, uint32_t address) noexcept n
     return False
 
 cdef inline uint32_t route_to(const Routes* routes, uint32_t destination, uint32_t* port) noexcept nogil:
-    """The next hop's address (host order) and the port that it is behind; NO_ROUTE: none."""
+    """The next hop (host order) of a destination, and its egress port; NO_ROUTE: none."""
     cdef uint32_t low = 0, high = routes.ranges, middle
     while low < high:
         middle = (low + high) >> 1
@@ -66,14 +66,14 @@ cdef inline uint32_t route_to(const Routes* routes, uint32_t destination, uint32
     return routes.vias[low - 1] if routes.vias[low - 1] != ON_LINK else destination
 
 cdef inline Neighbour* neighbour_at(const Neighbours* neighbours, uint32_t address) noexcept nogil:
-    """The slot that holds the address, or the empty one where it belongs."""
+    """The slot of the address, or the empty one for it."""
     cdef uint32_t i = spread(address) & (NEIGHBOURS - 1)
     while neighbours.slots[i].address and neighbours.slots[i].address != address:
         i = (i + 1) & (NEIGHBOURS - 1)
     return &neighbours.slots[i]
 
 cdef inline Neighbour* neighbour_of(Neighbours* neighbours, uint32_t address) noexcept nogil:
-    """The neighbour, known or not; NULL: no room for another one."""
+    """Finds or adds the neighbour; NULL: the table is full."""
     cdef Neighbour* neighbour = neighbour_at(neighbours, address)
     if neighbour.address == 0:
         if neighbours.count >= NEIGHBOURS_MOST:

@@ -1,4 +1,4 @@
-"""Tables of next hops: replaced or extended by the control side while it holds the worker, read by the loop."""
+"""Next-hop tables: the control side changes them with the worker locked, the loop reads them."""
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
@@ -6,12 +6,12 @@ from libc.string cimport memcpy, memset
 from natcore.base.pages cimport table_delete, table_new
 
 cdef enum:
-    FORGET_MS = 10000           # a neighbour that has not been found for so long
+    FORGET_MS = 10000           # age at which an unresolved neighbour is removed
 
 
 cdef bint routes_replace(Routes* routes, const uint32_t* starts, const uint32_t* vias, const uint8_t* ports,
                          uint32_t ranges) noexcept nogil:
-    """Takes copies of the new ranges; false, and nothing changed, without memory."""
+    """Replaces the routes by copies of the ranges; false: out of memory, nothing changed."""
     cdef Routes fresh
     fresh.starts = <uint32_t*>malloc(<size_t>(ranges + 1) * 4)
     fresh.vias = <uint32_t*>malloc(<size_t>(ranges + 1) * 4)
@@ -47,7 +47,7 @@ cdef void neighbours_delete(Neighbours* neighbours) noexcept nogil:
 
 
 cdef bint neighbour_learn(Neighbours* neighbours, uint32_t address, const uint8_t* mac, uint8_t state) noexcept nogil:
-    """What the kernel says of a neighbour. mac: 6 bytes, or NULL where it has none. False: no room."""
+    """Sets a neighbour's state as the kernel reports it. mac: 6 bytes, or NULL: none. False: the table is full."""
     cdef Neighbour* neighbour = neighbour_at(neighbours, address)
     if neighbour.address == 0:
         if mac == NULL:
@@ -62,7 +62,7 @@ cdef bint neighbour_learn(Neighbours* neighbours, uint32_t address, const uint8_
 
 
 cdef void neighbours_lose(Neighbours* neighbours) noexcept nogil:
-    """The link is away: where they are is not known any more."""
+    """The link is down: no neighbour is resolved any more."""
     cdef uint32_t i
     if neighbours.count == 0:
         return
@@ -72,7 +72,7 @@ cdef void neighbours_lose(Neighbours* neighbours) noexcept nogil:
 
 
 cdef bint neighbours_forget(Neighbours* neighbours, uint32_t now_ms) noexcept nogil:
-    """Frees the slots of neighbours long sought in vain (a scan of the link leaves many). False without memory."""
+    """Removes neighbours that stayed unresolved, as a scan of the link leaves many. False: out of memory."""
     cdef Neighbour* before = neighbours.slots
     cdef Neighbour* after = <Neighbour*>table_new(NEIGHBOURS * sizeof(Neighbour))
     cdef uint32_t i
@@ -91,7 +91,7 @@ cdef bint neighbours_forget(Neighbours* neighbours, uint32_t now_ms) noexcept no
 
 
 cdef bint set_replace(AddressSet* addresses, const uint32_t* members, uint32_t count) noexcept nogil:
-    """The set holds exactly the members (host order, none 0) from now on; false, nothing changed: no memory."""
+    """Replaces the set by the members (host order, not 0); false: out of memory, nothing changed."""
     cdef uint32_t size = 8, i, j
     cdef uint32_t* slots
     while size < count * 4:

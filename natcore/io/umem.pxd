@@ -1,27 +1,27 @@
-"""Places for frames, which the AF_XDP sockets of a loop share with the kernel. No sockets."""
+"""Umem: the frame memory that a loop's AF_XDP sockets share with the kernel. No sockets."""
 from libc.stdint cimport uint8_t, uint32_t
 
 cdef enum:
     HOLDERS = 256
-    HEADROOM = 256              # bytes that the kernel keeps before a received frame: XDP_PACKET_HEADROOM
+    HEADROOM = 256              # bytes reserved before a received frame: XDP_PACKET_HEADROOM
 
-cdef enum Holder:               # whose a frame's place in the memory is
+cdef enum Holder:               # holder of a chunk
     FREE = 0
-    LOOP = 1                    # received and not given back, nor queued to be sent
-    FIRST_QUEUE = 2             # from here on: the queue that the kernel will fill it from, or send it by
+    LOOP = 1                    # received, and neither returned nor queued to be sent
+    FIRST_QUEUE = 2             # from here on: queue that the kernel fills it from or sends it by
 
-cdef struct Memory:             # places for frames; one loop's: no two threads at once
+cdef struct Memory:             # used by one thread at a time
     uint8_t* area
     uint32_t place_bytes
-    uint32_t place_shift        # its logarithm
+    uint32_t place_shift        # log2 of chunk bytes
     uint32_t places
     uint8_t* holders            # [places] Holder
-    uint32_t* free              # [places] a stack of those that nobody holds
+    uint32_t* free              # [chunks] stack of free chunks
     uint32_t free_count
-    uint8_t queues[HOLDERS]     # numbers of queues in use
+    uint8_t queues[HOLDERS]     # queue numbers in use
 
 cdef inline void give_back(Memory* memory, uint32_t place) noexcept nogil:
-    """Nobody holds the place any more."""
+    """Frees a chunk."""
     memory.holders[place] = FREE
     memory.free[memory.free_count] = place
     memory.free_count += 1

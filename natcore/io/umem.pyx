@@ -1,4 +1,4 @@
-"""FrameMemory: the Python object that owns the places for frames of a loop's AF_XDP sockets."""
+"""FrameMemory: the Python object that owns a umem."""
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 
@@ -9,9 +9,9 @@ from natcore.base.headers cimport ETHERNET_BYTES
 
 
 cdef class FrameMemory:
-    """Room for frames, shared by the sockets of one loop.
+    """A umem, shared by the AF_XDP sockets of one loop.
 
-    frames: how many, 1 to 2^22. mtu: bytes, of the largest IPv4 packet: up to 1,778, else up to 3,826.
+    frames: number of chunks, 1 to 2^22. mtu: bytes of the largest IPv4 packet: up to 1,778, else up to 3,826.
     Raises ValueError; OSError (ENOMEM).
     """
 
@@ -19,11 +19,11 @@ cdef class FrameMemory:
         cdef uint32_t i
         cdef void* area
         if not 1 <= frames <= 1 << 22:
-            raise ValueError(f"frames={frames}: allowed are 1 to {1 << 22}")
+            raise ValueError(f"frames must be between 1 and {1 << 22}, got {frames}")
         self.memory.place_shift = 11 if mtu + ETHERNET_BYTES + HEADROOM <= 2048 else 12
         self.memory.place_bytes = <uint32_t>1 << self.memory.place_shift
         if mtu > self.mtu:
-            raise ValueError(f"mtu={mtu}: allowed with AF_XDP are at most {self.mtu} bytes")
+            raise ValueError(f"mtu must be at most {self.mtu} with AF_XDP, got {mtu}")
         self.memory.places = frames
         area = mmap(NULL, <size_t>frames << self.memory.place_shift, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
@@ -50,5 +50,5 @@ cdef class FrameMemory:
 
     @property
     def free(self) -> int:
-        """Frames that nobody holds. For tests."""
+        """Free chunks. For tests."""
         return self.memory.free_count

@@ -1,25 +1,25 @@
-"""One AF_XDP socket, of one queue of an interface, with the four rings that it shares with the kernel. No frames here."""
+"""One AF_XDP socket: one queue of an interface, and the four rings shared with the kernel. No frames here."""
 from libc.stdint cimport uint8_t, uint32_t
 
 from natcore.io.umem cimport Memory
 
-cdef struct KernelRing:         # shared with the kernel; its indices run freely, modulo 2^32
+cdef struct KernelRing:         # a ring shared with the kernel; its indices run freely, modulo 2^32
     uint8_t* base
     size_t bytes
     uint32_t* producer
     uint32_t* consumer
     uint32_t* flags
-    void* slots                 # xdp_desc of frames received and to be sent, uint64_t of places
+    void* slots                 # xdp_desc (rx, tx) or uint64_t chunk addresses (fill, completion)
     uint32_t mask
     uint32_t next               # our next slot
 
 cdef struct Queue:
     int fd
-    uint8_t holder              # its number in Memory
-    bint unsent                 # the kernel did not take all that was queued
-    uint32_t void_slots         # queued, taken back and not passed by the kernel
+    uint8_t holder              # its number as a Holder
+    bint unsent                 # the kernel did not accept all that was queued
+    uint32_t void_slots         # descriptors voided after queueing that the kernel has not passed yet
     KernelRing received
-    uint32_t returned           # slots of `received` that were given back
+    uint32_t returned           # consumed slots of rx that were returned
     KernelRing filled           # places that the kernel may receive into
     KernelRing queued           # frames to be sent
     KernelRing sent             # places of those that were

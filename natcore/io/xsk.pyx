@@ -1,4 +1,4 @@
-"""Opening and closing a queue's AF_XDP socket."""
+"""Opens and closes the AF_XDP socket of a queue."""
 from libc.errno cimport EBUSY, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -16,8 +16,8 @@ from natcore.io.kernel cimport (
 )
 
 cdef enum:
-    BIND_TRIES = 100            # a queue that was closed just now is busy for a moment
-    SEND_BUDGET = 256           # frames that the kernel sends for one asking; 32 where it cannot be told
+    BIND_TRIES = 100            # a queue just closed stays busy for a moment
+    SEND_BUDGET = 256           # frames that the kernel sends per call; 32 where it cannot be set
     SEND_BUFFER_BYTES = 16 << 20
 
 assert sizeof(xdp_desc) == 16
@@ -46,7 +46,7 @@ cdef int _map(KernelRing* ring, int fd, const xdp_ring_offset* at, uint64_t page
 
 
 cdef int queue_open(Queue* queue, Memory* memory, int index, uint32_t number, uint32_t entries) except -1:
-    """A socket of one queue, with its four rings. The place of its frames is decided by the loop, later."""
+    """Opens the socket of one queue with its four rings."""
     cdef xdp_umem_reg region
     cdef xdp_mmap_offsets at
     cdef sockaddr_xdp address
@@ -71,7 +71,7 @@ cdef int queue_open(Queue* queue, Memory* memory, int index, uint32_t number, ui
     _map(&queue.sent, queue.fd, &at.cr, XDP_COMPLETION_PAGES, entries, 8)
     memset(&address, 0, sizeof(address))
     address.sxdp_family = AF_XDP
-    address.sxdp_flags = XDP_USE_NEED_WAKEUP        # zero copy where the driver has it, else copying
+    address.sxdp_flags = XDP_USE_NEED_WAKEUP        # zero copy where the driver supports it
     address.sxdp_ifindex = <uint32_t>index
     address.sxdp_queue_id = number
     while c_bind(queue.fd, <sockaddr*>&address, sizeof(address)) < 0:
@@ -89,7 +89,7 @@ cdef void _unmap(KernelRing* ring) noexcept nogil:
 
 
 cdef void queue_close(Queue* queue, Memory* memory) noexcept nogil:
-    """Idempotent. What the queue held is free again: nobody writes there any more."""
+    """Idempotent. Chunks that the queue held are free again."""
     cdef uint32_t i
     if queue.holder == FREE:
         return

@@ -1,4 +1,4 @@
-"""Records to IPFIX (RFC 7011): messages of flow records and of NAT44 session events (RFC 8158)."""
+"""Encodes records as IPFIX (RFC 7011): flow records, and NAT44 session events (RFC 8158)."""
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -8,7 +8,7 @@ from natcore.log.journal cimport RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSID
 from natcore.base.compiler cimport bswap16, bswap32, bswap64
 
 cdef enum:
-    FLOW_SET = 256              # template ids; the templates are in sinks/ipfix.py
+    FLOW_SET = 256              # template identifiers; the templates are in sinks/ipfix.py
     EVENT_SET = 257
     NAT44_SESSION_CREATE = 4    # natEvent, RFC 8158
     NAT44_SESSION_DELETE = 5
@@ -20,7 +20,7 @@ cdef packed struct MessageHeader:
     uint16_t version
     uint16_t length             # bytes, this header included
     uint32_t export_time        # Unix seconds
-    uint32_t sequence           # data records before this message
+    uint32_t sequence           # data records sent before this message
     uint32_t domain
 
 cdef packed struct SetHeader:
@@ -28,7 +28,7 @@ cdef packed struct SetHeader:
     uint16_t length             # bytes, this header included
 
 cdef packed struct Ends:
-    uint32_t address[4]         # source, destination, and both after NAT
+    uint32_t address[4]         # source and destination, before and after NAT
     uint16_t port[4]
 
 cdef packed struct FlowRecord:
@@ -45,7 +45,7 @@ cdef packed struct FlowRecord:
 
 cdef packed struct EventRecord:
     uint64_t observed_ms
-    uint64_t start_ms           # of the session; collectors look for events by these two
+    uint64_t start_ms           # of the session; collectors search events by these two
     uint64_t end_ms
     uint64_t flow_id
     Ends ends
@@ -53,8 +53,8 @@ cdef packed struct EventRecord:
     uint8_t event
 
 cdef struct Message:
-    uint8_t* start              # NULL: none is open
-    uint8_t* set_start          # NULL: none is open
+    uint8_t* start              # NULL: no message is open
+    uint8_t* set_start          # NULL: no set is open
     uint8_t* at
     uint16_t set_id
 
@@ -67,7 +67,7 @@ cdef inline uint64_t milliseconds_be(int64_t microseconds) noexcept nogil:
 
 
 cdef inline Ends ends_of(const Record* row) noexcept nogil:
-    """The destination stays as it is after NAT."""
+    """The destination is the same after NAT."""
     cdef Ends ends
     ends.address[0] = bswap32(row.pri_ip)
     ends.address[1] = ends.address[3] = bswap32(row.pub_ip)
@@ -139,11 +139,11 @@ cdef inline void open_message(Message* message, uint32_t sequence, uint32_t doma
 
 def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint32_t domain, uint32_t export_time,
                     uint32_t largest):
-    """IPFIX messages of the rows in their order, written without the GIL: -> (bytes, the messages' ends, data records).
+    """Encodes rows as IPFIX messages, in order and without the GIL: -> (bytes, end offset of each message, data records).
 
-    records: the bytes of RECORD (n,); window rows become flow records, `create` and `end` rows events; what is of
-    another kind has no place in IPFIX and is left out. sequence: data records sent before. export_time: Unix seconds.
-    largest: bytes of a message at most, 128 to 65535.
+    records: the bytes of RECORD (n,). Window rows become flow records, `create` and `end` rows events; other kinds have no
+    counterpart in IPFIX and are skipped. sequence: data records sent before. export_time: Unix seconds.
+    largest: maximum bytes of a message, 128 to 65535.
     """
     cdef uint64_t count = records.shape[0] // sizeof(Record), row, messages = 0
     cdef const Record* rows = <const Record*>&records[0] if count else NULL
@@ -154,7 +154,8 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
     cdef uint32_t* ends
     cdef Message message
     if records.shape[0] % sizeof(Record) or not 128 <= largest <= 65535:
-        raise ValueError(f"largest={largest}: allowed is 128 to 65535 bytes, and whole records")
+        raise ValueError(f"largest must be between 128 and 65535 bytes and records whole, got largest={largest} and "
+                         f"{records.shape[0]} bytes of records")
     room = <uint8_t*>malloc(64 + count * (sizeof(MessageHeader) + sizeof(SetHeader) + sizeof(FlowRecord)))
     ends = <uint32_t*>malloc((count + 1) * sizeof(uint32_t))
     try:

@@ -1,13 +1,13 @@
-"""Records to ClickHouse's RowBinary: every field little-endian and packed, texts with their length before them."""
+"""Encodes records as ClickHouse RowBinary: fields little-endian and packed, strings preceded by their length."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from natcore.log.journal cimport Record
 
-cdef packed struct Row:         # the fields of RECORD in their order
+cdef packed struct Row:         # fields of RECORD, in order
     uint8_t protocol
-    uint32_t pri_ip             # UInt32 and IPv4 are alike, so are Int64 and DateTime64
+    uint32_t pri_ip             # IPv4 is encoded as UInt32, DateTime64 as Int64
     uint16_t pri_port
     uint32_t pub_ip
     uint16_t pub_port
@@ -50,10 +50,10 @@ cdef inline void fill(Row* row, const Record* record) noexcept nogil:
 
 
 def encode_rows(const uint8_t[::1] records not None, bytes head not None, bytes tail not None):
-    """RowBinary of the rows, written without the GIL: head, RECORD's fields in their order, tail, each row.
+    """Encodes rows as RowBinary without the GIL: head, the fields of RECORD, tail for each row.
 
-    records: the bytes of RECORD (n,). head, tail: columns that are the same in every row, encoded.
-    Raises ValueError for a length that is no multiple of a record's.
+    records: the bytes of RECORD (n,). head, tail: encoded columns with the same value in every row.
+    Raises ValueError if records is not a multiple of a record's length.
     """
     cdef uint64_t count = records.shape[0] // sizeof(Record), row
     cdef const Record* rows = <const Record*>&records[0] if count else NULL
@@ -63,7 +63,7 @@ def encode_rows(const uint8_t[::1] records not None, bytes head not None, bytes 
     cdef char* at
     cdef Row fields
     if records.shape[0] % sizeof(Record):
-        raise ValueError(f"records: {records.shape[0]} bytes; allowed are whole records of {sizeof(Record)}")
+        raise ValueError(f"records must be whole records of {sizeof(Record)} bytes, got {records.shape[0]} bytes")
     encoded = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(count * (head_bytes + sizeof(Row) + tail_bytes)))
     at = PyBytes_AS_STRING(encoded)
     with nogil:

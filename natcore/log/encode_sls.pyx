@@ -1,4 +1,4 @@
-"""Records to protobuf: the Logs of a LogGroup of Simple Log Service."""
+"""Encodes records as protobuf: the Logs of a LogGroup (Simple Log Service)."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -9,8 +9,8 @@ from natcore.base.text cimport put_decimal, put_dotted
 
 cdef enum:
     FIELDS = 13
-    KEY_BYTES = 64              # of a key with its tag and length, at most
-    FIELD_BYTES = 2 + KEY_BYTES + 2 + 20    # a content with its value, at most
+    KEY_BYTES = 64              # of a key with tag and length, at most
+    FIELD_BYTES = 2 + KEY_BYTES + 2 + 20    # of a content with its value, at most
     RUN_BYTES = 40
     MICROSECONDS = 1000000
 
@@ -23,7 +23,7 @@ cdef enum:
     CONTENT_VALUE = 0x12        # Content.Value = 2, length-delimited
 
 cdef struct Key:
-    uint32_t length             # bytes; tag and length of the key included, and the value's tag
+    uint32_t length             # bytes, including the key's tag and length and the value's tag
     uint8_t bytes[KEY_BYTES]
 
 
@@ -37,12 +37,12 @@ cdef inline uint8_t* put_varint(uint8_t* at, uint64_t value) noexcept nogil:
 
 
 cdef inline uint64_t seconds_of(int64_t microseconds) noexcept nogil:
-    """Whole Unix seconds; 0 for what lies before 1970."""
+    """Whole Unix seconds; 0 for times before 1970."""
     return <uint64_t>(microseconds // MICROSECONDS) if microseconds > 0 else 0
 
 
 cdef inline uint8_t* put_field(uint8_t* at, const Key* key, uint64_t value, bint is_address) noexcept nogil:
-    """A Content: all its lengths are below 128, so each is one byte."""
+    """Writes a Content; all its lengths are below 128, so one byte each."""
     cdef uint8_t* length_at = at + 2 + key.length
     cdef uint8_t* value_at = length_at + 1
     cdef uint8_t* end = put_dotted(value_at, <uint32_t>value) if is_address else put_decimal(value_at, value)
@@ -55,7 +55,7 @@ cdef inline uint8_t* put_field(uint8_t* at, const Key* key, uint64_t value, bint
 
 cdef inline uint8_t* put_name(uint8_t* at, const Key* key, const uint8_t* run, uint32_t run_length,
                               uint64_t number) noexcept nogil:
-    """A Content whose value is the run and the row's number, "RUN/NUMBER"."""
+    """Writes a Content with the value "RUN/NUMBER": the run and the row's number."""
     cdef uint8_t* length_at = at + 2 + key.length
     cdef uint8_t* end = length_at + 1 + run_length
     memcpy(length_at + 1, run, run_length)
@@ -104,12 +104,12 @@ cdef int make_key(Key* key, bytes name) except -1:
 
 
 def encode_logs(const uint8_t[::1] records not None, bytes head not None, names not None, bytes run=None):
-    """The protobuf Logs of a LogGroup, one a row, without the GIL while it writes.
+    """Encodes rows as the protobuf Logs of a LogGroup, one per row, without the GIL.
 
-    records: the bytes of RECORD (n,). head: Contents that every Log begins with, encoded.
-    names: the 13 keys of the numeric fields in the contract's order, each 60 bytes of UTF-8 at most.
-    run: each Log ends with a 16th Content, `row`: the run, a slash and the row's number; 40 bytes at most.
-    Raises ValueError for other names or a length that is no multiple of a record's.
+    records: the bytes of RECORD (n,). head: encoded Contents at the start of every Log.
+    names: the 13 keys of the numeric fields in the contract's order, at most 60 bytes of UTF-8 each.
+    run: adds a 16th Content, `row`: run, slash, row number; at most 40 bytes.
+    Raises ValueError for invalid names, or if records is not a multiple of a record's length.
     """
     cdef Key keys[FIELDS]
     cdef Key row_key
@@ -125,9 +125,10 @@ def encode_logs(const uint8_t[::1] records not None, bytes head not None, names 
     cdef const uint8_t* head_bytes = <const uint8_t*>PyBytes_AS_STRING(head)
     encoded = [name.encode() for name in names]
     if len(encoded) != FIELDS or max(map(len, encoded)) > KEY_BYTES - 4 or records.shape[0] % sizeof(Record):
-        raise ValueError(f"allowed are {FIELDS} names of at most {KEY_BYTES - 4} bytes, and whole records")
+        raise ValueError(f"names must be {FIELDS} keys of at most {KEY_BYTES - 4} bytes, records whole; got "
+                         f"{len(encoded)} names, {records.shape[0]} bytes of records")
     if run is not None and len(run) > RUN_BYTES:
-        raise ValueError(f"run={run!r}: allowed are {RUN_BYTES} bytes")
+        raise ValueError(f"run must be at most {RUN_BYTES} bytes, got {run!r}")
     for field in range(FIELDS):
         make_key(&keys[field], encoded[field])
     make_key(&row_key, b"row")

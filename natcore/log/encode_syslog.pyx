@@ -1,4 +1,4 @@
-"""Records to syslog (RFC 5424): messages of structured data alone, octet-counted (RFC 6587)."""
+"""Encodes records as syslog messages (RFC 5424) of structured data only, octet-counted (RFC 6587)."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -8,11 +8,11 @@ from natcore.log.journal cimport Record
 from natcore.base.text cimport put_decimal, put_digits, put_dotted
 
 cdef enum:
-    PARAMETERS = 17             # RECORD's fields without `kind`
-    KINDS = 9                   # of records.py, and one for those that have no word
+    PARAMETERS = 17             # fields of RECORD without `kind`
+    KINDS = 9                   # RecordKind values, and one for all unknown ones
     NAME_BYTES = 32             # of ` name="`, at most
     TIME_BYTES = 27             # 2026-01-01T00:00:00.000000Z
-    EIP = 13                    # its place among the parameters
+    EIP = 13                    # index of the EIP parameter
     QUOTE = 34
     BRACKET = 93
     SPACE = 32
@@ -21,9 +21,9 @@ cdef struct Text:
     const uint8_t* bytes
     uint32_t length
 
-cdef struct Frame:              # what is the same in all messages
+cdef struct Frame:              # parts common to all messages
     Text start                  # up to the timestamp
-    Text middle[KINDS]          # by kind, from the timestamp to the first parameter of the row
+    Text middle[KINDS]          # by kind: from the timestamp to the row's first parameter
     Text names[PARAMETERS]
 
 
@@ -33,7 +33,7 @@ cdef inline uint8_t* put_text(uint8_t* at, const Text* text) noexcept nogil:
 
 
 cdef inline uint8_t* put_time(uint8_t* at, int64_t microseconds) noexcept nogil:
-    """RFC 3339 in UTC; the date is reckoned in years that begin in March, 400 of which have 146,097 days."""
+    """RFC 3339 in UTC; computed in years that begin in March, 400 of which have 146,097 days."""
     cdef uint64_t time = <uint64_t>microseconds if microseconds > 0 else 0
     cdef uint64_t second = time // 1000000 % 86400
     cdef uint64_t day = time // (<uint64_t>86400 * 1000000) + 719468        # since 0000-03-01
@@ -105,11 +105,11 @@ cdef Text text_of(bytes data):
 
 
 def encode_frames(const uint8_t[::1] records not None, bytes start not None, middles not None, names not None):
-    """Octet-counted messages of the rows, written without the GIL.
+    """Encodes rows as octet-counted messages, without the GIL.
 
-    records: the bytes of RECORD (n,). start: bytes before the timestamp, which is the row's end. middles: by kind 0 to
-    8 (8: any other) the bytes behind it, up to the row's own parameters. names: ` name="` for each field of RECORD
-    but `kind`, 32 bytes at most. Raises ValueError for other lengths.
+    records: the bytes of RECORD (n,). start: bytes before the timestamp (the row's end time). middles: by kind 0 to 8
+    (8: any other) the bytes after it, up to the row's first parameter. names: ` name="` for each field of RECORD but
+    `kind`, at most 32 bytes. Raises ValueError for other lengths.
     """
     cdef uint64_t count = records.shape[0] // sizeof(Record), row, largest
     cdef const Record* rows = <const Record*>&records[0] if count else NULL
@@ -120,9 +120,10 @@ def encode_frames(const uint8_t[::1] records not None, bytes start not None, mid
     cdef uint8_t *at
     middles, names = list(middles), list(names)
     if len(middles) != KINDS or len(names) != PARAMETERS or max(map(len, names)) > NAME_BYTES:
-        raise ValueError(f"allowed are {KINDS} middles and {PARAMETERS} names of at most {NAME_BYTES} bytes")
+        raise ValueError(f"middles must be {KINDS}, names {PARAMETERS} of at most {NAME_BYTES} bytes; got {len(middles)} and "
+                         f"{len(names)}")
     if records.shape[0] % sizeof(Record):
-        raise ValueError(f"records: {records.shape[0]} bytes; allowed are whole records of {sizeof(Record)}")
+        raise ValueError(f"records must be whole records of {sizeof(Record)} bytes, got {records.shape[0]} bytes")
     frame.start = text_of(start)
     for row in range(KINDS):
         frame.middle[row] = text_of(middles[row])

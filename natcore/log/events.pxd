@@ -1,26 +1,26 @@
-"""Events: who ran out of what, towards which destination; each once until it is read, with a count, never a flood."""
+"""Events: which subscriber or pool reached which limit; one event per cause until it is read, with a count."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.base.spinlock cimport Spin, spin_lock, spin_unlock
 
 cdef enum:
     EVENT_SLOTS = 1024
-    REST_SLOTS = 16             # by reason alone, for whoever finds none of these
+    REST_SLOTS = 16             # one per reason, when no slot is free
 
-cdef enum:                      # reasons beside the drops of Verdict
-    PORTS_THRESHOLD = 1         # many ports of an outside address and protocol (0: blocks, of all) are not free
+cdef enum:                      # reasons other than the drops of Verdict
+    PORTS_THRESHOLD = 1         # ports of an outside address and protocol (0: port blocks) are nearly used up
     SESSIONS_THRESHOLD = 2
-    RECORDS_LOST = 3            # rows of the session log found no room
+    RECORDS_LOST = 3            # rows of the session log were lost
 
 cdef struct Event:
-    uint64_t count              # 0: free
-    uint64_t at_ns              # of the first
+    uint64_t count              # 0: the slot is free
+    uint64_t at_ns              # time of the first, ns of the gateway's clock
     uint32_t subscriber         # inside address, big-endian; PORTS_THRESHOLD: outside address
     uint32_t destination
     uint16_t port               # of the destination, big-endian
     uint8_t protocol
-    uint8_t verdict             # the reason
-    uint8_t limit               # Limit of _limits.pxd: of the first
+    uint8_t verdict             # reason: a drop Verdict, or one of the above
+    uint8_t limit               # Limit (limits.pxd) of the first
 
 cdef extern from * nogil:
     """
@@ -39,10 +39,10 @@ cdef extern from * nogil:
 
 cdef struct Events:
     Event slots[1024]
-    Event rest[16]              # [REST_SLOTS] a reason's sum over all that found no slot; the subscriber is 0
+    Event rest[16]              # [REST_SLOTS] sums by reason, when no slot was free; subscriber 0
     uint32_t waiting
     int fd                      # readable while events wait
-    uint64_t lost               # no slot was free for the reason
+    uint64_t lost               # events that found neither
     Spin spin
 
 cdef inline void event_note(Events* events, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination,
@@ -69,7 +69,7 @@ cdef inline void event_enter(Events* events, uint8_t verdict, uint8_t limit, uin
                              uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:
     cdef uint32_t at = subscriber ^ verdict * <uint32_t>0x9E3779B9, step
     cdef Event* event
-    at = (at ^ at >> 16) * <uint32_t>0x45D9F3B      # neighbours differ in the highest byte alone: it must reach the lowest
+    at = (at ^ at >> 16) * <uint32_t>0x45D9F3B      # neighbouring addresses differ in the highest byte: mix it into the lowest
     at ^= at >> 16
     for step in range(16):
         event = &events.slots[(at + step) & (EVENT_SLOTS - 1)]

@@ -1,6 +1,6 @@
-"""The flow log: every packet as each interface has it, coming in and going out, added up by 5-tuple and action.
+"""The flow log: packets entering and leaving each interface, summed by 5-tuple and action.
 
-Off, it costs one look a batch; on, two looks at every packet.
+Disabled, it costs one test per batch; enabled, each packet is read twice.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -12,7 +12,7 @@ from natcore.base.spinlock cimport Spin
 cdef enum:
     FLOWS_BATCH = 256           # frames between flows_arrive and flows_leave, at most
 
-cdef enum:                      # FlowDirection: as the interface sees it
+cdef enum:                      # FlowDirection: as seen by the interface
     FLOW_IN = 0
     FLOW_OUT = 1
 
@@ -21,8 +21,8 @@ cdef enum:                      # FlowAction
     FLOW_REJECT = 1
 
 cdef struct FlowKey:
-    uint64_t addresses          # source and destination as they lie in the packet
-    uint32_t ports              # likewise; an echo's id on the inside host's side; 0 where there are none
+    uint64_t addresses          # source and destination as in the packet
+    uint32_t ports              # likewise; ICMP: the identifier on the inside host's side; 0: none
     uint8_t protocol
     uint8_t interface           # Side
     uint8_t direction           # FlowDirection
@@ -31,31 +31,31 @@ cdef struct FlowKey:
 cdef struct FlowRow:
     FlowKey key
     uint64_t bytes              # IPv4 total lengths
-    uint64_t packets            # of the network layer
+    uint64_t packets            # IPv4 packets
     int64_t start_time          # first and last packet; microseconds since 1970
     int64_t end_time
 
-cdef struct FlowSeen:           # a packet that has come in, until it is known what became of it
+cdef struct FlowSeen:           # a packet received, before its verdict is known
     FlowKey key
-    uint32_t packets            # 0: no 5-tuple could be read
+    uint32_t packets            # 0: no readable 5-tuple
     uint32_t bytes
 
 cdef struct Flows:
-    FlowRow* rows               # [capacity]; the newest of a key is the one that grows
-    uint32_t* index             # [places] row + 1 by key, 0: none; probed in a line
+    FlowRow* rows               # [capacity]; the newest of a key is the one being summed
+    uint32_t* index             # [places] row + 1 by key, 0: empty; linear probing
     uint32_t capacity
     uint32_t places             # a power of two, at least twice the capacity
     uint32_t count
     HashKey hash_key
     int64_t window_us
-    uint64_t lost               # packets that found no row left
-    uint64_t unreadable         # packets without a 5-tuple: not IPv4, or malformed
+    uint64_t lost               # packets without a row, for lack of space
+    uint64_t unreadable         # packets without a 5-tuple: not IPv4 or malformed
     bint ethernet
     uint32_t users              # batches between flows_enter and flows_exit
-    Spin spin                   # of the rows
+    Spin spin                   # protects the rows
 
 cdef inline void flows_enter(Flows* flows) noexcept nogil:
-    """The caller, who holds a worker that the log hangs on, uses it until flows_exit, whoever has the worker meanwhile."""
+    """Keeps the flow log in use until flows_exit, even if the worker is unlocked meanwhile. The worker must be locked."""
     fetch_add(&flows.users, 1)
 
 cdef inline void flows_exit(Flows* flows) noexcept nogil:

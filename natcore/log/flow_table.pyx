@@ -1,4 +1,4 @@
-"""Flow rows: a table of what was seen, found by a keyed hash."""
+"""The flow log's table of rows, with a keyed hash index."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
@@ -15,7 +15,7 @@ from natcore.base.headers cimport (
 
 
 cdef bint flows_new(Flows* flows, uint32_t capacity, const HashKey* key, int64_t window_us, bint ethernet) noexcept nogil:
-    """An empty table; False: no memory, then flows_delete is due all the same."""
+    """An empty table; False: out of memory, call flows_delete all the same."""
     memset(flows, 0, sizeof(Flows))
     flows.capacity = capacity
     flows.places = 64
@@ -26,7 +26,7 @@ cdef bint flows_new(Flows* flows, uint32_t capacity, const HashKey* key, int64_t
     flows.hash_key = key[0]
     flows.window_us = window_us
     flows.ethernet = ethernet
-    flows.spin.needed = True            # of one worker too: rows are taken from any thread
+    flows.spin.needed = True            # even with one worker: rows are taken by any thread
     return flows.rows != NULL and flows.index != NULL
 
 
@@ -41,7 +41,7 @@ cdef void flows_clear(Flows* flows) noexcept nogil:
 
 
 cdef void read_ports(FlowKey* key, const uint8_t* l4, uint32_t rest, bint outward) noexcept nogil:
-    """What there is of them in the rest bytes of the packet."""
+    """Reads ports or ICMP identifier, as far as the packet contains them."""
     cdef const IcmpHeader* icmp = <const IcmpHeader*>l4
     if key.protocol == PROTOCOL_TCP or key.protocol == PROTOCOL_UDP:
         if rest >= 4:
@@ -52,7 +52,7 @@ cdef void read_ports(FlowKey* key, const uint8_t* l4, uint32_t rest, bint outwar
 
 cdef bint read_packet(const Flows* flows, const Frame* frame, uint8_t interface, uint8_t direction,
                       FlowSeen* seen) noexcept nogil:
-    """The frame's 5-tuple and what it is on the wire; False: there is none to read."""
+    """Reads the frame's 5-tuple, and its packets and bytes on the wire; False: unreadable."""
     cdef uint32_t link = link_length(frame) if flows.ethernet else 0, headers
     cdef const Ipv4Header* ip
     cdef Flight flight
@@ -76,14 +76,14 @@ cdef bint read_packet(const Flows* flows, const Frame* frame, uint8_t interface,
     if not ip.fragment & bswap16(IPV4_OFFSET):
         read_ports(&seen.key, flight.l4, flight.total_length - headers, interface == direction)
     seen.packets = 1
-    if flight.total_length >= headers + 20:         # a super-frame has a whole header
+    if flight.total_length >= headers + 20:         # a super-frame has a complete header
         seen.packets = wire_packets(frame, &flight)
     seen.bytes = wire_bytes(&flight, seen.packets)
     return True
 
 
 cdef uint32_t find(const Flows* flows, const FlowKey* key) noexcept nogil:
-    """The key's place in the index, or the empty one where it belongs."""
+    """The key's place in the index, or the empty one for it."""
     cdef uint32_t rest = <uint32_t>key.interface << 2 | <uint32_t>key.direction << 1 | key.action
     cdef uint64_t hashed = flow_hash(&flows.hash_key, key.addresses, key.ports, key.protocol) + rest
     cdef uint32_t mask = flows.places - 1
@@ -94,7 +94,7 @@ cdef uint32_t find(const Flows* flows, const FlowKey* key) noexcept nogil:
 
 
 cdef void add(Flows* flows, const FlowSeen* seen, int64_t now_us) noexcept nogil:
-    """Into the key's row; a new one where there is none, or where its window is over."""
+    """Adds to the key's row; begins a new row if there is none or its window is over."""
     cdef uint32_t place = find(flows, &seen.key)
     cdef FlowRow* row = &flows.rows[flows.index[place] - 1] if flows.index[place] else NULL
     if row == NULL or now_us - row.start_time >= flows.window_us:
@@ -117,14 +117,14 @@ cdef inline uint8_t side_out(const Frame* frame) noexcept nogil:
 
 
 cdef void flows_arrive(const Flows* flows, FlowSeen* seen, const Frame* frames, uint32_t count) noexcept nogil:
-    """Frames that come in, FLOWS_BATCH at most, before they are translated. seen: written, for flows_leave."""
+    """Reads received frames, FLOWS_BATCH at most, before translation. seen: written, for flows_leave."""
     cdef uint32_t i
     for i in range(count):
         read_packet(flows, &frames[i], frames[i].side & 1, FLOW_IN, &seen[i])
 
 
 cdef void flows_leave(Flows* flows, FlowSeen* seen, const Frame* frames, uint32_t count, int64_t now_us) noexcept nogil:
-    """The same frames with their verdicts: how they came in, and how they go out if they do."""
+    """Adds the same frames after translation: received by their verdict, and sent if forwarded."""
     cdef uint32_t i
     cdef FlowSeen* came
     spin_lock(&flows.spin)
@@ -147,14 +147,14 @@ cdef void add_sent(Flows* flows, const Frame* frame, uint8_t side, int64_t now_u
 
 
 cdef void flows_sent(Flows* flows, const Frame* frame, uint8_t side, int64_t now_us) noexcept nogil:
-    """A frame that goes out of an interface."""
+    """Adds a frame that leaves by an interface."""
     spin_lock(&flows.spin)
     add_sent(flows, frame, side, now_us)
     spin_unlock(&flows.spin)
 
 
 cdef void flows_unsent(Flows* flows, const Frame* frame) noexcept nogil:
-    """A frame that was to go out and could not after all; it came in all the same."""
+    """Subtracts a frame that could not be sent after all; it still counts as received."""
     cdef FlowSeen seen
     cdef FlowRow* row
     cdef uint32_t place

@@ -1,9 +1,8 @@
-"""The journal: rows of the session log on their way out, a ring between a gateway's workers and one consumer.
+"""The journal: rows of the session log, in a ring between a gateway's workers and one consumer.
 
-While nobody reads (no session log runs), the rows of beginnings and ends have a ring of their own, so that they do not push
-out the window rows, which alone most callers ask for. Beside the ring there is room that is allocated when it is needed, for
-what writes many rows at once and not for a packet's sake, and only while somebody reads: the sweep, which cannot wait for the
-reader.
+While no session log runs, rows of session begin and end have a ring of their own, so that they do not displace window rows,
+which is all that most callers read. While one runs, the sweep may overflow a full ring into extra memory: it writes many rows
+at once and cannot wait for the reader.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -14,7 +13,7 @@ from natcore.base.spinlock cimport Spin
 cdef enum:                      # RecordKind
     RECORD_WINDOW = 0
     RECORD_CREATE = 1
-    RECORD_END = 2              # 3, a gap row, is made in Python: python/natcore/dtypes.py
+    RECORD_END = 2              # 3, a gap, is made in Python: python/natcore/dtypes.py
 
 cdef enum:                      # RecordFlag
     RECORD_OPENED_OUTSIDE = 1
@@ -27,7 +26,7 @@ cdef struct Record:             # RECORD of python/natcore/dtypes.py
     int64_t start_time          # microseconds since 1970
     int64_t end_time
     uint64_t session
-    uint64_t number             # set when the row is drained
+    uint64_t number             # assigned when the row is drained
     uint32_t pri_ip             # addresses and ports in host order
     uint32_t pub_ip
     uint32_t nat_ip
@@ -43,61 +42,61 @@ cdef struct Record:             # RECORD of python/natcore/dtypes.py
 cdef enum:
     ASIDE_ROWS = 1024
 
-cdef struct Aside:              # rows beside the ring: they come after the first at_head of the ring's, before its others
-    uint64_t next               # Aside*, 0: none yet
+cdef struct Aside:              # overflow chunk: ordered after the first at_head rows of the ring
+    uint64_t next               # Aside*; 0: none yet
     uint64_t count              # rows written
     uint64_t at_head
     Record rows[1024]           # ASIDE_ROWS
 
-cdef struct Journal:
+cdef struct Journal:            # producers write the first part, the consumer the second
     Record* ring
     uint64_t capacity           # rows
-    uint64_t head               # rows written into the ring since the start; the producers', as what follows
+    uint64_t head               # rows ever written to the ring
     uint64_t head_at            # head modulo capacity
-    uint64_t lost               # window rows that found no room, and all others while somebody reads
-    uint64_t apart_lost         # rows of beginnings and ends that found none while nobody did
-    int64_t lost_from           # of the lost rows, microseconds since 1970: the first start
-    int64_t lost_until          # and the last end; before lost_from: none was lost
+    uint64_t lost               # window rows lost, and all kinds while a session log runs
+    uint64_t apart_lost         # begin and end rows lost while none runs
+    int64_t lost_from           # of the lost rows, microseconds since 1970: earliest start
+    int64_t lost_until          # latest end; before lost_from: none lost
     uint64_t newest             # Aside*
     uint64_t aside_written      # rows since the start
-    uint64_t aside_limit        # rows that may wait beside the ring, 0: nobody reads
-    uint32_t widened            # sweeps under way: room is made beside a full ring
-    uint32_t is_aside           # the row of journal_slot does
-    Spin spin                   # from journal_slot to journal_commit
-    Record* apart               # [capacity] rows of beginnings and ends while nobody reads
+    uint64_t aside_limit        # rows that may wait in overflow chunks; 0: no session log runs
+    uint32_t widened            # sweeps in progress, which may overflow a full ring
+    uint32_t is_aside           # the row of journal_slot is in an overflow chunk
+    Spin spin                   # held from journal_slot to journal_commit
+    Record* apart               # [capacity] begin and end rows while no session log runs
     uint64_t apart_head
     uint64_t apart_head_at
-    uint64_t order              # rows written since the start, into whichever ring: `number` until they are drained
-    uint32_t is_apart           # the row of journal_slot is
-    Events* events              # where a loss is told
+    uint64_t order              # rows ever written, to any ring; stored in `number` until drained
+    uint32_t is_apart           # the row of journal_slot is in `apart`
+    Events* events              # receives RECORDS_LOST
     uint64_t unused[3]
-    uint64_t tail               # rows read from the ring since the start; the consumer's, as what follows
+    uint64_t tail               # rows ever read from the ring
     uint64_t tail_at
-    uint64_t oldest             # Aside*, which has been read up to oldest_read; the producer sets the very first
+    uint64_t oldest             # Aside*, read up to oldest_read; the producer sets the first
     uint64_t oldest_read
-    uint64_t aside_read         # rows since the start
+    uint64_t aside_read         # rows ever read
     uint64_t apart_tail
     uint64_t apart_tail_at
 
 cdef inline uint64_t journal_room(Journal* journal) noexcept nogil:
-    """Rows that still fit, at least: the consumer may be reading, and, where the caller holds no worker, others writing."""
+    """Lower bound of rows that fit: the consumer may be reading, and workers writing."""
     cdef uint64_t tail = load_acquire64(&journal.tail)
     return journal.capacity - (load_acquire64(&journal.head) - tail)
 
 cdef inline uint64_t journal_room_for_many(Journal* journal) noexcept nogil:
-    """Rows that may be written at once by what can wait: half of the ring is left to what packets write meanwhile."""
+    """Rows that bulk writers may add at once: half of the ring is reserved for rows that packets cause."""
     cdef uint64_t room = journal_room(journal), left = journal.capacity // 2
     return room - left if room > left else 0
 
 cdef inline uint64_t journal_waiting(Journal* journal) noexcept nogil:
-    """Rows that can be drained; the consumer asks."""
-    cdef uint64_t tail = load_acquire64(&journal.tail), aside_read = load_acquire64(&journal.aside_read)     # these first
+    """Rows that can be drained; for the consumer."""
+    cdef uint64_t tail = load_acquire64(&journal.tail), aside_read = load_acquire64(&journal.aside_read)     # before the heads
     cdef uint64_t apart_tail = load_acquire64(&journal.apart_tail)
     return (load_acquire64(&journal.head) - tail + load_acquire64(&journal.aside_written) - aside_read
             + load_acquire64(&journal.apart_head) - apart_tail)
 
 cdef inline bint journal_is_short(Journal* journal) noexcept nogil:
-    """Whether a session's last two rows had better wait until the reader has made room."""
+    """Whether the last two rows of a session should wait for the consumer."""
     return journal.aside_limit and journal_room(journal) < 2
 
 cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil

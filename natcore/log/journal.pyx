@@ -1,4 +1,4 @@
-"""The journal's ring: rows are written and read in order; a full ring loses the row and counts it, never stops a packet."""
+"""The journal's ring: rows are written and read in order. A full ring loses and counts rows; it never blocks a packet."""
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -29,7 +29,7 @@ cdef void journal_delete(Journal* journal) noexcept nogil:
 
 
 cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil:
-    """Where the next row goes, until journal_commit; NULL when there is no room: the row is lost, and counted here."""
+    """Space for the next row, until journal_commit; NULL: the row is lost, and counted."""
     cdef Record* row = NULL
     spin_lock(&journal.spin)
     if journal.aside_limit == 0 and kind != RECORD_WINDOW:
@@ -52,7 +52,7 @@ cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil:
 
 
 cdef void journal_lose(Journal* journal, int64_t start_us, int64_t end_us, uint64_t now_ns) noexcept nogil:
-    """The row that found no room began and ended then (microseconds since 1970)."""
+    """Records the time span of a lost row (microseconds since 1970)."""
     spin_lock(&journal.spin)
     if journal.lost_until < journal.lost_from:
         journal.lost_from, journal.lost_until = start_us, end_us
@@ -65,7 +65,7 @@ cdef void journal_lose(Journal* journal, int64_t start_us, int64_t end_us, uint6
 
 
 cdef Record* aside_slot(Journal* journal) noexcept nogil:
-    """Beside the ring; for a packet's row no room is made, it may take what is left of the sweep's."""
+    """Space in an overflow chunk. Only the sweep allocates chunks; packets may use what is left."""
     cdef Aside* aside = <Aside*>journal.newest
     cdef Aside* more
     if journal.aside_written - load_acquire64(&journal.aside_read) >= journal.aside_limit:
@@ -85,7 +85,7 @@ cdef Record* aside_slot(Journal* journal) noexcept nogil:
 
 
 cdef void journal_commit(Journal* journal) noexcept nogil:
-    """The row of journal_slot is complete."""
+    """Completes the row of journal_slot."""
     cdef Aside* aside
     cdef uint64_t order = journal.order
     journal.order = order + 1
@@ -111,12 +111,12 @@ cdef void journal_commit(Journal* journal) noexcept nogil:
 
 
 cdef Aside* aside_waiting(Journal* journal) noexcept nogil:
-    """The rows beside the ring that are next, NULL: there are none. What has been read to its end is freed."""
+    """The next overflow chunk with unread rows; NULL: none. Chunks read to their end are freed."""
     cdef Aside* aside = <Aside*>load_acquire64(&journal.oldest)
     cdef uint64_t after
     while aside != NULL and journal.oldest_read == load_acquire64(&aside.count):
         after = load_acquire64(&aside.next)
-        if after == 0 or journal.oldest_read != load_acquire64(&aside.count):       # it was written to meanwhile
+        if after == 0 or journal.oldest_read != load_acquire64(&aside.count):       # written meanwhile
             return aside if journal.oldest_read != load_acquire64(&aside.count) else NULL
         free(aside)
         journal.oldest = after
@@ -126,7 +126,7 @@ cdef Aside* aside_waiting(Journal* journal) noexcept nogil:
 
 
 cdef uint64_t ring_drain(Journal* journal, Record* rows, uint64_t count) noexcept nogil:
-    """Moves count rows out of the ring, at most two pieces of it."""
+    """Moves count rows out of the ring, in at most two copies."""
     cdef uint64_t done = 0, piece
     while done < count:
         piece = journal.capacity - journal.tail_at
@@ -148,7 +148,7 @@ cdef uint64_t aside_drain(Journal* journal, const Aside* aside, Record* rows, ui
 
 
 cdef uint64_t main_drain(Journal* journal, Record* rows, uint64_t room) noexcept nogil:
-    """Moves rows of the ring and of what lies beside it, as many as there are and fit."""
+    """Moves rows of the ring and its overflow chunks, as many as available and as fit."""
     cdef uint64_t filled = 0, waiting
     cdef Aside* aside
     while filled < room:
@@ -163,7 +163,7 @@ cdef uint64_t main_drain(Journal* journal, Record* rows, uint64_t room) noexcept
 
 
 cdef const Record* main_next(Journal* journal) noexcept nogil:
-    """The row that main_drain moves first, NULL: there is none."""
+    """The row that main_drain moves next; NULL: none."""
     cdef Aside* aside = aside_waiting(journal)
     if aside != NULL and aside.at_head == journal.tail:
         return &aside.rows[journal.oldest_read]
@@ -171,7 +171,7 @@ cdef const Record* main_next(Journal* journal) noexcept nogil:
 
 
 cdef uint64_t merged_drain(Journal* journal, Record* rows, uint64_t room) noexcept nogil:
-    """Moves rows of both rings in the order in which they were written; what is written meanwhile comes the next time."""
+    """Moves rows of both rings in the order of writing; rows written meanwhile are left for the next call."""
     cdef uint64_t filled = 0, until
     cdef const Record* apart
     cdef const Record* other
@@ -198,7 +198,7 @@ cdef uint64_t merged_drain(Journal* journal, Record* rows, uint64_t room) noexce
 
 
 cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t room, uint64_t number) noexcept nogil:
-    """Moves up to room rows out in the order in which they were written, numbered from number; how many."""
+    """Moves up to room rows out in the order of writing, numbered from number; how many."""
     cdef uint64_t filled, i
     if journal.aside_limit and load_acquire64(&journal.apart_head) == journal.apart_tail:
         filled = main_drain(journal, rows, room)

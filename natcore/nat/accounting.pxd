@@ -1,4 +1,4 @@
-"""A packet that is forwarded, taken into account: the session's TCP state, time-out, window and counters."""
+"""Accounting of forwarded packets: the session's TCP state, time-out, window and counters."""
 from libc.stdint cimport int16_t, uint8_t, uint32_t
 
 from natcore.packet.parse cimport Flight, wire_bytes, wire_packets
@@ -16,19 +16,19 @@ cdef extern from * nogil:
     const uint8_t* NO_SEGMENT "natcore_no_segment"  # a TCP header that changes no state: an ACK of nothing
 
 cdef inline const TcpHeader* segment_of(const Flight* flight) noexcept nogil:
-    """The packet's TCP header, or NO_SEGMENT: TCP and UDP come mixed, so nothing that follows branches on which it is."""
+    """The packet's TCP header, or NO_SEGMENT. TCP and UDP come mixed: what follows must not branch on which it is."""
     return <const TcpHeader*>either(flight.protocol == PROTOCOL_TCP, flight.l4, NO_SEGMENT)
 
 cdef inline bint is_steady(const Session* session, const TcpHeader* segment) noexcept nogil:
-    """Whether the segment cannot change the state: what nearly all packets are. Other protocols' states begin steady."""
+    """Whether the segment leaves the state unchanged, as nearly all do. Sessions of other protocols are steady by default."""
     return session.state == TCP_STEADY and segment.flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK) == TCP_ACK
 
 cdef inline uint32_t account_other(Session* session, uint32_t* syn, uint32_t direction, const Flight* flight) noexcept nogil:
-    """A packet that may change the session's state; a Refresh."""
+    """Accounts a packet that may change the session's state; returns a Refresh."""
     cdef const TcpHeader* tcp = <const TcpHeader*>flight.l4
     cdef uint32_t end
     if flight.protocol != PROTOCOL_TCP:
-        if direction == OUT:                        # the inside answers what the outside opened
+        if direction == OUT:                        # the inside answers a session opened from outside
             session.timeout_class = class_of(flight.protocol)
             session.state = TCP_STEADY
         return REFRESH_BY_POLICY
@@ -37,7 +37,7 @@ cdef inline uint32_t account_other(Session* session, uint32_t* syn, uint32_t dir
 
 cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, const Clock* now,
                          uint32_t packets, uint32_t bytes) noexcept nogil:
-    """State, time-out, window and counters of the packet's session. It will be forwarded."""
+    """Updates state, time-out, window and counters of the session of a packet that will be forwarded."""
     cdef Session* session = &worker.sessions.hot[slot]
     cdef const TcpHeader* segment = segment_of(flight)
     cdef uint32_t refresh = REFRESH_BY_POLICY
@@ -54,6 +54,6 @@ cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, cons
 
 cdef inline void account_frame(Worker* worker, uint32_t slot, uint32_t direction, const Frame* frame,
                                const Flight* flight, const Clock* now) noexcept nogil:
-    """The same for a frame that may be a super-frame: what it becomes on the wire is counted."""
+    """As account, for a frame that may be a super-frame: counts the packets it becomes on the wire."""
     cdef uint32_t packets = wire_packets(frame, flight)
     account(worker, slot, direction, flight, now, packets, wire_bytes(flight, packets))

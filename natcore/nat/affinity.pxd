@@ -1,4 +1,4 @@
-"""Whose a packet is: every inside address is one worker's, and so are its mappings and its sessions."""
+"""Worker affinity: each inside address belongs to exactly one worker, with its mappings and sessions."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from natcore.packet.parse cimport Flight

@@ -1,6 +1,6 @@
-"""Finding the owner: by the inside address; from outside by who has the port, or by the target that an entry chooses.
+"""Finds the owning worker of a packet: by inside address; from outside by the port's mapping, or by the DNAT target.
 
-What this cannot tell, or what may touch the tables of two, is looked for in all of them, by who holds all workers.
+Packets that this does not tell, or that touch the tables of two workers, are handled with all workers locked.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -34,10 +34,10 @@ cdef inline Worker* of_inside(const Worker* worker, uint32_t ip) noexcept nogil:
     return worker.shared.workers[owner_of_inside(bswap32(ip), worker.shared.count)]
 
 
-# ---- by the key alone ------------------------------------------------------------------------------------------------
+# ---- by key ----------------------------------------------------------------------------------------------------------
 
 cdef Worker* of_target(const Worker* worker, uint32_t ip, uint32_t remote_ip, uint32_t space, uint32_t port) noexcept nogil:
-    """The worker of the target that a DNAT entry has for a remote; NULL: no entry in force has the outside endpoint."""
+    """The worker that owns the DNAT target for this remote; NULL: no entry has the outside endpoint."""
     cdef const DnatRule* rule = NULL
     if worker.rules != NULL:
         rule = dnat_rule(worker.rules, dnat_key(bswap32(ip), space, port))
@@ -47,7 +47,7 @@ cdef Worker* of_target(const Worker* worker, uint32_t ip, uint32_t remote_ip, ui
 
 
 cdef Worker* of_pair(const Worker* worker, const Taken* ends) noexcept nogil:
-    """Where ports are overloaded: the worker of the mapping that joins the two endpoints; NULL: there is none."""
+    """Overloaded ports: the worker with the mapping between the two endpoints; NULL: none."""
     cdef Ports* ports = worker.mappings.ports
     cdef uint32_t number
     spin_lock(&ports.spin)
@@ -60,8 +60,8 @@ cdef Worker* of_pair(const Worker* worker, const Taken* ends) noexcept nogil:
 
 cdef Worker* of_outside(const Worker* worker, uint32_t address, uint64_t addresses, uint32_t ports,
                         uint8_t protocol) noexcept nogil:
-    """The worker of an outside endpoint of ours, as things are; it is asked again in that worker's tables (find_open).
-    NULL: one of them has it, or none."""
+    """The worker of an outside endpoint. The answer may be outdated: find_open checks it again in that worker's tables.
+    NULL: any worker may have it."""
     cdef uint32_t remote_ip = <uint32_t>addresses, outside_ip = <uint32_t>(addresses >> 32), number, holder = 0
     cdef uint32_t port = bswap16(<uint16_t>(ports >> 16)), space = space_of(protocol)
     cdef Taken ends
@@ -84,17 +84,17 @@ cdef Worker* of_outside(const Worker* worker, uint32_t address, uint64_t address
 
 
 cdef Worker* owner_by_key(Worker* worker, uint32_t side, uint64_t addresses, uint32_t ports, uint8_t protocol) noexcept nogil:
-    """The worker in whose tables a packet with this key begins a session, or is refused. NULL: that cannot be told."""
+    """The worker that admits or refuses a packet with this key. NULL: unknown."""
     cdef uint32_t address
     if side == INSIDE:
         return of_inside(worker, <uint32_t>addresses)
     address = address_find(worker.mappings.ports, <uint32_t>(addresses >> 32))
-    if address == NONE:                             # a no-NAT entry's, if anybody's
+    if address == NONE:                             # a no-NAT entry's, or none
         return of_inside(worker, <uint32_t>(addresses >> 32))
     return of_outside(worker, address, addresses, ports, protocol)
 
 
-# ---- a packet's, for who holds one worker ----------------------------------------------------------------------------
+# ---- by packet, with one worker locked -------------------------------------------------------------------------------
 
 cdef bint has_live(const Worker* worker, uint32_t side, uint64_t addresses, uint32_t ports, uint8_t protocol,
                    const Clock* now) noexcept nogil:
@@ -103,10 +103,10 @@ cdef bint has_live(const Worker* worker, uint32_t side, uint64_t addresses, uint
 
 
 cdef Worker* owner_of(Worker* worker, const Frame* frame, const Flight* flight, const Clock* now) noexcept nogil:
-    """The worker in whose tables alone a packet is to be done. NULL: whoever does it has to hold all."""
+    """The worker that can process the packet in its tables alone. NULL: all workers must be locked."""
     if wire_length(frame, flight) > min(worker.mtu[INSIDE], worker.mtu[OUTSIDE]):
-        return NULL                                 # fragments are written with all held
-    if flight.kind == KIND_OTHER or crosses(worker, frame, flight):     # no table knows of it
+        return NULL                                 # fragments are written with all workers locked
+    if flight.kind == KIND_OTHER or crosses(worker, frame, flight):     # stateless
         return worker
     if flight.kind != KIND_SESSION or not has_ports(flight.protocol):
         return NULL
@@ -117,11 +117,11 @@ cdef Worker* owner_of(Worker* worker, const Frame* frame, const Flight* flight, 
     return owner_by_key(worker, frame.side, flight.addresses, flight.ports, flight.protocol)
 
 
-# ---- for who holds all -----------------------------------------------------------------------------------------------
+# ---- by packet, with all workers locked ------------------------------------------------------------------------------
 
 cdef Worker* keeper_of(Worker* worker, uint32_t side, uint64_t addresses, uint32_t ports, uint8_t protocol, bint meet,
                        const Clock* now) noexcept nogil:
-    """The worker that has the live session of a key, or NULL. meet: a dead one is ended, as by any packet that meets it."""
+    """The worker with a live session of this key, or NULL. meet: end a dead one, as any packet that meets it does."""
     cdef uint32_t i
     cdef Worker* one
     for i in range(worker.shared.count):
@@ -134,7 +134,7 @@ cdef Worker* keeper_of(Worker* worker, uint32_t side, uint64_t addresses, uint32
 
 
 cdef Worker* holder_of(Worker* worker, uint32_t side, uint64_t addresses, uint32_t ports, uint8_t protocol) noexcept nogil:
-    """The worker that has a session of a key, be it dead, or NULL."""
+    """The worker with a session of this key, dead or alive, or NULL."""
     cdef uint32_t i
     for i in range(worker.shared.count):
         if session_find(&worker.shared.workers[i].sessions, side, addresses, ports, protocol) != NONE:
@@ -143,7 +143,7 @@ cdef Worker* holder_of(Worker* worker, uint32_t side, uint64_t addresses, uint32
 
 
 cdef bint asks_for_session(const Worker* worker, const Frame* frame, const Flight* flight) noexcept nogil:
-    """Whether it is a query the other way round, which only a 1:1 entry's sessions let pass."""
+    """Whether it is an ICMP query in the reverse direction, which only sessions of 1:1 entries pass."""
     cdef uint8_t type = (<const IcmpHeader*>flight.l4).type if flight.kind == KIND_ICMP else 0
     return (flight.kind == KIND_ICMP and (is_request(type) if frame.side == OUTSIDE else is_reply(type))
             and not (worker.link_address[frame.side] and flight.ip.destination == worker.link_address[frame.side]))
@@ -151,8 +151,8 @@ cdef bint asks_for_session(const Worker* worker, const Frame* frame, const Fligh
 
 cdef Worker* owner_for_sure(Worker* worker, const Frame* frame, const Flight* flight, bint meet,
                             const Clock* now) noexcept nogil:
-    """The worker in whose tables a packet is to be done; worker, if it is no matter. The caller holds all. meet: a dead
-    session of it is ended."""
+    """The worker that processes the packet; `worker` if it does not matter. Call it with all workers locked. meet: end a
+    dead session of it."""
     cdef uint32_t i
     cdef Worker* owner
     cdef Flight copy = flight[0]
@@ -167,13 +167,13 @@ cdef Worker* owner_for_sure(Worker* worker, const Frame* frame, const Flight* fl
     owner = keeper_of(worker, frame.side, copy.addresses, copy.ports, copy.protocol, meet, now)
     if owner == NULL:
         owner = owner_by_key(worker, frame.side, copy.addresses, copy.ports, copy.protocol)
-    if owner == NULL:                               # of a fragment nobody knows yet whether it will meet a dead one
+    if owner == NULL:                               # fragment: it may yet meet a dead session
         owner = holder_of(worker, frame.side, copy.addresses, copy.ports, copy.protocol)
     return worker if owner == NULL else owner
 
 
 cdef Worker* peer_of(Worker* worker, uint64_t addresses, uint32_t ports, uint8_t protocol, const Clock* now) noexcept nogil:
-    """The worker of the way back in of a hairpinned packet, which comes with this key. The caller holds all."""
+    """The worker of the second session of a hairpinned packet, which has this key. Call it with all workers locked."""
     cdef Worker* owner
     if worker.shared.count == 1:
         return worker
@@ -183,10 +183,10 @@ cdef Worker* peer_of(Worker* worker, uint64_t addresses, uint32_t ports, uint8_t
     return worker if owner == NULL else owner
 
 
-# ---- a frame's, by itself --------------------------------------------------------------------------------------------
+# ---- by frame --------------------------------------------------------------------------------------------------------
 
 cdef uint32_t owner_of_frame(Worker* worker, const Frame* frame) noexcept nogil:
-    """The number of the worker to which a frame belongs; a guess, if the caller holds only this one."""
+    """The number of the worker that owns the frame; a guess unless all workers are locked."""
     cdef Frame one = frame[0]
     cdef Flight flight
     cdef Clock now

@@ -1,4 +1,4 @@
-"""Fragments on their way: a later one goes as its first one went, or waits for it (RFC 4787 REQ-14)."""
+"""Fragments in transit: later ones follow their first fragment, or wait for it (RFC 4787 REQ-14)."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from natcore.packet.parse cimport Flight

@@ -1,5 +1,5 @@
-"""What becomes of fragments. The first one of a datagram is judged as any packet is, by whoever calls here; the later ones
-follow it. Nothing is reassembled; that is the receiver's.
+"""Translates fragments. The caller decides a datagram's first fragment like any packet; later ones follow it. Nothing is
+reassembled.
 """
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -33,7 +33,7 @@ from natcore.base.headers cimport (
 
 
 cdef inline uint32_t offset_of(const Flight* flight) noexcept nogil:
-    """Bytes of the datagram's payload that lie before the packet's."""
+    """Offset of the packet's payload in the datagram, in bytes."""
     return (bswap16(flight.ip.fragment) & IPV4_OFFSET) * 8
 
 
@@ -43,7 +43,7 @@ cdef inline uint32_t payload_of(const Flight* flight) noexcept nogil:
 
 
 cdef void fit(Worker* worker, Frame* frame, const Flight* flight, uint8_t verdict, uint8_t cause) noexcept nogil:
-    """A forwarded packet that is longer than its link carries becomes fragments (REQ-13a). cause: the others' Verdict."""
+    """Fragments a forwarded packet that exceeds the MTU of its egress link (REQ-13a). cause: Verdict of the other fragments."""
     cdef uint8_t send_to = egress_of(verdict, frame.side, frame.flags & FRAME_CROSSING)
     cdef uint32_t mtu = worker.mtu[OUTSIDE] if send_to == OUTSIDE else inside_mtu(worker, flight.ip.destination)
     if wire_length(frame, flight) > mtu:
@@ -54,7 +54,7 @@ cdef void fit(Worker* worker, Frame* frame, const Flight* flight, uint8_t verdic
 
 cdef void take(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, uint32_t sequence, bint counted,
                const Clock* now) noexcept nogil:
-    """A later fragment of the session, counted as one packet more. sequence: of the byte where the TCP header begins."""
+    """Accounts a later fragment to the session. sequence: at the first byte of the TCP header. counted: as one more packet."""
     cdef Session* session = &worker.sessions.hot[slot]
     cdef uint32_t end = sequence + offset_of(flight) + payload_of(flight)
     if <int16_t>(now.seconds - session.window_end) >= 0:
@@ -68,7 +68,7 @@ cdef void take(Worker* worker, uint32_t slot, uint32_t direction, const Flight* 
 
 
 cdef uint8_t follow(Worker* worker, Frame* frame, Flight* flight, const Datagram* datagram, const Clock* now) noexcept nogil:
-    """A later fragment goes the way of its first one, whose session still must live."""
+    """Translates a later fragment through the session of its first one, if that is still alive."""
     cdef uint32_t direction = frame.side, other = NONE
     cdef uint32_t slot = find_live(worker, direction, flight.addresses, datagram.ports, flight.protocol, now)
     cdef const Session* session
@@ -102,7 +102,7 @@ cdef uint8_t follow(Worker* worker, Frame* frame, Flight* flight, const Datagram
 # ---- every fragment --------------------------------------------------------------------------------------------------
 
 cdef void give_up(Worker* worker) noexcept nogil:
-    """What the table gave up was dropped."""
+    """Counts held frames that the table dropped."""
     cdef Fragments* table
     cdef uint32_t side
     for side in range(2):
@@ -113,14 +113,14 @@ cdef void give_up(Worker* worker) noexcept nogil:
 
 
 cdef void pieces_expire(Worker* worker, uint64_t now_ns) noexcept nogil:
-    """Drops what has waited too long."""
+    """Drops datagrams that timed out."""
     fragments_expire(&worker.fragments[INSIDE], now_ns // 1000000)
     fragments_expire(&worker.fragments[OUTSIDE], now_ns // 1000000)
     give_up(worker)
 
 
 cdef uint8_t screen(const Flight* flight) noexcept nogil:
-    """What no datagram has, and what TCP's may not have: a fragment that begins within its header (RFC 1858)."""
+    """Checks that fragment offset and length are possible, and that a TCP header is not overwritten (RFC 1858)."""
     cdef uint32_t offset = offset_of(flight), payload = payload_of(flight)
     if (payload == 0 or offset + flight.total_length > 0xFFFF
             or (flight.ip.fragment & bswap16(IPV4_MORE) and payload % 8)):
@@ -129,7 +129,7 @@ cdef uint8_t screen(const Flight* flight) noexcept nogil:
 
 
 cdef uint8_t piece_enter(Worker* worker, Frame* frame, Flight* flight, const Clock* now, uint32_t* datagram) noexcept nogil:
-    """The verdict on a later fragment; PENDING: it is a first one, and the caller tells `piece_known` what became of it."""
+    """The verdict on a later fragment. PENDING: a first fragment, for which the caller reports to `piece_known`."""
     cdef Fragments* table = &worker.fragments[frame.side]
     cdef uint64_t now_ms = now.ns // 1000000
     cdef uint32_t offset = offset_of(flight), number
@@ -154,9 +154,9 @@ cdef uint8_t piece_enter(Worker* worker, Frame* frame, Flight* flight, const Clo
         piece.units |= 0 if flight.ip.fragment & bswap16(IPV4_MORE) else PIECE_LAST
         piece.sum = piece_sum(table, flight.l4, payload_of(flight))
         if datagram_has(table, number, &piece):
-            verdict = DROP_FRAGMENT                         # an exact duplicate (RFC 8200 section 4.5): it alone
+            verdict = DROP_FRAGMENT                         # exact duplicate (RFC 8200 section 4.5): drop it alone
         elif not datagram_mark(table, number, &piece):
-            datagram_break(table, number, DROP_FRAGMENT)    # in the spirit of RFC 5722
+            datagram_break(table, number, DROP_FRAGMENT)    # overlap: drop the datagram, as RFC 5722 does
             verdict = DROP_FRAGMENT
     if verdict == PENDING and offset:
         verdict = place(worker, frame, flight, number, now)
@@ -167,7 +167,7 @@ cdef uint8_t piece_enter(Worker* worker, Frame* frame, Flight* flight, const Clo
 
 
 cdef uint8_t place(Worker* worker, Frame* frame, Flight* flight, uint32_t number, const Clock* now) noexcept nogil:
-    """A later fragment, by what its datagram's state is."""
+    """Handles a later fragment by the state of its datagram."""
     cdef Fragments* table = &worker.fragments[frame.side]
     cdef Datagram* datagram = &table.datagrams[number]
     cdef uint8_t verdict
@@ -185,7 +185,7 @@ cdef uint8_t place(Worker* worker, Frame* frame, Flight* flight, uint32_t number
 
 
 cdef bint piece_key(const Worker* worker, Flight* flight, uint8_t side) noexcept nogil:
-    """Completes the key of a fragment's session, by its header or by what its first one had; False: nobody knows it."""
+    """Completes the session key of a fragment, from its header or its first fragment; False: not known yet."""
     cdef uint32_t number
     cdef const Fragments* table = &worker.fragments[side]
     flight.kind = KIND_SESSION
@@ -201,7 +201,7 @@ cdef bint piece_key(const Worker* worker, Flight* flight, uint8_t side) noexcept
 # ---- first fragments -------------------------------------------------------------------------------------------------
 
 cdef uint8_t parse_first(Flight* flight, uint32_t side) noexcept nogil:
-    """The layer-4 header, which a first fragment has to hold in full (RFC 1858, RFC 3128); PENDING, or why not."""
+    """Parses the layer-4 header, which the first fragment must contain in full (RFC 1858, RFC 3128); PENDING or a drop."""
     cdef uint32_t rest = payload_of(flight)
     if flight.protocol == PROTOCOL_TCP:
         if rest < 20 or rest < ((<const TcpHeader*>flight.l4).data_offset >> 4) * 4:
@@ -209,12 +209,12 @@ cdef uint8_t parse_first(Flight* flight, uint32_t side) noexcept nogil:
     elif flight.protocol == PROTOCOL_UDP or flight.protocol == PROTOCOL_ICMP:
         if rest < 8:
             return DROP_FRAGMENT
-        rest = 0xFFFF                               # its length is the whole datagram's
+        rest = 0xFFFF                               # UDP length covers the whole datagram
     return parse_transport(flight, side, rest)
 
 
 cdef uint8_t release_held(Worker* worker, uint32_t number, uint8_t side, uint8_t verdict, const Clock* now) noexcept nogil:
-    """The fragment that waited longest goes out by the outbox, or is dropped; its verdict. verdict: its first one's."""
+    """Sends the fragment held longest through the outbox, or drops it; its verdict. verdict: of the first fragment."""
     cdef Fragments* table = &worker.fragments[side]
     cdef uint32_t length = datagram_held(table, number)
     cdef Frame frame
@@ -234,12 +234,12 @@ cdef uint8_t release_held(Worker* worker, uint32_t number, uint8_t side, uint8_t
     fit(worker, &frame, &flight, verdict, verdict)
     side = egress_of(verdict, side, False)
     parcel_seal(frame.data, frame.length, side)
-    return OUTBOUND if side == OUTSIDE else INBOUND     # what leaves on its own is counted by its side
+    return OUTBOUND if side == OUTSIDE else INBOUND     # counted by egress side
 
 
 cdef void piece_known(Worker* worker, const Frame* frame, const Flight* flight, uint32_t number, uint8_t verdict,
                       const Clock* now) noexcept nogil:
-    """What became of a first fragment holds for the datagram; what waited for it leaves, or is dropped."""
+    """Applies the first fragment's verdict to the datagram: held fragments are sent or dropped."""
     cdef Fragments* table = &worker.fragments[frame.side]
     cdef Datagram* datagram = &table.datagrams[number]
     cdef const TcpHeader* tcp = <const TcpHeader*>flight.l4

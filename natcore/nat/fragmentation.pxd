@@ -1,4 +1,4 @@
-"""Making fragments of what is longer than the next link carries (RFC 791, RFC 4787 REQ-13a)."""
+"""Fragments packets that exceed the MTU of the next link (RFC 791, RFC 4787 REQ-13a)."""
 from libc.stdint cimport uint8_t, uint32_t
 
 from natcore.tables.icmp_output cimport Outbox

@@ -1,4 +1,4 @@
-"""The frame itself becomes the first fragment; the others wait in the outbox, behind the same link header."""
+"""Fragmentation: the frame becomes the first fragment, the others go to the outbox with the same link header."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
@@ -13,7 +13,7 @@ from natcore.base.headers cimport (
 )
 
 cdef enum:
-    PARCEL_AROUND = 64          # bytes that a fragment takes in the outbox at most, besides its frame
+    PARCEL_AROUND = 64          # upper bound of a fragment's overhead in the outbox
 
 
 cdef inline uint32_t header_bytes(const Flight* flight) noexcept nogil:
@@ -21,7 +21,7 @@ cdef inline uint32_t header_bytes(const Flight* flight) noexcept nogil:
 
 
 cdef bint may_split(const Outbox* outbox, const Frame* frame, const Flight* flight, uint32_t mtu) noexcept nogil:
-    """Whether the packet may be fragmented for the mtu, and the outbox has room for all that comes of it."""
+    """Whether the packet may be fragmented for the mtu, and the outbox has space for the fragments."""
     cdef uint32_t header = header_bytes(flight), link = <uint32_t>(<const uint8_t*>flight.ip - frame.data), each
     if flight.ip.fragment & bswap16(IPV4_DF) or frame.flags & (FRAME_GSO | FRAME_UNFINISHED) or mtu < header + 8:
         return False
@@ -31,7 +31,7 @@ cdef bint may_split(const Outbox* outbox, const Frame* frame, const Flight* flig
 
 
 cdef void finish_checksum(Frame* frame, const Flight* flight) noexcept nogil:
-    """Makes a layer-4 checksum of a partial one: no device can do it for fragments."""
+    """Completes a partial layer-4 checksum, since no device can do so for fragments."""
     cdef uint16_t sum = checksum(flight.l4, flight.total_length - header_bytes(flight), 0)
     if flight.protocol == PROTOCOL_TCP:
         (<TcpHeader*>flight.l4).checksum = sum
@@ -41,14 +41,14 @@ cdef void finish_checksum(Frame* frame, const Flight* flight) noexcept nogil:
 
 
 cdef uint32_t copy_header(const Ipv4Header* ip, uint8_t* out) noexcept nogil:
-    """The header of a later fragment: of the options those that are copied into each (RFC 791 section 3.1); its bytes."""
+    """Writes the header of later fragments: of the options only those to be copied (RFC 791 section 3.1); its length."""
     cdef const uint8_t* options = <const uint8_t*>ip
     cdef uint32_t at = 20, end = (ip.version_ihl & 15) * 4, done = 20, length
     memcpy(out, ip, 20)
     while at < end and options[at] != IPV4_OPTION_END:
         length = 1 if options[at] == IPV4_OPTION_NONE else options[at + 1] if at + 1 < end else 0
         if length == 0 or length > end - at or (length == 1 and options[at] != IPV4_OPTION_NONE):
-            break                                   # malformed: the first fragment alone tells
+            break                                   # malformed: only the first fragment carries them
         if options[at] & IPV4_OPTION_COPIED:
             memcpy(out + done, options + at, length)
             done += length
@@ -61,7 +61,7 @@ cdef uint32_t copy_header(const Ipv4Header* ip, uint8_t* out) noexcept nogil:
 
 
 cdef void seal(Ipv4Header* ip, uint32_t total, uint32_t fragment) noexcept nogil:
-    """Length, flags and offset (host order), and the checksum made anew."""
+    """Sets length, flags and offset (host order), and the checksum."""
     ip.total_length = bswap16(<uint16_t>total)
     ip.fragment = bswap16(<uint16_t>fragment)
     ip.checksum = 0
@@ -70,7 +70,7 @@ cdef void seal(Ipv4Header* ip, uint32_t total, uint32_t fragment) noexcept nogil
 
 cdef void split(Outbox* outbox, Frame* frame, const Flight* flight, uint32_t mtu, uint8_t send_to,
                 uint8_t cause) noexcept nogil:
-    """Cuts the frame down to its first fragment; `may_split` has said yes. send_to: Side; cause: Verdict, of the others."""
+    """Cuts the frame down to its first fragment, once `may_split` has agreed. send_to: Side; cause: Verdict of the others."""
     cdef uint8_t header[60]
     cdef uint32_t first = header_bytes(flight), link = <uint32_t>(<const uint8_t*>flight.ip - frame.data)
     cdef uint32_t left = flight.total_length - first, words = bswap16(flight.ip.fragment)

@@ -1,4 +1,4 @@
-"""Others' ICMP errors: the packet that they quote names the session, and is translated back with them (RFC 5508)."""
+"""ICMP errors from other hosts: matched to a session by the packet they quote, and translated with it (RFC 5508)."""
 from libc.stdint cimport uint8_t, uint32_t
 
 from natcore.packet.parse cimport Flight

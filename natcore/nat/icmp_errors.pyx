@@ -1,6 +1,6 @@
-"""ICMP errors on their way through: verified, matched by the packet they quote, rewritten outside and in.
+"""ICMP errors in transit: verified, matched by the quoted packet, and rewritten together with it.
 
-They neither refresh nor end the session they belong to, and are not counted into it (RFC 5508 REQ-6, contract).
+They neither refresh nor end the session, and are not counted in it (RFC 5508 REQ-6).
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -30,26 +30,26 @@ from natcore.base.headers cimport (
 )
 
 cdef enum:
-    WINDOW_MOST = 1 << 30       # bytes of TCP in flight at most (RFC 7323 section 2.3)
+    WINDOW_MOST = 1 << 30       # TCP window size limit in bytes (RFC 7323 section 2.3)
 
 
-cdef struct Quote:              # the packet that an error is about
+cdef struct Quote:              # the quoted packet
     Ipv4Header* ip
     uint8_t* l4
-    uint32_t rest               # bytes of it from l4 on
-    uint64_t addresses          # of the way back: what a packet of the other direction has, source first
+    uint32_t rest               # quoted bytes from l4 on
+    uint64_t addresses          # source and destination of a packet in the opposite direction
     uint32_t ports
-    bint reversed               # a query of the kind that only a 1:1 entry lets pass in its direction
+    bint reversed               # an ICMP query in a direction that only 1:1 entries pass
 
 
 cdef bint is_error(const Flight* flight) noexcept nogil:
-    """Destination unreachable, time exceeded, parameter problem; not redirect, not source quench (RFC 5508 REQ-9)."""
+    """Destination unreachable, time exceeded, parameter problem; not redirect or source quench (RFC 5508 REQ-9)."""
     cdef uint8_t type = (<const IcmpHeader*>flight.l4).type
     return type == ICMP_UNREACHABLE or type == ICMP_TIME_EXCEEDED or type == ICMP_PARAMETER_PROBLEM
 
 
 cdef uint8_t read_quote(Flight* flight, Quote* quote, uint32_t back) noexcept nogil:
-    """The quoted packet's key, the other way round. back: the direction of its answers."""
+    """Reads the key of the opposite direction from the quoted packet. back: that direction."""
     cdef uint32_t length = flight.total_length - <uint32_t>(flight.l4 - <uint8_t*>flight.ip), words
     cdef uint16_t source, destination
     cdef uint8_t type
@@ -64,7 +64,7 @@ cdef uint8_t read_quote(Flight* flight, Quote* quote, uint32_t back) noexcept no
     if header_sum(quote.ip, words) != 0xFFFF:
         return DROP_CHECKSUM
     if quote.ip.fragment & bswap16(IPV4_OFFSET):
-        return DROP_UNSUPPORTED                     # a later fragment: it has no ports
+        return DROP_UNSUPPORTED                     # later fragment: no ports
     quote.l4 = <uint8_t*>quote.ip + words * 4
     quote.rest = length - 8 - words * 4
     quote.addresses = <uint64_t>quote.ip.source << 32 | quote.ip.destination
@@ -86,11 +86,11 @@ cdef uint8_t read_quote(Flight* flight, Quote* quote, uint32_t back) noexcept no
 
 
 cdef bint sequence_fits(const Session* session, const uint32_t* syn, uint32_t direction, const Quote* quote) noexcept nogil:
-    """A quoted TCP sequence is of what that direction has in flight (RFC 5927 section 4.1): from the lowest that is not
-    acknowledged, or the byte before (a keep-alive), to the highest sent; or of a new connection's SYN. A SYN that has no
-    answer has a segment of data at most.
+    """Whether the quoted TCP sequence number is in flight in that direction (RFC 5927 section 4.1): from the lowest one not
+    acknowledged, minus one (keep-alive), to the highest sent; or is the SYN of a new connection. A SYN without answer has at
+    most a segment of data.
 
-    An acknowledgement of what was not sent tells nothing: others may have forged it.
+    An acknowledgement of data never sent is ignored: it may be forged.
     """
     cdef uint32_t sequence, end = session.end[direction], low = end - WINDOW_MOST, span
     if quote.ip.protocol != PROTOCOL_TCP or not session.state & (TCP_SENT << direction):
@@ -107,7 +107,7 @@ cdef bint sequence_fits(const Session* session, const uint32_t* syn, uint32_t di
 
 
 cdef void rewrite_quote(Quote* quote, bint source, uint32_t ip, uint16_t port) noexcept nogil:
-    """The quoted packet's source or destination endpoint, and its checksums as far as they are quoted."""
+    """Rewrites the quoted source or destination endpoint, and the quoted checksums as far as present."""
     cdef uint32_t old_ip = quote.ip.source if source else quote.ip.destination
     cdef uint16_t l3_delta = delta32(old_ip, ip), l4_delta, old_port
     cdef uint32_t at = 0 if source else 2
@@ -135,7 +135,7 @@ cdef void rewrite_quote(Quote* quote, bint source, uint32_t ip, uint16_t port) n
 
 
 cdef void rewrite_outer(Worker* worker, Flight* flight, bint decrement) noexcept nogil:
-    """Checksums of the error itself, which was verified: made anew."""
+    """Recomputes the checksums of the error itself, which were verified before."""
     cdef IcmpHeader* icmp = <IcmpHeader*>flight.l4
     cdef uint32_t header = <uint32_t>(flight.l4 - <uint8_t*>flight.ip)
     if decrement:
@@ -157,14 +157,14 @@ cdef const Session* find_quoted(const Worker* worker, const Quote* quote, uint32
             session, &worker.sessions.syn[2 * <size_t>slot], 1 - back, quote):
         return NULL
     if back == IN and session.flags & HAIRPINNED:
-        return NULL                                 # a hairpin's packets never were outside
+        return NULL                                 # packets of a hairpin never were outside
     if quote.reversed and not is_static(worker, slot):
         return NULL
     return session
 
 
 cdef uint32_t quoted_slot(const Worker* worker, Flight* flight, uint32_t side, const Clock* now) noexcept nogil:
-    """The live session that an error from a side is about, or NONE."""
+    """The live session that an error from a side refers to, or NONE."""
     cdef uint32_t back = IN if side == OUTSIDE else OUT
     cdef const Session* session = NULL
     cdef Quote quote
@@ -174,14 +174,14 @@ cdef uint32_t quoted_slot(const Worker* worker, Flight* flight, uint32_t side, c
 
 
 cdef uint8_t inward(Worker* worker, Flight* flight, Quote* quote, const Session* session) noexcept nogil:
-    """From outside: the quoted source becomes the inside endpoint again, and the error goes there (REQ-4)."""
+    """From outside: the quoted source and the error's destination become the inside endpoint (REQ-4)."""
     rewrite_quote(quote, True, session.ip[ROLE_INSIDE], session.port[ROLE_INSIDE])
     flight.ip.destination = session.ip[ROLE_INSIDE]
     return UNTRANSLATED if session.flags & UNTRANSLATED_BOTH else INBOUND
 
 
 cdef uint8_t outward(Worker* worker, Flight* flight, Quote* quote, const Session* session) noexcept nogil:
-    """From inside: the quoted destination becomes the outside endpoint, and the error comes from there (REQ-5)."""
+    """From inside: the quoted destination and the error's source become the outside endpoint (REQ-5)."""
     rewrite_quote(quote, False, session.ip[ROLE_OUTSIDE], session.port[ROLE_OUTSIDE])
     if not session.flags & UNTRANSLATED_BOTH:
         flight.ip.source = session.ip[ROLE_OUTSIDE]
@@ -190,7 +190,7 @@ cdef uint8_t outward(Worker* worker, Flight* flight, Quote* quote, const Session
 
 cdef uint8_t hairpinned(Worker* worker, Flight* flight, Quote* quote, const Session* session,
                         const Clock* now) noexcept nogil:
-    """An error about a hairpinned packet goes back in, to the host that sent it (REQ-7)."""
+    """An error about a hairpinned packet goes back inside, to the host that sent it (REQ-7)."""
     cdef const Session* other
     cdef uint32_t i, slot = NONE
     cdef Worker* peer = worker
@@ -207,7 +207,7 @@ cdef uint8_t hairpinned(Worker* worker, Flight* flight, Quote* quote, const Sess
 
 
 cdef uint8_t translate_error(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
-    """Finds the session that an error is about, and translates both; or why not."""
+    """Finds the session of an ICMP error and translates the error; or the reason why not."""
     cdef uint32_t back = IN if frame.side == OUTSIDE else OUT
     cdef uint8_t verdict
     cdef const Session* session
@@ -225,7 +225,7 @@ cdef uint8_t translate_error(Worker* worker, Frame* frame, Flight* flight, const
         return DROP_NO_MAPPING
     if (is_no_host(worker, flight.ip.source) or address_find(worker.mappings.ports, flight.ip.source) != NONE
             or flight.ip.destination != quote.ip.source):
-        return DROP_SPOOFED                         # an error goes to who sent the packet (RFC 1122 section 3.2.2)
+        return DROP_SPOOFED                         # an error goes to the sender of the quoted packet (RFC 1122 section 3.2.2)
     verdict = may_pass(worker, frame, flight, session_mtu(worker, session, back))
     if verdict != PENDING:
         return verdict

@@ -1,4 +1,4 @@
-"""What the gateway says itself to a packet that it does not forward."""
+"""ICMP replies of the gateway to packets that it does not forward."""
 from libc.stdint cimport uint8_t
 
 from natcore.packet.parse cimport Flight

@@ -1,4 +1,4 @@
-"""The reply to an echo request, and an ICMP error about what was refused: which verdict is told, and how."""
+"""Echo replies, and the ICMP errors that report a drop: which verdicts, with which type and code."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from natcore.tables.icmp_output cimport echo_reply, icmp_error, own_source
@@ -17,7 +17,7 @@ from natcore.base.headers cimport (
 
 cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8_t verdict,
                  const Clock* now) noexcept nogil:
-    """What the gateway says itself: the reply to an echo request, an ICMP error about what was refused."""
+    """Replies to an echo request, or sends the ICMP error that the verdict calls for."""
     cdef uint32_t source = own_source(worker.link_address[frame.side])
     if verdict == LOCAL:
         if (flight.protocol == PROTOCOL_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST

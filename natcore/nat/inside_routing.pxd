@@ -1,4 +1,4 @@
-"""From one inside link to another: what a no-NAT entry lets pass there is routed, without a session."""
+"""Routing between inside links: packets that a no-NAT entry matches, without a session."""
 from libc.stdint cimport uint8_t, uint16_t
 
 from natcore.nat.admission cimport inside_mtu, is_no_host, may_pass
@@ -13,7 +13,7 @@ from natcore.workers.worker cimport Worker
 from natcore.packet.verdict cimport INSIDE, PENDING, UNTRANSLATED
 
 cdef inline bint crosses(const Worker* worker, const Frame* frame, const Flight* flight) noexcept nogil:
-    """Whether the packet is for a host behind an inside link, and an entry lets it pass as it is. Fragments alike."""
+    """Whether the packet is for a host behind an inside link and matches a no-NAT entry. Same for fragments."""
     if not frame.flags & FRAME_CROSSING or frame.side != INSIDE or worker.rules == NULL:
         return False
     return (flight.ip.destination != worker.link_address[INSIDE]
@@ -22,7 +22,7 @@ cdef inline bint crosses(const Worker* worker, const Frame* frame, const Flight*
             and plain_rule(worker.rules, bswap32(flight.ip.source), bswap32(flight.ip.destination)) != NULL)
 
 cdef inline uint8_t cross(Worker* worker, const Frame* frame, Flight* flight) noexcept nogil:
-    """What a router does with it."""
+    """Forwards it as a router does: TTL, MTU."""
     cdef uint8_t verdict = may_pass(worker, frame, flight, inside_mtu(worker, flight.ip.destination))
     if verdict != PENDING:
         return verdict

@@ -1,9 +1,9 @@
-"""IP identification: what an outside address sends is numbered as if the gateway had sent it (RFC 6864 section 5.3.1).
+"""IP identification: packets from an outside address are renumbered as if the gateway had sent them (RFC 6864 section 5.3.1).
 
-Two inside hosts behind one address may choose the same number for datagrams to one remote, whose fragments it would then mix.
-Packets that are fragments, or may become some, since DF is not set, get the next number of a counter, which is chosen by a
-keyed hash of source, destination and protocol, and begins elsewhere for each. A collision of two costs numbers, not
-uniqueness. Atomic packets (DF set, no fragments) keep theirs, which nobody reads.
+Otherwise two inside hosts behind one address could use the same identification towards one remote, which would mix up their
+fragments. Packets that are fragments or may be fragmented (DF not set) get the next value of a counter, chosen by a keyed
+hash of source, destination and protocol, with a different start for each. Two flows that share a counter still get unique
+values. Atomic packets (DF set, not a fragment) keep their value, which is never read.
 """
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
@@ -25,7 +25,7 @@ cdef inline void set_identification(Ipv4Header* ip, uint16_t identification) noe
     ip.identification = identification
 
 cdef inline uint16_t next_identification(const Worker* worker, const Ipv4Header* ip, uint32_t count) noexcept nogil:
-    """The first of so many numbers for packets with these addresses and protocol."""
+    """Reserves `count` consecutive values for packets with these addresses and protocol; the first one."""
     cdef uint64_t hash = flow_hash(&worker.sessions.key, load64(&ip.source), 0, ip.protocol)
     cdef uint32_t* cell = &worker.identifications[hash % IDENTIFICATIONS]
     cdef uint32_t number
@@ -37,7 +37,7 @@ cdef inline uint16_t next_identification(const Worker* worker, const Ipv4Header*
     return <uint16_t>(number + (hash >> 48))
 
 cdef inline void identify(const Worker* worker, const Frame* frame, const Flight* flight) noexcept nogil:
-    """A translated packet of the inside's gets the number that it is sent with; a super-frame one for each packet on the wire,
-    which whoever cuts it counts up from its own."""
+    """Renumbers a translated packet from inside. A super-frame reserves a value for each packet on the wire; segmentation
+    counts up from its own."""
     if worker.identifications != NULL and not is_atomic(flight.ip):
         set_identification(flight.ip, bswap16(next_identification(worker, flight.ip, wire_packets(frame, flight))))

@@ -1,4 +1,4 @@
-"""The last stage: addresses, ports, TTL and checksums of a packet become what the session says (RFC 1624)."""
+"""The last stage: rewrites addresses, ports, TTL and checksums to the session's other side (RFC 1624)."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
@@ -10,13 +10,13 @@ from natcore.base.compiler cimport bswap16, likely, unlikely
 from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_UDP, IcmpHeader, Ipv4Header, load16
 
 cdef inline uint16_t along(uint16_t delta, uint32_t direction) noexcept nogil:
-    """A session's delta for packets of a direction. Those of both come mixed: no branch. Zero inbound where it was 0xFFFF."""
+    """The session's checksum delta in a direction, without a branch. Inbound, 0xFFFF becomes zero."""
     return delta ^ <uint16_t>-<int>direction
 
 cdef inline void rewrite_ports(const Frame* frame, const Flight* flight, uint16_t l3_delta, uint16_t l4_delta,
                                uint16_t port, uint32_t direction) noexcept nogil:
-    """Of TCP or UDP, without a branch between them: the port is in the same place, the checksum is not.
-
+    """Rewrites the port of TCP or UDP without branching on which: only the checksum's offset differs.
+A partial checksum is the sum over the pseudo-header: it covers the addresses, not the ports.
     An unfinished checksum is the pseudo-header's sum: it knows the addresses, not the ports.
     """
     cdef uint8_t* at = flight.l4 + flight.checksum_at
@@ -24,13 +24,13 @@ cdef inline void rewrite_ports(const Frame* frame, const Flight* flight, uint16_
     if unlikely(frame.flags & FRAME_CSUM_PARTIAL):
         after = update_partial(before, l3_delta if l3_delta else 0xFFFF)
     if unlikely(before == 0 or after == 0) and flight.protocol == PROTOCOL_UDP:
-        after = 0xFFFF if before else 0         # RFC 768: 0 says that there is none, and is never computed
+        after = 0xFFFF if before else 0         # RFC 768: 0 means no checksum and is never computed
     memcpy(at, &after, 2)
     memcpy(flight.l4 + 2 * direction, &port, 2)
 
 cdef inline void rewrite_transport(const Frame* frame, Flight* flight, uint16_t l3_delta, uint16_t l4_delta,
                                    uint16_t port, uint32_t direction) noexcept nogil:
-    """The port, or an echo's id, and the checksum."""
+    """Rewrites port or ICMP identifier, and the layer-4 checksum."""
     cdef IcmpHeader* icmp = <IcmpHeader*>flight.l4
     if likely(flight.checksum_at):
         rewrite_ports(frame, flight, l3_delta, l4_delta, port, direction)
@@ -40,9 +40,9 @@ cdef inline void rewrite_transport(const Frame* frame, Flight* flight, uint16_t 
 
 cdef inline uint16_t rewrite_network(Ipv4Header* ip, const Session* session, uint32_t direction,
                                      bint decrement_ttl) noexcept nogil:
-    """From inside the source becomes the outside address, from outside the destination becomes the inside one.
+    """From inside the source becomes the outside address, from outside the destination becomes the inside address.
 
-    What that adds to a sum over the addresses.
+    Returns the delta of a sum over the addresses.
     """
     cdef uint16_t l3_delta = along(session.l3_delta, direction)
     cdef uint32_t delta = l3_delta

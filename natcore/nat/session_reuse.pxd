@@ -1,4 +1,4 @@
-"""Sessions that begin anew: TIME-WAIT reuse counts as a new session of the side that sends the SYN."""
+"""TIME-WAIT reuse: a SYN on a closing session begins a new session, opened from the side that sent it."""
 from libc.stdint cimport uint8_t, uint32_t
 
 from natcore.packet.parse cimport Flight

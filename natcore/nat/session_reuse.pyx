@@ -1,4 +1,4 @@
-"""A first SYN on a session that is closing begins a new one with its keys and mapping: whether it may, and that it does."""
+"""TIME-WAIT reuse in two steps: whether the new session is admitted, and the restart itself."""
 from libc.stdint cimport uint8_t, uint32_t
 
 from natcore.nat.admission cimport may_have_more, refuse, tcp_flags, tell
@@ -17,7 +17,7 @@ from natcore.base.headers cimport PROTOCOL_TCP
 
 cdef uint8_t may_reopen_outbound(Worker* worker, const Session* session, const Mapping* mapping,
                                  const Clock* now) noexcept nogil:
-    """Rates count every new session; the quota one more, where the one that ends was opened from outside."""
+    """Rates count every new session; the quota counts one more if the old session was opened from outside."""
     if over_gateway_rate(worker, now):
         return refuse(worker, DROP_RATE_LIMIT, LIMIT_GATEWAY_RATE)
     if mapping.subscriber == NONE:
@@ -31,7 +31,7 @@ cdef uint8_t may_reopen_outbound(Worker* worker, const Session* session, const M
 
 cdef uint8_t may_reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight,
                         const Clock* now) noexcept nogil:
-    """Whether a packet may begin its session anew, if that is what it does: that is a new one, opened from its side."""
+    """Whether the new session is admitted, if the packet begins one; PENDING also if it does not."""
     cdef const Session* session = &worker.sessions.hot[slot]
     cdef const Mapping* mapping
     cdef uint8_t verdict = PENDING
@@ -51,7 +51,7 @@ cdef uint8_t may_reopen(Worker* worker, uint32_t slot, uint32_t direction, const
 
 
 cdef void reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, const Clock* now) noexcept nogil:
-    """A first SYN on a session that is closing begins a new one (may_reopen said that it may)."""
+    """Restarts the session if the packet is a SYN that reopens it (may_reopen has admitted it)."""
     if flight.protocol != PROTOCOL_TCP or not is_reopening(&worker.sessions.hot[slot], tcp_flags(flight)):
         return
     session_restart(&worker.sessions, slot, direction == IN,

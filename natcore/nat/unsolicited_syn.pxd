@@ -1,4 +1,4 @@
-"""SYNs from outside that nothing lets in: answered late, if the policy says so, and never if the inside opens meanwhile."""
+"""Unsolicited SYNs from outside: answered after a hold-off if the policy says so, unless the inside opened meanwhile."""
 from libc.stdint cimport uint8_t, uint64_t
 
 from natcore.packet.parse cimport Flight

@@ -1,4 +1,4 @@
-"""RFC 5382 REQ-4: a SYN that was dropped may be the early half of a simultaneous open; port unreachable after 6 s if not."""
+"""RFC 5382 REQ-4: a dropped SYN may belong to a simultaneous open; port unreachable is sent after 6 s if it does not."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -21,7 +21,7 @@ cdef enum:
 
 cdef void note_unsolicited(Worker* worker, const Frame* frame, const Flight* flight, uint8_t verdict,
                            uint64_t now_ns) noexcept nogil:
-    """A packet from outside that found no mapping or did not pass the filter; a first SYN to one of ours is kept."""
+    """Holds a first SYN to one of our addresses that found no mapping or did not pass the filter."""
     if (flight.protocol != PROTOCOL_TCP or address_find(worker.mappings.ports, flight.ip.destination) == NONE
             or (<const TcpHeader*>flight.l4).flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) != TCP_SYN):
         return
@@ -30,7 +30,7 @@ cdef void note_unsolicited(Worker* worker, const Frame* frame, const Flight* fli
 
 
 cdef bint is_open(const Worker* worker, const Ipv4Header* ip, uint64_t at_ns, uint64_t now_ns) noexcept nogil:
-    """Whether the connection of a kept SYN had a session of the worker's at a moment, which is past: later packets may have
+    """Whether the held SYN's connection had a session of this worker at a past moment; packets may have refreshed it since.
     refreshed it."""
     cdef uint64_t addresses
     cdef uint32_t ports, slot
@@ -45,9 +45,9 @@ cdef bint is_open(const Worker* worker, const Ipv4Header* ip, uint64_t at_ns, ui
 
 
 cdef void answer_unsolicited(Worker* worker, uint64_t now_ns) noexcept nogil:
-    """Port unreachable to those that have waited long enough, unless their connection is open by now (REQ-4).
+    """Sends port unreachable for held SYNs when the hold-off is over, unless their connection is open by now (REQ-4).
 
-    The caller holds all workers.
+    Call it with all workers locked.
     """
     cdef uint32_t w
     cdef bint open

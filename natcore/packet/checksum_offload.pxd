@@ -1,4 +1,4 @@
-"""Layer-4 checksums that a sender on a virtual link left to a device which is not there."""
+"""Completes layer-4 checksums that a sender on a virtual link left to checksum offload."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -7,10 +7,10 @@ from natcore.base.compiler cimport bswap16
 from natcore.base.headers cimport ETHERNET_BYTES, IPV4_MORE, IPV4_OFFSET, PROTOCOL_TCP, PROTOCOL_UDP, Ipv4Header
 
 cdef inline void finish_checksum(uint8_t* frame, uint32_t length) noexcept nogil:
-    """Finishes the checksum of an Ethernet frame of length bytes where that was not done; nothing says whether it was.
+    """Completes the checksum of an Ethernet frame of length bytes, if it was left partial; the frame itself does not tell.
 
-    An unfinished one is the pseudo-header's sum, not complemented; a finished one may have the same value. Fragments
-    are always finished.
+    A partial checksum is the sum over the pseudo-header, not complemented; a complete one may have the same value.
+    Fragments always have complete checksums.
     """
     cdef Ipv4Header* ip = <Ipv4Header*>(frame + ETHERNET_BYTES)
     cdef uint32_t header, size, place
@@ -36,10 +36,10 @@ cdef inline void finish_checksum(uint8_t* frame, uint32_t length) noexcept nogil
     pseudo = <uint64_t>ip.source + ip.destination + bswap16(ip.protocol) + bswap16(<uint16_t>size)
     if field != fold(pseudo):
         return
-    total = fold(add(segment, size, 0))         # with the pseudo-header's in the field
+    total = fold(add(segment, size, 0))         # the field already holds the pseudo-header's sum
     if fold(<uint64_t>total + pseudo) == 0xFFFF:
-        return                                  # it was finished
+        return                                  # it was complete
     field = <uint16_t>~total
     if field == 0 and ip.protocol == PROTOCOL_UDP:
-        field = 0xFFFF                          # RFC 768: 0 is 'none'
+        field = 0xFFFF                          # RFC 768: 0 means no checksum
     memcpy(segment + place, &field, 2)

@@ -1,4 +1,4 @@
-"""MSS clamping: a SYN's maximum segment size is lowered to what the path carries; nothing is ever raised or added."""
+"""MSS clamping: lowers the maximum segment size of a SYN to what the path carries; never raises or adds the option."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
@@ -10,10 +10,10 @@ from natcore.base.headers cimport TCP_HEADER_BYTES, TCP_OPTION_END, TCP_OPTION_M
 
 cdef enum:
     MSS_BYTES = 4               # kind, length, value (RFC 9293 section 3.2)
-    MSS_AT_MOST = 10            # of them in 40 bytes of options
+    MSS_AT_MOST = 10            # options in 40 bytes
 
 cdef inline uint32_t find_mss(const uint8_t* options, uint32_t length, uint32_t* at) noexcept nogil:
-    """Where in the options MSS options begin; how many: 0 as well where an option's length cannot be."""
+    """Offsets of the MSS options; how many. 0 also where an option is malformed."""
     cdef uint32_t i = 0, found = 0, bytes
     while i < length and options[i] != TCP_OPTION_END:
         if options[i] == TCP_OPTION_NOP:
@@ -31,8 +31,8 @@ cdef inline uint32_t find_mss(const uint8_t* options, uint32_t length, uint32_t*
     return found
 
 cdef inline void clamp_mss(const Frame* frame, Flight* flight, uint16_t limit) noexcept nogil:
-    """Lowers the MSS options of a checked SYN to limit (host order). Its checksum follows (RFC 1624), but for an
-    unfinished one, which knows nothing of options."""
+    """Lowers the MSS options of a validated SYN to limit (host order) and updates its checksum (RFC 1624), unless that is
+    partial: then it does not cover options."""
     cdef TcpHeader* tcp = <TcpHeader*>flight.l4
     cdef uint8_t* options = flight.l4 + TCP_HEADER_BYTES
     cdef uint32_t at[MSS_AT_MOST]
@@ -45,7 +45,7 @@ cdef inline void clamp_mss(const Frame* frame, Flight* flight, uint16_t limit) n
         memcpy(options + at[i] + 2, &new, 2)
         if frame.flags & FRAME_CSUM_PARTIAL:
             continue
-        if at[i] & 1:                               # its bytes lie in two words, the other way round
+        if at[i] & 1:                               # odd offset: the value lies in two words, bytes swapped
             tcp.checksum = update(tcp.checksum, delta16(bswap16(old), bswap16(new)))
         else:
             tcp.checksum = update(tcp.checksum, delta16(old, new))

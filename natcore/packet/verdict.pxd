@@ -1,4 +1,4 @@
-"""Verdicts by number: the same as in python/natcore/verdict.py, which says what they mean."""
+"""Verdicts and sides by number, as python/natcore/verdict.py defines and documents them."""
 from libc.stdint cimport uint8_t
 
 cdef enum:                      # Side
@@ -31,10 +31,10 @@ cdef enum:                      # Verdict
     DROP_OUTSIDE_LIMIT = 144
     DROP_PROBE_LIMIT = 145
     DROP_IP_OPTION = 146
-    PENDING = 255               # not decided yet; never leaves the core
+    PENDING = 255               # not decided yet; internal
 
 cdef inline uint8_t egress_of(uint8_t verdict, uint8_t side, bint crossing) noexcept nogil:
-    """The Side that a forwarded packet leaves by. side: that it came by; crossing: FRAME_CROSSING."""
+    """Egress Side of a forwarded packet. side: ingress; crossing: FRAME_CROSSING."""
     if verdict == UNTRANSLATED:
         return OUTSIDE if side == INSIDE and not crossing else INSIDE
     return OUTSIDE if verdict == OUTBOUND else INSIDE

@@ -12,12 +12,12 @@ from natcore.base.linked_list cimport Link
 from natcore.base.freelist cimport Slab
 from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, load32, load64
 
-cdef enum:                      # index into ip and port of a session
+cdef enum:                      # Role: index into ip and port of a session
     ROLE_INSIDE = 0
     ROLE_REMOTE = 1
     ROLE_OUTSIDE = 2
 
-cdef enum:                      # Side where the packet came from
+cdef enum:                      # Direction: the Side where the packet came from
     OUT = 0                     # from inside
     IN = 1                      # from outside
 
@@ -79,7 +79,7 @@ cdef struct Cold:               # the cold line, for admission, window roll-over
 cdef enum:
     LOOKED_AT = 128             # sessions of a list that one packet examines or ends at most
 
-cdef enum:                      # result of searching a list for a live session
+cdef enum:                      # Life: result of searching a list for a live session
     LIFE_NONE = 0               # none is alive
     LIFE_SOME = 1
     LIFE_UNKNOWN = 2            # the first LOOKED_AT are dead, more follow

@@ -1,8 +1,8 @@
-"""What the fuzzer feeds: bytes become a gateway's configuration, frames, both sides' clocks; built with NATCORE_FUZZ alone.
+"""Fuzzing: bytes become a gateway's configuration, frames, and both sides' clocks; built with NATCORE_FUZZ only.
 
-An input is a byte that chooses the gateway, then records of RECORD_BYTES, a packet or a step of the clock each. A record
-names ends by small numbers, some of which are what was translated before: so a mutation of it mostly is a packet that means
-something. What is learned, and what the gateway holds, is forgotten at the input's end.
+An input is a byte that selects the gateway, then records of RECORD_BYTES, each a packet or a clock step. A record names
+endpoints by small numbers, some of which refer to packets translated before: so mutations mostly remain meaningful packets.
+What was learned, and the gateway's state, is cleared at the end of the input.
 """
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from libc.stddef cimport size_t
@@ -33,9 +33,9 @@ cdef enum:
     GATEWAYS = 64
     LEARNED = 16
     FRAME_BYTES = 1600
-    FORGET_NS = 200000000000    # every time-out and hold-down of the gateways is over then
+    FORGET_NS = 200000000000    # longer than any time-out or hold-down of the gateways
 
-cdef struct Learned:            # a packet as it left; as they lie in it
+cdef struct Learned:            # a packet that was translated; fields as in the packet
     uint32_t ip[2]
     uint16_t port[2]
     uint8_t protocol
@@ -43,11 +43,11 @@ cdef struct Learned:            # a packet as it left; as they lie in it
 cdef Worker* gateways[GATEWAYS]
 cdef uint32_t gateway_count = 0
 cdef uint64_t clock_ns[GATEWAYS]
-cdef uint32_t[16] places        # addresses, host order: hosts, remotes, the gateway's own, nobody's
+cdef uint32_t[16] places        # addresses in host order: hosts, remotes, gateway, unused
 
 
 def prepare(list capsules, list addresses):
-    """Takes the first worker of each gateway, and 16 addresses; the address of the function that an input goes to."""
+    """Registers the first worker of each gateway, and 16 addresses; returns the function that runs an input."""
     global gateway_count
     gateway_count = <uint32_t>len(capsules)
     for i, capsule in enumerate(capsules):
@@ -58,7 +58,7 @@ def prepare(list capsules, list addresses):
 
 
 cdef uint32_t place_of(uint8_t selector, const Learned* learned, uint32_t count, uint32_t which) noexcept nogil:
-    """An address, big-endian. Selectors from 128 on: of a packet that went out, one of its ends."""
+    """An address, big-endian. Selectors from 128 on: an end of a packet translated before."""
     if selector >= 128 and count:
         return learned[(selector >> 1) % count].ip[which]
     return bswap32(places[selector & 15] + (selector >> 4 & 7))
@@ -66,7 +66,7 @@ cdef uint32_t place_of(uint8_t selector, const Learned* learned, uint32_t count,
 
 cdef uint32_t build(const uint8_t* record, const Learned* learned, uint32_t count, bint ethernet,
                     uint8_t* out) noexcept nogil:
-    """The frame of a record; its length."""
+    """Builds the frame of a record; its length."""
     cdef uint32_t link = 14 if ethernet else 0, options = (record[12] & 15) % 11 * 4, at, total, data, i
     cdef uint8_t protocol = record[1]
     cdef uint8_t* ip = out + link
@@ -88,7 +88,7 @@ cdef uint32_t build(const uint8_t* record, const Learned* learned, uint32_t coun
     memcpy(ip + 12, &i, 4)
     i = place_of(record[3], learned, count, 0 if inward else 1)
     memcpy(ip + 16, &i, 4)
-    if known != NULL and record[0] & 4:         # an answer, or more of the same
+    if known != NULL and record[0] & 4:         # an answer to, or another packet of, that flow
         protocol = known.protocol
         ports[0], ports[1] = known.port[1], known.port[0]
         if not inward:
@@ -122,7 +122,7 @@ cdef uint32_t build(const uint8_t* record, const Learned* learned, uint32_t coun
     else:
         total += record[14] & 31
     ip[2], ip[3] = <uint8_t>(total >> 8), <uint8_t>total
-    if record[18] and record[0] & 2:            # one byte of the header, before its checksum is right
+    if record[18] and record[0] & 2:            # one header byte, before the checksum is computed
         ip[(record[18] - 1) % 60] = record[19]
     ports[0] = checksum(ip, (ip[0] & 15) * 4 if (ip[0] & 15) >= 5 else 20, 0)
     if ip[10] == 0 and ip[11] == 0:
@@ -131,7 +131,7 @@ cdef uint32_t build(const uint8_t* record, const Learned* learned, uint32_t coun
 
 
 cdef uint32_t quote(const uint8_t* record, const Learned* learned, uint32_t count, bint inward, uint8_t* out) noexcept nogil:
-    """A packet that went out, or the answer to it, as an error has it; its bytes."""
+    """Builds a quoted packet for an error: one translated before, or its answer; its bytes."""
     cdef const Learned* known
     cdef uint32_t bytes = 28 + (record[14] & 31)
     cdef uint16_t sum
@@ -171,7 +171,7 @@ cdef void learn(const Frame* frame, bint ethernet, Learned* learned, uint32_t* c
 
 
 cdef uint64_t received(const Worker* worker) noexcept nogil:
-    """Frames that have a verdict, of all workers."""
+    """Frames with a verdict, of all workers."""
     cdef uint64_t total = 0
     cdef uint32_t w, verdict
     for w in range(worker.shared.count):
@@ -181,7 +181,7 @@ cdef uint64_t received(const Worker* worker) noexcept nogil:
 
 
 cdef bint is_empty(const Worker* worker) noexcept nogil:
-    """Whether everything has ended, when all that time ends was ended."""
+    """Whether no state is left after everything has expired."""
     return (worker.sessions.slots.live == 0 and worker.sessions.filter_slots.live == 0 and worker.sessions.opened_outside == 0
             and worker.mappings.mapping_slots.live == 0 and worker.mappings.subscriber_slots.live == 0
             and worker.fragments[INSIDE].slots.live == 0 and worker.fragments[INSIDE].rooms.live == 0
@@ -190,7 +190,7 @@ cdef bint is_empty(const Worker* worker) noexcept nogil:
 
 cdef void send(Worker* first, Frame* frames, uint8_t* memory, uint32_t count, uint32_t turn, uint64_t now_ns,
                Learned* learned, uint32_t* learned_count) noexcept nogil:
-    """A batch through one of the workers; each frame in memory of its own length."""
+    """Translates a batch on one of the workers; each frame in memory of exactly its length."""
     cdef Worker* worker = first.shared.workers[turn % first.shared.count]
     cdef uint64_t before = received(first)
     cdef uint8_t side, cause
@@ -200,7 +200,7 @@ cdef void send(Worker* first, Frame* frames, uint8_t* memory, uint32_t count, ui
     tick(worker, now_ns)
     release(worker)
     if received(first) - before != count:
-        abort()                                 # a frame without a verdict, or with two
+        abort()                                 # a frame without verdict, or with two
     for i in range(count):
         if OUTBOUND + 5 < frames[i].verdict < DROP_MALFORMED:
             abort()
@@ -211,7 +211,7 @@ cdef void send(Worker* first, Frame* frames, uint8_t* memory, uint32_t count, ui
 
 
 cdef int run_input(const uint8_t* data, size_t size) noexcept nogil:
-    """One life of one gateway."""
+    """Runs one input on one gateway."""
     cdef Frame frames[BATCH]
     cdef Learned learned[LEARNED]
     cdef uint32_t known = 0, count = 0, length, turn = 0, number
@@ -228,12 +228,12 @@ cdef int run_input(const uint8_t* data, size_t size) noexcept nogil:
     memset(learned, 0, sizeof(learned))
     record = data + 1
     while record + RECORD_BYTES <= data + size:
-        if record[0] & 7 == 7:                  # only the clock
+        if record[0] & 7 == 7:                  # clock step
             now_ns += (<uint64_t>1 << record[14] % 36)
         else:
             length = build(record, learned, known if known < LEARNED else LEARNED, first.ethernet, frame)
             if record[0] & 1 and record[14] > 200:
-                length = record[15] * length // 256        # cut
+                length = record[15] * length // 256        # truncated
             frames[count].data = <uint8_t*>malloc(length if length else 1)
             memcpy(frames[count].data, frame, length)
             frames[count].length = length

@@ -1,4 +1,4 @@
-"""def wrappers of a plane's inline rooms, for tests: nothing here is part of the product's interface."""
+"""Python wrappers of a plane's inline functions, for tests only."""
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
@@ -13,7 +13,7 @@ from natcore.io.kernel cimport virtio_net_hdr
 
 
 cdef class Room:
-    """A waiting room and one link's neighbours."""
+    """Pending frames and one link's neighbours."""
     cdef WaitingRoom room
     cdef Neighbours neighbours
 
@@ -26,7 +26,7 @@ cdef class Room:
         neighbours_delete(&self.neighbours)
 
     def enter(self, uint32_t address, bytes data not None, uint32_t now_ms=0):
-        """Whether the frame may wait for the address."""
+        """Whether the frame was stored for the address."""
         cdef Frame frame
         cdef virtio_net_hdr offload
         memset(&frame, 0, sizeof(frame))
@@ -36,7 +36,7 @@ cdef class Room:
         return waiting_enter(&self.room, neighbour_of(&self.neighbours, address), 0, &frame, &offload, now_ms)
 
     def leave(self, addresses):
-        """The frames that waited for one of the addresses, in order; they wait no longer."""
+        """Removes and returns the frames for these addresses, in order."""
         cdef Waiting* waiting = waiting_first(&self.room)
         gone = []
         while waiting != NULL:
@@ -48,7 +48,7 @@ cdef class Room:
         return gone
 
     def waiting_for(self, uint32_t address):
-        """Bytes."""
+        """Bytes of pending frames for the address."""
         return neighbour_at(&self.neighbours, address).waiting
 
     @property
@@ -57,5 +57,5 @@ cdef class Room:
 
     @property
     def used(self):
-        """Bytes of the room that nobody else can have."""
+        """Bytes of the buffer in use."""
         return self.room.used

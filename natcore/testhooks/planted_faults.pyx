@@ -1,4 +1,4 @@
-"""Reaching into a gateway's worker, for tests: what it chose, and behaviours broken on purpose (tests/runs/mutants.py)."""
+"""Access to a gateway's workers for tests: decisions it made, and faults planted on purpose (tests/runs/mutants.py)."""
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -21,7 +21,7 @@ cdef Worker* worker_of(capsule) except NULL:
 
 
 def broken(capsule):
-    """What does not hold of the tables of all workers, or None. No other thread may use the gateway."""
+    """The first broken invariant of all workers' tables, or None. No other thread may use the gateway."""
     cdef Worker* worker = worker_of(capsule)
     cdef uint32_t alone = worker.shared.alone
     cdef Fault fault
@@ -35,7 +35,7 @@ def broken(capsule):
 
 
 def target_of(capsule, uint32_t entry, uint32_t remote):
-    """The inside address (host order) that a DNAT entry of several targets has for a remote address."""
+    """The inside address (host order) that a DNAT entry of several targets selects for a remote address."""
     cdef Worker* worker = worker_of(capsule)
     cdef const DnatRule* rule
     cdef uint32_t i
@@ -47,7 +47,7 @@ def target_of(capsule, uint32_t entry, uint32_t remote):
 
 
 def draws_since(capsule, uint64_t since):
-    """The outside endpoints (address, port; host order) that were drawn after the first since draws, undone ones too."""
+    """Outside endpoints (address, port; host order) allocated after the first `since` allocations, including undone ones."""
     cdef Worker* worker = worker_of(capsule)
     cdef uint64_t count = worker.mappings.ports.draws, i
     cdef const Draw* draw
@@ -61,7 +61,7 @@ def draws_since(capsule, uint64_t since):
 
 
 def crowd(capsule):
-    """Fills the index of sessions from inside, so that no more can be entered; the places that thin() makes free again."""
+    """Fills the index of sessions from inside, so that inserts fail; returns the places for thin()."""
     cdef Shared* shared = worker_of(capsule).shared
     cdef Index* index
     cdef uint32_t w, bucket, at
@@ -73,13 +73,13 @@ def crowd(capsule):
             for at in range(BUCKET_ENTRIES):
                 if index.buckets[bucket].tags[at] == 0:
                     index.buckets[bucket].tags[at] = 0xFFFF
-                    index.buckets[bucket].numbers[at] = 0   # of whatever session: who looks compares the key
+                    index.buckets[bucket].numbers[at] = 0   # any session: lookups compare the key
                     places.append((w, bucket, at))
     return places
 
 
 def thin(capsule, places):
-    """Empties what crowd() filled."""
+    """Empties the places that crowd() filled."""
     cdef Shared* shared = worker_of(capsule).shared
     for w, bucket, at in places:
         shared.workers[<uint32_t>w].sessions.outbound.buckets[<uint32_t>bucket].tags[<uint32_t>at] = 0
@@ -87,7 +87,7 @@ def thin(capsule, places):
 
 
 def undeliver(capsule, const uint8_t[::1] sent not None, uint8_t side, uint8_t forwarded, uint8_t dropped):
-    """What a plane does with a frame that was forwarded and that it cannot deliver: it counts as dropped, with this verdict."""
+    """Revokes a forwarded frame, as a plane does that cannot deliver it: counts it as dropped."""
     cdef Frame frame
     memset(&frame, 0, sizeof(Frame))
     frame.data = <uint8_t*>&sent[0]
@@ -98,14 +98,14 @@ def undeliver(capsule, const uint8_t[::1] sent not None, uint8_t side, uint8_t f
 
 
 def lock_rows(capsule, bint taken):
-    """As a thread that takes rows of the flow log and of the journal has their locks for a moment."""
+    """Takes or releases the locks of flow log and journal, as a thread that takes rows does briefly."""
     cdef Worker* worker = worker_of(capsule)
     worker.flows.spin.taken = taken
     worker.journal.spin.taken = taken
 
 
 def touch_sessions(capsule):
-    """Refreshes every session, as no packet may (RFC 7857 section 7)."""
+    """Refreshes every session, which no packet may do (RFC 7857 section 7)."""
     cdef Worker* first = worker_of(capsule)
     cdef Worker* worker
     cdef uint32_t slot, i
@@ -115,12 +115,12 @@ def touch_sessions(capsule):
             worker.sessions.hot[slot].last_seen = <uint32_t>(worker.now_ns // 1000000)
 
 
-# ---- a worker that a test holds, so that who hands a packet over waits for it ------------------------------------------
+# ---- a worker locked by the test, so that a handoff has to wait ---------------------------------------------------------
 
 def hold_worker(capsule):
-    """Takes the worker, which must be free: nobody else has it until release_worker."""
+    """Locks the worker, which must be unlocked, until release_worker."""
     if not hold(worker_of(capsule)):
-        raise RuntimeError("somebody holds the worker")
+        raise RuntimeError("the worker is locked already")
 
 
 def release_worker(capsule):
@@ -128,12 +128,12 @@ def release_worker(capsule):
 
 
 def waiting_for(capsule):
-    """How many wait for the worker."""
+    """Number of callers that wait for the lock."""
     return load_acquire(&worker_of(capsule).attention)
 
 
 def end_held(capsule, uint32_t inside):
-    """Ends the sessions of an inside address (host order) in the tables of a worker that the test holds."""
+    """Ends the sessions of an inside address (host order) in a worker's tables; the test has locked the worker."""
     cdef Worker* worker = worker_of(capsule)
     cdef uint32_t slot
     for slot in range(worker.sessions.slots.fresh):
@@ -142,7 +142,7 @@ def end_held(capsule, uint32_t inside):
 
 
 def swap_held(capsule, RuleSet rules not None):
-    """Puts rules into force, which the test keeps alive; it holds all workers."""
+    """Puts rules into force, which the test keeps alive and with all workers locked."""
     cdef Shared* shared = worker_of(capsule).shared
     cdef uint32_t w
     for w in range(shared.count):

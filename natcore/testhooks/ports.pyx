@@ -1,4 +1,4 @@
-"""Outside addresses and their ports by themselves, for tests."""
+"""Outside addresses and their ports without a gateway, for tests."""
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
@@ -11,7 +11,7 @@ from natcore.base.chacha20 cimport random_seed
 
 
 cdef class PortTable:
-    """Outside addresses (numbers of any kind: nothing here swaps bytes) and their ports; protocols by port space, 0 to 2."""
+    """Outside addresses (no byte order here) and their ports; protocols by port space, 0 to 2."""
     cdef Ports ports
 
     def __cinit__(self, uint32_t addresses, ranges, bytes key=bytes(32)):
@@ -27,7 +27,7 @@ cdef class PortTable:
         ports_delete(&self.ports)
 
     def add(self, uint32_t ip, uint32_t eip=0):
-        """Its number, or None: no room."""
+        """Its index, or None: limit reached."""
         cdef uint32_t number = address_add(&self.ports, ip, eip)
         return None if number == NONE else number
 
@@ -42,7 +42,7 @@ cdef class PortTable:
         return &self.ports.addresses[number].maps[space]
 
     def draw(self, uint32_t number, uint32_t space, uint32_t owner, uint32_t now_ms, uint32_t mapping=0):
-        """A port, whose mapping is then found under it; None: nothing is free."""
+        """Allocates a port for the mapping; None: none is free."""
         cdef uint32_t until_ms = 0, port
         self.ports.looks = LOOKS
         port = port_draw(&self.ports, self.map(number, space), owner, 0, lot_take(&self.ports), now_ms, &until_ms)
@@ -52,7 +52,7 @@ cdef class PortTable:
         return port
 
     def foretell(self, uint32_t number, uint32_t space, uint32_t draws):
-        """The port that will be drawn after so many draws elsewhere; None: none is free."""
+        """Predicts the port after so many other allocations; None: none is free."""
         cdef uint32_t port = pick_by_policy(&self.ports, self.map(number, space), 0, lot_after(&self.ports, draws), 0)
         return None if port == NONE else port
 

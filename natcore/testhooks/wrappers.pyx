@@ -1,4 +1,4 @@
-"""def wrappers of the inline rooms, for tests: nothing here is part of the product's interface."""
+"""Python wrappers of inline functions, for tests only."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -41,7 +41,7 @@ def checksum_of(const uint8_t[::1] data not None, uint64_t total=0):
 
 
 def finish_checksum_of(bytes frame not None):
-    """The Ethernet frame with its layer-4 checksum finished, where it was not."""
+    """Completes the layer-4 checksum of the Ethernet frame if it was partial."""
     cdef uint8_t[::1] data = bytearray(frame)
     finish_checksum(&data[0], <uint32_t>data.shape[0])
     return bytes(data)
@@ -78,12 +78,12 @@ def siphash13_of(uint64_t low, uint64_t high, uint64_t one, uint64_t other):
 
 
 def aes_available():
-    """Whether flow_hash takes the AES instructions here."""
+    """Whether flow_hash uses the AES instructions here."""
     return bool(has_aes())
 
 
 def hash_aes_of(uint64_t low, uint64_t high, uint64_t one, uint64_t other):
-    """Without AES instructions in the build: SipHash-1-3."""
+    """In builds without AES instructions: SipHash-1-3."""
     return hash_aes(low, high, one, other)
 
 
@@ -98,16 +98,16 @@ def flow_hash_of(uint64_t low, uint64_t high, bint aes, uint64_t addresses, uint
 # ---- random ----------------------------------------------------------------------------------------------------------
 
 cdef class RandomStream:
-    """A key stream from 32 bytes of key."""
+    """A key stream from a key of 32 bytes."""
     cdef Random random
 
     def __cinit__(self, bytes key not None):
         if len(key) != 32:
-            raise ValueError(f"key: {len(key)} bytes; allowed is 32")
+            raise ValueError(f"key must be 32 bytes, got {len(key)}")
         random_seed(&self.random, <const uint8_t*>PyBytes_AS_STRING(key))
 
     def seek(self, uint32_t counter, nonce):
-        """To a block of RFC 8439. nonce: three words."""
+        """Seeks to a block of RFC 8439. nonce: three words."""
         cdef int i
         self.random.state[12] = counter
         for i in range(3):
@@ -121,7 +121,7 @@ cdef class RandomStream:
         return random_below(&self.random, bound)
 
 
-# ---- index and slab --------------------------------------------------------------------------------------------------
+# ---- index and free list ---------------------------------------------------------------------------------------------
 
 cdef class IndexTable:
     """An index that owns its buckets."""
@@ -142,11 +142,11 @@ cdef class IndexTable:
         return bool(index_insert(&self.index, hash, number))
 
     def remove(self, uint64_t hash, uint32_t number):
-        """(hash, number) must be in."""
+        """Removes (hash, number), which must be present."""
         index_remove(&self.index, hash, number)
 
     def find(self, uint64_t hash):
-        """Every number that the hash may stand for."""
+        """Every candidate number of the hash."""
         cdef Cursor cursor
         cdef uint32_t number
         found = []
@@ -158,7 +158,7 @@ cdef class IndexTable:
             found.append(number)
 
     def buckets_read(self, uint64_t hash):
-        """Buckets that a look-up reads which accepts no candidate."""
+        """Buckets read by a lookup that accepts no candidate."""
         cdef Cursor cursor
         cdef uint32_t left
         index_begin(&self.index, hash, &cursor)
@@ -174,7 +174,7 @@ cdef class IndexTable:
 
 
 cdef class SlabTable:
-    """A slab over slots of 8 bytes."""
+    """A free list over slots of 8 bytes."""
     cdef Slab slab
     cdef uint64_t* slots
 
@@ -203,7 +203,7 @@ cdef class SlabTable:
 # ---- tcp -------------------------------------------------------------------------------------------------------------
 
 cdef class TcpSession:
-    """A session's TCP part alone. state: INIT_OUT, INIT_IN or PICKED; the numbers are TcpState's."""
+    """The TCP part of a session. state: INIT_OUT, INIT_IN or PICKED, as numbers of TcpState."""
     cdef Session session
     cdef uint32_t[2] syn
 
@@ -265,7 +265,7 @@ cdef class JournalRing:
         journal_delete(&self.journal)
 
     def write(self, uint64_t session, bint widened=False, uint64_t aside_limit=0, uint8_t kind=0):
-        """A row of the session, of the sweep (widened) or of a packet; whether there was room."""
+        """Writes a row of the session for the sweep (widened) or a packet; whether it fit."""
         cdef Record* row
         self.journal.aside_limit, self.journal.widened = aside_limit, widened
         row = journal_slot(&self.journal, kind)
@@ -339,7 +339,7 @@ cdef Worker* worker_of(capsule) except NULL:
 
 
 def translate_frame(capsule, bytes frame not None, uint8_t side, uint64_t now_ns, uint16_t flags=0, uint16_t gso_size=0):
-    """(verdict, frame) as a C caller gets them: with FrameFlags, which no Python caller can give."""
+    """(verdict, frame) as for a C caller: with FrameFlags, which Python callers cannot set."""
     cdef Frame one
     cdef bytes copy = PyBytes_FromStringAndSize(PyBytes_AS_STRING(frame), len(frame))
     one.data = <uint8_t*>PyBytes_AS_STRING(copy)
@@ -354,14 +354,14 @@ def translate_frame(capsule, bytes frame not None, uint8_t side, uint64_t now_ns
 
 
 def tick_worker(capsule, uint64_t now_ns):
-    """A slice of the sweep, as a plane's loop asks for it between two batches."""
+    """Runs a slice of the sweep, as a plane's loop does between batches."""
     await_hold(worker_of(capsule))
     tick(worker_of(capsule), now_ns)
     release(worker_of(capsule))
 
 
 def hold_worker(capsule):
-    """Takes the worker as a loop does; whether nobody had it."""
+    """Locks the worker as a loop does; False: it was locked."""
     return bool(hold(worker_of(capsule)))
 
 
@@ -370,19 +370,19 @@ def release_worker(capsule):
 
 
 def attention_of(capsule):
-    """How many wait for the loop to let go."""
+    """Number of callers that wait for the lock."""
     return worker_of(capsule).attention
 
 
 def preset_counters(capsule, uint32_t slot, uint32_t direction, uint32_t packets, uint32_t bytes):
-    """What the session of a slot has counted in its window so far, in a direction."""
+    """Presets the counters of a session's open window in a direction."""
     cdef Session* session = &worker_of(capsule).sessions.hot[slot]
     session.packets[direction] = packets
     session.bytes[direction] = bytes
 
 
 def preset_caps(capsule, uint32_t of_mapping, uint32_t of_gateway):
-    """How many sessions opened from outside a mapping, and the gateway, may have."""
+    """Presets the caps of sessions opened from outside, per mapping and per gateway."""
     cdef Shared* shared = worker_of(capsule).shared
     cdef uint32_t i
     for i in range(shared.count):

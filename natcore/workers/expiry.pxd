@@ -1,13 +1,13 @@
-"""The sweep: hot lines in order, a slice at a time; and the complete expiry, in the order of the ends."""
+"""Expiry and window roll-over: an incremental sweep of the session table, and complete expiry in order of deadlines."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from natcore.tables.sessions cimport Sessions
 
 cdef enum:
-    LONG_STEP_S = 14400         # well within what 16 bits of seconds can tell apart
+    LONG_STEP_S = 14400         # well within what 16 bits of seconds can distinguish
 
 cdef inline bint is_long_ago(const Sessions* table, uint64_t now_ns) noexcept nogil:
-    """Whether the sweep last came round so far back that a complete one is due before anything else."""
+    """Whether the sweep's current round began so long ago that a complete sweep is due first."""
     return now_ns - table.swept_ns > <uint64_t>LONG_STEP_S * 1000000000
 
 cdef void sweep_slice(Sessions* table, uint32_t lines, uint32_t ends, uint64_t now_ns) noexcept nogil

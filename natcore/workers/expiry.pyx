@@ -1,4 +1,4 @@
-"""Expiry and window roll-over: nothing is relinked by a packet, so the lines are looked at in turn."""
+"""Expiry and window roll-over. No packet relinks a list: the hot lines are examined in turn."""
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort, realloc
 
@@ -15,27 +15,27 @@ from natcore.base.linked_list cimport NO_LINK, link, unlink
 from natcore.base.spinlock cimport spin_lock, spin_unlock
 
 
-cdef uint64_t HORIZON_NS = 2100000 * <uint64_t>1000000000   # a time-out and a hold-down are 10^6 s each at most
+cdef uint64_t HORIZON_NS = 2100000 * <uint64_t>1000000000   # time-out and hold-down are 10^6 s each at most
 
 
 cdef enum:
-    AHEAD = 6                   # ends that are prepared while one is carried out
-    NEAR = 3                    # and their mappings'
+    AHEAD = 6                   # ends that are prefetched ahead of the current one
+    NEAR = 3                    # and their mappings
     TABLES = 64
     SLICE_ADDRESSES = 4         # outside addresses whose resting ports a slice looks at
     RECLAIM_LINES = 2048        # that are looked at for one refusal
 
 cdef struct Due:
     uint64_t at_ns
-    uint32_t order              # among those of one moment: slot; of several tables: the session's number
+    uint32_t order              # tie-break at one moment: slot; with several tables the session number
     uint32_t slot
-    uint16_t table              # number in its agenda
-    uint16_t dead               # else its window is over
+    uint16_t table              # index into DueList.tables
+    uint16_t dead               # 1: the session expires; 0: its window ends
 
 
 cdef bint window_over(const Sessions* table, Session* session, const Cold* cold, uint64_t now_ns,
                       bint long_ago) noexcept nogil:
-    """Whether an open window ended by now_ns. A window_end that passed a while ago is moved, since it is modulo 2^16 s.
+    """Whether an open window ended by now_ns. Moves a stale window_end of a closed one along, since it is modulo 2^16 s.
 
     long_ago: the last sweep is so far back that window_end alone cannot tell before from after.
     """
@@ -78,7 +78,7 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint32_t ends, uint64_t n
             dead = is_dead(table, session, now_ms)
             if dead or window_over(table, session, &table.cold[slot], now_ns, False):
                 if journal_is_short(table.journal):
-                    return                          # this line is the next one: it comes to no harm by a late sweep
+                    return                          # resume at this line; examining it late is harmless
                 if dead:
                     ended += expire(table, slot, now_ns)
                 else:
@@ -99,13 +99,13 @@ cdef struct Agenda:
     Due* due
     uint64_t count
     uint64_t size
-    Sessions* tables[TABLES]    # [table_count] one for each worker, from the first on
+    Sessions* tables[TABLES]    # [table_count] one per worker
     uint32_t table_count
     uint64_t now_ns             # where it is asked for
 
 
 cdef void agenda_begin(Agenda* agenda, Sessions* first) noexcept nogil:
-    """Of a table and those behind it."""
+    """Starts a list for a table and those linked behind it."""
     agenda.due = NULL
     agenda.count = agenda.size = agenda.table_count = 0
     while first != NULL:
@@ -115,7 +115,7 @@ cdef void agenda_begin(Agenda* agenda, Sessions* first) noexcept nogil:
 
 
 cdef bint note(Agenda* agenda, uint32_t table, uint64_t at_ns, uint32_t slot, bint dead) noexcept nogil:
-    """False: out of memory; what is not noted comes with the next sweep."""
+    """Adds an item; False: out of memory; it is left to the next sweep."""
     cdef Due* more
     if agenda.count == agenda.size:
         more = <Due*>realloc(agenda.due, (agenda.size * 2 + 1024) * sizeof(Due))
@@ -133,7 +133,7 @@ cdef bint note(Agenda* agenda, uint32_t table, uint64_t at_ns, uint32_t slot, bi
 
 
 cdef bint is_in_order(const Agenda* agenda) noexcept nogil:
-    """Sessions that began together often are."""
+    """Whether the list is sorted already, as for sessions that began together."""
     cdef uint64_t i
     for i in range(1, agenda.count):
         if sooner(&agenda.due[i - 1], &agenda.due[i]) > 0:
@@ -142,7 +142,7 @@ cdef bint is_in_order(const Agenda* agenda) noexcept nogil:
 
 
 cdef void put_in_order(Agenda* agenda) noexcept nogil:
-    """Of a few, without memory of its own."""
+    """Insertion sort, for short lists."""
     cdef uint64_t i, at
     cdef Due one
     for i in range(1, agenda.count):
@@ -155,7 +155,7 @@ cdef void put_in_order(Agenda* agenda) noexcept nogil:
 
 
 cdef bint carry_out(Agenda* agenda, uint64_t now_ns, uint64_t room) noexcept nogil:
-    """What is noted, in (time, order), while there is room for its rows; whether that was all."""
+    """Processes the list in (time, order) while space for rows is left; whether all was processed."""
     cdef uint64_t i = 0
     cdef const Due* due
     cdef Sessions* table
@@ -191,7 +191,7 @@ cdef bint carry_out(Agenda* agenda, uint64_t now_ns, uint64_t room) noexcept nog
 
 
 cdef bint note_due(Agenda* agenda, uint32_t number, uint64_t at_ns, bint long_ago) noexcept nogil:
-    """Notes everything of a table that is due by a moment; False: out of memory."""
+    """Adds everything of a table that is due by at_ns; False: out of memory."""
     cdef Sessions* table = agenda.tables[number]
     cdef uint32_t now_ms = <uint32_t>(at_ns // 1000000), slot
     cdef Session* session
@@ -210,11 +210,10 @@ cdef bint note_due(Agenda* agenda, uint32_t number, uint64_t at_ns, bint long_ag
 
 
 cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t room) noexcept nogil:
-    """Everything that is due by now_ns, in (time, slot) order, but no more than room rows; whether that was all.
+    """Processes everything due by now_ns in (time, slot) order, at most room rows; whether that was all.
 
-    first: of the tables of all workers. A row of a session that lives on is due at its window's end; of one that died at
-    its deadline. Times are kept modulo 2^32 ms (49 days): a step further than that is looked at from where everything has
-    just ended.
+    first: head of the linked tables of all workers. A window row is due at the window's end, a dead session at its deadline.
+    Times are kept modulo 2^32 ms (49 days): a longer step is evaluated at the moment by which everything had ended.
     """
     cdef uint64_t swept_ns = now_ns, at_ns = now_ns
     cdef uint32_t i, now_ms
@@ -243,10 +242,10 @@ cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t room) noexcept no
     return complete
 
 
-# ---- for one packet: bounded ------------------------------------------------------------------------------------------
+# ---- bounded work for one packet ---------------------------------------------------------------------------------------
 
 cdef inline void agenda_of_few(Agenda* agenda, Sessions* table, Due* few, uint64_t now_ns) noexcept nogil:
-    """few: room for LOOKED_AT."""
+    """A list in caller's memory. few: LOOKED_AT items."""
     agenda.due = few
     agenda.count = 0
     agenda.size = LOOKED_AT
@@ -256,8 +255,8 @@ cdef inline void agenda_of_few(Agenda* agenda, Sessions* table, Due* few, uint64
 
 
 cdef uint32_t expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil:
-    """Ends the first LOOKED_AT sessions of a mapping, all of which are dead (mapping_life), in the order of their ends; how
-    many. The mapping goes with its last one."""
+    """Ends the first LOOKED_AT sessions of a mapping without live sessions (mapping_life), in order of deadlines; how many.
+    The mapping is closed with its last session."""
     cdef Agenda agenda
     cdef Due few[LOOKED_AT]
     cdef uint32_t first = table.mappings.mappings[number].first, slot = first
@@ -272,20 +271,20 @@ cdef uint32_t expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) 
 
 
 cdef uint32_t expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
-    """Ends a dead session; with its mapping, if nothing of that lives, so that its rows are in the order of their ends. How
-    many ended."""
+    """Ends a dead session; if its mapping has no live session, the mapping's other dead sessions too, so that rows are in
+    order of deadlines. How many ended."""
     cdef uint32_t number = table.cold[slot].mapping
     cdef uint32_t* first = &table.mappings.mappings[number].first
     if mapping_life(table, number, <uint32_t>(now_ns // 1000000)) == LIFE_SOME:
         session_expire(table, slot, now_ns)
         return 1
-    unlink(table.by_mapping, first, slot)           # there may be more than expire_mapping ends: this one is among them
+    unlink(table.by_mapping, first, slot)           # put it first, since expire_mapping ends a limited number
     link(table.by_mapping, first, slot)
     return expire_mapping(table, number, now_ns)
 
 
 cdef void look_along(Agenda* agenda, Mapping* mapping, uint32_t* count, uint32_t most) noexcept nogil:
-    """Notes what is dead among the next sessions of a mapping, until count, those that were looked at, is most or all."""
+    """Adds dead sessions among the next of a mapping, until `count` examined ones reach `most` or the mapping's total."""
     cdef Sessions* table = agenda.tables[0]
     cdef uint32_t slot = mapping.first
     if slot == NO_LINK:
@@ -299,7 +298,7 @@ cdef void look_along(Agenda* agenda, Mapping* mapping, uint32_t* count, uint32_t
 
 
 cdef void reclaim_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil:
-    """Ends what is dead among the next LOOKED_AT sessions of a mapping; the call after goes on behind them."""
+    """Ends dead sessions among the next LOOKED_AT of a mapping; the next call continues behind them."""
     cdef Agenda agenda
     cdef Due few[LOOKED_AT]
     cdef uint32_t count = 0
@@ -309,7 +308,7 @@ cdef void reclaim_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noe
 
 
 cdef void reclaim_subscriber(Sessions* table, uint32_t inside_ip, uint64_t now_ns) noexcept nogil:
-    """The same among the next LOOKED_AT sessions of a subscriber, mapping by mapping."""
+    """Ends dead sessions among the next LOOKED_AT of a subscriber, mapping by mapping."""
     cdef Mappings* mappings = table.mappings
     cdef Agenda agenda
     cdef Due few[LOOKED_AT]
@@ -334,10 +333,10 @@ cdef void reclaim_subscriber(Sessions* table, uint32_t inside_ip, uint64_t now_n
 
 
 cdef bint reclaim_lines(Sessions* first, uint32_t* table_at, uint32_t* line_at, uint64_t now_ns) noexcept nogil:
-    """Ends what is dead in the next RECLAIM_LINES lines of the tables of all workers, LOOKED_AT sessions at most; whether
-    all those lines were looked at.
+    """Ends dead sessions in the next RECLAIM_LINES lines of all workers' tables, LOOKED_AT at most; whether all those lines
+    were examined.
 
-    table_at, line_at: the next line, kept by the caller. Subscribers that linger go, too.
+    table_at, line_at: cursor, kept by the caller. Subscribers kept for their rate counter are reaped too.
     """
     cdef Agenda agenda
     cdef Due few[LOOKED_AT]
@@ -366,10 +365,10 @@ cdef bint reclaim_lines(Sessions* first, uint32_t* table_at, uint32_t* line_at, 
 
 
 cdef uint64_t close_windows(Sessions* first, uint64_t now_ns, bint losing) noexcept nogil:
-    """Writes every open window as a partial row that ends now; the sessions go on, but for what is dead (contract R10).
+    """Closes every open window with a row that ends now; sessions continue, dead ones end (contract R10).
 
-    How many are open still, since the journal had no room for them. losing: none, their rows are lost and counted.
-    first: of the tables of all workers.
+    Returns how many remain open for lack of space in the journal. losing: none, rows without space are lost and counted.
+    first: head of the linked tables of all workers.
     """
     cdef uint64_t left = 0, room = <uint64_t>-1 if losing else journal_room(first.journal)
     cdef uint32_t slot

@@ -1,10 +1,10 @@
-"""What a gateway and its subscribers may have and how fast; thresholds, which are told of before anything runs out."""
+"""Limits of a gateway and its subscribers: quotas, rates, caps; and warning thresholds."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from natcore.tables.mappings cimport Mapping
 from natcore.workers.worker cimport Clock, Worker
 
-cdef enum:                      # Limit: what an event says was reached, by number in python/natcore/events.py
+cdef enum:                      # Limit: the one that an event reports, by number in python/natcore/events.py
     LIMIT_NONE = 0
     LIMIT_SUBSCRIBER_SESSIONS = 1
     LIMIT_SUBSCRIBER_PORTS = 2

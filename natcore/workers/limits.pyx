@@ -1,7 +1,7 @@
-"""Asked at admission only: quotas, rates, caps and thresholds; an established session's packets know nothing of them.
+"""Limits are checked at admission only; packets of established sessions do not touch them.
 
-What would fail for room first ends a bounded number of dead sessions, then is tried again. For a quota or a mapping's cap these
-are the subscriber's or the mapping's own; for what all share, the next lines of all tables, once a millisecond.
+At a limit, a bounded number of dead sessions is ended, then the check is repeated. For a quota or a mapping's cap these are
+the subscriber's or the mapping's sessions; for shared limits the next lines of all tables, once a millisecond.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -16,10 +16,10 @@ from natcore.workers.worker cimport NO_LIMIT, Shared, has_all, tables_of_all
 
 
 cdef void reclaim_some(Worker* worker, const Clock* now) noexcept nogil:
-    """Ends what is dead in the next lines of all tables, unless this millisecond has seen that done.
+    """Ends dead sessions in the next lines of all tables, once per millisecond of the clock.
 
-    So refusals take a bounded share of the time, and nothing dies within a millisecond that was not dead before. It takes
-    all workers: who holds only one is told to come again with all of them.
+    This bounds the time spent on refusals, and makes the result independent of how often it is called. It needs all workers
+    locked; otherwise it requests that the packet is repeated with all locked.
     """
     cdef Shared* shared = worker.shared
     cdef uint64_t ms = now.ns // 1000000 + 1
@@ -29,18 +29,18 @@ cdef void reclaim_some(Worker* worker, const Clock* now) noexcept nogil:
         worker.wants_all = True
         return
     if reclaim_lines(tables_of_all(worker), &shared.reclaim_table, &shared.reclaim_line, now.ns):
-        shared.reclaimed = ms               # else there were too many: what is left is for the next refusal
+        shared.reclaimed = ms               # otherwise the next refusal continues
 
 
 cdef void reclaim_of(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
-    """Ends what is dead of a subscriber's next sessions."""
+    """Ends dead sessions among the subscriber's next ones."""
     reclaim_subscriber(&worker.sessions, inside_ip, now.ns)
 
 
-# ---- totals: of all workers ------------------------------------------------------------------------------------------
+# ---- totals of all workers -------------------------------------------------------------------------------------------
 
 cdef inline bint has_room(Worker* worker, uint64_t live, uint32_t capacity) noexcept nogil:
-    """Whether one more may be taken. Where each of the others may be taking one just now, who holds them all may say."""
+    """Whether one more fits. With several workers, each may be adding one: near the limit only with all workers locked."""
     if has_all(worker):
         return live < capacity
     if live + worker.shared.count <= capacity:
@@ -51,7 +51,7 @@ cdef inline bint has_room(Worker* worker, uint64_t live, uint32_t capacity) noex
 
 
 cdef uint32_t sessions_live(const Worker* worker) noexcept nogil:
-    """Sessions that the gateway has, dead ones that were not met included."""
+    """Sessions of the gateway, including dead ones not met yet."""
     cdef uint32_t total = 0, i
     for i in range(worker.shared.count):
         total += load_relaxed(&worker.shared.workers[i].sessions.slots.live)
@@ -74,7 +74,7 @@ cdef bint may_open_mapping(Worker* worker) noexcept nogil:
 
 
 cdef bint may_subscribe(Worker* worker, uint32_t inside_ip) noexcept nogil:
-    """Whether inside_ip is a subscriber, or may become one."""
+    """Whether inside_ip is a subscriber or can become one."""
     cdef uint32_t total = 0, i, capacity = worker.mappings.subscriber_slots.capacity
     for i in range(worker.shared.count):
         total += load_relaxed(&worker.shared.workers[i].mappings.subscriber_slots.live)
@@ -91,7 +91,7 @@ cdef uint32_t opened_outside(const Worker* worker) noexcept nogil:
 
 
 cdef bint over_quota(Worker* worker, uint32_t inside_ip, bint new_mapping) noexcept nogil:
-    """Whether the subscriber has as many sessions, or mappings where a new one is asked for, as it may (RFC 6888 REQ-4)."""
+    """Whether the subscriber is at its limit of sessions, or with new_mapping of mappings (RFC 6888 REQ-4)."""
     cdef uint32_t limit = worker.ports_per_subscriber if new_mapping else worker.sessions_per_subscriber, who
     cdef const Subscriber* subscriber
     if limit == NO_LIMIT:
@@ -103,14 +103,14 @@ cdef bint over_quota(Worker* worker, uint32_t inside_ip, bint new_mapping) noexc
     return limit <= (subscriber.mappings if new_mapping else subscriber.sessions)
 
 
-# ---- rates: of the sessions that the inside opens --------------------------------------------------------------------
+# ---- rates of sessions opened from inside ------------------------------------------------------------------------------
 
 cdef inline uint32_t second_of(const Clock* now) noexcept nogil:
     return <uint32_t>(now.ns // 1000000000)
 
 
 cdef uint8_t over_rate(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
-    """Whether the subscriber has opened as many sessions in this second as it may."""
+    """Whether the subscriber opened its maximum of sessions in this second."""
     cdef uint32_t who
     cdef const Subscriber* subscriber
     if worker.new_per_second == NO_LIMIT:
@@ -123,13 +123,13 @@ cdef uint8_t over_rate(Worker* worker, uint32_t inside_ip, const Clock* now) noe
 
 
 cdef bint over_gateway_rate(Worker* worker, const Clock* now) noexcept nogil:
-    """Whether all of the inside together has."""
+    """Whether the inside as a whole opened its maximum of sessions in this second."""
     return (worker.gateway_per_second != NO_LIMIT and worker.shared.opened_second == second_of(now)
             and worker.shared.opened >= worker.gateway_per_second)
 
 
 cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept nogil:
-    """A session that the inside opened, or began anew."""
+    """Counts a session that the inside opened or restarted."""
     cdef uint32_t who = worker.mappings.mappings[mapping].subscriber, second = second_of(now)
     cdef Subscriber* subscriber
     if worker.gateway_per_second != NO_LIMIT:
@@ -150,7 +150,7 @@ cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept
 
 
 cdef void count_opened(Worker* worker, uint32_t slot, const Clock* now) noexcept nogil:
-    """A new session that the inside opened, and that stays: a refused hairpin was none."""
+    """Counts a session that the inside opened and that was kept (not a hairpin refused later)."""
     cdef uint32_t number = worker.sessions.cold[slot].mapping
     cdef const Mapping* mapping = &worker.mappings.mappings[number]
     count_new(worker, number, now)
@@ -162,8 +162,8 @@ cdef void count_opened(Worker* worker, uint32_t slot, const Clock* now) noexcept
 # ---- sessions opened from outside ------------------------------------------------------------------------------------
 
 cdef bint below_caps(Worker* worker, uint32_t number, const Clock* now) noexcept nogil:
-    """Whether the mapping and the gateway may have one more session that was opened from outside: they have room of their
-    own, so that a stranger's are refused before anybody else's. The mapping stays, be it without sessions."""
+    """Whether mapping and gateway may have another session opened from outside. These caps are separate, so that outside
+    traffic cannot exhaust the table. The mapping is kept even if its sessions end."""
     cdef Mapping* mapping = &worker.mappings.mappings[number]
     cdef bint below
     mapping.sessions += 1
@@ -177,10 +177,10 @@ cdef bint below_caps(Worker* worker, uint32_t number, const Clock* now) noexcept
     return below
 
 
-# ---- thresholds: told of once, and again after they were left by far ---------------------------------------------------
+# ---- warning thresholds: edge-triggered, with hysteresis ---------------------------------------------------------------
 
 cdef inline bint crosses(uint32_t taken, uint32_t warn, uint32_t rearm, uint8_t* told) noexcept nogil:
-    """Whether the one that was taken last makes it as many as warn, for the first time since there were fewer than rearm."""
+    """Whether `taken` reaches warn for the first time since it was at rearm or below."""
     if taken <= rearm:
         told[0] = 0
     if taken < warn or told[0]:
@@ -190,7 +190,7 @@ cdef inline bint crosses(uint32_t taken, uint32_t warn, uint32_t rearm, uint8_t*
 
 
 cdef void watch_sessions(Worker* worker, const Clock* now) noexcept nogil:
-    """A session was opened."""
+    """Call after a session was opened."""
     cdef bint tell
     if worker.warn_sessions:
         spin_lock(&worker.shared.spin)
@@ -201,14 +201,14 @@ cdef void watch_sessions(Worker* worker, const Clock* now) noexcept nogil:
 
 
 cdef inline uint32_t taken_of(const Ports* ports, const PortMap* map) noexcept nogil:
-    """Ports of an outside address and protocol that are not free, or blocks of the address that are somebody's."""
+    """Ports of an outside address and protocol that are not free, or assigned blocks of the address."""
     if ports.blocks.per_address:
         return ports.block_count - ports.blocks.free[map.address]
     return ports.range_size - map.free
 
 
 cdef void watch_ports(Worker* worker, const Mapping* mapping, const Clock* now) noexcept nogil:
-    """A mapping was opened."""
+    """Call after a mapping was opened."""
     cdef Ports* ports = worker.mappings.ports
     cdef PortMap* map
     cdef uint32_t taken, space, first = 0, last = PORT_SPACES - 1, looks = LOOKS
@@ -220,7 +220,7 @@ cdef void watch_ports(Worker* worker, const Mapping* mapping, const Clock* now) 
     map = &ports.addresses[mapping.address].maps[first]
     spin_lock(&ports.spin)
     taken = taken_of(ports, map)
-    if taken >= worker.warn_ports or map.told:          # what has rested for long enough is free, if nobody looked so far
+    if taken >= worker.warn_ports or map.told:          # free ports with an expired hold-down first
         for space in range(first, last + 1):
             reclaim(ports, &ports.addresses[mapping.address].maps[space], &looks, now.ms)
         taken = taken_of(ports, map)

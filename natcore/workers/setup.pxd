@@ -1,4 +1,4 @@
-"""The workers of a gateway: what they have together, and a table of each kind for every one of them."""
+"""Creates the workers of a gateway: shared state, and tables for each worker."""
 from libc.stdint cimport uint32_t
 
 from natcore.workers.worker cimport Shared, Worker

@@ -1,6 +1,6 @@
-"""Making workers: the first is set up by the gateway, the others are made like it, with tables of their own.
+"""Creates workers: the gateway configures the first, the others are copies of its configuration with tables of their own.
 
-Each has room for all that the gateway may have, since one inside host may have it all; untouched room costs nothing.
+Each worker's tables have the size of the gateway's limits, since one inside host may use them all; untouched memory is free.
 """
 from libc.stdint cimport uint32_t
 
@@ -16,7 +16,7 @@ from natcore.workers.worker cimport IDENTIFICATIONS, Shared, Worker
 
 
 cdef void join(Shared* shared, Worker* worker) noexcept nogil:
-    """The worker is the next of them."""
+    """Appends the worker to the gateway's."""
     worker.shared = shared
     worker.number = worker.mappings.worker = shared.count
     worker.mappings.ports = &shared.ports
@@ -32,7 +32,7 @@ cdef void join(Shared* shared, Worker* worker) noexcept nogil:
 
 
 cdef Shared* crew_new(Worker* first) noexcept nogil:
-    """What workers have together, with the first of them; NULL: no memory."""
+    """Creates the shared state with the first worker; NULL: out of memory."""
     cdef Shared* shared = <Shared*>table_new(sizeof(Shared))
     if shared != NULL:
         join(shared, first)
@@ -40,7 +40,7 @@ cdef Shared* crew_new(Worker* first) noexcept nogil:
 
 
 cdef Worker* like(const Worker* first, bint filters) noexcept nogil:
-    """A worker that is set up as the first one is, with empty tables; NULL: no memory."""
+    """Creates a worker with the first one's configuration and empty tables; NULL: out of memory."""
     cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
     cdef bint made
     if worker == NULL:
@@ -64,7 +64,7 @@ cdef Worker* like(const Worker* first, bint filters) noexcept nogil:
 
 
 cdef bint crew_grow(Shared* shared, uint32_t count, bint filters) noexcept nogil:
-    """As many workers as count, like the first, which must not have seen a packet; False: no memory."""
+    """Adds workers up to count, like the first, which must not have seen a packet; False: out of memory."""
     cdef Worker* worker
     cdef uint32_t i
     while shared.count < count:
@@ -88,7 +88,7 @@ cdef void worker_delete(Worker* worker, bint filters) noexcept nogil:
 
 
 cdef void crew_delete(Shared* shared, bint filters) noexcept nogil:
-    """All of them, and what they had together, as far as it was made."""
+    """Deletes all workers and the shared state, as far as created."""
     cdef uint32_t i
     ports_delete(&shared.ports)
     journal_delete(&shared.journal)

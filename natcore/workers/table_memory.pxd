@@ -1,23 +1,23 @@
-"""Which tables a worker has, what memory they take, and what kind of memory that is to be."""
+"""The list of a worker's tables with their sizes, and their placement on huge pages and NUMA nodes."""
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from natcore.workers.worker cimport Shared, Worker
 
 cdef enum:                      # HugePages
-    HUGE_AUTO = 0               # transparent ones under every large table, as memory.pxd asks for
+    HUGE_AUTO = 0               # transparent huge pages for every large table (pages.pxd)
     HUGE_NEVER = 1
-    HUGE_EXPLICIT = 2           # of those that were set aside (vm.nr_hugepages); taken whole, at once
+    HUGE_EXPLICIT = 2           # reserved huge pages (vm.nr_hugepages), populated at once
 
 cdef enum:
     ANY_NODE = -1
-    REGIONS = 48                # tables of a worker, at most
+    REGIONS = 48                # tables of a worker at most
 
 cdef struct Region:             # one table
     const char* name
     void* base
-    uint64_t bytes              # mapped: whole pages
+    uint64_t bytes              # bytes mapped, whole pages
     bint index
-    bint large                  # it lies on huge pages' boundaries, and more than a few of its lines are used
+    bint large                  # aligned to huge pages and mostly used
 
 cdef struct Placement:          # what kind of memory
     uint32_t huge_pages         # HugePages

@@ -1,4 +1,4 @@
-"""A worker's tables one by one: listed with their sizes, and moved to huge pages or a NUMA node before anything is in them."""
+"""Lists a worker's tables with their sizes, and moves them to huge pages or a NUMA node before first use."""
 from libc.errno cimport ENOMEM, errno
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -63,7 +63,7 @@ cdef extern from * nogil:
 
 
 cdef void add(Region* regions, uint32_t* count, const char* name, const void* base, uint64_t bytes) noexcept nogil:
-    """One more, where there is such a table."""
+    """Appends a table if it exists."""
     cdef Region* region = &regions[count[0]]
     if base == NULL:
         return
@@ -81,9 +81,9 @@ cdef void add_index(Region* regions, uint32_t* count, const char* name, const In
 
 
 cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
-    """Every table that the worker has from the beginning, the first one with what all have together; how many.
+    """Lists the tables that a worker has from the start, the first worker's with the shared ones; how many.
 
-    regions: room for REGIONS.
+    regions: space for REGIONS.
     """
     cdef uint32_t n = 0, space
     cdef uint64_t sessions = worker.sessions.slots.capacity, mappings = worker.mappings.mapping_slots.capacity
@@ -112,7 +112,7 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     add(regions, &n, "shared by workers", worker.shared, sizeof(Shared))
     add(regions, &n, "outside addresses", worker.mappings.ports.addresses,
         <uint64_t>worker.mappings.ports.capacity * sizeof(Address))
-    regions[n - 1].large = False        # of its lines most gateways use a few
+    regions[n - 1].large = False        # most gateways use few of its lines
     for space in range(PORT_SPACES):
         add(regions, &n, "outside addresses by release", worker.mappings.ports.next_release[space],
             <uint64_t>worker.mappings.ports.capacity * sizeof(uint32_t))
@@ -149,7 +149,7 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
 
 
 cdef uint32_t address_regions(const Worker* worker, uint32_t address, Region* regions) noexcept nogil:
-    """What an outside address in use has besides; how many."""
+    """Lists the tables of one outside address; how many."""
     cdef uint32_t n = 0
     add(regions, &n, "port maps", worker.mappings.ports.addresses[address].memory, PORT_SPACES * MAP_BYTES)
     if worker.mappings.ports.blocks.of != NULL:
@@ -159,9 +159,9 @@ cdef uint32_t address_regions(const Worker* worker, uint32_t address, Region* re
 
 
 cdef int place(const Region* regions, uint32_t count, const Placement* how) noexcept nogil:
-    """Gives tables the memory that they are to have. Nothing may be in the large ones yet: explicit pages come empty.
+    """Applies the placement to tables. Large ones must be unused: explicit huge pages are mapped empty.
 
-    0, or -1 with errno: ENOMEM, too few huge pages were set aside; else the system refuses.
+    0, or -1 with errno (ENOMEM: too few reserved huge pages).
     """
     cdef uint32_t i
     cdef uint64_t bytes
@@ -175,23 +175,22 @@ cdef int place(const Region* regions, uint32_t count, const Placement* how) noex
             return -1
         if how.node != ANY_NODE and bind(regions[i].base, bytes, how.node) < 0:
             return -1
-        if explicit and populate(regions[i].base, bytes) < 0:    # else a first touch might find none: SIGBUS
+        if explicit and populate(regions[i].base, bytes) < 0:    # a later page fault without a free page would be SIGBUS
             return -1
     return 0
 
 
 cdef int raise_refusal(const Placement* how, uint64_t bytes, int error) except -1:
-    """Why tables of so many bytes do not get what was asked for."""
+    """Raises the error for tables of so many bytes."""
     asked = "huge_pages='explicit'" if how.huge_pages == HUGE_EXPLICIT else f"numa_node={how.node}"
     if error == ENOMEM and how.huge_pages == HUGE_EXPLICIT:
-        raise CapacityError(f"{asked}: the tables take {bytes:,} bytes of huge pages; allowed is what "
-                            f"vm.nr_hugepages set aside and nobody has (HugePages_Free in /proc/meminfo, of "
-                            f"{HUGE_BYTES:,} bytes each)")
-    raise Error(f"{asked}: this system does not allow it: {os.strerror(error)}")
+        raise CapacityError(f"{asked}: the tables need {bytes:,} bytes of huge pages, more than is reserved (vm.nr_hugepages) "
+                            f"and free (HugePages_Free in /proc/meminfo, {HUGE_BYTES:,} bytes each)")
+    raise Error(f"{asked}: the system refuses it: {os.strerror(error)}")
 
 
 cdef dict tables_of(const Worker* worker):
-    """{table: bytes mapped}, those of all outside addresses together."""
+    """{table: bytes mapped}, summed over workers and outside addresses."""
     cdef Region regions[REGIONS]
     cdef uint32_t address, i, w
     tables = {}
@@ -207,12 +206,12 @@ cdef dict tables_of(const Worker* worker):
 
 
 cdef int furnish(Worker* worker, const Placement* how, uint64_t limit_bytes, str limit_name) except -1:
-    """The tables of all workers, which must be empty, get their memory. CapacityError: they could never be filled, or no huge
+    """Places the tables of all workers, which must be empty. CapacityError: they do not fit into memory, or too few huge
     pages.
 
-    A worker has room for all sessions, but all together have no more: of the others' tables the indexes count, which a few
-    entries fill as widely as many. limit_bytes: the memory there is in all; limit_name: of what. The system gives address
-    space beyond it without a word.
+    Each worker has tables for all sessions, but together they hold no more than that: of further workers only the indexes
+    count, which a few entries touch widely. limit_bytes: memory available; limit_name: where that limit comes from. Address
+    space beyond it is granted by the system without an error.
     """
     cdef Region regions[REGIONS]
     cdef uint32_t i, w
@@ -224,8 +223,8 @@ cdef int furnish(Worker* worker, const Placement* how, uint64_t limit_bytes, str
     if bytes > limit_bytes:
         raise CapacityError(f"max_sessions={worker.sessions.slots.capacity}: full tables (max_mappings="
                             f"{worker.mappings.mapping_slots.capacity}, max_subscribers="
-                            f"{worker.mappings.subscriber_slots.capacity}, records={worker.journal.capacity}) take "
-                            f"{bytes:,} bytes; allowed is {limit_bytes:,}, {limit_name}")
+                            f"{worker.mappings.subscriber_slots.capacity}, records={worker.journal.capacity}) need "
+                            f"{bytes:,} bytes, more than {limit_bytes:,}, {limit_name}")
     for w in range(worker.shared.count):
         if place(regions, regions_of(worker.shared.workers[w], regions), how) < 0:
             raise_refusal(how, large, errno)
@@ -233,7 +232,7 @@ cdef int furnish(Worker* worker, const Placement* how, uint64_t limit_bytes, str
 
 
 cdef int furnish_address(Worker* worker, const Placement* how, uint32_t address) except -1:
-    """The same for what an outside address, just added, has besides."""
+    """Places the tables of an outside address just added."""
     cdef Region regions[REGIONS]
     if place(regions, address_regions(worker, address, regions), how) < 0:
         raise_refusal(how, 0, errno)

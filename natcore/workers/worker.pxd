@@ -1,4 +1,4 @@
-"""Worker: everything that one translator owns, and how it may be held; Shared: what a gateway's workers have together."""
+"""Worker: configuration and tables of one translator. Shared: what all workers of a gateway have in common."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.log.events cimport Events
@@ -19,10 +19,10 @@ cdef enum:                      # Filtering
     FILTER_ADDRESS = 1
     FILTER_ADDRESS_AND_PORT = 2
 
-cdef enum:                      # IpOptions: which options a forwarded packet may have; source routes never
-    OPTIONS_RFC7126 = 0         # what RFC 7126 lets pass by default
-    OPTIONS_PASS = 1            # any others that are well-formed
-    OPTIONS_DROP = 2            # none
+cdef enum:                      # IpOptions: of forwarded packets; source routes are always dropped
+    OPTIONS_RFC7126 = 0         # drop what RFC 7126 drops by default
+    OPTIONS_PASS = 1            # forward all well-formed options
+    OPTIONS_DROP = 2            # drop all options
 
 cdef enum:
     NO_LIMIT = 0xFFFFFFFF
@@ -35,37 +35,37 @@ cdef enum:
 
 cdef struct Worker
 
-cdef struct Shared:             # by the workers of a gateway; no packet of an established session touches it
+cdef struct Shared:             # state common to a gateway's workers; packets of established sessions do not touch it
     uint32_t count              # workers
-    uint32_t alone              # one caller holds them all: every table is its own
+    uint32_t alone              # one caller has locked all workers
     Worker* workers[64]         # [count]
     Ports ports
     Journal journal
     Outbox outbox
     Events events
     UnsolicitedQueue unsolicited
-    uint32_t* identifications   # [IDENTIFICATIONS] of IPv4 packets (_identify.pxd), modulo 2^16; NULL: policy keeps them
-    uint64_t now_ns             # of several workers: the gateway's clock, which no worker's is ahead of
-    uint64_t created            # likewise: sessions ever, from which they have their numbers
-    uint64_t reclaimed          # ms of now + 1 in which lines were last looked at for a refusal; 0: never
-    uint32_t reclaim_table      # a worker's number, and the next line of its sessions that is looked at
+    uint32_t* identifications   # [IDENTIFICATIONS] counters of ip_identification.pxd, modulo 2^16; NULL: not rewritten
+    uint64_t now_ns             # several workers: the gateway's clock; no worker is ahead of it
+    uint64_t created            # several workers: sessions ever created, the source of session numbers
+    uint64_t reclaimed          # ms of the clock, plus one, at the last reclaim for a refusal; 0: never
+    uint32_t reclaim_table      # cursor of that reclaim: worker and line
     uint32_t reclaim_line
-    Spin spin                   # of the next three
+    Spin spin                   # protects the next three
     uint32_t opened_second      # of the gateway's clock, modulo 2^32
-    uint32_t opened             # sessions that the inside opened in it
-    uint8_t sessions_told       # that there are many
+    uint32_t opened             # sessions opened from inside in that second
+    uint8_t sessions_told       # threshold event sent and not rearmed
 
 cdef struct Worker:
-    uint32_t attention          # somebody waits to hold the worker
-    uint32_t held               # somebody does
+    uint32_t attention          # callers that wait for the lock
+    uint32_t held               # 1: locked
     Shared* shared
-    uint32_t number             # of [0, count)
-    uint32_t wants_all          # what it is at has to be done again, with all workers held
+    uint32_t number             # index in Shared.workers
+    uint32_t wants_all          # the current packet must be repeated with all workers locked
     Sessions sessions
     Mappings mappings
-    Journal* journal            # the gateway's, as the next four
+    Journal* journal            # shared, as the next five
     Outbox* outbox
-    Fragments* fragments        # used by who holds all workers
+    Fragments* fragments        # used with all workers locked
     UnsolicitedQueue* unsolicited
     uint32_t* identifications
     Events* events
@@ -86,43 +86,43 @@ cdef struct Worker:
     uint32_t mapping_cap        # sessions opened from outside, of a mapping
     uint32_t outside_cap        # and of the whole table
     uint8_t filtering[3]        # Filtering, by port space
-    uint8_t mapping[3]          # 1: address-and-port-dependent, by port space
-    uint32_t sessions_per_subscriber    # or NO_LIMIT, as the next two
+    uint8_t mapping[3]          # 1: address-and-port-dependent mapping, by port space
+    uint32_t sessions_per_subscriber    # NO_LIMIT: none; likewise the next three
     uint32_t ports_per_subscriber
     uint32_t new_per_second
-    uint32_t gateway_per_second         # sessions that the inside may open in a second, or NO_LIMIT
-    uint32_t warn_sessions      # so many are told of; 0: never
-    uint32_t rearm_sessions     # and again after there were fewer than these
-    uint32_t warn_ports         # the same of an outside address and protocol (port blocks: of an outside address)
+    uint32_t gateway_per_second         # sessions opened from inside in a second
+    uint32_t warn_sessions      # threshold of the event; 0: off
+    uint32_t rearm_sessions     # at or below: rearms it
+    uint32_t warn_ports         # likewise for the ports of an outside address and protocol (port blocks: of an outside address)
     uint32_t rearm_ports
-    uint8_t limit_met           # Limit: what the last refusal was for
-    uint16_t mss                # of a SYN's MSS option at most; 0: as it is
+    uint8_t limit_met           # Limit that the last refusal met
+    uint16_t mss                # upper bound of a SYN's MSS option; 0: unchanged
     bint ethernet               # frames begin with an Ethernet header
     bint decrement_ttl
-    uint8_t lowest_ttl          # that a packet may have to be forwarded
+    uint8_t lowest_ttl          # minimum TTL of forwarded packets
     bint inbound_refresh
     bint tcp_pickup
     bint hairpin
     bint icmp_unreachable
-    bint echo_only              # other ICMP queries are refused
-    bint reverse_path_filter    # an inside address opens nothing from outside
-    bint link_local             # 169.254/16 is forwarded
-    bint class_e                # 240/4 may be hosts'
+    bint echo_only              # refuse ICMP queries other than echo
+    bint reverse_path_filter    # drop packets from outside with an inside source
+    bint link_local             # forward 169.254/16
+    bint class_e                # forward 240/4
     uint8_t ip_options          # IpOptions
 
 cdef inline bint has_all(const Worker* worker) noexcept nogil:
-    """Whether the caller, who holds the worker, holds them all."""
+    """Whether the caller, who has locked the worker, has locked all workers."""
     return worker.shared.count == 1 or worker.shared.alone
 
 cdef inline uint32_t owner_of_inside(uint32_t ip, uint32_t count) noexcept nogil:
-    """The worker, of count, of an inside address (host order). A filter on a socket computes the same."""
+    """Worker affinity: the worker, of count, that owns an inside address (host order). Socket filters compute the same."""
     return (ip * <uint32_t>0x9E3779B1 >> 16) * count >> 16
 
 cdef inline Sessions* tables_of_all(Worker* worker) noexcept nogil:
-    """The first of the tables of all workers, which are linked."""
+    """Head of the linked session tables of all workers."""
     return &worker.shared.workers[0].sessions
 
-cdef struct Clock:              # one moment, in the units that the hot path wants
+cdef struct Clock:              # one moment in the units of the fast path
     uint64_t ns
     uint32_t ms                 # modulo 2^32
     uint16_t seconds            # modulo 2^16

@@ -286,7 +286,7 @@ def test_frames_of_any_length() -> None:
     over = gateway()
     for length in (0, 1, 65535, 131072):
         assert over.explain(bytes(length), INSIDE).verdict.is_drop
-    with pytest.raises(Error, match="allowed is 131072"):
+    with pytest.raises(Error, match="at most 131072 bytes"):
         over.explain(bytes(131073), INSIDE)
 
 

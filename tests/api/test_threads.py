@@ -178,7 +178,7 @@ def test_a_signal_handler_may_look_and_gets_an_error_when_it_changes_what_its_th
 
 @pytest.mark.parametrize("worker", [-1, 2, 64, 2**31, 2**40])
 def test_a_capsule_of_a_worker_that_is_none_is_refused(worker: int) -> None:
-    with pytest.raises(Error, match="allowed are 0 to 1"):
+    with pytest.raises(Error, match="worker must be between 0 and 1, got"):
         made(2)._core.worker_capsule(worker)
 
 

@@ -120,7 +120,7 @@ def test_tables_beyond_the_memory_are_refused_by_the_byte(monkeypatch: pytest.Mo
 @own_tables
 def test_the_machine_s_own_memory_is_what_counts() -> None:
     with pytest.raises(
-        CapacityError, match=r"max_sessions=1073741824: .* bytes; allowed is [\d,]+, (all memory|the limit)"
+        CapacityError, match=r"max_sessions=1073741824: .* bytes, more than [\d,]+, (all memory|the limit)"
     ):
         Gateway(max_sessions=1 << 30, max_mappings=16, max_subscribers=16)
 
