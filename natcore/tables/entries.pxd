@@ -11,7 +11,7 @@ cdef struct SnatRule:
 
 cdef struct DnatTarget:
     uint32_t ip                 # inside address, big-endian
-    uint32_t before             # weights of the targets before it, together
+    uint32_t before             # sum of the weights of the targets before it
 
 cdef struct DnatRule:
     uint32_t entry              # number of the entry
@@ -134,7 +134,7 @@ cdef inline bint is_inside(const Rules* rules, uint32_t ip) noexcept nogil:
     return low and ip <= rules.inside[low - 1].last
 
 cdef inline uint32_t dnat_target(const DnatRule* rule, uint64_t hash) noexcept nogil:
-    """The target of a remote whose address hashes to hash: always the same one, as often as its weight says."""
+    """The target for a remote with this address hash: the same remote always gets the same target, in proportion to weights."""
     cdef uint64_t at = (hash >> 32) * rule.total_weight >> 32
     cdef uint32_t low = 1, high = rule.target_count, middle
     while low < high:

@@ -1,4 +1,4 @@
-"""Holding compiled entries: what python/natcore/entries/table.py sorted and flattened, as arrays that can be bisected."""
+"""Builds the compiled entries: the ranges that python/natcore/entries/table.py sorted, as arrays for binary search."""
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 

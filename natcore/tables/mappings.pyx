@@ -214,8 +214,8 @@ cdef uint32_t draw_from_pool(Mappings* table, const MappingKey* key, const Pool*
 
 cdef uint32_t draw_in_turn(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
                            Drawn* drawn) noexcept nogil:
-    """The same where an address that has a free port may have none for this owner: some are tried, from the owner's own or
-    anywhere on. Blocks: TRIES of those that have a free block; overload, where a look is enough: ADDRESSES_TRIED."""
+    """Allocates where an address with free ports may have none for this owner: tries addresses in turn, from the owner's own
+    or a random one on. Blocks: TRIES of those with a free block; overload, where a test is cheap: ADDRESSES_TRIED."""
     cdef Ports* ports = table.ports
     cdef uint32_t start = start_of(table, pool, request), step, port, why = NONE
     cdef uint32_t tries = ADDRESSES_TRIED if ports.policy == PORTS_OVERLOAD else TRIES

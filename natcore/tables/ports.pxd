@@ -20,11 +20,11 @@ cdef enum:
     SUPERS = 8                  # of 8 groups
     COUNT_BYTES = (GROUPS + SUPERS) * 4
     MAP_BYTES = PORTS * 9 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2 + COUNT_BYTES    # of one PortMap's arrays
-    LOOKS = 8192                # ports that are held down, of which one packet looks at, at most
-    LOOKS_FREEING = 4           # as many as freeing one costs
-    PROBES = 4                  # random ports that are tried before the free ones are counted
-    DUE_TRIED = 8192            # addresses of a pool that are asked at once whether a rest is over
-    ADDRESSES_TRIED = 64        # of a full pool, at most, where one packet looks for a port that rests for its owner
+    LOOKS = 8192                # held-down ports that one packet examines at most
+    LOOKS_FREEING = 4           # counted for freeing one
+    PROBES = 4                  # random ports tried before the free ones are counted
+    DUE_TRIED = 8192            # addresses of a pool searched by one packet for an expired hold-down
+    ADDRESSES_TRIED = 64        # of a full pool, at most, searched by one packet for a port held down for its owner
 
 cdef enum:
     PORT_RESERVED = 0xFFFFFFFE  # in a cell: reserved by a DNAT entry, never allocated
@@ -48,11 +48,11 @@ cdef struct PortMap:            # ports of one outside address and protocol
     uint32_t free               # ports of the ranges that are free
     uint32_t reserved           # ports of the ranges reserved by DNAT entries
     uint32_t held_count
-    uint32_t next_word          # of held, which reclaim looks at next
-    uint32_t words_left         # of its round; 0: none has begun
-    uint32_t soonest            # ms: when the first of those that it has seen may be released
-    uint32_t address            # number of the outside address
-    uint8_t told                # that few are free
+    uint32_t next_word          # word of `held` that reclaim examines next
+    uint32_t words_left         # words left of the reclaim round; 0: none is in progress
+    uint32_t soonest            # ms: earliest end of a hold-down seen in this round
+    uint32_t address            # index of the outside address
+    uint8_t told                # threshold event sent and not rearmed
 
 cdef struct Address:            # an outside address, in one or several pools
     uint32_t ip                 # in the packet, big-endian
@@ -62,16 +62,16 @@ cdef struct Address:            # an outside address, in one or several pools
     PortMap maps[3]
 
 cdef struct Pool:               # outside addresses of an SNAT entry
-    uint32_t entry              # its number
-    uint32_t first              # inside address with which its prefix begins, host order
+    uint32_t entry              # number of the entry
+    uint32_t first              # first inside address of its prefix, host order
     uint32_t size
-    const uint32_t* addresses   # [size] numbers of outside addresses
-    const uint64_t* members     # [words] the same as a bit each, from number 64 * first_word on
+    const uint32_t* addresses   # [size] indices of outside addresses
+    const uint64_t* members     # [words] the same as a bitmap, from index 64 * first_word on
     uint32_t first_word
     uint32_t words
-    bint alone                  # no other address serves, not even the subscriber's own
+    bint alone                  # use only these, even where the subscriber is paired with another
 
-cdef struct Draw:               # an outside endpoint that was drawn for a new mapping
+cdef struct Draw:               # an allocated outside endpoint
     uint32_t outside_ip         # big-endian, as the port
     uint16_t outside_port
 
@@ -103,17 +103,17 @@ cdef struct Ports:
     bint in_one_piece           # the ranges are contiguous
     uint32_t hold_down_ms
     uint8_t policy              # PortPolicy
-    bint parity                 # an even port for an even one, where one is free (RFC 4787 REQ-4)
-    uint32_t block_size         # ports of a block; the ranges are cut to whole ones; 0: there are none
-    uint32_t block_count        # blocks of an outside address; block b has allowed[b * block_size] and those after it
-    Blocks blocks               # whose they are
-    Overload overload           # who has a port towards whom
-    uint16_t block_of[65536]    # [PORTS] the block of a port of the ranges
-    Spin spin                   # while a port is drawn or released: of all addresses and protocols
-    uint32_t workers            # that draw, 1 or more
-    uint32_t drawer             # which of them does just now
-    uint32_t unit               # ports: PORT_UNIT, or a subscriber's block
-    uint32_t looks              # LOOKS that are left to the packet at hand
+    bint parity                 # even ports for even, odd for odd, where one is free (RFC 4787 REQ-4)
+    uint32_t block_size         # ports of a block, ranges are cut to whole blocks; 0: no blocks
+    uint32_t block_count        # blocks of an outside address; block b begins at allowed[b * block_size]
+    Blocks blocks               # assignment of blocks
+    Overload overload           # assignment of overloaded ports
+    uint16_t block_of[65536]    # [PORTS] block of a port of the ranges
+    Spin spin                   # protects allocation and release, for all addresses and protocols
+    uint32_t workers            # number of workers, 1 or more
+    uint32_t drawer             # worker that holds the lock to allocate
+    uint32_t unit               # consecutive ports that one worker prefers: PORT_UNIT or block_size
+    uint32_t looks              # LOOKS left to the current packet
     Draw drawn[64]              # [DRAWS_KEPT] the last ones in turn, those that were undone too: what tests follow (_tamper)
     uint64_t draws              # number of allocations ever
 

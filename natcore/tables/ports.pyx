@@ -240,8 +240,8 @@ cdef bint is_due(const Ports* ports, const PortMap* map, uint32_t now_ms) noexce
 
 
 cdef void reclaim(Ports* ports, PortMap* map, uint32_t* looks, uint32_t now_ms) noexcept nogil:
-    """Frees ports whose hold-down is over. looks: how many it may look at still; the next call goes on there, and a round of
-    all learns when the next one's rest will be over."""
+    """Frees ports with an expired hold-down. looks: held-down ports it may still examine; the next call continues there. A
+    complete round finds when the next hold-down expires."""
     cdef uint32_t word, port, cost
     cdef uint64_t bits
     if not is_due(ports, map, now_ms):
@@ -270,7 +270,7 @@ cdef void reclaim(Ports* ports, PortMap* map, uint32_t* looks, uint32_t now_ms) 
 
 
 cdef void ports_reclaim(Ports* ports, uint32_t addresses, uint32_t looks, uint32_t now_ms) noexcept nogil:
-    """The same for the next so many addresses, as far as looks reach (NONE: to the end)."""
+    """Reclaims ports of the next `addresses` addresses, as far as looks reach (NONE: without limit)."""
     cdef uint32_t left = min(addresses, ports.count), space, i
     cdef bint endless = looks == NONE
     while left and looks:
@@ -434,7 +434,7 @@ cdef inline uint32_t pick(const Ports* ports, const PortMap* map, uint64_t mask,
 # ---- an address of a pool --------------------------------------------------------------------------------------------
 
 cdef uint32_t address_guess(const Ports* ports, uint32_t space, const Pool* pool, uint64_t* lot) noexcept nogil:
-    """An address of a pool that has a free port, of a few that are tried at random; or NONE."""
+    """A pool address with a free port, among a few random tries; or NONE."""
     cdef uint32_t _try, i
     for _try in range(2 * PROBES):
         i = pool.addresses[in_pool(lot[0], pool.size)]
@@ -445,12 +445,12 @@ cdef uint32_t address_guess(const Ports* ports, uint32_t space, const Pool* pool
 
 
 cdef inline uint64_t open_of_word(const Ports* ports, uint32_t space, const Pool* pool, uint32_t word) noexcept nogil:
-    """A bit for each of a pool's addresses that has a free port, of the pool's n-th word."""
+    """Bits of the pool addresses with a free port, in one word of the pool's bitmap."""
     return load_relaxed64(&ports.open_at[space][pool.first_word + word]) & pool.members[word]
 
 
 cdef uint32_t address_pick(const Ports* ports, uint32_t space, const Pool* pool, uint64_t lot) noexcept nogil:
-    """One of a pool's addresses that have a free port, one as likely as another; or NONE. Under the lock."""
+    """A pool address with a free port, each equally likely; or NONE. Under the lock."""
     cdef uint32_t word = 0, count = 0, found, ones
     cdef uint32_t guess = address_guess(ports, space, pool, &lot)
     if guess != NONE or ports.open_count[space] == 0:
@@ -469,7 +469,7 @@ cdef uint32_t address_pick(const Ports* ports, uint32_t space, const Pool* pool,
 
 
 cdef uint32_t address_due(const Ports* ports, uint32_t space, const Pool* pool, uint32_t start, uint32_t now_ms) noexcept nogil:
-    """The first of a pool's addresses, from start on, at which a hold-down may be over; or NONE. DUE_TRIED are looked at."""
+    """The first pool address from start on where a hold-down may be over; or NONE. Examines DUE_TRIED."""
     cdef uint32_t step, i
     for step in range(min(pool.size, <uint32_t>DUE_TRIED)):
         i = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
@@ -521,7 +521,7 @@ cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wis
     cdef uint32_t port
     until_ms[0] = now_ms
     if map.free == 0 or ports.policy == PORTS_PRESERVE or ports.parity:
-        # a port whose rest is over may be the one that is preferred
+        # a port with an expired hold-down may be the preferred one
         reclaim(ports, map, &ports.looks, now_ms)
     if ports.policy == PORTS_PRESERVE and rests_for(map, wish, owner):
         until_ms[0] = port_retake(ports, map, wish)

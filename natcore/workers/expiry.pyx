@@ -22,8 +22,8 @@ cdef enum:
     AHEAD = 6                   # ends that are prefetched ahead of the current one
     NEAR = 3                    # and their mappings
     TABLES = 64
-    SLICE_ADDRESSES = 4         # outside addresses whose resting ports a slice looks at
-    RECLAIM_LINES = 2048        # that are looked at for one refusal
+    SLICE_ADDRESSES = 4         # outside addresses that one slice reclaims ports of
+    RECLAIM_LINES = 2048        # lines that one refusal examines
 
 cdef struct Due:
     uint64_t at_ns
@@ -49,17 +49,17 @@ cdef bint window_over(const Sessions* table, Session* session, const Cold* cold,
 
 
 cdef void free_rested(Sessions* table, uint32_t addresses, uint32_t looks, uint32_t now_ms) noexcept nogil:
-    """Ports of the next so many outside addresses whose hold-down is over may be drawn again. looks: as of ports_reclaim."""
+    """Frees ports of the next outside addresses with an expired hold-down. looks: as for ports_reclaim."""
     spin_lock(&table.mappings.ports.spin)
     ports_reclaim(table.mappings.ports, addresses, looks, now_ms)
     spin_unlock(&table.mappings.ports.spin)
 
 
 cdef void sweep_slice(Sessions* table, uint32_t lines, uint32_t ends, uint64_t now_ns) noexcept nogil:
-    """Looks at the next lines, in order of the slots; dead sessions end, windows that are over are written, as long as their
-    rows find room.
+    """Examines the next lines in order of slots: ends dead sessions and writes expired windows, while the journal has space
+    for their rows.
 
-    What is looked at late comes to no harm: where as many as `ends` end, that is all the slice does.
+    Examining a line late is harmless: the slice stops after `ends` ended sessions.
     """
     cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), slot, ended = 0
     cdef Session* session
@@ -69,7 +69,7 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint32_t ends, uint64_t n
     while lines and ended < ends:
         if table.sweep_at >= table.slots.fresh:
             table.sweep_at = 0
-            store_release64(&table.complete_ns, table.swept_ns)     # each line has been looked at since then
+            store_release64(&table.complete_ns, table.swept_ns)     # every line has been examined since
             store_relaxed64(&table.swept_ns, now_ns)
             return
         slot = table.sweep_at

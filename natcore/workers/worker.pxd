@@ -73,18 +73,18 @@ cdef struct Worker:
     const Rules* rules          # immutable; swapped whole
     uint64_t counters[256]      # by Verdict
     uint64_t clock_backward
-    uint64_t now_ns             # never goes back
-    bint steady                 # nor does the clock that its caller reads, though another worker may have read it later
-    uint64_t ticked_ns          # when the sweep's last slice between batches was
-    uint32_t swept_for          # the worker that this one's packets carried a slice for last
-    uint64_t batches            # counted in debug builds (_check.pyx)
-    uint64_t handed_over        # frames that it took and another one did
-    uint32_t link_address[2]    # by Side, big-endian, 0: none: the gateway's own
-    uint32_t mtu[2]             # by Side, bytes of an IPv4 packet; of several links the smallest
-    const Paths* paths          # of the inside links, where their MTUs differ; or NULL
-    uint32_t mtu_met            # that the last packet refused for its length was too long for
-    uint32_t mapping_cap        # sessions opened from outside, of a mapping
-    uint32_t outside_cap        # and of the whole table
+    uint64_t now_ns             # the worker's clock, monotonic
+    bint steady                 # the caller's clock is monotonic, though another worker may have read it later
+    uint64_t ticked_ns          # last slice of the sweep between batches
+    uint32_t swept_for          # worker that this one last swept a slice for, on behalf of packets
+    uint64_t batches            # counted in debug builds (invariants.pyx)
+    uint64_t handed_over        # frames that this worker handed off to the owning worker
+    uint32_t link_address[2]    # by Side, big-endian; 0: none: address of the gateway
+    uint32_t mtu[2]             # by Side, bytes of an IPv4 packet; the smallest of several links
+    const Paths* paths          # MTUs of inside links where they differ, or NULL
+    uint32_t mtu_met            # MTU that the last DROP_MTU exceeded
+    uint32_t mapping_cap        # sessions opened from outside, per mapping
+    uint32_t outside_cap        # sessions opened from outside, per gateway
     uint8_t filtering[3]        # Filtering, by port space
     uint8_t mapping[3]          # 1: address-and-port-dependent mapping, by port space
     uint32_t sessions_per_subscriber    # NO_LIMIT: none; likewise the next three

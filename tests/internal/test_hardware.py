@@ -215,7 +215,7 @@ def test_explicit_huge_pages_are_taken_whole_and_given_back(huge_pages: int) -> 
     made = Gateway(max_sessions=100_000, records=10_000, huge_pages="explicit")
     assert flags()["ht"] >= 2 * HUGE_BYTES // 1024
     assert passes(made)
-    with pytest.raises(CapacityError, match=r"huge_pages='explicit': the tables take [\d,]+ bytes .*HugePages_Free"):
+    with pytest.raises(CapacityError, match=r"huge_pages='explicit': the tables need [\d,]+ bytes .*HugePages_Free"):
         Gateway(max_sessions=40 * HUGE_BYTES // 64, huge_pages="explicit")
     assert passes(Gateway(max_sessions=100_000))
     del made

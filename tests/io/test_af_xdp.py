@@ -310,7 +310,7 @@ def test_refusals_say_why(bench: Bench) -> None:
         bench.sockets.send(b"short")
     with pytest.raises(ValueError, match="frames must be between 1 and"):
         FrameMemory(0)
-    with pytest.raises(ValueError, match="mtu=9000: allowed with AF_XDP are at most 3826"):
+    with pytest.raises(ValueError, match="mtu must be at most 3826 with AF_XDP, got 9000"):
         FrameMemory(64, 9000)
     assert (FrameMemory(64).mtu, FrameMemory(64, 1800).mtu) == (1778, 3826)
     bench.sockets.send(bytes(1900))
@@ -328,7 +328,7 @@ def link(bench: Bench, name: str, mtu: int = 1500) -> Link:
 
 def test_what_stands_in_the_way_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     two = link(bench, "two")
-    with pytest.raises(InterfaceError, match="mtu=9000: allowed with AF_XDP are at most 3826"):
+    with pytest.raises(InterfaceError, match="mtu must be at most 3826 with AF_XDP, got 9000"):
         drivers.XdpAccess([link(bench, "two", 9000)])
     access = drivers.XdpAccess([two])
     with pytest.raises(InterfaceError, match="'two': another XDP program"):
