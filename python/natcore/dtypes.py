@@ -51,7 +51,7 @@ _BYTES = np.dtype(
 
 
 def copy_into(rows: NDArray[np.void], records: NDArray[np.void]) -> None:
-    """rows = records, both RECORD (n,)."""
+    """Rows = records, both RECORD (n,)."""
     rows.view(_BYTES)[:] = records.view(_BYTES)
 
 

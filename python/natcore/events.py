@@ -13,10 +13,16 @@ from natcore.verdict import Side, Verdict
 class Generated:
     """A frame that leaves besides those that were given: of the gateway's own, or a fragment.
 
-    cause LOCAL or a drop: an echo reply or an ICMP error; its link header answers the frame which caused it.
-    cause HELD: a fragment that waited for its first one, translated. OUTBOUND, INBOUND, HAIRPIN, UNTRANSLATED: a
-    fragment of a packet that was too long for its next link (RFC 4787 REQ-13a). Both have the link header that their
-    packet came with. send_to: the side that the frame leaves by.
+    Parameters
+    ----------
+    frame
+        Its bytes, with the link header that its packet came with, or that answers the frame which caused it.
+    send_to
+        The side that it leaves by.
+    cause
+        LOCAL or a drop: an echo reply or an ICMP error. HELD: a fragment that waited for its first one, translated.
+        OUTBOUND, INBOUND, HAIRPIN, UNTRANSLATED: a fragment of a packet that was too long for its next link (RFC 4787
+        REQ-13a).
     """
 
     frame: bytes
@@ -40,14 +46,27 @@ PORTS_THRESHOLD = 1
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Who ran out of what, first when, towards which destination, and how often since events() was last read.
+    """What an administrator should know: which limit was reached by which subscriber, first when, and how often.
 
-    reason: a Verdict's ("conflict", "ports-exhausted", "session-limit", "subscriber-limit", "rate-limit", "outside-limit"),
-    or "ports-threshold", "sessions-threshold" (Policy.warn_at), or "records-lost": rows of the session log found no room
-    (count). limit: what was reached, the first time. These three concern nobody alone: subscriber and destination are None;
-    the threshold of ports has an outside address and protocol (0: port blocks). A refusal without a subscriber stands for
-    all those that found no place in the list of events (1,024) until it was read.
-    "clock-set", "machine-slept": the machine's clock is followed by the session log's labels; they concern nobody either.
+    Parameters
+    ----------
+    time
+        Of the first one, seconds on the gateway's clock.
+    reason
+        docs/reference/events.md has them.
+    subscriber
+        The inside address. None: it concerns no one host, or stands for all those that found no place in the list
+        (1,024).
+    destination, port
+        Where the first refused packet was going.
+    protocol
+        IANA number; with "ports-threshold" 0 stands for port blocks.
+    count
+        How often since events were last taken.
+    limit
+        What was reached, the first time: an argument of `Policy` or `Gateway`, "pool", or "opened-outside".
+    outside
+        With "ports-threshold" the outside address.
     """
 
     time: float  # seconds of the gateway's clock

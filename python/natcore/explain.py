@@ -60,6 +60,7 @@ class Explanation:
 
     @property
     def counter(self) -> str:
+        """The counter that it would raise, besides received (and dropped)."""
         return counter_of(self.verdict)
 
     def __str__(self) -> str:
@@ -93,7 +94,7 @@ def ip_of(frame: bytes) -> bytes:
 
 
 def describe_packet(frame: bytes) -> str:
-    """ "UDP 10.0.0.5:5353 to 198.51.100.7:53, 28 bytes, TTL 64"."""
+    """A packet in words: UDP 10.0.0.5:5353 to 198.51.100.7:53, 28 bytes, TTL 64."""
     ip = ip_of(frame)
     if len(ip) < 20:
         return f"{len(frame)} bytes that are no IPv4 packet"
@@ -115,6 +116,7 @@ def describe_packet(frame: bytes) -> str:
 
 
 def flags_of(flags: int) -> str:
+    """TCP flags in words."""
     names = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
     return " ".join(name for bit, name in enumerate(names) if flags >> bit & 1) or "no flags"
 

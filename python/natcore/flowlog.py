@@ -33,10 +33,18 @@ ACCEPT, REJECT = 0, 1  # action: dropped by the gateway, or not
 class FlowLog:
     """Every packet of a gateway, from now until `close`: once as it comes in and once as it goes out.
 
-    A row adds up the packets of one 5-tuple on one interface, in one direction, with one action, for `window` seconds
-    from its first packet. For ICMP echoes the inside host's (or the outside endpoint's) port is the id, as in the
-    session log. capacity: rows kept until they are taken; packets that find no row left are counted as lost.
-    While it runs every packet is looked at twice more; while none runs it costs nothing.
+    A row adds up the packets of one 5-tuple on one interface, in one direction, with one action. For ICMP queries the
+    inside host's (or the outside endpoint's) port is the identifier, as in the session log. While it runs every packet
+    is looked at twice more; while none runs it costs nothing.
+
+    Parameters
+    ----------
+    gateway
+        The gateway; one flow log at a time.
+    capacity
+        Rows that are kept until they are taken, 1 to 2^26; packets that find no row left are counted as lost.
+    window
+        Seconds of a row from its first packet, 10^-6 to 10^9.
     """
 
     def __init__(self, gateway: Gateway, *, capacity: int = 65_536, window: float = 600.0) -> None:

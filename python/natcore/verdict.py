@@ -44,6 +44,7 @@ class Verdict(IntEnum):
 
     @property
     def is_drop(self) -> bool:
+        """Whether the packet was dropped."""
         return self >= 128
 
     @property

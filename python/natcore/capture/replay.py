@@ -28,6 +28,7 @@ class Traffic:
     bytes: int = 0
 
     def add(self, length_bytes: int) -> None:
+        """Count one packet."""
         self.packets += 1
         self.bytes += length_bytes
 

@@ -41,6 +41,7 @@ class Entry:
         self._entry, self.addresses = other._entry, other.addresses
 
     def describe(self) -> str:
+        """The entry in words, for messages."""
         entry = self.entry
         name = f" {show(entry.name)}" if entry.name else ""
         if isinstance(entry, DnatEntry):

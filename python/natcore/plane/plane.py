@@ -41,17 +41,11 @@ _alive: weakref.WeakSet[Plane] = weakref.WeakSet()
 
 
 class Plane:
-    """A gateway forwarding between inside interfaces and one outside, from its making until `stop`. A context manager.
+    """A gateway that forwards between inside interfaces and one outside, from its making until `stop`; `Gateway.forward`
+    makes it.
 
-    Made by Gateway.forward. With threads=True a thread of each worker moves packets, bound to the processor that cpus has
-    for it, and wait() waits; with threads=False the caller calls step() when fileno() is readable. Every worker has its own
-    way into every interface, and the kernel gives each a part of the packets. The gateway's clock runs with CLOCK_MONOTONIC;
-    its epoch is set from the system's clock at the start. Where Link has no mtu or address, the gateway takes each
-    interface's own.
-    block_when_stopped: after the plane's end too the kernel forwards nothing that comes by its interfaces, until the next
-    plane or `natcore clean`; None: where the kernel's forwarding is on then.
-    Raises InterfaceError: no such interface, it is down, a capability is missing; ConfigurationError: an address of the
-    host's own on one of the interfaces is an entry's outside address; Error: one plane at a time.
+    It is a context manager. The gateway's clock runs with CLOCK_MONOTONIC; its epoch is set from the system's clock at
+    the start. Where a `Link` has no mtu or address, the gateway takes each interface's own.
     """
 
     def __init__(
@@ -121,9 +115,17 @@ class Plane:
         return "running" if all(link and link.up and link.carrier for link in links) else "degraded"
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until the plane ends; whether it has. Signal handlers run meanwhile. Raises what ended it if it failed.
+        """Wait until the plane ends; signal handlers run meanwhile.
 
-        timeout: seconds, or None: as long as it takes.
+        Parameters
+        ----------
+        timeout
+            Seconds; None: as long as it takes.
+
+        Returns
+        -------
+        bool
+            Whether it has ended. What ended it is raised if it failed.
         """
         if timeout is not None:
             check_number("timeout", timeout, 0, 1e6, unit="seconds")
@@ -136,7 +138,18 @@ class Plane:
         return self._ended
 
     def step(self, budget: int = 256) -> int:
-        """With threads=False: moves at most about budget packets, without waiting; how many arrived."""
+        """Move at most about budget packets, without waiting, where threads=False.
+
+        Parameters
+        ----------
+        budget
+            Packets, 1 or more.
+
+        Returns
+        -------
+        int
+            How many arrived.
+        """
         check_integer("budget", budget, 1, 1 << 30)
         if self._threads:
             raise Error("step() is for a plane made with threads=False")
@@ -149,19 +162,39 @@ class Plane:
         return self._end_fd if self._threads else self._poll.fileno()
 
     def counters(self, worker: int | None = None) -> dict[str, int]:
-        """What the interfaces saw, cumulative sums with the prefixes "inside_" and "outside_"; left_to_kernel of both.
+        """What the interfaces saw: cumulative sums with the prefixes "inside_" and "outside_", and left_to_kernel of
+        both.
 
-        received, sent: frames. left_to_kernel: not IPv4, not for this gateway, or for the host's own addresses.
-        ring_drops: the loop was too slow. send_dropped: no room, or link down. send_errors: refused. truncated: cut.
-        arp_answered. no_route, unresolved: dropped for want of a next hop. waiting (gauge): frames that wait for one.
-        blocks_restored: how often others had changed or removed an interface's kernel block, which was put back.
-        worker: what one of them saw and sent; None: all together.
+        Parameters
+        ----------
+        worker
+            What one of them saw and sent; None: all together.
+
+        Returns
+        -------
+        dict of str to int
+            received, sent: frames. left_to_kernel: not IPv4, not for this gateway, or for the host's own addresses.
+            ring_drops: the loop was too slow. send_dropped: no place, or link down. send_errors: refused. truncated:
+            cut. arp_answered. no_route, unresolved: dropped for lack of a next hop. waiting (gauge): frames that wait
+            for one. blocks_restored: how often others had changed or removed an interface's kernel bypass, which was
+            put back.
         """
         counters = self._loops.counters(check_worker(worker, self._gateway.workers))
         return {**counters, "blocks_restored": self._restored}
 
     def counters_by_interface(self, worker: int | None = None) -> dict[str, dict[str, int]]:
-        """The same of each interface alone, by its name and without prefix; no_route and waiting belong to none."""
+        """The same of each interface alone, by its name and without prefix; no_route and waiting belong to none.
+
+        Parameters
+        ----------
+        worker
+            As for `counters`.
+
+        Returns
+        -------
+        dict of str to dict
+            Counters by interface.
+        """
         which = check_worker(worker, self._gateway.workers)
         return {name: self._loops.port_counters(port, which) for port, name in enumerate(self._watcher.names)}
 
@@ -174,8 +207,10 @@ class Plane:
         _refuse_own(addresses, self._of_ports, self._watcher.names)
 
     def stop(self) -> None:
-        """Ends forwarding within a second and gives the interfaces back to the kernel's own stack, which forwards nothing
-        that comes by them if block_when_stopped says so. Idempotent."""
+        """End forwarding within a second, and give the interfaces back to the kernel's own stack. Idempotent.
+
+        The kernel then forwards nothing that comes by them if block_when_stopped says so.
+        """
         self._watcher.stop()
         _alive.discard(self)
 

@@ -118,14 +118,17 @@ class SessionLog:
 
     @property
     def sink(self) -> Sink:
+        """The sink that it delivers to."""
         return self._sender.sink
 
     @property
     def status(self) -> Literal["Enabled", "Disabled"]:
+        """The status: "Enabled", or "Disabled" when it has been stopped (contract R9)."""
         return "Disabled" if self._stopped else "Enabled"
 
     @property
     def delivery_status(self) -> DeliveryStatus:
+        """What is known of the destination: state, code, cause, message, and since when (contract R9)."""
         progress, target = self._sender.progress, self._sender.target.target
         status = DeliveryStatus(progress.state, progress.code, progress.cause, progress.message)
         if not target.available:  # another log may have found that out (contract D6)
@@ -139,6 +142,7 @@ class SessionLog:
 
     @property
     def delivery_type(self) -> str:
+        """The sink's name for itself (contract R9)."""
         return self._sender.delivery_type
 
     @property
@@ -165,8 +169,18 @@ class SessionLog:
             yield from waiting_rows(self._spool.folder)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Until every row that the gateway has written so far is delivered or given up, and the sink is open or has said
-        why not; False: not within `timeout` s."""
+        """Wait until every row that the gateway has written so far is delivered or given up, and the sink has answered.
+
+        Parameters
+        ----------
+        timeout
+            Seconds, 0 to 10^9; None: as long as it takes.
+
+        Returns
+        -------
+        bool
+            False: not within timeout.
+        """
         if timeout is not None:
             timeout = check_number("timeout", timeout, 0, 1e9, unit="seconds")
         self._collect()
@@ -180,7 +194,15 @@ class SessionLog:
     def change(self, sink: Sink) -> None:
         """Deliver to another destination from now on, the waiting rows first (contract R9: "Modifying" meanwhile).
 
-        Raises ConfigurationError as the start does, and where the log has been stopped.
+        Parameters
+        ----------
+        sink
+            The new destination.
+
+        Raises
+        ------
+        ConfigurationError
+            As for the start, or the log has been stopped.
         """
         self.check_caller()
         with self._control:

@@ -53,8 +53,14 @@ def join(parts: Sequence[Records]) -> Records:
 class Batch:
     """Rows of one run of one gateway, in the order of their numbers.
 
-    records: RECORD (n,), n >= 1; read only. run: names the process's run; (run, number) names a row for ever.
-    A batch may come again after a failure or a crash: a receiver drops what it has by (run, number).
+    Parameters
+    ----------
+    instance, vpc_id
+        The gateway's.
+    run
+        Names the process's run; (run, number) names a row for ever, so that a receiver can drop what it has.
+    records
+        RECORD (n,), n >= 1; read only.
     """
 
     instance: str
@@ -70,20 +76,30 @@ class Batch:
 
     @property
     def first_number(self) -> int:
+        """The number of the first row."""
         return int(self.records["number"][0])
 
     @property
     def last_number(self) -> int:
+        """The number of the last row."""
         return int(self.records["number"][-1])
 
     def __len__(self) -> int:
         return len(self.records)
 
     def rows(self, *, local: bool = False) -> Iterator[dict[str, Any]]:
-        """The rows as dicts: the 15 fields of the contract in their order, addresses dotted, times in Unix seconds.
+        """Give the rows as dicts: the 15 fields of the contract in their order, addresses dotted, times in Unix seconds.
 
-        local: times in microseconds since 1970, and behind the 15 fields `eip` (None: the address has none),
-        `session`, `number`, `kind` ("window", "create", "end", "gap"), `flags` and `run`.
+        Parameters
+        ----------
+        local
+            True: times are microseconds since 1970, and `eip` (None: the address has none), `session`, `number`,
+            `kind`, `flags` and `run` follow the 15 fields.
+
+        Returns
+        -------
+        iterator of dict
+            One a row.
         """
         names = FIELDS if local else CONTRACT[2:]
         columns = [row_column(self.records, name, local) for name in names]
@@ -114,22 +130,39 @@ def file_stem(batch: Batch) -> str:
 
 
 class Receipt(NamedTuple):
-    """What a delivery cost: bytes before and after compression."""
+    """What a delivery cost.
+
+    Parameters
+    ----------
+    raw_bytes
+        Bytes before compression.
+    wire_bytes
+        Bytes as they were sent.
+    """
 
     raw_bytes: int
     wire_bytes: int
 
 
 class Sink:
-    """A destination of session logs. Any object with `deliver(batch)` is one; what it does not set is as here.
+    """A destination of session logs; any object with `deliver(batch)` is one, and what it does not set is as here.
 
-    delivery_type: how the log's status names it.
-    batch_rows, batch_seconds: the rows and the wait of a batch at most; None: `DeliveryPolicy.batch` and `.linger`.
-    events: it takes `create` and `end` rows beside the window rows. gaps: it takes `gap` rows. facts: it takes rows
-    about the log itself (natcore.sessionlog.facts), from which `who` knows what it may conclude.
-    region: where it is (contract R6); None: nowhere in particular.
-    destination: what identifies it, without secrets. Logs whose sinks agree in it (and in delivery_type) share
-    its state 'unavailable' (contract D6); an empty one is shared with nobody.
+    Attributes
+    ----------
+    delivery_type
+        How the log's status names it.
+    batch_rows
+        Rows of a batch at most; None: `DeliveryPolicy.batch`.
+    batch_seconds
+        Seconds that a batch may wait to fill; None: `DeliveryPolicy.linger`.
+    events
+        It takes create and end rows beside the window rows.
+    gaps
+        It takes gap rows.
+    facts
+        It takes rows about the log itself, from which `who` knows what it may conclude.
+    region
+        Where it is (contract R6); None: nowhere in particular.
     """
 
     delivery_type: str = "custom"
@@ -142,19 +175,42 @@ class Sink:
 
     @property
     def destination(self) -> Mapping[str, str]:
+        """What identifies the destination, without secrets.
+
+        Logs with sinks that agree in it, and in delivery_type, share its state 'unavailable' (contract D6); an empty
+        one is shared with no other log.
+        """
         return _NOTHING
 
     def open(self) -> bool | None:
-        """Called in the delivering thread before the first delivery; may raise as `deliver` does.
+        """Called in the delivering thread before the first delivery; it may raise as `deliver` does.
 
-        False: nothing was asked of the destination, so that the log's status says "Modifying" until a delivery succeeds.
+        Returns
+        -------
+        bool or None
+            False: the destination was asked nothing, so that the log's status is "Modifying" until a delivery
+            succeeds.
         """
         return False
 
     def deliver(self, batch: Batch) -> Receipt | None:
         """Return when the batch is durable, else raise.
 
-        Raises DeliveryError(code, message, action, retry_after); any other exception means "backoff".
+        Parameters
+        ----------
+        batch
+            Rows of one run, in the order of their numbers. A batch may come again after a failure or a crash.
+
+        Returns
+        -------
+        Receipt or None
+            Bytes before and after compression, for the log's counters.
+
+        Raises
+        ------
+        DeliveryError
+            With a code, a message, an action ("backoff", "unavailable", "split", "reject") and a retry_after. Any
+            other exception means "backoff".
         """
         raise NotImplementedError
 

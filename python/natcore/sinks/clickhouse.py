@@ -56,14 +56,32 @@ _NOTHING: Mapping[str, str] = {}
 
 
 class ClickHouseSink(Sink):
-    """Inserts into `database`.`table` by `url` ("http://host:8123", "https://host:8443").
+    """Inserts rows into a ClickHouse table, RowBinary over HTTP; it needs no client library.
 
-    Columns: the 15 fields of the contract, eip (0.0.0.0: the address has none), session, number, kind, flags, run.
-    Addresses are IPv4 and times DateTime64(6, 'UTC'); servers older than 20.1 have UInt32 and Int64 (microseconds).
-    create: make the database and the table where they are missing. user, password: without them the server's default.
-    batch_rows, batch_seconds: ClickHouse wants few large inserts. timeout: seconds of a request, connecting included.
-    Delivered: the server answered 200, without an exception in header or body, and with nothing else in it. An INSERT
-    waits until it is over, on the shards of a Distributed table and in the queue of asynchronous inserts too.
+    Columns are the 15 fields, eip (0.0.0.0: the address has none), session, number, kind, flags and run. Addresses are
+    IPv4 and times DateTime64(6, 'UTC'); servers older than 20.1 have UInt32 and Int64 (microseconds). The table is a
+    ReplacingMergeTree with a key that ends with (run, number), so that a batch that came twice is merged.
+
+    Parameters
+    ----------
+    url
+        "http://host:8123" or "https://host:8443".
+    table, database
+        Their names: letters, digits and '_'.
+    user, password
+        None: the server's default.
+    create
+        Make the database and the table where they are missing.
+    batch_rows
+        Rows of a batch at most; None: `DeliveryPolicy.batch`.
+    batch_seconds
+        Seconds that a batch may wait to fill; None: `DeliveryPolicy.linger`.
+    timeout
+        Seconds of a request, 0.1 to 3,600, connecting included.
+
+    Notes ----- Delivered means: the server answered 200, without an exception in header or body, and with nothing else
+    in it. An INSERT waits until it is over, on the shards of a Distributed table and in the queue of asynchronous
+    inserts too.
     """
 
     delivery_type = "clickhouse"
@@ -104,9 +122,11 @@ class ClickHouseSink(Sink):
 
     @property
     def destination(self) -> Mapping[str, str]:
+        """What identifies the destination, without secrets."""
         return {"url": self._url, "database": self._database, "table": self._table}
 
     def open(self) -> None:
+        """Called in the delivering thread before the first delivery; it may raise as `deliver` does."""
         version = self._version()
         if version >= _FIRST_WITH_ASYNC_INSERT:
             self._settings["wait_for_async_insert"] = "1"
@@ -131,6 +151,7 @@ class ClickHouseSink(Sink):
         )
 
     def deliver(self, batch: Batch) -> Receipt:
+        """Return when the batch is durable; raise `DeliveryError` if it is not."""
         head, tail = _text(batch.instance) + _text(batch.vpc_id), _text(batch.run)
         data = encode_rows(batch.records.view("u1"), head, tail)
         columns = ", ".join(COLUMNS)

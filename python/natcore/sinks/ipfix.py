@@ -68,14 +68,28 @@ assert sum(length for _, _, length in EVENT) == EVENT_BYTES
 
 
 class IpfixSink(Sink):
-    """Sends to a collector, port 4739 unless told.
+    """Sends flow records to a collector as IPFIX (RFC 7011), with NAT44 session events (RFC 8158).
 
-    transport: "tcp": a batch counts as delivered when the collector's TCP has acknowledged it; "udp": when it was
-    sent, which is all that UDP can tell (a collector sees what is missing by the sequence numbers).
-    observation_domain: tells the gateways of one exporter apart. template_seconds: templates are sent again as often
-    over UDP (RFC 7011, 8.4); over TCP once a connection. timeout: seconds of a connect or a send.
-    tls: over TCP, as `SyslogSink` has it; the port for that is 4740.
-    IPFIX has no element for the row's number, run, `eip` or VPC: a log that must know them goes to another sink too.
+    IPFIX has no element for a row's number, run, `eip` or VPC.
+
+    Parameters
+    ----------
+    host
+        The collector's name or address.
+    port
+        1 to 65,535; with `tls` collectors listen on 4740.
+    transport
+        "tcp": a batch is delivered when the collector's TCP has acknowledged it. "udp": when it was sent.
+    observation_domain
+        Tells gateways of one exporter apart, 0 to 2^32 - 1.
+    template_seconds
+        Templates are sent again so often over UDP, 1 to 86,400 (RFC 7011 section 8.4); over TCP once a connection.
+    timeout
+        Seconds of a connect or a send, 0.1 to 3,600.
+    tls
+        Over TCP: True, a table of PEM files ("ca", "certificate", "key"), or an ssl.SSLContext.
+    clock, wall
+        Seconds of any origin, and Unix seconds; for tests.
     """
 
     delivery_type = "ipfix"
@@ -118,16 +132,19 @@ class IpfixSink(Sink):
 
     @property
     def destination(self) -> Mapping[str, str]:
+        """What identifies the destination, without secrets."""
         return {
             "host": self._host, "port": str(self._port), "transport": self._transport,
             "observation_domain": str(self._domain),
         }  # fmt: skip
 
     def open(self) -> bool:
+        """Called in the delivering thread before the first delivery; it may raise as `deliver` does."""
         self._begin()
         return self._is_tcp  # over UDP nobody answers
 
     def deliver(self, batch: Batch) -> Receipt:
+        """Return when the batch is durable; raise `DeliveryError` if it is not."""
         self._begin()
         now = int(self._wall()) & 0xFFFFFFFF
         largest = _LARGEST[self._transport]
@@ -139,6 +156,7 @@ class IpfixSink(Sink):
         return Receipt(len(data), len(data))
 
     def close(self) -> None:
+        """Called once in the delivering thread, after the last delivery."""
         self._connection.close()
 
     def _begin(self) -> None:

@@ -57,13 +57,26 @@ class _Owned:
 
 
 class JsonLinesSink(Sink):
-    """Appends to `folder`/<time>-<run>-<number>.jsonl; a batch is synced to the disk before it counts as delivered.
+    """Appends one JSON object a row to files; a batch is synced before it counts as delivered.
 
-    roll_bytes, roll_seconds: a file that is as large or as old is left, and the next batch begins a new one.
-    A batch that could not be written whole is cut off again, and so is the unfinished last line that a process left
-    which died while it wrote. Rows that come again after that are looked for, by run and number, and written once.
-    One log writes to a folder: a second one is refused (FolderInUse).
-    Addresses are dotted, times microseconds since 1970 (`Batch.rows(local=True)`).
+    A file is `folder`/<time>-<run>-<number>.jsonl. Addresses are dotted, times microseconds since 1970. A batch that
+    could not be written whole is cut off again; rows that come twice are written once. One log writes to a folder: a
+    second one is refused.
+
+    Parameters
+    ----------
+    folder
+        Made 0700 where it is missing.
+    roll_bytes
+        Bytes, 1 to 2^50, at which a new file begins.
+    roll_seconds
+        Seconds, 1 to 10^9, after which one does.
+    batch_rows
+        Rows of a batch at most; None: `DeliveryPolicy.batch`.
+    batch_seconds
+        Seconds that a batch may wait to fill; None: `DeliveryPolicy.linger`.
+    clock
+        Seconds of any origin; for tests.
     """
 
     delivery_type = "jsonlines"
@@ -96,14 +109,17 @@ class JsonLinesSink(Sink):
 
     @property
     def destination(self) -> Mapping[str, str]:
+        """What identifies the destination, without secrets."""
         return {"folder": str(self.folder.absolute())}
 
     def open(self) -> None:
+        """Called in the delivering thread before the first delivery; it may raise as `deliver` does."""
         make_private(self.folder)
         if self._owned is None:
             self._owned = _Owned(self.folder)
 
     def deliver(self, batch: Batch) -> Receipt:
+        """Return when the batch is durable; raise `DeliveryError` if it is not."""
         if self._owned is None:
             self.open()
         rest = self._without_known(batch)
@@ -125,6 +141,7 @@ class JsonLinesSink(Sink):
         return Receipt(len(data), len(data))
 
     def close(self) -> None:
+        """Called once in the delivering thread, after the last delivery."""
         self._leave()
         if self._owned is not None:
             self._owned.close()

@@ -32,13 +32,28 @@ _GRACE_SECONDS = 2.0  # librdkafka looks for messages that are too old once a se
 
 
 class KafkaSink(Sink):
-    """Produces to `topic`: acknowledged by all in-sync replicas, idempotent, in order within a partition.
+    """Produces JSON rows to an Apache Kafka topic (extra `natcore[kafka]`): idempotent, acknowledged by all in-sync
+    replicas.
 
-    bootstrap_servers: "host:port,host:port". The key is run/session, so that a session's rows keep their order; the
-    value is the row as `Batch.rows(local=True)` gives it, in JSON, the timestamp the row's end. A batch may come again
-    after a failure: a consumer knows a row by (run, number).
-    username, password: SASL, by `mechanism`; tls: encrypted. config: more of librdkafka's settings, as they are.
-    timeout: seconds until a batch that was not acknowledged has failed.
+    The key is run/session, so that a session's rows keep their order; the timestamp is the row's end. A batch may come
+    again after a failure: a consumer knows a row by (run, number).
+
+    Parameters
+    ----------
+    bootstrap_servers
+        "host:port,host:port".
+    topic
+        Its name.
+    username, password
+        SASL; None: no authentication.
+    mechanism
+        "SCRAM-SHA-512", "SCRAM-SHA-256" or "PLAIN".
+    tls
+        True: encrypted.
+    config
+        More of librdkafka's settings, as they are.
+    timeout
+        Seconds until a batch without an acknowledgement has failed, 1 to 3,600.
     """
 
     delivery_type = "kafka"
@@ -92,10 +107,11 @@ class KafkaSink(Sink):
 
     @property
     def destination(self) -> Mapping[str, str]:
+        """What identifies the destination, without secrets."""
         return {"bootstrap_servers": self._bootstrap_servers, "topic": self._topic}
 
     def open(self) -> None:
-        """Ask for the topic; a broker that makes topics by itself makes it now."""
+        """Called in the delivering thread before the first delivery; it may raise as `deliver` does."""
         try:
             found = self._connect().list_topics(self._topic, timeout=self._timeout)
         except self._kafka.KafkaException as error:
@@ -105,6 +121,7 @@ class KafkaSink(Sink):
             raise _delivery_error(refusal)
 
     def deliver(self, batch: Batch) -> Receipt:
+        """Return when the batch is durable; raise `DeliveryError` if it is not."""
         producer = self._connect()
         rows = zip(json_rows(batch), batch.records["session"].tolist(), batch.records["end_time"].tolist(), strict=True)
         size = 0
@@ -123,6 +140,7 @@ class KafkaSink(Sink):
         return Receipt(size, size)
 
     def close(self) -> None:
+        """Called once in the delivering thread, after the last delivery."""
         self._producer = None
 
     def _produce(self, producer: Any, key: bytes, value: bytes, milliseconds: int) -> None:

@@ -10,7 +10,17 @@ from natcore.sinks.base import Batch, Receipt, Records, Sink, join
 
 
 class MemorySink(Sink):
-    """Keeps the newest `capacity` rows at least, in whole batches; None: all of them."""
+    """Keeps rows in this process, for tests and for programs that look themselves.
+
+    Parameters
+    ----------
+    capacity
+        The newest so many rows are kept at least, in whole batches, 1 to 2^40; None: all.
+    batch_rows
+        Rows of a batch at most; None: `DeliveryPolicy.batch`.
+    batch_seconds
+        Seconds that a batch may wait to fill; None: `DeliveryPolicy.linger`.
+    """
 
     delivery_type = "memory"
     events = True
@@ -27,9 +37,10 @@ class MemorySink(Sink):
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """The destination is here."""
+        """Called in the delivering thread before the first delivery; it may raise as `deliver` does."""
 
     def deliver(self, batch: Batch) -> Receipt:
+        """Return when the batch is durable; raise `DeliveryError` if it is not."""
         with self._lock:
             self._batches.append(batch)
             if self._capacity is not None:
@@ -53,5 +64,6 @@ class MemorySink(Sink):
         return [row for batch in self.batches for row in batch.rows(local=local)]
 
     def clear(self) -> None:
+        """Forget every row."""
         with self._lock:
             self._batches.clear()

@@ -32,18 +32,36 @@ _log = logging.getLogger("natcore.sinks")
 
 
 class ParquetSink(Sink):
-    """Writes `folder`/<time>-<run>-<number>.parquet: `SELECT … FROM 'folder/*.parquet'` in DuckDB, at any time.
+    """Writes Parquet files that DuckDB and others read while more are written.
 
-    Columns: the 15 fields of the contract (addresses dotted text, times timestamp[us, UTC]), then eip (null: the
-    address has none), session, number, kind ("window", "create", "end", "gap", and natcore.sessionlog.facts' kinds), flags,
-    run. The footer's metadata says
-    what the file holds, and names the file before it with its SHA-256 (natcore.sessionlog.file_metadata).
-    The folder is this log's alone (a lock, and its name, in `folder`/owner); any number of readers may read it.
-    roll_bytes, roll_seconds: the size or age at which files of small batches are put together.
-    keep_days, keep_bytes: whole files are removed, the oldest first, when their last row ended so many days ago, or
-    all files together have more bytes; None: never. Each removal is a line in `folder`/removed.jsonl.
-    batch_rows, batch_seconds: a batch waits for so many rows, or so long; a full one ends its file as well.
-    clock: seconds, any origin; wall: Unix seconds.
+    A file is `folder`/<time>-<run>-<number>.parquet. Columns are the 15 fields of the contract (addresses as dotted
+    text, times as timestamp[us, UTC]), then eip (null: the address has none), session, number, kind, flags and run.
+    The footer says what the file holds, and names the file before it with its SHA-256. The folder is this log's alone;
+    any number of readers may read it.
+
+    Parameters
+    ----------
+    folder
+        Made 0700 where it is missing.
+    roll_bytes
+        Bytes, 1 to 2^50, at which files of small batches are put together.
+    roll_seconds
+        Seconds, 1 to 10^9, after which they are.
+    keep_days
+        Whole files are removed, the oldest first, when their last row ended so many days ago, 0 to 36,500; None:
+        never.
+    keep_bytes
+        Whole files are removed, the oldest first, while all together have more bytes; None: never.
+    batch_rows
+        Rows of a batch at most; None: `DeliveryPolicy.batch`.
+    batch_seconds
+        Seconds that a batch may wait to fill; None: `DeliveryPolicy.linger`.
+    clock, wall
+        Seconds of any origin, and Unix seconds; for tests.
+
+    Notes
+    -----
+    Each removal is a line in `folder`/removed.jsonl, which `natcore log verify` reads.
     """
 
     delivery_type = "parquet"
@@ -82,9 +100,11 @@ class ParquetSink(Sink):
 
     @property
     def destination(self) -> Mapping[str, str]:
+        """What identifies the destination, without secrets."""
         return {"folder": str(self.folder.absolute())}
 
     def open(self) -> None:
+        """Called in the delivering thread before the first delivery; it may raise as `deliver` does."""
         self.claim("a ParquetSink")
         self._files = Folder(self.folder, *self._keep)
 
@@ -94,6 +114,7 @@ class ParquetSink(Sink):
             self._lock = Lock(self.folder, owner)
 
     def deliver(self, batch: Batch) -> Receipt:
+        """Return when the batch is durable; raise `DeliveryError` if it is not."""
         if self._files is None:
             self.open()
         assert self._files is not None
@@ -120,6 +141,7 @@ class ParquetSink(Sink):
             _log.error("%s: retention failed: %s", self.folder, error)
 
     def close(self) -> None:
+        """Called once in the delivering thread, after the last delivery."""
         self._series = self._files = None
         if self._lock is not None:
             self._lock.release()

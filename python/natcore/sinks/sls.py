@@ -55,15 +55,32 @@ _NUMBERS = {*CONTRACT[2:]} - {"pri_ip", "pub_ip", "nat_ip"}
 
 
 class SlsSink(Sink):
-    """Delivers to a Logstore: topic natcore_session, source = instance, tags `run` and `first_number`.
+    """Delivers window rows to a Logstore of Alibaba Cloud's Simple Log Service (extra `natcore[sls]`).
 
-    endpoint: "https://REGION.log.aliyuncs.com", or "http://127.0.0.1:PORT" for a local server (natcore.testing).
-    region: the project's, checked against the endpoint's host name where that names one, and taken from it.
-    credentials: a callable that gives (id, secret, token), asked for each request, instead of the three arguments.
-    create: make the project, the Logstore and its index where they are missing; False: nothing is checked before
-    the first delivery. schema: "2026", or "preview2024" with that page's spelling. row: a 16th field, "RUN/NUMBER", by
-    which a query can drop what came twice after an answer was lost (SELECT … GROUP BY row). timeout: seconds of a
-    request, which is made once: the log alone decides when to try again.
+    The topic is natcore_session, the source the instance; the tags `run` and `first_number` tell rows apart that come
+    twice.
+
+    Parameters
+    ----------
+    endpoint
+        "https://REGION.log.aliyuncs.com", or "http://127.0.0.1:PORT" for a local server (natcore.testing).
+    project, logstore
+        Their names.
+    region
+        The project's; None: taken from the endpoint. A gateway in another region is refused (contract R6).
+    access_key_id, access_key_secret, security_token
+        Fixed credentials.
+    credentials
+        A callable that gives (id, secret, token), called for each request, in place of these three.
+    create
+        Make the project, the Logstore and its index where they are missing. False: nothing is checked before the first
+        delivery.
+    schema
+        "2026", or "preview2024" with that page's spelling of two fields.
+    row
+        True: a 16th field, "RUN/NUMBER", by which a query can drop rows that came twice.
+    timeout
+        Seconds of a request, 0.1 to 3,600, connecting included.
     """
 
     delivery_type = "sls"
@@ -118,6 +135,7 @@ class SlsSink(Sink):
 
     @property
     def destination(self) -> Mapping[str, str]:
+        """What identifies the destination, without secrets."""
         return {
             "endpoint": self._endpoint,
             "project": self._project,
@@ -126,6 +144,7 @@ class SlsSink(Sink):
         }
 
     def open(self) -> bool:
+        """Called in the delivering thread before the first delivery; it may raise as `deliver` does."""
         if self._create:
             self.provision(create=True)
         return self._create
@@ -165,6 +184,7 @@ class SlsSink(Sink):
                 raise self._refused(error, f"log:Create{what}") from error
 
     def deliver(self, batch: Batch) -> Receipt:
+        """Return when the batch is durable; raise `DeliveryError` if it is not."""
         if len(batch) > LARGEST_ROWS:
             raise DeliveryError("PostBodyTooLarge", f"{len(batch)} logs; allowed are {LARGEST_ROWS}", "split")
         group = self.encode(batch)
@@ -188,6 +208,7 @@ class SlsSink(Sink):
         return logs + _text(3, TOPIC) + _text(4, batch.instance) + tags
 
     def close(self) -> None:
+        """Called once in the delivering thread, after the last delivery."""
         self._client = None
 
     def _refused(self, error: Any, action: str, context: str = "") -> DeliveryError:

@@ -23,15 +23,31 @@ _PRINTABLE = re.compile(r"[!-~]+")  # RFC 5424, 6.2: header fields are printable
 
 
 class SyslogSink(Sink):
-    """Sends to a syslog server (rsyslog's imtcp, syslog-ng's network()); a batch counts as delivered when the server's
-    TCP has acknowledged it, which is all that syslog can tell.
+    """Sends rows to a syslog server as RFC 5424 messages over TCP or TLS, octet-counted (RFC 6587).
 
-    facility, severity: RFC 5424's numbers (13: log audit; 6: informational). hostname: this machine's unless told.
-    structured_data: the SD-ID; without a private enterprise number of your own, the one of RFC 5612 for documents.
-    Parameters: the 15 fields of the contract with times in microseconds since 1970, then eip (left out where the
-    address has none), session, number and flags. timeout: seconds of a connect or a send.
-    tls: true, or a table of PEM files: `ca` whom to trust (else whom this machine trusts), `certificate` and `key` to show.
-    An ssl.SSLContext has it all. RFC 5425's port is 6514.
+    A batch is delivered when the server's TCP has acknowledged it, which is all that syslog can say. Parameters of the
+    structured data are the 15 fields with times in microseconds since 1970, then eip, session, number and flags.
+
+    Parameters
+    ----------
+    host
+        The server's name or address.
+    port
+        1 to 65,535; RFC 5425's port for TLS is 6514.
+    facility
+        RFC 5424's number, 0 to 23; 13 is log audit.
+    severity
+        RFC 5424's number, 0 to 7; 6 is informational.
+    hostname
+        HOSTNAME of the messages; None: this machine's.
+    app_name
+        APP-NAME of the messages.
+    structured_data
+        The SD-ID; the default is RFC 5612's number for documents, for lack of a private enterprise number.
+    timeout
+        Seconds of a connect or a send, 0.1 to 3,600.
+    tls
+        True, a table of PEM files ("ca", "certificate", "key"), or an ssl.SSLContext.
     """
 
     delivery_type = "syslog"
@@ -73,12 +89,15 @@ class SyslogSink(Sink):
 
     @property
     def destination(self) -> Mapping[str, str]:
+        """What identifies the destination, without secrets."""
         return {"host": self._host, "port": str(self._port)}
 
     def open(self) -> None:
+        """Called in the delivering thread before the first delivery; it may raise as `deliver` does."""
         self._connection.connect()
 
     def deliver(self, batch: Batch) -> Receipt:
+        """Return when the batch is durable; raise `DeliveryError` if it is not."""
         data = self.encode(batch)
         self._connection.connect()
         self._connection.send([data])
@@ -94,6 +113,7 @@ class SyslogSink(Sink):
         return encode_frames(batch.records.view("u1"), self._start, middles, _NAMES)
 
     def close(self) -> None:
+        """Called once in the delivering thread, after the last delivery."""
         self._connection.close()
 
 

@@ -70,10 +70,19 @@ class _Fault:
 
 
 class SlsServer:
-    """A local SLS: projects, Logstores, indexes, writes, with signatures v1 and v4, digests, lz4 and zstd checked.
+    """A strict local Simple Log Service: projects, Logstores, indexes, writes; signatures v1 and v4, digests, lz4 and
+    zstd are checked.
 
-    keys: access key id -> secret. `with SlsServer() as server: SlsSink(server.endpoint, …)`. Thread-safe.
-    clock: Unix seconds, which signatures may differ from by 15 minutes.
+    It is a context manager, and thread-safe.
+
+    Parameters
+    ----------
+    keys
+        Access key id -> secret; None: "id" -> "secret".
+    port
+        0: any that is free.
+    clock
+        Unix seconds, from which signatures may differ by 15 minutes.
     """
 
     def __init__(
@@ -93,9 +102,11 @@ class SlsServer:
 
     @property
     def endpoint(self) -> str:
+        """The URL that a sink is given."""
         return f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def start(self) -> SlsServer:
+        """Listen from now on."""
         self._thread.start()
         return self
 

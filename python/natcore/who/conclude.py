@@ -47,6 +47,7 @@ class Gap:
     reason: str
 
     def overlaps(self, start: int, end: int) -> bool:
+        """Whether it has a moment from start to end."""
         return self.start <= end and (self.end is None or self.end >= start)
 
 
@@ -67,6 +68,7 @@ class Known:
     ended: bool = False
 
     def has(self, number: int) -> bool:
+        """Whether a row with this number is in the stretch."""
         return self.first <= number <= self.last
 
     def covers(self, start: int, end: int, idle: int, window: int) -> bool:
@@ -103,6 +105,7 @@ class Run:
     had: tuple[tuple[int, int], ...] = ((0, FOREVER),)
 
     def covers(self, start: int, end: int) -> bool:
+        """Whether one of its stretches covers the time from start to end."""
         return any(each.covers(start, end, self.idle, self.window) for each in self.known)
 
 
@@ -140,6 +143,7 @@ class Holding:
     numbers: list[int] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
+        """Take one row of the session into account."""
         self.early, self.late = min(self.early, row.early), max(self.late, row.late)
         self.begun, self.seen = min(self.begun, row.start), max(self.seen, row.end)
         self.last_number = max(self.last_number, row.number)

@@ -54,12 +54,28 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """status: "exact": one subscriber had traffic then; "held-idle": one held the port then, and no row tells of traffic;
-    "ambiguous": several did, or perhaps did; "static": an entry has it whose traffic has no rows; "gap": nobody is known,
-    and the log has a hole there; "nobody": and it has none. docs/truth.md says from what each follows.
+    """Who had an outside endpoint at a time, or why the log cannot say.
 
-    matches: the sessions. others: sessions of the port towards other remotes than the one asked for. gaps: where the
-    log does not know all about that time, whatever the status is: (start, end or None, why). entry: the entry in words.
+    docs/truth.md says from what each status follows.
+
+    Parameters
+    ----------
+    status
+        "exact": one subscriber had traffic then. "held-idle": one held the port then, and no row tells of traffic.
+        "static": an entry has it, and its traffic has no rows. "ambiguous": several did, or perhaps did. "gap": no
+        holder is known, and the log does not know all of that time. "nobody": no subscriber had it.
+    reason
+        The status in words.
+    address, port, protocol, at, tolerance
+        The question.
+    matches
+        The sessions.
+    others
+        Sessions of the port towards other remotes than the one asked for.
+    gaps
+        Where the log does not know all about that time, whatever the status is: (start, end or None, why).
+    entry, entry_host
+        The entry in words, and its inside host.
     """
 
     status: Status
@@ -99,13 +115,40 @@ def who(
     spool: str | os.PathLike[str] | None = None,
     gateway: Gateway | None = None,
 ) -> Answer:
-    """Who had `address`:`port` at `at`, give or take `tolerance` seconds (the complaint's clock).
+    """Say who had an outside endpoint at a time.
 
-    store: a folder of Parquet files, or a Store, which remembers what it read. address: either one of an EIP. port: for
-    ICMP the identifier, for a protocol without ports 0. remote: an address, or (address, port), that it talked to.
-    longest_idle: seconds that a session may have been idle, if longer than the time-outs that the log tells of.
-    spool: the folder of logs whose rows still wait; gateway: the running one, which may still have rows in memory.
-    Raises ConfigurationError: a time without a zone, a port out of range, no such folder.
+    Parameters
+    ----------
+    store
+        A folder of Parquet files, or a `Store`, which remembers what it read; None: only spool and gateway are asked.
+    address
+        The outside address, either one of an EIP.
+    port
+        The outside port; for ICMP the identifier, for a protocol without ports 0.
+    protocol
+        "tcp", "udp", "icmp", or a number from 0 to 255.
+    at
+        The time, with a time zone.
+    remote
+        An address, or (address, port), that it talked to; None: any.
+    tolerance
+        Seconds by which the question's clock may be wrong.
+    longest_idle
+        Seconds that a session may have been idle, if longer than the time-outs that the log tells of.
+    spool
+        The folder of logs with rows that still wait.
+    gateway
+        The running one, which may still have rows in memory.
+
+    Returns
+    -------
+    Answer
+        Its status says what is certain.
+
+    Raises
+    ------
+    ConfigurationError
+        A time without a zone, a port out of range, no such folder.
     """
     question = Question(address, port, protocol, at, remote, tolerance, longest_idle)
     if store is None and spool is None and gateway is None:

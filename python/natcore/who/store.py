@@ -40,6 +40,8 @@ Stamp = tuple[int, int, int]  # what changes when a file is written again: inode
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
+    """A file of the folder, and what its footer says."""
+
     path: str  # "": rows that are in no file yet
     footer: Footer
 

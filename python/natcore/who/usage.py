@@ -54,6 +54,7 @@ class Talker:
 
     @property
     def bytes(self) -> int:
+        """Bytes both ways."""
         return self.bytes_from_vpc + self.bytes_from_pub
 
 
@@ -76,6 +77,7 @@ class PortUsage:
 
     @property
     def times(self) -> list[datetime]:
+        """When each step begins."""
         return [self.start + n * self.step for n in range(len(self.peaks))]
 
 

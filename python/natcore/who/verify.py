@@ -43,6 +43,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
+        """Whether there is no finding."""
         return not self.findings
 
 
