@@ -139,7 +139,6 @@ _UNLIMITED = frozenset(
         "gateway_new_sessions_per_second",
     }
 )  # None: no limit
-_DEFAULT_RANGES = ((1024, 65535),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +250,7 @@ class Policy:
     udp: Behaviour | None = None
     icmp: Behaviour | None = None
     ports: str = "random"
-    port_ranges: Sequence[tuple[int, int]] = _DEFAULT_RANGES
+    port_ranges: Sequence[tuple[int, int]] = ((1024, 65535),)
     parity: bool = False
     block_size: int = 512
     blocks: int = 8
