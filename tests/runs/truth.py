@@ -101,8 +101,7 @@ class Loaded(Store):
         )
         return [
             row for row in self._by_endpoint.get((values["port"], values["protocol"]), ())
-            if row[0] in paths and wanted(row) and row[2] in ("window", "create", "end")
-            and values["from"] <= row[10] <= values["until"]
+            if row[0] in paths and wanted(row)
         ]  # fmt: skip
 
 

@@ -31,8 +31,7 @@ _COLUMNS = (  # what is the same in all rows of a file, its footer says
     "filename, number, kind, pri_ip, pri_port, pub_ip, pub_port, nat_ip, eip, epoch_us(start_time), epoch_us(end_time), "
     "session"
 )
-_BETWEEN = "end_time BETWEEN make_timestamptz($from) AND make_timestamptz($until)"
-_SESSION_KINDS = "kind IN ('window', 'create', 'end')"
+_SESSION_KINDS = ("window", "create", "end")
 _DAY = 86_400_000_000
 
 Key = tuple[str, str]  # a gateway's instance and its run
@@ -450,10 +449,11 @@ def stored_rows(
     named = [file for file in near if file.footer.addresses is not None and question.asks_of(file.footer.addresses)]
     asked = question.text
     nat_ips = {pair.nat_ip for file in named for pair in file.footer.addresses or () if asked in pair}
-    values = {"port": question.port, "protocol": question.protocol, "from": start, "until": end}
-    key = f"nat_port = $port AND protocol = $protocol AND {_BETWEEN} AND {_SESSION_KINDS}"
+    values = {"port": question.port, "protocol": question.protocol}
+    key = "nat_port = $port AND protocol = $protocol"
     found = []
-    for nat_ip in sorted(nat_ips):  # an equality is pushed down to the file's dictionaries, other conditions are not
+    # An equality is pushed down to the file's dictionaries, other conditions are not: they are for the few that are found.
+    for nat_ip in sorted(nat_ips):
         holding = [file for file in named if any(pair.nat_ip == nat_ip for pair in file.footer.addresses or ())]
         found += store.rows(_COLUMNS, f"{key} AND nat_ip = $nat_ip", {**values, "nat_ip": nat_ip}, holding)
     unnamed = [file for file in near if file.footer.addresses is None]
@@ -461,7 +461,7 @@ def stored_rows(
     footers = {file.path: file.footer for file in near}
     for path, number, kind, pri_ip, pri_port, pub_ip, pub_port, nat_ip, eip, began, ended, session in found:
         footer = footers[path]
-        if asked in (nat_ip, eip):
+        if asked in (nat_ip, eip) and kind in _SESSION_KINDS and start <= ended <= end:
             yield Row(
                 footer.instance, footer.vpc_id, footer.run, number, kind, question.protocol, pri_ip, pri_port,
                 None if pub_ip == REDACTED else pub_ip, pub_port, nat_ip, question.port, eip, began, ended, session,
