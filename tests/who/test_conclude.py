@@ -306,6 +306,22 @@ def test_a_clock_that_changes_while_no_log_runs_is_told_by_the_next_and_of_a_run
     assert [ask(tmp_path, seconds).status for seconds in (15.0, 1500.0)] == ["held-idle", "held-idle"]
 
 
+def test_what_came_between_the_end_of_a_sleep_and_its_being_noticed_is_in_doubt_by_the_sleep(tmp_path: Path) -> None:
+    """A packet in the second before the collector looks at the clocks is labelled as if it came before the sleep."""
+    live = gateway("ngw-a")
+    live.start_session_log(ParquetSink(tmp_path))
+    live.advance(100.0)  # the machine sleeps for 600 s, and wakes
+    send(live, "10.0.0.5", 100.5)  # at 700.5
+    live.advance(101.0)
+    assert live._collector is not None
+    live._collector.set_epoch((EPOCH + 600) * 10**9, suspended=True, right_us=label(100))
+    live.advance(20_000.0)
+    live.close()
+    assert ask(tmp_path, 50.0).status == "nobody"
+    statuses = [ask(tmp_path, seconds, tolerance=0.2).status for seconds in (100.5, 400.0, 700.5)]
+    assert statuses == ["ambiguous", "ambiguous", "exact"]
+
+
 def test_an_entry_that_a_later_log_does_not_tell_of_is_not_believed_in_force_over_a_hole() -> None:
     """Its removal is among the facts that are missing before the later log's start."""
     rows = np.concatenate([

@@ -157,6 +157,7 @@ class Collector:
         self._clock_offset, self._readings = clock_offset, readings
         self._watch = ClockWatch(readings())
         self._clock_changes = 0
+        self._right_us = 0  # the last label that was seen to be right
         self._notices: list[Event] = []
         self._told: Mapping[tuple[int, ...], Records] = {}  # of what is in force
         self._facts = 0  # rows about the log itself, so far
@@ -354,11 +355,13 @@ class Collector:
         offset_ns = self._clock_offset()
         if offset_ns is None:
             return
-        change = self._watch.look(self._readings(), self._core.epoch_ns, offset_ns)
+        now = self._readings()
+        change = self._watch.look(now, self._core.epoch_ns, offset_ns)
         if change is None:
+            self._right_us = (self._core.epoch_ns + now.monotonic + offset_ns) // 1000
             return
         seconds = (change.epoch_ns - self._core.epoch_ns) / 1e9
-        self.set_epoch(change.epoch_ns, suspended=change.asleep)
+        self.set_epoch(change.epoch_ns, suspended=change.asleep, right_us=self._right_us)
         self._clock_changes += 1
         why = "machine-slept" if change.asleep else "clock-set"
         self._notices.append(Event(self._core.now_ns / 1e9, why, None, None, 0, 0, 1))
@@ -369,8 +372,9 @@ class Collector:
         notices, self._notices = self._notices, []
         return notices
 
-    def set_epoch(self, epoch_ns: int, *, suspended: bool = False) -> None:
-        """Label what comes from now on by another clock; a row tells by how much it differs."""
+    def set_epoch(self, epoch_ns: int, *, suspended: bool = False, right_us: int | None = None) -> None:
+        """Label what comes from now on by another clock; a row tells by how much it differs. right_us: the last label that
+        is surely from before the machine slept; None: all so far are."""
         with self._draining:
             if self._logs:
                 self._drain()
@@ -381,7 +385,7 @@ class Collector:
             after = self._core.label(now_ns)
             if before == after:
                 return
-            row = facts.clock_row(before, after, facts.SUSPENDED if suspended else 0)
+            row = facts.clock_row(before, after, facts.SUSPENDED if suspended else 0, right_us)
             if self._logs:
                 self._drain()  # rows that came meanwhile have either label
                 self._tell([row])

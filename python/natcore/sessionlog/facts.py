@@ -13,7 +13,8 @@ entry     an entry in force since start_time, or no more (REMOVED). session: its
           bytes_from_vpc to bytes_from_pub: the destinations of a no-NAT entry.
 setting   session: a code of SETTINGS; bytes_from_pub: its value.
 clock     labels before this row were by a clock that said start_time when the one after it says end_time.
-          flags: SUSPENDED: the machine slept meanwhile, and both are right.
+          flags: SUSPENDED: the machine slept meanwhile, and both are right; bytes_from_vpc: the last time that was
+          surely before its sleep.
 """
 
 from __future__ import annotations
@@ -59,17 +60,23 @@ class Cover(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """The clock was set: what was called `before` is called `after`."""
+    """The clock was set: what was called `before` is called `after`. right: when it was last seen to be right; labels from
+    then to `before` may be from before the machine slept or after."""
 
     number: int
     sequence: int
     before: int
     after: int
     flags: int
+    right: int
 
     @property
     def change(self) -> int:
         return 0 if self.flags & SUSPENDED else self.after - self.before
+
+    @property
+    def asleep(self) -> int:
+        return self.after - self.before if self.flags & SUSPENDED else 0
 
 
 class Setting(NamedTuple):
@@ -246,8 +253,9 @@ def entry_of(row: Any) -> EntryFact:
 
 def clock_of(row: Any) -> Clock:
     return Clock(
-        int(row["number"]), int(row["pkts_from_vpc"]), int(row["start_time"]), int(row["end_time"]), int(row["flags"])
-    )
+        int(row["number"]), int(row["pkts_from_vpc"]), int(row["start_time"]), int(row["end_time"]), int(row["flags"]),
+        int(row["bytes_from_vpc"]),
+    )  # fmt: skip
 
 
 def covers_of(rows: Records) -> list[Cover]:
@@ -270,9 +278,10 @@ def cover_row(made: int, swept: int, since: int, flags: int = 0, born: int = 0) 
     return row
 
 
-def clock_row(before: int, after: int, flags: int) -> Records:
+def clock_row(before: int, after: int, flags: int, right: int | None = None) -> Records:
     row = np.zeros(1, RECORD)
     row["kind"], row["flags"], row["start_time"], row["end_time"] = CLOCK, flags, before, after
+    row["bytes_from_vpc"] = before if right is None else min(before, right)
     return row
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from natcore.config import PORT_POLICIES
 from natcore.dtypes import GAP, GAP_DIED, GAP_LOST, GAP_RING, format_ipv4
 from natcore.sessionlog import facts
-from natcore.sessionlog.facts import ALONE, CLOSED, EMPTY, NO_NAT, SNAT, SUSPENDED, Clock, Cover, EntryFact, Setting
+from natcore.sessionlog.facts import ALONE, CLOSED, EMPTY, NO_NAT, SNAT, Clock, Cover, EntryFact, Setting
 from natcore.sessionlog.file_metadata import Footer, joined_ranges
 from natcore.sinks.base import KINDS, Batch
 from natcore.who.conclude import FOREVER, Gap, Known, Row, Run, Static
@@ -149,7 +149,7 @@ class Knowledge:
         }
         self.doubt = max(  # by how much a label may be off at most, microseconds
             (max(-early, late) for doubts in self._doubt.values() for _, early, late in doubts), default=0
-        )
+        ) + sum(clock.asleep for doubts in self._doubt.values() for clock, _, _ in doubts if clock.right < clock.before)
         self._entries = {key: tuple(self._entries_of(key)) for key in self._pieces}
         self._runs = self._bounded({key: self._run(key, pieces) for key, pieces in self._pieces.items()})
 
@@ -181,10 +181,10 @@ class Knowledge:
         """How long a session may have been idle around then, and how long a window was. The gateway's clock, by which they
         are counted, stood still while the machine slept."""
         idle, window, asleep = self._idle_of(pieces), self._window_of(pieces), 0
-        sleeps = [clock for clock in pieces.clocks.values() if clock.flags & SUSPENDED]
+        sleeps = [clock for clock in pieces.clocks.values() if clock.asleep]
         while sleeps:
             reach = idle + window + asleep + self.doubt
-            near = [each.after - each.before for each in sleeps
+            near = [each.asleep for each in sleeps
                     if each.before <= question.end + reach and each.after >= question.start - reach]  # fmt: skip
             if sum(near) == asleep:
                 break
@@ -202,30 +202,29 @@ class Knowledge:
 
     def doubtful(self, row: Row) -> Row:
         """The row with what its labels may be off by; what was before the machine slept, labelled after, is set right."""
-        moved = 0  # by how much later changes have moved the labels
+        moved = perhaps = 0  # by how much later changes have moved the labels; a sleep that may have been before
         for clock, _, _ in reversed(self._doubt.get((row.instance, row.run), ())):
             if 0 <= row.number < clock.number:
                 continue
-            if clock.flags & SUSPENDED:
-                asleep, woken = clock.after - clock.before, clock.after + moved
+            if clock.asleep and row.start <= (woken := clock.after + moved):
                 # The gateway's clock may have stood at the last packet's moment until the sleep was noticed.
-                start = row.start - asleep if row.start <= woken else row.start
-                row = row._replace(start=start, end=row.end - asleep if row.end <= woken else row.end)
+                start, end = row.start - clock.asleep, row.end - clock.asleep if row.end <= woken else row.end
+                row = row._replace(start=start, end=end)
+                perhaps += clock.asleep if row.start > clock.right + moved else 0
             moved += clock.change
-        for clock, early, late in self._doubt.get((row.instance, row.run), ()):
-            if 0 <= row.number < clock.number:
-                return row._replace(early=early, late=late)
-        return row
+        row = row._replace(late=perhaps) if perhaps else row
+        later = [each for each in self._doubt.get((row.instance, row.run), ()) if 0 <= row.number < each[0].number]
+        if not later:
+            return row
+        early, late = _off(later, row.end)
+        return row._replace(early=early, late=late + perhaps)
 
-    def _shift(self, key: Key, sequence: int) -> tuple[int, int]:
-        for clock, early, late in self._doubt[key]:
-            if sequence < clock.sequence:
-                return early, late
-        return 0, 0
+    def _shift(self, key: Key, sequence: int, label: int) -> tuple[int, int]:
+        return _off([each for each in self._doubt[key] if sequence < each[0].sequence], label)
 
     def _surely(self, key: Key, cover: Cover) -> Cover:
         """The cover with its times as early as they may be: each by the clock of its moment."""
-        early, _ = self._shift(key, cover.sequence)
+        early, _ = self._shift(key, cover.sequence, cover.made)
         return cover._replace(made=cover.made + early, swept=cover.swept + early)
 
     # ---- runs ----
@@ -279,7 +278,7 @@ class Knowledge:
         begin, end = 0, FOREVER
         for chain in chains:
             first, last = chain[0], chain[-1]
-            _, late = self._shift(key, first.sequence)
+            _, late = self._shift(key, first.sequence, first.since)
             made = self._surely(key, last).made
             swept = max(self._surely(key, cover).swept for cover in chain)
             whole = bool(first.flags & EMPTY)
@@ -295,15 +294,12 @@ class Knowledge:
             stretches.append(Known(first.since + late, made, swept, first.number, number - 1, whole, ended))
         if chains:
             first, last = chains[0][0], chains[-1][-1]
-            early, _ = self._shift(key, first.sequence)
+            early, _ = self._shift(key, first.sequence, first.made)
             # It was born when its clock was 0, which is labelled late by what the machine slept since.
-            asleep = sum(
-                clock.after - clock.before for clock in pieces.clocks.values()
-                if clock.flags & SUSPENDED and clock.sequence < first.sequence
-            )  # fmt: skip
+            asleep = sum(clock.asleep for clock in pieces.clocks.values() if clock.sequence < first.sequence)
             begin = (first.made if first.flags & EMPTY else first.born - asleep) + early
             if last.flags & CLOSED:
-                end = last.made + self._shift(key, last.sequence)[1]
+                end = last.made + self._shift(key, last.sequence, last.made)[1]
         return tuple(stretches), max(0, begin), end
 
     # ---- entries ----
@@ -337,11 +333,11 @@ class Knowledge:
         pieces = self._pieces[key]
         for told in pieces.entries.values():
             entry = told[0][0]
-            early, late = self._shift(key, entry.sequence)
+            early, late = self._shift(key, entry.sequence, entry.since)
             ends = [each for each, _ in told if each.until_sequence >= 0]
             if ends:
                 gone = min(ends, key=lambda each: each.until_sequence)
-                shift = self._shift(key, gone.until_sequence)
+                shift = self._shift(key, gone.until_sequence, gone.perhaps_until)
                 yield (
                     entry,
                     entry.since + early,
@@ -400,6 +396,14 @@ def _fits_remote(entry: EntryFact, question: Question) -> bool:
     if entry.type != NO_NAT or question.remote_address is None:
         return True
     return entry.first_remote <= int(question.remote_address) <= entry.last_remote
+
+
+def _off(later: Sequence[tuple[Clock, int, int]], label: int) -> tuple[int, int]:
+    """By how much a label may be off, after which these changes of the clock came."""
+    if not later:
+        return 0, 0
+    _, early, late = later[0]
+    return early, late + sum(clock.asleep for clock, _, _ in later if label > clock.right)
 
 
 def _doubts(clocks: Sequence[Clock]) -> list[tuple[Clock, int, int]]:
