@@ -18,6 +18,8 @@ QUICK := tests/api/test_config.py tests/api/test_dtypes.py tests/api/test_gatewa
          tests/packet/test_checksum_offload.py tests/packet/test_verdict.py tests/project/test_bulk_frames.py \
          tests/tables/test_entries.py tests/tables/test_fragments.py tests/tables/test_mappings.py tests/tables/test_ports.py \
          tests/tables/test_sessions.py tests/tables/test_tcp_state.py
+COVERED := $(QUICK) tests/api tests/base tests/log tests/nat tests/packet tests/tables tests/workers tests/oracle tests/conformance
+COVERAGE_OPTIONS ?=
 STUBBED := $(subst /,.,$(patsubst python/%.pyi,%,$(wildcard python/natcore/*/*.pyi)))     # the compiled modules
 BENCHMARK_OPTIONS ?=
 BENCHMARK_TABLE := --benchmark-json=build/bench.json --benchmark-columns=median,min,iqr,rounds --benchmark-sort=fullname
@@ -35,13 +37,15 @@ TSAN := "ignore_noninstrumented_modules=1 history_size=4"
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test workers lint docs format soak mutants truth crash bench gate instructions worst wire sanitize sanitize-frames \
+.PHONY: help demo test workers lint docs coverage debug format soak mutants truth crash bench gate instructions worst wire sanitize sanitize-frames \
         sanitize-lives sanitize-tests races fuzz portable clean
 help:
 	@echo "make demo      real programs through a gateway, then their session log (as root; else a replayed capture)"
 	@echo "make test      the whole test suite (as root also with namespaces and real clients)"
 	@echo "make lint      ruff, mypy, stubtest, cython-lint"
 	@echo "make docs      the documentation's site, into build/site; a warning is an error"
+	@echo "make coverage  which lines of the core its tests run"
+	@echo "make debug     a build with invariants and symbols, for gdb"
 	@echo "make format    what ruff can put right itself"
 	@echo "make soak      10,000 random lives against the oracle, the NAT in plain Python; it goes on where it was stopped"
 	@echo "make mutants   breaks each requirement on purpose, and wants its conformance tests to fail"
@@ -74,6 +78,14 @@ lint: .venv/built .venv/linted-with
 	$(VENV) -m mypy
 	MYPYPATH=python $(VENV) -m mypy.stubtest $(STUBBED) --mypy-config-file pyproject.toml --allowlist .ci/stubs-allowed --ignore-unused-allowlist
 	.venv/bin/cython-lint natcore benchmarks tests
+
+coverage: build/coverage/built .venv/tested-with
+	find build/coverage/cmake -name '*.gcda' -delete
+	build/coverage/venv/bin/python -m pytest -q $(COVERED)
+	.ci/coverage build/coverage/cmake $(COVERAGE_OPTIONS)
+
+debug: build/debug/built
+	@echo "gdb -x .ci/gdb.py --args build/debug/venv/bin/python PROGRAM"
 
 docs: .venv/built .venv/documented-with
 	$(VENV) docs/diagrams/draw.py --check
@@ -157,6 +169,8 @@ clean:
 
 build/sanitize/built: OPTIONS = NATCORE_SANITIZE=ON NATCORE_DEBUG=ON
 build/races/built: OPTIONS = NATCORE_RACES=ON
+build/coverage/built: OPTIONS = NATCORE_COVERAGE=ON
+build/debug/built: OPTIONS = NATCORE_DEBUG=ON
 build/portable/built: OPTIONS = NATCORE_PORTABLE=ON
 build/%/built: .venv/built .ci/variant $(PACKAGE)
 	.ci/variant $* $(OPTIONS)
