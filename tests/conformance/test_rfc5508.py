@@ -1,4 +1,4 @@
-"""RFC 5508, NAT behaviour for ICMP, requirement by requirement; test_quoted.py goes into each case."""
+"""RFC 5508, NAT behaviour for ICMP, requirement by requirement; nat/test_icmp_errors.py goes into each case."""
 
 from __future__ import annotations
 
