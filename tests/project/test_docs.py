@@ -15,7 +15,12 @@ DOCUMENTS = [
     *sorted(path for path in ROOT.glob("*.md") if path.name != "CHANGELOG.md"),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-PLACES = (ROOT, ROOT / "natcore", ROOT / "python" / "natcore")  # what a path in a document may be relative to
+PLACES = (
+    ROOT,
+    ROOT / "natcore",
+    ROOT / "python" / "natcore",
+    ROOT / "tests",
+)  # what a path in a document may be relative to
 SOURCES = [*(ROOT / "natcore").rglob("*.p[yx][xd]"), *(ROOT / "python" / "natcore").rglob("*.py")]
 CODE = re.compile(r"^(```|~~~).*?^\1", re.S | re.M)
 
@@ -63,6 +68,19 @@ def test_the_architecture_names_functions_of_the_core() -> None:
     assert not {
         name for name in named if not re.search(rf"\b(def|cdef .*?\b|cpdef .*?\b){name}\(|\bdef {name}\(", source)
     }
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_tests_that_are_named_are_there(document: Path) -> None:
+    """`test_x.py::test_y`, and `::test_z` of the same file after it."""
+    last = ""
+    for file, test in re.findall(r"`((?:\w+/)*test_\w+\.py)?(?:::(test_\w+))?`", prose(document)):
+        last = file.removeprefix("tests/") or last
+        if last and (file or test):
+            found = [
+                path for path in (ROOT / "tests").glob(f"**/{last}") if not test or f"def {test}(" in path.read_text()
+            ]
+            assert found, f"{document.name} names {last}::{test}"
 
 
 def printed() -> list[tuple[Path, int]]:
