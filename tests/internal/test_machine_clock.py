@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
 from natcore.dtypes import CLOCK
+from natcore.internal import machine_clock
 from natcore.internal.machine_clock import Change, ClockWatch, Readings
 from natcore.sessionlog.collector import Collector
 from natcore.sessionlog.facts import SUSPENDED
@@ -72,3 +74,21 @@ def test_a_clock_that_is_set_is_a_row_an_event_and_a_count() -> None:
     assert [event.reason for event in collector.take_notices()] == ["clock-set"] and collector.take_notices() == []
     assert collector.counters()["clock_changes"] == 1
     collector.close(0.0)
+
+
+def test_clocks_that_were_read_with_a_pause_between_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that loses its processor for a second between two clocks sees no clock that was set."""
+    clock = {"now": 5000 * SECOND, "looks": 0}
+
+    def real() -> int:
+        clock["looks"] += 1
+        now = START.real + clock["now"] - START.monotonic
+        if clock["looks"] == 1:
+            clock["now"] += SECOND
+        return now
+
+    monkeypatch.setattr(machine_clock.time, "monotonic_ns", lambda: clock["now"])
+    monkeypatch.setattr(machine_clock.time, "time_ns", real)
+    monkeypatch.setattr(machine_clock.time, "clock_gettime_ns", lambda _: clock["now"])
+    found = machine_clock.read()
+    assert found.real - found.monotonic == START.real - START.monotonic

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from natcore.config import Link as LinkSettings
 from natcore.config import check_choice, check_integer, check_number
 from natcore.errors import ConfigurationError, Error, InterfaceError
+from natcore.internal import machine_clock
 from natcore.internal.arguments import check_worker
 from natcore.internal.hardware import check_cpus
 from natcore.internal.redaction import show
@@ -241,12 +242,13 @@ class Plane:
         groups = (self._ports[:-1], self._ports[-1:], self._ports)  # by Side, and all
         self._watcher = Watcher((*self.inside, self.outside), groups, self)
         now_ns = self._core.now_ns
-        self.offset_ns = offset_ns = now_ns - time.monotonic_ns()  # the gateway's clock less CLOCK_MONOTONIC
+        clocks = machine_clock.read()
+        self.offset_ns = offset_ns = now_ns - clocks.monotonic  # the gateway's clock less CLOCK_MONOTONIC
         self._loops = Loops(self._core, self._gateway.workers, len(self._ports), offset_ns, self._watcher.wish_fd)
         for descriptor in self._loops.wake_fds:
             self._poll.register(descriptor, select.EPOLLIN)
         self._watcher.start()
-        self._gateway._set_epoch_ns(time.time_ns() - now_ns)
+        self._gateway._set_epoch_ns(clocks.real - clocks.monotonic - offset_ns)
         if self._threads:
             self._loops.start(self._cpus, self._failed)
 
