@@ -18,7 +18,17 @@ from natcore.internal.validation import Address, check_integer, parse_ipv4
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What an inside host has: an address of the pool (as the entry names it), and its ports, first to last."""
+    """What an inside host has.
+
+    Attributes
+    ----------
+    inside
+        Its address.
+    outside
+        The address of the pool, as the entry names it.
+    first_port, last_port
+        Its ports, both included.
+    """
 
     inside: ipaddress.IPv4Address
     outside: Eip
@@ -27,7 +37,13 @@ class Share:
 
 
 def block_starts(policy: Policy) -> list[int]:
-    """The first port of each block of an outside address, ascending."""
+    """The first port of each block of an outside address, ascending.
+
+    Parameters
+    ----------
+    policy
+        The gateway's policy.
+    """
     return [
         port
         for first, last in policy.drawn_ranges
@@ -47,9 +63,23 @@ def check_fit(entry: SnatEntry, policy: Policy) -> None:
 
 
 def ports_of(entries: Iterable[AnyEntry], policy: Policy, inside: Address) -> Share | None:
-    """What an inside host has by the SNAT entry of the longest prefix; None: no entry covers it.
+    """What an inside host has by the SNAT entry of the longest prefix.
 
-    A port that a DNAT entry has is in nobody's use, though it lies within a share.
+    A port of a DNAT entry within a share is the entry's.
+
+    Parameters
+    ----------
+    entries
+        The gateway's entries of that time.
+    policy
+        Its policy, with ports="deterministic".
+    inside
+        The inside address.
+
+    Returns
+    -------
+    Share or None
+        None: no entry covers it.
     """
     _check(policy)
     host = parse_ipv4(inside, "inside")
@@ -71,11 +101,32 @@ def who(
     *,
     eip_bind_mode: str = "NAT",
 ) -> ipaddress.IPv4Address | None:
-    """The inside host behind an outside endpoint; None: nobody's.
+    """The inside host behind an outside endpoint.
 
-    address: an EIP or, in bind mode "NAT" (contract, field 8), the private one that it has on the wire. protocol: "tcp",
-    "udp" or "icmp"; it matters where a DNAT entry has the port of one protocol alone. Raises ConfigurationError where the
-    port is a DNAT entry's that has several targets.
+    Parameters
+    ----------
+    entries
+        The gateway's entries of that time.
+    policy
+        Its policy, with ports="deterministic".
+    address
+        An EIP or, in bind mode "NAT" (contract, field 8), the private one that it has on the wire.
+    port
+        The outside port, 0 to 65,535.
+    protocol
+        "tcp", "udp" or "icmp"; it matters where a DNAT entry has the port of one protocol alone. None: any.
+    eip_bind_mode
+        "NAT" or "MULTI_BINDED".
+
+    Returns
+    -------
+    ipaddress.IPv4Address or None
+        None: no host has it.
+
+    Raises
+    ------
+    ConfigurationError
+        The port is of a DNAT entry with several targets, or the policy is another one.
     """
     _check(policy)
     outside = parse_ipv4(address, "address")

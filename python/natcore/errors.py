@@ -17,7 +17,7 @@ class Error(Exception):
 
 
 class ConfigurationError(Error, ValueError):
-    """A value that is not allowed, or two that do not go together."""
+    """A value out of its range, or two values that do not go together; the message names it and what is expected."""
 
 
 class CapacityError(Error):
@@ -37,16 +37,23 @@ class InterfaceError(Error, OSError):
 
 
 class UntrustedFileError(Error, OSError):
-    """A file, a folder or a link that somebody else could have changed, where natcore would write or believe it."""
+    """A file, a folder or a link that another user could have changed, where natcore would write or believe it."""
 
 
 class DeliveryError(Error):
     """What a sink raises when a batch is not durable.
 
-    code: the destination's own word, for instance "WriteQuotaExceed".
-    action: "backoff" (try again), "unavailable" (leave the destination alone for a while),
-    "split" (the batch is too large), "reject" (these rows will never be taken).
-    retry_after: seconds, where the destination said so.
+    Parameters
+    ----------
+    code
+        The destination's own word, such as "WriteQuotaExceed".
+    message
+        What happened, in words; secrets in it are not shown.
+    action
+        What follows: "backoff", the same batch again after a pause; "unavailable", the destination is left alone for a
+        while; "split", the batch is too large; "reject", these rows will never be taken.
+    retry_after
+        Seconds, where the destination said so; None: by the policy.
     """
 
     def __init__(

@@ -26,9 +26,18 @@ class CaptureError(Error, ValueError):
 
 
 class Packet(NamedTuple):
-    """time_ns: since 1970. frame: Ethernet; what the capture cut off (snap length, `missing` bytes) is filled with zeros.
+    """A packet of a capture.
 
-    unknown: a link type that is not understood; the frame is empty then.
+    Attributes
+    ----------
+    time_ns
+        Nanoseconds since 1970.
+    frame
+        An Ethernet frame; what the capture cut off is filled with zeros.
+    missing
+        How many bytes the capture cut off.
+    unknown
+        A link type that is not understood; the frame is empty then. 0: it is.
     """
 
     time_ns: int
@@ -38,9 +47,24 @@ class Packet(NamedTuple):
 
 
 def read(path: Path) -> Iterator[Packet]:
-    """The packets of a capture, in its order, one at a time: a few bytes of a file can claim many.
+    """Read a capture's packets, in its order, one at a time.
 
-    Raises CaptureError, at the packet that is damaged; UntrustedFileError: not a regular file.
+    Parameters
+    ----------
+    path
+        A pcap or pcapng file.
+
+    Yields
+    ------
+    Packet
+        The next one.
+
+    Raises
+    ------
+    CaptureError
+        At the packet that is damaged.
+    UntrustedFileError
+        It is not a regular file.
     """
     with os.fdopen(open_regular(path), "rb") as file:
         start = file.read(4)
@@ -172,7 +196,20 @@ def _damaged(path: Path, what: str) -> CaptureError:
 
 
 def write(path: Path, packets: Iterable[Packet]) -> int:
-    """Write Ethernet frames with times in nanoseconds; -> how many."""
+    """Write Ethernet frames into a pcap file, with times in nanoseconds.
+
+    Parameters
+    ----------
+    path
+        It is written anew.
+    packets
+        In any order.
+
+    Returns
+    -------
+    int
+        How many.
+    """
     with path.open("wb") as file:
         file.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, _MAX_FRAME, 1))
         count = 0

@@ -37,11 +37,29 @@ class Traffic:
 class Replay:
     """A capture on its way through a gateway, and what became of it.
 
-    inside: whose sources are inside. keep: collect `outside`, the frames of the outside link.
-    skipped: frames that a gateway would not see here, or that are not understood, by reason. mended: frames that the
-    capture has otherwise than the wire had them, by what: offloads of the captured machine's card, what the snap length
-    cut off, packets more out of order than the window. from_vpc, from_pub: what was forwarded, each way.
-    altered: answers that did not come back to the inside host as the capture has them (TTL apart).
+    Attributes
+    ----------
+    gateway
+        The gateway; its epoch becomes the time of the first packet.
+    inside
+        Prefixes: their addresses are inside.
+    keep
+        Collect `outside`, the frames of the outside link.
+    frames
+        Frames so far.
+    skipped
+        Frames that a gateway would not see here, or that are not understood, by reason.
+    mended
+        Frames that the capture has otherwise than the wire had them, by what: offloads of the captured machine's card,
+        what the snap length cut off, packets more out of order than the window.
+    verdicts
+        How often each.
+    from_vpc, from_pub
+        What was forwarded, each way.
+    altered
+        Answers that did not come back to the inside host as the capture has them (TTL apart).
+    outside
+        With keep the frames of the outside link.
     """
 
     gateway: Gateway

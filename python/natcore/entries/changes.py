@@ -21,14 +21,28 @@ NOTHING = (1, 0, set[int]())  # an empty range of inside addresses: no session m
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """An entry to put into force."""
+    """An entry to put into force.
+
+    Parameters
+    ----------
+    entry
+        An `SnatEntry`, a `DnatEntry` or a `NoNatEntry`.
+    """
 
     entry: AnyEntry
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """An entry to take out of force. drain: its sessions end by themselves."""
+    """An entry to take out of force.
+
+    Parameters
+    ----------
+    entry
+        Its handle.
+    drain
+        True: its sessions end by themselves, and it takes no new one.
+    """
 
     entry: Entry
     drain: bool = False
@@ -36,7 +50,15 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """An entry to change; its handle and number stay."""
+    """An entry to change; its handle and number stay.
+
+    Parameters
+    ----------
+    entry
+        Its handle.
+    by
+        What it becomes.
+    """
 
     entry: Entry
     by: AnyEntry
@@ -60,7 +82,15 @@ class _After:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What changes would do to the sessions that are there: kept, drained, ended are counts of sessions."""
+    """What changes would do to the sessions that are there; `Gateway.apply` carries it out.
+
+    Attributes
+    ----------
+    changes
+        As they were given.
+    kept, drained, ended
+        Counts of sessions.
+    """
 
     changes: tuple[Change, ...]
     kept: int
@@ -76,7 +106,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a plan did: the handles of added entries in order, and the sessions that ended."""
+    """What a plan did.
+
+    Attributes
+    ----------
+    added
+        The handles of added entries, in order.
+    ended
+        How many sessions ended.
+    """
 
     added: list[Entry]
     ended: int

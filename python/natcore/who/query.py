@@ -29,10 +29,24 @@ __all__ = ["Answer", "Match", "Store", "who"]
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A session that had the port. start, end: of the session, as far as the rows around then say (end None: none does).
+    """A session that had the port.
 
-    window: the row's window that covers the question; None: it held the port without traffic then.
-    pub_ip None: the log's destinations are redacted.
+    Attributes
+    ----------
+    instance, vpc_id
+        The gateway's.
+    protocol
+        IANA number.
+    pri_ip, pri_port, pub_ip, pub_port, nat_ip, nat_port
+        Inside, remote and outside endpoint; pub_ip None: the log's destinations are redacted.
+    eip
+        The external address; None: it has none.
+    start, end
+        Of the session, as far as the rows around then say; end None: none does.
+    window
+        The row's window that covers the question; None: it held the port without traffic then.
+    run, session
+        Name the session for ever.
     """
 
     instance: str

@@ -42,7 +42,19 @@ By = Literal["bytes", "sessions", "ports"]
 
 @dataclass(frozen=True, slots=True)
 class Talker:
-    """A subscriber's part: bytes and packets both ways, sessions, and outside ports that it used at some time."""
+    """A subscriber's part of the traffic.
+
+    Attributes
+    ----------
+    instance
+        The gateway's.
+    pri_ip
+        The inside address.
+    bytes_from_vpc, bytes_from_pub, packets
+        Bytes of each direction, packets of both.
+    sessions, ports
+        Sessions, and outside ports that it used at some time.
+    """
 
     instance: str
     pri_ip: IPv4Address
@@ -67,7 +79,17 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PortUsage:
-    """Ports of an outside address in use, the most at a time in each step; peaks[n] from start + n * step on."""
+    """Ports of an outside address and protocol in use, the most at a time in each step.
+
+    Attributes
+    ----------
+    address, protocol
+        The outside address as on the wire, and the IANA number.
+    start, step
+        When the first step begins, and how long each is.
+    peaks
+        peaks[n] is the most ports at a time from start + n * step on.
+    """
 
     address: IPv4Address
     protocol: int
@@ -106,7 +128,24 @@ def range_of(start: datetime | None, end: datetime | None) -> Range:
 def top(
     store: Store, *, by: By = "bytes", start: datetime | None = None, end: datetime | None = None, limit: int = 10
 ) -> list[Talker]:
-    """The subscribers with most bytes, sessions or ports, of the rows that ended from start until end."""
+    """The subscribers with most bytes, sessions or ports.
+
+    Parameters
+    ----------
+    store
+        The folder, as a `Store`.
+    by
+        "bytes", "sessions" or "ports".
+    start, end
+        Rows that ended from start until end, with a time zone; None: all.
+    limit
+        Subscribers at most, 1 to 1,000,000.
+
+    Returns
+    -------
+    list of Talker
+        The most first.
+    """
     check_choice("by", by, ("bytes", "sessions", "ports"))
     check_integer("limit", limit, 1, 1_000_000)
     rows = _select(
@@ -144,9 +183,25 @@ def port_usage(
     address: Address | None = None,
     longest_idle: float = LONGEST_IDLE,
 ) -> list[PortUsage]:
-    """For each outside address (as on the wire) and protocol the ports in use, the most at a time in each `step` seconds.
+    """Ports in use over time, for each outside address and protocol.
 
-    start, end: None: the first and the last row's time. address: this one only. longest_idle: as in `query.who`.
+    Parameters
+    ----------
+    store
+        The folder, as a `Store`.
+    step
+        Seconds of a step, 1 to a year.
+    start, end
+        Times with a time zone; None: the first and the last row's.
+    address
+        This outside address only, as on the wire; None: all.
+    longest_idle
+        Seconds that a session may have been idle.
+
+    Returns
+    -------
+    list of PortUsage
+        By address and protocol.
     """
     check_number("step", step, 1, 86_400 * 366, unit="seconds")
     width = round(step * 1e6)
@@ -260,10 +315,24 @@ _HARMLESS = "* REPLACE ({})".format(
 def export(
     store: Store, target: str | os.PathLike[str], *, start: datetime | None = None, end: datetime | None = None
 ) -> int:
-    """Write the rows that ended from start until end into a file, .csv, .jsonl or .parquet; -> how many.
+    """Write rows into a file for other programs.
 
-    In the order of their runs and numbers, all kinds of rows but those about the log itself. The file is
-    private (0600), and whole or not there.
+    All kinds of rows but those about the log itself, in the order of their runs and numbers. The file is private
+    (0600), and whole or not there.
+
+    Parameters
+    ----------
+    store
+        The folder, as a `Store`.
+    target
+        A name that ends in .csv, .jsonl or .parquet.
+    start, end
+        Rows that ended from start until end, with a time zone; None: all.
+
+    Returns
+    -------
+    int
+        How many rows.
     """
     path = Path(target)
     form = FORMATS.get(path.suffix)

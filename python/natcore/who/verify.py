@@ -20,7 +20,17 @@ _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-(?P<number>\d+)(-\d+)?\.parquet
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """kind: "changed", "missing", "renamed", "reordered", "added" or "damaged"; file: which; text: how one knows."""
+    """A file that is not as it was written.
+
+    Attributes
+    ----------
+    kind
+        "changed", "missing", "renamed", "reordered", "added" or "damaged".
+    file
+        Its name; empty: the folder as a whole.
+    text
+        How that is known.
+    """
 
     kind: Literal["changed", "missing", "renamed", "reordered", "added", "damaged"]
     file: str
@@ -29,10 +39,21 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What `verify` found. files, rows: looked at; removed: files that retention told of.
+    """What `verify` found.
 
-    anchor: (name, SHA-256) of the newest file. Whoever can write into the folder can write
-    the whole chain anew: an anchor that is kept elsewhere, and given to a later `verify`, shows that too.
+    Whoever can write into the folder can write the whole chain anew: an anchor that is kept elsewhere, and given to a
+    later `verify`, shows that too.
+
+    Attributes
+    ----------
+    files, rows
+        Looked at.
+    removed
+        Files that retention removed, by its own account.
+    anchor
+        (name, SHA-256) of the newest file; None: there is none.
+    findings
+        Files that are not as they were written.
     """
 
     files: int
@@ -55,9 +76,19 @@ class _File:
 
 
 def verify(folder: str | os.PathLike[str], anchor: str | None = None) -> Verification:
-    """Read every file of a ParquetSink's folder, and of the folders in it, and compare.
+    """Read every file of a ParquetSink's folder, and of the folders in it, and compare them.
 
-    anchor: a SHA-256 that an earlier verification gave, of any of them.
+    Parameters
+    ----------
+    folder
+        The folder.
+    anchor
+        A SHA-256 that an earlier verification gave, of any of them; None: none is asked for.
+
+    Returns
+    -------
+    Verification
+        `.ok`, and the findings.
     """
     path = Path(folder)
     if not path.is_dir():
