@@ -109,7 +109,7 @@ def admission(used: float, hold_down: float, protocol: int) -> None:
 def run() -> None:
     """Everything that is counted; called under valgrind."""
     if not counter().is_counting():
-        raise SystemExit("--run: allowed is under valgrind only; leave it out")
+        raise SystemExit("--run works under valgrind only; leave it out")
     loaded = Load(SESSIONS, protocols=(UDP, TCP))
     established(loaded)
     misses(loaded)

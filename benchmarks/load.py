@@ -71,7 +71,7 @@ class Load:
         generations = min(GENERATIONS, sessions)
         self.size = sessions // generations
         if self.size * generations != sessions:
-            raise ValueError(f"sessions={sessions}: allowed is less than {GENERATIONS}, or a multiple of it")
+            raise ValueError(f"sessions must be less than {GENERATIONS} or a multiple of it, got {sessions}")
         self.protocols = [protocols[generation % len(protocols)] for generation in range(generations)]
         for step in range(generations * churn):  # each step one generation dies and another comes
             self._step(step, generations)

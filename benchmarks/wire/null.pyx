@@ -52,7 +52,7 @@ cdef class Forwarder:
     def __cinit__(self, Driver inside not None, Driver outside not None, bytes macs_inside not None,
                   bytes macs_outside not None):
         if len(macs_inside) != 12 or len(macs_outside) != 12:
-            raise ValueError("macs: allowed are 12 bytes")
+            raise ValueError(f"macs must be 12 bytes, got {len(macs_inside)} and {len(macs_outside)}")
         self.inside, self.outside = inside, outside
         self.macs_inside, self.macs_outside = macs_inside, macs_outside
         self.ended = 0

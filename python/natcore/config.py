@@ -291,7 +291,7 @@ class Policy:
         for name in ("tcp", "udp", "icmp"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, Behaviour):
-                raise ConfigurationError(f"Policy.{name}={show(value)}: allowed is a Behaviour or None")
+                raise ConfigurationError(f"Policy.{name} must be a Behaviour or None, got {show(value)}")
         for name, allowed in choices.items():
             _set(self, **{name: check_choice(f"Policy.{name}", getattr(self, name), allowed)})
         for name, (low, high) in integers.items():
@@ -308,18 +308,19 @@ class Policy:
         """What the port policies ask of the others."""
         if self.ports in BLOCKED and not self.drawn_ranges:
             raise ConfigurationError(
-                f"Policy.block_size={show(self.block_size)}: allowed is the size of a range of port_ranges "
-                f"({show(self.port_ranges)}) or less"
+                f"Policy.block_size must be at most the size of a range of port_ranges ({show(self.port_ranges)}), "
+                f"got {show(self.block_size)}"
             )
         if self.ports == "deterministic" and self.pooling != "paired":
             raise ConfigurationError(
-                f"Policy.pooling={show(self.pooling)}: allowed with ports='deterministic' is 'paired': the address is computed"
+                f"Policy.pooling must be 'paired' with ports='deterministic', which computes the address, "
+                f"got {show(self.pooling)}"
             )
         strict = Behaviour(mapping="address-and-port-dependent", filtering="address-and-port-dependent")
         loose = [name for name in ("tcp", "udp", "icmp") if self.behaviour(name) != strict]
         if self.ports == "overload" and loose:
             raise ConfigurationError(
-                f"Policy.ports='overload': allowed where mapping and filtering are 'address-and-port-dependent'; "
+                f"Policy.ports='overload': mapping and filtering must be 'address-and-port-dependent', "
                 f"they are not for {', '.join(loose)}"
             )
 
@@ -337,19 +338,21 @@ class Policy:
 
 
 def _check_ranges(value: object) -> tuple[tuple[int, int], ...]:
-    allowed = "allowed is one (first, last) pair or more, 1 <= first <= last <= 65535, none overlapping"
     try:
         given = [(as_integer(first), as_integer(last)) for first, last in value]  # type: ignore[attr-defined]
         ranges = sorted((first, last) for first, last in given if first is not None and last is not None)
         whole = 0 < len(ranges) == len(given)
-    except Exception:  # an iterator of somebody else's
+    except Exception:  # a foreign iterator may raise anything
         whole, ranges = False, []
     end = 0
     for first, last in ranges:
         whole = whole and end < first <= last <= 65535
         end = last
     if not whole:
-        raise ConfigurationError(f"Policy.port_ranges={show(value)}: {allowed}")
+        raise ConfigurationError(
+            "Policy.port_ranges must be one (first, last) pair or more, 1 <= first <= last <= 65535, none overlapping, "
+            f"got {show(value)}"
+        )
     return tuple(ranges)
 
 
@@ -384,7 +387,7 @@ class DeliveryPolicy:
             _set(self, **{name: value})
         if self.backoff_max < self.backoff_min:
             raise ConfigurationError(
-                f"DeliveryPolicy.backoff_max={show(self.backoff_max)}: allowed is backoff_min ({self.backoff_min:g}) or more"
+                f"DeliveryPolicy.backoff_max must be at least backoff_min ({self.backoff_min:g}), got {show(self.backoff_max)}"
             )
         _set(self, batch=check_integer("DeliveryPolicy.batch", self.batch, 1, 1_000_000))
         _set(self, spool_bytes=check_integer("DeliveryPolicy.spool_bytes", self.spool_bytes, 1 << 16, 1 << 50))
@@ -479,8 +482,8 @@ class DnatEntry:
             1
         ] - inside[0]:
             raise ConfigurationError(
-                f"DnatEntry.internal_port={show(self.internal_port)}: allowed is as many ports as external_port "
-                f"({show(self.external_port)}), or 'any' for both"
+                f"DnatEntry.internal_port must be as many ports as external_port ({show(self.external_port)}), "
+                f"or 'any' for both, got {show(self.internal_port)}"
             )
         if self.is_whole and len(self.internal_ip) > 1:
             raise ConfigurationError(f"DnatEntry.internal_ip={show(self.internal_ip)}: a whole address has one target")
@@ -527,7 +530,9 @@ AnyEntry = SnatEntry | DnatEntry | NoNatEntry
 
 def _check_name(kind: str, name: object) -> None:
     if name is not None and not (is_text(name) and len(name.encode()) <= 1024):
-        raise ConfigurationError(f"{kind}.name={show(name)}: allowed is a str of at most 1,024 bytes of UTF-8, or None")
+        raise ConfigurationError(
+            f"{kind}.name must be a str of at most 1,024 bytes of UTF-8, or None, got {show(name)}"
+        )
 
 
 def _check_ports(name: str, value: object) -> tuple[int, int]:
@@ -538,7 +543,7 @@ def _check_ports(name: str, value: object) -> tuple[int, int]:
     first, last = as_integer(pair[0]), as_integer(pair[1])
     if first is None or last is None or not 1 <= first <= last <= 65535:
         raise ConfigurationError(
-            f"{name}={show(value)}: allowed is a port from 1 to 65535, a pair (first, last), or 'any'"
+            f"{name} must be a port between 1 and 65535, a pair (first, last), or 'any', got {show(value)}"
         )
     return first, last
 
@@ -554,18 +559,19 @@ def _plain_port(value: Any) -> Port:
 
 def _check_targets(value: object) -> tuple[tuple[ipaddress.IPv4Address, int], ...]:
     rows: list[Any] = list(value) if isinstance(value, list | tuple) else [(value, 1)]
-    allowed = "allowed is an address, or [(address, weight), …] with whole weights from 1 to 65,535"
+    expected = "must be an address, or [(address, weight), …] with whole weights between 1 and 65,535"
     targets = []
     for row in rows:
         if not isinstance(row, list | tuple) or len(row) != 2:
-            raise ConfigurationError(f"DnatEntry.internal_ip={show(value)}: {allowed}")
+            raise ConfigurationError(f"DnatEntry.internal_ip {expected}, got {show(value)}")
         weight = check_integer("DnatEntry.internal_ip: weight", row[1], 1, 65535)
         targets.append((parse_ipv4(row[0], "DnatEntry.internal_ip"), weight))
     if not targets or len({address for address, _ in targets}) != len(targets):
-        raise ConfigurationError(f"DnatEntry.internal_ip={show(value)}: {allowed}, none twice")
+        raise ConfigurationError(f"DnatEntry.internal_ip {expected}, none twice, got {show(value)}")
     if (total := sum(weight for _, weight in targets)) > 0xFFFFFFFF:
         raise ConfigurationError(
-            f"DnatEntry.internal_ip: the weights of {len(targets):,} targets are {total:,} together; allowed are 4,294,967,295"
+            f"DnatEntry.internal_ip must have weights of at most 4,294,967,295 together, got {total:,} "
+            f"of {len(targets):,} targets"
         )
     return tuple(targets)
 
@@ -584,13 +590,13 @@ def expand_pool(value: object, name: str = "SnatEntry.pool") -> tuple[Eip, ...]:
     for item in items:
         pool.extend(_expand(item, name))
         if len(pool) > MAX_POOL:
-            raise ConfigurationError(f"{name}={show(value)}: more than {MAX_POOL:,} addresses")
+            raise ConfigurationError(f"{name} must have at most {MAX_POOL:,} addresses, got {show(value)}")
     if not pool:
-        raise ConfigurationError(f"{name}={show(value)}: a pool has one address at least")
+        raise ConfigurationError(f"{name} must have at least one address, got {show(value)}")
     seen: set[object] = set()
     for eip in pool:
         if eip.address in seen:
-            raise ConfigurationError(f"{name}={show(value)}: {eip.address} is named twice")
+            raise ConfigurationError(f"{name} must have each address once, got {show(value)}: {eip.address} twice")
         seen.add(eip.address)
     return tuple(pool)
 
@@ -601,11 +607,11 @@ def _expand(item: object, name: str) -> Iterable[Eip]:
     if isinstance(item, str) and "-" in item:
         first, last = (parse_ipv4(part.strip(), name) for part in item.split("-", 1))
         if first > last or int(last) - int(first) >= MAX_POOL:
-            raise ConfigurationError(f"{name}={show(item)}: allowed is first-last, at most {MAX_POOL:,} addresses")
+            raise ConfigurationError(f"{name} must be first-last with at most {MAX_POOL:,} addresses, got {show(item)}")
         return (Eip(a) for a in range(int(first), int(last) + 1))
     if isinstance(item, ipaddress.IPv4Network) or (isinstance(item, str) and "/" in item):
         network = parse_network(item, name)
         if network.num_addresses > MAX_POOL:
-            raise ConfigurationError(f"{name}={show(item)}: more than {MAX_POOL:,} addresses")
+            raise ConfigurationError(f"{name} must have at most {MAX_POOL:,} addresses, got {show(item)}")
         return (Eip(a) for a in network)
     return (Eip(parse_ipv4(item, name)),)  # type: ignore[arg-type]

@@ -56,9 +56,9 @@ def check_fit(entry: SnatEntry, policy: Policy) -> None:
     hosts, blocks = _network(entry).num_addresses, len(block_starts(policy))
     if hosts > blocks * len(entry.pool):
         raise ConfigurationError(
-            f"SnatEntry.pool={len(entry.pool)} addresses: {blocks * len(entry.pool):,} blocks of {policy.block_size} ports "
-            f"({blocks} an address) are fewer than the {hosts:,} addresses of {entry.source}; "
-            f"allowed is a pool of {-(-hosts // blocks):,} addresses or more, or a smaller Policy.block_size"
+            f"SnatEntry.pool must have at least {-(-hosts // blocks):,} addresses, got {len(entry.pool)}: "
+            f"{blocks * len(entry.pool):,} blocks of {policy.block_size} ports ({blocks} an address) are fewer than the "
+            f"{hosts:,} addresses of {entry.source}; a smaller Policy.block_size makes more of them"
         )
 
 
@@ -154,7 +154,7 @@ def who(
 def _check(policy: Policy) -> None:
     if policy.ports != "deterministic":
         raise ConfigurationError(
-            f"Policy.ports={show(policy.ports)}: allowed is 'deterministic'; who else had a port is in the session log"
+            f"Policy.ports must be 'deterministic', got {show(policy.ports)}; other ports are in the session log"
         )
 
 
@@ -183,7 +183,7 @@ def _forwarded(
         if len(entry.internal_ip) > 1:
             targets = ", ".join(str(target) for target, _ in entry.internal_ip)
             raise ConfigurationError(
-                f"port={port}: a DNAT entry spreads it over {targets}; allowed is a port with one host behind it"
+                f"port must be one with a single host behind it, got {port}: a DNAT entry spreads it over {targets}"
             )
         target: ipaddress.IPv4Address = entry.internal_ip[0][0]
         return target

@@ -403,7 +403,7 @@ class Gateway:
         self._check_open()
         addresses = {"subscriber": subscriber, "remote": remote, "outside": outside}
         if all(value is UNSET for value in (*addresses.values(), protocol)):
-            raise ConfigurationError("end: no criterion; allowed are one or more, and end_all() for all sessions")
+            raise ConfigurationError("end: give one criterion or more; end_all() ends all sessions")
         asked = {name: -1 if value is UNSET else int(parse_ipv4(value, name)) for name, value in addresses.items()}
         number = -1 if protocol is UNSET else protocol_number(protocol)
         return self._end((asked["subscriber"], asked["remote"], asked["outside"], number), now)
@@ -470,7 +470,7 @@ class Gateway:
                 return
             if eip_bind_mode != "NAT":
                 raise ConfigurationError(
-                    f"eip_bind_mode={show(eip_bind_mode)}: allowed is a change from MULTI_BINDED to NAT only"
+                    f"eip_bind_mode must stay 'NAT': only MULTI_BINDED can be changed, got {show(eip_bind_mode)}"
                 )
             self._drain()
             self._table.rebind(eip_bind_mode, self._settle(now))
@@ -897,7 +897,7 @@ class Gateway:
             Rows that are not delivered.
         """
         if self._collector is None:
-            raise ConfigurationError(f"log={show(log)}: allowed is a session log of this gateway")
+            raise ConfigurationError(f"log must be a session log of this gateway, got {show(log)}")
         return self._collector.stop(log, timeout=timeout)
 
     def take_records(self, events: bool = False) -> NDArray[np.void]:

@@ -130,14 +130,14 @@ def test_a_bare_packet_of_version_6_is_not_ipv4(tmp_path: Path) -> None:
     [
         (b"", "not a pcap or pcapng"),
         (b"\x0a\x0d\x0d\x0a" + bytes(40), "block 1: a section without a byte order"),
-        (header(link=105), "link type 105; allowed"),
+        (header(link=105), "link type must .*, got 105"),
         (section() + block(6, bytes(20)), "block 2: too short, or of an interface that was not described"),
         (section() + block(1, interface(1))[:-4] + bytes(4), "block 2: it does not end as it began"),
-        (section() + struct.pack("<III", 1, 13, 0), "block 2: length 13"),
+        (section() + struct.pack("<III", 1, 13, 0), "block 2: length must .*, got 13"),
         (header() + b"xyz", "packet 1: the file ends inside its header"),
         (header() + record(b"abc") + record(b"abc")[:-1], "packet 2: the file ends after 2 of 3 bytes"),
         (header() + struct.pack("<IIII", 0, 0, 1 << 30, 1 << 30), "packet 1: length"),
-        (header() + struct.pack("<IIII", 0, 0, 9, 3), "packet 1: length 9 of 3"),
+        (header() + struct.pack("<IIII", 0, 0, 9, 3), "packet 1: length must .*, got 9 of 3"),
     ],
 )
 def test_a_damaged_capture_is_refused_where_it_is_damaged(tmp_path: Path, content: bytes, message: str) -> None:

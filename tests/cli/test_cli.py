@@ -85,10 +85,10 @@ def test_check_says_what_a_good_file_makes_and_opens_nothing(file: Path, tmp_pat
     assert told["ok"] and "RFC 4787" in told["warnings"][0]
 
 
-def test_check_names_file_key_value_and_what_is_allowed(file: Path) -> None:
+def test_check_names_file_key_value_and_what_is_expected(file: Path) -> None:
     file.write_text(file.read_text().replace('"198.51.100.10"', '"198.51.100.300"'))
     error = call("check", file, exit_code=1)
-    for part in (str(file), "snat[0].pool", "'198.51.100.300'", "not an IPv4 address"):
+    for part in (str(file), "snat[0].pool", "'198.51.100.300'", "must be an IPv4 address"):
         assert part in error
     told = call_json("check", file, exit_code=1)
     assert (told["file"], told["key"], told["value"]) == (str(file), "snat[0].pool", "198.51.100.300")
@@ -175,8 +175,8 @@ def test_replay_counts_what_a_gateway_would_not_see_and_what_it_drops(tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["replay", CAPTURE, "--snat", "10.0.0.0/24"], "--snat='10.0.0.0/24': allowed is PREFIX=POOL"),
-        (["replay", CAPTURE, "--snat", "10.0.0.1/24=203.0.113.1"], "not an IPv4 prefix"),
+        (["replay", CAPTURE, "--snat", "10.0.0.0/24"], "--snat must be PREFIX=POOL"),
+        (["replay", CAPTURE, "--snat", "10.0.0.1/24=203.0.113.1"], "must be an IPv4 prefix"),
         (["replay", __file__, "--snat", "10.0.0.0/24=203.0.113.1"], "not a pcap or pcapng capture"),
         (["replay", "/none.pcap", "--snat", "10.0.0.0/24=203.0.113.1"], "No such file"),
         (["check", "/none.toml"], "/none.toml: cannot be read"),

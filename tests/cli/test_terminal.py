@@ -117,7 +117,7 @@ def test_secrets_are_redacted(text: str) -> None:
         "http://host:8123/x",
         "the password is missing",
         "lan0: no such interface",
-        "folder=5: allowed is a path",
+        "folder must be a path",
         "10.0.0.5@wan",
         "a: 'b'",
     ],

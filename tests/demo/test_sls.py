@@ -53,7 +53,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize("option", [["--key", "nocolon"], ["--logstore", "noslash"]])
 def test_a_bad_option_is_refused(option):
     found = CliRunner().invoke(app, ["sls-server", "--port", "0", *option])
-    assert found.exit_code == 1 and "allowed is two words" in found.stderr
+    assert found.exit_code == 1 and "must be two words" in found.stderr
 
 
 def test_the_server_runs_until_it_is_told_to_end():

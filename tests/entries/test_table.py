@@ -24,14 +24,14 @@ def test_handles_count_from_one_and_are_never_used_again() -> None:
 
 def test_the_same_prefix_twice_is_refused() -> None:
     over = gateway()
-    with pytest.raises(ConfigurationError, match=r"source='10\.0\.0\.0/8'.*entry 1.*one each"):
+    with pytest.raises(ConfigurationError, match=r"source must be in one entry, got '10\.0\.0\.0/8'.*entry 1"):
         over.add(SnatEntry("10.0.0.0/8", pool="203.0.113.9"))
     assert len(over.entries()) == 1 and len(over.ports()) == 3
 
 
 def test_two_eips_with_one_private_address_are_refused() -> None:
     over = gateway(pool=PRIVATE)
-    with pytest.raises(ConfigurationError, match=r"172\.16\.0\.9.*203\.0\.113\.7.*203\.0\.113\.1.*one EIP"):
+    with pytest.raises(ConfigurationError, match=r"one EIP.*172\.16\.0\.9.*203\.0\.113\.7.*203\.0\.113\.1"):
         over.add(SnatEntry("192.168.0.0/16", pool=Eip("203.0.113.7", private_ip="172.16.0.9")))
     with pytest.raises(ConfigurationError, match="one EIP"):
         Gateway(max_sessions=10).add(
@@ -46,13 +46,13 @@ def test_entries_may_share_an_eip() -> None:
 
 
 def test_a_vpc_gateway_refuses_a_private_address() -> None:
-    with pytest.raises(ConfigurationError, match=r"172\.16\.0\.9.*NAT IPs.*without private_ip"):
+    with pytest.raises(ConfigurationError, match=r"without private_ip.*172\.16\.0\.9"):
         gateway(pool=PRIVATE, kind="vpc")
 
 
 @pytest.mark.parametrize("entry", [None, "10.0.0.0/8", 7])
 def test_only_entries_are_added(entry: object) -> None:
-    with pytest.raises(ConfigurationError, match="entry="):
+    with pytest.raises(ConfigurationError, match="entry must"):
         gateway().add(entry)  # type: ignore[arg-type]
 
 
@@ -60,10 +60,10 @@ def test_only_a_gateway_s_own_entries_are_removed() -> None:
     one, other = gateway(), gateway()
     (entry,) = one.entries()
     for wrong in (None, 1, *other.entries()):
-        with pytest.raises(ConfigurationError, match="not an entry of this gateway"):
+        with pytest.raises(ConfigurationError, match="entry must be in force in this gateway"):
             one.remove(wrong)  # type: ignore[arg-type]
     one.remove(entry)
-    with pytest.raises(ConfigurationError, match="not an entry of this gateway"):
+    with pytest.raises(ConfigurationError, match="entry must be in force in this gateway"):
         one.remove(entry)
 
 
@@ -71,9 +71,9 @@ def test_the_bind_mode_goes_one_way() -> None:
     """contract R7."""
     over = gateway()
     over.modify(eip_bind_mode="NAT")
-    with pytest.raises(ConfigurationError, match=r"MULTI_BINDED.*MULTI_BINDED to NAT only"):
+    with pytest.raises(ConfigurationError, match=r"must stay 'NAT'.*, got 'MULTI_BINDED'"):
         over.modify(eip_bind_mode="MULTI_BINDED")
-    with pytest.raises(ConfigurationError, match="eip_bind_mode='x'"):
+    with pytest.raises(ConfigurationError, match="eip_bind_mode must be 'NAT' or 'MULTI_BINDED', got 'x'"):
         over.modify(eip_bind_mode="x")
 
 

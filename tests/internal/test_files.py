@@ -118,7 +118,7 @@ def test_a_link_of_somebody_else_on_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "way").symlink_to(tmp_path / "real")
     make_private(tmp_path / "way" / "spool")  # our own link may be there
     os.lchown(tmp_path / "way", SOMEBODY, SOMEBODY)
-    with pytest.raises(UntrustedFileError, match="'way' on the way is user 12345's"):
+    with pytest.raises(UntrustedFileError, match="'way' on the way belongs to user 12345"):
         make_private(tmp_path / "way" / "spool")
     with pytest.raises(UntrustedFileError), replaced(tmp_path / "way" / "x.csv", private=False):
         pass
@@ -297,7 +297,7 @@ def test_a_header_that_is_no_header_is_damage(tmp_path: Path, header: dict[str, 
 
 def test_a_later_version_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
     folder = filled(tmp_path, content := segment(encode_frame(make_records(5)), magic=b"NATCSPL2"))
-    with pytest.raises(ConfigurationError, match=r"0000000001.segment.*version 2.*allowed is version 1"):
+    with pytest.raises(ConfigurationError, match=r"0000000001.segment.*must have version 1, got 2"):
         spool_of(folder)
     assert (folder / "0000000001.segment").read_bytes() == content
 
@@ -305,7 +305,7 @@ def test_a_later_version_is_refused_by_name_and_left_alone(tmp_path: Path) -> No
 def test_a_later_version_s_run_is_refused_by_name(tmp_path: Path) -> None:
     folder = filled(tmp_path, segment(magic=b"NATCRUN3"), "run")
     spool = spool_of(folder)
-    with pytest.raises(ConfigurationError, match=r"run: .*version 3"):
+    with pytest.raises(ConfigurationError, match=r"run: .*version 2, got 3"):
         spool.begin_run(Beat(0, 0, 0, 0))
     spool.close()
 

@@ -56,7 +56,7 @@ def test_a_file_without_such_figures_is_refused(tmp_path: Path) -> None:
 def test_another_ending_is_refused(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, str(PLOT), str(tmp_path / "x.gif")], capture_output=True, text=True)
     assert run.returncode == 2
-    assert "allowed are files that end in .png or .svg" in run.stderr
+    assert "plot must end in .png or .svg" in run.stderr
 
 
 def test_sizes_are_in_words() -> None:

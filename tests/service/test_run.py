@@ -269,7 +269,7 @@ def test_a_spool_that_cannot_be_used_at_the_start_is_used_as_soon_as_it_can(
     (tmp_path / "spool").write_text("not a folder")
     with Gateway() as made:
         made.add(SnatEntry("10.0.0.0/16", pool="198.18.0.100"))
-        with pytest.raises(ConfigurationError, match="spool="):
+        with pytest.raises(ConfigurationError, match="spool must"):
             made.start_session_log(Dead(), name="audit", spool=tmp_path / "spool", on_failure="refuse")
         log = made.start_session_log(Dead(), name="audit", spool=tmp_path / "spool")
         assert "cannot be used" in caplog.text
@@ -296,7 +296,7 @@ def test_a_destination_that_does_not_work_at_the_start_refuses_where_it_must() -
         log = made.start_session_log(Unopened(), name="audit", on_failure="forward")  # the name is free again
         assert log.on_failure == "forward"
         made.start_session_log(MemorySink(), name="good", on_failure="refuse")
-        with pytest.raises(ConfigurationError, match="on_failure='stop': allowed are 'forward', 'refuse'"):
+        with pytest.raises(ConfigurationError, match="on_failure must be 'forward' or 'refuse', got 'stop'"):
             made.start_session_log(MemorySink(), on_failure="stop")
 
 

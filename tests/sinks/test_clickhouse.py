@@ -187,7 +187,7 @@ def test_bad_arguments_are_refused():
         ("h:8123", {}), ("http://user:secret@h", {}), (good, {"table": "a b"}), (good, {"database": "`"}),
         (good, {"create": 1.5}), (good, {"timeout": 0}), (good, {"batch_rows": 0}),
     ):  # fmt: skip
-        with pytest.raises(ConfigurationError, match="allowed") as raised:
+        with pytest.raises(ConfigurationError, match=" must ") as raised:
             ClickHouseSink(url, **more)
         assert "secret" not in str(raised.value)
 

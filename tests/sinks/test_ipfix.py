@@ -134,7 +134,7 @@ def test_bad_arguments_are_refused():
         (("",), {}), (("h", 0), {}), (("h", 65_536), {}), (("h",), {"transport": "sctp"}),
         (("h",), {"observation_domain": -1}), (("h",), {"template_seconds": 0}), (("h",), {"timeout": 0}),
     ):  # fmt: skip
-        with pytest.raises(ConfigurationError, match="allowed"):
+        with pytest.raises(ConfigurationError, match=" must "):
             IpfixSink(*arguments, **more)
     with pytest.raises(DeliveryError) as raised:
         IpfixSink("no.such.host.invalid").open()

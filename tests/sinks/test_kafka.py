@@ -77,7 +77,7 @@ def test_bad_arguments_are_refused():
         (("", "t"), {}), (("h", ""), {}), (("h", "t"), {"username": "u"}), (("h", "t"), {"mechanism": "GSSAPI"}),
         (("h", "t"), {"timeout": 0}),
     ):  # fmt: skip
-        with pytest.raises(ConfigurationError, match="allowed"):
+        with pytest.raises(ConfigurationError, match=" must "):
             KafkaSink(*arguments, **more)
     with pytest.raises(ConfigurationError, match=r"no\.such\.setting"):
         KafkaSink("127.0.0.1:9", "t", config={"no.such.setting": 1}).open()

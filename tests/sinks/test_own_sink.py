@@ -51,5 +51,5 @@ def test_what_it_raises_is_the_logs_status_and_its_rows_wait(tmp_path, monkeypat
 
 
 def test_a_sink_without_the_method_is_refused():
-    with gateway() as over, pytest.raises(ValueError, match=r"allowed is an object with deliver\(batch\)"):
+    with gateway() as over, pytest.raises(ValueError, match=r"sink must be an object with deliver\(batch\)"):
         over.start_session_log(object())

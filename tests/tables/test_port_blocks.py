@@ -154,7 +154,7 @@ def test_ranges_are_cut_to_whole_blocks() -> None:
     policy = Policy(ports="block", block_size=100, port_ranges=((1024, 1300), (2000, 2050), (3000, 3099)))
     assert policy.drawn_ranges == ((1024, 1223), (3000, 3099))
     assert gateway(policy=policy).ports()["total"].tolist() == [300] * 3
-    with pytest.raises(ConfigurationError, match=r"Policy\.block_size=300: .* or less"):
+    with pytest.raises(ConfigurationError, match=r"Policy\.block_size must be at most .*, got 300"):
         Policy(ports="block", block_size=300, port_ranges=((1024, 1300),))
 
 

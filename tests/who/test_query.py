@@ -275,7 +275,7 @@ def test_what_may_not_be_asked_is_refused(log: Log, tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigurationError, match=text):
             who(folder, **{**good, **change})  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="store="):
+    with pytest.raises(ConfigurationError, match="store must"):
         who(tmp_path / "none", **good)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="store=None"):
         who(None, **good)  # type: ignore[arg-type]

@@ -221,7 +221,7 @@ def test_an_anchor_shows_that_the_end_was_cut_off_or_written_anew(tmp_path: Path
     assert kinds(tmp_path, anchor=anchor) == {"": "missing"}
     with pytest.raises(ConfigurationError, match="SHA-256"):
         verify(tmp_path, anchor="x")
-    with pytest.raises(ConfigurationError, match="folder="):
+    with pytest.raises(ConfigurationError, match="folder must"):
         verify(tmp_path / "none")
 
 

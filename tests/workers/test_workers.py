@@ -210,7 +210,7 @@ def test_a_second_call_on_one_worker_is_refused_and_on_the_other_is_not() -> Non
 
 @pytest.mark.parametrize("workers", [0, 65, True, "2", None])
 def test_a_number_of_workers_that_cannot_be_is_refused(workers: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"workers=.*allowed is a whole number from 1 to 64"):
+    with pytest.raises(ConfigurationError, match=r"workers must be a whole number between 1 and 64, got "):
         Gateway(workers=workers)
 
 
@@ -222,7 +222,7 @@ def test_a_worker_that_is_not_there_is_refused() -> None:
         lambda: gateway.counters(worker=2),
     ]
     for call in calls:
-        with pytest.raises(ConfigurationError, match=r"worker=.*from 0 to 1"):
+        with pytest.raises(ConfigurationError, match=r"worker must be a whole number between 0 and 1, got "):
             call()
 
 

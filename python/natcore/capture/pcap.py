@@ -97,7 +97,7 @@ def _read_header(path: Path, header: bytes) -> tuple[str, int, int]:
             if link not in _LINKS:
                 raise _damaged(
                     path,
-                    f"link type {link}; allowed are 1 (Ethernet), 12, 101 and 228 (raw IP), 113 and 276 (Linux cooked)",
+                    f"link type must be 1 (Ethernet), 12, 101, 228 (raw IP), 113 or 276 (Linux cooked), got {link}",
                 )
             return order, fraction_ns, link
     raise _damaged(path, "not a pcap or pcapng capture")
@@ -124,7 +124,7 @@ def _read_blocks(path: Path, file: BinaryIO) -> Iterator[Packet]:
                 raise _damaged(path, f"{name}: a section without a byte order")
         kind, total = struct.unpack_from(order + "II", head)
         if total < 12 or total % 4 or total > _LARGEST_BLOCK:
-            raise _damaged(path, f"{name}: length {total}; allowed are 12 to {_LARGEST_BLOCK}, multiples of 4")
+            raise _damaged(path, f"{name}: length must be a multiple of 4 between 12 and {_LARGEST_BLOCK}, got {total}")
         block = head + file.read(total - 12)
         if len(block) < total or struct.unpack_from(order + "I", block, total - 4)[0] != total:
             raise _damaged(path, f"{name}: it does not end as it began")
@@ -188,7 +188,7 @@ def _packet(time_ns: int, link: int, data: bytes, original: int) -> Packet:
 
 def _check_lengths(path: Path, name: str, kept: int, original: int) -> None:
     if kept > original or original > _MAX_FRAME:
-        raise _damaged(path, f"{name}: length {kept} of {original}; allowed is {_MAX_FRAME} bytes")
+        raise _damaged(path, f"{name}: length must be at most {_MAX_FRAME} bytes, got {kept} of {original}")
 
 
 def _damaged(path: Path, what: str) -> CaptureError:

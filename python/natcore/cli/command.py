@@ -37,7 +37,7 @@ def failing(as_json: bool) -> Iterator[None]:
 
             told: dict[str, Any] = {"ok": False, "error": redact(text)}
             if isinstance(error, SettingsError):
-                told |= {"file": error.source, "key": error.key, "value": error.value, "allowed": error.allowed}
+                told |= {"file": error.source, "key": error.key, "value": error.value, "problem": error.problem}
             report.print_json(told)
         else:
             say(f"error: {' '.join(text.splitlines())}", err=True)

@@ -82,7 +82,7 @@ def _places(log: Path | None, spool: Path | None, config: Path | None) -> Places
             spool = spool or next((Path(folder) for folder in spools if Path(folder).is_dir()), None)
     if log is None and spool is None:
         found = f"{config} has no [[log]] with sink = 'parquet'" if config else "no --log, --spool or --config"
-        raise ConfigurationError(f"where the log is: {found}; allowed is one of them")
+        raise ConfigurationError(f"where the log is: {found}; give one of them")
     return Places(log, spool)
 
 
@@ -96,7 +96,7 @@ def _compute(endpoint: str, protocol: str | None, config: Path, as_json: bool) -
     policy = settings.gateway.get("policy", Policy())
     if policy.ports != "deterministic":
         raise ConfigurationError(
-            "--at: missing; without it allowed is the file of a gateway with ports = 'deterministic'"
+            f"--at is missing; only with ports = 'deterministic' it may be left out, got {show(policy.ports)}"
         )
     address, port = _whole_endpoint(endpoint)
     mode = settings.gateway.get("eip_bind_mode", "NAT")
@@ -114,7 +114,7 @@ def _compute(endpoint: str, protocol: str | None, config: Path, as_json: bool) -
 def _whole_endpoint(text: str) -> tuple[str, int]:
     address, port = _endpoint("ADDRESS:PORT", text)
     if port is None:
-        raise ConfigurationError(f"ADDRESS:PORT={show(text)}: allowed is an address, a colon and a port")
+        raise ConfigurationError(f"ADDRESS:PORT must be an address, a colon and a port, got {show(text)}")
     return address, port
 
 
@@ -137,7 +137,7 @@ def _ask(
 def _endpoint(name: str, text: str) -> tuple[str, int | None]:
     address, colon, port = text.partition(":")
     if colon and not port.isdigit():
-        raise ConfigurationError(f"{name}={show(text)}: allowed is an address, a colon and a port")
+        raise ConfigurationError(f"{name} must be an address, a colon and a port, got {show(text)}")
     return address, int(port) if colon else None
 
 
@@ -147,7 +147,7 @@ def _moment(name: str, text: str) -> datetime:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise ConfigurationError(f"{name}={show(text)}: allowed is a time with its zone, such as 2026-11-20T12:03:17Z")
+        raise ConfigurationError(f"{name} must be a time with its zone, such as 2026-11-20T12:03:17Z, got {show(text)}")
     return moment
 
 

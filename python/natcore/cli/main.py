@@ -189,19 +189,19 @@ def explain(
 def _packets(frame: str | None, pcap: Path | None, now: float) -> Iterator[tuple[float, bytes]]:
     """What is asked about, last, and what comes before it: (seconds, frame), one at a time."""
     if (frame is None) == (pcap is None):
-        raise ConfigurationError("natcore explain: allowed is either a frame in HEX, or --pcap")
+        raise ConfigurationError("natcore explain: give either a frame in HEX or --pcap")
     if frame is not None:
         try:
             yield now, bytes.fromhex(frame)
             return
         except ValueError as error:
-            raise ConfigurationError(f"HEX={show(frame)}: allowed are pairs of hexadecimal digits ({error})") from None
+            raise ConfigurationError(f"HEX must be pairs of hexadecimal digits, got {show(frame)} ({error})") from None
     assert pcap is not None
     from natcore.capture import pcap as capture
 
     first = min((packet.time_ns for packet in capture.read(pcap)), default=None)
     if first is None:
-        raise ConfigurationError(f"--pcap={show(str(pcap))}: allowed is a capture of a packet or more")
+        raise ConfigurationError(f"--pcap must be a capture with packets, got {show(str(pcap))}")
     for packet in capture.read(pcap):
         yield now + (packet.time_ns - first) / 1e9, packet.frame
 
@@ -273,7 +273,7 @@ def _as_list(value: str | list[str]) -> list[str]:
 def _parse_snat(text: str) -> SnatEntry:
     source, equals, pool = text.partition("=")
     if not equals:
-        raise ConfigurationError(f"--snat={show(text)}: allowed is PREFIX=POOL, such as 10.0.0.0/8=203.0.113.1")
+        raise ConfigurationError(f"--snat must be PREFIX=POOL, such as 10.0.0.0/8=203.0.113.1, got {show(text)}")
     from natcore.config import SnatEntry
 
     return SnatEntry(source, pool=pool.split(","))

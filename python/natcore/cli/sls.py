@@ -101,5 +101,5 @@ def _serve(port: int, keys: Sequence[str], logstores: Sequence[str], as_json: bo
 def _pair(text: str, separator: str, name: str) -> tuple[str, str]:
     first, found, second = text.partition(separator)
     if not (first and found and second):
-        raise ConfigurationError(f"{name}={first!r}: allowed is two words with {separator!r} between them")
+        raise ConfigurationError(f"{name} must be two words with {separator!r} between them, got {first!r}")
     return first, second

@@ -171,9 +171,9 @@ class EntryTable:
     def check(self, plan: Plan) -> None:
         """Error if the plan is not of the entries that are in force."""
         if not isinstance(plan, Plan):
-            raise ConfigurationError(f"plan={show(plan)}: allowed is what plan() gave")
+            raise ConfigurationError(f"plan must be what plan() gave, got {show(plan)}")
         if plan.table is not self:
-            raise Error("the plan is another gateway's; allowed is one that this gateway's plan() made")
+            raise Error("plan must be one that this gateway's plan() made, got one of another gateway")
         if plan.generation != self._generation:
             raise Error("the entries have changed since the plan was made; make it again")
 
@@ -229,7 +229,7 @@ class EntryTable:
     def _after(self, changes: Sequence[Change]) -> _After:
         """A replaced entry is a new row with its number."""
         if not isinstance(changes, list | tuple):
-            raise ConfigurationError(f"changes={show(changes)}: allowed is a list of Add, Remove and Replace")
+            raise ConfigurationError(f"changes must be a list of Add, Remove and Replace, got {show(changes)}")
         added, last = [], self._last_id
         before = set(self.rows)
         becoming: dict[Entry, Entry | None] = {}
@@ -242,13 +242,11 @@ class EntryTable:
                     raise EntryConflict(Entry(last, change.entry), str(error)) from None
                 continue
             if not isinstance(change, Remove | Replace):
-                raise ConfigurationError(f"changes: {show(change)}: allowed are Add, Remove and Replace")
+                raise ConfigurationError(f"changes must be Add, Remove and Replace, got {show(change)}")
             if not isinstance(change.entry, Entry) or change.entry not in before:
-                raise ConfigurationError(
-                    f"entry={show(change.entry)}: not an entry of this gateway; allowed is one in force"
-                )
+                raise ConfigurationError(f"entry must be in force in this gateway, got {show(change.entry)}")
             if change.entry in becoming:
-                raise ConfigurationError(f"changes: {show(change)}: allowed is one change of an entry")
+                raise ConfigurationError(f"changes must change each entry once, got {show(change)} twice")
             by = (
                 Entry(change.entry.id, _check_entry(change.by, self._book.policy))
                 if isinstance(change, Replace)
@@ -361,7 +359,7 @@ def _on_the_same_wire(row: Entry, by: Entry | None, after: Wires) -> tuple[int, 
 
 def _check_entry(entry: object, policy: Policy) -> AnyEntry:
     if not isinstance(entry, SnatEntry | DnatEntry | NoNatEntry):
-        raise ConfigurationError(f"entry={show(entry)}: allowed are SnatEntry, DnatEntry and NoNatEntry")
+        raise ConfigurationError(f"entry must be SnatEntry, DnatEntry or NoNatEntry, got {show(entry)}")
     check_reserved(entry, policy)
     return entry
 
@@ -374,8 +372,8 @@ def _refuse_held(row: Entry, holder: tuple[int, int, int] | None) -> None:
     who = f"the mapping of {ipaddress.IPv4Address(inside)}:{inside_port}" if inside else "an entry that drains"
     raise EntryConflict(
         row,
-        f"DnatEntry.external_port={show(row.entry.external_port)}: {row.describe()}: port {port} is held by "
-        f"{who}; allowed is one that is free",
+        f"DnatEntry.external_port must be free, got {show(row.entry.external_port)} in {row.describe()}: "
+        f"port {port} is held by {who}",
     )
 
 

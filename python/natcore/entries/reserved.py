@@ -53,5 +53,5 @@ def _refuse(name: str, value: object, span: Span, policy: Policy, *, outside: bo
             continue
         if first <= span[0] and span[1] <= last:
             raise ConfigurationError(
-                f"{name}={str(value)!r}: {network} ({what}) is not forwarded; allowed are other unicast addresses"
+                f"{name} must be a forwarded unicast address, got {str(value)!r}: {network} ({what}) is not forwarded"
             )

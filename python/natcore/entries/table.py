@@ -106,7 +106,7 @@ class Rulebook:
             if self.kind == "vpc":
                 if eip.private_ip is not None:
                     raise ConfigurationError(
-                        f"SnatEntry.pool={show(eip)}: a VPC gateway has NAT IPs; allowed is an address without private_ip"
+                        f"SnatEntry.pool must be addresses without private_ip on a VPC gateway, got {show(eip)}"
                     )
                 result.append((address, 0))
             elif self.eip_bind_mode == "NAT" and eip.private_ip is not None:
@@ -145,8 +145,7 @@ class Rulebook:
             if other is not row:
                 raise EntryConflict(
                     row,
-                    f"{key[0]}={show(str(key[1]))}: {row.describe()} and {other.describe()} have the same source; "
-                    "allowed is one each",
+                    f"{key[0]} must be in one entry, got {show(str(key[1]))} in {row.describe()} and in {other.describe()}",
                 )
 
     def _check_eips(self, rows: list[Entry], wires: Wires) -> None:
@@ -160,9 +159,9 @@ class Rulebook:
                 if other_eip != eip:
                     raise EntryConflict(
                         row,
-                        f"SnatEntry.pool: {ipaddress.IPv4Address(wire)} would stand for {ipaddress.IPv4Address(eip)} in "
-                        f"{row.describe()} and for {ipaddress.IPv4Address(other_eip)} in {other.describe()}; "
-                        "allowed is one EIP for each private_ip",
+                        f"SnatEntry.pool must have one EIP for each private_ip, got {ipaddress.IPv4Address(wire)} for "
+                        f"{ipaddress.IPv4Address(eip)} in {row.describe()} and for {ipaddress.IPv4Address(other_eip)} "
+                        f"in {other.describe()}",
                     )
 
     def _check_dnat(self, rows: list[Entry], wires: Wires) -> None:
@@ -175,8 +174,8 @@ class Rulebook:
                 one, other = sorted((one, other), key=lambda row: row.id)
                 raise EntryConflict(
                     other,
-                    f"DnatEntry.external_port: {other.describe()} overlaps {one.describe()}; "
-                    "allowed are disjoint outside endpoints",
+                    "DnatEntry.external_port must not overlap another entry's, "
+                    f"got {other.describe()} and {one.describe()}",
                 )
         pools = {wire: row for row in rows if isinstance(row.entry, SnatEntry) for wire, _ in wires.of(row)}
         for row in rows:
@@ -185,9 +184,8 @@ class Rulebook:
                 if wire in pools:
                     raise EntryConflict(
                         row,
-                        f"DnatEntry.external_ip={show(str(row.entry.external_ip))}: {row.describe()} takes the whole address, "
-                        f"which {pools[wire].describe()} has in its pool; "
-                        "allowed is one of the two",
+                        f"DnatEntry.external_ip of a 1:1 entry must be in no pool, got {show(str(row.entry.external_ip))} "
+                        f"in {row.describe()} and in the pool of {pools[wire].describe()}",
                     )
 
     def _check_computed(self, rows: list[Entry], wires: Wires) -> None:
@@ -205,8 +203,8 @@ class Rulebook:
                 if other is not row:
                     raise EntryConflict(
                         row,
-                        f"SnatEntry.pool: {ipaddress.IPv4Address(wire)} is in {row.describe()} and in {other.describe()}; "
-                        "allowed with ports='deterministic' is one entry for each address",
+                        "SnatEntry.pool must share no address with another entry with ports='deterministic', "
+                        f"got {ipaddress.IPv4Address(wire)} in {row.describe()} and in {other.describe()}",
                     )
 
     def _keys(self, row: Entry, wires: Wires) -> Iterator[tuple[int, int]]:

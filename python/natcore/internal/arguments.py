@@ -13,7 +13,7 @@ from natcore.config import BLOCKED, FILTERINGS, IP_OPTIONS, MAPPINGS, POOLINGS, 
 from natcore.dtypes import RECORD, SESSION
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show, show_text
-from natcore.internal.validation import MAX_TIME, as_integer, check_integer, is_text
+from natcore.internal.validation import MAX_TIME, as_integer, check_integer, either, is_text
 from natcore.verdict import Side
 
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
@@ -88,14 +88,14 @@ def check_texts(**texts: object) -> None:
     """Names of the cloud's, which every row of the log carries."""
     for name, text in texts.items():
         if not is_text(text) or len(text.encode()) > 1024:
-            raise ConfigurationError(f"{name}={show(text, name)}: allowed is a str of at most 1,024 bytes of UTF-8")
+            raise ConfigurationError(f"{name} must be a str of at most 1,024 bytes of UTF-8, got {show(text, name)}")
 
 
 def check_kinds(**values: tuple[object, type]) -> None:
     """Each value is None or of its type."""
     for name, (value, kind) in values.items():
         if value is not None and not isinstance(value, kind):
-            raise ConfigurationError(f"{name}={show(value, name)}: allowed is a {kind.__name__}")
+            raise ConfigurationError(f"{name} must be a {kind.__name__}, got {show(value, name)}")
 
 
 def check_worker(worker: int | None, workers: int) -> int:
@@ -112,7 +112,7 @@ def protocol_number(protocol: object) -> int:
     number = as_integer(protocol)
     if number is None or not 0 <= number <= 255:
         raise ConfigurationError(
-            f"protocol={show(protocol)}: allowed are {', '.join(PROTOCOLS)}, or a number from 0 to 255"
+            f"protocol must be {either(map(repr, PROTOCOLS))}, or a number between 0 and 255, got {show(protocol)}"
         )
     return number
 
@@ -121,7 +121,7 @@ def check_side(side: object) -> int:
     """0 or 1."""
     number = as_integer(side)
     if number != 0 and number != 1:
-        raise ConfigurationError(f"side={show(side)}: allowed are Side.INSIDE (0) and Side.OUTSIDE (1)")
+        raise ConfigurationError(f"side must be Side.INSIDE (0) or Side.OUTSIDE (1), got {show(side)}")
     return number
 
 
@@ -138,19 +138,19 @@ def sides_of(side: int | NDArray[np.uint8], count: int) -> tuple[NDArray[np.uint
 def check_frame(frame: object, side: object) -> Side:
     """One frame as bytes, and the side it came from."""
     number = check_side(side)
-    allowed = "allowed are bytes, a bytearray, or a contiguous memoryview of bytes"
+    expected = "frame must be bytes, a bytearray, or a contiguous memoryview of bytes"
     if not isinstance(frame, bytes | bytearray | memoryview):
-        raise ConfigurationError(f"frame={show(frame)}: {allowed}")
+        raise ConfigurationError(f"{expected}, got {show(frame)}")
     if isinstance(frame, memoryview):
         try:
             fits = frame.ndim == 1 and frame.format in ("B", "b", "c") and frame.c_contiguous
         except ValueError:
-            raise ConfigurationError(f"frame: a memoryview that was released; {allowed}") from None
+            raise ConfigurationError(f"{expected}, got a memoryview that was released") from None
         if not fits:
-            raise ConfigurationError(f"frame: a memoryview of format {frame.format!r}, shape {frame.shape}, strides "
-                                     f"{frame.strides}; {allowed}")  # fmt: skip
+            raise ConfigurationError(f"{expected}, got a memoryview of format {frame.format!r}, shape {frame.shape}, "
+                                     f"strides {frame.strides}")  # fmt: skip
     if len(frame) > MAX_FRAME:
-        raise ConfigurationError(f"frame: {len(frame):,} bytes; allowed are {MAX_FRAME:,} or less")
+        raise ConfigurationError(f"frame must have at most {MAX_FRAME:,} bytes, got {len(frame):,}")
     return Side(number)
 
 
@@ -162,16 +162,16 @@ def check_array(
     if not fits or value.dtype.fields != dtype.fields:  # equal fields may lie elsewhere
         got = f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
         raise ConfigurationError(
-            f"{name}={show_text(got)}: allowed is {kind_of(dtype)} array of {dimensions} dimension{'s'[: dimensions - 1]}"
+            f"{name} must be {kind_of(dtype)} array of {dimensions} dimension{'s'[: dimensions - 1]}, got {show_text(got)}"
         )
     flags = value.flags
     if not flags.c_contiguous or not flags.aligned or (writable and not flags.writeable):
-        wrong = "it is read-only" if flags.c_contiguous and flags.aligned else f"its strides are {value.strides}"
+        got = "a read-only one" if flags.c_contiguous and flags.aligned else f"strides {value.strides}"
         raise ConfigurationError(
-            f"{name}: {wrong}; allowed is an aligned, C-contiguous{', writable' if writable else ''} array"
+            f"{name} must be an aligned, C-contiguous{', writable' if writable else ''} array, got {got}"
         )
     if count is not None and len(value) != count:
-        raise ConfigurationError(f"{name}: {len(value)} rows; allowed is {count}, as frames has")
+        raise ConfigurationError(f"{name} must have {count} rows, as frames has, got {len(value)}")
     return len(value)
 
 
@@ -199,9 +199,11 @@ def bytes_for(out: NDArray[np.uint8] | None, count: int) -> NDArray[np.uint8]:
 def nows_ns(now: NDArray[np.float64], count: int) -> NDArray[np.uint64]:
     """Seconds of each of count frames, rounded to nanoseconds once."""
     if now.dtype != np.float64 or now.shape != (count,):
-        raise ConfigurationError(f"now={show_text(str(now.dtype))}{now.shape}: allowed is float64({count},)")
+        raise ConfigurationError(f"now must be float64({count},), got {show_text(str(now.dtype))}{now.shape}")
     now = now.copy()  # what is checked is what is used
     if count and not (np.isfinite(now).all() and now.min() >= 0 and now.max() <= MAX_TIME):
-        raise ConfigurationError(f"now: allowed are finite seconds from 0 to {MAX_TIME:g}")
+        raise ConfigurationError(
+            f"now must be finite seconds between 0 and {MAX_TIME:g}, got {now.min():g} to {now.max():g}"
+        )
     whole = np.floor(now)
     return whole.astype(np.uint64) * np.uint64(1_000_000_000) + np.rint((now - whole) * 1e9).astype(np.uint64)

@@ -71,7 +71,7 @@ def open_folder(folder: Path, *, create: bool = False, private: bool = True) -> 
     if private and (wrong := _untrusted(os.fstat(found), is_folder=True)):
         os.close(found)
         raise UntrustedFileError(
-            f"{show_text(str(folder))}: {wrong}; allowed is a folder of ours that only we may write to"
+            f"{show_text(str(folder))}: {wrong}; it must be a folder of this user or root that no other user may write to"
         )
     return found
 
@@ -90,8 +90,8 @@ def _target(folder: Path, name: str, link: int, status: os.stat_result, links: i
     """Where a link on the way to a folder leads."""
     if status.st_uid not in (0, os.geteuid()):
         raise UntrustedFileError(
-            f"{show_text(str(folder))}: the link {show(name)} on the way is user {status.st_uid}'s; "
-            "allowed are links of root's and ours"
+            f"{show_text(str(folder))}: the link {show(name)} on the way belongs to user {status.st_uid}; "
+            "it must belong to this user or root"
         )
     if links > _MOST_LINKS:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
@@ -146,7 +146,7 @@ def _open_trusted(path: Path, flags: int, folder: int) -> int:
     try:
         if wrong := _untrusted(os.fstat(descriptor), is_folder=False):
             raise UntrustedFileError(
-                f"{show_text(str(path))}: {wrong}; allowed is a file of ours that only we may write to"
+                f"{show_text(str(path))}: {wrong}; it must be a file of this user or root that no other user may write to"
             )
         if flags & os.O_TRUNC:
             os.ftruncate(descriptor, 0)
@@ -161,7 +161,7 @@ def _open_there(path: Path, flags: int, folder: int) -> int:
         return os.open(path.name, flags | _OPEN, dir_fd=folder)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise UntrustedFileError(f"{show_text(str(path))}: it is a link; allowed is a regular file") from None
+            raise UntrustedFileError(f"{show_text(str(path))}: it must be a regular file, and is a link") from None
         raise OSError(error.errno, error.strerror, str(path)) from None  # FileNotFoundError where it is that
 
 
@@ -186,7 +186,7 @@ def open_regular(path: Path) -> int:
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise UntrustedFileError(f"{show_text(str(path))}: allowed is a regular file")
+    raise UntrustedFileError(f"{show_text(str(path))}: it must be a regular file")
 
 
 def remove(path: Path) -> None:

@@ -24,7 +24,7 @@ def memory_arguments(huge_pages: str, numa_node: int | None, root: Path = ROOT) 
         given, numa_node = numa_node, as_integer(numa_node)
         if numa_node is None or numa_node not in nodes:
             there = ", ".join(str(node) for node in nodes) or "none"
-            raise ConfigurationError(f"numa_node={show(given)}: allowed are None and this machine's nodes: {there}")
+            raise ConfigurationError(f"numa_node must be None or a node of this machine ({there}), got {show(given)}")
         total = _meminfo(root / f"sys/devices/system/node/node{numa_node}/meminfo")
         if total is not None and total < limit:
             limit, name = total, f"all memory of NUMA node {numa_node} (its MemTotal)"
@@ -92,13 +92,11 @@ def check_cpus(cpus: Sequence[int] | None, threads: bool, workers: int = 1) -> t
         return ()
     if not threads:
         raise ConfigurationError(
-            f"cpus={show(cpus)}: allowed with threads=True; pin the thread that calls step() yourself"
+            f"cpus must be None with threads=False, got {show(cpus)}; pin the thread that calls step() yourself"
         )
     allowed = sorted(os.sched_getaffinity(0))
     chosen = [as_integer(cpu) for cpu in cpus] if isinstance(cpus, list | tuple | range) else []
     if len(chosen) != workers or not all(cpu in allowed for cpu in chosen):
         text = ", ".join(str(cpu) for cpu in allowed)
-        raise ConfigurationError(
-            f"cpus={show(cpus)}: allowed is one for each worker ({workers}), of this process's: {text}"
-        )
+        raise ConfigurationError(f"cpus must be one for each worker ({workers}), out of {text}, got {show(cpus)}")
     return tuple(cpu for cpu in chosen if cpu is not None)

@@ -1,4 +1,4 @@
-"""What an argument is checked by: an error names the field, the value and what is allowed."""
+"""Checks of arguments: an error says what the field must be and what it got."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def as_integer(value: object) -> int | None:
         return None
     try:
         return operator.index(value)  # type: ignore[arg-type]
-    except Exception:  # an __index__ of somebody else's
+    except Exception:  # a foreign __index__ may raise anything
         return None
 
 
@@ -39,7 +39,7 @@ def as_number(value: object) -> int | float | None:
         return None
     try:
         number = float(value)
-    except Exception:  # a fraction that is too large, a __float__ of somebody else's
+    except Exception:  # a fraction that is too large; a foreign __float__ may raise anything
         return None
     return None if math.isnan(number) else number
 
@@ -51,17 +51,13 @@ def parse_ipv4(value: Address, name: str) -> ipaddress.IPv4Address:
     given = value if isinstance(value, str) else as_integer(value)
     if given is None:
         raise ConfigurationError(
-            f"{name}={show(value, name)}: an IPv4 address is a str, a whole number or an ipaddress.IPv4Address"
+            f"{name} must be an IPv4 address (str, int or ipaddress.IPv4Address), got {show(value, name)}"
         )
     try:
         return ipaddress.IPv4Address(given)
     except ValueError:
-        allowed = (
-            "allowed is four numbers from 0 to 255 with dots between"
-            if isinstance(given, str)
-            else "allowed is 0 to 2^32 - 1"
-        )
-        raise ConfigurationError(f"{name}={show(value, name)}: not an IPv4 address; {allowed}") from None
+        form = "such as '192.0.2.1'" if isinstance(given, str) else "between 0 and 2^32 - 1"
+        raise ConfigurationError(f"{name} must be an IPv4 address {form}, got {show(value, name)}") from None
 
 
 def parse_network(value: object, name: str) -> ipaddress.IPv4Network:
@@ -70,19 +66,19 @@ def parse_network(value: object, name: str) -> ipaddress.IPv4Network:
         return value
     try:
         if not isinstance(value, str):
-            raise ValueError("a prefix is a str or an ipaddress.IPv4Network")
+            raise ValueError("neither a str nor an ipaddress.IPv4Network")
         return ipaddress.IPv4Network(value)
     except ValueError as error:
         raise ConfigurationError(
-            f"{name}={show(value, name)}: not an IPv4 prefix such as '10.0.0.0/16' ({show_text(str(error))})"
+            f"{name} must be an IPv4 prefix such as '10.0.0.0/16', got {show(value, name)} ({show_text(str(error))})"
         ) from None
 
 
-def check_choice(name: str, value: object, allowed: Iterable[object]) -> Any:
-    """The one of the allowed values that the value equals, of its type."""
-    allowed = tuple(allowed)
+def check_choice(name: str, value: object, choices: Iterable[object]) -> Any:
+    """The choice that equals the value and has its type."""
+    choices = tuple(choices)
     whole = as_integer(value)
-    for each in allowed:
+    for each in choices:
         if isinstance(each, bool):
             found = _is_bool(value) and bool(value) is each
         elif isinstance(each, int):
@@ -91,7 +87,13 @@ def check_choice(name: str, value: object, allowed: Iterable[object]) -> Any:
             found = type(each) is type(value) and each == value
         if found:
             return each
-    raise ConfigurationError(f"{name}={show(value, name)}: allowed are {', '.join(repr(a) for a in allowed)}")
+    raise ConfigurationError(f"{name} must be {either(map(repr, choices))}, got {show(value, name)}")
+
+
+def either(words: Iterable[str]) -> str:
+    """The words as alternatives: "a, b or c"."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _is_bool(value: object) -> bool:
@@ -103,7 +105,9 @@ def check_number(name: str, value: object, low: float, high: float, *, unit: str
     """The value as a float."""
     number = as_number(value)
     if number is None or not low <= number <= high:
-        raise ConfigurationError(f"{name}={show(value, name)}: allowed is {low:g} to {high:g}{unit and ' ' + unit}")
+        raise ConfigurationError(
+            f"{name} must be between {low:g} and {high:g}{unit and ' ' + unit}, got {show(value, name)}"
+        )
     return number if type(value) is type(number) else float(number)
 
 
@@ -111,7 +115,7 @@ def check_integer(name: str, value: object, low: int, high: int) -> int:
     """The value as an int."""
     number = as_integer(value)
     if number is None or not low <= number <= high:
-        raise ConfigurationError(f"{name}={show(value, name)}: allowed is a whole number from {low} to {high}")
+        raise ConfigurationError(f"{name} must be a whole number between {low} and {high}, got {show(value, name)}")
     return number
 
 
@@ -131,37 +135,38 @@ def check_path(name: str, value: object) -> str:
     try:
         path = os.fsdecode(value)  # type: ignore[arg-type]
         os.fsencode(path)
-    except Exception:  # another type, a lone surrogate, an __fspath__ of somebody else's
+    except Exception:  # another type, a lone surrogate; a foreign __fspath__ may raise anything
         path = ""
     if not path or "\0" in path:
-        raise ConfigurationError(f"{name}={show(value, name)}: allowed is a path, a str or a pathlib.Path")
+        raise ConfigurationError(f"{name} must be a path (str or pathlib.Path), got {show(value, name)}")
     return path
 
 
 def check_url(name: str, value: object) -> str:
     """The URL of a server, with http or https and a host, without a user and a password; no slash at its end."""
-    allowed = "allowed is 'https://HOST' or 'http://HOST:PORT', without a user and a password"
     try:
         parts = urlsplit(value if isinstance(value, str) else "")
         good = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and parts.port != 0
     except ValueError:  # "http://[::1", a port of letters
         good = False
     if not good or not isinstance(value, str) or not value.isprintable() or " " in value:
-        raise ConfigurationError(f"{name}={show(value, name)}: {allowed}")
+        raise ConfigurationError(
+            f"{name} must be 'https://HOST' or 'http://HOST:PORT', without a user and a password, got {show(value, name)}"
+        )
     return value.rstrip("/")
 
 
 def check_name(name: str, value: object, what: str = "a name") -> str:
     """A text that is not empty, printable, of 255 bytes at most: of a host, a topic, a table."""
     if not is_text(value) or not value.isprintable() or not 1 <= len(value.encode()) <= 255:
-        raise ConfigurationError(f"{name}={show(value, name)}: allowed is {what} of 1 to 255 printable characters")
+        raise ConfigurationError(f"{name} must be {what} of 1 to 255 printable characters, got {show(value, name)}")
     return value
 
 
 def check_optional_text(name: str, value: object) -> None:
     """None, or a text of one line: what goes into a request's head."""
     if value is not None and not (is_text(value) and value.isprintable() and len(value) <= 16_384):
-        raise ConfigurationError(f"{name}={show(value, name)}: allowed is a text of one line, or None")
+        raise ConfigurationError(f"{name} must be a text of one line, or None, got {show(value, name)}")
 
 
 def check_batch(rows: object, seconds: object) -> tuple[int | None, float | None]:
@@ -176,7 +181,7 @@ def to_ns(seconds: float, name: str = "now") -> int:
     """Seconds rounded to nanoseconds, once, at the boundary."""
     number = seconds if type(seconds) is float else as_number(seconds)
     if number is None or not 0 <= number <= MAX_TIME:
-        raise ConfigurationError(f"{name}={show(seconds, name)}: allowed is 0 to {MAX_TIME:g} seconds")
+        raise ConfigurationError(f"{name} must be between 0 and {MAX_TIME:g} seconds, got {show(seconds, name)}")
     return exact_ns(number)
 
 

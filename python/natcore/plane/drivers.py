@@ -138,7 +138,7 @@ class XdpAccess:
         if queues > QUEUES_MOST:
             few = f"run: ethtool -L {link.name} combined {QUEUES_MOST}"
             raise InterfaceError(
-                errno.E2BIG, f"{link.name!r}: {queues} queues; allowed with AF_XDP are {QUEUES_MOST}; {few}"
+                errno.E2BIG, f"{link.name!r} must have at most {QUEUES_MOST} queues with AF_XDP, got {queues}; {few}"
             )
         virtual = xdp_program.is_virtual(link.name)
         made: list[Driver] = []
@@ -206,8 +206,8 @@ def _check_vlans(link: Link) -> None:
         there = ", ".join(on_it)
         raise InterfaceError(
             errno.EOPNOTSUPP,
-            f"{link.name!r}: it carries VLANs ({there}), whose packets XDP cannot tell from its own; "
-            "allowed with them is driver='af_packet'",
+            f"{link.name!r}: it carries VLANs ({there}), and XDP cannot tell their packets from its own; "
+            "use driver='af_packet'",
         )
     if xdp_program.takes_tags_off(link.name):
         raise InterfaceError(
@@ -221,8 +221,8 @@ def _refused(link: Link, error: OSError) -> InterfaceError:
     """What may be done about it."""
     reasons = {
         errno.EPERM: "AF_XDP needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW: run as root, or grant them",
-        errno.EOPNOTSUPP: "its driver has no native XDP; allowed with it is driver='af_packet'",
-        errno.EAFNOSUPPORT: "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS); allowed is driver='af_packet'",
+        errno.EOPNOTSUPP: "its driver has no native XDP; use driver='af_packet'",
+        errno.EAFNOSUPPORT: "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS); use driver='af_packet'",
         errno.EBUSY: "another XDP program or AF_XDP socket has it; detach that first (ip link set … xdp off)",
         errno.ENOSPC: "its veth peer has more transmit queues than it has receive queues (ethtool -L)",
         errno.ERANGE: "frames are too large for native XDP: set the mtu (on veth the peer's too) to 3,498 or less",

@@ -112,13 +112,15 @@ def _lock_folder(interface: str) -> int:
 
 
 def _system_folder() -> int:
-    """Made by root, or by systemd for the service's user (RuntimeDirectory=natcore): whose ever it is, root gave it."""
+    """Made by root, or by systemd for the service's user (RuntimeDirectory=natcore): whoever owns it, root gave it."""
     with suppress(FileExistsError, PermissionError):
         _RUN.mkdir(mode=0o700)
     folder = open_folder(_RUN, private=False)
     if os.fstat(folder).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         os.close(folder)
-        raise InterfaceError(errno.EACCES, f"{_RUN}: others may write to it; allowed is a folder of one user's alone")
+        raise InterfaceError(
+            errno.EACCES, f"{_RUN}: it must be writable by its owner alone, and others may write to it"
+        )
     if not os.access(_RUN, os.W_OK, effective_ids=True):
         os.close(folder)
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(_RUN))

@@ -296,7 +296,7 @@ class Watcher:
         message = found[0]
         mac = message.get_attr("IFLA_ADDRESS") or ""
         if message["ifi_type"] != _ARPHRD_ETHER:
-            raise InterfaceError(errno.EPFNOSUPPORT, f"{name!r}: not an Ethernet interface; allowed is one")
+            raise InterfaceError(errno.EPFNOSUPPORT, f"{name!r}: it must be an Ethernet interface")
         return Link(
             name=name,
             index=message["index"],

@@ -64,14 +64,14 @@ class Plane:
         self._closed_fds = True
         self.inside, (self.outside,) = _names("inside", inside, PORTS_MOST - 1), _names("outside", outside, 1)
         if self.outside in self.inside:
-            raise ConfigurationError(f"outside={outside!r}: allowed is another interface than the inside ones")
+            raise ConfigurationError(f"outside must be none of the inside interfaces, got {outside!r}")
         check_choice("driver", driver, DRIVERS)
         check_choice("favour", favour, ("throughput", "latency"))
         check_choice("threads", threads, (True, False))
         check_choice("block_when_stopped", block_when_stopped, (None, True, False))
         self._cpus = check_cpus(cpus, threads, gateway.workers)
         if gateway.link != "ethernet":
-            raise ConfigurationError(f"link={gateway.link!r}: allowed is 'ethernet', since a plane's interfaces are")
+            raise ConfigurationError(f"link must be 'ethernet' for a plane, got {gateway.link!r}")
         if gateway.seed is not None:
             warnings.warn("seed: predictable ports can be attacked; leave it out for real traffic", stacklevel=3)
         self._gateway = gateway
@@ -453,11 +453,13 @@ class Plane:
 def _names(field: str, value: object, most: int) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
     if not names or not all(is_text(name) and 1 <= len(name.encode()) <= 15 for name in names):
-        raise ConfigurationError(f"{field}={show(value)}: allowed is an interface's name of 1 to 15 bytes")
+        raise ConfigurationError(f"{field} must be names of 1 to 15 bytes, got {show(value)}")
     if len(names) > most:
-        raise ConfigurationError(f"{field}={show(value)}: {len(names)} interfaces; allowed are at most {most}")
+        raise ConfigurationError(
+            f"{field} must be at most {most} interface{'s'[: most - 1]}, got {len(names)}: {show(value)}"
+        )
     if len(set(names)) < len(names):
-        raise ConfigurationError(f"{field}={show(value)}: allowed is each interface once")
+        raise ConfigurationError(f"{field} must name each interface once, got {show(value)}")
     return names
 
 
@@ -465,9 +467,9 @@ def _refuse_own(addresses: Iterable[int], own: Mapping[int, int], names: Sequenc
     for address in sorted(addresses):
         if address in own:
             raise ConfigurationError(
-                f"pool={str(IPv4Address(address))!r}: it is this host's own address on {names[own[address]]}, and the host "
-                "would be cut off from it; allowed is an address of the gateway's alone (take it off the interface: "
-                "natcore answers ARP for outside addresses itself)"
+                f"pool must be addresses that this host does not have, got {str(IPv4Address(address))!r} of "
+                f"{names[own[address]]}: the host would be cut off from it; take it off the interface, "
+                "natcore answers ARP for outside addresses itself"
             )
 
 

@@ -1,4 +1,4 @@
-"""gateway.toml: its tables become the constructors' arguments; an error names file, key, value and what is allowed."""
+"""gateway.toml: its tables become the constructors' arguments; an error names file, key, value and what is expected."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from natcore.errors import ConfigurationError
 from natcore.gateway import Gateway
 from natcore.internal.extras import extra
 from natcore.internal.redaction import is_secret, plain, printable, redact, show, show_text
-from natcore.internal.validation import check_choice, check_path
+from natcore.internal.validation import check_choice, check_path, either
 
 with extra("cli"):
     import msgspec
@@ -53,17 +53,21 @@ class SettingsError(ConfigurationError):
     """A file that is not a configuration.
 
     source: the file. key: dotted, such as "snat[1].pool". value: as the file has it, redacted; None: missing, or unknown.
-    allowed: what may stand there.
+    problem: "must be …", or what else is wrong.
     """
 
-    def __init__(self, source: Path, key: str, value: object, allowed: str) -> None:
+    def __init__(self, source: Path, key: str, value: object, problem: str) -> None:
         if any(is_secret(part) for part in key.split(".")):
             value = None
-        key, allowed = show_text(key), redact(printable(allowed))
-        shown = "" if value is None else f" = {show(value)}"
-        named = printable(str(source))
-        super().__init__(f"{named}: {key}{shown}: {allowed}" if key else f"{named}: {allowed}")
-        self.source, self.key, self.value, self.allowed = source, key, plain(value), allowed
+        key, problem = show_text(key), redact(printable(problem))
+        if not key:
+            text = problem
+        elif problem.startswith("must "):
+            text = f"{key} {problem}" if value is None or ", got " in problem else f"{key} {problem}, got {show(value)}"
+        else:
+            text = f"{key}: {problem}" if value is None else f"{key} = {show(value)}: {problem}"
+        super().__init__(f"{printable(str(source))}: {text}")
+        self.source, self.key, self.value, self.problem = source, key, plain(value), problem
 
 
 def _table_of(values: type) -> type[Struct]:
@@ -288,7 +292,7 @@ def _read(source: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise SettingsError(source, "", None, "tables or lists too deep in each other; allowed are a hundred") from None
+        raise SettingsError(source, "", None, "tables or lists are nested too deep") from None
     except ValueError as error:  # a number of more than 4,300 digits, or a day that is none, among them
         raise SettingsError(source, "", None, f"not TOML: {error}") from None
 
@@ -298,7 +302,7 @@ def _text_of(source: Path, most_bytes: int) -> str:
     with source.open("rb") as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise ValueError(f"allowed are {most_bytes:,} bytes")
+        raise ValueError(f"more than {most_bytes:,} bytes")
     return content.decode()
 
 
@@ -352,7 +356,7 @@ def _log(source: Path, key: str, raw: dict[str, Any]) -> LogSettings:
     arguments = dict(raw)
     kind = arguments.pop("sink", None)
     if not isinstance(kind, str) or kind not in kinds:
-        raise SettingsError(source, f"{key}.sink", kind, f"allowed are {_listed(kinds)}")
+        raise SettingsError(source, f"{key}.sink", kind, f"must be {either(sorted(kinds))}")
     options: dict[str, Any] = {name: arguments.pop(name) for name in _LOG_OPTIONS if name in arguments}
     with _named(source, key, raw):
         check_choice("redact_destination", options.get("redact_destination", False), (True, False))
@@ -368,8 +372,8 @@ def _log(source: Path, key: str, raw: dict[str, Any]) -> LogSettings:
     arguments = _with_secrets(source, key, arguments, set(parameters) & SECRETS)
     for name in arguments:
         if name not in parameters:
-            allowed = _listed({"sink", "delivery", *_LOG_OPTIONS} | (set(parameters) - SECRETS))
-            raise SettingsError(source, f"{key}.{name}", None, f"unknown; allowed keys are {allowed}")
+            known = _listed({"sink", "delivery", *_LOG_OPTIONS} | (set(parameters) - SECRETS))
+            raise SettingsError(source, f"{key}.{name}", None, f"unknown key; known ones are {known}")
     for name, parameter in parameters.items():
         if name not in arguments and parameter.default is parameter.empty:
             raise SettingsError(source, f"{key}.{name}", None, f"missing; sink {kind!r} needs it")
@@ -388,15 +392,15 @@ def _with_secrets(source: Path, key: str, arguments: dict[str, Any], secrets: se
     for name in sorted(secrets):
         variable = f"NATCORE_{name.upper()}"
         if name in arguments:
-            raise SettingsError(source, f"{key}.{name}", None, f"a secret; allowed is {name}_file, or ${variable}")
+            raise SettingsError(source, f"{key}.{name}", None, f"a secret; give {name}_file or ${variable} instead")
         file = arguments.pop(f"{name}_file", None)
         if file is not None:
             try:
                 arguments[name] = _text_of(Path(check_path(f"{name}_file", file)), _LARGEST_SECRET_BYTES).strip()
             except UnicodeDecodeError:
-                raise SettingsError(source, f"{key}.{name}_file", None, "allowed is a file of UTF-8") from None
+                raise SettingsError(source, f"{key}.{name}_file", None, "must be a file of UTF-8") from None
             except ConfigurationError:
-                raise SettingsError(source, f"{key}.{name}_file", None, "allowed is a file's name") from None
+                raise SettingsError(source, f"{key}.{name}_file", None, "must be the name of a file") from None
             except (OSError, ValueError) as error:
                 raise SettingsError(source, f"{key}.{name}_file", None, f"{file}: cannot be read: {error}") from None
         elif variable in os.environ:
@@ -424,7 +428,7 @@ def _convert(source: Path, prefix: str, raw: object, table: type[Table]) -> Tabl
     except msgspec.ValidationError as error:
         raise _validation_error(source, prefix, raw, str(error)) from None
     except RecursionError:
-        raise SettingsError(source, prefix, None, "tables or lists too deep in each other") from None
+        raise SettingsError(source, prefix, None, "tables or lists are nested too deep") from None
 
 
 def _validation_error(source: Path, prefix: str, raw: object, message: str) -> SettingsError:
@@ -436,12 +440,12 @@ def _validation_error(source: Path, prefix: str, raw: object, message: str) -> S
         known = _TABLES[re.sub(r"\[\d+\]", "", key)].__struct_fields__
         name = unknown[1]
         # its value may be a secret under a misspelt name
-        return SettingsError(source, f"{key}.{name}".lstrip("."), None, f"unknown; allowed keys are {_listed(known)}")
+        return SettingsError(source, f"{key}.{name}".lstrip("."), None, f"unknown key; known ones are {_listed(known)}")
     if missing := re.fullmatch(r"Object missing required field `(.*)`", text):
         return SettingsError(source, f"{key}.{missing[1]}".lstrip("."), None, "missing")
     if expected := re.match(r"Expected `([^`]*)`, got", text):
         words = (_WORDS.get(word, word) for word in expected[1].split(" | "))
-        text = f"allowed is {' or '.join(words)}"
+        text = f"must be {' or '.join(words)}"
     return SettingsError(source, key, _value_at(raw, inner), text)
 
 
@@ -453,17 +457,18 @@ def _value_at(raw: Any, path: str) -> Any:
 
 @contextmanager
 def _named(source: Path, key: str, raw: dict[str, Any]) -> Iterator[None]:
-    """A ConfigurationError of a constructor ("Class.field=value: allowed …") is told by the file's key."""
+    """A ConfigurationError of a constructor ("Class.field must be …, got value") names the file's key instead."""
     try:
         yield
     except SettingsError:
         raise
     except ConfigurationError as error:
         message = str(error)
-        match = re.match(r"(?:[A-Z]\w*\.)?([a-z]\w*)(?:=|: )", message)
+        match = re.match(r"(?:[A-Z]\w*\.)?([a-z]\w*)(?: (?=must )|=|: )", message)
         if match is None:
             raise SettingsError(source, key, None, message) from None
         value, rest = raw.get(match[1]), message[match.end() :]
-        raise SettingsError(source, f"{key}.{match[1]}", value, rest.removeprefix(f"{show(value)}: ")) from None
+        rest = rest.removeprefix(f"{show(value)}: ").removesuffix(f", got {show(value)}")
+        raise SettingsError(source, f"{key}.{match[1]}", value, rest) from None
     except (TypeError, ValueError, OverflowError, AttributeError) as error:  # of a sink that checks nothing
         raise SettingsError(source, key, None, f"cannot be used: {type(error).__name__}: {error}") from None

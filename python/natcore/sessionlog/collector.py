@@ -209,7 +209,7 @@ class Collector:
             name = self._check_name(name, str(attribute(sink, "delivery_type")))
             redact_destination = check_choice("redact_destination", redact_destination, (True, False))
             if delivery is not None and not isinstance(delivery, DeliveryPolicy):
-                raise ConfigurationError(f"delivery={show(delivery)}: allowed is a DeliveryPolicy or None")
+                raise ConfigurationError(f"delivery must be a DeliveryPolicy or None, got {show(delivery)}")
             if spool is not None:
                 spool = check_path("spool", spool)
             check_choice("on_failure", on_failure, ON_FAILURE)
@@ -269,19 +269,19 @@ class Collector:
                 redact_destination=redact, on_failure=on_failure, clock=self._clock, wall=self._wall, chance=self._chance,
             )  # fmt: skip
         except OSError as error:
-            raise ConfigurationError(f"spool={show(spool)}: {error}; allowed is a folder to write in") from error
+            raise ConfigurationError(f"spool must be a writable folder, got {show(spool)}: {error}") from error
 
     def stop(self, log: SessionLog, timeout: float = 10.0) -> int:
         """Close the open windows (R10: partial rows), deliver what waits within `timeout` s; -> rows not delivered."""
         timeout = check_number("timeout", timeout, 0, 1e9, unit="seconds")
         if not isinstance(log, SessionLog):
-            raise ConfigurationError(f"log={show(log)}: allowed is a session log of this gateway")
+            raise ConfigurationError(f"log must be a session log of this gateway, got {show(log)}")
         log.check_caller()
         with self._control:
             if log in self._logs:
                 return self._stop((log,), timeout)
             if log not in self._stopped:
-                raise ConfigurationError(f"log={show(log)}: allowed is a session log of this gateway")
+                raise ConfigurationError(f"log must be a session log of this gateway, got {show(log)}")
             return log.finish_stop()
 
     def close(self, timeout: float = 10.0, *, ended: bool = False) -> int:
@@ -554,21 +554,19 @@ class Collector:
     def _check_sink(self, sink: Sink) -> None:
         if isinstance(sink, type) or not callable(getattr(sink, "deliver", None)):
             hint = ", not its class" if isinstance(sink, type) else ""
-            raise ConfigurationError(f"sink={show(sink)}: allowed is an object with deliver(batch){hint}")
+            raise ConfigurationError(f"sink must be an object with deliver(batch){hint}, got {show(sink)}")
         if self._billing == "by-specification":
-            raise ConfigurationError(
-                "billing='by-specification': such a gateway has no session logs; allowed is 'by-usage'"
-            )
+            raise ConfigurationError("billing must be 'by-usage' for a session log, got 'by-specification'")
         region = attribute(sink, "region")
         if region and not self._region:
             raise ConfigurationError(
-                f"region={show(self._region or '')}: the sink is in {show(region)}, and logs stay in the gateway's region "
-                "(contract R6); allowed is a Gateway whose region says so"
+                f"region must be {show(region)}, where the sink is, got {show(self._region or '')}: logs stay in the "
+                "gateway's region (contract R6)"
             )
         if region and region != self._region:
-            raise ConfigurationError(f"sink.region={show(region)}: allowed is the gateway's own, {show(self._region)}")
+            raise ConfigurationError(f"sink.region must be {show(self._region)}, the gateway's own, got {show(region)}")
         if any(log.sink is sink for log in self._logs):
-            raise ConfigurationError(f"sink={show(sink)}: a session log has it already; allowed is a sink of its own")
+            raise ConfigurationError(f"sink must be used by one session log, got {show(sink)}, which another has")
 
     def _claim(self, sink: Sink, name: str) -> None:
         """A destination that only one log may have is taken, or the start refused; what cannot be reached is retried later."""
@@ -583,7 +581,7 @@ class Collector:
             numbered = (f"{delivery_type}-{number}" for number in range(2, len(used) + 3))
             return next(each for each in (delivery_type, *numbered) if each not in used)
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ConfigurationError(f"name={show(name)}: allowed are letters, digits, '.', '_' and '-', 64 at most")
+            raise ConfigurationError(f"name must be at most 64 letters, digits, '.', '_' and '-', got {show(name)}")
         if name in used:
-            raise ConfigurationError(f"name={show(name)}: a session log has it already")
+            raise ConfigurationError(f"name must be unique, got {show(name)}, which another session log has")
         return name

@@ -236,7 +236,7 @@ class SessionLog:
         """Error in a thread of this log's: its sink's deliver() would wait for itself."""
         if threading.current_thread() in self._threads:
             raise Error(
-                f"session log {show(self.name)}: its own deliver() cannot stop or change it; allowed is another thread"
+                f"session log {show(self.name)}: its own deliver() cannot stop or change it; do so in another thread"
             )
 
     def note(self, beat: Beat) -> None:

@@ -135,7 +135,7 @@ def tls_context(tls: Tls) -> ssl.SSLContext | None:
     is_table = isinstance(files, Mapping) and set(files) <= set(_TLS_FILES) and all(map(is_text, files.values()))
     if not is_table or ("key" in files and "certificate" not in files):
         raise ConfigurationError(
-            f"tls={show(tls)}: allowed is true, false, a table of the files {', '.join(_TLS_FILES)}, or an ssl.SSLContext"
+            f"tls must be true, false, a table of the files {', '.join(_TLS_FILES)}, or an ssl.SSLContext, got {show(tls)}"
         )
     try:
         context = ssl.create_default_context(cafile=files.get("ca"))
@@ -143,7 +143,7 @@ def tls_context(tls: Tls) -> ssl.SSLContext | None:
             context.load_cert_chain(files["certificate"], files.get("key"), password="")
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"tls={show(tls)}: {error}; allowed are PEM files, a key without a password"
+            f"tls must name PEM files, and a key without a password, got {show(tls)}: {error}"
         ) from error
     return context
 

@@ -145,7 +145,7 @@ class Lock:
             who = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another log"
             os.close(descriptor)
             raise ConfigurationError(
-                f"folder={show(str(folder))}: {show_text(who)} writes into it; allowed is a folder of the log's own"
+                f"folder must be of one log alone, got {show(str(folder))}: {show_text(who)} writes into it"
             ) from None
         except BaseException:
             os.close(descriptor)

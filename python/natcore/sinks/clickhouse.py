@@ -104,7 +104,7 @@ class ClickHouseSink(Sink):
         url = check_url("url", url)
         for name, value in (("table", table), ("database", database)):
             if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w{0,127}", value, re.ASCII):
-                raise ConfigurationError(f"{name}={show(value)}: allowed are letters, digits and '_'")
+                raise ConfigurationError(f"{name} must be letters, digits and '_', got {show(value)}")
         check_choice("create", create, (True, False))
         check_number("timeout", timeout, 0.1, 3600, unit="seconds")
         self.batch_rows, self.batch_seconds = check_batch(batch_rows, batch_seconds)

@@ -119,7 +119,7 @@ class IpfixSink(Sink):
         self._wall = wall
         self._is_tcp = transport == "tcp"
         if tls and not self._is_tcp:
-            raise ConfigurationError(f"tls={show(tls)}: allowed with transport='tcp'")
+            raise ConfigurationError(f"tls must be False with transport={show(transport)}, got {show(tls)}")
         self._connection: Connection = (
             stream(host, port, timeout, tls) if self._is_tcp else Datagrams(host, port, timeout)
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 from natcore.errors import ConfigurationError, DeliveryAction, DeliveryError
 from natcore.internal.extras import extra
+from natcore.internal.redaction import show
 from natcore.internal.validation import check_choice, check_name, check_number, check_optional_text, is_text
 from natcore.sinks._json_rows import json_rows
 from natcore.sinks.base import Batch, Receipt, Sink
@@ -80,9 +81,11 @@ class KafkaSink(Sink):
             isinstance(config, Mapping)
             and all(is_text(k) and isinstance(v, str | int | float) for k, v in config.items())
         ):
-            raise ConfigurationError("config: allowed is a table of librdkafka's settings, texts and numbers")
+            raise ConfigurationError(
+                f"config must be a table of librdkafka's settings, texts and numbers, got {show(config)}"
+            )
         if (username is None) != (password is None):
-            raise ConfigurationError("username: allowed is one with a password, or neither")
+            raise ConfigurationError("username and password must be given together, got one of them")
         check_choice("mechanism", mechanism, ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"))
         check_choice("tls", tls, (True, False))
         check_number("timeout", timeout, 1, 3600, unit="seconds")
@@ -172,7 +175,9 @@ class KafkaSink(Sink):
             try:
                 self._producer = self._kafka.Producer(dict(self._settings), logger=_log)
             except self._kafka.KafkaException as error:
-                raise ConfigurationError(f"config: {error.args[0].str()}; allowed is what librdkafka knows") from error
+                raise ConfigurationError(
+                    f"config must be settings that librdkafka knows: {error.args[0].str()}"
+                ) from error
             self._owner = os.getpid()
         return self._producer
 

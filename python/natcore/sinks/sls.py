@@ -104,7 +104,9 @@ class SlsSink(Sink):
         endpoint = check_url("endpoint", endpoint)
         project, logstore = check_name("project", project), check_name("logstore", logstore)
         if (credentials is None) == (not (access_key_id and access_key_secret)):
-            raise ConfigurationError("credentials: allowed are access_key_id and access_key_secret, or a callable")
+            raise ConfigurationError(
+                "credentials must be access_key_id and access_key_secret, or a callable; give one of the two"
+            )
         check_choice("schema", schema, ("2026", "preview2024"))
         check_choice("create", create, (True, False))
         check_choice("row", row, (True, False))
@@ -113,12 +115,12 @@ class SlsSink(Sink):
                             ("security_token", security_token)):  # fmt: skip
             check_optional_text(name, value)
         if credentials is not None and not callable(credentials):
-            raise ConfigurationError("credentials: allowed is a callable that gives (id, secret, token)")
+            raise ConfigurationError("credentials must be a callable that gives (id, secret, token)")
         self._sdk = _sdk()
         named = _HOST.fullmatch(urlsplit(endpoint).hostname or "")
         if named is not None and region not in (None, named["region"]):
             raise ConfigurationError(
-                f"region={region!r}: the endpoint is in {named['region']!r}; allowed is that region, or none given"
+                f"region must be {named['region']!r}, where the endpoint is, or None, got {region!r}"
             )
         self.region = region or (named["region"] if named is not None else None)
         self._endpoint, self._project, self._logstore = endpoint, project, logstore
@@ -186,10 +188,14 @@ class SlsSink(Sink):
     def deliver(self, batch: Batch) -> Receipt:
         """Return when the batch is durable; raise `DeliveryError` if it is not."""
         if len(batch) > LARGEST_ROWS:
-            raise DeliveryError("PostBodyTooLarge", f"{len(batch)} logs; allowed are {LARGEST_ROWS}", "split")
+            raise DeliveryError(
+                "PostBodyTooLarge", f"a batch must have at most {LARGEST_ROWS} logs, got {len(batch)}", "split"
+            )
         group = self.encode(batch)
         if len(group) > LARGEST_BYTES and len(batch) > 1:
-            raise DeliveryError("PostBodyTooLarge", f"{len(group)} bytes; allowed are {LARGEST_BYTES}", "split")
+            raise DeliveryError(
+                "PostBodyTooLarge", f"a batch must have at most {LARGEST_BYTES} bytes, got {len(group)}", "split"
+            )
         client = self._connect()
         client.sent_bytes = 0
         try:

@@ -75,9 +75,13 @@ class SyslogSink(Sink):
         hostname = socket.gethostname() if hostname is None else hostname
         for name, value, longest in (("hostname", hostname, 255), ("app_name", app_name, 48)):
             if not isinstance(value, str) or not _PRINTABLE.fullmatch(value) or len(value) > longest:
-                raise ConfigurationError(f"{name}={show(value)}: allowed are {longest} printable ASCII characters")
+                raise ConfigurationError(
+                    f"{name} must be at most {longest} printable ASCII characters, got {show(value)}"
+                )
         if not is_text(structured_data) or not re.fullmatch(r'[^=\]" ]{1,32}', structured_data):
-            raise ConfigurationError(f"structured_data={show(structured_data)}: allowed is NAME@NUMBER, 32 characters")
+            raise ConfigurationError(
+                f"structured_data must be NAME@NUMBER of at most 32 characters, got {show(structured_data)}"
+            )
         self._host, self._port = host, port
         self._start = f"<{8 * facility + severity}>1 ".encode()
         self._header = f" {hostname} {app_name}"

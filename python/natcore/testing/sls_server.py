@@ -285,7 +285,7 @@ def _decompress(request: _Request) -> bytes:
         elif kind == "":
             data = request.body
         else:
-            raise Refusal("PostBodyInvalid", f"x-log-compresstype {kind}: allowed are lz4, zstd and none")
+            raise Refusal("PostBodyInvalid", f"x-log-compresstype must be lz4, zstd or none, got {kind}")
     except (lz4.block.LZ4BlockError, OSError) as error:
         raise Refusal("PostBodyUncompressError", str(error)) from error
     if len(data) != size:

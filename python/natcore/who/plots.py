@@ -31,7 +31,7 @@ def check_picture(path: str | os.PathLike[str]) -> Path:
     """The path. ConfigurationError: another ending; MissingExtraError: no library to draw with."""
     target = Path(path)
     if target.suffix not in SUFFIXES:
-        raise ConfigurationError(f"plot={show(str(path))}: allowed are files that end in {' or '.join(SUFFIXES)}")
+        raise ConfigurationError(f"plot must end in {' or '.join(SUFFIXES)}, got {show(str(path))}")
     with extra("plot"):
         import matplotlib  # noqa: F401
     return target

@@ -166,7 +166,7 @@ def who(
     """
     question = Question(address, port, protocol, at, remote, tolerance, longest_idle)
     if store is None and spool is None and gateway is None:
-        raise ConfigurationError("store=None: allowed is a folder, or else spool= or gateway=")
+        raise ConfigurationError("store must be a folder unless spool or gateway is given, got None")
     there = waiting(question, gateway, spool)
     return answered(question, store if isinstance(store, Store) or store is None else Store(store), there)
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from natcore.config import Address, check_integer, check_number, parse_ipv4
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show
+from natcore.internal.validation import either
 from natcore.who.conclude import Asked
 
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
@@ -36,7 +37,7 @@ class Question:
         self.port = port
         self.protocol = _protocol(protocol)
         if not isinstance(at, datetime) or at.tzinfo is None:
-            raise ConfigurationError(f"at={show(at)}: allowed is a datetime with its time zone, such as {show(EPOCH)}")
+            raise ConfigurationError(f"at must be a datetime with its time zone, such as {show(EPOCH)}, got {show(at)}")
         self.at = at
         check_number("tolerance", tolerance, 0, 86_400, unit="seconds")
         if longest_idle is not None:
@@ -67,5 +68,7 @@ def _protocol(protocol: str | int) -> int:
     if isinstance(protocol, str) and protocol.lower() in PROTOCOLS:
         return PROTOCOLS[protocol.lower()]
     if isinstance(protocol, bool) or not isinstance(protocol, int) or not 0 <= protocol <= 255:
-        raise ConfigurationError(f"protocol={show(protocol)}: allowed are {', '.join(PROTOCOLS)}, or 0 to 255")
+        raise ConfigurationError(
+            f"protocol must be {either(map(repr, PROTOCOLS))}, or a number between 0 and 255, got {show(protocol)}"
+        )
     return protocol

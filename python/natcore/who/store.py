@@ -74,7 +74,7 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise ConfigurationError(f"store={show(str(folder))}: allowed is a folder of a ParquetSink's files")
+            raise ConfigurationError(f"store must be a ParquetSink's folder, got {show(str(folder))}")
         self._lock = threading.Lock()
         self._footers: dict[str, tuple[Stamp, Footer | None]] = {}
         self._damaged: dict[str, Stamp] = {}  # left out; what their footers say of other files' hashes still counts

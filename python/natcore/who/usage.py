@@ -20,6 +20,7 @@ from natcore.config import Address, check_choice, check_integer, check_number, p
 from natcore.errors import ConfigurationError
 from natcore.internal.files import replaced
 from natcore.internal.redaction import show
+from natcore.internal.validation import either
 from natcore.who.question import LONGEST_IDLE
 from natcore.who.store import DamagedFile, Store, StoredFile
 
@@ -120,7 +121,7 @@ def range_of(start: datetime | None, end: datetime | None) -> Range:
     """None: without a bound. Raises ConfigurationError: a time without a zone, an end that is not after the start."""
     chosen = Range(_micros("start", start, 0), _micros("end", end, 1 << 61))
     if chosen.end <= chosen.start:
-        raise ConfigurationError(f"end={show(end)}: allowed is a time after start={show(start)}")
+        raise ConfigurationError(f"end must be after start ({show(start)}), got {show(end)}")
     return chosen
 
 
@@ -214,7 +215,9 @@ def port_usage(
     files = [each for each in files if each.footer.first_time <= chosen.end]
     steps = -(-(chosen.end - chosen.start) // width)
     if not 0 < steps <= _MOST_STEPS:
-        raise ConfigurationError(f"step={show(step)}: makes {steps} steps; allowed are 1 to {_MOST_STEPS}")
+        raise ConfigurationError(
+            f"step must make between 1 and {_MOST_STEPS} steps, got {show(step)}, which makes {steps}"
+        )
     addresses = _addresses(store, files) if address is None else [str(parse_ipv4(address, "address"))]
     begin, length = _EPOCH + timedelta(microseconds=chosen.start), timedelta(microseconds=width)
     edges = chosen.start + width * np.arange(steps + 1)
@@ -337,7 +340,7 @@ def export(
     path = Path(target)
     form = FORMATS.get(path.suffix)
     if form is None:
-        raise ConfigurationError(f"target={show(str(target))}: allowed are files that end in {', '.join(FORMATS)}")
+        raise ConfigurationError(f"target must end in {either(FORMATS)}, got {show(str(target))}")
     chosen = range_of(start, end)
     columns = _HARMLESS if path.suffix == ".csv" else "*"
     rows = f"SELECT {columns} FROM read_parquet($files) WHERE {_KINDS} AND {_IN_RANGE} ORDER BY run, number"
@@ -370,5 +373,5 @@ def _micros(name: str, time: datetime | None, default: Default) -> int | Default
     if time is None:
         return default
     if not isinstance(time, datetime) or time.tzinfo is None:
-        raise ConfigurationError(f"{name}={show(time)}: allowed is a datetime with its time zone")
+        raise ConfigurationError(f"{name} must be a datetime with its time zone, got {show(time)}")
     return (time - _EPOCH) // timedelta(microseconds=1)

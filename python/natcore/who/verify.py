@@ -92,9 +92,9 @@ def verify(folder: str | os.PathLike[str], anchor: str | None = None) -> Verific
     """
     path = Path(folder)
     if not path.is_dir():
-        raise ConfigurationError(f"folder={show(str(folder))}: allowed is the folder of a ParquetSink")
+        raise ConfigurationError(f"folder must be a ParquetSink's folder, got {show(str(folder))}")
     if anchor is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", anchor):
-        raise ConfigurationError(f"anchor={show(anchor)}: allowed are the 64 hexadecimal digits of a SHA-256")
+        raise ConfigurationError(f"anchor must be the 64 hexadecimal digits of a SHA-256, got {show(anchor)}")
     chains = [_verify(each, path) for each in _folders(path)]
     findings = [finding for chain in chains for finding in chain.findings]
     if not chains:

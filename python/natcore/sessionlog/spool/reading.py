@@ -44,7 +44,7 @@ def signs_of_life(folder: str | os.PathLike[str]) -> Iterator[tuple[Identity, Be
 def _logs(folder: str | os.PathLike[str]) -> list[Path]:
     path = Path(folder)
     if not path.is_dir():
-        raise ConfigurationError(f"spool={show(str(folder))}: allowed is a spool's folder")
+        raise ConfigurationError(f"spool must be a spool's folder, got {show(str(folder))}")
     return [path, *sorted(each for each in path.iterdir() if each.is_dir())]
 
 

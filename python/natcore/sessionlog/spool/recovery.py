@@ -96,8 +96,8 @@ def recover(folder: Path, mark: Mark | None) -> Recovered:
             continue
         if version := newer_version(data, SEGMENT_MAGIC):
             raise ConfigurationError(
-                f"{show_text(str(path))}: a segment of version {version}, which a later natcore wrote; allowed is version "
-                f"{SEGMENT_MAGIC[7:].decode()}: let that natcore deliver it, or give the log another spool"
+                f"{show_text(str(path))}: the segment must have version {SEGMENT_MAGIC[7:].decode()}, got {version}: a later "
+                "natcore wrote it; let that natcore deliver it, or give the log another spool"
             )
         segment, lost = _recover_segment(path, data, number, mark if mark and mark.segment == number else None)
         found.damaged_rows += lost

@@ -38,8 +38,8 @@ def read_run(folder: Path) -> tuple[Identity, Beat] | None:
         return None
     if version := newer_version(data, RUN_MAGIC):
         raise ConfigurationError(
-            f"{show_text(str(folder / _NAME))}: a run of version {version}, which a later natcore wrote; allowed is version "
-            f"{RUN_MAGIC[7:].decode()}: let that natcore end it, or give the log another spool"
+            f"{show_text(str(folder / _NAME))}: the run must have version {RUN_MAGIC[7:].decode()}, got {version}: a later "
+            "natcore wrote it; let that natcore end it, or give the log another spool"
         )
     header = decode_segment_header(data, RUN_MAGIC)
     beat = decode_beats(data[header[1] :]) if header else None

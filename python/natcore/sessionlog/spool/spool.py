@@ -346,6 +346,6 @@ def _lock_folder(folder: Path) -> int:
     except BlockingIOError:
         os.close(descriptor)
         raise ConfigurationError(
-            f"spool={show(str(folder))}: another log or process holds it; allowed is a folder of the log's own"
+            f"spool must be a folder of one log alone, got {show(str(folder))}: another log or process holds it"
         ) from None
     return descriptor
