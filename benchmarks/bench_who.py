@@ -65,7 +65,7 @@ def bench_parquet_sink(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     benchmark.extra_info["bytes_a_row"] = round(receipt.wire_bytes / len(batches[0]), 1)
 
 
-@pytest.mark.parametrize("status", ["exact", "held-idle", "nobody"])
+@pytest.mark.parametrize("status", ["exact", "held-idle", "unused"])
 def bench_who_warm(benchmark: BenchmarkFixture, written: Written, status: str) -> None:
     store = Store(written.folder)
     questions = list(itertools.islice((each for each in written.day.questions() if each[1] == status), QUESTIONS))

@@ -124,7 +124,7 @@ class Day:
             if np.abs(edges - at).min() < edge or not MIDNIGHT + 7_300_000_000 < at < MIDNIGHT + DAY - 7_300_000_000:
                 continue  # within the tolerance of an edge both answers are right
             holders = same[(start <= at) & (at <= end)]
-            status, host = "nobody", None
+            status, host = "unused", None
             if len(holders):
                 holder = holders[0]
                 has_traffic = at <= self.firsts[holder] or at >= self.seconds[holder] > 0

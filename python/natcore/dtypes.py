@@ -66,11 +66,11 @@ def chosen(records: NDArray[np.void], wanted: NDArray[np.bool_]) -> NDArray[np.v
 
 
 def gap_row(start_us: int, end_us: int, number: int, rows: int, reason: int) -> NDArray[np.void]:
-    """RECORD (1,): a hole in the log. Rows that began and ended between start_us and end_us (since 1970) are missing.
+    """RECORD (1,): a gap in the log. Rows that began and ended between start_us and end_us (since 1970) are missing.
 
     number: the last missing row's. rows: how many are known to be missing, 0: unknown; kept in `session`.
     reason: GAP_DIED, the process ended without its end mark; GAP_RING, the journal was full; GAP_LOST, this log had
-    no room for them.
+    no space for them.
     """
     row = np.zeros(1, RECORD)
     row["start_time"], row["end_time"], row["number"], row["session"] = start_us, max(start_us, end_us), number, rows

@@ -31,7 +31,7 @@ class Generated:
 
 
 # What an event says was reached, by Limit of workers/limits.pxd: arguments of Policy and Gateway; "pool": no port or block
-# of the pool's addresses is free; "opened-outside": the room of sessions that were opened from outside.
+# of the pool's addresses is free; "opened-outside": the sessions that may be opened from outside.
 LIMITS = (
     "", "sessions_per_subscriber", "ports_per_subscriber", "blocks", "new_sessions_per_second",
     "gateway_new_sessions_per_second", "max_sessions", "max_mappings", "pool", "opened-outside", "max_subscribers",

@@ -40,7 +40,7 @@ class Explanation:
 
     verdict, counter: what translate would give, and the counter it would raise. frame: what would be sent, or None.
     entry: the entry that decides, or None. session: the SESSION row of the packet as it is, or, with created, as it would
-    be. mapping: its MAPPING row likewise. other: a hairpin's second session. ended: sessions whose time is over, that this
+    be. mapping: its MAPPING row likewise. other: a hairpin's second session. ended: expired sessions that this
     packet would find and end first. generated: what the gateway would say itself. steps: the decisions, in order.
     """
 
@@ -259,7 +259,7 @@ def _steps(
     steps = [Step("parse", "sound", describe_packet(frame))]
     if facts["ended"]:
         count = f"{facts['ended']} session{'s' if facts['ended'] > 1 else ''}"
-        steps.append(Step("expiry", count, "over; this packet meets them, or asks for the room that they take"))
+        steps.append(Step("expiry", count, "expired; this packet meets them, or needs the space that they take"))
     if verdict not in (Verdict.LOCAL, Verdict.HELD, Verdict.DROP_SPOOFED) and (end is None or end.name != "parse"):
         if end is None or end.name != "session":
             steps.append(_session_step(facts["own"], found))

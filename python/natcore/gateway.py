@@ -352,7 +352,7 @@ class Gateway:
     def _apply(self, plan: Plan, now: float | None) -> Applied:
         self._check_open()
         self._table.check(plan)
-        self._drain()  # the rows of sessions that end have room beside a full ring, once over
+        self._drain()  # the rows of sessions that end fit beside a full ring
         applied = self._table.apply(plan, self._settle(now))
         self._tell_planes()
         self._note_change()
@@ -439,13 +439,13 @@ class Gateway:
         while place is not None:
             count, after = self._core.end(*matching, newest, place, losing)
             ended += count
-            if count == 0 and after == place:  # for want of room
+            if count == 0 and after == place:  # the ring is full
                 losing = not self._drain()
             place = after
         return ended
 
     def _drain(self) -> bool:
-        """Takes rows out of a journal that is short of room, if a session log runs; whether it has room now."""
+        """Takes rows out of a journal that is nearly full, if a session log runs; whether it has space now."""
         if self._collector is None or not self._collector.active:
             return False
         self._collector.drain_now()
@@ -982,8 +982,8 @@ class Gateway:
             self._core.close_windows(self._core.now_ns, losing=True)
 
     def _forked(self) -> None:
-        """In the child of a fork: a gateway of its own, whose planes and logs are the parent's. One that another thread
-        was at when the fork came is closed, since nobody finishes what that thread began."""
+        """In the child of a fork: a gateway of its own; the planes and logs stay the parent's. A gateway that another
+        thread was changing during the fork is closed, since that thread does not exist here."""
         self._closed |= self._turns.taken or not self._core.forked(None if self.seed is not None else os.urandom(32))
         self._turns = Turns()
         self._planes, self._collector = [], None

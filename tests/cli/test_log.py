@@ -33,14 +33,14 @@ def test_who_tells_the_subscriber_and_the_session(folder: Path) -> None:
 def test_who_s_exit_status_says_which_answer_it_is(folder: Path) -> None:
     assert call(*WHO, iso(400.5), "--log", folder, exit_code=3).startswith("ambiguous: 2 subscribers")
     assert call(*WHO, iso(9900), "--log", folder, exit_code=4).startswith("gap: that is after the log's last row")
-    assert call(*WHO, iso(3000), "--log", folder, exit_code=5).startswith("nobody:")
+    assert call(*WHO, iso(3000), "--log", folder, exit_code=5).startswith("unused:")
 
 
 def test_who_as_json(folder: Path) -> None:
     answer = call_json(*WHO, "2023-11-14T22:16:40Z", "--log", folder, "--remote", "198.51.100.7:443")
     assert (answer["status"], answer["subscriber"], answer["port"]) == ("exact", "10.0.0.5", 4000)
     assert answer["matches"][0]["window"] == ["2023-11-14T22:15:00Z", "2023-11-14T22:20:00Z"]
-    assert call_json(*WHO, iso(200), "--log", folder, "--remote", "198.51.100.8", exit_code=5)["status"] == "nobody"
+    assert call_json(*WHO, iso(200), "--log", folder, "--remote", "198.51.100.8", exit_code=5)["status"] == "unused"
 
 
 def test_who_finds_the_log_by_the_gateway_s_file(folder: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_who_is_computed_where_ports_are_deterministic(folder: Path, tmp_path: P
     assert "computed: " in call("who", "203.0.113.1:4000", "--config", file)
     found = call_json("who", "203.0.113.1:4000", "--config", file)
     assert found == {"status": "computed", "subscriber": "10.0.0.5"}  # 4000 is in the sixth block of 512 from 1024 on
-    assert call("who", "203.0.113.9:4000", "--config", file, exit_code=5).startswith("nobody: by ")
+    assert call("who", "203.0.113.9:4000", "--config", file, exit_code=5).startswith("unused: by ")
     assert call(*WHO, iso(200), "--config", file).startswith("exact: 10.0.0.5")
     assert "--at is missing" in call("who", "203.0.113.1:4000", "--log", folder, "--protocol", "tcp", exit_code=1)
     assert "--protocol: missing" in call("who", "203.0.113.1:4000", "--log", folder, "--at", iso(0), exit_code=1)

@@ -4,7 +4,7 @@ A life has two gateways, each restarted with another configuration now and then,
 a spool or without, one folder or several. It meets seams: kills, also in the midst of work, a loss of power, full disks,
 damaged, removed and exchanged files and spool segments, a clock that is set, logs that start and stop, entries that come
 and go, addresses that move. Then questions are asked, live and offline, and each answer is judged by the packets that were
-sent: no wrong subscriber, no wrong "nobody", no exception; and in a life without a seam no "gap".
+sent: no wrong subscriber, no wrong "unused", no exception; and in a life without a seam no "gap".
 """
 
 from __future__ import annotations
@@ -801,7 +801,7 @@ class Life:
                 for at in each.packets
             ):
                 return f"{others} had traffic too"
-        elif answer.status == "nobody":
+        elif answer.status == "unused":
             if strict:
                 return f"held by {[(each.instance, each.host, each.start, each.end) for each in strict]}"
             if [each for each in fixed if each.start + MARGIN < at < each.end - MARGIN]:

@@ -70,7 +70,7 @@ def test_an_address_that_moved_to_a_gateway_that_died_is_not_nobody_s(tmp_path: 
     one.advance(20_000.0)
     one.close()
     assert log_of_a.counters()["lost"] == 0
-    assert ask(tmp_path, 200.0).status == "gap" and ask(tmp_path, 50.0).status == "nobody"
+    assert ask(tmp_path, 200.0).status == "gap" and ask(tmp_path, 50.0).status == "unused"
 
 
 def test_an_entry_that_ended_is_still_told_where_files_are_put_together() -> None:
@@ -90,8 +90,8 @@ def test_what_a_gateway_may_have_had_and_another_too_is_not_nobody_s() -> None:
     known = (Known(0, 9 * HOUR, 9 * HOUR, 0, 9, whole=True),)
     run = Run("ngw-a", "r", 0, FOREVER, known, HOUR, HOUR, True, True)
     for had, status in (
-        (((0, FOREVER),), "nobody"),
-        (((0, 5), (6, FOREVER)), "nobody"),
+        (((0, FOREVER),), "unused"),
+        (((0, 5), (6, FOREVER)), "unused"),
         (((0, 5),), "gap"),
         ((), "gap"),
     ):
@@ -109,7 +109,7 @@ def test_a_session_that_the_machine_slept_through_had_its_port_before(tmp_path: 
     live._collector.set_epoch((EPOCH + 600) * 10**9, suspended=True)
     live.advance(160.0)
     answers = [ask(None, seconds, gateway=live) for seconds in (99.0, 120.0, 755.0)]
-    assert [answer.status for answer in answers] == ["nobody", "exact", "exact"]
+    assert [answer.status for answer in answers] == ["unused", "exact", "exact"]
     live.close()
 
 
@@ -138,8 +138,8 @@ def test_what_has_no_rows_by_contract_is_static(tmp_path: Path) -> None:
     live.close()
     answer = ask(tmp_path, 200.0, port=8443, protocol="tcp")
     assert (answer.status, str(answer.subscriber)) == ("static", "10.0.0.7") and "DNAT entry 2" in answer.reason
-    assert ask(tmp_path, 50.0, port=8443, protocol="tcp").status == "nobody"
-    assert ask(tmp_path, 700.0, port=8443, protocol="tcp").status == "nobody"
+    assert ask(tmp_path, 50.0, port=8443, protocol="tcp").status == "unused"
+    assert ask(tmp_path, 700.0, port=8443, protocol="tcp").status == "unused"
     assert str(ask(tmp_path, 200.0, address="203.0.113.9", port=1).subscriber) == "10.0.0.8"
     assert ask(tmp_path, 200.0, address="192.0.2.5", port=1).status == "static"
     assert ask(tmp_path, 200.0, address="192.0.2.5", port=1, remote="8.8.8.8").status != "static"
@@ -175,7 +175,7 @@ def test_an_entry_that_went_while_no_log_ran_is_not_believed_in_force(tmp_path: 
     live.advance(20_000.0)
     live.close()
     statuses = [ask(tmp_path, seconds, port=8443, protocol="tcp").status for seconds in (50.0, 120.0, 10_000.0)]
-    assert statuses == ["static", "ambiguous", "nobody"]
+    assert statuses == ["static", "ambiguous", "unused"]
 
 
 def test_a_file_that_is_lost_beside_a_gap_row_is_a_hole(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_what_the_machine_slept_through_began_before_though_the_clock_stood_at_i
         live.advance(float(seconds))
     live.close()
     statuses = [ask(tmp_path, seconds).status for seconds in (99.0, 101.0, 300.0, 699.0)]
-    assert statuses == ["nobody", "exact", "exact", "exact"]
+    assert statuses == ["unused", "exact", "exact", "exact"]
 
 
 @pytest.mark.filterwarnings("ignore:Timeouts")
@@ -317,7 +317,7 @@ def test_what_came_between_the_end_of_a_sleep_and_its_being_noticed_is_in_doubt_
     live._collector.set_epoch((EPOCH + 600) * 10**9, suspended=True, right_us=label(100))
     live.advance(20_000.0)
     live.close()
-    assert ask(tmp_path, 50.0).status == "nobody"
+    assert ask(tmp_path, 50.0).status == "unused"
     statuses = [ask(tmp_path, seconds, tolerance=0.2).status for seconds in (100.5, 400.0, 700.5)]
     assert statuses == ["ambiguous", "ambiguous", "exact"]
 
@@ -357,9 +357,9 @@ def test_a_hole_reaches_as_far_as_the_longest_idle_time() -> None:
     known = Known(10 * HOUR, 12 * HOUR, 12 * HOUR, 0, 1000)
     run = replace(RUN, known=(known,))
     assert (
-        conclude(Asked(10 * HOUR + 1, 10 * HOUR + 1), [run], [], [], *READ).status == "nobody"
+        conclude(Asked(10 * HOUR + 1, 10 * HOUR + 1), [run], [], [], *READ).status == "unused"
     )  # he would have sent since
-    assert conclude(Asked(11 * HOUR, 11 * HOUR), [run], [], [], *READ).status == "nobody"
+    assert conclude(Asked(11 * HOUR, 11 * HOUR), [run], [], [], *READ).status == "unused"
     short = replace(RUN, known=(replace(known, made=11 * HOUR, swept=11 * HOUR),))
     assert conclude(Asked(10 * HOUR + 1, 10 * HOUR + 1), [short], [], [], *READ).status == "gap"
 
@@ -368,7 +368,7 @@ def test_a_hole_reaches_as_far_as_the_longest_idle_time() -> None:
 def test_a_gateway_that_may_have_had_the_address_and_is_not_known_rules_nobody_out(known: tuple[Known, ...]) -> None:
     other = replace(RUN, instance="h", known=known)
     assert conclude(Asked(HOUR, HOUR), [RUN, other], [], [], *READ).status == "gap"
-    assert conclude(Asked(HOUR, HOUR), [RUN, replace(other, holds=False)], [], [], *READ).status == "nobody"
+    assert conclude(Asked(HOUR, HOUR), [RUN, replace(other, holds=False)], [], [], *READ).status == "unused"
 
 
 def test_labels_in_doubt_must_agree() -> None:
@@ -421,7 +421,7 @@ def test_a_log_whose_rows_about_itself_nobody_takes_counts_as_before() -> None:
 def test_a_row_that_ended_before_what_was_read_says_nothing() -> None:
     """It waits beside the files, and the file with its session's end was not read: that session ended long ago."""
     old = WINDOW_ROW._replace(kind="window")
-    assert conclude(Asked(8 * HOUR, 8 * HOUR), [RUN], [], [old], 6 * HOUR, 9 * HOUR).status == "nobody"
+    assert conclude(Asked(8 * HOUR, 8 * HOUR), [RUN], [], [old], 6 * HOUR, 9 * HOUR).status == "unused"
     assert conclude(Asked(8 * HOUR, 8 * HOUR), [RUN], [], [old], 0, 9 * HOUR).status == "held-idle"
 
 
@@ -440,7 +440,7 @@ def test_a_session_is_idle_for_longer_where_the_machine_slept_meanwhile(tmp_path
         live.advance(float(seconds))
     live.close()
     statuses = [ask(tmp_path, seconds).status for seconds in (99.0, 140.0, 700.0, 900.0, 990.0, 1010.0)]
-    assert statuses == ["nobody", *["held-idle"] * 4, "nobody"]
+    assert statuses == ["unused", *["held-idle"] * 4, "unused"]
 
 
 IDLE, WINDOW, STEP_AT, WORLD_END = 20, 10, 500, 1000
@@ -495,7 +495,7 @@ def test_no_answer_is_wrong_beside_a_clock_that_is_set(
     if found.status in ("exact", "held-idle"):
         assert found.matches[0].row.pri_ip in holders
         assert found.status == "exact" or surely <= {found.matches[0].row.pri_ip}
-    elif found.status == "nobody":
+    elif found.status == "unused":
         assert not surely
     assert found.status != "gap"
     if not change:

@@ -59,7 +59,7 @@ def test_the_key_is_address_port_and_protocol(log: Log) -> None:
     for address, port, protocol in (
         ("203.0.113.1", 4001, "tcp"), ("203.0.113.1", 4000, "udp"),
     ):  # fmt: skip
-        assert who(folder, address, port, protocol=protocol, at=at(200)).status == "nobody"
+        assert who(folder, address, port, protocol=protocol, at=at(200)).status == "unused"
 
 
 def test_of_an_address_that_no_gateway_had_nobody_is_not_said(log: Log) -> None:
@@ -77,7 +77,7 @@ def test_a_port_held_without_traffic_is_held_idle(log: Log) -> None:
         assert answer.matches[0].window is None
     assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(7000)).status == "exact"
     for seconds in (90, 7610):
-        assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(seconds)).status == "nobody"
+        assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(seconds)).status == "unused"
 
 
 def test_a_session_that_has_not_ended_yet_is_held_as_far_as_the_log_goes(log: Log) -> None:
@@ -100,13 +100,13 @@ def test_two_subscribers_within_the_tolerance_are_ambiguous(log: Log) -> None:
     answer = who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(400.5))
     assert answer.status == "ambiguous" and answer.subscriber is None
     assert {str(match.pri_ip) for match in answer.matches} == {"10.0.0.5", "10.0.0.6"}
-    assert str(who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(400.5), tolerance=0.2).status) == "nobody"
+    assert str(who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(400.5), tolerance=0.2).status) == "unused"
     assert str(who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(401.1), tolerance=0.2).subscriber) == "10.0.0.6"
 
 
 def test_the_tolerance_is_of_both_sides(log: Log) -> None:
     folder = log.session(7, ANN, 100, [(100, 400)], 400).tick(9000).write()
-    for seconds, status in ((98, "exact"), (97.9, "nobody"), (402, "exact"), (402.1, "nobody")):
+    for seconds, status in ((98, "exact"), (97.9, "unused"), (402, "exact"), (402.1, "unused")):
         assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(seconds)).status == status
 
 
@@ -122,7 +122,7 @@ def test_the_remote_decides_between_sessions_of_one_port(log: Log) -> None:
     assert str(ask("198.51.100.7").subscriber) == "10.0.0.5"
     assert str(ask(("198.51.100.53", 53)).subscriber) == "10.0.0.6"
     answer = ask(("198.51.100.53", 54))
-    assert answer.status == "nobody" and "10.0.0.5, 10.0.0.6 had it towards others" in answer.reason
+    assert answer.status == "unused" and "10.0.0.5, 10.0.0.6 had it towards others" in answer.reason
     assert len(answer.others) == 2
 
 
@@ -141,7 +141,7 @@ def test_missing_numbers_are_a_gap(log: Log) -> None:
     assert answer.status == "gap" and answer.reason == "rows 2 to 6 of run run1 are missing"
     assert answer.gaps == ((at(1000), at(1100), answer.reason),)
     assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(1200)).status == "gap"  # idle since, perhaps
-    assert who(log.tick(9300).write(), "203.0.113.1", 4000, protocol="tcp", at=at(1200)).status == "nobody"
+    assert who(log.tick(9300).write(), "203.0.113.1", 4000, protocol="tcp", at=at(1200)).status == "unused"
 
 
 def test_missing_numbers_between_files_are_a_gap(log: Log) -> None:
@@ -179,7 +179,7 @@ def test_a_gap_row_is_a_gap_and_tells_why(log: Log) -> None:
     assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(1050)).reason.startswith(
         "that is after the log's last"
     )
-    assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(1200)).status == "nobody"
+    assert who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(1200)).status == "unused"
 
 
 def test_before_the_log_and_after_it_nothing_is_known(log: Log) -> None:
@@ -243,7 +243,7 @@ def test_what_has_not_changed_is_read_once(log: Log, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(natcore.who.store, name, lambda path, real=real, name=name: read.append(name) or real(path))
     for _ in range(3):
         assert who(store, "203.0.113.1", 4000, protocol="tcp", at=at(200)).status == "exact"
-        assert who(store, "203.0.113.1", 4000, protocol="tcp", at=at(8900)).status == "nobody"
+        assert who(store, "203.0.113.1", 4000, protocol="tcp", at=at(8900)).status == "unused"
     assert sorted(read) == ["read_footer", "read_seal", "sha256_of"]
     log.session(8, BOB, 9500, [(9500, 9600)], 9600).tick(9700).write()
     assert str(who(store, "203.0.113.1", 4000, protocol="tcp", at=at(9550)).subscriber) == "10.0.0.6"
@@ -256,7 +256,7 @@ def test_few_of_many_files_are_opened(tmp_path: Path) -> None:
         log.tick(day * 86_400).write()
     store = Store(tmp_path)
     answer = who(store, "203.0.113.1", 4000, protocol="tcp", at=at(15 * 86_400 - 1000))
-    assert answer.status == "nobody" and len(store._footers) <= 12
+    assert answer.status == "unused" and len(store._footers) <= 12
     assert len(store.files()) == 30
 
 
@@ -310,7 +310,7 @@ def test_a_running_gateway_adds_what_it_still_has(tmp_path: Path) -> None:
         gateway.advance(now=now + 1)
     assert [ask(seconds).status for seconds in (300, 650, 720, 900)] == ["exact", "held-idle", "exact", "gap"]
     gateway.advance(now=2000.0)
-    assert [ask(seconds).status for seconds in (300, 1060)] == ["exact", "nobody"]
+    assert [ask(seconds).status for seconds in (300, 1060)] == ["exact", "unused"]
     gateway.close()
     answer = who(tmp_path / "log", "203.0.113.1", port, protocol="udp", at=at(300))
     assert (answer.status, answer.matches[0].window) == ("exact", (at(0), at(600)))
@@ -330,7 +330,7 @@ def test_a_quiet_log_is_known_as_far_as_its_last_sign_of_life(log: Log, tmp_path
     def ask(seconds: float) -> str:
         return who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(seconds), spool=tmp_path / "spool").status
 
-    assert [ask(seconds) for seconds in (200, 4000, 5010)] == ["exact", "nobody", "gap"]
+    assert [ask(seconds) for seconds in (200, 4000, 5010)] == ["exact", "unused", "gap"]
     RunFile(spool, Identity("ngw-1", "vpc-1", "run1"), replace(beat, next_number=log.number + 1)).close()
     assert ask(4000) == "gap"  # a row was written that is nowhere
 
@@ -345,7 +345,7 @@ LIVES = st.lists(
 @given(lives=LIVES, moments=st.lists(st.integers(0, 12_000), min_size=4, max_size=5), lost=st.sets(st.integers(1, 20)))
 def test_an_answer_is_right_or_says_that_it_cannot_know(lives: list[tuple[int, int, int, int]], moments: list[int],
                                                          lost: set[int], tmp_path_factory: Any) -> None:  # fmt: skip
-    """Against every life: never the wrong host, and "nobody" only where nobody was, whatever rows are lost."""
+    """Against every life: never the wrong host, and "unused" only where nobody was, whatever rows are lost."""
     log = Log(tmp_path_factory.mktemp("lives")).tick(0)
     rows: list[tuple[float, tuple[Any, ...]]] = [
         (time, (kind, time, time, 9999, BOB)) for time in range(0, 26_000, 500) for kind in (WINDOW, COVER)
@@ -374,7 +374,7 @@ def test_an_answer_is_right_or_says_that_it_cannot_know(lives: list[tuple[int, i
         holders = {host: windows for start, end, host, windows in truth if start <= moment <= end}
         hosts = {IPv4Address(host) for host in holders}
         found = {match.pri_ip for match in answer.matches}
-        if answer.status == "nobody":
+        if answer.status == "unused":
             assert not hosts
         elif answer.status == "gap":
             assert answer.gaps and (lost or moment == 0)

@@ -111,7 +111,7 @@ class _Interface(NamedTuple):
 
 
 def _read_blocks(path: Path, file: BinaryIO) -> Iterator[Packet]:
-    """pcapng: sections, each with interfaces of their own, whose packets are mixed."""
+    """pcapng: sections, each with its own interfaces; the packets of the interfaces are mixed."""
     order, interfaces, number, last_ns = "<", list[_Interface](), 0, 0
     while head := file.read(12):
         number += 1

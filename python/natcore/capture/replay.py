@@ -125,7 +125,7 @@ class Replay:
         return None
 
     def _as_on_the_wire(self, frame: bytes, headers: Headers) -> list[bytes] | None:
-        """What the captured machine's card made of the frame, or had made it of; None: nobody can know."""
+        """The frame before the captured machine's card cut it, or after it did; None: it cannot be known."""
         l3, length = headers.l3, headers.length_bytes
         if length == 0 and len(frame) > l3 + 20:
             length = len(frame) - l3
@@ -231,14 +231,14 @@ def segments(frame: bytes, headers: Headers, length: int, mtu: int) -> Iterator[
     l3, l4 = headers.l3, headers.l4
     start = l4 + max(20, (frame[l4 + 12] >> 4) * 4)
     data = frame[start : l3 + length]
-    room = mtu - (start - l3)
+    payload_bytes = mtu - (start - l3)
     identification = int.from_bytes(frame[l3 + 4 : l3 + 6], "big")
     sequence = int.from_bytes(frame[l4 + 4 : l4 + 8], "big")
-    for number, at in enumerate(range(0, len(data), room)):
-        part = bytearray(frame[:start] + data[at : at + room])
+    for number, at in enumerate(range(0, len(data), payload_bytes)):
+        part = bytearray(frame[:start] + data[at : at + payload_bytes])
         struct.pack_into("!H", part, l3 + 4, (identification + number) & 0xFFFF)
         struct.pack_into("!I", part, l4 + 4, (sequence + at) & 0xFFFFFFFF)
-        if at + room < len(data):
+        if at + payload_bytes < len(data):
             part[l4 + 13] &= ~0x09 & 0xFF  # FIN and PSH are the last one's
         if at:
             part[l4 + 13] &= 0x7F  # CWR is the first one's

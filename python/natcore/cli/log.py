@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from natcore.who.query import Answer, Match
     from natcore.who.store import Store
 
-EXIT_STATUS = {"exact": 0, "held-idle": 0, "static": 0, "ambiguous": 3, "gap": 4, "nobody": 5}
+EXIT_STATUS = {"exact": 0, "held-idle": 0, "static": 0, "ambiguous": 3, "gap": 4, "unused": 5}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,8 +48,8 @@ def who(
     """Who had an outside address and port then.
 
     The exit status is 0 for one subscriber or an entry, 3 for several or an unsure one, 4 where the log
-    has a hole there, 5 for nobody. With the file
-    of a gateway whose ports are "deterministic", and without --log, --spool and --at, the answer is computed (RFC 7422).
+    has a gap there, 5 for unused. With the file
+    of a gateway with ports = "deterministic", and without --log, --spool and --at, the answer is computed (RFC 7422).
     """
     with failing(as_json):
         if config is not None and log is None and spool is None and at is None:
@@ -103,12 +103,12 @@ def _compute(endpoint: str, protocol: str | None, config: Path, as_json: bool) -
     entries: list[AnyEntry] = [*settings.snat, *settings.dnat, *settings.no_nat]
     host = deterministic.who(entries, policy, address, port, protocol, eip_bind_mode=mode)
     if as_json:
-        report.print_json({"status": "nobody" if host is None else "computed", "subscriber": host})
+        report.print_json({"status": "unused" if host is None else "computed", "subscriber": host})
     elif host is None:
-        say(f"nobody: by {config} no inside address has {endpoint}")
+        say(f"unused: by {config} no inside address has {endpoint}")
     else:
         say(f"computed: by {config} {host} has {endpoint}, at all times of this configuration")
-    return EXIT_STATUS["nobody"] if host is None else 0
+    return EXIT_STATUS["unused"] if host is None else 0
 
 
 def _whole_endpoint(text: str) -> tuple[str, int]:

@@ -93,7 +93,7 @@ def run(
 
 
 def clean() -> list[str]:
-    """Remove the namespaces of demos whose process is gone (killed, or kept); their names."""
+    """Remove the namespaces that demos left behind (killed, or kept); returns their names."""
     left = [name for name in names() if name.startswith(PREFIX) and not _is_alive(name)]
     for name in left:
         netns.remove(name)
@@ -245,7 +245,7 @@ def _program_checks(result: Result, servers: Servers) -> Iterator[Check]:
     good = sum(outcome.ok for outcome in result.outcomes)
     asked = len(result.outcomes)
     yield Check("every program got what it asked for", 0 < good == asked, f"{good} of {asked}")
-    found = ", ".join(sorted(servers.peers)) or "nobody"
+    found = ", ".join(sorted(servers.peers)) or "no address"
     yield Check(f"the server saw the pool's address {POOL} only", servers.peers == {POOL}, found)
 
 

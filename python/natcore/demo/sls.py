@@ -110,7 +110,7 @@ class _Teller:
         self._wait(lambda: self._log.delivery_status.state == "Failed")
         self._tell("the project's write quota is used up: tried again after a pause, a longer one each time")
         self._wait(self._is_settled)
-        self._tell("the quota has room again")
+        self._tell("the quota is free again")
         self._server.fail("lost-answer")
         self._traffic()
         self._wait(self._is_settled)

@@ -97,7 +97,7 @@ class Plan:
     drained: int
     ended: int
     generation: int = field(repr=False)
-    table: object = field(repr=False, compare=False)  # whose it is
+    table: object = field(repr=False, compare=False)  # the gateway's EntryTable that made the plan
     after: _After = field(repr=False, compare=False)
 
     def __str__(self) -> str:

@@ -17,7 +17,7 @@ from natcore.internal.validation import MAX_TIME, as_integer, check_integer, eit
 from natcore.verdict import Side
 
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
-MAX_FRAME = 1 << 20  # bytes: a super-frame and its headers, with room to spare
+MAX_FRAME = 1 << 20  # bytes: a more than a super-frame with its headers
 UINT8, UINT32 = np.dtype(np.uint8), np.dtype(np.uint32)  # comparing with a dtype is faster than with its type
 
 

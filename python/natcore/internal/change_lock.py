@@ -16,7 +16,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self.taken = False  # somebody's call is under way
+        self.taken = False  # a call is under way
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -39,7 +39,7 @@ _forked: weakref.WeakSet[object] = weakref.WeakSet()
 
 
 def after_fork(owner: object) -> None:
-    """owner._forked() is called in the children of this process; it is kept by nobody."""
+    """owner._forked() is called in the children of this process; it does not keep the owner alive."""
     _forked.add(owner)
 
 

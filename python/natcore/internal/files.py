@@ -2,7 +2,7 @@
 
 A path is walked folder by folder (openat): a link on it must be root's or this process's own. In the folder, names are used by
 its descriptor and never followed. A new file is made with O_EXCL and 0600. One that is there must be a regular file with one
-name, root's or our own, that nobody else may write to; a folder of natcore's own likewise. Else: UntrustedFileError.
+name, root's or our own, that no other user may write to; a folder of natcore's own likewise. Else: UntrustedFileError.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def make_private(folder: Path) -> None:
 
 
 def open_folder(folder: Path, *, create: bool = False, private: bool = True) -> int:
-    """A descriptor of the folder. create: what is missing, 0700, durable. private: nobody else may write there.
+    """A descriptor of the folder. create: what is missing, 0700, durable. private: no other user may write there.
 
     Raises UntrustedFileError, OSError.
     """
@@ -99,7 +99,7 @@ def _target(folder: Path, name: str, link: int, status: os.stat_result, links: i
 
 
 def _untrusted(status: os.stat_result, *, is_folder: bool) -> str:
-    """Why somebody else may have written to a file or folder; empty: nobody else may have."""
+    """Why another user may have written to a file or folder; empty: no other user can have."""
     mode, mine = status.st_mode, os.geteuid()
     if not (stat.S_ISDIR(mode) if is_folder else stat.S_ISREG(mode)):
         return f"it is not a {'folder' if is_folder else 'regular file'}"
@@ -174,7 +174,7 @@ def read_private(path: Path) -> bytes:
 
 
 def read_regular(path: Path) -> bytes:
-    """The content of a file that is only looked at, whose ever it is; a link, a FIFO or a device is refused."""
+    """The content of a file that is only read, of any owner; a link, a FIFO or a device is refused."""
     with os.fdopen(open_regular(path), "rb") as file:
         return file.read()
 
@@ -219,7 +219,7 @@ def replaced(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
     """A file to write that becomes `path` at once and durably when the block ends, and never if it raises.
 
     private: its folder is natcore's own. Elsewhere (an export) others may have a hand in the folder: the draft is a new file
-    under a name that nobody can foretell, and what is at `path` is replaced, never written to.
+    under a name that cannot be predicted, and what is at `path` is replaced, never written to.
     """
     draft = f".{path.name}.{secrets.token_hex(8)}{_DRAFT}"
     with _inside(path.parent, private=private) as folder:

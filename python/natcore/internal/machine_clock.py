@@ -37,7 +37,7 @@ def _look() -> tuple[int, Readings]:
 
 
 class ClockWatch:
-    """Compares the labels of a gateway whose clock runs with CLOCK_MONOTONIC."""
+    """Compares the labels of a gateway that runs by CLOCK_MONOTONIC with the machine's clock."""
 
     def __init__(self, begun: Readings) -> None:
         self._asleep = begun.boot - begun.monotonic

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 MASK = "***"
 LONGEST = 200  # characters of a value in a message
 
-# A key whose value is a secret: words of `password`, `sasl.password`, `access_key_secret`, `Authorization`, `api-key`, …
+# The key of a secret: words of `password`, `sasl.password`, `access_key_secret`, `Authorization`, `api-key`, …
 _SECRET_KEY = (
     r"(?:pass(?:word|wd|phrase)?|pwd|secret|token|credentials?|authorization|api[-_.]?key|access[-_.]?key(?:[-_.]?id)?"
     r"|private[-_.]?key|signature|cookie)"
@@ -95,7 +95,7 @@ def _text_of(value: object, depth: int = 0) -> str:
         return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"  # type: ignore[arg-type]
     try:
         return repr(value)
-    except Exception:  # a repr of somebody else's
+    except Exception:  # a foreign __repr__ may raise anything
         return f"a {type(value).__name__}"
 
 

@@ -1,4 +1,4 @@
-"""Threads whose names ps, top and gdb show too: at most 15 bytes, as the kernel has them."""
+"""Threads with names that ps, top and gdb show: at most 15 bytes, as the kernel has them."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Access(Protocol):
 
 class PacketAccess:
     """AF_PACKET: the rings see what the kernel sees; the block keeps the kernel from acting on it. Those of several workers
-    are a fan-out group on each interface, which gives every frame to one of them, mostly to the one whose it is."""
+    are a fan-out group on each interface, which gives every frame to one of them, mostly to its worker."""
 
     def __init__(self, links: Sequence[Link], *, at_once: bool = False, workers: int = 1, port_unit: int = 64) -> None:
         """links: the last one is the outside one. at_once: frames are handed over one by one. port_unit: see steering."""
@@ -107,7 +107,7 @@ class XdpAccess:
     """AF_XDP: a program takes the frames from the kernel before it sees them. The block holds when the program is gone.
 
     Each worker has memory of its own and a part of the queues of every interface: which frames come there is the device's
-    choice, and whose they are is not asked. Where there are more workers than queues, the others get nothing and send what
+    choice, not by worker affinity. Where there are more workers than queues, the others get nothing and send what
     they have by packet sockets.
     """
 
@@ -187,7 +187,7 @@ def _shares(queues: int, workers: int) -> list[tuple[int, int]]:
 
 
 def _entries(queues: int) -> int:
-    """Of each ring of a worker's queues of an interface: about as much room for many as for few."""
+    """Of each ring of a worker's queues of an interface: about as many frames for many queues as for few."""
     entries = RING_ENTRIES
     while entries * queues > 2 * RING_ENTRIES and entries > LEAST_ENTRIES:
         entries //= 2

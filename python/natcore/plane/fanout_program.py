@@ -1,4 +1,4 @@
-"""Whose a frame is, as a packet socket's fan-out group computes it: a classic BPF program. A hint, which decides only how fast.
+"""The classic BPF program by which a fan-out group picks a frame's worker. It is a hint: it decides only how fast.
 
 Inside frames go by their source address (owner_of_inside in natcore/nat/affinity.pxd); outside frames by their destination
 port, or an echo reply's identifier, as home_of_port in natcore/tables/ports.pxd. Of what has no port (fragments, errors, other

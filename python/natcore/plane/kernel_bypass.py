@@ -150,7 +150,7 @@ class Block:
         return restored
 
     def close(self) -> None:
-        """Tables that are there stay, and belong to nobody."""
+        """Existing tables stay and have no owner."""
         self._ruleset.close()
         self.events.close()
 
@@ -203,13 +203,13 @@ def _refused(interface: str, error: OSError) -> InterfaceError:
 
 
 def install(interface: str, spared: Iterable[int]) -> None:
-    """As Block.install; what is made belongs to nobody."""
+    """As Block.install; the tables have no owner."""
     with _for_a_moment() as block:
         block.install(interface, spared)
 
 
 def forward_nothing(interface: str) -> None:
-    """As Block.forward_nothing; what is made belongs to nobody."""
+    """As Block.forward_nothing; the tables have no owner."""
     with _for_a_moment() as block:
         block.forward_nothing(interface)
 

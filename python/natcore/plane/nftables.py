@@ -181,7 +181,7 @@ class Ruleset:
         return found
 
     def mark(self, family: int, table: str) -> tuple[object, ...]:
-        """What is another as soon as somebody has changed the table or its rules; () where it is not there."""
+        """A value that differs as soon as the table or its rules were changed; () where the table is missing."""
         try:
             known = [attributes(body) for body in self._ask(GETTABLE, 0, family, attribute(1, table))]
             rules = [attributes(body) for body in self._ask(GETRULE, _DUMP, family, attribute(1, table))]
@@ -222,7 +222,7 @@ class Ruleset:
 
 
 class Events:
-    """Tells that somebody has changed tables of this network namespace whose names begin with a prefix."""
+    """Tells that tables of this network namespace with a name prefix were changed."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix.encode()

@@ -320,7 +320,7 @@ class Plane:
             self._block.close()
 
     def _restore_block(self) -> None:
-        """Somebody has changed nf_tables."""
+        """nf_tables was changed."""
         assert self._block is not None
         restored = self._block.restore() if self._block.events.take() else []
         if restored:

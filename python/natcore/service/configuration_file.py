@@ -71,7 +71,7 @@ class SettingsError(ConfigurationError):
 
 
 def _table_of(values: type) -> type[Struct]:
-    """The table whose keys are the fields of a dataclass; a nested dataclass is a nested table. All may be left out."""
+    """The table with the fields of a dataclass as keys; a nested dataclass is a nested table. All may be left out."""
     hints = typing.get_type_hints(values)
     columns = [(item.name, _optional(hints[item.name]), UNSET) for item in fields(values)]
     return msgspec.defstruct(values.__name__, columns, frozen=True, forbid_unknown_fields=True)

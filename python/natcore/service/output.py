@@ -1,6 +1,6 @@
 """What `natcore run` says, in a thread of its own: who has something to say never waits for a reader, and never fails.
 
-A full disk, a closed pipe and a FIFO that nobody reads cost lines, which are counted; they never cost packets or a stop.
+A full disk, a closed pipe and a FIFO without a reader cost lines, which are counted; they never cost packets or a stop.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Teller:
 
     @property
     def lost(self) -> int:
-        """Lines that could not be written, or found no room to wait."""
+        """Lines that could not be written, or found the queue full."""
         return self._lost
 
     def __call__(self, what: str, fields: dict[str, Any]) -> None:
@@ -80,7 +80,7 @@ class Teller:
         try:
             descriptor, text = self._line(what, fields)
             _write(descriptor, text.encode(errors="backslashreplace"))
-        except Exception:  # no room, no reader, or nothing that can be told
+        except Exception:  # no space, no reader, or nothing that can be told
             return False
         return True
 

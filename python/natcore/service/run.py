@@ -15,7 +15,7 @@ POLL = 0.2  # seconds between looks at signals, events and states; a signal is a
 
 STOP = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 FROZEN = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)  # would stop the process, and with it the packets
-# What a fault raises, what nobody can take, and what does nothing by default.
+# Signals that a fault raises, that cannot be caught, and that are ignored by default.
 _LEFT_ALONE = {
     signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT,
     signal.SIGTRAP, signal.SIGSYS, signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH,

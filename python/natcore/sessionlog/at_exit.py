@@ -1,8 +1,8 @@
-"""Session logs that nobody stopped: at the program's end, and where their gateway is forgotten, they are flushed.
+"""Session logs that were not stopped: they are flushed at the program's end, and when their gateway is collected.
 
-A program that ends (its last line, `sys.exit`, an exception that nobody catches) delivers or spools what waits, as
+A program that ends (its last line, `sys.exit`, an uncaught exception) delivers or spools what waits, as
 `Gateway.close` does: planes first, then the logs, within 10 s. Threads that are not daemons have ended by then. A gateway
-that nobody refers to any more is collected, and its logs are flushed by the thread that feeds them. Both are told by a
+without references is collected, and its logs are flushed by the thread that feeds them. Both are told by a
 ResourceWarning. `os._exit` and a signal that kills leave no time for anything: the spool has what was in it.
 """
 

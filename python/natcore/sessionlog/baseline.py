@@ -52,5 +52,5 @@ def has_packets(records: Records) -> NDArray[np.bool_]:
 
 
 def empty_part() -> Records:
-    """Room for the open windows of a part of the table."""
+    """An array for the open windows of a part of the table."""
     return np.empty(65_536, RECORD)

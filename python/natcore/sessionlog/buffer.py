@@ -7,7 +7,7 @@ from collections import deque
 from typing import Protocol
 
 from natcore.dtypes import GAP
-from natcore.sessionlog.gaps import Hole
+from natcore.sessionlog.gaps import PendingGap
 from natcore.sessionlog.ledger import Ledger
 from natcore.sinks.base import Batch, Records, join
 
@@ -34,7 +34,7 @@ class Store(Protocol):
 
 
 class Buffer:
-    """A Store in memory. Its rows are `queued` in the ledger; those that find no room are lost as `queue_full`."""
+    """A Store in memory. Its rows are `queued` in the ledger; those that do not fit are lost as `queue_full`."""
 
     def __init__(self, instance: str, vpc_id: str, run: str, capacity: int, ledger: Ledger) -> None:
         self._identity = (instance, vpc_id, run)
@@ -42,8 +42,8 @@ class Buffer:
         self._ledger = ledger
         self._chunks: deque[Records] = deque()
         self._held: Records | None = None
-        self._rows = 0  # that wait, the hole's gap row among them
-        self._hole = Hole()
+        self._rows = 0  # that wait, the gap row among them
+        self._pending_gap = PendingGap()
         self._lock = threading.Lock()
 
     @property
@@ -68,8 +68,8 @@ class Buffer:
             if self._held is not None:
                 return None
             taken: list[Records] = []
-            if self._hole and limit > 0:
-                taken.append(self._hole.take())
+            if self._pending_gap and limit > 0:
+                taken.append(self._pending_gap.take())
                 limit -= 1
             while self._chunks and limit > 0:
                 chunk = self._chunks.popleft()
@@ -104,8 +104,8 @@ class Buffer:
     def clear(self) -> int:
         """Forget every row; -> how many, for the ledger."""
         with self._lock:
-            if self._hole:
-                self._hole.take()
+            if self._pending_gap:
+                self._pending_gap.take()
                 self._ledger.drop_gaps(1, "queued")
                 self._rows -= 1
             rows, self._rows = self._rows, 0
@@ -113,7 +113,7 @@ class Buffer:
             return rows
 
     def _drop_surplus(self) -> None:
-        surplus = self._rows - bool(self._hole) - self._capacity
+        surplus = self._rows - bool(self._pending_gap) - self._capacity
         while surplus > 0:
             chunk = self._chunks.popleft()
             if len(chunk) > surplus:
@@ -124,10 +124,10 @@ class Buffer:
 
     def _give_up(self, records: Records) -> None:
         gaps = int((records["kind"] == GAP).sum())
-        if not self._hole:
+        if not self._pending_gap:
             self._rows += 1
             self._ledger.add_gap("queued")
-        self._hole.add_records(records)
+        self._pending_gap.add_records(records)
         self._rows -= len(records)
         self._ledger.drop_gaps(gaps, "queued")
         self._ledger.lose(len(records) - gaps, "queued", "queue_full")

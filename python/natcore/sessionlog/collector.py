@@ -58,7 +58,7 @@ class Core(Windows, Protocol):
     """What the collector needs of the data plane."""
 
     is_read: bool
-    """Whether somebody drains: what writes many rows at once then has room beside a full ring."""
+    """Whether a collector drains: a call that writes many rows then finds space beside a full ring."""
 
     @property
     def journal_lost(self) -> int:
@@ -109,7 +109,7 @@ class Core(Windows, Protocol):
         ...
 
     def close_windows(self, now_ns: int) -> int | None:
-        """Write partial rows of the open windows, as many as the ring has room for; -> windows still open."""
+        """Write partial rows of the open windows, as many as fit into the ring; -> windows still open."""
         ...
 
 
@@ -250,9 +250,9 @@ class Collector:
         start_us = self._core.label(self._core.now_ns)
         found, part, parts = [], 0, 1
         while part < parts:
-            room = empty_part()
-            count, parts = self._core.copy_windows(room, part)
-            found.append(room[:count])
+            windows = empty_part()
+            count, parts = self._core.copy_windows(windows, part)
+            found.append(windows[:count])
             part += 1
         return Baseline(join(found), start_us)
 

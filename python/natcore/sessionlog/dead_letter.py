@@ -21,7 +21,7 @@ class DeadLetters:
         self._bound_bytes = bound_bytes
 
     def add(self, batch: Batch, code: str, message: str) -> bool:
-        """Durable when this returns True; False: there is no room. Raises OSError."""
+        """Durable when this returns True; False: there is no space. Raises OSError."""
         rows = batch.rows(local=True)
         lines = "".join(f"{compact({**row, 'code': code, 'message': message})}\n" for row in rows).encode()
         make_private(self.path.parent)

@@ -1,13 +1,13 @@
-"""What the footer of a session log's Parquet file says: whose rows, which numbers, from when to when, and what came before.
+"""What the footer of a session log's Parquet file states: the run, the row numbers, the times, and the file before.
 
 The texts of the Parquet key-value metadata: natcore_format, instance, vpc_id, run;
 first_number, last_number; first_time and last_time, the earliest and the latest end_time in microseconds since 1970;
 longest_window, microseconds; addresses, JSON of the [nat_ip, eip or null] pairs in the file (null: too many to name);
-ranges, JSON of [first, last] for the numbers that are there, without a hole; covers, JSON of the cover rows around these;
+ranges, JSON of [first, last] for the numbers that are there, without a gap; covers, JSON of the cover rows around these;
 facts, JSON of what is in force by its end (facts.py); gaps, JSON of [start, end, number, reason] of its gap rows;
 previous and previous_sha256, the file written before it in the folder ("": none); earlier, JSON of [name, SHA-256] of the
 files before that one; removals, the SHA-256 of the last line of removed.jsonl then; replaces, JSON of [name, SHA-256] of the
-files whose rows it holds and in whose place it is.
+files that it replaces: it holds their rows.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """Times in microseconds since 1970. addresses None: not told. ranges: numbers, first and last, without a hole."""
+    """Times in microseconds since 1970. addresses None: not told. ranges: numbers, first and last, without a gap."""
 
     instance: str
     vpc_id: str

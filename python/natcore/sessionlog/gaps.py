@@ -1,4 +1,4 @@
-"""Rows that a log had to give up, one after another: the gap row in their place."""
+"""Rows that a log had to give up, and the gap row in their place."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Span:
         self.last_number = max(self.last_number, other.last_number)
 
 
-class Hole:
-    """Grows with each row that is given up, until its gap row is taken."""
+class PendingGap:
+    """Counts the rows that were given up, until its gap row is taken."""
 
     def __init__(self) -> None:
         self._span: Span | None = None
@@ -45,12 +45,12 @@ class Hole:
             self._span.widen(span)
 
     def add_records(self, records: Records) -> None:
-        """RECORD (n,), n >= 1; a gap row among them stands for the rows that it tells of, a row about the log for none."""
+        """RECORD (n,), n >= 1; a gap row among them stands for its count of rows, a row about the log for none."""
         is_gap = records["kind"] == GAP
         self.add(int((records["kind"] < GAP).sum()) + int(records["session"][is_gap].sum()), Span.of(records))
 
     def take(self) -> Records:
-        """RECORD (1,); the hole is closed with it."""
+        """RECORD (1,); the next gap begins after it."""
         assert self._span is not None
         row = gap_row(self._span.start, self._span.end, self._span.last_number, self._rows, GAP_LOST)
         self._span, self._rows = None, 0

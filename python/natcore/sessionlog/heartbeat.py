@@ -14,7 +14,7 @@ ROUND_BEATS = 32  # in which every part of the table is looked at; the first 65,
 class Beat:
     """A moment of a run. Times in microseconds since 1970.
 
-    oldest: when the oldest window began whose row is not in the spool yet. now: the gateway's clock, as rows have it.
+    oldest: the start of the oldest window without a row in the spool. now: the gateway's clock, as rows have it.
     wall: the machine's clock. next_number: of the next row. ended: the end mark, after which no row came.
     made, swept: rows before next_number tell of all that began by `made`, and of all that ended by `swept`. facts: how many
     rows about the log itself there are.
@@ -33,7 +33,7 @@ class Beat:
         return replace(self, ended=True)
 
     def gap_end(self, wall: int) -> int:
-        """When the last packet may have come of a run whose last sign of life this is and that was dead at `wall`.
+        """The latest time of a last packet, for a run of which this is the last sign of life and that was dead at `wall`.
 
         The gateway's clock may have stood still at this beat, since packets move it, and have been set right by the next
         one: so `wall`, unless the gateway was ahead of the machine's clock.

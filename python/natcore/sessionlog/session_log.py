@@ -153,7 +153,7 @@ class SessionLog:
     def counters(self) -> dict[str, int]:
         """Rows: accepted = delivered + queued + spooled + dead_letter + lost, read at one moment; see `Ledger`.
 
-        spool_files_set_aside: files in the spool that are not its own, or that somebody else could have written.
+        spool_files_set_aside: files in the spool that are not its own, or that another user could have written.
         """
         counters = self._ledger.counters()
         if self._spool is not None:

@@ -1,7 +1,7 @@
 """Connections to receivers that answer nothing. Over TCP sent means: the receiver's TCP has acknowledged it.
 
 IPFIX and syslog have no acknowledgements of their own (RFC 6587 says so of syslog); this is the most that a sender can
-know. Over UDP it knows that the datagram left, and of an earlier one that nobody listens.
+know. Over UDP it knows that the datagram left, and of an earlier one that its port was closed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One HTTP request whose every wait ends at one moment: a server that drips bytes cannot make it last."""
+"""An HTTP request with one deadline for all its waits: a server that drips bytes cannot make it last."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class TimedSocket:
             self._made.settimeout(self._deadline.left())
             view = view[self._made.send(view) :]
 
-    def recv_into(self, room: Any) -> int:
+    def recv_into(self, buffer: Any) -> int:
         self._made.settimeout(self._deadline.left())
-        count: int = self._made.recv_into(room)
+        count: int = self._made.recv_into(buffer)
         return count
 
     def makefile(self, mode: str = "rb", *arguments: Any, **more: Any) -> io.BufferedReader:
@@ -91,9 +91,9 @@ class _Reader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, room: Any) -> int:
+    def readinto(self, buffer: Any) -> int:
         assert self._timed is not None
-        return self._timed.recv_into(room)
+        return self._timed.recv_into(buffer)
 
     def close(self) -> None:
         timed, self._timed = self._timed, None

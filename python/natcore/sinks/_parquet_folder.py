@@ -1,7 +1,7 @@
 """A folder of Parquet files as a chain: each file names the one before it with its SHA-256; what is too old is removed.
 
 Every removal is told in `removed.jsonl` beside the files (synced before the file goes) and to the logger natcore.sinks:
-a chain that begins with a file whose predecessor is told there is whole, and so is the account of what is missing.
+a chain is complete if its first file's predecessor is stated there, and so is the account of what is missing.
 """
 
 from __future__ import annotations

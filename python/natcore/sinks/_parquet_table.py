@@ -32,7 +32,7 @@ def _schema() -> Any:
 
 SCHEMA = _schema()
 
-# Columns whose values repeat; and 64-bit numbers, which differ little: half the bytes and the time of plain ones.
+# Columns with repeating values; and 64-bit numbers, which differ little: half the bytes and the time of plain ones.
 _DICTIONARIES = [field.name for field in SCHEMA if field.type == _TEXT] + ["protocol", "pub_port", "flags"]
 _DELTAS = {field.name: "DELTA_BINARY_PACKED" for field in SCHEMA if field.type.bit_width == 64}
 

@@ -87,7 +87,7 @@ class _Answer(Exception):
 
 
 class _Adapter(HTTPAdapter):
-    """Connections whose every wait ends at the deadline, through a proxy too."""
+    """Connections with one deadline for all waits, through a proxy too."""
 
     def __init__(self, deadline: Deadline) -> None:
         self._pools = _pools(deadline)

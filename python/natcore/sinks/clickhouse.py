@@ -1,6 +1,6 @@
 """ClickHouseSink: session logs to a ClickHouse table, RowBinary over HTTP. It needs nothing but this package.
 
-The encoder is natcore.log.encode_rowbinary. A new table is a ReplacingMergeTree whose key ends with (run, number): a
+The encoder is natcore.log.encode_rowbinary. A new table is a ReplacingMergeTree with a key that ends with (run, number): a
 batch that came twice is one when its parts are merged, or at once with FINAL.
 """
 

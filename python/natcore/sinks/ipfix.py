@@ -18,7 +18,7 @@ from natcore.log.encode_ipfix import EVENT_BYTES, FLOW_BYTES, encode_messages
 from natcore.sinks._connection import Connection, Datagrams, Tls, stream
 from natcore.sinks.base import Batch, Receipt, Sink
 
-REVERSE = 29305  # the enterprise number whose elements are IANA's, of the reverse direction (RFC 5103)
+REVERSE = 29305  # the enterprise number of IANA's elements in the reverse direction (RFC 5103)
 # (element, enterprise, bytes), as IANA's registry names the elements.
 ENDPOINTS = (
     (8, 0, 4),  # sourceIPv4Address
@@ -141,7 +141,7 @@ class IpfixSink(Sink):
     def open(self) -> bool:
         """Called in the delivering thread before the first delivery; it may raise as `deliver` does."""
         self._begin()
-        return self._is_tcp  # over UDP nobody answers
+        return self._is_tcp  # UDP has no answer
 
     def deliver(self, batch: Batch) -> Receipt:
         """Return when the batch is durable; raise `DeliveryError` if it is not."""

@@ -31,7 +31,7 @@ class _Line:
 
     @property
     def key(self) -> tuple[int, bool]:
-        """Within the run. A gap row stands for the last row that is missing, whose number it has."""
+        """Within the run. A gap row has the number of the last missing row and stands for it."""
         return self.number, self.kind == "gap"
 
 
@@ -133,7 +133,7 @@ class JsonLinesSink(Sink):
             write_all(self._descriptor, data)
             os.fsync(self._descriptor)
             if self._is_gone():
-                raise DeliveryError("FileRemoved", f"{self._path}: somebody removed it while it was written")
+                raise DeliveryError("FileRemoved", f"{self._path}: it was removed while it was written")
         except BaseException:
             self._cut()
             raise
@@ -190,7 +190,7 @@ class JsonLinesSink(Sink):
         return self._size >= self._roll_bytes or self._clock() - self._opened_at >= self._roll_seconds
 
     def _is_gone(self) -> bool:
-        """Somebody removed the file: what is written to it is nowhere."""
+        """The file was removed: what is written to it is lost."""
         assert self._descriptor is not None
         return os.fstat(self._descriptor).st_nlink == 0
 

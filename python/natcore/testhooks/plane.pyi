@@ -1,4 +1,4 @@
-"""Wrappers of a plane's inline rooms, for tests."""
+"""Wrappers of a plane's inline modules, for tests."""
 
 from collections.abc import Container
 from typing import Self

@@ -1,4 +1,4 @@
-"""Wrappers of the inline rooms, for tests."""
+"""Wrappers of the inline modules, for tests."""
 
 from collections.abc import Sequence
 from typing import Any, Self

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-Status = Literal["exact", "held-idle", "ambiguous", "static", "gap", "nobody"]
+Status = Literal["exact", "held-idle", "ambiguous", "static", "gap", "unused"]
 FOREVER = 1 << 62
 
 
@@ -77,9 +77,9 @@ class Known:
             return False
         return (
             self.whole or self.ended
-            or start - idle - window >= self.start  # he was seen since, and told of
+            or start - idle - window >= self.start  # the holder was seen since, and its row is there
             or (start - idle >= self.start and end + window <= self.swept)
-            or end + idle + window <= self.swept  # he was seen, or ended, after
+            or end + idle + window <= self.swept  # the holder was seen, or ended, after
         )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ class Run:
 class Static:
     """An entry in force surely from start to end, perhaps from `maybe_start` to `maybe_end`, for which no rows are written.
 
-    computed: it says who holds the port if anybody does; his sessions have rows."""
+    computed: it says who holds the port if a host does; its sessions have rows."""
 
     text: str
     subscriber: tuple[str, str, str] | None
@@ -232,7 +232,7 @@ class _Found:
 def conclude(
     asked: Asked, runs: Sequence[Run], statics: Sequence[Static], rows: Iterable[Row], since: int, until: int
 ) -> Conclusion:
-    """The answer. runs: of every gateway whose log it is; rows: of the asked endpoint, all that ended from since to until
+    """The answer. runs: of every gateway in the log; rows: of the asked endpoint, all that ended from since to until
     (times of rows in doubt: for every shift). Rows that ended before, of which others may not be here, tell nothing."""
     by_run = {(run.instance, run.run): run for run in runs}
     found = _Found()
@@ -295,7 +295,7 @@ def _possible(held: Holding, asked: Asked, run: Run | None) -> bool:
 
 
 def _gaps(asked: Asked, runs: Sequence[Run]) -> list[Gap]:
-    """Where nobody can be ruled out."""
+    """The stretches where no host can be ruled out."""
     gaps: list[Gap] = []
     owners = [run for run in runs if run.holds]
     for run in owners:
@@ -306,13 +306,13 @@ def _gaps(asked: Asked, runs: Sequence[Run]) -> list[Gap]:
     if gaps:
         return gaps
     if not owners and _uncovered(asked, runs) is None:
-        return [Gap(asked.start, asked.end, "no gateway whose log is here had that address then")]
+        return [Gap(asked.start, asked.end, "no gateway with a log here had that address then")]
     left = _uncovered(asked, owners or runs)
     return [] if left is None else [_outside(left, owners or runs)]
 
 
 def _untold(asked: Asked, runs: Sequence[Run], statics: Sequence[Static]) -> list[Gap]:
-    """Where a gateway may have had the address, and so may another, whose log tells no more of that time."""
+    """The stretches where a gateway may have had the address, and another with no log of that time may have too."""
     owners = [run for run in runs if run.holds]
     left = _first_outside(asked, [span for run in owners for span in run.had])
     if not owners or left is None or any(_may_have(each, asked) for each in statics):
@@ -421,7 +421,7 @@ def _decide(
     text = "no row has it then, and no row is missing"
     if others:
         text = f"no session with {asked.remote} had it then; {_text(_subscribers(others))} had it towards others"
-    return Conclusion("nobody", text, (), others, told)
+    return Conclusion("unused", text, (), others, told)
 
 
 def is_alone(held: Holding, asked: Asked, run: Run | None, read: tuple[int, int]) -> bool:

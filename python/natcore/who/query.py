@@ -1,6 +1,6 @@
 """Who had this outside address and port at this time? Asked of the session log, wherever its rows are.
 
-Rows in Parquet files are found by DuckDB, in the files whose footers say that they may matter; rows that still wait are
+Rows in Parquet files are found by DuckDB, in the files that may matter by their footers; rows that still wait are
 read from the spool, and those of a gateway in this process from its memory, open windows included.
 """
 
@@ -77,7 +77,7 @@ class Answer:
     status
         "exact": one subscriber had traffic then. "held-idle": one held the port then, and no row tells of traffic.
         "static": an entry has it, and its traffic has no rows. "ambiguous": several did, or perhaps did. "gap": no
-        holder is known, and the log does not know all of that time. "nobody": no subscriber had it.
+        holder is known, and the log does not know all of that time. "unused": no subscriber had it.
     reason
         The status in words.
     address, port, protocol, at, tolerance
@@ -178,7 +178,7 @@ def answered(question: Question, store: Store | None, there: Waiting) -> Answer:
             if store is None:
                 return _answer(question, None, there)
             return store.retried(lambda: _answer(question, store, there))
-        except DamagedFile as error:  # its rows are a hole now
+        except DamagedFile as error:  # its rows are a gap now
             _log.error("%s", error)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _REASONS = {
     GAP_DIED: "the gateway's process ended without its end mark",
     GAP_RING: "the journal was full",
-    GAP_LOST: "the log had no room for rows",
+    GAP_LOST: "the log had no space for rows",
 }
 _COLUMNS = (  # what is the same in all rows of a file, its footer says
     "filename, number, kind, pri_ip, pri_port, pub_ip, pub_port, nat_ip, eip, epoch_us(start_time), epoch_us(end_time), "
@@ -44,7 +44,7 @@ class Waiting:
 
     batches: tuple[Batch, ...] = ()
     signs: tuple[tuple[Key, Cover], ...] = ()
-    ended: tuple[tuple[Key, Cover], ...] = ()  # what a running gateway says, all of whose live sessions are listed
+    ended: tuple[tuple[Key, Cover], ...] = ()  # what a running gateway says, with all its live sessions listed
     now: int | None = None
     live: tuple[Row, ...] = ()
     clocks: tuple[tuple[Key, Clock], ...] = ()  # changes of which no log has told yet
@@ -313,7 +313,7 @@ class Knowledge:
         if question.text in pieces.addresses and not pieces.entries:
             return True
         if not pieces.entries and not pieces.whole:
-            return True  # nothing is told of entries
+            return True  # no entries are stated
         for entry, since, _, _, until in self._entries[key]:
             if entry.type != NO_NAT and entry.has_address(asked) and since <= question.end and until >= question.start:
                 return True
@@ -387,7 +387,7 @@ class Knowledge:
                 several = entry.type != NO_NAT and len(targets[entry.id]) > 1
                 inside_host = None if several else (run.instance, pieces.vpc_id, format_ipv4(inside))
                 found.append(
-                    Static(f"{entry.describe()}, whose traffic has no rows", inside_host, since, until, maybe, perhaps)
+                    Static(f"{entry.describe()}, which has no rows", inside_host, since, until, maybe, perhaps)
                 )
         return found
 

@@ -30,7 +30,7 @@ with extra("query"):
 
 DAY = 86_400_000_000  # microseconds
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-\d+(-\d+)?\.parquet")
-_TRIES = 10  # at a question whose files move meanwhile
+_TRIES = 10  # at a query while its files move
 
 _log = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -47,7 +47,7 @@ class StoredFile:
 
     @property
     def run(self) -> tuple[str, str]:
-        """Whose rows they are: the gateway's instance and its run."""
+        """The owner of the rows: the gateway's instance and its run."""
         return self.footer.instance, self.footer.run
 
     @property
@@ -143,7 +143,7 @@ class Store:
         return read()
 
     def _leave_out_damaged(self, paths: Iterable[str], error: duckdb.Error) -> None:
-        """Find the files whose rows cannot be read; DamagedFile names them."""
+        """Find the files with unreadable rows; DamagedFile names them."""
         damaged = [path for path in paths if not self._is_readable(path)]
         with self._lock:
             for path in damaged:
@@ -189,7 +189,7 @@ class Store:
         if known is None or known[0] != stamp:
             try:
                 known = (stamp, read_footer(Path(path)))
-            except OSError:  # it is gone, or cannot be read: a hole
+            except OSError:  # it is gone, or cannot be read: a gap
                 return None
             self._footers[path] = known
         return known[1]

@@ -305,7 +305,7 @@ def _peaks(uses: Uses, edges: Numbers) -> tuple[int, ...] | None:
     return tuple(peaks.tolist())
 
 
-# Columns of text of somebody's choice, which a spreadsheet must not take for a formula.
+# Columns of text that a user chose: a spreadsheet must not take it for a formula.
 _HARMLESS = "* REPLACE ({})".format(
     ", ".join(
         f"CASE WHEN regexp_matches({name}, '^[-=+@\t\r\n]') THEN chr(39) || {name} ELSE {name} END AS {name}"
@@ -344,7 +344,7 @@ def export(
     chosen = range_of(start, end)
     columns = _HARMLESS if path.suffix == ".csv" else "*"
     rows = f"SELECT {columns} FROM read_parquet($files) WHERE {_KINDS} AND {_IN_RANGE} ORDER BY run, number"
-    with replaced(path, private=False) as file:  # written by its descriptor: its name may be in somebody else's folder
+    with replaced(path, private=False) as file:  # written by its descriptor: its name may be in another user's folder
         target = f"/proc/self/fd/{file.fileno()}"
         found = _select(store, chosen, f"COPY ({rows}) TO '{target}' ({form}, USE_TMP_FILE false)")
         if not found:

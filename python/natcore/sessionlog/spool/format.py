@@ -6,7 +6,7 @@ frame     header (32 bytes): magic "NFRM", u32 crc32 of the rest of the header, 
           payload, u8 type, 3 bytes zero, u32 rows, u64 number of the first row; then the payload, RECORD rows.
 mark      two slots of 32 bytes, written in turn: u64 sequence, u32 segment, u32 rows of the frame delivered, u64
           offset of the frame, u32 zero, u32 crc32. The valid one with the higher sequence holds.
-run       header: as a segment's, magic "NATCRUN2": whose run it is; then two slots of 72 bytes, written in turn:
+run       header: as a segment's, magic "NATCRUN2": the identity of the run; then two slots of 72 bytes, written in turn:
           u64 sequence, i64 oldest, i64 now, i64 wall, i64 made, i64 swept (microseconds since 1970: heartbeat.Beat),
           u64 next number, u64 facts, u32 1 when the run has ended, u32 crc32. The valid one with the higher sequence holds.
 All little-endian. The magic's last digit is the format's version.
@@ -41,7 +41,7 @@ BEAT_BYTES = 72
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose rows a segment holds."""
+    """The run that a segment's rows belong to."""
 
     instance: str
     vpc_id: str
@@ -77,7 +77,7 @@ def encode_segment_header(identity: Identity, magic: bytes = SEGMENT_MAGIC) -> b
 
 
 def decode_segment_header(data: bytes | memoryview, magic: bytes = SEGMENT_MAGIC) -> tuple[Identity, int] | None:
-    """Whose it is and the bytes of the header; None: damaged, or not a file of this kind and version."""
+    """The identity and the bytes of the header; None: damaged, or not a file of this kind and version."""
     if len(data) < _SEGMENT_START.size:
         return None
     found, length, checksum = _SEGMENT_START.unpack_from(data)

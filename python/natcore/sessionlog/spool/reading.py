@@ -24,7 +24,7 @@ from natcore.sinks.base import Batch
 
 
 def waiting_rows(folder: str | os.PathLike[str]) -> Iterator[Batch]:
-    """Every frame with rows that no destination has acknowledged, of the log whose folder it is, or of all logs in it.
+    """Every frame with rows that no destination has acknowledged, of the folder's log, or of all logs below the folder.
 
     A frame that is torn or damaged is passed over: its numbers are missing then. Raises ConfigurationError where there
     is no such folder.

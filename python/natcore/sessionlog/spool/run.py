@@ -1,4 +1,4 @@
-"""The file `run` of a spool: whose rows it is filled with, their heartbeats, and the end mark of an orderly stop."""
+"""The file `run` of a spool: the run that fills it, its heartbeats, and the end mark of an orderly stop."""
 
 from __future__ import annotations
 

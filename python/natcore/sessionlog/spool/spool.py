@@ -21,7 +21,7 @@ from natcore.dtypes import RECORD
 from natcore.errors import ConfigurationError
 from natcore.internal.files import make_private, open_private, remove, remove_drafts, sync_folder, write_all
 from natcore.internal.redaction import show
-from natcore.sessionlog.gaps import Hole
+from natcore.sessionlog.gaps import PendingGap
 from natcore.sessionlog.heartbeat import Beat
 from natcore.sessionlog.ledger import Ledger
 from natcore.sessionlog.spool.format import (
@@ -72,7 +72,9 @@ class Spool:
         self._ledger = ledger
         self._lock = threading.RLock()
         self._held: _Held | None = None
-        self._holes: dict[Identity, Hole] = {}  # of the rows dropped since the last gap row was taken, by run
+        self._pending_gaps: dict[
+            Identity, PendingGap
+        ] = {}  # of the rows dropped since the last gap row was taken, by run
         self._run: RunFile | None = None
         self._mark_descriptor = -1
         self._descriptor: int | None = None  # of the last segment, while it is written
@@ -137,7 +139,7 @@ class Spool:
     @property
     def rows(self) -> int:
         with self._lock:
-            return sum(segment.rows_left for segment in self._segments) - self._held_rows() + len(self._holes)
+            return sum(segment.rows_left for segment in self._segments) - self._held_rows() + len(self._pending_gaps)
 
     @property
     def size_bytes(self) -> int:
@@ -170,9 +172,9 @@ class Spool:
 
     def take(self, limit: int) -> Batch | None:
         with self._lock:
-            if self._holes:
-                owner = next(iter(self._holes))
-                self._held = _Held(owner, self._holes.pop(owner).take())
+            if self._pending_gaps:
+                owner = next(iter(self._pending_gaps))
+                self._held = _Held(owner, self._pending_gaps.pop(owner).take())
                 return Batch(owner.instance, owner.vpc_id, owner.run, self._held.records)
             for segment in list(self._segments):
                 begin = (segment.read_offset, segment.read_rows)
@@ -216,8 +218,8 @@ class Spool:
                 return
             self.put_back()
             self._seal()
-            self._ledger.drop_gaps(len(self._holes), "spooled")  # the missing numbers tell as much
-            self._holes.clear()
+            self._ledger.drop_gaps(len(self._pending_gaps), "spooled")  # the missing numbers tell as much
+            self._pending_gaps.clear()
             if self._run is not None:
                 self._run.close()
             for segment in [segment for segment in self._segments if not segment.rows_left]:
@@ -277,19 +279,19 @@ class Spool:
             kept = len(self._held.records) if self._held is not None and self._held.segment is oldest else 0
             lost = oldest.rows_left - kept
             if lost and oldest.span is not None:
-                self._hole_of(oldest.identity).add(lost, oldest.span)
+                self._pending_gap_of(oldest.identity).add(lost, oldest.span)
             self._ledger.lose(lost, "spooled", "spool_full")
             oldest.dropped = True
             self._remove(oldest)
 
     def _widen(self, owner: Identity, records: Records) -> None:
-        self._hole_of(owner).add_records(records)
+        self._pending_gap_of(owner).add_records(records)
 
-    def _hole_of(self, owner: Identity) -> Hole:
-        if owner not in self._holes:
-            self._holes[owner] = Hole()
+    def _pending_gap_of(self, owner: Identity) -> PendingGap:
+        if owner not in self._pending_gaps:
+            self._pending_gaps[owner] = PendingGap()
             self._ledger.add_gap("spooled")
-        return self._holes[owner]
+        return self._pending_gaps[owner]
 
     def _segment_for(self, owner: Identity, needed_bytes: int) -> Segment:
         if self._descriptor is not None and self._segments[-1].size + needed_bytes > self._segment_bytes:
