@@ -146,7 +146,7 @@ def test_other_policies_are_not_computed() -> None:
         gateway().ports_of(HOST)
 
 
-def test_an_id_is_nobody_s_by_a_port_forward() -> None:
+def test_an_icmp_id_has_no_host_by_a_port_forward() -> None:
     entries = [SnatEntry("10.0.0.0/26", pool=EIP), DnatEntry(EIP, 1030, "10.0.0.77", 443, protocol="any")]
     policy = Policy(ports="deterministic")
     assert str(deterministic.who(entries, policy, EIP, 1030, "udp")) == "10.0.0.77"

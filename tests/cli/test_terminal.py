@@ -60,7 +60,7 @@ def test_a_good_file_s_name_is_text(tmp_path: Path) -> None:
     assert harmless(told) and "[bold]" in told and "[blue]" in told
 
 
-def test_what_is_said_obeys_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+def test_terminal_output_holds_no_control_sequences_of_others(capsys: pytest.CaptureFixture[str]) -> None:
     say(f"{EVIL}\nhttps://user:hunter2@host")
     told = capsys.readouterr().out
     assert harmless(told) and "hunter2" not in told and told.count("\n") == 2

@@ -111,7 +111,7 @@ def test_rfc6888_req11c_the_administrator_is_told_once_with_a_count() -> None:
         assert (str(event.destination), event.port) == (other.remote, other.dport)
 
 
-def test_rfc6888_req11d_nobody_s_mapping_ends_to_make_room() -> None:
+def test_rfc6888_req11d_no_mapping_ends_to_free_a_port() -> None:
     for talk, other, _ in out_of_resources():
         talk.now = other.now = 299.0
         before = talk.gateway.mappings().tobytes()
@@ -135,7 +135,7 @@ def test_rfc6888_req12_a_log_may_leave_destinations_out_while_another_keeps_them
         assert (short.records[name] == whole.records[name]).all()
 
 
-def test_rfc6888_req13_no_port_is_left_while_somebody_asks() -> None:
+def test_rfc6888_req13_every_port_is_used_before_an_allocation_fails() -> None:
     """Every port of every policy that gives them out one by one; overloaded, each towards every remote endpoint."""
     strict = {"mapping": "address-and-port-dependent", "filtering": "address-and-port-dependent"}
     for ports, more, remotes in (("random", {}, 1), ("preserve", {}, 1), ("overload", strict, 3)):

@@ -236,9 +236,9 @@ def test_one_at_a_time_and_none_after_the_end(gateway: Gateway) -> None:
 
 def test_bad_arguments_are_refused(gateway: Gateway) -> None:
     for more in ({"capacity": 0}, {"window": 0}, {"capacity": 1 << 27}):
-        with pytest.raises(ConfigurationError, match="allowed is"):
+        with pytest.raises(ConfigurationError, match=r"FlowLog.\w+ must"):
             FlowLog(gateway, **more)
-    with pytest.raises(ValueError, match="allowed are"):
+    with pytest.raises(ValueError, match=" must "):
         FlowLog(gateway)._table.take(np.zeros(3, FLOW))
 
 

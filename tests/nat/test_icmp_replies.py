@@ -108,7 +108,7 @@ def too_long(load: int = 1480) -> bytes:
     return udp(load=bytes(load), flags="DF")
 
 
-def test_strangers_take_no_error_of_the_inside_s_and_nobody_one_of_path_mtu_discovery() -> None:
+def test_strangers_take_no_icmp_error_of_the_inside_nor_of_path_mtu_discovery() -> None:
     over = gateway(outside=Link(mtu=1400))
     over.translate_one(udp(), INSIDE, 0.0)
     port = int(over.sessions()["outside_port"][0])

@@ -187,7 +187,7 @@ def test_the_mtu_is_that_of_the_link_a_packet_leaves_by(network: Network) -> Non
         assert made.counters()["dropped_mtu"] == 2
 
 
-def test_a_link_whose_mtu_changes(nat: Nat) -> None:
+def test_a_change_of_a_link_s_mtu_takes_effect(nat: Nat) -> None:
     network, _, _ = nat
     network.up("gw", "lan1", mtu=1200)
     with udp(network, "in2", SECOND) as two, udp(network, "out", SERVER) as server:

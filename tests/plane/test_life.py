@@ -122,7 +122,7 @@ def test_what_is_missing_is_named(network: Network, each_driver: str) -> None:
         start(network, gateway(seed=1)).stop()
 
 
-def test_a_plane_whose_threads_do_not_start_ends_and_leaves_the_gateway_free(
+def test_a_plane_without_threads_ends_and_leaves_the_gateway_free(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:

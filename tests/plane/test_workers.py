@@ -119,7 +119,7 @@ def of_each(plane: Plane, name: str) -> list[int]:
 
 @pytest.mark.parametrize("favour", ["throughput", "latency"])
 @pytest.mark.parametrize("policy", [Policy(), Policy(ports="block")], ids=["random", "block"])
-def test_both_work_and_hand_nothing_over_where_the_kernel_can_tell_whose_a_packet_is(
+def test_both_work_and_hand_nothing_off_where_the_kernel_can_tell_the_worker(
     network: Network, favour: str, policy: Policy
 ) -> None:
     with gateway(workers=2, policy=policy) as made, start(network, made, driver="af_packet", favour=favour) as plane:

@@ -70,7 +70,7 @@ print(found)
 
 
 @pytest.mark.parametrize("driver", ["af_packet", "af_xdp"])
-def test_system_calls_that_nobody_makes_are_refused_and_libraries_work(driver: str) -> None:
+def test_unused_system_calls_are_refused_and_libraries_work(driver: str) -> None:
     done = subprocess.run([sys.executable, "-c", CONFINED, driver], capture_output=True, text=True)
     assert done.stdout == f"{[True] * 9}\n", done.stderr
 

@@ -185,10 +185,10 @@ def test_bad_arguments_name_what_is_expected(tmp_path):
         collector.start(ScriptedSink(), name="audit")
     with pytest.raises(ConfigurationError, match=r"name must .*, got '\.\./x'"):
         collector.start(ScriptedSink(), name="../x")
-    with pytest.raises(ConfigurationError, match="a sink of its own"):
+    with pytest.raises(ConfigurationError, match="sink must be used by one session log"):
         collector.start(sink, name="other")
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match="a folder to write in"):
+    with pytest.raises(ConfigurationError, match="spool must be a writable folder"):
         collector.start(ScriptedSink(), spool=tmp_path / "file", on_failure="refuse")
     foreign = make(FakeCore()).start(ScriptedSink())
     with pytest.raises(ConfigurationError, match="of this gateway"):

@@ -95,7 +95,7 @@ def test_D6_logs_of_one_destination_share_its_state_and_its_test():
     assert woken == [False, True]
 
 
-def test_a_destination_of_ones_own_is_shared_with_nobody():
+def test_an_unnamed_destination_is_not_shared():
     assert destination_of(None) is not destination_of(None)
 
 

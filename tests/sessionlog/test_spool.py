@@ -248,7 +248,7 @@ def test_a_segment_cut_short_under_a_running_process_is_passed_over_in_few_reads
     assert_adds_up(ledger.counters())
 
 
-def test_a_segment_whose_header_is_damaged_is_set_aside_whole(tmp_path):
+def test_a_segment_with_a_damaged_header_is_set_aside_whole(tmp_path):
     (tmp_path / "0000000001.segment").write_bytes(b"x" * 20 + encode_frame(make_records(5)))
     spool, ledger = open_spool(tmp_path)
     assert spool.rows == 0 and ledger.counters()["lost_damaged"] == 5

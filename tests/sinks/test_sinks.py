@@ -267,7 +267,7 @@ def test_a_json_lines_gap_row_that_was_there_comes_once_and_takes_no_rows_place(
     ]
 
 
-def test_a_json_lines_file_that_somebody_removed_takes_no_rows(tmp_path):
+def test_a_removed_json_lines_file_takes_no_rows(tmp_path):
     sink = JsonLinesSink(tmp_path)
     sink.deliver(batch_of(10))
     for path in tmp_path.glob("*.jsonl"):

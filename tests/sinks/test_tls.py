@@ -84,7 +84,7 @@ def test_every_row_arrives_over_one_connection(place: Place) -> None:
 
 @needs_openssl
 @pytest.mark.parametrize("tls", [True, "other"])
-def test_a_receiver_that_nobody_vouches_for_gets_nothing(place: Place, tmp_path: Path, tls: Any) -> None:
+def test_a_receiver_with_an_untrusted_certificate_gets_nothing(place: Place, tmp_path: Path, tls: Any) -> None:
     trusted = {"ca": certificate(tmp_path, "other", "IP:127.0.0.1")[0]} if tls == "other" else tls
     with pytest.raises(DeliveryError) as refused:
         place.make(tls=trusted).open()

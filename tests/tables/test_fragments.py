@@ -197,7 +197,7 @@ def orphans_from_outside(over: Gateway, count: int, *, first: bool = False) -> N
 
 
 @pytest.mark.parametrize("first", [False, True])
-def test_fragments_from_outside_take_no_room_of_the_inside_s(first: bool) -> None:
+def test_fragments_from_outside_take_no_space_of_the_inside(first: bool) -> None:
     over = gateway(max_sessions=20_000)
     verdict_of(over, udp())
     mine = fragments(udp(load=LOAD, id=9), 1200)

@@ -56,7 +56,7 @@ def die(of: Gateway) -> None:
     collector._logs = ()
 
 
-def test_an_address_that_moved_to_a_gateway_that_died_is_not_nobody_s(tmp_path: Path) -> None:
+def test_an_address_that_moved_to_a_gateway_that_died_is_not_unused(tmp_path: Path) -> None:
     one, other = gateway("ngw-a"), gateway("ngw-b", None)
     log_of_a = one.start_session_log(ParquetSink(tmp_path / "a", batch_seconds=0.0))
     log_of_b = other.start_session_log(ParquetSink(tmp_path / "b", batch_seconds=0.0))
@@ -86,7 +86,7 @@ def test_an_entry_that_ended_is_still_told_where_files_are_put_together() -> Non
     assert first.joined(later).joined(later).facts == joined
 
 
-def test_what_a_gateway_may_have_had_and_another_too_is_not_nobody_s() -> None:
+def test_an_address_that_two_gateways_may_have_had_is_not_unused() -> None:
     known = (Known(0, 9 * HOUR, 9 * HOUR, 0, 9, whole=True),)
     run = Run("ngw-a", "r", 0, FOREVER, known, HOUR, HOUR, True, True)
     for had, status in (
@@ -145,7 +145,7 @@ def test_what_has_no_rows_by_contract_is_static(tmp_path: Path) -> None:
     assert ask(tmp_path, 200.0, address="192.0.2.5", port=1, remote="8.8.8.8").status != "static"
 
 
-def test_deterministic_ports_are_computed_where_the_log_has_a_hole(tmp_path: Path) -> None:
+def test_deterministic_ports_are_computed_where_the_log_has_a_gap(tmp_path: Path) -> None:
     policy = Policy(ports="deterministic", port_ranges=((4000, 4015),), block_size=4)
     live = gateway("ngw-a", None, policy=policy)
     live.add(SnatEntry("10.0.0.4/30", pool="203.0.113.1"))
@@ -178,7 +178,7 @@ def test_an_entry_that_went_while_no_log_ran_is_not_believed_in_force(tmp_path: 
     assert statuses == ["static", "ambiguous", "unused"]
 
 
-def test_a_file_that_is_lost_beside_a_gap_row_is_a_hole(tmp_path: Path) -> None:
+def test_a_file_that_is_lost_beside_a_gap_row_is_a_gap(tmp_path: Path) -> None:
     log = Log(tmp_path / "log").tick(0)
     log.write()
     log.session(7, ANN, 100, [(100, 400)], None).write()
@@ -192,7 +192,7 @@ def test_a_file_that_is_lost_beside_a_gap_row_is_a_hole(tmp_path: Path) -> None:
     assert answer.status == "gap"
 
 
-def test_rows_of_a_redacted_log_name_nobody_for_a_remote(tmp_path: Path) -> None:
+def test_rows_of_a_redacted_log_name_no_host_for_a_remote(tmp_path: Path) -> None:
     """Rows that wait in the redacted log count for the endpoint, and not for whom it talked to."""
     live = gateway("ngw-a")
     live.start_session_log(ParquetSink(tmp_path / "a"), name="a", redact_destination=True)
@@ -322,7 +322,7 @@ def test_what_came_between_the_end_of_a_sleep_and_its_being_noticed_is_in_doubt_
     assert statuses == ["ambiguous", "ambiguous", "exact"]
 
 
-def test_an_entry_that_a_later_log_does_not_tell_of_is_not_believed_in_force_over_a_hole() -> None:
+def test_an_entry_that_a_later_log_omits_is_not_in_force_over_a_gap() -> None:
     """Its removal is among the facts that are missing before the later log's start."""
     rows = np.concatenate([
         cover_row(90, 90, 90, STARTED | EMPTY), *entry_rows(1, SnatEntry("10.0.0.0/24", pool="203.0.113.1"), [(0xCB007101, 0)]),
@@ -365,7 +365,7 @@ def test_a_hole_reaches_as_far_as_the_longest_idle_time() -> None:
 
 
 @pytest.mark.parametrize("known", [(), (Known(0, HOUR // 2, HOUR // 2, 0, 9, whole=True),)])
-def test_a_gateway_that_may_have_had_the_address_and_is_not_known_rules_nobody_out(known: tuple[Known, ...]) -> None:
+def test_an_unknown_gateway_that_may_have_had_the_address_rules_no_host_out(known: tuple[Known, ...]) -> None:
     other = replace(RUN, instance="h", known=known)
     assert conclude(Asked(HOUR, HOUR), [RUN, other], [], [], *READ).status == "gap"
     assert conclude(Asked(HOUR, HOUR), [RUN, replace(other, holds=False)], [], [], *READ).status == "unused"
@@ -406,7 +406,7 @@ def test_an_entry_without_rows_and_a_session_at_once_are_ambiguous() -> None:
     assert conclude(Asked(HOUR, HOUR), [RUN], [static], [WINDOW_ROW], *READ).status == "ambiguous"
 
 
-def test_a_log_whose_rows_about_itself_nobody_takes_counts_as_before() -> None:
+def test_a_sink_without_rows_about_the_log_counts_as_before() -> None:
     core, sink = FakeCore(), MemorySink()
     collector = Collector(core, instance="g", vpc_id="v", threads=False)
     log = collector.start(sink)

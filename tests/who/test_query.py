@@ -62,7 +62,7 @@ def test_the_key_is_address_port_and_protocol(log: Log) -> None:
         assert who(folder, address, port, protocol=protocol, at=at(200)).status == "unused"
 
 
-def test_of_an_address_that_no_gateway_had_nobody_is_not_said(log: Log) -> None:
+def test_an_address_that_no_gateway_had_is_not_unused(log: Log) -> None:
     """Some gateway may have had it whose log is elsewhere, or is lost."""
     folder = log.session(7, ANN, 100, [(100, 400)], 400).tick(9000).write()
     answer = who(folder, "203.0.113.2", 4000, protocol="tcp", at=at(200))
@@ -266,18 +266,18 @@ def test_what_may_not_be_asked_is_refused(log: Log, tmp_path: Path) -> None:
     for change, text in (
         ({"at": datetime(2026, 1, 1)}, "time zone"),
         ({"at": "2026-01-01T00:00:00Z"}, "time zone"),
-        ({"port": 65_536}, "port=65536"),
-        ({"protocol": "tpc"}, "protocol='tpc'"),
-        ({"address": "203.0.113"}, "address="),
-        ({"remote": "x"}, "remote='x'"),
-        ({"tolerance": -1}, "tolerance=-1"),
-        ({"spool": tmp_path / "none"}, "spool="),
+        ({"port": 65_536}, "port must .*, got 65536"),
+        ({"protocol": "tpc"}, "protocol must .*, got 'tpc'"),
+        ({"address": "203.0.113"}, "address must"),
+        ({"remote": "x"}, "remote must .*, got 'x'"),
+        ({"tolerance": -1}, "tolerance must .*, got -1"),
+        ({"spool": tmp_path / "none"}, "spool must"),
     ):
         with pytest.raises(ConfigurationError, match=text):
             who(folder, **{**good, **change})  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="store must"):
         who(tmp_path / "none", **good)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="store=None"):
+    with pytest.raises(ConfigurationError, match=r"store must .*, got None"):
         who(None, **good)  # type: ignore[arg-type]
 
 
@@ -387,7 +387,7 @@ def test_an_answer_is_right_or_says_that_it_cannot_know(lives: list[tuple[int, i
 
 
 @pytest.mark.parametrize("part", ["rows", "footer", "all"])
-def test_a_damaged_file_is_a_hole(log: Log, part: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_file_is_a_gap(log: Log, part: str, caplog: pytest.LogCaptureFixture) -> None:
     """Its neighbours' numbers tell what is missing; figures over it are refused, and the file is named."""
     sink = ParquetSink(log.folder, batch_rows=1)
     sink.deliver(log.tick(100).batch())
@@ -478,7 +478,7 @@ def test_a_footer_that_is_no_text_is_damage(log: Log) -> None:
     assert None in read
 
 
-def test_a_folder_that_vanishes_is_an_error_and_one_below_it_a_hole(log: Log, tmp_path: Path, monkeypatch) -> None:
+def test_a_folder_that_vanishes_is_an_error_and_one_below_it_a_gap(log: Log, tmp_path: Path, monkeypatch) -> None:
     folder = log.session(7, ANN, 100, [(100, 400)], 400).write()
     store = Store(folder.parent)
     scan = os.scandir

@@ -125,7 +125,7 @@ def _ask(
 
     address, port = _whole_endpoint(endpoint)
     if protocol is None or at is None:
-        raise ConfigurationError(f"{'--protocol' if protocol is None else '--at'}: missing; the log is asked with both")
+        raise ConfigurationError(f"{'--protocol' if protocol is None else '--at'} is missing; give both")
     target = None if remote is None else _endpoint("--remote", remote)
     return query.who(
         places.log, address, port, protocol=int(protocol) if protocol.isdigit() else protocol, at=_moment("--at", at),

@@ -374,7 +374,7 @@ def values_of(settings: Iterable[Setting], code: int) -> set[int]:
 
 
 def computed_host(entry: EntryFact, settings: Sequence[Setting], address: int, port: int) -> int | None:
-    """The inside host to which an SNAT entry with deterministic ports gives an outside endpoint (RFC 7422); None: no host, or not computed."""
+    """The inside host of an outside endpoint, computed (RFC 7422); None: no host, or ports that are not deterministic."""
     if entry.type != SNAT or values_of(settings, PORTS_CODE) != {PORT_POLICIES.index("deterministic")}:
         return None
     sizes = values_of(settings, BLOCK_CODE)
