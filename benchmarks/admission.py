@@ -19,7 +19,7 @@ SHORT_SECONDS = 300.0
 
 
 class Admission:
-    """A gateway whose `used` share of ports lives on, while rounds of FLOWS new sessions come and go.
+    """A gateway with a share `used` of its ports in use for good, while rounds of FLOWS new sessions come and go.
 
     Each session has a mapping and a port of its own; endpoint-independent, random ports, held down for hold_down seconds.
     The new ones are UDP; the old ones too, and are refreshed before and amid each round, untimed.

@@ -1,4 +1,4 @@
-"""The checksum room in loops long enough to be timed: from scratch over frames, and by the delta of an address."""
+"""The checksum module in loops long enough to be timed: from scratch over frames, and by the delta of an address."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from natcore.base.checksum cimport checksum, delta32, update

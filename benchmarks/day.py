@@ -112,7 +112,7 @@ class Day:
 
     def questions(self) -> Iterator[tuple[dict[str, object], str, int | None]]:
         """(arguments of who, status, inside address) at random, without end: where there was traffic, where there
-        was none, and where nobody had the port."""
+        was none, and where no host had the port."""
         edge = 2_500_000
         while True:
             session = int(self._random.integers(len(self.starts)))

@@ -84,7 +84,7 @@ def spread(options: argparse.Namespace) -> Iterator[Outcome]:
     def scan() -> float:
         pool, _ = endpoints(many.pristine[Side.OUTSIDE][many.rows(FRAMES)], "destination")
         strangers = many.random.integers(0x0B000000, 0x0BFFFFFF, FRAMES)
-        frames, lengths = packets(UDP, strangers, 1, pool, 9, length=FRAME_BYTES)  # a port that nobody has
+        frames, lengths = packets(UDP, strangers, 1, pool, 9, length=FRAME_BYTES)  # a port without a mapping
         start = time.perf_counter()
         verdicts = many.gateway.translate(frames, lengths, Side.OUTSIDE, now=many.now)
         took = time.perf_counter() - start
@@ -215,7 +215,7 @@ def main() -> int:
         "--report", action="store_true", help="exit status 0 whatever the ratios: they are the machine's too"
     )
     parser.add_argument("--full", action="store_true", help="eight million sessions too (4 GB)")
-    parser.add_argument("--only", default="", metavar="REGEX", help="groups whose name matches")
+    parser.add_argument("--only", default="", metavar="REGEX", help="groups with a matching name")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     options.sessions = [n for n in WALK_LIMITS if options.full or n <= 1_048_576]

@@ -72,7 +72,7 @@ def translate(loaded: Any, frames: Any, sides: Any, name: str) -> Any:
 
 
 def misses(loaded: Load) -> None:
-    """Strangers' packets towards ports that nobody has."""
+    """Strangers' packets towards ports without a mapping."""
     random = np.random.default_rng(SEED)
     pool, _ = endpoints(loaded.pristine[Side.OUTSIDE][loaded.rows(FRAMES)], "destination")
     frames, _ = packets(UDP, random.integers(0x0B000000, 0x0BFFFFFF, FRAMES), 1, pool, 9, length=FRAME_BYTES)

@@ -40,7 +40,7 @@ def filled(kind: str, sessions: int) -> Gateway:
         max_sessions=sessions,
         max_mappings=mappings,
         max_subscribers=mappings // 16 + 1,
-        records=1_024,  # rows that nobody took are no session's
+        records=1_024,  # rows that are not taken are no session's
     )
     pool = f"203.0.0.0-{IPv4Address(0xCB000000 + mappings // 32_256)}"
     gateway.add(SnatEntry("10.0.0.0/8", pool=pool))

@@ -34,7 +34,7 @@ cdef class NullTable:
 
     def admit(self, const uint64_t[::1] outbound not None, const uint64_t[::1] inbound not None,
               uint32_t[::1] slots not None):
-        """A session for each pair of hashes; slots is written. How many found room."""
+        """A session for each pair of hashes; slots is written. How many fit."""
         cdef Py_ssize_t i, admitted = 0
         cdef uint32_t slot
         with nogil:

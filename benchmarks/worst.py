@@ -274,7 +274,7 @@ def waiting_fragments(sessions: int) -> Kind:
     frames, lengths = pieces_of(0x0A000000 + numbers, numbers, 185, True)
     gateway.translate(frames, lengths, Side.INSIDE, now=1.0)
     return Kind(
-        "a later fragment, with a full room of those that wait",
+        "a later fragment, with as many held as fit",
         gateway,
         pieces_of(HOST + numbers, numbers, 185, True)[0],
         Side.INSIDE,

@@ -126,7 +126,7 @@ class Rig:
             network.up(member, interface, address)
         network.route("in", "default", via="10.0.0.1")
         network.route("out", "10.0.0.0/8", via="198.18.0.1")
-        network.route("out", POOL, via="198.18.0.1")  # the pool is on no interface: nobody would answer ARP
+        network.route("out", POOL, via="198.18.0.1")  # the pool is on no interface: ARP would have no answer
         self.mac = {interface: network.mac(member, interface).replace(":", "") for member, interface, _ in ends}
         for member, interface, address, peer in (
             ("in", "c0", "10.0.0.1", "nci0"),

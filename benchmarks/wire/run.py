@@ -336,7 +336,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=0.8, help="of one measurement")
     parser.add_argument("--tcp-seconds", type=int, default=2)
-    parser.add_argument("--only", default="", help=f"sections whose name matches: {', '.join(SECTIONS)}")
+    parser.add_argument("--only", default="", help=f"sections with a matching name: {', '.join(SECTIONS)}")
     parser.add_argument("--flows", type=lambda text: [int(part) for part in text.split(",")], default=FLOWS,
                         help="powers of two, with commas between them")  # fmt: skip
     parser.add_argument("--drivers", type=lambda text: tuple(text.split(",")), default=DRIVERS)

@@ -1,4 +1,4 @@
-"""The frozen C interface: a package of somebody else's is built against an installed wheel and drives `translate`."""
+"""The frozen C interface: a foreign package is built against an installed wheel and drives `translate`."""
 
 from __future__ import annotations
 

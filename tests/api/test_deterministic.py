@@ -116,7 +116,7 @@ def test_who_knows_eips_and_port_forwards() -> None:
 
 
 def test_a_private_address_is_no_name_where_it_is_not_on_the_wire() -> None:
-    """Contract, field 8: in bind mode MULTI_BINDED the EIP itself is, and the private address may be somebody else's."""
+    """Contract, field 8: in bind mode MULTI_BINDED the EIP itself is, and the private address may be another host's."""
     over = Gateway(seed=1, policy=computed(), max_sessions=100, eip_bind_mode="MULTI_BINDED")
     over.add(SnatEntry("10.0.0.0/30", pool=Eip(EIP, private_ip="172.16.0.9")))
     assert (over.who(EIP, 4000), over.who("172.16.0.9", 4000)) == (IPv4Address("10.0.0.0"), None)

@@ -57,7 +57,7 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
 
 @pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="a sanitizer needs the whole address space")
 def test_a_gateway_that_does_not_fit_says_so_and_gives_back_what_it_took() -> None:
-    """In a process whose address space ends at 2 GiB: every size fails somewhere else on the way."""
+    """In a process with 2 GiB of address space: every size fails somewhere else on the way."""
     script = """
 import resource
 from natcore import CapacityError, Gateway

@@ -36,15 +36,15 @@ def test_an_index_holds_exactly_what_was_put_in(operations: list[tuple[bool, int
 
 
 def test_equal_hashes_are_all_found_until_the_probe_limit() -> None:
-    """One hash fills its 16 buckets of 10; the next is refused, and one that leaves makes room."""
+    """One hash fills its 16 buckets of 10; the next is refused, and one that leaves frees a place."""
     table = IndexTable(1000)
-    room = PROBE_LIMIT * BUCKET_ENTRIES
-    assert all(table.insert(12345, number) for number in range(room))
-    assert not table.insert(12345, room)
-    assert sorted(table.find(12345)) == list(range(room))
+    capacity = PROBE_LIMIT * BUCKET_ENTRIES
+    assert all(table.insert(12345, number) for number in range(capacity))
+    assert not table.insert(12345, capacity)
+    assert sorted(table.find(12345)) == list(range(capacity))
     table.remove(12345, 3)
-    assert table.insert(12345, room)
-    assert sorted(table.find(12345)) == [*(n for n in range(room) if n != 3), room]
+    assert table.insert(12345, capacity)
+    assert sorted(table.find(12345)) == [*(n for n in range(capacity) if n != 3), capacity]
 
 
 def test_a_walk_goes_on_at_the_table_s_end() -> None:

@@ -15,7 +15,7 @@ cdef enum:
 
 
 cdef class Ring:
-    """SLOTS frames of up to SLOT_BYTES bytes, whose memory is ours."""
+    """SLOTS frames of up to SLOT_BYTES bytes, in our own memory."""
 
     cdef Frame frames[SLOTS]
     cdef uint32_t used

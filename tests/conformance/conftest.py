@@ -64,7 +64,7 @@ REQUIREMENTS: list[tuple[str, str, str, str]] = [
     ("6888", "11a", "out of resources: drop", "yes"),
     ("6888", "11b", "the sender is told host unreachable", "by policy"),
     ("6888", "11c", "the administrator is notified", "yes"),
-    ("6888", "11d", "no mapping ends to make room", "yes"),
+    ("6888", "11d", "no mapping ends to free a port", "yes"),
     ("6888", "12", "REC: destinations not logged", "by policy"),
     ("6888", "13", "REC: use the ports well (with 14 and 15, which conflict)", "by policy"),
     ("6888", "14", "REC: keep the log small", "by policy"),

@@ -256,7 +256,7 @@ MUTANTS: dict[str, list[Mutant]] = {
     "5508-6": [Mutant("an error refreshes", after=when(is_error, refresh))],
     "5508-7": [Mutant("quoted packets stay as they are", after=keep_quote)],
     "5508-7a": [Mutant("no hairpin", policy={"hairpin": False})],
-    "5508-8": [Mutant("nobody is told", policy={"icmp_unreachable": False})],
+    "5508-8": [Mutant("no error is sent", policy={"icmp_unreachable": False})],
     "5508-9": [Mutant("everybody is told", policy={"icmp_unreachable": True, "icmp_rate": 100})],
     "5508-10": [
         Mutant("errors are dropped", after=instead(lambda p, v: p.kind == "error", Verdict.DROP_UNSUPPORTED)),
@@ -281,9 +281,9 @@ MUTANTS: dict[str, list[Mutant]] = {
             "what cannot be translated leaves as it is", after=instead(lambda p, v: v in EXHAUSTED, Verdict.OUTBOUND)
         )
     ],
-    "6888-11b": [Mutant("nobody is told", policy={"icmp_unreachable": False})],
+    "6888-11b": [Mutant("no error is sent", policy={"icmp_unreachable": False})],
     "6888-11c": [Mutant("no events", methods={"events": lambda original, gateway: []})],
-    "6888-11d": [Mutant("room is made", after=when(lambda packet, verdict: verdict in EXHAUSTED, end_all))],
+    "6888-11d": [Mutant("sessions are ended", after=when(lambda packet, verdict: verdict in EXHAUSTED, end_all))],
     "6888-12": [
         Mutant(
             "no log leaves anything out",

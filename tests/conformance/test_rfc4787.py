@@ -80,7 +80,7 @@ def test_rfc4787_req6_outbound_refreshes_and_inbound_may(inbound_refresh: bool) 
 
 
 def test_rfc4787_req7_prefixes_that_collide() -> None:
-    """Outside hosts whose addresses are inside ones' as well (not the speaker's own: it would not send that), and a pool in
+    """Outside hosts with addresses that inside hosts have too (not the speaker's own: it would not send that), and a pool in
     the prefix."""
     over = gateway(pool="10.255.0.1")
     talk, other = Talk(over, remote="10.0.0.77"), Talk(over, host="10.0.0.77", remote="10.0.0.5")
@@ -159,7 +159,7 @@ def test_rfc4787_req7_prefixes_may_collide() -> None:
 
 
 def test_rfc4787_req10_no_gateway_of_an_application_touches_a_payload() -> None:
-    """SIP, whose payload names the inside endpoint: it goes as it is, and opens nothing."""
+    """SIP, with a payload that names the inside endpoint: it goes as it is, and opens nothing."""
     over = gateway()
     payload = b"INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.5:5060\r\n\r\nc=IN IP4 10.0.0.5\r\nm=audio 4000 RTP/AVP 0\r\n"
     verdict, sent = over.translate_one(udp(sport=5060, dport=5060, load=payload), Side.INSIDE, 0.0)

@@ -62,7 +62,7 @@ def test_rfc5382_req2_every_valid_sequence_passes(sequence: str) -> None:
     assert len(talk.gateway.mappings()) == 1
 
 
-def test_rfc5382_req2_a_simultaneous_open_whose_first_syn_came_too_early() -> None:
+def test_rfc5382_req2_a_simultaneous_open_with_a_first_syn_that_came_too_early() -> None:
     """The outside's SYN meets nothing and is not answered; its retransmission meets the inside's (REQ-4)."""
     talk = Talk(gateway(policy=one_port(filtering="address-and-port-dependent", unsolicited_syn="icmp")))
     talk.outside = (EIP, 4000)
@@ -107,7 +107,7 @@ def test_rfc5382_req5_idle_times() -> None:
 
 
 def test_rfc5382_req6_no_gateway_of_an_application_touches_a_payload() -> None:
-    """FTP, whose PORT command names the inside endpoint: it goes as it is, and opens nothing."""
+    """FTP, with a PORT command that names the inside endpoint: it goes as it is, and opens nothing."""
     talk = established(Talk(gateway(), dport=21))
     frame = tcp("PA", talk.host, talk.sport, talk.remote, 21, load=b"PORT 10,0,0,5,19,137\r\n")
     verdict, sent = talk.gateway.translate_one(frame, Side.INSIDE, 0.0)

@@ -71,7 +71,7 @@ def test_rfc5508_req7a_other_queries_hairpin_to_one_to_one_hosts_too(ask: int, a
     assert verdict is Verdict.HAIRPIN and there is not None
     reply = echo("10.0.0.9", EIP, kind=answer, ident=Ether(there)[ICMP].id)
     assert over.translate_one(reply, INSIDE, 0.0)[0] is Verdict.HAIRPIN
-    assert over.translate_one(echo(HOST, EIP, kind=ask), INSIDE, 0.0)[0] is Verdict.DROP_UNSUPPORTED  # nobody's
+    assert over.translate_one(echo(HOST, EIP, kind=ask), INSIDE, 0.0)[0] is Verdict.DROP_UNSUPPORTED  # no host's
 
 
 def test_rfc5508_req1_every_kind_of_query_in_fragments_passes() -> None:

@@ -145,7 +145,7 @@ def test_a_meter_counts_ipv4_and_nothing_else() -> None:
         network.up("left", "eth0", "10.9.0.1/24")
         network.up("right", "eth0", "10.9.0.2/24")
         left, right = network.name("left"), network.name("right")
-        with inside(right):  # nobody there would be answered by ICMP
+        with inside(right):  # a closed port would answer with ICMP
             receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             receiver.bind(("10.9.0.2", 9))
         with Meter(left, "eth0") as here, Meter(right, "eth0") as there, receiver:

@@ -25,7 +25,7 @@ from natcore.sessionlog.spool.spool import Spool
 from natcore.sinks import Batch, JsonLinesSink, ParquetSink
 from support.log_fakes import make_records
 
-SOMEBODY = 12_345
+ANOTHER_USER = 12_345
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes files of another user's: root alone can")
 
 
@@ -113,11 +113,11 @@ def test_a_log_s_files_are_not_links(tmp_path: Path, victim: Path, sink: Any) ->
 
 
 @needs_root
-def test_a_link_of_somebody_else_on_the_way_is_refused(tmp_path: Path) -> None:
+def test_a_link_of_another_user_on_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "way").symlink_to(tmp_path / "real")
     make_private(tmp_path / "way" / "spool")  # our own link may be there
-    os.lchown(tmp_path / "way", SOMEBODY, SOMEBODY)
+    os.lchown(tmp_path / "way", ANOTHER_USER, ANOTHER_USER)
     with pytest.raises(UntrustedFileError, match="'way' on the way belongs to user 12345"):
         make_private(tmp_path / "way" / "spool")
     with pytest.raises(UntrustedFileError), replaced(tmp_path / "way" / "x.csv", private=False):
@@ -145,10 +145,10 @@ def test_folders_and_files_are_private_whatever_the_umask(tmp_path: Path) -> Non
 
 
 @needs_root
-def test_a_file_of_somebody_else_s_is_not_written_to(tmp_path: Path) -> None:
+def test_a_file_of_another_user_is_not_written_to(tmp_path: Path) -> None:
     path = tmp_path / "dead-letter.jsonl"
     path.write_text("")
-    os.chown(path, SOMEBODY, SOMEBODY)
+    os.chown(path, ANOTHER_USER, ANOTHER_USER)
     with pytest.raises(UntrustedFileError, match="user 12345's"):
         open_private(path, os.O_WRONLY | os.O_APPEND)
 
@@ -187,10 +187,10 @@ def test_a_folder_that_others_may_write_to_is_no_spool(tmp_path: Path, mode: int
 
 
 @needs_root
-def test_a_folder_of_somebody_else_s_is_no_log(tmp_path: Path) -> None:
+def test_a_folder_of_another_user_is_no_log(tmp_path: Path) -> None:
     folder = tmp_path / "log"
     folder.mkdir(mode=0o700)
-    os.chown(folder, SOMEBODY, SOMEBODY)
+    os.chown(folder, ANOTHER_USER, ANOTHER_USER)
     for sink in (JsonLinesSink(folder), ParquetSink(folder)):
         with pytest.raises(UntrustedFileError, match="user 12345's"):
             sink.open()
@@ -335,7 +335,7 @@ def test_any_file_in_a_spool_lets_the_log_start(tmp_path: Path) -> None:
         spool.close()
 
 
-def test_what_is_set_aside_takes_nobody_s_name(tmp_path: Path) -> None:
+def test_a_file_set_aside_overwrites_no_other(tmp_path: Path) -> None:
     for content in (b"1", b"2"):
         (tmp_path / "x.segment").write_bytes(content)
         set_aside(tmp_path / "x.segment", ".foreign")

@@ -271,4 +271,4 @@ def test_the_worker_s_thread_is_bound(network: Network, which: int) -> None:
         thread = next(each.native_id for each in threading.enumerate() if each.name == "natcore-w0")
         assert thread is not None
         until(lambda: os.sched_getaffinity(thread) == {cpu})
-        assert os.sched_getaffinity(0) == everywhere  # nobody else's
+        assert os.sched_getaffinity(0) == everywhere  # no other thread's

@@ -37,7 +37,7 @@ def rings(request: pytest.FixtureRequest) -> Iterator[Rings]:
 
 
 def frame(number: int, length: int) -> bytes:
-    """To nobody in particular: an experimental Ethernet type (RFC 5342)."""
+    """For no host in particular: an experimental Ethernet type (RFC 5342)."""
     body = number.to_bytes(4) + bytes(i * number & 0xFF for i in range(length - 18))
     return b"\x02\0\0\0\0\1" + b"\x02\0\0\0\0\2" + b"\x88\xb5" + body
 
@@ -104,7 +104,7 @@ def test_a_super_frame_brings_its_virtio_net_header(rings: Rings) -> None:
 
 
 def test_many_large_frames_among_small_ones(rings: Rings) -> None:
-    """More than there is room for at once beside a ring's places: none is lost, none comes before its turn."""
+    """More than fits at once beside a ring's places: none is lost, none comes before its turn."""
     network, one, two = rings
     network.up("a", "one", mtu=65_000)
     network.up("b", "two", mtu=65_000)

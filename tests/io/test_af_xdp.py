@@ -201,7 +201,7 @@ def test_more_frames_than_there_are_places_arrive_and_leave_unchanged_and_in_ord
     until(lambda: bench.sockets.receive() == [] and bench.memory.free == 1024 - 256)
 
 
-def test_what_nobody_reads_is_dropped_and_counted(bench: Bench) -> None:
+def test_frames_without_a_reader_are_dropped_and_counted(bench: Bench) -> None:
     for i in range(400):
         bench.wire.send(frame(bench, TAKEN)[:-4] + i.to_bytes(4))
     until(lambda: bench.sockets.counters()["ring_drops"] == 400 - 256)

@@ -1,4 +1,4 @@
-"""The waiting room against a list: who waits, in which order, and when it is full."""
+"""Pending frames against a list: which wait, in which order, and when there is no more space."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FRAMES, EACH, ROOM, HEAD = (
 
 @pytest.mark.parametrize("seed", range(20))
 def test_frames_leave_as_they_came(seed: int) -> None:
-    """Any order of leaving, many times around the room: none is lost, none is altered, none overtakes another."""
+    """Any order of leaving, many times around the ring: none is lost, none is altered, none overtakes another."""
     random, room, kept = Random(seed), Room(), list[tuple[int, bytes]]()
     sizes = [60, 60, 1514, 1514, 9000, 65_550]
     for step in range(3000):
@@ -44,7 +44,7 @@ def test_the_largest_datagrams_fragments_may_wait_for_one_next_hop() -> None:
     assert room.waiting_for(7) == 3 * 45 * 1514
     assert not all(room.enter(7, bytes(1514)) for _ in range(45))
     assert room.waiting_for(7) <= EACH
-    assert room.enter(8, bytes(1514)), "another one's are not concerned"
+    assert room.enter(8, bytes(1514)), "another next hop's are not concerned"
 
 
 def test_the_room_is_bounded_in_frames_and_bytes() -> None:

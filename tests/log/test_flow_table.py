@@ -69,7 +69,7 @@ def test_flow_rows_are_session_rows_and_dnat_and_errors_and_drops() -> None:
         gateway.translate_one(udp(("10.0.0.9", 443), stranger), Side.INSIDE, 3.0)
         error = craft.icmp("198.51.100.1", outside[0], 3, 1, 0, 0, sent[14:42])  # about the first packet
         assert gateway.translate_one(craft.ether(error), Side.OUTSIDE, 4.0)[0] is Verdict.INBOUND
-        for _ in range(2):  # drops: a closed port, nobody's host
+        for _ in range(2):  # drops: a closed port, an address without a host
             assert gateway.translate_one(udp(stranger, ("203.0.113.1", 9)), Side.OUTSIDE, 5.0)[0].is_drop
             assert gateway.translate_one(udp(("192.0.2.1", 9), server), Side.INSIDE, 5.0)[0].is_drop
         assert gateway.translate_one(b"\1" * 60, Side.INSIDE, 5.0)[0].is_drop  # without a 5-tuple
@@ -100,7 +100,7 @@ class Watched(Pair):
         self.packets: Counter[Key] = Counter()
         self.lengths: Counter[Key] = Counter()
         self.unreadable = 0
-        self.held = self.lost = 0  # fragments, at any time; frames that reached nobody
+        self.held = self.lost = 0  # fragments, at any time; frames that reached no host
 
     def take_generated(self) -> list[Generated]:
         taken = super().take_generated()

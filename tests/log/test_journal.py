@@ -1,4 +1,4 @@
-"""natcore/log/journal: a ring that keeps its order, wraps around, and counts what it has no room for."""
+"""natcore/log/journal: a ring that keeps its order, wraps around, and counts what does not fit."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from natcore.dtypes import CREATE, END, WINDOW
 from natcore.testhooks.wrappers import JournalRing
 
 
-def drained(ring: JournalRing, room: int, number: int) -> list[tuple[int, int]]:
-    rows = np.zeros(room, RECORD)
+def drained(ring: JournalRing, most: int, number: int) -> list[tuple[int, int]]:
+    rows = np.zeros(most, RECORD)
     count = ring.drain(rows, number)
     return [(int(row["session"]), int(row["number"])) for row in rows[:count]]
 
@@ -56,7 +56,7 @@ def test_beside_the_ring_nothing_is_lost_but_beyond_the_limit(
 ) -> None:
     ring, waiting, lost, session = JournalRing(capacity), list[int](), 0, 0
     written = 0
-    for writes, widened, room in turns:
+    for writes, widened, most in turns:
         for _ in range(writes):
             session += 1
             if ring.write(session, widened, limit):
@@ -64,9 +64,9 @@ def test_beside_the_ring_nothing_is_lost_but_beyond_the_limit(
             else:
                 assert len(waiting) >= capacity + limit if widened else len(waiting) >= capacity
                 lost += 1
-        taken = drained(ring, room, written)
-        assert taken == [(row, written + at) for at, row in enumerate(waiting[:room])]
-        waiting = waiting[room:]
+        taken = drained(ring, most, written)
+        assert taken == [(row, written + at) for at, row in enumerate(waiting[:most])]
+        waiting = waiting[most:]
         written += len(taken)
     assert drained(ring, len(waiting) + 1, written) == [(row, written + at) for at, row in enumerate(waiting)]
     assert ring.lost == lost
@@ -76,7 +76,7 @@ def test_beside_the_ring_nothing_is_lost_but_beyond_the_limit(
 def test_what_was_written_is_read_or_lost(capacity: int, turns: list[tuple[int, int]]) -> None:
     """Over any number of wraps; numbers have no gap."""
     ring, waiting, lost, session, number = JournalRing(capacity), list[int](), 0, 0, 0
-    for writes, room in turns:
+    for writes, most in turns:
         for _ in range(writes):
             session += 1
             if ring.write(session):
@@ -84,9 +84,9 @@ def test_what_was_written_is_read_or_lost(capacity: int, turns: list[tuple[int, 
             else:
                 assert len(waiting) == capacity
                 lost += 1
-        taken = drained(ring, room, number)
-        assert taken == [(row, number + at) for at, row in enumerate(waiting[:room])]
-        waiting = waiting[room:]
+        taken = drained(ring, most, number)
+        assert taken == [(row, number + at) for at, row in enumerate(waiting[:most])]
+        waiting = waiting[most:]
         number += len(taken)
     assert ring.lost == lost
 
@@ -95,12 +95,12 @@ def test_what_was_written_is_read_or_lost(capacity: int, turns: list[tuple[int, 
     st.integers(1, 9),
     st.lists(st.tuples(st.lists(st.sampled_from([WINDOW, CREATE, END]), max_size=12), st.integers(1, 12)), max_size=40),
 )
-def test_while_nobody_reads_windows_and_the_others_push_each_other_out_of_nothing(
+def test_without_a_reader_windows_and_other_rows_displace_no_row_of_the_other_kind(
     capacity: int, turns: list[tuple[list[int], int]]
 ) -> None:
     """Each kind of row has the whole capacity to itself, and all come out in the order in which they were written."""
     ring, waiting, lost, session, number = JournalRing(capacity), list[tuple[int, bool]](), [0, 0], 0, 0
-    for kinds, room in turns:
+    for kinds, most in turns:
         for kind in kinds:
             session += 1
             if ring.write(session, kind=kind):
@@ -108,9 +108,9 @@ def test_while_nobody_reads_windows_and_the_others_push_each_other_out_of_nothin
             else:
                 assert sum(is_window is (kind == WINDOW) for _, is_window in waiting) == capacity
                 lost[kind != WINDOW] += 1
-        taken = drained(ring, room, number)
-        assert taken == [(row, number + at) for at, (row, _) in enumerate(waiting[:room])]
-        waiting = waiting[room:]
+        taken = drained(ring, most, number)
+        assert taken == [(row, number + at) for at, (row, _) in enumerate(waiting[:most])]
+        waiting = waiting[most:]
         number += len(taken)
     assert [ring.lost, ring.apart_lost] == lost
     assert [row for row, _ in drained(ring, 99, 0)] == [row for row, _ in waiting]

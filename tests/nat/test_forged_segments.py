@@ -31,7 +31,7 @@ def segment(flags: int) -> bytes:
 
 
 def error(code: int) -> bytes:
-    """From a router, about a segment whose sequence is a guess. The quoted source port is at 62."""
+    """From a router, about a segment with a guessed sequence number. The quoted source port is at 62."""
     quoted = craft.tcp((EIP, 0), (REMOTE, 443), ACK, sequence=0xDEADBEEF)
     return craft.ether(craft.icmp("192.0.2.1", EIP, 3, code, 0, 0, quoted))
 

@@ -167,7 +167,7 @@ def test_a_partial_checksum_is_made_whole(protocol: str) -> None:
 
 
 def test_without_room_for_all_of_it_nothing_leaves() -> None:
-    """Nobody takes what is generated: then what is too long is dropped whole."""
+    """Generated frames are not taken: then a packet that is too long is dropped whole."""
     over = gateway(outside=Link(mtu=68), inside=Link(mtu=65535))
     verdicts = [over.translate_one(udp(load=bytes(60_000)), INSIDE, 0.0)[0] for _ in range(30)]
     assert verdicts[0] is Verdict.OUTBOUND and verdicts[-1] is Verdict.DROP_MTU

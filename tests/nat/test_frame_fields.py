@@ -1,4 +1,4 @@
-"""What a C caller may say of a frame that is not so: it costs nobody anything but the caller."""
+"""Wrong fields of a frame from a C caller: they harm the caller alone."""
 
 from __future__ import annotations
 

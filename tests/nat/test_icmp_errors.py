@@ -43,7 +43,7 @@ def opened(frame: bytes, **settings: Any) -> tuple[Gateway, IP]:
 
 
 def error(source: str, destination: str, quoted: bytes, kind: int = 3, code: int = 3, **fields: Any) -> bytes:
-    """An ICMP error in Ethernet, about the packet whose first bytes are quoted."""
+    """An ICMP error in Ethernet, about the packet of which the first bytes are quoted."""
     return ether(IP(src=source, dst=destination, ttl=64) / ICMP(type=kind, code=code, **fields) / Raw(quoted))
 
 
@@ -255,14 +255,14 @@ def test_a_forged_acknowledgement_hides_nothing_that_is_in_flight() -> None:
 
 @pytest.mark.parametrize("again", [2_990_000_000, 3_010_000_000, 100, (3_000_000_000 + (1 << 31)) & 0xFFFFFFFF])
 def test_a_new_handshake_starts_the_marks_anew(again: int) -> None:
-    for flight in (None, 1000):  # whose SYN had no answer; a live connection
+    for flight in (None, 1000):  # its SYN had no answer; a live connection
         over = gateway(policy=one_port(PORT))
         if flight is None:
             over.translate_one(tcp("S", sport=5001, seq=3_000_000_000), INSIDE, 0.0)
         else:
             connected(over, 3_000_000_000, flight)
         over.translate_one(tcp("S", sport=5001, seq=again), INSIDE, 0.0)
-        assert about(over, again) is Verdict.INBOUND  # nobody has answered it
+        assert about(over, again) is Verdict.INBOUND  # it is not answered
         connected(over, again, 830 * 1448)
         assert about(over, again + 1) is about(over, again + 830 * 1448) is Verdict.INBOUND
         assert about(over, 3_000_000_000 - (1 << 25)) is Verdict.DROP_NO_MAPPING

@@ -52,7 +52,7 @@ def test_without_an_entry_for_both_ends_it_is_translated(gateway: Gateway) -> No
     assert (verdict, passed[12:16]) == (Verdict.OUTBOUND, bytes([203, 0, 113, 1]))
 
 
-def test_nobody_comes_from_outside_so(gateway: Gateway) -> None:
+def test_inside_routing_opens_nothing_from_outside(gateway: Gateway) -> None:
     assert pass_on(gateway, craft.udp((HERE, 1000), (THERE, 53), b""), Side.OUTSIDE)[0] is Verdict.DROP_SPOOFED
 
 

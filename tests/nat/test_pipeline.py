@@ -1,4 +1,4 @@
-"""natcore/nat/pipeline and the rooms on its way: verdict by verdict from crafted frames, bytes against scapy."""
+"""natcore/nat/pipeline and the modules on its way: verdict by verdict from crafted frames, bytes against scapy."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ def test_a_port_is_preserved_where_it_is_free() -> None:
     assert one.outside == (EIP, 5000) and other.outside[1] != 5000
 
 
-def test_a_port_whose_rest_is_over_is_preserved() -> None:
+def test_a_port_is_preserved_after_its_hold_down() -> None:
     over = gateway(policy=Policy(ports="preserve", hold_down=10))
     Talk(over).out()
     over.advance(300.0)

@@ -80,7 +80,7 @@ def test_of_several_targets_the_one_that_the_remote_would_reach() -> None:
     assert chosen == {HOST, OTHER}
 
 
-def test_no_nat_comes_first_and_nobody_needs_an_snat_entry() -> None:
+def test_no_nat_comes_first_and_needs_no_snat_entry() -> None:
     over = Gateway(max_sessions=10)
     over.add(DnatEntry(EIP, 80, HOST, 80))
     assert source_of(over, tcp("S", sport=80)) == (EIP, 80)

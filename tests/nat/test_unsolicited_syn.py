@@ -141,7 +141,7 @@ def test_a_source_takes_a_quarter_of_the_places_however_many_it_sends() -> None:
         over.translate_one(frame, OUTSIDE, 0.0)
     assert over.counters()["unsolicited_lost"] == 2000 - 256
     over.translate_one(syn(), OUTSIDE, 1.0)
-    over.advance(6.0)  # the first ones leave, and make room for their source again
+    over.advance(6.0)  # the first ones leave: their source has places again
     assert len(over.take_generated()) == 256
     over.translate_one(frame, OUTSIDE, 6.5)
     over.advance(7.0)

@@ -57,7 +57,7 @@ def test_no_protocol_meets_the_filter_entry_of_another(first: int, second: int, 
 
 @pytest.mark.parametrize("side", [INSIDE, OUTSIDE])
 def test_protocol_0_takes_no_room(side: Side) -> None:
-    """It is IPv6's hop-by-hop: nothing to translate in IPv4, and no session that nobody sees and nothing ends."""
+    """It is IPv6's hop-by-hop: nothing to translate in IPv4, and no session that is not listed and never ends."""
     made = one_to_one("endpoint-independent", max_sessions=10)
     for i in range(30):
         ends = (f"10.0.1.{i + 1}", REMOTE) if side is INSIDE else (f"198.51.100.{i + 1}", FORWARDED_TO)
@@ -68,7 +68,7 @@ def test_protocol_0_takes_no_room(side: Side) -> None:
     assert made.counters()["dropped_unsupported"] == 30
 
 
-def test_a_freed_slot_is_nobodys_though_all_its_values_stay() -> None:
+def test_a_freed_slot_is_found_by_no_packet_though_its_values_stay() -> None:
     """Copies, ends and the sweep pass it by."""
     made = gateway(policy=Policy(hold_down=0))
     for protocol in range(1, 256):

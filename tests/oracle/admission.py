@@ -1,4 +1,4 @@
-"""The oracle's room for what is new: limits, quotas, and whether an endpoint that was drawn could be drawn."""
+"""The oracle's admission: limits, quotas, and whether an endpoint that was allocated could be allocated."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Admission(Draw):
         return (Verdict.DROP_SESSION_LIMIT, "max_mappings") if len(self.mappings) >= self.max_mappings else None
 
     def capped(self, mapping: Mapping, whom: Whom) -> Verdict | None:
-        """Sessions opened from outside have caps of their own: a stranger never takes the room of the inside."""
+        """Sessions opened from outside have caps of their own: a stranger never takes the space of the inside."""
         reached = Verdict.DROP_OUTSIDE_LIMIT, "opened-outside"
 
         def many_here() -> Lack:
@@ -146,7 +146,7 @@ class Admission(Draw):
             self._watch_ports(mapping)
 
     def watch_sessions(self) -> None:
-        """Many sessions are told of once, and again after there were few."""
+        """Many sessions are reported once, and again after there were few."""
         many, few = self._shares(self.max_sessions)
         self.sessions_told = self.sessions_told and len(self.sessions) > few
         if len(self.sessions) >= many and not self.sessions_told:
@@ -176,7 +176,7 @@ class Admission(Draw):
     # The mapping of a packet from inside
 
     def mapping_for(self, packet: Packet, row: Row, choices: Choices) -> Mapping | Verdict:
-        """The mapping of an inside source under an entry, made if need be, when there is room for a session besides."""
+        """The mapping of an inside source under an entry, made if need be, when a session fits besides."""
         whom = packet.source[0], packet.destination, packet.protocol
         lack = self.refused(self._all_too_fast(), whom) or self.lacking(self.full, whom)
         if lack is not None:
@@ -223,7 +223,7 @@ class Admission(Draw):
         return mapping
 
     def _may_go_elsewhere(self, mapping: Mapping, packet: Packet) -> bool:
-        """Whether a host with an outside address that is another's towards the remote may have another one for it."""
+        """Whether a host may have a second outside address, where its own is in use towards the remote."""
         if packet.protocol in PORTED or self.policy.ports == "deterministic" or self.policy.pooling == "paired":
             return False
         return not self.unmet(packet, mapping.outside[0])

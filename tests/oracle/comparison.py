@@ -214,7 +214,7 @@ class Pair:
         counters = self.gateway.counters()
         parts = ("forwarded", "local", "dropped", "held")
         assert counters["received"] == sum(counters[name] for name in parts)
-        counters.pop("handed_over")  # of a worker that got what was another's
+        counters.pop("handed_over")  # of a worker that got another worker's packet
         same("counters", {name: value for name, value in counters.items() if value}, self.model.counters())
         events = sorted(
             (e.reason, int(e.subscriber or e.outside or 0), to_ns(e.time), e.limit, int(e.destination or 0), e.port,

@@ -237,7 +237,7 @@ def entry(random: Random, kind: str) -> AnyEntry:
 
 
 def changes(random: Random, kind: str, handles: list[Any]) -> list[Any]:
-    """One change or a few of the entries whose handles these are; not all of them are possible."""
+    """One change or a few of the entries with these handles; not all of them are possible."""
     chosen = random.sample(handles, min(len(handles), random.choice([0, 0, 1, 1, 1, 2])))
     result: list[Any] = []
     for handle in chosen:

@@ -11,7 +11,7 @@ from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
 from natcore.entries.changes import Add, Change, Remove, Replace
 from oracle.packets import ICMP, TCP, UDP, Endpoint
 
-PORTED = (ICMP, TCP, UDP)  # the protocols whose mappings have a port, or an id
+PORTED = (ICMP, TCP, UDP)  # the protocols with a port, or an id, in their mappings
 SPACES = {"tcp": (TCP,), "udp": (UDP,), "any": (TCP, UDP)}
 
 
@@ -221,8 +221,8 @@ class Entries:
         """Whether an inside address would have no block of its own (RFC 7422)."""
         snat = [row for row in rows if isinstance(row.entry, SnatEntry)]
         wires = [wire for row in snat for wire in row.wires]
-        room = block_count(self.policy)
-        short = any(row.entry.source.num_addresses > room * len(row.wires) for row in snat)  # type: ignore[union-attr]
+        blocks = block_count(self.policy)
+        short = any(row.entry.source.num_addresses > blocks * len(row.wires) for row in snat)  # type: ignore[union-attr]
         return short or len(set(wires)) < len(wires)
 
     def clash(self, rows: Sequence[Row]) -> bool:

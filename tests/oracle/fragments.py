@@ -23,8 +23,8 @@ def split(frame: bytes, link: int, mtu: int) -> list[bytes]:
         return [frame]
     data, pieces, offset, head = ip[header:], [], 0, ip[:header]
     while offset < len(data):
-        room = mtu - len(head)
-        part = data[offset:] if len(data) - offset <= room and pieces else data[offset : offset + room // 8 * 8]
+        most = mtu - len(head)
+        part = data[offset:] if len(data) - offset <= most and pieces else data[offset : offset + most // 8 * 8]
         more = MORE if offset + len(part) < len(data) else said & MORE
         pieces.append(frame[:link] + _headed(head, part, (said & ~MORE) + offset // 8 | more))
         offset += len(part)
@@ -56,7 +56,7 @@ def _later_header(head: bytes) -> bytes:
 
 @dataclass
 class Datagram:
-    """One whose fragments are on their way."""
+    """A datagram with fragments on their way."""
 
     since: int  # ms
     spans: list[tuple[int, int]] = field(default_factory=list)  # bytes seen: from, to

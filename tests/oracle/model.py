@@ -42,7 +42,7 @@ REFUSED = (Verdict.DROP_NO_SNAT_ENTRY, Verdict.DROP_SUBSCRIBER_LIMIT, Verdict.DR
 Outcome = tuple[Verdict, bytes | None]
 
 
-def nobody(address: int) -> bool:
+def is_no_host(address: int) -> bool:
     """No host's that could be told anything (RFC 1122 section 3.2.1.3)."""
     return address >> 24 in (0, 127) or address >> 28 == 14 or address == 0xFFFFFFFF
 
@@ -93,7 +93,7 @@ class ModelGateway(Following):
         return verdict, out
 
     def undeliver(self, verdict: Verdict) -> None:
-        """A frame that was forwarded reached nobody."""
+        """A frame that was forwarded reached no host."""
         self._counted(verdict, 1)
         self.counts.update({"held": 1, "forwarded": -1})
 
@@ -234,7 +234,7 @@ class ModelGateway(Following):
     def _identified(self, packet: Packet, sent: bytes) -> bytes:
         """What leaves is numbered as if the gateway had sent it (RFC 6864 section 5.3.1): no number twice for long.
 
-        Where DF is set and it is no fragment, nobody reads the number.
+        Where DF is set and it is no fragment, the number is not read.
         """
         frame, ip = self.choices.sent(), sent[packet.link :]
         atomic = packet.dont_fragment and not packet.more
@@ -276,7 +276,7 @@ class ModelGateway(Following):
         if row is None:
             return Verdict.DROP_NO_SNAT_ENTRY
         if destination in self.eips and not (self.policy.hairpin and packet.protocol in PORTED):
-            return Verdict.DROP_UNSUPPORTED  # without ports nobody is meant
+            return Verdict.DROP_UNSUPPORTED  # without ports no host is meant
         if (refusal := self._too_far(packet, to)) is not None:
             return refusal
         if packet.flags & RST or (packet.protocol == TCP and not packet.flags & SYN and not self.policy.tcp_pickup):
@@ -292,7 +292,7 @@ class ModelGateway(Following):
         return self.open(mapping, packet.destination, outside=False, hairpinned=hairpin)
 
     def _untaken(self, verdict: Verdict, packet: Packet, row: Row) -> Verdict:
-        """A conflict is told of: without ports the pool is what was short."""
+        """A conflict is reported: without ports the pool is what was short."""
         if verdict is Verdict.DROP_CONFLICT:
             short = isinstance(row.entry, SnatEntry) and packet.protocol not in PORTED
             self.refused((verdict, "pool" if short else ""), (packet.source[0], packet.destination, packet.protocol))
@@ -363,7 +363,7 @@ class ModelGateway(Following):
         return session
 
     def _open_for(self, packet: Packet, remote: Endpoint, choices: Choices) -> Mapping | Verdict:
-        """A DNAT entry is open for everybody, a mapping as its filter says, a protocol without ports for nobody."""
+        """A DNAT entry is open for every remote, a mapping as its filter says, a protocol without ports for none."""
         protocol, outside = packet.protocol, packet.destination
         row = self.entries.dnat(protocol, outside)
         if row is not None:
@@ -383,7 +383,7 @@ class ModelGateway(Following):
     def _passes(self, packet: Packet, mapping: Mapping, remote: Endpoint) -> bool:
         """Whether a remote without a session may open one (RFC 4787 REQ-8)."""
         filtering = self.policy.behaviour(NAMES[packet.protocol]).filtering
-        if filtering == "address-dependent" and packet.protocol != ICMP:  # whose addresses have one session at most
+        if filtering == "address-dependent" and packet.protocol != ICMP:  # its addresses have one session at most
             return any(s.remote[0] == remote[0] and self._keeps_open(s) for s in mapping.sessions)
         return filtering == "endpoint-independent"
 
@@ -392,7 +392,7 @@ class ModelGateway(Following):
     def _hairpin(self, packet: Packet, initiator: Session, new: bool, choices: Choices) -> Outcome:
         """RFC 4787 REQ-9: the initiator's session and, not logged, the responder's, which sees the former's outside.
 
-        Whoever speaks to his own outside endpoint is both. A new initiator goes again if the responder is refused.
+        A host that speaks to its own outside endpoint is both. A new initiator goes again if the responder is refused.
         """
         there, remote = turned(initiator)
         found = self.inbound_session(packet.protocol, there, remote)
@@ -482,7 +482,7 @@ class ModelGateway(Following):
     def _answer(self, packet: Packet, side: Side, verdict: Verdict) -> None:
         """The reply to an echo request for the gateway, or the ICMP error about a packet that was dropped."""
         back_inside = side is Side.OUTSIDE or packet.destination[0] in self.eips
-        if verdict is Verdict.LOCAL and packets.is_echo(packet) and not nobody(packet.source[0]):
+        if verdict is Verdict.LOCAL and packets.is_echo(packet) and not is_no_host(packet.source[0]):
             self._send(packets.echo_reply(packet), side, verdict)
         elif packet.kind == "error":
             return
@@ -502,7 +502,7 @@ class ModelGateway(Following):
         To one address go a quarter of them at most.
         """
         key, second, to = (side, mtu > 0), self.now // SECOND, packet.source[0]
-        if nobody(to):
+        if is_no_host(to):
             return
         if key not in self.budgets or self.budgets[key][0] != second:
             self.budgets[key] = second, Counter()

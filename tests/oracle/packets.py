@@ -40,7 +40,7 @@ def ones_sum(*parts: Bytes) -> int:
 
 
 def checksum(*parts: Bytes) -> int:
-    """The Internet checksum of the parts, whose checksum field is zero."""
+    """The Internet checksum of the parts; their checksum field must be zero."""
     return 0xFFFF - ones_sum(*parts)
 
 
@@ -242,7 +242,7 @@ def sealed(frame: Bytes, field: int, covered: Iterable[Bytes], wrong_by: int) ->
 
 
 def clamp_mss(packet: Packet, limit: int) -> Packet:
-    """A segment whose MSS options are lowered to limit (RFC 9293 section 3.2), its checksum as wrong as it was.
+    """The segment with its MSS options lowered to limit (RFC 9293 section 3.2), its checksum as wrong as it was.
 
     Options that cannot be are left as they are, all of them.
     """

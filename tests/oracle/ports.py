@@ -75,7 +75,7 @@ class Draw(Tables):
     # What is computed (RFC 7422)
 
     def who(self, protocol: int, outside: Endpoint) -> int | None:
-        """The inside address behind an outside endpoint, by a name of its address; 0: nobody's. None: one of several."""
+        """The inside address behind an outside endpoint, by a name of its address; 0: no host's. None: one of several."""
         named, port = outside
         there = [row for row in self.entries.rows if any(named in names for names in row.wires.items())]
         for row in there:
@@ -163,7 +163,7 @@ class Draw(Tables):
         return {block for block in there if block is not None and (address, block) not in owners}
 
     def _left(self, packet: Packet, address: int, share: set[int]) -> int:
-        """The ports of some blocks that are not in use, no DNAT entry's, and held down for nobody else."""
+        """The ports of some blocks that are not in use, no DNAT entry's, and held down for no other host."""
         protocol, subscriber = packet.protocol, packet.source[0]
         used = {m.outside[1] for m in self.mappings if self._stands_in_the_way(m.protocol, m.outside, m.remote, packet, address)
                 and not m.static}  # fmt: skip
@@ -209,7 +209,7 @@ class Draw(Tables):
             return
         block = self.block_of(port)
         assert block is not None, f"{choice}: out of range"
-        assert block in self.share(packet, row, address), f"{choice} is in another's block"
+        assert block in self.share(packet, row, address), f"{choice} is in another host's block"
         assert not self.entries.reserved(protocol, choice), f"{choice} is a DNAT entry's"
         taken = (
             m.outside == choice

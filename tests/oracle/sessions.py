@@ -225,7 +225,7 @@ class Session:
         return True
 
     def in_flight(self, sequence: int, side: Side) -> bool:
-        """Whether a side may have sent a segment that nobody has acknowledged yet (RFC 5927), or a keep-alive.
+        """Whether a side may have sent a segment that is not acknowledged yet (RFC 5927), or a keep-alive.
 
         Windows are of 2^30 bytes at most. Who acknowledges what was not sent says nothing.
         """

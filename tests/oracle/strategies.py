@@ -17,7 +17,7 @@ Frames = list[tuple[bytes, Side]]
 
 
 def randoms() -> st.SearchStrategy[Random]:
-    """A random.Random whose every draw Hypothesis may shrink."""
+    """A random.Random with draws that Hypothesis may shrink."""
     return st.randoms(use_true_random=False)
 
 

@@ -27,7 +27,7 @@ class Choices(NamedTuple):
 
     drawn: Callable[[], Endpoint]  # the outside endpoint of a new mapping, be it that the packet is refused after all
     target: Callable[[int, int], int]  # by DNAT entry and remote address: the inside address
-    sent: Callable[[], bytes | None] = lambda: None  # the frame that it sent, whose identification may be of its making
+    sent: Callable[[], bytes | None] = lambda: None  # the frame that it sent; it may have chosen its identification
 
 
 class Generated(NamedTuple):
@@ -43,7 +43,7 @@ class Subscriber:
     """An inside address that has mappings with drawn endpoints."""
 
     mappings: int = 0
-    entry: int = 0  # paired pooling: the entry whose pool it drew from, and what it drew; 0: not paired
+    entry: int = 0  # paired pooling: the entry, and the address of its pool; 0: not paired
     address: int = 0
     second: int = -1  # of the clock, and the sessions that it opened in it
     opened: int = 0
@@ -51,7 +51,7 @@ class Subscriber:
 
 @dataclass
 class Event:
-    """What an administrator is told. address: of the subscriber, or of the pool; 0: of nobody alone."""
+    """An event. address: of the subscriber, or of the pool; 0: of no single one."""
 
     time: int  # ns
     limit: str
@@ -100,7 +100,7 @@ class Tables:
         self.sessions: list[Session] = []  # dead ones too, until they are released
         self.mappings: list[Mapping] = []
         self.subscribers: dict[int, Subscriber] = {}
-        self.held: dict[tuple[int, Endpoint], tuple[int, int]] = {}  # freed ports: whose, until when (ns)
+        self.held: dict[tuple[int, Endpoint], tuple[int, int]] = {}  # freed ports: their last owner, until when (ns)
         self.free_slots: list[int] = []
         self.last_id, self.new_slots = 0, 0
         self.swept = 0  # ns: the end of the last round, or complete expiry
@@ -363,7 +363,7 @@ class Tables:
         return self._exchange(self.entries.after(changes), self.entries.stays)
 
     def rebind(self, now: int) -> bool:
-        """Change the bind mode to NAT: private addresses are on the wire; sessions stay whose address does. False: refused."""
+        """Change the bind mode to NAT: private addresses are on the wire; False: refused."""
         self.advance(now)
         self._reap()
         self.entries.private = self.entries.public
@@ -407,7 +407,7 @@ class Tables:
         self._let_go()
 
     def _let_go(self) -> None:
-        """Held ports are forgotten where a DNAT entry has them now, or where the address is nobody's any more."""
+        """Held ports are forgotten where a DNAT entry has them now, or where the address is in no pool any more."""
         for key in list(self.held):
             if key[1][0] not in self.eips or self.entries.reserved(*key):
                 del self.held[key]

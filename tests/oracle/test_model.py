@@ -321,7 +321,7 @@ def test_a_refused_hairpin_counts_against_no_rate() -> None:
     assert bench.verdict(udp((HOST, 8), (STRANGER, 9))) is Verdict.DROP_RATE_LIMIT
 
 
-def test_rfc6888_req10_many_are_told_of_once() -> None:
+def test_rfc6888_req10_many_are_reported_once() -> None:
     policy = Policy(warn_at=0.02, rearm_at=0.01, port_ranges=((5000, 5099),))
     bench = Bench(policy=policy, max_sessions=100, timeouts=Timeouts(udp=120))
     told = {("sessions-threshold", 0, 0), ("ports-threshold", address(POOL), UDP)}

@@ -104,8 +104,8 @@ def fragments(random: Random, model: ModelGateway) -> list[tuple[bytes, Side]]:
     ip[6:8] = random.choice([0, 0, 0, 0, 0x2000, 0x8000]).to_bytes(2, "big")
     ip[10:12] = b"\0\0"
     ip[10:12] = checksum(ip[: packet.header]).to_bytes(2, "big")
-    room = random.choice([8, 16, 24, 24, 32, 40, 64, 512])
-    pieces = split(packet.frame[: packet.link] + bytes(ip), packet.link, packet.header + room)
+    payload = random.choice([8, 16, 24, 24, 32, 40, 64, 512])
+    pieces = split(packet.frame[: packet.link] + bytes(ip), packet.link, packet.header + payload)
     if random.random() < 0.6:
         random.shuffle(pieces)
     if random.random() < 0.15:
@@ -123,7 +123,7 @@ def anybody(random: Random, model: ModelGateway) -> int:
 
 
 def _fresh(random: Random, forwards: list[Row]) -> Intent:
-    """Somebody inside speaks to somebody outside."""
+    """An inside host speaks to an outside host."""
     host = random.choice(HOSTS) if random.random() < 0.95 else FOREIGN
     source, destination = (host, random.choice(PORTS)), (random.choice(REMOTES), random.choice(PORTS))
     protocol = _protocol(random)
@@ -185,7 +185,7 @@ def _to_entry(random: Random, model: ModelGateway, row: Row) -> Intent:
 
 
 def _odd(random: Random, model: ModelGateway) -> Intent:
-    """Spoofed, for the gateway itself, to nobody, or of a protocol or an ICMP type that is not translated."""
+    """Spoofed, for the gateway itself, to no host, or of a protocol or an ICMP type that is not translated."""
     side = Side(random.getrandbits(1))
     anywhere = [*ODD, *HOSTS[:2], *REMOTES[:2], *model.eips, INSIDE_ADDRESS, OUTSIDE_ADDRESS]
     source, destination = ((random.choice(anywhere), random.choice(PORTS)) for _ in range(2))
@@ -304,7 +304,7 @@ def _tcp_options(random: Random) -> bytes:
 
 
 def _damaged(random: Random, data: bytes) -> bytes:
-    """Cut short, or a byte changed; a header whose checksum was made to fit again is nastier."""
+    """Cut short, or a byte changed; a header with its checksum fixed afterwards is nastier."""
     if random.random() < 0.4:
         return data[: random.randrange(len(data) + 1)]
     changed = bytearray(data)

@@ -31,7 +31,7 @@ class Unanswered:
                 tables.counts["unsolicited_lost"] += 1
 
     def due(self, tables: Tables) -> list[tuple[Packet, Verdict]]:
-        """Those that have waited long enough, and whose connection the inside had not opened by then."""
+        """Those that have waited long enough without the inside opening their connection."""
         due = [waiting for waiting in self.waiting if waiting[0] <= tables.now]
         del self.waiting[: len(due)]
         return [(packet, verdict) for at, packet, verdict in due if not self._open(packet, at, tables)]

@@ -13,7 +13,7 @@ THERE: Endpoint = (craft.address("198.51.100.7"), 53)
 
 
 def packets(**fields: object) -> dict[str, bytes]:
-    """Frames with right checksums, and one whose payload makes the UDP checksum zero, sent as 0xFFFF."""
+    """Frames with right checksums, and one with a payload that makes the UDP checksum zero, sent as 0xFFFF."""
     load = bytes(range(101))
     made = {
         "tcp": craft.tcp(HERE, THERE, ACK, load, **fields),  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ def test_what_has_no_such_checksum_stays() -> None:
         udp[:33],  # no IPv4 header
         udp[:41],  # shorter than it says
         udp[:14] + b"\x44" + udp[15:],  # a header of 16 bytes
-        udp[:16] + b"\0\x1b" + udp[18:],  # no room for the field
+        udp[:16] + b"\0\x1b" + udp[18:],  # too short for the field
         udp[:23] + b"\x01" + udp[24:],  # ICMP
         craft.ether(craft.udp(HERE, THERE, b"none", no_checksum=True)),
     ):

@@ -32,7 +32,7 @@ def test_every_place_comes_back_whatever_became_of_its_frame(network: Network) -
         sent, arrived = transfer(network, 20 << 20)
         assert sent == arrived
         network.run("in", ["ping", "-q", "-f", "-c500", "-s3000", SERVER])
-        network.run("in", ["ping", "-q", "-c2", "-i0.2", "-W1", "198.18.0.66"], check=False)  # nobody answers
+        network.run("in", ["ping", "-q", "-c2", "-i0.2", "-W1", "198.18.0.66"], check=False)  # no host answers
         network.run("in", ["ping", "-q", "-c5", "-i0.2", "-W1", "-t1", SERVER], check=False)
         until(lambda: plane.counters()["waiting"] == 0)
         assert made.counters()["dropped_ttl"] == 5 and made.counters()["dropped_no_neighbour"] == 2

@@ -84,12 +84,12 @@ def test_what_waits_for_one_next_hop_is_bounded(nat: Nat) -> None:
         client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with client:
         for _ in range(5):
-            client.sendto(bytes(65_507), ("198.18.0.66", 9))  # nobody is there
+            client.sendto(bytes(65_507), ("198.18.0.66", 9))  # no host is there
         until(lambda: plane.counters()["outside_unresolved"] >= 5 * 45)  # received, some do not wait yet
         until(lambda: plane.counters()["waiting"] == 0)
     assert plane.counters()["outside_unresolved"] == made.counters()["dropped_no_neighbour"] == 5 * 45
     assert adds_up(made)
-    assert ping(network, "in", SERVER)  # and the room is free again
+    assert ping(network, "in", SERVER)  # and the space is free again
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_what_is_not_translated_goes_from_one_inside_link_to_the_other(nat: Nat)
     assert plane.counters_by_interface()["wan0"]["sent"] <= 2  # gratuitous ARP
     with udp(network, "in", CLIENT) as client:
         client.connect((SECOND, 9))
-        client.send(b"nobody listens")
+        client.send(b"no listener")
         with pytest.raises(ConnectionRefusedError):
             client.recv(100)
     assert made.counters()["dropped"] == made.counters()["created"] == 0

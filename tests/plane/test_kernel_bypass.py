@@ -84,7 +84,7 @@ table inet filter {
 def test_nothing_leaves_untranslated_when_the_firewall_is_reloaded(
     router: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owned: bool
 ) -> None:
-    """owned=False: as on a kernel before 6.9, whose tables anybody may change."""
+    """owned=False: as on a kernel before 6.9, where every process may change the tables."""
     if not owned:
         monkeypatch.setattr(kernel_bypass, "OWNED", 0)
     file = tmp_path / "nftables.conf"
@@ -304,7 +304,7 @@ def test_a_dhcp_client_on_a_planes_interface_gets_its_lease_and_renews_it(
 
 
 def test_only_a_dhcp_answer_is_spared_for_the_host(network: Network) -> None:
-    """From port 67 to 68 of an address that is nobody's: a packet socket sees it anyway, the kernel gets that alone."""
+    """From port 67 to 68 of an address without a host: a packet socket sees it anyway, the kernel gets that alone."""
     network.route("in", "198.51.100.0/24", via=GATEWAY_INSIDE)
     network.setting("gw", "net/ipv4/conf/all/forwarding", 0)
     with gateway() as made, start(network, made) as plane, at(network, "in"):

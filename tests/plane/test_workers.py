@@ -231,7 +231,7 @@ def test_hairpins_between_hosts_of_either_worker(nat: Nat) -> None:
 
 
 def test_the_first_packets_of_all_wait_for_one_next_hop(nat: Nat) -> None:
-    """Each worker has its own waiting room and asks; an answer is told to both."""
+    """Each worker has its own pending frames and asks; both get the answer."""
     network, made, plane = nat
     exchange(network, rounds=1)
     assert plane.counters()["outside_unresolved"] == plane.counters()["inside_unresolved"] == 0

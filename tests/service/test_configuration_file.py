@@ -458,7 +458,7 @@ def toml(value: object) -> str:
 
 
 def read(file: Path, text: str | bytes) -> None:
-    """What becomes of a file: a configuration whose sinks and gateway can be made, or an error that names the file."""
+    """What becomes of a file: a configuration that makes sinks and a gateway, or an error that names the file."""
     file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
     try:
         settings = load(file)

@@ -31,7 +31,7 @@ from support.service import run
 
 @pytest.fixture
 def full_pipe() -> Iterator[tuple[int, int]]:
-    """Nobody reads, and there is no room for a byte more: (to read, to write)."""
+    """A pipe without a reader, filled to the last byte: (to read, to write)."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     try:
@@ -123,7 +123,7 @@ def forwards(network: Network) -> None:
 
 
 @needs_root
-@pytest.mark.parametrize("kind", ["full disk", "closed pipe", "nobody reads"])
+@pytest.mark.parametrize("kind", ["full disk", "closed pipe", "no reader"])
 def test_run_forwards_and_stops_whatever_its_output_is(
     network: Network, file: Path, kind: str, full_pipe: tuple[int, int]
 ) -> None:
@@ -216,7 +216,7 @@ class Dead:
     batch_seconds = 0.0
 
     def deliver(self, batch: Batch) -> None:
-        raise DeliveryError("ConnectionRefused", "nobody is there")
+        raise DeliveryError("ConnectionRefused", "no server")
 
 
 def frame() -> bytes:

@@ -1,4 +1,4 @@
-"""Gateways that nobody closes: their logs are flushed at the program's end, and when the gateway is forgotten."""
+"""Gateways that are not closed: their logs are flushed at the program's end, and when the gateway is collected."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_gateway_that_is_forgotten_is_collected_and_its_log_is_flushed():
     assert core() is None and len(list(Path("/proc/self/fd").iterdir())) <= descriptors
 
 
-def test_a_gateway_that_was_closed_is_not_told_of():
+def test_a_gateway_that_was_closed_is_not_reported():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with Gateway() as over:

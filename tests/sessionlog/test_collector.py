@@ -57,7 +57,7 @@ def test_a_sink_without_events_gets_the_window_rows_alone():
 def test_R1_a_log_that_starts_counts_from_its_start():
     core, early, late = FakeCore(), ScriptedSink(), ScriptedSink()
     collector = make(core)
-    core.produce(7)  # before any log: nobody took them
+    core.produce(7)  # before any log: they are not taken
     first = collector.start(early)
     core.produce(5)
     core.open_windows = 3

@@ -269,7 +269,9 @@ def test_R6_a_region_is_checked_against_the_endpoint_s_host_name(host, region):
         assert SlsSink(f"https://{host}", "p", "l", region="eu-west-1", **good).region == "eu-west-1"
         return
     assert SlsSink(f"https://{host}", "p", "l", region=region, **good).region == region
-    with pytest.raises(ConfigurationError, match=f"region must be '{region}', where the endpoint is, or None, got 'eu-west-1'"):
+    with pytest.raises(
+        ConfigurationError, match=f"region must be '{region}', where the endpoint is, or None, got 'eu-west-1'"
+    ):
         SlsSink(f"https://{host}", "p", "l", region="eu-west-1", **good)
 
 

@@ -73,7 +73,7 @@ def packets(
 ) -> tuple[Frames, Lengths]:
     """Frames of one protocol, each `length` bytes from the Ethernet header on; addresses and ports as host integers.
 
-    Any of the fields may be an array (they are broadcast). ICMP: echo messages whose identifier is the port of the
+    Any of the fields may be an array (they are broadcast). ICMP: echo messages; the identifier is the port of the
     inside endpoint: source_port of a request (8), destination_port of a reply (0).
     Returns uint8 (count, stride) and uint32 (count,).
     """

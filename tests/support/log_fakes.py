@@ -14,7 +14,7 @@ Records = Any
 
 
 def make_records(count: int, first: int = 0, kind: int = WINDOW) -> Records:
-    """Rows whose every field tells its number."""
+    """Rows with their number in every field."""
     rows = np.zeros(count, RECORD)
     numbers = np.arange(first, first + count)
     rows["number"] = numbers
@@ -92,10 +92,10 @@ class FakeCore:
         rows = make_records(count, self._next_row)
         rows["kind"] = np.resize(np.array(list(kinds)), count)
         self._next_row += count
-        room = self.capacity - self.waiting
-        self.journal_lost += max(0, count - room)
-        if room > 0:
-            self._ring.append(rows[:room])
+        space = self.capacity - self.waiting
+        self.journal_lost += max(0, count - space)
+        if space > 0:
+            self._ring.append(rows[:space])
 
     def produce_sessions(self, count: int) -> None:
         """A create, a window and an end row for each."""

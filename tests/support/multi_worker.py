@@ -1,4 +1,4 @@
-"""Every test with several workers: NATCORE_TEST_WORKERS=2 (or more). The workers get the frames in turn, whosever they are;
+"""Every test with several workers: NATCORE_TEST_WORKERS=2 (or more). Frames go to the workers in turn, not by affinity;
 with NATCORE_TEST_STEERING=owner each frame goes to its owner, as a steering interface would have it."""
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def test_a_datagram_is_forgotten_in_time() -> None:
 
 
 def orphan(number: int, size: int = 8, source: str | None = None) -> bytes:
-    """A fragment whose first one never comes, of a host of its own unless told."""
+    """A fragment without its first one, of a host of its own unless given."""
     host = source or f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
     return craft.ether(craft.ipv4(17, host, REMOTE, bytes(size), fragment=0x2000 | 100, identification=number & 0xFFFF))
 
@@ -257,7 +257,7 @@ def test_the_held_fragments_of_a_datagram_are_bounded() -> None:
 
 
 def test_known_datagrams_make_room_for_newer_ones() -> None:
-    """First fragments alone, more than there is room for: those that come in order always pass."""
+    """First fragments alone, more than fit: those that come in order always pass."""
     over = gateway()
     for number in range(4100):
         for offset in (0, 1):
@@ -267,7 +267,7 @@ def test_known_datagrams_make_room_for_newer_ones() -> None:
 
 
 def test_released_fragments_that_find_no_room_to_leave_are_dropped() -> None:
-    """Nobody takes what is generated: it is counted, and nothing grows."""
+    """Generated frames are not taken: it is counted, and nothing grows."""
     over = gateway(inside=Link(mtu=65535), outside=Link(mtu=65535))
     for number in range(100):
         pieces = fragments(udp(load=bytes(60_000), id=number), 30_000)

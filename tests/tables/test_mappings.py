@@ -62,7 +62,7 @@ def test_a_full_paired_address_refuses_though_the_pool_has_others() -> None:
     over = gateway(pool=POOL[:2], policy=one_port())
     taken = outside_of(over, udp(sport=1))
     assert over.translate_one(udp(sport=2), Side.INSIDE, 0.0)[0] is Verdict.DROP_PORTS_EXHAUSTED
-    other = outside_of(over, udp("10.0.0.6"))  # somebody else has the other
+    other = outside_of(over, udp("10.0.0.6"))  # another host has the other
     assert {taken[0], other[0]} == set(POOL[:2])
     assert over.translate_one(udp("10.0.0.7"), Side.INSIDE, 0.0)[0] is Verdict.DROP_PORTS_EXHAUSTED
 

@@ -93,7 +93,7 @@ def test_an_owner_that_comes_back_has_its_block_still() -> None:
     assert after["ports"].tolist() == [2] * 8  # one held down, one in use
 
 
-def test_a_block_whose_rest_is_over_counts_no_more_though_nobody_looked() -> None:
+def test_a_block_counts_no_more_after_its_hold_down_without_a_sweep() -> None:
     over = gateway(policy=blocks(number=1, hold_down=0.5))
     assert opened(over, HOST, 1) == [OUTBOUND]
     over.end_all(now=100.1)  # its port rests until 100.6

@@ -53,7 +53,7 @@ def test_of_very_many_ports_the_last_one_is_found_and_the_next_is_refused() -> N
     assert Talk(over, sport=10, dport=53, host="10.0.0.6").out() is Verdict.DROP_PORTS_EXHAUSTED
 
 
-def test_the_next_one_to_the_same_remote_is_refused_and_nobody_else() -> None:
+def test_only_the_next_one_to_the_same_remote_is_refused() -> None:
     over = gateway(policy=overload())
     talks = fill(over, REMOTE, 53, 4)
     with counted(over, dropped_ports_exhausted=3, created=1):
@@ -97,7 +97,7 @@ def test_a_dnat_port_is_no_port_to_overload() -> None:
     assert late.out() is OUTBOUND and late.outside[1] in (4001, 4002, 4003)
 
 
-def test_dead_mappings_are_in_nobody_s_way() -> None:
+def test_dead_mappings_block_no_allocation() -> None:
     over = gateway(policy=overload())
     fill(over, REMOTE, 53, 4)
     late = Talk(over, sport=9, dport=53, host="10.0.0.6")

@@ -44,7 +44,7 @@ def test_the_free_ports_of_a_nearly_full_address_are_drawn_evenly(share: float, 
     random = np.random.default_rng(5)
     if gaps == "scattered":
         wanted = {int(port) for port in random.choice(ports, count, replace=False)}
-    else:  # an attacker who holds all the others has the gaps where he wants them
+    else:  # an attacker that holds all the others chooses where the gaps are
         wanted = {*range(20_000, 20_000 + count - 1), 23_999}
     table = PortTable(1, [(20_000, 23_999)])
     number = table.add(1)

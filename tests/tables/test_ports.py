@@ -31,7 +31,7 @@ def test_every_port_is_given_once_and_only_then_none(ranges: tuple[tuple[int, in
     assert ports.draw(number, 0, OWNER, 0) is None and ports.free(number, 0) == 0
 
 
-def test_ports_whose_rest_is_over_are_freed_a_bounded_number_at_a_time_and_all_in_the_end() -> None:
+def test_ports_are_freed_after_their_hold_down_a_bounded_number_at_a_time() -> None:
     ports, number = table()
     drawn = []
     while (port := ports.draw(number, 0, OWNER, 0)) is not None:
@@ -157,7 +157,7 @@ def test_a_port_released_after_its_hold_down_is_free_at_once() -> None:
     assert ports.draw(number, 0, OTHER, 1000) == 5
 
 
-def test_owners_whose_hashes_meet_are_told_apart() -> None:
+def test_owners_with_equal_hashes_are_kept_apart() -> None:
     """held_by counts by a hash of the owner: a stranger in the same slot still has to wait."""
     meeting = [
         owner for owner in range(1, 200_000) if owner * 2654435761 % 2**32 >> 20 == OWNER * 2654435761 % 2**32 >> 20

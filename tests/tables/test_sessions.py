@@ -328,7 +328,7 @@ def test_what_finds_no_room_is_lost_and_counted_and_a_gap_row_and_an_event_tell(
     assert rows["number"].tolist() == [0, 1, 2, 3, 5] and rows["kind"].tolist() == [CREATE] * 4 + [GAP]
     assert (rows[4]["session"], rows[4]["flags"]) == (2, GAP_RING)
     assert [(event.reason, event.count) for event in over.events()] == [("records-lost", 2)]
-    over.advance(1000.0)  # 6 rows of each kind for 4 places, and nobody to drain them
+    over.advance(1000.0)  # 6 rows of each kind for 4 places, and no log to drain them
     assert over.counters()["journal_lost"] == 6
     rows = over.take_records(events=True)
     assert rows["number"].tolist() == [*range(6, 14), 17]
@@ -341,7 +341,7 @@ def test_rows_that_were_not_asked_for_push_out_none_that_were() -> None:
     over = gateway(records=100)
     for sport in range(1, 101):
         over.translate_one(udp(sport=sport), Side.INSIDE, 0.0)
-    for sport in range(101, 301):  # create rows that find no room, and windows that do
+    for sport in range(101, 301):  # create rows that do not fit, and windows that do
         over.translate_one(udp(sport=sport), Side.INSIDE, 0.0)
         if sport == 200:
             over.end_all()
@@ -351,7 +351,7 @@ def test_rows_that_were_not_asked_for_push_out_none_that_were() -> None:
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_a_window_s_row_is_there_within_a_minute_though_nobody_calls_advance(many: bool) -> None:
+def test_a_window_s_row_is_there_within_a_minute_without_advance(many: bool) -> None:
     """Contract R2: a log's rows do not wait for a call that an embedder may not know of."""
     over = gateway(window=10.0)
     over.translate_one(udp(sport=1), Side.INSIDE, 0.0)
@@ -371,7 +371,7 @@ def test_the_sweep_between_batches_waits_for_a_reader_to_make_room() -> None:
     over = gateway(records=8)
     for sport in range(1, 7):
         over.translate_one(udp(sport=sport), Side.INSIDE, 0.0)
-    over._core.is_read = True  # somebody takes rows, though not just now
+    over._core.is_read = True  # a log takes rows, though not just now
     capsule = over._core.worker_capsule()
     taken = []
     for second in range(50, 301, 50):  # a loop that sweeps

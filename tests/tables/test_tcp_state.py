@@ -351,7 +351,7 @@ def test_a_new_state_starts_its_timer_though_inbound_packets_do_not_refresh() ->
     assert made.session()["last_seen"] == 200.0
 
 
-# ---- the room alone
+# ---- the module alone
 
 
 def test_sequence_numbers_are_compared_modulo_their_range() -> None:
@@ -364,7 +364,7 @@ def test_sequence_numbers_are_compared_modulo_their_range() -> None:
     assert (session.ack[0], session.end[0]) == (0x10, 5)
 
 
-def test_a_zero_that_nobody_sent_fits_no_reset() -> None:
+def test_an_unsent_zero_fits_no_reset() -> None:
     session = TcpSession(PICKED, CLASS_TRANSITORY)
     session.step(0, 0x00, 0, end=10)
     session.step(1, 0x00, 0, end=20)

@@ -1,4 +1,4 @@
-"""What `who` may conclude at the seams: between gateways, beside holes, over clocks that were set, of what has no rows."""
+"""What `who` may conclude at the seams: between gateways, beside gaps, over clocks that were set, of what has no rows."""
 
 from __future__ import annotations
 
@@ -353,12 +353,12 @@ def test_a_row_that_covers_the_moment_is_exact_and_nothing_else_is() -> None:
     assert conclude(Asked(HOUR + 5, HOUR + 5), [RUN], [], [create], *READ).status == "held-idle"
 
 
-def test_a_hole_reaches_as_far_as_the_longest_idle_time() -> None:
+def test_a_gap_reaches_as_far_as_the_longest_idle_time() -> None:
     known = Known(10 * HOUR, 12 * HOUR, 12 * HOUR, 0, 1000)
     run = replace(RUN, known=(known,))
     assert (
         conclude(Asked(10 * HOUR + 1, 10 * HOUR + 1), [run], [], [], *READ).status == "unused"
-    )  # he would have sent since
+    )  # the host would have sent since
     assert conclude(Asked(11 * HOUR, 11 * HOUR), [run], [], [], *READ).status == "unused"
     short = replace(RUN, known=(replace(known, made=11 * HOUR, swept=11 * HOUR),))
     assert conclude(Asked(10 * HOUR + 1, 10 * HOUR + 1), [short], [], [], *READ).status == "gap"
@@ -379,7 +379,7 @@ def test_labels_in_doubt_must_agree() -> None:
 
 
 def test_a_rival_is_idle_where_its_window_would_have_been_told_by_now() -> None:
-    """Without endpoints of one subscriber alone: another one held it too, and no row tells of traffic of his."""
+    """Without endpoints of one subscriber alone: another one held it too, and has no row with traffic."""
     overload = replace(RUN, exclusive=False)
     rival = WINDOW_ROW._replace(kind="create", pri_ip="10.0.0.6", start=HOUR // 2, end=HOUR // 2, number=3, session=2)
     rows = [WINDOW_ROW, rival]

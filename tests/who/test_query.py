@@ -63,7 +63,7 @@ def test_the_key_is_address_port_and_protocol(log: Log) -> None:
 
 
 def test_an_address_that_no_gateway_had_is_not_unused(log: Log) -> None:
-    """Some gateway may have had it whose log is elsewhere, or is lost."""
+    """A gateway with a log elsewhere, or a lost one, may have had it."""
     folder = log.session(7, ANN, 100, [(100, 400)], 400).tick(9000).write()
     answer = who(folder, "203.0.113.2", 4000, protocol="tcp", at=at(200))
     assert answer.status == "gap" and "had that address" in answer.reason
@@ -111,7 +111,7 @@ def test_the_tolerance_is_of_both_sides(log: Log) -> None:
 
 
 def test_the_remote_decides_between_sessions_of_one_port(log: Log) -> None:
-    """Ports that are shared (overload): the remote tells whose session it was."""
+    """Ports that are shared (overload): the remote identifies the session."""
     log.session(7, ANN, 100, [(100, 400)], 400).session(8, BOB, 100, [(100, 400)], 400, pub_ip=DNS, pub_port=53)
     folder = log.tick(9000).write()
 
@@ -345,7 +345,7 @@ LIVES = st.lists(
 @given(lives=LIVES, moments=st.lists(st.integers(0, 12_000), min_size=4, max_size=5), lost=st.sets(st.integers(1, 20)))
 def test_an_answer_is_right_or_says_that_it_cannot_know(lives: list[tuple[int, int, int, int]], moments: list[int],
                                                          lost: set[int], tmp_path_factory: Any) -> None:  # fmt: skip
-    """Against every life: never the wrong host, and "unused" only where nobody was, whatever rows are lost."""
+    """Against every life: never the wrong host, and "unused" only where no host was, whatever rows are lost."""
     log = Log(tmp_path_factory.mktemp("lives")).tick(0)
     rows: list[tuple[float, tuple[Any, ...]]] = [
         (time, (kind, time, time, 9999, BOB)) for time in range(0, 26_000, 500) for kind in (WINDOW, COVER)
@@ -412,7 +412,7 @@ def test_a_damaged_file_is_a_gap(log: Log, part: str, caplog: pytest.LogCaptureF
 
 
 def test_a_bit_that_flipped_in_a_file_never_names_anybody(log: Log) -> None:
-    """Whichever it is: the rows of the file are a hole."""
+    """Whichever it is: the rows of the file are a gap."""
     sink = ParquetSink(log.folder, batch_rows=1)
     sink.deliver(log.tick(100).batch())
     sink.deliver(log.session(7, ANN, 1000, [(1000, 1300)], 1300).tick(1400).batch())

@@ -138,7 +138,7 @@ def test_an_export_into_another_user_s_folder_writes_to_no_other_file(store: Sto
 
 
 def test_no_cell_of_a_csv_file_is_a_formula(tmp_path: Path) -> None:
-    """Names are what somebody chose; a spreadsheet would run what begins with = + - @, a tab or a line's end."""
+    """Users choose names; a spreadsheet would run what begins with = + - @, a tab or a line's end."""
     sink, names = ParquetSink(tmp_path / "log"), ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "ngw-1", "a=b", ""]
     sink.open()
     for name in names:

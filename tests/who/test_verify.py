@@ -175,7 +175,7 @@ def test_a_removed_file_is_named(tmp_path: Path) -> None:
     paths = write(tmp_path)
     paths[1].unlink()
     assert kinds(tmp_path) == {paths[1].name: "missing"}
-    paths[0].unlink()  # with the one after it gone too, nobody names it any more
+    paths[0].unlink()  # with the one after it gone too, no file names it any more
     assert kinds(tmp_path) == {paths[1].name: "missing"}
 
 

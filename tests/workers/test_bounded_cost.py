@@ -117,7 +117,7 @@ def test_the_one_dead_session_of_a_full_table_is_found_within_a_round() -> None:
     assert ended(over) == 1
 
 
-def test_a_table_of_few_lines_refuses_nobody_for_what_is_dead() -> None:
+def test_a_table_of_few_lines_refuses_no_packet_because_of_dead_sessions() -> None:
     over = gateway(max_sessions=LINES, timeouts=SHORT, seed=1)
     many(over, LINES - 1)
     assert said(over, 0.0) is Verdict.OUTBOUND
@@ -218,7 +218,7 @@ def test_the_port_of_a_mapping_rests_from_the_last_of_its_ends_whatever_their_or
 
 
 @pytest.mark.parametrize("filtering", ["endpoint-independent", "address-dependent"])
-def test_strangers_do_not_keep_a_mapping_whose_inside_is_silent(filtering: str) -> None:
+def test_strangers_do_not_keep_a_mapping_with_a_silent_inside_host(filtering: str) -> None:
     """`inbound_refresh=False` (RFC 4787 REQ-6): a session that the inside has not answered keeps nothing open."""
     over = gateway(
         timeouts=Timeouts(udp=120.0, unreplied=100.0), seed=1, policy=Policy(inbound_refresh=False, filtering=filtering)

@@ -1,4 +1,4 @@
-"""Limits and thresholds: exact, told of once with what was reached, and no way around them."""
+"""Limits and thresholds: exact, reported once with what was reached, and no way around them."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_syn_from_inside_that_reopens_a_session_is_a_new_one_for_the_rates(nam
 def test_a_stranger_s_session_that_the_inside_reopens_meets_its_quota() -> None:
     over = gateway(policy=Policy(sessions_per_subscriber=2))
     talk = closed(over)
-    assert talk.back("S", seq=9) is Verdict.INBOUND  # opened from outside from now on: nobody's quota
+    assert talk.back("S", seq=9) is Verdict.INBOUND  # opened from outside from now on: no subscriber's quota
     talk.out("SA", seq=9, ack=10)
     for way in (talk.back, talk.out):
         way("FA", seq=10, ack=10)
@@ -139,7 +139,7 @@ def test_a_syn_from_outside_that_reopens_a_session_meets_the_caps() -> None:
 # ---- thresholds
 
 
-def test_sessions_are_told_of_once_and_again_after_they_were_few() -> None:
+def test_the_session_threshold_is_reported_once_and_again_after_hysteresis() -> None:
     over = gateway(max_sessions=100)
     opened(over, 79, now=1.0)
     assert told(over) == []
@@ -170,7 +170,9 @@ def test_between_the_two_shares_nothing_is_told_again() -> None:
     (Policy(port_ranges=((4000, 4099),)), (EIP, 17)), (Policy(port_ranges=((4000, 4099),), parity=True), (EIP, 17)),
     (Policy(port_ranges=((4000, 4099),), ports="block", block_size=1, blocks=200), (EIP, 0)),
 ])  # fmt: skip
-def test_ports_are_told_of_by_address_and_protocol(policy: Policy, address_and_protocol: tuple[str, int]) -> None:
+def test_the_port_threshold_is_reported_by_address_and_protocol(
+    policy: Policy, address_and_protocol: tuple[str, int]
+) -> None:
     over = gateway(policy=policy)
     assert set(opened(over, 80)) == {OUTBOUND}
     (event,) = over.events()
@@ -181,7 +183,7 @@ def test_ports_are_told_of_by_address_and_protocol(policy: Policy, address_and_p
     assert told(over) == []
 
 
-def test_a_refused_hairpin_is_told_of_by_no_threshold() -> None:
+def test_a_refused_hairpin_reports_no_threshold() -> None:
     strict = Policy(warn_at=0.02, rearm_at=0, port_ranges=((4000, 4099),), filtering="address-dependent")
     over = gateway(max_sessions=100, policy=strict)
     opened(over, 1)
@@ -193,7 +195,7 @@ def test_a_refused_hairpin_is_told_of_by_no_threshold() -> None:
     Policy(port_ranges=((4000, 4099),), hold_down=10), Policy(port_ranges=((4000, 4099),), hold_down=10, ports="block",
                                                               block_size=1, blocks=200),
 ])  # fmt: skip
-def test_ports_whose_rest_is_over_are_free_for_a_threshold_though_nobody_looked(policy: Policy) -> None:
+def test_ports_are_free_for_a_threshold_after_their_hold_down_without_a_sweep(policy: Policy) -> None:
     over = gateway(policy=policy)
     opened(over, 60)
     over.end_all(now=1.0)
@@ -225,7 +227,7 @@ def test_a_small_table_has_no_thresholds() -> None:
 
 @pytest.mark.parametrize("ports", ["random", "block", "preserve"])
 def test_every_port_of_an_address_can_be_in_use_none_twice(ports: str) -> None:
-    """64,512 of 64,512; the next is refused, counted and told of; the others go on."""
+    """64,512 of 64,512; the next is refused, counted and reported; the others go on."""
     import numpy as np
 
     from support import bulk

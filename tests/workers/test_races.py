@@ -44,7 +44,7 @@ def ipv4(address: str) -> int:
 
 
 def test_a_port_that_another_workers_host_has_drawn_meanwhile_leads_to_that_host() -> None:
-    """A packet from outside is handed to the worker that has its port; before that worker takes it, the port is another's."""
+    """Between the handoff of a packet and its arrival at the worker that has its port, the port gets another owner."""
     gateway = made(3, policy=Policy(port_ranges=((2000, 2001),), hold_down=0, filtering="endpoint-independent"))
     capsules = [gateway._core.worker_capsule(worker) for worker in range(3)]
     bystander, leaver = hosts_of(gateway, 1, 2)
@@ -66,7 +66,7 @@ def test_a_port_that_another_workers_host_has_drawn_meanwhile_leads_to_that_host
     assert [gateway.counters(worker=w)["sessions"] for w in range(3)] == [0, 1, 2]
 
 
-def test_an_entry_whose_target_changes_while_a_packet_is_handed_over_opens_in_the_new_targets_worker() -> None:
+def test_a_target_changed_during_a_handoff_opens_in_the_new_target_s_worker() -> None:
     gateway = Gateway(workers=3, seed=7)
     first, second = hosts_of(gateway, 1, 1)[0], hosts_of(gateway, 2, 1)[0]
     entry = gateway.add(DnatEntry(EIP, 8080, first, 80, protocol="udp"))
@@ -181,12 +181,12 @@ def test_a_flow_log_that_the_collector_frees_within_a_call_closes(look: str) -> 
         LOOKS[look](gateway)
 
     in_thread(call)()
-    for _ in range(1000):  # a thread that collects already makes another's collect() return at once
+    for _ in range(1000):  # collect() returns at once while another thread collects
         if alive[0]() is None:
             break
         gc.collect()
         threading.Event().wait(0.01)
-    FlowLog(gateway).close()  # nobody has it any more
+    FlowLog(gateway).close()  # the gateway is free again
 
 
 def test_who_takes_rows_meanwhile_may_ask_the_gateway_for_anything() -> None:

@@ -1,4 +1,4 @@
-"""Several workers: whose a frame is, what is a total, and that nothing but the ports drawn depends on how many there are."""
+"""Several workers: affinity, totals, and that nothing but the allocated ports depends on their number."""
 
 from __future__ import annotations
 
@@ -296,7 +296,7 @@ def run_together(calls: list[Callable[[], None]]) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_single_frames_and_control_calls_from_threads_do_not_wait_for_each_other(workers: int) -> None:
-    """Who has the interpreter's lock does not wait for a worker whose holder waits for that lock."""
+    """A thread with the interpreter's lock does not wait for a worker that waits for that lock."""
     gateway = made(workers)
     hosts = [f"10.3.0.{n}" for n in range(200)]
 
