@@ -1,4 +1,4 @@
-"""A plane whose machine's clock is set, and whose machine sleeps, while it forwards: what the log says, and `who`.
+"""The log and `who` of a plane that forwards while the machine's clock is set or the machine sleeps.
 
 No test can set the machine's clock: the collector of a running plane is given readings that differ from the real ones.
 """
@@ -74,7 +74,7 @@ def test_a_plane_s_log_follows_a_clock_that_is_set(nat: Nat, tmp_path: Path) -> 
     right = int(late["start_time"]) / 1e6
     answer = asked(made, tmp_path, late, right)
     assert (answer.status, str(answer.subscriber)) == ("exact", "10.0.0.2") or answer.status == "ambiguous"
-    assert asked(made, tmp_path, early, right).status != "nobody"  # it may have begun 30 s before its label
+    assert asked(made, tmp_path, early, right).status != "unused"  # it may have begun 30 s before its label
 
 
 def test_a_plane_s_log_knows_that_the_machine_slept(nat: Nat, tmp_path: Path) -> None:
@@ -88,6 +88,6 @@ def test_a_plane_s_log_knows_that_the_machine_slept(nat: Nat, tmp_path: Path) ->
     machine.slept = 72_000 * SECOND
     until(lambda: changes(made) == 1)
     assert [event.reason for event in made.events()] == ["machine-slept"]
-    for later, statuses in ((0.001, ("exact",)), (36_000.0, ("exact", "held-idle")), (-100.0, ("nobody", "gap"))):
+    for later, statuses in ((0.001, ("exact",)), (36_000.0, ("exact", "held-idle")), (-100.0, ("unused", "gap"))):
         answer = asked(made, tmp_path, session, began + later, tolerance=0.0)
         assert answer.status in statuses, (later, answer)

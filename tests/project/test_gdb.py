@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("Session", "Mapping", "Subscriber", "SnatRule", "DnatRule", "PlainRule", "Worker")
 
-# One of each struct, in a program that gdb reads and that never runs. TCP 10.0.0.5:40000 as 203.0.113.1:44110 to 198.51.100.7:443.
+# One of each struct, in a program that gdb only reads. TCP 10.0.0.5:40000 as 203.0.113.1:44110 to 198.51.100.7:443.
 PROGRAM = """
 #include "SOURCE"
 Session session = {.ip = {0x0500000a, 0x076433c6, 0x017100cb}, .port = {0x409c, 0xbb01, 0x4eac}, .protocol = 6, .state = 1,
