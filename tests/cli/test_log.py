@@ -112,6 +112,6 @@ def test_who_is_computed_where_ports_are_deterministic(folder: Path, tmp_path: P
     assert call("who", "203.0.113.9:4000", "--config", file, exit_code=5).startswith("unused: by ")
     assert call(*WHO, iso(200), "--config", file).startswith("exact: 10.0.0.5")
     assert "--at is missing" in call("who", "203.0.113.1:4000", "--log", folder, "--protocol", "tcp", exit_code=1)
-    assert "--protocol: missing" in call("who", "203.0.113.1:4000", "--log", folder, "--at", iso(0), exit_code=1)
+    assert "--protocol is missing" in call("who", "203.0.113.1:4000", "--log", folder, "--at", iso(0), exit_code=1)
     file.write_text("[gateway]\ninstance = 'x'\n")
     assert "--at is missing" in call("who", "203.0.113.1:4000", "--config", file, exit_code=1)
