@@ -30,6 +30,7 @@ COUNTERS = {
     "created": "sessions that began",
     "ended": "sessions that ended",
     "handed_over": "frames that one worker got and another one's tables were used for",
+    "undelivered_in_rows": "packets without a next hop that stay in a row: fragments, and those of a window that has closed",
     "clock_backward": "calls with a smaller `now` than the last one; it was taken for the last one",
     "generated": "frames of the gateway's own: ICMP, and fragments that it made",
     "generated_lost": "the same that found no memory, or no next hop",

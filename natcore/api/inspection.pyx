@@ -31,6 +31,7 @@ cdef struct Sums:               # sums returned by counters()
     uint64_t created
     uint64_t ended
     uint64_t handed_over
+    uint64_t undelivered_in_rows
     uint64_t clock_backward
     uint64_t generated
     uint64_t generated_lost
@@ -69,6 +70,7 @@ cdef void sum_up(const Shared* shared, int32_t worker, Sums* sums) noexcept nogi
         sums.created += one.sessions.created
         sums.ended += one.sessions.ended
         sums.handed_over += one.handed_over
+        sums.undelivered_in_rows += one.undelivered_in_rows
         sums.clock_backward += one.clock_backward
         if worker >= 0:
             sums.sessions, sums.mappings = one.sessions.slots.live, one.mappings.mapping_slots.live
@@ -88,6 +90,7 @@ cdef class Tables(Rows):
         # of one worker the counters can be negative after handoff; the total cannot
         return [<int64_t>sums.verdicts[i] for i in range(256)], {
             "created": sums.created, "ended": sums.ended, "handed_over": sums.handed_over,
+            "undelivered_in_rows": sums.undelivered_in_rows,
             "clock_backward": sums.clock_backward, "generated": sums.generated, "generated_lost": sums.generated_lost,
             "generated_withheld": sums.generated_withheld, "fragments_evicted": sums.fragments_evicted,
             "events_lost": sums.events_lost, "unsolicited_lost": sums.unsolicited_lost,

@@ -13,6 +13,7 @@ from natcore.io.neighbors cimport (
     FAILED, KNOWN, NEIGHBOURS, UNKNOWN, Neighbours, neighbour_learn, neighbours_delete, neighbours_forget,
     neighbours_lose, neighbours_new, routes_delete, routes_replace, set_delete, set_replace,
 )
+from natcore.nat.undelivered cimport take_back_from_others
 from natcore.tables.ports cimport Ports, address_find
 from natcore.workers.locks cimport await_hold, release
 from natcore.io.pending_frames cimport waiting_delete, waiting_new
@@ -153,6 +154,7 @@ cdef class PlaneLoop:
                 self.loop.worker.paths = NULL
                 self.loop.worker.steady = False
                 self._leave()
+                take_back_from_others(self.loop.worker)
         for port in range(self.loop.count):
             self.detach(port)
 

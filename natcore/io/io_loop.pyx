@@ -10,6 +10,7 @@ from natcore.tables.ports cimport address_find
 from natcore.workers.locks cimport await_hold, release
 from natcore.nat.clock cimport tick
 from natcore.nat.pipeline cimport revoke, take_generated, translate
+from natcore.nat.undelivered cimport take_back_from_others
 from natcore.io.pending_frames cimport (
     WAITING_MS, Waiting, waiting_enter, waiting_first, waiting_leave, waiting_next, waiting_sweep,
 )
@@ -119,6 +120,12 @@ cdef void give_up(Loop* loop, Frame* frame) noexcept nogil:
         spin_unlock(&loop.worker.outbox.spin)
     else:
         revoke(loop.worker, frame, DROP_NO_NEIGHBOUR)
+
+
+cdef inline void settle(Loop* loop) noexcept nogil:
+    """Frames that were given up may have been counted in the tables of another worker. The loop has locked none."""
+    if loop.worker.undelivered_count:
+        take_back_from_others(loop.worker)
 
 
 cdef void ask(Loop* loop, Neighbour* neighbour, uint32_t port, uint32_t now_ms) noexcept nogil:
@@ -352,6 +359,7 @@ cdef uint32_t serve(Loop* loop, Port* port, uint32_t budget) noexcept nogil:
                 deliver(loop, &loop.frames[i], loop.arrivals[loop.frames[i].tag].offload, now_ms)
         send_generated(loop, port, now_ms)
         release(loop.worker)
+        settle(loop)
         hand_over(loop)
     port.device.complete(port.device)
     return arrived
@@ -381,6 +389,7 @@ cdef void service(Loop* loop) noexcept nogil:
     announce(loop)
     send_generated(loop, outside_port(loop), <uint32_t>(now_ns // 1000000))
     release(loop.worker)
+    settle(loop)
     hand_over(loop)
 
 

@@ -34,6 +34,7 @@ from natcore.tables.sessions cimport (
     session_addresses, session_discard, session_ports, turned_addresses, turned_ports,
 )
 from natcore.nat.clock cimport clock_follow, clock_forward_with
+from natcore.nat.undelivered cimport take_back
 from natcore.nat.unsolicited_syn cimport note_unsolicited
 from natcore.base.flow_hash cimport HashKey
 from natcore.frame cimport FRAME_CROSSING, FRAME_GSO, Frame
@@ -511,9 +512,10 @@ cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_
 # ---- the rest that callers need ---------------------------------------------------------------------------------------
 
 cdef void revoke(Worker* worker, Frame* frame, uint8_t verdict) noexcept nogil:
-    """A frame that was forwarded could not be delivered after all: it counts as dropped, with this verdict."""
+    """A frame that was forwarded could not be delivered after all: it counts as dropped, with this verdict, and in no row."""
     if unlikely(worker.flows != NULL):
         flows_unsent(worker.flows, frame)
+    take_back(worker, frame)
     worker.counters[frame.verdict] -= 1
     worker.counters[verdict] += 1
     frame.verdict = verdict

@@ -9,6 +9,7 @@ from natcore.tables.ports cimport DRAWS_KEPT, Draw
 from natcore.tables.entries cimport DnatRule, RuleSet, dnat_target
 from natcore.tables.sessions cimport ROLE_INSIDE, SESSION_FREE, session_close
 from natcore.nat.pipeline cimport revoke
+from natcore.nat.undelivered cimport take_back_from_others
 from natcore.base.flow_hash cimport flow_hash
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32, load_acquire
@@ -95,6 +96,7 @@ def undeliver(capsule, const uint8_t[::1] sent not None, uint8_t side, uint8_t f
     frame.side = side
     frame.verdict = forwarded
     revoke(worker_of(capsule), &frame, dropped)
+    take_back_from_others(worker_of(capsule))
 
 
 def lock_rows(capsule, bint taken):

@@ -35,6 +35,19 @@ cdef enum:
 
 cdef struct Worker
 
+cdef enum:
+    UNDELIVERED_SLOTS = 1024
+
+cdef struct Undelivered:        # packets that were counted into a session, and had no next hop then
+    uint64_t addresses          # by which the session is found (session_find), as the next two
+    uint32_t ports
+    uint8_t protocol
+    uint8_t index               # Direction whose index it is found in
+    uint8_t direction           # Direction that they were counted in
+    uint8_t hairpin             # they were counted into the initiator's session, too
+    uint32_t packets
+    uint32_t bytes
+
 cdef struct Shared:             # state common to a gateway's workers; packets of established sessions do not touch it
     uint32_t count              # workers
     uint32_t alone              # one caller has locked all workers
@@ -109,6 +122,9 @@ cdef struct Worker:
     bint link_local             # forward 169.254/16
     bint class_e                # forward 240/4
     uint8_t ip_options          # IpOptions
+    uint64_t undelivered_in_rows        # packets that could not be taken out of their session's row any more
+    uint32_t undelivered_count
+    Undelivered undelivered[1024]       # [UNDELIVERED_SLOTS] of sessions that may be another worker's
 
 cdef inline bint has_all(const Worker* worker) noexcept nogil:
     """Whether the caller, who has locked the worker, has locked all workers."""

@@ -120,7 +120,7 @@ class Pair:
         if self.sent is not None:
             taker = self.gateway._core.worker_capsule(self.taker)
             undeliver(taker, self.sent, side, verdict, Verdict.DROP_NO_NEIGHBOUR)
-            self.model.undeliver(Verdict.DROP_NO_NEIGHBOUR)
+            self.model.undeliver(Verdict.DROP_NO_NEIGHBOUR, self.sent)
             self.histogram[f"verdict {Verdict.DROP_NO_NEIGHBOUR.name}"] += 1
 
     def crowded(self, data: bytes, side: Side, seconds: float) -> None:

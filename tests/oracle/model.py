@@ -71,6 +71,7 @@ class ModelGateway(Following):
         """The verdict on a frame, and what is sent if it is forwarded. now: ns."""
         self.clock(now)
         self.sweep_slice()
+        self.counted_as: list[tuple[Session, Packet, Side]] = []  # what the frame is counted as
         packet = packets.parse(frame, self.framing, side)
         if isinstance(packet, Verdict):
             verdict, out = packet, None
@@ -92,8 +93,14 @@ class ModelGateway(Following):
             self.counts["dropped_" + verdict.name.removeprefix("DROP_").lower()] += 1
         return verdict, out
 
-    def undeliver(self, verdict: Verdict) -> None:
-        """A frame that was forwarded reached no host."""
+    def undeliver(self, verdict: Verdict, sent: bytes) -> None:
+        """A frame that was forwarded reached no host: no row counts it. Fragments are counted apart."""
+        packet = packets.parse(sent, self.framing, Side.INSIDE)  # as it left; what it says of ICMP is not asked
+        if isinstance(packet, Packet) and packet.kind != "fragment":
+            for session, counted, side in self.counted_as:
+                session.take_back(counted, side)
+        else:
+            self.counts["undelivered_in_rows"] += 1
         self._counted(verdict, 1)
         self.counts.update({"held": 1, "forwarded": -1})
 
@@ -191,6 +198,7 @@ class ModelGateway(Following):
     def _take(self, session: Session, packet: Packet, side: Side, counted: bool = True) -> None:
         """Count a packet into its session (RFC 4787 REQ-6: outbound refreshes, inbound by policy)."""
         refreshing = side is Side.INSIDE or self.policy.inbound_refresh
+        self.counted_as += [(session, packet, side)] * counted
         self.log(session.take(packet, side, self.now, refreshing, counted))
 
     def _rewrite(self, packet: Packet, source: Endpoint, destination: Endpoint) -> bytes:

@@ -49,6 +49,10 @@ class Counts(NamedTuple):
             self.pkts_from_vpc + out,
         )
 
+    def minus(self, packet: Packet, side: Side) -> Counts:
+        one = Counts().plus(packet, side)
+        return Counts(*(mine - its for mine, its in zip(self, one, strict=True)))
+
 
 class Row(NamedTuple):
     """A row of the journal; times in ns of the gateway's clock."""
@@ -168,6 +172,12 @@ class Session:
         if refreshing or self.timer != before:  # RFC 6146 section 3.5.2.2: a state's timer starts with the state
             self.last_seen = now // MS
         return rows
+
+    def take_back(self, packet: Packet, side: Side) -> None:
+        """What was counted just now was not delivered; a window without packets is none."""
+        self.in_window, self.total = (counts.minus(packet, side) for counts in (self.in_window, self.total))
+        if self.in_window == Counts():
+            self.window_start = None
 
     def take_later(
         self, packet: Packet, side: Side, now: int, refreshing: bool, end: int, counted: bool = True

@@ -74,6 +74,8 @@ def test_packets_wait_for_their_next_hop_and_are_dropped_if_it_never_answers(nat
     until(lambda: made.counters()["dropped_no_neighbour"] == 1)
     assert plane.counters()["waiting"] == 0
     assert plane.counters()["outside_unresolved"] == 1
+    assert made.sessions()["packets_out"].tolist() == [1, 0]  # contract R1: a row counts what left
+    assert made.counters()["undelivered_in_rows"] == 0
     assert adds_up(made)
 
 

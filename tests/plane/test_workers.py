@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,8 @@ def test_the_first_packets_of_all_wait_for_one_next_hop(nat: Nat) -> None:
     for each in pinging:
         each.wait()
     assert min(of_each(plane, "outside_unresolved")) > 0
+    rows = made.sessions()
+    assert rows[rows["remote_ip"] == int(IPv4Address("198.18.0.66"))]["packets_out"].tolist() == [0] * 8
     assert adds_up(made)
 
 

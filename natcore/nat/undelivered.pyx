@@ -1,0 +1,137 @@
+"""Frames that could not be sent: their session is found by the addresses and ports that they would have left with, and they are
+taken out of its open window.
+
+The session may belong to another worker, which is not locked: then the frame is put on a list until the loop has locked none.
+Counted instead are fragments, which have no ports, and frames of a window that has closed since.
+"""
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from natcore.frame cimport FRAME_CROSSING, Frame
+from natcore.nat.icmp_errors cimport is_error
+from natcore.packet.parse cimport KIND_FRAGMENT, KIND_ICMP, Flight, parse, wire_bytes, wire_packets
+from natcore.packet.verdict cimport HAIRPIN, PENDING
+from natcore.base.hash_table cimport NONE
+from natcore.tables.sessions cimport (
+    IN, NO_WINDOW, OUT, Cold, Session, session_addresses, session_find, session_ports, turned_addresses, turned_ports,
+)
+from natcore.workers.locks cimport await_hold, release
+from natcore.workers.worker cimport UNDELIVERED_SLOTS, Undelivered, Worker, has_all
+from natcore.base.compiler cimport bswap16
+from natcore.base.headers cimport IPV4_FRAGMENT, PROTOCOL_ICMP
+
+
+cdef bint describe(const Worker* worker, const Frame* frame, Undelivered* what) noexcept nogil:
+    """What the frame was counted as, and the key of its session. packets: 0: in no session. False: the frame has no key."""
+    cdef Frame copy = frame[0]
+    cdef Flight flight
+    memset(what, 0, sizeof(Undelivered))
+    if frame.flags & FRAME_CROSSING:
+        return True
+    if parse(&copy, &flight, worker.ethernet, &worker.sessions.key) != PENDING:
+        return False
+    if flight.kind == KIND_FRAGMENT or flight.ip.fragment & bswap16(IPV4_FRAGMENT):
+        return False
+    if flight.kind == KIND_ICMP and is_error(&flight):
+        return True
+    what.addresses = flight.addresses << 32 | flight.addresses >> 32            # in the order of its answer
+    what.ports = flight.ports << 16 | flight.ports >> 16
+    what.protocol = flight.protocol
+    what.packets = wire_packets(frame, &flight)
+    what.bytes = wire_bytes(&flight, what.packets)
+    what.hairpin = frame.verdict == HAIRPIN
+    what.direction = IN if what.hairpin else frame.side
+    what.index = 1 - what.direction
+    if what.hairpin and flight.protocol == PROTOCOL_ICMP:
+        what.ports = flight.ports
+    return True
+
+
+cdef bint uncount(Worker* worker, uint32_t slot, const Undelivered* what) noexcept nogil:
+    """Takes it out of the session's open window; False: the window that counted it has closed. A window without packets is
+    closed without a row: the next packet opens one."""
+    cdef Session* session = &worker.sessions.hot[slot]
+    cdef Cold* cold = &worker.sessions.cold[slot]
+    cdef uint32_t direction = what.direction
+    if (session.flags & NO_WINDOW
+            or (<uint64_t>cold.carry_packets[direction] << 32) + session.packets[direction] < what.packets
+            or (<uint64_t>cold.carry_bytes[direction] << 32) + session.bytes[direction] < what.bytes):
+        return False
+    cold.carry_packets[direction] -= session.packets[direction] < what.packets
+    cold.carry_bytes[direction] -= session.bytes[direction] < what.bytes
+    session.packets[direction] -= what.packets
+    session.bytes[direction] -= what.bytes
+    if not (session.packets[OUT] or session.packets[IN] or cold.carry_packets[OUT] or cold.carry_packets[IN]):
+        session.flags |= NO_WINDOW
+        session.window_end = <uint16_t>(worker.now_ns // 1000000000)
+    return True
+
+
+cdef bint take_back_in(Worker* worker, Undelivered* what) noexcept nogil:
+    """Takes it back from a session in the tables of a locked worker; whether there was one. For a hairpin, `what` is the
+    initiator's session afterwards."""
+    cdef uint32_t slot = session_find(&worker.sessions, what.index, what.addresses, what.ports, what.protocol)
+    cdef const Session* session
+    cdef bint itself
+    if slot == NONE:
+        return False
+    session = &worker.sessions.hot[slot]
+    itself = (what.hairpin and session_addresses(session, IN) == turned_addresses(session)
+              and session_ports(session, IN) == turned_ports(session))       # counted once, as what it sent
+    if not itself and not uncount(worker, slot, what):
+        worker.undelivered_in_rows += what.packets
+    if what.hairpin:
+        what.addresses = turned_addresses(session)
+        what.ports = turned_ports(session)
+        what.index = IN
+        what.direction = OUT
+        what.hairpin = 0
+    else:
+        what.packets = 0
+    return True
+
+
+cdef void take_back_anywhere(Worker* worker, Undelivered* what, bint held) noexcept nogil:
+    """From the sessions of any worker. held: the caller has locked all workers; else none."""
+    cdef Worker* other
+    cdef uint32_t w, _round
+    for _round in range(2):                         # a hairpin's two
+        for w in range(worker.shared.count):
+            if what.packets == 0:
+                return
+            other = worker.shared.workers[w]
+            if not held:
+                await_hold(other)
+            take_back_in(other, what)
+            if not held:
+                release(other)
+    if what.packets:
+        if not held:
+            await_hold(worker)
+        worker.undelivered_in_rows += what.packets
+        if not held:
+            release(worker)
+
+
+cdef void take_back(Worker* worker, const Frame* frame) noexcept nogil:
+    """The session's row does not count the forwarded frame. The caller has locked the worker."""
+    cdef Undelivered what
+    if not describe(worker, frame, &what):
+        worker.undelivered_in_rows += 1
+    elif has_all(worker):
+        take_back_anywhere(worker, &what, True)
+    elif what.packets:
+        take_back_in(worker, &what)
+        if what.packets and worker.undelivered_count < UNDELIVERED_SLOTS:
+            worker.undelivered[worker.undelivered_count] = what
+            worker.undelivered_count += 1
+        elif what.packets:
+            worker.undelivered_in_rows += what.packets
+
+
+cdef void take_back_from_others(Worker* worker) noexcept nogil:
+    """Does what is on the list of `take_back`. The caller has locked no worker, and is the only user of the list."""
+    cdef uint32_t i
+    for i in range(worker.undelivered_count):
+        take_back_anywhere(worker, &worker.undelivered[i], False)
+    worker.undelivered_count = 0
