@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from natcore import ConfigurationError, DnatEntry, Error, Gateway, Link, NoNatEntry, Policy, Side, Verdict
-from natcore.capture import pcap as capture
+from natcore.capture.pcap import Packet, write
 from natcore.cli.main import app
 from natcore.explain import Explanation, describe_packet
 from oracle import configurations
@@ -126,7 +126,7 @@ def test_the_dead_are_seen_as_dead_and_stay_where_they_are() -> None:
     over = gateway()
     over.translate_one(udp(), INSIDE, 0.0)
     told = over.explain(udp(), INSIDE, 300.0)
-    assert told.ended == 1 and told.created == 1 and "1 session: over" in str(told)
+    assert told.ended == 1 and told.created == 1 and "1 session: expired" in str(told)
     assert len(over.take_records(events=True)) == 1 and len(over.sessions()) == 1
 
 
@@ -337,7 +337,7 @@ def test_the_command_explains_a_frame(file: Path) -> None:
 
 def test_the_command_explains_the_last_packet_of_a_capture(file: Path, tmp_path: Path) -> None:
     pcap = tmp_path / "inside.pcap"
-    capture.write(pcap, [capture.Packet(at * 10**9, udp()) for at in (100, 101, 102)])
+    write(pcap, [Packet(at * 10**9, udp()) for at in (100, 101, 102)])
     shown = call(file, "--pcap", pcap)
     assert "at 2 s: OUTBOUND" in shown and "it lives until 301 s" in shown
     assert "no sessions but those of the capture's 2 packets before this one" in shown
@@ -354,5 +354,5 @@ def test_the_command_says_what_is_wrong(file: Path, arguments: list[str], messag
 
 
 def test_an_empty_capture_is_refused(file: Path, tmp_path: Path) -> None:
-    capture.write(tmp_path / "empty.pcap", [])
+    write(tmp_path / "empty.pcap", [])
     assert "a capture with packets" in call(file, "--pcap", tmp_path / "empty.pcap", exit_code=1)

@@ -16,7 +16,7 @@ from scapy.packet import Packet as Layer
 from scapy.packet import Raw
 from scapy.utils import rdpcap, wrpcap
 
-from natcore.capture import pcap as capture
+from natcore.capture import pcap
 from natcore.capture.pcap import CaptureError, Packet
 from natcore.capture.replay import parse, readdress
 from support import make_capture
@@ -27,19 +27,19 @@ frames = st.binary(min_size=0, max_size=200)
 @given(st.lists(st.tuples(st.integers(0, 2**62 // 10**9), frames).map(lambda pair: Packet(*pair)), max_size=5))
 def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory, packets: list[Packet]) -> None:
     path = tmp_path_factory.mktemp("capture") / "x.pcap"
-    assert capture.write(path, packets) == len(packets)
-    assert list(capture.read(path)) == packets
+    assert pcap.write(path, packets) == len(packets)
+    assert list(pcap.read(path)) == packets
 
 
 def test_scapy_reads_what_is_written_and_the_other_way(tmp_path: Path) -> None:
     frame = bytes(Ether() / IP() / UDP() / Raw(b"x" * 20))
     ours, theirs = tmp_path / "ours.pcap", tmp_path / "theirs.pcap"
-    capture.write(ours, [Packet(1_700_000_000_123_456_789, frame)])
+    pcap.write(ours, [Packet(1_700_000_000_123_456_789, frame)])
     (read,) = rdpcap(str(ours))
     assert bytes(read) == frame and read.time == pytest.approx(1_700_000_000.123456789, abs=1e-6)
     read.time = 1_700_000_000.5
     wrpcap(str(theirs), [read])
-    assert list(capture.read(theirs)) == [Packet(1_700_000_000_500_000_000, frame)]
+    assert list(pcap.read(theirs)) == [Packet(1_700_000_000_500_000_000, frame)]
 
 
 def header(order: str = "<", magic: int = 0xA1B2C3D4, link: int = 1) -> bytes:
@@ -55,20 +55,20 @@ def record(data: bytes, original: int | None = None, order: str = "<") -> bytes:
 def test_both_byte_orders_and_both_resolutions(tmp_path: Path, order: str, magic: int, nanoseconds: int) -> None:
     path = tmp_path / "x.pcap"
     path.write_bytes(header(order, magic) + record(b"abc", order=order))
-    assert list(capture.read(path)) == [Packet(7_000_000_000 + nanoseconds, b"abc")]
+    assert list(pcap.read(path)) == [Packet(7_000_000_000 + nanoseconds, b"abc")]
 
 
 def test_what_the_snap_length_cut_off_is_zeros(tmp_path: Path) -> None:
     path = tmp_path / "x.pcap"
     path.write_bytes(header() + record(b"abc", original=6))
-    assert [packet.frame for packet in capture.read(path)] == [b"abc\0\0\0"]
+    assert [packet.frame for packet in pcap.read(path)] == [b"abc\0\0\0"]
 
 
 def test_a_capture_of_bare_packets_gets_an_ethernet_header(tmp_path: Path) -> None:
     path = tmp_path / "x.pcap"
     packet = bytes(IP(src="10.0.0.1") / UDP())
     path.write_bytes(header(link=101) + record(packet))
-    (read,) = capture.read(path)
+    (read,) = pcap.read(path)
     assert read.frame[14:] == packet and parse(read.frame) is not None
 
 
@@ -110,7 +110,7 @@ def test_pcapng_of_several_interfaces_and_sections(tmp_path: Path, order: str) -
     content += section() + block(1, interface(228, snap_length=20)) + block(3, struct.pack("<I", len(ip)) + ip[:20])
     path = tmp_path / "x.pcapng"
     path.write_bytes(content)
-    read = list(capture.read(path))
+    read = list(pcap.read(path))
     assert [packet.time_ns for packet in read] == [
         1_700_000_000_000_001_000, 1_700_000_000_000_000_002, 101_500_000_000, 0, 0,
     ]  # fmt: skip
@@ -121,7 +121,7 @@ def test_pcapng_of_several_interfaces_and_sections(tmp_path: Path, order: str) -
 def test_a_bare_packet_of_version_6_is_not_ipv4(tmp_path: Path) -> None:
     path = tmp_path / "x.pcap"
     path.write_bytes(header(link=101) + record(b"\x60" + bytes(59)))
-    (read,) = capture.read(path)
+    (read,) = pcap.read(path)
     assert read.frame[12:14] == b"\x86\xdd" and parse(read.frame) is None
 
 
@@ -144,12 +144,12 @@ def test_a_damaged_capture_is_refused_where_it_is_damaged(tmp_path: Path, conten
     path = tmp_path / "x.pcap"
     path.write_bytes(content)
     with pytest.raises(CaptureError, match=message):
-        list(capture.read(path))
+        list(pcap.read(path))
 
 
 def test_the_shipped_capture_is_what_its_script_makes() -> None:
     shipped = Path(str(files("natcore.demo") / "data" / "demo.pcap"))
-    assert list(capture.read(shipped)) == make_capture.packets()
+    assert list(pcap.read(shipped)) == make_capture.packets()
 
 
 layers = st.sampled_from(

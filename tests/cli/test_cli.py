@@ -20,14 +20,14 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from natcore import Gateway, SnatEntry
-from natcore.capture import pcap as capture
+from natcore.capture import pcap
 from natcore.cli.report import read_sessions, total
 from natcore.demo import demo
 from natcore.demo.clients import Clients
 from natcore.demo.meter import Meter
 from natcore.demo.namespaces import inside
 from natcore.demo.servers import Servers
-from natcore.service import run as service
+from natcore.service import run
 from natcore.service.configuration_file import load
 from support.command_line import call, call_json
 
@@ -97,7 +97,7 @@ def test_check_names_file_key_value_and_what_is_expected(file: Path) -> None:
 def captured() -> dict[tuple[int, str, int, str, int], Counter[str]]:
     """Packets and bytes of each session in the shipped capture, as scapy sees it: the session's key is the inside's."""
     sessions: dict[tuple[int, str, int, str, int], Counter[str]] = {}
-    for packet in capture.read(Path(CAPTURE)):
+    for packet in pcap.read(Path(CAPTURE)):
         frame = Ether(packet.frame)
         if IP not in frame:
             continue
@@ -133,7 +133,7 @@ def test_replay_logs_exactly_the_sessions_of_the_capture(tmp_path: Path) -> None
     assert rows_by_key(told["sessions"]) == captured()
     assert {row["nat_ip"] for row in told["sessions"]} <= {"203.0.113.1", "203.0.113.2"}
     assert told["sessions"][0]["start_time"] == 1_767_225_600_006_000  # the capture's own time
-    for packet in capture.read(outside):
+    for packet in pcap.read(outside):
         frame = Ether(packet.frame)
         assert not {frame[IP].src, frame[IP].dst} & {"10.0.0.21", "10.0.0.22"}
         layer = next(frame[kind] for kind in (TCP, UDP, ICMP) if kind in frame)
@@ -163,7 +163,7 @@ def test_replay_counts_what_a_gateway_would_not_see_and_what_it_drops(tmp_path: 
         ip("10.0.0.1", "192.0.2.1", ttl=1), ip("10.0.0.1", "192.0.2.1", chksum=1),
         bytes(Ether(type=0x86DD) / Raw(bytes(60))),
     ]  # fmt: skip
-    capture.write(path, [capture.Packet(n * 1_000_000, frame) for n, frame in enumerate(mixed)])
+    pcap.write(path, [pcap.Packet(n * 1_000_000, frame) for n, frame in enumerate(mixed)])
     told = call_json("replay", path, "--snat", "10.0.0.0/24=203.0.113.1")
     assert told["skipped"] == {
         "between inside hosts": 1, "of other hosts": 1, "answer to nothing in the capture": 1, "not IPv4": 1
@@ -215,7 +215,7 @@ class _Plane:
 def serve(file: Path, monkeypatch: pytest.MonkeyPatch, plane: _Plane) -> list[tuple[str, dict[str, Any]]]:
     told: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(Gateway, "forward", lambda self, **interfaces: plane)
-    service.serve(load(file), lambda what, fields: told.append((what, fields)))
+    run.serve(load(file), lambda what, fields: told.append((what, fields)))
     return told
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 pytest.importorskip("aliyun.log", reason="the extra natcore[sls] is not installed")
 
 from natcore.cli.main import app
-from natcore.demo import sls as demo_sls
+from natcore.demo import sls
 
 pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
 
@@ -33,9 +33,9 @@ def test_the_story_has_delivery_failure_and_recovery():
 
 
 def test_it_is_told_in_words_too(monkeypatch):
-    stage = demo_sls.Stage("then this", "Failed", "WriteQuotaExceed", 3, 4)
-    story = demo_sls.Story("http://h", [stage], checks=[demo_sls.Check("it holds", False, "no")])
-    monkeypatch.setattr(demo_sls, "run", lambda progress: progress(stage) or story)
+    stage = sls.Stage("then this", "Failed", "WriteQuotaExceed", 3, 4)
+    story = sls.Story("http://h", [stage], checks=[sls.Check("it holds", False, "no")])
+    monkeypatch.setattr(sls, "run", lambda progress: progress(stage) or story)
     found = CliRunner().invoke(app, ["demo", "--sls"])
     assert found.exit_code == 1
     assert "then this" in found.stdout and "Failed WriteQuotaExceed" in found.stdout and "fails" in found.stdout

@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from natcore import DnatEntry, Gateway, Link, NoNatEntry, Policy, SnatEntry, Timeouts
-from natcore.testhooks import fuzz as _fuzz
+from natcore.testhooks import fuzz
 
 FILTERINGS = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
 PORTS: tuple[dict[str, Any], ...] = (
@@ -49,6 +49,6 @@ def make(number: int) -> Gateway:
 
 
 GATEWAYS = [make(number) for number in range(36)]
-TARGET = _fuzz.prepare(
+TARGET = fuzz.prepare(
     [gateway._core.worker_capsule() for gateway in GATEWAYS], [int(ipaddress.IPv4Address(place)) for place in PLACES]
 )

@@ -12,8 +12,7 @@ from dataclasses import replace
 
 from natcore.config import SnatEntry
 from natcore.verdict import FORWARDED, Side, Verdict
-from oracle import icmp_errors as errors
-from oracle import packets
+from oracle import icmp_errors, packets
 from oracle.admission import NAMES
 from oracle.entries import PORTED, Row, targets
 from oracle.fragments import Fragments
@@ -431,7 +430,7 @@ class ModelGateway(Following):
     # Others' ICMP errors: through, without a trace in the session they are about (RFC 5508 REQ-6)
 
     def _error_through(self, packet: Packet, side: Side) -> Outcome:
-        quote = errors.read(packet, side)
+        quote = icmp_errors.read(packet, side)
         if isinstance(quote, Verdict):
             return quote, None
         session = self._quoted(quote, side)
@@ -452,20 +451,20 @@ class ModelGateway(Following):
         if side is Side.OUTSIDE:  # REQ-4
             addresses, ends = (packet.source[0], inside[0]), (inside, quote.destination)
             verdict = Verdict.UNTRANSLATED if session.untranslated else Verdict.INBOUND
-            return verdict, errors.rewrite(packet, quote, ttl, addresses, ends)
+            return verdict, icmp_errors.rewrite(packet, quote, ttl, addresses, ends)
         if not hairpin:  # REQ-5
             sender = packet.source[0] if session.untranslated else outside[0]
             verdict = Verdict.UNTRANSLATED if session.untranslated else Verdict.OUTBOUND
-            sent = errors.rewrite(packet, quote, ttl, (sender, packet.destination[0]), (quote.source, outside))
+            sent = icmp_errors.rewrite(packet, quote, ttl, (sender, packet.destination[0]), (quote.source, outside))
             return verdict, sent if session.untranslated else self._identified(packet, sent)
         other = self._find(session.protocol, lambda s: (s.mapping.outside, s.remote) == turned(session))
         if other is None:
             return Verdict.DROP_NO_MAPPING, None
         back = other.mapping.inside  # REQ-7
-        sent = errors.rewrite(packet, quote, ttl, (outside[0], back[0]), (back, turned(session)[1]))
+        sent = icmp_errors.rewrite(packet, quote, ttl, (outside[0], back[0]), (back, turned(session)[1]))
         return Verdict.HAIRPIN, self._identified(packet, sent)
 
-    def _quoted(self, quote: errors.Quote, side: Side) -> Session | None:
+    def _quoted(self, quote: icmp_errors.Quote, side: Side) -> Session | None:
         """The live session that a quoted packet is of, if its TCP sequence may be in flight (RFC 5927)."""
         if side is Side.OUTSIDE:
             key = quote.source, quote.destination

@@ -12,8 +12,7 @@ import pytest
 
 from natcore import ConfigurationError, Error, FlowLog, InterfaceError
 from natcore.demo.namespaces import Network
-from natcore.plane import kernel_bypass, loops
-from natcore.plane import links as interfaces
+from natcore.plane import kernel_bypass, links, loops
 from support.netns import (
     GATEWAY_OUTSIDE,
     SERVER,
@@ -63,7 +62,7 @@ def test_an_interface_that_vanishes_is_opened_again_when_it_returns(nat: Nat) ->
     until(lambda: plane.state == "running")
     until(lambda: ping(network, "in", SERVER))
     with at(network, "gw"):
-        assert interfaces.installed() == ["lan0", "wan0"]
+        assert links.installed() == ["lan0", "wan0"]
     assert adds_up(made)
 
 
@@ -136,7 +135,7 @@ def test_a_plane_without_threads_ends_and_leaves_the_gateway_free(
         with pytest.raises(RuntimeError, match="new thread"):
             start(network, made)
     with at(network, "gw"):
-        assert interfaces.installed() == []
+        assert links.installed() == []
     with start(network, made) as plane:
         assert plane.state == "running"
     made.close()
@@ -147,7 +146,7 @@ def test_two_planes_on_one_interface(nat: Nat) -> None:
     with pytest.raises(InterfaceError, match="another plane"):
         start(network, gateway())
     with at(network, "gw"):
-        assert interfaces.installed() == ["lan0", "wan0"]  # the first one's
+        assert links.installed() == ["lan0", "wan0"]  # the first one's
     assert ping(network, "in", SERVER)
 
 
@@ -179,7 +178,7 @@ def test_stop_gives_the_interfaces_back_and_loses_no_record(network: Network) ->
     assert plane.state == "stopped"
     assert plane.wait()
     with at(network, "gw"):
-        assert interfaces.installed() == []
+        assert links.installed() == []
     counters = plane.counters()
     assert counters["inside_received"] >= 1
     made.close()
@@ -244,21 +243,21 @@ def test_after_a_kill_nothing_leaks_until_the_next_start(network: Network, each_
     process.wait()
     assert not ping(network, "in", SERVER, "-W1")
     with at(network, "gw"):
-        assert interfaces.installed() == ["lan0", "wan0"]
+        assert links.installed() == ["lan0", "wan0"]
     with pytest.warns(UserWarning, match="forwarding is on"), start(network, gateway()) as plane:
         assert ping(network, "in", SERVER)
         assert plane.counters()["inside_received"] > 0
     assert not ping(network, "in", SERVER, "-W1")  # nor after a stop
     with at(network, "gw"):
         kernel_bypass.install("lan0", set())
-        assert interfaces.clean() == ["lan0", "wan0"]
+        assert links.clean() == ["lan0", "wan0"]
     assert ping(network, "in", SERVER)  # put back: the kernel forwards again
 
 
 def test_a_plane_that_was_forgotten_gives_its_interfaces_back_at_exit(network: Network, each_driver: str) -> None:
     network.run("gw", [sys.executable, "-c", KILLED.replace("plane.wait()", ""), each_driver])
     with at(network, "gw"):
-        assert interfaces.installed() == []
+        assert links.installed() == []
 
 
 def test_asyncio_drives_a_plane_without_threads(network: Network) -> None:

@@ -12,7 +12,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from natcore import SnatEntry
 from natcore.demo.namespaces import Network
-from natcore.plane import links as interfaces
+from natcore.plane import links
 from support import craft
 from support.netns import (
     CLIENT,
@@ -91,7 +91,7 @@ def test_a_plane_on_vlan_interfaces(tagged: Network, offloads: str, favour: str)
             assert set(made.sessions()["outside_ip"]) == {int.from_bytes(socket.inet_aton(TAGGED_POOL))}
             assert made.counters()["dropped"] == 0 and adds_up(made)
             with at(tagged, "gw"):
-                assert interfaces.installed() == ["lan0.10", "wan0.20"]
+                assert links.installed() == ["lan0.10", "wan0.20"]
             assert ping(tagged, "in", "10.0.0.1")  # the links themselves are the kernel's
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from natcore.config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
 from natcore.errors import CapacityError, ConfigurationError
 from natcore.gateway import Gateway
-from natcore.service import configuration_file as settings_module
+from natcore.service import configuration_file
 from natcore.service.configuration_file import FileTables, GatewayTable, SettingsError, load
 
 WHOLE = """
@@ -107,9 +107,9 @@ def test_an_empty_file_leaves_every_default(file: Path) -> None:
 def test_the_keys_are_the_constructors_arguments() -> None:
     own_tables = {"policy", "timeouts"}
     assert set(GatewayTable.__struct_fields__) == set(inspect.signature(Gateway).parameters) - own_tables
-    for table, values in ((settings_module.PolicyTable, Policy), (settings_module.TimeoutsTable, Timeouts),
-                          (settings_module.DeliveryTable, DeliveryPolicy), (settings_module.LinkTable, Link),
-                          (settings_module.EipTable, Eip)):  # fmt: skip
+    for table, values in ((configuration_file.PolicyTable, Policy), (configuration_file.TimeoutsTable, Timeouts),
+                          (configuration_file.DeliveryTable, DeliveryPolicy), (configuration_file.LinkTable, Link),
+                          (configuration_file.EipTable, Eip)):  # fmt: skip
         assert list(table.__struct_fields__) == [item.name for item in fields(values)]
 
 
@@ -192,7 +192,7 @@ class _SecretSink:
 def test_secrets_come_from_a_file_or_the_environment_only(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings_module, "sink_kinds", lambda: {"secret": _SecretSink})
+    monkeypatch.setattr(configuration_file, "sink_kinds", lambda: {"secret": _SecretSink})
     secret = tmp_path / "key"
     secret.write_text("s3cret\n")
     monkeypatch.setenv("NATCORE_ACCESS_KEY_ID", "from-environment")
@@ -219,8 +219,8 @@ def test_secrets_come_from_a_file_or_the_environment_only(
 
 
 def test_every_table_is_known_to_the_error_messages() -> None:
-    assert settings_module._TABLES[""] is FileTables
-    assert {name.partition(".")[0] for name in settings_module._TABLES if name} == set(FileTables.__struct_fields__)
+    assert configuration_file._TABLES[""] is FileTables
+    assert {name.partition(".")[0] for name in configuration_file._TABLES if name} == set(FileTables.__struct_fields__)
 
 
 def test_every_kind_of_entry_comes_from_the_file(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_every_kind_of_entry_comes_from_the_file(tmp_path: Path) -> None:
     ("[gateway]\ninstance = 2026-01-01", "gateway.instance"),
 ])  # fmt: skip
 def test_no_file_makes_a_traceback(file: Path, text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in settings_module.SECRETS:
+    for name in configuration_file.SECRETS:
         monkeypatch.setenv(f"NATCORE_{name.upper()}", "x")
     file.write_text(text)
     with pytest.raises(SettingsError, match=message) as caught:

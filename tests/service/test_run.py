@@ -19,14 +19,14 @@ import pytest
 from natcore import ConfigurationError, DeliveryError, Gateway
 from natcore.demo.namespaces import Network
 from natcore.plane import kernel_bypass
-from natcore.service import output as telling
-from natcore.service.output import Teller
+from natcore.service import output
+from natcore.service.output import LineWriter
 from natcore.sinks import Batch, MemorySink
 from support.netns import SERVER, at, needs_root, ping, until
 from support.service import file as file
 from support.service import run
 
-# ---- telling ---------------------------------------------------------------------------------------------------------
+# ---- output ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -50,19 +50,19 @@ def line_to(descriptor: int) -> Any:
 
 def test_a_full_disk_costs_lines_which_are_counted() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
-    with Teller(line_to(full)) as teller:
+    with LineWriter(line_to(full)) as writer:
         for number in range(10):
-            teller("event", {"number": number})
-    assert teller.lost == 10
+            writer("event", {"number": number})
+    assert writer.lost == 10
     os.close(full)
 
 
 def test_a_closed_pipe_costs_lines_which_are_counted() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    with Teller(line_to(writing)) as teller:
-        teller("event", {})
-    assert teller.lost == 1
+    with LineWriter(line_to(writing)) as writer:
+        writer("event", {})
+    assert writer.lost == 1
     os.close(writing)
 
 
@@ -70,11 +70,11 @@ def test_who_tells_never_waits_for_a_reader_and_lost_lines_are_told_once_there_i
     full_pipe: tuple[int, int],
 ) -> None:
     reading, writing = full_pipe
-    teller = Teller(line_to(writing), most=10)
+    writer = LineWriter(line_to(writing), most=10)
     for number in range(1000):  # one in work, ten waiting
-        teller("event", {"number": number})
-    assert teller.lost >= 1000 - 11
-    teller.close(timeout=0)
+        writer("event", {"number": number})
+    assert writer.lost >= 1000 - 11
+    writer.close(timeout=0)
     os.set_blocking(reading, False)
     data = b""
 
@@ -82,10 +82,10 @@ def test_who_tells_never_waits_for_a_reader_and_lost_lines_are_told_once_there_i
         nonlocal data
         with suppress(BlockingIOError):
             data += os.read(reading, 1 << 16)
-        return f"lost {{'lines': {teller.lost}" in data.decode() and not teller._thread.is_alive()
+        return f"lost {{'lines': {writer.lost}" in data.decode() and not writer._thread.is_alive()
 
     until(came)
-    assert data.count(b"event") == 1000 - teller.lost
+    assert data.count(b"event") == 1000 - writer.lost
 
 
 def test_what_cannot_be_told_is_lost_alone() -> None:
@@ -95,16 +95,16 @@ def test_what_cannot_be_told_is_lost_alone() -> None:
         told.append(what)
         return 1, fields["missing"] if what == "bad" else ""
 
-    with Teller(line) as teller:
-        teller("bad", {})
-        teller("good", {})
-    assert told[:2] == ["bad", "lost"] and told[2:] == ["good"] and teller.lost == 1
+    with LineWriter(line) as writer:
+        writer("bad", {})
+        writer("good", {})
+    assert told[:2] == ["bad", "lost"] and told[2:] == ["good"] and writer.lost == 1
 
 
 def test_what_is_logged_and_warned_of_is_told() -> None:
     told: list[tuple[str, dict[str, Any]]] = []
     before = warnings.showwarning
-    with telling.told(lambda what, fields: told.append((what, fields))):
+    with output.logging_to(lambda what, fields: told.append((what, fields))):
         logging.getLogger("natcore.some").error("it %s", "failed")
         warnings.showwarning(UserWarning("beware"), UserWarning, "file", 1)
     assert warnings.showwarning is before
@@ -181,7 +181,7 @@ def test_every_thread_of_run_has_a_name(network: Network, file: Path) -> None:
     assert process.stdout is not None
     process.stdout.readline()
     known = {
-        "natcore", "natcore-w0", "natcore-watch", "natcore-tell", "natcore-rows", "nat-deliv-audit", "nat-spool-audit",
+        "natcore", "natcore-w0", "natcore-watch", "natcore-output", "natcore-rows", "nat-deliv-audit", "nat-spool-audit",
     }  # fmt: skip
 
     def names() -> set[str]:

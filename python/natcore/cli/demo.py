@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from natcore.capture import pcap as capture
+from natcore.capture import pcap
 from natcore.capture.replay import Replay
 from natcore.cli import report
 from natcore.config import SnatEntry
@@ -59,11 +59,11 @@ def replay(
             gateway.add(entry)
         gateway.start_session_log(ParquetSink(folder), name="replay")
         replayed = Replay(gateway, [IPv4Network(entry.source) for entry in entries], keep=write is not None)
-        replayed.run(capture.read(file))
+        replayed.run(pcap.read(file))
         counters = gateway.counters()
         gateway.close()
         if write is not None:
-            capture.write(write, replayed.outside)
+            pcap.write(write, replayed.outside)
         return _show_replay(replayed, counters, report.read_sessions(folder), as_json)
 
 

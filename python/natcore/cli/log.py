@@ -276,9 +276,9 @@ def verify(
 ) -> None:
     """Whether files were changed, removed or put in another order; the exit status is 1 then."""
     with failing(as_json):
-        from natcore.who import verify as chain
+        from natcore.who.verify import verify as verify_files
 
-        result = chain.verify(folder, anchor)
+        result = verify_files(folder, anchor)
     if as_json:
         report.print_json({"ok": result.ok, **asdict(result)})
     else:

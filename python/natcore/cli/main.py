@@ -65,20 +65,19 @@ def run(file: File, as_json: Json = False) -> None:
         os.execv(sys.executable, sys.orig_argv)
     with failing(as_json):
         from natcore.internal import threads
-        from natcore.service import output as telling
-        from natcore.service import privileges
-        from natcore.service import run as service
+        from natcore.service import output, privileges
         from natcore.service.configuration_file import driver_of, load
+        from natcore.service.run import serve
 
         kept = privileges.confine(driver_of(file)) if _is_program else []  # before libraries start threads
         settings = load(file)
         threads.set_names("natcore")
-        with telling.Teller(_json_line if as_json else _text_lines) as teller, telling.told(teller):
+        with output.LineWriter(_json_line if as_json else _text_lines) as write, output.logging_to(write):
             for warning in settings.warnings:
-                teller("warning", {"message": f"{settings.source}: {warning}"})
+                write("warning", {"message": f"{settings.source}: {warning}"})
             for reason in kept:
-                teller("warning", {"message": f"not given up: {reason}"})
-            service.serve(settings, teller)
+                write("warning", {"message": f"not given up: {reason}"})
+            serve(settings, write)
 
 
 @app.command()
@@ -197,12 +196,12 @@ def _packets(frame: str | None, pcap: Path | None, now: float) -> Iterator[tuple
         except ValueError as error:
             raise ConfigurationError(f"HEX must be pairs of hexadecimal digits, got {show(frame)} ({error})") from None
     assert pcap is not None
-    from natcore.capture import pcap as capture
+    from natcore.capture.pcap import read
 
-    first = min((packet.time_ns for packet in capture.read(pcap)), default=None)
+    first = min((packet.time_ns for packet in read(pcap)), default=None)
     if first is None:
         raise ConfigurationError(f"--pcap must be a capture with packets, got {show(str(pcap))}")
-    for packet in capture.read(pcap):
+    for packet in read(pcap):
         yield now + (packet.time_ns - first) / 1e9, packet.frame
 
 
@@ -226,7 +225,7 @@ def clean(as_json: Json = False) -> None:
 def block(file: File, as_json: Json = False) -> None:
     """Keep the kernel from forwarding what comes by the file's interfaces, until its gateway runs: for a unit at boot."""
     with failing(as_json):
-        from natcore.plane import kernel_bypass as kernel
+        from natcore.plane import kernel_bypass
         from natcore.service.configuration_file import SettingsError, load
 
         settings = load(file)
@@ -234,9 +233,9 @@ def block(file: File, as_json: Json = False) -> None:
             raise SettingsError(settings.source, "plane", None, "missing; `block` needs its interfaces")
         names = [name for side in ("inside", "outside") for name in _as_list(settings.plane[side])]
         for name in names:
-            claim = kernel.Claim(name)
+            claim = kernel_bypass.Claim(name)
             try:
-                kernel.forward_nothing(name)
+                kernel_bypass.forward_nothing(name)
             finally:
                 claim.close()
     if as_json:

@@ -21,14 +21,14 @@ def show_demo(as_json: bool) -> int:
     from rich.table import Table
 
     from natcore.cli import report
-    from natcore.demo import sls as demo_sls
+    from natcore.demo import sls
 
     console = report.console(quiet=as_json)
     console.print(
         "A Simple Log Service on this machine, told to fail. The traffic: the shipped capture, again and again."
     )
     with console.status("…") as status:
-        story = demo_sls.run(lambda stage: status.update(report.text(stage.text)))
+        story = sls.run(lambda stage: status.update(report.text(stage.text)))
     if as_json:
         report.print_json(
             {
@@ -71,11 +71,11 @@ def sls_server(
 def _serve(port: int, keys: Sequence[str], logstores: Sequence[str], as_json: bool) -> None:
     """Says where it is, and at the end what it has."""
     from natcore.cli import report
-    from natcore.demo import sls as demo_sls
+    from natcore.demo import sls
 
     pairs = dict(_pair(key, ":", "key") for key in keys)
     made = [_pair(name, "/", "logstore") for name in logstores]
-    server = demo_sls.testing().SlsServer(pairs, port=port)
+    server = sls.testing().SlsServer(pairs, port=port)
     for project, logstore in made:
         server.make(project, logstore)
     end = threading.Event()

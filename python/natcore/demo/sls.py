@@ -69,11 +69,11 @@ def run(progress: Callable[[Stage], None] = lambda stage: None) -> Story:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="natcore-demo-sls-")))
         gateway = stack.enter_context(Gateway(instance="ngw-demo", vpc_id="vpc-demo", region="local"))
         gateway.add(SnatEntry("10.0.0.0/24", pool=POOL))
-        teller = _Teller(server, gateway, folder, progress)
-        teller.tell_all()
+        scenario = _Scenario(server, gateway, folder, progress)
+        scenario.run()
         gateway.close()
-        teller.check()
-    return teller.story
+        scenario.check()
+    return scenario.story
 
 
 def testing() -> ModuleType:
@@ -83,7 +83,7 @@ def testing() -> ModuleType:
         return import_module("natcore.testing")
 
 
-class _Teller:
+class _Scenario:
     """Tells the story: makes traffic, tells the server what to do, waits for what the log says."""
 
     def __init__(self, server: SlsServer, gateway: Gateway, folder: Path, progress: Callable[[Stage], None]) -> None:
@@ -98,36 +98,36 @@ class _Teller:
         gateway.start_session_log(ParquetSink(folder / "parquet"), name="beside")
         self._log: SessionLog = gateway.start_session_log(sink, name="sls", spool=folder / "spool", delivery=policy)
 
-    def tell_all(self) -> None:
+    def run(self) -> None:
         self._wait(lambda: self._log.delivery_status.state == "Success")
-        self._tell(f"project {PROJECT}, Logstore {LOGSTORE} and its index were missing: made")
+        self._report(f"project {PROJECT}, Logstore {LOGSTORE} and its index were missing: made")
         self._traffic()
         self._wait(self._is_settled)
-        self._tell("sessions ended: their rows are delivered")
-        self._tell_of_unavailability()
+        self._report("sessions ended: their rows are delivered")
+        self._unavailable()
         self._server.fail("WriteQuotaExceed", 2)
         self._traffic()
         self._wait(lambda: self._log.delivery_status.state == "Failed")
-        self._tell("the project's write quota is used up: tried again after a pause, a longer one each time")
+        self._report("the project's write quota is used up: tried again after a pause, a longer one each time")
         self._wait(self._is_settled)
-        self._tell("the quota is free again")
+        self._report("the quota is free again")
         self._server.fail("lost-answer")
         self._traffic()
         self._wait(self._is_settled)
-        self._tell("a batch was accepted and its answer lost: sent again, and known by its tags to be the same")
+        self._report("a batch was accepted and its answer lost: sent again, and known by its tags to be the same")
 
-    def _tell_of_unavailability(self) -> None:
+    def _unavailable(self) -> None:
         self._server.fail("LogStoreNotExist", None)
         tries = self._tries()
         self._traffic()
         self._wait(lambda: self._log.delivery_status.state == "Failed")
-        self._tell("the Logstore is gone: no try for a while, new rows wait in the spool on disk")
+        self._report("the Logstore is gone: no try for a while, new rows wait in the spool on disk")
         self._traffic()
         self._wait(lambda: self._tries() >= tries + 2)
-        self._tell(f"one test delivery each {UNAVAILABLE_SECONDS:g} s (300 s unless told)")
+        self._report(f"one test delivery each {UNAVAILABLE_SECONDS:g} s (300 s by default)")
         self._server.recover()
         self._wait(self._is_settled)
-        self._tell("the Logstore is back: what waited is delivered first, in order")
+        self._report("the Logstore is back: what waited is delivered first, in order")
 
     def check(self) -> None:
         """The Logstore has each row of the Parquet files once, and in their order."""
@@ -166,7 +166,7 @@ class _Teller:
     def _tries(self) -> int:
         return sum(path.endswith("/shards/lb") for _, path, _ in list(self._server.requests))
 
-    def _tell(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         status, counters = self._log.delivery_status, self._log.counters()
         waiting = counters["queued"] + counters["spooled"]
         cause = " ".join(word for word in (status.code, status.cause) if word)

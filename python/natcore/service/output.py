@@ -1,4 +1,4 @@
-"""What `natcore run` says, in a thread of its own: who has something to say never waits for a reader, and never fails.
+"""The output of `natcore run`, written by a thread of its own: a caller never waits for a reader, and never fails.
 
 A full disk, a closed pipe and a FIFO without a reader cost lines, which are counted; they never cost packets or a stop.
 """
@@ -24,19 +24,19 @@ _POLL_SECONDS = 0.2
 Line = tuple[int, str]  # a descriptor, and what to write there
 
 
-class Teller:
+class LineWriter:
     """Called with what happened and its fields, from any thread. A context manager.
 
-    line: makes what is written of them, in the teller's thread.
+    line: makes what is written of them, in the writer's thread.
     """
 
     def __init__(self, line: Callable[[str, dict[str, Any]], Line], *, most: int = MOST_WAITING) -> None:
         self._line = line
         self._waiting: queue.Queue[tuple[str, dict[str, Any]] | None] = queue.Queue(most)
         self._lock = threading.Lock()
-        self._lost = self._told_lost = 0
+        self._lost = self._reported_lost = 0
         self._closing = False
-        self._thread = threads.start("natcore-tell", self._run)
+        self._thread = threads.start("natcore-output", self._run)
 
     @property
     def lost(self) -> int:
@@ -54,7 +54,7 @@ class Teller:
         self._closing = True
         self._thread.join(timeout)
 
-    def __enter__(self) -> Teller:
+    def __enter__(self) -> LineWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,19 +68,19 @@ class Teller:
                 if self._closing:
                     return
                 continue
-            if self._lost > self._told_lost:
+            if self._lost > self._reported_lost:
                 lost = self._lost
-                if self._tell("lost", {"lines": lost - self._told_lost, "lines_lost_in_all": lost}):
-                    self._told_lost = lost
-            if not self._tell(what, fields):
+                if self._write_line("lost", {"lines": lost - self._reported_lost, "lines_lost_in_all": lost}):
+                    self._reported_lost = lost
+            if not self._write_line(what, fields):
                 self._lose()
 
-    def _tell(self, what: str, fields: dict[str, Any]) -> bool:
+    def _write_line(self, what: str, fields: dict[str, Any]) -> bool:
         """Whether the line was written whole."""
         try:
             descriptor, text = self._line(what, fields)
             _write(descriptor, text.encode(errors="backslashreplace"))
-        except Exception:  # no space, no reader, or nothing that can be told
+        except Exception:  # no space, no reader, or a line that cannot be made
             return False
         return True
 
@@ -99,21 +99,23 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 class _Records(logging.Handler):
-    def __init__(self, tell: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(self, write: Callable[[str, dict[str, Any]], None]) -> None:
         super().__init__(logging.WARNING)
-        self._tell = tell
+        self._write_line = write
         self.setFormatter(logging.Formatter("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._tell("log", {"level": record.levelname.lower(), "from": record.name, "message": self.format(record)})
+        self._write_line(
+            "log", {"level": record.levelname.lower(), "from": record.name, "message": self.format(record)}
+        )
 
 
 @contextmanager
-def told(tell: Callable[[str, dict[str, Any]], None]) -> Iterator[None]:
-    """What is logged and warned of meanwhile is told too, instead of being written where it may wait."""
-    handler, show = _Records(tell), warnings.showwarning
+def logging_to(write: Callable[[str, dict[str, Any]], None]) -> Iterator[None]:
+    """Log records and warnings meanwhile become lines too, instead of going to a descriptor that may block."""
+    handler, show = _Records(write), warnings.showwarning
     logging.getLogger().addHandler(handler)
-    warnings.showwarning = lambda message, *_, **__: tell("warning", {"message": str(message)})
+    warnings.showwarning = lambda message, *_, **__: write("warning", {"message": str(message)})
     try:
         yield
     finally:

@@ -21,13 +21,13 @@ _LEFT_ALONE = {
     signal.SIGTRAP, signal.SIGSYS, signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH,
 }  # fmt: skip
 
-Tell = Callable[[str, dict[str, Any]], None]
+Report = Callable[[str, dict[str, Any]], None]
 
 
-def serve(settings: Settings, tell: Tell) -> None:
-    """Forward until SIGTERM, SIGINT or SIGQUIT. SIGUSR1 tells the counters; SIGHUP that the file is not read again.
+def serve(settings: Settings, report: Report) -> None:
+    """Forward until SIGTERM, SIGINT or SIGQUIT. SIGUSR1 reports the counters, SIGHUP that the file is not read again.
 
-    tell: called with what happened ("started", "counters", "state", "delivery", "event", "signal", "stopped") and its
+    report: called with what happened ("started", "counters", "state", "delivery", "event", "signal", "stopped") and its
     fields; it must not wait or raise. Raises what SettingsError, InterfaceError and a failed plane raise; the gateway is
     closed then as well.
     """
@@ -40,43 +40,43 @@ def serve(settings: Settings, tell: Tell) -> None:
         plane = stack.enter_context(gateway.forward(**settings.plane))
         states, digest = _States(), Digest()
         destinations = [_destination(log) | {"on_failure": log.on_failure} for log in logs]
-        tell("started", {**settings.plane, "logs": destinations})
+        report("started", {**settings.plane, "logs": destinations})
         for log in logs:
             states.changed(log.name, "Success")  # what need not be told
         while not STOP & set(asked) and plane.state != "stopped":
             plane.wait(timeout=POLL)  # raises what ended a worker
             while asked and asked[0] not in STOP:
-                _answer(asked.pop(0), tell, gateway, plane)
+                _answer(asked.pop(0), report, gateway, plane)
             for event in digest.add(gateway.events(), time.monotonic()):
-                tell("event", _fields(event))
+                report("event", _fields(event))
             if states.changed("plane", plane.state):
-                tell("state", {"plane": plane.state})
+                report("state", {"plane": plane.state})
             for log in logs:
                 status = log.delivery_status
                 if status.state != "Modifying" and states.changed(log.name, status.state):
-                    tell("delivery", {"log": log.name, **_fields(status)})
+                    report("delivery", {"log": log.name, **_fields(status)})
         plane.stop()
         for event in digest.rest():
-            tell("event", _fields(event))
+            report("event", _fields(event))
         counters = gateway.counters() | plane.counters()
         gateway.close()  # closes the open windows and writes their rows
-        tell("stopped", {"counters": counters, "logs": {log.name: log.counters() for log in logs}})
+        report("stopped", {"counters": counters, "logs": {log.name: log.counters() for log in logs}})
 
 
 _NAMED = {int(number) for number in signal.Signals}
 
 
-def _answer(number: int, tell: Tell, gateway: Any, plane: Any) -> None:
+def _answer(number: int, report: Report, gateway: Any, plane: Any) -> None:
     """A signal that does not end the run."""
     name = signal.Signals(number).name if number in _NAMED else str(number)
     if number == signal.SIGUSR1:
-        tell("counters", gateway.counters() | plane.counters())
+        report("counters", gateway.counters() | plane.counters())
     elif number == signal.SIGHUP:
-        tell(
+        report(
             "signal", {"signal": name, "message": "the file is not read again yet; nothing has changed: restart for it"}
         )
     else:
-        tell("signal", {"signal": name, "message": "it has no meaning here, and nothing has changed"})
+        report("signal", {"signal": name, "message": "it has no meaning here, and nothing has changed"})
 
 
 class _States:
