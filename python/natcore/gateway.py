@@ -35,7 +35,7 @@ from natcore.internal.arguments import (
     sides_of,
     timeouts_ms,
 )
-from natcore.internal.change_lock import Turns, after_fork
+from natcore.internal.change_lock import ChangeLock, after_fork
 from natcore.internal.counters import tally
 from natcore.internal.hardware import memory_arguments
 from natcore.internal.read_only import UNSET, ReadOnly, Unset
@@ -124,6 +124,7 @@ class Gateway:
     __slots__ = (
         "__weakref__",
         "_billing",
+        "_change_lock",
         "_closed",
         "_collector",
         "_core",
@@ -140,7 +141,6 @@ class Gateway:
         "_seed",
         "_table",
         "_timeouts",
-        "_turns",
         "_vpc_id",
         "_window",
         "_workers",
@@ -201,7 +201,7 @@ class Gateway:
         self._planes: list[Plane] = []
         self._collector: Collector | None = None
         self._closed = False
-        self._turns = Turns()
+        self._change_lock = ChangeLock()
         self._core = Core(
             max_sessions=max_sessions,
             max_mappings=max_mappings,
@@ -320,7 +320,7 @@ class Gateway:
         ConfigurationError
             As for `add`.
         """
-        with self._turns:
+        with self._change_lock:
             return self._plan(changes)
 
     def apply(self, plan: Plan, now: float | None = None) -> Applied:
@@ -338,7 +338,7 @@ class Gateway:
         Applied
             The handles of new entries, and how many sessions ended.
         """
-        with self._turns:
+        with self._change_lock:
             return self._apply(plan, now)
 
     def _plan(self, changes: Sequence[Change]) -> Plan:
@@ -354,12 +354,12 @@ class Gateway:
         self._table.check(plan)
         self._drain()  # the rows of sessions that end fit beside a full ring
         applied = self._table.apply(plan, self._settle(now))
-        self._tell_planes()
+        self._notify_planes()
         self._note_change()
         return applied
 
     def _change(self, change: Change, now: float | None = None) -> Applied:
-        with self._turns:
+        with self._change_lock:
             return self._apply(self._plan([change]), now)
 
     def entries(self) -> list[Entry]:
@@ -464,7 +464,7 @@ class Gateway:
             Seconds on the gateway's clock; None: its last time.
         """
         eip_bind_mode = check_choice("eip_bind_mode", eip_bind_mode, ("NAT", "MULTI_BINDED"))
-        with self._turns:
+        with self._change_lock:
             self._check_open()
             if eip_bind_mode == self.eip_bind_mode:
                 return
@@ -475,7 +475,7 @@ class Gateway:
             self._drain()
             self._table.rebind(eip_bind_mode, self._settle(now))
             self._eip_bind_mode = eip_bind_mode
-            self._tell_planes()
+            self._notify_planes()
             self._note_change()
 
     def _note_change(self) -> None:
@@ -483,7 +483,7 @@ class Gateway:
         if self._collector is not None:
             self._collector.note_change()
 
-    def _tell_planes(self) -> None:
+    def _notify_planes(self) -> None:
         """Which addresses are the gateway's has changed: planes keep the kernel off these."""
         for plane in list(self._planes):
             plane.entries_changed()
@@ -864,7 +864,7 @@ class Gateway:
         ConfigurationError
             A name or a sink is in use, the region is another one (contract R6), or on_failure="refuse" and it does not work.
         """
-        with self._turns:
+        with self._change_lock:
             self._check_open()
             if self._collector is None:
                 from natcore.sessionlog import at_exit
@@ -968,7 +968,7 @@ class Gateway:
         """
         for plane in list(self._planes):
             plane.stop()
-        with self._turns:
+        with self._change_lock:
             if self._closed:
                 return
             self._closed = True
@@ -984,8 +984,10 @@ class Gateway:
     def _forked(self) -> None:
         """In the child of a fork: a gateway of its own; the planes and logs stay the parent's. A gateway that another
         thread was changing during the fork is closed, since that thread does not exist here."""
-        self._closed |= self._turns.taken or not self._core.forked(None if self.seed is not None else os.urandom(32))
-        self._turns = Turns()
+        self._closed |= self._change_lock.held or not self._core.forked(
+            None if self.seed is not None else os.urandom(32)
+        )
+        self._change_lock = ChangeLock()
         self._planes, self._collector = [], None
 
     def __enter__(self) -> Gateway:

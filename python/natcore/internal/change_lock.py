@@ -1,4 +1,4 @@
-"""Turns: calls that change a gateway come one at a time, from any thread; and what becomes of gateways in a forked child."""
+"""Serializes the calls that change a gateway, from any thread; and marks gateways in a forked child."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from types import TracebackType
 from natcore.errors import Error
 
 
-class Turns:
-    """A lock for calls, not for data: who waits for the own thread's call, as a signal handler would, gets an Error."""
+class ChangeLock:
+    """A lock for calls, not for data. A nested call of the same thread, as from a signal handler, raises Error."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self.taken = False  # a call is under way
+        self.held = False  # a call is under way
 
     def __enter__(self) -> None:
         self._lock.acquire()
-        if self.taken:  # by this thread
+        if self.held:  # by this thread
             self._lock.release()
             raise Error(
                 "this thread is changing the gateway already; a signal handler or a callback within such a call may "
                 "look at it, and change it afterwards"
             )
-        self.taken = True
+        self.held = True
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.taken = False
+        self.held = False
         self._lock.release()
 
 
