@@ -154,11 +154,11 @@ def _moment(name: str, text: str) -> datetime:
 def _print_answer(answer: Answer) -> None:
     protocol = report.PROTOCOLS.get(answer.protocol, f"protocol {answer.protocol}")
     say(f"{answer.status}: {answer.reason}")
-    say(f"({answer.address}:{answer.port} {protocol} at {_told(answer.at)} within {answer.tolerance:g} s)")
+    say(f"({answer.address}:{answer.port} {protocol} at {_utc(answer.at)} within {answer.tolerance:g} s)")
     for match in answer.matches:
         _print_match(match)
     for start, end, reason in answer.gaps:
-        say(f"not known: {_told(start)} to {_told(end) if end else 'now'}: {reason}")
+        say(f"not known: {_utc(start)} to {_utc(end) if end else 'now'}: {reason}")
 
 
 def _print_match(match: Match) -> None:
@@ -166,11 +166,11 @@ def _print_match(match: Match) -> None:
     eip = "" if match.eip in (None, match.nat_ip) else f" (EIP {match.eip})"
     say(f"  {match.pri_ip}:{match.pri_port} as {match.nat_ip}:{match.nat_port}{eip} to {remote}")
     if match.window:
-        say(f"    window {_told(match.window[0])} to {_told(match.window[1])}")
-    say(f"    session {match.session}, seen {_told(match.start)} to {_told(match.end) if match.end else '…'}")
+        say(f"    window {_utc(match.window[0])} to {_utc(match.window[1])}")
+    say(f"    session {match.session}, seen {_utc(match.start)} to {_utc(match.end) if match.end else '…'}")
 
 
-def _told(moment: datetime) -> str:
+def _utc(moment: datetime) -> str:
     """In UTC, whole seconds where it is one."""
     text = moment.astimezone(UTC).isoformat(timespec="milliseconds" if moment.microsecond else "seconds")
     return text.replace("+00:00", "Z")
@@ -230,7 +230,7 @@ def show_usage(
             plots.save(found, plot)
     if as_json:
         report.print_json([
-            {"address": each.address, "protocol": each.protocol, "start": _told(each.start), "step": step,
+            {"address": each.address, "protocol": each.protocol, "start": _utc(each.start), "step": step,
              "peaks": each.peaks} for each in found
         ])  # fmt: skip
         return
@@ -244,7 +244,7 @@ def show_usage(
     console.print(table)
     if found:
         last = found[0].start + len(found[0].peaks) * found[0].step
-        console.print(f"from {_told(found[0].start)} to {_told(last)}; a full block is {highest:,} ports")
+        console.print(f"from {_utc(found[0].start)} to {_utc(last)}; a full block is {highest:,} ports")
     if plot is not None:
         console.print(f"drawn: {report.text(plot)}", soft_wrap=True)
 

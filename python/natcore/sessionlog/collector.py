@@ -152,16 +152,16 @@ class Collector:
         self._stopped: weakref.WeakSet[SessionLog] = weakref.WeakSet()
         self._control = threading.RLock()  # start, stop, close: one at a time
         self._draining = threading.Lock()  # the ring has one reader; and the counts below
-        self._accepted = self._unclaimed = self._lost_before = self._lost_base = self._lost_told = 0
+        self._accepted = self._unclaimed = self._lost_before = self._lost_base = self._lost_reported = 0
         self._in_force = in_force or dict
         self._clock_offset, self._readings = clock_offset, readings
         self._watch = ClockWatch(readings())
         self._clock_changes = 0
         self._right_us = 0  # the last label that was seen to be right
         self._notices: list[Event] = []
-        self._told: Mapping[tuple[int, ...], Records] = {}  # of what is in force
+        self._logged: Mapping[tuple[int, ...], Records] = {}  # of what is in force
         self._facts = 0  # rows about the log itself, so far
-        self._untold: list[Records] = []  # changes of the clock while no log ran
+        self._unlogged: list[Records] = []  # changes of the clock while no log ran
         self._covered, self._beats = -1, 0  # at the last cover row: the next number; beats since
         self._windows = OldestWindow(core)
         self._oldest_us = 0  # a row that is drained from now on has a window that began then or later
@@ -225,7 +225,7 @@ class Collector:
             with self._draining:
                 self._drain()
                 if is_first:
-                    self._lost_base = self._lost_told = self._core.journal_lost
+                    self._lost_base = self._lost_reported = self._core.journal_lost
                     is_new = is_new and not (self._core.next_number or self._core.journal_lost)
                 self._logs = (*self._logs, log)
                 self._core.is_read = True
@@ -306,11 +306,11 @@ class Collector:
         with self._draining:
             if self._logs:
                 self._drain()
-                self._tell_changes()
+                self._log_changes()
                 beat = self._beat(oldest_ns, made_ns, complete_ns)
                 self._beats += 1
                 if self._core.next_number != self._covered or self._beats >= _COVER_BEATS:
-                    self._tell_cover(beat.made, beat.swept)
+                    self._log_cover(beat.made, beat.swept)
                     beat = replace(beat, facts=self._facts)
                 for log in self._logs:
                     log.note(beat)
@@ -347,8 +347,8 @@ class Collector:
         with self._draining:
             if self._logs:
                 self._drain()
-                self._tell_changes()
-                self._tell_cover(*self._labels(made_ns, self._core.complete_ns))
+                self._log_changes()
+                self._log_cover(*self._labels(made_ns, self._core.complete_ns))
 
     def _check_clock(self) -> None:
         """Rows from now on are labelled by the machine's clock, if that was set; a row, an event and a counter tell so."""
@@ -378,7 +378,7 @@ class Collector:
         with self._draining:
             if self._logs:
                 self._drain()
-                self._tell_cover(*self._labels(self._core.now_ns, self._core.complete_ns))
+                self._log_cover(*self._labels(self._core.now_ns, self._core.complete_ns))
             now_ns = self._core.now_ns
             before = self._core.label(now_ns)
             self._core.set_epoch(epoch_ns)
@@ -388,45 +388,45 @@ class Collector:
             row = facts.clock_row(before, after, facts.SUSPENDED if suspended else 0, right_us)
             if self._logs:
                 self._drain()  # rows that came meanwhile have either label
-                self._tell([row])
+                self._add_rows([row])
             else:
                 row["number"] = self._core.next_number
-                self._untold.append(row)
+                self._unlogged.append(row)
 
-    def untold_clocks(self) -> tuple[Clock, ...]:
+    def unlogged_clocks(self) -> tuple[Clock, ...]:
         """Changes of the clock while no log runs: the next log's first rows."""
         with self._draining:
-            told = [facts.clock_of(row[0]) for row in self._untold]
-            return tuple(clock._replace(sequence=self._facts + at) for at, clock in enumerate(told))
+            clocks = [facts.clock_of(row[0]) for row in self._unlogged]
+            return tuple(clock._replace(sequence=self._facts + at) for at, clock in enumerate(clocks))
 
     def _begin_facts(self, made_ns: int, flags: int) -> None:
-        untold, self._untold = self._untold, []
-        self._tell(untold)
+        unlogged, self._unlogged = self._unlogged, []
+        self._add_rows(unlogged)
         made, swept = self._labels(made_ns, self._core.complete_ns)
-        self._tell_cover(made, swept, flags)
-        self._told = {}
-        self._tell_changes()
+        self._log_cover(made, swept, flags)
+        self._logged = {}
+        self._log_changes()
 
-    def _tell_changes(self) -> None:
+    def _log_changes(self) -> None:
         """Rows for what came into force, or is no more, since the last look."""
         in_force = self._in_force()
-        if in_force is self._told:
+        if in_force is self._logged:
             return
         now = self._core.label(self._core.now_ns)
-        gone = {key[1] for key in self._told.keys() - in_force.keys() if key[0] == 0}  # entries, with all they had
+        gone = {key[1] for key in self._logged.keys() - in_force.keys() if key[0] == 0}  # entries, with all they had
         rows = [facts.removed_row(number) for number in sorted(gone)]
-        rows += [row for key, row in in_force.items() if key not in self._told or (key[0] == 0 and key[1] in gone)]
+        rows += [row for key, row in in_force.items() if key not in self._logged or (key[0] == 0 and key[1] in gone)]
         for row in rows:
             row["start_time"] = row["end_time"] = now
-        self._told = in_force
-        self._tell(rows)
+        self._logged = in_force
+        self._add_rows(rows)
 
-    def _tell_cover(self, made: int, swept: int, flags: int = 0) -> None:
+    def _log_cover(self, made: int, swept: int, flags: int = 0) -> None:
         self._covered, self._beats = self._core.next_number, 0
         now = self._core.label(self._core.now_ns)
-        self._tell([facts.cover_row(made, swept, now, flags, self._core.label(0))])
+        self._add_rows([facts.cover_row(made, swept, now, flags, self._core.label(0))])
 
-    def _tell(self, rows: list[Records]) -> None:
+    def _add_rows(self, rows: list[Records]) -> None:
         """With `_draining` held."""
         for row in rows:
             row = row.copy()
@@ -475,7 +475,7 @@ class Collector:
             self._accepted += taken
         else:
             self._unclaimed += taken
-        self._tell_lost()
+        self._report_lost()
         return taken
 
     def _give(self, records: Records) -> None:
@@ -483,11 +483,11 @@ class Collector:
         for log in self._logs:
             log.accept(records)
 
-    def _tell_lost(self) -> None:
+    def _report_lost(self) -> None:
         """A gap row for rows that found the ring full: they get numbers, which will be missing."""
-        lost = self._core.journal_lost - self._lost_told
+        lost = self._core.journal_lost - self._lost_reported
         if self._logs and lost:
-            self._lost_told += lost
+            self._lost_reported += lost
             last = self._core.skip_numbers(lost) + lost - 1
             for log in self._logs:
                 log.accept_gap(gap_row(self._oldest_us, self._core.label(self._core.now_ns), last, lost, GAP_RING))
@@ -508,7 +508,7 @@ class Collector:
         with self._draining:
             self._drain()
             made, swept = self._labels(made_ns, complete_ns)
-            self._tell_cover(made, made if flags & CLOSED else swept, STOPPED | flags)
+            self._log_cover(made, made if flags & CLOSED else swept, STOPPED | flags)
             self._logs = tuple(log for log in self._logs if log not in logs)
             if not self._logs:
                 self._core.is_read = False

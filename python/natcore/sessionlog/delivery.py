@@ -1,8 +1,23 @@
-"""What to do after a failure: a state machine of plain values, (state, event, now) -> (state, action).
+"""Delivery: what a session log does next, as a state machine of plain values.
 
-Two things have a state. A `Target` is a destination: available, or left alone until a time and then tried by one
-test delivery (contract D1 to D6). A `Progress` is one session log's: its delivery status, its backoff, and how many
-rows it dares to send at once. Nothing here reads a clock, draws a number, waits or sends.
+Theory of operation
+-------------------
+Two things have a state. A `Target` is a destination: available, or unavailable until a time (contract D1 to D6). A
+`Progress` is one log's delivery: its status, its backoff, and the rows of the next batch. `decide` maps both to an
+action, Wait or Attempt; `settle` maps both and an answer to the states after it and to what becomes of the rows.
+Nothing here reads a clock, draws a number, waits or sends: sender.py does, and passes `now` and `jitter` in.
+
+A sink answers an attempt with one of five outcomes:
+
+- delivered: the rows are acknowledged; the batch size doubles, up to the largest.
+- backoff: the rows stay; the next attempt waits, twice as long after each failure, up to `backoff_max`.
+- split: the batch is halved and tried at once; a single row that is too large is set aside.
+- reject: the rows are set aside as dead letters; delivery goes on with the next.
+- unavailable: no attempt for `unavailable` seconds (D1). Then, if rows wait (D5), one test delivery (D2). A failed
+  test starts the pause again, whatever its code (D3); a successful one makes the target available (D4).
+
+A `Destination` holds a Target for all logs of this process that deliver there (D6) and gives the test to one of them.
+Its lock is held for a state change alone, never while a watcher is called or a row is sent.
 """
 
 from __future__ import annotations
@@ -209,7 +224,7 @@ class Destination:
             self._target, progress, disposal = settle(
                 before, progress, answer, tested=tested, now=now, policy=policy, largest=largest, jitter=jitter
             )
-        self._tell(before)
+        self._notify(before)
         return progress, disposal
 
     def cancel_test(self) -> None:
@@ -217,15 +232,15 @@ class Destination:
         with self._lock:
             before = self._target
             self._target = replace(before, testing=False)
-        self._tell(before)
+        self._notify(before)
 
     def give_up_test(self, now: float, policy: DeliveryPolicy) -> None:
         with self._lock:
             before = self._target
             self._target = give_up_test(before, now, policy)
-        self._tell(before)
+        self._notify(before)
 
-    def _tell(self, before: Target) -> None:
+    def _notify(self, before: Target) -> None:
         if self._target != before:
             with self._lock:
                 watchers = list(self._watchers)

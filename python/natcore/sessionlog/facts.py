@@ -185,7 +185,7 @@ class InForce:
         )  # fmt: skip
 
 
-NOTHING_TOLD = InForce()
+NO_FACTS = InForce()
 
 
 class _State:

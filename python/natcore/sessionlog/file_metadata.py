@@ -21,7 +21,7 @@ import numpy as np
 
 from natcore.dtypes import GAP, WINDOW, format_ipv4
 from natcore.internal.extras import extra
-from natcore.sessionlog.facts import NOTHING_TOLD, Cover, InForce, covers_of
+from natcore.sessionlog.facts import NO_FACTS, Cover, InForce, covers_of
 from natcore.sinks.base import Batch
 
 with extra("parquet"):
@@ -35,7 +35,7 @@ _MOST_GAPS = 512  # of one file; more are told as one, from the first to the las
 Numbers = tuple[int, int]
 
 
-class ToldGap(NamedTuple):
+class LoggedGap(NamedTuple):
     """A gap row (records.gap_row): times in microseconds since 1970, its number, and the reason in its flags."""
 
     start: int
@@ -66,8 +66,8 @@ class Footer:
     addresses: tuple[Pair, ...] | None = ()
     ranges: tuple[Numbers, ...] = ()
     covers: tuple[Cover, ...] = ()
-    facts: InForce = NOTHING_TOLD
-    gaps: tuple[ToldGap, ...] = ()
+    facts: InForce = NO_FACTS
+    gaps: tuple[LoggedGap, ...] = ()
     previous: str = ""
     previous_sha256: str = ""
     earlier: tuple[tuple[str, str], ...] = ()
@@ -87,7 +87,7 @@ class Footer:
         return cls(
             batch.instance, batch.vpc_id, batch.run, min(first, batch.first_number), ranges[-1][1] if ranges else first - 1,
             int(ended.min()), int(ended.max()), longest, _pairs(rows[rows["kind"] < GAP]), ranges,
-            few_covers(ranges, covers_of(rows)), (facts or NOTHING_TOLD).after(rows), _few([ToldGap(*gap) for gap in told]),
+            few_covers(ranges, covers_of(rows)), (facts or NO_FACTS).after(rows), _few([LoggedGap(*gap) for gap in told]),
         )  # fmt: skip
 
     @property
@@ -142,7 +142,7 @@ def decode(metadata: Mapping[bytes, bytes]) -> Footer | None:
             ranges=tuple((int(first), int(last)) for first, last in json.loads(text["ranges"])),
             covers=tuple(Cover(*each) for each in json.loads(text["covers"])),
             facts=InForce.decode(json.loads(text["facts"])),
-            gaps=tuple(ToldGap(*each) for each in json.loads(text["gaps"])),
+            gaps=tuple(LoggedGap(*each) for each in json.loads(text["gaps"])),
             previous=text["previous"], previous_sha256=text["previous_sha256"], removals=text["removals"],
             earlier=tuple((str(name), str(sha256)) for name, sha256 in json.loads(text["earlier"])),
             replaces=tuple((str(name), str(sha256)) for name, sha256 in json.loads(text["replaces"])),
@@ -203,7 +203,7 @@ def _bounded(some: Sequence[Pair] | None, others: Sequence[Pair] | None) -> tupl
     return both if len(both) <= _MOST_ADDRESSES else None
 
 
-def _few(gaps: list[ToldGap]) -> tuple[ToldGap, ...]:
+def _few(gaps: list[LoggedGap]) -> tuple[LoggedGap, ...]:
     if len(gaps) <= _MOST_GAPS:
         return tuple(gaps)
-    return (ToldGap(min(gap.start for gap in gaps), max(gap.end for gap in gaps), gaps[0].number, gaps[-1].reason),)
+    return (LoggedGap(min(gap.start for gap in gaps), max(gap.end for gap in gaps), gaps[0].number, gaps[-1].reason),)

@@ -31,7 +31,7 @@ from natcore.internal.files import (
 )  # fmt: skip
 from natcore.internal.json_fields import compact, read_fields
 from natcore.internal.redaction import show, show_text
-from natcore.sessionlog.facts import NOTHING_TOLD, InForce
+from natcore.sessionlog.facts import NO_FACTS, InForce
 from natcore.sessionlog.file_metadata import Footer, decode
 from natcore.sinks._parquet_table import write_table
 
@@ -206,11 +206,11 @@ class Folder:
 
     def facts_of(self, instance: str, run: str) -> InForce:
         """What the run's files have told; for its next one."""
-        return self._facts.get((instance, run), NOTHING_TOLD)
+        return self._facts.get((instance, run), NO_FACTS)
 
     def _note_facts(self, footer: Footer) -> None:
         key = footer.instance, footer.run
-        if footer.facts.sequence >= self._facts.get(key, NOTHING_TOLD).sequence:
+        if footer.facts.sequence >= self._facts.get(key, NO_FACTS).sequence:
             self._facts[key] = footer.facts.carried()
 
     def previous(self) -> tuple[str, str]:

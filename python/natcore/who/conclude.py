@@ -238,7 +238,7 @@ def conclude(
     found = _Found()
     for held in holdings(row for row in rows if row.end >= since):
         _sort(held, asked, by_run.get((held.row.instance, held.row.run)), found, (since, until))
-    gaps = _gaps(asked, runs) or _untold(asked, runs, statics)
+    gaps = _gaps(asked, runs) or _possible_elsewhere(asked, runs, statics)
     return _decide(asked, by_run, statics, found, gaps, (since, until))
 
 
@@ -311,7 +311,7 @@ def _gaps(asked: Asked, runs: Sequence[Run]) -> list[Gap]:
     return [] if left is None else [_outside(left, owners or runs)]
 
 
-def _untold(asked: Asked, runs: Sequence[Run], statics: Sequence[Static]) -> list[Gap]:
+def _possible_elsewhere(asked: Asked, runs: Sequence[Run], statics: Sequence[Static]) -> list[Gap]:
     """The stretches where a gateway may have had the address, and another with no log of that time may have too."""
     owners = [run for run in runs if run.holds]
     left = _first_outside(asked, [span for run in owners for span in run.had])

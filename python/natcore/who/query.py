@@ -212,7 +212,7 @@ def _answer(question: Question, store: Store | None, there: Waiting) -> Answer:
             removed = removed_gaps(store)
             runs = [replace(run, gaps=(*run.gaps, *removed.get(run.instance, ()))) for run in runs]
             concluded = conclude(asked, runs, statics, sure, since, until)
-    return _told(question, asked, concluded)
+    return _answer_of(question, asked, concluded)
 
 
 def _knowledge(store: Store | None, stored: list[StoredFile], there: Waiting, idle: int | None) -> Knowledge:
@@ -247,7 +247,7 @@ def _looks_back(run: Run, asked: Asked) -> bool:
     )
 
 
-def _told(question: Question, asked: Asked, concluded: Conclusion) -> Answer:
+def _answer_of(question: Question, asked: Asked, concluded: Conclusion) -> Answer:
     static = concluded.static
     return Answer(
         concluded.status, concluded.reason, question.address, question.port, question.protocol, question.at,

@@ -67,7 +67,7 @@ def waiting(question: Question, gateway: Gateway | None, spool: str | os.PathLik
                 key = (gateway.instance, collector.run)
                 (ended if cover.swept >= cover.made - 1000 else signs).append((key, cover))
             batches += collector.waiting_rows()
-            clocks = tuple(((gateway.instance, collector.run), clock) for clock in collector.untold_clocks())
+            clocks = tuple(((gateway.instance, collector.run), clock) for clock in collector.unlogged_clocks())
         now = gateway._core.label(gateway._core.now_ns)
         live = tuple(live_rows(question, gateway, now))
     if spool is not None:

@@ -1,8 +1,26 @@
 """The spool: a session log's rows on disk until their destination has acknowledged them.
 
-Append-only segments of checksummed frames, each frame synced before its rows count as spooled, each new file's
-folder synced too. A restart finds every whole frame again (spool_recovery). Rows are removed only when they are
-acknowledged, or, oldest first and counted, when the spool is full; a gap row takes their place. One process holds a folder.
+Theory of operation
+-------------------
+The folder holds segments (append-only files of frames), a mark and a run file; format.py has every byte. One process
+holds the folder, by a lock on the file `lock`.
+
+Writing. `append` writes one frame of rows to the last segment and syncs it; only then do the rows count as spooled.
+A new segment's folder entry is synced too. After a failed sync the segment is cut to what was synced and gets no more
+frames: the kernel may have dropped the pages and reports the error once. The rows stay in memory for a new segment.
+
+Reading. `take` returns the oldest rows and holds them; `acknowledge` or `put_back` ends that. Acknowledged rows move
+the mark, which is not synced: after a power cut an old mark makes rows go out twice, never be lost. Sinks know a row
+by its run and number. A segment is removed when all its rows are acknowledged.
+
+Bound. Above `bound_bytes` the oldest segments are removed, counted as `spool_full`; a gap row takes their place and
+is delivered first. It is on no disk: after a restart the missing row numbers tell as much.
+
+Restart. recovery.py finds every whole frame behind the mark; damaged frames are counted as `damaged`. The run file has
+a heartbeat and, after an orderly stop, an end mark. A run without an end mark has died: its gap row reaches from the
+last heartbeat to the latest time at which a packet may have come.
+
+Locks. One lock guards everything here. It is held over a sync, so packets' threads never take it.
 """
 
 from __future__ import annotations
@@ -72,9 +90,7 @@ class Spool:
         self._ledger = ledger
         self._lock = threading.RLock()
         self._held: _Held | None = None
-        self._pending_gaps: dict[
-            Identity, PendingGap
-        ] = {}  # of the rows dropped since the last gap row was taken, by run
+        self._pending_gaps: dict[Identity, PendingGap] = {}  # rows dropped since the last gap row, by run
         self._run: RunFile | None = None
         self._mark_descriptor = -1
         self._descriptor: int | None = None  # of the last segment, while it is written
@@ -128,7 +144,7 @@ class Spool:
     def _append_gap(self, owner: Identity, row: Records) -> None:
         """In a segment of its own, since a segment is one run's."""
         frame = encode_frame(row)
-        self._make_room(len(frame))
+        self._free_space(len(frame))
         self._seal()
         self._write(owner, frame)
         self._seal()
@@ -150,7 +166,7 @@ class Spool:
         """Make up to `frame_rows` queued rows durable: they are spooled when this returns, untouched if it raises."""
         frame = encode_frame(records)
         with self._lock:
-            self._make_room(len(frame))
+            self._free_space(len(frame))
             segment = self._write(self._identity, frame)
             segment.add(records)
             segment.rows_left += len(records)
@@ -203,10 +219,10 @@ class Spool:
             if held is None:
                 return
             if held.segment is None:
-                self._widen(held.owner, held.records)
+                self._add_to_gap(held.owner, held.records)
                 self._ledger.drop_gaps(1, "spooled")
             elif held.segment.dropped:
-                self._widen(held.owner, held.records)
+                self._add_to_gap(held.owner, held.records)
                 self._ledger.lose(len(held.records), "spooled", "spool_full")
             else:
                 held.segment.read_offset, held.segment.read_rows = held.read_offset, held.read_rows
@@ -271,7 +287,7 @@ class Spool:
     def _is_written(self, segment: Segment) -> bool:
         return self._descriptor is not None and segment is self._segments[-1]
 
-    def _make_room(self, needed_bytes: int) -> None:
+    def _free_space(self, needed_bytes: int) -> None:
         while self._segments and self.size_bytes + needed_bytes > self._bound_bytes:
             oldest = self._segments[0]
             if self._is_written(oldest):
@@ -284,7 +300,7 @@ class Spool:
             oldest.dropped = True
             self._remove(oldest)
 
-    def _widen(self, owner: Identity, records: Records) -> None:
+    def _add_to_gap(self, owner: Identity, records: Records) -> None:
         self._pending_gap_of(owner).add_records(records)
 
     def _pending_gap_of(self, owner: Identity) -> PendingGap:
