@@ -10,7 +10,7 @@ from natcore.nat.fragment_path cimport pieces_expire
 from natcore.tables.sessions cimport SWEEP_NS
 from natcore.workers.expiry cimport is_long_ago, sweep_all, sweep_slice
 from natcore.nat.unsolicited_syn cimport answer_unsolicited
-from natcore.base.compiler cimport load_acquire64, load_relaxed64, raise64, store_relaxed64, unlikely
+from natcore.base.compiler cimport load_acquire64, load_relaxed, load_relaxed64, raise64, store_relaxed64, unlikely
 from natcore.base.linked_list cimport NO_LINK
 from natcore.workers.worker cimport Clock, Shared, Worker, clock_read, has_all, tables_of_all
 
@@ -24,7 +24,7 @@ cdef uint64_t ROUND_NS = 30 * <uint64_t>1000000000  # from the end of a round to
 
 cdef uint64_t clock_of_all(const Worker* worker) noexcept nogil:
     """The gateway's clock."""
-    return worker.now_ns if worker.shared.count == 1 else load_acquire64(&worker.shared.now_ns)
+    return load_relaxed64(&worker.now_ns) if worker.shared.count == 1 else load_acquire64(&worker.shared.now_ns)
 
 
 cdef inline uint64_t clock_set(Worker* worker, uint64_t now_ns) noexcept nogil:
@@ -36,7 +36,7 @@ cdef inline uint64_t clock_set(Worker* worker, uint64_t now_ns) noexcept nogil:
         if not worker.steady:
             worker.clock_backward += 1
         now_ns = then_ns
-    worker.now_ns = now_ns
+    store_relaxed64(&worker.now_ns, now_ns)
     return now_ns
 
 
@@ -110,7 +110,7 @@ cdef uint64_t clock_forward_with(Worker* worker, uint32_t packets, uint64_t now_
 cdef bint has_waiting(const Worker* worker) noexcept nogil:
     """Whether something waits that only who holds all workers may look at; what comes just now is seen by the next tick."""
     return (worker.fragments[0].newest != NO_LINK or worker.fragments[1].newest != NO_LINK
-            or worker.unsolicited.head != worker.unsolicited.tail)
+            or load_relaxed(&worker.unsolicited.head) != worker.unsolicited.tail)
 
 
 cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil:
@@ -142,7 +142,7 @@ cdef bint advance(Worker* worker, uint64_t now_ns, uint64_t room) noexcept nogil
     cdef uint32_t i
     now_ns = clock_set(worker, now_ns)
     for i in range(shared.count):
-        shared.workers[i].now_ns = now_ns
+        store_relaxed64(&shared.workers[i].now_ns, now_ns)
     answer_unsolicited(worker, now_ns)
     pieces_expire(worker, now_ns)
     return sweep_all(tables_of_all(worker), now_ns, room)

@@ -3,6 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from natcore.frame cimport Frame
+from natcore.base.compiler cimport store_relaxed
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.spinlock cimport Spin, spin_lock, spin_unlock
 
@@ -22,7 +23,7 @@ cdef struct Unsolicited:        # a SYN that waits
 cdef struct UnsolicitedQueue:
     Unsolicited* slots          # [UNSOLICITED_SLOTS] NULL: policy is silent
     uint32_t sources[1024]      # [UNSOLICITED_SLOTS] of the same, big-endian
-    uint32_t head               # how many came, modulo 2^32
+    uint32_t head               # how many came, modulo 2^32; atomic: a worker's loop looks whether there are any
     uint32_t tail               # how many were looked at again
     uint64_t lost               # they found no slot, or their source had its share: nobody answers them
     Spin spin                   # for what is kept; who holds all workers looks again
@@ -55,7 +56,7 @@ cdef inline void unsolicited_keep(UnsolicitedQueue* queue, const Frame* frame, u
         return
     slot = &queue.slots[queue.head % UNSOLICITED_SLOTS]
     queue.sources[queue.head % UNSOLICITED_SLOTS] = source
-    queue.head += 1
+    store_relaxed(&queue.head, queue.head + 1)
     slot.due_ns = now_ns + <uint64_t>UNSOLICITED_SECONDS * 1000000000
     slot.length = frame.length if frame.length < UNSOLICITED_ROOM else UNSOLICITED_ROOM
     slot.link_bytes = link_bytes

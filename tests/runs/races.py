@@ -1,6 +1,7 @@
 """Every public call from several threads under traffic: what a build with the thread sanitizer looks at (`make races`).
 
-No assertion is about time. `--seconds` says how long; each turn has a gateway of its own, of another kind.
+No assertion is about time. `--seconds` says how long; each turn has a gateway of its own, of another kind. As root some
+turns have a plane between network namespaces.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # tests/
 
 import argparse
+import os
+import socket
 import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import count
 from random import Random
 from typing import Any
@@ -24,7 +29,7 @@ import numpy as np
 
 from natcore import DnatEntry, Error, FlowLog, Gateway, NoNatEntry, Policy, Remove, Replace, Side, SnatEntry, Verdict
 from natcore.sinks import MemorySink
-from support import bulk, craft
+from support import bulk, craft, netns
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
 POOL = ("203.0.113.1", "203.0.113.2")
@@ -41,6 +46,7 @@ POLICIES: list[dict[str, Any]] = [
     {"ports": "block", "block_size": 64, "hold_down": 0},
     {"ports": "overload", "mapping": "address-and-port-dependent", "filtering": "address-and-port-dependent"},
     {"sessions_per_subscriber": 20, "new_sessions_per_second": 50, "unsolicited_syn": "icmp", "ports": "preserve"},
+    {"gateway_new_sessions_per_second": 40, "unsolicited_syn": "icmp", "warn_at": 0.1, "pooling": "arbitrary"},
 ]
 
 
@@ -145,8 +151,9 @@ class Turn:
             for _ in range(5):
                 flows.take()
                 flows.counters()
-                log.counters()
+                log.counters(), log.status, log.delivery_status
                 self.gateway.counters()
+            log.change(MemorySink())
         self.gateway.stop_session_log(log)
 
     def looks(self) -> None:
@@ -154,7 +161,14 @@ class Turn:
         gateway.counters(), gateway.sessions(), gateway.mappings(), gateway.ports(), gateway.blocks()
         gateway.events(), gateway.entries(), repr(gateway), gateway.take_generated()
         gateway.counters(worker=0)
-        gateway.fileno()
+        gateway.fileno(), gateway._core.tables(), gateway._core.complete_ns
+        try:
+            gateway.take_records(events=True)
+        except Error as error:  # a log runs
+            if "without a running session log" not in str(error):
+                raise
+        frame = craft.ether(craft.udp(("10.0.0.5", 5001), ("198.51.100.7", 53)))
+        gateway.explain(frame, INSIDE), gateway.explain(frame, OUTSIDE)
 
     def ends(self) -> None:
         gateway = self.gateway
@@ -163,17 +177,18 @@ class Turn:
         gateway.set_epoch(1.0)
         frames, lengths = bulk.packets(bulk.UDP, 0x0A000000 + np.arange(1, 9), 5000, 0xC6336407, 53)
         gateway.owner(frames, lengths, INSIDE)
-        if next(self.numbers) % 50 == 0:
+        number = next(self.numbers)
+        if number % 20 == 0:
+            gateway.end(remote="198.51.100.7", protocol="udp")
+        if number % 50 == 0:
             gateway.end_all()
 
+    def calls(self) -> list[Callable[[], None]]:
+        packets = [self.traffic(worker) for worker in range(self.gateway.workers)]
+        return [*packets, self.changes, self.logs, self.looks, self.ends]
+
     def run(self, seconds: float) -> dict[str, int]:
-        calls = [
-            *(self.traffic(w) for w in range(self.gateway.workers)),
-            self.changes,
-            self.logs,
-            self.looks,
-            self.ends,
-        ]
+        calls = self.calls()
         threads = [threading.Thread(target=self.repeat, args=(call,), daemon=True) for call in calls]
         for thread in threads:
             thread.start()
@@ -192,6 +207,47 @@ class Turn:
             sys.exit(1)
         self.gateway.close()
         return counters
+
+
+class PlaneTurn(Turn):
+    """The same while a plane has the workers: hosts and strangers on the wire."""
+
+    def __init__(self, number: int, workers: int, resources: ExitStack) -> None:
+        super().__init__(number, workers)
+        self.network = resources.enter_context(netns.build())
+        self.gateway.add(SnatEntry("10.0.0.0/16", netns.POOL))
+        self.plane = resources.enter_context(netns.start(self.network, self.gateway))
+        with netns.at(self.network, "out"):
+            self.server = resources.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self.server.bind((netns.SERVER, 7))
+        self.server.settimeout(0.1)
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def hosts(self) -> None:
+        """New ports again and again, whole datagrams and fragments; each has an answer."""
+        for _ in range(20):
+            with netns.at(self.network, "in"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                for size in (10, 1400, 3000):
+                    client.sendto(bytes(size), (netns.SERVER, 7))
+                client.sendto(b"", (netns.SERVER, 9))  # nobody listens: an ICMP error
+
+    def answers(self) -> None:
+        try:
+            data, address = self.server.recvfrom(4096)
+        except TimeoutError:
+            return
+        self.server.sendto(data, address)
+        self.server.sendto(data[:5], (netns.POOL, self.random.randrange(1024, 65536)))  # a stranger's
+
+    def asks(self) -> None:
+        self.looks()
+        self.plane.counters(), self.plane.state, repr(self.plane)
+        self.gateway.end(subscriber=netns.CLIENT)
+
+    def calls(self) -> list[Callable[[], None]]:
+        return [self.hosts, self.answers, self.changes, self.logs, self.asks]
 
 
 def policy_of(number: int) -> Policy:
@@ -215,12 +271,19 @@ def cut(packet: bytes) -> list[bytes]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--turn", type=float, default=5.0, help="seconds of a gateway")
+    parser.add_argument("--turn", type=float, default=2.5, help="seconds of a gateway")
     options = parser.parse_args()
     end, number, packets = time.monotonic() + options.seconds, 0, 0
     sys.setswitchinterval(0.0005)
+    warnings.simplefilter("ignore")  # of a seed, for a plane
     while time.monotonic() < end:
-        counters = Turn(number, 2 + number % 3).run(min(options.turn, options.seconds))
+        workers = 1 + number % 4
+        with ExitStack() as resources:
+            if number % 3 == 2 and os.geteuid() == 0:
+                turn: Turn = PlaneTurn(number, workers, resources)
+            else:
+                turn = Turn(number, workers)
+            counters = turn.run(min(options.turn, options.seconds))
         packets += counters["received"]
         number += 1
     print(f"races: {number} gateways, {packets:,} packets, {options.seconds:.0f} s")
