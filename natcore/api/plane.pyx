@@ -20,7 +20,7 @@ from natcore.io.pending_frames cimport waiting_delete, waiting_new
 from natcore.io.io_loop cimport (
     ANOTHER, ANYWHERE, PORTS_MOST, WISHES, Loop, Port, Wish, clear_errors, clock_of, close_room, drain_fd, run, signal_fd, work,
 )
-from natcore.base.compiler cimport bswap32, fetch_add, load_acquire, store_release
+from natcore.base.compiler cimport bswap32, fetch_add, load_acquire, load_relaxed, load_relaxed64, store_relaxed, store_release
 from natcore.base.hash_table cimport NONE
 from natcore.workers.worker cimport Worker
 from natcore.packet.verdict cimport INSIDE, OUTSIDE
@@ -85,7 +85,7 @@ cdef class PlaneLoop:
 
     def run(self) -> None:
         """Moves packets until `stop`, without the GIL."""
-        while not self.loop.stop:
+        while not load_acquire(&self.loop.stop):
             with self._turn:
                 with nogil:
                     run(self.loop)
@@ -193,9 +193,12 @@ cdef class PlaneLoop:
 
     def announce(self) -> None:
         """Makes the first worker send gratuitous ARP for every outside address soon."""
-        if self.loop.announced != ANOTHER:
-            self.loop.announced = 0
-            signal_fd(self.loop.wake_fd)
+        with nogil:
+            self._enter()
+            if self.loop.announced != ANOTHER:
+                store_relaxed(&self.loop.announced, 0)
+            self._leave()
+        signal_fd(self.loop.wake_fd)
 
     def set_local(self, addresses) -> None:
         """Sets the host's own addresses (host order): packets to them go to the kernel, unless they are in a pool."""
@@ -320,12 +323,12 @@ cdef class PlaneLoop:
         driver = self._drivers[port]
         own = add(self._past[port], driver.counters()) if driver is not None else self._past[port]
         passed = own.get("left_to_kernel", 0)               # counted by a driver that does not deliver them
-        return {**own, "left_to_kernel": passed + of_port.left_to_kernel, "arp_answered": of_port.arp_answered,
-                "unresolved": of_port.unresolved}
+        return {**own, "left_to_kernel": passed + load_relaxed64(&of_port.left_to_kernel),
+                "arp_answered": load_relaxed64(&of_port.arp_answered), "unresolved": load_relaxed64(&of_port.unresolved)}
 
     def counters(self) -> dict[str, int]:
         """Cumulative sums by side ("inside_…", "outside_…"), frames left to the kernel on both; the gauge waiting."""
-        result = {"left_to_kernel": 0, "waiting": self.loop.room.frames}
+        result = {"left_to_kernel": 0, "waiting": load_relaxed(&self.loop.room.frames)}
         for port in range(self.loop.count):
             side = self.loop.ports[port].side
             name = "outside" if side == OUTSIDE else "inside"

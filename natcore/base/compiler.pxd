@@ -14,6 +14,7 @@ cdef extern from * nogil:
     /* Of what one thread writes and others only look at, without a lock: whole, though perhaps not the newest. */
     #define natcore_load_relaxed(address) __atomic_load_n((address), __ATOMIC_RELAXED)
     #define natcore_store_relaxed(address, value) __atomic_store_n((address), (value), __ATOMIC_RELAXED)
+    #define natcore_count_up(address, more) natcore_store_relaxed((address), natcore_load_relaxed(address) + (more))
     #define natcore_exchange(address, value) __atomic_exchange_n((address), (value), __ATOMIC_ACQ_REL)
     #define natcore_fetch_add(address, value) __atomic_fetch_add((address), (value), __ATOMIC_ACQ_REL)
     static inline const void* natcore_either(int condition, const void* one, const void* other) {
@@ -49,6 +50,7 @@ cdef extern from * nogil:
     void store_relaxed "natcore_store_relaxed" (uint32_t* address, uint32_t value) noexcept
     uint64_t load_relaxed64 "natcore_load_relaxed" (const uint64_t* address) noexcept
     void store_relaxed64 "natcore_store_relaxed" (uint64_t* address, uint64_t value) noexcept
+    void count_up "natcore_count_up" (uint64_t* counter, uint64_t more) noexcept      # others look at it meanwhile
     uint32_t exchange "natcore_exchange" (uint32_t* address, uint32_t value) noexcept
     uint32_t fetch_add "natcore_fetch_add" (uint32_t* address, uint32_t value) noexcept
     uint64_t fetch_add64 "natcore_fetch_add" (uint64_t* address, uint64_t value) noexcept

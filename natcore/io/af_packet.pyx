@@ -13,7 +13,7 @@ from natcore.io.super_frames cimport BIG_ROOM, cut_begin, cut_close, cut_free, c
 from natcore.io.device cimport FRAME_ROOM, Arrival, Device, Driver, of_vlan
 from natcore.io.fanout cimport fanout_shut
 from natcore.io.tpacket_v2 cimport frames_complete, frames_free, frames_open, frames_receive
-from natcore.base.compiler cimport load_acquire, prefetch, store_release, unlikely
+from natcore.base.compiler cimport count_up, load_acquire, load_relaxed64, prefetch, store_release, unlikely
 from natcore.io.kernel cimport (
     AF_PACKET, ETH_P_ALL, MAP_FAILED, MAP_SHARED, MSG_DONTWAIT, PACKET_IGNORE_OUTGOING, PACKET_LOSS, PACKET_RX_RING,
     PACKET_STATISTICS, PACKET_TX_RING, PACKET_VERSION, PACKET_VNET_HDR, PROT_READ, PROT_WRITE, SOCK_CLOEXEC, SOCK_RAW,
@@ -58,10 +58,10 @@ cdef inline bint next_frame(Ring* ring, Arrival* arrival) noexcept nogil:
         ring.cursor = <tpacket3_hdr*>(<uint8_t*>header + header.tp_next_offset)
         if ring.left:
             prefetch(ring.cursor)
-        ring.received += 1
+        count_up(&ring.received, 1)
         arrival.data = <uint8_t*>header + header.tp_mac
         if unlikely(header.tp_snaplen < header.tp_len) and is_ipv4(arrival.data):
-            ring.truncated += 1
+            count_up(&ring.truncated, 1)
             continue
         arrival.length = header.tp_snaplen      # what is not IPv4 is the kernel's, which has it whole
         arrival.offload = <virtio_net_hdr*>(arrival.data - sizeof(virtio_net_hdr))
@@ -116,7 +116,7 @@ cdef bint send(Device* device, uint8_t* data, uint32_t length, const virtio_net_
     if load_acquire(&header.tp_status) != <uint32_t>TP_STATUS_AVAILABLE:
         _flush_slots(ring)
         if load_acquire(&header.tp_status) != <uint32_t>TP_STATUS_AVAILABLE:
-            ring.send_dropped += 1
+            count_up(&ring.send_dropped, 1)
             return False
     copy = <virtio_net_hdr*>(<uint8_t*>header + ahead)
     if offload == NULL:
@@ -156,7 +156,7 @@ cdef void _flush_slots(Ring* ring) noexcept nogil:
     for _tries in range(SEND_TRIES):
         reason = 0 if c_send(ring.slot_fd, NULL, 0, MSG_DONTWAIT) >= 0 else errno
         if not _waits(ring, 1):         # the kernel takes them in order: the last is gone, so all are
-            ring.sent += ring.queued
+            count_up(&ring.sent, ring.queued)
             ring.queued = 0
             return
         if reason == ENETDOWN or reason == ENXIO:
@@ -180,16 +180,16 @@ cdef void _rewind(Ring* ring, int reason) noexcept nogil:
         header = <tpacket2_hdr*>(ring.slots + <size_t>ring.slot * ring.slot_bytes)
         store_release(&header.tp_status, TP_STATUS_AVAILABLE)
         refused += 1
-    ring.sent += ring.queued - refused
+    count_up(&ring.sent, ring.queued - refused)
     ring.queued = 0
     _count_refused(ring, refused, reason)
 
 
 cdef void _count_refused(Ring* ring, uint32_t refused, int reason) noexcept nogil:
     if reason == 0 or reason == ENOBUFS or reason == EAGAIN or reason == ENETDOWN or reason == ENXIO:
-        ring.send_dropped += refused
+        count_up(&ring.send_dropped, refused)
     else:
-        ring.send_errors += refused
+        count_up(&ring.send_errors, refused)
         ring.send_errno = reason
 
 
@@ -219,7 +219,7 @@ cdef void _flush_large(Ring* ring) noexcept nogil:
     while done < ring.large:
         taken = sendmmsg(ring.large_fd, &ring.messages[done], ring.large - done, MSG_DONTWAIT)
         if taken > 0:
-            ring.sent += <uint32_t>taken
+            count_up(&ring.sent, <uint32_t>taken)
             done += <uint32_t>taken
         elif errno != EINTR:
             _count_refused(ring, 1, errno)
@@ -372,9 +372,10 @@ cdef class PacketRing(Driver):
         if self.device.fd >= 0 and getsockopt(self.device.fd, SOL_PACKET, PACKET_STATISTICS, &statistics, &length) == 0:
             self._ring_drops += statistics.tp_drops         # reading them resets them
         return {
-            "received": self.ring.received + self.ring.frames.received,
-            "truncated": self.ring.truncated + self.ring.frames.truncated, "ring_drops": self._ring_drops,
-            "sent": self.ring.sent, "send_dropped": self.ring.send_dropped, "send_errors": self.ring.send_errors,
+            "received": load_relaxed64(&self.ring.received) + load_relaxed64(&self.ring.frames.received),
+            "truncated": load_relaxed64(&self.ring.truncated) + load_relaxed64(&self.ring.frames.truncated),
+            "ring_drops": self._ring_drops, "sent": load_relaxed64(&self.ring.sent),
+            "send_dropped": load_relaxed64(&self.ring.send_dropped), "send_errors": load_relaxed64(&self.ring.send_errors),
         }
 
     def send(self, frame: bytes) -> None:

@@ -11,7 +11,7 @@ import select
 from natcore.io.device cimport FRAME_ROOM, Arrival, Device
 from natcore.io.xsk cimport KernelRing, Queue, queue_close, queue_open
 from natcore.io.umem cimport FIRST_QUEUE, HEADROOM, HOLDERS, LOOP, FrameMemory, Memory, give_back
-from natcore.base.compiler cimport bswap16, likely, load_acquire, prefetch, store_release
+from natcore.base.compiler cimport bswap16, count_up, likely, load_acquire, load_relaxed64, prefetch, store_release
 from natcore.io.kernel cimport (
     MSG_DONTWAIT, PACKET_HOST, SOL_SOCKET, SOL_XDP, SO_ERROR, XDP_OPTIONS, XDP_OPTIONS_ZEROCOPY, XDP_RING_NEED_WAKEUP,
     XDP_STATISTICS, c_recv, c_send, getsockopt, virtio_net_hdr, xdp_desc, xdp_options, xdp_statistics,
@@ -66,7 +66,7 @@ cdef uint32_t _receive(Device* device, Arrival* arrivals, uint32_t most) noexcep
     for i in range(sockets.count):
         count += _read(sockets, &sockets.queues[(sockets.turn + i) % sockets.count], arrivals + count, most - count)
     sockets.turn = (sockets.turn + 1) % sockets.count
-    sockets.frames_received += count
+    count_up(&sockets.frames_received, count)
     return count
 
 
@@ -143,16 +143,16 @@ cdef bint _send(Device* device, uint8_t* data, uint32_t length, const virtio_net
     if ring.next - load_acquire(ring.consumer) > ring.mask:
         _flush_queue(sockets, queue)
         if ring.next - load_acquire(ring.consumer) > ring.mask:
-            sockets.send_dropped += 1
+            count_up(&sockets.send_dropped, 1)
             return False
     if not likely(data >= memory.area and place < memory.places and memory.holders[place] == LOOP):
         if length > memory.place_bytes - HEADROOM:
-            sockets.send_errors += 1
+            count_up(&sockets.send_errors, 1)
             return False
         if memory.free_count == 0:
             _return_sent(memory, queue)
         if memory.free_count == 0:
-            sockets.send_dropped += 1
+            count_up(&sockets.send_dropped, 1)
             return False
         memory.free_count -= 1
         place = memory.free[memory.free_count]
@@ -173,7 +173,7 @@ cdef void _flush(Device* device) noexcept nogil:
 
 
 cdef void _flush_queue(Sockets* sockets, Queue* queue) noexcept nogil:
-    sockets.frames_sent += <uint32_t>(queue.queued.next - queue.queued.producer[0])
+    count_up(&sockets.frames_sent, <uint32_t>(queue.queued.next - queue.queued.producer[0]))
     store_release(queue.queued.producer, queue.queued.next)
     _ask(sockets, queue)
 
@@ -193,7 +193,7 @@ cdef void _ask(Sockets* sockets, Queue* queue) noexcept nogil:
         reason = errno
         if reason == EBUSY:                         # the device dropped one
             sockets.frames_sent -= 1
-            sockets.send_dropped += 1
+            count_up(&sockets.send_dropped, 1)
         elif reason == ENETDOWN or reason == ENXIO:
             _take_back(sockets, queue)
             return
@@ -213,7 +213,7 @@ cdef void _take_back(Sockets* sockets, Queue* queue) noexcept nogil:
             slot.addr = <uint64_t>-1
             queue.void_slots += 1
             sockets.frames_sent -= 1
-            sockets.send_dropped += 1
+            count_up(&sockets.send_dropped, 1)
         i += 1
 
 
@@ -312,9 +312,10 @@ cdef class XdpSockets(Driver):
                     and getsockopt(self.sockets.queues[i].fd, SOL_XDP, XDP_STATISTICS, &statistics, &length) == 0):
                 drops += statistics.rx_dropped + statistics.rx_ring_full
         return {
-            "received": self.sockets.frames_received, "truncated": 0, "ring_drops": self._ring_drops + drops,
-            "sent": self.sockets.frames_sent, "send_dropped": self.sockets.send_dropped,
-            "send_errors": self.sockets.send_errors,
+            "received": load_relaxed64(&self.sockets.frames_received), "truncated": 0,
+            "ring_drops": self._ring_drops + drops, "sent": load_relaxed64(&self.sockets.frames_sent),
+            "send_dropped": load_relaxed64(&self.sockets.send_dropped),
+            "send_errors": load_relaxed64(&self.sockets.send_errors),
         }
 
     def send(self, frame: bytes) -> None:

@@ -16,7 +16,7 @@ from natcore.io.pending_frames cimport (
 )
 from natcore.io.arp cimport ARP_FRAME_BYTES, arp_announce, arp_answer, arp_asked
 from natcore.frame cimport FRAME_CROSSING, FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED
-from natcore.base.compiler cimport bswap16, bswap32, load_acquire
+from natcore.base.compiler cimport bswap16, bswap32, count_up, load_acquire, load_relaxed, store_relaxed, store_release
 from natcore.base.hash_table cimport NONE
 from natcore.io.kernel cimport PACKET_BROADCAST, PACKET_HOST, VIRTIO_NET_HDR_F_NEEDS_CSUM, virtio_net_hdr
 from natcore.base.spinlock cimport spin_lock, spin_unlock, wait_turn
@@ -158,7 +158,7 @@ cdef bint deliver(Loop* loop, Frame* frame, const virtio_net_hdr* offload, uint3
         return emit(port, neighbour, frame, offload)
     ask(loop, neighbour, at, now_ms)
     if neighbour.state == FAILED or not waiting_enter(&loop.room, neighbour, at, frame, offload, now_ms):
-        port.unresolved += 1
+        count_up(&port.unresolved, 1)
         give_up(loop, frame)
     return False
 
@@ -168,7 +168,7 @@ cdef void look_through_room(Loop* loop, uint32_t now_ms, bint close) noexcept no
     cdef Waiting* waiting = waiting_first(&loop.room)
     cdef Port* port
     cdef Neighbour* neighbour
-    loop.learned = 0
+    store_release(&loop.learned, 0)
     while waiting != NULL:
         if waiting.address:
             port = &loop.ports[waiting.port]
@@ -178,7 +178,7 @@ cdef void look_through_room(Loop* loop, uint32_t now_ms, bint close) noexcept no
                 emit(port, neighbour, &waiting.frame, &waiting.offload)
                 waiting_leave(&loop.room, waiting, &port.neighbours)
             elif neighbour.state == FAILED or now_ms - waiting.since_ms >= WAITING_MS or close:
-                port.unresolved += 1
+                count_up(&port.unresolved, 1)
                 give_up(loop, &waiting.frame)
                 waiting_leave(&loop.room, waiting, &port.neighbours)
         waiting = waiting_next(&loop.room, waiting)
@@ -243,7 +243,7 @@ cdef void announce(Loop* loop) noexcept nogil:
             arp_announce(frame, loop.worker.mappings.ports.addresses[loop.announced].ip, port.mac)
             port.device.send(port.device, frame, ARP_FRAME_BYTES, NULL)
             port.queued = True
-        loop.announced += 1
+        store_relaxed(&loop.announced, loop.announced + 1)
 
 
 # ---- in --------------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ cdef void announce(Loop* loop) noexcept nogil:
 cdef void answer_arp(Loop* loop, Port* port, Arrival* arrival) noexcept nogil:
     """Addresses that are the gateway's and not the kernel's."""
     cdef uint32_t asked = arp_asked(arrival.data, arrival.length), asked_be = bswap32(asked)
-    port.left_to_kernel += 1
+    count_up(&port.left_to_kernel, 1)
     if asked == 0 or holds(&loop.local, asked):
         return
     if asked_be == port.address or (
@@ -259,8 +259,8 @@ cdef void answer_arp(Loop* loop, Port* port, Arrival* arrival) noexcept nogil:
         arp_answer(arrival.data, port.mac)
         port.device.send(port.device, arrival.data, ARP_FRAME_BYTES, NULL)
         port.queued = True
-        port.left_to_kernel -= 1
-        port.arp_answered += 1
+        count_up(&port.left_to_kernel, <uint64_t>-1)
+        count_up(&port.arp_answered, 1)
 
 
 cdef inline bint is_dhcp_answer(const Arrival* arrival) noexcept nogil:
@@ -336,7 +336,7 @@ cdef uint32_t sort_out(Loop* loop, Port* port, uint32_t arrived) noexcept nogil:
                 and (arrival.packet_type == PACKET_HOST or arrival.packet_type == PACKET_BROADCAST)):
             answer_arp(loop, port, arrival)
         else:
-            port.left_to_kernel += 1
+            count_up(&port.left_to_kernel, 1)
     return count
 
 
@@ -385,7 +385,7 @@ cdef void service(Loop* loop) noexcept nogil:
     tick(loop.worker, now_ns)
     if loop.room.frames:
         look_through_room(loop, <uint32_t>(now_ns // 1000000), False)
-    loop.learned = 0
+    store_release(&loop.learned, 0)
     announce(loop)
     send_generated(loop, outside_port(loop), <uint32_t>(now_ns // 1000000))
     release(loop.worker)
@@ -419,13 +419,14 @@ cdef void rest(Loop* loop) noexcept nogil:
     """Until a frame arrives, the control side calls, or time asks for something."""
     cdef pollfd fds[PORTS_MOST + 1]
     cdef uint32_t i, failed = 0
+    cdef bint announces
     for i in range(loop.count):
         fds[i].fd = -1 if loop.ports[i].device == NULL else loop.ports[i].device.fd
         fds[i].events = POLLIN
     fds[loop.count].fd = loop.wake_fd
     fds[loop.count].events = POLLIN
-    if poll(fds, loop.count + 1, BUSY_MS if loop.room.frames or loop.announced < loop.worker.mappings.ports.count
-            else IDLE_MS) <= 0:
+    announces = load_relaxed(&loop.announced) < load_relaxed(&loop.worker.mappings.ports.count)
+    if poll(fds, loop.count + 1, BUSY_MS if loop.room.frames or announces else IDLE_MS) <= 0:
         return
     for i in range(loop.count):
         failed |= fds[i].revents & POLLERR

@@ -3,6 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from natcore.io.neighbors cimport neighbour_at
+from natcore.base.compiler cimport store_relaxed
 from natcore.base.pages cimport table_delete, table_new
 
 
@@ -55,7 +56,7 @@ cdef bint waiting_enter(WaitingRoom* room, Neighbour* neighbour, uint32_t port, 
     waiting.offload = offload[0]
     memcpy(waiting.frame.data, frame.data, frame.length)
     neighbour.waiting += frame.length
-    room.frames += 1
+    store_relaxed(&room.frames, room.frames + 1)
     return True
 
 
@@ -65,7 +66,7 @@ cdef void waiting_leave(WaitingRoom* room, Waiting* waiting, Neighbours* neighbo
     if neighbour.address:
         neighbour.waiting -= waiting.frame.length
     waiting.address = 0
-    room.frames -= 1
+    store_relaxed(&room.frames, room.frames - 1)
 
 
 cdef void waiting_sweep(WaitingRoom* room) noexcept nogil:

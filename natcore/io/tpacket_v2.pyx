@@ -7,7 +7,7 @@ import os
 
 from natcore.io.super_frames cimport BIG_ROOM, cut_begin, cut_close, cut_free, cut_next, cut_open, cutting, is_big, is_ipv4
 from natcore.io.device cimport FRAME_ROOM, Arrival, of_vlan
-from natcore.base.compiler cimport load_acquire, prefetch, store_release, unlikely
+from natcore.base.compiler cimport count_up, load_acquire, prefetch, store_release, unlikely
 from natcore.io.kernel cimport (
     MAP_FAILED, MAP_SHARED, MSG_DONTWAIT, PACKET_COPY_THRESH, PACKET_RX_RING, PACKET_VERSION, PROT_READ, PROT_WRITE,
     SOL_PACKET, SOL_SOCKET, SO_RCVBUF, SO_RCVBUFFORCE, TPACKET_ALIGN, TPACKET_V2, TP_STATUS_COPY, TP_STATUS_KERNEL,
@@ -65,17 +65,17 @@ cdef uint32_t frames_receive(FrameRing* ring, Arrival* arrivals, uint32_t most) 
         ring.next = ring.next + 1 if ring.next + 1 < ring.place_count else 0
         prefetch(ring.places + <size_t>ring.next * ring.place_bytes)
         ring.read += 1
-        ring.received += 1
+        count_up(&ring.received, 1)
         arrival.data = <uint8_t*>header + header.tp_mac
         arrival.length = header.tp_len
         if unlikely(header.tp_snaplen < header.tp_len) and not fetch(ring, header, arrival):
-            ring.truncated += 1
+            count_up(&ring.truncated, 1)
             continue
         arrival.offload = <virtio_net_hdr*>(arrival.data - sizeof(virtio_net_hdr))
         arrival.tagged = of_vlan(status, header.tp_vlan_tci)
         arrival.packet_type = (<sockaddr_ll*>(<uint8_t*>header + TPACKET_ALIGN(sizeof(tpacket2_hdr)))).sll_pkttype
         if unlikely(is_big(arrival.length)):
-            ring.truncated += not cut_begin(&ring.cut, arrival)     # which has no place of its own
+            count_up(&ring.truncated, not cut_begin(&ring.cut, arrival))     # which has no place of its own
             continue
         count += 1
     return count

@@ -129,7 +129,8 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
         blocks_drop(&ports.blocks, &ports.key, number)
         table_delete(at, PORT_SPACES * MAP_BYTES)
         return NONE
-    ports.count = number + 1 if number == ports.count else ports.count
+    if number == ports.count:
+        store_relaxed(&ports.count, number + 1)
     address.ip = ip
     ports.lowest = min(ports.lowest, bswap32(ip))
     ports.highest = max(ports.highest, bswap32(ip))
