@@ -1,7 +1,11 @@
-"""A lock that is held for a few instructions, by whoever changes what several workers have together."""
+"""A lock that is held for a few instructions, by whoever changes what several workers have together.
+
+Lock order: whoever has one waits for no other lock (lock_checker.pxd).
+"""
 from libc.stdint cimport uint32_t
 
-from natcore.base.compiler cimport exchange, likely, store_release
+from natcore.base.compiler cimport DEBUG, exchange, likely, store_release
+from natcore.base.lock_checker cimport RANK_SPIN, lock_fault, lock_forget, lock_is_held, lock_note, lock_wait
 
 cdef extern from * nogil:
     """
@@ -29,10 +33,21 @@ cdef inline void spin_lock(Spin* spin) noexcept nogil:
     cdef uint32_t turn = 0
     if likely(not spin.needed):
         return
+    if DEBUG:
+        lock_wait(spin, RANK_SPIN)
     while exchange(&spin.taken, 1):
         wait_turn(turn)
         turn += 1
+    if DEBUG:
+        lock_note(spin, RANK_SPIN)
 
 cdef inline void spin_unlock(Spin* spin) noexcept nogil:
     if not likely(not spin.needed):
+        if DEBUG:
+            lock_forget(spin)
         store_release(&spin.taken, 0)
+
+cdef inline void assert_spin(const Spin* spin, const void* lock, const char* what) noexcept nogil:
+    """The caller has the spinlock, or lock, which serves as well (NULL: nothing does); debug builds abort if not."""
+    if DEBUG and (spin.needed or lock != NULL) and not (lock_is_held(spin) or lock_is_held(lock)):
+        lock_fault("a lock is not held", what, RANK_SPIN, 0)

@@ -1,7 +1,7 @@
 """Events: which subscriber or pool reached which limit; one event per cause until it is read, with a count."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore.base.spinlock cimport Spin, spin_lock, spin_unlock
+from natcore.base.spinlock cimport Spin, assert_spin, spin_lock, spin_unlock
 
 cdef enum:
     EVENT_SLOTS = 1024
@@ -70,6 +70,7 @@ cdef inline void event_enter(Events* events, uint8_t verdict, uint8_t limit, uin
     cdef uint32_t at = subscriber ^ verdict * <uint32_t>0x9E3779B9, step
     cdef Event* event
     at = (at ^ at >> 16) * <uint32_t>0x45D9F3B      # neighbouring addresses differ in the highest byte: mix it into the lowest
+    assert_spin(&events.spin, NULL, "events: event_enter")
     at ^= at >> 16
     for step in range(16):
         event = &events.slots[(at + step) & (EVENT_SLOTS - 1)]

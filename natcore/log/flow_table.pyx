@@ -7,7 +7,7 @@ from natcore.base.flow_hash cimport HashKey, flow_hash
 from natcore.frame cimport FRAME_CROSSING, Frame
 from natcore.base.compiler cimport bswap16
 from natcore.base.pages cimport table_delete, table_new
-from natcore.base.spinlock cimport spin_lock, spin_unlock
+from natcore.base.spinlock cimport assert_spin, spin_lock, spin_unlock
 from natcore.packet.verdict cimport DROP_MALFORMED, LOCAL, egress_of
 from natcore.base.headers cimport (
     IPV4_OFFSET, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, IcmpHeader, Ipv4Header, is_reply, is_request,
@@ -97,6 +97,7 @@ cdef void add(Flows* flows, const FlowSeen* seen, int64_t now_us) noexcept nogil
     """Adds to the key's row; begins a new row if there is none or its window is over."""
     cdef uint32_t place = find(flows, &seen.key)
     cdef FlowRow* row = &flows.rows[flows.index[place] - 1] if flows.index[place] else NULL
+    assert_spin(&flows.spin, NULL, "flow log: add")
     if row == NULL or now_us - row.start_time >= flows.window_us:
         if flows.count == flows.capacity:
             flows.lost += seen.packets

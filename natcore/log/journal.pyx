@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 from natcore.log.events cimport RECORDS_LOST, event_note
 from natcore.base.compiler cimport load_acquire64, store_relaxed64, store_release64, unlikely
 from natcore.base.pages cimport table_delete, table_new
-from natcore.base.spinlock cimport spin_lock, spin_unlock
+from natcore.base.spinlock cimport assert_spin, spin_lock, spin_unlock
 
 
 cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil:
@@ -68,6 +68,7 @@ cdef Record* aside_slot(Journal* journal) noexcept nogil:
     """Space in an overflow chunk. Only the sweep allocates chunks; packets may use what is left."""
     cdef Aside* aside = <Aside*>journal.newest
     cdef Aside* more
+    assert_spin(&journal.spin, NULL, "journal: aside_slot")
     if journal.aside_written - load_acquire64(&journal.aside_read) >= journal.aside_limit:
         return NULL
     if aside == NULL or aside.count == ASIDE_ROWS or aside.at_head != journal.head:
@@ -88,6 +89,7 @@ cdef void journal_commit(Journal* journal) noexcept nogil:
     """Completes the row of journal_slot."""
     cdef Aside* aside
     cdef uint64_t order = journal.order
+    assert_spin(&journal.spin, NULL, "journal: journal_commit")
     journal.order = order + 1
     if journal.is_apart:
         journal.is_apart = 0

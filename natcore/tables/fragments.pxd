@@ -77,6 +77,7 @@ cdef struct Fragments:          # tables of one side
     uint32_t waiting            # datagrams without their first fragment
     uint32_t given_up           # held fragments dropped since the counter was last read
     uint64_t evicted            # datagrams in progress that were evicted by newer ones
+    const void* lock            # lock that the caller holds: all workers'; NULL: a test's table
 
 cdef Fragments* fragments_new(uint64_t timeout_ms) noexcept nogil
 cdef void fragments_delete(Fragments* tables) noexcept nogil

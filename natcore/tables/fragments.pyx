@@ -11,6 +11,7 @@ from natcore.base.hash_table cimport (
     NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
 from natcore.base.linked_list cimport NO_LINK, Link, link, unlink
+from natcore.base.lock_checker cimport assert_held
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.freelist cimport slab_begin, slab_give, slab_take
 from natcore.base.headers cimport load64
@@ -93,6 +94,7 @@ cdef uint32_t datagram_find(const Fragments* table, uint8_t side, uint64_t addre
     cdef Cursor cursor
     cdef uint32_t number
     cdef const Datagram* datagram
+    assert_held(table.lock, "fragments: datagram_find")
     index_begin(&table.index, datagram_hash(table, side, addresses, protocol, identification), &cursor)
     while True:
         number = index_next(&table.index, &cursor)
@@ -116,6 +118,7 @@ cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, 
     cdef uint16_t cell = <uint16_t>(flow_hash(&table.key, source, side, 0) % SOURCES)
     cdef Datagram* datagram
     cdef SourceCount* own = &table.sources[cell]
+    assert_held(table.lock, "fragments: datagram_open")
     if not first and (table.waiting >= DATAGRAMS_WAITING or own.waiting >= DATAGRAMS_WAITING_EACH):
         return NONE
     if own.datagrams >= DATAGRAMS_EACH:
@@ -180,6 +183,7 @@ cdef bint datagram_mark(Fragments* table, uint32_t number, const Piece* piece) n
     cdef uint32_t after = first + units, word = (datagram.high + 63) // 64, words = (after + 63) // 64
     cdef uint64_t mask
     cdef bint last = piece.units & PIECE_LAST
+    assert_held(table.lock, "fragments: datagram_mark")
     if datagram.end and (last or after > datagram.end) or last and datagram.high > after:
         return False
     if words > word:
@@ -207,6 +211,7 @@ cdef bint datagram_mark(Fragments* table, uint32_t number, const Piece* piece) n
 cdef void datagram_settle(Fragments* table, uint32_t number, uint8_t state, uint8_t verdict) noexcept nogil:
     """Sets the datagram's state; it no longer waits for its first fragment."""
     cdef Datagram* datagram = &table.datagrams[number]
+    assert_held(table.lock, "fragments: datagram_settle")
     if datagram.state == DATAGRAM_WAITING:
         table.waiting -= 1
         table.sources[datagram.source].waiting -= 1
@@ -226,6 +231,7 @@ cdef void datagram_close(Fragments* table, uint32_t number) noexcept nogil:
     """Removes the datagram; its held frames are dropped."""
     cdef Datagram* datagram = &table.datagrams[number]
     cdef SourceCount* own = &table.sources[datagram.source]
+    assert_held(table.lock, "fragments: datagram_close")
     datagram_break(table, number, 0)
     index_remove(&table.index, datagram_hash(table, datagram.side, datagram.addresses, datagram.protocol,
                                              datagram.identification), number)
@@ -238,6 +244,7 @@ cdef void datagram_close(Fragments* table, uint32_t number) noexcept nogil:
 cdef void fragments_expire(Fragments* table, uint64_t now_ms) noexcept nogil:
     """Removes the datagrams that timed out."""
     cdef uint32_t oldest
+    assert_held(table.lock, "fragments: fragments_expire")
     while table.newest != NO_LINK:
         oldest = table.by_age[table.newest].previous
         if now_ms < table.datagrams[oldest].since_ms + table.timeout_ms:
@@ -255,6 +262,7 @@ cdef bint datagram_hold(Fragments* table, uint32_t number, const uint8_t* frame,
     """Stores a copy of the frame; False: a limit of the source, the datagram or the table is reached."""
     cdef Datagram* datagram = &table.datagrams[number]
     cdef uint32_t need = (length + CHUNK_ROOM - 1) // CHUNK_ROOM, first = NONE, last = NONE, at, done = 0, part
+    assert_held(table.lock, "fragments: datagram_hold")
     if (need > CHUNKS - table.rooms.live or table.sources[datagram.source].chunks + need > CHUNKS_EACH
             or datagram.held_count == FRAGMENTS_HELD):
         return False
@@ -291,6 +299,7 @@ cdef void datagram_take(Fragments* table, uint32_t number, uint8_t* out) noexcep
     """Removes the frame held longest, copying it to out unless that is NULL (dropped). One must be held."""
     cdef Datagram* datagram = &table.datagrams[number]
     cdef uint32_t at = datagram.held, next, left = chunk_at(table, at).length, part
+    assert_held(table.lock, "fragments: datagram_take")
     datagram.held = chunk_at(table, at).after
     if datagram.held == NONE:
         datagram.held_last = NONE

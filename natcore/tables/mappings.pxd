@@ -72,6 +72,7 @@ cdef struct Mappings:
     uint8_t pooling             # Pooling
     bint lingering              # subscribers without mappings may still be kept for their rate counter
     uint32_t reap_at            # next slot to examine for those
+    const void* lock            # lock that the caller holds: the worker's; NULL: a test's table
 
 cdef inline void dynamic_key(MappingKey* key, uint64_t addresses, uint32_t ports, uint8_t protocol,
                              bint dependent) noexcept nogil:

@@ -13,6 +13,7 @@ from natcore.base.hash_table cimport (
     NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
 from natcore.base.linked_list cimport NO_LINK, Link, link, unlink
+from natcore.base.lock_checker cimport assert_held
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.freelist cimport slab_begin, slab_give, slab_take
 from natcore.base.spinlock cimport spin_lock, spin_unlock
@@ -93,6 +94,7 @@ cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcep
     cdef Cursor cursor
     cdef uint32_t number
     cdef const Mapping* mapping
+    assert_held(table.lock, "mappings: mapping_find")
     index_begin(&table.by_inside, key_hash(table, key), &cursor)
     while True:
         number = index_next(&table.by_inside, &cursor)
@@ -109,6 +111,7 @@ cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcep
 cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil:
     cdef Cursor cursor
     cdef uint32_t number
+    assert_held(table.lock, "mappings: subscriber_find")
     index_begin(&table.by_ip, flow_hash(&table.key, ip, 0, 0), &cursor)
     while True:
         number = index_next(&table.by_ip, &cursor)
@@ -271,6 +274,7 @@ cdef uint32_t enter(Mappings* table, const MappingKey* key, uint32_t entry, uint
 cdef uint32_t subscriber_join(Mappings* table, uint32_t ip) noexcept nogil:
     """Finds or adds the subscriber; NONE: probe limit reached. A slot must be free."""
     cdef uint32_t who = subscriber_find(table, ip)
+    assert_held(table.lock, "mappings: subscriber_join")
     if who != NONE:
         return who
     who = slab_take(&table.subscriber_slots)
@@ -293,6 +297,7 @@ cdef inline bint may_go(const Subscriber* subscriber, uint32_t now_ms) noexcept 
 cdef void subscriber_leave(Mappings* table, uint32_t who, uint32_t now_ms) noexcept nogil:
     """Removes a subscriber without mappings, now or in a later sweep."""
     cdef Subscriber* subscriber = &table.subscribers[who]
+    assert_held(table.lock, "mappings: subscriber_leave")
     if may_go(subscriber, now_ms):
         index_remove(&table.by_ip, flow_hash(&table.key, subscriber.ip, 0, 0), who)
         slab_give(&table.subscriber_slots, who)
@@ -304,6 +309,7 @@ cdef void subscriber_leave(Mappings* table, uint32_t who, uint32_t now_ms) noexc
 cdef void subscribers_reap(Mappings* table, uint32_t lines, uint32_t now_ms) noexcept nogil:
     """Removes subscribers kept only for their rate counter once it expired; examines the next lines, one round at most."""
     cdef const Subscriber* subscriber
+    assert_held(table.lock, "mappings: subscribers_reap")
     if table.reap_at == 0:
         if not table.lingering:
             return
@@ -346,6 +352,7 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
     cdef Drawn drawn
     cdef Request request
     cdef bint assigned
+    assert_held(table.lock, "mappings: mapping_open")
     if who == NONE:
         return NONE
     subscriber = &table.subscribers[who]
@@ -381,6 +388,7 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
 cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip,
                                   uint16_t outside_port, uint32_t address) noexcept nogil:
     """Opens a mapping with the outside endpoint that an entry defines; NONE: probe limit reached. A slot must be free."""
+    assert_held(table.lock, "mappings: mapping_open_static")
     return enter(table, key, entry, outside_ip, outside_port, address, NONE)
 
 
@@ -389,6 +397,7 @@ cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uin
     cdef Mapping* mapping = &table.mappings[number]
     cdef MappingKey key
     cdef Request request
+    assert_held(table.lock, "mappings: mapping_close")
     key_of(mapping, &key)
     index_remove(&table.by_inside, key_hash(table, &key), number)
     if not mapping.flags & MAPPING_STATIC:
@@ -422,6 +431,7 @@ cdef uint32_t mapping_at(const Mappings* table, uint32_t address, uint32_t space
 cdef void mappings_unpair(Mappings* table, uint32_t address) noexcept nogil:
     """Ends the pairing of all subscribers with an outside address; they may keep mappings of other entries."""
     cdef uint32_t i
+    assert_held(table.lock, "mappings: mappings_unpair")
     for i in range(table.subscriber_slots.fresh):
         if table.subscribers[i].address == address:
             table.subscribers[i].entry = 0          # entries count from 1

@@ -15,6 +15,7 @@ from natcore.tables.ports cimport (
 from natcore.base.compiler cimport bswap16
 from natcore.base.hash_table cimport NONE
 from natcore.base.chacha20 cimport random_below
+from natcore.base.spinlock cimport assert_spin
 
 
 cdef enum:
@@ -154,6 +155,7 @@ cdef uint32_t blocks_in_use(Ports* ports, uint32_t owner, uint32_t now_ms) noexc
     cdef uint32_t[BLOCKS_AT_MOST] addresses
     cdef uint32_t count = 0, left = 0, i, space
     cdef uint32_t at = block_first(&ports.blocks, &ports.key, owner, &walk)
+    assert_spin(&ports.spin, ports.lock, "ports: blocks_in_use")
     while at != NO_BLOCK:
         addresses[count] = at >> 16
         count += 1
@@ -226,6 +228,7 @@ cdef uint32_t draw_overloaded(Ports* ports, uint32_t address, PortMap* map, cons
     cdef Taken ends
     cdef uint32_t _try, port, taken
     cdef uint64_t lot = request.lot
+    assert_spin(&ports.spin, ports.lock, "ports: draw_overloaded")
     if map.free:
         port = pick_by_policy(ports, map, bswap16(request.inside_port), request.lot, ports.drawer)
         port_take(ports, map, port)
@@ -309,6 +312,7 @@ cdef bint assign_port(Ports* ports, uint32_t address, const Request* request, ui
     """The port that was drawn is a mapping's; False when the probe limit is met: unassign it."""
     cdef PortMap* map = &ports.addresses[address].maps[space_of(request.protocol)]
     cdef Taken ends
+    assert_spin(&ports.spin, ports.lock, "ports: assign_port")
     if ports.policy != PORTS_OVERLOAD:
         map.cells[port] = mapping
         if ports.workers > 1:
@@ -326,6 +330,7 @@ cdef void unassign_port(Ports* ports, uint32_t address, const Request* request, 
     address- and port-dependent (RFC 6888 REQ-8 C)."""
     cdef PortMap* map = &ports.addresses[address].maps[space_of(request.protocol)]
     cdef Taken ends
+    assert_spin(&ports.spin, ports.lock, "ports: unassign_port")
     if ports.policy != PORTS_OVERLOAD:
         port_release(ports, map, port, request.owner, until_ms, now_ms)
         return

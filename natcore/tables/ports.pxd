@@ -7,7 +7,7 @@ from natcore.base.flow_hash cimport HashKey
 from natcore.base.compiler cimport load_relaxed, load_relaxed64, store_relaxed, store_relaxed64
 from natcore.base.hash_table cimport Index
 from natcore.base.chacha20 cimport Random, random32
-from natcore.base.spinlock cimport Spin, spin_lock, spin_unlock
+from natcore.base.spinlock cimport Spin, assert_spin, spin_lock, spin_unlock
 
 cdef enum:
     PORT_SPACES = 3             # TCP, UDP and ICMP identifiers
@@ -116,6 +116,7 @@ cdef struct Ports:
     uint32_t looks              # LOOKS left to the current packet
     Draw drawn[64]              # [DRAWS_KEPT] the last ones in turn, those that were undone too: what tests follow (_tamper)
     uint64_t draws              # number of allocations ever
+    const void* lock            # lock of all workers, which serves in place of spin; NULL: a test's table
 
 cdef inline uint32_t space_of(uint8_t protocol) noexcept nogil:
     return 0 if protocol == 6 else 1 if protocol == 17 else 2
@@ -145,6 +146,7 @@ cdef inline uint64_t lot_after(const Ports* ports, uint32_t draws) noexcept nogi
 cdef inline uint64_t lot_take(Ports* ports) noexcept nogil:
     """Consumes the random number of this allocation."""
     cdef uint64_t lot = lot_after(ports, 0)
+    assert_spin(&ports.spin, ports.lock, "ports: lot_take")
     store_relaxed64(&ports.lots[ports.lots_taken % LOTS], fresh_lot(ports))
     store_relaxed(&ports.lots_taken, ports.lots_taken + 1)
     return lot

@@ -10,6 +10,7 @@ from natcore.base.compiler cimport bswap32, ctz64, load_relaxed64, store_relaxed
 from natcore.base.hash_table cimport (
     NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
+from natcore.base.lock_checker cimport assert_held
 from natcore.base.pages cimport table_delete, table_new
 
 cdef extern from "<sys/mman.h>" nogil:
@@ -109,6 +110,7 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
     cdef Address* address
     cdef PortMap* map
     cdef uint8_t* at
+    assert_held(ports.lock, "ports: address_add")
     if number != NONE:
         ports.addresses[number].references += 1
         if eip != bswap32(ip):                  # a DNAT entry on its own has no EIP
@@ -160,6 +162,7 @@ cdef bint address_drop(Ports* ports, uint32_t number) noexcept nogil:
     """Drops a reference; True: that was the last one and the address is removed. Its mappings must have ended."""
     cdef Address* address = &ports.addresses[number]
     cdef uint32_t space
+    assert_held(ports.lock, "ports: address_drop")
     address.references -= 1
     if address.references:
         return False
@@ -213,6 +216,7 @@ cdef inline void mark_resting(Ports* ports, const PortMap* map) noexcept nogil:
 
 cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
     """Frees a port that was in use or held down."""
+    assert_spin(&ports.spin, ports.lock, "ports: set_free")
     store_relaxed64(&map.used[port >> 6], map.used[port >> 6] & ~(<uint64_t>1 << (port & 63)))
     count_free(ports, map, port, 1)
     if ports.blocks.per_address:
@@ -221,6 +225,7 @@ cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
 
 cdef uint32_t stop_resting(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
     """Ends a port's hold-down; when it would have ended."""
+    assert_spin(&ports.spin, ports.lock, "ports: stop_resting")
     map.held[port >> 6] &= ~(<uint64_t>1 << (port & 63))
     map.held_by[owner_slot(map.owners[port])] -= 1
     map.held_count -= 1
@@ -245,6 +250,7 @@ cdef void reclaim(Ports* ports, PortMap* map, uint32_t* looks, uint32_t now_ms) 
     complete round finds when the next hold-down expires."""
     cdef uint32_t word, port, cost
     cdef uint64_t bits
+    assert_spin(&ports.spin, ports.lock, "ports: reclaim")
     if not is_due(ports, map, now_ms):
         return
     if map.words_left == 0:
@@ -502,6 +508,7 @@ cdef uint32_t port_guess(const Ports* ports, const PortMap* map, uint32_t wish, 
 
 cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
     """Marks a free port as used; a block that contains it must be assigned already."""
+    assert_spin(&ports.spin, ports.lock, "ports: port_take")
     store_relaxed64(&map.used[port >> 6], map.used[port >> 6] | <uint64_t>1 << (port & 63))
     count_free(ports, map, port, -1)
     if ports.blocks.per_address:
@@ -510,6 +517,7 @@ cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
 
 cdef uint32_t port_retake(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
     """Marks a held-down port as used; until when it was held down, ms."""
+    assert_spin(&ports.spin, ports.lock, "ports: port_retake")
     return stop_resting(ports, map, port)
 
 
@@ -520,6 +528,7 @@ cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wis
     wish: the inside port. until_ms: end of the hold-down that was lifted, to be restored if the port is released unused.
     """
     cdef uint32_t port
+    assert_spin(&ports.spin, ports.lock, "ports: port_draw")
     until_ms[0] = now_ms
     if map.free == 0 or ports.policy == PORTS_PRESERVE or ports.parity:
         # a port with an expired hold-down may be the preferred one
@@ -549,6 +558,7 @@ cdef uint32_t ports_taken(const PortMap* map, uint32_t first, uint32_t last) noe
 cdef void ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil:
     """Reserves ports that are not in use (ports_taken); a hold-down ends."""
     cdef uint32_t port
+    assert_spin(&ports.spin, ports.lock, "ports: ports_reserve")
     for port in range(first, last + 1):
         if (map.held[port >> 6] >> (port & 63)) & 1:
             let_go(ports, map, port)
@@ -561,6 +571,7 @@ cdef void ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t las
 
 cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil:
     cdef uint32_t port
+    assert_spin(&ports.spin, ports.lock, "ports: ports_unreserve")
     for port in range(first, last + 1):
         map.used[port >> 6] &= ~(<uint64_t>1 << (port & 63))
         if in_ranges(ports, port):
@@ -572,6 +583,7 @@ cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner
                        uint32_t now_ms) noexcept nogil:
     """Releases a port and holds it down until until_ms."""
     cdef uint64_t bit = <uint64_t>1 << (port & 63)
+    assert_spin(&ports.spin, ports.lock, "ports: port_release")
     if <int>(until_ms - now_ms) <= 0:
         set_free(ports, map, port)
         return

@@ -9,6 +9,7 @@ from natcore.tables.mappings cimport Mappings
 from natcore.base.flow_hash cimport HashKey, flow_hash
 from natcore.base.hash_table cimport NONE, Cursor, Index, index_begin, index_next
 from natcore.base.linked_list cimport Link
+from natcore.base.lock_checker cimport assert_held
 from natcore.base.freelist cimport Slab
 from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, load32, load64
 
@@ -122,6 +123,7 @@ cdef struct Sessions:
     uint64_t swept_ns           # begin of the sweep's current round
     uint64_t complete_ns        # everything due by then has ended, its rows are in the journal
     uint32_t sweep_at           # next slot of the sweep
+    const void* lock            # lock that the caller holds: the worker's; NULL: a test's table
 
 cdef inline uint64_t session_addresses(const Session* session, uint32_t direction) noexcept nogil:
     """Source and destination of its packets in a direction, in one load."""
@@ -153,6 +155,7 @@ cdef inline uint32_t session_find(const Sessions* table, uint32_t direction, uin
     cdef Cursor cursor
     cdef uint32_t slot
     cdef const Session* session
+    assert_held(table.lock, "sessions: session_find")
     index_begin(index, flow_hash(&table.key, addresses, ports, protocol), &cursor)
     while True:
         slot = index_next(index, &cursor)

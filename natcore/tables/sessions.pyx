@@ -122,6 +122,7 @@ cdef bint window_copy(const Sessions* table, uint32_t slot, uint64_t now_ns, Rec
     """The row that the open window would become if it ended now; False: none."""
     cdef const Session* session = &table.hot[slot]
     cdef const Cold* cold = &table.cold[slot]
+    assert_held(table.lock, "sessions: window_copy")
     if session.flags & (SESSION_FREE | NO_WINDOW | UNLOGGED):
         return False
     row_fill(table, slot, RECORD_WINDOW, cold.window_start_ns, now_ns, row)
@@ -136,6 +137,7 @@ cdef void window_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept
     cdef uint64_t limit = cold.window_start_ns + table.window_ns
     cdef Record* row
     cdef uint32_t direction
+    assert_held(table.lock, "sessions: window_write")
     if session.flags & NO_WINDOW:
         return
     row = row_begin(table, slot, RECORD_WINDOW, cold.window_start_ns, end_ns if end_ns < limit else limit)
@@ -155,6 +157,7 @@ cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept 
     """Call before counting a packet: closes an expired window, opens one if none is open."""
     cdef Session* session = &table.hot[slot]
     cdef Cold* cold = &table.cold[slot]
+    assert_held(table.lock, "sessions: window_roll")
     if not session.flags & NO_WINDOW:
         if now_ns < cold.window_start_ns + table.window_ns:
             return
@@ -172,6 +175,7 @@ cdef uint8_t life_of(const Sessions* table, Link* links, uint32_t* first, bint a
     answered: ignore sessions opened from outside that the inside has not answered.
     """
     cdef uint32_t slot = first[0], left = LOOKED_AT
+    assert_held(table.lock, "sessions: life_of")
     if slot == NO_LINK:
         return LIFE_NONE
     while left:
@@ -210,6 +214,7 @@ cdef uint32_t filter_find(const Sessions* table, const Filter* key) noexcept nog
     cdef Cursor cursor
     cdef uint32_t number
     cdef const Filter* entry
+    assert_held(table.lock, "sessions: filter_find")
     index_begin(&table.by_remote, filter_hash(table, key), &cursor)
     while True:
         number = index_next(&table.by_remote, &cursor)
@@ -316,6 +321,7 @@ cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip
     cdef Session* session = &table.hot[slot]
     cdef Cold* cold = &table.cold[slot]
     prefetch_write(&table.cold[table.slots.free])           # of the next session
+    assert_held(table.lock, "sessions: session_open")
     prefetch_write(&table.by_mapping[table.slots.free])
     memset(session, 0, sizeof(Session))
     memset(cold, 0, sizeof(Cold))
@@ -429,12 +435,14 @@ cdef void take_out(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t n
 
 cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_t now_ns) noexcept nogil:
     """Ends a session at end_ns: writes its rows and frees what it used."""
+    assert_held(table.lock, "sessions: session_close")
     end_write(table, slot, end_ns)
     take_out(table, slot, <uint32_t>(end_ns // 1000000) + table.mappings.ports.hold_down_ms, now_ns)
 
 
 cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
     """Undoes session_open of the last session, before it was logged."""
+    assert_held(table.lock, "sessions: session_discard")
     table.created -= 1
     if table.numbers != NULL:                       # only for hairpins, with all workers locked
         fetch_add64(table.numbers, <uint64_t>-1)
@@ -446,6 +454,7 @@ cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t 
     cdef Session* session = &table.hot[slot]
     cdef Cold* cold = &table.cold[slot]
     cdef uint32_t mapping = cold.mapping
+    assert_held(table.lock, "sessions: session_restart")
     end_write(table, slot, now_ns)
     count_origin(table, slot, -1)
     session.flags = (session.flags & ~(OPENED_OUTSIDE | SYN_NOTED * 3)) | (OPENED_OUTSIDE if outside else 0)

@@ -4,6 +4,7 @@ from libc.string cimport memcpy
 
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport store_relaxed
+from natcore.base.lock_checker cimport assert_held
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.spinlock cimport Spin, spin_lock, spin_unlock
 
@@ -27,6 +28,7 @@ cdef struct UnsolicitedQueue:
     uint32_t tail               # how many were looked at again
     uint64_t lost               # they found no slot, or their source had its share: nobody answers them
     Spin spin                   # for what is kept; who holds all workers looks again
+    const void* lock            # of all workers
 
 cdef inline bint unsolicited_new(UnsolicitedQueue* queue) noexcept nogil:
     queue.slots = <Unsolicited*>table_new(UNSOLICITED_SLOTS * sizeof(Unsolicited))
@@ -67,6 +69,7 @@ cdef inline void unsolicited_keep(UnsolicitedQueue* queue, const Frame* frame, u
 cdef inline Unsolicited* unsolicited_due(UnsolicitedQueue* queue, uint64_t now_ns) noexcept nogil:
     """The next one that has waited long enough, or NULL; valid until the next is kept."""
     cdef Unsolicited* slot
+    assert_held(queue.lock, "SYN hold-off: unsolicited_due")
     if queue.head == queue.tail:
         return NULL
     slot = &queue.slots[queue.tail % UNSOLICITED_SLOTS]

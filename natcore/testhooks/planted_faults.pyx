@@ -4,16 +4,21 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore.workers.invariants cimport Fault, pause_asserts, tables_hold
-from natcore.workers.locks cimport hold, release
-from natcore.tables.ports cimport DRAWS_KEPT, Draw
+from natcore.tables.fragments cimport datagram_find
+from natcore.workers.locks cimport await_hold, hold, hold_all, release, release_all
+from natcore.base.lock_checker cimport lock_note, lock_wait
+from natcore.tables.mappings cimport subscriber_find
+from natcore.tables.ports cimport DRAWS_KEPT, Draw, lot_take
 from natcore.tables.entries cimport DnatRule, RuleSet, dnat_target
-from natcore.tables.sessions cimport ROLE_INSIDE, SESSION_FREE, session_close
+from natcore.tables.sessions cimport OUT, ROLE_INSIDE, SESSION_FREE, session_close, session_find
+from natcore.tables.syn_holdoff cimport unsolicited_due
 from natcore.nat.pipeline cimport revoke
 from natcore.nat.undelivered cimport take_back_from_others
 from natcore.base.flow_hash cimport flow_hash
 from natcore.frame cimport Frame
-from natcore.base.compiler cimport bswap16, bswap32, load_acquire
+from natcore.base.compiler cimport DEBUG, bswap16, bswap32, load_acquire
 from natcore.base.hash_table cimport BUCKET_ENTRIES, Index
+from natcore.base.spinlock cimport spin_lock, spin_unlock
 from natcore.workers.worker cimport Shared, Worker
 
 
@@ -24,12 +29,12 @@ cdef Worker* worker_of(capsule) except NULL:
 def broken(capsule):
     """The first broken invariant of all workers' tables, or None. No other thread may use the gateway."""
     cdef Worker* worker = worker_of(capsule)
-    cdef uint32_t alone = worker.shared.alone
     cdef Fault fault
     cdef bint holds
-    worker.shared.alone = 1
-    holds = tables_hold(worker, True, &fault)
-    worker.shared.alone = alone
+    with nogil:
+        hold_all(worker)
+        holds = tables_hold(worker, True, &fault)
+        release_all(worker)
     if holds:
         return None
     return f"{fault.text.decode()}: worker {fault.worker}, number {fault.number}: {fault.seen}, expected {fault.expected}"
@@ -149,3 +154,77 @@ def swap_held(capsule, RuleSet rules not None):
     cdef uint32_t w
     for w in range(shared.count):
         shared.workers[w].rules = &rules.compiled
+
+
+# ---- what the lock checker of debug builds is there for: a test's process does it, and ends by it ------------------------
+
+def checks_locks():
+    """Whether this is a debug build."""
+    return bool(DEBUG)
+
+
+def rank_broken():
+    """Waits for a lock below one that the thread has, as told to the checker; it aborts in any build."""
+    cdef uint32_t one, other
+    lock_note(&one, 3)
+    lock_wait(&other, 4)
+    lock_wait(&other, 3)
+
+
+cdef void use_unlocked(Shared* shared, str what) except *:
+    """Looks into a table of the second worker's, or of all, of which the caller holds none."""
+    if what == "sessions":
+        session_find(&shared.workers[1].sessions, OUT, 0, 0, 6)
+    elif what == "mappings":
+        subscriber_find(&shared.workers[1].mappings, 0)
+    elif what == "ports":
+        lot_take(&shared.ports)
+    elif what == "fragments":
+        datagram_find(shared.workers[0].fragments, 0, 0, 17, 0)
+    elif what == "SYN hold-off":
+        unsolicited_due(&shared.unsolicited, 0)
+    else:
+        raise ValueError(f"what={what!r}: allowed are the cases of test_locks.py")
+
+
+def misuse(capsule, str what not None):
+    """Breaks a rule of the locks, of a gateway that nobody else uses: a debug build aborts, others go on."""
+    cdef Shared* shared = worker_of(capsule).shared
+    cdef Worker* first = shared.workers[0]
+    cdef Worker* second = shared.workers[1]
+    if what == "waits for a lower worker":
+        await_hold(second)
+        await_hold(first)
+        release(first)
+        release(second)
+    elif what == "waits for a worker under a spinlock":
+        spin_lock(&shared.ports.spin)
+        await_hold(first)
+        release(first)
+        spin_unlock(&shared.ports.spin)
+    elif what == "waits for a spinlock under another":
+        spin_lock(&shared.events.spin)
+        spin_lock(&shared.ports.spin)
+        spin_unlock(&shared.ports.spin)
+        spin_unlock(&shared.events.spin)
+    elif what == "releases what it does not hold":
+        release(first)
+    else:
+        await_hold(first)
+        use_unlocked(shared, what)
+        release(first)
+
+
+def use_locked(capsule):
+    """The same looks by who holds all; then by who holds what each asks for."""
+    cdef Worker* worker = worker_of(capsule)
+    hold_all(worker)
+    for what in ("sessions", "mappings", "ports", "fragments", "SYN hold-off"):
+        use_unlocked(worker.shared, what)
+    release_all(worker)
+    await_hold(worker.shared.workers[1])
+    spin_lock(&worker.shared.ports.spin)
+    for what in ("sessions", "mappings", "ports"):
+        use_unlocked(worker.shared, what)
+    spin_unlock(&worker.shared.ports.spin)
+    release(worker.shared.workers[1])

@@ -12,6 +12,7 @@ from natcore.tables.sessions cimport (
 from natcore.base.compiler cimport fetch_add, prefetch_write, store_relaxed64, store_release64
 from natcore.base.hash_table cimport NONE
 from natcore.base.linked_list cimport NO_LINK, link, unlink
+from natcore.base.lock_checker cimport assert_held
 from natcore.base.spinlock cimport spin_lock, spin_unlock
 
 
@@ -64,6 +65,7 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint32_t ends, uint64_t n
     cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), slot, ended = 0
     cdef Session* session
     cdef bint dead
+    assert_held(table.lock, "sessions: sweep_slice")
     subscribers_reap(table.mappings, lines, now_ms)
     free_rested(table, SLICE_ADDRESSES, 4 * lines, now_ms)
     while lines and ended < ends:
@@ -196,6 +198,7 @@ cdef bint note_due(Agenda* agenda, uint32_t number, uint64_t at_ns, bint long_ag
     cdef uint32_t now_ms = <uint32_t>(at_ns // 1000000), slot
     cdef Session* session
     cdef bint done = True
+    assert_held(table.lock, "sessions: note_due")
     for slot in range(table.slots.fresh):
         session = &table.hot[slot]
         if session.flags & SESSION_FREE:

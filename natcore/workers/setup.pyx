@@ -20,6 +20,7 @@ cdef void join(Shared* shared, Worker* worker) noexcept nogil:
     worker.shared = shared
     worker.number = worker.mappings.worker = shared.count
     worker.mappings.ports = &shared.ports
+    worker.sessions.lock = worker.mappings.lock = &worker.held
     worker.sessions.mappings = &worker.mappings
     worker.sessions.journal = worker.journal = &shared.journal
     worker.outbox = &shared.outbox
@@ -72,6 +73,8 @@ cdef bint crew_grow(Shared* shared, uint32_t count, bint filters) noexcept nogil
         if worker == NULL:
             return False
         join(shared, worker)
+    shared.ports.lock = shared.unsolicited.lock = &shared.alone
+    shared.workers[0].fragments[0].lock = shared.workers[0].fragments[1].lock = &shared.alone
     if count > 1:
         shared.ports.workers = count
         shared.ports.spin.needed = shared.journal.spin.needed = shared.outbox.spin.needed = True
