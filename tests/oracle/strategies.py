@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from natcore import Side
 from oracle import traffic
 from oracle.configurations import Configuration, configuration
-from oracle.packets import ACK, ICMP, TCP, UDP
+from oracle.packets import ACK, FIXED, ICMP, TCP, UDP
 from support import craft
 
 Frames = list[tuple[bytes, Side]]
@@ -36,6 +36,7 @@ def frames(draw: st.DrawFn, configuration: Configuration, max_size: int = 40) ->
 inside_hosts = st.integers(craft.address("10.0.0.2"), craft.address("10.0.255.254"))
 remotes = st.integers(craft.address("8.0.0.0"), craft.address("9.255.255.255"))
 ports = st.integers(0, 0xFFFF)
+other_protocols = st.integers(1, 255).filter(lambda number: number not in (ICMP, TCP, UDP, *FIXED))  # 0 is dropped
 payloads = st.binary(max_size=64)
 ip_fields = st.fixed_dictionaries(
     {"ttl": st.integers(2, 255), "tos": st.integers(0, 255), "identification": ports, "dont_fragment": st.booleans()},
@@ -45,14 +46,15 @@ ip_fields = st.fixed_dictionaries(
 
 @st.composite
 def outbound_packets(draw: st.DrawFn, protocol: int) -> bytes:
-    """A sound packet from an inside host to a remote, that opens a session: TCP, UDP or an ICMP echo."""
+    """A sound packet from an inside host to a remote, that opens a session; of ICMP an echo."""
     source, destination = (draw(inside_hosts), draw(ports)), (draw(remotes), draw(ports))
     fields: dict[str, Any] = draw(ip_fields)
     if protocol == ICMP:
         return craft.icmp(source[0], destination[0], identifier=source[1], payload=draw(payloads), **fields)
     if protocol == UDP:
         return craft.udp(source, destination, draw(payloads), no_checksum=draw(st.booleans()), **fields)
-    assert protocol == TCP
+    if protocol != TCP:
+        return craft.ipv4(protocol, source[0], destination[0], draw(payloads), **fields)
     sequence, acknowledgement = draw(st.integers(0, 0xFFFFFFFF)), draw(st.integers(0, 0xFFFFFFFF))
     numbers = {"sequence": sequence, "acknowledgement": acknowledgement}
     return craft.tcp(source, destination, ACK, draw(payloads), **numbers, **fields)  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """Random frames through `Gateway.translate`, half of them damaged: no crash, and counters that add up exactly.
 
+They go through gateways of every filtering and number of workers, with entries of every kind; every protocol number is met.
 `python tests/runs/fuzz_frames.py --frames 1000000 [--seed 1]`; under the sanitizers by `make sanitize`.
 """
 
@@ -18,7 +19,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from natcore import Gateway, Link, Policy, Side, SnatEntry, Verdict
+from natcore import DnatEntry, Gateway, Link, NoNatEntry, Policy, Side, SnatEntry, Verdict
+from natcore.config import FILTERINGS
 from support.bulk import (
     ETHERNET,
     ICMP,
@@ -41,7 +43,14 @@ from support.bulk import (
 BATCH = 4_096
 STRIDE = 160
 POOL_FIRST, POOL_SIZE = 0xCB007100, 4  # 203.0.113.0/30
-REMOTES = np.array([0xC6336407, 0xC6336408, POOL_FIRST, POOL_FIRST + 1, 0x0A000001, 0x7F000001, 0xE0000001], np.uint64)
+OWN = (0xCB007108, 0xCB007109)  # outside addresses of DNAT entries alone: all ports of UDP, and 1:1
+UNTRANSLATED = 0xC6336409  # a remote that a no-NAT entry leads to
+REMOTES = np.array(
+    [0xC6336407, 0xC6336408, UNTRANSLATED, POOL_FIRST, POOL_FIRST + 1, *OWN, 0x0A000001, 0x7F000001, 0xE0000001],
+    np.uint64,
+)
+WORKERS = (1, 2, 3)
+GATEWAYS = 2 * len(FILTERINGS) * len(WORKERS)
 VLANS = (0x8100, 0x88A8)
 
 Rows = NDArray[np.intp]
@@ -49,17 +58,26 @@ Damage = Callable[[np.random.Generator, Frames, Lengths, Rows], None]
 
 
 def make_gateway(seed: int) -> Gateway:
-    """Small in every respect, so that every limit is met."""
+    """Small in every respect, so that every limit is met. GATEWAYS seeds in a row are all kinds there are."""
+    filtering = FILTERINGS[seed // 2 % len(FILTERINGS)]
     gateway = Gateway(
         instance="ngw-fuzz",
         vpc_id="vpc-fuzz",
         max_sessions=6_000 if seed % 2 else 400,  # the ports run out first, or the slots
         inside=Link(address="10.0.0.1", mtu=140),
         outside=Link(address="203.0.113.254", mtu=120),
-        policy=Policy(port_ranges=((1024, 1279),), hold_down=5.0, icmp_rate=1000, mss=1200, unsolicited_syn="icmp"),
+        policy=Policy(
+            port_ranges=((1024, 1087),), hold_down=5.0, icmp_rate=1000, mss=1200, unsolicited_syn="icmp",
+            filtering=filtering, reverse_path_filter=seed % 5 > 0,
+        ),
+        workers=WORKERS[seed // (2 * len(FILTERINGS)) % len(WORKERS)],
         seed=seed,
-    )
+    )  # fmt: skip
     gateway.add(SnatEntry("10.0.0.0/16", pool=f"203.0.113.0-203.0.113.{POOL_SIZE - 1}"))
+    gateway.add(DnatEntry("203.0.113.1", 1, [("10.0.0.5", 1), ("10.0.0.6", 2)], 8080, protocol="tcp"))
+    gateway.add(DnatEntry("203.0.113.8", "any", "10.0.0.7", "any", protocol="udp"))
+    gateway.add(DnatEntry("203.0.113.9", "any", "10.0.0.8", "any", protocol="any"))
+    gateway.add(NoNatEntry("10.0.0.0/16", "198.51.100.9/32"))
     return gateway
 
 
@@ -67,8 +85,8 @@ def sound(random: np.random.Generator, count: int, back: Frames) -> tuple[Frames
     """Frames without a fault, and the side of each. back: what remotes answer to known flows."""
     frames, lengths = np.zeros((count, STRIDE), np.uint8), np.zeros(count, np.uint32)
     sides = np.zeros(count, np.uint8)
-    kinds = random.integers(0, 8, count)
-    for kind in range(8):
+    kinds = random.integers(0, 9, count)
+    for kind in range(9):
         rows = np.flatnonzero(kinds == kind)
         some = len(rows)
         if kind == 7 and len(back):  # answers
@@ -76,7 +94,7 @@ def sound(random: np.random.Generator, count: int, back: Frames) -> tuple[Frames
             lengths[rows] = get(frames[rows], ETHERNET + 2, 2) + ETHERNET
             sides[rows] = Side.OUTSIDE
             continue
-        protocol = (TCP, UDP, ICMP, TCP, UDP, UDP, UDP, UDP)[kind]
+        protocol = (TCP, UDP, ICMP, TCP, UDP, UDP, UDP, UDP, UDP)[kind]
         source, source_port = 0x0A000002 + random.integers(0, 512, some), random.integers(1, 9, some)
         remote, remote_port = random.choice(REMOTES, some), random.integers(1, 4, some).astype(np.uint64)
         if kind in (5, 6) and len(back):  # to open outside endpoints: from each other, and from strangers
@@ -89,6 +107,10 @@ def sound(random: np.random.Generator, count: int, back: Frames) -> tuple[Frames
             protocol, source, source_port, remote, remote_port,
             length=int(random.integers(60, STRIDE + 1)), stride=STRIDE, tcp_flags=flags,
         )  # fmt: skip
+        if kind == 8:  # of any protocol number, from either side
+            frames[rows, ETHERNET + 9] = random.integers(0, 256, some)
+            sides[rows] = random.integers(0, 2, some)
+            mend_headers(frames, rows)
     whole = np.flatnonzero(random.random(count) < 0.5)
     frames[whole, ETHERNET + 6] |= 0x40  # DF
     mend_headers(frames, whole)
@@ -171,6 +193,7 @@ class Fuzz:
         self.random = np.random.default_rng(seed)
         self.gateway = make_gateway(seed)
         self.verdicts: Counter[int] = Counter()
+        self.protocols: Counter[int] = Counter()  # of the sound packets that were forwarded
         self.causes: Counter[Verdict] = Counter()  # of what was generated
         self.now = 0.0
         self.back: Frames = np.zeros((0, STRIDE), np.uint8)
@@ -214,6 +237,7 @@ class Fuzz:
         """
         forwarded = verdicts <= Verdict.HAIRPIN
         assert headers_right(after[forwarded]).all()
+        self.protocols.update(before[forwarded, ETHERNET + 9].tolist())
         assert (after[forwarded, ETHERNET + 8] == before[forwarded, ETHERNET + 8] - 1).all()
         whole = (after[:, ETHERNET + 6] & 0x20) == 0
         forwarded &= whole
@@ -277,20 +301,32 @@ def check_translated(frames: Frames, lengths: Lengths, verdicts: NDArray[np.uint
         at = ip_offset(chosen)[:, None] + np.arange(field, field + 4)
         address = get(np.take_along_axis(chosen, at, 1), 0, 4)
         if field == 12:
-            assert ((address >= POOL_FIRST) & (address < POOL_FIRST + POOL_SIZE)).all()
+            assert ((address >= POOL_FIRST) & (address < POOL_FIRST + POOL_SIZE) | np.isin(address, OWN)).all()
         else:
             assert (address >> np.uint64(16) == 0x0A00).all()
     assert (lengths <= STRIDE).all()
 
 
-def run(frames: int, seed: int) -> Counter[int]:
-    """Translate that many random frames, check everything, and say how often each verdict was given."""
+def run(frames: int, seed: int) -> tuple[Counter[int], Counter[int]]:
+    """Translate that many random frames by one gateway and check everything; how often each verdict was given, and the
+    protocols of what was forwarded."""
     fuzz = Fuzz(seed)
     for start in range(0, frames, BATCH):
         fuzz.batch(min(BATCH, frames - start))
     fuzz.check_counters()
     fuzz.gateway.close()
-    return fuzz.verdicts
+    return fuzz.verdicts, fuzz.protocols
+
+
+def run_all(frames: int, seed: int) -> tuple[Counter[int], Counter[int]]:
+    """Likewise by a gateway of each kind, that many frames in all."""
+    verdicts: Counter[int] = Counter()
+    protocols: Counter[int] = Counter()
+    for kind in range(GATEWAYS):
+        given, forwarded = run(frames // GATEWAYS + 1, seed * GATEWAYS + kind)
+        verdicts += given
+        protocols += forwarded
+    return verdicts, protocols
 
 
 def main() -> int:
@@ -298,7 +334,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    verdicts = run(options.frames, options.seed)
+    verdicts, _ = run_all(options.frames, options.seed)
     for verdict, count in sorted(verdicts.items()):
         print(f"{Verdict(verdict).name:24} {count:>9,}")
     print(f"{sum(verdicts.values()):,} frames, seed {options.seed}: counters add up exactly")
