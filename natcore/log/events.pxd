@@ -69,8 +69,8 @@ cdef inline void event_enter(Events* events, uint8_t verdict, uint8_t limit, uin
                              uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:
     cdef uint32_t at = subscriber ^ verdict * <uint32_t>0x9E3779B9, step
     cdef Event* event
-    at = (at ^ at >> 16) * <uint32_t>0x45D9F3B      # neighbouring addresses differ in the highest byte: mix it into the lowest
     assert_spin(&events.spin, NULL, "events: event_enter")
+    at = (at ^ at >> 16) * <uint32_t>0x45D9F3B      # neighbouring addresses differ in the highest byte: mix it into the lowest
     at ^= at >> 16
     for step in range(16):
         event = &events.slots[(at + step) & (EVENT_SLOTS - 1)]

@@ -90,7 +90,7 @@ cdef void journal_commit(Journal* journal) noexcept nogil:
     cdef Aside* aside
     cdef uint64_t order = journal.order
     assert_spin(&journal.spin, NULL, "journal: journal_commit")
-    journal.order = order + 1
+    store_release64(&journal.order, order + 1)
     if journal.is_apart:
         journal.is_apart = 0
         journal.apart[journal.apart_head_at].number = order
@@ -177,8 +177,8 @@ cdef uint64_t merged_drain(Journal* journal, Record* rows, uint64_t room) noexce
     cdef uint64_t filled = 0, until
     cdef const Record* apart
     cdef const Record* other
-    spin_lock(&journal.spin)
-    until = journal.order
+    spin_lock(&journal.spin)            # of several workers: what was written before is in its ring
+    until = load_acquire64(&journal.order)
     spin_unlock(&journal.spin)
     while filled < room:
         other = main_next(journal)

@@ -320,8 +320,8 @@ cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip
     cdef uint32_t slot = slab_take(&table.slots)
     cdef Session* session = &table.hot[slot]
     cdef Cold* cold = &table.cold[slot]
-    prefetch_write(&table.cold[table.slots.free])           # of the next session
     assert_held(table.lock, "sessions: session_open")
+    prefetch_write(&table.cold[table.slots.free])           # of the next session
     prefetch_write(&table.by_mapping[table.slots.free])
     memset(session, 0, sizeof(Session))
     memset(cold, 0, sizeof(Cold))

@@ -9,7 +9,7 @@ from natcore.log.events cimport PORTS_THRESHOLD, SESSIONS_THRESHOLD, event_note
 from natcore.tables.mappings cimport MAPPING_PORTLESS, MAPPING_STATIC, Subscriber, subscriber_find
 from natcore.tables.ports cimport LOOKS, PORT_SPACES, PortMap, Ports, reclaim, space_of
 from natcore.workers.expiry cimport reclaim_lines, reclaim_mapping, reclaim_subscriber
-from natcore.base.compiler cimport load_relaxed
+from natcore.base.compiler cimport load_relaxed, store_relaxed
 from natcore.base.hash_table cimport NONE
 from natcore.base.spinlock cimport spin_lock, spin_unlock
 from natcore.workers.worker cimport NO_LIMIT, Shared, has_all, tables_of_all
@@ -124,8 +124,8 @@ cdef uint8_t over_rate(Worker* worker, uint32_t inside_ip, const Clock* now) noe
 
 cdef bint over_gateway_rate(Worker* worker, const Clock* now) noexcept nogil:
     """Whether the inside as a whole opened its maximum of sessions in this second."""
-    return (worker.gateway_per_second != NO_LIMIT and worker.shared.opened_second == second_of(now)
-            and worker.shared.opened >= worker.gateway_per_second)
+    return (worker.gateway_per_second != NO_LIMIT and load_relaxed(&worker.shared.opened_second) == second_of(now)
+            and load_relaxed(&worker.shared.opened) >= worker.gateway_per_second)
 
 
 cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept nogil:
@@ -135,9 +135,9 @@ cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept
     if worker.gateway_per_second != NO_LIMIT:
         spin_lock(&worker.shared.spin)
         if worker.shared.opened_second != second:
-            worker.shared.opened_second = second
-            worker.shared.opened = 0
-        worker.shared.opened += 1
+            store_relaxed(&worker.shared.opened, 0)
+            store_relaxed(&worker.shared.opened_second, second)
+        store_relaxed(&worker.shared.opened, worker.shared.opened + 1)
         spin_unlock(&worker.shared.spin)
     if who == NONE or worker.new_per_second == NO_LIMIT:
         return

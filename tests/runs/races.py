@@ -46,7 +46,7 @@ POLICIES: list[dict[str, Any]] = [
     {"ports": "block", "block_size": 64, "hold_down": 0},
     {"ports": "overload", "mapping": "address-and-port-dependent", "filtering": "address-and-port-dependent"},
     {"sessions_per_subscriber": 20, "new_sessions_per_second": 50, "unsolicited_syn": "icmp", "ports": "preserve"},
-    {"gateway_new_sessions_per_second": 40, "unsolicited_syn": "icmp", "warn_at": 0.1, "pooling": "arbitrary"},
+    {"gateway_new_sessions_per_second": 40, "unsolicited_syn": "icmp", "warn_at": None, "pooling": "arbitrary"},
 ]
 
 
