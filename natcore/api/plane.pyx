@@ -270,7 +270,7 @@ cdef class PlaneLoop:
         cdef Neighbours* neighbours = &self._port(port).neighbours
         cdef uint32_t count = 0, i
         cdef uint32_t[::1] used
-        if neighbours.count == 0:
+        if load_relaxed(&neighbours.count) == 0:
             return []
         used = array.array("I", bytes(4 * NEIGHBOURS))
         with nogil:

@@ -1,6 +1,8 @@
 """Next hops: routes as disjoint ranges over some ports, and a link's neighbours by address. No sockets."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from natcore.base.compiler cimport store_relaxed
+
 cdef enum:
     ON_LINK = 0                 # via: the destination is directly connected
     NO_ROUTE = 0xFFFFFFFF       # via: unreachable
@@ -30,7 +32,7 @@ cdef struct Neighbour:
 
 cdef struct Neighbours:
     Neighbour* slots            # [NEIGHBOURS] open addressing
-    uint32_t count              # slots in use
+    uint32_t count              # slots in use; atomic
 
 cdef struct AddressSet:
     uint32_t* slots             # open addressing, host order, 0: empty
@@ -78,7 +80,7 @@ cdef inline Neighbour* neighbour_of(Neighbours* neighbours, uint32_t address) no
     if neighbour.address == 0:
         if neighbours.count >= NEIGHBOURS_MOST:
             return NULL
-        neighbours.count += 1
+        store_relaxed(&neighbours.count, neighbours.count + 1)
         neighbour.address = address
     return neighbour
 

@@ -36,7 +36,7 @@ cdef void routes_delete(Routes* routes) noexcept nogil:
 
 
 cdef bint neighbours_new(Neighbours* neighbours) noexcept nogil:
-    neighbours.count = 0
+    store_relaxed(&neighbours.count, 0)
     neighbours.slots = <Neighbour*>table_new(NEIGHBOURS * sizeof(Neighbour))
     return neighbours.slots != NULL
 
@@ -79,13 +79,13 @@ cdef bint neighbours_forget(Neighbours* neighbours, uint32_t now_ms) noexcept no
     if after == NULL:
         return False
     neighbours.slots = after
-    neighbours.count = 0
+    store_relaxed(&neighbours.count, 0)
     for i in range(NEIGHBOURS):
         if before[i].address == 0:
             continue
         if before[i].state == KNOWN or before[i].waiting or now_ms - before[i].asked_ms < FORGET_MS:
             neighbour_at(neighbours, before[i].address)[0] = before[i]
-            neighbours.count += 1
+            store_relaxed(&neighbours.count, neighbours.count + 1)
     table_delete(before, NEIGHBOURS * sizeof(Neighbour))
     return True
 

@@ -22,7 +22,7 @@ cdef struct Budget:             # errors that one side may cause in one second
 
 cdef struct Outbox:             # frames waiting to be sent, in a linear buffer
     uint8_t* buffer
-    uint32_t head               # bytes written
+    uint32_t head               # bytes written; atomic, as tail: a worker's loop looks whether there are frames
     uint32_t tail               # bytes taken
     uint32_t rate               # errors a second at most, of each budget
     Budget budgets[4]           # by side, and apart 'fragmentation needed', which path MTU discovery depends on
@@ -30,6 +30,7 @@ cdef struct Outbox:             # frames waiting to be sent, in a linear buffer
     uint64_t lost               # messages dropped for lack of space
     uint64_t withheld           # errors over a budget
     Spin spin                   # held while a message is written or taken; fragments are written with all workers locked
+    const void* lock            # lock of all workers, which serves in place of spin
 
 cdef inline uint32_t outbox_room(const Outbox* outbox, uint32_t side) noexcept nogil:
     """Bytes available to packets from a side. Half is reserved for the inside (0), so that outside traffic cannot use it up."""

@@ -3,9 +3,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from natcore.base.checksum cimport checksum, delta16, update
-from natcore.base.compiler cimport bswap16, bswap32
+from natcore.base.compiler cimport bswap16, bswap32, load_relaxed, store_relaxed
 from natcore.base.pages cimport table_delete, table_new
-from natcore.base.spinlock cimport spin_lock, spin_unlock
+from natcore.base.spinlock cimport assert_spin, spin_lock, spin_unlock
 from natcore.base.headers cimport (
     ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_TOO_BIG, ICMP_UNREACHABLE, PROTOCOL_ICMP, IcmpHeader, Ipv4Header, is_reply,
     is_request,
@@ -49,7 +49,7 @@ cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* 
                           uint8_t* cause) noexcept nogil:
     """Copies the next frame to out; its length in bytes, 0: none. Frames longer than room are discarded and counted."""
     cdef uint32_t length
-    if outbox.tail == outbox.head:
+    if load_relaxed(&outbox.tail) == load_relaxed(&outbox.head):    # a frame written just now is taken the next time
         return 0
     spin_lock(&outbox.spin)
     length = parcel_take(outbox, out, room, send_to, cause)
@@ -60,12 +60,14 @@ cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* 
 cdef uint32_t parcel_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* send_to, uint8_t* cause) noexcept nogil:
     cdef const Parcel* parcel
     cdef const uint8_t* frame
+    assert_spin(&outbox.spin, outbox.lock, "ICMP output: parcel_take")
     while outbox.tail != outbox.head:
         parcel = <const Parcel*>(outbox.buffer + outbox.tail)
         frame = outbox.buffer + outbox.tail + sizeof(Parcel)
-        outbox.tail += parcel.room
+        store_relaxed(&outbox.tail, outbox.tail + parcel.room)
         if outbox.tail == outbox.head:
-            outbox.tail = outbox.head = 0
+            store_relaxed(&outbox.tail, 0)
+            store_relaxed(&outbox.head, 0)
         if parcel.length <= room:
             memcpy(out, frame, parcel.length)
             send_to[0] = parcel.send_to
@@ -83,6 +85,7 @@ cdef uint8_t* parcel_begin(Outbox* outbox, uint32_t length, uint32_t side, uint8
     """Appends a frame of length bytes to be written by the caller; NULL: no space. side: of the packet that caused it."""
     cdef uint32_t need = parcel_room(length)
     cdef Parcel* parcel
+    assert_spin(&outbox.spin, outbox.lock, "ICMP output: parcel_begin")
     if outbox_room(outbox, side) < need:
         return NULL
     parcel = <Parcel*>(outbox.buffer + outbox.head)
@@ -90,7 +93,7 @@ cdef uint8_t* parcel_begin(Outbox* outbox, uint32_t length, uint32_t side, uint8
     parcel.room = need
     parcel.send_to = send_to
     parcel.cause = cause
-    outbox.head += need
+    store_relaxed(&outbox.head, outbox.head + need)
     return <uint8_t*>(parcel + 1)
 
 
@@ -103,7 +106,7 @@ cdef void parcel_seal(uint8_t* frame, uint32_t length, uint8_t send_to) noexcept
 
 cdef void parcel_cancel(Outbox* outbox, uint32_t length) noexcept nogil:
     """Removes the last frame, which was begun with this length."""
-    outbox.head -= parcel_room(length)
+    store_relaxed(&outbox.head, outbox.head - parcel_room(length))
 
 
 cdef uint8_t* own_begin(Outbox* outbox, uint32_t length, uint8_t send_to, uint8_t cause) noexcept nogil:

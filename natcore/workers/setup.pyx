@@ -73,7 +73,7 @@ cdef bint crew_grow(Shared* shared, uint32_t count, bint filters) noexcept nogil
         if worker == NULL:
             return False
         join(shared, worker)
-    shared.ports.lock = shared.unsolicited.lock = &shared.alone
+    shared.ports.lock = shared.unsolicited.lock = shared.outbox.lock = &shared.alone
     shared.workers[0].fragments[0].lock = shared.workers[0].fragments[1].lock = &shared.alone
     if count > 1:
         shared.ports.workers = count
