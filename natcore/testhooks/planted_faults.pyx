@@ -1,16 +1,18 @@
 """Access to a gateway's workers for tests: decisions it made, and faults planted on purpose (tests/runs/mutants.py)."""
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore.workers.invariants cimport Fault, pause_asserts, tables_hold
 from natcore.tables.fragments cimport datagram_find
 from natcore.workers.locks cimport await_hold, hold, hold_all, release, release_all
 from natcore.base.lock_checker cimport lock_note, lock_wait
-from natcore.tables.mappings cimport subscriber_find
-from natcore.tables.ports cimport DRAWS_KEPT, Draw, lot_take
+from natcore.tables.mappings cimport Mappings, subscriber_find
+from natcore.tables.ports cimport DRAWS_KEPT, Draw, PortMap, Ports, lot_take
 from natcore.tables.entries cimport DnatRule, RuleSet, dnat_target
-from natcore.tables.sessions cimport OUT, ROLE_INSIDE, SESSION_FREE, session_close, session_find
+from natcore.tables.sessions cimport (
+    OUT, ROLE_INSIDE, ROLE_OUTSIDE, SESSION_FREE, Sessions, session_close, session_find,
+)
 from natcore.tables.syn_holdoff cimport unsolicited_due
 from natcore.nat.pipeline cimport revoke
 from natcore.nat.undelivered cimport take_back_from_others
@@ -228,3 +230,132 @@ def use_locked(capsule):
         use_unlocked(worker.shared, what)
     spin_unlock(&worker.shared.ports.spin)
     release(worker.shared.workers[1])
+
+
+# ---- what the invariants are there for: a field of a table is changed as no code changes it -----------------------------
+
+cdef int poke_session(Sessions* table, str field, uint32_t number, uint64_t value) except -1:
+    if field == "session.flags":
+        table.hot[number].flags = <uint8_t>value
+    elif field == "session.timeout_class":
+        table.hot[number].timeout_class = <uint8_t>value
+    elif field == "session.inside_port":
+        table.hot[number].port[ROLE_INSIDE] = <uint16_t>value
+    elif field == "session.outside_port":
+        table.hot[number].port[ROLE_OUTSIDE] = <uint16_t>value
+    elif field == "session.mapping":
+        table.cold[number].mapping = <uint32_t>value
+    elif field == "sessions.fresh":
+        table.slots.fresh = <uint32_t>value
+    elif field == "sessions.free":
+        table.slots.free = <uint32_t>value
+    elif field == "sessions.live":
+        table.slots.live = <uint32_t>value
+    elif field == "sessions.opened_outside":
+        table.opened_outside = <uint32_t>value
+    elif field == "filter.in_use":
+        table.filters[number].in_use = <uint8_t>value
+    elif field == "filter.sessions":
+        table.filters[number].sessions = <uint32_t>value
+    elif field == "filter.first":
+        table.filters[number].first = <uint32_t>value
+    elif field == "filter.remote_ip":
+        table.filters[number].remote_ip = <uint32_t>value
+    elif field == "filters.free":
+        table.filter_slots.free = <uint32_t>value
+    elif field == "filters.live":
+        table.filter_slots.live = <uint32_t>value
+    else:
+        return 0
+    return 1
+
+
+cdef int poke_mapping(Mappings* table, str field, uint32_t number, uint64_t value) except -1:
+    if field == "mapping.flags":
+        table.mappings[number].flags = <uint8_t>value
+    elif field == "mapping.inside_port":
+        table.mappings[number].inside_port = <uint16_t>value
+    elif field == "mapping.outside_ip":
+        table.mappings[number].outside_ip = <uint32_t>value
+    elif field == "mapping.outside_port":
+        table.mappings[number].outside_port = <uint16_t>value
+    elif field == "mapping.address":
+        table.mappings[number].address = <uint32_t>value
+    elif field == "mapping.subscriber":
+        table.mappings[number].subscriber = <uint32_t>value
+    elif field == "mapping.sessions":
+        table.mappings[number].sessions = <uint32_t>value
+    elif field == "mapping.first":
+        table.mappings[number].first = <uint32_t>value
+    elif field == "mapping.opened_outside":
+        table.mappings[number].opened_outside = <uint32_t>value
+    elif field == "mappings.free":
+        table.mapping_slots.free = <uint32_t>value
+    elif field == "mappings.live":
+        table.mapping_slots.live = <uint32_t>value
+    elif field == "subscriber.mappings":
+        table.subscribers[number].mappings = <uint32_t>value
+    elif field == "subscriber.sessions":
+        table.subscribers[number].sessions = <uint32_t>value
+    elif field == "subscribers.free":
+        table.subscriber_slots.free = <uint32_t>value
+    else:
+        return 0
+    return 1
+
+
+cdef int poke_port(Ports* ports, PortMap* map, str field, uint32_t number, uint64_t value) except -1:
+    """number: the port."""
+    cdef uint64_t bit = <uint64_t>1 << (number & 63)
+    if field == "port.used":
+        map.used[number >> 6] = map.used[number >> 6] | bit if value else map.used[number >> 6] & ~bit
+    elif field == "port.held":
+        map.held[number >> 6] = map.held[number >> 6] | bit if value else map.held[number >> 6] & ~bit
+    elif field == "port.cell":
+        map.cells[number] = <uint32_t>value
+    elif field == "port.worker":
+        map.workers[number] = <uint8_t>value
+    elif field == "ports.free":
+        map.free = <uint32_t>value
+    elif field == "ports.held":
+        map.held_count = <uint32_t>value
+    elif field == "ports.reserved":
+        map.reserved = <uint32_t>value
+    elif field == "pair.mapping":
+        ports.overload.taken[number].mapping = <uint32_t>value
+    elif field == "pair.worker":
+        ports.overload.taken[number].worker = <uint8_t>value
+    elif field == "block.ports":
+        ports.blocks.of[map.address][number].ports = <uint32_t>value
+    elif field == "blocks.free":
+        ports.blocks.free[map.address] = <uint32_t>value
+    else:
+        return 0
+    return 1
+
+
+def poke(capsule, str field not None, uint32_t number, uint64_t value, uint32_t space=1):
+    """Sets a field of the worker's tables, or of a port of the first outside address. number: its slot, or the port."""
+    cdef Worker* worker = worker_of(capsule)
+    cdef Ports* ports = worker.mappings.ports
+    if not (poke_session(&worker.sessions, field, number, value) or poke_mapping(&worker.mappings, field, number, value)
+            or poke_port(ports, &ports.addresses[0].maps[space], field, number, value)):
+        raise ValueError(f"field={field!r}: no table has it")
+
+
+def poke_index(capsule, str name not None, uint32_t number):
+    """One entry more in an index: number, with a tag that is no session's."""
+    cdef Worker* worker = worker_of(capsule)
+    cdef Index* index
+    if name == "outbound index":
+        index = &worker.sessions.outbound
+    elif name == "inbound index":
+        index = &worker.sessions.inbound
+    elif name == "index of filters":
+        index = &worker.sessions.by_remote
+    elif name == "index of mappings":
+        index = &worker.mappings.by_inside
+    else:
+        index = &worker.mappings.by_ip
+    index.buckets[0].tags[BUCKET_ENTRIES - 1] = 0x5555
+    index.buckets[0].numbers[BUCKET_ENTRIES - 1] = number
