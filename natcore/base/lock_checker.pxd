@@ -19,6 +19,6 @@ cdef bint lock_is_held(const void* lock) noexcept nogil
 cdef void lock_fault(const char* text, const char* what, uint32_t rank, uint32_t held) noexcept nogil
 
 cdef inline void assert_held(const void* lock, const char* what) noexcept nogil:
-    """lock: NULL: a table of a test's own, which nobody else has. what: that the caller reads or writes."""
+    """lock: NULL for a test's table, which has none. what: the function that needs it."""
     if DEBUG and lock != NULL and not lock_is_held(lock):
         lock_fault("a lock is not held", what, 0, 0)

@@ -1,4 +1,4 @@
-"""Fuzzing: bytes become a gateway's configuration, frames, and both sides' clocks; built with NATCORE_FUZZ only.
+"""Fuzzing: bytes become a gateway's configuration, frames, and both sides' clocks. A test replays its corpus.
 
 An input is a byte that selects the gateway, then records of RECORD_BYTES, each a packet or a clock step. A record names
 endpoints by small numbers, some of which refer to packets translated before: so mutations mostly remain meaningful packets.
@@ -55,6 +55,13 @@ def prepare(list capsules, list addresses):
     for i, address in enumerate(addresses):
         places[i] = address
     return PyCapsule_New(<void*>run_input, "natcore.fuzz", NULL)
+
+
+def replay(const uint8_t[::1] data not None):
+    """One input, as the fuzzer runs it: what must not be aborts the process."""
+    if data.shape[0]:
+        with nogil:
+            run_input(&data[0], data.shape[0])
 
 
 cdef uint32_t place_of(uint8_t selector, const Learned* learned, uint32_t count, uint32_t which) noexcept nogil:

@@ -190,7 +190,7 @@ cdef void use_unlocked(Shared* shared, str what) except *:
 
 
 def misuse(capsule, str what not None):
-    """Breaks a rule of the locks, of a gateway that nobody else uses: a debug build aborts, others go on."""
+    """Breaks a rule of the locks, of a gateway that no other thread uses: a debug build aborts, others go on."""
     cdef Shared* shared = worker_of(capsule).shared
     cdef Worker* first = shared.workers[0]
     cdef Worker* second = shared.workers[1]

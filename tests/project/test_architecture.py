@@ -141,12 +141,12 @@ def test_every_module_is_built() -> None:
     cmake = (ROOT / "CMakeLists.txt").read_text()
     match = re.search(r"set\(NATCORE_MODULES\s([^)]*)\)", cmake)
     assert match is not None
-    assert {module_of(path) for path in CORE.rglob("*.pyx")} <= {*match[1].split(), "testhooks/fuzz"}
+    assert {module_of(path) for path in CORE.rglob("*.pyx")} <= {*match[1].split()}
 
 
 def test_every_module_that_python_sees_has_a_stub() -> None:
     """Besides the test hooks: no code that is checked for types goes through them."""
-    modules = [path for path in CORE.rglob("*.pyx") if module_of(path) not in ("testhooks/wrappers", "testhooks/fuzz")]
+    modules = [path for path in CORE.rglob("*.pyx") if module_of(path) != "testhooks/wrappers"]
     shown = [module_of(path) for path in modules if PYTHON_NAMES.search(path.read_text())]
     missing = [module for module in shown if not (PACKAGE / f"{module}.pyi").exists()]
     assert not missing, f"no stub beside the modules: {missing}"

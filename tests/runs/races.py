@@ -231,7 +231,7 @@ class PlaneTurn(Turn):
             with netns.at(self.network, "in"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
                 for size in (10, 1400, 3000):
                     client.sendto(bytes(size), (netns.SERVER, 7))
-                client.sendto(b"", (netns.SERVER, 9))  # nobody listens: an ICMP error
+                client.sendto(b"", (netns.SERVER, 9))  # a closed port: an ICMP error
 
     def answers(self) -> None:
         try:
