@@ -3,12 +3,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from natcore.workers.setup cimport crew_delete, crew_grow, crew_new
 from natcore.workers.entry_changes cimport (
-    Matching, Staying, count_entries, count_entry, drain_entry, end_dead, end_entry, end_matching, holder_of,
+    Matching, Transition, count_entries, count_sessions, drain_mappings, end_dead, end_matching, end_sessions, holder_of,
 )
 from natcore.log.events cimport event_fd, event_fd_close, event_fd_set
 from natcore.tables.fragments cimport fragments_new
@@ -64,18 +64,6 @@ cdef uint32_t take_all(Worker* worker, uint8_t* frames, Taken* taken, uint32_t r
         used += one.length
         count += 1
     return count
-
-
-cdef int staying_of(Staying* staying, uint32_t entry, uint64_t first, uint64_t last, set addresses) except -1:
-    """Fills in a Staying; staying.addresses must be freed by the caller."""
-    cdef uint32_t i
-    staying.entry, staying.first, staying.last, staying.count = entry, first, last, <uint32_t>len(addresses)
-    staying.addresses = <uint32_t*>malloc((staying.count + 1) * sizeof(uint32_t))
-    if staying.addresses == NULL:
-        raise MemoryError
-    for i, address in enumerate(sorted(addresses)):
-        staying.addresses[i] = address
-    return 0
 
 
 cdef inline uint32_t used_bytes(uint8_t[:, ::1] frames, uint32_t* length) noexcept nogil:
@@ -500,51 +488,32 @@ cdef class Core(Tables):
                     mappings_unpair(&self.shared.workers[w].mappings, number)
             self.disown()
 
-    def swap(self, RuleSet rules not None, list leaving not None, const uint32_t[::1] draining not None,
-             uint64_t now_ns):
-        """Replaces the rule set and ends sessions that may not stay, atomically for packets. How many ended.
-
-        leaving: [(entry, first inside address that may stay, last, set of outside address indices that may stay)]. draining:
-        entries with sessions that end on their own and mappings that accept no new ones.
-        """
+    def swap(self, Transition after not None, uint64_t now_ns):
+        """Puts the rule set into force, whole, and ends what may not stay: one moment for the packets. How many ended."""
         cdef uint64_t ended = 0
-        cdef uint32_t w, i, count = <uint32_t>len(leaving)
-        cdef Staying* staying = <Staying*>calloc(count + 1, sizeof(Staying))
-        if staying == NULL:
-            raise MemoryError
-        try:
-            for i, (entry, first, last, addresses) in enumerate(leaving):
-                staying_of(&staying[i], entry, first, last, addresses)
-            with nogil:
-                self.own()
-                now_ns = clock_forward(self.worker, now_ns)
-                if count:                           # dead sessions end at their deadlines first
-                    end_dead(self.worker, now_ns)
-                for w in range(self.shared.count):
-                    self.shared.workers[w].rules = &rules.compiled
-                for i in range(count):
-                    ended += end_entry(self.worker, &staying[i], now_ns)
-                for i in range(<uint32_t>draining.shape[0]):
-                    drain_entry(self.worker, draining[i])
-                self.disown()
-            self.rules = rules                      # drops the old set while no worker is locked
-            return ended
-        finally:
-            for i in range(count):
-                free(staying[i].addresses)
-            free(staying)
-
-    def count(self, uint32_t entry, uint64_t first, uint64_t last, set addresses not None):
-        """(sessions of an entry, how many of them have inside address and outside address index among these)."""
-        cdef uint64_t count = 0, inside = 0
-        cdef Staying staying
-        staying_of(&staying, entry, first, last, addresses)
+        cdef uint32_t w
         with nogil:
             self.own()
-            count_entry(self.worker, &staying, &count, &inside)
+            now_ns = clock_forward(self.worker, now_ns)
+            for w in range(self.shared.count):
+                self.shared.workers[w].rules = &after.rules.compiled
+            if after.count or after.range_count:
+                end_dead(self.worker, now_ns)       # what is dead ended before, at its deadline
+                ended = end_sessions(self.worker, after, now_ns)
+            if after.drains:
+                drain_mappings(self.worker, after)
             self.disown()
-        free(staying.addresses)
-        return count, inside
+        self.rules = after.rules                    # the set before goes when nobody holds a worker
+        return ended
+
+    def foresee(self, Transition after not None):
+        """What `swap` would do: how many sessions it would keep, drain, end."""
+        cdef uint64_t kept = 0, drained = 0, ended = 0
+        with nogil:
+            self.own()
+            count_sessions(self.worker, after, &kept, &drained, &ended)
+            self.disown()
+        return kept, drained, ended
 
     def count_all(self, uint64_t[::1] counts not None):
         """Adds each entry's sessions to counts[entry]."""

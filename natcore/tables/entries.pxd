@@ -58,6 +58,8 @@ cdef struct Rules:
     uint32_t inside_count
     AddressRange* inside        # [inside_count] ascending, disjoint: addresses that entries declare to be inside
 
+cdef void* array(size_t count, size_t size) except NULL       # zero; for `free`
+
 cdef class RuleSet:
     """An immutable set of entries; updates replace the whole set."""
     cdef Rules compiled
@@ -122,16 +124,20 @@ cdef inline const PlainRule* plain_rule(const Rules* rules, uint32_t source, uin
             return &rules.plain[i]
     return NULL
 
-cdef inline bint is_inside(const Rules* rules, uint32_t ip) noexcept nogil:
-    """Whether an entry declares the address (host order) to be inside."""
-    cdef uint32_t low = 0, high = rules.inside_count, middle
+cdef inline bint in_ranges(const AddressRange* ranges, uint32_t count, uint32_t ip) noexcept nogil:
+    """Whether one of the ranges has an address."""
+    cdef uint32_t low = 0, high = count, middle
     while low < high:
         middle = (low + high) >> 1
-        if rules.inside[middle].first <= ip:
+        if ranges[middle].first <= ip:
             low = middle + 1
         else:
             high = middle
-    return low and ip <= rules.inside[low - 1].last
+    return low and ip <= ranges[low - 1].last
+
+cdef inline bint is_inside(const Rules* rules, uint32_t ip) noexcept nogil:
+    """Whether an entry says that an address (host order) is an inside host's."""
+    return in_ranges(rules.inside, rules.inside_count, ip)
 
 cdef inline uint32_t dnat_target(const DnatRule* rule, uint64_t hash) noexcept nogil:
     """The target for a remote with this address hash: the same remote always gets the same target, in proportion to weights."""

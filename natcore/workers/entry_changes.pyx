@@ -1,23 +1,31 @@
 """What changes of entries do to live sessions: counting whom they concern, and ending them.
 
-Walks of whole tables, on the control path; the caller holds all workers.
+Walks of whole tables, on the control path, one for all entries; the caller holds all workers.
 """
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 
 from natcore.log.journal cimport journal_room_for_many
-from natcore.tables.mappings cimport MAPPING_DRAINING, MAPPING_FREE, Mapping, Subscriber, mapping_at
-from natcore.tables.ports cimport PORTS_OVERLOAD
+from natcore.tables.entries cimport (
+    AddressRange, DnatRule, PlainRule, RuleSet, Rules, array, dnat_key, in_ranges, plain_rule, speaker_rule, whole_rule,
+)
+from natcore.tables.mappings cimport (
+    MAPPING_DRAINING, MAPPING_FREE, MAPPING_STATIC, Mapping, Subscriber, mapping_at,
+)
+from natcore.tables.ports cimport PORTS_OVERLOAD, has_ports, space_of
 from natcore.tables.sessions cimport (
-    ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, SESSION_FREE, Session, session_close, session_id,
+    HAIRPINNED, OPENED_OUTSIDE, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, SESSION_FREE, Session, session_close, session_id,
 )
 from natcore.workers.expiry cimport sweep_all
-from natcore.base.compiler cimport bswap32, fetch_add
+from natcore.base.compiler cimport bswap16, bswap32, fetch_add
 from natcore.base.hash_table cimport NONE
 from natcore.workers.worker cimport Worker, tables_of_all
 
 
 cdef enum:
     LAST_ROWS = 2               # of a session that ends: its window's and its end's
+    COMES = 1                   # marks of entries
+    DRAINS = 2
 
 
 cdef void end_dead(Worker* worker, uint64_t now_ns) noexcept nogil:
@@ -36,54 +44,158 @@ cdef bint has_address(const Staying* staying, uint32_t address) noexcept nogil:
     return low < staying.count and staying.addresses[low] == address
 
 
-cdef uint64_t end_entry(Worker* worker, const Staying* staying, uint64_t now_ns) noexcept nogil:
-    """Ends an entry's sessions, but for those that may stay: at one moment, so rows that find the ring full wait beside it."""
-    cdef uint64_t ended = 0
-    cdef uint32_t w
-    fetch_add(&worker.journal.widened, 1)
-    for w in range(worker.shared.count):
-        ended += end_own(worker.shared.workers[w], staying, now_ns)
-    fetch_add(&worker.journal.widened, <uint32_t>-1)
-    return ended
+cdef class Transition:
+    """From the entries in force to those that are to be: what becomes of the sessions that are there.
+
+    A session ends with its entry, unless that is replaced by one under which it may stay; and where a DNAT, 1:1 or no-NAT
+    entry comes that has its inside endpoint: outside there is one endpoint for an inside one, and the entry says which.
+    """
+
+    def __cinit__(self, RuleSet rules not None, uint32_t entries, list leaving not None, list draining not None,
+                  list coming not None, list concerned not None):
+        """rules: those that are to be. entries: all numbers are below it. leaving: [(entry, first inside address that may
+        stay, last, set of numbers of outside addresses that may)]. draining: entries whose sessions end by themselves.
+        coming: DNAT, 1:1 and no-NAT entries that come into force; concerned: [(first, last)] inside addresses of theirs,
+        host order, ascending and disjoint."""
+        self.rules = rules
+        self.entries = entries
+        self.count = <uint32_t>len(leaving)
+        self.range_count = <uint32_t>len(concerned)
+        self.leaving = <Staying*>array(len(leaving), sizeof(Staying))
+        self.by_entry = <Staying**>array(entries, sizeof(Staying*))
+        self.marks = <uint8_t*>array(entries, 1)
+        self.ranges = <AddressRange*>array(len(concerned), sizeof(AddressRange))
+        for i, (entry, first, last, addresses) in enumerate(leaving):
+            staying_of(&self.leaving[<uint32_t>i], first, last, addresses)
+            self.by_entry[<uint32_t>entry] = &self.leaving[<uint32_t>i]
+        for entry in draining:
+            self.marks[<uint32_t>entry] |= DRAINS
+            self.drains = True
+        for entry in coming:
+            self.marks[<uint32_t>entry] |= COMES
+        for i, (first, last) in enumerate(concerned):
+            self.ranges[<uint32_t>i] = AddressRange(first, last)
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        for i in range(self.count if self.leaving != NULL else 0):
+            free(self.leaving[i].addresses)
+        free(self.leaving)
+        free(self.by_entry)
+        free(self.marks)
+        free(self.ranges)
 
 
-cdef uint64_t end_own(Worker* worker, const Staying* staying, uint64_t now_ns) noexcept nogil:
-    """Those of one worker."""
-    cdef uint64_t ended = 0
-    cdef uint32_t slot
-    cdef const Session* session
-    cdef const Mapping* mapping
-    cdef Subscriber* subscriber
-    for slot in range(worker.sessions.slots.fresh):
-        session = &worker.sessions.hot[slot]
-        if session.flags & SESSION_FREE:
-            continue
-        mapping = &worker.mappings.mappings[worker.sessions.cold[slot].mapping]
-        if mapping.entry == staying.entry and not (staying.first <= bswap32(session.ip[ROLE_INSIDE]) <= staying.last
-                                                   and has_address(staying, mapping.address)):
-            session_close(&worker.sessions, slot, now_ns, now_ns)
-            ended += 1
-    for slot in range(worker.mappings.subscriber_slots.fresh):
-        subscriber = &worker.mappings.subscribers[slot]
-        if subscriber.entry == staying.entry and not has_address(staying, subscriber.address):
-            subscriber.entry = 0                    # entries count from 1: it is paired with nothing of this one
-    return ended
+cdef int staying_of(Staying* staying, uint64_t first, uint64_t last, set addresses) except -1:
+    cdef uint32_t i
+    staying.first, staying.last, staying.count = first, last, <uint32_t>len(addresses)
+    staying.addresses = <uint32_t*>array(staying.count, sizeof(uint32_t))
+    for i, address in enumerate(sorted(addresses)):
+        staying.addresses[i] = address
+    return 0
 
 
-cdef void count_entry(Worker* worker, const Staying* staying, uint64_t* count, uint64_t* inside) noexcept nogil:
-    """Adds an entry's sessions to count, those that end_entry would leave to inside."""
-    cdef uint32_t number, w
+cdef uint32_t comes_for(Transition after, const Session* session) noexcept nogil:
+    """The number of the entry that comes and has the session's inside end; 0: none, or one that was there goes before.
+
+    An entry of several targets has the endpoint of each, whichever it would choose for the session's remote.
+    """
+    cdef uint32_t inside = bswap32(session.ip[ROLE_INSIDE])
+    cdef const Rules* rules = &after.rules.compiled
+    cdef const PlainRule* plain = NULL
+    cdef const DnatRule* rule = NULL
+    if not in_ranges(after.ranges, after.range_count, inside):
+        return 0
+    if not session.flags & HAIRPINNED:
+        plain = plain_rule(rules, inside, bswap32(session.ip[ROLE_REMOTE]))
+    if plain != NULL:
+        return plain.entry if after.marks[plain.entry] & COMES else 0
+    if has_ports(session.protocol):
+        rule = speaker_rule(rules, dnat_key(inside, space_of(session.protocol), bswap16(session.port[ROLE_INSIDE])))
+    if rule == NULL or (rule.target_count > 1 and not after.marks[rule.entry] & COMES):
+        rule = whole_rule(rules, inside)
+    return rule.entry if rule != NULL and after.marks[rule.entry] & COMES else 0
+
+
+cdef inline bint must_end(const Worker* worker, Transition after, uint32_t slot,
+                          const Mapping* mapping) noexcept nogil:
+    """Whether a session may not stay. Who came by an entry of its own stays, whatever its inside end may now open."""
+    cdef const Session* session = &worker.sessions.hot[slot]
+    cdef const Staying* staying = after.by_entry[mapping.entry]
+    cdef uint32_t comes
+    if staying != NULL and not (staying.first <= bswap32(session.ip[ROLE_INSIDE]) <= staying.last
+                                and has_address(staying, mapping.address)):
+        return True
+    if mapping.flags & MAPPING_DRAINING or after.marks[mapping.entry] & DRAINS:
+        return False
+    if mapping.flags & MAPPING_STATIC and session.flags & OPENED_OUTSIDE:
+        return False
+    comes = comes_for(after, session)
+    return comes and comes != mapping.entry
+
+
+cdef void count_sessions(Worker* worker, Transition after, uint64_t* kept, uint64_t* drained, uint64_t* ended) noexcept nogil:
+    """Of the entries in force; those of an entry that drains already are not counted."""
+    cdef uint32_t slot, w
     cdef const Worker* one
     cdef const Mapping* mapping
     for w in range(worker.shared.count):
         one = worker.shared.workers[w]
-        for number in range(one.mappings.mapping_slots.fresh):
-            mapping = &one.mappings.mappings[number]
-            if not mapping.flags & MAPPING_FREE and mapping.entry == staying.entry:
-                count[0] += mapping.sessions
-                if (staying.first <= bswap32(mapping.inside_ip) <= staying.last
-                        and has_address(staying, mapping.address)):
-                    inside[0] += mapping.sessions
+        for slot in range(one.sessions.slots.fresh):
+            if one.sessions.hot[slot].flags & SESSION_FREE:
+                continue
+            mapping = &one.mappings.mappings[one.sessions.cold[slot].mapping]
+            if mapping.flags & MAPPING_DRAINING or mapping.entry >= after.entries:
+                continue
+            if must_end(one, after, slot, mapping):
+                ended[0] += 1
+            elif after.marks[mapping.entry] & DRAINS:
+                drained[0] += 1
+            else:
+                kept[0] += 1
+
+
+cdef uint64_t end_sessions(Worker* worker, Transition after, uint64_t now_ns) noexcept nogil:
+    """Ends what may not stay: at one moment, so rows that find the ring full wait beside it."""
+    cdef uint64_t ended = 0
+    cdef uint32_t w
+    fetch_add(&worker.journal.widened, 1)
+    for w in range(worker.shared.count):
+        ended += end_own(worker.shared.workers[w], after, now_ns)
+    fetch_add(&worker.journal.widened, <uint32_t>-1)
+    return ended
+
+
+cdef uint64_t end_own(Worker* worker, Transition after, uint64_t now_ns) noexcept nogil:
+    """Those of one worker."""
+    cdef uint64_t ended = 0
+    cdef uint32_t slot
+    cdef const Mapping* mapping
+    cdef Subscriber* subscriber
+    for slot in range(worker.sessions.slots.fresh):
+        if worker.sessions.hot[slot].flags & SESSION_FREE:
+            continue
+        mapping = &worker.mappings.mappings[worker.sessions.cold[slot].mapping]
+        if mapping.entry < after.entries and must_end(worker, after, slot, mapping):
+            session_close(&worker.sessions, slot, now_ns, now_ns)
+            ended += 1
+    for slot in range(worker.mappings.subscriber_slots.fresh if after.count else 0):
+        subscriber = &worker.mappings.subscribers[slot]
+        if (subscriber.entry < after.entries and after.by_entry[subscriber.entry] != NULL
+                and not has_address(after.by_entry[subscriber.entry], subscriber.address)):
+            subscriber.entry = 0                    # entries count from 1: it is paired with nothing of this one
+    return ended
+
+
+cdef void drain_mappings(Worker* worker, Transition after) noexcept nogil:
+    """The mappings of entries that drain take no new sessions, from either side; their sessions end by themselves."""
+    cdef uint32_t number, w
+    cdef Mapping* mapping
+    for w in range(worker.shared.count):
+        for number in range(worker.shared.workers[w].mappings.mapping_slots.fresh):
+            mapping = &worker.shared.workers[w].mappings.mappings[number]
+            if not mapping.flags & MAPPING_FREE and mapping.entry < after.entries and after.marks[mapping.entry] & DRAINS:
+                mapping.flags |= MAPPING_DRAINING
 
 
 cdef void count_entries(Worker* worker, uint64_t* counts, uint64_t entries) noexcept nogil:
@@ -134,14 +246,3 @@ cdef uint64_t end_matching(Worker* worker, const Matching* matching, uint64_t no
             ended += 1
         slot[0] += 1
     return ended
-
-
-cdef void drain_entry(Worker* worker, uint32_t entry) noexcept nogil:
-    """An entry's mappings take no new sessions, from either side; their sessions end by themselves."""
-    cdef uint32_t number, w
-    cdef Mapping* mapping
-    for w in range(worker.shared.count):
-        for number in range(worker.shared.workers[w].mappings.mapping_slots.fresh):
-            mapping = &worker.shared.workers[w].mappings.mappings[number]
-            if mapping.entry == entry and not mapping.flags & MAPPING_FREE:
-                mapping.flags |= MAPPING_DRAINING

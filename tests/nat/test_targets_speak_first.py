@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from natcore import DnatEntry, Gateway, NoNatEntry, Policy, Side, Verdict
+from natcore import Add, DnatEntry, Gateway, NoNatEntry, Policy, Remove, Side, Verdict
 from natcore.entries.table import first_of
 from support.frames import EIP, HOST, IP, REMOTE, TCP, UDP, Ether, gateway, parsed, tcp, udp, verdict_of
 from support.multi_worker import WORKERS
@@ -159,3 +159,75 @@ def test_overlapping_ranges_are_the_first_one_s() -> None:
 
 
 __all__ = ["IP", "UDP"]
+
+
+# ---- an entry that comes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        DnatEntry(EIP, 51820, HOST, 51820, protocol="udp"),
+        DnatEntry(SECOND, (1, 100), HOST, (51800, 51899), protocol="udp"),
+        DnatEntry(EIP, 51820, [(HOST, 1), (OTHER, 9)], 51820, protocol="udp"),
+        DnatEntry(WHOLE, "any", HOST, "any", protocol="any"),
+        NoNatEntry("10.0.0.0/16", "198.51.100.0/24"),
+        NoNatEntry("0.0.0.0/0", f"{REMOTE}/32"),
+    ],
+    ids=str,
+)
+def test_the_sessions_of_an_endpoint_that_an_entry_comes_for_end(entry: Any, workers: int) -> None:
+    """They would keep a second outside endpoint, and the forwarded flow from the same remote a conflict, for hours."""
+    over = gateway(workers=workers if WORKERS == 1 else WORKERS)
+    source_of(over, udp(sport=51820, dport=51820))
+    source_of(over, udp(OTHER, 7, "192.0.2.1"))
+    over.take_records()
+    assert (over.plan([Add(entry)]).ended, over.plan([Add(entry)]).kept) == (1, 1)
+    over.add(entry)
+    [row] = over.sessions()
+    assert row["inside_port"] == 7 and len(over.mappings()) == 1
+    [window, end] = over.take_records(events=True)[-2:]
+    assert window["pri_port"] == end["pri_port"] == 51820 and window["pkts_from_vpc"] == 1
+    if isinstance(entry, DnatEntry) and len(entry.internal_ip) == 1:
+        first, _, inside_first = entry.ports
+        outside = (str(entry.external_ip), 51820 - inside_first + first)
+        verdict, sent = over.translate_one(udp(REMOTE, 51820, *outside), OUTSIDE, 0.0)
+        assert verdict is Verdict.INBOUND and (parsed(sent).dst, parsed(sent).dport) == (HOST, 51820)
+        assert source_of(over, udp(sport=51820, dport=51820)) == outside
+
+
+def test_only_what_an_entry_comes_for_ends() -> None:
+    over = forwarding(DnatEntry(EIP, 80, HOST, 80), DnatEntry(SECOND, 443, HOST, 443))
+    source_of(over, tcp("S", sport=81))
+    source_of(over, udp(sport=80))
+    source_of(over, tcp("S", sport=80))  # by the first entry
+    verdict, _ = over.translate_one(tcp("S", REMOTE, 9, SECOND, 443), OUTSIDE, 0.0)
+    assert verdict is Verdict.INBOUND
+    for entry in (
+        DnatEntry("203.0.113.11", 8080, HOST, 80),  # who was there first goes first
+        DnatEntry("203.0.113.11", 443, HOST, 443),  # who came by an entry of its own stays
+        DnatEntry("203.0.113.11", 81, HOST, 81, protocol="udp"),
+        NoNatEntry("10.0.0.0/16", "192.0.2.0/24"),
+    ):
+        assert over.plan([Add(entry)]).ended == 0
+        over.add(entry)
+    assert len(over.sessions()) == 4
+
+
+def test_what_drains_ends_by_itself_whatever_comes() -> None:
+    over = forwarding(DnatEntry(EIP, 80, HOST, 80))
+    source_of(over, tcp("S", sport=80))
+    [_, entry] = over.entries()
+    plan = over.plan([Remove(entry, drain=True), Add(DnatEntry(SECOND, 80, HOST, 80))])
+    assert (plan.kept, plan.drained, plan.ended) == (0, 1, 0)
+    assert over.apply(plan).ended == 0
+    assert over.plan([Add(NoNatEntry("10.0.0.0/16", f"{REMOTE}/32"))]).ended == 0
+    assert len(over.sessions()) == 1
+
+
+def test_an_entry_that_is_replaced_comes_for_its_new_target() -> None:
+    over = forwarding(DnatEntry(EIP, 80, OTHER, 80))
+    source_of(over, tcp("S", sport=80))
+    assert over.replace(over.entries()[1], DnatEntry(EIP, 80, HOST, 80)) == 1
+    assert source_of(over, tcp("S", sport=80)) == (EIP, 80)

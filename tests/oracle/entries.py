@@ -10,6 +10,7 @@ from typing import NamedTuple
 from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
 from natcore.entries.changes import Add, Change, Remove, Replace
 from oracle.packets import ICMP, TCP, UDP, Endpoint
+from oracle.sessions import Session
 
 PORTED = (ICMP, TCP, UDP)  # the protocols with a port, or an id, in their mappings
 SPACES = {"tcp": (TCP,), "udp": (UDP,), "any": (TCP, UDP)}
@@ -128,6 +129,27 @@ class Entries:
                 if inside_first <= inside[1] <= inside_first + last - first:
                     return row
         return None
+
+    def comes_for(self, rows: Sequence[Row], fresh: set[int], session: Session) -> bool:
+        """Whether of the rows a fresh one, that is no SNAT entry, has a session's inside endpoint: outside there is one
+        endpoint for an inside one, and that entry says which (RFC 4787 REQ-1).
+
+        An entry of several targets has the endpoint of each. Who came by another entry of the endpoint's own stays.
+        """
+        mapping = session.mapping
+        if (mapping.static and session.opened_outside) or mapping.entry in {row.id for row in self.draining}:
+            return False
+        then = Entries.__new__(Entries)
+        then.rows = list(rows)
+        plain = None if session.hairpinned else then.plain(mapping.inside[0], session.remote[0])
+        first = then.forwarding(mapping.protocol, mapping.inside)
+        if plain is not None:
+            found: Row | None = plain
+        elif first is not None and (first.id in fresh or len(targets(first)) == 1):
+            found = first
+        else:
+            found = then.whole(mapping.inside[0])
+        return found is not None and found.id in fresh and found.id != mapping.entry
 
     def dnat(self, protocol: int, outside: Endpoint) -> Row | None:
         return next((row for row in self.rows if row.has(protocol, outside)), None)

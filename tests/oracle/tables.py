@@ -353,6 +353,7 @@ class Tables:
             if entry not in rows:  # of an entry that drains already
                 continue
             kept = entry not in gone or self.entries.stays(rows[entry], gone[entry], *ends)
+            kept = kept and not self.entries.comes_for(after.rows, self._fresh(after), session)
             result["drained" if entry in drained else "kept" if kept else "ended"] += 1
         return Plan(result["kept"], result["drained"], result["ended"])
 
@@ -378,7 +379,7 @@ class Tables:
 
     def _exchange(self, after: Applied, stays: Callable[[EntryRow, EntryRow | None, int, int], bool]) -> int | None:
         """Put entries into force; how many sessions ended, since they may not stay. None: refused."""
-        fresh = {row.id for row, by in after.gone if by} | {r.id for r in after.rows if r.id > self.entries.last_id}
+        fresh = self._fresh(after)
         taken = [m for m in self.mappings if not m.static and m.protocol in PORTED]  # without ports none is held
         if (
             self.entries.clash(after.rows)
@@ -386,18 +387,23 @@ class Tables:
             or any(row.id in fresh and row.has(m.protocol, m.outside) for row in after.rows for m in taken)
         ):
             return None
-        ended = 0
+        leaving, drained = {row.id: (row, by) for row, by in after.gone}, {row.id for row in after.drained}
+        ended = self._end_in_order(
+            s for s in self.sessions
+            if (s.mapping.entry in leaving and not stays(*leaving[s.mapping.entry], s.mapping.inside[0], s.mapping.outside[0]))
+            or (s.mapping.entry not in drained and self.entries.comes_for(after.rows, fresh, s))
+        )  # fmt: skip
         for row, by in after.gone:
-            ended += self._end_in_order(
-                s for s in self.sessions
-                if s.mapping.entry == row.id and not stays(row, by, s.mapping.inside[0], s.mapping.outside[0])
-            )  # fmt: skip
             for who in self.subscribers.values():
                 if who.entry == row.id and (by is None or who.address not in by.wires):
                     who.entry = 0
         self.entries.settle(after)
         self._let_go()
         return ended
+
+    def _fresh(self, after: Applied) -> set[int]:
+        """The numbers of the entries that come, or become others."""
+        return {row.id for row, by in after.gone if by} | {r.id for r in after.rows if r.id > self.entries.last_id}
 
     def _reap(self) -> None:
         """What has drained is gone."""

@@ -1,6 +1,5 @@
 """The boundary between Gateway and the core: everything checked already, addresses in host order, times in ns."""
 
-from array import array
 from collections.abc import Sequence
 from typing import Self
 
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
 from natcore.api.inspection import Tables
-from natcore.tables.entries import RuleSet
+from natcore.workers.entry_changes import Transition
 
 @disjoint_base
 class Core(Tables):
@@ -95,10 +94,8 @@ class Core(Tables):
     def take_generated(self) -> list[tuple[bytes, int, int]]: ...
     def add_address(self, ip: int, eip: int) -> int: ...
     def drop_address(self, number: int) -> None: ...
-    def swap(
-        self, rules: RuleSet, leaving: list[tuple[int, int, int, set[int]]], draining: array[int], now_ns: int
-    ) -> int: ...
-    def count(self, entry: int, first: int, last: int, addresses: set[int]) -> tuple[int, int]: ...
+    def swap(self, after: Transition, now_ns: int) -> int: ...
+    def foresee(self, after: Transition) -> tuple[int, int, int]: ...
     def count_all(self, counts: NDArray[np.uint64]) -> None: ...
     def reserve(
         self, address: int, space: int, first: int, last: int, now_ns: int, look: bool = False

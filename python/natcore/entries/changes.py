@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from natcore.api.gateway import Core
 from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
 from natcore.entries.reserved import check_reserved
-from natcore.entries.table import Entry, EntryConflict, Rulebook, Wires, spaces
+from natcore.entries.table import Entry, EntryConflict, Rulebook, Wires, concerned, spaces
 from natcore.errors import ConfigurationError, Error
 from natcore.internal.redaction import show
+from natcore.workers.entry_changes import Transition
 
 NOTHING = (1, 0, set[int]())  # an empty range of inside addresses: no session may stay
 
@@ -146,20 +147,9 @@ class EntryTable:
         self._reap()
         after = self._after(changes)
         self._book.check(after.rows, after.wires)
-        by_id = {row.id: row for row in after.rows}
-        sessions = np.zeros(self._last_id + 1, np.uint64)  # by entry; all at once, since it is a walk over the mappings
-        self._core.count_all(sessions)
-        counts = sessions.tolist()
         kept = drained = ended = 0
-        for row in self.rows:
-            by, count = by_id.get(row.id), counts[row.id]
-            if by is row or not count:
-                kept += count
-            elif row in after.drained:
-                drained += count
-            else:
-                count, stay = self._core.count(row.id, *self._staying(row, by, after.wires))
-                kept, ended = kept + stay, ended + count - stay
+        if self._sessions().any():  # else no set of rules is compiled to be thrown away
+            kept, drained, ended = self._core.foresee(self._transition(after, self._staying))
         return Plan(tuple(changes), kept, drained, ended, self._generation, self, after)
 
     def outside(self, plan: Plan) -> set[int]:
@@ -199,10 +189,8 @@ class EntryTable:
 
     def _exchange(self, after: _After, now_ns: int, staying: Staying) -> int:
         """Puts entries into force; how many sessions ended, since they may not stay. With an error nothing has changed."""
-        rows, before, then = after.rows, set(self.rows), set(after.rows)
-        by_id = {row.id: row for row in rows}
-        fresh = [row for row in rows if row not in before]
-        leaving = [row for row in self.rows if row not in then and row not in after.drained]
+        rows = after.rows
+        fresh, leaving, draining = self._differences(after)
         for row in leaving:
             self._unreserve(row)  # what comes may want the same ports
         try:
@@ -211,10 +199,7 @@ class EntryTable:
             for row in leaving:
                 self._reserve(row, now_ns)
             raise
-        draining = [row for row in self.rows if row in after.drained]
-        ending = [(row.id, *staying(row, by_id.get(row.id), after.wires)) for row in leaving]
-        numbers = array("I", [row.id for row in draining])
-        ended = self._core.swap(self._book.compile(rows, after.wires), ending, numbers, now_ns)
+        ended = self._core.swap(self._transition(after, staying), now_ns)
         for row in leaving:
             self._release(row, reserved=False)
         self._draining += draining
@@ -223,6 +208,36 @@ class EntryTable:
         self._wires = self._book.wires(self.rows)
         self._generation += 1
         return ended
+
+    def _sessions(self) -> NDArray[np.uint64]:
+        """How many each entry has, by its number."""
+        sessions = np.zeros(self._last_id + 1, np.uint64)
+        self._core.count_all(sessions)
+        return sessions
+
+    def _differences(self, after: _After) -> tuple[list[Entry], list[Entry], list[Entry]]:
+        """The rows that come, those that leave, and those that drain."""
+        before, then = set(self.rows), set(after.rows)
+        gone = [row for row in self.rows if row not in then]
+        return (
+            [row for row in after.rows if row not in before],
+            [row for row in gone if row not in after.drained],
+            [row for row in gone if row in after.drained],
+        )
+
+    def _transition(self, after: _After, staying: Staying) -> Transition:
+        """What the change does to the sessions that are there."""
+        fresh, leaving, draining = self._differences(after)
+        by_id = {row.id: row for row in after.rows}
+        coming = [row for row in fresh if not isinstance(row.entry, SnatEntry)]
+        return Transition(
+            self._book.compile(after.rows, after.wires),
+            max([self._last_id, *by_id]) + 1,
+            [(row.id, *staying(row, by_id.get(row.id), after.wires)) for row in leaving],
+            [row.id for row in draining],
+            [row.id for row in coming],
+            concerned(row.entry for row in coming),
+        )
 
     # ---- what a change comes to -------------------------------------------------------------------------------------
 
@@ -343,8 +358,11 @@ class EntryTable:
 
     def _reap(self) -> None:
         """Entries that have drained let their addresses go."""
+        if not self._draining:
+            return
+        sessions = self._sessions()
         for row in list(self._draining):
-            if self._core.count(row.id, *NOTHING)[0] == 0:
+            if sessions[row.id] == 0:
                 self._draining.remove(row)
                 self._release(row)
 

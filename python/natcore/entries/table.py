@@ -233,7 +233,8 @@ class Rulebook:
             [(wire, _)] = wires.of(row)
             first, _, inside_first = entry.ports
             targets = [(int(address), weight) for address, weight in entry.internal_ip]
-            dnat_rows.append((row.id, row.addresses[0], wire, first, inside_first, targets))
+            number = row.addresses[0] if row.addresses else 0  # 0: only planned yet
+            dnat_rows.append((row.id, number, wire, first, inside_first, targets))
             if entry.is_whole:
                 whole.append((targets[0][0], index))
         return RuleSet(
@@ -281,19 +282,23 @@ def first_of(ranges: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int
 
 
 def inside_ranges(entries: Iterable[AnyEntry]) -> list[tuple[int, int]]:
-    """The addresses that entries say are inside, as (first, last), ascending and disjoint.
+    """The addresses that entries say are inside: a prefix of length 0 says 'whatever comes from inside', and nothing about
+    what is there."""
+    return concerned(
+        entry for entry in entries if isinstance(entry, DnatEntry) or ipaddress.IPv4Network(entry.source).prefixlen
+    )
 
-    Prefixes of SNAT and no-NAT entries, and targets of DNAT and 1:1 entries. A prefix of length 0 says 'whatever comes
-    from inside', and nothing about what is there.
-    """
+
+def concerned(entries: Iterable[AnyEntry]) -> list[tuple[int, int]]:
+    """The inside addresses of entries, as (first, last), ascending and disjoint: prefixes of SNAT and no-NAT entries, targets
+    of DNAT and 1:1 entries."""
     ranges: list[tuple[int, int]] = []
     for entry in entries:
         if isinstance(entry, DnatEntry):
             ranges += [(int(address), int(address)) for address, _ in entry.internal_ip]
         else:
             network = ipaddress.IPv4Network(entry.source)
-            if network.prefixlen:
-                ranges.append((int(network.network_address), int(network.broadcast_address)))
+            ranges.append((int(network.network_address), int(network.broadcast_address)))
     merged: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
         if merged and first <= merged[-1][1] + 1:
