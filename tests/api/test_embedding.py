@@ -33,7 +33,9 @@ from natcore import (
     Verdict,
 )  # fmt: skip
 from natcore.entries.changes import Add, Remove, Replace
-from natcore.sinks import Batch, MemorySink
+from natcore.internal.read_only import ReadOnly
+from natcore.plane.plane import Plane
+from natcore.sinks import Batch, JsonLinesSink, MemorySink, ParquetSink
 from support.arrays import arrays
 from support.frames import HOST, REMOTE, gateway, udp
 
@@ -108,6 +110,31 @@ def test_an_entry_s_handle_is_read_only() -> None:
     for name in ("id", "entry"):
         with pytest.raises(AttributeError):
             setattr(entry, name, getattr(entry, name))
+
+
+@pytest.mark.parametrize("name", ["name", "redact_destination", "on_failure"])
+def test_a_session_log_s_attributes_are_read_only(name: str) -> None:
+    with gateway() as over:
+        log = over.start_session_log(MemorySink(), name="audit")
+        before = getattr(log, name)
+        with pytest.raises(AttributeError, match=f"SessionLog.{name} is read-only"):
+            setattr(log, name, "other")
+        assert getattr(log, name) is before
+
+
+def test_a_sink_s_attributes_are_read_only(tmp_path: Path) -> None:
+    for sink in (JsonLinesSink(tmp_path), ParquetSink(tmp_path)):
+        assert sink.folder == tmp_path
+        with pytest.raises(AttributeError, match="folder is read-only"):
+            sink.folder = tmp_path / "other"  # type: ignore[misc]
+
+
+def test_a_plane_s_attributes_are_read_only() -> None:
+    assert {name for name, value in vars(Plane).items() if isinstance(value, ReadOnly)} == {
+        "inside",
+        "outside",
+        "offset_ns",
+    }
 
 
 def test_the_records_of_a_batch_are_read_only() -> None:

@@ -23,6 +23,7 @@ from natcore.errors import ConfigurationError, Error, InterfaceError
 from natcore.internal import machine_clock
 from natcore.internal.arguments import check_worker
 from natcore.internal.hardware import check_cpus
+from natcore.internal.read_only import ReadOnly
 from natcore.internal.redaction import show
 from natcore.internal.validation import is_text
 from natcore.plane import kernel_bypass
@@ -49,6 +50,10 @@ class Plane:
     the start. Where a `Link` has no mtu or address, the gateway takes each interface's own.
     """
 
+    inside = ReadOnly[tuple[str, ...]]("The names of its inside interfaces.")
+    outside = ReadOnly[str]("The name of its outside interface.")
+    offset_ns = ReadOnly[int]("The gateway's clock less CLOCK_MONOTONIC, ns.", "it is set when the plane starts")
+
     def __init__(
         self,
         gateway: Gateway,
@@ -62,7 +67,7 @@ class Plane:
         block_when_stopped: bool | None = None,
     ) -> None:
         self._closed_fds = True
-        self.inside, (self.outside,) = _names("inside", inside, PORTS_MOST - 1), _names("outside", outside, 1)
+        self._inside, (self._outside,) = _names("inside", inside, PORTS_MOST - 1), _names("outside", outside, 1)
         if self.outside in self.inside:
             raise ConfigurationError(f"outside must be none of the inside interfaces, got {outside!r}")
         check_choice("driver", driver, DRIVERS)
@@ -243,7 +248,7 @@ class Plane:
         self._watcher = Watcher((*self.inside, self.outside), groups, self)
         now_ns = self._core.now_ns
         clocks = machine_clock.read()
-        self.offset_ns = offset_ns = now_ns - clocks.monotonic  # the gateway's clock less CLOCK_MONOTONIC
+        self._offset_ns = offset_ns = now_ns - clocks.monotonic  # the gateway's clock less CLOCK_MONOTONIC
         self._loops = Loops(self._core, self._gateway.workers, len(self._ports), offset_ns, self._watcher.wish_fd)
         for descriptor in self._loops.wake_fds:
             self._poll.register(descriptor, select.EPOLLIN)

@@ -16,6 +16,7 @@ from natcore.config import DeliveryPolicy, check_number
 from natcore.dtypes import chosen
 from natcore.errors import ConfigurationError, Error
 from natcore.internal import threads
+from natcore.internal.read_only import ReadOnly
 from natcore.internal.redaction import show
 from natcore.sessionlog.baseline import Baseline, has_packets
 from natcore.sessionlog.buffer import Buffer
@@ -62,6 +63,10 @@ class SessionLog:
     work for it: one delivers, one writes the spool, so that a destination that hangs does not stop the spooling.
     """
 
+    name = ReadOnly[str]("The log's name.")
+    redact_destination = ReadOnly[bool]("Whether its rows are told without the remote.")
+    on_failure = ReadOnly[str]('"forward" or "refuse": what becomes of the gateway where rows cannot be kept.')
+
     def __init__(
         self,
         sink: Sink,
@@ -79,9 +84,9 @@ class SessionLog:
         wall: Callable[[], float] = time.time,
         chance: random.Random | None = None,
     ) -> None:
-        self.name = name
-        self.redact_destination = redact_destination
-        self.on_failure = on_failure
+        self._name = name
+        self._redact_destination = redact_destination
+        self._on_failure = on_failure
         self._identity = identity
         self._policy = policy
         self._check = check

@@ -16,6 +16,7 @@ from natcore.dtypes import GAP, chosen
 from natcore.errors import DeliveryError
 from natcore.internal.files import make_private, open_folder, open_private, sync_folder, write_all
 from natcore.internal.json_fields import read_fields
+from natcore.internal.read_only import ReadOnly
 from natcore.internal.validation import check_batch, check_integer, check_number, check_path
 from natcore.sinks._json_rows import json_rows
 from natcore.sinks.base import Batch, Receipt, Sink, file_stem
@@ -83,6 +84,8 @@ class JsonLinesSink(Sink):
     events = True
     gaps = True
 
+    folder = ReadOnly[Path]("The folder of its files.")
+
     def __init__(
         self,
         folder: str | os.PathLike[str],
@@ -95,7 +98,7 @@ class JsonLinesSink(Sink):
     ) -> None:
         check_integer("JsonLinesSink.roll_bytes", roll_bytes, 1, 1 << 50)
         check_number("JsonLinesSink.roll_seconds", roll_seconds, 1, 1e9, unit="seconds")
-        self.folder = Path(check_path("folder", folder))
+        self._folder = Path(check_path("folder", folder))
         self.batch_rows, self.batch_seconds = check_batch(batch_rows, batch_seconds)
         self._roll_bytes = roll_bytes
         self._roll_seconds = roll_seconds

@@ -26,6 +26,7 @@ from natcore.sinks.base import Batch, Receipt, Sink, file_stem
 
 with extra("parquet"):
     import pyarrow as pa
+from natcore.internal.read_only import ReadOnly
 
 __all__ = ["SCHEMA", "ParquetSink", "Removal"]
 _log = logging.getLogger("natcore.sinks")
@@ -69,6 +70,8 @@ class ParquetSink(Sink):
     gaps = True
     facts = True
 
+    folder = ReadOnly[Path]("The folder of its files.")
+
     def __init__(
         self,
         folder: str | os.PathLike[str],
@@ -88,7 +91,7 @@ class ParquetSink(Sink):
             check_number("ParquetSink.keep_days", keep_days, 0, 36_500, unit="days")
         if keep_bytes is not None:
             check_integer("ParquetSink.keep_bytes", keep_bytes, 0, 1 << 60)
-        self.folder = Path(check_path("folder", folder))
+        self._folder = Path(check_path("folder", folder))
         self.batch_rows, self.batch_seconds = check_batch(batch_rows, batch_seconds)
         self._roll_bytes = roll_bytes
         self._roll_seconds = roll_seconds

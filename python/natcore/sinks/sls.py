@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from natcore.errors import ConfigurationError, DeliveryAction, DeliveryError
 from natcore.internal.extras import extra
+from natcore.internal.read_only import ReadOnly
 from natcore.internal.validation import check_choice, check_name, check_number, check_optional_text, check_url
 from natcore.log.encode_sls import encode_logs
 from natcore.sinks.base import CONTRACT, Batch, Receipt, Sink
@@ -85,6 +86,8 @@ class SlsSink(Sink):
 
     delivery_type = "sls"
 
+    region = ReadOnly[str | None]("Where the project is; None: the endpoint does not say, and nobody did.")
+
     def __init__(
         self,
         endpoint: str,
@@ -122,7 +125,7 @@ class SlsSink(Sink):
             raise ConfigurationError(
                 f"region must be {named['region']!r}, where the endpoint is, or None, got {region!r}"
             )
-        self.region = region or (named["region"] if named is not None else None)
+        self._region = region or (named["region"] if named is not None else None)
         self._endpoint, self._project, self._logstore = endpoint, project, logstore
         fixed: Credentials = (access_key_id or "", access_key_secret or "", security_token)
         self._credentials = credentials or (lambda: fixed)
