@@ -28,7 +28,7 @@ from compiled import build, load_module
 from load import FRAME_BYTES, SYN, Load, flows, with_flags
 from natcore import Side
 from natcore.nat import pipeline
-from support.bulk import TCP, UDP, endpoints, packets
+from support.bulk import ETHERNET, IPV4, TCP, UDP, endpoints, fold, get, headers_right, packets, put, word_sums
 
 RECORD = Path(__file__).resolve().with_name("instructions.json")
 FRAMES = 16_384  # of a count; a batch's two ends weigh nothing then
@@ -61,6 +61,19 @@ def established(loaded: Load) -> None:
             loaded.expect(verdicts[sides == side], side)
         if not (frames == loaded.take(rows, sides, loaded.expected)).all():
             raise AssertionError(f"{name}: a frame came out otherwise than the first time")
+
+
+def numbered(loaded: Load) -> None:
+    """Whole packets without DF, which get an identification of the gateway's (Policy.ip_id)."""
+    loaded.random = np.random.default_rng(SEED)
+    sides = np.zeros(FRAMES, np.uint8)
+    frames = loaded.take(loaded.rows(FRAMES, UDP), sides, loaded.pristine)
+    put(frames, ETHERNET + 6, 1, 0)
+    put(frames, ETHERNET + 10, 2, 0)
+    put(frames, ETHERNET + 10, 2, fold(word_sums(frames, ETHERNET, ETHERNET + IPV4)) ^ np.uint64(0xFFFF))
+    loaded.expect(translate(loaded, frames, sides, "UDP without DF, outbound"), Side.INSIDE)
+    if not headers_right(frames).all() or len(np.unique(get(frames, ETHERNET + 4, 2))) < FRAMES // 8:
+        raise AssertionError("the frames were to have identifications, and right checksums")
 
 
 def translate(loaded: Any, frames: Any, sides: Any, name: str) -> Any:
@@ -112,6 +125,7 @@ def run() -> None:
         raise SystemExit("--run works under valgrind only; leave it out")
     loaded = Load(SESSIONS, protocols=(UDP, TCP))
     established(loaded)
+    numbered(loaded)
     misses(loaded)
     for used, hold_down in ((0.5, 0.0), (0.5, 120.0), (0.9, 0.0)):
         admission(used, hold_down, UDP)

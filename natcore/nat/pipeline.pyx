@@ -14,13 +14,12 @@ from natcore.log.flow_table cimport (
     FLOWS_BATCH, Flows, FlowSeen, flows_arrive, flows_enter, flows_exit, flows_leave, flows_sent, flows_unsent,
 )
 from natcore.nat.prefetch cimport foresee
-from natcore.nat.ip_identification cimport identify, is_atomic
+from natcore.nat.ip_identification cimport identify
 from natcore.workers.locks cimport await_hold, disperse, gather, release
 from natcore.tables.icmp_output cimport outbox_take
 from natcore.packet.tcp_mss cimport clamp_mss
 from natcore.packet.parse cimport (
     KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, OPTIONS_HARMLESS, OPTIONS_NONE, OPTIONS_ROUTE, Flight, parse, parse_plain,
-    plain_mask, plain_word,
 )
 from natcore.tables.mappings cimport mapping_approach
 from natcore.nat.affinity cimport owner_for_sure, owner_of, peer_of
@@ -46,8 +45,8 @@ from natcore.packet.verdict cimport (
     OUTSIDE, PENDING, UNTRANSLATED,
 )
 from natcore.base.headers cimport (
-    ICMP_ECHO_REQUEST, IPV4_FRAGMENT, PROTOCOL_ICMP, PROTOCOL_TCP, TCP_SYN, IcmpHeader, TcpHeader, is_echo, is_reply,
-    is_request, load16,
+    ICMP_ECHO_REQUEST, IPV4_DF, IPV4_FRAGMENT, PROTOCOL_ICMP, PROTOCOL_TCP, TCP_SYN, IcmpHeader, TcpHeader, is_echo, is_reply,
+    is_request,
 )
 
 cdef enum:
@@ -56,6 +55,9 @@ cdef enum:
     LOOK_AFTER = 48             # and looking further, a group later
     REWRITE_AFTER = 64          # and rewriting it
     AHEAD = 16                  # packets whose headers are on their way into the cache
+    NUMBERED_AFTER = 2          # groups between looking for sessions and rewriting
+    UNNAMED = 1                 # of a group
+    LACKING = 2
     FLIGHTS = 128               # packets on their way at once; a power of two above REWRITE_AFTER
 
 
@@ -280,30 +282,25 @@ cdef inline uint8_t slow(Worker* worker, Frame* frame, Flight* flight, Clock* no
 # ---- the pipeline ----------------------------------------------------------------------------------------------------
 
 cdef inline void begin(const Worker* worker, Frame* frames, Flight* flights, uint32_t count, uint32_t follow,
-                       bint ethernet, bint numbers) noexcept nogil:
+                       bint ethernet) noexcept nogil:
     """Parses a group; each packet's bucket is on its way into the cache then, and the headers of the group that follows.
 
     Buckets are asked for one right after the other, as sessions are in find: so the walks for their pages overlap.
     """
     cdef HashKey key = worker.sessions.key          # copies, which no store into a frame can change
     cdef uint32_t[2] mtu
-    cdef uint64_t[2] mask, word
     cdef uint8_t lowest_ttl = worker.lowest_ttl
     cdef Frame* frame
     cdef Flight* flight
     cdef uint32_t i
     mtu[INSIDE], mtu[OUTSIDE] = worker.mtu[OUTSIDE], worker.mtu[INSIDE]     # of the next link, by the side it came from
-    mask[INSIDE], mask[OUTSIDE] = plain_mask(True), plain_mask(False)       # an inside's without DF gets a number: not plain
-    word[INSIDE], word[OUTSIDE] = plain_word(True), plain_word(False)
     for i in range(count):
         frame = &frames[i]
         flight = &flights[i]
         if i + AHEAD < follow:
             prefetch_write(frames[AHEAD + i].data)
         frame.side &= 1
-        if unlikely(not parse_plain(frame, flight, ethernet, lowest_ttl, mtu[frame.side],
-                                    mask[frame.side] if numbers else plain_mask(False),
-                                    word[frame.side] if numbers else plain_word(False), numbers, &key)):
+        if unlikely(not parse_plain(frame, flight, ethernet, lowest_ttl, mtu[frame.side], &key)):
             if not begin_other(worker, frame, flight):
                 flight.bucket = NULL
                 continue
@@ -326,35 +323,36 @@ cdef bint begin_other(const Worker* worker, Frame* frame, Flight* flight) noexce
         flight.verdict = DROP_IP_OPTION
     if flight.verdict == PENDING:
         screen_query(worker, flight)
-        flight.unnumbered = worker.identifications != NULL and frame.side == INSIDE and not is_atomic(flight.ip)
     return (flight.verdict == PENDING and flight.kind == KIND_SESSION and flight.ip.ttl >= worker.lowest_ttl
             and flight.total_length <= worker.mtu[1 - frame.side] and not frame.flags & (FRAME_GSO | FRAME_CROSSING))
 
 
-cdef inline bint find(const Worker* worker, const Frame* frames, Flight* flights, uint32_t count) noexcept nogil:
+cdef inline uint32_t find(const Worker* worker, const Frame* frames, Flight* flights, uint32_t count) noexcept nogil:
     """The first session that a bucket names is on its way into the cache; a second one is the slow way's. Whether there
-    is a packet for which none is named."""
+    is a packet for which none is named (UNNAMED), or one without DF (LACKING)."""
     cdef Session* hot = worker.sessions.hot
     cdef Flight* flight
     cdef uint32_t mask, i
-    cdef bint unnamed = False
+    cdef uint32_t unnamed = 0
+    cdef uint16_t common = 0xFFFF                   # of the words that have DF
     for i in range(count):
         flight = &flights[i]
         flight.candidate = NONE
         if unlikely(flight.bucket == NULL):
             continue
+        common &= flight.ip.fragment
         mask = match_some(flight.bucket.tags, tag_of(flight.hash))
         if likely(mask != 0):
             flight.candidate = flight.bucket.numbers[ctz32(mask)]
             prefetch_write(&hot[flight.candidate])
             continue
         flight.verdict = PENDING
-        unnamed = True
+        unnamed = UNNAMED
         if flight.bucket.overflow:
             prefetch(flight.bucket + 1)
         elif frames[i].side == INSIDE:
             mapping_approach(&worker.mappings, flight.ip.source, <uint16_t>flight.ports, flight.protocol)
-    return unnamed
+    return unnamed if likely(common & bswap16(IPV4_DF)) else unnamed | LACKING
 
 
 cdef uint32_t look_further(const Worker* worker, const Frame* frames, Flight* flights, uint32_t count,
@@ -384,29 +382,15 @@ cdef uint32_t look_further(const Worker* worker, const Frame* frames, Flight* fl
     return draws
 
 
-cdef uint8_t established_unnumbered(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
-    """As established, for a packet from inside that gets an identification."""
-    cdef Session* session = &worker.sessions.hot[flight.candidate]
-    if (session_addresses(session, OUT) != flight.addresses or session_ports(session, OUT) != flight.ports
-            or session.protocol != flight.protocol or is_dead(&worker.sessions, session, now.ms)
-            or session.flags & (HAIRPINNED | UNTRANSLATED_BOTH) or segment_of(flight).flags & TCP_SYN):
-        return PENDING
-    account(worker, flight.candidate, OUT, flight, now, 1, flight.total_length)
-    rewrite(frame, flight, session, OUT, worker.decrement_ttl)
-    identify(worker, frame, flight)
-    return OUT
-
-
-cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, const Clock* now,
-                                bint numbers) noexcept nogil:
+cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
     """Translates a packet of the session that the index named; PENDING: it has to go the slow way."""
     cdef uint32_t direction = frame.side
     cdef Session* session = &worker.sessions.hot[flight.candidate]
     cdef const TcpHeader* segment = segment_of(flight)
     if unlikely((session_addresses(session, direction) ^ flight.addresses)
                 | (session_ports(session, direction) ^ flight.ports)
-                | (session.protocol ^ (load16(&flight.protocol) if numbers else flight.protocol))):
-        return established_unnumbered(worker, frame, flight, now) if numbers and flight.unnumbered else PENDING
+                | (session.protocol ^ flight.protocol)):
+        return PENDING
     if unlikely(is_dead(&worker.sessions, session, now.ms) or session.flags & (HAIRPINNED | SESSION_FREE)):
         return PENDING
     if unlikely(not is_steady(session, segment) and segment.flags & TCP_SYN):
@@ -418,11 +402,14 @@ cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, co
 
 cdef inline void finish(Worker* worker, Frame* frames, Flight* flights, uint32_t count, Clock* now,
                         bint numbers) noexcept nogil:
+    """numbers: from inside some of the group may need an identification of the gateway's; known when this is compiled."""
     cdef uint8_t verdict
     cdef uint32_t i
     for i in range(count):
         if likely(flights[i].candidate != NONE):
-            verdict = established(worker, &frames[i], &flights[i], now, numbers)
+            verdict = established(worker, &frames[i], &flights[i], now)
+            if numbers and verdict == OUT and not flights[i].ip.fragment & bswap16(IPV4_DF):
+                identify(worker, &frames[i], &flights[i])
         else:
             verdict = flights[i].verdict
         if unlikely(verdict == PENDING):
@@ -431,52 +418,50 @@ cdef inline void finish(Worker* worker, Frame* frames, Flight* flights, uint32_t
         worker.counters[verdict] += 1
 
 
+cdef void finish_numbering(Worker* worker, Frame* frames, Flight* flights, uint32_t count, Clock* now) noexcept nogil:
+    finish(worker, frames, flights, count, now, True)
+
+
 cdef inline uint32_t group_of(uint32_t count, uint32_t first) noexcept nogil:
     """Packets of the group that begins at first."""
     return 0 if first >= count else GROUP if count - first > GROUP else count - first
 
 
-cdef inline void pipeline(Worker* worker, Frame* frames, uint32_t count, Clock* now, bint ethernet,
-                          bint numbers) noexcept nogil:
-    """All stages of a batch. ethernet, numbers (identifications are the gateway's): known when this is compiled."""
+cdef inline void pipeline(Worker* worker, Frame* frames, uint32_t count, Clock* now, bint ethernet) noexcept nogil:
+    """All stages of a batch. ethernet: known when this is compiled."""
     cdef Flight flights[FLIGHTS]
-    cdef uint32_t i, draws = 0
-    cdef bint unnamed = False
+    cdef uint32_t i, draws = 0, found = 0
+    cdef uint32_t lacking = 0                       # a bit a group, the last one's lowest
     for i in range(count if count < AHEAD else AHEAD):
         prefetch_write(frames[i].data)
     i = 0
     while i < count + REWRITE_AFTER:
-        begin(worker, &frames[i], &flights[i % FLIGHTS], group_of(count, i), count - i, ethernet, numbers)
-        if unlikely(unnamed):                       # of the group that the last turn looked at
+        begin(worker, &frames[i], &flights[i % FLIGHTS], group_of(count, i), count - i, ethernet)
+        if unlikely(found & UNNAMED):               # of the group that the last turn looked at
             draws = look_further(worker, &frames[i - LOOK_AFTER], &flights[(i - LOOK_AFTER) % FLIGHTS],
                                  group_of(count, i - LOOK_AFTER), draws)
         else:
             draws = 0
-        unnamed = find(worker, &frames[i - FIND_AFTER], &flights[(i - FIND_AFTER) % FLIGHTS],
-                       group_of(count, i - FIND_AFTER))
-        finish(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) % FLIGHTS],
-               group_of(count, i - REWRITE_AFTER), now, numbers)
+        found = find(worker, &frames[i - FIND_AFTER], &flights[(i - FIND_AFTER) % FLIGHTS],
+                     group_of(count, i - FIND_AFTER))
+        lacking = lacking << 1 | found // LACKING
+        if unlikely(lacking >> NUMBERED_AFTER & 1) and worker.identifications != NULL:
+            finish_numbering(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) % FLIGHTS],
+                             group_of(count, i - REWRITE_AFTER), now)
+        else:
+            finish(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) % FLIGHTS],
+                   group_of(count, i - REWRITE_AFTER), now, False)
         i += GROUP
-
-
-cdef void pipeline_numbering(Worker* worker, Frame* frames, uint32_t count, Clock* now) noexcept nogil:
-    """Where what leaves gets identifications."""
-    if likely(worker.ethernet):
-        pipeline(worker, frames, count, now, True, True)
-    else:
-        pipeline(worker, frames, count, now, False, True)
 
 
 cdef void run_stages(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
     """The batch through the pipeline."""
     cdef Clock now
     clock_read(&now, clock_forward_with(worker, count, now_ns))
-    if worker.identifications != NULL:
-        pipeline_numbering(worker, frames, count, &now)
-    elif likely(worker.ethernet):
-        pipeline(worker, frames, count, &now, True, False)
+    if likely(worker.ethernet):
+        pipeline(worker, frames, count, &now, True)
     else:
-        pipeline(worker, frames, count, &now, False, False)
+        pipeline(worker, frames, count, &now, False)
 
 
 cdef void translate_logged(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:

@@ -11,7 +11,7 @@ from natcore.packet.verdict cimport (
     DROP_CHECKSUM, DROP_MALFORMED, DROP_UNSUPPORTED, INSIDE, PENDING,
 )
 from natcore.base.headers cimport (
-    ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_QINQ, ETHERTYPE_VLAN, IPV4_DF, IPV4_FRAGMENT,
+    ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_QINQ, ETHERTYPE_VLAN, IPV4_FRAGMENT,
     PROTOCOL_AH, PROTOCOL_DCCP, PROTOCOL_HOP_BY_HOP, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UDPLITE, VLAN_BYTES,
     EthernetHeader, IcmpHeader, Ipv4Header, TcpHeader, UdpHeader, is_reply, is_request, load16, load32, load64,
 )
@@ -53,12 +53,11 @@ cdef struct Flight:             # a packet on its way through the stages
     uint16_t total_length       # bytes, IPv4 header included
     uint16_t payload            # TCP: bytes behind its header; others: 0
     uint8_t protocol
-    uint8_t unnumbered          # 1: it needs an identification of the gateway's (_identify.pxd); compared with the protocol
     uint8_t kind                # FlightKind
     uint8_t verdict             # PENDING, or why it was dropped here
     uint8_t checksum_at         # bytes into the header of TCP or UDP; 0: it is neither
     uint8_t options             # Options, as parse_network found them
-    uint8_t unused[6]           # 64 bytes
+    uint8_t unused[7]           # 64 bytes
 
 cdef inline uint32_t link_length(const Frame* frame) noexcept nogil:
     """Bytes of the Ethernet header with up to two tags when IPv4 follows; 0: it does not. More than the frame has:
@@ -185,7 +184,6 @@ cdef inline uint8_t parse_network(Frame* frame, Flight* flight, bint ethernet) n
     flight.l4 = <uint8_t*>ip + words * 4
     flight.total_length = <uint16_t>total
     flight.protocol = ip.protocol
-    flight.unnumbered = 0
     flight.kind = KIND_SESSION
     if unlikely(ip.fragment & bswap16(IPV4_FRAGMENT)):
         flight.kind = KIND_FRAGMENT
@@ -204,18 +202,9 @@ cdef inline uint8_t parse(Frame* frame, Flight* flight, bint ethernet, const Has
         flight.hash = flow_hash(key, flight.addresses, flight.ports, flight.protocol)
     return verdict
 
-cdef inline uint64_t plain_mask(bint atomic) noexcept nogil:
-    """Of the first word of a plain packet's header, the bits that are looked at, by whether its DF must be set."""
-    return <uint64_t>bswap16(IPV4_FRAGMENT | (IPV4_DF if atomic else 0)) << FRAGMENT_SHIFT | 0xFF
-
-cdef inline uint64_t plain_word(bint atomic) noexcept nogil:
-    """And what they are."""
-    return <uint64_t>bswap16(IPV4_DF if atomic else 0) << FRAGMENT_SHIFT | PLAIN
-
-cdef inline bint parse_plain(Frame* frame, Flight* flight, bint ethernet, uint8_t lowest_ttl, uint32_t mtu, uint64_t mask,
-                             uint64_t word, bint numbers, const HashKey* key) noexcept nogil:
+cdef inline bint parse_plain(Frame* frame, Flight* flight, bint ethernet, uint8_t lowest_ttl, uint32_t mtu,
+                             const HashKey* key) noexcept nogil:
     """A whole, untagged packet of TCP or UDP, without IPv4 options, that time to live and mtu let pass: nearly all are one.
-    mask, word: plain_mask and plain_word of its side. numbers: whether some packets get an identification.
 
     What parse checks is checked here on words, without a branch between TCP and UDP, which come mixed. False: parse it.
     """
@@ -233,7 +222,7 @@ cdef inline bint parse_plain(Frame* frame, Flight* flight, bint ethernet, uint8_
     total = bswap16(<uint16_t>(first >> 16))
     protocol = <uint8_t>(second >> 8)
     room = room if room < mtu else mtu
-    if unlikely(first & mask != word or total > room
+    if unlikely(first & (<uint64_t>bswap16(IPV4_FRAGMENT) << FRAGMENT_SHIFT | 0xFF) != PLAIN or total > room
                 or <uint8_t>second < lowest_ttl or not is_tcp_or_udp(protocol)
                 or fold(header_total(first, second, last)) != 0xFFFF):
         return False
@@ -254,8 +243,6 @@ cdef inline bint parse_plain(Frame* frame, Flight* flight, bint ethernet, uint8_
     flight.total_length = <uint16_t>total
     flight.payload = <uint16_t>(rest - length) & <uint16_t>-<int>tcp
     flight.protocol = protocol
-    if numbers:
-        flight.unnumbered = 0
     flight.kind = KIND_SESSION
     flight.checksum_at = <uint8_t>(UDP_CHECKSUM_AT + (TCP_CHECKSUM_AT - UDP_CHECKSUM_AT) * tcp)
     flight.hash = flow_hash(key, second >> 32 | <uint64_t>last << 32, load32(ip + 20), protocol)

@@ -212,8 +212,8 @@ class Policy:
     icmp_queries
         Which ICMP queries have sessions (RFC 5508 REQ-1): "all" (echo, timestamp, information, address mask) or "echo".
     ip_id
-        IPv4 identification of what leaves translated: "keep", the sender's; "unique", the next one for an outside address,
-        remote and protocol, where a packet is a fragment or DF is not set (RFC 6864 section 5.3.1).
+        IPv4 identification of what leaves translated: "unique", the next one for an outside address, remote and protocol,
+        where a packet is a fragment or DF is not set (RFC 6864 section 5.3.1); "keep", the sender's.
     reverse_path_filter
         A packet from outside with an inside source opens no session: DROP_SPOOFED. An inside source is an address of an SNAT or
         no-NAT prefix longer than 0, or a DNAT target. False is for networks behind one another with the same prefix
@@ -263,7 +263,7 @@ class Policy:
     icmp_unreachable: bool = True
     icmp_rate: int = 100
     icmp_queries: str = "all"
-    ip_id: str = "keep"
+    ip_id: str = "unique"
     reverse_path_filter: bool = True
     unsolicited_syn: str = "silent"
     ip_options: str = "rfc7126"

@@ -80,7 +80,7 @@ REQUIREMENTS: list[tuple[str, str, str, str]] = [
     ("7857", "7.1", "nor do outbound RSTs and errors", "yes"),
     ("7857", "8", "parity may be off", "yes"),
     ("7857", "9", "ports by RFC 6056", "yes"),
-    ("7857", "10", "IP identification is unique where it matters (RFC 6864 section 5.3.1)", "by policy"),
+    ("7857", "10", "IP identification is unique where it matters (RFC 6864 section 5.3.1)", "yes"),
     ("7857", "11", "an ICMP mapping may end with its last session", "yes"),
     ("7857", "12", "hairpinned ICMP", "yes"),
 ]

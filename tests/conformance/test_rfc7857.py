@@ -162,7 +162,7 @@ def test_rfc7857_req9_ports_are_drawn_at_random() -> None:
 
 def test_rfc7857_req10_the_identification_is_unique_unless_df_is_set() -> None:
     """RFC 6864 section 5.3.1: as if the gateway had sent what leaves by one address to one remote."""
-    over = gateway(policy=Policy(ip_id="unique"))
+    over = gateway()
     sent = [
         over.translate_one(udp(host, id=4711), Side.INSIDE, 0.0)[1]
         for host in ("10.0.0.5", "10.0.0.6")

@@ -86,11 +86,11 @@ def test_an_error_from_outside_reaches_the_host_with_its_own_packet(sent: bytes,
 
 @pytest.mark.parametrize("length", [28, 30, 36, 38, 40])
 def test_a_quote_of_any_length_is_translated_as_far_as_it_goes(length: int) -> None:
-    over, out = opened(tcp("S", sport=5001))
+    over, out = opened(tcp("S", sport=5001, flags="DF"))
     verdict, back = over.translate_one(error(ROUTER, EIP, bytes(out)[:length]), OUTSIDE, 0.0)
     assert verdict is Verdict.INBOUND
     outer, _ = quote_of(back)
-    whole = bytes(Ether(tcp("S", sport=5001, ttl=63))[IP])
+    whole = bytes(Ether(tcp("S", sport=5001, ttl=63, flags="DF"))[IP])
     assert bytes(outer)[28:] == whole[:length]
 
 

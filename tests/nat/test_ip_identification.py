@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from natcore import Gateway, NoNatEntry, Policy, Side, Verdict
+from natcore import Gateway, Link, NoNatEntry, Policy, Side, Verdict
+from natcore.testhooks import wrappers
 from natcore.verdict import FORWARDED
 from support import frames
 from support.fragment_frames import LOAD, sent
@@ -29,8 +30,8 @@ INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
 OTHER = "10.0.0.6"
 
 
-def gateway(ip_id: str = "unique") -> Gateway:
-    return frames.gateway(policy=Policy(ip_id=ip_id))
+def gateway(**policy: str) -> Gateway:
+    return frames.gateway(policy=Policy(**policy))
 
 
 def number_of(over: Gateway, frame: bytes, side: Side = INSIDE) -> int:
@@ -111,9 +112,24 @@ def test_hairpins_and_errors_are_numbered_too() -> None:
     assert len({Ether(over.translate_one(error, INSIDE, 0.0)[1])[IP].id for error in errors}) == 2
 
 
-def test_the_policy_keeps_them_all_unless_asked() -> None:
-    assert Policy().ip_id == "keep"
-    over = gateway("keep")
+@pytest.mark.parametrize("gso_size", [1, 8, 1000, 4000])
+def test_a_super_frame_takes_a_number_for_each_of_its_segments(gso_size: int) -> None:
+    """Whoever cuts it counts up from the one that it has."""
+    over = frames.gateway(outside=Link(mtu=9000))
+    capsule = over._core.worker_capsule()
+
+    def number(load: int, gso: int = 0) -> int:
+        frame = udp(load=bytes(load))
+        verdict, sent = wrappers.translate_frame(capsule, frame, 0, 0, 2 if gso else 0, gso)  # FRAME_GSO
+        assert verdict == Verdict.OUTBOUND
+        return int(Ether(sent)[IP].id)
+
+    first = number(4000, gso_size)
+    assert (number(10) - first) % 65_536 == -(-4000 // gso_size)
+
+
+def test_the_policy_keeps_them_all() -> None:
+    over = gateway(ip_id="keep")
     assert [number_of(over, udp(host, id=7)) for host in (HOST, OTHER)] == [7, 7]
     _, left = sent(over, fragments(udp(load=LOAD, id=7), 1200))
     assert {Ether(frame)[IP].id for frame in left} == {7}

@@ -70,11 +70,13 @@ def packets(
     tcp_flags: ArrayLike = SYN,
     sequence: ArrayLike = 1,
     icmp_type: int = 8,
+    dont_fragment: bool = True,
 ) -> tuple[Frames, Lengths]:
     """Frames of one protocol, each `length` bytes from the Ethernet header on; addresses and ports as host integers.
 
     Any of the fields may be an array (they are broadcast). ICMP: echo messages; the identifier is the port of the
-    inside endpoint: source_port of a request (8), destination_port of a reply (0).
+    inside endpoint: source_port of a request (8), destination_port of a reply (0). dont_fragment: DF is set, as on
+    most hosts; without it the gateway numbers what leaves.
     Returns uint8 (count, stride) and uint32 (count,).
     """
     fields: Any = np.broadcast_arrays(*(np.atleast_1d(np.asarray(f, np.uint64)) for f in
@@ -83,6 +85,7 @@ def packets(
     frames = np.zeros((count, stride or length), np.uint8)
     frames[:, :ETHERNET] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0]
     frames[:, ETHERNET] = 0x45
+    frames[:, ETHERNET + 6] = 0x40 * dont_fragment
     for at, size, value in ((2, 2, total), (8, 1, ttl), (9, 1, protocol), (12, 4, fields[0]), (16, 4, fields[2])):
         put(frames, ETHERNET + at, size, value)
     put(frames, ETHERNET + 10, 2, fold(word_sums(frames, ETHERNET, ETHERNET + IPV4)) ^ np.uint64(0xFFFF))
