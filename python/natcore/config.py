@@ -485,12 +485,14 @@ class DnatEntry:
                 f"DnatEntry.internal_port must be as many ports as external_port ({show(self.external_port)}), "
                 f"or 'any' for both, got {show(self.internal_port)}"
             )
-        if self.is_whole and len(self.internal_ip) > 1:
-            raise ConfigurationError(f"DnatEntry.internal_ip={show(self.internal_ip)}: a whole address has one target")
+        if self.is_one_to_one and len(self.internal_ip) > 1:
+            raise ConfigurationError(
+                f"DnatEntry.internal_ip of a 1:1 entry must be one address, got {show(self.internal_ip)}"
+            )
         _check_name("DnatEntry", self.name)
 
     @property
-    def is_whole(self) -> bool:
+    def is_one_to_one(self) -> bool:
         """Whether it is a 1:1 entry: both ports and the protocol are "any"."""
         return self.external_port == "any" and self.protocol == "any"
 

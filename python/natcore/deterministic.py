@@ -178,7 +178,7 @@ def _forwarded(
         first, last, _ = entry.ports
         if not first <= port <= last or (entry.protocol != "any" and protocol not in (None, entry.protocol)):
             continue
-        if protocol == "icmp" and not entry.is_whole:
+        if protocol == "icmp" and not entry.is_one_to_one:
             continue  # "any" are TCP and UDP: ids are a 1:1 entry's alone
         if len(entry.internal_ip) > 1:
             targets = ", ".join(str(target) for target, _ in entry.internal_ip)

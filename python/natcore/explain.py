@@ -13,6 +13,7 @@ from natcore.config import Policy, SnatEntry
 from natcore.dtypes import MAPPING, SESSION, format_ipv4
 from natcore.entries.table import Entry
 from natcore.events import Generated
+from natcore.internal.protocols import ICMP, NAMES, TCP
 from natcore.verdict import FORWARDED, Side, Verdict
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from natcore.entries.changes import EntryTable
 
 NONE, ALIVE, DEAD = range(3)  # Found of _explain.pyx
-PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP"}
 STATES = ("SYN from inside", "SYN from outside", "picked up", "established", "inside finished", "outside finished",
           "closing", "after a RST", "picked up from outside")  # fmt: skip
 RULES = ("", "SNAT", "DNAT", "1:1", "no-NAT")
@@ -99,7 +99,7 @@ def describe_packet(frame: bytes) -> str:
     if len(ip) < 20:
         return f"{len(frame)} bytes that are no IPv4 packet"
     header, protocol = (ip[0] & 15) * 4, ip[9]
-    name, rest = PROTOCOLS.get(protocol, f"protocol {protocol}"), ip[header:]
+    name, rest = NAMES.get(protocol, f"protocol {protocol}"), ip[header:]
     ends = [format_ipv4(int.from_bytes(ip[at : at + 4], "big")) for at in (12, 16)]
     detail = ""
     offset = int.from_bytes(ip[6:8], "big")
@@ -107,9 +107,9 @@ def describe_packet(frame: bytes) -> str:
         detail = f", a fragment at {(offset & 0x1FFF) * 8}"
     elif protocol in (6, 17) and len(rest) >= 4:
         ends = [f"{end}:{int.from_bytes(rest[at : at + 2], 'big')}" for end, at in zip(ends, (0, 2), strict=True)]
-        if protocol == 6 and len(rest) >= 14:
+        if protocol == TCP and len(rest) >= 14:
             detail = f" [{flags_of(rest[13])}]"
-    elif protocol == 1 and len(rest) >= 8:
+    elif protocol == ICMP and len(rest) >= 8:
         name = f"ICMP {rest[0]}/{rest[1]}"
         detail = f", id {int.from_bytes(rest[4:6], 'big')}" if rest[0] in (0, 8, *range(13, 19)) else ""
     return f"{name} {ends[0]} to {ends[1]}{detail}, {int.from_bytes(ip[2:4], 'big')} bytes, TTL {ip[8]}"
@@ -161,8 +161,8 @@ REFUSALS: dict[Verdict, tuple[str, str]] = {
 def refusal(verdict: Verdict, facts: dict[str, Any], side: Side, ip: bytes, policy: Policy) -> Step:
     """The step that refuses."""
     name, because = REFUSALS.get(verdict, ("decision", "as its name says"))
-    protocol = {1: "icmp", 6: "tcp", 17: "udp"}.get(facts["protocol"], "")
-    flags = ip[(ip[0] & 15) * 4 + 13] if facts["parsed"] == 255 and facts["protocol"] == 6 else 0
+    protocol = NAMES.get(facts["protocol"], "").lower()
+    flags = ip[(ip[0] & 15) * 4 + 13] if facts["parsed"] == 255 and facts["protocol"] == TCP else 0
     if facts["is_error"] and verdict in (Verdict.DROP_NO_MAPPING, Verdict.DROP_UNSUPPORTED):
         name, because = (
             "session",
@@ -206,7 +206,7 @@ def _session_step(own: dict[str, Any], found: Found) -> Step:
 
 
 def _state(session: Any) -> str:
-    state = f"{STATES[int(session['state'])]}, " if session["protocol"] == 6 else ""
+    state = f"{STATES[int(session['state'])]}, " if session["protocol"] == TCP else ""
     opened = "opened from outside, " if session["opened_outside"] else ""
     return f"{state}{opened}it lives until {float(session['deadline']):g} s"
 
@@ -236,7 +236,7 @@ def _mapping_step(own: dict[str, Any], found: Found, policy: Policy) -> Iterator
 
 
 def _end(row: Any, which: str) -> str:
-    port = f":{int(row[f'{which}_port'])}" if row["protocol"] in PROTOCOLS else ""
+    port = f":{int(row[f'{which}_port'])}" if row["protocol"] in NAMES else ""
     return f"{format_ipv4(int(row[f'{which}_ip']))}{port}"
 
 

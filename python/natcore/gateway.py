@@ -30,7 +30,6 @@ from natcore.internal.arguments import (
     check_worker,
     nows_ns,
     policy_arguments,
-    protocol_number,
     secret,
     sides_of,
     timeouts_ms,
@@ -38,6 +37,7 @@ from natcore.internal.arguments import (
 from natcore.internal.change_lock import ChangeLock, after_fork
 from natcore.internal.counters import tally
 from natcore.internal.hardware import memory_arguments
+from natcore.internal.protocols import protocol_number
 from natcore.internal.read_only import UNSET, ReadOnly, Unset
 from natcore.internal.redaction import show
 from natcore.internal.validation import (

@@ -264,6 +264,6 @@ def alike(random: Random, kind: str, one: AnyEntry) -> AnyEntry:
     """The same with another pool or other targets."""
     if isinstance(one, SnatEntry):
         return SnatEntry(one.source, pool(random, kind))
-    if isinstance(one, DnatEntry) and not one.is_whole:
+    if isinstance(one, DnatEntry) and not one.is_one_to_one:
         return forward(random, str(one.external_ip), one.external_port)
     return entry(random, kind)

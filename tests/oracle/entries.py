@@ -32,7 +32,7 @@ class Row:
     @property
     def whole(self) -> bool:
         """A 1:1 entry."""
-        return isinstance(self.entry, DnatEntry) and self.entry.is_whole
+        return isinstance(self.entry, DnatEntry) and self.entry.is_one_to_one
 
     @property
     def kind(self) -> str:
@@ -40,7 +40,7 @@ class Row:
         entry = self.entry
         if not isinstance(entry, DnatEntry):
             return "snat" if isinstance(entry, SnatEntry) else "no-nat"
-        if entry.is_whole:
+        if entry.is_one_to_one:
             return "1:1"
         return (
             "dnat-weighted"

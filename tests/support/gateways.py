@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
-
-import numpy as np
 
 from natcore import (
     Gateway,
     Side,
     SnatEntry,
 )
+from support.arrays import arrays as rows_of
 from support.frames import EIP, udp
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
+arrays = partial(rows_of, stride=2048)
 
 
 def made(workers: int = 2, pool: Any = EIP, **options: Any) -> Gateway:
     gateway = Gateway(workers=workers, seed=7, **options)
     gateway.add(SnatEntry("10.0.0.0/8", pool))
     return gateway
-
-
-def arrays(*frames: bytes) -> tuple[np.ndarray, np.ndarray]:
-    rows = np.zeros((len(frames), 2048), np.uint8)
-    for row, frame in enumerate(frames):
-        rows[row, : len(frame)] = np.frombuffer(frame, np.uint8)
-    return rows, np.array([len(frame) for frame in frames], np.uint32)
 
 
 def owner(gateway: Gateway, frame: bytes, side: Side) -> int:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from natcore.capture.pcap import Packet
 from natcore.gateway import Gateway
+from natcore.internal.protocols import ICMP, TCP, UDP
 from natcore.verdict import FORWARDED, Side, Verdict
 
-_ICMP, _TCP, _UDP = 1, 6, 17  # IANA protocol numbers
 _QUERIES = (0, 8, *range(13, 19))  # ICMP types that have an identifier
 _VLANS = (0x8100, 0x88A8)
 WINDOW_PACKETS, WINDOW_BYTES = 65_536, 64 << 20  # that a capture is sorted within
@@ -135,7 +135,7 @@ class Replay:
         elif length <= self._mtu:
             return [frame]
         fragment = int.from_bytes(frame[l3 + 6 : l3 + 8], "big")
-        is_tcp = headers.protocol == _TCP and fragment & 0x3FFF == 0 and len(frame) >= headers.l4 + 20
+        is_tcp = headers.protocol == TCP and fragment & 0x3FFF == 0 and len(frame) >= headers.l4 + 20
         if length > self._mtu and is_tcp:
             self.mended["super-frames: cut into segments"] += 1
             return list(segments(frame, headers, length, self._mtu))
@@ -204,9 +204,9 @@ def parse(frame: bytes) -> Headers | None:
     length, fragment, protocol, source, destination = struct.unpack_from("!2xH2xHxB2xII", frame, l3)
     ports: tuple[int | None, int | None] = (None, None)
     if len(frame) >= l4 + 8 and fragment & 0x1FFF == 0:
-        if protocol in (_TCP, _UDP):
+        if protocol in (TCP, UDP):
             ports = struct.unpack_from("!HH", frame, l4)
-        elif protocol == _ICMP and frame[l4] in _QUERIES:
+        elif protocol == ICMP and frame[l4] in _QUERIES:
             ports = struct.unpack_from("!H", frame, l4 + 4) * 2
     return Headers(l3, l4, length, protocol, source, destination, *ports)
 
@@ -244,7 +244,7 @@ def segments(frame: bytes, headers: Headers, length: int, mtu: int) -> Iterator[
             part[l4 + 13] &= 0x7F  # CWR is the first one's
         whole = bytearray(_with_network_header(bytes(part), headers, len(part) - l3))
         whole[l4 + 16 : l4 + 18] = b"\0\0"
-        pseudo = bytes(whole[l3 + 12 : l3 + 20]) + struct.pack("!BBH", 0, _TCP, len(whole) - l4)
+        pseudo = bytes(whole[l3 + 12 : l3 + 20]) + struct.pack("!BBH", 0, TCP, len(whole) - l4)
         struct.pack_into("!H", whole, l4 + 16, ~_ipv4_sum(pseudo + bytes(whole[l4:])) & 0xFFFF)
         yield bytes(whole)
 
@@ -273,16 +273,16 @@ def readdress(frame: bytes, headers: Headers, address: int, port: int) -> bytes:
     l3, l4 = headers.l3, headers.l4
     new_address, new_port = address.to_bytes(4, "big"), port.to_bytes(2, "big")
     old_address = frame[l3 + 16 : l3 + 20]
-    at_port, at_checksum, pseudo = {_TCP: (2, 16, True), _UDP: (2, 6, True), _ICMP: (4, 2, False)}[headers.protocol]
+    at_port, at_checksum, pseudo = {TCP: (2, 16, True), UDP: (2, 6, True), ICMP: (4, 2, False)}[headers.protocol]
     old_port = frame[l4 + at_port : l4 + at_port + 2]
     rewritten[l3 + 16 : l3 + 20] = new_address
     rewritten[l4 + at_port : l4 + at_port + 2] = new_port
     _update(rewritten, l3 + 10, old_address, new_address)
-    none_made = headers.protocol == _UDP and frame[l4 + 6 : l4 + 8] == b"\0\0"  # RFC 768: 0 is no checksum
+    none_made = headers.protocol == UDP and frame[l4 + 6 : l4 + 8] == b"\0\0"  # RFC 768: 0 is no checksum
     if not none_made and len(frame) >= l4 + at_checksum + 2:
         pseudo_old, pseudo_new = (old_address, new_address) if pseudo else (b"", b"")
         _update(rewritten, l4 + at_checksum, pseudo_old + old_port, pseudo_new + new_port)
-        if headers.protocol == _UDP and rewritten[l4 + 6 : l4 + 8] == b"\0\0":
+        if headers.protocol == UDP and rewritten[l4 + 6 : l4 + 8] == b"\0\0":
             rewritten[l4 + 6 : l4 + 8] = b"\xff\xff"
     return bytes(rewritten)
 

@@ -11,6 +11,7 @@ from natcore.cli import report
 from natcore.cli.command import Json, failing, say
 from natcore.errors import ConfigurationError
 from natcore.internal.extras import extra
+from natcore.internal.protocols import NAMES, protocol_name
 from natcore.internal.redaction import show
 
 with extra("cli"):
@@ -152,7 +153,7 @@ def _moment(name: str, text: str) -> datetime:
 
 
 def _print_answer(answer: Answer) -> None:
-    protocol = report.PROTOCOLS.get(answer.protocol, f"protocol {answer.protocol}")
+    protocol = NAMES.get(answer.protocol, f"protocol {answer.protocol}")
     say(f"{answer.status}: {answer.reason}")
     say(f"({answer.address}:{answer.port} {protocol} at {_utc(answer.at)} within {answer.tolerance:g} s)")
     for match in answer.matches:
@@ -239,7 +240,7 @@ def show_usage(
     console = report.console()
     for each in found:
         line = plots.blocks(each.peaks, highest, max(10, console.width - 50))
-        protocol = report.PROTOCOLS.get(each.protocol, str(each.protocol))
+        protocol = protocol_name(each.protocol)
         table.add_row(str(each.address), protocol, f"{each.peaks[-1]:,}", f"{max(each.peaks):,}", line)
     console.print(table)
     if found:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from natcore.internal.extras import extra
+from natcore.internal.protocols import ICMP, protocol_name
 from natcore.internal.redaction import printable
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDE = 140  # columns, where the output is not a terminal
-ICMP = 1
-PROTOCOLS = {ICMP: "ICMP", 6: "TCP", 17: "UDP"}  # IANA
 
 Row = dict[str, Any]
 
@@ -99,7 +98,7 @@ def sessions_table(rows: Sequence[Row], width: int = WIDE, title: str = "Session
         if wide:
             start = datetime.fromtimestamp(row["start_time"] / 1e6, UTC)
             numbers += [f"{start:%H:%M:%S.%f}"[:-3], f"{(row['end_time'] - row['start_time']) / 1e6:.3f}"]
-        table.add_row(PROTOCOLS.get(row["protocol"], str(row["protocol"])), *endpoints, *numbers)
+        table.add_row(protocol_name(row["protocol"]), *endpoints, *numbers)
     return table
 
 

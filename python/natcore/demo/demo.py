@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from natcore.capture import pcap
 from natcore.capture.replay import Replay
-from natcore.cli.report import PROTOCOLS, Check, Row, read_sessions, total
+from natcore.cli.report import Check, Row, read_sessions, total
 from natcore.config import Link, SnatEntry
 from natcore.demo.clients import Clients, Outcome
 from natcore.demo.meter import Counts, Meter
@@ -25,6 +25,7 @@ from natcore.demo.servers import Servers
 from natcore.errors import InterfaceError
 from natcore.gateway import Gateway
 from natcore.internal.extras import extra
+from natcore.internal.protocols import NAMES, protocol_name
 from natcore.sinks import ParquetSink
 from natcore.who.query import who
 
@@ -262,8 +263,8 @@ def _interface_checks(host: str, counts: Counts, rows: list[Row], sides: tuple[s
 
 def _account_checks(result: Result, log: dict[str, int]) -> Iterator[Check]:
     counters, rows = result.counters, result.sessions
-    enough = len(rows) >= 5 and {row["protocol"] for row in rows} == set(PROTOCOLS)
-    yield Check(f"five rows or more, of {', '.join(PROTOCOLS.values())}", enough, f"{len(rows)} rows")
+    enough = len(rows) >= 5 and {row["protocol"] for row in rows} == set(NAMES)
+    yield Check(f"five rows or more, of {', '.join(NAMES.values())}", enough, f"{len(rows)} rows")
     accounted = sum(counters[name] for name in ("forwarded", "local", "dropped", "held"))
     text = "received = forwarded + local + dropped + held"
     yield Check(text, counters["received"] == accounted, f"{counters['received']:,} and {accounted:,}")
@@ -279,6 +280,6 @@ def _asking_checks(result: Result, folder: Path) -> Iterator[Check]:
         moment = datetime.fromtimestamp((row["start_time"] + row["end_time"]) // 2 / 1e6, UTC)
         answer = who(folder, row["nat_ip"], row["nat_port"], protocol=row["protocol"], at=moment, remote=row["pub_ip"],
                      tolerance=0.0)  # one clock; and of what came before its first row no log says anything  # fmt: skip
-        named = f"{PROTOCOLS.get(row['protocol'], row['protocol'])} {row['nat_ip']}:{row['nat_port']}"
+        named = f"{protocol_name(row['protocol'])} {row['nat_ip']}:{row['nat_port']}"
         text = f"natcore who {named} at {moment:%H:%M:%S} UTC names the inside host {row['pri_ip']}"
         yield Check(text, str(answer.subscriber) == row["pri_ip"], f"{answer.status}: {answer.reason}")

@@ -137,7 +137,7 @@ class Rulebook:
                 key: tuple[object, ...] = ("SnatEntry.source", entry.source)
             elif isinstance(entry, NoNatEntry):
                 key = ("NoNatEntry.source", entry.source, entry.destination)
-            elif entry.is_whole:
+            elif entry.is_one_to_one:
                 key = ("DnatEntry.internal_ip", entry.internal_ip[0][0])
             else:
                 continue
@@ -179,7 +179,7 @@ class Rulebook:
                 )
         pools = {wire: row for row in rows if isinstance(row.entry, SnatEntry) for wire, _ in wires.of(row)}
         for row in rows:
-            if isinstance(row.entry, DnatEntry) and row.entry.is_whole:
+            if isinstance(row.entry, DnatEntry) and row.entry.is_one_to_one:
                 [(wire, _)] = wires.of(row)
                 if wire in pools:
                     raise EntryConflict(
@@ -215,7 +215,7 @@ class Rulebook:
         first, last, _ = row.entry.ports
         for space in spaces(row.entry):
             yield wire << 18 | space << 16 | first, wire << 18 | space << 16 | last
-        if row.entry.is_whole:
+        if row.entry.is_one_to_one:
             yield wire << 18 | ANY_SPACE << 16, wire << 18 | ANY_SPACE << 16
 
     # ---- for look-up ------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ class Rulebook:
             targets = [(int(address), weight) for address, weight in entry.internal_ip]
             number = row.addresses[0] if row.addresses else 0  # 0: only planned yet
             dnat_rows.append((row.id, number, wire, first, inside_first, targets))
-            if entry.is_whole:
+            if entry.is_one_to_one:
                 whole.append((targets[0][0], index))
         return RuleSet(
             [(row.id, int(n.network_address), row.addresses) for row, n in zip(snat, networks, strict=True)],
@@ -310,7 +310,7 @@ def concerned(entries: Iterable[AnyEntry]) -> list[tuple[int, int]]:
 
 def spaces(entry: DnatEntry) -> tuple[int, ...]:
     """The port spaces in which a DNAT entry has its ports."""
-    return WHOLE_SPACES if entry.is_whole else SPACES[entry.protocol]
+    return WHOLE_SPACES if entry.is_one_to_one else SPACES[entry.protocol]
 
 
 def _plain(number: int, entry: NoNatEntry) -> tuple[int, int, int, int, int]:

@@ -13,10 +13,9 @@ from natcore.config import BLOCKED, FILTERINGS, IP_OPTIONS, MAPPINGS, POOLINGS, 
 from natcore.dtypes import RECORD, SESSION
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show, show_text
-from natcore.internal.validation import MAX_TIME, as_integer, check_integer, either, is_text
+from natcore.internal.validation import MAX_TIME, as_integer, check_integer, is_text
 from natcore.verdict import Side
 
-PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
 MAX_FRAME = 1 << 20  # bytes: a more than a super-frame with its headers
 UINT8, UINT32 = np.dtype(np.uint8), np.dtype(np.uint32)  # comparing with a dtype is faster than with its type
 
@@ -103,18 +102,6 @@ def check_worker(worker: int | None, workers: int) -> int:
     if worker is None:
         return -1
     return check_integer("worker", worker, 0, workers - 1)
-
-
-def protocol_number(protocol: object) -> int:
-    """An IP protocol by name or number."""
-    if isinstance(protocol, str) and protocol in PROTOCOLS:
-        return PROTOCOLS[protocol]
-    number = as_integer(protocol)
-    if number is None or not 0 <= number <= 255:
-        raise ConfigurationError(
-            f"protocol must be {either(map(repr, PROTOCOLS))}, or a number between 0 and 255, got {show(protocol)}"
-        )
-    return number
 
 
 def check_side(side: object) -> int:

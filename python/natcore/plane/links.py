@@ -21,6 +21,7 @@ from natcore.errors import InterfaceError
 from natcore.internal import threads
 from natcore.internal.extras import extra
 from natcore.plane.kernel_bypass import clean, installed
+from natcore.plane.nftables import attributes
 
 with extra("plane"):
     from pyroute2 import IPRoute
@@ -379,8 +380,8 @@ class Watcher:
         family, index, state, _, _ = _NDMSG.unpack_from(body)
         if family != socket.AF_INET:
             return
-        attributes = _attributes(body, _NDMSG.size)
-        address, mac = attributes.get(1), attributes.get(2)  # NDA_DST, NDA_LLADDR
+        found = attributes(body, _NDMSG.size)
+        address, mac = found.get(1), found.get(2)  # NDA_DST, NDA_LLADDR
         for port, link in enumerate(self.links):
             if link is not None and link.index == index and address is not None and len(address) == 4:
                 self._neighbour(port, int.from_bytes(address), 0 if kind == _NEIGHBOUR[1] else state, mac)
@@ -416,15 +417,6 @@ class Watcher:
         for port in range(len(self.names)):
             states = self._states[port]
             self._resolve([(port, a) for a in self._listener.take_used(port) if not states.get(a, 0) & sure])
-
-
-def _attributes(body: bytes, offset: int) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    while offset + 4 <= len(body):
-        length, kind = struct.unpack_from("=HH", body, offset)
-        found[kind & 0x3FFF] = body[offset + 4 : offset + length]
-        offset += max(4, (length + 3) & ~3)
-    return found
 
 
 def _open_events() -> socket.socket:

@@ -53,7 +53,7 @@ def attribute(kind: int, value: bytes | str | int | Sequence[bytes]) -> bytes:
 
 
 def attributes(body: bytes, offset: int = 4) -> dict[int, bytes]:
-    """The attributes of a message's body, behind nfgenmsg."""
+    """The attributes of a netlink message; offset: of the first, 4 behind nfgenmsg."""
     found: dict[int, bytes] = {}
     while offset + 4 <= len(body):
         length, kind = struct.unpack_from("=HH", body, offset)

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from natcore.config import PORT_POLICIES, AnyEntry, DnatEntry, Policy, SnatEntry, Timeouts
 from natcore.dtypes import CLOCK, COVER, ENTRY, RECORD, SETTING, format_ipv4
+from natcore.internal.protocols import NUMBERS
 
 # Flags of a cover row. STARTED: a log starts here; all that is in force follows. EMPTY: there had been no session before.
 # STOPPED: a log stops here. CLOSED: the gateway closes; every session has ended. ALONE: no log ran just before.
@@ -37,7 +38,6 @@ SNAT, DNAT, ONE_TO_ONE, NO_NAT = 1, 2, 3, 4  # types of an entry row
 REMOVED = 0x100
 SUSPENDED = 1  # flag of a clock row
 _TYPES = {SNAT: "SNAT", DNAT: "DNAT", ONE_TO_ONE: "1:1", NO_NAT: "no-NAT"}
-_PROTOCOLS = {"tcp": 6, "udp": 17, "any": 0}
 _TIMEOUTS = ("udp", "tcp_established", "tcp_transitory", "icmp", "unreplied", "other", "fragment")
 WINDOW_CODE, PORTS_CODE, BLOCK_CODE, RANGE_CODE = 20, 21, 22, 30  # settings behind the time-outs; ranges count up
 _MICRO = 1_000_000
@@ -319,10 +319,10 @@ def entry_rows(number: int, entry: AnyEntry, outside: Iterable[tuple[int, int]])
     if isinstance(entry, DnatEntry):
         [(wire, eip)] = outside
         first, last, inside_port = entry.ports
-        kind = ONE_TO_ONE if entry.is_whole else DNAT
+        kind = ONE_TO_ONE if entry.is_one_to_one else DNAT
         return [
             _entry_row(
-                number, kind, pkts_from_pub=place, protocol=_PROTOCOLS[entry.protocol], nat_ip=wire, pub_ip=wire,
+                number, kind, pkts_from_pub=place, protocol=NUMBERS.get(entry.protocol, 0), nat_ip=wire, pub_ip=wire,
                 eip=eip, nat_port=first, pub_port=last, pri_ip=int(target), pri_port=inside_port,
             ) for place, (target, _) in enumerate(entry.internal_ip)
         ]  # fmt: skip

@@ -9,11 +9,11 @@ from pathlib import Path
 from natcore.errors import ConfigurationError
 from natcore.internal.extras import extra
 from natcore.internal.files import replaced
+from natcore.internal.protocols import protocol_name
 from natcore.internal.redaction import show
 from natcore.who.usage import PortUsage
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
-NAMES = {1: "ICMP", 6: "TCP", 17: "UDP"}
 SUFFIXES = (".png", ".svg")
 
 
@@ -46,7 +46,7 @@ def save(usages: Sequence[PortUsage], path: str | os.PathLike[str], *, ports: in
     figure = Figure(figsize=(11, 5), layout="constrained")
     axes = figure.add_subplot(xlabel="time (UTC)", ylabel="ports in use", title="SNAT ports in use")
     for usage in usages:
-        label = f"{usage.address} {NAMES.get(usage.protocol, usage.protocol)}"
+        label = f"{usage.address} {protocol_name(usage.protocol)}"
         axes.step(usage.times, usage.peaks, where="post", label=label)
     locator = AutoDateLocator()
     axes.xaxis.set_major_locator(locator)

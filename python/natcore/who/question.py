@@ -7,11 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from natcore.config import Address, check_integer, check_number, parse_ipv4
 from natcore.errors import ConfigurationError
+from natcore.internal.protocols import protocol_number
 from natcore.internal.redaction import show
-from natcore.internal.validation import either
 from natcore.who.conclude import Asked
 
-PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17}
 LONGEST_IDLE = 7440.0  # seconds: Timeouts().tcp_established, the longest of the defaults
 LONGEST_WINDOW = 600.0
 REDACTED = "0.0.0.0"
@@ -35,7 +34,7 @@ class Question:
         self.text = str(self.address)
         check_integer("port", port, 0, 65_535)
         self.port = port
-        self.protocol = _protocol(protocol)
+        self.protocol = protocol_number(protocol)
         if not isinstance(at, datetime) or at.tzinfo is None:
             raise ConfigurationError(f"at must be a datetime with its time zone, such as {show(EPOCH)}, got {show(at)}")
         self.at = at
@@ -62,13 +61,3 @@ class Question:
     def asks_of(self, addresses: Iterable[tuple[str, str | None]] | None) -> bool:
         """One of the (nat_ip, eip) pairs has the address; None: they are not told."""
         return addresses is None or any(self.text in pair for pair in addresses)
-
-
-def _protocol(protocol: str | int) -> int:
-    if isinstance(protocol, str) and protocol.lower() in PROTOCOLS:
-        return PROTOCOLS[protocol.lower()]
-    if isinstance(protocol, bool) or not isinstance(protocol, int) or not 0 <= protocol <= 255:
-        raise ConfigurationError(
-            f"protocol must be {either(map(repr, PROTOCOLS))}, or a number between 0 and 255, got {show(protocol)}"
-        )
-    return protocol

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from natcore.config import PORT_POLICIES
 from natcore.dtypes import GAP, GAP_DIED, GAP_LOST, GAP_RING, format_ipv4
+from natcore.internal.protocols import ICMP
 from natcore.sessionlog import facts
 from natcore.sessionlog.facts import ALONE, CLOSED, EMPTY, NO_NAT, SNAT, Clock, Cover, EntryFact, Setting
 from natcore.sessionlog.file_metadata import Footer, joined_ranges
 from natcore.sinks.base import KINDS, Batch
 from natcore.who.conclude import FOREVER, Gap, Known, Row, Run, Static
-from natcore.who.question import LONGEST_IDLE, LONGEST_WINDOW, PROTOCOLS, REDACTED, Question
+from natcore.who.question import LONGEST_IDLE, LONGEST_WINDOW, REDACTED, Question
 from natcore.who.store import Store, StoredFile
 
 if TYPE_CHECKING:
@@ -507,7 +508,7 @@ def live_rows(question: Question, gateway: Gateway, now: int) -> Iterable[Row]:
         row = Row(
             gateway.instance, gateway.vpc_id, _run_of(gateway), -1, "live", int(live["protocol"]),
             format_ipv4(live["inside_ip"]), int(live["inside_port"]), format_ipv4(live["remote_ip"]),
-            int(live["remote_port"]) if live["protocol"] != PROTOCOLS["icmp"] else 0, format_ipv4(live["outside_ip"]),
+            int(live["remote_port"]) if live["protocol"] != ICMP else 0, format_ipv4(live["outside_ip"]),
             int(live["outside_port"]), format_ipv4(eip) if eip else None, started, now, int(live["session"]),
         )  # fmt: skip
         yield row

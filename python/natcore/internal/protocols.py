@@ -1,0 +1,28 @@
+"""The IP protocols that have a name here: IANA's numbers, in the one place of the package."""
+
+from __future__ import annotations
+
+from natcore.errors import ConfigurationError
+from natcore.internal.redaction import show
+from natcore.internal.validation import as_integer, either
+
+ICMP, TCP, UDP = 1, 6, 17
+NUMBERS = {"icmp": ICMP, "tcp": TCP, "udp": UDP}
+NAMES = {number: name.upper() for name, number in NUMBERS.items()}
+
+
+def protocol_number(protocol: object) -> int:
+    """An IP protocol by name, in either case, or by number."""
+    if isinstance(protocol, str) and protocol.lower() in NUMBERS:
+        return NUMBERS[protocol.lower()]
+    number = as_integer(protocol)
+    if number is None or not 0 <= number <= 255:
+        raise ConfigurationError(
+            f"protocol must be {either(map(repr, NUMBERS))}, or a number between 0 and 255, got {show(protocol)}"
+        )
+    return number
+
+
+def protocol_name(number: int) -> str:
+    """TCP, UDP, ICMP, or the number."""
+    return NAMES.get(number, str(number))
