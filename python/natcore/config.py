@@ -205,7 +205,7 @@ class Policy:
     tcp_pickup
         A TCP segment from inside, or to a DNAT entry's port, opens a session where there is none.
     icmp_unreachable
-        The sender of a refused packet is told by ICMP (RFC 5508 REQ-8, RFC 6888 REQ-11).
+        The sender of a refused packet gets an ICMP error (RFC 5508 REQ-8, RFC 6888 REQ-11).
     icmp_rate
         ICMP errors a second that each side may cause, 0 to 1,000,000, and as many 'fragmentation needed' besides. One address
         gets a quarter, 8 at least.

@@ -83,7 +83,7 @@ class Event:
 class Digest:
     """Of many events about one subscriber and reason one each minute, with the sum of all that came meanwhile.
 
-    every: seconds. most: subscribers and reasons that are told apart at one time; beyond them a reason is told for all.
+    every: seconds. most: subscribers and reasons that have events of their own at one time; beyond them a reason has one event for all.
     """
 
     def __init__(self, every: float = 60.0, most: int = 4096) -> None:
@@ -92,7 +92,7 @@ class Digest:
         self._held: dict[object, Event] = {}  # what has come since
 
     def add(self, events: Iterable[Event], now: float) -> list[Event]:
-        """What is to be told now. now: seconds, any origin."""
+        """The events that are due. now: seconds, any origin."""
         told = []
         for event in events:
             key: object = (event.reason, event.subscriber, event.outside, event.protocol if event.outside else 0)

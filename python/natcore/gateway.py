@@ -479,7 +479,7 @@ class Gateway:
             self._note_change()
 
     def _note_change(self) -> None:
-        """What is in force has changed: the session logs tell."""
+        """Record in the session logs what is in force now."""
         if self._collector is not None:
             self._collector.note_change()
 

@@ -114,7 +114,7 @@ class Replay:
             self.mended["cut by the snap length: filled with zeros"] += 1
         frames = self._as_on_the_wire(packet.frame, headers)
         if frames is None:
-            return "longer than the MTU, not TCP: an offload that the capture does not tell"
+            return "longer than the MTU, not TCP: an offload that the capture does not record"
         for frame in frames:
             part = parse(frame)
             assert part is not None
@@ -194,7 +194,7 @@ class Headers(NamedTuple):
 
 
 def parse(frame: bytes) -> Headers | None:
-    """The headers of an Ethernet frame; None: not IPv4, or too short to tell."""
+    """The headers of an Ethernet frame; None: not IPv4, or too short."""
     l3 = 14
     while len(frame) >= l3 + 2 and int.from_bytes(frame[l3 - 2 : l3], "big") in _VLANS:
         l3 += 4

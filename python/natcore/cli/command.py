@@ -1,4 +1,4 @@
-"""What all commands share: how a failure is told, and the option for JSON."""
+"""What all commands share: the report of a failure, and the option for JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def say(text: object, *, err: bool = False, flush: bool = False) -> None:
 
 @contextmanager
 def failing(as_json: bool) -> Iterator[None]:
-    """natcore's errors, and the system's, are told in one line; the exit status is 1."""
+    """Report natcore's errors, and the system's, in one line; the exit status is 1."""
     try:
         yield
     except (Error, OSError) as error:

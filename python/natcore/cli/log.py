@@ -272,7 +272,7 @@ def export(
 @log_app.command()
 def verify(
     folder: Folder,
-    anchor: Annotated[str | None, typer.Option(help="A SHA-256 that an earlier verification told.")] = None,
+    anchor: Annotated[str | None, typer.Option(help="A SHA-256 that an earlier verification printed.")] = None,
     as_json: Json = False,
 ) -> None:
     """Whether files were changed, removed or put in another order; the exit status is 1 then."""

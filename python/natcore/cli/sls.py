@@ -16,7 +16,7 @@ with extra("cli"):
 
 
 def show_demo(as_json: bool) -> int:
-    """Tell the story of `natcore.demo.sls`; -> the exit status."""
+    """Show the demo of `natcore.demo.sls`; -> the exit status."""
     from rich import box
     from rich.table import Table
 
@@ -25,7 +25,7 @@ def show_demo(as_json: bool) -> int:
 
     console = report.console(quiet=as_json)
     console.print(
-        "A Simple Log Service on this machine, told to fail. The traffic: the shipped capture, again and again."
+        "A Simple Log Service on this machine, which fails on purpose. The traffic: the shipped capture, again and again."
     )
     with console.status("…") as status:
         story = sls.run(lambda stage: status.update(report.text(stage.text)))

@@ -60,7 +60,7 @@ class Story:
 
 
 def run(progress: Callable[[Stage], None] = lambda stage: None) -> Story:
-    """Replay the shipped capture again and again, and deliver its sessions to a server that is told to fail.
+    """Replay the shipped capture again and again, and deliver its sessions to a server that fails on purpose.
 
     progress: called with each stage. Raises MissingExtraError without the extra `testing`.
     """

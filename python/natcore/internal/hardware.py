@@ -69,7 +69,7 @@ def _limits(root: Path) -> Iterator[Path]:
 
 
 def _meminfo(path: Path) -> int | None:
-    """Bytes of MemTotal, of a machine or of a node; None where that is not told."""
+    """Bytes of MemTotal, of a machine or of a node; None where the file has none."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

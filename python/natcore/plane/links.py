@@ -76,7 +76,7 @@ class Link:
 
 
 class Listener(Protocol):
-    """Who is told; every call comes from the watcher's thread. port: the position of the interface's name."""
+    """Gets the changes, in the watcher's thread. port: the position of the interface's name."""
 
     def begin(self) -> None: ...
     def link_changed(self, port: int, link: Link | None) -> None: ...

@@ -1,4 +1,4 @@
-"""Loops: a plane's workers, each with a loop of its own over every interface; what one is told, all are."""
+"""Loops: a plane's workers, each with a loop of its own over every interface; a setting goes to all of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Loops:
     # ---- running ----------------------------------------------------------------------------------------------------
 
     def start(self, cpus: Sequence[int], failed: Callable[[BaseException], None]) -> None:
-        """A thread for each, bound to its processor of cpus if there are any. failed: told what ended one."""
+        """A thread for each, bound to its processor of cpus if there are any. failed: called with the error that ended one."""
 
         def work(loop: PlaneLoop, cpu: Sequence[int]) -> None:
             try:
@@ -69,7 +69,7 @@ class Loops:
         for loop in self._loops:
             loop.close()
 
-    # ---- what they are told -----------------------------------------------------------------------------------------
+    # ---- settings of all loops -----------------------------------------------------------------------------------------
 
     def attach(self, port: int, drivers: Sequence[Driver], mac: bytes) -> None:
         for loop, driver in zip(self._loops, drivers, strict=True):

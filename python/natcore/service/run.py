@@ -42,7 +42,7 @@ def serve(settings: Settings, report: Report) -> None:
         destinations = [_destination(log) | {"on_failure": log.on_failure} for log in logs]
         report("started", {**settings.plane, "logs": destinations})
         for log in logs:
-            states.changed(log.name, "Success")  # what need not be told
+            states.changed(log.name, "Success")  # the state that needs no report
         while not STOP & set(asked) and plane.state != "stopped":
             plane.wait(timeout=POLL)  # raises what ended a worker
             while asked and asked[0] not in STOP:
@@ -80,7 +80,7 @@ def _answer(number: int, report: Report, gateway: Any, plane: Any) -> None:
 
 
 class _States:
-    """What was told last, so that only changes are."""
+    """The states reported last, so that only changes are reported."""
 
     def __init__(self) -> None:
         self._last: dict[str, object] = {}

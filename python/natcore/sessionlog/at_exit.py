@@ -2,7 +2,7 @@
 
 A program that ends (its last line, `sys.exit`, an uncaught exception) delivers or spools what waits, as
 `Gateway.close` does: planes first, then the logs, within 10 s. Threads that are not daemons have ended by then. A gateway
-without references is collected, and its logs are flushed by the thread that feeds them. Both are told by a
+without references is collected, and its logs are flushed by the thread that feeds them. Both are reported by a
 ResourceWarning. `os._exit` and a signal that kills leave no time for anything: the spool has what was in it.
 """
 

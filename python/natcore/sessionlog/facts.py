@@ -46,7 +46,7 @@ Records = NDArray[np.void]
 
 
 class Cover(NamedTuple):
-    """Until when all is told by rows before `number`. made: what began; swept: what ended. sequence: of the fact.
+    """Until when the rows before `number` are complete. made: beginnings; swept: ends. sequence: of the fact.
 
     since: rows before `number` tell of nothing later. born: the gateway held nothing before."""
 
@@ -141,7 +141,7 @@ class EntryFact(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """What was told by the end of a stretch of the log: entries (those that ended in it too), settings, changes of the
+    """The facts at the end of a stretch of the log: entries (those that ended in it too), settings, changes of the
     clock. sequence: of the last fact. whole: none is missing since a log's start. made: of the last cover row."""
 
     entries: tuple[EntryFact, ...] = ()
@@ -157,7 +157,7 @@ class InForce:
         return InForce(entries, self.settings, self.clocks, self.sequence, self.whole, self.made)
 
     def behind(self, earlier: InForce) -> InForce:
-        """With the entries that ended in what was told before, which this one was carried on from."""
+        """With the entries that ended in the stretch before this one."""
         ended = tuple(each for each in earlier.entries if each.until_sequence >= 0)
         told = {(each.id, each.place, each.sequence) for each in self.entries}
         missing = tuple(each for each in ended if (each.id, each.place, each.sequence) not in told)
@@ -361,7 +361,7 @@ def _stretches(outside: Iterable[tuple[int, int]]) -> list[tuple[int, int, int, 
 
 
 def longest_idle(settings: Iterable[Setting]) -> int:
-    """Microseconds: the longest time-out that was ever in force; 0: none is told."""
+    """Microseconds: the longest time-out that was ever in force; 0: none is stated."""
     return max((each.value for each in settings if 1 <= each.code <= 6), default=0)
 
 

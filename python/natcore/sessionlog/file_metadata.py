@@ -30,7 +30,7 @@ with extra("parquet"):
 
 FORMAT = "2"  # of the columns and the footer
 _MOST_ADDRESSES = 512
-_MOST_GAPS = 512  # of one file; more are told as one, from the first to the last
+_MOST_GAPS = 512  # of one file; more are recorded as one, from the first to the last
 
 Numbers = tuple[int, int]
 
@@ -53,7 +53,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """Times in microseconds since 1970. addresses None: not told. ranges: numbers, first and last, without a gap."""
+    """Times in microseconds since 1970. addresses None: not recorded. ranges: numbers, first and last, without a gap."""
 
     instance: str
     vpc_id: str

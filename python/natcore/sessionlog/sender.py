@@ -271,7 +271,7 @@ class Sender:
         self.target.unwatch(self._changed)
 
     def recover(self, error: BaseException) -> None:
-        """A step has failed otherwise than by its sink: the rows in hand wait again, and the status tells."""
+        """A step has failed otherwise than by its sink: the rows in hand wait again, and the status says so."""
         with self._lock:
             if self._abandoned:
                 return

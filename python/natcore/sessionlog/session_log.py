@@ -64,7 +64,7 @@ class SessionLog:
     """
 
     name = ReadOnly[str]("The log's name.")
-    redact_destination = ReadOnly[bool]("Whether its rows are told without the remote.")
+    redact_destination = ReadOnly[bool]("Whether its rows leave out the remote.")
     on_failure = ReadOnly[str]('"forward" or "refuse": what becomes of the gateway where rows cannot be kept.')
 
     def __init__(
@@ -415,7 +415,7 @@ class SessionLog:
         return threads.start(f"nat-{role[:5]}-{self.name}", self._keep_running, target, role)
 
     def _keep_running(self, run: Callable[[], None], role: str) -> None:
-        """What ends a thread otherwise than at its end is told, and the work begun anew."""
+        """An unexpected exception in a thread is logged, and its work begins again."""
         sender = self._sender
         while True:
             try:

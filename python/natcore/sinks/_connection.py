@@ -203,7 +203,7 @@ def stream(host: str, port: int, timeout: float, tls: Tls) -> Stream:
 
 
 class Datagrams(Connection):
-    """UDP, connected, so that the kernel tells of 'port unreachable' at the next send. One datagram a part."""
+    """UDP, connected, so that the kernel reports 'port unreachable' at the next send. One datagram a part."""
 
     def _make(self) -> socket.socket:
         found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)

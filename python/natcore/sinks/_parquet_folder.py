@@ -1,6 +1,6 @@
 """A folder of Parquet files as a chain: each file names the one before it with its SHA-256; what is too old is removed.
 
-Every removal is told in `removed.jsonl` beside the files (synced before the file goes) and to the logger natcore.sinks:
+Every removal is recorded in `removed.jsonl` beside the files (synced before the file goes) and to the logger natcore.sinks:
 a chain is complete if its first file's predecessor is stated there, and so is the account of what is missing.
 """
 
@@ -205,7 +205,7 @@ class Folder:
         return self._held.get(run, -1)
 
     def facts_of(self, instance: str, run: str) -> InForce:
-        """What the run's files have told; for its next one."""
+        """Keep the facts of the run's files for its next one."""
         return self._facts.get((instance, run), NO_FACTS)
 
     def _note_facts(self, footer: Footer) -> None:

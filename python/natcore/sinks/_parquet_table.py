@@ -36,7 +36,7 @@ SCHEMA = _schema()
 _DICTIONARIES = [field.name for field in SCHEMA if field.type == _TEXT] + ["protocol", "pub_port", "flags"]
 _DELTAS = {field.name: "DELTA_BINARY_PACKED" for field in SCHEMA if field.type.bit_width == 64}
 
-# What files and row groups are told apart by; statistics of the texts would cost more than they save.
+# The columns by which files and row groups are found; statistics of the texts would cost more than they save.
 _STATISTICS = ["protocol", "nat_ip", "nat_port", "start_time", "end_time", "session", "number"]
 
 

@@ -95,7 +95,7 @@ class KafkaSink(Sink):
         protocol = ("SASL_" if username is not None else "") + ("SSL" if tls else "PLAINTEXT")
         self._settings: Any = _Hidden({
             "compression.type": "lz4", **(sasl if username is not None else {}), "security.protocol": protocol,
-            "log_level": 2,  # what fails is told by the delivery, once
+            "log_level": 2,  # a failure is reported by the delivery, once
             **(config or {}),
             "bootstrap.servers": bootstrap_servers, "client.id": "natcore", "acks": "all", "enable.idempotence": True,
             "delivery.report.only.error": False, "message.timeout.ms": int(timeout * 1000), "linger.ms": 5,

@@ -86,7 +86,7 @@ class SlsSink(Sink):
 
     delivery_type = "sls"
 
-    region = ReadOnly[str | None]("Where the project is; None: the endpoint does not say, and nobody did.")
+    region = ReadOnly[str | None]("Where the project is; None: the endpoint does not say, and no argument did.")
 
     def __init__(
         self,

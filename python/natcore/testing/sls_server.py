@@ -1,4 +1,4 @@
-"""For users' tests: SlsServer, a strict Simple Log Service on 127.0.0.1 that can be told to fail.
+"""For users' tests: SlsServer, a strict Simple Log Service on 127.0.0.1 that fails on request.
 
 It needs the extra `testing` (lz4 and the SDK's protobuf classes). Nothing leaves the machine and nothing is kept.
 """
@@ -171,7 +171,7 @@ class SlsServer:
         code = "200"
         try:
             if fault in STATUS or (fault is not None and fault not in FAULTS):
-                raise Refusal(fault, "as told")
+                raise Refusal(fault, "as requested")
             if fault in ("drop", "html-502"):
                 code = fault
                 return None if fault == "drop" else (502, b"<html>Bad Gateway</html>")

@@ -56,7 +56,7 @@ class Known:
     """A stretch of a run of which every row is there, its numbers from first to last.
 
     start: what began or ended from then on is told. made, swept: what began by `made` and what ended by `swept` is told.
-    whole: there was nothing before `start` that it does not tell of. ended: what was alive at `made` is told as well.
+    whole: there was nothing before `start` that its rows omit. ended: what was alive at `made` has rows as well.
     """
 
     start: int
@@ -268,12 +268,12 @@ def span(held: Holding, run: Run | None, read: tuple[int, int]) -> tuple[int, in
     if held.end is not None:
         return begin, held.end
     end = held.seen
-    is_read = held.seen + 2 * held.early - held.late >= read[0]  # then its end is among the rows, if it is told
+    is_read = held.seen + 2 * held.early - held.late >= read[0]  # then its end is among the rows, if it has a row
     for known in run.known if run is not None else ():
         if is_read and held.last_number >= 0 and known.has(held.last_number):
-            end = max(end, min(known.swept, read[1]) - held.early)  # its end would have been told
+            end = max(end, min(known.swept, read[1]) - held.early)  # its end would have a row
         if held.created is None and held.numbers and known.has(min(held.numbers)) and not known.whole:
-            begin = min(begin, max(known.start, read[0]) - held.late)  # its beginning would have been told
+            begin = min(begin, max(known.start, read[0]) - held.late)  # its beginning would have a row
     return begin, end
 
 
@@ -435,7 +435,7 @@ def is_alone(held: Holding, asked: Asked, run: Run | None, read: tuple[int, int]
 def _are_idle(
     found: _Found, rivals: Sequence[tuple[str, str, str]], asked: Asked, runs: dict[tuple[str, str], Run]
 ) -> bool:
-    """The rivals surely had no traffic: their windows would have been told by now."""
+    """The rivals surely had no traffic: their windows would have rows by now."""
     if not found.traffic:
         return False
     if any(each.subscriber in rivals for each in [*found.perhaps, *found.unsaid]):

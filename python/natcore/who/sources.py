@@ -48,7 +48,7 @@ class Waiting:
     ended: tuple[tuple[Key, Cover], ...] = ()  # what a running gateway says, with all its live sessions listed
     now: int | None = None
     live: tuple[Row, ...] = ()
-    clocks: tuple[tuple[Key, Clock], ...] = ()  # changes of which no log has told yet
+    clocks: tuple[tuple[Key, Clock], ...] = ()  # changes that no log has recorded yet
 
 
 def waiting(question: Question, gateway: Gateway | None, spool: str | os.PathLike[str] | None) -> Waiting:
