@@ -83,7 +83,7 @@ class Event:
 class Digest:
     """Of many events about one subscriber and reason one each minute, with the sum of all that came meanwhile.
 
-    every: seconds. most: subscribers and reasons that have events of their own at one time; beyond them a reason has one event for all.
+    every: seconds. most: subscribers and reasons with events of their own; beyond them a reason has one event for all.
     """
 
     def __init__(self, every: float = 60.0, most: int = 4096) -> None:

@@ -117,7 +117,7 @@ class Spool:
         self._ledger.lose(found.damaged_rows, "spooled", "damaged")
 
     def begin_run(self, beat: Beat) -> bool:
-        """The spool is filled from now on. Returns whether the run before died; then its gap row is appended. Raises OSError."""
+        """Fill the spool from now on; whether the run before died: then its gap row is appended. Raises OSError."""
         with self._lock:
             last = read_run(self.folder)
             has_died = last is not None and not last[1].ended
