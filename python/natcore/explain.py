@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from natcore.api.gateway import Core
     from natcore.entries.changes import EntryTable
 
-NONE, ALIVE, DEAD = range(3)  # Found of _explain.pyx
+NONE, ALIVE, DEAD = range(3)  # by Found of natcore/api/explain.pyx
 STATES = ("SYN from inside", "SYN from outside", "picked up", "established", "inside finished", "outside finished",
           "closing", "after a RST", "picked up from outside")  # fmt: skip
 RULES = ("", "SNAT", "DNAT", "1:1", "no-NAT")

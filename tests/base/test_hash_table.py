@@ -1,4 +1,4 @@
-"""natcore/base/hash_table.pxd and slab.pxd: found what was put in, gone what was taken out, and healing under churn."""
+"""natcore/base/hash_table.pxd and natcore/base/freelist.pxd: what was inserted is found, what was deleted is not."""
 
 from __future__ import annotations
 

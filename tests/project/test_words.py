@@ -76,3 +76,14 @@ def test_the_contract_defines_what_is_cited() -> None:
             )
             cited |= named
     assert {"R5", "D3", "field 8"} <= cited  # the search finds what is there
+
+
+NAMED_FILE = re.compile(r"(?<![\w./-])(?:natcore/[\w/]+|_\w+)\.(?:pxd|pyx)\b")
+
+
+def test_core_files_that_are_named_exist() -> None:
+    done = [path for path in texts() if not name_of(path).startswith(STILL_TO_DO)]
+    named = {(name_of(path), match[0]) for path in done for match in NAMED_FILE.finditer(path.read_text())}
+    assert len(named) > 20  # the search finds what is there
+    missing = sorted((where, file) for where, file in named if not (ROOT / file).exists())
+    assert not missing

@@ -1,4 +1,4 @@
-"""natcore/tables/sessions and _sweep: identity, expiry, windows and their rows, through a gateway (contract R1)."""
+"""natcore/tables/sessions.pyx and natcore/workers/expiry.pyx: identity, expiry, windows and their rows (contract R1)."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ from natcore.tables.entries import RuleSet
 
 Value = TypeVar("Value")
 
-SPACES = {"tcp": (0,), "udp": (1,), "any": (0, 1)}  # of _ports.pxd
+SPACES = {"tcp": (0,), "udp": (1,), "any": (0, 1)}  # by PortSpace of natcore/tables/ports.pxd
 WHOLE_SPACES = (0, 1, 2)
-ANY_SPACE = 3  # of _rules.pxd: protocols without ports
+ANY_SPACE = 3  # of natcore/tables/entries.pxd: protocols without ports
 
 
 class Entry:
@@ -208,7 +208,7 @@ class Rulebook:
                     )
 
     def _keys(self, row: Entry, wires: Wires) -> Iterator[tuple[int, int]]:
-        """First and last key (dnat_key of _rules.pxd) of each range of outside endpoints that a DNAT entry has."""
+        """First and last key (dnat_key of natcore/tables/entries.pxd) of each outside range of a DNAT entry."""
         if not isinstance(row.entry, DnatEntry):
             return
         [(wire, _)] = wires.of(row)
