@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 SANITIZED = build/sanitize/venv/bin/python
 ASAN = LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
        ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard natcore/*.pxd natcore/*/*.pyx natcore/*/*.pxd)
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard natcore/*.h natcore/*.pxd natcore/*/*.pyx natcore/*/*.pxd)
 PACKAGE := $(shell find python/natcore -name '*.py')
 # The core's tests: no interfaces, no files, no other programs.
 QUICK := tests/api/test_config.py tests/api/test_dtypes.py tests/api/test_gateway.py tests/base/test_chacha20.py \

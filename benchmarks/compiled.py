@@ -26,7 +26,7 @@ def build(name: str) -> Path:
     generated = BUILD / f"{name}.c"
     cython = [sys.executable, "-m", "cython", "-3", "-X", DIRECTIVES, "-I", str(HERE.parent)]
     subprocess.run([*cython, str(source), "-o", str(generated)], check=True)
-    compiler = ["cc", "-O3", "-shared", "-fPIC", f"-I{sysconfig.get_path('include')}"]
+    compiler = ["cc", "-O3", "-shared", "-fPIC", f"-I{sysconfig.get_path('include')}", f"-I{HERE.parent}"]
     subprocess.run([*compiler, str(generated), "-o", str(module)], check=True)
     return module
 

@@ -174,7 +174,7 @@ cdef void translate_steered(Worker* first, uint8_t[:, ::1] frames, uint32_t[::1]
     translate_rows(first.shared.workers[before], frames, lengths, sides, side, nows, now_ns, verdicts, done, total)
 
 
-cdef void free_core(object capsule) noexcept:
+cdef void free_owner(object capsule) noexcept:
     """Releases the capsule's reference to its gateway."""
     Py_XDECREF(<PyObject*>PyCapsule_GetContext(capsule))
 
@@ -315,13 +315,15 @@ cdef class Core(Tables):
             if worker < 0 or w == <uint32_t>worker:
                 store_release(&self.translating[w], 0)
 
-    def worker_capsule(self, int64_t worker=0):
-        """A capsule "natcore.Worker" of the Worker*, for callers of natcore.nat.pipeline. It keeps the gateway alive."""
+    def worker_capsule(self, int64_t worker=0, owner=None):
+        """A capsule "natcore.Worker" with the Worker*. It keeps the owner alive, or this core."""
         if not 0 <= worker < self.shared.count:
             raise ConfigurationError(f"worker must be between 0 and {self.shared.count - 1}, got {worker}")
-        capsule = PyCapsule_New(self.shared.workers[worker], "natcore.Worker", free_core)
-        PyCapsule_SetContext(capsule, <void*>self)
-        Py_INCREF(self)
+        if owner is None:
+            owner = self
+        capsule = PyCapsule_New(self.shared.workers[worker], "natcore.Worker", free_owner)
+        PyCapsule_SetContext(capsule, <void*>owner)
+        Py_INCREF(owner)
         return capsule
 
     def forked(self, bytes key):

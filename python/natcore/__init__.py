@@ -1,5 +1,7 @@
 """natcore: a NAT44 data plane that is imported."""
 
+from typing import TYPE_CHECKING
+
 from natcore.config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
 from natcore.dtypes import BLOCKS, MAPPING, PORTS, RECORD, SESSION, format_ipv4
 from natcore.entries.changes import Add, Applied, Plan, Remove, Replace
@@ -16,12 +18,32 @@ from natcore.errors import (
 from natcore.events import Event, Generated
 from natcore.flowlog import FLOW, FlowLog
 from natcore.gateway import Gateway
+from natcore.internal.late import late_names
 from natcore.verdict import Side, Verdict
+
+if TYPE_CHECKING:
+    from natcore.c_interface import ABI_VERSION, C_API, get_include
+    from natcore.explain import Explanation, Step
+    from natcore.plane.plane import Plane
+    from natcore.sessionlog.session_log import DeliveryStatus, SessionLog
 
 __version__ = "0.1.0"
 
+_LATE = {  # imported when they are first named: they are slow to import, or seldom wanted
+    "ABI_VERSION": "natcore.c_interface",
+    "C_API": "natcore.c_interface",
+    "DeliveryStatus": "natcore.sessionlog.session_log",
+    "Explanation": "natcore.explain",
+    "Plane": "natcore.plane.plane",
+    "SessionLog": "natcore.sessionlog.session_log",
+    "Step": "natcore.explain",
+    "get_include": "natcore.c_interface",
+}
+
 __all__ = [
+    "ABI_VERSION",
     "BLOCKS",
+    "C_API",
     "FLOW",
     "MAPPING",
     "PORTS",
@@ -34,11 +56,13 @@ __all__ = [
     "ConfigurationError",
     "DeliveryError",
     "DeliveryPolicy",
+    "DeliveryStatus",
     "DnatEntry",
     "Eip",
     "Entry",
     "Error",
     "Event",
+    "Explanation",
     "FlowLog",
     "Gateway",
     "Generated",
@@ -47,13 +71,20 @@ __all__ = [
     "MissingExtraError",
     "NoNatEntry",
     "Plan",
+    "Plane",
     "Policy",
     "Remove",
     "Replace",
+    "SessionLog",
     "Side",
     "SnatEntry",
+    "Step",
     "Timeouts",
     "UntrustedFileError",
     "Verdict",
     "format_ipv4",
+    "get_include",
 ]
+
+
+__getattr__, __dir__ = late_names(__name__, _LATE)

@@ -648,6 +648,14 @@ class Gateway:
         self._core.owners(frames, lengths, sides, side, out := np.zeros(count, np.uint8))
         return out
 
+    def capsule(self, worker: int = 0) -> object:
+        """A worker for callers in C or Cython (natcore.h, natcore/translate.pxd): natcore_worker_of() takes it.
+
+        It keeps the gateway alive. close() does not wait for a loop of the caller's own: stop that first.
+        """
+        self._check_open()
+        return self._core.worker_capsule(check_worker(worker, self._workers), self)
+
     # ---- interfaces -------------------------------------------------------------------------------------------------
 
     def forward(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 import sys
 
 import cimport_user
+import natcore
 from natcore import Gateway, Side, SnatEntry, Verdict
 
 INSIDE, OUTSIDE_ADDRESS, REMOTE = b"\x0a\x00\x00\x05", b"\xcb\x00\x71\x01", b"\xc6\x33\x64\x07"
@@ -65,7 +67,7 @@ def there_and_back(protocol: int, payload: bytes, flags: int, gso_size: int, pac
     partial = bool(flags & cimport_user.CSUM_PARTIAL)
     layer4_bytes = (20 if protocol == TCP else 8) + len(payload)
     with open_gateway() as gateway:
-        ring, capsule = cimport_user.Ring(), gateway._core.worker_capsule()
+        ring, capsule = cimport_user.Ring(), gateway.capsule()
         ring.push(build(protocol, INSIDE, 5353, REMOTE, 53, payload, partial), Side.INSIDE, flags, gso_size, tag=77)
         [(verdict, out, tag)] = ring.run(capsule, 1_000_000_000)
         assert (verdict, tag) == (Verdict.OUTBOUND, 77), (Verdict(verdict).name, tag)
@@ -128,7 +130,7 @@ def check_tcp_gso() -> None:
 def check_gso_larger_than_the_link() -> None:
     """Segments that do not fit the next link are refused, not truncated."""
     with open_gateway() as gateway:
-        ring, capsule = cimport_user.Ring(), gateway._core.worker_capsule()
+        ring, capsule = cimport_user.Ring(), gateway.capsule()
         frame = build(TCP, INSIDE, 5353, REMOTE, 53, bytes(8000), partial=True)
         ring.push(frame, Side.INSIDE, cimport_user.CSUM_PARTIAL | cimport_user.GSO, 4000)
         [(verdict, _, _)] = ring.run(capsule, 1_000_000_000)
@@ -138,7 +140,7 @@ def check_gso_larger_than_the_link() -> None:
 def check_a_full_ring() -> None:
     """64 frames of good and bad kinds in one batch: each has its own verdict, and they add up."""
     with open_gateway() as gateway:
-        ring, capsule = cimport_user.Ring(), gateway._core.worker_capsule()
+        ring, capsule = cimport_user.Ring(), gateway.capsule()
         good = build(UDP, INSIDE, 5353, REMOTE, 53, b"x", partial=False)
         foreign = build(UDP, b"\xac\x10\x00\x01", 5353, REMOTE, 53, b"x", partial=False)
         arp = bytes(12) + b"\x08\x06" + bytes(28)
@@ -151,6 +153,37 @@ def check_a_full_ring() -> None:
         assert [tag for _, _, tag in result] == list(range(64))
         counters = gateway.counters()
         assert (counters["received"], counters["forwarded"], counters["dropped"]) == (64, 16, 48), counters
+
+
+def check_generated() -> None:
+    """An echo request to the pool's address is answered by the gateway itself."""
+    with open_gateway() as gateway:
+        ring, capsule = cimport_user.Ring(), gateway.capsule()
+        echo = bytearray(struct.pack("!BBHHH", 8, 0, 0, 1, 1))
+        echo[2:4] = struct.pack("!H", word_sum(bytes(echo)) ^ 0xFFFF)
+        header = bytearray(struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, 1, 0, REMOTE, OUTSIDE_ADDRESS))
+        header[10:12] = struct.pack("!H", word_sum(bytes(header)) ^ 0xFFFF)
+        ring.push(bytes(12) + b"\x08\x00" + bytes(header) + bytes(echo), Side.OUTSIDE)
+        [(verdict, _, _)] = ring.run(capsule, 0)
+        assert verdict == Verdict.LOCAL, Verdict(verdict).name
+        frame, send_to, cause = ring.take_generated(capsule)
+        assert (frame[26:34], frame[34], send_to, cause) == (OUTSIDE_ADDRESS + REMOTE, 0, Side.OUTSIDE, Verdict.LOCAL)
+        assert ring.take_generated(capsule) is None
+
+
+def check_the_capsule_keeps_the_gateway() -> None:
+    """A worker is there for as long as its capsule is; another object is refused."""
+    ring, capsule = cimport_user.Ring(), open_gateway().capsule()
+    gc.collect()
+    ring.push(build(UDP, INSIDE, 5353, REMOTE, 53, b"x", partial=False), Side.INSIDE)
+    [(verdict, _, _)] = ring.run(capsule, 0)
+    assert verdict == Verdict.OUTBOUND, Verdict(verdict).name
+    for other in (None, natcore.C_API):
+        try:
+            ring.run(other, 0)
+        except ValueError:
+            continue
+        raise AssertionError(other)
 
 
 CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items())

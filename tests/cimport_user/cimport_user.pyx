@@ -1,10 +1,13 @@
 """A ring of frames of our own, translated through natcore's frozen C interface without the GIL."""
-from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from natcore.nat.pipeline cimport Worker, await_hold, release, tick, translate
-from natcore.frame cimport FRAME_CSUM_PARTIAL, FRAME_GSO, Frame
+from natcore.translate cimport (
+    FRAME_CSUM_PARTIAL, FRAME_GSO, Frame, Worker, import_natcore, lock, take_generated, tick, translate, try_lock, unlock,
+    worker_of,
+)
+
+import_natcore()            # ImportError where another ABI is installed than this was compiled for
 
 CSUM_PARTIAL = FRAME_CSUM_PARTIAL
 GSO = FRAME_GSO
@@ -43,15 +46,28 @@ cdef class Ring:
 
     def run(self, worker_capsule, uint64_t now_ns):
         """Translate what is in the ring and empty it: [(verdict, frame, tag)] in order."""
-        cdef Worker* worker = <Worker*>PyCapsule_GetPointer(worker_capsule, "natcore.Worker")
+        cdef Worker* worker = worker_of(worker_capsule)
         cdef uint32_t i
         with nogil:
-            await_hold(worker)
+            lock(worker)
             translate(worker, self.frames, self.used, now_ns)
             tick(worker, now_ns)
-            release(worker)
+            unlock(worker)
         result = []
         for i in range(self.used):
             result.append((self.frames[i].verdict, self.frames[i].data[: self.frames[i].length], self.frames[i].tag))
         self.used = 0
         return result
+
+    def take_generated(self, worker_capsule):
+        """(frame, side that it leaves by, verdict that caused it) of the gateway's own, or None: nothing waits, or another
+        thread has the worker."""
+        cdef Worker* worker = worker_of(worker_capsule)
+        cdef uint8_t* out = self.memory
+        cdef uint8_t send_to, cause
+        cdef uint32_t length = 0
+        with nogil:
+            if try_lock(worker):
+                length = take_generated(worker, out, SLOT_BYTES, &send_to, &cause)
+                unlock(worker)
+        return (out[:length], send_to, cause) if length else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from natcore.internal.late import late_names
 
 if TYPE_CHECKING:
     from natcore.sinks.base import Batch, Receipt, Sink
@@ -17,17 +18,17 @@ if TYPE_CHECKING:
     from natcore.sinks.syslog import SyslogSink
 
 _HOMES = {
-    "Batch": "base",
-    "ClickHouseSink": "clickhouse",
-    "IpfixSink": "ipfix",
-    "JsonLinesSink": "jsonlines",
-    "KafkaSink": "kafka",
-    "MemorySink": "memory",
-    "ParquetSink": "parquet",
-    "Receipt": "base",
-    "Sink": "base",
-    "SlsSink": "sls",
-    "SyslogSink": "syslog",
+    "Batch": "natcore.sinks.base",
+    "ClickHouseSink": "natcore.sinks.clickhouse",
+    "IpfixSink": "natcore.sinks.ipfix",
+    "JsonLinesSink": "natcore.sinks.jsonlines",
+    "KafkaSink": "natcore.sinks.kafka",
+    "MemorySink": "natcore.sinks.memory",
+    "ParquetSink": "natcore.sinks.parquet",
+    "Receipt": "natcore.sinks.base",
+    "Sink": "natcore.sinks.base",
+    "SlsSink": "natcore.sinks.sls",
+    "SyslogSink": "natcore.sinks.syslog",
 }
 
 __all__ = [
@@ -45,13 +46,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = late_names(__name__, _HOMES)

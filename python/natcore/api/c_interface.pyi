@@ -1,0 +1,4 @@
+"""The table of functions that natcore.h calls."""
+
+ABI_VERSION: int
+C_API: object
