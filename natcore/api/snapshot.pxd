@@ -10,9 +10,9 @@ cdef packed struct SessionRow:  # SESSION of python/natcore/dtypes.py
     uint64_t packets_out
     uint64_t bytes_in
     uint64_t packets_in
-    double birth                # seconds of the gateway's clock
-    double last_seen
-    double deadline
+    uint64_t birth_ns           # of the gateway's clock, as the next two
+    uint64_t last_seen_ns
+    uint64_t deadline_ns
     int64_t start_time          # creation, and start of the open window (0: none), microseconds since 1970
     int64_t window_time
     uint32_t inside_ip          # addresses and ports in host order

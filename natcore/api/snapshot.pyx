@@ -24,9 +24,9 @@ cdef void session_row(const Worker* worker, uint32_t slot, SessionRow* row) noex
     row.packets_out = cold.total_packets[OUT] + (<uint64_t>cold.carry_packets[OUT] << 32) + session.packets[OUT]
     row.bytes_in = cold.total_bytes[IN] + (<uint64_t>cold.carry_bytes[IN] << 32) + session.bytes[IN]
     row.packets_in = cold.total_packets[IN] + (<uint64_t>cold.carry_packets[IN] << 32) + session.packets[IN]
-    row.birth = cold.birth_ns / 1e9
-    row.deadline = deadline / 1e9
-    row.last_seen = (deadline - <uint64_t>worker.sessions.timeout_ms[session.timeout_class] * 1000000) / 1e9
+    row.birth_ns = cold.birth_ns
+    row.deadline_ns = deadline
+    row.last_seen_ns = deadline - <uint64_t>worker.sessions.timeout_ms[session.timeout_class] * 1000000
     row.start_time = micros(&worker.sessions, cold.birth_ns)
     row.window_time = 0 if session.flags & NO_WINDOW else micros(&worker.sessions, cold.window_start_ns)
     row.inside_ip = bswap32(session.ip[ROLE_INSIDE])

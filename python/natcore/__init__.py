@@ -3,7 +3,18 @@
 from typing import TYPE_CHECKING
 
 from natcore.config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
-from natcore.dtypes import BLOCKS, MAPPING, PORTS, RECORD, SESSION, format_ipv4
+from natcore.dtypes import (
+    BLOCKS,
+    MAPPING,
+    PORTS,
+    RECORD,
+    SESSION,
+    GapReason,
+    RecordFlag,
+    RecordKind,
+    SessionState,
+    format_ipv4,
+)
 from natcore.entries.changes import Add, Applied, Plan, Remove, Replace
 from natcore.entries.table import Entry
 from natcore.errors import (
@@ -13,6 +24,8 @@ from natcore.errors import (
     Error,
     InterfaceError,
     MissingExtraError,
+    RfcWarning,
+    SecurityWarning,
     UntrustedFileError,
 )
 from natcore.events import Event, Generated
@@ -64,6 +77,7 @@ __all__ = [
     "Event",
     "Explanation",
     "FlowLog",
+    "GapReason",
     "Gateway",
     "Generated",
     "InterfaceError",
@@ -73,9 +87,14 @@ __all__ = [
     "Plan",
     "Plane",
     "Policy",
+    "RecordFlag",
+    "RecordKind",
     "Remove",
     "Replace",
+    "RfcWarning",
+    "SecurityWarning",
     "SessionLog",
+    "SessionState",
     "Side",
     "SnatEntry",
     "Step",

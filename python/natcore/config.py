@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from natcore.errors import ConfigurationError
+from natcore.errors import ConfigurationError, RfcWarning
 from natcore.internal.redaction import show
 from natcore.internal.validation import (
     MAX_SECONDS,
@@ -111,7 +111,7 @@ class Timeouts:
             if value < minimum:
                 warnings.warn(
                     f"Timeouts.{item.name}={value:g}: {source} asks for {minimum:g} s or more",
-                    UserWarning,
+                    RfcWarning,
                     stacklevel=3,
                 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum, IntFlag
 from typing import SupportsIndex
 
 import numpy as np
@@ -39,10 +40,52 @@ RECORD = np.dtype(
     ],
     align=True,
 )
-WINDOW, CREATE, END, GAP = 0, 1, 2, 3  # kind
-COVER, ENTRY, SETTING, CLOCK = 4, 5, 6, 7  # kinds of rows about the log itself (natcore.sessionlog.facts)
-OPENED_OUTSIDE = 1  # flags
-GAP_DIED, GAP_RING, GAP_LOST = 1, 2, 3  # flags of a gap row: why rows are missing
+
+
+class RecordKind(IntEnum):
+    """What a RECORD row is: its `kind`."""
+
+    WINDOW = 0  # a session's packets and bytes in one window
+    CREATE = 1  # a session begins
+    END = 2  # a session has ended
+    GAP = 3  # rows are missing here
+    COVER = 4  # the log is complete until then (natcore.sessionlog.facts, as the next three)
+    ENTRY = 5  # an entry comes into force, or ends
+    SETTING = 6  # time-outs or policies in force
+    CLOCK = 7  # the clock was set
+
+
+class RecordFlag(IntFlag):
+    """Bits of `flags` in window, create and end rows."""
+
+    OPENED_OUTSIDE = 1  # a packet from outside opened the session
+
+
+class GapReason(IntEnum):
+    """Why rows are missing: `flags` of a gap row."""
+
+    DIED = 1  # the process ended without its end mark
+    JOURNAL_FULL = 2  # the core's journal had no place
+    LOG_FULL = 3  # this log had no place
+
+
+class SessionState(IntEnum):
+    """A TCP session's `state` in SESSION (RFC 6146 section 3.5.2, RFC 7857 section 2); 0 with other protocols."""
+
+    SYN_FROM_INSIDE = 0
+    SYN_FROM_OUTSIDE = 1
+    PICKED_UP = 2  # another segment from inside: the connection is older than the session
+    ESTABLISHED = 3
+    FIN_FROM_INSIDE = 4
+    FIN_FROM_OUTSIDE = 5
+    CLOSING = 6  # FIN from both
+    TRANSITORY = 7  # an acceptable RST
+    PICKED_UP_FROM_OUTSIDE = 8  # another segment from outside, to an entry's endpoint
+
+
+WINDOW, CREATE, END, GAP, COVER, ENTRY, SETTING, CLOCK = RecordKind
+OPENED_OUTSIDE = RecordFlag.OPENED_OUTSIDE
+GAP_DIED, GAP_RING, GAP_LOST = GapReason
 
 
 _BYTES = np.dtype(
@@ -97,7 +140,7 @@ def format_ipv4(address: SupportsIndex) -> str:
     return str(parse_ipv4(address, "address"))
 
 
-# Rows of Gateway.sessions(), mappings() and ports(): addresses and ports in host order, times in seconds of the
+# Rows of Gateway.sessions(), mappings() and ports(): addresses and ports in host order, times in ns of the
 # gateway's clock. Aligned as RECORD is.
 SESSION = np.dtype(
     [
@@ -106,9 +149,9 @@ SESSION = np.dtype(
         ("packets_out", "u8"),
         ("bytes_in", "u8"),
         ("packets_in", "u8"),
-        ("birth", "f8"),
-        ("last_seen", "f8"),
-        ("deadline", "f8"),
+        ("birth_ns", "u8"),
+        ("last_seen_ns", "u8"),
+        ("deadline_ns", "u8"),
         ("start_time", "i8"),  # its creation, and the start of its open window (0: none): microseconds since 1970
         ("window_time", "i8"),
         ("inside_ip", "u4"),

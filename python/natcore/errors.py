@@ -32,6 +32,14 @@ class MissingExtraError(Error, ImportError):
         self.name = name
 
 
+class RfcWarning(UserWarning):
+    """A setting that an RFC advises against: the message names the requirement."""
+
+
+class SecurityWarning(UserWarning):
+    """A setting of natcore or of the machine by which packets can be forged, predicted or leaked."""
+
+
 class InterfaceError(Error, OSError):
     """A network interface that is missing, down, or not ours to open."""
 

@@ -14,7 +14,7 @@ from natcore.dtypes import MAPPING, SESSION, format_ipv4
 from natcore.entries.table import Entry
 from natcore.events import Generated
 from natcore.internal.protocols import ICMP, NAMES, TCP
-from natcore.verdict import FORWARDED, Side, Verdict
+from natcore.verdict import Side, Verdict
 
 if TYPE_CHECKING:
     from natcore.api.gateway import Core
@@ -77,7 +77,7 @@ def counter_of(verdict: Verdict) -> str:
     """The counter of a verdict, besides received (and dropped)."""
     if verdict.is_drop:
         return verdict.counter
-    return "forwarded" if verdict in FORWARDED else verdict.name.lower()
+    return "forwarded" if verdict.is_forwarded else verdict.name.lower()
 
 
 # ---- packets in words ------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def _session_step(own: dict[str, Any], found: Found) -> Step:
 def _state(session: Any) -> str:
     state = f"{STATES[int(session['state'])]}, " if session["protocol"] == TCP else ""
     opened = "opened from outside, " if session["opened_outside"] else ""
-    return f"{state}{opened}it lives until {float(session['deadline']):g} s"
+    return f"{state}{opened}it lives until {session['deadline_ns'] / 1e9:g} s"
 
 
 def _entry_step(facts: dict[str, Any], entry: Entry | None, side: Side) -> Iterator[Step]:
@@ -270,8 +270,8 @@ def _steps(
         if found.other is not None:
             steps.append(Step("hairpin", f"session {int(found.other['session'])}", _state(found.other)))
     if end is None:
-        sent = describe_packet(found.frame) if verdict in FORWARDED else verdict.name.lower()
-        end = Step("send" if verdict in FORWARDED else "keep", sent, PASSED[verdict])
+        sent = describe_packet(found.frame) if verdict.is_forwarded else verdict.name.lower()
+        end = Step("send" if verdict.is_forwarded else "keep", sent, PASSED[verdict])
     steps.append(end)
     if facts["kept"]:
         steps.append(Step("answer", "in 6 s", "port unreachable, unless the inside opens meanwhile (RFC 5382 REQ-4)"))
@@ -318,6 +318,6 @@ def explain(core: Core, table: EntryTable, policy: Policy, frame: bytes, side: S
         other=found.other,
         created=facts["created"],
         ended=facts["ended"],
-        frame=facts["frame"] if verdict in FORWARDED else None,
+        frame=facts["frame"] if verdict.is_forwarded else None,
         generated=tuple(Generated(data, Side(to), Verdict(cause)) for data, to, cause in facts["generated"]),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -21,15 +21,20 @@ from natcore.entries.table import Entry
 from natcore.errors import ConfigurationError, Error
 from natcore.events import Event, Generated, event_of
 from natcore.internal.arguments import (
+    EGRESS,
     bytes_for,
     check_array,
-    check_frame,
+    check_egress,
     check_kinds,
     check_rows,
+    check_side,
     check_texts,
     check_worker,
+    frame_bytes,
     nows_ns,
+    parts_of,
     policy_arguments,
+    rows_of,
     secret,
     sides_of,
     timeouts_ms,
@@ -50,9 +55,11 @@ from natcore.internal.validation import (
     parse_ipv4,
     to_ns,
 )
-from natcore.verdict import FORWARDED, Side, Verdict
+from natcore.verdict import Side, Verdict
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from natcore.explain import Explanation
     from natcore.plane.plane import Plane
     from natcore.sessionlog.collector import Collector
@@ -100,7 +107,7 @@ class Gateway:
         The gateway's own links; None: no address, an MTU of 1,500 bytes.
     decrement_ttl
         A forwarded packet's TTL is lowered by one, and one that arrives with 1 is dropped.
-    link
+    framing
         What frames begin with: "ethernet", or "ip", the IPv4 header.
     timeouts
         Idle seconds after which sessions end; None: the defaults of `Timeouts`.
@@ -129,10 +136,10 @@ class Gateway:
         "_collector",
         "_core",
         "_eip_bind_mode",
+        "_framing",
         "_inside",
         "_instance",
         "_kind",
-        "_link",
         "_outside",
         "_planes",
         "_policy",
@@ -165,7 +172,7 @@ class Gateway:
         inside: Link | None = None,
         outside: Link | None = None,
         decrement_ttl: bool = True,
-        link: str = "ethernet",
+        framing: str = "ethernet",
         timeouts: Timeouts | None = None,
         policy: Policy | None = None,
         seed: int | None = None,
@@ -176,7 +183,7 @@ class Gateway:
         kind = check_choice("kind", kind, ("internet", "vpc"))
         eip_bind_mode = check_choice("eip_bind_mode", eip_bind_mode, ("NAT", "MULTI_BINDED"))
         billing = check_choice("billing", billing, ("by-usage", "by-specification"))
-        link = check_choice("link", link, ("ethernet", "ip"))
+        framing = check_choice("framing", framing, ("ethernet", "ip"))
         decrement_ttl = check_choice("decrement_ttl", decrement_ttl, (True, False))
         max_sessions = check_integer("max_sessions", max_sessions, 1, 1 << 30)
         max_mappings = check_integer("max_mappings", max_sessions if max_mappings is None else max_mappings, 1, 1 << 30)
@@ -195,7 +202,7 @@ class Gateway:
         self._instance, self._vpc_id, self._region = instance, vpc_id, region
         self._kind, self._billing, self._seed, self._eip_bind_mode = kind, billing, seed, eip_bind_mode
         self._policy, self._timeouts = policy or Policy(), timeouts or Timeouts()
-        self._window, self._link = window, link
+        self._window, self._framing = window, framing
         self._inside, self._outside = inside or Link(), outside or Link()
         self._records, self._workers = records, workers
         self._planes: list[Plane] = []
@@ -216,7 +223,7 @@ class Gateway:
             workers=workers,
             link_addresses=tuple(int(side.address or 0) for side in (self.inside, self.outside)),
             mtus=(self.inside.mtu, self.outside.mtu),
-            ethernet=link == "ethernet",
+            ethernet=framing == "ethernet",
             decrement_ttl=decrement_ttl,
             **policy_arguments(self.policy, max_sessions),
             **memory_arguments(huge_pages, numa_node),
@@ -234,7 +241,7 @@ class Gateway:
     policy = ReadOnly[Policy]("How it maps, filters and draws ports.")
     timeouts = ReadOnly[Timeouts]("Idle seconds after which a session ends.")
     window = ReadOnly[float]("Seconds of a session log row.")
-    link = ReadOnly[str]('Frames are "ethernet" or bare "ip" packets.')
+    framing = ReadOnly[str]('Frames are "ethernet" or bare "ip" packets.')
     inside = ReadOnly[Link]("Its own link on the inside.")
     outside = ReadOnly[Link]("Its own link on the outside.")
     records = ReadOnly[int]("Rows that are kept for take_records().")
@@ -262,7 +269,7 @@ class Gateway:
         """
         return self._change(Add(entry)).added[0]
 
-    def remove(self, entry: Entry, drain: bool = False, now: float | None = None) -> int:
+    def remove(self, entry: Entry, *, drain: bool = False, now: float | None = None) -> int:
         """Take an entry out of force, and end its sessions with their rows.
 
         Parameters
@@ -498,6 +505,7 @@ class Gateway:
         now: float | NDArray[np.float64],
         *,
         out: NDArray[np.uint8] | None = None,
+        egress: NDArray[np.uint8] | None = None,
         worker: int | None = None,
     ) -> NDArray[np.uint8]:
         """Translate frames in place and in order; it runs without the GIL.
@@ -514,6 +522,8 @@ class Gateway:
             Seconds on the gateway's clock, or float64 (count,).
         out
             uint8 (count,) for the verdicts; None: a new array.
+        egress
+            uint8 (count,), written: the `Side` that each frame leaves by, and 255 for one that is not forwarded.
         worker
             The worker that translates, as several may at once, each in a thread; None: each frame's owner.
 
@@ -533,21 +543,74 @@ class Gateway:
             self._check_open()
         count = check_rows(frames, lengths)
         out = bytes_for(out, count)
+        if egress is not None:
+            check_egress(egress, count, frames=frames, lengths=lengths, out=out, side=side)
         who = -1 if worker is None else check_worker(worker, self._workers)
         sides, side = sides_of(side, count)
         nows, now_ns = (nows_ns(now, count), 0) if isinstance(now, np.ndarray) else (None, to_ns(now))
         self._core.translate(frames, lengths, sides, side, nows, now_ns, out, who)
+        if egress is not None:
+            egress[:] = EGRESS[side if sides is None else sides & 1, out]
         return out
 
+    def translate_many(
+        self,
+        frames: Iterable[Buffer],
+        side: int | NDArray[np.uint8],
+        now: float | NDArray[np.float64],
+        *,
+        worker: int | None = None,
+    ) -> list[tuple[Verdict, bytes | None]]:
+        """Translate several frames in order; what is given is not changed.
+
+        Parameters
+        ----------
+        frames
+            Contiguous buffers, one frame each: bytes, bytearrays, arrays, memoryviews.
+        side
+            The `Side` that they came from, or uint8 (count,).
+        now
+            Seconds on the gateway's clock, or float64 (count,).
+        worker
+            As for `translate`.
+
+        Returns
+        -------
+        list of tuple of Verdict and bytes or None
+            For each frame what `translate_one` gives.
+
+        Raises
+        ------
+        ConfigurationError
+            One of them is no contiguous buffer; then none was translated.
+        """
+        self._check_open()
+        given = [frame_bytes(frame, f"frames[{i}]") for i, frame in enumerate(frames)]
+        sides_of(side, len(given))
+        if isinstance(now, np.ndarray):
+            nows_ns(now, len(given))
+        else:
+            to_ns(now)
+        done: list[tuple[Verdict, bytes | None]] = []
+        for part in parts_of(given):
+            rows, lengths = rows_of(given[part])
+            sides = side[part] if isinstance(side, np.ndarray) else side
+            nows = now[part] if isinstance(now, np.ndarray) else now
+            verdicts = self.translate(rows, lengths, sides, nows, worker=worker)
+            for row, length, number in zip(rows, lengths.tolist(), verdicts.tolist(), strict=True):
+                verdict = Verdict(number)
+                done.append((verdict, row[:length].tobytes() if verdict.is_forwarded else None))
+        return done
+
     def translate_one(
-        self, frame: bytes, side: int, now: float, *, worker: int | None = None
+        self, frame: Buffer, side: int, now: float, *, worker: int | None = None
     ) -> tuple[Verdict, bytes | None]:
-        """Translate one frame.
+        """Translate one frame; what is given is not changed.
 
         Parameters
         ----------
         frame
-            Its bytes.
+            Its bytes: any contiguous buffer.
         side
             The `Side` that it came from.
         now
@@ -561,11 +624,13 @@ class Gateway:
             The verdict, and the frame to send; None for a drop, for LOCAL and for HELD.
         """
         self._check_open()
-        side = check_frame(frame, side)
-        verdict, translated = self._core.translate_one(frame, side, to_ns(now), check_worker(worker, self._workers))
-        return Verdict(verdict), translated if verdict in FORWARDED else None
+        number, translated = self._core.translate_one(
+            frame_bytes(frame), check_side(side), to_ns(now), check_worker(worker, self._workers)
+        )
+        verdict = Verdict(number)
+        return verdict, translated if verdict.is_forwarded else None
 
-    def explain(self, frame: bytes, side: int, now: float | None = None) -> Explanation:
+    def explain(self, frame: Buffer, side: int, now: float | None = None) -> Explanation:
         """Say what translate_one would do with a frame and why, step by step; nothing changes.
 
         Parameters
@@ -590,7 +655,9 @@ class Gateway:
         self._check_open()
         from natcore.explain import explain
 
-        return explain(self._core, self._table, self.policy, frame, check_frame(frame, side), self._now_ns(now))
+        return explain(
+            self._core, self._table, self.policy, bytes(frame_bytes(frame)), Side(check_side(side)), self._now_ns(now)
+        )
 
     def advance(self, now: float) -> None:
         """End everything that is due: idle sessions at their deadlines, windows at their ends.
@@ -649,9 +716,18 @@ class Gateway:
         return out
 
     def capsule(self, worker: int = 0) -> object:
-        """A worker for callers in C or Cython (natcore.h, natcore/translate.pxd): natcore_worker_of() takes it.
+        """Return a worker for callers in C or Cython (natcore.h, natcore/translate.pxd).
 
-        It keeps the gateway alive. close() does not wait for a loop of the caller's own: stop that first.
+        Parameters
+        ----------
+        worker
+            Which one, from 0.
+
+        Returns
+        -------
+        capsule
+            What natcore_worker_of() takes. It keeps the gateway alive. close() does not wait for a loop of the caller's own:
+            stop that first.
         """
         self._check_open()
         return self._core.worker_capsule(check_worker(worker, self._workers), self)
@@ -816,7 +892,7 @@ class Gateway:
         """
         return deterministic.ports_of([row.entry for row in self._table.rows], self.policy, inside)
 
-    def events(self) -> list[Event]:
+    def take_events(self) -> list[Event]:
         """Take what an administrator should know since the last call; each once, with a count.
 
         Returns
@@ -865,7 +941,7 @@ class Gateway:
         Returns
         -------
         SessionLog
-            Its status and counters; `stop_session_log` ends it.
+            Its status and counters; `stop()` ends it, and so does the end of a `with` block.
 
         Raises
         ------
@@ -967,13 +1043,22 @@ class Gateway:
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
+    def close(self, timeout: float = 10.0) -> None:
         """Stop planes, end sessions, write their rows, flush the session logs. Idempotent.
 
+        Parameters
+        ----------
+        timeout
+            Seconds that the deliveries of all session logs may take, 0 to 10^9. Rows that are not delivered by then stay
+            in the spool; without one they are lost, and counted.
+
+        Notes
+        -----
         It waits for calls of translate that are under way, so that every packet is in the rows; later ones get an Error. A
         gateway
         with a running log that is forgotten, or still there when the program ends, is closed by itself, with a ResourceWarning.
         """
+        timeout = check_number("timeout", timeout, 0, 1e9, unit="seconds")
         for plane in list(self._planes):
             plane.stop()
         with self._change_lock:
@@ -985,7 +1070,7 @@ class Gateway:
                 plane.stop()
         if self._collector is not None and self._collector.active:
             self._end((-1, -1, -1, -1), None)
-            self._collector.close(ended=True)
+            self._collector.close(timeout, ended=True)
         else:
             self._core.close_windows(self._core.now_ns, losing=True)
 

@@ -48,6 +48,23 @@ class Verdict(IntEnum):
         return self >= 128
 
     @property
+    def is_forwarded(self) -> bool:
+        """Whether the packet is to be sent: OUTBOUND, INBOUND, HAIRPIN or UNTRANSLATED."""
+        return self <= Verdict.UNTRANSLATED
+
+    def egress(self, side: int) -> Side | None:
+        """Return the side that the packet leaves by; None: it is not forwarded.
+
+        Parameters
+        ----------
+        side
+            The `Side` that it came from.
+        """
+        if not self.is_forwarded:
+            return None
+        return Side.INSIDE if self is Verdict.HAIRPIN else Side(1 - side)
+
+    @property
     def reason(self) -> str:
         """A drop's reason in values and events: "ports-exhausted"."""
         return self.name.removeprefix("DROP_").lower().replace("_", "-")
@@ -56,6 +73,3 @@ class Verdict(IntEnum):
     def counter(self) -> str:
         """A drop's counter: "dropped_ports_exhausted"."""
         return "dropped_" + self.name.removeprefix("DROP_").lower()
-
-
-FORWARDED = (Verdict.OUTBOUND, Verdict.INBOUND, Verdict.HAIRPIN, Verdict.UNTRANSLATED)

@@ -21,6 +21,7 @@ from natcore import (
     InterfaceError,
     Link,
     Policy,
+    RfcWarning,
     SnatEntry,
     Timeouts,
 )  # fmt: skip
@@ -88,7 +89,7 @@ def test_bad_values_are_refused(kind: Any, arguments: dict[str, Any], message: s
 )
 def test_less_than_the_rfcs_ask_for_is_taken_with_a_warning(field: str, minimum: int) -> None:
     Timeouts(**{field: minimum})
-    with pytest.warns(UserWarning, match=rf"Timeouts\.{field}=1: RFC \d+ REQ-\d asks for {minimum} s"):
+    with pytest.warns(RfcWarning, match=rf"Timeouts\.{field}=1: RFC \d+ REQ-\d asks for {minimum} s"):
         Timeouts(**{field: 1})
 
 

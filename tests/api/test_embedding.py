@@ -48,9 +48,9 @@ def test_addresses_times_and_counts_of_its_own_arrays_are_taken_back() -> None:
     over.translate(frames, lengths, np.uint8(0), np.float32(1.5))
     (row, _) = over.sessions()
     assert over.owner(frames, lengths, np.int64(0)).tolist() == [0, 0]
-    assert over.translate_one(udp(), np.uint8(0), row["last_seen"], worker=np.int64(0))[0] == 0
+    assert over.translate_one(udp(), np.uint8(0), row["last_seen_ns"] / 1e9, worker=np.int64(0))[0] == 0
     assert over.end(subscriber=row["inside_ip"], remote=row["remote_ip"], outside=row["outside_ip"],
-                    protocol=row["protocol"], now=row["last_seen"]) == 2  # fmt: skip
+                    protocol=row["protocol"], now=row["last_seen_ns"] / 1e9) == 2  # fmt: skip
     over.advance(np.int64(700))
     assert over.counters(np.uint8(0))["ended"] == 2
     over.set_epoch(np.int64(1_700_000_000))
@@ -86,7 +86,7 @@ def test_rows_become_data_frames_and_tables() -> None:
 
 
 @pytest.mark.parametrize("name", [
-    "instance", "vpc_id", "region", "kind", "billing", "eip_bind_mode", "seed", "policy", "timeouts", "window", "link",
+    "instance", "vpc_id", "region", "kind", "billing", "eip_bind_mode", "seed", "policy", "timeouts", "window", "framing",
     "inside", "outside", "records", "workers",
 ])  # fmt: skip
 def test_a_gateway_s_attributes_are_read_only(name: str) -> None:
@@ -222,8 +222,8 @@ def test_a_log_that_its_own_sink_stops_is_refused() -> None:
 
 def test_ipv6_is_unsupported_with_either_framing() -> None:
     packet = bytes([0x60]) + bytes(39)
-    for link, frame in (("ip", packet), ("ethernet", bytes(12) + b"\x86\xdd" + packet)):
-        with Gateway(max_sessions=10, link=link) as over:
+    for framing, frame in (("ip", packet), ("ethernet", bytes(12) + b"\x86\xdd" + packet)):
+        with Gateway(max_sessions=10, framing=framing) as over:
             assert over.translate_one(frame, Side.INSIDE, 1.0) == (Verdict.DROP_UNSUPPORTED, None)
             assert over.explain(frame, Side.INSIDE).verdict is Verdict.DROP_UNSUPPORTED
 
@@ -414,7 +414,7 @@ GATEWAY: dict[str, Any] = {
     "inside": None,
     "outside": None,
     "decrement_ttl": True,
-    "link": "ethernet",
+    "framing": "ethernet",
     "timeouts": None,
     "policy": None,
     "seed": 5,

@@ -263,7 +263,7 @@ def test_what_the_gateway_answers_itself() -> None:
 
 
 def test_bare_packets_and_tagged_frames() -> None:
-    bare = gateway(link="ip")
+    bare = gateway(framing="ip")
     assert check(bare, udp()[14:], INSIDE).verdict is Verdict.OUTBOUND
     assert "UDP 10.0.0.5:5000 to 198.51.100.7:53" in describe_packet(udp()[14:])
     tagged = ether(parsed(udp()), 7, 8)
@@ -293,7 +293,7 @@ def test_frames_of_any_length() -> None:
 def test_the_exhaustion_of_a_host_is_no_event_when_it_is_explained() -> None:
     over, frame, side = refused(Verdict.DROP_PORTS_EXHAUSTED)
     over.explain(frame, side)
-    assert over.events() == [] and over.take_generated() == []
+    assert over.take_events() == [] and over.take_generated() == []
     assert np.array_equal(over.sessions()["session"], [1])
 
 

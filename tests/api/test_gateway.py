@@ -29,7 +29,7 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"kind": "nat"}, "kind must .*'internet' or 'vpc'.*, got 'nat'"),
     ({"eip_bind_mode": "nat"}, "eip_bind_mode must .*'NAT' or 'MULTI_BINDED'.*, got 'nat'"),
     ({"billing": "free"}, "billing must .*'by-usage'.*, got 'free'"),
-    ({"link": "ppp"}, "link must .*'ethernet' or 'ip'.*, got 'ppp'"),
+    ({"framing": "ppp"}, "framing must .*'ethernet' or 'ip'.*, got 'ppp'"),
     ({"decrement_ttl": 2}, "decrement_ttl must .*, got 2"),
     ({"max_sessions": 0}, "max_sessions must .*1 and 1073741824.*, got 0"),
     ({"max_sessions": 1.0}, r"max_sessions must .*whole number.*, got 1\.0"),
@@ -101,7 +101,7 @@ def test_sides_and_times_may_differ_by_frame() -> None:
     sides.flags.writeable = False
     verdicts = made.gateway.translate(frames, lengths, sides, now=np.array([1.0, 2.0, 2.0, 400.0]))
     assert verdicts.tolist() == [Verdict.OUTBOUND, Verdict.INBOUND, Verdict.INBOUND, Verdict.OUTBOUND]
-    assert made.session()["session"] == 2 and made.session()["birth"] == 400.0
+    assert made.session()["session"] == 2 and made.session()["birth_ns"] == 400_000_000_000
 
 
 def test_verdicts_go_where_they_are_asked_to() -> None:
@@ -335,7 +335,7 @@ def test_a_flood_of_events_is_bounded_and_counted() -> None:
     over.translate_one(udp(), INSIDE, 0.0)
     for host in range(3000):
         over.translate_one(udp(str(IPv4Address(0x0A010000 + host))), INSIDE, 0.0)
-    events, lost = over.events(), over.counters()["events_lost"]
+    events, lost = over.take_events(), over.counters()["events_lost"]
     assert sum(event.count for event in events) == 3000 and 0 < len(events) <= 1025 and lost == 0
 
 

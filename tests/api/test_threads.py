@@ -100,7 +100,7 @@ def test_every_public_method_at_once(workers: int) -> None:
         gateway.counters()
         for row in gateway.sessions():
             assert row["inside_ip"] >> 24 == 10
-        gateway.mappings(), gateway.ports(), gateway.blocks(), gateway.events(), gateway.entries(), repr(gateway)
+        gateway.mappings(), gateway.ports(), gateway.blocks(), gateway.take_events(), gateway.entries(), repr(gateway)
 
     def asks() -> None:
         gateway.take_generated()
@@ -204,7 +204,7 @@ child = os.fork()
 ports = [int.from_bytes(gateway.translate_one(udp(sport=n), Side.INSIDE, 0.0)[1][34:36], "big") for n in range(1, 41)]
 refused = gateway.translate_one(udp(sport=99), Side.INSIDE, 0.0)[0].name if child == 0 else ""
 if child == 0:
-    os.write(write, json.dumps([ports, refused, len(gateway.events()), gateway.counters()["sessions"]]).encode())
+    os.write(write, json.dumps([ports, refused, len(gateway.take_events()), gateway.counters()["sessions"]]).encode())
     gateway.close()
     os._exit(0)
 os.waitpid(child, 0)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from natcore import ConfigurationError, Link, Policy, Side, Timeouts, Verdict
+from natcore import ConfigurationError, Link, Policy, RfcWarning, Side, Timeouts, Verdict
 from support import craft
 from support.frames import (
     EIP,
@@ -64,7 +64,7 @@ def test_rfc4787_req5_five_minutes_and_configurable() -> None:
         assert len(over.mappings()) == 1
         over.advance(life)
         assert len(over.mappings()) == 0
-    with pytest.warns(UserWarning, match="REQ-5"):
+    with pytest.warns(RfcWarning, match="REQ-5"):
         Timeouts(udp=119)
 
 

@@ -81,7 +81,7 @@ def test_rfc6888_req10_counters_tables_and_thresholds() -> None:
     over = gateway(policy=Policy(port_ranges=((4000, 4099),)))
     talks = [Talk(over, sport=5000 + n) for n in range(80)]
     assert {talk.out() for talk in talks} == {Verdict.OUTBOUND}
-    (event,) = over.events()
+    (event,) = over.take_events()
     assert (event.reason, str(event.outside), event.protocol) == ("ports-threshold", EIP, 17)
     assert (over.counters()["created"], len(over.sessions()), len(over.mappings())) == (80, 80, 80)
     (row,) = (row for row in over.ports() if row["protocol"] == 17)
@@ -106,7 +106,7 @@ def test_rfc6888_req11c_the_administrator_is_told_once_with_a_count() -> None:
     for _, other, verdict in out_of_resources():
         for _ in range(3):
             other.out()
-        (event,) = other.gateway.events()
+        (event,) = other.gateway.take_events()
         assert (event.reason, str(event.subscriber), event.count) == (verdict.reason, "10.0.0.6", 3)
         assert (str(event.destination), event.port) == (other.remote, other.dport)
 

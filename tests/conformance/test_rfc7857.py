@@ -54,7 +54,7 @@ def test_rfc7857_req2_1_each_state_has_its_timer() -> None:
     closing.out("FA", seq=2, ack=2)
     closing.back("FA", seq=2, ack=3)
     opening.back("S", source="198.51.100.99")
-    life = {(int(row["inside_port"]), int(row["remote_ip"]) & 255): float(row["deadline"]) for row in made.sessions()}
+    life = {(int(row["inside_port"]), int(row["remote_ip"]) & 255): row["deadline_ns"] / 1e9 for row in made.sessions()}
     assert life == {(1, 7): 300.0, (1, 99): 20.0, (2, 7): 8000.0, (3, 7): 300.0}
 
 

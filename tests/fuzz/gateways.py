@@ -37,7 +37,7 @@ def make(number: int) -> Gateway:
         gateway = Gateway(
             instance="ngw-fuzz", vpc_id="vpc-fuzz", seed=number, workers=workers, max_sessions=24, max_mappings=20,
             max_subscribers=6, timeouts=times, policy=policy, decrement_ttl=number % 7 > 0,
-            link=("ethernet", "ip")[number // 2 % 2], inside=Link(address="10.0.0.1", mtu=1500),
+            framing=("ethernet", "ip")[number // 2 % 2], inside=Link(address="10.0.0.1", mtu=1500),
             outside=Link(address="203.0.113.254", mtu=576),
         )  # fmt: skip
     gateway.add(SnatEntry("10.0.0.0/16", pool="203.0.113.1-203.0.113.2"))

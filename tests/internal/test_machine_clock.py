@@ -63,7 +63,7 @@ def test_a_clock_that_is_set_is_a_row_an_event_and_a_count() -> None:
     collector.beat()
     core.produce(2)
     collector.beat()
-    while log.send() == 0.0:
+    while log._send() == 0.0:
         pass
     rows = np.concatenate(
         [batch.records[["kind", "number", "start_time", "end_time", "flags"]] for batch in sink.taken]

@@ -19,16 +19,16 @@ def test_events_are_once_each_with_a_count() -> None:
     for now in (1.0, 2.0, 3.0):
         over.translate_one(udp("10.0.0.6", dport=99), INSIDE, now)
     over.translate_one(udp("10.0.0.7"), INSIDE, 4.0)
-    events = over.events()
+    events = over.take_events()
     assert events == [
         Event(1.0, "ports-exhausted", IPv4Address("10.0.0.6"), IPv4Address(REMOTE), 99, 17, 3, "pool"),
         Event(4.0, "ports-exhausted", IPv4Address("10.0.0.7"), IPv4Address(REMOTE), 53, 17, 1, "pool"),
     ]
-    assert over.events() == []
+    assert over.take_events() == []
     over.translate_one(udp(dport=1), INSIDE, 5.0)
     over.translate_one(udp(dport=2), INSIDE, 5.0)
     over.translate_one(udp(dport=3), INSIDE, 5.0)
-    assert [(event.reason, event.port) for event in over.events()] == [("session-limit", 3)]
+    assert [(event.reason, event.port) for event in over.take_events()] == [("session-limit", 3)]
 
 
 def test_events_can_be_waited_for() -> None:
@@ -38,7 +38,7 @@ def test_events_can_be_waited_for() -> None:
     for now in (1.0, 2.0):
         over.translate_one(udp("10.0.0.6"), INSIDE, now)
         assert select.select([over], [], [], 0)[0] == [over]
-    over.events()
+    over.take_events()
     assert select.select([over], [], [], 0)[0] == []
 
 
@@ -47,7 +47,7 @@ def test_a_limit_from_outside_is_an_event_of_the_one_behind_the_mapping() -> Non
     wrappers.preset_caps(made.gateway._core.worker_capsule(), 0, 0)
     made.out()
     made.back(source="198.51.100.99", sport=7)
-    assert made.gateway.events() == [
+    assert made.gateway.take_events() == [
         Event(0.0, "outside-limit", IPv4Address(HOST), IPv4Address("198.51.100.99"), 7, 17, 1, "opened-outside")
     ]
 
@@ -59,13 +59,13 @@ def test_a_flood_of_refusals_loses_no_other_event_and_counts_every_one() -> None
     subscribers = [f"10.0.{number // 250}.{1 + number % 250}" for number in range(5000)]
     for subscriber in subscribers:
         over.translate_one(udp(subscriber), INSIDE, 1.0)
-    events = over.events()
+    events = over.take_events()
     assert sum(event.count for event in events) == 5000 == over.counters()["dropped_ports_exhausted"]
     (rest,) = [event for event in events if event.subscriber is None]
     assert (rest.reason, rest.destination) == ("ports-exhausted", None) and rest.count > 3900
     assert over.counters()["events_lost"] == 0 and len(events) <= 1025
     over.translate_one(udp(), INSIDE, 2.0)
-    assert [event.count for event in over.events()] == [1]
+    assert [event.count for event in over.take_events()] == [1]
 
 
 def test_a_subscriber_s_refusals_are_told_once_a_minute_with_their_sum() -> None:

@@ -125,7 +125,7 @@ class Watched(Pair):
             self.lost += 1
 
     def count(self, frame: bytes, side: Side, direction: int, action: int, by: int = 1) -> bool:
-        found = five_tuple(frame, self.configuration.options.get("link", "ethernet"), outward=int(side) == direction)
+        found = five_tuple(frame, self.configuration.options.get("framing", "ethernet"), outward=int(side) == direction)
         if found is None:
             return False
         *ends, protocol, length = found

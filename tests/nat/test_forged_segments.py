@@ -71,7 +71,7 @@ def test_every_port_forged_leaves_the_mapping_alive(kind: str) -> None:
     assert Counter(verdicts.tolist()) == expected
     row = made.session()
     assert (made.gateway.mappings().tobytes(), row["session"]) == before
-    assert row["deadline"] == 7440.0 and row["last_seen"] == 0.0
+    assert row["deadline_ns"] == 7_440_000_000_000 and row["last_seen_ns"] == 0
     made.now = 7439.0
     assert made.back("A", seq=2_000_000_001, ack=1_000_001) is Verdict.INBOUND
 
@@ -97,6 +97,6 @@ def test_a_reset_behind_data_that_is_on_its_way_fits(sent: int) -> None:
 def test_a_forged_fin_alone_keeps_the_long_time() -> None:
     made = established()
     made.back("FA", seq=77, ack=88)
-    assert made.session()["deadline"] == 7440.0
+    assert made.session()["deadline_ns"] == 7_440_000_000_000
     made.now = 7439.0
     assert made.out("A", seq=1_000_001, ack=2_000_000_001) is Verdict.OUTBOUND

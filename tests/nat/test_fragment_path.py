@@ -98,7 +98,7 @@ def test_what_waits_is_copied_and_the_frame_left_alone() -> None:
 
 
 def test_bare_ip_and_tags() -> None:
-    bare = Gateway(link="ip", seed=1)
+    bare = Gateway(framing="ip", seed=1)
     bare.add(gateway().entries()[0].entry)
     pieces = [piece[14:] for piece in fragments(udp(load=LOAD), 1200)]
     _, left = sent(bare, pieces[::-1])
@@ -205,12 +205,12 @@ def test_later_fragments_refresh_as_packets_do() -> None:
     first, second = fragments(udp(load=LOAD), 2000)
     over.translate_one(first, INSIDE, 0.0)
     over.translate_one(second, INSIDE, 100.0)
-    assert over.sessions()[0]["last_seen"] == 100.0
+    assert over.sessions()[0]["last_seen_ns"] == 100_000_000_000
     port = int(over.sessions()[0]["outside_port"])
     first, second = fragments(udp(REMOTE, 53, EIP, port, load=LOAD), 2000)
     over.translate_one(first, OUTSIDE, 150.0)
     assert over.translate_one(second, OUTSIDE, 160.0)[0] is Verdict.INBOUND
-    assert over.sessions()[0]["last_seen"] == 100.0
+    assert over.sessions()[0]["last_seen_ns"] == 100_000_000_000
 
 
 def test_a_tcp_sequence_is_followed_over_fragments() -> None:
@@ -222,7 +222,7 @@ def test_a_tcp_sequence_is_followed_over_fragments() -> None:
     segment = tcp("PA", seq=1001, ack=2, load=LOAD)
     assert sent(over, fragments(segment, 1200))[0] == [Verdict.OUTBOUND] * 3
     talk.out("R", seq=1001 + len(LOAD))
-    assert talk.session()["deadline"] == 240.0  # transitory
+    assert talk.session()["deadline_ns"] == 240_000_000_000  # transitory
 
 
 @pytest.mark.parametrize("ttl, verdict", [(2, Verdict.OUTBOUND), (1, Verdict.DROP_TTL)])

@@ -7,7 +7,6 @@ import pytest
 
 from natcore import Gateway, Link, NoNatEntry, Policy, Side, Verdict
 from natcore.testhooks import wrappers
-from natcore.verdict import FORWARDED
 from support import frames
 from support.fragment_frames import LOAD, sent
 from support.frames import (
@@ -36,7 +35,7 @@ def gateway(**policy: str) -> Gateway:
 
 def number_of(over: Gateway, frame: bytes, side: Side = INSIDE) -> int:
     verdict, out = over.translate_one(frame, side, 0.0)
-    assert verdict in FORWARDED
+    assert verdict.is_forwarded
     return int(parsed(out).id)
 
 

@@ -338,7 +338,7 @@ def test_vlan_tags_are_kept(tags: tuple[int, ...]) -> None:
 
 
 def test_bare_ip_packets() -> None:
-    over = gateway(link="ip")
+    over = gateway(framing="ip")
     verdict, sent = over.translate_one(udp()[14:], INSIDE, 0.0)
     assert verdict is Verdict.OUTBOUND and sent is not None
     packet = IP(sent)

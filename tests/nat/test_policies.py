@@ -92,7 +92,7 @@ def test_a_port_forward_that_finds_no_room_for_its_mapping_is_an_event() -> None
     over.add(DnatEntry(EIP, 8443, HOST, 443))
     Talk(over, host=OTHER).out()
     assert over.translate_one(tcp("S", REMOTE, 9, EIP, 8443), OUTSIDE, 0.0)[0] is Verdict.DROP_SESSION_LIMIT
-    (event,) = over.events()
+    (event,) = over.take_events()
     assert (event.reason, str(event.subscriber), str(event.destination)) == ("session-limit", HOST, REMOTE)
 
 
@@ -143,7 +143,7 @@ def test_sessions_of_a_subscriber_are_limited_and_others_are_not_concerned() -> 
     (told,) = over.take_generated()
     assert (told.frame[34], told.frame[35]) == (3, 13)
     assert Talk(over, host=OTHER).out() is Verdict.OUTBOUND
-    (event,) = over.events()
+    (event,) = over.take_events()
     assert (str(event.subscriber), event.count) == (HOST, 1)
     talks[2].now = 300.0
     assert talks[2].out() is Verdict.OUTBOUND  # the dead count no more

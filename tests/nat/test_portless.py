@@ -48,7 +48,7 @@ def test_what_is_refused_is_told() -> None:
     over = gateway(pool=POOL[:2], policy=Policy(pooling="arbitrary"))
     assert {address(over, host) for host in HOSTS[:2]} == set(POOL[:2])
     assert verdict_of(over, esp(HOSTS[2])) is Verdict.DROP_CONFLICT
-    (event,) = over.events()
+    (event,) = over.take_events()
     assert (event.reason, event.limit, str(event.subscriber), str(event.destination), event.protocol) == (
         "conflict", "pool", HOSTS[2], REMOTE, 50
     )  # fmt: skip
@@ -62,4 +62,4 @@ def test_a_paired_host_keeps_its_address_and_is_told() -> None:
     over = gateway(pool=POOL[:1])
     assert address(over, HOSTS[0]) == POOL[0]
     assert verdict_of(over, esp(HOSTS[1])) is Verdict.DROP_CONFLICT
-    assert len(over.events()) == len(over.take_generated()) == 1
+    assert len(over.take_events()) == len(over.take_generated()) == 1

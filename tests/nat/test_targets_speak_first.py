@@ -123,17 +123,17 @@ def test_a_connection_to_an_entry_is_picked_up_after_a_restart(entry: DnatEntry)
     assert verdict_of(over, tcp("R", REMOTE, 50_000, to, 443), OUTSIDE) is Verdict.DROP_FILTERED
     assert verdict_of(over, tcp("PA", REMOTE, 50_000, to, 443, seq=7, ack=9), OUTSIDE) is Verdict.INBOUND
     (row,) = over.sessions()
-    assert (row["state"], row["deadline"]) == (8, 30.0)  # a stranger's, until the inside answers
+    assert (row["state"], row["deadline_ns"]) == (8, 30_000_000_000)  # a stranger's, until the inside answers
     assert source_of(over, tcp("A", HOST, 443, REMOTE, 50_000, seq=9, ack=7)) == (to, 443)
     (row,) = over.sessions()
-    assert (row["state"], row["deadline"]) == (3, 7440.0)
+    assert (row["state"], row["deadline_ns"]) == (3, 7_440_000_000_000)
 
 
 def test_a_reset_leaves_a_stranger_s_session_unreplied() -> None:
     over = forwarding(DnatEntry(EIP, 443, HOST, 443))
     over.translate_one(tcp("A", REMOTE, 50_000, EIP, 443, seq=7, ack=9), OUTSIDE, 0.0)
     assert verdict_of(over, tcp("R", HOST, 443, REMOTE, 50_000, seq=9)) is Verdict.OUTBOUND
-    assert over.sessions()[0]["deadline"] == 30.0
+    assert over.sessions()[0]["deadline_ns"] == 30_000_000_000
 
 
 def test_nothing_is_picked_up_where_the_policy_says_so_nor_over_an_open_mapping() -> None:

@@ -17,7 +17,7 @@ from support.frames import EIP, HOST, REMOTE, gateway, parsed
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
 SECOND_HOST, FORWARDED_TO = "10.0.0.6", "203.0.113.40"
 PORTED = (1, 6, 17)
-PLAIN = {"kind": "internet", "eip_bind_mode": "NAT", "workers": 1, "link": "ethernet", "decrement_ttl": True}
+PLAIN = {"kind": "internet", "eip_bind_mode": "NAT", "workers": 1, "framing": "ethernet", "decrement_ttl": True}
 ENTRIES = {
     "snat": [SnatEntry("10.0.0.0/16", "203.0.113.1")],
     "dnat": [SnatEntry("10.0.0.0/16", "203.0.113.1"), DnatEntry(FORWARDED_TO, "any", HOST, "any", protocol="udp")],

@@ -16,7 +16,6 @@ import pytest
 from natcore import RECORD, ConfigurationError, Error, Gateway, Generated, Side, Verdict
 from natcore.dtypes import END, WINDOW
 from natcore.testhooks.planted_faults import broken, crowd, draws_since, target_of, thin, undeliver
-from natcore.verdict import FORWARDED
 from oracle import configurations, traffic
 from oracle.admission import NAMES
 from oracle.configurations import Configuration
@@ -147,8 +146,8 @@ class Pair:
             self.trace.append(f"row {row} {data.hex()} {side.name} at {float(nows[row])!r}")
             verdict = Verdict(int(verdicts[row]))
             sent = rows[row, : lengths[row]].tobytes()
-            assert verdict in FORWARDED or rows[row, : len(data)].tobytes() == data, "a refused frame was changed"
-            self._same_outcome(data, side, float(nows[row]), verdict, sent if verdict in FORWARDED else None)
+            assert verdict.is_forwarded or rows[row, : len(data)].tobytes() == data, "a refused frame was changed"
+            self._same_outcome(data, side, float(nows[row]), verdict, sent if verdict.is_forwarded else None)
         self._same_generated()
 
     def _keep_swept(self, seconds: float) -> None:
@@ -219,7 +218,7 @@ class Pair:
         events = sorted(
             (e.reason, int(e.subscriber or e.outside or 0), to_ns(e.time), e.limit, int(e.destination or 0), e.port,
              e.protocol, e.count)
-            for e in self.gateway.events()
+            for e in self.gateway.take_events()
         )  # fmt: skip
         expected = sorted(
             (reason, address, to_ns(e.time / 1e9), e.limit, *e.destination, e.protocol, e.count)
@@ -362,14 +361,23 @@ class Pair:
 
 SESSION_FIELDS = (
     *("session", "protocol", "inside_ip", "inside_port", "remote_ip", "remote_port", "outside_ip", "outside_port"),
-    *("opened_outside", "bytes_in", "packets_in", "bytes_out", "packets_out", "birth", "last_seen", "deadline"),
+    *(
+        "opened_outside",
+        "bytes_in",
+        "packets_in",
+        "bytes_out",
+        "packets_out",
+        "birth_ns",
+        "last_seen_ns",
+        "deadline_ns",
+    ),
 )
 
 
-def session_row(session: Session) -> list[float]:
-    """The fields of SESSION_FIELDS; times in seconds."""
+def session_row(session: Session) -> list[int]:
+    """The fields of SESSION_FIELDS; times in ns."""
     ends = (*session.mapping.inside, *session.remote, *session.mapping.outside)
-    times = session.born / 1e9, session.last_seen * MS / 1e9, session.deadline / 1e9
+    times = session.born, session.last_seen * MS, session.deadline
     return [session.id, session.protocol, *ends, int(session.opened_outside), *session.total, *times]
 
 

@@ -57,7 +57,7 @@ def configuration(random: Random) -> Configuration:
         "inside": links[0],
         "outside": links[1],
         "decrement_ttl": random.random() < 0.8,
-        "link": "ethernet" if random.random() < 0.8 else "ip",
+        "framing": "ethernet" if random.random() < 0.8 else "ip",
         "timeouts": timeouts(random),
         "policy": policy(random),
     }
@@ -157,7 +157,7 @@ CHOICES: dict[str, Sequence[object]] = {
     "workers": (1, 2, 3) if WORKERS == 1 else (WORKERS,),
     "kind": ("internet", "vpc"),
     "eip_bind_mode": ("NAT", "MULTI_BINDED"),
-    "link": ("ethernet", "ip"),
+    "framing": ("ethernet", "ip"),
     "decrement_ttl": (True, False),
 }
 TRAITS = [f"{name}={value}" for name, values in CHOICES.items() for value in values]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from natcore.verdict import FORWARDED, Side, Verdict
+from natcore.verdict import Side, Verdict
 from oracle import packets
 from oracle.packets import ICMP, TCP, UDP, Endpoint, Packet, long, word
 from oracle.sessions import MS, Session
@@ -154,7 +154,7 @@ class Fragments:
         parsed = first_of(packet, side)
         outcome = (parsed, None) if isinstance(parsed, Verdict) else self.judge(parsed, side)
         datagram.verdict = outcome[0]
-        if outcome[0] in FORWARDED:
+        if outcome[0].is_forwarded:
             assert isinstance(parsed, Packet)
             assert outcome[1] is not None
             datagram.number = word(outcome[1], packet.link + 4)
@@ -170,7 +170,7 @@ class Fragments:
 
     def _later(self, datagram: Datagram, packet: Packet, side: Side) -> Outcome:
         assert datagram.verdict is not None
-        if datagram.verdict not in FORWARDED:
+        if not datagram.verdict.is_forwarded:
             return datagram.verdict, None
         packet = replace(packet, source=datagram.ends[0], destination=datagram.ends[1])
         session = self.find(packet, side)

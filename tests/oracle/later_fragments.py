@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from natcore.verdict import FORWARDED, Side, Verdict
+from natcore.verdict import Side, Verdict
 from oracle import packets
 from oracle.admission import Admission
 from oracle.fragments import split
@@ -88,7 +88,7 @@ class Following(Admission):
 
     def _counted(self, verdict: Verdict, count: int) -> None:
         """So many fragments wait no more."""
-        group = "forwarded" if verdict in FORWARDED else "local" if verdict is Verdict.LOCAL else "dropped"
+        group = "forwarded" if verdict.is_forwarded else "local" if verdict is Verdict.LOCAL else "dropped"
         self.counts.update({"held": -count, group: count})
         if verdict.is_drop:
             self.counts["dropped_" + verdict.name.removeprefix("DROP_").lower()] += count

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from natcore.config import SnatEntry
-from natcore.verdict import FORWARDED, Side, Verdict
+from natcore.verdict import Side, Verdict
 from oracle import icmp_errors, packets
 from oracle.admission import NAMES
 from oracle.entries import PORTED, Row, targets
@@ -85,7 +85,7 @@ class ModelGateway(Following):
                 verdict, out = self._judge(packet, side)
             out = out and self._fitted(out, packet.link, side, verdict)
             self._release(side)
-        group = "forwarded" if verdict in FORWARDED else "local" if verdict is Verdict.LOCAL else "dropped"
+        group = "forwarded" if verdict.is_forwarded else "local" if verdict is Verdict.LOCAL else "dropped"
         self.counts["received"] += 1
         self.counts["held" if verdict is Verdict.HELD else group] += 1
         if verdict.is_drop:

@@ -84,13 +84,13 @@ class Tables:
         inside: Link | None = None,
         outside: Link | None = None,
         decrement_ttl: bool = True,
-        link: str = "ethernet",
+        framing: str = "ethernet",
         timeouts: Timeouts | None = None,
         policy: Policy | None = None,
     ) -> None:
         self.policy, self.timeouts = policy or Policy(), timeouts or Timeouts()
         self.links = {Side.INSIDE: inside or Link(), Side.OUTSIDE: outside or Link()}
-        self.framing, self.hop = link, int(decrement_ttl)
+        self.framing, self.hop = framing, int(decrement_ttl)
         self.max_sessions, self.max_mappings = max_sessions, max_mappings or max_sessions
         self.max_subscribers = max_subscribers or max_sessions
         self.window, self.hold_down = round(window * SECOND), round(self.policy.hold_down * 1000) * MS

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from natcore import RECORD, Eip, Gateway, Policy, Side, SnatEntry, Verdict
-from natcore.verdict import FORWARDED
 from oracle import configurations, strategies
 from oracle.comparison import STRIDE, live, run
 from oracle.packets import ICMP, TCP, UDP, ones_sum, parse, word
@@ -124,11 +123,11 @@ def test_a_batch_equals_its_frames_one_by_one(data: st.DataObject, configuration
     for row, (frame, side) in enumerate(frames):
         verdict, sent = single.translate_one(frame, side, now=1.0)
         assert verdicts[row] == verdict
-        assert (sent is not None) == (verdict in FORWARDED)
+        assert (sent is not None) == (verdict.is_forwarded)
         assert sent is None or rows[row, : lengths[row]].tobytes() == sent
     assert batch.take_generated() == single.take_generated()
     assert counted(batch) == counted(single)
-    assert batch.events() == single.events()
+    assert batch.take_events() == single.take_events()
     assert (batch.take_records(events=True) == single.take_records(events=True)).all()
 
 
@@ -187,7 +186,7 @@ def test_every_port_is_used_before_one_is_refused() -> None:
     assert len(taken) == len(np.unique(taken)) == 64_512 and taken.min() == 1024
     assert Counter(verdicts.tolist()) == {Verdict.OUTBOUND: 64_512, Verdict.DROP_PORTS_EXHAUSTED: 100}
     assert gateway.counters()["dropped_ports_exhausted"] == 100
-    told = [(event.reason, event.count) for event in gateway.events()]
+    told = [(event.reason, event.count) for event in gateway.take_events()]
     assert sum(count for reason, count in told if reason == "ports-exhausted") == 100
     assert {reason for reason, _ in told} == {"ports-exhausted", "ports-threshold", "sessions-threshold"}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from natcore import Side, Verdict
 from natcore.testhooks import wrappers
-from natcore.verdict import FORWARDED
 
 
 def test_python_and_the_core_number_alike() -> None:
@@ -15,4 +14,4 @@ def test_drops_are_128_and_above() -> None:
     for verdict in Verdict:
         assert verdict.is_drop == verdict.name.startswith("DROP_") == (verdict >= 128)
         assert 0 <= verdict <= 254
-    assert not any(verdict.is_drop for verdict in FORWARDED)
+    assert not any(verdict.is_drop and verdict.is_forwarded for verdict in Verdict)

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from natcore import Link, NoNatEntry, Policy
+from natcore import Link, NoNatEntry, Policy, SecurityWarning
 from natcore.demo.namespaces import Network
 from natcore.plane import links
 from support.netns import (
@@ -234,7 +234,7 @@ def test_the_kernel_is_kept_out_on_each_interface(network: Network) -> None:
     network.setting("gw", "net/ipv4/ip_forward", 1)
     network.route("out", "10.0.0.0/16", via="198.18.0.1")
     with gateway() as made:
-        with pytest.warns(UserWarning, match="forwarding is on"):
+        with pytest.warns(SecurityWarning, match="forwarding is on"):
             plane = start(network, made, inside=INSIDES)
         with plane:
             with at(network, "gw"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from natcore import ConfigurationError, DnatEntry, Gateway, SnatEntry
+from natcore import ConfigurationError, DnatEntry, Gateway, SecurityWarning, SnatEntry
 from natcore.demo.namespaces import Network
 from natcore.plane import kernel_bypass, links
 from natcore.plane.plane import Plane
@@ -46,7 +46,7 @@ def router(network: Network) -> Network:
 
 
 def forward(network: Network, made: Gateway, **options: object) -> Plane:
-    with pytest.warns(UserWarning, match=r"lan0, wan0: the kernel's forwarding is on"):
+    with pytest.warns(SecurityWarning, match=r"lan0, wan0: the kernel's forwarding is on"):
         return start(network, made, **options)
 
 

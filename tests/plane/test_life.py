@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from natcore import ConfigurationError, Error, FlowLog, InterfaceError
+from natcore import ConfigurationError, Error, FlowLog, InterfaceError, SecurityWarning
 from natcore.demo.namespaces import Network
 from natcore.plane import kernel_bypass, links, loops
 from support.netns import (
@@ -119,7 +119,7 @@ def test_what_is_missing_is_named(network: Network, each_driver: str) -> None:
     network.up("gw", "wan0")
     with start(network, made), pytest.raises(Error, match="one plane at a time"):  # after all these, one that goes well
         start(network, made)
-    with pytest.warns(UserWarning, match="seed"):
+    with pytest.warns(SecurityWarning, match="seed"):
         start(network, gateway(seed=1)).stop()
 
 
@@ -244,7 +244,7 @@ def test_after_a_kill_nothing_leaks_until_the_next_start(network: Network, each_
     assert not ping(network, "in", SERVER, "-W1")
     with at(network, "gw"):
         assert links.installed() == ["lan0", "wan0"]
-    with pytest.warns(UserWarning, match="forwarding is on"), start(network, gateway()) as plane:
+    with pytest.warns(SecurityWarning, match="forwarding is on"), start(network, gateway()) as plane:
         assert ping(network, "in", SERVER)
         assert plane.counters()["inside_received"] > 0
     assert not ping(network, "in", SERVER, "-W1")  # nor after a stop

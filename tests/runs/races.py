@@ -159,7 +159,7 @@ class Turn:
     def looks(self) -> None:
         gateway = self.gateway
         gateway.counters(), gateway.sessions(), gateway.mappings(), gateway.ports(), gateway.blocks()
-        gateway.events(), gateway.entries(), repr(gateway), gateway.take_generated()
+        gateway.take_events(), gateway.entries(), repr(gateway), gateway.take_generated()
         gateway.counters(worker=0)
         gateway.fileno(), gateway._core.tables(), gateway._core.complete_ns
         try:

@@ -139,7 +139,7 @@ class Process:
         self.policy = Policy(ports=ports, port_ranges=((1024, 1039),), block_size=4, blocks=4, hold_down=0.0, **more)
         self.gateway = Gateway(
             instance=instance, vpc_id="vpc", max_sessions=256, window=self.window, records=random_.choice([64, 4096]),
-            epoch=self.label(0.0), seed=random_.randrange(1 << 30), link="ip", policy=self.policy,
+            epoch=self.label(0.0), seed=random_.randrange(1 << 30), framing="ip", policy=self.policy,
             timeouts=Timeouts(udp=self.timeout, tcp_established=self.timeout, tcp_transitory=self.timeout, icmp=self.timeout,
                               other=self.timeout, unreplied=self.timeout),
         )  # fmt: skip
@@ -222,9 +222,9 @@ class Process:
         """What the logs' threads do."""
         for each in self.logs:
             if each.log._spool is not None:
-                each.log.persist()
+                each.log._persist()
             for _ in range(20):
-                if each.log.send() != 0.0:
+                if each.log._send() != 0.0:
                     break
 
     def stop_log(self, each: OpenLog) -> None:

@@ -32,8 +32,8 @@ def test_several_logs_get_the_same_rows_with_the_same_numbers():
     core.produce_sessions(100)
     assert collector.step() == 300
     for log in logs:
-        log.send()
-        log.send()
+        log._send()
+        log._send()
         assert_adds_up(log.counters())
     assert one.numbers == two.numbers == list(range(300))
     assert {(batch.instance, batch.vpc_id, batch.run) for batch in one.taken} == {("ngw-1", "vpc-1", "run1")}
@@ -46,8 +46,8 @@ def test_a_sink_without_events_gets_the_window_rows_alone():
     log = collector.start(sink)
     core.produce(90, (CREATE, WINDOW, END))
     collector.step()
-    log.send()
-    log.send()
+    log._send()
+    log._send()
     assert sink.numbers == list(range(1, 90, 3))
     counters = log.counters()
     assert (counters["accepted"], counters["withheld"]) == (30, 60)
@@ -66,8 +66,8 @@ def test_R1_a_log_that_starts_counts_from_its_start():
     core.produce(2)
     collector.step()
     for log in (first, second):
-        log.send()
-        log.send()
+        log._send()
+        log._send()
     assert len(early.numbers) == 5 + 2 and len(late.numbers) == 2
     assert collector.counters() == {"produced": 7, "accepted": 7, "lost_ring": 0, "unclaimed": 7, "clock_changes": 0}
 
@@ -118,7 +118,7 @@ def test_more_rows_than_fit_into_one_drain():
     log = collector.start(sink, delivery=DeliveryPolicy(batch=50_000))
     core.produce(150_000)
     assert collector.step() == 150_000
-    while log.send() == 0.0:
+    while log._send() == 0.0:
         pass
     assert sink.numbers == list(range(150_000))
 

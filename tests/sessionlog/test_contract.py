@@ -29,7 +29,7 @@ def test_R2_a_row_is_at_its_destination_within_five_minutes_of_its_windows_end()
         talk.out()
         over.advance(clock.now)
         collector.step()
-        log.send()
+        log._send()
         for batch in sink.taken:
             for row in batch.records:
                 arrived.setdefault((int(row["start_time"]), int(row["end_time"])), clock.now)

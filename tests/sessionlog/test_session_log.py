@@ -39,8 +39,8 @@ class Bench:
         while True:
             self.collector.step()
             if log._spool is not None:
-                log.persist()
-            while log.send() == 0.0:
+                log._persist()
+            while log._send() == 0.0:
                 pass
             assert_adds_up(log.counters())
             if self.clock.now >= until:
@@ -57,7 +57,7 @@ def test_R9_statuses():
     sink = ScriptedSink(lambda batch, attempt: fail("ServerBusy") if attempt == 1 else None)
     log = bench.start(sink)
     assert (log.status, log.delivery_status.state, log.delivery_type) == ("Enabled", "Modifying", "scripted")
-    log.send()
+    log._send()
     assert log.delivery_status.state == "Success" and sink.opened == 1
     bench.core.produce(5)
     bench.run(log, 0)
@@ -74,16 +74,16 @@ def test_rows_wait_to_fill_a_batch_but_no_longer_than_the_linger():
     bench = Bench()
     sink = ScriptedSink(batch_seconds=None)
     log = bench.start(sink, DeliveryPolicy(batch=100, linger=2.0))
-    log.send()
+    log._send()
     bench.core.produce(30)
     bench.collector.step()
-    assert log.send() == 2.0 and not sink.taken
+    assert log._send() == 2.0 and not sink.taken
     bench.core.produce(80)
     bench.collector.step()
-    assert log.send() == 0.0
-    assert log.send() == 2.0
+    assert log._send() == 0.0
+    assert log._send() == 2.0
     bench.clock.now += 2.0
-    log.send()
+    log._send()
     assert [len(batch) for batch in sink.taken] == [100, 10]
 
 
@@ -454,7 +454,7 @@ def test_redaction_comes_before_the_spool_and_reaches_what_an_earlier_run_left_i
     log = bench.start(sink, name="log", spool=tmp_path, redact_destination=True)
     bench.core.produce(10)
     bench.collector.step()
-    log.persist()
+    log._persist()
     assert not any(b"\xc6\x33\x64"[::-1] in path.read_bytes() for path in sorted(tmp_path.rglob("*.segment"))[1:])
     bench.run(log, 100)
     rows = [json.loads(line) for line in (tmp_path / "log" / "dead-letter.jsonl").read_text().splitlines()]

@@ -171,7 +171,7 @@ def test_a_heartbeat_covers_what_is_in_the_spool_and_no_more(tmp_path):
     bench.wall.now = 1030.0
     bench.collector.beat()
     assert bench.beat_of() == Beat(0, 0, 1000 * SECOND, 0, made=-1, swept=-1)  # the rows are in memory
-    log.persist()
+    log._persist()
     told = 30 * SECOND - 1  # in that microsecond more may come
     expected = Beat(20 * SECOND, 30 * SECOND, 1030 * SECOND, 5, made=told, swept=told)
     assert replace(bench.beat_of(), facts=0) == expected
@@ -192,14 +192,14 @@ def test_a_disk_that_takes_no_rows_gets_no_heartbeat_and_no_end_mark(tmp_path, m
         bench.sink.answer = lambda batch, attempt: full()
         bench.core.now_ns = 10**9
         bench.collector.beat()
-        assert not log.persist()
+        assert not log._persist()
         assert bench.beat_of().now == 0
         assert bench.collector.stop(log, timeout=0) == 5
     assert log.counters()["lost_shutdown"] == 5 and not bench.beat_of().ended
     after = Bench(tmp_path, "run2", 1001.0)
     log = after.start()
     assert log.counters()["gaps"] == 1
-    log.send()
+    log._send()
     assert after.sink.taken[0].records["kind"].tolist() == [GAP] and after.sink.taken[0].run == "run1"
 
 
@@ -217,9 +217,9 @@ def test_rows_that_found_the_ring_full_leave_a_gap_row_in_every_log_and_their_nu
     bench.collector.step()
     bench.core.produce(1)
     bench.collector.step()
-    log.persist()
+    log._persist()
     for each in (log, without):
-        while each.send() == 0.0:
+        while each._send() == 0.0:
             pass
         assert_adds_up(each.counters())
     gap = next(row for batch in bench.sink.taken for row in batch.records if row["kind"] == GAP)

@@ -165,8 +165,8 @@ def test_a_session_log_to_it_accounts_for_every_row(destination: Destination, tm
         core.produce_sessions(100)
         collector.step()
         for _ in range(2):
-            log.persist()
-            while log.send() == 0.0:
+            log._persist()
+            while log._send() == 0.0:
                 pass
             clock.now += 60
         assert_adds_up(log.counters())

@@ -359,8 +359,8 @@ class Bench:
         until = self.clock.now + seconds
         while True:
             self.collector.step()
-            self.log.persist()
-            while self.log.send() == 0.0:
+            self.log._persist()
+            while self.log._send() == 0.0:
                 pass
             assert_adds_up(self.log.counters())
             if self.clock.now >= until:

@@ -49,7 +49,7 @@ def test_a_subscriber_draws_from_its_own_blocks_until_they_are_full() -> None:
     assert ports_of(over, HOST) == {port for first, last in own for port in range(first, last + 1)}
     assert opened(over, OTHER, 1) == [OUTBOUND]
     assert not set(held_by(over, OTHER)) & set(own)
-    (event,) = over.events()
+    (event,) = over.take_events()
     assert (event.reason, str(event.subscriber), event.count) == ("subscriber-limit", HOST, 1)
 
 
@@ -64,7 +64,7 @@ def test_no_block_left_is_no_port_left() -> None:
     over = gateway(policy=blocks(last=4007))
     assert [*opened(over, HOST, 1), *opened(over, OTHER, 1)] == [OUTBOUND] * 2
     assert opened(over, THIRD, 1) == [Verdict.DROP_PORTS_EXHAUSTED]
-    assert over.events()[0].reason == "ports-exhausted"
+    assert over.take_events()[0].reason == "ports-exhausted"
     assert opened(over, HOST, 4, first=5001) == [OUTBOUND] * 3 + [
         Verdict.DROP_PORTS_EXHAUSTED
     ]  # it may have a second one

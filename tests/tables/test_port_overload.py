@@ -60,7 +60,7 @@ def test_only_the_next_one_to_the_same_remote_is_refused() -> None:
         for _ in range(3):
             assert Talk(over, sport=9, dport=53, host="10.0.0.6").out() is Verdict.DROP_PORTS_EXHAUSTED
         assert Talk(over, sport=9, dport=54, host="10.0.0.6").out() is OUTBOUND
-    (event,) = over.events()
+    (event,) = over.take_events()
     assert (event.reason, event.count, str(event.destination)) == ("ports-exhausted", 3, REMOTE)
     assert {talk.back() for talk in talks} == {Verdict.INBOUND}
 

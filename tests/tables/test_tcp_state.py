@@ -49,7 +49,7 @@ def reset() -> Talk:
 
 def timeout_of(made: Talk) -> float:
     row = made.session()
-    return round(float(row["deadline"] - row["last_seen"]), 3)
+    return round(int(row["deadline_ns"] - row["last_seen_ns"]) / 1e9, 3)
 
 
 # ---- a new connection on a live session
@@ -171,19 +171,19 @@ def row_from_outside(made: Talk) -> object:
 def test_syn_from_outside_is_unreplied_until_the_inside_s_syn() -> None:
     made = from_outside()
     row = row_from_outside(made)
-    assert row["state"] == INIT_IN and row["deadline"] - row["last_seen"] == 30
+    assert row["state"] == INIT_IN and row["deadline_ns"] - row["last_seen_ns"] == 30_000_000_000
     made.back("A")
-    assert row_from_outside(made)["deadline"] - row_from_outside(made)["last_seen"] == 30
+    assert row_from_outside(made)["deadline_ns"] - row_from_outside(made)["last_seen_ns"] == 30_000_000_000
     made.out("SA", ack=501)
     row = row_from_outside(made)
-    assert row["state"] == ESTABLISHED and row["deadline"] - row["last_seen"] == 7440
+    assert row["state"] == ESTABLISHED and row["deadline_ns"] - row["last_seen_ns"] == 7_440_000_000_000
 
 
 def test_another_segment_from_inside_makes_it_transitory() -> None:
     made = from_outside()
     made.out("A")
     row = row_from_outside(made)
-    assert row["state"] == INIT_IN and row["deadline"] - row["last_seen"] == 240
+    assert row["state"] == INIT_IN and row["deadline_ns"] - row["last_seen_ns"] == 240_000_000_000
 
 
 def test_only_a_syn_opens_from_outside() -> None:
@@ -234,7 +234,7 @@ def test_a_reset_that_fits_from_outside_is_transitory_from_now() -> None:
     made.now = 100.0
     assert made.back("R", seq=501) is Verdict.INBOUND
     assert made.session()["state"] == TRANSITORY
-    assert (made.session()["last_seen"], timeout_of(made)) == (100.0, 240)
+    assert (made.session()["last_seen_ns"], timeout_of(made)) == (100_000_000_000, 240)
 
 
 def test_a_reset_at_the_end_of_what_its_own_side_sent_fits() -> None:
@@ -258,7 +258,7 @@ def test_a_reset_elsewhere_passes_and_changes_nothing(sequence: int) -> None:
     made.now = 100.0
     assert made.back("R", seq=sequence) is Verdict.INBOUND
     row = made.session()
-    assert row["state"] == ESTABLISHED and row["last_seen"] == 0.0 and row["packets_in"] == 2
+    assert row["state"] == ESTABLISHED and row["last_seen_ns"] == 0 and row["packets_in"] == 2
 
 
 @pytest.mark.parametrize("state", [FIN_OUT, FIN_IN])
@@ -280,7 +280,7 @@ def test_before_establishment_a_reset_passes_and_neither_refreshes_nor_ends() ->
     assert made.back("RA", seq=0, ack=101) is Verdict.INBOUND
     assert made.out("R", seq=101) is Verdict.OUTBOUND
     row = made.session()
-    assert row["state"] == INIT_OUT and row["last_seen"] == 0.0
+    assert row["state"] == INIT_OUT and row["last_seen_ns"] == 0
 
 
 def test_a_segment_after_a_reset_brings_the_session_back() -> None:
@@ -304,7 +304,7 @@ def test_a_syn_after_the_end_begins_a_new_session_on_the_same_mapping(make: Call
     assert over.out("S", seq=9000) is Verdict.OUTBOUND
     after = over.session()
     assert over.outside == outside
-    assert (after["session"], after["state"], after["birth"]) == (before["session"] + 1, INIT_OUT, 5.0)
+    assert (after["session"], after["state"], after["birth_ns"]) == (before["session"] + 1, INIT_OUT, 5_000_000_000)
     assert (after["packets_out"], after["packets_in"]) == (1, 0)
     rows = over.gateway.take_records(events=True)
     assert [(row["kind"], row["session"]) for row in rows] == [
@@ -345,10 +345,10 @@ def test_a_new_state_starts_its_timer_though_inbound_packets_do_not_refresh() ->
     made.out("S", seq=100)
     made.now = 200.0
     made.back("SA", seq=500, ack=101)
-    assert made.session()["last_seen"] == 200.0
+    assert made.session()["last_seen_ns"] == 200_000_000_000
     made.now = 300.0
     made.back("A", seq=501, ack=101)
-    assert made.session()["last_seen"] == 200.0
+    assert made.session()["last_seen_ns"] == 200_000_000_000
 
 
 # ---- the module alone

@@ -28,7 +28,7 @@ POLICY = Policy(port_ranges=((4000, 4000),), hold_down=0.0)  # one port
 
 
 def gateway(instance: str, pool: str | None = "203.0.113.1", **more: object) -> Gateway:
-    made = Gateway(instance=instance, vpc_id="vpc-1", epoch=EPOCH, seed=1, max_sessions=64, link="ip",
+    made = Gateway(instance=instance, vpc_id="vpc-1", epoch=EPOCH, seed=1, max_sessions=64, framing="ip",
                    **{"policy": POLICY, **more})  # type: ignore[arg-type]  # fmt: skip
     if pool is not None:
         made.add(SnatEntry("10.0.0.0/24", pool=pool))
@@ -412,7 +412,7 @@ def test_a_sink_without_rows_about_the_log_counts_as_before() -> None:
     log = collector.start(sink)
     core.produce(5)
     collector.beat()
-    while log.send() == 0.0:
+    while log._send() == 0.0:
         pass
     assert sink.records["number"].tolist() == [0, 1, 2, 3, 4] and log.counters()["facts"] == 0
     collector.close(0.0)

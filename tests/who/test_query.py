@@ -206,10 +206,10 @@ def test_rows_that_wait_in_the_spool_are_asked_too(log: Log, tmp_path: Path) -> 
     rows = log.batch().records.copy()
     rows["pkts_from_vpc"][rows["kind"] >= COVER] += 1000  # behind the collector's own
     half = int(np.flatnonzero(rows["number"] == 3)[0])
-    session_log.accept(rows[:half])
-    session_log.persist()
-    session_log.send()
-    session_log.accept(rows[half:])
+    session_log._accept(rows[:half])
+    session_log._persist()
+    session_log._send()
+    session_log._accept(rows[half:])
     waiting = np.concatenate([batch.records[["number", "kind"]] for batch in collector.waiting_rows()])
     assert waiting["number"][waiting["kind"] < GAP].tolist() == [3, 4, 0, 1, 2]
     for spool in (tmp_path / "spool", tmp_path / "spool" / "a"):

@@ -16,7 +16,7 @@ OUTBOUND = Verdict.OUTBOUND
 
 
 def told(over: Gateway) -> list[tuple[str, str, int]]:
-    return [(event.reason, event.limit, event.count) for event in over.events()]
+    return [(event.reason, event.limit, event.count) for event in over.take_events()]
 
 
 def opened(over: Gateway, count: int, host: str = HOST, first: int = 5000, now: float = 0.0) -> list[Verdict]:
@@ -144,7 +144,7 @@ def test_the_session_threshold_is_reported_once_and_again_after_hysteresis() -> 
     opened(over, 79, now=1.0)
     assert told(over) == []
     opened(over, 1, first=6000, now=2.0)
-    assert over.events() == [Event(2.0, "sessions-threshold", None, None, 0, 0, 1, "max_sessions")]
+    assert over.take_events() == [Event(2.0, "sessions-threshold", None, None, 0, 0, 1, "max_sessions")]
     over.end(subscriber=HOST)
     opened(over, 80)
     opened(over, 5, OTHER)
@@ -175,7 +175,7 @@ def test_the_port_threshold_is_reported_by_address_and_protocol(
 ) -> None:
     over = gateway(policy=policy)
     assert set(opened(over, 80)) == {OUTBOUND}
-    (event,) = over.events()
+    (event,) = over.take_events()
     assert (event.reason, str(event.outside), event.protocol, event.subscriber) == (
         "ports-threshold", *address_and_protocol, None,
     )  # fmt: skip

@@ -149,7 +149,7 @@ def every_allocation_collects() -> Iterator[None]:
 
 LOOKS: dict[str, Callable[[Gateway], object]] = {
     "counters": lambda gateway: gateway.counters(),
-    "events": lambda gateway: gateway.events(),
+    "events": lambda gateway: gateway.take_events(),
     "take_generated": lambda gateway: gateway.take_generated(),
     "sessions": lambda gateway: gateway.sessions(),
     "ports": lambda gateway: gateway.ports(),

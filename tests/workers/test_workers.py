@@ -355,7 +355,7 @@ def test_workers_translate_at_once_while_control_calls_go_on(steered: bool, port
             assert (used["used"] + used["held_down"] + used["reserved"] + used["free"] == used["total"]).all()
             gateway.end(subscriber="10.0.0.77")
             gateway.explain(udp(), INSIDE)
-            gateway.events()
+            gateway.take_events()
 
     def workers() -> None:
         try:

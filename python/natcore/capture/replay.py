@@ -13,7 +13,7 @@ from typing import NamedTuple
 from natcore.capture.pcap import Packet
 from natcore.gateway import Gateway
 from natcore.internal.protocols import ICMP, TCP, UDP
-from natcore.verdict import FORWARDED, Side, Verdict
+from natcore.verdict import Side, Verdict
 
 _QUERIES = (0, 8, *range(13, 19))  # ICMP types that have an identifier
 _VLANS = (0x8100, 0x88A8)
@@ -150,7 +150,7 @@ class Replay:
     def _outbound(self, packet: Packet, headers: Headers, now: float) -> None:
         verdict, frame = self.gateway.translate_one(packet.frame, Side.INSIDE, now)
         self.verdicts[verdict] += 1
-        if verdict not in FORWARDED or frame is None:
+        if not verdict.is_forwarded or frame is None:
             return
         self.from_vpc.add(headers.length_bytes)
         translated = parse(frame)
@@ -166,7 +166,7 @@ class Replay:
         self.verdicts[verdict] += 1
         if self.keep:
             self.outside.append(Packet(packet.time_ns, sent))
-        if verdict not in FORWARDED or frame is None:
+        if not verdict.is_forwarded or frame is None:
             return
         self.from_pub.add(headers.length_bytes)
         addresses = slice(headers.l3 + 12, headers.l3 + 20)

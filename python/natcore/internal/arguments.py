@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,19 @@ from natcore.dtypes import RECORD, SESSION
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show, show_text
 from natcore.internal.validation import MAX_TIME, as_integer, check_integer, is_text
-from natcore.verdict import Side
+from natcore.verdict import Side, Verdict
 
-MAX_FRAME = 1 << 20  # bytes: a more than a super-frame with its headers
+MAX_FRAME = 1 << 20  # bytes: more than a super-frame with its headers
+PART_FRAMES, PART_BYTES = 512, 4 << 20  # of frames that are translated at once
+NOT_FORWARDED = 255
 UINT8, UINT32 = np.dtype(np.uint8), np.dtype(np.uint32)  # comparing with a dtype is faster than with its type
+
+# By Side that a frame came from, and Verdict: the Side that it leaves by, or NOT_FORWARDED.
+EGRESS = np.full((2, 256), NOT_FORWARDED, np.uint8)
+for _side in Side:
+    for _verdict in Verdict:
+        if (_leaves_by := _verdict.egress(_side)) is not None:
+            EGRESS[_side, _verdict] = _leaves_by
 
 
 def secret(seed: int | None, purpose: str) -> bytes:
@@ -122,23 +132,53 @@ def sides_of(side: int | NDArray[np.uint8], count: int) -> tuple[NDArray[np.uint
     return side, 0
 
 
-def check_frame(frame: object, side: object) -> Side:
-    """One frame as bytes, and the side it came from."""
-    number = check_side(side)
-    expected = "frame must be bytes, a bytearray, or a contiguous memoryview of bytes"
-    if not isinstance(frame, bytes | bytearray | memoryview):
-        raise ConfigurationError(f"{expected}, got {show(frame)}")
-    if isinstance(frame, memoryview):
+def frame_bytes(frame: object, name: str = "frame") -> bytes | memoryview:
+    """The bytes of any contiguous buffer; a view of them where it is not bytes already."""
+    if isinstance(frame, bytes):
+        found: bytes | memoryview = frame
+    else:
         try:
-            fits = frame.ndim == 1 and frame.format in ("B", "b", "c") and frame.c_contiguous
-        except ValueError:
-            raise ConfigurationError(f"{expected}, got a memoryview that was released") from None
-        if not fits:
-            raise ConfigurationError(f"{expected}, got a memoryview of format {frame.format!r}, shape {frame.shape}, "
-                                     f"strides {frame.strides}")  # fmt: skip
-    if len(frame) > MAX_FRAME:
-        raise ConfigurationError(f"frame must have at most {MAX_FRAME:,} bytes, got {len(frame):,}")
-    return Side(number)
+            view = memoryview(frame)  # type: ignore[arg-type]
+            if not view.c_contiguous:
+                raise ConfigurationError(f"{name} must be contiguous, got strides {view.strides} of shape {view.shape}")
+            if "O" in view.format:
+                raise ConfigurationError(f"{name} must be a buffer of bytes, got one of Python objects")
+            found = view.cast("B") if view.nbytes else b""
+        except (TypeError, ValueError, BufferError) as error:
+            if isinstance(error, ConfigurationError):
+                raise
+            raise ConfigurationError(f"{name} must be a buffer of bytes, got {show(frame)}: {error}") from None
+    if len(found) > MAX_FRAME:
+        raise ConfigurationError(f"{name} must have at most {MAX_FRAME:,} bytes, got {len(found):,}")
+    return found
+
+
+def parts_of(frames: Sequence[bytes | memoryview]) -> Iterator[slice]:
+    """Parts of the frames, in order, which are small enough as rows of one length."""
+    first = longest = 0
+    for i, frame in enumerate(frames):
+        longest = max(longest, len(frame))
+        if i > first and (i - first >= PART_FRAMES or (i + 1 - first) * longest > PART_BYTES):
+            yield slice(first, i)
+            first, longest = i, len(frame)
+    if first < len(frames):
+        yield slice(first, len(frames))
+
+
+def rows_of(frames: Sequence[bytes | memoryview]) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+    """Copies of the frames as uint8 (count, stride), and their lengths."""
+    lengths = np.array([len(frame) for frame in frames], np.uint32)
+    stride = max(1, int(lengths.max()))
+    rows = bytearray().join(bytes(frame).ljust(stride, b"\0") for frame in frames)
+    return np.frombuffer(rows, np.uint8).reshape(len(frames), stride), lengths
+
+
+def check_egress(egress: Any, count: int, **others: Any) -> None:
+    """uint8 (count,) that shares no memory with the others of the call."""
+    check_array("egress", egress, UINT8, 1, count)
+    for name, other in others.items():
+        if isinstance(other, np.ndarray) and np.may_share_memory(egress, other):
+            raise ConfigurationError(f"egress must not share memory with {name}")
 
 
 def check_array(
@@ -171,6 +211,8 @@ def kind_of(dtype: np.dtype[Any]) -> str:
 def check_rows(frames: Any, lengths: Any, *, writable: bool = True) -> int:
     """How many frames: uint8 (count, stride) and the bytes used of each, uint32 (count,)."""
     count = check_array("frames", frames, UINT8, 2)
+    if count and not frames.shape[1]:
+        raise ConfigurationError(f"frames must have rows of 1 byte or more, got shape {frames.shape}")
     check_array("lengths", lengths, UINT32, 1, count, writable=writable)
     return count
 

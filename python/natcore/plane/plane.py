@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from natcore.config import Link as LinkSettings
 from natcore.config import check_choice, check_integer, check_number
-from natcore.errors import ConfigurationError, Error, InterfaceError
+from natcore.errors import ConfigurationError, Error, InterfaceError, SecurityWarning
 from natcore.internal import machine_clock
 from natcore.internal.arguments import check_worker
 from natcore.internal.hardware import check_cpus
@@ -75,10 +75,12 @@ class Plane:
         check_choice("threads", threads, (True, False))
         check_choice("block_when_stopped", block_when_stopped, (None, True, False))
         self._cpus = check_cpus(cpus, threads, gateway.workers)
-        if gateway.link != "ethernet":
-            raise ConfigurationError(f"link must be 'ethernet' for a plane, got {gateway.link!r}")
+        if gateway.framing != "ethernet":
+            raise ConfigurationError(f"framing must be 'ethernet' for a plane, got {gateway.framing!r}")
         if gateway.seed is not None:
-            warnings.warn("seed: predictable ports can be attacked; leave it out for real traffic", stacklevel=3)
+            warnings.warn(
+                "seed: predictable ports can be attacked; leave it out for real traffic", SecurityWarning, stacklevel=3
+            )
         self._gateway = gateway
         self._core = gateway._core
         self._threads = threads
@@ -484,6 +486,7 @@ def _warn_of_forwarding(names: Sequence[str]) -> None:
         warnings.warn(
             f"{', '.join(on)}: the kernel's forwarding is on, so that nothing but natcore's nf_tables block keeps packets from "
             "leaving untranslated; natcore does not need it (sysctl net.ipv4.ip_forward=0)",
+            SecurityWarning,
             stacklevel=4,
         )
 

@@ -47,7 +47,7 @@ def serve(settings: Settings, report: Report) -> None:
             plane.wait(timeout=POLL)  # raises what ended a worker
             while asked and asked[0] not in STOP:
                 _answer(asked.pop(0), report, gateway, plane)
-            for event in digest.add(gateway.events(), time.monotonic()):
+            for event in digest.add(gateway.take_events(), time.monotonic()):
                 report("event", _fields(event))
             if states.changed("plane", plane.state):
                 report("state", {"plane": plane.state})

@@ -220,7 +220,7 @@ class Collector:
             if is_first:
                 self._close_windows()
             else:
-                log.begin(self._open_windows())
+                log._begin(self._open_windows())
             made = self._core.now_ns
             with self._draining:
                 self._drain()
@@ -231,7 +231,7 @@ class Collector:
                 self._core.is_read = True
                 self._begin_facts(made, (STARTED | ALONE if is_first else STARTED) | (EMPTY if is_new else 0))
             if self._has_threads:
-                log.start()
+                log._start()
                 self._start_thread()
                 if on_failure == "refuse":
                     self._require(log)
@@ -239,7 +239,7 @@ class Collector:
 
     def _require(self, log: SessionLog) -> None:
         """ConfigurationError if the log's destination does not work; it is stopped then."""
-        reason = log.reason_not_to_start(START_SECONDS)
+        reason = log._reason_not_to_start(START_SECONDS)
         if reason is not None:
             self._stop((log,), 0.0)
             raise ConfigurationError(
@@ -266,6 +266,7 @@ class Collector:
             return SessionLog(
                 sink, self._identity, name=name, spool=Path(spool) / name if spool is not None else None,
                 policy=policy, beat=self._beat(oldest_ns, made_ns, complete_ns), check=self._check_sink, collect=self.step,
+                end=self.stop,
                 redact_destination=redact, on_failure=on_failure, clock=self._clock, wall=self._wall, chance=self._chance,
             )  # fmt: skip
         except OSError as error:
@@ -276,18 +277,18 @@ class Collector:
         timeout = check_number("timeout", timeout, 0, 1e9, unit="seconds")
         if not isinstance(log, SessionLog):
             raise ConfigurationError(f"log must be a session log of this gateway, got {show(log)}")
-        log.check_caller()
+        log._check_caller()
         with self._control:
             if log in self._logs:
                 return self._stop((log,), timeout)
             if log not in self._stopped:
                 raise ConfigurationError(f"log must be a session log of this gateway, got {show(log)}")
-            return log.finish_stop()
+            return log._finish_stop()
 
     def close(self, timeout: float = 10.0, *, ended: bool = False) -> int:
         """Stop every log, all within `timeout` s; -> rows not delivered. ended: the gateway has no session any more."""
         for log in self._logs:
-            log.check_caller()
+            log._check_caller()
         with self._control:
             return self._stop(self._logs, timeout, CLOSED if ended else 0)
 
@@ -313,7 +314,7 @@ class Collector:
                     self._log_cover(beat.made, beat.swept)
                     beat = replace(beat, facts=self._facts)
                 for log in self._logs:
-                    log.note(beat)
+                    log._note(beat)
 
     def _beat(self, oldest_ns: int, made_ns: int, complete_ns: int) -> Beat:
         """What is drained from now on began at `oldest_ns` or later."""
@@ -434,7 +435,7 @@ class Collector:
             row.flags.writeable = False
             self._facts += 1
             for log in self._logs:
-                log.accept_facts(row)
+                log._accept_facts(row)
 
     def _relieve(self) -> None:
         self._attempt(self.step)
@@ -481,7 +482,7 @@ class Collector:
     def _give(self, records: Records) -> None:
         records.flags.writeable = False
         for log in self._logs:
-            log.accept(records)
+            log._accept(records)
 
     def _report_lost(self) -> None:
         """A gap row for rows that found the ring full: they get numbers, which will be missing."""
@@ -490,7 +491,7 @@ class Collector:
             self._lost_reported += lost
             last = self._core.skip_numbers(lost) + lost - 1
             for log in self._logs:
-                log.accept_gap(gap_row(self._oldest_us, self._core.label(self._core.now_ns), last, lost, GAP_RING))
+                log._accept_gap(gap_row(self._oldest_us, self._core.label(self._core.now_ns), last, lost, GAP_RING))
 
     def _close_windows(self) -> None:
         """No lock of the collector is held: the core may wait for a packet thread, which may be in `drain_now`."""
@@ -516,9 +517,9 @@ class Collector:
         if not self._logs:
             self._stop_thread()
         for log in logs:  # all at once: one that hangs does not take the others' time
-            log.begin_stop(deadline)
+            log._begin_stop(deadline)
         self._stopped.update(logs)
-        return sum(log.finish_stop() for log in logs)
+        return sum(log._finish_stop() for log in logs)
 
     def _start_thread(self) -> None:
         if self._thread is None:

@@ -78,6 +78,7 @@ class SessionLog:
         beat: Beat,
         check: Callable[[Sink], None],
         collect: Callable[[], object],
+        end: Callable[[SessionLog, float], int],
         redact_destination: bool = False,
         on_failure: str = "forward",
         clock: Callable[[], float] = time.monotonic,
@@ -91,6 +92,7 @@ class SessionLog:
         self._policy = policy
         self._check = check
         self._collect = collect
+        self._end = end
         self._clock = clock
         self._wall = wall
         self._chance = chance or random.Random()
@@ -209,7 +211,7 @@ class SessionLog:
         ConfigurationError
             As for the start, or the log has been stopped.
         """
-        self.check_caller()
+        self._check_caller()
         with self._control:
             if self._stopping:
                 raise ConfigurationError(f"change of session log {show(self.name)}: it has been stopped")
@@ -225,44 +227,65 @@ class SessionLog:
                 before.abandon()
                 self._threads[0] = self._start_thread(self._run_sender, "delivery")
 
+    def stop(self, timeout: float = 10.0) -> int:
+        """Stop; the open windows are delivered as partial rows (contract R10). Idempotent.
+
+        Parameters
+        ----------
+        timeout
+            Seconds that deliveries may take, 0 to 10^9. It ends sooner when every row is delivered or in the spool.
+
+        Returns
+        -------
+        int
+            Rows that are not delivered: they stay in the spool, and without one they are lost, and counted.
+        """
+        return self._end(self, timeout)
+
+    def __enter__(self) -> SessionLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
     # What the collector does
 
-    def start(self) -> None:
+    def _start(self) -> None:
         """Start the threads."""
         self._threads = [self._start_thread(self._run_sender, "delivery")]
         if self._spool is not None or self._unopened is not None:
             self._threads.append(self._start_thread(self._run_writer, "spool"))
 
-    def begin(self, baseline: Baseline) -> None:
+    def _begin(self, baseline: Baseline) -> None:
         """What is not to be counted of windows that were open before the log's start."""
         self._baseline = baseline
 
-    def check_caller(self) -> None:
+    def _check_caller(self) -> None:
         """Error in a thread of this log's: its sink's deliver() would wait for itself."""
         if threading.current_thread() in self._threads:
             raise Error(
                 f"session log {show(self.name)}: its own deliver() cannot stop or change it; do so in another thread"
             )
 
-    def note(self, beat: Beat) -> None:
+    def _note(self, beat: Beat) -> None:
         """A sign of life that covers the rows accepted so far."""
         if self._spool is not None:
             self._beat = beat
             self._wake_writer.set()
 
-    def accept_gap(self, row: Records) -> None:
+    def _accept_gap(self, row: Records) -> None:
         """RECORD (1,): rows of the gateway are missing here."""
         self._ledger.add_gap("queued")
         self._buffer.append(row)
 
-    def accept_facts(self, rows: Records) -> None:
+    def _accept_facts(self, rows: Records) -> None:
         """RECORD (n,) about the log itself, for a sink that keeps them."""
         if self._sender.takes_facts:
             self._ledger.add_facts(len(rows))
             self._buffer.append(rows)
             (self._wake_sender if self._spool is None else self._wake_writer).set()
 
-    def accept(self, records: Records) -> None:
+    def _accept(self, records: Records) -> None:
         """RECORD (n,), n >= 1, never written again: the gateway's next rows."""
         wanted = self._sender.select(records)
         if self._baseline:
@@ -274,11 +297,11 @@ class SessionLog:
             self._buffer.append(wanted)
             (self._wake_sender if self._spool is None else self._wake_writer).set()
 
-    def send(self) -> float | None:
+    def _send(self) -> float | None:
         """One step of delivery: `Sender.step`. For tests without threads."""
         return self._sender.step()
 
-    def persist(self) -> bool:
+    def _persist(self) -> bool:
         """Bring what waits in memory into the spool; -> False: the disk does not take it, or it is in other hands."""
         if self._spool is None and not self._open_again():
             return False
@@ -319,7 +342,7 @@ class SessionLog:
         self._wake_sender.set()
         return True
 
-    def reason_not_to_start(self, timeout: float) -> str | None:
+    def _reason_not_to_start(self, timeout: float) -> str | None:
         """None when the sink is open, within `timeout` s; else why it is not."""
         self._sender.hurry()  # rows of an earlier run may wait for their batch to fill
         self._wake()
@@ -330,7 +353,7 @@ class SessionLog:
             return f"{status.cause or status.code}: {status.message}"
         return None if self._sender.has_answer else f"no answer within {timeout:g} s"
 
-    def begin_stop(self, deadline: float) -> None:
+    def _begin_stop(self, deadline: float) -> None:
         """Nothing more is accepted; what waits is sent at once, however small the batch, until `deadline`."""
         self._deadline = deadline
         self._stopping = True
@@ -338,7 +361,7 @@ class SessionLog:
         self._sender.hurry()
         self._wake()
 
-    def finish_stop(self) -> int:
+    def _finish_stop(self) -> int:
         """End as soon as every row is delivered or safe in the spool, and none is being delivered any more; at the deadline
         at the latest. -> rows not delivered, which stay in the spool if there is one.
 
@@ -353,7 +376,7 @@ class SessionLog:
             self._join_threads()
             self._sender.abandon()
             undelivered = self._ledger.waiting
-            is_safe = (self._spool is not None or self._unopened is not None) and self.persist()
+            is_safe = (self._spool is not None or self._unopened is not None) and self._persist()
             left = self._buffer.clear()
             self._ledger.lose(left, "queued", "shutdown")
             if self._spool is not None:
@@ -377,7 +400,7 @@ class SessionLog:
 
     def _send_without_threads(self) -> None:
         if self._spool is not None:
-            self.persist()
+            self._persist()
         while self._sender.step() == 0.0:
             pass
         self._sender.close_sink()
@@ -461,7 +484,7 @@ class SessionLog:
     def _run_writer(self) -> None:
         while True:
             self._wake_writer.clear()
-            is_done = self.persist()
+            is_done = self._persist()
             if self._stopping and (is_done or self._spool_broken):
                 break
             self._wake_writer.wait(None if is_done else _SPOOL_RETRY_SECONDS)

@@ -29,7 +29,7 @@ from natcore.dtypes import (
 Records = npt.NDArray[np.void]  # of dtype RECORD
 ADDRESSES = ("pri_ip", "pub_ip", "nat_ip", "eip")
 TIMES = ("start_time", "end_time")
-KINDS = {
+KINDS: Mapping[int, str] = {
     WINDOW: "window", CREATE: "create", END: "end", GAP: "gap",
     COVER: "cover", ENTRY: "entry", SETTING: "setting", CLOCK: "clock",
 }  # fmt: skip

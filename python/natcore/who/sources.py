@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from natcore.who.store import Store, StoredFile
 if TYPE_CHECKING:
     from natcore.gateway import Gateway
 
-_REASONS = {
+_REASONS: Mapping[int, str] = {
     GAP_DIED: "the gateway's process ended without its end mark",
     GAP_RING: "the journal was full",
     GAP_LOST: "the log had no space for rows",
