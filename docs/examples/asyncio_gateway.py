@@ -1,4 +1,4 @@
-"""A gateway inside an asyncio program: no thread of its own, forwarding between two interfaces until a signal comes.
+"""A gateway inside an asyncio program: no thread moves packets, and forwarding goes on until a signal comes.
 
 python asyncio_gateway.py INSIDE OUTSIDE SOURCE POOL, for instance: lan0 wan0 10.0.0.0/16 203.0.113.1
 """
@@ -13,21 +13,17 @@ from natcore import Gateway, SnatEntry
 
 
 async def forward(gateway: Gateway, inside: str, outside: str) -> None:
-    """Step the plane whenever frames wait, and four times a second for what is only due by the clock."""
-    loop = asyncio.get_running_loop()
+    """Forward until SIGINT or SIGTERM, or until the plane fails."""
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
-    with gateway.forward(inside=inside, outside=outside, threads=False) as plane:
-        loop.add_reader(plane.fileno(), plane.step)
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with gateway.forward_async(inside=inside, outside=outside) as plane:
         print("forwarding", flush=True)
-        while not stopped.is_set():
-            plane.step()
-            try:
-                await asyncio.wait_for(stopped.wait(), timeout=0.25)
-            except TimeoutError:
-                continue
-        loop.remove_reader(plane.fileno())
+        failed = asyncio.create_task(plane.wait())
+        signalled = asyncio.create_task(stopped.wait())
+        await asyncio.wait({failed, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            failed.result()
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ from natcore.verdict import Side, Verdict
 if TYPE_CHECKING:
     from natcore.c_interface import ABI_VERSION, C_API, get_include
     from natcore.explain import Explanation, Step
+    from natcore.plane.async_plane import AsyncPlane
     from natcore.plane.plane import Plane
     from natcore.sessionlog.session_log import DeliveryStatus, SessionLog
 
@@ -45,6 +46,7 @@ __version__ = "0.1.0"
 _LATE = {  # imported when they are first named: they are slow to import, or seldom wanted
     "ABI_VERSION": "natcore.c_interface",
     "C_API": "natcore.c_interface",
+    "AsyncPlane": "natcore.plane.async_plane",
     "DeliveryStatus": "natcore.sessionlog.session_log",
     "Explanation": "natcore.explain",
     "Plane": "natcore.plane.plane",
@@ -64,6 +66,7 @@ __all__ = [
     "SESSION",
     "Add",
     "Applied",
+    "AsyncPlane",
     "Behaviour",
     "CapacityError",
     "ConfigurationError",

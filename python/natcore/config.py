@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from natcore import choices
 from natcore.errors import ConfigurationError, RfcWarning
 from natcore.internal.redaction import show
 from natcore.internal.validation import (
@@ -45,8 +46,12 @@ class Link:
         Bytes of an IPv4 packet on the link, 68 to 65,535. A plane takes the interface's own where this is the default.
     """
 
-    address: Address | None = None
+    address: ipaddress.IPv4Address | None = None
     mtu: int = 1500
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, address: Address | None = None, mtu: int = 1500) -> None: ...
 
     def __post_init__(self) -> None:
         if self.address is not None:
@@ -116,18 +121,12 @@ class Timeouts:
                 )
 
 
-MAPPINGS = ("endpoint-independent", "address-and-port-dependent")
-FILTERINGS = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
-PORT_POLICIES = (
-    "random",
-    "preserve",
-    "block",
-    "deterministic",
-    "overload",
-)  # by PortPolicy of natcore/tables/ports.pxd
+MAPPINGS: tuple[choices.Mapping, ...] = get_args(choices.Mapping)  # by their numbers in the core, as the next
+FILTERINGS: tuple[choices.Filtering, ...] = get_args(choices.Filtering)
+PORT_POLICIES: tuple[choices.Ports, ...] = get_args(choices.Ports)  # PortPolicy of natcore/tables/ports.pxd
 BLOCKED = ("block", "deterministic")  # those that divide the port ranges into blocks
-IP_OPTIONS = ("rfc7126", "pass", "drop")  # by IpOptions of natcore/workers/worker.pxd
-POOLINGS = ("paired", "paired-soft", "arbitrary")
+IP_OPTIONS: tuple[choices.IpOptions, ...] = get_args(choices.IpOptions)  # IpOptions of natcore/workers/worker.pxd
+POOLINGS: tuple[choices.Pooling, ...] = get_args(choices.Pooling)
 _SWITCHES = ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable", "reverse_path_filter",
              "link_local", "class_e")  # fmt: skip
 _UNLIMITED = frozenset(
@@ -153,8 +152,8 @@ class Behaviour:
         As `Policy.filtering`; None: what the policy says.
     """
 
-    mapping: str | None = None
-    filtering: str | None = None
+    mapping: choices.Mapping | None = None
+    filtering: choices.Filtering | None = None
 
     def __post_init__(self) -> None:
         if self.mapping is not None:
@@ -244,29 +243,29 @@ class Policy:
         The event may come again after the share was below this, 0 to warn_at.
     """
 
-    mapping: str = "endpoint-independent"
-    filtering: str = "endpoint-independent"
+    mapping: choices.Mapping = "endpoint-independent"
+    filtering: choices.Filtering = "endpoint-independent"
     tcp: Behaviour | None = None
     udp: Behaviour | None = None
     icmp: Behaviour | None = None
-    ports: str = "random"
+    ports: choices.Ports = "random"
     port_ranges: Sequence[tuple[int, int]] = ((1024, 65535),)
     parity: bool = False
     block_size: int = 512
     blocks: int = 8
     hold_down: float = 120.0
-    pooling: str = "paired"
+    pooling: choices.Pooling = "paired"
     hairpin: bool = True
     inbound_refresh: bool = True
     mss: int | None = None
     tcp_pickup: bool = True
     icmp_unreachable: bool = True
     icmp_rate: int = 100
-    icmp_queries: str = "all"
-    ip_id: str = "unique"
+    icmp_queries: choices.IcmpQueries = "all"
+    ip_id: choices.IpId = "unique"
     reverse_path_filter: bool = True
-    unsolicited_syn: str = "silent"
-    ip_options: str = "rfc7126"
+    unsolicited_syn: choices.UnsolicitedSyn = "silent"
+    ip_options: choices.IpOptions = "rfc7126"
     link_local: bool = False
     class_e: bool = False
     sessions_per_subscriber: int | None = None
@@ -277,10 +276,10 @@ class Policy:
     rearm_at: float = 0.7
 
     def __post_init__(self) -> None:
-        choices = {
+        words = {
             "mapping": MAPPINGS, "filtering": FILTERINGS, "ports": PORT_POLICIES, "pooling": POOLINGS,
-            "unsolicited_syn": ("silent", "icmp"), "ip_options": IP_OPTIONS, "icmp_queries": ("all", "echo"),
-            "ip_id": ("unique", "keep"),
+            "unsolicited_syn": get_args(choices.UnsolicitedSyn), "ip_options": IP_OPTIONS,
+            "icmp_queries": get_args(choices.IcmpQueries), "ip_id": get_args(choices.IpId),
             **dict.fromkeys(_SWITCHES, (True, False)),
         }  # fmt: skip
         integers = {
@@ -292,7 +291,7 @@ class Policy:
             value = getattr(self, name)
             if value is not None and not isinstance(value, Behaviour):
                 raise ConfigurationError(f"Policy.{name} must be a Behaviour or None, got {show(value)}")
-        for name, allowed in choices.items():
+        for name, allowed in words.items():
             _set(self, **{name: check_choice(f"Policy.{name}", getattr(self, name), allowed)})
         for name, (low, high) in integers.items():
             if name not in _UNLIMITED or getattr(self, name) is not None:
@@ -331,7 +330,7 @@ class Policy:
         whole = ((first, (last + 1 - first) // size * size) for first, last in self.port_ranges)
         return tuple((first, first + count - 1) for first, count in whole if count)
 
-    def behaviour(self, protocol: str) -> Behaviour:
+    def behaviour(self, protocol: choices.Protocol) -> Behaviour:
         """Mapping and filtering of a protocol: "tcp", "udp" or "icmp"; neither field is None."""
         own: Behaviour = getattr(self, protocol, None) or Behaviour()
         return Behaviour(mapping=own.mapping or self.mapping, filtering=own.filtering or self.filtering)
@@ -405,13 +404,22 @@ class Eip:
         What outside frames carry in bind mode NAT; the edge beyond swaps the two. None: the address itself.
     """
 
-    address: Address
-    private_ip: Address | None = None
+    address: ipaddress.IPv4Address
+    private_ip: ipaddress.IPv4Address | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(self, address: Address, private_ip: Address | None = None) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "address", parse_ipv4(self.address, "Eip.address"))
         if self.private_ip is not None:
             object.__setattr__(self, "private_ip", parse_ipv4(self.private_ip, "Eip.private_ip"))
+
+
+Prefix = str | ipaddress.IPv4Network
+PoolItem = Address | Eip | ipaddress.IPv4Network
+Pool = PoolItem | Sequence[PoolItem]
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,9 +436,13 @@ class SnatEntry:
         A label for people, 1,024 bytes of UTF-8 at most.
     """
 
-    source: str | ipaddress.IPv4Network
-    pool: Any = field(default=())
+    source: ipaddress.IPv4Network
+    pool: tuple[Eip, ...] = ()
     name: str | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(self, source: Prefix, pool: Pool, name: str | None = None) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", parse_network(self.source, "SnatEntry.source"))
@@ -438,7 +450,7 @@ class SnatEntry:
         _check_name("SnatEntry", self.name)
 
 
-Port = int | tuple[int, int] | str
+Port = int | tuple[int, int] | Literal["any"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -464,17 +476,29 @@ class DnatEntry:
         A label for people, 1,024 bytes of UTF-8 at most.
     """
 
-    external_ip: Address
+    external_ip: ipaddress.IPv4Address
     external_port: Port
-    internal_ip: Any
+    internal_ip: tuple[tuple[ipaddress.IPv4Address, int], ...]
     internal_port: Port
-    protocol: str = "tcp"
+    protocol: choices.DnatProtocol = "tcp"
     name: str | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            external_ip: Address,
+            external_port: Port,
+            internal_ip: Address | Sequence[tuple[Address, int]],
+            internal_port: Port,
+            protocol: choices.DnatProtocol = "tcp",
+            name: str | None = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "external_ip", parse_ipv4(self.external_ip, "DnatEntry.external_ip"))
         object.__setattr__(self, "internal_ip", _check_targets(self.internal_ip))
-        _set(self, protocol=check_choice("DnatEntry.protocol", self.protocol, ("tcp", "udp", "any")))
+        _set(self, protocol=check_choice("DnatEntry.protocol", self.protocol, get_args(choices.DnatProtocol)))
         outside = _check_ports("DnatEntry.external_port", self.external_port)
         inside = _check_ports("DnatEntry.internal_port", self.internal_port)
         _set(self, external_port=_plain_port(self.external_port), internal_port=_plain_port(self.internal_port))
@@ -517,9 +541,13 @@ class NoNatEntry:
         A label for people, 1,024 bytes of UTF-8 at most.
     """
 
-    source: str | ipaddress.IPv4Network
-    destination: str | ipaddress.IPv4Network
+    source: ipaddress.IPv4Network
+    destination: ipaddress.IPv4Network
     name: str | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(self, source: Prefix, destination: Prefix, name: str | None = None) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", parse_network(self.source, "NoNatEntry.source"))
@@ -553,7 +581,7 @@ def _check_ports(name: str, value: object) -> tuple[int, int]:
 def _plain_port(value: Any) -> Port:
     """A port that was checked, as Python's own numbers."""
     if isinstance(value, str):
-        return value
+        return "any"
     if isinstance(value, tuple | list):
         return as_integer(value[0]) or 0, as_integer(value[1]) or 0
     return as_integer(value) or 0

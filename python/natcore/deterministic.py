@@ -165,7 +165,7 @@ def _network(entry: SnatEntry) -> ipaddress.IPv4Network:
 def _without_private(entry: AnyEntry) -> AnyEntry:
     if not isinstance(entry, SnatEntry):
         return entry
-    return replace(entry, pool=[replace(eip, private_ip=None) for eip in entry.pool])
+    return replace(entry, pool=tuple(replace(eip, private_ip=None) for eip in entry.pool))
 
 
 def _forwarded(

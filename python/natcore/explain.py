@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from natcore.api.explain import explain as rehearse
+from natcore.choices import Protocol
 from natcore.config import Policy, SnatEntry
 from natcore.dtypes import MAPPING, SESSION, format_ipv4
 from natcore.entries.table import Entry
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 NONE, ALIVE, DEAD = range(3)  # by Found of natcore/api/explain.pyx
 STATES = ("SYN from inside", "SYN from outside", "picked up", "established", "inside finished", "outside finished",
           "closing", "after a RST", "picked up from outside")  # fmt: skip
+WORDS: Mapping[int, Protocol] = {1: "icmp", 6: "tcp", 17: "udp"}  # as Policy has them
 RULES = ("", "SNAT", "DNAT", "1:1", "no-NAT")
 
 
@@ -161,7 +163,7 @@ REFUSALS: dict[Verdict, tuple[str, str]] = {
 def refusal(verdict: Verdict, facts: dict[str, Any], side: Side, ip: bytes, policy: Policy) -> Step:
     """The step that refuses."""
     name, because = REFUSALS.get(verdict, ("decision", "as its name says"))
-    protocol = NAMES.get(facts["protocol"], "").lower()
+    protocol = WORDS.get(facts["protocol"])
     flags = ip[(ip[0] & 15) * 4 + 13] if facts["parsed"] == 255 and facts["protocol"] == TCP else 0
     if facts["is_error"] and verdict in (Verdict.DROP_NO_MAPPING, Verdict.DROP_UNSUPPORTED):
         name, because = (

@@ -7,12 +7,12 @@ import weakref
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from natcore import deterministic
+from natcore import choices, deterministic
 from natcore.api.gateway import Core
 from natcore.config import AnyEntry, DeliveryPolicy, Link, Policy, Timeouts
 from natcore.dtypes import BLOCKS, GAP_RING, MAPPING, PORTS, RECORD, SESSION, WINDOW, gap_row
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from natcore.explain import Explanation
+    from natcore.plane.async_plane import AsyncPlane
     from natcore.plane.plane import Plane
     from natcore.sessionlog.collector import Collector
     from natcore.sessionlog.session_log import SessionLog
@@ -159,9 +160,9 @@ class Gateway:
         instance: str = "",
         vpc_id: str = "",
         region: str = "",
-        kind: str = "internet",
-        eip_bind_mode: str = "NAT",
-        billing: str = "by-usage",
+        kind: choices.Kind = "internet",
+        eip_bind_mode: choices.EipBindMode = "NAT",
+        billing: choices.Billing = "by-usage",
         max_sessions: int = 1_000_000,
         max_mappings: int | None = None,
         max_subscribers: int | None = None,
@@ -172,18 +173,18 @@ class Gateway:
         inside: Link | None = None,
         outside: Link | None = None,
         decrement_ttl: bool = True,
-        framing: str = "ethernet",
+        framing: choices.Framing = "ethernet",
         timeouts: Timeouts | None = None,
         policy: Policy | None = None,
         seed: int | None = None,
-        huge_pages: str = "auto",
+        huge_pages: choices.HugePages = "auto",
         numa_node: int | None = None,
     ) -> None:
         check_texts(instance=instance, vpc_id=vpc_id, region=region)
-        kind = check_choice("kind", kind, ("internet", "vpc"))
-        eip_bind_mode = check_choice("eip_bind_mode", eip_bind_mode, ("NAT", "MULTI_BINDED"))
-        billing = check_choice("billing", billing, ("by-usage", "by-specification"))
-        framing = check_choice("framing", framing, ("ethernet", "ip"))
+        kind = check_choice("kind", kind, get_args(choices.Kind))
+        eip_bind_mode = check_choice("eip_bind_mode", eip_bind_mode, get_args(choices.EipBindMode))
+        billing = check_choice("billing", billing, get_args(choices.Billing))
+        framing = check_choice("framing", framing, get_args(choices.Framing))
         decrement_ttl = check_choice("decrement_ttl", decrement_ttl, (True, False))
         max_sessions = check_integer("max_sessions", max_sessions, 1, 1 << 30)
         max_mappings = check_integer("max_mappings", max_sessions if max_mappings is None else max_mappings, 1, 1 << 30)
@@ -234,14 +235,14 @@ class Gateway:
     instance = ReadOnly[str]("The gateway's name in every row of its session log.")
     vpc_id = ReadOnly[str]("The inside network's name in every row of its session log.")
     region = ReadOnly[str]("Where it is.")
-    kind = ReadOnly[str]('"internet" or "vpc".')
-    billing = ReadOnly[str]('"by-usage" or "by-specification".')
-    eip_bind_mode = ReadOnly[str]('"NAT" or "MULTI_BINDED".', "modify(eip_bind_mode=…) changes it")
+    kind = ReadOnly[choices.Kind]('"internet" or "vpc".')
+    billing = ReadOnly[choices.Billing]('"by-usage" or "by-specification".')
+    eip_bind_mode = ReadOnly[choices.EipBindMode]('"NAT" or "MULTI_BINDED".', "modify(eip_bind_mode=…) changes it")
     seed = ReadOnly[int | None]("What makes every choice repeatable; None: nothing does.")
     policy = ReadOnly[Policy]("How it maps, filters and draws ports.")
     timeouts = ReadOnly[Timeouts]("Idle seconds after which a session ends.")
     window = ReadOnly[float]("Seconds of a session log row.")
-    framing = ReadOnly[str]('Frames are "ethernet" or bare "ip" packets.')
+    framing = ReadOnly[choices.Framing]('Frames are "ethernet" or bare "ip" packets.')
     inside = ReadOnly[Link]("Its own link on the inside.")
     outside = ReadOnly[Link]("Its own link on the outside.")
     records = ReadOnly[int]("Rows that are kept for take_records().")
@@ -379,7 +380,7 @@ class Gateway:
         subscriber: Address | Unset = UNSET,
         remote: Address | Unset = UNSET,
         outside: Address | Unset = UNSET,
-        protocol: str | int | Unset = UNSET,
+        protocol: choices.Protocol | int | Unset = UNSET,
         now: float | None = None,
     ) -> int:
         """End the sessions that match every criterion given, with their rows.
@@ -458,7 +459,7 @@ class Gateway:
         self._collector.drain_now()
         return not self._core.journal_short
 
-    def modify(self, *, eip_bind_mode: str, now: float | None = None) -> None:
+    def modify(self, *, eip_bind_mode: choices.EipBindMode, now: float | None = None) -> None:
         """Change the bind mode, from MULTI_BINDED to NAT only (contract R7).
 
         Sessions over an address that changes on the wire end, with their rows.
@@ -470,7 +471,7 @@ class Gateway:
         now
             Seconds on the gateway's clock; None: its last time.
         """
-        eip_bind_mode = check_choice("eip_bind_mode", eip_bind_mode, ("NAT", "MULTI_BINDED"))
+        eip_bind_mode = check_choice("eip_bind_mode", eip_bind_mode, get_args(choices.EipBindMode))
         with self._change_lock:
             self._check_open()
             if eip_bind_mode == self.eip_bind_mode:
@@ -735,8 +736,8 @@ class Gateway:
     # ---- interfaces -------------------------------------------------------------------------------------------------
 
     def forward(
-        self, inside: str | Sequence[str], outside: str, *, driver: str = "af_packet",
-        favour: str = "throughput", threads: bool = True, cpus: Sequence[int] | None = None,
+        self, inside: str | Sequence[str], outside: str, *, driver: choices.Driver = "af_packet",
+        favour: choices.Favour = "throughput", threads: bool = True, cpus: Sequence[int] | None = None,
         block_when_stopped: bool | None = None,
     ) -> Plane:  # fmt: skip
         """Forward between inside interfaces and an outside one until the plane is stopped.
@@ -777,6 +778,35 @@ class Gateway:
             self, inside, outside, driver=driver, favour=favour, threads=threads, cpus=cpus,
             block_when_stopped=block_when_stopped,
         )  # fmt: skip
+
+    def forward_async(
+        self, inside: str | Sequence[str], outside: str, *, driver: choices.Driver = "af_packet",
+        favour: choices.Favour = "throughput",
+        block_when_stopped: bool | None = None, budget: int = 256,
+    ) -> AsyncPlane:  # fmt: skip
+        """Forward within an asyncio event loop: `async with gateway.forward_async(…) as plane: await plane.wait()`.
+
+        Parameters
+        ----------
+        inside, outside, driver, favour, block_when_stopped
+            As for `forward`; errors too, when the block is entered.
+        budget
+            Packets that are moved before other tasks have their turn, about, 1 to 2^30.
+
+        Returns
+        -------
+        AsyncPlane
+            An asynchronous context manager, which stops the plane at its end.
+        """
+        self._check_open()
+        from natcore.plane.async_plane import AsyncPlane
+
+        return AsyncPlane(
+            lambda: self.forward(
+                inside, outside, driver=driver, favour=favour, threads=False, block_when_stopped=block_when_stopped
+            ),
+            check_integer("budget", budget, 1, 1 << 30),
+        )
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 
@@ -919,7 +949,7 @@ class Gateway:
 
     def start_session_log(
         self, sink: Any, *, name: str | None = None, spool: str | os.PathLike[str] | None = None,
-        delivery: DeliveryPolicy | None = None, redact_destination: bool = False, on_failure: str = "forward",
+        delivery: DeliveryPolicy | None = None, redact_destination: bool = False, on_failure: choices.OnFailure = "forward",
     ) -> SessionLog:  # fmt: skip
         """Start a session log into a sink; several logs get the same rows with the same numbers.
 

@@ -81,6 +81,36 @@ def test_the_asyncio_gateway_forwards(network: Network) -> None:
     assert int(result[1]) >= 3 * 8 and int(result[3]) == 3
 
 
+def test_the_tun_gateway_forwards() -> None:
+    """Two TUN devices, each then moved to the namespace of its side; connections, and an error of the gateway's own."""
+    if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
+        pytest.skip("needs root and /dev/net/tun")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with Network("natcore-tun-", ["host", "gateway", "server"]) as network:
+        program = [sys.executable, str(EXAMPLES / "tun_gateway.py"), "tun-in", "tun-out", "10.0.0.0/24", "203.0.113.1"]
+        gateway = network.popen("gateway", program, **pipes)
+        await_line(gateway, "forwarding")
+        for name, tun, address, away in (("host", "tun-in", "10.0.0.5/24", "default"),
+                                         ("server", "tun-out", "198.51.100.7/24", "203.0.113.0/24")):  # fmt: skip
+            network.run("gateway", ["ip", "link", "set", tun, "netns", f"natcore-tun-{name}"])
+            network.run(name, ["ip", "address", "add", address, "dev", tun])
+            network.run(name, ["ip", "link", "set", tun, "up"])
+            network.run(name, ["ip", "route", "add", away, "dev", tun])
+        server = network.popen("server", [sys.executable, "-c", SERVER], **pipes)
+        await_line(server, "listening")
+        for word in ("one", "two", "three"):
+            said = network.run("host", [sys.executable, "-c", CLIENT, word], timeout=30).stdout.strip()
+            assert said == f"{word} from 203.0.113.1"
+        expired = network.run("host", ["ping", "-c", "1", "-t", "1", "-W", "5", "198.51.100.7"], check=False).stdout
+        assert "Time to live exceeded" in expired
+        gateway.send_signal(signal.SIGTERM)
+        output, _ = gateway.communicate(timeout=10)
+        assert gateway.returncode == 0, output
+        result = re.fullmatch(r"forwarded (\d+) dropped (\d+) sessions (\d+)", output.strip())
+        assert result is not None, output
+        assert int(result[1]) >= 3 * 8 and int(result[3]) == 3
+
+
 @pytest.mark.parametrize(
     "document", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from natcore.capture import pcap
 from natcore.capture.replay import Replay
+from natcore.choices import Driver
 from natcore.cli import report
 from natcore.config import SnatEntry
 from natcore.demo import demo
@@ -25,7 +26,7 @@ with extra("cli"):
     from rich.table import Table
 
 
-def show_demo(keep: bool, driver: str, as_json: bool) -> int:
+def show_demo(keep: bool, driver: Driver, as_json: bool) -> int:
     """Run the story of `natcore.demo.demo` over a driver and show it; -> the exit status."""
     console = report.console(quiet=as_json)
     with _Progress(console) as progress:

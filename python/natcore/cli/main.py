@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from natcore.cli import log as log_cli
 from natcore.cli import sls as sls_cli
@@ -115,9 +115,11 @@ def show_demo(
     with failing(as_json):
         if sls:
             raise typer.Exit(sls_cli.show_demo(as_json))
+        from natcore.choices import Driver
         from natcore.cli import demo as demo_cli
+        from natcore.internal.validation import check_choice
 
-        raise typer.Exit(demo_cli.show_demo(keep, driver, as_json))
+        raise typer.Exit(demo_cli.show_demo(keep, check_choice("--driver", driver, get_args(Driver)), as_json))
 
 
 @app.command()

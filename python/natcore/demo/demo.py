@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from natcore.capture import pcap
 from natcore.capture.replay import Replay
+from natcore.choices import Driver
 from natcore.cli.report import Check, Row, read_sessions, total
 from natcore.config import Link, SnatEntry
 from natcore.demo.clients import Clients, Outcome
@@ -66,7 +67,7 @@ def run(
     *,
     keep: bool = False,
     progress: Progress = lambda outcomes, counters: None,
-    driver: str = "af_packet",
+    driver: Driver = "af_packet",
 ) -> Result:
     """On interfaces where this process may make namespaces, else the shipped capture in memory.
 
@@ -130,7 +131,7 @@ def make_network() -> Network:
     return network
 
 
-def on_interfaces(network: Network, keep: bool, progress: Progress, driver: str = "af_packet") -> Result:
+def on_interfaces(network: Network, keep: bool, progress: Progress, driver: Driver = "af_packet") -> Result:
     """Run the programs through gateway.forward() and compare the log's rows with what the hosts' interfaces counted."""
     result = Result("interfaces")
     with _log_folder(keep) as folder, ExitStack() as stack:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from natcore import choices
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show
 from natcore.internal.validation import as_integer, check_choice
 
-HUGE_PAGES = ("auto", "never", "explicit")  # in the order of HugePages in natcore/workers/table_memory.pxd
+HUGE_PAGES: tuple[choices.HugePages, ...] = get_args(choices.HugePages)  # HugePages of natcore/workers/table_memory.pxd
 ROOT = Path("/")
 
 

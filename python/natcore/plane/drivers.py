@@ -7,8 +7,9 @@ import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, get_args
 
+from natcore import choices
 from natcore.errors import CapacityError, InterfaceError
 from natcore.io.af_packet import PacketRing
 from natcore.io.af_xdp import XdpSockets
@@ -20,7 +21,7 @@ from natcore.plane.fanout_program import steering
 from natcore.plane.links import Link, carrier_of, vlans_on
 from natcore.verdict import Side
 
-DRIVERS = ("af_packet", "af_xdp")
+DRIVERS: tuple[choices.Driver, ...] = get_args(choices.Driver)
 
 RING_ENTRIES = 4096  # of an AF_XDP socket's rings; a worker with several queues of an interface has smaller ones
 LEAST_ENTRIES = 512

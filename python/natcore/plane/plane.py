@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from natcore import choices
 from natcore.config import Link as LinkSettings
 from natcore.config import check_choice, check_integer, check_number
 from natcore.errors import ConfigurationError, Error, InterfaceError, SecurityWarning
@@ -60,8 +61,8 @@ class Plane:
         inside: str | Sequence[str],
         outside: str,
         *,
-        driver: str = "af_packet",
-        favour: str = "throughput",
+        driver: choices.Driver = "af_packet",
+        favour: choices.Favour = "throughput",
         threads: bool = True,
         cpus: Sequence[int] | None = None,
         block_when_stopped: bool | None = None,
@@ -71,7 +72,7 @@ class Plane:
         if self.outside in self.inside:
             raise ConfigurationError(f"outside must be none of the inside interfaces, got {outside!r}")
         check_choice("driver", driver, DRIVERS)
-        check_choice("favour", favour, ("throughput", "latency"))
+        check_choice("favour", favour, get_args(choices.Favour))
         check_choice("threads", threads, (True, False))
         check_choice("block_when_stopped", block_when_stopped, (None, True, False))
         self._cpus = check_cpus(cpus, threads, gateway.workers)
@@ -115,7 +116,7 @@ class Plane:
     # ---- what callers use -------------------------------------------------------------------------------------------
 
     @property
-    def state(self) -> str:
+    def state(self) -> choices.PlaneState:
         """One of "running", "degraded" (an interface is down or away), "stopped"."""
         if self._ended:
             return "stopped"

@@ -80,6 +80,7 @@ def _table_of(values: type) -> type[Struct]:
 def _optional(hint: Any) -> Any:
     """The type that a key may have: TOML has no None, and a nested dataclass is a table."""
     parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    parts = tuple(str if typing.get_origin(part) is typing.Literal else part for part in parts)
     return typing.Union[*(_TABLES_OF.get(part, part) for part in parts if part is not types.NoneType), UnsetType]
 
 
@@ -112,7 +113,7 @@ class GatewayTable(Struct, frozen=True, forbid_unknown_fields=True):
     inside: LinkTable | UnsetType = UNSET
     outside: LinkTable | UnsetType = UNSET
     decrement_ttl: bool | UnsetType = UNSET
-    link: str | UnsetType = UNSET
+    framing: str | UnsetType = UNSET
     seed: int | UnsetType = UNSET
     huge_pages: str | UnsetType = UNSET
     numa_node: int | UnsetType = UNSET

@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, get_args
 
 import numpy as np
 
+from natcore.choices import OnFailure
 from natcore.config import DeliveryPolicy, check_choice, check_number
 from natcore.dtypes import GAP_RING, RECORD, gap_row
 from natcore.errors import ConfigurationError
@@ -49,7 +50,7 @@ _PERIOD_SECONDS = 0.05  # between looks at how full the ring is
 _DRAIN_SECONDS = 0.5  # between drains, where it is not
 _BEAT_SECONDS = 1.0
 START_SECONDS = 10.0  # that a log has to show that it works, where it must
-ON_FAILURE = ("forward", "refuse")
+ON_FAILURE: tuple[OnFailure, ...] = get_args(OnFailure)
 _COVER_BEATS = 60  # between two cover rows of a gateway that writes no rows
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -192,7 +193,7 @@ class Collector:
         spool: str | os.PathLike[str] | None = None,
         delivery: DeliveryPolicy | None = None,
         redact_destination: bool = False,
-        on_failure: str = "forward",
+        on_failure: OnFailure = "forward",
     ) -> SessionLog:
         """A new log, that counts from now. Open windows stay open where other logs run; this log's first rows of them
         count from the start.
@@ -258,7 +259,7 @@ class Collector:
 
     def _make(
         self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy, redact: bool,
-        on_failure: str,
+        on_failure: OnFailure,
     ) -> SessionLog:  # fmt: skip
         made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
         oldest_ns = self._windows.look()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from natcore.choices import OnFailure
 from natcore.config import DeliveryPolicy, check_number
 from natcore.dtypes import chosen
 from natcore.errors import ConfigurationError, Error
@@ -80,7 +81,7 @@ class SessionLog:
         collect: Callable[[], object],
         end: Callable[[SessionLog, float], int],
         redact_destination: bool = False,
-        on_failure: str = "forward",
+        on_failure: OnFailure = "forward",
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         chance: random.Random | None = None,
