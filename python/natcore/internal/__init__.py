@@ -1,1 +1,1 @@
-"""What the package shares and no user needs: checked arguments, files, threads, the machine."""
+"""Private helpers that the whole package shares: checks of arguments, files, threads, the machine."""

@@ -1,4 +1,4 @@
-"""Arguments on their way to the core: arrays as it can take them, times in its units, secrets."""
+"""Arguments converted for the core: checked arrays, times in its units, secrets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ for _side in Side:
 
 
 def secret(seed: int | None, purpose: str) -> bytes:
-    """32 bytes for a purpose: from the system, or repeatable from a seed."""
+    """Return 32 random bytes for a purpose; repeatable if a seed is given."""
     if seed is None:
         return os.urandom(32)
     import hashlib  # 3 ms, for tests alone
@@ -40,20 +40,20 @@ def secret(seed: int | None, purpose: str) -> bytes:
 
 
 def timeouts_ms(timeouts: Timeouts) -> list[int]:
-    """By TimeoutClass of natcore/tables/sessions.pxd."""
+    """Return the time-outs in ms, in the order of TimeoutClass in natcore/tables/sessions.pxd."""
     order = ("udp", "tcp_transitory", "tcp_established", "icmp", "unreplied", "other", "fragment")
     return [max(1, round(getattr(timeouts, name) * 1000)) for name in order]
 
 
 def threshold(policy: Policy, total: int) -> tuple[int, int]:
-    """From how many of total on there is an event, and below how many it may come again; (0, 0): never."""
+    """Return the counts at which the threshold event fires and is armed again; (0, 0): never."""
     if policy.warn_at is None or total < 100:
         return 0, 0
     return math.ceil(policy.warn_at * total), math.ceil(policy.rearm_at * total)
 
 
 def policy_arguments(policy: Policy, max_sessions: int) -> dict[str, Any]:
-    """A policy as Core takes it: numbers for words, of the protocols in the order of the port spaces."""
+    """Return a policy as Core's arguments: numbers for words, protocols in the order of the port spaces."""
     behaviours = [policy.behaviour(protocol) for protocol in ("tcp", "udp", "icmp")]
     drawn = sum(last - first + 1 for first, last in policy.drawn_ranges)
     return {
@@ -89,33 +89,33 @@ def policy_arguments(policy: Policy, max_sessions: int) -> dict[str, Any]:
 
 
 def limit(value: int | None) -> int:
-    """None, no limit, as the core has it."""
+    """Return the limit as the core has it: 2^32 - 1 stands for None."""
     return 0xFFFFFFFF if value is None else value
 
 
 def check_texts(**texts: object) -> None:
-    """Names of the cloud's, which every row of the log carries."""
+    """Check the cloud's names, which every row of the log carries."""
     for name, text in texts.items():
         if not is_text(text) or len(text.encode()) > 1024:
             raise ConfigurationError(f"{name} must be a str of at most 1,024 bytes of UTF-8, got {show(text, name)}")
 
 
 def check_kinds(**values: tuple[object, type]) -> None:
-    """Each value is None or of its type."""
+    """Check that each value is None or of its type."""
     for name, (value, kind) in values.items():
         if value is not None and not isinstance(value, kind):
             raise ConfigurationError(f"{name} must be a {kind.__name__}, got {show(value, name)}")
 
 
 def check_worker(worker: int | None, workers: int) -> int:
-    """Its number; -1: None was given."""
+    """Return the worker's number; -1 for None."""
     if worker is None:
         return -1
     return check_integer("worker", worker, 0, workers - 1)
 
 
 def check_side(side: object) -> int:
-    """0 or 1."""
+    """Return the side as 0 or 1."""
     number = as_integer(side)
     if number != 0 and number != 1:
         raise ConfigurationError(f"side must be Side.INSIDE (0) or Side.OUTSIDE (1), got {show(side)}")
@@ -123,7 +123,7 @@ def check_side(side: object) -> int:
 
 
 def sides_of(side: int | NDArray[np.uint8], count: int) -> tuple[NDArray[np.uint8] | None, int]:
-    """The side of each of count frames, or None and the one of all."""
+    """Return (the side of each of count frames, 0), or (None, the side of all)."""
     if not isinstance(side, np.ndarray):
         return None, check_side(side)
     check_array("side", side, UINT8, 1, count, writable=False)
@@ -184,9 +184,9 @@ def check_egress(egress: Any, count: int, **others: Any) -> None:
 def check_array(
     name: str, value: Any, dtype: np.dtype[Any], dimensions: int, count: int | None = None, *, writable: bool = True
 ) -> int:
-    """The array's length; ConfigurationError unless it is what the core can take as it is."""
+    """Return the array's length; ConfigurationError unless the core can use it without a copy."""
     fits = isinstance(value, np.ndarray) and value.dtype == dtype and value.ndim == dimensions
-    if not fits or value.dtype.fields != dtype.fields:  # equal fields may lie elsewhere
+    if not fits or value.dtype.fields != dtype.fields:  # equal fields may have other offsets
         got = f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
         raise ConfigurationError(
             f"{name} must be {kind_of(dtype)} array of {dimensions} dimension{'s'[: dimensions - 1]}, got {show_text(got)}"
@@ -203,13 +203,13 @@ def check_array(
 
 
 def kind_of(dtype: np.dtype[Any]) -> str:
-    """A dtype in words."""
+    """Return the dtype in words."""
     names = {id(RECORD): "a RECORD", id(SESSION): "a SESSION"}
     return names.get(id(dtype), f"a {dtype.name}")
 
 
 def check_rows(frames: Any, lengths: Any, *, writable: bool = True) -> int:
-    """How many frames: uint8 (count, stride) and the bytes used of each, uint32 (count,)."""
+    """Return the number of frames: uint8 (count, stride), with their lengths, uint32 (count,)."""
     count = check_array("frames", frames, UINT8, 2)
     if count and not frames.shape[1]:
         raise ConfigurationError(f"frames must have rows of 1 byte or more, got shape {frames.shape}")
@@ -218,7 +218,7 @@ def check_rows(frames: Any, lengths: Any, *, writable: bool = True) -> int:
 
 
 def bytes_for(out: NDArray[np.uint8] | None, count: int) -> NDArray[np.uint8]:
-    """out, or a new array: uint8 (count,)."""
+    """Return out, or a new array: uint8 (count,)."""
     if out is None:
         return np.empty(count, np.uint8)
     check_array("out", out, UINT8, 1, count)
@@ -226,10 +226,10 @@ def bytes_for(out: NDArray[np.uint8] | None, count: int) -> NDArray[np.uint8]:
 
 
 def nows_ns(now: NDArray[np.float64], count: int) -> NDArray[np.uint64]:
-    """Seconds of each of count frames, rounded to nanoseconds once."""
+    """Return the times of count frames, rounded to nanoseconds once."""
     if now.dtype != np.float64 or now.shape != (count,):
         raise ConfigurationError(f"now must be float64({count},), got {show_text(str(now.dtype))}{now.shape}")
-    now = now.copy()  # what is checked is what is used
+    now = now.copy()  # the caller may change the array meanwhile
     if count and not (np.isfinite(now).all() and now.min() >= 0 and now.max() <= MAX_TIME):
         raise ConfigurationError(
             f"now must be finite seconds between 0 and {MAX_TIME:g}, got {now.min():g} to {now.max():g}"

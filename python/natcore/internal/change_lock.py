@@ -39,7 +39,7 @@ _forked: weakref.WeakSet[object] = weakref.WeakSet()
 
 
 def after_fork(owner: object) -> None:
-    """owner._forked() is called in the children of this process; it does not keep the owner alive."""
+    """Have owner._forked() called in the children of this process; the owner is not kept alive."""
     _forked.add(owner)
 
 

@@ -1,4 +1,4 @@
-"""Counters by name: what the core counts by verdict, with the sums that users know."""
+"""Counters by name: frames by verdict, and the sums of the public counters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from natcore.verdict import Verdict
 
 
 def tally(verdicts: Sequence[int], own: Mapping[str, int]) -> dict[str, int]:
-    """verdicts: frames by number of the Verdict. own: what the core has names for itself."""
+    """verdicts: frames by number of the Verdict. own: the core's named counters."""
     result = {
         "received": sum(verdicts),
         "forwarded": sum(verdicts[v] for v in Verdict if v.is_forwarded),

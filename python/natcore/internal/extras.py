@@ -1,4 +1,4 @@
-"""Packages that only some uses need: each belongs to an extra of natcore, and a missing one is an error that names it."""
+"""Optional packages: each belongs to an extra of natcore; a missing one raises an error that names the extra."""
 
 from __future__ import annotations
 

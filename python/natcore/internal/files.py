@@ -21,17 +21,17 @@ from natcore.internal.redaction import show, show_text
 
 _MOST_LINKS = 40  # on a path, as the kernel has it
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # the last so that a FIFO does not hold us up
+_OPEN = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: the open of a FIFO must not wait
 _DRAFT = ".draft"
 
 
 def make_private(folder: Path) -> None:
-    """Make the folder and the missing ones above it, 0700, durable; one that is there must be ours and stays as it is."""
+    """Make the folder and its missing parents, 0700, durable; an existing one must be trusted and stays as it is."""
     os.close(open_folder(folder, create=True))
 
 
 def open_folder(folder: Path, *, create: bool = False, private: bool = True) -> int:
-    """A descriptor of the folder. create: what is missing, 0700, durable. private: no other user may write there.
+    """Return a descriptor of the folder. create: make missing folders, 0700, durable. private: no other user may write there.
 
     Raises UntrustedFileError, OSError.
     """
@@ -87,7 +87,7 @@ def _make(name: str, parent: int) -> None:
 
 
 def _target(folder: Path, name: str, link: int, status: os.stat_result, links: int) -> str:
-    """Where a link on the way to a folder leads."""
+    """Return the target of a link on the way to a folder."""
     if status.st_uid not in (0, os.geteuid()):
         raise UntrustedFileError(
             f"{show_text(str(folder))}: the link {show(name)} on the way belongs to user {status.st_uid}; "
@@ -99,7 +99,7 @@ def _target(folder: Path, name: str, link: int, status: os.stat_result, links: i
 
 
 def _untrusted(status: os.stat_result, *, is_folder: bool) -> str:
-    """Why another user may have written to a file or folder; empty: no other user can have."""
+    """Return why another user may have written to a file or folder; empty: no other user can have."""
     mode, mine = status.st_mode, os.geteuid()
     if not (stat.S_ISDIR(mode) if is_folder else stat.S_ISREG(mode)):
         return f"it is not a {'folder' if is_folder else 'regular file'}"
@@ -132,7 +132,7 @@ def _inside(folder: Path, *, private: bool) -> Iterator[int]:
 
 
 def open_private(path: Path, flags: int) -> int:
-    """A descriptor of the file in a folder of natcore's, made with 0600 where it is new. Raises UntrustedFileError, OSError."""
+    """Open the file in a private folder; a new one gets mode 0600. Raises UntrustedFileError, OSError."""
     with _inside(path.parent, private=True) as folder:
         try:
             return os.open(path.name, flags | _OPEN | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
@@ -141,7 +141,7 @@ def open_private(path: Path, flags: int) -> int:
 
 
 def _open_trusted(path: Path, flags: int, folder: int) -> int:
-    """A file that is there already, and ours."""
+    """Open an existing file that is trusted."""
     descriptor = _open_there(path, flags & ~os.O_TRUNC, folder)
     try:
         if wrong := _untrusted(os.fstat(descriptor), is_folder=False):
@@ -162,11 +162,13 @@ def _open_there(path: Path, flags: int, folder: int) -> int:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UntrustedFileError(f"{show_text(str(path))}: it must be a regular file, and is a link") from None
-        raise OSError(error.errno, error.strerror, str(path)) from None  # FileNotFoundError where it is that
+        raise OSError(
+            error.errno, error.strerror, str(path)
+        ) from None  # OSError picks the subclass, such as FileNotFoundError
 
 
 def read_private(path: Path) -> bytes:
-    """The content of a file that natcore trusts: ours. Raises UntrustedFileError, OSError."""
+    """Return the content of a trusted file. Raises UntrustedFileError, OSError."""
     with _inside(path.parent, private=True) as folder:
         descriptor = _open_trusted(path, os.O_RDONLY, folder)
     with os.fdopen(descriptor, "rb") as file:
@@ -174,13 +176,13 @@ def read_private(path: Path) -> bytes:
 
 
 def read_regular(path: Path) -> bytes:
-    """The content of a file that is only read, of any owner; a link, a FIFO or a device is refused."""
+    """Return the content of a file of any owner; a link, a FIFO or a device is refused."""
     with os.fdopen(open_regular(path), "rb") as file:
         return file.read()
 
 
 def open_regular(path: Path) -> int:
-    """A descriptor of a file that is only looked at: a regular one. Raises UntrustedFileError, OSError."""
+    """Open a regular file of any owner for reading. Raises UntrustedFileError, OSError."""
     with _inside(path.parent, private=False) as folder:
         descriptor = _open_there(path, os.O_RDONLY, folder)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -190,7 +192,7 @@ def open_regular(path: Path) -> int:
 
 
 def remove(path: Path) -> None:
-    """The name, where it is there, and durably."""
+    """Remove the name if it exists, durably."""
     with _inside(path.parent, private=True) as folder:
         with suppress(FileNotFoundError):
             os.unlink(path.name, dir_fd=folder)
@@ -198,7 +200,7 @@ def remove(path: Path) -> None:
 
 
 def set_aside(path: Path, suffix: str) -> Path:
-    """Give the file a name that ends in suffix and that nothing has; -> that name."""
+    """Rename the file to an unused name that ends in suffix; return that name."""
     with _inside(path.parent, private=True) as folder:
         names, number = _names(folder), 1
         while (name := f"{path.name}{suffix}" if number == 1 else f"{path.name}.{number}{suffix}") in names:
@@ -216,7 +218,7 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 @contextmanager
 def replaced(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
-    """A file to write that becomes `path` at once and durably when the block ends, and never if it raises.
+    """Yield a file that atomically and durably becomes `path` when the block ends, and never if it raises.
 
     private: its folder is natcore's own. Elsewhere (an export) others may have a hand in the folder: the draft is a new file
     under a name that cannot be predicted, and what is at `path` is replaced, never written to.
@@ -243,7 +245,7 @@ def _names(folder: int) -> set[str]:
 
 
 def remove_drafts(folder: Path) -> None:
-    """What a crash left of files that were being written."""
+    """Remove the drafts that a crash left."""
     with _inside(folder, private=True) as descriptor:
         for name in _names(descriptor):
             if name.startswith(".") and name.endswith(_DRAFT):

@@ -1,4 +1,4 @@
-"""What this machine has: memory, NUMA nodes, processors; and whether what is asked for can be had."""
+"""The machine's memory, NUMA nodes and processors, and checks of arguments against them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path("/")
 
 
 def memory_arguments(huge_pages: str, numa_node: int | None, root: Path = ROOT) -> dict[str, Any]:
-    """What Core wants to know of memory. ConfigurationError: another word, or a node that is not there."""
+    """Return Core's arguments about memory. ConfigurationError: another word, or a missing node."""
     huge_pages = check_choice("huge_pages", huge_pages, HUGE_PAGES)
     limit, name = memory(root)
     if numa_node is not None:
@@ -38,13 +38,13 @@ def memory_arguments(huge_pages: str, numa_node: int | None, root: Path = ROOT) 
 
 
 def memory(root: Path = ROOT) -> tuple[int, str]:
-    """(bytes that this process may ever have, what says so): the machine's memory, or a control group's limit."""
+    """Return (most bytes of this process, the reason): the machine's memory, or a control group's limit."""
     total = _meminfo(root / "proc/meminfo")
     best = (total if total is not None else (1 << 64) - 1, "all memory of this machine (MemTotal in /proc/meminfo)")
     for path in _limits(root):
         try:
             limit = int(path.read_text())
-        except (OSError, ValueError):  # not there, not ours to read, or "max"
+        except (OSError, ValueError):  # missing, unreadable, or "max"
             continue
         if limit < best[0]:
             best = limit, f"the limit of this process's control group (/{path.relative_to(root)})"
@@ -52,7 +52,7 @@ def memory(root: Path = ROOT) -> tuple[int, str]:
 
 
 def _limits(root: Path) -> Iterator[Path]:
-    """The files that may limit the memory of this process's control group, and of those above it; versions 2 and 1."""
+    """Yield the limit files of this process's control group and of its parents; versions 2 and 1."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -70,7 +70,7 @@ def _limits(root: Path) -> Iterator[Path]:
 
 
 def _meminfo(path: Path) -> int | None:
-    """Bytes of MemTotal, of a machine or of a node; None where the file has none."""
+    """Return MemTotal of a machine or a node, in bytes; None where the file has none."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
@@ -79,7 +79,7 @@ def _meminfo(path: Path) -> int | None:
 
 
 def _numbers(path: Path) -> list[int]:
-    """The numbers of a list such as "0-1,4"; none where there is no such file."""
+    """Return the numbers of a list such as "0-1,4"; none where the file is missing."""
     try:
         parts = [part.split("-") for part in path.read_text().strip().split(",") if part]
     except OSError:
@@ -88,7 +88,7 @@ def _numbers(path: Path) -> list[int]:
 
 
 def check_cpus(cpus: Sequence[int] | None, threads: bool, workers: int = 1) -> tuple[int, ...]:
-    """A processor for each worker's thread; none: the system chooses. ConfigurationError names those allowed."""
+    """Return a processor for each worker's thread; (): the system chooses. ConfigurationError names the usable ones."""
     if cpus is None:
         return ()
     if not threads:

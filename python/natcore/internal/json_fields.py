@@ -1,4 +1,4 @@
-"""JSON objects that natcore wrote itself, read back as frozen values; anything else in a file is no such value."""
+"""JSON objects that natcore wrote, read back as frozen values; anything else is refused."""
 
 from __future__ import annotations
 

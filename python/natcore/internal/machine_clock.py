@@ -1,11 +1,11 @@
-"""Whether the clock that rows are labelled by is still the machine's: it is set now and then, and stands still in sleep."""
+"""Detects that the machine's clock was set, or that the machine slept: row labels must follow."""
 
 from __future__ import annotations
 
 import time
 from typing import NamedTuple
 
-LIMIT_NS = 500_000_000  # by which labels may differ from the machine's time
+LIMIT_NS = 500_000_000  # most by which labels may differ from the machine's time
 _LOOKS = 3
 
 
@@ -25,7 +25,7 @@ class Change(NamedTuple):
 
 
 def read() -> Readings:
-    """Of several readings the one that took the least time: a thread may have to wait for its processor between two clocks."""
+    """Return the fastest of several readings: a thread may be descheduled between two clocks."""
     return min((_look() for _ in range(_LOOKS)), key=lambda found: found[0])[1]
 
 
@@ -43,7 +43,7 @@ class ClockWatch:
         self._asleep = begun.boot - begun.monotonic
 
     def look(self, now: Readings, epoch_ns: int, offset_ns: int) -> Change | None:
-        """None: the labels are right. offset_ns: the gateway's clock less CLOCK_MONOTONIC."""
+        """Return the change; None: the labels are right. offset_ns: the gateway's clock less CLOCK_MONOTONIC."""
         wanted = now.real - now.monotonic - offset_ns
         change = wanted - epoch_ns
         if abs(change) <= LIMIT_NS:

@@ -1,4 +1,4 @@
-"""The IP protocols that have a name here: IANA's numbers, in the one place of the package."""
+"""The named IP protocols and their IANA numbers, for the whole package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAMES = {number: name.upper() for name, number in NUMBERS.items()}
 
 
 def protocol_number(protocol: object) -> int:
-    """An IP protocol by name, in either case, or by number."""
+    """Return an IP protocol's number, given its name in either case, or the number."""
     if isinstance(protocol, str) and protocol.lower() in NUMBERS:
         return NUMBERS[protocol.lower()]
     number = as_integer(protocol)
@@ -24,5 +24,5 @@ def protocol_number(protocol: object) -> int:
 
 
 def protocol_name(number: int) -> str:
-    """TCP, UDP, ICMP, or the number."""
+    """Return TCP, UDP, ICMP, or the number as text."""
     return NAMES.get(number, str(number))

@@ -1,4 +1,4 @@
-"""What a caller may look at and not set, and arguments that were not given."""
+"""Attributes that a caller may read and not set; and the mark of an argument that was not given."""
 
 from __future__ import annotations
 

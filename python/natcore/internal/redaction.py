@@ -37,12 +37,12 @@ _HAS_SECRET = re.compile(rf"://|{_SECRET_KEY}|basic|bearer", re.IGNORECASE)
 
 
 def is_secret(name: str) -> bool:
-    """Whether a key or an argument of this name holds a secret."""
+    """Return whether a key or an argument of this name holds a secret."""
     return _IS_SECRET.search(name) is not None
 
 
 def redact(text: str) -> str:
-    """The text without the passwords of URLs and the values of keys that hold secrets.
+    """Return the text without the passwords of URLs and the values of secret keys.
 
     >>> redact("https://user:hunter2@host/x refused 'sasl.password': 'hunter2'")
     "https://***@host/x refused 'sasl.password': '***'"
@@ -55,7 +55,7 @@ def redact(text: str) -> str:
 
 
 def show(value: object, name: str = "") -> str:
-    """A value for a message: its repr, at most LONGEST characters, printable, redacted; never raises.
+    """Return a value for a message: its repr, at most LONGEST characters, printable, redacted; never raises.
 
     name: of the key or argument that it was given for; the value of a secret is masked.
     """
@@ -65,7 +65,7 @@ def show(value: object, name: str = "") -> str:
 
 
 def plain(value: object) -> object:
-    """A value for JSON: numbers and truth as they are, texts redacted, the rest as show has it."""
+    """Return a value for JSON: numbers and booleans as they are, texts redacted, the rest as by `show`."""
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() <= 512):
         return value
     if isinstance(value, str):
@@ -74,7 +74,7 @@ def plain(value: object) -> object:
 
 
 def show_text(text: str) -> str:
-    """What another library says, for a message: as show, without quotes."""
+    """Return another library's text for a message: as `show`, without quotes."""
     return redact(_short(text))
 
 

@@ -13,14 +13,14 @@ _MOST_BYTES = 15
 
 
 def start(name: str, target: Callable[..., object], *arguments: object) -> threading.Thread:
-    """A daemon thread that runs already."""
+    """Start a daemon thread."""
     thread = made(name, target, *arguments)
     thread.start()
     return thread
 
 
 def made(name: str, target: Callable[..., object], *arguments: object) -> threading.Thread:
-    """The same, to be started."""
+    """Return a daemon thread that is not started yet."""
     name = name.encode()[:_MOST_BYTES].decode(errors="ignore")
 
     def run() -> None:
@@ -31,12 +31,12 @@ def made(name: str, target: Callable[..., object], *arguments: object) -> thread
 
 
 def set_names(name: str) -> None:
-    """The kernel's name of all threads that there are, such as those of libraries; those that they start inherit it."""
+    """Set the kernel's name of all present threads, such as those of libraries; threads that they start inherit it."""
     for task in Path("/proc/self/task").iterdir():
         with suppress(OSError):  # it has just ended
             (task / "comm").write_text(name)
 
 
 def set_name(name: str) -> None:
-    """The calling thread's name in the kernel; threads that it starts without one inherit it."""
+    """Set the calling thread's name in the kernel; threads that it starts without one inherit it."""
     ctypes.CDLL(None).prctl(_SET_NAME, name.encode()[:_MOST_BYTES], 0, 0, 0)

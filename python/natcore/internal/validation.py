@@ -21,7 +21,7 @@ MAX_TIME = 4.6e9  # of a clock, or of an epoch: both together are ns in 63 bits;
 
 
 def as_integer(value: object) -> int | None:
-    """The value as an int where it is a whole number (int, numpy's integers, whatever has __index__); a bool is none."""
+    """Return the value as an int if it is a whole number (int, numpy's integers, any __index__, no bool); else None."""
     if isinstance(value, bool):
         return None
     try:
@@ -31,7 +31,7 @@ def as_integer(value: object) -> int | None:
 
 
 def as_number(value: object) -> int | float | None:
-    """The value as a number where it is a real one and not NaN: an int stays exact, others become a float."""
+    """Return the value as a number if it is a real one and not NaN; else None. An int stays exact."""
     whole = as_integer(value)
     if whole is not None:
         return whole
@@ -45,7 +45,7 @@ def as_number(value: object) -> int | float | None:
 
 
 def parse_ipv4(value: Address, name: str) -> ipaddress.IPv4Address:
-    """The address, or a ConfigurationError that names the field."""
+    """Return the address; ConfigurationError names the field."""
     if isinstance(value, ipaddress.IPv4Address):
         return value
     given = value if isinstance(value, str) else as_integer(value)
@@ -61,7 +61,7 @@ def parse_ipv4(value: Address, name: str) -> ipaddress.IPv4Address:
 
 
 def parse_network(value: object, name: str) -> ipaddress.IPv4Network:
-    """The prefix, or a ConfigurationError that names the field. Host bits must be zero."""
+    """Return the prefix; ConfigurationError names the field. Host bits must be zero."""
     if isinstance(value, ipaddress.IPv4Network):
         return value
     try:
@@ -75,7 +75,7 @@ def parse_network(value: object, name: str) -> ipaddress.IPv4Network:
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> Any:
-    """The choice that equals the value and has its type."""
+    """Return the choice that equals the value and has its type."""
     choices = tuple(choices)
     whole = as_integer(value)
     for each in choices:
@@ -91,18 +91,18 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> Any:
 
 
 def either(words: Iterable[str]) -> str:
-    """The words as alternatives: "a, b or c"."""
+    """Return the words as alternatives: "a, b or c"."""
     *first, last = words
     return f"{', '.join(first)} or {last}" if first else last
 
 
 def _is_bool(value: object) -> bool:
-    """Python's or numpy's, which nothing is imported for."""
+    """Return whether it is Python's or numpy's bool; numpy is not imported for it."""
     return isinstance(value, bool) or (type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"))
 
 
 def check_number(name: str, value: object, low: float, high: float, *, unit: str = "") -> float:
-    """The value as a float."""
+    """Return the value as a float within the bounds."""
     number = as_number(value)
     if number is None or not low <= number <= high:
         raise ConfigurationError(
@@ -112,7 +112,7 @@ def check_number(name: str, value: object, low: float, high: float, *, unit: str
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:
-    """The value as an int."""
+    """Return the value as an int within the bounds."""
     number = as_integer(value)
     if number is None or not low <= number <= high:
         raise ConfigurationError(f"{name} must be a whole number between {low} and {high}, got {show(value, name)}")
@@ -120,7 +120,7 @@ def check_integer(name: str, value: object, low: int, high: int) -> int:
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """A str that UTF-8 can write: without lone surrogates."""
+    """Return whether it is a str that UTF-8 can encode: without lone surrogates."""
     if not isinstance(value, str):
         return False
     try:
@@ -131,7 +131,7 @@ def is_text(value: object) -> TypeGuard[str]:
 
 
 def check_path(name: str, value: object) -> str:
-    """A file or folder as a str: what the system can have as a name."""
+    """Return a file's or folder's path as a str that the system can have as a name."""
     try:
         path = os.fsdecode(value)  # type: ignore[arg-type]
         os.fsencode(path)
@@ -143,7 +143,7 @@ def check_path(name: str, value: object) -> str:
 
 
 def check_url(name: str, value: object) -> str:
-    """The URL of a server, with http or https and a host, without a user and a password; no slash at its end."""
+    """Return a server's URL without a slash at its end: http or https, a host, no user and no password."""
     try:
         parts = urlsplit(value if isinstance(value, str) else "")
         good = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and parts.port != 0
@@ -157,20 +157,20 @@ def check_url(name: str, value: object) -> str:
 
 
 def check_name(name: str, value: object, what: str = "a name") -> str:
-    """A text that is not empty, printable, of 255 bytes at most: of a host, a topic, a table."""
+    """Return the name of a host, a topic or a table: 1 to 255 bytes, printable."""
     if not is_text(value) or not value.isprintable() or not 1 <= len(value.encode()) <= 255:
         raise ConfigurationError(f"{name} must be {what} of 1 to 255 printable characters, got {show(value, name)}")
     return value
 
 
 def check_optional_text(name: str, value: object) -> None:
-    """None, or a text of one line: what goes into a request's head."""
+    """Check that it is None, or one line of text that can go into a request's header."""
     if value is not None and not (is_text(value) and value.isprintable() and len(value) <= 16_384):
         raise ConfigurationError(f"{name} must be a text of one line, or None, got {show(value, name)}")
 
 
 def check_batch(rows: object, seconds: object) -> tuple[int | None, float | None]:
-    """A sink's batch_rows and batch_seconds; None: as the delivery policy says."""
+    """Check a sink's batch_rows and batch_seconds; None: the delivery policy's."""
     return (
         None if rows is None else check_integer("batch_rows", rows, 1, 10_000_000),
         None if seconds is None else check_number("batch_seconds", seconds, 0, 86_400, unit="seconds"),
@@ -178,7 +178,7 @@ def check_batch(rows: object, seconds: object) -> tuple[int | None, float | None
 
 
 def to_ns(seconds: float, name: str = "now") -> int:
-    """Seconds rounded to nanoseconds, once, at the boundary."""
+    """Return seconds as nanoseconds, checked and rounded once, at the boundary."""
     number = seconds if type(seconds) is float else as_number(seconds)
     if number is None or not 0 <= number <= MAX_TIME:
         raise ConfigurationError(f"{name} must be between 0 and {MAX_TIME:g} seconds, got {show(seconds, name)}")
@@ -186,6 +186,6 @@ def to_ns(seconds: float, name: str = "now") -> int:
 
 
 def exact_ns(seconds: float) -> int:
-    """Seconds as nanoseconds, rounded once: a product with 1e9 would be rounded before (by 128 ns at Unix times)."""
+    """Return seconds as nanoseconds, rounded once: a product with 1e9 is off by up to 128 ns at Unix times."""
     whole = math.floor(seconds)
     return whole * 1_000_000_000 + round((seconds - whole) * 1_000_000_000)

@@ -1,4 +1,4 @@
-"""How a plane gets at an interface's frames: AF_PACKET rings, or AF_XDP sockets behind an XDP program."""
+"""The drivers of a plane: AF_PACKET rings, or AF_XDP sockets behind an XDP program."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ QUEUES_MOST = 64  # of an interface
 
 
 class Access(Protocol):
-    """What a plane needs of its interfaces, which it knows by their ports. The watcher's thread only."""
+    """Opens a plane's interfaces, known by their ports. Called by the watcher's thread only."""
 
     def mtu(self, link: Link) -> int:
-        """Bytes of the largest IPv4 packet that gets through, at most the link's."""
+        """Return the largest IPv4 packet in bytes that gets through, at most the link's MTU."""
 
     def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Sequence[Driver]:
-        """The interface's drivers, one for each worker; closing all gives it back. Raises InterfaceError, OSError."""
+        """Return the interface's drivers, one for each worker; closing all gives it back. Raises InterfaceError, OSError."""
 
     def set_mac(self, port: int, mac: bytes) -> None:
-        """The interface's link address is another."""
+        """The interface's link address has changed."""
 
     def set_addresses(self, port: int, spared: Iterable[int], answered: Iterable[int]) -> None:
-        """Addresses (host order) that stay with the kernel, and those for which the plane answers ARP."""
+        """Set the addresses (host order) that stay with the kernel, and those for which the plane answers ARP."""
 
 
 class PacketAccess:
@@ -85,13 +85,13 @@ class PacketAccess:
 
 
 class XdpInterface(XdpSockets):
-    """A worker's sockets of an interface; one worker's have the program that feeds all of them."""
+    """A worker's sockets of an interface; the first worker's hold the program that feeds all of them."""
 
     program: xdp_program.Program | None = None
     _passed = 0  # of a program that is closed
 
     def counters(self) -> dict[str, int]:
-        """Those of the sockets, and left_to_kernel: frames that the program passed on."""
+        """Return the sockets' counters, and left_to_kernel: frames that the program passed on."""
         passed = self._passed if self.program is None else self.program.passed()
         return {**super().counters(), "left_to_kernel": passed}
 
@@ -113,7 +113,7 @@ class XdpAccess:
     """
 
     def __init__(self, links: Sequence[Link], *, at_once: bool = True, workers: int = 1, port_unit: int = 64) -> None:
-        """at_once: AF_XDP hands over whatever there is, always. port_unit: has no part in it."""
+        """at_once: ignored, AF_XDP always delivers at once. port_unit: ignored."""
         parts = [_shares(xdp_program.queues_of(link.name), workers) for link in links]
         few = [link.name for link, part in zip(links, parts, strict=True) if part[-1][1] == 0]
         if few:
@@ -182,13 +182,13 @@ ACCESS: dict[str, type[PacketAccess | XdpAccess]] = {"af_packet": PacketAccess, 
 
 
 def _shares(queues: int, workers: int) -> list[tuple[int, int]]:
-    """(first queue, how many) of each worker; all have about as many."""
+    """Return (first queue, count) for each worker; the counts differ by one at most."""
     bounds = [-(-queues * worker // workers) for worker in range(workers + 1)]
     return [(first, after - first) for first, after in pairwise(bounds)]
 
 
 def _entries(queues: int) -> int:
-    """Of each ring of a worker's queues of an interface: about as many frames for many queues as for few."""
+    """Return the entries of each ring: about as many frames in all for many queues as for few."""
     entries = RING_ENTRIES
     while entries * queues > 2 * RING_ENTRIES and entries > LEAST_ENTRIES:
         entries //= 2
@@ -201,7 +201,7 @@ def _places(queues: int) -> int:
 
 
 def _check_vlans(link: Link) -> None:
-    """A tag that a device took off a frame is not seen by XDP: another network's packets would be taken for the link's."""
+    """Refuse a device that strips VLAN tags: XDP would take another network's packets for the link's."""
     on_it = vlans_on(link.index)
     if on_it:
         there = ", ".join(on_it)
@@ -219,7 +219,7 @@ def _check_vlans(link: Link) -> None:
 
 
 def _refused(link: Link, error: OSError) -> InterfaceError:
-    """What may be done about it."""
+    """Return the error with a remedy."""
     reasons = {
         errno.EPERM: "AF_XDP needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW: run as root, or grant them",
         errno.EOPNOTSUPP: "its driver has no native XDP; use driver='af_packet'",

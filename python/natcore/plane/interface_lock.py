@@ -22,13 +22,13 @@ _RUN = Path("/run/natcore")
 
 
 def network_namespace() -> str:
-    """What tells the calling thread's network namespace from every other on this machine."""
+    """Return the calling thread's network namespace, unique on this machine."""
     status = Path("/proc/thread-self/ns/net").stat()
     return f"{status.st_dev:x}-{status.st_ino}"
 
 
 def folders() -> Iterator[Path]:
-    """Where locks may be, the best first: the system's, which root makes; else what only this user can write to."""
+    """Yield the folders for locks, the best first: the system's, made by root; then one of this user alone."""
     yield _RUN
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         yield Path(runtime, "natcore")
@@ -36,7 +36,7 @@ def folders() -> Iterator[Path]:
 
 
 class Claim:
-    """This process owns the interface in this network namespace, until `close` or its own end, whatever that is."""
+    """Ownership of an interface in this network namespace, until `close` or the end of the process."""
 
     def __init__(self, interface: str) -> None:
         self.interface = interface
@@ -59,7 +59,7 @@ class Claim:
                 ) from error
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_same(descriptor, self._name, self._folder):  # its owner before may just have removed it
+                if _is_same(descriptor, self._name, self._folder):  # the last owner may just have removed it
                     os.ftruncate(descriptor, 0)
                     os.write(descriptor, b"%d\n" % os.getpid())
                     return descriptor
@@ -98,7 +98,7 @@ def _holder(descriptor: int) -> str:
 
 
 def _lock_folder(interface: str) -> int:
-    """Raises InterfaceError: none can be had."""
+    """Raises InterfaceError: no folder is usable."""
     reasons = []
     for folder in folders():
         try:

@@ -93,7 +93,7 @@ Range = tuple[int, int, int]  # first destination, via, port
 
 
 def ranges_of(routes: Iterable[Any], ports: Mapping[int, int]) -> list[Range]:
-    """Disjoint ranges in order: what leads where over some interfaces.
+    """Return disjoint ranges of destinations in order, with the next hop of each, over some interfaces.
 
     routes: RTM_NEWROUTE messages of one table; ports: what to call each of the interfaces, by its index. Of several
     routes to a prefix the lowest metric counts; routes over other interfaces do not, as in a look-up that is bound to
@@ -114,7 +114,7 @@ def ranges_of(routes: Iterable[Any], ports: Mapping[int, int]) -> list[Range]:
 
 
 def _hop(route: Any, ports: Mapping[int, int]) -> tuple[int, int] | None:
-    """The next hop of a route over one of the interfaces, and its port; None: it does not concern them."""
+    """Return the next hop of a route and its port; None: the route uses none of the interfaces."""
     if route["type"] in _REFUSING:
         return NO_ROUTE, 0
     if route["type"] != _RTN_UNICAST or route["flags"] & _RTNH_F_DEAD:
@@ -137,7 +137,7 @@ def vlans_on(index: int) -> list[str]:
 
 
 def carrier_of(index: int) -> str | None:
-    """The name of the interface that a VLAN interface is on; None: it is none, or that is in another namespace."""
+    """Return the interface below a VLAN interface; None: it is no VLAN, or the one below is in another namespace."""
     with IPRoute() as kernel:
         for link in kernel.get_links(index):
             kind = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")
@@ -148,7 +148,7 @@ def carrier_of(index: int) -> str | None:
 
 
 class Watcher:
-    """Follows interfaces by name and tells the listener; also has neighbours resolved and kept fresh.
+    """Follows interfaces by name and calls the listener; also has neighbours resolved and kept fresh.
 
     groups: positions of the names; the listener gets the routes over the interfaces of each.
     """
@@ -173,11 +173,11 @@ class Watcher:
         self._others: dict[int, Callable[[], object]] = {}  # descriptors that others watch in this thread
 
     def watch(self, descriptor: int, readable: Callable[[], object]) -> None:
-        """Has a function called in the watcher's thread whenever the descriptor is readable. By the listener's begin."""
+        """Call a function in the watcher's thread whenever the descriptor is readable. For the listener's begin()."""
         self._others[descriptor] = readable
 
     def start(self) -> None:
-        """Reads everything once, calls begin(), then watches. What goes wrong before is raised here."""
+        """Read everything once, call begin(), then watch. An error before that is raised here."""
         self._thread.start()
         self._ready.wait()
         if self._error is not None:
@@ -186,14 +186,14 @@ class Watcher:
             raise self._error
 
     def stop(self) -> None:
-        """Ends the thread; the listener's end() has run when this returns. Idempotent."""
+        """End the thread; the listener's end() has run when this returns. Idempotent."""
         self.stop_soon()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
         self._close()
 
     def settle(self) -> None:
-        """Returns when the listener has had a tick that began after this call, or the watcher has ended."""
+        """Wait for a tick that began after this call, or for the watcher's end."""
         done = threading.Event()
         self._settling.put(done)
         if self.wish_fd >= 0:
@@ -202,7 +202,7 @@ class Watcher:
             pass
 
     def stop_soon(self) -> None:
-        """The same without waiting; from any thread."""
+        """Ask for a tick without waiting; from any thread."""
         self._stopping = True
         if self._stop_fd >= 0:
             os.eventfd_write(self._stop_fd, 1)
@@ -286,7 +286,7 @@ class Watcher:
                 continue
             self.links[port] = link
             self._listener.link_changed(port, link)
-            self._dirty.update(("routes", "addresses"))  # the kernel drops a link's routes without a word
+            self._dirty.update(("routes", "addresses"))  # the kernel sends no event when it drops a link's routes
             if self._ready.is_set() and link is not None and (before is None or before.index != link.index):
                 self.read_neighbours(port)
 
@@ -334,7 +334,7 @@ class Watcher:
             self._listener.routes_changed(group, ranges_of(routes, {link.index: port for port, link in links if link}))
 
     def read_neighbours(self, port: int) -> None:
-        """Tells the listener all that the kernel knows of a port's neighbours. The watcher's thread only."""
+        """Pass all of the kernel's neighbours of a port to the listener. The watcher's thread only."""
         link = self.links[port]
         self._states[port] = {}
         if link is None:
@@ -397,7 +397,7 @@ class Watcher:
     # ---- neighbours -------------------------------------------------------------------------------------------------
 
     def _resolve(self, wishes: Iterable[tuple[int, int]]) -> None:
-        """The kernel behaves as if it had something to send to these: it asks, or makes sure."""
+        """Make the kernel resolve these neighbours, or probe them, as if it had a packet for them."""
         messages = []
         for port, address in wishes:
             link = self.links[port]
@@ -412,7 +412,7 @@ class Watcher:
                 self._events.send(b"".join(messages[start : start + 256]))
 
     def _probe(self) -> None:
-        """Neighbours in use that the kernel has not heard of lately: it does not see the traffic that uses them."""
+        """Probe neighbours in use that may be stale: the kernel does not see the traffic that uses them."""
         sure = _REACHABLE | _NUD_PERMANENT
         for port in range(len(self.names)):
             states = self._states[port]

@@ -50,18 +50,18 @@ class Loops:
             self._threads.append(threads.start(f"natcore-w{worker}", work, loop, cpus[worker : worker + 1]))
 
     def step(self, budget: int) -> int:
-        """At most about budget frames, each worker its part; how many."""
+        """Move about budget frames at most, each worker its part; return how many."""
         share = max(1, budget // len(self._loops))
         return sum(loop.step(share) for loop in self._loops)
 
     def wake(self) -> None:
-        """Whoever waits for wake_fds looks up."""
+        """Wake the loops that wait for wake_fds."""
         for descriptor in self.wake_fds:
             with suppress(BlockingIOError):
                 os.eventfd_write(descriptor, 1)
 
     def close(self) -> None:
-        """Ends them all, then closes their drivers. Idempotent."""
+        """End all loops, then close their drivers. Idempotent."""
         for loop in self._loops:
             loop.stop()
         for thread in self._threads:
@@ -106,7 +106,7 @@ class Loops:
     def announce(self) -> None:
         self._loops[0].announce()  # once, not by each
 
-    # ---- what they tell ---------------------------------------------------------------------------------------------
+    # ---- requests of the loops ---------------------------------------------------------------------------------------------
 
     def take_wishes(self) -> list[tuple[int, int]]:
         return sorted({wish for loop in self._loops for wish in loop.take_wishes()})
@@ -121,7 +121,7 @@ class Loops:
         return self._loops[0].pool()
 
     def counters(self, worker: int) -> dict[str, int]:
-        """worker: -1: of all."""
+        """worker: -1 for all."""
         return added(loop.counters() for loop in self._of(worker))
 
     def port_counters(self, port: int, worker: int) -> dict[str, int]:

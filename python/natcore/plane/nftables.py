@@ -1,4 +1,4 @@
-"""nf_tables over netlink: the few messages and expressions that the kernel block is built of, and a socket for them."""
+"""nf_tables over netlink: the messages and expressions that the kernel bypass needs, and a socket for them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FIB_ADDRESS_TYPE, _FIB_DESTINATION = 3, 2  # NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_
 
 
 class Message(NamedTuple):
-    """A change: kind (NEWTABLE …), family, attributes; new things are made."""
+    """A change: kind (NEWTABLE …), family, attributes."""
 
     kind: int
     family: int
@@ -70,34 +70,34 @@ def _expression(name: str, *parts: bytes) -> bytes:
 
 
 def verdict(code: int) -> bytes:
-    """Register 0 becomes a verdict."""
+    """Load a verdict into register 0."""
     return _expression("immediate", attribute(1, 0), attribute(2, [attribute(2, [attribute(1, code)])]))
 
 
 def compare(operation: int, data: bytes) -> bytes:
-    """The rule goes on where register 1 is, or is not, this."""
+    """Continue the rule if register 1 equals the value, or does not."""
     return _expression("cmp", attribute(1, 1), attribute(2, operation), attribute(3, [attribute(1, data)]))
 
 
 def load(base: int, offset: int, length: int) -> bytes:
-    """Register 1 becomes bytes of the packet."""
+    """Load bytes of the packet into register 1."""
     return _expression("payload", attribute(1, 1), attribute(2, base), attribute(3, offset), attribute(4, length))
 
 
 def mask(bits: bytes) -> bytes:
-    """Register 1 keeps these bits."""
+    """Mask register 1."""
     length, zero = len(bits), bytes(len(bits))
     data = [attribute(4, [attribute(1, bits)]), attribute(5, [attribute(1, zero)])]
     return _expression("bitwise", attribute(1, 1), attribute(2, 1), attribute(3, length), *data)
 
 
 def meta(key: int) -> bytes:
-    """Register 1 becomes what is known of the packet."""
+    """Load the packet's metadata into register 1."""
     return _expression("meta", attribute(2, key), attribute(1, 1))
 
 
 def destination_type() -> bytes:
-    """Register 1 becomes the type (RTN_…) of the route to the packet's destination."""
+    """Load the type (RTN_…) of the route to the packet's destination into register 1."""
     return _expression("fib", attribute(1, 1), attribute(2, _FIB_ADDRESS_TYPE), attribute(3, _FIB_DESTINATION))
 
 
@@ -151,7 +151,7 @@ class Ruleset:
             raise
 
     def commit(self, messages: Sequence[Message]) -> None:
-        """All of it in one step, or nothing and OSError."""
+        """Apply all messages in one step, or none and raise OSError."""
         first = self._sequence
         parts = [_message(_BATCH_BEGIN, _REQUEST, self._next(), 0, _SUBSYSTEM)]
         for kind, family, given in messages:
@@ -241,7 +241,7 @@ class Events:
         return self._socket.fileno()
 
     def take(self) -> bool:
-        """Whether there was such a change since the last call, or there may have been."""
+        """Return whether there was, or may have been, such a change since the last call."""
         found = False
         while True:
             try:
@@ -262,5 +262,5 @@ def _text(name: bytes) -> str:
 
 
 def names(tables: Iterable[tuple[int, str, int]], family: int, prefix: str) -> list[str]:
-    """What follows the prefix in the names of a family's tables."""
+    """Return what follows the prefix in the names of a family's tables."""
     return sorted(name.removeprefix(prefix) for of, name, _ in tables if of == family and name.startswith(prefix))

@@ -1,4 +1,4 @@
-"""Plane: a gateway's packets between interfaces. Packets never meet Python; this starts and ends the loop."""
+"""Plane: moves a gateway's packets between interfaces. Packets never meet Python; this starts and ends the loops."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Plane:
         self._claims: list[kernel_bypass.Claim] = []
         self._block: kernel_bypass.Block | None = None
         self._block_when_stopped = block_when_stopped
-        self._restored = 0  # how often an interface's block was put back
+        self._restored = 0  # how often an interface's kernel bypass was restored
         self._running = False  # begin() went well
         self._own: set[int] = set()  # the host's addresses
         self._of_ports: dict[int, int] = {}  # those that are on the plane's interfaces, and the port of each
@@ -261,19 +261,19 @@ class Plane:
             self._loops.start(self._cpus, self._failed)
 
     def _abandon(self) -> None:
-        """The start failed, maybe before there was a thread that calls end(): the gateway is free again."""
+        """Release the gateway after a failed start, maybe before a thread exists that calls end()."""
         if hasattr(self, "_watcher"):
             self._watcher.stop()
         if not self._ended:
             self._core.unclaim()
 
     def _failed(self, error: BaseException) -> None:
-        """A worker's thread, last: the plane ends with it."""
+        """Called last by a worker's thread: the plane ends with it."""
         self._failure = error
         self._watcher.stop_soon()
 
     def begin(self) -> None:
-        """The watcher's thread, first: interfaces are checked, claimed, blocked and opened, or nothing of it."""
+        """Called first by the watcher's thread: check, claim, block and open all interfaces, or none."""
         for port, name in enumerate(self._watcher.names):
             link = self._watcher.links[port]
             if link is None:
@@ -299,7 +299,7 @@ class Plane:
         self._running = True
 
     def end(self, error: BaseException | None) -> None:
-        """The watcher's thread, last: everything is put back, whatever the reason."""
+        """Called last by the watcher's thread: put everything back, whatever the reason."""
         self._loops.close()
         self._end_block()
         self._core.set_reverse_path_filter(self._gateway.policy.reverse_path_filter)
@@ -338,17 +338,17 @@ class Plane:
                 ", ".join(restored),
             )
 
-    # ---- what the watcher tells -------------------------------------------------------------------------------------
+    # ---- the watcher's calls -------------------------------------------------------------------------------------
 
     def _side(self, port: int) -> str:
-        """The argument that named the interface."""
+        """Return the argument that named the interface."""
         return "outside" if port == self._ports[-1] else "inside"
 
     def _settings(self, port: int) -> LinkSettings:
         return self._gateway.outside if port == self._ports[-1] else self._gateway.inside
 
     def _attach(self, port: int) -> None:
-        """Blocks the kernel first, then opens: no packet goes both ways, none leaks."""
+        """Block the kernel first, then open: no packet is forwarded twice, none leaks."""
         link = self._watcher.links[port]
         assert link is not None and self._block is not None
         self._block.install(link.name, self._spared)
@@ -393,7 +393,7 @@ class Plane:
             self._loops.announce()
 
     def _reopen(self, port: int) -> None:
-        """An interface that came back. It may go again meanwhile; then it is tried again."""
+        """Open an interface that came back; if it goes again meanwhile, it is tried later."""
         self._reopened = time.monotonic()
         with suppress(InterfaceError):
             self._attach(port)
@@ -431,7 +431,7 @@ class Plane:
                         self._block.install(link.name, spared)
 
     def _answered(self, port: int) -> set[int]:
-        """The addresses that ARP is answered for on the port's link, and not by the kernel."""
+        """Return the addresses for which the plane answers ARP on the port's link."""
         pool = memoryview(self._pool).cast("I") if port == self._ports[-1] else ()
         return {self._addresses[port], *pool} - self._own - {0}
 
@@ -511,6 +511,6 @@ os.register_at_fork(after_in_child=_alive.clear)  # a child does not stop its pa
 
 @atexit.register
 def _stop_all() -> None:
-    """A plane that was forgotten gives its interfaces back."""
+    """Give back the interfaces of a plane that was garbage-collected."""
     for plane in list(_alive):
         plane.stop()

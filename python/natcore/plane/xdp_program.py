@@ -32,7 +32,7 @@ _VALUE_BYTES = 8
 
 
 class _Assembler:
-    """Instructions, and labels that jumps go forward to."""
+    """Instructions, and labels for forward jumps."""
 
     def __init__(self) -> None:
         self._code: list[tuple[int, int, int, int, str | int, int]] = []
@@ -51,7 +51,7 @@ class _Assembler:
         self._add(0x63 | _SIZES[size], to, of, offset)
 
     def count(self, to: int, offset: int, of: int) -> None:
-        """Adds 64 bits, whatever other processors do."""
+        """Add to 64 bits, atomically."""
         self._add(0xDB, to, of, offset)
 
     def copy(self, to: int, of: int) -> None:
@@ -88,7 +88,7 @@ class _Assembler:
 
 
 def _word(wire: str) -> int:
-    """A constant as a load of these bytes gives it."""
+    """Return the constant that a load of these bytes gives."""
     return int.from_bytes(bytes.fromhex(wire), sys.byteorder)
 
 
@@ -185,7 +185,7 @@ def assemble(addresses: int, sockets: int, mac: int, passed: int) -> bytes:
 
 
 def _look_up(program: _Assembler, addresses: int) -> None:
-    """Register 0 points to what the address on the stack has, or is zero."""
+    """Look the address on the stack up; register 0 points to its value, or is zero."""
     program.copy(2, 10)
     program.add(2, -4)
     program.map(1, addresses)
@@ -223,15 +223,15 @@ class Program:
         return fd
 
     def set_mac(self, mac: bytes) -> None:
-        """The interface's link address is another."""
+        """The interface's link address has changed."""
         bpf.set_element(self._mac, bytes(4), mac.ljust(_VALUE_BYTES, b"\0"))
 
     def set_socket(self, queue: int, fd: int) -> None:
-        """What arrives on the queue goes to the AF_XDP socket, until that is closed."""
+        """Send the queue's frames to the AF_XDP socket, until that is closed."""
         bpf.set_element(self._sockets, struct.pack("=I", queue), struct.pack("=I", fd))
 
     def set_addresses(self, spared: Iterable[int], answered: Iterable[int]) -> None:
-        """Which addresses (host order) the kernel keeps, and for which ARP is ours; others are in neither."""
+        """Set the addresses (host order) that the kernel keeps, and those for which the plane answers ARP."""
         wanted = {address.to_bytes(4): bytes([ANSWERED]) for address in answered}
         wanted |= {address.to_bytes(4): bytes([SPARED]) for address in spared}
         for key, value in wanted.items() - self._known.items():
@@ -241,16 +241,16 @@ class Program:
         self._known = wanted
 
     def passed(self) -> int:
-        """Frames that were left to the kernel."""
+        """Return the frames that were left to the kernel."""
         return int.from_bytes(bpf.get_element(self._passed, bytes(4), _VALUE_BYTES), sys.byteorder)
 
     def close(self) -> None:
-        """Gives the interface back to the kernel. Idempotent."""
+        """Give the interface back to the kernel. Idempotent."""
         while self._fds:
             os.close(self._fds.pop())
 
 
-# ---- what the device says of itself ----------------------------------------------------------------------------------
+# ---- the device's own settings ----------------------------------------------------------------------------------
 
 _SIOCETHTOOL = 0x8946  # linux/sockios.h, linux/ethtool.h
 _GET_DRIVER, _GET_FLAGS, _GET_CHANNELS = 0x03, 0x25, 0x3C
@@ -267,7 +267,7 @@ def _ask(name: str, command: int, length: int) -> bytes:
 
 
 def queues_of(name: str) -> int:
-    """How many receive queues the interface has now (ethtool -l); 1 where the driver does not say."""
+    """Return the interface's receive queues (ethtool -l); 1 where the driver does not say."""
     with suppress(OSError):
         _, _, _, _, _, received, _, _, combined = struct.unpack("=9I", _ask(name, _GET_CHANNELS, 36))
         return max(1, int(received + combined))
@@ -275,7 +275,7 @@ def queues_of(name: str) -> int:
 
 
 def is_virtual(name: str) -> bool:
-    """Whether no hardware is behind it, so that senders leave checksums unfinished: it is on no bus (ethtool -i)."""
+    """Return whether the device is virtual (on no bus, ethtool -i): senders then leave checksums to offload."""
     with suppress(OSError):
         return _ask(name, _GET_DRIVER, 196)[100:132].strip(b"\0") in (b"", b"N/A")
     return True
