@@ -90,7 +90,7 @@ def _read_classic(path: Path, file: BinaryIO) -> Iterator[Packet]:
 
 
 def _read_header(path: Path, header: bytes) -> tuple[str, int, int]:
-    """Byte order, nanoseconds of a fraction, link type."""
+    """Return the byte order, the nanoseconds of a fraction and the link type."""
     for order in "<>":
         if len(header) == 24 and (fraction_ns := _MAGIC.get(struct.unpack_from(order + "I", header)[0])):
             link = struct.unpack_from(order + "I", header, 20)[0] & 0x0FFFFFFF  # above: a check sequence's length
@@ -145,7 +145,7 @@ def _read_blocks(path: Path, file: BinaryIO) -> Iterator[Packet]:
             interface = interfaces[which]
         except (struct.error, IndexError):
             raise _damaged(path, f"{name}: too short, or of an interface that was not described") from None
-        if kind != _SIMPLE_PACKET:  # these have no time: as the packet before
+        if kind != _SIMPLE_PACKET:  # it has no time: the time before it holds
             ticks = high << 32 | low
             last_ns = interface.offset_seconds * 1_000_000_000 + ticks * 1_000_000_000 // interface.ticks
         _check_lengths(path, name, kept, original)
@@ -172,7 +172,7 @@ def _interface(order: str, body: bytes) -> _Interface:
 
 
 def _packet(time_ns: int, link: int, data: bytes, original: int) -> Packet:
-    """As an Ethernet frame."""
+    """Return the packet as an Ethernet frame."""
     missing = original - len(data)
     data = data.ljust(original, b"\0")
     if link in _RAW:

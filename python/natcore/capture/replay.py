@@ -1,4 +1,4 @@
-"""A capture of an inside link, replayed in memory through a gateway: what it would have made of this traffic."""
+"""Replay of an inside link's capture, in memory through a gateway."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Replay:
                 self.skipped[reason] += 1
 
     def _feed(self, packet: Packet, now: float) -> str | None:
-        """Why the packet was skipped; None: it went in."""
+        """Send one packet; return why it was skipped, or None."""
         if packet.unknown:
             return f"link type {packet.unknown}"
         headers = parse(packet.frame)
@@ -212,7 +212,7 @@ def parse(frame: bytes) -> Headers | None:
 
 
 def in_order(packets: Iterable[Packet]) -> Iterator[Packet]:
-    """The packets by their times, as far as a window of WINDOW_PACKETS and WINDOW_BYTES sorts them."""
+    """Yield the packets ordered by time within a window of WINDOW_PACKETS and WINDOW_BYTES."""
     waiting: list[tuple[int, int, Packet]] = []
     size = 0
     for number, packet in enumerate(packets):
@@ -239,9 +239,9 @@ def segments(frame: bytes, headers: Headers, length: int, mtu: int) -> Iterator[
         struct.pack_into("!H", part, l3 + 4, (identification + number) & 0xFFFF)
         struct.pack_into("!I", part, l4 + 4, (sequence + at) & 0xFFFFFFFF)
         if at + payload_bytes < len(data):
-            part[l4 + 13] &= ~0x09 & 0xFF  # FIN and PSH are the last one's
+            part[l4 + 13] &= ~0x09 & 0xFF  # FIN and PSH belong to the last segment
         if at:
-            part[l4 + 13] &= 0x7F  # CWR is the first one's
+            part[l4 + 13] &= 0x7F  # CWR belongs to the first segment
         whole = bytearray(_with_network_header(bytes(part), headers, len(part) - l3))
         whole[l4 + 16 : l4 + 18] = b"\0\0"
         pseudo = bytes(whole[l3 + 12 : l3 + 20]) + struct.pack("!BBH", 0, TCP, len(whole) - l4)
@@ -250,7 +250,7 @@ def segments(frame: bytes, headers: Headers, length: int, mtu: int) -> Iterator[
 
 
 def _with_network_header(frame: bytes, headers: Headers, length: int) -> bytes:
-    """The frame with this total length, and the IPv4 checksum computed."""
+    """Return the frame with this total length and a new IPv4 checksum."""
     mended = bytearray(frame[: headers.l3 + length])
     struct.pack_into("!H", mended, headers.l3 + 2, length)
     struct.pack_into("!H", mended, headers.l3 + 10, 0)
@@ -259,7 +259,7 @@ def _with_network_header(frame: bytes, headers: Headers, length: int) -> bytes:
 
 
 def _ipv4_sum(data: bytes | bytearray) -> int:
-    """The one's complement sum of the words (RFC 1071); 0xFFFF over what has a right checksum in it."""
+    """Return the one's complement sum of the words (RFC 1071); 0xFFFF if a right checksum is among them."""
     padded = bytes(data) + b"\0" * (len(data) % 2)
     total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
@@ -268,7 +268,7 @@ def _ipv4_sum(data: bytes | bytearray) -> int:
 
 
 def readdress(frame: bytes, headers: Headers, address: int, port: int) -> bytes:
-    """The frame, sent to another address and port (or ICMP id) instead; checksums follow by RFC 1624."""
+    """Return the frame with another destination address and port (or ICMP id); checksums follow by RFC 1624."""
     rewritten = bytearray(frame)
     l3, l4 = headers.l3, headers.l4
     new_address, new_port = address.to_bytes(4, "big"), port.to_bytes(2, "big")
@@ -288,7 +288,7 @@ def readdress(frame: bytes, headers: Headers, address: int, port: int) -> bytes:
 
 
 def _update(frame: bytearray, at: int, old: bytes, new: bytes) -> None:
-    """The checksum at this offset after `old` became `new` (RFC 1624, eq. 3)."""
+    """Update the checksum at this offset after `old` became `new` (RFC 1624, eq. 3)."""
     words = len(old) // 2
     total = ~int.from_bytes(frame[at : at + 2], "big") & 0xFFFF
     total += sum(~word & 0xFFFF for word in struct.unpack(f"!{words}H", old)) + sum(struct.unpack(f"!{words}H", new))

@@ -6,7 +6,7 @@ import sys
 
 
 def run_program() -> None:
-    """What the command `natcore` runs."""
+    """Run the command `natcore`."""
     from natcore.errors import MissingExtraError
 
     try:

@@ -18,7 +18,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 
 
 def say(text: object, *, err: bool = False, flush: bool = False) -> None:
-    """A line, or several, for a person. Names that others chose (instances, files) may hold what a terminal would obey."""
+    """Print text for a person. Foreign names (instances, files) may hold control sequences: they are escaped."""
     typer.echo(printable(redact(str(text)), keep="\n\t"), err=err)
     if flush:
         (sys.stderr if err else sys.stdout).flush()

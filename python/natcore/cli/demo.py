@@ -1,4 +1,4 @@
-"""What `natcore demo` and `natcore replay` show."""
+"""The output of `natcore demo` and `natcore replay`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ with extra("cli"):
 
 
 def show_demo(keep: bool, driver: Driver, as_json: bool) -> int:
-    """Run the story of `natcore.demo.demo` over a driver and show it; -> the exit status."""
+    """Run `natcore.demo.demo` over a driver and show it; -> the exit status."""
     console = report.console(quiet=as_json)
     with _Progress(console) as progress:
         result = demo.run(keep=keep, progress=progress.show, driver=driver)
@@ -69,7 +69,7 @@ def replay(
 
 
 class _Progress:
-    """What the demo did so far: a live display on a terminal, else a line for each program as it ends."""
+    """Shows the demo's progress: live on a terminal, else a line for each program as it ends."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -1,4 +1,4 @@
-"""The commands that ask the session log: who; and log top, usage, export, verify."""
+"""The commands that query the session log: who; and log top, usage, export, verify."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _places(log: Path | None, spool: Path | None, config: Path | None) -> Places
 
 
 def _compute(endpoint: str, protocol: str | None, config: Path, as_json: bool) -> int:
-    """Who has the port by the gateway's file alone; the exit status."""
+    """Print the host that has the port by the gateway's file alone; -> the exit status."""
     from natcore import deterministic
     from natcore.config import AnyEntry, Policy
     from natcore.service.configuration_file import load
@@ -172,7 +172,7 @@ def _print_match(match: Match) -> None:
 
 
 def _utc(moment: datetime) -> str:
-    """In UTC, whole seconds where it is one."""
+    """Return the moment in UTC, in whole seconds if it is one."""
     text = moment.astimezone(UTC).isoformat(timespec="milliseconds" if moment.microsecond else "seconds")
     return text.replace("+00:00", "Z")
 

@@ -1,4 +1,4 @@
-"""The command line: run, check, demo, replay, explain, clean; and what asks the session log (log_cli).
+"""The command line: run, check, demo, replay, explain, clean, and the queries of the session log (log_cli).
 
 A command imports what it needs when it runs: `who` should not wait for what forwards packets.
 """
@@ -188,7 +188,7 @@ def explain(
 
 
 def _packets(frame: str | None, pcap: Path | None, now: float) -> Iterator[tuple[float, bytes]]:
-    """What is asked about, last, and what comes before it: (seconds, frame), one at a time."""
+    """Yield (seconds, frame): the packets before the one in question, and that one last."""
     if (frame is None) == (pcap is None):
         raise ConfigurationError("natcore explain: give either a frame in HEX or --pcap")
     if frame is not None:
@@ -287,7 +287,7 @@ def _json_line(what: str, fields: dict[str, Any]) -> tuple[int, str]:
 
 
 def _descriptor(what: str) -> int:
-    """Standard error's for what is logged or warned of, standard output's for what happens."""
+    """Return the descriptor: standard error for log records and warnings, else standard output."""
     return 2 if what in ("log", "warning") else 1
 
 

@@ -1,4 +1,4 @@
-"""What the commands show: sessions, counters and checks, as tables or as JSON."""
+"""Sessions, counters and checks as tables or as JSON, for all commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 
 class Check(NamedTuple):
-    """Something that must hold, and what was found."""
+    """A condition that must hold, whether it does, and what was found."""
 
     text: str
     ok: bool
@@ -31,7 +31,7 @@ class Check(NamedTuple):
 
 
 def read_sessions(folder: Path) -> list[Row]:
-    """The window rows in a folder of Parquet files, oldest first."""
+    """Return the window rows in a folder of Parquet files, oldest first."""
     if not any(folder.glob("*.parquet")):
         return []
     with extra("query"):
@@ -57,14 +57,14 @@ def total(rows: Iterable[Row], column: str) -> int:
 
 
 def text(value: object) -> str:
-    """A value for a rich console: neither its markup nor a terminal's."""
+    """Escape a value for a rich console: neither its markup nor a terminal's takes effect."""
     from rich.markup import escape
 
     return escape(printable(str(value), keep="\n"))
 
 
 def console(*, quiet: bool = False) -> Console:
-    """Standard output; what is not a terminal is wide enough for every table."""
+    """Return a console on standard output; without a terminal it is wide enough for every table."""
     from rich.console import Console
 
     made = Console(quiet=quiet, highlight=False)
@@ -72,7 +72,7 @@ def console(*, quiet: bool = False) -> Console:
 
 
 def as_text(table: Table) -> str:
-    """A table as it would be printed, without its last line end."""
+    """Render a table as text, without its last line end."""
     from rich.console import Console
 
     shown = console()
@@ -103,14 +103,14 @@ def sessions_table(rows: Sequence[Row], width: int = WIDE, title: str = "Session
 
 
 def _endpoint(row: Row, name: str, colon: str) -> str:
-    """Address and port; an ICMP session has an id on the gateway's two sides, and nothing at its remote."""
+    """Return address and port; an ICMP session has an id on the gateway's two sides, and no port at its remote."""
     if name == "pub" and row["protocol"] == ICMP:
         return str(row["pub_ip"])
     return f"{row[f'{name}_ip']}{colon}{row[f'{name}_port']}"
 
 
 def counters_table(counters: Mapping[str, int], title: str = "Counters") -> Table:
-    """Those that are not zero."""
+    """Return the counters that are not zero."""
     from rich import box
     from rich.table import Table
 
@@ -130,5 +130,5 @@ def print_checks(console: Console, checks: Iterable[Check]) -> None:
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
-    """To standard output; what JSON has no word for becomes text."""
+    """Print to standard output; values that JSON does not have become text."""
     print(json.dumps(value, indent=indent, default=str), flush=True)

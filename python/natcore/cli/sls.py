@@ -69,7 +69,7 @@ def sls_server(
 
 
 def _serve(port: int, keys: Sequence[str], logstores: Sequence[str], as_json: bool) -> None:
-    """Says where it is, and at the end what it has."""
+    """Run the server: print its address, and at the end what it received."""
     from natcore.cli import report
     from natcore.demo import sls
 

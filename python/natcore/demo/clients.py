@@ -1,4 +1,4 @@
-"""The demo's inside host: curl, ping, dig and iperf3, or what the standard library can do in their place."""
+"""The demo's inside host: curl, ping, dig and iperf3, or replacements from the standard library."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 from natcore.demo.servers import BODY, DNS_PORT, ECHO_PORT, IPERF_PORT
 
-SECONDS = 5.0  # that one program may take
+SECONDS = 5.0  # most that one program may take
 NAME = "www.example.com"
 
-Program = tuple[str, str, Callable[[], str]]  # what is run, its protocol; it returns what came of it or raises
+Program = tuple[str, str, Callable[[], str]]  # command, protocol, and the run: it returns the outcome or raises
 
 
 class Outcome(NamedTuple):
-    """What one program did. command: what was run. seconds: how long. detail: what came of it."""
+    """One program's outcome. command: as it was run. seconds: duration. detail: the result in words."""
 
     command: str
     protocol: str
@@ -31,7 +31,7 @@ class Outcome(NamedTuple):
 
 
 class ClientError(Exception):
-    """A program that did not get what it asked for."""
+    """A program failed."""
 
 
 class Clients:
@@ -46,7 +46,7 @@ class Clients:
         self._stopped = False
 
     def run(self) -> Iterator[Outcome]:
-        """Each program's outcome, as it ends."""
+        """Yield each program's outcome, as it ends."""
         server = self.server
         programs: list[Program] = [
             self._either("curl", f"-sS --max-time 4 http://{server}/", "TCP", _check_page, self._fetch),
@@ -72,7 +72,7 @@ class Clients:
     def _either(
         self, name: str, arguments: str, protocol: str, check: Callable[[bytes], str], fall_back: Callable[[], str]
     ) -> Program:
-        """The program where it is installed, else the same with the standard library."""
+        """Return the program if it is installed, else the same with the standard library."""
         if shutil.which(name):
             return f"{name} {arguments}", protocol, lambda: check(self._output(name, arguments))
         return f"{name} in Python (it is not installed)", protocol, fall_back
@@ -110,7 +110,7 @@ class Clients:
         end, data = time.monotonic() + SECONDS, BODY[: 256 << 10]
         with socket.create_connection((self.server, ECHO_PORT), timeout=SECONDS) as connection:
             received = bytearray()
-            for offset in range(0, len(data), 16384):  # in turns, so that neither side's buffer fills
+            for offset in range(0, len(data), 16384):  # send and receive alternate, so that neither side's buffer fills
                 connection.sendall(data[offset : offset + 16384])
                 while len(received) < offset + 16384 and (part := connection.recv(65536)):
                     received += part
@@ -159,7 +159,7 @@ def _timed(command: str, protocol: str, program: Callable[[], str]) -> Outcome:
 
 
 def _check_time(end: float) -> None:
-    """A time-out of a socket is one of each step; this is the program's."""
+    """Bound the whole program's time: a socket's time-out bounds each step alone."""
     if time.monotonic() > end:
         raise ClientError(f"not done within {SECONDS:g} s")
 
@@ -186,7 +186,7 @@ def _check_ping(out: bytes) -> str:
 
 def _check_iperf(out: bytes) -> str:
     result = json.loads(out)
-    if "error" in result:  # it exits with 0 all the same
+    if "error" in result:  # it exits with 0 nevertheless
         raise ClientError(result["error"])
     total = result["end"]["sum_received"]
     return f"{total['bytes']:,} bytes at {total['bits_per_second'] / 1e6:,.0f} Mbit/s"

@@ -47,7 +47,7 @@ Progress = Callable[[list[Outcome], dict[str, int]], None]
 
 @dataclass(slots=True)
 class Result:
-    """What a demo showed. mode: "interfaces" or "memory"; reason: why not on interfaces. folder: the Parquet files."""
+    """A demo's result. mode: "interfaces" or "memory"; reason: why not on interfaces. folder: the Parquet files."""
 
     mode: str
     reason: str = ""
@@ -56,7 +56,7 @@ class Result:
     sessions: list[Row] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     folder: Path | None = None
-    namespaces: list[str] = field(default_factory=list)  # that were kept
+    namespaces: list[str] = field(default_factory=list)  # kept after the end
 
     @property
     def ok(self) -> bool:
@@ -184,7 +184,7 @@ def _log_folder(keep: bool) -> Iterator[Path]:
 
 
 def _run_clients(network: Network, gateway: Gateway, plane: Plane, result: Result, progress: Progress) -> None:
-    """The programs run in a thread of the inside host; here their progress is shown."""
+    """Run the programs in a thread of the inside host and show their progress."""
     clients = Clients(SERVER)
 
     def collect() -> None:
@@ -196,7 +196,7 @@ def _run_clients(network: Network, gateway: Gateway, plane: Plane, result: Resul
         running = executor.submit(collect)
         try:
             while not running.done():
-                plane.wait(timeout=0.2)  # raises what ended the plane
+                plane.wait(timeout=0.2)  # raises the error that ended the plane
                 progress(result.outcomes, gateway.counters())
             running.result()
         finally:
@@ -275,7 +275,7 @@ def _account_checks(result: Result, log: dict[str, int]) -> Iterator[Check]:
 
 
 def _asking_checks(result: Result, folder: Path) -> Iterator[Check]:
-    """The question that the log is kept for, about the longest of its windows."""
+    """Check the answer of `who` about the longest window."""
     row = max(result.sessions, key=lambda row: int(row["end_time"]) - int(row["start_time"]), default=None)
     if row is not None:
         moment = datetime.fromtimestamp((row["start_time"] + row["end_time"]) // 2 / 1e6, UTC)

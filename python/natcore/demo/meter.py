@@ -1,4 +1,4 @@
-"""What an interface carried of IPv4, by the kernel's interface counters."""
+"""The IPv4 packets and bytes of an interface, by the kernel's counters."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Meter:
         self._seen, self._base = Counts(0, 0, 0, 0), self._frames()
 
     def read(self) -> Counts:
-        """What passed since start(), once the interface is quiet (3 s at most)."""
+        """Return the counts since start(), once the interface is quiet (3 s at most)."""
         self._settle()
         frames = self._frames().less(self._base).less(self._seen)
         return Counts(

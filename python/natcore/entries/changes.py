@@ -1,4 +1,4 @@
-"""Changing the entries of a running gateway: planned beforehand, carried out in one moment, or not at all."""
+"""Changes of a running gateway's entries: planned first, then applied at once, or not at all."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ class Replace:
 
 
 Change = Add | Remove | Replace
-# Of an entry and what it becomes, with what entries have on the wire then, the sessions that stay: inside addresses, first
-# to last, and numbers of outside addresses.
+# (entry, its replacement, the wire addresses of all entries then) -> the sessions that stay: first and last inside address,
+# and numbers of outside addresses.
 Staying = Callable[[Entry, Entry | None, Wires], tuple[int, int, set[int]]]
 
 
 @dataclass(frozen=True, slots=True)
 class _After:
-    """The entries as they would be, checked; those of them that are added; what all have on the wire then."""
+    """The entries after a change, checked; those that are added; the wire addresses of all."""
 
     rows: list[Entry]
     added: list[Entry]
@@ -135,31 +135,31 @@ class EntryTable:
 
     @property
     def address_count(self) -> int:
-        """Outside addresses, those of several entries counted as often."""
+        """Return the number of outside addresses; one of several entries counts for each."""
         return sum(len(row.addresses) for row in [*self.rows, *self._draining])
 
     def find(self, number: int) -> Entry | None:
-        """The entry with a number, in force or draining."""
+        """Return the entry with a number, in force or draining."""
         return next((row for row in [*self.rows, *self._draining] if row.id == number), None)
 
     def plan(self, changes: Sequence[Change]) -> Plan:
-        """Checks the changes together, and counts what they would do."""
+        """Check the changes together, and count their effects."""
         self._reap()
         after = self._after(changes)
         self._book.check(after.rows, after.wires)
         kept = drained = ended = 0
-        if self._sessions().any():  # else no set of rules is compiled to be thrown away
+        if self._sessions().any():  # without sessions no rule set need be compiled
             kept, drained, ended = self._core.foresee(self._transition(after, self._staying))
         return Plan(tuple(changes), kept, drained, ended, self._generation, self, after)
 
     def outside(self, plan: Plan) -> set[int]:
-        """Addresses on the wire (host order) of the entries that a plan puts into force."""
+        """Return the wire addresses (host order) of the entries that a plan puts into force."""
         before = set(self.rows)
         fresh = (row for row in plan.after.rows if row not in before)
         return {wire for row in fresh for wire, _ in plan.after.wires.of(row)}
 
     def check(self, plan: Plan) -> None:
-        """Error if the plan is not of the entries that are in force."""
+        """Raise Error if the plan was made for other entries than those in force."""
         if not isinstance(plan, Plan):
             raise ConfigurationError(f"plan must be what plan() gave, got {show(plan)}")
         if plan.table is not self:
@@ -168,12 +168,12 @@ class EntryTable:
             raise Error("the entries have changed since the plan was made; make it again")
 
     def apply(self, plan: Plan, now_ns: int) -> Applied:
-        """Everything that can fail comes first; then one swap."""
+        """Apply the plan: everything that can fail comes first, then one swap."""
         self._reap()
         return Applied(plan.after.added, self._exchange(plan.after, now_ns, self._staying))
 
     def rebind(self, eip_bind_mode: str, now_ns: int) -> None:
-        """Another bind mode: sessions over an address that changes on the wire end, their rows written."""
+        """Change the bind mode: sessions over a wire address that changes end, their rows written."""
         self._reap()
         before, book = self._book, Rulebook(self._book.kind, eip_bind_mode, self._book.policy)
         wires = book.wires(self.rows)
@@ -188,11 +188,11 @@ class EntryTable:
             raise
 
     def _exchange(self, after: _After, now_ns: int, staying: Staying) -> int:
-        """Puts entries into force; how many sessions ended, since they may not stay. With an error nothing has changed."""
+        """Put entries into force; return how many sessions ended. With an error nothing has changed."""
         rows = after.rows
         fresh, leaving, draining = self._differences(after)
         for row in leaving:
-            self._unreserve(row)  # what comes may want the same ports
+            self._unreserve(row)  # a new entry may need the same ports
         try:
             self._take(fresh, after.wires, now_ns)
         except Error:
@@ -210,13 +210,13 @@ class EntryTable:
         return ended
 
     def _sessions(self) -> NDArray[np.uint64]:
-        """How many each entry has, by its number."""
+        """Return the sessions of each entry, by its number."""
         sessions = np.zeros(self._last_id + 1, np.uint64)
         self._core.count_all(sessions)
         return sessions
 
     def _differences(self, after: _After) -> tuple[list[Entry], list[Entry], list[Entry]]:
-        """The rows that come, those that leave, and those that drain."""
+        """Return the rows that are added, removed and drained."""
         before, then = set(self.rows), set(after.rows)
         gone = [row for row in self.rows if row not in then]
         return (
@@ -226,7 +226,7 @@ class EntryTable:
         )
 
     def _transition(self, after: _After, staying: Staying) -> Transition:
-        """What the change does to the sessions that are there."""
+        """Return the change's effect on the present sessions."""
         fresh, leaving, draining = self._differences(after)
         by_id = {row.id: row for row in after.rows}
         coming = [row for row in fresh if not isinstance(row.entry, SnatEntry)]
@@ -239,10 +239,10 @@ class EntryTable:
             concerned(row.entry for row in coming),
         )
 
-    # ---- what a change comes to -------------------------------------------------------------------------------------
+    # ---- the effect of a change -------------------------------------------------------------------------------------
 
     def _after(self, changes: Sequence[Change]) -> _After:
-        """A replaced entry is a new row with its number."""
+        """Return the entries after the changes; a replaced entry is a new row with the old number."""
         if not isinstance(changes, list | tuple):
             raise ConfigurationError(f"changes must be a list of Add, Remove and Replace, got {show(changes)}")
         added, last = [], self._last_id
@@ -276,7 +276,7 @@ class EntryTable:
         return _After(rows, added, _drained(changes), wires)
 
     def _moves(self, row: Entry, by: Entry, wires: Wires) -> bool:
-        """Whether an entry has another address on the wire than before: the EIP that it names came into a pool, or went."""
+        """Return whether an entry's wire address changes, since its EIP came into a pool or left it."""
         return self._wires.of(row) != wires.of(by)
 
     def _staying(self, row: Entry, by: Entry | None, after: Wires) -> tuple[int, int, set[int]]:
@@ -297,7 +297,7 @@ class EntryTable:
         return int(source.network_address), int(source.broadcast_address), numbers
 
     def _settle(self, row: Entry, known: Entry | None) -> Entry:
-        """The handle that the caller knows, for a row that is in force now."""
+        """Return the caller's handle for a row in force."""
         self._last_id = max(self._last_id, row.id)
         if known is None or known is row:
             return row
@@ -307,14 +307,14 @@ class EntryTable:
     # ---- addresses and ports ----------------------------------------------------------------------------------------
 
     def _take(self, fresh: list[Entry], wires: Wires, now_ns: int) -> None:
-        """Numbers for the addresses of new rows, ports for their DNAT entries; all or none."""
+        """Allocate numbers for new rows' addresses and reserve their DNAT entries' ports; all or none."""
         done: set[Entry] = set()
         try:
             for row in fresh:
                 for wire, eip in wires.of(row):
                     row.addresses.append(self._core.add_address(wire, eip))
             for row in fresh:
-                self._check_ports(row, now_ns)  # before a port that is held down is taken out of its rest
+                self._check_ports(row, now_ns)  # before a port's hold-down is cut short
             for row in fresh:
                 self._reserve(row, now_ns)
                 done.add(row)
@@ -324,7 +324,7 @@ class EntryTable:
             raise
 
     def _check_ports(self, row: Entry, now_ns: int) -> None:
-        """ConfigurationError names who holds a port of a DNAT entry."""
+        """Raise ConfigurationError, which names the holder, if a port of a DNAT entry is held."""
         if isinstance(row.entry, DnatEntry):
             first, last, _ = row.entry.ports
             for space in spaces(row.entry):
@@ -357,7 +357,7 @@ class EntryTable:
         row.addresses = []
 
     def _reap(self) -> None:
-        """Entries that have drained let their addresses go."""
+        """Release the addresses of entries that have drained."""
         if not self._draining:
             return
         sessions = self._sessions()
@@ -383,7 +383,7 @@ def _check_entry(entry: object, policy: Policy) -> AnyEntry:
 
 
 def _refuse_held(row: Entry, holder: tuple[int, int, int] | None) -> None:
-    """ConfigurationError when a port of a DNAT entry has a holder: (port, inside address, inside port), 0: an entry."""
+    """Raise ConfigurationError if a DNAT port has a holder: (port, inside address, inside port); address 0: an entry."""
     if holder is None or not isinstance(row.entry, DnatEntry):
         return
     port, inside, inside_port = holder

@@ -1,4 +1,4 @@
-"""Addresses that an entry cannot have: packets from or to them are not forwarded, so that nothing of it would work."""
+"""Addresses that an entry cannot have, since packets from or to them are not forwarded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ipaddress
 from natcore.config import AnyEntry, DnatEntry, Policy, SnatEntry
 from natcore.errors import ConfigurationError
 
-# RFC 6890, RFC 1812 section 5.3.7. The last two a policy allows to inside hosts and remotes.
+# RFC 6890, RFC 1812 section 5.3.7. A policy may permit the last two for inside hosts and remotes.
 RESERVED = {
     ipaddress.IPv4Network("0.0.0.0/8"): "this network",
     ipaddress.IPv4Network("127.0.0.0/8"): "loopback",
@@ -21,7 +21,7 @@ Span = tuple[int, int]  # the first address and the last
 
 
 def check_reserved(entry: AnyEntry, policy: Policy) -> None:
-    """ConfigurationError if an address of an entry, or a prefix as a whole, is one that nothing is forwarded for."""
+    """Raise ConfigurationError if an address of an entry, or a whole prefix, is not forwarded."""
     if isinstance(entry, DnatEntry):
         _refuse("DnatEntry.external_ip", entry.external_ip, _span(entry.external_ip), policy, outside=True)
         for target, _ in entry.internal_ip:
@@ -45,7 +45,7 @@ def _span(value: object) -> Span:
 
 
 def _refuse(name: str, value: object, span: Span, policy: Policy, *, outside: bool = False) -> None:
-    """outside: an address of ours, which class E never is."""
+    """outside: an outside address, which may never be of class E."""
     for first, last, network, what in _SPANS:
         if what.startswith("link-local") and policy.link_local:
             continue

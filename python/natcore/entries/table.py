@@ -1,4 +1,4 @@
-"""Entries as a gateway holds them: what they put on the wire, what conflicts, and how they compile for look-up."""
+"""A gateway's entries: their wire addresses, their conflicts, and their compilation for look-up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ANY_SPACE = 3  # of natcore/tables/entries.pxd: protocols without ports
 
 
 class Entry:
-    """An entry of a gateway: its number and what was asked for."""
+    """The handle of a gateway's entry: its number and its configuration."""
 
     __slots__ = ("_entry", "_id", "addresses")
     id = ReadOnly[int]("Its number, which stays when it is replaced.", "the gateway gives it")
@@ -37,11 +37,11 @@ class Entry:
         return f"Entry(id={self._id}, entry={self._entry!r})"
 
     def become(self, other: Entry) -> None:
-        """The handle that a caller knows stands for what replaced its entry."""
+        """Make the caller's handle stand for the replacement of its entry."""
         self._entry, self.addresses = other._entry, other.addresses
 
     def describe(self) -> str:
-        """The entry in words, for messages."""
+        """Return the entry in words, for messages."""
         entry = self.entry
         name = f" {show(entry.name)}" if entry.name else ""
         if isinstance(entry, DnatEntry):
@@ -52,7 +52,7 @@ class Entry:
 
 
 class EntryConflict(ConfigurationError):
-    """What cannot be in force: `entry` is in the way of others, or the machine."""
+    """An entry cannot be in force: `entry` conflicts with others, or with the machine's addresses."""
 
     def __init__(self, entry: Entry, message: str) -> None:
         super().__init__(message)
@@ -60,14 +60,14 @@ class EntryConflict(ConfigurationError):
 
 
 class Wires:
-    """What entries have on the wire, each looked up at once, however many there are."""
+    """The wire addresses of entries, found in constant time."""
 
     def __init__(self, book: Rulebook, rows: Iterable[Entry]) -> None:
         self._book = book
         self._pools: dict[Entry, list[tuple[int, int]]] = {}
         self._named: dict[
             int, tuple[int, int]
-        ] = {}  # what a DNAT entry means that names an address or an EIP of a pool
+        ] = {}  # the wire address for an address or an EIP that a DNAT entry names
         for row in rows:
             if isinstance(row.entry, SnatEntry):
                 try:
@@ -79,7 +79,7 @@ class Wires:
                     self._named.setdefault(pair[1] or pair[0], pair)
 
     def of(self, row: Entry) -> list[tuple[int, int]]:
-        """(address on the wire, EIP or 0) of an entry; a DNAT entry may name an EIP of a pool."""
+        """Return (wire address, EIP or 0) for each address of an entry; a DNAT entry may name an EIP of a pool."""
         if row in self._pools:
             return self._pools[row]
         if not isinstance(row.entry, DnatEntry):
@@ -89,17 +89,17 @@ class Wires:
 
 
 class Rulebook:
-    """What a gateway's kind and bind mode make of entries."""
+    """Compiles entries by a gateway's kind and bind mode."""
 
     def __init__(self, kind: str, eip_bind_mode: str, policy: Policy | None = None) -> None:
         self.kind = kind
         self.eip_bind_mode = eip_bind_mode
         self.policy = policy or Policy()
 
-    # ---- what is on the wire (contract, field 8) --------------------------------------------------------------------
+    # ---- wire addresses (contract, field 8) --------------------------------------------------------------------
 
     def wire_addresses(self, pool: Iterable[Eip]) -> list[tuple[int, int]]:
-        """(address on the wire, EIP or 0) of each pool element."""
+        """Return (wire address, EIP or 0) for each pool element."""
         result = []
         for eip in pool:
             address = int(eip.address)
@@ -116,13 +116,13 @@ class Rulebook:
         return result
 
     def wires(self, rows: Iterable[Entry]) -> Wires:
-        """What rows put on the wire together."""
+        """Return the wire addresses of rows."""
         return Wires(self, rows)
 
-    # ---- what conflicts ---------------------------------------------------------------------------------------------
+    # ---- conflicts ---------------------------------------------------------------------------------------------
 
     def check(self, rows: list[Entry], wires: Wires) -> None:
-        """ConfigurationError names the two entries that cannot both be; its `entry` is the later one. wires: of rows."""
+        """Raise EntryConflict, which names the two conflicting entries; its `entry` is the later one. wires: of rows."""
         self._check_twice(rows)
         self._check_eips(rows, wires)
         self._check_dnat(rows, wires)
@@ -149,7 +149,7 @@ class Rulebook:
                 )
 
     def _check_eips(self, rows: list[Entry], wires: Wires) -> None:
-        """Every wire address stands for one EIP."""
+        """Check that every wire address stands for one EIP."""
         known: dict[int, tuple[int, Entry]] = {}
         for row in rows:
             if not isinstance(row.entry, SnatEntry):
@@ -165,7 +165,7 @@ class Rulebook:
                     )
 
     def _check_dnat(self, rows: list[Entry], wires: Wires) -> None:
-        """Outside endpoints of DNAT entries are disjoint, and a whole address is in no pool."""
+        """Check that outside endpoints of DNAT entries are disjoint, and that a 1:1 entry's address is in no pool."""
         ranges = sorted(
             ((first, last, row) for row in rows for first, last in self._keys(row, wires)), key=lambda r: (r[0], r[1])
         )
@@ -189,7 +189,7 @@ class Rulebook:
                     )
 
     def _check_computed(self, rows: list[Entry], wires: Wires) -> None:
-        """Every inside address has a block of its own: it fits, and no two entries have an outside address in common."""
+        """Check deterministic ports: each inside address has its block, and entries share no outside address."""
         known: dict[int, Entry] = {}
         for row in rows:
             if not isinstance(row.entry, SnatEntry):
@@ -208,7 +208,7 @@ class Rulebook:
                     )
 
     def _keys(self, row: Entry, wires: Wires) -> Iterator[tuple[int, int]]:
-        """First and last key (dnat_key of natcore/tables/entries.pxd) of each outside range of a DNAT entry."""
+        """Yield the first and last key (dnat_key of natcore/tables/entries.pxd) of each outside range of a DNAT entry."""
         if not isinstance(row.entry, DnatEntry):
             return
         [(wire, _)] = wires.of(row)
@@ -218,10 +218,10 @@ class Rulebook:
         if row.entry.is_one_to_one:
             yield wire << 18 | ANY_SPACE << 16, wire << 18 | ANY_SPACE << 16
 
-    # ---- for look-up ------------------------------------------------------------------------------------------------
+    # ---- compilation ------------------------------------------------------------------------------------------------
 
     def compile(self, rows: list[Entry], wires: Wires) -> RuleSet:
-        """The rule set of the entries; their addresses are numbered."""
+        """Compile the rule set of the entries; addresses that are only planned have number 0."""
         snat = [row for row in rows if isinstance(row.entry, SnatEntry)]
         dnat = [row for row in rows if isinstance(row.entry, DnatEntry)]
         networks = [ipaddress.IPv4Network(row.entry.source) for row in snat]  # type: ignore[union-attr]
@@ -309,7 +309,7 @@ def concerned(entries: Iterable[AnyEntry]) -> list[tuple[int, int]]:
 
 
 def spaces(entry: DnatEntry) -> tuple[int, ...]:
-    """The port spaces in which a DNAT entry has its ports."""
+    """Return the port spaces of a DNAT entry's ports."""
     return WHOLE_SPACES if entry.is_one_to_one else SPACES[entry.protocol]
 
 

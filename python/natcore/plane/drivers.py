@@ -85,7 +85,7 @@ class PacketAccess:
 
 
 class XdpInterface(XdpSockets):
-    """A worker's sockets of an interface; the first worker's hold the program that feeds all of them."""
+    """A worker's sockets of an interface; one worker's hold the program that feeds all of them."""
 
     program: xdp_program.Program | None = None
     _passed = 0  # of a program that is closed

@@ -78,7 +78,7 @@ def _table_of(values: type) -> type[Struct]:
 
 
 def _optional(hint: Any) -> Any:
-    """The type that a key may have: TOML has no None, and a nested dataclass is a table."""
+    """Return the type of a key: TOML has no None, and a nested dataclass is a table."""
     parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     parts = tuple(str if typing.get_origin(part) is typing.Literal else part for part in parts)
     return typing.Union[*(_TABLES_OF.get(part, part) for part in parts if part is not types.NoneType), UnsetType]
@@ -178,7 +178,7 @@ class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
 _LARGEST_FILE_BYTES, _LARGEST_SECRET_BYTES = 64 << 20, 64 << 10
 _LOG_OPTIONS = ("name", "spool", "redact_destination", "on_failure")
 
-# What a key's table is, by its path without positions: for naming the keys that are allowed.
+# The table of a key, by its path without positions: to name the known keys in errors.
 _TABLES: dict[str, type[Struct]] = {
     "": FileTables,
     "gateway": GatewayTable,
@@ -210,12 +210,12 @@ class LogSettings:
     options: dict[str, Any]
 
     def make_sink(self) -> Any:
-        """The sink, not opened yet. Raises SettingsError."""
+        """Return the sink, not opened yet. Raises SettingsError."""
         with _named(self.source, self.key, self.raw):
             return self.sink(**self.arguments)
 
     def start(self, gateway: Gateway) -> Any:
-        """The session log, started. Raises SettingsError."""
+        """Start the session log. Raises SettingsError."""
         with _named(self.source, self.key, self.raw):
             return gateway.start_session_log(self.sink(**self.arguments), **self.options)
 
@@ -235,7 +235,7 @@ class Settings:
     warnings: tuple[str, ...]
 
     def make_gateway(self) -> Gateway:
-        """The gateway with its entries; SettingsError where entries do not go together."""
+        """Make the gateway with its entries. Raises SettingsError if entries conflict."""
         with _named(self.source, "gateway", self.raw.get("gateway", {})):
             gateway = Gateway(**self.gateway)
         kinds: dict[str, tuple[AnyEntry, ...]] = {"snat": self.snat, "dnat": self.dnat, "no_nat": self.no_nat}
@@ -254,7 +254,7 @@ class Settings:
 
 
 def driver_of(path: str | os.PathLike[str]) -> str:
-    """The driver of a file's plane; nothing else of it is looked at, and no sink is imported. Raises SettingsError."""
+    """Return the driver of a file's plane; no sink is imported for it. Raises SettingsError."""
     plane = _read(Path(check_path("file", path))).get("plane")
     driver = plane.get("driver") if isinstance(plane, dict) else None
     return driver if isinstance(driver, str) else "af_packet"
@@ -294,7 +294,7 @@ def _read(source: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError:
         raise SettingsError(source, "", None, "tables or lists are nested too deep") from None
-    except ValueError as error:  # a number of more than 4,300 digits, or a day that is none, among them
+    except ValueError as error:  # among them a number of more than 4,300 digits, or February 30
         raise SettingsError(source, "", None, f"not TOML: {error}") from None
 
 
@@ -382,14 +382,14 @@ def _log(source: Path, key: str, raw: dict[str, Any]) -> LogSettings:
 
 
 def sink_kinds() -> dict[str, Callable[..., Any]]:
-    """The words for `sink = …` and what each makes: the exported sinks by their delivery type."""
+    """Return the exported sinks by their delivery type, which is the word for `sink = …`."""
     names = (name for name in sinks.__all__ if name.endswith("Sink") and name not in ("Sink", "MemorySink"))
     made = [getattr(sinks, name) for name in names]
     return {sink.delivery_type: sink for sink in made}
 
 
 def _with_secrets(source: Path, key: str, arguments: dict[str, Any], secrets: set[str]) -> dict[str, Any]:
-    """Secrets come from a file or the environment; one in the file itself is refused, and not repeated."""
+    """Add secrets from their files or the environment; one in the configuration itself is refused, and not repeated."""
     for name in sorted(secrets):
         variable = f"NATCORE_{name.upper()}"
         if name in arguments:
@@ -410,7 +410,7 @@ def _with_secrets(source: Path, key: str, arguments: dict[str, Any], secrets: se
 
 
 def _given(table: Struct | UnsetType) -> dict[str, Any]:
-    """What the file says; the rest is left to the constructor's defaults."""
+    """Return the keys that the file has; the constructor's defaults serve for the rest."""
     names: tuple[str, ...] = getattr(table, "__struct_fields__", ())
     return {name: value for name in names if (value := getattr(table, name)) is not UNSET}
 
@@ -433,7 +433,7 @@ def _convert(source: Path, prefix: str, raw: object, table: type[Table]) -> Tabl
 
 
 def _validation_error(source: Path, prefix: str, raw: object, message: str) -> SettingsError:
-    """msgspec names the path and what it expected; the value is looked up, the words are TOML's."""
+    """Convert msgspec's error, which names the path and the expected type, to TOML's words and the value."""
     text, _, path = message.partition(" - at `$")
     inner = path.rstrip("`").lstrip(".")
     key = ".".join(part for part in (prefix, inner) if part)
@@ -458,7 +458,7 @@ def _value_at(raw: Any, path: str) -> Any:
 
 @contextmanager
 def _named(source: Path, key: str, raw: dict[str, Any]) -> Iterator[None]:
-    """A ConfigurationError of a constructor ("Class.field must be …, got value") names the file's key instead."""
+    """Turn a constructor's ConfigurationError ("Class.field must be …, got value") into one that names the file's key."""
     try:
         yield
     except SettingsError:
@@ -471,5 +471,5 @@ def _named(source: Path, key: str, raw: dict[str, Any]) -> Iterator[None]:
         value, rest = raw.get(match[1]), message[match.end() :]
         rest = rest.removeprefix(f"{show(value)}: ").removesuffix(f", got {show(value)}")
         raise SettingsError(source, f"{key}.{match[1]}", value, rest) from None
-    except (TypeError, ValueError, OverflowError, AttributeError) as error:  # of a sink that checks nothing
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:  # a sink that does not check its arguments
         raise SettingsError(source, key, None, f"cannot be used: {type(error).__name__}: {error}") from None

@@ -50,7 +50,7 @@ class LineWriter:
             self._lose()
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
-        """Has the lines that wait written, as far as that goes within the time (seconds). Idempotent."""
+        """Write the waiting lines, for at most `timeout` seconds. Idempotent."""
         self._closing = True
         self._thread.join(timeout)
 
@@ -90,7 +90,7 @@ class LineWriter:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """Past the interpreter's buffers, which would be flushed at its end, and fail or wait there."""
+    """Write past the interpreter's buffers: their flush at exit could fail or wait."""
     while data:
         try:
             data = data[os.write(descriptor, data) :]

@@ -1,4 +1,4 @@
-"""What `natcore run` gives up once its file is read: capabilities that it does not need, new ones, and some system calls.
+"""The privileges that `natcore run` drops once its file is read: capabilities, new privileges, some system calls.
 
 What remains is what opening an interface again takes. Capabilities are a thread's own, so this comes before other threads.
 """
@@ -30,7 +30,7 @@ _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _NUMBER_AT, _MACHINE_AT = 0, 4  # in struct seccomp_data
 _OTHER_TABLE = 0x40000000  # x86-64: system calls of x32
 
-# System calls that nothing here makes: other processes, namespaces, mounts, the kernel, its clock and its keys.
+# Unused system calls: other processes, namespaces, mounts, the kernel, its clock and its keys.
 _REFUSED = {
     "x86_64": {
         "ptrace": 101, "pivot_root": 155, "adjtimex": 159, "chroot": 161, "acct": 163, "settimeofday": 164, "mount": 165,
@@ -57,13 +57,15 @@ _MACHINES = {"x86_64": (0xC000003E, 317), "aarch64": (0xC00000B7, 277)}  # AUDIT
 
 
 def confine(driver: str) -> list[str]:
-    """Gives up what a plane with the driver does not need; what could not be given up, and why."""
+    """Drop what a plane with the driver does not need; return what could not be dropped, and why."""
     libc = ctypes.CDLL(None, use_errno=True)
     kept = _kept(driver)
     failed = []
     for capability in range(_last_capability() + 1):
         if capability not in kept:
-            libc.prctl(_CAPBSET_DROP, capability, 0, 0, 0)  # without CAP_SETPCAP not; then nothing gets it anyway
+            libc.prctl(
+                _CAPBSET_DROP, capability, 0, 0, 0
+            )  # fails without CAP_SETPCAP; then no program can gain it anyway
     libc.prctl(_CAP_AMBIENT, _CLEAR_ALL, 0, 0, 0)
     if libc.capset(*_capabilities(_permitted() & sum(1 << each for each in kept))):
         failed.append(f"capabilities: {os.strerror(ctypes.get_errno())}")
@@ -97,13 +99,13 @@ def _permitted() -> int:
 
 
 def _capabilities(kept: int) -> tuple[bytes, bytes]:
-    """capset's arguments: what this thread may do and does, and nothing that its programs inherit."""
+    """Return capset's arguments: permitted and effective capabilities, none inheritable."""
     low, high = kept & 0xFFFFFFFF, kept >> 32
     return struct.pack("=Ii", _VERSION, 0), struct.pack("=6I", low, low, 0, high, high, 0)
 
 
 def _filter(libc: ctypes.CDLL, driver: str) -> str | None:
-    """Has system calls refused (EPERM), in all threads; None, or why not. A filter that is there, a unit's, is enough."""
+    """Have system calls refused (EPERM) in all threads; return None, or why not. A present filter, a unit's, is enough."""
     if _status("Seccomp") == "2":
         return None
     machine = platform.machine()

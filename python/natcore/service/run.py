@@ -1,4 +1,4 @@
-"""`natcore run`: a gateway of a file, on its interfaces, until a signal ends it."""
+"""`natcore run`: forward between a file's interfaces until a signal ends it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def serve(settings: Settings, report: Report) -> None:
         for log in logs:
             states.changed(log.name, "Success")  # the state that needs no report
         while not STOP & set(asked) and plane.state != "stopped":
-            plane.wait(timeout=POLL)  # raises what ended a worker
+            plane.wait(timeout=POLL)  # raises the error that ended a worker
             while asked and asked[0] not in STOP:
                 _answer(asked.pop(0), report, gateway, plane)
             for event in digest.add(gateway.take_events(), time.monotonic()):
@@ -67,7 +67,7 @@ _NAMED = {int(number) for number in signal.Signals}
 
 
 def _answer(number: int, report: Report, gateway: Any, plane: Any) -> None:
-    """A signal that does not end the run."""
+    """Answer a signal that does not end the run."""
     name = signal.Signals(number).name if number in _NAMED else str(number)
     if number == signal.SIGUSR1:
         report("counters", gateway.counters() | plane.counters())
@@ -93,7 +93,7 @@ class _States:
 
 @contextmanager
 def _signals(asked: list[int]) -> Iterator[None]:
-    """Note in the list the signals that would end the process, so that none ends it by accident and leaves the logs' rows."""
+    """Collect in the list the signals that would end the process: the logs' rows are delivered first."""
     before: dict[int, Any] = {}
     for number in map(int, sorted(signal.valid_signals() - _LEFT_ALONE)):
         handler = signal.getsignal(number)
