@@ -22,7 +22,7 @@ _watched: weakref.WeakSet[Collector] = weakref.WeakSet()
 
 
 def watch(gateway: Gateway, collector: Collector) -> None:
-    """From now on the collector's logs do not outlive the gateway or the program."""
+    """Flush the collector's logs when the gateway is collected or the program ends."""
     collector.owner, collector.owner_pid = weakref.ref(gateway), os.getpid()
     _watched.add(collector)
     weakref.finalize(gateway, _forget, weakref.ref(collector), repr(gateway)).atexit = False
@@ -39,7 +39,7 @@ def _forget(reference: weakref.ref[Collector], name: str) -> None:
 
 @atexit.register
 def _finish() -> None:
-    """In a child process nothing: the logs are its parent's."""
+    """Do nothing in a child process: the logs are its parent's."""
     for collector in list(_watched):
         if collector.owner_pid != os.getpid():
             continue

@@ -1,4 +1,4 @@
-"""What had been counted in the windows that were open when a log started: the log counts from its start (contract R1)."""
+"""Counts of the windows that were open when a log started: the log counts from its start (contract R1)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COUNTERS = ("bytes_from_pub", "pkts_from_pub", "bytes_from_vpc", "pkts_from_vpc
 
 
 class Baseline:
-    """Taken off the next row of each of these windows, of this log alone: other logs' windows go on as they are.
+    """Subtracts them from the next row of each of these windows, for this log alone.
 
     windows: RECORD (n,), the open windows at the start as rows. start_us: the start, microseconds since 1970.
     """
@@ -25,11 +25,11 @@ class Baseline:
         self._start_us = start_us
 
     def __bool__(self) -> bool:
-        """Some of the windows are open still."""
+        """Return whether some of the windows are still open."""
         return bool(self._waits.any())
 
     def take_off(self, records: Records) -> Records:
-        """RECORD (n,) as this log has it. A row of which nothing is left stays, with counters of 0: it has a number."""
+        """Return RECORD (n,) as this log has it. A row without a remainder stays, with counters of 0: it has a number."""
         rows = np.flatnonzero((records["kind"] == WINDOW) & (records["start_time"] < self._start_us))
         if not len(rows) or not len(self._sessions):
             return records
@@ -46,7 +46,7 @@ class Baseline:
 
 
 def has_packets(records: Records) -> NDArray[np.bool_]:
-    """bool (n,): not a window row of which a baseline has left nothing."""
+    """Return bool (n,): False for a window row that a baseline has emptied."""
     has: NDArray[np.bool_] = (records["kind"] != WINDOW) | (records["pkts_from_vpc"] + records["pkts_from_pub"] != 0)
     return has
 

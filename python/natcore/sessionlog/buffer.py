@@ -13,11 +13,11 @@ from natcore.sinks.base import Batch, Records, join
 
 
 class Store(Protocol):
-    """Where a log's rows wait: in order, one batch at a time held by whoever delivers it."""
+    """The waiting rows of a log, in order; a delivery holds one batch at a time."""
 
     @property
     def rows(self) -> int:
-        """Rows that wait, a held batch not among them."""
+        """The number of waiting rows, without a held batch."""
         ...
 
     def take(self, limit: int) -> Batch | None:
@@ -25,11 +25,11 @@ class Store(Protocol):
         ...
 
     def acknowledge(self) -> None:
-        """The held rows are done with: their place in the ledger is the caller's business."""
+        """Drop the held rows; the caller moves them in the ledger."""
         ...
 
     def put_back(self) -> None:
-        """The held rows wait again, in front."""
+        """Put the held rows back in front."""
         ...
 
 
@@ -52,11 +52,11 @@ class Buffer:
 
     @property
     def is_held(self) -> bool:
-        """Rows are out for delivery: neither here nor done with."""
+        """Return whether a batch is held."""
         return self._held is not None
 
     def append(self, records: Records) -> None:
-        """RECORD (n,), accepted by the ledger before; kept as it is, so it must not be written again."""
+        """Add RECORD (n,), which the ledger has accepted; the array is kept and must not be changed."""
         with self._lock:
             self._chunks.append(records)
             self._rows += len(records)
@@ -97,12 +97,12 @@ class Buffer:
                 self._drop_surplus()
 
     def peek(self) -> list[Records]:
-        """The rows that wait, a held batch among them, in order; they stay."""
+        """Return the waiting rows with a held batch, in order; they stay."""
         with self._lock:
             return [*([] if self._held is None else [self._held]), *self._chunks]
 
     def clear(self) -> int:
-        """Forget every row; -> how many, for the ledger."""
+        """Drop every row; -> how many, for the ledger."""
         with self._lock:
             if self._pending_gap:
                 self._pending_gap.take()

@@ -56,24 +56,24 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Core(Windows, Protocol):
-    """What the collector needs of the data plane."""
+    """The data plane as the collector uses it."""
 
     is_read: bool
     """Whether a collector drains: a call that writes many rows then finds space beside a full ring."""
 
     @property
     def journal_lost(self) -> int:
-        """Rows that found the ring full, since the gateway began."""
+        """The number of rows that found the ring full, since the gateway began."""
         ...
 
     @property
     def journal_waiting(self) -> int:
-        """Rows in the ring."""
+        """The number of rows in the ring."""
         ...
 
     @property
     def journal_filling(self) -> bool:
-        """An eighth of the ring or more waits."""
+        """Whether an eighth of the ring or more waits."""
         ...
 
     def drain(self, records: Records) -> int:
@@ -82,11 +82,11 @@ class Core(Windows, Protocol):
 
     @property
     def next_number(self) -> int:
-        """Of the next row that is drained."""
+        """The number of the next drained row."""
         ...
 
     def skip_numbers(self, count: int) -> int:
-        """Numbers for rows that are lost; -> the first."""
+        """Take numbers for lost rows; -> the first."""
         ...
 
     def copy_windows(self, records: Records, part: int) -> tuple[int, int]:
@@ -95,18 +95,18 @@ class Core(Windows, Protocol):
 
     @property
     def complete_ns(self) -> int:
-        """What ended before this moment of the gateway's clock has its rows in the ring."""
+        """Until when the ring is complete, in ns of the gateway's clock: all that ended before has its rows."""
         ...
 
     @property
     def epoch_ns(self) -> int:
-        """Unix time at now = 0."""
+        """The Unix time at now = 0, in ns."""
         ...
 
     def set_epoch(self, epoch_ns: int) -> None: ...
 
     def label(self, at_ns: int) -> int:
-        """Microseconds since 1970, as rows have it, of a time of the gateway's clock."""
+        """Return a time of the gateway's clock as a row's label, in microseconds since 1970."""
         ...
 
     def close_windows(self, now_ns: int) -> int | None:
@@ -178,7 +178,7 @@ class Collector:
 
     @property
     def active(self) -> bool:
-        """A log runs."""
+        """Whether a log runs."""
         return bool(self._logs)
 
     @property
@@ -239,7 +239,7 @@ class Collector:
             return log
 
     def _require(self, log: SessionLog) -> None:
-        """ConfigurationError if the log's destination does not work; it is stopped then."""
+        """Stop the log and raise ConfigurationError if its destination does not work."""
         reason = log._reason_not_to_start(START_SECONDS)
         if reason is not None:
             self._stop((log,), 0.0)
@@ -301,7 +301,7 @@ class Collector:
     drain_now = step
 
     def beat(self) -> None:
-        """A sign of life for each log: what has been written so far is there, and no older window is open."""
+        """Give each log a heartbeat: its rows so far are complete, and no older window is open."""
         self._check_clock()
         made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
         oldest_ns = self._windows.look()  # waits for the packets: no lock is held
@@ -318,7 +318,7 @@ class Collector:
                     log._note(beat)
 
     def _beat(self, oldest_ns: int, made_ns: int, complete_ns: int) -> Beat:
-        """What is drained from now on began at `oldest_ns` or later."""
+        """Note that rows drained from now on began at `oldest_ns` or later."""
         self._oldest_us = self._core.label(oldest_ns)
         now_us = self._core.label(self._core.now_ns)
         made, swept = self._labels(made_ns, complete_ns)
@@ -328,13 +328,13 @@ class Collector:
         )  # fmt: skip
 
     def _labels(self, made_ns: int, complete_ns: int) -> tuple[int, int]:
-        """Until when beginnings and ends are told. What begins in the same microsecond may come yet; ends are told by ms."""
+        """Return until when beginnings and ends have rows. A session may still begin in the same microsecond; ends have ms."""
         return self._core.label(made_ns) - 1, self._core.label(min(complete_ns, made_ns)) - 1
 
     # Rows about the log itself
 
     def cover(self) -> Cover | None:
-        """Until when the rows that have been taken so far are complete; its sequence: the last fact's. None: no log runs."""
+        """Return until when the drained rows are complete, with the last fact's sequence. None: no log runs."""
         made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
         self._windows.look()
         with self._draining:
@@ -344,7 +344,7 @@ class Collector:
             return Cover(self._core.next_number, self._facts - 1, *self._labels(made_ns, complete_ns), 0)
 
     def note_change(self) -> None:
-        """Entries or settings have changed just now."""
+        """Log a change of entries or settings."""
         made_ns = self._core.now_ns
         with self._draining:
             if self._logs:
@@ -353,7 +353,7 @@ class Collector:
                 self._log_cover(*self._labels(made_ns, self._core.complete_ns))
 
     def _check_clock(self) -> None:
-        """Rows from now on are labelled by the machine's clock, if that was set; a row, an event and a counter tell so."""
+        """Label rows from now on by the machine's clock, if that was set; a row, an event and a counter record it."""
         offset_ns = self._clock_offset()
         if offset_ns is None:
             return
@@ -370,12 +370,12 @@ class Collector:
         _log.warning("the clock differs by %.3f s from the session log's (%s): its labels follow", seconds, why)
 
     def take_notices(self) -> list[Event]:
-        """Events since the last call."""
+        """Return the events since the last call."""
         notices, self._notices = self._notices, []
         return notices
 
     def set_epoch(self, epoch_ns: int, *, suspended: bool = False, right_us: int | None = None) -> None:
-        """Label what comes from now on by another clock; a row tells by how much it differs. right_us: the last label that
+        """Label rows from now on by another clock; a row records the difference. right_us: the last label that
         is surely from before the machine slept; None: all so far are."""
         with self._draining:
             if self._logs:
@@ -396,7 +396,7 @@ class Collector:
                 self._unlogged.append(row)
 
     def unlogged_clocks(self) -> tuple[Clock, ...]:
-        """Changes of the clock while no log runs: the next log's first rows."""
+        """Return the changes of the clock while no log runs: the next log's first rows."""
         with self._draining:
             clocks = [facts.clock_of(row[0]) for row in self._unlogged]
             return tuple(clock._replace(sequence=self._facts + at) for at, clock in enumerate(clocks))
@@ -410,7 +410,7 @@ class Collector:
         self._log_changes()
 
     def _log_changes(self) -> None:
-        """Rows for what came into force, or is no more, since the last look."""
+        """Log what came into force, or ended, since the last look."""
         in_force = self._in_force()
         if in_force is self._logged:
             return
@@ -429,7 +429,7 @@ class Collector:
         self._add_rows([facts.cover_row(made, swept, now, flags, self._core.label(0))])
 
     def _add_rows(self, rows: list[Records]) -> None:
-        """With `_draining` held."""
+        """Give rows about the log to every log. `_draining` must be held."""
         for row in rows:
             row = row.copy()
             row["number"], row["pkts_from_vpc"] = self._core.next_number, self._facts
@@ -448,7 +448,7 @@ class Collector:
             _log.exception("collecting session rows failed")
 
     def waiting_rows(self) -> Iterator[Batch]:
-        """Rows of the running logs that no destination has yet, the ring's among them; they stay."""
+        """Return the running logs' undelivered rows, the ring's among them; they stay."""
         self.step()
         for log in self._logs:
             yield from log.waiting_rows()
@@ -464,7 +464,7 @@ class Collector:
             }  # fmt: skip
 
     def _drain(self) -> int:
-        """With `_draining` held. What the ring holds now: rows that go on coming wait for the next time."""
+        """Drain the rows that the ring holds now; later ones wait. `_draining` must be held."""
         waiting, taken = self._core.journal_waiting, 0
         while taken < waiting:
             records = np.empty(min(waiting - taken, _DRAIN_ROWS), RECORD)
@@ -486,7 +486,7 @@ class Collector:
             log._accept(records)
 
     def _report_lost(self) -> None:
-        """A gap row for rows that found the ring full: they get numbers, which will be missing."""
+        """Add a gap row for rows that found the ring full: they get numbers, which will be missing."""
         lost = self._core.journal_lost - self._lost_reported
         if self._logs and lost:
             self._lost_reported += lost
@@ -535,7 +535,7 @@ class Collector:
             self._thread = None
 
     def _run(self) -> None:
-        """Rows are taken in large pieces: what Python does for each costs more than its rows."""
+        """Drain in large pieces: Python's work for a piece costs more than its rows."""
         next_drain = next_beat = self._clock()
         while not self._end.wait(_PERIOD_SECONDS):
             if self.is_forgotten and self._control.acquire(blocking=False):  # who holds it may wait for this thread
@@ -571,7 +571,7 @@ class Collector:
             raise ConfigurationError(f"sink must be used by one session log, got {show(sink)}, which another has")
 
     def _claim(self, sink: Sink, name: str) -> None:
-        """A destination that only one log may have is taken, or the start refused; what cannot be reached is retried later."""
+        """Claim a destination that only one log may have, or refuse the start; an unreachable one is retried later."""
         claim = getattr(sink, "claim", None)
         if callable(claim):
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Rows that a destination refused for good: set aside in a file for a person to look at."""
+"""Rows that a destination refused for good, set aside in a file for a person."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DeadLetters:
         self._bound_bytes = bound_bytes
 
     def add(self, batch: Batch, code: str, message: str) -> bool:
-        """Durable when this returns True; False: there is no space. Raises OSError."""
+        """Write the rows durably; False: there is no space. Raises OSError."""
         rows = batch.rows(local=True)
         lines = "".join(f"{compact({**row, 'code': code, 'message': message})}\n" for row in rows).encode()
         make_private(self.path.parent)

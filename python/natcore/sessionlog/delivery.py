@@ -110,7 +110,7 @@ Disposal = Literal["acknowledge", "keep", "set-aside"]  # what becomes of the ro
 
 
 def decide(target: Target, progress: Progress, waiting: bool, now: float, *, opening: bool = False) -> Wait | Attempt:
-    """What to do now. waiting: rows wait for delivery; where none do there is no attempt, and no test (D5).
+    """Return the next action. waiting: rows wait for delivery; where none do there is no attempt, and no test (D5).
 
     opening: the sink has not been opened yet, which is worth an attempt of its own where the target is available.
     """
@@ -133,7 +133,7 @@ def settle(
     largest: int,
     jitter: float,
 ) -> tuple[Target, Progress, Disposal]:
-    """The states after an answer that came at `now`, and what becomes of its rows.
+    """Return the states after an answer that came at `now`, and what becomes of its rows.
 
     tested: the attempt was the destination's test. largest: rows of a batch at most, which successes grow back to.
     jitter: 0 to 1, drawn by the caller.
@@ -161,14 +161,14 @@ def settle(
 
 
 def give_up_test(target: Target, now: float, policy: DeliveryPolicy) -> Target:
-    """The log that sent the test has been stopped before the answer came: as a time-out (D3)."""
+    """End the test of a log that was stopped before the answer came: it counts as a time-out (D3)."""
     if not target.testing:
         return target
     return Target(now + policy.unavailable, "Timeout", "the test delivery has not been answered")
 
 
 def backoff(policy: DeliveryPolicy, failures: int, jitter: float) -> float:
-    """Seconds before the next attempt after so many failures before this one: doubled each time up to the cap, the
+    """Return the seconds before the next attempt after so many failures before: doubled each time up to the cap, the
     upper half of it drawn, so that many gateways do not come back at one moment."""
     ceiling = min(policy.backoff_max, policy.backoff_min * 2.0 ** min(failures, 60))
     return max(0.01, ceiling * (0.5 + 0.5 * jitter))
@@ -200,7 +200,7 @@ class Destination:
             self._watchers.remove(changed)
 
     def decide(self, progress: Progress, waiting: bool, now: float, *, opening: bool = False) -> Wait | Attempt:
-        """As the function; a test is taken by one caller alone, until `settle`, `cancel_test` or `give_up_test`."""
+        """As `decide`; one caller alone gets a test, until `settle`, `cancel_test` or `give_up_test`."""
         with self._lock:
             action = decide(self._target, progress, waiting, now, opening=opening)
             if isinstance(action, Attempt) and action.test:
@@ -218,7 +218,7 @@ class Destination:
         largest: int,
         jitter: float,
     ) -> tuple[Progress, Disposal]:
-        """As the function, for this destination."""
+        """As `settle`, for this destination."""
         with self._lock:
             before = self._target
             self._target, progress, disposal = settle(
@@ -228,7 +228,7 @@ class Destination:
         return progress, disposal
 
     def cancel_test(self) -> None:
-        """The test has not been sent: another may take it."""
+        """Return a test that was not sent: another log may take it."""
         with self._lock:
             before = self._target
             self._target = replace(before, testing=False)
@@ -253,7 +253,7 @@ _destinations_lock = threading.Lock()
 
 
 def destination_of(key: Hashable | None) -> Destination:
-    """The process's one Destination for the key; None: one of its own."""
+    """Return the process's one Destination for the key; None: a new one."""
     if key is None:
         return Destination()
     with _destinations_lock:

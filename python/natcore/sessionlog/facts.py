@@ -1,4 +1,4 @@
-"""What a session log says about itself: until when its rows are complete, entries and time-outs in force, clock changes.
+"""A session log's rows about itself: until when it is complete, entries and time-outs in force, clock changes.
 
 Facts are rows of the log (kinds cover, entry, setting, clock). They count no session, so `number` is not theirs: it is the
 number of the gateway's next row, and `pkts_from_vpc` numbers the facts of a run. start_time and end_time are labels of the
@@ -116,7 +116,7 @@ class EntryFact(NamedTuple):
         return bool(self.eip) and self.eip <= address <= self.eip + self.last_ip - self.first_ip
 
     def is_static_for(self, address: int, port: int, protocol: int) -> bool:
-        """Traffic of this outside endpoint is this entry's, and has no rows."""
+        """Return whether traffic of this outside endpoint belongs to this entry, and so has no rows."""
         if self.type == SNAT or not self.has_address(address):
             return False
         if self.type in (NO_NAT, ONE_TO_ONE):
@@ -152,19 +152,19 @@ class InForce:
     made: int = 0
 
     def carried(self) -> InForce:
-        """For the next file: without entries that ended."""
+        """Return the facts for the next file: without entries that ended."""
         entries = tuple(each for each in self.entries if each.until_sequence < 0)
         return InForce(entries, self.settings, self.clocks, self.sequence, self.whole, self.made)
 
     def behind(self, earlier: InForce) -> InForce:
-        """With the entries that ended in the stretch before this one."""
+        """Return the facts with the entries that ended in the stretch before."""
         ended = tuple(each for each in earlier.entries if each.until_sequence >= 0)
         told = {(each.id, each.place, each.sequence) for each in self.entries}
         missing = tuple(each for each in ended if (each.id, each.place, each.sequence) not in told)
         return InForce((*missing, *self.entries), self.settings, self.clocks, self.sequence, self.whole, self.made)
 
     def after(self, rows: Records) -> InForce:
-        """RECORD (n,) in their order."""
+        """Return what is in force after RECORD (n,), applied in order."""
         facts = rows[rows["kind"] >= COVER]
         if not len(facts):
             return self
@@ -271,7 +271,7 @@ def covers_of(rows: Records) -> list[Cover]:
 
 
 def cover_row(made: int, swept: int, since: int, flags: int = 0, born: int = 0) -> Records:
-    """RECORD (1,); `number` and `pkts_from_vpc` are the collector's business, as of all rows here."""
+    """Return RECORD (1,); the collector sets `number` and `pkts_from_vpc`, as of all rows here."""
     row = np.zeros(1, RECORD)
     row["kind"], row["flags"], row["start_time"], row["end_time"] = COVER, flags, min(made, swept), made
     row["bytes_from_pub"], row["bytes_from_vpc"] = max(0, born), max(0, since, made)
@@ -292,7 +292,7 @@ def removed_row(number: int) -> Records:
 
 
 def setting_rows(timeouts: Timeouts, window: float, policy: Policy) -> dict[tuple[int, ...], Records]:
-    """Rows by what they stand for: (code, value)."""
+    """Return the settings' rows by (code, value)."""
     values = {code: round(getattr(timeouts, name) * _MICRO) for code, name in enumerate(_TIMEOUTS, 1)}
     values[WINDOW_CODE] = round(window * _MICRO)
     values[PORTS_CODE] = PORT_POLICIES.index(policy.ports)
@@ -308,7 +308,7 @@ def setting_rows(timeouts: Timeouts, window: float, policy: Policy) -> dict[tupl
 
 
 def entry_rows(number: int, entry: AnyEntry, outside: Iterable[tuple[int, int]]) -> list[Records]:
-    """outside: (address on the wire, EIP or 0) of the entry."""
+    """Return an entry's rows. outside: (wire address, EIP or 0) of the entry."""
     if isinstance(entry, SnatEntry):
         source = ipaddress.IPv4Network(entry.source)
         inside = {"pri_ip": int(source.network_address), "pri_port": source.prefixlen}
@@ -345,7 +345,7 @@ def _entry_row(number: int, kind: int, **fields: int) -> Records:
 
 
 def _stretches(outside: Iterable[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
-    """(place in the pool, first and last address on the wire, EIP of the first) of addresses that follow each other."""
+    """Yield (place in the pool, first and last wire address, EIP of the first) of consecutive addresses."""
     found: list[tuple[int, int, int, int]] = []
     for place, (wire, eip) in enumerate(outside):
         if found:
@@ -361,7 +361,7 @@ def _stretches(outside: Iterable[tuple[int, int]]) -> list[tuple[int, int, int, 
 
 
 def longest_idle(settings: Iterable[Setting]) -> int:
-    """Microseconds: the longest time-out that was ever in force; 0: none is stated."""
+    """Return the longest time-out that was ever in force, in microseconds; 0: none is stated."""
     return max((each.value for each in settings if 1 <= each.code <= 6), default=0)
 
 
@@ -374,7 +374,7 @@ def values_of(settings: Iterable[Setting], code: int) -> set[int]:
 
 
 def computed_host(entry: EntryFact, settings: Sequence[Setting], address: int, port: int) -> int | None:
-    """The inside host of an outside endpoint, computed (RFC 7422); None: no host, or ports that are not deterministic."""
+    """Compute the inside host of an outside endpoint (RFC 7422); None: no host, or ports that are not deterministic."""
     if entry.type != SNAT or values_of(settings, PORTS_CODE) != {PORT_POLICIES.index("deterministic")}:
         return None
     sizes = values_of(settings, BLOCK_CODE)

@@ -76,7 +76,7 @@ class Footer:
 
     @classmethod
     def of(cls, batch: Batch, facts: InForce | None = None) -> Footer:
-        """The footer of a file with this batch alone. facts: in force before it."""
+        """Return the footer of a file with this batch alone. facts: in force before it."""
         rows = batch.records
         windows = rows["kind"] == WINDOW
         longest = int((rows["end_time"] - rows["start_time"])[windows].max(initial=0))
@@ -92,11 +92,11 @@ class Footer:
 
     @property
     def rows(self) -> int:
-        """That have numbers of their own."""
+        """The number of rows with numbers of their own."""
         return sum(last - first + 1 for first, last in self.ranges)
 
     def joined(self, later: Footer) -> Footer:
-        """The footer of this file's rows and, behind them, the later one's, which knew this one's facts."""
+        """Return the footer of this file's rows followed by a later file's, which had this one's facts."""
         ranges = joined_ranges([*self.ranges, *later.ranges])
         return replace(
             self,
@@ -127,7 +127,7 @@ class Footer:
 
 
 def decode(metadata: Mapping[bytes, bytes]) -> Footer | None:
-    """None: not a file of a session log, or of another format."""
+    """Parse a footer; None: not a file of a session log, or of another format."""
     if metadata.get(b"natcore_format") != FORMAT.encode():
         return None
     try:
@@ -152,7 +152,7 @@ def decode(metadata: Mapping[bytes, bytes]) -> Footer | None:
 
 
 def joined_ranges(ranges: Iterable[Numbers]) -> tuple[Numbers, ...]:
-    """Sorted, none overlapping or touching another."""
+    """Return the ranges sorted and merged."""
     joined: list[Numbers] = []
     for first, last in sorted(ranges):
         if joined and first <= joined[-1][1] + 1:
@@ -163,7 +163,7 @@ def joined_ranges(ranges: Iterable[Numbers]) -> tuple[Numbers, ...]:
 
 
 def few_covers(ranges: Sequence[Numbers], covers: Iterable[Cover]) -> tuple[Cover, ...]:
-    """Those from which all others follow: the first and the last of each range of numbers, and those with flags."""
+    """Return the covers that imply the others: the first and last of each range of numbers, and those with flags."""
     kept: dict[int, Cover] = {}
     by_range: dict[Numbers, list[Cover]] = {}
     for cover in sorted(covers, key=lambda cover: cover.sequence):

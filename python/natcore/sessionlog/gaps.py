@@ -18,7 +18,7 @@ class Span:
 
     @classmethod
     def of(cls, records: Records) -> Span:
-        """RECORD (n,), n >= 1."""
+        """Return the span of RECORD (n,), n >= 1."""
         return cls(int(records["start_time"].min()), int(records["end_time"].max()), int(records["number"][-1]))
 
     def widen(self, other: Span) -> None:
@@ -45,12 +45,12 @@ class PendingGap:
             self._span.widen(span)
 
     def add_records(self, records: Records) -> None:
-        """RECORD (n,), n >= 1; a gap row among them stands for its count of rows, a row about the log for none."""
+        """Add RECORD (n,), n >= 1; a gap row among them stands for its count of rows, a row about the log for none."""
         is_gap = records["kind"] == GAP
         self.add(int((records["kind"] < GAP).sum()) + int(records["session"][is_gap].sum()), Span.of(records))
 
     def take(self) -> Records:
-        """RECORD (1,); the next gap begins after it."""
+        """Return the gap row, RECORD (1,); the next gap begins after it."""
         assert self._span is not None
         row = gap_row(self._span.start, self._span.end, self._span.last_number, self._rows, GAP_LOST)
         self._span, self._rows = None, 0

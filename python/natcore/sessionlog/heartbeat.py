@@ -1,4 +1,4 @@
-"""Signs of life: which rows may still be missing at a moment, so that a death leaves a gap of a known size."""
+"""Heartbeats: they bound the rows that may be missing, so that a crash leaves a gap of a known size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROUND_BEATS = 32  # in which every part of the table is looked at; the first 65,
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A moment of a run. Times in microseconds since 1970.
+    """A heartbeat of a run. Times in microseconds since 1970.
 
     oldest: the start of the oldest window without a row in the spool. now: the gateway's clock, as rows have it.
     wall: the machine's clock. next_number: of the next row. ended: the end mark, after which no row came.
@@ -33,7 +33,7 @@ class Beat:
         return replace(self, ended=True)
 
     def gap_end(self, wall: int) -> int:
-        """The latest time of a last packet, for a run of which this is the last sign of life and that was dead at `wall`.
+        """Return the latest time of a last packet, for a run with this last heartbeat that was dead at `wall`.
 
         The gateway's clock may have stood still at this beat, since packets move it, and have been set right by the next
         one: so `wall`, unless the gateway was ahead of the machine's clock.
@@ -48,12 +48,12 @@ class Windows(Protocol):
     def now_ns(self) -> int: ...
 
     def oldest_window(self, part: int) -> tuple[int, int]:
-        """When the oldest window began that is open in a part of the table, ns, now if none is; how many parts."""
+        """Return the start of the oldest open window in a part of the table, ns (now if none), and the number of parts."""
         ...
 
 
 class OldestWindow:
-    """When the oldest open window began; never later than that, though a large table is looked at in turns."""
+    """The start of the oldest open window, or an earlier time, since a large table is scanned in parts."""
 
     def __init__(self, core: Windows) -> None:
         self._core = core
@@ -63,7 +63,7 @@ class OldestWindow:
         self._lock = threading.Lock()  # held while it waits for the packets
 
     def look(self) -> int:
-        """ns of the gateway's clock. A window that opens in a part after the look at it began after that look."""
+        """Return ns of the gateway's clock. A window that opens in a scanned part begins after its scan."""
         with self._lock:
             return self._look()
 

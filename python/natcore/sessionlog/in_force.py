@@ -1,4 +1,4 @@
-"""What of a gateway the session log tells besides sessions: its entries and settings, as rows (facts.py); its clock."""
+"""The gateway's state that the log records besides sessions: entries and settings as rows (facts.py), and its clock."""
 
 from __future__ import annotations
 

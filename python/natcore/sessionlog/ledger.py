@@ -1,4 +1,4 @@
-"""A session log's account: where each row that it accepted is. The sums hold at every moment."""
+"""A session log's counters: where each accepted row is. The sums hold at every moment."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ class Ledger:
         )
 
     def accept(self, rows: int, *, withheld: int = 0) -> None:
-        """New rows, in memory."""
+        """Count new rows, in memory."""
         with self._lock:
             self._rows["queued"] += rows
             self._beside["withheld"] += withheld
 
     def recover(self, rows: int) -> None:
-        """Rows that an earlier process left in the spool."""
+        """Count rows that an earlier process left in the spool."""
         with self._lock:
             self._rows["spooled"] += rows
             self._beside["recovered"] += rows
 
     def add_gap(self, place: Place) -> None:
-        """A gap row is one more row of this log."""
+        """Count a gap row: it is one more row of this log."""
         self.drop_gaps(-1, place)
 
     def add_facts(self, rows: int) -> None:
-        """Rows about the log itself, in memory."""
+        """Count rows about the log itself, in memory."""
         with self._lock:
             self._rows["queued"] += rows
             self._beside["facts"] += rows
 
     def drop_gaps(self, rows: int, place: Place) -> None:
-        """Gap rows that have become part of another one."""
+        """Uncount gap rows that have become part of another one."""
         with self._lock:
             self._rows[place] -= rows
             self._beside["gaps"] -= rows
@@ -78,7 +78,7 @@ class Ledger:
             self._settled.notify_all()
 
     def withhold(self, rows: int, source: Place) -> None:
-        """Rows accepted for a sink that took them, which the present one does not: no longer this log's."""
+        """Uncount rows that a former sink would take and the present one does not."""
         with self._lock:
             self._rows[source] -= rows
             self._beside["withheld"] += rows
@@ -92,23 +92,23 @@ class Ledger:
 
     @property
     def waiting(self) -> int:
-        """Rows that are neither delivered nor given up."""
+        """Return the rows that are neither delivered nor given up."""
         with self._lock:
             return self._waiting()
 
     def notify(self) -> None:
-        """Something else that `wait_settled` looks at may have changed."""
+        """Wake `wait_settled`: a condition of it may have changed."""
         with self._lock:
             self._settled.notify_all()
 
     def wait_settled(self, timeout: float | None, also: Callable[[], bool]) -> bool:
-        """Wait until the rows that wait now do not any more, and `also` is true; rows that come after may wait."""
+        """Wait until the rows that wait now are settled and `also` is true; later rows may wait."""
         with self._lock:
             goal = self._gone + self._waiting()
             return self._settled.wait_for(lambda: (self._gone >= goal or not self._waiting()) and also(), timeout)
 
     def wait_for(self, timeout: float, condition: Callable[[], bool]) -> bool:
-        """Wait until the condition is true, of which `notify` tells; False: not within `timeout` s."""
+        """Wait until the condition is true (`notify` wakes); False: not within `timeout` s."""
         with self._lock:
             return self._settled.wait_for(condition, timeout)
 

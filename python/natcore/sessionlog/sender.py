@@ -1,4 +1,4 @@
-"""A sender brings one log's rows from its stores to one sink: the work of a delivery thread, a step at a time."""
+"""The sender delivers one log's rows from its stores to one sink: the work of a delivery thread, step by step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ACTIONS = ("backoff", "unavailable", "split", "reject")
 
 
 def attribute(sink: object, name: str) -> Any:
-    """What the sink says of itself, or what a sink is that says nothing."""
+    """Return the sink's attribute, or the default of a sink without it."""
     if name == "destination" and not hasattr(sink, name):
         return {}
     return getattr(sink, name, getattr(Sink, name, None))
@@ -42,14 +42,14 @@ def attribute(sink: object, name: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A store, and where its rows are in the ledger."""
+    """A store, and its rows' place in the ledger."""
 
     store: Store
     place: Place
 
 
 class Sender:
-    """Steps: open the sink, wait for a batch, deliver it, settle what became of it.
+    """Steps: open the sink, wait for a batch, deliver it, settle the answer.
 
     sources: stores in the order in which they are emptied. One thread calls `step`; the others are safe anywhere.
     redact: rows lose their destinations. clock: seconds, any origin.
@@ -103,21 +103,21 @@ class Sender:
         self._reported: set[str] = set()
 
     def hurry(self, hurried: bool = True) -> None:
-        """Wait for no batch to fill."""
+        """Set whether to deliver at once, without waiting for a batch to fill."""
         self._hurried = hurried
 
     @property
     def takes_facts(self) -> bool:
-        """Rows about the log itself."""
+        """Whether the sink takes rows about the log itself."""
         return bool(attribute(self.sink, "facts"))
 
     @property
     def takes_all(self) -> bool:
-        """Rows of every kind: a number that is missing there is a row that is missing."""
+        """Whether the sink takes rows of every kind: then a missing number is a missing row."""
         return self._takes_events and self._takes_gaps
 
     def select(self, records: Records) -> Records:
-        """Of RECORD (n,) the rows that the sink takes, with what they may say."""
+        """Return the rows of RECORD (n,) that the sink takes, redacted if need be."""
         if self._redact:
             records = redacted(records)
         if self.takes_all and self.takes_facts:
@@ -150,7 +150,7 @@ class Sender:
         return any(source.store.rows for source in self._sources())
 
     def _pause_to_fill(self, waiting: int, now: float) -> float | None:
-        """Seconds until the batch is full enough; None: nothing to wait for."""
+        """Return the seconds until the batch is due; None: no rows wait."""
         if not waiting:
             self._waiting_since = None
             return None
@@ -161,7 +161,7 @@ class Sender:
         return self._waiting_since + self._linger - now
 
     def _attempt(self, source: Source | None, action: Attempt) -> bool:
-        """-> False: the rows are in other hands just now."""
+        """-> False: another thread holds the rows."""
         batch = None
         with self._lock:
             if self._abandoned:
@@ -195,7 +195,7 @@ class Sender:
         return Batch(batch.instance, batch.vpc_id, batch.run, redacted(batch.records))  # an earlier run's may not be
 
     def _wanted(self, batch: Batch | None) -> Batch | None:
-        """Of a batch the rows that the sink takes; a log filters before, but its spool may hold another sink's."""
+        """Return the batch's rows that the sink takes; a spool may hold rows for another sink."""
         if batch is None:
             return None
         wanted = self.select(batch.records)
@@ -226,7 +226,7 @@ class Sender:
         return Delivered(rows, self._proven), receipt if isinstance(receipt, Receipt) else None
 
     def _report(self, error: BaseException) -> None:
-        """Each kind of surprise once, with its traceback, until a delivery succeeds."""
+        """Log each kind of unexpected error once, with its traceback, until a delivery succeeds."""
         if type(error).__name__ not in self._reported:
             self._reported.add(type(error).__name__)
             _log.error("a delivery to %s %s failed", self.delivery_type, self.destination, exc_info=error)
@@ -260,7 +260,7 @@ class Sender:
             return False
 
     def abandon(self) -> None:
-        """Take the batch in hand back from a delivery that does not return; its answer will be ignored."""
+        """Take the held batch back from a delivery that does not return; its answer will be ignored."""
         with self._lock:
             self._abandoned = True
             if self._held is not None:
@@ -271,7 +271,7 @@ class Sender:
         self.target.unwatch(self._changed)
 
     def recover(self, error: BaseException) -> None:
-        """A step has failed otherwise than by its sink: the rows in hand wait again, and the status says so."""
+        """Handle an unexpected error of a step: the held rows wait again, and the status says so."""
         with self._lock:
             if self._abandoned:
                 return
@@ -288,11 +288,11 @@ class Sender:
 
     @property
     def has_answer(self) -> bool:
-        """The sink is open, or the destination has said why not."""
+        """Whether the sink is open, or the destination has said why not."""
         return self._opened or self.progress.state != "Modifying"
 
     def close_sink(self) -> None:
-        """In the delivering thread, after its last step."""
+        """Close the sink, in the delivering thread, after its last step."""
         try:
             _optional(self.sink, "close")
         except BaseException as error:
@@ -300,6 +300,6 @@ class Sender:
 
 
 def _optional(sink: object, name: str, nothing: object = None) -> object:
-    """What the method gives; nothing: what it would give, where the sink has none."""
+    """Call the sink's method, or return `nothing` if the sink has none."""
     method = getattr(sink, name, None)
     return nothing if method is None else method()

@@ -1,4 +1,4 @@
-"""What a spool's files look like, byte by byte: segments of checksummed frames, the mark of what is delivered, the run.
+"""The byte format of a spool's files: segments of checksummed frames, the mark of delivered rows, the run.
 
 segment   header: magic "NATCSPL1", u32 length, u32 crc32, then `length` bytes of JSON {instance, vpc_id, run};
           then frames.
@@ -63,7 +63,7 @@ class FrameHeader:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Everything before the row `rows` of the frame at `offset` of `segment` is delivered."""
+    """The place up to which rows are delivered: before row `rows` of the frame at `offset` of `segment`."""
 
     sequence: int
     segment: int
@@ -77,7 +77,7 @@ def encode_segment_header(identity: Identity, magic: bytes = SEGMENT_MAGIC) -> b
 
 
 def decode_segment_header(data: bytes | memoryview, magic: bytes = SEGMENT_MAGIC) -> tuple[Identity, int] | None:
-    """The identity and the bytes of the header; None: damaged, or not a file of this kind and version."""
+    """Return the identity and the bytes of the header; None: damaged, or not a file of this kind and version."""
     if len(data) < _SEGMENT_START.size:
         return None
     found, length, checksum = _SEGMENT_START.unpack_from(data)
@@ -89,14 +89,14 @@ def decode_segment_header(data: bytes | memoryview, magic: bytes = SEGMENT_MAGIC
 
 
 def newer_version(data: bytes | memoryview, magic: bytes) -> int | None:
-    """The version of a file of this kind that a later natcore wrote; None: it is no such file."""
+    """Return the version of a file that a later natcore wrote; None: it is no such file."""
     version = bytes(data[7:8])
     is_newer = bytes(data[:7]) == magic[:7] and version.isdigit() and version > magic[7:]
     return int(version) if is_newer else None
 
 
 def encode_frame(records: Records) -> bytes:
-    """RECORD (n,), n >= 1."""
+    """Return RECORD (n,), n >= 1, as a frame."""
     assert records.dtype == RECORD and records.itemsize == RECORD.itemsize  # equal fields may lie elsewhere
     payload = (records if records.flags.c_contiguous else copied(records)).view(np.uint8).data
     rest = _FRAME_REST.pack(len(payload), zlib.crc32(payload), ROWS, len(records), int(records["number"][0]))
@@ -104,7 +104,7 @@ def encode_frame(records: Records) -> bytes:
 
 
 def decode_frame_header(data: bytes | memoryview) -> FrameHeader | None:
-    """The header at the start of `data`; None: there is none, or it is damaged."""
+    """Return the header at the start of `data`; None: there is none, or it is damaged."""
     if len(data) < FRAME_HEADER_BYTES or data[:4] != FRAME_MAGIC:
         return None
     rest = data[8:FRAME_HEADER_BYTES]
@@ -116,7 +116,7 @@ def decode_frame_header(data: bytes | memoryview) -> FrameHeader | None:
 
 
 def decode_payload(header: FrameHeader, payload: bytes | memoryview) -> Records | None:
-    """The frame's rows; None: torn or damaged, or of a type that holds none."""
+    """Return the frame's rows; None: torn or damaged, or of a type without rows."""
     if header.type != ROWS or len(payload) != header.payload_bytes or zlib.crc32(payload) != header.payload_crc:
         return None
     return np.frombuffer(payload, RECORD)
@@ -128,7 +128,7 @@ def encode_mark(mark: Mark) -> bytes:
 
 
 def decode_marks(data: bytes) -> Mark | None:
-    """The mark that holds; None: neither slot is whole."""
+    """Return the valid mark; None: neither slot is intact."""
     found: list[Mark] = []
     for start in range(0, 2 * MARK_BYTES, MARK_BYTES):
         slot = data[start : start + MARK_BYTES]
@@ -146,7 +146,7 @@ def encode_beat(sequence: int, beat: Beat) -> bytes:
 
 
 def decode_beats(data: bytes) -> tuple[int, Beat] | None:
-    """The slot that holds and its sequence; None: neither is whole."""
+    """Return the valid slot and its sequence; None: neither is intact."""
     found: list[tuple[int, Beat]] = []
     for start in range(0, 2 * BEAT_BYTES, BEAT_BYTES):
         slot = data[start : start + BEAT_BYTES]

@@ -1,4 +1,4 @@
-"""Looking into the spool of a gateway that runs, or that died: rows that wait, without a lock and without a change."""
+"""Reads the waiting rows of a running or dead gateway's spool, without a lock and without a change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from natcore.sinks.base import Batch
 
 
 def waiting_rows(folder: str | os.PathLike[str]) -> Iterator[Batch]:
-    """Every frame with rows that no destination has acknowledged, of the folder's log, or of all logs below the folder.
+    """Yield every frame with unacknowledged rows of the folder's log, or of all logs below the folder.
 
     A frame that is torn or damaged is passed over: its numbers are missing then. Raises ConfigurationError where there
     is no such folder.
@@ -34,7 +34,7 @@ def waiting_rows(folder: str | os.PathLike[str]) -> Iterator[Batch]:
 
 
 def signs_of_life(folder: str | os.PathLike[str]) -> Iterator[tuple[Identity, Beat]]:
-    """The last one of each log's last run: all its rows before `next_number` were written by `now`."""
+    """Return the last heartbeat of each log's last run: all rows before `next_number` were written by `now`."""
     for log in _logs(folder):
         found = read_run(log)
         if found is not None:
@@ -73,7 +73,7 @@ def _rows_of(data: bytes, mark: Mark | None) -> Iterator[Batch]:
 
 
 def _content(path: Path) -> bytes:
-    """Empty where the file is gone: its rows are delivered."""
+    """Return the file's content; empty if the file is gone: its rows are delivered."""
     try:
         return read_regular(path)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a process that died left in a spool: its whole frames are found again, the damage is set aside and counted."""
+"""Recovery of a spool after a crash: whole frames are found again, damage is set aside and counted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FOREIGN_SUFFIX = ".foreign"
 
 @dataclass(slots=True)
 class Segment:
-    """A file of frames. size: bytes that are synced and ours to read. rows_left: rows not yet acknowledged.
+    """A file of frames. size: synced bytes. rows_left: rows not yet acknowledged.
 
     read_offset, read_rows: the frame to read next, and how many of its rows have been taken. span: of all its rows.
     """
@@ -52,7 +52,7 @@ class Segment:
     span: Span | None = None
 
     def add(self, records: Records) -> None:
-        """Rows that are in the file."""
+        """Widen the segment's span by rows that are in the file."""
         span = Span.of(records)
         if self.span is None:
             self.span = span
@@ -66,7 +66,7 @@ def segment_path(folder: Path, number: int) -> Path:
 
 @dataclass(slots=True)
 class Recovered:
-    """The segments that still hold rows, oldest first; rows that damage has cost; by run, a number behind its last row."""
+    """The segments that still hold rows, oldest first; the damaged rows; by run, a number behind its last row."""
 
     segments: list[Segment]
     damaged_rows: int
@@ -75,7 +75,7 @@ class Recovered:
 
 
 def recover(folder: Path, mark: Mark | None) -> Recovered:
-    """What is there.
+    """Return what the folder holds.
 
     A segment stays as it is: nothing is appended to one that is found. The damaged bytes are copied beside it once,
     and counted when they are copied, so that a second start does not count them again.
@@ -113,13 +113,13 @@ def recover(folder: Path, mark: Mark | None) -> Recovered:
 
 
 def segment_number(path: Path) -> int | None:
-    """Its number by its name; None: the name is not a segment's."""
+    """Return a segment's number; None: the name is not a segment's."""
     stem = path.name.removesuffix(SEGMENT_SUFFIX)
     return int(stem) if len(stem) == 10 and stem.isascii() and stem.isdigit() else None
 
 
 def _set_aside_file(path: Path, why: str, found: Recovered) -> None:
-    """It stays beside the segments under another name, so that the log starts."""
+    """Rename the file, so that the log starts; it stays beside the segments."""
     aside = set_aside(path, FOREIGN_SUFFIX)
     found.set_aside += 1
     _log.warning("%s: %s; it is set aside as %s", path, printable(why), aside.name)
@@ -165,7 +165,7 @@ def _set_aside(path: Path, damage: bytes, rows: int) -> int:
 
 
 def scan(data: bytes | memoryview, offset: int) -> Iterator[tuple[int, FrameHeader | None, Records | None, int]]:
-    """(start, header, rows, end) of each frame behind offset, and of each stretch that is none (header None).
+    """Yield (start, header, rows, end) of each frame behind offset, and of each damaged stretch (header None).
 
     rows: None where the frame is torn or damaged.
     """
@@ -181,7 +181,7 @@ def scan(data: bytes | memoryview, offset: int) -> Iterator[tuple[int, FrameHead
 
 
 def next_header(data: bytes | memoryview, offset: int) -> int:
-    """Where the next whole frame header starts, at or behind offset; the data's end if nowhere."""
+    """Return the start of the next whole frame header, at or behind offset; the data's end if there is none."""
     data = bytes(data)
     while (found := data.find(FRAME_MAGIC, offset)) >= 0:
         if decode_frame_header(data[found : found + FRAME_HEADER_BYTES]) is not None:
@@ -191,7 +191,7 @@ def next_header(data: bytes | memoryview, offset: int) -> int:
 
 
 def read_range(path: Path, offset: int, length: int) -> bytes:
-    """The bytes, fewer at the end of the file; none where the disk fails (they count as damaged then)."""
+    """Return the bytes, fewer at the end of the file; none if the disk fails (they count as damaged then)."""
     try:
         descriptor = open_private(path, os.O_RDONLY)
         try:

@@ -28,7 +28,7 @@ _NAME = "run"
 
 
 def read_run(folder: Path) -> tuple[Identity, Beat] | None:
-    """The last run that filled the spool, and its last sign of life; None: there is none, or it is damaged.
+    """Return the last run that filled the spool, and its last heartbeat; None: there is none, or it is damaged.
 
     A run without its end mark is running, or has died.
     """
@@ -50,7 +50,7 @@ def read_run(folder: Path) -> tuple[Identity, Beat] | None:
 
 
 def gap_after(beat: Beat, next_number: int, wall: int) -> Records:
-    """RECORD (1,): what a run has lost that died after `beat` and before `wall` (microseconds since 1970).
+    """Return the gap row, RECORD (1,), of a run that died after `beat` and before `wall` (microseconds since 1970).
 
     next_number: behind every row of the run that is known.
     """
@@ -58,10 +58,10 @@ def gap_after(beat: Beat, next_number: int, wall: int) -> Records:
 
 
 class RunFile:
-    """The running run's file."""
+    """The file of the present run."""
 
     def __init__(self, folder: Path, identity: Identity, beat: Beat) -> None:
-        """Durable, in the place of the run before, when this returns. Raises OSError."""
+        """Write the file durably, in the place of the run before. Raises OSError."""
         self.path = folder / _NAME
         self.beat = beat
         header = encode_segment_header(identity, RUN_MAGIC)
@@ -72,7 +72,7 @@ class RunFile:
         self._descriptor = open_private(self.path, os.O_WRONLY)
 
     def note(self, beat: Beat) -> None:
-        """Not synced, but for the end mark: a beat that a power cut takes back makes the gap longer, never shorter."""
+        """Write a heartbeat. Only the end mark is synced: a beat lost in a power cut makes the gap longer, never shorter."""
         self._sequence += 1
         try:
             data = encode_beat(self._sequence, beat)

@@ -65,7 +65,7 @@ _LARGEST_FRAME_ROWS = 65_536
 
 @dataclass(slots=True)
 class _Held:
-    """A batch that is out for delivery, and where it began; without a segment: a gap row that is on no disk."""
+    """A held batch, and its place in the segment; without a segment: a gap row that is on no disk."""
 
     owner: Identity
     records: Records
@@ -130,19 +130,19 @@ class Spool:
             return has_died
 
     def note(self, beat: Beat) -> None:
-        """A sign of life, after every row of a window that had begun before `beat.oldest` has been appended."""
+        """Write a heartbeat; every row of a window that began before `beat.oldest` must have been appended."""
         with self._lock:
             if self._run is not None:
                 self._run.note(beat)
 
     def end_run(self) -> None:
-        """The end mark: every row is in the spool."""
+        """Write the end mark: every row is in the spool."""
         with self._lock:
             if self._run is not None:
                 self._run.note(self._run.beat.end())
 
     def _append_gap(self, owner: Identity, row: Records) -> None:
-        """In a segment of its own, since a segment is one run's."""
+        """Append the gap row in its own segment, since a segment holds one run's rows."""
         frame = encode_frame(row)
         self._free_space(len(frame))
         self._seal()
@@ -228,7 +228,7 @@ class Spool:
                 held.segment.read_offset, held.segment.read_rows = held.read_offset, held.read_rows
 
     def close(self) -> None:
-        """Give the folder free. Rows that wait stay in it for the next process. Idempotent."""
+        """Release the folder. Waiting rows stay in it for the next process. Idempotent."""
         with self._lock:
             if self._lock_descriptor < 0:
                 return
@@ -253,7 +253,7 @@ class Spool:
         return len(held.records) if held is not None and held.segment is not None and not held.segment.dropped else 0
 
     def _read(self, segment: Segment, limit: int) -> Records:
-        """The next rows of the segment, `limit` at most; damaged frames are passed over."""
+        """Return the next rows of the segment, `limit` at most; damaged frames are skipped."""
         taken: list[Records] = []
         while limit > 0 and segment.read_offset < segment.size:
             header = decode_frame_header(read_range(segment.path, segment.read_offset, FRAME_HEADER_BYTES))
@@ -276,7 +276,7 @@ class Spool:
         return join(taken)
 
     def _finish(self, segment: Segment) -> None:
-        """The segment is read to its end: rows that it still should hold were damaged."""
+        """Close a segment that is read to its end: the rows that it should still hold are damaged."""
         if segment.rows_left:
             _log.error("%s: %d rows are damaged", segment.path, segment.rows_left)
             self._ledger.lose(segment.rows_left, "spooled", "damaged")
@@ -348,7 +348,7 @@ class Spool:
             remove(segment.path)
 
     def _write_mark(self, segment: Segment) -> None:
-        """Not synced: a mark that a power cut takes back sends rows again, and never loses one."""
+        """Write the mark. It is not synced: a mark lost in a power cut sends rows again, and never loses one."""
         self._sequence += 1
         mark = Mark(self._sequence, segment.number, segment.read_offset, segment.read_rows)
         try:
