@@ -1,4 +1,4 @@
-"""Questions to the session log: who had an address and port at a time, and what the log says of itself."""
+"""Queries of the session log: who had an address and port at a time, usage, verification."""
 
 from natcore.internal.extras import extra
 

@@ -1,4 +1,4 @@
-"""From what a log says to an answer: one pure function. docs/truth.md has what each answer claims, and from what it follows.
+"""The conclusion from a log's facts to an answer: one pure function. docs/truth.md has each answer's claim and proof.
 
 Times are microseconds since 1970. A row's labels may be in doubt by `early` to `late`, where the clock was set after it: then
 what is sure must hold for every such shift, and what is possible for one.
@@ -40,20 +40,20 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """What the log does not know. end None: until now. reason: why, in words."""
+    """A time that the log does not cover. end None: until now. reason: why, in words."""
 
     start: int
     end: int | None
     reason: str
 
     def overlaps(self, start: int, end: int) -> bool:
-        """Whether it has a moment from start to end."""
+        """Return whether it overlaps the time from start to end."""
         return self.start <= end and (self.end is None or self.end >= start)
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A stretch of a run of which every row is there, its numbers from first to last.
+    """A stretch of a run without a missing row, its numbers from first to last.
 
     start: what began or ended from then on is told. made, swept: what began by `made` and what ended by `swept` is told.
     whole: there was nothing before `start` that its rows omit. ended: what was alive at `made` has rows as well.
@@ -68,11 +68,11 @@ class Known:
     ended: bool = False
 
     def has(self, number: int) -> bool:
-        """Whether a row with this number is in the stretch."""
+        """Return whether a row with this number is in the stretch."""
         return self.first <= number <= self.last
 
     def covers(self, start: int, end: int, idle: int, window: int) -> bool:
-        """Whoever held a port at a moment from start to end has a row in it."""
+        """Return whether every holder of a port at a moment from start to end has a row in the stretch."""
         if not (self.whole or self.start <= start) or self.made < end:
             return False
         return (
@@ -85,7 +85,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the logs of one run of a gateway know together.
+    """The knowledge of all logs of one run of a gateway.
 
     begin, end: it held nothing before and after. idle, window: the longest that were in force. holds: it had the asked
     address, or may have had it, at a moment that is asked for; had: from when to when it surely had it. exclusive: an
@@ -105,7 +105,7 @@ class Run:
     had: tuple[tuple[int, int], ...] = ((0, FOREVER),)
 
     def covers(self, start: int, end: int) -> bool:
-        """Whether one of its stretches covers the time from start to end."""
+        """Return whether one of its stretches covers the time from start to end."""
         return any(each.covers(start, end, self.idle, self.window) for each in self.known)
 
 
@@ -126,7 +126,7 @@ class Static:
 
 @dataclass(slots=True)
 class Holding:
-    """What the rows say of one session. end None: not told. windows: (start, end, early, late)."""
+    """One session by its rows. end None: no row has it. windows: (start, end, early, late)."""
 
     row: Row
     begun: int
@@ -164,7 +164,7 @@ class Holding:
             self.live = True
 
     def _begin(self, start: int) -> None:
-        """A later row may be labelled late: by a clock that was set back, or that stood still in sleep."""
+        """Take the earliest begin: a later row may be labelled late, by a clock that was set back or stood still in sleep."""
         self.created = start if self.created is None else min(self.created, start)
 
     @property
@@ -172,7 +172,7 @@ class Holding:
         return self.row.instance, self.row.vpc_id, self.row.pri_ip
 
     def window_at(self, start: int, end: int) -> tuple[int, int] | None:
-        """One that surely has a moment from start to end."""
+        """Return a window that surely overlaps the time from start to end."""
         found = [
             (first, last) for first, last, early, late in self.windows if first + late <= end and last + early >= start
         ]
@@ -189,7 +189,7 @@ class Asked:
     remote_port: int | None = None
 
     def fits(self, held: Holding) -> bool | None:
-        """None: it is not known."""
+        """Return whether it had this remote; None: it is not known."""
         if self.remote is None:
             return True
         if held.remote is None:
@@ -208,7 +208,7 @@ class Conclusion:
 
 
 def holdings(rows: Iterable[Row]) -> list[Holding]:
-    """One for each session, in the order of their begin; a row that came twice counts once."""
+    """Return one for each session, in the order of their begin; a row that came twice counts once."""
     found: dict[tuple[str, str, int], Holding] = {}
     for row in sorted(set(rows), key=lambda row: (row.start, row.number)):
         key = (row.instance, row.run, row.session)
@@ -232,7 +232,7 @@ class _Found:
 def conclude(
     asked: Asked, runs: Sequence[Run], statics: Sequence[Static], rows: Iterable[Row], since: int, until: int
 ) -> Conclusion:
-    """The answer. runs: of every gateway in the log; rows: of the asked endpoint, all that ended from since to until
+    """Return the answer. runs: of every gateway in the log; rows: of the asked endpoint, all that ended from since to until
     (times of rows in doubt: for every shift). Rows that ended before, of which others may not be here, tell nothing."""
     by_run = {(run.instance, run.run): run for run in runs}
     found = _Found()
@@ -263,7 +263,7 @@ def _sort(held: Holding, asked: Asked, run: Run | None, found: _Found, read: tup
 
 
 def span(held: Holding, run: Run | None, read: tuple[int, int]) -> tuple[int, int]:
-    """From when to when it surely was there, by its labels. read: from when to when rows ended that were looked at."""
+    """Return from when to when it surely existed, by its labels. read: the times by which rows were searched."""
     begin = held.begun if held.created is None else held.created
     if held.end is not None:
         return begin, held.end
@@ -278,7 +278,7 @@ def span(held: Holding, run: Run | None, read: tuple[int, int]) -> tuple[int, in
 
 
 def _possible(held: Holding, asked: Asked, run: Run | None) -> bool:
-    """It may have been there at some moment from start to end."""
+    """Return whether it may have existed at some moment from start to end."""
     if held.created is not None and held.created + held.early > asked.end:
         return False
     if held.end is not None and held.end + held.late < asked.start:
@@ -295,7 +295,7 @@ def _possible(held: Holding, asked: Asked, run: Run | None) -> bool:
 
 
 def _gaps(asked: Asked, runs: Sequence[Run]) -> list[Gap]:
-    """The stretches where no host can be ruled out."""
+    """Return the times at which no host can be ruled out."""
     gaps: list[Gap] = []
     owners = [run for run in runs if run.holds]
     for run in owners:
@@ -312,7 +312,7 @@ def _gaps(asked: Asked, runs: Sequence[Run]) -> list[Gap]:
 
 
 def _possible_elsewhere(asked: Asked, runs: Sequence[Run], statics: Sequence[Static]) -> list[Gap]:
-    """The stretches where a gateway may have had the address, and another with no log of that time may have too."""
+    """Return the times at which a gateway without a log may have had the address too."""
     owners = [run for run in runs if run.holds]
     left = _first_outside(asked, [span for run in owners for span in run.had])
     if not owners or left is None or any(_may_have(each, asked) for each in statics):
@@ -333,7 +333,7 @@ def _why(asked: Asked, run: Run) -> Gap:
 
 
 def _uncovered(asked: Asked, runs: Sequence[Run]) -> int | None:
-    """The first moment of which no run knows."""
+    """Return the first moment that no run covers."""
     return _first_outside(asked, [
         (max(known.start, run.begin) if not known.whole else run.begin, min(known.made, run.end))
         for run in runs for known in run.known
@@ -341,7 +341,7 @@ def _uncovered(asked: Asked, runs: Sequence[Run]) -> int | None:
 
 
 def _first_outside(asked: Asked, spans: Iterable[tuple[int, int]]) -> int | None:
-    """The first moment that is asked for and in none of the spans."""
+    """Return the first moment of the query that is in none of the spans."""
     at = asked.start
     for start, end in sorted(spans):
         if start <= at <= end:
@@ -425,7 +425,7 @@ def _decide(
 
 
 def is_alone(held: Holding, asked: Asked, run: Run | None, read: tuple[int, int]) -> bool:
-    """It had the endpoint all the time that is asked for, and no other may have one that is in use."""
+    """Return whether it held the endpoint for all of the queried time, exclusively."""
     if run is None or not (run.exclusive or (asked.remote is not None and asked.remote_port is not None)):
         return False
     begin, end = span(held, run, read)
@@ -435,7 +435,7 @@ def is_alone(held: Holding, asked: Asked, run: Run | None, read: tuple[int, int]
 def _are_idle(
     found: _Found, rivals: Sequence[tuple[str, str, str]], asked: Asked, runs: dict[tuple[str, str], Run]
 ) -> bool:
-    """The rivals surely had no traffic: their windows would have rows by now."""
+    """Return whether the rivals surely had no traffic: their windows would have rows by now."""
     if not found.traffic:
         return False
     if any(each.subscriber in rivals for each in [*found.perhaps, *found.unsaid]):

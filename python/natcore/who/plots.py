@@ -1,4 +1,4 @@
-"""Pictures of port usage: lines of blocks for a terminal, and PNG or SVG files (matplotlib, extra natcore[plot])."""
+"""Plots of port usage: block characters for a terminal, and PNG or SVG files (matplotlib, extra natcore[plot])."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SUFFIXES = (".png", ".svg")
 
 
 def blocks(peaks: Sequence[int], highest: int, width: int) -> str:
-    """A line of at most `width` blocks, each as high as the most of its part of the peaks; `highest` is a full block."""
+    """Return a line of at most `width` blocks, each as high as the peak of its part; `highest` is a full block."""
     parts = min(width, len(peaks))
     line = ""
     for part in range(parts):
@@ -28,7 +28,7 @@ def blocks(peaks: Sequence[int], highest: int, width: int) -> str:
 
 
 def check_picture(path: str | os.PathLike[str]) -> Path:
-    """The path. ConfigurationError: another ending; MissingExtraError: no library to draw with."""
+    """Return the path. ConfigurationError: another ending; MissingExtraError: matplotlib is missing."""
     target = Path(path)
     if target.suffix not in SUFFIXES:
         raise ConfigurationError(f"plot must end in {' or '.join(SUFFIXES)}, got {show(str(path))}")

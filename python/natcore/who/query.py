@@ -1,4 +1,4 @@
-"""Who had this outside address and port at this time? Asked of the session log, wherever its rows are.
+"""The query of the session log, who had an outside address and port at a time.
 
 Rows in Parquet files are found by DuckDB, in the files that may matter by their footers; rows that still wait are
 read from the spool, and those of a gateway in this process from its memory, open windows included.
@@ -111,7 +111,7 @@ class Answer:
         return self.matches[0].pri_ip if self.status in ("exact", "held-idle") else self.entry_host
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: times in ISO 8601, addresses dotted."""
+        """Return it for JSON: times in ISO 8601, addresses dotted."""
         result: dict[str, Any] = _plain(asdict(self))
         return result | {"subscriber": _plain(self.subscriber)}
 
@@ -172,7 +172,7 @@ def who(
 
 
 def answered(question: Question, store: Store | None, there: Waiting) -> Answer:
-    """The answer from a store and from what waited before it was looked at."""
+    """Return the answer from a store, and from rows that waited before it was read."""
     while True:
         try:
             if store is None:
@@ -216,7 +216,7 @@ def _answer(question: Question, store: Store | None, there: Waiting) -> Answer:
 
 
 def _knowledge(store: Store | None, stored: list[StoredFile], there: Waiting, idle: int | None) -> Knowledge:
-    """What the logs know; of the question before, where nothing has changed since."""
+    """Return the logs' knowledge; the last query's, if nothing has changed since."""
     last = store.remembered if store is not None else None
     if isinstance(last, Knowledge) and last.is_of(stored, there, idle):
         return last
@@ -229,7 +229,7 @@ def _knowledge(store: Store | None, stored: list[StoredFile], there: Waiting, id
 def _settled(
     asked: Asked, runs: list[Run], statics: list[Static], rows: list[Row], read: tuple[int, int]
 ) -> Conclusion | None:
-    """The answer, where a row tells of traffic all the time that is asked for: nothing before or after can change it."""
+    """Return the answer if a row has traffic for all of the queried time: no row before or after can change it."""
     by_run = {(run.instance, run.run): run for run in runs}
     for held in holdings(rows):
         if not held.window_at(asked.start, asked.end) or asked.fits(held) is not True:
@@ -240,7 +240,7 @@ def _settled(
 
 
 def _looks_back(run: Run, asked: Asked) -> bool:
-    """Whoever had a port has a row that ended before, or soon after."""
+    """Return whether each holder of a port has a row that ended before, or soon after."""
     start, end = max(asked.start, run.begin), min(asked.end, run.end)
     return start > end or any(
         known.made >= end and (known.whole or start - run.idle - run.window >= known.start) for known in run.known

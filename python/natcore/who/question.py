@@ -1,4 +1,4 @@
-"""What may be asked of the session log: an outside address and port at a time; checked."""
+"""The checked arguments of a query: an outside address and port at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Question:
-    """What is asked, checked; times in microseconds since 1970."""
+    """A query, checked; times in microseconds since 1970."""
 
     def __init__(
         self,
@@ -54,10 +54,10 @@ class Question:
         self.remote_port = port_asked
 
     def asked(self, now: int | None = None) -> Asked:
-        """now: of a running gateway: what comes after is not asked for."""
+        """Return the query for `conclude`. now: a running gateway's time, which ends the query."""
         end = self.end if now is None or now < self.start else min(self.end, now)
         return Asked(self.start, end, self.remote, self.remote_port)
 
     def asks_of(self, addresses: Iterable[tuple[str, str | None]] | None) -> bool:
-        """One of the (nat_ip, eip) pairs has the address; None: they are not told."""
+        """Return whether one of the (nat_ip, eip) pairs may have the address; None: they are not recorded."""
         return addresses is None or any(self.text in pair for pair in addresses)

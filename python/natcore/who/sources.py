@@ -1,4 +1,4 @@
-"""Where the rows of a question come from: Parquet files, a spool, a running gateway; and what each run's logs know."""
+"""The sources of a query's rows: Parquet files, a spool, a running gateway; and the knowledge of each run's logs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Waiting:
 
 
 def waiting(question: Question, gateway: Gateway | None, spool: str | os.PathLike[str] | None) -> Waiting:
-    """To be called before files are read: a row goes from here to there."""
+    """Read the waiting rows. Call this before files are read: rows move from here to there."""
     batches: list[Batch] = []
     signs: list[tuple[Key, Cover]] = []
     ended: list[tuple[Key, Cover]] = []
@@ -83,7 +83,7 @@ def waiting(question: Question, gateway: Gateway | None, spool: str | os.PathLik
 
 @dataclass(slots=True)
 class _Pieces:
-    """What the files and the waiting rows of one run say."""
+    """The facts in the files and the waiting rows of one run."""
 
     ranges: list[tuple[int, int]] = field(default_factory=list)
     covers: dict[int, Cover] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class _Pieces:
 
 
 class Knowledge:
-    """What the logs know, by run; for questions about one time. files: in which order they come does not matter."""
+    """The logs' knowledge by run, for queries of one time. files: in any order."""
 
     def __init__(self, files: Sequence[StoredFile], there: Waiting, idle: int | None) -> None:
         self._files, self._there = files, there
@@ -155,14 +155,14 @@ class Knowledge:
         self._runs = self._bounded({key: self._run(key, pieces) for key, pieces in self._pieces.items()})
 
     def is_of(self, files: Sequence[StoredFile], there: Waiting, idle: int | None) -> bool:
-        """It would be the same of these."""
+        """Return whether these sources give the same knowledge."""
         return (
             there.batches is self._there.batches and there.signs is self._there.signs and there.ended is self._there.ended
             and there.clocks == self._there.clocks and idle == self._idle and files == self._files
         )  # fmt: skip
 
     def _in_force(self, key: Key) -> facts.InForce:
-        """What the files of the run have told, for rows that wait behind them."""
+        """Return the facts of the run's files, for rows that wait behind them."""
         pieces = self._pieces.get(key)
         if pieces is None:
             return facts.InForce()
@@ -173,7 +173,7 @@ class Knowledge:
         )  # fmt: skip
 
     def reach(self, question: Question) -> tuple[int, int]:
-        """The longest idle time and window, microseconds, with which rows are to be sought."""
+        """Return the longest idle time and window, in microseconds, by which rows are searched."""
         found = [self._longest(pieces, question) for pieces in self._pieces.values()]
         idle = max((idle for idle, _ in found), default=round(LONGEST_IDLE * 1e6))
         return idle, max((window for _, window in found), default=round(LONGEST_WINDOW * 1e6))
@@ -202,7 +202,7 @@ class Knowledge:
         return max(pieces.window, facts.longest_window(pieces.settings.values()) or round(LONGEST_WINDOW * 1e6))
 
     def doubtful(self, row: Row) -> Row:
-        """The row with what its labels may be off by; what was before the machine slept, labelled after, is set right."""
+        """Return the row with the error of its labels; labels from before a sleep are corrected."""
         moved = perhaps = 0  # by how much later changes have moved the labels; a sleep that may have been before
         for clock, _, _ in reversed(self._doubt.get((row.instance, row.run), ())):
             if 0 <= row.number < clock.number:
@@ -224,7 +224,7 @@ class Knowledge:
         return _off([each for each in self._doubt[key] if sequence < each[0].sequence], label)
 
     def _surely(self, key: Key, cover: Cover) -> Cover:
-        """The cover with its times as early as they may be: each by the clock of its moment."""
+        """Return the cover with its earliest possible times, each by the clock of its moment."""
         early, _ = self._shift(key, cover.sequence, cover.made)
         return cover._replace(made=cover.made + early, swept=cover.swept + early)
 
@@ -240,7 +240,7 @@ class Knowledge:
         return result
 
     def _bounded(self, found: dict[Key, Run]) -> dict[Key, Run]:
-        """The runs, each of which ends at the latest where the next one of its gateway begins."""
+        """Return the runs; each ends at the latest where the next one of its gateway begins."""
         result = {}
         for key, run in found.items():
             others = [each for other, each in found.items() if other != key and other[0] == key[0]]
@@ -266,7 +266,7 @@ class Knowledge:
         )
 
     def _known(self, key: Key, pieces: _Pieces) -> tuple[tuple[Known, ...], int, int]:
-        """Stretches of time, in order; when the run began and ended."""
+        """Return the stretches in order, and when the run began and ended."""
         ranges = joined_ranges(pieces.ranges)
         covers = [pieces.covers[sequence] for sequence in sorted(pieces.covers)]
         chains: list[list[Cover]] = []
@@ -306,7 +306,7 @@ class Knowledge:
     # ---- entries ----
 
     def _holds(self, key: Key, question: Question, begin: int, end: int) -> bool:
-        """Whether the gateway had the address, or may have had it, at a moment that is asked for."""
+        """Return whether the gateway may have had the address at a queried moment."""
         if begin > question.end or end < question.start:
             return False
         pieces = self._pieces[key]
@@ -321,7 +321,7 @@ class Knowledge:
         return False
 
     def _had(self, key: Key, question: Question, run: Run) -> tuple[tuple[int, int], ...]:
-        """From when to when it surely had the address."""
+        """Return the times at which it surely had the address."""
         if not self._pieces[key].entries:
             return ((run.begin, run.end),)  # its rows tell of no entries at all
         return tuple(
@@ -330,7 +330,7 @@ class Knowledge:
         )  # fmt: skip
 
     def _entries_of(self, key: Key) -> Iterable[tuple[EntryFact, int, int, int, int]]:
-        """(entry, perhaps since, surely since, surely until, perhaps until)."""
+        """Yield (entry, perhaps since, surely since, surely until, perhaps until)."""
         pieces = self._pieces[key]
         for told in pieces.entries.values():
             entry = told[0][0]
@@ -351,7 +351,7 @@ class Knowledge:
             yield entry, entry.since + early, entry.since + late, self._known_until(key, last), FOREVER
 
     def _known_until(self, key: Key, sequence: int) -> int:
-        """Until when facts are known, of which `sequence` is one: no later one is missing."""
+        """Return until when facts are known: no fact behind `sequence` is missing."""
         pieces = self._pieces[key]
         until = 0
         for cover in pieces.covers.values():
@@ -363,7 +363,7 @@ class Knowledge:
         return until
 
     def statics(self, question: Question, runs: Sequence[Run]) -> list[Static]:
-        """Entries that an answer can name: without rows by contract, or by which the holder is computed."""
+        """Return the entries that an answer can name: those without rows by contract, and deterministic ones."""
         found = []
         asked, port, protocol = int(question.address), question.port, question.protocol
         for run in runs:
@@ -400,7 +400,7 @@ def _fits_remote(entry: EntryFact, question: Question) -> bool:
 
 
 def _off(later: Sequence[tuple[Clock, int, int]], label: int) -> tuple[int, int]:
-    """By how much a label may be off, after which these changes of the clock came."""
+    """Return the possible error of a label from before these changes of the clock."""
     if not later:
         return 0, 0
     _, early, late = later[0]
@@ -408,7 +408,7 @@ def _off(later: Sequence[tuple[Clock, int, int]], label: int) -> tuple[int, int]
 
 
 def _doubts(clocks: Sequence[Clock]) -> list[tuple[Clock, int, int]]:
-    """For what was labelled before each change, the changes in order: by how much the labels may be off.
+    """Return, for each change in order, the possible error of labels from before it.
 
     The clock may have been wrong from the start or have become so: any sum of the changes that came after, up to a day
     from all of them together.
@@ -426,7 +426,7 @@ def _doubts(clocks: Sequence[Clock]) -> list[tuple[Clock, int, int]]:
 
 
 def _connected(first: int, last: int, ranges: Sequence[tuple[int, int]]) -> bool:
-    """No number from first to last - 1 is missing."""
+    """Return whether no number from first to last - 1 is missing."""
     return first == last or any(begin <= first and last - 1 <= end for begin, end in ranges)
 
 
@@ -447,7 +447,7 @@ def _between(known: Sequence[Known], ranges: Sequence[tuple[int, int]], run: str
 def stored_rows(
     question: Question, store: Store | None, files: Sequence[StoredFile], start: int, end: int
 ) -> Iterable[Row]:
-    """The rows of the address and port that ended from start to end."""
+    """Return the rows of the address and port that ended from start to end."""
     if store is None:
         return
     near = [file for file in files if file.footer.first_time <= end and file.footer.last_time >= start]
@@ -491,12 +491,12 @@ def waiting_evidence(question: Question, batches: Iterable[Batch]) -> Iterable[R
 
 
 def _run_of(gateway: Gateway) -> str:
-    """What names its rows; empty before its first session log."""
+    """Return the key of its rows; empty before its first session log."""
     return "" if gateway._collector is None else gateway._collector.run
 
 
 def live_rows(question: Question, gateway: Gateway, now: int) -> Iterable[Row]:
-    """The sessions that the gateway has now, and their open windows."""
+    """Return the gateway's live sessions and their open windows."""
     sessions, eips = gateway.sessions(), {int(row["outside_ip"]): int(row["eip"]) for row in gateway.ports()}
     outside = [ip for ip in {int(question.address), *eips} if int(question.address) in (ip, eips.get(ip))]
     is_asked = (sessions["outside_port"] == question.port) & (sessions["protocol"] == question.protocol)
@@ -517,7 +517,7 @@ def live_rows(question: Question, gateway: Gateway, now: int) -> Iterable[Row]:
 
 
 def removed_gaps(store: Store) -> dict[str, list[Gap]]:
-    """What retention removed, by the gateway's instance."""
+    """Return what retention removed, by the gateway's instance."""
     found: dict[str, list[Gap]] = defaultdict(list)
     for removal in store.removals():
         text = f"{removal.file} was removed by {removal.reason}"

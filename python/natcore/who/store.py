@@ -1,4 +1,4 @@
-"""A folder of the session log's Parquet files, to be asked: which file holds what, where numbers are missing, and DuckDB.
+"""A folder of the session log's Parquet files, for queries: an index of the files by their metadata, and DuckDB.
 
 Footers are read once and kept; a file that is written again or removed is noticed at the next question.
 """
@@ -40,28 +40,28 @@ Stamp = tuple[int, int, int]  # what changes when a file is written again: inode
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file of the folder, and what its footer says."""
+    """A file of the folder, with its metadata."""
 
     path: str  # "": rows that are in no file yet
     footer: Footer
 
     @property
     def run(self) -> tuple[str, str]:
-        """The owner of the rows: the gateway's instance and its run."""
+        """The key of its rows: the gateway's instance and its run."""
         return self.footer.instance, self.footer.run
 
     @property
     def order(self) -> tuple[str, str, int]:
-        """Neighbours in their run are neighbours in this order."""
+        """The sort key: neighbours in their run are neighbours in this order."""
         return *self.run, self.footer.first_number
 
 
 class FilesMoved(Error):
-    """Files are not where they were: they were put together, or retention removed them. Look again."""
+    """Files have moved: they were put together, or retention removed them. Look again."""
 
 
 class DamagedFile(Error):
-    """A file's footer is good, and its rows cannot be read. From now on the store leaves it out: its numbers are missing."""
+    """A file has a good footer and unreadable rows. The store leaves it out from now on: its numbers are missing."""
 
 
 class Store:
@@ -94,35 +94,35 @@ class Store:
 
     @property
     def damaged(self) -> list[str]:
-        """Files, of those that were looked at so far, that cannot be read."""
+        """Return the files that could not be read so far."""
         with self._lock:
             unreadable = (path for path, (_, footer) in self._footers.items() if footer is None)
             return sorted({*unreadable, *self._damaged})
 
     def removals(self) -> list[Removal]:
-        """What retention removed, of all folders."""
+        """Return what retention removed, of all folders."""
         found = (read_removals(Path(root)) for root, _, _ in os.walk(self.folder))
         return [removal for removals in found for removal in removals]
 
     def rows(self, columns: str, where: str, values: Mapping[str, Any], files: Iterable[StoredFile]) -> list[Any]:
-        """SELECT columns, or filename, of the files' rows; `where` has $names of values."""
+        """SELECT columns, or filename, from the files' rows; `where` has $names of values."""
         paths = [file.path for file in files]
         return self.sql(
             f"SELECT {columns} FROM read_parquet($files, filename = true) WHERE {where}", {**values, "files": paths}
         )
 
     def sql(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
-        """The rows of a statement over read_parquet($files); files that were removed meanwhile are left out."""
+        """Return the rows of a statement over read_parquet($files); files that were removed meanwhile are left out."""
         found = self._execute(statement, values)
         return [] if found is None else found.fetchall()
 
     def columns(self, statement: str, values: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
-        """The same as numpy arrays by name; without a file that is there: empty."""
+        """As `sql`, as numpy arrays by name; empty if no file is left."""
         found = self._execute(statement, values)
         return {} if found is None else found.fetchnumpy()
 
     def _execute(self, statement: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection | None:
-        """None: no file is there. Raises FilesMoved, DamagedFile."""
+        """Run the statement; None: no file is left. Raises FilesMoved, DamagedFile."""
         if not values["files"]:
             return None
         try:
@@ -134,7 +134,7 @@ class Store:
             raise Error(f"{self.folder}: {error}") from error
 
     def retried(self, read: Callable[[], Value]) -> Value:
-        """What `read` gives, which is done again where files have moved meanwhile."""
+        """Return what `read` returns; it is called again if files have moved meanwhile."""
         for _ in range(_TRIES - 1):
             try:
                 return read()
@@ -220,7 +220,7 @@ class Store:
         return names, sealed
 
     def _seal(self, folder: str) -> Seal | None:
-        """Read again only where it was written again."""
+        """Read the file again only if it was written again."""
         try:
             stamp = _stamp(os.lstat(f"{folder}/{SEAL}"))
         except FileNotFoundError:
@@ -254,7 +254,7 @@ class Store:
 
 
 def _beside(path: str, name: str) -> str:
-    """The path of another file in a file's folder."""
+    """Return the path of another file in a file's folder."""
     return f"{path.rpartition('/')[0]}/{name}"
 
 
@@ -263,7 +263,7 @@ def _stamp(stat: os.stat_result) -> Stamp:
 
 
 def _near(names: Mapping[str, Stamp], start: int | None, end: int | None) -> tuple[list[str], list[str]]:
-    """The names that may matter from `start` to `end`; and those behind them, which tell whether they are as written.
+    """Return the names that may matter from `start` to `end`, and those behind them, which verify them.
 
     A name tells when the first of the file's rows ended; rows come in the order of their ends but for seconds (in
     memory, where nothing sweeps, but for more: a day of slack), so that a file ends where the next of its run begins.
@@ -298,7 +298,7 @@ def _near(names: Mapping[str, Stamp], start: int | None, end: int | None) -> tup
 
 
 def _label(microseconds: int | None, slack: int) -> str | None:
-    """The time as names of files begin with it."""
+    """Return the time in the form in which file names begin with it."""
     if microseconds is None:
         return None
     return strftime("%Y%m%dT%H%M%SZ", gmtime(max(0, microseconds + slack) / 1e6))

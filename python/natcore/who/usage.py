@@ -1,4 +1,4 @@
-"""The session log as figures: who uses most, how many ports are in use, and rows for other programs."""
+"""Figures of the session log: top subscribers, ports in use, and export for other programs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Talker:
 
 
 class Range(NamedTuple):
-    """Microseconds since 1970; a row belongs to where it ended, so that ranges side by side count each row once."""
+    """A range in microseconds since 1970. A row belongs to the time of its end, so adjacent ranges count it once."""
 
     start: int
     end: int
@@ -100,7 +100,7 @@ class PortUsage:
 
     @property
     def times(self) -> list[datetime]:
-        """When each step begins."""
+        """The begin of each step."""
         return [self.start + n * self.step for n in range(len(self.peaks))]
 
 
@@ -108,7 +108,7 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 
 
 def _retried(read: Call) -> Call:
-    """Done again where files have moved meanwhile."""
+    """Call the function again if files have moved meanwhile."""
 
     @wraps(read)
     def again(store: Store, *args: Any, **more: Any) -> Any:
@@ -118,7 +118,7 @@ def _retried(read: Call) -> Call:
 
 
 def range_of(start: datetime | None, end: datetime | None) -> Range:
-    """None: without a bound. Raises ConfigurationError: a time without a zone, an end that is not after the start."""
+    """Return the range; None: no bound. Raises ConfigurationError: a time without a zone, an end not after the start."""
     chosen = Range(_micros("start", start, 0), _micros("end", end, 1 << 61))
     if chosen.end <= chosen.start:
         raise ConfigurationError(f"end must be after start ({show(start)}), got {show(end)}")
@@ -230,7 +230,7 @@ def port_usage(
 
 
 def _addresses(store: Store, files: Sequence[StoredFile]) -> list[str]:
-    """Every outside address (as on the wire) in the files."""
+    """Return every outside address (as on the wire) in the files."""
     found = {pair.nat_ip for file in files for pair in file.footer.addresses or ()}
     untold = [file.path for file in files if file.footer.addresses is None]
     found |= {row[0] for row in store.sql("SELECT DISTINCT nat_ip FROM read_parquet($files)", {"files": untold})}
@@ -238,7 +238,7 @@ def _addresses(store: Store, files: Sequence[StoredFile]) -> list[str]:
 
 
 class Uses(NamedTuple):
-    """int64 (n,) each: who had a port from when to when. key: as _HELD has it. Times in microseconds since 1970."""
+    """The uses of ports, int64 (n,) each: key (see _HELD), begin and end in microseconds since 1970."""
 
     key: Numbers
     began: Numbers
@@ -246,7 +246,7 @@ class Uses(NamedTuple):
 
 
 def _held(store: Store, files: Sequence[StoredFile], addresses: Sequence[str]) -> Uses:
-    """Of every session: its end row tells all; one that has none (yet) has its port as far as its run's rows go."""
+    """Return the use of each session: by its end row; without one it holds its port as far as its run's rows go."""
     found = []
     for _, group in groupby(files, key=attrgetter("run")):  # files come in the order of their rows
         of_run = list(group)
@@ -268,7 +268,7 @@ def _held(store: Store, files: Sequence[StoredFile], addresses: Sequence[str]) -
 
 
 def _by_address(held: Uses) -> Iterator[tuple[int, Uses]]:
-    """(address and protocol, the uses of its ports)."""
+    """Return (address and protocol, the uses of its ports) for each."""
     places, counts = np.unique(held.key >> 16, return_counts=True)
     which = np.searchsorted(places, held.key >> 16).astype(np.min_scalar_type(len(places)))
     order = np.argsort(which, kind="stable")  # of narrow numbers: no comparisons
@@ -280,7 +280,7 @@ def _by_address(held: Uses) -> Iterator[tuple[int, Uses]]:
 
 
 def _peaks(uses: Uses, edges: Numbers) -> tuple[int, ...] | None:
-    """Ports in use, the most at a time from each edge to the next; None: none of them is used before the last edge.
+    """Return the most ports in use at a time from each edge to the next; None: none is used before the last edge.
 
     Uses of a port that overlap are one use of it: in the order of port and begin, one that begins after the latest end so
     far of its port is another. At a moment begins come before ends.
@@ -353,7 +353,7 @@ def export(
 
 
 def _whole(store: Store, start: int | None, end: int | None) -> list[StoredFile]:
-    """The files that may have rows of the range. Raises DamagedFile: a figure would leave one out."""
+    """Return the files that may have rows of the range. Raises DamagedFile: a figure would leave one out."""
     files = store.files(start, end)
     if store.damaged:
         raise DamagedFile(f"{', '.join(store.damaged)}: damaged; natcore log verify tells more")
@@ -361,7 +361,7 @@ def _whole(store: Store, start: int | None, end: int | None) -> list[StoredFile]
 
 
 def _select(store: Store, chosen: Range, statement: str, **values: Any) -> list[Any]:
-    """Over the files that may have rows which ended in the range."""
+    """Run the statement over the files that may have rows of the range."""
     files = _whole(store, chosen.start, chosen.end)
     near = [
         file.path for file in files if file.footer.first_time < chosen.end and file.footer.last_time >= chosen.start

@@ -1,4 +1,4 @@
-"""Whether a folder of Parquet files is as it was written: each file names the one before it with its SHA-256."""
+"""Verification of a folder of Parquet files: each file has the SHA-256 of the file before it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-(?P<number>\d+)(-\d+)?\.parquet
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A file that is not as it was written.
+    """A file that differs from what was written.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no finding."""
+        """True without findings."""
         return not self.findings
 
 
@@ -109,7 +109,7 @@ def verify(folder: str | os.PathLike[str], anchor: str | None = None) -> Verific
 
 
 def _folders(path: Path) -> list[Path]:
-    """Those that a log writes into, or has written into."""
+    """Return the folders that a log writes into, or has written into."""
     found = []
     for root, _, names in os.walk(path):
         if any(name.endswith(".parquet") or name in (REMOVED, SEAL) for name in names):
@@ -119,7 +119,7 @@ def _folders(path: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class _Chain:
-    """A folder's files. known: every SHA-256 that one of them has, or had when it was removed or put together."""
+    """A folder's files. known: each SHA-256 of a file, or of one that was removed or put together."""
 
     files: int
     rows: int
@@ -159,7 +159,7 @@ def _verify(path: Path, top: Path) -> _Chain:
 
 
 def _removals(files: dict[str, _File], lines: Sequence[tuple[Removal, str]]) -> Iterator[Finding]:
-    """Each line names the one before; files know the last line of their time; the oldest files go first."""
+    """Check the removals: each line names the one before, files name the last line of their time, the oldest go first."""
     before = ""
     for removal, sha256 in lines:
         if removal.before != before:
@@ -176,7 +176,7 @@ def _removals(files: dict[str, _File], lines: Sequence[tuple[Removal, str]]) -> 
 
 
 def _sealed(path: Path, files: dict[str, _File], lines: Sequence[tuple[Removal, str]]) -> Iterator[Finding]:
-    """The newest file, and the last removal, are those of the seal."""
+    """Check that the newest file and the last removal are those of the seal."""
     seal, tip = read_seal(path), _tip(files)
     if seal is None:
         yield Finding("missing", SEAL, "the seal of the newest file is not there, or damaged")
@@ -191,7 +191,7 @@ def _sealed(path: Path, files: dict[str, _File], lines: Sequence[tuple[Removal, 
 
 
 def _names(files: dict[str, _File]) -> Iterator[Finding]:
-    """A file's name tells its run and its first number."""
+    """Check that a file's name has its run and its first number."""
     for file in files.values():
         match = _NAME.fullmatch(file.name)
         if match is None or (match["run"], int(match["number"])) != (file.footer.run, file.footer.first_number):
@@ -200,7 +200,7 @@ def _names(files: dict[str, _File]) -> Iterator[Finding]:
 
 
 def _links(files: dict[str, _File], removals: dict[str, Removal]) -> Iterator[Finding]:
-    """Each file's predecessor is there, as it was, and before it; or retention removed it."""
+    """Check that each file's predecessor is there, unchanged and before it, or was removed by retention."""
     by_hash = {file.sha256: file for file in files.values()}
     merged = {sha256 for file in files.values() for _, sha256 in file.footer.replaces}
     for file in files.values():
@@ -227,7 +227,7 @@ def _order(before: _File, after: _File) -> Iterator[Finding]:
 
 
 def _ends(files: dict[str, _File]) -> Iterator[Finding]:
-    """A gateway's files are one chain: it forks nowhere."""
+    """Check that a gateway's files are one chain without a fork."""
     followers = Counter((file.footer.previous, file.footer.instance) for file in files.values())
     for file in files.values():
         previous, instance = file.footer.previous, file.footer.instance
@@ -237,7 +237,7 @@ def _ends(files: dict[str, _File]) -> Iterator[Finding]:
 
 
 def _tip(files: dict[str, _File]) -> _File | None:
-    """The newest file: no other continues it."""
+    """Return the newest file: no other continues it."""
     followed = {file.footer.previous for file in files.values()}
     ends = [file for file in files.values() if file.name not in followed]
     return max(ends, key=lambda file: file.footer.last_time, default=None)
