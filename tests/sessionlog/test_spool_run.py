@@ -6,6 +6,7 @@ import itertools
 import os
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -15,8 +16,10 @@ from natcore.sessionlog.collector import Collector
 from natcore.sessionlog.heartbeat import ROUND_BEATS, Beat, OldestWindow
 from natcore.sessionlog.ledger import Ledger
 from natcore.sessionlog.spool.format import BEAT_BYTES, Identity, decode_beats, encode_beat
-from natcore.sessionlog.spool.run import read_run
+from natcore.sessionlog.spool.run import GAP_NUMBER, read_run
 from natcore.sessionlog.spool.spool import Spool
+from natcore.sinks import ParquetSink
+from natcore.who.verify import verify
 from support.log_fakes import FakeClock, FakeCore, ScriptedSink, assert_adds_up, make_records
 
 SECOND = 1_000_000  # microseconds
@@ -106,7 +109,7 @@ def test_a_run_without_its_end_mark_leaves_a_gap_row_in_its_name(tmp_path):
     batch = spool.take(100)
     (gap,) = batch.records
     assert batch.run == "run1" and (gap["kind"], gap["flags"], gap["session"]) == (GAP, GAP_DIED, 0)
-    assert gap["number"] == 50  # behind the last row in the spool
+    assert gap["number"] == GAP_NUMBER + 45  # behind every row that the run can have had
     # From the oldest open window to this start: the gateway's clock may have stood still at the last heartbeat.
     assert (gap["start_time"], gap["end_time"]) == (7 * SECOND, 1060 * SECOND)
     spool.acknowledge()
@@ -125,7 +128,7 @@ def test_a_gap_of_a_gateway_ahead_of_the_machines_clock_ends_by_the_last_beat_an
     spool, _ = open_spool(tmp_path, "run2")
     assert spool.begin_run(Beat(0, 0, wall * SECOND, 0))
     gap = spool.take(1).records[0]
-    assert (gap["start_time"], gap["end_time"], gap["number"]) == (5 * SECOND, end * SECOND, 3)
+    assert (gap["start_time"], gap["end_time"], gap["number"]) == (5 * SECOND, end * SECOND, GAP_NUMBER + 3)
 
 
 def test_an_orderly_end_leaves_no_gap_and_a_second_death_leaves_a_second(tmp_path):
@@ -201,6 +204,52 @@ def test_a_disk_that_takes_no_rows_gets_no_heartbeat_and_no_end_mark(tmp_path, m
     assert log.counters()["gaps"] == 1
     log._send()
     assert after.sink.taken[0].records["kind"].tolist() == [GAP] and after.sink.taken[0].run == "run1"
+
+
+def no_space(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_the_gap_row_of_a_run_whose_spool_broke_has_no_number_of_a_row_that_went_from_memory(tmp_path, monkeypatch):
+    bench = Bench(tmp_path)
+    log = bench.start()
+    bench.core.produce(5)
+    bench.collector.beat()
+    assert log._persist()
+    with monkeypatch.context() as patch:
+        patch.setattr("natcore.sessionlog.spool.spool.write_all", no_space)
+        bench.core.produce(5)
+        bench.collector.beat()
+        assert not log._persist()
+        while log._send() == 0.0:
+            pass
+    assert bench.sink.numbers == [*range(10)] and bench.beat_of().next_number == 5
+    die(log._spool)
+    after = Bench(tmp_path, "run2", 1001.0)
+    log = after.start()
+    log._send()
+    (gap,) = after.sink.taken[0].records
+    assert (gap["kind"], gap["flags"]) == (GAP, GAP_DIED) and gap["number"] not in bench.sink.numbers
+
+
+def test_a_run_that_goes_on_behind_a_gap_row_of_its_own_loses_no_row_in_parquet(tmp_path, monkeypatch):
+    """A log that could not end in order is started again in its process."""
+    monkeypatch.setattr(Spool, "end_run", lambda spool: None)
+    folder = tmp_path / "parquet"
+    bench = Bench(tmp_path / "spool")
+    for rows in (5, 3, 4):
+        bench.sink = ParquetSink(folder)
+        log = bench.start()
+        bench.core.produce(rows)
+        bench.collector.step()
+        assert log._persist()
+        while log._send() == 0.0:
+            pass
+        bench.collector.stop(log)
+    tables = [pq.read_table(path, columns=["kind", "number"]) for path in folder.glob("*.parquet")]
+    rows = [tuple(row.values()) for table in tables for row in table.to_pylist() if row["kind"] in ("window", "gap")]
+    assert sorted(rows) == [("gap", GAP_NUMBER), ("gap", GAP_NUMBER + 5), *(("window", number) for number in range(12))]
+    assert not verify(folder).findings
 
 
 def test_rows_that_found_the_ring_full_leave_a_gap_row_in_every_log_and_their_numbers_missing(tmp_path):

@@ -101,7 +101,7 @@ class Footer:
         return replace(
             self,
             first_number=min(self.first_number, later.first_number),
-            last_number=max(self.last_number, later.last_number),
+            last_number=ranges[-1][1] if ranges else self.last_number,
             first_time=min(self.first_time, later.first_time),
             last_time=max(self.last_time, later.last_time),
             longest_window=max(self.longest_window, later.longest_window),

@@ -183,7 +183,8 @@ class Folder:
         self._held: dict[str, int] = {}
         self._facts: dict[tuple[str, str], InForce] = {}
         for kept in self._files:
-            self._held[kept.footer.run] = max(kept.footer.last_number, self._held.get(kept.footer.run, -1))
+            if kept.footer.ranges:  # a gap row's number says nothing of the rows before it
+                self._held[kept.footer.run] = max(kept.footer.ranges[-1][1], self._held.get(kept.footer.run, -1))
             self._note_facts(kept.footer)
         seal = read_seal(path)
         last = self._files[-1] if self._files else None

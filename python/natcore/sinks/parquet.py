@@ -173,12 +173,14 @@ class _Series:
         self.is_full = False
         self._identity = (first.instance, first.vpc_id, first.run)
         self._stem = file_stem(first)
+        self._last_number = first.first_number
         self._tables: list[Any] = []
         self._parts: list[Kept] = []
 
     def fits(self, batch: Batch) -> bool:
-        """A file holds one run of one gateway."""
-        return self._identity == (batch.instance, batch.vpc_id, batch.run)
+        """A file holds one run of one gateway, by its numbers: behind the gap row of a death the same run may go on."""
+        is_of_run = self._identity == (batch.instance, batch.vpc_id, batch.run)
+        return is_of_run and batch.first_number >= self._last_number
 
     def add(self, batch: Batch, files: Folder) -> int:
         """Write a file with the batch's rows; -> its size in bytes. If it raises, nothing changed."""
@@ -189,6 +191,7 @@ class _Series:
             footer, previous=name, previous_sha256=sha256, earlier=files.earlier(), removals=files.removals
         )
         kept = files.write(file_stem(batch), table, footer)
+        self._last_number = batch.last_number
         self._tables.append(table)
         self._parts.append(kept)
         self.size_bytes += kept.size_bytes

@@ -221,7 +221,7 @@ def _links(files: dict[str, _File], removals: dict[str, Removal]) -> Iterator[Fi
 
 
 def _order(before: _File, after: _File) -> Iterator[Finding]:
-    if after.footer.first_number <= before.footer.last_number:
+    if before.footer.ranges and after.footer.first_number <= before.footer.last_number:
         text = f"its rows begin at {after.footer.first_number}, and {before.name}, which it continues, ends later"
         yield Finding("reordered", after.name, text)
 

@@ -25,6 +25,9 @@ from natcore.sinks.base import Records
 
 _log = logging.getLogger(__name__)
 _NAME = "run"
+# Gap rows of runs that died have numbers from here: no row of a run reaches it, and JSON keeps it exact (below 2^53). A number
+# just behind the rows that the spool knows may be a row's: where the disk took none, rows went from memory to the sink.
+GAP_NUMBER = 1 << 48
 
 
 def read_run(folder: Path) -> tuple[Identity, Beat] | None:
@@ -52,9 +55,9 @@ def read_run(folder: Path) -> tuple[Identity, Beat] | None:
 def gap_after(beat: Beat, next_number: int, wall: int) -> Records:
     """Return the gap row, RECORD (1,), of a run that died after `beat` and before `wall` (microseconds since 1970).
 
-    next_number: behind every row of the run that is known.
+    next_number: behind every row of the run that is in the spool, gap rows among them.
     """
-    return gap_row(beat.oldest, beat.gap_end(wall), max(beat.next_number, next_number), 0, GAP_DIED)
+    return gap_row(beat.oldest, beat.gap_end(wall), max(GAP_NUMBER + beat.next_number, next_number), 0, GAP_DIED)
 
 
 class RunFile:
