@@ -60,7 +60,7 @@ class Link:
 
 
 def _set(made: object, **values: object) -> None:
-    """Fields of a frozen value while it is made: as they were checked."""
+    """Set the checked fields of a frozen value while it is made."""
     for name, value in values.items():
         object.__setattr__(made, name, value)
 
@@ -304,7 +304,7 @@ class Policy:
         self._check_port_policy()
 
     def _check_port_policy(self) -> None:
-        """What the port policies ask of the others."""
+        """Check the settings that the port policies need."""
         if self.ports in BLOCKED and not self.drawn_ranges:
             raise ConfigurationError(
                 f"Policy.block_size must be at most the size of a range of port_ranges ({show(self.port_ranges)}), "
@@ -566,7 +566,7 @@ def _check_name(kind: str, name: object) -> None:
 
 
 def _check_ports(name: str, value: object) -> tuple[int, int]:
-    """First and last of a port, a pair of ports, or "any"."""
+    """Return the first and last port of a port, a pair of ports, or "any"."""
     if isinstance(value, str) and value == "any":
         return 0, 65535
     pair: tuple[Any, ...] = tuple(value) if isinstance(value, tuple | list) and len(value) == 2 else (value, value)
@@ -579,7 +579,7 @@ def _check_ports(name: str, value: object) -> tuple[int, int]:
 
 
 def _plain_port(value: Any) -> Port:
-    """A port that was checked, as Python's own numbers."""
+    """Return a checked port as Python ints."""
     if isinstance(value, str):
         return "any"
     if isinstance(value, tuple | list):
@@ -610,7 +610,7 @@ MAX_POOL = 65_536
 
 
 def expand_pool(value: object, name: str = "SnatEntry.pool") -> tuple[Eip, ...]:
-    """Every address of the pool as an Eip, in the order given, none twice."""
+    """Return every address of the pool as an Eip, in the given order, none twice."""
     items = (
         value
         if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview)

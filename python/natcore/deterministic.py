@@ -37,7 +37,7 @@ class Share:
 
 
 def block_starts(policy: Policy) -> list[int]:
-    """The first port of each block of an outside address, ascending.
+    """Return the first port of each block of an outside address, ascending.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def block_starts(policy: Policy) -> list[int]:
 
 
 def check_fit(entry: SnatEntry, policy: Policy) -> None:
-    """ConfigurationError, with the numbers, unless each address of the prefix gets a block of the pool."""
+    """Raise ConfigurationError, with the numbers, unless each address of the prefix gets a block of the pool."""
     hosts, blocks = _network(entry).num_addresses, len(block_starts(policy))
     if hosts > blocks * len(entry.pool):
         raise ConfigurationError(
@@ -171,7 +171,7 @@ def _without_private(entry: AnyEntry) -> AnyEntry:
 def _forwarded(
     entries: list[AnyEntry], outside: ipaddress.IPv4Address, port: int, protocol: str | None
 ) -> ipaddress.IPv4Address | None:
-    """The inside host that a DNAT entry has an outside endpoint for."""
+    """Return the inside host to which a DNAT entry forwards an outside endpoint."""
     for entry in entries:
         if not isinstance(entry, DnatEntry) or outside not in _names_of(entry, entries):
             continue

@@ -115,7 +115,7 @@ class Digest:
         return told
 
     def rest(self) -> list[Event]:
-        """What is held back still: at the end."""
+        """Return the events that are still held back, at the end."""
         held, self._held = list(self._held.values()), {}
         return held
 

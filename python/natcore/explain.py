@@ -96,7 +96,7 @@ def ip_of(frame: bytes) -> bytes:
 
 
 def describe_packet(frame: bytes) -> str:
-    """A packet in words: UDP 10.0.0.5:5353 to 198.51.100.7:53, 28 bytes, TTL 64."""
+    """Return a packet in words: UDP 10.0.0.5:5353 to 198.51.100.7:53, 28 bytes, TTL 64."""
     ip = ip_of(frame)
     if len(ip) < 20:
         return f"{len(frame)} bytes that are no IPv4 packet"
@@ -118,7 +118,7 @@ def describe_packet(frame: bytes) -> str:
 
 
 def flags_of(flags: int) -> str:
-    """TCP flags in words."""
+    """Return TCP flags in words."""
     names = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
     return " ".join(name for bit, name in enumerate(names) if flags >> bit & 1) or "no flags"
 
@@ -161,7 +161,7 @@ REFUSALS: dict[Verdict, tuple[str, str]] = {
 
 
 def refusal(verdict: Verdict, facts: dict[str, Any], side: Side, ip: bytes, policy: Policy) -> Step:
-    """The step that refuses."""
+    """Return the step that refuses the packet."""
     name, because = REFUSALS.get(verdict, ("decision", "as its name says"))
     protocol = WORDS.get(facts["protocol"])
     flags = ip[(ip[0] & 15) * 4 + 13] if facts["parsed"] == 255 and facts["protocol"] == TCP else 0
@@ -188,7 +188,7 @@ def refusal(verdict: Verdict, facts: dict[str, Any], side: Side, ip: bytes, poli
 
 
 class Found(NamedTuple):
-    """What the packet meets, as rows."""
+    """The entry, session and mapping that the packet meets, as rows."""
 
     entry: Entry | None
     session: Any
@@ -293,7 +293,7 @@ def _session_of(party: dict[str, Any]) -> tuple[Any, bool]:
 
 
 def explain(core: Core, table: EntryTable, policy: Policy, frame: bytes, side: Side, now_ns: int) -> Explanation:
-    """What would become of a frame at now_ns."""
+    """Explain a frame at now_ns."""
     now_ns = max(now_ns, core.now_ns)
     facts = rehearse(core, frame, side, now_ns)
     verdict, own, other = Verdict(facts["verdict"]), facts["own"], facts["other"]

@@ -1,4 +1,4 @@
-"""Destinations of session logs. Each is imported when it is first named, for what it needs is slow to import."""
+"""Destinations of session logs. Each is imported on first use, since its libraries are slow to import."""
 
 from __future__ import annotations
 

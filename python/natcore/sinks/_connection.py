@@ -29,7 +29,7 @@ _FIRST_WORD_SECONDS = 1.0  # of a TLS receiver, once a connection; most say it a
 
 
 class Connection(ABC):
-    """Made when it is first needed, and again after a failure or a fork. timeout: seconds of a connect or of a send."""
+    """A connection, opened on first use and again after a failure or a fork. timeout: seconds of a connect or a send."""
 
     def __init__(self, host: str, port: int, timeout: float) -> None:
         self._host, self._port, self._timeout = host, port, timeout
@@ -37,7 +37,7 @@ class Connection(ABC):
         self._owner = 0
 
     def connect(self) -> bool:
-        """-> True: this connection is a new one. Raises DeliveryError."""
+        """Open the connection if need be; -> True: it is a new one. Raises DeliveryError."""
         if self._socket is not None and self._owner == os.getpid() and not self._is_closed(self._socket):
             return False
         self.close()
@@ -49,7 +49,7 @@ class Connection(ABC):
         return True
 
     def send(self, parts: Sequence[bytes | memoryview]) -> None:
-        """All of it; a failure closes the connection. Raises DeliveryError."""
+        """Send everything; a failure closes the connection. Raises DeliveryError."""
         assert self._socket is not None
         try:
             self._send(self._socket, parts)
@@ -63,7 +63,7 @@ class Connection(ABC):
             self._socket = None
 
     def _refused(self, error: OSError) -> DeliveryError:
-        """Try again later; the code is the system's short name."""
+        """Return the error for a later attempt; its code is the errno's name."""
         code = errno.errorcode.get(error.errno or 0, type(error).__name__)
         if isinstance(error, TimeoutError):
             code = "ETIMEDOUT"
@@ -82,7 +82,7 @@ class Connection(ABC):
 
 
 class Stream(Connection):
-    """TCP."""
+    """A TCP connection."""
 
     def _make(self) -> socket.socket:
         return connect(self._host, self._port, Deadline(self._timeout))
@@ -102,11 +102,11 @@ class Stream(Connection):
             raise ended
 
     def _is_closed(self, connection: socket.socket) -> bool:
-        """The peer has closed, or reset; a little that it says is read and ignored, and who does not stop is left."""
+        """Return the error if the peer has closed or reset, or sends too much; a little that it sends is ignored."""
         return self._end_of(connection) is not None
 
     def _end_of(self, connection: socket.socket) -> OSError | None:
-        """What ended the connection, None: nothing has."""
+        """Return the error that ended the connection; None: it is open."""
         connection.setblocking(False)
         try:
             for _ in range(_MOST_READS):
@@ -126,7 +126,7 @@ _TLS_FILES = ("ca", "certificate", "key")
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext | None:
-    """What a sink's `tls` asks for; None: no TLS. Raises ConfigurationError: another word, a file that is not usable."""
+    """Return the context for a sink's `tls`; None: no TLS. Raises ConfigurationError: another value, an unusable file."""
     if isinstance(tls, ssl.SSLContext):
         return tls
     if tls is False:
@@ -181,7 +181,7 @@ class TlsStream(Stream):
 
 
 def _shake_hands(made: ssl.SSLSocket, deadline: Deadline) -> None:
-    """However small the pieces are in which the receiver says its part."""
+    """Bound the whole handshake, however small the pieces are that the receiver sends."""
     made.setblocking(False)
     poll = select.poll()
     while True:
@@ -197,7 +197,7 @@ def _shake_hands(made: ssl.SSLSocket, deadline: Deadline) -> None:
 
 
 def stream(host: str, port: int, timeout: float, tls: Tls) -> Stream:
-    """A connection over TCP, with TLS where it is asked for."""
+    """Return a connection over TCP, with TLS if configured."""
     context = tls_context(tls)
     return Stream(host, port, timeout) if context is None else TlsStream(host, port, timeout, context)
 

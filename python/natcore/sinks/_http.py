@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Deadline:
-    """The moment at which a request has failed; begun anew for each. what: has not come by then."""
+    """The deadline of a request, started anew for each. what: the thing that timed out, for the error."""
 
     def __init__(self, seconds: float, what: str = "no answer") -> None:
         self._seconds, self._what = seconds, what
@@ -20,7 +20,7 @@ class Deadline:
         self._until = monotonic() + self._seconds
 
     def left(self) -> float:
-        """Seconds; raises TimeoutError where none are left."""
+        """Return the seconds left; raises TimeoutError when there are none."""
         left = self._until - monotonic()
         if left <= 0:
             raise TimeoutError(errno.ETIMEDOUT, f"{self._what} within {self._seconds:g} s")
@@ -75,7 +75,7 @@ class TimedSocket:
             self._made.close()
 
     def leave(self) -> None:
-        """A reader has been closed."""
+        """Note that a reader was closed."""
         self._readers -= 1
         if self._closed:
             self.close()

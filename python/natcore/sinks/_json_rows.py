@@ -10,7 +10,7 @@ from natcore.sinks.base import Batch, row_column
 
 
 def json_rows(batch: Batch) -> list[str]:
-    """Each row of `batch.rows(local=True)` as one JSON object, without the line's end."""
+    """Return each row of `batch.rows(local=True)` as one JSON object, without the line's end."""
     names = {"instance": compact(batch.instance), "vpc_id": compact(batch.vpc_id)}
     head = ",".join(f'"{name}":{text}' for name, text in names.items()).replace("%", "%%")
     row = ",".join(f'"{name}":%s' for name in FIELDS)
@@ -21,7 +21,7 @@ def json_rows(batch: Batch) -> list[str]:
 
 
 def _texts(values: list[Any]) -> list[Any]:
-    """Numbers are their own JSON; of texts there are few different ones."""
+    """Return a column's values as JSON: numbers as they are, texts encoded once each."""
     if isinstance(values[0], int):
         return values
     quoted = {value: compact(value) for value in set(values)}

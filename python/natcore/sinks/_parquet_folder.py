@@ -1,4 +1,4 @@
-"""A folder of Parquet files as a chain: each file names the one before it with its SHA-256; what is too old is removed.
+"""A folder of Parquet files as a chain: each file has the SHA-256 of the one before; old files are removed.
 
 Every removal is recorded in `removed.jsonl` beside the files (synced before the file goes) and to the logger natcore.sinks:
 a chain is complete if its first file's predecessor is stated there, and so is the account of what is missing.
@@ -48,7 +48,7 @@ _DAY_SECONDS = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A file that retention removed. Times in microseconds since 1970; removed_at in seconds; reason: the keep_… that asked."""
+    """A file that retention removed. Times in microseconds since 1970; removed_at in seconds; reason: the keep_… setting."""
 
     file: str
     sha256: str
@@ -66,7 +66,7 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A file of the folder. sha256: empty where it has not been needed yet."""
+    """A file of the folder. sha256: empty until it is needed."""
 
     path: Path
     footer: Footer
@@ -80,7 +80,7 @@ def sha256_of(path: Path) -> str:
 
 
 def read_footer(path: Path) -> Footer | None:
-    """None: not a session log's file, or damaged."""
+    """Read a file's metadata; None: not a session log's file, or damaged."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             metadata = pq.read_metadata(file).metadata
@@ -96,12 +96,12 @@ def read_footer(path: Path) -> Footer | None:
 
 
 def read_removals(folder: Path) -> list[Removal]:
-    """What retention removed, in its order; a line that a crash left unfinished is no removal."""
+    """Return what retention removed, in order; a line torn by a crash is no removal."""
     return [removal for removal, _ in removal_lines(folder)]
 
 
 def removal_lines(folder: Path) -> list[tuple[Removal, str]]:
-    """The removals, each with the SHA-256 of its line."""
+    """Return the removals, each with the SHA-256 of its line."""
     try:
         lines = read_regular(folder / REMOVED).split(b"\n")
     except FileNotFoundError:
@@ -116,7 +116,7 @@ def removal_lines(folder: Path) -> list[tuple[Removal, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """The newest file of a folder, and the last line of removed.jsonl ("": none), as they were written."""
+    """The hashes of a folder's newest file and of the last line of removed.jsonl ("": none)."""
 
     file: str
     sha256: str
@@ -124,7 +124,7 @@ class Seal:
 
 
 def read_seal(folder: Path) -> Seal | None:
-    """None: there is none, or a crash tore it."""
+    """Read the seal; None: there is none, or a crash tore it."""
     try:
         return read_fields(read_regular(folder / SEAL), Seal)
     except (FileNotFoundError, UntrustedFileError):
@@ -132,7 +132,7 @@ def read_seal(folder: Path) -> Seal | None:
 
 
 class Lock:
-    """A folder is one log's: held until it is released, or the process ends. Raises ConfigurationError, OSError."""
+    """Lock a folder for one log until it is released or the process ends. Raises ConfigurationError, OSError."""
 
     def __init__(self, folder: Path, owner: str) -> None:
         make_private(folder)
@@ -154,7 +154,7 @@ class Lock:
 
 
 class Folder:
-    """The files that are complete, of all runs; `begin` says what the next one continues.
+    """The complete files of all runs; `begin` says which file the next one continues.
 
     keep_days, keep_bytes: None: for ever. The newest complete file always stays, so that the chain goes on from it.
     """
@@ -202,7 +202,7 @@ class Folder:
         return kept in self._files
 
     def last_number(self, run: str) -> int:
-        """The highest number of the run that was here when the folder was opened, -1: none."""
+        """Return the run's highest row number when the folder was opened; -1: none."""
         return self._held.get(run, -1)
 
     def facts_of(self, instance: str, run: str) -> InForce:
@@ -215,15 +215,15 @@ class Folder:
             self._facts[key] = footer.facts.carried()
 
     def previous(self) -> tuple[str, str]:
-        """The name and SHA-256 of the file that the next one continues; empty: it is the first."""
+        """Return the name and SHA-256 of the file that the next one continues; empty: it is the first."""
         return self._tip
 
     def earlier(self) -> tuple[tuple[str, str], ...]:
-        """Name and SHA-256 of the files before that one: a file that is lost takes no other's witness with it."""
+        """Return name and SHA-256 of the files before that one, so that a lost file leaves the others verifiable."""
         return tuple((kept.path.name, kept.sha256) for kept in self._files[-3:-1] if kept.sha256)
 
     def write(self, stem: str, table: Any, footer: Footer) -> Kept:
-        """A new file, durable; from now on the last."""
+        """Add a new durable file as the last one."""
         kept = self._write(stem, table, footer)
         self._files.append(kept)
         self._tip = kept.path.name, kept.sha256
@@ -231,7 +231,7 @@ class Folder:
         return kept
 
     def merge(self, stem: str, table: Any, footer: Footer, parts: Sequence[Kept]) -> int:
-        """A file in the place of the last ones; -> its size in bytes."""
+        """Put a file in the place of the last ones; -> its size in bytes."""
         kept = self._write(stem, table, footer)
         self._files = [*(each for each in self._files if each not in parts), kept]
         self._tip = kept.path.name, kept.sha256
@@ -260,7 +260,7 @@ class Folder:
             _log.error("%s: %s; until the next file readers do not trust the newest", self.path / SEAL, error)
 
     def free_path(self, stem: str) -> Path:
-        """The stem as a file that is not there yet."""
+        """Return an unused file name with the stem."""
         path = self.path / f"{stem}.parquet"
         copies = 2
         while path.exists():

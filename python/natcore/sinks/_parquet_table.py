@@ -1,4 +1,4 @@
-"""Rows as an Arrow table, and how its columns lie in a Parquet file."""
+"""Rows as an Arrow table, and the encoding of its columns in a Parquet file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OCTETS = pa.array([str(octet) for octet in range(256)])
 
 
 def _schema() -> Any:
-    """instance, vpc_id, the record's fields in its order (addresses as text, times in UTC), run."""
+    """Return the schema: instance, vpc_id, the record's fields in order (addresses as text, times in UTC), run."""
     fields = [("instance", _TEXT), ("vpc_id", _TEXT)]
     for name in FIELDS:
         if name in ADDRESSES or name == "kind":
@@ -41,7 +41,7 @@ _STATISTICS = ["protocol", "nat_ip", "nat_port", "start_time", "end_time", "sess
 
 
 def write_table(table: Any, file: BinaryIO, footer: dict[str, str]) -> None:
-    """footer: the file's key-value metadata. One row group: a look-up reads few columns of few files."""
+    """Write the table as one row group. footer: the file's key-value metadata."""
     table = table.replace_schema_metadata(footer)
     pq.write_table(
         table, file, compression="zstd", use_dictionary=_DICTIONARIES, column_encoding=_DELTAS,
@@ -50,7 +50,7 @@ def write_table(table: Any, file: BinaryIO, footer: dict[str, str]) -> None:
 
 
 def to_table(batch: Batch) -> Any:
-    """A pyarrow.Table of SCHEMA with the batch's rows."""
+    """Return a pyarrow.Table of SCHEMA with the batch's rows."""
     columns = [_arrow_column(batch.records, name) for name in FIELDS]
     constant = [_repeat(value, len(batch)) for value in (batch.instance, batch.vpc_id, batch.run)]
     return pa.Table.from_arrays([*constant[:2], *columns, constant[2]], schema=SCHEMA)
@@ -72,7 +72,7 @@ def _arrow_column(records: Records, name: str) -> Any:
 
 
 def _dotted(addresses: Any) -> Any:
-    """Dotted quads of uint32 addresses in host order."""
+    """Return uint32 addresses in host order as dotted quads."""
     octets = [_OCTETS.take(pc.bit_wise_and(pc.shift_right(addresses, shift), 255)) for shift in (24, 16, 8, 0)]
     return pc.binary_join_element_wise(*octets, ".")
 

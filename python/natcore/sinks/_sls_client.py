@@ -22,7 +22,7 @@ __all__ = ["Client", "Credentials", "Encoded", "LogException", "make_index"]
 
 
 class Client(LogClient):
-    """The SDK's client, without its own tries: a request is one, within `timeout` seconds in all, or an error.
+    """The SDK's client without its retries: a request is sent once, within `timeout` seconds in all, or fails.
 
     v4 signatures where the region is known: v1 changes the process's locale at each request.
     """
@@ -130,7 +130,7 @@ def _pools(deadline: Deadline) -> dict[str, type[HTTPConnectionPool]]:
 
 
 class _Provider(CredentialsProvider):
-    """What the SDK asks for credentials, at each request."""
+    """The SDK's credentials provider, called at each request."""
 
     def __init__(self, credentials: Callable[[], Credentials]) -> None:
         self._credentials = credentials
@@ -140,7 +140,7 @@ class _Provider(CredentialsProvider):
 
 
 class Encoded:
-    """What put_log_raw takes for a LogGroup."""
+    """The LogGroup argument of put_log_raw."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -150,7 +150,7 @@ class Encoded:
 
 
 def make_index(types: Mapping[str, str], ttl: int) -> Any:
-    """An index of whole lines and of each field: "long" or "text" by name. ttl: days."""
+    """Return an index of whole lines and of each field: "long" or "text" by name. ttl: days."""
     words = [",", " ", "\t", "\n", ";"]
     keys = {
         name: IndexKeyConfig(token_list=words if kind == "text" else None, index_type=kind, doc_value=True)

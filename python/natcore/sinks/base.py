@@ -38,7 +38,7 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def join(parts: Sequence[Records]) -> Records:
-    """One RECORD array of several, copied as rows lie: numpy would copy field by field."""
+    """Join RECORD arrays by copying whole rows: numpy would copy field by field."""
     if len(parts) == 1:
         return parts[0]
     joined = np.empty(sum(map(len, parts)), RECORD)
@@ -109,7 +109,7 @@ class Batch:
 
 
 def row_column(records: Records, name: str, local: bool) -> list[Any]:
-    """A field of RECORD (n,) as `Batch.rows` gives it."""
+    """Return a field of RECORD (n,) in the form of `Batch.rows`."""
     values: list[int] = records[name].tolist()
     if name in ADDRESSES:
         text: dict[int, str | None] = {value: format_ipv4(value) for value in set(values)}
@@ -124,7 +124,7 @@ def row_column(records: Records, name: str, local: bool) -> list[Any]:
 
 
 def file_stem(batch: Batch) -> str:
-    """The name of the file that begins with this batch: when its first row ended, and the row's (run, number)."""
+    """Return the name of a file that begins with this batch: the end of its first row, and that row's run and number."""
     ended = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(int(batch.records["end_time"][0]) / 1e6))
     return f"{ended}-{batch.run}-{batch.first_number:012d}"
 

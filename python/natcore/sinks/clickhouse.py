@@ -142,7 +142,7 @@ class ClickHouseSink(Sink):
         return int(found[1]), int(found[2])
 
     def table_definition(self, *, has_types: bool = True) -> str:
-        """The CREATE TABLE. has_types: with IPv4, DateTime64 and LowCardinality."""
+        """Return the CREATE TABLE statement. has_types: with IPv4, DateTime64 and LowCardinality."""
         columns = ", ".join(f"{name} {_column_type(name, has_types)}" for name in COLUMNS)
         day = "toDate(end_time, 'UTC')" if has_types else "toDate(toDateTime(intDiv(end_time, 1000000)), 'UTC')"
         return (
@@ -168,7 +168,7 @@ class ClickHouseSink(Sink):
     def _ask(
         self, query: str, data: bytes = b"", settings: Mapping[str, str] = _NOTHING, *, answers: bool = False
     ) -> bytes:
-        """One request on a connection of its own. answers: the query has an answer. Raises DeliveryError."""
+        """Send one request on a new connection. answers: the query has an answer. Raises DeliveryError."""
         url = urlsplit(self._url)
         port = url.port or (80 if self._tls is None else 443)
         connection = _Connection(url.hostname or "", port, self._tls, Deadline(self._timeout))
@@ -191,7 +191,7 @@ class ClickHouseSink(Sink):
 
 
 class _Connection(http.client.HTTPConnection):
-    """Its every wait ends at the deadline."""
+    """A connection with one deadline for all waits."""
 
     def __init__(self, host: str, port: int, context: ssl.SSLContext | None, deadline: Deadline) -> None:
         super().__init__(host, port)
@@ -230,7 +230,7 @@ def _column_type(name: str, has_types: bool) -> str:
 
 
 def _text(text: str) -> bytes:
-    """A String: its length as LEB128, and its bytes."""
+    """Return a String: its length as LEB128, and its bytes."""
     data, length = text.encode(), bytearray()
     size = len(data)
     while size > 127:
@@ -244,7 +244,7 @@ def _shown(body: bytes) -> str:
 
 
 def _delivery_error(status: int, header: str | None, body: bytes) -> DeliveryError:
-    """By ClickHouse's own code, which old servers have only in the text."""
+    """Return the error by ClickHouse's code, which old servers have only in the text."""
     text = body.decode(errors="replace").strip()
     found = header or (match[1] if (match := re.search(r"Code: (\d+)", text)) else "")
     code, action = (

@@ -24,7 +24,7 @@ from natcore.sinks.base import Batch, Receipt, Sink, file_stem
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """What tells a row from every other."""
+    """The identity of a row."""
 
     run: str
     number: int
@@ -37,7 +37,7 @@ class _Line:
 
 
 class _Owned:
-    """A folder that one sink writes to, in this process or another, until it is closed or forgotten."""
+    """Locks a folder for one sink until it is closed or collected."""
 
     def __init__(self, folder: Path) -> None:
         self._descriptor = open_folder(folder)
@@ -156,7 +156,7 @@ class JsonLinesSink(Sink):
             self._descriptor = None
 
     def _without_known(self, batch: Batch) -> Batch | None:
-        """The batch's rows that are not here; None: all of them are."""
+        """Return the batch's rows that are not in the folder; None: all are."""
         known = self._known_of(batch)
         if not known:
             return batch
@@ -165,7 +165,7 @@ class JsonLinesSink(Sink):
         return replace(batch, records=records) if len(records) else None
 
     def _known_of(self, batch: Batch) -> set[tuple[int, bool]]:
-        """Rows of the batch's run that were in the folder when it was first looked at, from the batch's first on."""
+        """Return the rows of the batch's run that the folder had at first, from the batch's first on."""
         if batch.run not in self._known:
             self._known[batch.run] = self._read(batch.run, batch.first_number)
         elif self._known[batch.run] and batch.first_number > max(number for number, _ in self._known[batch.run]):
@@ -173,7 +173,7 @@ class JsonLinesSink(Sink):
         return self._known[batch.run]
 
     def _read(self, run: str, first_number: int) -> set[tuple[int, bool]]:
-        """Cuts unfinished lines off the run's files; -> the rows from first_number on that are in them."""
+        """Cut unfinished lines off the run's files; -> their rows from first_number on."""
         found = set()
         for path in self.folder.glob(f"*-{run}-*.jsonl"):
             with os.fdopen(open_private(path, os.O_RDWR), "r+b") as file:
@@ -198,7 +198,7 @@ class JsonLinesSink(Sink):
         return os.fstat(self._descriptor).st_nlink == 0
 
     def _begin(self, batch: Batch) -> None:
-        """A new file, beside those that are there."""
+        """Begin a new file beside the present ones."""
         self._leave()
         stem, copy = file_stem(batch), 1
         while self._descriptor is None:
@@ -212,7 +212,7 @@ class JsonLinesSink(Sink):
         self._opened_at = self._clock()
 
     def _cut(self) -> None:
-        """After a failed write or sync: nothing of the batch may stay, and the file is not trusted again."""
+        """Clean up after a failed write or sync: nothing of the batch may stay, and the file is not used again."""
         assert self._descriptor is not None
         self._known.clear()  # what could not be cut is found when the batch comes again
         try:

@@ -164,13 +164,13 @@ class KafkaSink(Sink):
             self._acknowledged += 1
 
     def _give_up(self, producer: Any) -> None:
-        """Nothing of a batch that failed may leave later: the whole of it comes again, by another producer."""
+        """Purge a failed batch: another producer sends all of it again."""
         producer.purge()
         producer.flush(_GRACE_SECONDS)
         self._producer = None
 
     def _connect(self) -> Any:
-        """The delivering thread's producer, made again after a fork."""
+        """Return the delivering thread's producer, made again after a fork."""
         if self._producer is None or self._owner != os.getpid():
             try:
                 self._producer = self._kafka.Producer(dict(self._settings), logger=_log)
@@ -190,7 +190,7 @@ class _Hidden(dict[str, Any]):
 
 
 def _client() -> ModuleType:
-    """The client, imported when the first sink is made: it is an extra."""
+    """Import the client when the first sink is made: it is an extra."""
     with extra("kafka"):
         return import_module("confluent_kafka")
 

@@ -1,4 +1,4 @@
-"""MemorySink: the rows in this process, for tests and for embedders that look themselves."""
+"""MemorySink: the rows in this process, for tests and embedders."""
 
 from __future__ import annotations
 
@@ -64,6 +64,6 @@ class MemorySink(Sink):
         return [row for batch in self.batches for row in batch.rows(local=local)]
 
     def clear(self) -> None:
-        """Forget every row."""
+        """Drop every row."""
         with self._lock:
             self._batches.clear()

@@ -137,7 +137,7 @@ class ParquetSink(Sink):
         return Receipt(received, written)
 
     def _retain(self, files: Folder) -> None:
-        """The batch is durable already: what fails here is tried again with the next one."""
+        """Maintain the folder after a durable batch: a failure here is retried with the next one."""
         try:
             files.retain(self._wall())
         except OSError as error:
@@ -152,7 +152,7 @@ class ParquetSink(Sink):
 
     @staticmethod
     def _without_known(batch: Batch, known: int) -> Batch | None:
-        """The batch's rows that are not here: one that was delivered by a process that died before it knew comes again."""
+        """Return the batch's rows that are not in the folder: after a crash a delivered batch comes again."""
         if batch.first_number > known:
             return batch
         rows = batch.records
@@ -165,7 +165,7 @@ class ParquetSink(Sink):
 
 
 class _Series:
-    """Files of one run that are written once more, together, when there is enough in them."""
+    """Consecutive files of one run, to be merged when they are large enough together."""
 
     def __init__(self, first: Batch, opened_at: float) -> None:
         self.opened_at = opened_at
@@ -178,7 +178,7 @@ class _Series:
         self._parts: list[Kept] = []
 
     def fits(self, batch: Batch) -> bool:
-        """A file holds one run of one gateway, by its numbers: behind the gap row of a death the same run may go on."""
+        """Return whether the batch belongs into the series: one run, in order; a run may go on behind the gap row of a crash."""
         is_of_run = self._identity == (batch.instance, batch.vpc_id, batch.run)
         return is_of_run and batch.first_number >= self._last_number
 
@@ -198,7 +198,7 @@ class _Series:
         return kept.size_bytes
 
     def merge(self, files: Folder) -> int:
-        """One file in the place of several; -> its size in bytes. What fails leaves them as they are."""
+        """Merge several files into one; -> its size in bytes. A failure leaves them as they are."""
         parts = [part for part in self._parts if part in files]  # retention may have taken some
         if len(parts) < 2 or len(parts) < len(self._parts):
             return 0

@@ -208,7 +208,7 @@ class SlsSink(Sink):
         return Receipt(len(group), client.sent_bytes)
 
     def encode(self, batch: Batch) -> bytes:
-        """The LogGroup's protobuf, byte for byte as the SDK's own encoder makes it."""
+        """Return the LogGroup's protobuf, identical to that of the SDK's encoder."""
         names = [self._name(field) for field in CONTRACT]
         head = _content(names[0], batch.instance) + _content(names[1], batch.vpc_id)
         run = batch.run.encode() if self._row else None
@@ -221,7 +221,7 @@ class SlsSink(Sink):
         self._client = None
 
     def _refused(self, error: Any, action: str, context: str = "") -> DeliveryError:
-        """What the service's code means. action: the permission that the request needs."""
+        """Return the error for the service's code. action: the permission that the request needs."""
         code, request = str(error.get_error_code()), error.get_request_id()
         hint = HINTS.get(code, "")
         if code == "Unauthorized":
@@ -237,12 +237,12 @@ class SlsSink(Sink):
         return _PREVIEW_NAMES.get(field, field) if self._schema == "preview2024" else field
 
     def _types(self) -> dict[str, str]:
-        """How each field is indexed."""
+        """Return the index type of each field."""
         kinds = {self._name(field): "long" if field in _NUMBERS else "text" for field in CONTRACT}
         return kinds | ({"row": "text"} if self._row else {})
 
     def _connect(self) -> Client:
-        """The delivering thread's client, made again after a fork."""
+        """Return the delivering thread's client, made again after a fork."""
         if self._client is None or self._client_pid != os.getpid():
             self._client = self._sdk.Client(self._endpoint, self.region, self._credentials, self._timeout)
             self._client_pid = os.getpid()
@@ -250,7 +250,7 @@ class SlsSink(Sink):
 
 
 def _sdk() -> ModuleType:
-    """The SDK, imported when the first sink is made: it is slow to import, and an extra."""
+    """Import the SDK when the first sink is made: it is slow to import, and an extra."""
     with extra("sls"):
         return import_module("._sls_client", __package__)
 

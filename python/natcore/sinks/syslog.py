@@ -108,7 +108,7 @@ class SyslogSink(Sink):
         return Receipt(len(data), len(data))
 
     def encode(self, batch: Batch) -> bytes:
-        """The messages, each with its length before it."""
+        """Return the messages, each with its length before it."""
         gateway = f'instance="{_escaped(batch.instance)}" vpc_id="{_escaped(batch.vpc_id)}"'
         middles = [
             f"{self._header} {batch.run} {KINDS.get(kind, '-')} [{self._structured_data} {gateway}".encode()
@@ -122,5 +122,5 @@ class SyslogSink(Sink):
 
 
 def _escaped(value: str) -> str:
-    """A PARAM-VALUE (RFC 5424, 6.3.3)."""
+    """Return a PARAM-VALUE (RFC 5424, 6.3.3)."""
     return re.sub(r'(["\\\]])', r"\\\1", value)

@@ -268,7 +268,7 @@ def _held(store: Store, files: Sequence[StoredFile], addresses: Sequence[str]) -
 
 
 def _by_address(held: Uses) -> Iterator[tuple[int, Uses]]:
-    """Return (address and protocol, the uses of its ports) for each."""
+    """Yield (address and protocol, the uses of its ports)."""
     places, counts = np.unique(held.key >> 16, return_counts=True)
     which = np.searchsorted(places, held.key >> 16).astype(np.min_scalar_type(len(places)))
     order = np.argsort(which, kind="stable")  # of narrow numbers: no comparisons
