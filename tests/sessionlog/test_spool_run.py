@@ -210,7 +210,7 @@ def no_space(*_):
     raise OSError(28, "No space left on device")
 
 
-def test_the_gap_row_of_a_run_whose_spool_broke_has_no_number_of_a_row_that_went_from_memory(tmp_path, monkeypatch):
+def test_the_gap_row_of_a_run_with_a_broken_spool_has_no_number_of_a_delivered_row(tmp_path, monkeypatch):
     bench = Bench(tmp_path)
     log = bench.start()
     bench.core.produce(5)

@@ -178,7 +178,7 @@ class _Series:
         self._parts: list[Kept] = []
 
     def fits(self, batch: Batch) -> bool:
-        """Return whether the batch belongs into the series: one run, in order; a run may go on behind the gap row of a crash."""
+        """Return whether the batch belongs into the series: one run, in order; it may go on behind the gap row of a crash."""
         is_of_run = self._identity == (batch.instance, batch.vpc_id, batch.run)
         return is_of_run and batch.first_number >= self._last_number
 
