@@ -190,12 +190,10 @@ def meanings(names: Iterable[str], known: Mapping[str, str], what: str) -> list[
 
 
 def members(kind: type[verdict.Verdict]) -> dict[str, str]:
-    """What an enum's source says beside each member: a comment behind it, or a docstring below it."""
-    found = {}
-    member = re.compile(r'^    (\w+) = \d+(?:  # ([^\n]*))?\n(?:    """(.*?)""")?', re.M | re.S)
-    for name, comment, below in member.findall(inspect.getsource(kind)):
-        found[name] = " ".join((below or comment).split()).rstrip(".")
-    return found
+    """What an enum says of each member, in the section Attributes of its docstring."""
+    section = (inspect.getdoc(kind) or "").partition("Attributes\n----------\n")[2]
+    found = re.findall(r"^(\w+)\n((?:    .*\n?)+)", section, re.M)
+    return {name: " ".join(text.split()).rstrip(".") for name, text in found}
 
 
 def verdicts() -> str:

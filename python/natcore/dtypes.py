@@ -43,44 +43,102 @@ RECORD = np.dtype(
 
 
 class RecordKind(IntEnum):
-    """What a RECORD row is: its `kind`."""
+    """What a RECORD row is: its `kind`.
 
-    WINDOW = 0  # a session's packets and bytes in one window
-    CREATE = 1  # a session begins
-    END = 2  # a session has ended
-    GAP = 3  # rows are missing here
-    COVER = 4  # the log is complete until then (natcore.sessionlog.facts, as the next three)
-    ENTRY = 5  # an entry comes into force, or ends
-    SETTING = 6  # time-outs or policies in force
-    CLOCK = 7  # the clock was set
+    Attributes
+    ----------
+    WINDOW
+        A session's packets and bytes in one window.
+    CREATE
+        A session begins.
+    END
+        A session has ended.
+    GAP
+        Rows are missing here.
+    COVER
+        The log is complete until then (natcore.sessionlog.facts, as the next three).
+    ENTRY
+        An entry comes into force, or ends.
+    SETTING
+        Time-outs or policies in force.
+    CLOCK
+        The clock was set.
+    """
+
+    WINDOW = 0
+    CREATE = 1
+    END = 2
+    GAP = 3
+    COVER = 4
+    ENTRY = 5
+    SETTING = 6
+    CLOCK = 7
 
 
 class RecordFlag(IntFlag):
-    """Bits of `flags` in window, create and end rows."""
+    """Bits of `flags` in window, create and end rows.
 
-    OPENED_OUTSIDE = 1  # a packet from outside opened the session
+    Attributes
+    ----------
+    OPENED_OUTSIDE
+        A packet from outside opened the session.
+    """
+
+    OPENED_OUTSIDE = 1
 
 
 class GapReason(IntEnum):
-    """Why rows are missing: `flags` of a gap row."""
+    """Why rows are missing: `flags` of a gap row.
 
-    DIED = 1  # the process ended without its end mark
-    JOURNAL_FULL = 2  # the core's journal had no place
-    LOG_FULL = 3  # this log had no place
+    Attributes
+    ----------
+    DIED
+        The process ended without its end mark.
+    JOURNAL_FULL
+        The core's journal had no place.
+    LOG_FULL
+        This log had no place.
+    """
+
+    DIED = 1
+    JOURNAL_FULL = 2
+    LOG_FULL = 3
 
 
 class SessionState(IntEnum):
-    """A TCP session's `state` in SESSION (RFC 6146 section 3.5.2, RFC 7857 section 2); 0 with other protocols."""
+    """A TCP session's `state` in SESSION (RFC 6146 section 3.5.2, RFC 7857 section 2); 0 with other protocols.
+
+    Attributes
+    ----------
+    SYN_FROM_INSIDE
+        A SYN from inside, and no answer yet; other protocols have this too.
+    SYN_FROM_OUTSIDE
+        A SYN from outside, and no answer yet.
+    PICKED_UP
+        Another segment from inside: the connection is older than the session.
+    ESTABLISHED
+        SYNs both ways.
+    FIN_FROM_INSIDE
+        The inside has closed its direction.
+    FIN_FROM_OUTSIDE
+        The outside has closed its direction.
+    CLOSING
+        FIN from both.
+    TRANSITORY
+        An acceptable RST.
+    PICKED_UP_FROM_OUTSIDE
+        Another segment from outside, to an entry's endpoint.
+    """
 
     SYN_FROM_INSIDE = 0
     SYN_FROM_OUTSIDE = 1
-    PICKED_UP = 2  # another segment from inside: the connection is older than the session
+    PICKED_UP = 2
     ESTABLISHED = 3
     FIN_FROM_INSIDE = 4
     FIN_FROM_OUTSIDE = 5
-    CLOSING = 6  # FIN from both
-    TRANSITORY = 7  # an acceptable RST
-    PICKED_UP_FROM_OUTSIDE = 8  # another segment from outside, to an entry's endpoint
+    CLOSING = 6
+    TRANSITORY = 7
+    PICKED_UP_FROM_OUTSIDE = 8
 
 
 WINDOW, CREATE, END, GAP, COVER, ENTRY, SETTING, CLOCK = RecordKind

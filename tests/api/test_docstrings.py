@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -62,3 +63,13 @@ def test_each_argument_is_described(thing: Callable[..., Any]) -> None:
 
 def test_a_call_of_a_gateway_with_arguments_describes_them() -> None:
     assert not [call.__qualname__ for call in calls(natcore.Gateway) if taken(call) and not described(call)]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [natcore.Side, natcore.Verdict, natcore.SessionState, natcore.RecordKind, natcore.RecordFlag, natcore.GapReason],
+    ids=lambda kind: kind.__name__,
+)
+def test_each_code_is_described(kind: type[Enum]) -> None:
+    section = (inspect.getdoc(kind) or "").partition("Attributes\n----------\n")[2]
+    assert re.findall(r"^(\w+)$", section, re.M) == [member.name for member in kind]

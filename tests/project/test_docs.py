@@ -124,6 +124,17 @@ def test_the_site_has_every_page() -> None:
     assert not missing
 
 
+def test_the_reference_has_every_public_name() -> None:
+    """As a heading of its own; arrays, an array's format and the version of the C interface stand in tables or with others."""
+    init = (ROOT / "python" / "natcore" / "__init__.py").read_text()
+    public = set(re.findall(r'^    "(\w+)",$', init.partition("__all__ = [")[2], re.M))
+    pages = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
+    errors = {name for name in public if name.endswith(("Error", "Warning"))}  # natcore.errors, as a whole
+    shown = set(re.findall(r"^::: natcore\.(?:\w+\.)*(\w+)$|^## (\w+)$", pages, re.M)) - {("", "")}
+    names = {name for pair in shown for name in pair if name}
+    assert not public - names - errors - {"ABI_VERSION", "C_API", "get_include", "format_ipv4"}
+
+
 def test_counters_that_are_named_are_counted() -> None:
     """Counters that a page names, such as `dropped_mtu`, are those of a gateway, a plane or a log."""
     source = (ROOT / "docs" / "reference" / "counters.md").read_text() + (

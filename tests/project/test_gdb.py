@@ -58,7 +58,7 @@ def test_gdb_shows_structs_in_words(tmp_path: Path) -> None:
         program = re.sub(rf"^{name} ", f"struct {full} ", program, flags=re.M)
     (tmp_path / "structs.c").write_text(program)
     include = sysconfig.get_path("include")
-    build = ["cc", "-g", "-O0", "-w", "-no-pie", "-nostdlib", f"-I{include}", "structs.c", "-o", "structs"]
+    build = ["cc", "-g", "-O0", "-w", "-no-pie", "-nostdlib", f"-I{include}", f"-I{ROOT}", "structs.c", "-o", "structs"]
     build += ["-Wl,--unresolved-symbols=ignore-all", "-Wl,-e,0"]  # it never runs
     subprocess.run(build, cwd=tmp_path, check=True)
     command = ["gdb", "-batch", "-nx", "-x", str(ROOT / ".ci" / "gdb.py"), "structs"]
