@@ -54,7 +54,7 @@ class FlowLog:
         self._table = FlowTable(gateway._core, capacity, round(window * 1e6))
 
     def take(self) -> NDArray[np.void]:
-        """FLOW (n,): the rows so far, in the order of their first packets; they are forgotten here."""
+        """FLOW (n,): the rows so far, in the order of their first packets; they are removed here."""
         rows = np.zeros(self._capacity, FLOW)
         return rows[: self._table.take(rows)].copy()
 

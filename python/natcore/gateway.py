@@ -1085,8 +1085,8 @@ class Gateway:
         Notes
         -----
         It waits for calls of translate that are under way, so that every packet is in the rows; later ones get an Error. A
-        gateway
-        with a running log that is forgotten, or still there when the program ends, is closed by itself, with a ResourceWarning.
+        gateway with a running log that is garbage-collected, or still there when the program ends, is closed by itself, with
+        a ResourceWarning.
         """
         timeout = check_number("timeout", timeout, 0, 1e9, unit="seconds")
         for plane in list(self._planes):

@@ -254,7 +254,7 @@ def test_after_a_kill_nothing_leaks_until_the_next_start(network: Network, each_
     assert ping(network, "in", SERVER)  # put back: the kernel forwards again
 
 
-def test_a_plane_that_was_forgotten_gives_its_interfaces_back_at_exit(network: Network, each_driver: str) -> None:
+def test_a_plane_that_was_not_stopped_gives_its_interfaces_back_at_exit(network: Network, each_driver: str) -> None:
     network.run("gw", [sys.executable, "-c", KILLED.replace("plane.wait()", ""), each_driver])
     with at(network, "gw"):
         assert links.installed() == []

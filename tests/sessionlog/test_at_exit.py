@@ -57,7 +57,7 @@ def test_a_program_that_ends_without_close_loses_no_row(end, with_spool, tmp_pat
     assert not [row for row in rows if row["kind"] == "gap"]
 
 
-def test_a_gateway_that_is_forgotten_is_collected_and_its_log_is_flushed():
+def test_a_gateway_without_references_is_collected_and_its_log_is_flushed():
     gc.collect()  # what other tests left
     before = set(threading.enumerate())
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
@@ -92,7 +92,7 @@ def test_a_gateway_that_was_closed_is_not_reported():
         gc.collect()
 
 
-def test_a_log_that_was_forgotten_without_a_reader_of_its_rows_keeps_them_in_the_spool(tmp_path):
+def test_a_log_that_was_not_stopped_and_has_no_reader_keeps_its_rows_in_the_spool(tmp_path):
     class Broken(JsonLinesSink):
         def deliver(self, batch):
             raise OSError("no")

@@ -133,7 +133,7 @@ def test_what_waits_too_long_is_dropped() -> None:
     assert over.take_generated() == []
 
 
-def test_a_datagram_is_forgotten_in_time() -> None:
+def test_a_datagram_s_fragments_expire() -> None:
     over = gateway(timeouts=Timeouts(fragment=2.5))
     first, second, third = fragments(udp(load=LOAD), 1200)
     over.translate_one(first, INSIDE, 1.0)

@@ -53,7 +53,7 @@ def test_ports_are_freed_after_their_hold_down_a_bounded_number_at_a_time() -> N
     assert ports.draw(number, 0, OTHER, 300) is not None
 
 
-def test_a_port_that_is_released_behind_a_round_is_not_forgotten() -> None:
+def test_a_port_that_is_released_behind_the_cursor_is_allocated_again() -> None:
     ports, number = table()
     drawn = []
     while (port := ports.draw(number, 0, OWNER, 0)) is not None:

@@ -59,7 +59,7 @@ def test_the_gateway_s_rate_is_of_all_hosts_together_and_starts_again_with_the_s
     assert opened(over, 4, "10.0.0.7", now=1.0) == [OUTBOUND] * 3 + [Verdict.DROP_RATE_LIMIT]
 
 
-def test_a_rate_is_not_forgotten_with_the_last_mapping() -> None:
+def test_a_rate_limit_outlives_the_last_mapping() -> None:
     over = gateway(policy=Policy(new_sessions_per_second=2), max_subscribers=2)
     assert opened(over, 2) == [OUTBOUND] * 2
     over.end_all(now=0.5)

@@ -25,16 +25,16 @@ def watch(gateway: Gateway, collector: Collector) -> None:
     """Flush the collector's logs when the gateway is collected or the program ends."""
     collector.owner, collector.owner_pid = weakref.ref(gateway), os.getpid()
     _watched.add(collector)
-    weakref.finalize(gateway, _forget, weakref.ref(collector), repr(gateway)).atexit = False
+    weakref.finalize(gateway, _collected, weakref.ref(collector), repr(gateway)).atexit = False
 
 
-def _forget(reference: weakref.ref[Collector], name: str) -> None:
+def _collected(reference: weakref.ref[Collector], name: str) -> None:
     """Called by the garbage collector, in any thread and at any place: it waits for nothing and takes no lock."""
     collector = reference()
     if collector is None or not collector.active or collector.owner_pid != os.getpid():
         return
-    collector.is_forgotten = True  # its own thread looks
-    warnings.warn(f"{name} was forgotten while a session log ran: close() ends it", ResourceWarning, stacklevel=2)
+    collector.is_collected = True  # its own thread looks
+    warnings.warn(f"{name} was garbage-collected while a session log ran: call close()", ResourceWarning, stacklevel=2)
 
 
 @atexit.register

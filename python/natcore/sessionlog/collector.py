@@ -170,7 +170,7 @@ class Collector:
         self._end = threading.Event()
         self.owner: weakref.ref[Gateway] | None = None  # the gateway (natcore.sessionlog.at_exit), as the next two
         self.owner_pid = os.getpid()
-        self.is_forgotten = False
+        self.is_collected = False
 
     @property
     def run(self) -> str:
@@ -538,7 +538,7 @@ class Collector:
         """Drain in large pieces: Python's work for a piece costs more than its rows."""
         next_drain = next_beat = self._clock()
         while not self._end.wait(_PERIOD_SECONDS):
-            if self.is_forgotten and self._control.acquire(blocking=False):  # who holds it may wait for this thread
+            if self.is_collected and self._control.acquire(blocking=False):  # who holds it may wait for this thread
                 try:
                     return self._attempt(self.close)
                 finally:
