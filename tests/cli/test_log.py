@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,20 @@ def test_who_is_computed_where_ports_are_deterministic(folder: Path, tmp_path: P
     assert "--protocol is missing" in call("who", "203.0.113.1:4000", "--log", folder, "--at", iso(0), exit_code=1)
     file.write_text("[gateway]\ninstance = 'x'\n")
     assert "--at is missing" in call("who", "203.0.113.1:4000", "--config", file, exit_code=1)
+
+
+def test_verify_writes_an_anchor_and_compares_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATCORE_ANCHOR_KEY", "a key of sixteen bytes or more")
+    folder, anchor = tmp_path / "log", tmp_path / "anchor.json"
+    Log(folder).tick(0).tick(10).write()
+    assert "the anchor is written" in call("log", "verify", folder, "--write-anchor", anchor)
+    assert "as they were written" in call("log", "verify", folder, "--anchor", anchor)
+    shutil.rmtree(folder)
+    Log(folder, run="forged").tick(0).write()
+    other = tmp_path / "other.json"
+    text = call("log", "verify", folder, "--anchor", anchor, "--write-anchor", other, exit_code=1)
+    assert "by the anchor" in text and "no anchor is written" in text and not other.exists()
+    for option, value in (("--timestamp-url", "http://127.0.0.1/"), ("--timestamp-ca", anchor)):
+        assert f"{option} needs " in call("log", "verify", folder, option, value, exit_code=1)
+    anchor.write_bytes(anchor.read_bytes().replace(b"run1", b"run2"))
+    assert "its HMAC is not one of this key" in call("log", "verify", folder, "--anchor", anchor, exit_code=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -272,16 +273,44 @@ def export(
 @log_app.command()
 def verify(
     folder: Folder,
-    anchor: Annotated[str | None, typer.Option(help="A SHA-256 that an earlier verification printed.")] = None,
+    anchor: Annotated[
+        str | None, typer.Option(help="A SHA-256 that an earlier verification printed, or the file that it wrote.")
+    ] = None,
+    write_anchor: Annotated[Path | None, typer.Option(help="Write the state as it is now into this file.")] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="The key of the anchor's HMAC; without it NATCORE_ANCHOR_KEY, if that is set.")
+    ] = None,
+    timestamp_url: Annotated[
+        str | None, typer.Option(help="Have this RFC 3161 service stamp the anchor that is written: anchor.tsr.")
+    ] = None,
+    timestamp_ca: Annotated[
+        Path | None, typer.Option(help="The anchor's time stamp must be under a certificate in this file (PEM).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Whether files were changed, removed or put in another order; the exit status is 1 then."""
     with failing(as_json):
+        from natcore.who.anchor import read_anchor, read_key
+        from natcore.who.timestamps import check_stamp, stamp
         from natcore.who.verify import verify as verify_files
 
-        result = verify_files(folder, anchor)
+        if timestamp_url is not None and write_anchor is None:
+            raise ConfigurationError("--timestamp-url needs --write-anchor: it stamps the anchor that is written")
+        if timestamp_ca is not None and anchor is None:
+            raise ConfigurationError("--timestamp-ca needs --anchor with a file: it checks the time stamp beside it")
+        key = read_key(key_file)
+        is_file = anchor is not None and re.fullmatch(r"[0-9a-fA-F]{64}", anchor) is None
+        if anchor is not None and timestamp_ca is not None:
+            check_stamp(anchor, timestamp_ca)
+        result = verify_files(folder, read_anchor(anchor, key) if anchor is not None and is_file else anchor)
+        if write_anchor is not None and result.ok:
+            result.state.write(write_anchor, key)
+            if timestamp_url is not None:
+                stamp(write_anchor, timestamp_url)
     if as_json:
-        report.print_json({"ok": result.ok, **asdict(result)})
+        shown = asdict(result)
+        del shown["state"]
+        report.print_json({"ok": result.ok, **shown})
     else:
         for finding in result.findings:
             say(f"{finding.kind}: {finding.file or 'a file'}: {finding.text}")
@@ -289,6 +318,8 @@ def verify(
         say(f"{result.files:,} files, {result.rows:,} rows, {result.removed:,} files removed by retention: {state}")
         if result.anchor is not None:
             say(f"anchor {result.anchor[1]} ({result.anchor[0]})")
+        if write_anchor is not None:
+            say(f"{write_anchor}: " + ("the anchor is written" if result.ok else "no anchor is written of such a log"))
     raise typer.Exit(0 if result.ok else 1)
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show
-from natcore.sessionlog.file_metadata import Footer
+from natcore.sessionlog.file_metadata import Footer, Numbers, joined_ranges
 from natcore.sinks._parquet_folder import REMOVED, SEAL, Removal, read_footer, read_seal, removal_lines, sha256_of
+from natcore.who.anchor import Anchor, Chain, missing_numbers
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-(?P<number>\d+)(-\d+)?\.parquet")
 
@@ -54,6 +55,8 @@ class Verification:
         (name, SHA-256) of the newest file; None: there is none.
     findings
         Files that are not as they were written.
+    state
+        An anchor that tells of every folder and number.
     """
 
     files: int
@@ -61,6 +64,7 @@ class Verification:
     removed: int
     anchor: tuple[str, str] | None
     findings: tuple[Finding, ...]
+    state: Anchor
 
     @property
     def ok(self) -> bool:
@@ -75,7 +79,7 @@ class _File:
     footer: Footer
 
 
-def verify(folder: str | os.PathLike[str], anchor: str | None = None) -> Verification:
+def verify(folder: str | os.PathLike[str], anchor: str | Anchor | None = None) -> Verification:
     """Read every file of a ParquetSink's folder, and of the folders in it, and compare them.
 
     Parameters
@@ -83,7 +87,7 @@ def verify(folder: str | os.PathLike[str], anchor: str | None = None) -> Verific
     folder
         The folder.
     anchor
-        A SHA-256 that an earlier verification gave, of any of them; None: none is asked for.
+        A SHA-256 that an earlier verification gave, of any of them, or its whole state; None: none is asked for.
 
     Returns
     -------
@@ -93,18 +97,21 @@ def verify(folder: str | os.PathLike[str], anchor: str | None = None) -> Verific
     path = Path(folder)
     if not path.is_dir():
         raise ConfigurationError(f"folder must be a ParquetSink's folder, got {show(str(folder))}")
-    if anchor is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", anchor):
+    if isinstance(anchor, str) and not re.fullmatch(r"[0-9a-fA-F]{64}", anchor):
         raise ConfigurationError(f"anchor must be the 64 hexadecimal digits of a SHA-256, got {show(anchor)}")
     chains = [_verify(each, path) for each in _folders(path)]
     findings = [finding for chain in chains for finding in chain.findings]
     if not chains:
         findings.append(Finding("missing", "", "there is no file of a session log"))
-    if anchor is not None and not any(anchor.lower() in chain.known for chain in chains):
+    if isinstance(anchor, Anchor):
+        findings += _anchored(anchor, chains)
+    elif anchor is not None and not any(anchor.lower() in chain.known for chain in chains):
         findings.append(Finding("missing", "", f"no file has the anchor {anchor}, nor had one that retention removed"))
     newest = max((chain for chain in chains if chain.anchor), key=lambda chain: chain.last_time, default=None)
     return Verification(
         sum(chain.files for chain in chains), sum(chain.rows for chain in chains),
         sum(chain.removed for chain in chains), None if newest is None else newest.anchor, tuple(_sorted(findings)),
+        Anchor(tuple(chain.state for chain in chains if chain.anchor is not None)),
     )  # fmt: skip
 
 
@@ -119,7 +126,9 @@ def _folders(path: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class _Chain:
-    """A folder's files. known: each SHA-256 of a file, or of one that was removed or put together."""
+    """A folder's files. known: every SHA-256 that one of them has, or had when it was removed or put together.
+
+    state: what of them an anchor keeps."""
 
     files: int
     rows: int
@@ -128,6 +137,7 @@ class _Chain:
     last_time: int
     known: frozenset[str]
     findings: tuple[Finding, ...]
+    state: Chain
 
 
 def _verify(path: Path, top: Path) -> _Chain:
@@ -155,7 +165,38 @@ def _verify(path: Path, top: Path) -> _Chain:
         len(files), sum(file.footer.rows for file in files.values()), len(removals.keys() - files.keys()),
         None if tip is None else (f"{prefix}{tip.name}", tip.sha256), 0 if tip is None else tip.footer.last_time,
         frozenset(known), named,
+        Chain(prefix.rstrip("/"), tip.name if tip else "", tip.sha256 if tip else "", _numbers(files, removals.values())),
     )  # fmt: skip
+
+
+def _numbers(files: dict[str, _File], removals: Iterable[Removal]) -> dict[str, tuple[Numbers, ...]]:
+    """Of the rows that are there, and of those that were in the files that retention removed."""
+    found: dict[str, list[Numbers]] = {}
+    for file in files.values():
+        found.setdefault(f"{file.footer.instance} {file.footer.run}", []).extend(file.footer.ranges)
+    for removal in removals:
+        if removal.last_number >= removal.first_number:
+            numbers = removal.first_number, removal.last_number
+            found.setdefault(f"{removal.instance} {removal.run}", []).append(numbers)
+    return {key: joined_ranges(found[key]) for key in sorted(found)}
+
+
+def _anchored(anchor: Anchor, chains: Sequence[_Chain]) -> Iterator[Finding]:
+    """Each folder of the anchor is there, continues the file that was its newest then, and lacks no number."""
+    now = {chain.state.folder: chain for chain in chains}
+    for each in anchor.chains:
+        chain = now.get(each.folder)
+        if chain is None:
+            yield Finding("missing", each.folder, "the anchor knows this folder")
+            continue
+        if each.sha256 not in chain.known:
+            text = "it was the newest file, by the anchor, and none has its SHA-256, nor had one that retention removed"
+            yield Finding("missing", f"{each.folder}/{each.newest}".lstrip("/"), text)
+        for key, numbers in each.numbers.items():
+            for first, last in missing_numbers(numbers, chain.state.numbers.get(key, ())):
+                instance, run = key.rsplit(" ", 1)
+                text = f"rows {first} to {last} of run {run} of {instance} were there, by the anchor"
+                yield Finding("missing", each.folder, text)
 
 
 def _removals(files: dict[str, _File], lines: Sequence[tuple[Removal, str]]) -> Iterator[Finding]:
