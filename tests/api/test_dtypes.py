@@ -43,7 +43,7 @@ def test_record_is_pinned() -> None:
 
 
 def test_the_page_s_fields_come_first_in_its_order() -> None:
-    """contract.md, 'The record', without instance and vpc_id, which belong to the batch."""
+    """The contract's 15 fields come first, without instance and vpc_id, which belong to the batch."""
     assert sorted(FIELDS) == sorted(RECORD.names or ())
     assert FIELDS[:13] == (
         "protocol", "pri_ip", "pri_port", "pub_ip", "pub_port", "nat_ip", "nat_port",

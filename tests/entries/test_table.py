@@ -68,7 +68,7 @@ def test_only_a_gateway_s_own_entries_are_removed() -> None:
 
 
 def test_the_bind_mode_goes_one_way() -> None:
-    """contract R7."""
+    """The bind mode changes from MULTI_BINDED to NAT only (contract R7)."""
     over = gateway()
     over.modify(eip_bind_mode="NAT")
     with pytest.raises(ConfigurationError, match=r"must stay 'NAT'.*, got 'MULTI_BINDED'"):

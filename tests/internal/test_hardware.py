@@ -224,7 +224,7 @@ def test_explicit_huge_pages_are_taken_whole_and_given_back(huge_pages: int) -> 
 
 
 def bound_bytes() -> int:
-    """Of this process's mappings, those that may lie on node 0 alone."""
+    """Return the bytes of this process's memory that may lie on node 0 alone."""
     ends = {}
     for line in Path("/proc/self/maps").read_text().splitlines():
         start, end = line.split()[0].split("-")

@@ -37,7 +37,7 @@ def rings(request: pytest.FixtureRequest) -> Iterator[Rings]:
 
 
 def frame(number: int, length: int) -> bytes:
-    """For no host in particular: an experimental Ethernet type (RFC 5342)."""
+    """Return a frame for no host in particular: an experimental Ethernet type (RFC 5342)."""
     body = number.to_bytes(4) + bytes(i * number & 0xFF for i in range(length - 18))
     return b"\x02\0\0\0\0\1" + b"\x02\0\0\0\0\2" + b"\x88\xb5" + body
 

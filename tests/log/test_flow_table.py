@@ -52,7 +52,7 @@ def udp(source: tuple[str, int], destination: tuple[str, int], load: bytes = b"x
 
 
 def test_flow_rows_are_session_rows_and_dnat_and_errors_and_drops() -> None:
-    """contract.md: what the session log leaves out is what is between the two sums, and nothing else."""
+    """The flow log exceeds the session log by what the contract leaves out, and by nothing else."""
     with Gateway(instance="i", vpc_id="v", seed=1) as gateway, FlowLog(gateway) as flows:
         gateway.add(SnatEntry("10.0.0.0/16", pool="203.0.113.1"))
         gateway.add(DnatEntry("203.0.113.1", 8443, "10.0.0.9", 443, protocol="udp"))

@@ -149,7 +149,7 @@ def test_a_refused_first_fragment_refuses_the_others() -> None:
 
 
 def test_fragments_for_the_gateway_itself_are_local() -> None:
-    """And an echo request is not answered: nothing is put together."""
+    """An echo request in fragments is not answered: nothing is reassembled."""
     over = gateway(inside=Link(address="10.0.0.1"))
     for destination in ("10.0.0.1", EIP):
         pieces = fragments(echo(destination=destination, load=LOAD), 1200)

@@ -118,7 +118,7 @@ def test_malformed_options_are_not_forwarded_in_fragments_either(options: str) -
 
 @pytest.mark.parametrize("options", ["0100000094040000", "010101", "00940400", "94040000", "0194040000"])
 def test_what_follows_the_end_of_the_options_is_not_copied(options: str) -> None:
-    """As far as the oracle copies them; natcore and it share no line."""
+    """Options are copied as by the oracle, which shares no line with natcore."""
     raw = bytes.fromhex(options)
     raw += bytes(-len(raw) % 4)
     frame = craft.ether(craft.udp(("10.0.0.5", 5000), (REMOTE, 53), LOAD, ip_options=raw))

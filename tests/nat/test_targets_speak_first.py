@@ -32,7 +32,7 @@ def source_of(over: Gateway, frame: bytes) -> tuple[str, int]:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_forwarded_endpoint_that_speaks_first_has_its_entry_s_endpoint(workers: int) -> None:
-    """As WireGuard does, from its listening port: a second endpoint would make the forwarded flow a conflict for good."""
+    """WireGuard speaks first from its listening port: a second endpoint would make the forwarded flow a conflict for good."""
     over = forwarding(workers=workers if WORKERS == 1 else WORKERS)
     assert source_of(over, udp(sport=51820, dport=51820)) == (EIP, 51820)
     for remote in (REMOTE, "198.51.100.8"):

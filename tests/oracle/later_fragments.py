@@ -14,7 +14,7 @@ Outcome = tuple[Verdict, bytes | None]
 
 
 def turned(session: Session) -> tuple[Endpoint, Endpoint]:
-    """Of a hairpinned session: where its packets come back in, and from whom.
+    """Return, for a hairpinned session, where its packets come back in, and from whom.
 
     An echo's id stays what its sender's outside endpoint has, and is the responder's then (RFC 5508 REQ-7a).
     """

@@ -423,7 +423,7 @@ class Tables:
         self.ports_told = {key for key in self.ports_told if key[0] in self.eips}
 
     def counters(self) -> dict[str, int]:
-        """As natcore's, those that are zero left out."""
+        """Return the counters by natcore's names, without those that are zero."""
         self.settle()
         used = {(m.protocol, m.outside) for m in self.mappings if m.protocol in PORTED and not m.static}
         gauges = {"sessions": len(self.sessions), "mappings": len(self.mappings), "ports_used": len(used)}

@@ -156,7 +156,7 @@ def _of_session(random: Random, session: Session) -> Intent:
 
 
 def _to_mapping(random: Random, model: ModelGateway) -> Intent:
-    """To an outside endpoint in use, or its neighbour: by a stranger, or by an inside host (a hairpin)."""
+    """A packet to an outside endpoint in use, or its neighbour: from a stranger, or from an inside host (a hairpin)."""
     mapping = random.choice(model.mappings)
     address, port = mapping.outside
     destination = (address, port if random.random() < 0.9 else (port + 1) & 0xFFFF)
@@ -171,7 +171,7 @@ def _to_mapping(random: Random, model: ModelGateway) -> Intent:
 
 
 def _to_entry(random: Random, model: ModelGateway, row: Row) -> Intent:
-    """To a DNAT entry's endpoint, or its neighbour: by anybody outside, or by an inside host (a hairpin)."""
+    """A packet to a DNAT entry's endpoint, or its neighbour: from an outside host, or from an inside host (a hairpin)."""
     first, last, _ = row.entry.ports  # type: ignore[union-attr]
     port = min(65535, random.choice([first, last, random.choice(PORTS) if row.whole else first, last + 1]))
     protocol = (

@@ -32,7 +32,7 @@ def place_of(frame: bytes) -> int:
 
 
 def unfinished(frame: bytes) -> bytes:
-    """As the kernel leaves it: the pseudo-header's sum in the field, not complemented."""
+    """Return the packet as the kernel leaves it for offload: the pseudo-header's sum in the field, not complemented."""
     size = int.from_bytes(frame[16:18]) - (frame[14] & 15) * 4
     pseudo = frame[26:34] + bytes((0, frame[23])) + size.to_bytes(2)
     total = sum(int.from_bytes(pseudo[i : i + 2]) for i in range(0, len(pseudo), 2))

@@ -290,7 +290,7 @@ def test_one_gateway_after_another_over_other_interfaces(network: Network) -> No
 
 
 def test_errors_come_from_the_link_that_they_leave_by_whichever_worker_has_the_host(network: Network) -> None:
-    """And they leave by it, while the other worker serves the other link."""
+    """The errors leave by that link while the other worker serves the other link."""
     queues(network, 2, ("gw", "lan0"), ("in", "eth0"), ("gw", "lan1"), ("in2", "eth0"), ("gw", "wan0"), ("out", "eth0"))
     asked = []
     for member, prefix, via, own in (

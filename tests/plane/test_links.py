@@ -20,7 +20,7 @@ def ip(text: str) -> int:
 
 
 class Message(dict):  # type: ignore[type-arg]
-    """As pyroute2 has them: fields by index, attributes by get_attr."""
+    """A message like pyroute2's: fields by index, attributes by get_attr."""
 
     def __init__(self, attributes: dict[str, object], **fields: object) -> None:
         super().__init__(fields)

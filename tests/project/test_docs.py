@@ -125,7 +125,7 @@ def test_the_site_has_every_page() -> None:
 
 
 def test_the_reference_has_every_public_name() -> None:
-    """As a heading of its own; arrays, an array's format and the version of the C interface stand in tables or with others."""
+    """Each has its own heading; arrays, an array's format and the version of the C interface stand in tables or with others."""
     init = (ROOT / "python" / "natcore" / "__init__.py").read_text()
     public = set(re.findall(r'^    "(\w+)",$', init.partition("__all__ = [")[2], re.M))
     pages = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))

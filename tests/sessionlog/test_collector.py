@@ -124,7 +124,7 @@ def test_more_rows_than_fit_into_one_drain():
 
 
 class LockedCore(FakeCore):
-    """For a collector with its thread: `drained` is set by each drain that took rows."""
+    """A core for a collector with its thread: `drained` is set by each drain that took rows."""
 
     def __init__(self, capacity):
         super().__init__(capacity)

@@ -40,7 +40,7 @@ def until_waited_for(capsule: Any, threads: int = 1) -> None:
 
 
 def translated(gateway: Gateway, frame: bytes, side: Side, worker: int) -> tuple[Verdict, bytes]:
-    """As translate_one, with the GIL let go."""
+    """As translate_one, but without the GIL."""
     frames, lengths = arrays(frame)
     verdicts = gateway.translate(frames, lengths, side, 0.0, worker=worker)
     return Verdict(verdicts[0]), frames[0, : lengths[0]].tobytes()

@@ -202,7 +202,7 @@ def test_modifying_the_bind_mode_is_a_change_of_entries_like_others() -> None:
     ("vpc", "NAT", "10.9.0.1", "10.9.0.1", None),
 ])  # fmt: skip
 def test_the_address_on_the_wire_and_its_eip(kind: str, mode: str, pool: object, wire: str, eip: str | None) -> None:
-    """contract.md, field 8."""
+    """Frames carry the address of contract, field 8; events name the EIP too."""
     over = gateway(pool=pool, source="10.0.0.0/16", kind=kind, eip_bind_mode=mode)
     assert outside_of(over, udp(HOST, 5000, REMOTE))[0] == wire
     (row,) = over.take_records(events=True)

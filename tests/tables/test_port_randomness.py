@@ -94,7 +94,7 @@ def first_ports(over: Gateway, rounds: int, each: int, host: int, port: int = 50
            port_ranges=((3000, 3255),)),
 ], ids=["random", "preserve", "block", "deterministic", "overload"])  # fmt: skip
 def test_every_policy_draws_the_ports_that_are_left_evenly(policy: Policy, workers: int) -> None:
-    """Of 256 ports the first 200 are a DNAT entry's, so that a draw that takes the nearest free one would favour one."""
+    """A DNAT entry has the first 200 of 256 ports, so that an allocation of the nearest free one would favour one."""
     if workers == 2 and policy.ports in ("random", "preserve", "overload"):
         pytest.skip("each worker has words of 64 ports of its own before the others'")
     over = gateway(source="10.0.0.7/32", timeouts=SHORT, seed=3, policy=policy, workers=workers)
@@ -111,7 +111,7 @@ def test_parity_draws_the_even_ports_that_are_left_evenly() -> None:
 
 
 def test_the_addresses_of_a_pool_that_have_a_port_left_are_drawn_evenly() -> None:
-    """Of 24 addresses the first 20 are full."""
+    """The first 20 of 24 addresses are full."""
     over = gateway(pool="203.0.113.1-203.0.113.24", timeouts=SHORT, seed=3,
                    policy=Policy(port_ranges=((3000, 3007),), hold_down=0.0, pooling="arbitrary"))  # fmt: skip
     for n in range(1, 21):

@@ -186,7 +186,7 @@ def test_a_window_s_row_is_due_at_its_end_though_nothing_comes() -> None:
 
 
 def test_25_minutes_of_steady_traffic_are_3_rows() -> None:
-    """contract R1: and their sums equal the session's counters."""
+    """A row for each window (contract R1); their sums equal the session's counters."""
     made = Talk(gateway())
     for second in range(0, 1500, 20):
         made.now = float(second)

@@ -380,7 +380,7 @@ def test_workers_translate_at_once_while_control_calls_go_on(steered: bool, port
 
 
 def test_a_fragment_ends_a_dead_session_of_whichever_worker() -> None:
-    """As any packet that meets it: protocols without ports say nothing of their owner from outside."""
+    """Any packet ends a dead session that it meets: inbound, protocols without ports do not show their worker."""
     gateway = made(2)
     host = int.from_bytes(bytes(map(int, hosts_of(gateway, 1, 1)[0].split("."))), "big")
     assert (

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TOPIC = "natcore_session"
 LARGEST_ROWS = 4096  # logs of a request
 LARGEST_BYTES = 3 << 20  # of a request, before compression
-ACTIONS: Mapping[str, DeliveryAction] = {  # contract.md and delivery.md; any other code: "backoff"
+ACTIONS: Mapping[str, DeliveryAction] = {  # the contract, D1; any other code: "backoff"
     "ProjectNotExist": "unavailable",
     "LogStoreNotExist": "unavailable",
     "ProjectForbidden": "unavailable",
