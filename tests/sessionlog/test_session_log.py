@@ -350,6 +350,27 @@ def test_event_rows_in_the_spool_do_not_reach_a_sink_that_takes_none(tmp_path):
 # With threads: nothing below waits for time to pass, only for things to happen.
 
 
+class EndsWhenLookedAt:
+    """A thread that has ended by the second look at it."""
+
+    def __init__(self):
+        self.looks = 0
+
+    def is_alive(self):
+        self.looks += 1
+        return self.looks == 1
+
+    def join(self, timeout):
+        pass
+
+
+def test_a_thread_that_ends_while_the_stop_looks_is_waited_for_no_more():
+    bench = Bench()
+    log = bench.start(ScriptedSink())
+    log._threads = [EndsWhenLookedAt()]
+    assert bench.collector.stop(log) == 0 and log.status == "Disabled"
+
+
 class HangingSink(Sink):
     delivery_type = "hanging"
     batch_seconds = 0.0

@@ -10,7 +10,6 @@ import select
 import socket
 import time
 import warnings
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address
@@ -22,6 +21,7 @@ from natcore.config import Link as LinkSettings
 from natcore.config import check_choice, check_integer, check_number
 from natcore.errors import ConfigurationError, Error, InterfaceError, SecurityWarning
 from natcore.internal import machine_clock
+from natcore.internal.alive import Alive
 from natcore.internal.arguments import check_worker
 from natcore.internal.hardware import check_cpus
 from natcore.internal.read_only import ReadOnly
@@ -40,7 +40,7 @@ DEFAULT_MTU = LinkSettings().mtu
 REOPEN_EVERY = 1.0  # seconds between two tries to open an interface that came back
 
 _log = logging.getLogger(__name__)
-_alive: weakref.WeakSet[Plane] = weakref.WeakSet()
+_alive: Alive[Plane] = Alive()
 
 
 class Plane:
@@ -512,5 +512,5 @@ os.register_at_fork(after_in_child=_alive.clear)  # a child does not stop its pa
 @atexit.register
 def _stop_all() -> None:
     """Give back the interfaces of a plane that was garbage-collected."""
-    for plane in list(_alive):
+    for plane in _alive:
         plane.stop()

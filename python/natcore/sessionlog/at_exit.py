@@ -14,11 +14,13 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING
 
+from natcore.internal.alive import Alive
+
 if TYPE_CHECKING:
     from natcore.gateway import Gateway
     from natcore.sessionlog.collector import Collector
 
-_watched: weakref.WeakSet[Collector] = weakref.WeakSet()
+_watched: Alive[Collector] = Alive()
 
 
 def watch(gateway: Gateway, collector: Collector) -> None:
@@ -40,7 +42,7 @@ def _collected(reference: weakref.ref[Collector], name: str) -> None:
 @atexit.register
 def _finish() -> None:
     """Do nothing in a child process: the logs are its parent's."""
-    for collector in list(_watched):
+    for collector in _watched:
         if collector.owner_pid != os.getpid():
             continue
         gateway = collector.owner() if collector.owner is not None else None

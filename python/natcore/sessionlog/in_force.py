@@ -52,6 +52,7 @@ def clock_offset(reference: weakref.ref[Gateway]) -> Callable[[], int | None]:
 
     def look() -> int | None:
         gateway = reference()
-        return gateway._planes[0].offset_ns if gateway is not None and gateway._planes else None
+        planes = [] if gateway is None else list(gateway._planes)  # one that ends leaves the list, in its own thread
+        return planes[0].offset_ns if planes else None
 
     return look

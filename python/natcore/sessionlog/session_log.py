@@ -390,14 +390,17 @@ class SessionLog:
     def _join_threads(self) -> None:
         """Rows that are only in memory get all the time there is; others as long as deliveries succeed."""
         delivered, since = -1, self._clock()
-        while any(thread.is_alive() for thread in self._threads) and self._time_left() > -_GRACE_SECONDS:
+        while self._time_left() > -_GRACE_SECONDS:
+            alive = [thread for thread in self._threads if thread.is_alive()]
+            if not alive:
+                return
             rows = self._ledger.counters()
             now = self._clock()
             if rows["queued"] or rows["delivered"] != delivered:
                 delivered, since = rows["delivered"], now
             elif now - since >= _IDLE_SECONDS:
                 return
-            next(thread for thread in self._threads if thread.is_alive()).join(_JOIN_SECONDS)
+            alive[0].join(_JOIN_SECONDS)
 
     def _send_without_threads(self) -> None:
         if self._spool is not None:
