@@ -21,6 +21,7 @@ from natcore.errors import ConfigurationError, DeliveryError
 from natcore.internal.redaction import show
 from natcore.internal.validation import is_text
 from natcore.sinks._http import Deadline, TimedSocket, connect
+from natcore.sinks._look_up import look_up
 
 _SIOCOUTQ = 0x5411  # linux/sockios.h: bytes that the peer has not acknowledged
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.02  # seconds
@@ -206,12 +207,14 @@ class Datagrams(Connection):
     """UDP, connected, so that the kernel reports 'port unreachable' at the next send. One datagram a part."""
 
     def _make(self) -> socket.socket:
-        found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)
+        deadline = Deadline(self._timeout)
+        found = look_up(self._host, self._port, socket.SOCK_DGRAM, deadline.left())
         family, kind, protocol, _, address = found[0]
         made = socket.socket(family, kind, protocol)
         try:
-            made.settimeout(self._timeout)
+            made.settimeout(deadline.left())
             made.connect(address)
+            made.settimeout(self._timeout)
         except BaseException:
             made.close()
             raise

@@ -8,6 +8,8 @@ import socket
 from time import monotonic
 from typing import Any
 
+from natcore.sinks._look_up import look_up
+
 
 class Deadline:
     """The deadline of a request, started anew for each. what: the thing that timed out, for the error."""
@@ -28,12 +30,9 @@ class Deadline:
 
 
 def connect(host: str, port: int, deadline: Deadline) -> socket.socket:
-    """A TCP connection to the first of the host's addresses that answers; all of them together have the deadline's time.
-
-    The look-up of the name is the system's, with its own time-outs.
-    """
+    """A TCP connection to the first of the host's addresses that answers; its name and all of them have the deadline's time."""
     failed: OSError | None = None
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    for family, kind, protocol, _, address in look_up(host, port, socket.SOCK_STREAM, deadline.left()):
         made = socket.socket(family, kind, protocol)
         try:
             made.settimeout(deadline.left())
