@@ -7,8 +7,7 @@ from libc.errno cimport EAGAIN, EINTR, ENETDOWN, ENOBUFS, ENXIO, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
-import os
-
+from natcore.io.system_errors cimport checked
 from natcore.io.super_frames cimport BIG_ROOM, cut_begin, cut_close, cut_free, cut_next, cut_open, cutting, is_big, is_ipv4
 from natcore.io.device cimport FRAME_ROOM, Arrival, Device, Driver, of_vlan
 from natcore.io.fanout cimport fanout_shut
@@ -227,18 +226,12 @@ cdef void _flush_large(Ring* ring) noexcept nogil:
     ring.large = 0
 
 
-cdef int _check(int result, str step) except -1:
-    if result < 0:
-        raise OSError(errno, f"{step}: {os.strerror(errno)}")
-    return result
-
-
 cdef int _set(int fd, int name, int value, str step) except -1:
-    return _check(setsockopt(fd, SOL_PACKET, name, &value, sizeof(value)), step)
+    return checked(setsockopt(fd, SOL_PACKET, name, &value, sizeof(value)), step)
 
 
 cdef int _socket() except -1:
-    return _check(c_socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0), "socket(AF_PACKET)")
+    return checked(c_socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0), "socket(AF_PACKET)")
 
 
 cdef int _bind(int fd, int index, uint16_t protocol) except -1:
@@ -247,20 +240,20 @@ cdef int _bind(int fd, int index, uint16_t protocol) except -1:
     address.sll_family = AF_PACKET
     address.sll_protocol = htons(protocol)
     address.sll_ifindex = index
-    return _check(c_bind(fd, <sockaddr*>&address, sizeof(address)), "bind")
+    return checked(c_bind(fd, <sockaddr*>&address, sizeof(address)), "bind")
 
 
 cdef uint8_t* _map(int fd, size_t length) except NULL:
     cdef void* base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
     if base == MAP_FAILED:
-        raise OSError(errno, f"mmap of a packet ring: {os.strerror(errno)}")
+        checked(-1, "mmap of a packet ring")
     return <uint8_t*>base
 
 
 cdef int _send_buffer(int fd) except -1:
     cdef int size = SEND_BUFFER_BYTES
     if setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0:     # without CAP_NET_ADMIN
-        _check(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), "SO_SNDBUF")
+        checked(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), "SO_SNDBUF")
     return 0
 
 
@@ -288,7 +281,7 @@ cdef int _open_blocks(Ring* ring) except -1:
     request.tp_frame_size = SLOT_BYTES
     request.tp_frame_nr = BLOCK_BYTES // SLOT_BYTES * BLOCK_COUNT
     request.tp_retire_blk_tov = RETIRE_MS
-    _check(setsockopt(ring.device.fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)), "PACKET_RX_RING")
+    checked(setsockopt(ring.device.fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)), "PACKET_RX_RING")
     ring.block_bytes, ring.block_count = BLOCK_BYTES, BLOCK_COUNT
     ring.blocks = _map(ring.device.fd, <size_t>BLOCK_BYTES * BLOCK_COUNT)
     if not cut_open(&ring.cut):
@@ -309,7 +302,7 @@ cdef int _open_send(Ring* ring, int index, uint32_t mtu) except -1:
     request.tp_block_nr = ring.slot_bytes * ring.slot_count // SEND_BLOCK_BYTES
     request.tp_frame_size = ring.slot_bytes
     request.tp_frame_nr = ring.slot_count
-    _check(setsockopt(ring.slot_fd, SOL_PACKET, PACKET_TX_RING, &request, sizeof(request)), "PACKET_TX_RING")
+    checked(setsockopt(ring.slot_fd, SOL_PACKET, PACKET_TX_RING, &request, sizeof(request)), "PACKET_TX_RING")
     ring.slots = _map(ring.slot_fd, <size_t>ring.slot_bytes * ring.slot_count)
     _send_buffer(ring.slot_fd)
     _bind(ring.slot_fd, index, 0)                           # protocol 0: receives nothing
@@ -382,7 +375,7 @@ cdef class PacketRing(Driver):
         """Queue and send one Ethernet frame, as it is."""
         cdef const uint8_t[::1] data = frame
         if not 14 <= data.shape[0] <= FRAME_ROOM:
-            raise ValueError(f"frame of {data.shape[0]} bytes: allowed are 14 to {FRAME_ROOM}")
+            raise ValueError(f"frame must be between 14 and {FRAME_ROOM} bytes, got {data.shape[0]}")
         if self.ring.device.fd < 0:
             raise ValueError("the ring is closed")
         send(self.device, <uint8_t*>&data[0], <uint32_t>data.shape[0], NULL)

@@ -1,8 +1,9 @@
 """The bpf system call as far as XDP needs it: maps, a program, a link. No NAT, no packets."""
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport strerror
 
-import os
+from natcore.io.system_errors cimport checked
 
 cdef extern from * nogil:
     """
@@ -62,42 +63,36 @@ cdef enum:
     LOG_BYTES = 65536
 
 
-cdef int _check(int result, str step) except -1:
-    if result < 0:
-        raise OSError(errno, f"{step}: {os.strerror(errno)}")
-    return result
-
-
 def array(uint32_t entries, uint32_t value_bytes) -> int:
     """Creates an array map; its descriptor. Raises OSError: EPERM without CAP_BPF (or CAP_SYS_ADMIN), ENOMEM."""
-    return _check(c_map(BPF_MAP_TYPE_ARRAY, 4, value_bytes, entries, 0), "bpf: an array")
+    return checked(c_map(BPF_MAP_TYPE_ARRAY, 4, value_bytes, entries, 0), "bpf: an array")
 
 
 def table(uint32_t entries, uint32_t key_bytes, uint32_t value_bytes) -> int:
     """Creates a hash map of at most entries keys, allocated on demand; its descriptor."""
-    return _check(c_map(BPF_MAP_TYPE_HASH, key_bytes, value_bytes, entries, BPF_F_NO_PREALLOC), "bpf: a hash map")
+    return checked(c_map(BPF_MAP_TYPE_HASH, key_bytes, value_bytes, entries, BPF_F_NO_PREALLOC), "bpf: a hash map")
 
 
 def sockets(uint32_t entries) -> int:
     """Creates a map of AF_XDP sockets by queue; its descriptor."""
-    return _check(c_map(BPF_MAP_TYPE_XSKMAP, 4, 4, entries, 0), "bpf: a map of sockets")
+    return checked(c_map(BPF_MAP_TYPE_XSKMAP, 4, 4, entries, 0), "bpf: a map of sockets")
 
 
 def set_element(int map_fd, bytes key not None, bytes value not None) -> None:
     """Sets a key's value; lengths as the map was created with."""
-    _check(c_element(BPF_MAP_UPDATE_ELEM, map_fd, <const uint8_t*>key, <const uint8_t*>value), "bpf: setting an element")
+    checked(c_element(BPF_MAP_UPDATE_ELEM, map_fd, <const uint8_t*>key, <const uint8_t*>value), "bpf: setting an element")
 
 
 def get_element(int map_fd, bytes key not None, uint32_t value_bytes) -> bytes:
     """A key's value. Raises OSError (ENOENT)."""
     value = bytearray(value_bytes)
-    _check(c_element(BPF_MAP_LOOKUP_ELEM, map_fd, <const uint8_t*>key, <const uint8_t*>value), "bpf: reading an element")
+    checked(c_element(BPF_MAP_LOOKUP_ELEM, map_fd, <const uint8_t*>key, <const uint8_t*>value), "bpf: reading an element")
     return bytes(value)
 
 
 def delete_element(int map_fd, bytes key not None) -> None:
     """Deletes a key. Raises OSError (ENOENT)."""
-    _check(c_element(BPF_MAP_DELETE_ELEM, map_fd, <const uint8_t*>key, NULL), "bpf: deleting an element")
+    checked(c_element(BPF_MAP_DELETE_ELEM, map_fd, <const uint8_t*>key, NULL), "bpf: deleting an element")
 
 
 def program(bytes instructions not None) -> int:
@@ -110,7 +105,7 @@ def program(bytes instructions not None) -> int:
     log = bytearray(LOG_BYTES)
     c_program(<const uint8_t*>instructions, count, <char*>log, LOG_BYTES)
     said = log.rstrip(b"\0").decode(errors="replace").strip().replace("\n", " / ")
-    raise OSError(reason, f"bpf: the XDP program: {os.strerror(reason)}: {said}")
+    raise OSError(reason, f"bpf: the XDP program: {strerror(reason).decode()}: {said}")
 
 
 def link(int program_fd, uint32_t interface) -> int:
@@ -118,4 +113,4 @@ def link(int program_fd, uint32_t interface) -> int:
 
     Raises OSError: EBUSY if there is another XDP program, EOPNOTSUPP if the driver has no XDP support.
     """
-    return _check(c_link(program_fd, interface), "bpf: attaching the XDP program")
+    return checked(c_link(program_fd, interface), "bpf: attaching the XDP program")

@@ -1,10 +1,8 @@
 """Fan-out groups: packet sockets that share the frames of one interface; a classic BPF program selects one. No NAT."""
-from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 
-import os
-
+from natcore.io.system_errors cimport checked
 from natcore.io.kernel cimport (
     PACKET_FANOUT, PACKET_FANOUT_CBPF, PACKET_FANOUT_DATA, PACKET_FANOUT_FLAG_IGNORE_OUTGOING,
     PACKET_FANOUT_FLAG_UNIQUEID, SOL_PACKET, SOL_SOCKET, SO_ATTACH_FILTER, SO_DETACH_FILTER, getsockopt, setsockopt,
@@ -18,9 +16,7 @@ assert sizeof(sock_filter) == 8
 
 
 cdef int _set(int fd, int level, int name, const void* value, uint32_t length, str step) except -1:
-    if setsockopt(fd, level, name, value, length) < 0:
-        raise OSError(errno, f"{step}: {os.strerror(errno)}")
-    return 0
+    return checked(setsockopt(fd, level, name, value, length), step)
 
 
 cdef int fanout_shut(int fd) except -1:
@@ -49,7 +45,7 @@ def join(fds, bytes program not None) -> None:
         _set(fd, SOL_PACKET, PACKET_FANOUT, &argument, sizeof(argument), "PACKET_FANOUT")
         if argument >> 16 & PACKET_FANOUT_FLAG_UNIQUEID:
             if getsockopt(fd, SOL_PACKET, PACKET_FANOUT, &argument, &length) < 0:
-                raise OSError(errno, f"PACKET_FANOUT: {os.strerror(errno)}")
+                checked(-1, "PACKET_FANOUT")
             argument = (argument & 0xFFFF
                         | <uint32_t>(PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_IGNORE_OUTGOING) << 16)
             code.len = <uint16_t>(len(program) // 8)

@@ -1,10 +1,8 @@
 """Frames one by one: each lies in a place of its own; one that is longer is fetched from the socket's queue beside it."""
-from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 
-import os
-
+from natcore.io.system_errors cimport checked
 from natcore.io.super_frames cimport BIG_ROOM, cut_begin, cut_close, cut_free, cut_next, cut_open, cutting, is_big, is_ipv4
 from natcore.io.device cimport FRAME_ROOM, Arrival, of_vlan
 from natcore.base.compiler cimport count_up, load_acquire, prefetch, store_release, unlikely
@@ -93,9 +91,7 @@ cdef void frames_complete(FrameRing* ring) noexcept nogil:
 
 
 cdef int _set(int fd, int level, int name, int value, str step) except -1:
-    if setsockopt(fd, level, name, &value, sizeof(value)) < 0:
-        raise OSError(errno, f"{step}: {os.strerror(errno)}")
-    return 0
+    return checked(setsockopt(fd, level, name, &value, sizeof(value)), step)
 
 
 cdef int frames_open(FrameRing* ring, int fd, uint32_t mtu) except -1:
@@ -117,10 +113,10 @@ cdef int frames_open(FrameRing* ring, int fd, uint32_t mtu) except -1:
     request.tp_frame_size = ring.place_bytes
     request.tp_frame_nr = ring.place_count
     if setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)) < 0:
-        raise OSError(errno, f"PACKET_RX_RING: {os.strerror(errno)}")
+        checked(-1, "PACKET_RX_RING")
     base = mmap(NULL, <size_t>ring.place_bytes * ring.place_count, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
     if base == MAP_FAILED:
-        raise OSError(errno, f"mmap of a packet ring: {os.strerror(errno)}")
+        checked(-1, "mmap of a packet ring")
     ring.places = <uint8_t*>base
     ring.large = <uint8_t*>table_new(<size_t>LARGE_AT_ONCE * LARGE_ROOM)
     ring.big = <uint8_t*>table_new(BIGGEST_ROOM)

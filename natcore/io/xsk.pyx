@@ -3,9 +3,9 @@ from libc.errno cimport EBUSY, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-import os
 import time
 
+from natcore.io.system_errors cimport checked
 from natcore.io.umem cimport FREE, Memory, give_back
 from natcore.io.kernel cimport (
     AF_XDP, MAP_FAILED, MAP_POPULATE, MAP_SHARED, PROT_READ, PROT_WRITE, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, SOL_XDP,
@@ -23,19 +23,13 @@ cdef enum:
 assert sizeof(xdp_desc) == 16
 
 
-cdef int _check(int result, str step) except -1:
-    if result < 0:
-        raise OSError(errno, f"{step}: {os.strerror(errno)}")
-    return result
-
-
 cdef int _map(KernelRing* ring, int fd, const xdp_ring_offset* at, uint64_t pages, uint32_t entries,
               size_t slot_bytes) except -1:
     cdef void* base
     ring.bytes = at.desc + entries * slot_bytes
     base = mmap(NULL, ring.bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, <long>pages)
     if base == MAP_FAILED:
-        raise OSError(errno, f"mmap of an AF_XDP ring: {os.strerror(errno)}")
+        checked(-1, "mmap of an AF_XDP ring")
     ring.base = <uint8_t*>base
     ring.producer = <uint32_t*>(ring.base + at.producer)
     ring.consumer = <uint32_t*>(ring.base + at.consumer)
@@ -52,19 +46,19 @@ cdef int queue_open(Queue* queue, Memory* memory, int index, uint32_t number, ui
     cdef sockaddr_xdp address
     cdef uint32_t length = sizeof(at)
     cdef int budget = SEND_BUDGET, size = SEND_BUFFER_BYTES, tries = 0
-    queue.fd = _check(c_socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0), "socket(AF_XDP)")
+    queue.fd = checked(c_socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0), "socket(AF_XDP)")
     memset(&region, 0, sizeof(region))
     region.addr = <uint64_t>memory.area
     region.len = <uint64_t>memory.places << memory.place_shift
     region.chunk_size = memory.place_bytes
-    _check(setsockopt(queue.fd, SOL_XDP, XDP_UMEM_REG, &region, sizeof(region)), "XDP_UMEM_REG")
-    _check(setsockopt(queue.fd, SOL_XDP, XDP_UMEM_FILL_RING, &entries, 4), "XDP_UMEM_FILL_RING")
-    _check(setsockopt(queue.fd, SOL_XDP, XDP_UMEM_COMPLETION_RING, &entries, 4), "XDP_UMEM_COMPLETION_RING")
-    _check(setsockopt(queue.fd, SOL_XDP, XDP_RX_RING, &entries, 4), "XDP_RX_RING")
-    _check(setsockopt(queue.fd, SOL_XDP, XDP_TX_RING, &entries, 4), "XDP_TX_RING")
+    checked(setsockopt(queue.fd, SOL_XDP, XDP_UMEM_REG, &region, sizeof(region)), "XDP_UMEM_REG")
+    checked(setsockopt(queue.fd, SOL_XDP, XDP_UMEM_FILL_RING, &entries, 4), "XDP_UMEM_FILL_RING")
+    checked(setsockopt(queue.fd, SOL_XDP, XDP_UMEM_COMPLETION_RING, &entries, 4), "XDP_UMEM_COMPLETION_RING")
+    checked(setsockopt(queue.fd, SOL_XDP, XDP_RX_RING, &entries, 4), "XDP_RX_RING")
+    checked(setsockopt(queue.fd, SOL_XDP, XDP_TX_RING, &entries, 4), "XDP_TX_RING")
     setsockopt(queue.fd, SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &budget, sizeof(budget))       # Linux 6.17
     setsockopt(queue.fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size))
-    _check(getsockopt(queue.fd, SOL_XDP, XDP_MMAP_OFFSETS, &at, &length), "XDP_MMAP_OFFSETS")
+    checked(getsockopt(queue.fd, SOL_XDP, XDP_MMAP_OFFSETS, &at, &length), "XDP_MMAP_OFFSETS")
     _map(&queue.received, queue.fd, &at.rx, XDP_RECEIVE_PAGES, entries, sizeof(xdp_desc))
     _map(&queue.queued, queue.fd, &at.tx, XDP_SEND_PAGES, entries, sizeof(xdp_desc))
     _map(&queue.filled, queue.fd, &at.fr, XDP_FILL_PAGES, entries, 8)
@@ -77,7 +71,7 @@ cdef int queue_open(Queue* queue, Memory* memory, int index, uint32_t number, ui
     while c_bind(queue.fd, <sockaddr*>&address, sizeof(address)) < 0:
         tries += 1
         if errno != EBUSY or tries == BIND_TRIES:
-            _check(-1, f"bind of queue {number}")
+            checked(-1, f"bind of queue {number}")
         time.sleep(0.02)
     return 0
 

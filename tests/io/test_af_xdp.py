@@ -347,7 +347,9 @@ def test_what_stands_in_the_way_is_named(bench: Bench, monkeypatch: pytest.Monke
             access.open(0, two, [], [])
     with monkeypatch.context() as patch:
         patch.setattr(xdp_program, "queues_of", lambda name: 65)
-        with pytest.raises(InterfaceError, match="'two': 65 queues; allowed with AF_XDP are 64; run: ethtool -L two"):
+        with pytest.raises(
+            InterfaceError, match="'two' must have at most 64 queues with AF_XDP, got 65; run: ethtool -L two"
+        ):
             access.open(0, two, [], [])
         patch.setattr(xdp_program, "queues_of", lambda name: 2)
         with pytest.raises(InterfaceError, match="bind of queue 1: Invalid argument"):

@@ -1,4 +1,4 @@
-"""The worked example of the session log's page (docs/session-log.md): one session row, four flow-log rows."""
+"""The worked example of the session log's page: one session row, four flow-log rows."""
 
 from __future__ import annotations
 
