@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from natcore import RECORD, ConfigurationError, UntrustedFileError
+from natcore.capture.pcap import Packet, read, write
+from natcore.cli.report import read_sessions
 from natcore.internal.files import make_private, open_private, read_private, replaced, set_aside
 from natcore.sessionlog.dead_letter import DeadLetters
 from natcore.sessionlog.heartbeat import Beat
@@ -23,6 +25,7 @@ from natcore.sessionlog.spool.format import Identity, encode_frame, encode_segme
 from natcore.sessionlog.spool.reading import waiting_rows
 from natcore.sessionlog.spool.spool import Spool
 from natcore.sinks import Batch, JsonLinesSink, ParquetSink
+from natcore.who.store import FilesMoved, Store
 from support.log_fakes import make_records
 
 ANOTHER_USER = 12_345
@@ -66,6 +69,32 @@ def test_a_link_in_the_place_of_an_export_is_replaced(tmp_path: Path, victim: Pa
     with replaced(tmp_path / "x.csv", private=False) as file:
         file.write(b"rows")
     assert victim.read_text() == "root's" and not (tmp_path / "x.csv").is_symlink()
+
+
+def test_a_link_in_the_place_of_a_capture_is_replaced(tmp_path: Path, victim: Path) -> None:
+    (tmp_path / "x.pcap").symlink_to(victim)
+    assert write(tmp_path / "x.pcap", [Packet(7, b"frame")]) == 1
+    assert victim.read_text() == "root's" and [each.frame for each in read(tmp_path / "x.pcap")] == [b"frame"]
+
+
+def test_a_parquet_file_that_became_a_link_is_not_read(tmp_path: Path) -> None:
+    """DuckDB would follow it: after its SHA-256 was looked at, and at the next question."""
+    folder, elsewhere = tmp_path / "log", tmp_path / "elsewhere.parquet"
+    sink = ParquetSink(folder)
+    sink.open()
+    sink.deliver(a_batch())
+    sink.close()
+    store = Store(folder)
+    files = store.files()
+    assert len(store.rows("number", "true", {}, files)) == len(read_sessions(folder)) == 3
+    path = Path(files[0].path)
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    with pytest.raises(FilesMoved, match="ask again"):
+        store.rows("number", "true", {}, files)
+    assert store.files() == [] and store.damaged == [str(path)]
+    with pytest.raises(UntrustedFileError, match="link"):
+        read_sessions(folder)
 
 
 def test_an_export_leaves_nothing_when_it_fails(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from natcore.errors import Error
-from natcore.internal.files import open_regular
+from natcore.internal.files import open_regular, replaced
 from natcore.internal.redaction import show_text
 
 _MAGIC = {0xA1B2C3D4: 1_000, 0xA1B23C4D: 1}  # what the file's fractions of a second are worth, in ns
@@ -201,7 +201,7 @@ def write(path: Path, packets: Iterable[Packet]) -> int:
     Parameters
     ----------
     path
-        It is written anew.
+        What is there is replaced when all is written; a link there is not followed.
     packets
         In any order.
 
@@ -210,7 +210,7 @@ def write(path: Path, packets: Iterable[Packet]) -> int:
     int
         How many.
     """
-    with path.open("wb") as file:
+    with replaced(path, private=False) as file:
         file.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, _MAX_FRAME, 1))
         count = 0
         for packet in packets:

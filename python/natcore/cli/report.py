@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from natcore.internal.extras import extra
+from natcore.internal.files import open_regular
 from natcore.internal.protocols import ICMP, protocol_name
 from natcore.internal.redaction import printable
 
@@ -31,9 +33,12 @@ class Check(NamedTuple):
 
 
 def read_sessions(folder: Path) -> list[Row]:
-    """Return the window rows in a folder of Parquet files, oldest first."""
-    if not any(folder.glob("*.parquet")):
+    """Return the window rows in a folder of Parquet files, oldest first. Raises UntrustedFileError: one is a link."""
+    paths = sorted(folder.glob("*.parquet"))
+    if not paths:
         return []
+    for path in paths:  # DuckDB follows a link
+        os.close(open_regular(path))
     with extra("query"):
         import duckdb
 
@@ -46,7 +51,7 @@ def read_sessions(folder: Path) -> list[Row]:
                    epoch_us(start_time) AS start_time, epoch_us(end_time) AS end_time, session, number
             FROM read_parquet($files) WHERE kind = 'window' ORDER BY number
             """,
-            {"files": str(folder / "*.parquet")},
+            {"files": [str(path) for path in paths]},
         )
         names = [column[0] for column in found.description]
         return [dict(zip(names, row, strict=True)) for row in found.fetchall()]

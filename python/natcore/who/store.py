@@ -125,6 +125,7 @@ class Store:
         """Run the statement; None: no file is left. Raises FilesMoved, DamagedFile."""
         if not values["files"]:
             return None
+        self._check_unmoved(values["files"])
         try:
             return self._database.cursor().execute(statement, dict(values))
         except duckdb.Error as error:
@@ -132,6 +133,17 @@ class Store:
                 raise FilesMoved(f"{self.folder}: files were put together or removed meanwhile; ask again") from error
             self._leave_out_damaged(values["files"], error)
             raise Error(f"{self.folder}: {error}") from error
+
+    def _check_unmoved(self, paths: Iterable[str]) -> None:
+        """Raise FilesMoved where a file is not the one that was looked at. DuckDB opens it by its name, and follows a link."""
+        for path in paths:
+            known = self._footers.get(path)
+            try:
+                is_same = known is not None and known[0] == _stamp(os.lstat(path))
+            except FileNotFoundError:
+                is_same = False
+            if not is_same:
+                raise FilesMoved(f"{self.folder}: files were put together or removed meanwhile; ask again")
 
     def retried(self, read: Callable[[], Value]) -> Value:
         """Return what `read` returns; it is called again if files have moved meanwhile."""
@@ -216,7 +228,7 @@ class Store:
                     waiting.append(entry.path)
                 elif entry.name.endswith(".parquet"):
                     with suppress(FileNotFoundError):
-                        names[entry.path] = _stamp(entry.stat())
+                        names[entry.path] = _stamp(entry.stat(follow_symlinks=False))
         return names, sealed
 
     def _seal(self, folder: str) -> Seal | None:
