@@ -28,7 +28,7 @@ def open_tun(name: str) -> int:
 
 def read_batch(descriptor: int) -> list[bytes]:
     """Up to BATCH packets that wait."""
-    packets = []
+    packets: list[bytes] = []
     try:
         while len(packets) < BATCH:
             packets.append(os.read(descriptor, MTU))
@@ -47,9 +47,9 @@ def forward(gateway: Gateway, tuns: dict[Side, int], stopped: list[int]) -> None
         ready = selector.select(timeout=0.25)
         now = time.monotonic() - start
         for key, _ in ready:
-            side: Side = key.data
-            for verdict, packet in gateway.translate_many(read_batch(tuns[side]), side, now):
-                to = verdict.egress(side)
+            came_from: Side = key.data
+            for verdict, packet in gateway.translate_many(read_batch(tuns[came_from]), came_from, now):
+                to = verdict.egress(came_from)
                 if to is not None and packet is not None:
                     os.write(tuns[to], packet)
         gateway.advance(now)  # what is due has ended

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from natcore.plane.async_plane import AsyncPlane
     from natcore.plane.plane import Plane
     from natcore.sessionlog.session_log import DeliveryStatus, SessionLog
+    from natcore.sinks.base import Batch, Sink
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,8 @@ _LATE = {  # imported when they are first named: they are slow to import, or sel
     "Explanation": "natcore.explain",
     "Plane": "natcore.plane.plane",
     "SessionLog": "natcore.sessionlog.session_log",
+    "Batch": "natcore.sinks.base",
+    "Sink": "natcore.sinks.base",
     "Step": "natcore.explain",
     "get_include": "natcore.c_interface",
 }
@@ -67,6 +70,7 @@ __all__ = [
     "Add",
     "Applied",
     "AsyncPlane",
+    "Batch",
     "Behaviour",
     "CapacityError",
     "ConfigurationError",
@@ -99,6 +103,7 @@ __all__ = [
     "SessionLog",
     "SessionState",
     "Side",
+    "Sink",
     "SnatEntry",
     "Step",
     "Timeouts",

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +65,9 @@ if TYPE_CHECKING:
     from natcore.plane.plane import Plane
     from natcore.sessionlog.collector import Collector
     from natcore.sessionlog.session_log import SessionLog
+    from natcore.sinks.base import Sink
 
+Asked = TypeVar("Asked", bound=AnyEntry)
 MAX_ADDRESSES = 65_536  # outside addresses of a gateway
 MAX_WORKERS = 64
 LOOK_ROWS = 4096  # rows that are copied while the worker waits
@@ -250,7 +252,7 @@ class Gateway:
 
     # ---- entries ----------------------------------------------------------------------------------------------------
 
-    def add(self, entry: AnyEntry) -> Entry:
+    def add(self, entry: Asked) -> Entry[Asked]:
         """Put an entry into force.
 
         Parameters
@@ -268,7 +270,7 @@ class Gateway:
         ConfigurationError
             Another entry, or a live mapping's port, is in its way; the message names it.
         """
-        return self._change(Add(entry)).added[0]
+        return cast("Entry[Asked]", self._change(Add(entry)).added[0])
 
     def remove(self, entry: Entry, *, drain: bool = False, now: float | None = None) -> int:
         """Take an entry out of force, and end its sessions with their rows.
@@ -948,7 +950,7 @@ class Gateway:
     # ---- the session log --------------------------------------------------------------------------------------------
 
     def start_session_log(
-        self, sink: Any, *, name: str | None = None, spool: str | os.PathLike[str] | None = None,
+        self, sink: Sink, *, name: str | None = None, spool: str | os.PathLike[str] | None = None,
         delivery: DeliveryPolicy | None = None, redact_destination: bool = False, on_failure: choices.OnFailure = "forward",
     ) -> SessionLog:  # fmt: skip
         """Start a session log into a sink; several logs get the same rows with the same numbers.

@@ -32,7 +32,7 @@ MADE = [
     natcore.Event,
     natcore.Generated,
     SlsServer,
-    *(getattr(sinks, name) for name in sinks.__all__ if name.endswith("Sink") and name != "Sink"),
+    *(getattr(sinks, name) for name in sinks.__all__ if name.endswith("Sink") and name not in ("BaseSink", "Sink")),
 ]
 
 

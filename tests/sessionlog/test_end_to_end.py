@@ -12,7 +12,7 @@ import pytest
 
 from natcore import Add, DeliveryError, DeliveryPolicy, Eip, Gateway, Remove, Side, SnatEntry, Verdict
 from natcore.dtypes import END, WINDOW
-from natcore.sinks import Batch, MemorySink, ParquetSink, Sink
+from natcore.sinks import BaseSink, Batch, MemorySink, ParquetSink
 from support.log_fakes import ScriptedSink, assert_adds_up
 
 ETHERNET = bytes.fromhex("020000000001020000000002") + b"\x08\x00"
@@ -277,7 +277,7 @@ def test_what_the_sweep_ends_at_once_waits_beside_a_full_ring_while_a_log_runs(w
         assert sink.records["number"].tolist() == list(range(len(kinds)))
 
 
-class StalledSink(Sink):
+class StalledSink(BaseSink):
     delivery_type = "stalled"
     batch_seconds = 0.0
 

@@ -13,7 +13,7 @@ import pytest
 from natcore import ConfigurationError, DeliveryError, DeliveryPolicy
 from natcore.dtypes import GAP, GAP_LOST, RECORD
 from natcore.sessionlog.collector import Collector
-from natcore.sinks import Batch, Receipt, Sink
+from natcore.sinks import BaseSink, Batch, Receipt
 from support.log_fakes import FakeClock, FakeCore, ScriptedSink, assert_adds_up, make_records
 
 POLICY = DeliveryPolicy(batch=100)
@@ -371,7 +371,7 @@ def test_a_thread_that_ends_while_the_stop_looks_is_waited_for_no_more():
     assert bench.collector.stop(log) == 0 and log.status == "Disabled"
 
 
-class HangingSink(Sink):
+class HangingSink(BaseSink):
     delivery_type = "hanging"
     batch_seconds = 0.0
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from natcore.dtypes import CREATE, END, RECORD, WINDOW
-from natcore.sinks import Batch, Receipt, Sink
+from natcore.sinks import BaseSink, Batch, Receipt
 
 Records = Any
 
@@ -126,7 +126,7 @@ class FakeClock:
         return self.now
 
 
-class ScriptedSink(Sink):
+class ScriptedSink(BaseSink):
     """Asks `answer(batch, attempt)` what to do: it may raise; keeps what it took, and when each try came."""
 
     delivery_type = "scripted"

@@ -6,7 +6,7 @@ import heapq
 import ipaddress
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from natcore import deterministic
 from natcore.config import AnyEntry, DnatEntry, Eip, NoNatEntry, Policy, SnatEntry
@@ -22,21 +22,29 @@ WHOLE_SPACES = (0, 1, 2)
 ANY_SPACE = 3  # of natcore/tables/entries.pxd: protocols without ports
 
 
-class Entry:
-    """The handle of a gateway's entry: its number and its configuration."""
+if TYPE_CHECKING:
+    import typing_extensions
+
+    Asked = typing_extensions.TypeVar("Asked", bound=AnyEntry, default=AnyEntry, covariant=True)
+else:
+    Asked = TypeVar("Asked")
+
+
+class Entry(Generic[Asked]):
+    """The handle of a gateway's entry: its number and its configuration, an SnatEntry, a DnatEntry or a NoNatEntry."""
 
     __slots__ = ("_entry", "_id", "addresses")
     id = ReadOnly[int]("Its number, which stays when it is replaced.", "the gateway gives it")
-    entry = ReadOnly[AnyEntry]("What was asked for.", "Gateway.replace(…) changes it")
+    entry = ReadOnly[Asked]("What was asked for.", "Gateway.replace(…) changes it")
 
-    def __init__(self, id: int, entry: AnyEntry) -> None:
+    def __init__(self, id: int, entry: Asked) -> None:
         self._id, self._entry = id, entry
         self.addresses: list[int] = []  # numbers of its outside addresses in the core
 
     def __repr__(self) -> str:
         return f"Entry(id={self._id}, entry={self._entry!r})"
 
-    def become(self, other: Entry) -> None:
+    def become(self, other: Entry[Any]) -> None:
         """Make the caller's handle stand for the replacement of its entry."""
         self._entry, self.addresses = other._entry, other.addresses
 

@@ -383,7 +383,7 @@ def _log(source: Path, key: str, raw: dict[str, Any]) -> LogSettings:
 
 def sink_kinds() -> dict[str, Callable[..., Any]]:
     """Return the exported sinks by their delivery type, which is the word for `sink = …`."""
-    names = (name for name in sinks.__all__ if name.endswith("Sink") and name not in ("Sink", "MemorySink"))
+    names = (name for name in sinks.__all__ if name.endswith("Sink") and name not in ("BaseSink", "MemorySink", "Sink"))
     made = [getattr(sinks, name) for name in names]
     return {sink.delivery_type: sink for sink in made}
 

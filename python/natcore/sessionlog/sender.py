@@ -26,7 +26,7 @@ from natcore.sessionlog.delivery import (
     destination_of,
 )
 from natcore.sessionlog.ledger import Ledger, Place
-from natcore.sinks.base import Batch, Receipt, Records, Sink
+from natcore.sinks.base import BaseSink, Batch, Receipt, Records, Sink
 
 _log = logging.getLogger(__name__)
 _BUSY_SECONDS = 0.05  # the spool's writer has the rows in hand
@@ -37,7 +37,7 @@ def attribute(sink: object, name: str) -> Any:
     """Return the sink's attribute, or the default of a sink without it."""
     if name == "destination" and not hasattr(sink, name):
         return {}
-    return getattr(sink, name, getattr(Sink, name, None))
+    return getattr(sink, name, getattr(BaseSink, name, None))
 
 
 @dataclass(frozen=True, slots=True)

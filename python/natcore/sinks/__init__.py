@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from natcore.internal.late import late_names
 
 if TYPE_CHECKING:
-    from natcore.sinks.base import Batch, Receipt, Sink
+    from natcore.sinks.base import BaseSink, Batch, Receipt, Sink
     from natcore.sinks.clickhouse import ClickHouseSink
     from natcore.sinks.ipfix import IpfixSink
     from natcore.sinks.jsonlines import JsonLinesSink
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from natcore.sinks.syslog import SyslogSink
 
 _HOMES = {
+    "BaseSink": "natcore.sinks.base",
     "Batch": "natcore.sinks.base",
     "ClickHouseSink": "natcore.sinks.clickhouse",
     "IpfixSink": "natcore.sinks.ipfix",
@@ -32,6 +33,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BaseSink",
     "Batch",
     "ClickHouseSink",
     "IpfixSink",

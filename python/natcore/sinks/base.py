@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -144,7 +144,31 @@ class Receipt(NamedTuple):
     wire_bytes: int
 
 
-class Sink:
+class Sink(Protocol):
+    """What a session log delivers to: any object with this method. `BaseSink` has what else a sink may set."""
+
+    def deliver(self, batch: Batch, /) -> Receipt | None:
+        """Return when the batch is durable, else raise.
+
+        Parameters
+        ----------
+        batch
+            The rows.
+
+        Returns
+        -------
+        Receipt or None
+            What the delivery cost.
+
+        Raises
+        ------
+        DeliveryError
+            What the log does next is its action; any other exception means "backoff".
+        """
+        ...
+
+
+class BaseSink:
     """A destination of session logs; any object with `deliver(batch)` is one, and what it does not set is as here.
 
     Attributes

@@ -18,7 +18,7 @@ from natcore.internal.redaction import show
 from natcore.internal.validation import check_batch, check_choice, check_number, check_optional_text, check_url
 from natcore.log.encode_rowbinary import encode_rows
 from natcore.sinks._http import Deadline, TimedSocket, connect
-from natcore.sinks.base import ADDRESSES, KINDS, TIMES, Batch, Receipt, Sink
+from natcore.sinks.base import ADDRESSES, KINDS, TIMES, BaseSink, Batch, Receipt
 
 ERRORS: Mapping[int, tuple[str, DeliveryAction]] = {  # src/Common/ErrorCodes.cpp; any other: "backoff"
     16: ("NO_SUCH_COLUMN_IN_TABLE", "unavailable"),
@@ -55,7 +55,7 @@ _EXCEPTION = re.compile(rb"Code: \d+[.,] |DB::Exception|__exception__")
 _NOTHING: Mapping[str, str] = {}
 
 
-class ClickHouseSink(Sink):
+class ClickHouseSink(BaseSink):
     """Inserts rows into a ClickHouse table, RowBinary over HTTP; it needs no client library.
 
     Columns are the 15 fields, eip (0.0.0.0: the address has none), session, number, kind, flags and run. Addresses are

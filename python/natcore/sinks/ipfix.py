@@ -16,7 +16,7 @@ from natcore.internal.redaction import show
 from natcore.internal.validation import check_choice, check_integer, check_name, check_number
 from natcore.log.encode_ipfix import EVENT_BYTES, FLOW_BYTES, encode_messages
 from natcore.sinks._connection import Connection, Datagrams, Tls, stream
-from natcore.sinks.base import Batch, Receipt, Sink
+from natcore.sinks.base import BaseSink, Batch, Receipt
 
 REVERSE = 29305  # the enterprise number of IANA's elements in the reverse direction (RFC 5103)
 # (element, enterprise, bytes), as IANA's registry names the elements.
@@ -67,7 +67,7 @@ assert sum(length for _, _, length in FLOW) == FLOW_BYTES
 assert sum(length for _, _, length in EVENT) == EVENT_BYTES
 
 
-class IpfixSink(Sink):
+class IpfixSink(BaseSink):
     """Sends flow records to a collector as IPFIX (RFC 7011), with NAT44 session events (RFC 8158).
 
     IPFIX has no element for a row's number, run, `eip` or VPC.

@@ -19,7 +19,7 @@ from natcore.internal.json_fields import read_fields
 from natcore.internal.read_only import ReadOnly
 from natcore.internal.validation import check_batch, check_integer, check_number, check_path
 from natcore.sinks._json_rows import json_rows
-from natcore.sinks.base import Batch, Receipt, Sink, file_stem
+from natcore.sinks.base import BaseSink, Batch, Receipt, file_stem
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class _Owned:
     __del__ = close
 
 
-class JsonLinesSink(Sink):
+class JsonLinesSink(BaseSink):
     """Appends one JSON object a row to files; a batch is synced before it counts as delivered.
 
     A file is `folder`/<time>-<run>-<number>.jsonl. Addresses are dotted, times microseconds since 1970. A batch that

@@ -14,7 +14,7 @@ from natcore.internal.extras import extra
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_choice, check_name, check_number, check_optional_text, is_text
 from natcore.sinks._json_rows import json_rows
-from natcore.sinks.base import Batch, Receipt, Sink
+from natcore.sinks.base import BaseSink, Batch, Receipt
 
 _log = logging.getLogger(__name__)  # librdkafka's own words
 ACTIONS: Mapping[str, DeliveryAction] = {  # names of librdkafka's codes; any other: "backoff"
@@ -32,7 +32,7 @@ ACTIONS: Mapping[str, DeliveryAction] = {  # names of librdkafka's codes; any ot
 _GRACE_SECONDS = 2.0  # librdkafka looks for messages that are too old once a second
 
 
-class KafkaSink(Sink):
+class KafkaSink(BaseSink):
     """Produces JSON rows to an Apache Kafka topic (extra `natcore[kafka]`): idempotent, acknowledged by all in-sync
     replicas.
 

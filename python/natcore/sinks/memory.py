@@ -6,10 +6,10 @@ import threading
 from typing import Any
 
 from natcore.internal.validation import check_batch, check_integer
-from natcore.sinks.base import Batch, Receipt, Records, Sink, join
+from natcore.sinks.base import BaseSink, Batch, Receipt, Records, join
 
 
-class MemorySink(Sink):
+class MemorySink(BaseSink):
     """Keeps rows in this process, for tests and for programs that look themselves.
 
     Parameters

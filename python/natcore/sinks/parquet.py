@@ -22,7 +22,7 @@ from natcore.internal.validation import check_batch, check_integer, check_number
 from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks._parquet_folder import Folder, Kept, Lock, Removal
 from natcore.sinks._parquet_table import SCHEMA, to_table
-from natcore.sinks.base import Batch, Receipt, Sink, file_stem
+from natcore.sinks.base import BaseSink, Batch, Receipt, file_stem
 
 with extra("parquet"):
     import pyarrow as pa
@@ -32,7 +32,7 @@ __all__ = ["SCHEMA", "ParquetSink", "Removal"]
 _log = logging.getLogger("natcore.sinks")
 
 
-class ParquetSink(Sink):
+class ParquetSink(BaseSink):
     """Writes Parquet files that DuckDB and others read while more are written.
 
     A file is `folder`/<time>-<run>-<number>.parquet. Columns are the 15 fields of the contract (addresses as dotted

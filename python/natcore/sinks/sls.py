@@ -19,7 +19,7 @@ from natcore.internal.extras import extra
 from natcore.internal.read_only import ReadOnly
 from natcore.internal.validation import check_choice, check_name, check_number, check_optional_text, check_url
 from natcore.log.encode_sls import encode_logs
-from natcore.sinks.base import CONTRACT, Batch, Receipt, Sink
+from natcore.sinks.base import CONTRACT, BaseSink, Batch, Receipt
 
 if TYPE_CHECKING:
     from natcore.sinks._sls_client import Client, Credentials
@@ -55,7 +55,7 @@ _PREVIEW_NAMES = {"instance": "intstance", "protocol": "portocol"}  # as the pag
 _NUMBERS = {*CONTRACT[2:]} - {"pri_ip", "pub_ip", "nat_ip"}
 
 
-class SlsSink(Sink):
+class SlsSink(BaseSink):
     """Delivers window rows to a Logstore of Alibaba Cloud's Simple Log Service (extra `natcore[sls]`).
 
     The topic is natcore_session, the source the instance; the tags `run` and `first_number` tell rows apart that come

@@ -16,13 +16,13 @@ from natcore.internal.redaction import show
 from natcore.internal.validation import check_integer, check_name, check_number, is_text
 from natcore.log.encode_syslog import encode_frames
 from natcore.sinks._connection import Tls, stream
-from natcore.sinks.base import KINDS, Batch, Receipt, Sink
+from natcore.sinks.base import KINDS, BaseSink, Batch, Receipt
 
 _NAMES = [f' {name}="'.encode() for name in FIELDS if name != "kind"]
 _PRINTABLE = re.compile(r"[!-~]+")  # RFC 5424, 6.2: header fields are printable ASCII without spaces
 
 
-class SyslogSink(Sink):
+class SyslogSink(BaseSink):
     """Sends rows to a syslog server as RFC 5424 messages over TCP or TLS, octet-counted (RFC 6587).
 
     A batch is delivered when the server's TCP has acknowledged it, which is all that syslog can say. Parameters of the
