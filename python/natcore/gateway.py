@@ -356,7 +356,7 @@ class Gateway:
         self._settle()
         plan = self._table.plan(changes)
         for plane in list(self._planes):
-            plane.check_pool(self._table.outside(plan))
+            plane._check_pool(self._table.outside(plan))
         return plan
 
     def _apply(self, plan: Plan, now: float | None) -> Applied:
@@ -496,7 +496,7 @@ class Gateway:
     def _notify_planes(self) -> None:
         """Which addresses are the gateway's has changed: planes keep the kernel off these."""
         for plane in list(self._planes):
-            plane.entries_changed()
+            plane._entries_changed()
 
     # ---- frames in memory -------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import Any, Protocol
+from typing import Any
 
 from natcore.entries.table import flatten
 from natcore.errors import InterfaceError
@@ -75,21 +75,22 @@ class Link:
     carrier: bool
 
 
-class Listener(Protocol):
-    """Gets the changes, in the watcher's thread. port: the position of the interface's name."""
-
-    def begin(self) -> None: ...
-    def link_changed(self, port: int, link: Link | None) -> None: ...
-    def addresses_changed(self, addresses: set[int], of_ports: Sequence[Sequence[int]]) -> None: ...
-    def routes_changed(self, group: int, ranges: list[Range]) -> None: ...
-    def neighbour_changed(self, port: int, address: int, mac: bytes | None, failed: bool) -> None: ...
-    def take_wishes(self) -> list[tuple[int, int]]: ...
-    def take_used(self, port: int) -> list[int]: ...
-    def tick(self) -> None: ...
-    def end(self, error: BaseException | None) -> None: ...
-
-
 Range = tuple[int, int, int]  # first destination, via, port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """What the watcher calls, in its own thread. port: the position of the interface's name."""
+
+    begin: Callable[[], None]
+    link_changed: Callable[[int, Link | None], None]  # port, link
+    addresses_changed: Callable[[set[int], Sequence[Sequence[int]]], None]  # the host's, those of each port
+    routes_changed: Callable[[int, list[Range]], None]  # group of ports, ranges
+    neighbour_changed: Callable[[int, int, bytes | None, bool], None]  # port, address, MAC, whether it failed
+    take_wishes: Callable[[], list[tuple[int, int]]]  # next hops to resolve: (port, address)
+    take_used: Callable[[int], list[int]]  # next hops of a port that packets went to
+    tick: Callable[[], None]
+    end: Callable[[BaseException | None], None]
 
 
 def ranges_of(routes: Iterable[Any], ports: Mapping[int, int]) -> list[Range]:

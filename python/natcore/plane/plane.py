@@ -29,7 +29,7 @@ from natcore.internal.redaction import show
 from natcore.internal.validation import is_text
 from natcore.plane import kernel_bypass
 from natcore.plane.drivers import ACCESS, DRIVERS, Access
-from natcore.plane.links import Link, Range, Watcher
+from natcore.plane.links import Link, Listener, Range, Watcher
 from natcore.plane.loops import Loops
 
 if TYPE_CHECKING:
@@ -207,11 +207,11 @@ class Plane:
         which = check_worker(worker, self._gateway.workers)
         return {name: self._loops.port_counters(port, which) for port, name in enumerate(self._watcher.names)}
 
-    def entries_changed(self) -> None:
+    def _entries_changed(self) -> None:
         """For the gateway: its pools are others now. Without the call it is noticed within a tenth of a second."""
         self._watcher.settle()
 
-    def check_pool(self, addresses: Iterable[int]) -> None:
+    def _check_pool(self, addresses: Iterable[int]) -> None:
         """ConfigurationError if one of the addresses (host order) is the host's own on the plane's interfaces."""
         _refuse_own(addresses, self._of_ports, self._watcher.names)
 
@@ -248,7 +248,7 @@ class Plane:
         self._closed_fds = False
         self._poll.register(self._end_fd, select.EPOLLIN)
         groups = (self._ports[:-1], self._ports[-1:], self._ports)  # by Side, and all
-        self._watcher = Watcher((*self.inside, self.outside), groups, self)
+        self._watcher = Watcher((*self.inside, self.outside), groups, self._listener())
         now_ns = self._core.now_ns
         clocks = machine_clock.read()
         self._offset_ns = offset_ns = now_ns - clocks.monotonic  # the gateway's clock less CLOCK_MONOTONIC
@@ -259,6 +259,19 @@ class Plane:
         self._gateway._set_epoch_ns(clocks.real - clocks.monotonic - offset_ns)
         if self._threads:
             self._loops.start(self._cpus, self._failed)
+
+    def _listener(self) -> Listener:
+        return Listener(
+            begin=self._begin,
+            link_changed=self._link_changed,
+            addresses_changed=self._addresses_changed,
+            routes_changed=self._routes_changed,
+            neighbour_changed=self._neighbour_changed,
+            take_wishes=lambda: self._loops.take_wishes(),  # the loops are made after the watcher
+            take_used=lambda port: self._loops.take_used(port),
+            tick=self._tick,
+            end=self._end,
+        )
 
     def _abandon(self) -> None:
         """Release the gateway after a failed start, maybe before a thread exists that calls end()."""
@@ -272,7 +285,7 @@ class Plane:
         self._failure = error
         self._watcher.stop_soon()
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Called first by the watcher's thread: check, claim, block and open all interfaces, or none."""
         for port, name in enumerate(self._watcher.names):
             link = self._watcher.links[port]
@@ -284,7 +297,7 @@ class Plane:
             if not link.up:
                 raise InterfaceError(errno.ENETDOWN, f"{self._side(port)}={name!r}: the link is down; set it up first")
         _check_capabilities()
-        self.check_pool(self._loops.in_pool(self._own))
+        self._check_pool(self._loops.in_pool(self._own))
         for name in self._watcher.names:
             self._claims.append(kernel_bypass.Claim(name))
         self._block = kernel_bypass.Block()
@@ -298,7 +311,7 @@ class Plane:
             self._attach(port)
         self._running = True
 
-    def end(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         """Called last by the watcher's thread: put everything back, whatever the reason."""
         self._loops.close()
         self._end_block()
@@ -371,7 +384,7 @@ class Plane:
         mtu, links = self._settings(port).mtu, self._access.mtu(link)
         self._loops.set_mtu(port, links if mtu == DEFAULT_MTU else min(mtu, links))
 
-    def link_changed(self, port: int, link: Link | None) -> None:
+    def _link_changed(self, port: int, link: Link | None) -> None:
         opened = self._opened[port]
         if not self._running:
             return
@@ -399,7 +412,7 @@ class Plane:
             self._attach(port)
             self._watcher.read_neighbours(port)
 
-    def addresses_changed(self, addresses: set[int], of_ports: Sequence[Sequence[int]]) -> None:
+    def _addresses_changed(self, addresses: set[int], of_ports: Sequence[Sequence[int]]) -> None:
         self._own = addresses
         self._of_ports = {address: port for port, found in enumerate(of_ports) for address in found}
         self._loops.set_local(addresses)
@@ -420,7 +433,7 @@ class Plane:
         before, self._spared, self._pool = self._spared, spared, pool
         if self._running:
             try:
-                self.check_pool(self._loops.in_pool(self._own))
+                self._check_pool(self._loops.in_pool(self._own))
             except ConfigurationError as error:
                 _log.error("%s; until then it is the gateway's alone", error)
         for port, link in enumerate(self._opened):
@@ -435,20 +448,14 @@ class Plane:
         pool = memoryview(self._pool).cast("I") if port == self._ports[-1] else ()
         return {self._addresses[port], *pool} - self._own - {0}
 
-    def routes_changed(self, group: int, ranges: list[Range]) -> None:
+    def _routes_changed(self, group: int, ranges: list[Range]) -> None:
         starts, vias, ports = zip(*ranges, strict=True) if ranges else ((), (), ())
         self._loops.set_routes(group, starts, vias, ports)
 
-    def neighbour_changed(self, port: int, address: int, mac: bytes | None, failed: bool) -> None:
+    def _neighbour_changed(self, port: int, address: int, mac: bytes | None, failed: bool) -> None:
         self._loops.learn(port, address, mac, failed)
 
-    def take_wishes(self) -> list[tuple[int, int]]:
-        return self._loops.take_wishes()
-
-    def take_used(self, port: int) -> list[int]:
-        return self._loops.take_used(port)
-
-    def tick(self) -> None:
+    def _tick(self) -> None:
         self._spare()
         if time.monotonic() - self._reopened >= REOPEN_EVERY:
             for port in self._ports:
