@@ -95,7 +95,7 @@ def test_what_is_missing_is_named(network: Network, each_driver: str) -> None:
     made = gateway()
     for names, error, words in (
         (("nope", "wan0"), InterfaceError, "inside='nope': no such interface; there are: lan0, lo, wan0"),
-        (("lan0", "lo"), InterfaceError, "'lo': not an Ethernet interface"),
+        (("lan0", "lo"), InterfaceError, "'lo': it must be an Ethernet interface"),
         (("lan0", "lan0"), ConfigurationError, "another interface"),
         (("", "wan0"), ConfigurationError, "inside=''"),
         ((["lan0", "wan0"], "wan0"), ConfigurationError, "another interface"),
@@ -214,7 +214,7 @@ def test_what_ended_a_worker_is_raised_by_wait(network: Network, monkeypatch: py
         def fail() -> None:
             raise RuntimeError("the control side failed")
 
-        monkeypatch.setattr(plane, "tick", fail)
+        monkeypatch.setattr(plane, "_spare", fail)
         with pytest.raises(RuntimeError, match="control side failed"):
             plane.wait(30)
         assert plane.state == "stopped"
