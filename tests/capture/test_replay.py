@@ -115,7 +115,7 @@ def test_what_is_not_understood_is_counted_and_named() -> None:
     cut = bytes(Ether() / IP(src=HOST, dst=SERVER) / UDP(sport=1, dport=2) / Raw(bytes(100)))
     replay, rows = replayed([Packet(0, big), Packet(1, b"", 0, 105), Packet(2, cut, 60)])
     assert replay.skipped == {
-        "longer than the MTU, not TCP: an offload that the capture does not tell": 1, "link type 105": 1,
+        "longer than the MTU, not TCP: an offload that the capture does not record": 1, "link type 105": 1,
     }  # fmt: skip
     assert replay.mended == {"cut by the snap length: filled with zeros": 1} and len(rows) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 
 MASK = "***"
 LONGEST = 200  # characters of a value in a message
@@ -13,32 +14,46 @@ _SECRET_KEY = (
     r"(?:pass(?:word|wd|phrase)?|pwd|secret|token|credentials?|authorization|api[-_.]?key|access[-_.]?key(?:[-_.]?id)?"
     r"|private[-_.]?key|signature|cookie)"
 )
-_IS_SECRET = re.compile(rf"(?:^|[^a-z]){_SECRET_KEY}(?:$|[^a-z])|{_SECRET_KEY}$", re.IGNORECASE)
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
-_RULES = (
-    # scheme://user:password@host, also where the password has a slash or an at sign
-    (re.compile(r"(?P<before>[a-z][a-z0-9+.-]*://)[^\s'\"<>]*@", re.IGNORECASE), rf"\g<before>{MASK}@"),
-    # 'key': 'value', "key": "value", key='value'
-    (
-        re.compile(
-            rf"(?P<before>(?P<quote>['\"]?)[\w.-]*{_SECRET_KEY}(?P=quote)\s*[:=]\s*b?)(?:{_QUOTED})", re.IGNORECASE
+
+
+@cache  # compiled at the first message: an import needs none
+def _is_secret() -> re.Pattern[str]:
+    return re.compile(rf"(?:^|[^a-z]){_SECRET_KEY}(?:$|[^a-z])|{_SECRET_KEY}$", re.IGNORECASE)
+
+
+@cache
+def _has_secret() -> re.Pattern[str]:
+    return re.compile(rf"://|{_SECRET_KEY}|basic|bearer", re.IGNORECASE)
+
+
+@cache
+def _rules() -> tuple[tuple[re.Pattern[str], str], ...]:
+    return (
+        # scheme://user:password@host, also where the password has a slash or an at sign
+        (re.compile(r"(?P<before>[a-z][a-z0-9+.-]*://)[^\s'\"<>]*@", re.IGNORECASE), rf"\g<before>{MASK}@"),
+        # 'key': 'value', "key": "value", key='value'
+        (
+            re.compile(
+                rf"(?P<before>(?P<quote>['\"]?)[\w.-]*{_SECRET_KEY}(?P=quote)\s*[:=]\s*b?)(?:{_QUOTED})", re.IGNORECASE
+            ),
+            rf"\g<before>'{MASK}'",
         ),
-        rf"\g<before>'{MASK}'",
-    ),
-    # Authorization: Basic …, Bearer …
-    (re.compile(r"(?P<before>\b(?:basic|bearer)\s+)[\w.~+/=-]{4,}", re.IGNORECASE), rf"\g<before>{MASK}"),
-    # key=value in a query or a line of options
-    (
-        re.compile(rf"(?P<before>\b[\w.-]*{_SECRET_KEY}\s*=\s*)(?!['\"]|{re.escape(MASK)})[^\s&;,'\")\]}}]+", re.IGNORECASE),
-        rf"\g<before>{MASK}",
-    ),
-)  # fmt: skip
-_HAS_SECRET = re.compile(rf"://|{_SECRET_KEY}|basic|bearer", re.IGNORECASE)
+        # Authorization: Basic …, Bearer …
+        (re.compile(r"(?P<before>\b(?:basic|bearer)\s+)[\w.~+/=-]{4,}", re.IGNORECASE), rf"\g<before>{MASK}"),
+        # key=value in a query or a line of options
+        (
+            re.compile(
+                rf"(?P<before>\b[\w.-]*{_SECRET_KEY}\s*=\s*)(?!['\"]|{re.escape(MASK)})[^\s&;,'\")\]}}]+", re.IGNORECASE
+            ),
+            rf"\g<before>{MASK}",
+        ),
+    )
 
 
 def is_secret(name: str) -> bool:
     """Return whether a key or an argument of this name holds a secret."""
-    return _IS_SECRET.search(name) is not None
+    return _is_secret().search(name) is not None
 
 
 def redact(text: str) -> str:
@@ -47,9 +62,9 @@ def redact(text: str) -> str:
     >>> redact("https://user:hunter2@host/x refused 'sasl.password': 'hunter2'")
     "https://***@host/x refused 'sasl.password': '***'"
     """
-    if _HAS_SECRET.search(text) is None:
+    if _has_secret().search(text) is None:
         return text
-    for pattern, by in _RULES:
+    for pattern, by in _rules():
         text = pattern.sub(by, text)
     return text
 
