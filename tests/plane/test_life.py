@@ -96,12 +96,12 @@ def test_what_is_missing_is_named(network: Network, each_driver: str) -> None:
     for names, error, words in (
         (("nope", "wan0"), InterfaceError, "inside='nope': no such interface; there are: lan0, lo, wan0"),
         (("lan0", "lo"), InterfaceError, "'lo': it must be an Ethernet interface"),
-        (("lan0", "lan0"), ConfigurationError, "another interface"),
-        (("", "wan0"), ConfigurationError, "inside=''"),
-        ((["lan0", "wan0"], "wan0"), ConfigurationError, "another interface"),
+        (("lan0", "lan0"), ConfigurationError, "outside must be none of the inside interfaces"),
+        (("", "wan0"), ConfigurationError, "inside must be names of 1 to 15 bytes, got ''"),
+        ((["lan0", "wan0"], "wan0"), ConfigurationError, "outside must be none of the inside interfaces"),
         ((["lan0", "lan0"], "wan0"), ConfigurationError, "each interface once"),
         (([f"lan{i}" for i in range(16)], "wan0"), ConfigurationError, "must be at most 15 interfaces"),
-        (([], "wan0"), ConfigurationError, "inside=[]"),
+        (([], "wan0"), ConfigurationError, "inside must be names of 1 to 15 bytes, got []"),
         (("lan0", ["wan0", "wan1"]), ConfigurationError, "must be at most 1 interface, got 2"),
         ((["lan0", "lan7"], "wan0"), InterfaceError, "inside='lan7': no such interface"),
     ):
