@@ -12,17 +12,17 @@ from natcore.frame cimport Frame
 from natcore.io.kernel cimport virtio_net_hdr
 
 
-cdef class Room:
+cdef class PendingFrames:
     """Pending frames and one link's neighbours."""
-    cdef WaitingRoom room
+    cdef WaitingRoom pending
     cdef Neighbours neighbours
 
     def __cinit__(self):
-        if not waiting_new(&self.room) or not neighbours_new(&self.neighbours):
-            raise MemoryError("a waiting room")
+        if not waiting_new(&self.pending) or not neighbours_new(&self.neighbours):
+            raise MemoryError("pending frames")
 
     def __dealloc__(self):
-        waiting_delete(&self.room)
+        waiting_delete(&self.pending)
         neighbours_delete(&self.neighbours)
 
     def enter(self, uint32_t address, bytes data not None, uint32_t now_ms=0):
@@ -33,18 +33,18 @@ cdef class Room:
         memset(&offload, 0, sizeof(offload))
         frame.data = <uint8_t*>PyBytes_AS_STRING(data)
         frame.length = <uint32_t>len(data)
-        return waiting_enter(&self.room, neighbour_of(&self.neighbours, address), 0, &frame, &offload, now_ms)
+        return waiting_enter(&self.pending, neighbour_of(&self.neighbours, address), 0, &frame, &offload, now_ms)
 
     def leave(self, addresses):
         """Removes and returns the frames for these addresses, in order."""
-        cdef Waiting* waiting = waiting_first(&self.room)
+        cdef Waiting* waiting = waiting_first(&self.pending)
         gone = []
         while waiting != NULL:
             if waiting.address and waiting.address in addresses:
                 gone.append((waiting.address, waiting.frame.data[:waiting.frame.length]))
-                waiting_leave(&self.room, waiting, &self.neighbours)
-            waiting = waiting_next(&self.room, waiting)
-        waiting_sweep(&self.room)
+                waiting_leave(&self.pending, waiting, &self.neighbours)
+            waiting = waiting_next(&self.pending, waiting)
+        waiting_sweep(&self.pending)
         return gone
 
     def waiting_for(self, uint32_t address):
@@ -53,9 +53,9 @@ cdef class Room:
 
     @property
     def frames(self):
-        return self.room.frames
+        return self.pending.frames
 
     @property
     def used(self):
         """Bytes of the buffer in use."""
-        return self.room.used
+        return self.pending.used
