@@ -979,6 +979,8 @@ class Gateway:
         ------
         ConfigurationError
             A name or a sink is in use, the region is another one (contract R6), or on_failure="refuse" and it does not work.
+        CapacityError
+            The system has no thread left.
         """
         with self._change_lock:
             self._check_open()

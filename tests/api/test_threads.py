@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from natcore import DnatEntry, Error, FlowLog, Gateway, Policy, Remove, Side, SnatEntry, Verdict
+from natcore import CapacityError, DnatEntry, Error, FlowLog, Gateway, Policy, Remove, Side, SnatEntry, Verdict
 from natcore.plane import plane
 from natcore.sinks import MemorySink
 from natcore.testhooks import planted_faults
@@ -49,6 +49,28 @@ def test_entries_that_threads_add_are_all_in_force_with_numbers_of_their_own() -
     for entry in entries[1:]:
         gateway.remove(entry)
     assert len(gateway.entries()) == 1
+
+
+@pytest.mark.parametrize("refused", ["nat-deliv-log", "nat-spool-log", "natcore-rows"])
+def test_a_log_is_not_started_without_its_threads(
+    refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = made(1)
+    start = threading.Thread.start
+
+    def start_most(thread: threading.Thread) -> None:
+        if thread.name == refused:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_most)
+        with pytest.raises(CapacityError, match=f"thread {refused} did not start: can't start new thread"):
+            gateway.start_session_log(MemorySink(), name="log", spool=tmp_path)
+    assert not gateway._collector.active
+    with gateway.start_session_log(MemorySink(), name="log", spool=tmp_path) as log:
+        assert log.wait(60)
+    gateway.close()
 
 
 def test_threads_that_add_and_remove_leave_nothing_behind() -> None:

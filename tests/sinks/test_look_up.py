@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from natcore import DeliveryError, Gateway
-from natcore.internal import threads
 from natcore.sinks import ClickHouseSink, IpfixSink, Sink, SyslogSink
 from natcore.sinks._look_up import look_up
 from support.batches import batch_of
@@ -88,7 +87,7 @@ def test_a_system_without_threads_is_a_failed_delivery(resolver: Resolver, monke
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(threads, "start", refuse)
+        patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(DeliveryError, match="can't start new thread"):
             SyslogSink("no-thread.example", 514).deliver(batch_of(3, 0))
     resolver.released.set()

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from natcore.errors import CapacityError
+
 _SET_NAME = 15  # PR_SET_NAME
 _MOST_BYTES = 15
 
 
 def start(name: str, target: Callable[..., object], *arguments: object) -> threading.Thread:
-    """Start a daemon thread."""
+    """Start a daemon thread. Raises CapacityError."""
     thread = made(name, target, *arguments)
     thread.start()
     return thread
@@ -27,7 +29,16 @@ def made(name: str, target: Callable[..., object], *arguments: object) -> thread
         set_name(name)
         target(*arguments)
 
-    return threading.Thread(target=run, name=name, daemon=True)
+    return _Thread(target=run, name=name, daemon=True)
+
+
+class _Thread(threading.Thread):
+    def start(self) -> None:
+        """Start the thread. Raises CapacityError: the system has none left (memory, RLIMIT_NPROC, a control group's limit)."""
+        try:
+            super().start()
+        except RuntimeError as error:
+            raise CapacityError(f"thread {self.name} did not start: {error}") from error
 
 
 def set_names(name: str) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 from natcore.choices import OnFailure
 from natcore.config import DeliveryPolicy, check_choice, check_number
 from natcore.dtypes import GAP_RING, RECORD, gap_row
-from natcore.errors import ConfigurationError
+from natcore.errors import CapacityError, ConfigurationError
 from natcore.events import Event
 from natcore.internal import machine_clock, threads
 from natcore.internal.machine_clock import ClockWatch
@@ -203,7 +203,8 @@ class Collector:
         on_failure: of the spool or the destination at the start. "forward": the log runs without it, and goes on trying;
         "refuse": an error, where it does not work within START_SECONDS. Later failures cost no packet either way.
         Rows that no log was there for and that `take_records` has not taken are dropped, counted `unclaimed`.
-        Raises ConfigurationError: billing by specification, another region (contract R6), a name or a sink in use.
+        Raises ConfigurationError: billing by specification, another region (contract R6), a name or a sink in use;
+        CapacityError: the system has no thread left.
         """
         with self._control:
             self._check_sink(sink)
@@ -232,8 +233,12 @@ class Collector:
                 self._core.is_read = True
                 self._begin_facts(made, (STARTED | ALONE if is_first else STARTED) | (EMPTY if is_new else 0))
             if self._has_threads:
-                log._start()
-                self._start_thread()
+                try:
+                    log._start()
+                    self._start_thread()
+                except CapacityError:  # a log without its threads would deliver nothing
+                    self._stop((log,), 0.0)
+                    raise
                 if on_failure == "refuse":
                     self._require(log)
             return log

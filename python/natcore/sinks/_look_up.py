@@ -9,6 +9,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+from natcore.errors import CapacityError
 from natcore.internal import threads
 
 Found = list[tuple[Any, Any, int, str, Any]]  # as socket.getaddrinfo has it
@@ -37,9 +38,9 @@ def look_up(host: str, port: int, kind: int, seconds: float) -> Found:
     if shared is mine:
         try:
             threads.start("natcore-look-up", _run, key, mine)
-        except RuntimeError as error:  # the system has no thread left
+        except CapacityError as error:
             _under_way.pop(key, None)
-            raise OSError(errno.EAGAIN, f"the name cannot be looked up: {error}") from error
+            raise OSError(errno.EAGAIN, f"the name is not looked up: {error}") from error
     if not shared.done.wait(seconds):
         raise TimeoutError(errno.ETIMEDOUT, "the resolver has not answered")
     if shared.error is not None:
