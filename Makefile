@@ -174,7 +174,7 @@ build/coverage/built: OPTIONS = NATCORE_COVERAGE=ON
 build/debug/built: OPTIONS = NATCORE_DEBUG=ON
 build/portable/built: OPTIONS = NATCORE_PORTABLE=ON
 build/%/built: .venv/built .ci/variant $(PACKAGE)
-	.ci/variant $* $(OPTIONS)
+	.ci/variant $* NATCORE_TESTING=ON $(OPTIONS)
 	@touch $@
 
 .venv/tested-with: pyproject.toml | .venv/made

@@ -18,6 +18,15 @@ from natcore.base.pages cimport table_delete, table_new
 from natcore.base.freelist cimport slab_begin, slab_give, slab_take
 from natcore.base.spinlock cimport spin_lock, spin_unlock
 
+cdef extern from * nogil:
+    """
+    #ifdef NATCORE_TESTING              /* remember allocations: the tests' oracle follows random choices (draws_since) */
+    #define natcore_testing 1
+    #else
+    #define natcore_testing 0
+    #endif
+    """
+    bint TESTING "natcore_testing"
 
 cdef enum:
     TRIES = 4                   # addresses of a pool that are searched for one packet
@@ -371,7 +380,7 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
                 link(table.by_subscriber, &table.of_subscriber[who].first, number)
             table.mappings[number].held_until = drawn.until_ms
             assigned = key.flags & MAPPING_PORTLESS or assign_port(table.ports, drawn.address, &request, port, number)
-            if assigned:
+            if TESTING and assigned:
                 remember(table.ports, &table.mappings[number])
             ports_leave(table)
             if assigned:

@@ -114,8 +114,8 @@ cdef struct Ports:
     uint32_t drawer             # worker that holds the lock to allocate
     uint32_t unit               # consecutive ports that one worker prefers: PORT_UNIT or block_size
     uint32_t looks              # LOOKS left to the current packet
-    Draw drawn[64]              # [DRAWS_KEPT] the last ones in turn, those that were undone too: what tests follow (_tamper)
-    uint64_t draws              # number of allocations ever
+    Draw drawn[64]              # [DRAWS_KEPT] NATCORE_TESTING: the last allocations, including undone ones
+    uint64_t draws              # NATCORE_TESTING: number of allocations ever
     const void* lock            # lock of all workers, which serves in place of spin; NULL: a test's table
 
 cdef inline uint32_t space_of(uint8_t protocol) noexcept nogil:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,21 @@ def test_every_module_is_built() -> None:
     cmake = (ROOT / "CMakeLists.txt").read_text()
     match = re.search(r"set\(NATCORE_MODULES\s([^)]*)\)", cmake)
     assert match is not None
-    assert {module_of(path) for path in CORE.rglob("*.pyx")} <= {*match[1].split()}
+    product = set(match[1].split())
+    modules = {module_of(path) for path in CORE.rglob("*.pyx")}
+    assert {module for module in modules if not module.startswith("testhooks/")} == product
+
+
+def test_what_only_tests_use_is_in_no_wheel() -> None:
+    """The modules of testhooks are built with NATCORE_TESTING, which is off; their stubs are left out."""
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    assert re.search(r'option\(NATCORE_TESTING "[^"]*" OFF\)', cmake)
+    block = re.search(r"if\(NATCORE_TESTING\)\s*list\(APPEND NATCORE_MODULES\s([^)]*)\)", cmake)
+    assert block is not None
+    assert set(block[1].split()) == {module_of(path) for path in (CORE / "testhooks").glob("*.pyx")}
+    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    assert "natcore/testhooks/*.pyi" in configuration["scikit-build"]["wheel"]["exclude"]
+    assert "NATCORE_TESTING" not in str(configuration)
 
 
 def test_every_module_that_python_sees_has_a_stub() -> None:
