@@ -165,7 +165,7 @@ clean:
 	@touch $@
 
 .venv/built: $(SOURCES) | .venv/builds-with
-	$(PIP) install --no-build-isolation --editable '.[all]'
+	$(PIP) install --no-build-isolation -Ccmake.define.NATCORE_TESTING=ON --editable '.[all]'
 	@touch $@
 
 build/sanitize/built: OPTIONS = NATCORE_SANITIZE=ON NATCORE_DEBUG=ON
@@ -174,7 +174,7 @@ build/coverage/built: OPTIONS = NATCORE_COVERAGE=ON
 build/debug/built: OPTIONS = NATCORE_DEBUG=ON
 build/portable/built: OPTIONS = NATCORE_PORTABLE=ON
 build/%/built: .venv/built .ci/variant $(PACKAGE)
-	.ci/variant $* NATCORE_TESTING=ON $(OPTIONS)
+	.ci/variant $* $(OPTIONS)
 	@touch $@
 
 .venv/tested-with: pyproject.toml | .venv/made

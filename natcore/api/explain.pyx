@@ -12,7 +12,7 @@ from natcore.tables.mappings cimport MAPPING_DRAINING, MAPPING_FREE, Mapping
 from natcore.nat.affinity cimport owner_for_sure, peer_of
 from natcore.packet.parse cimport KIND_FRAGMENT, KIND_ICMP, Flight, parse
 from natcore.nat.fragment_path cimport piece_key
-from natcore.tables.ports cimport address_find
+from natcore.tables.ports cimport address_find, has_ports, space_of
 from natcore.nat.icmp_errors cimport is_error, quoted_slot
 from natcore.api.log_rows cimport Rows
 from natcore.nat.admission cimport forwarding_rule
@@ -27,7 +27,7 @@ from natcore.base.compiler cimport bswap16, bswap32
 from natcore.base.hash_table cimport NONE
 from natcore.workers.worker cimport Clock, Worker, clock_read
 from natcore.packet.verdict cimport HAIRPIN, HELD, INSIDE, OUTSIDE, PENDING
-from natcore.base.headers cimport IPV4_OFFSET, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
+from natcore.base.headers cimport IPV4_OFFSET
 
 from natcore.errors import CapacityError, Error
 
@@ -118,8 +118,7 @@ cdef void find_rule(const Worker* worker, const Flight* flight, uint32_t side, F
     if worker.rules == NULL:
         return
     if side == OUTSIDE:
-        space = (0 if flight.protocol == PROTOCOL_TCP else 1 if flight.protocol == PROTOCOL_UDP
-                 else 2 if flight.protocol == PROTOCOL_ICMP else ANY_SPACE)
+        space = space_of(flight.protocol) if has_ports(flight.protocol) else ANY_SPACE
         port = bswap16(<uint16_t>(flight.ports >> 16)) if space != ANY_SPACE else 0
         dnat = dnat_rule(worker.rules, dnat_key(destination, space, port))
     else:

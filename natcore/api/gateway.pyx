@@ -19,8 +19,8 @@ from natcore.tables.mappings cimport Mapping, mappings_new, mappings_unpair
 from natcore.tables.port_overload cimport overload_new
 from natcore.nat.affinity cimport owner_of_frame
 from natcore.tables.ports cimport (
-    PORT_RESERVED, PORTS_OVERLOAD, PortMap, Ports, address_add, address_drop, lots_begin, ports_allow, ports_divide, ports_new,
-    ports_reserve, ports_taken, ports_unreserve,
+    PORT_RESERVED, PORTS_OVERLOAD, SPACE_ICMP, PortMap, Ports, address_add, address_drop, lots_begin, ports_allow, ports_divide,
+    ports_new, ports_reserve, ports_taken, ports_unreserve,
 )
 from natcore.tables.sessions cimport TIMEOUT_FRAGMENT, sessions_new
 from natcore.workers.table_memory cimport furnish, furnish_address, tables_of
@@ -36,7 +36,7 @@ from natcore.base.hash_table cimport NONE
 from natcore.base.pages cimport table_new
 from natcore.base.chacha20 cimport random_seed
 from natcore.base.spinlock cimport wait_turn
-from natcore.workers.worker cimport IDENTIFICATIONS, NO_LIMIT, Worker, tables_of_all
+from natcore.workers.worker cimport FILTER_ADDRESS, IDENTIFICATIONS, NO_LIMIT, Worker, tables_of_all
 
 from natcore.errors import CapacityError, ConfigurationError, Error
 
@@ -202,7 +202,7 @@ cdef class Core(Tables):
         worker.events.fd = event_fd()
         if worker.events.fd < 0:
             raise CapacityError("no file descriptor left for a gateway's events")
-        self.filters = 1 in filtering[:2]
+        self.filters = FILTER_ADDRESS in filtering[:2]
         listed = block_size > 0 or sessions_per_subscriber != NO_LIMIT or ports_per_subscriber != NO_LIMIT
         worker.fragments = fragments_new(timeouts_ms[TIMEOUT_FRAGMENT])
         if not (worker.fragments != NULL and sessions_new(&worker.sessions, max_sessions, self.filters)
@@ -247,7 +247,7 @@ cdef class Core(Tables):
         for i in range(3):
             worker.mapping[i] = mapping[i]
             worker.filtering[i] = filtering[i]
-            worker.sessions.filtered[i] = i < 2 and filtering[i] == 1
+            worker.sessions.filtered[i] = i != SPACE_ICMP and filtering[i] == FILTER_ADDRESS
         for i in range(2):
             worker.link_address[i] = bswap32(link_addresses[i])
             worker.mtu[i] = mtus[i]
@@ -471,7 +471,7 @@ cdef class Core(Tables):
             self.own()
             number = address_add(self.worker.mappings.ports, bswap32(ip), eip)
             self.disown()
-        if number == 0xFFFFFFFF:
+        if number == NONE:
             raise CapacityError(f"outside addresses are limited to {self.worker.mappings.ports.capacity:,}")
         try:
             furnish_address(self.worker, &self.placement, number)

@@ -116,14 +116,16 @@ cdef class PlaneLoop:
     def attach(self, uint32_t port, Driver driver not None, bytes mac not None) -> None:
         """Attaches the port's interface: frames are received and sent by driver, with mac (6 bytes) as source."""
         self.set_mac(port, mac)
-        self._exchange(port, driver)
+        self._replace_driver(port, driver)
         self.announce()
 
     def detach(self, uint32_t port) -> None:
         """Detaches the port's interface: closes its driver, forgets its neighbours."""
-        self._exchange(port, None)
+        self._replace_driver(port, None)
 
-    def _exchange(self, uint32_t index, Driver driver):
+    def _replace_driver(self, uint32_t index, Driver driver):
+        """Replaces a port's driver between two batches: `park` makes the loop return, `_turn` keeps `run` from resuming it until
+        the new driver is in place and the old one closed."""
         cdef Port* port = self._port(index)
         fetch_add(&self.loop.park, 1)
         signal_fd(self.loop.wake_fd)

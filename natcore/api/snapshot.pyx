@@ -11,8 +11,9 @@ from natcore.workers.expiry cimport is_long_ago
 from natcore.tables.tcp_state cimport TCP_STATE
 from natcore.nat.clock cimport clock_of_all
 from natcore.base.compiler cimport bswap16, bswap32
+from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
 
-cdef uint8_t* PROTOCOL_OF_SPACE = [6, 17, 1]
+cdef uint8_t* PROTOCOL_OF_SPACE = [PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ICMP]   # by PortSpace
 
 
 cdef void session_row(const Worker* worker, uint32_t slot, SessionRow* row) noexcept nogil:
@@ -37,7 +38,7 @@ cdef void session_row(const Worker* worker, uint32_t slot, SessionRow* row) noex
     row.remote_port = bswap16(session.port[ROLE_REMOTE])
     row.outside_port = bswap16(session.port[ROLE_OUTSIDE])
     row.protocol = session.protocol
-    row.state = session.state & TCP_STATE if session.protocol == 6 else 0
+    row.state = session.state & TCP_STATE if session.protocol == PROTOCOL_TCP else 0
     row.opened_outside = 1 if session.flags & OPENED_OUTSIDE else 0
 
 

@@ -2,6 +2,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from natcore.base.compiler cimport store_relaxed
+from natcore.base.search cimport upper_bound32
 
 cdef enum:
     ON_LINK = 0                 # via: the destination is directly connected
@@ -55,13 +56,7 @@ cdef inline bint holds(const AddressSet* addresses, uint32_t address) noexcept n
 
 cdef inline uint32_t route_to(const Routes* routes, uint32_t destination, uint32_t* port) noexcept nogil:
     """The next hop (host order) of a destination, and its egress port; NO_ROUTE: none."""
-    cdef uint32_t low = 0, high = routes.ranges, middle
-    while low < high:
-        middle = (low + high) >> 1
-        if routes.starts[middle] <= destination:
-            low = middle + 1
-        else:
-            high = middle
+    cdef uint32_t low = upper_bound32(routes.starts, sizeof(uint32_t), routes.ranges, destination)
     if low == 0:
         return NO_ROUTE
     port[0] = routes.ports[low - 1]

@@ -48,7 +48,9 @@ cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, cons
         refresh = account_other(session, &worker.sessions.syn[2 * <size_t>slot], direction, flight)
     if unlikely(<int16_t>(now.seconds - session.window_end) >= 0):
         window_roll(&worker.sessions, slot, now.ns)
-    if likely(refresh > (direction & ~<uint32_t>worker.inbound_refresh)):   # what is by policy may not be the outside's
+    # Without a branch on the direction: REFRESH_ALWAYS (2) refreshes, REFRESH_NEVER (0) does not; REFRESH_BY_POLICY (1) does,
+    # except from outside (direction 1) where the policy excludes inbound packets, which raises the threshold to 1.
+    if likely(refresh > (direction & ~<uint32_t>worker.inbound_refresh)):
         session.last_seen = now.ms
     session_count(session, &worker.sessions.cold[slot], direction, packets, bytes)
 

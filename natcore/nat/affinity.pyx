@@ -10,7 +10,7 @@ from natcore.tables.port_overload cimport Taken, overload_find
 from natcore.packet.parse cimport KIND_FRAGMENT, KIND_ICMP, KIND_OTHER, KIND_SESSION, Flight, parse, wire_length
 from natcore.nat.fragment_path cimport piece_key
 from natcore.tables.ports cimport (
-    PORT_RESERVED, PORTS_OVERLOAD, Ports, address_find, home_of_port, port_holder, space_of,
+    PORT_RESERVED, PORTS_OVERLOAD, Ports, address_find, has_ports, home_of_port, port_holder, space_of,
 )
 from natcore.nat.icmp_errors cimport is_error, quoted_slot
 from natcore.tables.entries cimport ANY_SPACE, DnatRule, dnat_key, dnat_rule, dnat_target
@@ -22,11 +22,7 @@ from natcore.base.hash_table cimport NONE
 from natcore.base.spinlock cimport spin_lock, spin_unlock
 from natcore.workers.worker cimport Clock, Worker, clock_read, has_all, owner_of_inside
 from natcore.packet.verdict cimport INSIDE, OUTSIDE, PENDING
-from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, IcmpHeader, is_reply, is_request
-
-
-cdef inline bint has_ports(uint8_t protocol) noexcept nogil:
-    return protocol == PROTOCOL_TCP or protocol == PROTOCOL_UDP or protocol == PROTOCOL_ICMP
+from natcore.base.headers cimport IcmpHeader, is_reply, is_request
 
 
 cdef inline Worker* of_inside(const Worker* worker, uint32_t ip) noexcept nogil:

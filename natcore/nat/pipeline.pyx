@@ -304,7 +304,7 @@ cdef inline void begin(const Worker* worker, Frame* frames, Flight* flights, uin
             if not begin_other(worker, frame, flight):
                 flight.bucket = NULL
                 continue
-        flight.bucket = bucket_of(&(&worker.sessions.outbound)[frame.side], flight.hash)    # inbound lies behind it
+        flight.bucket = bucket_of(&worker.sessions.index[frame.side], flight.hash)      # Side and Direction are numbered alike
     for i in range(count):
         prefetch(flights[i].bucket)
 
@@ -370,7 +370,7 @@ cdef uint32_t look_further(const Worker* worker, const Frame* frames, Flight* fl
         if flight.bucket == NULL or flight.candidate != NONE:
             continue
         if flight.bucket.overflow:
-            index = &(&worker.sessions.outbound)[frames[i].side]
+            index = &worker.sessions.index[frames[i].side]
             after = flight.bucket + 1 if flight.bucket + 1 < index.buckets + index.count else index.buckets
             mask = match_tags(after.tags, tag_of(flight.hash))
             if mask:
@@ -423,12 +423,18 @@ cdef void finish_numbering(Worker* worker, Frame* frames, Flight* flights, uint3
 
 
 cdef inline uint32_t group_of(uint32_t count, uint32_t first) noexcept nogil:
-    """Packets of the group that begins at first."""
+    """Packets of the group that begins at first; 0 behind the batch, or before it (wrapped around)."""
     return 0 if first >= count else GROUP if count - first > GROUP else count - first
 
 
 cdef inline void pipeline(Worker* worker, Frame* frames, uint32_t count, Clock* now, bint ethernet) noexcept nogil:
-    """All stages of a batch. ethernet: known when this is compiled."""
+    """Runs the stages of a batch. ethernet: a compile-time constant.
+
+    Each turn moves every stage one group further, each FIND_AFTER, LOOK_AFTER or REWRITE_AFTER packets behind parsing. In the
+    first turns a later stage has no group yet: i - FIND_AFTER wraps around to a number above count, for which group_of says 0,
+    so that the stage does nothing, and the addresses that are computed from it are never read. In the last turns parsing has
+    none. FLIGHTS is a power of two, so that i % FLIGHTS wraps around in step.
+    """
     cdef Flight flights[FLIGHTS]
     cdef uint32_t i, draws = 0, found = 0
     cdef uint32_t lacking = 0                       # a bit a group, the last one's lowest

@@ -15,6 +15,7 @@ from natcore.tables.ports cimport (
     port_guess, space_of,
 )
 from natcore.tables.entries cimport SnatRule, snat_rule
+from natcore.tables.sessions cimport IN
 from natcore.base.flow_hash cimport flow_hash
 from natcore.base.compiler cimport bswap16, bswap32, prefetch_write
 from natcore.base.hash_table cimport NONE, Bucket, bucket_of
@@ -37,7 +38,7 @@ cdef inline const Bucket* inbound_bucket(const Worker* worker, const Flight* fli
     """Where packets of the session from outside will be looked up (outside_ip, outside_port: big-endian)."""
     cdef uint64_t addresses = <uint64_t>outside_ip << 32 | flight.ip.destination
     cdef uint32_t ports = <uint32_t>outside_port << 16 | flight.ports >> 16
-    return bucket_of(&worker.sessions.inbound, flow_hash(&worker.sessions.key, addresses, ports, flight.protocol))
+    return bucket_of(&worker.sessions.index[IN], flow_hash(&worker.sessions.key, addresses, ports, flight.protocol))
 
 
 cdef bint foresee(const Worker* worker, const Flight* flight, uint32_t draws) noexcept nogil:

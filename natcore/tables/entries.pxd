@@ -1,6 +1,7 @@
 """Entries compiled for lookup: SNAT by longest prefix, DNAT by outside endpoint, 1:1 by inside address, no-NAT by both ends."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore.base.search cimport upper_bound32, upper_bound64
 from natcore.tables.ports cimport Pool
 
 cdef enum:
@@ -73,13 +74,7 @@ cdef class RuleSet:
 
 cdef inline const SnatRule* snat_rule(const Rules* rules, uint32_t source) noexcept nogil:
     """The entry that covers an inside source (host order), or NULL."""
-    cdef uint32_t low = 0, high = rules.count, middle
-    while low < high:
-        middle = (low + high) >> 1
-        if rules.starts[middle] <= source:
-            low = middle + 1
-        else:
-            high = middle
+    cdef uint32_t low = upper_bound32(rules.starts, sizeof(uint32_t), rules.count, source)
     return rules.rules[low - 1] if low else NULL
 
 cdef inline uint64_t dnat_key(uint32_t ip, uint32_t space, uint32_t port) noexcept nogil:
@@ -87,13 +82,7 @@ cdef inline uint64_t dnat_key(uint32_t ip, uint32_t space, uint32_t port) noexce
     return <uint64_t>ip << 18 | space << 16 | port
 
 cdef inline const DnatRule* range_rule(const DnatRange* ranges, uint32_t count, uint64_t key) noexcept nogil:
-    cdef uint32_t low = 0, high = count, middle
-    while low < high:
-        middle = (low + high) >> 1
-        if ranges[middle].first <= key:
-            low = middle + 1
-        else:
-            high = middle
+    cdef uint32_t low = upper_bound64(&ranges[0].first, sizeof(DnatRange), count, key)
     return ranges[low - 1].rule if low and key <= ranges[low - 1].last else NULL
 
 cdef inline const DnatRule* dnat_rule(const Rules* rules, uint64_t key) noexcept nogil:
@@ -106,13 +95,7 @@ cdef inline const DnatRule* speaker_rule(const Rules* rules, uint64_t key) noexc
 
 cdef inline const DnatRule* whole_rule(const Rules* rules, uint32_t source) noexcept nogil:
     """The 1:1 entry of an inside address (host order), or NULL."""
-    cdef uint32_t low = 0, high = rules.whole_count, middle
-    while low < high:
-        middle = (low + high) >> 1
-        if rules.whole[middle].inside_ip <= source:
-            low = middle + 1
-        else:
-            high = middle
+    cdef uint32_t low = upper_bound32(&rules.whole[0].inside_ip, sizeof(WholeRule), rules.whole_count, source)
     return rules.whole[low - 1].rule if low and rules.whole[low - 1].inside_ip == source else NULL
 
 cdef inline const PlainRule* plain_rule(const Rules* rules, uint32_t source, uint32_t destination) noexcept nogil:
@@ -125,28 +108,15 @@ cdef inline const PlainRule* plain_rule(const Rules* rules, uint32_t source, uin
     return NULL
 
 cdef inline bint in_ranges(const AddressRange* ranges, uint32_t count, uint32_t ip) noexcept nogil:
-    """Whether one of the ranges has an address."""
-    cdef uint32_t low = 0, high = count, middle
-    while low < high:
-        middle = (low + high) >> 1
-        if ranges[middle].first <= ip:
-            low = middle + 1
-        else:
-            high = middle
+    """Whether one of the ranges contains the address (host order)."""
+    cdef uint32_t low = upper_bound32(&ranges[0].first, sizeof(AddressRange), count, ip)
     return low and ip <= ranges[low - 1].last
 
 cdef inline bint is_inside(const Rules* rules, uint32_t ip) noexcept nogil:
-    """Whether an entry says that an address (host order) is an inside host's."""
+    """Whether an entry declares the address (host order) to be inside."""
     return in_ranges(rules.inside, rules.inside_count, ip)
 
 cdef inline uint32_t dnat_target(const DnatRule* rule, uint64_t hash) noexcept nogil:
     """The target for a remote with this address hash: the same remote always gets the same target, in proportion to weights."""
     cdef uint64_t at = (hash >> 32) * rule.total_weight >> 32
-    cdef uint32_t low = 1, high = rule.target_count, middle
-    while low < high:
-        middle = (low + high) >> 1
-        if rule.targets[middle].before <= at:
-            low = middle + 1
-        else:
-            high = middle
-    return rule.targets[low - 1].ip
+    return rule.targets[upper_bound32(&rule.targets[0].before, sizeof(DnatTarget), rule.target_count, <uint32_t>at) - 1].ip

@@ -5,12 +5,18 @@ from natcore.tables.port_blocks cimport Blocks
 from natcore.tables.port_overload cimport Overload
 from natcore.base.flow_hash cimport HashKey
 from natcore.base.compiler cimport load_relaxed, load_relaxed64, store_relaxed, store_relaxed64
-from natcore.base.hash_table cimport Index
+from natcore.base.hash_table cimport NONE, Index
+from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
 from natcore.base.chacha20 cimport Random, random32
 from natcore.base.spinlock cimport Spin, assert_spin, spin_lock, spin_unlock
 
+cdef enum:                      # PortSpace
+    SPACE_TCP = 0
+    SPACE_UDP = 1
+    SPACE_ICMP = 2              # identifiers of ICMP queries
+
 cdef enum:
-    PORT_SPACES = 3             # TCP, UDP and ICMP identifiers
+    PORT_SPACES = 3
     PORTS = 65536
     PORT_WORDS = 1024           # 64-bit words of a bitmap
     OWNER_SLOTS = 4096
@@ -119,11 +125,11 @@ cdef struct Ports:
     const void* lock            # lock of all workers, which serves in place of spin; NULL: a test's table
 
 cdef inline uint32_t space_of(uint8_t protocol) noexcept nogil:
-    return 0 if protocol == 6 else 1 if protocol == 17 else 2
+    return SPACE_TCP if protocol == PROTOCOL_TCP else SPACE_UDP if protocol == PROTOCOL_UDP else SPACE_ICMP
 
 cdef inline bint has_ports(uint8_t protocol) noexcept nogil:
     """Whether the protocol has ports, or an identifier (ICMP)."""
-    return protocol == 6 or protocol == 17 or protocol == 1
+    return protocol == PROTOCOL_TCP or protocol == PROTOCOL_UDP or protocol == PROTOCOL_ICMP
 
 cdef inline uint32_t home_of_port(const Ports* ports, uint32_t port) noexcept nogil:
     """The worker that prefers this port."""
@@ -188,7 +194,7 @@ cdef inline uint32_t port_mapping(const PortMap* ports, uint16_t port) noexcept 
     cdef uint64_t bit = <uint64_t>1 << (port & 63)
     if ports.used[port >> 6] & bit and not ports.held[port >> 6] & bit:
         return ports.cells[port]
-    return 0xFFFFFFFF
+    return NONE
 
 cdef inline uint32_t port_holder(Ports* ports, uint32_t address, uint32_t space, uint16_t port,
                                  uint32_t* worker) noexcept nogil:

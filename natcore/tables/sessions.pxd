@@ -105,8 +105,7 @@ cdef struct Sessions:
     Filter* filters             # [capacity] or NULL
     Slab slots
     Slab filter_slots
-    Index outbound              # (inside, remote) -> slot
-    Index inbound               # (remote, outside) -> slot
+    Index index[2]              # by Direction, key -> slot: (inside, remote) of outbound packets, (remote, outside) of inbound
     Index by_remote             # (remote address, outside) -> filter
     HashKey key
     Mappings* mappings
@@ -151,7 +150,7 @@ cdef inline bint is_dead(const Sessions* table, const Session* session, uint32_t
 cdef inline uint32_t session_find(const Sessions* table, uint32_t direction, uint64_t addresses, uint32_t ports,
                                   uint8_t protocol) noexcept nogil:
     """The session with this key, dead or alive, or NONE."""
-    cdef const Index* index = &table.outbound if direction == OUT else &table.inbound
+    cdef const Index* index = &table.index[direction]
     cdef Cursor cursor
     cdef uint32_t slot
     cdef const Session* session
@@ -197,5 +196,4 @@ cdef uint64_t session_id(const Cold* cold) noexcept nogil
 cdef bint window_copy(const Sessions* table, uint32_t slot, uint64_t now_ns, Record* row) noexcept nogil
 cdef int64_t micros(const Sessions* table, uint64_t ns) noexcept nogil
 cdef uint64_t deadline_of(const Sessions* table, const Session* session, uint64_t now_ns) noexcept nogil
-cdef int64_t micros(const Sessions* table, uint64_t ns) noexcept nogil
 cdef void window_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept nogil

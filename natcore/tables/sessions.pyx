@@ -14,6 +14,7 @@ from natcore.base.compiler cimport bswap16, bswap32, fetch_add64, load_relaxed64
 from natcore.base.hash_table cimport (
     NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
+from natcore.base.headers cimport PROTOCOL_ICMP
 from natcore.base.linked_list cimport NO_LINK, link, unlink
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.freelist cimport slab_begin, slab_give, slab_take
@@ -33,7 +34,7 @@ cdef bint sessions_new(Sessions* table, uint32_t capacity, bint filters) noexcep
         return False
     if filters and (table.by_filter == NULL or table.filters == NULL or not index_new(&table.by_remote, capacity)):
         return False
-    return index_new(&table.outbound, capacity) and index_new(&table.inbound, capacity)
+    return index_new(&table.index[OUT], capacity) and index_new(&table.index[IN], capacity)
 
 
 cdef void sessions_delete(Sessions* table, bint filters) noexcept nogil:
@@ -46,8 +47,8 @@ cdef void sessions_delete(Sessions* table, bint filters) noexcept nogil:
         table_delete(table.by_filter, capacity * sizeof(Link))
         table_delete(table.filters, capacity * sizeof(Filter))
         index_delete(&table.by_remote)
-    index_delete(&table.outbound)
-    index_delete(&table.inbound)
+    index_delete(&table.index[OUT])
+    index_delete(&table.index[IN])
     table.hot = NULL
 
 
@@ -290,13 +291,13 @@ cdef void filter_leave(Sessions* table, uint32_t slot) noexcept nogil:
 cdef bint enter(Sessions* table, uint32_t slot, uint64_t outbound, uint64_t inbound) noexcept nogil:
     """Inserts the session into both indexes and its filter entry, or into none: False, probe limit reached."""
     cdef const Session* session = &table.hot[slot]
-    if not index_insert(&table.outbound, outbound, slot):
+    if not index_insert(&table.index[OUT], outbound, slot):
         return False
-    if index_insert(&table.inbound, inbound, slot):
+    if index_insert(&table.index[IN], inbound, slot):
         if not table.filtered[space_of(session.protocol)] or filter_join(table, slot):
             return True
-        index_remove(&table.inbound, inbound, slot)
-    index_remove(&table.outbound, outbound, slot)
+        index_remove(&table.index[IN], inbound, slot)
+    index_remove(&table.index[OUT], outbound, slot)
     return False
 
 
@@ -334,7 +335,7 @@ cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip
     session.protocol = owner.protocol
     session.l3_delta = delta32(owner.inside_ip, owner.outside_ip)
     session.l4_delta = delta16(owner.inside_port, owner.outside_port)
-    if owner.protocol != 1:
+    if owner.protocol != PROTOCOL_ICMP:
         session.l4_delta = combine(session.l4_delta, session.l3_delta)
     session.last_seen = <uint32_t>(now_ns // 1000000)
     session.flags = flags | NO_WINDOW
@@ -416,8 +417,8 @@ cdef void end_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept no
 cdef void session_approach(const Sessions* table, uint32_t slot) noexcept nogil:
     """Prefetches what ending the session will write; its own lines should be cached."""
     cdef const Session* session = &table.hot[slot]
-    prefetch_write(bucket_of(&table.outbound, key_hash(table, session, OUT)))
-    prefetch_write(bucket_of(&table.inbound, key_hash(table, session, IN)))
+    prefetch_write(bucket_of(&table.index[OUT], key_hash(table, session, OUT)))
+    prefetch_write(bucket_of(&table.index[IN], key_hash(table, session, IN)))
     prefetch_write(&table.mappings.mappings[table.cold[slot].mapping])
     prefetch_write(&table.by_mapping[slot])
 
@@ -425,8 +426,8 @@ cdef void session_approach(const Sessions* table, uint32_t slot) noexcept nogil:
 cdef void take_out(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t now_ns) noexcept nogil:
     """Removes the session from indexes, filter and mapping. A port that becomes free is held down until until_ms."""
     cdef Session* session = &table.hot[slot]
-    index_remove(&table.outbound, key_hash(table, session, OUT), slot)
-    index_remove(&table.inbound, key_hash(table, session, IN), slot)
+    index_remove(&table.index[OUT], key_hash(table, session, OUT), slot)
+    index_remove(&table.index[IN], key_hash(table, session, IN), slot)
     if table.filtered[space_of(session.protocol)]:
         filter_leave(table, slot)
     leave_mapping(table, slot, until_ms, now_ns)

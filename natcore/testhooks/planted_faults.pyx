@@ -76,7 +76,7 @@ def crowd(capsule):
     places = []
     pause_asserts(True)
     for w in range(shared.count):
-        index = &shared.workers[w].sessions.outbound
+        index = &shared.workers[w].sessions.index[OUT]
         for bucket in range(index.count):
             for at in range(BUCKET_ENTRIES):
                 if index.buckets[bucket].tags[at] == 0:
@@ -90,7 +90,7 @@ def thin(capsule, places):
     """Empties the places that crowd() filled."""
     cdef Shared* shared = worker_of(capsule).shared
     for w, bucket, at in places:
-        shared.workers[<uint32_t>w].sessions.outbound.buckets[<uint32_t>bucket].tags[<uint32_t>at] = 0
+        shared.workers[<uint32_t>w].sessions.index[OUT].buckets[<uint32_t>bucket].tags[<uint32_t>at] = 0
     pause_asserts(False)
 
 

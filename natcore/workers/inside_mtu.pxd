@@ -1,6 +1,8 @@
 """MTU of the path to an inside host, where inside links differ."""
 from libc.stdint cimport uint8_t, uint32_t
 
+from natcore.base.search cimport upper_bound32
+
 cdef struct Paths:
     const uint32_t* starts      # [ranges] ascending, host order; range i ends before starts[i + 1]
     const uint8_t* ports        # [ranges] port of the route
@@ -9,11 +11,5 @@ cdef struct Paths:
 
 cdef inline uint32_t mtu_towards(const Paths* paths, uint32_t destination) noexcept nogil:
     """MTU of the port that leads to the destination (host order); 0: no route."""
-    cdef uint32_t low = 0, high = paths.ranges, middle
-    while low < high:
-        middle = (low + high) >> 1
-        if paths.starts[middle] <= destination:
-            low = middle + 1
-        else:
-            high = middle
+    cdef uint32_t low = upper_bound32(paths.starts, sizeof(uint32_t), paths.ranges, destination)
     return paths.mtus[paths.ports[low - 1]] if low else 0

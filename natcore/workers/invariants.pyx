@@ -111,8 +111,8 @@ cdef bint sessions_hold(const Sessions* table, Fault* fault) noexcept nogil:
                 return holds(fault, "filter of a session", slot, number, table.filter_slots.fresh)
     return (holds(fault, "live sessions", NONE, live, table.slots.live)
             and holds(fault, "sessions opened from outside", NONE, outside, table.opened_outside)
-            and index_holds(&table.outbound, live, table.slots.fresh, fault, "outbound index")
-            and index_holds(&table.inbound, live, table.slots.fresh, fault, "inbound index")
+            and index_holds(&table.index[OUT], live, table.slots.fresh, fault, "outbound index")
+            and index_holds(&table.index[IN], live, table.slots.fresh, fault, "inbound index")
             and (table.filters == NULL or filters_hold(table, filtered, fault)))
 
 

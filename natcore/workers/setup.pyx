@@ -9,7 +9,7 @@ from natcore.tables.icmp_output cimport outbox_delete
 from natcore.log.journal cimport journal_delete
 from natcore.tables.mappings cimport mappings_delete, mappings_new
 from natcore.tables.ports cimport ports_delete
-from natcore.tables.sessions cimport sessions_delete, sessions_new
+from natcore.tables.sessions cimport IN, OUT, sessions_delete, sessions_new
 from natcore.tables.syn_holdoff cimport unsolicited_delete
 from natcore.base.pages cimport table_delete, table_new
 from natcore.workers.worker cimport IDENTIFICATIONS, Shared, Worker
@@ -52,7 +52,7 @@ cdef Worker* like(const Worker* first, bint filters) noexcept nogil:
     worker.sessions.syn = NULL
     worker.sessions.by_mapping = worker.sessions.by_filter = NULL
     worker.sessions.filters = NULL
-    worker.sessions.outbound.buckets = worker.sessions.inbound.buckets = worker.sessions.by_remote.buckets = NULL
+    worker.sessions.index[OUT].buckets = worker.sessions.index[IN].buckets = worker.sessions.by_remote.buckets = NULL
     worker.sessions.next = NULL
     worker.mappings.by_inside.buckets = worker.mappings.by_ip.buckets = NULL
     made = mappings_new(&worker.mappings, first.mappings.mapping_slots.capacity, first.mappings.subscriber_slots.capacity,

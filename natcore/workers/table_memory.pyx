@@ -13,7 +13,7 @@ from natcore.log.journal cimport Record
 from natcore.tables.mappings cimport Mapping, Own, Subscriber
 from natcore.tables.port_overload cimport Crowd, Taken
 from natcore.tables.ports cimport MAP_BYTES, PORT_SPACES, Address
-from natcore.tables.sessions cimport Cold, Filter, Session
+from natcore.tables.sessions cimport IN, OUT, Cold, Filter, Session
 from natcore.tables.syn_holdoff cimport UNSOLICITED_SLOTS, Unsolicited
 from natcore.base.hash_table cimport Bucket, Index
 from natcore.base.linked_list cimport Link
@@ -97,8 +97,8 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     add(regions, &n, "sessions by filter", worker.sessions.by_filter, sessions * sizeof(Link))
     add(regions, &n, "filters", worker.sessions.filters, sessions * sizeof(Filter))
     add_index(regions, &n, "filters by remote", &worker.sessions.by_remote)
-    add_index(regions, &n, "outbound index", &worker.sessions.outbound)
-    add_index(regions, &n, "inbound index", &worker.sessions.inbound)
+    add_index(regions, &n, "outbound index", &worker.sessions.index[OUT])
+    add_index(regions, &n, "inbound index", &worker.sessions.index[IN])
     add(regions, &n, "mappings", worker.mappings.mappings, mappings * sizeof(Mapping))
     add_index(regions, &n, "mappings by inside", &worker.mappings.by_inside)
     add(regions, &n, "subscribers", worker.mappings.subscribers,

@@ -1,1 +1,0 @@
-"""Copies for looking; nothing of it is for Python."""

@@ -1,1 +1,0 @@
-"""IPv4 BIG TCP, cut; nothing of it is for Python."""

@@ -1,1 +1,0 @@
-"""The ring of rows; nothing of it is for Python."""

@@ -1,1 +1,0 @@
-"""Admission: nothing of it is for Python."""

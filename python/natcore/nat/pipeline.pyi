@@ -1,1 +1,0 @@
-"""The stages; nothing of it is for Python."""

@@ -1,1 +1,0 @@
-"""The gateway's own ICMP messages; nothing of it is for Python."""

@@ -1,1 +1,0 @@
-"""Mappings and subscribers; nothing of it is for Python."""

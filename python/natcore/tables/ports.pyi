@@ -1,1 +1,0 @@
-"""Port maps; nothing of it is for Python."""

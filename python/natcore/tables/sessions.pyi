@@ -1,1 +1,0 @@
-"""The session table; nothing of it is for Python."""

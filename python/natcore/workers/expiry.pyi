@@ -1,1 +1,0 @@
-"""Expiry and roll-over; nothing of it is for Python."""
