@@ -102,7 +102,7 @@ def worker(of: Any) -> str:
 
 PRINTERS = {
     "Session": session, "Mapping": mapping, "Subscriber": subscriber, "Worker": worker,
-    "SnatRule": snat_entry, "DnatRule": dnat_entry, "PlainRule": plain_entry,
+    "SnatRule": snat_entry, "DnatRule": dnat_entry, "NoNatRule": plain_entry,
 }  # fmt: skip
 
 

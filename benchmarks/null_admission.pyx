@@ -1,11 +1,11 @@
 """The least that a new session costs, the yardstick of admission: a slot is claimed, its two lines and its two bucket
-entries are written; and given back. Nothing is looked up, drawn or counted."""
+entries are written; and given back. Nothing is looked up, allocated or counted."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore.base.hash_table cimport Index, index_delete, index_insert, index_new, index_remove
 from natcore.base.pages cimport table_delete, table_new
-from natcore.base.freelist cimport Slab, slab_begin, slab_give, slab_take
+from natcore.base.freelist cimport Freelist, freelist_init, freelist_give, freelist_take
 
 
 cdef class NullTable:
@@ -14,7 +14,7 @@ cdef class NullTable:
     cdef uint8_t* cold
     cdef Index outbound
     cdef Index inbound
-    cdef Slab slots
+    cdef Freelist slots
     cdef uint32_t capacity
 
     def __cinit__(self, uint32_t capacity):
@@ -24,7 +24,7 @@ cdef class NullTable:
         if (self.hot == NULL or self.cold == NULL or not index_new(&self.outbound, capacity)
                 or not index_new(&self.inbound, capacity)):
             raise MemoryError(f"{capacity} sessions")
-        slab_begin(&self.slots, self.hot, 64, capacity)
+        freelist_init(&self.slots, self.hot, 64, capacity)
 
     def __dealloc__(self):
         table_delete(self.hot, <uint64_t>self.capacity * 64)
@@ -39,7 +39,7 @@ cdef class NullTable:
         cdef uint32_t slot
         with nogil:
             for i in range(outbound.shape[0]):
-                slot = slab_take(&self.slots)
+                slot = freelist_take(&self.slots)
                 slots[i] = slot
                 memset(self.hot + <uint64_t>slot * 64, 1, 64)
                 memset(self.cold + <uint64_t>slot * 64, 1, 64)
@@ -55,4 +55,4 @@ cdef class NullTable:
             for i in range(outbound.shape[0]):
                 index_remove(&self.outbound, outbound[i], slots[i])
                 index_remove(&self.inbound, inbound[i], slots[i])
-                slab_give(&self.slots, slots[i])
+                freelist_give(&self.slots, slots[i])

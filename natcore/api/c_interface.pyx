@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from natcore.frame cimport Frame
 from natcore.nat.clock cimport tick
 from natcore.nat.pipeline cimport take_generated, translate
-from natcore.workers.locks cimport await_hold, hold, release
+from natcore.workers.locks cimport lock, try_lock, unlock
 from natcore.workers.worker cimport Worker
 
 cdef extern from "natcore/natcore.h":
@@ -40,15 +40,15 @@ cdef uint32_t c_take_generated(natcore_worker* worker, uint8_t* out, uint32_t ca
 
 
 cdef void c_lock(natcore_worker* worker) noexcept nogil:
-    await_hold(<Worker*>worker)
+    lock(<Worker*>worker)
 
 
 cdef int c_try_lock(natcore_worker* worker) noexcept nogil:
-    return hold(<Worker*>worker)
+    return try_lock(<Worker*>worker)
 
 
 cdef void c_unlock(natcore_worker* worker) noexcept nogil:
-    release(<Worker*>worker)
+    unlock(<Worker*>worker)
 
 
 cdef natcore_functions functions

@@ -9,15 +9,15 @@ from libc.string cimport memcpy, memset
 
 from natcore.api.snapshot cimport MappingRow, SessionRow, copy_sessions, mapping_row
 from natcore.tables.mappings cimport MAPPING_DRAINING, MAPPING_FREE, Mapping
-from natcore.nat.affinity cimport owner_for_sure, peer_of
-from natcore.packet.parse cimport KIND_FRAGMENT, KIND_ICMP, Flight, parse
-from natcore.nat.fragment_path cimport piece_key
+from natcore.nat.affinity cimport owner_with_all_locked, hairpin_owner
+from natcore.packet.parse cimport KIND_FRAGMENT, KIND_ICMP, Packet, parse
+from natcore.nat.fragment_path cimport fragment_key
 from natcore.tables.ports cimport address_find, has_ports, space_of
 from natcore.nat.icmp_errors cimport is_error, quoted_slot
 from natcore.api.log_rows cimport Rows
 from natcore.nat.admission cimport forwarding_rule
 from natcore.tables.entries cimport (
-    ANY_SPACE, DnatRule, PlainRule, SnatRule, dnat_key, dnat_rule, plain_rule, snat_rule, whole_rule,
+    ANY_SPACE, DnatRule, NoNatRule, SnatRule, dnat_key, dnat_rule, no_nat_rule, snat_rule, one_to_one_rule,
 )
 from natcore.tables.sessions cimport LIFE_SOME, Session, is_dead, mapping_life, session_find, turned_addresses, turned_ports
 from natcore.nat.clock cimport clock_of_all
@@ -75,10 +75,10 @@ cdef enum:                      # RuleKind
     RULE_NONE = 0
     RULE_SNAT = 1
     RULE_DNAT = 2
-    RULE_WHOLE = 3
-    RULE_PLAIN = 4
+    RULE_ONE_TO_ONE = 3
+    RULE_NO_NAT = 4
 
-cdef struct Party:              # a session of the packet, and its mapping
+cdef struct SessionReport:              # a session of the packet, and its mapping
     uint8_t before              # Found: the session, before the packet
     uint8_t after               # Found: the session, after it
     uint8_t mapping_before      # Found: the mapping of the packet's endpoint, before
@@ -87,7 +87,7 @@ cdef struct Party:              # a session of the packet, and its mapping
     SessionRow becomes
     MappingRow mapping
 
-cdef struct Facts:              # the report of the copy
+cdef struct Report:              # the report of the copy
     uint32_t done
     uint8_t parsed              # PENDING, or the drop by the parser
     uint8_t verdict
@@ -99,8 +99,8 @@ cdef struct Facts:              # the report of the copy
     uint32_t rule               # number of the entry
     uint64_t created
     uint64_t ended
-    Party own
-    Party other                 # second session of a hairpin
+    SessionReport own
+    SessionReport other                 # second session of a hairpin
     uint32_t length             # of the translated frame
     uint32_t generated          # frames that the gateway originates, behind the frame: side, cause, 4 bytes of length, data
     uint32_t used               # bytes of data
@@ -109,39 +109,39 @@ cdef struct Facts:              # the report of the copy
 
 # ---- inspection, in the copy -----------------------------------------------------------------------------------------
 
-cdef void find_rule(const Worker* worker, const Flight* flight, uint32_t side, Facts* facts) noexcept nogil:
+cdef void find_rule(const Worker* worker, const Packet* packet, uint32_t side, Report* report) noexcept nogil:
     """Finds the entry that applies: no-NAT before 1:1 and DNAT before SNAT."""
-    cdef const PlainRule* plain = NULL
+    cdef const NoNatRule* plain = NULL
     cdef const DnatRule* dnat = NULL
     cdef const SnatRule* snat
-    cdef uint32_t source = bswap32(flight.ip.source), destination = bswap32(flight.ip.destination), space, port
+    cdef uint32_t source = bswap32(packet.ip.source), destination = bswap32(packet.ip.destination), space, port
     if worker.rules == NULL:
         return
     if side == OUTSIDE:
-        space = space_of(flight.protocol) if has_ports(flight.protocol) else ANY_SPACE
-        port = bswap16(<uint16_t>(flight.ports >> 16)) if space != ANY_SPACE else 0
+        space = space_of(packet.protocol) if has_ports(packet.protocol) else ANY_SPACE
+        port = bswap16(<uint16_t>(packet.ports >> 16)) if space != ANY_SPACE else 0
         dnat = dnat_rule(worker.rules, dnat_key(destination, space, port))
     else:
-        if not facts.ours:
-            plain = plain_rule(worker.rules, source, destination)
+        if not report.ours:
+            plain = no_nat_rule(worker.rules, source, destination)
         if plain == NULL:
-            dnat = forwarding_rule(worker, flight)
+            dnat = forwarding_rule(worker, packet)
     if plain != NULL:
-        facts.rule_kind, facts.rule = RULE_PLAIN, plain.entry
+        report.rule_kind, report.rule = RULE_NO_NAT, plain.entry
     elif dnat != NULL:
-        facts.rule_kind = RULE_WHOLE if side == INSIDE and dnat == whole_rule(worker.rules, source) else RULE_DNAT
-        facts.rule = dnat.entry
+        report.rule_kind = RULE_ONE_TO_ONE if side == INSIDE and dnat == one_to_one_rule(worker.rules, source) else RULE_DNAT
+        report.rule = dnat.entry
     elif side == INSIDE:
         snat = snat_rule(worker.rules, source)
         if snat != NULL:
-            facts.rule_kind, facts.rule = RULE_SNAT, snat.pool.entry
+            report.rule_kind, report.rule = RULE_SNAT, snat.pool.entry
 
 
-cdef uint32_t slot_of(Worker* worker, Flight* flight, uint32_t side, const Clock* now) noexcept nogil:
+cdef uint32_t slot_of(Worker* worker, Packet* packet, uint32_t side, const Clock* now) noexcept nogil:
     """The session of the packet, or of the packet it quotes, dead or alive; or NONE."""
-    if flight.kind == KIND_ICMP and is_error(flight):
-        return quoted_slot(worker, flight, side, now)
-    return session_find(&worker.sessions, side, flight.addresses, flight.ports, flight.protocol)
+    if packet.kind == KIND_ICMP and is_error(packet):
+        return quoted_slot(worker, packet, side, now)
+    return session_find(&worker.sessions, side, packet.addresses, packet.ports, packet.protocol)
 
 
 cdef uint8_t look_at(Worker* worker, uint32_t slot, const Clock* now, SessionRow* row) noexcept nogil:
@@ -155,16 +155,16 @@ cdef uint8_t look_at(Worker* worker, uint32_t slot, const Clock* now, SessionRow
     return FOUND_ALIVE
 
 
-cdef uint8_t find_endpoint(Worker* worker, const Flight* flight, uint32_t side, const Clock* now,
+cdef uint8_t find_endpoint(Worker* worker, const Packet* packet, uint32_t side, const Clock* now,
                            MappingRow* row) noexcept nogil:
     """Finds the mapping of the packet's own endpoint, inside or outside; Found."""
-    cdef uint32_t number, ip = flight.ip.source if side == INSIDE else flight.ip.destination
-    cdef uint16_t port = <uint16_t>flight.ports if side == INSIDE else <uint16_t>(flight.ports >> 16)
+    cdef uint32_t number, ip = packet.ip.source if side == INSIDE else packet.ip.destination
+    cdef uint16_t port = <uint16_t>packet.ports if side == INSIDE else <uint16_t>(packet.ports >> 16)
     cdef const Mapping* mapping
     cdef uint8_t found = FOUND_NONE
     for number in range(worker.mappings.mapping_slots.fresh):
         mapping = &worker.mappings.mappings[number]
-        if mapping.flags & MAPPING_FREE or mapping.protocol != flight.protocol:
+        if mapping.flags & MAPPING_FREE or mapping.protocol != packet.protocol:
             continue
         if (mapping.inside_ip if side == INSIDE else mapping.outside_ip) != ip:
             continue
@@ -179,42 +179,42 @@ cdef uint8_t find_endpoint(Worker* worker, const Flight* flight, uint32_t side, 
     return found
 
 
-cdef void meet(Worker* worker, uint32_t slot, const Clock* now, Party* party) noexcept nogil:
+cdef void report_after(Worker* worker, uint32_t slot, const Clock* now, SessionReport* session) noexcept nogil:
     """Reports a session and its mapping, after the packet."""
-    party.after = look_at(worker, slot, now, &party.becomes)
-    if party.after == FOUND_ALIVE:
-        party.mapping_after = FOUND_ALIVE
-        mapping_row(&worker.mappings.mappings[worker.sessions.cold[slot].mapping], &party.mapping)
+    session.after = look_at(worker, slot, now, &session.becomes)
+    if session.after == FOUND_ALIVE:
+        session.mapping_after = FOUND_ALIVE
+        mapping_row(&worker.mappings.mappings[worker.sessions.cold[slot].mapping], &session.mapping)
 
 
 # ---- translation, in the copy ------------------------------------------------------------------------------------------
 
-cdef void tell_generated(Worker* worker, Facts* facts) noexcept nogil:
+cdef void report_generated(Worker* worker, Report* report) noexcept nogil:
     """Reports the frames that the gateway would originate, as far as they fit."""
     cdef uint8_t side = 0, cause = 0
     cdef uint32_t length
-    while FRAME_BYTES - facts.used > 6:
-        length = take_generated(worker, &facts.data[facts.used + 6], FRAME_BYTES - facts.used - 6, &side, &cause)
+    while FRAME_BYTES - report.used > 6:
+        length = take_generated(worker, &report.data[report.used + 6], FRAME_BYTES - report.used - 6, &side, &cause)
         if length == 0:
             return
-        facts.data[facts.used] = side
-        facts.data[facts.used + 1] = cause
-        memcpy(&facts.data[facts.used + 2], &length, 4)
-        facts.used += 6 + length
-        facts.generated += 1
+        report.data[report.used] = side
+        report.data[report.used + 1] = cause
+        memcpy(&report.data[report.used + 2], &length, 4)
+        report.used += 6 + length
+        report.generated += 1
 
 
-cdef void tell_parties(Worker* worker, Flight* flight, uint32_t side, const Clock* now, Facts* facts) noexcept nogil:
+cdef void report_sessions(Worker* worker, Packet* packet, uint32_t side, const Clock* now, Report* report) noexcept nogil:
     """Reports the sessions of the packet, after it was translated."""
-    cdef uint32_t slot = slot_of(worker, flight, side, now)
+    cdef uint32_t slot = slot_of(worker, packet, side, now)
     cdef const Session* session
     cdef Worker* peer
-    meet(worker, slot, now, &facts.own)
-    if slot != NONE and facts.verdict == HAIRPIN:
+    report_after(worker, slot, now, &report.own)
+    if slot != NONE and report.verdict == HAIRPIN:
         session = &worker.sessions.hot[slot]
-        peer = peer_of(worker, turned_addresses(session), turned_ports(session), session.protocol, now)
+        peer = hairpin_owner(worker, turned_addresses(session), turned_ports(session), session.protocol, now)
         slot = session_find(&peer.sessions, OUTSIDE, turned_addresses(session), turned_ports(session), session.protocol)
-        meet(peer, slot, now, &facts.other)
+        report_after(peer, slot, now, &report.other)
 
 
 cdef uint64_t created_of_all(const Worker* worker) noexcept nogil:
@@ -241,7 +241,7 @@ cdef void open_locks(Worker* worker) noexcept nogil:
     for w in range(worker.shared.count):
         one = worker.shared.workers[w]
         one.flows = NULL
-        one.unsolicited.spin.taken = 0
+        one.syn_holdoff.spin.taken = 0
         one.outbox.spin.taken = 0
         one.events.spin.taken = 0
         one.journal.spin.taken = 0
@@ -249,56 +249,56 @@ cdef void open_locks(Worker* worker) noexcept nogil:
     worker.shared.spin.taken = 0
 
 
-cdef void rehearse(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) noexcept nogil:
+cdef void translate_copy(Worker* worker, Frame* frame, uint64_t now_ns, Report* report) noexcept nogil:
     """Inspects, translates, inspects again. worker: any; all are locked. The owning worker is examined."""
     cdef uint64_t created = created_of_all(worker), ended = ended_of_all(worker)
-    cdef uint32_t side = frame.side, kept = worker.unsolicited.head
+    cdef uint32_t side = frame.side, kept = worker.syn_holdoff.head
     cdef uint32_t length = frame.length
     cdef bint known
-    cdef Flight flight
+    cdef Packet packet
     cdef Clock now
-    memset(&flight, 0, sizeof(Flight))  # fragments: no ports
+    memset(&packet, 0, sizeof(Packet))  # fragments: no ports
     open_locks(worker)
     worker.events.fd = -1               # the eventfd is shared with the program
     worker.outbox.head = worker.outbox.tail = 0
     clock_read(&now, max(now_ns, clock_of_all(worker)))
-    facts.parsed = parse(frame, &flight, worker.ethernet, &worker.sessions.key)
+    report.parsed = parse(frame, &packet, worker.ethernet, &worker.sessions.key)
     frame.length = length
-    known = facts.parsed == PENDING
+    known = report.parsed == PENDING
     if known and worker.shared.count > 1:
-        worker = owner_for_sure(worker, frame, &flight, False, &now)
-    if known and flight.kind == KIND_FRAGMENT:
-        known = piece_key(worker, &flight, <uint8_t>side)
-        if not known or flight.ip.fragment & bswap16(IPV4_OFFSET):
-            facts.parsed = HELD         # no layer-4 header to report
+        worker = owner_with_all_locked(worker, frame, &packet, False, &now)
+    if known and packet.kind == KIND_FRAGMENT:
+        known = fragment_key(worker, &packet, <uint8_t>side)
+        if not known or packet.ip.fragment & bswap16(IPV4_OFFSET):
+            report.parsed = HELD         # no layer-4 header to report
     if known:
-        facts.protocol = flight.protocol
-        facts.is_error = flight.kind == KIND_ICMP and is_error(&flight)
-        facts.ours = address_find(worker.mappings.ports, flight.ip.destination) != NONE
-        find_rule(worker, &flight, side, facts)
-        facts.own.before = look_at(worker, slot_of(worker, &flight, side, &now), &now, &facts.own.was)
-        facts.own.mapping_before = find_endpoint(worker, &flight, side, &now, &facts.own.mapping)
-    memcpy(facts.data, frame.data, length)
-    frame.data = facts.data
+        report.protocol = packet.protocol
+        report.is_error = packet.kind == KIND_ICMP and is_error(&packet)
+        report.ours = address_find(worker.mappings.ports, packet.ip.destination) != NONE
+        find_rule(worker, &packet, side, report)
+        report.own.before = look_at(worker, slot_of(worker, &packet, side, &now), &now, &report.own.was)
+        report.own.mapping_before = find_endpoint(worker, &packet, side, &now, &report.own.mapping)
+    memcpy(report.data, frame.data, length)
+    frame.data = report.data
     translate(worker, frame, 1, now_ns)
-    facts.verdict = frame.verdict
-    facts.length = facts.used = frame.length
-    facts.created = created_of_all(worker) - created
-    facts.ended = ended_of_all(worker) - ended
-    facts.kept = worker.unsolicited.head != kept
+    report.verdict = frame.verdict
+    report.length = report.used = frame.length
+    report.created = created_of_all(worker) - created
+    report.ended = ended_of_all(worker) - ended
+    report.kept = worker.syn_holdoff.head != kept
     if known:
-        tell_parties(worker, &flight, side, &now, facts)
-    tell_generated(worker, facts)
-    facts.done = 1
+        report_sessions(worker, &packet, side, &now, report)
+    report_generated(worker, report)
+    report.done = 1
 
 
 # ---- interface to Python ---------------------------------------------------------------------------------------------
 
-cdef bint run_copy(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) noexcept nogil:
+cdef bint run_copy(Worker* worker, Frame* frame, uint64_t now_ns, Report* report) noexcept nogil:
     """Forks and waits; False: fork failed."""
     cdef int copy = copy_process()
     if copy == 0:
-        rehearse(worker, frame, now_ns, facts)
+        translate_copy(worker, frame, now_ns, report)
         leave()
     if copy < 0:
         return False
@@ -306,33 +306,33 @@ cdef bint run_copy(Worker* worker, Frame* frame, uint64_t now_ns, Facts* facts) 
     return True
 
 
-cdef dict told(const Party* party):
+cdef dict session_report(const SessionReport* session):
     return {
-        "before": party.before, "after": party.after, "mapping_before": party.mapping_before,
-        "mapping_after": party.mapping_after, "was": PyBytes_FromStringAndSize(<const char*>&party.was, sizeof(SessionRow)),
-        "becomes": PyBytes_FromStringAndSize(<const char*>&party.becomes, sizeof(SessionRow)),
-        "mapping": PyBytes_FromStringAndSize(<const char*>&party.mapping, sizeof(MappingRow)),
+        "before": session.before, "after": session.after, "mapping_before": session.mapping_before,
+        "mapping_after": session.mapping_after, "was": PyBytes_FromStringAndSize(<const char*>&session.was, sizeof(SessionRow)),
+        "becomes": PyBytes_FromStringAndSize(<const char*>&session.becomes, sizeof(SessionRow)),
+        "mapping": PyBytes_FromStringAndSize(<const char*>&session.mapping, sizeof(MappingRow)),
     }
 
 
-cdef list generated_of(const Facts* facts):
-    cdef uint32_t at = facts.length, length, _i
+cdef list generated_of(const Report* report):
+    cdef uint32_t at = report.length, length, _i
     frames = []
-    for _i in range(facts.generated):
-        memcpy(&length, &facts.data[at + 2], 4)
-        frames.append((PyBytes_FromStringAndSize(<const char*>&facts.data[at + 6], length), facts.data[at],
-                       facts.data[at + 1]))
+    for _i in range(report.generated):
+        memcpy(&length, &report.data[at + 2], 4)
+        frames.append((PyBytes_FromStringAndSize(<const char*>&report.data[at + 6], length), report.data[at],
+                       report.data[at + 1]))
         at += 6 + length
     return frames
 
 
 def explain(Rows core not None, const uint8_t[::1] frame not None, uint8_t side, uint64_t now_ns):
-    """What translate would do with the frame, and why; every field of Facts by its name."""
-    cdef Facts* facts = <Facts*>shared_new(sizeof(Facts))
+    """What translate would do with the frame, and why; every field of Report by its name."""
+    cdef Report* report = <Report*>shared_new(sizeof(Report))
     cdef bint copied
     cdef Frame one
     cdef uint8_t none = 0
-    if facts == NULL:
+    if report == NULL:
         raise CapacityError("explain: no memory for what it has to tell")
     try:
         if frame.shape[0] > FRAME_BYTES // 2:
@@ -342,19 +342,20 @@ def explain(Rows core not None, const uint8_t[::1] frame not None, uint8_t side,
         one.flags = 0
         one.side = side
         with nogil:
-            core.own()
-            copied = run_copy(core.worker, &one, now_ns, facts)
-            core.disown()
+            core.lock()
+            copied = run_copy(core.worker, &one, now_ns, report)
+            core.unlock()
         if not copied:
             raise CapacityError("explain: fork failed: no memory, or too many processes")
-        if not facts.done:
+        if not report.done:
             raise Error("explain: the forked copy was killed")
         return {
-            "parsed": facts.parsed, "verdict": facts.verdict, "protocol": facts.protocol, "is_error": bool(facts.is_error),
-            "ours": bool(facts.ours), "rule_kind": facts.rule_kind, "rule": facts.rule, "kept": bool(facts.kept),
-            "created": facts.created, "ended": facts.ended, "own": told(&facts.own), "other": told(&facts.other),
-            "frame": PyBytes_FromStringAndSize(<const char*>facts.data, facts.length),
-            "generated": generated_of(facts),
+            "parsed": report.parsed, "verdict": report.verdict, "protocol": report.protocol, "is_error": bool(report.is_error),
+            "ours": bool(report.ours), "rule_kind": report.rule_kind, "rule": report.rule, "kept": bool(report.kept),
+            "created": report.created, "ended": report.ended,
+            "own": session_report(&report.own), "other": session_report(&report.other),
+            "frame": PyBytes_FromStringAndSize(<const char*>report.data, report.length),
+            "generated": generated_of(report),
         }
     finally:
-        shared_delete(facts, sizeof(Facts))
+        shared_delete(report, sizeof(Report))

@@ -3,7 +3,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.log.flow_table cimport FlowRow, Flows, flows_clear, flows_delete, flows_new
-from natcore.workers.locks cimport hold_all, release_all
+from natcore.workers.locks cimport lock_all, unlock_all
 from natcore.api.log_rows cimport Rows
 from natcore.base.compiler cimport bswap16, bswap32, exchange, load_acquire
 from natcore.base.pages cimport table_delete, table_new
@@ -45,7 +45,7 @@ cdef class FlowTable:
     cdef PyObject* core         # a Rows; counted by hand, since the collector might clear it before close()
     cdef Shared* shared         # of core
     cdef Flows* flows
-    cdef uint32_t hung          # 1: attached to the workers
+    cdef uint32_t attached       # 1: attached to the workers
 
     def __cinit__(self, Rows core not None, uint32_t capacity, int64_t window_us):
         cdef uint32_t i
@@ -55,13 +55,13 @@ cdef class FlowTable:
                                                core.worker.ethernet):
             raise CapacityError(f"capacity={capacity}: no address space for the table")
         with nogil:
-            core.own()
+            core.lock()
             if core.worker.flows == NULL:
-                self.hung = 1
+                self.attached = 1
                 for i in range(self.shared.count):
                     self.shared.workers[i].flows = self.flows
-            core.disown()
-        if not self.hung:
+            core.unlock()
+        if not self.attached:
             raise ConfigurationError("the gateway has a flow log already: one at a time")
         self.core = <PyObject*>core
         Py_INCREF(core)
@@ -75,16 +75,16 @@ cdef class FlowTable:
 
     def close(self):
         """Stops capturing; captured rows stay. Idempotent, from any thread."""
-        if exchange(&self.hung, 0):
+        if exchange(&self.attached, 0):
             with nogil:
-                hold_all(self.shared.workers[0])
-                flows_unhang(self.shared)
-                release_all(self.shared.workers[0])
+                lock_all(self.shared.workers[0])
+                flows_detach(self.shared)
+                unlock_all(self.shared.workers[0])
                 flows_await(self.flows)
 
     @property
     def is_open(self):
-        return load_acquire(&self.hung) != 0
+        return load_acquire(&self.attached) != 0
 
     def counters(self):
         """(rows, packets without a row for lack of space, packets without a 5-tuple)."""
@@ -111,7 +111,7 @@ cdef class FlowTable:
         return count
 
 
-cdef void flows_unhang(Shared* shared) noexcept nogil:
+cdef void flows_detach(Shared* shared) noexcept nogil:
     """Detaches the flow log. Call it with all workers locked."""
     cdef uint32_t i
     for i in range(shared.count):

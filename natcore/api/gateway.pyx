@@ -6,26 +6,27 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from natcore.workers.setup cimport crew_delete, crew_grow, crew_new
+from natcore.workers.setup cimport workers_delete, workers_grow, workers_new
 from natcore.workers.entry_changes cimport (
     Matching, Transition, count_entries, count_sessions, drain_mappings, end_dead, end_matching, end_sessions, holder_of,
 )
 from natcore.log.events cimport event_fd, event_fd_close, event_fd_set
 from natcore.tables.fragments cimport fragments_new
-from natcore.workers.locks cimport await_hold, give_way, release
+from natcore.workers.locks cimport lock, yield_lock, unlock
 from natcore.tables.icmp_output cimport outbox_bytes, outbox_new, outbox_next, outbox_waiting
-from natcore.log.journal cimport journal_new, journal_room_for_many
+from natcore.log.journal cimport journal_new, journal_space_for_bulk
 from natcore.tables.mappings cimport Mapping, mappings_new, mappings_unpair
 from natcore.tables.port_overload cimport overload_new
 from natcore.nat.affinity cimport owner_of_frame
 from natcore.tables.ports cimport (
-    PORT_RESERVED, PORTS_OVERLOAD, SPACE_ICMP, PortMap, Ports, address_add, address_drop, lots_begin, ports_allow, ports_divide,
+    PORT_RESERVED, PORTS_OVERLOAD, SPACE_ICMP, PortMap, Ports, address_add, address_drop, randoms_fill, ports_allow,
+    ports_divide,
     ports_new, ports_reserve, ports_taken, ports_unreserve,
 )
 from natcore.tables.sessions cimport TIMEOUT_FRAGMENT, sessions_new
-from natcore.workers.table_memory cimport furnish, furnish_address, tables_of
+from natcore.workers.table_memory cimport place_tables, place_address_tables, tables_of
 from natcore.workers.expiry cimport sweep_all
-from natcore.tables.syn_holdoff cimport unsolicited_new
+from natcore.tables.syn_holdoff cimport syn_holdoff_new
 from natcore.api.inspection cimport Tables
 from natcore.nat.clock cimport advance, clock_forward, clock_of_all
 from natcore.nat.pipeline cimport take_generated, translate
@@ -52,13 +53,13 @@ cdef struct Taken:              # a frame that the gateway originates
     uint8_t cause               # Verdict that caused it
 
 
-cdef uint32_t take_all(Worker* worker, uint8_t* frames, Taken* taken, uint32_t room) noexcept nogil:
-    """Copies out waiting frames that the gateway originates, as long as their outbox entries fit into room; how many. All
+cdef uint32_t take_all(Worker* worker, uint8_t* frames, Taken* taken, uint32_t capacity) noexcept nogil:
+    """Copies out waiting frames that the gateway originates, as long as their outbox entries fit into capacity; how many. All
     workers must be locked."""
     cdef uint32_t count = 0, used = 0
     cdef Taken* one
-    while outbox_waiting(worker.outbox) and outbox_next(worker.outbox) <= room:
-        room -= outbox_next(worker.outbox)
+    while outbox_waiting(worker.outbox) and outbox_next(worker.outbox) <= capacity:
+        capacity -= outbox_next(worker.outbox)
         one = &taken[count]
         one.length = take_generated(worker, frames + used, outbox_waiting(worker.outbox), &one.side, &one.cause)
         used += one.length
@@ -124,7 +125,7 @@ cdef void translate_rows(Worker* worker, uint8_t[:, ::1] frames, uint32_t[::1] l
     cdef Frame batch[CHUNK]
     cdef uint32_t count, i
     cdef uint64_t at
-    await_hold(worker)
+    lock(worker)
     if nows is None:
         now_ns = clock_forward(worker, now_ns)
     while done < last:
@@ -145,8 +146,8 @@ cdef void translate_rows(Worker* worker, uint8_t[:, ::1] frames, uint32_t[::1] l
             lengths[done + i] = batch[i].length
             verdicts[done + i] = batch[i].verdict
         done += count
-        give_way(worker)
-    release(worker)
+        yield_lock(worker)
+    unlock(worker)
 
 
 cdef void translate_steered(Worker* first, uint8_t[:, ::1] frames, uint32_t[::1] lengths, const uint8_t[::1] sides,
@@ -155,17 +156,17 @@ cdef void translate_steered(Worker* first, uint8_t[:, ::1] frames, uint32_t[::1]
     cdef uint32_t total = <uint32_t>frames.shape[0], done = 0, last = 0, owner = 0, before = 0
     cdef Frame one
     if nows is None:                                # once, not for each run of rows
-        await_hold(first)
+        lock(first)
         now_ns = clock_forward(first, now_ns)
-        release(first)
+        unlock(first)
     while last < total:
         one.data = &frames[last, 0]
         one.length = used_bytes(frames, &lengths[last])
         one.flags = 0
         one.side = side if sides is None else sides[last] & 1
-        await_hold(first)                           # no change of entries meanwhile
+        lock(first)                           # no change of entries meanwhile
         owner = owner_of_frame(first, &one)
-        release(first)
+        unlock(first)
         if last > done and owner != before:
             translate_rows(first.shared.workers[before], frames, lengths, sides, side, nows, now_ns, verdicts, done, last)
             done = last
@@ -195,7 +196,7 @@ cdef class Core(Tables):
         """Allocates the tables, untouched. hash_key: 16 bytes; random_key: 32 bytes. memory_bytes: available in total."""
         cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
         cdef uint32_t i
-        self.shared = crew_new(worker) if worker != NULL else NULL
+        self.shared = workers_new(worker) if worker != NULL else NULL
         if self.shared == NULL:
             raise CapacityError("out of memory for a gateway")
         self.worker = worker
@@ -209,7 +210,7 @@ cdef class Core(Tables):
                 and mappings_new(&worker.mappings, max_mappings, max_subscribers, listed)
                 and ports_new(worker.mappings.ports, max_addresses)
                 and journal_new(worker.journal, records) and outbox_new(worker.outbox, icmp_rate)
-                and (not unsolicited or unsolicited_new(worker.unsolicited))):
+                and (not unsolicited or syn_holdoff_new(worker.syn_holdoff))):
             raise CapacityError(f"max_sessions={max_sessions}: no address space for the tables")
         if unique_ids:
             self.shared.identifications = <uint32_t*>table_new(IDENTIFICATIONS * sizeof(uint32_t))
@@ -222,7 +223,7 @@ cdef class Core(Tables):
         worker.mappings.key = worker.mappings.ports.key = worker.sessions.key
         worker.fragments[0].key = worker.fragments[1].key = worker.sessions.key
         random_seed(&worker.mappings.ports.random, <const uint8_t*>PyBytes_AS_STRING(random_key))
-        lots_begin(worker.mappings.ports)
+        randoms_fill(worker.mappings.ports)
         for first, last in port_ranges:
             ports_allow(worker.mappings.ports, first, last)
         worker.mappings.ports.hold_down_ms = hold_down_ms
@@ -268,16 +269,16 @@ cdef class Core(Tables):
         worker.ip_options = ip_options
         if block_size and blocks:
             worker.mappings.ports.unit = block_size
-        if not crew_grow(self.shared, workers, self.filters):
+        if not workers_grow(self.shared, workers, self.filters):
             raise CapacityError(f"workers={workers}: no address space for {max_sessions} sessions each")
         self.placement.huge_pages, self.placement.node = huge_pages, numa_node
-        furnish(worker, &self.placement, memory_bytes, memory_name)
+        place_tables(worker, &self.placement, memory_bytes, memory_name)
 
     def __dealloc__(self):
         if self.worker == NULL:
             return
         event_fd_close(self.worker.events.fd)
-        crew_delete(self.shared, self.filters)
+        workers_delete(self.shared, self.filters)
 
     # ---- one caller translates on a worker at a time -----------------------------------------------------------------------
 
@@ -336,14 +337,14 @@ cdef class Core(Tables):
         self.worker.events.fd = fd
         if self.worker.events.waiting:
             event_fd_set(fd)
-        self.worker.journal.aside_limit = 0             # the session logs are the parent's
+        self.worker.journal.overflow_limit = 0             # the session logs are the parent's
         self.reading = 0
         if key is not None:
             random_seed(&self.worker.mappings.ports.random, <const uint8_t*>PyBytes_AS_STRING(key))
-            lots_begin(self.worker.mappings.ports)
+            randoms_fill(self.worker.mappings.ports)
         for w in range(self.shared.count):
-            whole = whole and not self.shared.workers[w].held and not self.translating[w]
-            self.shared.workers[w].held = self.shared.workers[w].attention = self.translating[w] = 0
+            whole = whole and not self.shared.workers[w].locked and not self.translating[w]
+            self.shared.workers[w].locked = self.shared.workers[w].waiters = self.translating[w] = 0
         return whole and fd >= 0
 
     @property
@@ -388,17 +389,17 @@ cdef class Core(Tables):
         one.side = side
         if worker < 0 and self.shared.count > 1:
             with nogil:
-                await_hold(self.worker)
+                lock(self.worker)
                 worker = <int32_t>owner_of_frame(self.worker, &one)
-                release(self.worker)
+                unlock(self.worker)
         worker = max(worker, 0)
         who = self.shared.workers[worker]
         self.claim(worker)
         try:
             with nogil:
-                await_hold(who)
+                lock(who)
                 translate(who, &one, 1, now_ns)
-                release(who)
+                unlock(who)
         finally:
             self.unclaim(worker)
         return one.verdict, copy[:one.length]
@@ -410,14 +411,14 @@ cdef class Core(Tables):
         cdef Frame one
         check_lengths(frames, lengths)
         with nogil:
-            self.own()
+            self.lock()
             for i in range(<uint32_t>frames.shape[0]):
                 one.data = &frames[i, 0]
                 one.length = used_bytes(frames, &lengths[i])
                 one.flags = 0
                 one.side = side if sides is None else sides[i] & 1
                 out[i] = <uint8_t>owner_of_frame(self.worker, &one)
-            self.disown()
+            self.unlock()
 
     def advance(self, uint64_t now_ns, bint losing=False):
         """Expires everything due by now_ns, as far as the journal has space; whether that was all.
@@ -426,31 +427,31 @@ cdef class Core(Tables):
         """
         cdef bint complete
         with nogil:
-            self.own()
-            complete = advance(self.worker, now_ns, <uint64_t>-1 if losing else journal_room_for_many(self.worker.journal))
-            self.disown()
+            self.lock()
+            complete = advance(self.worker, now_ns, <uint64_t>-1 if losing else journal_space_for_bulk(self.worker.journal))
+            self.unlock()
         return complete
 
     def take_generated(self):
         """[(frame, egress side, verdict that caused it), …]"""
-        cdef uint32_t room, used, count
+        cdef uint32_t capacity, used, count
         cdef uint8_t* frames
         cdef Taken* taken
         with nogil:
-            self.own()
-            room = outbox_bytes(self.worker.outbox)
-            self.disown()
-        if room == 0:
+            self.lock()
+            capacity = outbox_bytes(self.worker.outbox)
+            self.unlock()
+        if capacity == 0:
             return []
-        frames = <uint8_t*>malloc(room)
-        taken = <Taken*>malloc(room)                # an outbox entry is larger than a Taken
+        frames = <uint8_t*>malloc(capacity)
+        taken = <Taken*>malloc(capacity)                # an outbox entry is larger than a Taken
         try:
             if frames == NULL or taken == NULL:
                 raise MemoryError
             with nogil:
-                self.own()
-                count = take_all(self.worker, frames, taken, room)
-                self.disown()
+                self.lock()
+                count = take_all(self.worker, frames, taken, capacity)
+                self.unlock()
             used = 0
             rows = []
             for i in range(count):
@@ -468,13 +469,13 @@ cdef class Core(Tables):
         """Adds a reference to the outside address ip (host order), creating it if new; its index."""
         cdef uint32_t number
         with nogil:
-            self.own()
+            self.lock()
             number = address_add(self.worker.mappings.ports, bswap32(ip), eip)
-            self.disown()
+            self.unlock()
         if number == NONE:
             raise CapacityError(f"outside addresses are limited to {self.worker.mappings.ports.capacity:,}")
         try:
-            furnish_address(self.worker, &self.placement, number)
+            place_address_tables(self.worker, &self.placement, number)
         except Error:
             self.drop_address(number)
             raise
@@ -484,18 +485,18 @@ cdef class Core(Tables):
         """Drops a reference to an outside address. Its mappings must have ended."""
         cdef uint32_t w
         with nogil:
-            self.own()
+            self.lock()
             if address_drop(self.worker.mappings.ports, number):
                 for w in range(self.shared.count):
                     mappings_unpair(&self.shared.workers[w].mappings, number)
-            self.disown()
+            self.unlock()
 
     def swap(self, Transition after not None, uint64_t now_ns):
         """Puts the rule set into force, whole, and ends what may not stay: one moment for the packets. How many ended."""
         cdef uint64_t ended = 0
         cdef uint32_t w
         with nogil:
-            self.own()
+            self.lock()
             now_ns = clock_forward(self.worker, now_ns)
             for w in range(self.shared.count):
                 self.shared.workers[w].rules = &after.rules.compiled
@@ -504,26 +505,26 @@ cdef class Core(Tables):
                 ended = end_sessions(self.worker, after, now_ns)
             if after.drains:
                 drain_mappings(self.worker, after)
-            self.disown()
+            self.unlock()
         self.rules = after.rules                    # the set before goes when nobody holds a worker
         return ended
 
-    def foresee(self, Transition after not None):
+    def prefetch_admission(self, Transition after not None):
         """What `swap` would do: how many sessions it would keep, drain, end."""
         cdef uint64_t kept = 0, drained = 0, ended = 0
         with nogil:
-            self.own()
+            self.lock()
             count_sessions(self.worker, after, &kept, &drained, &ended)
-            self.disown()
+            self.unlock()
         return kept, drained, ended
 
     def count_all(self, uint64_t[::1] counts not None):
         """Adds each entry's sessions to counts[entry]."""
         if counts.shape[0]:
             with nogil:
-                self.own()
+                self.lock()
                 count_entries(self.worker, &counts[0], <uint64_t>counts.shape[0])
-                self.disown()
+                self.unlock()
 
     def reserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last, uint64_t now_ns, bint look=False):
         """Reserves ports, or with look only checks. None, or the conflict: (port, inside address, inside port) of a live
@@ -534,7 +535,7 @@ cdef class Core(Tables):
         cdef PortMap* map = &ports.addresses[address].maps[space]
         cdef const Mapping* holder
         with nogil:
-            self.own()
+            self.lock()
             port = ports_taken(map, first, last)
             if port != NONE and map.cells[port] != PORT_RESERVED:     # dead mappings do not count
                 if now_ns > clock_of_all(self.worker):
@@ -547,41 +548,41 @@ cdef class Core(Tables):
             elif map.cells[port] != PORT_RESERVED:
                 holder = holder_of(self.worker, address, space, port)
                 inside_ip, inside_port = bswap32(holder.inside_ip), bswap16(holder.inside_port)
-            self.disown()
+            self.unlock()
         return None if port == NONE else (port, inside_ip, inside_port)
 
     def unreserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last):
         cdef Ports* ports = self.worker.mappings.ports
         with nogil:
-            self.own()
+            self.lock()
             ports_unreserve(ports, &ports.addresses[address].maps[space], first, last)
-            self.disown()
+            self.unlock()
 
     def set_mtu(self, uint32_t side, uint32_t mtu):
         cdef uint32_t w
         with nogil:
-            self.own()
+            self.lock()
             for w in range(self.shared.count):
                 self.shared.workers[w].mtu[side] = mtu
-            self.disown()
+            self.unlock()
 
     def set_reverse_path_filter(self, bint on):
         """Whether packets from outside with an inside source are dropped."""
         cdef uint32_t w
         with nogil:
-            self.own()
+            self.lock()
             for w in range(self.shared.count):
                 self.shared.workers[w].reverse_path_filter = on
-            self.disown()
+            self.unlock()
 
     def set_link_address(self, uint32_t side, uint32_t address):
         """Sets the gateway's own address of a side, host order, 0: none."""
         cdef uint32_t w
         with nogil:
-            self.own()
+            self.lock()
             for w in range(self.shared.count):
                 self.shared.workers[w].link_address[side] = bswap32(address)
-            self.disown()
+            self.unlock()
 
     def end_dead(self, uint64_t now_ns, bint losing=False):
         """Ends what is dead by now_ns, at its deadline, as far as the journal has space (losing: regardless); (whether that was
@@ -589,12 +590,12 @@ cdef class Core(Tables):
         cdef bint complete
         cdef uint64_t newest
         with nogil:
-            self.own()
+            self.lock()
             now_ns = clock_forward(self.worker, now_ns)
             complete = sweep_all(tables_of_all(self.worker), now_ns,
-                                 <uint64_t>-1 if losing else journal_room_for_many(self.worker.journal))
+                                 <uint64_t>-1 if losing else journal_space_for_bulk(self.worker.journal))
             newest = self.worker.sessions.created if self.shared.count == 1 else self.shared.created
-            self.disown()
+            self.unlock()
         return complete, newest
 
     def end(self, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol, uint64_t newest, uint64_t place,
@@ -609,10 +610,10 @@ cdef class Core(Tables):
         cdef uint32_t slot = <uint32_t>place, last
         cdef uint64_t ended
         with nogil:
-            self.own()
+            self.lock()
             last = worker.sessions.slots.fresh
             ended = end_matching(worker, &matching, clock_of_all(worker), &slot, min(last, slot + END_LINES), losing)
-            self.disown()
+            self.unlock()
         if slot < last:
             return ended, (place >> SLOT_BITS << SLOT_BITS) + slot
         place = (place >> SLOT_BITS) + 1

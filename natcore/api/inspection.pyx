@@ -4,7 +4,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from natcore.log.events cimport EVENT_SLOTS, REST_SLOTS, Event, Events, event_fd_clear
-from natcore.workers.locks cimport await_hold, release
+from natcore.workers.locks cimport lock, unlock
 from natcore.workers.limits cimport mappings_live, sessions_live
 from natcore.api.snapshot cimport (
     BlockRow, MappingRow, PortRow, SessionRow, copy_blocks, copy_mappings, copy_ports, copy_sessions, count_blocks,
@@ -58,7 +58,7 @@ cdef void sum_up(const Shared* shared, int32_t worker, Sums* sums) noexcept nogi
     sums.generated, sums.generated_lost = one.outbox.generated, one.outbox.lost
     sums.generated_withheld = one.outbox.withheld
     sums.fragments_evicted = one.fragments[0].evicted + one.fragments[1].evicted
-    sums.events_lost, sums.unsolicited_lost = one.events.lost, one.unsolicited.lost
+    sums.events_lost, sums.unsolicited_lost = one.events.lost, one.syn_holdoff.lost
     sums.journal_lost = one.journal.lost + one.journal.apart_lost
     sums.sessions, sums.mappings = sessions_live(one), mappings_live(one)
     for w in range(shared.count):
@@ -84,9 +84,9 @@ cdef class Tables(Rows):
         cdef Sums sums
         memset(&sums, 0, sizeof(Sums))
         with nogil:
-            self.own()
+            self.lock()
             sum_up(self.shared, worker, &sums)
-            self.disown()
+            self.unlock()
         # of one worker the counters can be negative after handoff; the total cannot
         return [<int64_t>sums.verdicts[i] for i in range(256)], {
             "created": sums.created, "ended": sums.ended, "handed_over": sums.handed_over,
@@ -113,7 +113,7 @@ cdef class Tables(Rows):
         if taken == NULL:
             raise MemoryError
         with nogil:
-            self.own()
+            self.lock()
             for i in range(EVENT_SLOTS + REST_SLOTS):
                 event = &events.slots[i] if i < EVENT_SLOTS else &events.rest[i - EVENT_SLOTS]
                 if event.count:
@@ -122,7 +122,7 @@ cdef class Tables(Rows):
                     memset(event, 0, sizeof(Event))
             events.waiting = 0
             event_fd_clear(events.fd)
-            self.disown()
+            self.unlock()
         try:
             return sorted((taken[i].at_ns, taken[i].verdict, bswap32(taken[i].subscriber), bswap32(taken[i].destination),
                            bswap16(taken[i].port), taken[i].protocol, taken[i].count, taken[i].limit)
@@ -136,27 +136,27 @@ cdef class Tables(Rows):
         cdef uint32_t w
         cdef uint64_t slots = 0
         with nogil:
-            self.own()
+            self.lock()
             for w in range(self.shared.count):
                 slots += self.shared.workers[w].sessions.slots.fresh
-            self.disown()
+            self.unlock()
         return slots
 
     def sessions(self, rows not None, uint64_t place):
         """Copies live sessions from a place on, 0 at first; (rows filled, place to continue from, or None: done)."""
         cdef uint8_t[::1] raw = bytes_of(rows, sizeof(SessionRow))
-        cdef uint32_t room = <uint32_t>(raw.shape[0] // sizeof(SessionRow))
+        cdef uint32_t capacity = <uint32_t>(raw.shape[0] // sizeof(SessionRow))
         cdef Worker* worker = self.shared.workers[place >> SLOT_BITS]
         cdef uint32_t slot = <uint32_t>place, filled = 0, last
         with nogil:
-            await_hold(worker)                      # other workers continue
+            lock(worker)                      # other workers continue
             last = worker.sessions.slots.fresh
             if last - slot > LOOK_LINES:
                 last = slot + LOOK_LINES
-            if room:
-                filled = copy_sessions(worker, <SessionRow*>&raw[0], room, &slot, last)
+            if capacity:
+                filled = copy_sessions(worker, <SessionRow*>&raw[0], capacity, &slot, last)
             last = worker.sessions.slots.fresh
-            release(worker)
+            unlock(worker)
         if slot < last:
             return filled, (place >> SLOT_BITS << SLOT_BITS) + slot
         place = (place >> SLOT_BITS) + 1
@@ -165,35 +165,35 @@ cdef class Tables(Rows):
     def mappings(self, rows not None):
         """Copies mappings; rows filled."""
         cdef uint8_t[::1] raw = bytes_of(rows, sizeof(MappingRow))
-        cdef uint32_t filled = 0, room = <uint32_t>(raw.shape[0] // sizeof(MappingRow)), w
+        cdef uint32_t filled = 0, capacity = <uint32_t>(raw.shape[0] // sizeof(MappingRow)), w
         with nogil:
-            self.own()
+            self.lock()
             for w in range(self.shared.count):
-                if filled < room:
-                    filled += copy_mappings(self.shared.workers[w], <MappingRow*>&raw[0] + filled, room - filled)
-            self.disown()
+                if filled < capacity:
+                    filled += copy_mappings(self.shared.workers[w], <MappingRow*>&raw[0] + filled, capacity - filled)
+            self.unlock()
         return filled
 
     def ports(self, rows not None):
         """Copies port usage; rows filled."""
         cdef uint8_t[::1] raw = bytes_of(rows, sizeof(PortRow))
-        cdef uint32_t filled = 0, room = <uint32_t>(raw.shape[0] // sizeof(PortRow))
+        cdef uint32_t filled = 0, capacity = <uint32_t>(raw.shape[0] // sizeof(PortRow))
         with nogil:
-            self.own()
-            if room:
-                filled = copy_ports(self.worker, <PortRow*>&raw[0], room)
-            self.disown()
+            self.lock()
+            if capacity:
+                filled = copy_ports(self.worker, <PortRow*>&raw[0], capacity)
+            self.unlock()
         return filled
 
     def blocks(self, rows not None):
         """Copies assigned port blocks; rows filled."""
         cdef uint8_t[::1] raw = bytes_of(rows, sizeof(BlockRow))
-        cdef uint32_t filled = 0, room = <uint32_t>(raw.shape[0] // sizeof(BlockRow))
+        cdef uint32_t filled = 0, capacity = <uint32_t>(raw.shape[0] // sizeof(BlockRow))
         with nogil:
-            self.own()
-            if room:
-                filled = copy_blocks(self.worker, <BlockRow*>&raw[0], room)
-            self.disown()
+            self.lock()
+            if capacity:
+                filled = copy_blocks(self.worker, <BlockRow*>&raw[0], capacity)
+            self.unlock()
         return filled
 
     @property
@@ -201,7 +201,7 @@ cdef class Tables(Rows):
         """Number of assigned port blocks."""
         cdef uint32_t count
         with nogil:
-            self.own()
+            self.lock()
             count = count_blocks(self.worker)
-            self.disown()
+            self.unlock()
         return count

@@ -7,10 +7,10 @@ cdef class Rows:
     cdef Shared* shared
     cdef Worker* worker         # the first one
     cdef uint64_t drained       # rows numbered so far
-    cdef uint64_t lost_told     # journal.lost at the last take_lost
-    cdef uint64_t apart_lost_told
+    cdef uint64_t lost_reported     # journal.lost at the last take_lost
+    cdef uint64_t apart_lost_reported
     cdef uint32_t reading       # lock: one reader or numbering at a time
-    cdef void own(self) noexcept nogil
-    cdef void disown(self) noexcept nogil
+    cdef void lock(self) noexcept nogil
+    cdef void unlock(self) noexcept nogil
     cdef void forget_lost(self) noexcept nogil
     cdef uint32_t parts(self) noexcept nogil

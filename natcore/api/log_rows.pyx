@@ -1,8 +1,8 @@
 """The session log's access to the core: rows of the journal, open windows, time labels; the lock on all workers."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from natcore.workers.locks cimport hold_all, release_all
-from natcore.log.journal cimport Journal, Record, journal_drain, journal_room_for_many, journal_waiting
+from natcore.workers.locks cimport lock_all, unlock_all
+from natcore.log.journal cimport Journal, Record, journal_drain, journal_space_for_bulk, journal_waiting
 from natcore.api.snapshot cimport oldest_window
 from natcore.tables.sessions cimport micros, window_copy
 from natcore.workers.expiry cimport close_windows
@@ -33,27 +33,27 @@ cdef class Rows:
 
     # ---- the lock on all workers -----------------------------------------------------------------------------------------
 
-    cdef void own(self) noexcept nogil:
+    cdef void lock(self) noexcept nogil:
         """Locks all workers, between two batches of their loops. Pair it with disown in one `with nogil:`: no Python code may
         run in between, not even by an allocation or a dropped reference, since it may want the lock too."""
-        hold_all(self.worker)
+        lock_all(self.worker)
 
-    cdef void disown(self) noexcept nogil:
-        release_all(self.worker)
+    cdef void unlock(self) noexcept nogil:
+        unlock_all(self.worker)
 
     # ---- the journal ------------------------------------------------------------------------------------------------
 
     def drain(self, records not None):
         """Moves rows out of the journal into RECORD (count,), numbered; how many. From any thread."""
         cdef uint8_t[::1] raw = records.view("u1")      # RECORD's field order differs from the memory layout
-        cdef uint64_t room = raw.shape[0] // sizeof(Record), count
+        cdef uint64_t capacity = raw.shape[0] // sizeof(Record), count
         if records.itemsize != sizeof(Record):
             raise ConfigurationError(f"records must be of dtype RECORD, got {records.dtype}")
-        if room == 0:
+        if capacity == 0:
             return 0
         with nogil:
             begin_reading(&self.reading)
-            count = journal_drain(self.worker.journal, <Record*>&raw[0], room, self.drained)
+            count = journal_drain(self.worker.journal, <Record*>&raw[0], capacity, self.drained)
             store_relaxed64(&self.drained, self.drained + count)
             store_release(&self.reading, 0)
         return count
@@ -70,15 +70,15 @@ cdef class Rows:
         cdef uint64_t windows, others
         cdef int64_t first, last
         with nogil:
-            self.own()
-            windows, others = journal.lost - self.lost_told, journal.apart_lost - self.apart_lost_told
+            self.lock()
+            windows, others = journal.lost - self.lost_reported, journal.apart_lost - self.apart_lost_reported
             first, last = journal.lost_from, journal.lost_until
             self.forget_lost()
-            self.disown()
+            self.unlock()
         return windows, others, first, last
 
     cdef void forget_lost(self) noexcept nogil:
-        self.lost_told, self.apart_lost_told = self.worker.journal.lost, self.worker.journal.apart_lost
+        self.lost_reported, self.apart_lost_reported = self.worker.journal.lost, self.worker.journal.apart_lost
         self.worker.journal.lost_from, self.worker.journal.lost_until = 0, -1
 
     @property
@@ -94,23 +94,23 @@ cdef class Rows:
     @property
     def journal_short(self):
         """Whether the last two rows of a session that can wait do not fit."""
-        return journal_room_for_many(self.worker.journal) < 2
+        return journal_space_for_bulk(self.worker.journal) < 2
 
     @property
     def is_read(self):
         """Whether a session log drains the journal. Then rows of the sweep and of removed entries that find the ring full wait
         in extra memory, at most two per session; otherwise they are lost and counted."""
-        return load_relaxed64(&self.worker.journal.aside_limit) != 0
+        return load_relaxed64(&self.worker.journal.overflow_limit) != 0
 
     @is_read.setter
-    def is_read(self, bint somebody):
+    def is_read(self, bint read):
         cdef Journal* journal = self.worker.journal
         with nogil:
-            self.own()
-            if somebody != (journal.aside_limit != 0):
+            self.lock()
+            if read != (journal.overflow_limit != 0):
                 self.forget_lost()                  # losses so far are reported by the other mode
-            store_relaxed64(&journal.aside_limit, 2 * <uint64_t>self.worker.sessions.slots.capacity if somebody else 0)
-            self.disown()
+            store_relaxed64(&journal.overflow_limit, 2 * <uint64_t>self.worker.sessions.slots.capacity if read else 0)
+            self.unlock()
 
     def close_windows(self, uint64_t now_ns, bint losing=False):
         """Closes open windows with partial rows and ends what is dead; sessions continue.
@@ -119,10 +119,10 @@ cdef class Rows:
         """
         cdef uint64_t left
         with nogil:
-            self.own()
+            self.lock()
             now_ns = clock_forward(self.worker, now_ns)
             left = close_windows(tables_of_all(self.worker), now_ns, losing)
-            self.disown()
+            self.unlock()
         return left
 
     @property
@@ -153,10 +153,10 @@ cdef class Rows:
         cdef uint32_t parts, first = part // self.shared.count * LOOK_LINES
         cdef Worker* worker = self.shared.workers[part % self.shared.count]
         with nogil:
-            self.own()
+            self.lock()
             oldest = oldest_window(worker, first, first + LOOK_LINES, clock_of_all(worker))
             parts = self.parts()
-            self.disown()
+            self.unlock()
         return oldest, parts
 
     def copy_windows(self, records not None, uint32_t part):
@@ -168,12 +168,12 @@ cdef class Rows:
         if records.itemsize != sizeof(Record) or raw.shape[0] < LOOK_LINES * <int64_t>sizeof(Record):
             raise ConfigurationError(f"records must be at least RECORD[{LOOK_LINES}], got {records.dtype}[{len(records)}]")
         with nogil:
-            self.own()
+            self.lock()
             for slot in range(first, min(first + LOOK_LINES, worker.sessions.slots.fresh)):
                 if window_copy(&worker.sessions, slot, clock_of_all(worker), &rows[count]):
                     count += 1
             parts = self.parts()
-            self.disown()
+            self.unlock()
         return count, parts
 
     def label(self, uint64_t at_ns):
@@ -202,7 +202,7 @@ cdef class Rows:
     def set_epoch(self, int64_t epoch_ns):
         cdef uint32_t w
         with nogil:
-            self.own()
+            self.lock()
             for w in range(self.shared.count):
                 store_relaxed64(<uint64_t*>&self.shared.workers[w].sessions.epoch_ns, <uint64_t>epoch_ns)
-            self.disown()
+            self.unlock()

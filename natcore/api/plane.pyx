@@ -15,10 +15,11 @@ from natcore.io.neighbors cimport (
 )
 from natcore.nat.undelivered cimport take_back_from_others
 from natcore.tables.ports cimport Ports, address_find
-from natcore.workers.locks cimport await_hold, release
-from natcore.io.pending_frames cimport waiting_delete, waiting_new
+from natcore.workers.locks cimport lock, unlock
+from natcore.io.pending_frames cimport pending_delete, pending_new
 from natcore.io.io_loop cimport (
-    ANOTHER, ANYWHERE, PORTS_MOST, WISHES, Loop, Port, Wish, clear_errors, clock_of, close_room, drain_fd, run, signal_fd, work,
+    OTHER_WORKER, ANYWHERE, PORTS_MOST, RESOLVE_REQUESTS, Loop, Port, ResolveRequest, clear_errors, clock_of, drop_pending,
+    drain_fd, run, signal_fd, work,
 )
 from natcore.base.compiler cimport bswap32, fetch_add, load_acquire, load_relaxed, load_relaxed64, store_relaxed, store_release
 from natcore.base.hash_table cimport NONE
@@ -49,12 +50,12 @@ cdef class PlaneLoop:
         self._past = [{}] * ports
         self.loop.worker = <Worker*>PyCapsule_GetPointer(capsule, "natcore.Worker")
         self.loop.worker.steady = self.loop.worker.shared.count > 1
-        self.loop.announced = ANOTHER if self.loop.worker.number else 0     # only the first worker's loop announces
+        self.loop.announced = OTHER_WORKER if self.loop.worker.number else 0     # only the first worker's loop announces
         self.loop.offset_ns = offset_ns
         self.loop.wake_fd, self.loop.ask_fd = wake_fd, ask_fd
         self.loop.count = ports
         self.loop.generated = <uint8_t*>calloc(1, FRAME_ROOM)
-        if self.loop.generated == NULL or not waiting_new(&self.loop.room):
+        if self.loop.generated == NULL or not pending_new(&self.loop.pending):
             raise CapacityError("no memory for a plane")
         for i in range(ports):
             self.loop.ports[i].side = OUTSIDE if i == ports - 1 else INSIDE
@@ -70,16 +71,16 @@ cdef class PlaneLoop:
         for i in range(ANYWHERE + 1):
             routes_delete(&self.loop.routes[i])
         set_delete(&self.loop.local)
-        waiting_delete(&self.loop.room)
+        pending_delete(&self.loop.pending)
         free(self.loop.generated)
         free(self.loop)
 
     cdef void _enter(self) noexcept nogil:
         """Call it in one `with nogil:` with _leave: no Python code may run in between (see Core.lock)."""
-        await_hold(self.loop.worker)
+        lock(self.loop.worker)
 
     cdef void _leave(self) noexcept nogil:
-        release(self.loop.worker)
+        unlock(self.loop.worker)
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
@@ -124,7 +125,7 @@ cdef class PlaneLoop:
         self._replace_driver(port, None)
 
     def _replace_driver(self, uint32_t index, Driver driver):
-        """Replaces a port's driver between two batches: `park` makes the loop return, `_turn` keeps `run` from resuming it until
+        """Replaces a port's driver between two batches: `park` makes the loop return, `_turn` keeps it from resuming until
         the new driver is in place and the old one closed."""
         cdef Port* port = self._port(index)
         fetch_add(&self.loop.park, 1)
@@ -152,7 +153,7 @@ cdef class PlaneLoop:
         with self._turn:
             with nogil:
                 self._enter()
-                close_room(self.loop)
+                drop_pending(self.loop)
                 self.loop.worker.paths = NULL
                 self.loop.worker.steady = False
                 self._leave()
@@ -190,14 +191,14 @@ cdef class PlaneLoop:
         with nogil:
             self._enter()
             self.loop.mtus[port] = mtu
-            tell_mtus(self.loop)
+            update_mtus(self.loop)
             self._leave()
 
     def announce(self) -> None:
         """Makes the first worker send gratuitous ARP for every outside address soon."""
         with nogil:
             self._enter()
-            if self.loop.announced != ANOTHER:
+            if self.loop.announced != OTHER_WORKER:
                 store_relaxed(&self.loop.announced, 0)
             self._leave()
         signal_fd(self.loop.wake_fd)
@@ -232,7 +233,7 @@ cdef class PlaneLoop:
         with nogil:
             self._enter()
             done = routes_replace(&self.loop.routes[over], &first[0], &via[0], by, <uint32_t>first.shape[0] - 1)
-            tell_mtus(self.loop)
+            update_mtus(self.loop)
             self._leave()
         if not done:
             raise CapacityError("no memory for routes")
@@ -249,23 +250,23 @@ cdef class PlaneLoop:
             self._enter()
             neighbour_learn(neighbours, address, known, state)
             self._leave()
-        if load_acquire(&self.loop.room.frames):
+        if load_acquire(&self.loop.pending.frames):
             store_release(&self.loop.learned, 1)
             signal_fd(self.loop.wake_fd)
 
     # ---- requests and counters of the loop -------------------------------------------------------------------------------
 
-    def take_wishes(self) -> list[tuple[int, int]]:
+    def take_resolve_requests(self) -> list[tuple[int, int]]:
         """(port, address) of neighbours to resolve, each at most once a second."""
-        cdef Wish wishes[WISHES]
+        cdef ResolveRequest requests[RESOLVE_REQUESTS]
         cdef uint32_t i, count
         with nogil:
             self._enter()
-            count = self.loop.wish_count
-            memcpy(wishes, self.loop.wishes, count * sizeof(Wish))
-            self.loop.wish_count = 0
+            count = self.loop.request_count
+            memcpy(requests, self.loop.requests, count * sizeof(ResolveRequest))
+            self.loop.request_count = 0
             self._leave()
-        return [(wishes[i].port, wishes[i].address) for i in range(count)]
+        return [(requests[i].port, requests[i].address) for i in range(count)]
 
     def take_used(self, uint32_t port) -> list[int]:
         """Neighbours that packets were sent to since the last call; removes long unresolved ones."""
@@ -330,7 +331,7 @@ cdef class PlaneLoop:
 
     def counters(self) -> dict[str, int]:
         """Cumulative sums by side ("inside_…", "outside_…"), frames left to the kernel on both; the gauge waiting."""
-        result = {"left_to_kernel": 0, "waiting": load_relaxed(&self.loop.room.frames)}
+        result = {"left_to_kernel": 0, "waiting": load_relaxed(&self.loop.pending.frames)}
         for port in range(self.loop.count):
             side = self.loop.ports[port].side
             name = "outside" if side == OUTSIDE else "inside"
@@ -341,7 +342,7 @@ cdef class PlaneLoop:
         return result
 
 
-cdef void tell_mtus(Loop* loop) noexcept nogil:
+cdef void update_mtus(Loop* loop) noexcept nogil:
     """Tells the worker the smallest MTU of each side, and the MTUs by route where inside links differ."""
     cdef uint32_t smallest = 0, largest = 0, i
     for i in range(loop.count - 1):

@@ -42,11 +42,11 @@ cdef void session_row(const Worker* worker, uint32_t slot, SessionRow* row) noex
     row.opened_outside = 1 if session.flags & OPENED_OUTSIDE else 0
 
 
-cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t room, uint32_t* slot,
+cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t capacity, uint32_t* slot,
                             uint32_t last) noexcept nogil:
     """Copies live sessions from slot on, before last; rows filled. slot: where to continue."""
     cdef uint32_t filled = 0, now_ms = <uint32_t>(clock_of_all(worker) // 1000000)
-    while slot[0] < last and filled < room:
+    while slot[0] < last and filled < capacity:
         if (not worker.sessions.hot[slot[0]].flags & SESSION_FREE
                 and not is_dead(&worker.sessions, &worker.sessions.hot[slot[0]], now_ms)):
             session_row(worker, slot[0], &rows[filled])
@@ -87,25 +87,25 @@ cdef void mapping_row(const Mapping* mapping, MappingRow* row) noexcept nogil:
     row.protocol = mapping.protocol
 
 
-cdef uint32_t copy_mappings(const Worker* worker, MappingRow* rows, uint32_t room) noexcept nogil:
+cdef uint32_t copy_mappings(const Worker* worker, MappingRow* rows, uint32_t capacity) noexcept nogil:
     cdef uint32_t slot, filled = 0
     cdef const Mapping* mapping
     for slot in range(worker.mappings.mapping_slots.fresh):
         mapping = &worker.mappings.mappings[slot]
-        if not mapping.flags & MAPPING_FREE and filled < room:
+        if not mapping.flags & MAPPING_FREE and filled < capacity:
             mapping_row(mapping, &rows[filled])
             filled += 1
     return filled
 
 
-cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t room) noexcept nogil:
+cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t capacity) noexcept nogil:
     cdef uint32_t i, space, filled = 0
     cdef const Address* address
     cdef const PortMap* map
     for i in range(worker.mappings.ports.count):
         address = &worker.mappings.ports.addresses[i]
         for space in range(PORT_SPACES):
-            if address.memory == NULL or filled >= room:
+            if address.memory == NULL or filled >= capacity:
                 continue
             map = &address.maps[space]
             rows[filled].outside_ip = bswap32(address.ip)
@@ -125,7 +125,7 @@ cdef uint32_t count_blocks(const Worker* worker) noexcept nogil:
     return <uint32_t>(worker.mappings.ports.blocks.taken - worker.mappings.ports.blocks.released)
 
 
-cdef uint32_t copy_blocks(const Worker* worker, BlockRow* rows, uint32_t room) noexcept nogil:
+cdef uint32_t copy_blocks(const Worker* worker, BlockRow* rows, uint32_t capacity) noexcept nogil:
     cdef const Ports* ports = worker.mappings.ports
     cdef uint32_t i, block, first, filled = 0
     if ports.blocks.per_address == 0:
@@ -134,7 +134,7 @@ cdef uint32_t copy_blocks(const Worker* worker, BlockRow* rows, uint32_t room) n
         if ports.addresses[i].memory == NULL:
             continue
         for block in range(ports.block_count):
-            if not ports.blocks.of[i][block].taken or filled >= room:
+            if not ports.blocks.of[i][block].taken or filled >= capacity:
                 continue
             first = ports.allowed[block * ports.block_size]
             rows[filled].outside_ip = bswap32(ports.addresses[i].ip)

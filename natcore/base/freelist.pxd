@@ -7,7 +7,7 @@ from natcore.base.compiler cimport prefetch_write, store_relaxed
 cdef enum:
     NO_SLOT = 0xFFFFFFFF
 
-cdef struct Slab:
+cdef struct Freelist:
     uint8_t* base
     size_t stride               # bytes of a slot
     uint32_t capacity
@@ -15,28 +15,28 @@ cdef struct Slab:
     uint32_t free               # last one freed, or NO_SLOT
     uint32_t live               # slots in use; atomic: read by other workers
 
-cdef inline void slab_begin(Slab* slab, void* base, size_t stride, uint32_t capacity) noexcept nogil:
-    slab.base = <uint8_t*>base
-    slab.stride = stride
-    slab.capacity = capacity
-    slab.fresh = slab.live = 0
-    slab.free = NO_SLOT
+cdef inline void freelist_init(Freelist* freelist, void* base, size_t stride, uint32_t capacity) noexcept nogil:
+    freelist.base = <uint8_t*>base
+    freelist.stride = stride
+    freelist.capacity = capacity
+    freelist.fresh = freelist.live = 0
+    freelist.free = NO_SLOT
 
-cdef inline uint32_t slab_take(Slab* slab) noexcept nogil:
+cdef inline uint32_t freelist_take(Freelist* freelist) noexcept nogil:
     """Takes a slot, not cleared, or NO_SLOT."""
-    cdef uint32_t slot = slab.free
+    cdef uint32_t slot = freelist.free
     if slot != NO_SLOT:
-        slab.free = (<uint32_t*>(slab.base + slot * slab.stride))[0]
-        prefetch_write(slab.base + slab.free * slab.stride)     # for the next call; harmless for NO_SLOT
-    elif slab.fresh < slab.capacity:
-        slot = slab.fresh
-        slab.fresh += 1
+        freelist.free = (<uint32_t*>(freelist.base + slot * freelist.stride))[0]
+        prefetch_write(freelist.base + freelist.free * freelist.stride)     # for the next call; harmless for NO_SLOT
+    elif freelist.fresh < freelist.capacity:
+        slot = freelist.fresh
+        freelist.fresh += 1
     else:
         return NO_SLOT
-    store_relaxed(&slab.live, slab.live + 1)
+    store_relaxed(&freelist.live, freelist.live + 1)
     return slot
 
-cdef inline void slab_give(Slab* slab, uint32_t slot) noexcept nogil:
-    (<uint32_t*>(slab.base + slot * slab.stride))[0] = slab.free
-    slab.free = slot
-    store_relaxed(&slab.live, slab.live - 1)
+cdef inline void freelist_give(Freelist* freelist, uint32_t slot) noexcept nogil:
+    (<uint32_t*>(freelist.base + slot * freelist.stride))[0] = freelist.free
+    freelist.free = slot
+    store_relaxed(&freelist.live, freelist.live - 1)

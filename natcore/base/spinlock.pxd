@@ -25,11 +25,11 @@ cdef extern from * nogil:
     """
     void wait_turn "natcore_wait_turn" (uint32_t turn) noexcept
 
-cdef struct Spin:
+cdef struct Spinlock:
     uint32_t taken
-    uint32_t needed             # 0: one worker alone has it, and nobody waits
+    uint32_t needed             # 0: a single worker, no locking
 
-cdef inline void spin_lock(Spin* spin) noexcept nogil:
+cdef inline void spin_lock(Spinlock* spin) noexcept nogil:
     cdef uint32_t turn = 0
     if likely(not spin.needed):
         return
@@ -41,13 +41,13 @@ cdef inline void spin_lock(Spin* spin) noexcept nogil:
     if DEBUG:
         lock_note(spin, RANK_SPIN)
 
-cdef inline void spin_unlock(Spin* spin) noexcept nogil:
+cdef inline void spin_unlock(Spinlock* spin) noexcept nogil:
     if not likely(not spin.needed):
         if DEBUG:
             lock_forget(spin)
         store_release(&spin.taken, 0)
 
-cdef inline void assert_spin(const Spin* spin, const void* lock, const char* what) noexcept nogil:
+cdef inline void assert_spin(const Spinlock* spin, const void* lock, const char* what) noexcept nogil:
     """The caller has the spinlock, or lock, which serves as well (NULL: nothing does); debug builds abort if not."""
     if DEBUG and (spin.needed or lock != NULL) and not (lock_is_held(spin) or lock_is_held(lock)):
         lock_fault("a lock is not held", what, RANK_SPIN, 0)

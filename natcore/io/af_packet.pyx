@@ -23,23 +23,23 @@ from natcore.io.kernel cimport (
 )
 
 cdef enum:
-    BLOCK_BYTES = BIG_ROOM          # the longest super-frame (IPv4 BIG TCP); what is longer than a block is truncated
-    BLOCK_COUNT = 64                # 32 MB: 200,000 small frames; in light traffic 64 ms, since each retires unfull
-    SEND_BLOCK_BYTES = 128 * 1024   # of the slots' memory, in one piece
-    RETIRE_MS = 1                   # an unfull block is handed over after this: the latency of light traffic
+    BLOCK_BYTES = BIG_ROOM          # the longest super-frame (IPv4 BIG TCP); longer ones are truncated
+    BLOCK_COUNT = 64                # 32 MB: 200,000 small frames; in light traffic 64 ms, as blocks retire partly filled
+    SEND_BLOCK_BYTES = 128 * 1024   # contiguous memory of transmit slots
+    RETIRE_MS = 1                   # a partly filled block is passed to user space after this: the latency of light traffic
     SLOT_BYTES = 2048
     SLOT_COUNT = 2048
-    ORDINARY_MTU = 1900             # what fits a slot, with headers
+    ORDINARY_MTU = 1900             # fits a slot, with headers
     JUMBO_SLOT_BYTES = 16384
     JUMBO_SLOT_COUNT = 256
-    SEND_BUFFER_BYTES = 16 << 20    # more than every slot at once
-    SEND_TRIES = 8                  # before what a full queue refuses is dropped
+    SEND_BUFFER_BYTES = 16 << 20    # more than all slots together
+    SEND_TRIES = 8                  # before frames that a full queue refuses are dropped
 
 assert sizeof(virtio_net_hdr) == 10
 
 
 cdef inline bint next_frame(Ring* ring, Arrival* arrival) noexcept nogil:
-    """The next frame of the block being read; false at its end (see `complete`) or when nothing has arrived."""
+    """The next frame of the current block; false at its end (see `complete`) or if none has arrived."""
     cdef tpacket_block_desc* block = <tpacket_block_desc*>(ring.blocks + <size_t>ring.block * ring.block_bytes)
     cdef tpacket3_hdr* header
     if unlikely(cutting(&ring.cut)):
@@ -62,7 +62,7 @@ cdef inline bint next_frame(Ring* ring, Arrival* arrival) noexcept nogil:
         if unlikely(header.tp_snaplen < header.tp_len) and is_ipv4(arrival.data):
             count_up(&ring.truncated, 1)
             continue
-        arrival.length = header.tp_snaplen      # what is not IPv4 is the kernel's, which has it whole
+        arrival.length = header.tp_snaplen      # non-IPv4 frames are left to the kernel, which has them whole
         arrival.offload = <virtio_net_hdr*>(arrival.data - sizeof(virtio_net_hdr))
         arrival.tagged = of_vlan(header.tp_status, header.hv1.tp_vlan_tci)
         arrival.packet_type = (<sockaddr_ll*>(<uint8_t*>header + TPACKET_ALIGN(sizeof(tpacket3_hdr)))).sll_pkttype
@@ -72,7 +72,7 @@ cdef inline bint next_frame(Ring* ring, Arrival* arrival) noexcept nogil:
 
 
 cdef uint32_t receive(Device* device, Arrival* arrivals, uint32_t most) noexcept nogil:
-    """The next frames of the block being read, at most so many; 0 at its end or when nothing has arrived."""
+    """Receives frames of the current block; 0 at its end or if none has arrived."""
     cdef uint32_t count = 0
     while count < most and next_frame(<Ring*>device, &arrivals[count]):
         count += 1
@@ -80,7 +80,7 @@ cdef uint32_t receive(Device* device, Arrival* arrivals, uint32_t most) noexcept
 
 
 cdef void complete(Device* device) noexcept nogil:
-    """A block that was read to its end goes back to the kernel."""
+    """Returns a block to the kernel after it was read to its end."""
     cdef Ring* ring = <Ring*>device
     cdef tpacket_block_desc* block
     cut_free(&ring.cut)
@@ -101,7 +101,7 @@ cdef void complete_at_once(Device* device) noexcept nogil:
 
 
 cdef bint send(Device* device, uint8_t* data, uint32_t length, const virtio_net_hdr* offload) noexcept nogil:
-    """Queue a frame, copied into a slot; a large one is not (true). Frames leave in the order they came in."""
+    """Queues a frame, copied into a slot; large frames are not copied (true). Frames leave in order."""
     cdef Ring* ring = <Ring*>device
     cdef size_t ahead = TPACKET_ALIGN(sizeof(tpacket2_hdr))
     cdef tpacket2_hdr* header
@@ -122,7 +122,7 @@ cdef bint send(Device* device, uint8_t* data, uint32_t length, const virtio_net_
         memset(copy, 0, sizeof(virtio_net_hdr))
     else:
         copy[0] = offload[0]
-    copy.hdr_len = <uint16_t>length     # the kernel then copies the frame, not points into the slot: faster on veth
+    copy.hdr_len = <uint16_t>length     # makes the kernel copy the frame instead of mapping the slot: faster on veth
     memcpy(<uint8_t*>copy + sizeof(virtio_net_hdr), data, length)
     header.tp_len = length + <uint32_t>sizeof(virtio_net_hdr)
     store_release(&header.tp_status, TP_STATUS_SEND_REQUEST)
@@ -132,7 +132,7 @@ cdef bint send(Device* device, uint8_t* data, uint32_t length, const virtio_net_
 
 
 cdef void flush(Device* device) noexcept nogil:
-    """Hand what is queued to the kernel; what it refuses is counted and gone."""
+    """Passes queued frames to the kernel; refused ones are counted and dropped."""
     cdef Ring* ring = <Ring*>device
     if ring.queued:
         _flush_slots(ring)
@@ -141,7 +141,7 @@ cdef void flush(Device* device) noexcept nogil:
 
 
 cdef void clear_error(Device* device) noexcept nogil:
-    """Take the pending error off the receiving socket."""
+    """Clears the pending error of the receiving socket."""
     cdef int error = 0
     cdef uint32_t length = sizeof(error)
     getsockopt(device.fd, SOL_SOCKET, SO_ERROR, &error, &length)
@@ -154,7 +154,7 @@ cdef void _flush_slots(Ring* ring) noexcept nogil:
         return
     for _tries in range(SEND_TRIES):
         reason = 0 if c_send(ring.slot_fd, NULL, 0, MSG_DONTWAIT) >= 0 else errno
-        if not _waits(ring, 1):         # the kernel takes them in order: the last is gone, so all are
+        if not _waits(ring, 1):         # the kernel takes slots in order: the last one taken means all
             count_up(&ring.sent, ring.queued)
             ring.queued = 0
             return
@@ -171,7 +171,7 @@ cdef bint _waits(Ring* ring, uint32_t back) noexcept nogil:
 
 
 cdef void _rewind(Ring* ring, int reason) noexcept nogil:
-    """Take back the slots that the kernel did not take: it goes on where it stopped, so must we."""
+    """Reclaims slots that the kernel did not take: it continues where it stopped, so the ring must too."""
     cdef uint32_t refused = 0
     cdef tpacket2_hdr* header
     while refused < ring.queued and _waits(ring, 1):
@@ -268,8 +268,8 @@ cdef int _open_receive(Ring* ring, int index, uint32_t mtu, bint at_once, bint s
         _open_blocks(ring)
         ring.device.receive, ring.device.complete = receive, complete
     if shared:
-        fanout_shut(ring.device.fd)                         # it has to be bound before it may join a group
-    return _bind(ring.device.fd, index, ETH_P_ALL)          # bound to ETH_P_IP it would see nothing behind the block
+        fanout_shut(ring.device.fd)                         # it must be bound before it joins a group
+    return _bind(ring.device.fd, index, ETH_P_ALL)          # ETH_P_IP would miss what the kernel bypass drops
 
 
 cdef int _open_blocks(Ring* ring) except -1:
@@ -296,7 +296,7 @@ cdef int _open_send(Ring* ring, int index, uint32_t mtu) except -1:
     ring.slot_count = SLOT_COUNT if mtu <= ORDINARY_MTU else JUMBO_SLOT_COUNT
     _set(ring.slot_fd, PACKET_VERSION, TPACKET_V2, "PACKET_VERSION")
     _set(ring.slot_fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
-    _set(ring.slot_fd, PACKET_LOSS, 1, "PACKET_LOSS")       # a frame that the kernel cannot take is skipped
+    _set(ring.slot_fd, PACKET_LOSS, 1, "PACKET_LOSS")       # skip a frame that the kernel cannot send
     memset(&request, 0, sizeof(request))
     request.tp_block_size = SEND_BLOCK_BYTES
     request.tp_block_nr = ring.slot_bytes * ring.slot_count // SEND_BLOCK_BYTES
@@ -313,7 +313,7 @@ cdef int _open_send(Ring* ring, int index, uint32_t mtu) except -1:
 
 
 cdef void _free(Ring* ring) noexcept nogil:
-    """Closes what is open; the counters stay."""
+    """Closes everything; counters stay."""
     if ring.blocks != NULL:
         munmap(ring.blocks, <size_t>ring.block_bytes * ring.block_count)
     cut_close(&ring.cut)
@@ -358,12 +358,12 @@ cdef class PacketRing(Driver):
         _free(&self.ring)
 
     def counters(self) -> dict[str, int]:
-        """Cumulative: received, truncated, ring_drops (the kernel found no room), sent, send_dropped, send_errors."""
+        """Cumulative: received, truncated, ring_drops (ring full), sent, send_dropped, send_errors."""
         cdef tpacket_stats_v3 statistics
         cdef uint32_t length = sizeof(statistics)
         memset(&statistics, 0, sizeof(statistics))
         if self.device.fd >= 0 and getsockopt(self.device.fd, SOL_PACKET, PACKET_STATISTICS, &statistics, &length) == 0:
-            self._ring_drops += statistics.tp_drops         # reading them resets them
+            self._ring_drops += statistics.tp_drops         # reset by reading
         return {
             "received": load_relaxed64(&self.ring.received) + load_relaxed64(&self.ring.frames.received),
             "truncated": load_relaxed64(&self.ring.truncated) + load_relaxed64(&self.ring.frames.truncated),
@@ -372,7 +372,7 @@ cdef class PacketRing(Driver):
         }
 
     def send(self, frame: bytes) -> None:
-        """Queue and send one Ethernet frame, as it is."""
+        """Queues and sends one Ethernet frame as it is."""
         cdef const uint8_t[::1] data = frame
         if not 14 <= data.shape[0] <= FRAME_ROOM:
             raise ValueError(f"frame must be between 14 and {FRAME_ROOM} bytes, got {data.shape[0]}")
@@ -382,7 +382,7 @@ cdef class PacketRing(Driver):
         flush(self.device)
 
     def receive(self) -> list[tuple[bytes, int, bool, tuple[int, int, int, int, int, int]]]:
-        """What has arrived: (frame, packet type, tagged, virtio-net header). For tests and probes, not for traffic."""
+        """Frames received so far: (frame, packet type, tagged, virtio-net header). For tests and probes, not for traffic."""
         cdef Arrival arrival
         cdef virtio_net_hdr offload
         frames = []

@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from natcore.io.device cimport Device, Driver
 from natcore.io.xsk cimport Queue
-from natcore.io.umem cimport FrameMemory, Memory
+from natcore.io.umem cimport FrameMemory, Umem
 from natcore.io.kernel cimport virtio_net_hdr
 
 cdef enum:
@@ -11,7 +11,7 @@ cdef enum:
 
 cdef struct Sockets:
     Device device               # first member: a driver's structure begins with its Device
-    Memory* memory
+    Umem* umem
     uint32_t count
     uint32_t turn               # queue to read first
     bint finish                 # virtual link: complete checksums (checksum_offload.pxd)

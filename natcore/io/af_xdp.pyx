@@ -10,7 +10,7 @@ import select
 
 from natcore.io.device cimport FRAME_ROOM, Arrival, Device
 from natcore.io.xsk cimport KernelRing, Queue, queue_close, queue_open
-from natcore.io.umem cimport FIRST_QUEUE, HEADROOM, HOLDERS, LOOP, FrameMemory, Memory, give_back
+from natcore.io.umem cimport FIRST_QUEUE, HEADROOM, HOLDERS, LOOP, FrameMemory, Umem, give_back
 from natcore.base.compiler cimport bswap16, count_up, likely, load_acquire, load_relaxed64, prefetch, store_release
 from natcore.io.kernel cimport (
     MSG_DONTWAIT, PACKET_HOST, SOL_SOCKET, SOL_XDP, SO_ERROR, XDP_OPTIONS, XDP_OPTIONS_ZEROCOPY, XDP_RING_NEED_WAKEUP,
@@ -36,16 +36,16 @@ cdef inline void _untag(Arrival* arrival) noexcept nogil:
 
 
 cdef uint32_t _read(Sockets* sockets, Queue* queue, Arrival* arrivals, uint32_t most) noexcept nogil:
-    cdef KernelRing* ring = &queue.received
-    cdef Memory* memory = sockets.memory
+    cdef KernelRing* ring = &queue.rx
+    cdef Umem* umem = sockets.umem
     cdef uint32_t count = load_acquire(ring.producer) - ring.next, i
     cdef xdp_desc* slot
     if count > most:
         count = most
     for i in range(count):
         slot = &(<xdp_desc*>ring.slots)[(ring.next + i) & ring.mask]
-        memory.holders[slot.addr >> memory.place_shift] = LOOP
-        arrivals[i].data = memory.area + slot.addr
+        umem.holders[slot.addr >> umem.chunk_shift] = LOOP
+        arrivals[i].data = umem.area + slot.addr
         arrivals[i].length = slot.len
         arrivals[i].packet_type = PACKET_HOST       # checked by the XDP program
         arrivals[i].tagged = False
@@ -70,48 +70,48 @@ cdef uint32_t _receive(Device* device, Arrival* arrivals, uint32_t most) noexcep
     return count
 
 
-cdef inline void _return_read(Memory* memory, Queue* queue) noexcept nogil:
+cdef inline void _return_read(Umem* umem, Queue* queue) noexcept nogil:
     """Returns the chunks of received frames, except those queued to be sent."""
-    cdef KernelRing* ring = &queue.received
-    cdef uint32_t place
+    cdef KernelRing* ring = &queue.rx
+    cdef uint32_t chunk
     if queue.returned == ring.next:
         return
     while queue.returned != ring.next:
-        place = <uint32_t>((<xdp_desc*>ring.slots)[queue.returned & ring.mask].addr >> memory.place_shift)
-        if memory.holders[place] == LOOP:
-            give_back(memory, place)
+        chunk = <uint32_t>((<xdp_desc*>ring.slots)[queue.returned & ring.mask].addr >> umem.chunk_shift)
+        if umem.holders[chunk] == LOOP:
+            give_back(umem, chunk)
         queue.returned += 1
     store_release(ring.consumer, ring.next)
 
 
-cdef inline void _return_sent(Memory* memory, Queue* queue) noexcept nogil:
+cdef inline void _return_sent(Umem* umem, Queue* queue) noexcept nogil:
     """Returns the chunks of sent frames."""
-    cdef KernelRing* ring = &queue.sent
+    cdef KernelRing* ring = &queue.completion
     cdef uint32_t until = load_acquire(ring.producer)
-    cdef uint64_t place
+    cdef uint64_t chunk
     if until == ring.next:
         return
     while ring.next != until:
-        place = (<uint64_t*>ring.slots)[ring.next & ring.mask] >> memory.place_shift
-        if place < memory.places:                   # otherwise a descriptor that was voided
-            give_back(memory, <uint32_t>place)
+        chunk = (<uint64_t*>ring.slots)[ring.next & ring.mask] >> umem.chunk_shift
+        if chunk < umem.chunks:                   # otherwise a descriptor that was voided
+            give_back(umem, <uint32_t>chunk)
         ring.next += 1
     store_release(ring.consumer, until)
 
 
-cdef inline void _fill(Memory* memory, Queue* queue) noexcept nogil:
+cdef inline void _fill(Umem* umem, Queue* queue) noexcept nogil:
     """Gives the kernel chunks to receive into."""
-    cdef KernelRing* ring = &queue.filled
-    cdef uint32_t room = ring.mask + 1 - (ring.next - load_acquire(ring.consumer)), place
-    if room == 0 or memory.free_count == 0:
+    cdef KernelRing* ring = &queue.fill
+    cdef uint32_t space = ring.mask + 1 - (ring.next - load_acquire(ring.consumer)), chunk
+    if space == 0 or umem.free_count == 0:
         return
-    while room and memory.free_count:
-        memory.free_count -= 1
-        place = memory.free[memory.free_count]
-        memory.holders[place] = queue.holder
-        (<uint64_t*>ring.slots)[ring.next & ring.mask] = <uint64_t>place << memory.place_shift
+    while space and umem.free_count:
+        umem.free_count -= 1
+        chunk = umem.free[umem.free_count]
+        umem.holders[chunk] = queue.holder
+        (<uint64_t*>ring.slots)[ring.next & ring.mask] = <uint64_t>chunk << umem.chunk_shift
         ring.next += 1
-        room -= 1
+        space -= 1
     store_release(ring.producer, ring.next)
     if load_acquire(ring.flags) & XDP_RING_NEED_WAKEUP:
         c_recv(queue.fd, NULL, 0, MSG_DONTWAIT)
@@ -125,40 +125,40 @@ cdef void _complete(Device* device) noexcept nogil:
         queue = &sockets.queues[i]
         if queue.unsent:
             _ask(sockets, queue)
-        _return_read(sockets.memory, queue)
-        _return_sent(sockets.memory, queue)
-        _fill(sockets.memory, queue)
+        _return_read(sockets.umem, queue)
+        _return_sent(sockets.umem, queue)
+        _fill(sockets.umem, queue)
 
 
 # ---- out -------------------------------------------------------------------------------------------------------------
 
 cdef bint _send(Device* device, uint8_t* data, uint32_t length, const virtio_net_hdr* offload) noexcept nogil:
     cdef Sockets* sockets = <Sockets*>device
-    cdef Memory* memory = sockets.memory
+    cdef Umem* umem = sockets.umem
     cdef Queue* queue = &sockets.queues[0]
-    cdef KernelRing* ring = &queue.queued
-    cdef uint64_t offset = <uint64_t>(data - memory.area)
-    cdef uint32_t place = <uint32_t>(offset >> memory.place_shift)
+    cdef KernelRing* ring = &queue.tx
+    cdef uint64_t offset = <uint64_t>(data - umem.area)
+    cdef uint32_t chunk = <uint32_t>(offset >> umem.chunk_shift)
     cdef xdp_desc* slot
     if ring.next - load_acquire(ring.consumer) > ring.mask:
         _flush_queue(sockets, queue)
         if ring.next - load_acquire(ring.consumer) > ring.mask:
             count_up(&sockets.send_dropped, 1)
             return False
-    if not likely(data >= memory.area and place < memory.places and memory.holders[place] == LOOP):
-        if length > memory.place_bytes - HEADROOM:
+    if not likely(data >= umem.area and chunk < umem.chunks and umem.holders[chunk] == LOOP):
+        if length > umem.chunk_bytes - HEADROOM:
             count_up(&sockets.send_errors, 1)
             return False
-        if memory.free_count == 0:
-            _return_sent(memory, queue)
-        if memory.free_count == 0:
+        if umem.free_count == 0:
+            _return_sent(umem, queue)
+        if umem.free_count == 0:
             count_up(&sockets.send_dropped, 1)
             return False
-        memory.free_count -= 1
-        place = memory.free[memory.free_count]
-        offset = (<uint64_t>place << memory.place_shift) + HEADROOM
-        memcpy(memory.area + offset, data, length)
-    memory.holders[place] = queue.holder
+        umem.free_count -= 1
+        chunk = umem.free[umem.free_count]
+        offset = (<uint64_t>chunk << umem.chunk_shift) + HEADROOM
+        memcpy(umem.area + offset, data, length)
+    umem.holders[chunk] = queue.holder
     slot = &(<xdp_desc*>ring.slots)[ring.next & ring.mask]
     slot.addr = offset
     slot.len = length
@@ -173,8 +173,8 @@ cdef void _flush(Device* device) noexcept nogil:
 
 
 cdef void _flush_queue(Sockets* sockets, Queue* queue) noexcept nogil:
-    count_up(&sockets.frames_sent, <uint32_t>(queue.queued.next - queue.queued.producer[0]))
-    store_release(queue.queued.producer, queue.queued.next)
+    count_up(&sockets.frames_sent, <uint32_t>(queue.tx.next - queue.tx.producer[0]))
+    store_release(queue.tx.producer, queue.tx.next)
     _ask(sockets, queue)
 
 
@@ -183,7 +183,7 @@ cdef void _ask(Sockets* sockets, Queue* queue) noexcept nogil:
     cdef uint32_t _i
     cdef int reason
     queue.unsent = False
-    if not load_acquire(queue.queued.flags) & XDP_RING_NEED_WAKEUP:
+    if not load_acquire(queue.tx.flags) & XDP_RING_NEED_WAKEUP:
         return
     for _i in range(KICKS):
         if c_send(queue.fd, NULL, 0, MSG_DONTWAIT) >= 0:
@@ -202,14 +202,14 @@ cdef void _ask(Sockets* sockets, Queue* queue) noexcept nogil:
 
 cdef void _take_back(Sockets* sockets, Queue* queue) noexcept nogil:
     """The link is down: drops what is queued, which must not be sent later. The kernel skips descriptors without a chunk."""
-    cdef KernelRing* ring = &queue.queued
-    cdef uint32_t i = load_acquire(ring.consumer), place
+    cdef KernelRing* ring = &queue.tx
+    cdef uint32_t i = load_acquire(ring.consumer), chunk
     cdef xdp_desc* slot
     while i != ring.next:
         slot = &(<xdp_desc*>ring.slots)[i & ring.mask]
-        place = <uint32_t>(slot.addr >> sockets.memory.place_shift)
-        if place < sockets.memory.places:
-            give_back(sockets.memory, place)
+        chunk = <uint32_t>(slot.addr >> sockets.umem.chunk_shift)
+        if chunk < sockets.umem.chunks:
+            give_back(sockets.umem, chunk)
             slot.addr = <uint64_t>-1
             queue.void_slots += 1
             sockets.frames_sent -= 1
@@ -245,22 +245,22 @@ cdef class XdpSockets(Driver):
         self.device.flush, self.device.clear_error = _flush, _clear_error
         self._memory = memory
         self._ring_drops = 0
-        self.sockets.memory = &memory.memory
+        self.sockets.umem = &memory.umem
         self.sockets.finish = virtual
         if not 1 <= queues <= QUEUES_MOST:
             raise ValueError(f"queues must be between 1 and {QUEUES_MOST}, got {queues}")
         try:
             for i in range(queues):
                 holder = FIRST_QUEUE
-                while holder < HOLDERS and memory.memory.queues[holder]:
+                while holder < HOLDERS and memory.umem.queues[holder]:
                     holder += 1
                 if holder == HOLDERS:
                     raise ValueError(f"queues of all interfaces together must be at most {HOLDERS - FIRST_QUEUE}")
-                memory.memory.queues[holder] = True
+                memory.umem.queues[holder] = True
                 self.sockets.queues[i].holder = <uint8_t>holder
                 self.sockets.queues[i].fd = -1
                 self.sockets.count = i + 1
-                queue_open(&self.sockets.queues[i], &memory.memory, index, first + i, entries)
+                queue_open(&self.sockets.queues[i], &memory.umem, index, first + i, entries)
             self._watch()
         except BaseException:
             self._free()
@@ -287,7 +287,7 @@ cdef class XdpSockets(Driver):
     cdef void _free(self) noexcept:
         cdef uint32_t i
         for i in range(self.sockets.count):
-            queue_close(&self.sockets.queues[i], self.sockets.memory)
+            queue_close(&self.sockets.queues[i], self.sockets.umem)
         self.device.fd = -1
 
     @property

@@ -1,4 +1,4 @@
-"""The loop: poll every port, batch, translate, find the next hop, send; between batches own frames and the sweep."""
+"""The I/O loop: polls every port, receives batches, translates, finds next hops, sends; services timers in between."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -7,12 +7,12 @@ from natcore.io.neighbors cimport (
     ASK_AGAIN_MS, FAILED, KNOWN, NO_ROUTE, UNKNOWN, Neighbour, holds, neighbour_at, neighbour_of, route_to,
 )
 from natcore.tables.ports cimport address_find
-from natcore.workers.locks cimport await_hold, release
+from natcore.workers.locks cimport lock, unlock
 from natcore.nat.clock cimport tick
 from natcore.nat.pipeline cimport revoke, take_generated, translate
 from natcore.nat.undelivered cimport take_back_from_others
 from natcore.io.pending_frames cimport (
-    WAITING_MS, Waiting, waiting_enter, waiting_first, waiting_leave, waiting_next, waiting_sweep,
+    PENDING_MS, PendingFrame, pending_enter, pending_first, pending_leave, pending_next, pending_sweep,
 )
 from natcore.io.arp cimport ARP_FRAME_BYTES, arp_announce, arp_answer, arp_asked
 from natcore.frame cimport FRAME_CROSSING, FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED
@@ -53,33 +53,33 @@ cdef extern from * nogil:
     void c_drain "natcore_drain" (int fd) noexcept
 
 cdef enum:
-    SERVICE_NS = 10000000       # between two looks at the sweep, the waiting room, announcements
+    SERVICE_NS = 10000000       # interval of the sweep, pending frames and announcements
     IDLE_MS = 50                # of poll, when nothing is expected
-    BUSY_MS = 5                 # of poll, when somebody waits
+    BUSY_MS = 5                 # of poll, with frames pending
     ANNOUNCE_AT_ONCE = 32       # gratuitous ARPs in one service
-    TURNS_GIVEN = 450           # looks, about a millisecond, until somebody who asked has taken the worker
+    TURNS_GIVEN = 450           # polls, about a millisecond, until a waiting caller has locked the worker
     DHCP_ANSWER_PORTS = 67 << 16 | 68
-    UNCOUNTED = 0xFFFF          # tag of a frame that the counters know as generated, not as forwarded
+    UNCOUNTED = 0xFFFF          # tag of a frame counted as generated, not as forwarded
 
 
-# ---- who holds the worker --------------------------------------------------------------------------------------------
+# ---- the worker's lock -----------------------------------------------------------------------------------------------
 
 cdef inline void enter(Worker* worker) noexcept nogil:
-    """Takes the worker for a batch; whoever asked for attention goes first."""
+    """Locks the worker for a batch; callers that wait go first."""
     cdef uint32_t turn = 0
-    while load_acquire(&worker.attention) and turn < TURNS_GIVEN:
+    while load_acquire(&worker.waiters) and turn < TURNS_GIVEN:
         wait_turn(turn)
         turn += 1
-    await_hold(worker)
+    lock(worker)
 
 
 cdef void signal_fd(int fd) noexcept nogil:
-    """The eventfd becomes readable."""
+    """Makes the eventfd readable."""
     c_signal(fd)
 
 
 cdef void drain_fd(int fd) noexcept nogil:
-    """The eventfd is not readable any more."""
+    """Makes the eventfd unreadable."""
     c_drain(fd)
 
 
@@ -101,19 +101,19 @@ cdef inline bint emit(Port* port, const Neighbour* neighbour, Frame* frame,
     memcpy(link.destination, neighbour.mac, 6)
     memcpy(link.source, port.mac, 6)
     port.queued = True
-    # what a device has to do still; for fragments it was done
+    # offload still to be done by the device; never for fragments
     return port.device.send(port.device, frame.data, frame.length, offload if frame.flags & ~FRAME_CROSSING else NULL)
 
 
 cdef inline void flush(Port* port) noexcept nogil:
-    """What was queued goes to the kernel."""
+    """Passes queued frames to the kernel."""
     if port.queued and port.device != NULL:
         port.device.flush(port.device)
     port.queued = False
 
 
 cdef void give_up(Loop* loop, Frame* frame) noexcept nogil:
-    """The frame cannot be delivered."""
+    """Counts a frame that cannot be delivered."""
     if frame.tag == UNCOUNTED:
         spin_lock(&loop.worker.outbox.spin)
         loop.worker.outbox.lost += 1
@@ -129,19 +129,19 @@ cdef inline void settle(Loop* loop) noexcept nogil:
 
 
 cdef void ask(Loop* loop, Neighbour* neighbour, uint32_t port, uint32_t now_ms) noexcept nogil:
-    """Wants the neighbour resolved, once in a while."""
-    if neighbour.asked_ms and now_ms - neighbour.asked_ms < ASK_AGAIN_MS or loop.wish_count == WISHES:
+    """Requests resolution of the neighbour, at most once per ASK_AGAIN_MS."""
+    if neighbour.asked_ms and now_ms - neighbour.asked_ms < ASK_AGAIN_MS or loop.request_count == RESOLVE_REQUESTS:
         return
     neighbour.asked_ms = now_ms or 1
     neighbour.state = UNKNOWN
-    loop.wishes[loop.wish_count].address = neighbour.address
-    loop.wishes[loop.wish_count].port = port
-    loop.wish_count += 1
+    loop.requests[loop.request_count].address = neighbour.address
+    loop.requests[loop.request_count].port = port
+    loop.request_count += 1
     loop.ask = True
 
 
 cdef bint deliver(Loop* loop, Frame* frame, const virtio_net_hdr* offload, uint32_t now_ms) noexcept nogil:
-    """A forwarded frame, towards its destination; or why not. True if it was queued and not copied (see Device)."""
+    """Sends a forwarded frame to its next hop, or counts it. True if it was queued and not copied (see Device)."""
     cdef uint32_t side = egress_of(frame.verdict, frame.side, frame.flags & FRAME_CROSSING), at = 0
     cdef uint32_t via = route_to(&loop.routes[side], bswap32((<Ipv4Header*>(frame.data + ETHERNET_BYTES)).destination),
                                  &at)
@@ -157,15 +157,15 @@ cdef bint deliver(Loop* loop, Frame* frame, const virtio_net_hdr* offload, uint3
         neighbour.used = 1
         return emit(port, neighbour, frame, offload)
     ask(loop, neighbour, at, now_ms)
-    if neighbour.state == FAILED or not waiting_enter(&loop.room, neighbour, at, frame, offload, now_ms):
+    if neighbour.state == FAILED or not pending_enter(&loop.pending, neighbour, at, frame, offload, now_ms):
         count_up(&port.unresolved, 1)
         give_up(loop, frame)
     return False
 
 
-cdef void look_through_room(Loop* loop, uint32_t now_ms, bint close) noexcept nogil:
-    """Sends what has its next hop now, drops what waited too long; with close, whatever is left."""
-    cdef Waiting* waiting = waiting_first(&loop.room)
+cdef void process_pending(Loop* loop, uint32_t now_ms, bint close) noexcept nogil:
+    """Sends frames with a resolved next hop, drops those pending too long; with close, all others."""
+    cdef PendingFrame* waiting = pending_first(&loop.pending)
     cdef Port* port
     cdef Neighbour* neighbour
     store_release(&loop.learned, 0)
@@ -176,23 +176,23 @@ cdef void look_through_room(Loop* loop, uint32_t now_ms, bint close) noexcept no
             if neighbour.address and neighbour.state == KNOWN and port.device != NULL and not close:
                 neighbour.used = 1
                 emit(port, neighbour, &waiting.frame, &waiting.offload)
-                waiting_leave(&loop.room, waiting, &port.neighbours)
-            elif neighbour.state == FAILED or now_ms - waiting.since_ms >= WAITING_MS or close:
+                pending_leave(&loop.pending, waiting, &port.neighbours)
+            elif neighbour.state == FAILED or now_ms - waiting.since_ms >= PENDING_MS or close:
                 count_up(&port.unresolved, 1)
                 give_up(loop, &waiting.frame)
-                waiting_leave(&loop.room, waiting, &port.neighbours)
-        waiting = waiting_next(&loop.room, waiting)
-    hand_over(loop)             # before the places are used again: large frames are not copied
-    waiting_sweep(&loop.room)
+                pending_leave(&loop.pending, waiting, &port.neighbours)
+        waiting = pending_next(&loop.pending, waiting)
+    hand_over(loop)             # before their space is reused: large frames are not copied
+    pending_sweep(&loop.pending)
 
 
-cdef void close_room(Loop* loop) noexcept nogil:
-    """Whatever waits is dropped; the caller holds the worker."""
-    look_through_room(loop, 0, True)
+cdef void drop_pending(Loop* loop) noexcept nogil:
+    """Drops all pending frames; the worker must be locked."""
+    process_pending(loop, 0, True)
 
 
 cdef void deliver_fragment(Loop* loop, uint32_t length, uint8_t side, uint8_t cause, uint32_t now_ms) noexcept nogil:
-    """A fragment that waited or was made, or a message: it finds its next hop as any packet does."""
+    """Sends a generated frame by its destination: a fragment that was held or made, or an ICMP message."""
     cdef Frame frame
     cdef virtio_net_hdr nothing
     memset(&nothing, 0, sizeof(nothing))
@@ -207,14 +207,14 @@ cdef void deliver_fragment(Loop* loop, uint32_t length, uint8_t side, uint8_t ca
 
 
 cdef inline bint answers(const Loop* loop, const Port* port, uint8_t side) noexcept nogil:
-    """Whether a frame of the gateway's own that leaves by a side answers one that came by the port. Another worker's loop
-    may have taken that one, by another inside port."""
+    """Whether a generated frame with egress `side` replies to one from this port. With several workers and inside ports the
+    cause may have arrived at another port."""
     return side == port.side and (loop.worker.shared.count == 1 or loop.count == 2 or side == OUTSIDE)
 
 
 cdef void send_generated(Loop* loop, Port* from_port, uint32_t now_ms) noexcept nogil:
-    """The gateway's own frames: what answers one that came by from_port, link header included, goes back there, the rest
-    finds its next hop. And fragments."""
+    """Sends generated frames: replies to a frame from from_port go back there, with its link header; others, and fragments,
+    by their destination."""
     cdef uint8_t side = 0, cause = 0
     cdef uint32_t length
     while True:
@@ -230,7 +230,7 @@ cdef void send_generated(Loop* loop, Port* from_port, uint32_t now_ms) noexcept 
 
 
 cdef void announce(Loop* loop) noexcept nogil:
-    """The next few of the outside addresses, by gratuitous ARP; new ones too."""
+    """Announces the next few outside addresses by gratuitous ARP."""
     cdef Port* port = outside_port(loop)
     cdef uint32_t _i
     cdef uint8_t frame[ARP_FRAME_BYTES]
@@ -249,7 +249,7 @@ cdef void announce(Loop* loop) noexcept nogil:
 # ---- in --------------------------------------------------------------------------------------------------------------
 
 cdef void answer_arp(Loop* loop, Port* port, Arrival* arrival) noexcept nogil:
-    """Addresses that are the gateway's and not the kernel's."""
+    """Answers ARP requests for the gateway's addresses."""
     cdef uint32_t asked = arp_asked(arrival.data, arrival.length), asked_be = bswap32(asked)
     count_up(&port.left_to_kernel, 1)
     if asked == 0 or holds(&loop.local, asked):
@@ -264,7 +264,7 @@ cdef void answer_arp(Loop* loop, Port* port, Arrival* arrival) noexcept nogil:
 
 
 cdef inline bint is_dhcp_answer(const Arrival* arrival) noexcept nogil:
-    """UDP from port 67 to 68: for a DHCP client of the host's, by an address that it may not have yet (RFC 2131 4.1)."""
+    """UDP from port 67 to 68: for the host's DHCP client, possibly to an address it does not have yet (RFC 2131 4.1)."""
     cdef const Ipv4Header* ip = <const Ipv4Header*>(arrival.data + ETHERNET_BYTES)
     return (arrival.length >= ETHERNET_BYTES + sizeof(Ipv4Header) + sizeof(UdpHeader)
             and load32(<const uint8_t*>ip + sizeof(Ipv4Header)) == bswap32(DHCP_ANSWER_PORTS)
@@ -273,7 +273,7 @@ cdef inline bint is_dhcp_answer(const Arrival* arrival) noexcept nogil:
 
 
 cdef inline bint is_ours(Loop* loop, Arrival* arrival) noexcept nogil:
-    """Whether the translator takes the frame; else it is the kernel's (or an ARP request answered here)."""
+    """Whether the frame is translated; otherwise it is left to the kernel (or answered as ARP)."""
     cdef uint16_t ethertype
     cdef uint32_t destination
     if arrival.tagged or arrival.length < ETHERNET_BYTES:
@@ -291,7 +291,7 @@ cdef inline bint is_ours(Loop* loop, Arrival* arrival) noexcept nogil:
 
 
 cdef inline uint16_t flags_of(const Arrival* arrival) noexcept nogil:
-    """FrameFlag. A sum that is partial further in (an encapsulated packet's) is none of layer 4 here."""
+    """FrameFlag. A partial checksum further in (of an encapsulated packet) is not the layer-4 checksum."""
     cdef const virtio_net_hdr* offload = arrival.offload
     cdef const Ipv4Header* ip = <const Ipv4Header*>(arrival.data + ETHERNET_BYTES)
     cdef uint16_t flags = FRAME_GSO if offload.gso_type else 0
@@ -304,7 +304,7 @@ cdef inline uint16_t flags_of(const Arrival* arrival) noexcept nogil:
 
 
 cdef inline bint is_crossing(const Loop* loop, const Port* port, const Frame* frame) noexcept nogil:
-    """Whether it is from inside, and the best of all routes to its destination leads to an inside port."""
+    """Whether it is from inside, and the best route to its destination leads to an inside port."""
     cdef uint32_t at = 0
     if port.side == OUTSIDE or frame.length < ETHERNET_BYTES + sizeof(Ipv4Header):
         return False
@@ -313,9 +313,9 @@ cdef inline bint is_crossing(const Loop* loop, const Port* port, const Frame* fr
 
 
 cdef uint32_t sort_out(Loop* loop, Port* port, uint32_t arrived) noexcept nogil:
-    """Makes frames of what the translator takes; how many."""
+    """Converts received frames that are to be translated; how many."""
     cdef uint32_t i, count = 0
-    cdef bint may_cross = loop.worker.rules != NULL and loop.worker.rules.plain_count   # nothing else crosses
+    cdef bint may_cross = loop.worker.rules != NULL and loop.worker.rules.no_nat_count   # only then can a packet cross
     cdef Arrival* arrival
     cdef Frame* frame
     for i in range(arrived):
@@ -341,7 +341,7 @@ cdef uint32_t sort_out(Loop* loop, Port* port, uint32_t arrived) noexcept nogil:
 
 
 cdef uint32_t serve(Loop* loop, Port* port, uint32_t budget) noexcept nogil:
-    """One batch of one port, all the way; how many frames arrived."""
+    """Serves one batch of one port; frames received."""
     cdef uint32_t arrived, count, i, now_ms
     cdef uint64_t now_ns
     if port.device == NULL:
@@ -358,7 +358,7 @@ cdef uint32_t serve(Loop* loop, Port* port, uint32_t budget) noexcept nogil:
             if loop.frames[i].verdict <= UNTRANSLATED:
                 deliver(loop, &loop.frames[i], loop.arrivals[loop.frames[i].tag].offload, now_ms)
         send_generated(loop, port, now_ms)
-        release(loop.worker)
+        unlock(loop.worker)
         settle(loop)
         hand_over(loop)
     port.device.complete(port.device)
@@ -366,7 +366,7 @@ cdef uint32_t serve(Loop* loop, Port* port, uint32_t budget) noexcept nogil:
 
 
 cdef void hand_over(Loop* loop) noexcept nogil:
-    """What was queued goes to the kernel, what is wanted to the control side."""
+    """Passes queued frames to the kernel, and requests to the control side."""
     cdef uint32_t i
     for i in range(loop.count):
         flush(&loop.ports[i])
@@ -376,25 +376,25 @@ cdef void hand_over(Loop* loop) noexcept nogil:
 
 
 cdef void service(Loop* loop) noexcept nogil:
-    """What time asks for."""
+    """Services timers: sweep, pending frames, announcements, generated frames."""
     cdef uint64_t now_ns = clock_of(loop)
     if now_ns - loop.serviced_ns < SERVICE_NS and not load_acquire(&loop.learned):
         return
     loop.serviced_ns = now_ns
     enter(loop.worker)
     tick(loop.worker, now_ns)
-    if loop.room.frames:
-        look_through_room(loop, <uint32_t>(now_ns // 1000000), False)
+    if loop.pending.frames:
+        process_pending(loop, <uint32_t>(now_ns // 1000000), False)
     store_release(&loop.learned, 0)
     announce(loop)
     send_generated(loop, outside_port(loop), <uint32_t>(now_ns // 1000000))
-    release(loop.worker)
+    unlock(loop.worker)
     settle(loop)
     hand_over(loop)
 
 
 cdef uint32_t work(Loop* loop, uint32_t budget) noexcept nogil:
-    """At most about budget frames of all ports; how many."""
+    """Moves about budget frames at most, of all ports; how many."""
     cdef uint32_t done = 0, before, i
     while done < budget:
         before = done
@@ -408,7 +408,7 @@ cdef uint32_t work(Loop* loop, uint32_t budget) noexcept nogil:
 
 
 cdef void clear_errors(Loop* loop) noexcept nogil:
-    """A link that went down leaves an error, at which poll returns at once for ever."""
+    """Clears the error that a link leaves when it goes down, which makes poll return at once."""
     cdef uint32_t i
     for i in range(loop.count):
         if loop.ports[i].device != NULL:
@@ -416,7 +416,7 @@ cdef void clear_errors(Loop* loop) noexcept nogil:
 
 
 cdef void rest(Loop* loop) noexcept nogil:
-    """Until a frame arrives, the control side calls, or time asks for something."""
+    """Waits for a frame, the control side, or the next service."""
     cdef pollfd fds[PORTS_MOST + 1]
     cdef uint32_t i, failed = 0
     cdef bint announces
@@ -426,7 +426,7 @@ cdef void rest(Loop* loop) noexcept nogil:
     fds[loop.count].fd = loop.wake_fd
     fds[loop.count].events = POLLIN
     announces = load_relaxed(&loop.announced) < load_relaxed(&loop.worker.mappings.ports.count)
-    if poll(fds, loop.count + 1, BUSY_MS if loop.room.frames or announces else IDLE_MS) <= 0:
+    if poll(fds, loop.count + 1, BUSY_MS if loop.pending.frames or announces else IDLE_MS) <= 0:
         return
     for i in range(loop.count):
         failed |= fds[i].revents & POLLERR

@@ -1,4 +1,4 @@
-"""IPv4 BIG TCP: a super-frame over 64 KB, which says total length 0, is cut into super-frames that the field can tell of."""
+"""IPv4 BIG TCP: splits super-frames over 64 KB, which have total length 0, into super-frames with a valid length."""
 from libc.stdint cimport uint8_t, uint32_t
 
 from natcore.io.device cimport Arrival
@@ -7,20 +7,20 @@ from natcore.io.kernel cimport virtio_net_hdr
 from natcore.base.headers cimport ETHERNET_BYTES, ETHERTYPE_IPV4, EthernetHeader
 
 cdef enum:
-    CUT_PLACES = 32                 # super-frames between two `cut_free`; one over 64 KB becomes at most nine
+    CUT_PLACES = 32                 # super-frames between two `cut_free`; one over 64 KB becomes nine at most
     CUT_HEADERS = 14 + 60 + 60      # bytes at most: Ethernet, IPv4, TCP
     BIG_ROOM = 1 << 19              # bytes of the longest frame: the kernel's GSO_MAX_SIZE is 8 x 65,535
 
 cdef struct Cut:
     uint8_t* places                 # [CUT_PLACES] frames, a virtio-net header before each
     uint32_t used
-    const uint8_t* payload          # of the frame being cut, from its first byte
-    uint32_t length                 # bytes of it
+    const uint8_t* payload          # payload of the frame being split
+    uint32_t length                 # bytes of payload
     uint32_t done
-    uint32_t each                   # bytes of it in a piece: whole segments
-    uint32_t transport              # bytes before the TCP header
-    uint32_t headers                # bytes before the payload
-    uint8_t header[CUT_HEADERS]     # as they came: those in the frame may have been rewritten since
+    uint32_t each                   # payload bytes of a part: whole segments
+    uint32_t transport              # offset of the TCP header
+    uint32_t headers                # offset of the payload
+    uint8_t header[CUT_HEADERS]     # copied: those in the frame may have been rewritten since
     virtio_net_hdr offload
     uint8_t packet_type
 
@@ -30,16 +30,16 @@ cdef bint cut_begin(Cut* cut, const Arrival* arrival) noexcept nogil
 cdef bint cut_next(Cut* cut, Arrival* arrival) noexcept nogil
 
 cdef inline bint is_big(uint32_t length) noexcept nogil:
-    """Whether an Ethernet frame's IPv4 packet is longer than its total length can say."""
+    """Whether an Ethernet frame's IPv4 packet exceeds what total length can express."""
     return length > ETHERNET_BYTES + 0xFFFF
 
 cdef inline bint is_ipv4(const uint8_t* frame) noexcept nogil:
     return (<const EthernetHeader*>frame).ethertype == bswap16(ETHERTYPE_IPV4)
 
 cdef inline bint cutting(const Cut* cut) noexcept nogil:
-    """Whether pieces are left of a frame that was begun; it must stay where it is."""
+    """Whether parts of a frame are left; it must stay in place."""
     return cut.done < cut.length
 
 cdef inline void cut_free(Cut* cut) noexcept nogil:
-    """Nobody needs the pieces handed out any more."""
+    """Releases the buffers of all parts returned so far."""
     cut.used = 0

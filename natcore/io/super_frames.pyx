@@ -1,4 +1,4 @@
-"""Each piece is a copy behind headers of its own, as if the sender had cut there: what its segments are is the same."""
+"""Splits super-frames over 64 KB: each part is a copy with its own headers, as if the sender had split there."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -14,12 +14,12 @@ from natcore.base.headers cimport (
 )
 
 cdef enum:
-    PLACE = FRAME_ROOM + 16         # bytes, with room for the virtio-net header
+    PLACE = FRAME_ROOM + 16         # bytes, including the virtio-net header
     CHECKSUM_AT = 16                # bytes into the TCP header
 
 
 cdef bint cut_open(Cut* cut) noexcept nogil:
-    """False: no memory. It is touched when the first such frame comes."""
+    """Allocates the buffers, untouched until needed. False: out of memory."""
     cut.places = <uint8_t*>table_new(<size_t>CUT_PLACES * PLACE)
     cut.used = cut.done = cut.length = 0
     return cut.places != NULL
@@ -32,10 +32,10 @@ cdef void cut_close(Cut* cut) noexcept nogil:
 
 
 cdef bint cut_begin(Cut* cut, const Arrival* arrival) noexcept nogil:
-    """Whether the frame is one: `cut_next` then gives its pieces. Otherwise it is what it is."""
+    """Begins to split the frame if it is IPv4 BIG TCP: `cut_next` returns its parts. False: it is not."""
     cdef const Ipv4Header* ip = <const Ipv4Header*>(arrival.data + ETHERNET_BYTES)
     cdef const TcpHeader* tcp
-    cdef uint32_t words = ip.version_ihl & 15, segment = arrival.offload.gso_size, room
+    cdef uint32_t words = ip.version_ihl & 15, segment = arrival.offload.gso_size, space
     if (not is_ipv4(arrival.data) or arrival.tagged
             or arrival.offload.gso_type & ~VIRTIO_NET_HDR_GSO_ECN != VIRTIO_NET_HDR_GSO_TCPV4 or segment == 0
             or ip.total_length or ip.version_ihl >> 4 != 4 or words < 5 or ip.protocol != PROTOCOL_TCP
@@ -45,10 +45,10 @@ cdef bint cut_begin(Cut* cut, const Arrival* arrival) noexcept nogil:
     tcp = <const TcpHeader*>(arrival.data + cut.transport)
     words = tcp.data_offset >> 4
     cut.headers = cut.transport + words * 4
-    room = 0xFFFF + ETHERNET_BYTES - cut.headers
-    if words < 5 or cut.headers >= arrival.length or segment > room:
+    space = 0xFFFF + ETHERNET_BYTES - cut.headers
+    if words < 5 or cut.headers >= arrival.length or segment > space:
         return False
-    cut.each = room // segment * segment
+    cut.each = space // segment * segment
     cut.payload = arrival.data + cut.headers
     cut.length = arrival.length - cut.headers
     cut.done = 0
@@ -59,7 +59,7 @@ cdef bint cut_begin(Cut* cut, const Arrival* arrival) noexcept nogil:
 
 
 cdef bint cut_next(Cut* cut, Arrival* arrival) noexcept nogil:
-    """The next piece; false: there is none, or no place for it until `cut_free`."""
+    """The next part; false: none, or no buffer until `cut_free`."""
     cdef uint32_t bytes = min(cut.each, cut.length - cut.done), segment = cut.offload.gso_size
     cdef uint32_t total = cut.headers - ETHERNET_BYTES + bytes
     cdef uint8_t* data
@@ -79,10 +79,10 @@ cdef bint cut_next(Cut* cut, Arrival* arrival) noexcept nogil:
     tcp = <TcpHeader*>(data + cut.transport)
     tcp.sequence = bswap32(bswap32(tcp.sequence) + cut.done)
     if cut.done:
-        tcp.flags &= ~TCP_CWR                                           # RFC 3168: of the first segment
+        tcp.flags &= ~TCP_CWR                                           # RFC 3168: only in the first segment
     cut.done += bytes
     if cut.done < cut.length:
-        tcp.flags &= ~(TCP_FIN | TCP_PSH)                               # of the last
+        tcp.flags &= ~(TCP_FIN | TCP_PSH)                               # only in the last segment
     tcp.checksum = fold(<uint64_t>ip.source + ip.destination + bswap16(PROTOCOL_TCP)
                         + bswap16(<uint16_t>(ETHERNET_BYTES + total - cut.transport)))
     arrival.data = data
@@ -100,7 +100,7 @@ cdef inline void _renumber(Ipv4Header* ip, uint16_t number) noexcept nogil:
 
 
 cdef inline void _tell(virtio_net_hdr* offload, const Cut* cut, uint32_t bytes) noexcept nogil:
-    """What the piece needs of a device."""
+    """Sets the offload metadata of the part."""
     offload[0] = cut.offload
     offload.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM
     offload.hdr_len = <uint16_t>cut.headers

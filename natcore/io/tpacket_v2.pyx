@@ -1,4 +1,4 @@
-"""Frames one by one: each lies in a place of its own; one that is longer is fetched from the socket's queue beside it."""
+"""TPACKET_V2 receive ring: each frame in a slot; a longer one is received from the socket's queue."""
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 
@@ -17,35 +17,35 @@ from natcore.base.pages cimport table_delete, table_new
 cdef enum:
     PLACE_BYTES = 2048
     PLACE_COUNT = 4096
-    ORDINARY_MTU = 1900         # what fits a place, with headers
+    ORDINARY_MTU = 1900         # fits a slot, with headers
     JUMBO_PLACE_BYTES = 16384
     JUMBO_PLACE_COUNT = 512
-    BLOCK_BYTES = 128 * 1024    # of the ring's memory, in one piece
+    BLOCK_BYTES = 128 * 1024    # contiguous memory of the ring
     LARGE_ROOM = FRAME_ROOM + 16
     BIGGEST_ROOM = BIG_ROOM + 16
-    QUEUE_BYTES = 16 << 20      # of large frames beside the ring
+    QUEUE_BYTES = 16 << 20      # of large frames, beside the ring
 
 
 cdef inline bint fetch(FrameRing* ring, const tpacket2_hdr* header, Arrival* arrival) noexcept nogil:
-    """A frame that does not fit its place: it lies whole in the socket's queue, in the same order."""
+    """Receives a frame that does not fit its slot: the whole frame is in the socket's queue, in the same order."""
     cdef bint big = is_big(header.tp_len)
-    cdef uint8_t* room = ring.big if big else ring.large + <size_t>ring.large_count * LARGE_ROOM
+    cdef uint8_t* capacity = ring.big if big else ring.large + <size_t>ring.large_count * LARGE_ROOM
     cdef ssize_t length = 0
     if header.tp_status & <uint32_t>TP_STATUS_COPY:
-        length = c_recv(ring.fd, room, BIGGEST_ROOM if big else LARGE_ROOM, MSG_DONTWAIT)
+        length = c_recv(ring.fd, capacity, BIGGEST_ROOM if big else LARGE_ROOM, MSG_DONTWAIT)
     if big and not is_ipv4(arrival.data):
-        arrival.length = header.tp_snaplen      # it is the kernel's, which has it whole
+        arrival.length = header.tp_snaplen      # left to the kernel, which has it whole
         return True
     if length != <ssize_t>(header.tp_len + sizeof(virtio_net_hdr)):
         return False
-    arrival.data = room + sizeof(virtio_net_hdr)
+    arrival.data = capacity + sizeof(virtio_net_hdr)
     arrival.length = header.tp_len
     ring.large_count += not big
     return True
 
 
 cdef uint32_t frames_receive(FrameRing* ring, Arrival* arrivals, uint32_t most) noexcept nogil:
-    """See Device. Nothing more is read while large frames fill their room."""
+    """See Device. Stops while the buffers of large frames are full."""
     cdef uint32_t count = 0, status
     cdef tpacket2_hdr* header
     cdef Arrival* arrival
@@ -80,7 +80,7 @@ cdef uint32_t frames_receive(FrameRing* ring, Arrival* arrivals, uint32_t most) 
 
 
 cdef void frames_complete(FrameRing* ring) noexcept nogil:
-    """Every place that was read goes back to the kernel."""
+    """Returns every slot that was read to the kernel."""
     cdef uint32_t at = ring.next - ring.read if ring.next >= ring.read else ring.next + ring.place_count - ring.read
     while ring.read:
         store_release(&(<tpacket2_hdr*>(ring.places + <size_t>at * ring.place_bytes)).tp_status, TP_STATUS_KERNEL)
@@ -95,7 +95,7 @@ cdef int _set(int fd, int level, int name, int value, str step) except -1:
 
 
 cdef int frames_open(FrameRing* ring, int fd, uint32_t mtu) except -1:
-    """Makes the ring of a packet socket, which has its virtio-net header already. OSError."""
+    """Sets up the ring of a packet socket that has PACKET_VNET_HDR already. Raises OSError."""
     cdef tpacket_req request
     cdef void* base
     cdef int size = QUEUE_BYTES
@@ -126,7 +126,7 @@ cdef int frames_open(FrameRing* ring, int fd, uint32_t mtu) except -1:
 
 
 cdef void frames_free(FrameRing* ring) noexcept nogil:
-    """The counters stay."""
+    """Frees the memory; counters stay."""
     if ring.places != NULL:
         munmap(ring.places, <size_t>ring.place_bytes * ring.place_count)
     table_delete(ring.large, <size_t>LARGE_AT_ONCE * LARGE_ROOM)

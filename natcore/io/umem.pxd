@@ -10,21 +10,21 @@ cdef enum Holder:               # holder of a chunk
     LOOP = 1                    # received, and neither returned nor queued to be sent
     FIRST_QUEUE = 2             # from here on: queue that the kernel fills it from or sends it by
 
-cdef struct Memory:             # used by one thread at a time
+cdef struct Umem:             # used by one thread at a time
     uint8_t* area
-    uint32_t place_bytes
-    uint32_t place_shift        # log2 of chunk bytes
-    uint32_t places
-    uint8_t* holders            # [places] Holder
+    uint32_t chunk_bytes
+    uint32_t chunk_shift        # log2 of chunk bytes
+    uint32_t chunks
+    uint8_t* holders            # [chunks] Holder
     uint32_t* free              # [chunks] stack of free chunks
     uint32_t free_count
     uint8_t queues[HOLDERS]     # queue numbers in use
 
-cdef inline void give_back(Memory* memory, uint32_t place) noexcept nogil:
+cdef inline void give_back(Umem* umem, uint32_t chunk) noexcept nogil:
     """Frees a chunk."""
-    memory.holders[place] = FREE
-    memory.free[memory.free_count] = place
-    memory.free_count += 1
+    umem.holders[chunk] = FREE
+    umem.free[umem.free_count] = chunk
+    umem.free_count += 1
 
 cdef class FrameMemory:
-    cdef Memory memory
+    cdef Umem umem

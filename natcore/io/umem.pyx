@@ -20,35 +20,35 @@ cdef class FrameMemory:
         cdef void* area
         if not 1 <= frames <= 1 << 22:
             raise ValueError(f"frames must be between 1 and {1 << 22}, got {frames}")
-        self.memory.place_shift = 11 if mtu + ETHERNET_BYTES + HEADROOM <= 2048 else 12
-        self.memory.place_bytes = <uint32_t>1 << self.memory.place_shift
+        self.umem.chunk_shift = 11 if mtu + ETHERNET_BYTES + HEADROOM <= 2048 else 12
+        self.umem.chunk_bytes = <uint32_t>1 << self.umem.chunk_shift
         if mtu > self.mtu:
             raise ValueError(f"mtu must be at most {self.mtu} with AF_XDP, got {mtu}")
-        self.memory.places = frames
-        area = mmap(NULL, <size_t>frames << self.memory.place_shift, PROT_READ | PROT_WRITE,
+        self.umem.chunks = frames
+        area = mmap(NULL, <size_t>frames << self.umem.chunk_shift, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if area != MAP_FAILED:
-            self.memory.area = <uint8_t*>area
-            madvise(area, <size_t>frames << self.memory.place_shift, MADV_HUGEPAGE)
-        self.memory.holders = <uint8_t*>calloc(frames, 1)
-        self.memory.free = <uint32_t*>calloc(frames, 4)
-        if self.memory.area == NULL or self.memory.holders == NULL or self.memory.free == NULL:
+            self.umem.area = <uint8_t*>area
+            madvise(area, <size_t>frames << self.umem.chunk_shift, MADV_HUGEPAGE)
+        self.umem.holders = <uint8_t*>calloc(frames, 1)
+        self.umem.free = <uint32_t*>calloc(frames, 4)
+        if self.umem.area == NULL or self.umem.holders == NULL or self.umem.free == NULL:
             raise MemoryError(f"frames={frames}: no memory")
         for i in range(frames):
-            give_back(&self.memory, frames - 1 - i)
+            give_back(&self.umem, frames - 1 - i)
 
     def __dealloc__(self):
-        if self.memory.area != NULL:
-            munmap(self.memory.area, <size_t>self.memory.places << self.memory.place_shift)
-        free(self.memory.holders)
-        free(self.memory.free)
+        if self.umem.area != NULL:
+            munmap(self.umem.area, <size_t>self.umem.chunks << self.umem.chunk_shift)
+        free(self.umem.holders)
+        free(self.umem.free)
 
     @property
     def mtu(self) -> int:
         """Bytes of the largest IPv4 packet that fits."""
-        return self.memory.place_bytes - HEADROOM - ETHERNET_BYTES
+        return self.umem.chunk_bytes - HEADROOM - ETHERNET_BYTES
 
     @property
     def free(self) -> int:
         """Free chunks. For tests."""
-        return self.memory.free_count
+        return self.umem.free_count

@@ -1,7 +1,7 @@
 """One AF_XDP socket: one queue of an interface, and the four rings shared with the kernel. No frames here."""
 from libc.stdint cimport uint8_t, uint32_t
 
-from natcore.io.umem cimport Memory
+from natcore.io.umem cimport Umem
 
 cdef struct KernelRing:         # a ring shared with the kernel; its indices run freely, modulo 2^32
     uint8_t* base
@@ -18,11 +18,11 @@ cdef struct Queue:
     uint8_t holder              # its number as a Holder
     bint unsent                 # the kernel did not accept all that was queued
     uint32_t void_slots         # descriptors voided after queueing that the kernel has not passed yet
-    KernelRing received
+    KernelRing rx
     uint32_t returned           # consumed slots of rx that were returned
-    KernelRing filled           # places that the kernel may receive into
-    KernelRing queued           # frames to be sent
-    KernelRing sent             # places of those that were
+    KernelRing fill           # chunks that the kernel may receive into
+    KernelRing tx           # frames to be sent
+    KernelRing completion             # chunks of those that were
 
-cdef int queue_open(Queue* queue, Memory* memory, int index, uint32_t number, uint32_t entries) except -1
-cdef void queue_close(Queue* queue, Memory* memory) noexcept nogil
+cdef int queue_open(Queue* queue, Umem* umem, int index, uint32_t number, uint32_t entries) except -1
+cdef void queue_close(Queue* queue, Umem* umem) noexcept nogil

@@ -6,7 +6,7 @@ from libc.string cimport memset
 import time
 
 from natcore.io.system_errors cimport checked
-from natcore.io.umem cimport FREE, Memory, give_back
+from natcore.io.umem cimport FREE, Umem, give_back
 from natcore.io.kernel cimport (
     AF_XDP, MAP_FAILED, MAP_POPULATE, MAP_SHARED, PROT_READ, PROT_WRITE, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, SOL_XDP,
     SO_SNDBUFFORCE, XDP_COMPLETION_PAGES, XDP_FILL_PAGES, XDP_MAX_TX_SKB_BUDGET, XDP_MMAP_OFFSETS, XDP_RECEIVE_PAGES,
@@ -39,7 +39,7 @@ cdef int _map(KernelRing* ring, int fd, const xdp_ring_offset* at, uint64_t page
     return 0
 
 
-cdef int queue_open(Queue* queue, Memory* memory, int index, uint32_t number, uint32_t entries) except -1:
+cdef int queue_open(Queue* queue, Umem* umem, int index, uint32_t number, uint32_t entries) except -1:
     """Opens the socket of one queue with its four rings."""
     cdef xdp_umem_reg region
     cdef xdp_mmap_offsets at
@@ -48,9 +48,9 @@ cdef int queue_open(Queue* queue, Memory* memory, int index, uint32_t number, ui
     cdef int budget = SEND_BUDGET, size = SEND_BUFFER_BYTES, tries = 0
     queue.fd = checked(c_socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0), "socket(AF_XDP)")
     memset(&region, 0, sizeof(region))
-    region.addr = <uint64_t>memory.area
-    region.len = <uint64_t>memory.places << memory.place_shift
-    region.chunk_size = memory.place_bytes
+    region.addr = <uint64_t>umem.area
+    region.len = <uint64_t>umem.chunks << umem.chunk_shift
+    region.chunk_size = umem.chunk_bytes
     checked(setsockopt(queue.fd, SOL_XDP, XDP_UMEM_REG, &region, sizeof(region)), "XDP_UMEM_REG")
     checked(setsockopt(queue.fd, SOL_XDP, XDP_UMEM_FILL_RING, &entries, 4), "XDP_UMEM_FILL_RING")
     checked(setsockopt(queue.fd, SOL_XDP, XDP_UMEM_COMPLETION_RING, &entries, 4), "XDP_UMEM_COMPLETION_RING")
@@ -59,10 +59,10 @@ cdef int queue_open(Queue* queue, Memory* memory, int index, uint32_t number, ui
     setsockopt(queue.fd, SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &budget, sizeof(budget))       # Linux 6.17
     setsockopt(queue.fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size))
     checked(getsockopt(queue.fd, SOL_XDP, XDP_MMAP_OFFSETS, &at, &length), "XDP_MMAP_OFFSETS")
-    _map(&queue.received, queue.fd, &at.rx, XDP_RECEIVE_PAGES, entries, sizeof(xdp_desc))
-    _map(&queue.queued, queue.fd, &at.tx, XDP_SEND_PAGES, entries, sizeof(xdp_desc))
-    _map(&queue.filled, queue.fd, &at.fr, XDP_FILL_PAGES, entries, 8)
-    _map(&queue.sent, queue.fd, &at.cr, XDP_COMPLETION_PAGES, entries, 8)
+    _map(&queue.rx, queue.fd, &at.rx, XDP_RECEIVE_PAGES, entries, sizeof(xdp_desc))
+    _map(&queue.tx, queue.fd, &at.tx, XDP_SEND_PAGES, entries, sizeof(xdp_desc))
+    _map(&queue.fill, queue.fd, &at.fr, XDP_FILL_PAGES, entries, 8)
+    _map(&queue.completion, queue.fd, &at.cr, XDP_COMPLETION_PAGES, entries, 8)
     memset(&address, 0, sizeof(address))
     address.sxdp_family = AF_XDP
     address.sxdp_flags = XDP_USE_NEED_WAKEUP        # zero copy where the driver supports it
@@ -82,7 +82,7 @@ cdef void _unmap(KernelRing* ring) noexcept nogil:
     ring.base = NULL
 
 
-cdef void queue_close(Queue* queue, Memory* memory) noexcept nogil:
+cdef void queue_close(Queue* queue, Umem* umem) noexcept nogil:
     """Idempotent. Chunks that the queue held are free again."""
     cdef uint32_t i
     if queue.holder == FREE:
@@ -90,12 +90,12 @@ cdef void queue_close(Queue* queue, Memory* memory) noexcept nogil:
     if queue.fd >= 0:
         c_close(queue.fd)
     queue.fd = -1
-    _unmap(&queue.received)
-    _unmap(&queue.queued)
-    _unmap(&queue.filled)
-    _unmap(&queue.sent)
-    for i in range(memory.places):
-        if memory.holders[i] == queue.holder:
-            give_back(memory, i)
-    memory.queues[queue.holder] = False
+    _unmap(&queue.rx)
+    _unmap(&queue.tx)
+    _unmap(&queue.fill)
+    _unmap(&queue.completion)
+    for i in range(umem.chunks):
+        if umem.holders[i] == queue.holder:
+            give_back(umem, i)
+    umem.queues[queue.holder] = False
     queue.holder = FREE

@@ -150,19 +150,19 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
     cdef uint32_t first = sequence
     cdef uint64_t size
     cdef uint16_t set_id
-    cdef uint8_t* room
+    cdef uint8_t* buffer
     cdef uint32_t* ends
     cdef Message message
     if records.shape[0] % sizeof(Record) or not 128 <= largest <= 65535:
         raise ValueError(f"largest must be between 128 and 65535 bytes and records whole, got largest={largest} and "
                          f"{records.shape[0]} bytes of records")
-    room = <uint8_t*>malloc(64 + count * (sizeof(MessageHeader) + sizeof(SetHeader) + sizeof(FlowRecord)))
+    buffer = <uint8_t*>malloc(64 + count * (sizeof(MessageHeader) + sizeof(SetHeader) + sizeof(FlowRecord)))
     ends = <uint32_t*>malloc((count + 1) * sizeof(uint32_t))
     try:
-        if room == NULL or ends == NULL:
+        if buffer == NULL or ends == NULL:
             raise MemoryError
         message.start = message.set_start = NULL
-        message.at = room
+        message.at = buffer
         message.set_id = 0
         with nogil:
             for row in range(count):
@@ -174,7 +174,7 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
                     continue
                 if message.start != NULL and <uint64_t>(message.at - message.start) + sizeof(SetHeader) + size > largest:
                     close_message(&message)
-                    ends[messages] = <uint32_t>(message.at - room)
+                    ends[messages] = <uint32_t>(message.at - buffer)
                     messages += 1
                 if message.start == NULL:
                     open_message(&message, sequence, domain, export_time)
@@ -184,10 +184,10 @@ def encode_messages(const uint8_t[::1] records not None, uint32_t sequence, uint
                 sequence += 1
             if message.start != NULL:
                 close_message(&message)
-                ends[messages] = <uint32_t>(message.at - room)
+                ends[messages] = <uint32_t>(message.at - buffer)
                 messages += 1
         found = [ends[row] for row in range(messages)]
-        return PyBytes_FromStringAndSize(<char*>room, message.at - room), found, <uint32_t>(sequence - first)
+        return PyBytes_FromStringAndSize(<char*>buffer, message.at - buffer), found, <uint32_t>(sequence - first)
     finally:
-        free(room)
+        free(buffer)
         free(ends)

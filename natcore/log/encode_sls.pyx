@@ -119,7 +119,7 @@ def encode_logs(const uint8_t[::1] records not None, bytes head not None, names 
     cdef uint32_t field, head_length = <uint32_t>len(head)
     cdef uint64_t count = records.shape[0] // sizeof(Record), row
     cdef const Record* rows = <const Record*>&records[0] if count else NULL
-    cdef uint8_t *room
+    cdef uint8_t *buffer
     cdef uint8_t *end
     cdef uint8_t *scratch
     cdef const uint8_t* head_bytes = <const uint8_t*>PyBytes_AS_STRING(head)
@@ -135,16 +135,16 @@ def encode_logs(const uint8_t[::1] records not None, bytes head not None, names 
     if run is not None:
         added, run_bytes, run_length = &row_key, <const uint8_t*>PyBytes_AS_STRING(run), <uint32_t>len(run)
     cdef uint64_t log_bytes = 6 + head_length + FIELDS * FIELD_BYTES + FIELD_BYTES + RUN_BYTES
-    room = <uint8_t*>malloc(count * (log_bytes + 6) + log_bytes)
-    if room == NULL:
+    buffer = <uint8_t*>malloc(count * (log_bytes + 6) + log_bytes)
+    if buffer == NULL:
         raise MemoryError
-    scratch = room + count * (log_bytes + 6)
-    end = room
+    scratch = buffer + count * (log_bytes + 6)
+    end = buffer
     try:
         with nogil:
             for row in range(count):
                 end = put_log(end, &rows[row], head_bytes, head_length, keys, added, run_bytes, run_length,
                               scratch)
-        return PyBytes_FromStringAndSize(<char*>room, end - room)
+        return PyBytes_FromStringAndSize(<char*>buffer, end - buffer)
     finally:
-        free(room)
+        free(buffer)

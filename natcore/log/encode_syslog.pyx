@@ -114,7 +114,7 @@ def encode_frames(const uint8_t[::1] records not None, bytes start not None, mid
     cdef uint64_t count = records.shape[0] // sizeof(Record), row, largest
     cdef const Record* rows = <const Record*>&records[0] if count else NULL
     cdef Frame frame
-    cdef uint8_t *room
+    cdef uint8_t *buffer
     cdef uint8_t *scratch
     cdef uint8_t *end
     cdef uint8_t *at
@@ -130,11 +130,11 @@ def encode_frames(const uint8_t[::1] records not None, bytes start not None, mid
     for row in range(PARAMETERS):
         frame.names[row] = text_of(names[row])
     largest = <uint64_t>len(start) + TIME_BYTES + <uint64_t>max(map(len, middles)) + PARAMETERS * (NAME_BYTES + 21) + 1
-    room = <uint8_t*>malloc(count * (largest + 21) + largest)
-    if room == NULL:
+    buffer = <uint8_t*>malloc(count * (largest + 21) + largest)
+    if buffer == NULL:
         raise MemoryError
-    scratch = room + count * (largest + 21)
-    at = room
+    scratch = buffer + count * (largest + 21)
+    at = buffer
     try:
         with nogil:
             for row in range(count):
@@ -143,6 +143,6 @@ def encode_frames(const uint8_t[::1] records not None, bytes start not None, mid
                 at[0] = SPACE
                 memcpy(at + 1, scratch, end - scratch)
                 at += 1 + (end - scratch)
-        return PyBytes_FromStringAndSize(<char*>room, at - room)
+        return PyBytes_FromStringAndSize(<char*>buffer, at - buffer)
     finally:
-        free(room)
+        free(buffer)

@@ -1,7 +1,7 @@
 """Events: which subscriber or pool reached which limit; one event per cause until it is read, with a count."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore.base.spinlock cimport Spin, assert_spin, spin_lock, spin_unlock
+from natcore.base.spinlock cimport Spinlock, assert_spin, spin_lock, spin_unlock
 
 cdef enum:
     EVENT_SLOTS = 1024
@@ -43,7 +43,7 @@ cdef struct Events:
     uint32_t waiting
     int fd                      # readable while events wait
     uint64_t lost               # events that found neither
-    Spin spin
+    Spinlock spin
 
 cdef inline void event_note(Events* events, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination,
                             uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:

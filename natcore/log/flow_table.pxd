@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from natcore.base.flow_hash cimport HashKey
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport fetch_add
-from natcore.base.spinlock cimport Spin
+from natcore.base.spinlock cimport Spinlock
 
 cdef enum:
     FLOWS_BATCH = 256           # frames between flows_arrive and flows_leave, at most
@@ -52,7 +52,7 @@ cdef struct Flows:
     uint64_t unreadable         # packets without a 5-tuple: not IPv4 or malformed
     bint ethernet
     uint32_t users              # batches between flows_enter and flows_exit
-    Spin spin                   # protects the rows
+    Spinlock spin                   # protects the rows
 
 cdef inline void flows_enter(Flows* flows) noexcept nogil:
     """Keeps the flow log in use until flows_exit, even if the worker is unlocked meanwhile. The worker must be locked."""

@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from natcore.packet.parse cimport Flight, link_length, wire_bytes, wire_packets
+from natcore.packet.parse cimport Packet, link_length, wire_bytes, wire_packets
 from natcore.base.flow_hash cimport HashKey, flow_hash
 from natcore.frame cimport FRAME_CROSSING, Frame
 from natcore.base.compiler cimport bswap16
@@ -55,18 +55,18 @@ cdef bint read_packet(const Flows* flows, const Frame* frame, uint8_t interface,
     """Reads the frame's 5-tuple, and its packets and bytes on the wire; False: unreadable."""
     cdef uint32_t link = link_length(frame) if flows.ethernet else 0, headers
     cdef const Ipv4Header* ip
-    cdef Flight flight
+    cdef Packet packet
     seen.packets = 0
     if (flows.ethernet and link == 0) or frame.length < link + 20:
         return False
     ip = <const Ipv4Header*>(frame.data + link)
     headers = (ip.version_ihl & 15) * 4
-    flight.total_length = bswap16(ip.total_length)
-    if ip.version_ihl >> 4 != 4 or headers < 20 or flight.total_length < headers or flight.total_length > frame.length - link:
+    packet.total_length = bswap16(ip.total_length)
+    if ip.version_ihl >> 4 != 4 or headers < 20 or packet.total_length < headers or packet.total_length > frame.length - link:
         return False
-    flight.ip = <Ipv4Header*>ip
-    flight.l4 = <uint8_t*>ip + headers
-    flight.protocol = ip.protocol
+    packet.ip = <Ipv4Header*>ip
+    packet.l4 = <uint8_t*>ip + headers
+    packet.protocol = ip.protocol
     memcpy(&seen.key.addresses, &ip.source, 8)
     seen.key.ports = 0
     seen.key.protocol = ip.protocol
@@ -74,11 +74,11 @@ cdef bint read_packet(const Flows* flows, const Frame* frame, uint8_t interface,
     seen.key.direction = direction
     seen.key.action = FLOW_ACCEPT
     if not ip.fragment & bswap16(IPV4_OFFSET):
-        read_ports(&seen.key, flight.l4, flight.total_length - headers, interface == direction)
+        read_ports(&seen.key, packet.l4, packet.total_length - headers, interface == direction)
     seen.packets = 1
-    if flight.total_length >= headers + 20:         # a super-frame has a complete header
-        seen.packets = wire_packets(frame, &flight)
-    seen.bytes = wire_bytes(&flight, seen.packets)
+    if packet.total_length >= headers + 20:         # a super-frame has a complete header
+        seen.packets = wire_packets(frame, &packet)
+    seen.bytes = wire_bytes(&packet, seen.packets)
     return True
 
 

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.log.events cimport Events
 from natcore.base.compiler cimport load_acquire64
-from natcore.base.spinlock cimport Spin
+from natcore.base.spinlock cimport Spinlock
 
 cdef enum:                      # RecordKind
     RECORD_WINDOW = 0
@@ -40,13 +40,13 @@ cdef struct Record:             # RECORD of python/natcore/dtypes.py
     uint16_t unused[3]
 
 cdef enum:
-    ASIDE_ROWS = 1024
+    OVERFLOW_ROWS = 1024
 
-cdef struct Aside:              # overflow chunk: ordered after the first at_head rows of the ring
-    uint64_t next               # Aside*; 0: none yet
+cdef struct Overflow:              # overflow chunk: ordered after the first at_head rows of the ring
+    uint64_t next               # Overflow*; 0: none yet
     uint64_t count              # rows written
     uint64_t at_head
-    Record rows[1024]           # ASIDE_ROWS
+    Record rows[1024]           # OVERFLOW_ROWS
 
 cdef struct Journal:            # producers write the first part, the consumer the second
     Record* ring
@@ -57,12 +57,12 @@ cdef struct Journal:            # producers write the first part, the consumer t
     uint64_t apart_lost         # begin and end rows lost while none runs
     int64_t lost_from           # of the lost rows, microseconds since 1970: earliest start
     int64_t lost_until          # latest end; before lost_from: none lost
-    uint64_t newest             # Aside*
-    uint64_t aside_written      # rows since the start
-    uint64_t aside_limit        # rows that may wait in overflow chunks; 0: no session log runs
-    uint32_t widened            # sweeps in progress, which may overflow a full ring
-    uint32_t is_aside           # the row of journal_slot is in an overflow chunk
-    Spin spin                   # held from journal_slot to journal_commit
+    uint64_t newest             # Overflow*
+    uint64_t overflow_written      # rows since the start
+    uint64_t overflow_limit        # rows that may wait in overflow chunks; 0: no session log runs
+    uint32_t overflowing            # sweeps in progress, which may overflow a full ring
+    uint32_t in_overflow           # the row of journal_slot is in an overflow chunk
+    Spinlock spin                   # held from journal_slot to journal_commit
     Record* apart               # [capacity] begin and end rows while no session log runs
     uint64_t apart_head
     uint64_t apart_head_at
@@ -72,36 +72,37 @@ cdef struct Journal:            # producers write the first part, the consumer t
     uint64_t unused[3]
     uint64_t tail               # rows ever read from the ring
     uint64_t tail_at
-    uint64_t oldest             # Aside*, read up to oldest_read; the producer sets the first
+    uint64_t oldest             # Overflow*, read up to oldest_read; the producer sets the first
     uint64_t oldest_read
-    uint64_t aside_read         # rows ever read
+    uint64_t overflow_read         # rows ever read
     uint64_t apart_tail
     uint64_t apart_tail_at
 
-cdef inline uint64_t journal_room(Journal* journal) noexcept nogil:
+cdef inline uint64_t journal_space(Journal* journal) noexcept nogil:
     """Lower bound of rows that fit: the consumer may be reading, and workers writing."""
     cdef uint64_t tail = load_acquire64(&journal.tail)
     return journal.capacity - (load_acquire64(&journal.head) - tail)
 
-cdef inline uint64_t journal_room_for_many(Journal* journal) noexcept nogil:
+cdef inline uint64_t journal_space_for_bulk(Journal* journal) noexcept nogil:
     """Rows that bulk writers may add at once: half of the ring is reserved for rows that packets cause."""
-    cdef uint64_t room = journal_room(journal), left = journal.capacity // 2
-    return room - left if room > left else 0
+    cdef uint64_t space = journal_space(journal), left = journal.capacity // 2
+    return space - left if space > left else 0
 
 cdef inline uint64_t journal_waiting(Journal* journal) noexcept nogil:
     """Rows that can be drained; for the consumer."""
-    cdef uint64_t tail = load_acquire64(&journal.tail), aside_read = load_acquire64(&journal.aside_read)     # before the heads
+    # the tails before the heads
+    cdef uint64_t tail = load_acquire64(&journal.tail), overflow_read = load_acquire64(&journal.overflow_read)
     cdef uint64_t apart_tail = load_acquire64(&journal.apart_tail)
-    return (load_acquire64(&journal.head) - tail + load_acquire64(&journal.aside_written) - aside_read
+    return (load_acquire64(&journal.head) - tail + load_acquire64(&journal.overflow_written) - overflow_read
             + load_acquire64(&journal.apart_head) - apart_tail)
 
 cdef inline bint journal_is_short(Journal* journal) noexcept nogil:
     """Whether the last two rows of a session should wait for the consumer."""
-    return journal.aside_limit and journal_room(journal) < 2
+    return journal.overflow_limit and journal_space(journal) < 2
 
 cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil
 cdef void journal_delete(Journal* journal) noexcept nogil
-cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t room, uint64_t number) noexcept nogil
+cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t capacity, uint64_t number) noexcept nogil
 cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil
-cdef void journal_lose(Journal* journal, int64_t start_us, int64_t end_us, uint64_t now_ns) noexcept nogil
+cdef void journal_note_lost(Journal* journal, int64_t start_us, int64_t end_us, uint64_t now_ns) noexcept nogil
 cdef void journal_commit(Journal* journal) noexcept nogil

@@ -18,11 +18,11 @@ cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil:
 
 
 cdef void journal_delete(Journal* journal) noexcept nogil:
-    cdef Aside* aside
+    cdef Overflow* overflow
     while journal.oldest:
-        aside = <Aside*>journal.oldest
-        journal.oldest = aside.next
-        free(aside)
+        overflow = <Overflow*>journal.oldest
+        journal.oldest = overflow.next
+        free(overflow)
     table_delete(journal.ring, journal.capacity * sizeof(Record))
     table_delete(journal.apart, journal.capacity * sizeof(Record))
     journal.ring = journal.apart = NULL
@@ -32,7 +32,7 @@ cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil:
     """Space for the next row, until journal_commit; NULL: the row is lost, and counted."""
     cdef Record* row = NULL
     spin_lock(&journal.spin)
-    if journal.aside_limit == 0 and kind != RECORD_WINDOW:
+    if journal.overflow_limit == 0 and kind != RECORD_WINDOW:
         if journal.apart_head - load_acquire64(&journal.apart_tail) < journal.capacity:
             journal.is_apart = 1
             return &journal.apart[journal.apart_head_at]
@@ -41,17 +41,17 @@ cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil:
         return NULL
     if journal.head - load_acquire64(&journal.tail) < journal.capacity:
         return &journal.ring[journal.head_at]
-    if journal.aside_limit:
-        row = aside_slot(journal)
+    if journal.overflow_limit:
+        row = overflow_slot(journal)
     if row == NULL:
         store_relaxed64(&journal.lost, journal.lost + 1)
         spin_unlock(&journal.spin)
     else:
-        journal.is_aside = 1
+        journal.in_overflow = 1
     return row
 
 
-cdef void journal_lose(Journal* journal, int64_t start_us, int64_t end_us, uint64_t now_ns) noexcept nogil:
+cdef void journal_note_lost(Journal* journal, int64_t start_us, int64_t end_us, uint64_t now_ns) noexcept nogil:
     """Records the time span of a lost row (microseconds since 1970)."""
     spin_lock(&journal.spin)
     if journal.lost_until < journal.lost_from:
@@ -64,30 +64,30 @@ cdef void journal_lose(Journal* journal, int64_t start_us, int64_t end_us, uint6
         event_note(journal.events, RECORDS_LOST, 0, 0, 0, 0, 0, now_ns)
 
 
-cdef Record* aside_slot(Journal* journal) noexcept nogil:
+cdef Record* overflow_slot(Journal* journal) noexcept nogil:
     """Space in an overflow chunk. Only the sweep allocates chunks; packets may use what is left."""
-    cdef Aside* aside = <Aside*>journal.newest
-    cdef Aside* more
-    assert_spin(&journal.spin, NULL, "journal: aside_slot")
-    if journal.aside_written - load_acquire64(&journal.aside_read) >= journal.aside_limit:
+    cdef Overflow* overflow = <Overflow*>journal.newest
+    cdef Overflow* more
+    assert_spin(&journal.spin, NULL, "journal: overflow_slot")
+    if journal.overflow_written - load_acquire64(&journal.overflow_read) >= journal.overflow_limit:
         return NULL
-    if aside == NULL or aside.count == ASIDE_ROWS or aside.at_head != journal.head:
-        if not journal.widened:
+    if overflow == NULL or overflow.count == OVERFLOW_ROWS or overflow.at_head != journal.head:
+        if not journal.overflowing:
             return NULL
-        more = <Aside*>malloc(sizeof(Aside))
+        more = <Overflow*>malloc(sizeof(Overflow))
         if more == NULL:
             return NULL
         more.next = more.count = 0
         more.at_head = journal.head
-        store_release64(&aside.next if aside != NULL else &journal.oldest, <uint64_t>more)
+        store_release64(&overflow.next if overflow != NULL else &journal.oldest, <uint64_t>more)
         journal.newest = <uint64_t>more
-        aside = more
-    return &aside.rows[aside.count]
+        overflow = more
+    return &overflow.rows[overflow.count]
 
 
 cdef void journal_commit(Journal* journal) noexcept nogil:
     """Completes the row of journal_slot."""
-    cdef Aside* aside
+    cdef Overflow* overflow
     cdef uint64_t order = journal.order
     assert_spin(&journal.spin, NULL, "journal: journal_commit")
     store_release64(&journal.order, order + 1)
@@ -98,12 +98,12 @@ cdef void journal_commit(Journal* journal) noexcept nogil:
         store_release64(&journal.apart_head, journal.apart_head + 1)
         spin_unlock(&journal.spin)
         return
-    if unlikely(journal.is_aside):
-        journal.is_aside = 0
-        aside = <Aside*>journal.newest
-        aside.rows[aside.count].number = order
-        journal.aside_written += 1
-        store_release64(&aside.count, aside.count + 1)
+    if unlikely(journal.in_overflow):
+        journal.in_overflow = 0
+        overflow = <Overflow*>journal.newest
+        overflow.rows[overflow.count].number = order
+        journal.overflow_written += 1
+        store_release64(&overflow.count, overflow.count + 1)
         spin_unlock(&journal.spin)
         return
     journal.ring[journal.head_at].number = order
@@ -112,19 +112,19 @@ cdef void journal_commit(Journal* journal) noexcept nogil:
     spin_unlock(&journal.spin)
 
 
-cdef Aside* aside_waiting(Journal* journal) noexcept nogil:
+cdef Overflow* overflow_waiting(Journal* journal) noexcept nogil:
     """The next overflow chunk with unread rows; NULL: none. Chunks read to their end are freed."""
-    cdef Aside* aside = <Aside*>load_acquire64(&journal.oldest)
+    cdef Overflow* overflow = <Overflow*>load_acquire64(&journal.oldest)
     cdef uint64_t after
-    while aside != NULL and journal.oldest_read == load_acquire64(&aside.count):
-        after = load_acquire64(&aside.next)
-        if after == 0 or journal.oldest_read != load_acquire64(&aside.count):       # written meanwhile
-            return aside if journal.oldest_read != load_acquire64(&aside.count) else NULL
-        free(aside)
+    while overflow != NULL and journal.oldest_read == load_acquire64(&overflow.count):
+        after = load_acquire64(&overflow.next)
+        if after == 0 or journal.oldest_read != load_acquire64(&overflow.count):       # written meanwhile
+            return overflow if journal.oldest_read != load_acquire64(&overflow.count) else NULL
+        free(overflow)
         journal.oldest = after
         journal.oldest_read = 0
-        aside = <Aside*>after
-    return aside
+        overflow = <Overflow*>after
+    return overflow
 
 
 cdef uint64_t ring_drain(Journal* journal, Record* rows, uint64_t count) noexcept nogil:
@@ -140,39 +140,39 @@ cdef uint64_t ring_drain(Journal* journal, Record* rows, uint64_t count) noexcep
     return count
 
 
-cdef uint64_t aside_drain(Journal* journal, const Aside* aside, Record* rows, uint64_t room) noexcept nogil:
-    cdef uint64_t count = aside.count - journal.oldest_read
-    count = count if count < room else room
-    memcpy(rows, &aside.rows[journal.oldest_read], count * sizeof(Record))
+cdef uint64_t overflow_drain(Journal* journal, const Overflow* overflow, Record* rows, uint64_t capacity) noexcept nogil:
+    cdef uint64_t count = overflow.count - journal.oldest_read
+    count = count if count < capacity else capacity
+    memcpy(rows, &overflow.rows[journal.oldest_read], count * sizeof(Record))
     journal.oldest_read += count
-    store_release64(&journal.aside_read, journal.aside_read + count)
+    store_release64(&journal.overflow_read, journal.overflow_read + count)
     return count
 
 
-cdef uint64_t main_drain(Journal* journal, Record* rows, uint64_t room) noexcept nogil:
+cdef uint64_t main_drain(Journal* journal, Record* rows, uint64_t capacity) noexcept nogil:
     """Moves rows of the ring and its overflow chunks, as many as available and as fit."""
     cdef uint64_t filled = 0, waiting
-    cdef Aside* aside
-    while filled < room:
-        aside = aside_waiting(journal)
-        waiting = (aside.at_head if aside != NULL else load_acquire64(&journal.head)) - journal.tail
-        filled += ring_drain(journal, &rows[filled], waiting if waiting < room - filled else room - filled)
-        if aside == NULL:
+    cdef Overflow* overflow
+    while filled < capacity:
+        overflow = overflow_waiting(journal)
+        waiting = (overflow.at_head if overflow != NULL else load_acquire64(&journal.head)) - journal.tail
+        filled += ring_drain(journal, &rows[filled], waiting if waiting < capacity - filled else capacity - filled)
+        if overflow == NULL:
             break
-        if filled < room:
-            filled += aside_drain(journal, aside, &rows[filled], room - filled)
+        if filled < capacity:
+            filled += overflow_drain(journal, overflow, &rows[filled], capacity - filled)
     return filled
 
 
 cdef const Record* main_next(Journal* journal) noexcept nogil:
     """The row that main_drain moves next; NULL: none."""
-    cdef Aside* aside = aside_waiting(journal)
-    if aside != NULL and aside.at_head == journal.tail:
-        return &aside.rows[journal.oldest_read]
+    cdef Overflow* overflow = overflow_waiting(journal)
+    if overflow != NULL and overflow.at_head == journal.tail:
+        return &overflow.rows[journal.oldest_read]
     return NULL if load_acquire64(&journal.head) == journal.tail else &journal.ring[journal.tail_at]
 
 
-cdef uint64_t merged_drain(Journal* journal, Record* rows, uint64_t room) noexcept nogil:
+cdef uint64_t merged_drain(Journal* journal, Record* rows, uint64_t capacity) noexcept nogil:
     """Moves rows of both rings in the order of writing; rows written meanwhile are left for the next call."""
     cdef uint64_t filled = 0, until
     cdef const Record* apart
@@ -180,7 +180,7 @@ cdef uint64_t merged_drain(Journal* journal, Record* rows, uint64_t room) noexce
     spin_lock(&journal.spin)            # of several workers: what was written before is in its ring
     until = load_acquire64(&journal.order)
     spin_unlock(&journal.spin)
-    while filled < room:
+    while filled < capacity:
         other = main_next(journal)
         apart = NULL
         if load_acquire64(&journal.apart_head) != journal.apart_tail:
@@ -199,13 +199,13 @@ cdef uint64_t merged_drain(Journal* journal, Record* rows, uint64_t room) noexce
     return filled
 
 
-cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t room, uint64_t number) noexcept nogil:
-    """Moves up to room rows out in the order of writing, numbered from number; how many."""
+cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t capacity, uint64_t number) noexcept nogil:
+    """Moves up to capacity rows out in the order of writing, numbered from number; how many."""
     cdef uint64_t filled, i
-    if journal.aside_limit and load_acquire64(&journal.apart_head) == journal.apart_tail:
-        filled = main_drain(journal, rows, room)
+    if journal.overflow_limit and load_acquire64(&journal.apart_head) == journal.apart_tail:
+        filled = main_drain(journal, rows, capacity)
     else:
-        filled = merged_drain(journal, rows, room)
+        filled = merged_drain(journal, rows, capacity)
     for i in range(filled):
         rows[i].number = number + i
     return filled

@@ -1,7 +1,7 @@
 """Accounting of forwarded packets: the session's TCP state, time-out, window and counters."""
 from libc.stdint cimport int16_t, uint8_t, uint32_t
 
-from natcore.packet.parse cimport Flight, wire_bytes, wire_packets
+from natcore.packet.parse cimport Packet, wire_bytes, wire_packets
 from natcore.tables.sessions cimport OUT, Session, class_of, session_count, window_roll
 from natcore.tables.tcp_state cimport REFRESH_BY_POLICY, TCP_STEADY, ahead, tcp_step
 from natcore.frame cimport Frame
@@ -15,37 +15,37 @@ cdef extern from * nogil:
     """
     const uint8_t* NO_SEGMENT "natcore_no_segment"  # a TCP header that changes no state: an ACK of nothing
 
-cdef inline const TcpHeader* segment_of(const Flight* flight) noexcept nogil:
+cdef inline const TcpHeader* segment_of(const Packet* packet) noexcept nogil:
     """The packet's TCP header, or NO_SEGMENT. TCP and UDP come mixed: what follows must not branch on which it is."""
-    return <const TcpHeader*>either(flight.protocol == PROTOCOL_TCP, flight.l4, NO_SEGMENT)
+    return <const TcpHeader*>either(packet.protocol == PROTOCOL_TCP, packet.l4, NO_SEGMENT)
 
 cdef inline bint is_steady(const Session* session, const TcpHeader* segment) noexcept nogil:
     """Whether the segment leaves the state unchanged, as nearly all do. Sessions of other protocols are steady by default."""
     return session.state == TCP_STEADY and segment.flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK) == TCP_ACK
 
-cdef inline uint32_t account_other(Session* session, uint32_t* syn, uint32_t direction, const Flight* flight) noexcept nogil:
+cdef inline uint32_t account_other(Session* session, uint32_t* syn, uint32_t direction, const Packet* packet) noexcept nogil:
     """Accounts a packet that may change the session's state; returns a Refresh."""
-    cdef const TcpHeader* tcp = <const TcpHeader*>flight.l4
+    cdef const TcpHeader* tcp = <const TcpHeader*>packet.l4
     cdef uint32_t end
-    if flight.protocol != PROTOCOL_TCP:
+    if packet.protocol != PROTOCOL_TCP:
         if direction == OUT:                        # the inside answers a session opened from outside
-            session.timeout_class = class_of(flight.protocol)
+            session.timeout_class = class_of(packet.protocol)
             session.state = TCP_STEADY
         return REFRESH_BY_POLICY
-    end = bswap32(tcp.sequence) + flight.payload + (1 if tcp.flags & TCP_SYN else 0) + (1 if tcp.flags & TCP_FIN else 0)
+    end = bswap32(tcp.sequence) + packet.payload + (1 if tcp.flags & TCP_SYN else 0) + (1 if tcp.flags & TCP_FIN else 0)
     return tcp_step(session, syn, direction, tcp.flags, bswap32(tcp.sequence), bswap32(tcp.acknowledgement), end)
 
-cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, const Clock* now,
+cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, const Packet* packet, const Clock* now,
                          uint32_t packets, uint32_t bytes) noexcept nogil:
     """Updates state, time-out, window and counters of the session of a packet that will be forwarded."""
     cdef Session* session = &worker.sessions.hot[slot]
-    cdef const TcpHeader* segment = segment_of(flight)
+    cdef const TcpHeader* segment = segment_of(packet)
     cdef uint32_t refresh = REFRESH_BY_POLICY
     if likely(is_steady(session, segment)):
-        session.end[direction] += ahead(bswap32(segment.sequence) + flight.payload, session.end[direction])
+        session.end[direction] += ahead(bswap32(segment.sequence) + packet.payload, session.end[direction])
         session.ack[direction] += ahead(bswap32(segment.acknowledgement), session.ack[direction])
     else:
-        refresh = account_other(session, &worker.sessions.syn[2 * <size_t>slot], direction, flight)
+        refresh = account_other(session, &worker.sessions.syn[2 * <size_t>slot], direction, packet)
     if unlikely(<int16_t>(now.seconds - session.window_end) >= 0):
         window_roll(&worker.sessions, slot, now.ns)
     # Without a branch on the direction: REFRESH_ALWAYS (2) refreshes, REFRESH_NEVER (0) does not; REFRESH_BY_POLICY (1) does,
@@ -55,7 +55,7 @@ cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, cons
     session_count(session, &worker.sessions.cold[slot], direction, packets, bytes)
 
 cdef inline void account_frame(Worker* worker, uint32_t slot, uint32_t direction, const Frame* frame,
-                               const Flight* flight, const Clock* now) noexcept nogil:
+                               const Packet* packet, const Clock* now) noexcept nogil:
     """As account, for a frame that may be a super-frame: counts the packets it becomes on the wire."""
-    cdef uint32_t packets = wire_packets(frame, flight)
-    account(worker, slot, direction, flight, now, packets, wire_bytes(flight, packets))
+    cdef uint32_t packets = wire_packets(frame, packet)
+    account(worker, slot, direction, packet, now, packets, wire_bytes(packet, packets))

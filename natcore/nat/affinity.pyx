@@ -6,9 +6,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.nat.admission cimport find_live
 from natcore.nat.inside_routing cimport crosses
-from natcore.tables.port_overload cimport Taken, overload_find
-from natcore.packet.parse cimport KIND_FRAGMENT, KIND_ICMP, KIND_OTHER, KIND_SESSION, Flight, parse, wire_length
-from natcore.nat.fragment_path cimport piece_key
+from natcore.tables.port_overload cimport EndpointPair, overload_find
+from natcore.packet.parse cimport KIND_FRAGMENT, KIND_ICMP, KIND_OTHER, KIND_SESSION, Packet, parse, wire_length
+from natcore.nat.fragment_path cimport fragment_key
 from natcore.tables.ports cimport (
     PORT_RESERVED, PORTS_OVERLOAD, Ports, address_find, has_ports, home_of_port, port_holder, space_of,
 )
@@ -20,60 +20,61 @@ from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32
 from natcore.base.hash_table cimport NONE
 from natcore.base.spinlock cimport spin_lock, spin_unlock
-from natcore.workers.worker cimport Clock, Worker, clock_read, has_all, owner_of_inside
+from natcore.workers.worker cimport Clock, Worker, clock_read, holds_all_locks, worker_of_inside
 from natcore.packet.verdict cimport INSIDE, OUTSIDE, PENDING
 from natcore.base.headers cimport IcmpHeader, is_reply, is_request
 
 
-cdef inline Worker* of_inside(const Worker* worker, uint32_t ip) noexcept nogil:
+cdef inline Worker* owner_of_address(const Worker* worker, uint32_t ip) noexcept nogil:
     """ip: big-endian."""
-    return worker.shared.workers[owner_of_inside(bswap32(ip), worker.shared.count)]
+    return worker.shared.workers[worker_of_inside(bswap32(ip), worker.shared.count)]
 
 
 # ---- by key ----------------------------------------------------------------------------------------------------------
 
-cdef Worker* of_target(const Worker* worker, uint32_t ip, uint32_t remote_ip, uint32_t space, uint32_t port) noexcept nogil:
+cdef Worker* owner_of_target(const Worker* worker, uint32_t ip, uint32_t remote_ip, uint32_t space,
+                             uint32_t port) noexcept nogil:
     """The worker that owns the DNAT target for this remote; NULL: no entry has the outside endpoint."""
     cdef const DnatRule* rule = NULL
     if worker.rules != NULL:
         rule = dnat_rule(worker.rules, dnat_key(bswap32(ip), space, port))
     if rule == NULL:
         return NULL
-    return of_inside(worker, dnat_target(rule, flow_hash(&worker.sessions.key, remote_ip, rule.entry, 0)))
+    return owner_of_address(worker, dnat_target(rule, flow_hash(&worker.sessions.key, remote_ip, rule.entry, 0)))
 
 
-cdef Worker* of_pair(const Worker* worker, const Taken* ends) noexcept nogil:
+cdef Worker* owner_of_pair(const Worker* worker, const EndpointPair* ends) noexcept nogil:
     """Overloaded ports: the worker with the mapping between the two endpoints; NULL: none."""
     cdef Ports* ports = worker.mappings.ports
     cdef uint32_t number
     spin_lock(&ports.spin)
     number = overload_find(&ports.overload, &ports.key, ends)
     if number != NONE:
-        number = ports.overload.taken[number].worker
+        number = ports.overload.pairs[number].worker
     spin_unlock(&ports.spin)
     return NULL if number == NONE else worker.shared.workers[number]
 
 
-cdef Worker* of_outside(const Worker* worker, uint32_t address, uint64_t addresses, uint32_t ports,
-                        uint8_t protocol) noexcept nogil:
+cdef Worker* owner_of_outside(const Worker* worker, uint32_t address, uint64_t addresses, uint32_t ports,
+                              uint8_t protocol) noexcept nogil:
     """The worker of an outside endpoint. The answer may be outdated: find_open checks it again in that worker's tables.
     NULL: any worker may have it."""
     cdef uint32_t remote_ip = <uint32_t>addresses, outside_ip = <uint32_t>(addresses >> 32), number, holder = 0
     cdef uint32_t port = bswap16(<uint16_t>(ports >> 16)), space = space_of(protocol)
-    cdef Taken ends
+    cdef EndpointPair ends
     cdef Worker* owner = NULL
     if not has_ports(protocol):
-        return of_target(worker, outside_ip, remote_ip, ANY_SPACE, 0)
+        return owner_of_target(worker, outside_ip, remote_ip, ANY_SPACE, 0)
     number = port_holder(worker.mappings.ports, address, space, <uint16_t>port, &holder)
     if number == PORT_RESERVED:
-        return of_target(worker, outside_ip, remote_ip, space, port)
+        return owner_of_target(worker, outside_ip, remote_ip, space, port)
     if worker.mappings.ports.policy == PORTS_OVERLOAD:
         ends.outside_ip = outside_ip
         ends.remote_ip = remote_ip
         ends.outside_port = <uint16_t>(ports >> 16)
         ends.remote_port = <uint16_t>ports
         ends.protocol = protocol
-        owner = of_pair(worker, &ends)
+        owner = owner_of_pair(worker, &ends)
     elif number != NONE:
         owner = worker.shared.workers[holder]
     return owner if owner != NULL else worker.shared.workers[home_of_port(worker.mappings.ports, port)]
@@ -83,11 +84,11 @@ cdef Worker* owner_by_key(Worker* worker, uint32_t side, uint64_t addresses, uin
     """The worker that admits or refuses a packet with this key. NULL: unknown."""
     cdef uint32_t address
     if side == INSIDE:
-        return of_inside(worker, <uint32_t>addresses)
+        return owner_of_address(worker, <uint32_t>addresses)
     address = address_find(worker.mappings.ports, <uint32_t>(addresses >> 32))
     if address == NONE:                             # a no-NAT entry's, or none
-        return of_inside(worker, <uint32_t>(addresses >> 32))
-    return of_outside(worker, address, addresses, ports, protocol)
+        return owner_of_address(worker, <uint32_t>(addresses >> 32))
+    return owner_of_outside(worker, address, addresses, ports, protocol)
 
 
 # ---- by packet, with one worker locked -------------------------------------------------------------------------------
@@ -98,25 +99,25 @@ cdef bint has_live(const Worker* worker, uint32_t side, uint64_t addresses, uint
     return slot != NONE and not is_dead(&worker.sessions, &worker.sessions.hot[slot], now.ms)
 
 
-cdef Worker* owner_of(Worker* worker, const Frame* frame, const Flight* flight, const Clock* now) noexcept nogil:
+cdef Worker* owner_of(Worker* worker, const Frame* frame, const Packet* packet, const Clock* now) noexcept nogil:
     """The worker that can process the packet in its tables alone. NULL: all workers must be locked."""
-    if wire_length(frame, flight) > min(worker.mtu[INSIDE], worker.mtu[OUTSIDE]):
+    if wire_length(frame, packet) > min(worker.mtu[INSIDE], worker.mtu[OUTSIDE]):
         return NULL                                 # fragments are written with all workers locked
-    if flight.kind == KIND_OTHER or crosses(worker, frame, flight):     # stateless
+    if packet.kind == KIND_OTHER or crosses(worker, frame, packet):     # stateless
         return worker
-    if flight.kind != KIND_SESSION or not has_ports(flight.protocol):
+    if packet.kind != KIND_SESSION or not has_ports(packet.protocol):
         return NULL
-    if frame.side == INSIDE and address_find(worker.mappings.ports, flight.ip.destination) != NONE:
+    if frame.side == INSIDE and address_find(worker.mappings.ports, packet.ip.destination) != NONE:
         return NULL                                 # a hairpin has two sessions
-    if frame.side == OUTSIDE and has_live(worker, OUTSIDE, flight.addresses, flight.ports, flight.protocol, now):
+    if frame.side == OUTSIDE and has_live(worker, OUTSIDE, packet.addresses, packet.ports, packet.protocol, now):
         return worker
-    return owner_by_key(worker, frame.side, flight.addresses, flight.ports, flight.protocol)
+    return owner_by_key(worker, frame.side, packet.addresses, packet.ports, packet.protocol)
 
 
 # ---- by packet, with all workers locked ------------------------------------------------------------------------------
 
-cdef Worker* keeper_of(Worker* worker, uint32_t side, uint64_t addresses, uint32_t ports, uint8_t protocol, bint meet,
-                       const Clock* now) noexcept nogil:
+cdef Worker* find_live_owner(Worker* worker, uint32_t side, uint64_t addresses, uint32_t ports, uint8_t protocol, bint meet,
+                             const Clock* now) noexcept nogil:
     """The worker with a live session of this key, or NULL. meet: end a dead one, as any packet that meets it does."""
     cdef uint32_t i
     cdef Worker* one
@@ -129,7 +130,8 @@ cdef Worker* keeper_of(Worker* worker, uint32_t side, uint64_t addresses, uint32
     return NULL
 
 
-cdef Worker* holder_of(Worker* worker, uint32_t side, uint64_t addresses, uint32_t ports, uint8_t protocol) noexcept nogil:
+cdef Worker* find_session_owner(Worker* worker, uint32_t side, uint64_t addresses, uint32_t ports,
+                                uint8_t protocol) noexcept nogil:
     """The worker with a session of this key, dead or alive, or NULL."""
     cdef uint32_t i
     for i in range(worker.shared.count):
@@ -138,42 +140,43 @@ cdef Worker* holder_of(Worker* worker, uint32_t side, uint64_t addresses, uint32
     return NULL
 
 
-cdef bint asks_for_session(const Worker* worker, const Frame* frame, const Flight* flight) noexcept nogil:
+cdef bint is_one_to_one_query(const Worker* worker, const Frame* frame, const Packet* packet) noexcept nogil:
     """Whether it is an ICMP query in the reverse direction, which only sessions of 1:1 entries pass."""
-    cdef uint8_t type = (<const IcmpHeader*>flight.l4).type if flight.kind == KIND_ICMP else 0
-    return (flight.kind == KIND_ICMP and (is_request(type) if frame.side == OUTSIDE else is_reply(type))
-            and not (worker.link_address[frame.side] and flight.ip.destination == worker.link_address[frame.side]))
+    cdef uint8_t type = (<const IcmpHeader*>packet.l4).type if packet.kind == KIND_ICMP else 0
+    return (packet.kind == KIND_ICMP and (is_request(type) if frame.side == OUTSIDE else is_reply(type))
+            and not (worker.link_address[frame.side] and packet.ip.destination == worker.link_address[frame.side]))
 
 
-cdef Worker* owner_for_sure(Worker* worker, const Frame* frame, const Flight* flight, bint meet,
-                            const Clock* now) noexcept nogil:
+cdef Worker* owner_with_all_locked(Worker* worker, const Frame* frame, const Packet* packet, bint meet,
+                                   const Clock* now) noexcept nogil:
     """The worker that processes the packet; `worker` if it does not matter. Call it with all workers locked. meet: end a
     dead session of it."""
     cdef uint32_t i
     cdef Worker* owner
-    cdef Flight copy = flight[0]
-    if copy.kind == KIND_FRAGMENT and not piece_key(worker, &copy, frame.side):
+    cdef Packet copy = packet[0]
+    if copy.kind == KIND_FRAGMENT and not fragment_key(worker, &copy, frame.side):
         return worker
     if copy.kind == KIND_ICMP and is_error(&copy):
         for i in range(worker.shared.count):
             if quoted_slot(worker.shared.workers[i], &copy, frame.side, now) != NONE:
                 return worker.shared.workers[i]
         return worker
-    meet = meet and (flight.kind == KIND_SESSION or asks_for_session(worker, frame, flight))
-    owner = keeper_of(worker, frame.side, copy.addresses, copy.ports, copy.protocol, meet, now)
+    meet = meet and (packet.kind == KIND_SESSION or is_one_to_one_query(worker, frame, packet))
+    owner = find_live_owner(worker, frame.side, copy.addresses, copy.ports, copy.protocol, meet, now)
     if owner == NULL:
         owner = owner_by_key(worker, frame.side, copy.addresses, copy.ports, copy.protocol)
     if owner == NULL:                               # fragment: it may yet meet a dead session
-        owner = holder_of(worker, frame.side, copy.addresses, copy.ports, copy.protocol)
+        owner = find_session_owner(worker, frame.side, copy.addresses, copy.ports, copy.protocol)
     return worker if owner == NULL else owner
 
 
-cdef Worker* peer_of(Worker* worker, uint64_t addresses, uint32_t ports, uint8_t protocol, const Clock* now) noexcept nogil:
+cdef Worker* hairpin_owner(Worker* worker, uint64_t addresses, uint32_t ports, uint8_t protocol,
+                           const Clock* now) noexcept nogil:
     """The worker of the second session of a hairpinned packet, which has this key. Call it with all workers locked."""
     cdef Worker* owner
     if worker.shared.count == 1:
         return worker
-    owner = keeper_of(worker, IN, addresses, ports, protocol, True, now)
+    owner = find_live_owner(worker, IN, addresses, ports, protocol, True, now)
     if owner == NULL:
         owner = owner_by_key(worker, OUTSIDE, addresses, ports, protocol)
     return worker if owner == NULL else owner
@@ -184,16 +187,16 @@ cdef Worker* peer_of(Worker* worker, uint64_t addresses, uint32_t ports, uint8_t
 cdef uint32_t owner_of_frame(Worker* worker, const Frame* frame) noexcept nogil:
     """The number of the worker that owns the frame; a guess unless all workers are locked."""
     cdef Frame one = frame[0]
-    cdef Flight flight
+    cdef Packet packet
     cdef Clock now
     cdef Worker* owner
     one.side &= 1
     clock_read(&now, worker.shared.now_ns)
-    if worker.shared.count == 1 or parse(&one, &flight, worker.ethernet, &worker.sessions.key) != PENDING:
+    if worker.shared.count == 1 or parse(&one, &packet, worker.ethernet, &worker.sessions.key) != PENDING:
         return 0
-    if has_all(worker):
-        return owner_for_sure(worker, &one, &flight, False, &now).number
-    owner = owner_of(worker, &one, &flight, &now)
+    if holds_all_locks(worker):
+        return owner_with_all_locked(worker, &one, &packet, False, &now).number
+    owner = owner_of(worker, &one, &packet, &now)
     if owner == NULL and one.side == INSIDE:
-        owner = of_inside(worker, flight.ip.source)
+        owner = owner_of_address(worker, packet.ip.source)
     return worker.number if owner == NULL else owner.number

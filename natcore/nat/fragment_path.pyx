@@ -5,19 +5,20 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.nat.admission cimport find_live, inside_mtu, may_pass, session_mtu
 from natcore.tables.fragments cimport (
-    DATAGRAM_BROKEN, DATAGRAM_KNOWN, DATAGRAM_REFUSED, PIECE_LAST, Datagram, Fragments, Piece, datagram_break,
-    datagram_close, datagram_find, datagram_has, datagram_held, datagram_hold, datagram_mark, datagram_open, datagram_settle,
-    datagram_take, datagram_whole, fragments_expire, piece_sum,
+    DATAGRAM_BROKEN, DATAGRAM_KNOWN, DATAGRAM_REFUSED, RANGE_LAST, Datagram, Fragments, FragmentRange, datagram_break,
+    datagram_close, datagram_find, datagram_has, datagram_next_held, datagram_hold, datagram_mark, datagram_open,
+    datagram_settle,
+    datagram_pop_held, datagram_is_complete, fragments_expire, fragment_digest,
 )
 from natcore.nat.ip_identification cimport set_identification
-from natcore.tables.icmp_output cimport parcel_begin, parcel_cancel, parcel_seal
-from natcore.packet.parse cimport KIND_SESSION, Flight, parse_network, parse_transport, wire_length
+from natcore.tables.icmp_output cimport outbox_push, outbox_cancel, outbox_amend
+from natcore.packet.parse cimport KIND_SESSION, Packet, parse_network, parse_transport, wire_length
 from natcore.nat.rewrite cimport rewrite_network
 from natcore.tables.sessions cimport (
     HAIRPINNED, IN, OUT, UNTRANSLATED_BOTH, Session, session_count, session_find, session_id, turned_addresses,
     turned_ports, window_roll,
 )
-from natcore.nat.fragmentation cimport split
+from natcore.nat.fragmentation cimport fragment_packet
 from natcore.tables.tcp_state cimport is_later
 from natcore.frame cimport FRAME_CROSSING, Frame
 from natcore.base.compiler cimport bswap16, bswap32
@@ -32,45 +33,47 @@ from natcore.base.headers cimport (
 )
 
 
-cdef inline uint32_t offset_of(const Flight* flight) noexcept nogil:
+cdef inline uint32_t offset_of(const Packet* packet) noexcept nogil:
     """Offset of the packet's payload in the datagram, in bytes."""
-    return (bswap16(flight.ip.fragment) & IPV4_OFFSET) * 8
+    return (bswap16(packet.ip.fragment) & IPV4_OFFSET) * 8
 
 
-cdef inline uint32_t payload_of(const Flight* flight) noexcept nogil:
+cdef inline uint32_t payload_of(const Packet* packet) noexcept nogil:
     """Bytes behind the IPv4 header."""
-    return flight.total_length - <uint32_t>(flight.l4 - <uint8_t*>flight.ip)
+    return packet.total_length - <uint32_t>(packet.l4 - <uint8_t*>packet.ip)
 
 
-cdef void fit(Worker* worker, Frame* frame, const Flight* flight, uint8_t verdict, uint8_t cause) noexcept nogil:
+cdef void fragment_if_needed(Worker* worker, Frame* frame, const Packet* packet, uint8_t verdict, uint8_t cause) noexcept nogil:
     """Fragments a forwarded packet that exceeds the MTU of its egress link (REQ-13a). cause: Verdict of the other fragments."""
     cdef uint8_t send_to = egress_of(verdict, frame.side, frame.flags & FRAME_CROSSING)
-    cdef uint32_t mtu = worker.mtu[OUTSIDE] if send_to == OUTSIDE else inside_mtu(worker, flight.ip.destination)
-    if wire_length(frame, flight) > mtu:
-        split(worker.outbox, frame, flight, mtu, send_to, cause)
+    cdef uint32_t mtu = worker.mtu[OUTSIDE] if send_to == OUTSIDE else inside_mtu(worker, packet.ip.destination)
+    if wire_length(frame, packet) > mtu:
+        fragment_packet(worker.outbox, frame, packet, mtu, send_to, cause)
 
 
 # ---- later fragments -------------------------------------------------------------------------------------------------
 
-cdef void take(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, uint32_t sequence, bint counted,
-               const Clock* now) noexcept nogil:
+cdef void account_later_fragment(Worker* worker, uint32_t slot, uint32_t direction, const Packet* packet, uint32_t sequence,
+                                 bint counted,
+                                 const Clock* now) noexcept nogil:
     """Accounts a later fragment to the session. sequence: at the first byte of the TCP header. counted: as one more packet."""
     cdef Session* session = &worker.sessions.hot[slot]
-    cdef uint32_t end = sequence + offset_of(flight) + payload_of(flight)
+    cdef uint32_t end = sequence + offset_of(packet) + payload_of(packet)
     if <int16_t>(now.seconds - session.window_end) >= 0:
         window_roll(&worker.sessions, slot, now.ns)
     if direction == OUT or worker.inbound_refresh:
         session.last_seen = now.ms
-    if flight.protocol == PROTOCOL_TCP and is_later(end, session.end[direction]):
+    if packet.protocol == PROTOCOL_TCP and is_later(end, session.end[direction]):
         session.end[direction] = end
     if counted:
-        session_count(session, &worker.sessions.cold[slot], direction, 1, flight.total_length)
+        session_count(session, &worker.sessions.cold[slot], direction, 1, packet.total_length)
 
 
-cdef uint8_t follow(Worker* worker, Frame* frame, Flight* flight, const Datagram* datagram, const Clock* now) noexcept nogil:
+cdef uint8_t translate_later_fragment(Worker* worker, Frame* frame, Packet* packet, const Datagram* datagram,
+                                      const Clock* now) noexcept nogil:
     """Translates a later fragment through the session of its first one, if that is still alive."""
     cdef uint32_t direction = frame.side, other = NONE
-    cdef uint32_t slot = find_live(worker, direction, flight.addresses, datagram.ports, flight.protocol, now)
+    cdef uint32_t slot = find_live(worker, direction, packet.addresses, datagram.ports, packet.protocol, now)
     cdef const Session* session
     cdef Worker* peer = worker
     cdef uint8_t verdict
@@ -82,26 +85,26 @@ cdef uint8_t follow(Worker* worker, Frame* frame, Flight* flight, const Datagram
         for i in range(worker.shared.count):
             if other == NONE:
                 peer = worker.shared.workers[i]
-                other = find_live(peer, IN, turned_addresses(session), turned_ports(session), flight.protocol, now)
+                other = find_live(peer, IN, turned_addresses(session), turned_ports(session), packet.protocol, now)
         if other == NONE:
             return DROP_NO_MAPPING
     verdict = (HAIRPIN if other != NONE else UNTRANSLATED if session.flags & UNTRANSLATED_BOTH
                else OUTBOUND if direction == OUT else INBOUND)
-    if may_pass(worker, frame, flight, session_mtu(worker, session, direction)) != PENDING:
-        return may_pass(worker, frame, flight, session_mtu(worker, session, direction))
-    take(worker, slot, direction, flight, datagram.sequence, True, now)
-    rewrite_network(flight.ip, session, direction, worker.decrement_ttl)
+    if may_pass(worker, frame, packet, session_mtu(worker, session, direction)) != PENDING:
+        return may_pass(worker, frame, packet, session_mtu(worker, session, direction))
+    account_later_fragment(worker, slot, direction, packet, datagram.sequence, True, now)
+    rewrite_network(packet.ip, session, direction, worker.decrement_ttl)
     if other != NONE:
-        take(peer, other, IN, flight, datagram.sequence, peer != worker or other != slot, now)
-        rewrite_network(flight.ip, &peer.sessions.hot[other], IN, False)
-    if flight.ip.identification != datagram.sent_as:
-        set_identification(flight.ip, datagram.sent_as)
+        account_later_fragment(peer, other, IN, packet, datagram.sequence, peer != worker or other != slot, now)
+        rewrite_network(packet.ip, &peer.sessions.hot[other], IN, False)
+    if packet.ip.identification != datagram.sent_as:
+        set_identification(packet.ip, datagram.sent_as)
     return verdict
 
 
 # ---- every fragment --------------------------------------------------------------------------------------------------
 
-cdef void give_up(Worker* worker) noexcept nogil:
+cdef void count_given_up(Worker* worker) noexcept nogil:
     """Counts held frames that the table dropped."""
     cdef Fragments* table
     cdef uint32_t side
@@ -112,36 +115,36 @@ cdef void give_up(Worker* worker) noexcept nogil:
         table.given_up = 0
 
 
-cdef void pieces_expire(Worker* worker, uint64_t now_ns) noexcept nogil:
+cdef void expire_datagrams(Worker* worker, uint64_t now_ns) noexcept nogil:
     """Drops datagrams that timed out."""
     fragments_expire(&worker.fragments[INSIDE], now_ns // 1000000)
     fragments_expire(&worker.fragments[OUTSIDE], now_ns // 1000000)
-    give_up(worker)
+    count_given_up(worker)
 
 
-cdef uint8_t screen(const Flight* flight) noexcept nogil:
+cdef uint8_t screen(const Packet* packet) noexcept nogil:
     """Checks that fragment offset and length are possible, and that a TCP header is not overwritten (RFC 1858)."""
-    cdef uint32_t offset = offset_of(flight), payload = payload_of(flight)
-    if (payload == 0 or offset + flight.total_length > 0xFFFF
-            or (flight.ip.fragment & bswap16(IPV4_MORE) and payload % 8)):
+    cdef uint32_t offset = offset_of(packet), payload = payload_of(packet)
+    if (payload == 0 or offset + packet.total_length > 0xFFFF
+            or (packet.ip.fragment & bswap16(IPV4_MORE) and payload % 8)):
         return DROP_MALFORMED
-    return DROP_FRAGMENT if flight.protocol == PROTOCOL_TCP and 0 < offset < 20 else PENDING
+    return DROP_FRAGMENT if packet.protocol == PROTOCOL_TCP and 0 < offset < 20 else PENDING
 
 
-cdef uint8_t piece_enter(Worker* worker, Frame* frame, Flight* flight, const Clock* now, uint32_t* datagram) noexcept nogil:
-    """The verdict on a later fragment. PENDING: a first fragment, for which the caller reports to `piece_known`."""
+cdef uint8_t fragment_enter(Worker* worker, Frame* frame, Packet* packet, const Clock* now, uint32_t* datagram) noexcept nogil:
+    """The verdict on a later fragment. PENDING: a first fragment, for which the caller reports to `first_fragment_done`."""
     cdef Fragments* table = &worker.fragments[frame.side]
     cdef uint64_t now_ms = now.ns // 1000000
-    cdef uint32_t offset = offset_of(flight), number
-    cdef uint16_t identification = flight.ip.identification
-    cdef uint8_t verdict = screen(flight)
-    cdef Piece piece
+    cdef uint32_t offset = offset_of(packet), number
+    cdef uint16_t identification = packet.ip.identification
+    cdef uint8_t verdict = screen(packet)
+    cdef FragmentRange received
     if verdict == DROP_MALFORMED:
         return verdict
     fragments_expire(table, now_ms)
-    number = datagram_find(table, frame.side, flight.addresses, flight.protocol, identification)
+    number = datagram_find(table, frame.side, packet.addresses, packet.protocol, identification)
     if number == NONE:
-        number = datagram_open(table, frame.side, flight.addresses, flight.protocol, identification, offset == 0, now_ms)
+        number = datagram_open(table, frame.side, packet.addresses, packet.protocol, identification, offset == 0, now_ms)
     if number == NONE:
         verdict = DROP_FRAGMENT
     elif table.datagrams[number].state == DATAGRAM_BROKEN:
@@ -149,112 +152,113 @@ cdef uint8_t piece_enter(Worker* worker, Frame* frame, Flight* flight, const Clo
     elif verdict == DROP_FRAGMENT:
         datagram_break(table, number, DROP_FRAGMENT)
     else:
-        piece.first = <uint16_t>(offset // 8)
-        piece.units = <uint16_t>((payload_of(flight) + 7) // 8)
-        piece.units |= 0 if flight.ip.fragment & bswap16(IPV4_MORE) else PIECE_LAST
-        piece.sum = piece_sum(table, flight.l4, payload_of(flight))
-        if datagram_has(table, number, &piece):
+        received.first = <uint16_t>(offset // 8)
+        received.units = <uint16_t>((payload_of(packet) + 7) // 8)
+        received.units |= 0 if packet.ip.fragment & bswap16(IPV4_MORE) else RANGE_LAST
+        received.sum = fragment_digest(table, packet.l4, payload_of(packet))
+        if datagram_has(table, number, &received):
             verdict = DROP_FRAGMENT                         # exact duplicate (RFC 8200 section 4.5): drop it alone
-        elif not datagram_mark(table, number, &piece):
+        elif not datagram_mark(table, number, &received):
             datagram_break(table, number, DROP_FRAGMENT)    # overlap: drop the datagram, as RFC 5722 does
             verdict = DROP_FRAGMENT
     if verdict == PENDING and offset:
-        verdict = place(worker, frame, flight, number, now)
+        verdict = handle_later_fragment(worker, frame, packet, number, now)
     if table.given_up:
-        give_up(worker)
+        count_given_up(worker)
     datagram[0] = number
     return verdict
 
 
-cdef uint8_t place(Worker* worker, Frame* frame, Flight* flight, uint32_t number, const Clock* now) noexcept nogil:
+cdef uint8_t handle_later_fragment(Worker* worker, Frame* frame, Packet* packet, uint32_t number,
+                                   const Clock* now) noexcept nogil:
     """Handles a later fragment by the state of its datagram."""
     cdef Fragments* table = &worker.fragments[frame.side]
     cdef Datagram* datagram = &table.datagrams[number]
     cdef uint8_t verdict
     if datagram.state == DATAGRAM_KNOWN:
-        verdict = follow(worker, frame, flight, datagram, now)
+        verdict = translate_later_fragment(worker, frame, packet, datagram, now)
         if verdict < LOCAL:
-            fit(worker, frame, flight, verdict, verdict)
+            fragment_if_needed(worker, frame, packet, verdict, verdict)
     elif datagram.state == DATAGRAM_REFUSED:
         verdict = datagram.verdict
     else:
         return HELD if datagram_hold(table, number, frame.data, frame.length) else DROP_FRAGMENT
-    if datagram_whole(table, number):
+    if datagram_is_complete(table, number):
         datagram_close(table, number)
     return verdict
 
 
-cdef bint piece_key(const Worker* worker, Flight* flight, uint8_t side) noexcept nogil:
+cdef bint fragment_key(const Worker* worker, Packet* packet, uint8_t side) noexcept nogil:
     """Completes the session key of a fragment, from its header or its first fragment; False: not known yet."""
     cdef uint32_t number
     cdef const Fragments* table = &worker.fragments[side]
-    flight.kind = KIND_SESSION
-    if offset_of(flight) == 0:
-        return parse_first(flight, side) == PENDING
-    number = datagram_find(table, side, flight.addresses, flight.protocol, flight.ip.identification)
+    packet.kind = KIND_SESSION
+    if offset_of(packet) == 0:
+        return parse_first(packet, side) == PENDING
+    number = datagram_find(table, side, packet.addresses, packet.protocol, packet.ip.identification)
     if number == NONE or table.datagrams[number].state != DATAGRAM_KNOWN:
         return False
-    flight.ports = table.datagrams[number].ports
+    packet.ports = table.datagrams[number].ports
     return True
 
 
 # ---- first fragments -------------------------------------------------------------------------------------------------
 
-cdef uint8_t parse_first(Flight* flight, uint32_t side) noexcept nogil:
+cdef uint8_t parse_first(Packet* packet, uint32_t side) noexcept nogil:
     """Parses the layer-4 header, which the first fragment must contain in full (RFC 1858, RFC 3128); PENDING or a drop."""
-    cdef uint32_t rest = payload_of(flight)
-    if flight.protocol == PROTOCOL_TCP:
-        if rest < 20 or rest < ((<const TcpHeader*>flight.l4).data_offset >> 4) * 4:
+    cdef uint32_t rest = payload_of(packet)
+    if packet.protocol == PROTOCOL_TCP:
+        if rest < 20 or rest < ((<const TcpHeader*>packet.l4).data_offset >> 4) * 4:
             return DROP_FRAGMENT
-    elif flight.protocol == PROTOCOL_UDP or flight.protocol == PROTOCOL_ICMP:
+    elif packet.protocol == PROTOCOL_UDP or packet.protocol == PROTOCOL_ICMP:
         if rest < 8:
             return DROP_FRAGMENT
         rest = 0xFFFF                               # UDP length covers the whole datagram
-    return parse_transport(flight, side, rest)
+    return parse_transport(packet, side, rest)
 
 
 cdef uint8_t release_held(Worker* worker, uint32_t number, uint8_t side, uint8_t verdict, const Clock* now) noexcept nogil:
     """Sends the fragment held longest through the outbox, or drops it; its verdict. verdict: of the first fragment."""
     cdef Fragments* table = &worker.fragments[side]
-    cdef uint32_t length = datagram_held(table, number)
+    cdef uint32_t length = datagram_next_held(table, number)
     cdef Frame frame
-    cdef Flight flight
-    frame.data = parcel_begin(worker.outbox, length, side, side, HELD) if verdict < LOCAL else NULL
-    datagram_take(table, number, frame.data)
+    cdef Packet packet
+    frame.data = outbox_push(worker.outbox, length, side, side, HELD) if verdict < LOCAL else NULL
+    datagram_pop_held(table, number, frame.data)
     if frame.data == NULL:
         return DROP_FRAGMENT if verdict < LOCAL else verdict
     frame.length = length
     frame.flags = 0
     frame.side = side
-    parse_network(&frame, &flight, worker.ethernet)
-    verdict = follow(worker, &frame, &flight, &table.datagrams[number], now)
+    parse_network(&frame, &packet, worker.ethernet)
+    verdict = translate_later_fragment(worker, &frame, &packet, &table.datagrams[number], now)
     if verdict >= LOCAL:
-        parcel_cancel(worker.outbox, length)
+        outbox_cancel(worker.outbox, length)
         return verdict
-    fit(worker, &frame, &flight, verdict, verdict)
+    fragment_if_needed(worker, &frame, &packet, verdict, verdict)
     side = egress_of(verdict, side, False)
-    parcel_seal(frame.data, frame.length, side)
+    outbox_amend(frame.data, frame.length, side)
     return OUTBOUND if side == OUTSIDE else INBOUND     # counted by egress side
 
 
-cdef void piece_known(Worker* worker, const Frame* frame, const Flight* flight, uint32_t number, uint8_t verdict,
-                      const Clock* now) noexcept nogil:
+cdef void first_fragment_done(Worker* worker, const Frame* frame, const Packet* packet, uint32_t number, uint8_t verdict,
+                              const Clock* now) noexcept nogil:
     """Applies the first fragment's verdict to the datagram: held fragments are sent or dropped."""
     cdef Fragments* table = &worker.fragments[frame.side]
     cdef Datagram* datagram = &table.datagrams[number]
-    cdef const TcpHeader* tcp = <const TcpHeader*>flight.l4
+    cdef const TcpHeader* tcp = <const TcpHeader*>packet.l4
     cdef uint32_t slot
     datagram_settle(table, number, DATAGRAM_KNOWN if verdict < LOCAL else DATAGRAM_REFUSED, verdict)
     if verdict < LOCAL:
-        datagram.ports = flight.ports
-        datagram.sent_as = flight.ip.identification     # as it leaves
-        slot = session_find(&worker.sessions, frame.side, flight.addresses, flight.ports, flight.protocol)
+        datagram.ports = packet.ports
+        datagram.sent_as = packet.ip.identification     # as it leaves
+        slot = session_find(&worker.sessions, frame.side, packet.addresses, packet.ports, packet.protocol)
         datagram.session = session_id(&worker.sessions.cold[slot])
-        if flight.protocol == PROTOCOL_TCP:
+        if packet.protocol == PROTOCOL_TCP:
             datagram.sequence = (bswap32(tcp.sequence) - (tcp.data_offset >> 4) * 4 + (1 if tcp.flags & TCP_SYN else 0)
                                  + (1 if tcp.flags & TCP_FIN else 0))
-    while datagram_held(table, number):
+    while datagram_next_held(table, number):
         worker.counters[HELD] -= 1
         worker.counters[release_held(worker, number, frame.side, verdict, now)] += 1
-    if datagram_whole(table, number):
+    if datagram_is_complete(table, number):
         datagram_close(table, number)

@@ -2,8 +2,8 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
-from natcore.tables.icmp_output cimport Outbox, outbox_room, parcel_begin
-from natcore.packet.parse cimport Flight
+from natcore.tables.icmp_output cimport Outbox, outbox_space, outbox_push
+from natcore.packet.parse cimport Packet
 from natcore.base.checksum cimport checksum
 from natcore.frame cimport FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED, Frame
 from natcore.base.compiler cimport bswap16
@@ -13,30 +13,30 @@ from natcore.base.headers cimport (
 )
 
 cdef enum:
-    PARCEL_AROUND = 64          # upper bound of a fragment's overhead in the outbox
+    ENTRY_OVERHEAD = 64          # upper bound of a fragment's overhead in the outbox
 
 
-cdef inline uint32_t header_bytes(const Flight* flight) noexcept nogil:
-    return <uint32_t>(flight.l4 - <const uint8_t*>flight.ip)
+cdef inline uint32_t header_bytes(const Packet* packet) noexcept nogil:
+    return <uint32_t>(packet.l4 - <const uint8_t*>packet.ip)
 
 
-cdef bint may_split(const Outbox* outbox, const Frame* frame, const Flight* flight, uint32_t mtu) noexcept nogil:
+cdef bint may_fragment(const Outbox* outbox, const Frame* frame, const Packet* packet, uint32_t mtu) noexcept nogil:
     """Whether the packet may be fragmented for the mtu, and the outbox has space for the fragments."""
-    cdef uint32_t header = header_bytes(flight), link = <uint32_t>(<const uint8_t*>flight.ip - frame.data), each
-    if flight.ip.fragment & bswap16(IPV4_DF) or frame.flags & (FRAME_GSO | FRAME_UNFINISHED) or mtu < header + 8:
+    cdef uint32_t header = header_bytes(packet), link = <uint32_t>(<const uint8_t*>packet.ip - frame.data), each
+    if packet.ip.fragment & bswap16(IPV4_DF) or frame.flags & (FRAME_GSO | FRAME_UNFINISHED) or mtu < header + 8:
         return False
     each = (mtu - header) & ~<uint32_t>7
-    return (outbox_room(outbox, frame.side)
-            >= flight.total_length + (flight.total_length // each + 1) * (link + header + PARCEL_AROUND))
+    return (outbox_space(outbox, frame.side)
+            >= packet.total_length + (packet.total_length // each + 1) * (link + header + ENTRY_OVERHEAD))
 
 
-cdef void finish_checksum(Frame* frame, const Flight* flight) noexcept nogil:
+cdef void finish_checksum(Frame* frame, const Packet* packet) noexcept nogil:
     """Completes a partial layer-4 checksum, since no device can do so for fragments."""
-    cdef uint16_t sum = checksum(flight.l4, flight.total_length - header_bytes(flight), 0)
-    if flight.protocol == PROTOCOL_TCP:
-        (<TcpHeader*>flight.l4).checksum = sum
+    cdef uint16_t sum = checksum(packet.l4, packet.total_length - header_bytes(packet), 0)
+    if packet.protocol == PROTOCOL_TCP:
+        (<TcpHeader*>packet.l4).checksum = sum
     else:
-        (<UdpHeader*>flight.l4).checksum = sum or 0xFFFF
+        (<UdpHeader*>packet.l4).checksum = sum or 0xFFFF
     frame.flags &= ~FRAME_CSUM_PARTIAL
 
 
@@ -68,18 +68,18 @@ cdef void seal(Ipv4Header* ip, uint32_t total, uint32_t fragment) noexcept nogil
     ip.checksum = checksum(<const uint8_t*>ip, (ip.version_ihl & 15) * 4, 0)
 
 
-cdef void split(Outbox* outbox, Frame* frame, const Flight* flight, uint32_t mtu, uint8_t send_to,
-                uint8_t cause) noexcept nogil:
-    """Cuts the frame down to its first fragment, once `may_split` has agreed. send_to: Side; cause: Verdict of the others."""
+cdef void fragment_packet(Outbox* outbox, Frame* frame, const Packet* packet, uint32_t mtu, uint8_t send_to,
+                          uint8_t cause) noexcept nogil:
+    """Cuts the frame down to its first fragment, after `may_fragment`. send_to: Side; cause: Verdict of the others."""
     cdef uint8_t header[60]
-    cdef uint32_t first = header_bytes(flight), link = <uint32_t>(<const uint8_t*>flight.ip - frame.data)
-    cdef uint32_t left = flight.total_length - first, words = bswap16(flight.ip.fragment)
-    cdef uint32_t taken = (mtu - first) & ~<uint32_t>7, length = copy_header(flight.ip, header), part, more
-    cdef const uint8_t* data = flight.l4 + taken
+    cdef uint32_t first = header_bytes(packet), link = <uint32_t>(<const uint8_t*>packet.ip - frame.data)
+    cdef uint32_t left = packet.total_length - first, words = bswap16(packet.ip.fragment)
+    cdef uint32_t taken = (mtu - first) & ~<uint32_t>7, length = copy_header(packet.ip, header), part, more
+    cdef const uint8_t* data = packet.l4 + taken
     cdef uint8_t* out
     if frame.flags & FRAME_CSUM_PARTIAL:
-        finish_checksum(frame, flight)
-    seal(flight.ip, first + taken, words | IPV4_MORE)
+        finish_checksum(frame, packet)
+    seal(packet.ip, first + taken, words | IPV4_MORE)
     frame.length = link + first + taken
     left -= taken
     words += taken // 8
@@ -87,7 +87,7 @@ cdef void split(Outbox* outbox, Frame* frame, const Flight* flight, uint32_t mtu
         part, more = left, words & IPV4_MORE
         if length + left > mtu:
             part, more = (mtu - length) & ~<uint32_t>7, IPV4_MORE
-        out = parcel_begin(outbox, link + length + part, frame.side, send_to, cause)
+        out = outbox_push(outbox, link + length + part, frame.side, send_to, cause)
         memcpy(out, frame.data, link)
         memcpy(out + link, header, length)
         memcpy(out + link + length, data, part)

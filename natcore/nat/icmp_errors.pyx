@@ -5,9 +5,9 @@ They neither refresh nor end the session, and are not counted in it (RFC 5508 RE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from natcore.nat.admission cimport is_no_host, is_static, may_pass, session_mtu
+from natcore.nat.admission cimport is_martian, is_static, may_pass, session_mtu
 from natcore.nat.ip_identification cimport identify
-from natcore.packet.parse cimport Flight, header_sum
+from natcore.packet.parse cimport Packet, header_sum
 from natcore.tables.ports cimport address_find
 from natcore.tables.sessions cimport (
     HAIRPINNED, IN, OUT, ROLE_INSIDE, ROLE_OUTSIDE, SYN_NOTED, UNTRANSLATED_BOTH, Session, is_dead, session_find,
@@ -42,22 +42,22 @@ cdef struct Quote:              # the quoted packet
     bint reversed               # an ICMP query in a direction that only 1:1 entries pass
 
 
-cdef bint is_error(const Flight* flight) noexcept nogil:
+cdef bint is_error(const Packet* packet) noexcept nogil:
     """Destination unreachable, time exceeded, parameter problem; not redirect or source quench (RFC 5508 REQ-9)."""
-    cdef uint8_t type = (<const IcmpHeader*>flight.l4).type
+    cdef uint8_t type = (<const IcmpHeader*>packet.l4).type
     return type == ICMP_UNREACHABLE or type == ICMP_TIME_EXCEEDED or type == ICMP_PARAMETER_PROBLEM
 
 
-cdef uint8_t read_quote(Flight* flight, Quote* quote, uint32_t back) noexcept nogil:
+cdef uint8_t read_quote(Packet* packet, Quote* quote, uint32_t back) noexcept nogil:
     """Reads the key of the opposite direction from the quoted packet. back: that direction."""
-    cdef uint32_t length = flight.total_length - <uint32_t>(flight.l4 - <uint8_t*>flight.ip), words
+    cdef uint32_t length = packet.total_length - <uint32_t>(packet.l4 - <uint8_t*>packet.ip), words
     cdef uint16_t source, destination
     cdef uint8_t type
-    if checksum(flight.l4, length, 0) != 0:
+    if checksum(packet.l4, length, 0) != 0:
         return DROP_CHECKSUM
     if length < 8 + 20:
         return DROP_MALFORMED
-    quote.ip = <Ipv4Header*>(flight.l4 + 8)
+    quote.ip = <Ipv4Header*>(packet.l4 + 8)
     words = quote.ip.version_ihl & 15
     if quote.ip.version_ihl >> 4 != 4 or words < 5 or length < 8 + words * 4 + 8:
         return DROP_MALFORMED
@@ -86,7 +86,7 @@ cdef uint8_t read_quote(Flight* flight, Quote* quote, uint32_t back) noexcept no
 
 
 cdef bint sequence_fits(const Session* session, const uint32_t* syn, uint32_t direction, const Quote* quote) noexcept nogil:
-    """Whether the quoted TCP sequence number is in flight in that direction (RFC 5927 section 4.1): from the lowest one not
+    """Whether the quoted TCP sequence number is in packet in that direction (RFC 5927 section 4.1): from the lowest one not
     acknowledged, minus one (keep-alive), to the highest sent; or is the SYN of a new connection. A SYN without answer has at
     most a segment of data.
 
@@ -134,16 +134,16 @@ cdef void rewrite_quote(Quote* quote, bint source, uint32_t ip, uint16_t port) n
         (<UdpHeader*>quote.l4).checksum = update((<UdpHeader*>quote.l4).checksum, l4_delta) or 0xFFFF
 
 
-cdef void rewrite_outer(Worker* worker, Flight* flight, bint decrement) noexcept nogil:
+cdef void rewrite_outer(Worker* worker, Packet* packet, bint decrement) noexcept nogil:
     """Recomputes the checksums of the error itself, which were verified before."""
-    cdef IcmpHeader* icmp = <IcmpHeader*>flight.l4
-    cdef uint32_t header = <uint32_t>(flight.l4 - <uint8_t*>flight.ip)
+    cdef IcmpHeader* icmp = <IcmpHeader*>packet.l4
+    cdef uint32_t header = <uint32_t>(packet.l4 - <uint8_t*>packet.ip)
     if decrement:
-        flight.ip.ttl -= 1
-    flight.ip.checksum = 0
-    flight.ip.checksum = checksum(<uint8_t*>flight.ip, header, 0)
+        packet.ip.ttl -= 1
+    packet.ip.checksum = 0
+    packet.ip.checksum = checksum(<uint8_t*>packet.ip, header, 0)
     icmp.checksum = 0
-    icmp.checksum = checksum(flight.l4, flight.total_length - header, 0)
+    icmp.checksum = checksum(packet.l4, packet.total_length - header, 0)
 
 
 cdef const Session* find_quoted(const Worker* worker, const Quote* quote, uint32_t back, const Clock* now) noexcept nogil:
@@ -163,32 +163,32 @@ cdef const Session* find_quoted(const Worker* worker, const Quote* quote, uint32
     return session
 
 
-cdef uint32_t quoted_slot(const Worker* worker, Flight* flight, uint32_t side, const Clock* now) noexcept nogil:
+cdef uint32_t quoted_slot(const Worker* worker, Packet* packet, uint32_t side, const Clock* now) noexcept nogil:
     """The live session that an error from a side refers to, or NONE."""
     cdef uint32_t back = IN if side == OUTSIDE else OUT
     cdef const Session* session = NULL
     cdef Quote quote
-    if read_quote(flight, &quote, back) == PENDING:
+    if read_quote(packet, &quote, back) == PENDING:
         session = find_quoted(worker, &quote, back, now)
     return NONE if session == NULL else <uint32_t>(session - worker.sessions.hot)
 
 
-cdef uint8_t inward(Worker* worker, Flight* flight, Quote* quote, const Session* session) noexcept nogil:
+cdef uint8_t inward(Worker* worker, Packet* packet, Quote* quote, const Session* session) noexcept nogil:
     """From outside: the quoted source and the error's destination become the inside endpoint (REQ-4)."""
     rewrite_quote(quote, True, session.ip[ROLE_INSIDE], session.port[ROLE_INSIDE])
-    flight.ip.destination = session.ip[ROLE_INSIDE]
+    packet.ip.destination = session.ip[ROLE_INSIDE]
     return UNTRANSLATED if session.flags & UNTRANSLATED_BOTH else INBOUND
 
 
-cdef uint8_t outward(Worker* worker, Flight* flight, Quote* quote, const Session* session) noexcept nogil:
+cdef uint8_t outward(Worker* worker, Packet* packet, Quote* quote, const Session* session) noexcept nogil:
     """From inside: the quoted destination and the error's source become the outside endpoint (REQ-5)."""
     rewrite_quote(quote, False, session.ip[ROLE_OUTSIDE], session.port[ROLE_OUTSIDE])
     if not session.flags & UNTRANSLATED_BOTH:
-        flight.ip.source = session.ip[ROLE_OUTSIDE]
+        packet.ip.source = session.ip[ROLE_OUTSIDE]
     return UNTRANSLATED if session.flags & UNTRANSLATED_BOTH else OUTBOUND
 
 
-cdef uint8_t hairpinned(Worker* worker, Flight* flight, Quote* quote, const Session* session,
+cdef uint8_t hairpinned(Worker* worker, Packet* packet, Quote* quote, const Session* session,
                         const Clock* now) noexcept nogil:
     """An error about a hairpinned packet goes back inside, to the host that sent it (REQ-7)."""
     cdef const Session* other
@@ -201,42 +201,42 @@ cdef uint8_t hairpinned(Worker* worker, Flight* flight, Quote* quote, const Sess
     if slot == NONE or is_dead(&peer.sessions, &peer.sessions.hot[slot], now.ms):
         return DROP_NO_MAPPING
     other = &peer.sessions.hot[slot]
-    outward(worker, flight, quote, session)
-    inward(worker, flight, quote, other)
+    outward(worker, packet, quote, session)
+    inward(worker, packet, quote, other)
     return HAIRPIN
 
 
-cdef uint8_t translate_error(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
+cdef uint8_t translate_error(Worker* worker, Frame* frame, Packet* packet, const Clock* now) noexcept nogil:
     """Finds the session of an ICMP error and translates the error; or the reason why not."""
     cdef uint32_t back = IN if frame.side == OUTSIDE else OUT
     cdef uint8_t verdict
     cdef const Session* session
     cdef Quote quote
-    cdef bint pool = address_find(worker.mappings.ports, flight.ip.destination) != NONE
-    verdict = read_quote(flight, &quote, back)
+    cdef bint pool = address_find(worker.mappings.ports, packet.ip.destination) != NONE
+    verdict = read_quote(packet, &quote, back)
     if verdict != PENDING:
         return verdict
     session = find_quoted(worker, &quote, back, now)
     if session == NULL and quote.reversed:
         return DROP_UNSUPPORTED
     if session == NULL:
-        if not pool and worker.link_address[frame.side] and flight.ip.destination == worker.link_address[frame.side]:
+        if not pool and worker.link_address[frame.side] and packet.ip.destination == worker.link_address[frame.side]:
             return LOCAL
         return DROP_NO_MAPPING
-    if (is_no_host(worker, flight.ip.source) or address_find(worker.mappings.ports, flight.ip.source) != NONE
-            or flight.ip.destination != quote.ip.source):
+    if (is_martian(worker, packet.ip.source) or address_find(worker.mappings.ports, packet.ip.source) != NONE
+            or packet.ip.destination != quote.ip.source):
         return DROP_SPOOFED                         # an error goes to the sender of the quoted packet (RFC 1122 section 3.2.2)
-    verdict = may_pass(worker, frame, flight, session_mtu(worker, session, back))
+    verdict = may_pass(worker, frame, packet, session_mtu(worker, session, back))
     if verdict != PENDING:
         return verdict
     if back == IN:
-        verdict = inward(worker, flight, &quote, session)
+        verdict = inward(worker, packet, &quote, session)
     elif session.flags & HAIRPINNED:
-        verdict = hairpinned(worker, flight, &quote, session, now)
+        verdict = hairpinned(worker, packet, &quote, session, now)
     else:
-        verdict = outward(worker, flight, &quote, session)
+        verdict = outward(worker, packet, &quote, session)
     if verdict == OUTBOUND or verdict == HAIRPIN:
-        identify(worker, frame, flight)
+        identify(worker, frame, packet)
     if verdict < LOCAL:
-        rewrite_outer(worker, flight, worker.decrement_ttl)
+        rewrite_outer(worker, packet, worker.decrement_ttl)
     return verdict

@@ -1,8 +1,8 @@
 """Echo replies, and the ICMP errors that report a drop: which verdicts, with which type and code."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from natcore.tables.icmp_output cimport echo_reply, icmp_error, own_source
-from natcore.packet.parse cimport Flight
+from natcore.tables.icmp_output cimport echo_reply, icmp_error, icmp_source
+from natcore.packet.parse cimport Packet
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16
 from natcore.workers.worker cimport Clock, Worker
@@ -15,23 +15,23 @@ from natcore.base.headers cimport (
 )
 
 
-cdef void answer(Worker* worker, const Frame* frame, const Flight* flight, uint8_t verdict,
-                 const Clock* now) noexcept nogil:
+cdef void send_icmp_reply(Worker* worker, const Frame* frame, const Packet* packet, uint8_t verdict,
+                          const Clock* now) noexcept nogil:
     """Replies to an echo request, or sends the ICMP error that the verdict calls for."""
-    cdef uint32_t source = own_source(worker.link_address[frame.side])
+    cdef uint32_t source = icmp_source(worker.link_address[frame.side])
     if verdict == LOCAL:
-        if (flight.protocol == PROTOCOL_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST
-                and not flight.ip.fragment & bswap16(IPV4_FRAGMENT)):       # nothing is reassembled
-            echo_reply(worker.outbox, frame, flight.ip, verdict)
+        if (packet.protocol == PROTOCOL_ICMP and (<const IcmpHeader*>packet.l4).type == ICMP_ECHO_REQUEST
+                and not packet.ip.fragment & bswap16(IPV4_FRAGMENT)):       # nothing is reassembled
+            echo_reply(worker.outbox, frame, packet.ip, verdict)
     elif verdict == DROP_TTL:
-        icmp_error(worker.outbox, frame, flight.ip, source, ICMP_TIME_EXCEEDED, 0, 0, verdict, now.ns)
+        icmp_error(worker.outbox, frame, packet.ip, source, ICMP_TIME_EXCEEDED, 0, 0, verdict, now.ns)
     elif verdict == DROP_MTU:
-        if flight.ip.fragment & bswap16(IPV4_DF):
-            icmp_error(worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, ICMP_TOO_BIG, <uint16_t>worker.mtu_met,
+        if packet.ip.fragment & bswap16(IPV4_DF):
+            icmp_error(worker.outbox, frame, packet.ip, source, ICMP_UNREACHABLE, ICMP_TOO_BIG, <uint16_t>worker.mtu_met,
                        verdict, now.ns)
     elif frame.side == INSIDE and worker.icmp_unreachable:
         if verdict == DROP_PORTS_EXHAUSTED or verdict == DROP_SESSION_LIMIT or verdict == DROP_CONFLICT:
             # RFC 6888 REQ-11: resources
-            icmp_error(worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 1, 0, verdict, now.ns)
+            icmp_error(worker.outbox, frame, packet.ip, source, ICMP_UNREACHABLE, 1, 0, verdict, now.ns)
         elif verdict == DROP_SUBSCRIBER_LIMIT or verdict == DROP_RATE_LIMIT or verdict == DROP_NO_SNAT_ENTRY:
-            icmp_error(worker.outbox, frame, flight.ip, source, ICMP_UNREACHABLE, 13, 0, verdict, now.ns)  # policy
+            icmp_error(worker.outbox, frame, packet.ip, source, ICMP_UNREACHABLE, 13, 0, verdict, now.ns)  # policy

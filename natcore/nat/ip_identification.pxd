@@ -7,7 +7,7 @@ values. Atomic packets (DF set, not a fragment) keep their value, which is never
 """
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from natcore.packet.parse cimport Flight, wire_packets
+from natcore.packet.parse cimport Packet, wire_packets
 from natcore.base.checksum cimport delta16, update
 from natcore.base.flow_hash cimport flow_hash
 from natcore.frame cimport Frame
@@ -36,8 +36,8 @@ cdef inline uint16_t next_identification(const Worker* worker, const Ipv4Header*
         cell[0] = number + count
     return <uint16_t>(number + (hash >> 48))
 
-cdef inline void identify(const Worker* worker, const Frame* frame, const Flight* flight) noexcept nogil:
+cdef inline void identify(const Worker* worker, const Frame* frame, const Packet* packet) noexcept nogil:
     """Renumbers a translated packet from inside. A super-frame reserves a value for each packet on the wire; segmentation
     counts up from its own."""
-    if worker.identifications != NULL and not is_atomic(flight.ip):
-        set_identification(flight.ip, bswap16(next_identification(worker, flight.ip, wire_packets(frame, flight))))
+    if worker.identifications != NULL and not is_atomic(packet.ip):
+        set_identification(packet.ip, bswap16(next_identification(worker, packet.ip, wire_packets(frame, packet))))

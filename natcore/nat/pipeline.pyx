@@ -1,29 +1,48 @@
-"""The stages in order, as a software pipeline: while one packet is parsed, an earlier one finds its session, and a still
-earlier one is rewritten, so that the waits for memory overlap. Whatever the pipeline cannot do at once goes the slow way.
+"""The packet path: translates batches of frames, packets of established sessions in a software pipeline (the fast path), all
+others one by one (the slow path).
+
+Theory of operation. A packet of an established session costs about two cache misses: a bucket of an index, and the session's
+hot line. The pipeline hides them: it works on groups of 16 packets, and each turn moves four stages, each on an older group:
+
+1. parse_group: parses and validates, hashes the key, prefetches the bucket; prefetches the headers of the next group.
+2. find: compares tags in the bucket, prefetches the session that it names.
+3. lookup_further, only if a packet of the group found none: looks into the next bucket; for a packet from inside prefetches
+   what an admission needs.
+4. finish: compares the whole key, checks state and time-out, accounts, rewrites.
+
+Each packet in flight has a packet context (Packet, 64 bytes) in a ring of CONTEXTS. Nothing is decided before stage 4, in order
+of the frames: whatever the stages before it found is a hint, which an earlier packet of the batch may have made stale. A packet
+that stage 4 cannot translate goes the slow path, at once and to its end: expired and new sessions, hairpins, ICMP errors,
+fragments, packets that a TCP SYN, a limit or the MTU concerns. The slow path finds or admits the session (nat/admission), and
+with several workers hands the packet off to the owning worker (slow_path_by_owner; lock order: workers/locks.pxd).
+
+TCP and UDP, outbound and inbound come mixed; stages 1 and 4 avoid branches on either. The stages are inlined into one function
+(CMakeLists.txt), compiled for Ethernet or bare IPv4, with and without new identifications.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.nat.accounting cimport account, account_frame, is_steady, segment_of
 from natcore.nat.admission cimport (
-    Endpoints, admit_inbound, admit_outbound, announce, find_live, is_static, is_whole, may_pass, screen_inbound, session_mtu,
+    Endpoints, admit_inbound, admit_outbound, log_new_session, find_live, is_static, is_one_to_one, may_pass,
+    screen_inbound, session_mtu,
 )
-from natcore.nat.icmp_replies cimport answer
+from natcore.nat.icmp_replies cimport send_icmp_reply
 from natcore.workers.invariants cimport assert_tables
 from natcore.nat.inside_routing cimport cross, crosses
 from natcore.log.flow_table cimport (
     FLOWS_BATCH, Flows, FlowSeen, flows_arrive, flows_enter, flows_exit, flows_leave, flows_sent, flows_unsent,
 )
-from natcore.nat.prefetch cimport foresee
+from natcore.nat.prefetch cimport prefetch_admission
 from natcore.nat.ip_identification cimport identify
-from natcore.workers.locks cimport await_hold, disperse, gather, release
+from natcore.workers.locks cimport lock, unlock_others, lock_others, unlock
 from natcore.tables.icmp_output cimport outbox_take
 from natcore.packet.tcp_mss cimport clamp_mss
 from natcore.packet.parse cimport (
-    KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, OPTIONS_HARMLESS, OPTIONS_NONE, OPTIONS_ROUTE, Flight, parse, parse_plain,
+    KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, OPTIONS_HARMLESS, OPTIONS_NONE, OPTIONS_ROUTE, Packet, parse, parse_plain,
 )
-from natcore.tables.mappings cimport mapping_approach
-from natcore.nat.affinity cimport owner_for_sure, owner_of, peer_of
-from natcore.nat.fragment_path cimport fit, parse_first, piece_enter, piece_known
+from natcore.tables.mappings cimport mapping_prefetch_open
+from natcore.nat.affinity cimport owner_with_all_locked, owner_of, hairpin_owner
+from natcore.nat.fragment_path cimport fragment_if_needed, parse_first, fragment_enter, first_fragment_done
 from natcore.tables.ports cimport address_find
 from natcore.nat.icmp_errors cimport is_error, translate_error
 from natcore.nat.session_reuse cimport may_reopen, reopen
@@ -39,7 +58,7 @@ from natcore.base.flow_hash cimport HashKey
 from natcore.frame cimport FRAME_CROSSING, FRAME_GSO, Frame
 from natcore.base.compiler cimport DEBUG, bswap16, likely, prefetch, prefetch_write, unlikely
 from natcore.base.hash_table cimport NONE, Bucket, Index, bucket_of, ctz32, match_some, match_tags, tag_of
-from natcore.workers.worker cimport OPTIONS_DROP, OPTIONS_PASS, Clock, Worker, clock_read, has_all
+from natcore.workers.worker cimport OPTIONS_DROP, OPTIONS_PASS, Clock, Worker, clock_read, holds_all_locks
 from natcore.packet.verdict cimport (
     DROP_FILTERED, DROP_FRAGMENT, DROP_IP_OPTION, DROP_NO_MAPPING, DROP_SPOOFED, DROP_UNSUPPORTED, HAIRPIN, HELD, INSIDE, LOCAL,
     OUTSIDE, PENDING, UNTRANSLATED,
@@ -51,30 +70,30 @@ from natcore.base.headers cimport (
 
 cdef enum:
     GROUP = 16                  # packets that go through a stage together
-    FIND_AFTER = 32             # packets between parsing one and looking for its session
-    LOOK_AFTER = 48             # and looking further, a group later
-    REWRITE_AFTER = 64          # and rewriting it
-    AHEAD = 16                  # packets whose headers are on their way into the cache
+    FIND_AFTER = 32             # distance of `find` behind parsing, in packets
+    LOOK_AFTER = 48             # distance of `lookup_further`, one group later
+    REWRITE_AFTER = 64          # distance of `finish`
+    AHEAD = 16                  # distance of the prefetch of headers ahead of parsing
     NUMBERED_AFTER = 2          # groups between looking for sessions and rewriting
     UNNAMED = 1                 # of a group
     LACKING = 2
-    FLIGHTS = 128               # packets on their way at once; a power of two above REWRITE_AFTER
+    CONTEXTS = 128               # packets in flight; a power of two above REWRITE_AFTER
 
 
-# ---- the slow way ----------------------------------------------------------------------------------------------------
+# ---- the slow path ---------------------------------------------------------------------------------------------------
 
-cdef inline void limit_mss(Worker* worker, const Frame* frame, Flight* flight) noexcept nogil:
-    """What a SYN that is forwarded says of its sender's segments, as the policy has it."""
-    if worker.mss and flight.protocol == PROTOCOL_TCP and (<const TcpHeader*>flight.l4).flags & TCP_SYN:
-        clamp_mss(frame, flight, worker.mss)
+cdef inline void limit_mss(Worker* worker, const Frame* frame, Packet* packet) noexcept nogil:
+    """Lowers the MSS option of a SYN, by the policy."""
+    if worker.mss and packet.protocol == PROTOCOL_TCP and (<const TcpHeader*>packet.l4).flags & TCP_SYN:
+        clamp_mss(frame, packet, worker.mss)
 
 
-cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot, bint fresh,
+cdef uint8_t hairpin(Worker* worker, Frame* frame, Packet* packet, uint32_t slot, bint fresh,
                      const Clock* now) noexcept nogil:
-    """The way back in, towards the inside endpoint behind the remote of the packet's own session (RFC 4787 REQ-9)."""
+    """Translates to the inside endpoint behind the remote of the packet's own session (RFC 4787 REQ-9)."""
     cdef Session* session = &worker.sessions.hot[slot]
-    cdef Worker* peer = peer_of(worker, turned_addresses(session), turned_ports(session), flight.protocol, now)
-    cdef uint32_t other = find_live(peer, IN, turned_addresses(session), turned_ports(session), flight.protocol, now)
+    cdef Worker* peer = hairpin_owner(worker, turned_addresses(session), turned_ports(session), packet.protocol, now)
+    cdef uint32_t other = find_live(peer, IN, turned_addresses(session), turned_ports(session), packet.protocol, now)
     cdef Endpoints ends
     cdef uint8_t verdict = PENDING
     if other == NONE:
@@ -83,343 +102,344 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Flight* flight, uint32_t slot
         ends.outside_ip = session.ip[ROLE_REMOTE]
         ends.outside_port = <uint16_t>(turned_ports(session) >> 16)
         ends.address = address_find(worker.mappings.ports, ends.outside_ip)
-        verdict = admit_inbound(peer, NULL, &ends, flight, HAIRPINNED | UNLOGGED, now, &other)
+        verdict = admit_inbound(peer, NULL, &ends, packet, HAIRPINNED | UNLOGGED, now, &other)
     elif peer != worker or other != slot:
-        verdict = may_reopen(peer, other, IN, flight, now)
+        verdict = may_reopen(peer, other, IN, packet, now)
     if verdict != PENDING:
         if fresh:
             session_discard(&worker.sessions, slot, now.ns)
         return verdict
     if fresh:
-        announce(worker, slot, OUT, now)
+        log_new_session(worker, slot, OUT, now)
     else:
-        reopen(worker, slot, OUT, flight, now)
-    reopen(peer, other, IN, flight, now)
-    limit_mss(worker, frame, flight)
-    account_frame(worker, slot, OUT, frame, flight, now)
-    if peer == worker and other == slot:            # to its own outside endpoint: counted once, as what it sent
-        account(peer, other, IN, flight, now, 0, 0)
+        reopen(worker, slot, OUT, packet, now)
+    reopen(peer, other, IN, packet, now)
+    limit_mss(worker, frame, packet)
+    account_frame(worker, slot, OUT, frame, packet, now)
+    if peer == worker and other == slot:            # to its own outside endpoint: count it once, as sent
+        account(peer, other, IN, packet, now, 0, 0)
     else:
-        account_frame(peer, other, IN, frame, flight, now)
-    rewrite(frame, flight, session, OUT, worker.decrement_ttl)
-    rewrite(frame, flight, &peer.sessions.hot[other], IN, False)
-    identify(worker, frame, flight)
+        account_frame(peer, other, IN, frame, packet, now)
+    rewrite(frame, packet, session, OUT, worker.decrement_ttl)
+    rewrite(frame, packet, &peer.sessions.hot[other], IN, False)
+    identify(worker, frame, packet)
     return HAIRPIN
 
 
-cdef uint8_t forward(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
-    """Finds or admits the packet's session and translates it; or why not."""
+cdef uint8_t forward(Worker* worker, Frame* frame, Packet* packet, const Clock* now) noexcept nogil:
+    """Finds or admits the packet's session and translates it; or the reason why not."""
     cdef uint32_t direction = frame.side, slot
     cdef Endpoints ends
     cdef uint8_t verdict
     cdef bint fresh = False
-    slot = find_live(worker, direction, flight.addresses, flight.ports, flight.protocol, now)
+    slot = find_live(worker, direction, packet.addresses, packet.ports, packet.protocol, now)
     if slot != NONE:
-        if direction == OUT and worker.sessions.hot[slot].flags & HAIRPINNED and not has_all(worker):
-            worker.wants_all = True     # its destination was ours, and is not any more
+        if direction == OUT and worker.sessions.hot[slot].flags & HAIRPINNED and not holds_all_locks(worker):
+            worker.needs_all_locked = True     # the destination was one of our addresses when the session was opened
             return PENDING
         if direction == IN and worker.sessions.hot[slot].flags & HAIRPINNED:
-            return DROP_SPOOFED         # a hairpin's packets come from inside
-        verdict = may_pass(worker, frame, flight, session_mtu(worker, &worker.sessions.hot[slot], direction))
+            return DROP_SPOOFED         # packets of a hairpin come from inside
+        verdict = may_pass(worker, frame, packet, session_mtu(worker, &worker.sessions.hot[slot], direction))
         if verdict == PENDING:
-            verdict = may_reopen(worker, slot, direction, flight, now)
+            verdict = may_reopen(worker, slot, direction, packet, now)
         if verdict != PENDING:
             return verdict
     else:
         fresh = True
         if direction == OUT:
-            verdict = admit_outbound(worker, frame, flight, now, &slot)
+            verdict = admit_outbound(worker, frame, packet, now, &slot)
         else:
-            verdict = screen_inbound(worker, flight, &ends)
+            verdict = screen_inbound(worker, packet, &ends)
             if verdict == PENDING:
-                verdict = admit_inbound(worker, frame, &ends, flight, 0, now, &slot)
+                verdict = admit_inbound(worker, frame, &ends, packet, 0, now, &slot)
         if verdict != PENDING:
             return verdict
     if direction == OUT and worker.sessions.hot[slot].flags & HAIRPINNED:
-        return hairpin(worker, frame, flight, slot, fresh, now)
+        return hairpin(worker, frame, packet, slot, fresh, now)
     if fresh:
-        announce(worker, slot, direction, now)
+        log_new_session(worker, slot, direction, now)
     else:
-        reopen(worker, slot, direction, flight, now)
-    limit_mss(worker, frame, flight)
-    account_frame(worker, slot, direction, frame, flight, now)
-    rewrite(frame, flight, &worker.sessions.hot[slot], direction, worker.decrement_ttl)
+        reopen(worker, slot, direction, packet, now)
+    limit_mss(worker, frame, packet)
+    account_frame(worker, slot, direction, frame, packet, now)
+    rewrite(frame, packet, &worker.sessions.hot[slot], direction, worker.decrement_ttl)
     if direction == OUT and not worker.sessions.hot[slot].flags & UNTRANSLATED_BOTH:
-        identify(worker, frame, flight)
+        identify(worker, frame, packet)
     return UNTRANSLATED if worker.sessions.hot[slot].flags & UNTRANSLATED_BOTH else <uint8_t>direction
 
 
-cdef inline void screen_query(const Worker* worker, Flight* flight) noexcept nogil:
-    """A query that the policy refuses is one of the other messages."""
-    if (worker.echo_only and flight.protocol == PROTOCOL_ICMP and flight.kind == KIND_SESSION
-            and not is_echo((<const IcmpHeader*>flight.l4).type)):
-        flight.kind = KIND_ICMP
+cdef inline void screen_query(const Worker* worker, Packet* packet) noexcept nogil:
+    """Treats queries that the policy refuses as other ICMP messages."""
+    if (worker.echo_only and packet.protocol == PROTOCOL_ICMP and packet.kind == KIND_SESSION
+            and not is_echo((<const IcmpHeader*>packet.l4).type)):
+        packet.kind = KIND_ICMP
 
 
-cdef bint is_whole_query(Worker* worker, const Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
-    """A query the other way round, which a 1:1 entry lets pass: a request from outside, or the inside's reply to one."""
-    cdef uint8_t type = (<const IcmpHeader*>flight.l4).type
+cdef bint is_one_to_one_query(Worker* worker, const Frame* frame, Packet* packet, const Clock* now) noexcept nogil:
+    """Whether a 1:1 entry passes this ICMP query in the reverse direction: a request from outside, or the inside's reply."""
+    cdef uint8_t type = (<const IcmpHeader*>packet.l4).type
     cdef uint32_t slot
     if not (is_request(type) if frame.side == OUTSIDE else is_reply(type)) or (worker.echo_only and not is_echo(type)):
         return False
-    if frame.side == OUTSIDE and is_whole(worker, flight.ip.destination):
+    if frame.side == OUTSIDE and is_one_to_one(worker, packet.ip.destination):
         return True
-    slot = find_live(worker, frame.side, flight.addresses, flight.ports, flight.protocol, now)
+    slot = find_live(worker, frame.side, packet.addresses, packet.ports, packet.protocol, now)
     return slot != NONE and is_static(worker, slot)
 
 
-cdef uint8_t other_kind(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
-    """What no session of its own can have: an ICMP error, something for the gateway itself, or not supported."""
-    cdef uint32_t destination = flight.ip.destination
-    cdef bint whole = not flight.ip.fragment & bswap16(IPV4_FRAGMENT)
-    if flight.kind == KIND_ICMP and is_error(flight) and whole:
-        return translate_error(worker, frame, flight, now)
+cdef uint8_t handle_other_kind(Worker* worker, Frame* frame, Packet* packet, const Clock* now) noexcept nogil:
+    """Handles ICMP errors, packets for the gateway itself, and unsupported ones."""
+    cdef uint32_t destination = packet.ip.destination
+    cdef bint whole = not packet.ip.fragment & bswap16(IPV4_FRAGMENT)
+    if packet.kind == KIND_ICMP and is_error(packet) and whole:
+        return translate_error(worker, frame, packet, now)
     if worker.link_address[frame.side] and destination == worker.link_address[frame.side]:
         return LOCAL
-    if flight.kind == KIND_ICMP and is_error(flight):
-        return DROP_FRAGMENT            # its checksum cannot be verified (RFC 5508 REQ-3)
-    if flight.kind == KIND_ICMP and is_whole_query(worker, frame, flight, now):
-        return forward(worker, frame, flight, now)
-    if (flight.kind == KIND_ICMP and (<const IcmpHeader*>flight.l4).type == ICMP_ECHO_REQUEST
+    if packet.kind == KIND_ICMP and is_error(packet):
+        return DROP_FRAGMENT            # the checksum cannot be verified (RFC 5508 REQ-3)
+    if packet.kind == KIND_ICMP and is_one_to_one_query(worker, frame, packet, now):
+        return forward(worker, frame, packet, now)
+    if (packet.kind == KIND_ICMP and (<const IcmpHeader*>packet.l4).type == ICMP_ECHO_REQUEST
             and address_find(worker.mappings.ports, destination) != NONE):
         return LOCAL
     return DROP_UNSUPPORTED
 
 
-cdef uint8_t decide(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
-    """A whole packet, or the first fragment of one."""
+cdef uint8_t decide(Worker* worker, Frame* frame, Packet* packet, const Clock* now) noexcept nogil:
+    """Handles a packet, or the first fragment of one."""
     cdef uint8_t verdict
-    if flight.ip.source == flight.ip.destination:   # a land packet: nobody speaks to itself over a wire
+    if packet.ip.source == packet.ip.destination:   # land attack
         return DROP_SPOOFED
-    if crosses(worker, frame, flight):
-        verdict = cross(worker, frame, flight)
-    elif flight.kind == KIND_SESSION:
-        verdict = forward(worker, frame, flight, now)
-        if worker.wants_all:
+    if crosses(worker, frame, packet):
+        verdict = cross(worker, frame, packet)
+    elif packet.kind == KIND_SESSION:
+        verdict = forward(worker, frame, packet, now)
+        if worker.needs_all_locked:
             return verdict
         if (frame.side == OUTSIDE and (verdict == DROP_NO_MAPPING or verdict == DROP_FILTERED)
-                and worker.unsolicited.slots != NULL):
-            note_unsolicited(worker, frame, flight, verdict, now.ns)
+                and worker.syn_holdoff.slots != NULL):
+            note_unsolicited(worker, frame, packet, verdict, now.ns)
     else:
-        verdict = other_kind(worker, frame, flight, now)
+        verdict = handle_other_kind(worker, frame, packet, now)
     if verdict >= LOCAL:
-        answer(worker, frame, flight, verdict, now)
+        send_icmp_reply(worker, frame, packet, verdict, now)
     else:
-        fit(worker, frame, flight, verdict, verdict)
+        fragment_if_needed(worker, frame, packet, verdict, verdict)
     return verdict
 
 
-cdef uint8_t do_alone(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
-    """In the tables of one worker, or of all, as the caller holds them."""
+cdef uint8_t slow_path_locked(Worker* worker, Frame* frame, Packet* packet, const Clock* now) noexcept nogil:
+    """Slow path in the worker's tables, with this worker or all workers locked."""
     cdef uint32_t datagram
     cdef uint8_t verdict
-    if flight.kind != KIND_FRAGMENT or crosses(worker, frame, flight):
-        return decide(worker, frame, flight, now)
-    verdict = piece_enter(worker, frame, flight, now, &datagram)
-    if verdict == PENDING:              # a first fragment: what becomes of it holds for the later ones
-        flight.kind = KIND_SESSION
-        verdict = parse_first(flight, frame.side)
+    if packet.kind != KIND_FRAGMENT or crosses(worker, frame, packet):
+        return decide(worker, frame, packet, now)
+    verdict = fragment_enter(worker, frame, packet, now, &datagram)
+    if verdict == PENDING:              # first fragment: its verdict holds for the later ones
+        packet.kind = KIND_SESSION
+        verdict = parse_first(packet, frame.side)
         if verdict == PENDING:
-            screen_query(worker, flight)
+            screen_query(worker, packet)
         if verdict == PENDING:
-            verdict = decide(worker, frame, flight, now)
-        piece_known(worker, frame, flight, datagram, verdict, now)
+            verdict = decide(worker, frame, packet, now)
+        first_fragment_done(worker, frame, packet, datagram, verdict, now)
     return verdict
 
 
-cdef uint8_t do_in(Worker* owner, uint32_t address, Frame* frame, Flight* flight, Clock* now, bint* again) noexcept nogil:
-    """In the tables of a worker that the caller holds. address: the gateway's on the link that the frame came by.
-    again: it has to be done with all held."""
+cdef uint8_t slow_path_in(Worker* owner, uint32_t address, Frame* frame, Packet* packet, Clock* now,
+                          bint* again) noexcept nogil:
+    """Slow path in the tables of `owner`, which is locked. address: the gateway's on the ingress link. again: it must be
+    repeated with all workers locked."""
     cdef uint32_t own = owner.link_address[frame.side]
     cdef uint8_t verdict
     clock_follow(owner, now)
     owner.link_address[frame.side] = address
-    verdict = do_alone(owner, frame, flight, now)
+    verdict = slow_path_locked(owner, frame, packet, now)
     owner.link_address[frame.side] = own
-    again[0] = owner.wants_all and verdict > HELD
-    owner.wants_all = False
+    again[0] = owner.needs_all_locked and verdict > HELD
+    owner.needs_all_locked = False
     return verdict
 
 
-cdef uint8_t do_by_owner(Worker* worker, Frame* frame, Flight* flight, Clock* now) noexcept nogil:
-    """One of several workers missed: the packet is its owner's, in whose tables it is done. Two are never held in another
-    way than all are: who waits for one holds none, so the pipeline's other packets look at their sessions anew.
+cdef uint8_t slow_path_by_owner(Worker* worker, Frame* frame, Packet* packet, Clock* now) noexcept nogil:
+    """Slow path with several workers: hands the packet off to its owner. No lock is waited for while another is held, so this
+    worker's tables may have changed afterwards: the pipeline's later packets compare their sessions anew.
     """
     cdef Worker* owner
-    cdef uint32_t address = worker.link_address[frame.side]     # read while the worker is held
+    cdef uint32_t address = worker.link_address[frame.side]     # read while the worker is locked
     cdef uint8_t verdict = PENDING
-    cdef bint again = True, alone = has_all(worker)
+    cdef bint again = True, alone = holds_all_locks(worker)
     if not alone:
-        owner = owner_of(worker, frame, flight, now)
+        owner = owner_of(worker, frame, packet, now)
         if owner == worker:
-            verdict = do_in(worker, address, frame, flight, now, &again)
+            verdict = slow_path_in(worker, address, frame, packet, now, &again)
         elif owner != NULL:
-            release(worker)
-            await_hold(owner)
-            verdict = do_in(owner, address, frame, flight, now, &again)
-            release(owner)
-            await_hold(worker)
+            unlock(worker)
+            lock(owner)
+            verdict = slow_path_in(owner, address, frame, packet, now, &again)
+            unlock(owner)
+            lock(worker)
             worker.handed_over += not again
     if again:
         if not alone:
-            gather(worker)
+            lock_others(worker)
         clock_follow(worker, now)
-        owner = owner_for_sure(worker, frame, flight, True, now)
-        verdict = do_in(owner, address, frame, flight, now, &again)
+        owner = owner_with_all_locked(worker, frame, packet, True, now)
+        verdict = slow_path_in(owner, address, frame, packet, now, &again)
         worker.handed_over += owner != worker
         if not alone:
-            disperse(worker)
+            unlock_others(worker)
     clock_follow(worker, now)
     return verdict
 
 
-cdef inline uint8_t slow(Worker* worker, Frame* frame, Flight* flight, Clock* now) noexcept nogil:
+cdef inline uint8_t slow_path(Worker* worker, Frame* frame, Packet* packet, Clock* now) noexcept nogil:
     if likely(worker.shared.count == 1):
-        return do_alone(worker, frame, flight, now)
-    return do_by_owner(worker, frame, flight, now)
+        return slow_path_locked(worker, frame, packet, now)
+    return slow_path_by_owner(worker, frame, packet, now)
 
 
 # ---- the pipeline ----------------------------------------------------------------------------------------------------
 
-cdef inline void begin(const Worker* worker, Frame* frames, Flight* flights, uint32_t count, uint32_t follow,
-                       bint ethernet) noexcept nogil:
-    """Parses a group; each packet's bucket is on its way into the cache then, and the headers of the group that follows.
+cdef inline void parse_group(const Worker* worker, Frame* frames, Packet* packets, uint32_t count, uint32_t follow,
+                             bint ethernet) noexcept nogil:
+    """Parses a group and prefetches its buckets, and the headers of the next group.
 
-    Buckets are asked for one right after the other, as sessions are in find: so the walks for their pages overlap.
+    Buckets are prefetched in one run, as sessions are in find, so that their page walks overlap.
     """
-    cdef HashKey key = worker.sessions.key          # copies, which no store into a frame can change
+    cdef HashKey key = worker.sessions.key          # a copy that no store into a frame can alias
     cdef uint32_t[2] mtu
     cdef uint8_t lowest_ttl = worker.lowest_ttl
     cdef Frame* frame
-    cdef Flight* flight
+    cdef Packet* packet
     cdef uint32_t i
-    mtu[INSIDE], mtu[OUTSIDE] = worker.mtu[OUTSIDE], worker.mtu[INSIDE]     # of the next link, by the side it came from
+    mtu[INSIDE], mtu[OUTSIDE] = worker.mtu[OUTSIDE], worker.mtu[INSIDE]     # of the egress link, by ingress side
     for i in range(count):
         frame = &frames[i]
-        flight = &flights[i]
+        packet = &packets[i]
         if i + AHEAD < follow:
             prefetch_write(frames[AHEAD + i].data)
         frame.side &= 1
-        if unlikely(not parse_plain(frame, flight, ethernet, lowest_ttl, mtu[frame.side], &key)):
-            if not begin_other(worker, frame, flight):
-                flight.bucket = NULL
+        if unlikely(not parse_plain(frame, packet, ethernet, lowest_ttl, mtu[frame.side], &key)):
+            if not parse_other(worker, frame, packet):
+                packet.bucket = NULL
                 continue
-        flight.bucket = bucket_of(&worker.sessions.index[frame.side], flight.hash)      # Side and Direction are numbered alike
+        packet.bucket = bucket_of(&worker.sessions.index[frame.side], packet.hash)      # Side and Direction are numbered alike
     for i in range(count):
-        prefetch(flights[i].bucket)
+        prefetch(packets[i].bucket)
 
 
 cdef inline bint passes(const Worker* worker, uint8_t options) noexcept nogil:
-    """Whether a packet with such options (Options) is forwarded."""
+    """Whether packets with such options (Options) are forwarded."""
     return options == OPTIONS_NONE or (
         options != OPTIONS_ROUTE and worker.ip_options != OPTIONS_DROP
         and (options == OPTIONS_HARMLESS or worker.ip_options == OPTIONS_PASS))
 
 
-cdef bint begin_other(const Worker* worker, Frame* frame, Flight* flight) noexcept nogil:
-    """Parses what is not plain; whether it still is a packet for an established session. Else the slow way decides."""
-    flight.verdict = parse(frame, flight, worker.ethernet, &worker.sessions.key)
-    if flight.verdict == PENDING and not passes(worker, flight.options):
-        flight.verdict = DROP_IP_OPTION
-    if flight.verdict == PENDING:
-        screen_query(worker, flight)
-    return (flight.verdict == PENDING and flight.kind == KIND_SESSION and flight.ip.ttl >= worker.lowest_ttl
-            and flight.total_length <= worker.mtu[1 - frame.side] and not frame.flags & (FRAME_GSO | FRAME_CROSSING))
+cdef bint parse_other(const Worker* worker, Frame* frame, Packet* packet) noexcept nogil:
+    """Parses what is not plain; whether it may still be on the fast path. Otherwise the slow path decides."""
+    packet.verdict = parse(frame, packet, worker.ethernet, &worker.sessions.key)
+    if packet.verdict == PENDING and not passes(worker, packet.options):
+        packet.verdict = DROP_IP_OPTION
+    if packet.verdict == PENDING:
+        screen_query(worker, packet)
+    return (packet.verdict == PENDING and packet.kind == KIND_SESSION and packet.ip.ttl >= worker.lowest_ttl
+            and packet.total_length <= worker.mtu[1 - frame.side] and not frame.flags & (FRAME_GSO | FRAME_CROSSING))
 
 
-cdef inline uint32_t find(const Worker* worker, const Frame* frames, Flight* flights, uint32_t count) noexcept nogil:
+cdef inline uint32_t find(const Worker* worker, const Frame* frames, Packet* packets, uint32_t count) noexcept nogil:
     """The first session that a bucket names is on its way into the cache; a second one is the slow way's. Whether there
     is a packet for which none is named (UNNAMED), or one without DF (LACKING)."""
     cdef Session* hot = worker.sessions.hot
-    cdef Flight* flight
+    cdef Packet* packet
     cdef uint32_t mask, i
     cdef uint32_t unnamed = 0
     cdef uint16_t common = 0xFFFF                   # of the words that have DF
     for i in range(count):
-        flight = &flights[i]
-        flight.candidate = NONE
-        if unlikely(flight.bucket == NULL):
+        packet = &packets[i]
+        packet.candidate = NONE
+        if unlikely(packet.bucket == NULL):
             continue
-        common &= flight.ip.fragment
-        mask = match_some(flight.bucket.tags, tag_of(flight.hash))
+        common &= packet.ip.fragment
+        mask = match_some(packet.bucket.tags, tag_of(packet.hash))
         if likely(mask != 0):
-            flight.candidate = flight.bucket.numbers[ctz32(mask)]
-            prefetch_write(&hot[flight.candidate])
+            packet.candidate = packet.bucket.numbers[ctz32(mask)]
+            prefetch_write(&hot[packet.candidate])
             continue
-        flight.verdict = PENDING
+        packet.verdict = PENDING
         unnamed = UNNAMED
-        if flight.bucket.overflow:
-            prefetch(flight.bucket + 1)
+        if packet.bucket.overflow:
+            prefetch(packet.bucket + 1)
         elif frames[i].side == INSIDE:
-            mapping_approach(&worker.mappings, flight.ip.source, <uint16_t>flight.ports, flight.protocol)
+            mapping_prefetch_open(&worker.mappings, packet.ip.source, <uint16_t>packet.ports, packet.protocol)
     return unnamed if likely(common & bswap16(IPV4_DF)) else unnamed | LACKING
 
 
-cdef uint32_t look_further(const Worker* worker, const Frame* frames, Flight* flights, uint32_t count,
-                           uint32_t before) noexcept nogil:
-    """For what no bucket named a session: it may lie in the bucket after, else a new one is likely.
+cdef uint32_t lookup_further(const Worker* worker, const Frame* frames, Packet* packets, uint32_t count,
+                             uint32_t before) noexcept nogil:
+    """For packets without a session in their bucket: looks into the next one; otherwise a new session is likely.
 
-    before: ports that will be drawn for the group before; how many will be for this one.
+    before: port allocations predicted for the previous group; returns those predicted for this one.
     """
     cdef const Index* index
     cdef const Bucket* after
-    cdef Flight* flight
-    cdef uint32_t i, mask, draws = 0
+    cdef Packet* packet
+    cdef uint32_t i, mask, allocations = 0
     for i in range(count):
-        flight = &flights[i]
-        if flight.bucket == NULL or flight.candidate != NONE:
+        packet = &packets[i]
+        if packet.bucket == NULL or packet.candidate != NONE:
             continue
-        if flight.bucket.overflow:
+        if packet.bucket.overflow:
             index = &worker.sessions.index[frames[i].side]
-            after = flight.bucket + 1 if flight.bucket + 1 < index.buckets + index.count else index.buckets
-            mask = match_tags(after.tags, tag_of(flight.hash))
+            after = packet.bucket + 1 if packet.bucket + 1 < index.buckets + index.count else index.buckets
+            mask = match_tags(after.tags, tag_of(packet.hash))
             if mask:
-                flight.candidate = after.numbers[ctz32(mask)]
-                prefetch_write(&worker.sessions.hot[flight.candidate])
+                packet.candidate = after.numbers[ctz32(mask)]
+                prefetch_write(&worker.sessions.hot[packet.candidate])
                 continue
         if frames[i].side == INSIDE:
-            draws += foresee(worker, flight, before + draws)
-    return draws
+            allocations += prefetch_admission(worker, packet, before + allocations)
+    return allocations
 
 
-cdef inline uint8_t established(Worker* worker, Frame* frame, Flight* flight, const Clock* now) noexcept nogil:
-    """Translates a packet of the session that the index named; PENDING: it has to go the slow way."""
+cdef inline uint8_t established(Worker* worker, Frame* frame, Packet* packet, const Clock* now) noexcept nogil:
+    """Translates a packet of the session that was found; PENDING: slow path."""
     cdef uint32_t direction = frame.side
-    cdef Session* session = &worker.sessions.hot[flight.candidate]
-    cdef const TcpHeader* segment = segment_of(flight)
-    if unlikely((session_addresses(session, direction) ^ flight.addresses)
-                | (session_ports(session, direction) ^ flight.ports)
-                | (session.protocol ^ flight.protocol)):
+    cdef Session* session = &worker.sessions.hot[packet.candidate]
+    cdef const TcpHeader* segment = segment_of(packet)
+    if unlikely((session_addresses(session, direction) ^ packet.addresses)
+                | (session_ports(session, direction) ^ packet.ports)
+                | (session.protocol ^ packet.protocol)):
         return PENDING
     if unlikely(is_dead(&worker.sessions, session, now.ms) or session.flags & (HAIRPINNED | SESSION_FREE)):
         return PENDING
     if unlikely(not is_steady(session, segment) and segment.flags & TCP_SYN):
         return PENDING                  # it may begin a new session, and its MSS may be lowered
-    account(worker, flight.candidate, direction, flight, now, 1, flight.total_length)
-    rewrite(frame, flight, session, direction, worker.decrement_ttl)
+    account(worker, packet.candidate, direction, packet, now, 1, packet.total_length)
+    rewrite(frame, packet, session, direction, worker.decrement_ttl)
     return UNTRANSLATED if unlikely(session.flags & UNTRANSLATED_BOTH) else <uint8_t>direction
 
 
-cdef inline void finish(Worker* worker, Frame* frames, Flight* flights, uint32_t count, Clock* now,
+cdef inline void finish(Worker* worker, Frame* frames, Packet* packets, uint32_t count, Clock* now,
                         bint numbers) noexcept nogil:
     """numbers: from inside some of the group may need an identification of the gateway's; known when this is compiled."""
     cdef uint8_t verdict
     cdef uint32_t i
     for i in range(count):
-        if likely(flights[i].candidate != NONE):
-            verdict = established(worker, &frames[i], &flights[i], now)
-            if numbers and verdict == OUT and not flights[i].ip.fragment & bswap16(IPV4_DF):
-                identify(worker, &frames[i], &flights[i])
+        if likely(packets[i].candidate != NONE):
+            verdict = established(worker, &frames[i], &packets[i], now)
+            if numbers and verdict == OUT and not packets[i].ip.fragment & bswap16(IPV4_DF):
+                identify(worker, &frames[i], &packets[i])
         else:
-            verdict = flights[i].verdict
+            verdict = packets[i].verdict
         if unlikely(verdict == PENDING):
-            verdict = slow(worker, &frames[i], &flights[i], now)
+            verdict = slow_path(worker, &frames[i], &packets[i], now)
         frames[i].verdict = verdict
         worker.counters[verdict] += 1
 
 
-cdef void finish_numbering(Worker* worker, Frame* frames, Flight* flights, uint32_t count, Clock* now) noexcept nogil:
-    finish(worker, frames, flights, count, now, True)
+cdef void finish_numbering(Worker* worker, Frame* frames, Packet* packets, uint32_t count, Clock* now) noexcept nogil:
+    finish(worker, frames, packets, count, now, True)
 
 
 cdef inline uint32_t group_of(uint32_t count, uint32_t first) noexcept nogil:
@@ -433,35 +453,35 @@ cdef inline void pipeline(Worker* worker, Frame* frames, uint32_t count, Clock* 
     Each turn moves every stage one group further, each FIND_AFTER, LOOK_AFTER or REWRITE_AFTER packets behind parsing. In the
     first turns a later stage has no group yet: i - FIND_AFTER wraps around to a number above count, for which group_of says 0,
     so that the stage does nothing, and the addresses that are computed from it are never read. In the last turns parsing has
-    none. FLIGHTS is a power of two, so that i % FLIGHTS wraps around in step.
+    none. CONTEXTS is a power of two, so that i % CONTEXTS wraps around in step.
     """
-    cdef Flight flights[FLIGHTS]
-    cdef uint32_t i, draws = 0, found = 0
+    cdef Packet packets[CONTEXTS]
+    cdef uint32_t i, allocations = 0, found = 0
     cdef uint32_t lacking = 0                       # a bit a group, the last one's lowest
     for i in range(count if count < AHEAD else AHEAD):
         prefetch_write(frames[i].data)
     i = 0
     while i < count + REWRITE_AFTER:
-        begin(worker, &frames[i], &flights[i % FLIGHTS], group_of(count, i), count - i, ethernet)
+        parse_group(worker, &frames[i], &packets[i % CONTEXTS], group_of(count, i), count - i, ethernet)
         if unlikely(found & UNNAMED):               # of the group that the last turn looked at
-            draws = look_further(worker, &frames[i - LOOK_AFTER], &flights[(i - LOOK_AFTER) % FLIGHTS],
-                                 group_of(count, i - LOOK_AFTER), draws)
+            allocations = lookup_further(worker, &frames[i - LOOK_AFTER], &packets[(i - LOOK_AFTER) % CONTEXTS],
+                                         group_of(count, i - LOOK_AFTER), allocations)
         else:
-            draws = 0
-        found = find(worker, &frames[i - FIND_AFTER], &flights[(i - FIND_AFTER) % FLIGHTS],
+            allocations = 0
+        found = find(worker, &frames[i - FIND_AFTER], &packets[(i - FIND_AFTER) % CONTEXTS],
                      group_of(count, i - FIND_AFTER))
         lacking = lacking << 1 | found // LACKING
         if unlikely(lacking >> NUMBERED_AFTER & 1) and worker.identifications != NULL:
-            finish_numbering(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) % FLIGHTS],
+            finish_numbering(worker, &frames[i - REWRITE_AFTER], &packets[(i - REWRITE_AFTER) % CONTEXTS],
                              group_of(count, i - REWRITE_AFTER), now)
         else:
-            finish(worker, &frames[i - REWRITE_AFTER], &flights[(i - REWRITE_AFTER) % FLIGHTS],
+            finish(worker, &frames[i - REWRITE_AFTER], &packets[(i - REWRITE_AFTER) % CONTEXTS],
                    group_of(count, i - REWRITE_AFTER), now, False)
         i += GROUP
 
 
 cdef void run_stages(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
-    """The batch through the pipeline."""
+    """Runs the batch through the pipeline."""
     cdef Clock now
     clock_read(&now, clock_forward_with(worker, count, now_ns))
     if likely(worker.ethernet):
@@ -471,8 +491,8 @@ cdef void run_stages(Worker* worker, Frame* frames, uint32_t count, uint64_t now
 
 
 cdef void translate_logged(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
-    """The same for the flow log. Within run_stages the worker may be let go, and the log be closed: a part of the batch is
-    the log's that it came to, which waits for it (flows_close)."""
+    """As run_stages, with the flow log. The worker may be unlocked in between, and the log closed: each part of the batch is
+    captured by the log it began with, which waits for it (flows_close)."""
     cdef FlowSeen seen[FLOWS_BATCH]
     cdef Flows* flows
     cdef uint32_t done = 0, part
@@ -490,8 +510,8 @@ cdef void translate_logged(Worker* worker, Frame* frames, uint32_t count, uint64
 
 
 cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
-    """A batch, in order: each frame's bytes, length and verdict. The caller holds the worker, which is let go for moments
-    in between where there are several."""
+    """Translates a batch in order: writes each frame's bytes, length and verdict. The worker must be locked; with several
+    workers it is unlocked for moments in between."""
     if likely(worker.flows == NULL):
         run_stages(worker, frames, count, now_ns)
     else:
@@ -500,7 +520,7 @@ cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_
         assert_tables(worker)
 
 
-# ---- the rest that callers need ---------------------------------------------------------------------------------------
+# ---- for callers ------------------------------------------------------------------------------------------------------
 
 cdef void revoke(Worker* worker, Frame* frame, uint8_t verdict) noexcept nogil:
     """A frame that was forwarded could not be delivered after all: it counts as dropped, with this verdict, and in no row."""
@@ -512,16 +532,16 @@ cdef void revoke(Worker* worker, Frame* frame, uint8_t verdict) noexcept nogil:
     frame.verdict = verdict
 
 
-cdef uint32_t take_generated(Worker* worker, uint8_t* out, uint32_t room, uint8_t* send_to,
+cdef uint32_t take_generated(Worker* worker, uint8_t* out, uint32_t capacity, uint8_t* send_to,
                              uint8_t* cause) noexcept nogil:
-    """The next frame of the gateway's own: its bytes, 0: none. send_to: the Side it leaves by; cause: a Verdict."""
+    """Takes the next frame that the gateway originates; its length, 0: none. send_to: egress Side; cause: a Verdict."""
     cdef Frame frame
     frame.data = out
     frame.flags = 0
-    frame.length = outbox_take(worker.outbox, out, room, send_to, cause)
+    frame.length = outbox_take(worker.outbox, out, capacity, send_to, cause)
     if unlikely(worker.flows != NULL) and frame.length:
         flows_sent(worker.flows, &frame, send_to[0], micros(&worker.sessions, worker.now_ns))
     return frame.length
 
 
-assert sizeof(Flight) == 64
+assert sizeof(Packet) == 64

@@ -1,7 +1,7 @@
-"""What a packet that has no session will most likely need, on its way into the cache before it is admitted."""
+"""Prefetching for packets without a session: the memory that their admission will most likely need."""
 from libc.stdint cimport uint32_t
 
-from natcore.packet.parse cimport Flight
+from natcore.packet.parse cimport Packet
 from natcore.workers.worker cimport Worker
 
-cdef bint foresee(const Worker* worker, const Flight* flight, uint32_t draws) noexcept nogil
+cdef bint prefetch_admission(const Worker* worker, const Packet* packet, uint32_t allocations) noexcept nogil

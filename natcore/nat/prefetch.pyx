@@ -1,18 +1,18 @@
-"""What a packet that has no session will most likely need, on its way into the cache before it is admitted.
+"""Prefetching for packets without a session: the memory that their admission will most likely need.
 
-A new session's place in the inbound index follows from the port that will be drawn, and the wait for that line is half
-of what an admission costs. The draw's lot is known beforehand (_ports), so the port is too, unless others change its word
-of the map meanwhile. Nothing is changed here, and nothing depends on whether it came as foreseen.
+A new session's bucket in the inbound index depends on the outside port, and waiting for that line is half the cost of an
+admission. The random number of the next allocation is known in advance (ports.pxd), so the port can be predicted unless others
+change its word of the bitmap meanwhile. Nothing is changed here, and the result does not depend on correct predictions.
 """
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from natcore.tables.mappings cimport (
     POOLING_ARBITRARY, MappingKey, Mappings, dynamic_key, mapping_find, subscriber_find,
 )
-from natcore.packet.parse cimport Flight
+from natcore.packet.parse cimport Packet
 from natcore.tables.ports cimport (
-    PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Pool, PortMap, Ports, address_guess, has_ports, in_pool, lot_after,
-    port_guess, space_of,
+    PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Pool, PortMap, Ports, address_try, has_ports, in_pool, random_after,
+    port_predict, space_of,
 )
 from natcore.tables.entries cimport SnatRule, snat_rule
 from natcore.tables.sessions cimport IN
@@ -23,52 +23,52 @@ from natcore.workers.worker cimport Worker
 
 
 cdef inline uint32_t likely_address(const Mappings* table, const Pool* pool, uint32_t inside_ip, uint32_t space,
-                                    uint64_t lot) noexcept nogil:
-    """Number of the outside address: the one that the subscriber is paired with, else the lot's; NONE: it is not foreseen."""
+                                    uint64_t random) noexcept nogil:
+    """Index of the outside address: the paired one, otherwise by the random number; NONE: no prediction."""
     cdef uint32_t who = subscriber_find(table, inside_ip) if table.pooling != POOLING_ARBITRARY else NONE
     if who != NONE and table.subscribers[who].mappings and table.subscribers[who].entry == pool.entry:
         return table.subscribers[who].address
     if table.ports.policy == PORTS_OVERLOAD:
-        return pool.addresses[in_pool(lot, pool.size)]
-    return address_guess(table.ports, space, pool, &lot)
+        return pool.addresses[in_pool(random, pool.size)]
+    return address_try(table.ports, space, pool, &random)
 
 
-cdef inline const Bucket* inbound_bucket(const Worker* worker, const Flight* flight, uint32_t outside_ip,
+cdef inline const Bucket* inbound_bucket(const Worker* worker, const Packet* packet, uint32_t outside_ip,
                                          uint16_t outside_port) noexcept nogil:
-    """Where packets of the session from outside will be looked up (outside_ip, outside_port: big-endian)."""
-    cdef uint64_t addresses = <uint64_t>outside_ip << 32 | flight.ip.destination
-    cdef uint32_t ports = <uint32_t>outside_port << 16 | flight.ports >> 16
-    return bucket_of(&worker.sessions.index[IN], flow_hash(&worker.sessions.key, addresses, ports, flight.protocol))
+    """The bucket where packets from outside will look up the session (outside_ip, outside_port: big-endian)."""
+    cdef uint64_t addresses = <uint64_t>outside_ip << 32 | packet.ip.destination
+    cdef uint32_t ports = <uint32_t>outside_port << 16 | packet.ports >> 16
+    return bucket_of(&worker.sessions.index[IN], flow_hash(&worker.sessions.key, addresses, ports, packet.protocol))
 
 
-cdef bint foresee(const Worker* worker, const Flight* flight, uint32_t draws) noexcept nogil:
-    """For a packet from inside; whether a port will be drawn for it. draws: those that will come before."""
+cdef bint prefetch_admission(const Worker* worker, const Packet* packet, uint32_t allocations) noexcept nogil:
+    """Prefetches for a packet from inside; whether it will allocate a port. allocations: those predicted before it."""
     cdef const Mappings* table = &worker.mappings
     cdef const Ports* ports = table.ports
     cdef const SnatRule* rule
     cdef PortMap* map
     cdef MappingKey key
     cdef uint32_t number, address, port
-    cdef uint64_t lot
-    if not has_ports(flight.protocol):
+    cdef uint64_t random
+    if not has_ports(packet.protocol):
         return False
-    dynamic_key(&key, flight.addresses, flight.ports, flight.protocol, worker.mapping[space_of(flight.protocol)])
+    dynamic_key(&key, packet.addresses, packet.ports, packet.protocol, worker.mapping[space_of(packet.protocol)])
     number = mapping_find(table, &key)
     if number != NONE:
-        prefetch_write(inbound_bucket(worker, flight, table.mappings[number].outside_ip,
+        prefetch_write(inbound_bucket(worker, packet, table.mappings[number].outside_ip,
                                       table.mappings[number].outside_port))
         return False
-    rule = snat_rule(worker.rules, bswap32(flight.ip.source)) if worker.rules != NULL else NULL
+    rule = snat_rule(worker.rules, bswap32(packet.ip.source)) if worker.rules != NULL else NULL
     if rule == NULL or ports.policy == PORTS_BLOCK or ports.policy == PORTS_DETERMINISTIC:
         return False
-    lot = lot_after(ports, draws)
-    address = likely_address(table, &rule.pool, flight.ip.source, space_of(flight.protocol), lot)
+    random = random_after(ports, allocations)
+    address = likely_address(table, &rule.pool, packet.ip.source, space_of(packet.protocol), random)
     if address == NONE:
         return False
-    map = &ports.addresses[address].maps[space_of(flight.protocol)]
-    port = port_guess(ports, map, bswap16(<uint16_t>flight.ports), lot, table.worker)
+    map = &ports.addresses[address].maps[space_of(packet.protocol)]
+    port = port_predict(ports, map, bswap16(<uint16_t>packet.ports), random, table.worker)
     if port == NONE:
         return False
     prefetch_write(&map.cells[port])
-    prefetch_write(inbound_bucket(worker, flight, ports.addresses[address].ip, bswap16(<uint16_t>port)))
+    prefetch_write(inbound_bucket(worker, packet, ports.addresses[address].ip, bswap16(<uint16_t>port)))
     return True

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
-from natcore.packet.parse cimport Flight
+from natcore.packet.parse cimport Packet
 from natcore.tables.sessions cimport Session
 from natcore.base.checksum cimport update, update_partial
 from natcore.frame cimport FRAME_CSUM_PARTIAL, Frame
@@ -13,28 +13,28 @@ cdef inline uint16_t along(uint16_t delta, uint32_t direction) noexcept nogil:
     """The session's checksum delta in a direction, without a branch. Inbound, 0xFFFF becomes zero."""
     return delta ^ <uint16_t>-<int>direction
 
-cdef inline void rewrite_ports(const Frame* frame, const Flight* flight, uint16_t l3_delta, uint16_t l4_delta,
+cdef inline void rewrite_ports(const Frame* frame, const Packet* packet, uint16_t l3_delta, uint16_t l4_delta,
                                uint16_t port, uint32_t direction) noexcept nogil:
     """Rewrites the port of TCP or UDP without branching on which: only the checksum's offset differs.
-A partial checksum is the sum over the pseudo-header: it covers the addresses, not the ports.
-    An unfinished checksum is the pseudo-header's sum: it knows the addresses, not the ports.
+
+    A partial checksum is the sum over the pseudo-header: it covers the addresses, not the ports.
     """
-    cdef uint8_t* at = flight.l4 + flight.checksum_at
+    cdef uint8_t* at = packet.l4 + packet.checksum_at
     cdef uint16_t before = load16(at), after = update(before, l4_delta)
     if unlikely(frame.flags & FRAME_CSUM_PARTIAL):
         after = update_partial(before, l3_delta if l3_delta else 0xFFFF)
-    if unlikely(before == 0 or after == 0) and flight.protocol == PROTOCOL_UDP:
+    if unlikely(before == 0 or after == 0) and packet.protocol == PROTOCOL_UDP:
         after = 0xFFFF if before else 0         # RFC 768: 0 means no checksum and is never computed
     memcpy(at, &after, 2)
-    memcpy(flight.l4 + 2 * direction, &port, 2)
+    memcpy(packet.l4 + 2 * direction, &port, 2)
 
-cdef inline void rewrite_transport(const Frame* frame, Flight* flight, uint16_t l3_delta, uint16_t l4_delta,
+cdef inline void rewrite_transport(const Frame* frame, Packet* packet, uint16_t l3_delta, uint16_t l4_delta,
                                    uint16_t port, uint32_t direction) noexcept nogil:
     """Rewrites port or ICMP identifier, and the layer-4 checksum."""
-    cdef IcmpHeader* icmp = <IcmpHeader*>flight.l4
-    if likely(flight.checksum_at):
-        rewrite_ports(frame, flight, l3_delta, l4_delta, port, direction)
-    elif flight.protocol == PROTOCOL_ICMP:
+    cdef IcmpHeader* icmp = <IcmpHeader*>packet.l4
+    if likely(packet.checksum_at):
+        rewrite_ports(frame, packet, l3_delta, l4_delta, port, direction)
+    elif packet.protocol == PROTOCOL_ICMP:
         icmp.identifier = port
         icmp.checksum = update(icmp.checksum, l4_delta)
 
@@ -53,9 +53,9 @@ cdef inline uint16_t rewrite_network(Ipv4Header* ip, const Session* session, uin
     memcpy(<uint8_t*>ip + 12 + 4 * direction, &session.ip[2 - 2 * direction], 4)
     return l3_delta
 
-cdef inline void rewrite(const Frame* frame, Flight* flight, const Session* session, uint32_t direction,
+cdef inline void rewrite(const Frame* frame, Packet* packet, const Session* session, uint32_t direction,
                          bint decrement_ttl) noexcept nogil:
     """From inside the source becomes the outside endpoint, from outside the destination becomes the inside endpoint."""
-    cdef uint16_t l3_delta = rewrite_network(flight.ip, session, direction, decrement_ttl)
-    rewrite_transport(frame, flight, l3_delta, along(session.l4_delta, direction), session.port[2 - 2 * direction],
+    cdef uint16_t l3_delta = rewrite_network(packet.ip, session, direction, decrement_ttl)
+    rewrite_transport(frame, packet, l3_delta, along(session.l4_delta, direction), session.port[2 - 2 * direction],
                       direction)

@@ -1,7 +1,7 @@
 """TIME-WAIT reuse in two steps: whether the new session is admitted, and the restart itself."""
 from libc.stdint cimport uint8_t, uint32_t
 
-from natcore.nat.admission cimport may_have_more, refuse, tcp_flags, tell
+from natcore.nat.admission cimport may_have_more, refuse, tcp_flags, report_drop
 from natcore.workers.limits cimport (
     LIMIT_GATEWAY_RATE, LIMIT_OUTSIDE, LIMIT_SUBSCRIBER_RATE, below_caps, count_new, over_gateway_rate, over_rate,
 )
@@ -29,13 +29,13 @@ cdef uint8_t may_reopen_outbound(Worker* worker, const Session* session, const M
     return PENDING
 
 
-cdef uint8_t may_reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight,
+cdef uint8_t may_reopen(Worker* worker, uint32_t slot, uint32_t direction, const Packet* packet,
                         const Clock* now) noexcept nogil:
     """Whether the new session is admitted, if the packet begins one; PENDING also if it does not."""
     cdef const Session* session = &worker.sessions.hot[slot]
     cdef const Mapping* mapping
     cdef uint8_t verdict = PENDING
-    if flight.protocol != PROTOCOL_TCP or not is_reopening(session, tcp_flags(flight)):
+    if packet.protocol != PROTOCOL_TCP or not is_reopening(session, tcp_flags(packet)):
         return PENDING
     mapping = &worker.mappings.mappings[worker.sessions.cold[slot].mapping]
     if mapping.flags & MAPPING_DRAINING:
@@ -45,14 +45,14 @@ cdef uint8_t may_reopen(Worker* worker, uint32_t slot, uint32_t direction, const
     elif not (session.flags & OPENED_OUTSIDE or below_caps(worker, worker.sessions.cold[slot].mapping, now)):
         verdict = refuse(worker, DROP_OUTSIDE_LIMIT, LIMIT_OUTSIDE)
     if verdict != PENDING:
-        tell(worker, verdict, worker.limit_met, mapping.inside_ip, session.ip[ROLE_REMOTE], session.port[ROLE_REMOTE],
-             flight.protocol, now)
+        report_drop(worker, verdict, worker.limit_met, mapping.inside_ip, session.ip[ROLE_REMOTE], session.port[ROLE_REMOTE],
+                    packet.protocol, now)
     return verdict
 
 
-cdef void reopen(Worker* worker, uint32_t slot, uint32_t direction, const Flight* flight, const Clock* now) noexcept nogil:
+cdef void reopen(Worker* worker, uint32_t slot, uint32_t direction, const Packet* packet, const Clock* now) noexcept nogil:
     """Restarts the session if the packet is a SYN that reopens it (may_reopen has admitted it)."""
-    if flight.protocol != PROTOCOL_TCP or not is_reopening(&worker.sessions.hot[slot], tcp_flags(flight)):
+    if packet.protocol != PROTOCOL_TCP or not is_reopening(&worker.sessions.hot[slot], tcp_flags(packet)):
         return
     session_restart(&worker.sessions, slot, direction == IN,
                     TIMEOUT_UNREPLIED if direction == IN else TIMEOUT_TCP_TRANSITORY, now.ns)

@@ -9,14 +9,14 @@ from libc.string cimport memset
 
 from natcore.frame cimport FRAME_CROSSING, Frame
 from natcore.nat.icmp_errors cimport is_error
-from natcore.packet.parse cimport KIND_FRAGMENT, KIND_ICMP, Flight, parse, wire_bytes, wire_packets
+from natcore.packet.parse cimport KIND_FRAGMENT, KIND_ICMP, Packet, parse, wire_bytes, wire_packets
 from natcore.packet.verdict cimport HAIRPIN, PENDING
 from natcore.base.hash_table cimport NONE
 from natcore.tables.sessions cimport (
     IN, NO_WINDOW, OUT, Cold, Session, session_addresses, session_find, session_ports, turned_addresses, turned_ports,
 )
-from natcore.workers.locks cimport await_hold, release
-from natcore.workers.worker cimport UNDELIVERED_SLOTS, Undelivered, Worker, has_all
+from natcore.workers.locks cimport lock, unlock
+from natcore.workers.worker cimport UNDELIVERED_SLOTS, Undelivered, Worker, holds_all_locks
 from natcore.base.compiler cimport bswap16
 from natcore.base.headers cimport IPV4_FRAGMENT, PROTOCOL_ICMP
 
@@ -24,26 +24,26 @@ from natcore.base.headers cimport IPV4_FRAGMENT, PROTOCOL_ICMP
 cdef bint describe(const Worker* worker, const Frame* frame, Undelivered* what) noexcept nogil:
     """What the frame was counted as, and the key of its session. packets: 0: in no session. False: the frame has no key."""
     cdef Frame copy = frame[0]
-    cdef Flight flight
+    cdef Packet packet
     memset(what, 0, sizeof(Undelivered))
     if frame.flags & FRAME_CROSSING:
         return True
-    if parse(&copy, &flight, worker.ethernet, &worker.sessions.key) != PENDING:
+    if parse(&copy, &packet, worker.ethernet, &worker.sessions.key) != PENDING:
         return False
-    if flight.kind == KIND_FRAGMENT or flight.ip.fragment & bswap16(IPV4_FRAGMENT):
+    if packet.kind == KIND_FRAGMENT or packet.ip.fragment & bswap16(IPV4_FRAGMENT):
         return False
-    if flight.kind == KIND_ICMP and is_error(&flight):
+    if packet.kind == KIND_ICMP and is_error(&packet):
         return True
-    what.addresses = flight.addresses << 32 | flight.addresses >> 32            # in the order of its answer
-    what.ports = flight.ports << 16 | flight.ports >> 16
-    what.protocol = flight.protocol
-    what.packets = wire_packets(frame, &flight)
-    what.bytes = wire_bytes(&flight, what.packets)
+    what.addresses = packet.addresses << 32 | packet.addresses >> 32            # in the order of its answer
+    what.ports = packet.ports << 16 | packet.ports >> 16
+    what.protocol = packet.protocol
+    what.packets = wire_packets(frame, &packet)
+    what.bytes = wire_bytes(&packet, what.packets)
     what.hairpin = frame.verdict == HAIRPIN
     what.direction = IN if what.hairpin else frame.side
     what.index = 1 - what.direction
-    if what.hairpin and flight.protocol == PROTOCOL_ICMP:
-        what.ports = flight.ports
+    if what.hairpin and packet.protocol == PROTOCOL_ICMP:
+        what.ports = packet.ports
     return True
 
 
@@ -101,16 +101,16 @@ cdef void take_back_anywhere(Worker* worker, Undelivered* what, bint held) noexc
                 return
             other = worker.shared.workers[w]
             if not held:
-                await_hold(other)
+                lock(other)
             take_back_in(other, what)
             if not held:
-                release(other)
+                unlock(other)
     if what.packets:
         if not held:
-            await_hold(worker)
+            lock(worker)
         worker.undelivered_in_rows += what.packets
         if not held:
-            release(worker)
+            unlock(worker)
 
 
 cdef void take_back(Worker* worker, const Frame* frame) noexcept nogil:
@@ -118,7 +118,7 @@ cdef void take_back(Worker* worker, const Frame* frame) noexcept nogil:
     cdef Undelivered what
     if not describe(worker, frame, &what):
         worker.undelivered_in_rows += 1
-    elif has_all(worker):
+    elif holds_all_locks(worker):
         take_back_anywhere(worker, &what, True)
     elif what.packets:
         take_back_in(worker, &what)

@@ -2,11 +2,11 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from natcore.tables.icmp_output cimport icmp_error, own_source
-from natcore.packet.parse cimport Flight
+from natcore.tables.icmp_output cimport icmp_error, icmp_source
+from natcore.packet.parse cimport Packet
 from natcore.tables.ports cimport address_find
 from natcore.tables.sessions cimport IN, Session, deadline_of, session_find
-from natcore.tables.syn_holdoff cimport Unsolicited, unsolicited_due, unsolicited_keep
+from natcore.tables.syn_holdoff cimport HeldSyn, syn_holdoff_due, syn_holdoff_keep
 from natcore.frame cimport Frame
 from natcore.base.hash_table cimport NONE
 from natcore.workers.worker cimport Worker
@@ -19,19 +19,18 @@ cdef enum:
     PORT_UNREACHABLE = 3
 
 
-cdef void note_unsolicited(Worker* worker, const Frame* frame, const Flight* flight, uint8_t verdict,
+cdef void note_unsolicited(Worker* worker, const Frame* frame, const Packet* packet, uint8_t verdict,
                            uint64_t now_ns) noexcept nogil:
     """Holds a first SYN to one of our addresses that found no mapping or did not pass the filter."""
-    if (flight.protocol != PROTOCOL_TCP or address_find(worker.mappings.ports, flight.ip.destination) == NONE
-            or (<const TcpHeader*>flight.l4).flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) != TCP_SYN):
+    if (packet.protocol != PROTOCOL_TCP or address_find(worker.mappings.ports, packet.ip.destination) == NONE
+            or (<const TcpHeader*>packet.l4).flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) != TCP_SYN):
         return
-    unsolicited_keep(worker.unsolicited, frame, <uint32_t>(<const uint8_t*>flight.ip - frame.data), flight.ip.source,
+    syn_holdoff_keep(worker.syn_holdoff, frame, <uint32_t>(<const uint8_t*>packet.ip - frame.data), packet.ip.source,
                      verdict, now_ns)
 
 
 cdef bint is_open(const Worker* worker, const Ipv4Header* ip, uint64_t at_ns, uint64_t now_ns) noexcept nogil:
-    """Whether the held SYN's connection had a session of this worker at a past moment; packets may have refreshed it since.
-    refreshed it."""
+    """Whether the held SYN's connection had a session of this worker at a past moment; packets may have refreshed it since."""
     cdef uint64_t addresses
     cdef uint32_t ports, slot
     cdef const Session* session
@@ -51,11 +50,11 @@ cdef void answer_unsolicited(Worker* worker, uint64_t now_ns) noexcept nogil:
     """
     cdef uint32_t w
     cdef bint open
-    cdef Unsolicited* syn
+    cdef HeldSyn* syn
     cdef Ipv4Header* ip
     cdef Frame frame
     while True:
-        syn = unsolicited_due(worker.unsolicited, now_ns)
+        syn = syn_holdoff_due(worker.syn_holdoff, now_ns)
         if syn == NULL:
             return
         ip = <Ipv4Header*>(syn.data + syn.link_bytes)
@@ -68,5 +67,5 @@ cdef void answer_unsolicited(Worker* worker, uint64_t now_ns) noexcept nogil:
         frame.length = syn.length
         frame.flags = 0
         frame.side = OUTSIDE
-        icmp_error(worker.outbox, &frame, ip, own_source(worker.link_address[OUTSIDE]), ICMP_UNREACHABLE,
+        icmp_error(worker.outbox, &frame, ip, icmp_source(worker.link_address[OUTSIDE]), ICMP_UNREACHABLE,
                    PORT_UNREACHABLE, 0, syn.cause, now_ns)

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
-from natcore.packet.parse cimport Flight
+from natcore.packet.parse cimport Packet
 from natcore.base.checksum cimport delta16, update
 from natcore.frame cimport FRAME_CSUM_PARTIAL, Frame
 from natcore.base.compiler cimport bswap16
@@ -30,11 +30,11 @@ cdef inline uint32_t find_mss(const uint8_t* options, uint32_t length, uint32_t*
         i += bytes
     return found
 
-cdef inline void clamp_mss(const Frame* frame, Flight* flight, uint16_t limit) noexcept nogil:
+cdef inline void clamp_mss(const Frame* frame, Packet* packet, uint16_t limit) noexcept nogil:
     """Lowers the MSS options of a validated SYN to limit (host order) and updates its checksum (RFC 1624), unless that is
     partial: then it does not cover options."""
-    cdef TcpHeader* tcp = <TcpHeader*>flight.l4
-    cdef uint8_t* options = flight.l4 + TCP_HEADER_BYTES
+    cdef TcpHeader* tcp = <TcpHeader*>packet.l4
+    cdef uint8_t* options = packet.l4 + TCP_HEADER_BYTES
     cdef uint32_t at[MSS_AT_MOST]
     cdef uint32_t i, count = find_mss(options, (tcp.data_offset >> 4) * 4 - TCP_HEADER_BYTES, at)
     cdef uint16_t old, new = bswap16(limit)

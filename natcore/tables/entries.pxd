@@ -5,59 +5,59 @@ from natcore.base.search cimport upper_bound32, upper_bound64
 from natcore.tables.ports cimport Pool
 
 cdef enum:
-    ANY_SPACE = 3               # protocols without ports: a fourth port space, beside those of ports.pxd
+    ANY_SPACE = 3                # protocols without ports: a fourth port space, beside those of ports.pxd
 
 cdef struct SnatRule:
     Pool pool
 
 cdef struct DnatTarget:
-    uint32_t ip                 # inside address, big-endian
-    uint32_t before             # sum of the weights of the targets before it
+    uint32_t ip                  # inside address, big-endian
+    uint32_t before              # sum of the weights of the targets before it
 
 cdef struct DnatRule:
-    uint32_t entry              # number of the entry
-    uint32_t address            # index of the outside address
-    uint32_t outside_ip         # big-endian
-    uint16_t outside_port       # first port of the range, host order
-    uint16_t inside_port        # inside port that outside_port maps to
+    uint32_t entry               # number of the entry
+    uint32_t address             # index of the outside address
+    uint32_t outside_ip          # big-endian
+    uint16_t outside_port        # first port of the range, host order
+    uint16_t inside_port         # inside port that outside_port maps to
     uint32_t total_weight
     uint32_t target_count
     const DnatTarget* targets
 
-cdef struct DnatRange:          # range of outside or inside endpoints, as keys (dnat_key)
+cdef struct DnatRange:           # range of outside or inside endpoints, as keys (dnat_key)
     uint64_t first
     uint64_t last
     const DnatRule* rule
 
-cdef struct WholeRule:          # 1:1 entry, looked up by its inside address
-    uint32_t inside_ip          # host order
+cdef struct OneToOneRule:          # 1:1 entry, looked up by its inside address
+    uint32_t inside_ip           # host order
     const DnatRule* rule
 
-cdef struct PlainRule:          # a no-NAT entry
+cdef struct NoNatRule:           # a no-NAT entry
     uint32_t entry
-    uint32_t source             # host order
+    uint32_t source              # host order
     uint32_t source_mask
     uint32_t destination
     uint32_t destination_mask
 
-cdef struct AddressRange:       # host order, both ends included
+cdef struct AddressRange:        # host order, both ends included
     uint32_t first
     uint32_t last
 
 cdef struct Rules:
     uint32_t count
-    uint32_t* starts            # [count] ascending, host order; range i ends before starts[i + 1]
-    SnatRule** rules            # [count] NULL: no entry covers the range
+    uint32_t* starts             # [count] ascending, host order; range i ends before starts[i + 1]
+    SnatRule** rules             # [count] NULL: no entry covers the range
     uint32_t range_count
-    DnatRange* ranges           # [range_count] ascending, disjoint
-    uint32_t whole_count
-    WholeRule* whole            # [whole_count] ascending
-    uint32_t plain_count
-    PlainRule* plain            # [plain_count] in the order in which the entries were added; the first match wins
-    uint32_t speaker_count
-    DnatRange* speakers         # [speaker_count] ascending, disjoint: inside endpoints; on overlap the entry added first
+    DnatRange* ranges            # [range_count] ascending, disjoint
+    uint32_t one_to_one_count
+    OneToOneRule* one_to_one     # [one_to_one_count] ascending
+    uint32_t no_nat_count
+    NoNatRule* no_nat            # [no_nat_count] in the order in which the entries were added; the first match wins
+    uint32_t inside_endpoint_count
+    DnatRange* inside_endpoints  # [inside_endpoint_count] ascending, disjoint; on overlap the entry added first
     uint32_t inside_count
-    AddressRange* inside        # [inside_count] ascending, disjoint: addresses that entries declare to be inside
+    AddressRange* inside         # [inside_count] ascending, disjoint: addresses that entries declare to be inside
 
 cdef void* array(size_t count, size_t size) except NULL       # zero; for `free`
 
@@ -70,7 +70,7 @@ cdef class RuleSet:
     cdef uint64_t* members
     cdef DnatTarget* targets
     cdef fill_snat(self, list snat, list ranges)
-    cdef fill_dnat(self, list dnat, list ranges, list whole)
+    cdef fill_dnat(self, list dnat, list ranges, list one_to_one)
 
 cdef inline const SnatRule* snat_rule(const Rules* rules, uint32_t source) noexcept nogil:
     """The entry that covers an inside source (host order), or NULL."""
@@ -89,22 +89,22 @@ cdef inline const DnatRule* dnat_rule(const Rules* rules, uint64_t key) noexcept
     """The entry that has this outside endpoint, or NULL."""
     return range_rule(rules.ranges, rules.range_count, key)
 
-cdef inline const DnatRule* speaker_rule(const Rules* rules, uint64_t key) noexcept nogil:
+cdef inline const DnatRule* dnat_rule_by_inside(const Rules* rules, uint64_t key) noexcept nogil:
     """The DNAT or 1:1 entry that forwards to an inside endpoint, or NULL."""
-    return range_rule(rules.speakers, rules.speaker_count, key)
+    return range_rule(rules.inside_endpoints, rules.inside_endpoint_count, key)
 
-cdef inline const DnatRule* whole_rule(const Rules* rules, uint32_t source) noexcept nogil:
+cdef inline const DnatRule* one_to_one_rule(const Rules* rules, uint32_t source) noexcept nogil:
     """The 1:1 entry of an inside address (host order), or NULL."""
-    cdef uint32_t low = upper_bound32(&rules.whole[0].inside_ip, sizeof(WholeRule), rules.whole_count, source)
-    return rules.whole[low - 1].rule if low and rules.whole[low - 1].inside_ip == source else NULL
+    cdef uint32_t low = upper_bound32(&rules.one_to_one[0].inside_ip, sizeof(OneToOneRule), rules.one_to_one_count, source)
+    return rules.one_to_one[low - 1].rule if low and rules.one_to_one[low - 1].inside_ip == source else NULL
 
-cdef inline const PlainRule* plain_rule(const Rules* rules, uint32_t source, uint32_t destination) noexcept nogil:
+cdef inline const NoNatRule* no_nat_rule(const Rules* rules, uint32_t source, uint32_t destination) noexcept nogil:
     """The first no-NAT entry of the two ends (host order), or NULL."""
     cdef uint32_t i
-    for i in range(rules.plain_count):
-        if (source & rules.plain[i].source_mask == rules.plain[i].source
-                and destination & rules.plain[i].destination_mask == rules.plain[i].destination):
-            return &rules.plain[i]
+    for i in range(rules.no_nat_count):
+        if (source & rules.no_nat[i].source_mask == rules.no_nat[i].source
+                and destination & rules.no_nat[i].destination_mask == rules.no_nat[i].destination):
+            return &rules.no_nat[i]
     return NULL
 
 cdef inline bint in_ranges(const AddressRange* ranges, uint32_t count, uint32_t ip) noexcept nogil:

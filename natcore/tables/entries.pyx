@@ -19,16 +19,16 @@ cdef tuple words_of(list pool):
 
 cdef class RuleSet:
     def __cinit__(self, list snat not None, list ranges not None, list dnat not None, list dnat_ranges not None,
-                  list whole not None, list plain not None, list inside not None,
-                  list speakers not None):
+                  list one_to_one not None, list no_nat not None, list inside not None,
+                  list inside_endpoints not None):
         """Addresses and ports in host order; entries and outside addresses by their numbers in the core.
 
         snat: [(entry, first inside address, [outside address])]. ranges: [(first inside address, index into snat or None)],
         ascending.
         dnat: [(entry, outside address, ip, outside port, inside port, [(inside address, weight)])].
-        dnat_ranges: [(first key, last key, index into dnat)], ascending. whole: [(inside address, index into dnat)],
-        ascending. plain: [(entry, source, source mask, destination, destination mask)]. inside: [(first, last)] addresses,
-        ascending, disjoint. speakers: as dnat_ranges, of inside endpoints.
+        dnat_ranges: [(first key, last key, index into dnat)], ascending. one_to_one: [(inside address, index into dnat)],
+        ascending. no_nat: [(entry, source, source mask, destination, destination mask)]. inside: [(first, last)] addresses,
+        ascending, disjoint. inside_endpoints: as dnat_ranges, of inside endpoints.
         """
         self.snat = <SnatRule*>array(len(snat), sizeof(SnatRule))
         self.dnat = <DnatRule*>array(len(dnat), sizeof(DnatRule))
@@ -37,20 +37,21 @@ cdef class RuleSet:
         self.compiled.starts = <uint32_t*>array(len(ranges), sizeof(uint32_t))
         self.compiled.rules = <SnatRule**>array(len(ranges), sizeof(SnatRule*))
         self.compiled.ranges = <DnatRange*>array(len(dnat_ranges), sizeof(DnatRange))
-        self.compiled.whole = <WholeRule*>array(len(whole), sizeof(WholeRule))
-        self.compiled.plain = <PlainRule*>array(len(plain), sizeof(PlainRule))
-        self.compiled.speakers = <DnatRange*>array(len(speakers), sizeof(DnatRange))
+        self.compiled.one_to_one = <OneToOneRule*>array(len(one_to_one), sizeof(OneToOneRule))
+        self.compiled.no_nat = <NoNatRule*>array(len(no_nat), sizeof(NoNatRule))
+        self.compiled.inside_endpoints = <DnatRange*>array(len(inside_endpoints), sizeof(DnatRange))
         self.compiled.inside = <AddressRange*>array(len(inside), sizeof(AddressRange))
         self.members = <uint64_t*>array(sum([words_of(pool)[1] for _, _, pool in snat]), sizeof(uint64_t))
         self.fill_snat(snat, ranges)
-        self.fill_dnat(dnat, dnat_ranges, whole)
-        for entry, source, source_mask, destination, destination_mask in plain:
-            self.compiled.plain[self.compiled.plain_count] = PlainRule(entry, source, source_mask, destination,
-                                                                       destination_mask)
-            self.compiled.plain_count += 1
-        for first, last, index in speakers:
-            self.compiled.speakers[self.compiled.speaker_count] = DnatRange(first, last, &self.dnat[<uint32_t>index])
-            self.compiled.speaker_count += 1
+        self.fill_dnat(dnat, dnat_ranges, one_to_one)
+        for entry, source, source_mask, destination, destination_mask in no_nat:
+            self.compiled.no_nat[self.compiled.no_nat_count] = NoNatRule(entry, source, source_mask, destination,
+                                                                         destination_mask)
+            self.compiled.no_nat_count += 1
+        for first, last, index in inside_endpoints:
+            self.compiled.inside_endpoints[self.compiled.inside_endpoint_count] = DnatRange(first, last,
+                                                                                            &self.dnat[<uint32_t>index])
+            self.compiled.inside_endpoint_count += 1
         for first, last in inside:
             self.compiled.inside[self.compiled.inside_count] = AddressRange(first, last)
             self.compiled.inside_count += 1
@@ -70,7 +71,7 @@ cdef class RuleSet:
             self.compiled.starts[i] = start
             self.compiled.rules[i] = NULL if index is None else &self.snat[<uint32_t>index]
 
-    cdef fill_dnat(self, list dnat, list ranges, list whole):
+    cdef fill_dnat(self, list dnat, list ranges, list one_to_one):
         cdef uint32_t i, at = 0
         cdef DnatRule* rule
         for i, (entry, address, ip, outside_port, inside_port, targets) in enumerate(dnat):
@@ -89,9 +90,9 @@ cdef class RuleSet:
         self.compiled.range_count = len(ranges)
         for i, (first, last, index) in enumerate(ranges):
             self.compiled.ranges[i] = DnatRange(first, last, &self.dnat[<uint32_t>index])
-        self.compiled.whole_count = len(whole)
-        for i, (inside_ip, index) in enumerate(whole):
-            self.compiled.whole[i] = WholeRule(inside_ip, &self.dnat[<uint32_t>index])
+        self.compiled.one_to_one_count = len(one_to_one)
+        for i, (inside_ip, index) in enumerate(one_to_one):
+            self.compiled.one_to_one[i] = OneToOneRule(inside_ip, &self.dnat[<uint32_t>index])
 
     def __dealloc__(self):
         free(self.snat)
@@ -102,7 +103,7 @@ cdef class RuleSet:
         free(self.compiled.starts)
         free(self.compiled.rules)
         free(self.compiled.ranges)
-        free(self.compiled.whole)
-        free(self.compiled.plain)
-        free(self.compiled.speakers)
+        free(self.compiled.one_to_one)
+        free(self.compiled.no_nat)
+        free(self.compiled.inside_endpoints)
         free(self.compiled.inside)

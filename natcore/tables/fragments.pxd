@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from natcore.base.flow_hash cimport HashKey
 from natcore.base.hash_table cimport Index
 from natcore.base.linked_list cimport Link
-from natcore.base.freelist cimport Slab
+from natcore.base.freelist cimport Freelist
 
 cdef enum:
     DATAGRAMS = 2000            # of a side in progress at once; one more evicts the oldest
@@ -15,7 +15,7 @@ cdef enum:
     CHUNKS = 2500               # 2 MB of held frames for a side
     CHUNKS_EACH = 156           # of one source: a sixteenth
     FRAGMENTS_HELD = 128        # held frames of one datagram
-    PIECES_KEPT = 64            # fragments of a datagram that are remembered to detect exact duplicates
+    RANGES_KEPT = 64            # fragments of a datagram that are remembered to detect exact duplicates
     DATAGRAM_UNITS = 8192       # of 8 bytes: the longest there is (RFC 791)
     SOURCES = 1024              # counters of held data, by a keyed hash of the source
 
@@ -39,7 +39,7 @@ cdef struct Datagram:           # identified by side, addresses, protocol and id
     uint16_t end                # length of the datagram in units; 0: the last fragment has not come
     uint16_t source             # index into sources
     uint16_t sent_as            # identification that its fragments leave with, big-endian
-    uint16_t pieces             # entries in use in `pieces`
+    uint16_t ranges             # entries in use in `ranges`
     uint8_t held_count          # frames held
     uint8_t protocol
     uint8_t side
@@ -52,24 +52,24 @@ cdef struct SourceCount:        # counters of one source (hash)
     uint32_t datagrams          # datagrams in progress
     uint32_t newest             # its newest datagram; undefined while it has none
 
-cdef struct Piece:              # a fragment that was received
+cdef struct FragmentRange:              # a fragment that was received
     uint16_t first              # offset, in units of 8 bytes
-    uint16_t units              # length in units; PIECE_LAST set on the last fragment
+    uint16_t units              # length in units; RANGE_LAST set on the last fragment
     uint32_t sum                # keyed digest of its bytes
 
 cdef enum:
-    PIECE_LAST = 0x8000         # more-fragments is not set
+    RANGE_LAST = 0x8000         # more-fragments is not set
 
 cdef struct Fragments:          # tables of one side
     Datagram* datagrams         # [DATAGRAMS]
     uint64_t* seen              # [DATAGRAMS][DATAGRAM_UNITS / 64] one bit per unit received, below `high` rounded up to a word
-    Piece* pieces               # [DATAGRAMS][PIECES_KEPT]
+    FragmentRange* ranges               # [DATAGRAMS][RANGES_KEPT]
     uint8_t* chunks             # [CHUNKS][CHUNK_BYTES]
     SourceCount* sources        # [SOURCES]
     Link* by_age                # [DATAGRAMS] all datagrams, from the newest to the oldest
     Link* of_source             # [DATAGRAMS] datagrams of one source, from the newest to the oldest
-    Slab slots                  # free slots of datagrams
-    Slab rooms                  # free chunks
+    Freelist slots                  # free slots of datagrams
+    Freelist chunk_slots                  # free chunks
     Index index                 # key -> datagram
     HashKey key
     uint64_t timeout_ms
@@ -86,16 +86,16 @@ cdef uint32_t datagram_find(const Fragments* table, uint8_t side, uint64_t addre
                             uint16_t identification) noexcept nogil
 cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, uint8_t protocol, uint16_t identification,
                             bint first, uint64_t now_ms) noexcept nogil
-cdef uint32_t piece_sum(const Fragments* table, const uint8_t* data, uint32_t length) noexcept nogil
-cdef bint datagram_has(const Fragments* table, uint32_t number, const Piece* piece) noexcept nogil
-cdef bint datagram_mark(Fragments* table, uint32_t number, const Piece* piece) noexcept nogil
+cdef uint32_t fragment_digest(const Fragments* table, const uint8_t* data, uint32_t length) noexcept nogil
+cdef bint datagram_has(const Fragments* table, uint32_t number, const FragmentRange* range_) noexcept nogil
+cdef bint datagram_mark(Fragments* table, uint32_t number, const FragmentRange* range_) noexcept nogil
 cdef bint datagram_hold(Fragments* table, uint32_t number, const uint8_t* frame, uint32_t length) noexcept nogil
-cdef uint32_t datagram_held(const Fragments* table, uint32_t number) noexcept nogil
-cdef void datagram_take(Fragments* table, uint32_t number, uint8_t* out) noexcept nogil
+cdef uint32_t datagram_next_held(const Fragments* table, uint32_t number) noexcept nogil
+cdef void datagram_pop_held(Fragments* table, uint32_t number, uint8_t* out) noexcept nogil
 cdef void datagram_settle(Fragments* table, uint32_t number, uint8_t state, uint8_t verdict) noexcept nogil
 cdef void datagram_break(Fragments* table, uint32_t number, uint8_t verdict) noexcept nogil
 cdef void datagram_close(Fragments* table, uint32_t number) noexcept nogil
 
-cdef inline bint datagram_whole(const Fragments* table, uint32_t number) noexcept nogil:
+cdef inline bint datagram_is_complete(const Fragments* table, uint32_t number) noexcept nogil:
     """Whether all of its fragments have been received."""
     return table.datagrams[number].end != 0 and table.datagrams[number].units == table.datagrams[number].end

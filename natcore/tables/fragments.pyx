@@ -13,7 +13,7 @@ from natcore.base.hash_table cimport (
 from natcore.base.linked_list cimport NO_LINK, Link, link, unlink
 from natcore.base.lock_checker cimport assert_held
 from natcore.base.pages cimport table_delete, table_new
-from natcore.base.freelist cimport slab_begin, slab_give, slab_take
+from natcore.base.freelist cimport freelist_init, freelist_give, freelist_take
 from natcore.base.headers cimport load64
 
 cdef enum:
@@ -27,7 +27,7 @@ cdef struct Chunk:              # header of a chunk; a part of a held frame foll
 
 
 cdef enum:
-    CHUNK_ROOM = CHUNK_BYTES - 12
+    CHUNK_DATA = CHUNK_BYTES - 12
 
 
 cdef Fragments* fragments_new(uint64_t timeout_ms) noexcept nogil:
@@ -49,16 +49,16 @@ cdef Fragments* fragments_new(uint64_t timeout_ms) noexcept nogil:
 cdef bint begin(Fragments* table, uint64_t timeout_ms) noexcept nogil:
     table.datagrams = <Datagram*>table_new(DATAGRAMS * sizeof(Datagram))
     table.seen = <uint64_t*>table_new(DATAGRAMS * WORDS * 8)
-    table.pieces = <Piece*>table_new(DATAGRAMS * PIECES_KEPT * sizeof(Piece))
+    table.ranges = <FragmentRange*>table_new(DATAGRAMS * RANGES_KEPT * sizeof(FragmentRange))
     table.chunks = <uint8_t*>table_new(CHUNKS * CHUNK_BYTES)
     table.sources = <SourceCount*>table_new(SOURCES * sizeof(SourceCount))
     table.by_age = <Link*>table_new(DATAGRAMS * sizeof(Link))
     table.of_source = <Link*>table_new(DATAGRAMS * sizeof(Link))
-    slab_begin(&table.slots, table.datagrams, sizeof(Datagram), DATAGRAMS)
-    slab_begin(&table.rooms, table.chunks, CHUNK_BYTES, CHUNKS)
+    freelist_init(&table.slots, table.datagrams, sizeof(Datagram), DATAGRAMS)
+    freelist_init(&table.chunk_slots, table.chunks, CHUNK_BYTES, CHUNKS)
     table.timeout_ms = timeout_ms
     table.newest = NO_LINK
-    return index_new(&table.index, DATAGRAMS) and (table.datagrams != NULL and table.seen != NULL and table.pieces != NULL
+    return index_new(&table.index, DATAGRAMS) and (table.datagrams != NULL and table.seen != NULL and table.ranges != NULL
                                                    and table.chunks != NULL and table.sources != NULL
                                                    and table.by_age != NULL and table.of_source != NULL)
 
@@ -72,7 +72,7 @@ cdef void fragments_delete(Fragments* tables) noexcept nogil:
         table = &tables[side]
         table_delete(table.datagrams, DATAGRAMS * sizeof(Datagram))
         table_delete(table.seen, DATAGRAMS * WORDS * 8)
-        table_delete(table.pieces, DATAGRAMS * PIECES_KEPT * sizeof(Piece))
+        table_delete(table.ranges, DATAGRAMS * RANGES_KEPT * sizeof(FragmentRange))
         table_delete(table.chunks, CHUNKS * CHUNK_BYTES)
         table_delete(table.sources, SOURCES * sizeof(SourceCount))
         table_delete(table.by_age, DATAGRAMS * sizeof(Link))
@@ -127,9 +127,9 @@ cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, 
     elif table.slots.live == DATAGRAMS:
         datagram_close(table, table.by_age[table.newest].previous)
         table.evicted += 1
-    number = slab_take(&table.slots)
+    number = freelist_take(&table.slots)
     if not index_insert(&table.index, hash, number):
-        slab_give(&table.slots, number)
+        freelist_give(&table.slots, number)
         return NONE
     datagram = &table.datagrams[number]
     memset(datagram, 0, sizeof(Datagram))
@@ -151,7 +151,7 @@ cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, 
     return number
 
 
-cdef uint32_t piece_sum(const Fragments* table, const uint8_t* data, uint32_t length) noexcept nogil:
+cdef uint32_t fragment_digest(const Fragments* table, const uint8_t* data, uint32_t length) noexcept nogil:
     """A keyed digest of a fragment's bytes; without the key, collisions cannot be constructed."""
     cdef uint64_t sum = table.key.low + length, word = 0
     while length >= 8:
@@ -164,25 +164,25 @@ cdef uint32_t piece_sum(const Fragments* table, const uint8_t* data, uint32_t le
     return <uint32_t>(sum >> 32)
 
 
-cdef bint datagram_has(const Fragments* table, uint32_t number, const Piece* piece) noexcept nogil:
-    """Whether the same fragment came before (offset, length and bytes). Only the first PIECES_KEPT are remembered."""
-    cdef const Piece* pieces = table.pieces + <size_t>number * PIECES_KEPT
+cdef bint datagram_has(const Fragments* table, uint32_t number, const FragmentRange* range_) noexcept nogil:
+    """Whether the same fragment came before (offset, length and bytes). Only the first RANGES_KEPT are remembered."""
+    cdef const FragmentRange* ranges = table.ranges + <size_t>number * RANGES_KEPT
     cdef uint32_t i
-    for i in range(table.datagrams[number].pieces):
-        if pieces[i].first == piece.first and pieces[i].units == piece.units and pieces[i].sum == piece.sum:
+    for i in range(table.datagrams[number].ranges):
+        if ranges[i].first == range_.first and ranges[i].units == range_.units and ranges[i].sum == range_.sum:
             return True
     return False
 
 
-cdef bint datagram_mark(Fragments* table, uint32_t number, const Piece* piece) noexcept nogil:
+cdef bint datagram_mark(Fragments* table, uint32_t number, const FragmentRange* range_) noexcept nogil:
     """Marks a fragment as received. False: it overlaps another one, or contradicts the datagram's end; the marks are then
     unusable. The fragment must end at DATAGRAM_UNITS or before."""
     cdef Datagram* datagram = &table.datagrams[number]
     cdef uint64_t* seen = table.seen + <size_t>number * WORDS
-    cdef uint32_t first = piece.first, units = piece.units & ~<uint32_t>PIECE_LAST
+    cdef uint32_t first = range_.first, units = range_.units & ~<uint32_t>RANGE_LAST
     cdef uint32_t after = first + units, word = (datagram.high + 63) // 64, words = (after + 63) // 64
     cdef uint64_t mask
-    cdef bint last = piece.units & PIECE_LAST
+    cdef bint last = range_.units & RANGE_LAST
     assert_held(table.lock, "fragments: datagram_mark")
     if datagram.end and (last or after > datagram.end) or last and datagram.high > after:
         return False
@@ -202,9 +202,9 @@ cdef bint datagram_mark(Fragments* table, uint32_t number, const Piece* piece) n
         datagram.high = <uint16_t>after
     if last:
         datagram.end = <uint16_t>after
-    if datagram.pieces < PIECES_KEPT:
-        table.pieces[<size_t>number * PIECES_KEPT + datagram.pieces] = piece[0]
-        datagram.pieces += 1
+    if datagram.ranges < RANGES_KEPT:
+        table.ranges[<size_t>number * RANGES_KEPT + datagram.ranges] = range_[0]
+        datagram.ranges += 1
     return True
 
 
@@ -222,7 +222,7 @@ cdef void datagram_settle(Fragments* table, uint32_t number, uint8_t state, uint
 cdef void datagram_break(Fragments* table, uint32_t number, uint8_t verdict) noexcept nogil:
     """Drops the datagram's held frames and all its further fragments, until it times out."""
     while table.datagrams[number].held != NONE:
-        datagram_take(table, number, NULL)
+        datagram_pop_held(table, number, NULL)
         table.given_up += 1
     datagram_settle(table, number, DATAGRAM_BROKEN, verdict)
 
@@ -238,7 +238,7 @@ cdef void datagram_close(Fragments* table, uint32_t number) noexcept nogil:
     unlink(table.by_age, &table.newest, number)
     unlink(table.of_source, &own.newest, number)
     own.datagrams -= 1
-    slab_give(&table.slots, number)
+    freelist_give(&table.slots, number)
 
 
 cdef void fragments_expire(Fragments* table, uint64_t now_ms) noexcept nogil:
@@ -261,19 +261,19 @@ cdef inline Chunk* chunk_at(const Fragments* table, uint32_t number) noexcept no
 cdef bint datagram_hold(Fragments* table, uint32_t number, const uint8_t* frame, uint32_t length) noexcept nogil:
     """Stores a copy of the frame; False: a limit of the source, the datagram or the table is reached."""
     cdef Datagram* datagram = &table.datagrams[number]
-    cdef uint32_t need = (length + CHUNK_ROOM - 1) // CHUNK_ROOM, first = NONE, last = NONE, at, done = 0, part
+    cdef uint32_t need = (length + CHUNK_DATA - 1) // CHUNK_DATA, first = NONE, last = NONE, at, done = 0, part
     assert_held(table.lock, "fragments: datagram_hold")
-    if (need > CHUNKS - table.rooms.live or table.sources[datagram.source].chunks + need > CHUNKS_EACH
+    if (need > CHUNKS - table.chunk_slots.live or table.sources[datagram.source].chunks + need > CHUNKS_EACH
             or datagram.held_count == FRAGMENTS_HELD):
         return False
     while done < length:
-        at = slab_take(&table.rooms)
+        at = freelist_take(&table.chunk_slots)
         if last == NONE:
             first = at
         else:
             chunk_at(table, last).next = at
         last = at
-        part = length - done if length - done < CHUNK_ROOM else CHUNK_ROOM
+        part = length - done if length - done < CHUNK_DATA else CHUNK_DATA
         memcpy(chunk_at(table, at) + 1, frame + done, part)
         done += part
     chunk_at(table, last).next = NONE
@@ -289,32 +289,32 @@ cdef bint datagram_hold(Fragments* table, uint32_t number, const uint8_t* frame,
     return True
 
 
-cdef uint32_t datagram_held(const Fragments* table, uint32_t number) noexcept nogil:
+cdef uint32_t datagram_next_held(const Fragments* table, uint32_t number) noexcept nogil:
     """Length of the frame held longest, in bytes; 0: none is held."""
     cdef uint32_t first = table.datagrams[number].held
     return 0 if first == NONE else chunk_at(table, first).length
 
 
-cdef void datagram_take(Fragments* table, uint32_t number, uint8_t* out) noexcept nogil:
+cdef void datagram_pop_held(Fragments* table, uint32_t number, uint8_t* out) noexcept nogil:
     """Removes the frame held longest, copying it to out unless that is NULL (dropped). One must be held."""
     cdef Datagram* datagram = &table.datagrams[number]
     cdef uint32_t at = datagram.held, next, left = chunk_at(table, at).length, part
-    assert_held(table.lock, "fragments: datagram_take")
+    assert_held(table.lock, "fragments: datagram_pop_held")
     datagram.held = chunk_at(table, at).after
     if datagram.held == NONE:
         datagram.held_last = NONE
     datagram.held_count -= 1
     while at != NONE:
         next = chunk_at(table, at).next
-        part = left if left < CHUNK_ROOM else CHUNK_ROOM
+        part = left if left < CHUNK_DATA else CHUNK_DATA
         if out != NULL:
             memcpy(out, chunk_at(table, at) + 1, part)
             out += part
         left -= part
         table.sources[datagram.source].chunks -= 1
-        slab_give(&table.rooms, at)
+        freelist_give(&table.chunk_slots, at)
         at = next
 
 
 assert sizeof(Datagram) == 64
-assert sizeof(Piece) == 8
+assert sizeof(FragmentRange) == 8

@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap32
-from natcore.base.spinlock cimport Spin
+from natcore.base.spinlock cimport Spinlock
 from natcore.base.headers cimport Ipv4Header
 
 cdef enum:
@@ -29,10 +29,10 @@ cdef struct Outbox:             # frames waiting to be sent, in a linear buffer
     uint64_t generated
     uint64_t lost               # messages dropped for lack of space
     uint64_t withheld           # errors over a budget
-    Spin spin                   # held while a message is written or taken; fragments are written with all workers locked
+    Spinlock spin                   # held while a message is written or taken; fragments are written with all workers locked
     const void* lock            # lock of all workers, which serves in place of spin
 
-cdef inline uint32_t outbox_room(const Outbox* outbox, uint32_t side) noexcept nogil:
+cdef inline uint32_t outbox_space(const Outbox* outbox, uint32_t side) noexcept nogil:
     """Bytes available to packets from a side. Half is reserved for the inside (0), so that outside traffic cannot use it up."""
     cdef uint32_t end = OUTBOX_BYTES if side == 0 else OUTBOX_BYTES // 2
     return end - outbox.head if end > outbox.head else 0
@@ -41,18 +41,18 @@ cdef inline uint32_t outbox_bytes(const Outbox* outbox) noexcept nogil:
     """Bytes that the waiting frames occupy."""
     return outbox.head - outbox.tail
 
-cdef inline uint32_t own_source(uint32_t link_address) noexcept nogil:
+cdef inline uint32_t icmp_source(uint32_t link_address) noexcept nogil:
     """Source address of the gateway's errors, big-endian: its own address on that link, or 192.0.0.8 (RFC 7600)."""
     return link_address or bswap32(<uint32_t>0xC0000008)
 
 cdef bint outbox_new(Outbox* outbox, uint32_t rate) noexcept nogil
 cdef void outbox_delete(Outbox* outbox) noexcept nogil
-cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* send_to, uint8_t* cause) noexcept nogil
+cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t space, uint8_t* send_to, uint8_t* cause) noexcept nogil
 cdef uint32_t outbox_waiting(const Outbox* outbox) noexcept nogil
 cdef uint32_t outbox_next(const Outbox* outbox) noexcept nogil
-cdef uint8_t* parcel_begin(Outbox* outbox, uint32_t length, uint32_t side, uint8_t send_to, uint8_t cause) noexcept nogil
-cdef void parcel_seal(uint8_t* frame, uint32_t length, uint8_t send_to) noexcept nogil
-cdef void parcel_cancel(Outbox* outbox, uint32_t length) noexcept nogil
+cdef uint8_t* outbox_push(Outbox* outbox, uint32_t length, uint32_t side, uint8_t send_to, uint8_t cause) noexcept nogil
+cdef void outbox_amend(uint8_t* frame, uint32_t length, uint8_t send_to) noexcept nogil
+cdef void outbox_cancel(Outbox* outbox, uint32_t length) noexcept nogil
 cdef void icmp_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint32_t source, uint8_t type,
                      uint8_t code, uint16_t mtu, uint8_t cause, uint64_t now_ns) noexcept nogil
 cdef void echo_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint8_t cause) noexcept nogil

@@ -15,9 +15,9 @@ from natcore.base.headers cimport (
 cdef enum:
     BROADCAST = 0xFFFFFFFF
 
-cdef struct Parcel:             # header of each frame in the outbox
+cdef struct OutboxEntry:             # header of each frame in the outbox
     uint32_t length
-    uint32_t room               # bytes up to the next header
+    uint32_t space               # bytes up to the next header
     uint8_t send_to
     uint8_t cause
     uint8_t unused[6]
@@ -37,81 +37,81 @@ cdef void outbox_delete(Outbox* outbox) noexcept nogil:
 
 cdef uint32_t outbox_waiting(const Outbox* outbox) noexcept nogil:
     """Length of the next frame, in bytes; 0: none."""
-    return 0 if outbox.tail == outbox.head else (<const Parcel*>(outbox.buffer + outbox.tail)).length
+    return 0 if outbox.tail == outbox.head else (<const OutboxEntry*>(outbox.buffer + outbox.tail)).length
 
 
 cdef uint32_t outbox_next(const Outbox* outbox) noexcept nogil:
     """Bytes that the next frame occupies in the outbox; there must be one."""
-    return (<const Parcel*>(outbox.buffer + outbox.tail)).room
+    return (<const OutboxEntry*>(outbox.buffer + outbox.tail)).space
 
 
-cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* send_to,
+cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t space, uint8_t* send_to,
                           uint8_t* cause) noexcept nogil:
-    """Copies the next frame to out; its length in bytes, 0: none. Frames longer than room are discarded and counted."""
+    """Copies the next frame to out; its length in bytes, 0: none. Frames longer than space are discarded and counted."""
     cdef uint32_t length
     if load_relaxed(&outbox.tail) == load_relaxed(&outbox.head):    # a frame written just now is taken the next time
         return 0
     spin_lock(&outbox.spin)
-    length = parcel_take(outbox, out, room, send_to, cause)
+    length = outbox_pop(outbox, out, space, send_to, cause)
     spin_unlock(&outbox.spin)
     return length
 
 
-cdef uint32_t parcel_take(Outbox* outbox, uint8_t* out, uint32_t room, uint8_t* send_to, uint8_t* cause) noexcept nogil:
-    cdef const Parcel* parcel
+cdef uint32_t outbox_pop(Outbox* outbox, uint8_t* out, uint32_t space, uint8_t* send_to, uint8_t* cause) noexcept nogil:
+    cdef const OutboxEntry* entry
     cdef const uint8_t* frame
-    assert_spin(&outbox.spin, outbox.lock, "ICMP output: parcel_take")
+    assert_spin(&outbox.spin, outbox.lock, "ICMP output: outbox_pop")
     while outbox.tail != outbox.head:
-        parcel = <const Parcel*>(outbox.buffer + outbox.tail)
-        frame = outbox.buffer + outbox.tail + sizeof(Parcel)
-        store_relaxed(&outbox.tail, outbox.tail + parcel.room)
+        entry = <const OutboxEntry*>(outbox.buffer + outbox.tail)
+        frame = outbox.buffer + outbox.tail + sizeof(OutboxEntry)
+        store_relaxed(&outbox.tail, outbox.tail + entry.space)
         if outbox.tail == outbox.head:
             store_relaxed(&outbox.tail, 0)
             store_relaxed(&outbox.head, 0)
-        if parcel.length <= room:
-            memcpy(out, frame, parcel.length)
-            send_to[0] = parcel.send_to
-            cause[0] = parcel.cause
-            return parcel.length
+        if entry.length <= space:
+            memcpy(out, frame, entry.length)
+            send_to[0] = entry.send_to
+            cause[0] = entry.cause
+            return entry.length
         outbox.lost += 1
     return 0
 
 
-cdef inline uint32_t parcel_room(uint32_t length) noexcept nogil:
-    return <uint32_t>sizeof(Parcel) + ((length + 7) & ~<uint32_t>7)
+cdef inline uint32_t entry_bytes(uint32_t length) noexcept nogil:
+    return <uint32_t>sizeof(OutboxEntry) + ((length + 7) & ~<uint32_t>7)
 
 
-cdef uint8_t* parcel_begin(Outbox* outbox, uint32_t length, uint32_t side, uint8_t send_to, uint8_t cause) noexcept nogil:
+cdef uint8_t* outbox_push(Outbox* outbox, uint32_t length, uint32_t side, uint8_t send_to, uint8_t cause) noexcept nogil:
     """Appends a frame of length bytes to be written by the caller; NULL: no space. side: of the packet that caused it."""
-    cdef uint32_t need = parcel_room(length)
-    cdef Parcel* parcel
-    assert_spin(&outbox.spin, outbox.lock, "ICMP output: parcel_begin")
-    if outbox_room(outbox, side) < need:
+    cdef uint32_t need = entry_bytes(length)
+    cdef OutboxEntry* entry
+    assert_spin(&outbox.spin, outbox.lock, "ICMP output: outbox_push")
+    if outbox_space(outbox, side) < need:
         return NULL
-    parcel = <Parcel*>(outbox.buffer + outbox.head)
-    parcel.length = length
-    parcel.room = need
-    parcel.send_to = send_to
-    parcel.cause = cause
+    entry = <OutboxEntry*>(outbox.buffer + outbox.head)
+    entry.length = length
+    entry.space = need
+    entry.send_to = send_to
+    entry.cause = cause
     store_relaxed(&outbox.head, outbox.head + need)
-    return <uint8_t*>(parcel + 1)
+    return <uint8_t*>(entry + 1)
 
 
-cdef void parcel_seal(uint8_t* frame, uint32_t length, uint8_t send_to) noexcept nogil:
+cdef void outbox_amend(uint8_t* frame, uint32_t length, uint8_t send_to) noexcept nogil:
     """Corrects length and egress side of a frame just written."""
-    cdef Parcel* parcel = <Parcel*>frame - 1
-    parcel.length = length
-    parcel.send_to = send_to
+    cdef OutboxEntry* entry = <OutboxEntry*>frame - 1
+    entry.length = length
+    entry.send_to = send_to
 
 
-cdef void parcel_cancel(Outbox* outbox, uint32_t length) noexcept nogil:
+cdef void outbox_cancel(Outbox* outbox, uint32_t length) noexcept nogil:
     """Removes the last frame, which was begun with this length."""
-    store_relaxed(&outbox.head, outbox.head - parcel_room(length))
+    store_relaxed(&outbox.head, outbox.head - entry_bytes(length))
 
 
-cdef uint8_t* own_begin(Outbox* outbox, uint32_t length, uint8_t send_to, uint8_t cause) noexcept nogil:
+cdef uint8_t* push_own(Outbox* outbox, uint32_t length, uint8_t send_to, uint8_t cause) noexcept nogil:
     """Appends a message that the gateway originates, and counts it as generated or as lost."""
-    cdef uint8_t* out = parcel_begin(outbox, length, send_to, send_to, cause)
+    cdef uint8_t* out = outbox_push(outbox, length, send_to, send_to, cause)
     if out == NULL:
         outbox.lost += 1
     else:
@@ -119,7 +119,7 @@ cdef uint8_t* own_begin(Outbox* outbox, uint32_t length, uint8_t send_to, uint8_
     return out
 
 
-cdef void answer_link(uint8_t* out, const Frame* frame, uint32_t link_bytes) noexcept nogil:
+cdef void swap_link_header(uint8_t* out, const Frame* frame, uint32_t link_bytes) noexcept nogil:
     """Copies the frame's link header with its addresses swapped; 802.1Q tags are kept."""
     memcpy(out, frame.data, link_bytes)
     if link_bytes:
@@ -127,7 +127,7 @@ cdef void answer_link(uint8_t* out, const Frame* frame, uint32_t link_bytes) noe
         memcpy(out + 6, frame.data, 6)
 
 
-cdef bint may_be_told(const Ipv4Header* ip) noexcept nogil:
+cdef bint may_get_error(const Ipv4Header* ip) noexcept nogil:
     """Whether an error may be sent in reply: not about an ICMP error, nor to an address that is no host (RFC 1812 4.3.2.7)."""
     cdef uint32_t source = bswap32(ip.source) >> 24
     cdef uint8_t type
@@ -139,7 +139,7 @@ cdef bint may_be_told(const Ipv4Header* ip) noexcept nogil:
     return True
 
 
-cdef bint may_send(Outbox* outbox, uint32_t side, bint too_big, uint32_t source, uint64_t now_ns) noexcept nogil:
+cdef bint take_from_budget(Outbox* outbox, uint32_t side, bint too_big, uint32_t source, uint64_t now_ns) noexcept nogil:
     """Takes one error from the budget of this second and from the source's share; False: exhausted."""
     cdef Budget* budget = &outbox.budgets[2 * side + too_big]
     cdef uint32_t share = outbox.rate // 4 if outbox.rate // 4 > SHARE_AT_LEAST else SHARE_AT_LEAST, i
@@ -173,14 +173,14 @@ cdef void write_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, 
     cdef Ipv4Header* out_ip
     cdef IcmpHeader* icmp
     cdef uint8_t* out
-    if not may_send(outbox, frame.side, type == ICMP_UNREACHABLE and code == ICMP_TOO_BIG, ip.source, now_ns):
+    if not take_from_budget(outbox, frame.side, type == ICMP_UNREACHABLE and code == ICMP_TOO_BIG, ip.source, now_ns):
         outbox.withheld += 1
         return
     quote = quote if quote < ICMP_QUOTE_LIMIT - 28 else ICMP_QUOTE_LIMIT - 28
-    out = own_begin(outbox, link_bytes + 28 + quote, frame.side, cause)
+    out = push_own(outbox, link_bytes + 28 + quote, frame.side, cause)
     if out == NULL:
         return
-    answer_link(out, frame, link_bytes)
+    swap_link_header(out, frame, link_bytes)
     out_ip = <Ipv4Header*>(out + link_bytes)
     memset(out_ip, 0, 28)
     out_ip.version_ihl = 0x45
@@ -201,7 +201,7 @@ cdef void write_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, 
 cdef void icmp_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint32_t source, uint8_t type,
                      uint8_t code, uint16_t mtu, uint8_t cause, uint64_t now_ns) noexcept nogil:
     """Sends an error about a validated packet back to its source, within the side's budget. source: big-endian."""
-    if may_be_told(ip):
+    if may_get_error(ip):
         spin_lock(&outbox.spin)
         write_error(outbox, frame, ip, source, type, code, mtu, cause, now_ns)
         spin_unlock(&outbox.spin)
@@ -212,10 +212,10 @@ cdef void write_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, 
     cdef uint8_t* out
     cdef Ipv4Header* out_ip
     cdef IcmpHeader* icmp
-    out = own_begin(outbox, link_bytes + total, frame.side, cause)
+    out = push_own(outbox, link_bytes + total, frame.side, cause)
     if out == NULL:
         return
-    answer_link(out, frame, link_bytes)
+    swap_link_header(out, frame, link_bytes)
     out_ip = <Ipv4Header*>(out + link_bytes)
     memcpy(out_ip, ip, total)
     out_ip.source = ip.destination
@@ -233,7 +233,7 @@ cdef void echo_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, u
 
     No reply to a source that is no host (RFC 1122 section 3.2.1.3).
     """
-    if may_be_told(ip):
+    if may_get_error(ip):
         spin_lock(&outbox.spin)
         write_reply(outbox, frame, ip, cause)
         spin_unlock(&outbox.spin)

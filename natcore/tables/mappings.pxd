@@ -5,7 +5,7 @@ from natcore.tables.ports cimport Pool, Ports
 from natcore.base.flow_hash cimport HashKey
 from natcore.base.hash_table cimport Index
 from natcore.base.linked_list cimport Link
-from natcore.base.freelist cimport Slab
+from natcore.base.freelist cimport Freelist
 
 cdef enum:                      # MappingFlag
     MAPPING_STATIC = 1          # of a DNAT or no-NAT entry: no port is allocated and no subscriber quota is charged
@@ -40,7 +40,7 @@ cdef struct Subscriber:
     uint32_t second_ms          # begin of that second, ms
     uint32_t opened             # sessions opened in that second
 
-cdef struct Own:                # cursor over a subscriber's mappings
+cdef struct MappingCursor:                # cursor over a subscriber's mappings
     uint32_t first              # mapping to examine next
     uint32_t looked_at          # sessions of it already examined
 
@@ -60,14 +60,14 @@ cdef struct MappingKey:         # lookup key
 cdef struct Mappings:
     Mapping* mappings
     Subscriber* subscribers
-    Slab mapping_slots
-    Slab subscriber_slots
+    Freelist mapping_slots
+    Freelist subscriber_slots
     Index by_inside             # inside endpoint (and remote) -> mapping
     Index by_ip                 # inside address -> subscriber
     Ports* ports                # shared by the gateway's workers
     HashKey key
     Link* by_subscriber         # [max_mappings] mappings of each subscriber; NULL: not needed
-    Own* of_subscriber          # [max_subscribers] or NULL
+    MappingCursor* of_subscriber          # [max_subscribers] or NULL
     uint32_t worker             # number of the worker that owns the table
     uint8_t pooling             # Pooling
     bint lingering              # subscribers without mappings may still be kept for their rate counter
@@ -89,8 +89,9 @@ cdef inline void dynamic_key(MappingKey* key, uint64_t addresses, uint32_t ports
 
 cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, bint listed) noexcept nogil
 cdef void mappings_delete(Mappings* table) noexcept nogil
-cdef void mapping_approach(const Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol) noexcept nogil
-cdef void mapping_approach_end(const Mappings* table, uint32_t number) noexcept nogil
+cdef void mapping_prefetch_open(const Mappings* table, uint32_t inside_ip, uint16_t inside_port,
+                                uint8_t protocol) noexcept nogil
+cdef void mapping_prefetch_close(const Mappings* table, uint32_t number) noexcept nogil
 cdef void key_of(const Mapping* mapping, MappingKey* key) noexcept nogil
 cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil
 cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil

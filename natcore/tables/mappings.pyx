@@ -2,10 +2,11 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from natcore.tables.port_allocation cimport OVER_QUOTA, Request, assign_port, draw_port, home_of_owner, unassign_port
+from natcore.tables.port_allocation cimport OVER_QUOTA, Request, assign_port, allocate_port, home_of_owner, unassign_port
 from natcore.tables.ports cimport (
-    ADDRESSES_TRIED, DRAWS_KEPT, LOOKS, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Draw, PortMap, Ports, address_due,
-    address_pick, in_pool, lot_after, lot_take, owner_slot, space_of,
+    ADDRESSES_TRIED, RECENT_KEPT, LOOKS, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, RecentAllocation, PortMap, Ports,
+    address_due,
+    address_pick, in_pool, random_after, random_take, owner_slot, space_of,
 )
 from natcore.base.flow_hash cimport flow_hash
 from natcore.base.compiler cimport bswap16, bswap32, prefetch_write
@@ -15,7 +16,7 @@ from natcore.base.hash_table cimport (
 from natcore.base.linked_list cimport NO_LINK, Link, link, unlink
 from natcore.base.lock_checker cimport assert_held
 from natcore.base.pages cimport table_delete, table_new
-from natcore.base.freelist cimport slab_begin, slab_give, slab_take
+from natcore.base.freelist cimport freelist_init, freelist_give, freelist_take
 from natcore.base.spinlock cimport spin_lock, spin_unlock
 
 cdef extern from * nogil:
@@ -38,13 +39,13 @@ cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subs
     table.of_subscriber = NULL
     if listed:
         table.by_subscriber = <Link*>table_new(<uint64_t>max_mappings * sizeof(Link))
-        table.of_subscriber = <Own*>table_new(<uint64_t>max_subscribers * sizeof(Own))
+        table.of_subscriber = <MappingCursor*>table_new(<uint64_t>max_subscribers * sizeof(MappingCursor))
         if table.by_subscriber == NULL or table.of_subscriber == NULL:
             return False
     table.mappings = <Mapping*>table_new(<uint64_t>max_mappings * sizeof(Mapping))
     table.subscribers = <Subscriber*>table_new(<uint64_t>max_subscribers * sizeof(Subscriber))
-    slab_begin(&table.mapping_slots, table.mappings, sizeof(Mapping), max_mappings)
-    slab_begin(&table.subscriber_slots, table.subscribers, sizeof(Subscriber), max_subscribers)
+    freelist_init(&table.mapping_slots, table.mappings, sizeof(Mapping), max_mappings)
+    freelist_init(&table.subscriber_slots, table.subscribers, sizeof(Subscriber), max_subscribers)
     return (table.mappings != NULL and table.subscribers != NULL and index_new(&table.by_inside, max_mappings)
             and index_new(&table.by_ip, max_subscribers))
 
@@ -53,7 +54,7 @@ cdef void mappings_delete(Mappings* table) noexcept nogil:
     table_delete(table.mappings, <uint64_t>table.mapping_slots.capacity * sizeof(Mapping))
     table_delete(table.subscribers, <uint64_t>table.subscriber_slots.capacity * sizeof(Subscriber))
     table_delete(table.by_subscriber, <uint64_t>table.mapping_slots.capacity * sizeof(Link))
-    table_delete(table.of_subscriber, <uint64_t>table.subscriber_slots.capacity * sizeof(Own))
+    table_delete(table.of_subscriber, <uint64_t>table.subscriber_slots.capacity * sizeof(MappingCursor))
     table.mappings = NULL
     table.subscribers = NULL
     table.by_subscriber = NULL
@@ -77,13 +78,14 @@ cdef void key_of(const Mapping* mapping, MappingKey* key) noexcept nogil:
     key.flags = mapping.flags & (MAPPING_STATIC | MAPPING_PORTLESS)
 
 
-cdef void mapping_approach(const Mappings* table, uint32_t inside_ip, uint16_t inside_port, uint8_t protocol) noexcept nogil:
+cdef void mapping_prefetch_open(const Mappings* table, uint32_t inside_ip, uint16_t inside_port,
+                                uint8_t protocol) noexcept nogil:
     """Prefetches what admitting a new session of an inside endpoint will read."""
     prefetch_write(bucket_of(&table.by_inside, flow_hash(&table.key, inside_ip, inside_port, protocol)))
     prefetch_write(bucket_of(&table.by_ip, flow_hash(&table.key, inside_ip, 0, 0)))
 
 
-cdef void mapping_approach_end(const Mappings* table, uint32_t number) noexcept nogil:
+cdef void mapping_prefetch_close(const Mappings* table, uint32_t number) noexcept nogil:
     """Prefetches what closing a mapping will write; the mapping itself should be cached."""
     cdef const Mapping* mapping = &table.mappings[number]
     cdef const PortMap* map
@@ -128,7 +130,7 @@ cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil
             return number
 
 
-cdef struct Drawn:              # result of a port allocation
+cdef struct Allocated:              # result of a port allocation
     uint32_t address            # index of the outside address
     uint32_t until_ms           # end of the hold-down that was lifted for its owner; in the past: the port was free
 
@@ -140,25 +142,26 @@ cdef void request_of(const MappingKey* key, Request* request) noexcept nogil:
     request.remote_port = key.remote_port
     request.protocol = key.protocol
     request.block = 0
-    request.lot = 0
+    request.random = 0
 
 
-cdef uint32_t draw_from(Mappings* table, const MappingKey* key, Request* request, uint32_t now_ms,
-                        Drawn* drawn) noexcept nogil:
+cdef uint32_t allocate_from(Mappings* table, const MappingKey* key, Request* request, uint32_t now_ms,
+                            Allocated* allocated) noexcept nogil:
     """Allocates a port of the chosen outside address; 0 for a protocol without ports; NONE, OVER_QUOTA: failed."""
-    drawn.until_ms = now_ms
+    allocated.until_ms = now_ms
     if key.flags & MAPPING_PORTLESS:
         return 0
-    return draw_port(table.ports, drawn.address, request, now_ms, &drawn.until_ms)
+    return allocate_port(table.ports, allocated.address, request, now_ms, &allocated.until_ms)
 
 
-cdef uint32_t draw_computed(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
-                            Drawn* drawn) noexcept nogil:
+cdef uint32_t allocate_deterministic(Mappings* table, const MappingKey* key, const Pool* pool, Request* request,
+                                     uint32_t now_ms,
+                                     Allocated* allocated) noexcept nogil:
     """RFC 7422: the inside address alone determines the outside address and the port block; portless protocols likewise."""
     cdef uint32_t host = bswap32(key.inside_ip) - pool.first
-    drawn.address = pool.addresses[host // table.ports.block_count]
+    allocated.address = pool.addresses[host // table.ports.block_count]
     request.block = host % table.ports.block_count
-    return draw_from(table, key, request, now_ms, drawn)
+    return allocate_from(table, key, request, now_ms, allocated)
 
 
 cdef uint32_t start_of(const Mappings* table, const Pool* pool, const Request* request) noexcept nogil:
@@ -168,11 +171,11 @@ cdef uint32_t start_of(const Mappings* table, const Pool* pool, const Request* r
         for i in range(pool.size):
             if pool.addresses[i] == home:
                 return i
-    return in_pool(request.lot, pool.size)
+    return in_pool(request.random, pool.size)
 
 
-cdef uint32_t draw_by_pooling(Mappings* table, Subscriber* subscriber, const MappingKey* key, const Pool* pool,
-                              Request* request, uint32_t now_ms, Drawn* drawn) noexcept nogil:
+cdef uint32_t allocate_by_pooling(Mappings* table, Subscriber* subscriber, const MappingKey* key, const Pool* pool,
+                                  Request* request, uint32_t now_ms, Allocated* allocated) noexcept nogil:
     """Allocates address and port: from the subscriber's paired address first, then from the pool. NONE: no port is free.
 
     OVER_QUOTA: the subscriber's quota is used up.
@@ -180,62 +183,62 @@ cdef uint32_t draw_by_pooling(Mappings* table, Subscriber* subscriber, const Map
     cdef uint32_t port
     cdef bint paired = subscriber.mappings and subscriber.entry == pool.entry
     if table.ports.policy == PORTS_DETERMINISTIC:
-        return draw_computed(table, key, pool, request, now_ms, drawn)
+        return allocate_deterministic(table, key, pool, request, now_ms, allocated)
     if paired and table.pooling != POOLING_ARBITRARY and not pool.alone:
-        drawn.address = subscriber.address
-        port = draw_from(table, key, request, now_ms, drawn)
+        allocated.address = subscriber.address
+        port = allocate_from(table, key, request, now_ms, allocated)
         if port < OVER_QUOTA or table.pooling == POOLING_PAIRED:
             return port
     if key.flags & MAPPING_PORTLESS:
-        drawn.address = pool.addresses[start_of(table, pool, request)]
-        port = draw_from(table, key, request, now_ms, drawn)
+        allocated.address = pool.addresses[start_of(table, pool, request)]
+        port = allocate_from(table, key, request, now_ms, allocated)
     elif table.ports.policy == PORTS_BLOCK or table.ports.policy == PORTS_OVERLOAD:
-        port = draw_in_turn(table, key, pool, request, now_ms, drawn)
+        port = allocate_in_turn(table, key, pool, request, now_ms, allocated)
     else:
-        port = draw_from_pool(table, key, pool, request, now_ms, drawn)
+        port = allocate_from_pool(table, key, pool, request, now_ms, allocated)
     if port < OVER_QUOTA and not paired:
-        subscriber.address = drawn.address
+        subscriber.address = allocated.address
         subscriber.entry = pool.entry
     return port
 
 
-cdef uint32_t draw_from_pool(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
-                             Drawn* drawn) noexcept nogil:
+cdef uint32_t allocate_from_pool(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
+                                 Allocated* allocated) noexcept nogil:
     """Tries, in this order: an address with a free port; one where a hold-down is over; one with a port held down for this
     owner."""
     cdef Ports* ports = table.ports
-    cdef uint32_t space = space_of(key.protocol), start = in_pool(request.lot, pool.size), step, _try, port
+    cdef uint32_t space = space_of(key.protocol), start = in_pool(request.random, pool.size), step, _try, port
     cdef const PortMap* map
-    drawn.address = address_pick(ports, space, pool, request.lot)
-    if drawn.address != NONE:
-        return draw_from(table, key, request, now_ms, drawn)
+    allocated.address = address_pick(ports, space, pool, request.random)
+    if allocated.address != NONE:
+        return allocate_from(table, key, request, now_ms, allocated)
     for _try in range(TRIES):
-        drawn.address = address_due(ports, space, pool, start, now_ms)
-        if drawn.address == NONE:
+        allocated.address = address_due(ports, space, pool, start, now_ms)
+        if allocated.address == NONE:
             break
-        port = draw_from(table, key, request, now_ms, drawn)
+        port = allocate_from(table, key, request, now_ms, allocated)
         if port != NONE:
             return port
     for step in range(min(pool.size, <uint32_t>ADDRESSES_TRIED)):
-        drawn.address = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
-        map = &ports.addresses[drawn.address].maps[space]
+        allocated.address = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
+        map = &ports.addresses[allocated.address].maps[space]
         if map.held_count and map.held_by[owner_slot(request.owner)]:
-            return draw_from(table, key, request, now_ms, drawn)
+            return allocate_from(table, key, request, now_ms, allocated)
     return NONE
 
 
-cdef uint32_t draw_in_turn(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
-                           Drawn* drawn) noexcept nogil:
+cdef uint32_t allocate_in_turn(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
+                               Allocated* allocated) noexcept nogil:
     """Allocates where an address with free ports may have none for this owner: tries addresses in turn, from the owner's own
     or a random one on. Blocks: TRIES of those with a free block; overload, where a test is cheap: ADDRESSES_TRIED."""
     cdef Ports* ports = table.ports
     cdef uint32_t start = start_of(table, pool, request), step, port, why = NONE
     cdef uint32_t tries = ADDRESSES_TRIED if ports.policy == PORTS_OVERLOAD else TRIES
     for step in range(pool.size):
-        drawn.address = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
-        if step and pool.size > ADDRESSES_TRIED and not may_have_one(ports, space_of(key.protocol), drawn.address, now_ms):
+        allocated.address = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
+        if step and pool.size > ADDRESSES_TRIED and not may_have_one(ports, space_of(key.protocol), allocated.address, now_ms):
             continue
-        port = draw_from(table, key, request, now_ms, drawn)
+        port = allocate_from(table, key, request, now_ms, allocated)
         if port < OVER_QUOTA:
             return port
         why = port if port == OVER_QUOTA else why
@@ -250,14 +253,14 @@ cdef inline bint may_have_one(const Ports* ports, uint32_t space, uint32_t addre
     if ports.policy == PORTS_OVERLOAD:
         return True
     return (ports.blocks.free[address]
-            or ((ports.rests_at[space][address >> 6] >> (address & 63)) & 1
+            or ((ports.held_at[space][address >> 6] >> (address & 63)) & 1
                 and <int>(ports.next_release[space][address] - now_ms) <= 0))
 
 
 cdef uint32_t enter(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip, uint16_t outside_port,
                     uint32_t address, uint32_t subscriber) noexcept nogil:
     """Inserts the mapping; NONE: probe limit reached, the slot is free again."""
-    cdef uint32_t number = slab_take(&table.mapping_slots)
+    cdef uint32_t number = freelist_take(&table.mapping_slots)
     cdef Mapping* mapping = &table.mappings[number]
     mapping.inside_ip = key.inside_ip
     mapping.remote_ip = key.remote_ip
@@ -276,7 +279,7 @@ cdef uint32_t enter(Mappings* table, const MappingKey* key, uint32_t entry, uint
     if index_insert(&table.by_inside, key_hash(table, key), number):
         return number
     mapping.flags = MAPPING_FREE
-    slab_give(&table.mapping_slots, number)
+    freelist_give(&table.mapping_slots, number)
     return NONE
 
 
@@ -286,7 +289,7 @@ cdef uint32_t subscriber_join(Mappings* table, uint32_t ip) noexcept nogil:
     assert_held(table.lock, "mappings: subscriber_join")
     if who != NONE:
         return who
-    who = slab_take(&table.subscriber_slots)
+    who = freelist_take(&table.subscriber_slots)
     memset(&table.subscribers[who], 0, sizeof(Subscriber))
     table.subscribers[who].ip = ip
     if table.of_subscriber != NULL:
@@ -294,7 +297,7 @@ cdef uint32_t subscriber_join(Mappings* table, uint32_t ip) noexcept nogil:
         table.of_subscriber[who].looked_at = 0
     if index_insert(&table.by_ip, flow_hash(&table.key, ip, 0, 0), who):
         return who
-    slab_give(&table.subscriber_slots, who)
+    freelist_give(&table.subscriber_slots, who)
     return NONE
 
 
@@ -309,7 +312,7 @@ cdef void subscriber_leave(Mappings* table, uint32_t who, uint32_t now_ms) noexc
     assert_held(table.lock, "mappings: subscriber_leave")
     if may_go(subscriber, now_ms):
         index_remove(&table.by_ip, flow_hash(&table.key, subscriber.ip, 0, 0), who)
-        slab_give(&table.subscriber_slots, who)
+        freelist_give(&table.subscriber_slots, who)
         subscriber.opened = 0
     elif subscriber.mappings == 0:
         table.lingering = True
@@ -337,7 +340,7 @@ cdef void subscribers_reap(Mappings* table, uint32_t lines, uint32_t now_ms) noe
 cdef inline void ports_enter(const Mappings* table) noexcept nogil:
     """Locks the ports on behalf of this worker, until ports_leave."""
     spin_lock(&table.ports.spin)
-    table.ports.drawer = table.worker
+    table.ports.allocating = table.worker
 
 
 cdef inline void ports_leave(const Mappings* table) noexcept nogil:
@@ -345,10 +348,10 @@ cdef inline void ports_leave(const Mappings* table) noexcept nogil:
 
 
 cdef inline void remember(Ports* ports, const Mapping* mapping) noexcept nogil:
-    cdef Draw* draw = &ports.drawn[ports.draws % DRAWS_KEPT]
-    draw.outside_ip = mapping.outside_ip
-    draw.outside_port = mapping.outside_port
-    ports.draws += 1
+    cdef RecentAllocation* recent = &ports.recent[ports.allocations % RECENT_KEPT]
+    recent.outside_ip = mapping.outside_ip
+    recent.outside_port = mapping.outside_port
+    ports.allocations += 1
 
 
 cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* pool, uint32_t now_ms) noexcept nogil:
@@ -358,7 +361,7 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
     """
     cdef uint32_t who = subscriber_join(table, key.inside_ip), number = NONE, port
     cdef Subscriber* subscriber
-    cdef Drawn drawn
+    cdef Allocated allocated
     cdef Request request
     cdef bint assigned
     assert_held(table.lock, "mappings: mapping_open")
@@ -367,28 +370,28 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
     subscriber = &table.subscribers[who]
     request_of(key, &request)
     ports_enter(table)
-    request.lot = lot_after(table.ports, 0)
+    request.random = random_after(table.ports, 0)
     table.ports.looks = LOOKS
-    port = draw_by_pooling(table, subscriber, key, pool, &request, now_ms, &drawn)
+    port = allocate_by_pooling(table, subscriber, key, pool, &request, now_ms, &allocated)
     if port < OVER_QUOTA:   # a failed allocation consumes no random number: it may be repeated with all workers locked
-        lot_take(table.ports)
-        number = enter(table, key, pool.entry, table.ports.addresses[drawn.address].ip, bswap16(<uint16_t>port),
-                       drawn.address, who)
+        random_take(table.ports)
+        number = enter(table, key, pool.entry, table.ports.addresses[allocated.address].ip, bswap16(<uint16_t>port),
+                       allocated.address, who)
         if number != NONE:
             subscriber.mappings += 1
             if table.by_subscriber != NULL:
                 link(table.by_subscriber, &table.of_subscriber[who].first, number)
-            table.mappings[number].held_until = drawn.until_ms
-            assigned = key.flags & MAPPING_PORTLESS or assign_port(table.ports, drawn.address, &request, port, number)
+            table.mappings[number].held_until = allocated.until_ms
+            assigned = key.flags & MAPPING_PORTLESS or assign_port(table.ports, allocated.address, &request, port, number)
             if TESTING and assigned:
                 remember(table.ports, &table.mappings[number])
             ports_leave(table)
             if assigned:
                 return number
-            mapping_close(table, number, drawn.until_ms, now_ms)
+            mapping_close(table, number, allocated.until_ms, now_ms)
             return NONE
         if not key.flags & MAPPING_PORTLESS:
-            unassign_port(table.ports, drawn.address, &request, port, drawn.until_ms, now_ms)
+            unassign_port(table.ports, allocated.address, &request, port, allocated.until_ms, now_ms)
     ports_leave(table)
     subscriber_leave(table, who, now_ms)
     return OVER_QUOTA if port == OVER_QUOTA else NONE
@@ -420,7 +423,7 @@ cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uin
             unlink(table.by_subscriber, &table.of_subscriber[mapping.subscriber].first, number)
         subscriber_leave(table, mapping.subscriber, now_ms)
     mapping.flags = MAPPING_FREE
-    slab_give(&table.mapping_slots, number)
+    freelist_give(&table.mapping_slots, number)
 
 
 cdef uint32_t mapping_at(const Mappings* table, uint32_t address, uint32_t space, uint32_t port) noexcept nogil:

@@ -5,11 +5,12 @@ from natcore.tables.port_blocks cimport (
     BLOCKS_AT_MOST, NO_BLOCK, Block, Walk, block_first, block_give, block_next, block_reference,
 )
 from natcore.tables.port_overload cimport (
-    ALL_PARTS, PART_PORTS, Taken, overload_enter, overload_find, overload_leave, overload_taken,
+    ALL_PARTS, PART_PORTS, EndpointPair, overload_enter, overload_find, overload_leave, overload_taken,
 )
 from natcore.tables.ports cimport (
     PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, home_of_port,
-    in_ports, in_ranges, lot_again, nth_set, ones64, pick_by_policy, port_draw, port_release, port_retake, port_take, reclaim,
+    in_ports, in_ranges, random_next, nth_set, ones64, pick_by_policy, allocate_from_map, port_release, port_reuse,
+    port_use, reclaim,
     set_free, space_of,
 )
 from natcore.base.compiler cimport bswap16
@@ -19,16 +20,16 @@ from natcore.base.spinlock cimport assert_spin
 
 
 cdef enum:
-    SHARED_PROBES = 16          # ports that are tried for a remote endpoint at random
+    SHARED_PROBES = 16          # random ports tried for a remote endpoint
 
 
-cdef uint64_t EVEN = 0x5555555555555555ULL      # the bits of a word of a bitmap whose ports are even
+cdef uint64_t EVEN = 0x5555555555555555ULL      # the even ports of a bitmap word
 
 
 # ---- within a block --------------------------------------------------------------------------------------------------
 
 cdef inline uint64_t part_of(uint32_t word, uint32_t first, uint32_t end) noexcept nogil:
-    """A bit for each port of a word from first to before end."""
+    """Bits of a word for ports from first to end - 1."""
     cdef uint64_t bits = <uint64_t>-1
     if word == first >> 6:
         bits &= <uint64_t>-1 << (first & 63)
@@ -39,7 +40,7 @@ cdef inline uint64_t part_of(uint32_t word, uint32_t first, uint32_t end) noexce
 
 cdef uint32_t nth_within(const uint64_t* bitmap, uint64_t flip, uint64_t mask, uint32_t first, uint32_t end,
                          uint32_t n) noexcept nogil:
-    """The n-th port from first to before end whose bit is set in the bitmap (flip: all ones: is clear), or NONE."""
+    """The n-th port from first to end - 1 with a set bit in the bitmap (flip all ones: a clear bit), or NONE."""
     cdef uint32_t word, ones
     cdef uint64_t bits
     for word in range(first >> 6, (end + 63) >> 6):
@@ -59,13 +60,13 @@ cdef uint32_t count_within(const uint64_t* bitmap, uint64_t flip, uint64_t mask,
 
 
 cdef uint32_t pick_within(Ports* ports, const PortMap* map, uint32_t first, uint64_t mask) noexcept nogil:
-    """A free port of the block that begins at first, one as likely as another; NONE: all are used."""
+    """A free port of the block that begins at first, each equally likely; NONE: all are in use."""
     cdef uint32_t end = first + ports.block_size, count = count_within(map.used, <uint64_t>-1, mask, first, end)
     return nth_within(map.used, <uint64_t>-1, mask, first, end, random_below(&ports.random, count)) if count else NONE
 
 
-cdef uint32_t draw_within(Ports* ports, PortMap* map, uint32_t first, uint32_t inside_port) noexcept nogil:
-    """A free port of a block, now in use, or NONE."""
+cdef uint32_t allocate_within(Ports* ports, PortMap* map, uint32_t first, uint32_t inside_port) noexcept nogil:
+    """Allocates a free port of a block, or NONE."""
     cdef uint32_t port = NONE
     if map.free == 0:
         return NONE
@@ -74,18 +75,18 @@ cdef uint32_t draw_within(Ports* ports, PortMap* map, uint32_t first, uint32_t i
     if port == NONE:
         port = pick_within(ports, map, first, <uint64_t>-1)
     if port != NONE:
-        port_take(ports, map, port)
+        port_use(ports, map, port)
     return port
 
 
-cdef uint32_t draw_held_within(Ports* ports, PortMap* map, uint32_t first, uint32_t* until_ms) noexcept nogil:
-    """A port of a block that is held down, and so was its owner's own: any of them; or NONE."""
+cdef uint32_t reuse_within(Ports* ports, PortMap* map, uint32_t first, uint32_t* until_ms) noexcept nogil:
+    """Reuses a random port of a block that is held down for the block's owner; or NONE."""
     cdef uint32_t end = first + ports.block_size, port, count
     count = count_within(map.held, 0, <uint64_t>-1, first, end) if map.held_count else 0
     if count == 0:
         return NONE
     port = nth_within(map.held, 0, <uint64_t>-1, first, end, random_below(&ports.random, count))
-    until_ms[0] = port_retake(ports, map, port)
+    until_ms[0] = port_reuse(ports, map, port)
     return port
 
 
@@ -94,10 +95,10 @@ cdef inline uint32_t begin_of(const Ports* ports, uint32_t block) noexcept nogil
     return ports.allowed[block * ports.block_size]
 
 
-# ---- a subscriber's own blocks ---------------------------------------------------------------------------------------
+# ---- port blocks -----------------------------------------------------------------------------------------------------
 
 cdef uint32_t new_block(Ports* ports, uint32_t address, const PortMap* map) noexcept nogil:
-    """A random block that is nobody's and has a port that no DNAT entry has; or NONE."""
+    """A random unassigned block with a port that is not reserved; or NONE."""
     cdef uint32_t start, block = NONE
     if ports.blocks.free[address] == 0:
         return NONE
@@ -108,23 +109,23 @@ cdef uint32_t new_block(Ports* ports, uint32_t address, const PortMap* map) noex
 
 
 cdef uint32_t block_from(const Ports* ports, uint32_t address, const PortMap* map, uint32_t start, bint own) noexcept nogil:
-    """The first such block from start on; or NONE. own: of those that are the drawing worker's."""
+    """The first such block from start on; or NONE. own: only blocks that the allocating worker prefers."""
     cdef uint32_t step, block, first
     cdef const Block* blocks = ports.blocks.of[address]
     for step in range(ports.block_count):
         block = start + step if start + step < ports.block_count else start + step - ports.block_count
         if not blocks[block].taken:
             first = begin_of(ports, block)
-            if own and home_of_port(ports, first) != ports.drawer:
+            if own and home_of_port(ports, first) != ports.allocating:
                 continue
             if nth_within(map.used, <uint64_t>-1, <uint64_t>-1, first, first + ports.block_size, 0) != NONE:
                 return block
     return NONE
 
 
-cdef uint32_t draw_own(Ports* ports, uint32_t address, PortMap* map, const Request* request, uint32_t* count,
-                       uint32_t* until_ms) noexcept nogil:
-    """A port of a block that the owner has at the address, any of them first; or NONE. count: its blocks, of all addresses."""
+cdef uint32_t allocate_from_own_blocks(Ports* ports, uint32_t address, PortMap* map, const Request* request, uint32_t* count,
+                                       uint32_t* until_ms) noexcept nogil:
+    """Allocates from the owner's blocks at the address, a random one first; or NONE. count: its blocks, at all addresses."""
     cdef Walk walk
     cdef uint32_t[BLOCKS_AT_MOST] firsts
     cdef uint32_t own = 0, start, step, port
@@ -139,18 +140,18 @@ cdef uint32_t draw_own(Ports* ports, uint32_t address, PortMap* map, const Reque
         return NONE
     start = random_below(&ports.random, own)
     for step in range(own):
-        port = draw_within(ports, map, firsts[(start + step) % own], bswap16(request.inside_port))
+        port = allocate_within(ports, map, firsts[(start + step) % own], bswap16(request.inside_port))
         if port != NONE:
             return port
     for step in range(own):
-        port = draw_held_within(ports, map, firsts[step], until_ms)
+        port = reuse_within(ports, map, firsts[step], until_ms)
         if port != NONE:
             return port
     return NONE
 
 
 cdef uint32_t blocks_in_use(Ports* ports, uint32_t owner, uint32_t now_ms) noexcept nogil:
-    """How many blocks an owner has, of all addresses; one goes with the last hold-down in it, whoever looks first."""
+    """Number of the owner's blocks, at all addresses, after expired hold-downs are freed."""
     cdef Walk walk
     cdef uint32_t[BLOCKS_AT_MOST] addresses
     cdef uint32_t count = 0, left = 0, i, space
@@ -170,28 +171,28 @@ cdef uint32_t blocks_in_use(Ports* ports, uint32_t owner, uint32_t now_ms) noexc
     return left
 
 
-cdef uint32_t draw_block(Ports* ports, uint32_t address, PortMap* map, const Request* request, uint32_t now_ms,
-                         uint32_t* until_ms) noexcept nogil:
-    """A port of the owner's blocks, a new one where these are full; NONE: the address has no block left."""
+cdef uint32_t allocate_from_blocks(Ports* ports, uint32_t address, PortMap* map, const Request* request, uint32_t now_ms,
+                                   uint32_t* until_ms) noexcept nogil:
+    """Allocates from the owner's blocks, or from a new one if they are full; NONE: the address has no block left."""
     cdef uint32_t count = 0, block, space
-    cdef uint32_t port = draw_own(ports, address, map, request, &count, until_ms)
+    cdef uint32_t port = allocate_from_own_blocks(ports, address, map, request, &count, until_ms)
     if port != NONE:
         return port
     if count >= ports.blocks.per_owner and blocks_in_use(ports, request.owner, now_ms) >= ports.blocks.per_owner:
         return OVER_QUOTA
     block = new_block(ports, address, map)
     if block == NONE:
-        for space in range(PORT_SPACES):                # a block is nobody's once the last hold-down is over
+        for space in range(PORT_SPACES):                # free blocks with an expired hold-down
             reclaim(ports, &ports.addresses[address].maps[space], &ports.looks, now_ms)
         block = new_block(ports, address, map)
     if block == NONE:
         return NONE
     block_give(&ports.blocks, &ports.key, block_reference(address, block), request.owner)
-    return draw_within(ports, map, begin_of(ports, block), bswap16(request.inside_port))
+    return allocate_within(ports, map, begin_of(ports, block), bswap16(request.inside_port))
 
 
 cdef uint32_t home_of_owner(const Ports* ports, uint32_t owner) noexcept nogil:
-    """Number of the outside address at which an owner has a block, held down at least; or NONE."""
+    """Index of an outside address where the owner has a block; or NONE."""
     cdef Walk walk
     cdef uint32_t at
     if ports.blocks.per_address == 0:
@@ -202,17 +203,18 @@ cdef uint32_t home_of_owner(const Ports* ports, uint32_t owner) noexcept nogil:
 
 # ---- the other policies ----------------------------------------------------------------------------------------------
 
-cdef uint32_t draw_computed(Ports* ports, PortMap* map, const Request* request, uint32_t now_ms,
-                            uint32_t* until_ms) noexcept nogil:
-    """A port of the owner's one block (RFC 7422); OVER_QUOTA: they are all used."""
+cdef uint32_t allocate_deterministic(Ports* ports, PortMap* map, const Request* request, uint32_t now_ms,
+                                     uint32_t* until_ms) noexcept nogil:
+    """Allocates from the owner's computed block (RFC 7422); OVER_QUOTA: all its ports are in use."""
     cdef uint32_t first = begin_of(ports, request.block)
-    cdef uint32_t port = draw_within(ports, map, first, bswap16(request.inside_port))
+    cdef uint32_t port = allocate_within(ports, map, first, bswap16(request.inside_port))
     if port == NONE:
-        port = draw_held_within(ports, map, first, until_ms)
+        port = reuse_within(ports, map, first, until_ms)
     return OVER_QUOTA if port == NONE else port
 
 
-cdef void pair_of(const Ports* ports, uint32_t address, const Request* request, uint32_t port, Taken* ends) noexcept nogil:
+cdef void pair_of(const Ports* ports, uint32_t address, const Request* request, uint32_t port,
+                  EndpointPair* ends) noexcept nogil:
     ends.outside_ip = ports.addresses[address].ip
     ends.outside_port = bswap16(<unsigned short>port)
     ends.remote_ip = request.remote_ip
@@ -220,18 +222,18 @@ cdef void pair_of(const Ports* ports, uint32_t address, const Request* request, 
     ends.protocol = request.protocol
 
 
-cdef uint32_t draw_overloaded(Ports* ports, uint32_t address, PortMap* map, const Request* request) noexcept nogil:
-    """A port that no mapping has; else one that none towards this remote endpoint has, one as likely as another; or NONE.
+cdef uint32_t allocate_overloaded(Ports* ports, uint32_t address, PortMap* map, const Request* request) noexcept nogil:
+    """Allocates an unused port, otherwise one unused towards this remote endpoint, each equally likely; or NONE.
 
-    A few are tried at random, then the free ones are counted.
+    A few are tried at random, then the usable ones are counted.
     """
-    cdef Taken ends
+    cdef EndpointPair ends
     cdef uint32_t _try, port, taken
-    cdef uint64_t lot = request.lot
-    assert_spin(&ports.spin, ports.lock, "ports: draw_overloaded")
+    cdef uint64_t random = request.random
+    assert_spin(&ports.spin, ports.lock, "ports: allocate_overloaded")
     if map.free:
-        port = pick_by_policy(ports, map, bswap16(request.inside_port), request.lot, ports.drawer)
-        port_take(ports, map, port)
+        port = pick_by_policy(ports, map, bswap16(request.inside_port), request.random, ports.allocating)
+        port_use(ports, map, port)
         map.cells[port] = 1
         return port
     pair_of(ports, address, request, 0, &ends)
@@ -239,18 +241,18 @@ cdef uint32_t draw_overloaded(Ports* ports, uint32_t address, PortMap* map, cons
     if taken >= ports.range_size:
         return NONE
     for _try in range(SHARED_PROBES):
-        port = ports.allowed[in_ports(lot, ports.range_size)]
+        port = ports.allowed[in_ports(random, ports.range_size)]
         if may_share(ports, map, port, &ends):
             map.cells[port] += 1
             return port
-        lot = lot_again(lot)
-    port = nth_shared(ports, map, &ends, in_ports(lot, ports.range_size - taken))
+        random = random_next(random)
+    port = nth_shared(ports, map, &ends, in_ports(random, ports.range_size - taken))
     map.cells[port] += 1
     return port
 
 
 cdef uint32_t ports_of_part(const Ports* ports, const PortMap* map, uint32_t part) noexcept nogil:
-    """Ports of the ranges in a part that no DNAT entry has."""
+    """Ports of the ranges in a part that are not reserved."""
     cdef uint32_t word, port, count = 0
     for word in range(part * (PART_PORTS // 64), (part + 1) * (PART_PORTS // 64)):
         count += ones64(ports.ranges[word])
@@ -260,8 +262,8 @@ cdef uint32_t ports_of_part(const Ports* ports, const PortMap* map, uint32_t par
     return count
 
 
-cdef uint32_t nth_shared(const Ports* ports, const PortMap* map, Taken* ends, uint32_t n) noexcept nogil:
-    """The n-th port that may be shared towards the remote endpoint of ends, of which there are more than n."""
+cdef uint32_t nth_shared(const Ports* ports, const PortMap* map, EndpointPair* ends, uint32_t n) noexcept nogil:
+    """The n-th port that can be shared towards the remote endpoint of ends; there must be more than n."""
     cdef uint32_t part = ports.allowed[0] // PART_PORTS, left, port
     while True:
         left = ports_of_part(ports, map, part)
@@ -279,57 +281,57 @@ cdef uint32_t nth_shared(const Ports* ports, const PortMap* map, Taken* ends, ui
         port += 1
 
 
-cdef bint may_share(const Ports* ports, const PortMap* map, uint32_t port, Taken* ends) noexcept nogil:
-    """Whether a port is no DNAT entry's, and no mapping's towards the remote endpoint of ends."""
+cdef bint may_share(const Ports* ports, const PortMap* map, uint32_t port, EndpointPair* ends) noexcept nogil:
+    """Whether a port is neither reserved nor used towards the remote endpoint of ends."""
     if map.cells[port] == PORT_RESERVED:
         return False
     ends.outside_port = bswap16(<unsigned short>port)
     return overload_find(&ports.overload, &ports.key, ends) == NONE
 
 
-# ---- the door --------------------------------------------------------------------------------------------------------
+# ---- by policy -------------------------------------------------------------------------------------------------------
 
-cdef uint32_t draw_port(Ports* ports, uint32_t address, const Request* request, uint32_t now_ms,
-                        uint32_t* until_ms) noexcept nogil:
-    """A port of an outside address (host order), now in use: assign it, or unassign it. NONE, OVER_QUOTA: why there is none.
+cdef uint32_t allocate_port(Ports* ports, uint32_t address, const Request* request, uint32_t now_ms,
+                            uint32_t* until_ms) noexcept nogil:
+    """Allocates a port of an outside address (host order): then assign or unassign it. NONE, OVER_QUOTA: failed.
 
-    until_ms: until when others would have had to wait for it, to be unassigned with if it is not needed after all.
+    until_ms: end of the hold-down that was lifted, to be restored if the port is unassigned unused.
     """
     cdef PortMap* map = &ports.addresses[address].maps[space_of(request.protocol)]
     until_ms[0] = now_ms
-    if ports.parity:                                    # a port whose rest is over may be the one that is preferred
+    if ports.parity:                                    # a port with an expired hold-down may be the preferred one
         reclaim(ports, map, &ports.looks, now_ms)
     if ports.policy == PORTS_BLOCK:
-        return draw_block(ports, address, map, request, now_ms, until_ms)
+        return allocate_from_blocks(ports, address, map, request, now_ms, until_ms)
     if ports.policy == PORTS_DETERMINISTIC:
-        return draw_computed(ports, map, request, now_ms, until_ms)
+        return allocate_deterministic(ports, map, request, now_ms, until_ms)
     if ports.policy == PORTS_OVERLOAD:
-        return draw_overloaded(ports, address, map, request)
-    return port_draw(ports, map, request.owner, bswap16(request.inside_port), request.lot, now_ms, until_ms)
+        return allocate_overloaded(ports, address, map, request)
+    return allocate_from_map(ports, map, request.owner, bswap16(request.inside_port), request.random, now_ms, until_ms)
 
 
 cdef bint assign_port(Ports* ports, uint32_t address, const Request* request, uint32_t port, uint32_t mapping) noexcept nogil:
-    """The port that was drawn is a mapping's; False when the probe limit is met: unassign it."""
+    """Assigns an allocated port to a mapping; False: probe limit reached, unassign it."""
     cdef PortMap* map = &ports.addresses[address].maps[space_of(request.protocol)]
-    cdef Taken ends
+    cdef EndpointPair ends
     assert_spin(&ports.spin, ports.lock, "ports: assign_port")
     if ports.policy != PORTS_OVERLOAD:
         map.cells[port] = mapping
         if ports.workers > 1:
-            map.workers[port] = <uint8_t>ports.drawer
+            map.workers[port] = <uint8_t>ports.allocating
         return True
     pair_of(ports, address, request, port, &ends)
     ends.mapping = mapping
-    ends.worker = <uint8_t>ports.drawer
+    ends.worker = <uint8_t>ports.allocating
     return overload_enter(&ports.overload, &ports.key, &ends)
 
 
 cdef void unassign_port(Ports* ports, uint32_t address, const Request* request, uint32_t port, uint32_t until_ms,
                         uint32_t now_ms) noexcept nogil:
-    """A port is no longer its mapping's: held down until until_ms; an overloaded one is not, since its filtering is
-    address- and port-dependent (RFC 6888 REQ-8 C)."""
+    """Releases a mapping's port and holds it down until until_ms; an overloaded port is not held down, since its filtering
+    is address- and port-dependent (RFC 6888 REQ-8 C)."""
     cdef PortMap* map = &ports.addresses[address].maps[space_of(request.protocol)]
-    cdef Taken ends
+    cdef EndpointPair ends
     assert_spin(&ports.spin, ports.lock, "ports: unassign_port")
     if ports.policy != PORTS_OVERLOAD:
         port_release(ports, map, port, request.owner, until_ms, now_ms)

@@ -1,25 +1,25 @@
-"""Overloaded ports (ports="overload"): which outside endpoint is taken towards which remote endpoint (RFC 7857 section 3)."""
+"""Overloaded ports (ports="overload"): which outside endpoint is in use towards which remote endpoint (RFC 7857 section 3)."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.base.flow_hash cimport HashKey
 from natcore.base.hash_table cimport Index
-from natcore.base.freelist cimport Slab
+from natcore.base.freelist cimport Freelist
 
 cdef enum:
-    PART_PORTS = 256            # ports in a row that are counted together
-    ALL_PARTS = 256             # in place of a part: all ports
+    PART_PORTS = 256            # consecutive ports counted together
+    ALL_PARTS = 256             # instead of a part: all ports
 
-cdef struct Taken:              # addresses and ports big-endian
-    uint32_t outside_ip         # first, since a free slot's first word is the slab's
+cdef struct EndpointPair:              # addresses and ports big-endian
+    uint32_t outside_ip         # first, since a free slot's first word is the free list's link
     uint32_t remote_ip
     uint16_t outside_port
     uint16_t remote_port
-    uint32_t mapping            # its number
-    uint8_t worker              # whose it is
+    uint32_t mapping            # number of the mapping
+    uint8_t worker              # worker of the mapping
     uint8_t protocol
 
-cdef struct Crowd:              # how many ports of an outside address are taken towards a remote endpoint
-    uint32_t outside_ip         # big-endian, as the next two; first, since a free slot's first word is the slab's
+cdef struct Crowd:              # number of ports of an outside address in use towards a remote endpoint
+    uint32_t outside_ip         # big-endian, as the next two; first, since a free slot's first word is the free list's link
     uint32_t remote_ip
     uint16_t remote_port
     uint16_t part               # of the ports, or ALL_PARTS
@@ -27,16 +27,16 @@ cdef struct Crowd:              # how many ports of an outside address are taken
     uint8_t protocol
 
 cdef struct Overload:
-    Taken* taken
-    Crowd* crowds               # twice as many
-    Slab slots
-    Slab crowd_slots
-    Index index                 # (remote, outside) -> taken
+    EndpointPair* pairs
+    Crowd* crowds               # [2 * capacity]
+    Freelist slots
+    Freelist crowd_slots
+    Index index                 # (remote, outside) -> pair
     Index by_part               # (remote, outside address, part) -> crowds
 
 cdef bint overload_new(Overload* table, uint32_t capacity) noexcept nogil
 cdef void overload_delete(Overload* table) noexcept nogil
-cdef uint32_t overload_find(const Overload* table, const HashKey* key, const Taken* ends) noexcept nogil
-cdef bint overload_enter(Overload* table, const HashKey* key, const Taken* ends) noexcept nogil
-cdef void overload_leave(Overload* table, const HashKey* key, const Taken* ends) noexcept nogil
-cdef uint32_t overload_taken(const Overload* table, const HashKey* key, const Taken* ends, uint32_t part) noexcept nogil
+cdef uint32_t overload_find(const Overload* table, const HashKey* key, const EndpointPair* ends) noexcept nogil
+cdef bint overload_enter(Overload* table, const HashKey* key, const EndpointPair* ends) noexcept nogil
+cdef void overload_leave(Overload* table, const HashKey* key, const EndpointPair* ends) noexcept nogil
+cdef uint32_t overload_taken(const Overload* table, const HashKey* key, const EndpointPair* ends, uint32_t part) noexcept nogil

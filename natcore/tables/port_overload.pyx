@@ -9,58 +9,58 @@ from natcore.base.flow_hash cimport flow_hash
 from natcore.base.compiler cimport bswap16
 from natcore.base.hash_table cimport NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove
 from natcore.base.pages cimport table_delete, table_new
-from natcore.base.freelist cimport slab_begin, slab_give, slab_take
+from natcore.base.freelist cimport freelist_init, freelist_give, freelist_take
 
 
 cdef bint overload_new(Overload* table, uint32_t capacity) noexcept nogil:
-    """Room for capacity mappings."""
-    table.taken = <Taken*>table_new(<uint64_t>capacity * sizeof(Taken))
+    """Tables for capacity mappings."""
+    table.pairs = <EndpointPair*>table_new(<uint64_t>capacity * sizeof(EndpointPair))
     table.crowds = <Crowd*>table_new(<uint64_t>capacity * 2 * sizeof(Crowd))
-    slab_begin(&table.slots, table.taken, sizeof(Taken), capacity)
-    slab_begin(&table.crowd_slots, table.crowds, sizeof(Crowd), capacity * 2)
-    return (table.taken != NULL and table.crowds != NULL and index_new(&table.index, capacity)
+    freelist_init(&table.slots, table.pairs, sizeof(EndpointPair), capacity)
+    freelist_init(&table.crowd_slots, table.crowds, sizeof(Crowd), capacity * 2)
+    return (table.pairs != NULL and table.crowds != NULL and index_new(&table.index, capacity)
             and index_new(&table.by_part, capacity * 2))
 
 
 cdef void overload_delete(Overload* table) noexcept nogil:
-    table_delete(table.taken, <uint64_t>table.slots.capacity * sizeof(Taken))
+    table_delete(table.pairs, <uint64_t>table.slots.capacity * sizeof(EndpointPair))
     table_delete(table.crowds, <uint64_t>table.crowd_slots.capacity * sizeof(Crowd))
     index_delete(&table.index)
     index_delete(&table.by_part)
-    table.taken = NULL
+    table.pairs = NULL
 
 
-cdef uint64_t hash_of(const HashKey* key, const Taken* ends) noexcept nogil:
+cdef uint64_t hash_of(const HashKey* key, const EndpointPair* ends) noexcept nogil:
     return flow_hash(key, <uint64_t>ends.outside_ip << 32 | ends.remote_ip,
                      <uint32_t>ends.outside_port << 16 | ends.remote_port, ends.protocol)
 
 
-cdef uint32_t overload_find(const Overload* table, const HashKey* key, const Taken* ends) noexcept nogil:
-    """Which of taken joins the two endpoints, or NONE."""
+cdef uint32_t overload_find(const Overload* table, const HashKey* key, const EndpointPair* ends) noexcept nogil:
+    """The pair of the two endpoints, or NONE."""
     cdef Cursor cursor
     cdef uint32_t number
-    cdef const Taken* other
+    cdef const EndpointPair* other
     index_begin(&table.index, hash_of(key, ends), &cursor)
     while True:
         number = index_next(&table.index, &cursor)
         if number == NONE:
             return NONE
-        other = &table.taken[number]
+        other = &table.pairs[number]
         if (other.outside_ip == ends.outside_ip and other.remote_ip == ends.remote_ip
                 and other.outside_port == ends.outside_port and other.remote_port == ends.remote_port
                 and other.protocol == ends.protocol):
             return number
 
 
-cdef inline uint32_t part_of(const Taken* ends) noexcept nogil:
+cdef inline uint32_t part_of(const EndpointPair* ends) noexcept nogil:
     return bswap16(ends.outside_port) // PART_PORTS
 
 
-cdef uint64_t crowd_hash(const HashKey* key, const Taken* ends, uint32_t part) noexcept nogil:
+cdef uint64_t crowd_hash(const HashKey* key, const EndpointPair* ends, uint32_t part) noexcept nogil:
     return flow_hash(key, <uint64_t>ends.outside_ip << 32 | ends.remote_ip, part << 16 | ends.remote_port, ends.protocol)
 
 
-cdef uint32_t crowd_find(const Overload* table, const HashKey* key, const Taken* ends, uint32_t part) noexcept nogil:
+cdef uint32_t crowd_find(const Overload* table, const HashKey* key, const EndpointPair* ends, uint32_t part) noexcept nogil:
     cdef Cursor cursor
     cdef uint32_t number
     cdef const Crowd* crowd
@@ -75,18 +75,18 @@ cdef uint32_t crowd_find(const Overload* table, const HashKey* key, const Taken*
             return number
 
 
-cdef uint32_t overload_taken(const Overload* table, const HashKey* key, const Taken* ends, uint32_t part) noexcept nogil:
-    """How many ports of a part, or of ALL_PARTS, are taken towards the remote endpoint."""
+cdef uint32_t overload_taken(const Overload* table, const HashKey* key, const EndpointPair* ends, uint32_t part) noexcept nogil:
+    """Number of ports of a part, or of ALL_PARTS, in use towards the remote endpoint."""
     cdef uint32_t number = crowd_find(table, key, ends, part)
     return 0 if number == NONE else table.crowds[number].taken
 
 
-cdef bint crowd_join(Overload* table, const HashKey* key, const Taken* ends, uint32_t part) noexcept nogil:
-    """One more is taken; False when the probe limit is met."""
+cdef bint crowd_join(Overload* table, const HashKey* key, const EndpointPair* ends, uint32_t part) noexcept nogil:
+    """Counts one more port; False: probe limit reached."""
     cdef uint32_t number = crowd_find(table, key, ends, part)
     cdef Crowd* crowd
     if number == NONE:
-        number = slab_take(&table.crowd_slots)          # two for each mapping: there always is one
+        number = freelist_take(&table.crowd_slots)          # two per mapping: one is free
         crowd = &table.crowds[number]
         crowd.outside_ip = ends.outside_ip
         crowd.remote_ip = ends.remote_ip
@@ -95,40 +95,40 @@ cdef bint crowd_join(Overload* table, const HashKey* key, const Taken* ends, uin
         crowd.protocol = ends.protocol
         crowd.taken = 0
         if not index_insert(&table.by_part, crowd_hash(key, ends, part), number):
-            slab_give(&table.crowd_slots, number)
+            freelist_give(&table.crowd_slots, number)
             return False
     table.crowds[number].taken += 1
     return True
 
 
-cdef void crowd_leave(Overload* table, const HashKey* key, const Taken* ends, uint32_t part) noexcept nogil:
+cdef void crowd_leave(Overload* table, const HashKey* key, const EndpointPair* ends, uint32_t part) noexcept nogil:
     cdef uint32_t number = crowd_find(table, key, ends, part)
     table.crowds[number].taken -= 1
     if table.crowds[number].taken == 0:
         index_remove(&table.by_part, crowd_hash(key, ends, part), number)
-        slab_give(&table.crowd_slots, number)
+        freelist_give(&table.crowd_slots, number)
 
 
-cdef bint overload_enter(Overload* table, const HashKey* key, const Taken* ends) noexcept nogil:
-    """The pair is its mapping's; False when the probe limit is met."""
-    cdef uint32_t number = slab_take(&table.slots)      # as many as mappings: there always is one
-    table.taken[number] = ends[0]
+cdef bint overload_enter(Overload* table, const HashKey* key, const EndpointPair* ends) noexcept nogil:
+    """Assigns the pair to its mapping; False: probe limit reached."""
+    cdef uint32_t number = freelist_take(&table.slots)      # as many as mappings: one is free
+    table.pairs[number] = ends[0]
     if index_insert(&table.index, hash_of(key, ends), number):
         if crowd_join(table, key, ends, ALL_PARTS):
             if crowd_join(table, key, ends, part_of(ends)):
                 return True
             crowd_leave(table, key, ends, ALL_PARTS)
         index_remove(&table.index, hash_of(key, ends), number)
-    slab_give(&table.slots, number)
+    freelist_give(&table.slots, number)
     return False
 
 
-cdef void overload_leave(Overload* table, const HashKey* key, const Taken* ends) noexcept nogil:
-    """The pair is nobody's, if it was somebody's."""
+cdef void overload_leave(Overload* table, const HashKey* key, const EndpointPair* ends) noexcept nogil:
+    """Releases the endpoint pair if it is in use."""
     cdef uint32_t number = overload_find(table, key, ends)
     if number == NONE:
         return
     index_remove(&table.index, hash_of(key, ends), number)
-    slab_give(&table.slots, number)
+    freelist_give(&table.slots, number)
     crowd_leave(table, key, ends, part_of(ends))
     crowd_leave(table, key, ends, ALL_PARTS)

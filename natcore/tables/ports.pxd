@@ -8,7 +8,7 @@ from natcore.base.compiler cimport load_relaxed, load_relaxed64, store_relaxed, 
 from natcore.base.hash_table cimport NONE, Index
 from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
 from natcore.base.chacha20 cimport Random, random32
-from natcore.base.spinlock cimport Spin, assert_spin, spin_lock, spin_unlock
+from natcore.base.spinlock cimport Spinlock, assert_spin, spin_lock, spin_unlock
 
 cdef enum:                      # PortSpace
     SPACE_TCP = 0
@@ -34,7 +34,7 @@ cdef enum:
 
 cdef enum:
     PORT_RESERVED = 0xFFFFFFFE  # in a cell: reserved by a DNAT entry, never allocated
-    PORT_OF_ANOTHER = 0xFFFFFFFD    # port_holder: in use by a mapping of another worker
+    PORT_OF_OTHER_WORKER = 0xFFFFFFFD    # port_holder: in use by a mapping of another worker
 
 cdef enum:                      # PortPolicy
     PORTS_RANDOM = 0            # any free port (RFC 6056)
@@ -58,7 +58,7 @@ cdef struct PortMap:            # ports of one outside address and protocol
     uint32_t words_left         # words left of the reclaim round; 0: none is in progress
     uint32_t soonest            # ms: earliest end of a hold-down seen in this round
     uint32_t address            # index of the outside address
-    uint8_t told                # threshold event sent and not rearmed
+    uint8_t warned              # threshold event sent and not rearmed
 
 cdef struct Address:            # an outside address, in one or several pools
     uint32_t ip                 # in the packet, big-endian
@@ -77,19 +77,19 @@ cdef struct Pool:               # outside addresses of an SNAT entry
     uint32_t words
     bint alone                  # use only these, even where the subscriber is paired with another
 
-cdef struct Draw:               # an allocated outside endpoint
+cdef struct RecentAllocation:               # an allocated outside endpoint
     uint32_t outside_ip         # big-endian, as the port
     uint16_t outside_port
 
 cdef enum:
-    DRAWS_KEPT = 64
-    LOTS = 32                   # allocations known in advance; a power of two
+    RECENT_KEPT = 64
+    RANDOMS = 32                   # allocations known in advance; a power of two
 
 cdef struct Ports:
     Address* addresses
     uint32_t* next_release[3]   # [PORT_SPACES][capacity] ms: earliest end of a hold-down; valid while ports are held down
     uint64_t open_at[3][1024]   # [PORT_SPACES] one bit per address: has a free port
-    uint64_t rests_at[3][1024]  # [PORT_SPACES] one bit per address: has ports held down
+    uint64_t held_at[3][1024]  # [PORT_SPACES] one bit per address: has ports held down
     uint32_t open_count[3]      # addresses with a free port
     uint32_t reclaim_at         # next address that the sweep reclaims
     uint32_t capacity
@@ -100,8 +100,8 @@ cdef struct Ports:
     uint32_t highest
     HashKey key
     Random random
-    uint64_t lots[32]           # [LOTS] random numbers of the next allocations: choose address (in_pool) and port (in_ports)
-    uint32_t lots_taken
+    uint64_t randoms[32]           # [RANDOMS] for the next allocations: choose address (in_pool) and port (in_ports)
+    uint32_t randoms_taken
     uint64_t ranges[1024]       # one bit per port that may be allocated
     uint16_t allowed[65536]     # [range_size] the same ports in ascending order
     uint32_t range_size         # ports
@@ -115,13 +115,13 @@ cdef struct Ports:
     Blocks blocks               # assignment of blocks
     Overload overload           # assignment of overloaded ports
     uint16_t block_of[65536]    # [PORTS] block of a port of the ranges
-    Spin spin                   # protects allocation and release, for all addresses and protocols
+    Spinlock spin                   # protects allocation and release, for all addresses and protocols
     uint32_t workers            # number of workers, 1 or more
-    uint32_t drawer             # worker that holds the lock to allocate
+    uint32_t allocating         # worker that holds the lock to allocate
     uint32_t unit               # consecutive ports that one worker prefers: PORT_UNIT or block_size
     uint32_t looks              # LOOKS left to the current packet
-    Draw drawn[64]              # [DRAWS_KEPT] NATCORE_TESTING: the last allocations, including undone ones
-    uint64_t draws              # NATCORE_TESTING: number of allocations ever
+    RecentAllocation recent[64]             # [RECENT_KEPT] NATCORE_TESTING: the last allocations, including undone ones
+    uint64_t allocations        # NATCORE_TESTING: number of allocations ever
     const void* lock            # lock of all workers, which serves in place of spin; NULL: a test's table
 
 cdef inline uint32_t space_of(uint8_t protocol) noexcept nogil:
@@ -135,38 +135,38 @@ cdef inline uint32_t home_of_port(const Ports* ports, uint32_t port) noexcept no
     """The worker that prefers this port."""
     return port // ports.unit % ports.workers
 
-cdef inline uint64_t fresh_lot(Ports* ports) noexcept nogil:
-    cdef uint64_t lot = random32(&ports.random)
-    return lot << 32 | random32(&ports.random)
+cdef inline uint64_t random64(Ports* ports) noexcept nogil:
+    cdef uint64_t random = random32(&ports.random)
+    return random << 32 | random32(&ports.random)
 
-cdef inline void lots_begin(Ports* ports) noexcept nogil:
+cdef inline void randoms_fill(Ports* ports) noexcept nogil:
     """Fills the random numbers; call it once `random` is seeded."""
     cdef uint32_t i
-    for i in range(LOTS):
-        ports.lots[i] = fresh_lot(ports)
+    for i in range(RANDOMS):
+        ports.randoms[i] = random64(ports)
 
-cdef inline uint64_t lot_after(const Ports* ports, uint32_t draws) noexcept nogil:
-    """The random number of a later allocation, `draws` ahead; without the lock (prefetch) only a prediction."""
-    return load_relaxed64(&ports.lots[(load_relaxed(&ports.lots_taken) + draws) % LOTS])
+cdef inline uint64_t random_after(const Ports* ports, uint32_t allocations) noexcept nogil:
+    """The random number of a later allocation, `allocations` ahead; without the lock (prefetch) only a prediction."""
+    return load_relaxed64(&ports.randoms[(load_relaxed(&ports.randoms_taken) + allocations) % RANDOMS])
 
-cdef inline uint64_t lot_take(Ports* ports) noexcept nogil:
+cdef inline uint64_t random_take(Ports* ports) noexcept nogil:
     """Consumes the random number of this allocation."""
-    cdef uint64_t lot = lot_after(ports, 0)
-    assert_spin(&ports.spin, ports.lock, "ports: lot_take")
-    store_relaxed64(&ports.lots[ports.lots_taken % LOTS], fresh_lot(ports))
-    store_relaxed(&ports.lots_taken, ports.lots_taken + 1)
-    return lot
+    cdef uint64_t random = random_after(ports, 0)
+    assert_spin(&ports.spin, ports.lock, "ports: random_take")
+    store_relaxed64(&ports.randoms[ports.randoms_taken % RANDOMS], random64(ports))
+    store_relaxed(&ports.randoms_taken, ports.randoms_taken + 1)
+    return random
 
-cdef inline uint32_t in_pool(uint64_t lot, uint32_t size) noexcept nogil:
+cdef inline uint32_t in_pool(uint64_t random, uint32_t size) noexcept nogil:
     """Index into a pool where an allocation begins (the bias of 2^-32 x size is negligible, here and below)."""
-    return <uint32_t>(<uint64_t><uint32_t>lot * size >> 32)
+    return <uint32_t>(<uint64_t><uint32_t>random * size >> 32)
 
-cdef inline uint64_t lot_again(uint64_t lot) noexcept nogil:
+cdef inline uint64_t random_next(uint64_t random) noexcept nogil:
     """Derives another random number from this one (the finalizer of splitmix64)."""
-    lot += 0x9E3779B97F4A7C15ULL
-    lot = (lot ^ lot >> 30) * 0xBF58476D1CE4E5B9ULL
-    lot = (lot ^ lot >> 27) * 0x94D049BB133111EBULL
-    return lot ^ lot >> 31
+    random += 0x9E3779B97F4A7C15ULL
+    random = (random ^ random >> 30) * 0xBF58476D1CE4E5B9ULL
+    random = (random ^ random >> 27) * 0x94D049BB133111EBULL
+    return random ^ random >> 31
 
 cdef inline uint32_t ones64(uint64_t bits) noexcept nogil:
     """Number of set bits; portable, since POPCNT is not in the x86-64 baseline."""
@@ -178,9 +178,9 @@ cdef inline bint is_open(const Ports* ports, uint32_t space, uint32_t address) n
     """Whether an address has a free port."""
     return (load_relaxed64(&ports.open_at[space][address >> 6]) >> (address & 63)) & 1
 
-cdef inline uint32_t in_ports(uint64_t lot, uint32_t count) noexcept nogil:
+cdef inline uint32_t in_ports(uint64_t random, uint32_t count) noexcept nogil:
     """Index of a port among count ports."""
-    return <uint32_t>((lot >> 32) * count >> 32)
+    return <uint32_t>((random >> 32) * count >> 32)
 
 cdef inline uint32_t ports_in_use(const Ports* ports, const PortMap* map) noexcept nogil:
     """Ports used by mappings."""
@@ -204,7 +204,7 @@ cdef inline uint32_t port_holder(Ports* ports, uint32_t address, uint32_t space,
     cdef uint32_t number
     spin_lock(&ports.spin)
     number = port_mapping(map, port)
-    if number < PORT_OF_ANOTHER and ports.workers > 1:
+    if number < PORT_OF_OTHER_WORKER and ports.workers > 1:
         worker[0] = map.workers[port]
     spin_unlock(&ports.spin)
     return number
@@ -216,21 +216,23 @@ cdef bint ports_divide(Ports* ports, uint32_t block_size, uint32_t per_owner) no
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil
 cdef bint address_drop(Ports* ports, uint32_t address) noexcept nogil
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil
-cdef uint32_t port_guess(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot, uint32_t worker) noexcept nogil
-cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot,
+cdef uint32_t port_predict(const Ports* ports, const PortMap* map, uint32_t preferred, uint64_t random,
+                           uint32_t worker) noexcept nogil
+cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t preferred, uint64_t random,
                              uint32_t worker) noexcept nogil
 cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
-cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
-cdef uint32_t port_retake(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
+cdef void port_use(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
+cdef uint32_t port_reuse(Ports* ports, PortMap* map, uint32_t port) noexcept nogil
 cdef void reclaim(Ports* ports, PortMap* map, uint32_t* looks, uint32_t now_ms) noexcept nogil
 cdef bint is_due(const Ports* ports, const PortMap* map, uint32_t now_ms) noexcept nogil
-cdef uint32_t address_guess(const Ports* ports, uint32_t space, const Pool* pool, uint64_t* lot) noexcept nogil
-cdef uint32_t address_pick(const Ports* ports, uint32_t space, const Pool* pool, uint64_t lot) noexcept nogil
+cdef uint32_t address_try(const Ports* ports, uint32_t space, const Pool* pool, uint64_t* random) noexcept nogil
+cdef uint32_t address_pick(const Ports* ports, uint32_t space, const Pool* pool, uint64_t random) noexcept nogil
 cdef uint32_t address_due(const Ports* ports, uint32_t space, const Pool* pool, uint32_t start, uint32_t now_ms) noexcept nogil
-cdef uint32_t own_held(PortMap* map, uint32_t owner, uint64_t lot) noexcept nogil
+cdef uint32_t held_for_owner(PortMap* map, uint32_t owner, uint64_t random) noexcept nogil
 cdef uint32_t nth_set(uint64_t bits, uint32_t n) noexcept nogil
-cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint64_t lot, uint32_t now_ms,
-                        uint32_t* until_ms) noexcept nogil
+cdef uint32_t allocate_from_map(Ports* ports, PortMap* map, uint32_t owner, uint32_t preferred, uint64_t random,
+                                uint32_t now_ms,
+                                uint32_t* until_ms) noexcept nogil
 cdef uint32_t ports_taken(const PortMap* map, uint32_t first, uint32_t last) noexcept nogil
 cdef void ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil
 cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil

@@ -29,7 +29,7 @@ cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
     memset(ports.ranges, 0, sizeof(ports.ranges))
     memset(ports.ports_in, 0, sizeof(ports.ports_in))
     memset(ports.open_at, 0, sizeof(ports.open_at))
-    memset(ports.rests_at, 0, sizeof(ports.rests_at))
+    memset(ports.held_at, 0, sizeof(ports.held_at))
     memset(ports.open_count, 0, sizeof(ports.open_count))
     ports.range_size = 0
     ports.unit = PORT_UNIT
@@ -54,7 +54,7 @@ cdef void ports_delete(Ports* ports) noexcept nogil:
     index_delete(&ports.index)
     if ports.blocks.per_address:
         blocks_delete(&ports.blocks)
-    if ports.overload.taken != NULL:
+    if ports.overload.pairs != NULL:
         overload_delete(&ports.overload)
     ports.addresses = NULL
     ports.count = 0
@@ -151,7 +151,7 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
         map.taken_in = <uint32_t*>(at + PORTS * 9 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2)
         map.address = number
         map.free = ports.range_size
-        map.held_count = map.next_word = map.words_left = map.reserved = map.told = 0
+        map.held_count = map.next_word = map.words_left = map.reserved = map.warned = 0
         if map.free:
             mark_open(ports, map, 1)
         at += MAP_BYTES
@@ -171,7 +171,7 @@ cdef bint address_drop(Ports* ports, uint32_t number) noexcept nogil:
     for space in range(PORT_SPACES):
         ports.open_count[space] -= is_open(ports, space, number)
         ports.open_at[space][number >> 6] &= ~(<uint64_t>1 << (number & 63))
-        ports.rests_at[space][number >> 6] &= ~(<uint64_t>1 << (number & 63))
+        ports.held_at[space][number >> 6] &= ~(<uint64_t>1 << (number & 63))
     table_delete(address.memory, PORT_SPACES * MAP_BYTES)
     address.memory = NULL
     address.ip = 0
@@ -209,9 +209,9 @@ cdef void mark_open(Ports* ports, const PortMap* map, int by) noexcept nogil:
     store_relaxed(&ports.open_count[space], ports.open_count[space] + by)
 
 
-cdef inline void mark_resting(Ports* ports, const PortMap* map) noexcept nogil:
+cdef inline void mark_held(Ports* ports, const PortMap* map) noexcept nogil:
     """Flips the held-down bit of an address: the first port was held down, or the last one freed."""
-    ports.rests_at[space_at(ports, map)][map.address >> 6] ^= <uint64_t>1 << (map.address & 63)
+    ports.held_at[space_at(ports, map)][map.address >> 6] ^= <uint64_t>1 << (map.address & 63)
 
 
 cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
@@ -223,20 +223,20 @@ cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
         block_leave(&ports.blocks, &ports.key, block_reference(map.address, ports.block_of[port]))
 
 
-cdef uint32_t stop_resting(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
+cdef uint32_t end_hold_down(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
     """Ends a port's hold-down; when it would have ended."""
-    assert_spin(&ports.spin, ports.lock, "ports: stop_resting")
+    assert_spin(&ports.spin, ports.lock, "ports: end_hold_down")
     map.held[port >> 6] &= ~(<uint64_t>1 << (port & 63))
     map.held_by[owner_slot(map.owners[port])] -= 1
     map.held_count -= 1
     if map.held_count == 0:
-        mark_resting(ports, map)
+        mark_held(ports, map)
     return map.cells[port]
 
 
-cdef void let_go(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
+cdef void free_held(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
     """Frees a port that was held down."""
-    stop_resting(ports, map, port)
+    end_hold_down(ports, map, port)
     set_free(ports, map, port)
 
 
@@ -265,7 +265,7 @@ cdef void reclaim(Ports* ports, PortMap* map, uint32_t* looks, uint32_t now_ms) 
             bits &= bits - 1
             cost += 1
             if <int>(map.cells[port] - now_ms) <= 0:
-                let_go(ports, map, port)
+                free_held(ports, map, port)
                 cost += LOOKS_FREEING
             elif <int>(map.cells[port] - map.soonest) < 0:
                 map.soonest = map.cells[port]
@@ -283,7 +283,7 @@ cdef void ports_reclaim(Ports* ports, uint32_t addresses, uint32_t looks, uint32
     while left and looks:
         i = ports.reclaim_at if ports.reclaim_at < ports.count else 0
         for space in range(PORT_SPACES):
-            if (ports.rests_at[space][i >> 6] >> (i & 63)) & 1:
+            if (ports.held_at[space][i >> 6] >> (i & 63)) & 1:
                 reclaim(ports, &ports.addresses[i].maps[space], &looks, now_ms)
                 looks = NONE if endless else looks
         if looks:
@@ -291,7 +291,7 @@ cdef void ports_reclaim(Ports* ports, uint32_t addresses, uint32_t looks, uint32
         left -= 1
 
 
-cdef inline bint rests_for(const PortMap* map, uint32_t port, uint32_t owner) noexcept nogil:
+cdef inline bint is_held_for(const PortMap* map, uint32_t port, uint32_t owner) noexcept nogil:
     """Whether a port is held down for this owner."""
     return (map.held[port >> 6] >> (port & 63)) & 1 and map.owners[port] == owner
 
@@ -315,7 +315,7 @@ cdef inline uint64_t own_of_word(const PortMap* map, uint32_t word, uint32_t own
     return own
 
 
-cdef uint32_t own_held(PortMap* map, uint32_t owner, uint64_t lot) noexcept nogil:
+cdef uint32_t held_for_owner(PortMap* map, uint32_t owner, uint64_t random) noexcept nogil:
     """A random port that is held down for this owner, which may reuse it at once (RFC 6888 REQ-8 withholds it from others);
     or NONE."""
     cdef uint32_t word, count = 0, found
@@ -326,7 +326,7 @@ cdef uint32_t own_held(PortMap* map, uint32_t owner, uint64_t lot) noexcept nogi
         count += ones64(own_of_word(map, word, owner))
     if count == 0:
         return NONE
-    found = in_ports(lot, count)
+    found = in_ports(random, count)
     for word in range(PORT_WORDS):
         own = own_of_word(map, word, owner)
         if found < ones64(own):
@@ -365,7 +365,7 @@ cdef inline uint32_t free_in(const Ports* ports, const PortMap* map, uint32_t at
     return (counts & 0xFFFF if mask & 1 else 0) + (counts >> 16 if mask & 2 else 0)
 
 
-cdef uint32_t pick_own(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t lot, uint32_t worker) noexcept nogil:
+cdef uint32_t pick_own(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t random, uint32_t worker) noexcept nogil:
     """A free port among the words that this worker prefers; or NONE."""
     cdef uint32_t word = worker, count = 0, found, ones
     while word < PORT_WORDS:
@@ -373,7 +373,7 @@ cdef uint32_t pick_own(const Ports* ports, const PortMap* map, uint64_t mask, ui
         word += ports.workers
     if count == 0:
         return NONE
-    found = in_ports(lot, count)
+    found = in_ports(random, count)
     word = worker
     ones = ones64(free_of_word(ports, map, word, mask))
     while found >= ones:
@@ -383,14 +383,14 @@ cdef uint32_t pick_own(const Ports* ports, const PortMap* map, uint64_t mask, ui
     return word * 64 + nth_set(free_of_word(ports, map, word, mask), found)
 
 
-cdef uint32_t pick_counted(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t lot) noexcept nogil:
+cdef uint32_t pick_counted(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t random) noexcept nogil:
     """A free port, chosen by the counters of groups; or NONE."""
     cdef uint32_t count = 0, found, at, ones
     for at in range(GROUPS, GROUPS + SUPERS):
         count += free_in(ports, map, at, mask)
     if count == 0:
         return NONE
-    found = in_ports(lot, count)
+    found = in_ports(random, count)
     at = GROUPS
     ones = free_in(ports, map, at, mask)
     while found >= ones:
@@ -412,42 +412,43 @@ cdef uint32_t pick_counted(const Ports* ports, const PortMap* map, uint64_t mask
     return at * 64 + nth_set(free_of_word(ports, map, at, mask), found)
 
 
-cdef inline uint32_t probe(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t* lot,
+cdef inline uint32_t probe(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t* random,
                            uint32_t worker) noexcept nogil:
     """A free port among a few random tries; or NONE."""
     cdef uint32_t port, _try
     for _try in range(PROBES if ports.workers == 1 else PROBES * 4):
-        port = nth_port(ports, in_ports(lot[0], ports.range_size))
+        port = nth_port(ports, in_ports(random[0], ports.range_size))
         if ((free_of_word(ports, map, port >> 6, mask) >> (port & 63)) & 1
                 and (ports.workers == 1 or home_of_port(ports, port) == worker)):
             return port
-        lot[0] = lot_again(lot[0])
+        random[0] = random_next(random[0])
     return NONE
 
 
-cdef inline uint32_t pick(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t lot, uint32_t worker) noexcept nogil:
+cdef inline uint32_t pick(const Ports* ports, const PortMap* map, uint64_t mask, uint64_t random,
+                          uint32_t worker) noexcept nogil:
     """A free port, each equally likely (RFC 6056); or NONE. Tries a few at random, then counts the free ones. Call it under
     the lock, which keeps counters and bitmap consistent.
 
     mask: acceptable ports of each word. With several workers each searches its preferred words first.
     """
-    cdef uint32_t port = probe(ports, map, mask, &lot, worker)
+    cdef uint32_t port = probe(ports, map, mask, &random, worker)
     if port != NONE:
         return port
-    port = pick_own(ports, map, mask, lot, worker) if ports.workers > 1 else NONE
-    return pick_counted(ports, map, mask, lot) if port == NONE else port
+    port = pick_own(ports, map, mask, random, worker) if ports.workers > 1 else NONE
+    return pick_counted(ports, map, mask, random) if port == NONE else port
 
 
 # ---- an address of a pool --------------------------------------------------------------------------------------------
 
-cdef uint32_t address_guess(const Ports* ports, uint32_t space, const Pool* pool, uint64_t* lot) noexcept nogil:
+cdef uint32_t address_try(const Ports* ports, uint32_t space, const Pool* pool, uint64_t* random) noexcept nogil:
     """A pool address with a free port, among a few random tries; or NONE."""
     cdef uint32_t _try, i
     for _try in range(2 * PROBES):
-        i = pool.addresses[in_pool(lot[0], pool.size)]
+        i = pool.addresses[in_pool(random[0], pool.size)]
         if is_open(ports, space, i):
             return i
-        lot[0] = lot_again(lot[0])
+        random[0] = random_next(random[0])
     return NONE
 
 
@@ -456,17 +457,17 @@ cdef inline uint64_t open_of_word(const Ports* ports, uint32_t space, const Pool
     return load_relaxed64(&ports.open_at[space][pool.first_word + word]) & pool.members[word]
 
 
-cdef uint32_t address_pick(const Ports* ports, uint32_t space, const Pool* pool, uint64_t lot) noexcept nogil:
+cdef uint32_t address_pick(const Ports* ports, uint32_t space, const Pool* pool, uint64_t random) noexcept nogil:
     """A pool address with a free port, each equally likely; or NONE. Under the lock."""
     cdef uint32_t word = 0, count = 0, found, ones
-    cdef uint32_t guess = address_guess(ports, space, pool, &lot)
+    cdef uint32_t guess = address_try(ports, space, pool, &random)
     if guess != NONE or ports.open_count[space] == 0:
         return guess
     for word in range(pool.words):
         count += ones64(open_of_word(ports, space, pool, word))
     if count == 0:
         return NONE
-    found = in_pool(lot, count)
+    found = in_pool(random, count)
     for word in range(pool.words):
         ones = ones64(open_of_word(ports, space, pool, word))
         if found < ones:
@@ -480,69 +481,72 @@ cdef uint32_t address_due(const Ports* ports, uint32_t space, const Pool* pool, 
     cdef uint32_t step, i
     for step in range(min(pool.size, <uint32_t>DUE_TRIED)):
         i = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
-        if (ports.rests_at[space][i >> 6] >> (i & 63)) & 1 and <int>(ports.next_release[space][i] - now_ms) <= 0:
+        if (ports.held_at[space][i >> 6] >> (i & 63)) & 1 and <int>(ports.next_release[space][i] - now_ms) <= 0:
             return i
     return NONE
 
 
-cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot,
+cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t preferred, uint64_t random,
                              uint32_t worker) noexcept nogil:
-    """A free port by the policy's preference; or NONE. wish: the inside port, host order."""
+    """A free port by the policy's preference; or NONE. preferred: the inside port, host order."""
     cdef uint32_t port = NONE
-    if ports.policy == PORTS_PRESERVE and free_of_word(ports, map, wish >> 6, <uint64_t>1 << (wish & 63)):
-        return wish
+    if ports.policy == PORTS_PRESERVE and free_of_word(ports, map, preferred >> 6, <uint64_t>1 << (preferred & 63)):
+        return preferred
     if ports.parity:
-        port = pick(ports, map, <uint64_t>0xAAAAAAAAAAAAAAAAULL if wish & 1 else <uint64_t>0x5555555555555555ULL, lot, worker)
-    return pick(ports, map, <uint64_t>-1, lot, worker) if port == NONE else port
+        port = pick(ports, map, <uint64_t>0xAAAAAAAAAAAAAAAAULL if preferred & 1 else <uint64_t>0x5555555555555555ULL,
+                    random, worker)
+    return pick(ports, map, <uint64_t>-1, random, worker) if port == NONE else port
 
 
-cdef uint32_t port_guess(const Ports* ports, const PortMap* map, uint32_t wish, uint64_t lot, uint32_t worker) noexcept nogil:
+cdef uint32_t port_predict(const Ports* ports, const PortMap* map, uint32_t preferred, uint64_t random,
+                           uint32_t worker) noexcept nogil:
     """Predicts pick_by_policy without the lock, while other workers change the map; NONE: no prediction."""
     cdef uint64_t mask = <uint64_t>-1
-    if ports.policy == PORTS_PRESERVE and free_of_word(ports, map, wish >> 6, <uint64_t>1 << (wish & 63)):
-        return wish
+    if ports.policy == PORTS_PRESERVE and free_of_word(ports, map, preferred >> 6, <uint64_t>1 << (preferred & 63)):
+        return preferred
     if ports.parity:
-        mask = <uint64_t>0xAAAAAAAAAAAAAAAAULL if wish & 1 else <uint64_t>0x5555555555555555ULL
-    return probe(ports, map, mask, &lot, worker)
+        mask = <uint64_t>0xAAAAAAAAAAAAAAAAULL if preferred & 1 else <uint64_t>0x5555555555555555ULL
+    return probe(ports, map, mask, &random, worker)
 
 
-cdef void port_take(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
+cdef void port_use(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
     """Marks a free port as used; a block that contains it must be assigned already."""
-    assert_spin(&ports.spin, ports.lock, "ports: port_take")
+    assert_spin(&ports.spin, ports.lock, "ports: port_use")
     store_relaxed64(&map.used[port >> 6], map.used[port >> 6] | <uint64_t>1 << (port & 63))
     count_free(ports, map, port, -1)
     if ports.blocks.per_address:
         block_under(ports, map, port).ports += 1
 
 
-cdef uint32_t port_retake(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
+cdef uint32_t port_reuse(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
     """Marks a held-down port as used; until when it was held down, ms."""
-    assert_spin(&ports.spin, ports.lock, "ports: port_retake")
-    return stop_resting(ports, map, port)
+    assert_spin(&ports.spin, ports.lock, "ports: port_reuse")
+    return end_hold_down(ports, map, port)
 
 
-cdef uint32_t port_draw(Ports* ports, PortMap* map, uint32_t owner, uint32_t wish, uint64_t lot, uint32_t now_ms,
-                        uint32_t* until_ms) noexcept nogil:
+cdef uint32_t allocate_from_map(Ports* ports, PortMap* map, uint32_t owner, uint32_t preferred, uint64_t random,
+                                uint32_t now_ms,
+                                uint32_t* until_ms) noexcept nogil:
     """Allocates a port (host order), the caller fills its cell; NONE: none is free for this owner.
 
-    wish: the inside port. until_ms: end of the hold-down that was lifted, to be restored if the port is released unused.
+    preferred: the inside port. until_ms: end of the hold-down that was lifted, to be restored if the port is released unused.
     """
     cdef uint32_t port
-    assert_spin(&ports.spin, ports.lock, "ports: port_draw")
+    assert_spin(&ports.spin, ports.lock, "ports: allocate_from_map")
     until_ms[0] = now_ms
     if map.free == 0 or ports.policy == PORTS_PRESERVE or ports.parity:
         # a port with an expired hold-down may be the preferred one
         reclaim(ports, map, &ports.looks, now_ms)
-    if ports.policy == PORTS_PRESERVE and rests_for(map, wish, owner):
-        until_ms[0] = port_retake(ports, map, wish)
-        return wish
+    if ports.policy == PORTS_PRESERVE and is_held_for(map, preferred, owner):
+        until_ms[0] = port_reuse(ports, map, preferred)
+        return preferred
     if map.free:
-        port = pick_by_policy(ports, map, wish, lot, ports.drawer)
-        port_take(ports, map, port)
+        port = pick_by_policy(ports, map, preferred, random, ports.allocating)
+        port_use(ports, map, port)
         return port
-    port = own_held(map, owner, lot)
+    port = held_for_owner(map, owner, random)
     if port != NONE:
-        until_ms[0] = port_retake(ports, map, port)
+        until_ms[0] = port_reuse(ports, map, port)
     return port
 
 
@@ -561,7 +565,7 @@ cdef void ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t las
     assert_spin(&ports.spin, ports.lock, "ports: ports_reserve")
     for port in range(first, last + 1):
         if (map.held[port >> 6] >> (port & 63)) & 1:
-            let_go(ports, map, port)
+            free_held(ports, map, port)
         map.used[port >> 6] |= <uint64_t>1 << (port & 63)
         map.cells[port] = PORT_RESERVED
         if in_ranges(ports, port):
@@ -596,5 +600,5 @@ cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner
     if map.words_left and <int>(until_ms - map.soonest) < 0:   # a round may have passed it
         map.soonest = until_ms
     if map.held_count == 0:
-        mark_resting(ports, map)
+        mark_held(ports, map)
     map.held_count += 1

@@ -10,7 +10,7 @@ from natcore.base.flow_hash cimport HashKey, flow_hash
 from natcore.base.hash_table cimport NONE, Cursor, Index, index_begin, index_next
 from natcore.base.linked_list cimport Link
 from natcore.base.lock_checker cimport assert_held
-from natcore.base.freelist cimport Slab
+from natcore.base.freelist cimport Freelist
 from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, load32, load64
 
 cdef enum:                      # Role: index into ip and port of a session
@@ -103,8 +103,8 @@ cdef struct Sessions:
     Link* by_mapping            # [capacity] sessions of a mapping: the last one found alive first, otherwise the newest
     Link* by_filter             # [capacity] sessions of a filter entry; NULL: no address-dependent filtering
     Filter* filters             # [capacity] or NULL
-    Slab slots
-    Slab filter_slots
+    Freelist slots
+    Freelist filter_slots
     Index index[2]              # by Direction, key -> slot: (inside, remote) of outbound packets, (remote, outside) of inbound
     Index by_remote             # (remote address, outside) -> filter
     HashKey key
@@ -183,7 +183,7 @@ cdef void session_announce(Sessions* table, uint32_t slot) noexcept nogil
 cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t timeout_class, uint64_t now_ns) noexcept nogil
 cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_t now_ns) noexcept nogil
-cdef void session_approach(const Sessions* table, uint32_t slot) noexcept nogil
+cdef void session_prefetch_close(const Sessions* table, uint32_t slot) noexcept nogil
 cdef void session_expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void window_roll(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef uint8_t mapping_life(Sessions* table, uint32_t number, uint32_t now_ms) noexcept nogil

@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore.log.journal cimport (
-    RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record, journal_commit, journal_lose,
+    RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record, journal_commit, journal_note_lost,
     journal_slot,
 )
 from natcore.tables.mappings cimport MAPPING_STATIC, Mapping, mapping_close
@@ -17,7 +17,7 @@ from natcore.base.hash_table cimport (
 from natcore.base.headers cimport PROTOCOL_ICMP
 from natcore.base.linked_list cimport NO_LINK, link, unlink
 from natcore.base.pages cimport table_delete, table_new
-from natcore.base.freelist cimport slab_begin, slab_give, slab_take
+from natcore.base.freelist cimport freelist_init, freelist_give, freelist_take
 
 
 cdef bint sessions_new(Sessions* table, uint32_t capacity, bint filters) noexcept nogil:
@@ -27,9 +27,9 @@ cdef bint sessions_new(Sessions* table, uint32_t capacity, bint filters) noexcep
     table.syn = <uint32_t*>table_new(<uint64_t>capacity * 8)
     table.by_mapping = <Link*>table_new(<uint64_t>capacity * sizeof(Link))
     table.by_filter = <Link*>table_new(<uint64_t>capacity * sizeof(Link)) if filters else NULL
-    slab_begin(&table.slots, table.hot, sizeof(Session), capacity)      # its capacity tells what to release
+    freelist_init(&table.slots, table.hot, sizeof(Session), capacity)      # its capacity tells what to release
     table.filters = <Filter*>table_new(<uint64_t>capacity * sizeof(Filter)) if filters else NULL
-    slab_begin(&table.filter_slots, table.filters, sizeof(Filter), capacity if filters else 0)
+    freelist_init(&table.filter_slots, table.filters, sizeof(Filter), capacity if filters else 0)
     if table.hot == NULL or table.cold == NULL or table.syn == NULL or table.by_mapping == NULL:
         return False
     if filters and (table.by_filter == NULL or table.filters == NULL or not index_new(&table.by_remote, capacity)):
@@ -88,7 +88,7 @@ cdef Record* row_begin(Sessions* table, uint32_t slot, uint8_t kind, uint64_t st
     if row != NULL:
         row_fill(table, slot, kind, start_ns, end_ns, row)
     else:
-        journal_lose(table.journal, micros(table, start_ns), micros(table, end_ns), end_ns)
+        journal_note_lost(table.journal, micros(table, start_ns), micros(table, end_ns), end_ns)
     return row
 
 
@@ -260,11 +260,11 @@ cdef bint filter_join(Sessions* table, uint32_t slot) noexcept nogil:
     filter_key(&table.hot[slot], &key)
     number = filter_find(table, &key)
     if number == NONE:
-        number = slab_take(&table.filter_slots)                         # as many slots as sessions: one is free
+        number = freelist_take(&table.filter_slots)                         # as many slots as sessions: one is free
         table.filters[number] = key
         if not index_insert(&table.by_remote, filter_hash(table, &key), number):
             table.filters[number].in_use = 0
-            slab_give(&table.filter_slots, number)
+            freelist_give(&table.filter_slots, number)
             return False
     table.filters[number].sessions += 1
     link(table.by_filter, &table.filters[number].first, slot)
@@ -283,7 +283,7 @@ cdef void filter_leave(Sessions* table, uint32_t slot) noexcept nogil:
     if entry.sessions == 0:
         index_remove(&table.by_remote, filter_hash(table, &key), number)
         entry.in_use = 0
-        slab_give(&table.filter_slots, number)
+        freelist_give(&table.filter_slots, number)
 
 
 # ---- opening and ending ----------------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ cdef bint enter(Sessions* table, uint32_t slot, uint64_t outbound, uint64_t inbo
 cdef inline void give_slot(Sessions* table, uint32_t slot) noexcept nogil:
     """Frees the slot. The flag tells a packet that found it in an index before (pipeline candidate)."""
     table.hot[slot].flags = SESSION_FREE
-    slab_give(&table.slots, slot)
+    freelist_give(&table.slots, slot)
 
 
 cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port,
@@ -318,7 +318,7 @@ cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip
                                        <uint32_t>remote_port << 16 | owner.inside_port, owner.protocol)
     cdef uint64_t inbound = flow_hash(&table.key, <uint64_t>owner.outside_ip << 32 | remote_ip,
                                       <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol)
-    cdef uint32_t slot = slab_take(&table.slots)
+    cdef uint32_t slot = freelist_take(&table.slots)
     cdef Session* session = &table.hot[slot]
     cdef Cold* cold = &table.cold[slot]
     assert_held(table.lock, "sessions: session_open")
@@ -414,7 +414,7 @@ cdef void end_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept no
     table.ended += 1
 
 
-cdef void session_approach(const Sessions* table, uint32_t slot) noexcept nogil:
+cdef void session_prefetch_close(const Sessions* table, uint32_t slot) noexcept nogil:
     """Prefetches what ending the session will write; its own lines should be cached."""
     cdef const Session* session = &table.hot[slot]
     prefetch_write(bucket_of(&table.index[OUT], key_hash(table, session, OUT)))

@@ -44,7 +44,7 @@ cdef inline void tcp_track(Session* session, uint32_t direction, uint8_t flags, 
         session.state |= <uint8_t>(TCP_ACKED << direction)
 
 cdef enum:
-    RST_WINDOW = 1 << 16        # bytes that the sender of a RST may have in flight
+    RST_WINDOW = 1 << 16        # bytes that the sender of a RST may have in packet
 
 cdef inline bint rst_fits(const Session* session, uint32_t direction, uint32_t sequence) noexcept nogil:
     """Whether a RST is acceptable: its sequence is the other side's last acknowledgement, or the end of its own side's data.

@@ -9,7 +9,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from natcore.workers.locks cimport await_hold, hold_all, release, release_all
+from natcore.workers.locks cimport lock, lock_all, unlock, unlock_all
 from natcore.nat.clock cimport advance, tick
 from natcore.nat.pipeline cimport take_generated, translate
 from natcore.base.checksum cimport checksum
@@ -191,8 +191,8 @@ cdef bint is_empty(const Worker* worker) noexcept nogil:
     """Whether no state is left after everything has expired."""
     return (worker.sessions.slots.live == 0 and worker.sessions.filter_slots.live == 0 and worker.sessions.opened_outside == 0
             and worker.mappings.mapping_slots.live == 0 and worker.mappings.subscriber_slots.live == 0
-            and worker.fragments[INSIDE].slots.live == 0 and worker.fragments[INSIDE].rooms.live == 0
-            and worker.fragments[OUTSIDE].slots.live == 0 and worker.fragments[OUTSIDE].rooms.live == 0)
+            and worker.fragments[INSIDE].slots.live == 0 and worker.fragments[INSIDE].chunk_slots.live == 0
+            and worker.fragments[OUTSIDE].slots.live == 0 and worker.fragments[OUTSIDE].chunk_slots.live == 0)
 
 
 cdef void send(Worker* first, Frame* frames, uint8_t* memory, uint32_t count, uint32_t turn, uint64_t now_ns,
@@ -202,10 +202,10 @@ cdef void send(Worker* first, Frame* frames, uint8_t* memory, uint32_t count, ui
     cdef uint64_t before = received(first)
     cdef uint8_t side, cause
     cdef uint32_t i
-    await_hold(worker)
+    lock(worker)
     translate(worker, frames, count, now_ns)
     tick(worker, now_ns)
-    release(worker)
+    unlock(worker)
     if received(first) - before != count:
         abort()                                 # a frame without verdict, or with two
     for i in range(count):
@@ -255,10 +255,10 @@ cdef int run_input(const uint8_t* data, size_t size) noexcept nogil:
             count = 0
         record += RECORD_BYTES
     send(first, frames, frame, count, turn, now_ns, learned, &known)
-    hold_all(first)
+    lock_all(first)
     now_ns += FORGET_NS
     advance(first, now_ns, <uint64_t>-1)
-    release_all(first)
+    unlock_all(first)
     first.journal.tail = first.journal.head
     first.journal.tail_at = first.journal.head_at
     for length in range(first.shared.count):

@@ -5,24 +5,24 @@ from libc.string cimport memset
 
 from natcore.io.neighbors cimport Neighbours, neighbour_at, neighbour_of, neighbours_delete, neighbours_new
 from natcore.io.pending_frames cimport (
-    Waiting, WaitingRoom, waiting_delete, waiting_enter, waiting_first, waiting_leave, waiting_new, waiting_next,
-    waiting_sweep,
+    PendingFrame, pending_delete, pending_enter, pending_first, pending_leave, pending_new, pending_next, pending_sweep,
 )
+from natcore.io.pending_frames cimport PendingFrames as FrameRing
 from natcore.frame cimport Frame
 from natcore.io.kernel cimport virtio_net_hdr
 
 
 cdef class PendingFrames:
     """Pending frames and one link's neighbours."""
-    cdef WaitingRoom pending
+    cdef FrameRing pending
     cdef Neighbours neighbours
 
     def __cinit__(self):
-        if not waiting_new(&self.pending) or not neighbours_new(&self.neighbours):
+        if not pending_new(&self.pending) or not neighbours_new(&self.neighbours):
             raise MemoryError("pending frames")
 
     def __dealloc__(self):
-        waiting_delete(&self.pending)
+        pending_delete(&self.pending)
         neighbours_delete(&self.neighbours)
 
     def enter(self, uint32_t address, bytes data not None, uint32_t now_ms=0):
@@ -33,18 +33,18 @@ cdef class PendingFrames:
         memset(&offload, 0, sizeof(offload))
         frame.data = <uint8_t*>PyBytes_AS_STRING(data)
         frame.length = <uint32_t>len(data)
-        return waiting_enter(&self.pending, neighbour_of(&self.neighbours, address), 0, &frame, &offload, now_ms)
+        return pending_enter(&self.pending, neighbour_of(&self.neighbours, address), 0, &frame, &offload, now_ms)
 
     def leave(self, addresses):
         """Removes and returns the frames for these addresses, in order."""
-        cdef Waiting* waiting = waiting_first(&self.pending)
+        cdef PendingFrame* waiting = pending_first(&self.pending)
         gone = []
         while waiting != NULL:
             if waiting.address and waiting.address in addresses:
                 gone.append((waiting.address, waiting.frame.data[:waiting.frame.length]))
-                waiting_leave(&self.pending, waiting, &self.neighbours)
-            waiting = waiting_next(&self.pending, waiting)
-        waiting_sweep(&self.pending)
+                pending_leave(&self.pending, waiting, &self.neighbours)
+            waiting = pending_next(&self.pending, waiting)
+        pending_sweep(&self.pending)
         return gone
 
     def waiting_for(self, uint32_t address):

@@ -5,15 +5,15 @@ from libc.string cimport memset
 
 from natcore.workers.invariants cimport Fault, pause_asserts, tables_hold
 from natcore.tables.fragments cimport datagram_find
-from natcore.workers.locks cimport await_hold, hold, hold_all, release, release_all
+from natcore.workers.locks cimport lock, try_lock, lock_all, unlock, unlock_all
 from natcore.base.lock_checker cimport lock_note, lock_wait
 from natcore.tables.mappings cimport Mappings, subscriber_find
-from natcore.tables.ports cimport DRAWS_KEPT, Draw, PortMap, Ports, lot_take
+from natcore.tables.ports cimport RECENT_KEPT, RecentAllocation, PortMap, Ports, random_take
 from natcore.tables.entries cimport DnatRule, RuleSet, dnat_target
 from natcore.tables.sessions cimport (
-    OUT, ROLE_INSIDE, ROLE_OUTSIDE, SESSION_FREE, Sessions, session_close, session_find,
+    IN, OUT, ROLE_INSIDE, ROLE_OUTSIDE, SESSION_FREE, Sessions, session_close, session_find,
 )
-from natcore.tables.syn_holdoff cimport unsolicited_due
+from natcore.tables.syn_holdoff cimport syn_holdoff_due
 from natcore.nat.pipeline cimport revoke
 from natcore.nat.undelivered cimport take_back_from_others
 from natcore.base.flow_hash cimport flow_hash
@@ -34,9 +34,9 @@ def broken(capsule):
     cdef Fault fault
     cdef bint holds
     with nogil:
-        hold_all(worker)
+        lock_all(worker)
         holds = tables_hold(worker, True, &fault)
-        release_all(worker)
+        unlock_all(worker)
     if holds:
         return None
     return f"{fault.text.decode()}: worker {fault.worker}, number {fault.number}: {fault.seen}, expected {fault.expected}"
@@ -54,18 +54,18 @@ def target_of(capsule, uint32_t entry, uint32_t remote):
     raise LookupError(f"no DNAT entry {entry}")
 
 
-def draws_since(capsule, uint64_t since):
+def allocations_since(capsule, uint64_t since):
     """Outside endpoints (address, port; host order) allocated after the first `since` allocations, including undone ones."""
     cdef Worker* worker = worker_of(capsule)
-    cdef uint64_t count = worker.mappings.ports.draws, i
-    cdef const Draw* draw
-    if count - since > DRAWS_KEPT:
-        raise LookupError(f"{count - since} draws: the last {DRAWS_KEPT} are known")
-    drawn = []
+    cdef uint64_t count = worker.mappings.ports.allocations, i
+    cdef const RecentAllocation* recent
+    if count - since > RECENT_KEPT:
+        raise LookupError(f"{count - since} draws: the last {RECENT_KEPT} are known")
+    allocated = []
     for i in range(since, count):
-        draw = &worker.mappings.ports.drawn[i % DRAWS_KEPT]
-        drawn.append((bswap32(draw.outside_ip), bswap16(draw.outside_port)))
-    return drawn
+        recent = &worker.mappings.ports.recent[i % RECENT_KEPT]
+        allocated.append((bswap32(recent.outside_ip), bswap16(recent.outside_port)))
+    return allocated
 
 
 def crowd(capsule):
@@ -126,22 +126,22 @@ def touch_sessions(capsule):
 
 # ---- a worker locked by the test, so that a handoff has to wait ---------------------------------------------------------
 
-def hold_worker(capsule):
-    """Locks the worker, which must be unlocked, until release_worker."""
-    if not hold(worker_of(capsule)):
+def lock_worker(capsule):
+    """Locks the worker, which must be unlocked, until unlock_worker."""
+    if not try_lock(worker_of(capsule)):
         raise RuntimeError("the worker is locked already")
 
 
-def release_worker(capsule):
-    release(worker_of(capsule))
+def unlock_worker(capsule):
+    unlock(worker_of(capsule))
 
 
 def waiting_for(capsule):
     """Number of callers that wait for the lock."""
-    return load_acquire(&worker_of(capsule).attention)
+    return load_acquire(&worker_of(capsule).waiters)
 
 
-def end_held(capsule, uint32_t inside):
+def end_sessions_of(capsule, uint32_t inside):
     """Ends the sessions of an inside address (host order) in a worker's tables; the test has locked the worker."""
     cdef Worker* worker = worker_of(capsule)
     cdef uint32_t slot
@@ -150,7 +150,7 @@ def end_held(capsule, uint32_t inside):
             session_close(&worker.sessions, slot, worker.now_ns, worker.now_ns)
 
 
-def swap_held(capsule, RuleSet rules not None):
+def swap_rules(capsule, RuleSet rules not None):
     """Puts rules into force, which the test keeps alive and with all workers locked."""
     cdef Shared* shared = worker_of(capsule).shared
     cdef uint32_t w
@@ -180,11 +180,11 @@ cdef void use_unlocked(Shared* shared, str what) except *:
     elif what == "mappings":
         subscriber_find(&shared.workers[1].mappings, 0)
     elif what == "ports":
-        lot_take(&shared.ports)
+        random_take(&shared.ports)
     elif what == "fragments":
         datagram_find(shared.workers[0].fragments, 0, 0, 17, 0)
     elif what == "SYN hold-off":
-        unsolicited_due(&shared.unsolicited, 0)
+        syn_holdoff_due(&shared.syn_holdoff, 0)
     else:
         raise ValueError(f"what={what!r}: allowed are the cases of test_locks.py")
 
@@ -195,14 +195,14 @@ def misuse(capsule, str what not None):
     cdef Worker* first = shared.workers[0]
     cdef Worker* second = shared.workers[1]
     if what == "waits for a lower worker":
-        await_hold(second)
-        await_hold(first)
-        release(first)
-        release(second)
+        lock(second)
+        lock(first)
+        unlock(first)
+        unlock(second)
     elif what == "waits for a worker under a spinlock":
         spin_lock(&shared.ports.spin)
-        await_hold(first)
-        release(first)
+        lock(first)
+        unlock(first)
         spin_unlock(&shared.ports.spin)
     elif what == "waits for a spinlock under another":
         spin_lock(&shared.events.spin)
@@ -210,26 +210,26 @@ def misuse(capsule, str what not None):
         spin_unlock(&shared.ports.spin)
         spin_unlock(&shared.events.spin)
     elif what == "releases what it does not hold":
-        release(first)
+        unlock(first)
     else:
-        await_hold(first)
+        lock(first)
         use_unlocked(shared, what)
-        release(first)
+        unlock(first)
 
 
 def use_locked(capsule):
     """The same looks by who holds all; then by who holds what each asks for."""
     cdef Worker* worker = worker_of(capsule)
-    hold_all(worker)
+    lock_all(worker)
     for what in ("sessions", "mappings", "ports", "fragments", "SYN hold-off"):
         use_unlocked(worker.shared, what)
-    release_all(worker)
-    await_hold(worker.shared.workers[1])
+    unlock_all(worker)
+    lock(worker.shared.workers[1])
     spin_lock(&worker.shared.ports.spin)
     for what in ("sessions", "mappings", "ports"):
         use_unlocked(worker.shared, what)
     spin_unlock(&worker.shared.ports.spin)
-    release(worker.shared.workers[1])
+    unlock(worker.shared.workers[1])
 
 
 # ---- what the invariants are there for: a field of a table is changed as no code changes it -----------------------------
@@ -322,9 +322,9 @@ cdef int poke_port(Ports* ports, PortMap* map, str field, uint32_t number, uint6
     elif field == "ports.reserved":
         map.reserved = <uint32_t>value
     elif field == "pair.mapping":
-        ports.overload.taken[number].mapping = <uint32_t>value
+        ports.overload.pairs[number].mapping = <uint32_t>value
     elif field == "pair.worker":
-        ports.overload.taken[number].worker = <uint8_t>value
+        ports.overload.pairs[number].worker = <uint8_t>value
     elif field == "block.ports":
         ports.blocks.of[map.address][number].ports = <uint32_t>value
     elif field == "blocks.free":
@@ -348,9 +348,9 @@ def poke_index(capsule, str name not None, uint32_t number):
     cdef Worker* worker = worker_of(capsule)
     cdef Index* index
     if name == "outbound index":
-        index = &worker.sessions.outbound
+        index = &worker.sessions.index[OUT]
     elif name == "inbound index":
-        index = &worker.sessions.inbound
+        index = &worker.sessions.index[IN]
     elif name == "index of filters":
         index = &worker.sessions.by_remote
     elif name == "index of mappings":

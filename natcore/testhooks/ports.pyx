@@ -3,7 +3,8 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from natcore.tables.ports cimport (
-    LOOKS, PortMap, Ports, address_add, address_drop, address_find, lot_after, lot_take, lots_begin, pick_by_policy, port_draw,
+    LOOKS, PortMap, Ports, address_add, address_drop, address_find, random_after, random_take, randoms_fill, pick_by_policy,
+    allocate_from_map,
     port_mapping, port_release, ports_allow, ports_delete, ports_new, ports_reclaim,
 )
 from natcore.base.hash_table cimport NONE
@@ -19,7 +20,7 @@ cdef class PortTable:
             raise MemoryError(f"{addresses} addresses")
         self.ports.key.low = self.ports.key.high = 1
         random_seed(&self.ports.random, <const uint8_t*>PyBytes_AS_STRING(key))
-        lots_begin(&self.ports)
+        randoms_fill(&self.ports)
         for first, last in ranges:
             ports_allow(&self.ports, first, last)
 
@@ -45,7 +46,7 @@ cdef class PortTable:
         """Allocates a port for the mapping; None: none is free."""
         cdef uint32_t until_ms = 0, port
         self.ports.looks = LOOKS
-        port = port_draw(&self.ports, self.map(number, space), owner, 0, lot_take(&self.ports), now_ms, &until_ms)
+        port = allocate_from_map(&self.ports, self.map(number, space), owner, 0, random_take(&self.ports), now_ms, &until_ms)
         if port == NONE:
             return None
         self.map(number, space).cells[port] = mapping
@@ -53,7 +54,7 @@ cdef class PortTable:
 
     def foretell(self, uint32_t number, uint32_t space, uint32_t draws):
         """Predicts the port after so many other allocations; None: none is free."""
-        cdef uint32_t port = pick_by_policy(&self.ports, self.map(number, space), 0, lot_after(&self.ports, draws), 0)
+        cdef uint32_t port = pick_by_policy(&self.ports, self.map(number, space), 0, random_after(&self.ports, draws), 0)
         return None if port == NONE else port
 
     def release(self, uint32_t number, uint32_t space, uint32_t port, uint32_t owner, uint32_t until_ms, uint32_t now_ms):

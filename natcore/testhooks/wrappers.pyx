@@ -8,7 +8,7 @@ from natcore.log.journal cimport Journal, Record, journal_commit, journal_delete
 from natcore.tables.entries cimport RuleSet, SnatRule, dnat_target, snat_rule
 from natcore.tables.sessions cimport Cold, Session
 from natcore.tables.tcp_state cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, TCP_STATE, is_reopening, tcp_step
-from natcore.workers.locks cimport await_hold, hold, release
+from natcore.workers.locks cimport lock, try_lock, unlock
 from natcore.nat.clock cimport tick
 from natcore.nat.pipeline cimport translate
 from natcore.base.checksum cimport checksum, combine, delta16, delta32, fold, update, update_partial
@@ -20,7 +20,7 @@ from natcore.base.hash_table cimport (
 )
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.chacha20 cimport Random, random32, random_below, random_seed
-from natcore.base.freelist cimport NO_SLOT, Slab, slab_begin, slab_give, slab_take
+from natcore.base.freelist cimport NO_SLOT, Freelist, freelist_init, freelist_give, freelist_take
 from natcore.workers.worker cimport Shared, Worker
 from natcore.packet.checksum_offload cimport finish_checksum
 from natcore.packet.verdict cimport (
@@ -173,31 +173,31 @@ cdef class IndexTable:
         return [self.index.buckets[i].overflow for i in range(self.index.count)]
 
 
-cdef class SlabTable:
+cdef class FreelistTable:
     """A free list over slots of 8 bytes."""
-    cdef Slab slab
+    cdef Freelist freelist
     cdef uint64_t* slots
 
     def __cinit__(self, uint32_t capacity):
         self.slots = <uint64_t*>table_new(capacity * sizeof(uint64_t))
         if self.slots == NULL:
             raise MemoryError(f"{capacity} slots")
-        slab_begin(&self.slab, self.slots, sizeof(uint64_t), capacity)
+        freelist_init(&self.freelist, self.slots, sizeof(uint64_t), capacity)
 
     def __dealloc__(self):
-        table_delete(self.slots, self.slab.capacity * sizeof(uint64_t))
+        table_delete(self.slots, self.freelist.capacity * sizeof(uint64_t))
 
     @property
     def live(self):
-        return self.slab.live
+        return self.freelist.live
 
     def take(self):
         """A slot, or None."""
-        cdef uint32_t slot = slab_take(&self.slab)
+        cdef uint32_t slot = freelist_take(&self.freelist)
         return None if slot == NO_SLOT else slot
 
     def give(self, uint32_t slot):
-        slab_give(&self.slab, slot)
+        freelist_give(&self.freelist, slot)
 
 
 # ---- tcp -------------------------------------------------------------------------------------------------------------
@@ -264,10 +264,10 @@ cdef class JournalRing:
     def __dealloc__(self):
         journal_delete(&self.journal)
 
-    def write(self, uint64_t session, bint widened=False, uint64_t aside_limit=0, uint8_t kind=0):
-        """Writes a row of the session for the sweep (widened) or a packet; whether it fit."""
+    def write(self, uint64_t session, bint overflowing=False, uint64_t overflow_limit=0, uint8_t kind=0):
+        """Writes a row of the session for the sweep (overflowing) or a packet; whether it fit."""
         cdef Record* row
-        self.journal.aside_limit, self.journal.widened = aside_limit, widened
+        self.journal.overflow_limit, self.journal.overflowing = overflow_limit, overflowing
         row = journal_slot(&self.journal, kind)
         if row == NULL:
             return False
@@ -347,31 +347,31 @@ def translate_frame(capsule, bytes frame not None, uint8_t side, uint64_t now_ns
     one.flags = flags
     one.gso_size = gso_size
     one.side = side
-    await_hold(worker_of(capsule))
+    lock(worker_of(capsule))
     translate(worker_of(capsule), &one, 1, now_ns)
-    release(worker_of(capsule))
+    unlock(worker_of(capsule))
     return one.verdict, copy[:one.length]
 
 
 def tick_worker(capsule, uint64_t now_ns):
     """Runs a slice of the sweep, as a plane's loop does between batches."""
-    await_hold(worker_of(capsule))
+    lock(worker_of(capsule))
     tick(worker_of(capsule), now_ns)
-    release(worker_of(capsule))
+    unlock(worker_of(capsule))
 
 
-def hold_worker(capsule):
+def lock_worker(capsule):
     """Locks the worker as a loop does; False: it was locked."""
-    return bool(hold(worker_of(capsule)))
+    return bool(try_lock(worker_of(capsule)))
 
 
-def release_worker(capsule):
-    release(worker_of(capsule))
+def unlock_worker(capsule):
+    unlock(worker_of(capsule))
 
 
-def attention_of(capsule):
+def waiters_of(capsule):
     """Number of callers that wait for the lock."""
-    return worker_of(capsule).attention
+    return worker_of(capsule).waiters
 
 
 def preset_counters(capsule, uint32_t slot, uint32_t direction, uint32_t packets, uint32_t bytes):

@@ -1,4 +1,4 @@
-"""What changes of entries do to live sessions: counting whom they concern, and ending them. The caller holds all workers."""
+"""Effects of changed entries on live sessions: counting and ending them. Call with all workers locked."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from natcore.tables.mappings cimport Mapping
@@ -7,16 +7,16 @@ from natcore.workers.worker cimport Worker
 
 cdef struct Staying:            # sessions of an entry that may stay
     uint32_t count              # of addresses
-    uint64_t first              # inside addresses, host order
+    uint64_t first              # range of inside addresses, host order
     uint64_t last
-    uint32_t* addresses         # [count] numbers of outside addresses, ascending
+    uint32_t* addresses         # [count] indices of outside addresses, ascending
 
-cdef struct Matching:           # sessions that match everything that is not negative; addresses in host order
+cdef struct Matching:           # criteria for sessions; negative: any; addresses in host order
     int64_t subscriber
     int64_t remote
     int64_t outside
     int64_t protocol
-    uint64_t newest             # number of the newest session that is meant
+    uint64_t newest             # number of the newest session to end
 
 cdef class Transition:
     cdef RuleSet rules

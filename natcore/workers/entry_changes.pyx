@@ -5,9 +5,10 @@ Walks of whole tables, on the control path, one for all entries; the caller hold
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
-from natcore.log.journal cimport journal_room_for_many
+from natcore.log.journal cimport journal_space_for_bulk
 from natcore.tables.entries cimport (
-    AddressRange, DnatRule, PlainRule, RuleSet, Rules, array, dnat_key, in_ranges, plain_rule, speaker_rule, whole_rule,
+    AddressRange, DnatRule, NoNatRule, RuleSet, Rules, array, dnat_key, in_ranges, no_nat_rule, dnat_rule_by_inside,
+    one_to_one_rule,
 )
 from natcore.tables.mappings cimport (
     MAPPING_DRAINING, MAPPING_FREE, MAPPING_STATIC, Mapping, Subscriber, mapping_at,
@@ -23,13 +24,13 @@ from natcore.workers.worker cimport Worker, tables_of_all
 
 
 cdef enum:
-    LAST_ROWS = 2               # of a session that ends: its window's and its end's
+    LAST_ROWS = 2               # rows of a session that ends: window and end
     COMES = 1                   # marks of entries
     DRAINS = 2
 
 
 cdef void end_dead(Worker* worker, uint64_t now_ns) noexcept nogil:
-    """Ends what is dead, each at its own deadline; rows that find the ring full wait beside it, if somebody reads."""
+    """Ends dead sessions at their deadlines; rows that find the ring full go to overflow memory if a session log runs."""
     sweep_all(tables_of_all(worker), now_ns, <uint64_t>-1)
 
 
@@ -102,18 +103,18 @@ cdef uint32_t comes_for(Transition after, const Session* session) noexcept nogil
     """
     cdef uint32_t inside = bswap32(session.ip[ROLE_INSIDE])
     cdef const Rules* rules = &after.rules.compiled
-    cdef const PlainRule* plain = NULL
+    cdef const NoNatRule* plain = NULL
     cdef const DnatRule* rule = NULL
     if not in_ranges(after.ranges, after.range_count, inside):
         return 0
     if not session.flags & HAIRPINNED:
-        plain = plain_rule(rules, inside, bswap32(session.ip[ROLE_REMOTE]))
+        plain = no_nat_rule(rules, inside, bswap32(session.ip[ROLE_REMOTE]))
     if plain != NULL:
         return plain.entry if after.marks[plain.entry] & COMES else 0
     if has_ports(session.protocol):
-        rule = speaker_rule(rules, dnat_key(inside, space_of(session.protocol), bswap16(session.port[ROLE_INSIDE])))
+        rule = dnat_rule_by_inside(rules, dnat_key(inside, space_of(session.protocol), bswap16(session.port[ROLE_INSIDE])))
     if rule == NULL or (rule.target_count > 1 and not after.marks[rule.entry] & COMES):
-        rule = whole_rule(rules, inside)
+        rule = one_to_one_rule(rules, inside)
     return rule.entry if rule != NULL and after.marks[rule.entry] & COMES else 0
 
 
@@ -159,15 +160,15 @@ cdef uint64_t end_sessions(Worker* worker, Transition after, uint64_t now_ns) no
     """Ends what may not stay: at one moment, so rows that find the ring full wait beside it."""
     cdef uint64_t ended = 0
     cdef uint32_t w
-    fetch_add(&worker.journal.widened, 1)
+    fetch_add(&worker.journal.overflowing, 1)
     for w in range(worker.shared.count):
         ended += end_own(worker.shared.workers[w], after, now_ns)
-    fetch_add(&worker.journal.widened, <uint32_t>-1)
+    fetch_add(&worker.journal.overflowing, <uint32_t>-1)
     return ended
 
 
 cdef uint64_t end_own(Worker* worker, Transition after, uint64_t now_ns) noexcept nogil:
-    """Those of one worker."""
+    """Ends those of one worker."""
     cdef uint64_t ended = 0
     cdef uint32_t slot
     cdef const Mapping* mapping
@@ -183,7 +184,7 @@ cdef uint64_t end_own(Worker* worker, Transition after, uint64_t now_ns) noexcep
         subscriber = &worker.mappings.subscribers[slot]
         if (subscriber.entry < after.entries and after.by_entry[subscriber.entry] != NULL
                 and not has_address(after.by_entry[subscriber.entry], subscriber.address)):
-            subscriber.entry = 0                    # entries count from 1: it is paired with nothing of this one
+            subscriber.entry = 0                    # entries count from 1: paired with none
     return ended
 
 
@@ -199,7 +200,7 @@ cdef void drain_mappings(Worker* worker, Transition after) noexcept nogil:
 
 
 cdef void count_entries(Worker* worker, uint64_t* counts, uint64_t entries) noexcept nogil:
-    """Adds to counts the sessions of each entry, by its number, which is below entries."""
+    """Adds each entry's sessions to counts[entry]; entries: length of counts."""
     cdef uint32_t number, w
     cdef const Worker* one
     cdef const Mapping* mapping
@@ -212,7 +213,7 @@ cdef void count_entries(Worker* worker, uint64_t* counts, uint64_t entries) noex
 
 
 cdef const Mapping* holder_of(const Worker* worker, uint32_t address, uint32_t space, uint32_t port) noexcept nogil:
-    """The mapping, or one of those, that has a port of an outside address, which somebody has."""
+    """A mapping that uses a port of an outside address; the port must be in use."""
     cdef uint32_t number = NONE, w = worker.mappings.ports.addresses[address].maps[space].workers[port]
     if worker.mappings.ports.policy != PORTS_OVERLOAD:
         return &worker.shared.workers[w].mappings.mappings[mapping_at(&worker.shared.workers[w].mappings, address, space, port)]
@@ -232,15 +233,15 @@ cdef bint matches(const Session* session, const Matching* matching) noexcept nog
 
 cdef uint64_t end_matching(Worker* worker, const Matching* matching, uint64_t now_ns, uint32_t* slot, uint32_t last,
                            bint losing) noexcept nogil:
-    """Ends a worker's sessions that match, from slot on, before last, while there is room for their rows (losing: whether or
-    not); how many. slot: where to go on."""
+    """Ends a worker's matching sessions from slot to last - 1, while there is space for their rows (losing: regardless); how
+    many. slot: where to continue."""
     cdef uint64_t ended = 0
     cdef const Session* session
     while slot[0] < min(last, worker.sessions.slots.fresh):
         session = &worker.sessions.hot[slot[0]]
         if (not session.flags & SESSION_FREE and matches(session, matching)
                 and session_id(&worker.sessions.cold[slot[0]]) <= matching.newest):
-            if not losing and journal_room_for_many(worker.journal) < LAST_ROWS:
+            if not losing and journal_space_for_bulk(worker.journal) < LAST_ROWS:
                 break
             session_close(&worker.sessions, slot[0], now_ns, now_ns)
             ended += 1

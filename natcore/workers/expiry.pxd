@@ -11,7 +11,7 @@ cdef inline bint is_long_ago(const Sessions* table, uint64_t now_ns) noexcept no
     return now_ns - table.swept_ns > <uint64_t>LONG_STEP_S * 1000000000
 
 cdef void sweep_slice(Sessions* table, uint32_t lines, uint32_t ends, uint64_t now_ns) noexcept nogil
-cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t room) noexcept nogil
+cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t rows) noexcept nogil
 cdef uint64_t close_windows(Sessions* first, uint64_t now_ns, bint losing) noexcept nogil
 cdef uint32_t expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef uint32_t expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil

@@ -2,12 +2,12 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort, realloc
 
-from natcore.log.journal cimport journal_is_short, journal_room
-from natcore.tables.mappings cimport Mapping, Mappings, Own, mapping_approach_end, subscriber_find, subscribers_reap
+from natcore.log.journal cimport journal_is_short, journal_space
+from natcore.tables.mappings cimport Mapping, Mappings, MappingCursor, mapping_prefetch_close, subscriber_find, subscribers_reap
 from natcore.tables.ports cimport ports_reclaim
 from natcore.tables.sessions cimport (
     LIFE_SOME, LOOKED_AT, NO_WINDOW, SESSION_FREE, Cold, Session, Sessions, deadline_of, is_dead, mapping_life,
-    session_approach, session_close, session_expire, window_write,
+    session_prefetch_close, session_close, session_expire, window_write,
 )
 from natcore.base.compiler cimport fetch_add, prefetch_write, store_relaxed64, store_release64
 from natcore.base.hash_table cimport NONE
@@ -49,7 +49,7 @@ cdef bint window_over(const Sessions* table, Session* session, const Cold* cold,
     return (elapsed >= 0 or long_ago) and now_ns >= cold.window_start_ns + table.window_ns
 
 
-cdef void free_rested(Sessions* table, uint32_t addresses, uint32_t looks, uint32_t now_ms) noexcept nogil:
+cdef void free_expired_ports(Sessions* table, uint32_t addresses, uint32_t looks, uint32_t now_ms) noexcept nogil:
     """Frees ports of the next outside addresses with an expired hold-down. looks: as for ports_reclaim."""
     spin_lock(&table.mappings.ports.spin)
     ports_reclaim(table.mappings.ports, addresses, looks, now_ms)
@@ -67,7 +67,7 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint32_t ends, uint64_t n
     cdef bint dead
     assert_held(table.lock, "sessions: sweep_slice")
     subscribers_reap(table.mappings, lines, now_ms)
-    free_rested(table, SLICE_ADDRESSES, 4 * lines, now_ms)
+    free_expired_ports(table, SLICE_ADDRESSES, 4 * lines, now_ms)
     while lines and ended < ends:
         if table.sweep_at >= table.slots.fresh:
             table.sweep_at = 0
@@ -89,7 +89,7 @@ cdef void sweep_slice(Sessions* table, uint32_t lines, uint32_t ends, uint64_t n
         lines -= 1
 
 
-cdef int sooner(const void* a, const void* b) noexcept nogil:
+cdef int compare_due(const void* a, const void* b) noexcept nogil:
     cdef const Due* one = <const Due*>a
     cdef const Due* other = <const Due*>b
     if one.at_ns != other.at_ns:
@@ -97,7 +97,7 @@ cdef int sooner(const void* a, const void* b) noexcept nogil:
     return -1 if one.order < other.order else 1 if one.order > other.order else 0
 
 
-cdef struct Agenda:
+cdef struct DueList:
     Due* due
     uint64_t count
     uint64_t size
@@ -106,114 +106,114 @@ cdef struct Agenda:
     uint64_t now_ns             # where it is asked for
 
 
-cdef void agenda_begin(Agenda* agenda, Sessions* first) noexcept nogil:
+cdef void due_begin(DueList* list_, Sessions* first) noexcept nogil:
     """Starts a list for a table and those linked behind it."""
-    agenda.due = NULL
-    agenda.count = agenda.size = agenda.table_count = 0
+    list_.due = NULL
+    list_.count = list_.size = list_.table_count = 0
     while first != NULL:
-        agenda.tables[agenda.table_count] = first
-        agenda.table_count += 1
+        list_.tables[list_.table_count] = first
+        list_.table_count += 1
         first = first.next
 
 
-cdef bint note(Agenda* agenda, uint32_t table, uint64_t at_ns, uint32_t slot, bint dead) noexcept nogil:
+cdef bint add_due(DueList* list_, uint32_t table, uint64_t at_ns, uint32_t slot, bint dead) noexcept nogil:
     """Adds an item; False: out of memory; it is left to the next sweep."""
     cdef Due* more
-    if agenda.count == agenda.size:
-        more = <Due*>realloc(agenda.due, (agenda.size * 2 + 1024) * sizeof(Due))
+    if list_.count == list_.size:
+        more = <Due*>realloc(list_.due, (list_.size * 2 + 1024) * sizeof(Due))
         if more == NULL:
             return False
-        agenda.due = more
-        agenda.size = agenda.size * 2 + 1024
-    agenda.due[agenda.count].at_ns = at_ns
-    agenda.due[agenda.count].order = slot if agenda.table_count == 1 else agenda.tables[table].cold[slot].id_low
-    agenda.due[agenda.count].slot = slot
-    agenda.due[agenda.count].table = <uint16_t>table
-    agenda.due[agenda.count].dead = dead
-    agenda.count += 1
+        list_.due = more
+        list_.size = list_.size * 2 + 1024
+    list_.due[list_.count].at_ns = at_ns
+    list_.due[list_.count].order = slot if list_.table_count == 1 else list_.tables[table].cold[slot].id_low
+    list_.due[list_.count].slot = slot
+    list_.due[list_.count].table = <uint16_t>table
+    list_.due[list_.count].dead = dead
+    list_.count += 1
     return True
 
 
-cdef bint is_in_order(const Agenda* agenda) noexcept nogil:
+cdef bint is_sorted(const DueList* list_) noexcept nogil:
     """Whether the list is sorted already, as for sessions that began together."""
     cdef uint64_t i
-    for i in range(1, agenda.count):
-        if sooner(&agenda.due[i - 1], &agenda.due[i]) > 0:
+    for i in range(1, list_.count):
+        if compare_due(&list_.due[i - 1], &list_.due[i]) > 0:
             return False
     return True
 
 
-cdef void put_in_order(Agenda* agenda) noexcept nogil:
+cdef void sort_few(DueList* list_) noexcept nogil:
     """Insertion sort, for short lists."""
     cdef uint64_t i, at
     cdef Due one
-    for i in range(1, agenda.count):
-        one = agenda.due[i]
+    for i in range(1, list_.count):
+        one = list_.due[i]
         at = i
-        while at and sooner(&one, &agenda.due[at - 1]) < 0:
-            agenda.due[at] = agenda.due[at - 1]
+        while at and compare_due(&one, &list_.due[at - 1]) < 0:
+            list_.due[at] = list_.due[at - 1]
             at -= 1
-        agenda.due[at] = one
+        list_.due[at] = one
 
 
-cdef bint carry_out(Agenda* agenda, uint64_t now_ns, uint64_t room) noexcept nogil:
+cdef bint process_due(DueList* list_, uint64_t now_ns, uint64_t rows) noexcept nogil:
     """Processes the list in (time, order) while space for rows is left; whether all was processed."""
     cdef uint64_t i = 0
     cdef const Due* due
     cdef Sessions* table
-    cdef uint32_t* widened = &agenda.tables[0].journal.widened
-    fetch_add(widened, 1)
-    if agenda.count <= LOOKED_AT:
-        put_in_order(agenda)
-    elif not is_in_order(agenda):
-        qsort(agenda.due, agenda.count, sizeof(Due), sooner)
-    while i < agenda.count and room >= 2:
-        if i + 2 * AHEAD < agenda.count:
-            due = &agenda.due[i + 2 * AHEAD]
-            prefetch_write(&agenda.tables[due.table].hot[due.slot])
-            prefetch_write(&agenda.tables[due.table].cold[due.slot])
-        if i + AHEAD < agenda.count and agenda.due[i + AHEAD].dead:
-            due = &agenda.due[i + AHEAD]
-            session_approach(agenda.tables[due.table], due.slot)
-        if i + NEAR < agenda.count and agenda.due[i + NEAR].dead:
-            due = &agenda.due[i + NEAR]
-            table = agenda.tables[due.table]
-            mapping_approach_end(table.mappings, table.cold[due.slot].mapping)
-        due = &agenda.due[i]
-        table = agenda.tables[due.table]
+    cdef uint32_t* overflowing = &list_.tables[0].journal.overflowing
+    fetch_add(overflowing, 1)
+    if list_.count <= LOOKED_AT:
+        sort_few(list_)
+    elif not is_sorted(list_):
+        qsort(list_.due, list_.count, sizeof(Due), compare_due)
+    while i < list_.count and rows >= 2:
+        if i + 2 * AHEAD < list_.count:
+            due = &list_.due[i + 2 * AHEAD]
+            prefetch_write(&list_.tables[due.table].hot[due.slot])
+            prefetch_write(&list_.tables[due.table].cold[due.slot])
+        if i + AHEAD < list_.count and list_.due[i + AHEAD].dead:
+            due = &list_.due[i + AHEAD]
+            session_prefetch_close(list_.tables[due.table], due.slot)
+        if i + NEAR < list_.count and list_.due[i + NEAR].dead:
+            due = &list_.due[i + NEAR]
+            table = list_.tables[due.table]
+            mapping_prefetch_close(table.mappings, table.cold[due.slot].mapping)
+        due = &list_.due[i]
+        table = list_.tables[due.table]
         if due.dead:
             session_close(table, due.slot, due.at_ns, now_ns)
         else:
             window_write(table, due.slot, now_ns)
             table.hot[due.slot].window_end = <unsigned short>(now_ns // 1000000000)
-        room -= 2
+        rows -= 2
         i += 1
-    fetch_add(widened, <uint32_t>-1)
-    return i == agenda.count
+    fetch_add(overflowing, <uint32_t>-1)
+    return i == list_.count
 
 
-cdef bint note_due(Agenda* agenda, uint32_t number, uint64_t at_ns, bint long_ago) noexcept nogil:
+cdef bint add_all_due(DueList* list_, uint32_t number, uint64_t at_ns, bint long_ago) noexcept nogil:
     """Adds everything of a table that is due by at_ns; False: out of memory."""
-    cdef Sessions* table = agenda.tables[number]
+    cdef Sessions* table = list_.tables[number]
     cdef uint32_t now_ms = <uint32_t>(at_ns // 1000000), slot
     cdef Session* session
     cdef bint done = True
-    assert_held(table.lock, "sessions: note_due")
+    assert_held(table.lock, "sessions: add_all_due")
     for slot in range(table.slots.fresh):
         session = &table.hot[slot]
         if session.flags & SESSION_FREE:
             continue
         if is_dead(table, session, now_ms):
-            done = note(agenda, number, deadline_of(table, session, at_ns), slot, True)
+            done = add_due(list_, number, deadline_of(table, session, at_ns), slot, True)
         elif window_over(table, session, &table.cold[slot], at_ns, long_ago):
-            done = note(agenda, number, table.cold[slot].window_start_ns + table.window_ns, slot, False)
+            done = add_due(list_, number, table.cold[slot].window_start_ns + table.window_ns, slot, False)
         if not done:
             break
     return done
 
 
-cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t room) noexcept nogil:
-    """Processes everything due by now_ns in (time, slot) order, at most room rows; whether that was all.
+cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t rows) noexcept nogil:
+    """Processes everything due by now_ns in (time, slot) order, at most rows rows; whether that was all.
 
     first: head of the linked tables of all workers. A window row is due at the window's end, a dead session at its deadline.
     Times are kept modulo 2^32 ms (49 days): a longer step is evaluated at the moment by which everything had ended.
@@ -221,56 +221,56 @@ cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t room) noexcept no
     cdef uint64_t swept_ns = now_ns, at_ns = now_ns
     cdef uint32_t i, now_ms
     cdef bint complete = True, long_ago = False
-    cdef Agenda agenda
-    agenda_begin(&agenda, first)
-    for i in range(agenda.table_count):
-        swept_ns = min(swept_ns, agenda.tables[i].swept_ns)
-        long_ago = long_ago or is_long_ago(agenda.tables[i], now_ns)
+    cdef DueList list_
+    due_begin(&list_, first)
+    for i in range(list_.table_count):
+        swept_ns = min(swept_ns, list_.tables[i].swept_ns)
+        long_ago = long_ago or is_long_ago(list_.tables[i], now_ns)
     if now_ns - swept_ns >= HORIZON_NS:
         at_ns = swept_ns + HORIZON_NS
     now_ms = <uint32_t>(at_ns // 1000000)
-    for i in range(agenda.table_count):
-        complete = complete and note_due(&agenda, i, at_ns, long_ago)
-    complete = carry_out(&agenda, at_ns, room) and complete
-    free(agenda.due)
-    for i in range(agenda.table_count):
-        agenda.tables[i].mappings.reap_at = 0
-        subscribers_reap(agenda.tables[i].mappings, NONE, <uint32_t>(now_ns // 1000000))
+    for i in range(list_.table_count):
+        complete = complete and add_all_due(&list_, i, at_ns, long_ago)
+    complete = process_due(&list_, at_ns, rows) and complete
+    free(list_.due)
+    for i in range(list_.table_count):
+        list_.tables[i].mappings.reap_at = 0
+        subscribers_reap(list_.tables[i].mappings, NONE, <uint32_t>(now_ns // 1000000))
         if complete:
-            store_relaxed64(&agenda.tables[i].swept_ns, now_ns)
-            store_release64(&agenda.tables[i].complete_ns, now_ns)
-            agenda.tables[i].sweep_at = 0
+            store_relaxed64(&list_.tables[i].swept_ns, now_ns)
+            store_release64(&list_.tables[i].complete_ns, now_ns)
+            list_.tables[i].sweep_at = 0
     if complete:
-        free_rested(first, NONE, NONE, now_ms)
+        free_expired_ports(first, NONE, NONE, now_ms)
     return complete
 
 
 # ---- bounded work for one packet ---------------------------------------------------------------------------------------
 
-cdef inline void agenda_of_few(Agenda* agenda, Sessions* table, Due* few, uint64_t now_ns) noexcept nogil:
+cdef inline void due_begin_few(DueList* list_, Sessions* table, Due* few, uint64_t now_ns) noexcept nogil:
     """A list in caller's memory. few: LOOKED_AT items."""
-    agenda.due = few
-    agenda.count = 0
-    agenda.size = LOOKED_AT
-    agenda.tables[0] = table
-    agenda.table_count = 1
-    agenda.now_ns = now_ns
+    list_.due = few
+    list_.count = 0
+    list_.size = LOOKED_AT
+    list_.tables[0] = table
+    list_.table_count = 1
+    list_.now_ns = now_ns
 
 
 cdef uint32_t expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil:
     """Ends the first LOOKED_AT sessions of a mapping without live sessions (mapping_life), in order of deadlines; how many.
     The mapping is closed with its last session."""
-    cdef Agenda agenda
+    cdef DueList list_
     cdef Due few[LOOKED_AT]
     cdef uint32_t first = table.mappings.mappings[number].first, slot = first
-    agenda_of_few(&agenda, table, few, now_ns)
-    while slot != NO_LINK and agenda.count < LOOKED_AT:
-        note(&agenda, 0, deadline_of(table, &table.hot[slot], now_ns), slot, True)
+    due_begin_few(&list_, table, few, now_ns)
+    while slot != NO_LINK and list_.count < LOOKED_AT:
+        add_due(&list_, 0, deadline_of(table, &table.hot[slot], now_ns), slot, True)
         slot = table.by_mapping[slot].next
         if slot == first:
             break
-    carry_out(&agenda, now_ns, <uint64_t>-1)
-    return <uint32_t>agenda.count
+    process_due(&list_, now_ns, <uint64_t>-1)
+    return <uint32_t>list_.count
 
 
 cdef uint32_t expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
@@ -286,45 +286,45 @@ cdef uint32_t expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept n
     return expire_mapping(table, number, now_ns)
 
 
-cdef void look_along(Agenda* agenda, Mapping* mapping, uint32_t* count, uint32_t most) noexcept nogil:
+cdef void add_dead_of(DueList* list_, Mapping* mapping, uint32_t* count, uint32_t most) noexcept nogil:
     """Adds dead sessions among the next of a mapping, until `count` examined ones reach `most` or the mapping's total."""
-    cdef Sessions* table = agenda.tables[0]
+    cdef Sessions* table = list_.tables[0]
     cdef uint32_t slot = mapping.first
     if slot == NO_LINK:
         return
     while count[0] < most and count[0] < mapping.sessions:
         count[0] += 1
-        if is_dead(table, &table.hot[slot], <uint32_t>(agenda.now_ns // 1000000)):
-            note(agenda, 0, deadline_of(table, &table.hot[slot], agenda.now_ns), slot, True)
+        if is_dead(table, &table.hot[slot], <uint32_t>(list_.now_ns // 1000000)):
+            add_due(list_, 0, deadline_of(table, &table.hot[slot], list_.now_ns), slot, True)
         slot = table.by_mapping[slot].next
     mapping.first = slot
 
 
 cdef void reclaim_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil:
     """Ends dead sessions among the next LOOKED_AT of a mapping; the next call continues behind them."""
-    cdef Agenda agenda
+    cdef DueList list_
     cdef Due few[LOOKED_AT]
     cdef uint32_t count = 0
-    agenda_of_few(&agenda, table, few, now_ns)
-    look_along(&agenda, &table.mappings.mappings[number], &count, LOOKED_AT)
-    carry_out(&agenda, now_ns, <uint64_t>-1)
+    due_begin_few(&list_, table, few, now_ns)
+    add_dead_of(&list_, &table.mappings.mappings[number], &count, LOOKED_AT)
+    process_due(&list_, now_ns, <uint64_t>-1)
 
 
 cdef void reclaim_subscriber(Sessions* table, uint32_t inside_ip, uint64_t now_ns) noexcept nogil:
     """Ends dead sessions among the next LOOKED_AT of a subscriber, mapping by mapping."""
     cdef Mappings* mappings = table.mappings
-    cdef Agenda agenda
+    cdef DueList list_
     cdef Due few[LOOKED_AT]
     cdef uint32_t who = subscriber_find(mappings, inside_ip), left = LOOKED_AT, begin, number, before
-    cdef Own* own
+    cdef MappingCursor* own
     if who == NONE or mappings.of_subscriber == NULL or mappings.of_subscriber[who].first == NO_LINK:
         return
     own = &mappings.of_subscriber[who]
-    agenda_of_few(&agenda, table, few, now_ns)
+    due_begin_few(&list_, table, few, now_ns)
     begin = number = own.first
     while True:
         before = own.looked_at
-        look_along(&agenda, &mappings.mappings[number], &own.looked_at, before + left)
+        add_dead_of(&list_, &mappings.mappings[number], &own.looked_at, before + left)
         left -= own.looked_at - before
         if own.looked_at >= mappings.mappings[number].sessions:
             number = mappings.by_subscriber[number].next
@@ -332,7 +332,7 @@ cdef void reclaim_subscriber(Sessions* table, uint32_t inside_ip, uint64_t now_n
         if left == 0 or number == begin:
             break
     own.first = number
-    carry_out(&agenda, now_ns, <uint64_t>-1)
+    process_due(&list_, now_ns, <uint64_t>-1)
 
 
 cdef bint reclaim_lines(Sessions* first, uint32_t* table_at, uint32_t* line_at, uint64_t now_ns) noexcept nogil:
@@ -341,29 +341,29 @@ cdef bint reclaim_lines(Sessions* first, uint32_t* table_at, uint32_t* line_at, 
 
     table_at, line_at: cursor, kept by the caller. Subscribers kept for their rate counter are reaped too.
     """
-    cdef Agenda agenda
+    cdef DueList list_
     cdef Due few[LOOKED_AT]
     cdef Sessions* table
     cdef uint64_t lines = 0
     cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), left, i
-    agenda_begin(&agenda, first)
-    agenda.due = few
-    agenda.size = LOOKED_AT
-    for i in range(agenda.table_count):
-        lines += agenda.tables[i].slots.fresh
-        subscribers_reap(agenda.tables[i].mappings, RECLAIM_LINES, now_ms)
+    due_begin(&list_, first)
+    list_.due = few
+    list_.size = LOOKED_AT
+    for i in range(list_.table_count):
+        lines += list_.tables[i].slots.fresh
+        subscribers_reap(list_.tables[i].mappings, RECLAIM_LINES, now_ms)
     left = RECLAIM_LINES if lines > RECLAIM_LINES else <uint32_t>lines
-    while left and agenda.count < LOOKED_AT:
-        table = agenda.tables[table_at[0]]
+    while left and list_.count < LOOKED_AT:
+        table = list_.tables[table_at[0]]
         if line_at[0] >= table.slots.fresh:
             line_at[0] = 0
-            table_at[0] = table_at[0] + 1 if table_at[0] + 1 < agenda.table_count else 0
+            table_at[0] = table_at[0] + 1 if table_at[0] + 1 < list_.table_count else 0
             continue
         if not table.hot[line_at[0]].flags & SESSION_FREE and is_dead(table, &table.hot[line_at[0]], now_ms):
-            note(&agenda, table_at[0], deadline_of(table, &table.hot[line_at[0]], now_ns), line_at[0], True)
+            add_due(&list_, table_at[0], deadline_of(table, &table.hot[line_at[0]], now_ns), line_at[0], True)
         line_at[0] += 1
         left -= 1
-    carry_out(&agenda, now_ns, <uint64_t>-1)
+    process_due(&list_, now_ns, <uint64_t>-1)
     return left == 0
 
 
@@ -373,23 +373,23 @@ cdef uint64_t close_windows(Sessions* first, uint64_t now_ns, bint losing) noexc
     Returns how many remain open for lack of space in the journal. losing: none, rows without space are lost and counted.
     first: head of the linked tables of all workers.
     """
-    cdef uint64_t left = 0, room = <uint64_t>-1 if losing else journal_room(first.journal)
+    cdef uint64_t left = 0, rows = <uint64_t>-1 if losing else journal_space(first.journal)
     cdef uint32_t slot
     cdef Sessions* table = first
-    if not sweep_all(first, now_ns, room):
+    if not sweep_all(first, now_ns, rows):
         while table != NULL:
             left += table.slots.live
             table = table.next
         return left
-    room = <uint64_t>-1 if losing else journal_room(first.journal)
+    rows = <uint64_t>-1 if losing else journal_space(first.journal)
     while table != NULL:
         for slot in range(table.slots.fresh):
             if not table.hot[slot].flags & (SESSION_FREE | NO_WINDOW):
-                if room == 0:
+                if rows == 0:
                     left += 1
                     continue
                 window_write(table, slot, now_ns)
                 table.hot[slot].window_end = <unsigned short>(now_ns // 1000000000)
-                room -= 1
+                rows -= 1
         table = table.next
     return left

@@ -1,12 +1,12 @@
-"""What holds of a gateway's tables between two batches, whatever packets came."""
+"""Invariants of a gateway's tables, which hold between two batches whatever packets came."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from natcore.workers.worker cimport Worker
 
-cdef struct Fault:              # what does not hold
-    const char* text            # NULL: all of it holds
+cdef struct Fault:              # a broken invariant
+    const char* text            # NULL: all hold
     uint32_t worker
-    uint32_t number             # of a slot, a mapping, a port
+    uint32_t number             # of the slot, mapping or port
     uint64_t seen
     uint64_t expected
 

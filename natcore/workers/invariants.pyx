@@ -1,6 +1,6 @@
-"""The invariants of a gateway's tables: each entry can be found, each list and count agrees, each port is its mapping's.
+"""Checks the invariants of a gateway's tables: each entry is found by its key, lists and counters agree, ports match mappings.
 
-Debug builds (NATCORE_DEBUG) ask after every batch, and abort; tests ask in every build.
+Debug builds (NATCORE_DEBUG) check after every batch and abort on a violation; tests check in every build.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -9,7 +9,7 @@ from natcore.tables.mappings cimport (
     MAPPING_DRAINING, MAPPING_FREE, MAPPING_PORTLESS, MAPPING_STATIC, Mapping, MappingKey, Mappings, Subscriber, key_of,
     mapping_find, subscriber_find,
 )
-from natcore.tables.port_overload cimport Taken, overload_find
+from natcore.tables.port_overload cimport EndpointPair, overload_find
 from natcore.tables.ports cimport PORT_RESERVED, PORT_SPACES, PORT_WORDS, PORTS_OVERLOAD, PortMap, Ports, space_of
 from natcore.tables.sessions cimport (
     IN, OPENED_OUTSIDE, OUT, SESSION_FREE, TIMEOUT_FRAGMENT, Filter, Session, Sessions, filter_find, filter_key,
@@ -17,8 +17,8 @@ from natcore.tables.sessions cimport (
 )
 from natcore.base.compiler cimport bswap16
 from natcore.base.hash_table cimport BUCKET_ENTRIES, NONE, Index
-from natcore.base.freelist cimport NO_SLOT, Slab
-from natcore.workers.worker cimport Worker, has_all
+from natcore.base.freelist cimport NO_SLOT, Freelist
+from natcore.workers.worker cimport Worker, holds_all_locks
 
 cdef extern from * nogil:
     """
@@ -36,13 +36,13 @@ cdef extern from * nogil:
                                      unsigned long long expected) noexcept
 
 cdef enum:
-    LARGE = 65536               # slots: larger tables are looked at after one batch in so many
+    LARGE = 65536               # slots; larger tables are checked after every SELDOM-th batch
     SELDOM = 256
-    PORTS_SELDOM = 16           # batches after which all ports are looked at; those of mappings are after each
+    PORTS_SELDOM = 16           # batches between checks of all ports; ports of mappings are checked every time
 
 
 cdef inline bint holds(Fault* fault, const char* text, uint32_t number, uint64_t seen, uint64_t expected) noexcept nogil:
-    """Whether two numbers are equal; the first two that are not are the fault."""
+    """Whether two numbers are equal; otherwise records the fault."""
     if seen == expected:
         return True
     fault.text = text
@@ -52,21 +52,21 @@ cdef inline bint holds(Fault* fault, const char* text, uint32_t number, uint64_t
     return False
 
 
-cdef bint slab_holds(const Slab* slab, Fault* fault, const char* text) noexcept nogil:
-    """The free list has what is not live, each slot of it within what was ever used."""
-    cdef uint32_t slot = slab.free, count = 0
-    if slab.fresh > slab.capacity:
-        return holds(fault, text, slab.fresh, slab.fresh, slab.capacity)
-    while slot != NO_SLOT and count <= slab.fresh:
-        if slot >= slab.fresh:
-            return holds(fault, text, slot, slot, slab.fresh)
+cdef bint freelist_holds(const Freelist* freelist, Fault* fault, const char* text) noexcept nogil:
+    """The free list has as many slots as are not in use, all below `fresh`."""
+    cdef uint32_t slot = freelist.free, count = 0
+    if freelist.fresh > freelist.capacity:
+        return holds(fault, text, freelist.fresh, freelist.fresh, freelist.capacity)
+    while slot != NO_SLOT and count <= freelist.fresh:
+        if slot >= freelist.fresh:
+            return holds(fault, text, slot, slot, freelist.fresh)
         count += 1
-        slot = (<const uint32_t*>(slab.base + slot * slab.stride))[0]
-    return holds(fault, text, 0, count, slab.fresh - slab.live)
+        slot = (<const uint32_t*>(freelist.base + slot * freelist.stride))[0]
+    return holds(fault, text, 0, count, freelist.fresh - freelist.live)
 
 
 cdef bint index_holds(const Index* index, uint32_t entries, uint32_t fresh, Fault* fault, const char* text) noexcept nogil:
-    """It has as many entries as its table, and no number beyond that."""
+    """The index has as many entries as its table, and no number beyond it."""
     cdef uint32_t bucket, at, count = 0
     for bucket in range(index.count):
         for at in range(BUCKET_ENTRIES):
@@ -80,11 +80,11 @@ cdef bint index_holds(const Index* index, uint32_t entries, uint32_t fresh, Faul
 # ---- one worker's tables ---------------------------------------------------------------------------------------------
 
 cdef bint sessions_hold(const Sessions* table, Fault* fault) noexcept nogil:
-    """Each session is found by both keys, and is its mapping's and its filter's."""
+    """Each session is found by both keys, and belongs to an existing mapping and filter entry."""
     cdef uint32_t slot, live = 0, outside = 0, filtered = 0, number
     cdef const Session* session
     cdef Filter key
-    if not slab_holds(&table.slots, fault, "free list of sessions"):
+    if not freelist_holds(&table.slots, fault, "free list of sessions"):
         return False
     for slot in range(table.slots.fresh):
         session = &table.hot[slot]
@@ -117,12 +117,12 @@ cdef bint sessions_hold(const Sessions* table, Fault* fault) noexcept nogil:
 
 
 cdef bint filters_hold(const Sessions* table, uint32_t sessions, Fault* fault) noexcept nogil:
-    """Each entry has the sessions that it counts; together they are all that are filtered by address."""
+    """Each filter entry has as many sessions as it counts; together they are all sessions under address-dependent filtering."""
     cdef uint32_t number, live = 0, total = 0, count, slot
     cdef const Filter* entry
     cdef const Session* session
     cdef Filter key
-    if not slab_holds(&table.filter_slots, fault, "free list of filters"):
+    if not freelist_holds(&table.filter_slots, fault, "free list of filters"):
         return False
     for number in range(table.filter_slots.fresh):
         entry = &table.filters[number]
@@ -151,7 +151,7 @@ cdef bint filters_hold(const Sessions* table, uint32_t sessions, Fault* fault) n
 
 
 cdef bint mapping_holds(const Sessions* table, uint32_t number, Fault* fault) noexcept nogil:
-    """It is found by its key, unless it drains, and has the sessions that it counts."""
+    """The mapping is found by its key, unless it drains, and has as many sessions as it counts."""
     cdef const Mapping* mapping = &table.mappings.mappings[number]
     cdef uint32_t count = 0, outside = 0, slot = mapping.first
     cdef MappingKey key
@@ -176,12 +176,12 @@ cdef bint mapping_holds(const Sessions* table, uint32_t number, Fault* fault) no
 
 
 cdef bint port_holds(const Mappings* table, uint32_t number, Fault* fault) noexcept nogil:
-    """The port of a mapping is in use, and says whose it is."""
+    """The port of a mapping is in use and refers to the mapping."""
     cdef const Mapping* mapping = &table.mappings[number]
     cdef const PortMap* map
     cdef uint32_t port = bswap16(mapping.outside_port), taken
     cdef uint64_t bit = <uint64_t>1 << (port & 63)
-    cdef Taken ends
+    cdef EndpointPair ends
     if mapping.flags & (MAPPING_STATIC | MAPPING_PORTLESS):
         return True
     if mapping.address >= table.ports.count or table.ports.addresses[mapping.address].memory == NULL:
@@ -203,17 +203,17 @@ cdef bint port_holds(const Mappings* table, uint32_t number, Fault* fault) noexc
     ends.protocol = mapping.protocol
     taken = overload_find(&table.ports.overload, &table.ports.key, &ends)
     return (holds(fault, "overloaded port of a mapping", number, taken == NONE, 0)
-            and holds(fault, "mapping of an overloaded port", number, table.ports.overload.taken[taken].mapping, number)
-            and holds(fault, "worker of an overloaded port", number, table.ports.overload.taken[taken].worker, table.worker))
+            and holds(fault, "mapping of an overloaded port", number, table.ports.overload.pairs[taken].mapping, number)
+            and holds(fault, "worker of an overloaded port", number, table.ports.overload.pairs[taken].worker, table.worker))
 
 
 cdef bint mappings_hold(const Sessions* sessions, bint alone, Fault* fault) noexcept nogil:
-    """alone: nobody else draws or releases ports."""
+    """alone: no other worker allocates or releases ports meanwhile."""
     cdef const Mappings* table = sessions.mappings
     cdef uint32_t number, live = 0, owned = 0, total = 0, inside = 0
     cdef const Mapping* mapping
     cdef const Subscriber* subscriber
-    if not slab_holds(&table.mapping_slots, fault, "free list of mappings"):
+    if not freelist_holds(&table.mapping_slots, fault, "free list of mappings"):
         return False
     for number in range(table.mapping_slots.fresh):
         mapping = &table.mappings[number]
@@ -231,7 +231,7 @@ cdef bint mappings_hold(const Sessions* sessions, bint alone, Fault* fault) noex
         if not holds(fault, "subscriber of a mapping, by address", number, subscriber_find(table, mapping.inside_ip),
                      mapping.subscriber):
             return False
-    if not slab_holds(&table.subscriber_slots, fault, "free list of subscribers"):
+    if not freelist_holds(&table.subscriber_slots, fault, "free list of subscribers"):
         return False
     for number in range(table.subscriber_slots.fresh):
         subscriber = &table.subscribers[number]
@@ -245,10 +245,10 @@ cdef bint mappings_hold(const Sessions* sessions, bint alone, Fault* fault) noex
                             "index of subscribers"))
 
 
-# ---- ports, by who holds all workers ---------------------------------------------------------------------------------
+# ---- ports, with all workers locked -----------------------------------------------------------------------------------
 
 cdef bint port_map_holds(Worker* worker, uint32_t address, uint32_t space, uint64_t* in_use, Fault* fault) noexcept nogil:
-    """Every port is free, held down, reserved, or a live mapping's; in_use: grows by the uses of mappings."""
+    """Every port is free, held down, reserved, or used by a live mapping; in_use: incremented by the uses."""
     cdef const Ports* ports = worker.mappings.ports
     cdef const PortMap* map = &ports.addresses[address].maps[space]
     cdef uint32_t word, port, free = 0, held = 0, reserved = 0, bit
@@ -288,7 +288,7 @@ cdef bint port_map_holds(Worker* worker, uint32_t address, uint32_t space, uint6
 
 
 cdef bint blocks_hold(const Ports* ports, uint32_t address, Fault* fault) noexcept nogil:
-    """Each block that is somebody's has so many ports taken, others none; the free ones are counted."""
+    """Each assigned block counts its ports in use or held down, others have none; the number of free blocks is right."""
     cdef uint32_t block, at, port, space, taken, free = 0
     cdef const Block* one
     cdef const PortMap* map
@@ -328,13 +328,13 @@ cdef bint ports_hold(Worker* worker, Fault* fault) noexcept nogil:
     return holds(fault, "uses of all ports", NONE, in_use, expected)
 
 
-# ---- all of it -------------------------------------------------------------------------------------------------------
+# ---- all tables ------------------------------------------------------------------------------------------------------
 
 cdef bint tables_hold(Worker* worker, bint ports, Fault* fault) noexcept nogil:
-    """Whether the invariants hold, of all tables if the caller holds all workers, else of this worker's; fault: what does not.
-    ports: each port of each outside address, too."""
+    """Whether the invariants hold: of all tables with all workers locked, otherwise of this worker's; fault: the first that
+    does not. ports: check each port of each outside address too."""
     cdef uint32_t w
-    cdef bint alone = has_all(worker)
+    cdef bint alone = holds_all_locks(worker)
     fault.text = NULL
     for w in range(worker.shared.count):
         if alone or w == worker.number:
@@ -349,13 +349,13 @@ cdef bint asserts_paused = False
 
 
 cdef void pause_asserts(bint pause) noexcept nogil:
-    """While tests fill a table with what belongs to no session, its invariants do not hold."""
+    """Suspends the checks while a test fills a table with entries that belong to no session."""
     global asserts_paused
     asserts_paused = pause
 
 
 cdef void assert_tables(Worker* worker) noexcept nogil:
-    """Aborts if an invariant does not hold, after a message that says which."""
+    """Aborts with a message if an invariant is broken."""
     cdef Fault fault
     worker.batches += 1
     if asserts_paused:

@@ -17,8 +17,8 @@ cdef enum:                      # Limit: the one that an event reports, by numbe
     LIMIT_OUTSIDE = 9
     LIMIT_SUBSCRIBERS = 10
 
-cdef void reclaim_some(Worker* worker, const Clock* now) noexcept nogil
-cdef void reclaim_of(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil
+cdef void reclaim_shared(Worker* worker, const Clock* now) noexcept nogil
+cdef void reclaim_own(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil
 cdef bint may_open_session(Worker* worker) noexcept nogil
 cdef bint may_open_mapping(Worker* worker) noexcept nogil
 cdef bint may_subscribe(Worker* worker, uint32_t inside_ip) noexcept nogil
@@ -30,4 +30,4 @@ cdef bint over_gateway_rate(Worker* worker, const Clock* now) noexcept nogil
 cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept nogil
 cdef void count_opened(Worker* worker, uint32_t slot, const Clock* now) noexcept nogil
 cdef bint below_caps(Worker* worker, uint32_t number, const Clock* now) noexcept nogil
-cdef void watch_sessions(Worker* worker, const Clock* now) noexcept nogil
+cdef void check_session_threshold(Worker* worker, const Clock* now) noexcept nogil

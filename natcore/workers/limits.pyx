@@ -12,10 +12,10 @@ from natcore.workers.expiry cimport reclaim_lines, reclaim_mapping, reclaim_subs
 from natcore.base.compiler cimport load_relaxed, store_relaxed
 from natcore.base.hash_table cimport NONE
 from natcore.base.spinlock cimport spin_lock, spin_unlock
-from natcore.workers.worker cimport NO_LIMIT, Shared, has_all, tables_of_all
+from natcore.workers.worker cimport NO_LIMIT, Shared, holds_all_locks, tables_of_all
 
 
-cdef void reclaim_some(Worker* worker, const Clock* now) noexcept nogil:
+cdef void reclaim_shared(Worker* worker, const Clock* now) noexcept nogil:
     """Ends dead sessions in the next lines of all tables, once per millisecond of the clock.
 
     This bounds the time spent on refusals, and makes the result independent of how often it is called. It needs all workers
@@ -25,28 +25,28 @@ cdef void reclaim_some(Worker* worker, const Clock* now) noexcept nogil:
     cdef uint64_t ms = now.ns // 1000000 + 1
     if shared.reclaimed == ms:
         return
-    if not has_all(worker):
-        worker.wants_all = True
+    if not holds_all_locks(worker):
+        worker.needs_all_locked = True
         return
     if reclaim_lines(tables_of_all(worker), &shared.reclaim_table, &shared.reclaim_line, now.ns):
         shared.reclaimed = ms               # otherwise the next refusal continues
 
 
-cdef void reclaim_of(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
+cdef void reclaim_own(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
     """Ends dead sessions among the subscriber's next ones."""
     reclaim_subscriber(&worker.sessions, inside_ip, now.ns)
 
 
 # ---- totals of all workers -------------------------------------------------------------------------------------------
 
-cdef inline bint has_room(Worker* worker, uint64_t live, uint32_t capacity) noexcept nogil:
+cdef inline bint fits(Worker* worker, uint64_t live, uint32_t capacity) noexcept nogil:
     """Whether one more fits. With several workers, each may be adding one: near the limit only with all workers locked."""
-    if has_all(worker):
+    if holds_all_locks(worker):
         return live < capacity
     if live + worker.shared.count <= capacity:
         return True
     if live < capacity:
-        worker.wants_all = True
+        worker.needs_all_locked = True
     return False
 
 
@@ -66,11 +66,11 @@ cdef uint32_t mappings_live(const Worker* worker) noexcept nogil:
 
 
 cdef bint may_open_session(Worker* worker) noexcept nogil:
-    return has_room(worker, sessions_live(worker), worker.sessions.slots.capacity)
+    return fits(worker, sessions_live(worker), worker.sessions.slots.capacity)
 
 
 cdef bint may_open_mapping(Worker* worker) noexcept nogil:
-    return has_room(worker, mappings_live(worker), worker.mappings.mapping_slots.capacity)
+    return fits(worker, mappings_live(worker), worker.mappings.mapping_slots.capacity)
 
 
 cdef bint may_subscribe(Worker* worker, uint32_t inside_ip) noexcept nogil:
@@ -80,7 +80,7 @@ cdef bint may_subscribe(Worker* worker, uint32_t inside_ip) noexcept nogil:
         total += load_relaxed(&worker.shared.workers[i].mappings.subscriber_slots.live)
     if total + worker.shared.count > capacity and subscriber_find(&worker.mappings, inside_ip) != NONE:
         return True
-    return has_room(worker, total, capacity)
+    return fits(worker, total, capacity)
 
 
 cdef uint32_t opened_outside(const Worker* worker) noexcept nogil:
@@ -154,9 +154,9 @@ cdef void count_opened(Worker* worker, uint32_t slot, const Clock* now) noexcept
     cdef uint32_t number = worker.sessions.cold[slot].mapping
     cdef const Mapping* mapping = &worker.mappings.mappings[number]
     count_new(worker, number, now)
-    watch_sessions(worker, now)
+    check_session_threshold(worker, now)
     if mapping.sessions == 1:
-        watch_ports(worker, mapping, now)
+        check_port_threshold(worker, mapping, now)
 
 
 # ---- sessions opened from outside ------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ cdef bint below_caps(Worker* worker, uint32_t number, const Clock* now) noexcept
         reclaim_mapping(&worker.sessions, number, now.ns)
     below = mapping.opened_outside < worker.mapping_cap
     if below and opened_outside(worker) >= worker.outside_cap:
-        reclaim_some(worker, now)
+        reclaim_shared(worker, now)
         below = opened_outside(worker) < worker.outside_cap
     mapping.sessions -= 1
     return below
@@ -179,24 +179,25 @@ cdef bint below_caps(Worker* worker, uint32_t number, const Clock* now) noexcept
 
 # ---- warning thresholds: edge-triggered, with hysteresis ---------------------------------------------------------------
 
-cdef inline bint crosses(uint32_t taken, uint32_t warn, uint32_t rearm, uint8_t* told) noexcept nogil:
+cdef inline bint reaches_threshold(uint32_t taken, uint32_t warn, uint32_t rearm, uint8_t* warned) noexcept nogil:
     """Whether `taken` reaches warn for the first time since it was at rearm or below."""
     if taken <= rearm:
-        told[0] = 0
-    if taken < warn or told[0]:
+        warned[0] = 0
+    if taken < warn or warned[0]:
         return False
-    told[0] = 1
+    warned[0] = 1
     return True
 
 
-cdef void watch_sessions(Worker* worker, const Clock* now) noexcept nogil:
+cdef void check_session_threshold(Worker* worker, const Clock* now) noexcept nogil:
     """Call after a session was opened."""
-    cdef bint tell
+    cdef bint warn
     if worker.warn_sessions:
         spin_lock(&worker.shared.spin)
-        tell = crosses(sessions_live(worker), worker.warn_sessions, worker.rearm_sessions, &worker.shared.sessions_told)
+        warn = reaches_threshold(sessions_live(worker), worker.warn_sessions, worker.rearm_sessions,
+                                 &worker.shared.sessions_warned)
         spin_unlock(&worker.shared.spin)
-        if tell:
+        if warn:
             event_note(worker.events, SESSIONS_THRESHOLD, LIMIT_SESSIONS, 0, 0, 0, 0, now.ns)
 
 
@@ -207,12 +208,12 @@ cdef inline uint32_t taken_of(const Ports* ports, const PortMap* map) noexcept n
     return ports.range_size - map.free
 
 
-cdef void watch_ports(Worker* worker, const Mapping* mapping, const Clock* now) noexcept nogil:
+cdef void check_port_threshold(Worker* worker, const Mapping* mapping, const Clock* now) noexcept nogil:
     """Call after a mapping was opened."""
     cdef Ports* ports = worker.mappings.ports
     cdef PortMap* map
     cdef uint32_t taken, space, first = 0, last = PORT_SPACES - 1, looks = LOOKS
-    cdef bint tell
+    cdef bint warn
     if worker.warn_ports == 0 or mapping.flags & (MAPPING_PORTLESS | MAPPING_STATIC):
         return
     if ports.blocks.per_address == 0:
@@ -220,12 +221,12 @@ cdef void watch_ports(Worker* worker, const Mapping* mapping, const Clock* now) 
     map = &ports.addresses[mapping.address].maps[first]
     spin_lock(&ports.spin)
     taken = taken_of(ports, map)
-    if taken >= worker.warn_ports or map.told:          # free ports with an expired hold-down first
+    if taken >= worker.warn_ports or map.warned:          # free ports with an expired hold-down first
         for space in range(first, last + 1):
             reclaim(ports, &ports.addresses[mapping.address].maps[space], &looks, now.ms)
         taken = taken_of(ports, map)
-    tell = crosses(taken, worker.warn_ports, worker.rearm_ports, &map.told)
+    warn = reaches_threshold(taken, worker.warn_ports, worker.rearm_ports, &map.warned)
     spin_unlock(&ports.spin)
-    if tell:
+    if warn:
         event_note(worker.events, PORTS_THRESHOLD, LIMIT_POOL, mapping.outside_ip, 0, 0,
                    0 if ports.blocks.per_address else mapping.protocol, now.ns)

@@ -3,6 +3,6 @@ from libc.stdint cimport uint32_t
 
 from natcore.workers.worker cimport Shared, Worker
 
-cdef Shared* crew_new(Worker* first) noexcept nogil
-cdef bint crew_grow(Shared* shared, uint32_t count, bint filters) noexcept nogil
-cdef void crew_delete(Shared* shared, bint filters) noexcept nogil
+cdef Shared* workers_new(Worker* first) noexcept nogil
+cdef bint workers_grow(Shared* shared, uint32_t count, bint filters) noexcept nogil
+cdef void workers_delete(Shared* shared, bint filters) noexcept nogil

@@ -10,7 +10,7 @@ from natcore.log.journal cimport journal_delete
 from natcore.tables.mappings cimport mappings_delete, mappings_new
 from natcore.tables.ports cimport ports_delete
 from natcore.tables.sessions cimport IN, OUT, sessions_delete, sessions_new
-from natcore.tables.syn_holdoff cimport unsolicited_delete
+from natcore.tables.syn_holdoff cimport syn_holdoff_delete
 from natcore.base.pages cimport table_delete, table_new
 from natcore.workers.worker cimport IDENTIFICATIONS, Shared, Worker
 
@@ -20,19 +20,19 @@ cdef void join(Shared* shared, Worker* worker) noexcept nogil:
     worker.shared = shared
     worker.number = worker.mappings.worker = shared.count
     worker.mappings.ports = &shared.ports
-    worker.sessions.lock = worker.mappings.lock = &worker.held
+    worker.sessions.lock = worker.mappings.lock = &worker.locked
     worker.sessions.mappings = &worker.mappings
     worker.sessions.journal = worker.journal = &shared.journal
     worker.outbox = &shared.outbox
     worker.events = shared.journal.events = &shared.events
-    worker.unsolicited = &shared.unsolicited
+    worker.syn_holdoff = &shared.syn_holdoff
     if shared.count:
         shared.workers[shared.count - 1].sessions.next = &worker.sessions
     shared.workers[shared.count] = worker
     shared.count += 1
 
 
-cdef Shared* crew_new(Worker* first) noexcept nogil:
+cdef Shared* workers_new(Worker* first) noexcept nogil:
     """Creates the shared state with the first worker; NULL: out of memory."""
     cdef Shared* shared = <Shared*>table_new(sizeof(Shared))
     if shared != NULL:
@@ -64,7 +64,7 @@ cdef Worker* like(const Worker* first, bint filters) noexcept nogil:
     return worker
 
 
-cdef bint crew_grow(Shared* shared, uint32_t count, bint filters) noexcept nogil:
+cdef bint workers_grow(Shared* shared, uint32_t count, bint filters) noexcept nogil:
     """Adds workers up to count, like the first, which must not have seen a packet; False: out of memory."""
     cdef Worker* worker
     cdef uint32_t i
@@ -73,12 +73,12 @@ cdef bint crew_grow(Shared* shared, uint32_t count, bint filters) noexcept nogil
         if worker == NULL:
             return False
         join(shared, worker)
-    shared.ports.lock = shared.unsolicited.lock = shared.outbox.lock = &shared.alone
-    shared.workers[0].fragments[0].lock = shared.workers[0].fragments[1].lock = &shared.alone
+    shared.ports.lock = shared.syn_holdoff.lock = shared.outbox.lock = &shared.all_locked
+    shared.workers[0].fragments[0].lock = shared.workers[0].fragments[1].lock = &shared.all_locked
     if count > 1:
         shared.ports.workers = count
         shared.ports.spin.needed = shared.journal.spin.needed = shared.outbox.spin.needed = True
-        shared.events.spin.needed = shared.unsolicited.spin.needed = shared.spin.needed = True
+        shared.events.spin.needed = shared.syn_holdoff.spin.needed = shared.spin.needed = True
         for i in range(count):
             shared.workers[i].sessions.numbers = &shared.created
     return True
@@ -90,14 +90,14 @@ cdef void worker_delete(Worker* worker, bint filters) noexcept nogil:
     table_delete(worker, sizeof(Worker))
 
 
-cdef void crew_delete(Shared* shared, bint filters) noexcept nogil:
+cdef void workers_delete(Shared* shared, bint filters) noexcept nogil:
     """Deletes all workers and the shared state, as far as created."""
     cdef uint32_t i
     ports_delete(&shared.ports)
     journal_delete(&shared.journal)
     outbox_delete(&shared.outbox)
     fragments_delete(shared.workers[0].fragments)
-    unsolicited_delete(&shared.unsolicited)
+    syn_holdoff_delete(&shared.syn_holdoff)
     table_delete(shared.identifications, IDENTIFICATIONS * sizeof(uint32_t))
     for i in range(shared.count):
         worker_delete(shared.workers[i], filters)

@@ -25,7 +25,7 @@ cdef struct Placement:          # what kind of memory
 
 cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil
 cdef uint32_t address_regions(const Worker* worker, uint32_t address, Region* regions) noexcept nogil
-cdef int place(const Region* regions, uint32_t count, const Placement* how) noexcept nogil
+cdef int apply_placement(const Region* regions, uint32_t count, const Placement* how) noexcept nogil
 cdef dict tables_of(const Worker* worker)
-cdef int furnish(Worker* worker, const Placement* how, uint64_t limit_bytes, str limit_name) except -1
-cdef int furnish_address(Worker* worker, const Placement* how, uint32_t address) except -1
+cdef int place_tables(Worker* worker, const Placement* how, uint64_t limit_bytes, str limit_name) except -1
+cdef int place_address_tables(Worker* worker, const Placement* how, uint32_t address) except -1

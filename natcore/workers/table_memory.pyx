@@ -6,15 +6,15 @@ import os
 
 from natcore.tables.port_blocks cimport BLOCK_CHAINS, Block
 from natcore.tables.fragments cimport (
-    CHUNK_BYTES, CHUNKS, DATAGRAM_UNITS, DATAGRAMS, PIECES_KEPT, SOURCES, Datagram, Fragments, Piece, SourceCount,
+    CHUNK_BYTES, CHUNKS, DATAGRAM_UNITS, DATAGRAMS, RANGES_KEPT, SOURCES, Datagram, Fragments, FragmentRange, SourceCount,
 )
 from natcore.tables.icmp_output cimport OUTBOX_BYTES
 from natcore.log.journal cimport Record
-from natcore.tables.mappings cimport Mapping, Own, Subscriber
-from natcore.tables.port_overload cimport Crowd, Taken
+from natcore.tables.mappings cimport Mapping, MappingCursor, Subscriber
+from natcore.tables.port_overload cimport Crowd, EndpointPair
 from natcore.tables.ports cimport MAP_BYTES, PORT_SPACES, Address
 from natcore.tables.sessions cimport IN, OUT, Cold, Filter, Session
-from natcore.tables.syn_holdoff cimport UNSOLICITED_SLOTS, Unsolicited
+from natcore.tables.syn_holdoff cimport HELD_SYNS, HeldSyn
 from natcore.base.hash_table cimport Bucket, Index
 from natcore.base.linked_list cimport Link
 from natcore.base.pages cimport HUGE_BYTES, table_mapped, table_span
@@ -34,12 +34,12 @@ cdef extern from * nogil:
     #endif
 
     #ifdef __SANITIZE_ADDRESS__             /* its allocator's memory is not ours to map again */
-    static int natcore_set_aside(void* base, size_t bytes) { (void)base; (void)bytes; errno = ENOTSUP; return -1; }
+    static int natcore_map_huge_pages(void* base, size_t bytes) { (void)base; (void)bytes; errno = ENOTSUP; return -1; }
     static int natcore_never_huge(void* base, size_t bytes) { (void)base; (void)bytes; return 0; }
     static int natcore_bind(void* base, size_t bytes, int node) { (void)base; (void)bytes; (void)node; return 0; }
     static int natcore_populate(void* base, size_t bytes) { (void)base; (void)bytes; return 0; }
     #else
-    static int natcore_set_aside(void* base, size_t bytes) {
+    static int natcore_map_huge_pages(void* base, size_t bytes) {
         int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_HUGETLB | 21 << MAP_HUGE_SHIFT;   /* of 2^21 bytes */
         return mmap(base, bytes, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED ? -1 : 0;
     }
@@ -56,7 +56,7 @@ cdef extern from * nogil:
     }
     #endif
     """
-    int set_aside "natcore_set_aside" (void* base, size_t bytes) noexcept
+    int map_huge_pages "natcore_map_huge_pages" (void* base, size_t bytes) noexcept
     int never_huge "natcore_never_huge" (void* base, size_t bytes) noexcept
     int bind "natcore_bind" (void* base, size_t bytes, int node) noexcept
     int populate "natcore_populate" (void* base, size_t bytes) noexcept
@@ -106,7 +106,7 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     add_index(regions, &n, "subscribers by address", &worker.mappings.by_ip)
     add(regions, &n, "mappings by subscriber", worker.mappings.by_subscriber, mappings * sizeof(Link))
     add(regions, &n, "mappings of subscribers", worker.mappings.of_subscriber,
-        <uint64_t>worker.mappings.subscriber_slots.capacity * sizeof(Own))
+        <uint64_t>worker.mappings.subscriber_slots.capacity * sizeof(MappingCursor))
     if worker.number:
         return n
     add(regions, &n, "shared by workers", worker.shared, sizeof(Shared))
@@ -123,8 +123,8 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     add(regions, &n, "blocks free", worker.mappings.ports.blocks.free,
         <uint64_t>worker.mappings.ports.blocks.capacity * sizeof(uint32_t))
     add(regions, &n, "blocks by owner", worker.mappings.ports.blocks.chains, BLOCK_CHAINS * sizeof(uint32_t))
-    add(regions, &n, "overloaded ports", worker.mappings.ports.overload.taken,
-        <uint64_t>worker.mappings.ports.overload.slots.capacity * sizeof(Taken))
+    add(regions, &n, "overloaded ports", worker.mappings.ports.overload.pairs,
+        <uint64_t>worker.mappings.ports.overload.slots.capacity * sizeof(EndpointPair))
     add(regions, &n, "overloaded ports, counted", worker.mappings.ports.overload.crowds,
         <uint64_t>worker.mappings.ports.overload.crowd_slots.capacity * sizeof(Crowd))
     add_index(regions, &n, "overloaded ports by remote", &worker.mappings.ports.overload.index)
@@ -132,14 +132,14 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     add(regions, &n, "journal", worker.journal.ring, worker.journal.capacity * sizeof(Record))
     add(regions, &n, "journal of beginnings and ends", worker.journal.apart, worker.journal.capacity * sizeof(Record))
     add(regions, &n, "generated frames", worker.outbox.buffer, OUTBOX_BYTES)
-    add(regions, &n, "unsolicited", worker.unsolicited.slots, UNSOLICITED_SLOTS * sizeof(Unsolicited))
+    add(regions, &n, "unsolicited", worker.syn_holdoff.slots, HELD_SYNS * sizeof(HeldSyn))
     add(regions, &n, "identifications", worker.identifications, IDENTIFICATIONS * sizeof(uint32_t))
     add(regions, &n, "fragments", worker.fragments, 2 * sizeof(Fragments))
     for side in range(2):
         fragments = &worker.fragments[side]
         add(regions, &n, "fragments, datagrams", fragments.datagrams, DATAGRAMS * sizeof(Datagram))
         add(regions, &n, "fragments seen", fragments.seen, DATAGRAMS * DATAGRAM_UNITS // 8)
-        add(regions, &n, "fragments, pieces", fragments.pieces, DATAGRAMS * PIECES_KEPT * sizeof(Piece))
+        add(regions, &n, "fragments, ranges", fragments.ranges, DATAGRAMS * RANGES_KEPT * sizeof(FragmentRange))
         add(regions, &n, "fragments, chunks", fragments.chunks, CHUNKS * CHUNK_BYTES)
         add(regions, &n, "fragments, sources", fragments.sources, SOURCES * sizeof(SourceCount))
         add(regions, &n, "fragments by age", fragments.by_age, DATAGRAMS * sizeof(Link))
@@ -158,7 +158,7 @@ cdef uint32_t address_regions(const Worker* worker, uint32_t address, Region* re
     return n
 
 
-cdef int place(const Region* regions, uint32_t count, const Placement* how) noexcept nogil:
+cdef int apply_placement(const Region* regions, uint32_t count, const Placement* how) noexcept nogil:
     """Applies the placement to tables. Large ones must be unused: explicit huge pages are mapped empty.
 
     0, or -1 with errno (ENOMEM: too few reserved huge pages).
@@ -169,7 +169,7 @@ cdef int place(const Region* regions, uint32_t count, const Placement* how) noex
     for i in range(count):
         explicit = how.huge_pages == HUGE_EXPLICIT and regions[i].large
         bytes = table_span(regions[i].bytes) if explicit else regions[i].bytes
-        if explicit and set_aside(regions[i].base, bytes) < 0:
+        if explicit and map_huge_pages(regions[i].base, bytes) < 0:
             return -1
         if how.huge_pages == HUGE_NEVER and never_huge(regions[i].base, bytes) < 0:
             return -1
@@ -205,7 +205,7 @@ cdef dict tables_of(const Worker* worker):
     return tables
 
 
-cdef int furnish(Worker* worker, const Placement* how, uint64_t limit_bytes, str limit_name) except -1:
+cdef int place_tables(Worker* worker, const Placement* how, uint64_t limit_bytes, str limit_name) except -1:
     """Places the tables of all workers, which must be empty. CapacityError: they do not fit into memory, or too few huge
     pages.
 
@@ -226,14 +226,14 @@ cdef int furnish(Worker* worker, const Placement* how, uint64_t limit_bytes, str
                             f"{worker.mappings.subscriber_slots.capacity}, records={worker.journal.capacity}) need "
                             f"{bytes:,} bytes, more than {limit_bytes:,}, {limit_name}")
     for w in range(worker.shared.count):
-        if place(regions, regions_of(worker.shared.workers[w], regions), how) < 0:
+        if apply_placement(regions, regions_of(worker.shared.workers[w], regions), how) < 0:
             raise_refusal(how, large, errno)
     return 0
 
 
-cdef int furnish_address(Worker* worker, const Placement* how, uint32_t address) except -1:
+cdef int place_address_tables(Worker* worker, const Placement* how, uint32_t address) except -1:
     """Places the tables of an outside address just added."""
     cdef Region regions[REGIONS]
-    if place(regions, address_regions(worker, address, regions), how) < 0:
+    if apply_placement(regions, address_regions(worker, address, regions), how) < 0:
         raise_refusal(how, 0, errno)
     return 0

@@ -10,9 +10,9 @@ from natcore.tables.mappings cimport Mappings
 from natcore.tables.ports cimport Ports
 from natcore.tables.entries cimport Rules
 from natcore.tables.sessions cimport Sessions
-from natcore.tables.syn_holdoff cimport UnsolicitedQueue
+from natcore.tables.syn_holdoff cimport SynHoldoff
 from natcore.workers.inside_mtu cimport Paths
-from natcore.base.spinlock cimport Spin
+from natcore.base.spinlock cimport Spinlock
 
 cdef enum:                      # Filtering
     FILTER_NONE = 0             # endpoint-independent
@@ -50,36 +50,36 @@ cdef struct Undelivered:        # packets that were counted into a session, and 
 
 cdef struct Shared:             # state common to a gateway's workers; packets of established sessions do not touch it
     uint32_t count              # workers
-    uint32_t alone              # one caller has locked all workers
+    uint32_t all_locked            # one caller has locked all workers
     Worker* workers[64]         # [count]
     Ports ports
     Journal journal
     Outbox outbox
     Events events
-    UnsolicitedQueue unsolicited
+    SynHoldoff syn_holdoff
     uint32_t* identifications   # [IDENTIFICATIONS] counters of ip_identification.pxd, modulo 2^16; NULL: not rewritten
     uint64_t now_ns             # several workers: the gateway's clock; no worker is ahead of it
     uint64_t created            # several workers: sessions ever created, the source of session numbers
     uint64_t reclaimed          # ms of the clock, plus one, at the last reclaim for a refusal; 0: never
     uint32_t reclaim_table      # cursor of that reclaim: worker and line
     uint32_t reclaim_line
-    Spin spin                   # protects the next three
+    Spinlock spin                   # protects the next three
     uint32_t opened_second      # of the gateway's clock, modulo 2^32
     uint32_t opened             # sessions opened from inside in that second
-    uint8_t sessions_told       # threshold event sent and not rearmed
+    uint8_t sessions_warned       # threshold event sent and not rearmed
 
 cdef struct Worker:
-    uint32_t attention          # callers that wait for the lock
-    uint32_t held               # 1: locked
+    uint32_t waiters            # callers that wait for the lock
+    uint32_t locked             # 1: locked
     Shared* shared
     uint32_t number             # index in Shared.workers
-    uint32_t wants_all          # the current packet must be repeated with all workers locked
+    uint32_t needs_all_locked          # the current packet must be repeated with all workers locked
     Sessions sessions
     Mappings mappings
     Journal* journal            # shared, as the next five
     Outbox* outbox
     Fragments* fragments        # used with all workers locked
-    UnsolicitedQueue* unsolicited
+    SynHoldoff* syn_holdoff
     uint32_t* identifications
     Events* events
     Flows* flows                # the flow log, or NULL
@@ -126,11 +126,11 @@ cdef struct Worker:
     uint32_t undelivered_count
     Undelivered undelivered[1024]       # [UNDELIVERED_SLOTS] of sessions that may be another worker's
 
-cdef inline bint has_all(const Worker* worker) noexcept nogil:
+cdef inline bint holds_all_locks(const Worker* worker) noexcept nogil:
     """Whether the caller, who has locked the worker, has locked all workers."""
-    return worker.shared.count == 1 or worker.shared.alone
+    return worker.shared.count == 1 or worker.shared.all_locked
 
-cdef inline uint32_t owner_of_inside(uint32_t ip, uint32_t count) noexcept nogil:
+cdef inline uint32_t worker_of_inside(uint32_t ip, uint32_t count) noexcept nogil:
     """Worker affinity: the worker, of count, that owns an inside address (host order). Socket filters compute the same."""
     return (ip * <uint32_t>0x9E3779B1 >> 16) * count >> 16
 

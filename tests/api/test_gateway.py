@@ -424,14 +424,14 @@ def test_a_second_translate_at_the_same_time_is_an_error() -> None:
 def test_a_control_call_asks_the_loop_to_let_go_and_waits() -> None:
     over, counted = gateway(), list[dict[str, int]]()
     capsule = over._core.worker_capsule()
-    assert wrappers.hold_worker(capsule) and not wrappers.hold_worker(capsule)
+    assert wrappers.lock_worker(capsule) and not wrappers.lock_worker(capsule)
     asking = threading.Thread(target=lambda: counted.append(over.counters()))
     asking.start()
-    while not wrappers.attention_of(capsule):  # the suite's own time limit ends it if that never comes
+    while not wrappers.waiters_of(capsule):  # the suite's own time limit ends it if that never comes
         pass
     assert not counted
-    wrappers.release_worker(capsule)
+    wrappers.unlock_worker(capsule)
     asking.join()
-    assert counted and wrappers.attention_of(capsule) == 0
-    assert wrappers.hold_worker(capsule)
-    wrappers.release_worker(capsule)
+    assert counted and wrappers.waiters_of(capsule) == 0
+    assert wrappers.lock_worker(capsule)
+    wrappers.unlock_worker(capsule)

@@ -208,8 +208,8 @@ def test_a_capsule_keeps_its_worker() -> None:
     capsule = made(2)._core.worker_capsule(1)
     held: list[bytes] = [bytes(4096) for _ in range(100)]  # what was freed would be used again
     assert planted_faults.waiting_for(capsule) == 0 and held
-    planted_faults.hold_worker(capsule)
-    planted_faults.release_worker(capsule)
+    planted_faults.lock_worker(capsule)
+    planted_faults.unlock_worker(capsule)
 
 
 # ---- fork ------------------------------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def test_a_gateway_that_another_thread_was_at_is_closed_in_the_child() -> None:
     gateway = made(2)
     capsule = gateway._core.worker_capsule(1)
     host = hosts_of(gateway, 1, 1)[0]
-    planted_faults.hold_worker(capsule)
+    planted_faults.lock_worker(capsule)
     join = in_thread(lambda: translated(gateway, udp(host), INSIDE, worker=0))
     until_waited_for(capsule)
     child = os.fork()
@@ -263,7 +263,7 @@ def test_a_gateway_that_another_thread_was_at_is_closed_in_the_child() -> None:
         except Error as error:
             os._exit(0 if "closed" in str(error) else 1)
         os._exit(2)
-    planted_faults.release_worker(capsule)
+    planted_faults.unlock_worker(capsule)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert join()[0] is Verdict.OUTBOUND
 

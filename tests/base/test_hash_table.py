@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from natcore.testhooks.wrappers import IndexTable, SlabTable
+from natcore.testhooks.wrappers import FreelistTable, IndexTable
 
 PROBE_LIMIT, BUCKET_ENTRIES = 16, 10
 
@@ -85,7 +85,7 @@ def test_churn_at_half_load_leaves_few_buckets_marked_and_misses_short() -> None
 
 
 def test_a_slab_gives_the_last_freed_slot_first_and_each_once() -> None:
-    slab = SlabTable(4)
+    slab = FreelistTable(4)
     assert [slab.take() for _ in range(3)] == [0, 1, 2]
     slab.give(0)
     slab.give(2)
@@ -96,7 +96,7 @@ def test_a_slab_gives_the_last_freed_slot_first_and_each_once() -> None:
 
 @pytest.mark.parametrize("capacity", [1, 7])
 def test_a_full_slab_stays_full_until_a_slot_comes_back(capacity: int) -> None:
-    slab = SlabTable(capacity)
+    slab = FreelistTable(capacity)
     assert sorted(slot for slot in (slab.take() for _ in range(capacity)) if slot is not None) == list(range(capacity))
     assert slab.take() is None and slab.take() is None
     slab.give(capacity - 1)

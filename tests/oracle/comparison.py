@@ -15,7 +15,7 @@ import pytest
 
 from natcore import RECORD, ConfigurationError, Error, Gateway, Generated, Side, Verdict
 from natcore.dtypes import END, WINDOW
-from natcore.testhooks.planted_faults import broken, crowd, draws_since, target_of, thin, undeliver
+from natcore.testhooks.planted_faults import allocations_since, broken, crowd, target_of, thin, undeliver
 from oracle import configurations, traffic
 from oracle.admission import NAMES
 from oracle.configurations import Configuration
@@ -273,7 +273,7 @@ class Pair:
 
     def _hear_draws(self) -> None:
         """The draws of what natcore has just translated, also of what it then refused."""
-        drawn = draws_since(self.worker, self.draws)
+        drawn = allocations_since(self.worker, self.draws)
         self.draws += len(drawn)
         self.drawn.extend(drawn)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("Session", "Mapping", "Subscriber", "SnatRule", "DnatRule", "PlainRule", "Worker")
+NAMES = ("Session", "Mapping", "Subscriber", "SnatRule", "DnatRule", "NoNatRule", "Worker")
 
 # One of each struct, in a program that gdb only reads. TCP 10.0.0.5:40000 as 203.0.113.1:44110 to 198.51.100.7:443.
 PROGRAM = """
@@ -25,7 +25,7 @@ SnatRule snat = {.pool = {.entry = 1, .first = 0x0a000000, .size = 8}};
 struct { unsigned ip, before; } targets[2] = {{0x0500000a, 0}, {0x0600000a, 1}};
 DnatRule dnat = {.entry = 2, .outside_ip = 0x017100cb, .outside_port = 8443, .inside_port = 443, .target_count = 2,
                  .targets = (const void *)targets};
-PlainRule plain = {.entry = 3, .source = 0x0a000000, .source_mask = 0xffff0000, .destination = 0x0a000000,
+NoNatRule plain = {.entry = 3, .source = 0x0a000000, .source_mask = 0xffff0000, .destination = 0x0a000000,
                    .destination_mask = 0xff000000};
 Worker worker = {.number = 1, .now_ns = 2500000000ull, .sessions = {.slots = {.live = 7}},
                  .mappings = {.mapping_slots = {.live = 6}}};

@@ -31,12 +31,12 @@ INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
 def held(*capsules: Any) -> Iterator[None]:
     """The test has the workers, as a thread would that is at a packet of theirs."""
     for capsule in capsules:
-        planted_faults.hold_worker(capsule)
+        planted_faults.lock_worker(capsule)
     try:
         yield
     finally:
         for capsule in capsules:
-            planted_faults.release_worker(capsule)
+            planted_faults.unlock_worker(capsule)
 
 
 def ipv4(address: str) -> int:
@@ -57,7 +57,7 @@ def test_a_port_that_another_workers_host_has_drawn_meanwhile_leads_to_that_host
     with held(capsules[1]):
         join = in_thread(lambda: translated(gateway, knock, OUTSIDE, worker=0))
         until_waited_for(capsules[1])
-        planted_faults.end_held(capsules[1], ipv4(leaver))
+        planted_faults.end_sessions_of(capsules[1], ipv4(leaver))
         verdict, drawn = translated(gateway, udp(newcomer, 7000), INSIDE, worker=2)
         assert verdict is Verdict.OUTBOUND and int.from_bytes(drawn[34:36], "big") == port
     verdict, came = join()
@@ -79,7 +79,7 @@ def test_a_target_changed_during_a_handoff_opens_in_the_new_target_s_worker() ->
         join = in_thread(lambda: translated(gateway, knock, OUTSIDE, worker=0))
         until_waited_for(capsules[1])
         with held(capsules[0], capsules[2]):
-            planted_faults.swap_held(capsules[0], rules)
+            planted_faults.swap_rules(capsules[0], rules)
     verdict, came = join()
     assert verdict is Verdict.INBOUND and came[30:34] == craft.address(second).to_bytes(4, "big")
     assert [gateway.counters(worker=w)["sessions"] for w in range(3)] == [0, 0, 1]
@@ -238,8 +238,8 @@ def test_a_mass_end_loses_no_row_and_ends_nothing_that_came_later() -> None:
     gateway.close()
 
 
-HOLDS = re.compile(r"\b(?:own|_enter)\(\)|\b(?:hold_all|await_hold|gather)\(")
-LETS_GO = re.compile(r"\b(?:disown|_leave)\(\)|\b(?:release_all|release|disperse)\(")
+HOLDS = re.compile(r"\b(?:self\.lock|core\.lock|_enter)\(\)|\b(?:lock_all|lock|lock_others)\(\w")
+LETS_GO = re.compile(r"\b(?:self\.unlock|core\.unlock|_leave)\(\)|\b(?:unlock_all|unlock|unlock_others)\(\w")
 
 
 def blocks_of(lines: list[str], at: int) -> Iterator[str]:

@@ -75,6 +75,23 @@ class Link:
     carrier: bool
 
 
+<<<<<<< HEAD
+=======
+class Listener(Protocol):
+    """Gets the changes, in the watcher's thread. port: the position of the interface's name."""
+
+    def begin(self) -> None: ...
+    def link_changed(self, port: int, link: Link | None) -> None: ...
+    def addresses_changed(self, addresses: set[int], of_ports: Sequence[Sequence[int]]) -> None: ...
+    def routes_changed(self, group: int, ranges: list[Range]) -> None: ...
+    def neighbour_changed(self, port: int, address: int, mac: bytes | None, failed: bool) -> None: ...
+    def take_resolve_requests(self) -> list[tuple[int, int]]: ...
+    def take_used(self, port: int) -> list[int]: ...
+    def tick(self) -> None: ...
+    def end(self, error: BaseException | None) -> None: ...
+
+
+>>>>>>> a7d3877 (Name what the core does as the field does: worker locks, packet context, slow path, free lists, prefetch, port allocation)
 Range = tuple[int, int, int]  # first destination, via, port
 
 
@@ -248,7 +265,7 @@ class Watcher:
             if self.wish_fd in ready:
                 with suppress(BlockingIOError):
                     os.eventfd_read(self.wish_fd)
-                self._resolve(self._listener.take_wishes())
+                self._resolve(self._listener.take_resolve_requests())
             for descriptor in ready:
                 if descriptor in self._others:
                     self._others[descriptor]()

@@ -108,8 +108,8 @@ class Loops:
 
     # ---- requests of the loops ---------------------------------------------------------------------------------------------
 
-    def take_wishes(self) -> list[tuple[int, int]]:
-        return sorted({wish for loop in self._loops for wish in loop.take_wishes()})
+    def take_resolve_requests(self) -> list[tuple[int, int]]:
+        return sorted({wish for loop in self._loops for wish in loop.take_resolve_requests()})
 
     def take_used(self, port: int) -> list[int]:
         return sorted({address for loop in self._loops for address in loop.take_used(port)})
