@@ -506,10 +506,10 @@ cdef class Core(Tables):
             if after.drains:
                 drain_mappings(self.worker, after)
             self.unlock()
-        self.rules = after.rules                    # the set before goes when nobody holds a worker
+        self.rules = after.rules                    # drops the old set while no worker is locked
         return ended
 
-    def prefetch_admission(self, Transition after not None):
+    def preview(self, Transition after not None):
         """What `swap` would do: how many sessions it would keep, drain, end."""
         cdef uint64_t kept = 0, drained = 0, ended = 0
         with nogil:

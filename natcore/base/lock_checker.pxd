@@ -1,7 +1,7 @@
 """The lock checker of debug builds (NATCORE_DEBUG): which locks each thread holds. Other builds have none of it.
 
-Lock order: a thread waits for a lock only while all that it holds have a lower rank. A worker's rank is its number: whoever
-wants several takes them from the lowest on. A spinlock's is above all workers': who has one waits for nothing.
+Lock order: a thread waits for a lock only if all locks it holds have a lower rank. A worker's rank is its number: several are
+locked in ascending order. A spinlock ranks above all workers: a thread that holds one waits for nothing.
 What a lock protects names it (`lock`), and its accessors assert that the caller holds it.
 """
 from libc.stdint cimport uint32_t
@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t
 from natcore.base.compiler cimport DEBUG
 
 cdef enum:
-    RANK_ALL = 0x100            # all workers of a gateway, which are taken one by one: noted, never waited for
+    RANK_ALL = 0x100            # all workers of a gateway, locked one by one: noted, never waited for
     RANK_SPIN = 0x200
 
 cdef void lock_wait(const void* lock, uint32_t rank) noexcept nogil
@@ -19,6 +19,6 @@ cdef bint lock_is_held(const void* lock) noexcept nogil
 cdef void lock_fault(const char* text, const char* what, uint32_t rank, uint32_t held) noexcept nogil
 
 cdef inline void assert_held(const void* lock, const char* what) noexcept nogil:
-    """lock: NULL for a test's table, which has none. what: the function that needs it."""
+    """Aborts unless the lock is held. lock: NULL for a test's table, which has none. what: the function that needs it."""
     if DEBUG and lock != NULL and not lock_is_held(lock):
         lock_fault("a lock is not held", what, 0, 0)

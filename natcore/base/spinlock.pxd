@@ -1,6 +1,6 @@
-"""A lock that is held for a few instructions, by whoever changes what several workers have together.
+"""Spinlocks, held for a few instructions while shared state of several workers is changed.
 
-Lock order: whoever has one waits for no other lock (lock_checker.pxd).
+Lock order: no other lock is waited for while one is held (lock_checker.pxd).
 """
 from libc.stdint cimport uint32_t
 
@@ -48,6 +48,6 @@ cdef inline void spin_unlock(Spinlock* spin) noexcept nogil:
         store_release(&spin.taken, 0)
 
 cdef inline void assert_spin(const Spinlock* spin, const void* lock, const char* what) noexcept nogil:
-    """The caller has the spinlock, or lock, which serves as well (NULL: nothing does); debug builds abort if not."""
+    """Debug builds abort unless the caller holds the spinlock, or `lock`, which serves as well (NULL: none does)."""
     if DEBUG and (spin.needed or lock != NULL) and not (lock_is_held(spin) or lock_is_held(lock)):
         lock_fault("a lock is not held", what, RANK_SPIN, 0)

@@ -123,7 +123,7 @@ cdef void give_up(Loop* loop, Frame* frame) noexcept nogil:
 
 
 cdef inline void settle(Loop* loop) noexcept nogil:
-    """Frames that were given up may have been counted in the tables of another worker. The loop has locked none."""
+    """Subtracts undelivered frames from sessions of other workers. The loop has locked no worker."""
     if loop.worker.undelivered_count:
         take_back_from_others(loop.worker)
 

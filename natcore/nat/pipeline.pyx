@@ -523,7 +523,7 @@ cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_
 # ---- for callers ------------------------------------------------------------------------------------------------------
 
 cdef void revoke(Worker* worker, Frame* frame, uint8_t verdict) noexcept nogil:
-    """A frame that was forwarded could not be delivered after all: it counts as dropped, with this verdict, and in no row."""
+    """Counts a forwarded frame that could not be delivered as dropped, with this verdict, and in no row."""
     if unlikely(worker.flows != NULL):
         flows_unsent(worker.flows, frame)
     take_back(worker, frame)

@@ -1,4 +1,4 @@
-"""Packets that were forwarded and had no next hop: they are taken out of their session's row again (contract R1)."""
+"""Undelivered packets: forwarded without a next hop, so that their session's row must not count them (contract R1)."""
 from natcore.frame cimport Frame
 from natcore.workers.worker cimport Worker
 

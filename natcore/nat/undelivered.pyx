@@ -1,8 +1,8 @@
-"""Frames that could not be sent: their session is found by the addresses and ports that they would have left with, and they are
-taken out of its open window.
+"""Forwarded frames that could not be sent: finds their session by the translated addresses and ports, and subtracts them from
+its open window.
 
-The session may belong to another worker, which is not locked: then the frame is put on a list until the loop has locked none.
-Counted instead are fragments, which have no ports, and frames of a window that has closed since.
+The session may belong to another worker, which is not locked: then the frame is listed until the loop has unlocked its worker.
+Fragments, which have no ports, and frames of a window that has closed are counted instead (undelivered_in_rows).
 """
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -22,7 +22,7 @@ from natcore.base.headers cimport IPV4_FRAGMENT, PROTOCOL_ICMP
 
 
 cdef bint describe(const Worker* worker, const Frame* frame, Undelivered* what) noexcept nogil:
-    """What the frame was counted as, and the key of its session. packets: 0: in no session. False: the frame has no key."""
+    """Describes how the frame was counted, and its session's key. packets 0: in no session. False: the frame has no key."""
     cdef Frame copy = frame[0]
     cdef Packet packet
     memset(what, 0, sizeof(Undelivered))
@@ -34,7 +34,7 @@ cdef bint describe(const Worker* worker, const Frame* frame, Undelivered* what) 
         return False
     if packet.kind == KIND_ICMP and is_error(&packet):
         return True
-    what.addresses = packet.addresses << 32 | packet.addresses >> 32            # in the order of its answer
+    what.addresses = packet.addresses << 32 | packet.addresses >> 32            # of a packet in the opposite direction
     what.ports = packet.ports << 16 | packet.ports >> 16
     what.protocol = packet.protocol
     what.packets = wire_packets(frame, &packet)
@@ -77,7 +77,7 @@ cdef bint take_back_in(Worker* worker, Undelivered* what) noexcept nogil:
         return False
     session = &worker.sessions.hot[slot]
     itself = (what.hairpin and session_addresses(session, IN) == turned_addresses(session)
-              and session_ports(session, IN) == turned_ports(session))       # counted once, as what it sent
+              and session_ports(session, IN) == turned_ports(session))       # counted once, as sent
     if not itself and not uncount(worker, slot, what):
         worker.undelivered_in_rows += what.packets
     if what.hairpin:
@@ -92,10 +92,10 @@ cdef bint take_back_in(Worker* worker, Undelivered* what) noexcept nogil:
 
 
 cdef void take_back_anywhere(Worker* worker, Undelivered* what, bint held) noexcept nogil:
-    """From the sessions of any worker. held: the caller has locked all workers; else none."""
+    """Subtracts it from sessions of any worker. held: the caller has locked all workers; otherwise none."""
     cdef Worker* other
     cdef uint32_t w, _round
-    for _round in range(2):                         # a hairpin's two
+    for _round in range(2):                         # a hairpin has two sessions
         for w in range(worker.shared.count):
             if what.packets == 0:
                 return
@@ -114,7 +114,7 @@ cdef void take_back_anywhere(Worker* worker, Undelivered* what, bint held) noexc
 
 
 cdef void take_back(Worker* worker, const Frame* frame) noexcept nogil:
-    """The session's row does not count the forwarded frame. The caller has locked the worker."""
+    """Subtracts a forwarded frame from its session's row. The worker must be locked."""
     cdef Undelivered what
     if not describe(worker, frame, &what):
         worker.undelivered_in_rows += 1
@@ -130,7 +130,7 @@ cdef void take_back(Worker* worker, const Frame* frame) noexcept nogil:
 
 
 cdef void take_back_from_others(Worker* worker) noexcept nogil:
-    """Does what is on the list of `take_back`. The caller has locked no worker, and is the only user of the list."""
+    """Processes the list that `take_back` left. The caller has locked no worker, and is the only user of the list."""
     cdef uint32_t i
     for i in range(worker.undelivered_count):
         take_back_anywhere(worker, &worker.undelivered[i], False)

@@ -11,10 +11,10 @@ from natcore.base.spinlock cimport Spinlock, spin_lock, spin_unlock
 cdef enum:
     HELD_SYNS = 1024
     SYN_HOLDOFF_SHARE = 256     # held SYNs of one source at most: a quarter
-    HELD_SYN_BYTES = 576      # bytes of a frame that are stored, as much as an error quotes
+    HELD_SYN_BYTES = 576        # bytes of a frame that are stored, as much as an error quotes
     SYN_HOLDOFF_SECONDS = 6     # RFC 5382 REQ-4
 
-cdef struct HeldSyn:        # a held SYN
+cdef struct HeldSyn:            # a held SYN
     uint64_t due_ns             # end of its hold-off
     uint32_t length             # stored bytes of its frame
     uint32_t link_bytes         # bytes of its link header
@@ -22,12 +22,12 @@ cdef struct HeldSyn:        # a held SYN
     uint8_t data[576]
 
 cdef struct SynHoldoff:
-    HeldSyn* slots          # [HELD_SYNS] NULL: off
+    HeldSyn* slots              # [HELD_SYNS] NULL: off
     uint32_t sources[1024]      # [HELD_SYNS] sources, big-endian
-    uint32_t head               # how many came, modulo 2^32; atomic: a worker's loop looks whether there are any
+    uint32_t head               # SYNs ever held, modulo 2^32; atomic: read by loops
     uint32_t tail               # SYNs ever taken out, modulo 2^32
     uint64_t lost               # SYNs not held for lack of space or share: never answered
-    Spinlock spin                   # for what is kept; who holds all workers looks again
+    Spinlock spin               # protects additions; SYNs are taken out with all workers locked
     const void* lock            # of all workers
 
 cdef inline bint syn_holdoff_new(SynHoldoff* queue) noexcept nogil:

@@ -166,8 +166,8 @@ def checks_locks():
 
 
 def rank_broken():
-    """Waits for a lock below one that the thread has, as told to the checker; it aborts in any build."""
-    cdef uint32_t one, other
+    """Waits for a lock that ranks below one the thread holds, according to the checker; aborts in any build."""
+    cdef uint32_t one = 0, other = 0
     lock_note(&one, 3)
     lock_wait(&other, 4)
     lock_wait(&other, 3)
@@ -186,7 +186,7 @@ cdef void use_unlocked(Shared* shared, str what) except *:
     elif what == "SYN hold-off":
         syn_holdoff_due(&shared.syn_holdoff, 0)
     else:
-        raise ValueError(f"what={what!r}: allowed are the cases of test_locks.py")
+        raise ValueError(f"what must be a case of test_locks.py, got {what!r}")
 
 
 def misuse(capsule, str what not None):
@@ -218,7 +218,7 @@ def misuse(capsule, str what not None):
 
 
 def use_locked(capsule):
-    """The same looks by who holds all; then by who holds what each asks for."""
+    """The same accesses with all workers locked; then with the lock that each needs."""
     cdef Worker* worker = worker_of(capsule)
     lock_all(worker)
     for what in ("sessions", "mappings", "ports", "fragments", "SYN hold-off"):

@@ -1,4 +1,4 @@
-"""What changes of entries do to live sessions: counting whom they concern, and ending them.
+"""Effects of changed entries on live sessions: counting and ending them.
 
 Walks of whole tables, on the control path, one for all entries; the caller holds all workers.
 """
@@ -25,7 +25,7 @@ from natcore.workers.worker cimport Worker, tables_of_all
 
 cdef enum:
     LAST_ROWS = 2               # rows of a session that ends: window and end
-    COMES = 1                   # marks of entries
+    COMES = 1                   # marks of entries in Change.marks
     DRAINS = 2
 
 
@@ -46,7 +46,7 @@ cdef bint has_address(const Staying* staying, uint32_t address) noexcept nogil:
 
 
 cdef class Transition:
-    """From the entries in force to those that are to be: what becomes of the sessions that are there.
+    """A change from the entries in force to new ones, and its effect on live sessions.
 
     A session ends with its entry, unless that is replaced by one under which it may stay; and where a DNAT, 1:1 or no-NAT
     entry comes that has its inside endpoint: outside there is one endpoint for an inside one, and the entry says which.
@@ -54,8 +54,8 @@ cdef class Transition:
 
     def __cinit__(self, RuleSet rules not None, uint32_t entries, list leaving not None, list draining not None,
                   list coming not None, list concerned not None):
-        """rules: those that are to be. entries: all numbers are below it. leaving: [(entry, first inside address that may
-        stay, last, set of numbers of outside addresses that may)]. draining: entries whose sessions end by themselves.
+        """rules: the new entries. entries: all numbers are below it. leaving: [(entry, first inside address that may
+        stay, last, set of numbers of outside addresses that may)]. draining: entries with sessions that end on their own.
         coming: DNAT, 1:1 and no-NAT entries that come into force; concerned: [(first, last)] inside addresses of theirs,
         host order, ascending and disjoint."""
         self.rules = rules
@@ -97,7 +97,7 @@ cdef int staying_of(Staying* staying, uint64_t first, uint64_t last, set address
 
 
 cdef uint32_t comes_for(Transition after, const Session* session) noexcept nogil:
-    """The number of the entry that comes and has the session's inside end; 0: none, or one that was there goes before.
+    """The number of the new entry that has the session's inside end; 0: none, or an entry in force takes precedence.
 
     An entry of several targets has the endpoint of each, whichever it would choose for the session's remote.
     """
@@ -120,7 +120,7 @@ cdef uint32_t comes_for(Transition after, const Session* session) noexcept nogil
 
 cdef inline bint must_end(const Worker* worker, Transition after, uint32_t slot,
                           const Mapping* mapping) noexcept nogil:
-    """Whether a session may not stay. Who came by an entry of its own stays, whatever its inside end may now open."""
+    """Whether a session may not stay. Sessions of an entry that stays are kept, whatever their inside end may now open."""
     cdef const Session* session = &worker.sessions.hot[slot]
     cdef const Staying* staying = after.by_entry[mapping.entry]
     cdef uint32_t comes
@@ -136,7 +136,7 @@ cdef inline bint must_end(const Worker* worker, Transition after, uint32_t slot,
 
 
 cdef void count_sessions(Worker* worker, Transition after, uint64_t* kept, uint64_t* drained, uint64_t* ended) noexcept nogil:
-    """Of the entries in force; those of an entry that drains already are not counted."""
+    """Counts sessions of the entries in force, except of draining ones."""
     cdef uint32_t slot, w
     cdef const Worker* one
     cdef const Mapping* mapping
@@ -157,7 +157,7 @@ cdef void count_sessions(Worker* worker, Transition after, uint64_t* kept, uint6
 
 
 cdef uint64_t end_sessions(Worker* worker, Transition after, uint64_t now_ns) noexcept nogil:
-    """Ends what may not stay: at one moment, so rows that find the ring full wait beside it."""
+    """Ends sessions that may not stay, at one moment; rows that find the ring full go to overflow memory."""
     cdef uint64_t ended = 0
     cdef uint32_t w
     fetch_add(&worker.journal.overflowing, 1)
@@ -189,7 +189,7 @@ cdef uint64_t end_own(Worker* worker, Transition after, uint64_t now_ns) noexcep
 
 
 cdef void drain_mappings(Worker* worker, Transition after) noexcept nogil:
-    """The mappings of entries that drain take no new sessions, from either side; their sessions end by themselves."""
+    """Makes mappings of draining entries refuse new sessions from either side; sessions end on their own."""
     cdef uint32_t number, w
     cdef Mapping* mapping
     for w in range(worker.shared.count):

@@ -1,4 +1,4 @@
-"""Worker locks: who has locked a worker has exclusive use of its tables.
+"""Worker locks: locking a worker gives exclusive use of its tables.
 
 Theory of operation. Each worker has one lock, a word that is exchanged atomically. A loop or a call locks its worker for a
 batch of packets and unlocks it in between, so that no caller waits longer than a batch takes: `waiters` counts waiting callers,

@@ -38,13 +38,13 @@ cdef struct Worker
 cdef enum:
     UNDELIVERED_SLOTS = 1024
 
-cdef struct Undelivered:        # packets that were counted into a session, and had no next hop then
-    uint64_t addresses          # by which the session is found (session_find), as the next two
+cdef struct Undelivered:        # packets counted into a session that then had no next hop
+    uint64_t addresses          # key of the session (session_find), with the next two
     uint32_t ports
     uint8_t protocol
-    uint8_t index               # Direction whose index it is found in
-    uint8_t direction           # Direction that they were counted in
-    uint8_t hairpin             # they were counted into the initiator's session, too
+    uint8_t index               # Direction of the index that has the key
+    uint8_t direction           # Direction in which they were counted
+    uint8_t hairpin             # also counted into the initiator's session
     uint32_t packets
     uint32_t bytes
 
@@ -122,9 +122,9 @@ cdef struct Worker:
     bint link_local             # forward 169.254/16
     bint class_e                # forward 240/4
     uint8_t ip_options          # IpOptions
-    uint64_t undelivered_in_rows        # packets that could not be taken out of their session's row any more
+    uint64_t undelivered_in_rows        # packets that remain in their session's row
     uint32_t undelivered_count
-    Undelivered undelivered[1024]       # [UNDELIVERED_SLOTS] of sessions that may be another worker's
+    Undelivered undelivered[1024]       # [UNDELIVERED_SLOTS] of sessions that other workers may own
 
 cdef inline bint holds_all_locks(const Worker* worker) noexcept nogil:
     """Whether the caller, who has locked the worker, has locked all workers."""

@@ -37,12 +37,12 @@ def test_a_full_ring_loses_the_new_row_and_counts_it() -> None:
 
 def test_what_the_sweep_writes_beside_a_full_ring_keeps_its_place() -> None:
     ring = JournalRing(2)
-    assert [ring.write(session, widened=True, aside_limit=3) for session in range(6)] == [True] * 5 + [False]
+    assert [ring.write(session, overflowing=True, overflow_limit=3) for session in range(6)] == [True] * 5 + [False]
     assert not ring.write(6)  # a packet's row
     assert drained(ring, 1, 0) == [(0, 0)]
     assert ring.write(7)
     assert drained(ring, 3, 1) == [(1, 1), (2, 2), (3, 3)]
-    assert ring.write(8, widened=True, aside_limit=3) and ring.write(9, widened=True, aside_limit=3)
+    assert ring.write(8, overflowing=True, overflow_limit=3) and ring.write(9, overflowing=True, overflow_limit=3)
     assert drained(ring, 9, 4) == [(4, 4), (7, 5), (8, 6), (9, 7)]
     assert ring.lost == 2
 
@@ -56,13 +56,13 @@ def test_beside_the_ring_nothing_is_lost_but_beyond_the_limit(
 ) -> None:
     ring, waiting, lost, session = JournalRing(capacity), list[int](), 0, 0
     written = 0
-    for writes, widened, most in turns:
+    for writes, overflowing, most in turns:
         for _ in range(writes):
             session += 1
-            if ring.write(session, widened, limit):
+            if ring.write(session, overflowing, limit):
                 waiting.append(session)
             else:
-                assert len(waiting) >= capacity + limit if widened else len(waiting) >= capacity
+                assert len(waiting) >= capacity + limit if overflowing else len(waiting) >= capacity
                 lost += 1
         taken = drained(ring, most, written)
         assert taken == [(row, written + at) for at, row in enumerate(waiting[:most])]
@@ -120,6 +120,6 @@ def test_a_reader_that_comes_finds_what_was_written_before_in_its_order() -> Non
     ring = JournalRing(4)
     for session, kind in enumerate([CREATE, WINDOW, END]):
         assert ring.write(session, kind=kind)
-    assert ring.write(3, kind=END, aside_limit=8) and ring.write(4, kind=WINDOW, aside_limit=8)
+    assert ring.write(3, kind=END, overflow_limit=8) and ring.write(4, kind=WINDOW, overflow_limit=8)
     assert [row for row, _ in drained(ring, 2, 0)] == [0, 1]
     assert [row for row, _ in drained(ring, 9, 2)] == [2, 3, 4]

@@ -149,7 +149,7 @@ class EntryTable:
         self._book.check(after.rows, after.wires)
         kept = drained = ended = 0
         if self._sessions().any():  # without sessions no rule set need be compiled
-            kept, drained, ended = self._core.foresee(self._transition(after, self._staying))
+            kept, drained, ended = self._core.preview(self._transition(after, self._staying))
         return Plan(tuple(changes), kept, drained, ended, self._generation, self, after)
 
     def outside(self, plan: Plan) -> set[int]:

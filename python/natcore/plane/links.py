@@ -75,23 +75,6 @@ class Link:
     carrier: bool
 
 
-<<<<<<< HEAD
-=======
-class Listener(Protocol):
-    """Gets the changes, in the watcher's thread. port: the position of the interface's name."""
-
-    def begin(self) -> None: ...
-    def link_changed(self, port: int, link: Link | None) -> None: ...
-    def addresses_changed(self, addresses: set[int], of_ports: Sequence[Sequence[int]]) -> None: ...
-    def routes_changed(self, group: int, ranges: list[Range]) -> None: ...
-    def neighbour_changed(self, port: int, address: int, mac: bytes | None, failed: bool) -> None: ...
-    def take_resolve_requests(self) -> list[tuple[int, int]]: ...
-    def take_used(self, port: int) -> list[int]: ...
-    def tick(self) -> None: ...
-    def end(self, error: BaseException | None) -> None: ...
-
-
->>>>>>> a7d3877 (Name what the core does as the field does: worker locks, packet context, slow path, free lists, prefetch, port allocation)
 Range = tuple[int, int, int]  # first destination, via, port
 
 
@@ -104,7 +87,7 @@ class Listener:
     addresses_changed: Callable[[set[int], Sequence[Sequence[int]]], None]  # the host's, those of each port
     routes_changed: Callable[[int, list[Range]], None]  # group of ports, ranges
     neighbour_changed: Callable[[int, int, bytes | None, bool], None]  # port, address, MAC, whether it failed
-    take_wishes: Callable[[], list[tuple[int, int]]]  # next hops to resolve: (port, address)
+    take_resolve_requests: Callable[[], list[tuple[int, int]]]  # next hops to resolve: (port, address)
     take_used: Callable[[int], list[int]]  # next hops of a port that packets went to
     tick: Callable[[], None]
     end: Callable[[BaseException | None], None]

@@ -267,7 +267,7 @@ class Plane:
             addresses_changed=self._addresses_changed,
             routes_changed=self._routes_changed,
             neighbour_changed=self._neighbour_changed,
-            take_wishes=lambda: self._loops.take_wishes(),  # the loops are made after the watcher
+            take_resolve_requests=lambda: self._loops.take_resolve_requests(),  # the loops are made after the watcher
             take_used=lambda port: self._loops.take_used(port),
             tick=self._tick,
             end=self._end,
@@ -455,17 +455,7 @@ class Plane:
     def _neighbour_changed(self, port: int, address: int, mac: bytes | None, failed: bool) -> None:
         self._loops.learn(port, address, mac, failed)
 
-<<<<<<< HEAD
     def _tick(self) -> None:
-=======
-    def take_resolve_requests(self) -> list[tuple[int, int]]:
-        return self._loops.take_resolve_requests()
-
-    def take_used(self, port: int) -> list[int]:
-        return self._loops.take_used(port)
-
-    def tick(self) -> None:
->>>>>>> a7d3877 (Name what the core does as the field does: worker locks, packet context, slow path, free lists, prefetch, port allocation)
         self._spare()
         if time.monotonic() - self._reopened >= REOPEN_EVERY:
             for port in self._ports:
