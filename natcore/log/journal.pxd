@@ -97,8 +97,9 @@ cdef inline uint64_t journal_waiting(Journal* journal) noexcept nogil:
             + load_acquire64(&journal.apart_head) - apart_tail)
 
 cdef inline bint journal_is_short(Journal* journal) noexcept nogil:
-    """Whether the last two rows of a session should wait for the consumer."""
-    return journal.overflow_limit and journal_space(journal) < 2
+    """Whether the sweep waits for the consumer with the last two rows of a session: it leaves a quarter of the ring to the
+    rows of packets, which cannot wait."""
+    return journal.overflow_limit and journal_space(journal) < 2 + journal.capacity // 4
 
 cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil
 cdef void journal_delete(Journal* journal) noexcept nogil
