@@ -271,7 +271,7 @@ def test_what_the_sweep_ends_at_once_waits_beside_a_full_ring_while_a_log_runs(w
         if not logging:
             assert gateway.counters()["journal_lost"] >= 900 - 16 - 16
             return
-        gateway.advance(gateway._core.now_ns / 1e9)  # a packet ends a few of those whose time is over, this the rest
+        gateway.advance(gateway._core.now_ns / 1e9)  # a packet ends a few of the expired sessions, this the rest
         assert log.wait(30) and gateway.counters()["journal_lost"] == 0
         kinds = sink.records["kind"].tolist()
         assert (kinds.count(WINDOW), kinds.count(END)) == (300, 300)
