@@ -213,8 +213,10 @@ cdef void send(Worker* first, Frame* frames, uint8_t* memory, uint32_t count, ui
             abort()
         learn(&frames[i], first.ethernet, learned, learned_count)
         free(frames[i].data)
+    lock(first)
     while take_generated(first, memory, 65536 + 64, &side, &cause):
         pass
+    unlock(first)
 
 
 cdef int run_input(const uint8_t* data, size_t size) noexcept nogil:

@@ -275,14 +275,14 @@ MUTANTS: dict[str, list[Mutant]] = {
     "6888-6": [Mutant("no destination is chosen", methods={"add": no_plain})],
     "6888-7": [Mutant("filters by address", policy={"filtering": "address-dependent"})],
     "6888-8": [Mutant("a freed port is drawn at once", policy={"hold_down": 0})],
-    "6888-10": [Mutant("no events", methods={"events": lambda original, gateway: []})],
+    "6888-10": [Mutant("no events", methods={"take_events": lambda original, gateway: []})],
     "6888-11a": [
         Mutant(
             "what cannot be translated leaves as it is", after=instead(lambda p, v: v in EXHAUSTED, Verdict.OUTBOUND)
         )
     ],
     "6888-11b": [Mutant("no error is sent", policy={"icmp_unreachable": False})],
-    "6888-11c": [Mutant("no events", methods={"events": lambda original, gateway: []})],
+    "6888-11c": [Mutant("no events", methods={"take_events": lambda original, gateway: []})],
     "6888-11d": [Mutant("sessions are ended", after=when(lambda packet, verdict: verdict in EXHAUSTED, end_all))],
     "6888-12": [
         Mutant(

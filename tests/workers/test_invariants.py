@@ -77,7 +77,7 @@ FAULTS: list[tuple[str, list[Poke], str]] = [
 
 def lived(kind: str) -> Gateway:
     """Two hosts have a session each, in slots 0 and 1; a third one's has ended."""
-    gateway = Gateway(seed=3, max_sessions=100, policy=POLICIES[kind])
+    gateway = Gateway(seed=3, max_sessions=100, workers=1, policy=POLICIES[kind])
     gateway.add(SnatEntry("10.0.0.0/16", "203.0.113.1"))
     for n in range(3):
         frame = craft.ether(craft.udp((f"10.0.0.{5 + n}", 5000), (f"198.51.100.{7 + n}", 53)))
