@@ -96,14 +96,17 @@ def thin(capsule, places):
 
 def undeliver(capsule, const uint8_t[::1] sent not None, uint8_t side, uint8_t forwarded, uint8_t dropped):
     """Revokes a forwarded frame, as a plane does that cannot deliver it: counts it as dropped."""
+    cdef Worker* worker = worker_of(capsule)
     cdef Frame frame
     memset(&frame, 0, sizeof(Frame))
     frame.data = <uint8_t*>&sent[0]
     frame.length = <uint32_t>sent.shape[0]
     frame.side = side
     frame.verdict = forwarded
-    revoke(worker_of(capsule), &frame, dropped)
-    take_back_from_others(worker_of(capsule))
+    lock(worker)
+    revoke(worker, &frame, dropped)
+    unlock(worker)
+    take_back_from_others(worker)
 
 
 def lock_rows(capsule, bint taken):

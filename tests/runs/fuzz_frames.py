@@ -242,10 +242,12 @@ class Fuzz:
         whole = (after[:, ETHERNET + 6] & 0x20) == 0
         forwarded &= whole
         for protocol in (ICMP, TCP, UDP):
-            of_protocol = after[forwarded & (before[:, ETHERNET + 9] == protocol)]
-            for total in np.unique(get(of_protocol, ETHERNET + 2, 2)):
-                same = of_protocol[get(of_protocol, ETHERNET + 2, 2) == total]
-                assert (layer4_sums(same, protocol, int(total)) == 0xFFFF).all()
+            of_protocol = np.flatnonzero(forwarded & (before[:, ETHERNET + 9] == protocol))
+            totals = get(after[of_protocol], ETHERNET + 2, 2)
+            for total in np.unique(totals).tolist():
+                rows = of_protocol[totals == total]
+                right = layer4_sums(before[rows], protocol, total) == 0xFFFF  # not where the protocol was drawn at last
+                assert (layer4_sums(after[rows[right]], protocol, total) == 0xFFFF).all()
         sent = after[(verdicts == Verdict.OUTBOUND) & whole & (after[:, ETHERNET + 9] != ICMP)]
         if len(sent):
             self.back = answers(sent, lengths[: len(sent)])[0]
