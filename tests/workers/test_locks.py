@@ -18,9 +18,9 @@ ORDER = {
     "releases what it does not hold": "a lock is not held: released",
     "sessions": "a lock is not held: sessions: session_find",
     "mappings": "a lock is not held: mappings: subscriber_find",
-    "ports": "a lock is not held: ports: lot_take",
+    "ports": "a lock is not held: ports: random_take",
     "fragments": "a lock is not held: fragments: datagram_find",
-    "SYN hold-off": "a lock is not held: SYN hold-off: unsolicited_due",
+    "SYN hold-off": "a lock is not held: SYN hold-off: syn_holdoff_due",
 }
 SCRIPT = """
 from natcore import Gateway
