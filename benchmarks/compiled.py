@@ -19,7 +19,7 @@ def build(name: str) -> Path:
     source = HERE / f"{name}.pyx"
     name = source.stem
     module = BUILD / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
-    newest = max(path.stat().st_mtime for path in (source, *(HERE.parent / "natcore").glob("*.pxd")))
+    newest = max(path.stat().st_mtime for path in (source, *(HERE.parent / "natcore").rglob("*.pxd")))
     if module.exists() and module.stat().st_mtime >= newest:
         return module
     BUILD.mkdir(parents=True, exist_ok=True)
