@@ -8,7 +8,7 @@ from natcore.log.journal cimport Journal, Record, journal_commit, journal_delete
 from natcore.tables.entries cimport RuleSet, SnatRule, dnat_target, snat_rule
 from natcore.tables.sessions cimport Cold, Session
 from natcore.tables.tcp_state cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, TCP_STATE, is_reopening, tcp_step
-from natcore.workers.locks cimport lock, try_lock, unlock
+from natcore.workers.locks cimport lock, unlock
 from natcore.nat.clock cimport tick
 from natcore.nat.pipeline cimport translate
 from natcore.base.checksum cimport checksum, combine, delta16, delta32, fold, update, update_partial
@@ -358,20 +358,6 @@ def tick_worker(capsule, uint64_t now_ns):
     lock(worker_of(capsule))
     tick(worker_of(capsule), now_ns)
     unlock(worker_of(capsule))
-
-
-def lock_worker(capsule):
-    """Locks the worker as a loop does; False: it was locked."""
-    return bool(try_lock(worker_of(capsule)))
-
-
-def unlock_worker(capsule):
-    unlock(worker_of(capsule))
-
-
-def waiters_of(capsule):
-    """Number of callers that wait for the lock."""
-    return worker_of(capsule).waiters
 
 
 def preset_counters(capsule, uint32_t slot, uint32_t direction, uint32_t packets, uint32_t bytes):

@@ -14,10 +14,11 @@ import pytest
 
 from natcore import RECORD, ConfigurationError, Error, Gateway, Link, Side, Verdict
 from natcore.sinks import MemorySink
-from natcore.testhooks import wrappers
+from natcore.testhooks import planted_faults
 from support import bulk
 from support.arrays import arrays
 from support.frames import EIP, HOST, REMOTE, Talk, echo, gateway, one_port, tcp, udp
+from support.interleaving import until_waited_for
 from support.multi_worker import counted
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
@@ -424,14 +425,15 @@ def test_a_second_translate_at_the_same_time_is_an_error() -> None:
 def test_a_control_call_asks_the_loop_to_let_go_and_waits() -> None:
     over, counted = gateway(), list[dict[str, int]]()
     capsule = over._core.worker_capsule()
-    assert wrappers.lock_worker(capsule) and not wrappers.lock_worker(capsule)
+    planted_faults.lock_worker(capsule)
+    with pytest.raises(RuntimeError, match="locked already"):
+        planted_faults.lock_worker(capsule)
     asking = threading.Thread(target=lambda: counted.append(over.counters()))
     asking.start()
-    while not wrappers.waiters_of(capsule):  # the suite's own time limit ends it if that never comes
-        pass
+    until_waited_for(capsule)  # the suite's own time limit ends it if that never comes
     assert not counted
-    wrappers.unlock_worker(capsule)
+    planted_faults.unlock_worker(capsule)
     asking.join()
-    assert counted and wrappers.waiters_of(capsule) == 0
-    assert wrappers.lock_worker(capsule)
-    wrappers.unlock_worker(capsule)
+    assert counted and planted_faults.waiting_for(capsule) == 0
+    planted_faults.lock_worker(capsule)  # it is free again
+    planted_faults.unlock_worker(capsule)

@@ -18,7 +18,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
 
 import pytest
 

@@ -17,7 +17,6 @@ import traceback
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
-from pathlib import Path
 
 from natcore.verdict import Verdict
 from oracle.comparison import run

@@ -33,7 +33,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any
 
 from natcore import DeliveryPolicy, DnatEntry, Gateway, Policy, Side, SnatEntry, Timeouts
@@ -47,7 +46,7 @@ from natcore.who.question import Question
 from natcore.who.sources import _COLUMNS, Waiting, live_rows, waiting
 from natcore.who.store import DamagedFile, StoredFile
 from runs.truth_account import Held, Static, Truth
-from runs.truth_damage import Disk, flip, reframe, truncate
+from runs.truth_damage import Disk, flip, reframe, remove, truncate
 from support import craft
 
 EPOCH = 1_700_000_000.0
@@ -615,11 +614,7 @@ class Life:
         return truncate(self._file(), self.random)
 
     def _remove(self, process: Process) -> bool:
-        path = self._file()
-        if path is None:
-            return False
-        path.unlink()
-        return True
+        return remove(self._file())
 
     def _exchange(self, process: Process) -> bool:
         one, other = self._file(), self._file()
@@ -642,11 +637,7 @@ class Life:
         return truncate(self._segment(), self.random)
 
     def _spool_remove(self, process: Process) -> bool:
-        path = self._segment()
-        if path is None:
-            return False
-        path.unlink()
-        return True
+        return remove(self._segment())
 
     def _spool_reorder(self, process: Process) -> bool:
         return self._frames(lambda frames: [*reversed(frames)])

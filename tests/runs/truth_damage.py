@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # tests/
-
 import os
 import random
 from collections.abc import Callable
@@ -32,6 +27,13 @@ def truncate(path: Path | None, random_: random.Random) -> bool:
         return False
     data = path.read_bytes()
     path.write_bytes(data[: random_.randrange(len(data) + 1)])
+    return True
+
+
+def remove(path: Path | None) -> bool:
+    if path is None:
+        return False
+    path.unlink()
     return True
 
 

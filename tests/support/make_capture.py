@@ -9,7 +9,6 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # tests/
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from scapy.layers.dns import DNS, DNSQR, DNSRR
 from scapy.layers.inet import ICMP, IP, TCP, UDP
