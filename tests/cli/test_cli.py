@@ -19,7 +19,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from natcore import Gateway, SnatEntry
+from natcore import SnatEntry
 from natcore.capture import pcap
 from natcore.cli.report import read_sessions, total
 from natcore.demo import demo
@@ -27,9 +27,8 @@ from natcore.demo.clients import Clients
 from natcore.demo.meter import Meter
 from natcore.demo.namespaces import inside
 from natcore.demo.servers import Servers
-from natcore.service import run
-from natcore.service.configuration_file import load
 from support.command_line import call, call_json
+from support.service import FakePlane, serve
 
 CAPTURE = str(files("natcore.demo") / "data" / "demo.pcap")
 INSIDE = "10.0.0."
@@ -188,41 +187,10 @@ def test_errors_are_one_line(arguments: list[str], message: str) -> None:
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
-class _Plane:
-    """A plane that carries nothing; each wait() lets something happen, then it waits for signals."""
-
-    def __init__(self, *happenings: Any) -> None:
-        self.state = "running"
-        self.happenings = list(happenings)
-
-    def wait(self, timeout: float | None = None) -> None:
-        if self.happenings:
-            self.happenings.pop(0)()
-
-    def counters(self) -> dict[str, int]:
-        return {"left_to_kernel": 3}
-
-    def stop(self) -> None:
-        self.state = "stopped"
-
-    def __enter__(self) -> _Plane:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-
-def serve(file: Path, monkeypatch: pytest.MonkeyPatch, plane: _Plane) -> list[tuple[str, dict[str, Any]]]:
-    told: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr(Gateway, "forward", lambda self, **interfaces: plane)
-    run.serve(load(file), lambda what, fields: told.append((what, fields)))
-    return told
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_run_in_order(file: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    plane = _Plane(lambda: os.kill(os.getpid(), signal.SIGUSR1), lambda: os.kill(os.getpid(), number))
+    plane = FakePlane(lambda: os.kill(os.getpid(), signal.SIGUSR1), lambda: os.kill(os.getpid(), number))
     told = serve(file, monkeypatch, plane)
     assert [what for what, _ in told] == ["started", "counters", "stopped"]
     started, counters, stopped = (fields for _, fields in told)
@@ -234,7 +202,7 @@ def test_a_signal_ends_run_in_order(file: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_run_tells_changes_of_state_and_ends_with_its_plane(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plane = _Plane(lambda: None, lambda: setattr(plane, "state", "degraded"), lambda: plane.stop())
+    plane = FakePlane(lambda: None, lambda: setattr(plane, "state", "degraded"), lambda: plane.stop())
     told = serve(file, monkeypatch, plane)
     assert [what for what, _ in told] == ["started", "state", "state", "stopped"]
     assert told[1][1] == {"plane": "degraded"}
@@ -245,7 +213,7 @@ def test_what_ends_a_plane_ends_run_with_the_gateway_closed(file: Path, monkeypa
         raise RuntimeError("worker 0 failed")
 
     with pytest.raises(RuntimeError, match="worker 0 failed"):
-        serve(file, monkeypatch, _Plane(fail))
+        serve(file, monkeypatch, FakePlane(fail))
 
 
 def test_run_needs_interfaces_in_its_file(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""`natcore run` as a process, and a configuration file for it."""
+"""`natcore run` as a process, or in this one with a plane that carries nothing, and a configuration file for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from natcore import Gateway
 from natcore.demo.namespaces import Network
+from natcore.service.configuration_file import load
+from natcore.service.run import Service
 
 
 @pytest.fixture
@@ -37,3 +40,44 @@ def file(tmp_path: Path) -> Path:
 
 def run(network: Network, file: Path, *more: str, **options: Any) -> subprocess.Popen[Any]:
     return network.popen("gw", [sys.executable, "-m", "natcore.cli.main", "run", str(file), *more], **options)
+
+
+class FakePlane:
+    """A plane that carries nothing; each wait() lets something happen, then it waits for signals."""
+
+    def __init__(self, *happenings: Any) -> None:
+        self.state = "running"
+        self.happenings = list(happenings)
+
+    def wait(self, timeout: float | None = None) -> None:
+        if self.happenings:
+            self.happenings.pop(0)()
+
+    def counters(self) -> dict[str, int]:
+        return {"left_to_kernel": 3}
+
+    def stop(self) -> None:
+        self.state = "stopped"
+
+    def __enter__(self) -> FakePlane:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+Told = list[tuple[str, dict[str, Any]]]
+
+
+def service_of(file: Path, monkeypatch: pytest.MonkeyPatch, plane: FakePlane) -> tuple[Service, Told]:
+    """A service of the file over the plane, and what it will tell."""
+    told: Told = []
+    monkeypatch.setattr(Gateway, "forward", lambda self, **interfaces: plane)
+    return Service(load(file), lambda what, fields: told.append((what, fields))), told
+
+
+def serve(file: Path, monkeypatch: pytest.MonkeyPatch, plane: FakePlane) -> Told:
+    """What a service tells from its start to its end."""
+    service, told = service_of(file, monkeypatch, plane)
+    service.run()
+    return told

@@ -67,7 +67,7 @@ def run(file: File, as_json: Json = False) -> None:
         from natcore.internal import threads
         from natcore.service import output, privileges
         from natcore.service.configuration_file import driver_of, load
-        from natcore.service.run import serve
+        from natcore.service.run import Service
 
         kept = privileges.confine(driver_of(file)) if _is_program else []  # before libraries start threads
         settings = load(file)
@@ -77,7 +77,7 @@ def run(file: File, as_json: Json = False) -> None:
                 write("warning", {"message": f"{settings.source}: {warning}"})
             for reason in kept:
                 write("warning", {"message": f"not given up: {reason}"})
-            serve(settings, write)
+            Service(settings, write).run()
 
 
 @app.command()

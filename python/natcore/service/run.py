@@ -5,13 +5,21 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from natcore.errors import Error
 from natcore.events import Digest
+from natcore.gateway import Gateway
 from natcore.service.configuration_file import Settings, SettingsError
 
-POLL = 0.2  # seconds between looks at signals, events and states; a signal is acted on within it
+if TYPE_CHECKING:
+    from natcore.plane.plane import Plane
+    from natcore.sessionlog.session_log import SessionLog
+
+POLL = 0.2  # seconds between looks at signals, calls, events and states; a signal is acted on within it
 
 STOP = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 FROZEN = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)  # would stop the process, and with it the packets
@@ -22,61 +30,141 @@ _LEFT_ALONE = {
 }  # fmt: skip
 
 Report = Callable[[str, dict[str, Any]], None]
+Given = TypeVar("Given")
 
 
-def serve(settings: Settings, report: Report) -> None:
-    """Forward until SIGTERM, SIGINT or SIGQUIT. SIGUSR1 reports the counters, SIGHUP that the file is not read again.
+class Service:
+    """A gateway made from a configuration file, with its session logs and its plane.
 
-    report: called with what happened ("started", "counters", "state", "delivery", "event", "signal", "stopped") and its
-    fields; it must not wait or raise. Raises what SettingsError, InterfaceError and a failed plane raise; the gateway is
-    closed then as well.
+    settings: the file in force. logs: the running session logs by name. started: Unix seconds when forwarding began; None:
+    not yet. last_reload_ok: of the last reload, True while there was none. last_reload_at: Unix seconds when the
+    configuration in force was read. reloads, failed_reloads: how many there were.
     """
-    if settings.plane is None:
-        raise SettingsError(settings.source, "plane", None, "missing; `run` needs its inside and outside interfaces")
-    asked: list[int] = []
-    with ExitStack() as stack, _signals(asked):
-        gateway = stack.enter_context(settings.make_gateway())
-        logs = [log.start(gateway) for log in settings.logs]
-        plane = stack.enter_context(gateway.forward(**settings.plane))
-        states, digest = _States(), Digest()
-        destinations = [_destination(log) | {"on_failure": log.on_failure} for log in logs]
-        report("started", {**settings.plane, "logs": destinations})
-        for log in logs:
-            states.changed(log.name, "Success")  # the state that needs no report
-        while not STOP & set(asked) and plane.state != "stopped":
-            plane.wait(timeout=POLL)  # raises the error that ended a worker
-            while asked and asked[0] not in STOP:
-                _answer(asked.pop(0), report, gateway, plane)
-            for event in digest.add(gateway.take_events(), time.monotonic()):
-                report("event", _fields(event))
-            if states.changed("plane", plane.state):
-                report("state", {"plane": plane.state})
-            for log in logs:
-                status = log.delivery_status
-                if status.state != "Modifying" and states.changed(log.name, status.state):
-                    report("delivery", {"log": log.name, **_fields(status)})
-        plane.stop()
-        for event in digest.rest():
-            report("event", _fields(event))
-        counters = gateway.counters() | plane.counters()
-        gateway.close()  # closes the open windows and writes their rows
-        report("stopped", {"counters": counters, "logs": {log.name: log.counters() for log in logs}})
+
+    def __init__(self, settings: Settings, report: Report) -> None:
+        """report: called with what happened ("started", "counters", "state", "delivery", "event", "signal", "stopped") and
+        its fields; it must not wait or raise."""
+        self.settings = settings
+        self.logs: dict[str, SessionLog] = {}
+        self.started: float | None = None
+        self.last_reload_ok = True
+        self.last_reload_at = time.time()
+        self.reloads = self.failed_reloads = 0
+        self._report = report
+        self._gateway: Gateway | None = None
+        self._plane: Plane | None = None
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._ended = False
+        self._states = _States()
+
+    @property
+    def gateway(self) -> Gateway:
+        """The gateway. Raises Error before it is made."""
+        if self._gateway is None:
+            raise Error("the service has not started")
+        return self._gateway
+
+    @property
+    def plane(self) -> Plane:
+        """What forwards. Raises Error before it is made."""
+        if self._plane is None:
+            raise Error("the service has not started")
+        return self._plane
+
+    def call(self, function: Callable[..., Given], *arguments: Any) -> Future[Given]:
+        """Have the service's own loop call a function, for any other thread; it is called within POLL seconds."""
+        future: Future[Given] = Future()
+        self._calls.put((future, lambda: function(*arguments)))
+        if self._ended:
+            self._refuse_calls()
+        return future
+
+    def run(self) -> None:
+        """Forward until SIGTERM, SIGINT or SIGQUIT. SIGUSR1 reports the counters, SIGHUP that the file is not read again.
+
+        In the main thread, once. Raises what SettingsError, InterfaceError and a failed plane raise; the gateway is closed
+        then as well.
+        """
+        settings = self.settings
+        if settings.plane is None:
+            raise SettingsError(
+                settings.source, "plane", None, "missing; `run` needs its inside and outside interfaces"
+            )
+        asked: list[int] = []
+        with ExitStack() as stack, _signals(asked):
+            stack.callback(self._end)
+            self._gateway = gateway = stack.enter_context(settings.make_gateway())
+            for each in settings.logs:
+                log = each.start(gateway)
+                self.logs[log.name] = log
+            self._plane = plane = stack.enter_context(gateway.forward(**settings.plane))
+            self.started = time.time()
+            digest = Digest()
+            destinations = [_destination(log) | {"on_failure": log.on_failure} for log in self.logs.values()]
+            self._report("started", {**settings.plane, "logs": destinations})
+            for name in self.logs:
+                self._states.changed(name, "Success")  # the state that needs no report
+            while not STOP & set(asked) and plane.state != "stopped":
+                plane.wait(timeout=POLL)  # raises the error that ended a worker
+                while asked and asked[0] not in STOP:
+                    self._answer(asked.pop(0))
+                self._carry_out()
+                for event in digest.add(gateway.take_events(), time.monotonic()):
+                    self._report("event", _fields(event))
+                self._report_states()
+            plane.stop()
+            for event in digest.rest():
+                self._report("event", _fields(event))
+            counters = gateway.counters() | plane.counters()
+            gateway.close()  # closes the open windows and writes their rows
+            logs = {name: log.counters() for name, log in self.logs.items()}
+            self._report("stopped", {"counters": counters, "logs": logs})
+
+    def _answer(self, number: int) -> None:
+        """Answer a signal that does not end the run."""
+        name = signal.Signals(number).name if number in _NAMED else str(number)
+        if number == signal.SIGUSR1:
+            self._report("counters", self.gateway.counters() | self.plane.counters())
+        elif number == signal.SIGHUP:
+            message = "the file is not read again yet; nothing has changed: restart for it"
+            self._report("signal", {"signal": name, "message": message})
+        else:
+            self._report("signal", {"signal": name, "message": "it has no meaning here, and nothing has changed"})
+
+    def _report_states(self) -> None:
+        if self._states.changed("plane", self.plane.state):
+            self._report("state", {"plane": self.plane.state})
+        for name, log in self.logs.items():
+            status = log.delivery_status
+            if status.state != "Modifying" and self._states.changed(name, status.state):
+                self._report("delivery", {"log": name, **_fields(status)})
+
+    def _carry_out(self) -> None:
+        """Make the calls that wait."""
+        for _ in range(self._calls.qsize()):
+            future, function = self._calls.get()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._refuse_calls()
+
+    def _refuse_calls(self) -> None:
+        while True:
+            try:
+                future, _ = self._calls.get_nowait()
+            except Empty:
+                return
+            if future.set_running_or_notify_cancel():
+                future.set_exception(Error("the service has stopped"))
 
 
 _NAMED = {int(number) for number in signal.Signals}
-
-
-def _answer(number: int, report: Report, gateway: Any, plane: Any) -> None:
-    """Answer a signal that does not end the run."""
-    name = signal.Signals(number).name if number in _NAMED else str(number)
-    if number == signal.SIGUSR1:
-        report("counters", gateway.counters() | plane.counters())
-    elif number == signal.SIGHUP:
-        report(
-            "signal", {"signal": name, "message": "the file is not read again yet; nothing has changed: restart for it"}
-        )
-    else:
-        report("signal", {"signal": name, "message": "it has no meaning here, and nothing has changed"})
 
 
 class _States:
