@@ -60,6 +60,7 @@ from natcore.verdict import Side, Verdict
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from natcore.control.server import ControlServer
     from natcore.explain import Explanation
     from natcore.plane.async_plane import AsyncPlane
     from natcore.plane.plane import Plane
@@ -137,6 +138,7 @@ class Gateway:
         "_change_lock",
         "_closed",
         "_collector",
+        "_controls",
         "_core",
         "_eip_bind_mode",
         "_framing",
@@ -209,6 +211,7 @@ class Gateway:
         self._inside, self._outside = inside or Link(), outside or Link()
         self._records, self._workers = records, workers
         self._planes: list[Plane] = []
+        self._controls: list[ControlServer] = []
         self._collector: Collector | None = None
         self._closed = False
         self._change_lock = ChangeLock()
@@ -812,6 +815,11 @@ class Gateway:
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """The planes that forward for it now."""
+        return tuple(self._planes)
+
     def counters(self, worker: int | None = None) -> dict[str, int]:
         """Every counter by name, cumulative, and the gauges held, sessions, mappings and ports_used.
 
@@ -1075,6 +1083,47 @@ class Gateway:
         else:
             self._collector.set_epoch(epoch_ns)
 
+    # ---- the control socket -----------------------------------------------------------------------------------------
+
+    def serve_control(
+        self, path: str | os.PathLike[str], *, group: str | int | None = None, write_group: str | int | None = None,
+        mode: int = 0o660,
+    ) -> ControlServer:  # fmt: skip
+        """Answer the commands of `natcore` (sessions, status, end, …) on a Unix socket, in a thread of its own.
+
+        Root, the process's own user and members of write_group may use verbs that change something; whoever else the file's
+        mode lets connect may look. It needs the extra `cli`.
+
+        Parameters
+        ----------
+        path
+            The socket's file, at most 107 bytes; one that a process left there is replaced.
+        group
+            The file's group, by name or number; None: the process's own.
+        write_group
+            The group of those who may change something, by name or number; None: there is none.
+        mode
+            The file's permissions, 0 to 0o777.
+
+        Returns
+        -------
+        ControlServer
+            A context manager; it ends with the gateway too.
+
+        Raises
+        ------
+        ConfigurationError
+            A process listens there, there is no such group, or something else than a socket is at the path.
+        OSError
+            The file cannot be made.
+        """
+        self._check_open()
+        from natcore.control.server import ControlServer
+
+        server = ControlServer(self, path, group=group, write_group=write_group, mode=mode)
+        self._controls.append(server)
+        return server
+
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def close(self, timeout: float = 10.0) -> None:
@@ -1093,6 +1142,8 @@ class Gateway:
         a ResourceWarning.
         """
         timeout = check_number("timeout", timeout, 0, 1e9, unit="seconds")
+        while self._controls:
+            self._controls.pop().close()
         for plane in list(self._planes):
             plane.stop()
         with self._change_lock:
@@ -1115,7 +1166,7 @@ class Gateway:
             None if self.seed is not None else os.urandom(32)
         )
         self._change_lock = ChangeLock()
-        self._planes, self._collector = [], None
+        self._planes, self._controls, self._collector = [], [], None
 
     def __enter__(self) -> Gateway:
         return self

@@ -1,0 +1,1 @@
+"""The verbs of the control socket, by what they are about."""
