@@ -260,19 +260,24 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Packet* p
     return PENDING
 
 
-cdef uint8_t open_dynamic(Worker* worker, const MappingKey* key, const Pool* pool, const Clock* now,
-                          uint32_t* mapping) noexcept nogil:
-    """Opens a mapping with a port allocated from the pool."""
-    if over_quota(worker, key.inside_ip, True):
-        reclaim_own(worker, key.inside_ip, now)
-        if over_quota(worker, key.inside_ip, True):
+cdef uint8_t make_room(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
+    """Whether the subscriber may open another mapping; PENDING or a drop. What is dead may end for it, a pairing with it."""
+    if over_quota(worker, inside_ip, True):
+        reclaim_own(worker, inside_ip, now)
+        if over_quota(worker, inside_ip, True):
             return refuse(worker, DROP_SUBSCRIBER_LIMIT, LIMIT_SUBSCRIBER_PORTS)
-    if not (may_open_mapping(worker) and may_subscribe(worker, key.inside_ip)):
+    if not (may_open_mapping(worker) and may_subscribe(worker, inside_ip)):
         reclaim_shared(worker, now)
         if not may_open_mapping(worker):
             return refuse(worker, DROP_SESSION_LIMIT, LIMIT_MAPPINGS)
-        if not may_subscribe(worker, key.inside_ip):
+        if not may_subscribe(worker, inside_ip):
             return refuse(worker, DROP_SESSION_LIMIT, LIMIT_SUBSCRIBERS)
+    return PENDING
+
+
+cdef uint8_t open_dynamic(Worker* worker, const MappingKey* key, const Pool* pool, const Clock* now,
+                          uint32_t* mapping) noexcept nogil:
+    """Opens a mapping with a port allocated from the pool. make_room comes before."""
     mapping[0] = mapping_open(&worker.mappings, key, pool, now.ms)
     if mapping[0] == OVER_QUOTA:
         reclaim_own(worker, key.inside_ip, now)
@@ -305,7 +310,10 @@ cdef uint8_t find_dynamic(Worker* worker, const MappingKey* key, const SnatRule*
     if verdict != PENDING:
         return verdict
     mapping[0] = find_mapping(worker, key, now)
-    return PENDING if mapping[0] != NONE else open_dynamic(worker, key, &rule.pool, now, mapping)
+    if mapping[0] != NONE:
+        return PENDING
+    verdict = make_room(worker, key.inside_ip, now)
+    return open_dynamic(worker, key, &rule.pool, now, mapping) if verdict == PENDING else verdict
 
 
 cdef inline uint16_t outside_port(const DnatRule* rule, uint16_t inside_port) noexcept nogil:
@@ -373,7 +381,13 @@ cdef uint8_t find_portless(Worker* worker, MappingKey* key, const SnatRule* rule
             return PENDING
         key.remote_ip = remote_ip
         mapping[0] = find_mapping(worker, key, now)
-        return PENDING if mapping[0] != NONE else open_on_other_address(worker, key, rule, remote_ip, now, mapping)
+        if mapping[0] != NONE:
+            return PENDING
+    verdict = make_room(worker, key.inside_ip, now)
+    if verdict != PENDING:
+        return verdict
+    if own != NONE:
+        return open_on_other_address(worker, key, rule, remote_ip, now, mapping)
     if computed or (has_paired_address(worker, key.inside_ip, rule, &own)
                     and (worker.mappings.pooling == POOLING_PAIRED or is_free(worker, own, remote_ip, key.protocol, now))):
         return open_dynamic(worker, key, &rule.pool, now, mapping)

@@ -207,17 +207,17 @@ class Admission(Draw):
             mapping.remote = packet.destination
             if (found := self.mapping_of(mapping)) is not None:
                 return found
-        if packet.protocol not in PORTED and not self.candidates(packet, row):
-            return Verdict.DROP_CONFLICT
         own = self._sessions_of(subscriber)
-        for lack_of, of in (
-            (lambda: self._over_ports(subscriber), own),
-            (lambda: self._no_room(packet), None),
-            (lambda: self._out_of_blocks(packet, row), own),
-            (lambda: self._dry(packet, row), None),
-        ):
+        for lack_of, of in ((lambda: self._over_ports(subscriber), own), (lambda: self._no_room(packet), None)):
             if (lack := self.lacking(lack_of, whom, of)) is not None:
                 return lack
+        if packet.protocol not in PORTED:  # what made room may have ended the pairing
+            if not self.candidates(packet, row):
+                return Verdict.DROP_CONFLICT
+        else:
+            for lack_of, of in ((lambda: self._out_of_blocks(packet, row), own), (lambda: self._dry(packet, row), None)):
+                if (lack := self.lacking(lack_of, whom, of)) is not None:
+                    return lack
         mapping.outside = choices.drawn()
         self.check(mapping.outside, packet, row)
         return mapping

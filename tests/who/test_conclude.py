@@ -364,6 +364,14 @@ def test_a_gap_reaches_as_far_as_the_longest_idle_time() -> None:
     assert conclude(Asked(10 * HOUR + 1, 10 * HOUR + 1), [short], [], [], *READ).status == "gap"
 
 
+def test_a_row_of_after_what_was_read_does_not_say_since_when_its_session_was_there() -> None:
+    run = replace(RUN, known=(Known(0, 100 * HOUR, 100 * HOUR, 0, 1000),))  # what was before it is not told
+    waiting = WINDOW_ROW._replace(start=3 * HOUR, end=3 * HOUR + 9)  # its create row lies in a file that is not read
+    assert conclude(Asked(2 * HOUR, 2 * HOUR), [run], [], [waiting], 0, 2 * HOUR + 9).status == "unused"
+    create = waiting._replace(kind="create", end=3 * HOUR, number=4)
+    assert conclude(Asked(2 * HOUR, 2 * HOUR), [run], [], [create, waiting], 0, 4 * HOUR).status == "unused"
+
+
 @pytest.mark.parametrize("known", [(), (Known(0, HOUR // 2, HOUR // 2, 0, 9, whole=True),)])
 def test_an_unknown_gateway_that_may_have_had_the_address_rules_no_host_out(known: tuple[Known, ...]) -> None:
     other = replace(RUN, instance="h", known=known)

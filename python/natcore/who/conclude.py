@@ -233,10 +233,11 @@ def conclude(
     asked: Asked, runs: Sequence[Run], statics: Sequence[Static], rows: Iterable[Row], since: int, until: int
 ) -> Conclusion:
     """Return the answer. runs: of every gateway in the log; rows: of the asked endpoint, all that ended from since to until
-    (times of rows in doubt: for every shift). Rows that ended before, of which others may not be here, tell nothing."""
+    (times of rows in doubt: for every shift). Of a session with rows before or after, others may not be here: such rows tell
+    nothing, neither that it ended nor that it had begun."""
     by_run = {(run.instance, run.run): run for run in runs}
     found = _Found()
-    for held in holdings(row for row in rows if row.end >= since):
+    for held in holdings(row for row in rows if row.end >= since and row.start <= until):
         _sort(held, asked, by_run.get((held.row.instance, held.row.run)), found, (since, until))
     gaps = _gaps(asked, runs) or _possible_elsewhere(asked, runs, statics)
     return _decide(asked, by_run, statics, found, gaps, (since, until))
