@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from natcore import Gateway, Policy, Side, Verdict
+from natcore import Gateway, Policy, Side, Timeouts, Verdict
 from support.frames import HOST, IP, REMOTE, Ether, Raw, ether, gateway, ip, verdict_of
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
@@ -16,8 +16,10 @@ def esp(source: str, destination: str = REMOTE, protocol: int = 50) -> bytes:
     return ether(ip(source, destination, proto=protocol) / Raw(bytes(40)))
 
 
-def address(over: Gateway, source: str, destination: str = REMOTE, protocol: int = 50) -> str | Verdict:
-    verdict, sent = over.translate_one(esp(source, destination, protocol), INSIDE, 0.0)
+def address(
+    over: Gateway, source: str, destination: str = REMOTE, protocol: int = 50, now: float = 0.0
+) -> str | Verdict:
+    verdict, sent = over.translate_one(esp(source, destination, protocol), INSIDE, now)
     return Ether(sent)[IP].src if verdict is Verdict.OUTBOUND else verdict
 
 
@@ -63,3 +65,12 @@ def test_a_paired_host_keeps_its_address_and_is_told() -> None:
     assert address(over, HOSTS[0]) == POOL[0]
     assert verdict_of(over, esp(HOSTS[1])) is Verdict.DROP_CONFLICT
     assert len(over.take_events()) == len(over.take_generated()) == 1
+
+
+def test_a_host_whose_pairing_ends_to_make_room_has_an_address_that_is_free_towards_the_server() -> None:
+    for seed in range(16):
+        times = Timeouts(other=300.0)
+        over = gateway(pool=POOL[:2], seed=seed, max_mappings=2, timeouts=times, policy=Policy(pooling="paired"))
+        address(over, HOSTS[0], protocol=47)
+        taken = address(over, HOSTS[1], now=299.0)
+        assert address(over, HOSTS[0], now=300.5) in set(POOL[:2]) - {taken}
