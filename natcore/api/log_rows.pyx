@@ -34,7 +34,7 @@ cdef class Rows:
     # ---- the lock on all workers -----------------------------------------------------------------------------------------
 
     cdef void lock(self) noexcept nogil:
-        """Locks all workers, between two batches of their loops. Pair it with disown in one `with nogil:`: no Python code may
+        """Locks all workers, between two batches of their loops. Pair it with unlock in one `with nogil:`: no Python code may
         run in between, not even by an allocation or a dropped reference, since it may want the lock too."""
         lock_all(self.worker)
 

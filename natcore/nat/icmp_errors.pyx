@@ -86,7 +86,7 @@ cdef uint8_t read_quote(Packet* packet, Quote* quote, uint32_t back) noexcept no
 
 
 cdef bint sequence_fits(const Session* session, const uint32_t* syn, uint32_t direction, const Quote* quote) noexcept nogil:
-    """Whether the quoted TCP sequence number is in packet in that direction (RFC 5927 section 4.1): from the lowest one not
+    """Whether the quoted TCP sequence number is in flight in that direction (RFC 5927 section 4.1): from the lowest one not
     acknowledged, minus one (keep-alive), to the highest sent; or is the SYN of a new connection. A SYN without answer has at
     most a segment of data.
 

@@ -262,8 +262,8 @@ cdef uint8_t slow_path_in(Worker* owner, uint32_t address, Frame* frame, Packet*
 
 
 cdef uint8_t slow_path_by_owner(Worker* worker, Frame* frame, Packet* packet, Clock* now) noexcept nogil:
-    """Slow path with several workers: hands the packet off to its owner. No lock is waited for while another is held, so this
-    worker's tables may have changed afterwards: the pipeline's later packets compare their sessions anew.
+    """Slow path with several workers: hands the packet off to its owner. This worker's lock is not held meanwhile, so its
+    tables may have changed afterwards: the pipeline's later packets compare their sessions anew.
     """
     cdef Worker* owner
     cdef uint32_t address = worker.link_address[frame.side]     # read while the worker is locked

@@ -7,7 +7,7 @@ and a loop lets them go first (yield_lock). Nearly all packets need only their w
 Some packets need tables of other workers: those handed off to their owner, hairpins, ICMP errors, fragments; calls that read or
 change everything need all tables. The lock order excludes deadlock:
 
-- Never block on one worker's lock while holding that of another: a handoff unlocks its own worker first (slow_path_by_owner),
+- Wait only for a lock with a higher number than all that are held. A handoff unlocks its own worker first (slow_path_by_owner),
   and must expect changes in its own tables when it locks it again. try_lock is fine at any time, since it does not block.
 - Lock all workers in ascending order of their numbers, starting with none locked (lock_all); lock_others therefore unlocks its
   own worker for a moment too. With all locked, `Shared.all_locked` is set, and every table may be used.
