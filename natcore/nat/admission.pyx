@@ -260,7 +260,7 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Packet* p
     return PENDING
 
 
-cdef uint8_t make_room(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
+cdef uint8_t may_have_mapping(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil:
     """Whether the subscriber may open another mapping; PENDING or a drop. What is dead may end for it, a pairing with it."""
     if over_quota(worker, inside_ip, True):
         reclaim_own(worker, inside_ip, now)
@@ -277,7 +277,7 @@ cdef uint8_t make_room(Worker* worker, uint32_t inside_ip, const Clock* now) noe
 
 cdef uint8_t open_dynamic(Worker* worker, const MappingKey* key, const Pool* pool, const Clock* now,
                           uint32_t* mapping) noexcept nogil:
-    """Opens a mapping with a port allocated from the pool. make_room comes before."""
+    """Opens a mapping with a port allocated from the pool. may_have_mapping comes before."""
     mapping[0] = mapping_open(&worker.mappings, key, pool, now.ms)
     if mapping[0] == OVER_QUOTA:
         reclaim_own(worker, key.inside_ip, now)
@@ -312,7 +312,7 @@ cdef uint8_t find_dynamic(Worker* worker, const MappingKey* key, const SnatRule*
     mapping[0] = find_mapping(worker, key, now)
     if mapping[0] != NONE:
         return PENDING
-    verdict = make_room(worker, key.inside_ip, now)
+    verdict = may_have_mapping(worker, key.inside_ip, now)
     return open_dynamic(worker, key, &rule.pool, now, mapping) if verdict == PENDING else verdict
 
 
@@ -383,7 +383,7 @@ cdef uint8_t find_portless(Worker* worker, MappingKey* key, const SnatRule* rule
         mapping[0] = find_mapping(worker, key, now)
         if mapping[0] != NONE:
             return PENDING
-    verdict = make_room(worker, key.inside_ip, now)
+    verdict = may_have_mapping(worker, key.inside_ip, now)
     if verdict != PENDING:
         return verdict
     if own != NONE:

@@ -67,7 +67,7 @@ def test_a_paired_host_keeps_its_address_and_is_told() -> None:
     assert len(over.take_events()) == len(over.take_generated()) == 1
 
 
-def test_a_host_that_loses_its_pairing_to_make_room_has_an_address_that_is_free_towards_the_server() -> None:
+def test_a_host_that_loses_its_pairing_by_a_reclaim_has_an_address_that_is_free_towards_the_server() -> None:
     for seed in range(16):
         times = Timeouts(other=300.0)
         over = gateway(pool=POOL[:2], seed=seed, max_mappings=2, timeouts=times, policy=Policy(pooling="paired"))

@@ -211,7 +211,7 @@ class Admission(Draw):
         for lack_of, of in ((lambda: self._over_ports(subscriber), own), (lambda: self._no_room(packet), None)):
             if (lack := self.lacking(lack_of, whom, of)) is not None:
                 return lack
-        if packet.protocol not in PORTED:  # making room may have ended the pairing
+        if packet.protocol not in PORTED:  # a reclaim may have ended the pairing
             if not self.candidates(packet, row):
                 return Verdict.DROP_CONFLICT
         else:
