@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from admission import Admission
 from compiled import build, walk
+from instructions import IMPORT_LIMIT
 from load import FRAME_BYTES, Load
 from memory import bytes_a_session
 from natcore import Side
@@ -38,7 +39,6 @@ MEMORY_LIMITS = {"shared": 176, "own": 240}  # bytes a session
 SESSIONS_MS = 50.0  # sessions(out=…) of a million
 ONE_US = {"translate": 2.0, "translate_one": 3.0}
 WORKERS_GAIN = 1.7  # two workers do so many times as much as one
-IMPORT_LIMIT = 1.3  # times numpy's
 
 Gate = tuple[str, Callable[[argparse.Namespace], Iterator[Outcome]]]
 

@@ -2,7 +2,9 @@
 
 A count depends on the compiler, on Cython and on whether the processor has AES, not on its speed or on what else runs; tools
 without a record are counted and not judged.
-Exit status 1: a kind takes more than the recorded figure allows. `--record` writes the figures of the compiler at hand.
+The import of natcore is counted beside numpy's, and is judged by any tools.
+Exit status 1: a kind takes more than the recorded figure allows, or the import more than its limit.
+`--record` writes the figures of the compiler at hand.
 """
 
 from __future__ import annotations
@@ -29,12 +31,14 @@ from load import FRAME_BYTES, SYN, Load, flows, with_flags
 from natcore import Side
 from natcore.nat import pipeline
 from support.bulk import ETHERNET, IPV4, TCP, UDP, endpoints, fold, get, headers_right, packets, put, word_sums
+from timing import AS_INSTALLED
 
 RECORD = Path(__file__).resolve().with_name("instructions.json")
 FRAMES = 16_384  # of a count; a batch's two ends weigh nothing then
 SESSIONS = 1_024
 NEW = 4_096
 LIMIT = 1.02  # times the recorded figure
+IMPORT_LIMIT = 1.2  # times numpy's, which natcore needs
 SEED = 7
 
 
@@ -156,6 +160,31 @@ def figures(folder: Path) -> Iterator[tuple[str, float]]:
             yield name, round(int(total[1]) / (NEW if name.startswith("session") else FRAMES), 1)
 
 
+def importing(module: str) -> int:
+    """Instructions of a process that imports a module, its bytecode compiled before."""
+    program = [sys.executable, "-c", f"import {module}"]
+    env = {**AS_INSTALLED, "PYTHONHASHSEED": str(SEED)}
+    subprocess.run(program, check=True, env=env)
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=out", "--quiet", *program]
+        subprocess.run(command, cwd=folder, check=True, env=env, capture_output=True)
+        text = (Path(folder) / "out").read_text()
+    total = re.search(r"^(?:totals|summary): (\d+)", text, re.M)
+    assert total is not None
+    return int(total[1])
+
+
+def judge_import(ours: int, numpys: int) -> bool:
+    """Whether the import is within its limit; prints it."""
+    ratio = ours / numpys
+    over = ratio > IMPORT_LIMIT
+    print(
+        f"{'import natcore against import numpy, millions':<62} {ours / 1e6:>9,.1f}   {numpys / 1e6:>9,.1f} numpy's"
+        f"    ratio {ratio:.3f}, limit {IMPORT_LIMIT:g}{'   TOO MANY' if over else ''}"
+    )
+    return not over
+
+
 def toolchain() -> str:
     """What a count depends on: the compiler that built the core, Cython, the processor's AES."""
     core = Path(pipeline.__file__).read_bytes()
@@ -196,6 +225,7 @@ def main() -> int:
     counted, tools = count(), toolchain()
     records = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     well = judge(counted, tools, records)
+    well &= judge_import(importing("natcore"), importing("numpy"))
     if options.record:
         records[tools] = counted
         RECORD.write_text(json.dumps(records, indent=1, sort_keys=True) + "\n")

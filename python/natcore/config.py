@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from natcore import choices
@@ -25,6 +24,11 @@ from natcore.internal.validation import (
     parse_network,
     to_ns,
 )
+
+if not TYPE_CHECKING:
+    from natcore.internal.values import dataclass
+else:
+    from dataclasses import dataclass
 
 __all__ = [  # what is checked by is to be had from here too
     "FILTERINGS", "IP_OPTIONS", "MAPPINGS", "MAX_TIME", "POOLINGS", "PORT_POLICIES", "Address", "AnyEntry", "Behaviour",
@@ -108,14 +112,13 @@ class Timeouts:
     fragment: float = 5.0
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            given = getattr(self, item.name)
-            value = check_number(f"Timeouts.{item.name}", given, 0.001, MAX_SECONDS, unit="seconds")
-            _set(self, **{item.name: value})
-            minimum, source = _MINIMA.get(item.name, (0.0, ""))
+        for name in Timeouts.__annotations__:
+            value = check_number(f"Timeouts.{name}", getattr(self, name), 0.001, MAX_SECONDS, unit="seconds")
+            _set(self, **{name: value})
+            minimum, source = _MINIMA.get(name, (0.0, ""))
             if value < minimum:
                 warnings.warn(
-                    f"Timeouts.{item.name}={value:g}: {source} asks for {minimum:g} s or more",
+                    f"Timeouts.{name}={value:g}: {source} asks for {minimum:g} s or more",
                     RfcWarning,
                     stacklevel=3,
                 )

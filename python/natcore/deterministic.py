@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from natcore.config import AnyEntry, DnatEntry, Eip, Policy, SnatEntry
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show
 from natcore.internal.validation import Address, check_integer, parse_ipv4
+
+if not TYPE_CHECKING:
+    from natcore.internal.values import dataclass
+else:
+    from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +170,7 @@ def _network(entry: SnatEntry) -> ipaddress.IPv4Network:
 def _without_private(entry: AnyEntry) -> AnyEntry:
     if not isinstance(entry, SnatEntry):
         return entry
-    return replace(entry, pool=tuple(replace(eip, private_ip=None) for eip in entry.pool))
+    return SnatEntry(entry.source, [Eip(eip.address) for eip in entry.pool], entry.name)
 
 
 def _forwarded(

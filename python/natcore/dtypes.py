@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from enum import IntEnum, IntFlag
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
-from numpy.typing import NDArray
 
 from natcore.internal.validation import parse_ipv4
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # The 13 numeric fields of the session log's page, in its order, then natcore's own: the order of columns and of rows().
 FIELDS = (

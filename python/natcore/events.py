@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from natcore.verdict import Side, Verdict
+
+if not TYPE_CHECKING:
+    from natcore.internal.values import dataclass
+else:
+    from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,8 @@ class Digest:
 
     def add(self, events: Iterable[Event], now: float) -> list[Event]:
         """The events that are due. now: seconds, any origin."""
+        from dataclasses import replace
+
         told = []
         for event in events:
             key: object = (event.reason, event.subscriber, event.outside, event.protocol if event.outside else 0)

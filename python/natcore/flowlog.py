@@ -6,12 +6,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from natcore.api.flow_log import FlowTable
 from natcore.config import check_integer, check_number
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from natcore.gateway import Gateway
 
 # The fields of the cloud's flow log. Addresses and ports in host order; times in microseconds since 1970.

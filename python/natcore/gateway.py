@@ -10,9 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from natcore import choices, deterministic
+from natcore import choices
 from natcore.api.gateway import Core
 from natcore.config import AnyEntry, DeliveryPolicy, Link, Policy, Timeouts
 from natcore.dtypes import BLOCKS, GAP_RING, MAPPING, PORTS, RECORD, SESSION, WINDOW, gap_row
@@ -58,9 +57,11 @@ from natcore.internal.validation import (
 from natcore.verdict import Side, Verdict
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from typing_extensions import Buffer
 
     from natcore.control.server import ControlServer
+    from natcore.deterministic import Share
     from natcore.explain import Explanation
     from natcore.plane.async_plane import AsyncPlane
     from natcore.plane.plane import Plane
@@ -914,10 +915,12 @@ class Gateway:
         ipaddress.IPv4Address or None
             None: no host has it.
         """
+        from natcore import deterministic
+
         entries = [row.entry for row in self._table.rows]
         return deterministic.who(entries, self.policy, address, port, protocol, eip_bind_mode=self.eip_bind_mode)
 
-    def ports_of(self, inside: Address) -> deterministic.Share | None:
+    def ports_of(self, inside: Address) -> Share | None:
         """The outside address and ports of an inside host, computed from the entries, with ports="deterministic".
 
         Parameters
@@ -930,6 +933,8 @@ class Gateway:
         Share or None
             None: no entry covers it.
         """
+        from natcore import deterministic
+
         return deterministic.ports_of([row.entry for row in self._table.rows], self.policy, inside)
 
     def take_events(self) -> list[Event]:

@@ -30,6 +30,11 @@ def test_another_compiler_is_printed_and_not_judged(instructions, capsys):
     assert "NOT JUDGED" in capsys.readouterr().out
 
 
+def test_an_import_of_more_than_its_share_of_numpys_fails(instructions):
+    assert instructions.judge_import(120, 100)
+    assert not instructions.judge_import(121, 100)
+
+
 def test_a_kind_that_is_no_longer_counted_fails(instructions):
     assert not instructions.judge({}, "gcc 12.2", {"gcc 12.2": {"miss": 100.0}})
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from natcore.api.gateway import Core
 from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
@@ -16,6 +15,13 @@ from natcore.entries.table import Entry, EntryConflict, Rulebook, Wires, concern
 from natcore.errors import ConfigurationError, Error
 from natcore.internal.redaction import show
 from natcore.workers.entry_changes import Transition
+
+if not TYPE_CHECKING:
+    from natcore.internal.values import dataclass, field
+else:
+    from dataclasses import dataclass, field
+
+    from numpy.typing import NDArray
 
 NOTHING = (1, 0, set[int]())  # an empty range of inside addresses: no session may stay
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from natcore import deterministic
 from natcore.config import AnyEntry, DnatEntry, Eip, NoNatEntry, Policy, SnatEntry
 from natcore.errors import ConfigurationError
 from natcore.internal.read_only import ReadOnly
@@ -198,12 +197,14 @@ class Rulebook:
 
     def _check_computed(self, rows: list[Entry], wires: Wires) -> None:
         """Check deterministic ports: each inside address has its block, and entries share no outside address."""
+        from natcore.deterministic import check_fit
+
         known: dict[int, Entry] = {}
         for row in rows:
             if not isinstance(row.entry, SnatEntry):
                 continue
             try:
-                deterministic.check_fit(row.entry, self.policy)
+                check_fit(row.entry, self.policy)
             except ConfigurationError as error:
                 raise EntryConflict(row, str(error)) from None
             for wire, _ in wires.of(row):

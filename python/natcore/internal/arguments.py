@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from natcore.config import BLOCKED, FILTERINGS, IP_OPTIONS, MAPPINGS, POOLINGS, PORT_POLICIES, Policy, Timeouts
 from natcore.dtypes import RECORD, SESSION
@@ -16,6 +15,9 @@ from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show, show_text
 from natcore.internal.validation import MAX_TIME, as_integer, check_integer, is_text
 from natcore.verdict import Side, Verdict
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_FRAME = 1 << 20  # bytes: more than a super-frame with its headers
 PART_FRAMES, PART_BYTES = 512, 4 << 20  # of frames that are translated at once

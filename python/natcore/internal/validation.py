@@ -9,7 +9,6 @@ import operator
 import os
 from collections.abc import Iterable
 from typing import Any, SupportsIndex, TypeGuard
-from urllib.parse import urlsplit
 
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show, show_text
@@ -144,6 +143,8 @@ def check_path(name: str, value: object) -> str:
 
 def check_url(name: str, value: object) -> str:
     """Return a server's URL without a slash at its end: http or https, a host, no user and no password."""
+    from urllib.parse import urlsplit
+
     try:
         parts = urlsplit(value if isinstance(value, str) else "")
         good = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and parts.port != 0
