@@ -24,10 +24,8 @@ from natcore.internal.arguments import (
     bytes_for,
     check_array,
     check_egress,
-    check_kinds,
     check_rows,
     check_side,
-    check_texts,
     check_worker,
     frame_bytes,
     nows_ns,
@@ -40,6 +38,7 @@ from natcore.internal.arguments import (
 )
 from natcore.internal.change_lock import ChangeLock, after_fork
 from natcore.internal.counters import tally
+from natcore.internal.gateway_arguments import GatewayArguments
 from natcore.internal.hardware import memory_arguments
 from natcore.internal.protocols import protocol_number
 from natcore.internal.read_only import UNSET, ReadOnly, Unset
@@ -71,7 +70,6 @@ if TYPE_CHECKING:
 
 Asked = TypeVar("Asked", bound=AnyEntry)
 MAX_ADDRESSES = 65_536  # outside addresses of a gateway
-MAX_WORKERS = 64
 LOOK_ROWS = 4096  # rows that are copied while the worker waits
 
 
@@ -185,57 +183,43 @@ class Gateway:
         huge_pages: choices.HugePages = "auto",
         numa_node: int | None = None,
     ) -> None:
-        check_texts(instance=instance, vpc_id=vpc_id, region=region)
-        kind = check_choice("kind", kind, get_args(choices.Kind))
-        eip_bind_mode = check_choice("eip_bind_mode", eip_bind_mode, get_args(choices.EipBindMode))
-        billing = check_choice("billing", billing, get_args(choices.Billing))
-        framing = check_choice("framing", framing, get_args(choices.Framing))
-        decrement_ttl = check_choice("decrement_ttl", decrement_ttl, (True, False))
-        max_sessions = check_integer("max_sessions", max_sessions, 1, 1 << 30)
-        max_mappings = check_integer("max_mappings", max_sessions if max_mappings is None else max_mappings, 1, 1 << 30)
-        max_subscribers = check_integer(
-            "max_subscribers", max_sessions if max_subscribers is None else max_subscribers, 1, 1 << 30
-        )
-        workers = check_integer("workers", workers, 1, MAX_WORKERS)
-        window = float(check_number("window", window, 1, 14_400, unit="seconds"))
-        records = check_integer("records", records, 4, 1 << 26)
-        epoch = check_number("epoch", epoch, -MAX_TIME, MAX_TIME, unit="seconds")
-        if seed is not None:
-            seed = check_integer("seed", seed, -(1 << 127), 1 << 127)
-        check_kinds(
-            inside=(inside, Link), outside=(outside, Link), timeouts=(timeouts, Timeouts), policy=(policy, Policy)
-        )
-        self._instance, self._vpc_id, self._region = instance, vpc_id, region
-        self._kind, self._billing, self._seed, self._eip_bind_mode = kind, billing, seed, eip_bind_mode
-        self._policy, self._timeouts = policy or Policy(), timeouts or Timeouts()
-        self._window, self._framing = window, framing
-        self._inside, self._outside = inside or Link(), outside or Link()
-        self._records, self._workers = records, workers
+        checked = GatewayArguments(
+            instance=instance, vpc_id=vpc_id, region=region, kind=kind, eip_bind_mode=eip_bind_mode, billing=billing,
+            max_sessions=max_sessions, max_mappings=max_mappings, max_subscribers=max_subscribers, workers=workers,
+            window=window, records=records, epoch=epoch, inside=inside, outside=outside, decrement_ttl=decrement_ttl,
+            framing=framing, timeouts=timeouts, policy=policy, seed=seed, huge_pages=huge_pages, numa_node=numa_node,
+        )  # fmt: skip
+        self._instance, self._vpc_id, self._region = checked.instance, checked.vpc_id, checked.region
+        self._kind, self._billing, self._eip_bind_mode = checked.kind, checked.billing, checked.eip_bind_mode
+        self._policy, self._timeouts = checked.policy or Policy(), checked.timeouts or Timeouts()
+        self._window, self._framing, self._seed = checked.window, checked.framing, checked.seed
+        self._inside, self._outside = checked.inside or Link(), checked.outside or Link()
+        self._records, self._workers = checked.records, checked.workers
         self._planes: list[Plane] = []
         self._controls: list[ControlServer] = []
         self._collector: Collector | None = None
         self._closed = False
         self._change_lock = ChangeLock()
         self._core = Core(
-            max_sessions=max_sessions,
-            max_mappings=max_mappings,
-            max_subscribers=max_subscribers,
+            max_sessions=checked.max_sessions,
+            max_mappings=checked.max_mappings or checked.max_sessions,
+            max_subscribers=checked.max_subscribers or checked.max_sessions,
             max_addresses=MAX_ADDRESSES,
-            records=records,
-            hash_key=secret(seed, "hash")[:16],
-            random_key=secret(seed, "ports"),
+            records=self.records,
+            hash_key=secret(self.seed, "hash")[:16],
+            random_key=secret(self.seed, "ports"),
             timeouts_ms=timeouts_ms(self.timeouts),
-            window_ns=to_ns(window, "window"),
-            epoch_ns=exact_ns(epoch),
-            workers=workers,
+            window_ns=to_ns(self.window, "window"),
+            epoch_ns=exact_ns(checked.epoch),
+            workers=self.workers,
             link_addresses=tuple(int(side.address or 0) for side in (self.inside, self.outside)),
             mtus=(self.inside.mtu, self.outside.mtu),
-            ethernet=framing == "ethernet",
-            decrement_ttl=decrement_ttl,
-            **policy_arguments(self.policy, max_sessions),
-            **memory_arguments(huge_pages, numa_node),
+            ethernet=self.framing == "ethernet",
+            decrement_ttl=checked.decrement_ttl,
+            **policy_arguments(self.policy, checked.max_sessions),
+            **memory_arguments(checked.huge_pages, checked.numa_node),
         )
-        self._table = EntryTable(self._core, kind, eip_bind_mode, self.policy)
+        self._table = EntryTable(self._core, self.kind, self.eip_bind_mode, self.policy)
         after_fork(self)
 
     instance = ReadOnly[str]("The gateway's name in every row of its session log.")

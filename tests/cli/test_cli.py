@@ -93,6 +93,21 @@ def test_check_names_file_key_value_and_what_is_expected(file: Path) -> None:
     assert (told["file"], told["key"], told["value"]) == (str(file), "snat[0].pool", "198.51.100.300")
 
 
+def test_check_and_run_tell_every_error_with_its_line(file: Path) -> None:
+    text = file.read_text().replace("udp = 30", "udp = 0").replace('"198.51.100.10"', "5").replace("lan0", "wan0")
+    file.write_text(text)
+    numbers = [
+        next(n for n, line in enumerate(text.splitlines(), 1) if each in line) for each in ("udp", "pool", "outside")
+    ]
+    for command in ("check", "run"):
+        lines = call(command, file, exit_code=1).splitlines()
+        assert [line.split(": ")[1] for line in lines] == [f"{file}:{number}" for number in numbers]
+        told = call_json(command, file, exit_code=1)
+        assert [(each["line"], each["key"]) for each in told["errors"]] == list(
+            zip(numbers, ("timeouts.udp", "snat[0].pool", "plane.outside"), strict=True)
+        )
+
+
 def captured() -> dict[tuple[int, str, int, str, int], Counter[str]]:
     """Packets and bytes of each session in the shipped capture, as scapy sees it: the session's key is the inside's."""
     sessions: dict[tuple[int, str, int, str, int], Counter[str]] = {}

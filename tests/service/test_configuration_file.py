@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from natcore.config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
 from natcore.errors import CapacityError, ConfigurationError
 from natcore.gateway import Gateway
-from natcore.service import configuration_file
-from natcore.service.configuration_file import FileTables, GatewayTable, SettingsError, load
+from natcore.service import configuration_file, tables
+from natcore.service.configuration_file import SettingsError, load
+from natcore.service.tables import FileTables, GatewayTable
 
 WHOLE = """
 [gateway]
@@ -107,9 +108,9 @@ def test_an_empty_file_leaves_every_default(file: Path) -> None:
 def test_the_keys_are_the_constructors_arguments() -> None:
     own_tables = {"policy", "timeouts"}
     assert set(GatewayTable.__struct_fields__) == set(inspect.signature(Gateway).parameters) - own_tables
-    for table, values in ((configuration_file.PolicyTable, Policy), (configuration_file.TimeoutsTable, Timeouts),
-                          (configuration_file.DeliveryTable, DeliveryPolicy), (configuration_file.LinkTable, Link),
-                          (configuration_file.EipTable, Eip)):  # fmt: skip
+    for table, values in ((tables.PolicyTable, Policy), (tables.TimeoutsTable, Timeouts),
+                          (tables.DeliveryTable, DeliveryPolicy), (tables.LinkTable, Link),
+                          (tables.EipTable, Eip)):  # fmt: skip
         assert list(table.__struct_fields__) == [item.name for item in fields(values)]
 
 
@@ -156,9 +157,8 @@ def test_the_keys_are_the_constructors_arguments() -> None:
 def test_an_error_names_key_value_and_what_is_expected(
     file: Path, text: str, key: str, value: object, problem: str
 ) -> None:
-    error = error_of(file, text)
-    assert (error.key, error.value) == (key, value)
-    assert problem in error.problem
+    error = next(each for each in error_of(file, text).errors if each.key == key)
+    assert error.value == value and problem in error.problem
 
 
 def test_a_sinks_own_error_names_its_key(file: Path) -> None:
@@ -219,8 +219,8 @@ def test_secrets_come_from_a_file_or_the_environment_only(
 
 
 def test_every_table_is_known_to_the_error_messages() -> None:
-    assert configuration_file._TABLES[""] is FileTables
-    assert {name.partition(".")[0] for name in configuration_file._TABLES if name} == set(FileTables.__struct_fields__)
+    assert tables.TABLES[""] is FileTables
+    assert {name.partition(".")[0] for name in tables.TABLES if name} == set(FileTables.__struct_fields__)
 
 
 def test_every_kind_of_entry_comes_from_the_file(tmp_path: Path) -> None:
@@ -262,6 +262,130 @@ def test_every_kind_of_entry_comes_from_the_file(tmp_path: Path) -> None:
             NoNatEntry("10.0.0.0/16", "10.0.0.0/8"),
         ]
         assert (gateway.policy.ports, gateway.policy.sessions_per_subscriber) == ("preserve", 10)
+
+
+# ---- every error at once, with its line ---------------------------------------------------------------------------------
+
+
+BAD = """
+[gateway]
+max_session = 5
+workers = 0
+window = "long"
+
+[gateway.outside]
+mtu = 10
+
+[policy]
+ports = "blocks"
+pooling = "single"
+icmp_rate = -1
+tcp = { mapping = "x" }
+
+[timeouts]
+udp = 0
+icmp = 0
+
+[[snat]]
+source = "10.0.0.1/8"
+pool = [
+    "203.0.113.1",
+    { address = "203.0.113.300", private = "x" },
+]
+
+[[snat]]
+pool = 5
+
+[[dnat]]
+external_ip = "x"
+external_port = 0
+internal_ip = "10.0.0.5"
+internal_port = 70000
+protocol = "sctp"
+
+[[log]]
+sink = "parquet"
+path = "y"
+delivery = { batch = 0, linger = -1 }
+
+[[log]]
+sink = "paper"
+
+[plane]
+inside = ["lan0"]
+driver = "dpdk"
+"""
+
+
+def test_every_error_of_a_file_is_told_at_once_with_its_line(file: Path) -> None:
+    file.write_text(BAD)
+    with pytest.raises(SettingsError) as caught:
+        load(file, to_run=True)
+    assert [(each.line, each.key) for each in caught.value.errors] == [
+        (3, "gateway.max_session"), (4, "gateway.workers"), (5, "gateway.window"), (8, "gateway.outside.mtu"),
+        (11, "policy.ports"), (12, "policy.pooling"), (13, "policy.icmp_rate"), (14, "policy.tcp.mapping"),
+        (17, "timeouts.udp"), (18, "timeouts.icmp"), (21, "snat[0].source"), (24, "snat[0].pool[1].private"),
+        (27, "snat[1].source"), (28, "snat[1].pool"), (31, "dnat[0].external_ip"),
+        (32, "dnat[0].external_port"), (34, "dnat[0].internal_port"), (35, "dnat[0].protocol"),
+        (37, "log[0].folder"), (39, "log[0].path"),
+        (40, "log[0].delivery.linger"), (40, "log[0].delivery.batch"), (43, "log[1].sink"), (45, "plane.outside"),
+        (47, "plane.driver"),
+    ]  # fmt: skip
+    assert (
+        str(caught.value)
+        .splitlines()[0]
+        .startswith(f"{file}:3: gateway.max_session: unknown key; known ones are billing")
+    )
+
+
+def test_every_conflict_among_entries_is_told(file: Path) -> None:
+    entry = "[[snat]]\nsource = '10.{}.0.0/16'\npool = '203.0.113.1'\n"
+    error = error_of(
+        file, "".join(entry.format(each) for each in (1, 2, 1, 3, 2)) + entry.format("4").replace("203", "127")
+    )
+    assert [(each.line, each.key) for each in error.errors] == [
+        (8, "snat[2].source"), (14, "snat[4].source"), (18, "snat[5].pool"),
+    ]  # fmt: skip
+
+
+def test_a_file_full_of_errors_tells_the_first_hundred(file: Path) -> None:
+    error = error_of(file, "[[snat]]\n" * 150)
+    assert len(error.errors) == 101 and error.errors[-1].problem == "200 errors more"
+
+
+LOG = "[[log]]\nsink = 'parquet'\nfolder = '{}'\n"
+PLANE = "[plane]\ninside = 'lan0'\noutside = 'wan0'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "problem"),
+    [
+        ("", "plane", "missing; `run` needs"),
+        ("[plane]\ninside = 'wan0'\noutside = 'wan0'", "plane.outside", "none of the inside interfaces"),
+        ("[plane]\ninside = []\noutside = 'wan0'", "plane.inside", "names of 1 to 15 bytes"),
+        ("[plane]\ninside = 'lan0'\noutside = 'wan0'\ncpus = [4711]", "plane.cpus", "one for each worker (1)"),
+        ("[gateway]\nworkers = 2\n" + PLANE + "cpus = [0]", "plane.cpus", "one for each worker (2)"),
+        ("[gateway]\nframing = 'ip'\n" + PLANE, "plane.framing", "'ethernet' for a plane"),
+        (PLANE + LOG.format("x") + "on_failure = 'stop'", "log[0].on_failure", "'forward' or 'refuse'"),
+        (PLANE + LOG.format("x") + "name = 'a/b'", "log[0].name", "at most 64 letters"),
+        (PLANE + LOG.format("x") + "name = 'a'\n" + LOG.format("y") + "name = 'a'", "log[1].name", "unique"),
+        (PLANE + LOG.format("x") + LOG.format("x"), "log[1]", "one log's, and is that of log[0]"),
+        (PLANE + LOG.format("x") + "roll_bytes = -1", "log[0].roll_bytes", "whole number"),
+        ("[gateway]\nbilling = 'by-specification'\n" + PLANE + LOG.format("x"), "log[0].billing", "'by-usage'"),
+    ],
+)
+def test_a_check_refuses_what_a_run_would_refuse(file: Path, text: str, key: str, problem: str) -> None:
+    file.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load(file, to_run=True)
+    assert caught.value.key == key and problem in caught.value.problem
+    if key.startswith("plane"):
+        load(file)  # to ask what it would do needs no interface
+
+
+def test_logs_without_names_have_those_of_their_sinks(file: Path) -> None:
+    file.write_text(LOG.format("x") + LOG.format("y") + LOG.format("z") + "name = 'audit'\n")
+    assert [log.name for log in load(file).logs] == ["parquet", "parquet-2", "audit"]
 
 
 # ---- whatever a file has --------------------------------------------------------------------------------------------------
@@ -461,15 +585,15 @@ def read(file: Path, text: str | bytes) -> None:
     """What becomes of a file: a configuration that makes sinks and a gateway, or an error that names the file."""
     file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
     try:
-        settings = load(file)
+        settings = load(file, to_run=True)
         for log in settings.logs:
             log.make_sink()
         if settings.gateway.get("max_sessions", 0) < 100_000 and settings.gateway.get("records", 0) < 100_000:
             settings.make_gateway().close()
     except (ConfigurationError, CapacityError) as error:
-        assert len(str(error)) < 4000 and str(error).isprintable(), error
-        if isinstance(error, SettingsError):
-            assert str(file) in str(error)
+        for each in error.errors if isinstance(error, SettingsError) else [error]:
+            assert len(str(each)) < 4000 and str(each).isprintable(), each
+            assert str(file) in str(each) or not isinstance(each, SettingsError)
 
 
 @given(FILES)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from natcore.errors import Error, InterfaceError
+from natcore.errors import ConfigurationError, Error, InterfaceError
 from natcore.internal.extras import extra
 from natcore.internal.redaction import printable, redact
 
@@ -37,8 +37,16 @@ def failing(as_json: bool) -> Iterator[None]:
 
             told: dict[str, Any] = {"ok": False, "error": redact(text)}
             if isinstance(error, SettingsError):
-                told |= {"file": error.source, "key": error.key, "value": error.value, "problem": error.problem}
+                told |= _parts(error)
+                told["errors"] = [{"error": redact(str(each)), **_parts(each)} for each in error.errors]
             report.print_json(told)
         else:
-            say(f"error: {' '.join(text.splitlines())}", err=True)
+            for line in text.splitlines() if isinstance(error, ConfigurationError) else [" ".join(text.splitlines())]:
+                say(f"error: {line}", err=True)
         raise typer.Exit(1) from None
+
+
+def _parts(error: Any) -> dict[str, Any]:
+    """Return what a SettingsError is made of."""
+    names = ("file", "line", "key", "value", "problem")
+    return dict(zip(names, (error.source, error.line, error.key, error.value, error.problem), strict=True))

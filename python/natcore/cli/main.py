@@ -70,7 +70,7 @@ def run(file: File, as_json: Json = False) -> None:
         from natcore.service.run import Service
 
         kept = privileges.confine(driver_of(file)) if _is_program else []  # before libraries start threads
-        settings = load(file)
+        settings = load(file, to_run=True)
         threads.set_names("natcore")
         with output.LineWriter(_json_line if as_json else _text_lines) as write, output.logging_to(write):
             for warning in settings.warnings:
@@ -87,7 +87,7 @@ def check(file: File, as_json: Json = False) -> None:
         from natcore.cli import report
         from natcore.service.configuration_file import load
 
-        settings = load(file)
+        settings = load(file, to_run=True)
         settings.make_gateway().close()
         summary = _summary(settings)
         if as_json:

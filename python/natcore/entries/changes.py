@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -371,6 +371,18 @@ class EntryTable:
             if sessions[row.id] == 0:
                 self._draining.remove(row)
                 self._release(row)
+
+
+def check_entries(entries: Mapping[int, AnyEntry], kind: str, eip_bind_mode: str, policy: Policy) -> None:
+    """Raise EntryConflict if a new gateway could not have the entries together. entries: by number."""
+    rows = [Entry(number, entry) for number, entry in entries.items()]
+    for row in rows:
+        try:
+            _check_entry(row.entry, policy)
+        except ConfigurationError as error:
+            raise EntryConflict(row, str(error)) from None
+    book = Rulebook(kind, eip_bind_mode, policy)
+    book.check(rows, book.wires(rows))
 
 
 def _same_shares(one: SnatEntry, other: SnatEntry) -> bool:

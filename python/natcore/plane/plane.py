@@ -68,16 +68,10 @@ class Plane:
         block_when_stopped: bool | None = None,
     ) -> None:
         self._closed_fds = True
-        self._inside, (self._outside,) = _names("inside", inside, PORTS_MOST - 1), _names("outside", outside, 1)
-        if self.outside in self.inside:
-            raise ConfigurationError(f"outside must be none of the inside interfaces, got {outside!r}")
-        check_choice("driver", driver, DRIVERS)
-        check_choice("favour", favour, get_args(choices.Favour))
-        check_choice("threads", threads, (True, False))
-        check_choice("block_when_stopped", block_when_stopped, (None, True, False))
-        self._cpus = check_cpus(cpus, threads, gateway.workers)
-        if gateway.framing != "ethernet":
-            raise ConfigurationError(f"framing must be 'ethernet' for a plane, got {gateway.framing!r}")
+        self._inside, self._outside, self._cpus = check_arguments(
+            inside, outside, driver=driver, favour=favour, threads=threads, cpus=cpus,
+            block_when_stopped=block_when_stopped, workers=gateway.workers, framing=gateway.framing,
+        )  # fmt: skip
         if gateway.seed is not None:
             warnings.warn(
                 "seed: predictable ports can be attacked; leave it out for real traffic", SecurityWarning, stacklevel=3
@@ -463,6 +457,28 @@ class Plane:
                     self._reopen(port)
         if not self._threads:
             self._loops.wake()  # step() has the sweep to do
+
+
+def check_arguments(
+    inside: str | Sequence[str], outside: str, *, driver: str = "af_packet", favour: str = "throughput",
+    threads: bool = True, cpus: Sequence[int] | None = None, block_when_stopped: bool | None = None, workers: int = 1,
+    framing: str = "ethernet",
+) -> tuple[tuple[str, ...], str, tuple[int, ...]]:  # fmt: skip
+    """Return the inside interfaces, the outside one and the workers' processors. Raises ConfigurationError.
+
+    workers, framing: the gateway's.
+    """
+    insides, (outside,) = _names("inside", inside, PORTS_MOST - 1), _names("outside", outside, 1)
+    if outside in insides:
+        raise ConfigurationError(f"outside must be none of the inside interfaces, got {outside!r}")
+    check_choice("driver", driver, DRIVERS)
+    check_choice("favour", favour, get_args(choices.Favour))
+    check_choice("threads", threads, (True, False))
+    check_choice("block_when_stopped", block_when_stopped, (None, True, False))
+    processors = check_cpus(cpus, threads, workers)
+    if framing != "ethernet":
+        raise ConfigurationError(f"framing must be 'ethernet' for a plane, got {framing!r}")
+    return insides, outside, processors
 
 
 def _names(field: str, value: object, most: int) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -208,7 +208,7 @@ class Collector:
         """
         with self._control:
             self._check_sink(sink)
-            name = self._check_name(name, str(attribute(sink, "delivery_type")))
+            name = check_name(name, str(attribute(sink, "delivery_type")), {log.name for log in self._logs})
             redact_destination = check_choice("redact_destination", redact_destination, (True, False))
             if delivery is not None and not isinstance(delivery, DeliveryPolicy):
                 raise ConfigurationError(f"delivery must be a DeliveryPolicy or None, got {show(delivery)}")
@@ -559,19 +559,7 @@ class Collector:
             next_drain = now + _DRAIN_SECONDS
 
     def _check_sink(self, sink: Sink) -> None:
-        if isinstance(sink, type) or not callable(getattr(sink, "deliver", None)):
-            hint = ", not its class" if isinstance(sink, type) else ""
-            raise ConfigurationError(f"sink must be an object with deliver(batch){hint}, got {show(sink)}")
-        if self._billing == "by-specification":
-            raise ConfigurationError("billing must be 'by-usage' for a session log, got 'by-specification'")
-        region = attribute(sink, "region")
-        if region and not self._region:
-            raise ConfigurationError(
-                f"region must be {show(region)}, where the sink is, got {show(self._region or '')}: logs stay in the "
-                "gateway's region (contract R6)"
-            )
-        if region and region != self._region:
-            raise ConfigurationError(f"sink.region must be {show(self._region)}, the gateway's own, got {show(region)}")
+        check_sink(sink, self._billing, self._region)
         if any(log.sink is sink for log in self._logs):
             raise ConfigurationError(f"sink must be used by one session log, got {show(sink)}, which another has")
 
@@ -582,13 +570,31 @@ class Collector:
             with suppress(OSError):
                 claim(f"session log {name} of gateway {self._identity.instance}")
 
-    def _check_name(self, name: str | None, delivery_type: str) -> str:
-        used = {log.name for log in self._logs}
-        if name is None:
-            numbered = (f"{delivery_type}-{number}" for number in range(2, len(used) + 3))
-            return next(each for each in (delivery_type, *numbered) if each not in used)
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ConfigurationError(f"name must be at most 64 letters, digits, '.', '_' and '-', got {show(name)}")
-        if name in used:
-            raise ConfigurationError(f"name must be unique, got {show(name)}, which another session log has")
-        return name
+
+def check_sink(sink: Sink, billing: str, region: str | None) -> None:
+    """Raise ConfigurationError if a gateway of the billing and region can have no session log into the sink."""
+    if isinstance(sink, type) or not callable(getattr(sink, "deliver", None)):
+        hint = ", not its class" if isinstance(sink, type) else ""
+        raise ConfigurationError(f"sink must be an object with deliver(batch){hint}, got {show(sink)}")
+    if billing == "by-specification":
+        raise ConfigurationError("billing must be 'by-usage' for a session log, got 'by-specification'")
+    asked = attribute(sink, "region")
+    if asked and not region:
+        raise ConfigurationError(
+            f"region must be {show(asked)}, where the sink is, got {show(region or '')}: logs stay in the gateway's "
+            "region (contract R6)"
+        )
+    if asked and asked != region:
+        raise ConfigurationError(f"sink.region must be {show(region)}, the gateway's own, got {show(asked)}")
+
+
+def check_name(name: str | None, delivery_type: str, used: Collection[str]) -> str:
+    """Return a session log's name; None: one is made from its delivery type. used: the names of others."""
+    if name is None:
+        numbered = (f"{delivery_type}-{number}" for number in range(2, len(used) + 3))
+        return next(each for each in (delivery_type, *numbered) if each not in used)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigurationError(f"name must be at most 64 letters, digits, '.', '_' and '-', got {show(name)}")
+    if name in used:
+        raise ConfigurationError(f"name must be unique, got {show(name)}, which another session log has")
+    return name
