@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -104,6 +105,25 @@ def test_a_crash_between_a_merged_file_and_its_parts_leaves_each_row_once(tmp_pa
     again = ParquetSink(tmp_path)
     again.deliver(batch_of(1, 4))
     assert sum(file.footer.rows for file in Store(tmp_path).files()) == 5 and verify(tmp_path).ok
+
+
+def test_a_crash_before_the_seal_of_a_merged_file_loses_no_row(tmp_path: Path, monkeypatch) -> None:
+    clock = FakeClock()
+    sink = ParquetSink(tmp_path, roll_seconds=60.0, clock=clock)
+    for number in range(4):
+        sink.deliver(batch_of(1, number))
+    clock.now += 60
+    monkeypatch.setattr("natcore.sinks._parquet_folder.Folder._seal", lambda _: sys.exit())
+    with suppress(SystemExit):
+        sink.deliver(batch_of(1, 4))
+    monkeypatch.undo()
+    sink.close()
+    assert len(list(tmp_path.glob("*.parquet"))) == 5
+    assert sum(file.footer.rows for file in Store(tmp_path).files()) == 4
+    assert verify(tmp_path).ok and verify(tmp_path).rows == 4
+    ParquetSink(tmp_path).open()  # it removes the parts
+    assert len(list(tmp_path.glob("*.parquet"))) == 1
+    assert sum(file.footer.rows for file in Store(tmp_path).files()) == 4 and verify(tmp_path).ok
 
 
 def test_a_folder_is_one_log_s(tmp_path: Path) -> None:

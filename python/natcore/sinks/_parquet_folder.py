@@ -190,8 +190,9 @@ class Folder:
         last = self._files[-1] if self._files else None
         # The newest by its seal is what the next file continues, though it was changed or removed meanwhile.
         self._tip = ("", "") if seal is None else (seal.file, seal.sha256)
+        sealed = None if seal is None else (seal.file, seal.sha256)
         if last is not None and (
-            seal is None or last.footer.previous == seal.file
+            seal is None or last.footer.previous == seal.file or sealed in last.footer.replaces
         ):  # the process died before it sealed
             self._tip = last.path.name, sha256_of(last.path)
             self._seal()

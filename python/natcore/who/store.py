@@ -189,7 +189,11 @@ class Store:
                 expected[_beside(path, footer.previous)] = footer.previous_sha256
             for name, sha256 in footer.earlier:
                 expected.setdefault(_beside(path, name), sha256)
-        merged = {_beside(path, name) for path, footer in footers.items() for name, _ in footer.replaces}
+        merged: set[str] = set()
+        for path, footer in footers.items():
+            parts = [part for name, _ in footer.replaces if (part := _beside(path, name)) in names]
+            if parts and self._is_as_written(path, names[path], expected):  # else a crash left it unfinished
+                merged.update(parts)
         found = [
             StoredFile(path, footers[path]) for path in near
             if path in footers and path not in merged and self._is_as_written(path, names[path], expected)

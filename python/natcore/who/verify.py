@@ -13,7 +13,7 @@ from typing import Literal
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show
 from natcore.sessionlog.file_metadata import Footer, Numbers, joined_ranges
-from natcore.sinks._parquet_folder import REMOVED, SEAL, Removal, read_footer, read_seal, removal_lines, sha256_of
+from natcore.sinks._parquet_folder import REMOVED, SEAL, Removal, Seal, read_footer, read_seal, removal_lines, sha256_of
 from natcore.who.anchor import Anchor, Chain, missing_numbers
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-(?P<number>\d+)(-\d+)?\.parquet")
@@ -149,6 +149,8 @@ def _verify(path: Path, top: Path) -> _Chain:
             findings.append(Finding("damaged", each.name, "it is damaged, or no file of a session log"))
         else:
             files[each.name] = _File(each.name, sha256_of(each), footer)
+    for name in _unfinished(files, read_seal(path)):
+        del files[name]
     merged = {name for file in files.values() for name, _ in file.footer.replaces}
     for name in merged & files.keys():  # a crash left it beside the file that has its rows
         del files[name]
@@ -167,6 +169,17 @@ def _verify(path: Path, top: Path) -> _Chain:
         frozenset(known), named,
         Chain(prefix.rstrip("/"), tip.name if tip else "", tip.sha256 if tip else "", _numbers(files, removals.values())),
     )  # fmt: skip
+
+
+def _unfinished(files: dict[str, _File], seal: Seal | None) -> list[str]:
+    """Return the files that a crash left beside all their parts, before the seal or a next file named them."""
+    named = {file.footer.previous for file in files.values()} | ({seal.file} if seal is not None else set())
+    here = {(file.name, file.sha256) for file in files.values()}
+    return [
+        file.name
+        for file in files.values()
+        if file.footer.replaces and file.name not in named and here.issuperset(file.footer.replaces)
+    ]
 
 
 def _numbers(files: dict[str, _File], removals: Iterable[Removal]) -> dict[str, tuple[Numbers, ...]]:
