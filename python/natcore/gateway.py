@@ -339,6 +339,17 @@ class Gateway:
         with self._change_lock:
             return self._apply(plan, now)
 
+    def sessions_by_entry(self) -> dict[int, int]:
+        """Count the live sessions of each entry.
+
+        Returns
+        -------
+        dict of int to int
+            By `Entry.id`, of the entries in force and of those that drain.
+        """
+        self._settle()
+        return self._table.sessions_by_entry()
+
     def _plan(self, changes: Sequence[Change]) -> Plan:
         self._check_open()
         self._settle()

@@ -59,7 +59,7 @@ def _options(
 
 @app.command()
 def run(file: File, as_json: Json = False) -> None:
-    """Forward packets as the file says, until SIGTERM or SIGINT. SIGUSR1 prints the counters."""
+    """Forward packets as the file says, until SIGTERM or SIGINT. SIGHUP reloads the file, SIGUSR1 prints the counters."""
     if _is_program and "OPENBLAS_NUM_THREADS" not in os.environ:  # numpy's threads would keep what is given up below
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
         os.execv(sys.executable, sys.orig_argv)
@@ -300,18 +300,27 @@ def _text_lines(what: str, fields: dict[str, Any]) -> tuple[int, str]:
         lines += [f"session log {_listed(log)}" for log in fields["logs"]] or [
             "no session log: the file has no [[log]]"
         ]
-        lines.append("SIGTERM or Ctrl-C ends; SIGUSR1 prints the counters; SIGHUP does nothing yet")
+        lines.append("SIGTERM or Ctrl-C ends; SIGHUP reloads the file; SIGUSR1 prints the counters")
         lines = [printable(line) for line in lines]
     elif what == "stopped":
         lines = ["stopped", report.as_text(report.counters_table(fields["counters"]))]
         lines += [printable(f"session log {name}: {_listed(counters)}") for name, counters in fields["logs"].items()]
     elif what == "counters":
         lines = [report.as_text(report.counters_table(fields))]
+    elif what == "reload":
+        lines = [printable(line) for line in _reload_lines(fields)]
     elif what in ("log", "warning"):
         lines = [f"{fields.get('level', what)}: {printable(fields['message'], chr(10))}"]
     else:
         lines = [printable(f"{what}: {_listed(fields)}")]
     return _descriptor(what), "\n".join(lines) + "\n"
+
+
+def _reload_lines(fields: dict[str, Any]) -> list[str]:
+    if not fields["ok"]:
+        return [f"reload failed, what was in force stays: {line}" for line in fields["error"].splitlines()]
+    sessions = ", ".join(f"{fields[name]:,} {name}" for name in ("kept", "drained", "ended"))
+    return [f"reloaded {fields['file']}: sessions {sessions}", *(f"  {change}" for change in fields["changes"])]
 
 
 def _listed(fields: Mapping[str, object]) -> str:

@@ -148,6 +148,11 @@ class EntryTable:
         """Return the entry with a number, in force or draining."""
         return next((row for row in [*self.rows, *self._draining] if row.id == number), None)
 
+    def sessions_by_entry(self) -> dict[int, int]:
+        """Return how many sessions each entry has, by its number."""
+        counts = self._sessions()
+        return {row.id: int(counts[row.id]) for row in [*self.rows, *self._draining]}
+
     def plan(self, changes: Sequence[Change]) -> Plan:
         """Check the changes together, and count their effects."""
         self._reap()
@@ -290,7 +295,7 @@ class EntryTable:
         entries then."""
         if by is None:
             return NOTHING
-        if row.entry == by.entry:
+        if _same_but_for_name(row.entry, by.entry):
             return NOTHING if self._moves(row, by, after) else (0, 0xFFFFFFFF, {*row.addresses, 0xFFFFFFFF})
         if not isinstance(row.entry, SnatEntry) or not isinstance(by.entry, SnatEntry):
             return NOTHING
@@ -383,6 +388,11 @@ def check_entries(entries: Mapping[int, AnyEntry], kind: str, eip_bind_mode: str
             raise EntryConflict(row, str(error)) from None
     book = Rulebook(kind, eip_bind_mode, policy)
     book.check(rows, book.wires(rows))
+
+
+def _same_but_for_name(one: AnyEntry, other: AnyEntry) -> bool:
+    names = type(one).__annotations__
+    return type(one) is type(other) and all(getattr(one, n) == getattr(other, n) for n in names if n != "name")
 
 
 def _same_shares(one: SnatEntry, other: SnatEntry) -> bool:

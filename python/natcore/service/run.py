@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from natcore.errors import Error
 from natcore.events import Digest
 from natcore.gateway import Gateway
-from natcore.service.configuration_file import Settings, SettingsError
+from natcore.internal import threads
+from natcore.service.configuration_file import Settings, SettingsError, load
+from natcore.service.reload import Planned, Reloaded, RestartError, carry_out, find, plan_of
 
 if TYPE_CHECKING:
     from natcore.plane.plane import Plane
@@ -36,20 +40,26 @@ Given = TypeVar("Given")
 class Service:
     """A gateway made from a configuration file, with its session logs and its plane.
 
-    settings: the file in force. logs: the running session logs by name. started: Unix seconds when forwarding began; None:
-    not yet. last_reload_ok: of the last reload, True while there was none. last_reload_at: Unix seconds when the
-    configuration in force was read. reloads, failed_reloads: how many there were.
+    settings: the file in force. logs: the running session logs by name; replaced, never changed, so that any thread may look.
+    started: Unix seconds when forwarding began; None: not yet. last_reload_ok: of the last reload, True while there was none.
+    last_reload_at: Unix seconds when the configuration in force was read. reloads, failed_reloads: how many there were.
+    reloading: one is under way.
     """
 
     def __init__(self, settings: Settings, report: Report) -> None:
-        """report: called with what happened ("started", "counters", "state", "delivery", "event", "signal", "stopped") and
-        its fields; it must not wait or raise."""
+        """report: called with what happened ("started", "counters", "state", "delivery", "event", "reload", "signal",
+        "warning", "stopped") and its fields; it must not wait or raise."""
         self.settings = settings
         self.logs: dict[str, SessionLog] = {}
         self.started: float | None = None
         self.last_reload_ok = True
         self.last_reload_at = time.time()
         self.reloads = self.failed_reloads = 0
+        self.reloading = False
+        self._file = settings.source
+        self._one_reload = threading.Lock()
+        self._reload_asked = threading.Event()
+        self._reloader: threading.Thread | None = None
         self._report = report
         self._gateway: Gateway | None = None
         self._plane: Plane | None = None
@@ -80,7 +90,7 @@ class Service:
         return future
 
     def run(self) -> None:
-        """Forward until SIGTERM, SIGINT or SIGQUIT. SIGUSR1 reports the counters, SIGHUP that the file is not read again.
+        """Forward until SIGTERM, SIGINT or SIGQUIT. SIGUSR1 reports the counters, SIGHUP reloads the file.
 
         In the main thread, once. Raises what SettingsError, InterfaceError and a failed plane raise; the gateway is closed
         then as well.
@@ -94,24 +104,23 @@ class Service:
         with ExitStack() as stack, _signals(asked):
             stack.callback(self._end)
             self._gateway = gateway = stack.enter_context(settings.make_gateway())
-            for each in settings.logs:
-                log = each.start(gateway)
-                self.logs[log.name] = log
+            self.logs = {each.name: each.start(gateway) for each in settings.logs}
             self._plane = plane = stack.enter_context(gateway.forward(**settings.plane))
+            stack.callback(self._finish_reload)
             self.started = time.time()
             digest = Digest()
             destinations = [_destination(log) | {"on_failure": log.on_failure} for log in self.logs.values()]
             self._report("started", {**settings.plane, "logs": destinations})
-            for name in self.logs:
-                self._states.changed(name, "Success")  # the state that needs no report
             while not STOP & set(asked) and plane.state != "stopped":
                 plane.wait(timeout=POLL)  # raises the error that ended a worker
                 while asked and asked[0] not in STOP:
                     self._answer(asked.pop(0))
                 self._carry_out()
+                self._begin_reload()
                 for event in digest.add(gateway.take_events(), time.monotonic()):
                     self._report("event", _fields(event))
                 self._report_states()
+            self._finish_reload()
             plane.stop()
             for event in digest.rest():
                 self._report("event", _fields(event))
@@ -126,17 +135,76 @@ class Service:
         if number == signal.SIGUSR1:
             self._report("counters", self.gateway.counters() | self.plane.counters())
         elif number == signal.SIGHUP:
-            message = "the file is not read again yet; nothing has changed: restart for it"
-            self._report("signal", {"signal": name, "message": message})
+            self._reload_asked.set()
         else:
             self._report("signal", {"signal": name, "message": "it has no meaning here, and nothing has changed"})
+
+    def reload(self, path: str | os.PathLike[str] | None = None, *, dry_run: bool = False) -> Reloaded:
+        """Put a file into force, by any thread; one at a time. All of it, or, with an error, nothing.
+
+        path: the file; None: the one that the service began with. dry_run: say what would be done, and do nothing. Raises
+        SettingsError: the file, or an entry of it, is refused; RestartError: it asks for what a running gateway cannot change.
+        """
+        with self._one_reload:
+            if dry_run:
+                planned = self._find(load(self._file if path is None else path, to_run=True))
+                return planned.said(dry_run=True, plan=plan_of(planned, self.gateway))
+            self.reloading = True
+            try:
+                done = self._reload(load(self._file if path is None else path, to_run=True))
+            except Exception as error:
+                self.last_reload_ok = False
+                self.failed_reloads += 1
+                self._report("reload", {"ok": False, "file": str(path or self._file), "error": str(error)})
+                raise
+            finally:
+                self.reloading = False
+            return done
+
+    def _find(self, settings: Settings) -> Planned:
+        running = [name for name, log in self.logs.items() if log.status == "Enabled"]
+        return find(self.settings, settings, self.gateway, running)
+
+    def _reload(self, settings: Settings) -> Reloaded:
+        planned = self._find(settings)
+        if planned.needs_restart:
+            raise RestartError(planned.needs_restart)
+        logs = {name: log for name, log in self.logs.items() if log.status == "Enabled"}
+        try:
+            done = carry_out(planned, self.settings, self.gateway, logs)
+        finally:
+            self.logs = logs  # also after an error: a log that was restarted is another object
+        self.settings = settings
+        self.last_reload_ok, self.last_reload_at = True, time.time()
+        self.reloads += 1
+        for warning in settings.warnings:
+            self._report("warning", {"message": f"{settings.source}: {warning}"})
+        counts = {name: getattr(done, name) for name in ("unchanged", "kept", "drained", "ended")}
+        self._report("reload", {"ok": True, "file": done.file, "changes": [str(step) for step in done.steps], **counts})
+        return done
+
+    def _begin_reload(self) -> None:
+        """Reload, if asked, in a thread of its own: a log that is stopped may take its time, and this loop goes on."""
+        if self._reload_asked.is_set() and (self._reloader is None or not self._reloader.is_alive()):
+            self._reload_asked.clear()
+            self._reloader = threads.start("natcore-reload", self._reload_asked_for)
+
+    def _reload_asked_for(self) -> None:
+        with suppress(Error, OSError):  # it has been reported
+            self.reload()
+
+    def _finish_reload(self) -> None:
+        """Wait for a reload that is under way, and begin no other one."""
+        self._reload_asked.clear()
+        if self._reloader is not None:
+            self._reloader.join()
 
     def _report_states(self) -> None:
         if self._states.changed("plane", self.plane.state):
             self._report("state", {"plane": self.plane.state})
         for name, log in self.logs.items():
             status = log.delivery_status
-            if status.state != "Modifying" and self._states.changed(name, status.state):
+            if status.state != "Modifying" and self._states.changed(name, status.state, "Success"):
                 self._report("delivery", {"log": name, **_fields(status)})
 
     def _carry_out(self) -> None:
@@ -173,8 +241,9 @@ class _States:
     def __init__(self) -> None:
         self._last: dict[str, object] = {}
 
-    def changed(self, name: str, state: object) -> bool:
-        before = self._last.get(name)
+    def changed(self, name: str, state: object, first: object = None) -> bool:
+        """first: a state that needs no report at first; None: any."""
+        before = self._last.get(name, first)
         self._last[name] = state
         return before is not None and before != state
 
