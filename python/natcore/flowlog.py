@@ -9,6 +9,7 @@ import numpy as np
 
 from natcore.api.flow_log import FlowTable
 from natcore.config import check_integer, check_number
+from natcore.internal.parts import parts_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +53,7 @@ class FlowLog:
         check_integer("FlowLog.capacity", capacity, 1, 1 << 26)
         check_number("FlowLog.window", window, 1e-6, 1e9, unit="seconds")
         self._capacity = capacity
-        self._table = FlowTable(gateway._core, capacity, round(window * 1e6))
+        self._table = FlowTable(parts_of(gateway).core, capacity, round(window * 1e6))
 
     def take(self) -> NDArray[np.void]:
         """FLOW (n,): the rows so far, in the order of their first packets; they are removed here."""

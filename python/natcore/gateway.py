@@ -40,6 +40,7 @@ from natcore.internal.change_lock import ChangeLock, after_fork
 from natcore.internal.counters import tally
 from natcore.internal.gateway_arguments import GatewayArguments
 from natcore.internal.hardware import memory_arguments
+from natcore.internal.parts import Parts, PlaneCalls
 from natcore.internal.protocols import protocol_number
 from natcore.internal.read_only import UNSET, ReadOnly, Unset
 from natcore.internal.redaction import show
@@ -195,7 +196,7 @@ class Gateway:
         self._window, self._framing, self._seed = checked.window, checked.framing, checked.seed
         self._inside, self._outside = checked.inside or Link(), checked.outside or Link()
         self._records, self._workers = checked.records, checked.workers
-        self._planes: list[Plane] = []
+        self._planes: dict[Plane, PlaneCalls] = {}
         self._controls: list[ControlServer] = []
         self._collector: Collector | None = None
         self._closed = False
@@ -220,7 +221,7 @@ class Gateway:
             **memory_arguments(checked.huge_pages, checked.numa_node),
         )
         self._table = EntryTable(self._core, self.kind, self.eip_bind_mode, self.policy)
-        after_fork(self)
+        after_fork(self._forked)
 
     instance = ReadOnly[str]("The gateway's name in every row of its session log.")
     vpc_id = ReadOnly[str]("The inside network's name in every row of its session log.")
@@ -354,8 +355,8 @@ class Gateway:
         self._check_open()
         self._settle()
         plan = self._table.plan(changes)
-        for plane in list(self._planes):
-            plane._check_pool(self._table.outside(plan))
+        for calls in list(self._planes.values()):
+            calls.check_pool(self._table.outside(plan))
         return plan
 
     def _apply(self, plan: Plan, now: float | None) -> Applied:
@@ -494,8 +495,8 @@ class Gateway:
 
     def _notify_planes(self) -> None:
         """Which addresses are the gateway's has changed: planes keep the kernel off these."""
-        for plane in list(self._planes):
-            plane._entries_changed()
+        for calls in list(self._planes.values()):
+            calls.entries_changed()
 
     # ---- frames in memory -------------------------------------------------------------------------------------------
 
@@ -1159,6 +1160,10 @@ class Gateway:
         else:
             self._core.close_windows(self._core.now_ns, losing=True)
 
+    def _parts(self) -> Parts:
+        """For the package's own modules: natcore.internal.parts."""
+        return Parts(self._core, self._table, self._planes, self._collector, self._settle, self._set_epoch_ns)
+
     def _forked(self) -> None:
         """In the child of a fork: a gateway of its own; the planes and logs stay the parent's. A gateway that another
         thread was changing during the fork is closed, since that thread does not exist here."""
@@ -1166,7 +1171,7 @@ class Gateway:
             None if self.seed is not None else os.urandom(32)
         )
         self._change_lock = ChangeLock()
-        self._planes, self._controls, self._collector = [], [], None
+        self._planes, self._controls, self._collector = {}, [], None
 
     def __enter__(self) -> Gateway:
         return self

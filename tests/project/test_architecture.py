@@ -185,3 +185,55 @@ def test_no_folder_reaches_into_anothers_privates(folder: str) -> None:
                 other = (node.module or "").split(".")[1]
                 private = [alias.name for alias in node.names if alias.name.startswith("_")]
                 assert other == folder or not private, f"{name_of(path)} imports {private} of natcore.{other}"
+
+
+# What reaches a private attribute of another class's object: one function, which the package's own modules use.
+REACHES = {"internal/parts.py": {"gateway._parts"}}
+OF_NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}  # public, by the standard library's naming
+
+
+def privates_reached(source: str) -> list[str]:
+    """`obj._name` of each object that is neither self nor cls, nor of the enclosing class, which knows its own names."""
+    found: list[str] = []
+
+    def own_names(node: ast.ClassDef) -> set[str]:
+        slots = [
+            each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str)
+        ]
+        attributes = [each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute) and is_self(each.value)]
+        return {*slots, *attributes, *(each.name for each in node.body if isinstance(each, ast.FunctionDef))}
+
+    def is_self(value: ast.expr) -> bool:
+        return isinstance(value, ast.Name) and value.id in ("self", "cls")
+
+    def look(node: ast.AST, own: set[str]) -> None:
+        if isinstance(node, ast.ClassDef):
+            own = own_names(node)
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            inherited = isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "super"
+            if not (is_self(node.value) or inherited or node.attr in own | OF_NAMED_TUPLES):
+                found.append(ast.unparse(node))
+        for child in ast.iter_child_nodes(node):
+            look(child, own)
+
+    look(ast.parse(source), set())
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name_of)
+def test_no_class_reaches_into_anothers_privates(path: Path) -> None:
+    """What parts need of each other is handed over as an interface: Parts, PlaneCalls, Intake, Listener."""
+    reached = set(privates_reached(path.read_text()))
+    assert reached == REACHES.get(str(path.relative_to(PACKAGE)), set())
+
+
+def test_a_private_attribute_of_another_object_is_found() -> None:
+    source = """
+class One:
+    __slots__ = ("_slot",)
+    def same(self, other):
+        return self._a == other._a and other._slot and super()._b and named._replace(x=1) and Two._private
+def outside(one):
+    return one._a
+"""
+    assert privates_reached(source) == ["Two._private", "one._a"]

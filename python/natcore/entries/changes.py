@@ -134,24 +134,24 @@ class EntryTable:
         self._core = core
         self._book = Rulebook(kind, eip_bind_mode, policy)
         self._last_id = 0
-        self._generation = 0
+        self.generation = 0
         self.rows: list[Entry] = []
         self._wires = self._book.wires(())  # of the rows
-        self._draining: list[Entry] = []
+        self.draining: list[Entry] = []
 
     @property
     def address_count(self) -> int:
         """Return the number of outside addresses; one of several entries counts for each."""
-        return sum(len(row.addresses) for row in [*self.rows, *self._draining])
+        return sum(len(row.addresses) for row in [*self.rows, *self.draining])
 
     def find(self, number: int) -> Entry | None:
         """Return the entry with a number, in force or draining."""
-        return next((row for row in [*self.rows, *self._draining] if row.id == number), None)
+        return next((row for row in [*self.rows, *self.draining] if row.id == number), None)
 
     def sessions_by_entry(self) -> dict[int, int]:
         """Return how many sessions each entry has, by its number."""
         counts = self._sessions()
-        return {row.id: int(counts[row.id]) for row in [*self.rows, *self._draining]}
+        return {row.id: int(counts[row.id]) for row in [*self.rows, *self.draining]}
 
     def plan(self, changes: Sequence[Change]) -> Plan:
         """Check the changes together, and count their effects."""
@@ -161,7 +161,7 @@ class EntryTable:
         kept = drained = ended = 0
         if self._sessions().any():  # without sessions no rule set need be compiled
             kept, drained, ended = self._core.preview(self._transition(after, self._staying))
-        return Plan(tuple(changes), kept, drained, ended, self._generation, self, after)
+        return Plan(tuple(changes), kept, drained, ended, self.generation, self, after)
 
     def outside(self, plan: Plan) -> set[int]:
         """Return the wire addresses (host order) of the entries that a plan puts into force."""
@@ -175,7 +175,7 @@ class EntryTable:
             raise ConfigurationError(f"plan must be what plan() gave, got {show(plan)}")
         if plan.table is not self:
             raise Error("plan must be one that this gateway's plan() made, got one of another gateway")
-        if plan.generation != self._generation:
+        if plan.generation != self.generation:
             raise Error("the entries have changed since the plan was made; make it again")
 
     def apply(self, plan: Plan, now_ns: int) -> Applied:
@@ -213,11 +213,11 @@ class EntryTable:
         ended = self._core.swap(self._transition(after, staying), now_ns)
         for row in leaving:
             self._release(row, reserved=False)
-        self._draining += draining
+        self.draining += draining
         known = {row.id: row for row in self.rows}
         self.rows = [self._settle(row, known.get(row.id)) for row in rows]
         self._wires = self._book.wires(self.rows)
-        self._generation += 1
+        self.generation += 1
         return ended
 
     def _sessions(self) -> NDArray[np.uint64]:
@@ -369,12 +369,12 @@ class EntryTable:
 
     def _reap(self) -> None:
         """Release the addresses of entries that have drained."""
-        if not self._draining:
+        if not self.draining:
             return
         sessions = self._sessions()
-        for row in list(self._draining):
+        for row in list(self.draining):
             if sessions[row.id] == 0:
-                self._draining.remove(row)
+                self.draining.remove(row)
                 self._release(row)
 
 

@@ -35,18 +35,20 @@ class ChangeLock:
         self._lock.release()
 
 
-_forked: weakref.WeakSet[object] = weakref.WeakSet()
+_forked: dict[int, weakref.WeakMethod[Callable[[], None]]] = {}
 
 
-def after_fork(owner: object) -> None:
-    """Have owner._forked() called in the children of this process; the owner is not kept alive."""
-    _forked.add(owner)
+def after_fork(method: Callable[[], None]) -> None:
+    """Have a method called in the children of this process; its object is not kept alive."""
+    reference = weakref.WeakMethod(method, lambda gone: _forked.pop(id(gone), None))
+    _forked[id(reference)] = reference
 
 
 def _in_child() -> None:
-    for owner in list(_forked):
-        call: Callable[[], None] = owner._forked  # type: ignore[attr-defined]
-        call()
+    for reference in list(_forked.values()):
+        method = reference()
+        if method is not None:
+            method()
 
 
 os.register_at_fork(after_in_child=_in_child)

@@ -24,6 +24,7 @@ from natcore.internal import machine_clock
 from natcore.internal.alive import Alive
 from natcore.internal.arguments import check_worker
 from natcore.internal.hardware import check_cpus
+from natcore.internal.parts import PlaneCalls, parts_of
 from natcore.internal.read_only import ReadOnly
 from natcore.internal.redaction import show
 from natcore.internal.validation import is_text
@@ -77,7 +78,8 @@ class Plane:
                 "seed: predictable ports can be attacked; leave it out for real traffic", SecurityWarning, stacklevel=3
             )
         self._gateway = gateway
-        self._core = gateway._core
+        parts = parts_of(gateway)
+        self._core = parts.core
         self._threads = threads
         self._driver = driver
         self._at_once = favour == "latency"
@@ -104,7 +106,7 @@ class Plane:
         except BaseException:
             self._abandon()
             raise
-        gateway._planes.append(self)
+        parts.planes[self] = PlaneCalls(self._check_pool, self._watcher.settle)
         _alive.add(self)
 
     # ---- what callers use -------------------------------------------------------------------------------------------
@@ -201,10 +203,6 @@ class Plane:
         which = check_worker(worker, self._gateway.workers)
         return {name: self._loops.port_counters(port, which) for port, name in enumerate(self._watcher.names)}
 
-    def _entries_changed(self) -> None:
-        """For the gateway: its pools are others now. Without the call it is noticed within a tenth of a second."""
-        self._watcher.settle()
-
     def _check_pool(self, addresses: Iterable[int]) -> None:
         """ConfigurationError if one of the addresses (host order) is the host's own on the plane's interfaces."""
         _refuse_own(addresses, self._of_ports, self._watcher.names)
@@ -250,7 +248,7 @@ class Plane:
         for descriptor in self._loops.wake_fds:
             self._poll.register(descriptor, select.EPOLLIN)
         self._watcher.start()
-        self._gateway._set_epoch_ns(clocks.real - clocks.monotonic - offset_ns)
+        parts_of(self._gateway).set_epoch_ns(clocks.real - clocks.monotonic - offset_ns)
         if self._threads:
             self._loops.start(self._cpus, self._failed)
 
@@ -315,8 +313,7 @@ class Plane:
             self._core.set_link_address(side, int(settings.address or 0))
         if self._running and error is not None:
             self._failure = error
-        with suppress(ValueError):
-            self._gateway._planes.remove(self)
+        parts_of(self._gateway).planes.pop(self, None)
         self._core.unclaim()
         self._ended = True
         os.eventfd_write(self._end_fd, 1)

@@ -37,7 +37,7 @@ from natcore.sessionlog.baseline import Baseline, empty_part
 from natcore.sessionlog.facts import ALONE, CLOSED, EMPTY, STARTED, STOPPED, Clock, Cover
 from natcore.sessionlog.heartbeat import Beat, OldestWindow, Windows
 from natcore.sessionlog.sender import attribute
-from natcore.sessionlog.session_log import SessionLog
+from natcore.sessionlog.session_log import Intake, SessionLog
 from natcore.sessionlog.spool.format import Identity
 from natcore.sinks.base import Batch, Records, Sink, join
 
@@ -150,6 +150,7 @@ class Collector:
         self._clock, self._wall = clock, wall
         self._chance = chance or random.Random()
         self._logs: tuple[SessionLog, ...] = ()
+        self._intakes: dict[SessionLog, Intake] = {}  # of logs that run or stop
         self._stopped: weakref.WeakSet[SessionLog] = weakref.WeakSet()
         self._control = threading.RLock()  # start, stop, close: one at a time
         self._draining = threading.Lock()  # the ring has one reader; and the counts below
@@ -222,7 +223,7 @@ class Collector:
             if is_first:
                 self._close_windows()
             else:
-                log._begin(self._open_windows())
+                self._intakes[log].begin(self._open_windows())
             made = self._core.now_ns
             with self._draining:
                 self._drain()
@@ -234,7 +235,7 @@ class Collector:
                 self._begin_facts(made, (STARTED | ALONE if is_first else STARTED) | (EMPTY if is_new else 0))
             if self._has_threads:
                 try:
-                    log._start()
+                    self._intakes[log].start()
                     self._start_thread()
                 except CapacityError:  # a log without its threads would deliver nothing
                     self._stop((log,), 0.0)
@@ -245,7 +246,7 @@ class Collector:
 
     def _require(self, log: SessionLog) -> None:
         """Stop the log and raise ConfigurationError if its destination does not work."""
-        reason = log._reason_not_to_start(START_SECONDS)
+        reason = self._intakes[log].reason_not_to_start(START_SECONDS)
         if reason is not None:
             self._stop((log,), 0.0)
             raise ConfigurationError(
@@ -272,7 +273,7 @@ class Collector:
             return SessionLog(
                 sink, self._identity, name=name, spool=Path(spool) / name if spool is not None else None,
                 policy=policy, beat=self._beat(oldest_ns, made_ns, complete_ns), check=self._check_sink, collect=self.step,
-                end=self.stop,
+                end=self.stop, connect=self._intakes.__setitem__,
                 redact_destination=redact, on_failure=on_failure, clock=self._clock, wall=self._wall, chance=self._chance,
             )  # fmt: skip
         except OSError as error:
@@ -283,18 +284,17 @@ class Collector:
         timeout = check_number("timeout", timeout, 0, 1e9, unit="seconds")
         if not isinstance(log, SessionLog):
             raise ConfigurationError(f"log must be a session log of this gateway, got {show(log)}")
-        log._check_caller()
+        self._check_caller((log,))
         with self._control:
             if log in self._logs:
                 return self._stop((log,), timeout)
-            if log not in self._stopped:
+            if log not in self._intakes and log not in self._stopped:
                 raise ConfigurationError(f"log must be a session log of this gateway, got {show(log)}")
-            return log._finish_stop()
+            return self._finish(log)
 
     def close(self, timeout: float = 10.0, *, ended: bool = False) -> int:
         """Stop every log, all within `timeout` s; -> rows not delivered. ended: the gateway has no session any more."""
-        for log in self._logs:
-            log._check_caller()
+        self._check_caller(self._logs)
         with self._control:
             return self._stop(self._logs, timeout, CLOSED if ended else 0)
 
@@ -320,7 +320,7 @@ class Collector:
                     self._log_cover(beat.made, beat.swept)
                     beat = replace(beat, facts=self._facts)
                 for log in self._logs:
-                    log._note(beat)
+                    self._intakes[log].note(beat)
 
     def _beat(self, oldest_ns: int, made_ns: int, complete_ns: int) -> Beat:
         """Note that rows drained from now on began at `oldest_ns` or later."""
@@ -441,7 +441,7 @@ class Collector:
             row.flags.writeable = False
             self._facts += 1
             for log in self._logs:
-                log._accept_facts(row)
+                self._intakes[log].accept_facts(row)
 
     def _relieve(self) -> None:
         self._attempt(self.step)
@@ -488,7 +488,7 @@ class Collector:
     def _give(self, records: Records) -> None:
         records.flags.writeable = False
         for log in self._logs:
-            log._accept(records)
+            self._intakes[log].accept(records)
 
     def _report_lost(self) -> None:
         """Add a gap row for rows that found the ring full: they get numbers, which will be missing."""
@@ -497,7 +497,9 @@ class Collector:
             self._lost_reported += lost
             last = self._core.skip_numbers(lost) + lost - 1
             for log in self._logs:
-                log._accept_gap(gap_row(self._oldest_us, self._core.label(self._core.now_ns), last, lost, GAP_RING))
+                self._intakes[log].accept_gap(
+                    gap_row(self._oldest_us, self._core.label(self._core.now_ns), last, lost, GAP_RING)
+                )
 
     def _close_windows(self) -> None:
         """No lock of the collector is held: the core may wait for a packet thread, which may be in `drain_now`."""
@@ -523,9 +525,23 @@ class Collector:
         if not self._logs:
             self._stop_thread()
         for log in logs:  # all at once: one that hangs does not take the others' time
-            log._begin_stop(deadline)
-        self._stopped.update(logs)
-        return sum(log._finish_stop() for log in logs)
+            self._intakes[log].begin_stop(deadline)
+        return sum(self._finish(log) for log in logs)
+
+    def _check_caller(self, logs: tuple[SessionLog, ...]) -> None:
+        for log in logs:
+            if (intake := self._intakes.get(log)) is not None:
+                intake.check_caller()
+
+    def _finish(self, log: SessionLog) -> int:
+        """Wait for the end of a log that stops; -> rows not delivered. Idempotent."""
+        if log in self._intakes:
+            undelivered = self._intakes[log].finish_stop()
+            self._stopped.add(log)
+            del self._intakes[log]
+            return undelivered
+        rows = log.counters()
+        return rows["queued"] + rows["spooled"]
 
     def _start_thread(self) -> None:
         if self._thread is None:

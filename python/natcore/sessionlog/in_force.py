@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from natcore.entries.table import Rulebook
+from natcore.internal.parts import parts_of
 from natcore.sessionlog.facts import Records, entry_rows, setting_rows
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ def in_force(reference: weakref.ref[Gateway]) -> Callable[[], Mapping[Key, Recor
         gateway = reference()
         if gateway is None:
             return known[1]
-        table = gateway._table
-        entries = [*table.rows, *table._draining]
+        table = parts_of(gateway).table
+        entries = [*table.rows, *table.draining]
         state = (
-            tuple((row.id, id(row.entry)) for row in entries) if table._draining else table._generation,
+            tuple((row.id, id(row.entry)) for row in entries) if table.draining else table.generation,
             gateway.eip_bind_mode, id(gateway.timeouts), id(gateway.policy), len(entries),
         )  # fmt: skip
         if state == known[0]:
@@ -52,7 +53,9 @@ def clock_offset(reference: weakref.ref[Gateway]) -> Callable[[], int | None]:
 
     def look() -> int | None:
         gateway = reference()
-        planes = [] if gateway is None else list(gateway._planes)  # one that ends leaves the list, in its own thread
+        planes = (
+            [] if gateway is None else list(parts_of(gateway).planes)
+        )  # one that ends leaves the list, in its own thread
         return planes[0].offset_ns if planes else None
 
     return look

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from natcore.choices import OnFailure
 from natcore.config import DeliveryPolicy, check_number
@@ -57,6 +57,31 @@ class DeliveryStatus:
     since: float = 0.0
 
 
+class Intake(NamedTuple):
+    """What the collector calls in a log."""
+
+    start: Callable[[], None]
+    """Start the threads."""
+    begin: Callable[[Baseline], None]
+    """Leave out what windows had counted before the log's start."""
+    accept: Callable[[Records], None]
+    """RECORD (n,), n >= 1, never written again: the gateway's next rows."""
+    accept_gap: Callable[[Records], None]
+    """RECORD (1,): rows of the gateway are missing here."""
+    accept_facts: Callable[[Records], None]
+    """RECORD (n,) about the log itself, for a sink that keeps them."""
+    note: Callable[[Beat], None]
+    """A sign of life that covers the rows accepted so far."""
+    reason_not_to_start: Callable[[float], str | None]
+    """None when the sink is open, within some seconds; else why it is not."""
+    check_caller: Callable[[], None]
+    """Error in a thread of the log's: its sink's deliver() would wait for itself."""
+    begin_stop: Callable[[float], None]
+    """Nothing more is accepted; what waits is sent at once until a time of the clock, however small the batch."""
+    finish_stop: Callable[[], int]
+    """End when every row is delivered or in the spool, or at that time. -> rows not delivered."""
+
+
 class SessionLog:
     """Made by `Gateway.start_session_log`; thread-safe.
 
@@ -80,6 +105,7 @@ class SessionLog:
         check: Callable[[Sink], None],
         collect: Callable[[], object],
         end: Callable[[SessionLog, float], int],
+        connect: Callable[[SessionLog, Intake], None],
         redact_destination: bool = False,
         on_failure: OnFailure = "forward",
         clock: Callable[[], float] = time.monotonic,
@@ -121,6 +147,21 @@ class SessionLog:
         self._deadline: float | None = None
         self._threads: list[threading.Thread] = []
         self._last_status = DeliveryStatus("Modifying", since=wall())
+        connect(
+            self,
+            Intake(
+                start=self._start,
+                begin=self._begin,
+                accept=self._accept,
+                accept_gap=self._accept_gap,
+                accept_facts=self._accept_facts,
+                note=self._note,
+                reason_not_to_start=self._reason_not_to_start,
+                check_caller=self._check_caller,
+                begin_stop=self._begin_stop,
+                finish_stop=self._finish_stop,
+            ),
+        )
 
     # What a user sees
 
@@ -249,7 +290,7 @@ class SessionLog:
     def __exit__(self, *error: object) -> None:
         self.stop()
 
-    # What the collector does
+    # What the collector calls (Intake)
 
     def _start(self) -> None:
         """Start the threads."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from natcore.config import PORT_POLICIES
 from natcore.dtypes import GAP, GAP_DIED, GAP_LOST, GAP_RING, format_ipv4
+from natcore.internal.parts import parts_of
 from natcore.internal.protocols import ICMP
 from natcore.sessionlog import facts
 from natcore.sessionlog.facts import ALONE, CLOSED, EMPTY, NO_NAT, SNAT, Clock, Cover, EntryFact, Setting
@@ -60,8 +61,9 @@ def waiting(question: Question, gateway: Gateway | None, spool: str | os.PathLik
     live: tuple[Row, ...] = ()
     clocks: tuple[tuple[Key, Clock], ...] = ()
     if gateway is not None:
-        gateway._settle()
-        collector = gateway._collector
+        parts = parts_of(gateway)
+        parts.settle()
+        collector = parts.collector
         if collector is not None:
             cover = collector.cover()  # before the rows that it tells of
             if cover is not None:
@@ -69,7 +71,7 @@ def waiting(question: Question, gateway: Gateway | None, spool: str | os.PathLik
                 (ended if cover.swept >= cover.made - 1000 else signs).append((key, cover))
             batches += collector.waiting_rows()
             clocks = tuple(((gateway.instance, collector.run), clock) for clock in collector.unlogged_clocks())
-        now = gateway._core.label(gateway._core.now_ns)
+        now = parts.core.label(parts.core.now_ns)
         live = tuple(live_rows(question, gateway, now))
     if spool is not None:
         from natcore.sessionlog.spool.reading import signs_of_life, waiting_rows
@@ -492,7 +494,8 @@ def waiting_evidence(question: Question, batches: Iterable[Batch]) -> Iterable[R
 
 def _run_of(gateway: Gateway) -> str:
     """Return the key of its rows; empty before its first session log."""
-    return "" if gateway._collector is None else gateway._collector.run
+    collector = parts_of(gateway).collector
+    return "" if collector is None else collector.run
 
 
 def live_rows(question: Question, gateway: Gateway, now: int) -> Iterable[Row]:
