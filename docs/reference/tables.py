@@ -66,6 +66,8 @@ EVENTS = {
     "ports-threshold": "ports of an outside address and protocol in use reached `warn_at`; protocol 0: port blocks",
     "sessions-threshold": "sessions reached `warn_at` of `max_sessions`",
     "records-lost": "rows of the session log found the journal full",
+    "address-added": "the outside interface has another address, and a pool follows it; `outside` names it",
+    "address-removed": "the outside interface has lost an address that a pool had; the sessions over it have ended",
     "ports-exhausted": "no port, or no block, of the pool is free",
     "session-limit": "a table is full; `limit` names it",
     "subscriber-limit": "a subscriber reached a quota; `limit` names it",

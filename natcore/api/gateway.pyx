@@ -10,7 +10,7 @@ from natcore.workers.setup cimport workers_delete, workers_grow, workers_new
 from natcore.workers.entry_changes cimport (
     Matching, Transition, count_entries, count_sessions, drain_mappings, end_dead, end_matching, end_sessions, holder_of,
 )
-from natcore.log.events cimport event_fd, event_fd_close, event_fd_set
+from natcore.log.events cimport ADDRESS_ADDED, ADDRESS_REMOVED, event_note, event_fd, event_fd_close, event_fd_set
 from natcore.tables.fragments cimport fragments_new
 from natcore.workers.locks cimport lock, yield_lock, unlock
 from natcore.tables.icmp_output cimport outbox_bytes, outbox_new, outbox_next, outbox_waiting
@@ -19,7 +19,8 @@ from natcore.tables.mappings cimport Mapping, mappings_new, mappings_unpair
 from natcore.tables.port_overload cimport overload_new
 from natcore.nat.affinity cimport owner_of_frame
 from natcore.tables.ports cimport (
-    PORT_RESERVED, PORTS_OVERLOAD, SPACE_ICMP, PortMap, Ports, address_add, address_drop, randoms_fill, ports_allow,
+    BITMAP_BYTES, HOST_SPACES, PORT_RESERVED, PORTS_OVERLOAD, SPACE_ICMP, PortMap, Ports, address_add, address_drop,
+    address_find, address_share, address_unshare, randoms_fill, ports_allow,
     ports_divide,
     ports_new, ports_reserve, ports_taken, ports_unreserve,
 )
@@ -556,6 +557,38 @@ cdef class Core(Tables):
         with nogil:
             self.lock()
             ports_unreserve(ports, &ports.addresses[address].maps[space], first, last)
+            self.unlock()
+
+    def share_address(self, uint32_t ip, bytes wanted):
+        """The gateway's host has an outside address (host order) too, and these of its ports: bits of TCP, then of UDP, 64-bit
+        words; None: the address is the gateway's alone. A port in use by a mapping or an entry is the host's after a later
+        call. Nothing happens where the address is not there."""
+        cdef bint done = True
+        cdef uint32_t address
+        cdef const char* bits = NULL
+        if wanted is not None:
+            if len(wanted) != HOST_SPACES * BITMAP_BYTES:
+                raise ValueError(f"wanted must be {HOST_SPACES * BITMAP_BYTES} bytes, got {len(wanted)}")
+            bits = wanted
+        with nogil:
+            self.lock()
+            address = address_find(self.worker.mappings.ports, bswap32(ip))
+            if address == NONE:
+                pass
+            elif bits == NULL:
+                address_unshare(self.worker.mappings.ports, address)
+            else:
+                done = address_share(self.worker.mappings.ports, address, <const uint64_t*>bits)
+            self.unlock()
+        if not done:
+            raise CapacityError("out of memory for a shared address")
+
+    def note_address(self, uint32_t address, bint came):
+        """An event: the outside interface has an address (host order) that the gateway uses from now on, or no more."""
+        with nogil:
+            self.lock()
+            event_note(self.worker.events, ADDRESS_ADDED if came else ADDRESS_REMOVED, 0, bswap32(address), 0, 0, 0,
+                       clock_of_all(self.worker))
             self.unlock()
 
     def set_mtu(self, uint32_t side, uint32_t mtu):

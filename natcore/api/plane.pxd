@@ -7,6 +7,7 @@ cdef class PlaneLoop:
     cdef Loop* loop
     cdef object _owner          # keeps the worker alive
     cdef object _drivers        # [Driver | None] by port
+    cdef object _taps           # [Driver | None] by port
     cdef object _turn           # lock, held while the loop runs
     cdef object _past           # counters of closed drivers, by port
     cdef Port* _port(self, uint32_t port) except NULL

@@ -14,7 +14,7 @@ from natcore.io.neighbors cimport (
     neighbours_lose, neighbours_new, routes_delete, routes_replace, set_delete, set_replace,
 )
 from natcore.nat.undelivered cimport take_back_from_others
-from natcore.tables.ports cimport Ports, address_find
+from natcore.tables.ports cimport HostPorts, Ports, address_find
 from natcore.workers.locks cimport lock, unlock
 from natcore.io.pending_frames cimport pending_delete, pending_new
 from natcore.io.io_loop cimport (
@@ -46,6 +46,7 @@ cdef class PlaneLoop:
             raise CapacityError("no memory for a plane")
         self._owner = owner
         self._drivers = [None] * ports
+        self._taps = [None] * ports
         self._turn = threading.Lock()
         self._past = [{}] * ports
         self.loop.worker = <Worker*>PyCapsule_GetPointer(capsule, "natcore.Worker")
@@ -147,6 +148,23 @@ cdef class PlaneLoop:
         finally:
             fetch_add(&self.loop.park, <uint32_t>-1)
 
+    def set_tap(self, uint32_t port, Driver tap) -> None:
+        """Sets the packet ring that brings a port the ICMP and fragments for shared addresses which its driver leaves to the
+        kernel; None: it needs none."""
+        cdef Port* changed = self._port(port)
+        fetch_add(&self.loop.park, 1)
+        signal_fd(self.loop.wake_fd)
+        try:
+            with self._turn:
+                before = self._taps[port]
+                self._taps[port] = tap
+                changed.tap = tap.device if tap is not None else NULL
+                if before is not None:
+                    before.close()
+                    self._past[port] = add(self._past[port], {"ring_drops": before.counters()["ring_drops"]})
+        finally:
+            fetch_add(&self.loop.park, <uint32_t>-1)
+
     def close(self) -> None:
         """Call it after the loop ended: drops pending frames, closes drivers. Idempotent."""
         self.stop()
@@ -160,6 +178,7 @@ cdef class PlaneLoop:
                 take_back_from_others(self.loop.worker)
         for port in range(self.loop.count):
             self.detach(port)
+            self.set_tap(port, None)
 
     # ---- configuration of the loop ---------------------------------------------------------------------------------------
 
@@ -320,11 +339,32 @@ cdef class PlaneLoop:
         finally:
             free(addresses)
 
+    def shared(self) -> dict[int, bytes]:
+        """{shared address (host order): bits of the TCP ports that the host has, then of its UDP ports, 64-bit words}."""
+        cdef const Ports* ports = self.loop.worker.mappings.ports
+        cdef uint32_t i
+        cdef HostPorts copy
+        cdef uint32_t ip
+        result = {}
+        for i in range(load_relaxed(&ports.count)):
+            with nogil:
+                self._enter()
+                ip = 0 if ports.addresses[i].host == NULL else ports.addresses[i].ip
+                if ip:
+                    copy = ports.addresses[i].host[0]
+                self._leave()
+            if ip:
+                result[bswap32(ip)] = (<const char*>copy.now)[:sizeof(copy.now)]
+        return result
+
     def port_counters(self, uint32_t port) -> dict[str, int]:
         """Cumulative counters of one port's interface."""
         cdef Port* of_port = self._port(port)
         driver = self._drivers[port]
         own = add(self._past[port], driver.counters()) if driver is not None else self._past[port]
+        tap = self._taps[port]
+        if tap is not None:
+            own = {**own, "ring_drops": own.get("ring_drops", 0) + tap.counters()["ring_drops"]}
         passed = own.get("left_to_kernel", 0)               # counted by a driver that does not deliver them
         return {**own, "left_to_kernel": passed + load_relaxed64(&of_port.left_to_kernel),
                 "arp_answered": load_relaxed64(&of_port.arp_answered), "unresolved": load_relaxed64(&of_port.unresolved)}
@@ -357,8 +397,8 @@ cdef void update_mtus(Loop* loop) noexcept nogil:
 
 
 cdef dict add(dict first, dict second):
-    """Sums per name of second."""
-    return {key: first.get(key, 0) + value for key, value in second.items()}
+    """Sums per name."""
+    return {key: first.get(key, 0) + second.get(key, 0) for key in [*second, *(key for key in first if key not in second)]}
 
 
 cdef object as_words(values):

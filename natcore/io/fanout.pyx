@@ -1,4 +1,5 @@
-"""Fan-out groups: packet sockets that share the frames of one interface; a classic BPF program selects one. No NAT."""
+"""Fan-out groups: packet sockets that share the frames of one interface; a classic BPF program selects one, or what a socket
+alone receives. No NAT."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 
@@ -28,6 +29,14 @@ cdef int fanout_shut(int fd) except -1:
     program.len = 1
     program.filter = &nothing
     return _set(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program), "SO_ATTACH_FILTER")
+
+
+def listen(int fd, bytes program not None) -> None:
+    """Makes a bound and blocked socket receive the frames for which a program (as for `join`) returns another number than 0."""
+    cdef sock_fprog code
+    code.len = <uint16_t>(len(program) // 8)
+    code.filter = <sock_filter*><const uint8_t*>program
+    _set(fd, SOL_SOCKET, SO_ATTACH_FILTER, &code, sizeof(code), "SO_ATTACH_FILTER")
 
 
 def join(fds, bytes program not None) -> None:

@@ -17,6 +17,7 @@ cdef enum:
 
 cdef struct Port:               # an interface
     Device* device              # NULL: detached
+    Device* tap                 # NULL, or: brings ICMP and fragments for shared addresses, which the kernel gets too
     uint8_t mac[6]
     uint8_t side                # Side
     bint queued                 # frames are queued to be flushed

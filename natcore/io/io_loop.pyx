@@ -2,12 +2,13 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from natcore.io.device cimport FRAME_ROOM
+from natcore.io.device cimport FRAME_ROOM, Device
 from natcore.io.neighbors cimport (
     ASK_AGAIN_MS, FAILED, KNOWN, NO_ROUTE, UNKNOWN, Neighbour, holds, neighbour_at, neighbour_of, route_to,
 )
-from natcore.tables.ports cimport address_find
+from natcore.tables.ports cimport Address, address_find, host_has, space_of
 from natcore.workers.locks cimport lock, unlock
+from natcore.nat.admission cimport is_shared_address
 from natcore.nat.clock cimport tick
 from natcore.nat.pipeline cimport revoke, take_generated, translate
 from natcore.nat.undelivered cimport take_back_from_others
@@ -16,14 +17,16 @@ from natcore.io.pending_frames cimport (
 )
 from natcore.io.arp cimport ARP_FRAME_BYTES, arp_announce, arp_answer, arp_asked
 from natcore.frame cimport FRAME_CROSSING, FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED
-from natcore.base.compiler cimport bswap16, bswap32, count_up, load_acquire, load_relaxed, store_relaxed, store_release
+from natcore.base.compiler cimport (
+    bswap16, bswap32, count_up, load_acquire, load_relaxed, store_relaxed, store_release, unlikely,
+)
 from natcore.base.hash_table cimport NONE
 from natcore.io.kernel cimport PACKET_BROADCAST, PACKET_HOST, VIRTIO_NET_HDR_F_NEEDS_CSUM, virtio_net_hdr
 from natcore.base.spinlock cimport spin_lock, spin_unlock, wait_turn
-from natcore.packet.verdict cimport DROP_NO_NEIGHBOUR, HELD, INBOUND, INSIDE, OUTBOUND, OUTSIDE, UNTRANSLATED, egress_of
+from natcore.packet.verdict cimport DROP_NO_NEIGHBOUR, HELD, INBOUND, INSIDE, LOCAL, OUTBOUND, OUTSIDE, UNTRANSLATED, egress_of
 from natcore.base.headers cimport (
-    ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV4, IPV4_FRAGMENT, PROTOCOL_TCP, PROTOCOL_UDP, EthernetHeader, Ipv4Header,
-    UdpHeader, load32,
+    ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV4, ICMP_ECHO_REQUEST, IPV4_FRAGMENT, PROTOCOL_ICMP, PROTOCOL_TCP,
+    PROTOCOL_UDP, EthernetHeader, Ipv4Header, UdpHeader, load32,
 )
 
 cdef extern from * nogil:
@@ -272,10 +275,27 @@ cdef inline bint is_dhcp_answer(const Arrival* arrival) noexcept nogil:
             and not ip.fragment & bswap16(IPV4_FRAGMENT))
 
 
+cdef bint may_be_ours(const Address* address, const Arrival* arrival) noexcept nogil:
+    """Whether a packet to a shared address may be the gateway's: TCP and UDP by the port; fragments, ICMP errors and replies
+    are told apart by their datagram or session (nat/). Echo requests and other protocols are the host's."""
+    cdef const Ipv4Header* ip = <const Ipv4Header*>(arrival.data + ETHERNET_BYTES)
+    cdef uint32_t header = (ip.version_ihl & 15) * 4
+    cdef const uint8_t* l4 = <const uint8_t*>ip + header
+    cdef bint ported = ip.protocol == PROTOCOL_TCP or ip.protocol == PROTOCOL_UDP
+    if not ported and ip.protocol != PROTOCOL_ICMP:
+        return False
+    if ip.fragment & bswap16(IPV4_FRAGMENT) or arrival.length < ETHERNET_BYTES + header + 4:
+        return True
+    if ported:
+        return not host_has(address, space_of(ip.protocol), <uint32_t>l4[2] << 8 | l4[3])
+    return l4[0] != ICMP_ECHO_REQUEST
+
+
 cdef inline bint is_ours(Loop* loop, Arrival* arrival) noexcept nogil:
     """Whether the frame is translated; otherwise it is left to the kernel (or answered as ARP)."""
     cdef uint16_t ethertype
-    cdef uint32_t destination
+    cdef uint32_t destination, number
+    cdef const Address* address
     if arrival.tagged or arrival.length < ETHERNET_BYTES:
         return False
     ethertype = bswap16((<EthernetHeader*>arrival.data).ethertype)
@@ -285,9 +305,22 @@ cdef inline bint is_ours(Loop* loop, Arrival* arrival) noexcept nogil:
         if is_dhcp_answer(arrival):
             return False
         destination = (<Ipv4Header*>(arrival.data + ETHERNET_BYTES)).destination
-        return not holds(&loop.local, bswap32(destination)) or (
-            address_find(loop.worker.mappings.ports, destination) != NONE)
+        if not holds(&loop.local, bswap32(destination)):
+            return True
+        number = address_find(loop.worker.mappings.ports, destination)
+        if number == NONE:
+            return False
+        address = &loop.worker.mappings.ports.addresses[number]
+        return address.host == NULL or may_be_ours(address, arrival)
     return False
+
+
+cdef void count_local(Loop* loop, Port* port, const Frame* frame, bint tapped) noexcept nogil:
+    """Counts what turned out to be for the host, or with a tap not for it: there the kernel has counted all."""
+    cdef bint hosts = frame.verdict == LOCAL and is_shared_address(
+        loop.worker, (<const Ipv4Header*>(frame.data + ETHERNET_BYTES)).destination)
+    if hosts != tapped:
+        count_up(&port.left_to_kernel, 1 if hosts else <uint64_t>-1)
 
 
 cdef inline uint16_t flags_of(const Arrival* arrival) noexcept nogil:
@@ -312,8 +345,8 @@ cdef inline bint is_crossing(const Loop* loop, const Port* port, const Frame* fr
             != NO_ROUTE and loop.ports[at].side == INSIDE)
 
 
-cdef uint32_t sort_out(Loop* loop, Port* port, uint32_t arrived) noexcept nogil:
-    """Converts received frames that are to be translated; how many."""
+cdef uint32_t sort_out(Loop* loop, Port* port, uint32_t arrived, bint tapped) noexcept nogil:
+    """Converts received frames that are to be translated; how many. tapped: they are copies, the kernel has counted them."""
     cdef uint32_t i, count = 0
     cdef bint may_cross = loop.worker.rules != NULL and loop.worker.rules.no_nat_count   # only then can a packet cross
     cdef Arrival* arrival
@@ -331,37 +364,40 @@ cdef uint32_t sort_out(Loop* loop, Port* port, uint32_t arrived) noexcept nogil:
                 frame.flags |= FRAME_CROSSING
             frame.tag = <uint16_t>i
             count += 1
-        elif (arrival.length >= ETHERNET_BYTES and not arrival.tagged
+        elif (not tapped and arrival.length >= ETHERNET_BYTES and not arrival.tagged
                 and (<EthernetHeader*>arrival.data).ethertype == bswap16(ETHERTYPE_ARP)
                 and (arrival.packet_type == PACKET_HOST or arrival.packet_type == PACKET_BROADCAST)):
             answer_arp(loop, port, arrival)
-        else:
+        elif not tapped:
             count_up(&port.left_to_kernel, 1)
     return count
 
 
-cdef uint32_t serve(Loop* loop, Port* port, uint32_t budget) noexcept nogil:
-    """Serves one batch of one port; frames received."""
+cdef uint32_t serve(Loop* loop, Port* port, Device* device, uint32_t budget) noexcept nogil:
+    """Serves one batch of a port's device or tap; frames received."""
     cdef uint32_t arrived, count, i, now_ms
     cdef uint64_t now_ns
-    if port.device == NULL:
+    cdef bint tapped = device != port.device
+    if device == NULL or port.device == NULL:
         return 0
-    arrived = port.device.receive(port.device, loop.arrivals, budget if budget < BATCH else BATCH)
+    arrived = device.receive(device, loop.arrivals, budget if budget < BATCH else BATCH)
     if arrived:
         enter(loop.worker)
         now_ns = clock_of(loop)
         now_ms = <uint32_t>(now_ns // 1000000)
         loop.worker.link_address[port.side] = port.address
-        count = sort_out(loop, port, arrived)
+        count = sort_out(loop, port, arrived, tapped)
         translate(loop.worker, loop.frames, count, now_ns)
         for i in range(count):
             if loop.frames[i].verdict <= UNTRANSLATED:
                 deliver(loop, &loop.frames[i], loop.arrivals[loop.frames[i].tag].offload, now_ms)
+            if unlikely(tapped or loop.frames[i].verdict == LOCAL):
+                count_local(loop, port, &loop.frames[i], tapped)
         send_generated(loop, port, now_ms)
         unlock(loop.worker)
         settle(loop)
         hand_over(loop)
-    port.device.complete(port.device)
+    device.complete(device)
     return arrived
 
 
@@ -396,10 +432,14 @@ cdef void service(Loop* loop) noexcept nogil:
 cdef uint32_t work(Loop* loop, uint32_t budget) noexcept nogil:
     """Moves about budget frames at most, of all ports; how many."""
     cdef uint32_t done = 0, before, i
+    cdef Port* port
     while done < budget:
         before = done
         for i in range(loop.count):
-            done += serve(loop, &loop.ports[(i + loop.turn) % loop.count], budget - done if budget > done else 1)
+            port = &loop.ports[(i + loop.turn) % loop.count]
+            done += serve(loop, port, port.device, budget - done if budget > done else 1)
+            if unlikely(port.tap != NULL):
+                done += serve(loop, port, port.tap, budget - done if budget > done else 1)
         loop.turn = loop.turn + 1 if loop.turn + 1 < loop.count else 0
         service(loop)
         if done == before or load_acquire(&loop.park) or load_acquire(&loop.stop):
@@ -413,23 +453,27 @@ cdef void clear_errors(Loop* loop) noexcept nogil:
     for i in range(loop.count):
         if loop.ports[i].device != NULL:
             loop.ports[i].device.clear_error(loop.ports[i].device)
+        if loop.ports[i].tap != NULL:
+            loop.ports[i].tap.clear_error(loop.ports[i].tap)
 
 
 cdef void rest(Loop* loop) noexcept nogil:
     """Waits for a frame, the control side, or the next service."""
-    cdef pollfd fds[PORTS_MOST + 1]
+    cdef pollfd fds[2 * PORTS_MOST + 1]
     cdef uint32_t i, failed = 0
     cdef bint announces
     for i in range(loop.count):
         fds[i].fd = -1 if loop.ports[i].device == NULL else loop.ports[i].device.fd
         fds[i].events = POLLIN
+        fds[loop.count + 1 + i].fd = -1 if loop.ports[i].tap == NULL else loop.ports[i].tap.fd
+        fds[loop.count + 1 + i].events = POLLIN
     fds[loop.count].fd = loop.wake_fd
     fds[loop.count].events = POLLIN
     announces = load_relaxed(&loop.announced) < load_relaxed(&loop.worker.mappings.ports.count)
-    if poll(fds, loop.count + 1, BUSY_MS if loop.pending.frames or announces else IDLE_MS) <= 0:
+    if poll(fds, 2 * loop.count + 1, BUSY_MS if loop.pending.frames or announces else IDLE_MS) <= 0:
         return
     for i in range(loop.count):
-        failed |= fds[i].revents & POLLERR
+        failed |= (fds[i].revents | fds[loop.count + 1 + i].revents) & POLLERR
     if failed:
         clear_errors(loop)
     if fds[loop.count].revents:

@@ -11,11 +11,13 @@ cdef enum:                      # reasons other than the drops of Verdict
     PORTS_THRESHOLD = 1         # ports of an outside address and protocol (0: port blocks) are nearly used up
     SESSIONS_THRESHOLD = 2
     RECORDS_LOST = 3            # rows of the session log were lost
+    ADDRESS_ADDED = 4           # the outside interface has an address more that a pool follows
+    ADDRESS_REMOVED = 5
 
 cdef struct Event:
     uint64_t count              # 0: the slot is free
     uint64_t at_ns              # time of the first, ns of the gateway's clock
-    uint32_t subscriber         # inside address, big-endian; PORTS_THRESHOLD: outside address
+    uint32_t subscriber         # inside address, big-endian; PORTS_THRESHOLD, ADDRESS_…: outside address
     uint32_t destination
     uint16_t port               # of the destination, big-endian
     uint8_t protocol

@@ -46,3 +46,4 @@ cdef bint is_one_to_one(const Worker* worker, uint32_t ip) noexcept nogil
 cdef const DnatRule* forwarding_rule(const Worker* worker, const Packet* packet) noexcept nogil
 cdef bint is_static(const Worker* worker, uint32_t slot) noexcept nogil
 cdef bint is_martian(const Worker* worker, uint32_t ip) noexcept nogil
+cdef bint is_shared_address(const Worker* worker, uint32_t ip) noexcept nogil

@@ -15,8 +15,8 @@ from natcore.tables.mappings cimport (
 )
 from natcore.packet.parse cimport Packet, wire_length
 from natcore.tables.ports cimport (
-    PORT_OF_OTHER_WORKER, PORT_RESERVED, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Pool, Ports, address_find, has_ports, port_holder,
-    space_of,
+    PORT_OF_HOST, PORT_OF_OTHER_WORKER, PORT_RESERVED, PORTS_DETERMINISTIC, PORTS_OVERLOAD, Pool, Ports, address_find,
+    has_ports, host_has, is_shared, port_holder, space_of,
 )
 from natcore.tables.entries cimport (
     ANY_SPACE, DnatRule, NoNatRule, SnatRule, dnat_key, dnat_rule, dnat_target, is_inside, no_nat_rule, snat_rule,
@@ -80,6 +80,22 @@ cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Packet* packet, 
     if not holds_all_locks(worker):    # fragments are written with all locked, when the MTU may be another one
         return repeat_with_all_locked(worker, DROP_MTU)
     return PENDING if may_fragment(worker.outbox, frame, packet, mtu) else DROP_MTU
+
+
+cdef bint is_shared_address(const Worker* worker, uint32_t ip) noexcept nogil:
+    """Whether an address (big-endian) is an outside address that the gateway's host has too, and no 1:1 entry."""
+    return is_shared(worker.mappings.ports, address_find(worker.mappings.ports, ip)) and not is_one_to_one(worker, ip)
+
+
+cdef bint is_for_host(const Worker* worker, uint32_t address, const Packet* packet) noexcept nogil:
+    """Whether a packet to an outside address (by index) is for the host that has it too: one to a port of the host's, ICMP,
+    and protocols without ports. ICMP of the gateway's sessions was found before."""
+    if not is_shared(worker.mappings.ports, address):
+        return False
+    if packet.protocol == PROTOCOL_ICMP or not has_ports(packet.protocol):
+        return not is_one_to_one(worker, packet.ip.destination)
+    return host_has(&worker.mappings.ports.addresses[address], space_of(packet.protocol),
+                    bswap16(<uint16_t>(packet.ports >> 16)))
 
 
 cdef uint8_t tcp_flags(const Packet* packet) noexcept nogil:
@@ -175,9 +191,11 @@ cdef uint8_t open_unless_taken(Worker* worker, uint32_t direction, uint32_t mapp
     cdef Mapping* owner = &worker.mappings.mappings[mapping]
     cdef uint8_t verdict = PENDING
     owner.sessions += 1
-    if ((owner.flags & (MAPPING_STATIC | MAPPING_PORTLESS)
-         and is_taken(worker, <uint64_t>owner.outside_ip << 32 | remote_ip,
-                      <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol, now))
+    if ((owner.flags & (MAPPING_STATIC | MAPPING_PORTLESS) == MAPPING_PORTLESS
+         and is_shared(worker.mappings.ports, owner.address))       # the host has these protocols
+            or (owner.flags & (MAPPING_STATIC | MAPPING_PORTLESS)
+                and is_taken(worker, <uint64_t>owner.outside_ip << 32 | remote_ip,
+                             <uint32_t>owner.outside_port << 16 | remote_port, owner.protocol, now))
             or (direction == IN
                 and find_live(worker, OUT, <uint64_t>remote_ip << 32 | owner.inside_ip,
                               <uint32_t>remote_port << 16 | owner.inside_port, owner.protocol, now) != NONE)):
@@ -223,14 +241,17 @@ cdef const DnatRule* forwarding_rule(const Worker* worker, const Packet* packet)
 
 cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Packet* packet, OutboundMatch* match) noexcept nogil:
     """Finds the entry that lets the packet out, or the reason why none does."""
-    cdef uint32_t source = packet.ip.source, destination = packet.ip.destination
+    cdef uint32_t source = packet.ip.source, destination = packet.ip.destination, address
     cdef uint8_t flags = tcp_flags(packet), verdict
     match.snat = NULL
     match.forwarded = NULL
     match.no_nat = NULL
     if worker.link_address[INSIDE] and destination == worker.link_address[INSIDE]:
         return LOCAL
-    match.hairpin = address_find(worker.mappings.ports, destination) != NONE
+    address = address_find(worker.mappings.ports, destination)
+    if is_for_host(worker, address, packet):
+        return LOCAL
+    match.hairpin = address != NONE
     if match.hairpin and not holds_all_locks(worker):         # the second session may be another worker's
         return repeat_with_all_locked(worker, DROP_UNSUPPORTED)
     if match.hairpin and packet.protocol == PROTOCOL_ICMP and not (worker.hairpin and is_one_to_one(worker, destination)):
@@ -322,8 +343,10 @@ cdef inline uint16_t outside_port(const DnatRule* rule, uint16_t inside_port) no
 
 
 cdef bint is_free(Worker* worker, uint32_t address, uint32_t remote_ip, uint8_t protocol, const Clock* now) noexcept nogil:
-    """Whether no live session uses an outside address (by index) towards a remote, for a protocol without ports."""
-    return not is_taken(worker, <uint64_t>worker.mappings.ports.addresses[address].ip << 32 | remote_ip, 0, protocol, now)
+    """Whether neither a live session uses an outside address (by index) towards a remote, nor the host has it, for a protocol
+    without ports."""
+    return not is_shared(worker.mappings.ports, address) and not is_taken(
+        worker, <uint64_t>worker.mappings.ports.addresses[address].ip << 32 | remote_ip, 0, protocol, now)
 
 
 cdef uint8_t open_on_other_address(Worker* worker, MappingKey* key, const SnatRule* rule, uint32_t remote_ip, const Clock* now,
@@ -502,8 +525,9 @@ cdef uint8_t find_dnat_mapping(Worker* worker, const Endpoints* ends, uint8_t pr
 
 
 cdef uint32_t own_mapping_of_port(const Worker* worker, uint32_t address, uint32_t space, uint16_t port) noexcept nogil:
-    """The worker's own mapping that uses an outside port (host order), PORT_RESERVED, NONE, or PORT_OF_OTHER_WORKER: then the
-    number belongs to another worker's tables. While the worker is locked, its own mappings keep their ports."""
+    """The worker's own mapping that uses an outside port (host order), PORT_RESERVED, PORT_OF_HOST, NONE, or
+    PORT_OF_OTHER_WORKER: then the number belongs to another worker's tables. While the worker is locked, its own mappings keep
+    their ports."""
     cdef Ports* ports = worker.mappings.ports
     cdef uint32_t holder = worker.number, number = port_holder(ports, address, space, port, &holder)
     return number if holder == worker.number or ports.policy == PORTS_OVERLOAD else PORT_OF_OTHER_WORKER
@@ -530,7 +554,7 @@ cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Packet* pack
         return repeat_with_all_locked(worker, DROP_NO_MAPPING)
     if number == PORT_RESERVED or not has_ports(packet.protocol):
         verdict = find_dnat_mapping(worker, ends, packet.protocol, now, mapping)
-    elif number == NONE or worker.mappings.ports.policy == PORTS_OVERLOAD:
+    elif number == NONE or number == PORT_OF_HOST or worker.mappings.ports.policy == PORTS_OVERLOAD:
         return DROP_NO_MAPPING                      # overloaded ports are reached through sessions only
     elif worker.mappings.mappings[number].flags & MAPPING_DRAINING:
         return DROP_NO_MAPPING
@@ -559,6 +583,9 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* 
     cdef Mapping* mapping
     cdef uint8_t verdict = find_open(worker, ends, packet, now, &number)
     if verdict != PENDING:
+        if ((verdict == DROP_NO_MAPPING or verdict == DROP_FILTERED) and frame != NULL and not worker.needs_all_locked
+                and is_for_host(worker, ends.address, packet)):
+            return LOCAL
         return verdict
     mapping = &worker.mappings.mappings[number]
     if mapping.inside_ip == ends.remote_ip:         # after translation, source and destination would be equal

@@ -10,7 +10,7 @@ from natcore.tables.port_overload cimport EndpointPair, overload_find
 from natcore.packet.parse cimport KIND_FRAGMENT, KIND_ICMP, KIND_OTHER, KIND_SESSION, Packet, parse, wire_length
 from natcore.nat.fragment_path cimport fragment_key
 from natcore.tables.ports cimport (
-    PORT_RESERVED, PORTS_OVERLOAD, Ports, address_find, has_ports, home_of_port, port_holder, space_of,
+    PORT_OF_HOST, PORT_RESERVED, PORTS_OVERLOAD, Ports, address_find, has_ports, home_of_port, port_holder, space_of,
 )
 from natcore.nat.icmp_errors cimport is_error, quoted_slot
 from natcore.tables.entries cimport ANY_SPACE, DnatRule, dnat_key, dnat_rule, dnat_target
@@ -68,6 +68,8 @@ cdef Worker* owner_of_outside(const Worker* worker, uint32_t address, uint64_t a
     number = port_holder(worker.mappings.ports, address, space, <uint16_t>port, &holder)
     if number == PORT_RESERVED:
         return owner_of_target(worker, outside_ip, remote_ip, space, port)
+    if number == PORT_OF_HOST:
+        return worker.shared.workers[worker.number]
     if worker.mappings.ports.policy == PORTS_OVERLOAD:
         ends.outside_ip = outside_ip
         ends.remote_ip = remote_ip

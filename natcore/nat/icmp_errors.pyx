@@ -5,7 +5,7 @@ They neither refresh nor end the session, and are not counted in it (RFC 5508 RE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from natcore.nat.admission cimport is_martian, is_static, may_pass, session_mtu
+from natcore.nat.admission cimport is_martian, is_shared_address, is_static, may_pass, session_mtu
 from natcore.nat.ip_identification cimport identify
 from natcore.packet.parse cimport Packet, header_sum
 from natcore.tables.ports cimport address_find
@@ -213,10 +213,13 @@ cdef uint8_t translate_error(Worker* worker, Frame* frame, Packet* packet, const
     cdef const Session* session
     cdef Quote quote
     cdef bint pool = address_find(worker.mappings.ports, packet.ip.destination) != NONE
+    cdef bint shared = is_shared_address(worker, packet.ip.destination)
     verdict = read_quote(packet, &quote, back)
     if verdict != PENDING:
-        return verdict
+        return LOCAL if shared else verdict         # the host judges it too
     session = find_quoted(worker, &quote, back, now)
+    if session == NULL and shared:
+        return LOCAL                                # about a packet of the host's
     if session == NULL and quote.reversed:
         return DROP_UNSUPPORTED
     if session == NULL:

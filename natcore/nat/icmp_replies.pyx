@@ -1,6 +1,7 @@
 """Echo replies, and the ICMP errors that report a drop: which verdicts, with which type and code."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
+from natcore.nat.admission cimport is_shared_address
 from natcore.tables.icmp_output cimport echo_reply, icmp_error, icmp_source
 from natcore.packet.parse cimport Packet
 from natcore.frame cimport Frame
@@ -21,7 +22,8 @@ cdef void send_icmp_reply(Worker* worker, const Frame* frame, const Packet* pack
     cdef uint32_t source = icmp_source(worker.link_address[frame.side])
     if verdict == LOCAL:
         if (packet.protocol == PROTOCOL_ICMP and (<const IcmpHeader*>packet.l4).type == ICMP_ECHO_REQUEST
-                and not packet.ip.fragment & bswap16(IPV4_FRAGMENT)):       # nothing is reassembled
+                and not packet.ip.fragment & bswap16(IPV4_FRAGMENT)         # nothing is reassembled
+                and not is_shared_address(worker, packet.ip.destination)):  # the host replies
             echo_reply(worker.outbox, frame, packet.ip, verdict)
     elif verdict == DROP_TTL:
         icmp_error(worker.outbox, frame, packet.ip, source, ICMP_TIME_EXCEEDED, 0, 0, verdict, now.ns)

@@ -23,8 +23,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.nat.accounting cimport account, account_frame, is_steady, segment_of
 from natcore.nat.admission cimport (
-    Endpoints, admit_inbound, admit_outbound, log_new_session, find_live, is_static, is_one_to_one, may_pass,
-    screen_inbound, session_mtu,
+    Endpoints, admit_inbound, admit_outbound, log_new_session, find_live, is_shared_address, is_static, is_one_to_one,
+    may_pass, screen_inbound, session_mtu,
 )
 from natcore.nat.icmp_replies cimport send_icmp_reply
 from natcore.workers.invariants cimport assert_tables
@@ -194,6 +194,8 @@ cdef uint8_t handle_other_kind(Worker* worker, Frame* frame, Packet* packet, con
     if packet.kind == KIND_ICMP and is_error(packet) and whole:
         return translate_error(worker, frame, packet, now)
     if worker.link_address[frame.side] and destination == worker.link_address[frame.side]:
+        return LOCAL
+    if is_shared_address(worker, destination):
         return LOCAL
     if packet.kind == KIND_ICMP and is_error(packet):
         return DROP_FRAGMENT            # the checksum cannot be verified (RFC 5508 REQ-3)

@@ -8,7 +8,7 @@ from natcore.tables.port_overload cimport (
     ALL_PARTS, PART_PORTS, EndpointPair, overload_enter, overload_find, overload_leave, overload_taken,
 )
 from natcore.tables.ports cimport (
-    PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, home_of_port,
+    PORT_OF_HOST, PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, home_of_port,
     in_ports, in_ranges, random_next, nth_set, ones64, pick_by_policy, allocate_from_map, port_release, port_reuse,
     port_use, reclaim,
     set_free, space_of,
@@ -251,6 +251,11 @@ cdef uint32_t allocate_overloaded(Ports* ports, uint32_t address, PortMap* map, 
     return port
 
 
+cdef inline bint is_reserved(uint32_t cell) noexcept nogil:
+    """Whether a used port's cell says that a DNAT entry or the host has it."""
+    return cell == PORT_RESERVED or cell == PORT_OF_HOST
+
+
 cdef uint32_t ports_of_part(const Ports* ports, const PortMap* map, uint32_t part) noexcept nogil:
     """Ports of the ranges in a part that are not reserved."""
     cdef uint32_t word, port, count = 0
@@ -258,7 +263,7 @@ cdef uint32_t ports_of_part(const Ports* ports, const PortMap* map, uint32_t par
         count += ones64(ports.ranges[word])
     if map.reserved:
         for port in range(part * PART_PORTS, (part + 1) * PART_PORTS):
-            count -= in_ranges(ports, port) and map.cells[port] == PORT_RESERVED
+            count -= in_ranges(ports, port) and is_reserved(map.cells[port])
     return count
 
 
@@ -283,7 +288,7 @@ cdef uint32_t nth_shared(const Ports* ports, const PortMap* map, EndpointPair* e
 
 cdef bint may_share(const Ports* ports, const PortMap* map, uint32_t port, EndpointPair* ends) noexcept nogil:
     """Whether a port is neither reserved nor used towards the remote endpoint of ends."""
-    if map.cells[port] == PORT_RESERVED:
+    if is_reserved(map.cells[port]):
         return False
     ends.outside_port = bswap16(<unsigned short>port)
     return overload_find(&ports.overload, &ports.key, ends) == NONE

@@ -25,6 +25,7 @@ cdef enum:
     GROUPS = 64                 # of 16 words: 1,024 ports
     SUPERS = 8                  # of 8 groups
     COUNT_BYTES = (GROUPS + SUPERS) * 4
+    HOST_SPACES = 2             # port spaces in which a shared address has ports of the host: TCP and UDP
     MAP_BYTES = PORTS * 9 + BITMAP_BYTES * 2 + OWNER_SLOTS * 2 + COUNT_BYTES    # of one PortMap's arrays
     LOOKS = 8192                # held-down ports that one packet examines at most
     LOOKS_FREEING = 4           # counted for freeing one
@@ -35,6 +36,7 @@ cdef enum:
 cdef enum:
     PORT_RESERVED = 0xFFFFFFFE  # in a cell: reserved by a DNAT entry, never allocated
     PORT_OF_OTHER_WORKER = 0xFFFFFFFD    # port_holder: in use by a mapping of another worker
+    PORT_OF_HOST = 0xFFFFFFFC   # in a cell: the host has it (HostPorts), never allocated
 
 cdef enum:                      # PortPolicy
     PORTS_RANDOM = 0            # any free port (RFC 6056)
@@ -44,7 +46,7 @@ cdef enum:                      # PortPolicy
     PORTS_OVERLOAD = 4          # shared by mappings with different remotes (RFC 7857 section 3)
 
 cdef struct PortMap:            # ports of one outside address and protocol
-    uint32_t* cells             # [PORTS] in use: mapping (overload: use count) or PORT_RESERVED; held down: until, ms
+    uint32_t* cells             # [PORTS] in use: mapping (overload: use count) or PORT_RESERVED, …; held down: until, ms
     uint32_t* owners            # [PORTS] held down: inside address that used it last, big-endian
     uint8_t* workers            # [PORTS] in use by a mapping: number of its worker
     uint64_t* used              # [PORT_WORDS] one bit per port: in use or held down
@@ -52,7 +54,7 @@ cdef struct PortMap:            # ports of one outside address and protocol
     uint16_t* held_by           # [OWNER_SLOTS] number of ports held down, by a hash of their owner
     uint32_t* taken_in          # [GROUPS + SUPERS] ports of the ranges in use: even ones in the low half, odd in the high
     uint32_t free               # ports of the ranges that are free
-    uint32_t reserved           # ports of the ranges reserved by DNAT entries
+    uint32_t reserved           # ports of the ranges that DNAT entries or the host have
     uint32_t held_count
     uint32_t next_word          # word of `held` that reclaim examines next
     uint32_t words_left         # words left of the reclaim round; 0: none is in progress
@@ -60,11 +62,16 @@ cdef struct PortMap:            # ports of one outside address and protocol
     uint32_t address            # index of the outside address
     uint8_t warned              # threshold event sent and not rearmed
 
+cdef struct HostPorts:          # of a shared address: one that the gateway's host has too
+    uint64_t now[2][1024]       # [HOST_SPACES][PORT_WORDS] one bit per port: the host has it
+    uint64_t wanted[2][1024]    # likewise: the host gets it as soon as no mapping and no DNAT entry has it
+
 cdef struct Address:            # an outside address, in one or several pools
     uint32_t ip                 # in the packet, big-endian
     uint32_t eip                # public address (EIP), host order; 0: none
     uint32_t references         # entries that use it
     uint8_t* memory             # memory of the three maps
+    HostPorts* host             # NULL: the address is the gateway's alone
     PortMap maps[3]
 
 cdef struct Pool:               # outside addresses of an SNAT entry
@@ -189,8 +196,16 @@ cdef inline uint32_t ports_in_use(const Ports* ports, const PortMap* map) noexce
 cdef inline bint in_ranges(const Ports* ports, uint32_t port) noexcept nogil:
     return (ports.ranges[port >> 6] >> (port & 63)) & 1
 
+cdef inline bint is_shared(const Ports* ports, uint32_t address) noexcept nogil:
+    """Whether the gateway's host has the outside address (by index, or NONE) too."""
+    return address != NONE and ports.addresses[address].host != NULL
+
+cdef inline bint host_has(const Address* address, uint32_t space, uint32_t port) noexcept nogil:
+    """Whether a TCP or UDP port (host order) of a shared address is the host's."""
+    return (address.host.now[space][port >> 6] >> (port & 63)) & 1
+
 cdef inline uint32_t port_mapping(const PortMap* ports, uint16_t port) noexcept nogil:
-    """The mapping that uses the port (host order), PORT_RESERVED, or NONE. Under the ports' lock."""
+    """The mapping that uses the port (host order), PORT_RESERVED, PORT_OF_HOST, or NONE. Under the ports' lock."""
     cdef uint64_t bit = <uint64_t>1 << (port & 63)
     if ports.used[port >> 6] & bit and not ports.held[port >> 6] & bit:
         return ports.cells[port]
@@ -204,7 +219,7 @@ cdef inline uint32_t port_holder(Ports* ports, uint32_t address, uint32_t space,
     cdef uint32_t number
     spin_lock(&ports.spin)
     number = port_mapping(map, port)
-    if number < PORT_OF_OTHER_WORKER and ports.workers > 1:
+    if number < PORT_OF_HOST and ports.workers > 1:
         worker[0] = map.workers[port]
     spin_unlock(&ports.spin)
     return number
@@ -216,6 +231,8 @@ cdef bint ports_divide(Ports* ports, uint32_t block_size, uint32_t per_owner) no
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil
 cdef bint address_drop(Ports* ports, uint32_t address) noexcept nogil
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil
+cdef bint address_share(Ports* ports, uint32_t address, const uint64_t* wanted) noexcept nogil
+cdef void address_unshare(Ports* ports, uint32_t address) noexcept nogil
 cdef uint32_t port_predict(const Ports* ports, const PortMap* map, uint32_t preferred, uint64_t random,
                            uint32_t worker) noexcept nogil
 cdef uint32_t pick_by_policy(const Ports* ports, const PortMap* map, uint32_t preferred, uint64_t random,

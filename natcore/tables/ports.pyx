@@ -1,6 +1,6 @@
 """Port maps: O(1) allocation that fails only when no port is free; a freed port is held down for its last owner."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from natcore.tables.port_blocks cimport Block, block_at, block_leave, block_reference
 from natcore.tables.port_blocks cimport blocks_add, blocks_delete, blocks_drop, blocks_new
@@ -48,6 +48,7 @@ cdef void ports_delete(Ports* ports) noexcept nogil:
     for i in range(ports.count):
         if ports.addresses[i].memory != NULL:
             table_delete(ports.addresses[i].memory, PORT_SPACES * MAP_BYTES)
+        table_delete(ports.addresses[i].host, sizeof(HostPorts))
     table_delete(ports.addresses, <uint64_t>ports.capacity * sizeof(Address))
     for i in range(PORT_SPACES):
         table_delete(ports.next_release[i], <uint64_t>ports.capacity * sizeof(uint32_t))
@@ -173,10 +174,60 @@ cdef bint address_drop(Ports* ports, uint32_t number) noexcept nogil:
         ports.open_at[space][number >> 6] &= ~(<uint64_t>1 << (number & 63))
         ports.held_at[space][number >> 6] &= ~(<uint64_t>1 << (number & 63))
     table_delete(address.memory, PORT_SPACES * MAP_BYTES)
+    table_delete(address.host, sizeof(HostPorts))
     address.memory = NULL
+    address.host = NULL
     address.ip = 0
     ports.live -= 1
     return True
+
+
+# ---- addresses that the gateway's host has too -----------------------------------------------------------------------
+
+cdef bint address_share(Ports* ports, uint32_t number, const uint64_t* wanted) noexcept nogil:
+    """The host has these TCP and UDP ports of the address: [HOST_SPACES][PORT_WORDS] bits. False: no memory.
+
+    A port that a mapping or a DNAT entry has stays the gateway's; the next call may give it to the host.
+    """
+    cdef Address* address = &ports.addresses[number]
+    cdef HostPorts* host = address.host
+    cdef uint32_t space, word, port
+    cdef uint64_t changed, bit
+    assert_held(ports.lock, "ports: address_share")
+    if host == NULL:
+        host = <HostPorts*>table_new(sizeof(HostPorts))
+        if host == NULL:
+            return False
+        address.host = host
+    memcpy(host.wanted, wanted, sizeof(host.wanted))
+    for space in range(HOST_SPACES):
+        for word in range(PORT_WORDS):
+            changed = host.now[space][word] ^ host.wanted[space][word]
+            while changed:
+                port = word * 64 + ctz64(changed)
+                bit = changed & (0 - changed)
+                changed ^= bit
+                if not host.wanted[space][word] & bit:
+                    ports_unreserve(ports, &address.maps[space], port, port)
+                elif port_mapping(&address.maps[space], <uint16_t>port) == NONE:
+                    ports_reserve(ports, &address.maps[space], port, port)
+                    address.maps[space].cells[port] = PORT_OF_HOST
+                else:
+                    continue
+                host.now[space][word] ^= bit
+    return True
+
+
+cdef void address_unshare(Ports* ports, uint32_t number) noexcept nogil:
+    """The address is the gateway's alone again."""
+    cdef uint64_t nothing[2 * 1024]
+    cdef HostPorts* host = ports.addresses[number].host
+    if host == NULL:
+        return
+    memset(nothing, 0, sizeof(nothing))
+    address_share(ports, number, nothing)
+    ports.addresses[number].host = NULL
+    table_delete(host, sizeof(HostPorts))
 
 
 cdef uint32_t owner_slot(uint32_t owner) noexcept nogil:
@@ -551,19 +602,24 @@ cdef uint32_t allocate_from_map(Ports* ports, PortMap* map, uint32_t owner, uint
 
 
 cdef uint32_t ports_taken(const PortMap* map, uint32_t first, uint32_t last) noexcept nogil:
-    """The first port of the range that is in use or reserved, or NONE."""
-    cdef uint32_t port
+    """The first port of the range that is in use or reserved, or NONE; the host's can be reserved."""
+    cdef uint32_t port, number
     for port in range(first, last + 1):
-        if port_mapping(map, <uint16_t>port) != NONE:
+        number = port_mapping(map, <uint16_t>port)
+        if number != NONE and number != PORT_OF_HOST:
             return port
     return NONE
 
 
 cdef void ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil:
-    """Reserves ports that are not in use (ports_taken); a hold-down ends."""
+    """Reserves ports that are not in use (ports_taken); a hold-down ends, and the host has them no more."""
     cdef uint32_t port
     assert_spin(&ports.spin, ports.lock, "ports: ports_reserve")
     for port in range(first, last + 1):
+        if port_mapping(map, <uint16_t>port) == PORT_OF_HOST:
+            map.cells[port] = PORT_RESERVED
+            ports.addresses[map.address].host.now[space_at(ports, map)][port >> 6] &= ~(<uint64_t>1 << (port & 63))
+            continue
         if (map.held[port >> 6] >> (port & 63)) & 1:
             free_held(ports, map, port)
         map.used[port >> 6] |= <uint64_t>1 << (port & 63)
@@ -574,9 +630,17 @@ cdef void ports_reserve(Ports* ports, PortMap* map, uint32_t first, uint32_t las
 
 
 cdef void ports_unreserve(Ports* ports, PortMap* map, uint32_t first, uint32_t last) noexcept nogil:
-    cdef uint32_t port
+    """Frees reserved ports, or gives them to the host that wants them."""
+    cdef uint32_t port, space = space_at(ports, map)
+    cdef HostPorts* host = ports.addresses[map.address].host if space < HOST_SPACES else NULL
+    cdef uint64_t bit
     assert_spin(&ports.spin, ports.lock, "ports: ports_unreserve")
     for port in range(first, last + 1):
+        bit = <uint64_t>1 << (port & 63)
+        if host != NULL and host.wanted[space][port >> 6] & bit:
+            map.cells[port] = PORT_OF_HOST
+            host.now[space][port >> 6] |= bit
+            continue
         map.used[port >> 6] &= ~(<uint64_t>1 << (port & 63))
         if in_ranges(ports, port):
             count_free(ports, map, port, 1)

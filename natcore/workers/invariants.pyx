@@ -10,7 +10,9 @@ from natcore.tables.mappings cimport (
     mapping_find, subscriber_find,
 )
 from natcore.tables.port_overload cimport EndpointPair, overload_find
-from natcore.tables.ports cimport PORT_RESERVED, PORT_SPACES, PORT_WORDS, PORTS_OVERLOAD, PortMap, Ports, space_of
+from natcore.tables.ports cimport (
+    HOST_SPACES, PORT_OF_HOST, PORT_RESERVED, PORT_SPACES, PORT_WORDS, PORTS_OVERLOAD, PortMap, Ports, host_has, space_of,
+)
 from natcore.tables.sessions cimport (
     IN, OPENED_OUTSIDE, OUT, SESSION_FREE, TIMEOUT_FRAGMENT, Filter, Session, Sessions, filter_find, filter_key,
     session_addresses, session_find, session_ports,
@@ -265,7 +267,11 @@ cdef bint port_map_holds(Worker* worker, uint32_t address, uint32_t space, uint6
             port = word * 64 + bit
             if not (map.used[word] & ~map.held[word]) >> bit & 1:
                 continue
-            if map.cells[port] == PORT_RESERVED:
+            if space < HOST_SPACES and ports.addresses[address].host != NULL and not holds(
+                    fault, "ports of the host", port, host_has(&ports.addresses[address], space, port),
+                    map.cells[port] == PORT_OF_HOST):
+                return False
+            if map.cells[port] == PORT_RESERVED or map.cells[port] == PORT_OF_HOST:
                 reserved += (ports.ranges[word] >> bit) & 1
             elif ports.policy == PORTS_OVERLOAD:
                 in_use[0] += map.cells[port]
@@ -300,7 +306,7 @@ cdef bint blocks_hold(const Ports* ports, uint32_t address, Fault* fault) noexce
             for space in range(PORT_SPACES):
                 map = &ports.addresses[address].maps[space]
                 if (map.used[port >> 6] >> (port & 63)) & 1 and (
-                        (map.held[port >> 6] >> (port & 63)) & 1 or map.cells[port] != PORT_RESERVED):
+                        (map.held[port >> 6] >> (port & 63)) & 1 or map.cells[port] < PORT_OF_HOST):
                     taken += 1
         free += 0 if one.taken else 1
         if not holds(fault, "ports of a block", block, taken, one.ports if one.taken else 0):

@@ -2,7 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from natcore.config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
+from natcore.config import (
+    Behaviour,
+    DeliveryPolicy,
+    DnatEntry,
+    Eip,
+    Link,
+    NoNatEntry,
+    OutsideInterface,
+    Policy,
+    SnatEntry,
+    Timeouts,
+)
 from natcore.dtypes import (
     BLOCKS,
     MAPPING,
@@ -91,6 +102,7 @@ __all__ = [
     "Link",
     "MissingExtraError",
     "NoNatEntry",
+    "OutsideInterface",
     "Plan",
     "Plane",
     "Policy",

@@ -32,7 +32,7 @@ else:
 
 __all__ = [  # what is checked by is to be had from here too
     "FILTERINGS", "IP_OPTIONS", "MAPPINGS", "MAX_TIME", "POOLINGS", "PORT_POLICIES", "Address", "AnyEntry", "Behaviour",
-    "DeliveryPolicy", "DnatEntry", "Eip", "Link", "NoNatEntry", "Policy", "SnatEntry", "Timeouts",
+    "DeliveryPolicy", "DnatEntry", "Eip", "Link", "NoNatEntry", "OutsideInterface", "Policy", "SnatEntry", "Timeouts",
     "check_choice", "check_integer", "check_number", "exact_ns", "expand_pool", "parse_ipv4", "parse_network", "to_ns",
 ]  # fmt: skip
 
@@ -187,6 +187,10 @@ class Policy:
     port_ranges
         (first, last) pairs, both included, 1 to 65,535, none overlapping. For ICMP they hold the identifiers. Blocks begin with
         the first port of each range; what is left at its end is not used.
+    host_ports
+        Of an outside address that the gateway's host has on its outside interface too: (first, last) pairs of TCP and UDP
+        ports that stay the host's, beside those that its sockets use and all that are not in port_ranges. None: the kernel's
+        ephemeral ports (net.ipv4.ip_local_port_range).
     parity
         An even port for an even inside port, an odd one for an odd one, where one is free (RFC 4787 REQ-4).
     block_size
@@ -253,6 +257,7 @@ class Policy:
     icmp: Behaviour | None = None
     ports: choices.Ports = "random"
     port_ranges: Sequence[tuple[int, int]] = ((1024, 65535),)
+    host_ports: Sequence[tuple[int, int]] | None = None
     parity: bool = False
     block_size: int = 512
     blocks: int = 8
@@ -299,7 +304,9 @@ class Policy:
         for name, (low, high) in integers.items():
             if name not in _UNLIMITED or getattr(self, name) is not None:
                 _set(self, **{name: check_integer(f"Policy.{name}", getattr(self, name), low, high)})
-        _set(self, port_ranges=_check_ranges(self.port_ranges))
+        _set(self, port_ranges=_check_ranges("port_ranges", self.port_ranges))
+        if self.host_ports is not None:
+            _set(self, host_ports=_check_ranges("host_ports", self.host_ports, least=0))
         _set(self, hold_down=check_number("Policy.hold_down", self.hold_down, 0, MAX_SECONDS, unit="seconds"))
         if self.warn_at is not None:
             _set(self, warn_at=check_number("Policy.warn_at", self.warn_at, 0.01, 1))
@@ -339,11 +346,11 @@ class Policy:
         return Behaviour(mapping=own.mapping or self.mapping, filtering=own.filtering or self.filtering)
 
 
-def _check_ranges(value: object) -> tuple[tuple[int, int], ...]:
+def _check_ranges(name: str, value: object, least: int = 1) -> tuple[tuple[int, int], ...]:
     try:
         given = [(as_integer(first), as_integer(last)) for first, last in value]  # type: ignore[attr-defined]
         ranges = sorted((first, last) for first, last in given if first is not None and last is not None)
-        whole = 0 < len(ranges) == len(given)
+        whole = least <= len(ranges) == len(given)
     except Exception:  # a foreign iterator may raise anything
         whole, ranges = False, []
     end = 0
@@ -352,8 +359,8 @@ def _check_ranges(value: object) -> tuple[tuple[int, int], ...]:
         end = last
     if not whole:
         raise ConfigurationError(
-            "Policy.port_ranges must be one (first, last) pair or more, 1 <= first <= last <= 65535, none overlapping, "
-            f"got {show(value)}"
+            f"Policy.{name} must be {'one ' if least else ''}(first, last) pair{' or more' if least else 's'}, "
+            f"1 <= first <= last <= 65535, none overlapping, got {show(value)}"
         )
     return tuple(ranges)
 
@@ -420,8 +427,45 @@ class Eip:
             object.__setattr__(self, "private_ip", parse_ipv4(self.private_ip, "Eip.private_ip"))
 
 
+@dataclass(frozen=True, slots=True)
+class OutsideInterface:
+    """In a pool: the addresses of the plane's outside interface, whatever they are at the time (masquerade).
+
+    The gateway and its host share them: the host keeps the ports of `Policy.host_ports` and those that its sockets use. When
+    the interface loses an address, the sessions over it end, with their rows. A gateway without a plane has no such interface:
+    `Gateway.translate` and its like raise ConfigurationError until a plane has begun.
+
+    Parameters
+    ----------
+    addresses
+        Of these alone, where the interface has them: an address, "first-last", a prefix, or a sequence of these. None: all.
+    """
+
+    addresses: tuple[ipaddress.IPv4Address, ...] | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, addresses: Address | ipaddress.IPv4Network | Sequence[Address | ipaddress.IPv4Network] | None = None
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        if self.addresses is not None:
+            found = expand_pool(self.addresses, "OutsideInterface.addresses")
+            if not all(isinstance(each, Eip) and each.private_ip is None for each in found):
+                raise ConfigurationError(
+                    f"OutsideInterface.addresses must be addresses, ranges or prefixes, got {show(self.addresses)}"
+                )
+            _set(self, addresses=tuple(each.address for each in found if isinstance(each, Eip)))
+
+    def __str__(self) -> str:
+        only = "" if self.addresses is None else f" ({', '.join(str(address) for address in self.addresses)})"
+        return f"the outside interface's addresses{only}"
+
+
+INTERFACE = "interface"  # in a pool: OutsideInterface()
 Prefix = str | ipaddress.IPv4Network
-PoolItem = Address | Eip | ipaddress.IPv4Network
+PoolItem = Address | Eip | OutsideInterface | ipaddress.IPv4Network
 Pool = PoolItem | Sequence[PoolItem]
 
 
@@ -434,13 +478,14 @@ class SnatEntry:
     source
         An IPv4 prefix, such as "10.0.0.0/16".
     pool
-        Outside addresses: an address, "first-last", a prefix, an `Eip`, or a sequence of these; 65,536 at most, none twice.
+        Outside addresses: an address, "first-last", a prefix, an `Eip`, `OutsideInterface()` or "interface", or a sequence of
+        these; 65,536 at most, none twice. One that the outside interface has is shared with the host (`Policy.host_ports`).
     name
         A label for people, 1,024 bytes of UTF-8 at most.
     """
 
     source: ipaddress.IPv4Network
-    pool: tuple[Eip, ...] = ()
+    pool: tuple[Eip | OutsideInterface, ...] = ()
     name: str | None = None
 
     if TYPE_CHECKING:
@@ -451,6 +496,16 @@ class SnatEntry:
         object.__setattr__(self, "source", parse_network(self.source, "SnatEntry.source"))
         object.__setattr__(self, "pool", expand_pool(self.pool))
         _check_name("SnatEntry", self.name)
+
+    @property
+    def eips(self) -> tuple[Eip, ...]:
+        """The addresses of the pool that are known without a plane: all but those of an `OutsideInterface`."""
+        return tuple(each for each in self.pool if isinstance(each, Eip))
+
+    @property
+    def follows_interface(self) -> bool:
+        """Whether its pool has an `OutsideInterface`."""
+        return len(self.eips) < len(self.pool)
 
 
 Port = int | tuple[int, int] | Literal["any"]
@@ -612,14 +667,14 @@ def _check_targets(value: object) -> tuple[tuple[ipaddress.IPv4Address, int], ..
 MAX_POOL = 65_536
 
 
-def expand_pool(value: object, name: str = "SnatEntry.pool") -> tuple[Eip, ...]:
-    """Return every address of the pool as an Eip, in the given order, none twice."""
+def expand_pool(value: object, name: str = "SnatEntry.pool") -> tuple[Eip | OutsideInterface, ...]:
+    """Return every address of the pool as an Eip, in the given order, none twice; an OutsideInterface stays."""
     items = (
         value
         if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview)
         else (value,)
     )
-    pool: list[Eip] = []
+    pool: list[Eip | OutsideInterface] = []
     for item in items:
         pool.extend(_expand(item, name))
         if len(pool) > MAX_POOL:
@@ -628,15 +683,18 @@ def expand_pool(value: object, name: str = "SnatEntry.pool") -> tuple[Eip, ...]:
         raise ConfigurationError(f"{name} must have at least one address, got {show(value)}")
     seen: set[object] = set()
     for eip in pool:
-        if eip.address in seen:
-            raise ConfigurationError(f"{name} must have each address once, got {show(value)}: {eip.address} twice")
-        seen.add(eip.address)
+        key = eip.address if isinstance(eip, Eip) else INTERFACE
+        if key in seen:
+            raise ConfigurationError(f"{name} must have each address once, got {show(value)}: {key} twice")
+        seen.add(key)
     return tuple(pool)
 
 
-def _expand(item: object, name: str) -> Iterable[Eip]:
-    if isinstance(item, Eip):
+def _expand(item: object, name: str) -> Iterable[Eip | OutsideInterface]:
+    if isinstance(item, Eip | OutsideInterface):
         return (item,)
+    if item == INTERFACE:
+        return (OutsideInterface(),)
     if isinstance(item, str) and "-" in item:
         first, last = (parse_ipv4(part.strip(), name) for part in item.split("-", 1))
         if first > last or int(last) - int(first) >= MAX_POOL:

@@ -59,6 +59,10 @@ def block_starts(policy: Policy) -> list[int]:
 def check_fit(entry: SnatEntry, policy: Policy) -> None:
     """Raise ConfigurationError, with the numbers, unless each address of the prefix gets a block of the pool."""
     hosts, blocks = _network(entry).num_addresses, len(block_starts(policy))
+    if entry.follows_interface:
+        raise ConfigurationError(
+            "SnatEntry.pool must be addresses that stay with ports='deterministic', got the outside interface's"
+        )
     if hosts > blocks * len(entry.pool):
         raise ConfigurationError(
             f"SnatEntry.pool must have at least {-(-hosts // blocks):,} addresses, got {len(entry.pool)}: "
@@ -94,7 +98,7 @@ def ports_of(entries: Iterable[AnyEntry], policy: Policy, inside: Address) -> Sh
     entry = max(covering, key=lambda entry: _network(entry).prefixlen)
     starts = block_starts(policy)
     number, block = divmod(int(host) - int(_network(entry).network_address), len(starts))
-    return Share(host, entry.pool[number], starts[block], starts[block] + policy.block_size - 1)
+    return Share(host, entry.eips[number], starts[block], starts[block] + policy.block_size - 1)
 
 
 def who(
@@ -148,7 +152,7 @@ def who(
         return None
     for entry in entries:
         if isinstance(entry, SnatEntry):
-            for number, eip in enumerate(entry.pool):
+            for number, eip in enumerate(entry.eips):
                 if outside in (eip.address, eip.private_ip):
                     host = number * len(starts) + block
                     network = _network(entry)
@@ -170,7 +174,7 @@ def _network(entry: SnatEntry) -> ipaddress.IPv4Network:
 def _without_private(entry: AnyEntry) -> AnyEntry:
     if not isinstance(entry, SnatEntry):
         return entry
-    return SnatEntry(entry.source, [Eip(eip.address) for eip in entry.pool], entry.name)
+    return SnatEntry(entry.source, [Eip(eip.address) for eip in entry.eips], entry.name)
 
 
 def _forwarded(
@@ -199,7 +203,7 @@ def _names_of(entry: DnatEntry, entries: list[AnyEntry]) -> tuple[ipaddress.IPv4
     """A DNAT entry's outside address; as the EIP or private address that goes with it in the first pool that has it."""
     for other in entries:
         if isinstance(other, SnatEntry):
-            for eip in other.pool:
+            for eip in other.eips:
                 if entry.external_ip in (eip.address, eip.private_ip):
                     return eip.address, eip.private_ip
     return (parse_ipv4(entry.external_ip, "DnatEntry.external_ip"),)

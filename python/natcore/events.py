@@ -45,8 +45,10 @@ THRESHOLDS = {
     1: "ports-threshold",
     2: "sessions-threshold",
     3: "records-lost",
+    4: "address-added",
+    5: "address-removed",
 }  # reasons beside the drops, by number in natcore/log/events.pxd
-PORTS_THRESHOLD = 1
+OF_AN_ADDRESS = (1, 4, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Event:
     limit
         What was reached, the first time: an argument of `Policy` or `Gateway`, "pool", or "opened-outside".
     outside
-        With "ports-threshold" the outside address.
+        With "ports-threshold", "address-added" and "address-removed" the outside address.
     """
 
     time: float  # seconds of the gateway's clock
@@ -131,7 +133,7 @@ def event_of(row: tuple[int, int, int, int, int, int, int, int]) -> Event:
     """An event as the core has it: (ns, reason, subscriber, destination, port, protocol, count, Limit)."""
     at_ns, reason, who, destination, port, protocol, count, limit = row
     if reason in THRESHOLDS:
-        outside = ipaddress.IPv4Address(who) if reason == PORTS_THRESHOLD else None
+        outside = ipaddress.IPv4Address(who) if reason in OF_AN_ADDRESS else None
         return Event(at_ns / 1e9, THRESHOLDS[reason], None, None, 0, protocol, count, LIMITS[limit], outside)
     return Event(
         at_ns / 1e9,

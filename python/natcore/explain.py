@@ -247,7 +247,7 @@ PASSED = {
     Verdict.INBOUND: "the destination becomes the inside endpoint",
     Verdict.HAIRPIN: "both become what the other end sees (RFC 4787 REQ-9)",
     Verdict.UNTRANSLATED: "a no-NAT entry: nothing but the time to live changes (RFC 6888 REQ-6)",
-    Verdict.LOCAL: "it is for the gateway itself",
+    Verdict.LOCAL: "it is for the gateway itself, or for its host, which has the address too",
     Verdict.HELD: "a fragment that waits for its first one (RFC 4787 REQ-14)",
 }
 

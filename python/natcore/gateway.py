@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast, get_args
@@ -362,9 +362,13 @@ class Gateway:
     def _apply(self, plan: Plan, now: float | None) -> Applied:
         self._check_open()
         self._table.check(plan)
+        for calls in list(self._planes.values()):
+            calls.entries_come(self._table.outside(plan))
         self._drain()  # the rows of sessions that end fit beside a full ring
-        applied = self._table.apply(plan, self._settle(now))
-        self._notify_planes()
+        try:
+            applied = self._table.apply(plan, self._settle(now))
+        finally:
+            self._notify_planes()
         self._note_change()
         return applied
 
@@ -488,6 +492,17 @@ class Gateway:
             self._notify_planes()
             self._note_change()
 
+    def _follow(self, addresses: Sequence[int], hosts: Mapping[int, tuple[int, int]]) -> None:
+        """For a plane, with the change lock: its outside interface has these addresses (host order), and the host these TCP
+        and UDP ports of them."""
+        if self._closed:
+            return
+        self._drain()
+        before = self._table.book
+        self._table.follow(addresses, hosts, self._settle())
+        if self._table.book is not before:
+            self._note_change()
+
     def _note_change(self) -> None:
         """Record in the session logs what is in force now."""
         if self._collector is not None:
@@ -542,8 +557,8 @@ class Gateway:
         Error
             The gateway is closed, or another call or a plane translates by that worker.
         """
-        if self._closed:
-            self._check_open()
+        if self._closed or self._table.lacks_interface:
+            self._check_usable()
         count = check_rows(frames, lengths)
         out = bytes_for(out, count)
         if egress is not None:
@@ -587,7 +602,7 @@ class Gateway:
         ConfigurationError
             One of them is no contiguous buffer; then none was translated.
         """
-        self._check_open()
+        self._check_usable()
         given = [frame_bytes(frame, f"frames[{i}]") for i, frame in enumerate(frames)]
         sides_of(side, len(given))
         if isinstance(now, np.ndarray):
@@ -626,7 +641,7 @@ class Gateway:
         tuple of Verdict and bytes or None
             The verdict, and the frame to send; None for a drop, for LOCAL and for HELD.
         """
-        self._check_open()
+        self._check_usable()
         number, translated = self._core.translate_one(
             frame_bytes(frame), check_side(side), to_ns(now), check_worker(worker, self._workers)
         )
@@ -655,7 +670,7 @@ class Gateway:
         CapacityError
             The system refused the copy of the process that it works on.
         """
-        self._check_open()
+        self._check_usable()
         from natcore.explain import explain
 
         return explain(
@@ -1162,7 +1177,10 @@ class Gateway:
 
     def _parts(self) -> Parts:
         """For the package's own modules: natcore.internal.parts."""
-        return Parts(self._core, self._table, self._planes, self._collector, self._settle, self._set_epoch_ns)
+        return Parts(
+            self._core, self._table, self._planes, self._collector, self._change_lock, self._follow, self._settle,
+            self._set_epoch_ns,
+        )  # fmt: skip
 
     def _forked(self) -> None:
         """In the child of a fork: a gateway of its own; the planes and logs stay the parent's. A gateway that another
@@ -1188,6 +1206,15 @@ class Gateway:
     def _check_open(self) -> None:
         if self._closed:
             raise Error("the gateway is closed")
+
+    def _check_usable(self) -> None:
+        """Raise Error unless frames in memory can be translated."""
+        self._check_open()
+        if self._table.lacks_interface:
+            raise ConfigurationError(
+                "SnatEntry.pool must be addresses for a gateway in memory, got the outside interface's: there is none before "
+                "a plane has begun (Gateway.forward)"
+            )
 
     def _now_ns(self, now: float | None) -> int:
         return self._core.now_ns if now is None else to_ns(now)

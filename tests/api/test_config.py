@@ -20,6 +20,7 @@ from natcore import (
     Error,
     InterfaceError,
     Link,
+    OutsideInterface,
     Policy,
     RfcWarning,
     SnatEntry,
@@ -119,6 +120,26 @@ def test_a_protocol_s_own_behaviour_overrides_the_policy() -> None:
 def test_pools_are_given_in_many_ways(pool: object, expected: list[str]) -> None:
     assert [str(eip.address) for eip in expand_pool(pool)] == expected
     assert SnatEntry("10.0.0.0/8", pool=pool) == SnatEntry("10.0.0.0/8", pool=expected)
+
+
+def test_a_pool_may_have_the_outside_interfaces_addresses() -> None:
+    for pool in (OutsideInterface(), "interface", ["interface"]):
+        entry = SnatEntry("10.0.0.0/8", pool=pool)
+        assert entry.pool == (OutsideInterface(),) and entry.eips == () and entry.follows_interface
+    mixed = SnatEntry("10.0.0.0/8", pool=[OutsideInterface("203.0.113.8-203.0.113.9"), "203.0.113.1"])
+    assert [str(each) for each in mixed.pool[0].addresses] == ["203.0.113.8", "203.0.113.9"]  # type: ignore[union-attr]
+    assert [str(eip.address) for eip in mixed.eips] == ["203.0.113.1"]
+    with pytest.raises(ConfigurationError, match=r"must have each address once, got .*: interface twice"):
+        SnatEntry("10.0.0.0/8", pool=["interface", OutsideInterface("203.0.113.8")])
+    with pytest.raises(ConfigurationError, match=r"OutsideInterface\.addresses must be addresses, ranges or prefixes"):
+        OutsideInterface("interface")
+
+
+def test_host_ports_are_pairs_that_do_not_overlap() -> None:
+    assert Policy(host_ports=[[5, 6], (1, 2)]).host_ports == ((1, 2), (5, 6))  # type: ignore[list-item]
+    assert Policy(host_ports=()).host_ports == () and Policy().host_ports is None
+    with pytest.raises(ConfigurationError, match=r"Policy\.host_ports must be \(first, last\) pairs"):
+        Policy(host_ports=((1, 5), (5, 6)))
 
 
 @given(st.floats(0, 4.6e9) | st.integers(0, 4_600_000_000))

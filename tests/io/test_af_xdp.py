@@ -16,6 +16,7 @@ from natcore.demo.namespaces import Network
 from natcore.io.af_xdp import XdpSockets
 from natcore.io.umem import FrameMemory
 from natcore.plane import drivers, xdp_program
+from natcore.plane.host_ports import ports_in
 from natcore.plane.links import Link
 from support.netns import at, needs_root, ping, until, xdp_missing
 
@@ -138,6 +139,37 @@ def test_addresses_and_the_link_address_change_while_frames_come(bench: Bench) -
     bench.wire.send(frame(bench, TAKEN, mac=b"\x02\0\0\0\0\x77"))
     until(lambda: [data[5] for data in bench.sockets.receive()] == [0x77])
     assert bench.program.passed() == before + 1
+
+
+def test_of_a_shared_address_whole_packets_to_the_gateways_ports_are_taken(bench: Bench) -> None:
+    def packet(protocol: int, port: int, fragment: int = 0, options: int = 0, tags: bytes = b"") -> bytes:
+        head = bytes([0x45 + options]) + bytes(5) + fragment.to_bytes(2) + bytes([64, protocol, 0, 0])
+        head += socket.inet_aton("10.1.0.1") + socket.inet_aton(SPARED) + bytes(4 * options)
+        data = bench.mac + b"\x02\0\0\0\0\1" + tags + b"\x08\0" + head + b"\0\x35" + port.to_bytes(2) + bytes(16)
+        return data.ljust(60, b"\0")
+
+    tcp, udp = ports_in([(0, 1999), (2001, 65000)]), ports_in([(0, 2000)])
+    ports = tcp.to_bytes(8192, "little") + udp.to_bytes(8192, "little")
+    bench.program.set_addresses([], [], {word("10.9.9.9"): bytes(16384), word(SPARED): ports})
+    taken = [
+        packet(6, 2000), packet(17, 2001), packet(6, 65535), packet(17, 65535), packet(6, 2000, options=10),
+        packet(6, 2000, fragment=0x4000), packet(17, 3000, tags=NO_VLAN),
+    ]  # fmt: skip
+    left = [
+        packet(6, 22), packet(6, 1999), packet(6, 2001), packet(17, 2000), packet(17, 0), packet(6, 2001, options=10),
+        packet(6, 2000, fragment=0x2000), packet(17, 3000, fragment=1), packet(1, 2000), packet(50, 3000),
+        packet(6, 2000, options=10)[:60],
+    ]  # fmt: skip
+    before = bench.program.passed()
+    for data in left + taken:
+        bench.wire.send(data)
+    got: list[bytes] = []
+    until(lambda: got.extend(bench.sockets.receive()) or len(got) >= len(taken))
+    assert got == [data.replace(NO_VLAN, b"") for data in taken]
+    assert bench.program.passed() - before == len(left)
+    bench.program.set_addresses([], [], {word(SPARED): bytes(16384)})
+    bench.wire.send(packet(6, 22))
+    until(lambda: len(bench.sockets.receive()) == 1)
 
 
 def test_without_a_socket_nothing_reaches_the_kernel_but_what_is_its_own(bench: Bench) -> None:
@@ -332,29 +364,29 @@ def test_what_stands_in_the_way_is_named(bench: Bench, monkeypatch: pytest.Monke
         drivers.XdpAccess([link(bench, "two", 9000)])
     access = drivers.XdpAccess([two])
     with pytest.raises(InterfaceError, match="'two': another XDP program"):
-        access.open(0, two, [], [])
+        access.open(0, two, [], [], {})
     bench.sockets.close()
     bench.program.close()
     with pytest.raises(InterfaceError, match="'lo': its driver has no native XDP"):
-        access.open(0, link(bench, "lo"), [], [])
+        access.open(0, link(bench, "lo"), [], [], {})
     with monkeypatch.context() as patch:
         patch.setattr(drivers, "vlans_on", lambda index: ["two.5"])
         with pytest.raises(InterfaceError, match=r"'two': it carries VLANs \(two.5\)"):
-            access.open(0, two, [], [])
+            access.open(0, two, [], [], {})
     with monkeypatch.context() as patch:
         patch.setattr(xdp_program, "takes_tags_off", lambda name: True)
         with pytest.raises(InterfaceError, match="run: ethtool -K two rxvlan off"):
-            access.open(0, two, [], [])
+            access.open(0, two, [], [], {})
     with monkeypatch.context() as patch:
         patch.setattr(xdp_program, "queues_of", lambda name: 65)
         with pytest.raises(
             InterfaceError, match="'two' must have at most 64 queues with AF_XDP, got 65; run: ethtool -L two"
         ):
-            access.open(0, two, [], [])
+            access.open(0, two, [], [], {})
         patch.setattr(xdp_program, "queues_of", lambda name: 2)
         with pytest.raises(InterfaceError, match="bind of queue 1: Invalid argument"):
-            access.open(0, two, [], [])
-    (driver,) = access.open(0, two, [], [])  # after all these, one that goes well
+            access.open(0, two, [], [], {})
+    (driver,) = access.open(0, two, [], [], {})  # after all these, one that goes well
     driver.close()
     assert driver.counters()["left_to_kernel"] >= 0
 

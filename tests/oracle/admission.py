@@ -280,6 +280,8 @@ class Admission(Draw):
     def no_place(self, mapping: Mapping, remote: Endpoint) -> Verdict | None:
         """Why a new session has none: either end is another one's already (what is met dead is released), or the index is
         full where it belongs."""
+        if mapping.protocol not in PORTED and not mapping.static and mapping.outside[0] in self.hosts:
+            return Verdict.DROP_CONFLICT  # the host has these protocols there
         inbound = self.inbound_session(mapping.protocol, mapping.outside, remote)
         if inbound is not None or self.outbound_session(mapping.protocol, mapping.inside, remote) is not None:
             return Verdict.DROP_CONFLICT

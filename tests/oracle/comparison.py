@@ -15,12 +15,14 @@ import pytest
 
 from natcore import RECORD, ConfigurationError, Error, Gateway, Generated, Side, Verdict
 from natcore.dtypes import END, WINDOW
+from natcore.internal.parts import parts_of
+from natcore.plane.host_ports import ALL, ports_in
 from natcore.testhooks.planted_faults import allocations_since, broken, crowd, target_of, thin, undeliver
 from oracle import configurations, traffic
 from oracle.admission import NAMES
 from oracle.configurations import Configuration
 from oracle.entries import PORTED
-from oracle.packets import Endpoint
+from oracle.packets import TCP, UDP, Endpoint
 from oracle.sessions import MS, Row, Session
 from oracle.tables import ROUND, SECOND, Choices
 
@@ -52,6 +54,8 @@ class Pair:
         self.draws = self.taken = 0
         self.histogram.update(f"policy {name}" for name in configurations.traits(self.configuration))
         self.advance(self.configuration.start)
+        if self.configuration.hosts:
+            self._share(self.configuration.hosts)
 
     def step(self, random: Random) -> None:
         """One random operation."""
@@ -73,6 +77,8 @@ class Pair:
             self.change(seconds, random)
         elif draw < 0.957:
             self.modify(seconds, random)
+        elif draw < 0.9585:
+            self.share(seconds, random)
         elif draw < 0.96:
             self.explained(*traffic.frame(random, self.model), seconds)
         elif draw < 0.965:
@@ -193,6 +199,25 @@ class Pair:
         if applied is not None:
             with pytest.raises(Error, match="have changed"):
                 self.gateway.apply(plan, now=seconds)
+
+    def share(self, seconds: float, random: Random) -> None:
+        """The host has other addresses, or other ports of them."""
+        hosts = configurations.hosts(random, self.configuration.options["policy"])
+        self.trace.append(f"host {hosts} at {seconds!r}")
+        self.advance(seconds)
+        self._share(hosts)
+        self.histogram["host of a shared address" if hosts else "host of none"] += 1
+
+    def _share(self, hosts: dict[int, set[tuple[int, int]]]) -> None:
+        undrawn = ALL & ~ports_in(self.configuration.options["policy"].drawn_ranges)
+        ports = {
+            address: tuple(
+                undrawn | ports_in((port, port) for of, port in wanted if of == protocol) for protocol in (TCP, UDP)
+            )
+            for address, wanted in hosts.items()
+        }
+        parts_of(self.gateway).follow([], ports)
+        self.model.share_with_host(hosts, self.model.now)
 
     def modify(self, seconds: float, random: Random) -> None:
         """Change the bind mode; from NAT there is no way back (contract R7)."""

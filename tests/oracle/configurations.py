@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 from natcore import Add, Behaviour, DnatEntry, Eip, Link, NoNatEntry, Policy, Remove, Replace, SnatEntry, Timeouts
 from natcore.config import FILTERINGS, IP_OPTIONS, MAPPINGS, POOLINGS, PORT_POLICIES, AnyEntry
 from oracle.model import ModelGateway
+from oracle.packets import TCP, UDP
 from support import craft
 from support.multi_worker import WORKERS
 
@@ -35,6 +36,9 @@ class Configuration:
     entries: list[AnyEntry]
     options: dict[str, Any]
     start: float = 0.0  # seconds: where the clock begins
+    hosts: dict[int, set[tuple[int, int]]] = field(
+        default_factory=dict
+    )  # addresses that the host has too, and ports of it
 
     def model(self) -> ModelGateway:
         return ModelGateway(self.entries, **{name: value for name, value in self.options.items() if name != "workers"})
@@ -61,7 +65,24 @@ def configuration(random: Random) -> Configuration:
         "timeouts": timeouts(random),
         "policy": policy(random),
     }
-    return Configuration(first_entries(random, kind, options["policy"]), options, random.choice(STARTS))
+    entries = first_entries(random, kind, options["policy"])
+    shared = hosts(random, options["policy"]) if random.random() < 0.4 else {}
+    return Configuration(entries, options, random.choice(STARTS), shared)
+
+
+def hosts(random: Random, of: Policy) -> dict[int, set[tuple[int, int]]]:
+    """Addresses that the gateway's host has too: protocols and ports that it keeps of those that are drawn, few or most."""
+    result: dict[int, set[tuple[int, int]]] = {}
+    for address in random.sample(NAMED, random.choice([0, 1, 1, 2])):
+        first, last = random.choice(of.drawn_ranges)
+        span = min(last - first + 1, random.choice([1, 2, 40, 3000]))
+        start = random.randrange(first, last - span + 2)
+        result[address] = {
+            (protocol, port)
+            for protocol in random.choice([(TCP,), (UDP,), (TCP, UDP)])
+            for port in range(start, start + span)
+        }
+    return result
 
 
 def ports(random: Random) -> dict[str, Any]:

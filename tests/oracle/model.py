@@ -125,7 +125,8 @@ class ModelGateway(Following):
             return Verdict.DROP_SPOOFED, None
         fragment = packet.more
         if fragment and packet.kind == "error":
-            verdict = Verdict.LOCAL if packet.destination[0] == self._address(side) else Verdict.DROP_FRAGMENT
+            to = packet.destination[0]
+            verdict = Verdict.LOCAL if to == self._address(side) or self.shared(to) else Verdict.DROP_FRAGMENT
             return verdict, None
         verdict, out = self._dispatch(packet, side, self.choices)
         if not (fragment and verdict is Verdict.LOCAL):  # nothing is reassembled to answer it
@@ -141,9 +142,13 @@ class ModelGateway(Following):
             return self._error_through(packet, side)
         if to == self._address(side) and packet.kind != "session":
             return Verdict.LOCAL, None
+        if self.shared(to) and (packet.kind == "other" or (packet.kind == "echo" and side is Side.OUTSIDE)):
+            return Verdict.LOCAL, None
         if (echo := self._query_about(packet, side)) is not None:
             packet = echo
         elif packet.kind == "echo" and to in self.eips and not self._has_session(packet, side):
+            if self.shared(to):
+                return Verdict.LOCAL, None
             if side is Side.OUTSIDE or not (self.policy.hairpin and self.entries.dnat(ICMP, packet.destination)):
                 return (Verdict.LOCAL if kind == ECHO_REQUEST else Verdict.DROP_UNSUPPORTED), None
         elif packet.kind == "other" or (packet.kind == "echo" and side is Side.OUTSIDE):
@@ -272,7 +277,7 @@ class ModelGateway(Following):
     def _refuse_outbound(self, packet: Packet, row: Row | None, to: Side) -> Verdict | None:
         """Why an inside packet may not open a session."""
         source, destination = packet.source[0], packet.destination[0]
-        if destination == self._address(Side.INSIDE):
+        if destination == self._address(Side.INSIDE) or self.for_host(packet):
             return Verdict.LOCAL
         if self.bad(source) or self._own(source):
             return Verdict.DROP_SPOOFED
@@ -353,7 +358,8 @@ class ModelGateway(Following):
         """A session for a remote over the mapping or the entry that the packet goes to, if that is open for it."""
         mapping = self._open_for(packet, remote, choices)
         if isinstance(mapping, Verdict):
-            return mapping
+            unknown = mapping in (Verdict.DROP_NO_MAPPING, Verdict.DROP_FILTERED)
+            return Verdict.LOCAL if unknown and not hairpin and self.for_host(packet) else mapping
         picked = mapping.static and self.policy.tcp_pickup  # an entry's connections go on after a restart
         if packet.protocol == TCP and packet.flags & (SYN | RST) != SYN and not (picked and not packet.flags & RST):
             return Verdict.DROP_FILTERED  # else a first SYN alone opens
@@ -432,8 +438,10 @@ class ModelGateway(Following):
     def _error_through(self, packet: Packet, side: Side) -> Outcome:
         quote = icmp_errors.read(packet, side)
         if isinstance(quote, Verdict):
-            return quote, None
+            return Verdict.LOCAL if self.shared(packet.destination[0]) else quote, None
         session = self._quoted(quote, side)
+        if session is None and self.shared(packet.destination[0]):
+            return Verdict.LOCAL, None  # about a packet of the host's
         if session is None and quote.reversed:
             return Verdict.DROP_UNSUPPORTED, None
         if session is None:
@@ -489,6 +497,8 @@ class ModelGateway(Following):
     def _answer(self, packet: Packet, side: Side, verdict: Verdict) -> None:
         """The reply to an echo request for the gateway, or the ICMP error about a packet that was dropped."""
         back_inside = side is Side.OUTSIDE or packet.destination[0] in self.eips
+        if verdict is Verdict.LOCAL and self.shared(packet.destination[0]):
+            return  # the host answers
         if verdict is Verdict.LOCAL and packets.is_echo(packet) and not is_no_host(packet.source[0]):
             self._send(packets.echo_reply(packet), side, verdict)
         elif packet.kind == "error":

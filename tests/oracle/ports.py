@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import cached_property
 
 from natcore.config import SnatEntry
@@ -37,8 +38,12 @@ class Draw(Tables):
         return list(self.blocks)
 
     def reserved(self, protocol: int, address: int) -> int:
-        """How many of them DNAT entries have."""
-        return self.entries.reserved_count(protocol, address, list(self.blocks.items()))
+        """How many of them DNAT entries or the host have."""
+        return self._reserved_in(protocol, address, list(self.blocks.items()))
+
+    def _reserved_in(self, protocol: int, address: int, ranges: Sequence[tuple[int, int]]) -> int:
+        hosts = [port for port in self.ports_of_host(protocol, address) if any(a <= port <= b for a, b in ranges)]
+        return self.entries.reserved_count(protocol, address, ranges) + len(hosts)
 
     def block_of(self, port: int) -> int | None:
         """The first port of the block that has a port."""
@@ -122,8 +127,12 @@ class Draw(Tables):
         return own if own or self.policy.pooling == "paired" else serving
 
     def unmet(self, packet: Packet, address: int) -> bool:
-        """Whether no other host has an outside address towards a packet's remote, of a protocol without ports."""
-        return self.inbound_session(packet.protocol, (address, 0), packet.destination) is None
+        """Whether no other host has an outside address towards a packet's remote, of a protocol without ports; these are the
+        gateway's host's on an address that it has too."""
+        return (
+            address not in self.hosts
+            and self.inbound_session(packet.protocol, (address, 0), packet.destination) is None
+        )
 
     def _computed(self, subscriber: int, row: Row) -> tuple[int, int]:
         """RFC 7422: the outside address and the block of an inside address."""
@@ -172,9 +181,7 @@ class Draw(Tables):
                 used.add(endpoint[1])
         ranges = [(first, self.blocks[first]) for first in share]
         size = sum(last - first + 1 for first, last in ranges)
-        return (
-            size - self.entries.reserved_count(protocol, address, ranges) - sum(self.block_of(p) in share for p in used)
-        )
+        return size - self._reserved_in(protocol, address, ranges) - sum(self.block_of(p) in share for p in used)
 
     def _stands_in_the_way(
         self, protocol: int, outside: Endpoint, remote: Endpoint | None, packet: Packet, address: int
@@ -189,6 +196,7 @@ class Draw(Tables):
         return (
             self.block_of(endpoint[1]) is not None
             and not self.entries.reserved(protocol, endpoint)
+            and not self.host_has(protocol, endpoint)
             and all((m.protocol, m.outside) != (protocol, endpoint) or m.static for m in self.mappings)
             and self.held.get((protocol, endpoint), (0, 0))[1] <= self.now
         )
@@ -211,6 +219,7 @@ class Draw(Tables):
         assert block is not None, f"{choice}: out of range"
         assert block in self.share(packet, row, address), f"{choice} is in another host's block"
         assert not self.entries.reserved(protocol, choice), f"{choice} is a DNAT entry's"
+        assert not self.host_has(protocol, choice), f"{choice} is the host's"
         taken = (
             m.outside == choice
             and not m.static

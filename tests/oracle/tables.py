@@ -13,7 +13,7 @@ from natcore.verdict import Side, Verdict
 from oracle.entries import PORTED, Applied, Entries
 from oracle.entries import Row as EntryRow
 from oracle.fragments import Fragments
-from oracle.packets import Endpoint
+from oracle.packets import ICMP, TCP, UDP, Endpoint, Packet
 from oracle.sessions import MS, Mapping, Row, Session
 
 SECOND = 1_000_000_000  # ns
@@ -113,6 +113,8 @@ class Tables:
         self.sessions_told = False  # that there are many
         self.ports_told: set[tuple[int, int]] = set()  # addresses, and protocols (0: blocks), of which it was told
         self.events: dict[tuple[str, int, int], Event] = {}  # by reason, address and, of a threshold of ports, protocol
+        self.hosts: dict[int, set[tuple[int, int]]] = {}  # protocols and ports, of those drawn, of shared addresses
+        self.kept_from_host: set[tuple[int, Endpoint]] = set()  # in use when the host was to get them
         for entry in entries:
             assert self.apply([Add(entry)], 0) is not None
 
@@ -120,6 +122,58 @@ class Tables:
     def eips(self) -> dict[int, int]:
         """The outside addresses on the wire, and the EIP of each (0: none)."""
         return self.entries.addresses
+
+    # An address that the host has too
+
+    def share_with_host(self, hosts: dict[int, set[tuple[int, int]]], now: int) -> None:
+        """The host has these ports of outside addresses, and all that are never drawn; those in use later."""
+        self.advance(now)
+        self._reap()
+        self.hosts = hosts
+        self._give_host(hosts)
+
+    def _give_host(self, addresses: Iterable[int]) -> None:
+        """It gets the ports that no mapping has; a hold-down ends."""
+        addresses = set(addresses)
+        used = {(m.protocol, m.outside) for m in self.mappings if not m.static and m.protocol in PORTED}
+        self.kept_from_host = {
+            key for key in self.kept_from_host if key[1][0] in self.hosts and key[1][0] not in addresses
+        } | {
+            (protocol, (address, port))
+            for address in addresses & set(self.eips)
+            for protocol, port in self.hosts[address]
+            if (protocol, (address, port)) in used
+        }
+        for key in [key for key in self.held if self.host_has(*key)]:
+            del self.held[key]
+
+    def host_has(self, protocol: int, endpoint: Endpoint) -> bool:
+        """Whether a TCP or UDP port of an outside address is the host's."""
+        address, port = endpoint
+        if protocol not in (TCP, UDP) or address not in self.hosts or address not in self.eips:
+            return False
+        if (protocol, endpoint) in self.kept_from_host or self.entries.reserved(protocol, endpoint):
+            return False
+        return not self.is_drawn(port) or (protocol, port) in self.hosts[address]
+
+    def ports_of_host(self, protocol: int, address: int) -> list[int]:
+        """Those of its ports that would be drawn otherwise."""
+        wanted = self.hosts.get(address, set())
+        return [port for of, port in wanted if of == protocol and self.host_has(protocol, (address, port))]
+
+    def is_drawn(self, port: int) -> bool:
+        """Whether the policy allocates a port."""
+        return any(first <= port <= last for first, last in self.policy.drawn_ranges)
+
+    def shared(self, address: int) -> bool:
+        """Whether the host has an outside address too; it has nothing of a 1:1 entry's."""
+        return address in self.hosts and address in self.eips and self.entries.dnat(ICMP, (address, 0)) is None
+
+    def for_host(self, packet: Packet) -> bool:
+        """Whether a packet to a shared address is the host's: to its ports, of a protocol without ports, ICMP of no session."""
+        if packet.protocol in (TCP, UDP):
+            return self.host_has(packet.protocol, packet.destination)
+        return self.shared(packet.destination[0])
 
     def log(self, rows: Iterable[Row]) -> None:
         """Rows of the journal."""
@@ -380,6 +434,11 @@ class Tables:
     def _exchange(self, after: Applied, stays: Callable[[EntryRow, EntryRow | None, int, int], bool]) -> int | None:
         """Put entries into force; how many sessions ended, since they may not stay. None: refused."""
         fresh = self._fresh(after)
+        if not self.entries.clash(after.rows):
+            known, wires = self.entries.addresses, {wire for row in after.rows if row.id in fresh for wire in row.wires}
+            self.entries.addresses = {**dict.fromkeys(wires, 0), **known}
+            self._give_host(wires & self.hosts.keys())
+            self.entries.addresses = known
         taken = [m for m in self.mappings if not m.static and m.protocol in PORTED]  # without ports none is held
         if (
             self.entries.clash(after.rows)
@@ -417,6 +476,9 @@ class Tables:
         for key in list(self.held):
             if key[1][0] not in self.eips or self.entries.reserved(*key):
                 del self.held[key]
+        self.kept_from_host = {
+            key for key in self.kept_from_host if key[1][0] in self.eips and not self.entries.reserved(*key)
+        }
         for who in self.subscribers.values():
             if who.address not in self.eips:
                 who.entry = 0

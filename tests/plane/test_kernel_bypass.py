@@ -221,25 +221,23 @@ def test_natcore_block_shuts_the_gate_before_the_first_start(router: Network, tm
 # ---- the host's own --------------------------------------------------------------------------------------------------
 
 
-def test_an_address_of_the_hosts_own_on_an_interface_is_refused(network: Network) -> None:
-    words = (
-        r"pool must be addresses that this host does not have, got '198\.18\.0\.1' of wan0: the host would be cut off"
-    )
+def test_an_address_of_the_hosts_own_on_an_inside_interface_is_refused(network: Network) -> None:
+    words = r"pool must be addresses that this host does not have, got '10\.0\.0\.1' of lan0: the host would be cut off"
     with Gateway() as made:
-        entry = made.add(SnatEntry("10.0.0.0/16", pool=[POOL, GATEWAY_OUTSIDE]))
+        entry = made.add(SnatEntry("10.0.0.0/16", pool=[POOL, GATEWAY_INSIDE]))
         with pytest.raises(ConfigurationError, match=words):
             start(network, made)
         made.replace(entry, SnatEntry("10.0.0.0/16", pool=POOL))
         with start(network, made):  # and on a plane that runs
             for one in (
-                SnatEntry("10.9.0.0/16", pool=GATEWAY_OUTSIDE),
-                DnatEntry(GATEWAY_OUTSIDE, 22, CLIENT, 22),
-                DnatEntry(GATEWAY_OUTSIDE, "any", CLIENT, "any", protocol="any"),
+                SnatEntry("10.9.0.0/16", pool=GATEWAY_INSIDE),
+                DnatEntry(GATEWAY_INSIDE, 22, CLIENT, 22),
+                DnatEntry(GATEWAY_INSIDE, "any", CLIENT, "any", protocol="any"),
             ):
                 with pytest.raises(ConfigurationError, match=words):
                     made.add(one)
             assert [row.id for row in made.entries()] == [entry.id]
-            assert ping(network, "out", GATEWAY_OUTSIDE)
+            assert ping(network, "in", GATEWAY_INSIDE)
             assert ping(network, "in", SERVER)
 
 
@@ -250,10 +248,24 @@ def test_an_address_that_the_host_has_elsewhere_may_be_the_pools(network: Networ
         assert ping(network, "in", SERVER)
 
 
-def test_a_pool_address_that_the_host_gets_later_is_told(network: Network, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pool_address_that_the_host_gets_later_inside_is_told(
+    network: Network, caplog: pytest.LogCaptureFixture
+) -> None:
+    with gateway() as made, start(network, made):
+        network.up("gw", "lan0", f"{POOL}/32")
+        until(lambda: f"addresses that this host does not have, got '{POOL}' of lan0" in caplog.text)
+        assert ping(network, "in", SERVER)
+
+
+def test_a_pool_address_that_the_host_gets_later_outside_is_shared(network: Network) -> None:
     with gateway() as made, start(network, made):
         network.up("gw", "wan0", f"{POOL}/24")
-        until(lambda: f"addresses that this host does not have, got '{POOL}' of wan0" in caplog.text)
+        until(lambda: made.ports()[0]["reserved"])
+        with listener(network, "gw", port=22) as server, connect(network, "out", (POOL, 22)):
+            server.accept()[0].close()
+        assert ping(network, "in", SERVER)
+        network.run("gw", ["ip", "addr", "del", f"{POOL}/24", "dev", "wan0"])
+        until(lambda: not made.ports()[0]["reserved"])
         assert ping(network, "in", SERVER)
 
 

@@ -23,7 +23,7 @@ with extra("cli"):
     import typer
 
 if TYPE_CHECKING:
-    from natcore.config import SnatEntry
+    from natcore.config import Eip, OutsideInterface, SnatEntry
     from natcore.service.configuration_file import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -261,10 +261,14 @@ def _summary(settings: Settings) -> dict[str, Any]:
     plane = settings.plane or {}
     names = [name for side in ("inside", "outside") if side in plane for name in _as_list(plane[side])]
     return {
-        "snat": [f"{entry.source} to {', '.join(str(eip.address) for eip in entry.pool)}" for entry in settings.snat],
+        "snat": [f"{entry.source} to {', '.join(_element(each) for each in entry.pool)}" for entry in settings.snat],
         "interfaces": [name if name in here else f"{name} (not on this machine now)" for name in names],
         "session logs": [{"type": sink.delivery_type, **sink.destination} for sink in sinks],
     }
+
+
+def _element(element: Eip | OutsideInterface) -> str:
+    return str(getattr(element, "address", element))
 
 
 def _as_list(value: str | list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from natcore.api.gateway import Core
-from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
+from natcore.config import AnyEntry, DnatEntry, Eip, NoNatEntry, Policy, SnatEntry
 from natcore.entries.reserved import check_reserved
 from natcore.entries.table import Entry, EntryConflict, Rulebook, Wires, concerned, spaces
 from natcore.errors import ConfigurationError, Error
@@ -23,6 +23,7 @@ else:
 
     from numpy.typing import NDArray
 
+PORT_BYTES = 8192  # of a bit for each port
 NOTHING = (1, 0, set[int]())  # an empty range of inside addresses: no session may stay
 
 
@@ -138,6 +139,21 @@ class EntryTable:
         self.rows: list[Entry] = []
         self._wires = self._book.wires(())  # of the rows
         self.draining: list[Entry] = []
+        self._hosts: dict[
+            int, tuple[int, int]
+        ] = {}  # by address of the outside interface: its host's TCP and UDP ports
+        self.lacks_interface = False  # a pool has the outside interface's addresses, and no plane has told them
+        self._followed = False  # a plane has told them
+
+    @property
+    def book(self) -> Rulebook:
+        """What compiles the entries now."""
+        return self._book
+
+    @property
+    def follows(self) -> bool:
+        """Whether a pool has the outside interface's addresses."""
+        return any(_follows(row) for row in self.rows)
 
     @property
     def address_count(self) -> int:
@@ -163,11 +179,12 @@ class EntryTable:
             kept, drained, ended = self._core.preview(self._transition(after, self._staying))
         return Plan(tuple(changes), kept, drained, ended, self.generation, self, after)
 
-    def outside(self, plan: Plan) -> set[int]:
-        """Return the wire addresses (host order) of the entries that a plan puts into force."""
-        before = set(self.rows)
-        fresh = (row for row in plan.after.rows if row not in before)
-        return {wire for row in fresh for wire, _ in plan.after.wires.of(row)}
+    def outside(self, plan: Plan | None = None) -> list[tuple[Entry, int]]:
+        """Return the entries that a plan puts into force, or those in force, with each of their wire addresses (host
+        order)."""
+        before = set() if plan is None else set(self.rows)
+        rows, wires = (self.rows, self._wires) if plan is None else (plan.after.rows, plan.after.wires)
+        return [(row, wire) for row in rows if row not in before for wire, _ in wires.of(row)]
 
     def check(self, plan: Plan) -> None:
         """Raise Error if the plan was made for other entries than those in force."""
@@ -186,14 +203,49 @@ class EntryTable:
     def rebind(self, eip_bind_mode: str, now_ns: int) -> None:
         """Change the bind mode: sessions over a wire address that changes end, their rows written."""
         self._reap()
-        before, book = self._book, Rulebook(self._book.kind, eip_bind_mode, self._book.policy)
+        self._rebook(Rulebook(self._book.kind, eip_bind_mode, self._book.policy, self._book.interface), now_ns)
+
+    def follow(self, addresses: Sequence[int], hosts: Mapping[int, tuple[int, int]], now_ns: int) -> int:
+        """The outside interface has these addresses (host order) now, and the host these TCP and UDP ports, as bits, of each of
+        its addresses there: sessions over an address that a pool had from the interface, and has no more, end with their
+        rows; how many did."""
+        self._reap()
+        known, self._hosts = self._hosts, dict(hosts)
+        self._followed, self.lacks_interface = True, False
+        ended = 0
+        if self._book.interface != tuple(addresses):
+            before = {wire for row, wire in self.outside() if _follows(row)}
+            book = self._book
+            ended = self._rebook(Rulebook(book.kind, book.eip_bind_mode, book.policy, addresses), now_ns)
+            after = {wire for row, wire in self.outside() if _follows(row)}
+            for address in sorted(before ^ after):
+                self._core.note_address(address, address in after)
+        for address in {*known, *self._hosts}:
+            self._share(address)
+        return ended
+
+    def following(self, addresses: Sequence[int]) -> set[int]:
+        """Return those of the outside interface's addresses (host order) that pools would have from it."""
+        book = Rulebook(self._book.kind, self._book.eip_bind_mode, self._book.policy, addresses)
+        pools = [row.entry.pool for row in self.rows if isinstance(row.entry, SnatEntry)]
+        return {wire for pool in pools for wire, _ in book.wire_addresses(x for x in pool if not isinstance(x, Eip))}
+
+    def _share(self, address: int) -> None:
+        """An outside address is the gateway's alone, or has ports of the host's."""
+        ports = self._hosts.get(address)
+        wanted = None if ports is None else b"".join(bits.to_bytes(PORT_BYTES, "little") for bits in ports)
+        self._core.share_address(address, wanted)
+
+    def _rebook(self, book: Rulebook, now_ns: int) -> int:
+        """Compile the entries by another book; return how many sessions ended."""
+        before = self._book
         wires = book.wires(self.rows)
         rows = [row if self._wires.of(row) == wires.of(row) else Entry(row.id, row.entry) for row in self.rows]
         wires = book.wires(rows)
         book.check(rows, wires)
         self._book = book
         try:
-            self._exchange(_After(rows, [], set(), wires), now_ns, _on_the_same_wire)
+            return self._exchange(_After(rows, [], set(), wires), now_ns, _on_the_same_wire)
         except Error:
             self._book = before
             raise
@@ -217,6 +269,7 @@ class EntryTable:
         known = {row.id: row for row in self.rows}
         self.rows = [self._settle(row, known.get(row.id)) for row in rows]
         self._wires = self._book.wires(self.rows)
+        self.lacks_interface = self.follows and not self._followed
         self.generation += 1
         return ended
 
@@ -324,6 +377,8 @@ class EntryTable:
             for row in fresh:
                 for wire, eip in wires.of(row):
                     row.addresses.append(self._core.add_address(wire, eip))
+                    if wire in self._hosts:
+                        self._share(wire)
             for row in fresh:
                 self._check_ports(row, now_ns)  # before a port's hold-down is cut short
             for row in fresh:
@@ -393,6 +448,10 @@ def check_entries(entries: Mapping[int, AnyEntry], kind: str, eip_bind_mode: str
 def _same_but_for_name(one: AnyEntry, other: AnyEntry) -> bool:
     names = type(one).__annotations__
     return type(one) is type(other) and all(getattr(one, n) == getattr(other, n) for n in names if n != "name")
+
+
+def _follows(row: Entry) -> bool:
+    return isinstance(row.entry, SnatEntry) and row.entry.follows_interface
 
 
 def _same_shares(one: SnatEntry, other: SnatEntry) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 
 from natcore.config import AnyEntry, DnatEntry, Policy, SnatEntry
 from natcore.errors import ConfigurationError
@@ -29,13 +30,26 @@ def check_reserved(entry: AnyEntry, policy: Policy) -> None:
         return
     if isinstance(entry, SnatEntry):
         _refuse("SnatEntry.source", entry.source, _span(entry.source), policy)
-        for eip in entry.pool:
+        for eip in entry.eips:
             for address in (eip.address, eip.private_ip):
                 if address is not None:
                     _refuse("SnatEntry.pool", address, _span(address), policy, outside=True)
         return
     _refuse("NoNatEntry.source", entry.source, _span(entry.source), policy)
     _refuse("NoNatEntry.destination", entry.destination, _span(entry.destination), policy)
+
+
+def refused_by(policy: Policy) -> Callable[[int], bool]:
+    """Return a function that says whether an address (host order) can be no outside address."""
+
+    def refused(address: int) -> bool:
+        try:
+            _refuse("SnatEntry.pool", ipaddress.IPv4Address(address), (address, address), policy, outside=True)
+        except ConfigurationError:
+            return True
+        return False
+
+    return refused
 
 
 def _span(value: object) -> Span:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import heapq
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from natcore.config import AnyEntry, DnatEntry, Eip, NoNatEntry, Policy, SnatEntry
+from natcore.config import AnyEntry, DnatEntry, Eip, NoNatEntry, OutsideInterface, Policy, SnatEntry
 from natcore.errors import ConfigurationError
 from natcore.internal.read_only import ReadOnly
 from natcore.internal.redaction import show
@@ -96,19 +96,31 @@ class Wires:
 
 
 class Rulebook:
-    """Compiles entries by a gateway's kind and bind mode."""
+    """Compiles entries by a gateway's kind and bind mode, and the addresses (host order) of its outside interface."""
 
-    def __init__(self, kind: str, eip_bind_mode: str, policy: Policy | None = None) -> None:
+    def __init__(
+        self, kind: str, eip_bind_mode: str, policy: Policy | None = None, interface: Sequence[int] = ()
+    ) -> None:
+        self.interface = tuple(interface)
         self.kind = kind
         self.eip_bind_mode = eip_bind_mode
         self.policy = policy or Policy()
 
     # ---- wire addresses (contract, field 8) --------------------------------------------------------------------
 
-    def wire_addresses(self, pool: Iterable[Eip]) -> list[tuple[int, int]]:
-        """Return (wire address, EIP or 0) for each pool element."""
-        result = []
+    def wire_addresses(self, pool: Iterable[Eip | OutsideInterface]) -> list[tuple[int, int]]:
+        """Return (wire address, EIP or 0) for each address of a pool. Of the interface's those that it has not besides."""
+        result: list[tuple[int, int]] = []
+        pool = sorted(pool, key=lambda each: isinstance(each, OutsideInterface))
         for eip in pool:
+            if isinstance(eip, OutsideInterface):
+                known = {wire for wire, _ in result}
+                result += [
+                    (address, 0 if self.kind == "vpc" else address)
+                    for address in self._of_interface(eip)
+                    if address not in known
+                ]
+                continue
             address = int(eip.address)
             if self.kind == "vpc":
                 if eip.private_ip is not None:
@@ -121,6 +133,10 @@ class Rulebook:
             else:
                 result.append((address, address))
         return result
+
+    def _of_interface(self, item: OutsideInterface) -> list[int]:
+        only = None if item.addresses is None else {int(address) for address in item.addresses}
+        return [address for address in self.interface if only is None or address in only]
 
     def wires(self, rows: Iterable[Entry]) -> Wires:
         """Return the wire addresses of rows."""
@@ -234,7 +250,10 @@ class Rulebook:
         snat = [row for row in rows if isinstance(row.entry, SnatEntry)]
         dnat = [row for row in rows if isinstance(row.entry, DnatEntry)]
         networks = [ipaddress.IPv4Network(row.entry.source) for row in snat]  # type: ignore[union-attr]
-        prefixes = [(int(n.network_address), int(n.broadcast_address), index) for index, n in enumerate(networks)]
+        prefixes: list[tuple[int, int, int | None]] = [
+            (int(n.network_address), int(n.broadcast_address), index if wires.of(row) else None)
+            for index, (row, n) in enumerate(zip(snat, networks, strict=True))
+        ]  # None: the outside interface has no address now
         dnat_rows, whole = [], []
         for index, row in enumerate(dnat):
             entry = row.entry
@@ -246,9 +265,10 @@ class Rulebook:
             dnat_rows.append((row.id, number, wire, first, inside_first, targets))
             if entry.is_one_to_one:
                 whole.append((targets[0][0], index))
+        ranges = flatten(prefixes)
         return RuleSet(
             [(row.id, int(n.network_address), row.addresses) for row, n in zip(snat, networks, strict=True)],
-            flatten(prefixes),
+            ranges,
             dnat_rows,
             sorted((first, last, index) for index, row in enumerate(dnat) for first, last in self._keys(row, wires)),
             sorted(whole),

@@ -28,11 +28,24 @@ class ChangeLock:
             )
         self.held = True
 
+    def try_enter(self) -> bool:
+        """As entering it, but without waiting; whether it is entered. `leave` undoes that."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        if self.held:
+            self._lock.release()
+            return False
+        self.held = True
+        return True
+
+    def leave(self) -> None:
+        self.held = False
+        self._lock.release()
+
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.held = False
-        self._lock.release()
+        self.leave()
 
 
 _forked: dict[int, weakref.WeakMethod[Callable[[], None]]] = {}

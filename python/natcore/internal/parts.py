@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from natcore.api.gateway import Core
     from natcore.entries.changes import EntryTable
+    from natcore.entries.table import Entry
     from natcore.gateway import Gateway
+    from natcore.internal.change_lock import ChangeLock
     from natcore.plane.plane import Plane
     from natcore.sessionlog.collector import Collector
 
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 class PlaneCalls(NamedTuple):
     """What a gateway calls in a plane of its own."""
 
-    check_pool: Callable[[Iterable[int]], None]
-    """ConfigurationError if one of the addresses (host order) is the host's own on the plane's interfaces."""
+    check_pool: Callable[[Iterable[tuple[Entry, int]]], None]
+    """ConfigurationError if entries, with each of their wire addresses (host order), would cut the host off."""
+    entries_come: Callable[[Iterable[tuple[Entry, int]]], None]
+    """These entries come into force next: of addresses that the host has too, the kernel keeps the host's ports alone."""
     entries_changed: Callable[[], None]
     """The entries' addresses are others now. Without the call it is noticed within a tenth of a second."""
 
@@ -29,6 +33,10 @@ class Parts(NamedTuple):
     table: EntryTable
     planes: dict[Plane, PlaneCalls]  # those that run; a plane that ends leaves, in its own thread
     collector: Collector | None  # None: no session log was started yet
+    change_lock: ChangeLock
+    follow: Callable[[Sequence[int], Mapping[int, tuple[int, int]]], None]
+    """With the change lock: the outside interface has these addresses (host order), and the host these TCP and UDP ports, as
+    bits, of them."""
     settle: Callable[[], int]  # completes expiry, so that nothing dead is shown; the gateway's time, ns
     set_epoch_ns: Callable[[int], None]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from typing import Protocol, get_args
@@ -14,10 +14,10 @@ from natcore.errors import CapacityError, InterfaceError
 from natcore.io.af_packet import PacketRing
 from natcore.io.af_xdp import XdpSockets
 from natcore.io.device import Driver
-from natcore.io.fanout import join
+from natcore.io.fanout import join, listen
 from natcore.io.umem import FrameMemory
 from natcore.plane import xdp_program
-from natcore.plane.fanout_program import steering
+from natcore.plane.fanout_program import for_shared_addresses, steering
 from natcore.plane.links import Link, carrier_of, vlans_on
 from natcore.verdict import Side
 
@@ -34,14 +34,22 @@ class Access(Protocol):
     def mtu(self, link: Link) -> int:
         """Return the largest IPv4 packet in bytes that gets through, at most the link's MTU."""
 
-    def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Sequence[Driver]:
+    def open(
+        self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+    ) -> Sequence[Driver]:
         """Return the interface's drivers, one for each worker; closing all gives it back. Raises InterfaceError, OSError."""
+
+    def tap(self, link: Link) -> Driver | None:
+        """Return what brings ICMP and fragments for shared addresses, or None: the drivers do."""
 
     def set_mac(self, port: int, mac: bytes) -> None:
         """The interface's link address has changed."""
 
-    def set_addresses(self, port: int, spared: Iterable[int], answered: Iterable[int]) -> None:
-        """Set the addresses (host order) that stay with the kernel, and those for which the plane answers ARP."""
+    def set_addresses(
+        self, port: int, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+    ) -> None:
+        """Set the addresses (host order) that stay with the kernel, those for which the plane answers ARP, and those of which
+        the kernel has some ports (PlaneLoop.shared)."""
 
 
 class PacketAccess:
@@ -65,22 +73,29 @@ class PacketAccess:
     def mtu(self, link: Link) -> int:
         return link.mtu
 
-    def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Sequence[Driver]:
-        shared = self._workers > 1
+    def open(
+        self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+    ) -> Sequence[Driver]:
+        several = self._workers > 1
         with ExitStack() as undo:
             rings = []
             for _ in range(self._workers):
-                rings.append(PacketRing(link.index, link.mtu, at_once=self._at_once, shared=shared))
+                rings.append(PacketRing(link.index, link.mtu, at_once=self._at_once, shared=several))
                 undo.callback(rings[-1].close)
-            if shared:
+            if several:
                 join([ring.fd for ring in rings], self._programs[port == self._outside])
             undo.pop_all()
         return rings
 
+    def tap(self, link: Link) -> Driver | None:
+        return None
+
     def set_mac(self, port: int, mac: bytes) -> None:
         pass
 
-    def set_addresses(self, port: int, spared: Iterable[int], answered: Iterable[int]) -> None:
+    def set_addresses(
+        self, port: int, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+    ) -> None:
         pass
 
 
@@ -133,7 +148,9 @@ class XdpAccess:
     def mtu(self, link: Link) -> int:
         return min(link.mtu, self._memories[0].mtu)
 
-    def open(self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int]) -> Sequence[Driver]:
+    def open(
+        self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+    ) -> Sequence[Driver]:
         _check_vlans(link)
         queues = xdp_program.queues_of(link.name)
         if queues > QUEUES_MOST:
@@ -145,7 +162,7 @@ class XdpAccess:
         made: list[Driver] = []
         try:
             with ExitStack() as undo:
-                program = xdp_program.Program(link.index, link.mac, queues, spared, answered)
+                program = xdp_program.Program(link.index, link.mac, queues, spared, answered, shared)
                 undo.callback(program.close)
                 for memory, (first, count) in zip(self._memories, _shares(queues, len(self._memories)), strict=True):
                     if count == 0:
@@ -169,10 +186,21 @@ class XdpAccess:
         if program is not None:
             program.set_mac(mac)
 
-    def set_addresses(self, port: int, spared: Iterable[int], answered: Iterable[int]) -> None:
+    def tap(self, link: Link) -> Driver | None:
+        ring = PacketRing(link.index, link.mtu, at_once=True, shared=True)
+        try:
+            listen(ring.fd, for_shared_addresses())
+        except BaseException:
+            ring.close()
+            raise
+        return ring
+
+    def set_addresses(
+        self, port: int, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+    ) -> None:
         program = self._program(port)
         if program is not None:
-            program.set_addresses(spared, answered)
+            program.set_addresses(spared, answered, shared)
 
     def _program(self, port: int) -> xdp_program.Program | None:
         return self._open[port].program if port in self._open else None

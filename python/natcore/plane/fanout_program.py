@@ -23,6 +23,7 @@ _NETWORK, _ETHERTYPE = 0xFFF00000, 0xFFFFF000  # SKF_NET_OFF: the IPv4 header; S
 _IPV4, _ICMP, _TCP, _UDP = 0x0800, 1, 6, 17
 _FRAGMENT = 0x3FFF  # more fragments follow, or an offset
 _ECHO_REPLY = 0
+_WHOLE = 1 << 18  # bytes of a frame that are received: all
 _SPREAD = 0x9E3779B1  # see owner_of_inside
 
 _Line = (
@@ -62,6 +63,25 @@ def steering(side: Side, workers: int, port_unit: int) -> bytes:
         (_RETURN_A, 0),
     ]
     return _assembled(ipv4 + by_source if side is Side.INSIDE else ipv4 + by_port + by_source)
+
+
+def for_shared_addresses() -> bytes:
+    """The program of a socket beside an XDP program: it receives fragments and ICMP, which that leaves to the kernel for an
+    address that gateway and host share."""
+    return _assembled(
+        [
+            (_LOAD_HALF, _ETHERTYPE),
+            (_IF_EQUAL, _IPV4, "", "no"),
+            (_LOAD_HALF, _NETWORK + 6),
+            (_IF_ANY_BIT, _FRAGMENT, "yes", ""),
+            (_LOAD_BYTE, _NETWORK + 9),
+            (_IF_EQUAL, _ICMP, "yes", "no"),
+            "yes",
+            (_RETURN, _WHOLE),
+            "no",
+            (_RETURN, 0),
+        ]
+    )
 
 
 def _assembled(program: list[_Line]) -> bytes:

@@ -41,7 +41,7 @@ class Claim:
     def __init__(self, interface: str) -> None:
         self.interface = interface
         self._name = f"{network_namespace()}-{interface}.lock"
-        self._folder = _lock_folder(interface)
+        self._folder = lock_folder(interface)
         try:
             self._descriptor = self._lock()
         except BaseException:
@@ -97,8 +97,8 @@ def _holder(descriptor: int) -> str:
     return ""
 
 
-def _lock_folder(interface: str) -> int:
-    """Raises InterfaceError: no folder is usable."""
+def lock_folder(interface: str) -> int:
+    """Return a descriptor of the folder for locks. Raises InterfaceError: no folder is usable."""
     reasons = []
     for folder in folders():
         try:

@@ -3,7 +3,9 @@
 Two tables for each interface, both called natcore-INTERFACE:
 
 - family netdev, a chain at the interface's ingress, as long as a plane has the interface: IPv4 for this machine's link
-  address is dropped, but for the host's own addresses and DHCP answers. Packet sockets and XDP come before that hook, so
+  address is dropped, but for the host's own addresses and DHCP answers. Of an address that gateway and host share, TCP and
+  UDP to the gateway's ports are dropped; a later fragment has no port, and is reassembled by the kernel only if the first
+  one was for a port of the host's. Packet sockets and XDP come before that hook, so
   a plane reads what is dropped here, and the kernel answers nothing.
 - family ip, a chain at prerouting: whatever comes by the interface and is for no address of this host is not forwarded.
   It needs no list of addresses and no interface that is there, so it also holds while an interface is made anew, when the
@@ -19,12 +21,15 @@ import errno
 import logging
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from natcore.errors import InterfaceError
+from natcore.plane import host_ports
 from natcore.plane import nftables as nft
+from natcore.plane.host_ports import ALL, TCP, UDP, Ports, ranges_of
 from natcore.plane.interface_lock import Claim as Claim
 
 PREFIX = "natcore-"  # of table names: natcore-INTERFACE
@@ -35,13 +40,19 @@ _UNICAST = struct.pack("=I", 1)  # RTN_UNICAST
 _log = logging.getLogger(__name__)
 
 
-def _ingress_rules(spared: Iterable[int]) -> list[bytes]:
+Shared = Mapping[int, tuple[Ports, Ports]]  # addresses (host order), with the TCP and UDP ports that the host has
+
+
+def _ingress_rules(spared: Iterable[int], shared: Shared) -> list[bytes]:
     """Expression lists: leave alone what is not for our link address and what the host may have; drop IPv4."""
     rules = [nft.meta(nft.PACKET_TYPE) + nft.compare(nft.NOT_EQUAL, b"\0") + nft.verdict(nft.ACCEPT)]
     for address in sorted(spared):  # what is not IPv4 and looks like it would be accepted anyway
         asked = nft.load(nft.NETWORK_HEADER, 16, 4) + nft.compare(nft.EQUAL, struct.pack(">I", address))
         rules.append(asked + nft.verdict(nft.ACCEPT))
     rules.append(_dhcp_answer() + nft.verdict(nft.ACCEPT))
+    for address in sorted(shared):
+        asked = nft.load(nft.NETWORK_HEADER, 16, 4) + nft.compare(nft.EQUAL, struct.pack(">I", address))
+        rules.append(asked + nft.verdict(nft.GOTO, _chain_of(address)))
     # by the Ethernet type: a frame with an 802.1Q tag has 0x8100 there, also where the device took the tag off
     ethertype = nft.load(nft.LINK_HEADER, 12, 2) + nft.compare(nft.EQUAL, b"\x08\x00")
     rules.append(ethertype + nft.verdict(nft.DROP))
@@ -61,6 +72,26 @@ def _dhcp_answer() -> bytes:
     )  # fmt: skip
 
 
+def _chain_of(address: int) -> str:
+    return f"shared-{IPv4Address(address)}"
+
+
+def _shared_rules(ports: tuple[Ports, Ports]) -> list[bytes]:
+    """Expression lists for a shared address: drop what is for the gateway's ports, accept all else, ICMP too. The kernel
+    answers no ICMP error and no echo reply, and the gateway translates those of its own sessions. A later fragment has no
+    port: the kernel gives it up if the first one was dropped. The largest ranges come first."""
+    later = nft.load(nft.NETWORK_HEADER, 6, 2) + nft.mask(b"\x1f\xff") + nft.compare(nft.NOT_EQUAL, b"\0\0")
+    rules = [later + nft.verdict(nft.ACCEPT)]
+    for protocol, hosts in ((socket.IPPROTO_TCP, ports[TCP]), (socket.IPPROTO_UDP, ports[UDP])):
+        for first, last in sorted(ranges_of(ALL & ~hosts), key=lambda each: each[0] - each[1]):
+            rules.append(
+                nft.load(nft.NETWORK_HEADER, 9, 1) + nft.compare(nft.EQUAL, bytes([protocol]))
+                + nft.load(nft.TRANSPORT_HEADER, 2, 2) + nft.compare(nft.AT_LEAST, struct.pack(">H", first))
+                + nft.compare(nft.AT_MOST, struct.pack(">H", last)) + nft.verdict(nft.DROP)
+            )  # fmt: skip
+    return [*rules, nft.verdict(nft.ACCEPT)]
+
+
 def _gone(name: str, flags: int) -> list[nft.Message]:
     """The tables away, whether they are there or not. flags: what new ones will have."""
     named = [nft.attribute(1, name)]
@@ -73,12 +104,17 @@ def _gone(name: str, flags: int) -> list[nft.Message]:
     return messages
 
 
-def _ingress(interface: str, spared: Iterable[int], flags: int) -> list[nft.Message]:
+def _ingress(interface: str, spared: Iterable[int], shared: Shared, flags: int) -> list[nft.Message]:
     name = PREFIX + interface
     table = [nft.attribute(1, name), nft.attribute(2, flags)]
     hooked = nft.chain(name, "ingress", nft.INGRESS, _PRIORITY, interface)
     messages = [nft.Message(nft.NEWTABLE, nft.NETDEV, table), nft.Message(nft.NEWCHAIN, nft.NETDEV, hooked)]
-    for rule in _ingress_rules(spared):
+    for address, ports in shared.items():
+        chain = _chain_of(address)
+        messages.append(nft.Message(nft.NEWCHAIN, nft.NETDEV, nft.plain_chain(name, chain)))
+        for rule in _shared_rules(ports):
+            messages.append(nft.Message(nft.NEWRULE, nft.NETDEV, nft.rule(name, chain, rule)))
+    for rule in _ingress_rules(spared, shared):
         messages.append(nft.Message(nft.NEWRULE, nft.NETDEV, nft.rule(name, "ingress", rule)))
     return messages
 
@@ -108,17 +144,18 @@ class Block:
         self._flags = OWNED
         self._routing = True  # this kernel can drop by the destination's type
         self._marks: dict[tuple[int, str], tuple[object, ...]] = {}
-        self._spared: dict[str, frozenset[int]] = {}
+        self._kept: dict[str, tuple[frozenset[int], Shared]] = {}
 
-    def install(self, interface: str, spared: Iterable[int]) -> None:
-        """From now on, in one step, the kernel sees IPv4 from the interface for the spared addresses (host order) only,
-        and forwards none. What a dead plane left there is taken over. Raises InterfaceError."""
-        spared = frozenset(spared)
+    def install(self, interface: str, spared: Iterable[int], shared: Shared | None = None) -> None:
+        """From now on, in one step, the kernel sees IPv4 from the interface for the spared addresses (host order) and the
+        host's ports of shared ones only, and forwards none. What a dead plane left there is taken over. Raises
+        InterfaceError."""
+        kept = frozenset(spared), shared or {}
         try:
-            self._exchange(interface, spared)
+            self._exchange(interface, kept)
         except OSError as error:
             raise _refused(interface, error) from error
-        self._spared[interface] = spared
+        self._kept[interface] = kept
         self._note(interface)
 
     def forward_nothing(self, interface: str) -> None:
@@ -127,7 +164,7 @@ class Block:
             self._exchange(interface, None)
         except OSError as error:
             raise _refused(interface, error) from error
-        self._spared.pop(interface, None)
+        self._kept.pop(interface, None)
 
     def remove(self, interface: str) -> None:
         """The kernel sees and forwards everything again. Nothing there: nothing happens."""
@@ -135,17 +172,17 @@ class Block:
             self._commit(lambda flags: _gone(PREFIX + interface, flags))
         except OSError as error:
             raise _refused(interface, error) from error
-        self._spared.pop(interface, None)
+        self._kept.pop(interface, None)
 
     def restore(self) -> list[str]:
         """Puts back what others have changed or taken away; the interfaces of those."""
         restored = []
-        for interface, spared in list(self._spared.items()):
+        for interface, kept in list(self._kept.items()):
             known = {key: mark for key, mark in self._marks.items() if key[1] == interface}
             if all(self._ruleset.mark(family, PREFIX + interface) == mark for (family, _), mark in known.items()):
                 continue
             with suppress(InterfaceError):  # the interface is just going
-                self.install(interface, spared)
+                self.install(interface, *kept)
                 restored.append(interface)
         return restored
 
@@ -154,17 +191,17 @@ class Block:
         self._ruleset.close()
         self.events.close()
 
-    def _exchange(self, interface: str, spared: Collection[int] | None) -> None:
+    def _exchange(self, interface: str, kept: tuple[frozenset[int], Shared] | None) -> None:
         def messages(flags: int) -> list[nft.Message]:
             wanted = _gone(PREFIX + interface, flags)
-            if spared is not None:
-                wanted += _ingress(interface, spared, flags)
+            if kept is not None:
+                wanted += _ingress(interface, *kept, flags)
             return wanted + (_routing(interface, flags) if self._routing else [])
 
         try:
             self._commit(messages)
         except FileNotFoundError:
-            if not self._routing or (spared is not None and not Path("/sys/class/net", interface).exists()):
+            if not self._routing or (kept is not None and not Path("/sys/class/net", interface).exists()):
                 raise
             self._routing = False
             _log.warning(
@@ -202,10 +239,10 @@ def _refused(interface: str, error: OSError) -> InterfaceError:
     return InterfaceError(error.errno or errno.EIO, f"{interface!r}: keeping the kernel off it failed: {reason}")
 
 
-def install(interface: str, spared: Iterable[int]) -> None:
+def install(interface: str, spared: Iterable[int], shared: Shared | None = None) -> None:
     """As Block.install; the tables have no owner."""
     with _for_a_moment() as block:
-        block.install(interface, spared)
+        block.install(interface, spared, shared)
 
 
 def forward_nothing(interface: str) -> None:
@@ -272,11 +309,12 @@ def clean() -> list[str]:
     """Takes away what planes left behind that died or were stopped; interfaces of living ones are left alone. The names
     cleaned."""
     cleaned = []
-    for interface in sorted({*installed(), *forwarding_nothing()}):
-        with suppress(InterfaceError):
+    for interface in sorted({*installed(), *forwarding_nothing(), *host_ports.reserving()}):
+        with suppress(InterfaceError, OSError):
             claim = Claim(interface)
             try:
                 remove(interface)
+                host_ports.reserve(interface, 0)
                 cleaned.append(interface)
             finally:
                 claim.close()

@@ -79,6 +79,9 @@ class Loops:
         for loop in self._loops:
             loop.detach(port)
 
+    def set_tap(self, port: int, tap: Driver | None) -> None:
+        self._loops[0].set_tap(port, tap)  # its frames are the first worker's
+
     def set_mac(self, port: int, mac: bytes) -> None:
         for loop in self._loops:
             loop.set_mac(port, mac)
@@ -119,6 +122,9 @@ class Loops:
 
     def pool(self) -> bytes:
         return self._loops[0].pool()
+
+    def shared(self) -> dict[int, bytes]:
+        return self._loops[0].shared()
 
     def counters(self, worker: int) -> dict[str, int]:
         """worker: -1 for all."""

@@ -15,10 +15,10 @@ DESTROYTABLE = 26  # as DELTABLE, and no error where there is none; kernel 6.3
 IPV4, NETDEV = 2, 5  # NFPROTO_IPV4, NFPROTO_NETDEV
 OWNER, PERSIST = 0x2, 0x4  # of a table: no other socket may change it; it outlives its socket. Kernels 5.12, 6.9
 INGRESS, PREROUTING = 0, 0  # hooks of the families netdev and ip
-DROP, ACCEPT = 0, 1
+DROP, ACCEPT, GOTO = 0, 1, -4
 PACKET_TYPE, INPUT_NAME = 19, 6  # NFT_META_PKTTYPE, NFT_META_IIFNAME
 LINK_HEADER, NETWORK_HEADER, TRANSPORT_HEADER = 0, 1, 2
-EQUAL, NOT_EQUAL = 0, 1
+EQUAL, NOT_EQUAL, AT_MOST, AT_LEAST = 0, 1, 3, 5
 NAME_BYTES = 16  # of an interface's name in a register: IFNAMSIZ
 
 _NETLINK_NETFILTER = 12
@@ -69,9 +69,10 @@ def _expression(name: str, *parts: bytes) -> bytes:
     return attribute(1, [attribute(1, name), attribute(2, parts)])
 
 
-def verdict(code: int) -> bytes:
-    """Load a verdict into register 0."""
-    return _expression("immediate", attribute(1, 0), attribute(2, [attribute(2, [attribute(1, code)])]))
+def verdict(code: int, chain: str = "") -> bytes:
+    """Load a verdict into register 0; with GOTO the chain that goes on."""
+    parts = [attribute(1, code), *([attribute(2, chain)] if chain else [])]
+    return _expression("immediate", attribute(1, 0), attribute(2, [attribute(2, parts)]))
 
 
 def compare(operation: int, data: bytes) -> bytes:
@@ -105,6 +106,11 @@ def chain(table: str, name: str, hook: int, priority: int, interface: str | None
     """The attributes of a base chain that accepts what no rule drops. interface: of the family netdev."""
     where = [attribute(1, hook), attribute(2, priority), *([attribute(3, interface)] if interface else [])]
     return [attribute(1, table), attribute(3, name), attribute(7, "filter"), attribute(4, where), attribute(5, ACCEPT)]
+
+
+def plain_chain(table: str, name: str) -> list[bytes]:
+    """The attributes of a chain that rules lead to."""
+    return [attribute(1, table), attribute(3, name)]
 
 
 def rule(table: str, name: str, expressions: bytes) -> list[bytes]:

@@ -10,15 +10,18 @@ import select
 import socket
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address
 from types import TracebackType
 from typing import TYPE_CHECKING, get_args
 
 from natcore import choices
+from natcore.config import DnatEntry, check_choice, check_integer, check_number
 from natcore.config import Link as LinkSettings
-from natcore.config import check_choice, check_integer, check_number
+from natcore.entries.changes import PORT_BYTES
+from natcore.entries.reserved import refused_by
+from natcore.entries.table import Entry, EntryConflict, spaces
 from natcore.errors import ConfigurationError, Error, InterfaceError, SecurityWarning
 from natcore.internal import machine_clock
 from natcore.internal.alive import Alive
@@ -28,8 +31,9 @@ from natcore.internal.parts import PlaneCalls, parts_of
 from natcore.internal.read_only import ReadOnly
 from natcore.internal.redaction import show
 from natcore.internal.validation import is_text
-from natcore.plane import kernel_bypass
+from natcore.plane import kernel_bypass, xdp_program
 from natcore.plane.drivers import ACCESS, DRIVERS, Access
+from natcore.plane.host_ports import ALL, HostPorts, ephemeral, ports_in, reserve
 from natcore.plane.links import Link, Listener, Range, Watcher
 from natcore.plane.loops import Loops
 
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
 PORTS_MOST = 16  # interfaces of a plane
 DEFAULT_MTU = LinkSettings().mtu
 REOPEN_EVERY = 1.0  # seconds between two tries to open an interface that came back
+LEFT_FOR = 1.0  # seconds that an address may be away from the outside interface before its sessions end
+LOOK_EVERY = 2.0  # seconds between two looks at the host's sockets, where it shares an address with the gateway
 
 _log = logging.getLogger(__name__)
 _alive: Alive[Plane] = Alive()
@@ -78,7 +84,7 @@ class Plane:
                 "seed: predictable ports can be attacked; leave it out for real traffic", SecurityWarning, stacklevel=3
             )
         self._gateway = gateway
-        parts = parts_of(gateway)
+        self._parts = parts = parts_of(gateway)
         self._core = parts.core
         self._threads = threads
         self._driver = driver
@@ -96,6 +102,15 @@ class Plane:
         self._own: set[int] = set()  # the host's addresses
         self._of_ports: dict[int, int] = {}  # those that are on the plane's interfaces, and the port of each
         self._spared: set[int] = set()  # those of them that the kernel keeps
+        self._coming: set[int] = set()  # those that entries will use next
+        self._shared: dict[int, bytes] = {}  # those that the gateway uses too, and the ports that the kernel keeps
+        self._outside_own: list[int] = []  # the outside interface's, in the kernel's order
+        self._addressed = True  # it has one, or it was said that it has none
+        self._left: dict[int, float] = {}  # those that it has lost, and when: it may have them again at once
+        self._host_ports: HostPorts | None = None  # once an address is shared
+        self._taps = [False for _ in self._ports]  # a packet socket brings what the driver cannot (Access.tap)
+        self._unfollowed = False  # the outside interface's addresses have changed, and the gateway has not followed yet
+        self._looked = 0.0  # at the host's sockets
         self._addresses = [0 for _ in self._ports]  # the gateway's own on each port's link
         self._pool = b""  # the outside addresses, four bytes each
         self._reopened = 0.0
@@ -106,7 +121,7 @@ class Plane:
         except BaseException:
             self._abandon()
             raise
-        parts.planes[self] = PlaneCalls(self._check_pool, self._watcher.settle)
+        parts.planes[self] = PlaneCalls(self._check_pool, self._entries_come, self._entries_changed)
         _alive.add(self)
 
     # ---- what callers use -------------------------------------------------------------------------------------------
@@ -178,7 +193,8 @@ class Plane:
         Returns
         -------
         dict of str to int
-            received, sent: frames. left_to_kernel: not IPv4, not for this gateway, or for the host's own addresses.
+            received, sent: frames. left_to_kernel: not IPv4, not for this gateway, or for the host's own addresses and its
+            ports of shared ones.
             ring_drops: the loop was too slow. send_dropped: no place, or link down. send_errors: refused. truncated:
             cut. arp_answered. no_route, unresolved: dropped for lack of a next hop. waiting (gauge): frames that wait
             for one. blocks_restored: how often others had changed or removed an interface's kernel bypass, which was
@@ -203,9 +219,56 @@ class Plane:
         which = check_worker(worker, self._gateway.workers)
         return {name: self._loops.port_counters(port, which) for port, name in enumerate(self._watcher.names)}
 
-    def _check_pool(self, addresses: Iterable[int]) -> None:
-        """ConfigurationError if one of the addresses (host order) is the host's own on the plane's interfaces."""
-        _refuse_own(addresses, self._of_ports, self._watcher.names)
+    def _entries_come(self, entries: Iterable[tuple[Entry, int]]) -> None:
+        """For the gateway: these come into force next. Of outside addresses that the host has, the kernel keeps the host's
+        ports alone from now on: else it would answer what comes back."""
+        self._coming = {wire for _, wire in entries if wire in self._outside_own} - self._shared.keys()
+        if self._coming:
+            self._watcher.settle()
+
+    def _entries_changed(self) -> None:
+        """For the gateway: its pools are others now. Without the call it is noticed within a tenth of a second."""
+        self._coming = set()
+        self._watcher.settle()
+
+    def _check_pool(self, entries: Iterable[tuple[Entry, int]]) -> None:
+        """ConfigurationError if one of the outside addresses of entries would cut the host off: one of its own on an inside
+        interface, or one on the outside interface, which is shared, with a port that a socket of the host listens at."""
+        entries = list(entries)
+        _refuse_own({wire for _, wire in entries}, self._of_ports, self._watcher.names, self._ports[-1])
+        shared = {wire for _, wire in entries if wire in self._outside_own}
+        if shared:
+            self._hosts()  # or an error: it would leave one of the two without ports
+        _check_count(shared | self._shared.keys())
+        for row, wire in entries:
+            if wire in shared:
+                self._check_shared(row, wire)
+
+    def _check_shared(self, row: Entry, wire: int) -> None:
+        """ConfigurationError if an entry would take what the host uses of a shared address."""
+        entry = row.entry
+        if not isinstance(entry, DnatEntry):
+            return
+        if entry.is_one_to_one:
+            raise EntryConflict(
+                row,
+                f"DnatEntry.external_ip of a 1:1 entry must be an address that this host does not have, got "
+                f"{show(str(entry.external_ip))} of {self.outside} in {row.describe()}: the host would be cut off from it",
+            )
+        first, last, _ = entry.ports
+        for space in spaces(entry):
+            found = self._hosts().used_by(wire, space, first, last)
+            if found is not None:
+                raise EntryConflict(
+                    row,
+                    f"DnatEntry.external_port must be one at which no socket of this host listens, got "
+                    f"{show(entry.external_port)} in {row.describe()}: {found} does",
+                )
+
+    def _hosts(self) -> HostPorts:
+        if self._host_ports is None:
+            self._host_ports = HostPorts(self._gateway.policy)
+        return self._host_ports
 
     def stop(self) -> None:
         """End forwarding within a second, and give the interfaces back to the kernel's own stack. Idempotent.
@@ -289,7 +352,10 @@ class Plane:
             if not link.up:
                 raise InterfaceError(errno.ENETDOWN, f"{self._side(port)}={name!r}: the link is down; set it up first")
         _check_capabilities()
-        self._check_pool(self._loops.in_pool(self._own))
+        with self._parts.change_lock:
+            self._follow()
+            self._check_pool(self._parts.table.outside())
+        self._spare(changed=True)
         for name in self._watcher.names:
             self._claims.append(kernel_bypass.Claim(name))
         self._block = kernel_bypass.Block()
@@ -299,6 +365,7 @@ class Plane:
             links, at_once=self._at_once, workers=self._gateway.workers, port_unit=self._core.port_unit
         )
         self._core.set_reverse_path_filter(True)  # both sides are wires here
+        self._reserve()
         for port in self._ports:
             self._attach(port)
         self._running = True
@@ -324,6 +391,8 @@ class Plane:
         if keep is None:
             keep = any(kernel_bypass.forwards(claim.interface) for claim in self._claims)
         for claim in self._claims:
+            with suppress(InterfaceError, OSError):
+                reserve(claim.interface, 0)
             if self._block is not None:
                 with suppress(InterfaceError):
                     (self._block.forward_nothing if keep else self._block.remove)(claim.interface)
@@ -355,9 +424,9 @@ class Plane:
         """Block the kernel first, then open: no packet is forwarded twice, none leaks."""
         link = self._watcher.links[port]
         assert link is not None and self._block is not None
-        self._block.install(link.name, self._spared)
+        self._block.install(link.name, self._spared, _bits_of(self._shared))
         try:
-            drivers = self._access.open(port, link, self._spared, self._answered(port))
+            drivers = self._access.open(port, link, self._spared, self._answered(port), self._shared)
         except InterfaceError as error:
             raise InterfaceError(error.errno, f"{self._side(port)}={error.strerror}") from error
         except OSError as error:
@@ -369,6 +438,23 @@ class Plane:
                 self._poll.register(driver.fd, select.EPOLLIN)
         self._opened[port] = link
         self._apply_mtu(port, link)
+        self._open_tap(port, link)
+
+    def _open_tap(self, port: int, link: Link) -> None:
+        if not self._shared or self._taps[port]:
+            return
+        try:
+            tap = self._access.tap(link)
+        except OSError as error:
+            if not self._running:
+                raise
+            _log.error("%s: ICMP and fragments of inside hosts do not come: %s", link.name, error)
+            return
+        self._taps[port] = True
+        if tap is not None:
+            self._loops.set_tap(port, tap)
+            if not self._threads:
+                self._poll.register(tap.fd, select.EPOLLIN)
 
     def _apply_mtu(self, port: int, link: Link) -> None:
         """The interface's; a smaller one of the gateway's own holds."""
@@ -382,6 +468,8 @@ class Plane:
         if opened is not None and (link is None or link.index != opened.index):
             self._opened[port] = opened = None
             self._loops.detach(port)
+            self._loops.set_tap(port, None)
+            self._taps[port] = False
         if link is None:
             return
         if opened is None:
@@ -414,25 +502,85 @@ class Plane:
             self._addresses[port] = address
             if port in (self._ports[0], self._ports[-1]):  # for whoever asks the gateway between batches
                 self._core.set_link_address(int(port > 0), address)
+        before, self._outside_own = self._outside_own, list(dict.fromkeys(of_ports[-1]))
+        gone = dict.fromkeys(set(before) - set(self._outside_own), time.monotonic())
+        self._left = {at: since for at, since in {**self._left, **gone}.items() if at not in self._outside_own}
+        self._unfollowed = True
+        if self._running:
+            self._try_to_follow()
         self._spare(changed=True)
 
-    def _spare(self, *, changed: bool = False) -> None:
-        """The kernel keeps the host's addresses, those of pools excepted; entries come and go, or addresses changed."""
-        spared, pool = self._own - self._loops.in_pool(self._own), self._loops.pool()
-        if not changed and (spared, pool) == (self._spared, self._pool):
+    def _try_to_follow(self) -> None:
+        """The gateway follows the outside interface's addresses and the host's sockets, unless a call is changing its entries:
+        that call may wait for this thread; the next tick tries again."""
+        if not self._parts.change_lock.try_enter():
             return
-        before, self._spared, self._pool = self._spared, spared, pool
+        try:
+            self._follow()
+        except ConfigurationError as error:
+            _log.error("%s: its addresses have changed, and the entries cannot follow: %s", self.outside, error)
+        finally:
+            self._parts.change_lock.leave()
+
+    def _follow(self) -> None:
+        now = self._looked = time.monotonic()
+        self._left = {address: since for address, since in self._left.items() if now - since < LEFT_FOR}
+        self._unfollowed = bool(self._left)
+        refused = refused_by(self._gateway.policy)
+        present = [*self._outside_own, *self._left]
+        addresses = [address for address in present if not refused(address)]
+        if self._parts.table.follows and bool(addresses) != self._addressed:
+            self._addressed = bool(addresses)
+            if not addresses:
+                _log.warning("%s has no address: what would leave by it is dropped until it has one", self.outside)
+        hosts = {}
+        with suppress(ConfigurationError):  # _check_pool raises it where an address is shared
+            hosts = {address: self._hosts().of(address) for address in present}
+        coming = self._parts.table.following(addresses)
+        _check_count(coming)
+        if self._running and coming - self._shared.keys():
+            self._coming = coming
+            self._spare()  # before the first packet leaves by it: the kernel would answer what comes back
+            self._coming = set()
+        self._parts.follow(addresses, hosts)
+
+    def _spare(self, *, changed: bool = False) -> None:
+        """The kernel keeps the host's addresses, those of pools excepted, and the host's ports of those that are shared;
+        entries come and go, or addresses changed."""
+        spared, pool = self._own - self._loops.in_pool(self._own) - self._coming, self._loops.pool()
+        shared = {address: _bytes_of(self._hosts().of(address)) for address in self._coming} | self._loops.shared()
+        if not changed and (spared, pool, shared) == (self._spared, self._pool, self._shared):
+            return
+        before, self._spared, self._pool, self._shared = (self._spared, self._shared), spared, pool, shared
         if self._running:
+            self._reserve()
             try:
-                self._check_pool(self._loops.in_pool(self._own))
+                alone = self._loops.in_pool(self._own) - shared.keys()
+                _refuse_own(alone, self._of_ports, self._watcher.names, self._ports[-1])
             except ConfigurationError as error:
                 _log.error("%s; until then it is the gateway's alone", error)
         for port, link in enumerate(self._opened):
             if link is not None:
-                self._access.set_addresses(port, spared, self._answered(port))
-                if spared != before and self._block is not None:
+                self._open_tap(port, link)
+                self._access.set_addresses(port, spared, self._answered(port), shared)
+                if (spared, shared) != before and self._block is not None:
                     with suppress(InterfaceError):  # the interface is just going
-                        self._block.install(link.name, spared)
+                        self._block.install(link.name, spared, _bits_of(shared))
+
+    def _reserve(self) -> None:
+        """Have the kernel choose none of the gateway's ports for the host's sockets."""
+        wanted = 0
+        for tcp, udp in _bits_of(self._shared).values():
+            wanted |= ALL & ~(tcp & udp)
+        try:
+            reserve(self.outside, wanted)
+        except (OSError, InterfaceError) as error:
+            if wanted & ports_in([ephemeral()]):
+                _log.error("%s: sockets of this host may get ports of the gateway's: %s", self.outside, error)
+            else:
+                _log.info(
+                    "%s: ports of the gateway are not reserved, and outside of the kernel's: %s", self.outside, error
+                )
 
     def _answered(self, port: int) -> set[int]:
         """Return the addresses for which the plane answers ARP on the port's link."""
@@ -447,6 +595,11 @@ class Plane:
         self._loops.learn(port, address, mac, failed)
 
     def _tick(self) -> None:
+        if self._running and self._shared and time.monotonic() - self._looked >= LOOK_EVERY:
+            self._hosts().look()
+            self._unfollowed = True
+        if self._running and self._unfollowed:
+            self._try_to_follow()
         self._spare()
         if time.monotonic() - self._reopened >= REOPEN_EVERY:
             for port in self._ports:
@@ -491,9 +644,30 @@ def _names(field: str, value: object, most: int) -> tuple[str, ...]:
     return names
 
 
-def _refuse_own(addresses: Iterable[int], own: Mapping[int, int], names: Sequence[str]) -> None:
+def _bits_of(shared: Mapping[int, bytes]) -> dict[int, tuple[int, int]]:
+    """The host's TCP and UDP ports of shared addresses as sets."""
+    half = PORT_BYTES
+    return {
+        address: (int.from_bytes(ports[:half], "little"), int.from_bytes(ports[half:], "little"))
+        for address, ports in shared.items()
+    }
+
+
+def _bytes_of(ports: tuple[int, int]) -> bytes:
+    """The contrary, of one address."""
+    return b"".join(bits.to_bytes(PORT_BYTES, "little") for bits in ports)
+
+
+def _check_count(shared: Collection[int]) -> None:
+    if len(shared) > xdp_program.SHARED_MOST:
+        raise ConfigurationError(
+            f"pool must have at most {xdp_program.SHARED_MOST} addresses of the outside interface, got {len(shared)}"
+        )
+
+
+def _refuse_own(addresses: Iterable[int], own: Mapping[int, int], names: Sequence[str], outside: int) -> None:
     for address in sorted(addresses):
-        if address in own:
+        if own.get(address, outside) != outside:
             raise ConfigurationError(
                 f"pool must be addresses that this host does not have, got {str(IPv4Address(address))!r} of "
                 f"{names[own[address]]}: the host would be cut off from it; take it off the interface, "

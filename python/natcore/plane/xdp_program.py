@@ -12,13 +12,17 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 
 from natcore.io import bpf
 
 MOST_ADDRESSES = 1 << 20
 SPARED, ANSWERED = 1, 2  # of an address: its packets stay with the kernel; ARP requests for it are ours
+SHARED = 3  # and above, SHARED + n: TCP and UDP to ports that the host has not (n-th part of the map ports) are ours
+SHARED_MOST = 64  # addresses that gateway and host share
+_WORDS = 2 * 1024  # of a shared address in the map ports: a bit for each TCP port, then for each UDP port
 
 # linux/bpf.h
 _DROP, _PASS = 1, 2
@@ -27,6 +31,7 @@ _MAP_FD, _MAP_VALUE = 1, 2
 _SIZES = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}
 _ALWAYS, _EQUAL, _GREATER, _NOT_EQUAL = 0x05, 0x15, 0x2D, 0x55  # jumps; equal and not: to a constant
 _SAME, _DIFFERS = 0x1D, 0x5D  # as a register, from one
+_LESS = 0xA5  # than a constant
 
 _VALUE_BYTES = 8
 
@@ -63,8 +68,28 @@ class _Assembler:
     def add(self, to: int, value: int) -> None:
         self._add(0x07, to, value=value)
 
+    def add_register(self, to: int, of: int) -> None:
+        self._add(0x0F, to, of)
+
     def mask(self, to: int, value: int) -> None:
         self._add(0x57, to, value=value)
+
+    def either(self, to: int, of: int) -> None:
+        """Bitwise or of two registers."""
+        self._add(0x4F, to, of)
+
+    def shift_left(self, to: int, bits: int) -> None:
+        self._add(0x67, to, value=bits)
+
+    def shift_right(self, to: int, bits: int) -> None:
+        self._add(0x77, to, value=bits)
+
+    def shift_right_by(self, to: int, of: int) -> None:
+        self._add(0x7F, to, of)
+
+    def from_network(self, to: int, bits: int) -> None:
+        """Convert a register from network byte order."""
+        self._add(0xDC, to, value=bits)
 
     def map(self, to: int, fd: int, kind: int = _MAP_FD) -> None:
         self._add(0x18, to, kind, value=fd)
@@ -92,10 +117,11 @@ def _word(wire: str) -> int:
     return int.from_bytes(bytes.fromhex(wire), sys.byteorder)
 
 
-def assemble(addresses: int, sockets: int, mac: int, passed: int) -> bytes:
-    """The program's instructions. addresses, sockets, mac, passed: descriptors of its maps.
+def assemble(addresses: int, sockets: int, mac: int, passed: int, ports: int) -> bytes:
+    """The program's instructions. addresses, sockets, mac, passed, ports: descriptors of its maps.
 
-    IPv4 to the interface's own link address is taken, but for SPARED addresses; so are ARP requests for ANSWERED ones.
+    IPv4 to the interface's own link address is taken, but for SPARED addresses; so are ARP requests for ANSWERED ones. Of
+    SHARED ones TCP and UDP to the gateway's ports are taken, where they are whole; a packet socket brings the rest.
     """
     context, frame = 6, 8
     program = _Assembler()
@@ -139,6 +165,8 @@ def assemble(addresses: int, sockets: int, mac: int, passed: int) -> bytes:
     program.jump("redirect")
 
     program.label("ipv4")
+    program.label("ipv4")
+    program.copy(7, 2)
     program.map(1, mac, _MAP_VALUE)
     for size, offset in ((4, 0), (2, 4)):
         program.load(size, 4, frame, offset)
@@ -166,6 +194,41 @@ def assemble(addresses: int, sockets: int, mac: int, passed: int) -> bytes:
     program.jump("take", _EQUAL, 0)
     program.load(1, 5, 0, 0)
     program.jump("pass", _EQUAL, 5, value=SPARED)
+    program.jump("take", _LESS, 5, value=SHARED)
+
+    program.add(5, -SHARED)
+    program.shift_left(5, 1)
+    program.load(1, 4, 7, 23)
+    program.jump("port", _EQUAL, 4, value=6)
+    program.jump("pass", _NOT_EQUAL, 4, value=17)
+    program.add(5, 1)
+    program.label("port")
+    program.shift_left(5, 10)
+    program.load(2, 4, 7, 20)
+    program.mask(4, _word("3fff"))
+    program.jump("pass", _NOT_EQUAL, 4)  # a fragment
+    program.load(1, 4, 7, 14)
+    program.mask(4, 15)
+    program.shift_left(4, 2)
+    program.copy(2, 7)
+    program.add_register(2, 4)
+    program.copy(4, 2)
+    program.add(4, 18)
+    program.load(4, 3, context, 4)
+    program.jump("pass", _GREATER, 4, 3)
+    program.load(2, 9, 2, 16)
+    program.from_network(9, 16)
+    program.copy(4, 9)
+    program.shift_right(4, 6)
+    program.either(5, 4)
+    program.store(4, 10, -4, 5)
+    _look_up(program, ports)
+    program.jump("take", _EQUAL, 0)
+    program.load(8, 5, 0, 0)
+    program.mask(9, 63)
+    program.shift_right_by(5, 9)
+    program.mask(5, 1)
+    program.jump("pass", _NOT_EQUAL, 5)
 
     program.label("take")
     program.set(3, _DROP)
@@ -196,23 +259,27 @@ class Program:
     """The XDP program of one interface, attached from its making until `close` or the end of the process.
 
     index: the interface's number in this network namespace. mac: its link address, 6 bytes. queues: how many it has.
-    spared, answered: as for set_addresses.
+    spared, answered, shared: as for set_addresses.
     Raises OSError: EPERM without CAP_BPF and CAP_NET_ADMIN, EBUSY where another XDP program is, EOPNOTSUPP without XDP.
     """
 
     def __init__(
-        self, index: int, mac: bytes, queues: int, spared: Iterable[int] = (), answered: Iterable[int] = ()
-    ) -> None:
+        self, index: int, mac: bytes, queues: int, spared: Iterable[int] = (), answered: Iterable[int] = (),
+        shared: Mapping[int, bytes] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         self._fds: list[int] = []
         self._known: dict[bytes, bytes] = {}
+        self._places: dict[int, int] = {}  # of shared addresses in the map ports
+        self._ports_known: dict[int, bytes] = {}  # by place
         try:
             self._addresses = self._keep(bpf.table(MOST_ADDRESSES, 4, 1))
             self._sockets = self._keep(bpf.sockets(queues))
             self._mac = self._keep(bpf.array(1, _VALUE_BYTES))
             self._passed = self._keep(bpf.array(1, _VALUE_BYTES))
+            self._ports = self._keep(bpf.array(SHARED_MOST * _WORDS, 8))
             self.set_mac(mac)
-            self.set_addresses(spared, answered)
-            code = assemble(self._addresses, self._sockets, self._mac, self._passed)
+            self.set_addresses(spared, answered, shared)
+            code = assemble(self._addresses, self._sockets, self._mac, self._passed, self._ports)
             self._keep(bpf.link(self._keep(bpf.program(code)), index))
         except BaseException:
             self.close()
@@ -230,15 +297,32 @@ class Program:
         """Send the queue's frames to the AF_XDP socket, until that is closed."""
         bpf.set_element(self._sockets, struct.pack("=I", queue), struct.pack("=I", fd))
 
-    def set_addresses(self, spared: Iterable[int], answered: Iterable[int]) -> None:
-        """Set the addresses (host order) that the kernel keeps, and those for which the plane answers ARP."""
+    def set_addresses(
+        self, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes] = MappingProxyType({})
+    ) -> None:
+        """Set the addresses (host order) that the kernel keeps, those for which the plane answers ARP, and those of which the
+        kernel has some ports (PlaneLoop.shared)."""
+        for address in self._places.keys() - shared.keys():
+            del self._places[address]
+        for address, ports in shared.items():
+            if address not in self._places:
+                self._places[address] = min(set(range(SHARED_MOST)) - set(self._places.values()))
+            self._set_ports(self._places[address], ports)
         wanted = {address.to_bytes(4): bytes([ANSWERED]) for address in answered}
         wanted |= {address.to_bytes(4): bytes([SPARED]) for address in spared}
+        wanted |= {address.to_bytes(4): bytes([SHARED + place]) for address, place in self._places.items()}
         for key, value in wanted.items() - self._known.items():
             bpf.set_element(self._addresses, key, value)
         for key in self._known.keys() - wanted.keys():
             bpf.delete_element(self._addresses, key)
         self._known = wanted
+
+    def _set_ports(self, place: int, ports: bytes) -> None:
+        before = self._ports_known.get(place, bytes(len(ports)))
+        for at in range(0, len(ports), 8):
+            if ports[at : at + 8] != before[at : at + 8]:
+                bpf.set_element(self._ports, struct.pack("=I", place * _WORDS + at // 8), ports[at : at + 8])
+        self._ports_known[place] = ports
 
     def passed(self) -> int:
         """Return the frames that were left to the kernel."""

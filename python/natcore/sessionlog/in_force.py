@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from natcore.entries.table import Rulebook
 from natcore.internal.parts import parts_of
 from natcore.sessionlog.facts import Records, entry_rows, setting_rows
 
@@ -34,8 +33,7 @@ def in_force(reference: weakref.ref[Gateway]) -> Callable[[], Mapping[Key, Recor
         )  # fmt: skip
         if state == known[0]:
             return known[1]
-        book = Rulebook(gateway.kind, gateway.eip_bind_mode, gateway.policy)
-        wires = book.wires(entries)
+        wires = table.book.wires(entries)
         rows: dict[Key, Records] = {}
         for row in entries:
             for record in entry_rows(row.id, row.entry, wires.of(row)):

@@ -1,0 +1,96 @@
+"""The configuration of the commonest router: a machine with one address outside, for itself and for everybody behind it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from ipaddress import IPv4Interface, IPv4Network
+from typing import NamedTuple
+
+from natcore.errors import ConfigurationError
+from natcore.internal.extras import extra
+
+with extra("plane"):
+    from pyroute2 import IPRoute
+
+_UP, _ETHERNET = 0x1, 1  # IFF_UP, ARPHRD_ETHER
+_PRIVATE = [IPv4Network(prefix) for prefix in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")]
+
+
+class Interface(NamedTuple):
+    """An Ethernet interface that is up, its addresses, and whether the default route leads over it."""
+
+    name: str
+    addresses: tuple[IPv4Interface, ...]
+    default: bool
+
+
+def interfaces() -> list[Interface]:
+    """Return the Ethernet interfaces of this machine that are up."""
+    with IPRoute() as kernel:
+        over = {
+            index
+            for route in kernel.get_routes(family=socket.AF_INET, table=254)
+            if route["dst_len"] == 0
+            for index in [route.get_attr("RTA_OIF"), *(hop["oif"] for hop in route.get_attr("RTA_MULTIPATH") or ())]
+        }
+        addresses: dict[int, list[IPv4Interface]] = {}
+        for message in kernel.get_addr(family=socket.AF_INET):
+            address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            addresses.setdefault(message["index"], []).append(IPv4Interface(f"{address}/{message['prefixlen']}"))
+        return [
+            Interface(link.get_attr("IFLA_IFNAME"), tuple(addresses.get(link["index"], ())), link["index"] in over)
+            for link in kernel.get_links()
+            if link["ifi_type"] == _ETHERNET and link["flags"] & _UP
+        ]
+
+
+def propose(there: Sequence[Interface] | None = None) -> str:
+    """Return the tables [[snat]] and [plane] of a gateway.toml for a machine with one address outside.
+
+    The interface of the default route is outside. Inside are those with private addresses; their networks are translated to
+    the outside interface's address, which the host goes on using.
+
+    Parameters
+    ----------
+    there
+        The machine's interfaces; None: `interfaces()`.
+
+    Returns
+    -------
+    str
+        TOML.
+
+    Raises
+    ------
+    ConfigurationError
+        No interface, or more than one, has the default route, or none has a private address besides; the message says what
+        there is.
+    """
+    there = interfaces() if there is None else there
+    shown = "; ".join(f"{each.name} {', '.join(map(str, each.addresses)) or 'without an address'}" for each in there)
+    outside = [each for each in there if each.default]
+    if len(outside) != 1:
+        raise ConfigurationError(
+            f"outside must be the one interface of the default route, got {len(outside)} of: {shown}"
+        )
+    inside = [each for each in there if not each.default and any(map(_is_private, each.addresses))]
+    if not inside:
+        raise ConfigurationError(f"inside must be an interface with a private address that is up, got none of: {shown}")
+    networks = sorted({address.network for each in inside for address in each.addresses if _is_private(address)})
+    lines = ["# Inside hosts leave by the outside interface's address, which this machine keeps for itself too."]
+    for network in networks:
+        if not any(network != other and network.subnet_of(other) for other in networks):
+            lines += ["[[snat]]", f'source = "{network}"', 'pool = "interface"', ""]
+    names = ", ".join(f'"{each.name}"' for each in inside)
+    lines += [
+        "[plane]",
+        f"inside = {names if len(inside) == 1 else f'[{names}]'}",
+        f'outside = "{outside[0].name}"',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _is_private(address: IPv4Interface) -> bool:
+    return any(address.ip in network for network in _PRIVATE)

@@ -1,0 +1,65 @@
+"""What a machine with one address outside is proposed is a good file that shares this address."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Interface
+from pathlib import Path
+
+import pytest
+
+from natcore import ConfigurationError, OutsideInterface
+from natcore.demo.namespaces import Network
+from natcore.service.configuration_file import load
+from natcore.service.one_address import Interface, interfaces, propose
+from support.netns import SERVER, at, needs_root, ping
+
+
+def interface(name: str, *addresses: str, default: bool = False) -> Interface:
+    return Interface(name, tuple(map(IPv4Interface, addresses)), default)
+
+
+WAN = interface("wan0", "203.0.113.7/24", default=True)
+
+
+def test_what_is_proposed_is_a_good_file(tmp_path: Path) -> None:
+    there = [
+        interface("lan0", "10.1.0.1/24"),
+        WAN,
+        interface("lan1", "10.1.0.1/16", "198.51.100.1/24"),
+        interface("x0"),
+    ]
+    file = tmp_path / "gateway.toml"
+    file.write_text(propose(there))
+    settings = load(file)
+    assert settings.plane == {"inside": ["lan0", "lan1"], "outside": "wan0"}
+    assert [(str(entry.source), entry.pool) for entry in settings.snat] == [("10.1.0.0/16", (OutsideInterface(),))]
+
+
+def test_a_private_address_outside_makes_no_inside_interface() -> None:
+    outside = interface("wan0", "192.168.1.2/24", default=True)
+    assert 'inside = "lan0"' in propose([outside, interface("lan0", "10.0.0.1/24")])
+
+
+@pytest.mark.parametrize("there, match", [
+    ([], "one interface of the default route, got 0"),
+    ([interface("lan0", "10.0.0.1/24")], r"got 0 of: lan0 10\.0\.0\.1/24"),
+    ([WAN, interface("wan1", "203.0.113.8/24", default=True)], "got 2 of: wan0"),
+    ([WAN, interface("lan0", "198.51.100.1/24")], "inside must be an interface with a private address"),
+    ([WAN, interface("lan0")], r"got none of: wan0 203\.0\.113\.7/24; lan0 without an address"),
+])  # fmt: skip
+def test_a_machine_that_cannot_be_told_is_refused(there: list[Interface], match: str) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        propose(there)
+
+
+@needs_root
+def test_it_works_on_a_machine_with_two_interfaces(network: Network, tmp_path: Path) -> None:
+    network.route("gw", "default", via=SERVER)
+    with at(network, "gw"):
+        assert {each.name: each.default for each in interfaces()} == {"lan0": False, "wan0": True}
+        file = tmp_path / "gateway.toml"
+        file.write_text(propose())
+        settings = load(file)
+        assert settings.plane is not None
+        with settings.make_gateway() as gateway, gateway.forward(**settings.plane):
+            assert ping(network, "in", SERVER) and ping(network, "gw", SERVER)
