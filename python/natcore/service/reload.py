@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry, Timeouts
+from natcore.config import AnyEntry, DnatEntry, Eip, NoNatEntry, OutsideInterface, Policy, SnatEntry, Timeouts
 from natcore.entries.changes import Add, Change, Remove, Replace
 from natcore.entries.table import Entry, EntryConflict, spaces
 from natcore.errors import ConfigurationError
@@ -214,12 +214,17 @@ def _in_words(entry: AnyEntry) -> str:
     if isinstance(entry, NoNatEntry):
         return f"{entry.source} to {entry.destination}"
     if isinstance(entry, SnatEntry):
-        pool = [f"{eip.address}/{eip.private_ip}" if eip.private_ip else str(eip.address) for eip in entry.pool]
-        return f"{entry.source} by {_listed(pool)}"
+        return f"{entry.source} by {_listed([_pool_element(each) for each in entry.pool])}"
     weighted = len(entry.internal_ip) > 1
     targets = [f"{address} ({weight})" if weighted else str(address) for address, weight in entry.internal_ip]
     outside, inside = (_ports(port) for port in (entry.external_port, entry.internal_port))
     return f"{entry.protocol} {entry.external_ip}:{outside} to {_listed(targets)}:{inside}"
+
+
+def _pool_element(element: Eip | OutsideInterface) -> str:
+    if isinstance(element, OutsideInterface):
+        return str(element)
+    return f"{element.address}/{element.private_ip}" if element.private_ip else str(element.address)
 
 
 def _ports(port: Any) -> str:
