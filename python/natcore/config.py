@@ -256,8 +256,8 @@ class Policy:
     udp: Behaviour | None = None
     icmp: Behaviour | None = None
     ports: choices.Ports = "random"
-    port_ranges: Sequence[tuple[int, int]] = ((1024, 65535),)
-    host_ports: Sequence[tuple[int, int]] | None = None
+    port_ranges: tuple[tuple[int, int], ...] = ((1024, 65535),)
+    host_ports: tuple[tuple[int, int], ...] | None = None
     parity: bool = False
     block_size: int = 512
     blocks: int = 8
@@ -282,6 +282,45 @@ class Policy:
     gateway_new_sessions_per_second: int | None = None
     warn_at: float | None = 0.8
     rearm_at: float = 0.7
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            mapping: choices.Mapping = "endpoint-independent",
+            filtering: choices.Filtering = "endpoint-independent",
+            tcp: Behaviour | None = None,
+            udp: Behaviour | None = None,
+            icmp: Behaviour | None = None,
+            ports: choices.Ports = "random",
+            port_ranges: Sequence[tuple[int, int]] = ((1024, 65535),),
+            host_ports: Sequence[tuple[int, int]] | None = None,
+            parity: bool = False,
+            block_size: int = 512,
+            blocks: int = 8,
+            hold_down: float = 120.0,
+            pooling: choices.Pooling = "paired",
+            hairpin: bool = True,
+            inbound_refresh: bool = True,
+            mss: int | None = None,
+            tcp_pickup: bool = True,
+            icmp_unreachable: bool = True,
+            icmp_rate: int = 100,
+            icmp_queries: choices.IcmpQueries = "all",
+            ip_id: choices.IpId = "unique",
+            reverse_path_filter: bool = True,
+            unsolicited_syn: choices.UnsolicitedSyn = "silent",
+            ip_options: choices.IpOptions = "rfc7126",
+            link_local: bool = False,
+            class_e: bool = False,
+            sessions_per_subscriber: int | None = None,
+            ports_per_subscriber: int | None = None,
+            new_sessions_per_second: int | None = None,
+            gateway_new_sessions_per_second: int | None = None,
+            warn_at: float | None = 0.8,
+            rearm_at: float = 0.7,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         words = {

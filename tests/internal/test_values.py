@@ -1,11 +1,13 @@
 """Values behave as the standard library's frozen dataclasses do, and the import that they make cheap stays so."""
 
+import ast
 import copy
 import dataclasses
 import inspect
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +30,7 @@ from natcore import (
     SnatEntry,
     Timeouts,
     Verdict,
+    config,
 )
 from natcore.deterministic import Share
 from natcore.entries.table import Entry
@@ -161,3 +164,21 @@ def test_the_import_needs_none_of_the_slow_modules():
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     slow = {"dataclasses", "inspect", "pathlib", "urllib.parse", "numpy.typing", "typing_extensions", "json", "asyncio"}
     assert not slow & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", ["Link", "Policy", "Eip", "SnatEntry", "DnatEntry", "NoNatEntry"])
+def test_what_checkers_see_of_a_constructor_are_the_fields_and_their_defaults(name):
+    """Its types are wider than the fields', which have what was given in one form."""
+    tree = ast.parse(Path(config.__file__).read_text())
+    [kind] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    fields = {node.target.id: node.value for node in kind.body if isinstance(node, ast.AnnAssign)}
+    [shown] = [inner for node in kind.body if isinstance(node, ast.If) for inner in node.body]
+    arguments = [*shown.args.args[1:], *shown.args.kwonlyargs]
+    defaults = [*shown.args.defaults, *shown.args.kw_defaults]
+    missing = [None] * (len(arguments) - len(defaults))
+    assert [each.arg for each in arguments] == list(fields)
+    if name not in ("SnatEntry",):  # its pool has a default only since a field needs one behind it
+        given = dict(zip(fields, [*missing, *defaults], strict=True))
+        assert {key: node and ast.unparse(node) for key, node in given.items()} == {
+            key: node and ast.unparse(node) for key, node in fields.items()
+        }

@@ -141,7 +141,7 @@ def test_a_server_that_drips_its_answer_does_not_make_a_request_last():
     """Every byte comes in time, the answer never does; the moment at which the request has failed is one."""
     ticks = iter(range(1000))
     with pytest.MonkeyPatch.context() as patch, Dripping() as server:
-        patch.setattr("natcore.sinks._http.monotonic", lambda: next(ticks) / 10)
+        patch.setattr("natcore.internal.http_request.monotonic", lambda: next(ticks) / 10)
         with pytest.raises(DeliveryError) as raised:
             ClickHouseSink(server.url, timeout=5.0).open()
         assert raised.value.action == "backoff" and "within 5 s" in raised.value.message

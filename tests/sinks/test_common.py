@@ -15,6 +15,7 @@ from natcore.dtypes import OPENED_OUTSIDE
 from natcore.service.configuration_file import load, sink_kinds
 from natcore.sessionlog.collector import Collector
 from natcore.sinks import Batch, Receipt
+from natcore.sinks.base import BatchedSink
 from support.batches import batch_of
 from support.log_fakes import FakeClock, FakeCore, assert_adds_up
 from support.receivers import DESTINATIONS, SECRET, Destination
@@ -98,6 +99,19 @@ def test_a_sink_says_what_it_is_without_its_secrets(destination: Destination) ->
     shown = repr(sink) + str(sink.destination) + repr(vars(sink))
     assert SECRET not in shown
     assert sink.batch_rows is None or sink.batch_rows > 0
+
+
+@pytest.mark.parametrize("name", ["batch_rows", "batch_seconds"])
+def test_the_size_of_its_batches_is_read_at_the_start_and_cannot_be_set_later(
+    destination: Destination, name: str
+) -> None:
+    sink = destination.make()
+    if not isinstance(sink, BatchedSink):
+        pytest.skip("this sink's batches are the delivery policy's")
+    before = getattr(sink, name)
+    with pytest.raises(AttributeError, match=f"{name} is read-only"):
+        setattr(sink, name, 1)
+    assert getattr(sink, name) == before
 
 
 def test_a_file_can_name_it(destination: Destination, tmp_path: Path) -> None:

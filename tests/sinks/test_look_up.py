@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from natcore import DeliveryError, Gateway
+from natcore.internal.look_up import look_up
 from natcore.sinks import ClickHouseSink, IpfixSink, Sink, SyslogSink
-from natcore.sinks._look_up import look_up
 from support.batches import batch_of
 
 

@@ -215,7 +215,7 @@ def test_a_delivery_is_one_request_whatever_the_answer(server, code):
 
 def test_a_service_that_drips_its_answer_is_one_connection_and_one_timeout(monkeypatch):
     ticks = itertools.count()
-    monkeypatch.setattr("natcore.sinks._http.monotonic", lambda: next(ticks) / 10)
+    monkeypatch.setattr("natcore.internal.http_request.monotonic", lambda: next(ticks) / 10)
     with Dripping() as dripping:
         options = {"access_key_id": "id", "access_key_secret": "secret", "region": "r", "create": False}
         sink = SlsSink(dripping.url, "p", "l", timeout=2.0, **options)

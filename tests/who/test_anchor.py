@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from natcore import ConfigurationError
+from natcore.sessionlog.file_metadata import missing_numbers
 from natcore.sinks import Batch, ParquetSink
-from natcore.who.anchor import missing_numbers, read_anchor, read_key
+from natcore.who.anchor import read_anchor, read_key
 from natcore.who.verify import verify
 from support.log_fakes import make_records
 

@@ -13,6 +13,7 @@ import pytest
 
 from natcore import ConfigurationError, Error
 from natcore.who.timestamps import check_stamp, stamp, stamp_of
+from support.receivers_more import Dripping
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
 CONFIG = """
@@ -47,6 +48,7 @@ def authority(folder: Path) -> Path:
 class Service(HTTPServer):
     folder: Path
     answer: bytes | None = None
+    status = 200
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -57,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
         assert self.headers["Content-Type"] == "application/timestamp-query"
         (folder / "query").write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
         openssl("ts", "-reply", "-config", folder / "config", "-queryfile", folder / "query", "-out", folder / "reply")
-        self.send_response(200)
+        self.send_response(self.server.status)
         self.end_headers()
         self.wfile.write((folder / "reply").read_bytes() if self.server.answer is None else self.server.answer)
 
@@ -104,3 +106,25 @@ def test_what_is_no_time_stamp_is_not_kept(service: Service, tmp_path: Path) -> 
     with pytest.raises(ConfigurationError, match="http or https"):
         stamp(anchor, "file:///etc/passwd")
     assert not stamp_of(anchor).exists()
+
+
+def test_an_answer_that_is_an_error_or_too_long_is_no_time_stamp(service: Service, tmp_path: Path, monkeypatch) -> None:
+    anchor, url = tmp_path / "anchor.json", f"http://127.0.0.1:{service.server_port}/"
+    anchor.write_bytes(b"the state of a log\n")
+    service.status = 503
+    with pytest.raises(Error, match="HTTP status 503: there is no time stamp"):
+        stamp(anchor, url)
+    service.status = 200
+    monkeypatch.setattr("natcore.who.timestamps._MOST_BYTES", 100)
+    with pytest.raises(Error, match="an answer of more than 100 bytes"):
+        stamp(anchor, url)
+    assert not stamp_of(anchor).exists()
+
+
+def test_a_service_that_drips_its_answer_does_not_make_the_request_last(tmp_path: Path, monkeypatch) -> None:
+    """Every byte comes in time, the answer never does."""
+    anchor, ticks = tmp_path / "anchor.json", iter(range(10_000))
+    anchor.write_bytes(b"the state of a log\n")
+    monkeypatch.setattr("natcore.internal.http_request.monotonic", lambda: next(ticks) / 10)
+    with Dripping() as server, pytest.raises(Error, match="within 30 s: there is no time stamp"):
+        stamp(anchor, server.url)

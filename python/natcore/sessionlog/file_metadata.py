@@ -162,6 +162,23 @@ def joined_ranges(ranges: Iterable[Numbers]) -> tuple[Numbers, ...]:
     return tuple(joined)
 
 
+def missing_numbers(wanted: Iterable[Numbers], there: Iterable[Numbers]) -> tuple[Numbers, ...]:
+    """The numbers of `wanted` that are not in `there`."""
+    missing: list[Numbers] = []
+    ranges = joined_ranges(there)
+    for first, last in joined_ranges(wanted):
+        at = first
+        for begin, end in ranges:
+            if end < at or begin > last:
+                continue
+            if begin > at:
+                missing.append((at, begin - 1))
+            at = end + 1
+        if at <= last:
+            missing.append((at, last))
+    return tuple(missing)
+
+
 def few_covers(ranges: Sequence[Numbers], covers: Iterable[Cover]) -> tuple[Cover, ...]:
     """Return the covers that imply the others: the first and last of each range of numbers, and those with flags."""
     kept: dict[int, Cover] = {}

@@ -18,10 +18,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 from natcore.errors import ConfigurationError, DeliveryError
+from natcore.internal.http_request import Deadline, TimedSocket, connect
+from natcore.internal.look_up import look_up
 from natcore.internal.redaction import show
 from natcore.internal.validation import is_text
-from natcore.sinks._http import Deadline, TimedSocket, connect
-from natcore.sinks._look_up import look_up
 
 _SIOCOUTQ = 0x5411  # linux/sockios.h: bytes that the peer has not acknowledged
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.02  # seconds

@@ -14,7 +14,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from natcore.sinks._http import Deadline, TimedSocket, connect
+from natcore.internal.http_request import Deadline, TimedSocket, connect
 
 Credentials = tuple[str, str, str | None]  # access key id, secret, security token
 

@@ -25,6 +25,8 @@ from natcore.dtypes import (
     copy_into,
     format_ipv4,
 )
+from natcore.internal.read_only import ReadOnly
+from natcore.internal.validation import check_batch
 
 Records = npt.NDArray[np.void]  # of dtype RECORD
 ADDRESSES = ("pri_ip", "pub_ip", "nat_ip", "eip")
@@ -240,3 +242,13 @@ class BaseSink:
 
     def close(self) -> None:
         """Called once in the delivering thread, after the last delivery."""
+
+
+class BatchedSink(BaseSink):
+    """A sink that is told how large its batches are; a log reads that when it starts, so that it cannot be set later."""
+
+    batch_rows = ReadOnly[int | None]("Rows of a batch at most; None: `DeliveryPolicy.batch`.")
+    batch_seconds = ReadOnly[float | None]("Seconds that a batch may wait to fill; None: `DeliveryPolicy.linger`.")
+
+    def __init__(self, batch_rows: int | None, batch_seconds: float | None) -> None:
+        self._batch_rows, self._batch_seconds = check_batch(batch_rows, batch_seconds)

@@ -6,7 +6,6 @@ batch that came twice is one when its parts are merged, or at once with FINAL.
 
 from __future__ import annotations
 
-import http.client
 import re
 import ssl
 from collections.abc import Mapping
@@ -14,11 +13,11 @@ from urllib.parse import urlencode, urlsplit
 
 from natcore.dtypes import FIELDS, RECORD
 from natcore.errors import ConfigurationError, DeliveryAction, DeliveryError
+from natcore.internal.http_request import post
 from natcore.internal.redaction import show
-from natcore.internal.validation import check_batch, check_choice, check_number, check_optional_text, check_url
+from natcore.internal.validation import check_choice, check_number, check_optional_text, check_url
 from natcore.log.encode_rowbinary import encode_rows
-from natcore.sinks._http import Deadline, TimedSocket, connect
-from natcore.sinks.base import ADDRESSES, KINDS, TIMES, BaseSink, Batch, Receipt
+from natcore.sinks.base import ADDRESSES, KINDS, TIMES, Batch, BatchedSink, Receipt
 
 ERRORS: Mapping[int, tuple[str, DeliveryAction]] = {  # src/Common/ErrorCodes.cpp; any other: "backoff"
     16: ("NO_SUCH_COLUMN_IN_TABLE", "unavailable"),
@@ -55,7 +54,7 @@ _EXCEPTION = re.compile(rb"Code: \d+[.,] |DB::Exception|__exception__")
 _NOTHING: Mapping[str, str] = {}
 
 
-class ClickHouseSink(BaseSink):
+class ClickHouseSink(BatchedSink):
     """Inserts rows into a ClickHouse table, RowBinary over HTTP; it needs no client library.
 
     Columns are the 15 fields, eip (0.0.0.0: the address has none), session, number, kind, flags and run. Addresses are
@@ -107,7 +106,7 @@ class ClickHouseSink(BaseSink):
                 raise ConfigurationError(f"{name} must be letters, digits and '_', got {show(value)}")
         check_choice("create", create, (True, False))
         check_number("timeout", timeout, 0.1, 3600, unit="seconds")
-        self.batch_rows, self.batch_seconds = check_batch(batch_rows, batch_seconds)
+        super().__init__(batch_rows, batch_seconds)
         self._url, self._table, self._database = url, table, database
         self._create, self._timeout = create, timeout
         check_optional_text("user", user)
@@ -169,45 +168,18 @@ class ClickHouseSink(BaseSink):
         self, query: str, data: bytes = b"", settings: Mapping[str, str] = _NOTHING, *, answers: bool = False
     ) -> bytes:
         """Send one request on a new connection. answers: the query has an answer. Raises DeliveryError."""
-        url = urlsplit(self._url)
-        port = url.port or (80 if self._tls is None else 443)
-        connection = _Connection(url.hostname or "", port, self._tls, Deadline(self._timeout))
+        url = f"{self._url}/?{urlencode({'query': query, **settings})}"
         try:
-            path = f"{url.path}/?{urlencode({'query': query, **settings})}"
-            connection.request("POST", path, data, {"User-Agent": "natcore", **self._login})
-            answer = connection.getresponse()
-            body = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise DeliveryError(type(error).__name__, f"{self._url}: {error}") from error
-        finally:
-            connection.close()
-        code = answer.getheader("X-ClickHouse-Exception-Code")
+            answer = post(url, data, self._login, seconds=self._timeout, tls=self._tls)
+        except OSError as error:
+            raise DeliveryError(type(error.__cause__ or error).__name__, f"{self._url}: {error}") from error
+        body, code = answer.body, answer.headers.get("X-ClickHouse-Exception-Code")
         # The status was sent before the exception came, where the server did not wait for the query's end.
         if answer.status != 200 or code or _EXCEPTION.search(body):
             raise _delivery_error(answer.status, code, body)
         if body.strip() and not answers:
             raise DeliveryError("UnexpectedAnswer", f"{self._url}: {_shown(body)}")
         return body
-
-
-class _Connection(http.client.HTTPConnection):
-    """A connection with one deadline for all waits."""
-
-    def __init__(self, host: str, port: int, context: ssl.SSLContext | None, deadline: Deadline) -> None:
-        super().__init__(host, port)
-        self._deadline = deadline
-        self._context = context
-
-    def connect(self) -> None:
-        made = connect(self.host, self.port, self._deadline)
-        try:
-            if self._context is not None:
-                made.settimeout(self._deadline.left())
-                made = self._context.wrap_socket(made, server_hostname=self.host)
-        except BaseException:
-            made.close()
-            raise
-        self.sock = TimedSocket(made, self._deadline)
 
 
 class _Hidden(dict[str, str]):

@@ -10,7 +10,9 @@ import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import get_args
 
+from natcore import choices
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_choice, check_integer, check_name, check_number
@@ -100,7 +102,7 @@ class IpfixSink(BaseSink):
         host: str,
         port: int = 4739,
         *,
-        transport: str = "tcp",
+        transport: choices.Transport = "tcp",
         observation_domain: int = 1,
         template_seconds: float = 600.0,
         timeout: float = 10.0,
@@ -110,7 +112,7 @@ class IpfixSink(BaseSink):
     ) -> None:
         host = check_name("host", host, "a name or an address")
         port = check_integer("port", port, 1, 65_535)
-        check_choice("transport", transport, ("tcp", "udp"))
+        check_choice("transport", transport, get_args(choices.Transport))
         check_integer("observation_domain", observation_domain, 0, 2**32 - 1)
         check_number("template_seconds", template_seconds, 1, 86_400, unit="seconds")
         timeout = check_number("timeout", timeout, 0.1, 3600, unit="seconds")

@@ -17,9 +17,9 @@ from natcore.errors import DeliveryError
 from natcore.internal.files import make_private, open_folder, open_private, sync_folder, write_all
 from natcore.internal.json_fields import read_fields
 from natcore.internal.read_only import ReadOnly
-from natcore.internal.validation import check_batch, check_integer, check_number, check_path
+from natcore.internal.validation import check_integer, check_number, check_path
 from natcore.sinks._json_rows import json_rows
-from natcore.sinks.base import BaseSink, Batch, Receipt, file_stem
+from natcore.sinks.base import Batch, BatchedSink, Receipt, file_stem
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class _Owned:
     __del__ = close
 
 
-class JsonLinesSink(BaseSink):
+class JsonLinesSink(BatchedSink):
     """Appends one JSON object a row to files; a batch is synced before it counts as delivered.
 
     A file is `folder`/<time>-<run>-<number>.jsonl. Addresses are dotted, times microseconds since 1970. A batch that
@@ -99,7 +99,7 @@ class JsonLinesSink(BaseSink):
         check_integer("JsonLinesSink.roll_bytes", roll_bytes, 1, 1 << 50)
         check_number("JsonLinesSink.roll_seconds", roll_seconds, 1, 1e9, unit="seconds")
         self._folder = Path(check_path("folder", folder))
-        self.batch_rows, self.batch_seconds = check_batch(batch_rows, batch_seconds)
+        super().__init__(batch_rows, batch_seconds)
         self._roll_bytes = roll_bytes
         self._roll_seconds = roll_seconds
         self._clock = clock

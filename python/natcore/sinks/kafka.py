@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
+from natcore import choices
 from natcore.errors import ConfigurationError, DeliveryAction, DeliveryError
 from natcore.internal.extras import extra
 from natcore.internal.redaction import show
@@ -68,7 +69,7 @@ class KafkaSink(BaseSink):
         *,
         username: str | None = None,
         password: str | None = None,
-        mechanism: str = "SCRAM-SHA-512",
+        mechanism: choices.SaslMechanism = "SCRAM-SHA-512",
         tls: bool = False,
         config: Mapping[str, Any] | None = None,
         timeout: float = 30.0,
@@ -86,7 +87,7 @@ class KafkaSink(BaseSink):
             )
         if (username is None) != (password is None):
             raise ConfigurationError("username and password must be given together, got one of them")
-        check_choice("mechanism", mechanism, ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"))
+        check_choice("mechanism", mechanism, get_args(choices.SaslMechanism))
         check_choice("tls", tls, (True, False))
         check_number("timeout", timeout, 1, 3600, unit="seconds")
         self._kafka = _client()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from natcore.internal.validation import check_batch, check_integer
-from natcore.sinks.base import BaseSink, Batch, Receipt, Records, join
+from natcore.internal.validation import check_integer
+from natcore.sinks.base import Batch, BatchedSink, Receipt, Records, join
 
 
-class MemorySink(BaseSink):
+class MemorySink(BatchedSink):
     """Keeps rows in this process, for tests and for programs that look themselves.
 
     Parameters
@@ -31,7 +31,7 @@ class MemorySink(BaseSink):
     ) -> None:
         if capacity is not None:
             check_integer("MemorySink.capacity", capacity, 1, 1 << 40)
-        self.batch_rows, self.batch_seconds = check_batch(batch_rows, batch_seconds)
+        super().__init__(batch_rows, batch_seconds)
         self._capacity = capacity
         self._batches: list[Batch] = []
         self._lock = threading.Lock()

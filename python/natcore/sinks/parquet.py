@@ -18,11 +18,11 @@ from typing import Any
 
 from natcore.dtypes import GAP
 from natcore.internal.extras import extra
-from natcore.internal.validation import check_batch, check_integer, check_number, check_path
+from natcore.internal.validation import check_integer, check_number, check_path
 from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks._parquet_folder import Folder, Kept, Lock, Removal
 from natcore.sinks._parquet_table import SCHEMA, to_table
-from natcore.sinks.base import BaseSink, Batch, Receipt, file_stem
+from natcore.sinks.base import Batch, BatchedSink, Receipt, file_stem
 
 with extra("parquet"):
     import pyarrow as pa
@@ -32,7 +32,7 @@ __all__ = ["SCHEMA", "ParquetSink", "Removal"]
 _log = logging.getLogger("natcore.sinks")
 
 
-class ParquetSink(BaseSink):
+class ParquetSink(BatchedSink):
     """Writes Parquet files that DuckDB and others read while more are written.
 
     A file is `folder`/<time>-<run>-<number>.parquet. Columns are the 15 fields of the contract (addresses as dotted
@@ -92,7 +92,7 @@ class ParquetSink(BaseSink):
         if keep_bytes is not None:
             check_integer("ParquetSink.keep_bytes", keep_bytes, 0, 1 << 60)
         self._folder = Path(check_path("folder", folder))
-        self.batch_rows, self.batch_seconds = check_batch(batch_rows, batch_seconds)
+        super().__init__(batch_rows, batch_seconds)
         self._roll_bytes = roll_bytes
         self._roll_seconds = roll_seconds
         self._keep = (keep_days, keep_bytes)

@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import urlsplit
 
+from natcore import choices
 from natcore.errors import ConfigurationError, DeliveryAction, DeliveryError
 from natcore.internal.extras import extra
 from natcore.internal.read_only import ReadOnly
@@ -100,7 +101,7 @@ class SlsSink(BaseSink):
         security_token: str | None = None,
         credentials: Callable[[], Credentials] | None = None,
         create: bool = True,
-        schema: str = "2026",
+        schema: choices.SlsSchema = "2026",
         row: bool = False,
         timeout: float = 10.0,
     ) -> None:
@@ -110,7 +111,7 @@ class SlsSink(BaseSink):
             raise ConfigurationError(
                 "credentials must be access_key_id and access_key_secret, or a callable; give one of the two"
             )
-        check_choice("schema", schema, ("2026", "preview2024"))
+        check_choice("schema", schema, get_args(choices.SlsSchema))
         check_choice("create", create, (True, False))
         check_choice("row", row, (True, False))
         check_number("timeout", timeout, 0.1, 3600, unit="seconds")

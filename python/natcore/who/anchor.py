@@ -18,7 +18,7 @@ from typing import Any
 from natcore.errors import ConfigurationError
 from natcore.internal.files import read_regular, replaced
 from natcore.internal.redaction import show
-from natcore.sessionlog.file_metadata import Numbers, joined_ranges
+from natcore.sessionlog.file_metadata import Numbers
 
 KEY_VARIABLE = "NATCORE_ANCHOR_KEY"
 _LEAST_KEY_BYTES = 16
@@ -84,23 +84,6 @@ def read_key(path: str | os.PathLike[str] | None, environment: Mapping[str, str]
     if len(key) < _LEAST_KEY_BYTES:
         raise ConfigurationError(f"{source} must be a key of {_LEAST_KEY_BYTES} bytes or more, got {len(key)} bytes")
     return key
-
-
-def missing_numbers(before: tuple[Numbers, ...], now: tuple[Numbers, ...]) -> tuple[Numbers, ...]:
-    """The numbers of `before` that are not in `now`."""
-    missing: list[Numbers] = []
-    there = joined_ranges(now)
-    for first, last in joined_ranges(before):
-        at = first
-        for begin, end in there:
-            if end < at or begin > last:
-                continue
-            if begin > at:
-                missing.append((at, begin - 1))
-            at = end + 1
-        if at <= last:
-            missing.append((at, last))
-    return tuple(missing)
 
 
 def _chain(found: dict[str, Any]) -> Chain:

@@ -15,7 +15,7 @@ from natcore.internal.parts import parts_of
 from natcore.internal.protocols import ICMP
 from natcore.sessionlog import facts
 from natcore.sessionlog.facts import ALONE, CLOSED, EMPTY, NO_NAT, SNAT, Clock, Cover, EntryFact, Setting
-from natcore.sessionlog.file_metadata import Footer, joined_ranges
+from natcore.sessionlog.file_metadata import Footer, joined_ranges, missing_numbers
 from natcore.sinks.base import KINDS, Batch
 from natcore.who.conclude import FOREVER, Gap, Known, Row, Run, Static
 from natcore.who.question import LONGEST_IDLE, LONGEST_WINDOW, REDACTED, Question
@@ -434,13 +434,8 @@ def _connected(first: int, last: int, ranges: Sequence[tuple[int, int]]) -> bool
 
 def _between(known: Sequence[Known], ranges: Sequence[tuple[int, int]], run: str) -> Iterable[Gap]:
     for before, after in pairwise(known):
-        at, missing = before.last + 1, []
-        for first, last in ranges:
-            if at < first <= after.first:
-                missing.append((at, first - 1))
-            at = max(at, last + 1)
-        if at < after.first:
-            missing.append((at, after.first - 1))
+        begin, end = before.last + 1, after.first - 1
+        missing = missing_numbers([(begin, end)], ranges) if begin <= end else ()
         text = ", ".join(f"{first} to {last}" for first, last in missing)
         text = f"rows {text} of run {run} are missing" if missing else f"no log of run {run} ran"
         yield Gap(min(before.swept, after.start), after.start, text)

@@ -6,13 +6,12 @@ import os
 import shutil
 import subprocess
 import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from natcore.errors import ConfigurationError, Error
 from natcore.internal.files import read_regular, replaced
+from natcore.internal.http_request import post
 from natcore.internal.redaction import show, show_text
 
 _SECONDS = 30.0
@@ -30,25 +29,26 @@ def stamp(path: str | os.PathLike[str], url: str) -> Path:
 
     The service sees the file's SHA-256, and nothing else of it. Its signature is checked by `check_stamp`.
     """
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+    if not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https"):
         raise ConfigurationError(f"url must be the http or https address of a time stamp service, got {show(url)}")
     with tempfile.TemporaryDirectory() as folder:
         data, query = Path(folder) / "data", Path(folder) / "query"
         data.write_bytes(read_regular(Path(path)))
         _openssl("-query", "-data", str(data), "-sha256", "-cert", "-out", str(query))
-        request = urllib.request.Request(url, query.read_bytes(), {"Content-Type": "application/timestamp-query"})
+        headers = {"Content-Type": "application/timestamp-query"}
         try:
-            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
-                reply = answer.read(_MOST_BYTES)
+            answer = post(url, query.read_bytes(), headers, seconds=_SECONDS, most_bytes=_MOST_BYTES)
         except OSError as error:
             raise Error(f"url={show(url)}: {show_text(str(error))}: there is no time stamp") from error
+        if answer.status != 200:
+            raise Error(f"url={show(url)}: HTTP status {answer.status}: there is no time stamp")
         found = Path(folder) / "reply"
-        found.write_bytes(reply)
+        found.write_bytes(answer.body)
         text = _openssl("-reply", "-in", str(found), "-text", fails=f"url={show(url)}: its answer is no time stamp")
         if "Status: Granted" not in text:
             raise Error(f"url={show(url)}: the service grants no time stamp")
     with replaced(stamp_of(path), private=False) as file:
-        file.write(reply)
+        file.write(answer.body)
     return stamp_of(path)
 
 

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,7 +147,7 @@ def top(
     list of Talker
         The most first.
     """
-    check_choice("by", by, ("bytes", "sessions", "ports"))
+    check_choice("by", by, get_args(By))
     check_integer("limit", limit, 1, 1_000_000)
     rows = _select(
         store,

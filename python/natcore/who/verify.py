@@ -12,9 +12,9 @@ from typing import Literal
 
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show
-from natcore.sessionlog.file_metadata import Footer, Numbers, joined_ranges
+from natcore.sessionlog.file_metadata import Footer, Numbers, joined_ranges, missing_numbers
 from natcore.sinks._parquet_folder import REMOVED, SEAL, Removal, Seal, read_footer, read_seal, removal_lines, sha256_of
-from natcore.who.anchor import Anchor, Chain, missing_numbers
+from natcore.who.anchor import Anchor, Chain
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-(?P<number>\d+)(-\d+)?\.parquet")
 

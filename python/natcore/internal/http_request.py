@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import http.client
 import io
 import socket
+import ssl
+from collections.abc import Mapping
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
-from natcore.sinks._look_up import look_up
+from natcore.internal.look_up import look_up
 
 
 class Deadline:
@@ -99,3 +103,64 @@ class _Reader(io.RawIOBase):
         if timed is not None:
             timed.leave()
         super().close()
+
+
+class Answer(NamedTuple):
+    """A server's answer."""
+
+    status: int
+    headers: http.client.HTTPMessage  # a name is found in any case
+    body: bytes
+
+
+def post(
+    url: str,
+    data: bytes,
+    headers: Mapping[str, str],
+    *,
+    seconds: float,
+    tls: ssl.SSLContext | None = None,
+    most_bytes: int = 1 << 30,
+) -> Answer:
+    """Return the answer to one request on a new connection, whatever its status; no proxy, and no redirect is followed.
+
+    seconds: for all of it. tls: with https; None: the system's authorities. most_bytes: of the answer's body.
+    Raises OSError; its cause is an HTTPException where the answer is none.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "https" and tls is None:
+        tls = ssl.create_default_context()
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    connection = _Connection(parts.hostname or "", port, tls if parts.scheme == "https" else None, Deadline(seconds))
+    try:
+        path = f"{parts.path or '/'}{parts.query and '?' + parts.query}"
+        connection.request("POST", path, data, {"User-Agent": "natcore", **headers})
+        answer = connection.getresponse()
+        body = answer.read(most_bytes + 1)
+        if len(body) > most_bytes:
+            raise OSError(errno.EMSGSIZE, f"an answer of more than {most_bytes:,} bytes")
+        return Answer(answer.status, answer.headers, body)
+    except http.client.HTTPException as error:
+        raise OSError(errno.EBADMSG, f"{type(error).__name__}: {error}") from error
+    finally:
+        connection.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection with one deadline for all waits."""
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext | None, deadline: Deadline) -> None:
+        super().__init__(host, port)
+        self._deadline = deadline
+        self._context = context
+
+    def connect(self) -> None:
+        made = connect(self.host, self.port, self._deadline)
+        try:
+            if self._context is not None:
+                made.settimeout(self._deadline.left())
+                made = self._context.wrap_socket(made, server_hostname=self.host)
+        except BaseException:
+            made.close()
+            raise
+        self.sock = TimedSocket(made, self._deadline)
