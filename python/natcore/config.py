@@ -468,7 +468,7 @@ class Eip:
 
 @dataclass(frozen=True, slots=True)
 class OutsideInterface:
-    """In a pool: the addresses of the plane's outside interface, whatever they are at the time (masquerade).
+    """In a pool, or as a DNAT entry's: the addresses of the plane's outside interface, whatever they are at the time.
 
     The gateway and its host share them: the host keeps the ports of `Policy.host_ports` and those that its sockets use. When
     the interface loses an address, the sessions over it end, with their rows. A gateway without a plane has no such interface:
@@ -559,7 +559,8 @@ class DnatEntry:
     Parameters
     ----------
     external_ip
-        An outside address of the gateway; it may name the EIP.
+        An outside address of the gateway; it may name the EIP. `OutsideInterface()` or "interface": the first address of the
+        plane's outside interface, whatever it is at the time; not for a 1:1 entry.
     external_port
         A port, (first, last), or "any".
     internal_ip
@@ -573,7 +574,7 @@ class DnatEntry:
         A label for people, 1,024 bytes of UTF-8 at most.
     """
 
-    external_ip: ipaddress.IPv4Address
+    external_ip: ipaddress.IPv4Address | OutsideInterface
     external_port: Port
     internal_ip: tuple[tuple[ipaddress.IPv4Address, int], ...]
     internal_port: Port
@@ -584,7 +585,7 @@ class DnatEntry:
 
         def __init__(
             self,
-            external_ip: Address,
+            external_ip: Address | OutsideInterface,
             external_port: Port,
             internal_ip: Address | Sequence[tuple[Address, int]],
             internal_port: Port,
@@ -593,7 +594,9 @@ class DnatEntry:
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "external_ip", parse_ipv4(self.external_ip, "DnatEntry.external_ip"))
+        _set(self, external_ip=OutsideInterface() if self.external_ip == INTERFACE else self.external_ip)
+        if not isinstance(self.external_ip, OutsideInterface):
+            _set(self, external_ip=parse_ipv4(self.external_ip, "DnatEntry.external_ip"))
         object.__setattr__(self, "internal_ip", _check_targets(self.internal_ip))
         _set(self, protocol=check_choice("DnatEntry.protocol", self.protocol, get_args(choices.DnatProtocol)))
         outside = _check_ports("DnatEntry.external_port", self.external_port)
@@ -606,6 +609,11 @@ class DnatEntry:
                 f"DnatEntry.internal_port must be as many ports as external_port ({show(self.external_port)}), "
                 f"or 'any' for both, got {show(self.internal_port)}"
             )
+        if self.is_one_to_one and self.follows_interface:
+            raise ConfigurationError(
+                "DnatEntry.external_ip of a 1:1 entry must be an address, got the outside interface's: the host would be cut "
+                "off from it"
+            )
         if self.is_one_to_one and len(self.internal_ip) > 1:
             raise ConfigurationError(
                 f"DnatEntry.internal_ip of a 1:1 entry must be one address, got {show(self.internal_ip)}"
@@ -616,6 +624,11 @@ class DnatEntry:
     def is_one_to_one(self) -> bool:
         """Whether it is a 1:1 entry: both ports and the protocol are "any"."""
         return self.external_port == "any" and self.protocol == "any"
+
+    @property
+    def follows_interface(self) -> bool:
+        """Whether its outside address is the outside interface's."""
+        return isinstance(self.external_ip, OutsideInterface)
 
     @property
     def ports(self) -> tuple[int, int, int]:

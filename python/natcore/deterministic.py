@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from natcore.config import AnyEntry, DnatEntry, Eip, Policy, SnatEntry
+from natcore.config import AnyEntry, DnatEntry, Eip, OutsideInterface, Policy, SnatEntry
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show
 from natcore.internal.validation import Address, check_integer, parse_ipv4
@@ -199,11 +199,11 @@ def _forwarded(
     return None
 
 
-def _names_of(entry: DnatEntry, entries: list[AnyEntry]) -> tuple[ipaddress.IPv4Address | None, ...]:
+def _names_of(entry: DnatEntry, entries: list[AnyEntry]) -> tuple[object, ...]:
     """A DNAT entry's outside address; as the EIP or private address that goes with it in the first pool that has it."""
     for other in entries:
         if isinstance(other, SnatEntry):
             for eip in other.eips:
                 if entry.external_ip in (eip.address, eip.private_ip):
                     return eip.address, eip.private_ip
-    return (parse_ipv4(entry.external_ip, "DnatEntry.external_ip"),)
+    return () if isinstance(entry.external_ip, OutsideInterface) else (entry.external_ip,)

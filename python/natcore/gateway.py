@@ -1212,8 +1212,8 @@ class Gateway:
         self._check_open()
         if self._table.lacks_interface:
             raise ConfigurationError(
-                "SnatEntry.pool must be addresses for a gateway in memory, got the outside interface's: there is none before "
-                "a plane has begun (Gateway.forward)"
+                "entries must have addresses in a gateway in memory, got the outside interface's: there is none before a plane "
+                "has begun (Gateway.forward)"
             )
 
     def _now_ns(self, now: float | None) -> int:

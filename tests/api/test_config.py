@@ -16,6 +16,7 @@ from natcore import (
     ConfigurationError,
     DeliveryError,
     DeliveryPolicy,
+    DnatEntry,
     Eip,
     Error,
     InterfaceError,
@@ -133,6 +134,15 @@ def test_a_pool_may_have_the_outside_interfaces_addresses() -> None:
         SnatEntry("10.0.0.0/8", pool=["interface", OutsideInterface("203.0.113.8")])
     with pytest.raises(ConfigurationError, match=r"OutsideInterface\.addresses must be addresses, ranges or prefixes"):
         OutsideInterface("interface")
+
+
+def test_a_dnat_entry_may_have_the_outside_interfaces_address() -> None:
+    for address in (OutsideInterface(), "interface"):
+        entry = DnatEntry(address, 443, "10.0.0.5", 443)
+        assert entry.external_ip == OutsideInterface() and entry.follows_interface
+    assert not DnatEntry("203.0.113.1", 443, "10.0.0.5", 443).follows_interface
+    with pytest.raises(ConfigurationError, match="1:1 entry must be an address, got the outside interface's"):
+        DnatEntry("interface", "any", "10.0.0.5", "any", protocol="any")
 
 
 def test_host_ports_are_pairs_that_do_not_overlap() -> None:

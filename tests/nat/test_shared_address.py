@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from natcore import ConfigurationError, DnatEntry, Gateway, OutsideInterface, Policy, Side, SnatEntry, Verdict
+from natcore.dtypes import ENTRY
 from natcore.internal.parts import parts_of
 from natcore.plane.host_ports import ALL, ports_in
+from natcore.sinks import MemorySink
 from support.frames import (
     EIP,
     HOST,
@@ -183,6 +185,48 @@ def test_an_address_that_a_pool_names_and_the_interface_has_is_in_it_once() -> N
     assert sorted({int(row["outside_ip"]) for row in over.ports()}) == [address(EIP), address("203.0.113.2")]
     parts_of(over).follow([address("203.0.113.2")], {})
     assert len(over.ports()) == 6
+
+
+def test_a_dnat_entry_follows_the_interface_and_has_rows_of_its_own() -> None:
+    over = gateway(pool="interface")
+    entry = over.add(DnatEntry("interface", 443, HOST, 8443))
+    first, second = address("203.0.113.1"), address("203.0.113.2")
+    ports = ports_in(HOSTS)
+    assert over.ports().size == 0
+
+    def reached(at: str) -> Verdict:
+        return over.translate_one(tcp("S", REMOTE, 9, at, 443), OUTSIDE, 0.0)[0]
+
+    parts_of(over).follow([first, second], {first: (ports, ports), second: (ports, ports)})
+    assert reached("203.0.113.1") is Verdict.INBOUND
+    assert reached("203.0.113.2") is Verdict.LOCAL  # the host's: the entry has the first address
+    assert over.counters()["sessions"] == 1
+    parts_of(over).follow([second], {second: (ports, ports)})
+    assert over.counters()["sessions"] == 0
+    assert reached("203.0.113.2") is Verdict.INBOUND
+    parts_of(over).follow([], {})
+    assert over.counters()["sessions"] == 0 and reached("203.0.113.2") is Verdict.DROP_NO_MAPPING
+    parts_of(over).follow([first], {first: (ports, ports)})
+    assert reached("203.0.113.1") is Verdict.INBOUND
+    over.remove(entry)
+    assert reached("203.0.113.1") is Verdict.LOCAL
+
+
+class WithFacts(MemorySink):
+    facts = True
+
+
+def test_the_session_log_tells_the_addresses_of_each_time() -> None:
+    sink = WithFacts()
+    over = gateway(pool="interface")
+    over.add(DnatEntry("interface", 443, HOST, 8443))
+    first, second = address("203.0.113.1"), address("203.0.113.2")
+    with over, over.start_session_log(sink):
+        parts_of(over).follow([first], {})
+        parts_of(over).follow([second], {})
+    rows = sink.records
+    entries = rows[rows["kind"] == ENTRY]
+    assert {int(row["nat_ip"]) for row in entries if row["nat_ip"]} == {first, second}
 
 
 def test_a_prefix_without_an_address_lets_nothing_out_by_a_shorter_ones_pool() -> None:

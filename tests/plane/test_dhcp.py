@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from natcore import Gateway, OutsideInterface, SnatEntry
+from natcore import DnatEntry, Gateway, OutsideInterface, SnatEntry
 from natcore.demo.namespaces import Network
-from support.netns import GATEWAY_OUTSIDE, SERVER, needs_root, ping, start, until
+from support.netns import CLIENT, GATEWAY_OUTSIDE, SERVER, connect, listener, needs_root, ping, start, until
 
 MISSING = [name for name in ("dnsmasq", "udhcpc", "dig") if shutil.which(name) is None]
 pytestmark = [
@@ -74,6 +74,7 @@ def test_lease_renewal_and_another_address_under_traffic(network: Network, tmp_p
     network.run("gw", ["ip", "addr", "del", f"{GATEWAY_OUTSIDE}/24", "dev", "wan0"])
     made = Gateway()
     made.add(SnatEntry("10.0.0.0/16", pool=OutsideInterface()))
+    made.add(DnatEntry(OutsideInterface(), 8080, CLIENT, 8080))
     with made, start(network, made) as plane, ExitStack() as stack:
         assert not ping(network, "in", SERVER, "-W1")  # there is no address yet
         serving = stack.enter_context(ExitStack())
@@ -100,6 +101,9 @@ def test_lease_renewal_and_another_address_under_traffic(network: Network, tmp_p
             pinging.terminate()
             pinging.wait()
         assert ping(network, "in", SERVER) and ping(network, "gw", SERVER)
+        with listener(network, "in", port=8080) as inside, connect(network, "out", (other, 8080)):
+            inside.settimeout(10)
+            inside.accept()[0].close()
         shown = network.run("gw", ["dig", "+short", "+tries=1", f"@{SERVER}", "printer.example"]).stdout
         assert shown.strip() == "192.0.2.9"
         events = [(event.reason, str(event.outside)) for event in made.take_events()]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from natcore.api.gateway import Core
-from natcore.config import AnyEntry, DnatEntry, Eip, NoNatEntry, Policy, SnatEntry
+from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
 from natcore.entries.reserved import check_reserved
 from natcore.entries.table import Entry, EntryConflict, Rulebook, Wires, concerned, spaces
 from natcore.errors import ConfigurationError, Error
@@ -142,7 +142,7 @@ class EntryTable:
         self._hosts: dict[
             int, tuple[int, int]
         ] = {}  # by address of the outside interface: its host's TCP and UDP ports
-        self.lacks_interface = False  # a pool has the outside interface's addresses, and no plane has told them
+        self.lacks_interface = False  # an entry has the outside interface's addresses, and no plane has told them
         self._followed = False  # a plane has told them
 
     @property
@@ -152,7 +152,7 @@ class EntryTable:
 
     @property
     def follows(self) -> bool:
-        """Whether a pool has the outside interface's addresses."""
+        """Whether an entry has the outside interface's addresses."""
         return any(_follows(row) for row in self.rows)
 
     @property
@@ -225,10 +225,10 @@ class EntryTable:
         return ended
 
     def following(self, addresses: Sequence[int]) -> set[int]:
-        """Return those of the outside interface's addresses (host order) that pools would have from it."""
-        book = Rulebook(self._book.kind, self._book.eip_bind_mode, self._book.policy, addresses)
-        pools = [row.entry.pool for row in self.rows if isinstance(row.entry, SnatEntry)]
-        return {wire for pool in pools for wire, _ in book.wire_addresses(x for x in pool if not isinstance(x, Eip))}
+        """Return those of the outside interface's addresses (host order) that entries would have from it."""
+        rows = [row for row in self.rows if _follows(row)]
+        wires = Rulebook(self._book.kind, self._book.eip_bind_mode, self._book.policy, addresses).wires(rows)
+        return {wire for row in rows for wire, _ in wires.of(row)} & set(addresses)
 
     def _share(self, address: int) -> None:
         """An outside address is the gateway's alone, or has ports of the host's."""
@@ -391,13 +391,13 @@ class EntryTable:
 
     def _check_ports(self, row: Entry, now_ns: int) -> None:
         """Raise ConfigurationError, which names the holder, if a port of a DNAT entry is held."""
-        if isinstance(row.entry, DnatEntry):
+        if isinstance(row.entry, DnatEntry) and row.addresses:
             first, last, _ = row.entry.ports
             for space in spaces(row.entry):
                 _refuse_held(row, self._core.reserve(row.addresses[0], space, first, last, now_ns, look=True))
 
     def _reserve(self, row: Entry, now_ns: int) -> None:
-        if not isinstance(row.entry, DnatEntry):
+        if not isinstance(row.entry, DnatEntry) or not row.addresses:
             return
         first, last, _ = row.entry.ports
         done: list[int] = []
@@ -410,7 +410,7 @@ class EntryTable:
             done.append(space)
 
     def _unreserve(self, row: Entry) -> None:
-        if isinstance(row.entry, DnatEntry):
+        if isinstance(row.entry, DnatEntry) and row.addresses:
             first, last, _ = row.entry.ports
             for space in spaces(row.entry):
                 self._core.unreserve(row.addresses[0], space, first, last)
@@ -451,7 +451,7 @@ def _same_but_for_name(one: AnyEntry, other: AnyEntry) -> bool:
 
 
 def _follows(row: Entry) -> bool:
-    return isinstance(row.entry, SnatEntry) and row.entry.follows_interface
+    return isinstance(row.entry, SnatEntry | DnatEntry) and row.entry.follows_interface
 
 
 def _same_shares(one: SnatEntry, other: SnatEntry) -> bool:

@@ -24,7 +24,8 @@ Span = tuple[int, int]  # the first address and the last
 def check_reserved(entry: AnyEntry, policy: Policy) -> None:
     """Raise ConfigurationError if an address of an entry, or a whole prefix, is not forwarded."""
     if isinstance(entry, DnatEntry):
-        _refuse("DnatEntry.external_ip", entry.external_ip, _span(entry.external_ip), policy, outside=True)
+        if not entry.follows_interface:
+            _refuse("DnatEntry.external_ip", entry.external_ip, _span(entry.external_ip), policy, outside=True)
         for target, _ in entry.internal_ip:
             _refuse("DnatEntry.internal_ip", target, _span(target), policy)
         return

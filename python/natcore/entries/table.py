@@ -91,6 +91,11 @@ class Wires:
             return self._pools[row]
         if not isinstance(row.entry, DnatEntry):
             return self._book.wire_addresses(row.entry.pool) if isinstance(row.entry, SnatEntry) else []
+        if isinstance(row.entry.external_ip, OutsideInterface):
+            return [
+                self._named.get(wire) or (wire, eip)
+                for wire, eip in self._book.wire_addresses([row.entry.external_ip])[:1]
+            ]
         asked = int(row.entry.external_ip)
         return [self._named.get(asked) or (asked, 0 if self._book.kind == "vpc" else asked)]
 
@@ -236,6 +241,8 @@ class Rulebook:
         """Yield the first and last key (dnat_key of natcore/tables/entries.pxd) of each outside range of a DNAT entry."""
         if not isinstance(row.entry, DnatEntry):
             return
+        if not wires.of(row):  # the outside interface has no address now
+            return
         [(wire, _)] = wires.of(row)
         first, last, _ = row.entry.ports
         for space in spaces(row.entry):
@@ -248,7 +255,7 @@ class Rulebook:
     def compile(self, rows: list[Entry], wires: Wires) -> RuleSet:
         """Compile the rule set of the entries; addresses that are only planned have number 0."""
         snat = [row for row in rows if isinstance(row.entry, SnatEntry)]
-        dnat = [row for row in rows if isinstance(row.entry, DnatEntry)]
+        dnat = [row for row in rows if isinstance(row.entry, DnatEntry) and wires.of(row)]
         networks = [ipaddress.IPv4Network(row.entry.source) for row in snat]  # type: ignore[union-attr]
         prefixes: list[tuple[int, int, int | None]] = [
             (int(n.network_address), int(n.broadcast_address), index if wires.of(row) else None)

@@ -543,6 +543,11 @@ class Plane:
             self._spare()  # before the first packet leaves by it: the kernel would answer what comes back
             self._coming = set()
         self._parts.follow(addresses, hosts)
+        for row, wire in self._parts.table.outside() if self._running and coming - self._shared.keys() else ():
+            try:
+                self._check_shared(row, wire)
+            except EntryConflict as error:
+                _log.error("%s; the entry has it", error)
 
     def _spare(self, *, changed: bool = False) -> None:
         """The kernel keeps the host's addresses, those of pools excepted, and the host's ports of those that are shared;

@@ -317,6 +317,9 @@ def entry_rows(number: int, entry: AnyEntry, outside: Iterable[tuple[int, int]])
             for place, first, last, eip in _stretches(outside)
         ]
     if isinstance(entry, DnatEntry):
+        outside = list(outside)
+        if not outside:  # of the outside interface, which has no address
+            return []
         [(wire, eip)] = outside
         first, last, inside_port = entry.ports
         kind = ONE_TO_ONE if entry.is_one_to_one else DNAT
