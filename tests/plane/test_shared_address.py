@@ -250,6 +250,67 @@ def test_the_pool_follows_the_interface(shared: tuple[Network, Gateway, Plane], 
             talks(ends)
 
 
+def test_an_address_that_comes_back_at_once_keeps_its_sessions(shared: tuple[Network, Gateway, Plane]) -> None:
+    """As of a DHCP client that sets the interface up anew for each renewal."""
+    network, made, _ = shared
+    with tcp(network, "in", SERVER, "out") as ends:
+        for _ in range(3):
+            network.run("gw", ["sh", "-c", f"ip addr del {SHARED}/24 dev wan0; ip addr add {SHARED}/24 dev wan0"])
+            talks(ends)
+    assert made.counters()["ended"] == 0
+
+
+def test_inside_hosts_reach_a_forwarded_port_at_the_shared_address(shared: tuple[Network, Gateway, Plane]) -> None:
+    network, made, _ = shared
+    made.add(DnatEntry("interface", 8443, CLIENT, 8443))
+    for member in ("in", "out"):
+        with tcp(network, member, SHARED, "in", port=8443) as ends:
+            talks(ends)
+
+
+FIREWALL = """
+table inet filter {
+    chain input {
+        type filter hook input priority filter; policy drop;
+        ct state established,related accept
+        iif lo accept
+        tcp dport 22 accept
+        icmp type echo-request accept
+    }
+}
+"""
+
+
+def test_a_stateful_firewall_of_the_host_sees_its_own_traffic_alone(
+    shared: tuple[Network, Gateway, Plane], tmp_path: Path
+) -> None:
+    network, _, _ = shared
+    file = tmp_path / "nftables.conf"
+    file.write_text(FIREWALL)
+    network.run("gw", ["nft", "-f", str(file)])
+    with tcp(network, "gw", SERVER, "out") as out, tcp(network, "out", SHARED, "gw", port=22) as into:
+        with tcp(network, "in", SERVER, "out") as through:
+            for ends in (out, into, through):
+                talks(ends)
+        assert ping(network, "gw", SERVER) and ping(network, "out", SHARED) and ping(network, "in", SERVER)
+
+
+@pytest.mark.parametrize("protocol", [50, 89, 112])  # ESP, OSPF, VRRP
+def test_protocols_without_ports_are_the_hosts(shared: tuple[Network, Gateway, Plane], protocol: int) -> None:
+    network, made, _ = shared
+    with at(network, "gw"):
+        hosts = socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol)
+    with hosts, at(network, "out"), socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol) as other:
+        hosts.settimeout(10)
+        other.settimeout(10)
+        for size in (100, 4000):  # whole, in fragments
+            other.sendto(b"x" * size, (SHARED, 0))
+            assert len(hosts.recv(1 << 16)) == size + 20
+            hosts.sendto(b"x" * size, (SERVER, 0))
+            assert len(other.recv(1 << 16)) == size + 20
+    assert made.counters()["received"] == 0
+
+
 def test_one_address_is_the_hosts_and_others_are_the_pools(network: Network) -> None:
     network.run("gw", ["ip", "addr", "add", "198.18.0.8/24", "dev", "wan0"])
     made = Gateway()
