@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from ipaddress import IPv4Interface
 from pathlib import Path
 
@@ -63,3 +66,31 @@ def test_it_works_on_a_machine_with_two_interfaces(network: Network, tmp_path: P
         assert settings.plane is not None
         with settings.make_gateway() as gateway, gateway.forward(**settings.plane):
             assert ping(network, "in", SERVER) and ping(network, "gw", SERVER)
+
+
+@needs_root
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_natcore_run_reserves_its_ports_and_they_are_given_back(network: Network, tmp_path: Path, end: int) -> None:
+    """With the few capabilities that are left to it; after SIGKILL by natcore clean."""
+    network.route("gw", "default", via=SERVER)
+    file = tmp_path / "gateway.toml"
+    with at(network, "gw"):
+        file.write_text(propose() + "\n[policy]\nhost_ports = [[40000, 40999]]\n")
+    command = [sys.executable, "-m", "natcore.cli.main"]
+    program = network.popen("gw", [*command, "run", str(file)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert program.stdout is not None and program.stdout.readline().startswith("forwarding between lan0")
+        assert reserved(network) == "1024-39999,41000-65535"
+        assert ping(network, "in", SERVER) and ping(network, "gw", SERVER)
+    finally:
+        program.send_signal(end)
+        program.communicate()
+    if end == signal.SIGKILL:
+        assert reserved(network) == "1024-39999,41000-65535"
+        assert "put back: interfaces ['lan0', 'wan0']" in network.run("gw", [*command, "clean"]).stdout
+    assert reserved(network) == ""
+
+
+def reserved(network: Network) -> str:
+    with at(network, "gw"):
+        return Path("/proc/sys/net/ipv4/ip_local_reserved_ports").read_text().strip()
