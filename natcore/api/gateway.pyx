@@ -8,9 +8,10 @@ from libc.string cimport memcpy
 
 from natcore.workers.setup cimport workers_delete, workers_grow, workers_new
 from natcore.workers.entry_changes cimport (
-    Matching, Transition, count_entries, count_sessions, drain_mappings, end_dead, end_matching, end_sessions, holder_of,
+    Transition, count_entries, count_sessions, drain_mappings, end_dead, end_matching, end_sessions, holder_of,
 )
 from natcore.log.events cimport ADDRESS_ADDED, ADDRESS_REMOVED, event_note, event_fd, event_fd_close, event_fd_set
+from natcore.tables.criteria cimport Criteria, criteria_of
 from natcore.tables.fragments cimport fragments_new
 from natcore.workers.locks cimport lock, yield_lock, unlock
 from natcore.tables.icmp_output cimport outbox_bytes, outbox_new, outbox_next, outbox_waiting
@@ -631,21 +632,21 @@ cdef class Core(Tables):
             self.unlock()
         return complete, newest
 
-    def end(self, int64_t subscriber, int64_t remote, int64_t outside, int64_t protocol, uint64_t newest, uint64_t place,
-            bint losing=False):
-        """Ends sessions that match all criteria that are not negative (addresses in host order), up to session number newest,
-        from a place on, 0 at first, as far as the journal has space (losing: regardless).
+    def end(self, addresses, masks, ports, int protocol, uint32_t entry, uint64_t newest, uint64_t place, bint losing=False):
+        """Ends sessions that meet the criteria (see tables/criteria.pxd), up to session number newest, from a place on, 0 at
+        first, as far as the journal has space (losing: regardless).
 
         (how many, place to continue from, or None: done). Packets are translated and rows drained in between calls.
         """
-        cdef Matching matching = Matching(subscriber, remote, outside, protocol, newest)
+        cdef Criteria criteria = criteria_of(addresses, masks, ports, protocol, entry)
         cdef Worker* worker = self.shared.workers[place >> SLOT_BITS]
         cdef uint32_t slot = <uint32_t>place, last
         cdef uint64_t ended
         with nogil:
             self.lock()
             last = worker.sessions.slots.fresh
-            ended = end_matching(worker, &matching, clock_of_all(worker), &slot, min(last, slot + END_LINES), losing)
+            ended = end_matching(worker, &criteria, newest, clock_of_all(worker), &slot, min(last, slot + END_LINES),
+                                 losing)
             self.unlock()
         if slot < last:
             return ended, (place >> SLOT_BITS << SLOT_BITS) + slot

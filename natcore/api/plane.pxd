@@ -9,6 +9,7 @@ cdef class PlaneLoop:
     cdef object _drivers        # [Driver | None] by port
     cdef object _taps           # [Driver | None] by port
     cdef object _turn           # lock, held while the loop runs
+    cdef object _views          # {FrameView: its place}
     cdef object _past           # counters of closed drivers, by port
     cdef Port* _port(self, uint32_t port) except NULL
     cdef void _enter(self) noexcept nogil

@@ -9,6 +9,7 @@ import threading
 import time
 
 from natcore.io.device cimport FRAME_ROOM, Driver
+from natcore.io.frame_view cimport Before, FrameView, before_delete, before_new
 from natcore.io.neighbors cimport (
     FAILED, KNOWN, NEIGHBOURS, UNKNOWN, Neighbours, neighbour_learn, neighbours_delete, neighbours_forget,
     neighbours_lose, neighbours_new, routes_delete, routes_replace, set_delete, set_replace,
@@ -18,8 +19,8 @@ from natcore.tables.ports cimport HostPorts, Ports, address_find
 from natcore.workers.locks cimport lock, unlock
 from natcore.io.pending_frames cimport pending_delete, pending_new
 from natcore.io.io_loop cimport (
-    OTHER_WORKER, ANYWHERE, PORTS_MOST, RESOLVE_REQUESTS, Loop, Port, ResolveRequest, clear_errors, clock_of, drop_pending,
-    drain_fd, run, signal_fd, work,
+    OTHER_WORKER, ANYWHERE, PORTS_MOST, RESOLVE_REQUESTS, VIEWS_MOST, Loop, Port, ResolveRequest, clear_errors, clock_of,
+    drop_pending, drain_fd, run, signal_fd, work,
 )
 from natcore.base.compiler cimport bswap32, fetch_add, load_acquire, load_relaxed, load_relaxed64, store_relaxed, store_release
 from natcore.base.hash_table cimport NONE
@@ -49,6 +50,7 @@ cdef class PlaneLoop:
         self._taps = [None] * ports
         self._turn = threading.Lock()
         self._past = [{}] * ports
+        self._views = {}
         self.loop.worker = <Worker*>PyCapsule_GetPointer(capsule, "natcore.Worker")
         self.loop.worker.steady = self.loop.worker.shared.count > 1
         self.loop.announced = OTHER_WORKER if self.loop.worker.number else 0     # only the first worker's loop announces
@@ -71,6 +73,10 @@ cdef class PlaneLoop:
             neighbours_delete(&self.loop.ports[i].neighbours)
         for i in range(ANYWHERE + 1):
             routes_delete(&self.loop.routes[i])
+        for i in range(VIEWS_MOST):
+            if self.loop.views[i] != NULL:
+                before_delete(self.loop.views[i])
+                free(self.loop.views[i])
         set_delete(&self.loop.local)
         pending_delete(&self.loop.pending)
         free(self.loop.generated)
@@ -129,41 +135,85 @@ cdef class PlaneLoop:
         """Replaces a port's driver between two batches: `park` makes the loop return, `_turn` keeps it from resuming until
         the new driver is in place and the old one closed."""
         cdef Port* port = self._port(index)
+        self._park()
+        try:
+            before = self._drivers[index]
+            self._drivers[index] = driver
+            port.device = driver.device if driver is not None else NULL
+            with nogil:
+                self._enter()
+                neighbours_lose(&port.neighbours)
+                self._leave()
+            if port.device != NULL:
+                port.device.complete(port.device)       # gives the kernel buffers to receive into
+            if before is not None:
+                before.close()
+                self._past[index] = add(self._past[index], before.counters())
+        finally:
+            self._resume()
+
+    def attach_view(self, FrameView view not None) -> bool:
+        """Shows the loop's frames to a view from the next batch on; False: there are too many views."""
+        cdef uint32_t i
+        cdef Before* before = <Before*>calloc(1, sizeof(Before))
+        if before == NULL or not before_new(before, &view.view):
+            free(before)
+            raise CapacityError("no memory for a view")
+        self._park()
+        try:
+            for i in range(VIEWS_MOST):
+                if self.loop.views[i] == NULL:
+                    self.loop.views[i] = before
+                    self.loop.view_count += 1
+                    self._views[view] = i
+                    return True
+        finally:
+            self._resume()
+        before_delete(before)
+        free(before)
+        return False
+
+    def detach_view(self, FrameView view not None) -> None:
+        """Shows it nothing more. Idempotent."""
+        cdef uint32_t i
+        cdef Before* before
+        self._park()
+        try:
+            if view not in self._views:
+                return
+            i = self._views.pop(view)
+            before = self.loop.views[i]
+            self.loop.views[i] = NULL
+            self.loop.view_count -= 1
+        finally:
+            self._resume()
+        before_delete(before)
+        free(before)
+
+    def _park(self):
+        """Keeps the loop from its next batch until _resume."""
         fetch_add(&self.loop.park, 1)
         signal_fd(self.loop.wake_fd)
-        try:
-            with self._turn:
-                before = self._drivers[index]
-                self._drivers[index] = driver
-                port.device = driver.device if driver is not None else NULL
-                with nogil:
-                    self._enter()
-                    neighbours_lose(&port.neighbours)
-                    self._leave()
-                if port.device != NULL:
-                    port.device.complete(port.device)       # gives the kernel buffers to receive into
-                if before is not None:
-                    before.close()
-                    self._past[index] = add(self._past[index], before.counters())
-        finally:
-            fetch_add(&self.loop.park, <uint32_t>-1)
+        self._turn.acquire()
+
+    def _resume(self):
+        self._turn.release()
+        fetch_add(&self.loop.park, <uint32_t>-1)
 
     def set_tap(self, uint32_t port, Driver tap) -> None:
         """Sets the packet ring that brings a port the ICMP and fragments for shared addresses which its driver leaves to the
         kernel; None: it needs none."""
         cdef Port* changed = self._port(port)
-        fetch_add(&self.loop.park, 1)
-        signal_fd(self.loop.wake_fd)
+        self._park()
         try:
-            with self._turn:
-                before = self._taps[port]
-                self._taps[port] = tap
-                changed.tap = tap.device if tap is not None else NULL
-                if before is not None:
-                    before.close()
-                    self._past[port] = add(self._past[port], {"ring_drops": before.counters()["ring_drops"]})
+            before = self._taps[port]
+            self._taps[port] = tap
+            changed.tap = tap.device if tap is not None else NULL
+            if before is not None:
+                before.close()
+                self._past[port] = add(self._past[port], {"ring_drops": before.counters()["ring_drops"]})
         finally:
-            fetch_add(&self.loop.park, <uint32_t>-1)
+            self._resume()
 
     def close(self) -> None:
         """Call it after the loop ended: drops pending frames, closes drivers. Idempotent."""

@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.io.device cimport Arrival, Device
+from natcore.io.frame_view cimport Before
 from natcore.io.neighbors cimport AddressSet, Neighbours, Routes
 from natcore.io.pending_frames cimport PendingFrames
 from natcore.frame cimport Frame
@@ -12,6 +13,7 @@ cdef enum:
     BATCH = 256                 # frames per batch, translated with the worker locked once
     RESOLVE_REQUESTS = 256
     PORTS_MOST = 16             # of a plane: inside ones and the outside one
+    VIEWS_MOST = 8               # of a plane
     ANYWHERE = 2                # index in routes, after the Sides
     OTHER_WORKER = 0xFFFFFFFF        # in `announced`: the loop of another worker announces
 
@@ -53,6 +55,8 @@ cdef struct Loop:
     int64_t offset_ns           # gateway's clock - CLOCK_MONOTONIC
     uint64_t serviced_ns
     uint32_t turn               # port to serve first
+    Before* views[VIEWS_MOST]   # by place; NULL: none there
+    uint32_t view_count         # of them; 0: no one looks
     uint8_t* generated          # buffer for a frame that the gateway originates
     Frame frames[BATCH]
     Arrival arrivals[BATCH]

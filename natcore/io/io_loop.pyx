@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from natcore.io.device cimport FRAME_ROOM, Device
+from natcore.io.frame_view cimport view_arrive, view_leave
 from natcore.io.neighbors cimport (
     ASK_AGAIN_MS, FAILED, KNOWN, NO_ROUTE, UNKNOWN, Neighbour, holds, neighbour_at, neighbour_of, route_to,
 )
@@ -373,6 +374,23 @@ cdef uint32_t sort_out(Loop* loop, Port* port, uint32_t arrived, bint tapped) no
     return count
 
 
+cdef void show_arrived(Loop* loop, uint32_t count) noexcept nogil:
+    """Shows frames to whoever looks, before they are translated."""
+    cdef uint32_t i
+    for i in range(VIEWS_MOST):
+        if loop.views[i] != NULL:
+            view_arrive(loop.views[i], loop.frames, count)
+
+
+cdef void show_left(Loop* loop, const Port* port, uint32_t count, bint tapped, uint64_t now_ns) noexcept nogil:
+    """Shows what became of them, their link headers included. tapped: what is not forwarded is the kernel's."""
+    cdef uint32_t i
+    for i in range(VIEWS_MOST):
+        if loop.views[i] != NULL:
+            view_leave(loop.views[i], loop.frames, count, <uint8_t>(port - &loop.ports[0]), loop.worker.number,
+                      tapped, now_ns)
+
+
 cdef uint32_t serve(Loop* loop, Port* port, Device* device, uint32_t budget) noexcept nogil:
     """Serves one batch of a port's device or tap; frames received."""
     cdef uint32_t arrived, count, i, now_ms
@@ -387,12 +405,16 @@ cdef uint32_t serve(Loop* loop, Port* port, Device* device, uint32_t budget) noe
         now_ms = <uint32_t>(now_ns // 1000000)
         loop.worker.link_address[port.side] = port.address
         count = sort_out(loop, port, arrived, tapped)
+        if unlikely(loop.view_count):
+            show_arrived(loop, count)
         translate(loop.worker, loop.frames, count, now_ns)
         for i in range(count):
             if loop.frames[i].verdict <= UNTRANSLATED:
                 deliver(loop, &loop.frames[i], loop.arrivals[loop.frames[i].tag].offload, now_ms)
             if unlikely(tapped or loop.frames[i].verdict == LOCAL):
                 count_local(loop, port, &loop.frames[i], tapped)
+        if unlikely(loop.view_count):
+            show_left(loop, port, count, tapped, now_ns)
         send_generated(loop, port, now_ms)
         unlock(loop.worker)
         settle(loop)

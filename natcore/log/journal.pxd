@@ -39,6 +39,15 @@ cdef struct Record:             # RECORD of python/natcore/dtypes.py
     uint16_t flags
     uint16_t unused[3]
 
+cdef struct RowTap:             # copies of create and end rows for someone who watches; it takes nothing from the journal
+    RowTap* next
+    Record* rows                # [capacity]
+    uint64_t capacity
+    uint64_t head               # rows ever written
+    uint64_t tail               # rows ever read
+    uint64_t lost               # rows that found no place
+    Spinlock spin               # of the ring; needed whatever the number of workers: the reader locks none
+
 cdef enum:
     OVERFLOW_ROWS = 1024
 
@@ -69,7 +78,8 @@ cdef struct Journal:            # producers write the first part, the consumer t
     uint64_t order              # rows ever written, to any ring; stored in `number` until drained
     uint32_t is_apart           # the row of journal_slot is in `apart`
     Events* events              # receives RECORDS_LOST
-    uint64_t unused[3]
+    RowTap* taps                # NULL: no one watches; changed with all workers locked
+    uint64_t unused[2]
     uint64_t tail               # rows ever read from the ring
     uint64_t tail_at
     uint64_t oldest             # Overflow*, read up to oldest_read; the producer sets the first

@@ -3,14 +3,14 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore.log.journal cimport (
-    RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record, journal_commit, journal_note_lost,
+    RECORD_CREATE, RECORD_END, RECORD_OPENED_OUTSIDE, RECORD_WINDOW, Record, RowTap, journal_commit, journal_note_lost,
     journal_slot,
 )
 from natcore.tables.mappings cimport MAPPING_STATIC, Mapping, mapping_close
 from natcore.tables.ports cimport space_of
 from natcore.base.checksum cimport combine, delta16, delta32
 from natcore.base.flow_hash cimport flow_hash
-from natcore.base.compiler cimport bswap16, bswap32, fetch_add64, load_relaxed64, prefetch_write, store_relaxed
+from natcore.base.compiler cimport bswap16, bswap32, fetch_add64, load_relaxed64, prefetch_write, store_relaxed, unlikely
 from natcore.base.hash_table cimport (
     NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
 )
@@ -18,6 +18,7 @@ from natcore.base.headers cimport PROTOCOL_ICMP
 from natcore.base.linked_list cimport NO_LINK, link, unlink
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.freelist cimport freelist_init, freelist_give, freelist_take
+from natcore.base.spinlock cimport spin_lock, spin_unlock
 
 
 cdef bint sessions_new(Sessions* table, uint32_t capacity, bint filters) noexcept nogil:
@@ -354,6 +355,8 @@ cdef void session_announce(Sessions* table, uint32_t slot) noexcept nogil:
     """Writes the create row."""
     if row_begin(table, slot, RECORD_CREATE, table.cold[slot].birth_ns, table.cold[slot].birth_ns) != NULL:
         journal_commit(table.journal)
+    if unlikely(table.journal.taps != NULL):
+        show_watchers(table, slot, RECORD_CREATE, table.cold[slot].birth_ns)
 
 
 cdef void begin(Sessions* table, Cold* cold, uint64_t now_ns) noexcept nogil:
@@ -399,6 +402,33 @@ cdef void leave_mapping(Sessions* table, uint32_t slot, uint32_t until_ms, uint6
         mapping_close(table.mappings, number, until_ms, now_ms)
 
 
+cdef void totals_fill(const Cold* cold, Record* row) noexcept nogil:
+    """Fills in the packets and bytes of a session's closed windows."""
+    row.bytes_from_vpc = cold.total_bytes[OUT]
+    row.pkts_from_vpc = cold.total_packets[OUT]
+    row.bytes_from_pub = cold.total_bytes[IN]
+    row.pkts_from_pub = cold.total_packets[IN]
+
+
+cdef void show_watchers(Sessions* table, uint32_t slot, uint8_t kind, uint64_t end_ns) noexcept nogil:
+    """Copies a create or end row to whoever watches, whether or not the journal had place for it."""
+    cdef RowTap* tap = table.journal.taps
+    cdef Record* row
+    if table.hot[slot].flags & UNLOGGED:
+        return
+    while tap != NULL:
+        spin_lock(&tap.spin)
+        if tap.head - tap.tail < tap.capacity:
+            row = &tap.rows[tap.head % tap.capacity]
+            row_fill(table, slot, kind, table.cold[slot].birth_ns, end_ns, row)
+            totals_fill(&table.cold[slot], row)
+            tap.head += 1
+        else:
+            tap.lost += 1
+        spin_unlock(&tap.spin)
+        tap = tap.next
+
+
 cdef void end_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept nogil:
     """Writes the last window's row and the end row, with the session's totals."""
     cdef const Cold* cold = &table.cold[slot]
@@ -406,11 +436,10 @@ cdef void end_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept no
     window_write(table, slot, end_ns)
     row = row_begin(table, slot, RECORD_END, cold.birth_ns, end_ns)
     if row != NULL:
-        row.bytes_from_vpc = cold.total_bytes[OUT]
-        row.pkts_from_vpc = cold.total_packets[OUT]
-        row.bytes_from_pub = cold.total_bytes[IN]
-        row.pkts_from_pub = cold.total_packets[IN]
+        totals_fill(cold, row)
         journal_commit(table.journal)
+    if unlikely(table.journal.taps != NULL):
+        show_watchers(table, slot, RECORD_END, end_ns)
     table.ended += 1
 
 

@@ -1,6 +1,7 @@
 """Effects of changed entries on live sessions: counting and ending them. Call with all workers locked."""
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from natcore.tables.criteria cimport Criteria
 from natcore.tables.mappings cimport Mapping
 from natcore.tables.entries cimport AddressRange, RuleSet
 from natcore.workers.worker cimport Worker
@@ -10,13 +11,6 @@ cdef struct Staying:            # sessions of an entry that may stay
     uint64_t first              # range of inside addresses, host order
     uint64_t last
     uint32_t* addresses         # [count] indices of outside addresses, ascending
-
-cdef struct Matching:           # criteria for sessions; negative: any; addresses in host order
-    int64_t subscriber
-    int64_t remote
-    int64_t outside
-    int64_t protocol
-    uint64_t newest             # number of the newest session to end
 
 cdef class Transition:
     cdef RuleSet rules
@@ -33,7 +27,7 @@ cdef void count_sessions(Worker* worker, Transition after, uint64_t* kept, uint6
 cdef uint64_t end_sessions(Worker* worker, Transition after, uint64_t now_ns) noexcept nogil
 cdef void drain_mappings(Worker* worker, Transition after) noexcept nogil
 cdef void count_entries(Worker* worker, uint64_t* counts, uint64_t entries) noexcept nogil
-cdef uint64_t end_matching(Worker* worker, const Matching* matching, uint64_t now_ns, uint32_t* slot, uint32_t last,
-                           bint losing) noexcept nogil
+cdef uint64_t end_matching(Worker* worker, const Criteria* criteria, uint64_t newest, uint64_t now_ns, uint32_t* slot,
+                           uint32_t last, bint losing) noexcept nogil
 cdef const Mapping* holder_of(const Worker* worker, uint32_t address, uint32_t space, uint32_t port) noexcept nogil
 cdef void end_dead(Worker* worker, uint64_t now_ns) noexcept nogil

@@ -6,6 +6,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from natcore.log.journal cimport journal_space_for_bulk
+from natcore.tables.criteria cimport Criteria, meets
 from natcore.tables.entries cimport (
     AddressRange, DnatRule, NoNatRule, RuleSet, Rules, array, dnat_key, in_ranges, no_nat_rule, dnat_rule_by_inside,
     one_to_one_rule,
@@ -15,7 +16,7 @@ from natcore.tables.mappings cimport (
 )
 from natcore.tables.ports cimport PORTS_OVERLOAD, has_ports, space_of
 from natcore.tables.sessions cimport (
-    HAIRPINNED, OPENED_OUTSIDE, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, SESSION_FREE, Session, session_close, session_id,
+    HAIRPINNED, OPENED_OUTSIDE, ROLE_INSIDE, ROLE_REMOTE, SESSION_FREE, Session, session_close, session_id,
 )
 from natcore.workers.expiry cimport sweep_all
 from natcore.base.compiler cimport bswap16, bswap32, fetch_add
@@ -224,23 +225,22 @@ cdef const Mapping* holder_of(const Worker* worker, uint32_t address, uint32_t s
     return &worker.shared.workers[w].mappings.mappings[number]
 
 
-cdef bint matches(const Session* session, const Matching* matching) noexcept nogil:
-    return ((matching.protocol < 0 or session.protocol == matching.protocol)
-            and (matching.subscriber < 0 or bswap32(session.ip[ROLE_INSIDE]) == matching.subscriber)
-            and (matching.remote < 0 or bswap32(session.ip[ROLE_REMOTE]) == matching.remote)
-            and (matching.outside < 0 or bswap32(session.ip[ROLE_OUTSIDE]) == matching.outside))
+cdef bint session_meets(const Worker* worker, uint32_t slot, const Criteria* criteria) noexcept nogil:
+    cdef const Session* session = &worker.sessions.hot[slot]
+    if session.flags & SESSION_FREE or not meets(criteria, session.ip, session.port, session.protocol):
+        return False
+    return (criteria.entry == 0
+            or worker.mappings.mappings[worker.sessions.cold[slot].mapping].entry == criteria.entry)
 
 
-cdef uint64_t end_matching(Worker* worker, const Matching* matching, uint64_t now_ns, uint32_t* slot, uint32_t last,
-                           bint losing) noexcept nogil:
-    """Ends a worker's matching sessions from slot to last - 1, while there is space for their rows (losing: regardless); how
-    many. slot: where to continue."""
+cdef uint64_t end_matching(Worker* worker, const Criteria* criteria, uint64_t newest, uint64_t now_ns, uint32_t* slot,
+                           uint32_t last, bint losing) noexcept nogil:
+    """Ends a worker's sessions that meet the criteria from slot to last - 1, up to session number newest, while there is space
+    for their rows (losing: regardless); how many. slot: where to continue."""
     cdef uint64_t ended = 0
-    cdef const Session* session
     while slot[0] < min(last, worker.sessions.slots.fresh):
-        session = &worker.sessions.hot[slot[0]]
-        if (not session.flags & SESSION_FREE and matches(session, matching)
-                and session_id(&worker.sessions.cold[slot[0]]) <= matching.newest):
+        if (session_meets(worker, slot[0], criteria)
+                and session_id(&worker.sessions.cold[slot[0]]) <= newest):
             if not losing and journal_space_for_bulk(worker.journal) < LAST_ROWS:
                 break
             session_close(&worker.sessions, slot[0], now_ns, now_ns)

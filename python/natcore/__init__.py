@@ -31,6 +31,7 @@ from natcore.entries.table import Entry
 from natcore.errors import (
     CapacityError,
     ConfigurationError,
+    ControlError,
     DeliveryError,
     Error,
     InterfaceError,
@@ -85,6 +86,7 @@ __all__ = [
     "Behaviour",
     "CapacityError",
     "ConfigurationError",
+    "ControlError",
     "DeliveryError",
     "DeliveryPolicy",
     "DeliveryStatus",

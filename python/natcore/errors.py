@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from natcore.internal.redaction import redact
 
@@ -46,6 +47,26 @@ class InterfaceError(Error, OSError):
 
 class UntrustedFileError(Error, OSError):
     """A file, a folder or a link that another user could have changed, where natcore would write or believe it."""
+
+
+class ControlError(Error):
+    """What a running gateway was asked over its control socket, and did not do.
+
+    Parameters
+    ----------
+    message
+        What was wrong.
+    code
+        An exit status, a `natcore.control.protocol.Code`: 64 the request is wrong, 70 it failed, 75 try again, 77 this
+        user may not.
+    details
+        More, by name, such as the file and the key that are wrong.
+    """
+
+    def __init__(self, message: str, code: int = 70, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.details: Mapping[str, Any] = details or {}
 
 
 class DeliveryError(Error):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast, get_args
@@ -41,7 +41,6 @@ from natcore.internal.counters import tally
 from natcore.internal.gateway_arguments import GatewayArguments
 from natcore.internal.hardware import memory_arguments
 from natcore.internal.parts import Parts, PlaneCalls
-from natcore.internal.protocols import protocol_number
 from natcore.internal.read_only import UNSET, ReadOnly, Unset
 from natcore.internal.redaction import show
 from natcore.internal.validation import (
@@ -51,7 +50,6 @@ from natcore.internal.validation import (
     check_integer,
     check_number,
     exact_ns,
-    parse_ipv4,
     to_ns,
 )
 from natcore.verdict import Side, Verdict
@@ -60,9 +58,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Buffer
 
+    from natcore.api.search import MappingSearch, SessionSearch
     from natcore.control.server import ControlServer
     from natcore.deterministic import Share
     from natcore.explain import Explanation
+    from natcore.internal.endpoints import Criteria, Endpoint
+    from natcore.internal.event_feeds import EventFeed, EventFeeds
+    from natcore.internal.session_feed import SessionFeed
     from natcore.plane.async_plane import AsyncPlane
     from natcore.plane.plane import Plane
     from natcore.sessionlog.collector import Collector
@@ -72,6 +74,8 @@ if TYPE_CHECKING:
 Asked = TypeVar("Asked", bound=AnyEntry)
 MAX_ADDRESSES = 65_536  # outside addresses of a gateway
 LOOK_ROWS = 4096  # rows that are copied while the worker waits
+EVERYTHING = (0, 0, 0), (0, 0, 0), (-1, -1, -1), -1, 0  # natcore.internal.endpoints.Criteria
+FIND_ROWS = 256  # of a search
 
 
 class Gateway:
@@ -141,10 +145,13 @@ class Gateway:
         "_controls",
         "_core",
         "_eip_bind_mode",
+        "_feeds",
         "_framing",
         "_inside",
         "_instance",
         "_kind",
+        "_max_mappings",
+        "_max_sessions",
         "_outside",
         "_planes",
         "_policy",
@@ -196,8 +203,10 @@ class Gateway:
         self._window, self._framing, self._seed = checked.window, checked.framing, checked.seed
         self._inside, self._outside = checked.inside or Link(), checked.outside or Link()
         self._records, self._workers = checked.records, checked.workers
+        self._max_sessions, self._max_mappings = checked.max_sessions, checked.max_mappings
         self._planes: dict[Plane, PlaneCalls] = {}
         self._controls: list[ControlServer] = []
+        self._feeds: EventFeeds | None = None
         self._collector: Collector | None = None
         self._closed = False
         self._change_lock = ChangeLock()
@@ -238,6 +247,8 @@ class Gateway:
     outside = ReadOnly[Link]("Its own link on the outside.")
     records = ReadOnly[int]("Rows that are kept for take_records().")
     workers = ReadOnly[int]("How many workers it has.")
+    max_sessions = ReadOnly[int]("Sessions at once, at most.")
+    max_mappings = ReadOnly[int]("Mappings at once, at most.")
 
     # ---- entries ----------------------------------------------------------------------------------------------------
 
@@ -383,24 +394,24 @@ class Gateway:
     def end(
         self,
         *,
-        subscriber: Address | Unset = UNSET,
-        remote: Address | Unset = UNSET,
-        outside: Address | Unset = UNSET,
+        subscriber: Endpoint | Unset = UNSET,
+        remote: Endpoint | Unset = UNSET,
+        outside: Endpoint | Unset = UNSET,
         protocol: choices.Protocol | int | Unset = UNSET,
+        entry: Entry | int | Unset = UNSET,
         now: float | None = None,
     ) -> int:
         """End the sessions that match every criterion given, with their rows.
 
         Parameters
         ----------
-        subscriber
-            The inside address.
-        remote
-            The remote address.
-        outside
-            The outside address.
+        subscriber, remote, outside
+            The inside, remote and outside address: an address, a prefix, or either as text with a port
+            ("198.18.0.1:443").
         protocol
             "tcp", "udp", "icmp", or a number from 0 to 255.
+        entry
+            A handle, or its number.
         now
             Seconds on the gateway's clock; None: its last time.
 
@@ -415,12 +426,11 @@ class Gateway:
             There is no criterion, or one is None, such as a look-up that found nothing. `end_all` ends all.
         """
         self._check_open()
-        addresses = {"subscriber": subscriber, "remote": remote, "outside": outside}
-        if all(value is UNSET for value in (*addresses.values(), protocol)):
+        if all(value is UNSET for value in (subscriber, remote, outside, protocol, entry)):
             raise ConfigurationError("end: give one criterion or more; end_all() ends all sessions")
-        asked = {name: -1 if value is UNSET else int(parse_ipv4(value, name)) for name, value in addresses.items()}
-        number = -1 if protocol is UNSET else protocol_number(protocol)
-        return self._end((asked["subscriber"], asked["remote"], asked["outside"], number), now)
+        from natcore.internal.endpoints import criteria
+
+        return self._end(criteria(subscriber, remote, outside, protocol, entry), now)
 
     def end_all(self, now: float | None = None) -> int:
         """End every session, with its rows.
@@ -436,9 +446,9 @@ class Gateway:
             How many sessions ended.
         """
         self._check_open()
-        return self._end((-1, -1, -1, -1), now)
+        return self._end(None, now)
 
-    def _end(self, matching: tuple[int, int, int, int], now: float | None) -> int:
+    def _end(self, matching: Criteria | None, now: float | None) -> int:
         """In pieces, between which packets go on and rows are drained: those that there were when it began."""
         losing = False
         now_ns = self._now_ns(now)
@@ -451,7 +461,7 @@ class Gateway:
         ended = 0
         place: int | None = 0
         while place is not None:
-            count, after = self._core.end(*matching, newest, place, losing)
+            count, after = self._core.end(*matching or EVERYTHING, newest, place, losing)
             ended += count
             if count == 0 and after == place:  # the ring is full
                 losing = not self._drain()
@@ -828,6 +838,21 @@ class Gateway:
     # ---- looking ----------------------------------------------------------------------------------------------------
 
     @property
+    def now(self) -> float:
+        """Seconds on the gateway's clock: the last time that it has seen."""
+        return self._core.now_ns / 1e9
+
+    @property
+    def epoch(self) -> float:
+        """Unix seconds at now = 0."""
+        return self._core.epoch_ns / 1e9
+
+    @property
+    def logs(self) -> tuple[SessionLog, ...]:
+        """The session logs that run."""
+        return () if self._collector is None else self._collector.logs
+
+    @property
     def planes(self) -> tuple[Plane, ...]:
         """The planes that forward for it now."""
         return tuple(self._planes)
@@ -873,17 +898,88 @@ class Gateway:
             filled += count
         return out[:filled]
 
+    def find_sessions(
+        self,
+        *,
+        subscriber: Endpoint | Unset = UNSET,
+        remote: Endpoint | Unset = UNSET,
+        outside: Endpoint | Unset = UNSET,
+        protocol: choices.Protocol | int | Unset = UNSET,
+        entry: Entry | int | Unset = UNSET,
+    ) -> Iterator[NDArray[np.void]]:
+        """Find the live sessions that match every criterion given, a slice of the table at a time.
+
+        Packets wait for the copies of what matches, and not for the search: a million sessions are looked through in some
+        ten milliseconds.
+
+        Parameters
+        ----------
+        subscriber, remote, outside
+            The inside, remote and outside address: an address, a prefix, or either as text with a port
+            ("198.18.0.1:443").
+        protocol
+            "tcp", "udp", "icmp", or a number from 0 to 255.
+        entry
+            A handle, or its number.
+
+        Yields
+        ------
+        numpy.ndarray
+            SESSION rows (docs/reference/arrays.md), at most 256, maybe none. Each is consistent; sessions that begin or end
+            meanwhile may be missing.
+
+        Raises
+        ------
+        ConfigurationError
+            A criterion is none of these; None is such as a look-up that found nothing.
+        """
+        from natcore.api.search import SessionSearch
+        from natcore.internal.endpoints import criteria
+
+        self._settle()
+        search = SessionSearch(self._core, *criteria(subscriber, remote, outside, protocol, entry))
+        return _slices(search, SESSION)
+
+    def find_mappings(
+        self,
+        *,
+        subscriber: Endpoint | Unset = UNSET,
+        outside: Endpoint | Unset = UNSET,
+        protocol: choices.Protocol | int | Unset = UNSET,
+        entry: Entry | int | Unset = UNSET,
+    ) -> Iterator[NDArray[np.void]]:
+        """Find the live mappings that match every criterion given, a slice of the table at a time.
+
+        Parameters
+        ----------
+        subscriber, outside, protocol, entry
+            As for `find_sessions`; errors too.
+
+        Yields
+        ------
+        numpy.ndarray
+            MAPPING rows (docs/reference/arrays.md), at most 256, maybe none.
+        """
+        from natcore.api.search import MappingSearch
+        from natcore.internal.endpoints import criteria
+
+        self._settle()
+        search = MappingSearch(self._core, *criteria(subscriber, UNSET, outside, protocol, entry))
+        return _slices(search, MAPPING)
+
     def mappings(self) -> NDArray[np.void]:
-        """Copy the live mappings.
+        """Copy the live mappings, in slices of which each row is consistent.
 
         Returns
         -------
         numpy.ndarray
             MAPPING rows (docs/reference/arrays.md).
         """
-        self._settle()
-        out = np.zeros(self._core.counters()[1]["mappings"], MAPPING)
-        return out[: self._core.mappings(out)]
+        whole = np.dtype(
+            (np.void, MAPPING.itemsize)
+        )  # numpy joins rows field by field, and leaves what is between them
+        found = [rows.view(whole) for rows in self.find_mappings()]
+        return np.concatenate(found).view(MAPPING) if found else np.zeros(0, MAPPING)
 
     def ports(self) -> NDArray[np.void]:
         """Port use.
@@ -956,8 +1052,46 @@ class Gateway:
         list of Event
             docs/reference/events.md says what each reason means.
         """
+        return self._take_events() if self._feeds is None else self._feeds.take()
+
+    def watch_events(self) -> EventFeed:
+        """Watch events beside `take_events`, which gets each as well.
+
+        Returns
+        -------
+        EventFeed
+            `take()` gives the events since the last call; at most 4,096 wait, the others are counted in `lost`. A context
+            manager.
+        """
+        self._check_open()
+        with self._change_lock:
+            if self._feeds is None:
+                from natcore.internal.event_feeds import EventFeeds
+
+                self._feeds = EventFeeds(self._take_events, lambda: os.eventfd_write(self._core.event_fd, 1))
+        return self._feeds.open()
+
+    def _take_events(self) -> list[Event]:
         more = [] if self._collector is None else self._collector.take_notices()
         return [*(event_of(row) for row in self._core.take_events()), *more]
+
+    def watch_sessions(self, *, capacity: int = 16_384) -> SessionFeed:
+        """Watch sessions begin and end, whether or not a session log runs; nothing is taken from it.
+
+        Parameters
+        ----------
+        capacity
+            Rows that wait until they are taken, 1 to 2^22; the others are counted in `lost`.
+
+        Returns
+        -------
+        SessionFeed
+            `take()` gives RECORD rows of the kinds CREATE and END (docs/reference/arrays.md). A context manager.
+        """
+        self._check_open()
+        from natcore.internal.session_feed import SessionFeed
+
+        return SessionFeed(self._core, check_integer("capacity", capacity, 1, 1 << 22))
 
     def fileno(self) -> int:
         """A descriptor that is readable while events wait."""
@@ -1170,7 +1304,7 @@ class Gateway:
             for plane in list(self._planes):  # one that began meanwhile
                 plane.stop()
         if self._collector is not None and self._collector.active:
-            self._end((-1, -1, -1, -1), None)
+            self._end(None, None)
             self._collector.close(timeout, ended=True)
         else:
             self._core.close_windows(self._core.now_ns, losing=True)
@@ -1189,7 +1323,7 @@ class Gateway:
             None if self.seed is not None else os.urandom(32)
         )
         self._change_lock = ChangeLock()
-        self._planes, self._controls, self._collector = {}, [], None
+        self._planes, self._controls, self._collector, self._feeds = {}, [], None, None
 
     def __enter__(self) -> Gateway:
         return self
@@ -1218,3 +1352,9 @@ class Gateway:
 
     def _now_ns(self, now: float | None) -> int:
         return self._core.now_ns if now is None else to_ns(now)
+
+
+def _slices(search: SessionSearch | MappingSearch, dtype: np.dtype[np.void]) -> Iterator[NDArray[np.void]]:
+    while not search.done:
+        rows = np.zeros(FIND_ROWS, dtype)
+        yield rows[: search.find(rows)]

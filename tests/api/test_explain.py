@@ -328,7 +328,7 @@ def test_the_command_explains_a_frame(file: Path) -> None:
     assert "UDP 10.0.0.5:5000 to 198.51.100.7:53" in shown and "OUTBOUND" in shown
     shown = call(file, udp(REMOTE, 53, EIP, 9).hex(), "--side", "outside", "--now", 7)
     assert "DROP_NO_MAPPING" in shown
-    assert "asked: a new gateway made of" in shown and "with no sessions; about a live flow ask" in shown
+    assert "asked: a new gateway made of" in shown and "with no sessions; --live asks the running one" in shown
     told = json.loads(call(file, udp("192.168.0.1").hex(), "--json"))
     assert (told["asked"], told["packets_before"]) == ("a new gateway of the file", 0)
     assert (told["verdict"], told["counter"]) == ("DROP_NO_SNAT_ENTRY", "dropped_no_snat_entry")

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from natcore import ConfigurationError, Gateway
+from natcore import ConfigurationError, ControlError, Gateway
 from natcore.control.client import Client
 from natcore.control.connection import Limits
-from natcore.control.protocol import MAX_REQUEST_BYTES, Code, ControlError
+from natcore.control.protocol import MAX_REQUEST_BYTES, Code
 from natcore.control.verb import Answer, Context, verb
 from support.control import MEMBERS, STRANGERS, Raw, ask_as, folder, serving, verbs  # noqa: F401
 from support.netns import needs_root, until

@@ -30,6 +30,8 @@ def file(tmp_path: Path) -> Path:
         folder = "{tmp_path / "log"}"
         name = "audit"
         spool = "{tmp_path / "spool"}"
+        [control]
+        enabled = false
         [plane]
         inside = "lan0"
         outside = "wan0"

@@ -109,10 +109,11 @@ class Core(Tables):
     def end_dead(self, now_ns: int, losing: bool = False) -> tuple[bool, int]: ...
     def end(
         self,
-        subscriber: int,
-        remote: int,
-        outside: int,
+        addresses: Sequence[int],
+        masks: Sequence[int],
+        ports: Sequence[int],
         protocol: int,
+        entry: int,
         newest: int,
         place: int,
         losing: bool = False,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from natcore.errors import ConfigurationError, Error, InterfaceError
+from natcore.errors import ConfigurationError, ControlError, Error, InterfaceError
 from natcore.internal.extras import extra
 from natcore.internal.redaction import printable, redact
 
@@ -26,7 +26,7 @@ def say(text: object, *, err: bool = False, flush: bool = False) -> None:
 
 @contextmanager
 def failing(as_json: bool) -> Iterator[None]:
-    """Report natcore's errors, and the system's, in one line; the exit status is 1."""
+    """Report natcore's errors, and the system's, in one line; the exit status is 1, or the running gateway's code."""
     try:
         yield
     except (Error, OSError) as error:
@@ -39,11 +39,13 @@ def failing(as_json: bool) -> Iterator[None]:
             if isinstance(error, SettingsError):
                 told |= _parts(error)
                 told["errors"] = [{"error": redact(str(each)), **_parts(each)} for each in error.errors]
+            if isinstance(error, ControlError):
+                told |= {"code": error.code, **error.details}
             report.print_json(told)
         else:
             for line in text.splitlines() if isinstance(error, ConfigurationError) else [" ".join(text.splitlines())]:
                 say(f"error: {line}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(error.code if isinstance(error, ControlError) else 1) from None
 
 
 def _parts(error: Any) -> dict[str, Any]:

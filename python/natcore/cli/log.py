@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from natcore.cli import report
 from natcore.cli.command import Json, failing, say
+from natcore.cli.control import Instance, add_log_commands, print_live_owner
 from natcore.errors import ConfigurationError
 from natcore.internal.extras import extra
 from natcore.internal.protocols import NAMES, protocol_name
@@ -45,15 +46,24 @@ def who(
     config: Annotated[Path | None, typer.Option(help="The gateway's file: it names both folders.")] = None,
     remote: Annotated[str | None, typer.Option(metavar="ADDRESS[:PORT]", help="Whom it talked to.")] = None,
     tolerance: Annotated[float, typer.Option(help="Seconds by which the time may be wrong.")] = 2.0,
+    live: Annotated[bool, typer.Option("--live", help="Who has it now: ask the running gateway.")] = False,
+    instance: Instance = None,
     as_json: Json = False,
 ) -> None:
-    """Who had an outside address and port then.
+    """Who had an outside address and port then; with --live, who has it now.
 
     The exit status is 0 for one subscriber or an entry, 3 for several or an unsure one, 4 where the log
     has a gap there, 5 for unused. With the file
     of a gateway with ports = "deterministic", and without --log, --spool and --at, the answer is computed (RFC 7422).
     """
     with failing(as_json):
+        if live:
+            if any(value is not None for value in (at, log, spool, config)):
+                raise ConfigurationError(
+                    "natcore who --live: the running gateway is asked; --at, --log, --spool and --config ask the log"
+                )
+            address, port = _whole_endpoint(endpoint)
+            raise typer.Exit(print_live_owner(address, port, protocol, remote, instance, as_json))
         if config is not None and log is None and spool is None and at is None:
             raise typer.Exit(_compute(endpoint, protocol, config, as_json))
         answer = _ask(endpoint, protocol, at, _places(log, spool, config), remote, tolerance)
@@ -180,7 +190,11 @@ def _utc(moment: datetime) -> str:
 
 # ---- natcore log ----------------------------------------------------------------------------------------------------
 
-log_app = typer.Typer(no_args_is_help=True, help="Look into the files of a session log: top, usage, export, verify.")
+log_app = typer.Typer(
+    no_args_is_help=True,
+    help="The session logs of the running gateway (list, start, stop, retry), and their files (top, usage, export, verify).",
+)
+add_log_commands(log_app)
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of the log's Parquet files.")]
 From = Annotated[str | None, typer.Option("--from", help="Rows that ended at this time or later, with its zone.")]

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
+from natcore.cli import control as control_cli
 from natcore.cli import log as log_cli
 from natcore.cli import sls as sls_cli
 from natcore.cli.command import Json, failing, say
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from natcore.service.configuration_file import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+control_cli.add_to(app)
 log_cli.add_to(app)
 sls_cli.add_to(app)
 
@@ -65,10 +67,12 @@ def run(file: File, as_json: Json = False) -> None:
         os.execv(sys.executable, sys.orig_argv)
     with failing(as_json):
         from natcore.internal import threads
-        from natcore.service import output, privileges
-        from natcore.service.configuration_file import driver_of, load
+        from natcore.service import control, output, privileges
+        from natcore.service.configuration_file import control_of, driver_of, load
         from natcore.service.run import Service
 
+        if _is_program:
+            control.join_group(control_of(file))
         kept = privileges.confine(driver_of(file)) if _is_program else []  # before libraries start threads
         settings = load(file, to_run=True)
         threads.set_names("natcore")
@@ -140,24 +144,39 @@ def replay(
 
 @app.command()
 def explain(
-    file: File,
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="GATEWAY.TOML", help="The gateway's file; not with --live.", show_default=False),
+    ] = None,
     frame: Annotated[str | None, typer.Argument(metavar="HEX", help="An Ethernet frame.", show_default=False)] = None,
     pcap: Annotated[Path | None, typer.Option(help="The last packet of this capture, the others before it.")] = None,
     side: Annotated[str, typer.Option(help="Where it comes from: inside or outside.")] = "inside",
     now: Annotated[float, typer.Option(help="When, in seconds since the gateway began; a capture has its own.")] = 0.0,
+    live: Annotated[bool, typer.Option("--live", help="Ask the running gateway; nothing is changed.")] = False,
+    instance: control_cli.Instance = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a new gateway of the file would do with a packet, step by step and why.
+    """Say what a gateway would do with a packet, step by step and why: the running one, or a new one of the file.
 
-    It has no sessions but those that the capture's packets before it open; a running gateway is not asked.
+    A new one has no sessions but those that the capture's packets before it open. With --live the running one is asked,
+    about the capture's last packet alone.
     """
     with failing(as_json):
         from natcore.internal.validation import check_choice
-        from natcore.service.configuration_file import load
         from natcore.verdict import Side
 
-        settings = load(file)
         check_choice("--side", side, ("inside", "outside"))
+        if live:
+            if frame is not None:
+                raise ConfigurationError("natcore explain --live: give a frame in HEX or --pcap, and no file")
+            *_, (_, asked) = _packets(file, pcap, now)
+            control_cli.print_live_explanation(asked, side, instance, as_json)
+            return
+        if file is None:
+            raise ConfigurationError("natcore explain: give the gateway's file, or --live")
+        from natcore.service.configuration_file import load
+
+        settings = load(file)
         before: tuple[float, bytes] | None = None
         earlier = 0
         with settings.make_gateway() as gateway:
@@ -182,8 +201,7 @@ def explain(
         say(told)
         sessions = f"no sessions but those of the capture's {earlier:,} packets before this one"
         say(
-            f"asked: a new gateway made of {file}, with {sessions if earlier else 'no sessions'}; about a live"
-            " flow ask the running program: Gateway.explain"
+            f"asked: a new gateway made of {file}, with {sessions if earlier else 'no sessions'}; --live asks the running one"
         )
 
 
@@ -304,6 +322,8 @@ def _text_lines(what: str, fields: dict[str, Any]) -> tuple[int, str]:
         lines += [f"session log {_listed(log)}" for log in fields["logs"]] or [
             "no session log: the file has no [[log]]"
         ]
+        if fields["control"]:
+            lines.append(f"control socket {fields['control']}")
         lines.append("SIGTERM or Ctrl-C ends; SIGHUP reloads the file; SIGUSR1 prints the counters")
         lines = [printable(line) for line in lines]
     elif what == "stopped":

@@ -16,7 +16,6 @@ from natcore.control.protocol import (
     MAX_LINE_BYTES,
     VERSION,
     Code,
-    ControlError,
     End,
     Failure,
     Greeting,
@@ -27,6 +26,7 @@ from natcore.control.protocol import (
     decode_message,
     encode,
 )
+from natcore.errors import ControlError
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_number
 
@@ -125,9 +125,7 @@ class Client:
                     self.summary = message.summary
                     return
                 if isinstance(message, Failure):
-                    error = ControlError(message.message, message.code)
-                    error.details = message.details
-                    raise error
+                    raise ControlError(message.message, message.code, message.details)
                 raise ControlError(f"{self._path}: an answer out of turn: {show(str(message))}")
         finally:
             if not finished:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from natcore.control.protocol import (
     MAX_REQUEST_BYTES,
     Code,
-    ControlError,
     End,
     Failure,
     Message,
@@ -21,7 +20,7 @@ from natcore.control.protocol import (
     encode,
 )
 from natcore.control.verb import Answer, Peer
-from natcore.errors import Error
+from natcore.errors import ControlError, Error
 
 _RECEIVE_BYTES = 65_536
 _ROWS_LINE = 256  # rows that are gathered in a line, where a verb yields them one by one

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
-from natcore.errors import ConfigurationError, Error
+from natcore.errors import ConfigurationError, ControlError
 from natcore.internal.extras import extra
 
 with extra("cli"):
@@ -49,23 +49,6 @@ class Code(IntEnum):
     TRY_AGAIN = 75
     REFUSED = 77
     CONFIGURATION = 78
-
-
-class ControlError(Error):
-    """A request that was not carried out.
-
-    Parameters
-    ----------
-    message
-        What was wrong.
-    code
-        A `Code`.
-    """
-
-    def __init__(self, message: str, code: int = Code.FAILED) -> None:
-        super().__init__(message)
-        self.code = code
-        self.details: Mapping[str, Any] = {}  # more, by name, such as the file and the key that are wrong
 
 
 class Greeting(Struct, frozen=True, tag="greeting"):

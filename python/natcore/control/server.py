@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 from natcore.control import socket_file
 from natcore.control.connection import Connection, Limits
 from natcore.control.job import Job
-from natcore.control.protocol import VERSION, Code, ControlError, Failure, Greeting, Request, encode
+from natcore.control.protocol import VERSION, Code, Failure, Greeting, Request, encode
 from natcore.control.verb import Answer, Context, Peer, verbs
-from natcore.errors import Error
+from natcore.errors import ControlError, Error
 from natcore.internal import threads
 from natcore.internal.validation import check_integer
 
@@ -288,8 +288,8 @@ class ControlServer:
             raise ControlError(f"verb must be one of {', '.join(sorted(verbs()))}, got {request.verb!r}", Code.USAGE)
         if asked.writes and not connection.peer.writer:
             raise ControlError(
-                f"{request.verb}: user {connection.peer.uid} may look, and change nothing: that is for root, the gateway's"
-                " own user and members of write_group",
+                f"{request.verb}: user {connection.peer.uid} is a reader here; it is for root, the gateway's own user and"
+                " members of write_group",
                 Code.REFUSED,
             )
         gateway = self._gateway()

@@ -22,7 +22,12 @@ _MOST_GROUPS = 256  # that getsockopt of Python can give
 
 
 def default_path(instance: str) -> Path:
-    """Return where `natcore run` serves a gateway of this name."""
+    """Return where `natcore run` serves a gateway of this name. Raises ConfigurationError: it cannot be a file's name."""
+    if "/" in instance or instance.startswith("."):
+        raise ConfigurationError(
+            f"instance must have no '/' and no '.' at its start to name the control socket, got {show(instance)}; the file's"
+            " [control] path may be given instead"
+        )
     return FOLDER / f"{instance or 'natcore'}.sock"
 
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from natcore.control.protocol import Code, ControlError, Row
+from natcore.control.protocol import Code, Row
+from natcore.errors import ControlError
 from natcore.internal.extras import extra
 
 with extra("cli"):
@@ -33,7 +34,13 @@ Answer = Generator[Row | list[Row] | None, None, Mapping[str, Any] | None]
 Function = Callable[..., Answer | Mapping[str, Any]]
 
 # The modules that have verbs; imported when a server starts.
-MODULES = ("natcore.control.verbs.about",)
+MODULES = (
+    "natcore.control.verbs.about",
+    "natcore.control.verbs.tables",
+    "natcore.control.verbs.find",
+    "natcore.control.verbs.change",
+    "natcore.control.verbs.watch",
+)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,8 @@ def lock_folder(interface: str) -> int:
 def _system_folder() -> int:
     """Made by root, or by systemd for the service's user (RuntimeDirectory=natcore): whoever owns it, root gave it."""
     with suppress(FileExistsError, PermissionError):
-        _RUN.mkdir(mode=0o700)
+        _RUN.mkdir()
+        _RUN.chmod(0o755)  # control sockets lie here too, for the members of a group
     folder = open_folder(_RUN, private=False)
     if os.fstat(folder).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         os.close(folder)

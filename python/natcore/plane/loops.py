@@ -9,8 +9,10 @@ from contextlib import suppress
 
 from natcore.api.gateway import Core
 from natcore.api.plane import PlaneLoop
+from natcore.errors import CapacityError
 from natcore.internal import threads
 from natcore.io.device import Driver
+from natcore.io.frame_view import FrameView
 
 
 class Loops:
@@ -108,6 +110,17 @@ class Loops:
 
     def announce(self) -> None:
         self._loops[0].announce()  # once, not by each
+
+    def attach_view(self, view: FrameView) -> None:
+        """Raises CapacityError: there are too many views."""
+        for loop in self._loops:
+            if not loop.attach_view(view):
+                self.detach_view(view)
+                raise CapacityError("too many watch the frames of this plane")
+
+    def detach_view(self, view: FrameView) -> None:
+        for loop in self._loops:
+            loop.detach_view(view)
 
     # ---- requests of the loops ---------------------------------------------------------------------------------------------
 

@@ -26,13 +26,15 @@ from natcore.errors import ConfigurationError, Error, InterfaceError, SecurityWa
 from natcore.internal import machine_clock
 from natcore.internal.alive import Alive
 from natcore.internal.arguments import check_worker
+from natcore.internal.endpoints import Endpoint, criteria
 from natcore.internal.hardware import check_cpus
 from natcore.internal.parts import PlaneCalls, parts_of
-from natcore.internal.read_only import ReadOnly
+from natcore.internal.read_only import UNSET, ReadOnly, Unset
 from natcore.internal.redaction import show
 from natcore.internal.validation import is_text
 from natcore.plane import kernel_bypass, xdp_program
 from natcore.plane.drivers import ACCESS, DRIVERS, Access
+from natcore.plane.frame_feed import FrameFeed
 from natcore.plane.host_ports import ALL, HostPorts, ephemeral, ports_in, reserve
 from natcore.plane.links import Link, Listener, Range, Watcher
 from natcore.plane.loops import Loops
@@ -218,6 +220,60 @@ class Plane:
         """
         which = check_worker(worker, self._gateway.workers)
         return {name: self._loops.port_counters(port, which) for port, name in enumerate(self._watcher.names)}
+
+    def watch_frames(
+        self,
+        *,
+        subscriber: Endpoint | Unset = UNSET,
+        remote: Endpoint | Unset = UNSET,
+        outside: Endpoint | Unset = UNSET,
+        protocol: choices.Protocol | int | Unset = UNSET,
+        drops: bool = False,
+        snap: int = 2048,
+        buffer: int = 1 << 23,
+    ) -> FrameFeed:
+        """Watch received frames that match every criterion given: as they came, as they leave, and their verdict.
+
+        While someone watches, every frame is copied once; else it costs nothing. What the gateway sends by itself
+        (ICMP errors, fragments) is not shown.
+
+        Parameters
+        ----------
+        subscriber, remote, outside, protocol
+            As for `Gateway.find_sessions`. What a frame does not say matches no criterion: the inside address of a drop
+            from outside, the outside one of a drop from inside, the ports of an ICMP error.
+        drops
+            Only frames that were dropped.
+        snap
+            Bytes that are kept of a frame, 64 to 65,536.
+        buffer
+            Bytes for frames that wait, 2^18 to 2^30, rounded up to a power of two; the others are counted in `lost`.
+
+        Returns
+        -------
+        FrameFeed
+            `take()` gives the frames since the last call. A context manager.
+
+        Raises
+        ------
+        CapacityError
+            Eight watch already, or memory is short.
+        Error
+            The plane has stopped.
+        """
+        drops = check_choice("drops", drops, (True, False))
+        snap = check_integer("snap", snap, 64, 1 << 16)
+        buffer = check_integer("buffer", buffer, 1 << 18, 1 << 30)
+        if self._ended:
+            raise Error("the plane has stopped")
+        return FrameFeed(
+            criteria(subscriber, remote, outside, protocol, UNSET), drops, snap, 1 << (buffer - 1).bit_length(),
+            self._watcher.names, self._loops.attach_view, self._loops.detach_view,
+        )  # fmt: skip
+
+    def _check_pool(self, addresses: Iterable[int]) -> None:
+        """ConfigurationError if one of the addresses (host order) is the host's own on the plane's interfaces."""
+        _refuse_own(addresses, self._of_ports, self._watcher.names)
 
     def _entries_come(self, entries: Iterable[tuple[Entry, int]]) -> None:
         """For the gateway: these come into force next. Of outside addresses that the host has, the kernel keeps the host's

@@ -25,6 +25,7 @@ from natcore.config import (
     SnatEntry,
     Timeouts,
 )
+from natcore.control.socket_file import group_number
 from natcore.entries.changes import Add, check_entries
 from natcore.entries.table import EntryConflict
 from natcore.errors import ConfigurationError, MissingExtraError
@@ -82,6 +83,7 @@ class Settings:
     no_nat: tuple[NoNatEntry, ...]
     logs: tuple[LogSettings, ...]
     plane: dict[str, Any] | None
+    control: dict[str, Any]
     warnings: tuple[str, ...]
 
     @property
@@ -123,6 +125,13 @@ def driver_of(path: str | os.PathLike[str]) -> str:
     return driver if isinstance(driver, str) else "af_packet"
 
 
+def control_of(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return a file's [control] as it is; no sink is imported for it. Raises SettingsError."""
+    source = Path(check_path("file", path))
+    control = _parse(source, _read(source)).get("control")
+    return control if isinstance(control, dict) else {}
+
+
 def load(path: str | os.PathLike[str], *, to_run: bool = False) -> Settings:
     """Read and check a gateway.toml. Raises SettingsError, with every error of the file.
 
@@ -154,6 +163,7 @@ def load(path: str | os.PathLike[str], *, to_run: bool = False) -> Settings:
         ),
         logs=_logs(problems, tables.log),
         plane=None if tables.plane is UNSET else given(tables.plane),
+        control=given(tables.control),
         warnings=tuple(str(warning.message) for warning in caught),
     )
     if not problems.errors:  # a conflict may follow from what is wrong
@@ -161,6 +171,7 @@ def load(path: str | os.PathLike[str], *, to_run: bool = False) -> Settings:
     if to_run:
         _check_plane(problems, settings)
         _check_sinks(problems, settings)
+        problems.made(_check_control, "control", raw.get("control", {}), settings.control)
     problems.raise_any()
     return settings
 
@@ -265,6 +276,21 @@ def _check_plane(problems: Problems, settings: Settings) -> None:
         name: settings.gateway[name] for name in ("workers", "framing") if name in settings.gateway
     }
     problems.made(check_arguments, "plane", settings.raw["plane"], {**settings.plane, **gateway})
+
+
+def _check_control(
+    *,
+    enabled: bool = True,
+    path: str | None = None,
+    group: str | int | None = None,
+    write_group: str | int | None = None,
+) -> None:
+    """Raise ConfigurationError for a group that this system does not have, which would be found when no one looks."""
+    for name, value in (("group", group), ("write_group", write_group)):
+        if value is not None:
+            group_number(name, value)
+    if path is not None:
+        check_path("path", path)
 
 
 def _check_sinks(problems: Problems, settings: Settings) -> None:

@@ -16,10 +16,12 @@ from natcore.errors import Error
 from natcore.events import Digest
 from natcore.gateway import Gateway
 from natcore.internal import threads
+from natcore.service import control
 from natcore.service.configuration_file import Settings, SettingsError, load
 from natcore.service.reload import Planned, Reloaded, RestartError, carry_out, find, plan_of
 
 if TYPE_CHECKING:
+    from natcore.control.server import ControlServer
     from natcore.plane.plane import Plane
     from natcore.sessionlog.session_log import SessionLog
 
@@ -43,7 +45,7 @@ class Service:
     settings: the file in force. logs: the running session logs by name; replaced, never changed, so that any thread may look.
     started: Unix seconds when forwarding began; None: not yet. last_reload_ok: of the last reload, True while there was none.
     last_reload_at: Unix seconds when the configuration in force was read. reloads, failed_reloads: how many there were.
-    reloading: one is under way.
+    reloading: one is under way. control: the control socket, if there is one.
     """
 
     def __init__(self, settings: Settings, report: Report) -> None:
@@ -51,6 +53,7 @@ class Service:
         "warning", "stopped") and its fields; it must not wait or raise."""
         self.settings = settings
         self.logs: dict[str, SessionLog] = {}
+        self.control: ControlServer | None = None
         self.started: float | None = None
         self.last_reload_ok = True
         self.last_reload_at = time.time()
@@ -108,9 +111,13 @@ class Service:
             self._plane = plane = stack.enter_context(gateway.forward(**settings.plane))
             stack.callback(self._finish_reload)
             self.started = time.time()
+            self.control, why_not = control.serve(self)
             digest = Digest()
             destinations = [_destination(log) | {"on_failure": log.on_failure} for log in self.logs.values()]
-            self._report("started", {**settings.plane, "logs": destinations})
+            where = None if self.control is None else str(self.control.path)
+            self._report("started", {**settings.plane, "logs": destinations, "control": where})
+            if why_not:
+                self._report("warning", {"message": why_not})
             while not STOP & set(asked) and plane.state != "stopped":
                 plane.wait(timeout=POLL)  # raises the error that ended a worker
                 while asked and asked[0] not in STOP:

@@ -116,6 +116,15 @@ class PlaneTable(Struct, frozen=True, forbid_unknown_fields=True):
     block_when_stopped: bool | UnsetType = UNSET
 
 
+class ControlTable(Struct, frozen=True, forbid_unknown_fields=True):
+    """[control]: the control socket of `natcore run`, and the arguments of Gateway.serve_control."""
+
+    enabled: bool | UnsetType = UNSET
+    path: str | UnsetType = UNSET
+    group: str | int | UnsetType = UNSET
+    write_group: str | int | UnsetType = UNSET
+
+
 class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -127,6 +136,7 @@ class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
     no_nat: list[NoNatTable] = []
     log: list[dict[str, Any]] = []
     plane: PlaneTable | UnsetType = UNSET
+    control: ControlTable = ControlTable()
 
 
 # The tables by their paths, without positions.
@@ -145,6 +155,7 @@ TABLES: dict[str, type[Struct]] = {
     "dnat": DnatTable,
     "no_nat": NoNatTable,
     "plane": PlaneTable,
+    "control": ControlTable,
     "log.delivery": DeliveryTable,
 }
 

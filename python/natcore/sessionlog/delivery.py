@@ -227,6 +227,14 @@ class Destination:
         self._notify(before)
         return progress, disposal
 
+    def retry(self, now: float) -> None:
+        """Have the pause of an unavailable destination end now: its next attempt is its test."""
+        with self._lock:
+            before = self._target
+            if before.until is not None and not before.testing:
+                self._target = replace(before, until=min(before.until, now))
+        self._notify(before)
+
     def cancel_test(self) -> None:
         """Return a test that was not sent: another log may take it."""
         with self._lock:

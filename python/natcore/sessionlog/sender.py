@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from natcore.config import DeliveryPolicy
@@ -95,7 +96,7 @@ class Sender:
         # Rows of the batch that failed: it is sent again as it was, since its answer alone may have been lost, and a
         # receiver knows its rows again by the batch's first number and their position.
         self._again = 0
-        self._hurried = False
+        self._hurried = self._retried = False
         self._held: Source | None = None
         self._testing = False
         self._abandoned = False
@@ -105,6 +106,10 @@ class Sender:
     def hurry(self, hurried: bool = True) -> None:
         """Set whether to deliver at once, without waiting for a batch to fill."""
         self._hurried = hurried
+
+    def retry(self) -> None:
+        """End the pause after a failure, at the next step; from any thread."""
+        self._retried = True
 
     @property
     def takes_facts(self) -> bool:
@@ -133,6 +138,10 @@ class Sender:
     def step(self) -> float | None:
         """Make one attempt if it is time; -> seconds until the next step is worth while, None: until `changed`."""
         now = self._clock()
+        if self._retried:
+            self._retried = False
+            self.progress = replace(self.progress, not_before=-math.inf)
+            self.target.retry(now)
         sources = [source for source in self._sources() if source.store.rows]
         waiting = sum(source.store.rows for source in sources)
         pause = self._pause_to_fill(waiting, now)

@@ -269,6 +269,14 @@ class SessionLog:
                 before.abandon()
                 self._threads[0] = self._start_thread(self._run_sender, "delivery")
 
+    def retry(self) -> None:
+        """End the pause after a failed delivery: the waiting rows are tried at once.
+
+        A destination that is unavailable gets its single test now (contract D3); if that fails, the whole pause begins again.
+        """
+        self._sender.retry()
+        self._wake_sender.set()
+
     def stop(self, timeout: float = 10.0) -> int:
         """Stop; the open windows are delivered as partial rows (contract R10). Idempotent.
 

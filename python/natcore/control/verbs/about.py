@@ -1,8 +1,15 @@
-"""Verbs about the gateway as a whole."""
+"""Verbs about the gateway as a whole: verbs, status, explain."""
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
+from natcore.control.protocol import Code
 from natcore.control.verb import Answer, Context, verb, verbs
+from natcore.errors import ControlError
+from natcore.internal.redaction import show
+from natcore.verdict import Side
 
 
 @verb("verbs")
@@ -15,3 +22,65 @@ def list_verbs(context: Context) -> Answer:
             "arguments": list(each.arguments.__struct_fields__), "about": text,
         }  # fmt: skip
     return {}
+
+
+@verb("status")
+def status(context: Context) -> dict[str, Any]:
+    """Say how the gateway is: planes, tables, counters, session logs, this socket."""
+    from natcore import __version__
+
+    gateway, service = context.gateway, context.service
+    planes = [
+        {
+            "inside": list(plane.inside), "outside": plane.outside, "state": plane.state,
+            "counters": plane.counters(), "interfaces": plane.counters_by_interface(),
+        }
+        for plane in gateway.planes
+    ]  # fmt: skip
+    counters = gateway.counters()
+    logs = [log_fields(log) for log in gateway.logs]
+    states = {str(plane["state"]) for plane in planes}
+    state = "stopped" if not planes else "running" if states == {"running"} else "degraded"
+    found: dict[str, Any] = {
+        "instance": gateway.instance, "natcore": __version__, "pid": os.getpid(),
+        "ready": state == "running" and all(log["state"] != "Modifying" for log in logs),
+        "state": state, "now": round(gateway.now, 3), "workers": gateway.workers, "entries": len(gateway.entries()),
+        "sessions": counters["sessions"], "sessions_limit": gateway.max_sessions,
+        "mappings": counters["mappings"], "mappings_limit": gateway.max_mappings,
+        "counters": counters, "planes": planes, "logs": logs, "control": dict(context.control),
+    }  # fmt: skip
+    if service is not None:
+        found |= {
+            "file": str(service.settings.source), "started": service.started, "reloads": service.reloads,
+            "failed_reloads": service.failed_reloads, "last_reload_ok": service.last_reload_ok,
+            "last_reload_at": service.last_reload_at,
+        }  # fmt: skip
+    return found
+
+
+def log_fields(log: Any) -> dict[str, Any]:
+    """Return a session log as an object."""
+    told = log.delivery_status
+    return {
+        "name": log.name, "type": log.delivery_type, "destination": dict(log.destination), "status": log.status,
+        "state": told.state, "code": told.code, "cause": told.cause, "message": told.message, "since": told.since,
+        "counters": log.counters(),
+    }  # fmt: skip
+
+
+@verb("explain")
+def explain(context: Context, *, frame: str, side: str = "inside") -> dict[str, Any]:
+    """Say what the running gateway would do with a frame (hexadecimal) now, step by step; nothing is changed."""
+    if side not in ("inside", "outside"):
+        raise ControlError(f"side must be inside or outside, got {show(side)}", Code.USAGE)
+    try:
+        data = bytes.fromhex(frame)
+    except ValueError as error:
+        raise ControlError(
+            f"frame must be pairs of hexadecimal digits, got {show(frame)} ({error})", Code.USAGE
+        ) from None
+    told = context.gateway.explain(data, Side[side.upper()])
+    return {
+        "packet": told.packet, "verdict": told.verdict.name, "counter": told.counter,
+        "steps": [step._asdict() for step in told.steps], "text": str(told), "asked": "the running gateway",
+    }  # fmt: skip

@@ -1,0 +1,197 @@
+"""FrameView: a ring of frames for one reader, filled by a plane's loops."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from natcore.base.compiler cimport bswap16
+from natcore.base.headers cimport (
+    ETHERNET_BYTES, ETHERTYPE_IPV4, IPV4_OFFSET, PROTOCOL_TCP, PROTOCOL_UDP, EthernetHeader, Ipv4Header,
+)
+from natcore.base.pages cimport table_delete, table_new
+from natcore.base.spinlock cimport spin_lock, spin_unlock
+from natcore.frame cimport Frame
+from natcore.packet.verdict cimport OUTSIDE, UNTRANSLATED
+from natcore.tables.criteria cimport criteria_of, meets
+from natcore.tables.sessions cimport ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE
+
+cdef enum:
+    RING_MOST = 1 << 30
+
+cdef struct Endpoints:          # of an IPv4 packet, big-endian; 0: unknown
+    uint32_t ip[2]              # source, destination
+    uint16_t port[2]
+    uint8_t protocol
+
+
+# ---- on a batch's way ------------------------------------------------------------------------------------------------
+
+cdef bint before_new(Before* before, View* view) noexcept nogil:
+    before.bytes = <uint8_t*>malloc(<uint64_t>VIEW_FRAMES * view.snap)
+    before.view = view if before.bytes != NULL else NULL
+    return before.view != NULL
+
+
+cdef void before_delete(Before* before) noexcept nogil:
+    free(before.bytes)
+    before.bytes = NULL
+    before.view = NULL
+
+
+cdef void view_arrive(Before* before, const Frame* frames, uint32_t count) noexcept nogil:
+    """Copies the frames of a batch, before they are translated."""
+    cdef uint32_t i
+    for i in range(count):
+        before.lengths[i] = frames[i].length
+        memcpy(&before.bytes[<uint64_t>i * before.view.snap], frames[i].data, min(frames[i].length, before.view.snap))
+
+
+cdef void read_endpoints(const uint8_t* data, uint32_t length, Endpoints* found) noexcept nogil:
+    """Addresses and ports of a frame; what it does not have is 0. Any bytes do."""
+    cdef const Ipv4Header* ip = <const Ipv4Header*>(data + ETHERNET_BYTES)
+    cdef uint32_t header
+    memset(found, 0, sizeof(Endpoints))
+    if (length < ETHERNET_BYTES + sizeof(Ipv4Header)
+            or (<const EthernetHeader*>data).ethertype != bswap16(ETHERTYPE_IPV4)):
+        return
+    found.ip[0], found.ip[1] = ip.source, ip.destination
+    found.protocol = ip.protocol
+    header = (ip.version_ihl & 15) * 4
+    if ((ip.protocol == PROTOCOL_TCP or ip.protocol == PROTOCOL_UDP) and not ip.fragment & bswap16(IPV4_OFFSET)
+            and header >= sizeof(Ipv4Header) and length >= ETHERNET_BYTES + header + 4):
+        memcpy(found.port, data + ETHERNET_BYTES + header, 4)
+
+
+cdef bint is_wanted(const View* view, const Frame* frame, const uint8_t* before, uint32_t kept, bint forwarded) noexcept nogil:
+    cdef Endpoints came, leaves
+    cdef uint32_t ip[3]
+    cdef uint16_t port[3]
+    cdef uint32_t inside = 0, remote = 1                # of source and destination which is which
+    if view.drops and frame.verdict < 128:
+        return False
+    read_endpoints(before, kept, &came)
+    if forwarded:
+        read_endpoints(frame.data, frame.length, &leaves)
+    else:
+        memset(&leaves, 0, sizeof(Endpoints))
+    if frame.side == OUTSIDE:
+        inside, remote = 1, 0
+        ip[ROLE_INSIDE], port[ROLE_INSIDE] = leaves.ip[inside], leaves.port[inside]
+        ip[ROLE_OUTSIDE], port[ROLE_OUTSIDE] = came.ip[inside], came.port[inside]
+    else:
+        ip[ROLE_INSIDE], port[ROLE_INSIDE] = came.ip[inside], came.port[inside]
+        ip[ROLE_OUTSIDE], port[ROLE_OUTSIDE] = leaves.ip[inside], leaves.port[inside]
+    ip[ROLE_REMOTE], port[ROLE_REMOTE] = came.ip[remote], came.port[remote]
+    return meets(&view.criteria, ip, port, came.protocol)
+
+
+cdef void ring_write(View* view, const void* data, uint32_t count) noexcept nogil:
+    """Appends bytes; there must be place."""
+    cdef uint64_t at = view.head & (view.capacity - 1), first = min(<uint64_t>count, view.capacity - at)
+    memcpy(&view.ring[at], data, first)
+    memcpy(view.ring, <const uint8_t*>data + first, count - first)
+    view.head += count
+
+
+cdef void view_leave(Before* before, const Frame* frames, uint32_t count, uint8_t port, uint32_t worker,
+                    bint forwarded_only, uint64_t now_ns) noexcept nogil:
+    """Keeps what meets the criteria, after the batch was translated and queued."""
+    cdef View* view = before.view
+    cdef const uint8_t* came
+    cdef uint8_t padding[8]
+    cdef uint32_t i, bytes
+    cdef bint forwarded
+    cdef Seen seen
+    memset(padding, 0, 8)
+    for i in range(count):
+        came = &before.bytes[<uint64_t>i * view.snap]
+        seen.length[0] = before.lengths[i]
+        seen.kept[0] = min(before.lengths[i], view.snap)
+        forwarded = frames[i].verdict <= UNTRANSLATED
+        if forwarded_only and not forwarded or not is_wanted(view, &frames[i], came, seen.kept[0], forwarded):
+            continue
+        seen.length[1] = frames[i].length if forwarded else 0
+        seen.kept[1] = min(seen.length[1], view.snap)
+        seen.verdict, seen.side, seen.port, seen.worker = frames[i].verdict, frames[i].side, port, <uint8_t>worker
+        seen.at_ns = now_ns
+        bytes = <uint32_t>sizeof(Seen) + seen.kept[0] + seen.kept[1]
+        seen.total = (bytes + 7) & ~<uint32_t>7
+        spin_lock(&view.spin)
+        if view.capacity - (view.head - view.tail) >= seen.total:
+            ring_write(view, &seen, sizeof(Seen))
+            ring_write(view, came, seen.kept[0])
+            ring_write(view, frames[i].data, seen.kept[1])
+            ring_write(view, padding, seen.total - bytes)
+        else:
+            view.lost += 1
+        spin_unlock(&view.spin)
+
+
+# ---- for its reader --------------------------------------------------------------------------------------------------
+
+cdef class FrameView:
+    """Frames that meet criteria (tables/criteria.pxd), or of these only drops; attached to loops by PlaneLoop.attach_view.
+
+    capacity: bytes of the ring, a power of two. snap: bytes of a frame that are kept.
+    """
+
+    def __cinit__(self, addresses, masks, ports, int protocol, bint drops, uint32_t snap, uint64_t capacity):
+        if not 64 <= snap <= 1 << 18 or capacity & (capacity - 1) or not 2 * snap + 4096 <= capacity <= RING_MOST:
+            raise ValueError(f"a ring of {capacity} bytes for frames of {snap}")
+        self.view.criteria = criteria_of(addresses, masks, ports, protocol, 0)
+        self.view.drops = drops
+        self.view.snap = snap
+        self.view.ring = <uint8_t*>table_new(capacity)
+        if self.view.ring == NULL:
+            raise MemoryError
+        self.view.capacity = capacity
+        self.view.spin.needed = 1
+
+    def __dealloc__(self):
+        table_delete(self.view.ring, self.view.capacity)
+
+    @property
+    def lost(self):
+        """Frames that found no place in the ring, so far."""
+        cdef uint64_t lost
+        with nogil:
+            spin_lock(&self.view.spin)
+            lost = self.view.lost
+            spin_unlock(&self.view.spin)
+        return lost
+
+    def take(self, int most=1024):
+        """[(at_ns, verdict, side, port, worker, length as it came, bytes of that, length as it leaves, bytes of that), …],
+        oldest first."""
+        cdef View* view = &self.view
+        cdef Seen seen
+        cdef bytearray data
+        cdef uint8_t[::1] out
+        cdef uint64_t there
+        cdef list found = []
+        while len(found) < most:
+            with nogil:
+                spin_lock(&view.spin)
+                there = view.head - view.tail
+                spin_unlock(&view.spin)
+            if there == 0:
+                break
+            self.peek(&seen, 0, sizeof(Seen))       # what is between tail and head changes only here
+            data = bytearray(seen.kept[0] + seen.kept[1] + 1)
+            out = data
+            self.peek(&out[0], sizeof(Seen), seen.kept[0] + seen.kept[1])
+            found.append((seen.at_ns, seen.verdict, seen.side, seen.port, seen.worker, seen.length[0],
+                          bytes(data[:seen.kept[0]]), seen.length[1], bytes(data[seen.kept[0]:seen.kept[0] + seen.kept[1]])))
+            with nogil:
+                spin_lock(&view.spin)
+                view.tail += seen.total
+                spin_unlock(&view.spin)
+        return found
+
+    cdef void peek(self, void* out, uint64_t offset, uint32_t count) noexcept:
+        cdef uint64_t at = (self.view.tail + offset) & (self.view.capacity - 1)
+        cdef uint64_t first = min(<uint64_t>count, self.view.capacity - at)
+        memcpy(out, &self.view.ring[at], first)
+        memcpy(<uint8_t*>out + first, self.view.ring, count - first)
+
+
+assert sizeof(Seen) == 32

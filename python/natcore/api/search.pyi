@@ -1,0 +1,27 @@
+"""Searches of a gateway's tables. Addresses in host order, by role: inside, remote, outside."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+from natcore.api.log_rows import Rows
+
+class Search:
+    def __new__(
+        cls,
+        core: Rows,
+        addresses: Sequence[int],
+        masks: Sequence[int],
+        ports: Sequence[int],
+        protocol: int,
+        entry: int,
+    ) -> Self: ...
+    @property
+    def done(self) -> bool: ...
+
+class SessionSearch(Search):
+    def find(self, rows: NDArray[Any]) -> int: ...
+
+class MappingSearch(Search):
+    def find(self, rows: NDArray[Any]) -> int: ...

@@ -1,0 +1,42 @@
+"""The verb who: the inside host behind an outside endpoint now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from natcore.control.protocol import Code
+from natcore.control.rows import address_text, protocol_text
+from natcore.control.verb import Answer, Context, verb
+from natcore.errors import ControlError
+from natcore.internal.redaction import show
+
+
+@verb("who")
+def who(context: Context, *, address: str, port: int, protocol: str | None = None, remote: str | None = None) -> Answer:
+    """Say which inside hosts have an outside endpoint now, by their mappings; with a remote, by their sessions."""
+    if not 0 <= port <= 0xFFFF:
+        raise ControlError(f"port must be between 0 and 65535, got {port}", Code.USAGE)
+    if not address.replace(".", "").isdigit():
+        raise ControlError(f"address must be an IPv4 address, got {show(address)}", Code.USAGE)
+    gateway = context.gateway
+    asked: dict[str, Any] = {"outside": f"{address}:{port}"}
+    if protocol is not None:
+        asked["protocol"] = int(protocol) if protocol.isdigit() else protocol
+    found: dict[tuple[int, int, int], int] = {}
+    slices = gateway.find_mappings(**asked) if remote is None else gateway.find_sessions(**asked, remote=remote)
+    for rows in slices:
+        for row in rows:
+            key = int(row["inside_ip"]), int(row["inside_port"]), int(row["protocol"])
+            found[key] = found.get(key, 0) + (int(row["sessions"]) if remote is None else 1)
+        yield []
+    for (inside_ip, inside_port, number), sessions in sorted(found.items()):
+        yield {
+            "subscriber": address_text(inside_ip), "port": inside_port, "protocol": protocol_text(number),
+            "sessions": sessions,
+        }  # fmt: skip
+    subscribers = {inside_ip for inside_ip, _, _ in found}
+    status = "unused" if not found else "exact" if len(subscribers) == 1 else "ambiguous"
+    holder = None
+    if not found and gateway.policy.ports == "deterministic":
+        holder = gateway.who(address, port, protocol)
+    return {"status": status, "reserved_for": None if holder is None else str(holder)}

@@ -1,0 +1,209 @@
+"""Verbs that list the gateway's tables: sessions, mappings, ports, blocks, entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from natcore.control import rows
+from natcore.control.protocol import Code, Row
+from natcore.control.verb import Answer, Context, verb
+from natcore.dtypes import SESSION
+from natcore.errors import ConfigurationError, ControlError
+from natcore.internal.endpoints import criteria
+from natcore.internal.read_only import UNSET
+from natcore.internal.redaction import show
+from natcore.internal.validation import either
+
+MOST_SORTED = 100_000  # rows: they are kept until all are found
+DEFAULT_LIMIT = 1000
+PIECE_ROWS = 256
+
+Key = Callable[[rows.Array], Any]
+
+
+def _largest(*names: str) -> Key:
+    """Return a key by which the largest sum comes first."""
+    return lambda found: -sum(found[name].astype(np.int64) for name in names)
+
+
+def _smallest(name: str) -> Key:
+    return lambda found: found[name]
+
+
+SESSION_KEYS: dict[str, Key] = {
+    "bytes": _largest("bytes_out", "bytes_in"),
+    "packets": _largest("packets_out", "packets_in"),
+    "bytes-out": _largest("bytes_out"),
+    "bytes-in": _largest("bytes_in"),
+    "age": _smallest("birth_ns"),
+    "idle": _smallest("last_seen_ns"),
+    "expires": _smallest("deadline_ns"),
+    "subscriber": _smallest("inside_ip"),
+    "outside": lambda found: found["outside_ip"].astype(np.uint64) << 16 | found["outside_port"],
+    "remote": _smallest("remote_ip"),
+    "session": _smallest("session"),
+}
+MAPPING_KEYS: dict[str, Key] = {
+    "sessions": _largest("sessions"),
+    "subscriber": SESSION_KEYS["subscriber"],
+    "outside": SESSION_KEYS["outside"],
+}
+PORT_KEYS: dict[str, Key] = {
+    "free": _smallest("free"),
+    "used": _largest("used"),
+    "held-down": _largest("held_down"),
+    "outside": _smallest("outside_ip"),
+}
+BLOCK_KEYS: dict[str, Key] = {
+    "ports": _largest("ports"),
+    "subscriber": _smallest("inside_ip"),
+    "outside": lambda found: found["outside_ip"].astype(np.uint64) << 16 | found["first_port"],
+}
+
+
+def given(context: Context, **asked: str | int | None) -> dict[str, Any]:
+    """Return the criteria that a request has; an entry by its name or number. Raises ControlError."""
+    found: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if "protocol" in found and str(found["protocol"]).isdigit():
+        found["protocol"] = int(found["protocol"])
+    if "entry" in found:
+        found["entry"] = _entry(context, str(found["entry"]))
+    return found
+
+
+def _entry(context: Context, asked: str) -> Any:
+    entries = context.gateway.entries()
+    for entry in entries:
+        if asked in (entry.entry.name, str(entry.id)):
+            return entry
+    if asked.isdigit() and int(asked):
+        return int(asked)  # of sessions that drain
+    names = either(
+        [f"{entry.id} ({show(entry.entry.name)})" if entry.entry.name else str(entry.id) for entry in entries]
+    )
+    raise ControlError(f"entry must be {names}, got {show(asked)}", Code.USAGE)
+
+
+def list_rows(
+    slices: Iterator[rows.Array], convert: Callable[[rows.Array], list[Row]], keys: dict[str, Key], sort: str | None, limit: int
+) -> Answer:  # fmt: skip
+    """Answer with the rows of slices, sorted or not; limit: 0, all. The summary says how many, and whether there are more."""
+    if limit < 0:
+        raise ControlError(f"limit must be 0 (all) or more, got {limit}", Code.USAGE)
+    if sort is not None:
+        if sort not in keys:
+            raise ControlError(f"sort must be {either(keys)}, got {show(sort)}", Code.USAGE)
+        if not 0 < limit <= MOST_SORTED:
+            raise ControlError(
+                f"limit must be between 1 and {MOST_SORTED:,} where rows are sorted, got {limit}", Code.USAGE
+            )
+        slices = _sorted(slices, keys[sort], limit)
+    count, more = 0, False
+    for found in slices:
+        if limit and count + len(found) > limit:
+            found, more = found[: limit - count], True
+        count += len(found)
+        yield convert(found)
+        if more:
+            break
+    return {"rows": count, "more": more}
+
+
+def _sorted(slices: Iterator[rows.Array], key: Key, limit: int) -> Iterator[rows.Array]:
+    for found in rows.best(slices, key, limit + 1):  # one more says that there are more
+        if found is None:
+            yield np.zeros(0, SESSION)
+        else:
+            yield from _slices(found)
+
+
+def _slices(found: rows.Array) -> Iterator[rows.Array]:
+    """Yield pieces, each of them short enough for a line."""
+    for first in range(0, len(found), PIECE_ROWS):
+        yield found[first : first + PIECE_ROWS]
+
+
+@verb("sessions")
+def sessions(
+    context: Context,
+    *,
+    subscriber: str | None = None,
+    remote: str | None = None,
+    outside: str | None = None,
+    protocol: str | None = None,
+    entry: str | None = None,
+    sort: str | None = None,
+    limit: int = DEFAULT_LIMIT,
+) -> Answer:
+    """List live sessions that match every criterion given."""
+    gateway = context.gateway
+    asked = given(context, subscriber=subscriber, remote=remote, outside=outside, protocol=protocol, entry=entry)
+    slices = gateway.find_sessions(**asked)
+    names, now_ns = rows.entry_names(gateway), round(gateway.now * 1e9)
+    return list_rows(slices, lambda found: rows.session_rows(found, now_ns, names), SESSION_KEYS, sort, limit)
+
+
+@verb("mappings")
+def mappings(
+    context: Context,
+    *,
+    subscriber: str | None = None,
+    outside: str | None = None,
+    protocol: str | None = None,
+    entry: str | None = None,
+    sort: str | None = None,
+    limit: int = DEFAULT_LIMIT,
+) -> Answer:
+    """List live mappings: which outside endpoint stands for an inside endpoint."""
+    asked = given(context, subscriber=subscriber, outside=outside, protocol=protocol, entry=entry)
+    slices = context.gateway.find_mappings(**asked)
+    names = rows.entry_names(context.gateway)
+    return list_rows(slices, lambda found: rows.mapping_rows(found, names), MAPPING_KEYS, sort, limit)
+
+
+@verb("ports")
+def ports(
+    context: Context,
+    *,
+    outside: str | None = None,
+    protocol: str | None = None,
+    sort: str | None = None,
+    limit: int = DEFAULT_LIMIT,
+) -> Answer:
+    """List how many ports of each outside address and protocol are used, held down, reserved and free."""
+    found = _matching(context.gateway.ports(), given(context, outside=outside, protocol=protocol))
+    return list_rows(_slices(found), rows.port_rows, PORT_KEYS, sort, limit)
+
+
+@verb("blocks")
+def blocks(
+    context: Context,
+    *,
+    subscriber: str | None = None,
+    outside: str | None = None,
+    sort: str | None = None,
+    limit: int = DEFAULT_LIMIT,
+) -> Answer:
+    """List port blocks and the subscribers that have them (ports = "block")."""
+    if context.gateway.policy.ports != "block":
+        raise ControlError(f'the gateway has no port blocks: its policy is ports = "{context.gateway.policy.ports}"')
+    found = _matching(context.gateway.blocks(), given(context, subscriber=subscriber, outside=outside))
+    return list_rows(_slices(found), rows.block_rows, BLOCK_KEYS, sort, limit)
+
+
+def _matching(found: rows.Array, asked: dict[str, Any]) -> rows.Array:
+    """Return the rows of a small table that match."""
+    values = {name: asked.get(name, UNSET) for name in ("subscriber", "remote", "outside", "protocol", "entry")}
+    try:
+        wanted = criteria(**values)
+    except ConfigurationError as error:
+        raise ControlError(str(error), Code.USAGE) from None
+    for name, address, mask in zip(("inside_ip", "", "outside_ip"), wanted.addresses, wanted.masks, strict=True):
+        if mask:
+            found = found[(found[name] & mask) == address & mask]
+    if wanted.protocol >= 0:
+        found = found[found["protocol"] == wanted.protocol]
+    return found

@@ -1,0 +1,282 @@
+"""Verbs that tell what happens as it happens: watch-events, watch-sessions, watch-drops, capture, top. They have no end."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from natcore.control.protocol import Code, Row
+from natcore.control.rows import address_text, protocol_text
+from natcore.control.verb import Answer, Context, verb
+from natcore.control.verbs.tables import given
+from natcore.dtypes import OPENED_OUTSIDE, RecordKind
+from natcore.errors import ControlError
+from natcore.explain import describe_packet
+from natcore.internal.endpoints import criteria
+from natcore.internal.read_only import UNSET
+from natcore.internal.redaction import show
+from natcore.internal.validation import either
+from natcore.verdict import Side
+
+if TYPE_CHECKING:
+    from natcore.plane.frame_feed import SeenFrame
+    from natcore.plane.plane import Plane
+
+_DROP_BYTES = 128  # of a frame: its headers
+_FRAMES_LINE = 64  # frames of a line
+Sample = list[NDArray[Any]]
+TOP_KEYS = ("bits", "packets", "sessions", "ports")
+
+
+@verb("watch-events")
+def watch_events(context: Context) -> Answer:
+    """Tell events as they come: exhaustion, thresholds, refusals; `natcore run` reports each as well."""
+    lost = 0
+    with context.gateway.watch_events() as feed:
+        while True:
+            found: list[Row] = [
+                {
+                    "time": round(event.time, 6), "reason": event.reason, "subscriber": _text(event.subscriber),
+                    "destination": _text(event.destination), "port": event.port,
+                    "protocol": protocol_text(event.protocol), "count": event.count, "limit": event.limit,
+                    "outside": _text(event.outside),
+                }
+                for event in feed.take()
+            ]  # fmt: skip
+            found, lost = _with_lost(found, feed.lost, lost)
+            yield found or None
+
+
+@verb("watch-sessions")
+def watch_sessions(
+    context: Context,
+    *,
+    subscriber: str | None = None,
+    remote: str | None = None,
+    outside: str | None = None,
+    protocol: str | None = None,
+) -> Answer:
+    """Tell sessions as they begin and end, as `conntrack -E` does; with packets and bytes where they end."""
+    asked = given(context, subscriber=subscriber, remote=remote, outside=outside, protocol=protocol)
+    values = {name: asked.get(name, UNSET) for name in ("subscriber", "remote", "outside", "protocol")}
+    wanted = criteria(**values, entry=UNSET)
+    lost = 0
+    with context.gateway.watch_sessions() as feed:
+        while True:
+            rows = feed.take(1024)
+            some = len(rows) > 0
+            for address, mask, port, name in zip(
+                wanted.addresses, wanted.masks, wanted.ports, ("pri", "pub", "nat"), strict=True
+            ):
+                if mask:
+                    rows = rows[(rows[f"{name}_ip"] & mask) == address & mask]
+                if port >= 0:
+                    rows = rows[rows[f"{name}_port"] == port]
+            if wanted.protocol >= 0:
+                rows = rows[rows["protocol"] == wanted.protocol]
+            found, lost = _with_lost([_session_event(row) for row in rows], feed.lost, lost)
+            yield found if some or found else None
+
+
+def _session_event(row: Any) -> Row:
+    ended = row["kind"] == RecordKind.END
+    told: dict[str, Any] = {
+        "event": "end" if ended else "begin",
+        "time": int(row["end_time"] if ended else row["start_time"]) / 1e6,
+        "session": int(row["session"]),
+        "protocol": protocol_text(int(row["protocol"])),
+        "inside_ip": address_text(int(row["pri_ip"])),
+        "inside_port": int(row["pri_port"]),
+        "outside_ip": address_text(int(row["nat_ip"])),
+        "outside_port": int(row["nat_port"]),
+        "remote_ip": address_text(int(row["pub_ip"])),
+        "remote_port": int(row["pub_port"]),
+        "opened_outside": bool(row["flags"] & OPENED_OUTSIDE),
+    }
+    if ended:
+        told |= {
+            "packets_out": int(row["pkts_from_vpc"]), "bytes_out": int(row["bytes_from_vpc"]),
+            "packets_in": int(row["pkts_from_pub"]), "bytes_in": int(row["bytes_from_pub"]),
+            "seconds": round((int(row["end_time"]) - int(row["start_time"])) / 1e6, 6),
+        }  # fmt: skip
+    return told
+
+
+@verb("watch-drops")
+def watch_drops(
+    context: Context,
+    *,
+    subscriber: str | None = None,
+    remote: str | None = None,
+    outside: str | None = None,
+    protocol: str | None = None,
+) -> Answer:
+    """Tell packets that the planes drop, with the verdict."""
+    asked = given(context, subscriber=subscriber, remote=remote, outside=outside, protocol=protocol)
+    return (yield from _frames(context, asked, True, _DROP_BYTES, _drop))
+
+
+@verb("capture", writes=True)
+def capture(
+    context: Context,
+    *,
+    subscriber: str | None = None,
+    remote: str | None = None,
+    outside: str | None = None,
+    protocol: str | None = None,
+    drops: bool = False,
+    snap: int = 2048,
+    seconds: float | None = None,
+) -> Answer:
+    """Tell packets of the planes, whole: as they came, as they leave, and the verdict. For writers alone."""
+    asked = given(context, subscriber=subscriber, remote=remote, outside=outside, protocol=protocol)
+    return (yield from _frames(context, asked, drops, snap, _whole, seconds))
+
+
+def _frames(
+    context: Context,
+    asked: dict[str, Any],
+    drops: bool,
+    snap: int,
+    convert: Callable[[SeenFrame, Plane, float], Row],
+    seconds: float | None = None,
+) -> Answer:
+    planes = context.gateway.planes
+    if not planes:
+        raise ControlError("the gateway has no plane: no packet passes an interface", Code.FAILED)
+    with ExitStack() as stack:
+        feeds = [(plane, stack.enter_context(plane.watch_frames(**asked, drops=drops, snap=snap))) for plane in planes]
+        lost = 0
+        end_at = None if seconds is None else time.monotonic() + seconds
+        while end_at is None or time.monotonic() < end_at:
+            epoch = context.gateway.epoch
+            found: list[Row] = [
+                convert(seen, plane, epoch) for plane, feed in feeds for seen in feed.take(_FRAMES_LINE)
+            ]
+            found, lost = _with_lost(found, sum(feed.lost for _, feed in feeds), lost)
+            if not found and all(plane.state == "stopped" for plane in planes):
+                break
+            yield found or None
+    return {}
+
+
+def _drop(seen: SeenFrame, plane: Plane, epoch: float) -> Row:
+    return {
+        "time": round(epoch + seen.now, 6), "verdict": seen.verdict.name, "side": seen.side.name.lower(),
+        "interface": seen.interface, "packet": describe_packet(seen.before), "length": seen.before_length,
+    }  # fmt: skip
+
+
+def _whole(seen: SeenFrame, plane: Plane, epoch: float) -> Row:
+    leaves_by = seen.verdict.egress(seen.side)
+    out = None
+    if seen.after is not None and leaves_by is not None:
+        out = plane.outside if leaves_by == Side.OUTSIDE else plane.inside[0] if len(plane.inside) == 1 else "inside"
+    return {
+        "time_ns": round((epoch + seen.now) * 1e9), "verdict": seen.verdict.name, "side": seen.side.name.lower(),
+        "interface": seen.interface, "out": out, "worker": seen.worker,
+        "before": base64.b64encode(seen.before).decode(), "before_length": seen.before_length,
+        "after": None if seen.after is None else base64.b64encode(seen.after).decode(),
+        "after_length": seen.after_length, "packet": describe_packet(seen.before),
+        "packet_after": None if seen.after is None else describe_packet(seen.after),
+    }  # fmt: skip
+
+
+def _with_lost(found: list[Row], lost: int, before: int) -> tuple[list[Row], int]:
+    """Return the rows, with one that says how many more there were, and the count so far."""
+    return ([*found, {"lost": lost - before}] if lost > before else found), lost
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+# ---- top ------------------------------------------------------------------------------------------------------------
+
+
+@verb("top", slow=True)
+def top(
+    context: Context,
+    *,
+    sort: str = "bits",
+    limit: int = 20,
+    subscriber: str | None = None,
+    interval: float = 2.0,
+    samples: int = 0,
+) -> Answer:
+    """Tell the subscribers with the most traffic, packets, sessions or ports in each interval; samples: 0, endlessly."""
+    if sort not in TOP_KEYS:
+        raise ControlError(f"sort must be {either(TOP_KEYS)}, got {show(sort)}", Code.USAGE)
+    if not 1 <= limit <= 10_000:
+        raise ControlError(f"limit must be between 1 and 10000, got {limit}", Code.USAGE)
+    if not 0.1 <= interval <= 3600:
+        raise ControlError(f"interval must be between 0.1 and 3600 seconds, got {interval}", Code.USAGE)
+    asked = given(context, subscriber=subscriber)
+    before, since = _sample(context, asked), time.monotonic()
+    number = 0
+    while not samples or number < samples:
+        while time.monotonic() - since < interval:
+            yield None
+        after, now = _sample(context, asked), time.monotonic()
+        number += 1
+        subscribers = _most(context, asked, before, after, now - since, sort, limit)
+        yield {"sample": number, "seconds": round(now - since, 3), "subscribers": subscribers}
+        before, since = after, now
+    return {"samples": number}
+
+
+def _sample(context: Context, asked: dict[str, Any]) -> Sample:
+    """Return session numbers (ascending), their inside addresses, bytes and packets out, and in."""
+    kept = [
+        (
+            rows["session"],
+            rows["inside_ip"],
+            rows["bytes_out"],
+            rows["packets_out"],
+            rows["bytes_in"],
+            rows["packets_in"],
+        )
+        for rows in context.gateway.find_sessions(**asked)
+        if len(rows)
+    ]
+    if not kept:
+        return [np.zeros(0, np.uint64) for _ in range(6)]
+    columns = [np.concatenate(column) for column in zip(*kept, strict=True)]
+    _, first = np.unique(columns[0], return_index=True)  # a slot that was used again may show a session twice
+    return [column[first] for column in columns]
+
+
+def _most(
+    context: Context, asked: dict[str, Any], before: Sample, after: Sample, seconds: float, sort: str, limit: int
+) -> list[Row]:
+    """Return the subscribers with the most; what a session had in its last interval before its end is not seen."""
+    sessions, hosts, *counts = after
+    at = np.minimum(np.searchsorted(before[0], sessions), max(0, len(before[0]) - 1))
+    known = before[0][at] == sessions if len(before[0]) else np.zeros(len(sessions), bool)
+    subscribers, which = np.unique(hosts, return_inverse=True)
+    rates = [
+        np.bincount(which, count - np.where(known, past[at] if len(past) else 0, 0), len(subscribers)) / seconds
+        for count, past in zip(counts, before[2:], strict=True)
+    ]
+    held = np.bincount(which, minlength=len(subscribers))
+    ports = np.zeros(len(subscribers), np.int64)
+    for rows in context.gateway.find_mappings(**asked) if len(subscribers) else ():
+        place = np.minimum(np.searchsorted(subscribers, rows["inside_ip"]), len(subscribers) - 1)
+        np.add.at(ports, place[subscribers[place] == rows["inside_ip"]], 1)
+    keys = {"bits": rates[0] + rates[2], "packets": rates[1] + rates[3], "sessions": held, "ports": ports}
+    chosen = np.argsort(-keys[sort], kind="stable")[:limit]
+    return [
+        {
+            "subscriber": address_text(int(subscribers[i])),
+            "bits_out": round(rates[0][i] * 8), "bits_in": round(rates[2][i] * 8),
+            "packets_out": round(float(rates[1][i]), 1), "packets_in": round(float(rates[3][i]), 1),
+            "sessions": int(held[i]), "ports": int(ports[i]),
+        }
+        for i in chosen
+    ]  # fmt: skip

@@ -1,0 +1,77 @@
+"""Frames of a plane, as they came and as they leave, for someone who looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import NamedTuple
+
+from natcore.internal.endpoints import Criteria
+from natcore.io.frame_view import FrameView
+from natcore.verdict import Side, Verdict
+
+
+class SeenFrame(NamedTuple):
+    """A frame that a plane received, and what became of it."""
+
+    now: float
+    """When it was translated, seconds on the gateway's clock."""
+    verdict: Verdict
+    """What became of it."""
+    side: Side
+    """Where it came from."""
+    interface: str
+    """The interface that it came by."""
+    worker: int
+    """The worker that received it."""
+    before: bytes
+    """The frame as it came, cut to `snap` bytes."""
+    before_length: int
+    """Its bytes."""
+    after: bytes | None
+    """The frame as it leaves, cut likewise; None: it is not forwarded."""
+    after_length: int
+    """Its bytes; 0: it is not forwarded."""
+
+
+class FrameFeed:
+    """Frames of a plane from its making until `close`; `Plane.watch_frames` makes it.
+
+    attach, detach: show frames to the view, and end that. names: the interfaces by port.
+    """
+
+    def __init__(
+        self, criteria: Criteria, drops: bool, snap: int, capacity: int, names: Sequence[str],
+        attach: Callable[[FrameView], None], detach: Callable[[FrameView], None],
+    ) -> None:  # fmt: skip
+        addresses, masks, ports, protocol, _ = criteria
+        self._view = FrameView(addresses, masks, ports, protocol, drops, snap, capacity)
+        self._names, self._detach = tuple(names), detach
+        attach(self._view)
+
+    @property
+    def lost(self) -> int:
+        """Frames that found no place, so far."""
+        return self._view.lost
+
+    def take(self, most: int = 256) -> list[SeenFrame]:
+        """Take the frames since the last call, oldest first, at most `most`."""
+        return [
+            SeenFrame(
+                at_ns / 1e9, Verdict(verdict), Side(side), self._names[port], worker, before, before_length,
+                after if after_length else None, after_length,
+            )
+            for at_ns, verdict, side, port, worker, before_length, before, after_length, after in self._view.take(most)
+        ]  # fmt: skip
+
+    def close(self) -> None:
+        """Get nothing more; frames that wait can still be taken. Idempotent."""
+        self._detach(self._view)
+
+    def __enter__(self) -> FrameFeed:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
