@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from admission import Admission
+from asking import asked
 from compiled import build, walk
 from instructions import IMPORT_LIMIT
 from load import FRAME_BYTES, Load
@@ -37,6 +39,9 @@ MISS_LIMIT = 2.0  # times a hit
 ADMISSION_LIMITS = {0.5: (4.5, 6.0), 0.95: (4.5, 7.0)}  # share of ports in use: times a null admission; with its end
 MEMORY_LIMITS = {"shared": 176, "own": 240}  # bytes a session
 SESSIONS_MS = 50.0  # sessions(out=…) of a million
+ASKED_MS = 50.0  # a filtered list of a million sessions over the control socket
+ASKED_LIMIT = 1.01  # a packet while someone asks ten times a second, times one while no one does
+ASKED_SESSIONS = 1_048_576
 ONE_US = {"translate": 2.0, "translate_one": 3.0}
 WORKERS_GAIN = 1.7  # two workers do so many times as much as one
 
@@ -207,6 +212,24 @@ def importing(options: argparse.Namespace) -> Iterator[Outcome]:
     yield best_of(measure)
 
 
+def asking(options: argparse.Namespace) -> Iterator[Outcome]:
+    """A filtered list of sessions over the control socket: its time, and what it takes from packets."""
+    with asked(ASKED_SESSIONS) as running:
+
+        def answer() -> Outcome:
+            running.asks(2.0)
+            taken = statistics.median(running.answers())
+            name = f"sessions of one host among {ASKED_SESSIONS:,}, over the control socket"
+            return Outcome(name, taken, ASKED_MS, taken / ASKED_MS, 1.0, "ms")
+
+        def packets_meanwhile() -> Outcome:
+            ours, alone, ratio = paired(running.while_asked, running.alone, options.rounds)
+            return Outcome("a packet while asked ten times a second", ours * 1e9, alone * 1e9, ratio, ASKED_LIMIT)
+
+        yield best_of(answer)
+        yield best_of(packets_meanwhile)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="pairs a gate (9 or more for a figure to quote)")
@@ -225,7 +248,7 @@ def main() -> int:
         for n in options.sessions
     ]
     groups += [("spread", spread), ("admission", admission), ("memory", memory), ("calls", calls)]
-    groups += [("workers", workers), ("looking", looking), ("import", importing)]
+    groups += [("workers", workers), ("looking", looking), ("asking", asking), ("import", importing)]
     outcomes = []
     for name, group in groups:
         if re.search(options.only, name):

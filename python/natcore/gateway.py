@@ -203,7 +203,7 @@ class Gateway:
         self._window, self._framing, self._seed = checked.window, checked.framing, checked.seed
         self._inside, self._outside = checked.inside or Link(), checked.outside or Link()
         self._records, self._workers = checked.records, checked.workers
-        self._max_sessions, self._max_mappings = checked.max_sessions, checked.max_mappings
+        self._max_sessions, self._max_mappings = checked.max_sessions, checked.max_mappings or checked.max_sessions
         self._planes: dict[Plane, PlaneCalls] = {}
         self._controls: list[ControlServer] = []
         self._feeds: EventFeeds | None = None

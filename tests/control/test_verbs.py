@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from natcore import ControlError, Gateway, Policy, Side, SnatEntry
+from natcore import ControlError, DnatEntry, Gateway, Policy, Side, SnatEntry
 from natcore.control.client import Client
 from natcore.control.protocol import Code
 from natcore.sinks import MemorySink
@@ -196,6 +196,15 @@ def test_who_has_an_outside_endpoint_now(folder: Path) -> None:  # noqa: F811
         assert row["sessions"] == 1
         assert client.ask("who", address=EIP, port=1) == []
         assert client.summary == {"status": "unused", "reserved_for": None}
+
+
+def test_who_names_the_entry_that_leads_to_a_host(folder: Path) -> None:  # noqa: F811
+    with asked(folder) as (gateway, client):
+        gateway.add(DnatEntry(EIP, (8000, 8010), [("10.0.0.80", 1), ("10.0.0.81", 2)], (80, 90), name="web"))
+        rows = client.ask("who", address=EIP, port=8005, protocol="tcp")
+        assert [(row["subscriber"], row["entry_name"]) for row in rows] == [("10.0.0.80", "web"), ("10.0.0.81", "web")]
+        assert client.summary["status"] == "static"
+        assert client.ask("who", address=EIP, port=8005, protocol="udp") == []
 
 
 def test_who_names_the_host_that_a_port_is_reserved_for(folder: Path) -> None:  # noqa: F811

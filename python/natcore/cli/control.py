@@ -499,6 +499,11 @@ def print_live_owner(
         report.print_json({**summary, "rows": rows})
     else:
         for row in rows:
+            if summary["status"] == "static":
+                say(
+                    f"static: entry {row['entry_name'] or row['entry']} leads to {row['subscriber']}; it has no session now"
+                )
+                continue
             say(
                 f"{summary['status']}: {row['subscriber']} has it now, from its {row['protocol']} port {row['port']}, in"
                 f" {row['sessions']:,} session{'s' if row['sessions'] != 1 else ''}"
@@ -506,7 +511,7 @@ def print_live_owner(
         if not rows:
             reserved = summary["reserved_for"]
             say(f"unused: no one has it now{f'; it is reserved for {reserved}' if reserved else ''}")
-    return {"exact": 0, "ambiguous": 3}.get(str(summary["status"]), 5)
+    return {"exact": 0, "static": 0, "ambiguous": 3}.get(str(summary["status"]), 5)
 
 
 def print_live_explanation(frame: bytes, side: str, instance: str | None, as_json: bool) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from natcore.config import DnatEntry
 from natcore.control.protocol import Code
 from natcore.control.rows import address_text, protocol_text
 from natcore.control.verb import Answer, Context, verb
 from natcore.errors import ControlError
 from natcore.internal.redaction import show
+
+if TYPE_CHECKING:
+    from natcore.entries.table import Entry
+    from natcore.gateway import Gateway
 
 
 @verb("who")
@@ -36,7 +41,28 @@ def who(context: Context, *, address: str, port: int, protocol: str | None = Non
         }  # fmt: skip
     subscribers = {inside_ip for inside_ip, _, _ in found}
     status = "unused" if not found else "exact" if len(subscribers) == 1 else "ambiguous"
-    holder = None
-    if not found and gateway.policy.ports == "deterministic":
+    holder, entry = None, None if found else _static(gateway, address, port, protocol)
+    if entry is not None:
+        status, held = "static", entry.entry
+        for target, _ in held.internal_ip:
+            yield {
+                "subscriber": str(target), "port": None, "protocol": held.protocol, "sessions": 0, "entry": entry.id,
+                "entry_name": held.name,
+            }  # fmt: skip
+    elif not found and gateway.policy.ports == "deterministic":
         holder = gateway.who(address, port, protocol)
     return {"status": status, "reserved_for": None if holder is None else str(holder)}
+
+
+def _static(gateway: Gateway, address: str, port: int, protocol: str | None) -> Entry[DnatEntry] | None:
+    """Return the DNAT entry that an outside endpoint leads to."""
+    for row in gateway.entries():
+        entry = row.entry
+        if not isinstance(entry, DnatEntry) or str(entry.external_ip) != address:
+            continue
+        if protocol not in (None, entry.protocol) and entry.protocol != "any":
+            continue
+        first, last, _ = entry.ports
+        if first <= port <= last:
+            return cast("Entry[DnatEntry]", row)
+    return None
