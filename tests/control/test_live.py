@@ -93,7 +93,7 @@ def service(request: pytest.FixtureRequest, network: Network, folder: Path) -> I
     )
     process = run(network, file, "--json", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
-        status = call_json("status", "--wait-ready", "--instance", folder / "s")
+        status = call_json("status", "--wait-ready", "--timeout", 120, "--instance", folder / "s")
         assert status["state"] == "running"
         traffic = Traffic(network)
         try:

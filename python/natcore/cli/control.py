@@ -220,11 +220,11 @@ def _status(instance: str | None) -> Row:
 def _ready_status(instance: str | None, timeout: float) -> Row:
     end = time.monotonic() + timeout
     while True:
-        reason = "not every interface is up, or a session log has had no answer yet"
         try:
             found = _status(instance)
             if found["ready"]:
                 return found
+            reason = "; ".join(found["waiting_for"])
         except ControlError as error:
             if error.code != TRY_AGAIN:
                 raise

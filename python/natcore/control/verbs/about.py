@@ -41,9 +41,13 @@ def status(context: Context) -> dict[str, Any]:
     logs = [log_fields(log) for log in gateway.logs]
     states = {str(plane["state"]) for plane in planes}
     state = "stopped" if not planes else "running" if states == {"running"} else "degraded"
+    waiting = [f"plane {', '.join(plane.inside)} to {plane.outside} is {plane.state}" for plane in gateway.planes
+               if plane.state != "running"]  # fmt: skip
+    waiting += [] if planes else ["it forwards between no interfaces"]
+    waiting += [f"session log {log['name']} has had no answer yet" for log in logs if log["state"] == "Modifying"]
     found: dict[str, Any] = {
         "instance": gateway.instance, "natcore": __version__, "pid": os.getpid(),
-        "ready": state == "running" and all(log["state"] != "Modifying" for log in logs),
+        "ready": not waiting, "waiting_for": waiting,
         "state": state, "now": round(gateway.now, 3), "workers": gateway.workers, "entries": len(gateway.entries()),
         "sessions": counters["sessions"], "sessions_limit": gateway.max_sessions,
         "mappings": counters["mappings"], "mappings_limit": gateway.max_mappings,
