@@ -271,10 +271,6 @@ class Plane:
             self._watcher.names, self._loops.attach_view, self._loops.detach_view,
         )  # fmt: skip
 
-    def _check_pool(self, addresses: Iterable[int]) -> None:
-        """ConfigurationError if one of the addresses (host order) is the host's own on the plane's interfaces."""
-        _refuse_own(addresses, self._of_ports, self._watcher.names)
-
     def _entries_come(self, entries: Iterable[tuple[Entry, int]]) -> None:
         """For the gateway: these come into force next. Of outside addresses that the host has, the kernel keeps the host's
         ports alone from now on: else it would answer what comes back."""
