@@ -210,6 +210,21 @@ def test_a_verb_that_fails_is_a_failure_and_the_next_request_is_answered(path: P
         assert client.ask("verbs")
 
 
+def test_a_failure_that_cannot_be_written_costs_one_connection(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    @verb("mute")
+    def mute(context: Context) -> Answer:
+        yield []
+        raise ControlError("\ud800")
+
+    with serving(path) as server, Raw(path) as client:
+        client.line()
+        client.send(b'{"verb": "mute"}\n')
+        assert client.line() is None
+        assert server.counters()["dropped_error"] == 1
+        Client(path).close()
+    assert "is dropped" in caplog.text
+
+
 def test_a_slow_verb_runs_in_a_thread_and_others_are_answered_meanwhile(path: Path) -> None:
     go, names = threading.Event(), []
 

@@ -185,6 +185,7 @@ class Connection:
         except Exception as error:
             self._answer = None
             self._fail(self._request, error)
+            self._check_length()
         return more
 
     def _finish(self, rows: list[Row], summary: dict[str, object], now: float) -> None:

@@ -214,7 +214,12 @@ class ControlServer:
 
     def _work(self, connection: Connection) -> None:
         before = connection.requests, connection.failed
-        connection.work(self._clock)
+        try:
+            connection.work(self._clock)
+        except Exception:  # an answer that cannot be written down
+            _log.exception("a client of %s is dropped", self._path)
+            self._count("dropped_error")
+            self._drop(connection)
         self._counted["requests"] += connection.requests - before[0]
         self._counted["requests_failed"] += connection.failed - before[1]
 

@@ -104,7 +104,7 @@ class Verb:
     function
         What answers it.
     writes
-        It changes something: for writers alone.
+        For writers alone: it changes something, shows what packets hold, or makes packets wait.
     slow
         It may wait: it runs in a thread of its own.
     arguments
@@ -152,7 +152,7 @@ def verb(name: str, *, writes: bool = False, slow: bool = False) -> Callable[[Fu
     name
         What requests say.
     writes
-        It changes something: for writers alone.
+        For writers alone: it changes something, shows what packets hold, or makes packets wait.
     slow
         It may wait: it runs in a thread of its own.
     """

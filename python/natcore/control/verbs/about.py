@@ -72,9 +72,9 @@ def log_fields(log: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@verb("explain")
+@verb("explain", writes=True, slow=True)  # packets wait while the process is copied
 def explain(context: Context, *, frame: str, side: str = "inside") -> dict[str, Any]:
-    """Say what the running gateway would do with a frame (hexadecimal) now, step by step; nothing is changed."""
+    """Say what the running gateway would do with a frame (hexadecimal) now, step by step. For writers: packets wait for it."""
     if side not in ("inside", "outside"):
         raise ControlError(f"side must be inside or outside, got {show(side)}", Code.USAGE)
     try:
