@@ -1,4 +1,6 @@
-"""A hook of mkdocs: pages of the repository's root join the site, and links that leave docs/ lead to the repository."""
+"""A hook of mkdocs: pages of the repository's root join the site, and links that leave docs/ lead to the repository.
+
+Without `repo_url` what such a link names is text."""
 
 from __future__ import annotations
 
@@ -17,12 +19,12 @@ PAGES = {  # pages of the root, and their names on the site
     "RELEASING.md": "releasing.md",
     "SECURITY.md": "reporting.md",
 }
-LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+LINK = re.compile(r"\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)")
 CODE = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)$)", re.S | re.M)
 
 
-def moved(target: str, source: Path, page: str, repository: str) -> str:
-    """Where a link leads on the site. source: the file that it stands in; page: its name on the site."""
+def moved(target: str, source: Path, page: str, repository: str) -> str | None:
+    """Where a link leads on the site; None: nowhere. source: the file that it stands in; page: its name on the site."""
     if re.match(r"[a-z]+:|#", target):
         return target
     path, hash_mark, anchor = target.partition("#")
@@ -30,6 +32,8 @@ def moved(target: str, source: Path, page: str, repository: str) -> str:
     name = PAGES.get(str(there))
     if name is None and there.is_relative_to("docs") and (ROOT / there).is_file() and there.suffix != ".py":
         name = str(there.relative_to("docs"))
+    if name is None and not repository:
+        return None
     if name is None:
         return f"{repository}/{'tree' if (ROOT / there).is_dir() else 'blob'}/main/{there}{hash_mark}{anchor}"
     return os.path.relpath(name, Path(page).parent) + hash_mark + anchor
@@ -38,10 +42,12 @@ def moved(target: str, source: Path, page: str, repository: str) -> str:
 def rewritten(text: str, source: Path, page: str, repository: str) -> str:
     """A page with links as the site needs them; code stays as it is."""
     parts = CODE.split(text)
-    parts[::2] = [
-        LINK.sub(lambda match: match[1] + moved(match[2], source, page, repository) + match[3], part)
-        for part in parts[::2]
-    ]
+
+    def link(match: re.Match[str]) -> str:
+        target = moved(match[2], source, page, repository)
+        return match[1] if target is None else f"[{match[1]}]({target})"
+
+    parts[::2] = [LINK.sub(link, part) for part in parts[::2]]
     return "".join(parts)
 
 

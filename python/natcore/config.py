@@ -406,7 +406,7 @@ def _check_ranges(name: str, value: object, least: int = 1) -> tuple[tuple[int, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryPolicy:
-    """How a session log meets its destination (contract R2, R3).
+    """How a session log meets its destination (docs/session-log-contract.md R2, R3).
 
     Parameters
     ----------

@@ -29,7 +29,7 @@ FLOW = np.dtype(
     }
 )  # fmt: skip
 IN, OUT = 0, 1  # direction, as the interface sees it; `interface` is a Side
-ACCEPT, REJECT = 0, 1  # action: dropped by the gateway, or not
+ACCEPT, REJECT = 0, 1  # action: forwarded, or dropped by the gateway
 
 
 class FlowLog:

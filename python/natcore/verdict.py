@@ -46,7 +46,8 @@ class Verdict(IntEnum):
     DROP_NO_SNAT_ENTRY
         No entry covers the inside source.
     DROP_NO_MAPPING
-        Nothing is open at this outside endpoint.
+        Nothing is open at this outside endpoint. From inside: a TCP segment that opens no session, a RST for one, or a
+        later fragment of a session that has ended.
     DROP_FILTERED
         Open, but not for this remote (RFC 4787 REQ-8).
     DROP_PORTS_EXHAUSTED
@@ -68,7 +69,7 @@ class Verdict(IntEnum):
     DROP_MTU
         Larger than the next link.
     DROP_NO_NEIGHBOUR
-        The next hop does not answer.
+        No route leads there, the next hop does not answer, or too many frames wait for it.
     DROP_OUTSIDE_LIMIT
         Too many sessions opened from outside (per mapping, or a share of the table).
     DROP_PROBE_LIMIT

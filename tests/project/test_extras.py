@@ -109,5 +109,13 @@ def test_the_command_names_its_extra_in_one_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "error: typer is not installed: pip install 'natcore[cli]'\n")
 
 
+def test_a_file_needs_the_libraries_of_its_own_sinks_alone(tmp_path: Path) -> None:
+    """`natcore check` of a file with a sink without a library works where no sink's library is installed."""
+    (tmp_path / "gateway.toml").write_text('[gateway]\n[[log]]\nsink = "clickhouse"\nurl = "http://127.0.0.1:8123"\n')
+    script = "from natcore.service.configuration_file import load\nprint(load('gateway.toml').logs[0].make_sink())"
+    done = run(script, tmp_path, PACKAGES - {"typer", "rich", "msgspec"})
+    assert done.stdout == "<ClickHouseSink http://127.0.0.1:8123 default.session_log>\n", done.stderr
+
+
 def test_every_extra_is_tried() -> None:
     assert {*USES.values(), "plot"} == EXTRAS.keys() - {"all"}

@@ -15,6 +15,7 @@ import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from natcore import sinks
 from natcore.config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
 from natcore.errors import CapacityError, ConfigurationError
 from natcore.gateway import Gateway
@@ -192,7 +193,8 @@ class _SecretSink:
 def test_secrets_come_from_a_file_or_the_environment_only(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(configuration_file, "sink_kinds", lambda: {"secret": _SecretSink})
+    monkeypatch.setattr(sinks, "DELIVERY_TYPES", {"secret": "SecretSink"})
+    monkeypatch.setattr(sinks, "SecretSink", _SecretSink, raising=False)
     secret = tmp_path / "key"
     secret.write_text("s3cret\n")
     monkeypatch.setenv("NATCORE_ACCESS_KEY_ID", "from-environment")

@@ -12,7 +12,7 @@ import pytest
 
 from natcore import DeliveryError, DeliveryPolicy
 from natcore.dtypes import OPENED_OUTSIDE
-from natcore.service.configuration_file import load, sink_kinds
+from natcore.service.configuration_file import load, sink_of
 from natcore.sessionlog.collector import Collector
 from natcore.sinks import Batch, Receipt
 from natcore.sinks.base import BatchedSink
@@ -123,7 +123,7 @@ def test_a_file_can_name_it(destination: Destination, tmp_path: Path) -> None:
     file.write_text(f"[[log]]\n{destination.toml.format(secret if '_file' in destination.toml else tmp_path)}\n")
     (log,) = load(file).logs
     made = log.make_sink()
-    assert type(made) is sink_kinds()[made.delivery_type] is type(destination.make())
+    assert type(made) is sink_of(made.delivery_type) is type(destination.make())
     assert SECRET not in repr(log) + repr(made)
     for parameter in inspect.signature(type(made)).parameters.values():
         assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)

@@ -36,8 +36,8 @@ with extra("plane"):
 if TYPE_CHECKING:
     from natcore.plane.plane import Plane
 
-PREFIX = "natcore-demo-"  # then the process's number, and the member
-MEMBERS = ("inside", "gateway", "outside")
+PREFIX = "natcore-demo-"  # then the process's number, and one of these
+NAMESPACES = ("inside", "gateway", "outside")
 INSIDE, GATEWAY_INSIDE = "10.0.0.2", "10.0.0.1"
 GATEWAY_OUTSIDE, SERVER = "198.51.100.1", "198.51.100.2"  # RFC 5737
 POOL = "198.51.100.10"
@@ -69,9 +69,9 @@ def run(
     progress: Progress = lambda outcomes, counters: None,
     driver: Driver = "af_packet",
 ) -> Result:
-    """On interfaces where this process may make namespaces, else the shipped capture in memory.
+    """Run on interfaces where this process may make namespaces, else replay the shipped capture in memory.
 
-    keep: namespaces and log files stay, until the next demo and for good. progress: called a few times a second
+    keep: namespaces stay until the next demo, log files for ever. progress: called a few times a second
     with what ended so far and the gateway's counters. driver: as of Gateway.forward.
     """
     if os.geteuid() != 0:
@@ -90,7 +90,7 @@ def run(
         result = on_interfaces(network, keep, progress, driver)
         if keep:
             stack.pop_all()
-            result.namespaces = [network.name(member) for member in MEMBERS]
+            result.namespaces = [network.name(name) for name in NAMESPACES]
     return result
 
 
@@ -112,12 +112,12 @@ def make_network() -> Network:
     10.0.0.2 eth0 - lan0 10.0.0.1 (gateway) 198.51.100.1 wan0 - eth0 198.51.100.2. The server has no route to the
     inside: what reaches it untranslated gets no answer.
     """
-    network = Network(f"{PREFIX}{os.getpid()}-", MEMBERS)
+    network = Network(f"{PREFIX}{os.getpid()}-", NAMESPACES)
     try:
-        for member in MEMBERS:
+        for name in NAMESPACES:
             for scope in ("all", "default"):
                 with suppress(FileNotFoundError):  # a kernel without IPv6
-                    network.setting(member, f"net/ipv6/conf/{scope}/disable_ipv6", 1)
+                    network.setting(name, f"net/ipv6/conf/{scope}/disable_ipv6", 1)
         network.pair("inside", "eth0", "gateway", "lan0")
         network.pair("outside", "eth0", "gateway", "wan0")
         network.up("gateway", "lan0", f"{GATEWAY_INSIDE}/24")
@@ -140,7 +140,7 @@ def on_interfaces(network: Network, keep: bool, progress: Progress, driver: Driv
         stack.callback(servers.close)
         xdp = driver == "af_xdp"
         meters = [
-            stack.enter_context(Meter(network.name(member), "eth0", xdp_peer=xdp)) for member in ("inside", "outside")
+            stack.enter_context(Meter(network.name(name), "eth0", xdp_peer=xdp)) for name in ("inside", "outside")
         ]
         gateway = stack.enter_context(_gateway())
         log = gateway.start_session_log(ParquetSink(folder), name="demo")
@@ -225,9 +225,9 @@ def in_memory(reason: str, keep: bool) -> Result:
 
 
 def replay_checks(replay: Replay, rows: list[Row]) -> list[Check]:
-    """The rows hold what the capture's forwarded packets were, and the inside host saw its answers unaltered.
+    """The rows' sums are those of the capture's forwarded packets, and the inside host saw its answers unaltered.
 
-    What was dropped is named; whether it should have been is not known here.
+    What was dropped is named, which is a note: whether it should have been is not known here.
     """
     lost = sum(count for verdict, count in replay.verdicts.items() if verdict.is_drop)
     names = ", ".join(f"{count:,} {verdict.name}" for verdict, count in replay.verdicts.items() if verdict.is_drop)
@@ -280,7 +280,7 @@ def _asking_checks(result: Result, folder: Path) -> Iterator[Check]:
     if row is not None:
         moment = datetime.fromtimestamp((row["start_time"] + row["end_time"]) // 2 / 1e6, UTC)
         answer = who(folder, row["nat_ip"], row["nat_port"], protocol=row["protocol"], at=moment, remote=row["pub_ip"],
-                     tolerance=0.0)  # one clock; and of what came before its first row no log says anything  # fmt: skip
+                     tolerance=0.0)  # log and question have one clock  # fmt: skip
         named = f"{protocol_name(row['protocol'])} {row['nat_ip']}:{row['nat_port']}"
         text = f"natcore who {named} at {moment:%H:%M:%S} UTC names the inside host {row['pri_ip']}"
         yield Check(text, str(answer.subscriber) == row["pri_ip"], f"{answer.status}: {answer.reason}")

@@ -1,7 +1,7 @@
 """An interface's XDP program: it takes IPv4 from the kernel and gives it to AF_XDP sockets, assembled here, without a compiler.
 
-It is attached as long as its process lives; where no socket is (the process is just dying), it drops what it would have
-given to one. After that the block (block.py) holds, so that nothing leaks untranslated.
+It is attached as long as its process lives; where no socket is (the process is ending), it drops what it would have
+given to one. After that the kernel bypass (kernel_bypass.py) holds, so that nothing leaves untranslated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import MappingProxyType
 from natcore.io import bpf
 
 MOST_ADDRESSES = 1 << 20
-SPARED, ANSWERED = 1, 2  # of an address: its packets stay with the kernel; ARP requests for it are ours
+SPARED, ANSWERED = 1, 2  # of an address: its packets are left to the kernel; the plane answers ARP requests for it
 SHARED = 3  # and above, SHARED + n: TCP and UDP to ports that the host has not (n-th part of the map ports) are ours
 SHARED_MOST = 64  # addresses that gateway and host share
 _WORDS = 2 * 1024  # of a shared address in the map ports: a bit for each TCP port, then for each UDP port
@@ -29,9 +29,9 @@ _DROP, _PASS = 1, 2
 _LOOKUP, _REDIRECT_MAP = 1, 51
 _MAP_FD, _MAP_VALUE = 1, 2
 _SIZES = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}
-_ALWAYS, _EQUAL, _GREATER, _NOT_EQUAL = 0x05, 0x15, 0x2D, 0x55  # jumps; equal and not: to a constant
-_SAME, _DIFFERS = 0x1D, 0x5D  # as a register, from one
-_LESS = 0xA5  # than a constant
+_ALWAYS, _EQUAL, _GREATER, _NOT_EQUAL = 0x05, 0x15, 0x2D, 0x55  # jumps; equal and not equal to a constant
+_SAME, _DIFFERS = 0x1D, 0x5D  # two registers compared
+_LESS = 0xA5  # less than a constant
 
 _VALUE_BYTES = 8
 
@@ -127,7 +127,7 @@ def assemble(addresses: int, sockets: int, mac: int, passed: int, ports: int) ->
     program = _Assembler()
     program.copy(context, 1)
     program.load(4, 2, context, 0)  # data
-    program.load(4, 3, context, 4)  # its end
+    program.load(4, 3, context, 4)  # the frame's end
     program.copy(frame, 2)
     program.copy(4, 2)
     program.add(4, 14)
@@ -141,7 +141,7 @@ def assemble(addresses: int, sockets: int, mac: int, passed: int, ports: int) ->
     program.jump("pass", _GREATER, 4, 3)
     program.load(2, 5, 2, 14)
     program.mask(5, _word("0fff"))
-    program.jump("pass", _NOT_EQUAL, 5)  # it names a VLAN; else it is a priority alone
+    program.jump("pass", _NOT_EQUAL, 5)  # a VLAN; its number 0 is a priority tag alone
     program.add(2, 4)
     program.load(2, 5, 2, 12)
     program.label("no tag")
@@ -153,9 +153,9 @@ def assemble(addresses: int, sockets: int, mac: int, passed: int, ports: int) ->
     program.jump("pass", _GREATER, 4, 3)
     program.load(2, 5, 2, 20)
     program.jump("pass", _NOT_EQUAL, 5, value=_word("0001"))  # no request
-    program.load(4, 5, 2, 38)  # asked for
+    program.load(4, 5, 2, 38)  # the address that is asked for
     program.load(4, 4, 2, 28)  # by
-    program.jump("pass", _SAME, 4, 5)  # about itself
+    program.jump("pass", _SAME, 4, 5)  # gratuitous: the sender asks for its own address
     program.store(4, 10, -4, 5)
     _look_up(program, addresses)
     program.jump("pass", _EQUAL, 0)
@@ -174,7 +174,7 @@ def assemble(addresses: int, sockets: int, mac: int, passed: int, ports: int) ->
         program.jump("pass", _DIFFERS, 4, 5)
     program.copy(4, 2)
     program.add(4, 34)
-    program.jump("take", _GREATER, 4, 3)  # no whole header: dropped there, and counted
+    program.jump("take", _GREATER, 4, 3)  # no whole header: the gateway drops and counts it
     program.load(1, 5, 2, 23)  # a DHCP answer: UDP, no options, no fragment, from port 67 to 68
     program.jump("no dhcp", _NOT_EQUAL, 5, value=17)
     program.load(1, 5, 2, 14)
@@ -290,7 +290,7 @@ class Program:
         return fd
 
     def set_mac(self, mac: bytes) -> None:
-        """The interface's link address has changed."""
+        """Set the link address that frames must be for."""
         bpf.set_element(self._mac, bytes(4), mac.ljust(_VALUE_BYTES, b"\0"))
 
     def set_socket(self, queue: int, fd: int) -> None:

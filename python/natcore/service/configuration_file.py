@@ -327,11 +327,10 @@ def _logs(problems: Problems, tables: list[dict[str, Any]]) -> tuple[LogSettings
 
 
 def _log(problems: Problems, key: str, raw: dict[str, Any]) -> LogSettings | None:
-    kinds = sink_kinds()
     arguments = dict(raw)
     kind = arguments.pop("sink", None)
-    if not isinstance(kind, str) or kind not in kinds:
-        problems.add(f"{key}.sink", kind, f"must be {either(sorted(kinds))}")
+    if not isinstance(kind, str) or kind not in sinks.DELIVERY_TYPES:
+        problems.add(f"{key}.sink", kind, f"must be {either(sinks.DELIVERY_TYPES)}")
         return None
     before = len(problems.errors)
     options: dict[str, Any] = {name: arguments.pop(name) for name in LOG_OPTIONS if name in arguments}
@@ -341,7 +340,7 @@ def _log(problems: Problems, key: str, raw: dict[str, Any]) -> LogSettings | Non
         table = convert(problems, f"{key}.delivery", delivery, DeliveryTable)
         if table is not None:
             options["delivery"] = problems.made(DeliveryPolicy, f"{key}.delivery", delivery, given(table))
-    sink = kinds[kind]
+    sink = sink_of(kind)
     parameters = sink_parameters(sink)
     arguments = _with_secrets(problems, key, arguments, set(parameters) & SECRETS)
     for name in arguments:
@@ -364,11 +363,10 @@ def _check_options(
         check_path("spool", spool)
 
 
-def sink_kinds() -> dict[str, Callable[..., Any]]:
-    """Return the exported sinks by their delivery type, which is the word for `sink = …`."""
-    names = (name for name in sinks.__all__ if name.endswith("Sink") and name not in ("BaseSink", "MemorySink", "Sink"))
-    made = [getattr(sinks, name) for name in names]
-    return {sink.delivery_type: sink for sink in made}
+def sink_of(kind: str) -> Callable[..., Any]:
+    """Return the sink that a word of DELIVERY_TYPES names. MissingExtraError: its library is not installed."""
+    sink: Callable[..., Any] = getattr(sinks, sinks.DELIVERY_TYPES[kind])
+    return sink
 
 
 def sink_parameters(sink: Callable[..., Any]) -> dict[str, inspect.Parameter]:

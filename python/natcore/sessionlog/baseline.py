@@ -1,4 +1,4 @@
-"""Counts of the windows that were open when a log started: the log counts from its start (contract R1)."""
+"""Counts of the windows that were open when a log started: the log counts from its start (docs/session-log-contract.md R1)."""
 
 from __future__ import annotations
 

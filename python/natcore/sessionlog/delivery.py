@@ -2,9 +2,10 @@
 
 Theory of operation
 -------------------
-Two things have a state. A `Target` is a destination: available, or unavailable until a time (contract D1 to D6). A
-`Progress` is one log's delivery: its status, its backoff, and the rows of the next batch. `decide` maps both to an
-action, Wait or Attempt; `settle` maps both and an answer to the states after it and to what becomes of the rows.
+Two things have a state. A `Target` is a destination: available, or unavailable until a time
+(docs/session-log-contract.md D1 to D6). A `Progress` is one log's delivery: its status, its backoff, and the rows of
+the next batch. `decide` maps both to an action, Wait or Attempt; `settle` maps both and an answer to the states after it
+and to what becomes of the rows.
 Nothing here reads a clock, draws a number, waits or sends: sender.py does, and passes `now` and `jitter` in.
 
 A sink answers an attempt with one of five outcomes:

@@ -1,4 +1,4 @@
-"""A session log: rows of one gateway on their way to one destination, and what is known of it (contract R9)."""
+"""A session log: rows of one gateway on their way to one destination, and its status (docs/session-log-contract.md R9)."""
 
 from __future__ import annotations
 

@@ -47,5 +47,14 @@ __all__ = [
     "SyslogSink",
 ]
 
+DELIVERY_TYPES = {  # the words for `sink = …` in a configuration file; a sink's library is imported with its class
+    "clickhouse": "ClickHouseSink",
+    "ipfix": "IpfixSink",
+    "jsonlines": "JsonLinesSink",
+    "kafka": "KafkaSink",
+    "parquet": "ParquetSink",
+    "sls": "SlsSink",
+    "syslog": "SyslogSink",
+}
 
 __getattr__, __dir__ = late_names(__name__, _HOMES)

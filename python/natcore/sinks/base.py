@@ -35,7 +35,7 @@ KINDS: Mapping[int, str] = {
     WINDOW: "window", CREATE: "create", END: "end", GAP: "gap",
     COVER: "cover", ENTRY: "entry", SETTING: "setting", CLOCK: "clock",
 }  # fmt: skip
-CONTRACT = ("instance", "vpc_id", *FIELDS[:13])  # the page's 15 fields, in its order
+CONTRACT = ("instance", "vpc_id", *FIELDS[:13])  # the 15 fields of docs/session-log-contract.md, in its order
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -188,7 +188,7 @@ class BaseSink:
     facts
         It takes rows about the log itself, from which `who` knows what it may conclude.
     region
-        Where it is (contract R6); None: nowhere in particular.
+        Where it is (docs/session-log-contract.md R6); None: nowhere in particular.
     """
 
     delivery_type: str = "custom"

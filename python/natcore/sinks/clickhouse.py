@@ -78,9 +78,10 @@ class ClickHouseSink(BatchedSink):
     timeout
         Seconds of a request, 0.1 to 3,600, connecting included.
 
-    Notes ----- Delivered means: the server answered 200, without an exception in header or body, and with nothing else
-    in it. An INSERT waits until it is over, on the shards of a Distributed table and in the queue of asynchronous
-    inserts too.
+    Notes
+    -----
+    Delivered means: the server answered 200, without an exception in header or body, and with nothing else in it. An
+    INSERT waits until it is over, on the shards of a Distributed table and in the queue of asynchronous inserts too.
     """
 
     delivery_type = "clickhouse"

@@ -18,6 +18,7 @@ from typing import Any
 
 from natcore.dtypes import GAP
 from natcore.internal.extras import extra
+from natcore.internal.read_only import ReadOnly
 from natcore.internal.validation import check_integer, check_number, check_path
 from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks._parquet_folder import Folder, Kept, Lock, Removal
@@ -26,7 +27,6 @@ from natcore.sinks.base import Batch, BatchedSink, Receipt, file_stem
 
 with extra("parquet"):
     import pyarrow as pa
-from natcore.internal.read_only import ReadOnly
 
 __all__ = ["SCHEMA", "ParquetSink", "Removal"]
 _log = logging.getLogger("natcore.sinks")

@@ -69,7 +69,7 @@ class SlsSink(BaseSink):
     project, logstore
         Their names.
     region
-        The project's; None: taken from the endpoint. A gateway in another region is refused (contract R6).
+        The project's; None: taken from the endpoint. A gateway in another region is refused (docs/session-log-contract.md R6).
     access_key_id, access_key_secret, security_token
         Fixed credentials.
     credentials
