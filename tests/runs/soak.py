@@ -22,6 +22,7 @@ from natcore.verdict import Verdict
 from oracle.comparison import run
 from oracle.configurations import TRAITS
 from oracle.entries import KINDS
+from support.progress_line import ProgressLine
 
 SEEDS_AT_ONCE = 20
 # What has to occur; what else did is counted too.
@@ -94,9 +95,12 @@ def main() -> int:
         if first not in progress.done
     ]  # fmt: skip
     sizes = [min(SEEDS_AT_ONCE, arguments.first + arguments.seeds - first) for first in starts]
+    line, seeds = ProgressLine("seeds", sum(sizes)), 0
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        for result in pool.map(lives, starts, sizes, repeat(arguments.operations)):
+        for result, size in zip(pool.map(lives, starts, sizes, repeat(arguments.operations)), sizes, strict=True):
             progress.add(*result)
+            seeds += size
+            line.at(seeds, f"{len(progress.failed)} differ")
             if len(progress.failed) >= arguments.failures:
                 pool.shutdown(cancel_futures=True)
                 break

@@ -48,6 +48,7 @@ from natcore.who.store import DamagedFile, StoredFile
 from runs.truth_account import Held, Static, Truth
 from runs.truth_damage import Disk, flip, reframe, remove, truncate
 from support import craft
+from support.progress_line import ProgressLine
 
 EPOCH = 1_700_000_000.0
 MARGIN = 0.01  # seconds within which a moment at an edge is not judged
@@ -858,12 +859,13 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=20, help="wrong answers to print")
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    total = Result()
+    total, line = Result(), ProgressLine("lives", arguments.lives)
     for seed in range(arguments.first, arguments.first + arguments.lives):
         one = one_life(seed, arguments.questions)
         for text in one.wrong[: max(0, arguments.show - len(total.wrong))]:
             print(text, flush=True)
         total.add(one)
+        line.at(seed + 1 - arguments.first, f"{len(total.wrong)} of {total.questions:,} answers wrong")
     print(json.dumps({
         "seams": total.seams, "answers": total.answers, "questions": total.questions, "orderly": total.orderly,
         "orderly_gaps": total.orderly_gaps, "wrong": len(total.wrong),
