@@ -36,7 +36,7 @@ ignore_missing_imports = True
 """
 CHECKED_BADLY = """
 from natcore import DnatEntry, Gateway, Policy, SnatEntry
-from natcore.sinks import BaseSink
+from natcore.sinks import BaseSink, IpfixSink, MemorySink
 
 class NoSink:
     pass
@@ -47,12 +47,15 @@ gateway.start_session_log(NoSink())
 gateway.add(SnatEntry("10.0.0.0/16", pool="203.0.113.1")).entry.external_ip
 gateway.forward("lan0", "wan0", driver="dpdk")
 gateway.remove(gateway.add(DnatEntry("203.0.113.1", 80, "10.0.0.5", 80)), True)
+IpfixSink("192.0.2.1", 4739, transport="sctp")
+MemorySink().batch_rows = 7
+Policy(port_ranges=[(1024, 65535)]).port_ranges.append((1, 2))
 """
 CHECKED_WELL = """
 from ipaddress import IPv4Address, IPv4Network
 from typing import assert_type
 
-from natcore import DnatEntry, Eip, Entry, Gateway, Link, NoNatEntry, Sink, SnatEntry
+from natcore import DnatEntry, Eip, Entry, Gateway, Link, NoNatEntry, Policy, Sink, SnatEntry
 from natcore.sinks import Batch, JsonLinesSink, MemorySink
 
 class Own:
@@ -69,6 +72,7 @@ assert_type(snat.entry.eips[0].address, IPv4Address)
 dnat = gateway.add(DnatEntry("203.0.113.1", (80, 81), [("10.0.0.5", 2), ("10.0.0.6", 1)], (8080, 8081)))
 assert_type(dnat.entry.internal_ip, tuple[tuple[IPv4Address, int], ...])
 assert_type(gateway.add(NoNatEntry("10.0.0.0/16", IPv4Network("10.0.0.0/8"))).entry.destination, IPv4Network)
+assert_type(Policy(port_ranges=[(1024, 65535)]).port_ranges, tuple[tuple[int, int], ...])
 assert_type(Link(address="10.0.0.1").address, IPv4Address | None)
 handles: list[Entry] = gateway.entries()
 gateway.remove(snat, drain=True)
@@ -94,6 +98,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "well.py").write_text(CHECKED_WELL)
     (folder / "badly.py").write_text(CHECKED_BADLY)
     return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_python_of_a_page_is_passed_over(page: Path) -> None:
+    """Each block of Python begins with the line that the fixture looks for."""
+    fences = re.findall(r"^[ >]*(?:```|~~~)[ ]*\S*(?:py)\S*$", page.read_text(), re.M)
+    assert set(fences) <= {"```python"}
 
 
 def names_missing(text: str) -> set[str]:

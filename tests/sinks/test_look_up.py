@@ -11,7 +11,7 @@ import pytest
 
 from natcore import DeliveryError, Gateway
 from natcore.internal.look_up import look_up
-from natcore.sinks import ClickHouseSink, IpfixSink, Sink, SyslogSink
+from natcore.sinks import ClickHouseSink, IpfixSink, KafkaSink, Sink, SyslogSink
 from support.batches import batch_of
 
 
@@ -59,6 +59,18 @@ def test_a_delivery_fails_in_its_time_and_later_ones_start_no_second_look_up(
         assert failed.value.code in ("ETIMEDOUT", "TimeoutError")
         assert "the resolver has not answered" in str(failed.value)
     assert len(resolver.asked) == 1
+
+
+def test_no_producer_is_made_while_the_resolver_hangs(resolver: Resolver) -> None:
+    """Its end would wait for librdkafka's own look-ups, which have no limit."""
+    pytest.importorskip("confluent_kafka", reason="the extra natcore[kafka] is not installed")
+    sink = KafkaSink("hangs-kafka.example:9092,SASL_SSL://hangs-too.example", "t", timeout=1)
+    for _ in range(2):
+        for call in (sink.open, lambda: sink.deliver(batch_of(3, 0))):
+            with pytest.raises(DeliveryError, match="hangs-too") as failed:
+                call()
+            assert (failed.value.code, failed.value.action) == ("_RESOLVE", "backoff")
+    assert resolver.asked == ["hangs-kafka.example", "hangs-too.example"]
 
 
 def test_a_stop_does_not_wait_for_it(resolver: Resolver) -> None:

@@ -247,8 +247,10 @@ class BaseSink:
 class BatchedSink(BaseSink):
     """A sink that is told how large its batches are; a log reads that when it starts, so that it cannot be set later."""
 
-    batch_rows = ReadOnly[int | None]("Rows of a batch at most; None: `DeliveryPolicy.batch`.")
-    batch_seconds = ReadOnly[float | None]("Seconds that a batch may wait to fill; None: `DeliveryPolicy.linger`.")
+    batch_rows: ReadOnly[int | None] = ReadOnly("Rows of a batch at most; None: `DeliveryPolicy.batch`.")
+    batch_seconds: ReadOnly[float | None] = ReadOnly(
+        "Seconds that a batch may wait to fill; None: `DeliveryPolicy.linger`."
+    )
 
     def __init__(self, batch_rows: int | None, batch_seconds: float | None) -> None:
         self._batch_rows, self._batch_seconds = check_batch(batch_rows, batch_seconds)

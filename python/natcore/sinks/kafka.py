@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 from natcore import choices
 from natcore.errors import ConfigurationError, DeliveryAction, DeliveryError
 from natcore.internal.extras import extra
+from natcore.internal.http_request import Deadline
+from natcore.internal.look_up import look_up
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_choice, check_name, check_number, check_optional_text, is_text
 from natcore.sinks._json_rows import json_rows
@@ -30,6 +34,7 @@ ACTIONS: Mapping[str, DeliveryAction] = {  # names of librdkafka's codes; any ot
     "INVALID_RECORD": "reject",
     "INVALID_TIMESTAMP": "reject",
 }
+_PORT = 9092  # where a server's name has none
 _GRACE_SECONDS = 2.0  # librdkafka looks for messages that are too old once a second
 
 
@@ -173,6 +178,7 @@ class KafkaSink(BaseSink):
     def _connect(self) -> Any:
         """Return the delivering thread's producer, made again after a fork."""
         if self._producer is None or self._owner != os.getpid():
+            _look_up_one(self._bootstrap_servers, Deadline(self._timeout))
             try:
                 self._producer = self._kafka.Producer(dict(self._settings), logger=_log)
             except self._kafka.KafkaException as error:
@@ -188,6 +194,26 @@ class _Hidden(dict[str, Any]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} settings>"
+
+
+def _look_up_one(servers: str, deadline: Deadline) -> None:
+    """Raise DeliveryError if no server's name has an address in time.
+
+    librdkafka looks names up in threads without a time limit, and the end of a producer waits for these: none is made
+    as long as the resolver hangs.
+    """
+    failed = "no server is named"
+    names = [name.strip() for name in servers.split(",") if name.strip()]
+    for number, name in enumerate(names):
+        try:
+            parts = urlsplit(name if "://" in name else f"//{name}")
+            look_up(
+                parts.hostname or "", parts.port or _PORT, socket.SOCK_STREAM, deadline.left() / (len(names) - number)
+            )
+            return
+        except (OSError, ValueError) as error:  # ValueError: a port of letters
+            failed = f"{name}: {error}"
+    raise DeliveryError("_RESOLVE", failed)
 
 
 def _client() -> ModuleType:
