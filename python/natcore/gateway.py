@@ -230,7 +230,7 @@ class Gateway:
             **memory_arguments(checked.huge_pages, checked.numa_node),
         )
         self._table = EntryTable(self._core, self.kind, self.eip_bind_mode, self.policy)
-        after_fork(self._forked)
+        after_fork(self, Gateway._forked)
 
     instance = ReadOnly[str]("The gateway's name in every row of its session log.")
     vpc_id = ReadOnly[str]("The inside network's name in every row of its session log.")

@@ -281,6 +281,12 @@ if os.fork():
 """
 
 
+def test_a_program_that_ends_with_gateways_says_nothing() -> None:
+    program = "from natcore import Gateway\nkept = [Gateway(), Gateway()]\ndel kept[0]\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_a_child_that_ends_does_not_stop_its_parents_plane() -> None:
     done = subprocess.run([sys.executable, "-c", FORGOTTEN_PLANE], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "stopped by the parent\n"), done.stderr

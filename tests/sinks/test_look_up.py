@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -61,9 +62,11 @@ def test_a_delivery_fails_in_its_time_and_later_ones_start_no_second_look_up(
     assert len(resolver.asked) == 1
 
 
-def test_no_producer_is_made_while_the_resolver_hangs(resolver: Resolver) -> None:
+def test_no_producer_is_made_while_the_resolver_hangs(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its end would wait for librdkafka's own look-ups, which have no limit."""
     pytest.importorskip("confluent_kafka", reason="the extra natcore[kafka] is not installed")
+    times = cycle([0.0, 0.98, 0.99])  # of a call: its start, and each server's turn
+    monkeypatch.setattr("natcore.internal.http_request.monotonic", lambda: next(times))
     sink = KafkaSink("hangs-kafka.example:9092,SASL_SSL://hangs-too.example", "t", timeout=1)
     for _ in range(2):
         for call in (sink.open, lambda: sink.deliver(batch_of(3, 0))):

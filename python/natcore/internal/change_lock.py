@@ -7,8 +7,11 @@ import threading
 import weakref
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any, TypeVar
 
 from natcore.errors import Error
+
+Owner = TypeVar("Owner")
 
 
 class ChangeLock:
@@ -48,20 +51,17 @@ class ChangeLock:
         self.leave()
 
 
-_forked: dict[int, weakref.WeakMethod[Callable[[], None]]] = {}
+_forked: weakref.WeakKeyDictionary[object, Callable[[Any], None]] = weakref.WeakKeyDictionary()
 
 
-def after_fork(method: Callable[[], None]) -> None:
-    """Have a method called in the children of this process; its object is not kept alive."""
-    reference = weakref.WeakMethod(method, lambda gone: _forked.pop(id(gone), None))
-    _forked[id(reference)] = reference
+def after_fork(owner: Owner, call: Callable[[Owner], None]) -> None:
+    """Have call(owner) made in the children of this process; the owner is not kept alive."""
+    _forked[owner] = call
 
 
 def _in_child() -> None:
-    for reference in list(_forked.values()):
-        method = reference()
-        if method is not None:
-            method()
+    for owner, call in list(_forked.items()):
+        call(owner)
 
 
 os.register_at_fork(after_in_child=_in_child)

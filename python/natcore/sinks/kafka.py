@@ -206,7 +206,7 @@ def _look_up_one(servers: str, deadline: Deadline) -> None:
     names = [name.strip() for name in servers.split(",") if name.strip()]
     for number, name in enumerate(names):
         try:
-            parts = urlsplit(name if "://" in name else f"//{name}")
+            parts = urlsplit(f"//{name.rpartition('://')[2]}")
             look_up(
                 parts.hostname or "", parts.port or _PORT, socket.SOCK_STREAM, deadline.left() / (len(names) - number)
             )

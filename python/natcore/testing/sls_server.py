@@ -146,10 +146,11 @@ class SlsServer:
     def rows(self, project: str, logstore: str, *, unique: bool = True) -> list[dict[str, str]]:
         """The logs as dicts in the order of arrival, with `__time__`.
 
-        unique: without what came twice, known by the tags run and first_number and the position in the group.
+        unique: without what came twice, known by the tags run and first_number and the position in the group. Nothing has
+        arrived in a Logstore that is not there.
         """
         with self._lock:
-            store = self.projects[project][logstore]
+            store = self.projects.get(project, {}).get(logstore, Logstore())
             groups = Logstore(list(store.writes)).groups
         seen: set[Any] = set()
         rows = []
