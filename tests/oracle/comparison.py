@@ -26,6 +26,13 @@ from oracle.packets import TCP, UDP, Endpoint
 from oracle.sessions import MS, Row, Session
 from oracle.tables import ROUND, SECOND, Choices
 
+SHARED = (
+    "a host",
+    "no host any more",
+    "a TCP packet of its host",
+    "a UDP packet of its host",
+    "another packet of its host",
+)
 STRIDE = 4096  # bytes of a row in a batch
 EPOCH = 1_700_000_000.25  # Unix seconds at now = 0, in the rows
 
@@ -206,7 +213,6 @@ class Pair:
         self.trace.append(f"host {hosts} at {seconds!r}")
         self.advance(seconds)
         self._share(hosts)
-        self.histogram["host of a shared address" if hosts else "host of none"] += 1
 
     def _share(self, hosts: dict[int, set[tuple[int, int]]]) -> None:
         undrawn = ALL & ~ports_in(self.configuration.options["policy"].drawn_ranges)
@@ -216,6 +222,7 @@ class Pair:
             )
             for address, wanted in hosts.items()
         }
+        self.histogram[f"shared address: {SHARED[not hosts]}"] += 1
         parts_of(self.gateway).follow([], ports)
         self.model.share_with_host(hosts, self.model.now)
 
@@ -294,6 +301,9 @@ class Pair:
         self.compared = sent
         expected = self.model.translate_one(data, side, to_ns(seconds), self.choices)
         same("verdict", verdict.name, expected[0].name)
+        if verdict is Verdict.LOCAL and self.model.for_the_host is not None:
+            kind = {TCP: 2, UDP: 3}.get(self.model.for_the_host, 4)
+            self.histogram[f"shared address: {SHARED[kind]}"] += 1
         same("sent", sent and sent.hex(), expected[1] and expected[1].hex())
 
     def _hear_draws(self) -> None:

@@ -72,6 +72,9 @@ class ModelGateway(Following):
         self.sweep_slice()
         self.counted_as: list[tuple[Session, Packet, Side]] = []  # what the frame is counted as
         packet = packets.parse(frame, self.framing, side)
+        self.for_the_host: int | None = None  # the protocol of a packet to an address that the host has too
+        if isinstance(packet, Packet) and self.shared(packet.destination[0]):
+            self.for_the_host = packet.protocol
         if isinstance(packet, Verdict):
             verdict, out = packet, None
         elif not self._optional(packet):

@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 
 from natcore.verdict import Verdict
-from oracle.comparison import run
+from oracle.comparison import SHARED, run
 from oracle.configurations import TRAITS
 from oracle.entries import KINDS
 from support.progress_line import ProgressLine
@@ -30,6 +30,7 @@ EXPECTED = {
     *(f"verdict {verdict.name}" for verdict in Verdict),
     *(f"policy {trait}" for trait in TRAITS),
     *(f"entry of a session: {kind}" for kind in KINDS),
+    *(f"shared address: {what}" for what in SHARED),
 }
 
 
