@@ -1,4 +1,4 @@
-"""The privileges that `natcore run` drops once its file is read: capabilities, new privileges, some system calls.
+"""What `natcore run` gives up once it knows the driver: capabilities, the right to gain new privileges, some system calls.
 
 What remains is what opening an interface again takes. Capabilities are a thread's own, so this comes before other threads.
 """
@@ -28,7 +28,7 @@ _SET_FILTER, _ALL_THREADS = 1, 1
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _NUMBER_AT, _MACHINE_AT = 0, 4  # in struct seccomp_data
-_OTHER_TABLE = 0x40000000  # x86-64: system calls of x32
+_X32_BIT = 0x40000000  # x86-64: in the number of each system call of x32
 
 # Unused system calls: other processes, namespaces, mounts, the kernel, its clock and its keys.
 _REFUSED = {
@@ -63,9 +63,8 @@ def confine(driver: str) -> list[str]:
     failed = []
     for capability in range(_last_capability() + 1):
         if capability not in kept:
-            libc.prctl(
-                _CAPBSET_DROP, capability, 0, 0, 0
-            )  # fails without CAP_SETPCAP; then no program can gain it anyway
+            # It fails without CAP_SETPCAP. Then no_new_privs, below, keeps every program from gaining the capability.
+            libc.prctl(_CAPBSET_DROP, capability, 0, 0, 0)
     libc.prctl(_CAP_AMBIENT, _CLEAR_ALL, 0, 0, 0)
     if libc.capset(*_capabilities(_permitted() & sum(1 << each for each in kept))):
         failed.append(f"capabilities: {os.strerror(ctypes.get_errno())}")
@@ -126,10 +125,10 @@ def _filter(libc: ctypes.CDLL, driver: str) -> str | None:
 def _program(architecture: int, refused: Iterable[int], *, x32: bool) -> bytes:
     """Classic BPF over struct seccomp_data."""
     numbers = list(refused)
-    ahead = len(numbers) + x32
-    lines = [(_LOAD, 0, 0, _MACHINE_AT), (_EQUAL, 0, ahead + 2, architecture), (_LOAD, 0, 0, _NUMBER_AT)]
+    checks = len(numbers) + x32  # instructions; before them the number is loaded, behind them stand the two verdicts
+    lines = [(_LOAD, 0, 0, _MACHINE_AT), (_EQUAL, 0, checks + 2, architecture), (_LOAD, 0, 0, _NUMBER_AT)]
     if x32:
-        lines.append((_AT_LEAST, len(numbers) + 1, 0, _OTHER_TABLE))
+        lines.append((_AT_LEAST, len(numbers) + 1, 0, _X32_BIT))
     for at, number in enumerate(numbers):
         lines.append((_EQUAL, len(numbers) - at, 0, number))
     lines += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]

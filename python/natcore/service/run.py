@@ -50,7 +50,7 @@ class Service:
 
     def __init__(self, settings: Settings, report: Report) -> None:
         """report: called with what happened ("started", "counters", "state", "delivery", "event", "reload", "signal",
-        "warning", "stopped") and its fields; it must not wait or raise."""
+        "warning", "stopped") and its fields; it must not block or raise."""
         self.settings = settings
         self.logs: dict[str, SessionLog] = {}
         self.control: ControlServer | None = None
@@ -95,7 +95,7 @@ class Service:
     def run(self) -> None:
         """Forward until SIGTERM, SIGINT or SIGQUIT. SIGUSR1 reports the counters, SIGHUP reloads the file.
 
-        In the main thread, once. Raises what SettingsError, InterfaceError and a failed plane raise; the gateway is closed
+        In the main thread, once. Raises SettingsError, InterfaceError, or the error that ended a worker; the gateway is closed
         then as well.
         """
         settings = self.settings
