@@ -55,7 +55,7 @@ _COVER_BEATS = 60  # between two cover rows of a gateway that writes no rows
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-class Core(Windows, Protocol):
+class CollectedCore(Windows, Protocol):
     """The data plane as the collector uses it."""
 
     is_read: bool
@@ -127,7 +127,7 @@ class Collector:
 
     def __init__(
         self,
-        core: Core,
+        core: CollectedCore,
         *,
         instance: str,
         vpc_id: str,
