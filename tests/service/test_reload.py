@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from natcore.errors import ConfigurationError, Error
 from natcore.service import reload
 from natcore.service.reload import RestartError, match
 from natcore.service.run import Service
+from support.command_line import call, call_json
 from support.netns import until
 from support.service import FakePlane, Told, service_of
 
@@ -433,6 +435,67 @@ def test_reloads_are_one_after_another_by_any_thread(file: Path, monkeypatch: py
         assert running.service.reloads == 8
 
     Running(file, monkeypatch, several)
+
+
+# ---- as commands -----------------------------------------------------------------------------------------------------
+
+
+def command(running: Running, *arguments: object, exit_code: int = 0) -> str:
+    """What a command prints that asks the running service."""
+    socket = running.file.parent / "control.sock"
+    if not socket.exists():
+        running.service.gateway.serve_control(socket).service = running.service
+    return call(*arguments, "--instance", socket, exit_code=exit_code)
+
+
+def test_the_commands_reload_and_say_before_what_they_would_do(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(running: Running) -> None:
+        running.send("10.2.0.1", "198.51.100.7")
+        new = running.file.with_name("new.toml")
+        new.write_text(running.file.read_text().replace('"203.0.113.3"]', '"203.0.113.9"]').replace("office", "house"))
+        said = command(running, "plan", new)
+        assert said == command(running, "reload", "--dry-run", new)
+        assert said.splitlines()[1:] == [
+            "  replace snat 'office': 'office' 10.1.0.0/16 by 203.0.113.1 -> 'house' 10.1.0.0/16 by 203.0.113.1, 0 sessions",
+            "  replace snat: 10.2.0.0/16 by 203.0.113.2, 203.0.113.3 -> 10.2.0.0/16 by 203.0.113.2, 203.0.113.9, 1 sessions",
+        ]
+        assert running.service.reloads == 0
+        told = json.loads(command(running, "reload", new, "--json"))
+        assert told["ok"] and told["kept"] + told["ended"] == 1 and running.service.reloads == 1
+        assert command(running, "reload", new) == (
+            f"reloaded kept {told['kept']}, drained 0, ended 0 sessions; 4 entries and logs unchanged\n"
+        )
+        assert running.service.settings.source == new
+
+    Running(file, monkeypatch, ask)
+
+
+def test_the_commands_say_why_a_reload_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(running: Running) -> None:
+        running.write(("max_sessions = 1000", "max_sessions = 2000"))
+        lines = command(running, "plan", running.file, exit_code=78).splitlines()
+        assert "would be refused, and change nothing: a restart is needed" in lines[0]
+        assert lines[1] == "  set gateway.max_sessions: 1000 -> 2000"
+        running.write(('"203.0.113.1"\nname', '"203.0.113.300"\nname'), ('"wan0"', '"lan0"'))
+        refused = json.loads(command(running, "reload", "--json", exit_code=78))
+        assert [(each["line"], each["key"]) for each in refused["errors"]] == [
+            (7, "snat[0].pool"),
+            (24, "plane.outside"),
+        ]
+        assert running.service.last_reload_ok is False
+        said = command(running, "reload", exit_code=78).splitlines()
+        assert [line.partition(": ")[2].split(" ")[0] for line in said] == [f"{running.file}:7:", f"{running.file}:24:"]
+
+    Running(file, monkeypatch, ask)
+
+
+def test_two_files_are_compared_where_no_gateway_runs(file: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new.toml"
+    new.write_text(file.read_text().replace("internal_port = 8080", "internal_port = 8081"))
+    told = call_json("plan", new, file)
+    assert [step["action"] for step in told["steps"]] == ["replace"] and told["ok"] and told["unchanged"] == 3
+    assert "would be kept 0, drained 0, ended 0 sessions" in call("plan", new, file)
+    assert "give either OLD.TOML or --instance" in call("plan", new, file, "--instance", "x", exit_code=1)
 
 
 def test_what_is_said_is_plain_for_json(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

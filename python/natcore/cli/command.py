@@ -37,8 +37,8 @@ def failing(as_json: bool) -> Iterator[None]:
 
             told: dict[str, Any] = {"ok": False, "error": redact(text)}
             if isinstance(error, SettingsError):
-                told |= _parts(error)
-                told["errors"] = [{"error": redact(str(each)), **_parts(each)} for each in error.errors]
+                told |= error.as_dict()
+                told["errors"] = [each.as_dict() for each in error.errors]
             if isinstance(error, ControlError):
                 told |= {"code": error.code, **error.details}
             report.print_json(told)
@@ -46,9 +46,3 @@ def failing(as_json: bool) -> Iterator[None]:
             for line in text.splitlines() if isinstance(error, ConfigurationError) else [" ".join(text.splitlines())]:
                 say(f"error: {line}", err=True)
         raise typer.Exit(error.code if isinstance(error, ControlError) else 1) from None
-
-
-def _parts(error: Any) -> dict[str, Any]:
-    """Return what a SettingsError is made of."""
-    names = ("file", "line", "key", "value", "problem")
-    return dict(zip(names, (error.source, error.line, error.key, error.value, error.problem), strict=True))

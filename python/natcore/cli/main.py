@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from natcore.cli import control as control_cli
 from natcore.cli import log as log_cli
+from natcore.cli import reload as reload_cli
 from natcore.cli import sls as sls_cli
 from natcore.cli.command import Json, failing, say
 from natcore.errors import ConfigurationError
@@ -31,6 +32,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 control_cli.add_to(app)
 log_cli.add_to(app)
 sls_cli.add_to(app)
+reload_cli.add_to(app)
 
 File = Annotated[Path, typer.Argument(metavar="GATEWAY.TOML", help="The gateway's file.", show_default=False)]
 

@@ -40,6 +40,7 @@ MODULES = (
     "natcore.control.verbs.find",
     "natcore.control.verbs.change",
     "natcore.control.verbs.watch",
+    "natcore.control.verbs.reload",
 )
 
 

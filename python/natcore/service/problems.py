@@ -51,6 +51,13 @@ class SettingsError(ConfigurationError):
         self.source, self.key, self.value, self.problem, self.line = source, key, plain(value), problem, line
         self.errors: tuple[SettingsError, ...] = (self,)
 
+    def as_dict(self) -> dict[str, object]:
+        """Return it for JSON."""
+        return {
+            "error": redact(str(self)), "file": str(self.source), "line": self.line, "key": self.key, "value": self.value,
+            "problem": self.problem,
+        }  # fmt: skip
+
 
 class SettingsErrors(SettingsError):
     """Several errors of one file: `errors`; the other attributes are those of the first."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from natcore.config import AnyEntry, DnatEntry, Eip, NoNatEntry, OutsideInterface, Policy, SnatEntry, Timeouts
@@ -86,10 +86,7 @@ class Reloaded:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
-        made = {item.name: getattr(self, item.name) for item in fields(self)}
-        for name in ("steps", "needs_restart"):
-            made[name] = [{item.name: getattr(step, item.name) for item in fields(step)} for step in made[name]]
-        return made
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +137,10 @@ def find(before: Settings, after: Settings, gateway: Gateway, running: Iterable[
             steps.append(Step("entry", "remove", name, was, sessions=sessions, drain=drain))
         elif entry != row.entry:
             changes.append(Replace(row, entry))
-            steps.append(Step("entry", "replace", name, was, _in_words(entry), sessions))
+            becomes = _in_words(entry)
+            if row.entry.name != entry.name:
+                was, becomes = f"{_label(row.entry)} {was}", f"{_label(entry)} {becomes}"
+            steps.append(Step("entry", "replace", name, was, becomes, sessions))
     for entry in fresh:
         changes.append(Add(entry))
         steps.append(Step("entry", "add", _name(entry), after=_in_words(entry)))
@@ -207,7 +207,11 @@ def _same_endpoint(entry: AnyEntry, other: AnyEntry) -> bool:
 
 def _name(entry: AnyEntry) -> str:
     kind = {SnatEntry: "snat", DnatEntry: "dnat", NoNatEntry: "no_nat"}[type(entry)]
-    return kind if entry.name is None else f"{kind} {show(entry.name)}"
+    return kind if entry.name is None else f"{kind} {_label(entry)}"
+
+
+def _label(entry: AnyEntry) -> str:
+    return "unnamed" if entry.name is None else show(entry.name)
 
 
 def _in_words(entry: AnyEntry) -> str:

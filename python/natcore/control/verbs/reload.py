@@ -1,0 +1,29 @@
+"""The verb that puts a changed configuration file into force, or says what it would do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from natcore.control.protocol import Code, ControlError
+from natcore.control.verb import Answer, Context, verb
+
+
+@verb("reload", writes=True, slow=True)
+def reload(context: Context, *, file: str | None = None, dry_run: bool = False) -> Answer:
+    """Put a file into force, the one that the service began with or another; all of it, or nothing."""
+    from natcore.service.problems import SettingsError
+    from natcore.service.reload import RestartError
+
+    service = context.require_service()
+    try:
+        done = service.reload(file, dry_run=dry_run)
+    except (SettingsError, RestartError) as error:
+        told = ControlError(str(error), Code.CONFIGURATION)
+        if isinstance(error, SettingsError):
+            told.details = {"errors": [each.as_dict() for each in error.errors]}
+        else:
+            told.details = {"needs_restart": [asdict(step) for step in error.steps]}
+        raise told from None
+    for step in done.steps:
+        yield asdict(step)
+    return {name: value for name, value in done.as_dict().items() if name != "steps"}
