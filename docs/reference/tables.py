@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the reference's tables from the code: verdicts, counters, events, dtypes. `--check`: exit status 1 where one is old.
+"""Writes the reference's tables from the code: keys, verdicts, counters, events, dtypes. --check: exit status 1 if one is old.
 
 What a name means stands here or beside it in the code. A name without a meaning is an error, and so is the reverse.
 """
@@ -17,6 +17,7 @@ import numpy as np
 import natcore
 from natcore import events, verdict
 from natcore.flowlog import FLOW
+from natcore.service.keys import Key, keys
 from natcore.sessionlog import ledger
 
 HERE = Path(__file__).parent
@@ -255,7 +256,45 @@ def dtypes() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"verdicts.md": verdicts, "counters.md": counters, "events.md": event_page, "arrays.md": dtypes}
+def configuration_file() -> str:
+    """The page of the configuration file's keys."""
+    parts = [
+        "# The configuration file\n\nTOML. Keys are the arguments' names of what they make. `natcore config` prints these "
+        "tables, `natcore init` writes a file with all keys as comments, `natcore check` says what is wrong with one, each "
+        "error with its line. Of a table in double brackets there may be any number. Where a key has no default, its meaning "
+        "says what holds without it.\n"
+    ]
+    tables: dict[str, list[Key]] = {}
+    for key in keys():
+        tables.setdefault(key.heading, []).append(key)
+    for heading, found in tables.items():
+        rows = [(f"`{key.name}`", typed(key), key.unit, default(key), escaped(key.meaning)) for key in found]
+        parts.append(f"## `{heading}`\n\n" + table(("key", "type", "unit", "default", "meaning"), rows))
+    return "\n".join(parts)
+
+
+def typed(key: Key) -> str:
+    """The type, or the words that a key takes."""
+    return ", ".join(f"`{word}`" for word in key.allowed) if key.allowed else key.type
+
+
+def default(key: Key) -> str:
+    """The default in code; a key that must be given has none."""
+    return "must be given" if key.default is None else f"`{key.default}`" if key.default else ""
+
+
+def escaped(text: str) -> str:
+    """A meaning in a table's cell."""
+    return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;").replace("[", "\\[")
+
+
+PAGES = {
+    "file.md": configuration_file,
+    "verdicts.md": verdicts,
+    "counters.md": counters,
+    "events.md": event_page,
+    "arrays.md": dtypes,
+}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from natcore.cli import control as control_cli
+from natcore.cli import configuration as configuration_cli
 from natcore.cli import log as log_cli
 from natcore.cli import reload as reload_cli
 from natcore.cli import sls as sls_cli
@@ -33,6 +34,7 @@ control_cli.add_to(app)
 log_cli.add_to(app)
 sls_cli.add_to(app)
 reload_cli.add_to(app)
+configuration_cli.add_to(app)
 
 File = Annotated[Path, typer.Argument(metavar="GATEWAY.TOML", help="The gateway's file.", show_default=False)]
 
