@@ -1,4 +1,4 @@
-"""What is told of the file's keys is what the file takes, and a first file is a good one."""
+"""The list of the file's keys agrees with what a file may have, and a first file is a good one."""
 
 from __future__ import annotations
 

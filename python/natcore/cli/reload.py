@@ -39,7 +39,7 @@ def reload_file(
 ) -> None:
     """Put the changed file of a running gateway into force: all of it, or, where it is refused, nothing."""
     with failing(as_json):
-        done = _ask(instance, file, dry_run)
+        done = _ask(instance, file, dry_run, as_json)
     _print(done, as_json)
 
 
@@ -58,7 +58,7 @@ def plan(
     """
     with failing(as_json):
         if old is None:
-            done = _ask(instance, file, True)
+            done = _ask(instance, file, True, as_json)
         elif instance is not None:
             raise ConfigurationError("natcore plan: give either OLD.TOML or --instance")
         else:
@@ -66,12 +66,25 @@ def plan(
     _print(done, as_json)
 
 
-def _ask(instance: str | None, file: Path | None, dry_run: bool) -> dict[str, Any]:
+def _ask(instance: str | None, file: Path | None, dry_run: bool, as_json: bool) -> dict[str, Any]:
+    """Return what the gateway says; exit where it refuses the file."""
+    from natcore.cli import report
     from natcore.control.client import Client, find
+    from natcore.control.protocol import ControlError
 
     path = None if file is None else str(file.absolute())
     with Client(find(instance), timeout=None) as client:  # a log that is stopped has its time
-        steps = client.ask("reload", file=path, dry_run=dry_run)
+        try:
+            steps = client.ask("reload", file=path, dry_run=dry_run)
+        except ControlError as error:
+            if error.code != REFUSED:
+                raise
+            if as_json:
+                report.print_json({"ok": False, "error": str(error), **error.details})
+            else:
+                for line in str(error).splitlines():
+                    say(f"error: {line}", err=True)
+            raise typer.Exit(REFUSED) from None
         return {"steps": steps, **client.summary}
 
 
