@@ -1,17 +1,15 @@
-"""The list of the file's keys agrees with what a file may have, and a first file is a good one."""
+"""The list of the file's keys agrees with what a file may have, and with a first file."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import tomllib
 from pathlib import Path
 
-import pytest
-
 from natcore.service.configuration_file import load
-from natcore.service.first_file import Interface, Machine, text_for, this_machine
+from natcore.service.first_file import text_for
 from natcore.service.keys import Key, keys
+from natcore.service.machine import interfaces
 from natcore.service.tables import TABLES
 from support.command_line import call, call_json
 
@@ -57,29 +55,8 @@ def test_every_default_is_a_value_of_its_key(tmp_path: Path) -> None:
             assert (made.policy, made.timeouts, made.window) == (empty.policy, empty.timeouts, empty.window)
 
 
-MACHINE = Machine(
-    'a "host"',
-    (
-        Interface("eth0", (ipaddress.IPv4Interface("192.0.2.9/24"),)),
-        Interface("lan0", (ipaddress.IPv4Interface("10.0.0.1/24"), ipaddress.IPv4Interface("10.7.0.1/16"))),
-        Interface("lan1", (ipaddress.IPv4Interface("10.1.0.1/24"),)),
-        Interface("spare", ()),
-    ),
-    "eth0",
-)
-
-
-def test_a_first_file_is_good_and_names_the_machines_interfaces(tmp_path: Path) -> None:
-    path = tmp_path / "gateway.toml"
-    path.write_text(text_for(MACHINE))
-    settings = load(path, to_run=True)
-    assert settings.plane == {"inside": ["lan0", "lan1"], "outside": "eth0"}
-    assert [str(entry.source) for entry in settings.snat] == ["10.0.0.0/24", "10.7.0.0/16", "10.1.0.0/24"]
-    assert settings.gateway == {"instance": "a--host-"} and settings.logs == ()
-
-
 def test_every_key_stands_in_a_first_file() -> None:
-    text = text_for(MACHINE)
+    text = text_for([], "gw")
     assert [
         key.name for key in KEYS if not re.search(rf"^(# )?({key.name} = |\[{key.table}\.{key.name}\])", text, re.M)
     ] == []
@@ -87,19 +64,11 @@ def test_every_key_stands_in_a_first_file() -> None:
     assert set(tomllib.loads(commented)) == {"gateway", "plane", "policy", "timeouts", "snat"}
 
 
-@pytest.mark.parametrize("machine", [Machine("", (), None), Machine("h", MACHINE.interfaces[3:], None)])
-def test_a_machine_without_addresses_gets_a_file_to_fill_in(machine: Machine, tmp_path: Path) -> None:
-    path = tmp_path / "gateway.toml"
-    path.write_text(text_for(machine))
-    assert load(path, to_run=True).plane == {"inside": "lan0", "outside": machine.outside}
-
-
 def test_the_commands_list_keys_and_write_a_file_once(tmp_path: Path) -> None:
     assert "  udp: number, seconds, default 300.0\n" in call("config", "timeouts")
     assert {key["table"] for key in call_json("config")} == set(TABLES) - {""} | {"log"}
     assert "TABLE must be one of gateway" in call("config", "paper", exit_code=1)
     path = tmp_path / "gateway.toml"
-    told = call_json("init", path)
-    assert told["outside"] == this_machine().outside and call("check", path)
+    assert call_json("init", path)["interfaces"] == [each.name for each in interfaces()] and call("check", path)
     before = path.read_text()
     assert "is there already" in call("init", path, exit_code=1) and path.read_text() == before

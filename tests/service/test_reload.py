@@ -288,19 +288,19 @@ def test_logs_are_started_changed_restarted_and_stopped_by_name(file: Path, monk
         audit = running.service.logs["audit"]
         running.write(("[plane]", OTHER.format(folder / "b") + "[plane]"))
         done = running.service.reload()
-        assert [str(step) for step in done.steps] == ["start other"]
+        assert [str(step) for step in done.steps] == ["start log other"]
         assert list(running.service.logs) == ["audit", "other"] and running.service.logs["audit"] is audit
 
     def change(running: Running) -> None:
         audit = running.service.logs["audit"]
         running.write(('/a"', '/c"'))
-        assert [str(step) for step in running.service.reload().steps] == ["change audit"]
+        assert [str(step) for step in running.service.reload().steps] == ["change log audit"]
         assert running.service.logs["audit"] is audit and audit.destination["folder"] == str(folder / "c")
 
     def restart(running: Running) -> None:
         other = running.service.logs["other"]
         running.write(('name = "other"', f'name = "other"\nspool = "{folder / "spool"}"'))
-        assert [str(step) for step in running.service.reload().steps] == ["restart other"]
+        assert [str(step) for step in running.service.reload().steps] == ["restart log other"]
         assert running.service.logs["other"] is not other and other.status == "Disabled"
         running.send("10.1.0.1", "198.51.100.7")
         running.service.gateway.end_all()
@@ -309,7 +309,7 @@ def test_logs_are_started_changed_restarted_and_stopped_by_name(file: Path, monk
     def stop(running: Running) -> None:
         audit = running.service.logs["audit"]
         running.file.write_text(BASE.partition("[[log]]")[0] + "[plane]" + BASE.partition("[plane]")[2])
-        assert [str(step) for step in running.service.reload().steps] == ["stop audit", "stop other"]
+        assert [str(step) for step in running.service.reload().steps] == ["stop log audit", "stop log other"]
         assert running.service.logs == {} and audit.status == "Disabled" and audit.counters()["lost"] == 0
 
     Running(file, monkeypatch, start, change, restart, stop)
@@ -375,7 +375,7 @@ def test_a_secret_that_changed_in_its_file_changes_the_log(
     def rotate(running: Running) -> None:
         assert running.service.reload().steps == ()
         secret.write_text("two")
-        assert [str(step) for step in running.service.reload().steps] == ["change audit"]
+        assert [str(step) for step in running.service.reload().steps] == ["change log audit"]
         assert "two" not in str(running.told)
 
     Running(file, monkeypatch, rotate)
@@ -463,7 +463,7 @@ def test_the_commands_reload_and_say_before_what_they_would_do(file: Path, monke
         told = json.loads(command(running, "reload", new, "--json"))
         assert told["ok"] and told["kept"] + told["ended"] == 1 and running.service.reloads == 1
         assert command(running, "reload", new) == (
-            f"reloaded kept {told['kept']}, drained 0, ended 0 sessions; 4 entries and logs unchanged\n"
+            f"kept {told['kept']} sessions, drained 0, ended 0; unchanged entries and logs: 4\n"
         )
         assert running.service.settings.source == new
 
@@ -494,7 +494,7 @@ def test_two_files_are_compared_where_no_gateway_runs(file: Path, tmp_path: Path
     new.write_text(file.read_text().replace("internal_port = 8080", "internal_port = 8081"))
     told = call_json("plan", new, file)
     assert [step["action"] for step in told["steps"]] == ["replace"] and told["ok"] and told["unchanged"] == 3
-    assert "would be kept 0, drained 0, ended 0 sessions" in call("plan", new, file)
+    assert "would keep 0 sessions, drain 0, end 0; unchanged entries and logs: 3" in call("plan", new, file)
     assert "give either OLD.TOML or --instance" in call("plan", new, file, "--instance", "x", exit_code=1)
 
 

@@ -67,17 +67,20 @@ def write_file(
 ) -> None:
     """Write a configuration file for this machine's interfaces, with every key as a comment; never over another file."""
     with failing(as_json):
-        from natcore.service.first_file import text_for, this_machine
+        import socket
 
-        machine = this_machine()
+        from natcore.service.first_file import text_for
+        from natcore.service.machine import interfaces
+
+        there = interfaces()
         try:
             with file.open("x") as made:
-                made.write(text_for(machine))
+                made.write(text_for(there, socket.gethostname()))
         except FileExistsError:
             raise ConfigurationError(f"{file} is there already, and is not overwritten") from None
     if as_json:
         from natcore.cli import report
 
-        report.print_json({"ok": True, "file": str(file), "inside": machine.inside, "outside": machine.outside})
+        report.print_json({"ok": True, "file": str(file), "interfaces": [each.name for each in there]})
     else:
         say(f"{file} is written; look at [plane] and [[snat]], then: natcore check --here {file}")

@@ -89,23 +89,49 @@ def run(file: File, as_json: Json = False) -> None:
 
 
 @app.command()
-def check(file: File, as_json: Json = False) -> None:
-    """Say whether the file is good, and what it makes."""
+def check(
+    file: File,
+    here: Annotated[
+        bool, typer.Option("--here", help="Look at this machine too: interfaces, routes, folders, rights.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say whether the file is good, and what it makes: what `run` refuses is refused, all errors at once.
+
+    With --here also whether it fits this machine, as this user and in this network namespace; nothing is changed.
+    """
     with failing(as_json):
         from natcore.cli import report
         from natcore.service.configuration_file import load
 
         settings = load(file, to_run=True)
         settings.make_gateway().close()
-        summary = _summary(settings)
+        summary, found = _summary(settings), _look_here(settings) if here else []
+        fits = not any(each["level"] == "error" for each in found)
         if as_json:
-            report.print_json({"ok": True, **summary, "warnings": settings.warnings})
-            return
-        _warn(settings)
-        console = report.console()
-        console.print(f"[green]{report.text(file)} is good[/]")
-        for name, value in summary.items():
-            console.print(f"  {name}: {report.text(value)}", soft_wrap=True)
+            report.print_json(
+                {"ok": fits, **summary, "warnings": settings.warnings, **({"here": found} if here else {})}
+            )
+        else:
+            _warn(settings)
+            console = report.console()
+            console.print(
+                f"[green]{report.text(file)} is good[/]" + ("" if fits else ", and does not fit this machine")
+            )
+            for name, value in summary.items():
+                console.print(f"  {name}: {report.text(value)}", soft_wrap=True)
+            for each in found:
+                console.print(report.text(f"{each['level']}: {each['key']}: {each['text']}"), soft_wrap=True)
+        if not fits:
+            raise typer.Exit(1)
+
+
+def _look_here(settings: Settings) -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
+    from natcore.service.here import look
+
+    return [asdict(each) for each in look(settings)]
 
 
 @app.command("demo")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -121,10 +121,7 @@ def lines_of(done: Mapping[str, Any]) -> list[str]:
             f"a reload of {done['file']} would be refused, and change nothing: a restart is needed",
             *(f"  {step}" for step in needs_restart),
         ]
-    lines = [f"{_counted(done, ('kept', 'drained', 'ended'))} sessions; {done['unchanged']} entries and logs unchanged"]
-    lines[0] = f"{'would be' if done['dry_run'] else 'reloaded'} {lines[0]}"
-    return lines + [f"  {step}" for step in steps]
-
-
-def _counted(done: Mapping[str, Any], names: Sequence[str]) -> str:
-    return ", ".join(f"{name} {done[name]:,}" for name in names)
+    words = ("would keep", "drain", "end") if done["dry_run"] else ("kept", "drained", "ended")
+    counts = [f"{word} {done[name]:,}" for word, name in zip(words, ("kept", "drained", "ended"), strict=True)]
+    first = f"{counts[0]} sessions, {counts[1]}, {counts[2]}; unchanged entries and logs: {done['unchanged']:,}"
+    return [first, *(f"  {step}" for step in steps)]

@@ -403,7 +403,7 @@ class Plane:
                 )
             if not link.up:
                 raise InterfaceError(errno.ENETDOWN, f"{self._side(port)}={name!r}: the link is down; set it up first")
-        _check_capabilities()
+        check_capabilities()
         with self._parts.change_lock:
             self._follow()
             self._check_pool(self._parts.table.outside())
@@ -743,7 +743,8 @@ def _warn_of_forwarding(names: Sequence[str]) -> None:
         )
 
 
-def _check_capabilities() -> None:
+def check_capabilities() -> None:
+    """Raise InterfaceError, which names the missing capabilities, if this thread cannot run a plane."""
     missing = []
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()

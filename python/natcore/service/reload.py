@@ -58,7 +58,7 @@ class Step:
     drain: bool = False
 
     def __str__(self) -> str:
-        text = f"{self.action} {self.name}"
+        text = f"{self.action} {'log ' if self.what == 'log' else ''}{self.name}"
         if self.what == "entry":
             text = f"{self.action} {self.name}: {' -> '.join(filter(None, (self.before, self.after)))}"
             text += " (drained)" if self.drain else ""

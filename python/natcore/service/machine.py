@@ -1,4 +1,4 @@
-"""The configuration of the commonest router: a machine with one address outside, for itself and for everybody behind it."""
+"""This machine's interfaces, and which of them are inside and outside where it is the commonest router."""
 
 from __future__ import annotations
 
@@ -45,29 +45,20 @@ def interfaces() -> list[Interface]:
         ]
 
 
-def propose(there: Sequence[Interface] | None = None) -> str:
-    """Return the tables [[snat]] and [plane] of a gateway.toml for a machine with one address outside.
+class Sides(NamedTuple):
+    """Which interfaces are inside and outside, and the inside networks; none lies in another one."""
 
-    The interface of the default route is outside. Inside are those with private addresses; their networks are translated to
-    the outside interface's address, which the host goes on using.
+    inside: tuple[str, ...]
+    outside: str
+    networks: tuple[IPv4Network, ...]
 
-    Parameters
-    ----------
-    there
-        The machine's interfaces; None: `interfaces()`.
 
-    Returns
-    -------
-    str
-        TOML.
+def sides(there: Sequence[Interface]) -> Sides:
+    """Return the sides of a machine: outside is the default route's interface, inside are others with private addresses.
 
-    Raises
-    ------
-    ConfigurationError
-        No interface, or more than one, has the default route, or none has a private address besides; the message says what
-        there is.
+    Raises ConfigurationError, which says what there is: no interface, or more than one, has the default route, or none has a
+    private address besides.
     """
-    there = interfaces() if there is None else there
     shown = "; ".join(f"{each.name} {', '.join(map(str, each.addresses)) or 'without an address'}" for each in there)
     outside = [each for each in there if each.default]
     if len(outside) != 1:
@@ -78,18 +69,8 @@ def propose(there: Sequence[Interface] | None = None) -> str:
     if not inside:
         raise ConfigurationError(f"inside must be an interface with a private address that is up, got none of: {shown}")
     networks = sorted({address.network for each in inside for address in each.addresses if _is_private(address)})
-    lines = ["# Inside hosts leave by the outside interface's address, which this machine keeps for itself too."]
-    for network in networks:
-        if not any(network != other and network.subnet_of(other) for other in networks):
-            lines += ["[[snat]]", f'source = "{network}"', 'pool = "interface"', ""]
-    names = ", ".join(f'"{each.name}"' for each in inside)
-    lines += [
-        "[plane]",
-        f"inside = {names if len(inside) == 1 else f'[{names}]'}",
-        f'outside = "{outside[0].name}"',
-        "",
-    ]
-    return "\n".join(lines)
+    widest = [each for each in networks if not any(each != other and each.subnet_of(other) for other in networks)]
+    return Sides(tuple(each.name for each in inside), outside[0].name, tuple(widest))
 
 
 def _is_private(address: IPv4Interface) -> bool:

@@ -1,7 +1,8 @@
-"""What a machine with one address outside is proposed is a good file that shares this address."""
+"""A machine's first file is a good one, which shares the outside interface's address where there is one outside."""
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 from natcore import ConfigurationError, OutsideInterface
 from natcore.demo.namespaces import Network
 from natcore.service.configuration_file import load
-from natcore.service.one_address import Interface, interfaces, propose
+from natcore.service.first_file import text_for
+from natcore.service.machine import Interface, interfaces, sides
 from support.netns import SERVER, at, needs_root, ping
 
 
@@ -32,15 +34,16 @@ def test_what_is_proposed_is_a_good_file(tmp_path: Path) -> None:
         interface("x0"),
     ]
     file = tmp_path / "gateway.toml"
-    file.write_text(propose(there))
-    settings = load(file)
+    file.write_text(text_for(there, 'a "host"'))
+    settings = load(file, to_run=True)
+    assert settings.gateway == {"instance": "a--host-"}
     assert settings.plane == {"inside": ["lan0", "lan1"], "outside": "wan0"}
     assert [(str(entry.source), entry.pool) for entry in settings.snat] == [("10.1.0.0/16", (OutsideInterface(),))]
 
 
 def test_a_private_address_outside_makes_no_inside_interface() -> None:
     outside = interface("wan0", "192.168.1.2/24", default=True)
-    assert 'inside = "lan0"' in propose([outside, interface("lan0", "10.0.0.1/24")])
+    assert sides([outside, interface("lan0", "10.0.0.1/24")]).inside == ("lan0",)
 
 
 @pytest.mark.parametrize("there, match", [
@@ -50,9 +53,16 @@ def test_a_private_address_outside_makes_no_inside_interface() -> None:
     ([WAN, interface("lan0", "198.51.100.1/24")], "inside must be an interface with a private address"),
     ([WAN, interface("lan0")], r"got none of: wan0 203\.0\.113\.7/24; lan0 without an address"),
 ])  # fmt: skip
-def test_a_machine_that_cannot_be_told_is_refused(there: list[Interface], match: str) -> None:
+def test_a_machine_with_unknown_sides_gets_a_file_that_says_so(
+    there: list[Interface], match: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigurationError, match=match):
-        propose(there)
+        sides(there)
+    file = tmp_path / "gateway.toml"
+    file.write_text(text_for(there, ""))
+    text = " ".join(file.read_text().replace("\n#", "").split())
+    assert "Change the interfaces below" in text and re.search(match, text)
+    assert load(file, to_run=True).plane == {"inside": "lan0", "outside": "wan0"}
 
 
 @needs_root
@@ -61,7 +71,7 @@ def test_it_works_on_a_machine_with_two_interfaces(network: Network, tmp_path: P
     with at(network, "gw"):
         assert {each.name: each.default for each in interfaces()} == {"lan0": False, "wan0": True}
         file = tmp_path / "gateway.toml"
-        file.write_text(propose())
+        file.write_text(text_for(interfaces(), "gw"))
         settings = load(file)
         assert settings.plane is not None
         with settings.make_gateway() as gateway, gateway.forward(**settings.plane):
@@ -75,7 +85,7 @@ def test_natcore_run_reserves_its_ports_and_they_are_given_back(network: Network
     network.route("gw", "default", via=SERVER)
     file = tmp_path / "gateway.toml"
     with at(network, "gw"):
-        file.write_text(propose() + "\n[policy]\nhost_ports = [[40000, 40999]]\n")
+        file.write_text(text_for(interfaces(), "gw") + "\n[policy]\nhost_ports = [[40000, 40999]]\n")
     command = [sys.executable, "-m", "natcore.cli.main"]
     program = network.popen("gw", [*command, "run", str(file)], stdout=subprocess.PIPE, text=True)
     try:
