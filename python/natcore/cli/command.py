@@ -43,6 +43,11 @@ def failing(as_json: bool) -> Iterator[None]:
                 told |= {"code": error.code, **error.details}
             report.print_json(told)
         else:
-            for line in text.splitlines() if isinstance(error, ConfigurationError) else [" ".join(text.splitlines())]:
+            lines = (
+                text.splitlines()
+                if isinstance(error, ConfigurationError | ControlError)
+                else [" ".join(text.splitlines())]
+            )
+            for line in lines:
                 say(f"error: {line}", err=True)
         raise typer.Exit(error.code if isinstance(error, ControlError) else 1) from None

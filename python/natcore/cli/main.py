@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from natcore.cli import control as control_cli
 from natcore.cli import configuration as configuration_cli
+from natcore.cli import control as control_cli
 from natcore.cli import log as log_cli
 from natcore.cli import reload as reload_cli
 from natcore.cli import sls as sls_cli

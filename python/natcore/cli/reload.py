@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from natcore.cli.command import Json, failing, say
+from natcore.cli.control import Instance, asking
 from natcore.errors import ConfigurationError
 from natcore.internal.extras import extra
 
@@ -14,11 +15,6 @@ with extra("cli"):
     import typer
 
 REFUSED = 78  # EX_CONFIG: a reload of this file would be refused
-
-Instance = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Which gateway, by its name or its socket's path.", show_default=False),
-]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,7 +35,7 @@ def reload_file(
 ) -> None:
     """Put the changed file of a running gateway into force: all of it, or, where it is refused, nothing."""
     with failing(as_json):
-        done = _ask(instance, file, dry_run, as_json)
+        done = _ask(instance, file, dry_run)
     _print(done, as_json)
 
 
@@ -58,7 +54,7 @@ def plan(
     """
     with failing(as_json):
         if old is None:
-            done = _ask(instance, file, True, as_json)
+            done = _ask(instance, file, True)
         elif instance is not None:
             raise ConfigurationError("natcore plan: give either OLD.TOML or --instance")
         else:
@@ -66,25 +62,10 @@ def plan(
     _print(done, as_json)
 
 
-def _ask(instance: str | None, file: Path | None, dry_run: bool, as_json: bool) -> dict[str, Any]:
-    """Return what the gateway says; exit where it refuses the file."""
-    from natcore.cli import report
-    from natcore.control.client import Client, find
-    from natcore.control.protocol import ControlError
-
+def _ask(instance: str | None, file: Path | None, dry_run: bool) -> dict[str, Any]:
     path = None if file is None else str(file.absolute())
-    with Client(find(instance), timeout=None) as client:  # a log that is stopped has its time
-        try:
-            steps = client.ask("reload", file=path, dry_run=dry_run)
-        except ControlError as error:
-            if error.code != REFUSED:
-                raise
-            if as_json:
-                report.print_json({"ok": False, "error": str(error), **error.details})
-            else:
-                for line in str(error).splitlines():
-                    say(f"error: {line}", err=True)
-            raise typer.Exit(REFUSED) from None
+    with asking(instance, timeout=None) as client:  # a log that is stopped has its time
+        steps = client.ask("reload", file=path, dry_run=dry_run)
         return {"steps": steps, **client.summary}
 
 

@@ -169,18 +169,16 @@ class Service:
             return done
 
     def _find(self, settings: Settings) -> Planned:
-        running = [name for name, log in self.logs.items() if log.status == "Enabled"]
-        return find(self.settings, settings, self.gateway, running)
+        return find(self.settings, settings, self.gateway, [log.name for log in self.gateway.logs])
 
     def _reload(self, settings: Settings) -> Reloaded:
         planned = self._find(settings)
         if planned.needs_restart:
             raise RestartError(planned.needs_restart)
-        logs = {name: log for name, log in self.logs.items() if log.status == "Enabled"}
         try:
-            done = carry_out(planned, self.settings, self.gateway, logs)
-        finally:
-            self.logs = logs  # also after an error: a log that was restarted is another object
+            done = carry_out(planned, self.settings, self.gateway, {log.name: log for log in self.gateway.logs})
+        finally:  # also after an error: a log that was restarted is another object
+            self.logs = {log.name: log for log in self.gateway.logs}
         self.settings = settings
         self.last_reload_ok, self.last_reload_at = True, time.time()
         self.reloads += 1

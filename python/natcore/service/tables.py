@@ -117,7 +117,19 @@ class PlaneTable(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ControlTable(Struct, frozen=True, forbid_unknown_fields=True):
-    """[control]: the control socket of `natcore run`, and the arguments of Gateway.serve_control."""
+    """[control]: the control socket of `natcore run`, and the arguments of Gateway.serve_control.
+
+    Parameters
+    ----------
+    enabled
+        Whether there is one; left out: true.
+    path
+        The socket's file, at most 107 bytes; left out: /run/natcore/INSTANCE.sock, or natcore.sock without a name.
+    group
+        The group that may connect and look, by name or number; left out: natcore, where the system has it.
+    write_group
+        The group of those who may change something, by name or number; left out: there is none.
+    """
 
     enabled: bool | UnsetType = UNSET
     path: str | UnsetType = UNSET

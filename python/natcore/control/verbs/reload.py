@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from natcore.control.protocol import Code, ControlError
+from natcore.control.protocol import Code
 from natcore.control.verb import Answer, Context, verb
+from natcore.errors import ControlError
 
 
 @verb("reload", writes=True, slow=True)
