@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from natcore import choices
+from natcore import choices, sinks
 from natcore.config import Behaviour, DeliveryPolicy, DnatEntry, Eip, Link, NoNatEntry, Policy, SnatEntry, Timeouts
 from natcore.gateway import Gateway
 from natcore.internal.extras import extra
-from natcore.service.configuration_file import LOG_OPTIONS, SECRETS, sink_kinds, sink_parameters
+from natcore.service.configuration_file import LOG_OPTIONS, SECRETS, sink_of, sink_parameters
 from natcore.service.tables import TABLES
 
 with extra("cli"):
@@ -87,7 +87,7 @@ def _of_struct(table: str, struct: type[Struct], made: Callable[..., Any]) -> It
 
 def _log_keys() -> Iterator[Key]:
     """Yield the keys of [[log]], then those of each sink."""
-    kinds = sink_kinds()
+    kinds = {kind: sink_of(kind) for kind in sinks.DELIVERY_TYPES}
     yield Key(
         "log", "sink", "string", "", None, "Where the rows go; the sink has keys of its own.", tuple(sorted(kinds))
     )
