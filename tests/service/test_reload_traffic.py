@@ -9,6 +9,7 @@ import selectors
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ POOLS = {"kept": "198.18.0.100", "moved": "198.18.0.101", "gone": "198.18.0.102"
 IDLE = {"kept": 700, "moved": 100, "gone": 100, "web": 50, "mail": 50}
 BUSY = {"kept": 40, "gone": 10}
 PORTS = {"web": (80, 8080), "mail": (25, 2525)}  # of DNAT entries: outside, inside
+COUNTS = ("kept", "drained", "ended", "unchanged")
 PIECE = bytes(range(256)) * 4
 
 FILE = """
@@ -175,9 +177,10 @@ class Told:
 def test_a_reload_under_traffic_keeps_drains_and_ends_what_the_plan_says(
     network: Network, tmp_path: Path, many_descriptors: None
 ) -> None:
-    file = tmp_path / "gateway.toml"
+    file, socket_path = tmp_path / "gateway.toml", tmp_path / "control.sock"
     targets = dict.fromkeys(PORTS, SOURCES["kept"])
-    file.write_text(text(POOLS, targets))
+    control = f'[control]\npath = "{socket_path}"\n'
+    file.write_text(text(POOLS, targets) + control)
     for name in ("moved", "gone"):
         network.run("in", ["ip", "address", "add", f"{SOURCES[name]}/24", "dev", "eth0"])
     process = run(network, file, "--json", stdout=subprocess.PIPE, text=True)
@@ -191,6 +194,19 @@ def test_a_reload_under_traffic_keeps_drains_and_ends_what_the_plan_says(
     def reload() -> dict[str, Any]:
         process.send_signal(signal.SIGHUP)
         return told.next("reload")
+
+    def planned() -> dict[str, Any]:
+        command = [
+            sys.executable,
+            "-m",
+            "natcore.cli.main",
+            "plan",
+            str(file),
+            "--instance",
+            str(socket_path),
+            "--json",
+        ]
+        return dict(json.loads(network.run("gw", command).stdout))
 
     with Echoes() as echoes:
         server = (SERVER, echoes.listen(network, "out", SERVER))
@@ -216,8 +232,12 @@ def test_a_reload_under_traffic_keeps_drains_and_ends_what_the_plan_says(
             assert counters()["sessions"] == 1050
 
             pools = {"kept": POOLS["kept"], "moved": "198.18.0.103", "new": "198.18.0.104"}
-            file.write_text(text(pools, {**targets, "web": SOURCES["moved"]}))
+            file.write_text(text(pools, {**targets, "web": SOURCES["moved"]}) + control)
+            said = planned()
+            assert counters()["sessions"] == 1050
             done = reload()
+            assert {name: done[name] for name in COUNTS} == {name: said[name] for name in COUNTS}
+            assert sum(step["sessions"] or 0 for step in said["steps"] if step["drain"]) == done["drained"]
             ended = IDLE["moved"] + IDLE["web"]
             drained = IDLE["gone"] + BUSY["gone"]
             assert done["ok"] and (done["ended"], done["drained"], done["kept"]) == (
