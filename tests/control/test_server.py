@@ -150,6 +150,15 @@ def test_a_client_that_reads_nothing_is_dropped_and_counted(path: Path) -> None:
         assert server.counters()["clients"] == 0
 
 
+def test_a_client_that_was_quiet_for_long_is_told_what_is_wrong(path: Path) -> None:
+    clock = Clock()
+    with serving(path, clock=clock), Raw(path) as client:
+        client.line()
+        clock.now += 200
+        client.send(b"x" * MAX_REQUEST_BYTES)
+        assert "at most" in client.line()["message"]
+
+
 def test_a_client_that_asks_nothing_is_dropped_and_counted(path: Path) -> None:
     clock = Clock()
     with serving(path, clock=clock) as server, Raw(path) as idle:

@@ -103,8 +103,10 @@ class Connection:
             return "idle"
         return None
 
-    def receive(self) -> None:
+    def receive(self, now: float) -> None:
         """Take what arrived. Raises OSError: the connection is gone."""
+        if not self._waiting:
+            self._progress_at = now
         try:
             piece = self.socket.recv(_RECEIVE_BYTES)
         except BlockingIOError:

@@ -205,7 +205,7 @@ class ControlServer:
                 self._drop(connection)  # it reads nothing more
                 return
             if events & select.EPOLLIN and connection.wants_input:
-                connection.receive()
+                connection.receive(self._clock())
             if events & select.EPOLLOUT:
                 connection.transmit(self._clock())
         except OSError:
