@@ -16,7 +16,7 @@ from support.netns import CLIENT, GATEWAY_INSIDE, SERVER, needs_root, ping, unti
 from support.service import file as file  # a fixture
 from support.service import run
 
-KEPT = {"af_packet": 1 << 12 | 1 << 13, "af_xdp": 1 << 12 | 1 << 13 | 1 << 14 | 1 << 39}
+KEPT = {"af_packet": 1 << 12 | 1 << 13, "af_xdp": 1 << 12 | 1 << 13 | 1 << 14 | 1 << 38 | 1 << 39}
 
 
 @needs_root

@@ -249,7 +249,7 @@ def _check_vlans(link: Link) -> None:
 def _refused(link: Link, error: OSError) -> InterfaceError:
     """Return the error with a remedy."""
     reasons = {
-        errno.EPERM: "AF_XDP needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW: run as root, or grant them",
+        errno.EPERM: "AF_XDP needs CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_RAW: run as root, or grant them",
         errno.EOPNOTSUPP: "its driver has no native XDP; use driver='af_packet'",
         errno.EAFNOSUPPORT: "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS); use driver='af_packet'",
         errno.EBUSY: "another XDP program or AF_XDP socket has it; detach that first (ip link set … xdp off)",

@@ -260,7 +260,8 @@ class Program:
 
     index: the interface's number in this network namespace. mac: its link address, 6 bytes. queues: how many it has.
     spared, answered, shared: as for set_addresses.
-    Raises OSError: EPERM without CAP_BPF and CAP_NET_ADMIN, EBUSY where another XDP program is, EOPNOTSUPP without XDP.
+    Raises OSError: EPERM without CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, EBUSY where another XDP program is, EOPNOTSUPP
+    without XDP.
     """
 
     def __init__(

@@ -205,7 +205,9 @@ def _xdp() -> Iterator[Finding]:
             else "AF_XDP cannot be used"
         )
         level: Level = "warning" if error.errno in (errno.EPERM, errno.EACCES) else "error"
-        yield Finding(level, key, f"{what}: {error.strerror} (it needs CONFIG_XDP_SOCKETS, CAP_BPF and CAP_NET_RAW)")
+        yield Finding(
+            level, key, f"{what}: {error.strerror} (it needs CONFIG_XDP_SOCKETS, CAP_BPF, CAP_PERFMON and CAP_NET_RAW)"
+        )
     else:
         yield Finding("good", key, "AF_XDP sockets and maps can be made")
 

@@ -15,10 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 
 # linux/capability.h
-_NET_ADMIN, _NET_RAW, _IPC_LOCK, _SYS_ADMIN, _BPF = 12, 13, 14, 21, 39
+_NET_ADMIN, _NET_RAW, _IPC_LOCK, _SYS_ADMIN, _PERFMON, _BPF = 12, 13, 14, 21, 38, 39
 _KEPT = {
     "af_packet": {_NET_RAW, _NET_ADMIN},  # packet sockets; nf_tables, neighbours, buffers
-    "af_xdp": {_NET_RAW, _NET_ADMIN, _BPF, _IPC_LOCK},  # programs and maps; memory for frames
+    # programs and maps, and in programs offsets that vary (the verifier's rule without CAP_PERFMON); memory for frames
+    "af_xdp": {_NET_RAW, _NET_ADMIN, _BPF, _PERFMON, _IPC_LOCK},
 }
 _VERSION = 0x20080522  # of capset: 64 capabilities
 
@@ -76,7 +77,7 @@ def confine(driver: str) -> list[str]:
 
 def _kept(driver: str) -> set[int]:
     kept = _KEPT.get(driver, _KEPT["af_packet"])
-    return kept if _BPF not in kept or _last_capability() >= _BPF else kept - {_BPF} | {_SYS_ADMIN}
+    return kept if _BPF not in kept or _last_capability() >= _BPF else kept - {_BPF, _PERFMON} | {_SYS_ADMIN}
 
 
 def _last_capability() -> int:
