@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from natcore.frame cimport Frame
 from natcore.nat.clock cimport tick
-from natcore.nat.pipeline cimport take_generated, translate
+from natcore.nat.pipeline cimport count_sides, take_generated, translate
 from natcore.workers.locks cimport lock, try_lock, unlock
 from natcore.workers.worker cimport Worker
 
@@ -28,6 +28,7 @@ cdef extern from "natcore/natcore.h":
 
 cdef void c_translate(natcore_worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil:
     translate(<Worker*>worker, frames, count, now_ns)
+    count_sides(<Worker*>worker, frames, count)
 
 
 cdef void c_tick(natcore_worker* worker, uint64_t now_ns) noexcept nogil:

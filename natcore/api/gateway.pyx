@@ -31,7 +31,7 @@ from natcore.workers.expiry cimport sweep_all
 from natcore.tables.syn_holdoff cimport syn_holdoff_new
 from natcore.api.inspection cimport Tables
 from natcore.nat.clock cimport advance, clock_forward, clock_of_all
-from natcore.nat.pipeline cimport take_generated, translate
+from natcore.nat.pipeline cimport count_sides, take_generated, translate
 from natcore.base.flow_hash cimport has_aes
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32, exchange, load_acquire, store_release
@@ -144,6 +144,7 @@ cdef void translate_rows(Worker* worker, uint8_t[:, ::1] frames, uint32_t[::1] l
         if nows is not None and at < clock_of_all(worker):
             worker.clock_backward += count - 1      # translate counts one per batch
         translate(worker, batch, count, at)
+        count_sides(worker, batch, count)
         for i in range(count):
             lengths[done + i] = batch[i].length
             verdicts[done + i] = batch[i].verdict
@@ -401,6 +402,7 @@ cdef class Core(Tables):
             with nogil:
                 lock(who)
                 translate(who, &one, 1, now_ns)
+                count_sides(who, &one, 1)
                 unlock(who)
         finally:
             self.unclaim(worker)

@@ -5,18 +5,23 @@ from libc.string cimport memset
 
 from natcore.log.events cimport EVENT_SLOTS, REST_SLOTS, Event, Events, event_fd_clear
 from natcore.workers.locks cimport lock, unlock
-from natcore.workers.limits cimport mappings_live, sessions_live
+from natcore.workers.limits cimport LIMITS, mappings_live, sessions_live
 from natcore.api.snapshot cimport (
     BlockRow, MappingRow, PortRow, SessionRow, copy_blocks, copy_mappings, copy_ports, copy_sessions, count_blocks,
 )
+from natcore.tables.port_overload cimport ALL_PARTS, Crowd, Overload
 from natcore.tables.ports cimport PORT_SPACES, Address, ports_in_use
+from natcore.base.hash_table cimport NONE
 from natcore.api.log_rows cimport Rows
 from natcore.base.compiler cimport bswap16, bswap32
-from natcore.workers.worker cimport Shared, Worker
+from natcore.packet.verdict cimport INSIDE, OUTSIDE
+from natcore.workers.worker cimport WORKERS_AT_MOST, Shared, Worker
+from natcore.tables.sessions cimport KINDS
 
 cdef enum:
     LOOK_LINES = 65536          # lines that sessions() examines with a worker locked
     SLOT_BITS = 32              # of a place: worker number above, slot below
+    MOST_SLOTS = 192            # outside addresses and protocols that most_taken() tells of
 
 
 cdef uint8_t[::1] bytes_of(rows, size_t row_bytes):
@@ -28,6 +33,12 @@ cdef uint8_t[::1] bytes_of(rows, size_t row_bytes):
 
 cdef struct Sums:               # sums returned by counters()
     uint64_t verdicts[256]
+    uint64_t from_outside[256]
+    uint64_t bytes[2]           # by Side
+    uint64_t refused[LIMITS]
+    uint64_t created_of[KINDS]
+    uint64_t ended_of[KINDS]
+    uint64_t handed_over_by[WORKERS_AT_MOST]
     uint64_t created
     uint64_t ended
     uint64_t handed_over
@@ -67,6 +78,15 @@ cdef void sum_up(const Shared* shared, int32_t worker, Sums* sums) noexcept nogi
         one = shared.workers[w]
         for i in range(256):
             sums.verdicts[i] += one.counters[i]
+            sums.from_outside[i] += one.from_outside[i]
+        for i in range(2):
+            sums.bytes[i] += one.bytes[i]
+        for i in range(LIMITS):
+            sums.refused[i] += one.refused[i]
+        for i in range(KINDS):
+            sums.created_of[i] += one.sessions.created_of[i]
+            sums.ended_of[i] += one.sessions.ended_of[i]
+        sums.handed_over_by[w] = one.handed_over
         sums.created += one.sessions.created
         sums.ended += one.sessions.ended
         sums.handed_over += one.handed_over
@@ -76,11 +96,40 @@ cdef void sum_up(const Shared* shared, int32_t worker, Sums* sums) noexcept nogi
             sums.sessions, sums.mappings = one.sessions.slots.live, one.mappings.mapping_slots.live
 
 
+cdef struct Most:
+    uint32_t outside_ip         # big-endian
+    uint32_t taken              # ports in use towards one destination; 0: the slot is free
+    uint8_t protocol
+
+
+cdef void most_taken(const Overload* table, uint32_t first, uint32_t last, Most* found) noexcept nogil:
+    """Finds the most ports in use towards one destination, by outside address and protocol, among counts first to last - 1.
+    Of more addresses than there are slots the later ones are left out. All workers must be locked."""
+    cdef const Crowd* crowd
+    cdef uint32_t slot, i
+    for slot in range(first, last):
+        crowd = &table.crowds[slot]
+        if crowd.taken == 0 or crowd.part != ALL_PARTS:
+            continue
+        for i in range(MOST_SLOTS):
+            if found[i].taken == 0:
+                found[i].outside_ip, found[i].protocol = crowd.outside_ip, crowd.protocol
+            if found[i].outside_ip == crowd.outside_ip and found[i].protocol == crowd.protocol:
+                found[i].taken = crowd.taken if crowd.taken > found[i].taken else found[i].taken
+                break
+
+
 cdef class Tables(Rows):
     """A base class of Core."""
 
     def counters(self, int32_t worker=-1):
         """([frames by Verdict], {name: count}) of a worker or, -1, of all. Gauges and shared counters are the gateway's."""
+        verdicts, named, *_ = self.totals(worker)
+        return verdicts, named
+
+    def totals(self, int32_t worker=-1):
+        """counters() at one moment with its parts: ([frames by Verdict], {name: count}, [those from outside by Verdict],
+        {name: [by TCP, UDP, ICMP, others]}, [refusals by Limit], [frames handed off by each worker])."""
         cdef Sums sums
         memset(&sums, 0, sizeof(Sums))
         with nogil:
@@ -94,9 +143,27 @@ cdef class Tables(Rows):
             "clock_backward": sums.clock_backward, "generated": sums.generated, "generated_lost": sums.generated_lost,
             "generated_withheld": sums.generated_withheld, "fragments_evicted": sums.fragments_evicted,
             "events_lost": sums.events_lost, "unsolicited_lost": sums.unsolicited_lost,
-            "journal_lost": sums.journal_lost, "ports_used": sums.ports_used, "sessions": sums.sessions,
-            "mappings": sums.mappings,
-        }
+            "journal_lost": sums.journal_lost, "bytes_from_inside": sums.bytes[INSIDE],
+            "bytes_from_outside": sums.bytes[OUTSIDE], "ports_used": sums.ports_used, "sessions": sums.sessions, "mappings": sums.mappings,
+        }, [<int64_t>sums.from_outside[i] for i in range(256)], {
+            "created": [sums.created_of[i] for i in range(KINDS)], "ended": [sums.ended_of[i] for i in range(KINDS)],
+        }, [sums.refused[i] for i in range(LIMITS)], [sums.handed_over_by[i] for i in range(self.shared.count)]
+
+    def most_taken(self, uint32_t place):
+        """With ports="overload": of a slice of the destinations, from a place on, 0 at first, the most ports that are in use
+        towards one; ({(outside address, protocol): ports}, place to continue from, or None: done)."""
+        cdef const Overload* table = &self.shared.ports.overload
+        cdef Most found[MOST_SLOTS]
+        cdef uint32_t last
+        memset(found, 0, sizeof(found))
+        with nogil:
+            self.lock()
+            last = min(table.crowd_slots.fresh, place + LOOK_LINES) if table.pairs != NULL else 0
+            most_taken(table, place, last, found)
+            place = last if table.pairs != NULL and last < table.crowd_slots.fresh else NONE
+            self.unlock()
+        return ({(bswap32(found[i].outside_ip), found[i].protocol): found[i].taken for i in range(MOST_SLOTS) if found[i].taken},
+                None if place == NONE else place)
 
     @property
     def event_fd(self):

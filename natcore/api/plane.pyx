@@ -419,6 +419,11 @@ cdef class PlaneLoop:
         return {**own, "left_to_kernel": passed + load_relaxed64(&of_port.left_to_kernel),
                 "arp_answered": load_relaxed64(&of_port.arp_answered), "unresolved": load_relaxed64(&of_port.unresolved)}
 
+    @property
+    def turned_ns(self) -> int:
+        """CLOCK_MONOTONIC at the loop's last turn, ns; 0: none yet."""
+        return load_relaxed64(&self.loop.turned_ns)
+
     def counters(self) -> dict[str, int]:
         """Cumulative sums by side ("inside_…", "outside_…"), frames left to the kernel on both; the gauge waiting."""
         result = {"left_to_kernel": 0, "waiting": load_relaxed(&self.loop.pending.frames)}

@@ -54,6 +54,7 @@ cdef struct Loop:
     uint32_t park               # the control side wants the loop to return
     int64_t offset_ns           # gateway's clock - CLOCK_MONOTONIC
     uint64_t serviced_ns
+    uint64_t turned_ns          # atomic: CLOCK_MONOTONIC at the last turn; 0: none yet
     uint32_t turn               # port to serve first
     Before* views[VIEWS_MOST]   # by place; NULL: none there
     uint32_t view_count         # of them; 0: no one looks

@@ -11,7 +11,7 @@ from natcore.tables.ports cimport Address, address_find, host_has, space_of
 from natcore.workers.locks cimport lock, unlock
 from natcore.nat.admission cimport is_shared_address
 from natcore.nat.clock cimport tick
-from natcore.nat.pipeline cimport revoke, take_generated, translate
+from natcore.nat.pipeline cimport count_sides, revoke, take_generated, translate
 from natcore.nat.undelivered cimport take_back_from_others
 from natcore.io.pending_frames cimport (
     PENDING_MS, PendingFrame, pending_enter, pending_first, pending_leave, pending_next, pending_sweep,
@@ -19,7 +19,8 @@ from natcore.io.pending_frames cimport (
 from natcore.io.arp cimport ARP_FRAME_BYTES, arp_announce, arp_answer, arp_asked
 from natcore.frame cimport FRAME_CROSSING, FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED
 from natcore.base.compiler cimport (
-    bswap16, bswap32, count_up, load_acquire, load_relaxed, store_relaxed, store_release, unlikely,
+    bswap16, bswap32, count_up, load_acquire, load_relaxed, store_relaxed, store_relaxed64, store_release,
+    unlikely,
 )
 from natcore.base.hash_table cimport NONE
 from natcore.io.kernel cimport PACKET_BROADCAST, PACKET_HOST, VIRTIO_NET_HDR_F_NEEDS_CSUM, virtio_net_hdr
@@ -408,6 +409,7 @@ cdef uint32_t serve(Loop* loop, Port* port, Device* device, uint32_t budget) noe
         if unlikely(loop.view_count):
             show_arrived(loop, count)
         translate(loop.worker, loop.frames, count, now_ns)
+        count_sides(loop.worker, loop.frames, count)
         for i in range(count):
             if loop.frames[i].verdict <= UNTRANSLATED:
                 deliver(loop, &loop.frames[i], loop.arrivals[loop.frames[i].tag].offload, now_ms)
@@ -436,6 +438,7 @@ cdef void hand_over(Loop* loop) noexcept nogil:
 cdef void service(Loop* loop) noexcept nogil:
     """Services timers: sweep, pending frames, announcements, generated frames."""
     cdef uint64_t now_ns = clock_of(loop)
+    store_relaxed64(&loop.turned_ns, <uint64_t>(<int64_t>now_ns - loop.offset_ns))
     if now_ns - loop.serviced_ns < SERVICE_NS and not load_acquire(&loop.learned):
         return
     loop.serviced_ns = now_ns

@@ -121,6 +121,7 @@ cdef void report_drop(Worker* worker, uint8_t verdict, uint8_t limit, uint32_t s
                       uint8_t protocol, const Clock* now) noexcept nogil:
     """Reports a refusal as an event, unless the packet will be repeated."""
     if not worker.needs_all_locked:
+        worker.refused[limit] += 1
         event_note(worker.events, verdict, limit, subscriber, destination, port, protocol, now.ns)
 
 

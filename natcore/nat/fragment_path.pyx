@@ -112,6 +112,8 @@ cdef void count_given_up(Worker* worker) noexcept nogil:
         table = &worker.fragments[side]
         worker.counters[HELD] -= table.given_up
         worker.counters[DROP_FRAGMENT] += table.given_up
+        worker.from_outside[HELD] -= table.given_up * side
+        worker.from_outside[DROP_FRAGMENT] += table.given_up * side
         table.given_up = 0
 
 
@@ -248,6 +250,7 @@ cdef void first_fragment_done(Worker* worker, const Frame* frame, const Packet* 
     cdef Datagram* datagram = &table.datagrams[number]
     cdef const TcpHeader* tcp = <const TcpHeader*>packet.l4
     cdef uint32_t slot
+    cdef uint8_t released
     datagram_settle(table, number, DATAGRAM_KNOWN if verdict < LOCAL else DATAGRAM_REFUSED, verdict)
     if verdict < LOCAL:
         datagram.ports = packet.ports
@@ -259,6 +262,13 @@ cdef void first_fragment_done(Worker* worker, const Frame* frame, const Packet* 
                                  + (1 if tcp.flags & TCP_FIN else 0))
     while datagram_next_held(table, number):
         worker.counters[HELD] -= 1
-        worker.counters[release_held(worker, number, frame.side, verdict, now)] += 1
+        worker.from_outside[HELD] -= frame.side
+        released = release_held(worker, number, frame.side, verdict, now)
+        worker.counters[released] += 1
+        # of those forwarded, which are counted by egress side, a plane says the side opposite to it
+        if released > INBOUND:
+            worker.from_outside[released] += frame.side
+        elif released == INBOUND:
+            worker.from_outside[released] += 1
     if datagram_is_complete(table, number):
         datagram_close(table, number)

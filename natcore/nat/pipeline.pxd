@@ -7,5 +7,6 @@ from natcore.frame cimport Frame
 from natcore.workers.worker cimport Worker
 
 cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_ns) noexcept nogil
+cdef void count_sides(Worker* worker, const Frame* frames, uint32_t count) noexcept nogil
 cdef void revoke(Worker* worker, Frame* frame, uint8_t verdict) noexcept nogil
 cdef uint32_t take_generated(Worker* worker, uint8_t* out, uint32_t capacity, uint8_t* send_to, uint8_t* cause) noexcept nogil

@@ -38,7 +38,8 @@ from natcore.workers.locks cimport lock, unlock_others, lock_others, unlock
 from natcore.tables.icmp_output cimport outbox_take
 from natcore.packet.tcp_mss cimport clamp_mss
 from natcore.packet.parse cimport (
-    KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, OPTIONS_HARMLESS, OPTIONS_NONE, OPTIONS_ROUTE, Packet, parse, parse_plain,
+    KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, OPTIONS_HARMLESS, OPTIONS_NONE, OPTIONS_ROUTE, Packet, link_length, parse, parse_plain,
+    wire_bytes, wire_packets,
 )
 from natcore.tables.mappings cimport mapping_prefetch_open
 from natcore.nat.affinity cimport owner_with_all_locked, owner_of, hairpin_owner
@@ -524,6 +525,27 @@ cdef void translate(Worker* worker, Frame* frames, uint32_t count, uint64_t now_
 
 # ---- for callers ------------------------------------------------------------------------------------------------------
 
+cdef uint32_t bytes_of_frame(const Worker* worker, const Frame* frame) noexcept nogil:
+    """IPv4 bytes of a forwarded frame; of a super-frame those of its packets on the wire."""
+    cdef Packet packet
+    cdef Frame copy
+    if unlikely(frame.flags & FRAME_GSO):
+        copy = frame[0]
+        if parse(&copy, &packet, worker.ethernet, &worker.sessions.key) == PENDING:
+            return wire_bytes(&packet, wire_packets(frame, &packet))
+    return frame.length - (link_length(frame) if worker.ethernet else 0)
+
+
+cdef void count_sides(Worker* worker, const Frame* frames, uint32_t count) noexcept nogil:
+    """Counts translated frames by the side that they came from. Callers of translate() do it: the pipeline, which has its
+    instructions counted, need not. The worker must be locked."""
+    cdef uint32_t i
+    for i in range(count):
+        worker.from_outside[frames[i].verdict] += frames[i].side
+        if frames[i].verdict <= UNTRANSLATED:
+            worker.bytes[frames[i].side & 1] += bytes_of_frame(worker, &frames[i])
+
+
 cdef void revoke(Worker* worker, Frame* frame, uint8_t verdict) noexcept nogil:
     """Counts a forwarded frame that could not be delivered as dropped, with this verdict, and in no row."""
     if unlikely(worker.flows != NULL):
@@ -531,6 +553,8 @@ cdef void revoke(Worker* worker, Frame* frame, uint8_t verdict) noexcept nogil:
     take_back(worker, frame)
     worker.counters[frame.verdict] -= 1
     worker.counters[verdict] += 1
+    worker.from_outside[frame.verdict] -= frame.side
+    worker.from_outside[verdict] += frame.side
     frame.verdict = verdict
 
 
@@ -541,6 +565,8 @@ cdef uint32_t take_generated(Worker* worker, uint8_t* out, uint32_t capacity, ui
     frame.data = out
     frame.flags = 0
     frame.length = outbox_take(worker.outbox, out, capacity, send_to, cause)
+    if frame.length and (cause[0] <= UNTRANSLATED or cause[0] == HELD):         # a fragment
+        worker.bytes[1 - (send_to[0] & 1)] += bytes_of_frame(worker, &frame)
     if unlikely(worker.flows != NULL) and frame.length:
         flows_sent(worker.flows, &frame, send_to[0], micros(&worker.sessions, worker.now_ns))
     return frame.length

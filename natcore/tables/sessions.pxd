@@ -47,6 +47,12 @@ cdef inline uint8_t class_of(uint8_t protocol) noexcept nogil:
         return TIMEOUT_TCP_TRANSITORY
     return TIMEOUT_UDP if protocol == PROTOCOL_UDP else TIMEOUT_ICMP if protocol == PROTOCOL_ICMP else TIMEOUT_OTHER
 
+cdef enum:                      # ProtocolKind, of counters
+    KINDS = 4                   # TCP, UDP, ICMP, others
+
+cdef inline uint32_t protocol_kind(uint8_t protocol) noexcept nogil:
+    return 0 if protocol == PROTOCOL_TCP else 1 if protocol == PROTOCOL_UDP else 2 if protocol == PROTOCOL_ICMP else 3
+
 cdef enum:
     SWEEP_NS = 8000000000       # every session is swept at least this often
 
@@ -117,6 +123,8 @@ cdef struct Sessions:
     int64_t epoch_ns            # Unix time at now = 0; atomic, as complete_ns: read without the worker's lock
     uint64_t created
     uint64_t ended              # sessions ended
+    uint64_t created_of[4]      # the same by ProtocolKind
+    uint64_t ended_of[4]
     uint32_t opened_outside     # live sessions opened from outside
     uint8_t filtered[3]         # by port space: address-dependent filtering is on
     uint64_t swept_ns           # begin of the sweep's current round

@@ -345,7 +345,7 @@ cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip
         give_slot(table, slot)
         return NONE
     cold.mapping = mapping
-    begin(table, cold, now_ns)
+    begin(table, slot, now_ns)
     join_mapping(table, slot)
     window_roll(table, slot, now_ns)
     return slot
@@ -359,10 +359,12 @@ cdef void session_announce(Sessions* table, uint32_t slot) noexcept nogil:
         show_watchers(table, slot, RECORD_CREATE, table.cold[slot].birth_ns)
 
 
-cdef void begin(Sessions* table, Cold* cold, uint64_t now_ns) noexcept nogil:
+cdef void begin(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
     """Assigns its number and time of birth."""
+    cdef Cold* cold = &table.cold[slot]
     cdef uint64_t number
     table.created += 1
+    table.created_of[protocol_kind(table.hot[slot].protocol)] += 1
     number = table.created if table.numbers == NULL else fetch_add64(table.numbers, 1) + 1
     cold.birth_ns = now_ns
     cold.id_low = <uint32_t>number
@@ -441,6 +443,7 @@ cdef void end_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept no
     if unlikely(table.journal.taps != NULL):
         show_watchers(table, slot, RECORD_END, end_ns)
     table.ended += 1
+    table.ended_of[protocol_kind(table.hot[slot].protocol)] += 1
 
 
 cdef void session_prefetch_close(const Sessions* table, uint32_t slot) noexcept nogil:
@@ -474,6 +477,7 @@ cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexc
     """Undoes session_open of the last session, before it was logged."""
     assert_held(table.lock, "sessions: session_discard")
     table.created -= 1
+    table.created_of[protocol_kind(table.hot[slot].protocol)] -= 1
     if table.numbers != NULL:                       # only for hairpins, with all workers locked
         fetch_add64(table.numbers, <uint64_t>-1)
     take_out(table, slot, table.mappings.mappings[table.cold[slot].mapping].held_until, now_ns)
@@ -497,7 +501,7 @@ cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t 
     count_origin(table, slot, 1)
     memset(cold, 0, sizeof(Cold))
     cold.mapping = mapping
-    begin(table, cold, now_ns)
+    begin(table, slot, now_ns)
     window_roll(table, slot, now_ns)
     session_announce(table, slot)
 

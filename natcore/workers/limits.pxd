@@ -16,6 +16,7 @@ cdef enum:                      # Limit: the one that an event reports, by numbe
     LIMIT_POOL = 8
     LIMIT_OUTSIDE = 9
     LIMIT_SUBSCRIBERS = 10
+    LIMITS = 11                 # length of Worker.refused
 
 cdef void reclaim_shared(Worker* worker, const Clock* now) noexcept nogil
 cdef void reclaim_own(Worker* worker, uint32_t inside_ip, const Clock* now) noexcept nogil

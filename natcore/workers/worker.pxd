@@ -85,6 +85,9 @@ cdef struct Worker:
     Flows* flows                # the flow log, or NULL
     const Rules* rules          # immutable; swapped whole
     uint64_t counters[256]      # by Verdict
+    uint64_t from_outside[256]  # by Verdict: those of them from outside (count_sides)
+    uint64_t bytes[2]           # by Side that they came from: IPv4 bytes that left, or found no next hop (count_sides)
+    uint64_t refused[11]        # by Limit
     uint64_t clock_backward
     uint64_t now_ns             # the worker's clock, monotonic
     bint steady                 # the caller's clock is monotonic, though another worker may have read it later

@@ -29,3 +29,4 @@ Transport = Literal["tcp", "udp"]  # IpfixSink
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]  # KafkaSink
 SlsSchema = Literal["2026", "preview2024"]  # SlsSink
 PlaneState = Literal["running", "degraded", "stopped"]
+PlaneSide = Literal["inside", "outside"]

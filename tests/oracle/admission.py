@@ -54,6 +54,7 @@ class Admission(Draw):
             return None
         subscriber, remote, protocol = whom
         self._tell(lack[0].reason, lack[1], subscriber, remote, protocol)
+        self.refusals[lack[1]] += 1
         return lack[0]
 
     def _tell(self, reason: str, limit: str, address: int = 0, remote: Endpoint = (0, 0), protocol: int = 0) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from natcore import RECORD, ConfigurationError, Error, Gateway, Generated, Side, Verdict
 from natcore.dtypes import END, WINDOW
+from natcore.events import LIMITS
 from natcore.internal.parts import parts_of
 from natcore.plane.host_ports import ALL, ports_in
 from natcore.testhooks.planted_faults import allocations_since, broken, crowd, target_of, thin, undeliver
@@ -59,6 +60,7 @@ class Pair:
         self.sent: bytes | None = None  # of the last single frame
         self.drawn: deque[Endpoint] = deque()  # by natcore, that the oracle has not asked for
         self.draws = self.taken = 0
+        self.carried: Counter[Side] = Counter()  # IPv4 bytes that left, by the side that they came from
         self.histogram.update(f"policy {name}" for name in configurations.traits(self.configuration))
         self.advance(self.configuration.start)
         if self.configuration.hosts:
@@ -132,7 +134,7 @@ class Pair:
         if self.sent is not None:
             taker = self.gateway._core.worker_capsule(self.taker)
             undeliver(taker, self.sent, side, verdict, Verdict.DROP_NO_NEIGHBOUR)
-            self.model.undeliver(Verdict.DROP_NO_NEIGHBOUR, self.sent)
+            self.model.undeliver(Verdict.DROP_NO_NEIGHBOUR, self.sent, side, verdict)
             self.histogram[f"verdict {Verdict.DROP_NO_NEIGHBOUR.name}"] += 1
 
     def crowded(self, data: bytes, side: Side, seconds: float) -> None:
@@ -246,7 +248,10 @@ class Pair:
         parts = ("forwarded", "local", "dropped", "held")
         assert counters["received"] == sum(counters[name] for name in parts)
         counters.pop("handed_over")  # of a worker that got another worker's packet
+        carried = {side: counters.pop(f"bytes_from_{side.name.lower()}") for side in Side}
+        same("bytes", carried, {side: self.carried[side] for side in Side})
         same("counters", {name: value for name, value in counters.items() if value}, self.model.counters())
+        self._same_totals()
         events = sorted(
             (e.reason, int(e.subscriber or e.outside or 0), to_ns(e.time), e.limit, int(e.destination or 0), e.port,
              e.protocol, e.count)
@@ -305,6 +310,8 @@ class Pair:
             kind = {TCP: 2, UDP: 3}.get(self.model.for_the_host, 4)
             self.histogram[f"shared address: {SHARED[kind]}"] += 1
         same("sent", sent and sent.hex(), expected[1] and expected[1].hex())
+        if expected[1] is not None:
+            self.carried[side] += self._ip_bytes(expected[1])
 
     def _hear_draws(self) -> None:
         """The draws of what natcore has just translated, also of what it then refused."""
@@ -316,6 +323,13 @@ class Pair:
         assert self.drawn, "natcore drew nothing"
         return self.drawn.popleft()
 
+    def _ip_bytes(self, frame: bytes) -> int:
+        """Bytes of a frame's packet."""
+        at = 0 if self.gateway.framing == "ip" else 14
+        while at and frame[at - 2 : at] in (b"\x81\x00", b"\x88\xa8"):
+            at += 4
+        return len(frame) - at
+
     def take_generated(self) -> list[Generated]:
         return self.gateway.take_generated()
 
@@ -323,8 +337,30 @@ class Pair:
         assert not self.drawn, f"natcore drew {self.drawn}"
         got = [(g.frame.hex(), g.send_to.name, g.cause.name) for g in self.take_generated()]
         expected = [(g.frame.hex(), g.send_to.name, g.cause.name) for g in self.model.generated]
+        for made in self.model.generated:
+            if made.cause.is_forwarded or made.cause is Verdict.HELD:  # a fragment, of what came from the other side
+                self.carried[Side(1 - made.send_to)] += self._ip_bytes(made.frame)
         self.model.generated.clear()
         same("generated", got, expected)
+
+    def _same_totals(self) -> None:
+        """Frames by side, sessions by protocol, refusals by limit: what the metrics tell besides the counters."""
+        verdicts, _, from_outside, sessions, refused, _ = self.gateway._core.totals()
+        assert all(0 <= outside <= total for outside, total in zip(from_outside, verdicts, strict=True))
+        waiting = sum(
+            len(datagram.waiting) for key, datagram in self.model.fragments.datagrams.items() if key[0] is Side.OUTSIDE
+        )
+        counted = set(Verdict) - {
+            Verdict.OUTBOUND,
+            Verdict.INBOUND,
+            Verdict.DROP_FRAGMENT,
+        }  # the last: also of fragments held
+        expected = {verdict: self.model.from_outside[verdict] for verdict in counted} | {Verdict.HELD: waiting}
+        same("from outside", {v: from_outside[v] for v in counted}, expected)
+        same("sessions by protocol", sessions, {"created": self.model.began, "ended": self.model.over})
+        same(
+            "refusals", dict(zip(LIMITS[1:], refused[1:], strict=True)), {n: self.model.refusals[n] for n in LIMITS[1:]}
+        )
 
     def _same_tables(self) -> None:
         """sessions() in the order of their slots, mappings() and ports() against the oracle's tables."""

@@ -80,6 +80,8 @@ class Following(Admission):
         """What waited for the first fragment that has just come."""
         for verdict, out, link in self.fragments.released:
             self._counted(verdict, 1)
+            if not verdict.is_forwarded:  # else it is counted by the side that it leaves by
+                self.from_outside[verdict] += side
             if out is not None:
                 place = len(self.generated)
                 out = self._fitted(out, link, side, verdict)

@@ -91,20 +91,22 @@ class ModelGateway(Following):
         group = "forwarded" if verdict.is_forwarded else "local" if verdict is Verdict.LOCAL else "dropped"
         self.counts["received"] += 1
         self.counts["held" if verdict is Verdict.HELD else group] += 1
+        self.from_outside[verdict] += side
         if verdict.is_drop:
             self.counts["dropped_" + verdict.name.removeprefix("DROP_").lower()] += 1
         return verdict, out
 
-    def undeliver(self, verdict: Verdict, sent: bytes) -> None:
+    def undeliver(self, verdict: Verdict, sent: bytes, side: Side, forwarded: Verdict) -> None:
         """A frame that was forwarded reached no host: no row counts it. Fragments are counted apart."""
         packet = packets.parse(sent, self.framing, Side.INSIDE)  # as it left; what it says of ICMP is not asked
         if isinstance(packet, Packet) and packet.kind != "fragment":
-            for session, counted, side in self.counted_as:
-                session.take_back(counted, side)
+            for session, counted, counted_side in self.counted_as:
+                session.take_back(counted, counted_side)
         else:
             self.counts["undelivered_in_rows"] += 1
         self._counted(verdict, 1)
         self.counts.update({"held": 1, "forwarded": -1})
+        self.from_outside.update({verdict: side, forwarded: -side})
 
     def bad(self, address: int) -> bool:
         """Never a host's: 0/8, 127/8, 224/4, broadcast (RFC 1812 section 5.3.7); by policy 169.254/16 and 240/4."""

@@ -68,6 +68,11 @@ class Plan(NamedTuple):
     ended: int
 
 
+def kind_of(session: Session) -> int:
+    """Return its place in counters by protocol: TCP, UDP, ICMP, others."""
+    return {6: 0, 17: 1, 1: 2}.get(session.mapping.protocol, 3)
+
+
 class Tables:
     """What a gateway keeps, and its configuration: arguments as of natcore.Gateway, and its first entries."""
 
@@ -112,6 +117,10 @@ class Tables:
         self.index_full = False  # no session more can be entered
         self.sessions_told = False  # that there are many
         self.ports_told: set[tuple[int, int]] = set()  # addresses, and protocols (0: blocks), of which it was told
+        self.refusals: Counter[str] = Counter()  # packets by limit
+        self.began = [0] * 4  # sessions by kind_of
+        self.over = [0] * 4
+        self.from_outside: Counter[Verdict] = Counter()  # frames from there
         self.events: dict[tuple[str, int, int], Event] = {}  # by reason, address and, of a threshold of ports, protocol
         self.hosts: dict[int, set[tuple[int, int]]] = {}  # protocols and ports, of those drawn, of shared addresses
         self.kept_from_host: set[tuple[int, Endpoint]] = set()  # in use when the host was to get them
@@ -286,6 +295,7 @@ class Tables:
         self.sessions.append(session)
         mapping.sessions.append(session)
         self.counts["created"] += 1
+        self.began[kind_of(session)] += 1
         self.kinds[next(row.kind for row in self.entries.known() if row.id == mapping.entry)] += 1
         return session
 
@@ -306,6 +316,7 @@ class Tables:
         mapping = session.mapping
         self.log(session.ended(end))
         self.counts["ended"] += 1
+        self.over[kind_of(session)] += 1
         mapping.end = max(mapping.end, end)
         gone = self._remove(session, keep_mapping)
         rests = self.policy.ports != "overload"  # RFC 6888 REQ-8 C: not where the filter is address- and port-dependent
@@ -315,6 +326,7 @@ class Tables:
     def discard(self, session: Session) -> None:
         """Take back the session that was opened last, as if it had never been."""
         self.counts["created"] -= 1
+        self.began[kind_of(session)] -= 1
         self.last_id -= 1
         self._remove(session)
 

@@ -145,6 +145,7 @@ class Block:
         self._routing = True  # this kernel can drop by the destination's type
         self._marks: dict[tuple[int, str], tuple[object, ...]] = {}
         self._kept: dict[str, tuple[frozenset[int], Shared]] = {}
+        self._missing: set[str] = set()  # what could not be restored
 
     def install(self, interface: str, spared: Iterable[int], shared: Shared | None = None) -> None:
         """From now on, in one step, the kernel sees IPv4 from the interface for the spared addresses (host order) and the
@@ -156,6 +157,7 @@ class Block:
         except OSError as error:
             raise _refused(interface, error) from error
         self._kept[interface] = kept
+        self._missing.discard(interface)
         self._note(interface)
 
     def forward_nothing(self, interface: str) -> None:
@@ -181,10 +183,15 @@ class Block:
             known = {key: mark for key, mark in self._marks.items() if key[1] == interface}
             if all(self._ruleset.mark(family, PREFIX + interface) == mark for (family, _), mark in known.items()):
                 continue
+            self._missing.add(interface)
             with suppress(InterfaceError):  # the interface is just going
                 self.install(interface, *kept)
                 restored.append(interface)
         return restored
+
+    def is_installed(self, interface: str) -> bool:
+        """Whether the interface's block stands; one that another program took away is put back at once, or is missing."""
+        return interface in self._kept and interface not in self._missing
 
     def close(self) -> None:
         """Existing tables stay and have no owner."""

@@ -193,6 +193,11 @@ class Watcher:
             self._thread.join()
         self._close()
 
+    @property
+    def ticked(self) -> float:
+        """When its thread turned last: seconds of CLOCK_MONOTONIC; 0.0: not yet."""
+        return self._ticked
+
     def settle(self) -> None:
         """Wait for a tick that began after this call, or for the watcher's end."""
         done = threading.Event()

@@ -130,6 +130,10 @@ class Loops:
     def take_used(self, port: int) -> list[int]:
         return sorted({address for loop in self._loops for address in loop.take_used(port)})
 
+    def turned(self) -> dict[str, float]:
+        """When each loop turned last, by its thread's name: seconds of CLOCK_MONOTONIC, 0.0: not yet."""
+        return {f"natcore-w{worker}": loop.turned_ns / 1e9 for worker, loop in enumerate(self._loops)}
+
     def in_pool(self, addresses: set[int]) -> set[int]:
         return self._loops[0].in_pool(addresses)
 

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from types import TracebackType
 from typing import TYPE_CHECKING, get_args
@@ -50,6 +51,25 @@ LOOK_EVERY = 2.0  # seconds between two looks at the host's sockets, where it sh
 
 _log = logging.getLogger(__name__)
 _alive: Alive[Plane] = Alive()
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """How an interface of a plane is.
+
+    Parameters
+    ----------
+    side
+        "inside" or "outside".
+    up
+        It is there, set up, and has a carrier.
+    kernel_block
+        The kernel's own stack is kept off it, and forwards nothing that comes by it.
+    """
+
+    side: choices.PlaneSide
+    up: bool
+    kernel_block: bool
 
 
 class Plane:
@@ -116,6 +136,7 @@ class Plane:
         self._addresses = [0 for _ in self._ports]  # the gateway's own on each port's link
         self._pool = b""  # the outside addresses, four bytes each
         self._reopened = 0.0
+        self._started = time.monotonic()
         _warn_of_forwarding((*self.inside, self.outside))
         self._core.claim()
         try:
@@ -220,6 +241,37 @@ class Plane:
         """
         which = check_worker(worker, self._gateway.workers)
         return {name: self._loops.port_counters(port, which) for port, name in enumerate(self._watcher.names)}
+
+    def interfaces(self) -> dict[str, Interface]:
+        """Say how each interface is, by its name.
+
+        Returns
+        -------
+        dict of str to Interface
+            The inside ones first, then the outside one.
+        """
+        found = {}
+        for port, name in enumerate(self._watcher.names):
+            opened, link, block = self._opened[port], self._watcher.links[port], self._block
+            found[name] = Interface(
+                side="outside" if port == self._ports[-1] else "inside",
+                up=bool(not self._ended and opened and link and link.up and link.carrier),
+                kernel_block=bool(not self._ended and opened and block and block.is_installed(name)),
+            )
+        return found
+
+    def turn_ages(self) -> dict[str, float]:
+        """Say how long ago each of its threads' loops turned last; one that hangs has a growing age.
+
+        Returns
+        -------
+        dict of str to float
+            Seconds, by the thread's name: "natcore-w0" and so on, which move packets and turn at least each 0.1 s, and
+            "natcore-watch". With threads=False the workers turn in `step`.
+        """
+        now = time.monotonic()
+        turned = self._loops.turned() | {"natcore-watch": self._watcher.ticked}
+        return {name: max(0.0, now - (at or self._started)) for name, at in turned.items()}
 
     def watch_frames(
         self,

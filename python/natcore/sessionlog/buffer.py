@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from typing import Protocol
 
-from natcore.dtypes import GAP
+from natcore.dtypes import GAP, GAP_LOST
 from natcore.sessionlog.gaps import PendingGap
 from natcore.sessionlog.ledger import Ledger
 from natcore.sinks.base import Batch, Records, join
@@ -126,7 +126,7 @@ class Buffer:
         gaps = int((records["kind"] == GAP).sum())
         if not self._pending_gap:
             self._rows += 1
-            self._ledger.add_gap("queued")
+            self._ledger.add_gap("queued", GAP_LOST)
         self._pending_gap.add_records(records)
         self._rows -= len(records)
         self._ledger.drop_gaps(gaps, "queued")

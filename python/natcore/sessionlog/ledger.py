@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Literal
+
+from natcore.dtypes import GAP_DIED, GAP_LOST, GAP_RING, GapReason
 
 Place = Literal["delivered", "queued", "spooled", "dead_letter", "lost"]
 Reason = Literal["queue_full", "spool_full", "damaged", "rejected", "shutdown"]
 _PLACES: tuple[Place, ...] = ("delivered", "queued", "spooled", "dead_letter", "lost")
 _REASONS: tuple[Reason, ...] = ("queue_full", "spool_full", "damaged", "rejected", "shutdown")
+_GAPS = {GAP_DIED: "gaps_died", GAP_RING: "gaps_journal_full", GAP_LOST: "gaps_log_full"}
+_MARK_SECONDS = 1.0  # between two marks of when rows came
+_MARKS_MOST = 4096  # beyond, every other one is forgotten: a row then seems to wait since the mark before
 
 
 class Ledger:
@@ -17,42 +23,79 @@ class Ledger:
 
     queued: in memory. spooled: on disk, synced. dead_letter: set aside in a file, refused by the destination.
     Counts beside the sums: withheld (rows of a kind that the sink does not take; not accepted), recovered (accepted
-    from what an earlier process left in the spool), gaps (accepted gap rows, that this log added to the gateway's), facts
-    (accepted rows about the log itself: natcore.sessionlog.facts),
+    from what an earlier process left in the spool), gaps (accepted gap rows, that this log added to the gateway's; beside
+    it how many were begun for each reason), facts (accepted rows about the log itself: natcore.sessionlog.facts),
     raw_bytes_delivered and wire_bytes_delivered.
+
+    wall: Unix seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wall: Callable[[], float] = time.time) -> None:
+        self._wall = wall
         self._lock = threading.Lock()
         self._settled = threading.Condition(self._lock)
         self._rows: dict[Place, int] = dict.fromkeys(_PLACES, 0)
         self._gone = 0  # rows that do not wait any more
         self._lost: dict[Reason, int] = dict.fromkeys(_REASONS, 0)
         self._beside = dict.fromkeys(
-            ("withheld", "recovered", "gaps", "facts", "raw_bytes_delivered", "wire_bytes_delivered"), 0
+            ("withheld", "recovered", "gaps", *_GAPS.values(), "facts", "raw_bytes_delivered", "wire_bytes_delivered"),
+            0,
         )
+        self._marks: list[
+            tuple[int, float]
+        ] = []  # rows that had come by then, settled ones among them, and Unix seconds
 
     def accept(self, rows: int, *, withheld: int = 0) -> None:
         """Count new rows, in memory."""
         with self._lock:
             self._rows["queued"] += rows
             self._beside["withheld"] += withheld
+            self._mark(rows, self._wall())
 
-    def recover(self, rows: int) -> None:
-        """Count rows that an earlier process left in the spool."""
+    def recover(self, rows: int, since: float | None = None) -> None:
+        """Count rows that an earlier process left in the spool. since: Unix seconds, when the oldest had come; None: now."""
         with self._lock:
             self._rows["spooled"] += rows
             self._beside["recovered"] += rows
+            self._mark(rows, self._wall() if since is None else since)
 
-    def add_gap(self, place: Place) -> None:
+    def add_gap(self, place: Place, reason: GapReason) -> None:
         """Count a gap row: it is one more row of this log."""
-        self.drop_gaps(-1, place)
+        with self._lock:
+            self._rows[place] += 1
+            self._beside["gaps"] += 1
+            self._beside[_GAPS[reason]] += 1
+            self._mark(1, self._wall())
 
     def add_facts(self, rows: int) -> None:
         """Count rows about the log itself, in memory."""
         with self._lock:
             self._rows["queued"] += rows
             self._beside["facts"] += rows
+            self._mark(rows, self._wall())
+
+    def _mark(self, rows: int, now: float) -> None:
+        """Note when rows came, to tell since when the oldest one waits: they settle in their order, nearly."""
+        come = self._gone + self._waiting()
+        self._forget_marks()
+        if rows and (not self._marks or now - self._marks[-1][1] >= _MARK_SECONDS):
+            self._marks.append((come, now))
+            if len(self._marks) > _MARKS_MOST:
+                del self._marks[1::2]
+        elif rows:
+            self._marks[-1] = (come, self._marks[-1][1])
+
+    def _forget_marks(self) -> None:
+        settled = 0
+        while settled < len(self._marks) and self._marks[settled][0] <= self._gone:
+            settled += 1
+        del self._marks[:settled]
+
+    def oldest_waiting(self) -> float:
+        """Return the seconds that the oldest waiting row has waited, within about one; 0.0: none waits."""
+        with self._lock:
+            self._forget_marks()
+            return max(0.0, self._wall() - self._marks[0][1]) if self._marks and self._waiting() else 0.0
 
     def drop_gaps(self, rows: int, place: Place) -> None:
         """Uncount gap rows that have become part of another one."""

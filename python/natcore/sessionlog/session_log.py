@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from natcore.choices import OnFailure
 from natcore.config import DeliveryPolicy, check_number
-from natcore.dtypes import chosen
+from natcore.dtypes import GapReason, chosen
 from natcore.errors import ConfigurationError, Error
 from natcore.internal import threads
 from natcore.internal.read_only import ReadOnly
@@ -123,7 +123,7 @@ class SessionLog:
         self._clock = clock
         self._wall = wall
         self._chance = chance or random.Random()
-        self._ledger = Ledger()
+        self._ledger = Ledger(wall)
         self._dead_letters = DeadLetters(spool, policy.spool_bytes) if spool else None
         self._spool: Spool | None = None
         self._unopened: tuple[Path, Beat] | None = None  # a spool that could not be opened; it is tried again
@@ -208,6 +208,17 @@ class SessionLog:
         if self._spool is not None:
             counters["spool_files_set_aside"] = self._spool.set_aside
         return counters
+
+    @property
+    def oldest_waiting(self) -> float:
+        """Seconds that the oldest undelivered row has waited, rows of an earlier process among them; 0.0: none waits."""
+        return self._ledger.oldest_waiting()
+
+    @property
+    def spool_bytes(self) -> int:
+        """Bytes of the spool's files with rows; 0 without a spool. It waits for no disk."""
+        spool = self._spool
+        return 0 if spool is None else spool.size_bytes
 
     def waiting_rows(self) -> Iterator[Batch]:
         """The rows that no destination has acknowledged yet, in memory and in the spool; they stay where they are."""
@@ -325,7 +336,7 @@ class SessionLog:
 
     def _accept_gap(self, row: Records) -> None:
         """RECORD (1,): rows of the gateway are missing here."""
-        self._ledger.add_gap("queued")
+        self._ledger.add_gap("queued", GapReason(int(row["flags"][0])))
         self._buffer.append(row)
 
     def _accept_facts(self, rows: Records) -> None:

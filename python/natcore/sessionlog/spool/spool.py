@@ -35,7 +35,7 @@ from pathlib import Path
 
 import numpy as np
 
-from natcore.dtypes import RECORD
+from natcore.dtypes import GAP_DIED, GAP_LOST, RECORD
 from natcore.errors import ConfigurationError
 from natcore.internal.files import make_private, open_private, remove, remove_drafts, sync_folder, write_all
 from natcore.internal.redaction import show
@@ -113,7 +113,8 @@ class Spool:
         self.set_aside = found.set_aside
         last = max([segment.number for segment in self._segments], default=0)
         self._next_number = max(last, mark.segment if mark else 0) + 1
-        self._ledger.recover(self.rows + found.damaged_rows)
+        left = [segment.span.end / 1e6 for segment in self._segments if segment.rows_left and segment.span]
+        self._ledger.recover(self.rows + found.damaged_rows, min(left, default=None))
         self._ledger.lose(found.damaged_rows, "spooled", "damaged")
 
     def begin_run(self, beat: Beat) -> bool:
@@ -150,7 +151,7 @@ class Spool:
         self._seal()
         self._segments[-1].add(row)
         self._segments[-1].rows_left = 1
-        self._ledger.add_gap("spooled")
+        self._ledger.add_gap("spooled", GAP_DIED)
 
     @property
     def rows(self) -> int:
@@ -159,8 +160,8 @@ class Spool:
 
     @property
     def size_bytes(self) -> int:
-        with self._lock:
-            return sum(segment.size for segment in self._segments)
+        """Without the lock, which is held over a sync: who only looks does not wait for a disk."""
+        return sum(segment.size for segment in tuple(self._segments))
 
     def append(self, records: Records) -> None:
         """Make up to `frame_rows` queued rows durable: they are spooled when this returns, untouched if it raises."""
@@ -306,7 +307,7 @@ class Spool:
     def _pending_gap_of(self, owner: Identity) -> PendingGap:
         if owner not in self._pending_gaps:
             self._pending_gaps[owner] = PendingGap()
-            self._ledger.add_gap("spooled")
+            self._ledger.add_gap("spooled", GAP_LOST)
         return self._pending_gaps[owner]
 
     def _segment_for(self, owner: Identity, needed_bytes: int) -> Segment:
