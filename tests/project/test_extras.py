@@ -24,7 +24,7 @@ sys.meta_path.insert(0, Blocked())
 """
 PACKAGES = {
     "pyroute2", "pyarrow", "duckdb", "typer", "rich", "msgspec", "aliyun", "lz4", "google", "requests", "urllib3",
-    "confluent_kafka", "matplotlib", "hypothesis", "pytest", "scapy",
+    "confluent_kafka", "matplotlib", "prometheus_client", "hypothesis", "pytest", "scapy",
 }  # fmt: skip
 
 GATEWAY = """
@@ -57,6 +57,7 @@ USES = {
     'access_key_secret="s")': "sls",
     'from natcore.sinks import KafkaSink; KafkaSink("localhost:9092", "t")': "kafka",
     "import natcore.testing": "testing",
+    "import natcore.metrics": "metrics",
 }
 
 

@@ -41,6 +41,7 @@ MODULES = (
     "natcore.control.verbs.change",
     "natcore.control.verbs.watch",
     "natcore.control.verbs.reload",
+    "natcore.control.verbs.measure",
 )
 
 
