@@ -349,6 +349,6 @@ def test_run_tells_of_a_log_that_does_not_work_and_forwards_or_refuses(
     file.write_text(file.read_text().replace('name = "audit"', 'name = "audit"\non_failure = "refuse"'))
     process = run(network, file, "--json", stdout=subprocess.PIPE, text=True)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 75  # the destination may work later
     told = json.loads(output)
     assert told["key"] == "log[0].on_failure" and "session log 'audit' does not work" in told["error"]

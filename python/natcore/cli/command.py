@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -25,8 +25,8 @@ def say(text: object, *, err: bool = False, flush: bool = False) -> None:
 
 
 @contextmanager
-def failing(as_json: bool) -> Iterator[None]:
-    """Report natcore's errors, and the system's, in one line; the exit status is 1, or the running gateway's code."""
+def failing(as_json: bool, exit_code: Callable[[BaseException], int] = lambda _: 1) -> Iterator[None]:
+    """Report natcore's errors, and the system's; the exit status is 1, a running gateway's code, or exit_code's."""
     try:
         yield
     except (Error, OSError) as error:
@@ -50,4 +50,4 @@ def failing(as_json: bool) -> Iterator[None]:
             )
             for line in lines:
                 say(f"error: {line}", err=True)
-        raise typer.Exit(error.code if isinstance(error, ControlError) else 1) from None
+        raise typer.Exit(error.code if isinstance(error, ControlError) else exit_code(error)) from None

@@ -8,19 +8,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
+from natcore.cli import completion
 from natcore.cli import configuration as configuration_cli
 from natcore.cli import control as control_cli
 from natcore.cli import log as log_cli
 from natcore.cli import reload as reload_cli
+from natcore.cli import service as service_cli
 from natcore.cli import sls as sls_cli
 from natcore.cli.command import Json, failing, say
 from natcore.errors import ConfigurationError
 from natcore.internal.extras import extra
-from natcore.internal.redaction import printable, show
+from natcore.internal.redaction import show
+from natcore.service.exit_codes import ExitCode
 
 with extra("cli"):
     import typer
@@ -35,17 +39,29 @@ log_cli.add_to(app)
 sls_cli.add_to(app)
 reload_cli.add_to(app)
 configuration_cli.add_to(app)
+service_cli.add_to(app)
+completion.add_to(app)
 
 File = Annotated[Path, typer.Argument(metavar="GATEWAY.TOML", help="The gateway's file.", show_default=False)]
 
 
+USAGE_ERROR = 2  # of the command line's library
 _is_program = False  # run by main(), so that the process is natcore's alone
 
 
 def main() -> None:
     global _is_program
     _is_program = True
-    app()
+    completion.init()
+    try:
+        app(prog_name=completion.PROGRAM)
+    except SystemExit as ended:
+        if ended.code == USAGE_ERROR:
+            sys.exit(ExitCode.USAGE)
+        raise
+    except Exception:
+        traceback.print_exc()
+        sys.exit(ExitCode.FAILED)
 
 
 def _show_version(asked: bool) -> None:
@@ -64,23 +80,37 @@ def _options(
 
 
 @app.command()
-def run(file: File, as_json: Json = False) -> None:
-    """Forward packets as the file says, until SIGTERM or SIGINT. SIGHUP reloads the file, SIGUSR1 prints the counters."""
+def run(
+    file: File,
+    log_level: Annotated[str, typer.Option(help="The least that is told: debug, info, warning or error.")] = "info",
+    as_json: Json = False,
+) -> None:
+    """Forward packets as the file says, until SIGTERM or SIGINT. SIGHUP reloads it, SIGUSR1 tells the counters.
+
+    Each line on standard error is an event with its fields; with --json it is an object on standard output. The exit
+    status is 0 after a signal, 64 for a wrong command, 70 after a failure, 75 where it may go later (an interface is not
+    there), 78 where the file or the process's rights must change.
+    """
     if _is_program and "OPENBLAS_NUM_THREADS" not in os.environ:  # numpy's threads would keep what is given up below
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
         os.execv(sys.executable, sys.orig_argv)
-    with failing(as_json):
+    from natcore.service.exit_codes import exit_code
+
+    with failing(as_json, exit_code):
         from natcore.internal import threads
-        from natcore.service import control, output, privileges
+        from natcore.internal.validation import check_choice
+        from natcore.service import control, lines, output, privileges
         from natcore.service.configuration_file import control_of, driver_of, load
         from natcore.service.run import Service
 
+        level = check_choice("--log-level", log_level, lines.LEVELS)
         if _is_program:
             control.join_group(control_of(file))
         kept = privileges.confine(driver_of(file)) if _is_program else []  # before libraries start threads
         settings = load(file, to_run=True)
         threads.set_names("natcore")
-        with output.LineWriter(_json_line if as_json else _text_lines) as write, output.logging_to(write):
+        line = lines.json_writer(level) if as_json else lines.text_writer(level, journal=lines.is_journal(os.environ))
+        with output.LineWriter(line) as write, output.logging_to(write):
             for warning in settings.warnings:
                 write("warning", {"message": f"{settings.source}: {warning}"})
             for reason in kept:
@@ -330,51 +360,6 @@ def _parse_snat(text: str) -> SnatEntry:
     from natcore.config import SnatEntry
 
     return SnatEntry(source, pool=pool.split(","))
-
-
-def _json_line(what: str, fields: dict[str, Any]) -> tuple[int, str]:
-    import json
-
-    return _descriptor(what), json.dumps({"happened": what, **fields}, default=str) + "\n"
-
-
-def _descriptor(what: str) -> int:
-    """Return the descriptor: standard error for log records and warnings, else standard output."""
-    return 2 if what in ("log", "warning") else 1
-
-
-def _text_lines(what: str, fields: dict[str, Any]) -> tuple[int, str]:
-    from natcore.cli import report
-
-    if what == "started":
-        inside = ", ".join(_as_list(fields["inside"]))
-        lines = [f"forwarding between {inside} (inside) and {fields['outside']} (outside)"]
-        lines += [f"session log {_listed(log)}" for log in fields["logs"]] or [
-            "no session log: the file has no [[log]]"
-        ]
-        if fields["control"]:
-            lines.append(f"control socket {fields['control']}")
-        lines.append("SIGTERM or Ctrl-C ends; SIGHUP reloads the file; SIGUSR1 prints the counters")
-        lines = [printable(line) for line in lines]
-    elif what == "stopped":
-        lines = ["stopped", report.as_text(report.counters_table(fields["counters"]))]
-        lines += [printable(f"session log {name}: {_listed(counters)}") for name, counters in fields["logs"].items()]
-    elif what == "counters":
-        lines = [report.as_text(report.counters_table(fields))]
-    elif what == "reload":
-        lines = [printable(line) for line in _reload_lines(fields)]
-    elif what in ("log", "warning"):
-        lines = [f"{fields.get('level', what)}: {printable(fields['message'], chr(10))}"]
-    else:
-        lines = [printable(f"{what}: {_listed(fields)}")]
-    return _descriptor(what), "\n".join(lines) + "\n"
-
-
-def _reload_lines(fields: dict[str, Any]) -> list[str]:
-    if not fields["ok"]:
-        return [f"reload failed, what was in force stays: {line}" for line in fields["error"].splitlines()]
-    sessions = ", ".join(f"{fields[name]:,} {name}" for name in ("kept", "drained", "ended"))
-    return [f"reloaded {fields['file']}: sessions {sessions}", *(f"  {change}" for change in fields["changes"])]
 
 
 def _listed(fields: Mapping[str, object]) -> str:

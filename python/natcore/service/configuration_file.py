@@ -84,6 +84,7 @@ class Settings:
     logs: tuple[LogSettings, ...]
     plane: dict[str, Any] | None
     control: dict[str, Any]
+    metrics: dict[str, Any] | None
     warnings: tuple[str, ...]
 
     @property
@@ -164,6 +165,7 @@ def load(path: str | os.PathLike[str], *, to_run: bool = False) -> Settings:
         logs=_logs(problems, tables.log),
         plane=None if tables.plane is UNSET else given(tables.plane),
         control=given(tables.control),
+        metrics=None if tables.metrics is UNSET else _metrics(problems, raw, given(tables.metrics)),
         warnings=tuple(str(warning.message) for warning in caught),
     )
     if not problems.errors:  # a conflict may follow from what is wrong
@@ -264,6 +266,13 @@ def _check_entries(problems: Problems, settings: Settings) -> None:
             del entries[error.entry.id]
             with problems.noting(), problems.named(*settings.key_of(error.entry.id - 1)):
                 raise
+
+
+def _metrics(problems: Problems, raw: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    from natcore.metrics.endpoint import parse_listen
+
+    problems.made(parse_listen, "metrics", raw["metrics"], arguments)
+    return arguments
 
 
 def _check_plane(problems: Problems, settings: Settings) -> None:
@@ -385,7 +394,7 @@ def _with_secrets(problems: Problems, key: str, arguments: dict[str, Any], secre
         if file is not None:
             arguments[name] = ""  # an error of its own tells what is wrong with it
             try:
-                arguments[name] = _text_of(Path(check_path(f"{name}_file", file)), _LARGEST_SECRET_BYTES).strip()
+                arguments[name] = _text_of(_loaded(check_path(f"{name}_file", file)), _LARGEST_SECRET_BYTES).strip()
             except UnicodeDecodeError:
                 problems.add(f"{key}.{name}_file", None, "must be a file of UTF-8")
             except ConfigurationError:
@@ -395,3 +404,15 @@ def _with_secrets(problems: Problems, key: str, arguments: dict[str, Any], secre
         elif variable in os.environ:
             arguments[name] = os.environ[variable]
     return arguments
+
+
+def credential(path: Path) -> str:
+    """Return the name under which a unit loads a file that the configuration names (systemd.exec(5), LoadCredential)."""
+    return str(path.absolute()).strip("/").replace("/", "-")
+
+
+def _loaded(path: str | os.PathLike[str]) -> Path:
+    """Return where a file of the configuration's is read: where systemd loaded it for this service, if it did."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    loaded = Path(folder, credential(Path(path))) if folder else None
+    return loaded if loaded is not None and loaded.is_file() else Path(path)

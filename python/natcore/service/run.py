@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from queue import Empty, SimpleQueue
@@ -16,8 +16,10 @@ from natcore.errors import Error
 from natcore.events import Digest
 from natcore.gateway import Gateway
 from natcore.internal import threads
+from natcore.metrics.health import LATE_SECONDS, Health
 from natcore.service import control
 from natcore.service.configuration_file import Settings, SettingsError, load
+from natcore.service.notify import Notifier
 from natcore.service.reload import Planned, Reloaded, RestartError, carry_out, find, plan_of
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class Service:
         self.last_reload_ok = True
         self.last_reload_at = time.time()
         self.reloads = self.failed_reloads = 0
+        self.notifier = Notifier()
         self.reloading = False
         self._file = settings.source
         self._one_reload = threading.Lock()
@@ -116,8 +119,11 @@ class Service:
             destinations = [_destination(log) | {"on_failure": log.on_failure} for log in self.logs.values()]
             where = None if self.control is None else str(self.control.path)
             self._report("started", {**settings.plane, "logs": destinations, "control": where})
+            if settings.metrics is not None:
+                self._serve_metrics(stack, settings.metrics)
             if why_not:
                 self._report("warning", {"message": why_not})
+            self.notifier.ready()
             while not STOP & set(asked) and plane.state != "stopped":
                 plane.wait(timeout=POLL)  # raises the error that ended a worker
                 while asked and asked[0] not in STOP:
@@ -127,6 +133,8 @@ class Service:
                 for event in digest.add(gateway.take_events(), time.monotonic()):
                     self._report("event", _fields(event))
                 self._report_states()
+                self._tell_manager()
+            self.notifier.stopping()
             self._finish_reload()
             plane.stop()
             for event in digest.rest():
@@ -135,6 +143,21 @@ class Service:
             gateway.close()  # closes the open windows and writes their rows
             logs = {name: log.counters() for name, log in self.logs.items()}
             self._report("stopped", {"counters": counters, "logs": logs})
+
+    def _serve_metrics(self, stack: ExitStack, settings: Mapping[str, Any]) -> None:
+        from natcore.metrics.endpoint import Endpoint
+
+        endpoint = stack.enter_context(Endpoint(self.gateway, **settings, service=self))
+        self._report("metrics", {"listen": endpoint.address})
+
+    def _tell_manager(self) -> None:
+        """Pet the watchdog while every loop turns, this one among them, and say in one line how things are."""
+        late = min(LATE_SECONDS, (self.notifier.watchdog or LATE_SECONDS) / 2)
+        self.notifier.pet(lambda: Health(self.gateway, late=late).alive().ok)
+        failed = [name for name, log in self.logs.items() if log.delivery_status.state == "Failed"]
+        status = f"{self.plane.state}, {len(self.gateway.entries())} entries"
+        status += f", session logs failed: {', '.join(failed)}" if failed else ""
+        self.notifier.status(status if self.last_reload_ok else f"{status}; the last reload failed")
 
     def _answer(self, number: int) -> None:
         """Answer a signal that does not end the run."""
@@ -157,6 +180,7 @@ class Service:
                 planned = self._find(load(self._file if path is None else path, to_run=True))
                 return planned.said(dry_run=True, plan=plan_of(planned, self.gateway))
             self.reloading = True
+            self.notifier.reloading()
             try:
                 done = self._reload(load(self._file if path is None else path, to_run=True))
             except Exception as error:
@@ -166,6 +190,7 @@ class Service:
                 raise
             finally:
                 self.reloading = False
+                self.notifier.ready()
             return done
 
     def _find(self, settings: Settings) -> Planned:

@@ -137,6 +137,18 @@ class ControlTable(Struct, frozen=True, forbid_unknown_fields=True):
     write_group: str | int | UnsetType = UNSET
 
 
+class MetricsTable(Struct, frozen=True, forbid_unknown_fields=True):
+    """[metrics]: where /metrics, /healthz and /readyz are served.
+
+    Parameters
+    ----------
+    listen
+        Address and port, such as "127.0.0.1:9468" or "[::1]:9468"; whoever reaches it can read the metrics.
+    """
+
+    listen: str
+
+
 class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -149,6 +161,7 @@ class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
     log: list[dict[str, Any]] = []
     plane: PlaneTable | UnsetType = UNSET
     control: ControlTable = ControlTable()
+    metrics: MetricsTable | UnsetType = UNSET
 
 
 # The tables by their paths, without positions.
@@ -168,6 +181,7 @@ TABLES: dict[str, type[Struct]] = {
     "no_nat": NoNatTable,
     "plane": PlaneTable,
     "control": ControlTable,
+    "metrics": MetricsTable,
     "log.delivery": DeliveryTable,
 }
 

@@ -1,0 +1,78 @@
+"""The unit of `natcore service install` under a real systemd: start, reload, stop; a bad file is not tried again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from natcore.service import units
+from natcore.service.configuration_file import load
+from support.netns import until
+from support.systemd import Systemd, needs_systemd, systemd
+
+FILE = """
+[gateway]
+max_sessions = 1000
+[[snat]]
+source = "10.0.0.0/24"
+pool = "198.18.0.100"
+[[log]]
+sink = "jsonlines"
+folder = "log"
+spool = "spool"
+name = "audit"
+[plane]
+inside = "lan0"
+outside = "wan0"
+"""
+PROGRAM = f'#!/bin/sh\nexec {sys.executable} -m natcore.cli.main "$@"\n'
+
+
+def unit_of(tmp_path: Path) -> str:
+    """The unit as it is installed for /srv/gateway.toml, but for what this machine's interpreter needs: it may be in /root."""
+    file = tmp_path / "gateway.toml"
+    file.write_text(FILE)
+    text = units.files(load(file), program="/srv/natcore", notify_reload=False)[0].text
+    text = text.replace(f"run {file}", "run /srv/gateway.toml").replace("ProtectHome=yes", "ProtectHome=no")
+    return text.replace("ExecStart=/srv/natcore", "ExecStart=/bin/sh /srv/natcore")
+
+
+def state(made: Systemd) -> tuple[str, str]:
+    return made.show("natcore", "ActiveState"), made.show("natcore", "SubState")
+
+
+@needs_systemd
+def test_the_unit_starts_reloads_and_stops_under_a_real_systemd(tmp_path: Path) -> None:
+    given = {"natcore": PROGRAM, "gateway.toml": FILE}
+    with systemd(tmp_path, {"natcore.service": unit_of(tmp_path)}, given, "natcore") as made:
+        made.run("systemctl", "start", "natcore")  # returns when it is ready
+        assert state(made) == ("active", "running")
+        until(lambda: made.show("natcore", "StatusText") == "running, 1 entries")
+        process = int(made.show("natcore", "MainPID"))
+        status = made.run("cat", f"/proc/{process}/status").stdout
+        assert "Uid:\t977\t" in status
+        assert f"CapEff:\t{(1 << 13 | 1 << 12):016x}" in status  # CAP_NET_RAW, CAP_NET_ADMIN
+        assert made.show("natcore", "WatchdogTimestamp") != ""
+        made.run("systemctl", "reload", "natcore")
+        assert state(made) == ("active", "running") and int(made.show("natcore", "MainPID")) == process
+        assert made.run("ls", "/run/natcore").stdout and made.run("ls", "/var/lib/natcore/spool").stdout
+        made.run("systemctl", "stop", "natcore")
+        assert state(made) == ("inactive", "dead") and made.show("natcore", "Result") == "success"
+        assert made.show("natcore", "ExecMainStatus") == "0"
+
+
+@needs_systemd
+def test_a_bad_file_is_not_tried_again_and_a_missing_interface_is(tmp_path: Path) -> None:
+    bad = FILE.replace("max_sessions = 1000", 'max_sessions = "many"')
+    given = {"natcore": PROGRAM, "gateway.toml": bad, "late.toml": FILE.replace("lan0", "lan9")}
+    unit = unit_of(tmp_path)
+    late = unit.replace("/srv/gateway.toml", "/srv/late.toml").replace("RestartSec=1", "RestartSec=50ms")
+    with systemd(tmp_path, {"natcore.service": unit, "late.service": late}, given, "natcore") as made:
+        assert made.run("systemctl", "start", "natcore", check=False).returncode != 0
+        assert made.show("natcore", "ExecMainStatus") == "78"
+        assert (state(made)[0], made.show("natcore", "NRestarts")) == ("failed", "0")
+        made.run("systemctl", "start", "--no-block", "late")
+        until(lambda: int(made.show("late", "NRestarts")) > 0, 60)
+        made.run("ip", "link", "set", "lan0", "name", "lan9")
+        until(lambda: made.show("late", "ActiveState") == "active", 60)
+        made.run("systemctl", "stop", "late")
