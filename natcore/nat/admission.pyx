@@ -250,9 +250,9 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Packet* p
     if worker.link_address[INSIDE] and destination == worker.link_address[INSIDE]:
         return LOCAL
     address = address_find(worker.mappings.ports, destination)
-    if is_for_host(worker, address, packet):
-        return LOCAL
     match.hairpin = address != NONE
+    if match.hairpin and is_for_host(worker, address, packet):
+        return LOCAL
     if match.hairpin and not holds_all_locks(worker):         # the second session may be another worker's
         return repeat_with_all_locked(worker, DROP_UNSUPPORTED)
     if match.hairpin and packet.protocol == PROTOCOL_ICMP and not (worker.hairpin and is_one_to_one(worker, destination)):
@@ -584,8 +584,8 @@ cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* 
     cdef Mapping* mapping
     cdef uint8_t verdict = find_open(worker, ends, packet, now, &number)
     if verdict != PENDING:
-        if ((verdict == DROP_NO_MAPPING or verdict == DROP_FILTERED) and frame != NULL and not worker.needs_all_locked
-                and is_for_host(worker, ends.address, packet)):
+        if (is_shared(worker.mappings.ports, ends.address) and (verdict == DROP_NO_MAPPING or verdict == DROP_FILTERED)
+                and frame != NULL and not worker.needs_all_locked and is_for_host(worker, ends.address, packet)):
             return LOCAL
         return verdict
     mapping = &worker.mappings.mappings[number]
