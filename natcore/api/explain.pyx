@@ -14,7 +14,7 @@ from natcore.packet.parse cimport KIND_FRAGMENT, KIND_ICMP, Packet, parse
 from natcore.nat.fragment_path cimport fragment_key
 from natcore.tables.ports cimport address_find, has_ports, space_of
 from natcore.nat.icmp_errors cimport is_error, quoted_slot
-from natcore.api.log_rows cimport Rows
+from natcore.api.workers cimport Workers
 from natcore.nat.admission cimport forwarding_rule
 from natcore.tables.entries cimport (
     ANY_SPACE, DnatRule, NoNatRule, SnatRule, dnat_key, dnat_rule, no_nat_rule, snat_rule, one_to_one_rule,
@@ -24,7 +24,7 @@ from natcore.nat.clock cimport clock_of_all
 from natcore.nat.pipeline cimport take_generated, translate
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32
-from natcore.base.hash_table cimport NONE
+from natcore.base.numbers cimport NONE
 from natcore.workers.worker cimport Clock, Worker, clock_read
 from natcore.packet.verdict cimport HAIRPIN, HELD, INSIDE, OUTSIDE, PENDING
 from natcore.base.headers cimport IPV4_OFFSET
@@ -326,7 +326,7 @@ cdef list generated_of(const Report* report):
     return frames
 
 
-def explain(Rows core not None, const uint8_t[::1] frame not None, uint8_t side, uint64_t now_ns):
+def explain(Workers workers not None, const uint8_t[::1] frame not None, uint8_t side, uint64_t now_ns):
     """What translate would do with the frame, and why; every field of Report by its name."""
     cdef Report* report = <Report*>shared_new(sizeof(Report))
     cdef bint copied
@@ -342,9 +342,9 @@ def explain(Rows core not None, const uint8_t[::1] frame not None, uint8_t side,
         one.flags = 0
         one.side = side
         with nogil:
-            core.lock()
-            copied = run_copy(core.worker, &one, now_ns, report)
-            core.unlock()
+            workers.lock()
+            copied = run_copy(workers.first, &one, now_ns, report)
+            workers.unlock()
         if not copied:
             raise CapacityError("explain: fork failed: no memory, or too many processes")
         if not report.done:

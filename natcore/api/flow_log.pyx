@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.log.flow_table cimport FlowRow, Flows, flows_clear, flows_delete, flows_new
 from natcore.workers.locks cimport lock_all, unlock_all
-from natcore.api.log_rows cimport Rows
+from natcore.api.workers cimport Workers
 from natcore.base.compiler cimport bswap16, bswap32, exchange, load_acquire
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.spinlock cimport spin_lock, spin_unlock, wait_turn
@@ -42,33 +42,33 @@ cdef void copy_row(Row* out, const FlowRow* row) noexcept nogil:
 
 cdef class FlowTable:
     """The flow log of a gateway, from construction until `close`."""
-    cdef PyObject* core         # a Rows; counted by hand, since the collector might clear it before close()
-    cdef Shared* shared         # of core
+    cdef PyObject* workers      # Workers; counted by hand, since the garbage collector might clear it before close()
+    cdef Shared* shared         # of workers
     cdef Flows* flows
     cdef uint32_t attached       # 1: attached to the workers
 
-    def __cinit__(self, Rows core not None, uint32_t capacity, int64_t window_us):
+    def __cinit__(self, Workers workers not None, uint32_t capacity, int64_t window_us):
         cdef uint32_t i
-        self.shared = core.shared
+        self.shared = workers.shared
         self.flows = <Flows*>table_new(sizeof(Flows))
-        if self.flows == NULL or not flows_new(self.flows, capacity, &core.worker.sessions.key, window_us,
-                                               core.worker.ethernet):
+        if self.flows == NULL or not flows_new(self.flows, capacity, &workers.first.sessions.key, window_us,
+                                               workers.first.ethernet):
             raise CapacityError(f"capacity={capacity}: no address space for the table")
         with nogil:
-            core.lock()
-            if core.worker.flows == NULL:
+            workers.lock()
+            if workers.first.flows == NULL:
                 self.attached = 1
                 for i in range(self.shared.count):
                     self.shared.workers[i].flows = self.flows
-            core.unlock()
+            workers.unlock()
         if not self.attached:
             raise ConfigurationError("the gateway has a flow log already: one at a time")
-        self.core = <PyObject*>core
-        Py_INCREF(core)
+        self.workers = <PyObject*>workers
+        Py_INCREF(workers)
 
     def __dealloc__(self):
         self.close()
-        Py_XDECREF(self.core)
+        Py_XDECREF(self.workers)
         if self.flows != NULL:
             flows_delete(self.flows)
             table_delete(self.flows, sizeof(Flows))

@@ -6,7 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from natcore.workers.setup cimport workers_delete, workers_grow, workers_new
+from natcore.workers.setup cimport workers_grow
 from natcore.workers.entry_changes cimport (
     Transition, count_entries, count_sessions, drain_mappings, end_dead, end_matching, end_sessions, holder_of,
 )
@@ -29,17 +29,19 @@ from natcore.tables.sessions cimport TIMEOUT_FRAGMENT, sessions_new
 from natcore.workers.table_memory cimport place_tables, place_address_tables, tables_of
 from natcore.workers.expiry cimport sweep_all
 from natcore.tables.syn_holdoff cimport syn_holdoff_new
-from natcore.api.inspection cimport Tables
+from natcore.api.inspection cimport Inspection
+from natcore.api.log_rows cimport LogRows
+from natcore.api.workers cimport Workers
 from natcore.nat.clock cimport advance, clock_forward, clock_of_all
 from natcore.nat.pipeline cimport count_sides, take_generated, translate
 from natcore.base.flow_hash cimport has_aes
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32, exchange, load_acquire, store_release
-from natcore.base.hash_table cimport NONE
+from natcore.base.numbers cimport NONE, NO_LIMIT
 from natcore.base.pages cimport table_new
 from natcore.base.chacha20 cimport random_seed
 from natcore.base.spinlock cimport wait_turn
-from natcore.workers.worker cimport FILTER_ADDRESS, IDENTIFICATIONS, NO_LIMIT, Worker, tables_of_all
+from natcore.workers.worker cimport FILTER_ADDRESS, IDENTIFICATIONS, Worker, tables_of_all
 
 from natcore.errors import CapacityError, ConfigurationError, Error
 
@@ -183,7 +185,7 @@ cdef void free_owner(object capsule) noexcept:
     Py_XDECREF(<PyObject*>PyCapsule_GetContext(capsule))
 
 
-cdef class Core(Tables):
+cdef class Core:
     def __cinit__(self, *, uint32_t max_sessions, uint32_t max_mappings, uint32_t max_subscribers,
                   uint32_t max_addresses, uint64_t records, bytes hash_key not None, bytes random_key not None,
                   port_ranges, uint8_t port_policy, uint32_t block_size, uint32_t blocks, uint32_t hold_down_ms,
@@ -197,19 +199,15 @@ cdef class Core(Tables):
                   bint link_local, bint class_e, uint8_t ip_options,
                   uint32_t huge_pages, int32_t numa_node, uint64_t memory_bytes, str memory_name not None):
         """Allocates the tables, untouched. hash_key: 16 bytes; random_key: 32 bytes. memory_bytes: available in total."""
-        cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
+        cdef Worker* worker
         cdef uint32_t i
-        self.shared = workers_new(worker) if worker != NULL else NULL
-        if self.shared == NULL:
-            raise CapacityError("out of memory for a gateway")
-        self.worker = worker
-        worker.events.fd = event_fd()
-        if worker.events.fd < 0:
-            raise CapacityError("no file descriptor left for a gateway's events")
-        self.filters = FILTER_ADDRESS in filtering[:2]
+        self.workers = Workers(FILTER_ADDRESS in filtering[:2])
+        self.shared, self.worker = self.workers.shared, self.workers.first
+        self.log_rows, self.inspection = LogRows(self.workers), Inspection(self.workers)
+        worker = self.worker
         listed = block_size > 0 or sessions_per_subscriber != NO_LIMIT or ports_per_subscriber != NO_LIMIT
         worker.fragments = fragments_new(timeouts_ms[TIMEOUT_FRAGMENT])
-        if not (worker.fragments != NULL and sessions_new(&worker.sessions, max_sessions, self.filters)
+        if not (worker.fragments != NULL and sessions_new(&worker.sessions, max_sessions, self.workers.filters)
                 and mappings_new(&worker.mappings, max_mappings, max_subscribers, listed)
                 and ports_new(worker.mappings.ports, max_addresses)
                 and journal_new(worker.journal, records) and outbox_new(worker.outbox, icmp_rate)
@@ -272,16 +270,15 @@ cdef class Core(Tables):
         worker.ip_options = ip_options
         if block_size and blocks:
             worker.mappings.ports.unit = block_size
-        if not workers_grow(self.shared, workers, self.filters):
+        if not workers_grow(self.shared, workers, self.workers.filters):
             raise CapacityError(f"workers={workers}: no address space for {max_sessions} sessions each")
         self.placement.huge_pages, self.placement.node = huge_pages, numa_node
         place_tables(worker, &self.placement, memory_bytes, memory_name)
 
-    def __dealloc__(self):
-        if self.worker == NULL:
-            return
-        event_fd_close(self.worker.events.fd)
-        workers_delete(self.shared, self.filters)
+    @property
+    def now_ns(self):
+        """The gateway's clock."""
+        return clock_of_all(self.worker)
 
     # ---- one caller translates on a worker at a time -----------------------------------------------------------------------
 
@@ -340,8 +337,7 @@ cdef class Core(Tables):
         self.worker.events.fd = fd
         if self.worker.events.waiting:
             event_fd_set(fd)
-        self.worker.journal.overflow_limit = 0             # the session logs are the parent's
-        self.reading = 0
+        self.log_rows.forked()
         if key is not None:
             random_seed(&self.worker.mappings.ports.random, <const uint8_t*>PyBytes_AS_STRING(key))
             randoms_fill(self.worker.mappings.ports)
@@ -415,14 +411,14 @@ cdef class Core(Tables):
         cdef Frame one
         check_lengths(frames, lengths)
         with nogil:
-            self.lock()
+            self.workers.lock()
             for i in range(<uint32_t>frames.shape[0]):
                 one.data = &frames[i, 0]
                 one.length = used_bytes(frames, &lengths[i])
                 one.flags = 0
                 one.side = side if sides is None else sides[i] & 1
                 out[i] = <uint8_t>owner_of_frame(self.worker, &one)
-            self.unlock()
+            self.workers.unlock()
 
     def advance(self, uint64_t now_ns, bint losing=False):
         """Expires everything due by now_ns, as far as the journal has space; whether that was all.
@@ -431,9 +427,9 @@ cdef class Core(Tables):
         """
         cdef bint complete
         with nogil:
-            self.lock()
+            self.workers.lock()
             complete = advance(self.worker, now_ns, <uint64_t>-1 if losing else journal_space_for_bulk(self.worker.journal))
-            self.unlock()
+            self.workers.unlock()
         return complete
 
     def take_generated(self):
@@ -442,9 +438,9 @@ cdef class Core(Tables):
         cdef uint8_t* frames
         cdef Taken* taken
         with nogil:
-            self.lock()
+            self.workers.lock()
             capacity = outbox_bytes(self.worker.outbox)
-            self.unlock()
+            self.workers.unlock()
         if capacity == 0:
             return []
         frames = <uint8_t*>malloc(capacity)
@@ -453,9 +449,9 @@ cdef class Core(Tables):
             if frames == NULL or taken == NULL:
                 raise MemoryError
             with nogil:
-                self.lock()
+                self.workers.lock()
                 count = take_all(self.worker, frames, taken, capacity)
-                self.unlock()
+                self.workers.unlock()
             used = 0
             rows = []
             for i in range(count):
@@ -473,9 +469,9 @@ cdef class Core(Tables):
         """Adds a reference to the outside address ip (host order), creating it if new; its index."""
         cdef uint32_t number
         with nogil:
-            self.lock()
+            self.workers.lock()
             number = address_add(self.worker.mappings.ports, bswap32(ip), eip)
-            self.unlock()
+            self.workers.unlock()
         if number == NONE:
             raise CapacityError(f"outside addresses are limited to {self.worker.mappings.ports.capacity:,}")
         try:
@@ -489,18 +485,18 @@ cdef class Core(Tables):
         """Drops a reference to an outside address. Its mappings must have ended."""
         cdef uint32_t w
         with nogil:
-            self.lock()
+            self.workers.lock()
             if address_drop(self.worker.mappings.ports, number):
                 for w in range(self.shared.count):
                     mappings_unpair(&self.shared.workers[w].mappings, number)
-            self.unlock()
+            self.workers.unlock()
 
     def swap(self, Transition after not None, uint64_t now_ns):
         """Puts the rule set into force, whole, and ends what may not stay: one moment for the packets. How many ended."""
         cdef uint64_t ended = 0
         cdef uint32_t w
         with nogil:
-            self.lock()
+            self.workers.lock()
             now_ns = clock_forward(self.worker, now_ns)
             for w in range(self.shared.count):
                 self.shared.workers[w].rules = &after.rules.compiled
@@ -509,7 +505,7 @@ cdef class Core(Tables):
                 ended = end_sessions(self.worker, after, now_ns)
             if after.drains:
                 drain_mappings(self.worker, after)
-            self.unlock()
+            self.workers.unlock()
         self.rules = after.rules                    # drops the old set while no worker is locked
         return ended
 
@@ -517,18 +513,18 @@ cdef class Core(Tables):
         """What `swap` would do: how many sessions it would keep, drain, end."""
         cdef uint64_t kept = 0, drained = 0, ended = 0
         with nogil:
-            self.lock()
+            self.workers.lock()
             count_sessions(self.worker, after, &kept, &drained, &ended)
-            self.unlock()
+            self.workers.unlock()
         return kept, drained, ended
 
     def count_all(self, uint64_t[::1] counts not None):
         """Adds each entry's sessions to counts[entry]."""
         if counts.shape[0]:
             with nogil:
-                self.lock()
+                self.workers.lock()
                 count_entries(self.worker, &counts[0], <uint64_t>counts.shape[0])
-                self.unlock()
+                self.workers.unlock()
 
     def reserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last, uint64_t now_ns, bint look=False):
         """Reserves ports, or with look only checks. None, or the conflict: (port, inside address, inside port) of a live
@@ -539,7 +535,7 @@ cdef class Core(Tables):
         cdef PortMap* map = &ports.addresses[address].maps[space]
         cdef const Mapping* holder
         with nogil:
-            self.lock()
+            self.workers.lock()
             port = ports_taken(map, first, last)
             if port != NONE and map.cells[port] != PORT_RESERVED:     # dead mappings do not count
                 if now_ns > clock_of_all(self.worker):
@@ -552,15 +548,15 @@ cdef class Core(Tables):
             elif map.cells[port] != PORT_RESERVED:
                 holder = holder_of(self.worker, address, space, port)
                 inside_ip, inside_port = bswap32(holder.inside_ip), bswap16(holder.inside_port)
-            self.unlock()
+            self.workers.unlock()
         return None if port == NONE else (port, inside_ip, inside_port)
 
     def unreserve(self, uint32_t address, uint32_t space, uint32_t first, uint32_t last):
         cdef Ports* ports = self.worker.mappings.ports
         with nogil:
-            self.lock()
+            self.workers.lock()
             ports_unreserve(ports, &ports.addresses[address].maps[space], first, last)
-            self.unlock()
+            self.workers.unlock()
 
     def share_address(self, uint32_t ip, bytes wanted):
         """The gateway's host has an outside address (host order) too, and these of its ports: bits of TCP, then of UDP, 64-bit
@@ -574,7 +570,7 @@ cdef class Core(Tables):
                 raise ValueError(f"wanted must be {HOST_SPACES * BITMAP_BYTES} bytes, got {len(wanted)}")
             bits = wanted
         with nogil:
-            self.lock()
+            self.workers.lock()
             address = address_find(self.worker.mappings.ports, bswap32(ip))
             if address == NONE:
                 pass
@@ -582,43 +578,43 @@ cdef class Core(Tables):
                 address_unshare(self.worker.mappings.ports, address)
             else:
                 done = address_share(self.worker.mappings.ports, address, <const uint64_t*>bits)
-            self.unlock()
+            self.workers.unlock()
         if not done:
             raise CapacityError("out of memory for a shared address")
 
     def note_address(self, uint32_t address, bint came):
         """An event: the outside interface has an address (host order) that the gateway uses from now on, or no more."""
         with nogil:
-            self.lock()
+            self.workers.lock()
             event_note(self.worker.events, ADDRESS_ADDED if came else ADDRESS_REMOVED, 0, bswap32(address), 0, 0, 0,
                        clock_of_all(self.worker))
-            self.unlock()
+            self.workers.unlock()
 
     def set_mtu(self, uint32_t side, uint32_t mtu):
         cdef uint32_t w
         with nogil:
-            self.lock()
+            self.workers.lock()
             for w in range(self.shared.count):
                 self.shared.workers[w].mtu[side] = mtu
-            self.unlock()
+            self.workers.unlock()
 
     def set_reverse_path_filter(self, bint on):
         """Whether packets from outside with an inside source are dropped."""
         cdef uint32_t w
         with nogil:
-            self.lock()
+            self.workers.lock()
             for w in range(self.shared.count):
                 self.shared.workers[w].reverse_path_filter = on
-            self.unlock()
+            self.workers.unlock()
 
     def set_link_address(self, uint32_t side, uint32_t address):
         """Sets the gateway's own address of a side, host order, 0: none."""
         cdef uint32_t w
         with nogil:
-            self.lock()
+            self.workers.lock()
             for w in range(self.shared.count):
                 self.shared.workers[w].link_address[side] = bswap32(address)
-            self.unlock()
+            self.workers.unlock()
 
     def end_dead(self, uint64_t now_ns, bint losing=False):
         """Ends what is dead by now_ns, at its deadline, as far as the journal has space (losing: regardless); (whether that was
@@ -626,12 +622,12 @@ cdef class Core(Tables):
         cdef bint complete
         cdef uint64_t newest
         with nogil:
-            self.lock()
+            self.workers.lock()
             now_ns = clock_forward(self.worker, now_ns)
             complete = sweep_all(tables_of_all(self.worker), now_ns,
                                  <uint64_t>-1 if losing else journal_space_for_bulk(self.worker.journal))
             newest = self.worker.sessions.created if self.shared.count == 1 else self.shared.created
-            self.unlock()
+            self.workers.unlock()
         return complete, newest
 
     def end(self, addresses, masks, ports, int protocol, uint32_t entry, uint64_t newest, uint64_t place, bint losing=False):
@@ -645,11 +641,11 @@ cdef class Core(Tables):
         cdef uint32_t slot = <uint32_t>place, last
         cdef uint64_t ended
         with nogil:
-            self.lock()
+            self.workers.lock()
             last = worker.sessions.slots.fresh
             ended = end_matching(worker, &criteria, newest, clock_of_all(worker), &slot, min(last, slot + END_LINES),
                                  losing)
-            self.unlock()
+            self.workers.unlock()
         if slot < last:
             return ended, (place >> SLOT_BITS << SLOT_BITS) + slot
         place = (place >> SLOT_BITS) + 1

@@ -1,5 +1,8 @@
-"""Tables: read access to a gateway's state."""
-from natcore.api.log_rows cimport Rows
+"""Inspection: read access to a gateway's state."""
+from natcore.api.workers cimport Workers
+from natcore.workers.worker cimport Shared, Worker
 
-cdef class Tables(Rows):
-    pass
+cdef class Inspection:
+    cdef Workers workers
+    cdef Shared* shared         # of workers
+    cdef Worker* worker         # the first one

@@ -11,8 +11,8 @@ from natcore.api.snapshot cimport (
 )
 from natcore.tables.port_overload cimport ALL_PARTS, Crowd, Overload
 from natcore.tables.ports cimport PORT_SPACES, Address, ports_in_use
-from natcore.base.hash_table cimport NONE
-from natcore.api.log_rows cimport Rows
+from natcore.base.numbers cimport NONE
+from natcore.api.workers cimport Workers
 from natcore.base.compiler cimport bswap16, bswap32
 from natcore.packet.verdict cimport INSIDE, OUTSIDE
 from natcore.workers.worker cimport WORKERS_AT_MOST, Shared, Worker
@@ -119,8 +119,12 @@ cdef void most_taken(const Overload* table, uint32_t first, uint32_t last, Most*
                 break
 
 
-cdef class Tables(Rows):
-    """A base class of Core."""
+cdef class Inspection:
+    """Counters, events and copies of the tables of a gateway. Thread-safe."""
+
+    def __cinit__(self, Workers workers not None):
+        self.workers = workers
+        self.shared, self.worker = workers.shared, workers.first
 
     def counters(self, int32_t worker=-1):
         """([frames by Verdict], {name: count}) of a worker or, -1, of all. Gauges and shared counters are the gateway's."""
@@ -133,9 +137,9 @@ cdef class Tables(Rows):
         cdef Sums sums
         memset(&sums, 0, sizeof(Sums))
         with nogil:
-            self.lock()
+            self.workers.lock()
             sum_up(self.shared, worker, &sums)
-            self.unlock()
+            self.workers.unlock()
         # of one worker the counters can be negative after handoff; the total cannot
         return [<int64_t>sums.verdicts[i] for i in range(256)], {
             "created": sums.created, "ended": sums.ended, "handed_over": sums.handed_over,
@@ -157,11 +161,11 @@ cdef class Tables(Rows):
         cdef uint32_t last
         memset(found, 0, sizeof(found))
         with nogil:
-            self.lock()
+            self.workers.lock()
             last = min(table.crowd_slots.fresh, place + LOOK_LINES) if table.pairs != NULL else 0
             most_taken(table, place, last, found)
             place = last if table.pairs != NULL and last < table.crowd_slots.fresh else NONE
-            self.unlock()
+            self.workers.unlock()
         return ({(bswap32(found[i].outside_ip), found[i].protocol): found[i].taken for i in range(MOST_SLOTS) if found[i].taken},
                 None if place == NONE else place)
 
@@ -180,7 +184,7 @@ cdef class Tables(Rows):
         if taken == NULL:
             raise MemoryError
         with nogil:
-            self.lock()
+            self.workers.lock()
             for i in range(EVENT_SLOTS + REST_SLOTS):
                 event = &events.slots[i] if i < EVENT_SLOTS else &events.rest[i - EVENT_SLOTS]
                 if event.count:
@@ -189,7 +193,7 @@ cdef class Tables(Rows):
                     memset(event, 0, sizeof(Event))
             events.waiting = 0
             event_fd_clear(events.fd)
-            self.unlock()
+            self.workers.unlock()
         try:
             return sorted((taken[i].at_ns, taken[i].verdict, bswap32(taken[i].subscriber), bswap32(taken[i].destination),
                            bswap16(taken[i].port), taken[i].protocol, taken[i].count, taken[i].limit)
@@ -203,10 +207,10 @@ cdef class Tables(Rows):
         cdef uint32_t w
         cdef uint64_t slots = 0
         with nogil:
-            self.lock()
+            self.workers.lock()
             for w in range(self.shared.count):
                 slots += self.shared.workers[w].sessions.slots.fresh
-            self.unlock()
+            self.workers.unlock()
         return slots
 
     def sessions(self, rows not None, uint64_t place):
@@ -234,11 +238,11 @@ cdef class Tables(Rows):
         cdef uint8_t[::1] raw = bytes_of(rows, sizeof(MappingRow))
         cdef uint32_t filled = 0, capacity = <uint32_t>(raw.shape[0] // sizeof(MappingRow)), w
         with nogil:
-            self.lock()
+            self.workers.lock()
             for w in range(self.shared.count):
                 if filled < capacity:
                     filled += copy_mappings(self.shared.workers[w], <MappingRow*>&raw[0] + filled, capacity - filled)
-            self.unlock()
+            self.workers.unlock()
         return filled
 
     def ports(self, rows not None):
@@ -246,10 +250,10 @@ cdef class Tables(Rows):
         cdef uint8_t[::1] raw = bytes_of(rows, sizeof(PortRow))
         cdef uint32_t filled = 0, capacity = <uint32_t>(raw.shape[0] // sizeof(PortRow))
         with nogil:
-            self.lock()
+            self.workers.lock()
             if capacity:
                 filled = copy_ports(self.worker, <PortRow*>&raw[0], capacity)
-            self.unlock()
+            self.workers.unlock()
         return filled
 
     def blocks(self, rows not None):
@@ -257,10 +261,10 @@ cdef class Tables(Rows):
         cdef uint8_t[::1] raw = bytes_of(rows, sizeof(BlockRow))
         cdef uint32_t filled = 0, capacity = <uint32_t>(raw.shape[0] // sizeof(BlockRow))
         with nogil:
-            self.lock()
+            self.workers.lock()
             if capacity:
                 filled = copy_blocks(self.worker, <BlockRow*>&raw[0], capacity)
-            self.unlock()
+            self.workers.unlock()
         return filled
 
     @property
@@ -268,7 +272,7 @@ cdef class Tables(Rows):
         """Number of assigned port blocks."""
         cdef uint32_t count
         with nogil:
-            self.lock()
+            self.workers.lock()
             count = count_blocks(self.worker)
-            self.unlock()
+            self.workers.unlock()
         return count

@@ -1,9 +1,9 @@
-"""The session log's access to the core: rows of the journal, open windows, time labels; the lock on all workers."""
+"""The session log's access to the core: rows of the journal, open windows, time labels."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from natcore.workers.locks cimport lock_all, unlock_all
 from natcore.log.journal cimport Journal, Record, journal_drain, journal_space_for_bulk, journal_waiting
 from natcore.api.snapshot cimport oldest_window
+from natcore.api.workers cimport Workers
 from natcore.tables.sessions cimport micros, window_copy
 from natcore.workers.expiry cimport close_windows
 from natcore.nat.clock cimport clock_forward, clock_of_all
@@ -24,22 +24,17 @@ cdef void begin_reading(uint32_t* reading) noexcept nogil:
         turn += 1
 
 
-cdef class Rows:
-    """A base class of Core, which creates and frees the workers."""
+cdef class LogRows:
+    """The journal's rows and open windows of a gateway. Thread-safe."""
 
-    def __cinit__(self, *_, **__):
-        if type(self) is Rows:
-            raise TypeError("Rows can only be used as a base of Core")
+    def __cinit__(self, Workers workers not None):
+        self.workers = workers
+        self.shared, self.worker = workers.shared, workers.first
 
-    # ---- the lock on all workers -----------------------------------------------------------------------------------------
-
-    cdef void lock(self) noexcept nogil:
-        """Locks all workers, between two batches of their loops. Pair it with unlock in one `with nogil:`: no Python code may
-        run in between, not even by an allocation or a dropped reference, since it may want the lock too."""
-        lock_all(self.worker)
-
-    cdef void unlock(self) noexcept nogil:
-        unlock_all(self.worker)
+    cdef void forked(self) noexcept nogil:
+        """In a forked child: the session logs, and whoever was reading, are the parent's."""
+        self.worker.journal.overflow_limit = 0
+        self.reading = 0
 
     # ---- the journal ------------------------------------------------------------------------------------------------
 
@@ -70,11 +65,11 @@ cdef class Rows:
         cdef uint64_t windows, others
         cdef int64_t first, last
         with nogil:
-            self.lock()
+            self.workers.lock()
             windows, others = journal.lost - self.lost_reported, journal.apart_lost - self.apart_lost_reported
             first, last = journal.lost_from, journal.lost_until
             self.forget_lost()
-            self.unlock()
+            self.workers.unlock()
         return windows, others, first, last
 
     cdef void forget_lost(self) noexcept nogil:
@@ -106,11 +101,11 @@ cdef class Rows:
     def is_read(self, bint read):
         cdef Journal* journal = self.worker.journal
         with nogil:
-            self.lock()
+            self.workers.lock()
             if read != (journal.overflow_limit != 0):
                 self.forget_lost()                  # losses so far are reported by the other mode
             store_relaxed64(&journal.overflow_limit, 2 * <uint64_t>self.worker.sessions.slots.capacity if read else 0)
-            self.unlock()
+            self.workers.unlock()
 
     def close_windows(self, uint64_t now_ns, bint losing=False):
         """Closes open windows with partial rows and ends what is dead; sessions continue.
@@ -119,10 +114,10 @@ cdef class Rows:
         """
         cdef uint64_t left
         with nogil:
-            self.lock()
+            self.workers.lock()
             now_ns = clock_forward(self.worker, now_ns)
             left = close_windows(tables_of_all(self.worker), now_ns, losing)
-            self.unlock()
+            self.workers.unlock()
         return left
 
     @property
@@ -153,10 +148,10 @@ cdef class Rows:
         cdef uint32_t parts, first = part // self.shared.count * LOOK_LINES
         cdef Worker* worker = self.shared.workers[part % self.shared.count]
         with nogil:
-            self.lock()
+            self.workers.lock()
             oldest = oldest_window(worker, first, first + LOOK_LINES, clock_of_all(worker))
             parts = self.parts()
-            self.unlock()
+            self.workers.unlock()
         return oldest, parts
 
     def copy_windows(self, records not None, uint32_t part):
@@ -168,12 +163,12 @@ cdef class Rows:
         if records.itemsize != sizeof(Record) or raw.shape[0] < LOOK_LINES * <int64_t>sizeof(Record):
             raise ConfigurationError(f"records must be at least RECORD[{LOOK_LINES}], got {records.dtype}[{len(records)}]")
         with nogil:
-            self.lock()
+            self.workers.lock()
             for slot in range(first, min(first + LOOK_LINES, worker.sessions.slots.fresh)):
                 if window_copy(&worker.sessions, slot, clock_of_all(worker), &rows[count]):
                     count += 1
             parts = self.parts()
-            self.unlock()
+            self.workers.unlock()
         return count, parts
 
     def label(self, uint64_t at_ns):
@@ -202,7 +197,7 @@ cdef class Rows:
     def set_epoch(self, int64_t epoch_ns):
         cdef uint32_t w
         with nogil:
-            self.lock()
+            self.workers.lock()
             for w in range(self.shared.count):
                 store_relaxed64(<uint64_t*>&self.shared.workers[w].sessions.epoch_ns, <uint64_t>epoch_ns)
-            self.unlock()
+            self.workers.unlock()

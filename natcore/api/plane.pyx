@@ -23,7 +23,7 @@ from natcore.io.io_loop cimport (
     drop_pending, drain_fd, run, signal_fd, work,
 )
 from natcore.base.compiler cimport bswap32, fetch_add, load_acquire, load_relaxed, load_relaxed64, store_relaxed, store_release
-from natcore.base.hash_table cimport NONE
+from natcore.base.numbers cimport NONE
 from natcore.workers.worker cimport Worker
 from natcore.packet.verdict cimport INSIDE, OUTSIDE
 
@@ -83,7 +83,7 @@ cdef class PlaneLoop:
         free(self.loop)
 
     cdef void _enter(self) noexcept nogil:
-        """Call it in one `with nogil:` with _leave: no Python code may run in between (see Core.lock)."""
+        """Call it in one `with nogil:` with _leave: no Python code may run in between (see Workers.lock)."""
         lock(self.loop.worker)
 
     cdef void _leave(self) noexcept nogil:

@@ -8,10 +8,10 @@ moves during a search may be missed or, if its slot was freed and used again, fo
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
-from natcore.api.log_rows cimport Rows
 from natcore.api.snapshot cimport MappingRow, SessionRow, copy_sessions, mapping_row
+from natcore.api.workers cimport Workers
 from natcore.base.compiler cimport load_relaxed
-from natcore.base.hash_table cimport NONE
+from natcore.base.numbers cimport NONE
 from natcore.tables.criteria cimport Criteria, criteria_of, meets
 from natcore.tables.mappings cimport MAPPING_FREE, Mapping
 from natcore.tables.sessions cimport ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, SESSION_FREE, Session
@@ -68,21 +68,21 @@ cdef bint mapping_matches(const Worker* worker, uint32_t slot, const Criteria* w
 
 cdef class Search:
     """A search through all workers' tables, one slice after the other. From one thread at a time."""
-    cdef Rows core
+    cdef Workers workers
     cdef Criteria wanted
     cdef uint32_t at            # worker
     cdef uint32_t slot
 
-    def __cinit__(self, Rows core not None, addresses, masks, ports, int protocol, uint32_t entry):
+    def __cinit__(self, Workers workers not None, addresses, masks, ports, int protocol, uint32_t entry):
         """addresses, masks: by role (inside, remote, outside), host order. ports: likewise, -1: any. protocol: -1: any.
         entry: 0: any."""
-        self.core = core
+        self.workers = workers
         self.wanted = criteria_of(addresses, masks, ports, protocol, entry)
 
     @property
     def done(self):
         """Whether every table was looked through."""
-        return self.at >= self.core.shared.count
+        return self.at >= self.workers.shared.count
 
     cdef void advance(self, uint32_t fresh) noexcept:
         """Goes on with the next worker, where this one's table is looked through."""
@@ -102,9 +102,9 @@ cdef class SessionSearch(Search):
         cdef uint32_t found[COPY_ROWS]
         cdef uint32_t count = 0, filled = 0, fresh = 0, last, at, i
         cdef Worker* worker
-        if self.at >= self.core.shared.count or capacity == 0:
+        if self.at >= self.workers.shared.count or capacity == 0:
             return 0
-        worker = self.core.shared.workers[self.at]
+        worker = self.workers.shared.workers[self.at]
         with nogil:
             fresh = load_relaxed(&worker.sessions.slots.fresh)
             last = min(fresh, self.slot + SCAN_LINES)
@@ -134,9 +134,9 @@ cdef class MappingSearch(Search):
         cdef uint32_t found[COPY_ROWS]
         cdef uint32_t count = 0, filled = 0, fresh = 0, last, i
         cdef Worker* worker
-        if self.at >= self.core.shared.count or capacity == 0:
+        if self.at >= self.workers.shared.count or capacity == 0:
             return 0
-        worker = self.core.shared.workers[self.at]
+        worker = self.workers.shared.workers[self.at]
         with nogil:
             fresh = load_relaxed(&worker.mappings.mapping_slots.fresh)
             last = min(fresh, self.slot + SCAN_LINES)

@@ -3,7 +3,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from natcore.api.log_rows cimport Rows
+from natcore.api.workers cimport Workers
 from natcore.base.compiler cimport exchange
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.spinlock cimport spin_lock, spin_unlock
@@ -19,20 +19,20 @@ cdef enum:
 
 cdef class SessionTap:
     """Create and end rows of a gateway from construction until `close`; those that find `capacity` rows waiting are counted."""
-    cdef PyObject* core         # a Rows; counted by hand, since the collector might clear it before close()
-    cdef Shared* shared         # of core
+    cdef PyObject* workers      # Workers; counted by hand, since the garbage collector might clear it before close()
+    cdef Shared* shared         # of workers
     cdef RowTap tap
     cdef uint32_t attached      # 1: the journal has it
 
-    def __cinit__(self, Rows core not None, uint64_t capacity):
+    def __cinit__(self, Workers workers not None, uint64_t capacity):
         self.tap.rows = <Record*>table_new(capacity * sizeof(Record))
         if self.tap.rows == NULL:
             raise CapacityError(f"capacity={capacity}: no address space for the rows")
         self.tap.capacity = capacity
         self.tap.spin.needed = 1
-        self.shared = core.shared
-        self.core = <PyObject*>core
-        Py_INCREF(core)
+        self.shared = workers.shared
+        self.workers = <PyObject*>workers
+        Py_INCREF(workers)
         with nogil:
             lock_all(self.shared.workers[0])
             self.tap.next = self.shared.workers[0].journal.taps
@@ -43,7 +43,7 @@ cdef class SessionTap:
     def __dealloc__(self):
         if self.shared != NULL:
             self.close()
-        Py_XDECREF(self.core)
+        Py_XDECREF(self.workers)
         table_delete(self.tap.rows, self.tap.capacity * sizeof(Record))
 
     def close(self):

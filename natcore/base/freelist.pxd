@@ -3,16 +3,14 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t
 
 from natcore.base.compiler cimport prefetch_write, store_relaxed
-
-cdef enum:
-    NO_SLOT = 0xFFFFFFFF
+from natcore.base.numbers cimport NONE
 
 cdef struct Freelist:
     uint8_t* base
     size_t stride               # bytes of a slot
     uint32_t capacity
     uint32_t fresh              # slots ever used: [0, fresh)
-    uint32_t free               # last one freed, or NO_SLOT
+    uint32_t free               # last one freed, or NONE
     uint32_t live               # slots in use; atomic: read by other workers
 
 cdef inline void freelist_init(Freelist* freelist, void* base, size_t stride, uint32_t capacity) noexcept nogil:
@@ -20,19 +18,19 @@ cdef inline void freelist_init(Freelist* freelist, void* base, size_t stride, ui
     freelist.stride = stride
     freelist.capacity = capacity
     freelist.fresh = freelist.live = 0
-    freelist.free = NO_SLOT
+    freelist.free = NONE
 
 cdef inline uint32_t freelist_take(Freelist* freelist) noexcept nogil:
-    """Takes a slot, not cleared, or NO_SLOT."""
+    """Takes a slot, not cleared, or NONE."""
     cdef uint32_t slot = freelist.free
-    if slot != NO_SLOT:
+    if slot != NONE:
         freelist.free = (<uint32_t*>(freelist.base + slot * freelist.stride))[0]
-        prefetch_write(freelist.base + freelist.free * freelist.stride)     # for the next call; harmless for NO_SLOT
+        prefetch_write(freelist.base + freelist.free * freelist.stride)     # for the next call; harmless for NONE
     elif freelist.fresh < freelist.capacity:
         slot = freelist.fresh
         freelist.fresh += 1
     else:
-        return NO_SLOT
+        return NONE
     store_relaxed(&freelist.live, freelist.live + 1)
     return slot
 

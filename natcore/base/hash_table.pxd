@@ -1,15 +1,13 @@
 """Hash index: hash -> slot numbers, in buckets of one cache line with 16-bit tags; overflow is counted and so reversible."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from natcore.base.numbers cimport NONE
 from natcore.base.pages cimport table_delete, table_new
 
 cdef enum:
     BUCKET_ENTRIES = 10
     BUCKET_LOAD = 5             # entries of a bucket in use when a table is full: 1 bucket in 73 overflows
     PROBE_LIMIT = 16            # buckets that an entry may be away from its home bucket
-
-cdef enum:
-    NONE = 0xFFFFFFFF           # no slot
 
 cdef extern from * nogil:
     """
@@ -98,6 +96,22 @@ cdef inline uint32_t index_next(const Index* index, Cursor* cursor) noexcept nog
     at = ctz32(cursor.mask)
     cursor.mask &= cursor.mask - 1
     return index.buckets[cursor.bucket].numbers[at]
+
+ctypedef bint (*HasKey)(const void* table, uint32_t number, const void* key) noexcept nogil
+
+cdef inline uint32_t index_find(const Index* index, uint64_t hash, HasKey has_key, const void* table,
+                                const void* key) noexcept nogil:
+    """The number inserted with this hash of which has_key(table, number, key) is true, or NONE.
+
+    The compiler puts an inline has_key in place of the call.
+    """
+    cdef Cursor cursor
+    cdef uint32_t number
+    index_begin(index, hash, &cursor)
+    while True:
+        number = index_next(index, &cursor)
+        if number == NONE or has_key(table, number, key):
+            return number
 
 cdef inline bint index_insert(Index* index, uint64_t hash, uint32_t number) noexcept nogil:
     """Inserts (hash, number); False: every bucket within the probe limit is full."""

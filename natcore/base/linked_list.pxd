@@ -1,8 +1,7 @@
-"""Circular doubly linked lists over an array of links: insert, remove and rotate in O(1)."""
+"""Circular doubly linked lists over an array of links: insert, remove and rotate in O(1). An empty list's first is NONE."""
 from libc.stdint cimport uint32_t
 
-cdef enum:
-    NO_LINK = 0xFFFFFFFF        # empty list
+from natcore.base.numbers cimport NONE
 
 cdef struct Link:
     uint32_t next               # of the last: the first
@@ -11,7 +10,7 @@ cdef struct Link:
 cdef inline void link(Link* links, uint32_t* first, uint32_t slot) noexcept nogil:
     """Inserts slot at the front of the list."""
     cdef uint32_t after = first[0], last
-    if after == NO_LINK:
+    if after == NONE:
         links[slot].next = links[slot].previous = slot
     else:
         last = links[after].previous
@@ -24,7 +23,7 @@ cdef inline void link(Link* links, uint32_t* first, uint32_t slot) noexcept nogi
 cdef inline void unlink(Link* links, uint32_t* first, uint32_t slot) noexcept nogil:
     cdef uint32_t after = links[slot].next
     if after == slot:
-        first[0] = NO_LINK
+        first[0] = NONE
         return
     links[after].previous = links[slot].previous
     links[links[slot].previous].next = after

@@ -2,7 +2,8 @@
 
 Lock order: a thread waits for a lock only if all locks it holds have a lower rank. A worker's rank is its number: several are
 locked in ascending order. A spinlock ranks above all workers: a thread that holds one waits for nothing.
-What a lock protects names it (`lock`), and its accessors assert that the caller holds it.
+What a lock protects names it (`lock`), and its accessors assert that the caller holds it. A worker's own fields have no
+accessors: the functions through which packets, time and revoked frames come to a worker assert for all of them.
 """
 from libc.stdint cimport uint32_t
 

@@ -22,7 +22,7 @@ from natcore.base.compiler cimport (
     bswap16, bswap32, count_up, load_acquire, load_relaxed, store_relaxed, store_relaxed64, store_release,
     unlikely,
 )
-from natcore.base.hash_table cimport NONE
+from natcore.base.numbers cimport NONE
 from natcore.io.kernel cimport PACKET_BROADCAST, PACKET_HOST, VIRTIO_NET_HDR_F_NEEDS_CSUM, virtio_net_hdr
 from natcore.base.spinlock cimport spin_lock, spin_unlock, wait_turn
 from natcore.packet.verdict cimport DROP_NO_NEIGHBOUR, HELD, INBOUND, INSIDE, LOCAL, OUTBOUND, OUTSIDE, UNTRANSLATED, egress_of
@@ -125,12 +125,6 @@ cdef void give_up(Loop* loop, Frame* frame) noexcept nogil:
         spin_unlock(&loop.worker.outbox.spin)
     else:
         revoke(loop.worker, frame, DROP_NO_NEIGHBOUR)
-
-
-cdef inline void settle(Loop* loop) noexcept nogil:
-    """Subtracts undelivered frames from sessions of other workers. The loop has locked no worker."""
-    if loop.worker.undelivered_count:
-        take_back_from_others(loop.worker)
 
 
 cdef void ask(Loop* loop, Neighbour* neighbour, uint32_t port, uint32_t now_ms) noexcept nogil:
@@ -419,7 +413,7 @@ cdef uint32_t serve(Loop* loop, Port* port, Device* device, uint32_t budget) noe
             show_left(loop, port, count, tapped, now_ns)
         send_generated(loop, port, now_ms)
         unlock(loop.worker)
-        settle(loop)
+        take_back_from_others(loop.worker)
         hand_over(loop)
     device.complete(device)
     return arrived
@@ -450,7 +444,7 @@ cdef void service(Loop* loop) noexcept nogil:
     announce(loop)
     send_generated(loop, outside_port(loop), <uint32_t>(now_ns // 1000000))
     unlock(loop.worker)
-    settle(loop)
+    take_back_from_others(loop.worker)
     hand_over(loop)
 
 

@@ -32,7 +32,7 @@ from natcore.tables.tcp_state cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, TCP
 from natcore.base.flow_hash cimport flow_hash
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32
-from natcore.base.hash_table cimport NONE
+from natcore.base.numbers cimport NONE
 from natcore.workers.worker cimport FILTER_ADDRESS, FILTER_NONE, Clock, Worker, holds_all_locks, worker_of_inside
 from natcore.packet.verdict cimport (
     DROP_CONFLICT, DROP_FILTERED, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_OUTSIDE_LIMIT,

@@ -18,7 +18,7 @@ from natcore.tables.sessions cimport IN, is_dead, session_find
 from natcore.base.flow_hash cimport flow_hash
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32
-from natcore.base.hash_table cimport NONE
+from natcore.base.numbers cimport NONE
 from natcore.base.spinlock cimport spin_lock, spin_unlock
 from natcore.workers.worker cimport Clock, Worker, clock_read, holds_all_locks, worker_of_inside
 from natcore.packet.verdict cimport INSIDE, OUTSIDE, PENDING

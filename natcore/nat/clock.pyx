@@ -11,7 +11,8 @@ from natcore.tables.sessions cimport SWEEP_NS
 from natcore.workers.expiry cimport is_long_ago, sweep_all, sweep_slice
 from natcore.nat.unsolicited_syn cimport answer_unsolicited
 from natcore.base.compiler cimport load_acquire64, load_relaxed, load_relaxed64, raise64, store_relaxed64, unlikely
-from natcore.base.linked_list cimport NO_LINK
+from natcore.base.lock_checker cimport assert_held
+from natcore.base.numbers cimport NONE
 from natcore.workers.worker cimport Clock, Shared, Worker, clock_read, holds_all_locks, tables_of_all
 
 cdef enum:
@@ -30,6 +31,7 @@ cdef uint64_t clock_of_all(const Worker* worker) noexcept nogil:
 cdef inline uint64_t clock_set(Worker* worker, uint64_t now_ns) noexcept nogil:
     """Moves the gateway's clock to now_ns, never back; returns it."""
     cdef uint64_t then_ns = worker.now_ns
+    assert_held(&worker.locked, "worker: clock_set")    # whatever uses the worker's fields sets its clock first
     if worker.shared.count > 1:
         then_ns = raise64(&worker.shared.now_ns, now_ns)
     if now_ns < then_ns:
@@ -108,7 +110,7 @@ cdef uint64_t clock_forward_with(Worker* worker, uint32_t packets, uint64_t now_
 
 cdef bint has_waiting(const Worker* worker) noexcept nogil:
     """Whether there is work that needs all workers locked; what arrives just now is seen by the next tick."""
-    return (worker.fragments[0].newest != NO_LINK or worker.fragments[1].newest != NO_LINK
+    return (worker.fragments[0].newest != NONE or worker.fragments[1].newest != NONE
             or load_relaxed(&worker.syn_holdoff.head) != worker.syn_holdoff.tail)
 
 

@@ -22,7 +22,7 @@ from natcore.nat.fragmentation cimport fragment_packet
 from natcore.tables.tcp_state cimport is_later
 from natcore.frame cimport FRAME_CROSSING, Frame
 from natcore.base.compiler cimport bswap16, bswap32
-from natcore.base.hash_table cimport NONE
+from natcore.base.numbers cimport NONE
 from natcore.workers.worker cimport Clock, Worker
 from natcore.packet.verdict cimport (
     DROP_FRAGMENT, DROP_MALFORMED, DROP_NO_MAPPING, HAIRPIN, HELD, INBOUND, INSIDE, LOCAL, OUTBOUND, OUTSIDE, PENDING,

@@ -17,7 +17,7 @@ from natcore.tables.tcp_state cimport FAST_OPEN, TCP_ACKED, TCP_INIT_IN, TCP_SEN
 from natcore.base.checksum cimport checksum, combine, delta16, delta32, update
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32
-from natcore.base.hash_table cimport NONE
+from natcore.base.numbers cimport NONE
 from natcore.workers.worker cimport Clock, Worker
 from natcore.packet.verdict cimport (
     DROP_CHECKSUM, DROP_MALFORMED, DROP_NO_MAPPING, DROP_SPOOFED, DROP_UNSUPPORTED, HAIRPIN, INBOUND, LOCAL,

@@ -58,7 +58,9 @@ from natcore.nat.unsolicited_syn cimport note_unsolicited
 from natcore.base.flow_hash cimport HashKey
 from natcore.frame cimport FRAME_CROSSING, FRAME_GSO, Frame
 from natcore.base.compiler cimport DEBUG, bswap16, likely, prefetch, prefetch_write, unlikely
-from natcore.base.hash_table cimport NONE, Bucket, Index, bucket_of, ctz32, match_some, match_tags, tag_of
+from natcore.base.lock_checker cimport assert_held
+from natcore.base.numbers cimport NONE
+from natcore.base.hash_table cimport Bucket, Index, bucket_of, ctz32, match_some, match_tags, tag_of
 from natcore.workers.worker cimport OPTIONS_DROP, OPTIONS_PASS, Clock, Worker, clock_read, holds_all_locks
 from natcore.packet.verdict cimport (
     DROP_FILTERED, DROP_FRAGMENT, DROP_IP_OPTION, DROP_NO_MAPPING, DROP_SPOOFED, DROP_UNSUPPORTED, HAIRPIN, HELD, INSIDE, LOCAL,
@@ -547,7 +549,9 @@ cdef void count_sides(Worker* worker, const Frame* frames, uint32_t count) noexc
 
 
 cdef void revoke(Worker* worker, Frame* frame, uint8_t verdict) noexcept nogil:
-    """Counts a forwarded frame that could not be delivered as dropped, with this verdict, and in no row."""
+    """Counts a forwarded frame that could not be delivered as dropped, with this verdict, and in no row. The worker must be
+    locked."""
+    assert_held(&worker.locked, "worker: revoke")
     if unlikely(worker.flows != NULL):
         flows_unsent(worker.flows, frame)
     take_back(worker, frame)

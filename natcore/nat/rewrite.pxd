@@ -1,4 +1,9 @@
-"""The last stage: rewrites addresses, ports, TTL and checksums to the session's other side (RFC 1624)."""
+"""The last stage: rewrites addresses, ports, TTL and checksums to the session's other side (RFC 1624).
+
+One end of the packet is exchanged, by direction and without a branch. Outbound (0) that is the source, which becomes the
+session's outside endpoint; inbound (1) the destination, which becomes the inside one. So the place in the packet is the first
+of two for outbound, the second for inbound; and the Role that the end gets is 2 - 2 * direction (ROLE_OUTSIDE, ROLE_INSIDE).
+"""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
@@ -10,7 +15,8 @@ from natcore.base.compiler cimport bswap16, likely, unlikely
 from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_UDP, IcmpHeader, Ipv4Header, load16
 
 cdef inline uint16_t along(uint16_t delta, uint32_t direction) noexcept nogil:
-    """The session's checksum delta in a direction, without a branch. Inbound, 0xFFFF becomes zero."""
+    """The session's checksum delta in a direction, without a branch. The inbound delta is the outbound one's negative, in ones'
+    complement all bits inverted: XOR with 0 - 1 = 0xFFFF. Inbound, 0xFFFF becomes zero, which is the same number."""
     return delta ^ <uint16_t>-<int>direction
 
 cdef inline void rewrite_ports(const Frame* frame, const Packet* packet, uint16_t l3_delta, uint16_t l4_delta,
@@ -40,10 +46,7 @@ cdef inline void rewrite_transport(const Frame* frame, Packet* packet, uint16_t 
 
 cdef inline uint16_t rewrite_network(Ipv4Header* ip, const Session* session, uint32_t direction,
                                      bint decrement_ttl) noexcept nogil:
-    """From inside the source becomes the outside address, from outside the destination becomes the inside address.
-
-    Returns the delta of a sum over the addresses.
-    """
+    """Exchanges the address. Returns the delta of a sum over the addresses."""
     cdef uint16_t l3_delta = along(session.l3_delta, direction)
     cdef uint32_t delta = l3_delta
     if decrement_ttl:
@@ -55,7 +58,7 @@ cdef inline uint16_t rewrite_network(Ipv4Header* ip, const Session* session, uin
 
 cdef inline void rewrite(const Frame* frame, Packet* packet, const Session* session, uint32_t direction,
                          bint decrement_ttl) noexcept nogil:
-    """From inside the source becomes the outside endpoint, from outside the destination becomes the inside endpoint."""
+    """Exchanges the endpoint, and what the checksums say of it."""
     cdef uint16_t l3_delta = rewrite_network(packet.ip, session, direction, decrement_ttl)
     rewrite_transport(frame, packet, l3_delta, along(session.l4_delta, direction), session.port[2 - 2 * direction],
                       direction)

@@ -10,7 +10,7 @@ from natcore.tables.sessions cimport (
     IN, OPENED_OUTSIDE, OUT, ROLE_REMOTE, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UNREPLIED, Session, session_restart,
 )
 from natcore.tables.tcp_state cimport TCP_INIT_IN, TCP_INIT_OUT, is_reopening
-from natcore.base.hash_table cimport NONE
+from natcore.base.numbers cimport NONE
 from natcore.packet.verdict cimport DROP_NO_MAPPING, DROP_OUTSIDE_LIMIT, DROP_RATE_LIMIT, PENDING
 from natcore.base.headers cimport PROTOCOL_TCP
 

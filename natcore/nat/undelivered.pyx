@@ -11,7 +11,7 @@ from natcore.frame cimport FRAME_CROSSING, Frame
 from natcore.nat.icmp_errors cimport is_error
 from natcore.packet.parse cimport KIND_FRAGMENT, KIND_ICMP, Packet, parse, wire_bytes, wire_packets
 from natcore.packet.verdict cimport HAIRPIN, PENDING
-from natcore.base.hash_table cimport NONE
+from natcore.base.numbers cimport NONE
 from natcore.tables.sessions cimport (
     IN, NO_WINDOW, OUT, Cold, Session, session_addresses, session_find, session_ports, turned_addresses, turned_ports,
 )

@@ -8,7 +8,7 @@ from natcore.tables.ports cimport address_find
 from natcore.tables.sessions cimport IN, Session, deadline_of, session_find
 from natcore.tables.syn_holdoff cimport HeldSyn, syn_holdoff_due, syn_holdoff_keep
 from natcore.frame cimport Frame
-from natcore.base.hash_table cimport NONE
+from natcore.base.numbers cimport NONE
 from natcore.workers.worker cimport Worker
 from natcore.packet.verdict cimport OUTSIDE
 from natcore.base.headers cimport (

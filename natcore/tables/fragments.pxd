@@ -73,7 +73,7 @@ cdef struct Fragments:          # tables of one side
     Index index                 # key -> datagram
     HashKey key
     uint64_t timeout_ms
-    uint32_t newest             # newest datagram, or NO_LINK
+    uint32_t newest             # newest datagram, or NONE
     uint32_t waiting            # datagrams without their first fragment
     uint32_t given_up           # held fragments dropped since the counter was last read
     uint64_t evicted            # datagrams in progress that were evicted by newer ones

@@ -7,10 +7,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from natcore.base.flow_hash cimport flow_hash
-from natcore.base.hash_table cimport (
-    NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
-)
-from natcore.base.linked_list cimport NO_LINK, Link, link, unlink
+from natcore.base.numbers cimport NONE
+from natcore.base.hash_table cimport index_delete, index_find, index_insert, index_new, index_remove
+from natcore.base.linked_list cimport Link, link, unlink
 from natcore.base.lock_checker cimport assert_held
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.freelist cimport freelist_init, freelist_give, freelist_take
@@ -57,7 +56,7 @@ cdef bint begin(Fragments* table, uint64_t timeout_ms) noexcept nogil:
     freelist_init(&table.slots, table.datagrams, sizeof(Datagram), DATAGRAMS)
     freelist_init(&table.chunk_slots, table.chunks, CHUNK_BYTES, CHUNKS)
     table.timeout_ms = timeout_ms
-    table.newest = NO_LINK
+    table.newest = NONE
     return index_new(&table.index, DATAGRAMS) and (table.datagrams != NULL and table.seen != NULL and table.ranges != NULL
                                                    and table.chunks != NULL and table.sources != NULL
                                                    and table.by_age != NULL and table.of_source != NULL)
@@ -88,22 +87,24 @@ cdef uint64_t datagram_hash(const Fragments* table, uint8_t side, uint64_t addre
     return flow_hash(&table.key, addresses, <uint32_t>side << 16 | identification, protocol)
 
 
+cdef inline bint datagram_has_key(const void* table, uint32_t number, const void* wanted) noexcept nogil:
+    cdef const Datagram* datagram = &(<const Fragments*>table).datagrams[number]
+    cdef const Datagram* key = <const Datagram*>wanted
+    return (datagram.addresses == key.addresses and datagram.identification == key.identification
+            and datagram.protocol == key.protocol and datagram.side == key.side)
+
+
 cdef uint32_t datagram_find(const Fragments* table, uint8_t side, uint64_t addresses, uint8_t protocol,
                             uint16_t identification) noexcept nogil:
     """The datagram, or NONE."""
-    cdef Cursor cursor
-    cdef uint32_t number
-    cdef const Datagram* datagram
+    cdef Datagram wanted
     assert_held(table.lock, "fragments: datagram_find")
-    index_begin(&table.index, datagram_hash(table, side, addresses, protocol, identification), &cursor)
-    while True:
-        number = index_next(&table.index, &cursor)
-        if number == NONE:
-            return NONE
-        datagram = &table.datagrams[number]
-        if (datagram.addresses == addresses and datagram.identification == identification
-                and datagram.protocol == protocol and datagram.side == side):
-            return number
+    wanted.addresses = addresses
+    wanted.identification = identification
+    wanted.protocol = protocol
+    wanted.side = side
+    return index_find(&table.index, datagram_hash(table, side, addresses, protocol, identification),
+                      datagram_has_key, table, &wanted)
 
 
 cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, uint8_t protocol, uint16_t identification,
@@ -142,7 +143,7 @@ cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, 
     datagram.state = DATAGRAM_WAITING
     datagram.held = datagram.held_last = NONE
     if own.datagrams == 0:
-        own.newest = NO_LINK
+        own.newest = NONE
     link(table.by_age, &table.newest, number)
     link(table.of_source, &own.newest, number)
     own.datagrams += 1
@@ -245,7 +246,7 @@ cdef void fragments_expire(Fragments* table, uint64_t now_ms) noexcept nogil:
     """Removes the datagrams that timed out."""
     cdef uint32_t oldest
     assert_held(table.lock, "fragments: fragments_expire")
-    while table.newest != NO_LINK:
+    while table.newest != NONE:
         oldest = table.by_age[table.newest].previous
         if now_ms < table.datagrams[oldest].since_ms + table.timeout_ms:
             return

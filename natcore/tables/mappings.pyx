@@ -10,10 +10,11 @@ from natcore.tables.ports cimport (
 )
 from natcore.base.flow_hash cimport flow_hash
 from natcore.base.compiler cimport bswap16, bswap32, prefetch_write
+from natcore.base.numbers cimport NONE
 from natcore.base.hash_table cimport (
-    NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
+    bucket_of, index_delete, index_find, index_insert, index_new, index_remove,
 )
-from natcore.base.linked_list cimport NO_LINK, Link, link, unlink
+from natcore.base.linked_list cimport Link, link, unlink
 from natcore.base.lock_checker cimport assert_held
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.freelist cimport freelist_init, freelist_give, freelist_take
@@ -100,34 +101,29 @@ cdef void mapping_prefetch_close(const Mappings* table, uint32_t number) noexcep
     prefetch_write(&table.subscribers[mapping.subscriber])
 
 
+cdef inline bint mapping_has_key(const void* table, uint32_t number, const void* wanted) noexcept nogil:
+    cdef const Mapping* mapping = &(<const Mappings*>table).mappings[number]
+    cdef const MappingKey* key = <const MappingKey*>wanted
+    return (mapping.inside_ip == key.inside_ip and mapping.inside_port == key.inside_port
+            and mapping.remote_ip == key.remote_ip and mapping.remote_port == key.remote_port
+            and mapping.protocol == key.protocol
+            and (mapping.flags ^ key.flags) & (MAPPING_STATIC | MAPPING_DRAINING) == 0)
+
+
 cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil:
     """The mapping with this key (RFC 4787 REQ-1) that accepts new sessions, or NONE; draining mappings are skipped."""
-    cdef Cursor cursor
-    cdef uint32_t number
-    cdef const Mapping* mapping
     assert_held(table.lock, "mappings: mapping_find")
-    index_begin(&table.by_inside, key_hash(table, key), &cursor)
-    while True:
-        number = index_next(&table.by_inside, &cursor)
-        if number == NONE:
-            return NONE
-        mapping = &table.mappings[number]
-        if (mapping.inside_ip == key.inside_ip and mapping.inside_port == key.inside_port
-                and mapping.remote_ip == key.remote_ip and mapping.remote_port == key.remote_port
-                and mapping.protocol == key.protocol
-                and (mapping.flags ^ key.flags) & (MAPPING_STATIC | MAPPING_DRAINING) == 0):
-            return number
+    return index_find(&table.by_inside, key_hash(table, key), mapping_has_key, table, key)
+
+
+cdef inline bint subscriber_has_key(const void* table, uint32_t number, const void* ip) noexcept nogil:
+    return (<const Mappings*>table).subscribers[number].ip == (<const uint32_t*>ip)[0]
 
 
 cdef uint32_t subscriber_find(const Mappings* table, uint32_t ip) noexcept nogil:
-    cdef Cursor cursor
-    cdef uint32_t number
+    """The subscriber with this address (big-endian), or NONE."""
     assert_held(table.lock, "mappings: subscriber_find")
-    index_begin(&table.by_ip, flow_hash(&table.key, ip, 0, 0), &cursor)
-    while True:
-        number = index_next(&table.by_ip, &cursor)
-        if number == NONE or table.subscribers[number].ip == ip:
-            return number
+    return index_find(&table.by_ip, flow_hash(&table.key, ip, 0, 0), subscriber_has_key, table, &ip)
 
 
 cdef struct Allocated:              # result of a port allocation
@@ -293,7 +289,7 @@ cdef uint32_t subscriber_join(Mappings* table, uint32_t ip) noexcept nogil:
     memset(&table.subscribers[who], 0, sizeof(Subscriber))
     table.subscribers[who].ip = ip
     if table.of_subscriber != NULL:
-        table.of_subscriber[who].first = NO_LINK
+        table.of_subscriber[who].first = NONE
         table.of_subscriber[who].looked_at = 0
     if index_insert(&table.by_ip, flow_hash(&table.key, ip, 0, 0), who):
         return who

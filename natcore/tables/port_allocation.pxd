@@ -1,4 +1,26 @@
-"""Port allocation: allocates and releases outside ports by the gateway's policy; mappings get ports only from here."""
+"""Port allocation: allocates and releases outside ports by the gateway's policy; mappings get ports only from here.
+
+Theory of operation. A mapping is opened in four steps: choose an outside address of the pool, by pooling (mappings.pyx);
+allocate a port of it (allocate_port); enter the mapping into its table; assign the port to it (assign_port). A step that fails
+undoes those before it (unassign_port), and restores a hold-down that the allocation lifted (until_ms). By policy:
+
+| ports= | where a port is sought |
+|---|---|
+| random | any free port of the address; none is free: one that is held down for this inside address |
+| preserve | the inside port, free or held down for this inside address; then as random |
+| block | the subscriber's blocks, from a random one on; then a new block, as long as it may have one more |
+| deterministic | the block computed from the inside address (RFC 7422); nothing is stored |
+| overload | an unused port; none: one unused towards this remote endpoint, which filtering by it keeps apart |
+
+Invariants. A request's random number is consumed only by an allocation that succeeds: a packet that is repeated with all
+workers locked has the same one again, and prefetching, which reads the next numbers ahead, changes no choice. (Blocks draw
+others beside it.) OVER_QUOTA differs from NONE: the address has free ports, the subscriber may not have them. A port is
+assigned to one mapping at a time; an overloaded one to one mapping for each remote endpoint.
+
+Lock. The ports' spin lock, from before allocate_port to behind assign_port (ports_enter, ports_leave in mappings.pyx).
+
+Cost. As in ports.pxd; in a block its words; overload: SHARED_PROBES random ports, then the ports that are not full, counted.
+"""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.tables.port_overload cimport EndpointPair

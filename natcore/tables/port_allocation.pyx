@@ -2,7 +2,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from natcore.tables.port_blocks cimport (
-    BLOCKS_AT_MOST, NO_BLOCK, Block, Walk, block_first, block_give, block_next, block_reference,
+    BLOCKS_AT_MOST, Block, Walk, block_first, block_give, block_next, block_reference,
 )
 from natcore.tables.port_overload cimport (
     ALL_PARTS, PART_PORTS, EndpointPair, overload_enter, overload_find, overload_leave, overload_taken,
@@ -14,7 +14,7 @@ from natcore.tables.ports cimport (
     set_free, space_of,
 )
 from natcore.base.compiler cimport bswap16
-from natcore.base.hash_table cimport NONE
+from natcore.base.numbers cimport NONE
 from natcore.base.chacha20 cimport random_below
 from natcore.base.spinlock cimport assert_spin
 
@@ -130,7 +130,7 @@ cdef uint32_t allocate_from_own_blocks(Ports* ports, uint32_t address, PortMap* 
     cdef uint32_t[BLOCKS_AT_MOST] firsts
     cdef uint32_t own = 0, start, step, port
     cdef uint32_t at = block_first(&ports.blocks, &ports.key, request.owner, &walk)
-    while at != NO_BLOCK:
+    while at != NONE:
         count[0] += 1
         if at >> 16 == address:
             firsts[own] = begin_of(ports, at & 0xFFFF)
@@ -157,7 +157,7 @@ cdef uint32_t blocks_in_use(Ports* ports, uint32_t owner, uint32_t now_ms) noexc
     cdef uint32_t count = 0, left = 0, i, space
     cdef uint32_t at = block_first(&ports.blocks, &ports.key, owner, &walk)
     assert_spin(&ports.spin, ports.lock, "ports: blocks_in_use")
-    while at != NO_BLOCK:
+    while at != NONE:
         addresses[count] = at >> 16
         count += 1
         at = block_next(&ports.blocks, &walk)
@@ -165,7 +165,7 @@ cdef uint32_t blocks_in_use(Ports* ports, uint32_t owner, uint32_t now_ms) noexc
         for space in range(PORT_SPACES):
             reclaim(ports, &ports.addresses[addresses[i]].maps[space], &ports.looks, now_ms)
     at = block_first(&ports.blocks, &ports.key, owner, &walk)
-    while at != NO_BLOCK:
+    while at != NONE:
         left += 1
         at = block_next(&ports.blocks, &walk)
     return left
@@ -198,7 +198,7 @@ cdef uint32_t home_of_owner(const Ports* ports, uint32_t owner) noexcept nogil:
     if ports.blocks.per_address == 0:
         return NONE
     at = block_first(&ports.blocks, &ports.key, owner, &walk)
-    return at >> 16 if at != NO_BLOCK else NONE
+    return at >> 16 if at != NONE else NONE
 
 
 # ---- the other policies ----------------------------------------------------------------------------------------------

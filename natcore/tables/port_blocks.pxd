@@ -6,12 +6,11 @@ from natcore.base.flow_hash cimport HashKey
 cdef enum:
     BLOCK_CHAINS = 65536
     BLOCKS_AT_MOST = 256        # blocks of one subscriber at most
-    NO_BLOCK = 0xFFFFFFFF
 
 cdef struct Block:
     uint32_t owner              # inside address, big-endian; valid while taken
     uint32_t ports              # in use or held down, of the three protocols; at 0 the block is returned
-    uint32_t next               # next block in the owner's hash chain, as a reference, or NO_BLOCK
+    uint32_t next               # next block in the owner's hash chain, as a reference, or NONE
     uint32_t taken              # 1: assigned
 
 cdef struct Blocks:

@@ -3,6 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore.base.flow_hash cimport flow_hash
+from natcore.base.numbers cimport NONE
 from natcore.base.pages cimport table_delete, table_new
 
 
@@ -55,18 +56,18 @@ cdef uint32_t* chain_of(const Blocks* blocks, const HashKey* key, uint32_t owner
 
 
 cdef uint32_t block_first(const Blocks* blocks, const HashKey* key, uint32_t owner, Walk* walk) noexcept nogil:
-    """The owner's first block, or NO_BLOCK; block_next continues."""
+    """The owner's first block, or NONE; block_next continues."""
     walk.owner = owner
-    walk.at = chain_of(blocks, key, owner)[0] - 1               # 0, none, becomes NO_BLOCK
-    if walk.at != NO_BLOCK and block_at(blocks, walk.at).owner != owner:
+    walk.at = chain_of(blocks, key, owner)[0] - 1               # 0, none, becomes NONE
+    if walk.at != NONE and block_at(blocks, walk.at).owner != owner:
         return block_next(blocks, walk)
     return walk.at
 
 
 cdef uint32_t block_next(const Blocks* blocks, Walk* walk) noexcept nogil:
-    while walk.at != NO_BLOCK:
+    while walk.at != NONE:
         walk.at = block_at(blocks, walk.at).next
-        if walk.at != NO_BLOCK and block_at(blocks, walk.at).owner == walk.owner:
+        if walk.at != NONE and block_at(blocks, walk.at).owner == walk.owner:
             break
     return walk.at
 

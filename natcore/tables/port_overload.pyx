@@ -7,7 +7,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from natcore.base.flow_hash cimport flow_hash
 from natcore.base.compiler cimport bswap16
-from natcore.base.hash_table cimport NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove
+from natcore.base.numbers cimport NONE
+from natcore.base.hash_table cimport index_delete, index_find, index_insert, index_new, index_remove
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.freelist cimport freelist_init, freelist_give, freelist_take
 
@@ -35,21 +36,17 @@ cdef uint64_t hash_of(const HashKey* key, const EndpointPair* ends) noexcept nog
                      <uint32_t>ends.outside_port << 16 | ends.remote_port, ends.protocol)
 
 
+cdef inline bint pair_has_key(const void* table, uint32_t number, const void* wanted) noexcept nogil:
+    cdef const EndpointPair* pair = &(<const Overload*>table).pairs[number]
+    cdef const EndpointPair* ends = <const EndpointPair*>wanted
+    return (pair.outside_ip == ends.outside_ip and pair.remote_ip == ends.remote_ip
+            and pair.outside_port == ends.outside_port and pair.remote_port == ends.remote_port
+            and pair.protocol == ends.protocol)
+
+
 cdef uint32_t overload_find(const Overload* table, const HashKey* key, const EndpointPair* ends) noexcept nogil:
     """The pair of the two endpoints, or NONE."""
-    cdef Cursor cursor
-    cdef uint32_t number
-    cdef const EndpointPair* other
-    index_begin(&table.index, hash_of(key, ends), &cursor)
-    while True:
-        number = index_next(&table.index, &cursor)
-        if number == NONE:
-            return NONE
-        other = &table.pairs[number]
-        if (other.outside_ip == ends.outside_ip and other.remote_ip == ends.remote_ip
-                and other.outside_port == ends.outside_port and other.remote_port == ends.remote_port
-                and other.protocol == ends.protocol):
-            return number
+    return index_find(&table.index, hash_of(key, ends), pair_has_key, table, ends)
 
 
 cdef inline uint32_t part_of(const EndpointPair* ends) noexcept nogil:
@@ -60,19 +57,22 @@ cdef uint64_t crowd_hash(const HashKey* key, const EndpointPair* ends, uint32_t 
     return flow_hash(key, <uint64_t>ends.outside_ip << 32 | ends.remote_ip, part << 16 | ends.remote_port, ends.protocol)
 
 
+cdef inline bint crowd_has_key(const void* table, uint32_t number, const void* wanted) noexcept nogil:
+    cdef const Crowd* crowd = &(<const Overload*>table).crowds[number]
+    cdef const Crowd* key = <const Crowd*>wanted
+    return (crowd.outside_ip == key.outside_ip and crowd.remote_ip == key.remote_ip
+            and crowd.remote_port == key.remote_port and crowd.part == key.part and crowd.protocol == key.protocol)
+
+
 cdef uint32_t crowd_find(const Overload* table, const HashKey* key, const EndpointPair* ends, uint32_t part) noexcept nogil:
-    cdef Cursor cursor
-    cdef uint32_t number
-    cdef const Crowd* crowd
-    index_begin(&table.by_part, crowd_hash(key, ends, part), &cursor)
-    while True:
-        number = index_next(&table.by_part, &cursor)
-        if number == NONE:
-            return NONE
-        crowd = &table.crowds[number]
-        if (crowd.outside_ip == ends.outside_ip and crowd.remote_ip == ends.remote_ip
-                and crowd.remote_port == ends.remote_port and crowd.part == part and crowd.protocol == ends.protocol):
-            return number
+    """The count of a part (ALL_PARTS: of all) towards the remote endpoint, or NONE."""
+    cdef Crowd wanted
+    wanted.outside_ip = ends.outside_ip
+    wanted.remote_ip = ends.remote_ip
+    wanted.remote_port = ends.remote_port
+    wanted.part = <uint16_t>part
+    wanted.protocol = ends.protocol
+    return index_find(&table.by_part, crowd_hash(key, ends, part), crowd_has_key, table, &wanted)
 
 
 cdef uint32_t overload_taken(const Overload* table, const HashKey* key, const EndpointPair* ends, uint32_t part) noexcept nogil:

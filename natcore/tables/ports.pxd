@@ -1,11 +1,36 @@
-"""Outside addresses and their ports: per address and protocol what is free, in use, reserved and held down."""
+"""Outside addresses and their ports: per address and protocol what is free, in use, reserved and held down.
+
+Theory of operation. An outside address has three port maps: TCP, UDP, and identifiers of ICMP queries. A port of a map is
+free; in use by a mapping; reserved by a DNAT entry; the host's, where it shares the address; or held down: its mapping ended,
+and until the hold-down is over only the inside address that had it gets it again (RFC 6888 REQ-8). The bitmap `used` has the
+ports that are not free, `held` those that are held down. A port's cell says the rest: the mapping (overload: the number of
+uses), PORT_RESERVED, PORT_OF_HOST, or the hold-down's end.
+
+Invariants (workers/invariants.pyx checks those that packets rely on):
+- `held` is a part of `used`. Of the ranges, free + held down + reserved or the host's + in use are all ports (ports_in_use).
+- `taken_in` counts the ports of the ranges that `used` has, by groups and supers, even and odd ones apart.
+- `open_at` has an address as long as it has a free port, `held_at` as long as one of its ports is held down.
+- No hold-down of a map ends before `next_release` says. A round of reclaim that passed the whole map makes it exact.
+- `held_by` counts held-down ports by a hash of their owner: 0 tells without a search that an owner has none.
+
+Lock. One spin lock (`spin`) protects maps, random numbers, blocks and overload of all addresses; whoever has all workers locked
+needs no other. Addresses come and go, and entries reserve ports, with all workers locked. The bits and counts that are loaded
+relaxed are read without the lock too: to predict, for prefetching. What is done with them is decided anew under the lock.
+
+Cost. A free port is found by a few random probes, each equally likely (RFC 6056); where these fail, by counting: 8 supers, 8
+groups, 16 words. With several workers each first searches the words that it prefers, so that steering by port finds it: 1,024
+words divided by the workers. To release a port is a few stores. An expired hold-down is noticed late: by the sweep, and by
+an allocation that finds nothing free (preserve, parity: by each); a packet examines LOOKS held-down ports at most, and the next
+one continues. An allocation fails only if the address has no port for this owner, or that bound was met.
+"""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.tables.port_blocks cimport Blocks
 from natcore.tables.port_overload cimport Overload
 from natcore.base.flow_hash cimport HashKey
 from natcore.base.compiler cimport load_relaxed, load_relaxed64, store_relaxed, store_relaxed64
-from natcore.base.hash_table cimport NONE, Index
+from natcore.base.numbers cimport NONE
+from natcore.base.hash_table cimport Index
 from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
 from natcore.base.chacha20 cimport Random, random32
 from natcore.base.spinlock cimport Spinlock, assert_spin, spin_lock, spin_unlock

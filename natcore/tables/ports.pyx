@@ -7,9 +7,8 @@ from natcore.tables.port_blocks cimport blocks_add, blocks_delete, blocks_drop, 
 from natcore.tables.port_overload cimport overload_delete
 from natcore.base.flow_hash cimport flow_hash
 from natcore.base.compiler cimport bswap32, ctz64, load_relaxed64, store_relaxed, store_relaxed64
-from natcore.base.hash_table cimport (
-    NONE, Cursor, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
-)
+from natcore.base.numbers cimport NONE, NO_LIMIT
+from natcore.base.hash_table cimport index_delete, index_find, index_insert, index_new, index_remove
 from natcore.base.lock_checker cimport assert_held
 from natcore.base.pages cimport table_delete, table_new
 
@@ -92,17 +91,16 @@ cdef inline uint32_t nth_port(const Ports* ports, uint32_t n) noexcept nogil:
     return port if ports.in_one_piece else ports.allowed[n]
 
 
+cdef inline bint address_has_key(const void* ports, uint32_t number, const void* ip) noexcept nogil:
+    return (<const Ports*>ports).addresses[number].ip == (<const uint32_t*>ip)[0]
+
+
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil:
     """Index of the outside address ip (big-endian), or NONE."""
-    cdef Cursor cursor
-    cdef uint32_t number, host = bswap32(ip)
+    cdef uint32_t host = bswap32(ip)
     if host < ports.lowest or host > ports.highest:
         return NONE
-    index_begin(&ports.index, flow_hash(&ports.key, ip, 0, 0), &cursor)
-    while True:
-        number = index_next(&ports.index, &cursor)
-        if number == NONE or ports.addresses[number].ip == ip:
-            return number
+    return index_find(&ports.index, flow_hash(&ports.key, ip, 0, 0), address_has_key, ports, &ip)
 
 
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil:
@@ -328,15 +326,15 @@ cdef void reclaim(Ports* ports, PortMap* map, uint32_t* looks, uint32_t now_ms) 
 
 
 cdef void ports_reclaim(Ports* ports, uint32_t addresses, uint32_t looks, uint32_t now_ms) noexcept nogil:
-    """Reclaims ports of the next `addresses` addresses, as far as looks reach (NONE: without limit)."""
+    """Reclaims ports of the next `addresses` addresses, as far as looks reach (NO_LIMIT: all)."""
     cdef uint32_t left = min(addresses, ports.count), space, i
-    cdef bint endless = looks == NONE
+    cdef bint endless = looks == NO_LIMIT
     while left and looks:
         i = ports.reclaim_at if ports.reclaim_at < ports.count else 0
         for space in range(PORT_SPACES):
             if (ports.held_at[space][i >> 6] >> (i & 63)) & 1:
                 reclaim(ports, &ports.addresses[i].maps[space], &looks, now_ms)
-                looks = NONE if endless else looks
+                looks = NO_LIMIT if endless else looks
         if looks:
             ports.reclaim_at = i + 1
         left -= 1

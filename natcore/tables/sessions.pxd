@@ -7,7 +7,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from natcore.log.journal cimport Journal, Record
 from natcore.tables.mappings cimport Mappings
 from natcore.base.flow_hash cimport HashKey, flow_hash
-from natcore.base.hash_table cimport NONE, Cursor, Index, index_begin, index_next
+from natcore.base.numbers cimport NONE
+from natcore.base.hash_table cimport Index, index_find
 from natcore.base.linked_list cimport Link
 from natcore.base.lock_checker cimport assert_held
 from natcore.base.freelist cimport Freelist
@@ -155,23 +156,24 @@ cdef inline uint32_t turned_ports(const Session* session) noexcept nogil:
 cdef inline bint is_dead(const Sessions* table, const Session* session, uint32_t now_ms) noexcept nogil:
     return now_ms - session.last_seen >= table.timeout_ms[session.timeout_class]
 
+cdef struct SessionKey:         # of the index of a direction
+    uint64_t addresses          # session_addresses
+    uint32_t ports              # session_ports
+    uint32_t direction
+    uint8_t protocol
+
+cdef inline bint session_has_key(const void* table, uint32_t slot, const void* wanted) noexcept nogil:
+    cdef const Session* session = &(<const Sessions*>table).hot[slot]
+    cdef const SessionKey* key = <const SessionKey*>wanted
+    return (session_addresses(session, key.direction) == key.addresses
+            and session_ports(session, key.direction) == key.ports and session.protocol == key.protocol)
+
 cdef inline uint32_t session_find(const Sessions* table, uint32_t direction, uint64_t addresses, uint32_t ports,
                                   uint8_t protocol) noexcept nogil:
     """The session with this key, dead or alive, or NONE."""
-    cdef const Index* index = &table.index[direction]
-    cdef Cursor cursor
-    cdef uint32_t slot
-    cdef const Session* session
+    cdef SessionKey key = SessionKey(addresses, ports, direction, protocol)
     assert_held(table.lock, "sessions: session_find")
-    index_begin(index, flow_hash(&table.key, addresses, ports, protocol), &cursor)
-    while True:
-        slot = index_next(index, &cursor)
-        if slot == NONE:
-            return NONE
-        session = &table.hot[slot]
-        if (session_addresses(session, direction) == addresses and session_ports(session, direction) == ports
-                and session.protocol == protocol):
-            return slot
+    return index_find(&table.index[direction], flow_hash(&table.key, addresses, ports, protocol), session_has_key, table, &key)
 
 cdef inline void session_count(Session* session, Cold* cold, uint32_t direction, uint32_t packets,
                                uint32_t bytes) noexcept nogil:

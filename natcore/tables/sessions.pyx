@@ -11,11 +11,12 @@ from natcore.tables.ports cimport space_of
 from natcore.base.checksum cimport combine, delta16, delta32
 from natcore.base.flow_hash cimport flow_hash
 from natcore.base.compiler cimport bswap16, bswap32, fetch_add64, load_relaxed64, prefetch_write, store_relaxed, unlikely
+from natcore.base.numbers cimport NONE
 from natcore.base.hash_table cimport (
-    NONE, Cursor, bucket_of, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
+    bucket_of, index_delete, index_find, index_insert, index_new, index_remove,
 )
 from natcore.base.headers cimport PROTOCOL_ICMP
-from natcore.base.linked_list cimport NO_LINK, link, unlink
+from natcore.base.linked_list cimport link, unlink
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.freelist cimport freelist_init, freelist_give, freelist_take
 from natcore.base.spinlock cimport spin_lock, spin_unlock
@@ -178,7 +179,7 @@ cdef uint8_t life_of(const Sessions* table, Link* links, uint32_t* first, bint a
     """
     cdef uint32_t slot = first[0], left = LOOKED_AT
     assert_held(table.lock, "sessions: life_of")
-    if slot == NO_LINK:
+    if slot == NONE:
         return LIFE_NONE
     while left:
         if (not is_dead(table, &table.hot[slot], now_ms)
@@ -211,21 +212,17 @@ cdef inline uint64_t filter_hash(const Sessions* table, const Filter* key) noexc
                      key.protocol)
 
 
+cdef inline bint filter_has_key(const void* table, uint32_t number, const void* wanted) noexcept nogil:
+    cdef const Filter* entry = &(<const Sessions*>table).filters[number]
+    cdef const Filter* key = <const Filter*>wanted
+    return (entry.remote_ip == key.remote_ip and entry.outside_ip == key.outside_ip
+            and entry.outside_port == key.outside_port and entry.protocol == key.protocol)
+
+
 cdef uint32_t filter_find(const Sessions* table, const Filter* key) noexcept nogil:
     """The entry of a remote address and an outside endpoint, or NONE."""
-    cdef Cursor cursor
-    cdef uint32_t number
-    cdef const Filter* entry
     assert_held(table.lock, "sessions: filter_find")
-    index_begin(&table.by_remote, filter_hash(table, key), &cursor)
-    while True:
-        number = index_next(&table.by_remote, &cursor)
-        if number == NONE:
-            return NONE
-        entry = &table.filters[number]
-        if (entry.remote_ip == key.remote_ip and entry.outside_ip == key.outside_ip
-                and entry.outside_port == key.outside_port and entry.protocol == key.protocol):
-            return number
+    return index_find(&table.by_remote, filter_hash(table, key), filter_has_key, table, key)
 
 
 cdef bint filter_open(Sessions* table, uint32_t remote_ip, uint32_t outside_ip, uint16_t outside_port, uint8_t protocol,

@@ -14,7 +14,7 @@ from natcore.tables.sessions cimport (
     IN, OUT, ROLE_INSIDE, ROLE_OUTSIDE, SESSION_FREE, Sessions, session_close, session_find,
 )
 from natcore.tables.syn_holdoff cimport syn_holdoff_due
-from natcore.nat.pipeline cimport revoke
+from natcore.nat.pipeline cimport revoke, translate
 from natcore.nat.undelivered cimport take_back_from_others
 from natcore.base.flow_hash cimport flow_hash
 from natcore.frame cimport Frame
@@ -188,6 +188,8 @@ cdef void use_unlocked(Shared* shared, str what) except *:
         datagram_find(shared.workers[0].fragments, 0, 0, 17, 0)
     elif what == "SYN hold-off":
         syn_holdoff_due(&shared.syn_holdoff, 0)
+    elif what == "worker":
+        translate(shared.workers[1], NULL, 0, 0)
     else:
         raise ValueError(f"what must be a case of test_locks.py, got {what!r}")
 
@@ -224,7 +226,7 @@ def use_locked(capsule):
     """The same accesses with all workers locked; then with the lock that each needs."""
     cdef Worker* worker = worker_of(capsule)
     lock_all(worker)
-    for what in ("sessions", "mappings", "ports", "fragments", "SYN hold-off"):
+    for what in ("sessions", "mappings", "ports", "fragments", "SYN hold-off", "worker"):
         use_unlocked(worker.shared, what)
     unlock_all(worker)
     lock(worker.shared.workers[1])
@@ -232,6 +234,7 @@ def use_locked(capsule):
     for what in ("sessions", "mappings", "ports"):
         use_unlocked(worker.shared, what)
     spin_unlock(&worker.shared.ports.spin)
+    use_unlocked(worker.shared, "worker")
     unlock(worker.shared.workers[1])
 
 

@@ -15,12 +15,11 @@ from natcore.base.checksum cimport checksum, combine, delta16, delta32, fold, up
 from natcore.base.compiler cimport bswap32
 from natcore.base.flow_hash cimport HashKey, flow_hash, has_aes, hash_aes, siphash13
 from natcore.frame cimport Frame
-from natcore.base.hash_table cimport (
-    NONE, Cursor, Index, index_begin, index_delete, index_insert, index_new, index_next, index_remove,
-)
+from natcore.base.numbers cimport NONE
+from natcore.base.hash_table cimport Cursor, Index, index_begin, index_delete, index_insert, index_new, index_next, index_remove
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.chacha20 cimport Random, random32, random_below, random_seed
-from natcore.base.freelist cimport NO_SLOT, Freelist, freelist_init, freelist_give, freelist_take
+from natcore.base.freelist cimport Freelist, freelist_init, freelist_give, freelist_take
 from natcore.workers.worker cimport Shared, Worker
 from natcore.packet.checksum_offload cimport finish_checksum
 from natcore.packet.verdict cimport (
@@ -194,7 +193,7 @@ cdef class FreelistTable:
     def take(self):
         """A slot, or None."""
         cdef uint32_t slot = freelist_take(&self.freelist)
-        return None if slot == NO_SLOT else slot
+        return None if slot == NONE else slot
 
     def give(self, uint32_t slot):
         freelist_give(&self.freelist, slot)
@@ -314,22 +313,6 @@ def record_layout():
         "kind": (<char*>&row.kind - base, sizeof(row.kind)),
         "flags": (<char*>&row.flags - base, sizeof(row.flags)),
     }, sizeof(Record)
-
-
-def verdict_numbers():
-    """Sides and verdicts as the core numbers them."""
-    return {
-        "INSIDE": INSIDE, "OUTSIDE": OUTSIDE, "OUTBOUND": OUTBOUND, "INBOUND": INBOUND, "HAIRPIN": HAIRPIN,
-        "UNTRANSLATED": UNTRANSLATED, "LOCAL": LOCAL, "HELD": HELD, "DROP_MALFORMED": DROP_MALFORMED,
-        "DROP_CHECKSUM": DROP_CHECKSUM, "DROP_TTL": DROP_TTL, "DROP_NO_SNAT_ENTRY": DROP_NO_SNAT_ENTRY,
-        "DROP_NO_MAPPING": DROP_NO_MAPPING, "DROP_FILTERED": DROP_FILTERED, "DROP_PORTS_EXHAUSTED":
-        DROP_PORTS_EXHAUSTED, "DROP_SESSION_LIMIT": DROP_SESSION_LIMIT, "DROP_SUBSCRIBER_LIMIT":
-        DROP_SUBSCRIBER_LIMIT, "DROP_RATE_LIMIT": DROP_RATE_LIMIT, "DROP_CONFLICT": DROP_CONFLICT,
-        "DROP_UNSUPPORTED": DROP_UNSUPPORTED, "DROP_FRAGMENT": DROP_FRAGMENT, "DROP_SPOOFED": DROP_SPOOFED,
-        "DROP_MTU": DROP_MTU, "DROP_NO_NEIGHBOUR": DROP_NO_NEIGHBOUR, "DROP_OUTSIDE_LIMIT": DROP_OUTSIDE_LIMIT,
-        "DROP_PROBE_LIMIT": DROP_PROBE_LIMIT,
-        "DROP_IP_OPTION": DROP_IP_OPTION,
-    }
 
 
 # ---- a gateway's worker ----------------------------------------------------------------------------------------------

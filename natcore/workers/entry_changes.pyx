@@ -20,7 +20,7 @@ from natcore.tables.sessions cimport (
 )
 from natcore.workers.expiry cimport sweep_all
 from natcore.base.compiler cimport bswap16, bswap32, fetch_add
-from natcore.base.hash_table cimport NONE
+from natcore.base.numbers cimport NONE
 from natcore.workers.worker cimport Worker, tables_of_all
 
 

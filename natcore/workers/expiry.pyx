@@ -10,8 +10,8 @@ from natcore.tables.sessions cimport (
     session_prefetch_close, session_close, session_expire, window_write,
 )
 from natcore.base.compiler cimport fetch_add, prefetch_write, store_relaxed64, store_release64
-from natcore.base.hash_table cimport NONE
-from natcore.base.linked_list cimport NO_LINK, link, unlink
+from natcore.base.numbers cimport NONE, NO_LIMIT
+from natcore.base.linked_list cimport link, unlink
 from natcore.base.lock_checker cimport assert_held
 from natcore.base.spinlock cimport spin_lock, spin_unlock
 
@@ -235,13 +235,13 @@ cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t rows) noexcept no
     free(list_.due)
     for i in range(list_.table_count):
         list_.tables[i].mappings.reap_at = 0
-        subscribers_reap(list_.tables[i].mappings, NONE, <uint32_t>(now_ns // 1000000))
+        subscribers_reap(list_.tables[i].mappings, NO_LIMIT, <uint32_t>(now_ns // 1000000))
         if complete:
             store_relaxed64(&list_.tables[i].swept_ns, now_ns)
             store_release64(&list_.tables[i].complete_ns, now_ns)
             list_.tables[i].sweep_at = 0
     if complete:
-        free_expired_ports(first, NONE, NONE, now_ms)
+        free_expired_ports(first, NO_LIMIT, NO_LIMIT, now_ms)
     return complete
 
 
@@ -264,7 +264,7 @@ cdef uint32_t expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) 
     cdef Due few[LOOKED_AT]
     cdef uint32_t first = table.mappings.mappings[number].first, slot = first
     due_begin_few(&list_, table, few, now_ns)
-    while slot != NO_LINK and list_.count < LOOKED_AT:
+    while slot != NONE and list_.count < LOOKED_AT:
         add_due(&list_, 0, deadline_of(table, &table.hot[slot], now_ns), slot, True)
         slot = table.by_mapping[slot].next
         if slot == first:
@@ -290,7 +290,7 @@ cdef void add_dead_of(DueList* list_, Mapping* mapping, uint32_t* count, uint32_
     """Adds dead sessions among the next of a mapping, until `count` examined ones reach `most` or the mapping's total."""
     cdef Sessions* table = list_.tables[0]
     cdef uint32_t slot = mapping.first
-    if slot == NO_LINK:
+    if slot == NONE:
         return
     while count[0] < most and count[0] < mapping.sessions:
         count[0] += 1
@@ -317,7 +317,7 @@ cdef void reclaim_subscriber(Sessions* table, uint32_t inside_ip, uint64_t now_n
     cdef Due few[LOOKED_AT]
     cdef uint32_t who = subscriber_find(mappings, inside_ip), left = LOOKED_AT, begin, number, before
     cdef MappingCursor* own
-    if who == NONE or mappings.of_subscriber == NULL or mappings.of_subscriber[who].first == NO_LINK:
+    if who == NONE or mappings.of_subscriber == NULL or mappings.of_subscriber[who].first == NONE:
         return
     own = &mappings.of_subscriber[who]
     due_begin_few(&list_, table, few, now_ns)

@@ -18,8 +18,9 @@ from natcore.tables.sessions cimport (
     session_addresses, session_find, session_ports,
 )
 from natcore.base.compiler cimport bswap16
-from natcore.base.hash_table cimport BUCKET_ENTRIES, NONE, Index
-from natcore.base.freelist cimport NO_SLOT, Freelist
+from natcore.base.numbers cimport NONE
+from natcore.base.hash_table cimport BUCKET_ENTRIES, Index
+from natcore.base.freelist cimport Freelist
 from natcore.workers.worker cimport Worker, holds_all_locks
 
 cdef extern from * nogil:
@@ -59,7 +60,7 @@ cdef bint freelist_holds(const Freelist* freelist, Fault* fault, const char* tex
     cdef uint32_t slot = freelist.free, count = 0
     if freelist.fresh > freelist.capacity:
         return holds(fault, text, freelist.fresh, freelist.fresh, freelist.capacity)
-    while slot != NO_SLOT and count <= freelist.fresh:
+    while slot != NONE and count <= freelist.fresh:
         if slot >= freelist.fresh:
             return holds(fault, text, slot, slot, freelist.fresh)
         count += 1

@@ -10,9 +10,9 @@ from natcore.tables.mappings cimport MAPPING_PORTLESS, MAPPING_STATIC, Subscribe
 from natcore.tables.ports cimport LOOKS, PORT_SPACES, PortMap, Ports, reclaim, space_of
 from natcore.workers.expiry cimport reclaim_lines, reclaim_mapping, reclaim_subscriber
 from natcore.base.compiler cimport load_relaxed, store_relaxed
-from natcore.base.hash_table cimport NONE
+from natcore.base.numbers cimport NONE, NO_LIMIT
 from natcore.base.spinlock cimport spin_lock, spin_unlock
-from natcore.workers.worker cimport NO_LIMIT, Shared, holds_all_locks, tables_of_all
+from natcore.workers.worker cimport Shared, holds_all_locks, tables_of_all
 
 
 cdef void reclaim_shared(Worker* worker, const Clock* now) noexcept nogil:

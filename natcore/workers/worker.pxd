@@ -25,9 +25,6 @@ cdef enum:                      # IpOptions: of forwarded packets; source routes
     OPTIONS_DROP = 2            # drop all options
 
 cdef enum:
-    NO_LIMIT = 0xFFFFFFFF
-
-cdef enum:
     IDENTIFICATIONS = 1 << 14   # counters
 
 cdef enum:

@@ -53,7 +53,7 @@ class FlowLog:
         check_integer("FlowLog.capacity", capacity, 1, 1 << 26)
         check_number("FlowLog.window", window, 1e-6, 1e9, unit="seconds")
         self._capacity = capacity
-        self._table = FlowTable(parts_of(gateway).core, capacity, round(window * 1e6))
+        self._table = FlowTable(parts_of(gateway).core.workers, capacity, round(window * 1e6))
 
     def take(self) -> NDArray[np.void]:
         """FLOW (n,): the rows so far, in the order of their first packets; they are removed here."""

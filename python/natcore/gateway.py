@@ -473,7 +473,7 @@ class Gateway:
         if self._collector is None or not self._collector.active:
             return False
         self._collector.drain_now()
-        return not self._core.journal_short
+        return not self._core.log_rows.journal_short
 
     def modify(self, *, eip_bind_mode: choices.EipBindMode, now: float | None = None) -> None:
         """Change the bind mode, from MULTI_BINDED to NAT only (contract R7).
@@ -845,7 +845,7 @@ class Gateway:
     @property
     def epoch(self) -> float:
         """Unix seconds at now = 0."""
-        return self._core.epoch_ns / 1e9
+        return self._core.log_rows.epoch_ns / 1e9
 
     @property
     def logs(self) -> tuple[SessionLog, ...]:
@@ -871,7 +871,7 @@ class Gateway:
             docs/reference/counters.md says what each counts. received = forwarded + local + dropped + held, always.
         """
         self._settle()
-        return tally(*self._core.counters(check_worker(worker, self._workers)))
+        return tally(*self._core.inspection.counters(check_worker(worker, self._workers)))
 
     def sessions(self, out: NDArray[np.void] | None = None) -> NDArray[np.void]:
         """Copy the live sessions, in slices of which each row is consistent.
@@ -888,13 +888,13 @@ class Gateway:
         """
         self._settle()
         if out is None:
-            out = np.zeros(self._core.session_slots, SESSION)
+            out = np.zeros(self._core.inspection.session_slots, SESSION)
         else:
             check_array("out", out, SESSION, 1)
         filled = 0
         place: int | None = 0
         while filled < len(out) and place is not None:
-            count, place = self._core.sessions(out[filled : filled + LOOK_ROWS], place)
+            count, place = self._core.inspection.sessions(out[filled : filled + LOOK_ROWS], place)
             filled += count
         return out[:filled]
 
@@ -937,7 +937,7 @@ class Gateway:
         from natcore.internal.endpoints import criteria
 
         self._settle()
-        search = SessionSearch(self._core, *criteria(subscriber, remote, outside, protocol, entry))
+        search = SessionSearch(self._core.workers, *criteria(subscriber, remote, outside, protocol, entry))
         return _slices(search, SESSION)
 
     def find_mappings(
@@ -964,7 +964,7 @@ class Gateway:
         from natcore.internal.endpoints import criteria
 
         self._settle()
-        search = MappingSearch(self._core, *criteria(subscriber, UNSET, outside, protocol, entry))
+        search = MappingSearch(self._core.workers, *criteria(subscriber, UNSET, outside, protocol, entry))
         return _slices(search, MAPPING)
 
     def mappings(self) -> NDArray[np.void]:
@@ -991,7 +991,7 @@ class Gateway:
         """
         self._settle()
         out = np.zeros(3 * self._table.address_count, PORTS)
-        return out[: self._core.ports(out)]
+        return out[: self._core.inspection.ports(out)]
 
     def blocks(self) -> NDArray[np.void]:
         """Port blocks and the subscribers that have them, with ports="block".
@@ -1002,8 +1002,8 @@ class Gateway:
             BLOCKS rows (docs/reference/arrays.md).
         """
         self._settle()
-        out = np.zeros(self._core.block_count, BLOCKS)
-        return out[: self._core.blocks(out)]
+        out = np.zeros(self._core.inspection.block_count, BLOCKS)
+        return out[: self._core.inspection.blocks(out)]
 
     def who(self, address: Address, port: int, protocol: str | None = None) -> IPv4Address | None:
         """The inside host behind an outside endpoint, computed from the entries, with ports="deterministic".
@@ -1068,12 +1068,12 @@ class Gateway:
             if self._feeds is None:
                 from natcore.internal.event_feeds import EventFeeds
 
-                self._feeds = EventFeeds(self._take_events, lambda: os.eventfd_write(self._core.event_fd, 1))
+                self._feeds = EventFeeds(self._take_events, lambda: os.eventfd_write(self._core.inspection.event_fd, 1))
         return self._feeds.open()
 
     def _take_events(self) -> list[Event]:
         more = [] if self._collector is None else self._collector.take_notices()
-        return [*(event_of(row) for row in self._core.take_events()), *more]
+        return [*(event_of(row) for row in self._core.inspection.take_events()), *more]
 
     def watch_sessions(self, *, capacity: int = 16_384) -> SessionFeed:
         """Watch sessions begin and end, whether or not a session log runs; nothing is taken from it.
@@ -1091,11 +1091,11 @@ class Gateway:
         self._check_open()
         from natcore.internal.session_feed import SessionFeed
 
-        return SessionFeed(self._core, check_integer("capacity", capacity, 1, 1 << 22))
+        return SessionFeed(self._core.workers, check_integer("capacity", capacity, 1, 1 << 22))
 
     def fileno(self) -> int:
         """A descriptor that is readable while events wait."""
-        return self._core.event_fd
+        return self._core.inspection.event_fd
 
     def _settle(self, now: float | None = None) -> int:
         """Completes expiry up to now, so that nothing dead is shown; a plane's sweep does it by itself. That moment, ns."""
@@ -1148,7 +1148,7 @@ class Gateway:
                 from natcore.sessionlog.in_force import clock_offset, in_force
 
                 self._collector = Collector(
-                    self._core, instance=self.instance, vpc_id=self.vpc_id, billing=self.billing, region=self.region,
+                    self._core.log_rows, instance=self.instance, vpc_id=self.vpc_id, billing=self.billing, region=self.region,
                     in_force=in_force(weakref.ref(self)), clock_offset=clock_offset(weakref.ref(self)),
                 )  # fmt: skip
                 at_exit.watch(self, self._collector)
@@ -1202,14 +1202,14 @@ class Gateway:
             raise Error(
                 "take_records() is for a gateway without a running session log; a MemorySink keeps rows as well"
             )
-        rows = np.zeros(self._core.journal_waiting, RECORD)
-        rows = rows[: self._core.drain(rows)]
-        lost_windows, lost_events, lost_from, lost_until = self._core.take_lost()
+        rows = np.zeros(self._core.log_rows.journal_waiting, RECORD)
+        rows = rows[: self._core.log_rows.drain(rows)]
+        lost_windows, lost_events, lost_from, lost_until = self._core.log_rows.take_lost()
         if not events:
             rows = rows[rows["kind"] == WINDOW]
         lost = lost_windows + lost_events
         if lost:
-            last = self._core.skip_numbers(lost) + lost - 1
+            last = self._core.log_rows.skip_numbers(lost) + lost - 1
             missing = lost if events else lost_windows
             if missing:
                 rows = np.concatenate([rows, gap_row(lost_from, lost_until, last, missing, GAP_RING)], dtype=RECORD)
@@ -1229,7 +1229,7 @@ class Gateway:
     def _set_epoch_ns(self, epoch_ns: int) -> None:
         """Session logs say so in a row."""
         if self._collector is None:
-            self._core.set_epoch(epoch_ns)
+            self._core.log_rows.set_epoch(epoch_ns)
         else:
             self._collector.set_epoch(epoch_ns)
 
@@ -1307,7 +1307,7 @@ class Gateway:
             self._end(None, None)
             self._collector.close(timeout, ended=True)
         else:
-            self._core.close_windows(self._core.now_ns, losing=True)
+            self._core.log_rows.close_windows(self._core.now_ns, losing=True)
 
     def _parts(self) -> Parts:
         """For the package's own modules: natcore.internal.parts."""

@@ -44,9 +44,9 @@ class Rehearsed(Pair):
 
     def frame(self, data: bytes, side: Side, seconds: float) -> Verdict:
         core = self.gateway._core
-        before = core.counters(), core.journal_waiting, core.now_ns
+        before = core.inspection.counters(), core.log_rows.journal_waiting, core.now_ns
         told = self.gateway.explain(data, side, now=seconds)
-        assert (core.counters(), core.journal_waiting, core.now_ns) == before
+        assert (core.inspection.counters(), core.log_rows.journal_waiting, core.now_ns) == before
         verdict = super().frame(data, side, seconds)
         assert told.verdict is verdict, f"{told}\nbecame {verdict.name}"
         assert str(told) and told.steps
@@ -66,7 +66,7 @@ def counts_of(raw: tuple[list[int], dict[str, int]]) -> dict[str, int]:
 
 
 def counts(core: Any) -> dict[str, int]:
-    return counts_of(core.counters())
+    return counts_of(core.inspection.counters())
 
 
 def lived(kind: type[Pair], seed: int) -> Pair:

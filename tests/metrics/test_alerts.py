@@ -227,10 +227,10 @@ def test_a_real_prometheus_fires_what_a_plane_in_trouble_shows(nat: Nat, tmp_pat
     with metrics.Endpoint(made, "127.0.0.1:0") as served, prometheus(tmp_path, {"gw": served.address}) as address:
         until(lambda: urllib.request.urlopen(f"http://{served.address}/readyz", timeout=10).status == 200)
         network.run("gw", ["ip", "link", "del", "wan0"])
-        made._set_epoch_ns(made._core.epoch_ns + 5_000_000_000)
+        made._set_epoch_ns(made._core.log_rows.epoch_ns + 5_000_000_000)
         expected = {"NatcoreInterfaceDown", "NatcoreKernelBlockMissing", "NatcoreClockOffset"}
         until(lambda: firing(address) == {("gw", name) for name in expected}, 60)
-        made._set_epoch_ns(made._core.epoch_ns - 5_000_000_000)
+        made._set_epoch_ns(made._core.log_rows.epoch_ns - 5_000_000_000)
         network.pair("gw", "wan0", "out", "eth0")
         network.up("gw", "wan0", "198.18.0.1/24")
         network.up("out", "eth0", "198.18.0.2/24")

@@ -147,6 +147,26 @@ def test_every_module_is_built() -> None:
     assert {module for module in modules if not module.startswith("testhooks/")} == product
 
 
+def test_cython_lists_whatever_a_module_uses() -> None:
+    """The build compiles a module anew when a file of that list changes, and no other module."""
+    pytest.importorskip("Cython", reason="Cython is not installed")
+    from Cython.Build.Dependencies import DependencyTree
+    from Cython.Compiler.Main import Context
+    from Cython.Compiler.Options import CompilationOptions
+
+    tree = DependencyTree(Context.from_options(CompilationOptions(include_path=[str(ROOT)])), quiet=True)
+    for path in CORE.rglob("*.pyx"):
+        used: set[Path] = set()
+        waiting = {path, path.with_suffix(".pxd")}
+        while waiting:
+            one = waiting.pop()
+            if one.exists() and one not in used:
+                used.add(one)
+                waiting |= {CORE / f"{module}.pxd" for module in modules_used(one.read_text())}
+        listed = {Path(name).resolve() for name in tree.all_dependencies(str(path))}
+        assert used <= listed, f"{name_of(path)}: {sorted(map(name_of, used - listed))} not listed"
+
+
 def test_what_only_tests_use_is_in_no_wheel() -> None:
     """The modules of testhooks are built with NATCORE_TESTING, which is off; their stubs are left out."""
     cmake = (ROOT / "CMakeLists.txt").read_text()

@@ -161,7 +161,7 @@ class Turn:
         gateway.counters(), gateway.sessions(), gateway.mappings(), gateway.ports(), gateway.blocks()
         gateway.take_events(), gateway.entries(), repr(gateway), gateway.take_generated()
         gateway.counters(worker=0)
-        gateway.fileno(), gateway._core.tables(), gateway._core.complete_ns
+        gateway.fileno(), gateway._core.tables(), gateway._core.log_rows.complete_ns
         try:
             gateway.take_records(events=True)
         except Error as error:  # a log runs

@@ -144,7 +144,8 @@ class Process:
                               other=self.timeout, unreplied=self.timeout),
         )  # fmt: skip
         self.collector = Collector(
-            self.gateway._core, instance=instance, vpc_id="vpc", threads=False, in_force=in_force(weakref.ref(self.gateway)),
+            self.gateway._core.log_rows, instance=instance, vpc_id="vpc", threads=False,
+            in_force=in_force(weakref.ref(self.gateway)),
             clock=lambda: life.now, wall=lambda: EPOCH + life.now, chance=random.Random(1),
         )  # fmt: skip
         self.gateway._collector = self.collector

@@ -19,7 +19,7 @@ def windows_of(over: Gateway):
 
 def test_R2_a_row_is_at_its_destination_within_five_minutes_of_its_windows_end():
     over, clock = gateway(timeouts=Timeouts(udp=2000.0)), FakeClock(0.0)
-    collector = Collector(over._core, instance="i", vpc_id="v", threads=False, clock=clock, wall=clock)
+    collector = Collector(over._core.log_rows, instance="i", vpc_id="v", threads=False, clock=clock, wall=clock)
     sink = ScriptedSink(clock=clock, batch_seconds=None)  # DeliveryPolicy.linger
     log = collector.start(sink)
     talk = Talk(over)

@@ -299,7 +299,7 @@ def test_tick_slices_write_the_rows_of_advance(packets: list[tuple[int, int]]) -
     for at in range(now, now + 330_000, 500):
         wrappers.tick_worker(capsule, at * 1_000_000)
     by_advance.advance((now + 330_000) / 1000)
-    assert by_ticks._core.counters()[1]["sessions"] == 0
+    assert by_ticks._core.inspection.counters()[1]["sessions"] == 0
     assert sorted(rows_of(by_ticks)) == sorted(rows_of(by_advance))
 
 
@@ -313,7 +313,7 @@ def test_the_sweep_comes_round_within_8_seconds() -> None:
     capsule = over._core.worker_capsule()
     for tick in range(1, 8001):
         wrappers.tick_worker(capsule, (300_000 + tick) * 1_000_000)
-    assert over._core.counters()[1]["sessions"] == 0
+    assert over._core.inspection.counters()[1]["sessions"] == 0
 
 
 # ---- a journal that is full
@@ -361,8 +361,8 @@ def test_a_window_s_row_is_there_within_a_minute_without_advance(many: bool) -> 
             over.translate(frames, np.full(3, frames.shape[1], np.uint32), Side.INSIDE, float(second))
         else:
             over.translate_one(udp(sport=2), Side.INSIDE, float(second))
-    rows = np.zeros(over._core.journal_waiting, RECORD)
-    over._core.drain(rows)  # take_records() looks at what is there as well
+    rows = np.zeros(over._core.log_rows.journal_waiting, RECORD)
+    over._core.log_rows.drain(rows)  # take_records() looks at what is there as well
     (row,) = [row for row in rows if row["kind"] == WINDOW and row["session"] == 1]
     assert row["end_time"] == 10_000_000
 
@@ -371,7 +371,7 @@ def test_the_sweep_between_batches_waits_for_a_reader_to_make_room() -> None:
     over = gateway(records=8)
     for sport in range(1, 7):
         over.translate_one(udp(sport=sport), Side.INSIDE, 0.0)
-    over._core.is_read = True  # a log takes rows, though not just now
+    over._core.log_rows.is_read = True  # a log takes rows, though not just now
     capsule = over._core.worker_capsule()
     taken = []
     for second in range(50, 301, 50):  # a loop that sweeps
@@ -382,11 +382,11 @@ def test_the_sweep_between_batches_waits_for_a_reader_to_make_room() -> None:
             taken += over.take_records(events=True)["session"].tolist()
         else:
             assert (
-                over._core.counters()[1]["sessions"] == 3
+                over._core.inspection.counters()[1]["sessions"] == 3
             )  # three sessions' two rows: a quarter of the ring is left to packets
     assert Counter(taken) == dict.fromkeys(range(1, 7), 3)  # create, window, end
     assert over.counters()["journal_lost"] == 0
-    over._core.is_read = False
+    over._core.log_rows.is_read = False
 
 
 # ---- remaining life

@@ -34,7 +34,7 @@ def said(over: Gateway, now: float, port: int = 5000, remote: str = "198.51.100.
 
 def ended(over: Gateway) -> int:
     """Without the expiry that comes before anything is shown."""
-    return tally(*over._core.counters(-1))["ended"]
+    return tally(*over._core.inspection.counters(-1))["ended"]
 
 
 def outside_port(over: Gateway, host: str = HOST, port: int = 5000) -> int:
@@ -160,8 +160,8 @@ def test_after_a_long_silence_each_packet_carries_a_few_lines_of_the_sweep() -> 
         assert ended(over) - before <= CARRIED
         before, packets = ended(over), packets + 1
     assert packets <= 10_000 // CARRIED + 2
-    rows = np.zeros(over._core.journal_waiting, RECORD)
-    over._core.drain(rows)  # take_records() is not asked: nothing else looks
+    rows = np.zeros(over._core.log_rows.journal_waiting, RECORD)
+    over._core.log_rows.drain(rows)  # take_records() is not asked: nothing else looks
     assert len(rows[rows["kind"] == WINDOW]) == len(rows[rows["kind"] == END]) == 10_000
     assert set(rows[rows["kind"] == END]["end_time"]) == {300_000_000}
 

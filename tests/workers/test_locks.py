@@ -21,6 +21,7 @@ ORDER = {
     "ports": "a lock is not held: ports: random_take",
     "fragments": "a lock is not held: fragments: datagram_find",
     "SYN hold-off": "a lock is not held: SYN hold-off: syn_holdoff_due",
+    "worker": "a lock is not held: worker: clock_set",
 }
 SCRIPT = """
 from natcore import Gateway

@@ -2,6 +2,6 @@
 
 from typing import Any
 
-from natcore.api.gateway import Core
+from natcore.api.workers import Workers
 
-def explain(core: Core, frame: bytes, side: int, now_ns: int) -> dict[str, Any]: ...
+def explain(workers: Workers, frame: bytes, side: int, now_ns: int) -> dict[str, Any]: ...

@@ -4,11 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
-from natcore.api.log_rows import Rows
+from natcore.api.workers import Workers
 
 @disjoint_base
 class FlowTable:
-    def __new__(cls, core: Rows, capacity: int, window_us: int) -> Self: ...
+    def __new__(cls, workers: Workers, capacity: int, window_us: int) -> Self: ...
     def close(self) -> None: ...
     @property
     def is_open(self) -> bool: ...

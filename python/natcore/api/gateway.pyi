@@ -7,11 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
-from natcore.api.inspection import Tables
+from natcore.api.inspection import Inspection
+from natcore.api.log_rows import LogRows
+from natcore.api.workers import Workers
 from natcore.workers.entry_changes import Transition
 
 @disjoint_base
-class Core(Tables):
+class Core:
     def __new__(
         cls,
         *,
@@ -60,6 +62,14 @@ class Core(Tables):
         memory_bytes: int,
         memory_name: str,
     ) -> Self: ...
+    @property
+    def workers(self) -> Workers: ...
+    @property
+    def log_rows(self) -> LogRows: ...
+    @property
+    def inspection(self) -> Inspection: ...
+    @property
+    def now_ns(self) -> int: ...
     def tables(self) -> dict[str, int]: ...
     def claim(self, worker: int = -1) -> None: ...
     def unclaim(self, worker: int = -1) -> None: ...

@@ -1,12 +1,15 @@
 """What a gateway shows of its workers: counters, events, copies of tables. Addresses in host order, times in ns."""
 
-from typing import Any
+from typing import Any, Self
 
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
-from natcore.api.log_rows import Rows
+from natcore.api.workers import Workers
 
-class Tables(Rows):
+@disjoint_base
+class Inspection:
+    def __new__(cls, workers: Workers) -> Self: ...
     @property
     def event_fd(self) -> int: ...
     @property

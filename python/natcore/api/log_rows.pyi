@@ -1,12 +1,15 @@
 """What the session log asks of the core: its rows, its open windows, its clock. Times in ns."""
 
-from typing import Any
+from typing import Any, Self
 
 from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
+from natcore.api.workers import Workers
+
 @disjoint_base
-class Rows:
+class LogRows:
+    def __new__(cls, workers: Workers) -> Self: ...
     is_read: bool
     @property
     def journal_lost(self) -> int: ...

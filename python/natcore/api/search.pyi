@@ -5,12 +5,12 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from natcore.api.log_rows import Rows
+from natcore.api.workers import Workers
 
 class Search:
     def __new__(
         cls,
-        core: Rows,
+        workers: Workers,
         addresses: Sequence[int],
         masks: Sequence[int],
         ports: Sequence[int],

@@ -12,7 +12,7 @@ from natcore.api.watch import SessionTap
 from natcore.dtypes import RECORD
 
 if TYPE_CHECKING:
-    from natcore.api.gateway import Core
+    from natcore.api.workers import Workers
 
 _TAKE_ROWS = 4096
 
@@ -20,8 +20,8 @@ _TAKE_ROWS = 4096
 class SessionFeed:
     """Create and end rows of a gateway from its making until `close`; `Gateway.watch_sessions` makes it."""
 
-    def __init__(self, core: Core, capacity: int) -> None:
-        self._tap = SessionTap(core, capacity)
+    def __init__(self, workers: Workers, capacity: int) -> None:
+        self._tap = SessionTap(workers, capacity)
 
     @property
     def lost(self) -> int:

@@ -130,7 +130,7 @@ class Collector(BaseCollector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics as they are now."""
-        totals = _Totals(*parts_of(self._gateway).core.totals())
+        totals = _Totals(*parts_of(self._gateway).core.inspection.totals())
         yield from self._about()
         yield from self._packets(totals)
         yield from self._sessions(totals)
@@ -168,7 +168,7 @@ class Collector(BaseCollector):
         if not planes:
             return None
         now = machine_clock.read()
-        return (parts_of(self._gateway).core.epoch_ns + now.monotonic + planes[0].offset_ns - now.real) / 1e9
+        return (parts_of(self._gateway).core.log_rows.epoch_ns + now.monotonic + planes[0].offset_ns - now.real) / 1e9
 
     def _packets(self, totals: _Totals) -> Iterator[Metric]:
         packets = CounterMetricFamily(
@@ -223,7 +223,7 @@ class Collector(BaseCollector):
     def _ports(self) -> Iterator[Metric]:
         parts = parts_of(self._gateway)
         rows = np.zeros(3 * parts.table.address_count, PORTS)
-        rows = rows[: parts.core.ports(rows)]
+        rows = rows[: parts.core.inspection.ports(rows)]
         ports = GaugeMetricFamily(
             "natcore_ports", "Outside ports by address, protocol and state.", labels=["outside_ip", "protocol", "state"]
         )
@@ -278,7 +278,7 @@ class Collector(BaseCollector):
         most: dict[tuple[int, int], int] = {}
         place: int | None = 0
         while place is not None:
-            found, place = core.most_taken(place)
+            found, place = core.inspection.most_taken(place)
             for key, taken in found.items():
                 most[key] = max(taken, most.get(key, 0))
         self._most = most

@@ -71,7 +71,7 @@ def waiting(question: Question, gateway: Gateway | None, spool: str | os.PathLik
                 (ended if cover.swept >= cover.made - 1000 else signs).append((key, cover))
             batches += collector.waiting_rows()
             clocks = tuple(((gateway.instance, collector.run), clock) for clock in collector.unlogged_clocks())
-        now = parts.core.label(parts.core.now_ns)
+        now = parts.core.log_rows.label(parts.core.now_ns)
         live = tuple(live_rows(question, gateway, now))
     if spool is not None:
         from natcore.sessionlog.spool.reading import signs_of_life, waiting_rows
