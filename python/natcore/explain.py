@@ -14,7 +14,7 @@ from natcore.config import Policy, SnatEntry
 from natcore.dtypes import MAPPING, SESSION, format_ipv4
 from natcore.entries.table import Entry
 from natcore.events import Generated
-from natcore.internal.protocols import ICMP, NAMES, TCP
+from natcore.internal.protocols import ICMP, NAMES, TCP, UDP
 from natcore.verdict import Side, Verdict
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NONE, ALIVE, DEAD = range(3)  # by Found of natcore/api/explain.pyx
 STATES = ("SYN from inside", "SYN from outside", "picked up", "established", "inside finished", "outside finished",
           "closing", "after a RST", "picked up from outside")  # fmt: skip
-WORDS: Mapping[int, Protocol] = {1: "icmp", 6: "tcp", 17: "udp"}  # as Policy has them
+WORDS: Mapping[int, Protocol] = {ICMP: "icmp", TCP: "tcp", UDP: "udp"}  # as Policy has them
 RULES = ("", "SNAT", "DNAT", "1:1", "no-NAT")
 
 
@@ -107,7 +107,7 @@ def describe_packet(frame: bytes) -> str:
     offset = int.from_bytes(ip[6:8], "big")
     if offset & 0x1FFF:
         detail = f", a fragment at {(offset & 0x1FFF) * 8}"
-    elif protocol in (6, 17) and len(rest) >= 4:
+    elif protocol in (TCP, UDP) and len(rest) >= 4:
         ends = [f"{end}:{int.from_bytes(rest[at : at + 2], 'big')}" for end, at in zip(ends, (0, 2), strict=True)]
         if protocol == TCP and len(rest) >= 14:
             detail = f" [{flags_of(rest[13])}]"
@@ -295,7 +295,7 @@ def _session_of(party: dict[str, Any]) -> tuple[Any, bool]:
 def explain(core: Core, table: EntryTable, policy: Policy, frame: bytes, side: Side, now_ns: int) -> Explanation:
     """Explain a frame at now_ns."""
     now_ns = max(now_ns, core.now_ns)
-    facts = rehearse(core, frame, side, now_ns)
+    facts = rehearse(core.workers, frame, side, now_ns)
     verdict, own, other = Verdict(facts["verdict"]), facts["own"], facts["other"]
     session, new = _session_of(own)
     mapped = ALIVE in (own["mapping_before"], own["mapping_after"])

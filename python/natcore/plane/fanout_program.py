@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 
+from natcore.internal.protocols import ICMP, TCP, UDP
 from natcore.verdict import Side
 
 # linux/filter.h, linux/bpf_common.h
@@ -20,7 +21,7 @@ _IF_EQUAL, _IF_ANY_BIT = 0x15, 0x45  # jumps: A and a constant
 _RETURN, _RETURN_A = 0x06, 0x16
 _NETWORK, _ETHERTYPE = 0xFFF00000, 0xFFFFF000  # SKF_NET_OFF: the IPv4 header; SKF_AD_OFF + SKF_AD_PROTOCOL
 
-_IPV4, _ICMP, _TCP, _UDP = 0x0800, 1, 6, 17
+_IPV4 = 0x0800
 _FRAGMENT = 0x3FFF  # more fragments follow, or an offset
 _ECHO_REPLY = 0
 _WHOLE = 1 << 18  # bytes of a frame that are received: all
@@ -39,9 +40,9 @@ def steering(side: Side, workers: int, port_unit: int) -> bytes:
         (_IF_ANY_BIT, _FRAGMENT, "source", ""),
         (_HEADER_INTO_X, _NETWORK),
         (_LOAD_BYTE, _NETWORK + 9),
-        (_IF_EQUAL, _TCP, "port", ""),
-        (_IF_EQUAL, _UDP, "port", ""),
-        (_IF_EQUAL, _ICMP, "", "source"),
+        (_IF_EQUAL, TCP, "port", ""),
+        (_IF_EQUAL, UDP, "port", ""),
+        (_IF_EQUAL, ICMP, "", "source"),
         (_LOAD_BYTE_FROM_X, _NETWORK),
         (_IF_EQUAL, _ECHO_REPLY, "", "source"),
         (_LOAD_HALF_FROM_X, _NETWORK + 4),
@@ -75,7 +76,7 @@ def for_shared_addresses() -> bytes:
             (_LOAD_HALF, _NETWORK + 6),
             (_IF_ANY_BIT, _FRAGMENT, "yes", ""),
             (_LOAD_BYTE, _NETWORK + 9),
-            (_IF_EQUAL, _ICMP, "yes", "no"),
+            (_IF_EQUAL, ICMP, "yes", "no"),
             "yes",
             (_RETURN, _WHOLE),
             "no",

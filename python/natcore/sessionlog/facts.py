@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from natcore.config import PORT_POLICIES, AnyEntry, DnatEntry, Policy, SnatEntry, Timeouts
 from natcore.dtypes import CLOCK, COVER, ENTRY, RECORD, SETTING, format_ipv4
-from natcore.internal.protocols import NUMBERS
+from natcore.internal.protocols import NUMBERS, TCP, UDP
 
 # Flags of a cover row. STARTED: a log starts here; all that is in force follows. EMPTY: there had been no session before.
 # STOPPED: a log stops here. CLOSED: the gateway closes; every session has ended. ALONE: no log ran just before.
@@ -122,7 +122,7 @@ class EntryFact(NamedTuple):
         if self.type in (NO_NAT, ONE_TO_ONE):
             return True
         return self.first_port <= port <= self.last_port and (
-            protocol == self.protocol or (self.protocol == 0 and protocol in (6, 17))
+            protocol == self.protocol or (self.protocol == 0 and protocol in (TCP, UDP))
         )
 
     def describe(self) -> str:
