@@ -25,6 +25,7 @@ from natcore.nat.pipeline cimport take_generated, translate
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32
 from natcore.base.numbers cimport NONE
+from natcore.workers.locks cimport free_spinlocks
 from natcore.workers.worker cimport Clock, Worker, clock_read
 from natcore.packet.verdict cimport HAIRPIN, HELD, INSIDE, OUTSIDE, PENDING
 from natcore.base.headers cimport IPV4_OFFSET
@@ -233,32 +234,18 @@ cdef uint64_t ended_of_all(const Worker* worker) noexcept nogil:
     return total
 
 
-cdef void open_locks(Worker* worker) noexcept nogil:
-    """Resets spinlocks that other threads held at the time of the fork; those threads do not exist in the copy. Detaches the
-    flow log, which belongs to the program."""
-    cdef Worker* one
-    cdef uint32_t w
-    for w in range(worker.shared.count):
-        one = worker.shared.workers[w]
-        one.flows = NULL
-        one.syn_holdoff.spin.taken = 0
-        one.outbox.spin.taken = 0
-        one.events.spin.taken = 0
-        one.journal.spin.taken = 0
-        one.mappings.ports.spin.taken = 0
-    worker.shared.spin.taken = 0
-
-
 cdef void translate_copy(Worker* worker, Frame* frame, uint64_t now_ns, Report* report) noexcept nogil:
     """Inspects, translates, inspects again. worker: any; all are locked. The owning worker is examined."""
     cdef uint64_t created = created_of_all(worker), ended = ended_of_all(worker)
     cdef uint32_t side = frame.side, kept = worker.syn_holdoff.head
-    cdef uint32_t length = frame.length
+    cdef uint32_t length = frame.length, w
     cdef bint known
     cdef Packet packet
     cdef Clock now
     memset(&packet, 0, sizeof(Packet))  # fragments: no ports
-    open_locks(worker)
+    free_spinlocks(worker.shared)
+    for w in range(worker.shared.count):
+        worker.shared.workers[w].flows = NULL       # the flow log is the program's
     worker.events.fd = -1               # the eventfd is shared with the program
     worker.outbox.head = worker.outbox.tail = 0
     clock_read(&now, max(now_ns, clock_of_all(worker)))

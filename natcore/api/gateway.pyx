@@ -13,7 +13,8 @@ from natcore.workers.entry_changes cimport (
 from natcore.log.events cimport ADDRESS_ADDED, ADDRESS_REMOVED, event_note, event_fd, event_fd_close, event_fd_set
 from natcore.tables.criteria cimport Criteria, criteria_of
 from natcore.tables.fragments cimport fragments_new
-from natcore.workers.locks cimport lock, yield_lock, unlock
+from natcore.log.flow_table cimport Flows
+from natcore.workers.locks cimport free_spinlocks, lock, yield_lock, unlock
 from natcore.tables.icmp_output cimport outbox_bytes, outbox_new, outbox_next, outbox_waiting
 from natcore.log.journal cimport journal_new, journal_space_for_bulk
 from natcore.tables.mappings cimport Mapping, mappings_new, mappings_unpair
@@ -328,10 +329,12 @@ cdef class Core:
         return capsule
 
     def forked(self, bytes key):
-        """In a forked child: reseeds port randomness (key: 32 bytes, or None) and opens an eventfd of its own. False: another
-        thread was translating during the fork, tables may be inconsistent."""
+        """In a forked child: frees the locks of the parent's other threads, reseeds port randomness (key: 32 bytes, or None) and
+        opens an eventfd of its own. False: a thread was using the tables or reading the flow log, and they may be
+        inconsistent."""
         cdef uint32_t w
-        cdef bint whole = True
+        cdef Flows* flows = self.worker.flows
+        cdef bint whole = flows == NULL or not flows.spin.taken
         cdef int fd = event_fd()
         event_fd_close(self.worker.events.fd)           # the parent keeps its own
         self.worker.events.fd = fd
@@ -344,6 +347,10 @@ cdef class Core:
         for w in range(self.shared.count):
             whole = whole and not self.shared.workers[w].locked and not self.translating[w]
             self.shared.workers[w].locked = self.shared.workers[w].waiters = self.translating[w] = 0
+        self.shared.all_locked = False
+        free_spinlocks(self.shared)
+        if flows != NULL:
+            flows.spin.taken = flows.users = 0
         return whole and fd >= 0
 
     @property

@@ -116,6 +116,13 @@ def lock_rows(capsule, bint taken):
     worker.journal.spin.taken = taken
 
 
+def lock_shared(capsule, bint taken):
+    """Takes or releases every spinlock that the workers share, as other threads do briefly."""
+    cdef Shared* shared = worker_of(capsule).shared
+    shared.ports.spin.taken = shared.journal.spin.taken = shared.outbox.spin.taken = taken
+    shared.events.spin.taken = shared.syn_holdoff.spin.taken = shared.spin.taken = taken
+
+
 def touch_sessions(capsule):
     """Refreshes every session, which no packet may do (RFC 7857 section 7)."""
     cdef Worker* first = worker_of(capsule)

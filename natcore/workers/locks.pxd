@@ -17,7 +17,7 @@ change everything need all tables. The lock order excludes deadlock:
 Debug builds check the order (base/lock_checker.pxd). Python code never runs while a worker is locked, since it could want a
 lock itself (tests/workers/test_races.py).
 """
-from natcore.workers.worker cimport Worker
+from natcore.workers.worker cimport Shared, Worker
 
 cdef bint try_lock(Worker* worker) noexcept nogil
 cdef void unlock(Worker* worker) noexcept nogil
@@ -27,3 +27,4 @@ cdef void lock_others(Worker* worker) noexcept nogil
 cdef void unlock_others(Worker* worker) noexcept nogil
 cdef void lock_all(Worker* worker) noexcept nogil
 cdef void unlock_all(Worker* worker) noexcept nogil
+cdef void free_spinlocks(Shared* shared) noexcept nogil

@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t
 from natcore.base.compiler cimport DEBUG, exchange, fetch_add, load_acquire, store_release
 from natcore.base.lock_checker cimport RANK_ALL, lock_forget, lock_note, lock_wait
 from natcore.base.spinlock cimport wait_turn
+from natcore.log.journal cimport RowTap
 from natcore.workers.worker cimport Shared, Worker
 
 cdef enum:
@@ -98,3 +99,17 @@ cdef void unlock_others(Worker* worker) noexcept nogil:
     for i in range(shared.count):
         if shared.workers[i] != worker:
             unlock(shared.workers[i])
+
+
+cdef void free_spinlocks(Shared* shared) noexcept nogil:
+    """In a forked child: frees the spinlocks that other threads of the parent held, which do not exist here.
+
+    If no worker was locked at the fork, what they protect is whole: threads without a worker's lock take only the journal's, to
+    read one number, and those of its taps, which count a row as taken at last.
+    """
+    cdef RowTap* tap = shared.journal.taps
+    while tap != NULL:
+        tap.spin.taken = 0
+        tap = tap.next
+    shared.ports.spin.taken = shared.journal.spin.taken = shared.outbox.spin.taken = 0
+    shared.events.spin.taken = shared.syn_holdoff.spin.taken = shared.spin.taken = 0

@@ -268,6 +268,48 @@ def test_a_gateway_that_another_thread_was_at_is_closed_in_the_child() -> None:
     assert join()[0] is Verdict.OUTBOUND
 
 
+def in_child(run: Callable[[], object]) -> int:
+    """The exit status of a forked child that calls run: 0, or 1 if the gateway is closed there. A child that waits is ended."""
+    child = os.fork()
+    if child == 0:
+        signal.setitimer(signal.ITIMER_REAL, 20)
+        try:
+            run()
+        except Error as error:
+            os._exit(1 if "closed" in str(error) else 2)
+        except BaseException:
+            os._exit(3)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_child_is_not_kept_waiting_by_spinlocks_of_the_parents_threads() -> None:
+    gateway = made(2)
+    gateway.translate_one(udp(), INSIDE, now=0.0)
+    planted_faults.lock_shared(gateway._core.worker_capsule(), True)
+
+    def use() -> None:
+        assert gateway.translate_one(udp(sport=7), INSIDE, now=0.0)[0] is Verdict.OUTBOUND
+        assert gateway.end_all() == 2 and len(gateway.take_records()) == 2 and gateway.counters()["ended"] == 2
+
+    status = in_child(use)
+    planted_faults.lock_shared(gateway._core.worker_capsule(), False)
+    assert status == 0
+
+
+def test_a_gateway_is_closed_in_the_child_if_its_flow_log_was_being_read() -> None:
+    """Its rows may be half taken."""
+    gateway = made(1)
+    with FlowLog(gateway) as flows:
+        gateway.translate_one(udp(), INSIDE, now=0.0)
+        planted_faults.lock_rows(gateway._core.worker_capsule(), True)
+        status = in_child(lambda: gateway.translate_one(udp(), INSIDE, now=0.0))
+        planted_faults.lock_rows(gateway._core.worker_capsule(), False)
+        assert status == 1
+        assert in_child(lambda: gateway.translate_one(udp(), INSIDE, now=0.0)) == 0
+        assert len(flows.take()) == 2
+
+
 FORGOTTEN_PLANE = """
 import os
 from natcore.plane import plane
