@@ -19,8 +19,8 @@ from natcore.tables.ports cimport (
     has_ports, host_has, is_shared, port_holder, space_of,
 )
 from natcore.tables.entries cimport (
-    ANY_SPACE, DnatRule, NoNatRule, SnatRule, dnat_key, dnat_rule, dnat_target, is_inside, no_nat_rule, snat_rule,
-    dnat_rule_by_inside, one_to_one_rule,
+    ANY_SPACE, DnatRange, DnatRule, NoNatRule, SnatRule, dnat_key, dnat_rule, dnat_target, is_inside, next_of_inside,
+    no_nat_rule, one_to_one_rule, range_of_inside, snat_rule,
 )
 from natcore.tables.sessions cimport (
     HAIRPINNED, IN, LIFE_SOME, OPENED_OUTSIDE, OUT, TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, class_of, filter_open,
@@ -225,16 +225,17 @@ cdef bint is_static(const Worker* worker, uint32_t slot) noexcept nogil:
 cdef const DnatRule* forwarding_rule(const Worker* worker, const Packet* packet) noexcept nogil:
     """The DNAT or 1:1 entry for an inside endpoint that sends first (RFC 4787 REQ-1), or NULL.
 
-    Of several entries the first added. An entry with several targets applies if it would choose this one for the remote, so
-    that packets in either direction reach the same host, whichever side sends first.
+    Of several entries the first added that applies. One with several targets applies if it would choose this one for the
+    remote, so that packets in either direction reach the same host, whichever side sends first.
     """
-    cdef const DnatRule* rule
+    cdef const DnatRange* at = NULL
     cdef uint32_t source = bswap32(packet.ip.source)
     if has_ports(packet.protocol):
-        rule = dnat_rule_by_inside(worker.rules, dnat_key(source, space_of(packet.protocol), bswap16(<uint16_t>packet.ports)))
-        if rule != NULL and dnat_target(rule, flow_hash(&worker.sessions.key, packet.ip.destination, rule.entry,
-                                                        0)) == packet.ip.source:
-            return rule
+        at = range_of_inside(worker.rules, dnat_key(source, space_of(packet.protocol), bswap16(<uint16_t>packet.ports)))
+    while at != NULL:
+        if dnat_target(at.rule, flow_hash(&worker.sessions.key, packet.ip.destination, at.rule.entry, 0)) == packet.ip.source:
+            return at.rule
+        at = next_of_inside(worker.rules, at)
     return one_to_one_rule(worker.rules, source)
 
 

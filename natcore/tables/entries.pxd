@@ -55,7 +55,8 @@ cdef struct Rules:
     uint32_t no_nat_count
     NoNatRule* no_nat            # [no_nat_count] in the order in which the entries were added; the first match wins
     uint32_t inside_endpoint_count
-    DnatRange* inside_endpoints  # [inside_endpoint_count] ascending, disjoint; on overlap the entry added first
+    DnatRange* inside_endpoints  # [inside_endpoint_count] ascending; two are disjoint, or the same range of two entries: then
+                                 # the one added first is last
     uint32_t inside_count
     AddressRange* inside         # [inside_count] ascending, disjoint: addresses that entries declare to be inside
 
@@ -81,17 +82,23 @@ cdef inline uint64_t dnat_key(uint32_t ip, uint32_t space, uint32_t port) noexce
     """Key of an endpoint, ordered by address, then port space, then port. ip, port: host order."""
     return <uint64_t>ip << 18 | space << 16 | port
 
-cdef inline const DnatRule* range_rule(const DnatRange* ranges, uint32_t count, uint64_t key) noexcept nogil:
+cdef inline const DnatRange* range_with(const DnatRange* ranges, uint32_t count, uint64_t key) noexcept nogil:
+    """The last range that contains the key, or NULL."""
     cdef uint32_t low = upper_bound64(&ranges[0].first, sizeof(DnatRange), count, key)
-    return ranges[low - 1].rule if low and key <= ranges[low - 1].last else NULL
+    return &ranges[low - 1] if low and key <= ranges[low - 1].last else NULL
 
 cdef inline const DnatRule* dnat_rule(const Rules* rules, uint64_t key) noexcept nogil:
     """The entry that has this outside endpoint, or NULL."""
-    return range_rule(rules.ranges, rules.range_count, key)
+    cdef const DnatRange* found = range_with(rules.ranges, rules.range_count, key)
+    return found.rule if found != NULL else NULL
 
-cdef inline const DnatRule* dnat_rule_by_inside(const Rules* rules, uint64_t key) noexcept nogil:
-    """The DNAT or 1:1 entry that forwards to an inside endpoint, or NULL."""
-    return range_rule(rules.inside_endpoints, rules.inside_endpoint_count, key)
+cdef inline const DnatRange* range_of_inside(const Rules* rules, uint64_t key) noexcept nogil:
+    """The first added DNAT or 1:1 entry that forwards to an inside endpoint, or NULL; next_of_inside continues."""
+    return range_with(rules.inside_endpoints, rules.inside_endpoint_count, key)
+
+cdef inline const DnatRange* next_of_inside(const Rules* rules, const DnatRange* at) noexcept nogil:
+    """The entry added next that forwards to the same inside endpoints, or NULL: none, or `at` has no other target."""
+    return at - 1 if at > rules.inside_endpoints and (at - 1).first == at.first else NULL
 
 cdef inline const DnatRule* one_to_one_rule(const Rules* rules, uint32_t source) noexcept nogil:
     """The 1:1 entry of an inside address (host order), or NULL."""

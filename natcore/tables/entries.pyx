@@ -28,7 +28,8 @@ cdef class RuleSet:
         dnat: [(entry, outside address, ip, outside port, inside port, [(inside address, weight)])].
         dnat_ranges: [(first key, last key, index into dnat)], ascending. one_to_one: [(inside address, index into dnat)],
         ascending. no_nat: [(entry, source, source mask, destination, destination mask)]. inside: [(first, last)] addresses,
-        ascending, disjoint. inside_endpoints: as dnat_ranges, of inside endpoints.
+        ascending, disjoint. inside_endpoints: as dnat_ranges, of inside endpoints; of several with the same range the first
+        added last.
         """
         self.snat = <SnatRule*>array(len(snat), sizeof(SnatRule))
         self.dnat = <DnatRule*>array(len(dnat), sizeof(DnatRule))

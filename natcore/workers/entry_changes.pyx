@@ -8,8 +8,8 @@ from libc.stdlib cimport free
 from natcore.log.journal cimport journal_space_for_bulk
 from natcore.tables.criteria cimport Criteria, meets
 from natcore.tables.entries cimport (
-    AddressRange, DnatRule, NoNatRule, RuleSet, Rules, array, dnat_key, in_ranges, no_nat_rule, dnat_rule_by_inside,
-    one_to_one_rule,
+    AddressRange, DnatRange, DnatRule, NoNatRule, RuleSet, Rules, array, dnat_key, in_ranges, no_nat_rule, next_of_inside,
+    one_to_one_rule, range_of_inside,
 )
 from natcore.tables.mappings cimport (
     MAPPING_DRAINING, MAPPING_FREE, MAPPING_STATIC, Mapping, Subscriber, mapping_at,
@@ -97,11 +97,14 @@ cdef int staying_of(Staying* staying, uint64_t first, uint64_t last, set address
     return 0
 
 
-cdef uint32_t comes_for(Transition after, const Session* session) noexcept nogil:
-    """The number of the new entry that has the session's inside end; 0: none, or an entry in force takes precedence.
+cdef uint32_t comes_for(Transition after, const Session* session, uint32_t own) noexcept nogil:
+    """The number of the new entry that has the session's inside end; 0: none, or an entry in force takes precedence. own:
+    the session's.
 
-    An entry of several targets has the endpoint of each, whichever it would choose for the session's remote.
+    A new entry of several targets has the endpoint of each, whichever it would choose for the session's remote. One in force
+    that did not open the session chose another.
     """
+    cdef const DnatRange* at = NULL
     cdef uint32_t inside = bswap32(session.ip[ROLE_INSIDE])
     cdef const Rules* rules = &after.rules.compiled
     cdef const NoNatRule* plain = NULL
@@ -113,9 +116,14 @@ cdef uint32_t comes_for(Transition after, const Session* session) noexcept nogil
     if plain != NULL:
         return plain.entry if after.marks[plain.entry] & COMES else 0
     if has_ports(session.protocol):
-        rule = dnat_rule_by_inside(rules, dnat_key(inside, space_of(session.protocol), bswap16(session.port[ROLE_INSIDE])))
-    if rule == NULL or (rule.target_count > 1 and not after.marks[rule.entry] & COMES):
-        rule = one_to_one_rule(rules, inside)
+        at = range_of_inside(rules, dnat_key(inside, space_of(session.protocol), bswap16(session.port[ROLE_INSIDE])))
+    while at != NULL:
+        if after.marks[at.rule.entry] & COMES:
+            return at.rule.entry
+        if at.rule.target_count == 1 or at.rule.entry == own:
+            return 0
+        at = next_of_inside(rules, at)
+    rule = one_to_one_rule(rules, inside)
     return rule.entry if rule != NULL and after.marks[rule.entry] & COMES else 0
 
 
@@ -132,7 +140,7 @@ cdef inline bint must_end(const Worker* worker, Transition after, uint32_t slot,
         return False
     if mapping.flags & MAPPING_STATIC and session.flags & OPENED_OUTSIDE:
         return False
-    comes = comes_for(after, session)
+    comes = comes_for(after, session, mapping.entry)
     return comes and comes != mapping.entry
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from natcore import Add, DnatEntry, Gateway, NoNatEntry, Policy, Remove, Side, Verdict
-from natcore.entries.table import first_of
+from natcore.entries.table import in_turn
 from support.frames import EIP, HOST, IP, REMOTE, TCP, UDP, Ether, gateway, parsed, tcp, udp, verdict_of
 from support.multi_worker import WORKERS
 
@@ -80,6 +81,21 @@ def test_of_several_targets_the_one_that_the_remote_would_reach() -> None:
     assert chosen == {HOST, OTHER}
 
 
+def test_behind_an_entry_with_another_target_for_the_remote_the_next_one_counts() -> None:
+    """Otherwise the host would have a second outside endpoint by SNAT, though an entry gives it one (RFC 4787 REQ-1)."""
+    spread, own = DnatEntry(EIP, 80, [(HOST, 1), (OTHER, 1)], 80), DnatEntry(SECOND, 8080, HOST, 80)
+    over = forwarding(spread, own)
+    sources = {f"198.51.100.{n}": source_of(over, tcp("S", HOST, 80, f"198.51.100.{n}")) for n in range(1, 60)}
+    assert set(sources.values()) == {(EIP, 80), (SECOND, 8080)}
+    for remote, source in sources.items():
+        verdict, sent = over.translate_one(tcp("S", remote, 7, EIP, 80), OUTSIDE, 0.0)
+        assert verdict is Verdict.INBOUND and parsed(sent).dst == (HOST if source == (EIP, 80) else OTHER)
+    whole = DnatEntry(WHOLE, "any", HOST, "any", protocol="any")
+    for entries, outside in (((spread, own, whole), (SECOND, 8080)), ((spread, whole, own), (WHOLE, 80))):
+        over = forwarding(*entries)
+        assert {source_of(over, tcp("S", HOST, 80, remote)) for remote in sources} == {(EIP, 80), outside}
+
+
 def test_no_nat_comes_first_and_needs_no_snat_entry() -> None:
     over = Gateway(max_sessions=10)
     over.add(DnatEntry(EIP, 80, HOST, 80))
@@ -149,13 +165,17 @@ def test_nothing_is_picked_up_where_the_policy_says_so_nor_over_an_open_mapping(
 # ---- how entries are compiled
 
 
-def test_overlapping_ranges_are_the_first_one_s() -> None:
-    ranges = [(0, 9, 1), (5, 6, 0), (8, 20, 2), (30, 30, 5), (30, 30, 4), (31, 40, 4)]
-    flat = first_of(ranges)
-    assert flat == [(0, 4, 1), (5, 6, 0), (7, 9, 1), (10, 20, 2), (30, 40, 4)]
+RANGES = [(0, 9, 1), (5, 6, 0), (8, 20, 2), (30, 30, 5), (30, 30, 4), (31, 40, 4), (31, 35, 4)]
+
+
+@pytest.mark.parametrize("final", [set(range(6)), {0, 2}, set()])
+def test_ranges_are_cut_and_of_the_same_range_the_first_added_is_last(final: set[int]) -> None:
+    cut = in_turn(RANGES, final)
+    assert all(one[:2] == other[:2] or one[1] < other[0] for one, other in pairwise(cut))
     for at in range(45):
-        ranks = [rank for first, last, rank in ranges if first <= at <= last]
-        assert [rank for first, last, rank in flat if first <= at <= last] == ([min(ranks)] if ranks else [])
+        ranks = sorted({rank for first, last, rank in RANGES if first <= at <= last})
+        until = next((i + 1 for i, rank in enumerate(ranks) if rank in final), len(ranks))
+        assert [rank for first, last, rank in cut if first <= at <= last] == ranks[:until][::-1]
 
 
 __all__ = ["IP", "UDP"]
@@ -195,6 +215,20 @@ def test_the_sessions_of_an_endpoint_that_an_entry_comes_for_end(entry: Any, wor
         verdict, sent = over.translate_one(udp(REMOTE, 51820, *outside), OUTSIDE, 0.0)
         assert verdict is Verdict.INBOUND and (parsed(sent).dst, parsed(sent).dport) == (HOST, 51820)
         assert source_of(over, udp(sport=51820, dport=51820)) == outside
+
+
+def test_an_entry_behind_one_of_several_targets_comes_for_the_remotes_of_the_others() -> None:
+    spread, own = DnatEntry(EIP, 80, [(HOST, 1), (OTHER, 1)], 80), DnatEntry(SECOND, 8080, HOST, 80)
+    over = forwarding(spread)
+    before = {f"198.51.100.{n}": source_of(over, tcp("S", HOST, 80, f"198.51.100.{n}")) for n in range(1, 60)}
+    stay = [remote for remote, source in before.items() if source == (EIP, 80)]
+    assert 0 < len(stay) < len(before)
+    plan = over.plan([Add(own)])
+    assert (plan.kept, plan.ended) == (len(stay), len(before) - len(stay))
+    over.add(own)
+    assert len(over.sessions()) == len(stay)
+    after = {remote: source_of(over, tcp("S", HOST, 80, remote)) for remote in before}
+    assert after == {remote: (EIP, 80) if remote in stay else (SECOND, 8080) for remote in before}
 
 
 def test_only_what_an_entry_comes_for_ends() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import NamedTuple
@@ -121,20 +121,20 @@ class Entries:
         """The 1:1 entry of an inside host."""
         return next((row for row in self.rows if row.whole and source in targets(row)), None)
 
-    def forwarding(self, protocol: int, inside: Endpoint) -> Row | None:
-        """The first entry added that has an inside endpoint among its targets."""
+    def forwarding(self, protocol: int, inside: Endpoint) -> Iterator[Row]:
+        """The entries that have an inside endpoint among their targets, in the order in which they were added."""
         for row in self.rows:
             if isinstance(row.entry, DnatEntry) and protocol in row.spaces() and inside[0] in targets(row):
                 first, last, inside_first = row.entry.ports
                 if inside_first <= inside[1] <= inside_first + last - first:
-                    return row
-        return None
+                    yield row
 
     def comes_for(self, rows: Sequence[Row], fresh: set[int], session: Session) -> bool:
         """Whether of the rows a fresh one, that is no SNAT entry, has a session's inside endpoint: outside there is one
         endpoint for an inside one, and that entry says which (RFC 4787 REQ-1).
 
-        An entry of several targets has the endpoint of each. Who came by another entry of the endpoint's own stays.
+        A fresh entry of several targets has the endpoint of each; one in force has those that came by it. Who came by
+        another entry of the endpoint's own stays.
         """
         mapping = session.mapping
         if (mapping.static and session.opened_outside) or mapping.entry in {row.id for row in self.draining}:
@@ -142,13 +142,12 @@ class Entries:
         then = Entries.__new__(Entries)
         then.rows = list(rows)
         plain = None if session.hairpinned else then.plain(mapping.inside[0], session.remote[0])
-        first = then.forwarding(mapping.protocol, mapping.inside)
-        if plain is not None:
-            found: Row | None = plain
-        elif first is not None and (first.id in fresh or len(targets(first)) == 1):
-            found = first
-        else:
-            found = then.whole(mapping.inside[0])
+        found: Row | None = plain
+        for row in then.forwarding(mapping.protocol, mapping.inside) if plain is None else ():
+            if row.id in fresh or len(targets(row)) == 1 or row.id == mapping.entry:
+                found = row
+                break
+        found = found or then.whole(mapping.inside[0])
         return found is not None and found.id in fresh and found.id != mapping.entry
 
     def dnat(self, protocol: int, outside: Endpoint) -> Row | None:

@@ -272,12 +272,12 @@ class ModelGateway(Following):
     def _forwarding(self, packet: Packet, choices: Choices) -> Row | None:
         """The first entry added that forwards to the source: who speaks first has its endpoint too (RFC 4787 REQ-1).
 
-        Of several targets that is the one which the entry has for the remote.
+        One of several targets forwards to that which it has for the remote.
         """
-        row = self.entries.forwarding(packet.protocol, packet.source)
-        if row is None or len(targets(row)) == 1:
-            return row
-        return row if self.chosen(row, packet.destination, choices) == packet.source[0] else None
+        for row in self.entries.forwarding(packet.protocol, packet.source):
+            if len(targets(row)) == 1 or self.chosen(row, packet.destination, choices) == packet.source[0]:
+                return row
+        return None
 
     def _refuse_outbound(self, packet: Packet, row: Row | None, to: Side) -> Verdict | None:
         """Why an inside packet may not open a session."""

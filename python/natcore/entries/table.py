@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -281,39 +282,54 @@ class Rulebook:
             sorted(whole),
             [_plain(row.id, row.entry) for row in rows if isinstance(row.entry, NoNatEntry)],
             inside_ranges(row.entry for row in rows),
-            first_of(
-                (key + inside_first, key + inside_first + last - first, index)
-                for index, row in enumerate(dnat)
-                for first, last, inside_first in [row.entry.ports]  # type: ignore[union-attr]
-                for address, _ in row.entry.internal_ip  # type: ignore[union-attr]
-                for key in (int(address) << 18 | space << 16 for space in spaces(row.entry))  # type: ignore[arg-type]
+            in_turn(
+                (
+                    (key + inside_first, key + inside_first + last - first, index)
+                    for index, row in enumerate(dnat)
+                    for first, last, inside_first in [row.entry.ports]  # type: ignore[union-attr]
+                    for address, _ in row.entry.internal_ip  # type: ignore[union-attr]
+                    for key in (int(address) << 18 | space << 16 for space in spaces(row.entry))  # type: ignore[arg-type]
+                ),
+                {index for index, row in enumerate(dnat) if len(row.entry.internal_ip) == 1},  # type: ignore[union-attr]
             ),
         )
 
 
-def first_of(ranges: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Disjoint ranges, ascending, of ranges (first, last, rank) that may overlap: each of the lowest rank.
+def in_turn(ranges: Iterable[tuple[int, int, int]], final: Container[int]) -> list[tuple[int, int, int]]:
+    """Cut ranges (first, last, rank) that may overlap so that two are disjoint, or the same range of two ranks.
 
-    >>> first_of([(0, 9, 1), (5, 6, 0), (8, 20, 2)])
-    [(0, 4, 1), (5, 6, 0), (7, 9, 1), (10, 20, 2)]
+    They are ascending; of the same range the lowest rank comes last. Of the ranks in final no higher rank has the same range.
+
+    >>> in_turn([(0, 9, 1), (5, 6, 0), (8, 20, 2)], final={0, 2})
+    [(0, 4, 1), (5, 6, 0), (7, 7, 1), (8, 9, 2), (8, 9, 1), (10, 20, 2)]
     """
-    starts = sorted(ranges)
-    points = sorted({point for first, last, _ in starts for point in (first, last + 1)})
-    result: list[tuple[int, int, int]] = []
-    around: list[tuple[int, int]] = []  # (rank, last) of those that have begun: a heap
-    at = 0
-    for point, after in pairwise(points):
-        while at < len(starts) and starts[at][0] == point:
-            heapq.heappush(around, (starts[at][2], starts[at][1]))
-            at += 1
-        while around and around[0][1] < point:
-            heapq.heappop(around)
-        if not around:
-            continue
-        if result and result[-1][1] == point - 1 and result[-1][2] == around[0][0]:
-            result[-1] = (result[-1][0], after - 1, around[0][0])
-        else:
-            result.append((point, after - 1, around[0][0]))
+    begin, end = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
+    for first, last, rank in ranges:
+        begin[first].append(rank)
+        end[last + 1].append(rank)
+    pieces: list[tuple[int, int, list[int]]] = []
+    around: list[int] = []  # the ranks of those that have begun, ascending
+    for point, after in pairwise(sorted({*begin, *end})):
+        for rank in end[point]:
+            del around[bisect_left(around, rank)]
+        for rank in begin[point]:
+            insort(around, rank)
+        ranks = _until(around, final)
+        if pieces and pieces[-1][1] == point - 1 and pieces[-1][2] == ranks:
+            pieces[-1] = (pieces[-1][0], after - 1, ranks)
+        elif ranks:
+            pieces.append((point, after - 1, ranks))
+    return [(first, last, rank) for first, last, ranks in pieces for rank in reversed(ranks)]
+
+
+def _until(ranks: list[int], final: Container[int]) -> list[int]:
+    """Return the ranks up to the first that is final, each once."""
+    result: list[int] = []
+    for rank in ranks:
+        if rank not in result[-1:]:
+            result.append(rank)
+        if rank in final:
+            break
     return result
 
 
