@@ -332,6 +332,12 @@ cdef int poke_port(Ports* ports, PortMap* map, str field, uint32_t number, uint6
         map.free = <uint32_t>value
     elif field == "ports.held":
         map.held_count = <uint32_t>value
+    elif field == "ports.taken_in":
+        map.taken_in[number] = <uint32_t>value
+    elif field == "ports.open_at":
+        ports.open_at[<uint32_t>(map - ports.addresses[0].maps)][0] = value
+    elif field == "ports.held_at":
+        ports.held_at[<uint32_t>(map - ports.addresses[0].maps)][0] = value
     elif field == "ports.reserved":
         map.reserved = <uint32_t>value
     elif field == "pair.mapping":

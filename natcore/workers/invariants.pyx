@@ -11,7 +11,8 @@ from natcore.tables.mappings cimport (
 )
 from natcore.tables.port_overload cimport EndpointPair, overload_find
 from natcore.tables.ports cimport (
-    HOST_SPACES, PORT_OF_HOST, PORT_RESERVED, PORT_SPACES, PORT_WORDS, PORTS_OVERLOAD, PortMap, Ports, host_has, space_of,
+    GROUPS, HOST_SPACES, PORT_OF_HOST, PORT_RESERVED, PORT_SPACES, PORT_WORDS, PORTS_OVERLOAD, SUPERS, PortMap, Ports, host_has,
+    is_open, space_of,
 )
 from natcore.tables.sessions cimport (
     IN, OPENED_OUTSIDE, OUT, SESSION_FREE, TIMEOUT_FRAGMENT, Filter, Session, Sessions, filter_find, filter_key,
@@ -42,6 +43,8 @@ cdef enum:
     LARGE = 65536               # slots; larger tables are checked after every SELDOM-th batch
     SELDOM = 256
     PORTS_SELDOM = 16           # batches between checks of all ports; ports of mappings are checked every time
+
+cdef uint64_t EVEN = 0x5555555555555555ULL      # the even ports of a bitmap word
 
 
 cdef inline bint holds(Fault* fault, const char* text, uint32_t number, uint64_t seen, uint64_t expected) noexcept nogil:
@@ -291,7 +294,31 @@ cdef bint port_map_holds(Worker* worker, uint32_t address, uint32_t space, uint6
                     return False
     return (holds(fault, "free ports", address, map.free, free)
             and holds(fault, "ports held down", address, map.held_count, held)
-            and holds(fault, "ports reserved", address, map.reserved, reserved))
+            and holds(fault, "ports reserved", address, map.reserved, reserved)
+            and summaries_hold(ports, address, space, fault))
+
+
+cdef bint summaries_hold(const Ports* ports, uint32_t address, uint32_t space, Fault* fault) noexcept nogil:
+    """What an allocation looks at before the ports: their counts by groups and supers, and the bits of their address."""
+    cdef const PortMap* map = &ports.addresses[address].maps[space]
+    cdef uint32_t word, group, taken, of_super = 0
+    cdef uint64_t used
+    for group in range(GROUPS):
+        taken = 0
+        for word in range(group * PORT_WORDS // GROUPS, (group + 1) * PORT_WORDS // GROUPS):
+            used = ports.ranges[word] & map.used[word]
+            taken += bits_of(used & EVEN) | bits_of(used & ~EVEN) << 16
+        of_super += taken
+        if not holds(fault, "ports not free of a group", group, map.taken_in[group], taken):
+            return False
+        if (group + 1) % (GROUPS // SUPERS) == 0:
+            if not holds(fault, "ports not free of a super", group, map.taken_in[GROUPS + group // (GROUPS // SUPERS)],
+                         of_super):
+                return False
+            of_super = 0
+    return (holds(fault, "bit of an address with free ports", address, is_open(ports, space, address), map.free != 0)
+            and holds(fault, "bit of an address with ports held down", address,
+                      (ports.held_at[space][address >> 6] >> (address & 63)) & 1, map.held_count != 0))
 
 
 cdef bint blocks_hold(const Ports* ports, uint32_t address, Fault* fault) noexcept nogil:
