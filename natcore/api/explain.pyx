@@ -249,7 +249,7 @@ cdef void translate_copy(Worker* worker, Frame* frame, uint64_t now_ns, Report* 
     worker.events.fd = -1               # the eventfd is shared with the program
     worker.outbox.head = worker.outbox.tail = 0
     clock_read(&now, max(now_ns, clock_of_all(worker)))
-    report.parsed = parse(frame, &packet, worker.ethernet, &worker.sessions.key)
+    report.parsed = parse(frame, &packet, worker.configuration.ethernet, &worker.sessions.key)
     frame.length = length
     known = report.parsed == PENDING
     if known and worker.shared.count > 1:

@@ -52,7 +52,7 @@ cdef class FlowTable:
         self.shared = workers.shared
         self.flows = <Flows*>table_new(sizeof(Flows))
         if self.flows == NULL or not flows_new(self.flows, capacity, &workers.first.sessions.key, window_us,
-                                               workers.first.ethernet):
+                                               workers.first.configuration.ethernet):
             raise CapacityError(f"capacity={capacity}: no address space for the table")
         with nogil:
             workers.lock()

@@ -6,7 +6,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from natcore.workers.setup cimport workers_grow
+from natcore.workers.configuration cimport FILTER_ADDRESS, Configuration, Settings
+from natcore.workers.setup cimport configure, workers_grow
 from natcore.workers.entry_changes cimport (
     Transition, count_entries, count_sessions, drain_mappings, end_dead, end_matching, end_sessions, holder_of,
 )
@@ -17,32 +18,35 @@ from natcore.log.flow_table cimport Flows
 from natcore.workers.locks cimport free_spinlocks, lock, yield_lock, unlock
 from natcore.tables.icmp_output cimport outbox_bytes, outbox_new, outbox_next, outbox_waiting
 from natcore.log.journal cimport journal_new, journal_space_for_bulk
-from natcore.tables.mappings cimport Mapping, mappings_new, mappings_unpair
+from natcore.tables.mappings cimport (
+    Mapping, MappingCursor, Mappings, lists_begin, lists_delete, lists_new, mappings_new, mappings_unpair,
+)
 from natcore.tables.port_overload cimport overload_new
 from natcore.nat.affinity cimport owner_of_frame
 from natcore.tables.ports cimport (
-    BITMAP_BYTES, HOST_SPACES, PORT_RESERVED, PORTS_OVERLOAD, SPACE_ICMP, PortMap, Ports, address_add, address_drop,
-    address_find, address_share, address_unshare, randoms_fill, ports_allow,
+    BITMAP_BYTES, HOST_SPACES, PORT_RESERVED, PORTS_OVERLOAD, SPACE_TCP, SPACE_UDP, PortMap, Ports, address_add,
+    address_drop, address_find, address_share, address_unshare, randoms_fill, ports_allow,
     ports_divide,
     ports_new, ports_reserve, ports_taken, ports_unreserve,
 )
-from natcore.tables.sessions cimport TIMEOUT_FRAGMENT, sessions_new
-from natcore.workers.table_memory cimport place_tables, place_address_tables, tables_of
-from natcore.workers.expiry cimport sweep_all
+from natcore.tables.sessions cimport sessions_new
+from natcore.workers.table_memory cimport place_address_tables, place_lists, place_tables, tables_of
+from natcore.workers.expiry cimport retime, sweep_all
 from natcore.tables.syn_holdoff cimport syn_holdoff_new
 from natcore.api.inspection cimport Inspection
 from natcore.api.log_rows cimport LogRows
 from natcore.api.workers cimport Workers
-from natcore.nat.clock cimport advance, clock_forward, clock_of_all
+from natcore.nat.clock cimport advance, clock_forward, clock_of_all, finish_waiting
 from natcore.nat.pipeline cimport count_sides, take_generated, translate
 from natcore.base.flow_hash cimport has_aes
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32, exchange, load_acquire, store_release
+from natcore.base.linked_list cimport Link
 from natcore.base.numbers cimport NONE, NO_LIMIT
 from natcore.base.pages cimport table_new
 from natcore.base.chacha20 cimport random_seed
 from natcore.base.spinlock cimport wait_turn
-from natcore.workers.worker cimport FILTER_ADDRESS, IDENTIFICATIONS, Worker, tables_of_all
+from natcore.workers.worker cimport IDENTIFICATIONS, Worker, tables_of_all
 
 from natcore.errors import CapacityError, ConfigurationError, Error
 
@@ -186,39 +190,35 @@ cdef void free_owner(object capsule) noexcept:
     Py_XDECREF(<PyObject*>PyCapsule_GetContext(capsule))
 
 
+cdef inline bint has_quotas(const Configuration* values) noexcept nogil:
+    """Whether a subscriber's sessions or ports are limited."""
+    return values.sessions_per_subscriber != NO_LIMIT or values.ports_per_subscriber != NO_LIMIT
+
+
 cdef class Core:
-    def __cinit__(self, *, uint32_t max_sessions, uint32_t max_mappings, uint32_t max_subscribers,
+    def __cinit__(self, Settings settings not None, *, uint32_t max_sessions, uint32_t max_mappings, uint32_t max_subscribers,
                   uint32_t max_addresses, uint64_t records, bytes hash_key not None, bytes random_key not None,
-                  port_ranges, uint8_t port_policy, uint32_t block_size, uint32_t blocks, uint32_t hold_down_ms,
-                  bint parity, uint8_t pooling,
-                  uint32_t sessions_per_subscriber, uint32_t ports_per_subscriber, uint32_t new_per_second,
-                  uint32_t gateway_per_second, warn_sessions, warn_ports,
-                  timeouts_ms, uint64_t window_ns, int64_t epoch_ns, uint32_t workers, mapping, filtering,
-                  link_addresses, mtus, uint32_t icmp_rate, bint ethernet, bint decrement_ttl, bint inbound_refresh,
-                  bint tcp_pickup, bint hairpin, bint icmp_unreachable, bint unique_ids, bint echo_only,
-                  bint reverse_path_filter, uint16_t mss, bint unsolicited,
-                  bint link_local, bint class_e, uint8_t ip_options,
+                  port_ranges, uint32_t block_size, int64_t epoch_ns, uint32_t workers, link_addresses, mtus,
                   uint32_t huge_pages, int32_t numa_node, uint64_t memory_bytes, str memory_name not None):
-        """Allocates the tables, untouched. hash_key: 16 bytes; random_key: 32 bytes. memory_bytes: available in total."""
+        """Allocates the tables, untouched. hash_key: 16 bytes; random_key: 32 bytes. block_size: 0: no port blocks.
+        memory_bytes: available in total."""
+        cdef const Configuration* values = &settings.values
         cdef Worker* worker
         cdef uint32_t i
-        self.workers = Workers(FILTER_ADDRESS in filtering[:2])
+        self.workers = Workers(values.filtering[SPACE_TCP] == FILTER_ADDRESS or values.filtering[SPACE_UDP] == FILTER_ADDRESS)
         self.shared, self.worker = self.workers.shared, self.workers.first
         self.log_rows, self.inspection = LogRows(self.workers), Inspection(self.workers)
         worker = self.worker
-        listed = block_size > 0 or sessions_per_subscriber != NO_LIMIT or ports_per_subscriber != NO_LIMIT
-        worker.fragments = fragments_new(timeouts_ms[TIMEOUT_FRAGMENT])
+        worker.fragments = fragments_new()
         if not (worker.fragments != NULL and sessions_new(&worker.sessions, max_sessions, self.workers.filters)
-                and mappings_new(&worker.mappings, max_mappings, max_subscribers, listed)
+                and mappings_new(&worker.mappings, max_mappings, max_subscribers, block_size > 0 or has_quotas(values))
                 and ports_new(worker.mappings.ports, max_addresses)
-                and journal_new(worker.journal, records) and outbox_new(worker.outbox, icmp_rate)
-                and (not unsolicited or syn_holdoff_new(worker.syn_holdoff))):
+                and journal_new(worker.journal, records) and outbox_new(worker.outbox)
+                and syn_holdoff_new(worker.syn_holdoff)):
             raise CapacityError(f"max_sessions={max_sessions}: no address space for the tables")
-        if unique_ids:
-            self.shared.identifications = <uint32_t*>table_new(IDENTIFICATIONS * sizeof(uint32_t))
-            worker.identifications = self.shared.identifications
-            if worker.identifications == NULL:
-                raise CapacityError("out of memory for a gateway")
+        worker.identifications = self.shared.identifications = <uint32_t*>table_new(IDENTIFICATIONS * sizeof(uint32_t))
+        if worker.identifications == NULL:
+            raise CapacityError("out of memory for a gateway")
         memcpy(&worker.sessions.key.low, PyBytes_AS_STRING(hash_key), 8)
         memcpy(&worker.sessions.key.high, PyBytes_AS_STRING(hash_key) + 8, 8)
         worker.sessions.key.aes = has_aes()
@@ -228,51 +228,20 @@ cdef class Core:
         randoms_fill(worker.mappings.ports)
         for first, last in port_ranges:
             ports_allow(worker.mappings.ports, first, last)
-        worker.mappings.ports.hold_down_ms = hold_down_ms
-        worker.mappings.ports.policy = port_policy
-        ready = block_size == 0 or ports_divide(worker.mappings.ports, block_size, blocks)
-        if port_policy == PORTS_OVERLOAD:
+        ready = block_size == 0 or ports_divide(worker.mappings.ports, block_size, values.blocks > 0)
+        if values.port_policy == PORTS_OVERLOAD:
             ready = overload_new(&worker.mappings.ports.overload, max_mappings)
         if not ready:
             raise CapacityError(f"max_mappings={max_mappings}: no address space for the tables")
-        worker.mappings.ports.parity = parity
-        worker.mappings.pooling = pooling
-        worker.sessions_per_subscriber = sessions_per_subscriber
-        worker.ports_per_subscriber = ports_per_subscriber
-        worker.new_per_second = new_per_second
-        worker.gateway_per_second = gateway_per_second
-        worker.warn_sessions, worker.rearm_sessions = warn_sessions
-        worker.warn_ports, worker.rearm_ports = warn_ports
-        worker.sessions.window_ns = window_ns
-        worker.sessions.epoch_ns = epoch_ns
-        for i in range(len(timeouts_ms)):
-            worker.sessions.timeout_ms[i] = timeouts_ms[i]
-        for i in range(3):
-            worker.mapping[i] = mapping[i]
-            worker.filtering[i] = filtering[i]
-            worker.sessions.filtered[i] = i != SPACE_ICMP and filtering[i] == FILTER_ADDRESS
-        for i in range(2):
-            worker.link_address[i] = bswap32(link_addresses[i])
-            worker.mtu[i] = mtus[i]
-        worker.mapping_cap = 1024
-        worker.outside_cap = max(1, max_sessions // 4)
-        worker.ethernet = ethernet
-        worker.decrement_ttl = decrement_ttl
-        worker.lowest_ttl = 2 if decrement_ttl else 0
-        worker.inbound_refresh = inbound_refresh
-        worker.tcp_pickup = tcp_pickup
-        worker.hairpin = hairpin
-        worker.icmp_unreachable = icmp_unreachable
-        worker.echo_only = echo_only
-        worker.reverse_path_filter = reverse_path_filter
-        worker.mss = mss
-        worker.link_local = link_local
-        worker.class_e = class_e
-        worker.ip_options = ip_options
-        if block_size and blocks:
+        if block_size and values.blocks:
             worker.mappings.ports.unit = block_size
+        worker.sessions.epoch_ns = epoch_ns
+        for i in range(2):
+            worker.links.address[i] = bswap32(link_addresses[i])
+            worker.links.mtu[i] = mtus[i]
         if not workers_grow(self.shared, workers, self.workers.filters):
             raise CapacityError(f"workers={workers}: no address space for {max_sessions} sessions each")
+        configure(self.shared, values)
         self.placement.huge_pages, self.placement.node = huge_pages, numa_node
         place_tables(worker, &self.placement, memory_bytes, memory_name)
 
@@ -498,8 +467,10 @@ cdef class Core:
                     mappings_unpair(&self.shared.workers[w].mappings, number)
             self.workers.unlock()
 
-    def swap(self, Transition after not None, uint64_t now_ns):
-        """Puts the rule set into force, whole, and ends what may not stay: one moment for the packets. How many ended."""
+    def swap(self, Transition after not None, uint64_t now_ns, Settings settings=None):
+        """Puts the rule set into force, whole, with settings that change, and ends what may not stay: one moment for the
+        packets. How many ended."""
+        cdef const Configuration* new = NULL if settings is None else &settings.values
         cdef uint64_t ended = 0
         cdef uint32_t w
         with nogil:
@@ -507,14 +478,42 @@ cdef class Core:
             now_ns = clock_forward(self.worker, now_ns)
             for w in range(self.shared.count):
                 self.shared.workers[w].rules = &after.rules.compiled
-            if after.count or after.range_count:
+            if after.count or after.range_count or new != NULL:
                 end_dead(self.worker, now_ns)       # what is dead ended before, at its deadline
+            if new != NULL:
+                finish_waiting(self.worker, now_ns)
+                for w in range(self.shared.count):
+                    retime(&self.shared.workers[w].sessions, new.timeout_ms, <uint32_t>(now_ns // 1000000))
+                configure(self.shared, new)
+            if after.count or after.range_count:
                 ended = end_sessions(self.worker, after, now_ns)
             if after.drains:
                 drain_mappings(self.worker, after)
             self.workers.unlock()
         self.rules = after.rules                    # drops the old set while no worker is locked
         return ended
+
+    def prepare(self, Settings settings not None):
+        """Allocates what settings need beyond those in force: quotas, lists of each subscriber's mappings."""
+        cdef Mappings* table
+        cdef Link* by_subscriber
+        cdef MappingCursor* of_subscriber
+        cdef uint32_t w
+        for w in range(self.shared.count if has_quotas(&settings.values) else 0):
+            table = &self.shared.workers[w].mappings
+            if table.by_subscriber != NULL:         # only changes of the gateway, one at a time, set it
+                continue
+            if not lists_new(table, &by_subscriber, &of_subscriber):
+                raise CapacityError("out of memory for lists of subscribers' mappings")
+            try:
+                place_lists(table, by_subscriber, of_subscriber, &self.placement)
+            except Error:
+                lists_delete(table, by_subscriber, of_subscriber)
+                raise
+            with nogil:
+                self.workers.lock()
+                lists_begin(table, by_subscriber, of_subscriber)
+                self.workers.unlock()
 
     def preview(self, Transition after not None):
         """What `swap` would do: how many sessions it would keep, drain, end."""
@@ -602,16 +601,16 @@ cdef class Core:
         with nogil:
             self.workers.lock()
             for w in range(self.shared.count):
-                self.shared.workers[w].mtu[side] = mtu
+                self.shared.workers[w].links.mtu[side] = mtu
             self.workers.unlock()
 
-    def set_reverse_path_filter(self, bint on):
-        """Whether packets from outside with an inside source are dropped."""
+    def set_wires(self, bint on):
+        """Whether both sides are wires: packets from outside with an inside source are dropped then, whatever the policy."""
         cdef uint32_t w
         with nogil:
             self.workers.lock()
             for w in range(self.shared.count):
-                self.shared.workers[w].reverse_path_filter = on
+                self.shared.workers[w].links.wires = on
             self.workers.unlock()
 
     def set_link_address(self, uint32_t side, uint32_t address):
@@ -620,7 +619,7 @@ cdef class Core:
         with nogil:
             self.workers.lock()
             for w in range(self.shared.count):
-                self.shared.workers[w].link_address[side] = bswap32(address)
+                self.shared.workers[w].links.address[side] = bswap32(address)
             self.workers.unlock()
 
     def end_dead(self, uint64_t now_ns, bint losing=False):

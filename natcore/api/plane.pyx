@@ -222,7 +222,7 @@ cdef class PlaneLoop:
             with nogil:
                 self._enter()
                 drop_pending(self.loop)
-                self.loop.worker.paths = NULL
+                self.loop.worker.links.paths = NULL
                 self.loop.worker.steady = False
                 self._leave()
                 take_back_from_others(self.loop.worker)
@@ -446,9 +446,9 @@ cdef void update_mtus(Loop* loop) noexcept nogil:
             largest = loop.mtus[i] if loop.mtus[i] > largest else largest
     loop.paths.starts, loop.paths.ports = loop.routes[INSIDE].starts, loop.routes[INSIDE].ports
     loop.paths.ranges, loop.paths.mtus = loop.routes[INSIDE].ranges, loop.mtus
-    loop.worker.paths = &loop.paths if smallest != largest else NULL
-    loop.worker.mtu[INSIDE] = smallest or loop.worker.mtu[INSIDE]
-    loop.worker.mtu[OUTSIDE] = loop.mtus[loop.count - 1] or loop.worker.mtu[OUTSIDE]
+    loop.worker.links.paths = &loop.paths if smallest != largest else NULL
+    loop.worker.links.mtu[INSIDE] = smallest or loop.worker.links.mtu[INSIDE]
+    loop.worker.links.mtu[OUTSIDE] = loop.mtus[loop.count - 1] or loop.worker.links.mtu[OUTSIDE]
 
 
 cdef dict add(dict first, dict second):

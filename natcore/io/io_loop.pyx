@@ -398,7 +398,7 @@ cdef uint32_t serve(Loop* loop, Port* port, Device* device, uint32_t budget) noe
         enter(loop.worker)
         now_ns = clock_of(loop)
         now_ms = <uint32_t>(now_ns // 1000000)
-        loop.worker.link_address[port.side] = port.address
+        loop.worker.links.address[port.side] = port.address
         count = sort_out(loop, port, arrived, tapped)
         if unlikely(loop.view_count):
             show_arrived(loop, count)

@@ -50,7 +50,7 @@ cdef inline void account(Worker* worker, uint32_t slot, uint32_t direction, cons
         window_roll(&worker.sessions, slot, now.ns)
     # Without a branch on the direction: REFRESH_ALWAYS (2) refreshes, REFRESH_NEVER (0) does not; REFRESH_BY_POLICY (1) does,
     # except from outside (direction 1) where the policy excludes inbound packets, which raises the threshold to 1.
-    if likely(refresh > (direction & ~<uint32_t>worker.inbound_refresh)):
+    if likely(refresh > (direction & ~<uint32_t>worker.configuration.inbound_refresh)):
         session.last_seen = now.ms
     session_count(session, &worker.sessions.cold[slot], direction, packets, bytes)
 

@@ -19,15 +19,15 @@ cdef struct Endpoints:          # endpoints of an inbound packet; big-endian
 
 cdef inline uint32_t inside_mtu(const Worker* worker, uint32_t destination) noexcept nogil:
     """MTU of the link to an inside host (big-endian)."""
-    if worker.paths == NULL:
-        return worker.mtu[INSIDE]
-    return mtu_towards(worker.paths, bswap32(destination)) or worker.mtu[INSIDE]
+    if worker.links.paths == NULL:
+        return worker.links.mtu[INSIDE]
+    return mtu_towards(worker.links.paths, bswap32(destination)) or worker.links.mtu[INSIDE]
 
 cdef inline uint32_t session_mtu(const Worker* worker, const Session* session, uint32_t direction) noexcept nogil:
     """MTU of the session's egress link in a direction; hairpinned: the smallest inside."""
     if direction == IN:
         return inside_mtu(worker, session.ip[ROLE_INSIDE])
-    return worker.mtu[INSIDE if session.flags & HAIRPINNED else OUTSIDE]
+    return worker.links.mtu[INSIDE if session.flags & HAIRPINNED else OUTSIDE]
 
 cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Packet* packet, const Clock* now, uint32_t* slot) noexcept nogil
 cdef uint8_t admit_inbound(Worker* worker, const Frame* frame, const Endpoints* ends, Packet* packet, uint8_t flags,

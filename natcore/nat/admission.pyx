@@ -33,7 +33,8 @@ from natcore.base.flow_hash cimport flow_hash
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32
 from natcore.base.numbers cimport NONE
-from natcore.workers.worker cimport FILTER_ADDRESS, FILTER_NONE, Clock, Worker, holds_all_locks, worker_of_inside
+from natcore.workers.configuration cimport FILTER_ADDRESS, FILTER_NONE
+from natcore.workers.worker cimport Clock, Worker, holds_all_locks, worker_of_inside
 from natcore.packet.verdict cimport (
     DROP_CONFLICT, DROP_FILTERED, DROP_MTU, DROP_NO_MAPPING, DROP_NO_SNAT_ENTRY, DROP_OUTSIDE_LIMIT,
     DROP_PORTS_EXHAUSTED, DROP_PROBE_LIMIT, DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_SUBSCRIBER_LIMIT,
@@ -59,20 +60,20 @@ cdef bint is_martian(const Worker* worker, uint32_t ip) noexcept nogil:
     unless the policy allows them."""
     cdef uint32_t host = bswap32(ip), first = host >> 24
     if host >> 16 == LINK_LOCAL:
-        return not worker.link_local
+        return not worker.configuration.link_local
     if first >= 240 and host != BROADCAST:
-        return not worker.class_e
+        return not worker.configuration.class_e
     return first == 0 or first == 127 or first >= 224
 
 
 cdef inline bint is_gateway_address(const Worker* worker, uint32_t ip) noexcept nogil:
     """Whether an address (big-endian) is the gateway's own: a packet with this source is spoofed."""
-    return ip != 0 and (ip == worker.link_address[INSIDE] or ip == worker.link_address[OUTSIDE])
+    return ip != 0 and (ip == worker.links.address[INSIDE] or ip == worker.links.address[OUTSIDE])
 
 
 cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Packet* packet, uint32_t mtu) noexcept nogil:
     """The checks of a router before forwarding: TTL, and the MTU of the next link unless the packet may be fragmented."""
-    if packet.ip.ttl < worker.lowest_ttl:
+    if packet.ip.ttl < worker.configuration.lowest_ttl:
         return DROP_TTL
     if wire_length(frame, packet) <= mtu:
         return PENDING
@@ -248,7 +249,7 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Packet* p
     match.snat = NULL
     match.forwarded = NULL
     match.no_nat = NULL
-    if worker.link_address[INSIDE] and destination == worker.link_address[INSIDE]:
+    if worker.links.address[INSIDE] and destination == worker.links.address[INSIDE]:
         return LOCAL
     address = address_find(worker.mappings.ports, destination)
     match.hairpin = address != NONE
@@ -256,7 +257,8 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Packet* p
         return LOCAL
     if match.hairpin and not holds_all_locks(worker):         # the second session may be another worker's
         return repeat_with_all_locked(worker, DROP_UNSUPPORTED)
-    if match.hairpin and packet.protocol == PROTOCOL_ICMP and not (worker.hairpin and is_one_to_one(worker, destination)):
+    if (match.hairpin and packet.protocol == PROTOCOL_ICMP
+            and not (worker.configuration.hairpin and is_one_to_one(worker, destination))):
         return LOCAL if (<const IcmpHeader*>packet.l4).type == ICMP_ECHO_REQUEST else DROP_UNSUPPORTED
     if is_martian(worker, source) or is_gateway_address(worker, source):
         return DROP_SPOOFED
@@ -273,12 +275,12 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Packet* p
             match.snat = snat_rule(worker.rules, bswap32(source))
     if match.no_nat == NULL and match.forwarded == NULL and match.snat == NULL:
         return DROP_NO_SNAT_ENTRY
-    if match.hairpin and not (worker.hairpin and has_ports(packet.protocol)):     # without ports the hairpin has no target
+    if match.hairpin and not (worker.configuration.hairpin and has_ports(packet.protocol)):     # without ports: no target
         return DROP_UNSUPPORTED
-    verdict = may_pass(worker, frame, packet, worker.mtu[INSIDE if match.hairpin else OUTSIDE])
+    verdict = may_pass(worker, frame, packet, worker.links.mtu[INSIDE if match.hairpin else OUTSIDE])
     if verdict != PENDING:
         return verdict
-    if packet.protocol == PROTOCOL_TCP and (flags & TCP_RST or (not flags & TCP_SYN and not worker.tcp_pickup)):
+    if packet.protocol == PROTOCOL_TCP and (flags & TCP_RST or (not flags & TCP_SYN and not worker.configuration.tcp_pickup)):
         return DROP_NO_MAPPING
     return PENDING
 
@@ -425,7 +427,7 @@ cdef uint8_t find_outbound_mapping(Worker* worker, const Packet* packet, const O
     cdef MappingKey key
     cdef bint ported = has_ports(packet.protocol), dynamic = match.no_nat == NULL and match.forwarded == NULL
     dynamic_key(&key, packet.addresses, packet.ports, packet.protocol,
-                dynamic and ported and worker.mapping[space_of(packet.protocol)])
+                dynamic and ported and worker.configuration.mapping[space_of(packet.protocol)])
     key.flags = 0 if ported else MAPPING_PORTLESS
     if match.no_nat != NULL:
         return find_static(worker, &key, match.no_nat.entry, key.inside_ip, key.inside_port, NONE, now, mapping)
@@ -480,23 +482,24 @@ cdef uint8_t screen_inbound(Worker* worker, const Packet* packet, Endpoints* end
     ends.outside_ip = packet.ip.destination
     ends.outside_port = <uint16_t>(packet.ports >> 16)
     ends.address = address_find(worker.mappings.ports, ends.outside_ip)
-    if ends.address == NONE and worker.link_address[OUTSIDE] and packet.ip.destination == worker.link_address[OUTSIDE]:
+    if ends.address == NONE and worker.links.address[OUTSIDE] and packet.ip.destination == worker.links.address[OUTSIDE]:
         return LOCAL
     if (is_martian(worker, packet.ip.source) or is_gateway_address(worker, packet.ip.source)
             or address_find(worker.mappings.ports, packet.ip.source) != NONE
-            or (worker.reverse_path_filter and worker.rules != NULL and is_inside(worker.rules, bswap32(packet.ip.source)))):
+            or ((worker.configuration.reverse_path_filter or worker.links.wires)
+                and worker.rules != NULL and is_inside(worker.rules, bswap32(packet.ip.source)))):
         return DROP_SPOOFED
     return PENDING if ends.address != NONE else DROP_NO_MAPPING
 
 
 cdef uint8_t pass_filter(Worker* worker, const Endpoints* ends, const Packet* packet, const Clock* now) noexcept nogil:
     """Whether a remote without a session may open one through a mapping (RFC 4787 section 5)."""
-    cdef uint8_t filtering = worker.filtering[space_of(packet.protocol)]
+    cdef uint8_t filtering = worker.configuration.filtering[space_of(packet.protocol)]
     if filtering == FILTER_NONE:
         return PENDING
     if (filtering == FILTER_ADDRESS and packet.protocol != PROTOCOL_ICMP
             and filter_open(&worker.sessions, ends.remote_ip, ends.outside_ip, ends.outside_port, packet.protocol,
-                            not worker.inbound_refresh, now.ms)):
+                            not worker.configuration.inbound_refresh, now.ms)):
         return PENDING
     return DROP_FILTERED
 
@@ -540,7 +543,7 @@ cdef inline bint may_open_tcp(const Worker* worker, uint32_t mapping, uint8_t fl
     endpoint (after a restart, connections exist before their sessions)."""
     if flags & TCP_RST:
         return False
-    return flags & TCP_SYN or (worker.tcp_pickup and worker.mappings.mappings[mapping].flags & MAPPING_STATIC)
+    return flags & TCP_SYN or (worker.configuration.tcp_pickup and worker.mappings.mappings[mapping].flags & MAPPING_STATIC)
 
 
 cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Packet* packet, const Clock* now,
@@ -561,7 +564,7 @@ cdef uint8_t find_open(Worker* worker, const Endpoints* ends, const Packet* pack
     elif worker.mappings.mappings[number].flags & MAPPING_DRAINING:
         return DROP_NO_MAPPING
     elif mapping_life(&worker.sessions, number, now.ms) == LIFE_SOME:
-        if not worker.inbound_refresh and not mapping_answered(&worker.sessions, number, now.ms):
+        if not worker.configuration.inbound_refresh and not mapping_answered(&worker.sessions, number, now.ms):
             return DROP_NO_MAPPING                  # by policy, inbound packets do not keep it open (RFC 4787 REQ-6)
         mapping[0] = number
         verdict = pass_filter(worker, ends, packet, now)

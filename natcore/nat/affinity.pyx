@@ -103,7 +103,7 @@ cdef bint has_live(const Worker* worker, uint32_t side, uint64_t addresses, uint
 
 cdef Worker* owner_of(Worker* worker, const Frame* frame, const Packet* packet, const Clock* now) noexcept nogil:
     """The worker that can process the packet in its tables alone. NULL: all workers must be locked."""
-    if wire_length(frame, packet) > min(worker.mtu[INSIDE], worker.mtu[OUTSIDE]):
+    if wire_length(frame, packet) > min(worker.links.mtu[INSIDE], worker.links.mtu[OUTSIDE]):
         return NULL                                 # fragments are written with all workers locked
     if packet.kind == KIND_OTHER or crosses(worker, frame, packet):     # stateless
         return worker
@@ -146,7 +146,7 @@ cdef bint is_one_to_one_query(const Worker* worker, const Frame* frame, const Pa
     """Whether it is an ICMP query in the reverse direction, which only sessions of 1:1 entries pass."""
     cdef uint8_t type = (<const IcmpHeader*>packet.l4).type if packet.kind == KIND_ICMP else 0
     return (packet.kind == KIND_ICMP and (is_request(type) if frame.side == OUTSIDE else is_reply(type))
-            and not (worker.link_address[frame.side] and packet.ip.destination == worker.link_address[frame.side]))
+            and not (worker.links.address[frame.side] and packet.ip.destination == worker.links.address[frame.side]))
 
 
 cdef Worker* owner_with_all_locked(Worker* worker, const Frame* frame, const Packet* packet, bint meet,
@@ -194,7 +194,7 @@ cdef uint32_t owner_of_frame(Worker* worker, const Frame* frame) noexcept nogil:
     cdef Worker* owner
     one.side &= 1
     clock_read(&now, worker.shared.now_ns)
-    if worker.shared.count == 1 or parse(&one, &packet, worker.ethernet, &worker.sessions.key) != PENDING:
+    if worker.shared.count == 1 or parse(&one, &packet, worker.configuration.ethernet, &worker.sessions.key) != PENDING:
         return 0
     if holds_all_locks(worker):
         return owner_with_all_locked(worker, &one, &packet, False, &now).number

@@ -114,6 +114,12 @@ cdef bint has_waiting(const Worker* worker) noexcept nogil:
             or load_relaxed(&worker.syn_holdoff.head) != worker.syn_holdoff.tail)
 
 
+cdef void finish_waiting(Worker* worker, uint64_t now_ns) noexcept nogil:
+    """Answers held SYNs and drops datagrams whose time is over. Call it with all workers locked."""
+    answer_unsolicited(worker, now_ns)
+    expire_datagrams(worker, now_ns)
+
+
 cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil:
     """Between batches: sweeps the slice that is due, so that every session is examined within 8 s."""
     cdef uint64_t elapsed, due
@@ -127,8 +133,7 @@ cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil:
     if alone or has_waiting(worker):
         if not alone:
             lock_others(worker)
-        answer_unsolicited(worker, worker.now_ns)
-        expire_datagrams(worker, worker.now_ns)
+        finish_waiting(worker, worker.now_ns)
         if not alone:
             unlock_others(worker)
     sweep_slice(&worker.sessions, <uint32_t>(due if due > SWEEP_AT_LEAST else SWEEP_AT_LEAST), SLICE_ENDS, worker.now_ns)
@@ -144,6 +149,5 @@ cdef bint advance(Worker* worker, uint64_t now_ns, uint64_t rows) noexcept nogil
     now_ns = clock_set(worker, now_ns)
     for i in range(shared.count):
         store_relaxed64(&shared.workers[i].now_ns, now_ns)
-    answer_unsolicited(worker, now_ns)
-    expire_datagrams(worker, now_ns)
+    finish_waiting(worker, now_ns)
     return sweep_all(tables_of_all(worker), now_ns, rows)

@@ -5,10 +5,9 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.nat.admission cimport find_live, inside_mtu, may_pass, session_mtu
 from natcore.tables.fragments cimport (
-    DATAGRAM_BROKEN, DATAGRAM_KNOWN, DATAGRAM_REFUSED, RANGE_LAST, Datagram, Fragments, FragmentRange, datagram_break,
-    datagram_close, datagram_find, datagram_has, datagram_next_held, datagram_hold, datagram_mark, datagram_open,
-    datagram_settle,
-    datagram_pop_held, datagram_is_complete, fragments_expire, fragment_digest,
+    DATAGRAM_BROKEN, DATAGRAM_KNOWN, DATAGRAM_REFUSED, RANGE_LAST, Datagram, Fragments, FragmentRange,
+    datagram_break, datagram_close, datagram_find, datagram_has, datagram_next_held, datagram_hold, datagram_mark, datagram_open,
+    datagram_settle, datagram_pop_held, datagram_is_complete, fragments_expire, fragment_digest,
 )
 from natcore.nat.ip_identification cimport set_identification
 from natcore.tables.icmp_output cimport outbox_push, outbox_cancel, outbox_amend
@@ -46,7 +45,7 @@ cdef inline uint32_t payload_of(const Packet* packet) noexcept nogil:
 cdef void fragment_if_needed(Worker* worker, Frame* frame, const Packet* packet, uint8_t verdict, uint8_t cause) noexcept nogil:
     """Fragments a forwarded packet that exceeds the MTU of its egress link (REQ-13a). cause: Verdict of the other fragments."""
     cdef uint8_t send_to = egress_of(verdict, frame.side, frame.flags & FRAME_CROSSING)
-    cdef uint32_t mtu = worker.mtu[OUTSIDE] if send_to == OUTSIDE else inside_mtu(worker, packet.ip.destination)
+    cdef uint32_t mtu = worker.links.mtu[OUTSIDE] if send_to == OUTSIDE else inside_mtu(worker, packet.ip.destination)
     if wire_length(frame, packet) > mtu:
         fragment_packet(worker.outbox, frame, packet, mtu, send_to, cause)
 
@@ -61,7 +60,7 @@ cdef void account_later_fragment(Worker* worker, uint32_t slot, uint32_t directi
     cdef uint32_t end = sequence + offset_of(packet) + payload_of(packet)
     if <int16_t>(now.seconds - session.window_end) >= 0:
         window_roll(&worker.sessions, slot, now.ns)
-    if direction == OUT or worker.inbound_refresh:
+    if direction == OUT or worker.configuration.inbound_refresh:
         session.last_seen = now.ms
     if packet.protocol == PROTOCOL_TCP and is_later(end, session.end[direction]):
         session.end[direction] = end
@@ -93,7 +92,7 @@ cdef uint8_t translate_later_fragment(Worker* worker, Frame* frame, Packet* pack
     if may_pass(worker, frame, packet, session_mtu(worker, session, direction)) != PENDING:
         return may_pass(worker, frame, packet, session_mtu(worker, session, direction))
     account_later_fragment(worker, slot, direction, packet, datagram.sequence, True, now)
-    rewrite_network(packet.ip, session, direction, worker.decrement_ttl)
+    rewrite_network(packet.ip, session, direction, worker.configuration.decrement_ttl)
     if other != NONE:
         account_later_fragment(peer, other, IN, packet, datagram.sequence, peer != worker or other != slot, now)
         rewrite_network(packet.ip, &peer.sessions.hot[other], IN, False)
@@ -232,7 +231,7 @@ cdef uint8_t release_held(Worker* worker, uint32_t number, uint8_t side, uint8_t
     frame.length = length
     frame.flags = 0
     frame.side = side
-    parse_network(&frame, &packet, worker.ethernet)
+    parse_network(&frame, &packet, worker.configuration.ethernet)
     verdict = translate_later_fragment(worker, &frame, &packet, &table.datagrams[number], now)
     if verdict >= LOCAL:
         outbox_cancel(worker.outbox, length)

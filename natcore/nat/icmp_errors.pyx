@@ -223,7 +223,7 @@ cdef uint8_t translate_error(Worker* worker, Frame* frame, Packet* packet, const
     if session == NULL and quote.reversed:
         return DROP_UNSUPPORTED
     if session == NULL:
-        if not pool and worker.link_address[frame.side] and packet.ip.destination == worker.link_address[frame.side]:
+        if not pool and worker.links.address[frame.side] and packet.ip.destination == worker.links.address[frame.side]:
             return LOCAL
         return DROP_NO_MAPPING
     if (is_martian(worker, packet.ip.source) or address_find(worker.mappings.ports, packet.ip.source) != NONE
@@ -241,5 +241,5 @@ cdef uint8_t translate_error(Worker* worker, Frame* frame, Packet* packet, const
     if verdict == OUTBOUND or verdict == HAIRPIN:
         identify(worker, frame, packet)
     if verdict < LOCAL:
-        rewrite_outer(worker, packet, worker.decrement_ttl)
+        rewrite_outer(worker, packet, worker.configuration.decrement_ttl)
     return verdict

@@ -19,7 +19,7 @@ from natcore.base.headers cimport (
 cdef void send_icmp_reply(Worker* worker, const Frame* frame, const Packet* packet, uint8_t verdict,
                           const Clock* now) noexcept nogil:
     """Replies to an echo request, or sends the ICMP error that the verdict calls for."""
-    cdef uint32_t source = icmp_source(worker.link_address[frame.side])
+    cdef uint32_t source = icmp_source(worker.links.address[frame.side])
     if verdict == LOCAL:
         if (packet.protocol == PROTOCOL_ICMP and (<const IcmpHeader*>packet.l4).type == ICMP_ECHO_REQUEST
                 and not packet.ip.fragment & bswap16(IPV4_FRAGMENT)         # nothing is reassembled
@@ -31,7 +31,7 @@ cdef void send_icmp_reply(Worker* worker, const Frame* frame, const Packet* pack
         if packet.ip.fragment & bswap16(IPV4_DF):
             icmp_error(worker.outbox, frame, packet.ip, source, ICMP_UNREACHABLE, ICMP_TOO_BIG, <uint16_t>worker.mtu_met,
                        verdict, now.ns)
-    elif frame.side == INSIDE and worker.icmp_unreachable:
+    elif frame.side == INSIDE and worker.configuration.icmp_unreachable:
         if verdict == DROP_PORTS_EXHAUSTED or verdict == DROP_SESSION_LIMIT or verdict == DROP_CONFLICT:
             # RFC 6888 REQ-11: resources
             icmp_error(worker.outbox, frame, packet.ip, source, ICMP_UNREACHABLE, 1, 0, verdict, now.ns)

@@ -16,7 +16,7 @@ cdef inline bint crosses(const Worker* worker, const Frame* frame, const Packet*
     """Whether the packet is for a host behind an inside link and matches a no-NAT entry. Same for fragments."""
     if not frame.flags & FRAME_CROSSING or frame.side != INSIDE or worker.rules == NULL:
         return False
-    return (packet.ip.destination != worker.link_address[INSIDE]
+    return (packet.ip.destination != worker.links.address[INSIDE]
             and address_find(worker.mappings.ports, packet.ip.destination) == NONE
             and not is_martian(worker, packet.ip.source) and not is_martian(worker, packet.ip.destination)
             and no_nat_rule(worker.rules, bswap32(packet.ip.source), bswap32(packet.ip.destination)) != NULL)
@@ -26,7 +26,7 @@ cdef inline uint8_t cross(Worker* worker, const Frame* frame, Packet* packet) no
     cdef uint8_t verdict = may_pass(worker, frame, packet, inside_mtu(worker, packet.ip.destination))
     if verdict != PENDING:
         return verdict
-    if worker.decrement_ttl:
+    if worker.configuration.decrement_ttl:
         packet.ip.ttl -= 1
         packet.ip.checksum = update(packet.ip.checksum, bswap16(0xFEFF))
     return UNTRANSLATED

@@ -39,5 +39,5 @@ cdef inline uint16_t next_identification(const Worker* worker, const Ipv4Header*
 cdef inline void identify(const Worker* worker, const Frame* frame, const Packet* packet) noexcept nogil:
     """Renumbers a translated packet from inside. A super-frame reserves a value for each packet on the wire; segmentation
     counts up from its own."""
-    if worker.identifications != NULL and not is_atomic(packet.ip):
+    if worker.configuration.unique_ids and not is_atomic(packet.ip):
         set_identification(packet.ip, bswap16(next_identification(worker, packet.ip, wire_packets(frame, packet))))

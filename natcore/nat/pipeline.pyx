@@ -61,7 +61,8 @@ from natcore.base.compiler cimport DEBUG, bswap16, likely, prefetch, prefetch_wr
 from natcore.base.lock_checker cimport assert_held
 from natcore.base.numbers cimport NONE
 from natcore.base.hash_table cimport Bucket, Index, bucket_of, ctz32, match_some, match_tags, tag_of
-from natcore.workers.worker cimport OPTIONS_DROP, OPTIONS_PASS, Clock, Worker, clock_read, holds_all_locks
+from natcore.workers.configuration cimport OPTIONS_DROP, OPTIONS_PASS
+from natcore.workers.worker cimport Clock, Worker, clock_read, holds_all_locks
 from natcore.packet.verdict cimport (
     DROP_FILTERED, DROP_FRAGMENT, DROP_IP_OPTION, DROP_NO_MAPPING, DROP_SPOOFED, DROP_UNSUPPORTED, HAIRPIN, HELD, INSIDE, LOCAL,
     OUTSIDE, PENDING, UNTRANSLATED,
@@ -87,8 +88,8 @@ cdef enum:
 
 cdef inline void limit_mss(Worker* worker, const Frame* frame, Packet* packet) noexcept nogil:
     """Lowers the MSS option of a SYN, by the policy."""
-    if worker.mss and packet.protocol == PROTOCOL_TCP and (<const TcpHeader*>packet.l4).flags & TCP_SYN:
-        clamp_mss(frame, packet, worker.mss)
+    if worker.configuration.mss and packet.protocol == PROTOCOL_TCP and (<const TcpHeader*>packet.l4).flags & TCP_SYN:
+        clamp_mss(frame, packet, worker.configuration.mss)
 
 
 cdef uint8_t hairpin(Worker* worker, Frame* frame, Packet* packet, uint32_t slot, bint fresh,
@@ -123,7 +124,7 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Packet* packet, uint32_t slot
         account(peer, other, IN, packet, now, 0, 0)
     else:
         account_frame(peer, other, IN, frame, packet, now)
-    rewrite(frame, packet, session, OUT, worker.decrement_ttl)
+    rewrite(frame, packet, session, OUT, worker.configuration.decrement_ttl)
     rewrite(frame, packet, &peer.sessions.hot[other], IN, False)
     identify(worker, frame, packet)
     return HAIRPIN
@@ -165,7 +166,7 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Packet* packet, const Clock* 
         reopen(worker, slot, direction, packet, now)
     limit_mss(worker, frame, packet)
     account_frame(worker, slot, direction, frame, packet, now)
-    rewrite(frame, packet, &worker.sessions.hot[slot], direction, worker.decrement_ttl)
+    rewrite(frame, packet, &worker.sessions.hot[slot], direction, worker.configuration.decrement_ttl)
     if direction == OUT and not worker.sessions.hot[slot].flags & UNTRANSLATED_BOTH:
         identify(worker, frame, packet)
     return UNTRANSLATED if worker.sessions.hot[slot].flags & UNTRANSLATED_BOTH else <uint8_t>direction
@@ -173,7 +174,7 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Packet* packet, const Clock* 
 
 cdef inline void screen_query(const Worker* worker, Packet* packet) noexcept nogil:
     """Treats queries that the policy refuses as other ICMP messages."""
-    if (worker.echo_only and packet.protocol == PROTOCOL_ICMP and packet.kind == KIND_SESSION
+    if (worker.configuration.echo_only and packet.protocol == PROTOCOL_ICMP and packet.kind == KIND_SESSION
             and not is_echo((<const IcmpHeader*>packet.l4).type)):
         packet.kind = KIND_ICMP
 
@@ -182,7 +183,8 @@ cdef bint is_one_to_one_query(Worker* worker, const Frame* frame, Packet* packet
     """Whether a 1:1 entry passes this ICMP query in the reverse direction: a request from outside, or the inside's reply."""
     cdef uint8_t type = (<const IcmpHeader*>packet.l4).type
     cdef uint32_t slot
-    if not (is_request(type) if frame.side == OUTSIDE else is_reply(type)) or (worker.echo_only and not is_echo(type)):
+    if (not (is_request(type) if frame.side == OUTSIDE else is_reply(type))
+            or (worker.configuration.echo_only and not is_echo(type))):
         return False
     if frame.side == OUTSIDE and is_one_to_one(worker, packet.ip.destination):
         return True
@@ -196,7 +198,7 @@ cdef uint8_t handle_other_kind(Worker* worker, Frame* frame, Packet* packet, con
     cdef bint whole = not packet.ip.fragment & bswap16(IPV4_FRAGMENT)
     if packet.kind == KIND_ICMP and is_error(packet) and whole:
         return translate_error(worker, frame, packet, now)
-    if worker.link_address[frame.side] and destination == worker.link_address[frame.side]:
+    if worker.links.address[frame.side] and destination == worker.links.address[frame.side]:
         return LOCAL
     if is_shared_address(worker, destination):
         return LOCAL
@@ -222,7 +224,7 @@ cdef uint8_t decide(Worker* worker, Frame* frame, Packet* packet, const Clock* n
         if worker.needs_all_locked:
             return verdict
         if (frame.side == OUTSIDE and (verdict == DROP_NO_MAPPING or verdict == DROP_FILTERED)
-                and worker.syn_holdoff.slots != NULL):
+                and worker.configuration.hold_syns):
             note_unsolicited(worker, frame, packet, verdict, now.ns)
     else:
         verdict = handle_other_kind(worker, frame, packet, now)
@@ -255,12 +257,12 @@ cdef uint8_t slow_path_in(Worker* owner, uint32_t address, Frame* frame, Packet*
                           bint* again) noexcept nogil:
     """Slow path in the tables of `owner`, which is locked. address: the gateway's on the ingress link. again: it must be
     repeated with all workers locked."""
-    cdef uint32_t own = owner.link_address[frame.side]
+    cdef uint32_t own = owner.links.address[frame.side]
     cdef uint8_t verdict
     clock_follow(owner, now)
-    owner.link_address[frame.side] = address
+    owner.links.address[frame.side] = address
     verdict = slow_path_locked(owner, frame, packet, now)
-    owner.link_address[frame.side] = own
+    owner.links.address[frame.side] = own
     again[0] = owner.needs_all_locked and verdict > HELD
     owner.needs_all_locked = False
     return verdict
@@ -271,7 +273,7 @@ cdef uint8_t slow_path_by_owner(Worker* worker, Frame* frame, Packet* packet, Cl
     tables may have changed afterwards: the pipeline's later packets compare their sessions anew.
     """
     cdef Worker* owner
-    cdef uint32_t address = worker.link_address[frame.side]     # read while the worker is locked
+    cdef uint32_t address = worker.links.address[frame.side]     # read while the worker is locked
     cdef uint8_t verdict = PENDING
     cdef bint again = True, alone = holds_all_locks(worker)
     if not alone:
@@ -314,11 +316,11 @@ cdef inline void parse_group(const Worker* worker, Frame* frames, Packet* packet
     """
     cdef HashKey key = worker.sessions.key          # a copy that no store into a frame can alias
     cdef uint32_t[2] mtu
-    cdef uint8_t lowest_ttl = worker.lowest_ttl
+    cdef uint8_t lowest_ttl = worker.configuration.lowest_ttl
     cdef Frame* frame
     cdef Packet* packet
     cdef uint32_t i
-    mtu[INSIDE], mtu[OUTSIDE] = worker.mtu[OUTSIDE], worker.mtu[INSIDE]     # of the egress link, by ingress side
+    mtu[INSIDE], mtu[OUTSIDE] = worker.links.mtu[OUTSIDE], worker.links.mtu[INSIDE]     # of the egress link, by ingress side
     for i in range(count):
         frame = &frames[i]
         packet = &packets[i]
@@ -337,19 +339,19 @@ cdef inline void parse_group(const Worker* worker, Frame* frames, Packet* packet
 cdef inline bint passes(const Worker* worker, uint8_t options) noexcept nogil:
     """Whether packets with such options (Options) are forwarded."""
     return options == OPTIONS_NONE or (
-        options != OPTIONS_ROUTE and worker.ip_options != OPTIONS_DROP
-        and (options == OPTIONS_HARMLESS or worker.ip_options == OPTIONS_PASS))
+        options != OPTIONS_ROUTE and worker.configuration.ip_options != OPTIONS_DROP
+        and (options == OPTIONS_HARMLESS or worker.configuration.ip_options == OPTIONS_PASS))
 
 
 cdef bint parse_other(const Worker* worker, Frame* frame, Packet* packet) noexcept nogil:
     """Parses what is not plain; whether it may still be on the fast path. Otherwise the slow path decides."""
-    packet.verdict = parse(frame, packet, worker.ethernet, &worker.sessions.key)
+    packet.verdict = parse(frame, packet, worker.configuration.ethernet, &worker.sessions.key)
     if packet.verdict == PENDING and not passes(worker, packet.options):
         packet.verdict = DROP_IP_OPTION
     if packet.verdict == PENDING:
         screen_query(worker, packet)
-    return (packet.verdict == PENDING and packet.kind == KIND_SESSION and packet.ip.ttl >= worker.lowest_ttl
-            and packet.total_length <= worker.mtu[1 - frame.side] and not frame.flags & (FRAME_GSO | FRAME_CROSSING))
+    return (packet.verdict == PENDING and packet.kind == KIND_SESSION and packet.ip.ttl >= worker.configuration.lowest_ttl
+            and packet.total_length <= worker.links.mtu[1 - frame.side] and not frame.flags & (FRAME_GSO | FRAME_CROSSING))
 
 
 cdef inline uint32_t find(const Worker* worker, const Frame* frames, Packet* packets, uint32_t count) noexcept nogil:
@@ -421,7 +423,7 @@ cdef inline uint8_t established(Worker* worker, Frame* frame, Packet* packet, co
     if unlikely(not is_steady(session, segment) and segment.flags & TCP_SYN):
         return PENDING                  # it may begin a new session, and its MSS may be lowered
     account(worker, packet.candidate, direction, packet, now, 1, packet.total_length)
-    rewrite(frame, packet, session, direction, worker.decrement_ttl)
+    rewrite(frame, packet, session, direction, worker.configuration.decrement_ttl)
     return UNTRANSLATED if unlikely(session.flags & UNTRANSLATED_BOTH) else <uint8_t>direction
 
 
@@ -476,7 +478,7 @@ cdef inline void pipeline(Worker* worker, Frame* frames, uint32_t count, Clock* 
         found = find(worker, &frames[i - FIND_AFTER], &packets[(i - FIND_AFTER) % CONTEXTS],
                      group_of(count, i - FIND_AFTER))
         lacking = lacking << 1 | found // LACKING
-        if unlikely(lacking >> NUMBERED_AFTER & 1) and worker.identifications != NULL:
+        if unlikely(lacking >> NUMBERED_AFTER & 1) and worker.configuration.unique_ids:
             finish_numbering(worker, &frames[i - REWRITE_AFTER], &packets[(i - REWRITE_AFTER) % CONTEXTS],
                              group_of(count, i - REWRITE_AFTER), now)
         else:
@@ -489,7 +491,7 @@ cdef void run_stages(Worker* worker, Frame* frames, uint32_t count, uint64_t now
     """Runs the batch through the pipeline."""
     cdef Clock now
     clock_read(&now, clock_forward_with(worker, count, now_ns))
-    if likely(worker.ethernet):
+    if likely(worker.configuration.ethernet):
         pipeline(worker, frames, count, &now, True)
     else:
         pipeline(worker, frames, count, &now, False)

@@ -53,7 +53,7 @@ cdef bint prefetch_admission(const Worker* worker, const Packet* packet, uint32_
     cdef uint64_t random
     if not has_ports(packet.protocol):
         return False
-    dynamic_key(&key, packet.addresses, packet.ports, packet.protocol, worker.mapping[space_of(packet.protocol)])
+    dynamic_key(&key, packet.addresses, packet.ports, packet.protocol, worker.configuration.mapping[space_of(packet.protocol)])
     number = mapping_find(table, &key)
     if number != NONE:
         prefetch_write(inbound_bucket(worker, packet, table.mappings[number].outside_ip,

@@ -28,7 +28,7 @@ cdef bint describe(const Worker* worker, const Frame* frame, Undelivered* what) 
     memset(what, 0, sizeof(Undelivered))
     if frame.flags & FRAME_CROSSING:
         return True
-    if parse(&copy, &packet, worker.ethernet, &worker.sessions.key) != PENDING:
+    if parse(&copy, &packet, worker.configuration.ethernet, &worker.sessions.key) != PENDING:
         return False
     if packet.kind == KIND_FRAGMENT or packet.ip.fragment & bswap16(IPV4_FRAGMENT):
         return False

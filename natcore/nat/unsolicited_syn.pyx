@@ -67,5 +67,5 @@ cdef void answer_unsolicited(Worker* worker, uint64_t now_ns) noexcept nogil:
         frame.length = syn.length
         frame.flags = 0
         frame.side = OUTSIDE
-        icmp_error(worker.outbox, &frame, ip, icmp_source(worker.link_address[OUTSIDE]), ICMP_UNREACHABLE,
+        icmp_error(worker.outbox, &frame, ip, icmp_source(worker.links.address[OUTSIDE]), ICMP_UNREACHABLE,
                    PORT_UNREACHABLE, 0, syn.cause, now_ns)

@@ -79,7 +79,7 @@ cdef struct Fragments:          # tables of one side
     uint64_t evicted            # datagrams in progress that were evicted by newer ones
     const void* lock            # lock that the caller holds: all workers'; NULL: a test's table
 
-cdef Fragments* fragments_new(uint64_t timeout_ms) noexcept nogil
+cdef Fragments* fragments_new() noexcept nogil
 cdef void fragments_delete(Fragments* tables) noexcept nogil
 cdef void fragments_expire(Fragments* table, uint64_t now_ms) noexcept nogil
 cdef uint32_t datagram_find(const Fragments* table, uint8_t side, uint64_t addresses, uint8_t protocol,

@@ -29,23 +29,21 @@ cdef enum:
     CHUNK_DATA = CHUNK_BYTES - 12
 
 
-cdef Fragments* fragments_new(uint64_t timeout_ms) noexcept nogil:
-    """Tables for one gateway, indexed by Side, so that one side cannot use up the other's. NULL: no memory.
-
-    timeout_ms: how long a datagram may be in progress.
-    """
+cdef Fragments* fragments_new() noexcept nogil:
+    """Tables for one gateway, indexed by Side, so that one side cannot use up the other's; timeout_ms is set by
+    configure(). NULL: no memory."""
     cdef Fragments* tables = <Fragments*>table_new(2 * sizeof(Fragments))
     cdef uint32_t side
     if tables == NULL:
         return NULL
     for side in range(2):
-        if not begin(&tables[side], timeout_ms):
+        if not begin(&tables[side]):
             fragments_delete(tables)
             return NULL
     return tables
 
 
-cdef bint begin(Fragments* table, uint64_t timeout_ms) noexcept nogil:
+cdef bint begin(Fragments* table) noexcept nogil:
     table.datagrams = <Datagram*>table_new(DATAGRAMS * sizeof(Datagram))
     table.seen = <uint64_t*>table_new(DATAGRAMS * WORDS * 8)
     table.ranges = <FragmentRange*>table_new(DATAGRAMS * RANGES_KEPT * sizeof(FragmentRange))
@@ -55,7 +53,6 @@ cdef bint begin(Fragments* table, uint64_t timeout_ms) noexcept nogil:
     table.of_source = <Link*>table_new(DATAGRAMS * sizeof(Link))
     freelist_init(&table.slots, table.datagrams, sizeof(Datagram), DATAGRAMS)
     freelist_init(&table.chunk_slots, table.chunks, CHUNK_BYTES, CHUNKS)
-    table.timeout_ms = timeout_ms
     table.newest = NONE
     return index_new(&table.index, DATAGRAMS) and (table.datagrams != NULL and table.seen != NULL and table.ranges != NULL
                                                    and table.chunks != NULL and table.sources != NULL

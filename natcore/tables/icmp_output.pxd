@@ -45,7 +45,7 @@ cdef inline uint32_t icmp_source(uint32_t link_address) noexcept nogil:
     """Source address of the gateway's errors, big-endian: its own address on that link, or 192.0.0.8 (RFC 7600)."""
     return link_address or bswap32(<uint32_t>0xC0000008)
 
-cdef bint outbox_new(Outbox* outbox, uint32_t rate) noexcept nogil
+cdef bint outbox_new(Outbox* outbox) noexcept nogil
 cdef void outbox_delete(Outbox* outbox) noexcept nogil
 cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t space, uint8_t* send_to, uint8_t* cause) noexcept nogil
 cdef uint32_t outbox_waiting(const Outbox* outbox) noexcept nogil

@@ -23,9 +23,8 @@ cdef struct OutboxEntry:             # header of each frame in the outbox
     uint8_t unused[6]
 
 
-cdef bint outbox_new(Outbox* outbox, uint32_t rate) noexcept nogil:
+cdef bint outbox_new(Outbox* outbox) noexcept nogil:
     memset(outbox, 0, sizeof(Outbox))
-    outbox.rate = rate
     outbox.buffer = <uint8_t*>table_new(OUTBOX_BYTES)
     return outbox.buffer != NULL
 

@@ -89,6 +89,9 @@ cdef inline void dynamic_key(MappingKey* key, uint64_t addresses, uint32_t ports
 
 cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, bint listed) noexcept nogil
 cdef void mappings_delete(Mappings* table) noexcept nogil
+cdef bint lists_new(const Mappings* table, Link** by_subscriber, MappingCursor** of_subscriber) noexcept nogil
+cdef void lists_delete(const Mappings* table, Link* by_subscriber, MappingCursor* of_subscriber) noexcept nogil
+cdef void lists_begin(Mappings* table, Link* by_subscriber, MappingCursor* of_subscriber) noexcept nogil
 cdef void mapping_prefetch_open(const Mappings* table, uint32_t inside_ip, uint16_t inside_port,
                                 uint8_t protocol) noexcept nogil
 cdef void mapping_prefetch_close(const Mappings* table, uint32_t number) noexcept nogil

@@ -36,26 +36,52 @@ cdef enum:
 
 cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, bint listed) noexcept nogil:
     """listed: keep a list of each subscriber's mappings, as quotas and port blocks need it."""
-    table.by_subscriber = NULL
-    table.of_subscriber = NULL
-    if listed:
-        table.by_subscriber = <Link*>table_new(<uint64_t>max_mappings * sizeof(Link))
-        table.of_subscriber = <MappingCursor*>table_new(<uint64_t>max_subscribers * sizeof(MappingCursor))
-        if table.by_subscriber == NULL or table.of_subscriber == NULL:
-            return False
     table.mappings = <Mapping*>table_new(<uint64_t>max_mappings * sizeof(Mapping))
     table.subscribers = <Subscriber*>table_new(<uint64_t>max_subscribers * sizeof(Subscriber))
     freelist_init(&table.mapping_slots, table.mappings, sizeof(Mapping), max_mappings)
     freelist_init(&table.subscriber_slots, table.subscribers, sizeof(Subscriber), max_subscribers)
+    table.by_subscriber = NULL
+    table.of_subscriber = NULL
+    if listed and not lists_new(table, &table.by_subscriber, &table.of_subscriber):
+        return False
     return (table.mappings != NULL and table.subscribers != NULL and index_new(&table.by_inside, max_mappings)
             and index_new(&table.by_ip, max_subscribers))
+
+
+cdef bint lists_new(const Mappings* table, Link** by_subscriber, MappingCursor** of_subscriber) noexcept nogil:
+    """Memory for lists of each subscriber's mappings; False: there is none."""
+    by_subscriber[0] = <Link*>table_new(<uint64_t>table.mapping_slots.capacity * sizeof(Link))
+    of_subscriber[0] = <MappingCursor*>table_new(<uint64_t>table.subscriber_slots.capacity * sizeof(MappingCursor))
+    if by_subscriber[0] != NULL and of_subscriber[0] != NULL:
+        return True
+    lists_delete(table, by_subscriber[0], of_subscriber[0])
+    by_subscriber[0] = NULL
+    of_subscriber[0] = NULL
+    return False
+
+
+cdef void lists_delete(const Mappings* table, Link* by_subscriber, MappingCursor* of_subscriber) noexcept nogil:
+    table_delete(by_subscriber, <uint64_t>table.mapping_slots.capacity * sizeof(Link))
+    table_delete(of_subscriber, <uint64_t>table.subscriber_slots.capacity * sizeof(MappingCursor))
+
+
+cdef void lists_begin(Mappings* table, Link* by_subscriber, MappingCursor* of_subscriber) noexcept nogil:
+    """Lists the mappings that there are, and those to come."""
+    cdef uint32_t i
+    assert_held(table.lock, "mappings: lists_begin")
+    table.by_subscriber, table.of_subscriber = by_subscriber, of_subscriber
+    for i in range(table.subscriber_slots.fresh):
+        of_subscriber[i].first = NONE
+        of_subscriber[i].looked_at = 0
+    for i in range(table.mapping_slots.fresh):
+        if not table.mappings[i].flags & (MAPPING_FREE | MAPPING_STATIC):
+            link(by_subscriber, &of_subscriber[table.mappings[i].subscriber].first, i)
 
 
 cdef void mappings_delete(Mappings* table) noexcept nogil:
     table_delete(table.mappings, <uint64_t>table.mapping_slots.capacity * sizeof(Mapping))
     table_delete(table.subscribers, <uint64_t>table.subscriber_slots.capacity * sizeof(Subscriber))
-    table_delete(table.by_subscriber, <uint64_t>table.mapping_slots.capacity * sizeof(Link))
-    table_delete(table.of_subscriber, <uint64_t>table.subscriber_slots.capacity * sizeof(MappingCursor))
+    lists_delete(table, table.by_subscriber, table.of_subscriber)
     table.mappings = NULL
     table.subscribers = NULL
     table.by_subscriber = NULL

@@ -33,7 +33,7 @@ cdef inline uint32_t block_reference(uint32_t address, uint32_t block) noexcept 
 cdef inline Block* block_at(const Blocks* blocks, uint32_t reference) noexcept nogil:
     return &blocks.of[reference >> 16][reference & 0xFFFF]
 
-cdef bint blocks_new(Blocks* blocks, uint32_t capacity, uint32_t per_address, uint32_t per_owner) noexcept nogil
+cdef bint blocks_new(Blocks* blocks, uint32_t capacity, uint32_t per_address) noexcept nogil
 cdef void blocks_delete(Blocks* blocks) noexcept nogil
 cdef bint blocks_add(Blocks* blocks, uint32_t address) noexcept nogil
 cdef void blocks_drop(Blocks* blocks, const HashKey* key, uint32_t address) noexcept nogil

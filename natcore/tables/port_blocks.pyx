@@ -7,11 +7,10 @@ from natcore.base.numbers cimport NONE
 from natcore.base.pages cimport table_delete, table_new
 
 
-cdef bint blocks_new(Blocks* blocks, uint32_t capacity, uint32_t per_address, uint32_t per_owner) noexcept nogil:
+cdef bint blocks_new(Blocks* blocks, uint32_t capacity, uint32_t per_address) noexcept nogil:
     """Tables for capacity outside addresses."""
     blocks.capacity = capacity
     blocks.per_address = per_address
-    blocks.per_owner = per_owner
     blocks.of = <Block**>table_new(<uint64_t>capacity * sizeof(Block*))
     blocks.free = <uint32_t*>table_new(<uint64_t>capacity * sizeof(uint32_t))
     blocks.chains = <uint32_t*>table_new(BLOCK_CHAINS * sizeof(uint32_t))

@@ -140,6 +140,7 @@ cdef struct Ports:
     uint32_t ports_in[72]       # [GROUPS + SUPERS] ports of the ranges, laid out as taken_in
     bint in_one_piece           # the ranges are contiguous
     uint32_t hold_down_ms
+    uint32_t longest_hold_down_ms   # that was ever in force
     uint8_t policy              # PortPolicy
     bint parity                 # even ports for even, odd for odd, where one is free (RFC 4787 REQ-4)
     uint32_t block_size         # ports of a block, ranges are cut to whole blocks; 0: no blocks
@@ -252,7 +253,7 @@ cdef inline uint32_t port_holder(Ports* ports, uint32_t address, uint32_t space,
 cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil
 cdef void ports_delete(Ports* ports) noexcept nogil
 cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogil
-cdef bint ports_divide(Ports* ports, uint32_t block_size, uint32_t per_owner) noexcept nogil
+cdef bint ports_divide(Ports* ports, uint32_t block_size, bint assigned) noexcept nogil
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil
 cdef bint address_drop(Ports* ports, uint32_t address) noexcept nogil
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil

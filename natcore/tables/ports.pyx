@@ -72,8 +72,8 @@ cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogi
     ports.in_one_piece = ports.range_size == 1 + last - ports.allowed[0]
 
 
-cdef bint ports_divide(Ports* ports, uint32_t block_size, uint32_t per_owner) noexcept nogil:
-    """Divides the ranges into blocks, of which a subscriber gets at most per_owner (0: blocks are computed). False: no memory.
+cdef bint ports_divide(Ports* ports, uint32_t block_size, bint assigned) noexcept nogil:
+    """Divides the ranges into blocks, which are assigned to subscribers, or computed. False: no memory.
 
     Call it after ports_allow, with ranges of whole blocks, before the first address is added.
     """
@@ -82,7 +82,7 @@ cdef bint ports_divide(Ports* ports, uint32_t block_size, uint32_t per_owner) no
     ports.block_count = ports.range_size // block_size
     for i in range(ports.range_size):
         ports.block_of[ports.allowed[i]] = <uint16_t>(i // block_size)
-    return per_owner == 0 or blocks_new(&ports.blocks, ports.capacity, ports.block_count, per_owner)
+    return not assigned or blocks_new(&ports.blocks, ports.capacity, ports.block_count)
 
 
 cdef inline uint32_t nth_port(const Ports* ports, uint32_t n) noexcept nogil:

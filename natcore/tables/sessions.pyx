@@ -392,8 +392,8 @@ cdef void leave_mapping(Sessions* table, uint32_t slot, uint32_t until_ms, uint6
     unlink(table.by_mapping, &mapping.first, slot)
     count_origin(table, slot, -1)
     mapping.sessions -= 1
-    # sessions may be ended in any order; a value further ahead than a hold-down is in the past
-    if (1 <= mapping.held_until - now_ms <= table.mappings.ports.hold_down_ms
+    # sessions may be ended in any order; a value further ahead than any hold-down is in the past
+    if (1 <= mapping.held_until - now_ms <= table.mappings.ports.longest_hold_down_ms
             and <int>(until_ms - now_ms) < <int>(mapping.held_until - now_ms)):
         until_ms = mapping.held_until
     mapping.held_until = until_ms

@@ -211,7 +211,7 @@ cdef void send(Worker* first, Frame* frames, uint8_t* memory, uint32_t count, ui
     for i in range(count):
         if OUTBOUND + 5 < frames[i].verdict < DROP_MALFORMED:
             abort()
-        learn(&frames[i], first.ethernet, learned, learned_count)
+        learn(&frames[i], first.configuration.ethernet, learned, learned_count)
         free(frames[i].data)
     lock(first)
     while take_generated(first, memory, 65536 + 64, &side, &cause):
@@ -240,7 +240,7 @@ cdef int run_input(const uint8_t* data, size_t size) noexcept nogil:
         if record[0] & 7 == 7:                  # clock step
             now_ns += (<uint64_t>1 << record[14] % 36)
         else:
-            length = build(record, learned, known if known < LEARNED else LEARNED, first.ethernet, frame)
+            length = build(record, learned, known if known < LEARNED else LEARNED, first.configuration.ethernet, frame)
             if record[0] & 1 and record[14] > 200:
                 length = record[15] * length // 256        # truncated
             frames[count].data = <uint8_t*>malloc(length if length else 1)

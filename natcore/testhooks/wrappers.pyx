@@ -355,8 +355,8 @@ def preset_caps(capsule, uint32_t of_mapping, uint32_t of_gateway):
     cdef Shared* shared = worker_of(capsule).shared
     cdef uint32_t i
     for i in range(shared.count):
-        shared.workers[i].mapping_cap = of_mapping
-        shared.workers[i].outside_cap = of_gateway
+        shared.workers[i].configuration.mapping_cap = of_mapping
+        shared.workers[i].configuration.outside_cap = of_gateway
 
 
 def line_sizes():

@@ -40,6 +40,7 @@ cdef inline bint is_long_ago(const Sessions* table, uint64_t now_ns) noexcept no
 
 cdef void sweep_slice(Sessions* table, uint32_t lines, uint32_t ends, uint64_t now_ns) noexcept nogil
 cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t rows) noexcept nogil
+cdef void retime(Sessions* table, const uint32_t* timeout_ms, uint32_t now_ms) noexcept nogil
 cdef uint64_t close_windows(Sessions* first, uint64_t now_ns, bint losing) noexcept nogil
 cdef uint32_t expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef uint32_t expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil

@@ -6,7 +6,7 @@ from natcore.log.journal cimport journal_is_short, journal_space
 from natcore.tables.mappings cimport Mapping, Mappings, MappingCursor, mapping_prefetch_close, subscriber_find, subscribers_reap
 from natcore.tables.ports cimport ports_reclaim
 from natcore.tables.sessions cimport (
-    LIFE_SOME, LOOKED_AT, NO_WINDOW, SESSION_FREE, Cold, Session, Sessions, deadline_of, is_dead, mapping_life,
+    LIFE_SOME, LOOKED_AT, NO_WINDOW, SESSION_FREE, TIMEOUTS, Cold, Session, Sessions, deadline_of, is_dead, mapping_life,
     session_prefetch_close, session_close, session_expire, window_write,
 )
 from natcore.base.compiler cimport fetch_add, prefetch_write, store_relaxed64, store_release64
@@ -243,6 +243,29 @@ cdef bint sweep_all(Sessions* first, uint64_t now_ns, uint64_t rows) noexcept no
     if complete:
         free_expired_ports(first, NO_LIMIT, NO_LIMIT, now_ms)
     return complete
+
+
+# ---- a change of time-outs -------------------------------------------------------------------------------------------
+
+cdef void retime(Sessions* table, const uint32_t* timeout_ms, uint32_t now_ms) noexcept nogil:
+    """Prepares the sessions, all of which are alive, for other time-outs by TimeoutClass, which are set next.
+
+    A session keeps its deadline until a packet refreshes it, but is dead one new time-out from now on at the latest. The
+    deadline is last_seen plus the time-out in force, so last_seen moves: it is when the time-out began, as it were.
+    """
+    cdef uint32_t slot, old, new, left
+    cdef Session* session
+    cdef uint32_t changed = 0
+    assert_held(table.lock, "sessions: retime")
+    for slot in range(TIMEOUTS):
+        changed |= table.timeout_ms[slot] ^ timeout_ms[slot]
+    for slot in range(table.slots.fresh if changed else 0):
+        session = &table.hot[slot]
+        old, new = table.timeout_ms[session.timeout_class], timeout_ms[session.timeout_class]
+        if old == new or session.flags & SESSION_FREE:
+            continue
+        left = old - min(old, now_ms - session.last_seen)
+        session.last_seen = now_ms - (new - min(left, new))
 
 
 # ---- bounded work for one packet ---------------------------------------------------------------------------------------

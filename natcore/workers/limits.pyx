@@ -92,8 +92,10 @@ cdef uint32_t opened_outside(const Worker* worker) noexcept nogil:
 
 cdef bint over_quota(Worker* worker, uint32_t inside_ip, bint new_mapping) noexcept nogil:
     """Whether the subscriber is at its limit of sessions, or with new_mapping of mappings (RFC 6888 REQ-4)."""
-    cdef uint32_t limit = worker.ports_per_subscriber if new_mapping else worker.sessions_per_subscriber, who
+    cdef uint32_t limit = worker.configuration.sessions_per_subscriber, who
     cdef const Subscriber* subscriber
+    if new_mapping:
+        limit = worker.configuration.ports_per_subscriber
     if limit == NO_LIMIT:
         return False
     who = subscriber_find(&worker.mappings, inside_ip)
@@ -113,33 +115,33 @@ cdef uint8_t over_rate(Worker* worker, uint32_t inside_ip, const Clock* now) noe
     """Whether the subscriber opened its maximum of sessions in this second."""
     cdef uint32_t who
     cdef const Subscriber* subscriber
-    if worker.new_per_second == NO_LIMIT:
+    if worker.configuration.new_per_second == NO_LIMIT:
         return False
     who = subscriber_find(&worker.mappings, inside_ip)
     if who == NONE:
-        return worker.new_per_second == 0
+        return worker.configuration.new_per_second == 0
     subscriber = &worker.mappings.subscribers[who]
-    return subscriber.second == second_of(now) and subscriber.opened >= worker.new_per_second
+    return subscriber.second == second_of(now) and subscriber.opened >= worker.configuration.new_per_second
 
 
 cdef bint over_gateway_rate(Worker* worker, const Clock* now) noexcept nogil:
     """Whether the inside as a whole opened its maximum of sessions in this second."""
-    return (worker.gateway_per_second != NO_LIMIT and load_relaxed(&worker.shared.opened_second) == second_of(now)
-            and load_relaxed(&worker.shared.opened) >= worker.gateway_per_second)
+    return (worker.configuration.gateway_per_second != NO_LIMIT and load_relaxed(&worker.shared.opened_second) == second_of(now)
+            and load_relaxed(&worker.shared.opened) >= worker.configuration.gateway_per_second)
 
 
 cdef void count_new(Worker* worker, uint32_t mapping, const Clock* now) noexcept nogil:
     """Counts a session that the inside opened or restarted."""
     cdef uint32_t who = worker.mappings.mappings[mapping].subscriber, second = second_of(now)
     cdef Subscriber* subscriber
-    if worker.gateway_per_second != NO_LIMIT:
+    if worker.configuration.gateway_per_second != NO_LIMIT:
         spin_lock(&worker.shared.spin)
         if worker.shared.opened_second != second:
             store_relaxed(&worker.shared.opened, 0)
             store_relaxed(&worker.shared.opened_second, second)
         store_relaxed(&worker.shared.opened, worker.shared.opened + 1)
         spin_unlock(&worker.shared.spin)
-    if who == NONE or worker.new_per_second == NO_LIMIT:
+    if who == NONE or worker.configuration.new_per_second == NO_LIMIT:
         return
     subscriber = &worker.mappings.subscribers[who]
     if subscriber.second != second or subscriber.opened == 0:
@@ -167,12 +169,12 @@ cdef bint below_caps(Worker* worker, uint32_t number, const Clock* now) noexcept
     cdef Mapping* mapping = &worker.mappings.mappings[number]
     cdef bint below
     mapping.sessions += 1
-    if mapping.opened_outside >= worker.mapping_cap:
+    if mapping.opened_outside >= worker.configuration.mapping_cap:
         reclaim_mapping(&worker.sessions, number, now.ns)
-    below = mapping.opened_outside < worker.mapping_cap
-    if below and opened_outside(worker) >= worker.outside_cap:
+    below = mapping.opened_outside < worker.configuration.mapping_cap
+    if below and opened_outside(worker) >= worker.configuration.outside_cap:
         reclaim_shared(worker, now)
-        below = opened_outside(worker) < worker.outside_cap
+        below = opened_outside(worker) < worker.configuration.outside_cap
     mapping.sessions -= 1
     return below
 
@@ -192,9 +194,9 @@ cdef inline bint reaches_threshold(uint32_t taken, uint32_t warn, uint32_t rearm
 cdef void check_session_threshold(Worker* worker, const Clock* now) noexcept nogil:
     """Call after a session was opened."""
     cdef bint warn
-    if worker.warn_sessions:
+    if worker.configuration.warn_sessions:
         spin_lock(&worker.shared.spin)
-        warn = reaches_threshold(sessions_live(worker), worker.warn_sessions, worker.rearm_sessions,
+        warn = reaches_threshold(sessions_live(worker), worker.configuration.warn_sessions, worker.configuration.rearm_sessions,
                                  &worker.shared.sessions_warned)
         spin_unlock(&worker.shared.spin)
         if warn:
@@ -214,18 +216,18 @@ cdef void check_port_threshold(Worker* worker, const Mapping* mapping, const Clo
     cdef PortMap* map
     cdef uint32_t taken, space, first = 0, last = PORT_SPACES - 1, looks = LOOKS
     cdef bint warn
-    if worker.warn_ports == 0 or mapping.flags & (MAPPING_PORTLESS | MAPPING_STATIC):
+    if worker.configuration.warn_ports == 0 or mapping.flags & (MAPPING_PORTLESS | MAPPING_STATIC):
         return
     if ports.blocks.per_address == 0:
         first = last = space_of(mapping.protocol)
     map = &ports.addresses[mapping.address].maps[first]
     spin_lock(&ports.spin)
     taken = taken_of(ports, map)
-    if taken >= worker.warn_ports or map.warned:          # free ports with an expired hold-down first
+    if taken >= worker.configuration.warn_ports or map.warned:          # free ports with an expired hold-down first
         for space in range(first, last + 1):
             reclaim(ports, &ports.addresses[mapping.address].maps[space], &looks, now.ms)
         taken = taken_of(ports, map)
-    warn = reaches_threshold(taken, worker.warn_ports, worker.rearm_ports, &map.warned)
+    warn = reaches_threshold(taken, worker.configuration.warn_ports, worker.configuration.rearm_ports, &map.warned)
     spin_unlock(&ports.spin)
     if warn:
         event_note(worker.events, PORTS_THRESHOLD, LIMIT_POOL, mapping.outside_ip, 0, 0,

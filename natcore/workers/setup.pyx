@@ -1,18 +1,19 @@
-"""Creates workers: the gateway configures the first, the others are copies of its configuration with tables of their own.
+"""Creates workers, each with tables of its own, and puts one configuration into force for all.
 
 Each worker's tables have the size of the gateway's limits, since one inside host may use them all; untouched memory is free.
 """
 from libc.stdint cimport uint32_t
 
-from natcore.tables.fragments cimport fragments_delete
+from natcore.tables.fragments cimport Fragments, fragments_delete
 from natcore.tables.icmp_output cimport outbox_delete
 from natcore.log.journal cimport journal_delete
 from natcore.tables.mappings cimport mappings_delete, mappings_new
-from natcore.tables.ports cimport ports_delete
-from natcore.tables.sessions cimport IN, OUT, sessions_delete, sessions_new
+from natcore.tables.ports cimport PORT_SPACES, SPACE_ICMP, Ports, ports_delete
+from natcore.tables.sessions cimport TIMEOUT_FRAGMENT, TIMEOUTS, sessions_delete, sessions_new
 from natcore.tables.syn_holdoff cimport syn_holdoff_delete
 from natcore.base.pages cimport table_delete, table_new
-from natcore.workers.worker cimport IDENTIFICATIONS, Shared, Worker
+from natcore.workers.configuration cimport FILTER_ADDRESS
+from natcore.workers.worker cimport IDENTIFICATIONS
 
 
 cdef void join(Shared* shared, Worker* worker) noexcept nogil:
@@ -27,6 +28,8 @@ cdef void join(Shared* shared, Worker* worker) noexcept nogil:
     worker.events = shared.journal.events = &shared.events
     worker.syn_holdoff = &shared.syn_holdoff
     if shared.count:
+        worker.fragments = shared.workers[0].fragments
+        worker.identifications = shared.identifications
         shared.workers[shared.count - 1].sessions.next = &worker.sessions
     shared.workers[shared.count] = worker
     shared.count += 1
@@ -41,20 +44,15 @@ cdef Shared* workers_new(Worker* first) noexcept nogil:
 
 
 cdef Worker* like(const Worker* first, bint filters) noexcept nogil:
-    """Creates a worker with the first one's configuration and empty tables; NULL: out of memory."""
+    """Creates a worker with empty tables of the first one's sizes, the same keys and links; NULL: out of memory."""
     cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
     cdef bint made
     if worker == NULL:
         return NULL
-    worker[0] = first[0]
-    worker.sessions.hot = NULL              # these are the first one's
-    worker.sessions.cold = NULL
-    worker.sessions.syn = NULL
-    worker.sessions.by_mapping = worker.sessions.by_filter = NULL
-    worker.sessions.filters = NULL
-    worker.sessions.index[OUT].buckets = worker.sessions.index[IN].buckets = worker.sessions.by_remote.buckets = NULL
-    worker.sessions.next = NULL
-    worker.mappings.by_inside.buckets = worker.mappings.by_ip.buckets = NULL
+    worker.links = first.links
+    worker.sessions.key = first.sessions.key
+    worker.sessions.epoch_ns = first.sessions.epoch_ns
+    worker.mappings.key = first.mappings.key
     made = mappings_new(&worker.mappings, first.mappings.mapping_slots.capacity, first.mappings.subscriber_slots.capacity,
                         first.mappings.by_subscriber != NULL)
     made = made and sessions_new(&worker.sessions, first.sessions.slots.capacity, filters)
@@ -82,6 +80,32 @@ cdef bint workers_grow(Shared* shared, uint32_t count, bint filters) noexcept no
         for i in range(count):
             shared.workers[i].sessions.numbers = &shared.created
     return True
+
+
+cdef void configure(Shared* shared, const Configuration* new) noexcept nogil:
+    """Puts a configuration into force: in the workers, and in the tables as far as it is theirs. Call it with all workers
+    locked; sessions that there are keep their deadlines if `retime` comes before."""
+    cdef Ports* ports = &shared.ports
+    cdef Fragments* fragments = shared.workers[0].fragments
+    cdef Worker* worker
+    cdef uint32_t i, w
+    for w in range(shared.count):
+        worker = shared.workers[w]
+        worker.configuration = new[0]
+        worker.mappings.pooling = new.pooling
+        worker.sessions.window_ns = new.window_ns
+        for i in range(TIMEOUTS):
+            worker.sessions.timeout_ms[i] = new.timeout_ms[i]
+        for i in range(PORT_SPACES):
+            worker.sessions.filtered[i] = i != SPACE_ICMP and new.filtering[i] == FILTER_ADDRESS
+    for i in range(2):
+        fragments[i].timeout_ms = new.timeout_ms[TIMEOUT_FRAGMENT]
+    ports.policy = new.port_policy
+    ports.parity = new.parity
+    ports.blocks.per_owner = new.blocks
+    ports.hold_down_ms = new.hold_down_ms
+    ports.longest_hold_down_ms = max(ports.longest_hold_down_ms, new.hold_down_ms)
+    shared.outbox.rate = new.icmp_rate
 
 
 cdef void worker_delete(Worker* worker, bint filters) noexcept nogil:

@@ -10,7 +10,7 @@ from natcore.tables.fragments cimport (
 )
 from natcore.tables.icmp_output cimport OUTBOX_BYTES
 from natcore.log.journal cimport Record
-from natcore.tables.mappings cimport Mapping, MappingCursor, Subscriber
+from natcore.tables.mappings cimport Mapping, Subscriber
 from natcore.tables.port_overload cimport Crowd, EndpointPair
 from natcore.tables.ports cimport MAP_BYTES, PORT_SPACES, Address
 from natcore.tables.sessions cimport IN, OUT, Cold, Filter, Session
@@ -80,6 +80,13 @@ cdef void add_index(Region* regions, uint32_t* count, const char* name, const In
     regions[count[0] - 1].index = True
 
 
+cdef void add_lists(Region* regions, uint32_t* count, const Mappings* table, const Link* by_subscriber,
+                    const MappingCursor* of_subscriber) noexcept nogil:
+    add(regions, count, "mappings by subscriber", by_subscriber, <uint64_t>table.mapping_slots.capacity * sizeof(Link))
+    add(regions, count, "mappings of subscribers", of_subscriber,
+        <uint64_t>table.subscriber_slots.capacity * sizeof(MappingCursor))
+
+
 cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     """Lists the tables that a worker has from the start, the first worker's with the shared ones; how many.
 
@@ -104,9 +111,7 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     add(regions, &n, "subscribers", worker.mappings.subscribers,
         <uint64_t>worker.mappings.subscriber_slots.capacity * sizeof(Subscriber))
     add_index(regions, &n, "subscribers by address", &worker.mappings.by_ip)
-    add(regions, &n, "mappings by subscriber", worker.mappings.by_subscriber, mappings * sizeof(Link))
-    add(regions, &n, "mappings of subscribers", worker.mappings.of_subscriber,
-        <uint64_t>worker.mappings.subscriber_slots.capacity * sizeof(MappingCursor))
+    add_lists(regions, &n, &worker.mappings, worker.mappings.by_subscriber, worker.mappings.of_subscriber)
     if worker.number:
         return n
     add(regions, &n, "shared by workers", worker.shared, sizeof(Shared))
@@ -236,4 +241,14 @@ cdef int place_address_tables(Worker* worker, const Placement* how, uint32_t add
     cdef Region regions[REGIONS]
     if apply_placement(regions, address_regions(worker, address, regions), how) < 0:
         raise_refusal(how, 0, errno)
+    return 0
+
+
+cdef int place_lists(const Mappings* table, Link* by_subscriber, MappingCursor* of_subscriber, const Placement* how) except -1:
+    """Places lists of subscribers' mappings just made."""
+    cdef Region regions[2]
+    cdef uint32_t n = 0
+    add_lists(regions, &n, table, by_subscriber, of_subscriber)
+    if apply_placement(regions, n, how) < 0:
+        raise_refusal(how, regions[0].bytes + regions[1].bytes, errno)
     return 0

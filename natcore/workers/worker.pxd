@@ -1,4 +1,4 @@
-"""Worker: configuration and tables of one translator. Shared: what all workers of a gateway have in common."""
+"""Worker: configuration, links and state of one translator. Shared: what all workers of a gateway have in common."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.log.events cimport Events
@@ -11,18 +11,8 @@ from natcore.tables.ports cimport Ports
 from natcore.tables.entries cimport Rules
 from natcore.tables.sessions cimport Sessions
 from natcore.tables.syn_holdoff cimport SynHoldoff
-from natcore.workers.inside_mtu cimport Paths
+from natcore.workers.configuration cimport Configuration, Links
 from natcore.base.spinlock cimport Spinlock
-
-cdef enum:                      # Filtering
-    FILTER_NONE = 0             # endpoint-independent
-    FILTER_ADDRESS = 1
-    FILTER_ADDRESS_AND_PORT = 2
-
-cdef enum:                      # IpOptions: of forwarded packets; source routes are always dropped
-    OPTIONS_RFC7126 = 0         # drop what RFC 7126 drops by default
-    OPTIONS_PASS = 1            # forward all well-formed options
-    OPTIONS_DROP = 2            # drop all options
 
 cdef enum:
     IDENTIFICATIONS = 1 << 14   # counters
@@ -54,7 +44,7 @@ cdef struct Shared:             # state common to a gateway's workers; packets o
     Outbox outbox
     Events events
     SynHoldoff syn_holdoff
-    uint32_t* identifications   # [IDENTIFICATIONS] counters of ip_identification.pxd, modulo 2^16; NULL: not rewritten
+    uint32_t* identifications   # [IDENTIFICATIONS] counters of ip_identification.pxd, modulo 2^16
     uint64_t now_ns             # several workers: the gateway's clock; no worker is ahead of it
     uint64_t created            # several workers: sessions ever created, the source of session numbers
     uint64_t reclaimed          # ms of the clock, plus one, at the last reclaim for a refusal; 0: never
@@ -71,6 +61,8 @@ cdef struct Worker:
     Shared* shared
     uint32_t number             # index in Shared.workers
     uint32_t needs_all_locked          # the current packet must be repeated with all workers locked
+    Configuration configuration # the same for all workers
+    Links links
     Sessions sessions
     Mappings mappings
     Journal* journal            # shared, as the next five
@@ -92,36 +84,8 @@ cdef struct Worker:
     uint32_t swept_for          # worker that this one last swept a slice for, on behalf of packets
     uint64_t batches            # counted in debug builds (invariants.pyx)
     uint64_t handed_over        # frames that this worker handed off to the owning worker
-    uint32_t link_address[2]    # by Side, big-endian; 0: none: address of the gateway
-    uint32_t mtu[2]             # by Side, bytes of an IPv4 packet; the smallest of several links
-    const Paths* paths          # MTUs of inside links where they differ, or NULL
     uint32_t mtu_met            # MTU that the last DROP_MTU exceeded
-    uint32_t mapping_cap        # sessions opened from outside, per mapping
-    uint32_t outside_cap        # sessions opened from outside, per gateway
-    uint8_t filtering[3]        # Filtering, by port space
-    uint8_t mapping[3]          # 1: address-and-port-dependent mapping, by port space
-    uint32_t sessions_per_subscriber    # NO_LIMIT: none; likewise the next three
-    uint32_t ports_per_subscriber
-    uint32_t new_per_second
-    uint32_t gateway_per_second         # sessions opened from inside in a second
-    uint32_t warn_sessions      # threshold of the event; 0: off
-    uint32_t rearm_sessions     # at or below: rearms it
-    uint32_t warn_ports         # likewise for the ports of an outside address and protocol (port blocks: of an outside address)
-    uint32_t rearm_ports
     uint8_t limit_met           # Limit that the last refusal met
-    uint16_t mss                # upper bound of a SYN's MSS option; 0: unchanged
-    bint ethernet               # frames begin with an Ethernet header
-    bint decrement_ttl
-    uint8_t lowest_ttl          # minimum TTL of forwarded packets
-    bint inbound_refresh
-    bint tcp_pickup
-    bint hairpin
-    bint icmp_unreachable
-    bint echo_only              # refuse ICMP queries other than echo
-    bint reverse_path_filter    # drop packets from outside with an inside source
-    bint link_local             # forward 169.254/16
-    bint class_e                # forward 240/4
-    uint8_t ip_options          # IpOptions
     uint64_t undelivered_in_rows        # packets that remain in their session's row
     uint32_t undelivered_count
     Undelivered undelivered[1024]       # [UNDELIVERED_SLOTS] of sessions that other workers may own

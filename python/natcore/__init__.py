@@ -26,7 +26,7 @@ from natcore.dtypes import (
     SessionState,
     format_ipv4,
 )
-from natcore.entries.changes import Add, Applied, Plan, Remove, Replace
+from natcore.entries.changes import Add, Applied, Modify, Plan, Remove, Replace
 from natcore.entries.table import Entry
 from natcore.errors import (
     CapacityError,
@@ -36,6 +36,7 @@ from natcore.errors import (
     Error,
     InterfaceError,
     MissingExtraError,
+    RestartNeeded,
     RfcWarning,
     SecurityWarning,
     UntrustedFileError,
@@ -103,6 +104,7 @@ __all__ = [
     "InterfaceError",
     "Link",
     "MissingExtraError",
+    "Modify",
     "NoNatEntry",
     "OutsideInterface",
     "Plan",
@@ -112,6 +114,7 @@ __all__ = [
     "RecordKind",
     "Remove",
     "Replace",
+    "RestartNeeded",
     "RfcWarning",
     "SecurityWarning",
     "SessionLog",

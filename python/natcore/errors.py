@@ -21,6 +21,20 @@ class ConfigurationError(Error, ValueError):
     """A value out of its range, or two values that do not go together; the message names it and what is expected."""
 
 
+class RestartNeeded(ConfigurationError):
+    """A change that a running gateway cannot make, since sessions and mappings that there are depend on the old value.
+
+    Attributes
+    ----------
+    fields
+        What would change, each by its name: "Policy.block_size".
+    """
+
+    def __init__(self, message: str, fields: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
 class CapacityError(Error):
     """A configured size is used up, or larger than this machine."""
 

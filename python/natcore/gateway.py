@@ -7,15 +7,15 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
 from natcore import choices
 from natcore.api.gateway import Core
-from natcore.config import AnyEntry, DeliveryPolicy, Link, Policy, Timeouts
+from natcore.config import BLOCKED, AnyEntry, DeliveryPolicy, Link, Policy, Timeouts
 from natcore.dtypes import BLOCKS, GAP_RING, MAPPING, PORTS, RECORD, SESSION, WINDOW, gap_row
-from natcore.entries.changes import Add, Applied, Change, EntryTable, Plan, Remove, Replace
+from natcore.entries.changes import Add, Applied, Change, EntryTable, Modify, Plan, Remove, Replace
 from natcore.entries.table import Entry
 from natcore.errors import ConfigurationError, Error
 from natcore.events import Event, Generated, event_of
@@ -30,11 +30,10 @@ from natcore.internal.arguments import (
     frame_bytes,
     nows_ns,
     parts_of,
-    policy_arguments,
     rows_of,
     secret,
+    settings_of,
     sides_of,
-    timeouts_ms,
 )
 from natcore.internal.change_lock import ChangeLock, after_fork
 from natcore.internal.counters import tally
@@ -53,6 +52,7 @@ from natcore.internal.validation import (
     to_ns,
 )
 from natcore.verdict import Side, Verdict
+from natcore.workers.configuration import Settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,6 +144,7 @@ class Gateway:
         "_collector",
         "_controls",
         "_core",
+        "_decrement_ttl",
         "_eip_bind_mode",
         "_feeds",
         "_framing",
@@ -204,6 +205,7 @@ class Gateway:
         self._inside, self._outside = checked.inside or Link(), checked.outside or Link()
         self._records, self._workers = checked.records, checked.workers
         self._max_sessions, self._max_mappings = checked.max_sessions, checked.max_mappings or checked.max_sessions
+        self._decrement_ttl = checked.decrement_ttl
         self._planes: dict[Plane, PlaneCalls] = {}
         self._controls: list[ControlServer] = []
         self._feeds: EventFeeds | None = None
@@ -211,6 +213,7 @@ class Gateway:
         self._closed = False
         self._change_lock = ChangeLock()
         self._core = Core(
+            self._settings(self.policy, self.timeouts),
             max_sessions=checked.max_sessions,
             max_mappings=checked.max_mappings or checked.max_sessions,
             max_subscribers=checked.max_subscribers or checked.max_sessions,
@@ -218,15 +221,12 @@ class Gateway:
             records=self.records,
             hash_key=secret(self.seed, "hash")[:16],
             random_key=secret(self.seed, "ports"),
-            timeouts_ms=timeouts_ms(self.timeouts),
-            window_ns=to_ns(self.window, "window"),
+            port_ranges=self.policy.drawn_ranges,
+            block_size=self.policy.block_size if self.policy.ports in BLOCKED else 0,
             epoch_ns=exact_ns(checked.epoch),
             workers=self.workers,
             link_addresses=tuple(int(side.address or 0) for side in (self.inside, self.outside)),
             mtus=(self.inside.mtu, self.outside.mtu),
-            ethernet=self.framing == "ethernet",
-            decrement_ttl=checked.decrement_ttl,
-            **policy_arguments(self.policy, checked.max_sessions),
             **memory_arguments(checked.huge_pages, checked.numa_node),
         )
         self._table = EntryTable(self._core, self.kind, self.eip_bind_mode, self.policy)
@@ -239,8 +239,8 @@ class Gateway:
     billing = ReadOnly[choices.Billing]('"by-usage" or "by-specification".')
     eip_bind_mode = ReadOnly[choices.EipBindMode]('"NAT" or "MULTI_BINDED".', "modify(eip_bind_mode=…) changes it")
     seed = ReadOnly[int | None]("What makes every choice repeatable; None: nothing does.")
-    policy = ReadOnly[Policy]("How it maps, filters and draws ports.")
-    timeouts = ReadOnly[Timeouts]("Idle seconds after which a session ends.")
+    policy = ReadOnly[Policy]("How it maps, filters and draws ports.", "modify(policy=…) changes it")
+    timeouts = ReadOnly[Timeouts]("Idle seconds after which a session ends.", "modify(timeouts=…) changes them")
     window = ReadOnly[float]("Seconds of a session log row.")
     framing = ReadOnly[choices.Framing]('Frames are "ethernet" or bare "ip" packets.')
     inside = ReadOnly[Link]("Its own link on the inside.")
@@ -249,6 +249,17 @@ class Gateway:
     workers = ReadOnly[int]("How many workers it has.")
     max_sessions = ReadOnly[int]("Sessions at once, at most.")
     max_mappings = ReadOnly[int]("Mappings at once, at most.")
+
+    def _settings(self, policy: Policy, timeouts: Timeouts) -> Settings:
+        """Return what the workers are configured with under a policy and time-outs."""
+        return settings_of(
+            policy,
+            timeouts,
+            max_sessions=self._max_sessions,
+            window_ns=to_ns(self._window, "window"),
+            ethernet=self._framing == "ethernet",
+            decrement_ttl=self._decrement_ttl,
+        )
 
     # ---- entries ----------------------------------------------------------------------------------------------------
 
@@ -318,7 +329,7 @@ class Gateway:
         Parameters
         ----------
         changes
-            `Add`, `Remove` and `Replace`, carried out together.
+            `Add`, `Remove`, `Replace`, and one `Modify` at most, carried out together.
 
         Returns
         -------
@@ -329,6 +340,8 @@ class Gateway:
         ------
         ConfigurationError
             As for `add`.
+        RestartNeeded
+            As for `modify`.
         """
         with self._change_lock:
             return self._plan(changes)
@@ -376,10 +389,18 @@ class Gateway:
         for calls in list(self._planes.values()):
             calls.entries_come(self._table.outside(plan))
         self._drain()  # the rows of sessions that end fit beside a full ring
+        policy, timeouts, settings = self._policy, self._timeouts, None
+        if (modify := plan.after.modify) is not None:
+            policy, timeouts = modify.policy or policy, modify.timeouts or timeouts
+            if (policy, timeouts) != (self._policy, self._timeouts):
+                settings = self._settings(policy, timeouts)
         try:
-            applied = self._table.apply(plan, self._settle(now))
+            applied = self._table.apply(plan, self._settle(now), settings)
         finally:
             self._notify_planes()
+        if modify is not None:
+            self._policy, self._timeouts = policy, timeouts
+            self._eip_bind_mode = modify.eip_bind_mode or self._eip_bind_mode
         self._note_change()
         return applied
 
@@ -475,32 +496,46 @@ class Gateway:
         self._collector.drain_now()
         return not self._core.log_rows.journal_short
 
-    def modify(self, *, eip_bind_mode: choices.EipBindMode, now: float | None = None) -> None:
-        """Change the bind mode, from MULTI_BINDED to NAT only (contract R7).
+    def modify(
+        self,
+        *,
+        policy: Policy | None = None,
+        timeouts: Timeouts | None = None,
+        eip_bind_mode: choices.EipBindMode | None = None,
+        now: float | None = None,
+    ) -> int:
+        """Change settings while the gateway runs, all in one moment for the packets.
 
-        Sessions over an address that changes on the wire end, with their rows.
+        `plan` with a `Modify` says beforehand whether that can be, and changes nothing.
 
         Parameters
         ----------
+        policy
+            The new policy, for new sessions and for what is asked of each packet (docs/guide/entries.md). None: as it is.
+        timeouts
+            The new time-outs. A session keeps its deadline until a packet refreshes it, but is dead one new time-out after
+            the change at the latest. None: as they are.
         eip_bind_mode
-            "NAT".
+            "NAT", from MULTI_BINDED alone (contract R7): sessions over an address that changes on the wire end, with their
+            rows. None: as it is.
         now
             Seconds on the gateway's clock; None: its last time.
+
+        Returns
+        -------
+        int
+            How many sessions ended; only another eip_bind_mode ends some.
+
+        Raises
+        ------
+        RestartNeeded
+            The policy has another `mapping`, port scheme or the like; the message and `fields` name all of these.
+        ConfigurationError
+            Nothing is given, or an entry in force is not possible under the new settings.
+        CapacityError
+            There is no memory for the lists that quotas need.
         """
-        eip_bind_mode = check_choice("eip_bind_mode", eip_bind_mode, get_args(choices.EipBindMode))
-        with self._change_lock:
-            self._check_open()
-            if eip_bind_mode == self.eip_bind_mode:
-                return
-            if eip_bind_mode != "NAT":
-                raise ConfigurationError(
-                    f"eip_bind_mode must stay 'NAT': only MULTI_BINDED can be changed, got {show(eip_bind_mode)}"
-                )
-            self._drain()
-            self._table.rebind(eip_bind_mode, self._settle(now))
-            self._eip_bind_mode = eip_bind_mode
-            self._notify_planes()
-            self._note_change()
+        return self._change(Modify(policy=policy, timeouts=timeouts, eip_bind_mode=eip_bind_mode), now).ended
 
     def _follow(self, addresses: Sequence[int], hosts: Mapping[int, tuple[int, int]]) -> None:
         """For a plane, with the change lock: its outside interface has these addresses (host order), and the host these TCP

@@ -249,7 +249,7 @@ def test_sessions_not_concerned_never_notice() -> None:
 
 @pytest.mark.parametrize("changes", [[None], ["x"], [7]])
 def test_only_changes_are_planned(changes: list[object]) -> None:
-    with pytest.raises(ConfigurationError, match="Add, Remove and Replace"):
+    with pytest.raises(ConfigurationError, match="Add, Remove, Replace and Modify"):
         gateway().plan(changes)  # type: ignore[arg-type]
 
 

@@ -133,7 +133,8 @@ class Admission(Draw):
     def count_rate(self, session: Session) -> None:
         """A new session, begun anew or not, that the inside opened in this second."""
         second = self.now // SECOND
-        self.opened = second, self.opened[1] + 1 if self.opened[0] == second else 1
+        if self.policy.gateway_new_sessions_per_second is not None:
+            self.opened = second, self.opened[1] + 1 if self.opened[0] == second else 1
         who = self.subscribers.get(session.mapping.inside[0])
         if who is not None and not session.mapping.static and self.policy.new_sessions_per_second is not None:
             who.second, who.opened = second, who.opened + 1 if who.second == second else 1

@@ -15,6 +15,7 @@ import pytest
 
 from natcore import RECORD, ConfigurationError, Error, Gateway, Generated, Side, Verdict
 from natcore.dtypes import END, WINDOW
+from natcore.entries.changes import Modify
 from natcore.events import LIMITS
 from natcore.internal.parts import parts_of
 from natcore.plane.host_ports import ALL, ports_in
@@ -84,11 +85,11 @@ class Pair:
             self.end(seconds, random)
         elif draw < 0.955:
             self.change(seconds, random)
-        elif draw < 0.957:
+        elif draw < 0.958:
             self.modify(seconds, random)
         elif draw < 0.9585:
             self.share(seconds, random)
-        elif draw < 0.96:
+        elif draw < 0.961:
             self.explained(*traffic.frame(random, self.model), seconds)
         elif draw < 0.965:
             self.undelivered(*traffic.frame(random, self.model), seconds)
@@ -193,6 +194,9 @@ class Pair:
     def change(self, seconds: float, random: Random) -> None:
         """Change the entries, as planned; a change that cannot be is refused and leaves everything as it was."""
         changes = configurations.changes(random, self.gateway.kind, self.gateway.entries())
+        modify = configurations.modification(random, self.model.policy) if random.random() < 0.2 else None
+        if modify is not None:
+            changes.insert(random.randrange(len(changes) + 1), modify)
         self.trace.append(f"change {changes} at {seconds!r}")
         plan = refusing(lambda: self.gateway.plan(changes))
         expected = self.model.plan(changes)
@@ -205,6 +209,8 @@ class Pair:
         self.histogram["change applied" if applied else "change refused, a port being held"] += 1
         rows = [(row.id, row.entry) for row in self.gateway.entries()]
         same("entries", rows, [(row.id, row.entry) for row in self.model.entries.rows])
+        if modify is not None:
+            self._same_settings(modify, applied and applied.ended, applied and applied.ended)
         if applied is not None:
             with pytest.raises(Error, match="have changed"):
                 self.gateway.apply(plan, now=seconds)
@@ -229,17 +235,26 @@ class Pair:
         self.model.share_with_host(hosts, self.model.now)
 
     def modify(self, seconds: float, random: Random) -> None:
-        """Change the bind mode; from NAT there is no way back (contract R7)."""
-        mode = random.choice(["NAT", "NAT", "MULTI_BINDED"])
-        self.trace.append(f"modify to {mode} at {seconds!r}")
-        before = self.gateway.eip_bind_mode
-        done = refusing(lambda: self.gateway.modify(eip_bind_mode=mode, now=seconds) or True)
-        if mode == before:
-            expected: bool | None = True
-        else:
-            expected = (mode == "NAT" and self.model.rebind(to_ns(seconds))) or None
-            self.histogram["bind mode changed" if done else "bind mode kept"] += 1
-        same("modified", (done, self.gateway.eip_bind_mode), (expected, mode if expected else before))
+        """Change settings alone; what a gateway that runs cannot have is refused by name."""
+        modify = configurations.modification(random, self.model.policy)
+        self.trace.append(f"modify {modify} at {seconds!r}")
+        expected = self.model.plan([modify])
+        same("modification planned", refusing(lambda: self.gateway.plan([modify]) and True), expected and True)
+        given = {name: getattr(modify, name) for name in ("policy", "timeouts", "eip_bind_mode")}
+        done = refusing(lambda: self.gateway.modify(**given, now=seconds))
+        self._same_settings(modify, done, expected and self.model.apply([modify], to_ns(seconds)))
+
+    def _same_settings(self, modify: Modify, done: int | None, expected: int | None) -> None:
+        same("modified", done, expected)
+        gateway, model = self.gateway, self.model
+        mode = "NAT" if model.entries.private or not model.entries.public else "MULTI_BINDED"
+        got = gateway.policy, gateway.timeouts, gateway.eip_bind_mode
+        same("settings", got, (model.policy, model.timeouts, mode))
+        if done is None:
+            self.histogram["modification refused"] += 1
+            return
+        for name in ("policy", "timeouts", "eip_bind_mode"):
+            self.histogram[f"modified {name}"] += getattr(modify, name) is not None
 
     def look(self) -> None:
         """Counters, events, and the tables' rows."""
@@ -448,7 +463,7 @@ SESSION_FIELDS = (
 def session_row(session: Session) -> list[int]:
     """The fields of SESSION_FIELDS; times in ns."""
     ends = (*session.mapping.inside, *session.remote, *session.mapping.outside)
-    times = session.born, session.last_seen * MS, session.deadline
+    times = session.born, max(session.last_seen * MS, session.born // MS * MS), session.deadline
     return [session.id, session.protocol, *ends, int(session.opened_outside), *session.total, *times]
 
 

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from random import Random
 from typing import Any
 
-from natcore import Add, Behaviour, DnatEntry, Eip, Link, NoNatEntry, Policy, Remove, Replace, SnatEntry, Timeouts
+from natcore import (
+    Add,
+    Behaviour,
+    ConfigurationError,
+    DnatEntry,
+    Eip,
+    Link,
+    Modify,
+    NoNatEntry,
+    Policy,
+    Remove,
+    Replace,
+    SnatEntry,
+    Timeouts,
+)  # fmt: skip
 from natcore.config import FILTERINGS, IP_OPTIONS, MAPPINGS, POOLINGS, PORT_POLICIES, AnyEntry
 from oracle.model import ModelGateway
 from oracle.packets import TCP, UDP
@@ -158,6 +172,44 @@ def timeouts(random: Random) -> Timeouts:
             other=random.choice([3.0, 300.0]),
             fragment=random.choice([0.5, 5.0, 30.0]),
         )
+
+
+FIXED = (
+    "mapping",
+    "filtering",
+    "tcp",
+    "udp",
+    "icmp",
+    "ports",
+    "port_ranges",
+    "block_size",
+)  # some changes need a restart
+
+
+def modification(random: Random, before: Policy) -> Modify:
+    """Settings for a gateway that runs; not all of them are possible."""
+    names = [item.name for item in fields(Policy) if item.name not in FIXED or random.random() < 0.02]
+    given: dict[str, Any] = {}
+    while not given:
+        if random.random() < 0.7:
+            given["policy"] = changed(random, before, random.sample(names, random.choice([1, 2, 5, 10])))
+        if random.random() < 0.5:
+            given["timeouts"] = timeouts(random)
+        if random.random() < 0.2:
+            given["eip_bind_mode"] = random.choice(["NAT", "NAT", "MULTI_BINDED"])
+    return Modify(**given)
+
+
+def changed(random: Random, before: Policy, names: Sequence[str]) -> Policy:
+    """A policy with other values of some fields, as far as they go together."""
+    other = policy(random)
+    values = {name: getattr(other, name) for name in names}
+    if random.random() < 0.2 and before.ports in ("random", "preserve"):
+        values["ports"] = random.choice(["random", "preserve"])
+    try:
+        return replace(before, **{**values, "rearm_at": 0.01} if "warn_at" in values else values)
+    except ConfigurationError:
+        return before
 
 
 SWITCHES = ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable", "reverse_path_filter", "link_local",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 from itertools import combinations
 from typing import NamedTuple
 
 from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
-from natcore.entries.changes import Add, Change, Remove, Replace
+from natcore.entries.changes import Add, Change, Modify, Remove, Replace
 from oracle.packets import ICMP, TCP, UDP, Endpoint
 from oracle.sessions import Session
 
@@ -84,6 +86,20 @@ class Entries:
         self.draining: list[Row] = []
         self.last_id = 0
         self.addresses: dict[int, int] = {}  # on the wire: the EIP of each (0: none)
+
+    def under(self, modify: Modify | None) -> Entries | None:
+        """The same entries by other settings; None: a gateway that runs cannot have these."""
+        result = copy(self)
+        if modify is None:
+            return result
+        if modify.eip_bind_mode is not None and self.public:
+            if self.private and modify.eip_bind_mode != "NAT":
+                return None
+            result.private = modify.eip_bind_mode == "NAT"
+        elif modify.eip_bind_mode not in (None, "NAT"):
+            return None
+        result.policy = modify.policy or self.policy
+        return result if may_become(self.policy, result.policy) else None
 
     def known(self) -> tuple[Row, ...]:
         return (*self.rows, *self.draining)
@@ -174,6 +190,8 @@ class Entries:
         rows, gone, drained, last = [replace(row) for row in self.rows], [], [], self.last_id
         replaced: set[int] = set()
         for change in changes:
+            if isinstance(change, Modify):
+                continue
             if isinstance(change, Add):
                 last += 1
                 rows.append(Row(last, change.entry))
@@ -223,12 +241,14 @@ class Entries:
                         return {wire: eip}
         return {asked: asked if self.public else 0}
 
-    def stays(self, row: Row, by: Row | None, inside: int, outside: int) -> bool:
-        """Whether a session lives on when its entry is replaced: the same entry, or prefix and pool that still have it."""
+    def stays(self, row: Row, by: Row | None, inside: int, outside: int, rebound: bool) -> bool:
+        """Whether a session lives on when its entry is replaced: the same entry, or prefix and pool that still have it.
+
+        rebound: the bind mode changes, and with it what is on the wire."""
         if by is None:
             return False
         if row.entry == by.entry:
-            return row.wires == by.wires
+            return row.wires == by.wires or (rebound and outside in row.wires and outside in by.wires)
         if not isinstance(row.entry, SnatEntry) or not isinstance(by.entry, SnatEntry):
             return False
         if self.policy.ports == "deterministic" and (row.entry.source, row.entry.pool) != (
@@ -259,6 +279,8 @@ class Entries:
         pools = {wire for row in rows if isinstance(row.entry, SnatEntry) for wire in row.wires}
         if any(row.whole and not pools.isdisjoint(row.wires) for row in dnat):
             return True
+        if any(is_barred(address, self.policy) for row in rows for address in ends(row.entry)):
+            return True
         return self.policy.ports == "deterministic" and self._unfit(rows)
 
     def held_by_draining(self, after: Applied) -> bool:
@@ -266,6 +288,35 @@ class Entries:
         standing = [row.id for row in self.rows if row.id not in {gone.id for gone, _ in after.gone}]
         fresh = [row for row in after.rows if isinstance(row.entry, DnatEntry) and row.id not in standing]
         return any(overlap(row, other) for row in fresh for other in (*self.draining, *after.drained))
+
+
+def may_become(before: Policy, after: Policy) -> bool:
+    """Whether a gateway that runs may have another policy: what its mappings, ports and filters were made by stays."""
+    for protocol in ("tcp", "udp", "icmp"):
+        one, other = before.behaviour(protocol), after.behaviour(protocol)  # type: ignore[arg-type]
+        filters = {one.filtering, other.filtering}
+        if one.mapping != other.mapping or (len(filters) > 1 and "address-dependent" in filters and protocol != "icmp"):
+            return False
+    schemes = {before.ports, after.ports}
+    if len(schemes) > 1 and schemes != {"random", "preserve"}:
+        return False
+    divided = before.ports in ("block", "deterministic")
+    return before.port_ranges == after.port_ranges and (before.block_size == after.block_size or not divided)
+
+
+def ends(entry: AnyEntry) -> list[IPv4Network]:
+    """The addresses and prefixes that an entry names, inside and remote."""
+    if isinstance(entry, DnatEntry):
+        return [IPv4Network(address) for address, _ in entry.internal_ip]
+    return [entry.source] if isinstance(entry, SnatEntry) else [entry.source, entry.destination]
+
+
+def is_barred(addresses: IPv4Network, policy: Policy) -> bool:
+    """Whether no packet of theirs is forwarded by policy."""
+    link_local, class_e = IPv4Network("169.254.0.0/16"), IPv4Network("240.0.0.0/4")
+    return (not policy.link_local and addresses.subnet_of(link_local)) or (
+        not policy.class_e and addresses.subnet_of(class_e)
+    )
 
 
 def block_count(policy: Policy) -> int:

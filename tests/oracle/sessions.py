@@ -81,7 +81,7 @@ class Mapping:
     static: bool = False  # a DNAT or no-NAT entry says the outside endpoint; else it was drawn
     remote: Endpoint | None = None  # address-and-port-dependent mapping: of one remote alone
     sessions: list[Session] = field(default_factory=list)
-    end: int = 0  # ns: when its last session ended, of those that are gone
+    rests_until: int = 0  # ns: the end of its port's hold-down, as far as its sessions are gone
 
     def alive(self, now: int) -> bool:
         return any(session.alive(now) for session in self.sessions)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from natcore.config import AnyEntry, Link, Policy, Timeouts
-from natcore.entries.changes import Add, Change
+from natcore.entries.changes import Add, Change, Modify
 from natcore.verdict import Side, Verdict
 from oracle.entries import PORTED, Applied, Entries
-from oracle.entries import Row as EntryRow
 from oracle.fragments import Fragments
 from oracle.packets import ICMP, TCP, UDP, Endpoint, Packet
 from oracle.sessions import MS, Mapping, Row, Session
@@ -71,6 +70,11 @@ class Plan(NamedTuple):
 def kind_of(session: Session) -> int:
     """Return its place in counters by protocol: TCP, UDP, ICMP, others."""
     return {6: 0, 17: 1, 1: 2}.get(session.mapping.protocol, 3)
+
+
+def modification(changes: Sequence[Change]) -> Modify | None:
+    """The settings that change, if some do."""
+    return next((change for change in changes if isinstance(change, Modify)), None)
 
 
 class Tables:
@@ -317,11 +321,15 @@ class Tables:
         self.log(session.ended(end))
         self.counts["ended"] += 1
         self.over[kind_of(session)] += 1
-        mapping.end = max(mapping.end, end)
+        key = mapping.protocol, mapping.outside
+        if not keep_mapping:  # what it was promised is kept, though the policy be another one by now
+            mapping.rests_until = max(
+                mapping.rests_until, end // MS * MS + self.hold_down, self.held.get(key, (0, 0))[1]
+            )
         gone = self._remove(session, keep_mapping)
         rests = self.policy.ports != "overload"  # RFC 6888 REQ-8 C: not where the filter is address- and port-dependent
         if gone and rests and mapping.protocol in PORTED and not mapping.static:
-            self.held[mapping.protocol, mapping.outside] = (mapping.inside[0], mapping.end // MS * MS + self.hold_down)
+            self.held[key] = mapping.inside[0], mapping.rests_until
 
     def discard(self, session: Session) -> None:
         """Take back the session that was opened last, as if it had never been."""
@@ -408,8 +416,11 @@ class Tables:
         """What changes would do; None: they are refused."""
         self.settle()
         self._reap()
-        after = self.entries.after(changes)
-        if self.entries.clash(after.rows):
+        under = self.entries.under(modification(changes))
+        if under is None:
+            return None
+        after, rebound = under.after(changes), under.private != self.entries.private
+        if under.clash(after.rows):
             return None
         gone, drained = {row.id: by for row, by in after.gone}, {row.id for row in after.drained}
         rows = {row.id: row for row in self.entries.rows}
@@ -418,51 +429,48 @@ class Tables:
             entry, ends = session.mapping.entry, (session.mapping.inside[0], session.mapping.outside[0])
             if entry not in rows:  # of an entry that drains already
                 continue
-            kept = entry not in gone or self.entries.stays(rows[entry], gone[entry], *ends)
+            kept = entry not in gone or under.stays(rows[entry], gone[entry], *ends, rebound)
             kept = kept and not self.entries.comes_for(after.rows, self._fresh(after), session)
             result["drained" if entry in drained else "kept" if kept else "ended"] += 1
         return Plan(result["kept"], result["drained"], result["ended"])
 
     def apply(self, changes: Sequence[Change], now: int) -> int | None:
-        """Change the entries; how many sessions ended. None: refused, and nothing changed but the time."""
+        """Change entries and settings; how many sessions ended, since they may not stay. None: refused, and nothing changed
+        but the time."""
         self.advance(now)
         self._reap()
-        return self._exchange(self.entries.after(changes), self.entries.stays)
-
-    def rebind(self, now: int) -> bool:
-        """Change the bind mode to NAT: private addresses are on the wire; False: refused."""
-        self.advance(now)
-        self._reap()
-        self.entries.private = self.entries.public
-
-        def stays(row: EntryRow, by: EntryRow | None, inside: int, outside: int) -> bool:
-            return by is not None and outside in row.wires and outside in by.wires
-
-        if self._exchange(self.entries.after([]), stays) is None:
-            self.entries.private = False
-            return False
-        return True
-
-    def _exchange(self, after: Applied, stays: Callable[[EntryRow, EntryRow | None, int, int], bool]) -> int | None:
-        """Put entries into force; how many sessions ended, since they may not stay. None: refused."""
+        modify = modification(changes)
+        under = self.entries.under(modify)
+        if under is None:
+            return None
+        after, rebound = under.after(changes), under.private != self.entries.private
         fresh = self._fresh(after)
-        if not self.entries.clash(after.rows):
+        if not under.clash(after.rows):
             known, wires = self.entries.addresses, {wire for row in after.rows if row.id in fresh for wire in row.wires}
             self.entries.addresses = {**dict.fromkeys(wires, 0), **known}
             self._give_host(wires & self.hosts.keys())
             self.entries.addresses = known
         taken = [m for m in self.mappings if not m.static and m.protocol in PORTED]  # without ports none is held
         if (
-            self.entries.clash(after.rows)
+            under.clash(after.rows)
             or self.entries.held_by_draining(after)
             or any(row.id in fresh and row.has(m.protocol, m.outside) for row in after.rows for m in taken)
         ):
             return None
+        if modify is not None:
+            self._modify(modify)
+        self.entries = under
         leaving, drained = {row.id: (row, by) for row, by in after.gone}, {row.id for row in after.drained}
+
+        def stays(session: Session) -> bool:
+            mapping = session.mapping
+            if mapping.entry not in leaving:
+                return True
+            return under.stays(*leaving[mapping.entry], mapping.inside[0], mapping.outside[0], rebound)
+
         ended = self._end_in_order(
             s for s in self.sessions
-            if (s.mapping.entry in leaving and not stays(*leaving[s.mapping.entry], s.mapping.inside[0], s.mapping.outside[0]))
-            or (s.mapping.entry not in drained and self.entries.comes_for(after.rows, fresh, s))
+            if not stays(s) or (s.mapping.entry not in drained and self.entries.comes_for(after.rows, fresh, s))
         )  # fmt: skip
         for row, by in after.gone:
             for who in self.subscribers.values():
@@ -471,6 +479,18 @@ class Tables:
         self.entries.settle(after)
         self._let_go()
         return ended
+
+    def _modify(self, modify: Modify) -> None:
+        """Other settings from now on. A session dies when it would have died; or one new time-out from now, if that is
+        sooner; the next packet that keeps it alive does so for the new time-out."""
+        self.policy, self.timeouts = modify.policy or self.policy, modify.timeouts or self.timeouts
+        self.hold_down = round(self.policy.hold_down * 1000) * MS
+        if self.fragments is not None:
+            self.fragments.timeout = round(self.timeouts.fragment * 1000)
+        for session in self.sessions:
+            left = session.deadline // MS - self.now // MS
+            session.timeouts = self.timeouts
+            session.last_seen = self.now // MS - session.timeout + min(left, session.timeout)
 
     def _fresh(self, after: Applied) -> set[int]:
         """The numbers of the entries that come, or become others."""

@@ -9,6 +9,7 @@ import pytest
 
 from natcore.config import Behaviour, Eip, Link, Policy, SnatEntry, Timeouts
 from natcore.dtypes import CREATE, END, WINDOW
+from natcore.entries.changes import Modify
 from natcore.verdict import Side, Verdict
 from oracle.model import ModelGateway, Outcome
 from oracle.packets import ACK, ECHO_REPLY, FIN, RST, SYN, UDP, checksum, ones_sum
@@ -341,7 +342,7 @@ def test_a_bind_mode_that_changes_ends_what_changes_on_the_wire() -> None:
         verdict, sent = gateway.translate_one(ether(udp((host, 7), (SERVER, 9))), INSIDE, 0, choices)
         assert verdict is Verdict.OUTBOUND and sent is not None
         wires.append(sent[26:30])
-        assert gateway.rebind(0)
+        assert gateway.apply([Modify(eip_bind_mode="NAT")], 0) is not None
     assert [session.mapping.inside[0] for session in gateway.sessions] == [address(OTHER)]
     assert wires == [address(each).to_bytes(4, "big") for each in (POOL, private)]
 

@@ -31,6 +31,8 @@ EXPECTED = {
     *(f"policy {trait}" for trait in TRAITS),
     *(f"entry of a session: {kind}" for kind in KINDS),
     *(f"shared address: {what}" for what in SHARED),
+    *(f"modified {name}" for name in ("policy", "timeouts", "eip_bind_mode")),
+    "modification refused",
 }
 
 

@@ -10,12 +10,14 @@ from typing_extensions import disjoint_base
 from natcore.api.inspection import Inspection
 from natcore.api.log_rows import LogRows
 from natcore.api.workers import Workers
+from natcore.workers.configuration import Settings
 from natcore.workers.entry_changes import Transition
 
 @disjoint_base
 class Core:
     def __new__(
         cls,
+        settings: Settings,
         *,
         max_sessions: int,
         max_mappings: int,
@@ -25,38 +27,11 @@ class Core:
         hash_key: bytes,
         random_key: bytes,
         port_ranges: Sequence[tuple[int, int]],
-        port_policy: int,
         block_size: int,
-        blocks: int,
-        hold_down_ms: int,
-        parity: bool,
-        pooling: int,
-        sessions_per_subscriber: int,
-        ports_per_subscriber: int,
-        new_per_second: int,
-        gateway_per_second: int,
-        warn_sessions: tuple[int, int],
-        warn_ports: tuple[int, int],
-        timeouts_ms: Sequence[int],
-        window_ns: int,
         epoch_ns: int,
         workers: int,
-        mapping: Sequence[int],
-        filtering: Sequence[int],
         link_addresses: Sequence[int],
         mtus: Sequence[int],
-        icmp_rate: int,
-        ethernet: bool,
-        decrement_ttl: bool,
-        inbound_refresh: bool,
-        tcp_pickup: bool,
-        hairpin: bool,
-        icmp_unreachable: bool,
-        unique_ids: bool,
-        echo_only: bool,
-        reverse_path_filter: bool,
-        mss: int,
-        unsolicited: bool,
         huge_pages: int,
         numa_node: int,
         memory_bytes: int,
@@ -104,7 +79,8 @@ class Core:
     def take_generated(self) -> list[tuple[bytes, int, int]]: ...
     def add_address(self, ip: int, eip: int) -> int: ...
     def drop_address(self, number: int) -> None: ...
-    def swap(self, after: Transition, now_ns: int) -> int: ...
+    def prepare(self, settings: Settings) -> None: ...
+    def swap(self, after: Transition, now_ns: int, settings: Settings | None = None) -> int: ...
     def preview(self, after: Transition) -> tuple[int, int, int]: ...
     def count_all(self, counts: NDArray[np.uint64]) -> None: ...
     def reserve(
@@ -114,7 +90,7 @@ class Core:
     def share_address(self, ip: int, wanted: bytes | None) -> None: ...
     def note_address(self, address: int, came: bool) -> None: ...
     def set_mtu(self, side: int, mtu: int) -> None: ...
-    def set_reverse_path_filter(self, on: bool) -> None: ...
+    def set_wires(self, on: bool) -> None: ...
     def set_link_address(self, side: int, address: int) -> None: ...
     def end_dead(self, now_ns: int, losing: bool = False) -> tuple[bool, int]: ...
     def end(

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
+from natcore import choices
 from natcore.api.gateway import Core
-from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
+from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry, Timeouts
+from natcore.entries.live import check_live
 from natcore.entries.reserved import check_reserved
 from natcore.entries.table import Entry, EntryConflict, Rulebook, Wires, concerned, spaces
-from natcore.errors import ConfigurationError, Error
+from natcore.errors import ConfigurationError, Error, RestartNeeded
+from natcore.internal.arguments import check_kinds
 from natcore.internal.redaction import show
+from natcore.internal.validation import check_choice
+from natcore.workers.configuration import Settings
 from natcore.workers.entry_changes import Transition
 
 if not TYPE_CHECKING:
@@ -72,20 +77,47 @@ class Replace:
     by: AnyEntry
 
 
-Change = Add | Remove | Replace
-# (entry, its replacement, the wire addresses of all entries then) -> the sessions that stay: first and last inside address,
-# and numbers of outside addresses.
-Staying = Callable[[Entry, Entry | None, Wires], tuple[int, int, set[int]]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Modify:
+    """Settings to change while the gateway runs, once in a plan; docs/guide/entries.md says what may change.
+
+    Parameters
+    ----------
+    policy
+        The new policy. RestartNeeded names the fields that a running gateway cannot change. None: as it is.
+    timeouts
+        The new time-outs. A session keeps its deadline until a packet refreshes it, but is dead one new time-out after the
+        change at the latest. None: as they are.
+    eip_bind_mode
+        "NAT", from MULTI_BINDED alone (contract R7): sessions over an address that changes on the wire end. None: as it is.
+    """
+
+    policy: Policy | None = None
+    timeouts: Timeouts | None = None
+    eip_bind_mode: choices.EipBindMode | None = None
+
+    def __post_init__(self) -> None:
+        check_kinds(policy=(self.policy, Policy), timeouts=(self.timeouts, Timeouts))
+        if self.eip_bind_mode is not None:
+            mode = check_choice("eip_bind_mode", self.eip_bind_mode, get_args(choices.EipBindMode))
+            object.__setattr__(self, "eip_bind_mode", mode)
+        if self.policy is None and self.timeouts is None and self.eip_bind_mode is None:
+            raise ConfigurationError("Modify: give policy, timeouts or eip_bind_mode")
+
+
+Change = Add | Remove | Replace | Modify
 
 
 @dataclass(frozen=True, slots=True)
 class _After:
-    """The entries after a change, checked; those that are added; the wire addresses of all."""
+    """The entries after a change, checked; those that are added; the wire addresses of all; the book that they go by."""
 
     rows: list[Entry]
     added: list[Entry]
     drained: set[Entry]
     wires: Wires
+    book: Rulebook
+    modify: Modify | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +205,10 @@ class EntryTable:
         """Check the changes together, and count their effects."""
         self._reap()
         after = self._after(changes)
-        self._book.check(after.rows, after.wires)
+        after.book.check(after.rows, after.wires)
         kept = drained = ended = 0
         if self._sessions().any():  # without sessions no rule set need be compiled
-            kept, drained, ended = self._core.preview(self._transition(after, self._staying))
+            kept, drained, ended = self._core.preview(self._transition(after))
         return Plan(tuple(changes), kept, drained, ended, self.generation, self, after)
 
     def outside(self, plan: Plan | None = None) -> list[tuple[Entry, int]]:
@@ -195,15 +227,10 @@ class EntryTable:
         if plan.generation != self.generation:
             raise Error("the entries have changed since the plan was made; make it again")
 
-    def apply(self, plan: Plan, now_ns: int) -> Applied:
-        """Apply the plan: everything that can fail comes first, then one swap."""
+    def apply(self, plan: Plan, now_ns: int, settings: Settings | None = None) -> Applied:
+        """Apply the plan: everything that can fail comes first, then one swap. settings: those that the plan changes."""
         self._reap()
-        return Applied(plan.after.added, self._exchange(plan.after, now_ns, self._staying))
-
-    def rebind(self, eip_bind_mode: str, now_ns: int) -> None:
-        """Change the bind mode: sessions over a wire address that changes end, their rows written."""
-        self._reap()
-        self._rebook(Rulebook(self._book.kind, eip_bind_mode, self._book.policy, self._book.interface), now_ns)
+        return Applied(plan.after.added, self._exchange(plan.after, now_ns, settings))
 
     def follow(self, addresses: Sequence[int], hosts: Mapping[int, tuple[int, int]], now_ns: int) -> int:
         """The outside interface has these addresses (host order) now, and the host these TCP and UDP ports, as bits, of each of
@@ -238,21 +265,15 @@ class EntryTable:
 
     def _rebook(self, book: Rulebook, now_ns: int) -> int:
         """Compile the entries by another book; return how many sessions ended."""
-        before = self._book
-        wires = book.wires(self.rows)
-        rows = [row if self._wires.of(row) == wires.of(row) else Entry(row.id, row.entry) for row in self.rows]
-        wires = book.wires(rows)
-        book.check(rows, wires)
-        self._book = book
-        try:
-            return self._exchange(_After(rows, [], set(), wires), now_ns, _on_the_same_wire)
-        except Error:
-            self._book = before
-            raise
+        after = self._after((), book)
+        book.check(after.rows, after.wires)
+        return self._exchange(after, now_ns, None)
 
-    def _exchange(self, after: _After, now_ns: int, staying: Staying) -> int:
+    def _exchange(self, after: _After, now_ns: int, settings: Settings | None) -> int:
         """Put entries into force; return how many sessions ended. With an error nothing has changed."""
         rows = after.rows
+        if settings is not None:
+            self._core.prepare(settings)
         fresh, leaving, draining = self._differences(after)
         for row in leaving:
             self._unreserve(row)  # a new entry may need the same ports
@@ -262,7 +283,8 @@ class EntryTable:
             for row in leaving:
                 self._reserve(row, now_ns)
             raise
-        ended = self._core.swap(self._transition(after, staying), now_ns)
+        ended = self._core.swap(self._transition(after), now_ns, settings)
+        self._book = after.book
         for row in leaving:
             self._release(row, reserved=False)
         self.draining += draining
@@ -289,15 +311,15 @@ class EntryTable:
             [row for row in gone if row in after.drained],
         )
 
-    def _transition(self, after: _After, staying: Staying) -> Transition:
+    def _transition(self, after: _After) -> Transition:
         """Return the change's effect on the present sessions."""
         fresh, leaving, draining = self._differences(after)
         by_id = {row.id: row for row in after.rows}
         coming = [row for row in fresh if not isinstance(row.entry, SnatEntry)]
         return Transition(
-            self._book.compile(after.rows, after.wires),
+            after.book.compile(after.rows, after.wires),
             max([self._last_id, *by_id]) + 1,
-            [(row.id, *staying(row, by_id.get(row.id), after.wires)) for row in leaving],
+            [(row.id, *self._staying(row, by_id.get(row.id), after)) for row in leaving],
             [row.id for row in draining],
             [row.id for row in coming],
             concerned(row.entry for row in coming),
@@ -305,59 +327,85 @@ class EntryTable:
 
     # ---- the effect of a change -------------------------------------------------------------------------------------
 
-    def _after(self, changes: Sequence[Change]) -> _After:
-        """Return the entries after the changes; a replaced entry is a new row with the old number."""
+    def _after(self, changes: Sequence[Change], book: Rulebook | None = None) -> _After:
+        """Return the entries after the changes; a replaced entry is a new row with the old number. book: that they go by
+        then; None: what the changes say."""
         if not isinstance(changes, list | tuple):
-            raise ConfigurationError(f"changes must be a list of Add, Remove and Replace, got {show(changes)}")
+            raise ConfigurationError(f"changes must be a list of Add, Remove, Replace and Modify, got {show(changes)}")
+        modify = _modification(changes)
+        if book is None:
+            book = self._book if modify is None else self._modified(modify)
         added, last = [], self._last_id
         before = set(self.rows)
         becoming: dict[Entry, Entry | None] = {}
         for change in changes:
+            if isinstance(change, Modify):
+                continue
             if isinstance(change, Add):
                 last += 1
                 try:
-                    added.append(Entry(last, _check_entry(change.entry, self._book.policy)))
+                    added.append(Entry(last, _check_entry(change.entry, book.policy)))
                 except ConfigurationError as error:
                     raise EntryConflict(Entry(last, change.entry), str(error)) from None
                 continue
             if not isinstance(change, Remove | Replace):
-                raise ConfigurationError(f"changes must be Add, Remove and Replace, got {show(change)}")
+                raise ConfigurationError(f"changes must be Add, Remove, Replace and Modify, got {show(change)}")
             if not isinstance(change.entry, Entry) or change.entry not in before:
                 raise ConfigurationError(f"entry must be in force in this gateway, got {show(change.entry)}")
             if change.entry in becoming:
                 raise ConfigurationError(f"changes must change each entry once, got {show(change)} twice")
-            by = (
-                Entry(change.entry.id, _check_entry(change.by, self._book.policy))
-                if isinstance(change, Replace)
-                else None
-            )
+            by = Entry(change.entry.id, _check_entry(change.by, book.policy)) if isinstance(change, Replace) else None
             becoming[change.entry] = by
         rows = [by for row in self.rows if (by := becoming.get(row, row)) is not None] + added
-        wires = self._book.wires(rows)
+        for row in rows if _forwards_less(self._book.policy, book.policy) else ():
+            try:
+                check_reserved(row.entry, book.policy)
+            except ConfigurationError as error:
+                raise EntryConflict(row, f"{error}, in {row.describe()}") from None
+        wires = book.wires(rows)
+        rebound = self._rebinds(book)
         for at, row in enumerate(rows):
-            if isinstance(row.entry, DnatEntry) and row in before and self._moves(row, row, wires):
+            if (rebound or isinstance(row.entry, DnatEntry)) and row in before and self._moves(row, row, wires):
                 rows[at] = Entry(row.id, row.entry)
-        return _After(rows, added, _drained(changes), wires)
+        return _After(rows, added, _drained(changes), book.wires(rows) if rebound else wires, book, modify)
+
+    def _modified(self, modify: Modify) -> Rulebook:
+        """Return the book under other settings; RestartNeeded: a running gateway cannot have them."""
+        mode, policy = modify.eip_bind_mode or self._book.eip_bind_mode, modify.policy or self._book.policy
+        if mode != self._book.eip_bind_mode and mode != "NAT":
+            raise RestartNeeded(
+                f"eip_bind_mode must stay 'NAT' while the gateway runs: only MULTI_BINDED can be changed, got {show(mode)}: "
+                "a restart is needed",
+                ("eip_bind_mode",),
+            )
+        check_live(self._book.policy, policy)
+        return Rulebook(self._book.kind, mode, policy, self._book.interface)
+
+    def _rebinds(self, book: Rulebook) -> bool:
+        """Return whether the same entries may have other wire addresses by another book."""
+        return (book.eip_bind_mode, book.interface) != (self._book.eip_bind_mode, self._book.interface)
 
     def _moves(self, row: Entry, by: Entry, wires: Wires) -> bool:
         """Return whether an entry's wire address changes, since its EIP came into a pool or left it."""
         return self._wires.of(row) != wires.of(by)
 
-    def _staying(self, row: Entry, by: Entry | None, after: Wires) -> tuple[int, int, set[int]]:
-        """Inside addresses and outside address numbers with which a session stays when row becomes by. after: of the
-        entries then."""
+    def _staying(self, row: Entry, by: Entry | None, after: _After) -> tuple[int, int, set[int]]:
+        """Inside addresses and outside address numbers with which a session stays when row becomes by."""
         if by is None:
             return NOTHING
+        wanted = {wire for wire, _ in after.wires.of(by)}
+        numbers = {
+            number for (wire, _), number in zip(self._wires.of(row), row.addresses, strict=True) if wire in wanted
+        }
         if _same_but_for_name(row.entry, by.entry):
-            return NOTHING if self._moves(row, by, after) else (0, 0xFFFFFFFF, {*row.addresses, 0xFFFFFFFF})
+            if not self._moves(row, by, after.wires):
+                return 0, 0xFFFFFFFF, {*row.addresses, 0xFFFFFFFF}
+            return (0, 0xFFFFFFFF, numbers) if self._rebinds(after.book) else NOTHING
         if not isinstance(row.entry, SnatEntry) or not isinstance(by.entry, SnatEntry):
             return NOTHING
         if self._book.policy.ports == "deterministic" and not _same_shares(row.entry, by.entry):
             return NOTHING  # another prefix or pool gives every host another block
-        wanted = {wire for wire, _ in self._book.wire_addresses(by.entry.pool)}
-        wires = [wire for wire, _ in self._book.wire_addresses(row.entry.pool)]
         source = ipaddress.IPv4Network(by.entry.source)
-        numbers = {number for wire, number in zip(wires, row.addresses, strict=True) if wire in wanted}
         return int(source.network_address), int(source.broadcast_address), numbers
 
     def _settle(self, row: Entry, known: Entry | None) -> Entry:
@@ -458,8 +506,15 @@ def _same_shares(one: SnatEntry, other: SnatEntry) -> bool:
     return (one.source, one.pool) == (other.source, other.pool)
 
 
-def _on_the_same_wire(row: Entry, by: Entry | None, after: Wires) -> tuple[int, int, set[int]]:
-    return NOTHING if by is None else (0, 0xFFFFFFFF, set(row.addresses) & set(by.addresses))
+def _forwards_less(before: Policy, after: Policy) -> bool:
+    return (before.link_local and not after.link_local) or (before.class_e and not after.class_e)
+
+
+def _modification(changes: Sequence[Change]) -> Modify | None:
+    found = [change for change in changes if isinstance(change, Modify)]
+    if len(found) > 1:
+        raise ConfigurationError(f"changes must have one Modify at most, got {len(found)}")
+    return found[0] if found else None
 
 
 def _check_entry(entry: object, policy: Policy) -> AnyEntry:

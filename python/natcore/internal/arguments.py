@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from natcore.config import BLOCKED, FILTERINGS, IP_OPTIONS, MAPPINGS, POOLINGS, PORT_POLICIES, Policy, Timeouts
+from natcore.config import FILTERINGS, IP_OPTIONS, MAPPINGS, POOLINGS, PORT_POLICIES, Policy, Timeouts
 from natcore.dtypes import RECORD, SESSION
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show, show_text
 from natcore.internal.validation import MAX_TIME, as_integer, check_integer, is_text
 from natcore.verdict import Side, Verdict
+from natcore.workers.configuration import Settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,40 +55,45 @@ def threshold(policy: Policy, total: int) -> tuple[int, int]:
     return math.ceil(policy.warn_at * total), math.ceil(policy.rearm_at * total)
 
 
-def policy_arguments(policy: Policy, max_sessions: int) -> dict[str, Any]:
-    """Return a policy as Core's arguments: numbers for words, protocols in the order of the port spaces."""
+def settings_of(
+    policy: Policy, timeouts: Timeouts, *, max_sessions: int, window_ns: int, ethernet: bool, decrement_ttl: bool
+) -> Settings:
+    """Return what a gateway's workers are configured with: numbers for words, protocols in the order of the port spaces."""
     behaviours = [policy.behaviour(protocol) for protocol in ("tcp", "udp", "icmp")]
     drawn = sum(last - first + 1 for first, last in policy.drawn_ranges)
-    return {
-        "mapping": [MAPPINGS.index(own.mapping or "") for own in behaviours],
-        "filtering": [FILTERINGS.index(own.filtering or "") for own in behaviours],
-        "port_policy": PORT_POLICIES.index(policy.ports),
-        "port_ranges": policy.drawn_ranges,
-        "block_size": policy.block_size if policy.ports in BLOCKED else 0,
-        "blocks": policy.blocks if policy.ports == "block" else 0,
-        "hold_down_ms": round(policy.hold_down * 1000),
-        "parity": policy.parity,
-        "pooling": POOLINGS.index(policy.pooling),
-        "sessions_per_subscriber": limit(policy.sessions_per_subscriber),
-        "ports_per_subscriber": limit(policy.ports_per_subscriber),
-        "new_per_second": limit(policy.new_sessions_per_second),
-        "gateway_per_second": limit(policy.gateway_new_sessions_per_second),
-        "warn_sessions": threshold(policy, max_sessions),
-        "warn_ports": threshold(policy, drawn // policy.block_size if policy.ports == "block" else drawn),
-        "icmp_rate": policy.icmp_rate,
-        "inbound_refresh": policy.inbound_refresh,
-        "tcp_pickup": policy.tcp_pickup,
-        "hairpin": policy.hairpin,
-        "icmp_unreachable": policy.icmp_unreachable,
-        "unique_ids": policy.ip_id == "unique",
-        "echo_only": policy.icmp_queries == "echo",
-        "reverse_path_filter": policy.reverse_path_filter,
-        "mss": policy.mss or 0,
-        "unsolicited": policy.unsolicited_syn == "icmp",
-        "link_local": policy.link_local,
-        "class_e": policy.class_e,
-        "ip_options": IP_OPTIONS.index(policy.ip_options),
-    }
+    return Settings(
+        ethernet=ethernet,
+        decrement_ttl=decrement_ttl,
+        timeouts_ms=timeouts_ms(timeouts),
+        window_ns=window_ns,
+        outside_cap=max(1, max_sessions // 4),
+        mapping=[MAPPINGS.index(own.mapping or "") for own in behaviours],
+        filtering=[FILTERINGS.index(own.filtering or "") for own in behaviours],
+        port_policy=PORT_POLICIES.index(policy.ports),
+        blocks=policy.blocks if policy.ports == "block" else 0,
+        hold_down_ms=round(policy.hold_down * 1000),
+        parity=policy.parity,
+        pooling=POOLINGS.index(policy.pooling),
+        sessions_per_subscriber=limit(policy.sessions_per_subscriber),
+        ports_per_subscriber=limit(policy.ports_per_subscriber),
+        new_per_second=limit(policy.new_sessions_per_second),
+        gateway_per_second=limit(policy.gateway_new_sessions_per_second),
+        warn_sessions=threshold(policy, max_sessions),
+        warn_ports=threshold(policy, drawn // policy.block_size if policy.ports == "block" else drawn),
+        icmp_rate=policy.icmp_rate,
+        inbound_refresh=policy.inbound_refresh,
+        tcp_pickup=policy.tcp_pickup,
+        hairpin=policy.hairpin,
+        icmp_unreachable=policy.icmp_unreachable,
+        unique_ids=policy.ip_id == "unique",
+        echo_only=policy.icmp_queries == "echo",
+        reverse_path_filter=policy.reverse_path_filter,
+        mss=policy.mss or 0,
+        unsolicited=policy.unsolicited_syn == "icmp",
+        link_local=policy.link_local,
+        class_e=policy.class_e,
+        ip_options=IP_OPTIONS.index(policy.ip_options),
+    )
 
 
 def limit(value: int | None) -> int:

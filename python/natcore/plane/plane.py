@@ -468,7 +468,7 @@ class Plane:
         self._access: Access = ACCESS[self._driver](
             links, at_once=self._at_once, workers=self._gateway.workers, port_unit=self._core.port_unit
         )
-        self._core.set_reverse_path_filter(True)  # both sides are wires here
+        self._core.set_wires(True)
         self._reserve()
         for port in self._ports:
             self._attach(port)
@@ -478,7 +478,7 @@ class Plane:
         """Called last by the watcher's thread: put everything back, whatever the reason."""
         self._loops.close()
         self._end_block()
-        self._core.set_reverse_path_filter(self._gateway.policy.reverse_path_filter)
+        self._core.set_wires(False)
         for side, settings in enumerate((self._gateway.inside, self._gateway.outside)):
             self._core.set_mtu(side, settings.mtu)
             self._core.set_link_address(side, int(settings.address or 0))

@@ -29,7 +29,7 @@ def in_force(reference: weakref.ref[Gateway]) -> Callable[[], Mapping[Key, Recor
         entries = [*table.rows, *table.draining]
         state = (
             tuple((row.id, id(row.entry)) for row in entries) if table.draining else table.generation,
-            gateway.eip_bind_mode, id(gateway.timeouts), id(gateway.policy), len(entries),
+            gateway.eip_bind_mode, gateway.timeouts, gateway.policy, len(entries),
         )  # fmt: skip
         if state == known[0]:
             return known[1]
