@@ -284,6 +284,12 @@ def waiting_fragments(sessions: int) -> Kind:
     )
 
 
+def dead_fragments(sessions: int) -> Kind:
+    kind = waiting_fragments(sessions)
+    kind.name, kind.now = "a later fragment, with as many held as fit, all timed out", 10.0
+    return kind
+
+
 def first_fragments(sessions: int) -> Kind:
     """Each releases those that wait for it."""
     gateway = touched(made(sessions))
@@ -339,7 +345,7 @@ def no_nat(sessions: int) -> Kind:
 
 KINDS: list[Callable[[int], Kind]] = [
     stranger_at_a_cap, quota, full_table, dead_table, dead_mapping, full_pool, resting_pool, overload, overload_refused,
-    blocks, block_quota, targets, syns, waiting_fragments, first_fragments, prefixes, no_nat,
+    blocks, block_quota, targets, syns, waiting_fragments, dead_fragments, first_fragments, prefixes, no_nat,
 ]  # fmt: skip
 
 

@@ -5,9 +5,9 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.nat.admission cimport find_live, inside_mtu, may_pass, session_mtu
 from natcore.tables.fragments cimport (
-    DATAGRAM_BROKEN, DATAGRAM_KNOWN, DATAGRAM_REFUSED, RANGE_LAST, Datagram, Fragments, FragmentRange,
+    DATAGRAM_BROKEN, DATAGRAM_KNOWN, DATAGRAM_REFUSED, DATAGRAMS, EXPIRED_AT_ONCE, RANGE_LAST, Datagram, Fragments, FragmentRange,
     datagram_break, datagram_close, datagram_find, datagram_has, datagram_next_held, datagram_hold, datagram_mark, datagram_open,
-    datagram_settle, datagram_pop_held, datagram_is_complete, fragments_expire, fragment_digest,
+    datagram_settle, datagram_pop_held, datagram_is_complete, datagram_is_over, fragments_expire, fragment_digest,
 )
 from natcore.nat.ip_identification cimport set_identification
 from natcore.tables.icmp_output cimport outbox_push, outbox_cancel, outbox_amend
@@ -118,8 +118,8 @@ cdef void count_given_up(Worker* worker) noexcept nogil:
 
 cdef void expire_datagrams(Worker* worker, uint64_t now_ns) noexcept nogil:
     """Drops datagrams that timed out."""
-    fragments_expire(&worker.fragments[INSIDE], now_ns // 1000000)
-    fragments_expire(&worker.fragments[OUTSIDE], now_ns // 1000000)
+    fragments_expire(&worker.fragments[INSIDE], now_ns // 1000000, DATAGRAMS)
+    fragments_expire(&worker.fragments[OUTSIDE], now_ns // 1000000, DATAGRAMS)
     count_given_up(worker)
 
 
@@ -142,8 +142,11 @@ cdef uint8_t fragment_enter(Worker* worker, Frame* frame, Packet* packet, const 
     cdef FragmentRange received
     if verdict == DROP_MALFORMED:
         return verdict
-    fragments_expire(table, now_ms)
+    fragments_expire(table, now_ms, EXPIRED_AT_ONCE)
     number = datagram_find(table, frame.side, packet.addresses, packet.protocol, identification)
+    if number != NONE and datagram_is_over(table, number, now_ms):
+        datagram_close(table, number)
+        number = NONE
     if number == NONE:
         number = datagram_open(table, frame.side, packet.addresses, packet.protocol, identification, offset == 0, now_ms)
     if number == NONE:

@@ -33,12 +33,24 @@ cdef struct OneToOneRule:          # 1:1 entry, looked up by its inside address
     uint32_t inside_ip           # host order
     const DnatRule* rule
 
+cdef struct NoNatSource
+
 cdef struct NoNatRule:           # a no-NAT entry
     uint32_t entry
     uint32_t source              # host order
     uint32_t source_mask
     uint32_t destination
     uint32_t destination_mask
+
+cdef struct NoNatRange:          # range of destinations, host order
+    uint32_t first
+    uint32_t last
+    const NoNatRule* rule
+
+cdef struct NoNatSource:         # a source prefix of no-NAT entries
+    const NoNatSource* around    # the next longer prefix that contains it, or NULL: 32 at most
+    uint32_t count
+    NoNatRange* ranges           # [count] ascending, disjoint; on overlap the entry added first
 
 cdef struct AddressRange:        # host order, both ends included
     uint32_t first
@@ -54,6 +66,9 @@ cdef struct Rules:
     OneToOneRule* one_to_one     # [one_to_one_count] ascending
     uint32_t no_nat_count
     NoNatRule* no_nat            # [no_nat_count] in the order in which the entries were added; the first match wins
+    uint32_t no_nat_start_count
+    uint32_t* no_nat_starts      # [no_nat_start_count] ascending sources, host order; range i ends before starts[i + 1]
+    NoNatSource** no_nat_sources # [no_nat_start_count] the longest prefix of the range, or NULL
     uint32_t inside_endpoint_count
     DnatRange* inside_endpoints  # [inside_endpoint_count] ascending; two are disjoint, or the same range of two entries: then
                                  # the one added first is last
@@ -70,8 +85,11 @@ cdef class RuleSet:
     cdef uint32_t* pools
     cdef uint64_t* members
     cdef DnatTarget* targets
+    cdef NoNatSource* sources
+    cdef NoNatRange* destinations
     cdef fill_snat(self, list snat, list ranges)
     cdef fill_dnat(self, list dnat, list ranges, list one_to_one)
+    cdef fill_no_nat(self, list no_nat, list starts, list sources)
 
 cdef inline const SnatRule* snat_rule(const Rules* rules, uint32_t source) noexcept nogil:
     """The entry that covers an inside source (host order), or NULL."""
@@ -106,13 +124,17 @@ cdef inline const DnatRule* one_to_one_rule(const Rules* rules, uint32_t source)
     return rules.one_to_one[low - 1].rule if low and rules.one_to_one[low - 1].inside_ip == source else NULL
 
 cdef inline const NoNatRule* no_nat_rule(const Rules* rules, uint32_t source, uint32_t destination) noexcept nogil:
-    """The first no-NAT entry of the two ends (host order), or NULL."""
-    cdef uint32_t i
-    for i in range(rules.no_nat_count):
-        if (source & rules.no_nat[i].source_mask == rules.no_nat[i].source
-                and destination & rules.no_nat[i].destination_mask == rules.no_nat[i].destination):
-            return &rules.no_nat[i]
-    return NULL
+    """The first no-NAT entry of the two ends (host order), or NULL. Prefixes nest: of 33 that contain the source, one search
+    each."""
+    cdef uint32_t low = upper_bound32(rules.no_nat_starts, sizeof(uint32_t), rules.no_nat_start_count, source)
+    cdef const NoNatSource* at = rules.no_nat_sources[low - 1] if low else NULL
+    cdef const NoNatRule* first = NULL
+    while at != NULL:
+        low = upper_bound32(&at.ranges[0].first, sizeof(NoNatRange), at.count, destination)
+        if low and destination <= at.ranges[low - 1].last and (first == NULL or at.ranges[low - 1].rule < first):
+            first = at.ranges[low - 1].rule
+        at = at.around
+    return first
 
 cdef inline bint in_ranges(const AddressRange* ranges, uint32_t count, uint32_t ip) noexcept nogil:
     """Whether one of the ranges contains the address (host order)."""

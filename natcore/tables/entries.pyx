@@ -20,7 +20,7 @@ cdef tuple words_of(list pool):
 cdef class RuleSet:
     def __cinit__(self, list snat not None, list ranges not None, list dnat not None, list dnat_ranges not None,
                   list one_to_one not None, list no_nat not None, list inside not None,
-                  list inside_endpoints not None):
+                  list inside_endpoints not None, list no_nat_starts not None, list no_nat_sources not None):
         """Addresses and ports in host order; entries and outside addresses by their numbers in the core.
 
         snat: [(entry, first inside address, [outside address])]. ranges: [(first inside address, index into snat or None)],
@@ -29,7 +29,8 @@ cdef class RuleSet:
         dnat_ranges: [(first key, last key, index into dnat)], ascending. one_to_one: [(inside address, index into dnat)],
         ascending. no_nat: [(entry, source, source mask, destination, destination mask)]. inside: [(first, last)] addresses,
         ascending, disjoint. inside_endpoints: as dnat_ranges, of inside endpoints; of several with the same range the first
-        added last.
+        added last. no_nat_starts: [(first source, index into no_nat_sources or None)], ascending. no_nat_sources: [(index of the
+        prefix around it or None, [(first destination, last, index into no_nat)])], destinations ascending, disjoint.
         """
         self.snat = <SnatRule*>array(len(snat), sizeof(SnatRule))
         self.dnat = <DnatRule*>array(len(dnat), sizeof(DnatRule))
@@ -40,15 +41,16 @@ cdef class RuleSet:
         self.compiled.ranges = <DnatRange*>array(len(dnat_ranges), sizeof(DnatRange))
         self.compiled.one_to_one = <OneToOneRule*>array(len(one_to_one), sizeof(OneToOneRule))
         self.compiled.no_nat = <NoNatRule*>array(len(no_nat), sizeof(NoNatRule))
+        self.compiled.no_nat_starts = <uint32_t*>array(len(no_nat_starts), sizeof(uint32_t))
+        self.compiled.no_nat_sources = <NoNatSource**>array(len(no_nat_starts), sizeof(NoNatSource*))
+        self.sources = <NoNatSource*>array(len(no_nat_sources), sizeof(NoNatSource))
+        self.destinations = <NoNatRange*>array(sum([len(row[1]) for row in no_nat_sources]), sizeof(NoNatRange))
         self.compiled.inside_endpoints = <DnatRange*>array(len(inside_endpoints), sizeof(DnatRange))
         self.compiled.inside = <AddressRange*>array(len(inside), sizeof(AddressRange))
         self.members = <uint64_t*>array(sum([words_of(pool)[1] for _, _, pool in snat]), sizeof(uint64_t))
         self.fill_snat(snat, ranges)
         self.fill_dnat(dnat, dnat_ranges, one_to_one)
-        for entry, source, source_mask, destination, destination_mask in no_nat:
-            self.compiled.no_nat[self.compiled.no_nat_count] = NoNatRule(entry, source, source_mask, destination,
-                                                                         destination_mask)
-            self.compiled.no_nat_count += 1
+        self.fill_no_nat(no_nat, no_nat_starts, no_nat_sources)
         for first, last, index in inside_endpoints:
             self.compiled.inside_endpoints[self.compiled.inside_endpoint_count] = DnatRange(first, last,
                                                                                             &self.dnat[<uint32_t>index])
@@ -95,7 +97,31 @@ cdef class RuleSet:
         for i, (inside_ip, index) in enumerate(one_to_one):
             self.compiled.one_to_one[i] = OneToOneRule(inside_ip, &self.dnat[<uint32_t>index])
 
+    cdef fill_no_nat(self, list no_nat, list starts, list sources):
+        cdef uint32_t i, at = 0
+        cdef NoNatSource* one
+        for entry, source, source_mask, destination, destination_mask in no_nat:
+            self.compiled.no_nat[self.compiled.no_nat_count] = NoNatRule(entry, source, source_mask, destination,
+                                                                         destination_mask)
+            self.compiled.no_nat_count += 1
+        for i, (around, ranges) in enumerate(sources):
+            one = &self.sources[i]
+            one.around = NULL if around is None else &self.sources[<uint32_t>around]
+            one.count = len(ranges)
+            one.ranges = &self.destinations[at]
+            for first, last, index in ranges:
+                self.destinations[at] = NoNatRange(first, last, &self.compiled.no_nat[<uint32_t>index])
+                at += 1
+        self.compiled.no_nat_start_count = len(starts)
+        for i, (start, index) in enumerate(starts):
+            self.compiled.no_nat_starts[i] = start
+            self.compiled.no_nat_sources[i] = NULL if index is None else &self.sources[<uint32_t>index]
+
     def __dealloc__(self):
+        free(self.sources)
+        free(self.destinations)
+        free(self.compiled.no_nat_starts)
+        free(self.compiled.no_nat_sources)
         free(self.snat)
         free(self.dnat)
         free(self.pools)

@@ -16,6 +16,7 @@ cdef enum:
     CHUNKS_EACH = 156           # of one source: a sixteenth
     FRAGMENTS_HELD = 128        # held frames of one datagram
     RANGES_KEPT = 64            # fragments of a datagram that are remembered to detect exact duplicates
+    EXPIRED_AT_ONCE = 32        # datagrams that one packet removes at most because they timed out
     DATAGRAM_UNITS = 8192       # of 8 bytes: the longest there is (RFC 791)
     SOURCES = 1024              # counters of held data, by a keyed hash of the source
 
@@ -81,7 +82,8 @@ cdef struct Fragments:          # tables of one side
 
 cdef Fragments* fragments_new() noexcept nogil
 cdef void fragments_delete(Fragments* tables) noexcept nogil
-cdef void fragments_expire(Fragments* table, uint64_t now_ms) noexcept nogil
+cdef bint datagram_is_over(const Fragments* table, uint32_t number, uint64_t now_ms) noexcept nogil
+cdef void fragments_expire(Fragments* table, uint64_t now_ms, uint32_t most) noexcept nogil
 cdef uint32_t datagram_find(const Fragments* table, uint8_t side, uint64_t addresses, uint8_t protocol,
                             uint16_t identification) noexcept nogil
 cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, uint8_t protocol, uint16_t identification,

@@ -119,12 +119,14 @@ cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, 
     assert_held(table.lock, "fragments: datagram_open")
     if not first and (table.waiting >= DATAGRAMS_WAITING or own.waiting >= DATAGRAMS_WAITING_EACH):
         return NONE
+    number = NONE
     if own.datagrams >= DATAGRAMS_EACH:
-        datagram_close(table, table.of_source[own.newest].previous)
-        table.evicted += 1
+        number = table.of_source[own.newest].previous
     elif table.slots.live == DATAGRAMS:
-        datagram_close(table, table.by_age[table.newest].previous)
-        table.evicted += 1
+        number = table.by_age[table.newest].previous
+    if number != NONE:
+        table.evicted += not datagram_is_over(table, number, now_ms)
+        datagram_close(table, number)
     number = freelist_take(&table.slots)
     if not index_insert(&table.index, hash, number):
         freelist_give(&table.slots, number)
@@ -239,15 +241,21 @@ cdef void datagram_close(Fragments* table, uint32_t number) noexcept nogil:
     freelist_give(&table.slots, number)
 
 
-cdef void fragments_expire(Fragments* table, uint64_t now_ms) noexcept nogil:
-    """Removes the datagrams that timed out."""
+cdef bint datagram_is_over(const Fragments* table, uint32_t number, uint64_t now_ms) noexcept nogil:
+    """Whether the datagram timed out."""
+    return now_ms >= table.datagrams[number].since_ms + table.timeout_ms
+
+
+cdef void fragments_expire(Fragments* table, uint64_t now_ms, uint32_t most) noexcept nogil:
+    """Removes datagrams that timed out, the oldest first, `most` at most."""
     cdef uint32_t oldest
     assert_held(table.lock, "fragments: fragments_expire")
-    while table.newest != NONE:
+    while most and table.newest != NONE:
         oldest = table.by_age[table.newest].previous
-        if now_ms < table.datagrams[oldest].since_ms + table.timeout_ms:
+        if not datagram_is_over(table, oldest, now_ms):
             return
         datagram_close(table, oldest)
+        most -= 1
 
 
 # ---- held frames -----------------------------------------------------------------------------------------------------

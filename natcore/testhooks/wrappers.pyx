@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore.log.journal cimport Journal, Record, journal_commit, journal_delete, journal_drain, journal_new, journal_slot
-from natcore.tables.entries cimport RuleSet, SnatRule, dnat_target, snat_rule
+from natcore.tables.entries cimport NoNatRule, RuleSet, SnatRule, dnat_target, no_nat_rule, snat_rule
 from natcore.tables.sessions cimport Cold, Session
 from natcore.tables.tcp_state cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, TCP_STATE, is_reopening, tcp_step
 from natcore.workers.locks cimport lock, unlock
@@ -238,6 +238,12 @@ cdef class TcpSession:
 
 
 # ---- rules and journal -----------------------------------------------------------------------------------------------
+
+def no_nat_entry_of(RuleSet rules not None, uint32_t source, uint32_t destination):
+    """The number of the no-NAT entry of two ends, host order; None: there is none."""
+    cdef const NoNatRule* rule = no_nat_rule(&rules.compiled, source, destination)
+    return None if rule == NULL else rule.entry
+
 
 def rule_of(RuleSet rules not None, uint32_t source):
     """(entry, [outside addresses]) that covers an inside source, or None."""

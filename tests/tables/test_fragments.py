@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from natcore import Gateway, Link, Side, Timeouts, Verdict
+from natcore.internal.counters import tally
 from support import craft
 from support.fragment_frames import LOAD, adds_up, sent
 from support.frames import (
@@ -220,6 +221,25 @@ def test_a_source_that_sends_many_first_fragments_evicts_its_own() -> None:
         assert over.translate_one(craft.ether(piece), INSIDE, 0.0)[0] is Verdict.OUTBOUND
     assert [verdict_of(over, piece) for piece in mine[1:]] == [Verdict.OUTBOUND] * 2
     assert over.counters()["fragments_evicted"] == 3000 - 250
+
+
+def test_one_fragment_ends_a_bounded_number_of_dead_datagrams_and_believes_none() -> None:
+    over = gateway()
+    for number in range(250):
+        piece = craft.ipv4(17, "10.9.9.9", REMOTE, bytes([1] * 8), fragment=0x2000, identification=number)
+        over.translate_one(craft.ether(piece), INSIDE, 0.0)
+    assert flood(over, 900, 8, 0.0) == 900
+    before = tally(*over._core.counters(-1))["held"]
+    for turn in (1, 2, 3):
+        over.translate_one(orphan(70_000 + turn), INSIDE, 6.0)  # 250 first ones, the oldest, hold nothing
+        assert tally(*over._core.counters(-1))["held"] == before + turn
+    assert over.translate_one(orphan(5), INSIDE, 6.0)[0] is Verdict.HELD  # its datagram had died
+    later = craft.ipv4(17, "10.9.9.9", REMOTE, bytes(8), fragment=100, identification=249)
+    assert over.translate_one(craft.ether(later), INSIDE, 6.0)[0] is Verdict.HELD  # so had that of a first fragment
+    for turn in range(60):
+        over.translate_one(orphan(80_000 + turn), INSIDE, 6.0)
+    counters = over.counters()
+    assert (counters["held"], counters["dropped_fragment"], counters["fragments_evicted"]) == (65, 900, 0)
 
 
 # ---- duplicates

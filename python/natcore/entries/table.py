@@ -292,7 +292,29 @@ class Rulebook:
                 ),
                 {index for index, row in enumerate(dnat) if len(row.entry.internal_ip) == 1},  # type: ignore[union-attr]
             ),
+            *by_source([row.entry for row in rows if isinstance(row.entry, NoNatEntry)]),
         )
+
+
+def by_source(
+    entries: list[NoNatEntry],
+) -> tuple[list[tuple[int, int | None]], list[tuple[int | None, list[tuple[int, int, int]]]]]:
+    """No-NAT entries by their source prefixes: ranges of sources with the index of their longest prefix, and for each prefix
+    the index of the next one around it and its destinations, as disjoint ranges of the entry added first."""
+    prefixes: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    for rank, entry in enumerate(entries):
+        source, to = ipaddress.IPv4Network(entry.source), ipaddress.IPv4Network(entry.destination)
+        found = prefixes.setdefault((int(source.network_address), int(source.broadcast_address)), [])
+        found.append((int(to.network_address), int(to.broadcast_address), rank))
+    ordered = sorted(prefixes, key=lambda prefix: (prefix[0], -prefix[1]))
+    sources: list[tuple[int | None, list[tuple[int, int, int]]]] = []
+    around: list[int] = []  # the prefixes that are open, the longest last
+    for index, (first, last) in enumerate(ordered):
+        while around and ordered[around[-1]][1] < first:
+            around.pop()
+        sources.append((around[-1] if around else None, in_turn(prefixes[first, last], range(len(entries)))))
+        around.append(index)
+    return flatten((first, last, index) for index, (first, last) in enumerate(ordered)), sources
 
 
 def in_turn(ranges: Iterable[tuple[int, int, int]], final: Container[int]) -> list[tuple[int, int, int]]:

@@ -16,4 +16,6 @@ class RuleSet:
         plain: list[tuple[int, int, int, int, int]],
         inside: list[tuple[int, int]],
         speakers: list[tuple[int, int, int]],
+        plain_starts: list[tuple[int, int | None]],
+        plain_sources: list[tuple[int | None, list[tuple[int, int, int]]]],
     ) -> Self: ...
