@@ -301,7 +301,8 @@ def may_become(before: Policy, after: Policy) -> bool:
     if len(schemes) > 1 and schemes != {"random", "preserve"}:
         return False
     divided = before.ports in ("block", "deterministic")
-    return before.port_ranges == after.port_ranges and (before.block_size == after.block_size or not divided)
+    same = (before.port_ranges, before.host_ports) == (after.port_ranges, after.host_ports)
+    return same and (before.block_size == after.block_size or not divided)
 
 
 def ends(entry: AnyEntry) -> list[IPv4Network]:

@@ -11,7 +11,6 @@ import numpy as np
 from natcore import choices
 from natcore.api.gateway import Core
 from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry, Timeouts
-from natcore.entries.live import check_live
 from natcore.entries.reserved import check_reserved
 from natcore.entries.table import Entry, EntryConflict, Rulebook, Wires, concerned, spaces
 from natcore.errors import ConfigurationError, Error, RestartNeeded
@@ -371,6 +370,8 @@ class EntryTable:
 
     def _modified(self, modify: Modify) -> Rulebook:
         """Return the book under other settings; RestartNeeded: a running gateway cannot have them."""
+        from natcore.entries.live import check_live  # seldom needed
+
         mode, policy = modify.eip_bind_mode or self._book.eip_bind_mode, modify.policy or self._book.policy
         if mode != self._book.eip_bind_mode and mode != "NAT":
             raise RestartNeeded(

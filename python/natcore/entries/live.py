@@ -18,8 +18,7 @@ def check_live(before: Policy, after: Policy) -> None:
     fixed = [name for name in ("mapping", "filtering") if _differs(before, after, name)]
     if before.ports != after.ports and not {before.ports, after.ports} <= SCHEME_FREE:
         fixed.append("ports")
-    if before.port_ranges != after.port_ranges:
-        fixed.append("port_ranges")
+    fixed += [name for name in ("port_ranges", "host_ports") if getattr(before, name) != getattr(after, name)]
     if before.block_size != after.block_size and before.ports in BLOCKED:
         fixed.append("block_size")
     if not fixed:
