@@ -535,9 +535,9 @@ cdef uint32_t bytes_of_frame(const Worker* worker, const Frame* frame) noexcept 
     cdef Frame copy
     if unlikely(frame.flags & FRAME_GSO):
         copy = frame[0]
-        if parse(&copy, &packet, worker.ethernet, &worker.sessions.key) == PENDING:
+        if parse(&copy, &packet, worker.configuration.ethernet, &worker.sessions.key) == PENDING:
             return wire_bytes(&packet, wire_packets(frame, &packet))
-    return frame.length - (link_length(frame) if worker.ethernet else 0)
+    return frame.length - (link_length(frame) if worker.configuration.ethernet else 0)
 
 
 cdef void count_sides(Worker* worker, const Frame* frames, uint32_t count) noexcept nogil:
