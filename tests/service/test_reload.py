@@ -272,6 +272,54 @@ def test_a_port_that_a_live_mapping_has_refuses_the_reload(file: Path, monkeypat
     Running(file, monkeypatch, refuse)
 
 
+# ---- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_policy_and_time_outs_change_while_sessions_stay(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(running: Running) -> None:
+        running.send("10.1.0.1", "198.51.100.7")
+        settings = "[timeouts]\nudp = 150\n[policy]\nsessions_per_subscriber = 1\ntcp_pickup = false\n"
+        running.write(("[[log]]", settings + "[[log]]"), ('"office"', '"house"'))
+        told = running.service.reload(dry_run=True)
+        assert [str(step) for step in told.steps if step.what == "setting"] == [
+            "set timeouts.udp: 300.0 -> 150.0", "set policy.tcp_pickup: True -> False",
+            "set policy.sessions_per_subscriber: None -> 1",
+        ]  # fmt: skip
+        assert running.service.gateway.timeouts.udp == 300.0 and told.needs_restart == ()
+        done = running.service.reload()
+        assert (done.kept, done.ended, running.sessions()) == (1, 0, 1)
+        gateway = running.service.gateway
+        assert (gateway.timeouts.udp, gateway.policy.sessions_per_subscriber) == (150.0, 1)
+        assert running.send("10.1.0.1", "198.51.100.8") == "DROP_SUBSCRIBER_LIMIT"
+        running.write((settings, ""))
+        assert len(running.service.reload().steps) == 3 and gateway.timeouts.udp == 300.0
+
+    Running(file, monkeypatch, change)
+
+
+@pytest.mark.parametrize(
+    ("settings", "needs"),
+    [
+        ('[policy]\nmapping = "address-and-port-dependent"\nmss = 1360', ["policy.mapping"]),
+        ('[policy]\ntcp = { mapping = "address-and-port-dependent" }', ["policy.tcp"]),
+        ("[policy]\nport_ranges = [[2000, 3000]]\n[timeouts]\nudp = 150", ["policy.port_ranges"]),
+    ],
+)
+def test_what_present_mappings_depend_on_needs_a_restart_and_nothing_is_half_applied(
+    file: Path, monkeypatch: pytest.MonkeyPatch, settings: str, needs: list[str]
+) -> None:
+    def refuse(running: Running) -> None:
+        before = running.service.gateway.policy, running.service.gateway.timeouts
+        running.write(("[[log]]", settings + "\n[[log]]"), ('"office"', '"house"'))
+        assert [step.name for step in running.service.reload(dry_run=True).needs_restart] == needs
+        with pytest.raises(RestartError, match=re.escape(needs[0])):
+            running.service.reload()
+        assert (running.service.gateway.policy, running.service.gateway.timeouts) == before
+        assert running.service.gateway.entries()[0].entry.name == "office"
+
+    Running(file, monkeypatch, refuse)
+
+
 # ---- session logs ----------------------------------------------------------------------------------------------------
 
 OTHER = '[[log]]\nsink = "jsonlines"\nfolder = "{}"\nname = "other"\n'

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from natcore.config import AnyEntry, DnatEntry, Eip, NoNatEntry, OutsideInterface, Policy, SnatEntry, Timeouts
-from natcore.entries.changes import Add, Change, Remove, Replace
+from natcore.entries.changes import Add, Change, Modify, Remove, Replace
 from natcore.entries.table import Entry, EntryConflict, spaces
-from natcore.errors import ConfigurationError
+from natcore.errors import ConfigurationError, RestartNeeded
 from natcore.gateway import Gateway
 from natcore.internal.redaction import show
 from natcore.service.configuration_file import LogSettings, Settings
@@ -35,6 +35,7 @@ def _defaults(function: Callable[..., object]) -> dict[str, Any]:
 
 
 _GATEWAY, _PLANE = _defaults(Gateway), _defaults(Gateway.forward)
+_LIVE = ("policy", "timeouts")  # tables that a running gateway may take
 # Tables of a file that a reload carries out key by key; a change of any other one needs a restart.
 _COMPARED = {"gateway", "policy", "timeouts", "snat", "dnat", "no_nat", "log", "plane"}
 _MOST_SHOWN = 8  # addresses of a pool, targets
@@ -144,13 +145,17 @@ def find(before: Settings, after: Settings, gateway: Gateway, running: Iterable[
     for entry in fresh:
         changes.append(Add(entry))
         steps.append(Step("entry", "add", _name(entry), after=_in_words(entry)))
+    settings, needs_restart = _sort(list(_differences(before, after)), after, gateway)
+    steps += settings
+    if settings:
+        changes.append(_modify(after))
     logs = _log_changes(before, after, set(running))
     steps += [Step("log", action, log if isinstance(log, str) else log.name) for action in logs for log in logs[action]]
     unchanged = sum(entry == row.entry for row, entry in pairs)
     unchanged += len(after.logs) - sum(len(logs[action]) for action in ("start", "change", "restart"))
     return Planned(
         after, tuple(changes), logs["start"], logs["change"], logs["restart"], logs["stop"], tuple(steps), unchanged,
-        tuple(_differences(before, after)),
+        tuple(needs_restart),
     )  # fmt: skip
 
 
@@ -261,6 +266,35 @@ def _log_changes(before: Settings, after: Settings, running: set[str]) -> dict[s
 
 
 # ---- what needs a restart --------------------------------------------------------------------------------------------
+
+
+def _modify(after: Settings) -> Modify:
+    """Return the change that gives a running gateway the file's settings."""
+    asked = _GATEWAY | after.gateway
+    return Modify(
+        policy=asked["policy"] or Policy(),
+        timeouts=asked["timeouts"] or Timeouts(),
+        eip_bind_mode=asked["eip_bind_mode"],
+    )
+
+
+def _sort(differences: list[Step], after: Settings, gateway: Gateway) -> tuple[list[Step], list[Step]]:
+    """Return the differences that the running gateway can take, and those that need a restart."""
+    live = [
+        step for step in differences if step.name.partition(".")[0] in _LIVE or step.name == "gateway.eip_bind_mode"
+    ]
+    fixed: set[str] = set()
+    if live:
+        try:
+            gateway.plan([_modify(after)])
+        except RestartNeeded as error:
+            fixed = {field.removeprefix("Policy.") for field in error.fields}
+            if fixed & {"mapping", "filtering"}:  # maybe of one protocol alone
+                fixed |= {"tcp", "udp", "icmp"}
+        except ConfigurationError:
+            pass  # entries that the new settings do not allow go with the same reload
+    stuck = [step for step in differences if step not in live or step.name.rpartition(".")[2] in fixed]
+    return ([step for step in live if step not in stuck] if not stuck else []), stuck
 
 
 def _differences(before: Settings, after: Settings) -> Iterable[Step]:
