@@ -68,7 +68,7 @@ class Null:
         access = ACCESS[self.driver](links)
         for link in links:
             kernel_bypass.install(link.name, set())
-        self.drivers = [access.open(port, link, set(), set())[0] for port, link in enumerate(links)]
+        self.drivers = [access.open(port, link, set(), set(), {})[0] for port, link in enumerate(links)]
         macs = [bytes.fromhex(peer) + link.mac for peer, link in zip(self.peers, links, strict=True)]
         self.forwarder = self.module.Forwarder(*self.drivers, *macs)
         self.thread = threading.Thread(target=self._run)

@@ -594,7 +594,8 @@ class DnatEntry:
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        _set(self, external_ip=OutsideInterface() if self.external_ip == INTERFACE else self.external_ip)
+        if isinstance(self.external_ip, str) and self.external_ip == INTERFACE:
+            _set(self, external_ip=OutsideInterface())
         if not isinstance(self.external_ip, OutsideInterface):
             _set(self, external_ip=parse_ipv4(self.external_ip, "DnatEntry.external_ip"))
         object.__setattr__(self, "internal_ip", _check_targets(self.internal_ip))
@@ -745,7 +746,7 @@ def expand_pool(value: object, name: str = "SnatEntry.pool") -> tuple[Eip | Outs
 def _expand(item: object, name: str) -> Iterable[Eip | OutsideInterface]:
     if isinstance(item, Eip | OutsideInterface):
         return (item,)
-    if item == INTERFACE:
+    if isinstance(item, str) and item == INTERFACE:
         return (OutsideInterface(),)
     if isinstance(item, str) and "-" in item:
         first, last = (parse_ipv4(part.strip(), name) for part in item.split("-", 1))

@@ -21,7 +21,7 @@ class ConfigurationError(Error, ValueError):
     """A value out of its range, or two values that do not go together; the message names it and what is expected."""
 
 
-class RestartNeeded(ConfigurationError):
+class RestartNeededError(ConfigurationError):
     """A change that a running gateway cannot make, since sessions and mappings that there are depend on the old value.
 
     Attributes

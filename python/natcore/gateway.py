@@ -340,7 +340,7 @@ class Gateway:
         ------
         ConfigurationError
             As for `add`.
-        RestartNeeded
+        RestartNeededError
             As for `modify`.
         """
         with self._change_lock:
@@ -528,7 +528,7 @@ class Gateway:
 
         Raises
         ------
-        RestartNeeded
+        RestartNeededError
             The policy has another `mapping`, port scheme or the like; the message and `fields` name all of these.
         ConfigurationError
             Nothing is given, or an entry in force is not possible under the new settings.

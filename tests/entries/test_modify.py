@@ -18,7 +18,7 @@ from natcore import (
     Modify,
     Policy,
     Remove,
-    RestartNeeded,
+    RestartNeededError,
     Side,
     SnatEntry,
     Timeouts,
@@ -147,7 +147,7 @@ def test_what_needs_a_restart_is_named_and_nothing_changes(name: str) -> None:
     before = over.policy, over.timeouts
     modify = Modify(policy=replace(over.policy, hairpin=False, **RESTART[name]), timeouts=Timeouts(udp=500))
     for call in (lambda: over.plan([modify]), lambda: over.modify(policy=modify.policy, timeouts=modify.timeouts)):
-        with pytest.raises(RestartNeeded, match=rf"Policy\.{name} must stay .*: a restart is needed") as caught:
+        with pytest.raises(RestartNeededError, match=rf"Policy\.{name} must stay .*: a restart is needed") as caught:
             call()
         assert caught.value.fields == (f"Policy.{name}",)
     assert (over.policy, over.timeouts) == before and deadlines(over) == [300.0]
@@ -155,10 +155,10 @@ def test_what_needs_a_restart_is_named_and_nothing_changes(name: str) -> None:
 
 def test_all_that_need_a_restart_are_named_at_once() -> None:
     over = gateway(policy=Policy(ports="block", block_size=64))
-    with pytest.raises(RestartNeeded) as caught:
+    with pytest.raises(RestartNeededError) as caught:
         over.modify(policy=Policy(ports="random", block_size=128, filtering="address-dependent"))
     assert caught.value.fields == ("Policy.filtering", "Policy.ports", "Policy.block_size")
-    with pytest.raises(RestartNeeded, match=r"Policy\.mapping must stay what it is for each protocol"):
+    with pytest.raises(RestartNeededError, match=r"Policy\.mapping must stay what it is for each protocol"):
         over.modify(policy=replace(over.policy, udp=Behaviour(mapping="address-and-port-dependent")))
 
 

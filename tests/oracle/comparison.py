@@ -360,7 +360,7 @@ class Pair:
 
     def _same_totals(self) -> None:
         """Frames by side, sessions by protocol, refusals by limit: what the metrics tell besides the counters."""
-        verdicts, _, from_outside, sessions, refused, _ = self.gateway._core.totals()
+        verdicts, _, from_outside, sessions, refused, _ = self.gateway._core.inspection.totals()
         assert all(0 <= outside <= total for outside, total in zip(from_outside, verdicts, strict=True))
         waiting = sum(
             len(datagram.waiting) for key, datagram in self.model.fragments.datagrams.items() if key[0] is Side.OUTSIDE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -87,9 +88,9 @@ def test_natcore_run_reserves_its_ports_and_they_are_given_back(network: Network
     with at(network, "gw"):
         file.write_text(text_for(interfaces(), "gw") + "\n[policy]\nhost_ports = [[40000, 40999]]\n")
     command = [sys.executable, "-m", "natcore.cli.main"]
-    program = network.popen("gw", [*command, "run", str(file)], stdout=subprocess.PIPE, text=True)
+    program = network.popen("gw", [*command, "run", "--json", str(file)], stdout=subprocess.PIPE, text=True)
     try:
-        assert program.stdout is not None and program.stdout.readline().startswith("forwarding between lan0")
+        assert program.stdout is not None and json.loads(program.stdout.readline())["happened"] == "started"
         assert reserved(network) == "1024-39999,41000-65535"
         assert ping(network, "in", SERVER) and ping(network, "gw", SERVER)
     finally:

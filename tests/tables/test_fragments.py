@@ -229,10 +229,10 @@ def test_one_fragment_ends_a_bounded_number_of_dead_datagrams_and_believes_none(
         piece = craft.ipv4(17, "10.9.9.9", REMOTE, bytes([1] * 8), fragment=0x2000, identification=number)
         over.translate_one(craft.ether(piece), INSIDE, 0.0)
     assert flood(over, 900, 8, 0.0) == 900
-    before = tally(*over._core.counters(-1))["held"]
+    before = tally(*over._core.inspection.counters(-1))["held"]
     for turn in (1, 2, 3):
         over.translate_one(orphan(70_000 + turn), INSIDE, 6.0)  # 250 first ones, the oldest, hold nothing
-        assert tally(*over._core.counters(-1))["held"] == before + turn
+        assert tally(*over._core.inspection.counters(-1))["held"] == before + turn
     assert over.translate_one(orphan(5), INSIDE, 6.0)[0] is Verdict.HELD  # its datagram had died
     later = craft.ipv4(17, "10.9.9.9", REMOTE, bytes(8), fragment=100, identification=249)
     assert over.translate_one(craft.ether(later), INSIDE, 6.0)[0] is Verdict.HELD  # so had that of a first fragment

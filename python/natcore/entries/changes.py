@@ -13,7 +13,7 @@ from natcore.api.gateway import Core
 from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry, Timeouts
 from natcore.entries.reserved import check_reserved
 from natcore.entries.table import Entry, EntryConflict, Rulebook, Wires, concerned, spaces
-from natcore.errors import ConfigurationError, Error, RestartNeeded
+from natcore.errors import ConfigurationError, Error, RestartNeededError
 from natcore.internal.arguments import check_kinds
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_choice
@@ -83,7 +83,7 @@ class Modify:
     Parameters
     ----------
     policy
-        The new policy. RestartNeeded names the fields that a running gateway cannot change. None: as it is.
+        The new policy. RestartNeededError names the fields that a running gateway cannot change. None: as it is.
     timeouts
         The new time-outs. A session keeps its deadline until a packet refreshes it, but is dead one new time-out after the
         change at the latest. None: as they are.
@@ -369,12 +369,12 @@ class EntryTable:
         return _After(rows, added, _drained(changes), book.wires(rows) if rebound else wires, book, modify)
 
     def _modified(self, modify: Modify) -> Rulebook:
-        """Return the book under other settings; RestartNeeded: a running gateway cannot have them."""
+        """Return the book under other settings; RestartNeededError: a running gateway cannot have them."""
         from natcore.entries.live import check_live  # seldom needed
 
         mode, policy = modify.eip_bind_mode or self._book.eip_bind_mode, modify.policy or self._book.policy
         if mode != self._book.eip_bind_mode and mode != "NAT":
-            raise RestartNeeded(
+            raise RestartNeededError(
                 f"eip_bind_mode must stay 'NAT' while the gateway runs: only MULTI_BINDED can be changed, got {show(mode)}: "
                 "a restart is needed",
                 ("eip_bind_mode",),

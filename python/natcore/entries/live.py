@@ -7,14 +7,14 @@ may not: an inside endpoint would have two outside endpoints (RFC 4787 REQ-1), a
 from __future__ import annotations
 
 from natcore.config import BLOCKED, Policy
-from natcore.errors import RestartNeeded
+from natcore.errors import RestartNeededError
 from natcore.internal.redaction import show
 
 SCHEME_FREE = {"random", "preserve"}  # both draw from all ports of an address: one may follow the other
 
 
 def check_live(before: Policy, after: Policy) -> None:
-    """Raise RestartNeeded, which names every field that a running gateway cannot change."""
+    """Raise RestartNeededError, which names every field that a running gateway cannot change."""
     fixed = [name for name in ("mapping", "filtering") if _differs(before, after, name)]
     if before.ports != after.ports and not {before.ports, after.ports} <= SCHEME_FREE:
         fixed.append("ports")
@@ -29,7 +29,7 @@ def check_live(before: Policy, after: Policy) -> None:
         else f"Policy.{name} must stay what it is for each protocol (tcp, udp, icmp) while the gateway runs"
         for name in fixed
     )
-    raise RestartNeeded(f"{told}: a restart is needed", tuple(f"Policy.{name}" for name in fixed))
+    raise RestartNeededError(f"{told}: a restart is needed", tuple(f"Policy.{name}" for name in fixed))
 
 
 def _differs(before: Policy, after: Policy, name: str) -> bool:

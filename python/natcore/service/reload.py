@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from natcore.config import AnyEntry, DnatEntry, Eip, NoNatEntry, OutsideInterface, Policy, SnatEntry, Timeouts
 from natcore.entries.changes import Add, Change, Modify, Remove, Replace
 from natcore.entries.table import Entry, EntryConflict, spaces
-from natcore.errors import ConfigurationError, RestartNeeded
+from natcore.errors import ConfigurationError, RestartNeededError
 from natcore.gateway import Gateway
 from natcore.internal.redaction import show
 from natcore.service.configuration_file import LogSettings, Settings
@@ -287,7 +287,7 @@ def _sort(differences: list[Step], after: Settings, gateway: Gateway) -> tuple[l
     if live:
         try:
             gateway.plan([_modify(after)])
-        except RestartNeeded as error:
+        except RestartNeededError as error:
             fixed = {field.removeprefix("Policy.") for field in error.fields}
             if fixed & {"mapping", "filtering"}:  # maybe of one protocol alone
                 fixed |= {"tcp", "udp", "icmp"}
