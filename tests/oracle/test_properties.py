@@ -37,7 +37,11 @@ def test_seeds_equal_the_oracles(first: int) -> None:
     histogram: Counter[str] = Counter()
     for seed in range(first, first + 50):
         histogram += run(seed, operations=500).histogram
-    rare = {"verdict DROP_PORTS_EXHAUSTED", "verdict DROP_CONFLICT"}  # the soak of 200 seeds has each
+    rare = {
+        "verdict DROP_PORTS_EXHAUSTED",
+        "verdict DROP_CONFLICT",
+        "shared address: no host any more",
+    }  # the soak of 200 seeds has each
     assert {name for name in EXPECTED if not histogram[name]} <= rare  # nothing else is untried
 
 

@@ -238,9 +238,7 @@ def test_a_mass_end_loses_no_row_and_ends_nothing_that_came_later() -> None:
     gateway.close()
 
 
-HOLDS = re.compile(
-    r"\b(?:workers\.lock|self\.lock|core\.lock|_enter)\(\)|\b(?:lock_all|lock|lock_others)\(\w"
-)
+HOLDS = re.compile(r"\b(?:workers\.lock|self\.lock|core\.lock|_enter)\(\)|\b(?:lock_all|lock|lock_others)\(\w")
 LETS_GO = re.compile(
     r"\b(?:workers\.unlock|self\.unlock|core\.unlock|_leave)\(\)|\b(?:unlock_all|unlock|unlock_others)\(\w"
 )
