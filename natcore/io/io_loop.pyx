@@ -383,7 +383,7 @@ cdef void show_left(Loop* loop, const Port* port, uint32_t count, bint tapped, u
     for i in range(VIEWS_MOST):
         if loop.views[i] != NULL:
             view_leave(loop.views[i], loop.frames, count, <uint8_t>(port - &loop.ports[0]), loop.worker.number,
-                      tapped, now_ns)
+                       tapped, now_ns)
 
 
 cdef uint32_t serve(Loop* loop, Port* port, Device* device, uint32_t budget) noexcept nogil:

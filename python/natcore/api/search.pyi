@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
 from natcore.api.workers import Workers
 
+@disjoint_base
 class Search:
     def __new__(
         cls,

@@ -5,7 +5,7 @@ from typing import Self
 
 from typing_extensions import disjoint_base
 
-Seen = tuple[int, int, int, int, int, int, bytes, int, bytes]
+_Seen = tuple[int, int, int, int, int, int, bytes, int, bytes]
 
 @disjoint_base
 class FrameView:
@@ -21,4 +21,4 @@ class FrameView:
     ) -> Self: ...
     @property
     def lost(self) -> int: ...
-    def take(self, most: int = 1024) -> list[Seen]: ...
+    def take(self, most: int = 1024) -> list[_Seen]: ...
