@@ -298,8 +298,8 @@ cdef class Core:
         return capsule
 
     def forked(self, bytes key):
-        """In a forked child: frees the locks of the parent's other threads, reseeds port randomness (key: 32 bytes, or None) and
-        opens an eventfd of its own. False: a thread was using the tables or reading the flow log, and they may be
+        """In a forked child: frees the locks of the parent's other threads, reseeds port randomness (key: 32 bytes, or None)
+        and opens an eventfd of its own. False: a thread was using the tables or reading the flow log, and they may be
         inconsistent."""
         cdef uint32_t w
         cdef Flows* flows = self.worker.flows

@@ -148,7 +148,8 @@ cdef class Inspection:
             "generated_withheld": sums.generated_withheld, "fragments_evicted": sums.fragments_evicted,
             "events_lost": sums.events_lost, "unsolicited_lost": sums.unsolicited_lost,
             "journal_lost": sums.journal_lost, "bytes_from_inside": sums.bytes[INSIDE],
-            "bytes_from_outside": sums.bytes[OUTSIDE], "ports_used": sums.ports_used, "sessions": sums.sessions, "mappings": sums.mappings,
+            "bytes_from_outside": sums.bytes[OUTSIDE], "ports_used": sums.ports_used,
+            "sessions": sums.sessions, "mappings": sums.mappings,
         }, [<int64_t>sums.from_outside[i] for i in range(256)], {
             "created": [sums.created_of[i] for i in range(KINDS)], "ended": [sums.ended_of[i] for i in range(KINDS)],
         }, [sums.refused[i] for i in range(LIMITS)], [sums.handed_over_by[i] for i in range(self.shared.count)]
@@ -166,7 +167,8 @@ cdef class Inspection:
             most_taken(table, place, last, found)
             place = last if table.pairs != NULL and last < table.crowd_slots.fresh else NONE
             self.workers.unlock()
-        return ({(bswap32(found[i].outside_ip), found[i].protocol): found[i].taken for i in range(MOST_SLOTS) if found[i].taken},
+        return ({(bswap32(found[i].outside_ip), found[i].protocol): found[i].taken
+                 for i in range(MOST_SLOTS) if found[i].taken},
                 None if place == NONE else place)
 
     @property

@@ -1,4 +1,4 @@
-"""SessionTap: sessions that begin and end, as they do, for someone who watches; beside the journal, which loses nothing by it."""
+"""SessionTap: sessions that begin and end, as they do, for one who watches; beside the journal, which loses nothing by it."""
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -7,7 +7,7 @@ from natcore.api.workers cimport Workers
 from natcore.base.compiler cimport exchange
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.spinlock cimport spin_lock, spin_unlock
-from natcore.log.journal cimport Journal, Record, RowTap
+from natcore.log.journal cimport Record, RowTap
 from natcore.workers.locks cimport lock_all, unlock_all
 from natcore.workers.worker cimport Shared
 

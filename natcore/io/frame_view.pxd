@@ -1,8 +1,8 @@
 """Frames of a plane copied for someone who looks: as they came, as they leave, and their verdict.
 
-Nothing is looked at while no view is attached to a loop, but for one pointer a batch. With one, every frame of a batch is copied
-before it is translated, since an inside address of a packet from outside is known only afterwards; what meets the criteria then
-goes into the view's ring. A full ring loses the copy, and counts it.
+Nothing is looked at while no view is attached to a loop, but for one pointer a batch. With one, every frame of a batch is
+copied before it is translated, since an inside address of a packet from outside is known only afterwards; what meets the
+criteria then goes into the view's ring. A full ring loses the copy, and counts it.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -47,4 +47,4 @@ cdef bint before_new(Before* before, View* view) noexcept nogil
 cdef void before_delete(Before* before) noexcept nogil
 cdef void view_arrive(Before* before, const Frame* frames, uint32_t count) noexcept nogil
 cdef void view_leave(Before* before, const Frame* frames, uint32_t count, uint8_t port, uint32_t worker,
-                    bint forwarded_only, uint64_t now_ns) noexcept nogil
+                     bint forwarded_only, uint64_t now_ns) noexcept nogil

@@ -93,7 +93,7 @@ cdef void ring_write(View* view, const void* data, uint32_t count) noexcept nogi
 
 
 cdef void view_leave(Before* before, const Frame* frames, uint32_t count, uint8_t port, uint32_t worker,
-                    bint forwarded_only, uint64_t now_ns) noexcept nogil:
+                     bint forwarded_only, uint64_t now_ns) noexcept nogil:
     """Keeps what meets the criteria, after the batch was translated and queued."""
     cdef View* view = before.view
     cdef const uint8_t* came

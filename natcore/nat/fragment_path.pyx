@@ -5,8 +5,9 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.nat.admission cimport find_live, inside_mtu, may_pass, session_mtu
 from natcore.tables.fragments cimport (
-    DATAGRAM_BROKEN, DATAGRAM_KNOWN, DATAGRAM_REFUSED, DATAGRAMS, EXPIRED_AT_ONCE, RANGE_LAST, Datagram, Fragments, FragmentRange,
-    datagram_break, datagram_close, datagram_find, datagram_has, datagram_next_held, datagram_hold, datagram_mark, datagram_open,
+    DATAGRAM_BROKEN, DATAGRAM_KNOWN, DATAGRAM_REFUSED, DATAGRAMS, EXPIRED_AT_ONCE, RANGE_LAST, Datagram, Fragments,
+    FragmentRange, datagram_break, datagram_close, datagram_find, datagram_has, datagram_next_held, datagram_hold,
+    datagram_mark, datagram_open,
     datagram_settle, datagram_pop_held, datagram_is_complete, datagram_is_over, fragments_expire, fragment_digest,
 )
 from natcore.nat.ip_identification cimport set_identification

@@ -38,7 +38,8 @@ from natcore.workers.locks cimport lock, unlock_others, lock_others, unlock
 from natcore.tables.icmp_output cimport outbox_take
 from natcore.packet.tcp_mss cimport clamp_mss
 from natcore.packet.parse cimport (
-    KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, OPTIONS_HARMLESS, OPTIONS_NONE, OPTIONS_ROUTE, Packet, link_length, parse, parse_plain,
+    KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, OPTIONS_HARMLESS, OPTIONS_NONE, OPTIONS_ROUTE, Packet, link_length, parse,
+    parse_plain,
     wire_bytes, wire_packets,
 )
 from natcore.tables.mappings cimport mapping_prefetch_open

@@ -68,10 +68,10 @@ cdef struct Rules:
     NoNatRule* no_nat            # [no_nat_count] in the order in which the entries were added; the first match wins
     uint32_t no_nat_start_count
     uint32_t* no_nat_starts      # [no_nat_start_count] ascending sources, host order; range i ends before starts[i + 1]
-    NoNatSource** no_nat_sources # [no_nat_start_count] the longest prefix of the range, or NULL
+    NoNatSource** no_nat_sources    # [no_nat_start_count] the longest prefix of the range, or NULL
     uint32_t inside_endpoint_count
-    DnatRange* inside_endpoints  # [inside_endpoint_count] ascending; two are disjoint, or the same range of two entries: then
-                                 # the one added first is last
+    # [inside_endpoint_count] ascending; two are disjoint, or the same range of two entries: then the one added first is last
+    DnatRange* inside_endpoints
     uint32_t inside_count
     AddressRange* inside         # [inside_count] ascending, disjoint: addresses that entries declare to be inside
 

@@ -29,8 +29,8 @@ cdef class RuleSet:
         dnat_ranges: [(first key, last key, index into dnat)], ascending. one_to_one: [(inside address, index into dnat)],
         ascending. no_nat: [(entry, source, source mask, destination, destination mask)]. inside: [(first, last)] addresses,
         ascending, disjoint. inside_endpoints: as dnat_ranges, of inside endpoints; of several with the same range the first
-        added last. no_nat_starts: [(first source, index into no_nat_sources or None)], ascending. no_nat_sources: [(index of the
-        prefix around it or None, [(first destination, last, index into no_nat)])], destinations ascending, disjoint.
+        added last. no_nat_starts: [(first source, index into no_nat_sources or None)], ascending. no_nat_sources: [(index of
+        the prefix around it or None, [(first destination, last, index into no_nat)])], destinations ascending, disjoint.
         """
         self.snat = <SnatRule*>array(len(snat), sizeof(SnatRule))
         self.dnat = <DnatRule*>array(len(dnat), sizeof(DnatRule))

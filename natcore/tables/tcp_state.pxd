@@ -47,9 +47,9 @@ cdef enum:
     RST_WINDOW = 1 << 16        # bytes that the sender of a RST may have in flight
 
 cdef inline bint rst_fits(const Session* session, uint32_t direction, uint32_t sequence) noexcept nogil:
-    """Whether a RST is acceptable, and so starts the transitory time-out; it is forwarded in any case. Its sequence is the other
-    side's last acknowledgement, or the end of its own side's data. The latter only within a window of the acknowledgement, since
-    a forged segment can move the end (RFC 5961)."""
+    """Whether a RST is acceptable, and so starts the transitory time-out; it is forwarded in any case. Its sequence is the
+    other side's last acknowledgement, or the end of its own side's data. The latter only within a window of the
+    acknowledgement, since a forged segment can move the end (RFC 5961)."""
     cdef bint acked = session.state & (TCP_ACKED << (1 - direction)) != 0
     if acked and sequence - session.ack[1 - direction] >= RST_WINDOW:
         return False

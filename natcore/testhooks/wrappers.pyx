@@ -22,13 +22,6 @@ from natcore.base.chacha20 cimport Random, random32, random_below, random_seed
 from natcore.base.freelist cimport Freelist, freelist_init, freelist_give, freelist_take
 from natcore.workers.worker cimport Shared, Worker
 from natcore.packet.checksum_offload cimport finish_checksum
-from natcore.packet.verdict cimport (
-    DROP_CHECKSUM, DROP_CONFLICT, DROP_FILTERED, DROP_FRAGMENT, DROP_MALFORMED, DROP_MTU, DROP_NO_MAPPING,
-    DROP_NO_NEIGHBOUR, DROP_NO_SNAT_ENTRY, DROP_OUTSIDE_LIMIT, DROP_PORTS_EXHAUSTED, DROP_PROBE_LIMIT,
-    DROP_IP_OPTION,
-    DROP_RATE_LIMIT, DROP_SESSION_LIMIT, DROP_SPOOFED, DROP_SUBSCRIBER_LIMIT, DROP_TTL, DROP_UNSUPPORTED, HAIRPIN,
-    HELD, INBOUND, INSIDE, LOCAL, OUTBOUND, OUTSIDE, UNTRANSLATED,
-)
 
 
 # ---- checksum --------------------------------------------------------------------------------------------------------

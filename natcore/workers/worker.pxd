@@ -61,7 +61,7 @@ cdef struct Worker:
     Shared* shared
     uint32_t number             # index in Shared.workers
     uint32_t needs_all_locked          # the current packet must be repeated with all workers locked
-    Configuration configuration # the same for all workers
+    Configuration configuration     # the same for all workers
     Links links
     Sessions sessions
     Mappings mappings
