@@ -1,9 +1,10 @@
 """SessionSearch and MappingSearch: live rows that match, a slice at a time, without holding up packets.
 
-Theory of operation: a slice of the table is read without the worker's lock; of what is read only addresses, ports, protocol and
-entry are compared. A line may change meanwhile, so that the result is a guess. The slots that matched are then copied with
+Theory of operation: a slice of the sessions is read without the worker's lock; of what is read only addresses, ports, protocol
+and entry are compared. A line may change meanwhile, so that the result is a guess. The slots that matched are then copied with
 the worker locked, after a second look; there are few of them, and a packet waits for these alone. A session that begins or
 moves during a search may be missed or, if its slot was freed and used again, found in its later form; each row is consistent.
+Mappings are fewer, and looked at with the worker locked, in slices of 4,096.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
@@ -20,6 +21,7 @@ from natcore.workers.worker cimport Worker
 
 cdef enum:
     SCAN_LINES = 65536          # lines of a slice: under a millisecond
+    LOCKED_LINES = 4096         # lines that are looked at with a worker locked: some ten microseconds
     COPY_ROWS = 256             # rows that are copied with a worker locked: some ten microseconds
 
 
@@ -47,23 +49,14 @@ cdef bint session_matches(const Worker* worker, uint32_t slot, const Criteria* w
     return wanted.entry == 0 or entry_of(worker, load_relaxed(&worker.sessions.cold[slot].mapping)) == wanted.entry
 
 
-cdef bint mapping_matches(const Worker* worker, uint32_t slot, const Criteria* wanted) noexcept nogil:
-    cdef const uint32_t* line = <const uint32_t*>&worker.mappings.mappings[slot]
-    cdef uint32_t words[6]
-    cdef uint32_t word
-    cdef Mapping seen
+cdef bint mapping_matches(const Mapping* mapping, const Criteria* wanted) noexcept nogil:
     cdef uint32_t ip[3]
     cdef uint16_t port[3]
-    for word in range(6):                   # addresses, ports, protocol, flags
-        words[word] = load_relaxed(&line[word])
-    memcpy(&seen, words, 24)
-    if seen.flags & MAPPING_FREE:
+    if mapping.flags & MAPPING_FREE:
         return False
-    ip[ROLE_INSIDE], ip[ROLE_REMOTE], ip[ROLE_OUTSIDE] = seen.inside_ip, seen.remote_ip, seen.outside_ip
-    port[ROLE_INSIDE], port[ROLE_REMOTE], port[ROLE_OUTSIDE] = seen.inside_port, seen.remote_port, seen.outside_port
-    if not meets(wanted, ip, port, seen.protocol):
-        return False
-    return wanted.entry == 0 or load_relaxed(&worker.mappings.mappings[slot].entry) == wanted.entry
+    ip[ROLE_INSIDE], ip[ROLE_REMOTE], ip[ROLE_OUTSIDE] = mapping.inside_ip, mapping.remote_ip, mapping.outside_ip
+    port[ROLE_INSIDE], port[ROLE_REMOTE], port[ROLE_OUTSIDE] = mapping.inside_port, mapping.remote_port, mapping.outside_port
+    return meets(wanted, ip, port, mapping.protocol) and (wanted.entry == 0 or mapping.entry == wanted.entry)
 
 
 cdef class Search:
@@ -131,25 +124,20 @@ cdef class MappingSearch(Search):
         cdef uint8_t[::1] raw = rows.view("u1")
         cdef uint32_t capacity = min(<uint32_t>(raw.shape[0] // sizeof(MappingRow)), COPY_ROWS)
         cdef MappingRow* out = <MappingRow*>&raw[0] if capacity else NULL
-        cdef uint32_t found[COPY_ROWS]
-        cdef uint32_t count = 0, filled = 0, fresh = 0, last, i
+        cdef uint32_t filled = 0, fresh = 0, last
         cdef Worker* worker
         if self.at >= self.workers.shared.count or capacity == 0:
             return 0
         worker = self.workers.shared.workers[self.at]
         with nogil:
-            fresh = load_relaxed(&worker.mappings.mapping_slots.fresh)
-            last = min(fresh, self.slot + SCAN_LINES)
-            while self.slot < last and count < capacity:
-                found[count] = self.slot
-                count += mapping_matches(worker, self.slot, &self.wanted)
+            lock(worker)
+            fresh = worker.mappings.mapping_slots.fresh
+            last = min(fresh, self.slot + LOCKED_LINES)
+            while self.slot < last and filled < capacity:
+                if mapping_matches(&worker.mappings.mappings[self.slot], &self.wanted):
+                    mapping_row(&worker.mappings.mappings[self.slot], &out[filled])
+                    filled += 1
                 self.slot += 1
-            if count:
-                lock(worker)
-                for i in range(count):
-                    if mapping_matches(worker, found[i], &self.wanted):
-                        mapping_row(&worker.mappings.mappings[found[i]], &out[filled])
-                        filled += 1
-                unlock(worker)
+            unlock(worker)
         self.advance(fresh)
         return filled
