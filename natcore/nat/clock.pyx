@@ -115,7 +115,7 @@ cdef bint has_waiting(const Worker* worker) noexcept nogil:
 
 
 cdef void finish_waiting(Worker* worker, uint64_t now_ns) noexcept nogil:
-    """Answers held SYNs and drops datagrams whose time is over. Call it with all workers locked."""
+    """Answers held SYNs and drops datagrams that timed out. Call it with all workers locked."""
     answer_unsolicited(worker, now_ns)
     expire_datagrams(worker, now_ns)
 
