@@ -6,9 +6,7 @@ from libc.string cimport memset
 from natcore.log.events cimport EVENT_SLOTS, REST_SLOTS, Event, Events, event_fd_clear
 from natcore.workers.locks cimport lock, unlock
 from natcore.workers.limits cimport LIMITS, mappings_live, sessions_live
-from natcore.api.snapshot cimport (
-    BlockRow, MappingRow, PortRow, SessionRow, copy_blocks, copy_mappings, copy_ports, copy_sessions, count_blocks,
-)
+from natcore.api.snapshot cimport BlockRow, PortRow, SessionRow, copy_blocks, copy_ports, copy_sessions, count_blocks
 from natcore.tables.port_overload cimport ALL_PARTS, Crowd, Overload
 from natcore.tables.ports cimport PORT_SPACES, Address, ports_in_use
 from natcore.base.numbers cimport NONE
@@ -234,18 +232,6 @@ cdef class Inspection:
             return filled, (place >> SLOT_BITS << SLOT_BITS) + slot
         place = (place >> SLOT_BITS) + 1
         return filled, place << SLOT_BITS if place < self.shared.count else None
-
-    def mappings(self, rows not None):
-        """Copies mappings; rows filled."""
-        cdef uint8_t[::1] raw = bytes_of(rows, sizeof(MappingRow))
-        cdef uint32_t filled = 0, capacity = <uint32_t>(raw.shape[0] // sizeof(MappingRow)), w
-        with nogil:
-            self.workers.lock()
-            for w in range(self.shared.count):
-                if filled < capacity:
-                    filled += copy_mappings(self.shared.workers[w], <MappingRow*>&raw[0] + filled, capacity - filled)
-            self.workers.unlock()
-        return filled
 
     def ports(self, rows not None):
         """Copies port usage; rows filled."""

@@ -60,7 +60,6 @@ cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t cap
                             uint32_t last) noexcept nogil
 cdef uint64_t oldest_window(const Worker* worker, uint32_t first, uint32_t last, uint64_t now_ns) noexcept nogil
 cdef void mapping_row(const Mapping* mapping, MappingRow* row) noexcept nogil
-cdef uint32_t copy_mappings(const Worker* worker, MappingRow* rows, uint32_t capacity) noexcept nogil
 cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t capacity) noexcept nogil
 cdef uint32_t count_blocks(const Worker* worker) noexcept nogil
 cdef uint32_t copy_blocks(const Worker* worker, BlockRow* rows, uint32_t capacity) noexcept nogil

@@ -1,7 +1,7 @@
 """Copies sessions, mappings and port usage out of the tables; the worker must be locked."""
 from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore.tables.mappings cimport MAPPING_FREE, Mapping
+from natcore.tables.mappings cimport Mapping
 from natcore.tables.ports cimport PORT_SPACES, Address, PortMap, Ports, ports_in_use
 from natcore.tables.sessions cimport (
     IN, NO_WINDOW, OPENED_OUTSIDE, OUT, ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, SESSION_FREE, UNLOGGED, Cold, Session,
@@ -87,17 +87,6 @@ cdef void mapping_row(const Mapping* mapping, MappingRow* row) noexcept nogil:
     row.inside_port = bswap16(mapping.inside_port)
     row.outside_port = bswap16(mapping.outside_port)
     row.protocol = mapping.protocol
-
-
-cdef uint32_t copy_mappings(const Worker* worker, MappingRow* rows, uint32_t capacity) noexcept nogil:
-    cdef uint32_t slot, filled = 0
-    cdef const Mapping* mapping
-    for slot in range(worker.mappings.mapping_slots.fresh):
-        mapping = &worker.mappings.mappings[slot]
-        if not mapping.flags & MAPPING_FREE and filled < capacity:
-            mapping_row(mapping, &rows[filled])
-            filled += 1
-    return filled
 
 
 cdef uint32_t copy_ports(const Worker* worker, PortRow* rows, uint32_t capacity) noexcept nogil:

@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 from natcore.api.workers cimport Workers
 from natcore.base.compiler cimport exchange
 from natcore.base.pages cimport table_delete, table_new
-from natcore.base.spinlock cimport spin_lock, spin_unlock
+from natcore.base.spinlock cimport spin_lock, spin_read, spin_unlock
 from natcore.log.journal cimport Record, RowTap
 from natcore.workers.locks cimport lock_all, unlock_all
 from natcore.workers.worker cimport Shared
@@ -61,12 +61,7 @@ cdef class SessionTap:
     @property
     def lost(self):
         """Rows that found no place, so far."""
-        cdef uint64_t lost
-        with nogil:
-            spin_lock(&self.tap.spin)
-            lost = self.tap.lost
-            spin_unlock(&self.tap.spin)
-        return lost
+        return spin_read(&self.tap.spin, &self.tap.lost)
 
     def take(self, rows not None):
         """Fills RECORD (n,) with the oldest rows; how many. For one thread at a time."""

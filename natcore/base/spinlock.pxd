@@ -2,7 +2,7 @@
 
 Lock order: no other lock is waited for while one is held (lock_checker.pxd).
 """
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from natcore.base.compiler cimport DEBUG, exchange, likely, store_release
 from natcore.base.lock_checker cimport RANK_SPIN, lock_fault, lock_forget, lock_is_held, lock_note, lock_wait
@@ -46,6 +46,14 @@ cdef inline void spin_unlock(Spinlock* spin) noexcept nogil:
         if DEBUG:
             lock_forget(spin)
         store_release(&spin.taken, 0)
+
+cdef inline uint64_t spin_read(Spinlock* spin, const uint64_t* value) noexcept nogil:
+    """What the lock guards, read with it held."""
+    cdef uint64_t seen
+    spin_lock(spin)
+    seen = value[0]
+    spin_unlock(spin)
+    return seen
 
 cdef inline void assert_spin(const Spinlock* spin, const void* lock, const char* what) noexcept nogil:
     """Debug builds abort unless the caller holds the spinlock, or `lock`, which serves as well (NULL: none does)."""

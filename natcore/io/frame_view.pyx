@@ -8,7 +8,7 @@ from natcore.base.headers cimport (
     ETHERNET_BYTES, ETHERTYPE_IPV4, IPV4_OFFSET, PROTOCOL_TCP, PROTOCOL_UDP, EthernetHeader, Ipv4Header,
 )
 from natcore.base.pages cimport table_delete, table_new
-from natcore.base.spinlock cimport spin_lock, spin_unlock
+from natcore.base.spinlock cimport spin_lock, spin_read, spin_unlock
 from natcore.frame cimport Frame
 from natcore.packet.verdict cimport OUTSIDE, UNTRANSLATED
 from natcore.tables.criteria cimport criteria_of, meets
@@ -152,12 +152,7 @@ cdef class FrameView:
     @property
     def lost(self):
         """Frames that found no place in the ring, so far."""
-        cdef uint64_t lost
-        with nogil:
-            spin_lock(&self.view.spin)
-            lost = self.view.lost
-            spin_unlock(&self.view.spin)
-        return lost
+        return spin_read(&self.view.spin, &self.view.lost)
 
     def take(self, int most=1024):
         """[(at_ns, verdict, side, port, worker, length as it came, bytes of that, length as it leaves, bytes of that), …],
