@@ -59,7 +59,7 @@ def test_a_unit_grants_what_the_driver_needs_and_no_more(tmp_path: Path) -> None
     assert value(xdp, "RestrictAddressFamilies")[0].endswith(" AF_PACKET AF_XDP")
     assert "@system-service bpf" in value(xdp, "SystemCallFilter")
     for driver, unit in (("af_packet", plain), ("af_xdp", xdp)):
-        assert len(value(unit, "CapabilityBoundingSet")[0].split()) == len(privileges._KEPT[driver])
+        assert len(value(unit, "CapabilityBoundingSet")[0].split()) == len(privileges._kept(driver))
 
 
 def test_a_unit_says_when_it_is_ready_started_anew_and_taken_for_dead(tmp_path: Path) -> None:

@@ -15,11 +15,19 @@ from contextlib import suppress
 from pathlib import Path
 
 # linux/capability.h
-_NET_ADMIN, _NET_RAW, _IPC_LOCK, _SYS_ADMIN, _PERFMON, _BPF = 12, 13, 14, 21, 38, 39
-_KEPT = {
-    "af_packet": {_NET_RAW, _NET_ADMIN},  # packet sockets; nf_tables, neighbours, buffers
+_NUMBERS = {
+    "CAP_NET_ADMIN": 12,
+    "CAP_NET_RAW": 13,
+    "CAP_IPC_LOCK": 14,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_PERFMON": 38,
+    "CAP_BPF": 39,
+}
+_SYS_ADMIN, _PERFMON, _BPF = (_NUMBERS[name] for name in ("CAP_SYS_ADMIN", "CAP_PERFMON", "CAP_BPF"))
+NEEDED = {  # capabilities, by the driver
+    "af_packet": ("CAP_NET_RAW", "CAP_NET_ADMIN"),  # packet sockets; nf_tables, neighbours, buffers
     # programs and maps, and in programs offsets that vary (the verifier's rule without CAP_PERFMON); memory for frames
-    "af_xdp": {_NET_RAW, _NET_ADMIN, _BPF, _PERFMON, _IPC_LOCK},
+    "af_xdp": ("CAP_NET_RAW", "CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON", "CAP_IPC_LOCK"),
 }
 _VERSION = 0x20080522  # of capset: 64 capabilities
 
@@ -76,7 +84,7 @@ def confine(driver: str) -> list[str]:
 
 
 def _kept(driver: str) -> set[int]:
-    kept = _KEPT.get(driver, _KEPT["af_packet"])
+    kept = {_NUMBERS[name] for name in NEEDED.get(driver, NEEDED["af_packet"])}
     return kept if _BPF not in kept or _last_capability() >= _BPF else kept - {_BPF, _PERFMON} | {_SYS_ADMIN}
 
 

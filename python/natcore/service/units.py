@@ -13,13 +13,10 @@ from natcore.errors import ConfigurationError
 from natcore.internal.files import replaced
 from natcore.internal.redaction import show
 from natcore.service.configuration_file import Settings, credential
+from natcore.service.privileges import NEEDED
 
 USER = "natcore"
 STATE_FOLDER, LOG_FOLDER = "/var/lib/natcore", "/var/log/natcore"
-_CAPABILITIES = {
-    "af_packet": ("CAP_NET_RAW", "CAP_NET_ADMIN"),
-    "af_xdp": ("CAP_NET_RAW", "CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON", "CAP_IPC_LOCK"),
-}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 # Each %-sign of systemd's is doubled by `_quoted` where a path comes from the configuration.
@@ -143,7 +140,7 @@ def files(
         program=_quoted(Path(program or _program())),
         type="notify-reload" if notify_reload else "notify",
         reload="ReloadSignal=SIGHUP" if notify_reload else "ExecReload=/bin/kill -HUP $MAINPID",
-        capabilities=" ".join(_CAPABILITIES[driver]),
+        capabilities=" ".join(NEEDED[driver]),
         credentials="".join(f"LoadCredential={credential(path)}:{_quoted(path)}\n" for path in secret_files(settings)),
         writable="".join(f"ReadWritePaths=-{_quoted(path)}\n" for path in _written(settings)),
         families=" AF_XDP" if driver == "af_xdp" else "",
