@@ -87,6 +87,18 @@ class Event:
     outside: ipaddress.IPv4Address | None = None
 
 
+def subject(event: Event) -> object:
+    """What similar events have in common: the reason, and the subscriber or the outside address and protocol."""
+    return event.reason, event.subscriber, event.outside, event.protocol if event.outside else 0
+
+
+def of_all(event: Event) -> Event:
+    """Return an event that stands for all of its reason, where too many differ."""
+    from dataclasses import replace
+
+    return replace(event, subscriber=None, destination=None, port=0, outside=None)
+
+
 class Digest:
     """Of many events about one subscriber and reason one each minute, with the sum of all that came meanwhile.
 
@@ -104,10 +116,9 @@ class Digest:
 
         told = []
         for event in events:
-            key: object = (event.reason, event.subscriber, event.outside, event.protocol if event.outside else 0)
+            key = subject(event)
             if key not in self._due and len(self._due) >= self._most:
-                event = replace(event, subscriber=None, destination=None, port=0, outside=None)
-                key = event.reason
+                event, key = of_all(event), event.reason
             if key not in self._due:
                 self._due[key] = now + self._every
                 told.append(event)

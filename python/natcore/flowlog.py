@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from natcore.api.flow_log import FlowTable
 from natcore.config import check_integer, check_number
+from natcore.internal.closing import Closing
 from natcore.internal.parts import parts_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ IN, OUT = 0, 1  # direction, as the interface sees it; `interface` is a Side
 ACCEPT, REJECT = 0, 1  # action: forwarded, or dropped by the gateway
 
 
-class FlowLog:
+class FlowLog(Closing):
     """Every packet of a gateway, from now until `close`: once as it comes in and once as it goes out.
 
     A row adds up the packets of one 5-tuple on one interface, in one direction, with one action. For ICMP queries the
@@ -67,14 +67,6 @@ class FlowLog:
     def close(self) -> None:
         """Nothing is captured any more; rows can still be taken. Idempotent."""
         self._table.close()
-
-    def __enter__(self) -> FlowLog:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<FlowLog {'open' if self._table.is_open else 'closed'}>"

@@ -6,7 +6,6 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
-from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
@@ -36,6 +35,7 @@ from natcore.internal.arguments import (
     sides_of,
 )
 from natcore.internal.change_lock import ChangeLock, after_fork
+from natcore.internal.closing import Closing
 from natcore.internal.counters import tally
 from natcore.internal.gateway_arguments import GatewayArguments
 from natcore.internal.hardware import memory_arguments
@@ -78,7 +78,7 @@ EVERYTHING = (0, 0, 0), (0, 0, 0), (-1, -1, -1), -1, 0  # natcore.internal.endpo
 FIND_ROWS = 256  # of a search
 
 
-class Gateway:
+class Gateway(Closing):
     """A NAT44 gateway: entries, sessions, ports, counters, the session log.
 
     A gateway is a context manager that closes itself. Any thread may call any method; docs/threads.md says which calls wait.
@@ -214,8 +214,8 @@ class Gateway:
         self._change_lock = ChangeLock()
         self._core = Core(
             self._settings(self.policy, self.timeouts),
-            max_sessions=checked.max_sessions,
-            max_mappings=checked.max_mappings or checked.max_sessions,
+            max_sessions=self.max_sessions,
+            max_mappings=self.max_mappings,
             max_subscribers=checked.max_subscribers or checked.max_sessions,
             max_addresses=MAX_ADDRESSES,
             records=self.records,
@@ -1010,9 +1010,8 @@ class Gateway:
         numpy.ndarray
             MAPPING rows (docs/reference/arrays.md).
         """
-        whole = np.dtype(
-            (np.void, MAPPING.itemsize)
-        )  # numpy joins rows field by field, and leaves what is between them
+        # numpy joins rows field by field, and leaves what is between them: a row of one field is joined whole
+        whole = np.dtype((np.void, MAPPING.itemsize))
         found = [rows.view(whole) for rows in self.find_mappings()]
         return np.concatenate(found).view(MAPPING) if found else np.zeros(0, MAPPING)
 
@@ -1359,14 +1358,6 @@ class Gateway:
         )
         self._change_lock = ChangeLock()
         self._planes, self._controls, self._collector, self._feeds = {}, [], None, None
-
-    def __enter__(self) -> Gateway:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         entries = len(self._table.rows)

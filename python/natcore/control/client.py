@@ -8,7 +8,6 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from natcore.control import socket_file
@@ -27,13 +26,14 @@ from natcore.control.protocol import (
     encode,
 )
 from natcore.errors import ControlError
+from natcore.internal.closing import Closing
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_number
 
 _RECEIVE_BYTES = 256 << 10
 
 
-class Client:
+class Client(Closing):
     """A connection to a running gateway; a context manager that closes itself.
 
     Parameters
@@ -144,14 +144,6 @@ class Client:
     def close(self) -> None:
         """Close the connection; a request under way ends. Idempotent."""
         self._socket.close()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _send(self, data: bytes) -> None:
         try:

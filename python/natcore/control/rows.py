@@ -16,6 +16,7 @@ from natcore.internal.protocols import NAMES, TCP
 
 if TYPE_CHECKING:
     from natcore.gateway import Gateway
+    from natcore.internal.endpoints import Criteria
 
 Array = NDArray[np.void]
 _STATES = [state.name.lower() for state in SessionState]
@@ -117,8 +118,19 @@ def block_rows(found: Array) -> list[Row]:
     ]
 
 
-def best(slices: Iterable[Array], key: Callable[[Array], Any], count: int) -> Iterator[Array | None]:
-    """Yield None for each slice, and then the rows with the smallest keys, in their order, at most `count`."""
+def matching(found: Array, wanted: Criteria, sides: Sequence[str]) -> Array:
+    """Return the rows that meet the criteria. sides: what the columns SIDE_ip and SIDE_port of the inside, the remote and the
+    outside begin with."""
+    for side, address, mask, port in zip(sides, wanted.addresses, wanted.masks, wanted.ports, strict=True):
+        if mask:
+            found = found[(found[f"{side}_ip"] & mask) == address & mask]
+        if port >= 0 and f"{side}_port" in (found.dtype.names or ()):
+            found = found[found[f"{side}_port"] == port]
+    return found if wanted.protocol < 0 else found[found["protocol"] == wanted.protocol]
+
+
+def best(slices: Iterable[Array], key: Callable[[Array], Any], count: int) -> Iterator[Array]:
+    """Yield no rows for each slice, and then those with the smallest keys, in their order, at most `count`."""
     gathered: list[Array] = []
     waiting = 0
     for found in slices:
@@ -128,7 +140,7 @@ def best(slices: Iterable[Array], key: Callable[[Array], Any], count: int) -> It
         if waiting >= count + _GATHERED:
             gathered = [_smallest(np.concatenate(gathered), key, count)]
             waiting = len(gathered[0])
-        yield None
+        yield found[:0]
     if gathered:
         rows = _smallest(np.concatenate(gathered), key, count)
         yield rows[np.argsort(key(rows), kind="stable")]

@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from natcore.control import socket_file
@@ -31,6 +30,7 @@ from natcore.control.protocol import VERSION, Code, Failure, Greeting, Request, 
 from natcore.control.verb import Answer, Context, Peer, verbs
 from natcore.errors import ControlError, Error
 from natcore.internal import threads
+from natcore.internal.closing import Closing
 from natcore.internal.validation import check_integer
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _COUNTERS = (
 )  # fmt: skip
 
 
-class ControlServer:
+class ControlServer(Closing):
     """The control socket of a gateway, from its making until `close`; `Gateway.serve_control` makes it.
 
     Root, the process's own user and members of `write_group` may use verbs that change something; whoever else the file's mode
@@ -145,14 +145,6 @@ class ControlServer:
         for thread in (self._thread, *(job.thread for job in jobs)):
             if thread is not current:
                 thread.join(_CLOSE_SECONDS)
-
-    def __enter__(self) -> ControlServer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<ControlServer {self._path}{', closed' if self._closing else ''}>"

@@ -8,9 +8,10 @@ import socket
 import struct
 import time
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from natcore.demo.namespaces import inside
+from natcore.internal.closing import Closing
 
 _ETH_P_ALL = 0x0003
 _SO_ATTACH_FILTER = 26
@@ -35,7 +36,7 @@ class Counts(NamedTuple):
         return Counts(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
 
 
-class Meter:
+class Meter(Closing):
     """IPv4 packets and bytes of an Ethernet interface since start().
 
     The interface counters count every frame; what is not IPv4 (ARP) is counted by a packet socket and taken off. An
@@ -75,12 +76,6 @@ class Meter:
 
     def close(self) -> None:
         self._others.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _settle(self) -> None:
         end = time.monotonic() + 3

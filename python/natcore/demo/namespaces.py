@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from natcore.errors import InterfaceError
+from natcore.internal.closing import Closing
 from natcore.internal.extras import extra
 
 with extra("plane"):
@@ -60,7 +61,7 @@ def _refused(error: OSError) -> InterfaceError:
     return InterfaceError(error.errno or 1, missing)
 
 
-class Network:
+class Network(Closing):
     """Namespaces with a common prefix, joined by veth pairs; all gone after `close`. A context manager.
 
     >>> with Network("demo-", ["in", "gw"]) as network:          # doctest: +SKIP
@@ -182,9 +183,3 @@ class Network:
         for member in self.members:
             if self.name(member) in names():
                 netns.remove(self.name(member))
-
-    def __enter__(self) -> Network:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -26,9 +26,6 @@ class Criteria(NamedTuple):
     entry: int  # 0: any
 
 
-EVERYTHING = Criteria((0, 0, 0), (0, 0, 0), (-1, -1, -1), -1, 0)
-
-
 def parse_endpoint(name: str, value: object) -> tuple[int, int, int]:
     """Return (address, mask, port or -1). Raises ConfigurationError."""
     if isinstance(value, ipaddress.IPv4Network):

@@ -6,14 +6,14 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from types import TracebackType
 
-from natcore.events import Event
+from natcore.events import Event, of_all, subject
+from natcore.internal.closing import Closing
 
 MOST_EVENTS = 4096  # that wait for one taker
 
 
-class EventFeed:
+class EventFeed(Closing):
     """Events of a gateway from its making until `close`; `Gateway.watch_events` makes it."""
 
     def __init__(self, pull: Callable[[], None]) -> None:
@@ -45,14 +45,6 @@ class EventFeed:
     def close(self) -> None:
         """Get nothing more. Idempotent."""
         self._closed = True
-
-    def __enter__(self) -> EventFeed:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class EventFeeds:
@@ -101,9 +93,8 @@ def merge(events: Iterable[Event], most: int) -> list[Event]:
     """Sum up events about one subscriber and reason; beyond `most` of these a reason has one event for all."""
     sums: dict[object, Event] = {}
     for event in events:
-        key: object = (event.reason, event.subscriber, event.outside, event.protocol if event.outside else 0)
+        key = subject(event)
         if key not in sums and len(sums) >= most:
-            key = event.reason
-            event = replace(event, subscriber=None, destination=None, port=0, outside=None)
+            event, key = of_all(event), event.reason
         sums[key] = replace(sums[key], count=sums[key].count + event.count) if key in sums else event
     return list(sums.values())

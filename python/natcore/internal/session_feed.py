@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from natcore.api.watch import SessionTap
 from natcore.dtypes import RECORD
+from natcore.internal.closing import Closing
 
 if TYPE_CHECKING:
     from natcore.api.workers import Workers
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _TAKE_ROWS = 4096
 
 
-class SessionFeed:
+class SessionFeed(Closing):
     """Create and end rows of a gateway from its making until `close`; `Gateway.watch_sessions` makes it."""
 
     def __init__(self, workers: Workers, capacity: int) -> None:
@@ -36,11 +36,3 @@ class SessionFeed:
     def close(self) -> None:
         """Get nothing more; rows that wait can still be taken. Idempotent."""
         self._tap.close()
-
-    def __enter__(self) -> SessionFeed:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

@@ -7,7 +7,7 @@ import math
 import numbers
 import operator
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex, TypeGuard
 
 from natcore.errors import ConfigurationError
@@ -93,6 +93,12 @@ def either(words: Iterable[str]) -> str:
     """Return the words as alternatives: "a, b or c"."""
     *first, last = words
     return f"{', '.join(first)} or {last}" if first else last
+
+
+def listed(words: Sequence[object], most: int) -> str:
+    """Return the words in a row, at most so many, and how many there are besides: "a, b and 3 more"."""
+    more = f" and {len(words) - most:,} more" if len(words) > most else ""
+    return ", ".join(map(str, words[:most])) + more
 
 
 def _is_bool(value: object) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import NamedTuple
 
+from natcore.internal.closing import Closing
 from natcore.internal.endpoints import Criteria
 from natcore.io.frame_view import FrameView
 from natcore.verdict import Side, Verdict
@@ -34,7 +34,7 @@ class SeenFrame(NamedTuple):
     """Its bytes; 0: it is not forwarded."""
 
 
-class FrameFeed:
+class FrameFeed(Closing):
     """Frames of a plane from its making until `close`; `Plane.watch_frames` makes it.
 
     attach, detach: show frames to the view, and end that. names: the interfaces by port.
@@ -67,11 +67,3 @@ class FrameFeed:
     def close(self) -> None:
         """Get nothing more; frames that wait can still be taken. Idempotent."""
         self._detach(self._view)
-
-    def __enter__(self) -> FrameFeed:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

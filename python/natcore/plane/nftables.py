@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from natcore.internal.closing import Closing
+
 # linux/netfilter/nfnetlink.h, nf_tables.h and netfilter.h
 NEWTABLE, GETTABLE, DELTABLE, NEWCHAIN, NEWRULE, GETRULE = 0, 1, 2, 3, 6, 7
 DESTROYTABLE = 26  # as DELTABLE, and no error where there is none; kernel 6.3
@@ -138,7 +140,7 @@ def _open() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
 
 
-class Ruleset:
+class Ruleset(Closing):
     """The tables of this network namespace, by a socket that owns what it makes with OWNER. A context manager.
 
     One thread at a time.
@@ -219,12 +221,6 @@ class Ruleset:
 
     def close(self) -> None:
         self._socket.close()
-
-    def __enter__(self) -> Ruleset:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Events:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,17 +20,19 @@ from natcore.entries.table import Entry, Rulebook
 from natcore.errors import InterfaceError, UntrustedFileError
 from natcore.internal.extras import extra
 from natcore.internal.files import open_folder
+from natcore.internal.validation import listed
 from natcore.io import bpf
 from natcore.plane import kernel_bypass
 from natcore.plane import nftables as nft
 from natcore.plane.plane import check_capabilities
 from natcore.service.configuration_file import Settings
+from natcore.service.machine import ETHERNET, UP, addresses
 
 with extra("plane"):
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
-_UP, _ETHERNET, _XDP = 0x1, 1, getattr(socket, "AF_XDP", 44)
+_XDP = getattr(socket, "AF_XDP", 44)
 _MOST_NAMED = 4
 Level = Literal["good", "note", "warning", "error"]
 
@@ -72,10 +74,7 @@ class _Machine:
         self._settings, self._kernel = settings, kernel
         self._links = {link.get_attr("IFLA_IFNAME"): link for link in kernel.get_links()}
         self._name_of = {link["index"]: name for name, link in self._links.items()}
-        self._addresses: dict[str, list[IPv4Interface]] = {}
-        for found in kernel.get_addr(family=socket.AF_INET):
-            text = f"{found.get_attr('IFA_LOCAL') or found.get_attr('IFA_ADDRESS')}/{found['prefixlen']}"
-            self._addresses.setdefault(self._name_of.get(found["index"], ""), []).append(IPv4Interface(text))
+        self._addresses = {self._name_of.get(index, ""): found for index, found in addresses(kernel).items()}
 
     def key(self, name: str) -> str:
         return "plane.outside" if name == self.outside else "plane.inside"
@@ -95,9 +94,9 @@ class _Machine:
                 yield Finding("error", key, f"{name}: no such interface; there are: {there}")
                 continue
             addresses = ", ".join(map(str, self._addresses.get(name, []))) or "no IPv4 address"
-            if link["ifi_type"] != _ETHERNET:
+            if link["ifi_type"] != ETHERNET:
                 yield Finding("error", key, f"{name}: it is no Ethernet interface (type {link['ifi_type']})")
-            elif not link["flags"] & _UP:
+            elif not link["flags"] & UP:
                 yield Finding("error", key, f"{name}: it is down; set it up first")
             elif not link.get_attr("IFLA_CARRIER", 1):
                 yield Finding("warning", key, f"{name}: it has no carrier; packets wait for it")
@@ -127,7 +126,8 @@ class _Machine:
                     )
             far = [address for address in wires if not any(address in network for network in networks)]
             if far and networks:
-                text = f"not in a network of {self.outside}: {_listed(far)}; the routers there need a route by this machine"
+                named = listed(far, _MOST_NAMED)
+                text = f"not in a network of {self.outside}: {named}; the routers there need a route by this machine"
                 yield Finding("note", key, text)
 
     def routes(self) -> Iterator[Finding]:
@@ -167,11 +167,6 @@ class _Machine:
         except NetlinkError:  # unreachable
             return ""
         return next((self._name_of.get(each.get_attr("RTA_OIF"), "") for each in found), "")
-
-
-def _listed(addresses: Sequence[IPv4Address]) -> str:
-    more = f" and {len(addresses) - _MOST_NAMED:,} more" if len(addresses) > _MOST_NAMED else ""
-    return ", ".join(map(str, addresses[:_MOST_NAMED])) + more
 
 
 def _taken() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from ipaddress import IPv4Interface, IPv4Network
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from natcore.errors import ConfigurationError
 from natcore.internal.extras import extra
@@ -13,7 +13,7 @@ from natcore.internal.extras import extra
 with extra("plane"):
     from pyroute2 import IPRoute
 
-_UP, _ETHERNET = 0x1, 1  # IFF_UP, ARPHRD_ETHER
+UP, ETHERNET = 0x1, 1  # IFF_UP, ARPHRD_ETHER
 _PRIVATE = [IPv4Network(prefix) for prefix in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")]
 
 
@@ -34,15 +34,21 @@ def interfaces() -> list[Interface]:
             if route["dst_len"] == 0
             for index in [route.get_attr("RTA_OIF"), *(hop["oif"] for hop in route.get_attr("RTA_MULTIPATH") or ())]
         }
-        addresses: dict[int, list[IPv4Interface]] = {}
-        for message in kernel.get_addr(family=socket.AF_INET):
-            address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            addresses.setdefault(message["index"], []).append(IPv4Interface(f"{address}/{message['prefixlen']}"))
+        found = addresses(kernel)
         return [
-            Interface(link.get_attr("IFLA_IFNAME"), tuple(addresses.get(link["index"], ())), link["index"] in over)
+            Interface(link.get_attr("IFLA_IFNAME"), tuple(found.get(link["index"], ())), link["index"] in over)
             for link in kernel.get_links()
-            if link["ifi_type"] == _ETHERNET and link["flags"] & _UP
+            if link["ifi_type"] == ETHERNET and link["flags"] & UP
         ]
+
+
+def addresses(kernel: Any) -> dict[int, list[IPv4Interface]]:
+    """Return the IPv4 addresses of this machine with their prefixes, by their interface's index. kernel: an IPRoute."""
+    found: dict[int, list[IPv4Interface]] = {}
+    for message in kernel.get_addr(family=socket.AF_INET):
+        address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+        found.setdefault(message["index"], []).append(IPv4Interface(f"{address}/{message['prefixlen']}"))
+    return found
 
 
 class Sides(NamedTuple):

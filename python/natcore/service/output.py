@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from natcore.internal import threads
+from natcore.internal.closing import Closing
 
 MOST_WAITING = 1000  # lines
 CLOSE_SECONDS = 1.0  # that the end waits for lines to be written
@@ -24,7 +25,7 @@ _POLL_SECONDS = 0.2
 Line = tuple[int, str]  # a descriptor, and what to write there
 
 
-class LineWriter:
+class LineWriter(Closing):
     """Called with what happened and its fields, from any thread. A context manager.
 
     line: makes what is written of them, in the writer's thread.
@@ -53,12 +54,6 @@ class LineWriter:
         """Write the waiting lines, for at most `timeout` seconds. Idempotent."""
         self._closing = True
         self._thread.join(timeout)
-
-    def __enter__(self) -> LineWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _run(self) -> None:
         while True:

@@ -19,6 +19,7 @@ from natcore.entries.table import Entry, EntryConflict, spaces
 from natcore.errors import ConfigurationError, RestartNeededError
 from natcore.gateway import Gateway
 from natcore.internal.redaction import show
+from natcore.internal.validation import listed
 from natcore.service.configuration_file import LogSettings, Settings
 from natcore.service.problems import Problems
 
@@ -223,11 +224,11 @@ def _in_words(entry: AnyEntry) -> str:
     if isinstance(entry, NoNatEntry):
         return f"{entry.source} to {entry.destination}"
     if isinstance(entry, SnatEntry):
-        return f"{entry.source} by {_listed([_pool_element(each) for each in entry.pool])}"
+        return f"{entry.source} by {listed([_pool_element(each) for each in entry.pool], _MOST_SHOWN)}"
     weighted = len(entry.internal_ip) > 1
     targets = [f"{address} ({weight})" if weighted else str(address) for address, weight in entry.internal_ip]
     outside, inside = (_ports(port) for port in (entry.external_port, entry.internal_port))
-    return f"{entry.protocol} {entry.external_ip}:{outside} to {_listed(targets)}:{inside}"
+    return f"{entry.protocol} {entry.external_ip}:{outside} to {listed(targets, _MOST_SHOWN)}:{inside}"
 
 
 def _pool_element(element: Eip | OutsideInterface) -> str:
@@ -238,11 +239,6 @@ def _pool_element(element: Eip | OutsideInterface) -> str:
 
 def _ports(port: Any) -> str:
     return "-".join(map(str, port)) if isinstance(port, tuple) else str(port)
-
-
-def _listed(words: Sequence[str]) -> str:
-    more = f" and {len(words) - _MOST_SHOWN:,} more" if len(words) > _MOST_SHOWN else ""
-    return ", ".join(words[:_MOST_SHOWN]) + more
 
 
 # ---- session logs ----------------------------------------------------------------------------------------------------

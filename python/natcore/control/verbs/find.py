@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from natcore.config import DnatEntry
 from natcore.control.protocol import Code
 from natcore.control.rows import address_text, protocol_text
 from natcore.control.verb import Answer, Context, verb
+from natcore.control.verbs.tables import given
 from natcore.errors import ControlError
 from natcore.internal.redaction import show
 
@@ -24,9 +25,7 @@ def who(context: Context, *, address: str, port: int, protocol: str | None = Non
     if not address.replace(".", "").isdigit():
         raise ControlError(f"address must be an IPv4 address, got {show(address)}", Code.USAGE)
     gateway = context.gateway
-    asked: dict[str, Any] = {"outside": f"{address}:{port}"}
-    if protocol is not None:
-        asked["protocol"] = int(protocol) if protocol.isdigit() else protocol
+    asked = given(context, outside=f"{address}:{port}", protocol=protocol)
     found: dict[tuple[int, int, int], int] = {}
     slices = gateway.find_mappings(**asked) if remote is None else gateway.find_sessions(**asked, remote=remote)
     for rows in slices:

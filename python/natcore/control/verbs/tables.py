@@ -10,7 +10,6 @@ import numpy as np
 from natcore.control import rows
 from natcore.control.protocol import Code, Row
 from natcore.control.verb import Answer, Context, verb
-from natcore.dtypes import SESSION
 from natcore.errors import ConfigurationError, ControlError
 from natcore.internal.endpoints import criteria
 from natcore.internal.read_only import UNSET
@@ -114,15 +113,12 @@ def list_rows(
 
 def _sorted(slices: Iterator[rows.Array], key: Key, limit: int) -> Iterator[rows.Array]:
     for found in rows.best(slices, key, limit + 1):  # one more says that there are more
-        if found is None:
-            yield np.zeros(0, SESSION)
-        else:
-            yield from _slices(found)
+        yield from _slices(found)
 
 
 def _slices(found: rows.Array) -> Iterator[rows.Array]:
-    """Yield pieces, each of them short enough for a line."""
-    for first in range(0, len(found), PIECE_ROWS):
+    """Yield pieces, each of them short enough for a line; of no rows an empty one."""
+    for first in range(0, len(found) or 1, PIECE_ROWS):
         yield found[first : first + PIECE_ROWS]
 
 
@@ -201,9 +197,4 @@ def _matching(found: rows.Array, asked: dict[str, Any]) -> rows.Array:
         wanted = criteria(**values)
     except ConfigurationError as error:
         raise ControlError(str(error), Code.USAGE) from None
-    for name, address, mask in zip(("inside_ip", "", "outside_ip"), wanted.addresses, wanted.masks, strict=True):
-        if mask:
-            found = found[(found[name] & mask) == address & mask]
-    if wanted.protocol >= 0:
-        found = found[found["protocol"] == wanted.protocol]
-    return found
+    return rows.matching(found, wanted, ("inside", "remote", "outside"))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from natcore.control.protocol import Code, Row
-from natcore.control.rows import address_text, protocol_text
+from natcore.control.rows import address_text, matching, protocol_text
 from natcore.control.verb import Answer, Context, verb
 from natcore.control.verbs.tables import given
 from natcore.dtypes import OPENED_OUTSIDE, RecordKind
@@ -71,15 +71,7 @@ def watch_sessions(
         while True:
             rows = feed.take(1024)
             some = len(rows) > 0
-            for address, mask, port, name in zip(
-                wanted.addresses, wanted.masks, wanted.ports, ("pri", "pub", "nat"), strict=True
-            ):
-                if mask:
-                    rows = rows[(rows[f"{name}_ip"] & mask) == address & mask]
-                if port >= 0:
-                    rows = rows[rows[f"{name}_port"] == port]
-            if wanted.protocol >= 0:
-                rows = rows[rows["protocol"] == wanted.protocol]
+            rows = matching(rows, wanted, ("pri", "pub", "nat"))
             found, lost = _with_lost([_session_event(row) for row in rows], feed.lost, lost)
             yield found if some or found else None
 
