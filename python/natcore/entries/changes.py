@@ -12,7 +12,7 @@ from natcore import choices
 from natcore.api.gateway import Core
 from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry, Timeouts
 from natcore.entries.reserved import check_reserved
-from natcore.entries.table import Entry, EntryConflict, Rulebook, Wires, concerned, spaces
+from natcore.entries.table import Entry, EntryConflict, Rulebook, Wires, concerned, spaces, unnamed
 from natcore.errors import ConfigurationError, Error, RestartNeededError
 from natcore.internal.arguments import check_kinds
 from natcore.internal.redaction import show
@@ -170,9 +170,8 @@ class EntryTable:
         self.rows: list[Entry] = []
         self._wires = self._book.wires(())  # of the rows
         self.draining: list[Entry] = []
-        self._hosts: dict[
-            int, tuple[int, int]
-        ] = {}  # by address of the outside interface: its host's TCP and UDP ports
+        # By address of the outside interface: its host's TCP and UDP ports.
+        self._hosts: dict[int, tuple[int, int]] = {}
         self.lacks_interface = False  # an entry has the outside interface's addresses, and no plane has told them
         self._followed = False  # a plane has told them
 
@@ -398,7 +397,7 @@ class EntryTable:
         numbers = {
             number for (wire, _), number in zip(self._wires.of(row), row.addresses, strict=True) if wire in wanted
         }
-        if _same_but_for_name(row.entry, by.entry):
+        if unnamed(row.entry) == unnamed(by.entry):
             if not self._moves(row, by, after.wires):
                 return 0, 0xFFFFFFFF, {*row.addresses, 0xFFFFFFFF}
             return (0, 0xFFFFFFFF, numbers) if self._rebinds(after.book) else NOTHING
@@ -492,11 +491,6 @@ def check_entries(entries: Mapping[int, AnyEntry], kind: str, eip_bind_mode: str
             raise EntryConflict(row, str(error)) from None
     book = Rulebook(kind, eip_bind_mode, policy)
     book.check(rows, book.wires(rows))
-
-
-def _same_but_for_name(one: AnyEntry, other: AnyEntry) -> bool:
-    names = type(one).__annotations__
-    return type(one) is type(other) and all(getattr(one, n) == getattr(other, n) for n in names if n != "name")
 
 
 def _follows(row: Entry) -> bool:

@@ -382,6 +382,11 @@ def concerned(entries: Iterable[AnyEntry]) -> list[tuple[int, int]]:
     return merged
 
 
+def unnamed(entry: AnyEntry) -> tuple[object, ...]:
+    """Return what an entry is but for its name, to compare."""
+    return (type(entry), *(getattr(entry, name) for name in type(entry).__annotations__ if name != "name"))
+
+
 def spaces(entry: DnatEntry) -> tuple[int, ...]:
     """Return the port spaces of a DNAT entry's ports."""
     return WHOLE_SPACES if entry.is_one_to_one else SPACES[entry.protocol]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from natcore.config import AnyEntry, DnatEntry, Eip, NoNatEntry, OutsideInterface, Policy, SnatEntry, Timeouts
 from natcore.entries.changes import Add, Change, Modify, Remove, Replace
-from natcore.entries.table import Entry, EntryConflict, spaces
+from natcore.entries.table import Entry, EntryConflict, spaces, unnamed
 from natcore.errors import ConfigurationError, RestartNeededError
 from natcore.gateway import Gateway
 from natcore.internal.redaction import show
@@ -169,7 +169,7 @@ def match(
     """Return each entry in force with what it becomes (None: it goes), and the entries that come."""
     becoming: dict[int, AnyEntry] = {}
     left_rows, left = list(rows), list(wanted)
-    same: list[Callable[[AnyEntry], Hashable]] = [lambda entry: entry, _named, value, _identity]
+    same: list[Callable[[AnyEntry], Hashable]] = [lambda entry: entry, _named, unnamed, _identity]
     for key in same:
         waiting: dict[Hashable, list[AnyEntry]] = {}
         for entry in left:
@@ -187,11 +187,6 @@ def match(
 
 def _named(entry: AnyEntry) -> Hashable:
     return None if entry.name is None else (type(entry), entry.name)
-
-
-def value(entry: AnyEntry) -> Hashable:
-    """Return what an entry is but for its name."""
-    return (type(entry), *(getattr(entry, name) for name in type(entry).__annotations__ if name != "name"))
 
 
 def _identity(entry: AnyEntry) -> Hashable:
