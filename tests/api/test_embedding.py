@@ -235,7 +235,7 @@ def test_lengths_that_another_thread_changes_are_never_read_beyond_their_row() -
     """In a process of its own: behind the last row lies a page that may not be read. The last rows claim to be
     fragments of 1,480 bytes that have to wait for their first one, and are copied for that as far as the length says."""
     script = """
-import ctypes, mmap, os, struct, threading
+import ctypes, mmap, os, struct, sys, threading
 import numpy as np
 from natcore import ConfigurationError, Gateway, SnatEntry
 page, rows, stride = mmap.PAGESIZE, 4096, 64
@@ -257,28 +257,28 @@ for i in range(rows - 16, rows):
 lengths = np.full(rows, stride, np.uint32)
 made = Gateway(max_sessions=10)
 made.add(SnatEntry("10.0.0.0/8", pool="203.0.113.1"))
-going = True
-def change():
+sys.setswitchinterval(1e-4)
+last, going = lengths[-16:], True
+def change():  # few enough to be written without a release of the lock: while translate has released it
     while going:
-        lengths[:] = 0x7FFFFFFF
-        lengths[:] = stride
+        last[:] = 0x7FFFFFFF
 thread = threading.Thread(target=change)
 thread.start()
-done = 0
-for turn in range(3000):
+taken = turn = 0
+while taken < 300:
+    turn += 1
+    last[:] = stride
     try:
         made.translate(frames, lengths, 0, 10.0 * turn)
-        done += 1
-    except ConfigurationError:
+        taken += 1
+    except ConfigurationError:  # they were changed before it began
         pass
 going = False
 thread.join()
-print(done, made.counters()["dropped_malformed"] > 0, flush=True)
 os._exit(0)  # the protected page is never given back
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode == 0, run
-    assert int(run.stdout.split()[0]) > 10
 
 
 # ---- any argument ----------------------------------------------------------------------------------------------------------

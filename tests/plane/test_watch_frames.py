@@ -10,7 +10,7 @@ from scapy.layers.l2 import Ether
 
 from natcore import CapacityError, ConfigurationError, Error, Side, Verdict
 from natcore.plane.frame_feed import FrameFeed, SeenFrame
-from support.netns import CLIENT, POOL, SERVER, Nat, at, needs_root, until
+from support.netns import CLIENT, POOL, SERVER, Nat, at, needs_root, ping, until
 
 pytestmark = [needs_root, pytest.mark.usefixtures("each_driver")]
 
@@ -37,6 +37,11 @@ def seen(nat: Nat, feed: FrameFeed, member: str, target: tuple[str, int], data: 
 
         until(came)
     return found[0]
+
+
+def know_next_hop(nat: Nat) -> None:
+    """Until the gateway knows it, few frames wait for the next hop, and the others have the verdict DROP_NO_NEIGHBOUR."""
+    assert ping(nat[0], "in", SERVER)
 
 
 def test_a_forwarded_frame_is_shown_before_and_after(nat: Nat) -> None:
@@ -102,6 +107,7 @@ def test_frames_that_meet_no_criterion_are_not_shown(nat: Nat) -> None:
 
 def test_what_finds_no_place_is_counted_and_packets_go_on(nat: Nat) -> None:
     _, made, plane = nat
+    know_next_hop(nat)
     with plane.watch_frames(protocol="udp", buffer=1 << 18) as feed, sender(nat, "in") as client:
 
         def overflows() -> bool:
