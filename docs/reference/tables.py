@@ -17,6 +17,7 @@ import numpy as np
 import natcore
 from natcore import events, verdict
 from natcore.flowlog import FLOW
+from natcore.internal.exit_codes import ANSWERS, MEANINGS
 from natcore.service.keys import Key, keys
 from natcore.sessionlog import ledger
 
@@ -293,7 +294,25 @@ def escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;").replace("[", "\\[")
 
 
+def exit_statuses() -> str:
+    """The page of exit statuses."""
+    shared = [(f"{int(status)}", meaning) for status, meaning in MEANINGS.items()]
+    own = [
+        (f"`natcore {command}`", f"{int(status)}", meaning)
+        for command, answers in sorted(ANSWERS.items())
+        for status, meaning in answers.items()
+    ]
+    return (
+        "# Exit statuses\n\nEvery command ends with one of these, numbered as in `sysexits.h`; each man page has them. "
+        "With `--json` a failure is an object with `ok`, `error` and this `code`.\n\n"
+        + table(("status", "meaning"), shared)
+        + "\nSome commands answer by them:\n\n"
+        + table(("command", "status", "meaning"), own)
+    )
+
+
 PAGES = {
+    "exit-status.md": exit_statuses,
     "file.md": configuration_file,
     "verdicts.md": verdicts,
     "counters.md": counters,

@@ -71,7 +71,7 @@ class ControlError(Error):
     message
         What was wrong.
     code
-        An exit status, a `natcore.control.protocol.Code`: 64 the request is wrong, 70 it failed, 75 try again, 77 this
+        An exit status: 64 the request is wrong, 70 it failed, 75 try again, 77 this
         user may not.
     details
         More, by name, such as the file and the key that are wrong.

@@ -350,9 +350,9 @@ def test_the_command_explains_the_last_packet_of_a_capture(file: Path, tmp_path:
     (["00", "--pcap", "x"], "either"),
 ])  # fmt: skip
 def test_the_command_says_what_is_wrong(file: Path, arguments: list[str], message: str) -> None:
-    assert message in call(file, *arguments, exit_code=1)
+    assert message in call(file, *arguments, exit_code=64)
 
 
 def test_an_empty_capture_is_refused(file: Path, tmp_path: Path) -> None:
     write(tmp_path / "empty.pcap", [])
-    assert "a capture with packets" in call(file, "--pcap", tmp_path / "empty.pcap", exit_code=1)
+    assert "a capture with packets" in call(file, "--pcap", tmp_path / "empty.pcap", exit_code=64)

@@ -26,7 +26,7 @@ def test_a_shell_takes_the_script(shell: str) -> None:
 
 
 def test_another_shell_is_refused() -> None:
-    assert "SHELL must be 'bash', 'zsh' or 'fish', got 'csh'" in call("completion", "csh", exit_code=1)
+    assert "SHELL must be 'bash', 'zsh' or 'fish', got 'csh'" in call("completion", "csh", exit_code=64)
 
 
 def test_commands_and_options_are_completed() -> None:

@@ -107,7 +107,7 @@ def test_who_live(running: tuple[Gateway, str]) -> None:
     assert text == f"exact: {HOST} has it now, from its udp port 5000, in 1 session\n"
     assert call_json("who", f"{EIP}:{port}", "--live", "--protocol", "udp", "--instance", instance)["status"] == "exact"
     assert "unused: no one has it now" in call("who", f"{EIP}:1", "--live", "--instance", instance, exit_code=5)
-    assert "--at, --log" in call("who", f"{EIP}:1", "--live", "--log", "x", "--instance", instance, exit_code=1)
+    assert "--at, --log" in call("who", f"{EIP}:1", "--live", "--log", "x", "--instance", instance, exit_code=64)
 
 
 def test_explain_live(running: tuple[Gateway, str]) -> None:
@@ -116,8 +116,8 @@ def test_explain_live(running: tuple[Gateway, str]) -> None:
     text = call("explain", frame, "--live", "--instance", instance)
     assert "OUTBOUND" in text and "asked: the running gateway ngw-1" in text
     assert call_json("explain", frame, "--live", "--instance", instance)["verdict"] == "OUTBOUND"
-    assert "HEX must be pairs" in call("explain", "zz", "--live", "--instance", instance, exit_code=1)
-    assert "give the gateway's file, or --live" in call("explain", exit_code=1)
+    assert "HEX must be pairs" in call("explain", "zz", "--live", "--instance", instance, exit_code=64)
+    assert "give the gateway's file, or --live" in call("explain", exit_code=64)
 
 
 def test_session_logs(running: tuple[Gateway, str]) -> None:
@@ -133,8 +133,8 @@ def test_session_logs(running: tuple[Gateway, str]) -> None:
 
 def test_watch_refuses_what_it_does_not_know(running: tuple[Gateway, str]) -> None:
     _, instance = running
-    assert "WHAT must be events, sessions or drops" in call("watch", "birds", "--instance", instance, exit_code=1)
-    assert "takes no criteria" in call("watch", "events", "--protocol", "tcp", "--instance", instance, exit_code=1)
+    assert "WHAT must be events, sessions or drops" in call("watch", "birds", "--instance", instance, exit_code=64)
+    assert "takes no criteria" in call("watch", "events", "--protocol", "tcp", "--instance", instance, exit_code=64)
 
 
 def test_the_one_gateway_needs_no_name_and_of_several_one_is_named(

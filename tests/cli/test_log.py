@@ -49,7 +49,7 @@ def test_who_finds_the_log_by_the_gateway_s_file(folder: Path, tmp_path: Path) -
     file.write_text(f"[[log]]\nsink = 'parquet'\nfolder = '{folder}'\nspool = '{tmp_path / 'spool'}'\n")
     assert call(*WHO, iso(200), "--config", file).startswith("exact")
     file.write_text("[gateway]\ninstance = 'x'\n")
-    assert "has no [[log]]" in call(*WHO, iso(200), "--config", file, exit_code=1)
+    assert "has no [[log]]" in call(*WHO, iso(200), "--config", file, exit_code=64)
 
 
 def test_who_refuses_what_it_cannot_understand(folder: Path) -> None:
@@ -60,16 +60,16 @@ def test_who_refuses_what_it_cannot_understand(folder: Path) -> None:
         ((*WHO, "2023-11-14T22:16:40"), "with its zone"),
         ((*WHO, "yesterday"), "with its zone"),
     ):
-        assert text in call(*change, "--log", folder, exit_code=1)
-    assert "no --log, --spool or --config" in call(*WHO, iso(0), exit_code=1)
-    assert "error" in call_json(*WHO, iso(0), exit_code=1)
+        assert text in call(*change, "--log", folder, exit_code=64)
+    assert "no --log, --spool or --config" in call(*WHO, iso(0), exit_code=64)
+    assert "error" in call_json(*WHO, iso(0), exit_code=64)
 
 
 def test_top_as_a_table_and_as_json(folder: Path) -> None:
     assert "10.0.0.5" in call("log", "top", folder, "--by", "ports")
     first, *_ = call_json("log", "top", folder, "--from", iso(50), "--until", iso(450))
     assert (first["pri_ip"], first["bytes"], first["sessions"]) == ("10.0.0.5", 100, 1)
-    assert "got 'x'" in call("log", "top", folder, "--by", "x", exit_code=1)
+    assert "got 'x'" in call("log", "top", folder, "--by", "x", exit_code=64)
 
 
 def test_usage_as_a_picture_in_the_terminal_and_as_json(folder: Path) -> None:
@@ -77,7 +77,7 @@ def test_usage_as_a_picture_in_the_terminal_and_as_json(folder: Path) -> None:
     assert "172.16.10.13" in text and "█" in text and "a full block is" in text
     (found,) = call_json("log", "usage", folder, "--step", 100, "--from", iso(0), "--until", iso(500))
     assert found["peaks"][:5] == [1, 2, 2, 2, 2] and found["start"] == "2023-11-14T22:13:20Z"
-    assert "plot must end in" in call("log", "usage", folder, "--plot", "x.gif", exit_code=1)
+    assert "plot must end in" in call("log", "usage", folder, "--plot", "x.gif", exit_code=64)
 
 
 def test_usage_draws_a_picture(folder: Path, tmp_path: Path) -> None:
@@ -112,10 +112,10 @@ def test_who_is_computed_where_ports_are_deterministic(folder: Path, tmp_path: P
     assert found == {"status": "computed", "subscriber": "10.0.0.5"}  # 4000 is in the sixth block of 512 from 1024 on
     assert call("who", "203.0.113.9:4000", "--config", file, exit_code=5).startswith("unused: by ")
     assert call(*WHO, iso(200), "--config", file).startswith("exact: 10.0.0.5")
-    assert "--at is missing" in call("who", "203.0.113.1:4000", "--log", folder, "--protocol", "tcp", exit_code=1)
-    assert "--protocol is missing" in call("who", "203.0.113.1:4000", "--log", folder, "--at", iso(0), exit_code=1)
+    assert "--at is missing" in call("who", "203.0.113.1:4000", "--log", folder, "--protocol", "tcp", exit_code=64)
+    assert "--protocol is missing" in call("who", "203.0.113.1:4000", "--log", folder, "--at", iso(0), exit_code=64)
     file.write_text("[gateway]\ninstance = 'x'\n")
-    assert "--at is missing" in call("who", "203.0.113.1:4000", "--config", file, exit_code=1)
+    assert "--at is missing" in call("who", "203.0.113.1:4000", "--config", file, exit_code=64)
 
 
 def test_verify_writes_an_anchor_and_compares_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +130,6 @@ def test_verify_writes_an_anchor_and_compares_with_it(tmp_path: Path, monkeypatc
     text = call("log", "verify", folder, "--anchor", anchor, "--write-anchor", other, exit_code=1)
     assert "by the anchor" in text and "no anchor is written" in text and not other.exists()
     for option, value in (("--timestamp-url", "http://127.0.0.1/"), ("--timestamp-ca", anchor)):
-        assert f"{option} needs " in call("log", "verify", folder, option, value, exit_code=1)
+        assert f"{option} needs " in call("log", "verify", folder, option, value, exit_code=64)
     anchor.write_bytes(anchor.read_bytes().replace(b"run1", b"run2"))
-    assert "its HMAC is not one of this key" in call("log", "verify", folder, "--anchor", anchor, exit_code=1)
+    assert "its HMAC is not one of this key" in call("log", "verify", folder, "--anchor", anchor, exit_code=64)

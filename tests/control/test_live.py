@@ -18,9 +18,9 @@ import pytest
 
 from natcore.capture import pcap
 from natcore.control.client import Client
-from natcore.control.protocol import Code
 from natcore.control.verb import verbs
 from natcore.demo.namespaces import Network
+from natcore.internal.exit_codes import ExitCode
 from support.command_line import call, call_json
 from support.control import MEMBERS, STRANGERS, ask_as, folder  # noqa: F401
 from support.frames import tcp
@@ -239,7 +239,7 @@ def test_a_member_of_the_group_may_look_and_is_refused_what_changes(service: tup
     for request in asked:
         answer = answers[request["id"]]
         if verbs()[request["verb"]].writes:
-            assert (answer["type"], answer["code"]) == ("failure", Code.REFUSED), request
+            assert (answer["type"], answer["code"]) == ("failure", ExitCode.REFUSED), request
         elif request["verb"] == "blocks":
             assert "no port blocks" in answer["message"]
         else:

@@ -17,8 +17,9 @@ import pytest
 from natcore import ConfigurationError, ControlError, Gateway
 from natcore.control.client import Client
 from natcore.control.connection import Limits
-from natcore.control.protocol import MAX_REQUEST_BYTES, Code
+from natcore.control.protocol import MAX_REQUEST_BYTES
 from natcore.control.verb import Answer, Context, verb
+from natcore.internal.exit_codes import ExitCode
 from support.control import MEMBERS, STRANGERS, Raw, ask_as, folder, serving, verbs  # noqa: F401
 from support.netns import needs_root, until
 
@@ -63,7 +64,7 @@ def test_a_bad_request_is_refused_with_its_reason_and_the_next_one_is_answered(
         client.line()
         client.send(line)
         answer = client.line()
-        assert (answer["type"], answer["code"]) == ("failure", Code.USAGE)
+        assert (answer["type"], answer["code"]) == ("failure", ExitCode.USAGE)
         assert said in answer["message"]
         assert client.ask("verbs")[-1]["type"] == "end"
         assert server.counters()["requests_failed"] == 1
@@ -174,7 +175,7 @@ def test_too_many_clients_are_refused_and_said_why(path: Path) -> None:
         clients = [Client(path) for _ in range(3)]
         with pytest.raises(ControlError, match="too many clients") as refused:
             Client(path)
-        assert refused.value.code == Code.TRY_AGAIN
+        assert refused.value.code == ExitCode.TRY_AGAIN
         assert server.counters()["refused_full"] == 1
         for client in clients:
             client.close()
@@ -213,7 +214,7 @@ def test_a_verb_that_fails_is_a_failure_and_the_next_request_is_answered(path: P
     with serving(path), Client(path) as client:
         with pytest.raises(ControlError, match="RuntimeError: a planted fault") as failed:
             client.ask("broken")
-        assert failed.value.code == Code.FAILED
+        assert failed.value.code == ExitCode.FAILED
         with pytest.raises(ControlError):
             client.ask("unspeakable")
         assert client.ask("verbs")
@@ -275,7 +276,7 @@ def test_slow_requests_are_bounded_and_one_without_a_client_ends(path: Path) -> 
             if n < 2:
                 until(lambda n=n: n in running)  # type: ignore[misc]
         answer = clients[2].line()
-        assert (answer["message"], answer["code"]) == ("too many slow requests; try again", Code.TRY_AGAIN)
+        assert (answer["message"], answer["code"]) == ("too many slow requests; try again", ExitCode.TRY_AGAIN)
         for client in clients:
             client.close()
         until(lambda: not running)
@@ -369,7 +370,7 @@ def test_a_member_of_the_group_looks_and_changes_nothing(path: Path, change: lis
             assert greeting["writer"] is False
             assert {row["verb"]: row["permitted"] for row in rows["rows"]}["change"] is False
             assert end["type"] == "end"
-            assert (refused["type"], refused["code"]) == ("failure", Code.REFUSED)
+            assert (refused["type"], refused["code"]) == ("failure", ExitCode.REFUSED)
     assert change == []
 
 

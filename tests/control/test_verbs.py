@@ -11,7 +11,7 @@ import pytest
 
 from natcore import ControlError, DnatEntry, Gateway, Policy, Side, SnatEntry
 from natcore.control.client import Client
-from natcore.control.protocol import Code
+from natcore.internal.exit_codes import ExitCode
 from natcore.sinks import MemorySink
 from support.control import folder, verbs  # noqa: F401
 from support.frames import EIP, HOST, REMOTE, tcp, udp
@@ -124,7 +124,7 @@ def test_wrong_arguments_are_named(folder: Path, verb: str, arguments: dict[str,
     with asked(folder) as (_, client):
         with pytest.raises(ControlError, match=said) as refused:
             client.ask(verb, **arguments)
-        assert refused.value.code == Code.USAGE
+        assert refused.value.code == ExitCode.USAGE
 
 
 def test_what_this_gateway_has_not_is_a_failure(folder: Path) -> None:  # noqa: F811
@@ -136,7 +136,7 @@ def test_what_this_gateway_has_not_is_a_failure(folder: Path) -> None:  # noqa: 
         ):
             with pytest.raises(ControlError, match=said) as failed:
                 client.ask(verb)
-            assert failed.value.code == Code.FAILED
+            assert failed.value.code == ExitCode.FAILED
         with pytest.raises(ControlError, match="belongs to another program than `natcore run`"):
             client.ask("log-start", name="audit")
 

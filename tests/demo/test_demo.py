@@ -94,7 +94,7 @@ def test_a_server_that_answers_wrongly_fails_the_demo(monkeypatch: pytest.Monkey
     monkeypatch.setattr("natcore.demo.clients.BODY", b"another page")
     monkeypatch.setattr("natcore.demo.clients.Clients._tcp_echo", lambda self: "left out")
     monkeypatch.setattr("natcore.demo.clients.Clients._udp_echo", lambda self: "left out")
-    told = run_demo(exit_code=1)
+    told = run_demo(exit_code=70)
     assert not told["ok"]
     assert [item["ok"] for item in told["checks"]].count(False) == 1  # the account holds all the same
 

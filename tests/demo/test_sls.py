@@ -37,7 +37,7 @@ def test_it_is_told_in_words_too(monkeypatch):
     story = sls.Story("http://h", [stage], checks=[sls.Check("it holds", False, "no")])
     monkeypatch.setattr(sls, "run", lambda progress: progress(stage) or story)
     found = CliRunner().invoke(app, ["demo", "--sls"])
-    assert found.exit_code == 1
+    assert found.exit_code == 70
     assert "then this" in found.stdout and "Failed WriteQuotaExceed" in found.stdout and "fails" in found.stdout
 
 
@@ -47,13 +47,13 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "lz4.block", None)
     for command in (["demo", "--sls"], ["sls-server", "--port", "0"]):
         found = CliRunner().invoke(app, command)
-        assert found.exit_code == 1 and "pip install 'natcore[testing]'" in found.stderr
+        assert found.exit_code == 78 and "pip install 'natcore[testing]'" in found.stderr
 
 
 @pytest.mark.parametrize("option", [["--key", "nocolon"], ["--logstore", "noslash"]])
 def test_a_bad_option_is_refused(option):
     found = CliRunner().invoke(app, ["sls-server", "--port", "0", *option])
-    assert found.exit_code == 1 and "must be two words" in found.stderr
+    assert found.exit_code == 64 and "must be two words" in found.stderr
 
 
 def test_the_server_runs_until_it_is_told_to_end():

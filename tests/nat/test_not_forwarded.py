@@ -152,5 +152,5 @@ def test_check_refuses_a_pool_that_cannot_work(tmp_path: Path) -> None:
         '[gateway]\ninstance = "ngw-1"\nvpc_id = "vpc-1"\n[plane]\ninside = "lan0"\noutside = "wan0"\n'
         '[[snat]]\nsource = "10.0.0.0/8"\npool = "224.0.0.1"\n'
     )
-    error = call("check", path, exit_code=1)
+    error = call("check", path, exit_code=78)
     assert "224.0.0.1" in error and "multicast" in error and "must be a forwarded unicast address" in error

@@ -129,10 +129,10 @@ def test_the_command_says_it_and_fails_where_the_gateway_would_not_run(network: 
         assert call_json("check", "--here", file)["ok"] and "here" not in call_json("check", file)
         file.write_text(FILE.replace("lan0", "lan9"))
         call("check", file)
-        told = call_json("check", "--here", file, exit_code=1)
+        told = call_json("check", "--here", file, exit_code=78)
         assert not told["ok"] and told["here"][0]["key"] == "plane.inside"
         assert (
-            call("check", "--here", file, exit_code=1)
+            call("check", "--here", file, exit_code=78)
             .splitlines()[0]
             .endswith("is good, and does not fit this machine")
         )

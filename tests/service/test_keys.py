@@ -67,8 +67,8 @@ def test_every_key_stands_in_a_first_file() -> None:
 def test_the_commands_list_keys_and_write_a_file_once(tmp_path: Path) -> None:
     assert "  udp: number, seconds, default 300.0\n" in call("config", "timeouts")
     assert {key["table"] for key in call_json("config")} == set(TABLES) - {""} | {"log"}
-    assert "TABLE must be one of gateway" in call("config", "paper", exit_code=1)
+    assert "TABLE must be one of gateway" in call("config", "paper", exit_code=64)
     path = tmp_path / "gateway.toml"
     assert call_json("init", path)["interfaces"] == [each.name for each in interfaces()] and call("check", path)
     before = path.read_text()
-    assert "is there already" in call("init", path, exit_code=1) and path.read_text() == before
+    assert "is there already" in call("init", path, exit_code=64) and path.read_text() == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -15,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from natcore import CapacityError, ConfigurationError, Error, InterfaceError
 from natcore.demo.namespaces import Network
-from natcore.service.configuration_file import SettingsError, load
-from natcore.service.exit_codes import ExitCode, exit_code
+from natcore.internal.exit_codes import ExitCode
+from natcore.service.configuration_file import load
 from natcore.service.run import Service
 from natcore.testhooks.planted_faults import lock_worker, unlock_worker
 from support.netns import at, needs_root, network, until
@@ -137,31 +135,3 @@ def test_run_tells_events_in_lines_on_standard_error(network: Network, file: Pat
     process.terminate()
     rest = process.stderr.read()
     assert process.wait(60) == 0 and process.stdout.read() == "" and " info stopped-log log=audit accepted=" in rest
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
-        (ConfigurationError("pool must be …"), 78),
-        (SettingsError(Path("f"), "plane.inside", 5, "must be text"), 78),
-        (SettingsError(Path("f"), "log[0].on_failure", "refuse", "session log 'a' does not work"), 75),
-        (SettingsError(Path("f"), "log[0].on_failure", "stop", "must be 'forward' or 'refuse'"), 78),
-        (InterfaceError(errno.ENODEV, "no such interface"), 75),
-        (InterfaceError(errno.EBUSY, "another process has it"), 75),
-        (InterfaceError(errno.EADDRINUSE, "metrics cannot listen"), 75),
-        (InterfaceError(errno.EPERM, "CAP_NET_RAW"), 78),
-        (CapacityError("no memory"), 75),
-        (OSError(errno.EIO, "input/output error"), 70),
-        (Error("the gateway is closed"), 70),
-    ],
-)
-def test_the_exit_status_says_whether_a_later_start_may_help(error: BaseException, status: int) -> None:
-    assert exit_code(error) == status
-
-
-def test_a_wrong_command_is_64(file: Path) -> None:
-    import sys
-
-    for arguments in (["run"], ["run", str(file), "--none"], ["none"]):
-        done = subprocess.run([sys.executable, "-m", "natcore.cli.main", *arguments], capture_output=True)
-        assert done.returncode == ExitCode.USAGE, done.stderr

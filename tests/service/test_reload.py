@@ -543,7 +543,7 @@ def test_two_files_are_compared_where_no_gateway_runs(file: Path, tmp_path: Path
     told = call_json("plan", new, file)
     assert [step["action"] for step in told["steps"]] == ["replace"] and told["ok"] and told["unchanged"] == 3
     assert "would keep 0 sessions, drain 0, end 0; unchanged entries and logs: 3" in call("plan", new, file)
-    assert "give either OLD.TOML or --instance" in call("plan", new, file, "--instance", "x", exit_code=1)
+    assert "give either OLD.TOML or --instance" in call("plan", new, file, "--instance", "x", exit_code=64)
 
 
 def test_what_is_said_is_plain_for_json(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import natcore
 from natcore.cli.command import Json, failing, say
+from natcore.internal.exit_codes import ANSWERS, MEANINGS
 from natcore.internal.extras import extra
 from natcore.internal.validation import check_choice
 
@@ -108,8 +109,19 @@ def _page(command: Any, context: Any, path: tuple[str, ...], inner: dict[str, An
         yield ".TP"
         yield f"\\fB{_escaped(f'{name}-{each}')}\\fR(1)"
         yield _escaped(" ".join(inspect.cleandoc(found_command.help or "").partition("\n\n")[0].split()))
+    yield ".SH EXIT STATUS"
+    for status, meaning in statuses(" ".join(path[1:])).items():
+        yield ".TP"
+        yield f"\\fB{status}\\fR"
+        yield _escaped(meaning)
     yield ".SH SEE ALSO"
     yield _escaped("https://natcore.github.io/natcore/")
+
+
+def statuses(command: str) -> dict[int, str]:
+    """Return what each exit status of a command means: "log verify"."""
+    own = ANSWERS.get(command, {})
+    return {int(status): own.get(status, MEANINGS.get(status, "")) for status in sorted({*own, *MEANINGS})}
 
 
 def _record(parameter: Any, context: Any) -> tuple[str, str] | None:

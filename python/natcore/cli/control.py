@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from natcore.cli import report
 from natcore.cli.command import Json, failing, say
 from natcore.errors import ConfigurationError, ControlError
+from natcore.internal.exit_codes import Answer, ExitCode
 from natcore.internal.extras import extra
 from natcore.internal.redaction import show
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from natcore.control.client import Client
 
 Row = Mapping[str, Any]
-TRY_AGAIN = 75  # natcore.control.protocol.Code
 POLL_SECONDS = 0.2
 
 Instance = Annotated[
@@ -200,7 +200,7 @@ def status(
     instance: Instance = None,
     as_json: Json = False,
 ) -> None:
-    """Say how a running gateway is. The exit status is 0 where every interface is up, 70 where not, 75 where none runs."""
+    """Say how a running gateway is."""
     with failing(as_json):
         found = _ready_status(instance, timeout) if wait_ready else _status(instance)
     if as_json:
@@ -208,7 +208,7 @@ def status(
     else:
         _print_status(found)
     if found["state"] == "degraded":
-        raise typer.Exit(70)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def _status(instance: str | None) -> Row:
@@ -226,11 +226,11 @@ def _ready_status(instance: str | None, timeout: float) -> Row:
                 return found
             reason = "; ".join(found["waiting_for"])
         except ControlError as error:
-            if error.code != TRY_AGAIN:
+            if error.code != ExitCode.TRY_AGAIN:
                 raise
             reason = str(error)
         if time.monotonic() >= end:
-            raise ControlError(f"not ready after {timeout:g} seconds: {reason}", TRY_AGAIN)
+            raise ControlError(f"not ready after {timeout:g} seconds: {reason}", ExitCode.TRY_AGAIN)
         time.sleep(POLL_SECONDS)
 
 
@@ -362,7 +362,7 @@ def _until_interrupted() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+        raise typer.Exit(ExitCode.OK) from None
 
 
 def _clock(seconds: float) -> str:
@@ -511,7 +511,8 @@ def print_live_owner(
         if not rows:
             reserved = summary["reserved_for"]
             say(f"unused: no one has it now{f'; it is reserved for {reserved}' if reserved else ''}")
-    return {"exact": 0, "static": 0, "ambiguous": 3}.get(str(summary["status"]), 5)
+    found = {"exact": ExitCode.OK, "static": ExitCode.OK, "ambiguous": Answer.AMBIGUOUS}
+    return found.get(str(summary["status"]), Answer.UNUSED)
 
 
 def print_live_explanation(frame: bytes, side: str, instance: str | None, as_json: bool) -> None:

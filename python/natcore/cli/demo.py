@@ -16,6 +16,7 @@ from natcore.config import SnatEntry
 from natcore.demo import demo
 from natcore.demo.clients import Outcome
 from natcore.gateway import Gateway
+from natcore.internal.exit_codes import ExitCode
 from natcore.internal.extras import extra
 from natcore.sinks import ParquetSink
 
@@ -43,7 +44,7 @@ def show_demo(keep: bool, driver: Driver, as_json: bool) -> int:
         )  # fmt: skip
     else:
         _print_demo(console, result)
-    return 0 if result.ok else 1
+    return ExitCode.OK if result.ok else ExitCode.FAILED
 
 
 def replay(
@@ -140,4 +141,4 @@ def _show_replay(replayed: Replay, counters: dict[str, int], rows: list[report.R
         console.print(report.counters_table(counters))
         console.print(report.sessions_table(rows, console.width))
         report.print_checks(console, checks)
-    return 0 if all(item.ok for item in checks) else 1
+    return ExitCode.OK if all(item.ok for item in checks) else ExitCode.FAILED

@@ -12,6 +12,8 @@ from natcore.cli import report
 from natcore.cli.command import Json, failing, say
 from natcore.cli.control import Instance, add_log_commands, print_live_owner
 from natcore.errors import ConfigurationError
+from natcore.internal import exit_codes
+from natcore.internal.exit_codes import ExitCode
 from natcore.internal.extras import extra
 from natcore.internal.protocols import NAMES, protocol_name
 from natcore.internal.redaction import show
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
     from natcore.who.query import Answer, Match
     from natcore.who.store import Store
 
-EXIT_STATUS = {"exact": 0, "held-idle": 0, "static": 0, "ambiguous": 3, "gap": 4, "unused": 5}
+EXIT_STATUS = {
+    "exact": ExitCode.OK, "held-idle": ExitCode.OK, "static": ExitCode.OK, "ambiguous": exit_codes.Answer.AMBIGUOUS,
+    "gap": exit_codes.Answer.GAP, "unused": exit_codes.Answer.UNUSED,
+}  # fmt: skip
 
 
 def add_to(app: typer.Typer) -> None:
@@ -52,9 +57,8 @@ def who(
 ) -> None:
     """Who had an outside address and port then; with --live, who has it now.
 
-    The exit status is 0 for one subscriber or an entry, 3 for several or an unsure one, 4 where the log
-    has a gap there, 5 for unused. With the file
-    of a gateway with ports = "deterministic", and without --log, --spool and --at, the answer is computed (RFC 7422).
+    With the file of a gateway with ports = "deterministic", and without --log, --spool and --at, the answer is computed
+    (RFC 7422).
     """
     with failing(as_json):
         if live:
@@ -302,7 +306,7 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Whether files were changed, removed or put in another order; the exit status is 1 then."""
+    """Whether files were changed, removed or put in another order."""
     with failing(as_json):
         from natcore.who.anchor import read_anchor, read_key
         from natcore.who.timestamps import check_stamp, stamp
@@ -334,7 +338,7 @@ def verify(
             say(f"anchor {result.anchor[1]} ({result.anchor[0]})")
         if write_anchor is not None:
             say(f"{write_anchor}: " + ("the anchor is written" if result.ok else "no anchor is written of such a log"))
-    raise typer.Exit(0 if result.ok else 1)
+    raise typer.Exit(0 if result.ok else exit_codes.Answer.FINDINGS)
 
 
 def _store(folder: Path) -> Store:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -20,11 +19,11 @@ from natcore.cli import log as log_cli
 from natcore.cli import reload as reload_cli
 from natcore.cli import service as service_cli
 from natcore.cli import sls as sls_cli
-from natcore.cli.command import Json, failing, say
+from natcore.cli.command import Group, Json, failing, say
 from natcore.errors import ConfigurationError
+from natcore.internal.exit_codes import ExitCode
 from natcore.internal.extras import extra
 from natcore.internal.redaction import show
-from natcore.service.exit_codes import ExitCode
 
 with extra("cli"):
     import typer
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from natcore.config import Eip, OutsideInterface, SnatEntry
     from natcore.service.configuration_file import Settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 control_cli.add_to(app)
 log_cli.add_to(app)
 sls_cli.add_to(app)
@@ -45,7 +44,6 @@ completion.add_to(app)
 File = Annotated[Path, typer.Argument(metavar="GATEWAY.TOML", help="The gateway's file.", show_default=False)]
 
 
-USAGE_ERROR = 2  # of the command line's library
 _is_program = False  # run by main(), so that the process is natcore's alone
 
 
@@ -53,15 +51,7 @@ def main() -> None:
     global _is_program
     _is_program = True
     completion.init()
-    try:
-        app(prog_name=completion.PROGRAM)
-    except SystemExit as ended:
-        if ended.code == USAGE_ERROR:
-            sys.exit(ExitCode.USAGE)
-        raise
-    except Exception:
-        traceback.print_exc()
-        sys.exit(ExitCode.FAILED)
+    app(prog_name=completion.PROGRAM)
 
 
 def _show_version(asked: bool) -> None:
@@ -87,23 +77,22 @@ def run(
 ) -> None:
     """Forward packets as the file says, until SIGTERM or SIGINT. SIGHUP reloads it, SIGUSR1 tells the counters.
 
-    Each line on standard error is an event with its fields; with --json it is an object on standard output. The exit
-    status is 0 after a signal, 64 for a wrong command, 70 after a failure, 75 where it may go later (an interface is not
-    there), 78 where the file or the process's rights must change.
+    Each line on standard error is an event with its fields; with --json it is an object on standard output.
     """
     if _is_program and "OPENBLAS_NUM_THREADS" not in os.environ:  # numpy's threads would keep what is given up below
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
         os.execv(sys.executable, sys.orig_argv)
-    from natcore.service.exit_codes import exit_code
-
-    with failing(as_json, exit_code):
-        from natcore.internal import threads
+    with failing(as_json):
         from natcore.internal.validation import check_choice
-        from natcore.service import control, lines, output, privileges
+        from natcore.service import lines
+
+        level = check_choice("--log-level", log_level, lines.LEVELS)
+    with failing(as_json, of_file=True):
+        from natcore.internal import threads
+        from natcore.service import control, output, privileges
         from natcore.service.configuration_file import control_of, driver_of, load
         from natcore.service.run import Service
 
-        level = check_choice("--log-level", log_level, lines.LEVELS)
         if _is_program:
             control.join_group(control_of(file))
         kept = privileges.confine(driver_of(file)) if _is_program else []  # before libraries start threads
@@ -130,7 +119,7 @@ def check(
 
     With --here also whether it fits this machine, as this user and in this network namespace; nothing is changed.
     """
-    with failing(as_json):
+    with failing(as_json, of_file=True):
         from natcore.cli import report
         from natcore.service.configuration_file import load
 
@@ -153,7 +142,7 @@ def check(
             for each in found:
                 console.print(report.text(f"{each['level']}: {each['key']}: {each['text']}"), soft_wrap=True)
         if not fits:
-            raise typer.Exit(1)
+            raise typer.Exit(ExitCode.CONFIGURATION)
 
 
 def _look_here(settings: Settings) -> list[dict[str, Any]]:
@@ -304,7 +293,7 @@ def clean(as_json: Json = False) -> None:
 @app.command()
 def block(file: File, as_json: Json = False) -> None:
     """Keep the kernel from forwarding what comes by the file's interfaces, until its gateway runs: for a unit at boot."""
-    with failing(as_json):
+    with failing(as_json, of_file=True):
         from natcore.plane import kernel_bypass
         from natcore.service.configuration_file import SettingsError, load
 

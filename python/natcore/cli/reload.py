@@ -9,12 +9,11 @@ from typing import Annotated, Any
 from natcore.cli.command import Json, failing, say
 from natcore.cli.control import Instance, asking
 from natcore.errors import ConfigurationError
+from natcore.internal.exit_codes import ExitCode
 from natcore.internal.extras import extra
 
 with extra("cli"):
     import typer
-
-REFUSED = 78  # EX_CONFIG: a reload of this file would be refused
 
 
 def add_to(app: typer.Typer) -> None:
@@ -89,7 +88,7 @@ def _print(done: Mapping[str, Any], as_json: bool) -> None:
         for line in lines_of(done):
             say(line)
     if refused:
-        raise typer.Exit(REFUSED)
+        raise typer.Exit(ExitCode.CONFIGURATION)
 
 
 def lines_of(done: Mapping[str, Any]) -> list[str]:

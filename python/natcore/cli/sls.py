@@ -9,6 +9,7 @@ from typing import Annotated
 
 from natcore.cli.command import Json, failing, say
 from natcore.errors import ConfigurationError
+from natcore.internal.exit_codes import ExitCode
 from natcore.internal.extras import extra
 
 with extra("cli"):
@@ -37,7 +38,7 @@ def show_demo(as_json: bool) -> int:
                 "checks": [item._asdict() for item in story.checks],
             }
         )  # fmt: skip
-        return 0 if story.ok else 1
+        return ExitCode.OK if story.ok else ExitCode.FAILED
     table = Table(title=f"What the session log to {report.text(story.endpoint)} says", box=box.SIMPLE_HEAD)
     table.add_column("then", overflow="fold")
     table.add_column("delivery status")
@@ -50,7 +51,7 @@ def show_demo(as_json: bool) -> int:
     console.print(table)
     console.print(report.counters_table(story.counters, "The log's account (rows and bytes)"))
     report.print_checks(console, story.checks)
-    return 0 if story.ok else 1
+    return ExitCode.OK if story.ok else ExitCode.FAILED
 
 
 def add_to(app: typer.Typer) -> None:

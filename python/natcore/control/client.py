@@ -14,7 +14,6 @@ from natcore.control import socket_file
 from natcore.control.protocol import (
     MAX_LINE_BYTES,
     VERSION,
-    Code,
     End,
     Failure,
     Greeting,
@@ -27,6 +26,7 @@ from natcore.control.protocol import (
 )
 from natcore.errors import ControlError
 from natcore.internal.closing import Closing
+from natcore.internal.exit_codes import ExitCode
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_number
 
@@ -84,7 +84,7 @@ class Client(Closing):
                 errno.EACCES: "this user may not connect: it takes root or a member of the socket's group",
                 errno.EAGAIN: "too many clients wait there",
             }
-            code = {errno.EACCES: Code.REFUSED}.get(error.errno or 0, Code.TRY_AGAIN)
+            code = {errno.EACCES: ExitCode.REFUSED}.get(error.errno or 0, ExitCode.TRY_AGAIN)
             reason = reasons.get(error.errno or 0, error.strerror or str(error))
             raise ControlError(f"{self._path}: {reason}", code) from None
 
@@ -149,7 +149,7 @@ class Client(Closing):
         try:
             self._socket.sendall(data)
         except OSError as error:
-            raise ControlError(f"{self._path}: {error}", Code.TRY_AGAIN) from None
+            raise ControlError(f"{self._path}: {error}", ExitCode.TRY_AGAIN) from None
 
     def _message(self) -> Message:
         searched = 0
@@ -160,11 +160,11 @@ class Client(Closing):
             try:
                 piece = self._socket.recv(_RECEIVE_BYTES)
             except TimeoutError:
-                raise ControlError(f"{self._path}: no answer in time", Code.TRY_AGAIN) from None
+                raise ControlError(f"{self._path}: no answer in time", ExitCode.TRY_AGAIN) from None
             except OSError as error:
-                raise ControlError(f"{self._path}: {error}", Code.TRY_AGAIN) from None
+                raise ControlError(f"{self._path}: {error}", ExitCode.TRY_AGAIN) from None
             if not piece:
-                raise ControlError(f"{self._path}: the gateway has closed the connection", Code.TRY_AGAIN)
+                raise ControlError(f"{self._path}: the gateway has closed the connection", ExitCode.TRY_AGAIN)
             self._received += piece
         line = bytes(self._received[:end])
         del self._received[: end + 1]
@@ -192,6 +192,6 @@ def find(instance: str | None = None) -> Path:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise ControlError(f"no gateway serves in {socket_file.FOLDER}; is `natcore run` up?", Code.TRY_AGAIN)
+        raise ControlError(f"no gateway serves in {socket_file.FOLDER}; is `natcore run` up?", ExitCode.TRY_AGAIN)
     names = ", ".join(path.stem for path in found)
-    raise ControlError(f"--instance must be one of {names}: there are several gateways", Code.USAGE)
+    raise ControlError(f"--instance must be one of {names}: there are several gateways", ExitCode.USAGE)

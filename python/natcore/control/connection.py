@@ -8,19 +8,18 @@ from dataclasses import dataclass
 
 from natcore.control.protocol import (
     MAX_REQUEST_BYTES,
-    Code,
     End,
     Failure,
     Message,
     Request,
     Row,
     Rows,
-    code_of,
     decode_request,
     encode,
 )
 from natcore.control.verb import Answer, Peer
 from natcore.errors import ControlError, Error
+from natcore.internal.exit_codes import ExitCode, exit_code
 
 _RECEIVE_BYTES = 65_536
 _ROWS_LINE = 256  # rows that are gathered in a line, where a verb yields them one by one
@@ -121,7 +120,7 @@ class Connection:
             self.too_long = self._closing = True
             self._received.clear()
             self._fail(
-                0, ControlError(f"a request must have at most {MAX_REQUEST_BYTES:,} bytes, got more", Code.USAGE)
+                0, ControlError(f"a request must have at most {MAX_REQUEST_BYTES:,} bytes, got more", ExitCode.USAGE)
             )
 
     def transmit(self, now: float) -> None:
@@ -204,7 +203,7 @@ class Connection:
         self.failed += 1
         known = isinstance(error, Error | OSError)
         message = str(error) if known else f"{type(error).__name__}: {error}"
-        self.send(Failure(request, message, code_of(error), getattr(error, "details", {})))
+        self.send(Failure(request, message, exit_code(error), getattr(error, "details", {})))
 
     def close(self) -> None:
         """Drop it, and the answer under way."""

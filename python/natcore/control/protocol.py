@@ -7,10 +7,10 @@ or a failure. A client ends a request that has no end of its own by closing the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import IntEnum
 from typing import Any
 
-from natcore.errors import ConfigurationError, ControlError
+from natcore.errors import ControlError
+from natcore.internal.exit_codes import ExitCode
 from natcore.internal.extras import extra
 
 with extra("cli"):
@@ -22,33 +22,6 @@ MAX_REQUEST_BYTES = 65_536  # a request's line, with its newline
 MAX_LINE_BYTES = 16 << 20  # an answer's line
 
 Row = Mapping[str, Any]
-
-
-class Code(IntEnum):
-    """What a failure means, as an exit status (sysexits.h).
-
-    Attributes
-    ----------
-    OK
-        It was done.
-    USAGE
-        The verb or its arguments are wrong.
-    FAILED
-        It was tried, and did not work.
-    TRY_AGAIN
-        Not now: nothing listens, or too many clients ask.
-    REFUSED
-        This peer may not do it.
-    CONFIGURATION
-        A configuration file is wrong.
-    """
-
-    OK = 0
-    USAGE = 64
-    FAILED = 70
-    TRY_AGAIN = 75
-    REFUSED = 77
-    CONFIGURATION = 78
 
 
 class Greeting(Struct, frozen=True, tag="greeting"):
@@ -117,14 +90,14 @@ class Failure(Struct, frozen=True, tag="failure"):
     message
         What was wrong.
     code
-        A `Code`.
+        An exit status.
     details
         More, by name, where there is more, such as the file and the key that are wrong.
     """
 
     id: int
     message: str
-    code: int = Code.FAILED
+    code: int = ExitCode.FAILED
     details: Mapping[str, Any] = {}
 
 
@@ -160,11 +133,6 @@ def decode_request(line: bytes) -> Request:
     try:
         return _requests.decode(line)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise ControlError(f"a request must be an object with verb, arguments and id: {error}", Code.USAGE) from None
-
-
-def code_of(error: BaseException) -> int:
-    """Return the code of what a verb raised."""
-    if isinstance(error, ControlError):
-        return error.code
-    return Code.USAGE if isinstance(error, ConfigurationError) else Code.FAILED
+        raise ControlError(
+            f"a request must be an object with verb, arguments and id: {error}", ExitCode.USAGE
+        ) from None

@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any
 from natcore.control import socket_file
 from natcore.control.connection import Connection, Limits
 from natcore.control.job import Job
-from natcore.control.protocol import VERSION, Code, Failure, Greeting, Request, encode
+from natcore.control.protocol import VERSION, Failure, Greeting, Request, encode
 from natcore.control.verb import Answer, Context, Peer, verbs
 from natcore.errors import ControlError, Error
 from natcore.internal import threads
 from natcore.internal.closing import Closing
+from natcore.internal.exit_codes import ExitCode
 from natcore.internal.validation import check_integer
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ class ControlServer(Closing):
         if not self._has_place(peer):
             self._count("refused_full")
             with accepted, suppress(OSError):
-                accepted.send(encode(Failure(0, "too many clients; try again", Code.TRY_AGAIN)))
+                accepted.send(encode(Failure(0, "too many clients; try again", ExitCode.TRY_AGAIN)))
             return
         connection = Connection(accepted, peer, self._limits, self._begin, self._clock())
         connection.send(Greeting(VERSION, _version(), self._instance, os.getpid(), peer.writer))
@@ -282,12 +283,14 @@ class ControlServer(Closing):
     def _begin(self, connection: Connection, request: Request) -> Answer:
         asked = verbs().get(request.verb)
         if asked is None:
-            raise ControlError(f"verb must be one of {', '.join(sorted(verbs()))}, got {request.verb!r}", Code.USAGE)
+            raise ControlError(
+                f"verb must be one of {', '.join(sorted(verbs()))}, got {request.verb!r}", ExitCode.USAGE
+            )
         if asked.writes and not connection.peer.writer:
             raise ControlError(
                 f"{request.verb}: user {connection.peer.uid} is a reader here; it is for root, the gateway's own user and"
                 " members of write_group",
-                Code.REFUSED,
+                ExitCode.REFUSED,
             )
         gateway = self._gateway()
         if gateway is None:
@@ -297,7 +300,7 @@ class ControlServer(Closing):
             return asked.start(context, request.arguments)
         with self._lock:
             if sum(writer is connection.peer.writer for _, writer in self._jobs) >= self._limits.jobs:
-                raise ControlError("too many slow requests; try again", Code.TRY_AGAIN)
+                raise ControlError("too many slow requests; try again", ExitCode.TRY_AGAIN)
             job = Job(lambda: asked.start(context, request.arguments), self._wake, self._job_ended)
             self._jobs.append((job, connection.peer.writer))
         return job.answer()

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from natcore.control.protocol import Code, Row
+from natcore.control.protocol import Row
 from natcore.errors import ControlError
+from natcore.internal.exit_codes import ExitCode
 from natcore.internal.extras import extra
 
 with extra("cli"):
@@ -124,7 +125,7 @@ class Verb:
         try:
             checked = msgspec.convert(given, self.arguments)
         except msgspec.ValidationError as error:
-            raise ControlError(f"{self.name}: {_in_words(self, str(error))}", Code.USAGE) from None
+            raise ControlError(f"{self.name}: {_in_words(self, str(error))}", ExitCode.USAGE) from None
         values = {name: getattr(checked, name) for name in self.arguments.__struct_fields__}
         answer = self.function(context, **values)
         return answer if isinstance(answer, Generator) else _only(answer)

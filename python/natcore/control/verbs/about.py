@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from natcore.control.protocol import Code
 from natcore.control.verb import Answer, Context, verb, verbs
 from natcore.errors import ControlError
+from natcore.internal.exit_codes import ExitCode
 from natcore.internal.redaction import show
 from natcore.verdict import Side
 
@@ -76,12 +76,12 @@ def log_fields(log: Any) -> dict[str, Any]:
 def explain(context: Context, *, frame: str, side: str = "inside") -> dict[str, Any]:
     """Say what the running gateway would do with a frame (hexadecimal) now, step by step. For writers: packets wait for it."""
     if side not in ("inside", "outside"):
-        raise ControlError(f"side must be inside or outside, got {show(side)}", Code.USAGE)
+        raise ControlError(f"side must be inside or outside, got {show(side)}", ExitCode.USAGE)
     try:
         data = bytes.fromhex(frame)
     except ValueError as error:
         raise ControlError(
-            f"frame must be pairs of hexadecimal digits, got {show(frame)} ({error})", Code.USAGE
+            f"frame must be pairs of hexadecimal digits, got {show(frame)} ({error})", ExitCode.USAGE
         ) from None
     told = context.gateway.explain(data, Side[side.upper()])
     return {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from natcore.control.protocol import Code
 from natcore.control.verb import Answer, Context, verb
 from natcore.control.verbs.about import log_fields
 from natcore.control.verbs.tables import given
 from natcore.errors import ControlError
+from natcore.internal.exit_codes import ExitCode
 from natcore.internal.redaction import show
 from natcore.internal.validation import either
 
@@ -32,7 +32,7 @@ def end(
     asked = given(context, subscriber=subscriber, remote=remote, outside=outside, protocol=protocol, entry=entry)
     if bool(asked) == all:
         raise ControlError(
-            f"end: {'all goes with no other criterion' if all else 'give a criterion, or all'}", Code.USAGE
+            f"end: {'all goes with no other criterion' if all else 'give a criterion, or all'}", ExitCode.USAGE
         )
     count = 0
     if dry_run:
@@ -80,10 +80,10 @@ def log_start(context: Context, *, name: str) -> dict[str, Any]:
     """Start a session log of the file that does not run."""
     service = context.require_service()
     if any(log.name == name for log in context.gateway.logs):
-        raise ControlError(f"session log {show(name)} runs already", Code.USAGE)
+        raise ControlError(f"session log {show(name)} runs already", ExitCode.USAGE)
     settings = _configured(context).get(name)
     if settings is None:
-        raise ControlError(f"name must be a session log of {service.settings.source}, got {show(name)}", Code.USAGE)
+        raise ControlError(f"name must be a session log of {service.settings.source}, got {show(name)}", ExitCode.USAGE)
     log = settings.start(context.gateway)
     _set_logs(service, {name: log})
     return log_fields(log)
@@ -102,7 +102,7 @@ def _running(context: Context, name: str) -> Any:
     found = {log.name: log for log in context.gateway.logs}
     if name not in found:
         names = either(found) if found else "one that runs (none does)"
-        raise ControlError(f"name must be {names}, got {show(name)}", Code.USAGE)
+        raise ControlError(f"name must be {names}, got {show(name)}", ExitCode.USAGE)
     return found[name]
 
 

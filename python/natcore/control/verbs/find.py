@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from natcore.config import DnatEntry
-from natcore.control.protocol import Code
 from natcore.control.rows import address_text, protocol_text
 from natcore.control.verb import Answer, Context, verb
 from natcore.control.verbs.tables import given
 from natcore.errors import ControlError
+from natcore.internal.exit_codes import ExitCode
 from natcore.internal.redaction import show
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def who(context: Context, *, address: str, port: int, protocol: str | None = None, remote: str | None = None) -> Answer:
     """Say which inside hosts have an outside endpoint now, by their mappings; with a remote, by their sessions."""
     if not 0 <= port <= 0xFFFF:
-        raise ControlError(f"port must be between 0 and 65535, got {port}", Code.USAGE)
+        raise ControlError(f"port must be between 0 and 65535, got {port}", ExitCode.USAGE)
     if not address.replace(".", "").isdigit():
-        raise ControlError(f"address must be an IPv4 address, got {show(address)}", Code.USAGE)
+        raise ControlError(f"address must be an IPv4 address, got {show(address)}", ExitCode.USAGE)
     gateway = context.gateway
     asked = given(context, outside=f"{address}:{port}", protocol=protocol)
     found: dict[tuple[int, int, int], int] = {}

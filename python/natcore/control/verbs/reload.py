@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from natcore.control.protocol import Code
 from natcore.control.verb import Answer, Context, verb
 from natcore.errors import ControlError
+from natcore.internal.exit_codes import ExitCode
 
 
 @verb("reload", writes=True, slow=True)
@@ -19,7 +19,7 @@ def reload(context: Context, *, file: str | None = None, dry_run: bool = False) 
     try:
         done = service.reload(file, dry_run=dry_run)
     except (SettingsError, RestartError) as error:
-        told = ControlError(str(error), Code.CONFIGURATION)
+        told = ControlError(str(error), ExitCode.CONFIGURATION)
         if isinstance(error, SettingsError):
             told.details = {"errors": [each.as_dict() for each in error.errors]}
         else:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from natcore.control import rows
-from natcore.control.protocol import Code, Row
+from natcore.control.protocol import Row
 from natcore.control.verb import Answer, Context, verb
 from natcore.errors import ConfigurationError, ControlError
 from natcore.internal.endpoints import criteria
+from natcore.internal.exit_codes import ExitCode
 from natcore.internal.read_only import UNSET
 from natcore.internal.redaction import show
 from natcore.internal.validation import either
@@ -83,7 +84,7 @@ def _entry(context: Context, asked: str) -> Any:
     names = either(
         [f"{entry.id} ({show(entry.entry.name)})" if entry.entry.name else str(entry.id) for entry in entries]
     )
-    raise ControlError(f"entry must be {names}, got {show(asked)}", Code.USAGE)
+    raise ControlError(f"entry must be {names}, got {show(asked)}", ExitCode.USAGE)
 
 
 def list_rows(
@@ -91,13 +92,13 @@ def list_rows(
 ) -> Answer:  # fmt: skip
     """Answer with the rows of slices, sorted or not; limit: 0, all. The summary says how many, and whether there are more."""
     if limit < 0:
-        raise ControlError(f"limit must be 0 (all) or more, got {limit}", Code.USAGE)
+        raise ControlError(f"limit must be 0 (all) or more, got {limit}", ExitCode.USAGE)
     if sort is not None:
         if sort not in keys:
-            raise ControlError(f"sort must be {either(keys)}, got {show(sort)}", Code.USAGE)
+            raise ControlError(f"sort must be {either(keys)}, got {show(sort)}", ExitCode.USAGE)
         if not 0 < limit <= MOST_SORTED:
             raise ControlError(
-                f"limit must be between 1 and {MOST_SORTED:,} where rows are sorted, got {limit}", Code.USAGE
+                f"limit must be between 1 and {MOST_SORTED:,} where rows are sorted, got {limit}", ExitCode.USAGE
             )
         slices = _sorted(slices, keys[sort], limit)
     count, more = 0, False
@@ -196,5 +197,5 @@ def _matching(found: rows.Array, asked: dict[str, Any]) -> rows.Array:
     try:
         wanted = criteria(**values)
     except ConfigurationError as error:
-        raise ControlError(str(error), Code.USAGE) from None
+        raise ControlError(str(error), ExitCode.USAGE) from None
     return rows.matching(found, wanted, ("inside", "remote", "outside"))

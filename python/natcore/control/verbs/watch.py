@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from natcore.control.protocol import Code, Row
+from natcore.control.protocol import Row
 from natcore.control.rows import address_text, matching, protocol_text
 from natcore.control.verb import Answer, Context, verb
 from natcore.control.verbs.tables import given
@@ -19,6 +19,7 @@ from natcore.dtypes import OPENED_OUTSIDE, RecordKind
 from natcore.errors import ControlError
 from natcore.explain import describe_packet
 from natcore.internal.endpoints import criteria
+from natcore.internal.exit_codes import ExitCode
 from natcore.internal.read_only import UNSET
 from natcore.internal.redaction import show
 from natcore.internal.validation import either
@@ -141,7 +142,7 @@ def _frames(
 ) -> Answer:
     planes = context.gateway.planes
     if not planes:
-        raise ControlError("the gateway has no plane: no packet passes an interface", Code.FAILED)
+        raise ControlError("the gateway has no plane: no packet passes an interface", ExitCode.FAILED)
     with ExitStack() as stack:
         feeds = [(plane, stack.enter_context(plane.watch_frames(**asked, drops=drops, snap=snap))) for plane in planes]
         lost = 0
@@ -204,11 +205,11 @@ def top(
 ) -> Answer:
     """Tell the subscribers with the most traffic, packets, sessions or ports in each interval; samples: 0, endlessly."""
     if sort not in TOP_KEYS:
-        raise ControlError(f"sort must be {either(TOP_KEYS)}, got {show(sort)}", Code.USAGE)
+        raise ControlError(f"sort must be {either(TOP_KEYS)}, got {show(sort)}", ExitCode.USAGE)
     if not 1 <= limit <= 10_000:
-        raise ControlError(f"limit must be between 1 and 10000, got {limit}", Code.USAGE)
+        raise ControlError(f"limit must be between 1 and 10000, got {limit}", ExitCode.USAGE)
     if not 0.1 <= interval <= 3600:
-        raise ControlError(f"interval must be between 0.1 and 3600 seconds, got {interval}", Code.USAGE)
+        raise ControlError(f"interval must be between 0.1 and 3600 seconds, got {interval}", ExitCode.USAGE)
     asked = given(context, subscriber=subscriber)
     before, since = _sample(context, asked), time.monotonic()
     number = 0
