@@ -1,4 +1,7 @@
-"""The frozen C interface: a package and a C file that are not natcore's are built against it and drive `translate`."""
+"""The frozen C interface: a package and a C file that are not natcore's are built against it and drive `translate`.
+
+`.ci/run` builds the package against the wheel as well.
+"""
 
 from __future__ import annotations
 
@@ -30,38 +33,19 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python that has natcore from its wheel, and cimport_user built against that; nothing comes over a network."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that has cimport_user, built against what is installed of natcore; nothing comes over a network."""
     folder = tmp_path_factory.mktemp("cimport")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    run(*pip, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", folder, ROOT, cwd=folder)
-    [wheel] = folder.glob("natcore-*.whl")
-    venv = folder / "venv"
-    run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=folder)
-    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(venv), "platbase": str(venv)}))
-    others = [path for path in sys.path if path.endswith("site-packages")]
-    (site / "dependencies.pth").write_text("\n".join(others) + "\n")
-    python = venv / "bin" / "python"
-    install = [
-        *pip,
-        "--python",
-        python,
-        "install",
-        "--no-build-isolation",
-        "--no-deps",
-        "--no-index",
-        "--force-reinstall",
-    ]
-    run(*install, wheel, cwd=folder)
-    run(*install, USER, f"-Cbuild-dir={folder / 'build'}", cwd=folder)
-    where = run(python, "-c", "import natcore; print(natcore.__file__)", cwd=folder)
-    assert Path(where.strip()).is_relative_to(venv), f"not the wheel's natcore: {where}"
-    return python
+    options = ["--no-build-isolation", "--no-deps", "--no-index", "--target", folder / "site"]
+    run(sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *options, USER,
+        f"-Cbuild-dir={folder / 'build'}", cwd=folder)  # fmt: skip
+    return folder / "site"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_ring_of_our_own(interpreter: Path, tmp_path: Path, name: str) -> None:
-    assert run(interpreter, "-W", "error", USER / "check.py", name, cwd=tmp_path) == f"{name}: ok\n"
+def test_a_ring_of_our_own(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(built))
+    assert run(sys.executable, "-W", "error", USER / "check.py", name, cwd=tmp_path) == f"{name}: ok\n"
 
 
 def test_users_sources_name_no_private_module() -> None:
@@ -71,13 +55,13 @@ def test_users_sources_name_no_private_module() -> None:
     assert named <= {"natcore.translate", "natcore.frame"}
 
 
-def test_the_binary_names_no_private_module(interpreter: Path) -> None:
-    [binary] = interpreter.parents[1].rglob("cimport_user*.so")
+def test_the_binary_names_no_private_module(built: Path) -> None:
+    [binary] = built.glob("cimport_user*.so")
     assert set(re.findall(rb"natcore\.[\w.]+", binary.read_bytes())) <= {b"natcore.C_API", b"natcore.Worker"}
 
 
-def test_only_what_is_frozen_is_installed(interpreter: Path) -> None:
-    folder = next(interpreter.parents[1].rglob("natcore.h")).parent
+def test_only_what_is_frozen_is_installed() -> None:
+    folder = Path(natcore.get_include()) / "natcore"
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.pxd")} == {"frame.pxd", "translate.pxd"}
 
 

@@ -272,7 +272,7 @@ def in_child(run: Callable[[], object]) -> int:
     """The exit status of a forked child that calls run: 0, or 1 if the gateway is closed there. A child that waits is ended."""
     child = os.fork()
     if child == 0:
-        signal.setitimer(signal.ITIMER_REAL, 20)
+        signal.setitimer(signal.ITIMER_REAL, 120)
         try:
             run()
         except Error as error:

@@ -260,7 +260,7 @@ def test_run_forwards_and_a_sigterm_loses_no_record(file: Path, tmp_path: Path) 
             running.send_signal(signal.SIGUSR1)
             counters = json.loads(running.stdout.readline())
             running.send_signal(signal.SIGTERM)
-            stopped = json.loads(running.communicate(timeout=20)[0])
+            stopped = json.loads(running.communicate(timeout=60)[0])
         finally:
             servers.close()
     assert all(outcome.ok for outcome in outcomes), outcomes

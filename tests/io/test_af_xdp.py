@@ -18,7 +18,7 @@ from natcore.io.umem import FrameMemory
 from natcore.plane import drivers, xdp_program
 from natcore.plane.host_ports import ports_in
 from natcore.plane.links import Link
-from support.netns import at, needs_root, ping, until, xdp_missing
+from support.netns import at, needs_root, ping, ping_once, until, xdp_missing
 
 pytestmark = [needs_root, pytest.mark.skipif(bool(xdp_missing()), reason=xdp_missing())]
 
@@ -50,6 +50,7 @@ def bench() -> Iterator[Bench]:
             network.setting(member, "net/ipv6/conf/all/disable_ipv6", 1)  # no frames but ours
             network.setting(member, "net/ipv6/conf/default/disable_ipv6", 1)
             network.up(member, interface, address)
+            network.setting(member, f"net/ipv4/neigh/{interface}/delay_first_probe_time", 3600)  # and no ARP unasked
         mac = bytes.fromhex(network.mac("b", "two").replace(":", ""))
         with at(network, "a"):
             wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
@@ -129,7 +130,7 @@ def test_ipv4_is_taken_and_the_rest_stays_with_the_kernel(bench: Bench) -> None:
 def test_addresses_and_the_link_address_change_while_frames_come(bench: Bench) -> None:
     assert ping(bench.network, "a", SPARED)
     bench.program.set_addresses([], [word(SPARED)])
-    assert not ping(bench.network, "a", SPARED, "-W1")
+    assert not ping_once(bench.network, "a", SPARED)
     assert bench.sockets.receive()
     bench.program.set_addresses([word(SPARED)], [])
     assert ping(bench.network, "a", SPARED)
@@ -177,11 +178,11 @@ def test_without_a_socket_nothing_reaches_the_kernel_but_what_is_its_own(bench: 
     network.up("b", "lo", f"{TAKEN}/32")  # the kernel would answer
     network.run("a", ["ip", "neigh", "replace", TAKEN, "lladdr", network.mac("b", "two"), "dev", "one"])
     bench.sockets.close()
-    assert not ping(network, "a", TAKEN, "-W1")
+    assert not ping_once(network, "a", TAKEN)
     assert ping(network, "a", SPARED)
     bench.program.close()
     assert ping(network, "a", TAKEN)
-    assert ping(network, "a", ANSWERED, "-W1") is False
+    assert not ping_once(network, "a", ANSWERED)
 
 
 def test_one_program_at_a_time(bench: Bench) -> None:

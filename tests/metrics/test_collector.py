@@ -143,7 +143,7 @@ def test_a_session_log_tells_its_rows_and_how_long_they_wait(tmp_path: Path) -> 
     with over.start_session_log(MemorySink(), name="audit", spool=tmp_path, delivery=DeliveryPolicy()) as log:
         over.translate_one(udp(), INSIDE, 0.0)
         over.end_all()
-        log.wait(20)
+        log.wait(60)
         accepted = value(registry, "natcore_log_rows_total", log="audit", result="accepted", reason="")
         assert accepted == value(registry, "natcore_log_rows_total", log="audit", result="delivered", reason="") > 0
         assert value(registry, "natcore_log_waiting_rows", log="audit", where="queued") == 0

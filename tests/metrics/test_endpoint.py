@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from urllib.error import HTTPError
 
 import pytest
@@ -30,7 +30,7 @@ def served() -> Iterator[metrics.Endpoint]:
 def ask(served: metrics.Endpoint, path: str, **headers: str) -> tuple[int, str, str]:
     request = urllib.request.Request(f"http://{served.address}{path}", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.headers["Content-Type"], answer.read().decode()
     except HTTPError as error:
         return error.code, error.headers["Content-Type"], error.read().decode()
@@ -52,7 +52,7 @@ def test_health_is_200_or_503_with_the_reason(served: metrics.Endpoint) -> None:
 def test_requests_that_are_none_harm_nothing(served: metrics.Endpoint) -> None:
     host, port = served.address.rsplit(":", 1)
     for said in (b"", b"\0\xff\r\n\r\n", b"GET " + b"a" * 70_000, b"POST /metrics HTTP/1.0\r\n\r\n", b"GET /metrics"):
-        with socket.create_connection((host, int(port)), timeout=30) as client:
+        with socket.create_connection((host, int(port)), timeout=60) as client:
             client.sendall(said)
             client.shutdown(socket.SHUT_WR)
             while client.recv(65_536):
@@ -67,11 +67,17 @@ def test_clients_that_say_nothing_take_no_place_for_long(
     monkeypatch.setattr(endpoints, "DEADLINE_SECONDS", 0.3)
     with ExitStack() as stack:
         held = [
-            stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
             for _ in range(endpoints.CONNECTIONS + 3)
         ]
         assert [client.recv(1) for client in held] == [b""] * len(held)  # closed: at once, or at the deadline
-    assert ask(served, "/healthz")[0] == 200
+
+    def is_answered() -> bool:
+        with suppress(OSError):  # a place is free when its thread ends, a moment after the connection
+            return ask(served, "/healthz")[0] == 200
+        return False
+
+    until(is_answered)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +114,7 @@ def test_a_loop_that_hangs_is_named(nat: Nat) -> None:
     worker = made._core.worker_capsule(0)
     until(lambda: locked(worker))
     try:
-        until(lambda: not health.alive().ok, 10)
+        until(lambda: not health.alive().ok)
         problem = health.alive().problems[0]
     finally:
         unlock_worker(worker)

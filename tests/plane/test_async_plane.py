@@ -64,7 +64,7 @@ def run(fake: FakePlane, story: Callable[[AsyncPlane], Coroutine[Any, Any, None]
         async with AsyncPlane(lambda: fake, budget) as plane:  # type: ignore[arg-type, return-value]
             await story(plane)
 
-    asyncio.run(asyncio.wait_for(lived(), 30))
+    asyncio.run(asyncio.wait_for(lived(), 120))
 
 
 async def until(condition: Callable[[], bool]) -> int:

@@ -14,6 +14,7 @@ from natcore.demo.namespaces import Network
 from support.netns import (
     CLIENT,
     GATEWAY_INSIDE,
+    LIMIT_SECONDS,
     POOL,
     SERVER,
     Nat,
@@ -22,6 +23,7 @@ from support.netns import (
     gateway,
     needs_root,
     ping,
+    ping_once,
     start,
     until,
 )
@@ -40,8 +42,8 @@ def echoed(network: Network, size: int, count: int) -> int:
         client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with server, client:
         server.bind((SERVER, 0))
-        server.settimeout(10)
-        client.settimeout(10)
+        server.settimeout(60)
+        client.settimeout(60)
         back = 0
         for number in range(count):
             data = bytes([number]) * size
@@ -105,7 +107,7 @@ def test_a_narrow_link_gets_fragments(narrow: tuple[Network, Gateway]) -> None:
     """Each is as long as the link carries at most, and the far end puts them together."""
     network, made = narrow
     assert ping(network, "in", SERVER)
-    assert ping(network, "in", SERVER, "-M", "dont", "-s", "1450")
+    assert ping_once(network, "in", SERVER, "-M", "dont", "-s", "1450", seconds=LIMIT_SECONDS)
     assert made.counters()["generated"] == 1
     assert ping(network, "in", SERVER, "-M", "dont", "-s", "4000")
     assert made.counters()["dropped"] == 0 and adds_up(made)
@@ -114,7 +116,7 @@ def test_a_narrow_link_gets_fragments(narrow: tuple[Network, Gateway]) -> None:
 def test_a_narrow_link_tells_its_mtu(narrow: tuple[Network, Gateway]) -> None:
     """Path MTU discovery (RFC 1191): the sender learns it, from the gateway's inside address."""
     network, made = narrow
-    done = network.run("in", ["ping", "-c1", "-W2", "-M", "do", "-s", "1450", SERVER], check=False)
+    done = network.run("in", ["ping", "-c1", "-W60", "-M", "do", "-s", "1450", SERVER], check=False)
     assert f"From {GATEWAY_INSIDE}" in done.stdout and f"mtu = {SMALL}" in done.stdout
     assert made.counters()["dropped_mtu"] >= 1
 
@@ -133,6 +135,6 @@ def test_tracepath_finds_the_mtu(narrow: tuple[Network, Gateway]) -> None:
 def test_traceroute_shows_the_gateway_as_a_hop(nat: Nat, options: list[str]) -> None:
     network, _, _ = nat
     assert ping(network, "in", SERVER)
-    done = network.run("in", ["traceroute", "-n", "-q1", "-w2", "-m4", *options, SERVER], check=False)
+    done = network.run("in", ["traceroute", "-n", "-q1", "-w60,0,0", "-m4", *options, SERVER], check=False)
     hops = [line.split()[1] for line in done.stdout.splitlines()[1:]]
     assert hops == [GATEWAY_INSIDE, SERVER], done.stdout

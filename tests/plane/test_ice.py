@@ -48,7 +48,7 @@ def world(tmp_path: Path) -> Iterator[Network]:
         until(lambda: network.run("world", ["ss", "-Hlun", "sport", "=", ":3478"]).stdout or server.poll() is not None)
         yield network
         server.terminate()
-        server.wait(20)
+        server.wait(60)
 
 
 def test_two_hosts_behind_two_gateways_connect(world: Network) -> None:
@@ -73,6 +73,6 @@ def test_two_hosts_behind_two_gateways_connect(world: Network) -> None:
             peer.stdin.flush()
         assert [json.loads(peer.stdout.readline()) for peer in peers] == ["controlled", "controlling"]
         for peer in peers:
-            peer.communicate("\n", timeout=20)
+            peer.communicate("\n", timeout=60)
         pools = {str(made.mappings()["outside_ip"].max()) for made in gateways}
         assert len(pools) == 2 and [peer.returncode for peer in peers] == [0, 0]

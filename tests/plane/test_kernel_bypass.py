@@ -27,6 +27,7 @@ from support.netns import (
     listener,
     needs_root,
     ping,
+    ping_once,
     start,
     until,
 )
@@ -94,7 +95,7 @@ def test_nothing_leaves_untranslated_when_the_firewall_is_reloaded(
             accepted, (seen, _) = server.accept()
             assert seen == POOL
             with accepted:
-                accepted.settimeout(30)
+                accepted.settimeout(60)
                 for number, command in enumerate((["flush", "ruleset"], ["-f", str(file)])):
                     assert nft(router, *command)
                     if not owned:
@@ -147,8 +148,8 @@ def test_after_a_stop_nothing_leaves_untranslated_where_the_kernel_forwards(rout
     made = gateway()
     forward(router, made).stop()
     with untranslated(router) as leaked:
-        assert not ping(router, "in", SERVER, "-W1")
-        assert not ping(router, "out", CLIENT, "-W1")
+        assert not ping_once(router, "in", SERVER)
+        assert not ping_once(router, "out", CLIENT)
         with at(router, "gw"):
             assert (kernel_bypass.installed(), kernel_bypass.forwarding_nothing()) == ([], ["lan0", "wan0"])
         for member, target in (("in", GATEWAY_INSIDE), ("out", GATEWAY_OUTSIDE), ("gw", SERVER)):  # the host's own
@@ -183,7 +184,7 @@ def test_nothing_is_forwarded_by_an_interface_that_is_made_anew(router: Network)
             router.up("in", "eth0", f"{CLIENT}/24")
             router.route("in", "default", via=GATEWAY_INSIDE)
             router.up("gw", "lan0", f"{GATEWAY_INSIDE}/24")
-            until(lambda: ping(router, "in", SERVER, "-W1"))
+            assert ping(router, "in", SERVER)
         assert leaked == []
 
 
@@ -201,7 +202,7 @@ def test_a_program_that_ends_with_an_exception_leaves_the_gate_shut(router: Netw
     done = router.run("gw", [sys.executable, "-c", FAILING, each_driver], check=False)
     assert "the program failed" in done.stderr
     with untranslated(router) as leaked:
-        assert not ping(router, "in", SERVER, "-W1")
+        assert not ping_once(router, "in", SERVER)
     assert leaked == []
 
 
@@ -211,7 +212,7 @@ def test_natcore_block_shuts_the_gate_before_the_first_start(router: Network, tm
     done = router.run("gw", [sys.executable, "-m", "natcore.cli.main", "block", str(file)])
     assert "nothing that comes by lan0, wan0 is forwarded by the kernel" in done.stdout
     with untranslated(router) as leaked:
-        assert not ping(router, "in", SERVER, "-W1")
+        assert not ping_once(router, "in", SERVER)
         assert ping(router, "in", GATEWAY_INSIDE)
     assert leaked == []
     with gateway() as made, forward(router, made):

@@ -45,7 +45,7 @@ def test_datagrams_and_fragments(nat: Nat) -> None:
     with server, client:
         server.bind((SERVER, 0))
         for each in (server, client):
-            each.settimeout(10)
+            each.settimeout(60)
         for size in (0, 1472, 1473, 65_507):
             client.sendto(b"x" * size, server.getsockname())
             data, source = server.recvfrom(65_535)
@@ -62,14 +62,14 @@ def test_a_link_that_goes_down_and_one_that_vanishes(nat: Nat) -> None:
     until(lambda: plane.state == "degraded")
     network.up("gw", "wan0")
     until(lambda: plane.state == "running")
-    until(lambda: ping(network, "in", SERVER, "-W1"))
+    assert ping(network, "in", SERVER)
     network.remove("gw", "wan0")
     until(lambda: plane.state == "degraded")
     network.pair("gw", "wan0", "out", "eth0")
     network.up("gw", "wan0", "198.18.0.1/24")
     network.up("out", "eth0", f"{SERVER}/24")
     until(lambda: plane.state == "running")
-    until(lambda: ping(network, "in", SERVER, "-W1"))
+    assert ping(network, "in", SERVER)
     assert adds_up(made)
 
 
@@ -82,7 +82,7 @@ def test_more_frames_than_the_ring_has_places(nat: Nat) -> None:
     with client:
         for _ in range(20_000):
             client.sendto(b"flood", (SERVER, 9))
-    until(lambda: ping(network, "in", SERVER, "-W1"))
+    assert ping(network, "in", SERVER)
     counters = plane.counters()
     assert counters["inside_received"] + counters["inside_ring_drops"] > 4096
     assert adds_up(made)

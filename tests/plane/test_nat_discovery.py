@@ -36,7 +36,7 @@ def stun(network: Network, tmp_path: Path) -> Iterator[Network]:
     assert server.poll() is None
     yield network
     server.terminate()
-    server.wait(20)
+    server.wait(60)
 
 
 @pytest.mark.parametrize("kind", ["endpoint-independent", "address-dependent", "address-and-port-dependent"])

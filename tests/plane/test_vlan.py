@@ -145,7 +145,7 @@ def test_a_frame_with_a_priority_is_the_links_own(nat: Nat, kind: int) -> None:
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with server, at(network, "in"), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
         server.bind((SERVER, 0x1389))
-        server.settimeout(10)
+        server.settimeout(60)
         wire.bind(("eth0", 0))
         frame = with_priority(network, craft.udp((CLIENT, 0x1388), (SERVER, 0x1389), b"load"), kind)
         for _ in range(3):
@@ -167,7 +167,7 @@ def test_the_hosts_own_address_is_reached_with_a_priority(nat: Nat) -> None:
         replies = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
         wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     with replies, wire:
-        replies.settimeout(10)
+        replies.settimeout(60)
         wire.bind(("eth0", 0))
         wire.send(with_priority(network, craft.icmp(CLIENT, GATEWAY_INSIDE)))
         reply = replies.recv(100)

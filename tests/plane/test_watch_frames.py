@@ -71,7 +71,7 @@ def test_an_answer_is_its_subscriber_s_though_it_came_for_the_pool(nat: Nat) -> 
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         server.bind((SERVER, 5353))
     with server, sender(nat, "in") as client, plane.watch_frames(subscriber=CLIENT, remote=f"{SERVER}:5353") as feed:
-        client.settimeout(10)
+        client.settimeout(60)
         client.sendto(b"query", (SERVER, 5353))
         _, whom = server.recvfrom(100)
         server.sendto(b"answer", whom)

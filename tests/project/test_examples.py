@@ -29,7 +29,7 @@ for _ in range(3):
 """
 CLIENT = """
 import socket, sys
-with socket.create_connection(("198.51.100.7", 8080), timeout=10) as connection:
+with socket.create_connection(("198.51.100.7", 8080), timeout=60) as connection:
     connection.sendall(sys.argv[1].encode())
     print(b"".join(iter(lambda: connection.recv(100), b"")).decode())
 """
@@ -71,10 +71,10 @@ def test_the_asyncio_gateway_forwards(network: Network) -> None:
     gateway = network.popen("gateway", program, **pipes)
     await_line(gateway, "forwarding")
     for word in ("one", "two", "three"):
-        said = network.run("host", [sys.executable, "-c", CLIENT, word], timeout=30).stdout.strip()
+        said = network.run("host", [sys.executable, "-c", CLIENT, word], timeout=60).stdout.strip()
         assert said == f"{word} from 203.0.113.1"
     gateway.send_signal(signal.SIGTERM)
-    output, _ = gateway.communicate(timeout=10)
+    output, _ = gateway.communicate(timeout=60)
     assert gateway.returncode == 0, output
     result = re.fullmatch(r"forwarded (\d+) dropped (\d+) sessions (\d+)", output.strip())
     assert result is not None, output
@@ -99,12 +99,12 @@ def test_the_tun_gateway_forwards() -> None:
         server = network.popen("server", [sys.executable, "-c", SERVER], **pipes)
         await_line(server, "listening")
         for word in ("one", "two", "three"):
-            said = network.run("host", [sys.executable, "-c", CLIENT, word], timeout=30).stdout.strip()
+            said = network.run("host", [sys.executable, "-c", CLIENT, word], timeout=60).stdout.strip()
             assert said == f"{word} from 203.0.113.1"
         expired = network.run("host", ["ping", "-c", "1", "-t", "1", "-W", "5", "198.51.100.7"], check=False).stdout
         assert "Time to live exceeded" in expired
         gateway.send_signal(signal.SIGTERM)
-        output, _ = gateway.communicate(timeout=10)
+        output, _ = gateway.communicate(timeout=60)
         assert gateway.returncode == 0, output
         result = re.fullmatch(r"forwarded (\d+) dropped (\d+) sessions (\d+)", output.strip())
         assert result is not None, output

@@ -119,8 +119,8 @@ def test_run_serves_its_metrics_and_tells_where(network: Network, file: Path) ->
     served = next(each["listen"] for each in told if each["happened"] == "metrics")
     network.run("gw", ["ip", "link", "set", "lo", "up"])
     with at(network, "gw"):
-        text = urllib.request.urlopen(f"http://{served}/metrics", timeout=30).read().decode()
-        assert urllib.request.urlopen(f"http://{served}/readyz", timeout=30).status == 200
+        text = urllib.request.urlopen(f"http://{served}/metrics", timeout=60).read().decode()
+        assert urllib.request.urlopen(f"http://{served}/readyz", timeout=60).status == 200
     assert "natcore_config_last_reload_successful 1.0" in text and 'natcore_log_up{log="audit"} 1.0' in text
     process.terminate()
     assert process.wait(60) == ExitCode.OK

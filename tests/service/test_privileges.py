@@ -12,7 +12,7 @@ import pytest
 
 from natcore.demo.namespaces import Network
 from natcore.service import privileges
-from support.netns import CLIENT, GATEWAY_INSIDE, SERVER, needs_root, ping, until
+from support.netns import CLIENT, GATEWAY_INSIDE, SERVER, needs_root, ping
 from support.service import file as file  # a fixture
 from support.service import run
 
@@ -40,7 +40,7 @@ def test_run_keeps_what_opening_an_interface_again_takes_and_nothing_else(
     network.up("in", "eth0", f"{CLIENT}/24")
     network.up("gw", "lan0", f"{GATEWAY_INSIDE}/24")
     network.route("in", "default", via=GATEWAY_INSIDE)
-    until(lambda: ping(network, "in", SERVER, "-W1"))
+    assert ping(network, "in", SERVER)
     process.terminate()
     assert json.loads(process.stdout.read().splitlines()[-1])["logs"]["audit"]["lost"] == 0
     assert process.wait(60) == 0

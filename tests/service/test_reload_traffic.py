@@ -216,8 +216,8 @@ def test_a_reload_under_traffic_keeps_drains_and_ends_what_the_plan_says(
         def opened(name: str) -> socket.socket:
             with at(network, "out" if name in PORTS else "in"):
                 if name in PORTS:
-                    return socket.create_connection(("198.18.0.100", PORTS[name][0]), timeout=30)
-                return socket.create_connection(server, timeout=30, source_address=(SOURCES[name], 0))
+                    return socket.create_connection(("198.18.0.100", PORTS[name][0]), timeout=60)
+                return socket.create_connection(server, timeout=60, source_address=(SOURCES[name], 0))
 
         idle = {name: [opened(name) for _ in range(count)] for name, count in IDLE.items()}
         busy = {name: [opened(name) for _ in range(count)] for name, count in BUSY.items()}

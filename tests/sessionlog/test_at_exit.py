@@ -74,7 +74,7 @@ def test_a_gateway_without_references_is_collected_and_its_log_is_flushed():
         gc.collect()
     assert [warning.category for warning in caught] == [ResourceWarning]
     for thread in made:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
     assert [int(kind) for kind in sink.records["kind"]] == [1, 0]
     del made, thread
@@ -107,5 +107,5 @@ def test_a_log_that_was_not_stopped_and_has_no_reader_keeps_its_rows_in_the_spoo
         del over
         gc.collect()
     for thread in made:
-        thread.join(20)
+        thread.join(60)
     assert log.status == "Disabled" and (log.counters()["spooled"], log.counters()["lost"]) == (2, 0)

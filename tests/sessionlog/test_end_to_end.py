@@ -107,7 +107,7 @@ def test_window_sums_in_parquet_equal_what_was_sent_over_window_edges_too(gatewa
     traffic = Traffic(gateway)
     for step in range(3000):
         traffic.exchange(step % 400, now=step * 0.7)  # 35 minutes
-    assert gateway.stop_session_log(log, timeout=30) == 0
+    assert gateway.stop_session_log(log, timeout=60) == 0
     assert_adds_up(log.counters())
     assert log.counters()["lost"] == 0 and log.delivery_status.state == "Success"
     assert sums_of(tmp_path / "log") == traffic.sent
@@ -127,7 +127,7 @@ def test_end_rows_hold_the_sessions_totals(gateway, tmp_path):
     for step in range(600):
         traffic.exchange(step % 100, now=step * 0.1)
     gateway.advance(100_000.0)
-    assert log.wait(30)
+    assert log.wait(60)
     assert sums_of(tmp_path / "log", "end") == sums_of(tmp_path / "log") == traffic.sent
 
 
@@ -136,7 +136,7 @@ def test_R1_twenty_five_minutes_of_steady_traffic_give_three_rows(gateway):
     log = gateway.start_session_log(sink)
     for second in range(1500):
         gateway.translate_one(frame(0x0A000005, 4000, REMOTE, 53, b"x" * 20), Side.INSIDE, float(second))
-    assert gateway.stop_session_log(log, timeout=30) == 0
+    assert gateway.stop_session_log(log, timeout=60) == 0
     rows = [row for row in sink.rows() if row["pkts_from_vpc"]]
     windows = [row for row in sink.rows(local=True) if row["kind"] == "window"]
     assert [row["pkts_from_vpc"] for row in windows] == [600, 600, 300]
@@ -154,8 +154,8 @@ def test_R1_a_log_that_starts_counts_from_its_start_and_R10_stops_with_partial_r
     second_log = gateway.start_session_log(late, name="late")
     for second in range(10, 15):
         gateway.translate_one(packet, Side.INSIDE, float(second))
-    assert gateway.stop_session_log(first, timeout=30) == 0
-    assert gateway.stop_session_log(second_log, timeout=30) == 0
+    assert gateway.stop_session_log(first, timeout=60) == 0
+    assert gateway.stop_session_log(second_log, timeout=60) == 0
     assert [row["pkts_from_vpc"] for row in early.rows(local=True) if row["kind"] == "window"] == [15]
     (row,) = (row for row in late.rows(local=True) if row["kind"] == "window")
     assert (row["pkts_from_vpc"], row["bytes_from_vpc"]) == (5, 5 * 48)
@@ -200,7 +200,7 @@ def test_advance_drains_a_ring_smaller_than_what_ends(tmp_path):
             if flow % 4 == 3:
                 gateway._collector.drain_now()
         gateway.advance(10_000.0)
-        assert log.wait(30)
+        assert log.wait(60)
         assert gateway.counters()["journal_lost"] == 0
         assert [row["kind"] for row in sink.rows(local=True)].count("end") == 300
 
@@ -272,7 +272,7 @@ def test_what_the_sweep_ends_at_once_waits_beside_a_full_ring_while_a_log_runs(w
             assert gateway.counters()["journal_lost"] >= 900 - 16 - 16
             return
         gateway.advance(gateway._core.now_ns / 1e9)  # a packet ends a few of the expired sessions, this the rest
-        assert log.wait(30) and gateway.counters()["journal_lost"] == 0
+        assert log.wait(60) and gateway.counters()["journal_lost"] == 0
         kinds = sink.records["kind"].tolist()
         assert (kinds.count(WINDOW), kinds.count(END)) == (300, 300)
         assert sink.records["number"].tolist() == list(range(len(kinds)))
@@ -321,7 +321,7 @@ def test_take_records_and_logs_take_turns(gateway):
     sink = MemorySink()
     log = gateway.start_session_log(sink)
     gateway.translate_one(packet, Side.INSIDE, 1001.0)
-    gateway.stop_session_log(log, timeout=30)
+    gateway.stop_session_log(log, timeout=60)
     gateway.advance(3000.0)
     left = gateway.take_records(events=True)
     numbers = [*sink.records["number"].tolist(), *left["number"].tolist()]
@@ -358,7 +358,7 @@ def test_rows_at_a_log_service_add_up_to_the_packets_through_its_failures(gatewa
         gateway.advance(100_000.0)
         assert log.wait(60)
         server.recover()
-        assert gateway.stop_session_log(log, timeout=30) == 0
+        assert gateway.stop_session_log(log, timeout=60) == 0
         sums: dict[tuple[int, int, int], list[int]] = {}
         for row in server.rows("audit", "sessions"):
             flow = (int(row["protocol"]), _number(row["pri_ip"]), int(row["pri_port"]))

@@ -159,7 +159,7 @@ def test_a_delivery_thread_that_fails_is_told_and_goes_on(tmp_path, caplog, monk
     core, sink, states = FakeCore(), ScriptedSink(), []
     collector = Collector(core, instance="i", vpc_id="v")
     log = collector.start(sink, spool=tmp_path if with_spool else None, delivery=DeliveryPolicy(backoff_min=0.01))
-    assert log.wait(10)
+    assert log.wait(60)
     dispose, failures = log._sender._dispose, itertools.count()
 
     def fail_twice(*arguments):
@@ -170,7 +170,7 @@ def test_a_delivery_thread_that_fails_is_told_and_goes_on(tmp_path, caplog, monk
 
     monkeypatch.setattr(log._sender, "_dispose", fail_twice)
     core.produce(20)
-    assert log.wait(10)
+    assert log.wait(60)
     collector.close()
     assert set(sink.numbers) == set(range(20)) and log.counters()["delivered"] == 20
     assert [record.exc_info[0] for record in caplog.records] == [SystemExit, SystemExit]
@@ -192,9 +192,9 @@ def test_a_spool_thread_that_fails_is_told_and_goes_on(tmp_path, caplog, monkeyp
 
     monkeypatch.setattr(log._spool, "append", fail_once)
     core.produce(20)
-    assert log.wait(10)
+    assert log.wait(60)
     core.produce(20)
-    assert log.wait(10)
+    assert log.wait(60)
     collector.close()
     assert sorted(sink.numbers) == list(range(40)) and log.counters()["delivered"] == 40
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [MemoryError]
@@ -393,7 +393,7 @@ def test_threads_deliver_and_wait_tells_when():
     collector = threaded(core)
     log = collector.start(sink, delivery=DeliveryPolicy(linger=3600))
     core.produce(5000)
-    assert log.wait(30)
+    assert log.wait(60)
     assert sink.numbers == list(range(5000)) and log.delivery_status.state == "Success"
     core.produce(100)
     assert collector.close(30) == 0
@@ -408,9 +408,9 @@ def test_a_hung_destination_stops_neither_other_logs_nor_the_spool_nor_shutdown(
     stuck = collector.start(hung, name="stuck", spool=tmp_path if with_spool else None)
     log = collector.start(sink)
     core.produce(100)
-    assert log.wait(30) and hung.entered.wait(30)
+    assert log.wait(60) and hung.entered.wait(60)
     core.produce(1000)
-    assert log.wait(30) and len(sink.numbers) == 1100
+    assert log.wait(60) and len(sink.numbers) == 1100
     assert not stuck.wait(0.01)
     assert collector.stop(stuck, timeout=0.2) == 1100
     counters = stuck.counters()
@@ -428,9 +428,9 @@ def test_a_sink_that_hangs_can_be_changed(monkeypatch):
     log = collector.start(hung)
     core.produce(100)
     collector.step()
-    assert hung.entered.wait(30)
+    assert hung.entered.wait(60)
     log.change(sink)
-    assert log.wait(30) and sink.numbers == list(range(100))
+    assert log.wait(60) and sink.numbers == list(range(100))
     hung.release.set()
     assert collector.close(30) == 0
     assert log.counters()["delivered"] == 100
@@ -457,7 +457,7 @@ def test_what_one_process_leaves_in_the_spool_the_next_delivers_first(tmp_path):
     later = threaded(core)
     log = later.start(sink, name="audit", spool=tmp_path)
     core.produce(10)
-    assert log.wait(30)
+    assert log.wait(60)
     assert sink.numbers == [*range(500), *range(10)]
     assert len({batch.run for batch in sink.taken}) == 2
     assert (log.counters()["recovered"], log.counters()["delivered"]) == (500, 510)

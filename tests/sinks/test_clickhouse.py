@@ -18,9 +18,9 @@ from natcore.log.encode_rowbinary import ROW_BYTES, encode_rows
 from natcore.sinks import Batch, ClickHouseSink
 from natcore.sinks.clickhouse import COLUMNS, ERRORS
 from support.log_fakes import make_records
+from support.netns import until
 from support.receivers import SECRET
 from support.receivers_more import ClickHouse, Dripping, FakeClickHouse
-from support.servers import is_listening, wait_until
 
 
 def batch_of(count, first=0):
@@ -213,6 +213,11 @@ USERS = """<?xml version="1.0"?>
 BINARY = shutil.which("clickhouse-server")
 
 
+def is_listening(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class RealClickHouse:
     def __init__(self, folder: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -224,7 +229,7 @@ class RealClickHouse:
             command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={"TZ": "UTC"}
         )
         self.url = f"http://127.0.0.1:{self.port}"
-        wait_until(lambda: is_listening(self.port))
+        until(lambda: is_listening(self.port))
 
     def ask(self, query):
         connection = http.client.HTTPConnection("127.0.0.1", self.port)
@@ -238,7 +243,7 @@ class RealClickHouse:
 
     def stop(self):
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(60)
 
 
 @pytest.mark.skipif(BINARY is None, reason="needs clickhouse-server (Debian: clickhouse-server)")

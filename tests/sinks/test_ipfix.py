@@ -35,7 +35,7 @@ def batch_of(count, first=0, kinds=(CREATE, WINDOW, END)):
 def collector():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))
-        receiver.settimeout(10)
+        receiver.settimeout(60)
         yield receiver
 
 
@@ -101,7 +101,7 @@ def test_udp_sends_templates_first_again_when_due_and_after_a_failure(collector)
             sink.deliver(batch_of(1))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
         again.bind(("127.0.0.1", port))
-        again.settimeout(10)
+        again.settimeout(60)
         sink.deliver(batch_of(5))
         assert len(read_rows(again, Decoder(), 5)) == 5  # a new transport session: templates first, sequence from 0
     sink.close()
@@ -162,11 +162,11 @@ class Nfcapd:
 
     def stop(self) -> str:
         """End it when it has read all that was sent; -> what it said."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while self._waiting_bytes() and time.monotonic() < deadline:
             time.sleep(0.01)
         self.process.send_signal(signal.SIGTERM)
-        rest, _ = self.process.communicate(timeout=20)
+        rest, _ = self.process.communicate(timeout=60)
         return "".join(self.said) + rest
 
     def _waiting_bytes(self) -> int:

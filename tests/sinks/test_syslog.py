@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 from datetime import UTC, datetime
 
@@ -18,8 +17,8 @@ from natcore.dtypes import CREATE, END, WINDOW
 from natcore.log.encode_syslog import encode_frames
 from natcore.sinks import Batch, SyslogSink
 from support.log_fakes import make_records
+from support.netns import until
 from support.receivers_more import parse_frames, read_message
-from support.servers import is_listening, wait_until
 
 RSYSLOGD = shutil.which("rsyslogd", path="/usr/sbin:/usr/bin:/sbin")
 
@@ -91,7 +90,7 @@ def test_bad_arguments_are_refused():
 
 CONFIGURATION = """
 module(load="imtcp")
-input(type="imtcp" port="{port}" address="127.0.0.1")
+input(type="imtcp" port="0" listenPortFileName="{port}" address="127.0.0.1")
 template(name="whole" type="string" string="{whole}\\n")
 action(type="omfile" file="{file}" template="whole")
 """
@@ -100,22 +99,20 @@ WHOLE = "<%pri%>1 %timestamp:::date-utc,date-rfc3339% %hostname% %app-name% %pro
 
 @pytest.mark.skipif(RSYSLOGD is None, reason="needs rsyslogd (Debian: rsyslog)")
 def test_a_real_rsyslogd_keeps_every_row(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    file, configuration, pid = tmp_path / "kept", tmp_path / "rsyslog.conf", tmp_path / "pid"
+    file, configuration, pid, port = (tmp_path / name for name in ("kept", "rsyslog.conf", "pid", "port"))
     configuration.write_text(CONFIGURATION.format(port=port, file=file, whole=WHOLE))
     server = subprocess.Popen([RSYSLOGD, "-n", "-f", str(configuration), "-i", str(pid)])
     try:
-        wait_until(lambda: is_listening(port))
-        sink = SyslogSink("127.0.0.1", port, hostname="here")
+        until(lambda: port.exists() and port.read_text())
+        sink = SyslogSink("127.0.0.1", int(port.read_text()), hostname="here")
         batch = batch_of(5000, instance='ngw "1"')
         sink.open()
         sink.deliver(batch)
         sink.close()
-        wait_until(lambda: file.exists() and file.read_bytes().count(b"\n") >= 5000)
+        until(lambda: file.exists() and file.read_bytes().count(b"\n") >= 5000)
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
     rows = [read_message(re.sub(r"(\.\d{6})\+00:00", r"\1Z", line)) for line in file.read_text().splitlines()]
     for row, expected in zip(rows, batch.rows(local=True), strict=True):
         assert row.pop("header")[0::2] == ("110", "here")

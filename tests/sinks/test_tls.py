@@ -54,7 +54,7 @@ class Place:
         self.receiver = TcpReceiver(PARSERS[sink], context)
 
     def make(self, host: str = "127.0.0.1", tls: Any = None) -> Any:
-        return self.sink(host, self.receiver.port, tls={"ca": self.ca} if tls is None else tls, timeout=5.0)
+        return self.sink(host, self.receiver.port, tls={"ca": self.ca} if tls is None else tls, timeout=60.0)
 
 
 @pytest.fixture(params=[SyslogSink, IpfixSink])
@@ -207,5 +207,5 @@ def test_a_receiver_that_never_stops_talking_is_left(tmp_path: Path, sink_type: 
     sink.close()
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()

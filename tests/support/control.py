@@ -27,7 +27,7 @@ USER = 65_534
 _ASK = """
 import json, socket, sys
 with socket.socket(socket.AF_UNIX) as client:
-    client.settimeout(30)
+    client.settimeout(60)
     try:
         client.connect(sys.argv[1])
     except OSError as error:
@@ -70,6 +70,17 @@ def serving(path: Path, **options: Any) -> Iterator[ControlServer]:
         yield server
 
 
+def joined(messages: list[Any]) -> list[Any]:
+    """The same with an answer's rows in one message: they come in several where the server was short of time."""
+    found: list[Any] = []
+    for each in messages:
+        if found and each["type"] == found[-1]["type"] == "rows":  # an end stands between two answers
+            found[-1]["rows"] += each["rows"]
+        else:
+            found.append(each)
+    return found
+
+
 class Raw:
     """A client that sends bytes."""
 
@@ -77,7 +88,7 @@ class Raw:
         self.socket = socket.socket(socket.AF_UNIX)
         if receive_bytes is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        self.socket.settimeout(20)
+        self.socket.settimeout(60)
         self.socket.connect(os.fsencode(path))
         self._lines = self.socket.makefile("rb")
 
@@ -93,12 +104,12 @@ class Raw:
         return json.loads(line) if line else None
 
     def ask(self, verb: str, **arguments: object) -> list[Any]:
-        """The lines of an answer."""
+        """The messages of an answer."""
         self.send(json.dumps({"verb": verb, "arguments": arguments, "id": 7}).encode() + b"\n")
         found = [self.line()]
         while found[-1] is not None and found[-1]["type"] == "rows":
             found.append(self.line())
-        return found
+        return joined([message for message in found if message is not None])
 
     def close(self) -> None:
         self._lines.close()
@@ -114,12 +125,11 @@ class Raw:
 def ask_as(
     path: Path, *requests: dict[str, Any], user: int = USER, group: int, groups: tuple[int, ...] = ()
 ) -> list[Any]:
-    """The lines that another user gets: the greeting, and each request's answer."""
+    """The messages that another user gets: the greeting, and each request's answer."""
     system = Path("/usr/bin/python3")  # that others may run
     program = str(system) if system.exists() else sys.executable
     done = subprocess.run(
         [program, "-I", "-c", _ASK, str(path), json.dumps(requests)],
         user=user, group=group, extra_groups=groups, capture_output=True, text=True, check=True, cwd="/",
     )  # fmt: skip
-    found: list[Any] = json.loads(done.stdout)
-    return found
+    return joined(json.loads(done.stdout))

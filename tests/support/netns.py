@@ -26,6 +26,7 @@ GATEWAY_INSIDE, GATEWAY_OUTSIDE = "10.0.0.1", "198.18.0.1"
 POOL = "198.18.0.100"
 QUEUES_MOST = os.cpu_count() or 1  # of a veth
 DRIVER = "af_packet"  # of planes that `start` starts; see the fixture `each_driver`
+LIMIT_SECONDS = 60.0  # for what happens by itself, however busy the machine is
 SECOND, GATEWAY_SECOND = "10.0.1.2", "10.0.1.1"  # where there are two inside interfaces
 
 
@@ -71,7 +72,7 @@ def gateway(**settings: object) -> Gateway:
     return made
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], object], seconds: float = LIMIT_SECONDS) -> None:
     """Waits for something that happens by itself; fails if it never does."""
     end = time.monotonic() + seconds
     while not condition():
@@ -80,8 +81,18 @@ def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 
 
 def ping(network: Network, member: str, target: str, *options: str) -> bool:
-    done = network.run(member, ["ping", "-c1", "-W2", *options, target], check=False)
-    return done.returncode == 0
+    """Whether echo requests are answered. They are sent again until one is: a busy machine may take its time."""
+    end = time.monotonic() + LIMIT_SECONDS
+    while network.run(member, ["ping", "-c1", "-i0.2", "-w5", *options, target], check=False).returncode:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def ping_once(network: Network, member: str, target: str, *options: str, seconds: float = 1) -> bool:
+    """Whether one echo request is answered. seconds: the default is for those that are not."""
+    return network.run(member, ["ping", "-c1", f"-W{seconds}", *options, target], check=False).returncode == 0
 
 
 def listener(network: Network, member: str, address: str = "0.0.0.0", port: int = 0) -> socket.socket:
@@ -89,7 +100,7 @@ def listener(network: Network, member: str, address: str = "0.0.0.0", port: int 
         return socket.create_server((address, port))
 
 
-def connect(network: Network, member: str, address: tuple[str, int], timeout: float = 30.0) -> socket.socket:
+def connect(network: Network, member: str, address: tuple[str, int], timeout: float = 60.0) -> socket.socket:
     with at(network, member):
         return socket.create_connection(address, timeout=timeout)
 
@@ -99,7 +110,7 @@ def transfer(network: Network, size: int, *, upload: bool = True, server: str = 
     data = os.urandom(1 << 20) * (size >> 20)
     digests = [hashlib.sha256(data).hexdigest(), ""]
     with listener(network, "out") as listening:
-        listening.settimeout(30)
+        listening.settimeout(60)
         port = listening.getsockname()[1]
 
         def send(connection: socket.socket) -> None:

@@ -96,7 +96,7 @@ class TcpReceiver:
         self.connections = 0
         self.error: BaseException | None = None
         self._changed = threading.Condition()
-        self._threads: list[threading.Thread] = []
+        self._readers: list[threading.Thread] = []
         self._open: list[socket.socket] = []
         self.port = 0
         self.listen()
@@ -104,12 +104,13 @@ class TcpReceiver:
     def listen(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", self.port), reuse_port=False)
         self.port = self._listener.getsockname()[1]
-        self._start(self._accept, self._listener)
+        self._accepting = self._start(self._accept, self._listener)
 
-    def _start(self, work: Callable[..., None], *arguments: Any) -> None:
+    @staticmethod
+    def _start(work: Callable[..., None], *arguments: Any) -> threading.Thread:
         thread = threading.Thread(target=work, args=arguments, daemon=True)
-        self._threads.append(thread)
         thread.start()
+        return thread
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -117,18 +118,18 @@ class TcpReceiver:
                 connection, _ = listener.accept()
             except OSError:
                 return
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             with self._changed:
                 self._open.append(connection)
                 self.connections += 1
-            self._start(self._read, connection)
+            self._readers.append(self._start(self._read, connection))
 
     def _read(self, connection: socket.socket) -> None:
         parser, waiting = self._make_parser(), bytearray()
         try:
-            if self._tls is not None:
-                connection = self._tls.wrap_socket(connection, server_side=True)
-                with self._changed:
-                    self._open.append(connection)
+            if isinstance(connection, ssl.SSLSocket):
+                connection.do_handshake()
             while data := connection.recv(1 << 16):
                 waiting += data
                 with self._changed:
@@ -143,21 +144,23 @@ class TcpReceiver:
 
     def wait(self, count: int) -> list[Row]:
         with self._changed:
-            assert self._changed.wait_for(lambda: self.error or len(self.rows) >= count, 20), len(self.rows)
+            assert self._changed.wait_for(lambda: self.error or len(self.rows) >= count, 60), len(self.rows)
             if self.error:
                 raise self.error
             return list(self.rows)
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()  # no connection comes after that
         self._listener.close()
         for connection in self._open:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            connection.close()
-        for thread in self._threads:
+        for thread in self._readers:
             thread.join()
-        self._open, self._threads = [], []
+        for connection in self._open:
+            connection.close()
+        self._open, self._readers = [], []
 
 
 class Ipfix(Destination):

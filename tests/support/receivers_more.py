@@ -111,11 +111,11 @@ def read_topic(bootstrap_servers: str, topic: str, count: int) -> list[Any]:
 
     consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "test", "enable.partition.eof": True})
     try:
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        partitions = consumer.list_topics(topic, timeout=60).topics[topic].partitions
         consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
         found, ends = [], 0
         while ends < len(partitions) or len(found) < count:
-            message = consumer.poll(20)
+            message = consumer.poll(60)
             assert message is not None, f"{len(found)} of {count}"
             if message.error():
                 ends += 1  # of a partition

@@ -21,7 +21,7 @@ SYSTEMD = Path("/lib/systemd/systemd")
 PROGRAMS = ("unshare", "nsenter", "ip", "systemctl", "mount")
 TARGETS = ("default", "basic", "sysinit", "shutdown", "umount", "final", "network-online", "time-sync", "exit")
 _TARGET = "[Unit]\nDescription={}\nDefaultDependencies=no\nAllowIsolate=yes\n"
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 
 needs_systemd = pytest.mark.skipif(
     os.geteuid() != 0 or not SYSTEMD.exists() or not all(map(shutil.which, PROGRAMS)),
@@ -102,7 +102,7 @@ def systemd(folder: Path, units: Mapping[str, str], files: Mapping[str, str], us
         yield _started(outer, folder / "systemd.log")
     finally:
         outer.kill()
-        outer.wait(30)
+        outer.wait(60)
 
 
 def _started(outer: subprocess.Popen[bytes], log: Path) -> Systemd:
