@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,44 @@ def test_who_refuses_what_it_cannot_understand(folder: Path) -> None:
         assert text in call(*change, "--log", folder, exit_code=64)
     assert "no --log, --spool or --config" in call(*WHO, iso(0), exit_code=64)
     assert "error" in call_json(*WHO, iso(0), exit_code=64)
+
+
+def test_who_without_a_port_names_candidates(folder: Path) -> None:
+    asked = ("who", "203.0.113.1", "--log", folder, "--remote", "198.51.100.7:443")
+    assert "(203.0.113.1 to 198.51.100.7:443 at 2023-" in call(*asked, "--at", iso(200))
+    text = call(*asked, "--from", iso(200), "--until", iso(450), exit_code=3)
+    assert text.startswith("ambiguous: 2 subscribers") and "from 2023-11-14T22:16:40Z to 2023-11-14T22:20:50Z" in text
+    assert "or --from and --until together" in call(*asked, "--from", iso(200), exit_code=64)
+
+
+def test_what_and_talked_list_sessions(folder: Path) -> None:
+    span = ("--from", iso(10), "--until", iso(1000), "--log", folder)
+    text = call("what", "10.0.0.5", *span)
+    assert text.startswith("complete: 1 session, and no row is missing\n(inside 10.0.0.5, from 2023-")
+    assert "10.0.0.5:555 as 172.16.10.13:4000 (EIP 203.0.113.1) to 198.51.100.7:443" in text
+    assert call("what", "10.0.0.77", *span, exit_code=5).startswith("unused: ")
+    assert call("talked", "198.51.100.7:443", *span).count(" as 172.16.10.13:4000") == 2
+    late = call("talked", "198.51.100.7", "--at", iso(99_000), "--log", folder, exit_code=4)
+    assert late.startswith("incomplete: 0 sessions; there may be more: that is after the log's last row")
+    found = call_json("talked", "198.51.100.7", *span)
+    assert found["status"] == "complete" and found["remote"] == "198.51.100.7" and len(found["matches"]) == 2
+    assert "--at is missing" in call("what", "10.0.0.5", "--log", folder, exit_code=64)
+
+
+def test_many_questions_and_who_asked_them(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, evidence, asked = tmp_path / "asked.csv", tmp_path / "evidence.json", tmp_path / "kept" / "asked.jsonl"
+    file.write_text(f"address,port,protocol,at\n203.0.113.1,4000,tcp,{iso(200)}\n203.0.113.1,4000,tcp,{iso(3000)}\n")
+    monkeypatch.setenv("NATCORE_QUESTION_LOG", str(asked))
+    text = call("who", "--questions", file, "--evidence", evidence, "--log", folder)
+    assert text == f"2 questions: 1 exact, 1 unused: {evidence}\n"
+    told = json.loads(evidence.read_text())
+    assert [each["answer"]["status"] for each in told["answers"]] == ["exact", "unused"]
+    assert "exact" in call(*WHO, iso(200), "--log", folder, "--evidence", evidence)
+    lines = [json.loads(line) for line in asked.read_text().splitlines()]
+    assert [line["subscribers"] for line in lines] == [["10.0.0.5"], [], ["10.0.0.5"]] and lines[0]["user"]
+    monkeypatch.setenv("NATCORE_QUESTION_LOG", str(folder))  # it cannot be written: no answer
+    assert "10.0.0.5" not in call(*WHO, iso(200), "--log", folder, exit_code=64)
+    assert "--questions needs --evidence" in call("who", "--questions", file, "--log", folder, exit_code=64)
 
 
 def test_top_as_a_table_and_as_json(folder: Path) -> None:

@@ -25,7 +25,8 @@ from natcore.sessionlog.spool.format import Identity, encode_frame, encode_segme
 from natcore.sessionlog.spool.reading import waiting_rows
 from natcore.sessionlog.spool.spool import Spool
 from natcore.sinks import Batch, JsonLinesSink, ParquetSink
-from natcore.who.store import FilesMoved, Store
+from natcore.who.source import PartsMoved
+from natcore.who.store import Store
 from support.log_fakes import make_records
 
 ANOTHER_USER = 12_345
@@ -85,14 +86,14 @@ def test_a_parquet_file_that_became_a_link_is_not_read(tmp_path: Path) -> None:
     sink.deliver(a_batch())
     sink.close()
     store = Store(folder)
-    files = store.files()
+    files = store.parts()
     assert len(store.rows("number", "true", {}, files)) == len(read_sessions(folder)) == 3
-    path = Path(files[0].path)
+    path = Path(files[0].name)
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
-    with pytest.raises(FilesMoved, match="ask again"):
+    with pytest.raises(PartsMoved, match="ask again"):
         store.rows("number", "true", {}, files)
-    assert store.files() == [] and store.damaged == [str(path)]
+    assert store.parts() == [] and store.damaged == [str(path)]
     with pytest.raises(UntrustedFileError, match="link"):
         read_sessions(folder)
 

@@ -40,18 +40,16 @@ from natcore.sessionlog.collector import Collector
 from natcore.sessionlog.in_force import in_force
 from natcore.sessionlog.session_log import SessionLog
 from natcore.sinks import ParquetSink
-from natcore.sinks.parquet import Removal
-from natcore.who.query import Answer, Store, answered, who
+from natcore.who.query import Answer, Listing, Store, answered, talked, what, who
 from natcore.who.question import Question
-from natcore.who.sources import _COLUMNS, Waiting, live_rows, waiting
-from natcore.who.store import DamagedFile, StoredFile
+from natcore.who.waiting import Waiting, live_rows, waiting
 from runs.truth_account import Held, Static, Truth
+from runs.truth_asking import Asking, Loaded, judge, judge_listing
 from runs.truth_damage import Disk, flip, reframe, remove, truncate
 from support import craft
 from support.progress_line import ProgressLine
 
 EPOCH = 1_700_000_000.0
-MARGIN = 0.01  # seconds within which a moment at an edge is not judged
 POOLS = {"a": "203.0.113.1", "b": "203.0.113.2", "moving": "203.0.113.3"}
 STATICS = {"dnat": "203.0.113.9", "whole": "203.0.113.10"}
 PROTOCOLS = ("udp", "udp", "tcp", "icmp")
@@ -62,56 +60,6 @@ SEAMS = (
     "flip", "truncate", "remove", "exchange", "spool-flip", "spool-truncate", "spool-remove", "spool-reorder",
     "spool-double", "ring-full", "long-idle", "sigkill", "power-cut",
 )  # fmt: skip
-
-
-class Loaded(Store):
-    """A folder as it is now: what the store gives of it, kept in memory, so that a question costs little.
-
-    A life is shorter than a day, so that the store would give all files to every question.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        while True:
-            self._all = super().files()
-            try:
-                self._found = super().rows(f"{_COLUMNS}, nat_port, protocol", "number >= 0", {}, self._all)
-                break
-            except DamagedFile:
-                continue
-        self._by_endpoint: dict[tuple[int, int], list[Any]] = {}
-        for row in self._found:
-            self._by_endpoint.setdefault(tuple(row[-2:]), []).append(row[:-2])
-
-    def files(self, start: int | None = None, end: int | None = None) -> list[StoredFile]:
-        return self._all
-
-    @cached_property
-    def _removals(self) -> list[Removal]:
-        return super().removals()
-
-    def removals(self) -> list[Removal]:
-        return self._removals
-
-    def rows(self, columns: str, where: str, values: Any, files: Any) -> list[Any]:
-        assert columns == _COLUMNS
-        paths = {file.path for file in files}
-        wanted = (
-            (lambda row: row[7] == values["nat_ip"]) if "nat_ip" in values else (lambda row: values["ip"] in row[7:9])
-        )
-        return [
-            row for row in self._by_endpoint.get((values["port"], values["protocol"]), ())
-            if row[0] in paths and wanted(row)
-        ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Asking:
-    outside: tuple[str, int]
-    protocol: str
-    at: float
-    remote: Any
-    tolerance: float
 
 
 @dataclass
@@ -289,6 +237,7 @@ class Process:
 class Result:
     seams: Counter[str] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)  # of questions
     wrong: list[str] = field(default_factory=list)
     questions: int = 0
     orderly: int = 0
@@ -297,6 +246,7 @@ class Result:
     def add(self, other: Result) -> None:
         self.seams += other.seams
         self.answers += other.answers
+        self.kinds += other.kinds
         self.wrong += other.wrong
         self.questions += other.questions
         self.orderly += other.orderly
@@ -666,6 +616,25 @@ class Life:
                 self.question(asked[at], sources[at])
 
     def draw(self) -> Asking:
+        """Mostly the endpoint at a moment; else a span of it, an address without a port, an inside address, a remote."""
+        asked = self._draw_endpoint()
+        kind = self.random.choice(["who", "who", "who", "who", "address", "what", "talked"])
+        span = 0.0
+        if kind in ("what", "talked") or self.random.random() < 0.1:
+            span = self.random.choice([0.0, 1.0, 30.0, 600.0])
+        if kind == "who":
+            return replace(asked, span=span)
+        held = self.random.choice(self.truth.held) if self.truth.held else None
+        inside = held.host if held is not None and self.random.random() < 0.8 else f"10.0.0.{self.random.randrange(20)}"
+        remote = asked.remote
+        if remote is None and kind != "what":
+            near = [each for each in self.truth.held if each.start <= asked.at <= each.end]
+            remote = self.random.choice(near).remote if near else (self.random.choice(REMOTES), 53)
+            remote = remote[0] if self.random.random() < 0.3 else remote
+        protocol = asked.protocol if self.random.random() < 0.5 else ""
+        return replace(asked, kind=kind, span=span, inside=inside, remote=remote, protocol=protocol)
+
+    def _draw_endpoint(self) -> Asking:
         choice = self.random.random()
         if choice < 0.1 and self.truth.statics:
             return self._draw_static()
@@ -730,35 +699,41 @@ class Life:
 
     def question(self, asked: Asking, source: dict[str, Any]) -> None:
         at = round(asked.at, 3)
-        arguments = {"protocol": asked.protocol, "at": datetime.fromtimestamp(EPOCH, UTC) + timedelta(seconds=at),
-                     "remote": asked.remote, "tolerance": asked.tolerance, **source}  # fmt: skip
+        moment = datetime.fromtimestamp(EPOCH, UTC) + timedelta(seconds=at)
+        arguments = {"protocol": asked.protocol or None, "at": moment, "remote": asked.remote, "tolerance": asked.tolerance,
+                     "until": moment + timedelta(seconds=asked.span) if asked.span else None}  # fmt: skip
         self.result.questions += 1
         try:
+            answer = self._answer(asked, arguments, source)
             if self.random.random() < 0.01:
                 self.real = self.real or Store(self.folder / "log")
-                answer = who(self.real, *asked.outside, **arguments)
-                again = self._answer(asked.outside, arguments)
-                if (answer.status, answer.matches, answer.others) != (again.status, again.matches, again.others):
-                    self.wrong(f"{answer}, and then {again}", asked.outside, at, arguments)
-            else:
-                answer = self._answer(asked.outside, arguments)
+                again = self._answer_in_full(asked, arguments, source)
+                if (answer.status, answer.matches) != (again.status, again.matches):
+                    self.wrong(f"{answer}, and in full {again}", asked, at, source)
         except Exception:
-            self.wrong(f"exception {traceback.format_exc()}", asked.outside, at, arguments)
+            self.wrong(f"exception {traceback.format_exc()}", asked, at, source)
             return
         self.result.answers[answer.status] += 1
-        text = self.judge(answer, asked.outside, asked.protocol, at, asked.remote, asked.tolerance)
+        self.result.kinds[asked.kind] += 1
+        if isinstance(answer, Listing):
+            text = judge_listing(self.truth, answer, asked, at)
+        else:
+            text = judge(self.truth, answer, asked, at)
         if text:
-            self.wrong(f"{text}; answered {answer.status}: {answer.reason}", asked.outside, at, arguments)
-        self._judge_order(answer, at, asked.tolerance)
+            self.wrong(f"{text}; answered {answer.status}: {answer.reason}", asked, at, source)
+        self._judge_order(answer, at, at + asked.span, asked.tolerance)
 
-    def _answer(self, outside: tuple[str, int], arguments: dict[str, Any]) -> Answer:
-        """What `who` answers; what it reads is read once."""
+    def _answer(self, asked: Asking, arguments: dict[str, Any], source: dict[str, Any]) -> Answer | Listing:
+        """The answer; what it reads is read once."""
         if self.store is None:
             self.store = Loaded(self.folder / "log")
-        gateway, spool = arguments.get("gateway"), arguments.get("spool")
+        gateway, spool = source.get("gateway"), source.get("spool")
+        address, port = (asked.outside[0], asked.outside[1] if asked.kind == "who" else None)
         question = Question(
-            *outside, arguments["protocol"], arguments["at"], arguments["remote"], arguments["tolerance"], None
-        )
+            address if asked.kind in ("who", "address") else None, port, arguments["protocol"], arguments["at"],
+            arguments["remote"], arguments["tolerance"], None, inside=asked.inside if asked.kind == "what" else None,
+            until=arguments["until"],
+        )  # fmt: skip
         there = self.there.get((id(gateway), spool))
         if there is None:
             there = self.there[id(gateway), spool] = waiting(question, gateway, spool)
@@ -767,61 +742,29 @@ class Life:
             there = replace(there, live=tuple(live_rows(question, gateway, there.now)))
         return answered(question, self.store, there)
 
-    def judge(
-        self, answer: Answer, outside: tuple[str, int], protocol: str, at: float, remote: Any, tolerance: float
-    ) -> str:
-        start, end = at - tolerance, at + tolerance
-        loose = self.truth.holders(outside, protocol, start - MARGIN, end + MARGIN, remote)
-        inner = (start + MARGIN, end - MARGIN) if tolerance else (start, end)
-        strict = self.truth.holders(outside, protocol, *inner, remote)
-        if not tolerance:
-            strict = [each for each in strict if each.start + MARGIN < at < each.end - MARGIN]
-        fixed = [static for static in self.truth.statics if static.address == outside[0]
-                 and (static.port is None or (outside[1], protocol) == (static.port, "udp"))
-                 and static.start <= end + MARGIN and static.end >= start - MARGIN]  # fmt: skip
-        if answer.status in ("exact", "held-idle"):
-            hosts = {(each.instance, each.host) for each in loose}
-            match = answer.matches[0]
-            if (match.instance, str(match.pri_ip)) not in hosts:
-                return f"wrong subscriber {match.pri_ip} of {match.instance}, not {hosts}"
-            others = {(each.instance, each.host) for each in strict} - {(match.instance, str(match.pri_ip))}
-            if others and answer.status == "held-idle":
-                return f"{others} held it too"
-            if any(
-                inner[0] <= at <= inner[1]
-                for each in strict
-                if (each.instance, each.host) in others
-                for at in each.packets
-            ):
-                return f"{others} had traffic too"
-        elif answer.status == "unused":
-            if strict:
-                return f"held by {[(each.instance, each.host, each.start, each.end) for each in strict]}"
-            if [each for each in fixed if each.start + MARGIN < at < each.end - MARGIN]:
-                return "an entry had it"
-        elif answer.status == "static":
-            computed = "computed" in answer.reason
-            if computed:
-                if strict and {each.host for each in strict} != {str(answer.subscriber)}:
-                    return f"computed {answer.subscriber}, held by {[(each.instance, each.host) for each in strict]}"
-            elif not fixed:
-                return "no entry had it"
-            elif strict:
-                return "a session had it"
-        return ""
+    def _answer_in_full(self, asked: Asking, arguments: dict[str, Any], source: dict[str, Any]) -> Answer | Listing:
+        """The answer by the public functions, and files that are read for it."""
+        if asked.kind == "what":
+            return what(self.real, asked.inside, **arguments, **source)
+        if asked.kind == "talked":
+            return talked(self.real, **arguments, **source)
+        return who(
+            self.real, asked.outside[0], asked.outside[1] if asked.kind == "who" else None, **arguments, **source
+        )
 
-    def _judge_order(self, answer: Answer, at: float, tolerance: float) -> None:
-        if not self.is_orderly or at - tolerance < 1 or at + tolerance > self.now - 0.5:
+    def _judge_order(self, answer: Answer | Listing, start: float, end: float, tolerance: float) -> None:
+        if not self.is_orderly or start - tolerance < 1 or end + tolerance > self.now - 0.5:
             return
+        at = start
         self.result.orderly += 1
-        if answer.status == "gap":
+        if answer.status == "gap" or (answer.status == "incomplete" and answer.gaps):
             self.result.orderly_gaps += 1
             if len(self.result.wrong) < 50 and os.environ.get("NATCORE_TRUTH_GAPS"):
                 print(self.seed, "orderly gap", at, tolerance, answer.reason, file=sys.stderr)
 
-    def wrong(self, text: str, outside: tuple[str, int], at: float, arguments: dict[str, Any]) -> None:
-        shown = {name: value for name, value in arguments.items() if name not in ("at", "gateway")}
-        self.result.wrong.append(f"seed {self.seed}: {outside} at {at} {shown} live={'gateway' in arguments}: {text}")
+    def wrong(self, text: str, asked: Asking, at: float, source: dict[str, Any]) -> None:
+        live = "gateway" in source
+        self.result.wrong.append(f"seed {self.seed}: {asked} at {at} spool={source.get('spool')} {live=}: {text}")
 
 
 @contextmanager
@@ -868,8 +811,8 @@ def main() -> None:
         total.add(one)
         line.at(seed + 1 - arguments.first, f"{len(total.wrong)} of {total.questions:,} answers wrong")
     print(json.dumps({
-        "seams": total.seams, "answers": total.answers, "questions": total.questions, "orderly": total.orderly,
-        "orderly_gaps": total.orderly_gaps, "wrong": len(total.wrong),
+        "seams": total.seams, "kinds": total.kinds, "answers": total.answers, "questions": total.questions,
+        "orderly": total.orderly, "orderly_gaps": total.orderly_gaps, "wrong": len(total.wrong),
     }, indent=1))  # fmt: skip
     sys.exit(1 if total.wrong else 0)
 

@@ -73,3 +73,14 @@ class Truth:
                 continue
             found.append(held)
         return found
+
+    def sessions(
+        self, start: float, end: float, *, address: str | None, host: str | None, protocol: str | None, remote: Any
+    ) -> list[Held]:
+        """All that were alive from start to end; None: any."""
+        return [
+            held for held in self.held
+            if held.start <= end and held.end >= start and address in (None, held.outside[0])
+            and host in (None, held.host) and protocol in (None, held.protocol)
+            and (remote is None or remote in (held.remote, held.remote[0]))
+        ]  # fmt: skip

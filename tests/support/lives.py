@@ -24,6 +24,9 @@ ANN, BOB = 0x0A000005, 0x0A000006
 WEB, DNS = 0xC6336407, 0xC6336435
 
 
+OTHER, OTHER_REMOTE = 0x0A0000C8, 0xC00002C8
+
+
 def at(seconds: float) -> datetime:
     return datetime.fromtimestamp(EPOCH + seconds, UTC)
 
@@ -69,7 +72,7 @@ class Log:
                 self.fact(row, seconds)
             for row in setting_rows(timeouts or Timeouts(), 600.0, Policy()).values():
                 self.fact(row, seconds)
-        self.add(WINDOW, seconds, seconds, 9999, BOB, port=1)
+        self.add(WINDOW, seconds, seconds, 9999, OTHER, port=1, pub_ip=OTHER_REMOTE)
         return self.fact(cover_row(label(seconds), label(seconds), label(seconds)))
 
     def fact(self, row: np.ndarray, seconds: float | None = None) -> Log:

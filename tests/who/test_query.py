@@ -232,7 +232,7 @@ def test_a_store_sees_files_that_grow_and_files_that_come(log: Log) -> None:
     sink.close()
     log.session(8, BOB, 500, [(500, 600)], 600).tick(9000).write()
     assert str(who(store, "203.0.113.1", 4000, protocol="tcp", at=at(550)).subscriber) == "10.0.0.6"
-    assert len(store.files()) == 3 and store.damaged == []
+    assert len(store.parts()) == 3 and store.damaged == []
 
 
 def test_what_has_not_changed_is_read_once(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +257,7 @@ def test_few_of_many_files_are_opened(tmp_path: Path) -> None:
     store = Store(tmp_path)
     answer = who(store, "203.0.113.1", 4000, protocol="tcp", at=at(15 * 86_400 - 1000))
     assert answer.status == "unused" and len(store._footers) <= 12
-    assert len(store.files()) == 30
+    assert len(store.parts()) == 30
 
 
 def test_what_may_not_be_asked_is_refused(log: Log, tmp_path: Path) -> None:
@@ -461,7 +461,7 @@ def test_a_file_that_a_damaged_one_alone_knows_stays_believed(log: Log) -> None:
     data[8] ^= 1
     last.write_bytes(data)
     store = Store(folder)
-    looked = [[file.path for file in store.files()] for _ in range(3)]
+    looked = [[file.name for file in store.parts()] for _ in range(3)]
     assert looked[0] == looked[1] == looked[2] and len(looked[0]) == 2 and store.damaged == [str(last)]
 
 
@@ -489,8 +489,8 @@ def test_a_folder_that_vanishes_is_an_error_and_one_below_it_a_gap(log: Log, tmp
         return scan(path)
 
     monkeypatch.setattr("natcore.who.store.os.scandir", vanish)
-    assert store.files() == []
+    assert store.parts() == []
     monkeypatch.undo()
     shutil.rmtree(folder.parent)
     with pytest.raises(Error, match="not there any more"):
-        store.files()
+        store.parts()

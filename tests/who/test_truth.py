@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from natcore.who import conclude, query, sources
+from natcore.who import conclude, knowledge, query
 from runs.truth import Result, lived, one_life
 
 
@@ -26,8 +26,8 @@ MUTANTS: dict[str, tuple[tuple[object, ...], str, Callable[..., Any]]] = {
     "any session is alone": ((conclude, query), "is_alone", lambda *_: True),
     "every moment is covered": ((conclude.Run,), "covers", lambda *_: True),
     "nothing is missing": ((conclude,), "_gaps", lambda *_: []),
-    "no number is missing": ((sources,), "_connected", lambda *_: True),
-    "a clock that was set is right": ((sources.Knowledge,), "doubtful", lambda _, row: row),
+    "no number is missing": ((knowledge,), "_connected", lambda *_: True),
+    "a clock that was set is right": ((knowledge.Knowledge,), "doubtful", lambda _, row: row),
 }
 
 

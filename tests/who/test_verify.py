@@ -101,10 +101,10 @@ def test_a_crash_between_a_merged_file_and_its_parts_leaves_each_row_once(tmp_pa
     monkeypatch.undo()
     sink.close()
     assert len(list(tmp_path.glob("*.parquet"))) >= 5
-    assert sum(file.footer.rows for file in Store(tmp_path).files()) in (4, 5)
+    assert sum(file.footer.rows for file in Store(tmp_path).parts()) in (4, 5)
     again = ParquetSink(tmp_path)
     again.deliver(batch_of(1, 4))
-    assert sum(file.footer.rows for file in Store(tmp_path).files()) == 5 and verify(tmp_path).ok
+    assert sum(file.footer.rows for file in Store(tmp_path).parts()) == 5 and verify(tmp_path).ok
 
 
 def test_a_crash_before_the_seal_of_a_merged_file_loses_no_row(tmp_path: Path, monkeypatch) -> None:
@@ -119,11 +119,11 @@ def test_a_crash_before_the_seal_of_a_merged_file_loses_no_row(tmp_path: Path, m
     monkeypatch.undo()
     sink.close()
     assert len(list(tmp_path.glob("*.parquet"))) == 5
-    assert sum(file.footer.rows for file in Store(tmp_path).files()) == 4
+    assert sum(file.footer.rows for file in Store(tmp_path).parts()) == 4
     assert verify(tmp_path).ok and verify(tmp_path).rows == 4
     ParquetSink(tmp_path).open()  # it removes the parts
     assert len(list(tmp_path.glob("*.parquet"))) == 1
-    assert sum(file.footer.rows for file in Store(tmp_path).files()) == 4 and verify(tmp_path).ok
+    assert sum(file.footer.rows for file in Store(tmp_path).parts()) == 4 and verify(tmp_path).ok
 
 
 def test_a_folder_is_one_log_s(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_the_newest_file_is_sealed(tmp_path: Path) -> None:
     data[20] ^= 1
     paths[-1].write_bytes(data)
     assert kinds(tmp_path) == {paths[-1].name: "changed"}
-    assert [Path(file.path).name for file in Store(tmp_path).files()] == [path.name for path in paths[:-1]]
+    assert [Path(file.name).name for file in Store(tmp_path).parts()] == [path.name for path in paths[:-1]]
 
 
 @pytest.mark.parametrize("which", [0, 2, 3])

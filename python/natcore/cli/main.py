@@ -1,4 +1,4 @@
-"""The command line: run, check, demo, replay, explain, clean, and the queries of the session log (log_cli).
+"""The command line: run, check, demo, replay, explain, clean, and the questions to the session log (asking_cli, log_cli).
 
 A command imports what it needs when it runs: `who` should not wait for what forwards packets.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
+from natcore.cli import asking as asking_cli
 from natcore.cli import completion
 from natcore.cli import configuration as configuration_cli
 from natcore.cli import control as control_cli
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 control_cli.add_to(app)
+asking_cli.add_to(app)
 log_cli.add_to(app)
 sls_cli.add_to(app)
 reload_cli.add_to(app)

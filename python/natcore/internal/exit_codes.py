@@ -90,6 +90,16 @@ ANSWERS: Mapping[str, Mapping[int, str]] = {
         Answer.GAP: "the log has a gap there",
         Answer.UNUSED: "no one had it",
     },
+    "what": {
+        ExitCode.OK: "these sessions and no others",
+        Answer.GAP: "there may be more, or a session was perhaps not then",
+        Answer.UNUSED: "no session",
+    },
+    "talked": {
+        ExitCode.OK: "these sessions and no others",
+        Answer.GAP: "there may be more, or a session was perhaps not then",
+        Answer.UNUSED: "no session",
+    },
     "log verify": {Answer.FINDINGS: "files are not as they were written"},
     "status": {ExitCode.FAILED: "an interface is down", ExitCode.TRY_AGAIN: "none runs, or it is not ready in time"},
     "check": {ExitCode.CONFIGURATION: "the file is wrong, or, with --here, does not fit this machine"},

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-Status = Literal["exact", "held-idle", "ambiguous", "static", "gap", "unused"]
+Status = Literal["exact", "held-idle", "ambiguous", "static", "gap", "unused", "complete", "incomplete"]
+Subject = Literal["endpoint", "address", "inside", "remote"]
 FOREVER = 1 << 62
 
 
@@ -178,15 +179,24 @@ class Holding:
         ]
         return max(found, key=lambda window: window[1] - window[0], default=None)
 
+    def distance(self, moment: int) -> int:
+        """Return how far the nearest window is from a moment."""
+        return min((max(first - moment, moment - last, 0) for first, last, _, _ in self.windows), default=FOREVER)
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The question: from start to end; a remote (None: any) and its port (None: any)."""
+    """The question: from start to end; a remote (None: any) and its port (None: any).
+
+    subject: "endpoint", "address": who had an outside endpoint, or an outside address of which no port is known; "inside",
+    "remote": all sessions of an inside address, or with a remote.
+    """
 
     start: int
     end: int
     remote: str | None = None
     remote_port: int | None = None
+    subject: Subject = "endpoint"
 
     def fits(self, held: Holding) -> bool | None:
         """Return whether it had this remote; None: it is not known."""
@@ -205,6 +215,8 @@ class Conclusion:
     others: tuple[Holding, ...] = ()
     gaps: tuple[Gap, ...] = ()
     static: Static | None = None
+    perhaps: tuple[Holding, ...] = ()  # of all sessions: those that may have been then
+    statics: tuple[Static, ...] = ()  # of all sessions: entries without rows: such traffic may have been theirs
 
 
 def holdings(rows: Iterable[Row]) -> list[Holding]:
@@ -232,13 +244,15 @@ class _Found:
 def conclude(
     asked: Asked, runs: Sequence[Run], statics: Sequence[Static], rows: Iterable[Row], since: int, until: int
 ) -> Conclusion:
-    """Return the answer. runs: of every gateway in the log; rows: of the asked endpoint, all that ended from since to until
+    """Return the answer. runs: of every gateway in the log; rows: of what is asked for, all that ended from since to until
     (times of rows in doubt: for every shift). Of a session with rows before or after, others may not be here: such rows tell
     nothing, neither that it ended nor that it had begun."""
     by_run = {(run.instance, run.run): run for run in runs}
     found = _Found()
     for held in holdings(row for row in rows if row.end >= since and row.start <= until):
         _sort(held, asked, by_run.get((held.row.instance, held.row.run)), found, (since, until))
+    if asked.subject in ("inside", "remote"):
+        return _list(asked, runs, statics, found)
     gaps = _gaps(asked, runs) or _possible_elsewhere(asked, runs, statics)
     return _decide(asked, by_run, statics, found, gaps, (since, until))
 
@@ -312,6 +326,20 @@ def _gaps(asked: Asked, runs: Sequence[Run]) -> list[Gap]:
     return [] if left is None else [_outside(left, owners or runs)]
 
 
+def _gaps_of_all(asked: Asked, runs: Sequence[Run]) -> list[Gap]:
+    """Return the times at which a gateway with a log may have had sessions of which there are no rows."""
+    if any(run.holds for run in runs):
+        gaps = _gaps(asked, runs)
+    else:
+        left = _uncovered(asked, runs)
+        gaps = [] if left is None else [_outside(left, runs)]
+    for run in runs:
+        start, end = max(asked.start, run.begin), min(asked.end, run.end)
+        if not run.holds and start <= end and (left := _uncovered(Asked(start, end), [run])) is not None:
+            gaps.append(_outside(left, [run]))  # what entries it had then is not known
+    return gaps
+
+
 def _possible_elsewhere(asked: Asked, runs: Sequence[Run], statics: Sequence[Static]) -> list[Gap]:
     """Return the times at which a gateway without a log may have had the address too."""
     owners = [run for run in runs if run.holds]
@@ -365,6 +393,30 @@ def _outside(at: int, runs: Sequence[Run]) -> Gap:
     return Gap(before, after, "that is between two runs of the gateway, or while no log ran")
 
 
+def _list(asked: Asked, runs: Sequence[Run], statics: Sequence[Static], found: _Found) -> Conclusion:
+    """Return all sessions of an inside address, or with a remote, in the gateways of which there are logs."""
+    gaps = _gaps_of_all(asked, runs)
+    told = tuple(dict.fromkeys([*gaps, *(gap for run in runs if run.holds for gap in run.gaps
+                                         if gap.overlaps(asked.start, asked.end))]))  # fmt: skip
+    sure = tuple(sorted([*found.traffic, *found.idle], key=lambda held: held.begun))
+    perhaps = tuple(sorted([*found.unsaid, *found.perhaps], key=lambda held: held.begun))
+    entries = tuple(each for each in statics if _may_have(each, asked))
+    count = f"{len(sure)} sessions" if len(sure) != 1 else "1 session"
+    if gaps:
+        text = f"{count}; there may be more: {'; '.join(dict.fromkeys(gap.reason for gap in gaps))}"
+        return Conclusion("incomplete", text, sure, tuple(found.others), told, None, perhaps, entries)
+    if perhaps:
+        why = "the log is redacted" if found.unsaid else "the log does not tell whether they were then"
+        text = f"{count}, and perhaps {len(perhaps)} more: {why}"
+        return Conclusion("incomplete", text, sure, tuple(found.others), told, None, perhaps, entries)
+    if not sure:
+        text = "no session was then, and no row is missing"
+        if not any(run.holds for run in runs):
+            text = "no gateway with a log here translated it then"
+        return Conclusion("unused", text, (), tuple(found.others), told, None, (), entries)
+    return Conclusion("complete", f"{count}, and no row is missing", sure, tuple(found.others), told, None, (), entries)
+
+
 def _decide(
     asked: Asked, runs: dict[tuple[str, str], Run], statics: Sequence[Static], found: _Found, gaps: list[Gap],
     read: tuple[int, int],
@@ -372,6 +424,9 @@ def _decide(
     told = tuple(dict.fromkeys([*gaps, *(gap for run in runs.values() if run.holds for gap in run.gaps
                                          if gap.overlaps(asked.start, asked.end))]))  # fmt: skip
     others = tuple(found.others)
+    if asked.subject == "address":  # candidates: those with traffic nearest to the time first
+        for held in (found.traffic, found.idle, found.perhaps, found.unsaid):
+            held.sort(key=lambda each: each.distance((asked.start + asked.end) // 2))
     fixed = [each for each in statics if _may_have(each, asked)]
     sure = [each for each in fixed if each.start <= asked.start and each.end >= asked.end]
     if sure and not (found.traffic or found.idle):
@@ -427,7 +482,9 @@ def _decide(
 
 def is_alone(held: Holding, asked: Asked, run: Run | None, read: tuple[int, int]) -> bool:
     """Return whether it held the endpoint for all of the queried time, exclusively."""
-    if run is None or not (run.exclusive or (asked.remote is not None and asked.remote_port is not None)):
+    if asked.subject != "endpoint" or run is None:
+        return False
+    if not run.exclusive and (asked.remote is None or asked.remote_port is None):
         return False
     begin, end = span(held, run, read)
     return begin + held.late <= asked.start and end + held.early >= asked.end

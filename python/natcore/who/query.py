@@ -1,13 +1,14 @@
-"""The query of the session log, who had an outside address and port at a time.
+"""The queries of the session log: who had an outside endpoint at a time, what an inside address had, who talked to a remote.
 
-Rows in Parquet files are found by DuckDB, in the files that may matter by their footers; rows that still wait are
-read from the spool, and those of a gateway in this process from its memory, open windows included.
+Rows come from a `Source`; those that still wait are read from the spool, and those of a gateway in this process from its
+memory, open windows included. What follows from them is natcore.who.conclude's business.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
@@ -16,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 from natcore.config import Address
 from natcore.errors import ConfigurationError
 from natcore.who.conclude import Asked, Conclusion, Holding, Row, Run, Static, Status, conclude, holdings, is_alone
+from natcore.who.knowledge import Knowledge
 from natcore.who.question import EPOCH, LONGEST_IDLE, LONGEST_WINDOW, Question
-from natcore.who.sources import Knowledge, Waiting, removed_gaps, stored_rows, waiting, waiting_evidence
-from natcore.who.store import DamagedFile, Store, StoredFile
+from natcore.who.source import DamagedPart, FoundRow, Part, Source
+from natcore.who.store import Store
+from natcore.who.waiting import Waiting, waiting, waiting_evidence
 
 if TYPE_CHECKING:
     from natcore.gateway import Gateway
 
 _log = logging.getLogger(__name__)
-__all__ = ["Answer", "Match", "Store", "who"]
+__all__ = ["Answer", "Listing", "Match", "Source", "Store", "talked", "what", "who"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +83,10 @@ class Answer:
         holder is known, and the log does not know all of that time. "unused": no subscriber had it.
     reason
         The status in words.
-    address, port, protocol, at, tolerance
+    address, port, protocol, at, until, remote, remote_port, tolerance
         The question.
     matches
-        The sessions.
+        The sessions. Where several subscribers are candidates and no port was asked for, the likeliest first.
     others
         Sessions of the port towards other remotes than the one asked for.
     gaps
@@ -95,8 +98,8 @@ class Answer:
     status: Status
     reason: str
     address: IPv4Address
-    port: int
-    protocol: int
+    port: int | None
+    protocol: int | None
     at: datetime
     tolerance: float
     matches: tuple[Match, ...] = ()
@@ -104,11 +107,20 @@ class Answer:
     gaps: tuple[tuple[datetime, datetime | None, str], ...] = ()
     entry: str | None = None
     entry_host: IPv4Address | None = None
+    until: datetime | None = None
+    remote: IPv4Address | None = None
+    remote_port: int | None = None
 
     @property
     def subscriber(self) -> IPv4Address | None:
         """The inside address, where it is one."""
         return self.matches[0].pri_ip if self.status in ("exact", "held-idle") else self.entry_host
+
+    @property
+    def subscribers(self) -> list[str]:
+        """The inside addresses that are named, dotted."""
+        found = [str(each.pri_ip) for each in self.matches]
+        return list(dict.fromkeys(found + ([str(self.entry_host)] if self.entry_host is not None else [])))
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON: times in ISO 8601, addresses dotted."""
@@ -116,33 +128,88 @@ class Answer:
         return result | {"subscriber": _plain(self.subscriber)}
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All sessions of an inside address, or with a remote, in a span.
+
+    Parameters
+    ----------
+    status
+        "complete": these sessions and no others. "unused": none, and no row is missing. "incomplete": there may be
+        more, or some may not have been then.
+    reason
+        The status in words.
+    inside, remote, remote_port, address, port, protocol, at, until, tolerance
+        The question.
+    matches
+        Sessions that surely were then, in the order of their begin.
+    perhaps
+        Sessions that may have been then, or with that remote.
+    gaps
+        Where the log does not know all about that time: (start, end or None, why).
+    entries
+        Entries without rows in words (DNAT, 1:1, no-NAT): traffic as is asked for may have been theirs.
+    """
+
+    status: Status
+    reason: str
+    inside: IPv4Address | None
+    remote: IPv4Address | None
+    remote_port: int | None
+    address: IPv4Address | None
+    port: int | None
+    protocol: int | None
+    at: datetime
+    until: datetime | None
+    tolerance: float
+    matches: tuple[Match, ...] = ()
+    perhaps: tuple[Match, ...] = ()
+    gaps: tuple[tuple[datetime, datetime | None, str], ...] = ()
+    entries: tuple[str, ...] = ()
+
+    @property
+    def subscribers(self) -> list[str]:
+        """The inside addresses that are named, dotted."""
+        return list(dict.fromkeys(str(each.pri_ip) for each in (*self.matches, *self.perhaps)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON: times in ISO 8601, addresses dotted."""
+        result: dict[str, Any] = _plain(asdict(self))
+        return result
+
+
 def who(
-    store: Store | str | os.PathLike[str] | None,
+    store: Source | str | os.PathLike[str] | None,
     address: Address,
-    port: int,
+    port: int | None = None,
     *,
-    protocol: str | int,
+    protocol: str | int | None = None,
     at: datetime,
+    until: datetime | None = None,
     remote: Address | tuple[Address, int] | None = None,
     tolerance: float = 2.0,
     longest_idle: float | None = None,
     spool: str | os.PathLike[str] | None = None,
     gateway: Gateway | None = None,
 ) -> Answer:
-    """Say who had an outside endpoint at a time.
+    """Say who had an outside endpoint at a time, or talked with a remote from an outside address.
 
     Parameters
     ----------
     store
-        A folder of Parquet files, or a `Store`, which remembers what it read; None: only spool and gateway are asked.
+        Where the rows are: a `Source`, which remembers what it read, or a folder of Parquet files; None: only spool and
+        gateway are asked.
     address
         The outside address, either one of an EIP.
     port
-        The outside port; for ICMP the identifier, for a protocol without ports 0.
+        The outside port; for ICMP the identifier, for a protocol without ports 0. None: it is not known; the remote must
+        be given then, and the matches of an ambiguous answer are ranked: those with traffic nearest to the time first.
     protocol
-        "tcp", "udp", "icmp", or a number from 0 to 255.
+        "tcp", "udp", "icmp", or a number from 0 to 255. None: any, where no port is given.
     at
         The time, with a time zone.
+    until
+        The end of a span that begins at `at`; None: a moment is asked for.
     remote
         An address, or (address, port), that it talked to; None: any.
     tolerance
@@ -162,67 +229,178 @@ def who(
     Raises
     ------
     ConfigurationError
-        A time without a zone, a port out of range, no such folder.
+        A time without a zone, a port out of range, neither port nor remote, no such folder.
     """
-    question = Question(address, port, protocol, at, remote, tolerance, longest_idle)
+    question = Question(address, port, protocol, at, remote, tolerance, longest_idle, until=until)
+    return _answer_of(question, found_for(question, store, spool, gateway))
+
+
+def what(
+    store: Source | str | os.PathLike[str] | None,
+    inside: Address,
+    *,
+    at: datetime,
+    until: datetime | None = None,
+    protocol: str | int | None = None,
+    remote: Address | tuple[Address, int] | None = None,
+    tolerance: float = 0.0,
+    longest_idle: float | None = None,
+    spool: str | os.PathLike[str] | None = None,
+    gateway: Gateway | None = None,
+) -> Listing:
+    """List the sessions of an inside address in a span: its outside endpoints, and whom it talked to.
+
+    Parameters
+    ----------
+    inside
+        The inside address.
+    store, at, until, protocol, remote, tolerance, longest_idle, spool, gateway
+        As of `who`; a protocol of None: any.
+
+    Returns
+    -------
+    Listing
+        Of all gateways of which there are logs.
+
+    Raises
+    ------
+    ConfigurationError
+        As `who`.
+    """
+    question = Question(None, None, protocol, at, remote, tolerance, longest_idle, inside=inside, until=until)
+    return _listing_of(question, found_for(question, store, spool, gateway))
+
+
+def talked(
+    store: Source | str | os.PathLike[str] | None,
+    remote: Address | tuple[Address, int],
+    *,
+    at: datetime,
+    until: datetime | None = None,
+    protocol: str | int | None = None,
+    tolerance: float = 0.0,
+    longest_idle: float | None = None,
+    spool: str | os.PathLike[str] | None = None,
+    gateway: Gateway | None = None,
+) -> Listing:
+    """List the sessions with a remote in a span: who talked to it.
+
+    Parameters
+    ----------
+    remote
+        An address, or (address, port).
+    store, at, until, protocol, tolerance, longest_idle, spool, gateway
+        As of `who`; a protocol of None: any.
+
+    Returns
+    -------
+    Listing
+        Of all gateways of which there are logs. Sessions of a redacted log are in `perhaps`.
+
+    Raises
+    ------
+    ConfigurationError
+        As `who`.
+    """
+    question = Question(None, None, protocol, at, remote, tolerance, longest_idle, until=until)
+    return _listing_of(question, found_for(question, store, spool, gateway))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was concluded, and from what: the rows that were looked at, with their parts' names, these parts, and the time
+    (microseconds since 1970) in which rows were searched."""
+
+    asked: Asked
+    concluded: Conclusion
+    rows: tuple[FoundRow, ...]
+    parts: tuple[Part, ...]
+    searched: tuple[int, int]
+
+
+def found_for(
+    question: Question,
+    store: Source | str | os.PathLike[str] | None,
+    spool: str | os.PathLike[str] | None = None,
+    gateway: Gateway | None = None,
+) -> Found:
+    """Return the conclusion for a question, and what it follows from."""
     if store is None and spool is None and gateway is None:
         raise ConfigurationError("store must be a folder unless spool or gateway is given, got None")
     there = waiting(question, gateway, spool)
-    return answered(question, store if isinstance(store, Store) or store is None else Store(store), there)
+    return found_in(question, store if isinstance(store, Source) or store is None else Store(store), there)
 
 
-def answered(question: Question, store: Store | None, there: Waiting) -> Answer:
-    """Return the answer from a store, and from rows that waited before it was read."""
+def found_in(question: Question, source: Source | None, there: Waiting) -> Found:
+    """Return the conclusion from a source, and from rows that waited before it was read."""
     while True:
         try:
-            if store is None:
-                return _answer(question, None, there)
-            return store.retried(lambda: _answer(question, store, there))
-        except DamagedFile as error:  # its rows are a gap now
+            if source is None:
+                return _found(question, None, there)
+            return source.retried(lambda: _found(question, source, there))
+        except DamagedPart as error:  # its rows are a gap now
             _log.error("%s", error)
 
 
-def _answer(question: Question, store: Store | None, there: Waiting) -> Answer:
+def answered(question: Question, source: Source | None, there: Waiting) -> Answer | Listing:
+    """Return the answer from a source, and from rows that waited before it was read."""
+    return answer_of(question, found_in(question, source, there))
+
+
+def answer_of(question: Question, found: Found) -> Answer | Listing:
+    """Return what was found as an answer, or a listing where all sessions are asked for."""
+    if question.subject in ("inside", "remote"):
+        return _listing_of(question, found)
+    return _answer_of(question, found)
+
+
+def _found(question: Question, source: Source | None, there: Waiting) -> Found:
     asked = question.asked(there.now)
     reach = (question.longest_idle or round(LONGEST_IDLE * 1e6)) + round(LONGEST_WINDOW * 1e6)
     while True:
-        stored = store.files(question.start - reach, question.end + reach) if store is not None else []
-        known = _knowledge(store, stored, there, question.longest_idle)
+        parts = source.parts(question.start - reach, question.end + reach) if source is not None else []
+        known = _knowledge(source, parts, there, question.longest_idle)
         idle, window = known.reach(question)
         needed = idle + window + known.doubt
-        if needed <= reach or store is None:
+        if needed <= reach or source is None:
             break
         reach = needed
     runs = known.runs(question)
     statics = known.statics(question, runs)
-    rows: list[Row] = [*waiting_evidence(question, there.batches), *there.live]
+    found = [FoundRow("", row) for row in (*waiting_evidence(question, there.batches), *there.live)]
     doubt = known.doubt
+
+    def read(start: int, end: int) -> None:
+        if source is not None and start <= end:
+            found.extend(source.find(question.sought, parts, start, end))
+
     span = (asked.start - doubt, asked.end + window + doubt)
-    rows += stored_rows(question, store, stored, *span)
-    concluded = _settled(asked, runs, statics, [known.doubtful(row) for row in rows], span)
-    if concluded is None:
-        rows += stored_rows(question, store, stored, asked.start - idle - window - doubt, span[0] - 1)
-        since, until = asked.start - idle - window - doubt, span[1]
-        if not all(_looks_back(run, asked) for run in runs if run.holds):
-            rows += stored_rows(question, store, stored, until + 1, until + idle)
-            until += idle
-        sure = [known.doubtful(row) for row in rows]
+    read(*span)
+    concluded = _settled(asked, runs, statics, [known.doubtful(each.row) for each in found], span)
+    if concluded is not None:
+        return Found(asked, concluded, tuple(found), tuple(parts), span)
+    since, until = asked.start - idle - window - doubt, span[1]
+    read(since, span[0] - 1)
+    if not all(_looks_back(run, asked) for run in runs if run.holds):
+        read(until + 1, until + idle)
+        until += idle
+    sure = [known.doubtful(each.row) for each in found]
+    concluded = conclude(asked, runs, statics, sure, since, until)
+    if concluded.gaps and source is not None:  # say what retention has to do with it
+        removed = source.removed()
+        runs = [replace(run, gaps=(*run.gaps, *removed.get(run.instance, ()))) for run in runs]
         concluded = conclude(asked, runs, statics, sure, since, until)
-        if concluded.gaps and store is not None:  # say what retention has to do with it
-            removed = removed_gaps(store)
-            runs = [replace(run, gaps=(*run.gaps, *removed.get(run.instance, ()))) for run in runs]
-            concluded = conclude(asked, runs, statics, sure, since, until)
-    return _answer_of(question, asked, concluded)
+    return Found(asked, concluded, tuple(found), tuple(parts), (since, until))
 
 
-def _knowledge(store: Store | None, stored: list[StoredFile], there: Waiting, idle: int | None) -> Knowledge:
+def _knowledge(source: Source | None, parts: Sequence[Part], there: Waiting, idle: int | None) -> Knowledge:
     """Return the logs' knowledge; the last query's, if nothing has changed since."""
-    last = store.remembered if store is not None else None
-    if isinstance(last, Knowledge) and last.is_of(stored, there, idle):
+    last = source.remembered if source is not None else None
+    if isinstance(last, Knowledge) and last.is_of(parts, there, idle):
         return last
-    known = Knowledge(stored, there, idle)
-    if store is not None:
-        store.remembered = known
+    known = Knowledge(parts, there, idle)
+    if source is not None:
+        source.remembered = known
     return known
 
 
@@ -247,16 +425,33 @@ def _looks_back(run: Run, asked: Asked) -> bool:
     )
 
 
-def _answer_of(question: Question, asked: Asked, concluded: Conclusion) -> Answer:
+def _answer_of(question: Question, found: Found) -> Answer:
+    asked, concluded = found.asked, found.concluded
     static = concluded.static
+    assert question.address is not None
     return Answer(
         concluded.status, concluded.reason, question.address, question.port, question.protocol, question.at,
         question.tolerance, tuple(_match(each, asked) for each in concluded.matches),
-        tuple(_match(each, asked) for each in concluded.others),
-        tuple((_time(gap.start), None if gap.end is None else _time(gap.end), gap.reason) for gap in concluded.gaps),
+        tuple(_match(each, asked) for each in concluded.others), _gaps_of(concluded),
         None if static is None else static.text,
         IPv4Address(static.subscriber[2]) if static and static.subscriber and concluded.status == "static" else None,
+        question.until, question.remote_address, question.remote_port,
     )  # fmt: skip
+
+
+def _listing_of(question: Question, found: Found) -> Listing:
+    concluded = found.concluded
+    return Listing(
+        concluded.status, concluded.reason, question.inside, question.remote_address, question.remote_port,
+        question.address, question.port, question.protocol, question.at, question.until, question.tolerance,
+        tuple(_match(each, found.asked) for each in concluded.matches),
+        tuple(_match(each, found.asked) for each in concluded.perhaps), _gaps_of(concluded),
+        tuple(dict.fromkeys(each.text for each in concluded.statics)),
+    )  # fmt: skip
+
+
+def _gaps_of(concluded: Conclusion) -> tuple[tuple[datetime, datetime | None, str], ...]:
+    return tuple((_time(gap.start), None if gap.end is None else _time(gap.end), gap.reason) for gap in concluded.gaps)
 
 
 def _match(each: Holding, asked: Asked) -> Match:

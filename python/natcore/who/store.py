@@ -9,13 +9,13 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from time import gmtime, strftime
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -24,47 +24,34 @@ from natcore.internal.extras import extra
 from natcore.internal.redaction import show
 from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks._parquet_folder import SEAL, Removal, Seal, read_footer, read_removals, read_seal, sha256_of
+from natcore.who.conclude import Gap, Row
+from natcore.who.source import (
+    REDACTED,
+    DamagedPart,
+    FoundRow,
+    Part,
+    PartsMoved,
+    Sought,
+    Source,
+    without_redacted_copies,
+)
 
 with extra("query"):
     import duckdb
 
 DAY = 86_400_000_000  # microseconds
+_COLUMNS = (  # as _row takes them
+    "filename, number, kind, protocol, pri_ip, pri_port, pub_ip, pub_port, nat_ip, nat_port, eip, epoch_us(start_time), "
+    "epoch_us(end_time), session"
+)
+_SESSION_KINDS = ("window", "create", "end")
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-\d+(-\d+)?\.parquet")
-_TRIES = 10  # at a query while its files move
 
 _log = logging.getLogger(__name__)
-Value = TypeVar("Value")
-
 Stamp = tuple[int, int, int]  # what changes when a file is written again: inode, bytes, nanoseconds
 
 
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A file of the folder, with its metadata."""
-
-    path: str  # "": rows that are in no file yet
-    footer: Footer
-
-    @property
-    def run(self) -> tuple[str, str]:
-        """The key of its rows: the gateway's instance and its run."""
-        return self.footer.instance, self.footer.run
-
-    @property
-    def order(self) -> tuple[str, str, int]:
-        """The sort key: neighbours in their run are neighbours in this order."""
-        return *self.run, self.footer.first_number
-
-
-class FilesMoved(Error):
-    """Files have moved: they were put together, or retention removed them. Look again."""
-
-
-class DamagedFile(Error):
-    """A file has a good footer and unreadable rows. The store leaves it out from now on: its numbers are missing."""
-
-
-class Store:
+class Store(Source):
     """The Parquet files in `folder` and the folders below it. Thread-safe; give the same one to many questions.
 
     Raises ConfigurationError where there is no such folder. A file that is not the session log's is passed over,
@@ -80,12 +67,11 @@ class Store:
         self._damaged: dict[str, Stamp] = {}  # left out; what their footers say of other files' hashes still counts
         self._hashes: dict[str, tuple[Stamp, str]] = {}
         self._seals: dict[str, tuple[Stamp, Seal | None]] = {}
-        self.remembered: object = None  # what the last question's answer followed from; its asker's business
         self._database = duckdb.connect()
         self._database.execute("SET GLOBAL TimeZone = 'UTC'; SET GLOBAL parquet_metadata_cache = true")
 
-    def files(self, start: int | None = None, end: int | None = None) -> list[StoredFile]:
-        """The files that may have rows which ended from `start` to `end` (microseconds), and their neighbours in each run.
+    def parts(self, start: int | None = None, end: int | None = None) -> list[Part]:
+        """Return the files that may have rows which ended from `start` to `end` (microseconds), and their neighbours.
 
         In the order of their numbers within a run. Names tell when a file began, so that few footers of many are read.
         """
@@ -104,9 +90,76 @@ class Store:
         found = (read_removals(Path(root)) for root, _, _ in os.walk(self.folder))
         return [removal for removals in found for removal in removals]
 
-    def rows(self, columns: str, where: str, values: Mapping[str, Any], files: Iterable[StoredFile]) -> list[Any]:
+    def removed(self) -> dict[str, list[Gap]]:
+        """Return what retention removed, by the gateway's instance."""
+        found: dict[str, list[Gap]] = defaultdict(list)
+        for removal in self.removals():
+            text = f"{removal.file} was removed by {removal.reason}"
+            found[removal.instance].append(Gap(removal.first_time, removal.last_time, text))
+        return found
+
+    def find(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> list[FoundRow]:
+        """Return the sessions' rows in the files that ended from start to end."""
+        near = [part for part in parts if part.footer.first_time <= end and part.footer.last_time >= start]
+        footers = {part.name: part.footer for part in near}
+        found = []
+        for where, values, holding in self._searches(sought, near):
+            for path, *fields in self.rows(_COLUMNS, where, values, holding):
+                (
+                    number,
+                    kind,
+                    protocol,
+                    pri_ip,
+                    pri_port,
+                    pub_ip,
+                    pub_port,
+                    nat_ip,
+                    nat_port,
+                    eip,
+                    began,
+                    ended,
+                    session,
+                ) = fields
+                if kind not in _SESSION_KINDS or not start <= ended <= end:
+                    continue
+                footer = footers[path]
+                row = Row(
+                    footer.instance, footer.vpc_id, footer.run, number, kind, protocol, pri_ip, pri_port,
+                    None if pub_ip == REDACTED else pub_ip, pub_port, nat_ip, nat_port, eip, began, ended, session,
+                )  # fmt: skip
+                if sought.fits(row):
+                    found.append(FoundRow(path, row))
+        return without_redacted_copies(sought, near, found)
+
+    @staticmethod
+    def _searches(sought: Sought, near: Sequence[Part]) -> Iterator[tuple[str, dict[str, Any], list[Part]]]:
+        """Yield conditions with their values, and the files where each is to be met.
+
+        An equality is pushed down to the file's dictionaries, other conditions are not: they are for the few that are found.
+        """
+        values = {
+            name: value for name, value in (("nat_port", sought.port), ("protocol", sought.protocol), ("pri_ip", sought.inside))
+            if value is not None
+        }  # fmt: skip
+        key = "".join(f" AND {name} = ${name}" for name in values)
+        for remote in (None,) if sought.remote is None else (sought.remote, REDACTED):
+            more: dict[str, Any] = values if remote is None else {**values, "pub_ip": remote}
+            also = key if remote is None else f"{key} AND pub_ip = $pub_ip"
+            if sought.address is None:
+                yield f"true{also}", more, list(near)
+                continue
+            named = [part for part in near if any(sought.address in pair for pair in part.footer.addresses or ())]
+            for nat_ip in sorted(
+                {pair.nat_ip for part in named for pair in part.footer.addresses or () if sought.address in pair}
+            ):
+                holding = [part for part in named if any(pair.nat_ip == nat_ip for pair in part.footer.addresses or ())]
+                yield f"nat_ip = $nat_ip{also}", {**more, "nat_ip": nat_ip}, holding
+            unnamed = [part for part in near if part.footer.addresses is None]
+            yield f"(nat_ip = $address OR eip = $address){also}", {**more, "address": sought.address}, unnamed
+
+    def rows(self, columns: str, where: str, values: Mapping[str, Any], files: Iterable[Part]) -> list[Any]:
         """SELECT columns, or filename, from the files' rows; `where` has $names of values."""
-        paths = [file.path for file in files]
+        paths = [file.name for file in files]
         return self.sql(
             f"SELECT {columns} FROM read_parquet($files, filename = true) WHERE {where}", {**values, "files": paths}
         )
@@ -122,7 +175,7 @@ class Store:
         return {} if found is None else found.fetchnumpy()
 
     def _execute(self, statement: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection | None:
-        """Run the statement; None: no file is left. Raises FilesMoved, DamagedFile."""
+        """Run the statement; None: no file is left. Raises PartsMoved, DamagedPart."""
         if not values["files"]:
             return None
         self._check_unmoved(values["files"])
@@ -130,12 +183,12 @@ class Store:
             return self._database.cursor().execute(statement, dict(values))
         except duckdb.Error as error:
             if not all(Path(path).exists() for path in values["files"]):
-                raise FilesMoved(f"{self.folder}: files were put together or removed meanwhile; ask again") from error
+                raise PartsMoved(f"{self.folder}: files were put together or removed meanwhile; ask again") from error
             self._leave_out_damaged(values["files"], error)
             raise Error(f"{self.folder}: {error}") from error
 
     def _check_unmoved(self, paths: Iterable[str]) -> None:
-        """Raise FilesMoved where a file is not the one that was looked at. DuckDB opens it by its name, and follows a link."""
+        """Raise PartsMoved where a file is not the one that was looked at. DuckDB opens it by its name, and follows a link."""
         for path in paths:
             known = self._footers.get(path)
             try:
@@ -143,26 +196,17 @@ class Store:
             except FileNotFoundError:
                 is_same = False
             if not is_same:
-                raise FilesMoved(f"{self.folder}: files were put together or removed meanwhile; ask again")
-
-    def retried(self, read: Callable[[], Value]) -> Value:
-        """Return what `read` returns; it is called again if files have moved meanwhile."""
-        for _ in range(_TRIES - 1):
-            try:
-                return read()
-            except FilesMoved:
-                continue
-        return read()
+                raise PartsMoved(f"{self.folder}: files were put together or removed meanwhile; ask again")
 
     def _leave_out_damaged(self, paths: Iterable[str], error: duckdb.Error) -> None:
-        """Find the files with unreadable rows; DamagedFile names them."""
+        """Find the files with unreadable rows; DamagedPart names them."""
         damaged = [path for path in paths if not self._is_readable(path)]
         with self._lock:
             for path in damaged:
                 if path in self._footers:
                     self._damaged[path] = self._footers[path][0]
         if damaged:
-            raise DamagedFile(f"{', '.join(damaged)}: damaged; natcore log verify tells more") from error
+            raise DamagedPart(f"{', '.join(damaged)}: damaged; natcore log verify tells more") from error
 
     def _is_readable(self, path: str) -> bool:
         try:
@@ -173,7 +217,7 @@ class Store:
             return False
         return True
 
-    def _files(self, start: int | None, end: int | None) -> Iterator[StoredFile]:
+    def _files(self, start: int | None, end: int | None) -> Iterator[Part]:
         names, sealed = self._scan()
         for gone in self._footers.keys() - names.keys():
             del self._footers[gone]
@@ -195,7 +239,7 @@ class Store:
             if parts and self._is_as_written(path, names[path], expected):  # else a crash left it unfinished
                 merged.update(parts)
         found = [
-            StoredFile(path, footers[path]) for path in near
+            Part(path, footers[path], self._hashes[path][1]) for path in near
             if path in footers and path not in merged and self._is_as_written(path, names[path], expected)
         ]  # fmt: skip
         yield from sorted(found, key=attrgetter("order"))
@@ -267,6 +311,18 @@ class Store:
         _log.error("%s: it is not as it was written; natcore log verify tells more", path)
         self._damaged[path] = stamp
         return False
+
+
+def _row(
+    footer: Footer, number: int, kind: str, protocol: int, pri_ip: str, pri_port: int, pub_ip: str, pub_port: int,
+    nat_ip: str, nat_port: int, eip: str | None, start: int, end: int, session: int,
+) -> Row:  # fmt: skip
+    """Return a row; what is the same in all rows of a file, its footer says."""
+    remote = None if pub_ip == REDACTED else pub_ip
+    return Row(
+        footer.instance, footer.vpc_id, footer.run, number, kind, protocol, pri_ip, pri_port, remote, pub_port, nat_ip,
+        nat_port, eip, start, end, session,
+    )  # fmt: skip
 
 
 def _beside(path: str, name: str) -> str:

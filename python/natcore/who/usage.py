@@ -22,7 +22,8 @@ from natcore.internal.files import replaced
 from natcore.internal.redaction import show
 from natcore.internal.validation import either
 from natcore.who.question import LONGEST_IDLE
-from natcore.who.store import DamagedFile, Store, StoredFile
+from natcore.who.source import DamagedPart, Part
+from natcore.who.store import Store
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ISO = "TIMESTAMPFORMAT '%Y-%m-%dT%H:%M:%S.%fZ'"
@@ -229,10 +230,10 @@ def port_usage(
     return sorted(found, key=lambda usage: (usage.address, usage.protocol))
 
 
-def _addresses(store: Store, files: Sequence[StoredFile]) -> list[str]:
+def _addresses(store: Store, files: Sequence[Part]) -> list[str]:
     """Return every outside address (as on the wire) in the files."""
     found = {pair.nat_ip for file in files for pair in file.footer.addresses or ()}
-    untold = [file.path for file in files if file.footer.addresses is None]
+    untold = [file.name for file in files if file.footer.addresses is None]
     found |= {row[0] for row in store.sql("SELECT DISTINCT nat_ip FROM read_parquet($files)", {"files": untold})}
     return sorted(found)
 
@@ -245,14 +246,14 @@ class Uses(NamedTuple):
     ended: Numbers
 
 
-def _held(store: Store, files: Sequence[StoredFile], addresses: Sequence[str]) -> Uses:
+def _held(store: Store, files: Sequence[Part], addresses: Sequence[str]) -> Uses:
     """Return the use of each session: by its end row; without one it holds its port as far as its run's rows go."""
     found = []
     for _, group in groupby(files, key=attrgetter("run")):  # files come in the order of their rows
         of_run = list(group)
         alive = dict.fromkeys(("session", "key", "began"), np.empty(0, np.int64))
         for first in range(0, len(of_run), _FILES_AT_ONCE):
-            paths = [file.path for file in of_run[first : first + _FILES_AT_ONCE]]
+            paths = [file.name for file in of_run[first : first + _FILES_AT_ONCE]]
             rows = store.columns(_HELD, {"files": paths, "addresses": addresses})
             if not rows:
                 continue
@@ -352,11 +353,11 @@ def export(
     return int(found[0][0])
 
 
-def _whole(store: Store, start: int | None, end: int | None) -> list[StoredFile]:
-    """Return the files that may have rows of the range. Raises DamagedFile: a figure would leave one out."""
-    files = store.files(start, end)
+def _whole(store: Store, start: int | None, end: int | None) -> list[Part]:
+    """Return the files that may have rows of the range. Raises DamagedPart: a figure would leave one out."""
+    files = store.parts(start, end)
     if store.damaged:
-        raise DamagedFile(f"{', '.join(store.damaged)}: damaged; natcore log verify tells more")
+        raise DamagedPart(f"{', '.join(store.damaged)}: damaged; natcore log verify tells more")
     return files
 
 
@@ -364,7 +365,7 @@ def _select(store: Store, chosen: Range, statement: str, **values: Any) -> list[
     """Run the statement over the files that may have rows of the range."""
     files = _whole(store, chosen.start, chosen.end)
     near = [
-        file.path for file in files if file.footer.first_time < chosen.end and file.footer.last_time >= chosen.start
+        file.name for file in files if file.footer.first_time < chosen.end and file.footer.last_time >= chosen.start
     ]
     return store.sql(statement, {**values, "files": near, "from": chosen.start, "until": chosen.end})
 

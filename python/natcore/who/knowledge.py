@@ -1,86 +1,28 @@
-"""The sources of a query's rows: Parquet files, a spool, a running gateway; and the knowledge of each run's logs."""
+"""The knowledge of each run's logs, by a source's parts and the rows that wait: what is complete, what was in force."""
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from natcore.config import PORT_POLICIES
-from natcore.dtypes import GAP, GAP_DIED, GAP_LOST, GAP_RING, format_ipv4
-from natcore.internal.parts import parts_of
-from natcore.internal.protocols import ICMP
+from natcore.dtypes import GAP_DIED, GAP_LOST, GAP_RING, format_ipv4
 from natcore.sessionlog import facts
-from natcore.sessionlog.facts import ALONE, CLOSED, EMPTY, NO_NAT, SNAT, Clock, Cover, EntryFact, Setting
+from natcore.sessionlog.facts import ALONE, CLOSED, DNAT, EMPTY, NO_NAT, SNAT, Clock, Cover, EntryFact, Setting
 from natcore.sessionlog.file_metadata import Footer, joined_ranges, missing_numbers
-from natcore.sinks.base import KINDS, Batch
 from natcore.who.conclude import FOREVER, Gap, Known, Row, Run, Static
-from natcore.who.question import LONGEST_IDLE, LONGEST_WINDOW, REDACTED, Question
-from natcore.who.store import Store, StoredFile
-
-if TYPE_CHECKING:
-    from natcore.gateway import Gateway
+from natcore.who.question import LONGEST_IDLE, LONGEST_WINDOW, Question
+from natcore.who.source import Part
+from natcore.who.waiting import Key, Waiting
 
 _REASONS: Mapping[int, str] = {
     GAP_DIED: "the gateway's process ended without its end mark",
     GAP_RING: "the journal was full",
     GAP_LOST: "the log had no space for rows",
 }
-_COLUMNS = (  # what is the same in all rows of a file, its footer says
-    "filename, number, kind, pri_ip, pri_port, pub_ip, pub_port, nat_ip, eip, epoch_us(start_time), epoch_us(end_time), "
-    "session"
-)
-_SESSION_KINDS = ("window", "create", "end")
 _DAY = 86_400_000_000
-
-Key = tuple[str, str]  # a gateway's instance and its run
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Rows that are in no file yet, and signs of life by instance and run, each a cover (sequence: of the last fact before):
-    a quiet log is known too."""
-
-    batches: tuple[Batch, ...] = ()
-    signs: tuple[tuple[Key, Cover], ...] = ()
-    ended: tuple[tuple[Key, Cover], ...] = ()  # what a running gateway says, with all its live sessions listed
-    now: int | None = None
-    live: tuple[Row, ...] = ()
-    clocks: tuple[tuple[Key, Clock], ...] = ()  # changes that no log has recorded yet
-
-
-def waiting(question: Question, gateway: Gateway | None, spool: str | os.PathLike[str] | None) -> Waiting:
-    """Read the waiting rows. Call this before files are read: rows move from here to there."""
-    batches: list[Batch] = []
-    signs: list[tuple[Key, Cover]] = []
-    ended: list[tuple[Key, Cover]] = []
-    now: int | None = None
-    live: tuple[Row, ...] = ()
-    clocks: tuple[tuple[Key, Clock], ...] = ()
-    if gateway is not None:
-        parts = parts_of(gateway)
-        parts.settle()
-        collector = parts.collector
-        if collector is not None:
-            cover = collector.cover()  # before the rows that it tells of
-            if cover is not None:
-                key = (gateway.instance, collector.run)
-                (ended if cover.swept >= cover.made - 1000 else signs).append((key, cover))
-            batches += collector.waiting_rows()
-            clocks = tuple(((gateway.instance, collector.run), clock) for clock in collector.unlogged_clocks())
-        now = parts.core.log_rows.label(parts.core.now_ns)
-        live = tuple(live_rows(question, gateway, now))
-    if spool is not None:
-        from natcore.sessionlog.spool.reading import signs_of_life, waiting_rows
-
-        for owner, beat in signs_of_life(spool):  # before the rows that it tells of
-            key = (owner.instance, owner.run)
-            signs.append((key, Cover(beat.next_number, beat.facts - 1, beat.made, beat.swept, 0)))
-        batches += waiting_rows(spool)
-    return Waiting(tuple(batches), tuple(signs), tuple(ended), now, live, clocks)
 
 
 @dataclass(slots=True)
@@ -126,7 +68,7 @@ class _Pieces:
 class Knowledge:
     """The logs' knowledge by run, for queries of one time. files: in any order."""
 
-    def __init__(self, files: Sequence[StoredFile], there: Waiting, idle: int | None) -> None:
+    def __init__(self, files: Sequence[Part], there: Waiting, idle: int | None) -> None:
         self._files, self._there = files, there
         self._pieces: dict[Key, _Pieces] = defaultdict(_Pieces)
         self._idle = idle
@@ -156,7 +98,7 @@ class Knowledge:
         self._entries = {key: tuple(self._entries_of(key)) for key in self._pieces}
         self._runs = self._bounded({key: self._run(key, pieces) for key, pieces in self._pieces.items()})
 
-    def is_of(self, files: Sequence[StoredFile], there: Waiting, idle: int | None) -> bool:
+    def is_of(self, files: Sequence[Part], there: Waiting, idle: int | None) -> bool:
         """Return whether these sources give the same knowledge."""
         return (
             there.batches is self._there.batches and there.signs is self._there.signs and there.ended is self._there.ended
@@ -233,6 +175,7 @@ class Knowledge:
     # ---- runs ----
 
     def runs(self, question: Question) -> list[Run]:
+        """Return all runs; those that may have had what is asked for are marked."""
         result = []
         for key, run in self._runs.items():
             if self._holds(key, question, run.begin, run.end):
@@ -308,27 +251,28 @@ class Knowledge:
     # ---- entries ----
 
     def _holds(self, key: Key, question: Question, begin: int, end: int) -> bool:
-        """Return whether the gateway may have had the address at a queried moment."""
+        """Return whether the gateway may have had what is asked for at a queried moment."""
         if begin > question.end or end < question.start:
             return False
         pieces = self._pieces[key]
-        asked = int(question.address)
+        if question.subject == "remote":
+            return True
         if question.text in pieces.addresses and not pieces.entries:
             return True
         if not pieces.entries and not pieces.whole:
             return True  # no entries are stated
-        for entry, since, _, _, until in self._entries[key]:
-            if entry.type != NO_NAT and entry.has_address(asked) and since <= question.end and until >= question.start:
-                return True
-        return False
+        return any(
+            entry.type != NO_NAT and _has(entry, question) and since <= question.end and until >= question.start
+            for entry, since, _, _, until in self._entries[key]
+        )
 
     def _had(self, key: Key, question: Question, run: Run) -> tuple[tuple[int, int], ...]:
         """Return the times at which it surely had the address."""
-        if not self._pieces[key].entries:
+        if not self._pieces[key].entries or question.subject == "remote":
             return ((run.begin, run.end),)  # its rows tell of no entries at all
         return tuple(
             (since, min(until, run.end)) for entry, _, since, until, _ in self._entries[key]
-            if entry.type != NO_NAT and entry.has_address(int(question.address))
+            if entry.type != NO_NAT and _has(entry, question)
         )  # fmt: skip
 
     def _entries_of(self, key: Key) -> Iterable[tuple[EntryFact, int, int, int, int]]:
@@ -367,7 +311,6 @@ class Knowledge:
     def statics(self, question: Question, runs: Sequence[Run]) -> list[Static]:
         """Return the entries that an answer can name: those without rows by contract, and deterministic ones."""
         found = []
-        asked, port, protocol = int(question.address), question.port, question.protocol
         for run in runs:
             key = (run.instance, run.run)
             pieces = self._pieces[key]
@@ -378,21 +321,59 @@ class Knowledge:
             for entry, maybe, since, until, perhaps in self._entries[key]:
                 until, perhaps = min(until, run.end), min(perhaps, run.end)
                 if entry.type == SNAT:
-                    host = facts.computed_host(entry, settings, asked, port) if entry.has_address(asked) else None
+                    host = _computed(entry, settings, question)
                     if host is not None:
                         who = (run.instance, pieces.vpc_id, format_ipv4(host))
                         text = f"only {who[2]} can have it: the ports of {entry.describe()} are computed"
                         found.append(Static(text, who, since, until, maybe, perhaps, computed=True))
                     continue
-                if not entry.is_static_for(asked, port, protocol) or not _fits_remote(entry, question):
+                if not _may_be_of(entry, question) or not _fits_remote(entry, question):
                     continue
-                inside = entry.inside_ip if entry.type != NO_NAT else asked
+                if not _is_all_of(entry, question):
+                    since, until = FOREVER, 0  # never surely
+                inside = entry.inside_ip if entry.type != NO_NAT or question.address is None else int(question.address)
                 several = entry.type != NO_NAT and len(targets[entry.id]) > 1
                 inside_host = None if several else (run.instance, pieces.vpc_id, format_ipv4(inside))
                 found.append(
                     Static(f"{entry.describe()}, which has no rows", inside_host, since, until, maybe, perhaps)
                 )
         return found
+
+
+def _has(entry: EntryFact, question: Question) -> bool:
+    """Return whether an entry's sessions may be what is asked for, by its addresses."""
+    if question.address is not None and not entry.has_address(int(question.address)):
+        return False
+    if question.inside is None:
+        return True
+    return question.has_inside(entry.inside_ip, entry.inside_port if entry.type == SNAT else 32)
+
+
+def _may_be_of(entry: EntryFact, question: Question) -> bool:
+    """Return whether what is asked for may be traffic of an entry without rows."""
+    if question.inside is not None:
+        inside = int(question.inside)
+        own = entry.first_ip <= inside <= entry.last_ip if entry.type == NO_NAT else entry.inside_ip == inside
+        return own and (question.address is None or entry.has_address(int(question.address)))
+    if question.address is None:
+        return True
+    if question.port is not None and question.protocol is not None:
+        return entry.is_static_for(int(question.address), question.port, question.protocol)
+    return entry.has_address(int(question.address)) and (
+        entry.type != DNAT or 0 in (question.protocol or 0, entry.protocol) or question.protocol == entry.protocol
+    )
+
+
+def _is_all_of(entry: EntryFact, question: Question) -> bool:
+    """Return whether all that is asked for belongs to the entry, and not a port of several."""
+    return question.subject == "endpoint" or (question.subject == "address" and entry.type != DNAT)
+
+
+def _computed(entry: EntryFact, settings: Sequence[Setting], question: Question) -> int | None:
+    """Return the inside host that has the asked endpoint by computation."""
+    if question.address is None or question.port is None or not entry.has_address(int(question.address)):
+        return None
+    return facts.computed_host(entry, settings, int(question.address), question.port)
 
 
 def _fits_remote(entry: EntryFact, question: Question) -> bool:
@@ -439,85 +420,3 @@ def _between(known: Sequence[Known], ranges: Sequence[tuple[int, int]], run: str
         text = ", ".join(f"{first} to {last}" for first, last in missing)
         text = f"rows {text} of run {run} are missing" if missing else f"no log of run {run} ran"
         yield Gap(min(before.swept, after.start), after.start, text)
-
-
-def stored_rows(
-    question: Question, store: Store | None, files: Sequence[StoredFile], start: int, end: int
-) -> Iterable[Row]:
-    """Return the rows of the address and port that ended from start to end."""
-    if store is None:
-        return
-    near = [file for file in files if file.footer.first_time <= end and file.footer.last_time >= start]
-    named = [file for file in near if file.footer.addresses is not None and question.asks_of(file.footer.addresses)]
-    asked = question.text
-    nat_ips = {pair.nat_ip for file in named for pair in file.footer.addresses or () if asked in pair}
-    values = {"port": question.port, "protocol": question.protocol}
-    key = "nat_port = $port AND protocol = $protocol"
-    found = []
-    # An equality is pushed down to the file's dictionaries, other conditions are not: they are for the few that are found.
-    for nat_ip in sorted(nat_ips):
-        holding = [file for file in named if any(pair.nat_ip == nat_ip for pair in file.footer.addresses or ())]
-        found += store.rows(_COLUMNS, f"{key} AND nat_ip = $nat_ip", {**values, "nat_ip": nat_ip}, holding)
-    unnamed = [file for file in near if file.footer.addresses is None]
-    found += store.rows(_COLUMNS, f"{key} AND (nat_ip = $ip OR eip = $ip)", {**values, "ip": asked}, unnamed)
-    footers = {file.path: file.footer for file in near}
-    for path, number, kind, pri_ip, pri_port, pub_ip, pub_port, nat_ip, eip, began, ended, session in found:
-        footer = footers[path]
-        if asked in (nat_ip, eip) and kind in _SESSION_KINDS and start <= ended <= end:
-            yield Row(
-                footer.instance, footer.vpc_id, footer.run, number, kind, question.protocol, pri_ip, pri_port,
-                None if pub_ip == REDACTED else pub_ip, pub_port, nat_ip, question.port, eip, began, ended, session,
-            )  # fmt: skip
-
-
-def waiting_evidence(question: Question, batches: Iterable[Batch]) -> Iterable[Row]:
-    asked = int(question.address)
-    for batch in batches:
-        rows = batch.records
-        is_asked = (rows["nat_port"] == question.port) & (rows["protocol"] == question.protocol)
-        is_asked &= ((rows["nat_ip"] == asked) | (rows["eip"] == asked)) & (rows["kind"] < GAP)
-        for row in rows[is_asked]:
-            yield Row(
-                batch.instance, batch.vpc_id, batch.run, int(row["number"]), KINDS[int(row["kind"])],
-                int(row["protocol"]), format_ipv4(row["pri_ip"]), int(row["pri_port"]),
-                format_ipv4(row["pub_ip"]) if row["pub_ip"] else None,
-                int(row["pub_port"]), format_ipv4(row["nat_ip"]), int(row["nat_port"]),
-                format_ipv4(row["eip"]) if row["eip"] else None, int(row["start_time"]), int(row["end_time"]),
-                int(row["session"]),
-            )  # fmt: skip
-
-
-def _run_of(gateway: Gateway) -> str:
-    """Return the key of its rows; empty before its first session log."""
-    collector = parts_of(gateway).collector
-    return "" if collector is None else collector.run
-
-
-def live_rows(question: Question, gateway: Gateway, now: int) -> Iterable[Row]:
-    """Return the gateway's live sessions and their open windows."""
-    sessions, eips = gateway.sessions(), {int(row["outside_ip"]): int(row["eip"]) for row in gateway.ports()}
-    outside = [ip for ip in {int(question.address), *eips} if int(question.address) in (ip, eips.get(ip))]
-    is_asked = (sessions["outside_port"] == question.port) & (sessions["protocol"] == question.protocol)
-    for live in sessions[is_asked]:
-        if int(live["outside_ip"]) not in outside:
-            continue
-        eip = eips.get(int(live["outside_ip"]), 0)
-        started, window = int(live["start_time"]), int(live["window_time"])
-        row = Row(
-            gateway.instance, gateway.vpc_id, _run_of(gateway), -1, "live", int(live["protocol"]),
-            format_ipv4(live["inside_ip"]), int(live["inside_port"]), format_ipv4(live["remote_ip"]),
-            int(live["remote_port"]) if live["protocol"] != ICMP else 0, format_ipv4(live["outside_ip"]),
-            int(live["outside_port"]), format_ipv4(eip) if eip else None, started, now, int(live["session"]),
-        )  # fmt: skip
-        yield row
-        if window:
-            yield row._replace(number=-2, kind="open", start=window, end=min(now, window + round(gateway.window * 1e6)))
-
-
-def removed_gaps(store: Store) -> dict[str, list[Gap]]:
-    """Return what retention removed, by the gateway's instance."""
-    found: dict[str, list[Gap]] = defaultdict(list)
-    for removal in store.removals():
-        text = f"{removal.file} was removed by {removal.reason}"
-        found[removal.instance].append(Gap(removal.first_time, removal.last_time, text))
-    return found

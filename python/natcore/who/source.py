@@ -1,0 +1,163 @@
+"""What a query asks of a log's rows, wherever they lie: `Source`, and the parts that it consists of.
+
+A source finds rows and tells which numbers and facts it has; what follows from them is concluded above it
+(natcore.who.conclude), so that the answers are the same for all sources.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from natcore.errors import Error
+from natcore.sessionlog.file_metadata import Footer
+from natcore.who.conclude import Gap, Row
+
+Value = TypeVar("Value")
+REDACTED = "0.0.0.0"
+_TRIES = 10  # at a query while parts move
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a log: a file, or the rows of one run in a table.
+
+    Attributes
+    ----------
+    name
+        The file's path, or the table's and the run's name; "": rows that are nowhere yet.
+    footer
+        The numbers, covers, facts and gaps that it has.
+    sha256
+        Of the file; "": it is none, or the hash is not known.
+    """
+
+    name: str
+    footer: Footer
+    sha256: str = ""
+
+    @property
+    def run(self) -> tuple[str, str]:
+        """The key of its rows: the gateway's instance and its run."""
+        return self.footer.instance, self.footer.run
+
+    @property
+    def order(self) -> tuple[str, str, int]:
+        """The sort key: neighbours in their run are neighbours in this order."""
+        return *self.run, self.footer.first_number
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """What rows must have; None: anything.
+
+    Attributes
+    ----------
+    address, port
+        The outside address (on the wire, or the EIP) and port.
+    protocol
+        IANA number.
+    inside
+        The inside address.
+    remote
+        The remote address; redacted rows, which may have it, are sought too.
+    """
+
+    address: str | None = None
+    port: int | None = None
+    protocol: int | None = None
+    inside: str | None = None
+    remote: str | None = None
+
+    def fits(self, row: Row) -> bool:
+        """Return whether the row has all of it."""
+        return (
+            (self.address is None or self.address in (row.nat_ip, row.eip))
+            and self.port in (None, row.nat_port)
+            and self.protocol in (None, row.protocol)
+            and self.inside in (None, row.pri_ip)
+            and (self.remote is None or row.pub_ip in (None, self.remote))
+        )
+
+
+class FoundRow(NamedTuple):
+    """A row, and the name of the part that it is in."""
+
+    part: str
+    row: Row
+
+
+class PartsMoved(Error):
+    """Parts have moved: they were put together, or retention removed them. Look again."""
+
+
+class DamagedPart(Error):
+    """A part cannot be read after all. The source leaves it out from now on: its numbers are missing."""
+
+
+class Source(ABC):
+    """Where the rows of session logs lie. Thread-safe; give the same one to many questions: it remembers what it read.
+
+    Times are microseconds since 1970. `natcore.who.store.Store` (Parquet files) is one.
+    """
+
+    remembered: object = None  # what the last question's answer followed from; its asker's business
+
+    @abstractmethod
+    def parts(self, start: int | None = None, end: int | None = None) -> Sequence[Part]:
+        """Return the parts that may have rows which ended from start to end, and their neighbours in each run.
+
+        What they do not tell is not known: a number that no part has is missing.
+        """
+
+    @abstractmethod
+    def find(self, sought: Sought, parts: Sequence[Part], start: int, end: int) -> Sequence[FoundRow]:
+        """Return the sessions' rows (window, create and end) in the parts that ended from start to end.
+
+        Raises PartsMoved, DamagedPart.
+        """
+
+    def removed(self) -> dict[str, list[Gap]]:
+        """Return what retention removed, by the gateway's instance."""
+        return {}
+
+    def retried(self, read: Callable[[], Value]) -> Value:
+        """Return what `read` returns; it is called again if parts have moved meanwhile."""
+        for _ in range(_TRIES - 1):
+            try:
+                return read()
+            except PartsMoved:
+                continue
+        return read()
+
+
+def without_redacted_copies(sought: Sought, parts: Sequence[Part], found: list[FoundRow]) -> list[FoundRow]:
+    """Return the rows without redacted ones of which a part that is not redacted has a copy, with another remote.
+
+    found: of a search by the remote, each part's own rows. Where a part has the number and did not return it as redacted, it
+    has the row with its remote: either that is among the found ones, or it is another one.
+    """
+    if sought.remote is None or not any(each.row.pub_ip is None for each in found):
+        return found
+    copies: dict[tuple[str, str, int], int] = {}
+    for each in found:
+        if each.row.pub_ip is None:
+            key = (each.row.instance, each.row.run, each.row.number)
+            copies[key] = copies.get(key, 0) + 1
+    by_run: dict[tuple[str, str], list[Part]] = {}
+    for part in parts:
+        by_run.setdefault(part.run, []).append(part)
+
+    def is_told(key: tuple[str, str, int]) -> bool:
+        holding = sum(
+            any(first <= key[2] <= last for first, last in part.footer.ranges) for part in by_run.get(key[:2], ())
+        )
+        return holding > copies[key]
+
+    told = {key for key in copies if is_told(key)}
+    return [
+        each for each in found
+        if each.row.pub_ip is not None or (each.row.instance, each.row.run, each.row.number) not in told
+    ]  # fmt: skip
