@@ -46,6 +46,10 @@ class Wrong(AssertionError):
     """What was timed was not what it says."""
 
 
+class Disturbed(Wrong):
+    """The machine did something else meanwhile: there is no figure."""
+
+
 @dataclass
 class Part:
     """A program of the rig (part.py) and how it is told what to do."""
@@ -252,7 +256,7 @@ class Rig:
             found = self._blast(sender, program, flows, seconds)
             if found is not None:
                 return found
-        raise Wrong(f"hardly a frame arrived, {ATTEMPTS} times")
+        raise Disturbed(f"hardly a frame arrived, {ATTEMPTS} times")
 
     def _blast(self, sender: Part, program: Part | None, flows: int, seconds: float) -> Blast | None:
         self._bind()
@@ -282,7 +286,7 @@ class Rig:
         end = time.monotonic() + 2.0
         while abs((found := self.sunk() - sunk) - (came := self.arrived() - arrived)) > 10 + came * 0.001:
             if time.monotonic() > end:
-                raise Wrong(f"the sink had {found} frames, the interface {came}")
+                raise Disturbed(f"the sink had {found} frames, the interface {came}")
             time.sleep(0.05)
 
     def establish(self, sender: Part, flows: int, sessions: Callable[[], int]) -> None:
@@ -292,7 +296,7 @@ class Rig:
             self.settle()
             if sessions() == flows:
                 return
-        raise Wrong(f"{sessions()} sessions of {flows} flows")
+        raise Disturbed(f"{sessions()} sessions of {flows} flows")
 
     def sample(self, sender: Part, flows: int, translated: bool) -> int:
         """Looks at frames as they arrive outside; how many. Wrong: one is not what it must be."""
@@ -375,7 +379,7 @@ def ping_ms(rig: Rig, count: int, every: float) -> list[float]:
     text = rig.network.run("in", command, timeout=60 + count * every * 2, check=False).stdout
     times = [float(found) for found in re.findall(r"time=([\d.]+) ms", text)]
     if len(times) < count * 0.98:
-        raise Wrong(f"{len(times)} of {count} pings were answered")
+        raise Disturbed(f"{len(times)} of {count} pings were answered")
     return times
 
 
@@ -387,6 +391,6 @@ def tcp_gbit(rig: Rig, seconds: int) -> float:
     told = json.loads(rig.network.run("in", ["iperf3", "-J", "-c", REMOTE, "-t", str(seconds)], check=False).stdout)
     if "error" in told:
         server.kill()
-        raise Wrong(f"iperf3: {told['error']}")
+        raise Disturbed(f"iperf3: {told['error']}")
     server.wait(timeout=20)
     return float(told["end"]["sum_received"]["bits_per_second"]) / 1e9

@@ -1,6 +1,7 @@
 """The plane on the wire beside the kernel's NAT and a null forwarder: namespaces of its own, in turns, paired rounds.
 
-`make wire` runs it (root; a few minutes). Exit status 1 where something timed was not what it says; goals are only reported.
+`make wire` runs it (root; a few minutes). Exit status 1 where something timed was not what it says, 3 where other
+work left nothing to time; goals are only reported.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rig import Blast, Part, Rig, Wrong, missing_tools, ping_ms, tcp_gbit
+from rig import Blast, Disturbed, Part, Rig, Wrong, missing_tools, ping_ms, tcp_gbit
 
 from compiled import build
 
@@ -383,6 +384,9 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except Disturbed as error:
+        print(f"other work disturbed it: {error}", file=sys.stderr)
+        sys.exit(3)
     except Wrong as error:
         print(f"what was timed is not what it says: {error}", file=sys.stderr)
         sys.exit(1)

@@ -32,10 +32,10 @@ def test_random_lives_equal_the_oracles(random: Random) -> None:
     live(random, operations=40)
 
 
-@pytest.mark.parametrize("first", range(0, 200, 50))
-def test_seeds_equal_the_oracles(first: int) -> None:
+def test_seeds_equal_the_oracles() -> None:
+    """Those with which the soak begins."""
     histogram: Counter[str] = Counter()
-    for seed in range(first, first + 50):
+    for seed in range(50):
         histogram += run(seed, operations=500).histogram
     rare = {
         "verdict DROP_PORTS_EXHAUSTED",
