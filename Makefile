@@ -29,7 +29,7 @@ INSTRUCTIONS_OPTIONS ?=
 WIRE_OPTIONS ?= --json build/wire.json
 SOAK_OPTIONS ?= --seeds 10000 --jobs 2 --least 1000 --resume build/soak.json
 TRUTH_OPTIONS ?= --lives 1000 --questions 1000
-TEST_OPTIONS ?=
+TEST_OPTIONS ?= -n 2 --dist worksteal
 KILLS ?= 200
 RACES_SECONDS ?= 30
 # The interpreter is not instrumented: what it reads and writes itself is not looked at, its locks are.

@@ -223,6 +223,7 @@ def ended(path: Path, network: Network) -> None:
     assert call("sessions", "--protocol", "udp", "--instance", path).count("\n") == 1
 
 
+@pytest.mark.parametrize("service", ["af_packet"], indirect=True)
 def test_a_member_of_the_group_may_look_and_is_refused_what_changes(service: tuple[Path, Traffic]) -> None:
     path, traffic = service
     arguments: dict[str, dict[str, Any]] = {

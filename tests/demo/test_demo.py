@@ -100,7 +100,8 @@ def test_a_server_that_answers_wrongly_fails_the_demo(monkeypatch: pytest.Monkey
 
 
 @needs_root
-def test_what_a_killed_demo_left_is_removed_by_the_next() -> None:
+def test_what_a_killed_demo_left_is_removed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "PREFIX", f"natcore-left-{os.getpid()}-")  # no demo beside this one removes it
     process = os.fork()
     if process == 0:
         os._exit(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -83,7 +84,7 @@ def test_policies_that_leave_one_of_the_two_nothing_are_refused() -> None:
 
 @pytest.fixture
 def alone() -> Iterator[Network]:
-    with Network("natcore-ports-", ["a"]) as network:
+    with Network(f"natcore-ports-{os.getpid()}-", ["a"]) as network:
         yield network
 
 

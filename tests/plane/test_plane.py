@@ -93,15 +93,15 @@ def test_udp_over_the_mtu_in_one_super_frame(nat: Nat) -> None:
 
 @pytest.mark.parametrize("offloads", ["tx on", "tso off gso off", "tx off"])
 @pytest.mark.parametrize("upload", [True, False], ids=["upload", "download"])
-def test_100_mb_of_tcp_arrive_as_they_were_sent(nat: Nat, offloads: str, upload: bool) -> None:
+def test_tcp_arrives_as_it_was_sent(nat: Nat, offloads: str, upload: bool) -> None:
     network, made, plane = nat
     for interface in ("lan0", "wan0"):
         network.run("gw", ["ethtool", "-K", interface, *offloads.split()])
-    sent, arrived = transfer(network, 100 << 20, upload=upload)
+    sent, arrived = transfer(network, 40 << 20, upload=upload)
     assert arrived == sent
     assert plane.counters()["inside_send_errors"] == plane.counters()["outside_send_errors"] == 0
     session = made.sessions()[0]
-    assert session["bytes_out" if upload else "bytes_in"] > 100 << 20
+    assert session["bytes_out" if upload else "bytes_in"] > 40 << 20
     assert adds_up(made)
 
 

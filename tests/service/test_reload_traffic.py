@@ -137,7 +137,7 @@ class Busy:
         self._thread.join()
 
 
-def works(connection: socket.socket, timeout: float = 10.0) -> bool:
+def works(connection: socket.socket, timeout: float = 60.0) -> bool:
     connection.settimeout(timeout)
     try:
         connection.sendall(PIECE)
@@ -267,7 +267,7 @@ def test_a_reload_under_traffic_keeps_drains_and_ends_what_the_plan_says(
     assert process.wait(60) == 0
 
 
-def test_a_thousand_reloads_leak_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hundreds_of_reloads_leak_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are exchanged that add, replace, drain and end entries, and start, change, restart and stop logs."""
     file = tmp_path / "gateway.toml"
     log = f'[[log]]\nsink = "jsonlines"\nname = "{{}}"\nfolder = "{tmp_path}/{{}}"\n'
@@ -283,10 +283,10 @@ def test_a_thousand_reloads_leak_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     alive: list[int] = []
 
     def reload_often() -> None:
-        for number in range(1, 1001):
+        for number in range(1, 401):
             file.write_text(files[number % len(files)])
             service.reload()
-            if number % 250 == 0:
+            if number % 100 == 0:
                 gc.collect()
                 resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
                 descriptors.append(len(list(Path("/proc/self/fd").iterdir())))
@@ -295,7 +295,7 @@ def test_a_thousand_reloads_leak_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     plane = FakePlane(reload_often, lambda: plane.stop())
     service, _ = service_of(file, monkeypatch, plane)
     service.run()
-    assert service.reloads == 1000 and service.failed_reloads == 0
+    assert service.reloads == 400 and service.failed_reloads == 0
     assert max(descriptors) <= 12 + min(descriptors) and max(alive) <= 4 + min(alive)
     assert descriptors[3] == descriptors[0] and alive[3] == alive[0]  # after the same file
     assert resident[3] - resident[0] < 4 << 20, resident

@@ -49,7 +49,7 @@ def test_a_program_that_ends_without_close_loses_no_row(end, with_spool, tmp_pat
     program = PROGRAM.format(tests=str(Path(__file__).parents[1]), end=ENDS[end])
     spool = str(tmp_path / "spool") if with_spool else ""
     command = [sys.executable, "-W", "default::ResourceWarning", "-c", program, str(tmp_path / "log"), spool]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     lines = [line for path in (tmp_path / "log").glob("*.jsonl") for line in path.read_text().splitlines()]
     rows = [json.loads(line) for line in lines]
     assert sorted(row["pri_port"] for row in rows if row["kind"] == "window") == list(range(5000, 5050)), done.stderr
