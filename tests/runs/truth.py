@@ -704,7 +704,7 @@ class Life:
                      "until": moment + timedelta(seconds=asked.span) if asked.span else None}  # fmt: skip
         self.result.questions += 1
         try:
-            answer = self._answer(asked, arguments, source)
+            answer = self._answer(asked, source)
             if self.random.random() < 0.01:
                 self.real = self.real or Store(self.folder / "log")
                 again = self._answer_in_full(asked, arguments, source)
@@ -723,17 +723,21 @@ class Life:
             self.wrong(f"{text}; answered {answer.status}: {answer.reason}", asked, at, source)
         self._judge_order(answer, at, at + asked.span, asked.tolerance)
 
-    def _answer(self, asked: Asking, arguments: dict[str, Any], source: dict[str, Any]) -> Answer | Listing:
+    def question_of(self, asked: Asking) -> Question:
+        moment = datetime.fromtimestamp(EPOCH, UTC) + timedelta(seconds=round(asked.at, 3))
+        return Question(
+            asked.outside[0] if asked.kind in ("who", "address") else None, asked.outside[1] if asked.kind == "who" else None,
+            asked.protocol or None, moment, asked.remote, asked.tolerance, None,
+            inside=asked.inside if asked.kind == "what" else None,
+            until=moment + timedelta(seconds=asked.span) if asked.span else None,
+        )  # fmt: skip
+
+    def _answer(self, asked: Asking, source: dict[str, Any]) -> Answer | Listing:
         """The answer; what it reads is read once."""
         if self.store is None:
             self.store = Loaded(self.folder / "log")
         gateway, spool = source.get("gateway"), source.get("spool")
-        address, port = (asked.outside[0], asked.outside[1] if asked.kind == "who" else None)
-        question = Question(
-            address if asked.kind in ("who", "address") else None, port, arguments["protocol"], arguments["at"],
-            arguments["remote"], arguments["tolerance"], None, inside=asked.inside if asked.kind == "what" else None,
-            until=arguments["until"],
-        )  # fmt: skip
+        question = self.question_of(asked)
         there = self.there.get((id(gateway), spool))
         if there is None:
             there = self.there[id(gateway), spool] = waiting(question, gateway, spool)

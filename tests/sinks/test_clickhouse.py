@@ -134,6 +134,8 @@ def test_an_insert_waits_until_it_is_over(server, version, waits):
     sink.open()
     sink.deliver(batch_of(3))
     expected = {"wait_end_of_query": ["1"], "insert_distributed_sync": ["1"]}
+    tokens = server.settings.pop("insert_deduplication_token", [])
+    assert len(tokens) == (version.startswith("24")) and all(token.startswith("run1-0-") for token in tokens)
     assert server.settings == expected | ({"wait_for_async_insert": ["1"]} if waits else {})
 
 

@@ -238,7 +238,8 @@ class FakeClickHouse:
             return 200, None, ""
         if match := re.fullmatch(r"CREATE TABLE IF NOT EXISTS `(\w+)`\.`(\w+)` \((.*)\) ENGINE = Repl.*", query):
             assert match[1] in self.databases
-            columns = re.findall(r"(\w+) (\w+(?:\([^()]*\))?)(?:, |$)", match[3])
+            told = re.split(r", (?=INDEX |PROJECTION )", match[3])[0]
+            columns = re.findall(r"(\w+) (\w+(?:\([^()]*\))?)(?: CODEC\(.*?\)\))?(?:, |$)", told)
             self.tables.setdefault(f"{match[1]}.{match[2]}", dict(columns))
             return 200, None, ""
         match = re.fullmatch(r"INSERT INTO `(\w+)`\.`(\w+)` \(([\w, ]+)\) FORMAT RowBinary", query)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 from natcore.cli import report
 from natcore.cli.command import Json, failing, say
@@ -19,6 +21,7 @@ from natcore.internal.exit_codes import ExitCode
 from natcore.internal.extras import extra
 from natcore.internal.protocols import NAMES
 from natcore.internal.redaction import show
+from natcore.internal.validation import either
 
 with extra("cli"):
     import typer
@@ -34,11 +37,20 @@ EXIT_STATUS = {
     "unused": exit_codes.Answer.UNUSED,
 }  # fmt: skip
 
+_ASKABLE = ("parquet", "clickhouse")  # sinks, the one that is asked first where a file has several
+
 Protocol = Annotated[str | None, typer.Option(help="tcp, udp, icmp (the port is its identifier), or a number.")]
 At = Annotated[str | None, typer.Option(help="When, with its zone: 2026-11-20T12:03:17Z, 2026-11-20T20:03:17+08:00.")]
 From = Annotated[str | None, typer.Option("--from", help="The begin of a span, in place of --at.")]
 Until = Annotated[str | None, typer.Option("--until", help="The end of the span.")]
-Log = Annotated[Path | None, typer.Option(help="The folder of the log's Parquet files.")]
+Log = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER|URL",
+        help="The folder of the log's Parquet files, or ClickHouse's http://HOST:8123/DATABASE/TABLE; user and password "
+        "in NATCORE_CLICKHOUSE_USER and NATCORE_CLICKHOUSE_PASSWORD.",
+    ),
+]
 Spool = Annotated[Path | None, typer.Option(help="The folder where rows wait for their destination.")]
 Config = Annotated[Path | None, typer.Option(help="The gateway's file: it names where the log is.")]
 Remote = Annotated[str | None, typer.Option(metavar="ADDRESS[:PORT]", help="Whom it talked to.")]
@@ -166,22 +178,51 @@ class Places:
     spool: Path | None
 
 
-def _places(log: Path | None, spool: Path | None, config: Path | None) -> Places:
-    from natcore.who.store import Store
-
+def _places(log: str | None, spool: Path | None, config: Path | None) -> Places:
+    source = None if log is None else _source_at(log)
     if config is not None:
         from natcore.service.configuration_file import load
 
-        settings = load(config)
-        kept = [each for each in settings.logs if getattr(each.sink, "delivery_type", "") == "parquet"]
-        if log is None and kept:
-            log = Path(kept[0].arguments["folder"])
+        logs = load(config).logs
+        kept = sorted(
+            (each for each in logs if getattr(each.sink, "delivery_type", "") in _ASKABLE),
+            key=lambda each: _ASKABLE.index(each.sink.delivery_type),  # type: ignore[attr-defined]
+        )
+        if source is None and kept:
+            source = _source_of(kept[0].sink.delivery_type, kept[0].arguments)  # type: ignore[attr-defined]
             spools = [each.options["spool"] for each in kept if "spool" in each.options]
             spool = spool or next((Path(folder) for folder in spools if Path(folder).is_dir()), None)
-    if log is None and spool is None:
-        found = f"{config} has no [[log]] with sink = 'parquet'" if config else "no --log, --spool or --config"
+    if source is None and spool is None:
+        found = "no --log, --spool or --config"
+        if config:
+            found = f"{config} has no [[log]] with sink = {either(map(repr, _ASKABLE))}"
         raise ConfigurationError(f"where the log is: {found}; give one of them")
-    return Places(None if log is None else Store(log), spool)
+    return Places(source, spool)
+
+
+def _source_of(kind: str, arguments: Mapping[str, Any]) -> Source:
+    """Return the source of what a sink with these arguments writes."""
+    from natcore.who.clickhouse import ClickHouseSource
+    from natcore.who.store import Store
+
+    if kind == "parquet":
+        return Store(arguments["folder"])
+    named = {name: arguments[name] for name in ("table", "database", "user", "password") if name in arguments}
+    return ClickHouseSource(arguments["url"], **named)
+
+
+def _source_at(text: str) -> Source:
+    url = urlsplit(text)
+    if url.scheme not in ("http", "https"):
+        return _source_of("parquet", {"folder": text})
+    names = url.path.strip("/").split("/")
+    if len(names) != 2 or "@" in url.netloc or url.query:
+        raise ConfigurationError(f"--log must be a folder, or http://HOST:PORT/DATABASE/TABLE, got {show(text)}")
+    login = {
+        "user": os.environ.get("NATCORE_CLICKHOUSE_USER"), "password": os.environ.get("NATCORE_CLICKHOUSE_PASSWORD"),
+    }  # fmt: skip
+    where = {"url": f"{url.scheme}://{url.netloc}", "database": names[0], "table": names[1]}
+    return _source_of("clickhouse", {**where, **login})
 
 
 Span = tuple[datetime, datetime | None]

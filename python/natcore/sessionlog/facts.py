@@ -163,12 +163,15 @@ class InForce:
         missing = tuple(each for each in ended if (each.id, each.place, each.sequence) not in told)
         return InForce((*missing, *self.entries), self.settings, self.clocks, self.sequence, self.whole, self.made)
 
-    def after(self, rows: Records) -> InForce:
-        """Return what is in force after RECORD (n,), applied in order."""
+    def after(self, rows: Records, others: Sequence[tuple[int, int]] = ()) -> InForce:
+        """Return what is in force after RECORD (n,), applied in order.
+
+        others: sequences of facts, first and last, sorted: cover rows that are there, though not among the rows.
+        """
         facts = rows[rows["kind"] >= COVER]
         if not len(facts):
             return self
-        state = _State(self)
+        state = _State(self, others)
         for row in facts:
             state.take(row)
         return state.freeze()
@@ -189,7 +192,8 @@ NO_FACTS = InForce()
 
 
 class _State:
-    def __init__(self, begun: InForce) -> None:
+    def __init__(self, begun: InForce, others: Sequence[tuple[int, int]] = ()) -> None:
+        self.others = others
         self.entries = list(begun.entries)
         self.settings, self.clocks = list(begun.settings), list(begun.clocks)
         self.sequence, self.whole, self.made = begun.sequence, begun.whole, begun.made
@@ -204,7 +208,7 @@ class _State:
         if sequence <= self.sequence:
             return  # it came twice
         kind, flags = int(row["kind"]), int(row["flags"])
-        self.whole = self.whole and sequence == self.sequence + 1
+        self.whole = self.whole and (sequence == self.sequence + 1 or self._are_there(self.sequence + 1, sequence - 1))
         if kind == COVER:
             # What went while no log ran is not told, or in a fact that is missing.
             if flags & ALONE or (flags & STARTED and not self.whole):
@@ -221,6 +225,9 @@ class _State:
                 self.settings.append(new)
         elif kind == CLOCK:
             self.clocks.append(clock_of(row))
+
+    def _are_there(self, first: int, last: int) -> bool:
+        return any(begin <= first and last <= end for begin, end in self.others)
 
     def _entry(self, row: Any, sequence: int, flags: int) -> None:
         since = int(row["start_time"])

@@ -6,6 +6,7 @@ batch that came twice is one when its parts are merged, or at once with FINAL.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import ssl
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from natcore.dtypes import FIELDS, RECORD
 from natcore.errors import ConfigurationError, DeliveryAction, DeliveryError
 from natcore.internal.http_request import post
 from natcore.internal.redaction import show
-from natcore.internal.validation import check_choice, check_number, check_optional_text, check_url
+from natcore.internal.validation import check_choice, check_integer, check_number, check_optional_text, check_url
 from natcore.log.encode_rowbinary import encode_rows
 from natcore.sinks.base import ADDRESSES, KINDS, TIMES, Batch, BatchedSink, Receipt
 
@@ -43,10 +44,19 @@ _FEW_ROWS = 1000  # a batch that is this small is not what the server's memory i
 _STATUS: Mapping[int, tuple[str, DeliveryAction]] = {413: ("PayloadTooLarge", "split")}
 _FIELDS = FIELDS
 COLUMNS = ("instance", "vpc_id", *_FIELDS, "run")
-_ORDER = "nat_ip, nat_port, protocol, end_time, run, number"
+# By the outside endpoint and time, as questions are asked. What follows tells rows apart: facts share their numbers.
+_ORDER = "nat_ip, protocol, nat_port, end_time, run, number, kind, pkts_from_vpc"
+# Rows about the log itself are few, and read for every question.
+_FACTS_INDEX = "INDEX facts kind TYPE set(8) GRANULARITY 4"
+_BY_INSIDE = "PROJECTION by_inside (SELECT * ORDER BY pri_ip, end_time)"
+_SESSION_KINDS = "('window', 'create', 'end')"
 _INTEGERS = {"u1": "UInt8", "u2": "UInt16", "u4": "UInt32", "u8": "UInt64", "i8": "Int64"}
 _FIRST_WITH_TYPES = (20, 1)  # IPv4 came with 19.3, DateTime64 with 20.1
 _FIRST_WITH_ASYNC_INSERT = (21, 11)
+_FIRST_WITH_TOKENS = (22, 2)  # insert_deduplication_token, also where the table is not replicated
+_FIRST_WITH_PROJECTIONS = (24, 8)  # in a table that merges rows which came twice
+_REMEMBERED_INSERTS = 10_000  # by their tokens
+_MOST_DAYS = 3_660  # a DateTime ends in 2106: beyond that a row would be removed at once
 # The answer comes when the query is over, so that its status can tell of an exception; a Distributed table has written
 # to its shards by then.
 _SETTINGS = {"wait_end_of_query": "1", "insert_distributed_sync": "1"}
@@ -58,8 +68,9 @@ class ClickHouseSink(BatchedSink):
     """Inserts rows into a ClickHouse table, RowBinary over HTTP; it needs no client library.
 
     Columns are the 15 fields, eip (0.0.0.0: the address has none), session, number, kind, flags and run. Addresses are
-    IPv4 and times DateTime64(6, 'UTC'); servers older than 20.1 have UInt32 and Int64 (microseconds). The table is a
-    ReplacingMergeTree with a key that ends with (run, number), so that a batch that came twice is merged.
+    IPv4 and times DateTime64(6, 'UTC'); servers older than 20.1 have UInt32 and Int64 (microseconds). A new table is a
+    ReplacingMergeTree by day, ordered by outside endpoint and time, with a projection by inside address (from 24.8 on).
+    A batch that came twice is not written again while its token is remembered (from 22.2 on), and merged later.
 
     Parameters
     ----------
@@ -71,6 +82,9 @@ class ClickHouseSink(BatchedSink):
         None: the server's default.
     create
         Make the database and the table where they are missing.
+    keep_days
+        Days, 1 to 3,660, after which a new table removes sessions' rows; those about the log itself stay. It needs a
+        server of 20.1 or later. None: never.
     batch_rows
         Rows of a batch at most; None: `DeliveryPolicy.batch`.
     batch_seconds
@@ -87,6 +101,7 @@ class ClickHouseSink(BatchedSink):
     delivery_type = "clickhouse"
     events = True
     gaps = True
+    facts = True
 
     def __init__(
         self,
@@ -97,6 +112,7 @@ class ClickHouseSink(BatchedSink):
         user: str | None = None,
         password: str | None = None,
         create: bool = True,
+        keep_days: int | None = None,
         batch_rows: int | None = 131_072,
         batch_seconds: float | None = 2.0,
         timeout: float = 30.0,
@@ -107,9 +123,12 @@ class ClickHouseSink(BatchedSink):
                 raise ConfigurationError(f"{name} must be letters, digits and '_', got {show(value)}")
         check_choice("create", create, (True, False))
         check_number("timeout", timeout, 0.1, 3600, unit="seconds")
+        if keep_days is not None:
+            check_integer("keep_days", keep_days, 1, _MOST_DAYS)
         super().__init__(batch_rows, batch_seconds)
         self._url, self._table, self._database = url, table, database
-        self._create, self._timeout = create, timeout
+        self._create, self._timeout, self._keep_days = create, timeout, keep_days
+        self._has_tokens = False
         check_optional_text("user", user)
         check_optional_text("password", password)
         named = {"X-ClickHouse-User": user, "X-ClickHouse-Key": password}
@@ -130,9 +149,14 @@ class ClickHouseSink(BatchedSink):
         version = self._version()
         if version >= _FIRST_WITH_ASYNC_INSERT:
             self._settings["wait_for_async_insert"] = "1"
+        self._has_tokens = version >= _FIRST_WITH_TOKENS
         if self._create:
+            if self._keep_days is not None and version < _FIRST_WITH_TYPES:
+                raise DeliveryError(
+                    "TooOld", f"{self._url}: keep_days needs ClickHouse 20.1, got {version[0]}.{version[1]}"
+                )
             self._ask(f"CREATE DATABASE IF NOT EXISTS `{self._database}`")
-            self._ask(self.table_definition(has_types=version >= _FIRST_WITH_TYPES))
+            self._ask(self.table_definition(version))
 
     def _version(self) -> tuple[int, int]:
         answer = self._ask("SELECT version()", answers=True)
@@ -141,24 +165,40 @@ class ClickHouseSink(BatchedSink):
             raise DeliveryError("UnexpectedAnswer", f"{self._url}: not a version of ClickHouse: {_shown(answer)}")
         return int(found[1]), int(found[2])
 
-    def table_definition(self, *, has_types: bool = True) -> str:
-        """Return the CREATE TABLE statement. has_types: with IPv4, DateTime64 and LowCardinality."""
-        columns = ", ".join(f"{name} {_column_type(name, has_types)}" for name in COLUMNS)
+    def table_definition(self, version: tuple[int, int]) -> str:
+        """Return the CREATE TABLE statement for a server of this version, such as (24, 8)."""
+        has_types = version >= _FIRST_WITH_TYPES
+        parts = [f"{name} {_column_type(name, has_types)}{_codec(name) if has_types else ''}" for name in COLUMNS]
         day = "toDate(end_time, 'UTC')" if has_types else "toDate(toDateTime(intDiv(end_time, 1000000)), 'UTC')"
-        return (
-            f"CREATE TABLE IF NOT EXISTS `{self._database}`.`{self._table}` ({columns}) "
+        settings = {}
+        if has_types:
+            parts.append(_FACTS_INDEX)
+        if version >= _FIRST_WITH_TOKENS:
+            settings["non_replicated_deduplication_window"] = str(_REMEMBERED_INSERTS)
+        if version >= _FIRST_WITH_PROJECTIONS:
+            parts.append(_BY_INSIDE)
+            settings["deduplicate_merge_projection_mode"] = "'rebuild'"
+        text = (
+            f"CREATE TABLE IF NOT EXISTS `{self._database}`.`{self._table}` ({', '.join(parts)}) "
             f"ENGINE = ReplacingMergeTree() PARTITION BY {day} ORDER BY ({_ORDER})"
         )
+        if self._keep_days is not None:
+            text += f" TTL toDateTime(end_time) + INTERVAL {self._keep_days} DAY DELETE WHERE kind IN {_SESSION_KINDS}"
+        if settings:
+            text += " SETTINGS " + ", ".join(f"{name} = {value}" for name, value in settings.items())
+        return text
 
     def deliver(self, batch: Batch) -> Receipt:
         """Return when the batch is durable; raise `DeliveryError` if it is not."""
         head, tail = _text(batch.instance) + _text(batch.vpc_id), _text(batch.run)
         data = encode_rows(batch.records.view("u1"), head, tail)
         columns = ", ".join(COLUMNS)
+        settings = self._settings
+        if self._has_tokens:  # of the bytes: batches of facts alone may agree in their numbers
+            token = f"{batch.run}-{batch.first_number}-{hashlib.sha256(data).hexdigest()[:32]}"
+            settings = {**settings, "insert_deduplication_token": token}
         try:
-            self._ask(
-                f"INSERT INTO `{self._database}`.`{self._table}` ({columns}) FORMAT RowBinary", data, self._settings
-            )
+            self._ask(f"INSERT INTO `{self._database}`.`{self._table}` ({columns}) FORMAT RowBinary", data, settings)
         except DeliveryError as error:
             if error.code == "MEMORY_LIMIT_EXCEEDED" and len(batch) <= _FEW_ROWS:
                 raise DeliveryError(error.code, error.message) from error
@@ -200,6 +240,12 @@ def _column_type(name: str, has_types: bool) -> str:
     if has_types and name in TIMES:
         return "DateTime64(6, 'UTC')"
     return _INTEGERS[RECORD[name].str[1:]]
+
+
+def _codec(name: str) -> str:
+    """Return the compression of a column: neighbours differ little in times and numbers."""
+    is_counted = name in (*TIMES, "session", "number")
+    return " CODEC(Delta, ZSTD(1))" if is_counted else " CODEC(ZSTD(1))"
 
 
 def _text(text: str) -> bytes:
