@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
@@ -153,6 +154,7 @@ class Gateway(Closing):
         "_kind",
         "_max_mappings",
         "_max_sessions",
+        "_one_at_a_time",
         "_outside",
         "_planes",
         "_policy",
@@ -212,6 +214,7 @@ class Gateway(Closing):
         self._collector: Collector | None = None
         self._closed = False
         self._change_lock = ChangeLock()
+        self._one_at_a_time = threading.RLock()
         self._core = Core(
             self._settings(self.policy, self.timeouts),
             max_sessions=self.max_sessions,
@@ -1346,8 +1349,8 @@ class Gateway(Closing):
     def _parts(self) -> Parts:
         """For the package's own modules: natcore.internal.parts."""
         return Parts(
-            self._core, self._table, self._planes, self._collector, self._change_lock, self._follow, self._settle,
-            self._set_epoch_ns,
+            self._core, self._table, self._planes, self._collector, self._change_lock, self._one_at_a_time, self._follow,
+            self._settle, self._set_epoch_ns,
         )  # fmt: skip
 
     def _forked(self) -> None:
@@ -1356,7 +1359,7 @@ class Gateway(Closing):
         self._closed |= self._change_lock.held or not self._core.forked(
             None if self.seed is not None else os.urandom(32)
         )
-        self._change_lock = ChangeLock()
+        self._change_lock, self._one_at_a_time = ChangeLock(), threading.RLock()
         self._planes, self._controls, self._collector, self._feeds = {}, [], None, None
 
     def __repr__(self) -> str:

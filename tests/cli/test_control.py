@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from natcore import Gateway, Side, SnatEntry
 from natcore.sinks import MemorySink
@@ -79,6 +80,15 @@ def test_status_in_words_and_as_json(running: tuple[Gateway, str]) -> None:
     assert "sessions 2 of 1,000" in text and "session log audit to memory: Enabled" in text
     found = call_json("status", "--instance", instance)
     assert (found["instance"], found["sessions"]) == ("ngw-1", 2)
+
+
+def test_metrics_are_what_a_scraper_reads(running: tuple[Gateway, str]) -> None:
+    _, instance = running
+    text = call("metrics", "--instance", instance)
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert families["natcore_sessions"].samples[0].value == 2 and text.endswith("# EOF\n")
+    rows = {row["metric"]: row for row in json_lines("metrics", "--instance", instance)}
+    assert rows["natcore_sessions"] == {"metric": "natcore_sessions", "labels": {}, "value": 2.0}
 
 
 def test_end_counts_first_and_then_ends(running: tuple[Gateway, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 from natcore import ControlError, DnatEntry, Gateway, Policy, Side, SnatEntry
+from natcore.control import verb as registry
 from natcore.control.client import Client
 from natcore.internal.exit_codes import ExitCode
+from natcore.metrics.health import Health, Report
 from natcore.sinks import MemorySink
 from support.control import folder, verbs  # noqa: F401
 from support.frames import EIP, HOST, REMOTE, tcp, udp
@@ -325,3 +328,53 @@ def test_every_verb_has_a_sentence_about_it(folder: Path) -> None:  # noqa: F811
     writing = {row["verb"] for row in rows if row["writes"]}
     assert {"end", "capture", "explain", "log-start", "log-stop", "log-retry"} <= writing
     assert not {"status", "sessions", "mappings", "ports", "blocks", "top", "who", "logs"} & writing
+
+
+def test_verbs_that_change_the_gateway_run_one_at_a_time(folder: Path, verbs: None) -> None:  # noqa: F811
+    inside, most, ended = [], [], threading.Event()
+
+    @registry.verb("test-change", changes=True)
+    def change(context: registry.Context) -> registry.Answer:
+        inside.append(1)
+        most.append(len(inside))
+        yield []
+        while not ended.is_set():
+            yield None
+        inside.pop()
+        return {}
+
+    with Gateway(instance="ngw-1", max_sessions=100) as gateway:
+        gateway.serve_control(folder / "s")
+
+        def ask() -> None:
+            with Client(folder / "s") as client:
+                client.ask("test-change")
+
+        clients = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in clients:
+            thread.start()
+        until(lambda: bool(most))
+        with Client(folder / "s") as client:
+            assert client.ask("sessions") == []  # what only looks does not wait
+        ended.set()
+        for thread in clients:
+            thread.join(60)
+    assert most == [1, 1, 1]
+    assert all(
+        each.changes for name, each in registry.verbs().items() if name in ("reload", "end", "log-start", "log-stop")
+    )
+
+
+def test_a_gateway_is_ready_by_one_judgement(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    with asked(folder) as (_, client):
+        client.ask("status")
+        assert (client.summary["ready"], client.summary["waiting_for"]) == (
+            False,
+            ["it forwards between no interfaces"],
+        )
+        monkeypatch.setattr(Health, "ready", lambda self: Report(True, ()))
+        client.ask("status")
+        assert client.summary["ready"] and client.summary["waiting_for"] == []
+        monkeypatch.setattr(Health, "ready", lambda self: Report(False, ("natcore-w0 has not turned for 9.0 s",)))
+        client.ask("status")
+        assert client.summary["waiting_for"] == ["natcore-w0 has not turned for 9.0 s"]

@@ -8,6 +8,8 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -19,9 +21,10 @@ from typing import Any
 import pytest
 
 from natcore import DeliveryError, Gateway, Policy, Side, metrics
+from natcore.sinks import MemorySink
 from natcore.sinks.base import Batch
 from support.frames import gateway, udp
-from support.netns import Nat, nat, needs_root, network, until
+from support.netns import Nat, at, nat, needs_root, network, until
 
 __all__ = ["nat", "network"]  # fixtures
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus)")
@@ -235,3 +238,65 @@ def test_a_real_prometheus_fires_what_a_plane_in_trouble_shows(nat: Nat, tmp_pat
         network.up("gw", "wan0", "198.18.0.1/24")
         network.up("out", "eth0", "198.18.0.2/24")
         until(lambda: firing(address) == set(), 120)
+
+
+@needs_root
+@needs_prometheus
+def test_a_real_prometheus_fires_on_ring_drops_and_answers_every_panel_of_the_dashboard(
+    nat: Nat, tmp_path: Path
+) -> None:
+    """A plane that is not stepped takes nothing from its rings. Of a crowded gateway are the panels that need refusals."""
+    network, made, plane = nat
+    crowd = crowded()
+    made.start_session_log(MemorySink(), name="audit")
+    with at(network, "in"):
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with client, ExitStack() as stack:
+        reloads = SimpleNamespace(last_reload_ok=True, last_reload_at=time.time())
+        serve = [stack.enter_context(metrics.Endpoint(each, "127.0.0.1:0", service=reloads)) for each in (made, crowd)]
+        targets = {name: each.address for name, each in zip(("gw", "crowd"), serve, strict=True)}
+        address = stack.enter_context(prometheus(tmp_path, targets))
+        unanswered = panels()
+        port = 1000
+
+        def answered() -> bool:
+            nonlocal port
+            port += 1
+            client.sendto(b"x", ("192.0.2.1", port))
+            crowd.translate_one(udp("10.0.0.9", sport=port), Side.INSIDE, 1.0)
+            unanswered.difference_update([each for each in unanswered if query(address, each)])
+            return not unanswered
+
+        until(answered, 120)
+        plane.stop()
+        with at(network, "gw"):
+            stack.enter_context(made.forward("lan0", "wan0", threads=False))
+
+        def fires() -> bool:
+            for _ in range(5000):
+                client.sendto(b"x" * 1000, ("192.0.2.1", 53))
+            return ("gw", "NatcoreRingDrops") in firing(address)
+
+        until(fires, 120)
+
+
+def panels() -> set[str]:
+    """The expressions of the dashboard, for all gateways and at a second's scale, as Grafana fills them in."""
+    shown = json.loads(DASHBOARD.read_text())
+    found = {target["expr"] for panel in shown["panels"] for target in panel["targets"]}
+    return {each.replace("$instance", ".*").replace("$__rate_interval", "10s") for each in found}
+
+
+def query(address: str, expression: str) -> list[Any]:
+    """The series that a real Prometheus answers with; none before it has any."""
+    asked = f"http://{address}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+    try:
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            found: list[Any] = json.load(answer)["data"]["result"]
+            return found
+    except urllib.error.HTTPError as error:
+        if error.code == 503:  # it is starting
+            return []
+        raise AssertionError(f"{expression}: {error.read().decode()}") from None
+    except OSError:
+        return []

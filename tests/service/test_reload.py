@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
 from natcore import DnatEntry, NoNatEntry, Side, SnatEntry
+from natcore.control.client import Client
 from natcore.entries.table import Entry
-from natcore.errors import ConfigurationError, Error
+from natcore.errors import ConfigurationError, ControlError, Error
 from natcore.service import reload
 from natcore.service.reload import RestartError, match
 from natcore.service.run import Service
+from natcore.sessionlog.session_log import SessionLog
 from support.command_line import call, call_json
 from support.netns import until
 from support.service import FakePlane, Told, service_of
@@ -483,6 +486,40 @@ def test_reloads_are_one_after_another_by_any_thread(file: Path, monkeypatch: py
         assert running.service.reloads == 8
 
     Running(file, monkeypatch, several)
+
+
+def test_a_reload_waits_for_what_the_control_socket_changes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session log that is being stopped is no log of a reload: planted, a stop that takes its time."""
+    stop, stopping, may_stop = SessionLog.stop, threading.Event(), threading.Event()
+
+    def slow_stop(self: SessionLog, *arguments: Any, **options: Any) -> int:
+        stopping.set()
+        assert may_stop.wait(60)
+        return stop(self, *arguments, **options)
+
+    def ask(running: Running, verb: str) -> None:
+        with Client(running.file.parent / "control.sock", timeout=60) as client, suppress(ControlError):
+            client.ask(verb, name="audit")  # the reload may have started it before
+
+    def both(running: Running) -> None:
+        monkeypatch.setattr(SessionLog, "stop", slow_stop)
+        running.write(('/a"', '/b"'))
+        command(running, "status")  # the socket is there
+        threads = [threading.Thread(target=ask, args=[running, verb]) for verb in ("log-stop", "log-start")]
+        threads.append(threading.Thread(target=running.service.reload))
+        threads[0].start()
+        assert stopping.wait(60)
+        for thread in threads[1:]:
+            thread.start()
+        threads[2].join(0.5)
+        assert all(thread.is_alive() for thread in threads) and running.service.reloads == 0
+        may_stop.set()
+        for thread in threads:
+            thread.join(60)
+        assert running.service.reloads == 1 and [log.name for log in running.service.gateway.logs] == ["audit"]
+        assert list(running.service.logs.values()) == list(running.service.gateway.logs)
+
+    Running(file, monkeypatch, both)
 
 
 # ---- as commands -----------------------------------------------------------------------------------------------------

@@ -10,22 +10,21 @@ import subprocess
 import threading
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from natcore import ConfigurationError, DeliveryError, Error, Gateway
+from natcore import ConfigurationError, DeliveryError, Gateway
 from natcore.demo.namespaces import Network
 from natcore.plane import kernel_bypass
 from natcore.service import output
 from natcore.service.output import LineWriter
 from natcore.sinks import Batch, MemorySink
 from support.netns import SERVER, at, needs_root, ping, until
-from support.service import FakePlane, run, service_of
 from support.service import file as file
+from support.service import run
 
 # ---- output ----------------------------------------------------------------------------------------------------------
 
@@ -193,36 +192,6 @@ def test_every_thread_of_run_has_a_name(network: Network, file: Path) -> None:
     assert [name for name in names() if not name.startswith("nat")] == []
     process.terminate()
     assert process.wait(60) == 0
-
-
-# ---- calls of other threads ------------------------------------------------------------------------------------------
-
-
-def test_the_services_own_loop_makes_the_calls_of_other_threads(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    futures: list[Future[Any]] = []
-
-    def ask() -> None:
-        futures.append(service.call(threading.current_thread))
-        futures.append(service.call(divmod, 1, 0))
-        futures.append(service.call(divmod, 7, 2))
-
-    def from_a_thread() -> None:
-        thread = threading.Thread(target=ask)
-        thread.start()
-        thread.join()
-
-    plane = FakePlane(from_a_thread, lambda: plane.stop())
-    service, _ = service_of(file, monkeypatch, plane)
-    with pytest.raises(Error, match="has not started"):
-        _ = service.gateway
-    service.run()
-    looked, failed, divided = futures
-    assert looked.result(0) is threading.main_thread() and divided.result(0) == (3, 1)
-    with pytest.raises(ZeroDivisionError):
-        failed.result(0)
-    with pytest.raises(Error, match="has stopped"):
-        service.call(divmod, 7, 2).result(0)
-    assert service.started is not None and list(service.logs) == ["audit"]
 
 
 # ---- logs that do not work -------------------------------------------------------------------------------------------

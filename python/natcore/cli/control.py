@@ -46,7 +46,7 @@ DEFAULT_LIMIT = 1000
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (status, sessions, mappings, ports, blocks, top, watch, end, capture):
+    for command in (status, sessions, mappings, ports, blocks, metrics, top, watch, end, capture):
         app.command()(command)
 
 
@@ -187,6 +187,19 @@ def blocks(
 ) -> None:
     """List port blocks and the subscribers that have them."""
     _list(instance, as_json, "blocks", BLOCK_COLUMNS, subscriber=subscriber, outside=outside, sort=sort, limit=limit)
+
+
+# ---- metrics --------------------------------------------------------------------------------------------------------
+
+
+def metrics(instance: Instance = None, as_json: Json = False) -> None:
+    """Print a running gateway's metrics in OpenMetrics, as `/metrics` does; with --json a line for each sample."""
+    with failing(as_json), asking(instance) as client:
+        for row in client.rows("metrics", text=not as_json):
+            if as_json:
+                report.print_json(row, indent=None)
+            else:
+                typer.echo(row["text"], nl=False)
 
 
 # ---- status ---------------------------------------------------------------------------------------------------------

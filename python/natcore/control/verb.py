@@ -24,6 +24,7 @@ from natcore.control.protocol import Row
 from natcore.errors import ControlError
 from natcore.internal.exit_codes import ExitCode
 from natcore.internal.extras import extra
+from natcore.internal.parts import parts_of
 
 with extra("cli"):
     import msgspec
@@ -110,6 +111,8 @@ class Verb:
         For writers alone: it changes something, shows what packets hold, or makes packets wait.
     slow
         It may wait: it runs in a thread of its own.
+    changes
+        It changes the gateway in several steps: one such verb at a time, and none during a reload. It is slow, and writes.
     arguments
         A msgspec struct of its keyword arguments.
     """
@@ -118,6 +121,7 @@ class Verb:
     function: Function
     writes: bool
     slow: bool
+    changes: bool
     arguments: type[msgspec.Struct]
 
     def start(self, context: Context, given: Mapping[str, Any]) -> Answer:
@@ -127,8 +131,24 @@ class Verb:
         except msgspec.ValidationError as error:
             raise ControlError(f"{self.name}: {_in_words(self, str(error))}", ExitCode.USAGE) from None
         values = {name: getattr(checked, name) for name in self.arguments.__struct_fields__}
-        answer = self.function(context, **values)
-        return answer if isinstance(answer, Generator) else _only(answer)
+        if self.changes:
+            return _alone(context.gateway, lambda: self.function(context, **values))
+        return _answer(self.function(context, **values))
+
+
+def _answer(given: Answer | Mapping[str, Any]) -> Answer:
+    return given if isinstance(given, Generator) else _only(given)
+
+
+def _alone(gateway: Gateway, function: Callable[[], Answer | Mapping[str, Any]]) -> Answer:
+    """Answer when nothing else changes the gateway; in one thread from its first row to its end."""
+    lock = parts_of(gateway).one_at_a_time
+    while not lock.acquire(blocking=False):
+        yield None
+    try:
+        return (yield from _answer(function()))
+    finally:
+        lock.release()
 
 
 def _only(summary: Mapping[str, Any]) -> Answer:
@@ -147,7 +167,9 @@ def _in_words(asked: Verb, text: str) -> str:
 _verbs: dict[str, Verb] = {}
 
 
-def verb(name: str, *, writes: bool = False, slow: bool = False) -> Callable[[Function], Function]:
+def verb(
+    name: str, *, writes: bool = False, slow: bool = False, changes: bool = False
+) -> Callable[[Function], Function]:
     """Make a function a verb.
 
     Parameters
@@ -158,6 +180,8 @@ def verb(name: str, *, writes: bool = False, slow: bool = False) -> Callable[[Fu
         For writers alone: it changes something, shows what packets hold, or makes packets wait.
     slow
         It may wait: it runs in a thread of its own.
+    changes
+        It changes the gateway in several steps: one such verb at a time, and none during a reload. It is slow, and writes.
     """
 
     def register(function: Function) -> Function:
@@ -170,7 +194,7 @@ def verb(name: str, *, writes: bool = False, slow: bool = False) -> Callable[[Fu
         arguments = msgspec.defstruct(name, columns, frozen=True, forbid_unknown_fields=True, kw_only=True)
         if name in _verbs and _verbs[name].function.__module__ != function.__module__:
             raise ValueError(f"verb {name!r} is there already, of {_verbs[name].function.__module__}")
-        _verbs[name] = Verb(name, function, writes, slow, arguments)
+        _verbs[name] = Verb(name, function, writes or changes, slow or changes, changes, arguments)
         return function
 
     return register

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from threading import RLock
+
     from natcore.api.gateway import Core
     from natcore.entries.changes import EntryTable
     from natcore.entries.table import Entry
@@ -34,6 +36,8 @@ class Parts(NamedTuple):
     planes: dict[Plane, PlaneCalls]  # those that run; a plane that ends leaves, in its own thread
     collector: Collector | None  # None: no session log was started yet
     change_lock: ChangeLock
+    one_at_a_time: RLock
+    """Held by whatever changes entries, logs or sessions in several steps: a reload, and what the control socket asks for."""
     follow: Callable[[Sequence[int], Mapping[int, tuple[int, int]]], None]
     """With the change lock: the outside interface has these addresses (host order), and the host these TCP and UDP ports, as
     bits, of them."""

@@ -7,15 +7,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from natcore.errors import Error
 from natcore.events import Digest
 from natcore.gateway import Gateway
 from natcore.internal import threads
+from natcore.internal.parts import parts_of
 from natcore.metrics.health import LATE_SECONDS, Health
 from natcore.service import control
 from natcore.service.configuration_file import Settings, SettingsError, load
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from natcore.plane.plane import Plane
     from natcore.sessionlog.session_log import SessionLog
 
-POLL = 0.2  # seconds between looks at signals, calls, events and states; a signal is acted on within it
+POLL = 0.2  # seconds between looks at signals, events and states; a signal is acted on within it
 
 STOP = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 FROZEN = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)  # would stop the process, and with it the packets
@@ -38,7 +37,6 @@ _LEFT_ALONE = {
 }  # fmt: skip
 
 Report = Callable[[str, dict[str, Any]], None]
-Given = TypeVar("Given")
 
 
 class Service:
@@ -63,14 +61,12 @@ class Service:
         self.notifier = Notifier()
         self.reloading = False
         self._file = settings.source
-        self._one_reload = threading.Lock()
         self._reload_asked = threading.Event()
         self._reloader: threading.Thread | None = None
         self._report = report
         self._gateway: Gateway | None = None
         self._plane: Plane | None = None
-        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
-        self._ended = False
+        self._stopping = False
         self._states = _States()
 
     @property
@@ -87,14 +83,6 @@ class Service:
             raise Error("the service has not started")
         return self._plane
 
-    def call(self, function: Callable[..., Given], *arguments: Any) -> Future[Given]:
-        """Have the service's own loop call a function, for any other thread; it is called within POLL seconds."""
-        future: Future[Given] = Future()
-        self._calls.put((future, lambda: function(*arguments)))
-        if self._ended:
-            self._refuse_calls()
-        return future
-
     def run(self) -> None:
         """Forward until SIGTERM, SIGINT or SIGQUIT. SIGUSR1 reports the counters, SIGHUP reloads the file.
 
@@ -108,7 +96,6 @@ class Service:
             )
         asked: list[int] = []
         with ExitStack() as stack, _signals(asked):
-            stack.callback(self._end)
             self._gateway = gateway = stack.enter_context(settings.make_gateway())
             self.logs = {each.name: each.start(gateway) for each in settings.logs}
             self._plane = plane = stack.enter_context(gateway.forward(**settings.plane))
@@ -128,7 +115,6 @@ class Service:
                 plane.wait(timeout=POLL)  # raises the error that ended a worker
                 while asked and asked[0] not in STOP:
                     self._answer(asked.pop(0))
-                self._carry_out()
                 self._begin_reload()
                 for event in digest.add(gateway.take_events(), time.monotonic()):
                     self._report("event", _fields(event))
@@ -175,7 +161,7 @@ class Service:
         path: the file; None: the one that the service began with. dry_run: say what would be done, and do nothing. Raises
         SettingsError: the file, or an entry of it, is refused; RestartError: it asks for what a running gateway cannot change.
         """
-        with self._one_reload:
+        with self._alone():
             if dry_run:
                 planned = self._find(load(self._file if path is None else path, to_run=True))
                 return planned.said(dry_run=True, plan=plan_of(planned, self.gateway))
@@ -192,6 +178,18 @@ class Service:
                 self.reloading = False
                 self.notifier.ready()
             return done
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until nothing else changes the gateway. Raises Error: the service stops meanwhile."""
+        lock = parts_of(self.gateway).one_at_a_time
+        while not lock.acquire(timeout=POLL):
+            if self._stopping:
+                raise Error("the service stops")
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _find(self, settings: Settings) -> Planned:
         return find(self.settings, settings, self.gateway, [log.name for log in self.gateway.logs])
@@ -225,6 +223,7 @@ class Service:
 
     def _finish_reload(self) -> None:
         """Wait for a reload that is under way, and begin no other one."""
+        self._stopping = True
         self._reload_asked.clear()
         if self._reloader is not None:
             self._reloader.join()
@@ -236,30 +235,6 @@ class Service:
             status = log.delivery_status
             if status.state != "Modifying" and self._states.changed(name, status.state, "Success"):
                 self._report("delivery", {"log": name, **_fields(status)})
-
-    def _carry_out(self) -> None:
-        """Make the calls that wait."""
-        for _ in range(self._calls.qsize()):
-            future, function = self._calls.get()
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(function())
-            except Exception as error:
-                future.set_exception(error)
-
-    def _end(self) -> None:
-        self._ended = True
-        self._refuse_calls()
-
-    def _refuse_calls(self) -> None:
-        while True:
-            try:
-                future, _ = self._calls.get_nowait()
-            except Empty:
-                return
-            if future.set_running_or_notify_cancel():
-                future.set_exception(Error("the service has stopped"))
 
 
 _NAMED = {int(number) for number in signal.Signals}

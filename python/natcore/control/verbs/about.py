@@ -9,6 +9,7 @@ from natcore.control.verb import Answer, Context, verb, verbs
 from natcore.errors import ControlError
 from natcore.internal.exit_codes import ExitCode
 from natcore.internal.redaction import show
+from natcore.metrics.health import Health
 from natcore.verdict import Side
 
 
@@ -41,9 +42,7 @@ def status(context: Context) -> dict[str, Any]:
     logs = [log_fields(log) for log in gateway.logs]
     states = {str(plane["state"]) for plane in planes}
     state = "stopped" if not planes else "running" if states == {"running"} else "degraded"
-    waiting = [f"plane {', '.join(plane.inside)} to {plane.outside} is {plane.state}" for plane in gateway.planes
-               if plane.state != "running"]  # fmt: skip
-    waiting += [] if planes else ["it forwards between no interfaces"]
+    waiting = list(Health(gateway).ready().problems)
     waiting += [f"session log {log['name']} has had no answer yet" for log in logs if log["state"] == "Modifying"]
     found: dict[str, Any] = {
         "instance": gateway.instance, "natcore": __version__, "pid": os.getpid(),

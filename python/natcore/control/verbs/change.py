@@ -15,7 +15,7 @@ from natcore.internal.validation import either
 STOP_SECONDS = 10.0
 
 
-@verb("end", writes=True, slow=True)
+@verb("end", changes=True)
 def end(
     context: Context,
     *,
@@ -65,7 +65,7 @@ def log_retry(context: Context, *, name: str) -> dict[str, Any]:
     return log_fields(log)
 
 
-@verb("log-stop", writes=True, slow=True)
+@verb("log-stop", changes=True)
 def log_stop(context: Context, *, name: str, timeout: float = STOP_SECONDS) -> dict[str, Any]:
     """Stop a session log; its open windows are delivered as partial rows."""
     log = _running(context, name)
@@ -75,7 +75,7 @@ def log_stop(context: Context, *, name: str, timeout: float = STOP_SECONDS) -> d
     return {**log_fields(log), "rows_left": left}
 
 
-@verb("log-start", writes=True, slow=True)
+@verb("log-start", changes=True)
 def log_start(context: Context, *, name: str) -> dict[str, Any]:
     """Start a session log of the file that does not run."""
     service = context.require_service()
@@ -90,12 +90,9 @@ def log_start(context: Context, *, name: str) -> dict[str, Any]:
 
 
 def _set_logs(service: Any, changed: dict[str, Any]) -> None:
-    """Have the service know its running logs; None: it has stopped. Any thread may look at the mapping: it is replaced."""
-
-    def change() -> None:
-        service.logs = {name: log for name, log in {**service.logs, **changed}.items() if log is not None}
-
-    service.call(change).result()
+    """Have the service know its running logs; None: it has stopped. Any thread may look at the mapping: it is replaced, by
+    whoever changes the gateway."""
+    service.logs = {name: log for name, log in {**service.logs, **changed}.items() if log is not None}
 
 
 def _running(context: Context, name: str) -> Any:

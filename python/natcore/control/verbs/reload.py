@@ -9,7 +9,7 @@ from natcore.errors import ControlError
 from natcore.internal.exit_codes import ExitCode
 
 
-@verb("reload", writes=True, slow=True)
+@verb("reload", changes=True)
 def reload(context: Context, *, file: str | None = None, dry_run: bool = False) -> Answer:
     """Put a file into force, the one that the service began with or another; all of it, or nothing."""
     from natcore.service.problems import SettingsError
