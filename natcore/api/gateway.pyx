@@ -457,6 +457,15 @@ cdef class Core:
             raise
         return number
 
+    def find_address(self, uint32_t ip):
+        """The index of an outside address (host order); None: it is none."""
+        cdef uint32_t number
+        with nogil:
+            self.workers.lock()
+            number = address_find(self.worker.mappings.ports, bswap32(ip))
+            self.workers.unlock()
+        return None if number == NONE else number
+
     def drop_address(self, uint32_t number):
         """Drops a reference to an outside address. Its mappings must have ended."""
         cdef uint32_t w

@@ -2,7 +2,8 @@
 
 Nothing is looked at while no view is attached to a loop, but for one pointer a batch. With one, every frame of a batch is
 copied before it is translated, since an inside address of a packet from outside is known only afterwards; what meets the
-criteria then goes into the view's ring. A full ring loses the copy, and counts it.
+criteria then goes into the view's ring. A full ring loses the copy, and counts it. Frames that the gateway originates (ICMP,
+fragments) are shown as they leave, with the verdict that caused them.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -16,10 +17,10 @@ cdef enum:
 cdef struct Seen:               # a frame in the ring, before its bytes: as it came, then as it leaves
     uint32_t total              # bytes in the ring, with this header, rounded up to 8
     uint32_t kept[2]            # bytes that were copied: as it came, as it leaves (0: it does not)
-    uint32_t length[2]          # bytes that the frame had
-    uint8_t verdict
-    uint8_t side                # Side that it came from
-    uint8_t port                # number of the interface that it came by
+    uint32_t length[2]          # bytes that the frame had; as it came 0: the gateway originates it
+    uint8_t verdict             # or what caused it
+    uint8_t side                # Side that it came from, or goes to
+    uint8_t port                # number of the interface that it came by, or leaves by
     uint8_t worker
     uint64_t at_ns              # gateway's clock
 
@@ -48,3 +49,5 @@ cdef void before_delete(Before* before) noexcept nogil
 cdef void view_arrive(Before* before, const Frame* frames, uint32_t count) noexcept nogil
 cdef void view_leave(Before* before, const Frame* frames, uint32_t count, uint8_t port, uint32_t worker,
                      bint forwarded_only, uint64_t now_ns) noexcept nogil
+cdef void view_own(Before* before, const uint8_t* data, uint32_t length, uint8_t send_to, uint8_t cause, uint8_t port,
+                   uint32_t worker, uint64_t now_ns) noexcept nogil

@@ -5,7 +5,8 @@ from libc.string cimport memcpy, memset
 
 from natcore.base.compiler cimport bswap16
 from natcore.base.headers cimport (
-    ETHERNET_BYTES, ETHERTYPE_IPV4, IPV4_OFFSET, PROTOCOL_TCP, PROTOCOL_UDP, EthernetHeader, Ipv4Header,
+    ETHERNET_BYTES, ETHERTYPE_IPV4, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, IPV4_OFFSET, PROTOCOL_ICMP, PROTOCOL_TCP,
+    PROTOCOL_UDP, EthernetHeader, Ipv4Header,
 )
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.spinlock cimport spin_lock, spin_read, spin_unlock
@@ -16,6 +17,7 @@ from natcore.tables.sessions cimport ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE
 
 cdef enum:
     RING_MOST = 1 << 30
+    ICMP_ERROR_BYTES = 8        # of an ICMP error's header, before the packet that it quotes
 
 cdef struct Endpoints:          # of an IPv4 packet, big-endian; 0: unknown
     uint32_t ip[2]              # source, destination
@@ -45,20 +47,26 @@ cdef void view_arrive(Before* before, const Frame* frames, uint32_t count) noexc
         memcpy(&before.bytes[<uint64_t>i * before.view.snap], frames[i].data, min(frames[i].length, before.view.snap))
 
 
-cdef void read_endpoints(const uint8_t* data, uint32_t length, Endpoints* found) noexcept nogil:
-    """Addresses and ports of a frame; what it does not have is 0. Any bytes do."""
-    cdef const Ipv4Header* ip = <const Ipv4Header*>(data + ETHERNET_BYTES)
+cdef void read_packet(const uint8_t* data, uint32_t length, Endpoints* found) noexcept nogil:
+    """Addresses and ports of an IPv4 packet; what it does not have is 0. Any bytes do."""
+    cdef const Ipv4Header* ip = <const Ipv4Header*>data
     cdef uint32_t header
     memset(found, 0, sizeof(Endpoints))
-    if (length < ETHERNET_BYTES + sizeof(Ipv4Header)
-            or (<const EthernetHeader*>data).ethertype != bswap16(ETHERTYPE_IPV4)):
+    if length < sizeof(Ipv4Header):
         return
     found.ip[0], found.ip[1] = ip.source, ip.destination
     found.protocol = ip.protocol
     header = (ip.version_ihl & 15) * 4
     if ((ip.protocol == PROTOCOL_TCP or ip.protocol == PROTOCOL_UDP) and not ip.fragment & bswap16(IPV4_OFFSET)
-            and header >= sizeof(Ipv4Header) and length >= ETHERNET_BYTES + header + 4):
-        memcpy(found.port, data + ETHERNET_BYTES + header, 4)
+            and header >= sizeof(Ipv4Header) and length >= header + 4):
+        memcpy(found.port, data + header, 4)
+
+
+cdef void read_frame(const uint8_t* data, uint32_t length, Endpoints* found) noexcept nogil:
+    """The same of a frame."""
+    cdef bint has_packet = (length >= ETHERNET_BYTES
+                            and (<const EthernetHeader*>data).ethertype == bswap16(ETHERTYPE_IPV4))
+    read_packet(data + ETHERNET_BYTES, length - ETHERNET_BYTES if has_packet else 0, found)
 
 
 cdef bint is_wanted(const View* view, const Frame* frame, const uint8_t* before, uint32_t kept, bint forwarded) noexcept nogil:
@@ -68,9 +76,9 @@ cdef bint is_wanted(const View* view, const Frame* frame, const uint8_t* before,
     cdef uint32_t inside = 0, remote = 1                # of source and destination which is which
     if view.drops and frame.verdict < 128:
         return False
-    read_endpoints(before, kept, &came)
+    read_frame(before, kept, &came)
     if forwarded:
-        read_endpoints(frame.data, frame.length, &leaves)
+        read_frame(frame.data, frame.length, &leaves)
     else:
         memset(&leaves, 0, sizeof(Endpoints))
     if frame.side == OUTSIDE:
@@ -84,6 +92,40 @@ cdef bint is_wanted(const View* view, const Frame* frame, const uint8_t* before,
     return meets(&view.criteria, ip, port, came.protocol)
 
 
+cdef bint quoted_of(const uint8_t* data, uint32_t length, Endpoints* found) noexcept nogil:
+    """The endpoints of the packet that an ICMP error of the gateway's quotes; false: the frame is no such error."""
+    cdef uint32_t at = ETHERNET_BYTES + sizeof(Ipv4Header), quote = at + ICMP_ERROR_BYTES
+    if length < quote or (<const Ipv4Header*>(data + ETHERNET_BYTES)).protocol != PROTOCOL_ICMP or (
+            data[at] != ICMP_UNREACHABLE and data[at] != ICMP_TIME_EXCEEDED):
+        return False
+    read_packet(data + quote, length - quote, found)
+    return True
+
+
+cdef bint is_own_wanted(const View* view, const uint8_t* data, uint32_t length, uint8_t send_to,
+                        uint8_t cause) noexcept nogil:
+    """As is_wanted, of a frame that the gateway originates: by the packet that an error quotes, else by its own addresses."""
+    cdef Endpoints leaves, quoted
+    cdef uint32_t ip[3]
+    cdef uint16_t port[3]
+    cdef uint32_t ours, remote
+    if view.drops and cause < 128:
+        return False
+    memset(ip, 0, sizeof(ip))
+    memset(port, 0, sizeof(port))
+    read_frame(data, length, &leaves)
+    if quoted_of(data, length, &quoted):                # it goes back to where the quoted packet came from
+        ours = ROLE_OUTSIDE if send_to == OUTSIDE else ROLE_INSIDE
+        remote = 0 if send_to == OUTSIDE else 1
+    else:
+        quoted = leaves
+        ours = ROLE_OUTSIDE if send_to == OUTSIDE else ROLE_INSIDE
+        remote = 1 if send_to == OUTSIDE else 0
+    ip[ours], port[ours] = quoted.ip[1 - remote], quoted.port[1 - remote]
+    ip[ROLE_REMOTE], port[ROLE_REMOTE] = quoted.ip[remote], quoted.port[remote]
+    return meets(&view.criteria, ip, port, leaves.protocol) or meets(&view.criteria, ip, port, quoted.protocol)
+
+
 cdef void ring_write(View* view, const void* data, uint32_t count) noexcept nogil:
     """Appends bytes; there must be place."""
     cdef uint64_t at = view.head & (view.capacity - 1), first = min(<uint64_t>count, view.capacity - at)
@@ -92,16 +134,30 @@ cdef void ring_write(View* view, const void* data, uint32_t count) noexcept nogi
     view.head += count
 
 
+cdef void keep(View* view, Seen* seen, const uint8_t* came, const uint8_t* leaves) noexcept nogil:
+    """Puts a frame into the ring, or counts it as lost."""
+    cdef uint64_t nothing = 0
+    cdef uint32_t bytes = <uint32_t>sizeof(Seen) + seen.kept[0] + seen.kept[1]
+    seen.total = (bytes + 7) & ~<uint32_t>7
+    spin_lock(&view.spin)
+    if view.capacity - (view.head - view.tail) >= seen.total:
+        ring_write(view, seen, sizeof(Seen))
+        ring_write(view, came, seen.kept[0])
+        ring_write(view, leaves, seen.kept[1])
+        ring_write(view, &nothing, seen.total - bytes)
+    else:
+        view.lost += 1
+    spin_unlock(&view.spin)
+
+
 cdef void view_leave(Before* before, const Frame* frames, uint32_t count, uint8_t port, uint32_t worker,
                      bint forwarded_only, uint64_t now_ns) noexcept nogil:
     """Keeps what meets the criteria, after the batch was translated and queued."""
     cdef View* view = before.view
     cdef const uint8_t* came
-    cdef uint8_t padding[8]
-    cdef uint32_t i, bytes
+    cdef uint32_t i
     cdef bint forwarded
     cdef Seen seen
-    memset(padding, 0, 8)
     for i in range(count):
         came = &before.bytes[<uint64_t>i * view.snap]
         seen.length[0] = before.lengths[i]
@@ -113,17 +169,22 @@ cdef void view_leave(Before* before, const Frame* frames, uint32_t count, uint8_
         seen.kept[1] = min(seen.length[1], view.snap)
         seen.verdict, seen.side, seen.port, seen.worker = frames[i].verdict, frames[i].side, port, <uint8_t>worker
         seen.at_ns = now_ns
-        bytes = <uint32_t>sizeof(Seen) + seen.kept[0] + seen.kept[1]
-        seen.total = (bytes + 7) & ~<uint32_t>7
-        spin_lock(&view.spin)
-        if view.capacity - (view.head - view.tail) >= seen.total:
-            ring_write(view, &seen, sizeof(Seen))
-            ring_write(view, came, seen.kept[0])
-            ring_write(view, frames[i].data, seen.kept[1])
-            ring_write(view, padding, seen.total - bytes)
-        else:
-            view.lost += 1
-        spin_unlock(&view.spin)
+        keep(view, &seen, came, frames[i].data)
+
+
+cdef void view_own(Before* before, const uint8_t* data, uint32_t length, uint8_t send_to, uint8_t cause, uint8_t port,
+                   uint32_t worker, uint64_t now_ns) noexcept nogil:
+    """Keeps a frame that the gateway originates, if it meets the criteria. It has not come: its first length is 0."""
+    cdef View* view = before.view
+    cdef Seen seen
+    if not is_own_wanted(view, data, length, send_to, cause):
+        return
+    memset(&seen, 0, sizeof(Seen))
+    seen.length[1] = length
+    seen.kept[1] = min(length, view.snap)
+    seen.verdict, seen.side, seen.port, seen.worker = cause, send_to, port, <uint8_t>worker
+    seen.at_ns = now_ns
+    keep(view, &seen, data, data)
 
 
 # ---- for its reader --------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from natcore.io.device cimport FRAME_ROOM, Device
-from natcore.io.frame_view cimport view_arrive, view_leave
+from natcore.io.frame_view cimport view_arrive, view_leave, view_own
 from natcore.io.neighbors cimport (
     ASK_AGAIN_MS, FAILED, KNOWN, NO_ROUTE, UNKNOWN, Neighbour, holds, neighbour_at, neighbour_of, route_to,
 )
@@ -211,21 +211,37 @@ cdef inline bint answers(const Loop* loop, const Port* port, uint8_t side) noexc
     return side == port.side and (loop.worker.shared.count == 1 or loop.count == 2 or side == OUTSIDE)
 
 
-cdef void send_generated(Loop* loop, Port* from_port, uint32_t now_ms) noexcept nogil:
+cdef void show_own(Loop* loop, const Port* port, uint32_t length, uint8_t side, uint8_t cause, uint64_t now_ns) noexcept nogil:
+    """Shows a generated frame to whoever looks. port: that it leaves by; NULL: by its destination."""
+    cdef uint32_t i, at = 0
+    if port != NULL:
+        at = <uint32_t>(port - &loop.ports[0])
+    else:
+        route_to(&loop.routes[side], bswap32((<Ipv4Header*>(loop.generated + ETHERNET_BYTES)).destination), &at)
+    for i in range(VIEWS_MOST):
+        if loop.views[i] != NULL:
+            view_own(loop.views[i], loop.generated, length, side, cause, <uint8_t>at, loop.worker.number, now_ns)
+
+
+cdef void send_generated(Loop* loop, Port* from_port, uint64_t now_ns) noexcept nogil:
     """Sends generated frames: replies to a frame from from_port go back there, with its link header; others, and fragments,
     by their destination."""
     cdef uint8_t side = 0, cause = 0
     cdef uint32_t length
+    cdef bint routed
     while True:
         length = take_generated(loop.worker, loop.generated, FRAME_ROOM, &side, &cause)
         if length == 0:
             return
-        if cause == HELD or cause <= UNTRANSLATED or not answers(loop, from_port, side & 1):
-            deliver_fragment(loop, length, side & 1, cause, now_ms)
+        routed = cause == HELD or cause <= UNTRANSLATED or not answers(loop, from_port, side & 1)
+        if routed:
+            deliver_fragment(loop, length, side & 1, cause, <uint32_t>(now_ns // 1000000))
         elif from_port.device != NULL:
             from_port.queued = True
             if from_port.device.send(from_port.device, loop.generated, length, NULL):
                 flush(from_port)
+        if unlikely(loop.view_count):
+            show_own(loop, NULL if routed else from_port, length, side & 1, cause, now_ns)
 
 
 cdef void announce(Loop* loop) noexcept nogil:
@@ -411,7 +427,7 @@ cdef uint32_t serve(Loop* loop, Port* port, Device* device, uint32_t budget) noe
                 count_local(loop, port, &loop.frames[i], tapped)
         if unlikely(loop.view_count):
             show_left(loop, port, count, tapped, now_ns)
-        send_generated(loop, port, now_ms)
+        send_generated(loop, port, now_ns)
         unlock(loop.worker)
         take_back_from_others(loop.worker)
         hand_over(loop)
@@ -442,7 +458,7 @@ cdef void service(Loop* loop) noexcept nogil:
         process_pending(loop, <uint32_t>(now_ns // 1000000), False)
     store_release(&loop.learned, 0)
     announce(loop)
-    send_generated(loop, outside_port(loop), <uint32_t>(now_ns // 1000000))
+    send_generated(loop, outside_port(loop), now_ns)
     unlock(loop.worker)
     take_back_from_others(loop.worker)
     hand_over(loop)

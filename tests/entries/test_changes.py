@@ -96,6 +96,34 @@ def test_a_port_held_by_a_live_mapping_names_the_holder_and_changes_nothing() ->
     over.add(DnatEntry(EIP, (3990, 4010), "10.0.0.9", (3990, 4010), protocol="tcp"))  # TCP's port is free
 
 
+def test_a_plan_says_beforehand_that_a_port_is_held() -> None:
+    over = gateway(policy=one_port(4000))
+    talk = Talk(over)
+    talk.out()
+    before = state_of(over)
+    held = DnatEntry(EIP, (3990, 4010), "10.0.0.9", (3990, 4010), protocol="any")
+    plan = over.plan([Add(WEB), Add(held)])
+    assert "port 4000 is held by the mapping of 10.0.0.5:5000" in plan.held and plan.held in str(plan)
+    assert state_of(over) == before and over.plan([Add(WEB)]).held == ""
+    over.end_all()
+    assert over.plan([Add(WEB), Add(held)]).held == ""
+
+
+def test_a_plan_knows_the_ports_that_leaving_entries_give_back_and_draining_ones_keep() -> None:
+    over = gateway(policy=one_port(4000))
+    ports = over.add(DnatEntry(EIP, (100, 200), HOST, (100, 200)))
+    other = over.add(DnatEntry(EIP, (201, 300), HOST, (201, 300)))
+    talk = over.translate_one(tcp("S", REMOTE, 9, EIP, 150), OUTSIDE, 0.0)[0]
+    assert talk is Verdict.INBOUND
+    wide = Add(DnatEntry(EIP, (50, 350), "10.0.0.9", (50, 350)))
+    assert over.plan([Remove(ports), Remove(other), wide]).held == ""
+    drains = over.plan([Remove(ports, drain=True), Remove(other), wide])
+    assert "port 100 is held by an entry that drains" in drains.held
+    with pytest.raises(ConfigurationError, match="port 100 is held by an entry that drains"):
+        over.apply(drains)
+    assert over.apply(over.plan([Remove(ports), Remove(other), wide])).ended == 1
+
+
 def test_a_dead_mapping_holds_no_port() -> None:
     over = gateway(policy=one_port(4000))
     Talk(over).out()

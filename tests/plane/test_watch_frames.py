@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 import pytest
-from scapy.layers.inet import IP
+from scapy.layers.inet import ICMP, IP, UDP, fragment
 from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 
 from natcore import CapacityError, ConfigurationError, Error, Side, Verdict
 from natcore.plane.frame_feed import FrameFeed, SeenFrame
@@ -91,6 +93,71 @@ def test_a_drop_has_its_verdict_and_leaves_nowhere(nat: Nat) -> None:
         frame = seen(nat, feed, "out", (POOL, 9), b"x" * 500)
     assert (frame.verdict, frame.side, frame.interface) == (Verdict.DROP_NO_MAPPING, Side.OUTSIDE, "wan0")
     assert (len(frame.before), frame.before_length, frame.after, frame.after_length) == (64, 542, None, 0)
+
+
+def own(nat: Nat, feed: FrameFeed, send: Callable[[socket.socket], object], member: str = "in") -> SeenFrame:
+    """The gateway's first frame of its own that is seen while a member sends."""
+    found: list[SeenFrame] = []
+    with sender(nat, member) as client:
+
+        def came() -> bool:
+            send(client)
+            found.extend(frame for frame in feed.take() if frame.is_own)
+            return bool(found)
+
+        until(came)
+    return found[0]
+
+
+def test_an_icmp_error_of_the_gateway_s_is_shown_with_its_cause_as_the_quoted_packet_s(nat: Nat) -> None:
+    _, _, plane = nat
+
+    def short_lived(client: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 1)
+        client.sendto(b"x", (SERVER, 33_434))
+
+    with (
+        plane.watch_frames(drops=True, subscriber=CLIENT, remote=f"{SERVER}:33434", protocol="udp") as feed,
+        plane.watch_frames(protocol="icmp") as icmp,
+        plane.watch_frames(subscriber="10.0.0.99") as other,
+        plane.watch_frames(outside=POOL) as outside,
+    ):
+        frame = own(nat, feed, short_lived)
+        assert [each.verdict for each in icmp.take()][:1] == [Verdict.DROP_TTL]
+        assert other.take() == outside.take() == []
+    assert (frame.verdict, frame.side, frame.interface, frame.before) == (Verdict.DROP_TTL, Side.INSIDE, "lan0", b"")
+    assert frame.cause == "the answer to a packet with verdict DROP_TTL"
+    assert frame.after is not None and len(frame.after) == frame.after_length
+    packet = parsed(frame.after)
+    assert (packet.dst, packet[ICMP].type, packet[ICMP].code) == (CLIENT, 11, 0)
+
+
+def test_an_echo_reply_of_the_gateway_s_is_shown(nat: Nat) -> None:
+    network, _, plane = nat
+    with plane.watch_frames(remote=SERVER) as feed:
+        frame = own(nat, feed, lambda _: network.run("out", ["ping", "-c1", "-W1", POOL]), "out")
+    assert (frame.verdict, frame.side, frame.interface) == (Verdict.LOCAL, Side.OUTSIDE, "wan0")
+    assert frame.cause == "the answer to a packet for the gateway"
+    assert frame.after is not None and parsed(frame.after)[ICMP].type == 0
+
+
+def test_fragments_that_were_held_are_shown_as_they_leave(nat: Nat) -> None:
+    """The later fragment comes before the first one: it waits, and is released."""
+    network, _, plane = nat
+    whole = IP(src=CLIENT, dst=SERVER, id=7, proto=17) / Raw(bytes(UDP(sport=4000, dport=53, len=1608)) + bytes(1600))
+    pieces = fragment(whole, 800)
+    with plane.watch_frames(remote=SERVER) as feed, at(network, "in"):
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        with raw:
+
+            def send(_: socket.socket) -> None:
+                for piece in (pieces[-1], pieces[0]):
+                    raw.sendto(bytes(piece), (SERVER, 0))
+
+            frame = own(nat, feed, send)
+    assert (frame.verdict, frame.side, frame.interface) == (Verdict.HELD, Side.OUTSIDE, "wan0")
+    assert frame.cause == "a fragment that waited for its first one"
+    assert frame.after is not None and (parsed(frame.after).src, parsed(frame.after).frag) == (POOL, pieces[-1].frag)
 
 
 def test_frames_that_meet_no_criterion_are_not_shown(nat: Nat) -> None:

@@ -271,6 +271,13 @@ def test_a_port_that_a_live_mapping_has_refuses_the_reload(file: Path, monkeypat
         ):
             running.service.reload()
         assert [row.entry.name for row in running.service.gateway.entries()] == ["office", None, "web"]
+        held = "port must be free, got "
+        for arguments in (["plan", running.file], ["reload", "--dry-run"], ["reload"]):
+            said = command(running, *arguments, exit_code=78)
+            assert held in said and "held by the mapping of 10.2.0.1:4000" in said, said
+        assert running.service.logs["audit"] is running.service.gateway.logs[0]
+        running.service.gateway.end_all()
+        assert "add dnat" in command(running, "plan", running.file)
 
     Running(file, monkeypatch, refuse)
 

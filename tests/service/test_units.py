@@ -10,9 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from natcore import ConfigurationError
+from natcore.cli import service
 from natcore.cli.main import app
 from natcore.service import privileges, units
 from natcore.service.configuration_file import credential, load
+from support.command_line import call
 
 MOST_EXPOSED = 2.5  # of systemd-analyze security; 10 is a service without any of it
 FILE = """
@@ -114,14 +116,33 @@ def test_install_writes_below_a_root_and_print_writes_nothing(tmp_path: Path) ->
     assert "Type=notify-reload" in (root / written[0]).read_text()
 
 
+def test_the_file_of_another_system_is_read_below_its_root(tmp_path: Path) -> None:
+    there = tmp_path / "root/etc/natcore/lab.toml"
+    there.parent.mkdir(parents=True)
+    there.write_text(FILE + 'driver = "af_xdp"\n')
+    call("service", "install", "/etc/natcore/lab.toml", "--root", tmp_path / "root", "--program", "/usr/bin/natcore")
+    unit = (tmp_path / "root/etc/systemd/system/natcore-lab.service").read_text()
+    assert value(unit, "ExecStart") == ["/usr/bin/natcore run /etc/natcore/lab.toml"] and "CAP_BPF" in unit
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze (Debian: systemd)")
+@pytest.mark.parametrize("notify_reload", [False, True])
 @pytest.mark.parametrize("driver", ["af_packet", "af_xdp"])
-def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path: Path, driver: str) -> None:
+def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path: Path, driver: str, notify_reload: bool) -> None:
     unit = tmp_path / "natcore.service"
-    text = made(tmp_path, f'driver = "{driver}"\n', notify_reload=False)["natcore.service"]
+    text = made(tmp_path, f'driver = "{driver}"\n', notify_reload=notify_reload)["natcore.service"]
     unit.write_text(text.replace("/usr/bin/natcore", "/bin/true"))
     verified = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
-    assert [line for line in verified.stderr.splitlines() if "natcore.service" in line] == []
+    said = [line.partition(": ")[2] for line in verified.stderr.splitlines() if "natcore.service" in line]
+    if (
+        notify_reload and service._systemd_version() < service.NOTIFY_RELOAD_SINCE
+    ):  # it says so of these two lines alone
+        assert said == [
+            "Failed to parse service type, ignoring: notify-reload",
+            "Unknown key 'ReloadSignal' in section [Service], ignoring.",
+        ]
+    else:
+        assert said == []
     judged = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--no-pager", unit], capture_output=True, text=True
     )

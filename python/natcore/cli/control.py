@@ -403,7 +403,8 @@ def _event_text(row: Row) -> str:
 
 
 def _drop_text(row: Row) -> str:
-    return f"{_clock(row['time'])} {row['verdict']:<20} {row['side']:<7} {row['interface']:<10} {row['packet']}"
+    head = f"{_clock(row['time'])} {row['verdict']:<20} {row['side']:<7} {row['interface']:<10}"
+    return f"{head} answered: {row['packet']}" if row["own"] else f"{head} {row['packet']}"
 
 
 # ---- end ------------------------------------------------------------------------------------------------------------
@@ -442,7 +443,9 @@ def capture(
     remote: Remote = None,
     outside: Outside = None,
     protocol: Protocol = None,
-    drops: Annotated[bool, typer.Option("--drops", help="Only packets that are dropped.")] = False,
+    drops: Annotated[
+        bool, typer.Option("--drops", help="Only packets that are dropped, and the answers to them.")
+    ] = False,
     snap: Annotated[int, typer.Option(help="Bytes of a packet that are kept.")] = 2048,
     count: Annotated[int, typer.Option(help="Packets; 0: until Ctrl-C.")] = 0,
     seconds: Annotated[float, typer.Option(help="Seconds at most; 0: until Ctrl-C.")] = 0.0,
@@ -452,7 +455,7 @@ def capture(
     """Write packets as they came and as they leave, with their verdict, until Ctrl-C.
 
     A packet that is forwarded is two frames with one packet number, on the interface that it came by and the one that it
-    leaves by; each has a comment.
+    leaves by; each has a comment. Frames of the gateway's own (ICMP errors, echo replies, fragments) have their cause.
     """
     from natcore.capture.pcapng import PcapngWriter
     from natcore.internal.files import replaced
@@ -485,6 +488,10 @@ def capture(
 
 def _write_frames(writer: PcapngWriter, row: Row, number: int) -> None:
     """Write a packet's frames."""
+    if row["own"]:
+        comment = f"the gateway's own, {row['cause']}: {row['packet']}"
+        writer.write(row["out"], row["time_ns"], base64.b64decode(row["after"]), row["after_length"], comment, number)
+        return
     verdict = f"{row['verdict']}: {row['packet']}"
     if row["after"] is None:
         comment = f"{verdict}, from {row['side']}"

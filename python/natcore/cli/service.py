@@ -28,7 +28,12 @@ def install(
     file: Annotated[
         Path, typer.Argument(metavar="GATEWAY.TOML", help="The gateway's file, where the service will read it.")
     ] = Path("/etc/natcore/gateway.toml"),
-    root: Annotated[Path, typer.Option(help="Write below this folder: a package's, or another system's.")] = Path("/"),
+    root: Annotated[
+        Path,
+        typer.Option(
+            help="Write below this folder, a package's or another system's; the file is read there, if it is."
+        ),
+    ] = Path("/"),
     show: Annotated[bool, typer.Option("--print", help="Print what would be written, and write nothing.")] = False,
     program: Annotated[str | None, typer.Option(help="The command natcore that the unit starts.")] = None,
     reload: Annotated[
@@ -50,7 +55,10 @@ def install(
 
         check_choice("--reload", reload, ("auto", "notify", "signal"))
         notify = reload == "notify" or (reload == "auto" and _systemd_version() >= NOTIFY_RELOAD_SINCE)
-        made = units.files(load(file), program=program, notify_reload=notify)
+        there = root / file.absolute().relative_to("/")
+        made = units.files(
+            load(there if there.exists() else file), file=file.absolute(), program=program, notify_reload=notify
+        )
         if show:
             for text in units.lines(made):
                 typer.echo(text)

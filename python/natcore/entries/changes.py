@@ -129,18 +129,24 @@ class Plan:
         As they were given.
     kept, drained, ended
         Counts of sessions.
+    held
+        Why `apply` would refuse it now: a port of a DNAT entry that comes is held by a live mapping, or by an entry that
+        drains. "": nothing is in the way.
     """
 
     changes: tuple[Change, ...]
     kept: int
     drained: int
     ended: int
+    held: str
     generation: int = field(repr=False)
     table: object = field(repr=False, compare=False)  # the gateway's EntryTable that made the plan
     after: _After = field(repr=False, compare=False)
+    conflict: EntryConflict | None = field(repr=False, compare=False)  # that `held` tells of
 
     def __str__(self) -> str:
-        return f"{len(self.changes)} changes: {self.kept} sessions kept, {self.drained} drained, {self.ended} ended"
+        text = f"{len(self.changes)} changes: {self.kept} sessions kept, {self.drained} drained, {self.ended} ended"
+        return f"{text}; refused now: {self.held}" if self.held else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +213,9 @@ class EntryTable:
         kept = drained = ended = 0
         if self._sessions().any():  # without sessions no rule set need be compiled
             kept, drained, ended = self._core.preview(self._transition(after))
-        return Plan(tuple(changes), kept, drained, ended, self.generation, self, after)
+        held = self._held(after)
+        said = "" if held is None else str(held)
+        return Plan(tuple(changes), kept, drained, ended, said, self.generation, self, after, held)
 
     def outside(self, plan: Plan | None = None) -> list[tuple[Entry, int]]:
         """Return the entries that a plan puts into force, or those in force, with each of their wire addresses (host
@@ -415,6 +423,41 @@ class EntryTable:
             return row
         known.become(row)
         return known
+
+    def _held(self, after: _After) -> EntryConflict | None:
+        """Return why `apply` could not reserve the ports of DNAT entries now; None: it could."""
+        fresh, leaving, _ = self._differences(after)
+        for row in fresh:
+            wires = after.wires.of(row) if isinstance(row.entry, DnatEntry) else []
+            number = self._core.find_address(wires[0][0]) if wires else None
+            if number is None or not isinstance(row.entry, DnatEntry):
+                continue
+            first, last, _ = row.entry.ports
+            for space in spaces(row.entry):
+                try:
+                    _refuse_held(row, self._holder(number, space, first, last, leaving))
+                except EntryConflict as conflict:
+                    return conflict
+        return None
+
+    def _holder(
+        self, number: int, space: int, first: int, last: int, leaving: list[Entry]
+    ) -> tuple[int, int, int] | None:
+        """Return what holds a port of a range, as Core.reserve does; entries that leave give theirs back."""
+        while first <= last:
+            holder = self._core.reserve(number, space, first, last, 0, look=True)
+            if holder is None or holder[1]:
+                return holder
+            given_back = [
+                row.entry.ports[1]
+                for row in leaving
+                if isinstance(row.entry, DnatEntry) and number in row.addresses and space in spaces(row.entry)
+                and row.entry.ports[0] <= holder[0] <= row.entry.ports[1]
+            ]  # fmt: skip
+            if not given_back:
+                return holder
+            first = max(given_back) + 1
+        return None
 
     # ---- addresses and ports ----------------------------------------------------------------------------------------
 

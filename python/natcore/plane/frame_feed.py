@@ -12,30 +12,48 @@ from natcore.verdict import Side, Verdict
 
 
 class SeenFrame(NamedTuple):
-    """A frame that a plane received, and what became of it."""
+    """A frame that a plane received, and what became of it; or one that the gateway originates (`is_own`)."""
 
     now: float
     """When it was translated, seconds on the gateway's clock."""
     verdict: Verdict
-    """What became of it."""
+    """What became of it; of an own frame: of the packet that caused it."""
     side: Side
-    """Where it came from."""
+    """Where it came from; of an own frame: where it goes."""
     interface: str
-    """The interface that it came by."""
+    """The interface that it came by; of an own frame: that it leaves by."""
     worker: int
     """The worker that received it."""
     before: bytes
-    """The frame as it came, cut to `snap` bytes."""
+    """The frame as it came, cut to `snap` bytes; of an own frame empty."""
     before_length: int
-    """Its bytes."""
+    """Its bytes; 0: it is an own frame."""
     after: bytes | None
     """The frame as it leaves, cut likewise; None: it is not forwarded."""
     after_length: int
     """Its bytes; 0: it is not forwarded."""
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the gateway originates it: an ICMP error, an echo reply, or a fragment that was held or cut."""
+        return self.before_length == 0
+
+    @property
+    def cause(self) -> str:
+        """Why the gateway sends an own frame, in words; of others empty."""
+        if not self.is_own:
+            return ""
+        if self.verdict is Verdict.HELD:
+            return "a fragment that waited for its first one"
+        if self.verdict.is_forwarded:
+            return f"a further fragment of a packet that was cut ({self.verdict.name})"
+        if self.verdict is Verdict.LOCAL:
+            return "the answer to a packet for the gateway"
+        return f"the answer to a packet with verdict {self.verdict.name}"
+
 
 class FrameFeed(Closing):
-    """Frames of a plane from its making until `close`; `Plane.watch_frames` makes it.
+    """Frames of a plane, its own among them, from its making until `close`; `Plane.watch_frames` makes it.
 
     attach, detach: show frames to the view, and end that. names: the interfaces by port.
     """

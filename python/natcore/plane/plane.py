@@ -284,18 +284,19 @@ class Plane:
         snap: int = 2048,
         buffer: int = 1 << 23,
     ) -> FrameFeed:
-        """Watch received frames that match every criterion given: as they came, as they leave, and their verdict.
+        """Watch frames that match every criterion given: as they came, as they leave, and their verdict.
 
-        While someone watches, every frame is copied once; else it costs nothing. What the gateway sends by itself
-        (ICMP errors, fragments) is not shown.
+        While someone watches, every frame is copied once; else it costs nothing. What the gateway sends by itself (ICMP
+        errors, echo replies, fragments) is shown with its cause; ARP is not.
 
         Parameters
         ----------
         subscriber, remote, outside, protocol
             As for `Gateway.find_sessions`. What a frame does not say matches no criterion: the inside address of a drop
-            from outside, the outside one of a drop from inside, the ports of an ICMP error.
+            from outside, the outside one of a drop from inside, the ports of an ICMP error. An ICMP error of the gateway's
+            own is its quoted packet's; an own fragment to the outside does not say its subscriber.
         drops
-            Only frames that were dropped.
+            Only frames that were dropped, and the gateway's answers to them.
         snap
             Bytes that are kept of a frame, 64 to 65,536.
         buffer

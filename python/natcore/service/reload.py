@@ -327,9 +327,10 @@ def _as_list(names: Any) -> list[str]:
 def carry_out(planned: Planned, before: Settings, gateway: Gateway, logs: dict[str, SessionLog]) -> Reloaded:
     """Do it; return what was done. logs: those that run, by name; changed. With an error everything is as it was before.
 
-    What may fail comes first, and is undone: logs are started and changed. Then the entries change, in one moment. Logs that
-    the file has no more are stopped last.
+    What may fail comes first: the plan, then logs are started and changed, which is undone. Then the entries change, in one
+    moment. Logs that the file has no more are stopped last.
     """
+    plan_of(planned, gateway)  # what is refused touches no log
     known = {log.name: log for log in before.logs}
     with ExitStack() as undo:
         for log in planned.start:
@@ -353,9 +354,13 @@ def carry_out(planned: Planned, before: Settings, gateway: Gateway, logs: dict[s
 
 
 def plan_of(planned: Planned, gateway: Gateway) -> Plan:
-    """Return the plan of the entries' changes. Raises SettingsError: they conflict."""
+    """Return the plan of the entries' changes. Raises SettingsError: they conflict, or a port that one of them needs is held by
+    a live mapping."""
     with _conflicts_named(planned.settings):
-        return gateway.plan(planned.changes)
+        plan = gateway.plan(planned.changes)
+        if plan.conflict is not None:
+            raise plan.conflict
+        return plan
 
 
 @contextmanager

@@ -126,13 +126,19 @@ def unit_name(file: Path) -> str:
 
 
 def files(
-    settings: Settings, *, program: str | None = None, user: str = USER, notify_reload: bool = True
+    settings: Settings,
+    *,
+    file: Path | None = None,
+    program: str | None = None,
+    user: str = USER,
+    notify_reload: bool = True,
 ) -> list[File]:
     """Return the files of a service for a configuration, with their places. Raises ConfigurationError.
 
-    program: the command; None: the one that runs. notify_reload: systemd is 253 or later, and knows Type=notify-reload.
+    file: where the service will read it; None: where it was read. program: the command; None: the one that runs.
+    notify_reload: systemd is 253 or later, and knows Type=notify-reload.
     """
-    file = settings.source.absolute()
+    file = file or settings.source.absolute()
     unit = unit_name(file)
     driver = (settings.plane or {}).get("driver", "af_packet")
     text = _UNIT.format(

@@ -110,7 +110,7 @@ def watch_drops(
     outside: str | None = None,
     protocol: str | None = None,
 ) -> Answer:
-    """Tell packets that the planes drop, with the verdict."""
+    """Tell packets that the planes drop, with the verdict, and the gateway's answers to them."""
     asked = given(context, subscriber=subscriber, remote=remote, outside=outside, protocol=protocol)
     return (yield from _frames(context, asked, True, _DROP_BYTES, _drop))
 
@@ -127,7 +127,7 @@ def capture(
     snap: int = 2048,
     seconds: float | None = None,
 ) -> Answer:
-    """Tell packets of the planes, whole: as they came, as they leave, and the verdict. For writers alone."""
+    """Tell packets of the planes, whole: as they came, as they leave, and the verdict; the gateway's own too. For writers."""
     asked = given(context, subscriber=subscriber, remote=remote, outside=outside, protocol=protocol)
     return (yield from _frames(context, asked, drops, snap, _whole, seconds))
 
@@ -160,23 +160,32 @@ def _frames(
 
 
 def _drop(seen: SeenFrame, plane: Plane, epoch: float) -> Row:
+    frame, length = _shown(seen)
     return {
         "time": round(epoch + seen.now, 6), "verdict": seen.verdict.name, "side": seen.side.name.lower(),
-        "interface": seen.interface, "packet": describe_packet(seen.before), "length": seen.before_length,
+        "interface": seen.interface, "own": seen.is_own, "cause": seen.cause, "packet": describe_packet(frame),
+        "length": length,
     }  # fmt: skip
+
+
+def _shown(seen: SeenFrame) -> tuple[bytes, int]:
+    """Return the frame as it came, or one of the gateway's own, and its bytes."""
+    return (seen.after or b"", seen.after_length) if seen.is_own else (seen.before, seen.before_length)
 
 
 def _whole(seen: SeenFrame, plane: Plane, epoch: float) -> Row:
     leaves_by = seen.verdict.egress(seen.side)
     out = None
-    if seen.after is not None and leaves_by is not None:
+    if seen.is_own:
+        out = seen.interface
+    elif seen.after is not None and leaves_by is not None:
         out = plane.outside if leaves_by == Side.OUTSIDE else plane.inside[0] if len(plane.inside) == 1 else "inside"
     return {
         "time_ns": round((epoch + seen.now) * 1e9), "verdict": seen.verdict.name, "side": seen.side.name.lower(),
-        "interface": seen.interface, "out": out, "worker": seen.worker,
-        "before": base64.b64encode(seen.before).decode(), "before_length": seen.before_length,
+        "interface": seen.interface, "out": out, "worker": seen.worker, "own": seen.is_own, "cause": seen.cause,
+        "before": None if seen.is_own else base64.b64encode(seen.before).decode(), "before_length": seen.before_length,
         "after": None if seen.after is None else base64.b64encode(seen.after).decode(),
-        "after_length": seen.after_length, "packet": describe_packet(seen.before),
+        "after_length": seen.after_length, "packet": describe_packet(_shown(seen)[0]),
         "packet_after": None if seen.after is None else describe_packet(seen.after),
     }  # fmt: skip
 
