@@ -143,19 +143,6 @@ cdef bint is_sorted(const DueList* list_) noexcept nogil:
     return True
 
 
-cdef void sort_few(DueList* list_) noexcept nogil:
-    """Insertion sort, for short lists."""
-    cdef uint64_t i, at
-    cdef Due one
-    for i in range(1, list_.count):
-        one = list_.due[i]
-        at = i
-        while at and compare_due(&one, &list_.due[at - 1]) < 0:
-            list_.due[at] = list_.due[at - 1]
-            at -= 1
-        list_.due[at] = one
-
-
 cdef bint process_due(DueList* list_, uint64_t now_ns, uint64_t rows) noexcept nogil:
     """Processes the list in (time, order) while space for rows is left; whether all was processed."""
     cdef uint64_t i = 0
@@ -163,9 +150,7 @@ cdef bint process_due(DueList* list_, uint64_t now_ns, uint64_t rows) noexcept n
     cdef Sessions* table
     cdef uint32_t* overflowing = &list_.tables[0].journal.overflowing
     fetch_add(overflowing, 1)
-    if list_.count <= LOOKED_AT:
-        sort_few(list_)
-    elif not is_sorted(list_):
+    if not is_sorted(list_):
         qsort(list_.due, list_.count, sizeof(Due), compare_due)
     while i < list_.count and rows >= 2:
         if i + 2 * AHEAD < list_.count:
