@@ -1,7 +1,9 @@
 """The worst packet: what one that cannot be admitted takes, by kind, when everything it may run out of is used up.
 
-Each packet is a batch of its own, so nothing is prefetched for it; the figure is its processor time. `--sessions 8388608` is
-the size that docs/performance.md quotes; `--limit` makes a longer one an error (exit status 1).
+Each packet is a batch of its own, so nothing is prefetched for it; the figure is its processor time. A kind is made and
+timed `--repeats` times, each time the same to the last bit, and the least time of each packet counts: what the machine itself
+did in between (an interrupt, another tenant) meets another packet each time. `--sessions 8388608` is the size that
+docs/performance.md quotes; `--limit` makes a longer one an error (exit status 1).
 """
 
 from __future__ import annotations
@@ -349,11 +351,25 @@ KINDS: list[Callable[[int], Kind]] = [
 ]  # fmt: skip
 
 
+def timed(kind: Kind, counted: Any) -> Any:
+    """Processor time of each packet, ns."""
+    count = len(kind.frames)
+    verdicts, took = np.full(count, 255, np.uint8), np.zeros(count, np.uint64)
+    lengths = np.full(count, kind.frames.shape[1], np.uint32)
+    nows = ((kind.now + kind.step * np.arange(count)) * 1e9).astype(np.uint64)
+    capsule = kind.gateway._core.worker_capsule()
+    counted.time_translate(capsule, kind.frames, lengths, np.full(count, kind.side, np.uint8), nows, verdicts, took)
+    if not set(verdicts) <= kind.refused:
+        raise AssertionError(f"{kind.name}: {dict(zip(*np.unique(verdicts, return_counts=True), strict=True))}")
+    return took
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sessions", type=int, default=1 << 20)
     parser.add_argument("--limit", type=float, metavar="US", help="of the 99.9th percentile")
     parser.add_argument("--only", default="")
+    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     counted = load_module("counted")
     print(f"{options.sessions:,} sessions; processor time of a packet, us{'':>13} median     99.9 %        max")
@@ -361,19 +377,16 @@ def main() -> int:
     for build in KINDS:
         if options.only not in build.__name__:
             continue
-        kind = build(options.sessions)
-        count = len(kind.frames)
-        verdicts, took = np.full(count, 255, np.uint8), np.zeros(count, np.uint64)
-        lengths = np.full(count, kind.frames.shape[1], np.uint32)
-        nows = ((kind.now + kind.step * np.arange(count)) * 1e9).astype(np.uint64)
-        capsule = kind.gateway._core.worker_capsule()
-        counted.time_translate(capsule, kind.frames, lengths, np.full(count, kind.side, np.uint8), nows, verdicts, took)
-        if not set(verdicts) <= kind.refused:
-            raise AssertionError(f"{kind.name}: {dict(zip(*np.unique(verdicts, return_counts=True), strict=True))}")
+        name, runs = "", []
+        for _ in range(options.repeats):
+            kind = build(options.sessions)
+            name = kind.name
+            runs.append(timed(kind, counted))
+            kind.gateway.close()
+        took = np.minimum.reduce(runs)
         middle, most = (float(np.percentile(took, p)) / 1000 for p in (50, 99.9))
-        print(f"{kind.name:<62} {middle:>8.1f} {most:>10.1f} {took.max() / 1000:>10.1f}", flush=True)
+        print(f"{name:<62} {middle:>8.1f} {most:>10.1f} {took.max() / 1000:>10.1f}", flush=True)
         worst = max(worst, most)
-        kind.gateway.close()
     return 1 if options.limit is not None and worst > options.limit else 0
 
 
