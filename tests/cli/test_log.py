@@ -130,6 +130,13 @@ def test_export(folder: Path, tmp_path: Path) -> None:
     assert call_json("log", "export", folder, tmp_path / "rows.jsonl", "--until", iso(450))["rows"] == 5
 
 
+def test_compact(folder: Path) -> None:
+    Log(folder, "run2").tick(9100).write()
+    assert call("log", "compact", folder) == f"0 files are 0 now, of 0 rows: {folder}\n"  # one file a run and hour
+    assert call_json("log", "compact", folder) == {"ok": True, "parts": 0, "files": 0, "rows": 0}
+    assert "a ParquetSink's folder" in call("log", "compact", folder / "none", exit_code=64)
+
+
 def test_verify(folder: Path) -> None:
     assert "1 files, 8 rows, 0 files removed by retention: as they were written\n" in call("log", "verify", folder)
     (path,) = folder.glob("*.parquet")

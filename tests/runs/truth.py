@@ -132,7 +132,8 @@ class Process:
 
     def start_log(self, name: str, folder: Path, redact: bool, spool: Path | None) -> None:
         sink = ParquetSink(folder, batch_seconds=0.0, batch_rows=self.life.random.choice([8, 64, 131_072]),
-                           roll_bytes=20_000, clock=lambda: self.life.now, wall=lambda: EPOCH + self.life.now)  # fmt: skip
+                           roll_bytes=20_000, compact=self.life.seed % 2 == 0, clock=lambda: self.life.now,
+                           wall=lambda: EPOCH + self.life.now)  # fmt: skip
         self.advance()
         log = self.collector.start(sink, name=name, spool=spool, redact_destination=redact,
                                    delivery=DeliveryPolicy(linger=0.0, backoff_min=0.0, backoff_max=0.0))  # fmt: skip

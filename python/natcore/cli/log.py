@@ -178,6 +178,25 @@ def verify(
     raise typer.Exit(0 if result.ok else exit_codes.Answer.FINDINGS)
 
 
+@log_app.command("compact")
+def compact_files(
+    folder: Folder,
+    as_json: Json = False,
+) -> None:
+    """Put the files of each hour that is over into sorted ones, by which questions of an endpoint are faster.
+
+    No gateway may be writing into the folder: there the sink's `compact = true` does it.
+    """
+    with failing(as_json):
+        from natcore.sinks.compaction import compact
+
+        done = compact(folder)
+    if as_json:
+        report.print_json({"ok": True, **asdict(done)})
+    else:
+        say(f"{done.parts:,} files are {done.files:,} now, of {done.rows:,} rows: {folder}")
+
+
 def _store(folder: Path) -> Store:
     from natcore.who.store import Store
 

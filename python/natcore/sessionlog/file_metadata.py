@@ -6,8 +6,9 @@ longest_window, microseconds; addresses, JSON of the [nat_ip, eip or null] pairs
 ranges, JSON of [first, last] for the numbers that are there, without a gap; covers, JSON of the cover rows around these;
 facts, JSON of what is in force by its end (facts.py); gaps, JSON of [start, end, number, reason] of its gap rows;
 previous and previous_sha256, the file written before it in the folder ("": none); earlier, JSON of [name, SHA-256] of the
-files before that one; removals, the SHA-256 of the last line of removed.jsonl then; replaces, JSON of [name, SHA-256] of the
-files that it replaces: it holds their rows.
+files before that one; removals and compactions, the SHA-256 of the last line of removed.jsonl and of compacted.jsonl then;
+replaces, JSON of [name, SHA-256] of the files that it replaces: it holds their rows; order: how its rows are sorted ("": by
+number).
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class Footer:
     earlier: tuple[tuple[str, str], ...] = ()
     removals: str = ""
     replaces: tuple[tuple[str, str], ...] = ()
+    order: str = ""
+    compactions: str = ""
 
     @classmethod
     def of(cls, batch: Batch, facts: InForce | None = None) -> Footer:
@@ -122,7 +125,7 @@ class Footer:
             "facts": json.dumps(self.facts.encode()), "gaps": json.dumps(self.gaps),
             "previous": self.previous, "previous_sha256": self.previous_sha256, "removals": self.removals,
             "earlier": json.dumps(self.earlier),
-            "replaces": json.dumps(self.replaces),
+            "replaces": json.dumps(self.replaces), "order": self.order, "compactions": self.compactions,
         }  # fmt: skip
 
 
@@ -146,6 +149,7 @@ def decode(metadata: Mapping[bytes, bytes]) -> Footer | None:
             previous=text["previous"], previous_sha256=text["previous_sha256"], removals=text["removals"],
             earlier=tuple((str(name), str(sha256)) for name, sha256 in json.loads(text["earlier"])),
             replaces=tuple((str(name), str(sha256)) for name, sha256 in json.loads(text["replaces"])),
+            order=text.get("order", ""), compactions=text.get("compactions", ""),
         )  # fmt: skip
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):  # it is damaged
         return None

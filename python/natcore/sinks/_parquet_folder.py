@@ -11,10 +11,10 @@ import hashlib
 import logging
 import os
 import weakref
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from natcore.errors import ConfigurationError, UntrustedFileError
 from natcore.internal.extras import extra
@@ -33,6 +33,7 @@ from natcore.internal.json_fields import compact, read_fields
 from natcore.internal.redaction import show, show_text
 from natcore.sessionlog.facts import NO_FACTS, InForce
 from natcore.sessionlog.file_metadata import Footer, decode
+from natcore.sinks._parquet_compaction import GROUP_ROWS, ORDER, chosen_parts, has_rows, joined_footer, sorted_table
 from natcore.sinks._parquet_table import write_table
 
 with extra("parquet"):
@@ -41,6 +42,7 @@ with extra("parquet"):
 
 _log = logging.getLogger("natcore.sinks")
 REMOVED = "removed.jsonl"
+COMPACTED = "compacted.jsonl"
 SEAL = "newest.json"
 OWNER = "owner"
 _DAY_SECONDS = 86_400
@@ -62,6 +64,31 @@ class Removal:
     removed_at: float
     reason: str
     before: str = ""  # SHA-256 of the line before, so that none is put in
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """A file of sorted rows that took the place of others. Times as of a Removal; at in seconds; parts: NAME=SHA-256 of
+    each, with spaces between them."""
+
+    file: str
+    sha256: str
+    instance: str
+    run: str
+    first_number: int
+    last_number: int
+    first_time: int
+    last_time: int
+    rows: int
+    size_bytes: int
+    parts: str
+    at: float
+    before: str = ""  # SHA-256 of the line before
+
+    @property
+    def replaces(self) -> dict[str, str]:
+        """The SHA-256 of each file that it replaces, by name."""
+        return {name: sha256 for name, _, sha256 in (each.partition("=") for each in self.parts.split())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,25 +129,38 @@ def read_removals(folder: Path) -> list[Removal]:
 
 def removal_lines(folder: Path) -> list[tuple[Removal, str]]:
     """Return the removals, each with the SHA-256 of its line."""
+    return _lines(folder / REMOVED, Removal)
+
+
+def compaction_lines(folder: Path) -> list[tuple[Compaction, str]]:
+    """Return the compactions, each with the SHA-256 of its line."""
+    return _lines(folder / COMPACTED, Compaction)
+
+
+Line = TypeVar("Line", Removal, Compaction)
+
+
+def _lines(path: Path, kind: type[Line]) -> list[tuple[Line, str]]:
     try:
-        lines = read_regular(folder / REMOVED).split(b"\n")
+        lines = read_regular(path).split(b"\n")
     except FileNotFoundError:
         return []
-    removals = []
+    found = []
     for line in lines[:-1]:
-        removal = read_fields(line, Removal)
-        if removal and Path(removal.file).name == removal.file and removal.file.endswith(".parquet"):  # in this folder
-            removals.append((removal, hashlib.sha256(line).hexdigest()))
-    return removals
+        told = read_fields(line, kind)
+        if told and Path(told.file).name == told.file and told.file.endswith(".parquet"):  # in this folder
+            found.append((told, hashlib.sha256(line).hexdigest()))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """The hashes of a folder's newest file and of the last line of removed.jsonl ("": none)."""
+    """The hashes of a folder's newest file, and of the last lines of removed.jsonl and compacted.jsonl ("": none)."""
 
     file: str
     sha256: str
     removals: str
+    compactions: str = ""
 
 
 def read_seal(folder: Path) -> Seal | None:
@@ -169,14 +209,22 @@ class Folder:
         for removal, _ in told:  # told, and then the process died
             remove(path / removal.file)
         self.removals = told[-1][1] if told else ""
+        compacted = compaction_lines(path)
+        self.compactions = compacted[-1][1] if compacted else ""
+        complete = {line.file for line, _ in compacted}
         found = ((each, read_footer(each), each.lstat()) for each in path.glob("*.parquet"))
         ours = [(stat.st_mtime_ns, Kept(each, footer, stat.st_size)) for each, footer, stat in found if footer]
+        for _, kept in ours:
+            if kept.footer.order and kept.path.name not in complete:  # the process died before it was recorded
+                remove(kept.path)
+        ours = [each for each in ours if not each[1].footer.order or each[1].path.name in complete]
         replaced_ones = {name for _, kept in ours for name, _ in kept.footer.replaces}
         for _, kept in ours:
             if kept.path.name in replaced_ones:  # they were put together, and then the process died
                 remove(kept.path)
         ours = [each for each in ours if each[1].path.name not in replaced_ones]
         named = {kept.footer.previous for _, kept in ours}
+        named |= {kept.path.name for _, kept in ours if kept.footer.order}  # the tip is never compacted
         # The tip, which no other file names, is the last.
         ours.sort(key=lambda item: (item[1].path.name not in named, item[0], item[1].path.name))
         self._files = [kept for _, kept in ours]
@@ -196,7 +244,10 @@ class Folder:
         ):  # the process died before it sealed
             self._tip = last.path.name, sha256_of(last.path)
             self._seal()
-        elif seal is not None and told and told[-1][0].before == seal.removals:  # likewise, after it removed a file
+        elif seal is not None and (
+            (told and told[-1][0].before == seal.removals)  # likewise, after it removed a file, or compacted some
+            or (compacted and compacted[-1][0].before == seal.compactions)
+        ):
             self._seal()
 
     def __contains__(self, kept: Kept) -> bool:
@@ -241,10 +292,46 @@ class Folder:
             remove(part.path)
         return kept.size_bytes
 
-    def _write(self, stem: str, table: Any, footer: Footer) -> Kept:
+    def compact(self, now: float, busy: Collection[str] = ()) -> Kept | None:
+        """Put the files of one closed hour in a run's life into one file of sorted rows; None: there are none to put together.
+
+        now: Unix seconds. busy: names of files that are still to be put together otherwise.
+        """
+        parts = chosen_parts([kept for kept in self._files[:-1] if kept.path.name not in busy], now)
+        if not parts:
+            return None
+        parts = [replace(part, sha256=part.sha256 or sha256_of(part.path)) for part in parts]
+        footer = joined_footer([part.footer for part in parts])
+        footer = replace(
+            footer, replaces=tuple((part.path.name, part.sha256) for part in parts), order=ORDER,
+            removals=self.removals, compactions=self.compactions,
+        )  # fmt: skip
+        table = sorted_table([part.path for part in parts])
+        stem = f"{parts[0].path.name.partition('-')[0]}-{footer.run}-{footer.first_number:012d}"
+        kept = self._write(stem, table, footer, GROUP_ROWS)
+        if not has_rows(kept.path, table):
+            remove(kept.path)
+            raise OSError(f"{kept.path}: what was written is not what was read")
+        line = compact(asdict(Compaction(
+            kept.path.name, kept.sha256, footer.instance, footer.run, footer.first_number, footer.last_number,
+            footer.first_time, footer.last_time, len(table), kept.size_bytes,
+            " ".join(f"{name}={sha256}" for name, sha256 in footer.replaces), now, self.compactions,
+        ))).encode()  # fmt: skip
+        _append(self.path / COMPACTED, line + b"\n")
+        self.compactions = hashlib.sha256(line).hexdigest()
+        names = {part.path.name for part in parts}
+        at = next(at for at, each in enumerate(self._files) if each.path.name in names)
+        rest = [each for each in self._files if each.path.name not in names]
+        self._files = [*rest[:at], kept, *rest[at:]]
+        if self._seal():  # else readers believe the parts, which the next start removes
+            for part in parts:
+                remove(part.path)
+        return kept
+
+    def _write(self, stem: str, table: Any, footer: Footer, group_rows: int | None = None) -> Kept:
         path = self.free_path(stem)
         with replaced(path) as file:
-            write_table(table, file, footer.encode())
+            write_table(table, file, footer.encode(), group_rows)
             size_bytes = file.tell()
             file.flush()
             file.seek(0)
@@ -252,13 +339,16 @@ class Folder:
         self._note_facts(footer)
         return Kept(path, footer, size_bytes, sha256)
 
-    def _seal(self) -> None:
+    def _seal(self) -> bool:
+        """Write the seal; False: it could not be written."""
         name, sha256 = self._tip
         try:
             with replaced(self.path / SEAL) as file:
-                file.write(compact(asdict(Seal(name, sha256, self.removals))).encode())
+                file.write(compact(asdict(Seal(name, sha256, self.removals, self.compactions))).encode())
         except OSError as error:  # the file itself is durable, and the next one names it
             _log.error("%s: %s; until the next file readers do not trust the newest", self.path / SEAL, error)
+            return False
+        return True
 
     def free_path(self, stem: str) -> Path:
         """Return an unused file name with the stem."""

@@ -40,12 +40,12 @@ _DELTAS = {field.name: "DELTA_BINARY_PACKED" for field in SCHEMA if field.type.b
 _STATISTICS = ["protocol", "nat_ip", "nat_port", "start_time", "end_time", "session", "number"]
 
 
-def write_table(table: Any, file: BinaryIO, footer: dict[str, str]) -> None:
-    """Write the table as one row group. footer: the file's key-value metadata."""
+def write_table(table: Any, file: BinaryIO, footer: dict[str, str], group_rows: int | None = None) -> None:
+    """Write the table. footer: the file's key-value metadata. group_rows: of a row group; None: as many as may be."""
     table = table.replace_schema_metadata(footer)
     pq.write_table(
         table, file, compression="zstd", use_dictionary=_DICTIONARIES, column_encoding=_DELTAS,
-        write_statistics=_STATISTICS, write_page_checksum=True,
+        write_statistics=_STATISTICS, write_page_checksum=True, row_group_size=group_rows,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from natcore.dtypes import GAP
 from natcore.internal.extras import extra
 from natcore.internal.read_only import ReadOnly
-from natcore.internal.validation import check_integer, check_number, check_path
+from natcore.internal.validation import check_choice, check_integer, check_number, check_path
 from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks._parquet_folder import Folder, Kept, Lock, Removal
 from natcore.sinks._parquet_table import SCHEMA, to_table
@@ -51,6 +51,8 @@ class ParquetSink(BatchedSink):
     keep_days
         Whole files are removed, the oldest first, when their last row ended so many days ago, 0 to 36,500; None:
         never.
+    compact
+        Put the files of each hour that is over into files of at most 4 million rows, sorted by outside endpoint and time.
     keep_bytes
         Whole files are removed, the oldest first, while all together have more bytes; None: never.
     batch_rows
@@ -80,6 +82,7 @@ class ParquetSink(BatchedSink):
         roll_seconds: float = 3600.0,
         keep_days: float | None = None,
         keep_bytes: int | None = None,
+        compact: bool = False,
         batch_rows: int | None = 131_072,
         batch_seconds: float | None = 15.0,
         clock: Callable[[], float] = time.monotonic,
@@ -96,6 +99,7 @@ class ParquetSink(BatchedSink):
         self._roll_bytes = roll_bytes
         self._roll_seconds = roll_seconds
         self._keep = (keep_days, keep_bytes)
+        self._compact = check_choice("ParquetSink.compact", compact, (True, False))
         self._clock, self._wall = clock, wall
         self._files: Folder | None = None
         self._series: _Series | None = None
@@ -142,6 +146,12 @@ class ParquetSink(BatchedSink):
             files.retain(self._wall())
         except OSError as error:
             _log.error("%s: retention failed: %s", self.folder, error)
+        if self._compact:
+            busy = self._series.names if self._series is not None else ()
+            try:
+                files.compact(self._wall(), busy)
+            except (OSError, pa.ArrowException) as error:
+                _log.error("%s: compaction failed: %s", self.folder, error)
 
     def close(self) -> None:
         """Called once in the delivering thread, after the last delivery."""
@@ -177,6 +187,11 @@ class _Series:
         self._tables: list[Any] = []
         self._parts: list[Kept] = []
 
+    @property
+    def names(self) -> list[str]:
+        """The names of its files."""
+        return [part.path.name for part in self._parts]
+
     def fits(self, batch: Batch) -> bool:
         """Return whether the batch belongs into the series: one run, in order; it may go on behind the gap row of a crash."""
         is_of_run = self._identity == (batch.instance, batch.vpc_id, batch.run)
@@ -188,7 +203,12 @@ class _Series:
         name, sha256 = files.previous()
         footer = Footer.of(batch, files.facts_of(batch.instance, batch.run))
         footer = replace(
-            footer, previous=name, previous_sha256=sha256, earlier=files.earlier(), removals=files.removals
+            footer,
+            previous=name,
+            previous_sha256=sha256,
+            earlier=files.earlier(),
+            removals=files.removals,
+            compactions=files.compactions,
         )
         kept = files.write(file_stem(batch), table, footer)
         self._last_number = batch.last_number

@@ -23,7 +23,17 @@ from natcore.errors import ConfigurationError, Error, UntrustedFileError
 from natcore.internal.extras import extra
 from natcore.internal.redaction import show
 from natcore.sessionlog.file_metadata import Footer
-from natcore.sinks._parquet_folder import SEAL, Removal, Seal, read_footer, read_removals, read_seal, sha256_of
+from natcore.sinks._parquet_folder import (
+    COMPACTED,
+    SEAL,
+    Removal,
+    Seal,
+    compaction_lines,
+    read_footer,
+    read_removals,
+    read_seal,
+    sha256_of,
+)
 from natcore.who.conclude import Gap, Row
 from natcore.who.source import (
     REDACTED,
@@ -67,6 +77,7 @@ class Store(Source):
         self._damaged: dict[str, Stamp] = {}  # left out; what their footers say of other files' hashes still counts
         self._hashes: dict[str, tuple[Stamp, str]] = {}
         self._seals: dict[str, tuple[Stamp, Seal | None]] = {}
+        self._compactions: dict[str, tuple[Stamp, str, dict[str, str]]] = {}
         self._database = duckdb.connect()
         self._database.execute("SET GLOBAL TimeZone = 'UTC'; SET GLOBAL parquet_metadata_cache = true")
 
@@ -255,8 +266,9 @@ class Store(Source):
         return known[1]
 
     def _scan(self) -> tuple[dict[str, Stamp], dict[str, str]]:
-        """Every Parquet file below the folder with its stamp; and the SHA-256 of the newest of each folder, by its seal,
-        which is read before the files are looked for: whatever it names is there, or is gone for good."""
+        """Every Parquet file below the folder with its stamp; and the SHA-256 of the newest of each folder, and of those that
+        were compacted, by its seal, which is read before the files are looked for: whatever it names is there, or is gone
+        for good."""
         names: dict[str, Stamp] = {}
         sealed: dict[str, str] = {}
         waiting = [os.fspath(self.folder)]
@@ -265,6 +277,8 @@ class Store(Source):
             seal = self._seal(here)
             if seal is not None:
                 sealed[f"{here}/{seal.file}"] = seal.sha256
+                if seal.compactions:
+                    sealed.update(self._compacted(here, seal.compactions))
             try:
                 found = list(os.scandir(here))
             except FileNotFoundError:  # the folder went meanwhile, and all in it
@@ -278,6 +292,24 @@ class Store(Source):
                     with suppress(FileNotFoundError):
                         names[entry.path] = _stamp(entry.stat(follow_symlinks=False))
         return names, sealed
+
+    def _compacted(self, folder: str, head: str) -> dict[str, str]:
+        """Return the SHA-256 by path of the compacted files, up to the line that the seal names: the folder's manifest."""
+        try:
+            stamp = _stamp(os.lstat(f"{folder}/{COMPACTED}"))
+        except FileNotFoundError:
+            return {}
+        known = self._compactions.get(folder)
+        if known is None or known[:2] != (stamp, head):
+            found: dict[str, str] = {}
+            before = ""
+            for line, sha256 in compaction_lines(Path(folder)):
+                if line.before != before or before == head:
+                    break
+                before = sha256
+                found[f"{folder}/{line.file}"] = line.sha256
+            known = self._compactions[folder] = (stamp, head, found if before == head else {})
+        return known[2]
 
     def _seal(self, folder: str) -> Seal | None:
         """Read the file again only if it was written again."""

@@ -13,7 +13,19 @@ from typing import Literal
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show
 from natcore.sessionlog.file_metadata import Footer, Numbers, joined_ranges, missing_numbers
-from natcore.sinks._parquet_folder import REMOVED, SEAL, Removal, Seal, read_footer, read_seal, removal_lines, sha256_of
+from natcore.sinks._parquet_folder import (
+    COMPACTED,
+    REMOVED,
+    SEAL,
+    Compaction,
+    Removal,
+    Seal,
+    compaction_lines,
+    read_footer,
+    read_seal,
+    removal_lines,
+    sha256_of,
+)
 from natcore.who.anchor import Anchor, Chain
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<run>[^-]+)-(?P<number>\d+)(-\d+)?\.parquet")
@@ -149,19 +161,21 @@ def _verify(path: Path, top: Path) -> _Chain:
             findings.append(Finding("damaged", each.name, "it is damaged, or no file of a session log"))
         else:
             files[each.name] = _File(each.name, sha256_of(each), footer)
-    for name in _unfinished(files, read_seal(path)):
+    compacted = compaction_lines(path)
+    for name in _unfinished(files, read_seal(path), compacted):
         del files[name]
     merged = {name for file in files.values() for name, _ in file.footer.replaces}
     for name in merged & files.keys():  # a crash left it beside the file that has its rows
         del files[name]
     lines = removal_lines(path)
     removals = {removal.file: removal for removal, _ in lines}
-    findings += [*_names(files), *_links(files, removals), *_ends(files), *_removals(files, lines)]
-    findings += _sealed(path, files, lines)
+    findings += [*_names(files), *_links(files, removals, compacted), *_ends(files), *_removals(files, lines)]
+    findings += [*_compactions(path, files, removals, compacted), *_sealed(path, files, lines)]
     prefix = "" if path == top else f"{path.relative_to(top)}/"
     named = tuple(Finding(each.kind, f"{prefix}{each.file}", each.text) for each in findings)
     known = {file.sha256 for file in files.values()} | {removal.sha256 for removal, _ in lines}
     known |= {sha256 for file in files.values() for _, sha256 in file.footer.replaces}
+    known |= {sha256 for line, _ in compacted for sha256 in line.replaces.values()}
     tip = _tip(files)
     return _Chain(
         len(files), sum(file.footer.rows for file in files.values()), len(removals.keys() - files.keys()),
@@ -171,9 +185,10 @@ def _verify(path: Path, top: Path) -> _Chain:
     )  # fmt: skip
 
 
-def _unfinished(files: dict[str, _File], seal: Seal | None) -> list[str]:
+def _unfinished(files: dict[str, _File], seal: Seal | None, compacted: Sequence[tuple[Compaction, str]]) -> list[str]:
     """Return the files that a crash left beside all their parts, before the seal or a next file named them."""
     named = {file.footer.previous for file in files.values()} | ({seal.file} if seal is not None else set())
+    named |= {line.file for line, _ in compacted}
     here = {(file.name, file.sha256) for file in files.values()}
     return [
         file.name
@@ -229,6 +244,32 @@ def _removals(files: dict[str, _File], lines: Sequence[tuple[Removal, str]]) -> 
             yield Finding("missing", removal.file, f"retention removes the oldest first, and {older[0].name} is older")
 
 
+def _compactions(
+    path: Path, files: dict[str, _File], removals: dict[str, Removal], lines: Sequence[tuple[Compaction, str]]
+) -> Iterator[Finding]:
+    """Check the manifest: each line names the one before, the seal and files name the last line of their time, and its files
+    are as they were written, or were removed by retention."""
+    before = ""
+    for line, sha256 in lines:
+        if line.before != before:
+            yield Finding("changed", COMPACTED, f"the line about {line.file} does not continue the one before it")
+        before = sha256
+        file, removal = files.get(line.file), removals.get(line.file)
+        if file is None and removal is None:
+            yield Finding("missing", line.file, f"{COMPACTED} knows it, and retention did not remove it")
+        elif (file.sha256 if file is not None else removal.sha256 if removal else "") != line.sha256:
+            yield Finding("changed", line.file, f"{COMPACTED} knew it otherwise")
+    heads, known = {"", *(sha256 for _, sha256 in lines)}, {line.file for line, _ in lines}
+    for file in files.values():
+        if file.footer.compactions not in heads:
+            yield Finding("changed", COMPACTED, f"{file.name} knew a line that is not there any more")
+        if file.footer.order and file.name not in known:
+            yield Finding("added", file.name, f"{COMPACTED} does not know it")
+    seal = read_seal(path)
+    if seal is not None and seal.compactions != before:
+        yield Finding("changed", COMPACTED, "its last line is not the one that the seal knows")
+
+
 def _sealed(path: Path, files: dict[str, _File], lines: Sequence[tuple[Removal, str]]) -> Iterator[Finding]:
     """Check that the newest file and the last removal are those of the seal."""
     seal, tip = read_seal(path), _tip(files)
@@ -253,10 +294,13 @@ def _names(files: dict[str, _File]) -> Iterator[Finding]:
             yield Finding("renamed", file.name, text)
 
 
-def _links(files: dict[str, _File], removals: dict[str, Removal]) -> Iterator[Finding]:
+def _links(
+    files: dict[str, _File], removals: dict[str, Removal], compacted: Sequence[tuple[Compaction, str]]
+) -> Iterator[Finding]:
     """Check that each file's predecessor is there, unchanged and before it, or was removed by retention."""
     by_hash = {file.sha256: file for file in files.values()}
     merged = {sha256 for file in files.values() for _, sha256 in file.footer.replaces}
+    merged |= {sha256 for line, _ in compacted for sha256 in line.replaces.values()}
     for file in files.values():
         name, expected = file.footer.previous, file.footer.previous_sha256
         before, removal = files.get(name), removals.get(name)
@@ -293,7 +337,7 @@ def _ends(files: dict[str, _File]) -> Iterator[Finding]:
 def _tip(files: dict[str, _File]) -> _File | None:
     """Return the newest file: no other continues it."""
     followed = {file.footer.previous for file in files.values()}
-    ends = [file for file in files.values() if file.name not in followed]
+    ends = [file for file in files.values() if file.name not in followed and not file.footer.order]
     return max(ends, key=lambda file: file.footer.last_time, default=None)
 
 
