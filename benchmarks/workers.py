@@ -57,5 +57,5 @@ class Crew:
             thread.join()
         took = time.perf_counter() - start
         if self.gateway.counters()["handed_over"]:
-            raise AssertionError("frames were handed over")
+            raise AssertionError("frames were handed off")
         return took

@@ -324,7 +324,7 @@ def show(row: Row) -> str:
     ratios = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in row.against.items())
     verdict = "" if row.ok is None else f"  {'ok' if row.ok else 'SHORT'}: {row.goal}"
     if "workers" in row.name:
-        ratios += f", {statistics.median(row.handed_over):.2%} handed over"
+        ratios += f", {statistics.median(row.handed_over):.2%} handed off"
     places = 0 if high >= 100 else 3
     return (
         f"  {row.name:32}{row.median * scale:10.{places}f} {unit:5} ({low:.{places}f} - {high:.{places}f}) {cpu}"

@@ -15,16 +15,16 @@ from natcore.nat.fragment_path cimport fragment_key
 from natcore.tables.ports cimport address_find, has_ports, space_of
 from natcore.nat.icmp_errors cimport is_error, quoted_slot
 from natcore.api.workers cimport Workers
-from natcore.nat.admission cimport forwarding_rule
+from natcore.nat.admission cimport dnat_rule_of_inside
 from natcore.tables.entries cimport (
     ANY_SPACE, DnatRule, NoNatRule, SnatRule, dnat_key, dnat_rule, no_nat_rule, snat_rule, one_to_one_rule,
 )
-from natcore.tables.sessions cimport LIFE_SOME, Session, is_dead, mapping_life, session_find, turned_addresses, turned_ports
+from natcore.tables.sessions cimport LIFE_SOME, Session, is_dead, mapping_life, session_find, hairpin_addresses, hairpin_ports
 from natcore.nat.clock cimport clock_of_all
 from natcore.nat.pipeline cimport take_generated, translate
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.workers.locks cimport free_spinlocks
 from natcore.workers.worker cimport Clock, Worker, clock_read
 from natcore.packet.verdict cimport HAIRPIN, HELD, INSIDE, OUTSIDE, PENDING
@@ -126,7 +126,7 @@ cdef void find_rule(const Worker* worker, const Packet* packet, uint32_t side, R
         if not report.ours:
             plain = no_nat_rule(worker.rules, source, destination)
         if plain == NULL:
-            dnat = forwarding_rule(worker, packet)
+            dnat = dnat_rule_of_inside(worker, packet)
     if plain != NULL:
         report.rule_kind, report.rule = RULE_NO_NAT, plain.entry
     elif dnat != NULL:
@@ -145,7 +145,7 @@ cdef uint32_t slot_of(Worker* worker, Packet* packet, uint32_t side, const Clock
     return session_find(&worker.sessions, side, packet.addresses, packet.ports, packet.protocol)
 
 
-cdef uint8_t look_at(Worker* worker, uint32_t slot, const Clock* now, SessionRow* row) noexcept nogil:
+cdef uint8_t copy_session(Worker* worker, uint32_t slot, const Clock* now, SessionRow* row) noexcept nogil:
     """Copies a session as a row; Found."""
     cdef uint32_t at = slot
     if slot == NONE:
@@ -182,7 +182,7 @@ cdef uint8_t find_endpoint(Worker* worker, const Packet* packet, uint32_t side, 
 
 cdef void report_after(Worker* worker, uint32_t slot, const Clock* now, SessionReport* session) noexcept nogil:
     """Reports a session and its mapping, after the packet."""
-    session.after = look_at(worker, slot, now, &session.becomes)
+    session.after = copy_session(worker, slot, now, &session.becomes)
     if session.after == FOUND_ALIVE:
         session.mapping_after = FOUND_ALIVE
         mapping_row(&worker.mappings.mappings[worker.sessions.cold[slot].mapping], &session.mapping)
@@ -213,8 +213,8 @@ cdef void report_sessions(Worker* worker, Packet* packet, uint32_t side, const C
     report_after(worker, slot, now, &report.own)
     if slot != NONE and report.verdict == HAIRPIN:
         session = &worker.sessions.hot[slot]
-        peer = hairpin_owner(worker, turned_addresses(session), turned_ports(session), session.protocol, now)
-        slot = session_find(&peer.sessions, OUTSIDE, turned_addresses(session), turned_ports(session), session.protocol)
+        peer = hairpin_owner(worker, hairpin_addresses(session), hairpin_ports(session), session.protocol, now)
+        slot = session_find(&peer.sessions, OUTSIDE, hairpin_addresses(session), hairpin_ports(session), session.protocol)
         report_after(peer, slot, now, &report.other)
 
 
@@ -263,7 +263,7 @@ cdef void translate_copy(Worker* worker, Frame* frame, uint64_t now_ns, Report* 
         report.is_error = packet.kind == KIND_ICMP and is_error(&packet)
         report.ours = address_find(worker.mappings.ports, packet.ip.destination) != NONE
         find_rule(worker, &packet, side, report)
-        report.own.before = look_at(worker, slot_of(worker, &packet, side, &now), &now, &report.own.was)
+        report.own.before = copy_session(worker, slot_of(worker, &packet, side, &now), &now, &report.own.was)
         report.own.mapping_before = find_endpoint(worker, &packet, side, &now, &report.own.mapping)
     memcpy(report.data, frame.data, length)
     frame.data = report.data

@@ -16,7 +16,7 @@ from natcore.tables.criteria cimport Criteria, criteria_of
 from natcore.tables.fragments cimport fragments_new
 from natcore.log.flow_table cimport Flows
 from natcore.workers.locks cimport free_spinlocks, lock, yield_lock, unlock
-from natcore.tables.icmp_output cimport outbox_bytes, outbox_new, outbox_next, outbox_waiting
+from natcore.tables.outbox cimport outbox_bytes, outbox_new, outbox_next, outbox_waiting
 from natcore.log.journal cimport journal_new, journal_space_for_bulk
 from natcore.tables.mappings cimport (
     Mapping, MappingCursor, Mappings, lists_begin, lists_delete, lists_new, mappings_new, mappings_unpair,
@@ -36,13 +36,13 @@ from natcore.tables.syn_holdoff cimport syn_holdoff_new
 from natcore.api.inspection cimport Inspection
 from natcore.api.log_rows cimport LogRows
 from natcore.api.workers cimport Workers
-from natcore.nat.clock cimport advance, clock_forward, clock_of_all, finish_waiting
+from natcore.nat.clock cimport advance, clock_forward, clock_of_all, finish_held
 from natcore.nat.pipeline cimport count_sides, take_generated, translate
 from natcore.base.flow_hash cimport has_aes
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32, exchange, load_acquire, store_release
 from natcore.base.linked_list cimport Link
-from natcore.base.numbers cimport NONE, NO_LIMIT
+from natcore.base.sentinels cimport NONE, NO_LIMIT
 from natcore.base.pages cimport table_new
 from natcore.base.chacha20 cimport random_seed
 from natcore.base.spinlock cimport wait_turn
@@ -266,7 +266,7 @@ cdef class Core:
             self.unclaim(worker)
             raise Error("the gateway is closed")
 
-    def claim_for_ever(self):
+    def claim_forever(self):
         """Prevents further translation; whether calls in progress have ended. Waits some ms for them; call it again if not."""
         cdef uint32_t w, turn
         cdef bint done = True
@@ -490,7 +490,7 @@ cdef class Core:
             if after.count or after.range_count or new != NULL:
                 end_dead(self.worker, now_ns)       # what is dead ended before, at its deadline
             if new != NULL:
-                finish_waiting(self.worker, now_ns)
+                finish_held(self.worker, now_ns)
                 for w in range(self.shared.count):
                     retime(&self.shared.workers[w].sessions, new.timeout_ms, <uint32_t>(now_ns // 1000000))
                 configure(self.shared, new)
@@ -506,22 +506,22 @@ cdef class Core:
         """Allocates what settings need beyond those in force: quotas, lists of each subscriber's mappings."""
         cdef Mappings* table
         cdef Link* by_subscriber
-        cdef MappingCursor* of_subscriber
+        cdef MappingCursor* cursors
         cdef uint32_t w
         for w in range(self.shared.count if has_quotas(&settings.values) else 0):
             table = &self.shared.workers[w].mappings
             if table.by_subscriber != NULL:         # only changes of the gateway, one at a time, set it
                 continue
-            if not lists_new(table, &by_subscriber, &of_subscriber):
+            if not lists_new(table, &by_subscriber, &cursors):
                 raise CapacityError("out of memory for lists of subscribers' mappings")
             try:
-                place_lists(table, by_subscriber, of_subscriber, &self.placement)
+                place_lists(table, by_subscriber, cursors, &self.placement)
             except Error:
-                lists_delete(table, by_subscriber, of_subscriber)
+                lists_delete(table, by_subscriber, cursors)
                 raise
             with nogil:
                 self.workers.lock()
-                lists_begin(table, by_subscriber, of_subscriber)
+                lists_begin(table, by_subscriber, cursors)
                 self.workers.unlock()
 
     def preview(self, Transition after not None):
@@ -613,13 +613,13 @@ cdef class Core:
                 self.shared.workers[w].links.mtu[side] = mtu
             self.workers.unlock()
 
-    def set_wires(self, bint on):
-        """Whether both sides are wires: packets from outside with an inside source are dropped then, whatever the policy."""
+    def set_reverse_path_filter(self, bint on):
+        """Whether packets from outside with an inside source are dropped whatever the policy, as between interfaces."""
         cdef uint32_t w
         with nogil:
             self.workers.lock()
             for w in range(self.shared.count):
-                self.shared.workers[w].links.wires = on
+                self.shared.workers[w].links.reverse_path_filter = on
             self.workers.unlock()
 
     def set_link_address(self, uint32_t side, uint32_t address):

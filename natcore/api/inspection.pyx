@@ -3,13 +3,13 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from natcore.log.events cimport EVENT_SLOTS, REST_SLOTS, Event, Events, event_fd_clear
+from natcore.log.events cimport EVENT_SLOTS, REASON_SLOTS, Event, Events, event_fd_clear
 from natcore.workers.locks cimport lock, unlock
 from natcore.workers.limits cimport LIMITS, mappings_live, sessions_live
 from natcore.api.snapshot cimport BlockRow, PortRow, SessionRow, copy_blocks, copy_ports, copy_sessions, count_blocks
-from natcore.tables.port_overload cimport ALL_PARTS, Crowd, Overload
+from natcore.tables.port_overload cimport ALL_PARTS, RemoteCount, Overload
 from natcore.tables.ports cimport PORT_SPACES, Address, ports_in_use
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.api.workers cimport Workers
 from natcore.base.compiler cimport bswap16, bswap32
 from natcore.packet.verdict cimport INSIDE, OUTSIDE
@@ -68,7 +68,7 @@ cdef void sum_up(const Shared* shared, int32_t worker, Sums* sums) noexcept nogi
     sums.generated_withheld = one.outbox.withheld
     sums.fragments_evicted = one.fragments[0].evicted + one.fragments[1].evicted
     sums.events_lost, sums.unsolicited_lost = one.events.lost, one.syn_holdoff.lost
-    sums.journal_lost = one.journal.lost + one.journal.apart_lost
+    sums.journal_lost = one.journal.lost + one.journal.lifecycle_lost
     sums.sessions, sums.mappings = sessions_live(one), mappings_live(one)
     for w in range(shared.count):
         if worker >= 0 and w != <uint32_t>worker:
@@ -103,17 +103,17 @@ cdef struct Most:
 cdef void most_taken(const Overload* table, uint32_t first, uint32_t last, Most* found) noexcept nogil:
     """Finds the most ports in use towards one destination, by outside address and protocol, among counts first to last - 1.
     Of more addresses than there are slots the later ones are left out. All workers must be locked."""
-    cdef const Crowd* crowd
+    cdef const RemoteCount* remote
     cdef uint32_t slot, i
     for slot in range(first, last):
-        crowd = &table.crowds[slot]
-        if crowd.taken == 0 or crowd.part != ALL_PARTS:
+        remote = &table.remote_counts[slot]
+        if remote.taken == 0 or remote.part != ALL_PARTS:
             continue
         for i in range(MOST_SLOTS):
             if found[i].taken == 0:
-                found[i].outside_ip, found[i].protocol = crowd.outside_ip, crowd.protocol
-            if found[i].outside_ip == crowd.outside_ip and found[i].protocol == crowd.protocol:
-                found[i].taken = crowd.taken if crowd.taken > found[i].taken else found[i].taken
+                found[i].outside_ip, found[i].protocol = remote.outside_ip, remote.protocol
+            if found[i].outside_ip == remote.outside_ip and found[i].protocol == remote.protocol:
+                found[i].taken = remote.taken if remote.taken > found[i].taken else found[i].taken
                 break
 
 
@@ -161,9 +161,9 @@ cdef class Inspection:
         memset(found, 0, sizeof(found))
         with nogil:
             self.workers.lock()
-            last = min(table.crowd_slots.fresh, place + LOOK_LINES) if table.pairs != NULL else 0
+            last = min(table.count_slots.fresh, place + LOOK_LINES) if table.pairs != NULL else 0
             most_taken(table, place, last, found)
-            place = last if table.pairs != NULL and last < table.crowd_slots.fresh else NONE
+            place = last if table.pairs != NULL and last < table.count_slots.fresh else NONE
             self.workers.unlock()
         return ({(bswap32(found[i].outside_ip), found[i].protocol): found[i].taken
                  for i in range(MOST_SLOTS) if found[i].taken},
@@ -180,13 +180,13 @@ cdef class Inspection:
         cdef Event* taken
         cdef Event* event
         cdef uint32_t count = 0, i
-        taken = <Event*>malloc((EVENT_SLOTS + REST_SLOTS) * sizeof(Event))
+        taken = <Event*>malloc((EVENT_SLOTS + REASON_SLOTS) * sizeof(Event))
         if taken == NULL:
             raise MemoryError
         with nogil:
             self.workers.lock()
-            for i in range(EVENT_SLOTS + REST_SLOTS):
-                event = &events.slots[i] if i < EVENT_SLOTS else &events.rest[i - EVENT_SLOTS]
+            for i in range(EVENT_SLOTS + REASON_SLOTS):
+                event = &events.slots[i] if i < EVENT_SLOTS else &events.by_reason[i - EVENT_SLOTS]
                 if event.count:
                     taken[count] = event[0]
                     count += 1

@@ -10,7 +10,7 @@ cdef class LogRows:
     cdef Worker* worker         # the first one
     cdef uint64_t drained       # rows numbered so far
     cdef uint64_t lost_reported     # journal.lost at the last take_lost
-    cdef uint64_t apart_lost_reported
+    cdef uint64_t lifecycle_lost_reported
     cdef uint32_t reading       # lock: one reader or numbering at a time
     cdef void forget_lost(self) noexcept nogil
     cdef void forked(self) noexcept nogil

@@ -56,7 +56,7 @@ cdef class LogRows:
     @property
     def journal_lost(self):
         """Rows ever lost for lack of space."""
-        return load_relaxed64(&self.worker.journal.lost) + load_relaxed64(&self.worker.journal.apart_lost)
+        return load_relaxed64(&self.worker.journal.lost) + load_relaxed64(&self.worker.journal.lifecycle_lost)
 
     def take_lost(self):
         """(window rows, begin and end rows) lost while no session log ran, since the last call; earliest start and latest end
@@ -66,14 +66,14 @@ cdef class LogRows:
         cdef int64_t first, last
         with nogil:
             self.workers.lock()
-            windows, others = journal.lost - self.lost_reported, journal.apart_lost - self.apart_lost_reported
+            windows, others = journal.lost - self.lost_reported, journal.lifecycle_lost - self.lifecycle_lost_reported
             first, last = journal.lost_from, journal.lost_until
             self.forget_lost()
             self.workers.unlock()
         return windows, others, first, last
 
     cdef void forget_lost(self) noexcept nogil:
-        self.lost_reported, self.apart_lost_reported = self.worker.journal.lost, self.worker.journal.apart_lost
+        self.lost_reported, self.lifecycle_lost_reported = self.worker.journal.lost, self.worker.journal.lifecycle_lost
         self.worker.journal.lost_from, self.worker.journal.lost_until = 0, -1
 
     @property

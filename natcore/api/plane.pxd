@@ -1,16 +1,16 @@
 """PlaneLoop: what the Python object of a plane's loop owns."""
 from libc.stdint cimport uint32_t
 
-from natcore.io.io_loop cimport Loop, Port
+from natcore.io.io_loop cimport Loop, Interface
 
 cdef class PlaneLoop:
     cdef Loop* loop
     cdef object _owner          # keeps the worker alive
-    cdef object _drivers        # [Driver | None] by port
-    cdef object _taps           # [Driver | None] by port
+    cdef object _drivers        # [Driver | None] by number
+    cdef object _taps           # [Driver | None] by number
     cdef object _turn           # lock, held while the loop runs
     cdef object _views          # {FrameView: its place}
-    cdef object _past           # counters of closed drivers, by port
-    cdef Port* _port(self, uint32_t port) except NULL
-    cdef void _enter(self) noexcept nogil
-    cdef void _leave(self) noexcept nogil
+    cdef object _past           # counters of closed drivers, by number
+    cdef Interface* _interface(self, uint32_t number) except NULL
+    cdef void _lock(self) noexcept nogil
+    cdef void _unlock(self) noexcept nogil

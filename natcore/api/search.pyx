@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 from natcore.api.snapshot cimport MappingRow, SessionRow, copy_sessions, mapping_row
 from natcore.api.workers cimport Workers
 from natcore.base.compiler cimport load_relaxed
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.tables.criteria cimport Criteria, criteria_of, meets
 from natcore.tables.mappings cimport MAPPING_FREE, Mapping
 from natcore.tables.sessions cimport ROLE_INSIDE, ROLE_OUTSIDE, ROLE_REMOTE, SESSION_FREE, Session

@@ -3,7 +3,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t
 
 from natcore.base.compiler cimport prefetch_write, store_relaxed
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 
 cdef struct Freelist:
     uint8_t* base

@@ -1,7 +1,7 @@
 """Hash index: hash -> slot numbers, in buckets of one cache line with 16-bit tags; overflow is counted and so reversible."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.base.pages cimport table_delete, table_new
 
 cdef enum:

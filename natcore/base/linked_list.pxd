@@ -1,7 +1,7 @@
 """Circular doubly linked lists over an array of links: insert, remove and rotate in O(1). An empty list's first is NONE."""
 from libc.stdint cimport uint32_t
 
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 
 cdef struct Link:
     uint32_t next               # of the last: the first

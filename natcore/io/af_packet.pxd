@@ -1,7 +1,7 @@
 """AF_PACKET rings of one interface: receive by TPACKET_V3, transmit by TPACKET_V2, large frames by sendmmsg. No NAT."""
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from natcore.io.super_frames cimport Cut
+from natcore.io.super_frames cimport Split
 from natcore.io.device cimport Device, Driver
 from natcore.io.tpacket_v2 cimport FrameRing
 from natcore.io.kernel cimport iovec, mmsghdr, tpacket3_hdr, virtio_net_hdr
@@ -18,9 +18,9 @@ cdef struct Ring:
     tpacket3_hdr* cursor            # next frame in it; NULL: not begun
     uint32_t left                   # unread frames in it
     FrameRing frames                # frame by frame (TPACKET_V2), instead of blocks
-    Cut cut                         # segmentation of the frame before the cursor
+    Split split                     # segmentation of the frame before the cursor
 
-    int slot_fd                     # the transmit ring's socket
+    int transmit_fd                     # the transmit ring's socket
     uint8_t* slots
     uint32_t slot_bytes
     uint32_t slot_count

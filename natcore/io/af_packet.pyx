@@ -8,9 +8,11 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from natcore.io.system_errors cimport checked
-from natcore.io.super_frames cimport BIG_ROOM, cut_begin, cut_close, cut_free, cut_next, cut_open, cutting, is_big, is_ipv4
-from natcore.io.device cimport FRAME_ROOM, Arrival, Device, Driver, of_vlan
-from natcore.io.fanout cimport fanout_shut
+from natcore.io.super_frames cimport (
+    BIG_BYTES, is_big, is_ipv4, is_splitting, split_begin, split_close, split_free, split_next, split_open,
+)
+from natcore.io.device cimport FRAME_CAPACITY, Arrival, Device, Driver, of_vlan
+from natcore.io.fanout cimport fanout_block_all
 from natcore.io.tpacket_v2 cimport frames_complete, frames_free, frames_open, frames_receive
 from natcore.base.compiler cimport count_up, load_acquire, load_relaxed64, prefetch, store_release, unlikely
 from natcore.io.kernel cimport (
@@ -23,7 +25,7 @@ from natcore.io.kernel cimport (
 )
 
 cdef enum:
-    BLOCK_BYTES = BIG_ROOM          # the longest super-frame (IPv4 BIG TCP); longer ones are truncated
+    BLOCK_BYTES = BIG_BYTES         # the longest super-frame (IPv4 BIG TCP); longer ones are truncated
     BLOCK_COUNT = 64                # 32 MB: 200,000 small frames; in light traffic 64 ms, as blocks retire partly filled
     SEND_BLOCK_BYTES = 128 * 1024   # contiguous memory of transmit slots
     RETIRE_MS = 1                   # a partly filled block is passed to user space after this: the latency of light traffic
@@ -42,8 +44,8 @@ cdef inline bint next_frame(Ring* ring, Arrival* arrival) noexcept nogil:
     """The next frame of the current block; false at its end (see `complete`) or if none has arrived."""
     cdef tpacket_block_desc* block = <tpacket_block_desc*>(ring.blocks + <size_t>ring.block * ring.block_bytes)
     cdef tpacket3_hdr* header
-    if unlikely(cutting(&ring.cut)):
-        return cut_next(&ring.cut, arrival)
+    if unlikely(is_splitting(&ring.split)):
+        return split_next(&ring.split, arrival)
     while True:
         if ring.cursor == NULL:
             if not load_acquire(&block.hdr.bh1.block_status) & <uint32_t>TP_STATUS_USER:
@@ -66,8 +68,8 @@ cdef inline bint next_frame(Ring* ring, Arrival* arrival) noexcept nogil:
         arrival.offload = <virtio_net_hdr*>(arrival.data - sizeof(virtio_net_hdr))
         arrival.tagged = of_vlan(header.tp_status, header.hv1.tp_vlan_tci)
         arrival.packet_type = (<sockaddr_ll*>(<uint8_t*>header + TPACKET_ALIGN(sizeof(tpacket3_hdr)))).sll_pkttype
-        if unlikely(is_big(arrival.length)) and cut_begin(&ring.cut, arrival):
-            return cut_next(&ring.cut, arrival)
+        if unlikely(is_big(arrival.length)) and split_begin(&ring.split, arrival):
+            return split_next(&ring.split, arrival)
         return True
 
 
@@ -83,8 +85,8 @@ cdef void complete(Device* device) noexcept nogil:
     """Returns a block to the kernel after it was read to its end."""
     cdef Ring* ring = <Ring*>device
     cdef tpacket_block_desc* block
-    cut_free(&ring.cut)
-    if ring.cursor == NULL or ring.left or cutting(&ring.cut):
+    split_free(&ring.split)
+    if ring.cursor == NULL or ring.left or is_splitting(&ring.split):
         return
     block = <tpacket_block_desc*>(ring.blocks + <size_t>ring.block * ring.block_bytes)
     store_release(&block.hdr.bh1.block_status, TP_STATUS_KERNEL)
@@ -153,7 +155,7 @@ cdef void _flush_slots(Ring* ring) noexcept nogil:
     if ring.queued == 0:
         return
     for _tries in range(SEND_TRIES):
-        reason = 0 if c_send(ring.slot_fd, NULL, 0, MSG_DONTWAIT) >= 0 else errno
+        reason = 0 if c_send(ring.transmit_fd, NULL, 0, MSG_DONTWAIT) >= 0 else errno
         if not _waits(ring, 1):         # the kernel takes slots in order: the last one taken means all
             count_up(&ring.sent, ring.queued)
             ring.queued = 0
@@ -268,7 +270,7 @@ cdef int _open_receive(Ring* ring, int index, uint32_t mtu, bint at_once, bint s
         _open_blocks(ring)
         ring.device.receive, ring.device.complete = receive, complete
     if shared:
-        fanout_shut(ring.device.fd)                         # it must be bound before it joins a group
+        fanout_block_all(ring.device.fd)                         # it must be bound before it joins a group
     return _bind(ring.device.fd, index, ETH_P_ALL)          # ETH_P_IP would miss what the kernel bypass drops
 
 
@@ -284,28 +286,28 @@ cdef int _open_blocks(Ring* ring) except -1:
     checked(setsockopt(ring.device.fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)), "PACKET_RX_RING")
     ring.block_bytes, ring.block_count = BLOCK_BYTES, BLOCK_COUNT
     ring.blocks = _map(ring.device.fd, <size_t>BLOCK_BYTES * BLOCK_COUNT)
-    if not cut_open(&ring.cut):
+    if not split_open(&ring.split):
         raise MemoryError("no memory for large frames")
     return 0
 
 
 cdef int _open_send(Ring* ring, int index, uint32_t mtu) except -1:
     cdef tpacket_req request
-    ring.slot_fd = _socket()
+    ring.transmit_fd = _socket()
     ring.slot_bytes = SLOT_BYTES if mtu <= ORDINARY_MTU else JUMBO_SLOT_BYTES
     ring.slot_count = SLOT_COUNT if mtu <= ORDINARY_MTU else JUMBO_SLOT_COUNT
-    _set(ring.slot_fd, PACKET_VERSION, TPACKET_V2, "PACKET_VERSION")
-    _set(ring.slot_fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
-    _set(ring.slot_fd, PACKET_LOSS, 1, "PACKET_LOSS")       # skip a frame that the kernel cannot send
+    _set(ring.transmit_fd, PACKET_VERSION, TPACKET_V2, "PACKET_VERSION")
+    _set(ring.transmit_fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
+    _set(ring.transmit_fd, PACKET_LOSS, 1, "PACKET_LOSS")       # skip a frame that the kernel cannot send
     memset(&request, 0, sizeof(request))
     request.tp_block_size = SEND_BLOCK_BYTES
     request.tp_block_nr = ring.slot_bytes * ring.slot_count // SEND_BLOCK_BYTES
     request.tp_frame_size = ring.slot_bytes
     request.tp_frame_nr = ring.slot_count
-    checked(setsockopt(ring.slot_fd, SOL_PACKET, PACKET_TX_RING, &request, sizeof(request)), "PACKET_TX_RING")
-    ring.slots = _map(ring.slot_fd, <size_t>ring.slot_bytes * ring.slot_count)
-    _send_buffer(ring.slot_fd)
-    _bind(ring.slot_fd, index, 0)                           # protocol 0: receives nothing
+    checked(setsockopt(ring.transmit_fd, SOL_PACKET, PACKET_TX_RING, &request, sizeof(request)), "PACKET_TX_RING")
+    ring.slots = _map(ring.transmit_fd, <size_t>ring.slot_bytes * ring.slot_count)
+    _send_buffer(ring.transmit_fd)
+    _bind(ring.transmit_fd, index, 0)                           # protocol 0: receives nothing
     ring.large_fd = _socket()
     _set(ring.large_fd, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")
     _send_buffer(ring.large_fd)
@@ -316,27 +318,27 @@ cdef void _free(Ring* ring) noexcept nogil:
     """Closes everything; counters stay."""
     if ring.blocks != NULL:
         munmap(ring.blocks, <size_t>ring.block_bytes * ring.block_count)
-    cut_close(&ring.cut)
+    split_close(&ring.split)
     frames_free(&ring.frames)
     if ring.slots != NULL:
         munmap(ring.slots, <size_t>ring.slot_bytes * ring.slot_count)
     if ring.device.fd >= 0:
         c_close(ring.device.fd)
-    if ring.slot_fd >= 0:
-        c_close(ring.slot_fd)
+    if ring.transmit_fd >= 0:
+        c_close(ring.transmit_fd)
     if ring.large_fd >= 0:
         c_close(ring.large_fd)
     ring.blocks = ring.slots = NULL
     ring.cursor = NULL
     ring.queued = ring.large = ring.left = 0
-    ring.device.fd = ring.slot_fd = ring.large_fd = -1
+    ring.device.fd = ring.transmit_fd = ring.large_fd = -1
 
 
 cdef class PacketRing(Driver):
     """The rings of one interface, open until `close`.
 
     index: the interface's number in this network namespace; mtu: bytes, decides how large a slot is. at_once: each
-    frame is handed over when it comes, not in blocks: less delay in light traffic, more work for each in heavy.
+    frame is passed on when it comes, not in blocks: less delay in light traffic, more work for each in heavy.
     shared: the interface's frames are not this ring's alone, and none comes before it joins others (_fanout.join).
     Raises OSError: EPERM without CAP_NET_RAW, ENODEV for an index that is not there, ENOMEM.
     """
@@ -345,7 +347,7 @@ cdef class PacketRing(Driver):
         memset(&self.ring, 0, sizeof(Ring))
         self.device = &self.ring.device
         self.device.send, self.device.flush, self.device.clear_error = send, flush, clear_error
-        self.ring.device.fd = self.ring.slot_fd = self.ring.large_fd = -1
+        self.ring.device.fd = self.ring.transmit_fd = self.ring.large_fd = -1
         self._ring_drops = 0
         try:
             _open_receive(&self.ring, index, mtu, at_once, shared)
@@ -374,8 +376,8 @@ cdef class PacketRing(Driver):
     def send(self, frame: bytes) -> None:
         """Queues and sends one Ethernet frame as it is."""
         cdef const uint8_t[::1] data = frame
-        if not 14 <= data.shape[0] <= FRAME_ROOM:
-            raise ValueError(f"frame must be between 14 and {FRAME_ROOM} bytes, got {data.shape[0]}")
+        if not 14 <= data.shape[0] <= FRAME_CAPACITY:
+            raise ValueError(f"frame must be between 14 and {FRAME_CAPACITY} bytes, got {data.shape[0]}")
         if self.ring.device.fd < 0:
             raise ValueError("the ring is closed")
         send(self.device, <uint8_t*>&data[0], <uint32_t>data.shape[0], NULL)

@@ -15,7 +15,7 @@ cdef struct Sockets:
     uint32_t count
     uint32_t turn               # queue to read first
     bint finish                 # virtual link: complete checksums (checksum_offload.pxd)
-    virtio_net_hdr nothing      # offload of every frame: none
+    virtio_net_hdr no_offload   # offload of every frame: none
     Queue queues[QUEUES_MOST]
     uint64_t frames_received
     uint64_t frames_sent        # frames that the kernel accepted

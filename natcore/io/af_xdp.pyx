@@ -8,9 +8,9 @@ from libc.string cimport memcpy, memmove, memset
 
 import select
 
-from natcore.io.device cimport FRAME_ROOM, Arrival, Device
+from natcore.io.device cimport FRAME_CAPACITY, Arrival, Device
 from natcore.io.xsk cimport KernelRing, Queue, queue_close, queue_open
-from natcore.io.umem cimport FIRST_QUEUE, HEADROOM, HOLDERS, LOOP, FrameMemory, Umem, give_back
+from natcore.io.umem cimport FIRST_QUEUE, HEADROOM, HOLDERS, LOOP, FrameMemory, Umem, free_chunk
 from natcore.base.compiler cimport bswap16, count_up, likely, load_acquire, load_relaxed64, prefetch, store_release
 from natcore.io.kernel cimport (
     MSG_DONTWAIT, PACKET_HOST, SOL_SOCKET, SOL_XDP, SO_ERROR, XDP_OPTIONS, XDP_OPTIONS_ZEROCOPY, XDP_RING_NEED_WAKEUP,
@@ -49,7 +49,7 @@ cdef uint32_t _read(Sockets* sockets, Queue* queue, Arrival* arrivals, uint32_t 
         arrivals[i].length = slot.len
         arrivals[i].packet_type = PACKET_HOST       # checked by the XDP program
         arrivals[i].tagged = False
-        arrivals[i].offload = &sockets.nothing
+        arrivals[i].offload = &sockets.no_offload
         prefetch(arrivals[i].data)
     for i in range(count):
         _untag(&arrivals[i])
@@ -79,7 +79,7 @@ cdef inline void _return_read(Umem* umem, Queue* queue) noexcept nogil:
     while queue.returned != ring.next:
         chunk = <uint32_t>((<xdp_desc*>ring.slots)[queue.returned & ring.mask].addr >> umem.chunk_shift)
         if umem.holders[chunk] == LOOP:
-            give_back(umem, chunk)
+            free_chunk(umem, chunk)
         queue.returned += 1
     store_release(ring.consumer, ring.next)
 
@@ -94,7 +94,7 @@ cdef inline void _return_sent(Umem* umem, Queue* queue) noexcept nogil:
     while ring.next != until:
         chunk = (<uint64_t*>ring.slots)[ring.next & ring.mask] >> umem.chunk_shift
         if chunk < umem.chunks:                   # otherwise a descriptor that was voided
-            give_back(umem, <uint32_t>chunk)
+            free_chunk(umem, <uint32_t>chunk)
         ring.next += 1
     store_release(ring.consumer, until)
 
@@ -209,7 +209,7 @@ cdef void _take_back(Sockets* sockets, Queue* queue) noexcept nogil:
         slot = &(<xdp_desc*>ring.slots)[i & ring.mask]
         chunk = <uint32_t>(slot.addr >> sockets.umem.chunk_shift)
         if chunk < sockets.umem.chunks:
-            give_back(sockets.umem, chunk)
+            free_chunk(sockets.umem, chunk)
             slot.addr = <uint64_t>-1
             queue.void_slots += 1
             sockets.frames_sent -= 1
@@ -321,8 +321,8 @@ cdef class XdpSockets(Driver):
     def send(self, frame: bytes) -> None:
         """Queues and sends one Ethernet frame as it is."""
         cdef const uint8_t[::1] data = frame
-        if not 14 <= data.shape[0] <= FRAME_ROOM:
-            raise ValueError(f"frame must be between 14 and {FRAME_ROOM} bytes, got {data.shape[0]}")
+        if not 14 <= data.shape[0] <= FRAME_CAPACITY:
+            raise ValueError(f"frame must be between 14 and {FRAME_CAPACITY} bytes, got {data.shape[0]}")
         if self.device.fd < 0:
             raise ValueError("the sockets are closed")
         _send(self.device, <uint8_t*>&data[0], <uint32_t>data.shape[0], NULL)

@@ -24,7 +24,7 @@ cdef packed struct ArpFrame:
     uint8_t target_mac[6]
     uint32_t target             # big-endian
 
-cdef inline uint32_t arp_asked(const uint8_t* frame, uint32_t length) noexcept nogil:
+cdef inline uint32_t arp_requested_address(const uint8_t* frame, uint32_t length) noexcept nogil:
     """The address (host order) that a request asks for; 0: not a request, or gratuitous."""
     cdef const ArpFrame* arp = <const ArpFrame*>frame
     if (length < ARP_FRAME_BYTES or arp.hardware != bswap16(ARP_ETHERNET) or arp.protocol != bswap16(ARP_IPV4)
@@ -33,7 +33,7 @@ cdef inline uint32_t arp_asked(const uint8_t* frame, uint32_t length) noexcept n
         return 0
     return bswap32(arp.target)
 
-cdef inline void arp_answer(uint8_t* frame, const uint8_t* mac) noexcept nogil:
+cdef inline void arp_reply(uint8_t* frame, const uint8_t* mac) noexcept nogil:
     """Turns a validated request into the reply that the address is at mac. ARP_FRAME_BYTES long."""
     cdef ArpFrame* arp = <ArpFrame*>frame
     cdef uint32_t asked = arp.target

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from natcore.io.kernel cimport TP_STATUS_VLAN_VALID, virtio_net_hdr
 
 cdef enum:
-    FRAME_ROOM = 65536 + 256        # bytes of the largest frame: 64 KB of IPv4 and a link header
+    FRAME_CAPACITY = 65536 + 256  # bytes of the largest frame: 64 KB of IPv4 and a link header
 
 cdef struct Arrival:                # a received frame, valid until `complete`
     uint8_t* data

@@ -20,7 +20,7 @@ cdef int _set(int fd, int level, int name, const void* value, uint32_t length, s
     return checked(setsockopt(fd, level, name, value, length), step)
 
 
-cdef int fanout_shut(int fd) except -1:
+cdef int fanout_block_all(int fd) except -1:
     """Blocks all frames to an unbound socket until `join`; otherwise it would receive those of the other sockets too."""
     cdef sock_filter nothing
     cdef sock_fprog program

@@ -27,24 +27,24 @@ cdef struct Endpoints:          # of an IPv4 packet, big-endian; 0: unknown
 
 # ---- on a batch's way ------------------------------------------------------------------------------------------------
 
-cdef bint before_new(Before* before, View* view) noexcept nogil:
-    before.bytes = <uint8_t*>malloc(<uint64_t>VIEW_FRAMES * view.snap)
+cdef bint arrived_new(ArrivedFrames* before, View* view) noexcept nogil:
+    before.bytes = <uint8_t*>malloc(<uint64_t>VIEW_FRAMES * view.snaplen)
     before.view = view if before.bytes != NULL else NULL
     return before.view != NULL
 
 
-cdef void before_delete(Before* before) noexcept nogil:
+cdef void arrived_delete(ArrivedFrames* before) noexcept nogil:
     free(before.bytes)
     before.bytes = NULL
     before.view = NULL
 
 
-cdef void view_arrive(Before* before, const Frame* frames, uint32_t count) noexcept nogil:
+cdef void view_arrive(ArrivedFrames* before, const Frame* frames, uint32_t count) noexcept nogil:
     """Copies the frames of a batch, before they are translated."""
     cdef uint32_t i
     for i in range(count):
         before.lengths[i] = frames[i].length
-        memcpy(&before.bytes[<uint64_t>i * before.view.snap], frames[i].data, min(frames[i].length, before.view.snap))
+        memcpy(&before.bytes[<uint64_t>i * before.view.snaplen], frames[i].data, min(frames[i].length, before.view.snaplen))
 
 
 cdef void read_packet(const uint8_t* data, uint32_t length, Endpoints* found) noexcept nogil:
@@ -102,8 +102,8 @@ cdef bint quoted_of(const uint8_t* data, uint32_t length, Endpoints* found) noex
     return True
 
 
-cdef bint is_own_wanted(const View* view, const uint8_t* data, uint32_t length, uint8_t send_to,
-                        uint8_t cause) noexcept nogil:
+cdef bint is_generated_wanted(const View* view, const uint8_t* data, uint32_t length, uint8_t send_to,
+                              uint8_t cause) noexcept nogil:
     """As is_wanted, of a frame that the gateway originates: by the packet that an error quotes, else by its own addresses."""
     cdef Endpoints leaves, quoted
     cdef uint32_t ip[3]
@@ -134,14 +134,14 @@ cdef void ring_write(View* view, const void* data, uint32_t count) noexcept nogi
     view.head += count
 
 
-cdef void keep(View* view, Seen* seen, const uint8_t* came, const uint8_t* leaves) noexcept nogil:
+cdef void keep(View* view, ViewedFrame* seen, const uint8_t* came, const uint8_t* leaves) noexcept nogil:
     """Puts a frame into the ring, or counts it as lost."""
     cdef uint64_t nothing = 0
-    cdef uint32_t bytes = <uint32_t>sizeof(Seen) + seen.kept[0] + seen.kept[1]
+    cdef uint32_t bytes = <uint32_t>sizeof(ViewedFrame) + seen.kept[0] + seen.kept[1]
     seen.total = (bytes + 7) & ~<uint32_t>7
     spin_lock(&view.spin)
     if view.capacity - (view.head - view.tail) >= seen.total:
-        ring_write(view, seen, sizeof(Seen))
+        ring_write(view, seen, sizeof(ViewedFrame))
         ring_write(view, came, seen.kept[0])
         ring_write(view, leaves, seen.kept[1])
         ring_write(view, &nothing, seen.total - bytes)
@@ -150,39 +150,39 @@ cdef void keep(View* view, Seen* seen, const uint8_t* came, const uint8_t* leave
     spin_unlock(&view.spin)
 
 
-cdef void view_leave(Before* before, const Frame* frames, uint32_t count, uint8_t port, uint32_t worker,
+cdef void view_leave(ArrivedFrames* before, const Frame* frames, uint32_t count, uint8_t interface, uint32_t worker,
                      bint forwarded_only, uint64_t now_ns) noexcept nogil:
     """Keeps what meets the criteria, after the batch was translated and queued."""
     cdef View* view = before.view
     cdef const uint8_t* came
     cdef uint32_t i
     cdef bint forwarded
-    cdef Seen seen
+    cdef ViewedFrame seen
     for i in range(count):
-        came = &before.bytes[<uint64_t>i * view.snap]
+        came = &before.bytes[<uint64_t>i * view.snaplen]
         seen.length[0] = before.lengths[i]
-        seen.kept[0] = min(before.lengths[i], view.snap)
+        seen.kept[0] = min(before.lengths[i], view.snaplen)
         forwarded = frames[i].verdict <= UNTRANSLATED
         if forwarded_only and not forwarded or not is_wanted(view, &frames[i], came, seen.kept[0], forwarded):
             continue
         seen.length[1] = frames[i].length if forwarded else 0
-        seen.kept[1] = min(seen.length[1], view.snap)
-        seen.verdict, seen.side, seen.port, seen.worker = frames[i].verdict, frames[i].side, port, <uint8_t>worker
+        seen.kept[1] = min(seen.length[1], view.snaplen)
+        seen.verdict, seen.side, seen.interface, seen.worker = frames[i].verdict, frames[i].side, interface, <uint8_t>worker
         seen.at_ns = now_ns
         keep(view, &seen, came, frames[i].data)
 
 
-cdef void view_own(Before* before, const uint8_t* data, uint32_t length, uint8_t send_to, uint8_t cause, uint8_t port,
-                   uint32_t worker, uint64_t now_ns) noexcept nogil:
+cdef void view_generated(ArrivedFrames* before, const uint8_t* data, uint32_t length, uint8_t send_to, uint8_t cause,
+                         uint8_t interface, uint32_t worker, uint64_t now_ns) noexcept nogil:
     """Keeps a frame that the gateway originates, if it meets the criteria. It has not come: its first length is 0."""
     cdef View* view = before.view
-    cdef Seen seen
-    if not is_own_wanted(view, data, length, send_to, cause):
+    cdef ViewedFrame seen
+    if not is_generated_wanted(view, data, length, send_to, cause):
         return
-    memset(&seen, 0, sizeof(Seen))
+    memset(&seen, 0, sizeof(ViewedFrame))
     seen.length[1] = length
-    seen.kept[1] = min(length, view.snap)
-    seen.verdict, seen.side, seen.port, seen.worker = cause, send_to, port, <uint8_t>worker
+    seen.kept[1] = min(length, view.snaplen)
+    seen.verdict, seen.side, seen.interface, seen.worker = cause, send_to, interface, <uint8_t>worker
     seen.at_ns = now_ns
     keep(view, &seen, data, data)
 
@@ -192,15 +192,15 @@ cdef void view_own(Before* before, const uint8_t* data, uint32_t length, uint8_t
 cdef class FrameView:
     """Frames that meet criteria (tables/criteria.pxd), or of these only drops; attached to loops by PlaneLoop.attach_view.
 
-    capacity: bytes of the ring, a power of two. snap: bytes of a frame that are kept.
+    capacity: bytes of the ring, a power of two. snaplen: bytes of a frame that are kept.
     """
 
-    def __cinit__(self, addresses, masks, ports, int protocol, bint drops, uint32_t snap, uint64_t capacity):
-        if not 64 <= snap <= 1 << 18 or capacity & (capacity - 1) or not 2 * snap + 4096 <= capacity <= RING_MOST:
-            raise ValueError(f"a ring of {capacity} bytes for frames of {snap}")
+    def __cinit__(self, addresses, masks, ports, int protocol, bint drops, uint32_t snaplen, uint64_t capacity):
+        if not 64 <= snaplen <= 1 << 18 or capacity & (capacity - 1) or not 2 * snaplen + 4096 <= capacity <= RING_MOST:
+            raise ValueError(f"a ring of {capacity} bytes for frames of {snaplen}")
         self.view.criteria = criteria_of(addresses, masks, ports, protocol, 0)
         self.view.drops = drops
-        self.view.snap = snap
+        self.view.snaplen = snaplen
         self.view.ring = <uint8_t*>table_new(capacity)
         if self.view.ring == NULL:
             raise MemoryError
@@ -216,10 +216,10 @@ cdef class FrameView:
         return spin_read(&self.view.spin, &self.view.lost)
 
     def take(self, int most=1024):
-        """[(at_ns, verdict, side, port, worker, length as it came, bytes of that, length as it leaves, bytes of that), …],
+        """[(at_ns, verdict, side, interface, worker, length as it came, bytes of that, length as it leaves, bytes of that), …],
         oldest first."""
         cdef View* view = &self.view
-        cdef Seen seen
+        cdef ViewedFrame seen
         cdef bytearray data
         cdef uint8_t[::1] out
         cdef uint64_t there
@@ -231,11 +231,11 @@ cdef class FrameView:
                 spin_unlock(&view.spin)
             if there == 0:
                 break
-            self.peek(&seen, 0, sizeof(Seen))       # what is between tail and head changes only here
+            self.peek(&seen, 0, sizeof(ViewedFrame))       # what is between tail and head changes only here
             data = bytearray(seen.kept[0] + seen.kept[1] + 1)
             out = data
-            self.peek(&out[0], sizeof(Seen), seen.kept[0] + seen.kept[1])
-            found.append((seen.at_ns, seen.verdict, seen.side, seen.port, seen.worker, seen.length[0],
+            self.peek(&out[0], sizeof(ViewedFrame), seen.kept[0] + seen.kept[1])
+            found.append((seen.at_ns, seen.verdict, seen.side, seen.interface, seen.worker, seen.length[0],
                           bytes(data[:seen.kept[0]]), seen.length[1], bytes(data[seen.kept[0]:seen.kept[0] + seen.kept[1]])))
             with nogil:
                 spin_lock(&view.spin)
@@ -250,4 +250,4 @@ cdef class FrameView:
         memcpy(<uint8_t*>out + first, self.view.ring, count - first)
 
 
-assert sizeof(Seen) == 32
+assert sizeof(ViewedFrame) == 32

@@ -1,23 +1,23 @@
-"""The I/O loop of a plane: joins ports, next hops and a worker; moves packets without the GIL."""
+"""The I/O loop of a plane: joins interfaces, next hops and a worker; moves packets without the GIL."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.io.device cimport Arrival, Device
-from natcore.io.frame_view cimport Before
+from natcore.io.frame_view cimport ArrivedFrames
 from natcore.io.neighbors cimport AddressSet, Neighbours, Routes
 from natcore.io.pending_frames cimport PendingFrames
 from natcore.frame cimport Frame
-from natcore.workers.inside_mtu cimport Paths
+from natcore.workers.inside_mtu cimport PathMtus
 from natcore.workers.worker cimport Worker
 
 cdef enum:
     BATCH = 256                 # frames per batch, translated with the worker locked once
     RESOLVE_REQUESTS = 256
-    PORTS_MOST = 16             # of a plane: inside ones and the outside one
+    INTERFACES_MOST = 16        # of a plane: inside ones and the outside one
     VIEWS_MOST = 8               # of a plane
     ANYWHERE = 2                # index in routes, after the Sides
     OTHER_WORKER = 0xFFFFFFFF        # in `announced`: the loop of another worker announces
 
-cdef struct Port:               # an interface
+cdef struct Interface:          # of a plane: its numbers are indices in Loop.interfaces
     Device* device              # NULL: detached
     Device* tap                 # NULL, or: brings ICMP and fragments for shared addresses, which the kernel gets too
     uint8_t mac[6]
@@ -31,32 +31,32 @@ cdef struct Port:               # an interface
 
 cdef struct ResolveRequest:               # request to resolve a neighbour
     uint32_t address            # host order
-    uint32_t port
+    uint32_t interface          # its number
 
 cdef struct Loop:
     Worker* worker
-    Port ports[PORTS_MOST]      # inside ones first, then the outside one
+    Interface interfaces[INTERFACES_MOST]  # inside ones first, then the outside one
     uint32_t count              # of them
-    Routes routes[3]            # over the ports of a Side, or over all (ANYWHERE)
-    uint32_t mtus[PORTS_MOST]   # bytes of an IPv4 packet; 0: unknown
-    Paths paths                 # MTUs of inside ports where they differ
-    uint64_t no_route[2]        # by Side: packets without a route over its ports
-    uint32_t announced          # outside addresses announced by gratuitous ARP since the port came up; or OTHER_WORKER
+    Routes routes[3]            # over the interfaces of a Side, or over all (ANYWHERE)
+    uint32_t mtus[INTERFACES_MOST]  # bytes of an IPv4 packet; 0: unknown
+    PathMtus path_mtus          # MTUs of inside interfaces where they differ
+    uint64_t no_route[2]        # by Side: packets without a route over its interfaces
+    uint32_t announced          # outside addresses announced by gratuitous ARP since the interface came up; or OTHER_WORKER
     AddressSet local            # the host's own addresses
     PendingFrames pending
     uint32_t learned            # a neighbour changed: process pending frames
     ResolveRequest requests[RESOLVE_REQUESTS]
     uint32_t request_count
-    bint ask                    # there are new requests for the control side
+    bint has_requests           # there are new requests for the control side
     int wake_fd                 # eventfd, written by the control side: ends poll
-    int ask_fd                  # eventfd, written here: there are requests
+    int requests_fd             # eventfd, written here: there are requests
     uint32_t stop
     uint32_t park               # the control side wants the loop to return
     int64_t offset_ns           # gateway's clock - CLOCK_MONOTONIC
-    uint64_t serviced_ns
+    uint64_t timers_ns
     uint64_t turned_ns          # atomic: CLOCK_MONOTONIC at the last turn; 0: none yet
-    uint32_t turn               # port to serve first
-    Before* views[VIEWS_MOST]   # by place; NULL: none there
+    uint32_t serve_first        # interface to serve first
+    ArrivedFrames* views[VIEWS_MOST]  # by place; NULL: none there
     uint32_t view_count         # of them; 0: no one looks
     uint8_t* generated          # buffer for a frame that the gateway originates
     Frame frames[BATCH]

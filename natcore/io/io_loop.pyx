@@ -1,28 +1,28 @@
-"""The I/O loop: polls every port, receives batches, translates, finds next hops, sends; services timers in between."""
+"""The I/O loop: polls every interface, receives batches, translates, finds next hops, sends; runs timers in between."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from natcore.io.device cimport FRAME_ROOM, Device
-from natcore.io.frame_view cimport view_arrive, view_leave, view_own
+from natcore.io.device cimport FRAME_CAPACITY, Device
+from natcore.io.frame_view cimport view_arrive, view_leave, view_generated
 from natcore.io.neighbors cimport (
-    ASK_AGAIN_MS, FAILED, KNOWN, NO_ROUTE, UNKNOWN, Neighbour, holds, neighbour_at, neighbour_of, route_to,
+    RESOLVE_AGAIN_MS, FAILED, KNOWN, NO_ROUTE, UNKNOWN, Neighbour, set_contains, neighbour_at, neighbour_of, route_to,
 )
 from natcore.tables.ports cimport Address, address_find, host_has, space_of
 from natcore.workers.locks cimport lock, unlock
 from natcore.nat.admission cimport is_shared_address
 from natcore.nat.clock cimport tick
 from natcore.nat.pipeline cimport count_sides, revoke, take_generated, translate
-from natcore.nat.undelivered cimport take_back_from_others
+from natcore.nat.undelivered cimport subtract_from_others
 from natcore.io.pending_frames cimport (
-    PENDING_MS, PendingFrame, pending_enter, pending_first, pending_leave, pending_next, pending_sweep,
+    PENDING_MS, PendingFrame, pending_add, pending_first, pending_remove, pending_next, pending_sweep,
 )
-from natcore.io.arp cimport ARP_FRAME_BYTES, arp_announce, arp_answer, arp_asked
+from natcore.io.arp cimport ARP_FRAME_BYTES, arp_announce, arp_reply, arp_requested_address
 from natcore.frame cimport FRAME_CROSSING, FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED
 from natcore.base.compiler cimport (
     bswap16, bswap32, count_up, load_acquire, load_relaxed, store_relaxed, store_relaxed64, store_release,
     unlikely,
 )
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.io.kernel cimport PACKET_BROADCAST, PACKET_HOST, VIRTIO_NET_HDR_F_NEEDS_CSUM, virtio_net_hdr
 from natcore.base.spinlock cimport spin_lock, spin_unlock, wait_turn
 from natcore.packet.verdict cimport DROP_NO_NEIGHBOUR, HELD, INBOUND, INSIDE, LOCAL, OUTBOUND, OUTSIDE, UNTRANSLATED, egress_of
@@ -58,7 +58,7 @@ cdef extern from * nogil:
     void c_drain "natcore_drain" (int fd) noexcept
 
 cdef enum:
-    SERVICE_NS = 10000000       # interval of the sweep, pending frames and announcements
+    TIMERS_NS = 10000000        # interval of the sweep, pending frames and announcements
     IDLE_MS = 50                # of poll, when nothing is expected
     BUSY_MS = 5                 # of poll, with frames pending
     ANNOUNCE_AT_ONCE = 32       # gratuitous ARPs in one service
@@ -69,7 +69,7 @@ cdef enum:
 
 # ---- the worker's lock -----------------------------------------------------------------------------------------------
 
-cdef inline void enter(Worker* worker) noexcept nogil:
+cdef inline void lock_for_batch(Worker* worker) noexcept nogil:
     """Locks the worker for a batch; callers that wait go first."""
     cdef uint32_t turn = 0
     while load_acquire(&worker.waiters) and turn < TURNS_GIVEN:
@@ -95,30 +95,30 @@ cdef uint64_t clock_of(const Loop* loop) noexcept nogil:
 
 # ---- out -------------------------------------------------------------------------------------------------------------
 
-cdef inline Port* outside_port(Loop* loop) noexcept nogil:
-    return &loop.ports[loop.count - 1]
+cdef inline Interface* outside_interface(Loop* loop) noexcept nogil:
+    return &loop.interfaces[loop.count - 1]
 
 
-cdef inline bint emit(Port* port, const Neighbour* neighbour, Frame* frame,
+cdef inline bint emit(Interface* interface, const Neighbour* neighbour, Frame* frame,
                       const virtio_net_hdr* offload) noexcept nogil:
     """Writes the link header and queues the frame; true if it was not copied (see Device)."""
     cdef EthernetHeader* link = <EthernetHeader*>frame.data
     memcpy(link.destination, neighbour.mac, 6)
-    memcpy(link.source, port.mac, 6)
-    port.queued = True
+    memcpy(link.source, interface.mac, 6)
+    interface.queued = True
     # offload still to be done by the device; never for fragments
-    return port.device.send(port.device, frame.data, frame.length, offload if frame.flags & ~FRAME_CROSSING else NULL)
+    return interface.device.send(interface.device, frame.data, frame.length, offload if frame.flags & ~FRAME_CROSSING else NULL)
 
 
-cdef inline void flush(Port* port) noexcept nogil:
+cdef inline void flush(Interface* interface) noexcept nogil:
     """Passes queued frames to the kernel."""
-    if port.queued and port.device != NULL:
-        port.device.flush(port.device)
-    port.queued = False
+    if interface.queued and interface.device != NULL:
+        interface.device.flush(interface.device)
+    interface.queued = False
 
 
-cdef void give_up(Loop* loop, Frame* frame) noexcept nogil:
-    """Counts a frame that cannot be delivered."""
+cdef void drop_undelivered(Loop* loop, Frame* frame) noexcept nogil:
+    """Counts a frame that cannot be sent: as lost, or as dropped."""
     if frame.tag == UNCOUNTED:
         spin_lock(&loop.worker.outbox.spin)
         loop.worker.outbox.lost += 1
@@ -127,16 +127,16 @@ cdef void give_up(Loop* loop, Frame* frame) noexcept nogil:
         revoke(loop.worker, frame, DROP_NO_NEIGHBOUR)
 
 
-cdef void ask(Loop* loop, Neighbour* neighbour, uint32_t port, uint32_t now_ms) noexcept nogil:
-    """Requests resolution of the neighbour, at most once per ASK_AGAIN_MS."""
-    if neighbour.asked_ms and now_ms - neighbour.asked_ms < ASK_AGAIN_MS or loop.request_count == RESOLVE_REQUESTS:
+cdef void request_resolve(Loop* loop, Neighbour* neighbour, uint32_t interface, uint32_t now_ms) noexcept nogil:
+    """Requests resolution of the neighbour, at most once per RESOLVE_AGAIN_MS."""
+    if neighbour.requested_ms and now_ms - neighbour.requested_ms < RESOLVE_AGAIN_MS or loop.request_count == RESOLVE_REQUESTS:
         return
-    neighbour.asked_ms = now_ms or 1
+    neighbour.requested_ms = now_ms or 1
     neighbour.state = UNKNOWN
     loop.requests[loop.request_count].address = neighbour.address
-    loop.requests[loop.request_count].port = port
+    loop.requests[loop.request_count].interface = interface
     loop.request_count += 1
-    loop.ask = True
+    loop.has_requests = True
 
 
 cdef bint deliver(Loop* loop, Frame* frame, const virtio_net_hdr* offload, uint32_t now_ms) noexcept nogil:
@@ -144,44 +144,44 @@ cdef bint deliver(Loop* loop, Frame* frame, const virtio_net_hdr* offload, uint3
     cdef uint32_t side = egress_of(frame.verdict, frame.side, frame.flags & FRAME_CROSSING), at = 0
     cdef uint32_t via = route_to(&loop.routes[side], bswap32((<Ipv4Header*>(frame.data + ETHERNET_BYTES)).destination),
                                  &at)
-    cdef Port* port = &loop.ports[at]
+    cdef Interface* interface = &loop.interfaces[at]
     cdef Neighbour* neighbour = NULL
-    if via != NO_ROUTE and port.device != NULL:
-        neighbour = neighbour_of(&port.neighbours, via)
+    if via != NO_ROUTE and interface.device != NULL:
+        neighbour = neighbour_of(&interface.neighbours, via)
     if neighbour == NULL:
         loop.no_route[side] += 1
-        give_up(loop, frame)
+        drop_undelivered(loop, frame)
         return False
     if neighbour.state == KNOWN:
         neighbour.used = 1
-        return emit(port, neighbour, frame, offload)
-    ask(loop, neighbour, at, now_ms)
-    if neighbour.state == FAILED or not pending_enter(&loop.pending, neighbour, at, frame, offload, now_ms):
-        count_up(&port.unresolved, 1)
-        give_up(loop, frame)
+        return emit(interface, neighbour, frame, offload)
+    request_resolve(loop, neighbour, at, now_ms)
+    if neighbour.state == FAILED or not pending_add(&loop.pending, neighbour, at, frame, offload, now_ms):
+        count_up(&interface.unresolved, 1)
+        drop_undelivered(loop, frame)
     return False
 
 
 cdef void process_pending(Loop* loop, uint32_t now_ms, bint close) noexcept nogil:
     """Sends frames with a resolved next hop, drops those pending too long; with close, all others."""
     cdef PendingFrame* waiting = pending_first(&loop.pending)
-    cdef Port* port
+    cdef Interface* interface
     cdef Neighbour* neighbour
     store_release(&loop.learned, 0)
     while waiting != NULL:
         if waiting.address:
-            port = &loop.ports[waiting.port]
-            neighbour = neighbour_at(&port.neighbours, waiting.address)
-            if neighbour.address and neighbour.state == KNOWN and port.device != NULL and not close:
+            interface = &loop.interfaces[waiting.interface]
+            neighbour = neighbour_at(&interface.neighbours, waiting.address)
+            if neighbour.address and neighbour.state == KNOWN and interface.device != NULL and not close:
                 neighbour.used = 1
-                emit(port, neighbour, &waiting.frame, &waiting.offload)
-                pending_leave(&loop.pending, waiting, &port.neighbours)
+                emit(interface, neighbour, &waiting.frame, &waiting.offload)
+                pending_remove(&loop.pending, waiting, &interface.neighbours)
             elif neighbour.state == FAILED or now_ms - waiting.since_ms >= PENDING_MS or close:
-                count_up(&port.unresolved, 1)
-                give_up(loop, &waiting.frame)
-                pending_leave(&loop.pending, waiting, &port.neighbours)
+                count_up(&interface.unresolved, 1)
+                drop_undelivered(loop, &waiting.frame)
+                pending_remove(&loop.pending, waiting, &interface.neighbours)
         waiting = pending_next(&loop.pending, waiting)
-    hand_over(loop)             # before their space is reused: large frames are not copied
+    flush_all(loop)             # before their space is reused: large frames are not copied
     pending_sweep(&loop.pending)
 
 
@@ -190,8 +190,8 @@ cdef void drop_pending(Loop* loop) noexcept nogil:
     process_pending(loop, 0, True)
 
 
-cdef void deliver_fragment(Loop* loop, uint32_t length, uint8_t side, uint8_t cause, uint32_t now_ms) noexcept nogil:
-    """Sends a generated frame by its destination: a fragment that was held or made, or an ICMP message."""
+cdef void deliver_generated(Loop* loop, uint32_t length, uint8_t side, uint8_t cause, uint32_t now_ms) noexcept nogil:
+    """Sends a generated frame by the route to its destination: a fragment that was held or made, or an ICMP message."""
     cdef Frame frame
     cdef virtio_net_hdr nothing
     memset(&nothing, 0, sizeof(nothing))
@@ -202,80 +202,81 @@ cdef void deliver_fragment(Loop* loop, uint32_t length, uint8_t side, uint8_t ca
     frame.verdict = OUTBOUND if side == OUTSIDE else INBOUND
     frame.tag = 0 if cause == HELD else UNCOUNTED
     if deliver(loop, &frame, &nothing, now_ms):
-        hand_over(loop)
+        flush_all(loop)
 
 
-cdef inline bint answers(const Loop* loop, const Port* port, uint8_t side) noexcept nogil:
-    """Whether a generated frame with egress `side` replies to one from this port. With several workers and inside ports the
-    cause may have arrived at another port."""
-    return side == port.side and (loop.worker.shared.count == 1 or loop.count == 2 or side == OUTSIDE)
+cdef inline bint replies_to(const Loop* loop, const Interface* interface, uint8_t side) noexcept nogil:
+    """Whether a generated frame with egress `side` replies to one from this interface. With several workers and inside
+    interfaces the cause may have arrived at another one."""
+    return side == interface.side and (loop.worker.shared.count == 1 or loop.count == 2 or side == OUTSIDE)
 
 
-cdef void show_own(Loop* loop, const Port* port, uint32_t length, uint8_t side, uint8_t cause, uint64_t now_ns) noexcept nogil:
-    """Shows a generated frame to whoever looks. port: that it leaves by; NULL: by its destination."""
+cdef void show_generated(Loop* loop, const Interface* interface, uint32_t length, uint8_t side, uint8_t cause,
+                         uint64_t now_ns) noexcept nogil:
+    """Shows a generated frame to whoever looks. interface: that it leaves by; NULL: by its destination."""
     cdef uint32_t i, at = 0
-    if port != NULL:
-        at = <uint32_t>(port - &loop.ports[0])
+    if interface != NULL:
+        at = <uint32_t>(interface - &loop.interfaces[0])
     else:
         route_to(&loop.routes[side], bswap32((<Ipv4Header*>(loop.generated + ETHERNET_BYTES)).destination), &at)
     for i in range(VIEWS_MOST):
         if loop.views[i] != NULL:
-            view_own(loop.views[i], loop.generated, length, side, cause, <uint8_t>at, loop.worker.number, now_ns)
+            view_generated(loop.views[i], loop.generated, length, side, cause, <uint8_t>at, loop.worker.number, now_ns)
 
 
-cdef void send_generated(Loop* loop, Port* from_port, uint64_t now_ns) noexcept nogil:
-    """Sends generated frames: replies to a frame from from_port go back there, with its link header; others, and fragments,
-    by their destination."""
+cdef void send_generated(Loop* loop, Interface* from_interface, uint64_t now_ns) noexcept nogil:
+    """Sends generated frames: replies to a frame from from_interface go back there, with its link header; others, and
+    fragments, by their destination."""
     cdef uint8_t side = 0, cause = 0
     cdef uint32_t length
     cdef bint routed
     while True:
-        length = take_generated(loop.worker, loop.generated, FRAME_ROOM, &side, &cause)
+        length = take_generated(loop.worker, loop.generated, FRAME_CAPACITY, &side, &cause)
         if length == 0:
             return
-        routed = cause == HELD or cause <= UNTRANSLATED or not answers(loop, from_port, side & 1)
+        routed = cause == HELD or cause <= UNTRANSLATED or not replies_to(loop, from_interface, side & 1)
         if routed:
-            deliver_fragment(loop, length, side & 1, cause, <uint32_t>(now_ns // 1000000))
-        elif from_port.device != NULL:
-            from_port.queued = True
-            if from_port.device.send(from_port.device, loop.generated, length, NULL):
-                flush(from_port)
+            deliver_generated(loop, length, side & 1, cause, <uint32_t>(now_ns // 1000000))
+        elif from_interface.device != NULL:
+            from_interface.queued = True
+            if from_interface.device.send(from_interface.device, loop.generated, length, NULL):
+                flush(from_interface)
         if unlikely(loop.view_count):
-            show_own(loop, NULL if routed else from_port, length, side & 1, cause, now_ns)
+            show_generated(loop, NULL if routed else from_interface, length, side & 1, cause, now_ns)
 
 
 cdef void announce(Loop* loop) noexcept nogil:
     """Announces the next few outside addresses by gratuitous ARP."""
-    cdef Port* port = outside_port(loop)
+    cdef Interface* interface = outside_interface(loop)
     cdef uint32_t _i
     cdef uint8_t frame[ARP_FRAME_BYTES]
-    if port.device == NULL:
+    if interface.device == NULL:
         return
     for _i in range(ANNOUNCE_AT_ONCE):
         if loop.announced >= loop.worker.mappings.ports.count:
             return
         if loop.worker.mappings.ports.addresses[loop.announced].references:
-            arp_announce(frame, loop.worker.mappings.ports.addresses[loop.announced].ip, port.mac)
-            port.device.send(port.device, frame, ARP_FRAME_BYTES, NULL)
-            port.queued = True
+            arp_announce(frame, loop.worker.mappings.ports.addresses[loop.announced].ip, interface.mac)
+            interface.device.send(interface.device, frame, ARP_FRAME_BYTES, NULL)
+            interface.queued = True
         store_relaxed(&loop.announced, loop.announced + 1)
 
 
 # ---- in --------------------------------------------------------------------------------------------------------------
 
-cdef void answer_arp(Loop* loop, Port* port, Arrival* arrival) noexcept nogil:
+cdef void answer_arp(Loop* loop, Interface* interface, Arrival* arrival) noexcept nogil:
     """Answers ARP requests for the gateway's addresses."""
-    cdef uint32_t asked = arp_asked(arrival.data, arrival.length), asked_be = bswap32(asked)
-    count_up(&port.left_to_kernel, 1)
-    if asked == 0 or holds(&loop.local, asked):
+    cdef uint32_t asked = arp_requested_address(arrival.data, arrival.length), asked_be = bswap32(asked)
+    count_up(&interface.left_to_kernel, 1)
+    if asked == 0 or set_contains(&loop.local, asked):
         return
-    if asked_be == port.address or (
-            port.side == OUTSIDE and address_find(loop.worker.mappings.ports, asked_be) != NONE):
-        arp_answer(arrival.data, port.mac)
-        port.device.send(port.device, arrival.data, ARP_FRAME_BYTES, NULL)
-        port.queued = True
-        count_up(&port.left_to_kernel, <uint64_t>-1)
-        count_up(&port.arp_answered, 1)
+    if asked_be == interface.address or (
+            interface.side == OUTSIDE and address_find(loop.worker.mappings.ports, asked_be) != NONE):
+        arp_reply(arrival.data, interface.mac)
+        interface.device.send(interface.device, arrival.data, ARP_FRAME_BYTES, NULL)
+        interface.queued = True
+        count_up(&interface.left_to_kernel, <uint64_t>-1)
+        count_up(&interface.arp_answered, 1)
 
 
 cdef inline bint is_dhcp_answer(const Arrival* arrival) noexcept nogil:
@@ -317,7 +318,7 @@ cdef inline bint is_ours(Loop* loop, Arrival* arrival) noexcept nogil:
         if is_dhcp_answer(arrival):
             return False
         destination = (<Ipv4Header*>(arrival.data + ETHERNET_BYTES)).destination
-        if not holds(&loop.local, bswap32(destination)):
+        if not set_contains(&loop.local, bswap32(destination)):
             return True
         number = address_find(loop.worker.mappings.ports, destination)
         if number == NONE:
@@ -327,12 +328,12 @@ cdef inline bint is_ours(Loop* loop, Arrival* arrival) noexcept nogil:
     return False
 
 
-cdef void count_local(Loop* loop, Port* port, const Frame* frame, bint tapped) noexcept nogil:
+cdef void count_local(Loop* loop, Interface* interface, const Frame* frame, bint tapped) noexcept nogil:
     """Counts what turned out to be for the host, or with a tap not for it: there the kernel has counted all."""
     cdef bint hosts = frame.verdict == LOCAL and is_shared_address(
         loop.worker, (<const Ipv4Header*>(frame.data + ETHERNET_BYTES)).destination)
     if hosts != tapped:
-        count_up(&port.left_to_kernel, 1 if hosts else <uint64_t>-1)
+        count_up(&interface.left_to_kernel, 1 if hosts else <uint64_t>-1)
 
 
 cdef inline uint16_t flags_of(const Arrival* arrival) noexcept nogil:
@@ -348,16 +349,16 @@ cdef inline uint16_t flags_of(const Arrival* arrival) noexcept nogil:
     return flags | FRAME_UNFINISHED if offload.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM else flags
 
 
-cdef inline bint is_crossing(const Loop* loop, const Port* port, const Frame* frame) noexcept nogil:
-    """Whether it is from inside, and the best route to its destination leads to an inside port."""
+cdef inline bint is_crossing(const Loop* loop, const Interface* interface, const Frame* frame) noexcept nogil:
+    """Whether it is from inside, and the best route to its destination leads to an inside interface."""
     cdef uint32_t at = 0
-    if port.side == OUTSIDE or frame.length < ETHERNET_BYTES + sizeof(Ipv4Header):
+    if interface.side == OUTSIDE or frame.length < ETHERNET_BYTES + sizeof(Ipv4Header):
         return False
     return (route_to(&loop.routes[ANYWHERE], bswap32((<Ipv4Header*>(frame.data + ETHERNET_BYTES)).destination), &at)
-            != NO_ROUTE and loop.ports[at].side == INSIDE)
+            != NO_ROUTE and loop.interfaces[at].side == INSIDE)
 
 
-cdef uint32_t sort_out(Loop* loop, Port* port, uint32_t arrived, bint tapped) noexcept nogil:
+cdef uint32_t select_frames(Loop* loop, Interface* interface, uint32_t arrived, bint tapped) noexcept nogil:
     """Converts received frames that are to be translated; how many. tapped: they are copies, the kernel has counted them."""
     cdef uint32_t i, count = 0
     cdef bint may_cross = loop.worker.rules != NULL and loop.worker.rules.no_nat_count   # only then can a packet cross
@@ -371,17 +372,17 @@ cdef uint32_t sort_out(Loop* loop, Port* port, uint32_t arrived, bint tapped) no
             frame.length = arrival.length
             frame.flags = flags_of(arrival) if arrival.offload.flags or arrival.offload.gso_type else 0
             frame.gso_size = arrival.offload.gso_size
-            frame.side = port.side
-            if may_cross and is_crossing(loop, port, frame):
+            frame.side = interface.side
+            if may_cross and is_crossing(loop, interface, frame):
                 frame.flags |= FRAME_CROSSING
             frame.tag = <uint16_t>i
             count += 1
         elif (not tapped and arrival.length >= ETHERNET_BYTES and not arrival.tagged
                 and (<EthernetHeader*>arrival.data).ethertype == bswap16(ETHERTYPE_ARP)
                 and (arrival.packet_type == PACKET_HOST or arrival.packet_type == PACKET_BROADCAST)):
-            answer_arp(loop, port, arrival)
+            answer_arp(loop, interface, arrival)
         elif not tapped:
-            count_up(&port.left_to_kernel, 1)
+            count_up(&interface.left_to_kernel, 1)
     return count
 
 
@@ -393,29 +394,29 @@ cdef void show_arrived(Loop* loop, uint32_t count) noexcept nogil:
             view_arrive(loop.views[i], loop.frames, count)
 
 
-cdef void show_left(Loop* loop, const Port* port, uint32_t count, bint tapped, uint64_t now_ns) noexcept nogil:
+cdef void show_left(Loop* loop, const Interface* interface, uint32_t count, bint tapped, uint64_t now_ns) noexcept nogil:
     """Shows what became of them, their link headers included. tapped: what is not forwarded is the kernel's."""
     cdef uint32_t i
     for i in range(VIEWS_MOST):
         if loop.views[i] != NULL:
-            view_leave(loop.views[i], loop.frames, count, <uint8_t>(port - &loop.ports[0]), loop.worker.number,
+            view_leave(loop.views[i], loop.frames, count, <uint8_t>(interface - &loop.interfaces[0]), loop.worker.number,
                        tapped, now_ns)
 
 
-cdef uint32_t serve(Loop* loop, Port* port, Device* device, uint32_t budget) noexcept nogil:
-    """Serves one batch of a port's device or tap; frames received."""
+cdef uint32_t serve(Loop* loop, Interface* interface, Device* device, uint32_t budget) noexcept nogil:
+    """Serves one batch of an interface's device or tap; frames received."""
     cdef uint32_t arrived, count, i, now_ms
     cdef uint64_t now_ns
-    cdef bint tapped = device != port.device
-    if device == NULL or port.device == NULL:
+    cdef bint tapped = device != interface.device
+    if device == NULL or interface.device == NULL:
         return 0
     arrived = device.receive(device, loop.arrivals, budget if budget < BATCH else BATCH)
     if arrived:
-        enter(loop.worker)
+        lock_for_batch(loop.worker)
         now_ns = clock_of(loop)
         now_ms = <uint32_t>(now_ns // 1000000)
-        loop.worker.links.address[port.side] = port.address
-        count = sort_out(loop, port, arrived, tapped)
+        loop.worker.links.address[interface.side] = interface.address
+        count = select_frames(loop, interface, arrived, tapped)
         if unlikely(loop.view_count):
             show_arrived(loop, count)
         translate(loop.worker, loop.frames, count, now_ns)
@@ -424,59 +425,59 @@ cdef uint32_t serve(Loop* loop, Port* port, Device* device, uint32_t budget) noe
             if loop.frames[i].verdict <= UNTRANSLATED:
                 deliver(loop, &loop.frames[i], loop.arrivals[loop.frames[i].tag].offload, now_ms)
             if unlikely(tapped or loop.frames[i].verdict == LOCAL):
-                count_local(loop, port, &loop.frames[i], tapped)
+                count_local(loop, interface, &loop.frames[i], tapped)
         if unlikely(loop.view_count):
-            show_left(loop, port, count, tapped, now_ns)
-        send_generated(loop, port, now_ns)
+            show_left(loop, interface, count, tapped, now_ns)
+        send_generated(loop, interface, now_ns)
         unlock(loop.worker)
-        take_back_from_others(loop.worker)
-        hand_over(loop)
+        subtract_from_others(loop.worker)
+        flush_all(loop)
     device.complete(device)
     return arrived
 
 
-cdef void hand_over(Loop* loop) noexcept nogil:
+cdef void flush_all(Loop* loop) noexcept nogil:
     """Passes queued frames to the kernel, and requests to the control side."""
     cdef uint32_t i
     for i in range(loop.count):
-        flush(&loop.ports[i])
-    if loop.ask:
-        loop.ask = False
-        signal_fd(loop.ask_fd)
+        flush(&loop.interfaces[i])
+    if loop.has_requests:
+        loop.has_requests = False
+        signal_fd(loop.requests_fd)
 
 
-cdef void service(Loop* loop) noexcept nogil:
-    """Services timers: sweep, pending frames, announcements, generated frames."""
+cdef void run_timers(Loop* loop) noexcept nogil:
+    """Runs timers: sweep, pending frames, announcements, generated frames."""
     cdef uint64_t now_ns = clock_of(loop)
     store_relaxed64(&loop.turned_ns, <uint64_t>(<int64_t>now_ns - loop.offset_ns))
-    if now_ns - loop.serviced_ns < SERVICE_NS and not load_acquire(&loop.learned):
+    if now_ns - loop.timers_ns < TIMERS_NS and not load_acquire(&loop.learned):
         return
-    loop.serviced_ns = now_ns
-    enter(loop.worker)
+    loop.timers_ns = now_ns
+    lock_for_batch(loop.worker)
     tick(loop.worker, now_ns)
     if loop.pending.frames:
         process_pending(loop, <uint32_t>(now_ns // 1000000), False)
     store_release(&loop.learned, 0)
     announce(loop)
-    send_generated(loop, outside_port(loop), now_ns)
+    send_generated(loop, outside_interface(loop), now_ns)
     unlock(loop.worker)
-    take_back_from_others(loop.worker)
-    hand_over(loop)
+    subtract_from_others(loop.worker)
+    flush_all(loop)
 
 
 cdef uint32_t work(Loop* loop, uint32_t budget) noexcept nogil:
     """Moves about budget frames at most, of all ports; how many."""
     cdef uint32_t done = 0, before, i
-    cdef Port* port
+    cdef Interface* interface
     while done < budget:
         before = done
         for i in range(loop.count):
-            port = &loop.ports[(i + loop.turn) % loop.count]
-            done += serve(loop, port, port.device, budget - done if budget > done else 1)
-            if unlikely(port.tap != NULL):
-                done += serve(loop, port, port.tap, budget - done if budget > done else 1)
-        loop.turn = loop.turn + 1 if loop.turn + 1 < loop.count else 0
-        service(loop)
+            interface = &loop.interfaces[(i + loop.serve_first) % loop.count]
+            done += serve(loop, interface, interface.device, budget - done if budget > done else 1)
+            if unlikely(interface.tap != NULL):
+                done += serve(loop, interface, interface.tap, budget - done if budget > done else 1)
+        loop.serve_first = loop.serve_first + 1 if loop.serve_first + 1 < loop.count else 0
+        run_timers(loop)
         if done == before or load_acquire(&loop.park) or load_acquire(&loop.stop):
             break
     return done
@@ -486,21 +487,21 @@ cdef void clear_errors(Loop* loop) noexcept nogil:
     """Clears the error that a link leaves when it goes down, which makes poll return at once."""
     cdef uint32_t i
     for i in range(loop.count):
-        if loop.ports[i].device != NULL:
-            loop.ports[i].device.clear_error(loop.ports[i].device)
-        if loop.ports[i].tap != NULL:
-            loop.ports[i].tap.clear_error(loop.ports[i].tap)
+        if loop.interfaces[i].device != NULL:
+            loop.interfaces[i].device.clear_error(loop.interfaces[i].device)
+        if loop.interfaces[i].tap != NULL:
+            loop.interfaces[i].tap.clear_error(loop.interfaces[i].tap)
 
 
-cdef void rest(Loop* loop) noexcept nogil:
+cdef void wait_for_work(Loop* loop) noexcept nogil:
     """Waits for a frame, the control side, or the next service."""
-    cdef pollfd fds[2 * PORTS_MOST + 1]
+    cdef pollfd fds[2 * INTERFACES_MOST + 1]
     cdef uint32_t i, failed = 0
     cdef bint announces
     for i in range(loop.count):
-        fds[i].fd = -1 if loop.ports[i].device == NULL else loop.ports[i].device.fd
+        fds[i].fd = -1 if loop.interfaces[i].device == NULL else loop.interfaces[i].device.fd
         fds[i].events = POLLIN
-        fds[loop.count + 1 + i].fd = -1 if loop.ports[i].tap == NULL else loop.ports[i].tap.fd
+        fds[loop.count + 1 + i].fd = -1 if loop.interfaces[i].tap == NULL else loop.interfaces[i].tap.fd
         fds[loop.count + 1 + i].events = POLLIN
     fds[loop.count].fd = loop.wake_fd
     fds[loop.count].events = POLLIN
@@ -518,4 +519,4 @@ cdef void rest(Loop* loop) noexcept nogil:
 cdef void run(Loop* loop) noexcept nogil:
     while not load_acquire(&loop.stop) and not load_acquire(&loop.park):
         if work(loop, 4 * BATCH) == 0:
-            rest(loop)
+            wait_for_work(loop)

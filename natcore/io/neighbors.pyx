@@ -9,20 +9,20 @@ cdef enum:
     FORGET_MS = 10000           # age at which an unresolved neighbour is removed
 
 
-cdef bint routes_replace(Routes* routes, const uint32_t* starts, const uint32_t* vias, const uint8_t* ports,
+cdef bint routes_replace(Routes* routes, const uint32_t* starts, const uint32_t* vias, const uint8_t* interfaces,
                          uint32_t ranges) noexcept nogil:
     """Replaces the routes by copies of the ranges; false: out of memory, nothing changed."""
     cdef Routes fresh
     fresh.starts = <uint32_t*>malloc(<size_t>(ranges + 1) * 4)
     fresh.vias = <uint32_t*>malloc(<size_t>(ranges + 1) * 4)
-    fresh.ports = <uint8_t*>malloc(ranges + 1)
+    fresh.interfaces = <uint8_t*>malloc(ranges + 1)
     fresh.ranges = ranges
-    if fresh.starts == NULL or fresh.vias == NULL or fresh.ports == NULL:
+    if fresh.starts == NULL or fresh.vias == NULL or fresh.interfaces == NULL:
         routes_delete(&fresh)
         return False
     memcpy(fresh.starts, starts, <size_t>ranges * 4)
     memcpy(fresh.vias, vias, <size_t>ranges * 4)
-    memcpy(fresh.ports, ports, ranges)
+    memcpy(fresh.interfaces, interfaces, ranges)
     routes_delete(routes)
     routes[0] = fresh
     return True
@@ -31,7 +31,7 @@ cdef bint routes_replace(Routes* routes, const uint32_t* starts, const uint32_t*
 cdef void routes_delete(Routes* routes) noexcept nogil:
     free(routes.starts)
     free(routes.vias)
-    free(routes.ports)
+    free(routes.interfaces)
     memset(routes, 0, sizeof(Routes))
 
 
@@ -83,7 +83,7 @@ cdef bint neighbours_forget(Neighbours* neighbours, uint32_t now_ms) noexcept no
     for i in range(NEIGHBOURS):
         if before[i].address == 0:
             continue
-        if before[i].state == KNOWN or before[i].waiting or now_ms - before[i].asked_ms < FORGET_MS:
+        if before[i].state == KNOWN or before[i].waiting or now_ms - before[i].requested_ms < FORGET_MS:
             neighbour_at(neighbours, before[i].address)[0] = before[i]
             store_relaxed(&neighbours.count, neighbours.count + 1)
     table_delete(before, NEIGHBOURS * sizeof(Neighbour))

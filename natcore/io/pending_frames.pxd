@@ -1,7 +1,7 @@
 """Pending frames: translated frames with an unresolved next hop, in order of arrival."""
 from libc.stdint cimport uint8_t, uint32_t
 
-from natcore.io.device cimport FRAME_ROOM
+from natcore.io.device cimport FRAME_CAPACITY
 from natcore.io.neighbors cimport Neighbour, Neighbours
 from natcore.frame cimport Frame
 from natcore.io.kernel cimport virtio_net_hdr
@@ -16,7 +16,7 @@ cdef struct PendingFrame:            # header before each frame's bytes
     uint32_t bytes              # bytes up to the next header
     uint32_t address            # next hop, host order; 0: removed
     uint32_t since_ms
-    uint32_t port               # egress port
+    uint32_t interface          # number of the egress interface
     Frame frame
     virtio_net_hdr offload
 
@@ -39,7 +39,7 @@ cdef inline PendingFrame* pending_next(PendingFrames* pending, PendingFrame* wai
 
 cdef bint pending_new(PendingFrames* pending) noexcept nogil
 cdef void pending_delete(PendingFrames* pending) noexcept nogil
-cdef bint pending_enter(PendingFrames* pending, Neighbour* neighbour, uint32_t port, const Frame* frame,
-                        const virtio_net_hdr* offload, uint32_t now_ms) noexcept nogil
-cdef void pending_leave(PendingFrames* pending, PendingFrame* waiting, Neighbours* neighbours) noexcept nogil
+cdef bint pending_add(PendingFrames* pending, Neighbour* neighbour, uint32_t interface, const Frame* frame,
+                      const virtio_net_hdr* offload, uint32_t now_ms) noexcept nogil
+cdef void pending_remove(PendingFrames* pending, PendingFrame* waiting, Neighbours* neighbours) noexcept nogil
 cdef void pending_sweep(PendingFrames* pending) noexcept nogil

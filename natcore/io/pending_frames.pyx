@@ -38,11 +38,11 @@ cdef PendingFrame* claim(PendingFrames* pending, uint32_t need) noexcept nogil:
     return waiting
 
 
-cdef bint pending_enter(PendingFrames* pending, Neighbour* neighbour, uint32_t port, const Frame* frame,
-                        const virtio_net_hdr* offload, uint32_t now_ms) noexcept nogil:
-    """Stores a copy of the frame for the neighbour behind the port; false: a limit is reached."""
+cdef bint pending_add(PendingFrames* pending, Neighbour* neighbour, uint32_t interface, const Frame* frame,
+                      const virtio_net_hdr* offload, uint32_t now_ms) noexcept nogil:
+    """Stores a copy of the frame for the neighbour behind the interface; false: a limit is reached."""
     cdef PendingFrame* waiting
-    if (frame.length > FRAME_ROOM or pending.frames == PENDING_FRAMES
+    if (frame.length > FRAME_CAPACITY or pending.frames == PENDING_FRAMES
             or neighbour.waiting + frame.length > PENDING_EACH):
         return False
     waiting = claim(pending, (<uint32_t>sizeof(PendingFrame) + frame.length + 7) & ~<uint32_t>7)
@@ -50,7 +50,7 @@ cdef bint pending_enter(PendingFrames* pending, Neighbour* neighbour, uint32_t p
         return False
     waiting.address = neighbour.address
     waiting.since_ms = now_ms
-    waiting.port = port
+    waiting.interface = interface
     waiting.frame = frame[0]
     waiting.frame.data = <uint8_t*>(waiting + 1)
     waiting.offload = offload[0]
@@ -60,7 +60,7 @@ cdef bint pending_enter(PendingFrames* pending, Neighbour* neighbour, uint32_t p
     return True
 
 
-cdef void pending_leave(PendingFrames* pending, PendingFrame* waiting, Neighbours* neighbours) noexcept nogil:
+cdef void pending_remove(PendingFrames* pending, PendingFrame* waiting, Neighbours* neighbours) noexcept nogil:
     """Removes a frame. Its bytes stay valid, and its space in use, until `pending_sweep`."""
     cdef Neighbour* neighbour = neighbour_at(neighbours, waiting.address)
     if neighbour.address:

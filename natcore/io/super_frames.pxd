@@ -7,12 +7,12 @@ from natcore.io.kernel cimport virtio_net_hdr
 from natcore.base.headers cimport ETHERNET_BYTES, ETHERTYPE_IPV4, EthernetHeader
 
 cdef enum:
-    CUT_PLACES = 32                 # super-frames between two `cut_free`; one over 64 KB becomes nine at most
-    CUT_HEADERS = 14 + 60 + 60      # bytes at most: Ethernet, IPv4, TCP
-    BIG_ROOM = 1 << 19              # bytes of the longest frame: the kernel's GSO_MAX_SIZE is 8 x 65,535
+    SPLIT_PARTS = 32                # super-frames between two `split_free`; one over 64 KB becomes nine at most
+    SPLIT_HEADERS = 14 + 60 + 60    # bytes at most: Ethernet, IPv4, TCP
+    BIG_BYTES = 1 << 19             # bytes of the longest frame: the kernel's GSO_MAX_SIZE is 8 x 65,535
 
-cdef struct Cut:
-    uint8_t* places                 # [CUT_PLACES] frames, a virtio-net header before each
+cdef struct Split:
+    uint8_t* parts                  # [SPLIT_PARTS] frames, a virtio-net header before each
     uint32_t used
     const uint8_t* payload          # payload of the frame being split
     uint32_t length                 # bytes of payload
@@ -20,14 +20,14 @@ cdef struct Cut:
     uint32_t each                   # payload bytes of a part: whole segments
     uint32_t transport              # offset of the TCP header
     uint32_t headers                # offset of the payload
-    uint8_t header[CUT_HEADERS]     # copied: those in the frame may have been rewritten since
+    uint8_t header[SPLIT_HEADERS]   # copied: those in the frame may have been rewritten since
     virtio_net_hdr offload
     uint8_t packet_type
 
-cdef bint cut_open(Cut* cut) noexcept nogil
-cdef void cut_close(Cut* cut) noexcept nogil
-cdef bint cut_begin(Cut* cut, const Arrival* arrival) noexcept nogil
-cdef bint cut_next(Cut* cut, Arrival* arrival) noexcept nogil
+cdef bint split_open(Split* split) noexcept nogil
+cdef void split_close(Split* split) noexcept nogil
+cdef bint split_begin(Split* split, const Arrival* arrival) noexcept nogil
+cdef bint split_next(Split* split, Arrival* arrival) noexcept nogil
 
 cdef inline bint is_big(uint32_t length) noexcept nogil:
     """Whether an Ethernet frame's IPv4 packet exceeds what total length can express."""
@@ -36,10 +36,10 @@ cdef inline bint is_big(uint32_t length) noexcept nogil:
 cdef inline bint is_ipv4(const uint8_t* frame) noexcept nogil:
     return (<const EthernetHeader*>frame).ethertype == bswap16(ETHERTYPE_IPV4)
 
-cdef inline bint cutting(const Cut* cut) noexcept nogil:
+cdef inline bint is_splitting(const Split* split) noexcept nogil:
     """Whether parts of a frame are left; it must stay in place."""
-    return cut.done < cut.length
+    return split.done < split.length
 
-cdef inline void cut_free(Cut* cut) noexcept nogil:
+cdef inline void split_free(Split* split) noexcept nogil:
     """Releases the buffers of all parts returned so far."""
-    cut.used = 0
+    split.used = 0

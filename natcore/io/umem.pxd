@@ -20,7 +20,7 @@ cdef struct Umem:             # used by one thread at a time
     uint32_t free_count
     uint8_t queues[HOLDERS]     # queue numbers in use
 
-cdef inline void give_back(Umem* umem, uint32_t chunk) noexcept nogil:
+cdef inline void free_chunk(Umem* umem, uint32_t chunk) noexcept nogil:
     """Frees a chunk."""
     umem.holders[chunk] = FREE
     umem.free[umem.free_count] = chunk

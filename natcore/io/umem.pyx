@@ -35,7 +35,7 @@ cdef class FrameMemory:
         if self.umem.area == NULL or self.umem.holders == NULL or self.umem.free == NULL:
             raise MemoryError(f"frames={frames}: no memory")
         for i in range(frames):
-            give_back(&self.umem, frames - 1 - i)
+            free_chunk(&self.umem, frames - 1 - i)
 
     def __dealloc__(self):
         if self.umem.area != NULL:

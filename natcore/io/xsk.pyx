@@ -6,7 +6,7 @@ from libc.string cimport memset
 import time
 
 from natcore.io.system_errors cimport checked
-from natcore.io.umem cimport FREE, Umem, give_back
+from natcore.io.umem cimport FREE, Umem, free_chunk
 from natcore.io.kernel cimport (
     AF_XDP, MAP_FAILED, MAP_POPULATE, MAP_SHARED, PROT_READ, PROT_WRITE, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, SOL_XDP,
     SO_SNDBUFFORCE, XDP_COMPLETION_PAGES, XDP_FILL_PAGES, XDP_MAX_TX_SKB_BUDGET, XDP_MMAP_OFFSETS, XDP_RECEIVE_PAGES,
@@ -96,6 +96,6 @@ cdef void queue_close(Queue* queue, Umem* umem) noexcept nogil:
     _unmap(&queue.completion)
     for i in range(umem.chunks):
         if umem.holders[i] == queue.holder:
-            give_back(umem, i)
+            free_chunk(umem, i)
     umem.queues[queue.holder] = False
     queue.holder = FREE

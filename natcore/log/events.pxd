@@ -5,7 +5,7 @@ from natcore.base.spinlock cimport Spinlock, assert_spin, spin_lock, spin_unlock
 
 cdef enum:
     EVENT_SLOTS = 1024
-    REST_SLOTS = 16             # one per reason, when no slot is free
+    REASON_SLOTS = 16           # one per reason, when no slot is free
 
 cdef enum:                      # reasons other than the drops of Verdict
     PORTS_THRESHOLD = 1         # ports of an outside address and protocol (0: port blocks) are nearly used up
@@ -41,7 +41,7 @@ cdef extern from * nogil:
 
 cdef struct Events:
     Event slots[1024]
-    Event rest[16]              # [REST_SLOTS] sums by reason, when no slot was free; subscriber 0
+    Event by_reason[16]         # [REASON_SLOTS] sums by reason, when no slot was free; subscriber 0
     uint32_t waiting
     int fd                      # readable while events wait
     uint64_t lost               # events that found neither
@@ -50,7 +50,7 @@ cdef struct Events:
 cdef inline void event_note(Events* events, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination,
                             uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:
     spin_lock(&events.spin)
-    event_enter(events, verdict, limit, subscriber, destination, port, protocol, now_ns)
+    event_add(events, verdict, limit, subscriber, destination, port, protocol, now_ns)
     spin_unlock(&events.spin)
 
 cdef inline void event_begin(Events* events, Event* event, uint8_t verdict, uint8_t limit, uint32_t subscriber,
@@ -67,11 +67,11 @@ cdef inline void event_begin(Events* events, Event* event, uint8_t verdict, uint
     if events.waiting == 1:
         event_fd_set(events.fd)
 
-cdef inline void event_enter(Events* events, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination,
-                             uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:
+cdef inline void event_add(Events* events, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination,
+                           uint16_t port, uint8_t protocol, uint64_t now_ns) noexcept nogil:
     cdef uint32_t at = subscriber ^ verdict * <uint32_t>0x9E3779B9, step
     cdef Event* event
-    assert_spin(&events.spin, NULL, "events: event_enter")
+    assert_spin(&events.spin, NULL, "events: event_add")
     at = (at ^ at >> 16) * <uint32_t>0x45D9F3B      # neighbouring addresses differ in the highest byte: mix it into the lowest
     at ^= at >> 16
     for step in range(16):
@@ -83,8 +83,8 @@ cdef inline void event_enter(Events* events, uint8_t verdict, uint8_t limit, uin
         if event.count == 0:
             event_begin(events, event, verdict, limit, subscriber, destination, port, protocol, now_ns)
             return
-    for step in range(REST_SLOTS):
-        event = &events.rest[step]
+    for step in range(REASON_SLOTS):
+        event = &events.by_reason[step]
         if event.count and event.verdict == verdict:
             event.count += 1
             return

@@ -51,14 +51,14 @@ cdef struct Flows:
     uint64_t lost               # packets without a row, for lack of space
     uint64_t unreadable         # packets without a 5-tuple: not IPv4 or malformed
     bint ethernet
-    uint32_t users              # batches between flows_enter and flows_exit
+    uint32_t users              # batches between flows_acquire and flows_release
     Spinlock spin                   # protects the rows
 
-cdef inline void flows_enter(Flows* flows) noexcept nogil:
-    """Keeps the flow log in use until flows_exit, even if the worker is unlocked meanwhile. The worker must be locked."""
+cdef inline void flows_acquire(Flows* flows) noexcept nogil:
+    """Keeps the flow log in use until flows_release, even if the worker is unlocked meanwhile. The worker must be locked."""
     fetch_add(&flows.users, 1)
 
-cdef inline void flows_exit(Flows* flows) noexcept nogil:
+cdef inline void flows_release(Flows* flows) noexcept nogil:
     fetch_add(&flows.users, <uint32_t>-1)
 
 cdef bint flows_new(Flows* flows, uint32_t capacity, const HashKey* key, int64_t window_us, bint ethernet) noexcept nogil

@@ -63,7 +63,7 @@ cdef struct Journal:            # producers write the first part, the consumer t
     uint64_t head               # rows ever written to the ring
     uint64_t head_at            # head modulo capacity
     uint64_t lost               # window rows lost, and all kinds while a session log runs
-    uint64_t apart_lost         # begin and end rows lost while none runs
+    uint64_t lifecycle_lost     # begin and end rows lost while none runs
     int64_t lost_from           # of the lost rows, microseconds since 1970: earliest start
     int64_t lost_until          # latest end; before lost_from: none lost
     uint64_t newest             # Overflow*
@@ -72,11 +72,11 @@ cdef struct Journal:            # producers write the first part, the consumer t
     uint32_t overflowing            # sweeps in progress, which may overflow a full ring
     uint32_t in_overflow           # the row of journal_slot is in an overflow chunk
     Spinlock spin                   # held from journal_slot to journal_commit
-    Record* apart               # [capacity] begin and end rows while no session log runs
-    uint64_t apart_head
-    uint64_t apart_head_at
+    Record* lifecycle           # [capacity] begin and end rows while no session log runs
+    uint64_t lifecycle_head
+    uint64_t lifecycle_head_at
     uint64_t order              # rows ever written, to any ring; stored in `number` until drained
-    uint32_t is_apart           # the row of journal_slot is in `apart`
+    uint32_t in_lifecycle       # the row of journal_slot is in `lifecycle`
     Events* events              # receives RECORDS_LOST
     RowTap* taps                # NULL: no one watches; changed with all workers locked
     uint64_t unused[2]
@@ -85,8 +85,8 @@ cdef struct Journal:            # producers write the first part, the consumer t
     uint64_t oldest             # Overflow*, read up to oldest_read; the producer sets the first
     uint64_t oldest_read
     uint64_t overflow_read         # rows ever read
-    uint64_t apart_tail
-    uint64_t apart_tail_at
+    uint64_t lifecycle_tail
+    uint64_t lifecycle_tail_at
 
 cdef inline uint64_t journal_space(Journal* journal) noexcept nogil:
     """Lower bound of rows that fit: the consumer may be reading, and workers writing."""
@@ -102,9 +102,9 @@ cdef inline uint64_t journal_waiting(Journal* journal) noexcept nogil:
     """Rows that can be drained; for the consumer."""
     # the tails before the heads
     cdef uint64_t tail = load_acquire64(&journal.tail), overflow_read = load_acquire64(&journal.overflow_read)
-    cdef uint64_t apart_tail = load_acquire64(&journal.apart_tail)
+    cdef uint64_t lifecycle_tail = load_acquire64(&journal.lifecycle_tail)
     return (load_acquire64(&journal.head) - tail + load_acquire64(&journal.overflow_written) - overflow_read
-            + load_acquire64(&journal.apart_head) - apart_tail)
+            + load_acquire64(&journal.lifecycle_head) - lifecycle_tail)
 
 cdef inline bint journal_is_short(Journal* journal) noexcept nogil:
     """Whether the sweep waits for the consumer with the last two rows of a session: it leaves a quarter of the ring to the

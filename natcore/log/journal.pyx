@@ -12,9 +12,9 @@ from natcore.base.spinlock cimport assert_spin, spin_lock, spin_unlock
 cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil:
     journal.capacity = capacity
     journal.ring = <Record*>table_new(capacity * sizeof(Record))
-    journal.apart = <Record*>table_new(capacity * sizeof(Record))
+    journal.lifecycle = <Record*>table_new(capacity * sizeof(Record))
     journal.lost_until = -1
-    return journal.ring != NULL and journal.apart != NULL
+    return journal.ring != NULL and journal.lifecycle != NULL
 
 
 cdef void journal_delete(Journal* journal) noexcept nogil:
@@ -24,8 +24,8 @@ cdef void journal_delete(Journal* journal) noexcept nogil:
         journal.oldest = overflow.next
         free(overflow)
     table_delete(journal.ring, journal.capacity * sizeof(Record))
-    table_delete(journal.apart, journal.capacity * sizeof(Record))
-    journal.ring = journal.apart = NULL
+    table_delete(journal.lifecycle, journal.capacity * sizeof(Record))
+    journal.ring = journal.lifecycle = NULL
 
 
 cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil:
@@ -33,10 +33,10 @@ cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil:
     cdef Record* row = NULL
     spin_lock(&journal.spin)
     if journal.overflow_limit == 0 and kind != RECORD_WINDOW:
-        if journal.apart_head - load_acquire64(&journal.apart_tail) < journal.capacity:
-            journal.is_apart = 1
-            return &journal.apart[journal.apart_head_at]
-        store_relaxed64(&journal.apart_lost, journal.apart_lost + 1)
+        if journal.lifecycle_head - load_acquire64(&journal.lifecycle_tail) < journal.capacity:
+            journal.in_lifecycle = 1
+            return &journal.lifecycle[journal.lifecycle_head_at]
+        store_relaxed64(&journal.lifecycle_lost, journal.lifecycle_lost + 1)
         spin_unlock(&journal.spin)
         return NULL
     if journal.head - load_acquire64(&journal.tail) < journal.capacity:
@@ -91,11 +91,11 @@ cdef void journal_commit(Journal* journal) noexcept nogil:
     cdef uint64_t order = journal.order
     assert_spin(&journal.spin, NULL, "journal: journal_commit")
     store_release64(&journal.order, order + 1)
-    if journal.is_apart:
-        journal.is_apart = 0
-        journal.apart[journal.apart_head_at].number = order
-        journal.apart_head_at = journal.apart_head_at + 1 if journal.apart_head_at + 1 < journal.capacity else 0
-        store_release64(&journal.apart_head, journal.apart_head + 1)
+    if journal.in_lifecycle:
+        journal.in_lifecycle = 0
+        journal.lifecycle[journal.lifecycle_head_at].number = order
+        journal.lifecycle_head_at = journal.lifecycle_head_at + 1 if journal.lifecycle_head_at + 1 < journal.capacity else 0
+        store_release64(&journal.lifecycle_head, journal.lifecycle_head + 1)
         spin_unlock(&journal.spin)
         return
     if unlikely(journal.in_overflow):
@@ -175,22 +175,22 @@ cdef const Record* main_next(Journal* journal) noexcept nogil:
 cdef uint64_t merged_drain(Journal* journal, Record* rows, uint64_t capacity) noexcept nogil:
     """Moves rows of both rings in the order of writing; rows written meanwhile are left for the next call."""
     cdef uint64_t filled = 0, until
-    cdef const Record* apart
+    cdef const Record* lifecycle
     cdef const Record* other
     spin_lock(&journal.spin)            # of several workers: what was written before is in its ring
     until = load_acquire64(&journal.order)
     spin_unlock(&journal.spin)
     while filled < capacity:
         other = main_next(journal)
-        apart = NULL
-        if load_acquire64(&journal.apart_head) != journal.apart_tail:
-            apart = &journal.apart[journal.apart_tail_at]
-        if apart != NULL and (other == NULL or apart.number < other.number):
-            if apart.number >= until:
+        lifecycle = NULL
+        if load_acquire64(&journal.lifecycle_head) != journal.lifecycle_tail:
+            lifecycle = &journal.lifecycle[journal.lifecycle_tail_at]
+        if lifecycle != NULL and (other == NULL or lifecycle.number < other.number):
+            if lifecycle.number >= until:
                 break
-            memcpy(&rows[filled], apart, sizeof(Record))
-            journal.apart_tail_at = journal.apart_tail_at + 1 if journal.apart_tail_at + 1 < journal.capacity else 0
-            store_release64(&journal.apart_tail, journal.apart_tail + 1)
+            memcpy(&rows[filled], lifecycle, sizeof(Record))
+            journal.lifecycle_tail_at = journal.lifecycle_tail_at + 1 if journal.lifecycle_tail_at + 1 < journal.capacity else 0
+            store_release64(&journal.lifecycle_tail, journal.lifecycle_tail + 1)
         elif other == NULL or other.number >= until:
             break
         else:
@@ -202,7 +202,7 @@ cdef uint64_t merged_drain(Journal* journal, Record* rows, uint64_t capacity) no
 cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t capacity, uint64_t number) noexcept nogil:
     """Moves up to capacity rows out in the order of writing, numbered from number; how many."""
     cdef uint64_t filled, i
-    if journal.overflow_limit and load_acquire64(&journal.apart_head) == journal.apart_tail:
+    if journal.overflow_limit and load_acquire64(&journal.lifecycle_head) == journal.lifecycle_tail:
         filled = main_drain(journal, rows, capacity)
     else:
         filled = merged_drain(journal, rows, capacity)

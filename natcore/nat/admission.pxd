@@ -19,9 +19,9 @@ cdef struct Endpoints:          # endpoints of an inbound packet; big-endian
 
 cdef inline uint32_t inside_mtu(const Worker* worker, uint32_t destination) noexcept nogil:
     """MTU of the link to an inside host (big-endian)."""
-    if worker.links.paths == NULL:
+    if worker.links.path_mtus == NULL:
         return worker.links.mtu[INSIDE]
-    return mtu_towards(worker.links.paths, bswap32(destination)) or worker.links.mtu[INSIDE]
+    return mtu_towards(worker.links.path_mtus, bswap32(destination)) or worker.links.mtu[INSIDE]
 
 cdef inline uint32_t session_mtu(const Worker* worker, const Session* session, uint32_t direction) noexcept nogil:
     """MTU of the session's egress link in a direction; hairpinned: the smallest inside."""
@@ -43,7 +43,7 @@ cdef uint8_t tcp_flags(const Packet* packet) noexcept nogil
 cdef void report_drop(Worker* worker, uint8_t verdict, uint8_t limit, uint32_t subscriber, uint32_t destination, uint16_t port,
                       uint8_t protocol, const Clock* now) noexcept nogil
 cdef bint is_one_to_one(const Worker* worker, uint32_t ip) noexcept nogil
-cdef const DnatRule* forwarding_rule(const Worker* worker, const Packet* packet) noexcept nogil
+cdef const DnatRule* dnat_rule_of_inside(const Worker* worker, const Packet* packet) noexcept nogil
 cdef bint is_static(const Worker* worker, uint32_t slot) noexcept nogil
 cdef bint is_martian(const Worker* worker, uint32_t ip) noexcept nogil
 cdef bint is_shared_address(const Worker* worker, uint32_t ip) noexcept nogil

@@ -24,7 +24,7 @@ from natcore.tables.entries cimport (
 )
 from natcore.tables.sessions cimport (
     HAIRPINNED, IN, LIFE_SOME, OPENED_OUTSIDE, OUT, TIMEOUT_UNREPLIED, UNLOGGED, UNTRANSLATED_BOTH, class_of, filter_open,
-    is_dead, mapping_answered, mapping_life, session_announce, session_find, session_open,
+    is_dead, mapping_answered, mapping_life, create_row_write, session_find, session_open,
 )
 from natcore.nat.fragmentation cimport may_fragment
 from natcore.workers.expiry cimport expire, expire_mapping
@@ -32,7 +32,7 @@ from natcore.tables.tcp_state cimport TCP_INIT_IN, TCP_INIT_OUT, TCP_PICKED, TCP
 from natcore.base.flow_hash cimport flow_hash
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.workers.configuration cimport FILTER_ADDRESS, FILTER_NONE
 from natcore.workers.worker cimport Clock, Worker, holds_all_locks, worker_of_inside
 from natcore.packet.verdict cimport (
@@ -46,11 +46,11 @@ from natcore.base.headers cimport ICMP_ECHO_REQUEST, PROTOCOL_ICMP, PROTOCOL_TCP
 cdef enum:
     LINK_LOCAL = 0xA9FE         # first two bytes of 169.254/16
     BROADCAST = 0xFFFFFFFF
-    ADDRESSES_TRIED = 256       # addresses of a pool tried for a protocol without ports, summed over workers
+    PORTLESS_SEARCH_MOST = 256  # addresses of a pool that are looked at for a protocol without ports, summed over workers
 
 cdef struct OutboundMatch:                # the entry by which a packet from inside leaves: one of the three
     const SnatRule* snat
-    const DnatRule* forwarded   # DNAT or 1:1 entry with the source as a target
+    const DnatRule* dnat        # DNAT or 1:1 entry with the source as a target
     const NoNatRule* no_nat
     bint hairpin                # the destination is one of our outside addresses
 
@@ -77,7 +77,7 @@ cdef uint8_t may_pass(Worker* worker, const Frame* frame, const Packet* packet, 
         return DROP_TTL
     if wire_length(frame, packet) <= mtu:
         return PENDING
-    worker.mtu_met = mtu
+    worker.exceeded_mtu = mtu
     if not holds_all_locks(worker):    # fragments are written with all locked, when the MTU may be another one
         return repeat_with_all_locked(worker, DROP_MTU)
     return PENDING if may_fragment(worker.outbox, frame, packet, mtu) else DROP_MTU
@@ -114,7 +114,7 @@ cdef uint8_t repeat_with_all_locked(Worker* worker, uint8_t verdict) noexcept no
 
 cdef uint8_t refuse(Worker* worker, uint8_t verdict, uint8_t limit) noexcept nogil:
     """Returns the verdict, and records the limit that its event will name."""
-    worker.limit_met = limit
+    worker.reached_limit = limit
     return verdict
 
 
@@ -223,7 +223,7 @@ cdef bint is_static(const Worker* worker, uint32_t slot) noexcept nogil:
     return worker.mappings.mappings[worker.sessions.cold[slot].mapping].flags & MAPPING_STATIC
 
 
-cdef const DnatRule* forwarding_rule(const Worker* worker, const Packet* packet) noexcept nogil:
+cdef const DnatRule* dnat_rule_of_inside(const Worker* worker, const Packet* packet) noexcept nogil:
     """The DNAT or 1:1 entry for an inside endpoint that sends first (RFC 4787 REQ-1), or NULL.
 
     Of several entries the first added that applies. One with several targets applies if it would choose this one for the
@@ -247,7 +247,7 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Packet* p
     cdef uint32_t source = packet.ip.source, destination = packet.ip.destination, address
     cdef uint8_t flags = tcp_flags(packet), verdict
     match.snat = NULL
-    match.forwarded = NULL
+    match.dnat = NULL
     match.no_nat = NULL
     if worker.links.address[INSIDE] and destination == worker.links.address[INSIDE]:
         return LOCAL
@@ -270,10 +270,10 @@ cdef uint8_t screen_outbound(Worker* worker, const Frame* frame, const Packet* p
         if not match.hairpin:
             match.no_nat = no_nat_rule(worker.rules, bswap32(source), bswap32(destination))
         if match.no_nat == NULL:
-            match.forwarded = forwarding_rule(worker, packet)
-        if match.no_nat == NULL and match.forwarded == NULL:
+            match.dnat = dnat_rule_of_inside(worker, packet)
+        if match.no_nat == NULL and match.dnat == NULL:
             match.snat = snat_rule(worker.rules, bswap32(source))
-    if match.no_nat == NULL and match.forwarded == NULL and match.snat == NULL:
+    if match.no_nat == NULL and match.dnat == NULL and match.snat == NULL:
         return DROP_NO_SNAT_ENTRY
     if match.hairpin and not (worker.configuration.hairpin and has_ports(packet.protocol)):     # without ports: no target
         return DROP_UNSUPPORTED
@@ -357,10 +357,10 @@ cdef uint8_t open_on_other_address(Worker* worker, MappingKey* key, const SnatRu
                                    uint32_t* mapping) noexcept nogil:
     """Opens a mapping over a pool address that no other host uses towards the remote; DROP_CONFLICT: there is none.
 
-    At most ADDRESSES_TRIED are looked at, from anywhere in the pool on.
+    At most PORTLESS_SEARCH_MOST are looked at, from anywhere in the pool on.
     """
-    cdef uint32_t addresses[ADDRESSES_TRIED]
-    cdef uint32_t tries = ADDRESSES_TRIED // worker.shared.count, _step, at
+    cdef uint32_t addresses[PORTLESS_SEARCH_MOST]
+    cdef uint32_t tries = PORTLESS_SEARCH_MOST // worker.shared.count, _step, at
     cdef Pool pool
     pool.entry = rule.pool.entry
     pool.first = rule.pool.first
@@ -425,15 +425,15 @@ cdef uint8_t find_outbound_mapping(Worker* worker, const Packet* packet, const O
                                    uint32_t* mapping) noexcept nogil:
     """Finds or opens the mapping by which a packet from inside leaves."""
     cdef MappingKey key
-    cdef bint ported = has_ports(packet.protocol), dynamic = match.no_nat == NULL and match.forwarded == NULL
+    cdef bint ported = has_ports(packet.protocol), dynamic = match.no_nat == NULL and match.dnat == NULL
     dynamic_key(&key, packet.addresses, packet.ports, packet.protocol,
                 dynamic and ported and worker.configuration.mapping[space_of(packet.protocol)])
     key.flags = 0 if ported else MAPPING_PORTLESS
     if match.no_nat != NULL:
         return find_static(worker, &key, match.no_nat.entry, key.inside_ip, key.inside_port, NONE, now, mapping)
-    if match.forwarded != NULL:
-        return find_static(worker, &key, match.forwarded.entry, match.forwarded.outside_ip,
-                           outside_port(match.forwarded, key.inside_port) if ported else 0, match.forwarded.address,
+    if match.dnat != NULL:
+        return find_static(worker, &key, match.dnat.entry, match.dnat.outside_ip,
+                           outside_port(match.dnat, key.inside_port) if ported else 0, match.dnat.address,
                            now, mapping)
     if not ported:
         return find_portless(worker, &key, match.snat, packet.ip.destination, now, mapping)
@@ -466,9 +466,9 @@ cdef uint8_t admit_outbound(Worker* worker, Frame* frame, Packet* packet, const 
             worker.sessions.hot[slot[0]].state = TCP_INIT_OUT if tcp_flags(packet) & TCP_SYN else TCP_PICKED
         return PENDING
     if verdict == DROP_CONFLICT:                    # the endpoint is in use: with ports that is no lack of addresses
-        worker.limit_met = LIMIT_NONE if match.snat == NULL or has_ports(packet.protocol) else LIMIT_POOL
+        worker.reached_limit = LIMIT_NONE if match.snat == NULL or has_ports(packet.protocol) else LIMIT_POOL
     if DROP_PORTS_EXHAUSTED <= verdict <= DROP_CONFLICT:
-        report_drop(worker, verdict, worker.limit_met, packet.ip.source, packet.ip.destination, remote_port,
+        report_drop(worker, verdict, worker.reached_limit, packet.ip.source, packet.ip.destination, remote_port,
                     packet.protocol, now)
     return verdict
 
@@ -486,7 +486,7 @@ cdef uint8_t screen_inbound(Worker* worker, const Packet* packet, Endpoints* end
         return LOCAL
     if (is_martian(worker, packet.ip.source) or is_gateway_address(worker, packet.ip.source)
             or address_find(worker.mappings.ports, packet.ip.source) != NONE
-            or ((worker.configuration.reverse_path_filter or worker.links.wires)
+            or ((worker.configuration.reverse_path_filter or worker.links.reverse_path_filter)
                 and worker.rules != NULL and is_inside(worker.rules, bswap32(packet.ip.source)))):
         return DROP_SPOOFED
     return PENDING if ends.address != NONE else DROP_NO_MAPPING
@@ -524,7 +524,7 @@ cdef uint8_t find_dnat_mapping(Worker* worker, const Endpoints* ends, uint8_t pr
     key.flags = 0 if space != ANY_SPACE else MAPPING_PORTLESS
     verdict = find_static(worker, &key, rule.entry, ends.outside_ip, ends.outside_port, rule.address, now, mapping)
     if verdict == DROP_SESSION_LIMIT:
-        report_drop(worker, verdict, worker.limit_met, key.inside_ip, ends.remote_ip, ends.remote_port, protocol,
+        report_drop(worker, verdict, worker.reached_limit, key.inside_ip, ends.remote_ip, ends.remote_port, protocol,
                     now)
     return verdict
 
@@ -623,4 +623,4 @@ cdef void log_new_session(Worker* worker, uint32_t slot, uint32_t direction, con
     """Logs a new session that is kept, and counts it for rates and thresholds if the inside opened it."""
     if direction == OUT:
         count_opened(worker, slot, now)
-    session_announce(&worker.sessions, slot)
+    create_row_write(&worker.sessions, slot)

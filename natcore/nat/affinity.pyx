@@ -10,7 +10,7 @@ from natcore.tables.port_overload cimport EndpointPair, overload_find
 from natcore.packet.parse cimport KIND_FRAGMENT, KIND_ICMP, KIND_OTHER, KIND_SESSION, Packet, parse, wire_length
 from natcore.nat.fragment_path cimport fragment_key
 from natcore.tables.ports cimport (
-    PORT_OF_HOST, PORT_RESERVED, PORTS_OVERLOAD, Ports, address_find, has_ports, home_of_port, port_holder, space_of,
+    PORT_OF_HOST, PORT_RESERVED, PORTS_OVERLOAD, Ports, address_find, has_ports, worker_preferring, port_holder, space_of,
 )
 from natcore.nat.icmp_errors cimport is_error, quoted_slot
 from natcore.tables.entries cimport ANY_SPACE, DnatRule, dnat_key, dnat_rule, dnat_target
@@ -18,7 +18,7 @@ from natcore.tables.sessions cimport IN, is_dead, session_find
 from natcore.base.flow_hash cimport flow_hash
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.base.spinlock cimport spin_lock, spin_unlock
 from natcore.workers.worker cimport Clock, Worker, clock_read, holds_all_locks, worker_of_inside
 from natcore.packet.verdict cimport INSIDE, OUTSIDE, PENDING
@@ -79,7 +79,7 @@ cdef Worker* owner_of_outside(const Worker* worker, uint32_t address, uint64_t a
         owner = owner_of_pair(worker, &ends)
     elif number != NONE:
         owner = worker.shared.workers[holder]
-    return owner if owner != NULL else worker.shared.workers[home_of_port(worker.mappings.ports, port)]
+    return owner if owner != NULL else worker.shared.workers[worker_preferring(worker.mappings.ports, port)]
 
 
 cdef Worker* owner_by_key(Worker* worker, uint32_t side, uint64_t addresses, uint32_t ports, uint8_t protocol) noexcept nogil:
@@ -118,16 +118,16 @@ cdef Worker* owner_of(Worker* worker, const Frame* frame, const Packet* packet, 
 
 # ---- by packet, with all workers locked ------------------------------------------------------------------------------
 
-cdef Worker* find_live_owner(Worker* worker, uint32_t side, uint64_t addresses, uint32_t ports, uint8_t protocol, bint meet,
-                             const Clock* now) noexcept nogil:
-    """The worker with a live session of this key, or NULL. meet: end a dead one, as any packet that meets it does."""
+cdef Worker* find_live_owner(Worker* worker, uint32_t side, uint64_t addresses, uint32_t ports, uint8_t protocol,
+                             bint expire_dead, const Clock* now) noexcept nogil:
+    """The worker with a live session of this key, or NULL. expire_dead: end a dead one, as a packet that belongs to it does."""
     cdef uint32_t i
     cdef Worker* one
     for i in range(worker.shared.count):
         one = worker.shared.workers[i]
-        if meet and find_live(one, side, addresses, ports, protocol, now) != NONE:
+        if expire_dead and find_live(one, side, addresses, ports, protocol, now) != NONE:
             return one
-        if not meet and has_live(one, side, addresses, ports, protocol, now):
+        if not expire_dead and has_live(one, side, addresses, ports, protocol, now):
             return one
     return NULL
 
@@ -142,16 +142,16 @@ cdef Worker* find_session_owner(Worker* worker, uint32_t side, uint64_t addresse
     return NULL
 
 
-cdef bint is_one_to_one_query(const Worker* worker, const Frame* frame, const Packet* packet) noexcept nogil:
+cdef bint is_reverse_query(const Worker* worker, const Frame* frame, const Packet* packet) noexcept nogil:
     """Whether it is an ICMP query in the reverse direction, which only sessions of 1:1 entries pass."""
     cdef uint8_t type = (<const IcmpHeader*>packet.l4).type if packet.kind == KIND_ICMP else 0
     return (packet.kind == KIND_ICMP and (is_request(type) if frame.side == OUTSIDE else is_reply(type))
             and not (worker.links.address[frame.side] and packet.ip.destination == worker.links.address[frame.side]))
 
 
-cdef Worker* owner_with_all_locked(Worker* worker, const Frame* frame, const Packet* packet, bint meet,
+cdef Worker* owner_with_all_locked(Worker* worker, const Frame* frame, const Packet* packet, bint expire_dead,
                                    const Clock* now) noexcept nogil:
-    """The worker that processes the packet; `worker` if it does not matter. Call it with all workers locked. meet: end a
+    """The worker that processes the packet; `worker` if it does not matter. Call it with all workers locked. expire_dead: end a
     dead session of it."""
     cdef uint32_t i
     cdef Worker* owner
@@ -163,11 +163,11 @@ cdef Worker* owner_with_all_locked(Worker* worker, const Frame* frame, const Pac
             if quoted_slot(worker.shared.workers[i], &copy, frame.side, now) != NONE:
                 return worker.shared.workers[i]
         return worker
-    meet = meet and (packet.kind == KIND_SESSION or is_one_to_one_query(worker, frame, packet))
-    owner = find_live_owner(worker, frame.side, copy.addresses, copy.ports, copy.protocol, meet, now)
+    expire_dead = expire_dead and (packet.kind == KIND_SESSION or is_reverse_query(worker, frame, packet))
+    owner = find_live_owner(worker, frame.side, copy.addresses, copy.ports, copy.protocol, expire_dead, now)
     if owner == NULL:
         owner = owner_by_key(worker, frame.side, copy.addresses, copy.ports, copy.protocol)
-    if owner == NULL:                               # fragment: it may yet meet a dead session
+    if owner == NULL:                               # fragment: it may yet expire_dead a dead session
         owner = find_session_owner(worker, frame.side, copy.addresses, copy.ports, copy.protocol)
     return worker if owner == NULL else owner
 

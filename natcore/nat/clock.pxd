@@ -9,4 +9,4 @@ cdef void clock_follow(Worker* worker, Clock* now) noexcept nogil
 cdef uint64_t clock_of_all(const Worker* worker) noexcept nogil
 cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil
 cdef bint advance(Worker* worker, uint64_t now_ns, uint64_t rows) noexcept nogil
-cdef void finish_waiting(Worker* worker, uint64_t now_ns) noexcept nogil
+cdef void finish_held(Worker* worker, uint64_t now_ns) noexcept nogil

@@ -12,7 +12,7 @@ from natcore.workers.expiry cimport is_long_ago, sweep_all, sweep_slice
 from natcore.nat.unsolicited_syn cimport answer_unsolicited
 from natcore.base.compiler cimport load_acquire64, load_relaxed, load_relaxed64, raise64, store_relaxed64, unlikely
 from natcore.base.lock_checker cimport assert_held
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.workers.worker cimport Clock, Shared, Worker, clock_read, holds_all_locks, tables_of_all
 
 cdef enum:
@@ -35,7 +35,7 @@ cdef inline uint64_t clock_set(Worker* worker, uint64_t now_ns) noexcept nogil:
     if worker.shared.count > 1:
         then_ns = raise64(&worker.shared.now_ns, now_ns)
     if now_ns < then_ns:
-        if not worker.steady:
+        if not worker.monotonic_clock:
             worker.clock_backward += 1
         now_ns = then_ns
     store_relaxed64(&worker.now_ns, now_ns)
@@ -108,13 +108,13 @@ cdef uint64_t clock_forward_with(Worker* worker, uint32_t packets, uint64_t now_
     return now_ns
 
 
-cdef bint has_waiting(const Worker* worker) noexcept nogil:
+cdef bint has_held_packets(const Worker* worker) noexcept nogil:
     """Whether there is work that needs all workers locked; what arrives just now is seen by the next tick."""
     return (worker.fragments[0].newest != NONE or worker.fragments[1].newest != NONE
             or load_relaxed(&worker.syn_holdoff.head) != worker.syn_holdoff.tail)
 
 
-cdef void finish_waiting(Worker* worker, uint64_t now_ns) noexcept nogil:
+cdef void finish_held(Worker* worker, uint64_t now_ns) noexcept nogil:
     """Answers held SYNs and drops datagrams that timed out. Call it with all workers locked."""
     answer_unsolicited(worker, now_ns)
     expire_datagrams(worker, now_ns)
@@ -130,10 +130,10 @@ cdef void tick(Worker* worker, uint64_t now_ns) noexcept nogil:
     if due < SWEEP_AT_LEAST and elapsed < SWEEP_NS // 64:
         return
     store_relaxed64(&worker.ticked_ns, worker.now_ns)
-    if alone or has_waiting(worker):
+    if alone or has_held_packets(worker):
         if not alone:
             lock_others(worker)
-        finish_waiting(worker, worker.now_ns)
+        finish_held(worker, worker.now_ns)
         if not alone:
             unlock_others(worker)
     sweep_slice(&worker.sessions, <uint32_t>(due if due > SWEEP_AT_LEAST else SWEEP_AT_LEAST), SLICE_ENDS, worker.now_ns)
@@ -149,5 +149,5 @@ cdef bint advance(Worker* worker, uint64_t now_ns, uint64_t rows) noexcept nogil
     now_ns = clock_set(worker, now_ns)
     for i in range(shared.count):
         store_relaxed64(&shared.workers[i].now_ns, now_ns)
-    finish_waiting(worker, now_ns)
+    finish_held(worker, now_ns)
     return sweep_all(tables_of_all(worker), now_ns, rows)

@@ -5,7 +5,7 @@ from natcore.packet.parse cimport Packet
 from natcore.frame cimport Frame
 from natcore.workers.worker cimport Clock, Worker
 
-cdef uint8_t fragment_enter(Worker* worker, Frame* frame, Packet* packet, const Clock* now, uint32_t* datagram) noexcept nogil
+cdef uint8_t handle_fragment(Worker* worker, Frame* frame, Packet* packet, const Clock* now, uint32_t* datagram) noexcept nogil
 cdef uint8_t parse_first(Packet* packet, uint32_t side) noexcept nogil
 cdef void first_fragment_done(Worker* worker, const Frame* frame, const Packet* packet, uint32_t number, uint8_t verdict,
                               const Clock* now) noexcept nogil

@@ -6,23 +6,23 @@ from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
 from natcore.nat.admission cimport find_live, inside_mtu, may_pass, session_mtu
 from natcore.tables.fragments cimport (
     DATAGRAM_BROKEN, DATAGRAM_KNOWN, DATAGRAM_REFUSED, DATAGRAMS, EXPIRED_AT_ONCE, RANGE_LAST, Datagram, Fragments,
-    FragmentRange, datagram_break, datagram_close, datagram_find, datagram_has, datagram_next_held, datagram_hold,
-    datagram_mark, datagram_open,
-    datagram_settle, datagram_pop_held, datagram_is_complete, datagram_is_over, fragments_expire, fragment_digest,
+    FragmentRange, datagram_break, datagram_close, datagram_find, datagram_has_fragment, datagram_next_held, datagram_hold,
+    datagram_mark_received, datagram_open,
+    datagram_set_state, datagram_pop_held, datagram_is_complete, datagram_is_over, fragments_expire, fragment_digest,
 )
 from natcore.nat.ip_identification cimport set_identification
-from natcore.tables.icmp_output cimport outbox_push, outbox_cancel, outbox_amend
+from natcore.tables.outbox cimport outbox_push, outbox_cancel, outbox_amend
 from natcore.packet.parse cimport KIND_SESSION, Packet, parse_network, parse_transport, wire_length
 from natcore.nat.rewrite cimport rewrite_network
 from natcore.tables.sessions cimport (
-    HAIRPINNED, IN, OUT, UNTRANSLATED_BOTH, Session, session_count, session_find, session_id, turned_addresses,
-    turned_ports, window_roll,
+    HAIRPINNED, IN, OUT, UNTRANSLATED_BOTH, Session, session_count, session_find, session_id, hairpin_addresses,
+    hairpin_ports, window_roll,
 )
 from natcore.nat.fragmentation cimport fragment_packet
 from natcore.tables.tcp_state cimport is_later
 from natcore.frame cimport FRAME_CROSSING, Frame
 from natcore.base.compiler cimport bswap16, bswap32
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.workers.worker cimport Clock, Worker
 from natcore.packet.verdict cimport (
     DROP_FRAGMENT, DROP_MALFORMED, DROP_NO_MAPPING, HAIRPIN, HELD, INBOUND, INSIDE, LOCAL, OUTBOUND, OUTSIDE, PENDING,
@@ -85,7 +85,7 @@ cdef uint8_t translate_later_fragment(Worker* worker, Frame* frame, Packet* pack
         for i in range(worker.shared.count):
             if other == NONE:
                 peer = worker.shared.workers[i]
-                other = find_live(peer, IN, turned_addresses(session), turned_ports(session), packet.protocol, now)
+                other = find_live(peer, IN, hairpin_addresses(session), hairpin_ports(session), packet.protocol, now)
         if other == NONE:
             return DROP_NO_MAPPING
     verdict = (HAIRPIN if other != NONE else UNTRANSLATED if session.flags & UNTRANSLATED_BOTH
@@ -97,34 +97,34 @@ cdef uint8_t translate_later_fragment(Worker* worker, Frame* frame, Packet* pack
     if other != NONE:
         account_later_fragment(peer, other, IN, packet, datagram.sequence, peer != worker or other != slot, now)
         rewrite_network(packet.ip, &peer.sessions.hot[other], IN, False)
-    if packet.ip.identification != datagram.sent_as:
-        set_identification(packet.ip, datagram.sent_as)
+    if packet.ip.identification != datagram.sent_identification:
+        set_identification(packet.ip, datagram.sent_identification)
     return verdict
 
 
 # ---- every fragment --------------------------------------------------------------------------------------------------
 
-cdef void count_given_up(Worker* worker) noexcept nogil:
+cdef void count_held_dropped(Worker* worker) noexcept nogil:
     """Counts held frames that the table dropped."""
     cdef Fragments* table
     cdef uint32_t side
     for side in range(2):
         table = &worker.fragments[side]
-        worker.counters[HELD] -= table.given_up
-        worker.counters[DROP_FRAGMENT] += table.given_up
-        worker.from_outside[HELD] -= table.given_up * side
-        worker.from_outside[DROP_FRAGMENT] += table.given_up * side
-        table.given_up = 0
+        worker.counters[HELD] -= table.held_dropped
+        worker.counters[DROP_FRAGMENT] += table.held_dropped
+        worker.from_outside[HELD] -= table.held_dropped * side
+        worker.from_outside[DROP_FRAGMENT] += table.held_dropped * side
+        table.held_dropped = 0
 
 
 cdef void expire_datagrams(Worker* worker, uint64_t now_ns) noexcept nogil:
     """Drops datagrams that timed out."""
     fragments_expire(&worker.fragments[INSIDE], now_ns // 1000000, DATAGRAMS)
     fragments_expire(&worker.fragments[OUTSIDE], now_ns // 1000000, DATAGRAMS)
-    count_given_up(worker)
+    count_held_dropped(worker)
 
 
-cdef uint8_t screen(const Packet* packet) noexcept nogil:
+cdef uint8_t check_fragment(const Packet* packet) noexcept nogil:
     """Checks that fragment offset and length are possible, and that a TCP header is not overwritten (RFC 1858)."""
     cdef uint32_t offset = offset_of(packet), payload = payload_of(packet)
     if (payload == 0 or offset + packet.total_length > 0xFFFF
@@ -133,13 +133,13 @@ cdef uint8_t screen(const Packet* packet) noexcept nogil:
     return DROP_FRAGMENT if packet.protocol == PROTOCOL_TCP and 0 < offset < 20 else PENDING
 
 
-cdef uint8_t fragment_enter(Worker* worker, Frame* frame, Packet* packet, const Clock* now, uint32_t* datagram) noexcept nogil:
+cdef uint8_t handle_fragment(Worker* worker, Frame* frame, Packet* packet, const Clock* now, uint32_t* datagram) noexcept nogil:
     """The verdict on a later fragment. PENDING: a first fragment, for which the caller reports to `first_fragment_done`."""
     cdef Fragments* table = &worker.fragments[frame.side]
     cdef uint64_t now_ms = now.ns // 1000000
     cdef uint32_t offset = offset_of(packet), number
     cdef uint16_t identification = packet.ip.identification
-    cdef uint8_t verdict = screen(packet)
+    cdef uint8_t verdict = check_fragment(packet)
     cdef FragmentRange received
     if verdict == DROP_MALFORMED:
         return verdict
@@ -161,15 +161,15 @@ cdef uint8_t fragment_enter(Worker* worker, Frame* frame, Packet* packet, const 
         received.units = <uint16_t>((payload_of(packet) + 7) // 8)
         received.units |= 0 if packet.ip.fragment & bswap16(IPV4_MORE) else RANGE_LAST
         received.sum = fragment_digest(table, packet.l4, payload_of(packet))
-        if datagram_has(table, number, &received):
+        if datagram_has_fragment(table, number, &received):
             verdict = DROP_FRAGMENT                         # exact duplicate (RFC 8200 section 4.5): drop it alone
-        elif not datagram_mark(table, number, &received):
+        elif not datagram_mark_received(table, number, &received):
             datagram_break(table, number, DROP_FRAGMENT)    # overlap: drop the datagram, as RFC 5722 does
             verdict = DROP_FRAGMENT
     if verdict == PENDING and offset:
         verdict = handle_later_fragment(worker, frame, packet, number, now)
-    if table.given_up:
-        count_given_up(worker)
+    if table.held_dropped:
+        count_held_dropped(worker)
     datagram[0] = number
     return verdict
 
@@ -254,10 +254,10 @@ cdef void first_fragment_done(Worker* worker, const Frame* frame, const Packet* 
     cdef const TcpHeader* tcp = <const TcpHeader*>packet.l4
     cdef uint32_t slot
     cdef uint8_t released
-    datagram_settle(table, number, DATAGRAM_KNOWN if verdict < LOCAL else DATAGRAM_REFUSED, verdict)
+    datagram_set_state(table, number, DATAGRAM_KNOWN if verdict < LOCAL else DATAGRAM_REFUSED, verdict)
     if verdict < LOCAL:
         datagram.ports = packet.ports
-        datagram.sent_as = packet.ip.identification     # as it leaves
+        datagram.sent_identification = packet.ip.identification     # as it leaves
         slot = session_find(&worker.sessions, frame.side, packet.addresses, packet.ports, packet.protocol)
         datagram.session = session_id(&worker.sessions.cold[slot])
         if packet.protocol == PROTOCOL_TCP:

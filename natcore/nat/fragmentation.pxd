@@ -1,7 +1,7 @@
 """Fragments packets that exceed the MTU of the next link (RFC 791, RFC 4787 REQ-13a)."""
 from libc.stdint cimport uint8_t, uint32_t
 
-from natcore.tables.icmp_output cimport Outbox
+from natcore.tables.outbox cimport Outbox
 from natcore.packet.parse cimport Packet
 from natcore.frame cimport Frame
 

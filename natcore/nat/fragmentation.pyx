@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
-from natcore.tables.icmp_output cimport Outbox, outbox_space, outbox_push
+from natcore.tables.outbox cimport Outbox, outbox_space, outbox_push
 from natcore.packet.parse cimport Packet
 from natcore.base.checksum cimport checksum
 from natcore.frame cimport FRAME_CSUM_PARTIAL, FRAME_GSO, FRAME_UNFINISHED, Frame
@@ -60,7 +60,7 @@ cdef uint32_t copy_header(const Ipv4Header* ip, uint8_t* out) noexcept nogil:
     return done
 
 
-cdef void seal(Ipv4Header* ip, uint32_t total, uint32_t fragment) noexcept nogil:
+cdef void finish_header(Ipv4Header* ip, uint32_t total, uint32_t fragment) noexcept nogil:
     """Sets length, flags and offset (host order), and the checksum."""
     ip.total_length = bswap16(<uint16_t>total)
     ip.fragment = bswap16(<uint16_t>fragment)
@@ -79,7 +79,7 @@ cdef void fragment_packet(Outbox* outbox, Frame* frame, const Packet* packet, ui
     cdef uint8_t* out
     if frame.flags & FRAME_CSUM_PARTIAL:
         finish_checksum(frame, packet)
-    seal(packet.ip, first + taken, words | IPV4_MORE)
+    finish_header(packet.ip, first + taken, words | IPV4_MORE)
     frame.length = link + first + taken
     left -= taken
     words += taken // 8
@@ -91,7 +91,7 @@ cdef void fragment_packet(Outbox* outbox, Frame* frame, const Packet* packet, ui
         memcpy(out, frame.data, link)
         memcpy(out + link, header, length)
         memcpy(out + link + length, data, part)
-        seal(<Ipv4Header*>(out + link), length + part, (words & ~<uint32_t>IPV4_MORE) | more)
+        finish_header(<Ipv4Header*>(out + link), length + part, (words & ~<uint32_t>IPV4_MORE) | more)
         outbox.generated += 1
         data += part
         left -= part

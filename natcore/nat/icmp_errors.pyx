@@ -11,13 +11,13 @@ from natcore.packet.parse cimport Packet, header_sum
 from natcore.tables.ports cimport address_find
 from natcore.tables.sessions cimport (
     HAIRPINNED, IN, OUT, ROLE_INSIDE, ROLE_OUTSIDE, SYN_NOTED, UNTRANSLATED_BOTH, Session, is_dead, session_find,
-    turned_addresses, turned_ports,
+    hairpin_addresses, hairpin_ports,
 )
 from natcore.tables.tcp_state cimport FAST_OPEN, TCP_ACKED, TCP_INIT_IN, TCP_SENT, TCP_STATE, is_later
 from natcore.base.checksum cimport checksum, combine, delta16, delta32, update
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16, bswap32
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.workers.worker cimport Clock, Worker
 from natcore.packet.verdict cimport (
     DROP_CHECKSUM, DROP_MALFORMED, DROP_NO_MAPPING, DROP_SPOOFED, DROP_UNSUPPORTED, HAIRPIN, INBOUND, LOCAL,
@@ -85,7 +85,8 @@ cdef uint8_t read_quote(Packet* packet, Quote* quote, uint32_t back) noexcept no
     return PENDING
 
 
-cdef bint sequence_fits(const Session* session, const uint32_t* syn, uint32_t direction, const Quote* quote) noexcept nogil:
+cdef bint sequence_in_window(const Session* session, const uint32_t* syn, uint32_t direction,
+                             const Quote* quote) noexcept nogil:
     """Whether the quoted TCP sequence number is in flight in that direction (RFC 5927 section 4.1): from the lowest one not
     acknowledged, minus one (keep-alive), to the highest sent; or is the SYN of a new connection. A SYN without answer has at
     most a segment of data.
@@ -153,7 +154,7 @@ cdef const Session* find_quoted(const Worker* worker, const Quote* quote, uint32
     if slot == NONE:
         return NULL
     session = &worker.sessions.hot[slot]
-    if is_dead(&worker.sessions, session, now.ms) or not sequence_fits(
+    if is_dead(&worker.sessions, session, now.ms) or not sequence_in_window(
             session, &worker.sessions.syn[2 * <size_t>slot], 1 - back, quote):
         return NULL
     if back == IN and session.flags & HAIRPINNED:
@@ -173,14 +174,14 @@ cdef uint32_t quoted_slot(const Worker* worker, Packet* packet, uint32_t side, c
     return NONE if session == NULL else <uint32_t>(session - worker.sessions.hot)
 
 
-cdef uint8_t inward(Worker* worker, Packet* packet, Quote* quote, const Session* session) noexcept nogil:
+cdef uint8_t translate_inbound(Worker* worker, Packet* packet, Quote* quote, const Session* session) noexcept nogil:
     """From outside: the quoted source and the error's destination become the inside endpoint (REQ-4)."""
     rewrite_quote(quote, True, session.ip[ROLE_INSIDE], session.port[ROLE_INSIDE])
     packet.ip.destination = session.ip[ROLE_INSIDE]
     return UNTRANSLATED if session.flags & UNTRANSLATED_BOTH else INBOUND
 
 
-cdef uint8_t outward(Worker* worker, Packet* packet, Quote* quote, const Session* session) noexcept nogil:
+cdef uint8_t translate_outbound(Worker* worker, Packet* packet, Quote* quote, const Session* session) noexcept nogil:
     """From inside: the quoted destination and the error's source become the outside endpoint (REQ-5)."""
     rewrite_quote(quote, False, session.ip[ROLE_OUTSIDE], session.port[ROLE_OUTSIDE])
     if not session.flags & UNTRANSLATED_BOTH:
@@ -188,8 +189,8 @@ cdef uint8_t outward(Worker* worker, Packet* packet, Quote* quote, const Session
     return UNTRANSLATED if session.flags & UNTRANSLATED_BOTH else OUTBOUND
 
 
-cdef uint8_t hairpinned(Worker* worker, Packet* packet, Quote* quote, const Session* session,
-                        const Clock* now) noexcept nogil:
+cdef uint8_t translate_hairpinned(Worker* worker, Packet* packet, Quote* quote, const Session* session,
+                                  const Clock* now) noexcept nogil:
     """An error about a hairpinned packet goes back inside, to the host that sent it (REQ-7)."""
     cdef const Session* other
     cdef uint32_t i, slot = NONE
@@ -197,12 +198,12 @@ cdef uint8_t hairpinned(Worker* worker, Packet* packet, Quote* quote, const Sess
     for i in range(worker.shared.count):
         if slot == NONE:
             peer = worker.shared.workers[i]
-            slot = session_find(&peer.sessions, IN, turned_addresses(session), turned_ports(session), quote.ip.protocol)
+            slot = session_find(&peer.sessions, IN, hairpin_addresses(session), hairpin_ports(session), quote.ip.protocol)
     if slot == NONE or is_dead(&peer.sessions, &peer.sessions.hot[slot], now.ms):
         return DROP_NO_MAPPING
     other = &peer.sessions.hot[slot]
-    outward(worker, packet, quote, session)
-    inward(worker, packet, quote, other)
+    translate_outbound(worker, packet, quote, session)
+    translate_inbound(worker, packet, quote, other)
     return HAIRPIN
 
 
@@ -233,11 +234,11 @@ cdef uint8_t translate_error(Worker* worker, Frame* frame, Packet* packet, const
     if verdict != PENDING:
         return verdict
     if back == IN:
-        verdict = inward(worker, packet, &quote, session)
+        verdict = translate_inbound(worker, packet, &quote, session)
     elif session.flags & HAIRPINNED:
-        verdict = hairpinned(worker, packet, &quote, session, now)
+        verdict = translate_hairpinned(worker, packet, &quote, session, now)
     else:
-        verdict = outward(worker, packet, &quote, session)
+        verdict = translate_outbound(worker, packet, &quote, session)
     if verdict == OUTBOUND or verdict == HAIRPIN:
         identify(worker, frame, packet)
     if verdict < LOCAL:

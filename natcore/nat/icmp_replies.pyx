@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from natcore.nat.admission cimport is_shared_address
-from natcore.tables.icmp_output cimport echo_reply, icmp_error, icmp_source
+from natcore.nat.icmp_messages cimport echo_reply, icmp_error, icmp_source
 from natcore.packet.parse cimport Packet
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport bswap16
@@ -29,7 +29,7 @@ cdef void send_icmp_reply(Worker* worker, const Frame* frame, const Packet* pack
         icmp_error(worker.outbox, frame, packet.ip, source, ICMP_TIME_EXCEEDED, 0, 0, verdict, now.ns)
     elif verdict == DROP_MTU:
         if packet.ip.fragment & bswap16(IPV4_DF):
-            icmp_error(worker.outbox, frame, packet.ip, source, ICMP_UNREACHABLE, ICMP_TOO_BIG, <uint16_t>worker.mtu_met,
+            icmp_error(worker.outbox, frame, packet.ip, source, ICMP_UNREACHABLE, ICMP_TOO_BIG, <uint16_t>worker.exceeded_mtu,
                        verdict, now.ns)
     elif frame.side == INSIDE and worker.configuration.icmp_unreachable:
         if verdict == DROP_PORTS_EXHAUSTED or verdict == DROP_SESSION_LIMIT or verdict == DROP_CONFLICT:

@@ -8,7 +8,7 @@ from natcore.tables.entries cimport no_nat_rule
 from natcore.base.checksum cimport update
 from natcore.frame cimport FRAME_CROSSING, Frame
 from natcore.base.compiler cimport bswap16, bswap32
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.workers.worker cimport Worker
 from natcore.packet.verdict cimport INSIDE, PENDING, UNTRANSLATED
 

@@ -30,37 +30,37 @@ from natcore.nat.icmp_replies cimport send_icmp_reply
 from natcore.workers.invariants cimport assert_tables
 from natcore.nat.inside_routing cimport cross, crosses
 from natcore.log.flow_table cimport (
-    FLOWS_BATCH, Flows, FlowSeen, flows_arrive, flows_enter, flows_exit, flows_leave, flows_sent, flows_unsent,
+    FLOWS_BATCH, Flows, FlowSeen, flows_acquire, flows_arrive, flows_leave, flows_release, flows_sent, flows_unsent,
 )
 from natcore.nat.prefetch cimport prefetch_admission
 from natcore.nat.ip_identification cimport identify
 from natcore.workers.locks cimport lock, unlock_others, lock_others, unlock
-from natcore.tables.icmp_output cimport outbox_take
+from natcore.tables.outbox cimport outbox_take
 from natcore.packet.tcp_mss cimport clamp_mss
 from natcore.packet.parse cimport (
-    KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, OPTIONS_HARMLESS, OPTIONS_NONE, OPTIONS_ROUTE, Packet, link_length, parse,
+    KIND_FRAGMENT, KIND_ICMP, KIND_SESSION, OPTIONS_HARMLESS, OPTIONS_NONE, OPTIONS_SOURCE_ROUTE, Packet, link_length, parse,
     parse_plain,
     wire_bytes, wire_packets,
 )
 from natcore.tables.mappings cimport mapping_prefetch_open
 from natcore.nat.affinity cimport owner_with_all_locked, owner_of, hairpin_owner
-from natcore.nat.fragment_path cimport fragment_if_needed, parse_first, fragment_enter, first_fragment_done
+from natcore.nat.fragment_path cimport fragment_if_needed, parse_first, handle_fragment, first_fragment_done
 from natcore.tables.ports cimport address_find
 from natcore.nat.icmp_errors cimport is_error, translate_error
 from natcore.nat.session_reuse cimport may_reopen, reopen
 from natcore.nat.rewrite cimport rewrite
 from natcore.tables.sessions cimport (
     HAIRPINNED, IN, OUT, ROLE_OUTSIDE, ROLE_REMOTE, SESSION_FREE, UNLOGGED, UNTRANSLATED_BOTH, Session, is_dead, micros,
-    session_addresses, session_discard, session_ports, turned_addresses, turned_ports,
+    session_addresses, session_discard, session_ports, hairpin_addresses, hairpin_ports,
 )
 from natcore.nat.clock cimport clock_follow, clock_forward_with
-from natcore.nat.undelivered cimport take_back
+from natcore.nat.undelivered cimport subtract
 from natcore.nat.unsolicited_syn cimport note_unsolicited
 from natcore.base.flow_hash cimport HashKey
 from natcore.frame cimport FRAME_CROSSING, FRAME_GSO, Frame
 from natcore.base.compiler cimport DEBUG, bswap16, likely, prefetch, prefetch_write, unlikely
 from natcore.base.lock_checker cimport assert_held
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport Bucket, Index, bucket_of, ctz32, match_some, match_tags, tag_of
 from natcore.workers.configuration cimport OPTIONS_DROP, OPTIONS_PASS
 from natcore.workers.worker cimport Clock, Worker, clock_read, holds_all_locks
@@ -79,9 +79,9 @@ cdef enum:
     LOOK_AFTER = 48             # distance of `lookup_further`, one group later
     REWRITE_AFTER = 64          # distance of `finish`
     AHEAD = 16                  # distance of the prefetch of headers ahead of parsing
-    NUMBERED_AFTER = 2          # groups between looking for sessions and rewriting
-    UNNAMED = 1                 # of a group
-    LACKING = 2
+    IDENTIFY_AFTER = 2          # groups between `find`, which sees packets without DF, and `finish`, which identifies them
+    WITHOUT_CANDIDATE = 1       # result of `find`: for a packet of the group the bucket names no session
+    WITHOUT_DF = 2              # a packet of the group may be fragmented
     CONTEXTS = 128               # packets in flight; a power of two above REWRITE_AFTER
 
 
@@ -97,15 +97,15 @@ cdef uint8_t hairpin(Worker* worker, Frame* frame, Packet* packet, uint32_t slot
                      const Clock* now) noexcept nogil:
     """Translates to the inside endpoint behind the remote of the packet's own session (RFC 4787 REQ-9)."""
     cdef Session* session = &worker.sessions.hot[slot]
-    cdef Worker* peer = hairpin_owner(worker, turned_addresses(session), turned_ports(session), packet.protocol, now)
-    cdef uint32_t other = find_live(peer, IN, turned_addresses(session), turned_ports(session), packet.protocol, now)
+    cdef Worker* peer = hairpin_owner(worker, hairpin_addresses(session), hairpin_ports(session), packet.protocol, now)
+    cdef uint32_t other = find_live(peer, IN, hairpin_addresses(session), hairpin_ports(session), packet.protocol, now)
     cdef Endpoints ends
     cdef uint8_t verdict = PENDING
     if other == NONE:
         ends.remote_ip = session.ip[ROLE_OUTSIDE]
-        ends.remote_port = <uint16_t>turned_ports(session)
+        ends.remote_port = <uint16_t>hairpin_ports(session)
         ends.outside_ip = session.ip[ROLE_REMOTE]
-        ends.outside_port = <uint16_t>(turned_ports(session) >> 16)
+        ends.outside_port = <uint16_t>(hairpin_ports(session) >> 16)
         ends.address = address_find(worker.mappings.ports, ends.outside_ip)
         verdict = admit_inbound(peer, NULL, &ends, packet, HAIRPINNED | UNLOGGED, now, &other)
     elif peer != worker or other != slot:
@@ -173,14 +173,14 @@ cdef uint8_t forward(Worker* worker, Frame* frame, Packet* packet, const Clock* 
     return UNTRANSLATED if worker.sessions.hot[slot].flags & UNTRANSLATED_BOTH else <uint8_t>direction
 
 
-cdef inline void screen_query(const Worker* worker, Packet* packet) noexcept nogil:
+cdef inline void screen_icmp_query(const Worker* worker, Packet* packet) noexcept nogil:
     """Treats queries that the policy refuses as other ICMP messages."""
     if (worker.configuration.echo_only and packet.protocol == PROTOCOL_ICMP and packet.kind == KIND_SESSION
             and not is_echo((<const IcmpHeader*>packet.l4).type)):
         packet.kind = KIND_ICMP
 
 
-cdef bint is_one_to_one_query(Worker* worker, const Frame* frame, Packet* packet, const Clock* now) noexcept nogil:
+cdef bint passes_reverse_query(Worker* worker, const Frame* frame, Packet* packet, const Clock* now) noexcept nogil:
     """Whether a 1:1 entry passes this ICMP query in the reverse direction: a request from outside, or the inside's reply."""
     cdef uint8_t type = (<const IcmpHeader*>packet.l4).type
     cdef uint32_t slot
@@ -205,7 +205,7 @@ cdef uint8_t handle_other_kind(Worker* worker, Frame* frame, Packet* packet, con
         return LOCAL
     if packet.kind == KIND_ICMP and is_error(packet):
         return DROP_FRAGMENT            # the checksum cannot be verified (RFC 5508 REQ-3)
-    if packet.kind == KIND_ICMP and is_one_to_one_query(worker, frame, packet, now):
+    if packet.kind == KIND_ICMP and passes_reverse_query(worker, frame, packet, now):
         return forward(worker, frame, packet, now)
     if (packet.kind == KIND_ICMP and (<const IcmpHeader*>packet.l4).type == ICMP_ECHO_REQUEST
             and address_find(worker.mappings.ports, destination) != NONE):
@@ -242,12 +242,12 @@ cdef uint8_t slow_path_locked(Worker* worker, Frame* frame, Packet* packet, cons
     cdef uint8_t verdict
     if packet.kind != KIND_FRAGMENT or crosses(worker, frame, packet):
         return decide(worker, frame, packet, now)
-    verdict = fragment_enter(worker, frame, packet, now, &datagram)
+    verdict = handle_fragment(worker, frame, packet, now, &datagram)
     if verdict == PENDING:              # first fragment: its verdict holds for the later ones
         packet.kind = KIND_SESSION
         verdict = parse_first(packet, frame.side)
         if verdict == PENDING:
-            screen_query(worker, packet)
+            screen_icmp_query(worker, packet)
         if verdict == PENDING:
             verdict = decide(worker, frame, packet, now)
         first_fragment_done(worker, frame, packet, datagram, verdict, now)
@@ -337,31 +337,31 @@ cdef inline void parse_group(const Worker* worker, Frame* frames, Packet* packet
         prefetch(packets[i].bucket)
 
 
-cdef inline bint passes(const Worker* worker, uint8_t options) noexcept nogil:
+cdef inline bint options_pass(const Worker* worker, uint8_t options) noexcept nogil:
     """Whether packets with such options (Options) are forwarded."""
     return options == OPTIONS_NONE or (
-        options != OPTIONS_ROUTE and worker.configuration.ip_options != OPTIONS_DROP
+        options != OPTIONS_SOURCE_ROUTE and worker.configuration.ip_options != OPTIONS_DROP
         and (options == OPTIONS_HARMLESS or worker.configuration.ip_options == OPTIONS_PASS))
 
 
 cdef bint parse_other(const Worker* worker, Frame* frame, Packet* packet) noexcept nogil:
     """Parses what is not plain; whether it may still be on the fast path. Otherwise the slow path decides."""
     packet.verdict = parse(frame, packet, worker.configuration.ethernet, &worker.sessions.key)
-    if packet.verdict == PENDING and not passes(worker, packet.options):
+    if packet.verdict == PENDING and not options_pass(worker, packet.options):
         packet.verdict = DROP_IP_OPTION
     if packet.verdict == PENDING:
-        screen_query(worker, packet)
+        screen_icmp_query(worker, packet)
     return (packet.verdict == PENDING and packet.kind == KIND_SESSION and packet.ip.ttl >= worker.configuration.lowest_ttl
             and packet.total_length <= worker.links.mtu[1 - frame.side] and not frame.flags & (FRAME_GSO | FRAME_CROSSING))
 
 
 cdef inline uint32_t find(const Worker* worker, const Frame* frames, Packet* packets, uint32_t count) noexcept nogil:
-    """The first session that a bucket names is on its way into the cache; a second one is the slow way's. Whether there
-    is a packet for which none is named (UNNAMED), or one without DF (LACKING)."""
+    """Takes the first session that a bucket names as the packet's candidate, and prefetches it; a second one is left to the
+    slow path. Returns WITHOUT_CANDIDATE, WITHOUT_DF, both or 0."""
     cdef Session* hot = worker.sessions.hot
     cdef Packet* packet
     cdef uint32_t mask, i
-    cdef uint32_t unnamed = 0
+    cdef uint32_t without_candidate = 0
     cdef uint16_t common = 0xFFFF                   # of the words that have DF
     for i in range(count):
         packet = &packets[i]
@@ -375,12 +375,12 @@ cdef inline uint32_t find(const Worker* worker, const Frame* frames, Packet* pac
             prefetch_write(&hot[packet.candidate])
             continue
         packet.verdict = PENDING
-        unnamed = UNNAMED
+        without_candidate = WITHOUT_CANDIDATE
         if packet.bucket.overflow:
             prefetch(packet.bucket + 1)
         elif frames[i].side == INSIDE:
             mapping_prefetch_open(&worker.mappings, packet.ip.source, <uint16_t>packet.ports, packet.protocol)
-    return unnamed if likely(common & bswap16(IPV4_DF)) else unnamed | LACKING
+    return without_candidate if likely(common & bswap16(IPV4_DF)) else without_candidate | WITHOUT_DF
 
 
 cdef uint32_t lookup_further(const Worker* worker, const Frame* frames, Packet* packets, uint32_t count,
@@ -410,7 +410,7 @@ cdef uint32_t lookup_further(const Worker* worker, const Frame* frames, Packet* 
     return allocations
 
 
-cdef inline uint8_t established(Worker* worker, Frame* frame, Packet* packet, const Clock* now) noexcept nogil:
+cdef inline uint8_t translate_established(Worker* worker, Frame* frame, Packet* packet, const Clock* now) noexcept nogil:
     """Translates a packet of the session that was found; PENDING: slow path."""
     cdef uint32_t direction = frame.side
     cdef Session* session = &worker.sessions.hot[packet.candidate]
@@ -429,14 +429,14 @@ cdef inline uint8_t established(Worker* worker, Frame* frame, Packet* packet, co
 
 
 cdef inline void finish(Worker* worker, Frame* frames, Packet* packets, uint32_t count, Clock* now,
-                        bint numbers) noexcept nogil:
-    """numbers: from inside some of the group may need an identification of the gateway's; known when this is compiled."""
+                        bint identifies) noexcept nogil:
+    """Decides the packets of a group. identifies: some from inside may need a new identification; a compile-time constant."""
     cdef uint8_t verdict
     cdef uint32_t i
     for i in range(count):
         if likely(packets[i].candidate != NONE):
-            verdict = established(worker, &frames[i], &packets[i], now)
-            if numbers and verdict == OUT and not packets[i].ip.fragment & bswap16(IPV4_DF):
+            verdict = translate_established(worker, &frames[i], &packets[i], now)
+            if identifies and verdict == OUT and not packets[i].ip.fragment & bswap16(IPV4_DF):
                 identify(worker, &frames[i], &packets[i])
         else:
             verdict = packets[i].verdict
@@ -446,7 +446,7 @@ cdef inline void finish(Worker* worker, Frame* frames, Packet* packets, uint32_t
         worker.counters[verdict] += 1
 
 
-cdef void finish_numbering(Worker* worker, Frame* frames, Packet* packets, uint32_t count, Clock* now) noexcept nogil:
+cdef void finish_with_identification(Worker* worker, Frame* frames, Packet* packets, uint32_t count, Clock* now) noexcept nogil:
     finish(worker, frames, packets, count, now, True)
 
 
@@ -465,23 +465,23 @@ cdef inline void pipeline(Worker* worker, Frame* frames, uint32_t count, Clock* 
     """
     cdef Packet packets[CONTEXTS]
     cdef uint32_t i, allocations = 0, found = 0
-    cdef uint32_t lacking = 0                       # a bit a group, the last one's lowest
+    cdef uint32_t without_df = 0                       # one bit per group, the last one's lowest
     for i in range(count if count < AHEAD else AHEAD):
         prefetch_write(frames[i].data)
     i = 0
     while i < count + REWRITE_AFTER:
         parse_group(worker, &frames[i], &packets[i % CONTEXTS], group_of(count, i), count - i, ethernet)
-        if unlikely(found & UNNAMED):               # of the group that the last turn looked at
+        if unlikely(found & WITHOUT_CANDIDATE):               # of the group that the last turn looked at
             allocations = lookup_further(worker, &frames[i - LOOK_AFTER], &packets[(i - LOOK_AFTER) % CONTEXTS],
                                          group_of(count, i - LOOK_AFTER), allocations)
         else:
             allocations = 0
         found = find(worker, &frames[i - FIND_AFTER], &packets[(i - FIND_AFTER) % CONTEXTS],
                      group_of(count, i - FIND_AFTER))
-        lacking = lacking << 1 | found // LACKING
-        if unlikely(lacking >> NUMBERED_AFTER & 1) and worker.configuration.unique_ids:
-            finish_numbering(worker, &frames[i - REWRITE_AFTER], &packets[(i - REWRITE_AFTER) % CONTEXTS],
-                             group_of(count, i - REWRITE_AFTER), now)
+        without_df = without_df << 1 | found // WITHOUT_DF
+        if unlikely(without_df >> IDENTIFY_AFTER & 1) and worker.configuration.unique_ids:
+            finish_with_identification(worker, &frames[i - REWRITE_AFTER], &packets[(i - REWRITE_AFTER) % CONTEXTS],
+                                       group_of(count, i - REWRITE_AFTER), now)
         else:
             finish(worker, &frames[i - REWRITE_AFTER], &packets[(i - REWRITE_AFTER) % CONTEXTS],
                    group_of(count, i - REWRITE_AFTER), now, False)
@@ -508,12 +508,12 @@ cdef void translate_logged(Worker* worker, Frame* frames, uint32_t count, uint64
         part = count - done if count - done < FLOWS_BATCH else FLOWS_BATCH
         flows = worker.flows
         if flows != NULL:
-            flows_enter(flows)
+            flows_acquire(flows)
             flows_arrive(flows, seen, &frames[done], part)
         run_stages(worker, &frames[done], part, now_ns if done == 0 else worker.now_ns)
         if flows != NULL:
             flows_leave(flows, seen, &frames[done], part, micros(&worker.sessions, worker.now_ns))
-            flows_exit(flows)
+            flows_release(flows)
         done += part
 
 
@@ -557,7 +557,7 @@ cdef void revoke(Worker* worker, Frame* frame, uint8_t verdict) noexcept nogil:
     assert_held(&worker.locked, "worker: revoke")
     if unlikely(worker.flows != NULL):
         flows_unsent(worker.flows, frame)
-    take_back(worker, frame)
+    subtract(worker, frame)
     worker.counters[frame.verdict] -= 1
     worker.counters[verdict] += 1
     worker.from_outside[frame.verdict] -= frame.side

@@ -18,7 +18,7 @@ from natcore.tables.entries cimport SnatRule, snat_rule
 from natcore.tables.sessions cimport IN
 from natcore.base.flow_hash cimport flow_hash
 from natcore.base.compiler cimport bswap16, bswap32, prefetch_write
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport Bucket, bucket_of
 from natcore.workers.worker cimport Worker
 

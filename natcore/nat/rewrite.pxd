@@ -14,7 +14,7 @@ from natcore.frame cimport FRAME_CSUM_PARTIAL, Frame
 from natcore.base.compiler cimport bswap16, likely, unlikely
 from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_UDP, IcmpHeader, Ipv4Header, load16
 
-cdef inline uint16_t along(uint16_t delta, uint32_t direction) noexcept nogil:
+cdef inline uint16_t directed_delta(uint16_t delta, uint32_t direction) noexcept nogil:
     """The session's checksum delta in a direction, without a branch. The inbound delta is the outbound one's negative, in ones'
     complement all bits inverted: XOR with 0 - 1 = 0xFFFF. Inbound, 0xFFFF becomes zero, which is the same number."""
     return delta ^ <uint16_t>-<int>direction
@@ -47,7 +47,7 @@ cdef inline void rewrite_transport(const Frame* frame, Packet* packet, uint16_t 
 cdef inline uint16_t rewrite_network(Ipv4Header* ip, const Session* session, uint32_t direction,
                                      bint decrement_ttl) noexcept nogil:
     """Exchanges the address. Returns the delta of a sum over the addresses."""
-    cdef uint16_t l3_delta = along(session.l3_delta, direction)
+    cdef uint16_t l3_delta = directed_delta(session.l3_delta, direction)
     cdef uint32_t delta = l3_delta
     if decrement_ttl:
         ip.ttl -= 1
@@ -60,5 +60,5 @@ cdef inline void rewrite(const Frame* frame, Packet* packet, const Session* sess
                          bint decrement_ttl) noexcept nogil:
     """Exchanges the endpoint, and what the checksums say of it."""
     cdef uint16_t l3_delta = rewrite_network(packet.ip, session, direction, decrement_ttl)
-    rewrite_transport(frame, packet, l3_delta, along(session.l4_delta, direction), session.port[2 - 2 * direction],
+    rewrite_transport(frame, packet, l3_delta, directed_delta(session.l4_delta, direction), session.port[2 - 2 * direction],
                       direction)

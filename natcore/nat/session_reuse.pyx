@@ -10,7 +10,7 @@ from natcore.tables.sessions cimport (
     IN, OPENED_OUTSIDE, OUT, ROLE_REMOTE, TIMEOUT_TCP_TRANSITORY, TIMEOUT_UNREPLIED, Session, session_restart,
 )
 from natcore.tables.tcp_state cimport TCP_INIT_IN, TCP_INIT_OUT, is_reopening
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.packet.verdict cimport DROP_NO_MAPPING, DROP_OUTSIDE_LIMIT, DROP_RATE_LIMIT, PENDING
 from natcore.base.headers cimport PROTOCOL_TCP
 
@@ -45,8 +45,8 @@ cdef uint8_t may_reopen(Worker* worker, uint32_t slot, uint32_t direction, const
     elif not (session.flags & OPENED_OUTSIDE or below_caps(worker, worker.sessions.cold[slot].mapping, now)):
         verdict = refuse(worker, DROP_OUTSIDE_LIMIT, LIMIT_OUTSIDE)
     if verdict != PENDING:
-        report_drop(worker, verdict, worker.limit_met, mapping.inside_ip, session.ip[ROLE_REMOTE], session.port[ROLE_REMOTE],
-                    packet.protocol, now)
+        report_drop(worker, verdict, worker.reached_limit, mapping.inside_ip, session.ip[ROLE_REMOTE],
+                    session.port[ROLE_REMOTE], packet.protocol, now)
     return verdict
 
 

@@ -2,5 +2,5 @@
 from natcore.frame cimport Frame
 from natcore.workers.worker cimport Worker
 
-cdef void take_back(Worker* worker, const Frame* frame) noexcept nogil
-cdef void take_back_from_others(Worker* worker) noexcept nogil
+cdef void subtract(Worker* worker, const Frame* frame) noexcept nogil
+cdef void subtract_from_others(Worker* worker) noexcept nogil

@@ -11,9 +11,9 @@ from natcore.frame cimport FRAME_CROSSING, Frame
 from natcore.nat.icmp_errors cimport is_error
 from natcore.packet.parse cimport KIND_FRAGMENT, KIND_ICMP, Packet, parse, wire_bytes, wire_packets
 from natcore.packet.verdict cimport HAIRPIN, PENDING
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.tables.sessions cimport (
-    IN, NO_WINDOW, OUT, Cold, Session, session_addresses, session_find, session_ports, turned_addresses, turned_ports,
+    IN, NO_WINDOW, OUT, Cold, Session, session_addresses, session_find, session_ports, hairpin_addresses, hairpin_ports,
 )
 from natcore.workers.locks cimport lock, unlock
 from natcore.workers.worker cimport UNDELIVERED_SLOTS, Undelivered, Worker, holds_all_locks
@@ -47,7 +47,7 @@ cdef bint describe(const Worker* worker, const Frame* frame, Undelivered* what) 
     return True
 
 
-cdef bint uncount(Worker* worker, uint32_t slot, const Undelivered* what) noexcept nogil:
+cdef bint subtract_from_window(Worker* worker, uint32_t slot, const Undelivered* what) noexcept nogil:
     """Takes it out of the session's open window; False: the window that counted it has closed. A window without packets is
     closed without a row: the next packet opens one."""
     cdef Session* session = &worker.sessions.hot[slot]
@@ -67,7 +67,7 @@ cdef bint uncount(Worker* worker, uint32_t slot, const Undelivered* what) noexce
     return True
 
 
-cdef bint take_back_in(Worker* worker, Undelivered* what) noexcept nogil:
+cdef bint subtract_in(Worker* worker, Undelivered* what) noexcept nogil:
     """Takes it back from a session in the tables of a locked worker; whether there was one. For a hairpin, `what` is the
     initiator's session afterwards."""
     cdef uint32_t slot = session_find(&worker.sessions, what.index, what.addresses, what.ports, what.protocol)
@@ -76,13 +76,13 @@ cdef bint take_back_in(Worker* worker, Undelivered* what) noexcept nogil:
     if slot == NONE:
         return False
     session = &worker.sessions.hot[slot]
-    itself = (what.hairpin and session_addresses(session, IN) == turned_addresses(session)
-              and session_ports(session, IN) == turned_ports(session))       # counted once, as sent
-    if not itself and not uncount(worker, slot, what):
+    itself = (what.hairpin and session_addresses(session, IN) == hairpin_addresses(session)
+              and session_ports(session, IN) == hairpin_ports(session))       # counted once, as sent
+    if not itself and not subtract_from_window(worker, slot, what):
         worker.undelivered_in_rows += what.packets
     if what.hairpin:
-        what.addresses = turned_addresses(session)
-        what.ports = turned_ports(session)
+        what.addresses = hairpin_addresses(session)
+        what.ports = hairpin_ports(session)
         what.index = IN
         what.direction = OUT
         what.hairpin = 0
@@ -91,7 +91,7 @@ cdef bint take_back_in(Worker* worker, Undelivered* what) noexcept nogil:
     return True
 
 
-cdef void take_back_anywhere(Worker* worker, Undelivered* what, bint held) noexcept nogil:
+cdef void subtract_anywhere(Worker* worker, Undelivered* what, bint held) noexcept nogil:
     """Subtracts it from sessions of any worker. held: the caller has locked all workers; otherwise none."""
     cdef Worker* other
     cdef uint32_t w, _round
@@ -102,7 +102,7 @@ cdef void take_back_anywhere(Worker* worker, Undelivered* what, bint held) noexc
             other = worker.shared.workers[w]
             if not held:
                 lock(other)
-            take_back_in(other, what)
+            subtract_in(other, what)
             if not held:
                 unlock(other)
     if what.packets:
@@ -113,15 +113,15 @@ cdef void take_back_anywhere(Worker* worker, Undelivered* what, bint held) noexc
             unlock(worker)
 
 
-cdef void take_back(Worker* worker, const Frame* frame) noexcept nogil:
+cdef void subtract(Worker* worker, const Frame* frame) noexcept nogil:
     """Subtracts a forwarded frame from its session's row. The worker must be locked."""
     cdef Undelivered what
     if not describe(worker, frame, &what):
         worker.undelivered_in_rows += 1
     elif holds_all_locks(worker):
-        take_back_anywhere(worker, &what, True)
+        subtract_anywhere(worker, &what, True)
     elif what.packets:
-        take_back_in(worker, &what)
+        subtract_in(worker, &what)
         if what.packets and worker.undelivered_count < UNDELIVERED_SLOTS:
             worker.undelivered[worker.undelivered_count] = what
             worker.undelivered_count += 1
@@ -129,9 +129,9 @@ cdef void take_back(Worker* worker, const Frame* frame) noexcept nogil:
             worker.undelivered_in_rows += what.packets
 
 
-cdef void take_back_from_others(Worker* worker) noexcept nogil:
-    """Processes the list that `take_back` left. The caller has locked no worker, and is the only user of the list."""
+cdef void subtract_from_others(Worker* worker) noexcept nogil:
+    """Processes the list that `subtract` left. The caller has locked no worker, and is the only user of the list."""
     cdef uint32_t i
     for i in range(worker.undelivered_count):
-        take_back_anywhere(worker, &worker.undelivered[i], False)
+        subtract_anywhere(worker, &worker.undelivered[i], False)
     worker.undelivered_count = 0

@@ -2,13 +2,13 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from natcore.tables.icmp_output cimport icmp_error, icmp_source
+from natcore.nat.icmp_messages cimport icmp_error, icmp_source
 from natcore.packet.parse cimport Packet
 from natcore.tables.ports cimport address_find
 from natcore.tables.sessions cimport IN, Session, deadline_of, session_find
-from natcore.tables.syn_holdoff cimport HeldSyn, syn_holdoff_due, syn_holdoff_keep
+from natcore.tables.syn_holdoff cimport HeldSyn, syn_holdoff_due, syn_holdoff_hold
 from natcore.frame cimport Frame
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.workers.worker cimport Worker
 from natcore.packet.verdict cimport OUTSIDE
 from natcore.base.headers cimport (
@@ -25,11 +25,11 @@ cdef void note_unsolicited(Worker* worker, const Frame* frame, const Packet* pac
     if (packet.protocol != PROTOCOL_TCP or address_find(worker.mappings.ports, packet.ip.destination) == NONE
             or (<const TcpHeader*>packet.l4).flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) != TCP_SYN):
         return
-    syn_holdoff_keep(worker.syn_holdoff, frame, <uint32_t>(<const uint8_t*>packet.ip - frame.data), packet.ip.source,
+    syn_holdoff_hold(worker.syn_holdoff, frame, <uint32_t>(<const uint8_t*>packet.ip - frame.data), packet.ip.source,
                      verdict, now_ns)
 
 
-cdef bint is_open(const Worker* worker, const Ipv4Header* ip, uint64_t at_ns, uint64_t now_ns) noexcept nogil:
+cdef bint had_session(const Worker* worker, const Ipv4Header* ip, uint64_t at_ns, uint64_t now_ns) noexcept nogil:
     """Whether the held SYN's connection had a session of this worker at a past moment; packets may have refreshed it since."""
     cdef uint64_t addresses
     cdef uint32_t ports, slot
@@ -60,7 +60,7 @@ cdef void answer_unsolicited(Worker* worker, uint64_t now_ns) noexcept nogil:
         ip = <Ipv4Header*>(syn.data + syn.link_bytes)
         open = False
         for w in range(worker.shared.count):
-            open = open or is_open(worker.shared.workers[w], ip, syn.due_ns, now_ns)
+            open = open or had_session(worker.shared.workers[w], ip, syn.due_ns, now_ns)
         if open:
             continue
         frame.data = syn.data

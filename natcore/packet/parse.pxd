@@ -26,7 +26,7 @@ cdef enum:                      # Options: of the IPv4 header
     OPTIONS_NONE = 0
     OPTIONS_HARMLESS = 1        # passed by default by RFC 7126, or unknown (RFC 1812 section 5.3.13.1)
     OPTIONS_UNWANTED = 2        # dropped by default by RFC 7126
-    OPTIONS_ROUTE = 3           # a source route, which would bypass translation
+    OPTIONS_SOURCE_ROUTE = 3    # a source route, which would bypass translation
     OPTIONS_MALFORMED = 4
 
 cdef enum:                      # Option: type octet (RFC 791, IANA)
@@ -148,7 +148,7 @@ cdef inline uint8_t options_of(const uint8_t* at, uint32_t bytes) noexcept nogil
         if length < 2 or length > bytes - i:
             return OPTIONS_MALFORMED
         if at[i] == OPTION_LSRR or at[i] == OPTION_SSRR:
-            found = OPTIONS_ROUTE
+            found = OPTIONS_SOURCE_ROUTE
         elif found < OPTIONS_UNWANTED:
             found = OPTIONS_UNWANTED if is_unwanted(at[i]) else OPTIONS_HARMLESS
         i += length
@@ -255,7 +255,7 @@ cdef inline uint32_t payload_offset(const Packet* packet) noexcept nogil:
         return headers + ((<const TcpHeader*>packet.l4).data_offset >> 4) * 4
     return headers + 8                              # UDP
 
-cdef inline uint32_t segmented(const Frame* frame, const Packet* packet) noexcept nogil:
+cdef inline uint32_t gso_payload(const Frame* frame, const Packet* packet) noexcept nogil:
     """Payload bytes of a super-frame of TCP or UDP, to be segmented; 0: not a super-frame, regardless of the caller's flags."""
     cdef uint32_t headers
     if (not frame.flags & FRAME_GSO or frame.gso_size == 0 or not is_tcp_or_udp(packet.protocol)
@@ -266,12 +266,12 @@ cdef inline uint32_t segmented(const Frame* frame, const Packet* packet) noexcep
 
 cdef inline uint32_t wire_length(const Frame* frame, const Packet* packet) noexcept nogil:
     """Length of the largest IPv4 packet on the wire; each segment of a super-frame has headers of its own."""
-    cdef uint32_t payload = segmented(frame, packet)
+    cdef uint32_t payload = gso_payload(frame, packet)
     return packet.total_length - payload + frame.gso_size if payload > frame.gso_size else packet.total_length
 
 cdef inline uint32_t wire_packets(const Frame* frame, const Packet* packet) noexcept nogil:
     """Number of IPv4 packets on the wire."""
-    cdef uint32_t payload = segmented(frame, packet)
+    cdef uint32_t payload = gso_payload(frame, packet)
     return 1 if payload <= frame.gso_size else (payload + frame.gso_size - 1) // frame.gso_size
 
 cdef inline uint32_t wire_bytes(const Packet* packet, uint32_t packets) noexcept nogil:

@@ -39,7 +39,7 @@ cdef struct Datagram:           # identified by side, addresses, protocol and id
     uint16_t high               # end of the furthest fragment received, in units
     uint16_t end                # length of the datagram in units; 0: the last fragment has not come
     uint16_t source             # index into sources
-    uint16_t sent_as            # identification that its fragments leave with, big-endian
+    uint16_t sent_identification  # identification that its fragments leave with, big-endian
     uint16_t ranges             # entries in use in `ranges`
     uint8_t held_count          # frames held
     uint8_t protocol
@@ -76,7 +76,7 @@ cdef struct Fragments:          # tables of one side
     uint64_t timeout_ms
     uint32_t newest             # newest datagram, or NONE
     uint32_t waiting            # datagrams without their first fragment
-    uint32_t given_up           # held fragments dropped since the counter was last read
+    uint32_t held_dropped       # held fragments dropped since the counter was last read
     uint64_t evicted            # datagrams in progress that were evicted by newer ones
     const void* lock            # lock that the caller holds: all workers'; NULL: a test's table
 
@@ -89,12 +89,12 @@ cdef uint32_t datagram_find(const Fragments* table, uint8_t side, uint64_t addre
 cdef uint32_t datagram_open(Fragments* table, uint8_t side, uint64_t addresses, uint8_t protocol, uint16_t identification,
                             bint first, uint64_t now_ms) noexcept nogil
 cdef uint32_t fragment_digest(const Fragments* table, const uint8_t* data, uint32_t length) noexcept nogil
-cdef bint datagram_has(const Fragments* table, uint32_t number, const FragmentRange* range_) noexcept nogil
-cdef bint datagram_mark(Fragments* table, uint32_t number, const FragmentRange* range_) noexcept nogil
+cdef bint datagram_has_fragment(const Fragments* table, uint32_t number, const FragmentRange* range_) noexcept nogil
+cdef bint datagram_mark_received(Fragments* table, uint32_t number, const FragmentRange* range_) noexcept nogil
 cdef bint datagram_hold(Fragments* table, uint32_t number, const uint8_t* frame, uint32_t length) noexcept nogil
 cdef uint32_t datagram_next_held(const Fragments* table, uint32_t number) noexcept nogil
 cdef void datagram_pop_held(Fragments* table, uint32_t number, uint8_t* out) noexcept nogil
-cdef void datagram_settle(Fragments* table, uint32_t number, uint8_t state, uint8_t verdict) noexcept nogil
+cdef void datagram_set_state(Fragments* table, uint32_t number, uint8_t state, uint8_t verdict) noexcept nogil
 cdef void datagram_break(Fragments* table, uint32_t number, uint8_t verdict) noexcept nogil
 cdef void datagram_close(Fragments* table, uint32_t number) noexcept nogil
 

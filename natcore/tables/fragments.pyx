@@ -7,7 +7,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from natcore.base.flow_hash cimport flow_hash
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport index_delete, index_find, index_insert, index_new, index_remove
 from natcore.base.linked_list cimport Link, link, unlink
 from natcore.base.lock_checker cimport assert_held
@@ -37,13 +37,13 @@ cdef Fragments* fragments_new() noexcept nogil:
     if tables == NULL:
         return NULL
     for side in range(2):
-        if not begin(&tables[side]):
+        if not allocate_tables(&tables[side]):
             fragments_delete(tables)
             return NULL
     return tables
 
 
-cdef bint begin(Fragments* table) noexcept nogil:
+cdef bint allocate_tables(Fragments* table) noexcept nogil:
     table.datagrams = <Datagram*>table_new(DATAGRAMS * sizeof(Datagram))
     table.seen = <uint64_t*>table_new(DATAGRAMS * WORDS * 8)
     table.ranges = <FragmentRange*>table_new(DATAGRAMS * RANGES_KEPT * sizeof(FragmentRange))
@@ -164,7 +164,7 @@ cdef uint32_t fragment_digest(const Fragments* table, const uint8_t* data, uint3
     return <uint32_t>(sum >> 32)
 
 
-cdef bint datagram_has(const Fragments* table, uint32_t number, const FragmentRange* range_) noexcept nogil:
+cdef bint datagram_has_fragment(const Fragments* table, uint32_t number, const FragmentRange* range_) noexcept nogil:
     """Whether the same fragment came before (offset, length and bytes). Only the first RANGES_KEPT are remembered."""
     cdef const FragmentRange* ranges = table.ranges + <size_t>number * RANGES_KEPT
     cdef uint32_t i
@@ -174,7 +174,7 @@ cdef bint datagram_has(const Fragments* table, uint32_t number, const FragmentRa
     return False
 
 
-cdef bint datagram_mark(Fragments* table, uint32_t number, const FragmentRange* range_) noexcept nogil:
+cdef bint datagram_mark_received(Fragments* table, uint32_t number, const FragmentRange* range_) noexcept nogil:
     """Marks a fragment as received. False: it overlaps another one, or contradicts the datagram's end; the marks are then
     unusable. The fragment must end at DATAGRAM_UNITS or before."""
     cdef Datagram* datagram = &table.datagrams[number]
@@ -183,7 +183,7 @@ cdef bint datagram_mark(Fragments* table, uint32_t number, const FragmentRange* 
     cdef uint32_t after = first + units, word = (datagram.high + 63) // 64, words = (after + 63) // 64
     cdef uint64_t mask
     cdef bint last = range_.units & RANGE_LAST
-    assert_held(table.lock, "fragments: datagram_mark")
+    assert_held(table.lock, "fragments: datagram_mark_received")
     if datagram.end and (last or after > datagram.end) or last and datagram.high > after:
         return False
     if words > word:
@@ -208,10 +208,10 @@ cdef bint datagram_mark(Fragments* table, uint32_t number, const FragmentRange* 
     return True
 
 
-cdef void datagram_settle(Fragments* table, uint32_t number, uint8_t state, uint8_t verdict) noexcept nogil:
+cdef void datagram_set_state(Fragments* table, uint32_t number, uint8_t state, uint8_t verdict) noexcept nogil:
     """Sets the datagram's state; it no longer waits for its first fragment."""
     cdef Datagram* datagram = &table.datagrams[number]
-    assert_held(table.lock, "fragments: datagram_settle")
+    assert_held(table.lock, "fragments: datagram_set_state")
     if datagram.state == DATAGRAM_WAITING:
         table.waiting -= 1
         table.sources[datagram.source].waiting -= 1
@@ -223,8 +223,8 @@ cdef void datagram_break(Fragments* table, uint32_t number, uint8_t verdict) noe
     """Drops the datagram's held frames and all its further fragments, until it times out."""
     while table.datagrams[number].held != NONE:
         datagram_pop_held(table, number, NULL)
-        table.given_up += 1
-    datagram_settle(table, number, DATAGRAM_BROKEN, verdict)
+        table.held_dropped += 1
+    datagram_set_state(table, number, DATAGRAM_BROKEN, verdict)
 
 
 cdef void datagram_close(Fragments* table, uint32_t number) noexcept nogil:

@@ -42,7 +42,7 @@ cdef struct Subscriber:
 
 cdef struct MappingCursor:                # cursor over a subscriber's mappings
     uint32_t first              # mapping to examine next
-    uint32_t looked_at          # sessions of it already examined
+    uint32_t examined           # sessions of it already examined
 
 cdef enum:                      # Pooling (RFC 4787 REQ-2)
     POOLING_PAIRED = 0          # one outside address for all mappings of a subscriber
@@ -67,7 +67,7 @@ cdef struct Mappings:
     Ports* ports                # shared by the gateway's workers
     HashKey key
     Link* by_subscriber         # [max_mappings] mappings of each subscriber; NULL: not needed
-    MappingCursor* of_subscriber          # [max_subscribers] or NULL
+    MappingCursor* cursors      # [max_subscribers] or NULL
     uint32_t worker             # number of the worker that owns the table
     uint8_t pooling             # Pooling
     bint lingering              # subscribers without mappings may still be kept for their rate counter
@@ -89,9 +89,9 @@ cdef inline void dynamic_key(MappingKey* key, uint64_t addresses, uint32_t ports
 
 cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, bint listed) noexcept nogil
 cdef void mappings_delete(Mappings* table) noexcept nogil
-cdef bint lists_new(const Mappings* table, Link** by_subscriber, MappingCursor** of_subscriber) noexcept nogil
-cdef void lists_delete(const Mappings* table, Link* by_subscriber, MappingCursor* of_subscriber) noexcept nogil
-cdef void lists_begin(Mappings* table, Link* by_subscriber, MappingCursor* of_subscriber) noexcept nogil
+cdef bint lists_new(const Mappings* table, Link** by_subscriber, MappingCursor** cursors) noexcept nogil
+cdef void lists_delete(const Mappings* table, Link* by_subscriber, MappingCursor* cursors) noexcept nogil
+cdef void lists_begin(Mappings* table, Link* by_subscriber, MappingCursor* cursors) noexcept nogil
 cdef void mapping_prefetch_open(const Mappings* table, uint32_t inside_ip, uint16_t inside_port,
                                 uint8_t protocol) noexcept nogil
 cdef void mapping_prefetch_close(const Mappings* table, uint32_t number) noexcept nogil

@@ -2,15 +2,17 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from natcore.tables.port_allocation cimport OVER_QUOTA, Request, assign_port, allocate_port, home_of_owner, unassign_port
+from natcore.tables.port_allocation cimport (
+    OVER_QUOTA, PortRequest, address_with_block, allocate_port, assign_port, unassign_port,
+)
 from natcore.tables.ports cimport (
-    ADDRESSES_TRIED, RECENT_KEPT, LOOKS, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, RecentAllocation, PortMap, Ports,
+    POOL_SEARCH_MOST, RECENT_KEPT, LOOKS, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, RecentAllocation, PortMap, Ports,
     address_due,
     address_pick, in_pool, random_after, random_take, owner_slot, space_of,
 )
 from natcore.base.flow_hash cimport flow_hash
 from natcore.base.compiler cimport bswap16, bswap32, prefetch_write
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport (
     bucket_of, index_delete, index_find, index_insert, index_new, index_remove,
 )
@@ -31,7 +33,7 @@ cdef extern from * nogil:
     bint TESTING "natcore_testing"
 
 cdef enum:
-    TRIES = 4                   # addresses of a pool that are searched for one packet
+    ALLOCATION_ATTEMPTS = 4     # addresses of a pool where an allocation is attempted for one packet
 
 
 cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, bint listed) noexcept nogil:
@@ -41,51 +43,51 @@ cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subs
     freelist_init(&table.mapping_slots, table.mappings, sizeof(Mapping), max_mappings)
     freelist_init(&table.subscriber_slots, table.subscribers, sizeof(Subscriber), max_subscribers)
     table.by_subscriber = NULL
-    table.of_subscriber = NULL
-    if listed and not lists_new(table, &table.by_subscriber, &table.of_subscriber):
+    table.cursors = NULL
+    if listed and not lists_new(table, &table.by_subscriber, &table.cursors):
         return False
     return (table.mappings != NULL and table.subscribers != NULL and index_new(&table.by_inside, max_mappings)
             and index_new(&table.by_ip, max_subscribers))
 
 
-cdef bint lists_new(const Mappings* table, Link** by_subscriber, MappingCursor** of_subscriber) noexcept nogil:
+cdef bint lists_new(const Mappings* table, Link** by_subscriber, MappingCursor** cursors) noexcept nogil:
     """Memory for lists of each subscriber's mappings; False: there is none."""
     by_subscriber[0] = <Link*>table_new(<uint64_t>table.mapping_slots.capacity * sizeof(Link))
-    of_subscriber[0] = <MappingCursor*>table_new(<uint64_t>table.subscriber_slots.capacity * sizeof(MappingCursor))
-    if by_subscriber[0] != NULL and of_subscriber[0] != NULL:
+    cursors[0] = <MappingCursor*>table_new(<uint64_t>table.subscriber_slots.capacity * sizeof(MappingCursor))
+    if by_subscriber[0] != NULL and cursors[0] != NULL:
         return True
-    lists_delete(table, by_subscriber[0], of_subscriber[0])
+    lists_delete(table, by_subscriber[0], cursors[0])
     by_subscriber[0] = NULL
-    of_subscriber[0] = NULL
+    cursors[0] = NULL
     return False
 
 
-cdef void lists_delete(const Mappings* table, Link* by_subscriber, MappingCursor* of_subscriber) noexcept nogil:
+cdef void lists_delete(const Mappings* table, Link* by_subscriber, MappingCursor* cursors) noexcept nogil:
     table_delete(by_subscriber, <uint64_t>table.mapping_slots.capacity * sizeof(Link))
-    table_delete(of_subscriber, <uint64_t>table.subscriber_slots.capacity * sizeof(MappingCursor))
+    table_delete(cursors, <uint64_t>table.subscriber_slots.capacity * sizeof(MappingCursor))
 
 
-cdef void lists_begin(Mappings* table, Link* by_subscriber, MappingCursor* of_subscriber) noexcept nogil:
+cdef void lists_begin(Mappings* table, Link* by_subscriber, MappingCursor* cursors) noexcept nogil:
     """Lists the mappings that there are, and those to come."""
     cdef uint32_t i
     assert_held(table.lock, "mappings: lists_begin")
-    table.by_subscriber, table.of_subscriber = by_subscriber, of_subscriber
+    table.by_subscriber, table.cursors = by_subscriber, cursors
     for i in range(table.subscriber_slots.fresh):
-        of_subscriber[i].first = NONE
-        of_subscriber[i].looked_at = 0
+        cursors[i].first = NONE
+        cursors[i].examined = 0
     for i in range(table.mapping_slots.fresh):
         if not table.mappings[i].flags & (MAPPING_FREE | MAPPING_STATIC):
-            link(by_subscriber, &of_subscriber[table.mappings[i].subscriber].first, i)
+            link(by_subscriber, &cursors[table.mappings[i].subscriber].first, i)
 
 
 cdef void mappings_delete(Mappings* table) noexcept nogil:
     table_delete(table.mappings, <uint64_t>table.mapping_slots.capacity * sizeof(Mapping))
     table_delete(table.subscribers, <uint64_t>table.subscriber_slots.capacity * sizeof(Subscriber))
-    lists_delete(table, table.by_subscriber, table.of_subscriber)
+    lists_delete(table, table.by_subscriber, table.cursors)
     table.mappings = NULL
     table.subscribers = NULL
     table.by_subscriber = NULL
-    table.of_subscriber = NULL
+    table.cursors = NULL
     index_delete(&table.by_inside)
     index_delete(&table.by_ip)
 
@@ -157,7 +159,7 @@ cdef struct Allocated:              # result of a port allocation
     uint32_t until_ms           # end of the hold-down that was lifted for its owner; in the past: the port was free
 
 
-cdef void request_of(const MappingKey* key, Request* request) noexcept nogil:
+cdef void request_of(const MappingKey* key, PortRequest* request) noexcept nogil:
     request.owner = key.inside_ip
     request.inside_port = key.inside_port
     request.remote_ip = key.remote_ip
@@ -167,7 +169,7 @@ cdef void request_of(const MappingKey* key, Request* request) noexcept nogil:
     request.random = 0
 
 
-cdef uint32_t allocate_from(Mappings* table, const MappingKey* key, Request* request, uint32_t now_ms,
+cdef uint32_t allocate_from(Mappings* table, const MappingKey* key, PortRequest* request, uint32_t now_ms,
                             Allocated* allocated) noexcept nogil:
     """Allocates a port of the chosen outside address; 0 for a protocol without ports; NONE, OVER_QUOTA: failed."""
     allocated.until_ms = now_ms
@@ -176,9 +178,9 @@ cdef uint32_t allocate_from(Mappings* table, const MappingKey* key, Request* req
     return allocate_port(table.ports, allocated.address, request, now_ms, &allocated.until_ms)
 
 
-cdef uint32_t allocate_deterministic(Mappings* table, const MappingKey* key, const Pool* pool, Request* request,
-                                     uint32_t now_ms,
-                                     Allocated* allocated) noexcept nogil:
+cdef uint32_t allocate_by_inside_address(Mappings* table, const MappingKey* key, const Pool* pool, PortRequest* request,
+                                         uint32_t now_ms,
+                                         Allocated* allocated) noexcept nogil:
     """RFC 7422: the inside address alone determines the outside address and the port block; portless protocols likewise."""
     cdef uint32_t host = bswap32(key.inside_ip) - pool.first
     allocated.address = pool.addresses[host // table.ports.block_count]
@@ -186,9 +188,9 @@ cdef uint32_t allocate_deterministic(Mappings* table, const MappingKey* key, con
     return allocate_from(table, key, request, now_ms, allocated)
 
 
-cdef uint32_t start_of(const Mappings* table, const Pool* pool, const Request* request) noexcept nogil:
+cdef uint32_t start_of(const Mappings* table, const Pool* pool, const PortRequest* request) noexcept nogil:
     """Where in the pool to begin for an owner: the address where it still has a block, otherwise random."""
-    cdef uint32_t home = home_of_owner(table.ports, request.owner), i
+    cdef uint32_t home = address_with_block(table.ports, request.owner), i
     if home != NONE:
         for i in range(pool.size):
             if pool.addresses[i] == home:
@@ -197,7 +199,7 @@ cdef uint32_t start_of(const Mappings* table, const Pool* pool, const Request* r
 
 
 cdef uint32_t allocate_by_pooling(Mappings* table, Subscriber* subscriber, const MappingKey* key, const Pool* pool,
-                                  Request* request, uint32_t now_ms, Allocated* allocated) noexcept nogil:
+                                  PortRequest* request, uint32_t now_ms, Allocated* allocated) noexcept nogil:
     """Allocates address and port: from the subscriber's paired address first, then from the pool. NONE: no port is free.
 
     OVER_QUOTA: the subscriber's quota is used up.
@@ -205,7 +207,7 @@ cdef uint32_t allocate_by_pooling(Mappings* table, Subscriber* subscriber, const
     cdef uint32_t port
     cdef bint paired = subscriber.mappings and subscriber.entry == pool.entry
     if table.ports.policy == PORTS_DETERMINISTIC:
-        return allocate_deterministic(table, key, pool, request, now_ms, allocated)
+        return allocate_by_inside_address(table, key, pool, request, now_ms, allocated)
     if paired and table.pooling != POOLING_ARBITRARY and not pool.alone:
         allocated.address = subscriber.address
         port = allocate_from(table, key, request, now_ms, allocated)
@@ -224,8 +226,8 @@ cdef uint32_t allocate_by_pooling(Mappings* table, Subscriber* subscriber, const
     return port
 
 
-cdef uint32_t allocate_from_pool(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
-                                 Allocated* allocated) noexcept nogil:
+cdef uint32_t allocate_from_pool(Mappings* table, const MappingKey* key, const Pool* pool, PortRequest* request,
+                                 uint32_t now_ms, Allocated* allocated) noexcept nogil:
     """Tries, in this order: an address with a free port; one where a hold-down is over; one with a port held down for this
     owner."""
     cdef Ports* ports = table.ports
@@ -234,14 +236,14 @@ cdef uint32_t allocate_from_pool(Mappings* table, const MappingKey* key, const P
     allocated.address = address_pick(ports, space, pool, request.random)
     if allocated.address != NONE:
         return allocate_from(table, key, request, now_ms, allocated)
-    for _try in range(TRIES):
+    for _try in range(ALLOCATION_ATTEMPTS):
         allocated.address = address_due(ports, space, pool, start, now_ms)
         if allocated.address == NONE:
             break
         port = allocate_from(table, key, request, now_ms, allocated)
         if port != NONE:
             return port
-    for step in range(min(pool.size, <uint32_t>ADDRESSES_TRIED)):
+    for step in range(min(pool.size, <uint32_t>POOL_SEARCH_MOST)):
         allocated.address = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
         map = &ports.addresses[allocated.address].maps[space]
         if map.held_count and map.held_by[owner_slot(request.owner)]:
@@ -249,38 +251,40 @@ cdef uint32_t allocate_from_pool(Mappings* table, const MappingKey* key, const P
     return NONE
 
 
-cdef uint32_t allocate_in_turn(Mappings* table, const MappingKey* key, const Pool* pool, Request* request, uint32_t now_ms,
+cdef uint32_t allocate_in_turn(Mappings* table, const MappingKey* key, const Pool* pool, PortRequest* request, uint32_t now_ms,
                                Allocated* allocated) noexcept nogil:
     """Allocates where an address with free ports may have none for this owner: tries addresses in turn, from the owner's own
-    or a random one on. Blocks: TRIES of those with a free block; overload, where a test is cheap: ADDRESSES_TRIED."""
+    or a random one on. Blocks: ALLOCATION_ATTEMPTS of those with a free block; overload, where a test is cheap:
+    POOL_SEARCH_MOST."""
     cdef Ports* ports = table.ports
     cdef uint32_t start = start_of(table, pool, request), step, port, why = NONE
-    cdef uint32_t tries = ADDRESSES_TRIED if ports.policy == PORTS_OVERLOAD else TRIES
+    cdef uint32_t tries = POOL_SEARCH_MOST if ports.policy == PORTS_OVERLOAD else ALLOCATION_ATTEMPTS
     for step in range(pool.size):
         allocated.address = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
-        if step and pool.size > ADDRESSES_TRIED and not may_have_one(ports, space_of(key.protocol), allocated.address, now_ms):
+        if (step and pool.size > POOL_SEARCH_MOST
+                and not may_have_port(ports, space_of(key.protocol), allocated.address, now_ms)):
             continue
         port = allocate_from(table, key, request, now_ms, allocated)
         if port < OVER_QUOTA:
             return port
         why = port if port == OVER_QUOTA else why
-        tries -= pool.size > ADDRESSES_TRIED
+        tries -= pool.size > POOL_SEARCH_MOST
         if tries == 0:
             break
     return why
 
 
-cdef inline bint may_have_one(const Ports* ports, uint32_t space, uint32_t address, uint32_t now_ms) noexcept nogil:
+cdef inline bint may_have_port(const Ports* ports, uint32_t space, uint32_t address, uint32_t now_ms) noexcept nogil:
     """Whether an address may have a port for an owner without ports there."""
     if ports.policy == PORTS_OVERLOAD:
         return True
     return (ports.blocks.free[address]
-            or ((ports.held_at[space][address >> 6] >> (address & 63)) & 1
+            or ((ports.addresses_held[space][address >> 6] >> (address & 63)) & 1
                 and <int>(ports.next_release[space][address] - now_ms) <= 0))
 
 
-cdef uint32_t enter(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip, uint16_t outside_port,
-                    uint32_t address, uint32_t subscriber) noexcept nogil:
+cdef uint32_t insert_mapping(Mappings* table, const MappingKey* key, uint32_t entry, uint32_t outside_ip, uint16_t outside_port,
+                             uint32_t address, uint32_t subscriber) noexcept nogil:
     """Inserts the mapping; NONE: probe limit reached, the slot is free again."""
     cdef uint32_t number = freelist_take(&table.mapping_slots)
     cdef Mapping* mapping = &table.mappings[number]
@@ -314,16 +318,16 @@ cdef uint32_t subscriber_join(Mappings* table, uint32_t ip) noexcept nogil:
     who = freelist_take(&table.subscriber_slots)
     memset(&table.subscribers[who], 0, sizeof(Subscriber))
     table.subscribers[who].ip = ip
-    if table.of_subscriber != NULL:
-        table.of_subscriber[who].first = NONE
-        table.of_subscriber[who].looked_at = 0
+    if table.cursors != NULL:
+        table.cursors[who].first = NONE
+        table.cursors[who].examined = 0
     if index_insert(&table.by_ip, flow_hash(&table.key, ip, 0, 0), who):
         return who
     freelist_give(&table.subscriber_slots, who)
     return NONE
 
 
-cdef inline bint may_go(const Subscriber* subscriber, uint32_t now_ms) noexcept nogil:
+cdef inline bint is_removable(const Subscriber* subscriber, uint32_t now_ms) noexcept nogil:
     """Whether a subscriber can be removed: no mappings, and no rate counter of the current second that removal would reset."""
     return subscriber.mappings == 0 and not (subscriber.opened and now_ms - subscriber.second_ms < 1000)
 
@@ -332,7 +336,7 @@ cdef void subscriber_leave(Mappings* table, uint32_t who, uint32_t now_ms) noexc
     """Removes a subscriber without mappings, now or in a later sweep."""
     cdef Subscriber* subscriber = &table.subscribers[who]
     assert_held(table.lock, "mappings: subscriber_leave")
-    if may_go(subscriber, now_ms):
+    if is_removable(subscriber, now_ms):
         index_remove(&table.by_ip, flow_hash(&table.key, subscriber.ip, 0, 0), who)
         freelist_give(&table.subscriber_slots, who)
         subscriber.opened = 0
@@ -359,17 +363,17 @@ cdef void subscribers_reap(Mappings* table, uint32_t lines, uint32_t now_ms) noe
         lines -= 1
 
 
-cdef inline void ports_enter(const Mappings* table) noexcept nogil:
-    """Locks the ports on behalf of this worker, until ports_leave."""
+cdef inline void ports_lock(const Mappings* table) noexcept nogil:
+    """Locks the ports on behalf of this worker, until ports_unlock."""
     spin_lock(&table.ports.spin)
     table.ports.allocating = table.worker
 
 
-cdef inline void ports_leave(const Mappings* table) noexcept nogil:
+cdef inline void ports_unlock(const Mappings* table) noexcept nogil:
     spin_unlock(&table.ports.spin)
 
 
-cdef inline void remember(Ports* ports, const Mapping* mapping) noexcept nogil:
+cdef inline void note_allocation(Ports* ports, const Mapping* mapping) noexcept nogil:
     cdef RecentAllocation* recent = &ports.recent[ports.allocations % RECENT_KEPT]
     recent.outside_ip = mapping.outside_ip
     recent.outside_port = mapping.outside_port
@@ -384,37 +388,37 @@ cdef uint32_t mapping_open(Mappings* table, const MappingKey* key, const Pool* p
     cdef uint32_t who = subscriber_join(table, key.inside_ip), number = NONE, port
     cdef Subscriber* subscriber
     cdef Allocated allocated
-    cdef Request request
+    cdef PortRequest request
     cdef bint assigned
     assert_held(table.lock, "mappings: mapping_open")
     if who == NONE:
         return NONE
     subscriber = &table.subscribers[who]
     request_of(key, &request)
-    ports_enter(table)
+    ports_lock(table)
     request.random = random_after(table.ports, 0)
     table.ports.looks = LOOKS
     port = allocate_by_pooling(table, subscriber, key, pool, &request, now_ms, &allocated)
     if port < OVER_QUOTA:   # a failed allocation consumes no random number: it may be repeated with all workers locked
         random_take(table.ports)
-        number = enter(table, key, pool.entry, table.ports.addresses[allocated.address].ip, bswap16(<uint16_t>port),
-                       allocated.address, who)
+        number = insert_mapping(table, key, pool.entry, table.ports.addresses[allocated.address].ip, bswap16(<uint16_t>port),
+                                allocated.address, who)
         if number != NONE:
             subscriber.mappings += 1
             if table.by_subscriber != NULL:
-                link(table.by_subscriber, &table.of_subscriber[who].first, number)
+                link(table.by_subscriber, &table.cursors[who].first, number)
             table.mappings[number].held_until = allocated.until_ms
             assigned = key.flags & MAPPING_PORTLESS or assign_port(table.ports, allocated.address, &request, port, number)
             if TESTING and assigned:
-                remember(table.ports, &table.mappings[number])
-            ports_leave(table)
+                note_allocation(table.ports, &table.mappings[number])
+            ports_unlock(table)
             if assigned:
                 return number
             mapping_close(table, number, allocated.until_ms, now_ms)
             return NONE
         if not key.flags & MAPPING_PORTLESS:
             unassign_port(table.ports, allocated.address, &request, port, allocated.until_ms, now_ms)
-    ports_leave(table)
+    ports_unlock(table)
     subscriber_leave(table, who, now_ms)
     return OVER_QUOTA if port == OVER_QUOTA else NONE
 
@@ -423,26 +427,26 @@ cdef uint32_t mapping_open_static(Mappings* table, const MappingKey* key, uint32
                                   uint16_t outside_port, uint32_t address) noexcept nogil:
     """Opens a mapping with the outside endpoint that an entry defines; NONE: probe limit reached. A slot must be free."""
     assert_held(table.lock, "mappings: mapping_open_static")
-    return enter(table, key, entry, outside_ip, outside_port, address, NONE)
+    return insert_mapping(table, key, entry, outside_ip, outside_port, address, NONE)
 
 
 cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uint32_t now_ms) noexcept nogil:
     """Closes a mapping that has no sessions; its port is held down until until_ms."""
     cdef Mapping* mapping = &table.mappings[number]
     cdef MappingKey key
-    cdef Request request
+    cdef PortRequest request
     assert_held(table.lock, "mappings: mapping_close")
     key_of(mapping, &key)
     index_remove(&table.by_inside, key_hash(table, &key), number)
     if not mapping.flags & MAPPING_STATIC:
         if not mapping.flags & MAPPING_PORTLESS:
             request_of(&key, &request)
-            ports_enter(table)
+            ports_lock(table)
             unassign_port(table.ports, mapping.address, &request, bswap16(mapping.outside_port), until_ms, now_ms)
-            ports_leave(table)
+            ports_unlock(table)
         table.subscribers[mapping.subscriber].mappings -= 1
         if table.by_subscriber != NULL:
-            unlink(table.by_subscriber, &table.of_subscriber[mapping.subscriber].first, number)
+            unlink(table.by_subscriber, &table.cursors[mapping.subscriber].first, number)
         subscriber_leave(table, mapping.subscriber, now_ms)
     mapping.flags = MAPPING_FREE
     freelist_give(&table.mapping_slots, number)

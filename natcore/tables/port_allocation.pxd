@@ -17,7 +17,7 @@ workers locked has the same one again, and prefetching, which reads the next num
 others beside it.) OVER_QUOTA differs from NONE: the address has free ports, the subscriber may not have them. A port is
 assigned to one mapping at a time; an overloaded one to one mapping for each remote endpoint.
 
-Lock. The ports' spin lock, from before allocate_port to behind assign_port (ports_enter, ports_leave in mappings.pyx).
+Lock. The ports' spin lock, from before allocate_port to behind assign_port (ports_lock, ports_unlock in mappings.pyx).
 
 Cost. As in ports.pxd; in a block its words; overload: SHARED_PROBES random ports, then the ports that are not full, counted.
 """
@@ -29,7 +29,7 @@ from natcore.tables.ports cimport PortMap, Ports
 cdef enum:
     OVER_QUOTA = 0xFFFFFFFE     # beside NONE: the subscriber's quota is used up, though the address has free ports
 
-cdef struct Request:            # a request for a port; addresses and ports big-endian
+cdef struct PortRequest:            # a request for a port; addresses and ports big-endian
     uint32_t owner              # inside address
     uint32_t remote_ip          # overload: the remote endpoint
     uint16_t remote_port
@@ -38,9 +38,10 @@ cdef struct Request:            # a request for a port; addresses and ports big-
     uint32_t block              # deterministic: the block of the owner
     uint64_t random                # random number of this allocation
 
-cdef uint32_t allocate_port(Ports* ports, uint32_t address, const Request* request, uint32_t now_ms,
+cdef uint32_t allocate_port(Ports* ports, uint32_t address, const PortRequest* request, uint32_t now_ms,
                             uint32_t* until_ms) noexcept nogil
-cdef bint assign_port(Ports* ports, uint32_t address, const Request* request, uint32_t port, uint32_t mapping) noexcept nogil
-cdef void unassign_port(Ports* ports, uint32_t address, const Request* request, uint32_t port, uint32_t until_ms,
+cdef bint assign_port(Ports* ports, uint32_t address, const PortRequest* request, uint32_t port,
+                      uint32_t mapping) noexcept nogil
+cdef void unassign_port(Ports* ports, uint32_t address, const PortRequest* request, uint32_t port, uint32_t until_ms,
                         uint32_t now_ms) noexcept nogil
-cdef uint32_t home_of_owner(const Ports* ports, uint32_t owner) noexcept nogil
+cdef uint32_t address_with_block(const Ports* ports, uint32_t owner) noexcept nogil

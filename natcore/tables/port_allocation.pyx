@@ -2,19 +2,20 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from natcore.tables.port_blocks cimport (
-    BLOCKS_AT_MOST, Block, Walk, block_first, block_give, block_next, block_reference,
+    BLOCKS_AT_MOST, Block, BlockIterator, block_first, block_assign, block_next, block_reference,
 )
 from natcore.tables.port_overload cimport (
-    ALL_PARTS, PART_PORTS, EndpointPair, overload_enter, overload_find, overload_leave, overload_taken,
+    ALL_PARTS, PART_PORTS, EndpointPair, overload_add, overload_find, overload_remove, overload_taken,
 )
 from natcore.tables.ports cimport (
-    PORT_OF_HOST, PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports, home_of_port,
+    PORT_OF_HOST, PORT_RESERVED, PORT_SPACES, PORTS_BLOCK, PORTS_DETERMINISTIC, PORTS_OVERLOAD, PortMap, Ports,
+    worker_preferring,
     in_ports, in_ranges, random_next, nth_set, ones64, pick_by_policy, allocate_from_map, port_release, port_reuse,
     port_use, reclaim,
     set_free, space_of,
 )
 from natcore.base.compiler cimport bswap16
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.base.chacha20 cimport random_below
 from natcore.base.spinlock cimport assert_spin
 
@@ -116,17 +117,17 @@ cdef uint32_t block_from(const Ports* ports, uint32_t address, const PortMap* ma
         block = start + step if start + step < ports.block_count else start + step - ports.block_count
         if not blocks[block].taken:
             first = begin_of(ports, block)
-            if own and home_of_port(ports, first) != ports.allocating:
+            if own and worker_preferring(ports, first) != ports.allocating:
                 continue
             if nth_within(map.used, <uint64_t>-1, <uint64_t>-1, first, first + ports.block_size, 0) != NONE:
                 return block
     return NONE
 
 
-cdef uint32_t allocate_from_own_blocks(Ports* ports, uint32_t address, PortMap* map, const Request* request, uint32_t* count,
-                                       uint32_t* until_ms) noexcept nogil:
+cdef uint32_t allocate_from_own_blocks(Ports* ports, uint32_t address, PortMap* map, const PortRequest* request,
+                                       uint32_t* count, uint32_t* until_ms) noexcept nogil:
     """Allocates from the owner's blocks at the address, a random one first; or NONE. count: its blocks, at all addresses."""
-    cdef Walk walk
+    cdef BlockIterator walk
     cdef uint32_t[BLOCKS_AT_MOST] firsts
     cdef uint32_t own = 0, start, step, port
     cdef uint32_t at = block_first(&ports.blocks, &ports.key, request.owner, &walk)
@@ -152,7 +153,7 @@ cdef uint32_t allocate_from_own_blocks(Ports* ports, uint32_t address, PortMap* 
 
 cdef uint32_t blocks_in_use(Ports* ports, uint32_t owner, uint32_t now_ms) noexcept nogil:
     """Number of the owner's blocks, at all addresses, after expired hold-downs are freed."""
-    cdef Walk walk
+    cdef BlockIterator walk
     cdef uint32_t[BLOCKS_AT_MOST] addresses
     cdef uint32_t count = 0, left = 0, i, space
     cdef uint32_t at = block_first(&ports.blocks, &ports.key, owner, &walk)
@@ -171,7 +172,7 @@ cdef uint32_t blocks_in_use(Ports* ports, uint32_t owner, uint32_t now_ms) noexc
     return left
 
 
-cdef uint32_t allocate_from_blocks(Ports* ports, uint32_t address, PortMap* map, const Request* request, uint32_t now_ms,
+cdef uint32_t allocate_from_blocks(Ports* ports, uint32_t address, PortMap* map, const PortRequest* request, uint32_t now_ms,
                                    uint32_t* until_ms) noexcept nogil:
     """Allocates from the owner's blocks, or from a new one if they are full; NONE: the address has no block left."""
     cdef uint32_t count = 0, block, space
@@ -187,13 +188,13 @@ cdef uint32_t allocate_from_blocks(Ports* ports, uint32_t address, PortMap* map,
         block = new_block(ports, address, map)
     if block == NONE:
         return NONE
-    block_give(&ports.blocks, &ports.key, block_reference(address, block), request.owner)
+    block_assign(&ports.blocks, &ports.key, block_reference(address, block), request.owner)
     return allocate_within(ports, map, begin_of(ports, block), bswap16(request.inside_port))
 
 
-cdef uint32_t home_of_owner(const Ports* ports, uint32_t owner) noexcept nogil:
+cdef uint32_t address_with_block(const Ports* ports, uint32_t owner) noexcept nogil:
     """Index of an outside address where the owner has a block; or NONE."""
-    cdef Walk walk
+    cdef BlockIterator walk
     cdef uint32_t at
     if ports.blocks.per_address == 0:
         return NONE
@@ -203,8 +204,8 @@ cdef uint32_t home_of_owner(const Ports* ports, uint32_t owner) noexcept nogil:
 
 # ---- the other policies ----------------------------------------------------------------------------------------------
 
-cdef uint32_t allocate_deterministic(Ports* ports, PortMap* map, const Request* request, uint32_t now_ms,
-                                     uint32_t* until_ms) noexcept nogil:
+cdef uint32_t allocate_from_computed_block(Ports* ports, PortMap* map, const PortRequest* request, uint32_t now_ms,
+                                           uint32_t* until_ms) noexcept nogil:
     """Allocates from the owner's computed block (RFC 7422); OVER_QUOTA: all its ports are in use."""
     cdef uint32_t first = begin_of(ports, request.block)
     cdef uint32_t port = allocate_within(ports, map, first, bswap16(request.inside_port))
@@ -213,7 +214,7 @@ cdef uint32_t allocate_deterministic(Ports* ports, PortMap* map, const Request* 
     return OVER_QUOTA if port == NONE else port
 
 
-cdef void pair_of(const Ports* ports, uint32_t address, const Request* request, uint32_t port,
+cdef void pair_of(const Ports* ports, uint32_t address, const PortRequest* request, uint32_t port,
                   EndpointPair* ends) noexcept nogil:
     ends.outside_ip = ports.addresses[address].ip
     ends.outside_port = bswap16(<unsigned short>port)
@@ -222,7 +223,7 @@ cdef void pair_of(const Ports* ports, uint32_t address, const Request* request, 
     ends.protocol = request.protocol
 
 
-cdef uint32_t allocate_overloaded(Ports* ports, uint32_t address, PortMap* map, const Request* request) noexcept nogil:
+cdef uint32_t allocate_overloaded(Ports* ports, uint32_t address, PortMap* map, const PortRequest* request) noexcept nogil:
     """Allocates an unused port, otherwise one unused towards this remote endpoint, each equally likely; or NONE.
 
     A few are tried at random, then the usable ones are counted.
@@ -296,7 +297,7 @@ cdef bint may_share(const Ports* ports, const PortMap* map, uint32_t port, Endpo
 
 # ---- by policy -------------------------------------------------------------------------------------------------------
 
-cdef uint32_t allocate_port(Ports* ports, uint32_t address, const Request* request, uint32_t now_ms,
+cdef uint32_t allocate_port(Ports* ports, uint32_t address, const PortRequest* request, uint32_t now_ms,
                             uint32_t* until_ms) noexcept nogil:
     """Allocates a port of an outside address (host order): then assign or unassign it. NONE, OVER_QUOTA: failed.
 
@@ -309,13 +310,14 @@ cdef uint32_t allocate_port(Ports* ports, uint32_t address, const Request* reque
     if ports.policy == PORTS_BLOCK:
         return allocate_from_blocks(ports, address, map, request, now_ms, until_ms)
     if ports.policy == PORTS_DETERMINISTIC:
-        return allocate_deterministic(ports, map, request, now_ms, until_ms)
+        return allocate_from_computed_block(ports, map, request, now_ms, until_ms)
     if ports.policy == PORTS_OVERLOAD:
         return allocate_overloaded(ports, address, map, request)
     return allocate_from_map(ports, map, request.owner, bswap16(request.inside_port), request.random, now_ms, until_ms)
 
 
-cdef bint assign_port(Ports* ports, uint32_t address, const Request* request, uint32_t port, uint32_t mapping) noexcept nogil:
+cdef bint assign_port(Ports* ports, uint32_t address, const PortRequest* request, uint32_t port,
+                      uint32_t mapping) noexcept nogil:
     """Assigns an allocated port to a mapping; False: probe limit reached, unassign it."""
     cdef PortMap* map = &ports.addresses[address].maps[space_of(request.protocol)]
     cdef EndpointPair ends
@@ -328,10 +330,10 @@ cdef bint assign_port(Ports* ports, uint32_t address, const Request* request, ui
     pair_of(ports, address, request, port, &ends)
     ends.mapping = mapping
     ends.worker = <uint8_t>ports.allocating
-    return overload_enter(&ports.overload, &ports.key, &ends)
+    return overload_add(&ports.overload, &ports.key, &ends)
 
 
-cdef void unassign_port(Ports* ports, uint32_t address, const Request* request, uint32_t port, uint32_t until_ms,
+cdef void unassign_port(Ports* ports, uint32_t address, const PortRequest* request, uint32_t port, uint32_t until_ms,
                         uint32_t now_ms) noexcept nogil:
     """Releases a mapping's port and holds it down until until_ms; an overloaded port is not held down, since its filtering
     is address- and port-dependent (RFC 6888 REQ-8 C)."""
@@ -342,7 +344,7 @@ cdef void unassign_port(Ports* ports, uint32_t address, const Request* request, 
         port_release(ports, map, port, request.owner, until_ms, now_ms)
         return
     pair_of(ports, address, request, port, &ends)
-    overload_leave(&ports.overload, &ports.key, &ends)
+    overload_remove(&ports.overload, &ports.key, &ends)
     map.cells[port] -= 1
     if map.cells[port] == 0:
         set_free(ports, map, port)

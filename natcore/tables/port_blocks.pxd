@@ -23,7 +23,7 @@ cdef struct Blocks:
     uint64_t taken              # blocks ever assigned
     uint64_t released           # blocks ever returned
 
-cdef struct Walk:               # iterator over the blocks of one owner
+cdef struct BlockIterator:               # iterator over the blocks of one owner
     uint32_t owner
     uint32_t at                 # current reference
 
@@ -37,7 +37,7 @@ cdef bint blocks_new(Blocks* blocks, uint32_t capacity, uint32_t per_address) no
 cdef void blocks_delete(Blocks* blocks) noexcept nogil
 cdef bint blocks_add(Blocks* blocks, uint32_t address) noexcept nogil
 cdef void blocks_drop(Blocks* blocks, const HashKey* key, uint32_t address) noexcept nogil
-cdef uint32_t block_first(const Blocks* blocks, const HashKey* key, uint32_t owner, Walk* walk) noexcept nogil
-cdef uint32_t block_next(const Blocks* blocks, Walk* walk) noexcept nogil
-cdef void block_give(Blocks* blocks, const HashKey* key, uint32_t reference, uint32_t owner) noexcept nogil
-cdef void block_leave(Blocks* blocks, const HashKey* key, uint32_t reference) noexcept nogil
+cdef uint32_t block_first(const Blocks* blocks, const HashKey* key, uint32_t owner, BlockIterator* walk) noexcept nogil
+cdef uint32_t block_next(const Blocks* blocks, BlockIterator* walk) noexcept nogil
+cdef void block_assign(Blocks* blocks, const HashKey* key, uint32_t reference, uint32_t owner) noexcept nogil
+cdef void block_count_down(Blocks* blocks, const HashKey* key, uint32_t reference) noexcept nogil

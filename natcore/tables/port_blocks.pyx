@@ -3,7 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from natcore.base.flow_hash cimport flow_hash
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.base.pages cimport table_delete, table_new
 
 
@@ -54,7 +54,7 @@ cdef uint32_t* chain_of(const Blocks* blocks, const HashKey* key, uint32_t owner
     return &blocks.chains[flow_hash(key, owner, 0, 0) & (BLOCK_CHAINS - 1)]
 
 
-cdef uint32_t block_first(const Blocks* blocks, const HashKey* key, uint32_t owner, Walk* walk) noexcept nogil:
+cdef uint32_t block_first(const Blocks* blocks, const HashKey* key, uint32_t owner, BlockIterator* walk) noexcept nogil:
     """The owner's first block, or NONE; block_next continues."""
     walk.owner = owner
     walk.at = chain_of(blocks, key, owner)[0] - 1               # 0, none, becomes NONE
@@ -63,7 +63,7 @@ cdef uint32_t block_first(const Blocks* blocks, const HashKey* key, uint32_t own
     return walk.at
 
 
-cdef uint32_t block_next(const Blocks* blocks, Walk* walk) noexcept nogil:
+cdef uint32_t block_next(const Blocks* blocks, BlockIterator* walk) noexcept nogil:
     while walk.at != NONE:
         walk.at = block_at(blocks, walk.at).next
         if walk.at != NONE and block_at(blocks, walk.at).owner == walk.owner:
@@ -71,7 +71,7 @@ cdef uint32_t block_next(const Blocks* blocks, Walk* walk) noexcept nogil:
     return walk.at
 
 
-cdef void block_give(Blocks* blocks, const HashKey* key, uint32_t reference, uint32_t owner) noexcept nogil:
+cdef void block_assign(Blocks* blocks, const HashKey* key, uint32_t reference, uint32_t owner) noexcept nogil:
     """Assigns an unassigned block to the owner."""
     cdef Block* block = block_at(blocks, reference)
     cdef uint32_t* chain = chain_of(blocks, key, owner)
@@ -101,7 +101,7 @@ cdef void release(Blocks* blocks, const HashKey* key, uint32_t reference) noexce
     blocks.released += 1
 
 
-cdef void block_leave(Blocks* blocks, const HashKey* key, uint32_t reference) noexcept nogil:
+cdef void block_count_down(Blocks* blocks, const HashKey* key, uint32_t reference) noexcept nogil:
     """Counts one port less in use or held down; the last one returns the block."""
     cdef Block* block = block_at(blocks, reference)
     block.ports -= 1

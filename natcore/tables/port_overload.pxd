@@ -18,7 +18,7 @@ cdef struct EndpointPair:              # addresses and ports big-endian
     uint8_t worker              # worker of the mapping
     uint8_t protocol
 
-cdef struct Crowd:              # number of ports of an outside address in use towards a remote endpoint
+cdef struct RemoteCount:              # number of ports of an outside address in use towards a remote endpoint
     uint32_t outside_ip         # big-endian, as the next two; first, since a free slot's first word is the free list's link
     uint32_t remote_ip
     uint16_t remote_port
@@ -28,15 +28,15 @@ cdef struct Crowd:              # number of ports of an outside address in use t
 
 cdef struct Overload:
     EndpointPair* pairs
-    Crowd* crowds               # [2 * capacity]
+    RemoteCount* remote_counts  # [2 * capacity]
     Freelist slots
-    Freelist crowd_slots
+    Freelist count_slots
     Index index                 # (remote, outside) -> pair
-    Index by_part               # (remote, outside address, part) -> crowds
+    Index by_part               # (remote, outside address, part) -> remote count
 
 cdef bint overload_new(Overload* table, uint32_t capacity) noexcept nogil
 cdef void overload_delete(Overload* table) noexcept nogil
 cdef uint32_t overload_find(const Overload* table, const HashKey* key, const EndpointPair* ends) noexcept nogil
-cdef bint overload_enter(Overload* table, const HashKey* key, const EndpointPair* ends) noexcept nogil
-cdef void overload_leave(Overload* table, const HashKey* key, const EndpointPair* ends) noexcept nogil
+cdef bint overload_add(Overload* table, const HashKey* key, const EndpointPair* ends) noexcept nogil
+cdef void overload_remove(Overload* table, const HashKey* key, const EndpointPair* ends) noexcept nogil
 cdef uint32_t overload_taken(const Overload* table, const HashKey* key, const EndpointPair* ends, uint32_t part) noexcept nogil

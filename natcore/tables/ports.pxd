@@ -9,7 +9,7 @@ uses), PORT_RESERVED, PORT_OF_HOST, or the hold-down's end.
 Invariants (workers/invariants.pyx checks those that packets rely on):
 - `held` is a part of `used`. Of the ranges, free + held down + reserved or the host's + in use are all ports (ports_in_use).
 - `taken_in` counts the ports of the ranges that `used` has, by groups and supers, even and odd ones apart.
-- `open_at` has an address as long as it has a free port, `held_at` as long as one of its ports is held down.
+- `addresses_free` has an address as long as it has a free port, `addresses_held` as long as one of its ports is held down.
 - No hold-down of a map ends before `next_release` says. A round of reclaim that passed the whole map makes it exact.
 - `held_by` counts held-down ports by a hash of their owner: 0 tells without a search that an owner has none.
 
@@ -29,7 +29,7 @@ from natcore.tables.port_blocks cimport Blocks
 from natcore.tables.port_overload cimport Overload
 from natcore.base.flow_hash cimport HashKey
 from natcore.base.compiler cimport load_relaxed, load_relaxed64, store_relaxed, store_relaxed64
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport Index
 from natcore.base.headers cimport PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP
 from natcore.base.chacha20 cimport Random, random32
@@ -55,8 +55,8 @@ cdef enum:
     LOOKS = 8192                # held-down ports that one packet examines at most
     LOOKS_FREEING = 4           # counted for freeing one
     PROBES = 4                  # random ports tried before the free ones are counted
-    DUE_TRIED = 8192            # addresses of a pool searched by one packet for an expired hold-down
-    ADDRESSES_TRIED = 64        # of a full pool, at most, searched by one packet for a port held down for its owner
+    DUE_SEARCH_MOST = 8192      # addresses of a pool searched by one packet for an expired hold-down
+    POOL_SEARCH_MOST = 64       # addresses of a pool that one packet looks at: overload, and ports held down for their owner
 
 cdef enum:
     PORT_RESERVED = 0xFFFFFFFE  # in a cell: reserved by a DNAT entry, never allocated
@@ -120,9 +120,9 @@ cdef enum:
 cdef struct Ports:
     Address* addresses
     uint32_t* next_release[3]   # [PORT_SPACES][capacity] ms: earliest end of a hold-down; valid while ports are held down
-    uint64_t open_at[3][1024]   # [PORT_SPACES] one bit per address: has a free port
-    uint64_t held_at[3][1024]  # [PORT_SPACES] one bit per address: has ports held down
-    uint32_t open_count[3]      # addresses with a free port
+    uint64_t addresses_free[3][1024]  # [PORT_SPACES] one bit per address: has a free port
+    uint64_t addresses_held[3][1024]  # [PORT_SPACES] one bit per address: has ports held down
+    uint32_t addresses_free_count[3]  # addresses with a free port
     uint32_t reclaim_at         # next address that the sweep reclaims
     uint32_t capacity
     uint32_t count              # indices ever used: [0, count)
@@ -138,7 +138,7 @@ cdef struct Ports:
     uint16_t allowed[65536]     # [range_size] the same ports in ascending order
     uint32_t range_size         # ports
     uint32_t ports_in[72]       # [GROUPS + SUPERS] ports of the ranges, laid out as taken_in
-    bint in_one_piece           # the ranges are contiguous
+    bint contiguous             # the ranges are contiguous
     uint32_t hold_down_ms
     uint32_t longest_hold_down_ms   # that was ever in force
     uint8_t policy              # PortPolicy
@@ -164,7 +164,7 @@ cdef inline bint has_ports(uint8_t protocol) noexcept nogil:
     """Whether the protocol has ports, or an identifier (ICMP)."""
     return protocol == PROTOCOL_TCP or protocol == PROTOCOL_UDP or protocol == PROTOCOL_ICMP
 
-cdef inline uint32_t home_of_port(const Ports* ports, uint32_t port) noexcept nogil:
+cdef inline uint32_t worker_preferring(const Ports* ports, uint32_t port) noexcept nogil:
     """The worker that prefers this port."""
     return port // ports.unit % ports.workers
 
@@ -207,9 +207,9 @@ cdef inline uint32_t ones64(uint64_t bits) noexcept nogil:
     bits = (bits & 0x3333333333333333ULL) + (bits >> 2 & 0x3333333333333333ULL)
     return <uint32_t>((bits + (bits >> 4) & 0x0F0F0F0F0F0F0F0FULL) * 0x0101010101010101ULL >> 56)
 
-cdef inline bint is_open(const Ports* ports, uint32_t space, uint32_t address) noexcept nogil:
+cdef inline bint has_free_port(const Ports* ports, uint32_t space, uint32_t address) noexcept nogil:
     """Whether an address has a free port."""
-    return (load_relaxed64(&ports.open_at[space][address >> 6]) >> (address & 63)) & 1
+    return (load_relaxed64(&ports.addresses_free[space][address >> 6]) >> (address & 63)) & 1
 
 cdef inline uint32_t in_ports(uint64_t random, uint32_t count) noexcept nogil:
     """Index of a port among count ports."""

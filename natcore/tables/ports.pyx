@@ -2,12 +2,12 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from natcore.tables.port_blocks cimport Block, block_at, block_leave, block_reference
+from natcore.tables.port_blocks cimport Block, block_at, block_count_down, block_reference
 from natcore.tables.port_blocks cimport blocks_add, blocks_delete, blocks_drop, blocks_new
 from natcore.tables.port_overload cimport overload_delete
 from natcore.base.flow_hash cimport flow_hash
 from natcore.base.compiler cimport bswap32, ctz64, load_relaxed64, store_relaxed, store_relaxed64
-from natcore.base.numbers cimport NONE, NO_LIMIT
+from natcore.base.sentinels cimport NONE, NO_LIMIT
 from natcore.base.hash_table cimport index_delete, index_find, index_insert, index_new, index_remove
 from natcore.base.lock_checker cimport assert_held
 from natcore.base.pages cimport table_delete, table_new
@@ -27,9 +27,9 @@ cdef bint ports_new(Ports* ports, uint32_t capacity) noexcept nogil:
         madvise(ports.addresses, <uint64_t>capacity * sizeof(Address), MADV_NOHUGEPAGE)
     memset(ports.ranges, 0, sizeof(ports.ranges))
     memset(ports.ports_in, 0, sizeof(ports.ports_in))
-    memset(ports.open_at, 0, sizeof(ports.open_at))
-    memset(ports.held_at, 0, sizeof(ports.held_at))
-    memset(ports.open_count, 0, sizeof(ports.open_count))
+    memset(ports.addresses_free, 0, sizeof(ports.addresses_free))
+    memset(ports.addresses_held, 0, sizeof(ports.addresses_held))
+    memset(ports.addresses_free_count, 0, sizeof(ports.addresses_free_count))
     ports.range_size = 0
     ports.unit = PORT_UNIT
     ports.lowest = 0xFFFFFFFF
@@ -69,7 +69,7 @@ cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogi
         ports.ports_in[GROUPS + (port >> 13)] += <uint32_t>1 << ((port & 1) << 4)
         ports.allowed[ports.range_size] = <uint16_t>port
         ports.range_size += 1
-    ports.in_one_piece = ports.range_size == 1 + last - ports.allowed[0]
+    ports.contiguous = ports.range_size == 1 + last - ports.allowed[0]
 
 
 cdef bint ports_divide(Ports* ports, uint32_t block_size, bint assigned) noexcept nogil:
@@ -88,7 +88,7 @@ cdef bint ports_divide(Ports* ports, uint32_t block_size, bint assigned) noexcep
 cdef inline uint32_t nth_port(const Ports* ports, uint32_t n) noexcept nogil:
     """The n-th port of the ranges; a contiguous range needs no lookup."""
     cdef uint32_t port = ports.allowed[0] + n
-    return port if ports.in_one_piece else ports.allowed[n]
+    return port if ports.contiguous else ports.allowed[n]
 
 
 cdef inline bint address_has_key(const void* ports, uint32_t number, const void* ip) noexcept nogil:
@@ -152,7 +152,7 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
         map.free = ports.range_size
         map.held_count = map.next_word = map.words_left = map.reserved = map.warned = 0
         if map.free:
-            mark_open(ports, map, 1)
+            mark_address_free(ports, map, 1)
         at += MAP_BYTES
     return number
 
@@ -168,9 +168,9 @@ cdef bint address_drop(Ports* ports, uint32_t number) noexcept nogil:
     index_remove(&ports.index, flow_hash(&ports.key, address.ip, 0, 0), number)
     blocks_drop(&ports.blocks, &ports.key, number)
     for space in range(PORT_SPACES):
-        ports.open_count[space] -= is_open(ports, space, number)
-        ports.open_at[space][number >> 6] &= ~(<uint64_t>1 << (number & 63))
-        ports.held_at[space][number >> 6] &= ~(<uint64_t>1 << (number & 63))
+        ports.addresses_free_count[space] -= has_free_port(ports, space, number)
+        ports.addresses_free[space][number >> 6] &= ~(<uint64_t>1 << (number & 63))
+        ports.addresses_held[space][number >> 6] &= ~(<uint64_t>1 << (number & 63))
     table_delete(address.memory, PORT_SPACES * MAP_BYTES)
     table_delete(address.host, sizeof(HostPorts))
     address.memory = NULL
@@ -248,19 +248,19 @@ cdef inline void count_free(Ports* ports, PortMap* map, uint32_t port, int by) n
     map.taken_in[GROUPS + (port >> 13)] -= one
     map.free += by
     if map.free == (by > 0):                            # the first free port, or none left
-        mark_open(ports, map, by)
+        mark_address_free(ports, map, by)
 
 
-cdef void mark_open(Ports* ports, const PortMap* map, int by) noexcept nogil:
+cdef void mark_address_free(Ports* ports, const PortMap* map, int by) noexcept nogil:
     cdef uint32_t space = space_at(ports, map)
-    store_relaxed64(&ports.open_at[space][map.address >> 6],
-                    ports.open_at[space][map.address >> 6] ^ <uint64_t>1 << (map.address & 63))
-    store_relaxed(&ports.open_count[space], ports.open_count[space] + by)
+    store_relaxed64(&ports.addresses_free[space][map.address >> 6],
+                    ports.addresses_free[space][map.address >> 6] ^ <uint64_t>1 << (map.address & 63))
+    store_relaxed(&ports.addresses_free_count[space], ports.addresses_free_count[space] + by)
 
 
-cdef inline void mark_held(Ports* ports, const PortMap* map) noexcept nogil:
+cdef inline void mark_address_held(Ports* ports, const PortMap* map) noexcept nogil:
     """Flips the held-down bit of an address: the first port was held down, or the last one freed."""
-    ports.held_at[space_at(ports, map)][map.address >> 6] ^= <uint64_t>1 << (map.address & 63)
+    ports.addresses_held[space_at(ports, map)][map.address >> 6] ^= <uint64_t>1 << (map.address & 63)
 
 
 cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
@@ -269,7 +269,7 @@ cdef void set_free(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
     store_relaxed64(&map.used[port >> 6], map.used[port >> 6] & ~(<uint64_t>1 << (port & 63)))
     count_free(ports, map, port, 1)
     if ports.blocks.per_address:
-        block_leave(&ports.blocks, &ports.key, block_reference(map.address, ports.block_of[port]))
+        block_count_down(&ports.blocks, &ports.key, block_reference(map.address, ports.block_of[port]))
 
 
 cdef uint32_t end_hold_down(Ports* ports, PortMap* map, uint32_t port) noexcept nogil:
@@ -279,7 +279,7 @@ cdef uint32_t end_hold_down(Ports* ports, PortMap* map, uint32_t port) noexcept 
     map.held_by[owner_slot(map.owners[port])] -= 1
     map.held_count -= 1
     if map.held_count == 0:
-        mark_held(ports, map)
+        mark_address_held(ports, map)
     return map.cells[port]
 
 
@@ -332,7 +332,7 @@ cdef void ports_reclaim(Ports* ports, uint32_t addresses, uint32_t looks, uint32
     while left and looks:
         i = ports.reclaim_at if ports.reclaim_at < ports.count else 0
         for space in range(PORT_SPACES):
-            if (ports.held_at[space][i >> 6] >> (i & 63)) & 1:
+            if (ports.addresses_held[space][i >> 6] >> (i & 63)) & 1:
                 reclaim(ports, &ports.addresses[i].maps[space], &looks, now_ms)
                 looks = NO_LIMIT if endless else looks
         if looks:
@@ -468,7 +468,7 @@ cdef inline uint32_t probe(const Ports* ports, const PortMap* map, uint64_t mask
     for _try in range(PROBES if ports.workers == 1 else PROBES * 4):
         port = nth_port(ports, in_ports(random[0], ports.range_size))
         if ((free_of_word(ports, map, port >> 6, mask) >> (port & 63)) & 1
-                and (ports.workers == 1 or home_of_port(ports, port) == worker)):
+                and (ports.workers == 1 or worker_preferring(ports, port) == worker)):
             return port
         random[0] = random_next(random[0])
     return NONE
@@ -495,42 +495,42 @@ cdef uint32_t address_try(const Ports* ports, uint32_t space, const Pool* pool, 
     cdef uint32_t _try, i
     for _try in range(2 * PROBES):
         i = pool.addresses[in_pool(random[0], pool.size)]
-        if is_open(ports, space, i):
+        if has_free_port(ports, space, i):
             return i
         random[0] = random_next(random[0])
     return NONE
 
 
-cdef inline uint64_t open_of_word(const Ports* ports, uint32_t space, const Pool* pool, uint32_t word) noexcept nogil:
+cdef inline uint64_t free_addresses_of_word(const Ports* ports, uint32_t space, const Pool* pool, uint32_t word) noexcept nogil:
     """Bits of the pool addresses with a free port, in one word of the pool's bitmap."""
-    return load_relaxed64(&ports.open_at[space][pool.first_word + word]) & pool.members[word]
+    return load_relaxed64(&ports.addresses_free[space][pool.first_word + word]) & pool.members[word]
 
 
 cdef uint32_t address_pick(const Ports* ports, uint32_t space, const Pool* pool, uint64_t random) noexcept nogil:
     """A pool address with a free port, each equally likely; or NONE. Under the lock."""
     cdef uint32_t word = 0, count = 0, found, ones
     cdef uint32_t guess = address_try(ports, space, pool, &random)
-    if guess != NONE or ports.open_count[space] == 0:
+    if guess != NONE or ports.addresses_free_count[space] == 0:
         return guess
     for word in range(pool.words):
-        count += ones64(open_of_word(ports, space, pool, word))
+        count += ones64(free_addresses_of_word(ports, space, pool, word))
     if count == 0:
         return NONE
     found = in_pool(random, count)
     for word in range(pool.words):
-        ones = ones64(open_of_word(ports, space, pool, word))
+        ones = ones64(free_addresses_of_word(ports, space, pool, word))
         if found < ones:
-            return (pool.first_word + word) * 64 + nth_set(open_of_word(ports, space, pool, word), found)
+            return (pool.first_word + word) * 64 + nth_set(free_addresses_of_word(ports, space, pool, word), found)
         found -= ones
     return NONE
 
 
 cdef uint32_t address_due(const Ports* ports, uint32_t space, const Pool* pool, uint32_t start, uint32_t now_ms) noexcept nogil:
-    """The first pool address from start on where a hold-down may be over; or NONE. Examines DUE_TRIED."""
+    """The first pool address from start on where a hold-down may be over; or NONE. Examines DUE_SEARCH_MOST."""
     cdef uint32_t step, i
-    for step in range(min(pool.size, <uint32_t>DUE_TRIED)):
+    for step in range(min(pool.size, <uint32_t>DUE_SEARCH_MOST)):
         i = pool.addresses[start + step if start + step < pool.size else start + step - pool.size]
-        if (ports.held_at[space][i >> 6] >> (i & 63)) & 1 and <int>(ports.next_release[space][i] - now_ms) <= 0:
+        if (ports.addresses_held[space][i >> 6] >> (i & 63)) & 1 and <int>(ports.next_release[space][i] - now_ms) <= 0:
             return i
     return NONE
 
@@ -662,5 +662,5 @@ cdef void port_release(Ports* ports, PortMap* map, uint32_t port, uint32_t owner
     if map.words_left and <int>(until_ms - map.soonest) < 0:   # a round may have passed it
         map.soonest = until_ms
     if map.held_count == 0:
-        mark_held(ports, map)
+        mark_address_held(ports, map)
     map.held_count += 1

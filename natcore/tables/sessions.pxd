@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from natcore.log.journal cimport Journal, Record
 from natcore.tables.mappings cimport Mappings
 from natcore.base.flow_hash cimport HashKey, flow_hash
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport Index, index_find
 from natcore.base.linked_list cimport Link
 from natcore.base.lock_checker cimport assert_held
@@ -85,12 +85,12 @@ cdef struct Cold:               # the cold line, for admission, window roll-over
     uint8_t carry_packets[2]    # by Direction: overflows of packets[]
 
 cdef enum:
-    LOOKED_AT = 128             # sessions of a list that one packet examines or ends at most
+    EXAMINED_MOST = 128         # sessions of a list that one packet examines or ends at most
 
 cdef enum:                      # Life: result of searching a list for a live session
     LIFE_NONE = 0               # none is alive
     LIFE_SOME = 1
-    LIFE_UNKNOWN = 2            # the first LOOKED_AT are dead, more follow
+    LIFE_UNKNOWN = 2            # the first EXAMINED_MOST are dead, more follow
 
 cdef struct Filter:             # address-dependent filtering: opens an outside endpoint for a remote address
     uint32_t sessions           # sessions that keep it open; first, since a free slot's first word is the free list's link
@@ -143,11 +143,11 @@ cdef inline uint32_t session_ports(const Session* session, uint32_t direction) n
 cdef inline uint64_t key_hash(const Sessions* table, const Session* session, uint32_t direction) noexcept nogil:
     return flow_hash(&table.key, session_addresses(session, direction), session_ports(session, direction), session.protocol)
 
-cdef inline uint64_t turned_addresses(const Session* session) noexcept nogil:
+cdef inline uint64_t hairpin_addresses(const Session* session) noexcept nogil:
     """Hairpinned session: source and destination of its outbound packets when they come back in."""
     return <uint64_t>session.ip[ROLE_REMOTE] << 32 | session.ip[ROLE_OUTSIDE]
 
-cdef inline uint32_t turned_ports(const Session* session) noexcept nogil:
+cdef inline uint32_t hairpin_ports(const Session* session) noexcept nogil:
     """Hairpinned session: ports likewise. An ICMP identifier stays the sender's outside one."""
     if session.protocol == PROTOCOL_ICMP:
         return <uint32_t>session.port[ROLE_OUTSIDE] << 16
@@ -189,7 +189,7 @@ cdef bint sessions_new(Sessions* table, uint32_t capacity, bint filters) noexcep
 cdef void sessions_delete(Sessions* table, bint filters) noexcept nogil
 cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port,
                            uint8_t flags, uint8_t timeout_class, uint64_t now_ns) noexcept nogil
-cdef void session_announce(Sessions* table, uint32_t slot) noexcept nogil
+cdef void create_row_write(Sessions* table, uint32_t slot) noexcept nogil
 cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil
 cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t timeout_class, uint64_t now_ns) noexcept nogil
 cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_t now_ns) noexcept nogil

@@ -11,7 +11,7 @@ from natcore.tables.ports cimport space_of
 from natcore.base.checksum cimport combine, delta16, delta32
 from natcore.base.flow_hash cimport flow_hash
 from natcore.base.compiler cimport bswap16, bswap32, fetch_add64, load_relaxed64, prefetch_write, store_relaxed, unlikely
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport (
     bucket_of, index_delete, index_find, index_insert, index_new, index_remove,
 )
@@ -177,7 +177,7 @@ cdef uint8_t life_of(const Sessions* table, Link* links, uint32_t* first, bint a
 
     answered: ignore sessions opened from outside that the inside has not answered.
     """
-    cdef uint32_t slot = first[0], left = LOOKED_AT
+    cdef uint32_t slot = first[0], left = EXAMINED_MOST
     assert_held(table.lock, "sessions: life_of")
     if slot == NONE:
         return LIFE_NONE
@@ -286,7 +286,7 @@ cdef void filter_leave(Sessions* table, uint32_t slot) noexcept nogil:
 
 # ---- opening and ending ----------------------------------------------------------------------------------------------
 
-cdef bint enter(Sessions* table, uint32_t slot, uint64_t outbound, uint64_t inbound) noexcept nogil:
+cdef bint insert_session(Sessions* table, uint32_t slot, uint64_t outbound, uint64_t inbound) noexcept nogil:
     """Inserts the session into both indexes and its filter entry, or into none: False, probe limit reached."""
     cdef const Session* session = &table.hot[slot]
     if not index_insert(&table.index[OUT], outbound, slot):
@@ -307,7 +307,7 @@ cdef inline void give_slot(Sessions* table, uint32_t slot) noexcept nogil:
 
 cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port,
                            uint8_t flags, uint8_t timeout_class, uint64_t now_ns) noexcept nogil:
-    """Opens a session of the mapping to a remote (big-endian), with an open window; log it with session_announce.
+    """Opens a session of the mapping to a remote (big-endian), with an open window; log it with create_row_write.
 
     NONE: probe limit reached. A slot must be free, and neither key in use.
     """
@@ -338,17 +338,17 @@ cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip
     session.last_seen = <uint32_t>(now_ns // 1000000)
     session.flags = flags | NO_WINDOW
     session.timeout_class = timeout_class
-    if not enter(table, slot, outbound, inbound):
+    if not insert_session(table, slot, outbound, inbound):
         give_slot(table, slot)
         return NONE
     cold.mapping = mapping
-    begin(table, slot, now_ns)
+    assign_number(table, slot, now_ns)
     join_mapping(table, slot)
     window_roll(table, slot, now_ns)
     return slot
 
 
-cdef void session_announce(Sessions* table, uint32_t slot) noexcept nogil:
+cdef void create_row_write(Sessions* table, uint32_t slot) noexcept nogil:
     """Writes the create row."""
     if row_begin(table, slot, RECORD_CREATE, table.cold[slot].birth_ns, table.cold[slot].birth_ns) != NULL:
         journal_commit(table.journal)
@@ -356,7 +356,7 @@ cdef void session_announce(Sessions* table, uint32_t slot) noexcept nogil:
         show_watchers(table, slot, RECORD_CREATE, table.cold[slot].birth_ns)
 
 
-cdef void begin(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
+cdef void assign_number(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
     """Assigns its number and time of birth."""
     cdef Cold* cold = &table.cold[slot]
     cdef uint64_t number
@@ -428,7 +428,7 @@ cdef void show_watchers(Sessions* table, uint32_t slot, uint8_t kind, uint64_t e
         tap = tap.next
 
 
-cdef void end_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept nogil:
+cdef void end_rows_write(Sessions* table, uint32_t slot, uint64_t end_ns) noexcept nogil:
     """Writes the last window's row and the end row, with the session's totals."""
     cdef const Cold* cold = &table.cold[slot]
     cdef Record* row
@@ -452,7 +452,7 @@ cdef void session_prefetch_close(const Sessions* table, uint32_t slot) noexcept 
     prefetch_write(&table.by_mapping[slot])
 
 
-cdef void take_out(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t now_ns) noexcept nogil:
+cdef void remove_session(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t now_ns) noexcept nogil:
     """Removes the session from indexes, filter and mapping. A port that becomes free is held down until until_ms."""
     cdef Session* session = &table.hot[slot]
     index_remove(&table.index[OUT], key_hash(table, session, OUT), slot)
@@ -466,8 +466,8 @@ cdef void take_out(Sessions* table, uint32_t slot, uint32_t until_ms, uint64_t n
 cdef void session_close(Sessions* table, uint32_t slot, uint64_t end_ns, uint64_t now_ns) noexcept nogil:
     """Ends a session at end_ns: writes its rows and frees what it used."""
     assert_held(table.lock, "sessions: session_close")
-    end_write(table, slot, end_ns)
-    take_out(table, slot, <uint32_t>(end_ns // 1000000) + table.mappings.ports.hold_down_ms, now_ns)
+    end_rows_write(table, slot, end_ns)
+    remove_session(table, slot, <uint32_t>(end_ns // 1000000) + table.mappings.ports.hold_down_ms, now_ns)
 
 
 cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:
@@ -477,7 +477,7 @@ cdef void session_discard(Sessions* table, uint32_t slot, uint64_t now_ns) noexc
     table.created_of[protocol_kind(table.hot[slot].protocol)] -= 1
     if table.numbers != NULL:                       # only for hairpins, with all workers locked
         fetch_add64(table.numbers, <uint64_t>-1)
-    take_out(table, slot, table.mappings.mappings[table.cold[slot].mapping].held_until, now_ns)
+    remove_session(table, slot, table.mappings.mappings[table.cold[slot].mapping].held_until, now_ns)
 
 
 cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t timeout_class, uint64_t now_ns) noexcept nogil:
@@ -486,7 +486,7 @@ cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t 
     cdef Cold* cold = &table.cold[slot]
     cdef uint32_t mapping = cold.mapping
     assert_held(table.lock, "sessions: session_restart")
-    end_write(table, slot, now_ns)
+    end_rows_write(table, slot, now_ns)
     count_origin(table, slot, -1)
     session.flags = (session.flags & ~(OPENED_OUTSIDE | SYN_NOTED * 3)) | (OPENED_OUTSIDE if outside else 0)
     if session.flags & HAIRPINNED and not table.mappings.mappings[mapping].flags & MAPPING_STATIC:
@@ -498,9 +498,9 @@ cdef void session_restart(Sessions* table, uint32_t slot, bint outside, uint8_t 
     count_origin(table, slot, 1)
     memset(cold, 0, sizeof(Cold))
     cold.mapping = mapping
-    begin(table, slot, now_ns)
+    assign_number(table, slot, now_ns)
     window_roll(table, slot, now_ns)
-    session_announce(table, slot)
+    create_row_write(table, slot)
 
 
 cdef void session_expire(Sessions* table, uint32_t slot, uint64_t now_ns) noexcept nogil:

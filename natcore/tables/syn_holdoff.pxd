@@ -38,7 +38,7 @@ cdef inline void syn_holdoff_delete(SynHoldoff* queue) noexcept nogil:
     table_delete(queue.slots, HELD_SYNS * sizeof(HeldSyn))
     queue.slots = NULL
 
-cdef inline bint has_share(const SynHoldoff* queue, uint32_t source) noexcept nogil:
+cdef inline bint is_at_share(const SynHoldoff* queue, uint32_t source) noexcept nogil:
     """Whether the source is at its share of held SYNs."""
     cdef uint32_t waiting = queue.head - queue.tail, count = 0, i
     if waiting < SYN_HOLDOFF_SHARE:
@@ -47,12 +47,12 @@ cdef inline bint has_share(const SynHoldoff* queue, uint32_t source) noexcept no
         count += queue.sources[(queue.tail + i) % HELD_SYNS] == source
     return count >= SYN_HOLDOFF_SHARE
 
-cdef inline void syn_holdoff_keep(SynHoldoff* queue, const Frame* frame, uint32_t link_bytes, uint32_t source,
+cdef inline void syn_holdoff_hold(SynHoldoff* queue, const Frame* frame, uint32_t link_bytes, uint32_t source,
                                   uint8_t cause, uint64_t now_ns) noexcept nogil:
     """Holds a copy of the frame, or counts it as lost. source: its address, big-endian."""
     cdef HeldSyn* slot
     spin_lock(&queue.spin)
-    if queue.head - queue.tail == HELD_SYNS or has_share(queue, source):
+    if queue.head - queue.tail == HELD_SYNS or is_at_share(queue, source):
         queue.lost += 1
         spin_unlock(&queue.spin)
         return

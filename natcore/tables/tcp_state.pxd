@@ -46,7 +46,7 @@ cdef inline void tcp_track(Session* session, uint32_t direction, uint8_t flags, 
 cdef enum:
     RST_WINDOW = 1 << 16        # bytes that the sender of a RST may have in flight
 
-cdef inline bint rst_fits(const Session* session, uint32_t direction, uint32_t sequence) noexcept nogil:
+cdef inline bint is_acceptable_rst(const Session* session, uint32_t direction, uint32_t sequence) noexcept nogil:
     """Whether a RST is acceptable, and so starts the transitory time-out; it is forwarded in any case. Its sequence is the
     other side's last acknowledgement, or the end of its own side's data. The latter only within a window of the
     acknowledgement, since a forged segment can move the end (RFC 5961)."""
@@ -96,7 +96,7 @@ cdef inline bint answers_syn(const Session* session, const uint32_t* syn, uint32
     return (flags & TCP_ACK and session.flags & (SYN_NOTED << (1 - direction))
             and acknowledgement - syn[1 - direction] < FAST_OPEN)
 
-cdef inline void begin_again(Session* session, uint32_t direction, uint32_t acknowledgement, uint32_t end) noexcept nogil:
+cdef inline void restart_tracking(Session* session, uint32_t direction, uint32_t acknowledgement, uint32_t end) noexcept nogil:
     """A SYN-ACK answered a new SYN: the old connection's state is discarded."""
     session.state = TCP_ESTABLISHED | TCP_SENT * 3 | TCP_ACKED << direction
     session.flags &= ~<uint8_t>(SYN_NOTED * 3)
@@ -121,7 +121,7 @@ cdef inline bint tcp_opening(Session* session, uint32_t* syn, uint32_t direction
         session.flags |= <uint8_t>(SYN_NOTED << direction)
         return True
     if flags & TCP_SYN and answers_syn(session, syn, direction, flags, acknowledgement):
-        begin_again(session, direction, acknowledgement, end)
+        restart_tracking(session, direction, acknowledgement, end)
         return True
     return False
 
@@ -130,7 +130,7 @@ cdef inline uint8_t tcp_step(Session* session, uint32_t* syn, uint32_t direction
     """Tracks a segment; returns a Refresh. syn: the session's SYN sequence numbers."""
     cdef uint8_t state = session.state & TCP_STATE, before = session.timeout_class
     if flags & TCP_RST:
-        if TCP_ESTABLISHED <= state <= TCP_FIN_IN and (rst_fits(session, direction, sequence)
+        if TCP_ESTABLISHED <= state <= TCP_FIN_IN and (is_acceptable_rst(session, direction, sequence)
                                                        or answers_syn(session, syn, direction, flags, acknowledgement)):
             session.state = (session.state & ~TCP_STATE) | TCP_TRANSITORY
             session.timeout_class = TIMEOUT_TCP_TRANSITORY

@@ -5,7 +5,7 @@ from libc.string cimport memset
 
 from natcore.io.neighbors cimport Neighbours, neighbour_at, neighbour_of, neighbours_delete, neighbours_new
 from natcore.io.pending_frames cimport (
-    PendingFrame, pending_delete, pending_enter, pending_first, pending_leave, pending_new, pending_next, pending_sweep,
+    PendingFrame, pending_delete, pending_add, pending_first, pending_remove, pending_new, pending_next, pending_sweep,
 )
 from natcore.io.pending_frames cimport PendingFrames as FrameRing
 from natcore.frame cimport Frame
@@ -33,7 +33,7 @@ cdef class PendingFrames:
         memset(&offload, 0, sizeof(offload))
         frame.data = <uint8_t*>PyBytes_AS_STRING(data)
         frame.length = <uint32_t>len(data)
-        return pending_enter(&self.pending, neighbour_of(&self.neighbours, address), 0, &frame, &offload, now_ms)
+        return pending_add(&self.pending, neighbour_of(&self.neighbours, address), 0, &frame, &offload, now_ms)
 
     def leave(self, addresses):
         """Removes and returns the frames for these addresses, in order."""
@@ -42,7 +42,7 @@ cdef class PendingFrames:
         while waiting != NULL:
             if waiting.address and waiting.address in addresses:
                 gone.append((waiting.address, waiting.frame.data[:waiting.frame.length]))
-                pending_leave(&self.pending, waiting, &self.neighbours)
+                pending_remove(&self.pending, waiting, &self.neighbours)
             waiting = pending_next(&self.pending, waiting)
         pending_sweep(&self.pending)
         return gone

@@ -15,7 +15,7 @@ from natcore.tables.sessions cimport (
 )
 from natcore.tables.syn_holdoff cimport syn_holdoff_due
 from natcore.nat.pipeline cimport revoke, translate
-from natcore.nat.undelivered cimport take_back_from_others
+from natcore.nat.undelivered cimport subtract_from_others
 from natcore.base.flow_hash cimport flow_hash
 from natcore.frame cimport Frame
 from natcore.base.compiler cimport DEBUG, bswap16, bswap32, load_acquire
@@ -106,7 +106,7 @@ def undeliver(capsule, const uint8_t[::1] sent not None, uint8_t side, uint8_t f
     lock(worker)
     revoke(worker, &frame, dropped)
     unlock(worker)
-    take_back_from_others(worker)
+    subtract_from_others(worker)
 
 
 def lock_rows(capsule, bint taken):
@@ -334,10 +334,10 @@ cdef int poke_port(Ports* ports, PortMap* map, str field, uint32_t number, uint6
         map.held_count = <uint32_t>value
     elif field == "ports.taken_in":
         map.taken_in[number] = <uint32_t>value
-    elif field == "ports.open_at":
-        ports.open_at[<uint32_t>(map - ports.addresses[0].maps)][0] = value
-    elif field == "ports.held_at":
-        ports.held_at[<uint32_t>(map - ports.addresses[0].maps)][0] = value
+    elif field == "ports.addresses_free":
+        ports.addresses_free[<uint32_t>(map - ports.addresses[0].maps)][0] = value
+    elif field == "ports.addresses_held":
+        ports.addresses_held[<uint32_t>(map - ports.addresses[0].maps)][0] = value
     elif field == "ports.reserved":
         map.reserved = <uint32_t>value
     elif field == "pair.mapping":

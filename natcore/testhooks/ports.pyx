@@ -7,7 +7,7 @@ from natcore.tables.ports cimport (
     allocate_from_map,
     port_mapping, port_release, ports_allow, ports_delete, ports_new, ports_reclaim,
 )
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.base.chacha20 cimport random_seed
 
 

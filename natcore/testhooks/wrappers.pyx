@@ -15,7 +15,7 @@ from natcore.base.checksum cimport checksum, combine, delta16, delta32, fold, up
 from natcore.base.compiler cimport bswap32
 from natcore.base.flow_hash cimport HashKey, flow_hash, has_aes, hash_aes, siphash13
 from natcore.frame cimport Frame
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport Cursor, Index, index_begin, index_delete, index_insert, index_new, index_next, index_remove
 from natcore.base.pages cimport table_delete, table_new
 from natcore.base.chacha20 cimport Random, random32, random_below, random_seed
@@ -284,8 +284,8 @@ cdef class JournalRing:
         return self.journal.lost
 
     @property
-    def apart_lost(self):
-        return self.journal.apart_lost
+    def lifecycle_lost(self):
+        return self.journal.lifecycle_lost
 
 
 def record_layout():

@@ -1,7 +1,7 @@
 """Configuration: what Policy, Timeouts and the gateway's arguments say; it is replaced whole, with all workers locked."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore.workers.inside_mtu cimport Paths
+from natcore.workers.inside_mtu cimport PathMtus
 
 cdef enum:                      # Filtering
     FILTER_NONE = 0             # endpoint-independent
@@ -17,7 +17,7 @@ cdef struct Configuration:      # packets of established sessions read the first
     bint ethernet               # frames begin with an Ethernet header
     bint decrement_ttl
     bint inbound_refresh
-    bint unique_ids             # what leaves translated is numbered anew
+    bint unique_ids             # translated packets that may be fragmented leave with a new IP identification
     uint16_t mss                # upper bound of a SYN's MSS option; 0: unchanged
     uint8_t lowest_ttl          # minimum TTL of forwarded packets
     uint8_t ip_options          # IpOptions
@@ -53,8 +53,8 @@ cdef struct Configuration:      # packets of established sessions read the first
 cdef struct Links:              # the gateway's own links; a plane's loop says what its worker's are
     uint32_t address[2]         # by Side, big-endian; 0: none: address of the gateway
     uint32_t mtu[2]             # by Side, bytes of an IPv4 packet; the smallest of several links
-    const Paths* paths          # MTUs of inside links where they differ, or NULL
-    bint wires                  # both sides are wires: packets from outside with an inside source are spoofed
+    const PathMtus* path_mtus   # MTUs of inside links where they differ, or NULL
+    bint reverse_path_filter    # both sides are interfaces: packets from outside with an inside source are spoofed
 
 cdef class Settings:
     cdef Configuration values

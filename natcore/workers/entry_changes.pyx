@@ -20,7 +20,7 @@ from natcore.tables.sessions cimport (
 )
 from natcore.workers.expiry cimport sweep_all
 from natcore.base.compiler cimport bswap16, bswap32, fetch_add
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.workers.worker cimport Worker, tables_of_all
 
 
@@ -97,7 +97,7 @@ cdef int staying_of(Staying* staying, uint64_t first, uint64_t last, set address
     return 0
 
 
-cdef uint32_t comes_for(Transition after, const Session* session, uint32_t own) noexcept nogil:
+cdef uint32_t new_entry_of(Transition after, const Session* session, uint32_t own) noexcept nogil:
     """The number of the new entry that has the session's inside end; 0: none, or an entry in force takes precedence. own:
     the session's.
 
@@ -140,7 +140,7 @@ cdef inline bint must_end(const Worker* worker, Transition after, uint32_t slot,
         return False
     if mapping.flags & MAPPING_STATIC and session.flags & OPENED_OUTSIDE:
         return False
-    comes = comes_for(after, session, mapping.entry)
+    comes = new_entry_of(after, session, mapping.entry)
     return comes and comes != mapping.entry
 
 

@@ -6,7 +6,7 @@ and nothing else. A session is dead from its deadline on, ended or not: every lo
 - the sweep (sweep_slice), a cursor over the lines. A plane's loop sweeps a slice between batches, so that it examines each
   session within SWEEP_NS; without a loop packets carry it (nat/clock.pyx);
 - a packet that meets it, or needs what it has: a port, a slot, a subscriber's quota (expire, reclaim_*). It looks at a bounded
-  number of lines, LOOKED_AT sessions or RECLAIM_LINES, and the next packet continues behind them;
+  number of lines, EXAMINED_MOST sessions or RECLAIM_LINES, and the next packet continues behind them;
 - complete expiry (sweep_all), for advance(), a change of entries, and a clock that jumped: all that is due, in the order
   (time, slot), or with several workers (time, session number).
 

@@ -6,11 +6,11 @@ from natcore.log.journal cimport journal_is_short, journal_space
 from natcore.tables.mappings cimport Mapping, Mappings, MappingCursor, mapping_prefetch_close, subscriber_find, subscribers_reap
 from natcore.tables.ports cimport ports_reclaim
 from natcore.tables.sessions cimport (
-    LIFE_SOME, LOOKED_AT, NO_WINDOW, SESSION_FREE, TIMEOUTS, Cold, Session, Sessions, deadline_of, is_dead, mapping_life,
+    LIFE_SOME, EXAMINED_MOST, NO_WINDOW, SESSION_FREE, TIMEOUTS, Cold, Session, Sessions, deadline_of, is_dead, mapping_life,
     session_prefetch_close, session_close, session_expire, window_write,
 )
 from natcore.base.compiler cimport fetch_add, prefetch_write, store_relaxed64, store_release64
-from natcore.base.numbers cimport NONE, NO_LIMIT
+from natcore.base.sentinels cimport NONE, NO_LIMIT
 from natcore.base.linked_list cimport link, unlink
 from natcore.base.lock_checker cimport assert_held
 from natcore.base.spinlock cimport spin_lock, spin_unlock
@@ -256,23 +256,23 @@ cdef void retime(Sessions* table, const uint32_t* timeout_ms, uint32_t now_ms) n
 # ---- bounded work for one packet ---------------------------------------------------------------------------------------
 
 cdef inline void due_begin_few(DueList* list_, Sessions* table, Due* few, uint64_t now_ns) noexcept nogil:
-    """A list in caller's memory. few: LOOKED_AT items."""
+    """A list in caller's memory. few: EXAMINED_MOST items."""
     list_.due = few
     list_.count = 0
-    list_.size = LOOKED_AT
+    list_.size = EXAMINED_MOST
     list_.tables[0] = table
     list_.table_count = 1
     list_.now_ns = now_ns
 
 
 cdef uint32_t expire_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil:
-    """Ends the first LOOKED_AT sessions of a mapping without live sessions (mapping_life), in order of deadlines; how many.
+    """Ends the first EXAMINED_MOST sessions of a mapping without live sessions (mapping_life), in order of deadlines; how many.
     The mapping is closed with its last session."""
     cdef DueList list_
-    cdef Due few[LOOKED_AT]
+    cdef Due few[EXAMINED_MOST]
     cdef uint32_t first = table.mappings.mappings[number].first, slot = first
     due_begin_few(&list_, table, few, now_ns)
-    while slot != NONE and list_.count < LOOKED_AT:
+    while slot != NONE and list_.count < EXAMINED_MOST:
         add_due(&list_, 0, deadline_of(table, &table.hot[slot], now_ns), slot, True)
         slot = table.by_mapping[slot].next
         if slot == first:
@@ -309,34 +309,34 @@ cdef void add_dead_of(DueList* list_, Mapping* mapping, uint32_t* count, uint32_
 
 
 cdef void reclaim_mapping(Sessions* table, uint32_t number, uint64_t now_ns) noexcept nogil:
-    """Ends dead sessions among the next LOOKED_AT of a mapping; the next call continues behind them."""
+    """Ends dead sessions among the next EXAMINED_MOST of a mapping; the next call continues behind them."""
     cdef DueList list_
-    cdef Due few[LOOKED_AT]
+    cdef Due few[EXAMINED_MOST]
     cdef uint32_t count = 0
     due_begin_few(&list_, table, few, now_ns)
-    add_dead_of(&list_, &table.mappings.mappings[number], &count, LOOKED_AT)
+    add_dead_of(&list_, &table.mappings.mappings[number], &count, EXAMINED_MOST)
     process_due(&list_, now_ns, <uint64_t>-1)
 
 
 cdef void reclaim_subscriber(Sessions* table, uint32_t inside_ip, uint64_t now_ns) noexcept nogil:
-    """Ends dead sessions among the next LOOKED_AT of a subscriber, mapping by mapping."""
+    """Ends dead sessions among the next EXAMINED_MOST of a subscriber, mapping by mapping."""
     cdef Mappings* mappings = table.mappings
     cdef DueList list_
-    cdef Due few[LOOKED_AT]
-    cdef uint32_t who = subscriber_find(mappings, inside_ip), left = LOOKED_AT, begin, number, before
+    cdef Due few[EXAMINED_MOST]
+    cdef uint32_t who = subscriber_find(mappings, inside_ip), left = EXAMINED_MOST, begin, number, before
     cdef MappingCursor* own
-    if who == NONE or mappings.of_subscriber == NULL or mappings.of_subscriber[who].first == NONE:
+    if who == NONE or mappings.cursors == NULL or mappings.cursors[who].first == NONE:
         return
-    own = &mappings.of_subscriber[who]
+    own = &mappings.cursors[who]
     due_begin_few(&list_, table, few, now_ns)
     begin = number = own.first
     while True:
-        before = own.looked_at
-        add_dead_of(&list_, &mappings.mappings[number], &own.looked_at, before + left)
-        left -= own.looked_at - before
-        if own.looked_at >= mappings.mappings[number].sessions:
+        before = own.examined
+        add_dead_of(&list_, &mappings.mappings[number], &own.examined, before + left)
+        left -= own.examined - before
+        if own.examined >= mappings.mappings[number].sessions:
             number = mappings.by_subscriber[number].next
-            own.looked_at = 0
+            own.examined = 0
         if left == 0 or number == begin:
             break
     own.first = number
@@ -344,24 +344,24 @@ cdef void reclaim_subscriber(Sessions* table, uint32_t inside_ip, uint64_t now_n
 
 
 cdef bint reclaim_lines(Sessions* first, uint32_t* table_at, uint32_t* line_at, uint64_t now_ns) noexcept nogil:
-    """Ends dead sessions in the next RECLAIM_LINES lines of all workers' tables, LOOKED_AT at most; whether all those lines
+    """Ends dead sessions in the next RECLAIM_LINES lines of all workers' tables, EXAMINED_MOST at most; whether all those lines
     were examined.
 
     table_at, line_at: cursor, kept by the caller. Subscribers kept for their rate counter are reaped too.
     """
     cdef DueList list_
-    cdef Due few[LOOKED_AT]
+    cdef Due few[EXAMINED_MOST]
     cdef Sessions* table
     cdef uint64_t lines = 0
     cdef uint32_t now_ms = <uint32_t>(now_ns // 1000000), left, i
     due_begin(&list_, first)
     list_.due = few
-    list_.size = LOOKED_AT
+    list_.size = EXAMINED_MOST
     for i in range(list_.table_count):
         lines += list_.tables[i].slots.fresh
         subscribers_reap(list_.tables[i].mappings, RECLAIM_LINES, now_ms)
     left = RECLAIM_LINES if lines > RECLAIM_LINES else <uint32_t>lines
-    while left and list_.count < LOOKED_AT:
+    while left and list_.count < EXAMINED_MOST:
         table = list_.tables[table_at[0]]
         if line_at[0] >= table.slots.fresh:
             line_at[0] = 0

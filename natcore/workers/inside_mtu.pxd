@@ -3,13 +3,13 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from natcore.base.search cimport upper_bound32
 
-cdef struct Paths:
+cdef struct PathMtus:
     const uint32_t* starts      # [ranges] ascending, host order; range i ends before starts[i + 1]
-    const uint8_t* ports        # [ranges] port of the route
+    const uint8_t* interfaces   # [ranges] number of the egress interface
     uint32_t ranges
-    const uint32_t* mtus        # by port: MTU in bytes of an IPv4 packet
+    const uint32_t* mtus        # by interface: MTU in bytes of an IPv4 packet
 
-cdef inline uint32_t mtu_towards(const Paths* paths, uint32_t destination) noexcept nogil:
-    """MTU of the port that leads to the destination (host order); 0: no route."""
-    cdef uint32_t low = upper_bound32(paths.starts, sizeof(uint32_t), paths.ranges, destination)
-    return paths.mtus[paths.ports[low - 1]] if low else 0
+cdef inline uint32_t mtu_towards(const PathMtus* path_mtus, uint32_t destination) noexcept nogil:
+    """MTU of the interface that leads to the destination (host order); 0: no route."""
+    cdef uint32_t low = upper_bound32(path_mtus.starts, sizeof(uint32_t), path_mtus.ranges, destination)
+    return path_mtus.mtus[path_mtus.interfaces[low - 1]] if low else 0

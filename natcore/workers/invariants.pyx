@@ -12,14 +12,14 @@ from natcore.tables.mappings cimport (
 from natcore.tables.port_overload cimport EndpointPair, overload_find
 from natcore.tables.ports cimport (
     GROUPS, HOST_SPACES, PORT_OF_HOST, PORT_RESERVED, PORT_SPACES, PORT_WORDS, PORTS_OVERLOAD, SUPERS, PortMap, Ports, host_has,
-    is_open, space_of,
+    has_free_port, space_of,
 )
 from natcore.tables.sessions cimport (
     IN, OPENED_OUTSIDE, OUT, SESSION_FREE, TIMEOUT_FRAGMENT, Filter, Session, Sessions, filter_find, filter_key,
     session_addresses, session_find, session_ports,
 )
 from natcore.base.compiler cimport bswap16
-from natcore.base.numbers cimport NONE
+from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport BUCKET_ENTRIES, Index
 from natcore.base.freelist cimport Freelist
 from natcore.workers.worker cimport Worker, holds_all_locks
@@ -316,9 +316,9 @@ cdef bint summaries_hold(const Ports* ports, uint32_t address, uint32_t space, F
                          of_super):
                 return False
             of_super = 0
-    return (holds(fault, "bit of an address with free ports", address, is_open(ports, space, address), map.free != 0)
+    return (holds(fault, "bit of an address with free ports", address, has_free_port(ports, space, address), map.free != 0)
             and holds(fault, "bit of an address with ports held down", address,
-                      (ports.held_at[space][address >> 6] >> (address & 63)) & 1, map.held_count != 0))
+                      (ports.addresses_held[space][address >> 6] >> (address & 63)) & 1, map.held_count != 0))
 
 
 cdef bint blocks_hold(const Ports* ports, uint32_t address, Fault* fault) noexcept nogil:

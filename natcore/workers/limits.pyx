@@ -10,7 +10,7 @@ from natcore.tables.mappings cimport MAPPING_PORTLESS, MAPPING_STATIC, Subscribe
 from natcore.tables.ports cimport LOOKS, PORT_SPACES, PortMap, Ports, reclaim, space_of
 from natcore.workers.expiry cimport reclaim_lines, reclaim_mapping, reclaim_subscriber
 from natcore.base.compiler cimport load_relaxed, store_relaxed
-from natcore.base.numbers cimport NONE, NO_LIMIT
+from natcore.base.sentinels cimport NONE, NO_LIMIT
 from natcore.base.spinlock cimport spin_lock, spin_unlock
 from natcore.workers.worker cimport Shared, holds_all_locks, tables_of_all
 
@@ -39,7 +39,7 @@ cdef void reclaim_own(Worker* worker, uint32_t inside_ip, const Clock* now) noex
 
 # ---- totals of all workers -------------------------------------------------------------------------------------------
 
-cdef inline bint fits(Worker* worker, uint64_t live, uint32_t capacity) noexcept nogil:
+cdef inline bint has_capacity(Worker* worker, uint64_t live, uint32_t capacity) noexcept nogil:
     """Whether one more fits. With several workers, each may be adding one: near the limit only with all workers locked."""
     if holds_all_locks(worker):
         return live < capacity
@@ -66,11 +66,11 @@ cdef uint32_t mappings_live(const Worker* worker) noexcept nogil:
 
 
 cdef bint may_open_session(Worker* worker) noexcept nogil:
-    return fits(worker, sessions_live(worker), worker.sessions.slots.capacity)
+    return has_capacity(worker, sessions_live(worker), worker.sessions.slots.capacity)
 
 
 cdef bint may_open_mapping(Worker* worker) noexcept nogil:
-    return fits(worker, mappings_live(worker), worker.mappings.mapping_slots.capacity)
+    return has_capacity(worker, mappings_live(worker), worker.mappings.mapping_slots.capacity)
 
 
 cdef bint may_subscribe(Worker* worker, uint32_t inside_ip) noexcept nogil:
@@ -80,7 +80,7 @@ cdef bint may_subscribe(Worker* worker, uint32_t inside_ip) noexcept nogil:
         total += load_relaxed(&worker.shared.workers[i].mappings.subscriber_slots.live)
     if total + worker.shared.count > capacity and subscriber_find(&worker.mappings, inside_ip) != NONE:
         return True
-    return fits(worker, total, capacity)
+    return has_capacity(worker, total, capacity)
 
 
 cdef uint32_t opened_outside(const Worker* worker) noexcept nogil:

@@ -5,7 +5,7 @@ Each worker's tables have the size of the gateway's limits, since one inside hos
 from libc.stdint cimport uint32_t
 
 from natcore.tables.fragments cimport Fragments, fragments_delete
-from natcore.tables.icmp_output cimport outbox_delete
+from natcore.tables.outbox cimport outbox_delete
 from natcore.log.journal cimport journal_delete
 from natcore.tables.mappings cimport mappings_delete, mappings_new
 from natcore.tables.ports cimport PORT_SPACES, SPACE_ICMP, Ports, ports_delete
@@ -16,7 +16,7 @@ from natcore.workers.configuration cimport FILTER_ADDRESS
 from natcore.workers.worker cimport IDENTIFICATIONS
 
 
-cdef void join(Shared* shared, Worker* worker) noexcept nogil:
+cdef void append_worker(Shared* shared, Worker* worker) noexcept nogil:
     """Appends the worker to the gateway's."""
     worker.shared = shared
     worker.number = worker.mappings.worker = shared.count
@@ -39,11 +39,11 @@ cdef Shared* workers_new(Worker* first) noexcept nogil:
     """Creates the shared state with the first worker; NULL: out of memory."""
     cdef Shared* shared = <Shared*>table_new(sizeof(Shared))
     if shared != NULL:
-        join(shared, first)
+        append_worker(shared, first)
     return shared
 
 
-cdef Worker* like(const Worker* first, bint filters) noexcept nogil:
+cdef Worker* worker_new_like(const Worker* first, bint filters) noexcept nogil:
     """Creates a worker with empty tables of the first one's sizes, the same keys and links; NULL: out of memory."""
     cdef Worker* worker = <Worker*>table_new(sizeof(Worker))
     cdef bint made
@@ -67,10 +67,10 @@ cdef bint workers_grow(Shared* shared, uint32_t count, bint filters) noexcept no
     cdef Worker* worker
     cdef uint32_t i
     while shared.count < count:
-        worker = like(shared.workers[0], filters)
+        worker = worker_new_like(shared.workers[0], filters)
         if worker == NULL:
             return False
-        join(shared, worker)
+        append_worker(shared, worker)
     shared.ports.lock = shared.syn_holdoff.lock = shared.outbox.lock = &shared.all_locked
     shared.workers[0].fragments[0].lock = shared.workers[0].fragments[1].lock = &shared.all_locked
     if count > 1:

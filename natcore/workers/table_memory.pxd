@@ -31,4 +31,4 @@ cdef int apply_placement(const Region* regions, uint32_t count, const Placement*
 cdef dict tables_of(const Worker* worker)
 cdef int place_tables(Worker* worker, const Placement* how, uint64_t limit_bytes, str limit_name) except -1
 cdef int place_address_tables(Worker* worker, const Placement* how, uint32_t address) except -1
-cdef int place_lists(const Mappings* table, Link* by_subscriber, MappingCursor* of_subscriber, const Placement* how) except -1
+cdef int place_lists(const Mappings* table, Link* by_subscriber, MappingCursor* cursors, const Placement* how) except -1

@@ -8,10 +8,10 @@ from natcore.tables.port_blocks cimport BLOCK_CHAINS, Block
 from natcore.tables.fragments cimport (
     CHUNK_BYTES, CHUNKS, DATAGRAM_UNITS, DATAGRAMS, RANGES_KEPT, SOURCES, Datagram, Fragments, FragmentRange, SourceCount,
 )
-from natcore.tables.icmp_output cimport OUTBOX_BYTES
+from natcore.tables.outbox cimport OUTBOX_BYTES
 from natcore.log.journal cimport Record
 from natcore.tables.mappings cimport Mapping, Subscriber
-from natcore.tables.port_overload cimport Crowd, EndpointPair
+from natcore.tables.port_overload cimport RemoteCount, EndpointPair
 from natcore.tables.ports cimport MAP_BYTES, PORT_SPACES, Address
 from natcore.tables.sessions cimport IN, OUT, Cold, Filter, Session
 from natcore.tables.syn_holdoff cimport HELD_SYNS, HeldSyn
@@ -81,9 +81,9 @@ cdef void add_index(Region* regions, uint32_t* count, const char* name, const In
 
 
 cdef void add_lists(Region* regions, uint32_t* count, const Mappings* table, const Link* by_subscriber,
-                    const MappingCursor* of_subscriber) noexcept nogil:
+                    const MappingCursor* cursors) noexcept nogil:
     add(regions, count, "mappings by subscriber", by_subscriber, <uint64_t>table.mapping_slots.capacity * sizeof(Link))
-    add(regions, count, "mappings of subscribers", of_subscriber,
+    add(regions, count, "mappings of subscribers", cursors,
         <uint64_t>table.subscriber_slots.capacity * sizeof(MappingCursor))
 
 
@@ -111,7 +111,7 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     add(regions, &n, "subscribers", worker.mappings.subscribers,
         <uint64_t>worker.mappings.subscriber_slots.capacity * sizeof(Subscriber))
     add_index(regions, &n, "subscribers by address", &worker.mappings.by_ip)
-    add_lists(regions, &n, &worker.mappings, worker.mappings.by_subscriber, worker.mappings.of_subscriber)
+    add_lists(regions, &n, &worker.mappings, worker.mappings.by_subscriber, worker.mappings.cursors)
     if worker.number:
         return n
     add(regions, &n, "shared by workers", worker.shared, sizeof(Shared))
@@ -130,12 +130,12 @@ cdef uint32_t regions_of(const Worker* worker, Region* regions) noexcept nogil:
     add(regions, &n, "blocks by owner", worker.mappings.ports.blocks.chains, BLOCK_CHAINS * sizeof(uint32_t))
     add(regions, &n, "overloaded ports", worker.mappings.ports.overload.pairs,
         <uint64_t>worker.mappings.ports.overload.slots.capacity * sizeof(EndpointPair))
-    add(regions, &n, "overloaded ports, counted", worker.mappings.ports.overload.crowds,
-        <uint64_t>worker.mappings.ports.overload.crowd_slots.capacity * sizeof(Crowd))
+    add(regions, &n, "overloaded ports, counted", worker.mappings.ports.overload.remote_counts,
+        <uint64_t>worker.mappings.ports.overload.count_slots.capacity * sizeof(RemoteCount))
     add_index(regions, &n, "overloaded ports by remote", &worker.mappings.ports.overload.index)
     add_index(regions, &n, "overloaded ports, counted by remote", &worker.mappings.ports.overload.by_part)
     add(regions, &n, "journal", worker.journal.ring, worker.journal.capacity * sizeof(Record))
-    add(regions, &n, "journal of beginnings and ends", worker.journal.apart, worker.journal.capacity * sizeof(Record))
+    add(regions, &n, "journal of beginnings and ends", worker.journal.lifecycle, worker.journal.capacity * sizeof(Record))
     add(regions, &n, "generated frames", worker.outbox.buffer, OUTBOX_BYTES)
     add(regions, &n, "unsolicited", worker.syn_holdoff.slots, HELD_SYNS * sizeof(HeldSyn))
     add(regions, &n, "identifications", worker.identifications, IDENTIFICATIONS * sizeof(uint32_t))
@@ -244,11 +244,11 @@ cdef int place_address_tables(Worker* worker, const Placement* how, uint32_t add
     return 0
 
 
-cdef int place_lists(const Mappings* table, Link* by_subscriber, MappingCursor* of_subscriber, const Placement* how) except -1:
+cdef int place_lists(const Mappings* table, Link* by_subscriber, MappingCursor* cursors, const Placement* how) except -1:
     """Places lists of subscribers' mappings just made."""
     cdef Region regions[2]
     cdef uint32_t n = 0
-    add_lists(regions, &n, table, by_subscriber, of_subscriber)
+    add_lists(regions, &n, table, by_subscriber, cursors)
     if apply_placement(regions, n, how) < 0:
         raise_refusal(how, regions[0].bytes + regions[1].bytes, errno)
     return 0

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from natcore.log.events cimport Events
 from natcore.log.flow_table cimport Flows
 from natcore.tables.fragments cimport Fragments
-from natcore.tables.icmp_output cimport Outbox
+from natcore.tables.outbox cimport Outbox
 from natcore.log.journal cimport Journal
 from natcore.tables.mappings cimport Mappings
 from natcore.tables.ports cimport Ports
@@ -79,13 +79,13 @@ cdef struct Worker:
     uint64_t refused[11]        # by Limit
     uint64_t clock_backward
     uint64_t now_ns             # the worker's clock, monotonic
-    bint steady                 # the caller's clock is monotonic, though another worker may have read it later
+    bint monotonic_clock        # the caller's clock is monotonic, though another worker may have read it later
     uint64_t ticked_ns          # last slice of the sweep between batches
     uint32_t swept_for          # worker that this one last swept a slice for, on behalf of packets
     uint64_t batches            # counted in debug builds (invariants.pyx)
     uint64_t handed_over        # frames that this worker handed off to the owning worker
-    uint32_t mtu_met            # MTU that the last DROP_MTU exceeded
-    uint8_t limit_met           # Limit that the last refusal met
+    uint32_t exceeded_mtu       # MTU that the last DROP_MTU exceeded
+    uint8_t reached_limit       # Limit that the last refusal met
     uint64_t undelivered_in_rows        # packets that remain in their session's row
     uint32_t undelivered_count
     Undelivered undelivered[1024]       # [UNDELIVERED_SLOTS] of sessions that other workers may own

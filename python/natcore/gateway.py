@@ -763,7 +763,7 @@ class Gateway(Closing):
     ) -> NDArray[np.uint8]:
         """Say which worker each frame belongs to, as things are; nothing changes.
 
-        Any worker may be given any frame; one that is not its own is handed over.
+        Any worker may be given any frame; one that is not its own is handed off.
 
         Parameters
         ----------
@@ -1337,7 +1337,7 @@ class Gateway(Closing):
             if self._closed:
                 return
             self._closed = True
-        while not self._core.claim_for_ever():
+        while not self._core.claim_forever():
             for plane in list(self._planes):  # one that began meanwhile
                 plane.stop()
         if self._collector is not None and self._collector.active:

@@ -266,12 +266,12 @@ def test_held_syns_are_answered_though_no_more_are_held() -> None:
 
 def test_a_plane_filters_whatever_the_policy_says() -> None:
     over = gateway()
-    over._core.set_wires(True)
+    over._core.set_reverse_path_filter(True)
     spoofed = ether(udp((OTHER, 53), (EIP, 4000)))
     for policy in (Policy(reverse_path_filter=False), Policy(reverse_path_filter=True)):
         over.modify(policy=policy)
         assert over.translate_one(spoofed, Side.OUTSIDE, 0.0)[0] is Verdict.DROP_SPOOFED
-    over._core.set_wires(False)
+    over._core.set_reverse_path_filter(False)
     over.modify(policy=Policy(reverse_path_filter=False))
     assert over.translate_one(spoofed, Side.OUTSIDE, 0.0)[0] is Verdict.DROP_NO_MAPPING
 

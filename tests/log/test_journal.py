@@ -112,7 +112,7 @@ def test_without_a_reader_windows_and_other_rows_displace_no_row_of_the_other_ki
         assert taken == [(row, number + at) for at, (row, _) in enumerate(waiting[:most])]
         waiting = waiting[most:]
         number += len(taken)
-    assert [ring.lost, ring.apart_lost] == lost
+    assert [ring.lost, ring.lifecycle_lost] == lost
     assert [row for row, _ in drained(ring, 99, 0)] == [row for row, _ in waiting]
 
 

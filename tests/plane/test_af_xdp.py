@@ -1,4 +1,4 @@
-"""What a plane over AF_XDP has of its own: places that all come back, several queues, ARP that its program hands over."""
+"""What a plane over AF_XDP has of its own: places that all come back, several queues, ARP that its program passes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plane that favours latency: the same traffic, handed over frame by frame."""
+"""A plane that favours latency: the same traffic, passed on frame by frame."""
 
 from __future__ import annotations
 

@@ -29,9 +29,6 @@ DIALECT = (
 )
 PHRASE = re.compile("|".join(DIALECT), re.IGNORECASE)
 
-# What is not rewritten yet; it shrinks to nothing.
-STILL_TO_DO = ("natcore/",)
-
 CITATION = re.compile(r"\bcontract,? (?:[RD]\d+|field \d+)(?:(?:,| and| to) [RD]\d+)*|\((?:[RD]\d+)\)", re.IGNORECASE)
 
 
@@ -48,7 +45,7 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", [path for path in texts() if not name_of(path).startswith(STILL_TO_DO)], ids=name_of)
+@pytest.mark.parametrize("path", texts(), ids=name_of)
 def test_no_dialect(path: Path) -> None:
     found = [
         f"{name_of(path)}:{number}: {match[0]}"
@@ -82,8 +79,7 @@ NAMED_FILE = re.compile(r"(?<![\w./-])(?:natcore/[\w/]+|_\w+)\.(?:pxd|pyx)\b")
 
 
 def test_core_files_that_are_named_exist() -> None:
-    done = [path for path in texts() if not name_of(path).startswith(STILL_TO_DO)]
-    named = {(name_of(path), match[0]) for path in done for match in NAMED_FILE.finditer(path.read_text())}
+    named = {(name_of(path), match[0]) for path in texts() for match in NAMED_FILE.finditer(path.read_text())}
     assert len(named) > 20  # the search finds what is there
     missing = sorted((where, file) for where, file in named if not (ROOT / file).exists())
     assert not missing

@@ -13,7 +13,7 @@ from natcore.internal.counters import tally
 from support import bulk
 from support.frames import EIP, gateway, udp
 
-LOOKED_AT, LINES = 128, 2048  # sessions of a list, and lines of the tables, for one packet
+EXAMINED_MOST, LINES = 128, 2048  # sessions of a list, and lines of the tables, for one packet
 CARRIED = 16  # lines of the sweep, and sessions that end, for one packet where no loop sweeps
 CAP = 1024  # sessions opened from outside of a mapping
 HOST = "10.1.0.1"
@@ -69,7 +69,7 @@ def test_a_stranger_gets_the_place_of_a_dead_stranger() -> None:
     assert strangers(over, port, 1, 0.0) == {Verdict.INBOUND}
     assert strangers(over, port, CAP - 1, 150.0, first=1) == {Verdict.INBOUND}
     assert said(over, 150.0) is Verdict.OUTBOUND
-    looks = [strangers(over, port, 1, 301.0, first=5000 + n) for n in range(CAP // LOOKED_AT + 2)]
+    looks = [strangers(over, port, 1, 301.0, first=5000 + n) for n in range(CAP // EXAMINED_MOST + 2)]
     assert {Verdict.INBOUND} in looks  # the dead one is met when the list has been gone round
     assert ended(over) == 1
 
@@ -93,7 +93,7 @@ def test_a_subscriber_of_very_many_sessions_is_looked_at_part_by_part() -> None:
     assert {said(over, 150.0, 5001 + n % 7, f"198.51.{100 + n // 200}.{1 + n % 200}") for n in range(999)} == {
         Verdict.OUTBOUND
     }
-    assert Verdict.OUTBOUND in [said(over, 301.0, 7000) for _ in range(1000 // LOOKED_AT + 2)]
+    assert Verdict.OUTBOUND in [said(over, 301.0, 7000) for _ in range(1000 // EXAMINED_MOST + 2)]
     assert ended(over) == 1
 
 
@@ -104,7 +104,7 @@ def test_a_full_table_of_the_dead_gives_one_place_after_another() -> None:
     for n in range(3):
         before = ended(over)
         assert said(over, 301.0, 5000 + n) is Verdict.OUTBOUND
-        assert ended(over) - before <= LOOKED_AT
+        assert ended(over) - before <= EXAMINED_MOST
 
 
 def test_the_one_dead_session_of_a_full_table_is_found_within_a_round() -> None:
@@ -133,7 +133,7 @@ def test_a_mapping_of_very_many_dead_sessions_is_wound_up_part_by_part_and_its_i
     port = outside_port(over)
     over.advance(299.0)
     assert said(over, 301.0, remote="192.0.2.1") is Verdict.OUTBOUND
-    assert ended(over) == LOOKED_AT
+    assert ended(over) == EXAMINED_MOST
     assert outside_port(over) == port
     over.advance(401.0)
     assert ended(over) == 1000
@@ -144,10 +144,10 @@ def test_strangers_do_not_pass_a_mapping_of_very_many_dead_sessions() -> None:
     assert {said(over, 0.0, remote=f"198.51.{n // 200}.{1 + n % 200}") for n in range(1000)} == {Verdict.OUTBOUND}
     port = outside_port(over)
     over.advance(299.0)
-    for n in range(1000 // LOOKED_AT + 2):
+    for n in range(1000 // EXAMINED_MOST + 2):
         before = ended(over)
         assert strangers(over, port, 1, 301.0, first=n) == {Verdict.DROP_NO_MAPPING}
-        assert ended(over) - before <= LOOKED_AT
+        assert ended(over) - before <= EXAMINED_MOST
     assert ended(over) == 1000
 
 

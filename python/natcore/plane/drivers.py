@@ -29,24 +29,24 @@ QUEUES_MOST = 64  # of an interface
 
 
 class Access(Protocol):
-    """Opens a plane's interfaces, known by their ports. Called by the watcher's thread only."""
+    """Opens a plane's interfaces, known by their numbers. Called by the watcher's thread only."""
 
     def mtu(self, link: Link) -> int:
         """Return the largest IPv4 packet in bytes that gets through, at most the link's MTU."""
 
     def open(
-        self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+        self, number: int, link: Link, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
     ) -> Sequence[Driver]:
         """Return the interface's drivers, one for each worker; closing all gives it back. Raises InterfaceError, OSError."""
 
     def tap(self, link: Link) -> Driver | None:
         """Return what brings ICMP and fragments for shared addresses, or None: the drivers do."""
 
-    def set_mac(self, port: int, mac: bytes) -> None:
+    def set_mac(self, number: int, mac: bytes) -> None:
         """The interface's link address has changed."""
 
     def set_addresses(
-        self, port: int, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+        self, number: int, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
     ) -> None:
         """Set the addresses (host order) that stay with the kernel, those for which the plane answers ARP, and those of which
         the kernel has some ports (PlaneLoop.shared)."""
@@ -57,7 +57,7 @@ class PacketAccess:
     are a fan-out group on each interface, which gives every frame to one of them, mostly to its worker."""
 
     def __init__(self, links: Sequence[Link], *, at_once: bool = False, workers: int = 1, port_unit: int = 64) -> None:
-        """links: the last one is the outside one. at_once: frames are handed over one by one. port_unit: see steering."""
+        """links: the last one is the outside one. at_once: frames are passed on one by one. port_unit: see steering."""
         self._at_once, self._workers = at_once, workers
         self._programs = [steering(side, workers, port_unit) for side in (Side.INSIDE, Side.OUTSIDE)]
         self._outside = len(links) - 1
@@ -74,7 +74,7 @@ class PacketAccess:
         return link.mtu
 
     def open(
-        self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+        self, number: int, link: Link, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
     ) -> Sequence[Driver]:
         several = self._workers > 1
         with ExitStack() as undo:
@@ -83,18 +83,18 @@ class PacketAccess:
                 rings.append(PacketRing(link.index, link.mtu, at_once=self._at_once, shared=several))
                 undo.callback(rings[-1].close)
             if several:
-                join([ring.fd for ring in rings], self._programs[port == self._outside])
+                join([ring.fd for ring in rings], self._programs[number == self._outside])
             undo.pop_all()
         return rings
 
     def tap(self, link: Link) -> Driver | None:
         return None
 
-    def set_mac(self, port: int, mac: bytes) -> None:
+    def set_mac(self, number: int, mac: bytes) -> None:
         pass
 
     def set_addresses(
-        self, port: int, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+        self, number: int, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
     ) -> None:
         pass
 
@@ -149,7 +149,7 @@ class XdpAccess:
         return min(link.mtu, self._memories[0].mtu)
 
     def open(
-        self, port: int, link: Link, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+        self, number: int, link: Link, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
     ) -> Sequence[Driver]:
         _check_vlans(link)
         queues = xdp_program.queues_of(link.name)
@@ -178,11 +178,11 @@ class XdpAccess:
         except OSError as error:
             raise _refused(link, error) from error
         interface.program = program
-        self._open[port] = interface
+        self._open[number] = interface
         return made
 
-    def set_mac(self, port: int, mac: bytes) -> None:
-        program = self._program(port)
+    def set_mac(self, number: int, mac: bytes) -> None:
+        program = self._program(number)
         if program is not None:
             program.set_mac(mac)
 
@@ -196,14 +196,14 @@ class XdpAccess:
         return ring
 
     def set_addresses(
-        self, port: int, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+        self, number: int, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
     ) -> None:
-        program = self._program(port)
+        program = self._program(number)
         if program is not None:
             program.set_addresses(spared, answered, shared)
 
-    def _program(self, port: int) -> xdp_program.Program | None:
-        return self._open[port].program if port in self._open else None
+    def _program(self, number: int) -> xdp_program.Program | None:
+        return self._open[number].program if number in self._open else None
 
 
 ACCESS: dict[str, type[PacketAccess | XdpAccess]] = {"af_packet": PacketAccess, "af_xdp": XdpAccess}

@@ -1,8 +1,8 @@
 """The classic BPF program by which a fan-out group picks a frame's worker. It is a hint: it decides only how fast.
 
-Inside frames go by their source address (owner_of_inside in natcore/nat/affinity.pxd); outside frames by their destination
-port, or an echo reply's identifier, as home_of_port in natcore/tables/ports.pxd. Of what has no port (fragments, errors, other
-protocols) those from one remote go together. What is not IPv4 is the first worker's.
+Inside frames go by their source address (worker_of_inside in natcore/workers/worker.pxd); outside frames by their destination
+port, or an echo reply's identifier, as worker_preferring in natcore/tables/ports.pxd. Of what has no port (fragments, errors,
+other protocols) those from one remote go together. What is not IPv4 is the first worker's.
 """
 
 from __future__ import annotations

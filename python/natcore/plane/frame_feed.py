@@ -55,7 +55,7 @@ class SeenFrame(NamedTuple):
 class FrameFeed(Closing):
     """Frames of a plane, its own among them, from its making until `close`; `Plane.watch_frames` makes it.
 
-    attach, detach: show frames to the view, and end that. names: the interfaces by port.
+    attach, detach: show frames to the view, and end that. names: the interfaces, by number.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class FrameFeed(Closing):
         """Take the frames since the last call, oldest first, at most `most`."""
         return [
             SeenFrame(
-                at_ns / 1e9, Verdict(verdict), Side(side), self._names[port], worker, before, before_length,
+                at_ns / 1e9, Verdict(verdict), Side(side), self._names[number], worker, before, before_length,
                 after if after_length else None, after_length,
             )
-            for at_ns, verdict, side, port, worker, before_length, before, after_length, after in self._view.take(most)
+            for at_ns, verdict, side, number, worker, before_length, before, after_length, after in self._view.take(most)
         ]  # fmt: skip
 
     def close(self) -> None:

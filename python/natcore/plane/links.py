@@ -75,34 +75,34 @@ class Link:
     carrier: bool
 
 
-Range = tuple[int, int, int]  # first destination, via, port
+Range = tuple[int, int, int]  # first destination, via, number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """What the watcher calls, in its own thread. port: the position of the interface's name."""
+    """What the watcher calls, in its own thread. number: the position of the interface's name."""
 
     begin: Callable[[], None]
-    link_changed: Callable[[int, Link | None], None]  # port, link
-    addresses_changed: Callable[[set[int], Sequence[Sequence[int]]], None]  # the host's, those of each port
-    routes_changed: Callable[[int, list[Range]], None]  # group of ports, ranges
-    neighbour_changed: Callable[[int, int, bytes | None, bool], None]  # port, address, MAC, whether it failed
-    take_resolve_requests: Callable[[], list[tuple[int, int]]]  # next hops to resolve: (port, address)
-    take_used: Callable[[int], list[int]]  # next hops of a port that packets went to
+    link_changed: Callable[[int, Link | None], None]  # number, link
+    addresses_changed: Callable[[set[int], Sequence[Sequence[int]]], None]  # the host's, those of each interface
+    routes_changed: Callable[[int, list[Range]], None]  # group of interfaces, ranges
+    neighbour_changed: Callable[[int, int, bytes | None, bool], None]  # number, address, MAC, whether it failed
+    take_resolve_requests: Callable[[], list[tuple[int, int]]]  # next hops to resolve: (number, address)
+    take_used: Callable[[int], list[int]]  # next hops of an interface that packets went to
     tick: Callable[[], None]
     end: Callable[[BaseException | None], None]
 
 
-def ranges_of(routes: Iterable[Any], ports: Mapping[int, int]) -> list[Range]:
+def ranges_of(routes: Iterable[Any], numbers: Mapping[int, int]) -> list[Range]:
     """Return disjoint ranges of destinations in order, with the next hop of each, over some interfaces.
 
-    routes: RTM_NEWROUTE messages of one table; ports: what to call each of the interfaces, by its index. Of several
+    routes: RTM_NEWROUTE messages of one table; numbers: of the interfaces, by their index. Of several
     routes to a prefix the lowest metric counts; routes over other interfaces do not, as in a look-up that is bound to
     these.
     """
     best: dict[tuple[int, int], tuple[int, tuple[int, int]]] = {}
     for route in routes:
-        hop = _hop(route, ports)
+        hop = _hop(route, numbers)
         if hop is None:
             continue
         first = int(IPv4Address(route.get_attr("RTA_DST") or 0))
@@ -114,8 +114,8 @@ def ranges_of(routes: Iterable[Any], ports: Mapping[int, int]) -> list[Range]:
     return [(start, *(hop or (NO_ROUTE, 0))) for start, hop in found]
 
 
-def _hop(route: Any, ports: Mapping[int, int]) -> tuple[int, int] | None:
-    """Return the next hop of a route and its port; None: the route uses none of the interfaces."""
+def _hop(route: Any, numbers: Mapping[int, int]) -> tuple[int, int] | None:
+    """Return the next hop of a route and the number of its interface; None: the route uses none of the interfaces."""
     if route["type"] in _REFUSING:
         return NO_ROUTE, 0
     if route["type"] != _RTN_UNICAST or route["flags"] & _RTNH_F_DEAD:
@@ -123,10 +123,10 @@ def _hop(route: Any, ports: Mapping[int, int]) -> tuple[int, int] | None:
     hops = [(route.get_attr("RTA_OIF"), route)]
     hops += [(hop["oif"], hop) for hop in route.get_attr("RTA_MULTIPATH") or ()]
     for interface, hop in hops:
-        if interface in ports:
+        if interface in numbers:
             if hop.get_attr("RTA_VIA") is not None:  # a next hop of another family
                 return NO_ROUTE, 0
-            return int(IPv4Address(hop.get_attr("RTA_GATEWAY") or 0)), ports[interface]
+            return int(IPv4Address(hop.get_attr("RTA_GATEWAY") or 0)), numbers[interface]
     return None
 
 
@@ -158,7 +158,7 @@ class Watcher:
         self.names = tuple(names)
         self._groups = groups
         self.links: list[Link | None] = [None] * len(self.names)
-        self.wish_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # the loop has wishes
+        self.requests_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable: a loop has resolve requests
         self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._listener = listener
         self._stopping = False
@@ -167,7 +167,7 @@ class Watcher:
         self._thread = threads.made("natcore-watch", self._main)
         self._dirty: set[str] = set()
         self._settling: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
-        self._states: list[dict[int, int]] = [{} for _ in self.names]  # NUD state of each neighbour, by port
+        self._states: list[dict[int, int]] = [{} for _ in self.names]  # NUD state of each neighbour, by number
         self._routes_read = 0.0
         self._ticked = 0.0
         self._probed = 0.0
@@ -202,8 +202,8 @@ class Watcher:
         """Wait for a tick that began after this call, or for the watcher's end."""
         done = threading.Event()
         self._settling.put(done)
-        if self.wish_fd >= 0:
-            os.eventfd_write(self.wish_fd, 1)
+        if self.requests_fd >= 0:
+            os.eventfd_write(self.requests_fd, 1)
         while self._thread.is_alive() and threading.current_thread() is not self._thread and not done.wait(0.1):
             pass
 
@@ -214,7 +214,7 @@ class Watcher:
             os.eventfd_write(self._stop_fd, 1)
 
     def _close(self) -> None:
-        for name in ("wish_fd", "_stop_fd"):
+        for name in ("requests_fd", "_stop_fd"):
             descriptor = getattr(self, name)
             if descriptor >= 0:
                 setattr(self, name, -1)
@@ -244,15 +244,15 @@ class Watcher:
 
     def _watch(self) -> None:
         poll = select.poll()
-        for descriptor in (self._events.fileno(), self.wish_fd, self._stop_fd, *self._others):
+        for descriptor in (self._events.fileno(), self.requests_fd, self._stop_fd, *self._others):
             poll.register(descriptor, select.POLLIN)
         while not self._stopping:
             ready = [descriptor for descriptor, _ in poll.poll(TICK * 1000)]
             if self._events.fileno() in ready:
                 self._take_events()
-            if self.wish_fd in ready:
+            if self.requests_fd in ready:
                 with suppress(BlockingIOError):
-                    os.eventfd_read(self.wish_fd)
+                    os.eventfd_read(self.requests_fd)
                 self._resolve(self._listener.take_resolve_requests())
             for descriptor in ready:
                 if descriptor in self._others:
@@ -281,20 +281,20 @@ class Watcher:
     def _read_all(self) -> None:
         self._read_addresses()
         self._read_routes(time.monotonic())
-        for port in range(len(self.names)):
-            self.read_neighbours(port)
+        for number in range(len(self.names)):
+            self.read_neighbours(number)
 
     def _read_links(self) -> None:
         self._dirty.discard("links")
-        for port, name in enumerate(self.names):
-            before, link = self.links[port], self._read_link(name)
+        for number, name in enumerate(self.names):
+            before, link = self.links[number], self._read_link(name)
             if link == before:
                 continue
-            self.links[port] = link
-            self._listener.link_changed(port, link)
+            self.links[number] = link
+            self._listener.link_changed(number, link)
             self._dirty.update(("routes", "addresses"))  # the kernel sends no event when it drops a link's routes
             if self._ready.is_set() and link is not None and (before is None or before.index != link.index):
-                self.read_neighbours(port)
+                self.read_neighbours(number)
 
     def _read_link(self, name: str) -> Link | None:
         found = list(self._kernel.get_links(ifname=name))
@@ -320,29 +320,31 @@ class Watcher:
     def _read_addresses(self) -> None:
         self._dirty.discard("addresses")
         own: set[int] = set()
-        of_ports: list[list[int]] = [[] for _ in self.names]
+        by_interface: list[list[int]] = [[] for _ in self.names]
         for message in self._kernel.get_addr(family=socket.AF_INET):
             address = int(IPv4Address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")))
             if address >> 24 == 127:
                 continue
             own.add(address)
-            for port, link in enumerate(self.links):
+            for number, link in enumerate(self.links):
                 if link is not None and link.index == message["index"]:
-                    of_ports[port].append(address)
-        self._listener.addresses_changed(own, of_ports)
+                    by_interface[number].append(address)
+        self._listener.addresses_changed(own, by_interface)
 
     def _read_routes(self, now: float) -> None:
         self._dirty.discard("routes")
         self._routes_read = now
         routes = list(self._kernel.get_routes(family=socket.AF_INET, table=_MAIN_TABLE))
-        for group, ports in enumerate(self._groups):
-            links = [(port, self.links[port]) for port in ports]
-            self._listener.routes_changed(group, ranges_of(routes, {link.index: port for port, link in links if link}))
+        for group, numbers in enumerate(self._groups):
+            links = [(number, self.links[number]) for number in numbers]
+            self._listener.routes_changed(
+                group, ranges_of(routes, {link.index: number for number, link in links if link})
+            )
 
-    def read_neighbours(self, port: int) -> None:
-        """Pass all of the kernel's neighbours of a port to the listener. The watcher's thread only."""
-        link = self.links[port]
-        self._states[port] = {}
+    def read_neighbours(self, number: int) -> None:
+        """Pass all of the kernel's neighbours of an interface to the listener. The watcher's thread only."""
+        link = self.links[number]
+        self._states[number] = {}
         if link is None:
             return
         for message in self._kernel.get_neighbours(family=socket.AF_INET, ifindex=link.index):
@@ -350,7 +352,7 @@ class Watcher:
                 continue
             mac = message.get_attr("NDA_LLADDR")
             address = int(IPv4Address(message.get_attr("NDA_DST")))
-            self._neighbour(port, address, message["state"], bytes.fromhex(mac.replace(":", "")) if mac else None)
+            self._neighbour(number, address, message["state"], bytes.fromhex(mac.replace(":", "")) if mac else None)
 
     # ---- events -----------------------------------------------------------------------------------------------------
 
@@ -388,25 +390,25 @@ class Watcher:
             return
         found = attributes(body, _NDMSG.size)
         address, mac = found.get(1), found.get(2)  # NDA_DST, NDA_LLADDR
-        for port, link in enumerate(self.links):
+        for number, link in enumerate(self.links):
             if link is not None and link.index == index and address is not None and len(address) == 4:
-                self._neighbour(port, int.from_bytes(address), 0 if kind == _NEIGHBOUR[1] else state, mac)
+                self._neighbour(number, int.from_bytes(address), 0 if kind == _NEIGHBOUR[1] else state, mac)
 
-    def _neighbour(self, port: int, address: int, state: int, mac: bytes | None) -> None:
+    def _neighbour(self, number: int, address: int, state: int, mac: bytes | None) -> None:
         known = bool(state & _NUD_KNOWN) and mac is not None and len(mac) == 6
         if state:
-            self._states[port][address] = state
+            self._states[number][address] = state
         else:
-            self._states[port].pop(address, None)
-        self._listener.neighbour_changed(port, address, mac if known else None, bool(state & _NUD_FAILED))
+            self._states[number].pop(address, None)
+        self._listener.neighbour_changed(number, address, mac if known else None, bool(state & _NUD_FAILED))
 
     # ---- neighbours -------------------------------------------------------------------------------------------------
 
-    def _resolve(self, wishes: Iterable[tuple[int, int]]) -> None:
+    def _resolve(self, requests: Iterable[tuple[int, int]]) -> None:
         """Make the kernel resolve these neighbours, or probe them, as if it had a packet for them."""
         messages = []
-        for port, address in wishes:
-            link = self.links[port]
+        for number, address in requests:
+            link = self.links[number]
             if link is None:
                 continue
             body = _NDMSG.pack(socket.AF_INET, link.index, 0, _NTF_USE, 0)
@@ -420,9 +422,9 @@ class Watcher:
     def _probe(self) -> None:
         """Probe neighbours in use that may be stale: the kernel does not see the traffic that uses them."""
         sure = _REACHABLE | _NUD_PERMANENT
-        for port in range(len(self.names)):
-            states = self._states[port]
-            self._resolve([(port, a) for a in self._listener.take_used(port) if not states.get(a, 0) & sure])
+        for number in range(len(self.names)):
+            states = self._states[number]
+            self._resolve([(number, a) for a in self._listener.take_used(number) if not states.get(a, 0) & sure])
 
 
 def _open_events() -> socket.socket:

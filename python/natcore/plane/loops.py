@@ -18,16 +18,17 @@ from natcore.io.frame_view import FrameView
 class Loops:
     """One PlaneLoop for each worker of core. Its calls are those of a PlaneLoop, for all of them; see there.
 
-    ports: interfaces. offset_ns: the gateway's clock - monotonic. ask_fd: eventfd, readable when there are wishes.
+    interfaces: how many. offset_ns: the gateway's clock - monotonic. requests_fd: eventfd, readable when a next hop is to be
+    resolved.
     """
 
-    def __init__(self, core: Core, workers: int, ports: int, offset_ns: int, ask_fd: int) -> None:
+    def __init__(self, core: Core, workers: int, interfaces: int, offset_ns: int, requests_fd: int) -> None:
         self.wake_fds: list[int] = []
         self._threads: list[threading.Thread] = []
         for _ in range(workers):
             self.wake_fds.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         self._loops = [
-            PlaneLoop(core.worker_capsule(worker), core, offset_ns, wake_fd, ask_fd, ports)
+            PlaneLoop(core.worker_capsule(worker), core, offset_ns, wake_fd, requests_fd, interfaces)
             for worker, wake_fd in enumerate(self.wake_fds)
         ]
 
@@ -73,40 +74,40 @@ class Loops:
 
     # ---- settings of all loops -----------------------------------------------------------------------------------------
 
-    def attach(self, port: int, drivers: Sequence[Driver], mac: bytes) -> None:
+    def attach(self, number: int, drivers: Sequence[Driver], mac: bytes) -> None:
         for loop, driver in zip(self._loops, drivers, strict=True):
-            loop.attach(port, driver, mac)
+            loop.attach(number, driver, mac)
 
-    def detach(self, port: int) -> None:
+    def detach(self, number: int) -> None:
         for loop in self._loops:
-            loop.detach(port)
+            loop.detach(number)
 
-    def set_tap(self, port: int, tap: Driver | None) -> None:
-        self._loops[0].set_tap(port, tap)  # its frames are the first worker's
+    def set_tap(self, number: int, tap: Driver | None) -> None:
+        self._loops[0].set_tap(number, tap)  # its frames are the first worker's
 
-    def set_mac(self, port: int, mac: bytes) -> None:
+    def set_mac(self, number: int, mac: bytes) -> None:
         for loop in self._loops:
-            loop.set_mac(port, mac)
+            loop.set_mac(number, mac)
 
-    def set_address(self, port: int, address: int) -> None:
+    def set_address(self, number: int, address: int) -> None:
         for loop in self._loops:
-            loop.set_address(port, address)
+            loop.set_address(number, address)
 
-    def set_mtu(self, port: int, mtu: int) -> None:
+    def set_mtu(self, number: int, mtu: int) -> None:
         for loop in self._loops:
-            loop.set_mtu(port, mtu)
+            loop.set_mtu(number, mtu)
 
     def set_local(self, addresses: set[int]) -> None:
         for loop in self._loops:
             loop.set_local(addresses)
 
-    def set_routes(self, over: int, starts: Sequence[int], vias: Sequence[int], ports: Sequence[int]) -> None:
+    def set_routes(self, over: int, starts: Sequence[int], vias: Sequence[int], interfaces: Sequence[int]) -> None:
         for loop in self._loops:
-            loop.set_routes(over, starts, vias, ports)
+            loop.set_routes(over, starts, vias, interfaces)
 
-    def learn(self, port: int, address: int, mac: bytes | None, failed: bool) -> None:
+    def learn(self, number: int, address: int, mac: bytes | None, failed: bool) -> None:
         for loop in self._loops:
-            loop.learn(port, address, mac, failed)
+            loop.learn(number, address, mac, failed)
 
     def announce(self) -> None:
         self._loops[0].announce()  # once, not by each
@@ -125,10 +126,10 @@ class Loops:
     # ---- requests of the loops ---------------------------------------------------------------------------------------------
 
     def take_resolve_requests(self) -> list[tuple[int, int]]:
-        return sorted({wish for loop in self._loops for wish in loop.take_resolve_requests()})
+        return sorted({request for loop in self._loops for request in loop.take_resolve_requests()})
 
-    def take_used(self, port: int) -> list[int]:
-        return sorted({address for loop in self._loops for address in loop.take_used(port)})
+    def take_used(self, number: int) -> list[int]:
+        return sorted({address for loop in self._loops for address in loop.take_used(number)})
 
     def turned(self) -> dict[str, float]:
         """When each loop turned last, by its thread's name: seconds of CLOCK_MONOTONIC, 0.0: not yet."""
@@ -147,8 +148,8 @@ class Loops:
         """worker: -1 for all."""
         return added(loop.counters() for loop in self._of(worker))
 
-    def port_counters(self, port: int, worker: int) -> dict[str, int]:
-        return added(loop.port_counters(port) for loop in self._of(worker))
+    def interface_counters(self, number: int, worker: int) -> dict[str, int]:
+        return added(loop.interface_counters(number) for loop in self._of(worker))
 
     def _of(self, worker: int) -> list[PlaneLoop]:
         return self._loops if worker < 0 else [self._loops[worker]]

@@ -43,7 +43,7 @@ from natcore.plane.loops import Loops
 if TYPE_CHECKING:
     from natcore.gateway import Gateway
 
-PORTS_MOST = 16  # interfaces of a plane
+INTERFACES_MOST = 16  # interfaces of a plane
 DEFAULT_MTU = LinkSettings().mtu
 REOPEN_EVERY = 1.0  # seconds between two tries to open an interface that came back
 LEFT_FOR = 1.0  # seconds that an address may be away from the outside interface before its sessions end
@@ -113,16 +113,16 @@ class Plane:
         self._at_once = favour == "latency"
         self._ended = False
         self._failure: BaseException | None = None
-        # Interfaces have a number, their port: the inside ones from 0 on, the outside one last.
-        self._ports = range(len(self.inside) + 1)
-        self._opened: list[Link | None] = [None for _ in self._ports]  # what each port's ring was opened for
+        # Interfaces are numbered: the inside ones from 0 on, the outside one last.
+        self._numbers = range(len(self.inside) + 1)
+        self._opened: list[Link | None] = [None for _ in self._numbers]  # what each interface's ring was opened for
         self._claims: list[kernel_bypass.Claim] = []
         self._block: kernel_bypass.Block | None = None
         self._block_when_stopped = block_when_stopped
         self._restored = 0  # how often an interface's kernel bypass was restored
         self._running = False  # begin() went well
         self._own: set[int] = set()  # the host's addresses
-        self._of_ports: dict[int, int] = {}  # those that are on the plane's interfaces, and the port of each
+        self._number_of: dict[int, int] = {}  # those on an interface of the plane: its number
         self._spared: set[int] = set()  # those of them that the kernel keeps
         self._coming: set[int] = set()  # those that entries will use next
         self._shared: dict[int, bytes] = {}  # those that the gateway uses too, and the ports that the kernel keeps
@@ -130,10 +130,10 @@ class Plane:
         self._addressed = True  # it has one, or it was said that it has none
         self._left: dict[int, float] = {}  # those that it has lost, and when: it may have them again at once
         self._host_ports: HostPorts | None = None  # once an address is shared
-        self._taps = [False for _ in self._ports]  # a packet socket brings what the driver cannot (Access.tap)
+        self._taps = [False for _ in self._numbers]  # a packet socket brings what the driver cannot (Access.tap)
         self._unfollowed = False  # the outside interface's addresses have changed, and the gateway has not followed yet
         self._looked = 0.0  # at the host's sockets
-        self._addresses = [0 for _ in self._ports]  # the gateway's own on each port's link
+        self._addresses = [0 for _ in self._numbers]  # the gateway's own on each interface's link
         self._pool = b""  # the outside addresses, four bytes each
         self._reopened = 0.0
         self._started = time.monotonic()
@@ -240,7 +240,7 @@ class Plane:
             Counters by interface.
         """
         which = check_worker(worker, self._gateway.workers)
-        return {name: self._loops.port_counters(port, which) for port, name in enumerate(self._watcher.names)}
+        return {name: self._loops.interface_counters(number, which) for number, name in enumerate(self._watcher.names)}
 
     def interfaces(self) -> dict[str, Interface]:
         """Say how each interface is, by its name.
@@ -251,10 +251,10 @@ class Plane:
             The inside ones first, then the outside one.
         """
         found = {}
-        for port, name in enumerate(self._watcher.names):
-            opened, link, block = self._opened[port], self._watcher.links[port], self._block
+        for number, name in enumerate(self._watcher.names):
+            opened, link, block = self._opened[number], self._watcher.links[number], self._block
             found[name] = Interface(
-                side="outside" if port == self._ports[-1] else "inside",
+                side="outside" if number == self._numbers[-1] else "inside",
                 up=bool(not self._ended and opened and link and link.up and link.carrier),
                 kernel_block=bool(not self._ended and opened and block and block.is_installed(name)),
             )
@@ -340,7 +340,7 @@ class Plane:
         """ConfigurationError if one of the outside addresses of entries would cut the host off: one of its own on an inside
         interface, or one on the outside interface, which is shared, with a port that a socket of the host listens at."""
         entries = list(entries)
-        _refuse_own({wire for _, wire in entries}, self._of_ports, self._watcher.names, self._ports[-1])
+        _refuse_own({wire for _, wire in entries}, self._number_of, self._watcher.names, self._numbers[-1])
         shared = {wire for _, wire in entries if wire in self._outside_own}
         if shared:
             self._hosts()  # or an error: it would leave one of the two without ports
@@ -407,12 +407,12 @@ class Plane:
         self._poll = select.epoll()
         self._closed_fds = False
         self._poll.register(self._end_fd, select.EPOLLIN)
-        groups = (self._ports[:-1], self._ports[-1:], self._ports)  # by Side, and all
+        groups = (self._numbers[:-1], self._numbers[-1:], self._numbers)  # by Side, and all
         self._watcher = Watcher((*self.inside, self.outside), groups, self._listener())
         now_ns = self._core.now_ns
         clocks = machine_clock.read()
         self._offset_ns = offset_ns = now_ns - clocks.monotonic  # the gateway's clock less CLOCK_MONOTONIC
-        self._loops = Loops(self._core, self._gateway.workers, len(self._ports), offset_ns, self._watcher.wish_fd)
+        self._loops = Loops(self._core, self._gateway.workers, len(self._numbers), offset_ns, self._watcher.requests_fd)
         for descriptor in self._loops.wake_fds:
             self._poll.register(descriptor, select.EPOLLIN)
         self._watcher.start()
@@ -428,7 +428,7 @@ class Plane:
             routes_changed=self._routes_changed,
             neighbour_changed=self._neighbour_changed,
             take_resolve_requests=lambda: self._loops.take_resolve_requests(),  # the loops are made after the watcher
-            take_used=lambda port: self._loops.take_used(port),
+            take_used=lambda number: self._loops.take_used(number),
             tick=self._tick,
             end=self._end,
         )
@@ -447,15 +447,17 @@ class Plane:
 
     def _begin(self) -> None:
         """Called first by the watcher's thread: check, claim, block and open all interfaces, or none."""
-        for port, name in enumerate(self._watcher.names):
-            link = self._watcher.links[port]
+        for number, name in enumerate(self._watcher.names):
+            link = self._watcher.links[number]
             if link is None:
                 there = ", ".join(self._watcher.every_link())
                 raise InterfaceError(
-                    errno.ENODEV, f"{self._side(port)}={name!r}: no such interface; there are: {there}"
+                    errno.ENODEV, f"{self._side(number)}={name!r}: no such interface; there are: {there}"
                 )
             if not link.up:
-                raise InterfaceError(errno.ENETDOWN, f"{self._side(port)}={name!r}: the link is down; set it up first")
+                raise InterfaceError(
+                    errno.ENETDOWN, f"{self._side(number)}={name!r}: the link is down; set it up first"
+                )
         check_capabilities()
         with self._parts.change_lock:
             self._follow()
@@ -469,17 +471,17 @@ class Plane:
         self._access: Access = ACCESS[self._driver](
             links, at_once=self._at_once, workers=self._gateway.workers, port_unit=self._core.port_unit
         )
-        self._core.set_wires(True)
+        self._core.set_reverse_path_filter(True)
         self._reserve()
-        for port in self._ports:
-            self._attach(port)
+        for number in self._numbers:
+            self._attach(number)
         self._running = True
 
     def _end(self, error: BaseException | None) -> None:
         """Called last by the watcher's thread: put everything back, whatever the reason."""
         self._loops.close()
         self._end_block()
-        self._core.set_wires(False)
+        self._core.set_reverse_path_filter(False)
         for side, settings in enumerate((self._gateway.inside, self._gateway.outside)):
             self._core.set_mtu(side, settings.mtu)
             self._core.set_link_address(side, int(settings.address or 0))
@@ -518,35 +520,35 @@ class Plane:
 
     # ---- the watcher's calls -------------------------------------------------------------------------------------
 
-    def _side(self, port: int) -> str:
+    def _side(self, number: int) -> str:
         """Return the argument that named the interface."""
-        return "outside" if port == self._ports[-1] else "inside"
+        return "outside" if number == self._numbers[-1] else "inside"
 
-    def _settings(self, port: int) -> LinkSettings:
-        return self._gateway.outside if port == self._ports[-1] else self._gateway.inside
+    def _settings(self, number: int) -> LinkSettings:
+        return self._gateway.outside if number == self._numbers[-1] else self._gateway.inside
 
-    def _attach(self, port: int) -> None:
+    def _attach(self, number: int) -> None:
         """Block the kernel first, then open: no packet is forwarded twice, none leaks."""
-        link = self._watcher.links[port]
+        link = self._watcher.links[number]
         assert link is not None and self._block is not None
         self._block.install(link.name, self._spared, _bits_of(self._shared))
         try:
-            drivers = self._access.open(port, link, self._spared, self._answered(port), self._shared)
+            drivers = self._access.open(number, link, self._spared, self._answered(number), self._shared)
         except InterfaceError as error:
-            raise InterfaceError(error.errno, f"{self._side(port)}={error.strerror}") from error
+            raise InterfaceError(error.errno, f"{self._side(number)}={error.strerror}") from error
         except OSError as error:
-            where = f"{self._side(port)}={link.name!r}"
+            where = f"{self._side(number)}={link.name!r}"
             raise InterfaceError(error.errno or errno.EIO, f"{where}: {error.strerror}") from error
-        self._loops.attach(port, drivers, link.mac)
+        self._loops.attach(number, drivers, link.mac)
         if not self._threads:  # who waits there is woken for each frame that leaves by AF_XDP: a tenth of its cost
             for driver in drivers:
                 self._poll.register(driver.fd, select.EPOLLIN)
-        self._opened[port] = link
-        self._apply_mtu(port, link)
-        self._open_tap(port, link)
+        self._opened[number] = link
+        self._apply_mtu(number, link)
+        self._open_tap(number, link)
 
-    def _open_tap(self, port: int, link: Link) -> None:
-        if not self._shared or self._taps[port]:
+    def _open_tap(self, number: int, link: Link) -> None:
+        if not self._shared or self._taps[number]:
             return
         try:
             tap = self._access.tap(link)
@@ -555,59 +557,59 @@ class Plane:
                 raise
             _log.error("%s: ICMP and fragments of inside hosts do not come: %s", link.name, error)
             return
-        self._taps[port] = True
+        self._taps[number] = True
         if tap is not None:
-            self._loops.set_tap(port, tap)
+            self._loops.set_tap(number, tap)
             if not self._threads:
                 self._poll.register(tap.fd, select.EPOLLIN)
 
-    def _apply_mtu(self, port: int, link: Link) -> None:
+    def _apply_mtu(self, number: int, link: Link) -> None:
         """The interface's; a smaller one of the gateway's own holds."""
-        mtu, links = self._settings(port).mtu, self._access.mtu(link)
-        self._loops.set_mtu(port, links if mtu == DEFAULT_MTU else min(mtu, links))
+        mtu, links = self._settings(number).mtu, self._access.mtu(link)
+        self._loops.set_mtu(number, links if mtu == DEFAULT_MTU else min(mtu, links))
 
-    def _link_changed(self, port: int, link: Link | None) -> None:
-        opened = self._opened[port]
+    def _link_changed(self, number: int, link: Link | None) -> None:
+        opened = self._opened[number]
         if not self._running:
             return
         if opened is not None and (link is None or link.index != opened.index):
-            self._opened[port] = opened = None
-            self._loops.detach(port)
-            self._loops.set_tap(port, None)
-            self._taps[port] = False
+            self._opened[number] = opened = None
+            self._loops.detach(number)
+            self._loops.set_tap(number, None)
+            self._taps[number] = False
         if link is None:
             return
         if opened is None:
-            self._reopen(port)
+            self._reopen(number)
             return
-        self._opened[port] = link
+        self._opened[number] = link
         if link.mac != opened.mac:
-            self._access.set_mac(port, link.mac)
-            self._loops.set_mac(port, link.mac)
+            self._access.set_mac(number, link.mac)
+            self._loops.set_mac(number, link.mac)
         if link.mtu != opened.mtu:
-            self._apply_mtu(port, link)
+            self._apply_mtu(number, link)
         if link.up and link.carrier and not (opened.up and opened.carrier):
             self._loops.announce()
 
-    def _reopen(self, port: int) -> None:
+    def _reopen(self, number: int) -> None:
         """Open an interface that came back; if it goes again meanwhile, it is tried later."""
         self._reopened = time.monotonic()
         with suppress(InterfaceError):
-            self._attach(port)
-            self._watcher.read_neighbours(port)
+            self._attach(number)
+            self._watcher.read_neighbours(number)
 
-    def _addresses_changed(self, addresses: set[int], of_ports: Sequence[Sequence[int]]) -> None:
+    def _addresses_changed(self, addresses: set[int], by_interface: Sequence[Sequence[int]]) -> None:
         self._own = addresses
-        self._of_ports = {address: port for port, found in enumerate(of_ports) for address in found}
+        self._number_of = {address: number for number, found in enumerate(by_interface) for address in found}
         self._loops.set_local(addresses)
-        for port in self._ports:
-            own = self._settings(port).address
-            address = next(iter(of_ports[port]), 0) if own is None else int(own)
-            self._loops.set_address(port, address)
-            self._addresses[port] = address
-            if port in (self._ports[0], self._ports[-1]):  # for whoever asks the gateway between batches
-                self._core.set_link_address(int(port > 0), address)
-        before, self._outside_own = self._outside_own, list(dict.fromkeys(of_ports[-1]))
+        for number in self._numbers:
+            own = self._settings(number).address
+            address = next(iter(by_interface[number]), 0) if own is None else int(own)
+            self._loops.set_address(number, address)
+            self._addresses[number] = address
+            if number in (self._numbers[0], self._numbers[-1]):  # for whoever asks the gateway between batches
+                self._core.set_link_address(int(number > 0), address)
+        before, self._outside_own = self._outside_own, list(dict.fromkeys(by_interface[-1]))
         gone = dict.fromkeys(set(before) - set(self._outside_own), time.monotonic())
         self._left = {at: since for at, since in {**self._left, **gone}.items() if at not in self._outside_own}
         self._unfollowed = True
@@ -666,13 +668,13 @@ class Plane:
             self._reserve()
             try:
                 alone = self._loops.in_pool(self._own) - shared.keys()
-                _refuse_own(alone, self._of_ports, self._watcher.names, self._ports[-1])
+                _refuse_own(alone, self._number_of, self._watcher.names, self._numbers[-1])
             except ConfigurationError as error:
                 _log.error("%s; until then it is the gateway's alone", error)
-        for port, link in enumerate(self._opened):
+        for number, link in enumerate(self._opened):
             if link is not None:
-                self._open_tap(port, link)
-                self._access.set_addresses(port, spared, self._answered(port), shared)
+                self._open_tap(number, link)
+                self._access.set_addresses(number, spared, self._answered(number), shared)
                 if (spared, shared) != before and self._block is not None:
                     with suppress(InterfaceError):  # the interface is just going
                         self._block.install(link.name, spared, _bits_of(shared))
@@ -692,17 +694,17 @@ class Plane:
                     "%s: ports of the gateway are not reserved, and outside of the kernel's: %s", self.outside, error
                 )
 
-    def _answered(self, port: int) -> set[int]:
-        """Return the addresses for which the plane answers ARP on the port's link."""
-        pool = memoryview(self._pool).cast("I") if port == self._ports[-1] else ()
-        return {self._addresses[port], *pool} - self._own - {0}
+    def _answered(self, number: int) -> set[int]:
+        """Return the addresses for which the plane answers ARP on the interface's link."""
+        pool = memoryview(self._pool).cast("I") if number == self._numbers[-1] else ()
+        return {self._addresses[number], *pool} - self._own - {0}
 
     def _routes_changed(self, group: int, ranges: list[Range]) -> None:
-        starts, vias, ports = zip(*ranges, strict=True) if ranges else ((), (), ())
-        self._loops.set_routes(group, starts, vias, ports)
+        starts, vias, interfaces = zip(*ranges, strict=True) if ranges else ((), (), ())
+        self._loops.set_routes(group, starts, vias, interfaces)
 
-    def _neighbour_changed(self, port: int, address: int, mac: bytes | None, failed: bool) -> None:
-        self._loops.learn(port, address, mac, failed)
+    def _neighbour_changed(self, number: int, address: int, mac: bytes | None, failed: bool) -> None:
+        self._loops.learn(number, address, mac, failed)
 
     def _tick(self) -> None:
         if self._running and self._shared and time.monotonic() - self._looked >= LOOK_EVERY:
@@ -712,9 +714,9 @@ class Plane:
             self._try_to_follow()
         self._spare()
         if time.monotonic() - self._reopened >= REOPEN_EVERY:
-            for port in self._ports:
-                if self._opened[port] is None and self._watcher.links[port] is not None:
-                    self._reopen(port)
+            for number in self._numbers:
+                if self._opened[number] is None and self._watcher.links[number] is not None:
+                    self._reopen(number)
         if not self._threads:
             self._loops.wake()  # step() has the sweep to do
 
@@ -728,7 +730,7 @@ def check_arguments(
 
     workers, framing: the gateway's.
     """
-    insides, (outside,) = _names("inside", inside, PORTS_MOST - 1), _names("outside", outside, 1)
+    insides, (outside,) = _names("inside", inside, INTERFACES_MOST - 1), _names("outside", outside, 1)
     if outside in insides:
         raise ConfigurationError(f"outside must be none of the inside interfaces, got {outside!r}")
     check_choice("driver", driver, DRIVERS)

@@ -1,18 +1,14 @@
-"""ICMP messages that the gateway originates: errors about packets it refuses, echo replies; and the outbox they wait in."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+"""The outbox: generated frames until they are sent. ICMP messages (nat/icmp_messages), fragments made of a packet that was too
+long (nat/fragmentation), fragments that were held for their first one (nat/fragment_path)."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from natcore.frame cimport Frame
-from natcore.base.compiler cimport bswap32
 from natcore.base.spinlock cimport Spinlock
-from natcore.base.headers cimport Ipv4Header
 
 cdef enum:
     OUTBOX_BYTES = 1 << 21
-    ICMP_QUOTE_LIMIT = 576      # bytes of an error at most (RFC 1812 section 4.3.2.3)
     BUDGET_SOURCES = 64         # sources with a share of their own, each second
-    SHARE_AT_LEAST = 8          # errors a second for one source; a quarter of the rate if that is more
 
-cdef struct Budget:             # errors that one side may cause in one second
+cdef struct ErrorBudget:        # ICMP errors that one side may cause in one second
     uint64_t second             # second of the gateway's clock
     uint32_t sent               # errors sent in it
     uint32_t count              # sources seen in it
@@ -24,12 +20,12 @@ cdef struct Outbox:             # frames waiting to be sent, in a linear buffer
     uint8_t* buffer
     uint32_t head               # bytes written; atomic, as tail: a worker's loop looks whether there are frames
     uint32_t tail               # bytes taken
-    uint32_t rate               # errors a second at most, of each budget
-    Budget budgets[4]           # by side, and apart 'fragmentation needed', which path MTU discovery depends on
-    uint64_t generated
-    uint64_t lost               # messages dropped for lack of space
-    uint64_t withheld           # errors over a budget
-    Spinlock spin                   # held while a message is written or taken; fragments are written with all workers locked
+    uint32_t rate               # ICMP errors a second at most, of each budget
+    ErrorBudget budgets[4]      # by side, and apart 'fragmentation needed', which path MTU discovery depends on
+    uint64_t generated          # ICMP messages and fragments that were made
+    uint64_t lost               # frames dropped for lack of space
+    uint64_t withheld           # ICMP errors over a budget
+    Spinlock spin               # held while a message is written or taken; fragments are written with all workers locked
     const void* lock            # lock of all workers, which serves in place of spin
 
 cdef inline uint32_t outbox_space(const Outbox* outbox, uint32_t side) noexcept nogil:
@@ -41,10 +37,6 @@ cdef inline uint32_t outbox_bytes(const Outbox* outbox) noexcept nogil:
     """Bytes that the waiting frames occupy."""
     return outbox.head - outbox.tail
 
-cdef inline uint32_t icmp_source(uint32_t link_address) noexcept nogil:
-    """Source address of the gateway's errors, big-endian: its own address on that link, or 192.0.0.8 (RFC 7600)."""
-    return link_address or bswap32(<uint32_t>0xC0000008)
-
 cdef bint outbox_new(Outbox* outbox) noexcept nogil
 cdef void outbox_delete(Outbox* outbox) noexcept nogil
 cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t space, uint8_t* send_to, uint8_t* cause) noexcept nogil
@@ -53,6 +45,3 @@ cdef uint32_t outbox_next(const Outbox* outbox) noexcept nogil
 cdef uint8_t* outbox_push(Outbox* outbox, uint32_t length, uint32_t side, uint8_t send_to, uint8_t cause) noexcept nogil
 cdef void outbox_amend(uint8_t* frame, uint32_t length, uint8_t send_to) noexcept nogil
 cdef void outbox_cancel(Outbox* outbox, uint32_t length) noexcept nogil
-cdef void icmp_error(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint32_t source, uint8_t type,
-                     uint8_t code, uint16_t mtu, uint8_t cause, uint64_t now_ns) noexcept nogil
-cdef void echo_reply(Outbox* outbox, const Frame* frame, const Ipv4Header* ip, uint8_t cause) noexcept nogil
