@@ -216,7 +216,7 @@ def test_what_ended_a_worker_is_raised_by_wait(network: Network, monkeypatch: py
         def fail() -> None:
             raise RuntimeError("the control side failed")
 
-        monkeypatch.setattr(plane, "_spare", fail)
+        monkeypatch.setattr(plane, "_update_kernel_addresses", fail)
         with pytest.raises(RuntimeError, match="control side failed"):
             plane.wait(60)
         assert plane.state == "stopped"

@@ -35,7 +35,12 @@ class Access(Protocol):
         """Return the largest IPv4 packet in bytes that gets through, at most the link's MTU."""
 
     def open(
-        self, number: int, link: Link, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+        self,
+        number: int,
+        link: Link,
+        to_kernel: Iterable[int],
+        arp_addresses: Iterable[int],
+        shared: Mapping[int, bytes],
     ) -> Sequence[Driver]:
         """Return the interface's drivers, one for each worker; closing all gives it back. Raises InterfaceError, OSError."""
 
@@ -46,7 +51,7 @@ class Access(Protocol):
         """The interface's link address has changed."""
 
     def set_addresses(
-        self, number: int, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+        self, number: int, to_kernel: Iterable[int], arp_addresses: Iterable[int], shared: Mapping[int, bytes]
     ) -> None:
         """Set the addresses (host order) that stay with the kernel, those for which the plane answers ARP, and those of which
         the kernel has some ports (PlaneLoop.shared)."""
@@ -74,7 +79,12 @@ class PacketAccess:
         return link.mtu
 
     def open(
-        self, number: int, link: Link, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+        self,
+        number: int,
+        link: Link,
+        to_kernel: Iterable[int],
+        arp_addresses: Iterable[int],
+        shared: Mapping[int, bytes],
     ) -> Sequence[Driver]:
         several = self._workers > 1
         with ExitStack() as undo:
@@ -94,7 +104,7 @@ class PacketAccess:
         pass
 
     def set_addresses(
-        self, number: int, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+        self, number: int, to_kernel: Iterable[int], arp_addresses: Iterable[int], shared: Mapping[int, bytes]
     ) -> None:
         pass
 
@@ -149,7 +159,12 @@ class XdpAccess:
         return min(link.mtu, self._memories[0].mtu)
 
     def open(
-        self, number: int, link: Link, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+        self,
+        number: int,
+        link: Link,
+        to_kernel: Iterable[int],
+        arp_addresses: Iterable[int],
+        shared: Mapping[int, bytes],
     ) -> Sequence[Driver]:
         _check_vlans(link)
         queues = xdp_program.queues_of(link.name)
@@ -162,7 +177,7 @@ class XdpAccess:
         made: list[Driver] = []
         try:
             with ExitStack() as undo:
-                program = xdp_program.Program(link.index, link.mac, queues, spared, answered, shared)
+                program = xdp_program.Program(link.index, link.mac, queues, to_kernel, arp_addresses, shared)
                 undo.callback(program.close)
                 for memory, (first, count) in zip(self._memories, _shares(queues, len(self._memories)), strict=True):
                     if count == 0:
@@ -196,11 +211,11 @@ class XdpAccess:
         return ring
 
     def set_addresses(
-        self, number: int, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes]
+        self, number: int, to_kernel: Iterable[int], arp_addresses: Iterable[int], shared: Mapping[int, bytes]
     ) -> None:
         program = self._program(number)
         if program is not None:
-            program.set_addresses(spared, answered, shared)
+            program.set_addresses(to_kernel, arp_addresses, shared)
 
     def _program(self, number: int) -> xdp_program.Program | None:
         return self._open[number].program if number in self._open else None

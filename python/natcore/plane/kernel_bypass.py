@@ -43,10 +43,10 @@ _log = logging.getLogger(__name__)
 Shared = Mapping[int, tuple[Ports, Ports]]  # addresses (host order), with the TCP and UDP ports that the host has
 
 
-def _ingress_rules(spared: Iterable[int], shared: Shared) -> list[bytes]:
+def _ingress_rules(to_kernel: Iterable[int], shared: Shared) -> list[bytes]:
     """Expression lists: leave alone what is not for our link address and what the host may have; drop IPv4."""
     rules = [nft.meta(nft.PACKET_TYPE) + nft.compare(nft.NOT_EQUAL, b"\0") + nft.verdict(nft.ACCEPT)]
-    for address in sorted(spared):  # what is not IPv4 and looks like it would be accepted anyway
+    for address in sorted(to_kernel):  # what is not IPv4 and looks like it would be accepted anyway
         asked = nft.load(nft.NETWORK_HEADER, 16, 4) + nft.compare(nft.EQUAL, struct.pack(">I", address))
         rules.append(asked + nft.verdict(nft.ACCEPT))
     rules.append(_dhcp_answer() + nft.verdict(nft.ACCEPT))
@@ -104,7 +104,7 @@ def _gone(name: str, flags: int) -> list[nft.Message]:
     return messages
 
 
-def _ingress(interface: str, spared: Iterable[int], shared: Shared, flags: int) -> list[nft.Message]:
+def _ingress(interface: str, to_kernel: Iterable[int], shared: Shared, flags: int) -> list[nft.Message]:
     name = PREFIX + interface
     table = [nft.attribute(1, name), nft.attribute(2, flags)]
     hooked = nft.chain(name, "ingress", nft.INGRESS, _PRIORITY, interface)
@@ -114,7 +114,7 @@ def _ingress(interface: str, spared: Iterable[int], shared: Shared, flags: int) 
         messages.append(nft.Message(nft.NEWCHAIN, nft.NETDEV, nft.plain_chain(name, chain)))
         for rule in _shared_rules(ports):
             messages.append(nft.Message(nft.NEWRULE, nft.NETDEV, nft.rule(name, chain, rule)))
-    for rule in _ingress_rules(spared, shared):
+    for rule in _ingress_rules(to_kernel, shared):
         messages.append(nft.Message(nft.NEWRULE, nft.NETDEV, nft.rule(name, "ingress", rule)))
     return messages
 
@@ -147,11 +147,11 @@ class Block:
         self._kept: dict[str, tuple[frozenset[int], Shared]] = {}
         self._missing: set[str] = set()  # what could not be restored
 
-    def install(self, interface: str, spared: Iterable[int], shared: Shared | None = None) -> None:
-        """From now on, in one step, the kernel sees IPv4 from the interface for the spared addresses (host order) and the
+    def install(self, interface: str, to_kernel: Iterable[int], shared: Shared | None = None) -> None:
+        """From now on, in one step, the kernel sees IPv4 from the interface for the addresses of to_kernel (host order) and the
         host's ports of shared ones only, and forwards none. What a dead plane left there is taken over. Raises
         InterfaceError."""
-        kept = frozenset(spared), shared or {}
+        kept = frozenset(to_kernel), shared or {}
         try:
             self._exchange(interface, kept)
         except OSError as error:
@@ -246,10 +246,10 @@ def _refused(interface: str, error: OSError) -> InterfaceError:
     return InterfaceError(error.errno or errno.EIO, f"{interface!r}: keeping the kernel off it failed: {reason}")
 
 
-def install(interface: str, spared: Iterable[int], shared: Shared | None = None) -> None:
+def install(interface: str, to_kernel: Iterable[int], shared: Shared | None = None) -> None:
     """As Block.install; the tables have no owner."""
     with _for_a_moment() as block:
-        block.install(interface, spared, shared)
+        block.install(interface, to_kernel, shared)
 
 
 def forward_nothing(interface: str) -> None:

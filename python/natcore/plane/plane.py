@@ -123,7 +123,7 @@ class Plane:
         self._running = False  # begin() went well
         self._own: set[int] = set()  # the host's addresses
         self._number_of: dict[int, int] = {}  # those on an interface of the plane: its number
-        self._spared: set[int] = set()  # those of them that the kernel keeps
+        self._to_kernel: set[int] = set()  # those of them that the kernel keeps
         self._coming: set[int] = set()  # those that entries will use next
         self._shared: dict[int, bytes] = {}  # those that the gateway uses too, and the ports that the kernel keeps
         self._outside_own: list[int] = []  # the outside interface's, in the kernel's order
@@ -462,7 +462,7 @@ class Plane:
         with self._parts.change_lock:
             self._follow()
             self._check_pool(self._parts.table.outside())
-        self._spare(changed=True)
+        self._update_kernel_addresses(changed=True)
         for name in self._watcher.names:
             self._claims.append(kernel_bypass.Claim(name))
         self._block = kernel_bypass.Block()
@@ -531,9 +531,9 @@ class Plane:
         """Block the kernel first, then open: no packet is forwarded twice, none leaks."""
         link = self._watcher.links[number]
         assert link is not None and self._block is not None
-        self._block.install(link.name, self._spared, _bits_of(self._shared))
+        self._block.install(link.name, self._to_kernel, _bits_of(self._shared))
         try:
-            drivers = self._access.open(number, link, self._spared, self._answered(number), self._shared)
+            drivers = self._access.open(number, link, self._to_kernel, self._arp_addresses(number), self._shared)
         except InterfaceError as error:
             raise InterfaceError(error.errno, f"{self._side(number)}={error.strerror}") from error
         except OSError as error:
@@ -615,7 +615,7 @@ class Plane:
         self._unfollowed = True
         if self._running:
             self._try_to_follow()
-        self._spare(changed=True)
+        self._update_kernel_addresses(changed=True)
 
     def _try_to_follow(self) -> None:
         """The gateway follows the outside interface's addresses and the host's sockets, unless a call is changing its entries:
@@ -647,7 +647,7 @@ class Plane:
         _check_count(coming)
         if self._running and coming - self._shared.keys():
             self._coming = coming
-            self._spare()  # before the first packet leaves by it: the kernel would answer what comes back
+            self._update_kernel_addresses()  # before the first packet leaves by it: the kernel would answer what comes back
             self._coming = set()
         self._parts.follow(addresses, hosts)
         for row, wire in self._parts.table.outside() if self._running and coming - self._shared.keys() else ():
@@ -656,14 +656,14 @@ class Plane:
             except EntryConflict as error:
                 _log.error("%s; the entry has it", error)
 
-    def _spare(self, *, changed: bool = False) -> None:
+    def _update_kernel_addresses(self, *, changed: bool = False) -> None:
         """The kernel keeps the host's addresses, those of pools excepted, and the host's ports of those that are shared;
         entries come and go, or addresses changed."""
-        spared, pool = self._own - self._loops.in_pool(self._own) - self._coming, self._loops.pool()
+        to_kernel, pool = self._own - self._loops.in_pool(self._own) - self._coming, self._loops.pool()
         shared = {address: _bytes_of(self._hosts().of(address)) for address in self._coming} | self._loops.shared()
-        if not changed and (spared, pool, shared) == (self._spared, self._pool, self._shared):
+        if not changed and (to_kernel, pool, shared) == (self._to_kernel, self._pool, self._shared):
             return
-        before, self._spared, self._pool, self._shared = (self._spared, self._shared), spared, pool, shared
+        before, self._to_kernel, self._pool, self._shared = (self._to_kernel, self._shared), to_kernel, pool, shared
         if self._running:
             self._reserve()
             try:
@@ -674,10 +674,10 @@ class Plane:
         for number, link in enumerate(self._opened):
             if link is not None:
                 self._open_tap(number, link)
-                self._access.set_addresses(number, spared, self._answered(number), shared)
-                if (spared, shared) != before and self._block is not None:
+                self._access.set_addresses(number, to_kernel, self._arp_addresses(number), shared)
+                if (to_kernel, shared) != before and self._block is not None:
                     with suppress(InterfaceError):  # the interface is just going
-                        self._block.install(link.name, spared, _bits_of(shared))
+                        self._block.install(link.name, to_kernel, _bits_of(shared))
 
     def _reserve(self) -> None:
         """Have the kernel choose none of the gateway's ports for the host's sockets."""
@@ -694,7 +694,7 @@ class Plane:
                     "%s: ports of the gateway are not reserved, and outside of the kernel's: %s", self.outside, error
                 )
 
-    def _answered(self, number: int) -> set[int]:
+    def _arp_addresses(self, number: int) -> set[int]:
         """Return the addresses for which the plane answers ARP on the interface's link."""
         pool = memoryview(self._pool).cast("I") if number == self._numbers[-1] else ()
         return {self._addresses[number], *pool} - self._own - {0}
@@ -712,7 +712,7 @@ class Plane:
             self._unfollowed = True
         if self._running and self._unfollowed:
             self._try_to_follow()
-        self._spare()
+        self._update_kernel_addresses()
         if time.monotonic() - self._reopened >= REOPEN_EVERY:
             for number in self._numbers:
                 if self._opened[number] is None and self._watcher.links[number] is not None:

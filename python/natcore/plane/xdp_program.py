@@ -19,7 +19,7 @@ from types import MappingProxyType
 from natcore.io import bpf
 
 MOST_ADDRESSES = 1 << 20
-SPARED, ANSWERED = 1, 2  # of an address: its packets are left to the kernel; the plane answers ARP requests for it
+TO_KERNEL, ANSWER_ARP = 1, 2  # of an address: its packets are left to the kernel; the plane answers ARP requests for it
 SHARED = 3  # and above, SHARED + n: TCP and UDP to ports that the host has not (n-th part of the map ports) are ours
 SHARED_MOST = 64  # addresses that gateway and host share
 _WORDS = 2 * 1024  # of a shared address in the map ports: a bit for each TCP port, then for each UDP port
@@ -120,7 +120,7 @@ def _word(wire: str) -> int:
 def assemble(addresses: int, sockets: int, mac: int, passed: int, ports: int) -> bytes:
     """The program's instructions. addresses, sockets, mac, passed, ports: descriptors of its maps.
 
-    IPv4 to the interface's own link address is taken, but for SPARED addresses; so are ARP requests for ANSWERED ones. Of
+    IPv4 to the interface's own link address is taken, but for TO_KERNEL addresses; so are ARP requests for ANSWER_ARP ones. Of
     SHARED ones TCP and UDP to the gateway's ports are taken, where they are whole; a packet socket brings the rest.
     """
     context, frame = 6, 8
@@ -160,7 +160,7 @@ def assemble(addresses: int, sockets: int, mac: int, passed: int, ports: int) ->
     _look_up(program, addresses)
     program.jump("pass", _EQUAL, 0)
     program.load(1, 5, 0, 0)
-    program.jump("pass", _NOT_EQUAL, 5, value=ANSWERED)
+    program.jump("pass", _NOT_EQUAL, 5, value=ANSWER_ARP)
     program.set(3, _PASS)
     program.jump("redirect")
 
@@ -193,7 +193,7 @@ def assemble(addresses: int, sockets: int, mac: int, passed: int, ports: int) ->
     _look_up(program, addresses)
     program.jump("take", _EQUAL, 0)
     program.load(1, 5, 0, 0)
-    program.jump("pass", _EQUAL, 5, value=SPARED)
+    program.jump("pass", _EQUAL, 5, value=TO_KERNEL)
     program.jump("take", _LESS, 5, value=SHARED)
 
     program.add(5, -SHARED)
@@ -259,13 +259,13 @@ class Program:
     """The XDP program of one interface, attached from its making until `close` or the end of the process.
 
     index: the interface's number in this network namespace. mac: its link address, 6 bytes. queues: how many it has.
-    spared, answered, shared: as for set_addresses.
+    to_kernel, arp_addresses, shared: as for set_addresses.
     Raises OSError: EPERM without CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, EBUSY where another XDP program is, EOPNOTSUPP
     without XDP.
     """
 
     def __init__(
-        self, index: int, mac: bytes, queues: int, spared: Iterable[int] = (), answered: Iterable[int] = (),
+        self, index: int, mac: bytes, queues: int, to_kernel: Iterable[int] = (), arp_addresses: Iterable[int] = (),
         shared: Mapping[int, bytes] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self._fds: list[int] = []
@@ -279,7 +279,7 @@ class Program:
             self._passed = self._keep(bpf.array(1, _VALUE_BYTES))
             self._ports = self._keep(bpf.array(SHARED_MOST * _WORDS, 8))
             self.set_mac(mac)
-            self.set_addresses(spared, answered, shared)
+            self.set_addresses(to_kernel, arp_addresses, shared)
             code = assemble(self._addresses, self._sockets, self._mac, self._passed, self._ports)
             self._keep(bpf.link(self._keep(bpf.program(code)), index))
         except BaseException:
@@ -299,7 +299,7 @@ class Program:
         bpf.set_element(self._sockets, struct.pack("=I", queue), struct.pack("=I", fd))
 
     def set_addresses(
-        self, spared: Iterable[int], answered: Iterable[int], shared: Mapping[int, bytes] = MappingProxyType({})
+        self, to_kernel: Iterable[int], arp_addresses: Iterable[int], shared: Mapping[int, bytes] = MappingProxyType({})
     ) -> None:
         """Set the addresses (host order) that the kernel keeps, those for which the plane answers ARP, and those of which the
         kernel has some ports (PlaneLoop.shared)."""
@@ -309,8 +309,8 @@ class Program:
             if address not in self._places:
                 self._places[address] = min(set(range(SHARED_MOST)) - set(self._places.values()))
             self._set_ports(self._places[address], ports)
-        wanted = {address.to_bytes(4): bytes([ANSWERED]) for address in answered}
-        wanted |= {address.to_bytes(4): bytes([SPARED]) for address in spared}
+        wanted = {address.to_bytes(4): bytes([ANSWER_ARP]) for address in arp_addresses}
+        wanted |= {address.to_bytes(4): bytes([TO_KERNEL]) for address in to_kernel}
         wanted |= {address.to_bytes(4): bytes([SHARED + place]) for address, place in self._places.items()}
         for key, value in wanted.items() - self._known.items():
             bpf.set_element(self._addresses, key, value)
