@@ -82,6 +82,12 @@ cdef class FlowTable:
                 unlock_all(self.shared.workers[0])
                 flows_await(self.flows)
 
+    def forked(self):
+        """In a forked child: the rows so far are the parent's. Packets of the child are captured on."""
+        self.flows.spin.taken = self.flows.users = 0
+        flows_clear(self.flows)
+        self.flows.lost = self.flows.unreadable = 0
+
     @property
     def is_open(self):
         return load_acquire(&self.attached) != 0

@@ -1,7 +1,7 @@
 """The session log's access to the core: rows of the journal, open windows, time labels."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from natcore.log.journal cimport Journal, Record, journal_drain, journal_space_for_bulk, journal_waiting
+from natcore.log.journal cimport Journal, Record, journal_drain, journal_forget, journal_space_for_bulk, journal_waiting
 from natcore.api.snapshot cimport oldest_window
 from natcore.api.workers cimport Workers
 from natcore.tables.sessions cimport micros, window_copy
@@ -32,8 +32,9 @@ cdef class LogRows:
         self.shared, self.worker = workers.shared, workers.first
 
     cdef void forked(self) noexcept nogil:
-        """In a forked child: the session logs, and whoever was reading, are the parent's."""
-        self.worker.journal.overflow_limit = 0
+        """In a forked child: the session logs, whoever was reading, and all rows so far are the parent's."""
+        journal_forget(self.worker.journal)
+        self.forget_lost()
         self.reading = 0
 
     # ---- the journal ------------------------------------------------------------------------------------------------

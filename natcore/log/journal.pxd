@@ -113,6 +113,7 @@ cdef inline bint journal_is_short(Journal* journal) noexcept nogil:
 
 cdef bint journal_new(Journal* journal, uint64_t capacity) noexcept nogil
 cdef void journal_delete(Journal* journal) noexcept nogil
+cdef void journal_forget(Journal* journal) noexcept nogil
 cdef uint64_t journal_drain(Journal* journal, Record* rows, uint64_t capacity, uint64_t number) noexcept nogil
 cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil
 cdef void journal_note_lost(Journal* journal, int64_t start_us, int64_t end_us, uint64_t now_ns) noexcept nogil

@@ -28,6 +28,25 @@ cdef void journal_delete(Journal* journal) noexcept nogil:
     journal.ring = journal.lifecycle = NULL
 
 
+cdef void journal_forget(Journal* journal) noexcept nogil:
+    """Drops the rows that wait, also those for watchers, and overflows no more: in a forked child they are the parent's. No
+    other thread may use the journal."""
+    cdef RowTap* tap = journal.taps
+    cdef Overflow* overflow
+    while journal.oldest:
+        overflow = <Overflow*>journal.oldest
+        journal.oldest = overflow.next
+        free(overflow)
+    journal.newest = journal.oldest_read = journal.overflow_limit = 0
+    journal.overflowing = journal.in_overflow = journal.in_lifecycle = 0
+    journal.overflow_read = journal.overflow_written
+    journal.tail, journal.tail_at = journal.head, journal.head_at
+    journal.lifecycle_tail, journal.lifecycle_tail_at = journal.lifecycle_head, journal.lifecycle_head_at
+    while tap != NULL:
+        tap.tail = tap.head
+        tap = tap.next
+
+
 cdef Record* journal_slot(Journal* journal, uint8_t kind) noexcept nogil:
     """Space for the next row, until journal_commit; NULL: the row is lost, and counted."""
     cdef Record* row = NULL

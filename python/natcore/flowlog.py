@@ -8,6 +8,7 @@ import numpy as np
 
 from natcore.api.flow_log import FlowTable
 from natcore.config import check_integer, check_number
+from natcore.internal.change_lock import after_fork
 from natcore.internal.closing import Closing
 from natcore.internal.parts import parts_of
 
@@ -54,6 +55,7 @@ class FlowLog(Closing):
         check_number("FlowLog.window", window, 1e-6, 1e9, unit="seconds")
         self._capacity = capacity
         self._table = FlowTable(parts_of(gateway).core.workers, capacity, round(window * 1e6))
+        after_fork(self, FlowLog._forked)
 
     def take(self) -> NDArray[np.void]:
         """FLOW (n,): the rows so far, in the order of their first packets; they are removed here."""
@@ -67,6 +69,10 @@ class FlowLog(Closing):
     def close(self) -> None:
         """Nothing is captured any more; rows can still be taken. Idempotent."""
         self._table.close()
+
+    def _forked(self) -> None:
+        """In the child of a fork: the rows so far are the parent's."""
+        self._table.forked()
 
     def __repr__(self) -> str:
         return f"<FlowLog {'open' if self._table.is_open else 'closed'}>"

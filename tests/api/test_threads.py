@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +19,7 @@ from natcore.sinks import MemorySink
 from natcore.testhooks import planted_faults
 from support.frames import EIP, udp
 from support.gateways import arrays, hosts_of, made
-from support.interleaving import in_thread, translated, until_waited_for
+from support.interleaving import in_thread
 
 INSIDE = Side.INSIDE
 
@@ -212,136 +210,10 @@ def test_a_capsule_keeps_its_worker() -> None:
     planted_faults.unlock_worker(capsule)
 
 
-# ---- fork ------------------------------------------------------------------------------------------------------------------
-
-FORK = """
-import json, os, select, sys
-sys.path.insert(0, sys.argv[1])
-from natcore import Gateway, Policy, Side, SnatEntry
-from support.frames import udp
-gateway = Gateway(workers=int(sys.argv[2]), policy=Policy(sessions_per_subscriber=40))
-gateway.add(SnatEntry("10.0.0.0/8", "203.0.113.1"))
-read, write = os.pipe()
-child = os.fork()
-ports = [int.from_bytes(gateway.translate_one(udp(sport=n), Side.INSIDE, 0.0)[1][34:36], "big") for n in range(1, 41)]
-refused = gateway.translate_one(udp(sport=99), Side.INSIDE, 0.0)[0].name if child == 0 else ""
-if child == 0:
-    os.write(write, json.dumps([ports, refused, len(gateway.take_events()), gateway.counters()["sessions"]]).encode())
-    gateway.close()
-    os._exit(0)
-os.waitpid(child, 0)
-readable = bool(select.select([gateway.fileno()], [], [], 0)[0])
-print(json.dumps([ports, json.loads(os.read(read, 65536)), readable, gateway.counters()["sessions"]]))
-"""
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_parent_and_child_draw_other_ports_and_wake_only_for_their_own_events(workers: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FORK, str(Path(__file__).parents[1]), str(workers)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    ports, (others, refused, events, sessions), readable, own_sessions = json.loads(done.stdout)
-    assert refused == "DROP_SUBSCRIBER_LIMIT" and events == 1 and sessions == own_sessions == 40
-    assert sum(one == other for one, other in zip(ports, others, strict=True)) < 5
-    assert not readable  # the child's refusal woke the child
-
-
-def test_a_gateway_that_another_thread_was_at_is_closed_in_the_child() -> None:
-    gateway = made(2)
-    capsule = gateway._core.worker_capsule(1)
-    host = hosts_of(gateway, 1, 1)[0]
-    planted_faults.lock_worker(capsule)
-    join = in_thread(lambda: translated(gateway, udp(host), INSIDE, worker=0))
-    until_waited_for(capsule)
-    child = os.fork()
-    if child == 0:
-        try:
-            gateway.counters()
-            gateway.add(SnatEntry("11.0.0.0/8", EIP))
-        except Error as error:
-            os._exit(0 if "closed" in str(error) else 1)
-        os._exit(2)
-    planted_faults.unlock_worker(capsule)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert join()[0] is Verdict.OUTBOUND
-
-
-def in_child(run: Callable[[], object]) -> int:
-    """The exit status of a forked child that calls run: 0, or 1 if the gateway is closed there. A child that waits is ended."""
-    child = os.fork()
-    if child == 0:
-        signal.setitimer(signal.ITIMER_REAL, 120)
-        try:
-            run()
-        except Error as error:
-            os._exit(1 if "closed" in str(error) else 2)
-        except BaseException:
-            os._exit(3)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def test_a_child_is_not_kept_waiting_by_spinlocks_of_the_parents_threads() -> None:
-    gateway = made(2)
-    gateway.translate_one(udp(), INSIDE, now=0.0)
-    planted_faults.lock_shared(gateway._core.worker_capsule(), True)
-
-    def use() -> None:
-        assert gateway.translate_one(udp(sport=7), INSIDE, now=0.0)[0] is Verdict.OUTBOUND
-        assert gateway.end_all() == 2 and len(gateway.take_records()) == 2 and gateway.counters()["ended"] == 2
-
-    status = in_child(use)
-    planted_faults.lock_shared(gateway._core.worker_capsule(), False)
-    assert status == 0
-
-
-def test_a_gateway_is_closed_in_the_child_if_its_flow_log_was_being_read() -> None:
-    """Its rows may be half taken."""
-    gateway = made(1)
-    with FlowLog(gateway) as flows:
-        gateway.translate_one(udp(), INSIDE, now=0.0)
-        planted_faults.lock_rows(gateway._core.worker_capsule(), True)
-        status = in_child(lambda: gateway.translate_one(udp(), INSIDE, now=0.0))
-        planted_faults.lock_rows(gateway._core.worker_capsule(), False)
-        assert status == 1
-        assert in_child(lambda: gateway.translate_one(udp(), INSIDE, now=0.0)) == 0
-        assert len(flows.take()) == 2
-
-
-FORGOTTEN_PLANE = """
-import os
-from natcore.plane import plane
-class Running:
-    def stop(self):
-        print("stopped by", "the parent" if os.getpid() == parent else "the child", flush=True)
-parent, running = os.getpid(), Running()
-plane._alive.add(running)
-if os.fork():
-    os.wait()
-"""
-
-
 def test_a_program_that_ends_with_gateways_says_nothing() -> None:
     program = "from natcore import Gateway\nkept = [Gateway(), Gateway()]\ndel kept[0]\n"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
-
-
-def test_a_child_that_ends_does_not_stop_its_parents_plane() -> None:
-    done = subprocess.run([sys.executable, "-c", FORGOTTEN_PLANE], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "stopped by the parent\n"), done.stderr
-
-
-def test_explain_does_not_wait_for_what_another_thread_locked_when_it_made_its_copy() -> None:
-    gateway = made(2)
-    capsule = gateway._core.worker_capsule(0)
-    with FlowLog(gateway):
-        planted_faults.lock_rows(capsule, True)
-        assert gateway.explain(udp(), INSIDE).verdict is Verdict.OUTBOUND
-        planted_faults.lock_rows(capsule, False)
-    assert gateway.counters()["received"] == 0
 
 
 # ---- a plane that does not start -----------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ Its lock is held for a state change alone, never while a watcher is called or a 
 from __future__ import annotations
 
 import math
+import os
 import threading
 import weakref
 from collections.abc import Callable, Hashable
@@ -270,3 +271,12 @@ def destination_of(key: Hashable | None) -> Destination:
         if found is None:
             _destinations[key] = found = Destination()
         return found
+
+
+def _forget() -> None:
+    """In the child of a fork: what the parent's logs know of destinations, and the locks that its threads hold, are its own."""
+    global _destinations, _destinations_lock
+    _destinations, _destinations_lock = weakref.WeakValueDictionary(), threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -17,6 +17,7 @@ from natcore.config import DeliveryPolicy, check_number
 from natcore.dtypes import GapReason, chosen
 from natcore.errors import ConfigurationError, Error
 from natcore.internal import threads
+from natcore.internal.change_lock import after_fork
 from natcore.internal.read_only import ReadOnly
 from natcore.internal.redaction import show
 from natcore.sessionlog.baseline import Baseline, has_packets
@@ -162,6 +163,7 @@ class SessionLog:
                 finish_stop=self._finish_stop,
             ),
         )
+        after_fork(self, SessionLog._forked)
 
     # What a user sees
 
@@ -247,7 +249,7 @@ class SessionLog:
         self._sender.hurry()
         self._wake()
         try:
-            return self._ledger.wait_settled(timeout, lambda: self._sender.has_answer)
+            return self._ledger.wait_settled(timeout, lambda: self._stopped or self._sender.has_answer)
         finally:
             self._sender.hurry(self._stopping)
 
@@ -308,6 +310,18 @@ class SessionLog:
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+
+    def _forked(self) -> None:
+        """In the child of a fork: a log that has stopped, without rows. Rows, spool and destination are the parent's, and its
+        threads are not here, whatever lock they held."""
+        self._ledger = Ledger(self._wall)
+        self._buffer = Buffer(self._identity.instance, self._identity.vpc_id, self._identity.run, 1, self._ledger)
+        self._spool = self._unopened = self._dead_letters = self._baseline = self._beat = None
+        self._wake_sender, self._wake_writer, self._ending = threading.Event(), threading.Event(), threading.Event()
+        self._control = threading.RLock()
+        self._stopping = self._stopped = True
+        self._threads = []
+        self._collect, self._end = lambda: None, lambda log, timeout: 0
 
     # What the collector calls (Intake)
 

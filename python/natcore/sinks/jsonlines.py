@@ -14,6 +14,7 @@ import numpy as np
 
 from natcore.dtypes import GAP, chosen
 from natcore.errors import DeliveryError
+from natcore.internal.change_lock import after_fork
 from natcore.internal.files import make_private, open_folder, open_private, sync_folder, write_all
 from natcore.internal.json_fields import read_fields
 from natcore.internal.read_only import ReadOnly
@@ -109,6 +110,7 @@ class JsonLinesSink(BatchedSink):
         self._opened_at = 0.0
         self._owned: _Owned | None = None
         self._known: dict[str, set[tuple[int, bool]]] = {}  # of each run: rows that may come again
+        after_fork(self, JsonLinesSink.close)  # file and folder are the parent's
 
     @property
     def destination(self) -> Mapping[str, str]:
@@ -151,9 +153,9 @@ class JsonLinesSink(BatchedSink):
             self._owned = None
 
     def _leave(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def _without_known(self, batch: Batch) -> Batch | None:
         """Return the batch's rows that are not in the folder; None: all are."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from natcore.dtypes import GAP
+from natcore.internal.change_lock import after_fork
 from natcore.internal.extras import extra
 from natcore.internal.read_only import ReadOnly
 from natcore.internal.validation import check_choice, check_integer, check_number, check_path
@@ -104,6 +105,7 @@ class ParquetSink(BatchedSink):
         self._files: Folder | None = None
         self._series: _Series | None = None
         self._lock: Lock | None = None
+        after_fork(self, ParquetSink.close)  # file and folder are the parent's
 
     @property
     def destination(self) -> Mapping[str, str]:

@@ -37,6 +37,7 @@ import numpy as np
 
 from natcore.dtypes import GAP_DIED, GAP_LOST, RECORD
 from natcore.errors import ConfigurationError
+from natcore.internal.change_lock import after_fork
 from natcore.internal.files import make_private, open_private, remove, remove_drafts, sync_folder, write_all
 from natcore.internal.redaction import show
 from natcore.sessionlog.gaps import PendingGap
@@ -102,6 +103,7 @@ class Spool:
         except BaseException:
             self._close_descriptors()
             raise
+        after_fork(self, Spool._close_descriptors)  # a child writes nothing, and keeps the folder from no later process
 
     def _recover(self) -> None:
         remove_drafts(self.folder)
@@ -244,10 +246,11 @@ class Spool:
             self._close_descriptors()
 
     def _close_descriptors(self) -> None:
-        if self._mark_descriptor >= 0:
-            os.close(self._mark_descriptor)
-        os.close(self._lock_descriptor)
+        descriptors = self._mark_descriptor, self._lock_descriptor
         self._mark_descriptor = self._lock_descriptor = -1
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def _held_rows(self) -> int:
         held = self._held
