@@ -29,6 +29,7 @@ INSTRUCTIONS_OPTIONS ?=
 WIRE_OPTIONS ?= --json build/wire.json
 SOAK_OPTIONS ?= --seeds 10000 --jobs 2 --least 1000 --resume build/soak.json
 TRUTH_OPTIONS ?= --lives 1000 --questions 1000
+# Two processes: who has no test left takes some of the other.
 TEST_OPTIONS ?= -n 2 --dist worksteal
 KILLS ?= 200
 RACES_SECONDS ?= 30

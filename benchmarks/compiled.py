@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -23,11 +24,13 @@ def build(name: str) -> Path:
     if module.exists() and module.stat().st_mtime >= newest:
         return module
     BUILD.mkdir(parents=True, exist_ok=True)
-    generated = BUILD / f"{name}.c"
-    cython = [sys.executable, "-m", "cython", "-3", "-X", DIRECTIVES, "-I", str(HERE.parent)]
-    subprocess.run([*cython, str(source), "-o", str(generated)], check=True)
-    compiler = ["cc", "-O3", "-shared", "-fPIC", f"-I{sysconfig.get_path('include')}", f"-I{HERE.parent}"]
-    subprocess.run([*compiler, str(generated), "-o", str(module)], check=True)
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder:  # another process may compile the same, or use what is there
+        generated, compiled = Path(folder, f"{name}.c"), Path(folder, module.name)
+        cython = [sys.executable, "-m", "cython", "-3", "-X", DIRECTIVES, "-I", str(HERE.parent)]
+        subprocess.run([*cython, str(source), "-o", str(generated)], check=True)
+        compiler = ["cc", "-O3", "-shared", "-fPIC", f"-I{sysconfig.get_path('include')}", f"-I{HERE.parent}"]
+        subprocess.run([*compiler, str(generated), "-o", str(compiled)], check=True)
+        compiled.replace(module)
     return module
 
 

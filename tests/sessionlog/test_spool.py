@@ -381,14 +381,14 @@ while True:
     first += 50
     if first % 200 == 0:
         batch = spool.take(120)
+        print("acknowledging", batch.run, int(batch.records["number"][-1]) + 1, flush=True)
         spool.acknowledge()
-        print("acknowledged", batch.run, int(batch.records["number"][-1]) + 1, flush=True)
 """
 
 
 def test_sigkill_loses_no_spooled_row(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    expected: dict[str, list[int]] = {}  # run -> [acknowledged, spooled]
+    expected: dict[str, list[int]] = {}  # run -> [about to be acknowledged, spooled]
     for number in range(5):
         run = f"run{number}"
         command = [sys.executable, "-c", CHILD, str(tmp_path), run]
@@ -419,5 +419,5 @@ def _note(line: str, run: str, expected: dict[str, list[int]]) -> None:
     match line.split():
         case ["spooled", count]:
             expected[run][1] = int(count)
-        case ["acknowledged", of, count]:
+        case ["acknowledging", of, count]:
             expected[of][0] = int(count)
