@@ -15,6 +15,7 @@ from natcore.dtypes import SessionState
 from natcore.internal.protocols import NAMES, TCP
 
 if TYPE_CHECKING:
+    from natcore.events import Event
     from natcore.gateway import Gateway
     from natcore.internal.endpoints import Criteria
 
@@ -116,6 +117,19 @@ def block_rows(found: Array) -> list[Row]:
         }
         for row in _records(found)
     ]
+
+
+def event_row(event: Event) -> Row:
+    """Return an event as an object; time: seconds on the gateway's clock."""
+    return {
+        "time": round(event.time, 6), "reason": event.reason, "subscriber": _text(event.subscriber),
+        "destination": _text(event.destination), "port": event.port, "protocol": protocol_text(event.protocol),
+        "count": event.count, "limit": event.limit, "outside": _text(event.outside),
+    }  # fmt: skip
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def matching(found: Array, wanted: Criteria, sides: Sequence[str]) -> Array:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from natcore.control import socket_file
 from natcore.control.connection import Connection, Limits
+from natcore.control.history import History
 from natcore.control.job import Job
 from natcore.control.protocol import VERSION, Failure, Greeting, Request, encode
 from natcore.control.verb import Answer, Context, Peer, verbs
@@ -98,6 +99,7 @@ class ControlServer(Closing):
         self._limits, self._clock = limits or Limits(), clock
         self.service: Any = None
         """The `natcore run` around the gateway, for verbs."""
+        self._history = History(gateway)
         self._connections: dict[int, Connection] = {}
         self._jobs: list[tuple[Job, bool]] = []  # and whether a writer asked
         self._counted: Counter[str] = Counter(dict.fromkeys(_COUNTERS, 0))
@@ -185,6 +187,14 @@ class ControlServer(Closing):
             if connection.is_ready and connection.resume_at <= now:
                 self._work(connection)
         self._look_after(self._clock())
+        self._look_back(self._clock())
+
+    def _look_back(self, now: float) -> None:
+        """Have the history take its samples."""
+        gateway = self._gateway()
+        if gateway is not None:
+            with suppress(Error):  # it closes
+                self._history.look(gateway, now)
 
     def _sleep(self) -> float:
         """Return seconds until there is something to do without a descriptor."""
@@ -295,7 +305,7 @@ class ControlServer(Closing):
         gateway = self._gateway()
         if gateway is None:
             raise ControlError("the gateway is gone")
-        context = Context(gateway, self.service, connection.peer, self.counters())
+        context = Context(gateway, self.service, connection.peer, self._history, self.counters())
         if not asked.slow:
             return asked.start(context, request.arguments)
         with self._lock:

@@ -30,6 +30,7 @@ with extra("cli"):
     import msgspec
 
 if TYPE_CHECKING:
+    from natcore.control.history import History
     from natcore.gateway import Gateway
 
 Answer = Generator[Row | list[Row] | None, None, Mapping[str, Any] | None]
@@ -44,6 +45,7 @@ MODULES = (
     "natcore.control.verbs.watch",
     "natcore.control.verbs.reload",
     "natcore.control.verbs.measure",
+    "natcore.control.verbs.past",
 )
 
 
@@ -83,11 +85,14 @@ class Context:
         Who asks.
     control
         Counters of the control socket itself, by name.
+    history
+        What the gateway counted over the last hour; for verbs that are not slow.
     """
 
     gateway: Gateway
     service: Any
     peer: Peer
+    history: History
     control: Mapping[str, int] = field(default_factory=dict)
 
     def require_service(self) -> Any:

@@ -13,13 +13,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from natcore.config import AnyEntry, DnatEntry, Eip, NoNatEntry, OutsideInterface, Policy, SnatEntry, Timeouts
+from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry, Timeouts
 from natcore.entries.changes import Add, Change, Modify, Remove, Replace
 from natcore.entries.table import Entry, EntryConflict, spaces, unnamed
+from natcore.entries.words import in_words, label, name_of
 from natcore.errors import ConfigurationError, RestartNeededError
 from natcore.gateway import Gateway
 from natcore.internal.redaction import show
-from natcore.internal.validation import listed
 from natcore.service.configuration_file import LogSettings, Settings
 from natcore.service.problems import Problems
 
@@ -39,7 +39,6 @@ _GATEWAY, _PLANE = _defaults(Gateway), _defaults(Gateway.forward)
 _LIVE = ("policy", "timeouts")  # tables that a running gateway may take
 # Tables of a file that a reload carries out key by key; a change of any other one needs a restart.
 _COMPARED = {"gateway", "policy", "timeouts", "snat", "dnat", "no_nat", "log", "plane"}
-_MOST_SHOWN = 8  # addresses of a pool, targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,20 +131,20 @@ def find(before: Settings, after: Settings, gateway: Gateway, running: Iterable[
     wanted = [*(entry for _, entry in pairs if entry is not None), *fresh]
     for row, entry in pairs:
         sessions = counts.get(row.id, 0)
-        name, was = _name(row.entry), _in_words(row.entry)
+        name, was = name_of(row.entry), in_words(row.entry)
         if entry is None:
             drain = not any(_same_endpoint(row.entry, other) for other in wanted)
             changes.append(Remove(row, drain=drain))
             steps.append(Step("entry", "remove", name, was, sessions=sessions, drain=drain))
         elif entry != row.entry:
             changes.append(Replace(row, entry))
-            becomes = _in_words(entry)
+            becomes = in_words(entry)
             if row.entry.name != entry.name:
-                was, becomes = f"{_label(row.entry)} {was}", f"{_label(entry)} {becomes}"
+                was, becomes = f"{label(row.entry)} {was}", f"{label(entry)} {becomes}"
             steps.append(Step("entry", "replace", name, was, becomes, sessions))
     for entry in fresh:
         changes.append(Add(entry))
-        steps.append(Step("entry", "add", _name(entry), after=_in_words(entry)))
+        steps.append(Step("entry", "add", name_of(entry), after=in_words(entry)))
     settings, needs_restart = _sort(list(_differences(before, after)), after, gateway)
     steps += settings
     if settings:
@@ -204,36 +203,6 @@ def _same_endpoint(entry: AnyEntry, other: AnyEntry) -> bool:
         return False
     (first, last, _), (other_first, other_last, _) = entry.ports, other.ports
     return first <= other_last and other_first <= last and bool(set(spaces(entry)) & set(spaces(other)))
-
-
-def _name(entry: AnyEntry) -> str:
-    kind = {SnatEntry: "snat", DnatEntry: "dnat", NoNatEntry: "no_nat"}[type(entry)]
-    return kind if entry.name is None else f"{kind} {_label(entry)}"
-
-
-def _label(entry: AnyEntry) -> str:
-    return "unnamed" if entry.name is None else show(entry.name)
-
-
-def _in_words(entry: AnyEntry) -> str:
-    if isinstance(entry, NoNatEntry):
-        return f"{entry.source} to {entry.destination}"
-    if isinstance(entry, SnatEntry):
-        return f"{entry.source} by {listed([_pool_element(each) for each in entry.pool], _MOST_SHOWN)}"
-    weighted = len(entry.internal_ip) > 1
-    targets = [f"{address} ({weight})" if weighted else str(address) for address, weight in entry.internal_ip]
-    outside, inside = (_ports(port) for port in (entry.external_port, entry.internal_port))
-    return f"{entry.protocol} {entry.external_ip}:{outside} to {listed(targets, _MOST_SHOWN)}:{inside}"
-
-
-def _pool_element(element: Eip | OutsideInterface) -> str:
-    if isinstance(element, OutsideInterface):
-        return str(element)
-    return f"{element.address}/{element.private_ip}" if element.private_ip else str(element.address)
-
-
-def _ports(port: Any) -> str:
-    return "-".join(map(str, port)) if isinstance(port, tuple) else str(port)
 
 
 # ---- session logs ----------------------------------------------------------------------------------------------------

@@ -45,7 +45,8 @@ def status(context: Context) -> dict[str, Any]:
     waiting = list(Health(gateway).ready().problems)
     waiting += [f"session log {log['name']} has had no answer yet" for log in logs if log["state"] == "Modifying"]
     found: dict[str, Any] = {
-        "instance": gateway.instance, "natcore": __version__, "pid": os.getpid(),
+        "instance": gateway.instance, "natcore": __version__, "pid": os.getpid(), "vpc_id": gateway.vpc_id,
+        "region": gateway.region, "kind": gateway.kind, "epoch": gateway.epoch, "warn_at": gateway.policy.warn_at,
         "ready": not waiting, "waiting_for": waiting,
         "state": state, "now": round(gateway.now, 3), "workers": gateway.workers, "entries": len(gateway.entries()),
         "sessions": counters["sessions"], "sessions_limit": gateway.max_sessions,
@@ -67,7 +68,7 @@ def log_fields(log: Any) -> dict[str, Any]:
     return {
         "name": log.name, "type": log.delivery_type, "destination": dict(log.destination), "status": log.status,
         "state": told.state, "code": told.code, "cause": told.cause, "message": told.message, "since": told.since,
-        "counters": log.counters(),
+        "counters": log.counters(), "oldest_waiting": round(log.oldest_waiting, 3), "spool_bytes": log.spool_bytes,
     }  # fmt: skip
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from natcore.control import rows
+from natcore.control.page import Page
 from natcore.control.protocol import Row
 from natcore.control.verb import Answer, Context, verb
+from natcore.entries.words import in_words, kind_of
 from natcore.errors import ConfigurationError, ControlError
 from natcore.internal.endpoints import criteria
 from natcore.internal.exit_codes import ExitCode
@@ -17,6 +20,7 @@ from natcore.internal.read_only import UNSET
 from natcore.internal.redaction import show
 from natcore.internal.validation import either
 
+_CURSOR = re.compile(r"-?[0-9]{1,18}:-?[0-9]{1,18}")
 MOST_SORTED = 100_000  # rows: they are kept until all are found
 DEFAULT_LIMIT = 1000
 PIECE_ROWS = 256
@@ -94,13 +98,7 @@ def list_rows(
     if limit < 0:
         raise ControlError(f"limit must be 0 (all) or more, got {limit}", ExitCode.USAGE)
     if sort is not None:
-        if sort not in keys:
-            raise ControlError(f"sort must be {either(keys)}, got {show(sort)}", ExitCode.USAGE)
-        if not 0 < limit <= MOST_SORTED:
-            raise ControlError(
-                f"limit must be between 1 and {MOST_SORTED:,} where rows are sorted, got {limit}", ExitCode.USAGE
-            )
-        slices = _sorted(slices, keys[sort], limit)
+        slices = _sorted(slices, _key_of(keys, sort, limit), limit)
     count, more = 0, False
     for found in slices:
         if limit and count + len(found) > limit:
@@ -110,6 +108,16 @@ def list_rows(
         if more:
             break
     return {"rows": count, "more": more}
+
+
+def _key_of(keys: dict[str, Key], sort: str, limit: int) -> Key:
+    if sort not in keys:
+        raise ControlError(f"sort must be {either(keys)}, got {show(sort)}", ExitCode.USAGE)
+    if not 0 < limit <= MOST_SORTED:
+        raise ControlError(
+            f"limit must be between 1 and {MOST_SORTED:,} where rows are sorted, got {limit}", ExitCode.USAGE
+        )
+    return keys[sort]
 
 
 def _sorted(slices: Iterator[rows.Array], key: Key, limit: int) -> Iterator[rows.Array]:
@@ -134,13 +142,58 @@ def sessions(
     entry: str | None = None,
     sort: str | None = None,
     limit: int = DEFAULT_LIMIT,
+    page: str | None = None,
+    reverse: bool = False,
 ) -> Answer:
-    """List live sessions that match every criterion given."""
+    """List live sessions that match every criterion given.
+
+    page: a cursor of an earlier answer, "" for the first page; then the summary has how many match, how many of them come
+    before the page, and the cursors of its first and its last row. reverse: the other way round.
+    """
     gateway = context.gateway
     asked = given(context, subscriber=subscriber, remote=remote, outside=outside, protocol=protocol, entry=entry)
     slices = gateway.find_sessions(**asked)
     names, now_ns = rows.entry_names(gateway), round(gateway.now * 1e9)
-    return list_rows(slices, lambda found: rows.session_rows(found, now_ns, names), SESSION_KEYS, sort, limit)
+
+    def convert(found: rows.Array) -> list[Row]:
+        return rows.session_rows(found, now_ns, names)
+
+    if page is None and not reverse:
+        return list_rows(slices, convert, SESSION_KEYS, sort, limit)
+    return _page(slices, convert, SESSION_KEYS, sort or "session", limit, page or "", reverse)
+
+
+def _page(
+    slices: Iterator[rows.Array], convert: Callable[[rows.Array], list[Row]], keys: dict[str, Key], sort: str, limit: int,
+    after: str, reverse: bool,
+) -> Answer:  # fmt: skip
+    """Answer with a page of sessions."""
+    key = _key_of(keys, sort, limit)
+    if after and not _CURSOR.fullmatch(after):
+        raise ControlError(f"page must be a cursor of an earlier answer, got {show(after)}", ExitCode.USAGE)
+    page = Page(key, "session", limit, after, reverse=reverse)
+    first = last = ""
+    count = 0
+    for found in page.take(slices):
+        if len(found):
+            first, last, count = page.cursor(found[:1]), page.cursor(found[-1:]), len(found)
+        for piece in _slices(found):
+            yield convert(piece)
+    return {
+        "rows": count, "more": page.more, "matched": page.matched, "before": page.before, "first": first, "last": last,
+    }  # fmt: skip
+
+
+@verb("entries")
+def entries(context: Context) -> Answer:
+    """List the entries in force, with what each translates and its live sessions."""
+    counts = context.gateway.sessions_by_entry()
+    for row in context.gateway.entries():
+        yield {
+            "entry": row.id, "name": row.entry.name, "kind": kind_of(row.entry), "text": in_words(row.entry),
+            "sessions": counts.get(row.id, 0),
+        }  # fmt: skip
+    return {}
 
 
 @verb("mappings")
@@ -171,7 +224,7 @@ def ports(
     limit: int = DEFAULT_LIMIT,
 ) -> Answer:
     """List how many ports of each outside address and protocol are used, held down, reserved and free."""
-    found = _matching(context.gateway.ports(), given(context, outside=outside, protocol=protocol))
+    found = matching_rows(context.gateway.ports(), given(context, outside=outside, protocol=protocol))
     return list_rows(_slices(found), rows.port_rows, PORT_KEYS, sort, limit)
 
 
@@ -187,12 +240,12 @@ def blocks(
     """List port blocks and the subscribers that have them (ports = "block")."""
     if context.gateway.policy.ports != "block":
         raise ControlError(f'the gateway has no port blocks: its policy is ports = "{context.gateway.policy.ports}"')
-    found = _matching(context.gateway.blocks(), given(context, subscriber=subscriber, outside=outside))
+    found = matching_rows(context.gateway.blocks(), given(context, subscriber=subscriber, outside=outside))
     return list_rows(_slices(found), rows.block_rows, BLOCK_KEYS, sort, limit)
 
 
-def _matching(found: rows.Array, asked: dict[str, Any]) -> rows.Array:
-    """Return the rows of a small table that match."""
+def matching_rows(found: rows.Array, asked: dict[str, Any]) -> rows.Array:
+    """Return the rows of a small table that match. Raises ControlError."""
     values = {name: asked.get(name, UNSET) for name in ("subscriber", "remote", "outside", "protocol", "entry")}
     try:
         wanted = criteria(**values)

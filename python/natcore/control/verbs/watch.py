@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from natcore.control.protocol import Row
-from natcore.control.rows import address_text, matching, protocol_text
+from natcore.control.rows import address_text, event_row, matching, protocol_text
 from natcore.control.verb import Answer, Context, verb
 from natcore.control.verbs.tables import given
 from natcore.dtypes import OPENED_OUTSIDE, RecordKind
@@ -41,15 +41,7 @@ def watch_events(context: Context) -> Answer:
     lost = 0
     with context.gateway.watch_events() as feed:
         while True:
-            found: list[Row] = [
-                {
-                    "time": round(event.time, 6), "reason": event.reason, "subscriber": _text(event.subscriber),
-                    "destination": _text(event.destination), "port": event.port,
-                    "protocol": protocol_text(event.protocol), "count": event.count, "limit": event.limit,
-                    "outside": _text(event.outside),
-                }
-                for event in feed.take()
-            ]  # fmt: skip
+            found = [event_row(event) for event in feed.take()]
             found, lost = _with_lost(found, feed.lost, lost)
             yield found or None
 
@@ -193,10 +185,6 @@ def _whole(seen: SeenFrame, plane: Plane, epoch: float) -> Row:
 def _with_lost(found: list[Row], lost: int, before: int) -> tuple[list[Row], int]:
     """Return the rows, with one that says how many more there were, and the count so far."""
     return ([*found, {"lost": lost - before}] if lost > before else found), lost
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
 
 
 # ---- top ------------------------------------------------------------------------------------------------------------
