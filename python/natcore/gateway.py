@@ -1105,7 +1105,13 @@ class Gateway(Closing):
             if self._feeds is None:
                 from natcore.internal.event_feeds import EventFeeds
 
-                self._feeds = EventFeeds(self._take_events, lambda: os.eventfd_write(self._core.inspection.event_fd, 1))
+                inspection, ours = self._core.inspection, weakref.WeakMethod(self._take_events)  # a feed keeps no gateway
+
+                def take() -> list[Event]:
+                    taking = ours()
+                    return [] if taking is None else taking()
+
+                self._feeds = EventFeeds(take, lambda: os.eventfd_write(inspection.event_fd, 1))
         return self._feeds.open()
 
     def _take_events(self) -> list[Event]:

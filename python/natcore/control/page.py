@@ -94,7 +94,8 @@ class Page:
 
 def _follows(keys: NDArray[np.int64], numbers: NDArray[np.int64], key: int, number: int) -> NDArray[np.bool_]:
     """Return which come after one."""
-    return (keys > key) | ((keys == key) & (numbers > number))
+    found: NDArray[np.bool_] = (keys > key) | ((keys == key) & (numbers > number))
+    return found
 
 
 def _joined(rows: list[Array]) -> Array:
