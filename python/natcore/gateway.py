@@ -1105,7 +1105,10 @@ class Gateway(Closing):
             if self._feeds is None:
                 from natcore.internal.event_feeds import EventFeeds
 
-                inspection, ours = self._core.inspection, weakref.WeakMethod(self._take_events)  # a feed keeps no gateway
+                inspection, ours = (
+                    self._core.inspection,
+                    weakref.WeakMethod(self._take_events),
+                )  # a feed keeps no gateway
 
                 def take() -> list[Event]:
                     taking = ours()

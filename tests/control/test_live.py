@@ -209,7 +209,9 @@ def logs(path: Path) -> None:
     with Client(path) as client:
         client.ask("log-stop", name="audit")
         assert client.summary["status"] == "Disabled"
-        assert client.ask("logs") == [{"name": "audit", "status": "Disabled"}]
+        (stopped,) = client.ask("logs")
+        assert (stopped["name"], stopped["status"], stopped["type"]) == ("audit", "Disabled", "parquet")
+        assert stopped["destination"]["folder"].endswith("log")
         client.ask("log-start", name="audit")
         assert client.summary["status"] == "Enabled"
         client.ask("log-retry", name="audit")
@@ -233,6 +235,7 @@ def test_a_member_of_the_group_may_look_and_is_refused_what_changes(service: tup
         "end": {"all": True},
         "log-stop": {"name": "audit"},
         "log-start": {"name": "audit"},
+        "log-destinations": {"name": "audit"},
         "log-retry": {"name": "audit"},
     }
     asked = [

@@ -13,6 +13,7 @@ import pytest
 from natcore import ControlError, DnatEntry, Gateway, Policy, Side, SnatEntry
 from natcore.control import verb as registry
 from natcore.control.client import Client
+from natcore.control.history import History
 from natcore.internal.exit_codes import ExitCode
 from natcore.metrics.health import Health, Report
 from natcore.sinks import MemorySink
@@ -378,3 +379,74 @@ def test_a_gateway_is_ready_by_one_judgement(folder: Path, monkeypatch: pytest.M
         monkeypatch.setattr(Health, "ready", lambda self: Report(False, ("natcore-w0 has not turned for 9.0 s",)))
         client.ask("status")
         assert client.summary["waiting_for"] == ["natcore-w0 has not turned for 9.0 s"]
+
+
+def test_sessions_come_in_pages_that_stay_in_place(folder: Path) -> None:  # noqa: F811
+    with asked(folder) as (gateway, client):
+        for port in range(2000, 2100):
+            gateway.translate_one(udp(HOST, port), Side.INSIDE, now=1.0)
+        first = client.ask("sessions", limit=40, page="")
+        told = client.summary
+        assert [row["session"] for row in first] == list(range(1, 41))
+        assert (told["rows"], told["more"], told["matched"], told["before"]) == (40, True, 100, 0)
+        gateway.translate_one(udp(HOST, 3000), Side.INSIDE, now=1.0)
+        second = client.ask("sessions", limit=40, page=told["last"])
+        assert [row["session"] for row in second] == list(range(41, 81))
+        assert (client.summary["matched"], client.summary["before"]) == (101, 40)
+        back = client.ask("sessions", limit=40, page=client.summary["first"], reverse=True)
+        assert back == first[::-1]
+        newest = client.ask("sessions", limit=1, reverse=True)
+        assert newest[0]["inside_port"] == 3000
+        with pytest.raises(ControlError, match="page must be a cursor of an earlier answer, got 'x'"):
+            client.ask("sessions", page="x")
+
+
+def test_entries_are_told_with_their_sessions(folder: Path) -> None:  # noqa: F811
+    with asked(folder) as (gateway, client):
+        open_some(gateway)
+        assert client.ask("entries")[0] == {
+            "entry": 1, "name": "office", "kind": "snat", "text": f"10.0.0.0/16 by {EIP}", "sessions": 3,
+        }  # fmt: skip
+
+
+def test_the_last_hour_is_sampled_and_bounded() -> None:
+    with Gateway(max_sessions=100) as gateway:
+        gateway.add(SnatEntry("10.0.0.0/16", pool=f"{EIP}, 203.0.113.2".split(", ")))
+        wall = iter(range(1000, 2000))
+        history = History(gateway, lambda: float(next(wall)))
+        for second in range(0, 4001):
+            if second == 3995:
+                gateway.translate_one(udp(HOST, 5000), Side.INSIDE, now=1.0)
+            history.look(gateway, float(second))
+        samples = history.samples()
+        assert (len(samples), samples[0].time, samples[-1].time) == (360, 1041.0, 1400.0)  # 401 were taken
+        assert (samples[-2].counters["received"], samples[-1].counters["received"]) == (0, 1)
+        time, rows = history.ports()[-1]
+        assert time == samples[-1].time and int(rows["used"].sum()) == 1
+
+
+def test_the_last_hour_comes_by_address_and_protocol(folder: Path) -> None:  # noqa: F811
+    with asked(folder) as (gateway, client):
+        open_some(gateway)
+        until(lambda: client.ask("history"))
+        (sample, *_) = client.ask("history")
+        assert {"time", "received", "dropped", "bytes_from_inside", "sessions"} <= sample.keys()
+        rows = client.ask("ports-history", outside=EIP)
+        assert sorted(row["protocol"] for row in rows) == ["icmp", "tcp", "udp"]
+        assert all(len(row["used"]) == len(client.summary["times"]) for row in rows)
+        assert len(client.ask("ports-history", limit=1)) == 1 and client.summary["more"]
+
+
+def test_past_events_are_kept_for_who_asks_later(folder: Path) -> None:  # noqa: F811
+    with asked(folder, policy=Policy(sessions_per_subscriber=1), epoch=1e9) as (gateway, client):
+        for port in (5000, 5001, 5002):
+            gateway.translate_one(udp(HOST, port), Side.INSIDE, now=2.0)
+        (event,) = client.ask("events")
+        assert (event["time"], event["reason"], event["subscriber"], event["count"]) == (
+            1e9 + 2,
+            "subscriber-limit",
+            HOST,
+            2,
+        )
+        assert client.ask("events") == [event]
+        assert [each.count for each in gateway.take_events()] == [2]  # it is no taker

@@ -24,7 +24,8 @@ sys.meta_path.insert(0, Blocked())
 """
 PACKAGES = {
     "pyroute2", "pyarrow", "duckdb", "typer", "rich", "msgspec", "aliyun", "lz4", "google", "requests", "urllib3",
-    "confluent_kafka", "matplotlib", "prometheus_client", "hypothesis", "pytest", "scapy",
+    "confluent_kafka", "matplotlib", "prometheus_client", "hypothesis", "pytest", "scapy", "starlette", "uvicorn",
+    "jinja2", "markupsafe",
 }  # fmt: skip
 
 GATEWAY = """
@@ -58,6 +59,7 @@ USES = {
     'from natcore.sinks import KafkaSink; KafkaSink("localhost:9092", "t")': "kafka",
     "import natcore.testing": "testing",
     "import natcore.metrics": "metrics",
+    "import natcore.console.words": "console",
 }
 
 

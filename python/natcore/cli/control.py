@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from natcore.cli import report
 from natcore.cli.command import Json, failing, say
+from natcore.cli.words import explanation_text, owner_lines
 from natcore.errors import ConfigurationError, ControlError
 from natcore.internal.exit_codes import Answer, ExitCode
 from natcore.internal.extras import extra
@@ -518,19 +519,8 @@ def print_live_owner(
     if as_json:
         report.print_json({**summary, "rows": rows})
     else:
-        for row in rows:
-            if summary["status"] == "static":
-                say(
-                    f"static: entry {row['entry_name'] or row['entry']} leads to {row['subscriber']}; it has no session now"
-                )
-                continue
-            say(
-                f"{summary['status']}: {row['subscriber']} has it now, from its {row['protocol']} port {row['port']}, in"
-                f" {row['sessions']:,} session{'s' if row['sessions'] != 1 else ''}"
-            )
-        if not rows:
-            reserved = summary["reserved_for"]
-            say(f"unused: no one has it now{f'; it is reserved for {reserved}' if reserved else ''}")
+        for line in owner_lines(rows, summary):
+            say(line)
     found = {"exact": ExitCode.OK, "static": ExitCode.OK, "ambiguous": Answer.AMBIGUOUS}
     return found.get(str(summary["status"]), Answer.UNUSED)
 
@@ -540,14 +530,11 @@ def print_live_explanation(frame: bytes, side: str, instance: str | None, as_jso
     with asking(instance) as client:
         client.ask("explain", frame=frame.hex(), side=side)
         summary, greeting = dict(client.summary), client.greeting
-    text = summary.pop("text")
     if as_json:
+        del summary["text"]
         report.print_json(summary)
     else:
-        say(text)
-        say(
-            f"asked: the running gateway {greeting.instance or 'natcore'} (process {greeting.pid}); nothing was changed"
-        )
+        say(explanation_text(summary, greeting))
 
 
 def add_log_commands(log_app: typer.Typer) -> None:

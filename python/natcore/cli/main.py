@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from natcore.cli import asking as asking_cli
 from natcore.cli import completion
 from natcore.cli import configuration as configuration_cli
+from natcore.cli import console as console_cli
 from natcore.cli import control as control_cli
 from natcore.cli import log as log_cli
 from natcore.cli import reload as reload_cli
@@ -41,6 +42,7 @@ sls_cli.add_to(app)
 reload_cli.add_to(app)
 configuration_cli.add_to(app)
 service_cli.add_to(app)
+console_cli.add_to(app)
 completion.add_to(app)
 
 File = Annotated[Path, typer.Argument(metavar="GATEWAY.TOML", help="The gateway's file.", show_default=False)]

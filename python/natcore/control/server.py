@@ -70,6 +70,8 @@ class ControlServer(Closing):
         What clients may cost.
     clock
         Seconds, any origin.
+    wall
+        Unix seconds, of the history's samples.
 
     Raises
     ------
@@ -89,6 +91,7 @@ class ControlServer(Closing):
         mode: int = 0o660,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         mode = check_integer("mode", mode, 0, 0o777)
         number = None if group is None else socket_file.group_number("group", group)
@@ -99,7 +102,7 @@ class ControlServer(Closing):
         self._limits, self._clock = limits or Limits(), clock
         self.service: Any = None
         """The `natcore run` around the gateway, for verbs."""
-        self._history = History(gateway)
+        self._history = History(gateway, wall)
         self._connections: dict[int, Connection] = {}
         self._jobs: list[tuple[Job, bool]] = []  # and whether a writer asked
         self._counted: Counter[str] = Counter(dict.fromkeys(_COUNTERS, 0))

@@ -182,6 +182,24 @@ class SlsSink(BaseSink):
                 made.append(what)
         return made
 
+    def projects(self) -> list[str]:
+        """Return the names of the account's projects at this endpoint. Raises DeliveryError: they may not be listed."""
+        return self._listed(
+            "log:ListProject", lambda client: client.list_project(size=-1).get_projects(), "projectName"
+        )
+
+    def logstores(self, project: str) -> list[str]:
+        """Return the names of a project's Logstores. Raises DeliveryError: they may not be listed, or it does not exist."""
+        project = check_name("project", project)
+        return self._listed("log:ListLogStores", lambda client: client.list_logstore(project, size=-1).get_logstores())
+
+    def _listed(self, action: str, look: Callable[[Any], Any], key: str = "") -> list[str]:
+        try:
+            found = look(self._connect())
+        except self._sdk.LogException as error:
+            raise self._refused(error, action) from error
+        return sorted(str(each[key] if key else each) for each in found)
+
     def _make(self, what: str, make: Callable[[], object]) -> None:
         try:
             make()

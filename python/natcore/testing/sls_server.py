@@ -31,7 +31,9 @@ STATUS = {
     "ShardWriteQuotaExceed": 403, "InternalServerError": 500, "ServerBusy": 503,
 }  # fmt: skip
 ACTIONS = {  # (method, path): what a RAM policy calls it
+    ("GET", "*"): "log:ListProject",  # without a project in the Host
     ("GET", ""): "log:GetProject",
+    ("GET", "logstores"): "log:ListLogStores",
     ("POST", ""): "log:CreateProject",
     ("POST", "logstores"): "log:CreateLogStore",
     ("GET", "logstores/*"): "log:GetLogStore",
@@ -215,6 +217,10 @@ class SlsServer:
                     raise Refusal("ProjectAlreadyExist", name)
                 self.projects[name] = {}
                 return {}
+            case "GET", [] if not request.project:
+                return _page(request, "projects", [{"projectName": name} for name in sorted(self.projects)])
+            case "GET", ["logstores"]:
+                return _page(request, "logstores", sorted(self._stores(request)))
             case "GET", []:
                 self._stores(request)
                 return {"projectName": request.project, "status": "Normal", **dict.fromkeys(_PROJECT_FIELDS, "")}
@@ -273,6 +279,13 @@ class SlsServer:
         store.count += len(group.Logs)
 
 
+def _page(request: _Request, name: str, found: list[Any]) -> dict[str, Any]:
+    """Return the page of a list that the request asks for."""
+    offset, size = (int(request.query.get(key, default)) for key, default in (("offset", 0), ("size", 100)))
+    page = found[offset : offset + size]
+    return {name: page, "total": len(found), "count": len(page)}
+
+
 def _decompress(request: _Request) -> bytes:
     size = int(request.headers.get("x-log-bodyrawsize", -1))
     if not 0 <= size <= LARGEST_BYTES:
@@ -304,14 +317,17 @@ class _Request:
 
     @property
     def project(self) -> str:
-        """The Host's first part."""
-        return self.headers.get("host", "").split(".", 1)[0]
+        """The Host's first part; "": the Host is the server's address alone."""
+        host = self.headers.get("host", "")
+        return "" if host.partition(":")[0].replace(".", "").isdigit() else host.split(".", 1)[0]
 
     @property
     def action(self) -> str:
         """As a RAM policy calls it; "" for a path that is not known."""
         parts = [part for part in self.path.split("/") if part]
         parts[1:2] = ["*"] * len(parts[1:2])  # the Logstore's name
+        if not parts and not self.project and self.method == "GET":
+            parts = ["*"]
         return ACTIONS.get((self.method, "/".join(parts)), "")
 
     @property

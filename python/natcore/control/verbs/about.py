@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from natcore.control.verb import Answer, Context, verb, verbs
@@ -45,10 +46,10 @@ def status(context: Context) -> dict[str, Any]:
     waiting = list(Health(gateway).ready().problems)
     waiting += [f"session log {log['name']} has had no answer yet" for log in logs if log["state"] == "Modifying"]
     found: dict[str, Any] = {
-        "instance": gateway.instance, "natcore": __version__, "pid": os.getpid(), "vpc_id": gateway.vpc_id,
-        "region": gateway.region, "kind": gateway.kind, "epoch": gateway.epoch, "warn_at": gateway.policy.warn_at,
-        "ready": not waiting, "waiting_for": waiting,
-        "state": state, "now": round(gateway.now, 3), "workers": gateway.workers, "entries": len(gateway.entries()),
+        "instance": gateway.instance, "natcore": __version__, "pid": os.getpid(),
+        "vpc_id": gateway.vpc_id, "region": gateway.region, "kind": gateway.kind, "time": round(time.time(), 3),
+        "epoch": gateway.epoch, "warn_at": gateway.policy.warn_at, "ready": not waiting, "waiting_for": waiting, "state": state,
+        "now": round(gateway.now, 3), "workers": gateway.workers, "entries": len(gateway.entries()),
         "sessions": counters["sessions"], "sessions_limit": gateway.max_sessions,
         "mappings": counters["mappings"], "mappings_limit": gateway.max_mappings,
         "counters": counters, "planes": planes, "logs": logs, "control": dict(context.control),

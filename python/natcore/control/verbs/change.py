@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from natcore.control.verb import Answer, Context, verb
 from natcore.control.verbs.about import log_fields
 from natcore.control.verbs.tables import given
-from natcore.errors import ControlError
+from natcore.errors import ControlError, Error
 from natcore.internal.exit_codes import ExitCode
 from natcore.internal.redaction import show
 from natcore.internal.validation import either
+
+if TYPE_CHECKING:
+    from natcore.service.configuration_file import LogSettings
 
 STOP_SECONDS = 10.0
 
@@ -51,10 +55,19 @@ def logs(context: Context) -> Answer:
     running = {log.name: log for log in context.gateway.logs}
     for log in running.values():
         yield log_fields(log)
-    for name in _configured(context):
+    for name, settings in _configured(context).items():
         if name not in running:
-            yield {"name": name, "status": "Disabled"}
+            yield {"name": name, "status": "Disabled", **_destination(settings)}
     return {}
+
+
+def _destination(settings: LogSettings) -> dict[str, Any]:
+    """Return type and destination of a log that does not run; without its library the type alone."""
+    kind = settings.raw["sink"]
+    try:
+        return {"type": kind, "destination": dict(settings.make_sink().destination)}
+    except Error:
+        return {"type": kind, "destination": {}}
 
 
 @verb("log-retry", writes=True)
@@ -75,16 +88,38 @@ def log_stop(context: Context, *, name: str, timeout: float = STOP_SECONDS) -> d
     return {**log_fields(log), "rows_left": left}
 
 
+@verb("log-destinations", writes=True, slow=True)  # it asks with the gateway's credentials
+def log_destinations(context: Context, *, name: str, project: str | None = None) -> Answer:
+    """List where a session log of the file can deliver to: the account's projects, or a project's Logstores."""
+    sink = _of_file(context, name).make_sink()
+    look = getattr(sink, "projects" if project is None else "logstores", None)
+    if look is None:
+        raise ControlError(f"name must be a session log to 'sls', got {show(name)}", ExitCode.USAGE)
+    what = "project" if project is None else "logstore"
+    found = look() if project is None else look(project)
+    yield [{what: each} for each in found]
+    return {"rows": len(found)}
+
+
 @verb("log-start", changes=True)
-def log_start(context: Context, *, name: str) -> dict[str, Any]:
-    """Start a session log of the file that does not run."""
+def log_start(
+    context: Context, *, name: str, project: str | None = None, logstore: str | None = None, create: bool | None = None
+) -> dict[str, Any]:
+    """Start a session log of the file that does not run.
+
+    project, logstore, create: of a log to Simple Log Service, instead of the file's, until the gateway is started again.
+    """
     service = context.require_service()
     if any(log.name == name for log in context.gateway.logs):
         raise ControlError(f"session log {show(name)} runs already", ExitCode.USAGE)
-    settings = _configured(context).get(name)
-    if settings is None:
-        raise ControlError(f"name must be a session log of {service.settings.source}, got {show(name)}", ExitCode.USAGE)
-    log = settings.start(context.gateway)
+    settings = _of_file(context, name)
+    instead = {"project": project, "logstore": logstore, "create": create}
+    given = {argument: value for argument, value in instead.items() if value is not None}
+    if given and settings.raw["sink"] != "sls":
+        raise ControlError(
+            f"{', '.join(given)}: only for a session log to 'sls', got {show(settings.raw['sink'])}", ExitCode.USAGE
+        )
+    log = replace(settings, arguments={**settings.arguments, **given}).start(context.gateway)
     _set_logs(service, {name: log})
     return log_fields(log)
 
@@ -103,7 +138,15 @@ def _running(context: Context, name: str) -> Any:
     return found[name]
 
 
-def _configured(context: Context) -> dict[str, Any]:
+def _of_file(context: Context, name: str) -> LogSettings:
+    service = context.require_service()
+    settings = _configured(context).get(name)
+    if settings is None:
+        raise ControlError(f"name must be a session log of {service.settings.source}, got {show(name)}", ExitCode.USAGE)
+    return settings
+
+
+def _configured(context: Context) -> dict[str, LogSettings]:
     """Return the file's session logs by name."""
     if context.service is None:
         return {}

@@ -1,0 +1,372 @@
+"""The console's pages: what each asks its gateway, and what its template gets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from natcore.cli.words import answer_lines, explanation_text, owner_lines
+from natcore.console import words
+from natcore.console.charts import Chart, Timeline, chart, timeline
+from natcore.control.client import Client
+from natcore.control.protocol import Row
+from natcore.errors import ControlError, Error
+from natcore.internal.redaction import show
+
+if TYPE_CHECKING:
+    from natcore.console.gateways import Gateways
+    from natcore.who.query import Answer
+    from natcore.who.store import Store
+
+Query = Mapping[str, str]
+View = dict[str, Any]
+PAGE_ROWS = 100
+SHOWN_PORTS = 200  # outside addresses and protocols in the table
+DRAWN_PORTS = 12  # of these with a chart
+SHOWN_EVENTS = 12
+CRITERIA = ("subscriber", "remote", "outside", "protocol", "entry")
+SORTS = {  # of sessions: what a heading says, by the key
+    "session": "Begun", "subscriber": "Inside", "outside": "Outside", "remote": "Remote", "packets": "Packets",
+    "bytes": "Bytes", "age": "Age", "idle": "Idle", "expires": "Expires",
+}  # fmt: skip
+LARGEST_FIRST = ("session", "packets", "bytes", "idle")  # what a column shows: for "session" how long ago it began
+TOP_SORTS = {"bits": "Traffic", "packets": "Packets", "sessions": "Sessions", "ports": "Ports"}
+TOP_ROWS = 20
+SESSIONS_A_SECOND = 50_000  # that a live page may have its gateway look through
+LIVE_SECONDS = 2.0
+NEAR_SECONDS = 7200.0  # around the time asked for, that a timeline shows of a gap
+_STORES: dict[Path, Store] = {}  # what was read of a log's files, so that a second question is fast
+
+
+def status_of(client: Client) -> Row:
+    """Return the gateway's status."""
+    client.ask("status")
+    return client.summary
+
+
+# ---- all gateways, and one ------------------------------------------------------------------------------------------
+
+
+def card(client: Client) -> View:
+    """Return a gateway's line in the list of all."""
+    status = status_of(client)
+    return {"status": status, "rates": rates_of(_samples(client), status)}
+
+
+def overview(client: Client, query: Query) -> View:
+    """Return state, interfaces, traffic, drops and events."""
+    status, samples = status_of(client), _samples(client)
+    events = client.ask("events")
+    counters = status["counters"]
+    drops = {name.removeprefix("dropped_"): value for name, value in counters.items() if name.startswith("dropped_")}
+    return {
+        "status": status, "rates": rates_of(samples, status), "charts": _traffic_charts(samples),
+        "drops": sorted(((value, name) for name, value in drops.items() if value), reverse=True),
+        "events": events[:SHOWN_EVENTS], "more_events": max(0, len(events) - SHOWN_EVENTS),
+    }  # fmt: skip
+
+
+def _samples(client: Client) -> list[Row]:
+    return client.ask("history")
+
+
+def rates_of(samples: Sequence[Row], status: Row) -> dict[str, float]:
+    """Return what the gateway does a second, since the last sample that is two seconds old or more."""
+    now = status["time"]
+    before = next((sample for sample in reversed(samples) if now - sample["time"] >= LIVE_SECONDS), None)
+    counters = status["counters"]
+    names = ("forwarded", "dropped", "bytes_from_inside", "bytes_from_outside", "created")
+    if before is None:
+        return dict.fromkeys(names, 0.0)
+    return {name: max(0.0, (counters[name] - before[name]) / (now - before["time"])) for name in names}
+
+
+def _traffic_charts(samples: Sequence[Row]) -> list[Chart]:
+    """Return the last hour's traffic, packets and sessions."""
+    if len(samples) < 3:
+        return []
+    times = [sample["time"] for sample in samples[1:]]
+
+    def per_second(name: str, scale: int = 1) -> list[float]:
+        return [
+            max(0.0, scale * (after[name] - before[name]) / max(after["time"] - before["time"], 1e-3))
+            for before, after in pairwise(samples)
+        ]
+
+    found = [
+        chart("Traffic", times, [("out", per_second("bytes_from_inside", 8)), ("in", per_second("bytes_from_outside", 8))],
+              lambda value: words.rate(value, "bit/s"), most=1000),
+        chart("Packets", times, [("forwarded", per_second("forwarded")), ("dropped", per_second("dropped"))],
+              lambda value: words.rate(value, "packets/s"), most=10),
+        chart("Sessions", times, [("sessions", [sample["sessions"] for sample in samples[1:]])],
+              lambda value: f"{words.count(value)} sessions", most=10),
+    ]  # fmt: skip
+    return [each for each in found if each is not None]
+
+
+# ---- session logs ---------------------------------------------------------------------------------------------------
+
+
+def session_log(client: Client, query: Query) -> View:
+    """Return the session logs, as the cloud's tab shows them, and their accounts of rows."""
+    return {"status": status_of(client), "logs": [_with_account(log) for log in client.ask("logs")]}
+
+
+def _with_account(log: Row) -> View:
+    counters = log.get("counters", {})
+    lost = {
+        name.removeprefix("lost_").replace("_", " "): value
+        for name, value in counters.items() if name.startswith("lost_") and value
+    }  # fmt: skip
+    waiting = counters.get("queued", 0) + counters.get("spooled", 0)
+    return {**log, "waiting": waiting, "lost_by": lost}
+
+
+# ---- sessions -------------------------------------------------------------------------------------------------------
+
+
+def sessions(client: Client, query: Query) -> View:
+    """Return a page of the sessions that match."""
+    asked = {name: query[name].strip() for name in CRITERIA if query.get(name, "").strip()}
+    sort = query.get("sort", "session")
+    reverse = query.get("reverse", "1" if "sort" not in query else "") == "1"  # unless told the newest come first
+    back = query.get("back") == "1"
+    entries = client.ask("entries")
+    found: View = {
+        "asked": asked, "sort": sort, "reverse": "1" if reverse else "",
+        "direction": "descending" if (sort in LARGEST_FIRST) is not reverse else "ascending", "sorts": SORTS,
+        "entries": entries, "rows": [], "problem": "", "criteria": CRITERIA, "status": status_of(client),
+    }  # fmt: skip
+
+    def link(**more: str) -> str:
+        return "?" + urlencode({**asked, "sort": sort, "reverse": found["reverse"], **more})
+
+    found["link"] = link
+    try:
+        rows = client.ask(
+            "sessions", **asked, sort=sort, limit=PAGE_ROWS, page=query.get("page", ""), reverse=reverse is not back
+        )
+    except ControlError as error:
+        return found | {"problem": str(error)}
+    told = client.summary
+    if back:
+        rows = rows[::-1]
+    first, last = (told["last"], told["first"]) if back else (told["first"], told["last"])
+    before = told["matched"] - told["before"] - len(rows) if back else told["before"]
+    return found | {
+        "rows": rows, "matched": told["matched"], "before": before, "after": told["matched"] - before - len(rows),
+        "previous": link(page=first, back="1") if before else "",
+        "next": link(page=last) if before + len(rows) < told["matched"] else "",
+        "page_count": math.ceil(told["matched"] / PAGE_ROWS), "number": before // PAGE_ROWS + 1,
+    }  # fmt: skip
+
+
+# ---- ports ----------------------------------------------------------------------------------------------------------
+
+
+def ports(client: Client, query: Query) -> View:
+    """Return the use of ports, now and over the last hour."""
+    asked = {name: query[name].strip() for name in ("outside", "protocol") if query.get(name, "").strip()}
+    status = status_of(client)
+    found: View = {"status": status, "asked": asked, "rows": [], "charts": [], "problem": "", "more": False}
+    try:
+        rows = client.ask("ports", **asked, sort="free", limit=SHOWN_PORTS)
+        more = client.summary["more"]
+        series = client.ask("ports-history", **asked, limit=DRAWN_PORTS)
+    except ControlError as error:
+        return found | {"problem": str(error)}
+    charts = [_port_chart(each, client.summary["times"], status["warn_at"]) for each in series]
+    return found | {"rows": rows, "more": more, "charts": [each for each in charts if each is not None]}
+
+
+def _port_chart(row: Row, times: Sequence[float], warn_at: float | None) -> Chart | None:
+    usable = row["total"] - row["reserved"]
+    warned = {} if not warn_at else {
+        "threshold": warn_at * usable, "threshold_text": f"warning from {words.count(warn_at * usable)} ports"
+    }  # fmt: skip
+    series = [("used", row["used"]), ("held down", row["held_down"])]
+    title = f"{row['outside_ip']} {row['protocol']}"
+    return chart(title, times, series, lambda value: f"{words.count(value)} ports", **warned)
+
+
+# ---- top ------------------------------------------------------------------------------------------------------------
+
+
+def top(client: Client, query: Query) -> View:
+    """Return what the page needs before its first sample."""
+    sort = query.get("sort", "bits")
+    status = status_of(client)
+    return {
+        "status": status, "sort": sort if sort in TOP_SORTS else "bits", "sorts": TOP_SORTS, "sample": None,
+        "interval": top_interval(status),
+    }  # fmt: skip
+
+
+def top_interval(status: Row) -> float:
+    """Return seconds between two samples: with many sessions fewer, so that packets hardly wait for them."""
+    return float(max(LIVE_SECONDS, status["sessions"] / SESSIONS_A_SECOND))
+
+
+# ---- who ------------------------------------------------------------------------------------------------------------
+
+
+def who(client: Client, query: Query) -> View:
+    """Return who has, or had, an outside endpoint."""
+    folders = [
+        str(log["destination"]["folder"]) for log in client.ask("logs")
+        if log.get("type") == "parquet" and log.get("destination", {}).get("folder")
+    ]  # fmt: skip
+    found: View = {
+        "query": query, "folders": folders, "lines": [], "state": "", "problem": "", "timeline": None,
+        "status": status_of(client),
+    }  # fmt: skip
+    if not query.get("endpoint", "").strip():
+        return found
+    try:
+        address, port = _endpoint(query["endpoint"].strip())
+        if query.get("when", "now") == "now":
+            return found | _who_now(client, address, port, query)
+        return found | _who_then(address, port, query, folders)
+    except (Error, OSError) as error:
+        return found | {"problem": str(error)}
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    address, _, port = text.partition(":")
+    if not port.isdigit():
+        raise ControlError(f"the outside endpoint must be an address, a colon and a port, got {show(text)}")
+    return address, int(port)
+
+
+def _who_now(client: Client, address: str, port: int, query: Query) -> View:
+    rows = client.ask(
+        "who", address=address, port=port, protocol=query.get("protocol") or None,
+        remote=query.get("remote", "").strip() or None,
+    )  # fmt: skip
+    return {"lines": list(owner_lines(rows, client.summary)), "state": client.summary["status"]}
+
+
+def _who_then(address: str, port: int, query: Query, folders: Sequence[str]) -> View:
+    from natcore.who.query import who as ask
+    from natcore.who.store import Store
+
+    if not folders:
+        raise ControlError("the gateway has no session log to Parquet files: who had it then cannot be asked here")
+    folder = Path(query.get("folder") or folders[0])
+    if str(folder) not in folders:
+        raise ControlError(f"the folder must be that of a session log of this gateway, got {show(str(folder))}")
+    remote: Any = query.get("remote", "").strip() or None
+    if remote is not None and ":" in remote:
+        remote = _endpoint(remote)
+    protocol = query.get("protocol") or "tcp"
+    answer = ask(
+        _STORES.setdefault(folder, Store(folder)), address, port,
+        protocol=int(protocol) if protocol.isdigit() else protocol, at=_moment(query.get("at", "")), remote=remote,
+        tolerance=_seconds(query.get("tolerance", "2")),
+    )  # fmt: skip
+    return {"lines": list(answer_lines(answer)), "state": answer.status, "timeline": _timeline(answer)}
+
+
+def _moment(text: str) -> datetime:
+    """Return a time of the form; one without a zone is in UTC, as its label says."""
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ControlError(f"the time must be such as 2026-11-20T12:03:17Z, got {show(text)}") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ControlError(f"the tolerance must be a number of seconds, got {show(text)}") from None
+
+
+def _timeline(answer: Answer) -> Timeline:
+    """Return the sessions and gaps around the time that was asked for."""
+    at = answer.at.timestamp()
+    lanes: list[tuple[str, str, list[tuple[str, float, float | None]]]] = []
+    for match in answer.matches:
+        spans: list[tuple[str, float, float | None]] = [
+            ("held", match.start.timestamp(), match.end.timestamp() if match.end else None)
+        ]
+        if match.window:
+            spans.append(("window", match.window[0].timestamp(), match.window[1].timestamp()))
+        lanes.append((f"{match.pri_ip}:{match.pri_port}", f"session {match.session}", spans))
+    for start, end, reason in answer.gaps:  # one may have begun in 1970
+        until = None if end is None else min(end.timestamp(), at + NEAR_SECONDS)
+        lanes.append(("not known", reason, [("gap", max(start.timestamp(), at - NEAR_SECONDS), until)]))
+    return timeline((at - answer.tolerance, at + answer.tolerance), lanes)
+
+
+# ---- explain, entries -----------------------------------------------------------------------------------------------
+
+
+def explain(client: Client, query: Query) -> View:
+    """Return what would become of a packet."""
+    frame = "".join(query.get("frame", "").split())
+    found: View = {
+        "query": query, "text": "", "steps": [], "problem": "", "verdict": "", "permitted": client.greeting.writer,
+        "status": status_of(client),
+    }  # fmt: skip
+    if not frame or not client.greeting.writer:
+        return found
+    try:
+        client.ask("explain", frame=frame, side=query.get("side", "inside"))
+    except ControlError as error:
+        return found | {"problem": str(error)}
+    told = client.summary
+    text = explanation_text(told, client.greeting)
+    return found | {"text": text, "steps": told["steps"], "verdict": told["verdict"]}
+
+
+def entries(client: Client, query: Query) -> View:
+    """Return the entries in force, and what a reload of the file would change."""
+    status = status_of(client)
+    found: View = {"status": status, "entries": client.ask("entries"), "plan": None, "steps": [], "problem": ""}
+    if "file" not in status or not client.greeting.writer:
+        return found
+    try:
+        steps = client.ask("reload", dry_run=True)
+    except ControlError as error:
+        return found | {"problem": str(error)}
+    return found | {"plan": dict(client.summary), "steps": [_step(step) for step in steps]}
+
+
+def _step(step: Row) -> View:
+    from natcore.service.reload import Step
+
+    return {**step, "text": str(Step(**step))}
+
+
+PAGES: dict[str, tuple[str, Callable[[Client, Query], View]]] = {  # by path: the title, and what it shows
+    "": ("Overview", overview),
+    "log": ("Session log", session_log),
+    "sessions": ("Sessions", sessions),
+    "ports": ("Ports", ports),
+    "top": ("Top", top),
+    "who": ("Who", who),
+    "explain": ("Explain", explain),
+    "entries": ("Entries", entries),
+}
+LIVE = {"": LIVE_SECONDS, "log": LIVE_SECONDS, "ports": 10.0}  # seconds between two looks
+
+
+def cards(gateways: Gateways) -> list[View]:
+    """Return a line for each gateway; of one that does not answer, why."""
+    found: list[View] = []
+    for name in gateways.names():
+        line: View = {"name": name, "problem": ""}
+        try:
+            with gateways.asking(name) as client:
+                line |= card(client)
+        except ControlError as error:
+            line["problem"] = str(error)
+        found.append(line)
+    return found
