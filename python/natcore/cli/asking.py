@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 from natcore.cli import report
 from natcore.cli.command import Json, failing, say
 from natcore.cli.control import Instance, print_live_owner
-from natcore.cli.times import moment_of, utc
+from natcore.cli.times import moment_of
+from natcore.cli.words import answer_lines, listing_lines
 from natcore.errors import ConfigurationError
 from natcore.internal import exit_codes
 from natcore.internal.exit_codes import ExitCode
 from natcore.internal.extras import extra
-from natcore.internal.protocols import NAMES
 from natcore.internal.redaction import show
 from natcore.internal.validation import either
 
@@ -27,7 +27,7 @@ with extra("cli"):
     import typer
 
 if TYPE_CHECKING:
-    from natcore.who.query import Answer, Listing, Match
+    from natcore.who.query import Answer, Listing
     from natcore.who.question import Question
     from natcore.who.source import Source
 
@@ -356,61 +356,9 @@ def _show(answer: Answer | Listing, as_json: bool) -> None:
     if as_json:
         report.print_json(answer.as_dict())
     elif isinstance(answer, Listing):
-        _print_listing(answer)
+        for line in listing_lines(answer):
+            say(line)
     else:
-        _print_answer(answer)
+        for line in answer_lines(answer):
+            say(line)
     raise typer.Exit(EXIT_STATUS[answer.status])
-
-
-def _print_listing(answer: Listing) -> None:
-    say(f"{answer.status}: {answer.reason}")
-    parts = [f"inside {answer.inside}"] if answer.inside is not None else []
-    if answer.remote is not None:
-        parts.append(f"remote {answer.remote}" + ("" if answer.remote_port is None else f":{answer.remote_port}"))
-    if answer.protocol is not None:
-        parts.append(_protocol(answer.protocol))
-    say(f"({', '.join(parts)}, {_time_of(answer)})")
-    for match in answer.matches:
-        _print_match(match)
-    for match in answer.perhaps:
-        say("perhaps:")
-        _print_match(match)
-    for entry in answer.entries:
-        say(f"besides: {entry}")
-    _print_gaps(answer)
-
-
-def _protocol(number: int) -> str:
-    return NAMES.get(number, f"protocol {number}")
-
-
-def _time_of(answer: Answer | Listing) -> str:
-    span = f"at {utc(answer.at)}" if answer.until is None else f"from {utc(answer.at)} to {utc(answer.until)}"
-    return f"{span} within {answer.tolerance:g} s"
-
-
-def _print_gaps(answer: Answer | Listing) -> None:
-    for start, end, reason in answer.gaps:
-        say(f"not known: {utc(start)} to {utc(end) if end else 'now'}: {reason}")
-
-
-def _print_answer(answer: Answer) -> None:
-    say(f"{answer.status}: {answer.reason}")
-    endpoint = f"{answer.address}" if answer.port is None else f"{answer.address}:{answer.port}"
-    protocol = "" if answer.protocol is None else f" {_protocol(answer.protocol)}"
-    remote = ""
-    if answer.remote is not None:
-        remote = f" to {answer.remote}" + ("" if answer.remote_port is None else f":{answer.remote_port}")
-    say(f"({endpoint}{protocol}{remote} {_time_of(answer)})")
-    for match in answer.matches:
-        _print_match(match)
-    _print_gaps(answer)
-
-
-def _print_match(match: Match) -> None:
-    remote = "a remote that is redacted" if match.pub_ip is None else f"{match.pub_ip}:{match.pub_port}"
-    eip = "" if match.eip in (None, match.nat_ip) else f" (EIP {match.eip})"
-    say(f"  {match.pri_ip}:{match.pri_port} as {match.nat_ip}:{match.nat_port}{eip} to {remote}")
-    if match.window:
-        say(f"    window {utc(match.window[0])} to {utc(match.window[1])}")
-    say(f"    session {match.session}, seen {utc(match.start)} to {utc(match.end) if match.end else '…'}")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from natcore.cli.times import utc
 from natcore.internal.protocols import NAMES
 
 if TYPE_CHECKING:
     from natcore.control.protocol import Greeting, Row
-    from natcore.who.query import Answer, Match
+    from natcore.who.query import Answer, Listing, Match
 
 
 def owner_lines(rows: Sequence[Row], summary: Row) -> Iterator[str]:
@@ -34,15 +34,51 @@ def explanation_text(summary: Row, greeting: Greeting) -> str:
     return f"{summary['text']}\nasked: the running gateway {name} (process {greeting.pid}); nothing was changed"
 
 
-def answer_lines(answer: Answer) -> Iterator[str]:
-    """Yield the answer, its question, each session and each gap of the log."""
-    protocol = NAMES.get(answer.protocol, f"protocol {answer.protocol}")
+def listing_lines(answer: Listing) -> Iterator[str]:
+    """Yield a list's status, question, sessions and gaps."""
     yield f"{answer.status}: {answer.reason}"
-    yield f"({answer.address}:{answer.port} {protocol} at {utc_text(answer.at)} within {answer.tolerance:g} s)"
+    parts = [f"inside {answer.inside}"] if answer.inside is not None else []
+    if answer.remote is not None:
+        parts.append(f"remote {answer.remote}" + ("" if answer.remote_port is None else f":{answer.remote_port}"))
+    if answer.protocol is not None:
+        parts.append(_protocol(answer.protocol))
+    yield f"({', '.join(parts)}, {_time_of(answer)})"
     for match in answer.matches:
         yield from _match_lines(match)
+    for match in answer.perhaps:
+        yield "perhaps:"
+        yield from _match_lines(match)
+    for entry in answer.entries:
+        yield f"besides: {entry}"
+    yield from _gap_lines(answer)
+
+
+def _protocol(number: int) -> str:
+    return NAMES.get(number, f"protocol {number}")
+
+
+def _time_of(answer: Answer | Listing) -> str:
+    span = f"at {utc(answer.at)}" if answer.until is None else f"from {utc(answer.at)} to {utc(answer.until)}"
+    return f"{span} within {answer.tolerance:g} s"
+
+
+def _gap_lines(answer: Answer | Listing) -> Iterator[str]:
     for start, end, reason in answer.gaps:
-        yield f"not known: {utc_text(start)} to {utc_text(end) if end else 'now'}: {reason}"
+        yield f"not known: {utc(start)} to {utc(end) if end else 'now'}: {reason}"
+
+
+def answer_lines(answer: Answer) -> Iterator[str]:
+    """Yield the answer, its question, each session and each gap of the log."""
+    yield f"{answer.status}: {answer.reason}"
+    endpoint = f"{answer.address}" if answer.port is None else f"{answer.address}:{answer.port}"
+    protocol = "" if answer.protocol is None else f" {_protocol(answer.protocol)}"
+    remote = ""
+    if answer.remote is not None:
+        remote = f" to {answer.remote}" + ("" if answer.remote_port is None else f":{answer.remote_port}")
+    yield f"({endpoint}{protocol}{remote} {_time_of(answer)})"
+    for match in answer.matches:
+        yield from _match_lines(match)
+    yield from _gap_lines(answer)
 
 
 def _match_lines(match: Match) -> Iterator[str]:
@@ -50,11 +86,5 @@ def _match_lines(match: Match) -> Iterator[str]:
     eip = "" if match.eip in (None, match.nat_ip) else f" (EIP {match.eip})"
     yield f"  {match.pri_ip}:{match.pri_port} as {match.nat_ip}:{match.nat_port}{eip} to {remote}"
     if match.window:
-        yield f"    window {utc_text(match.window[0])} to {utc_text(match.window[1])}"
-    yield f"    session {match.session}, seen {utc_text(match.start)} to {utc_text(match.end) if match.end else '…'}"
-
-
-def utc_text(moment: datetime) -> str:
-    """Return the moment in UTC, in whole seconds if it is one."""
-    text = moment.astimezone(UTC).isoformat(timespec="milliseconds" if moment.microsecond else "seconds")
-    return text.replace("+00:00", "Z")
+        yield f"    window {utc(match.window[0])} to {utc(match.window[1])}"
+    yield f"    session {match.session}, seen {utc(match.start)} to {utc(match.end) if match.end else '…'}"
