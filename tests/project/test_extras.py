@@ -109,7 +109,7 @@ def test_a_picture_names_its_extra(tmp_path: Path) -> None:
 
 def test_the_command_names_its_extra_in_one_line(tmp_path: Path) -> None:
     done = run("from natcore.cli import run_program\nrun_program()", tmp_path)
-    assert (done.returncode, done.stderr) == (1, "error: typer is not installed: pip install 'natcore[cli]'\n")
+    assert (done.returncode, done.stderr) == (78, "error: typer is not installed: pip install 'natcore[cli]'\n")
 
 
 def test_a_file_needs_the_libraries_of_its_own_sinks_alone(tmp_path: Path) -> None:
