@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from typer.testing import CliRunner
 
 from natcore import Gateway, Side, SnatEntry
+from natcore.cli.main import app
 from natcore.sinks import MemorySink
 from support.command_line import call, call_json
 from support.control import folder  # noqa: F401
@@ -80,6 +82,12 @@ def test_status_in_words_and_as_json(running: tuple[Gateway, str]) -> None:
     assert "sessions 2 of 1,000" in text and "session log audit to memory: Enabled" in text
     found = call_json("status", "--instance", instance)
     assert (found["instance"], found["sessions"]) == ("ngw-1", 2)
+
+
+def test_a_table_that_is_refused_has_no_heading(running: tuple[Gateway, str]) -> None:
+    _, instance = running
+    result = CliRunner().invoke(app, ["blocks", "--instance", instance])
+    assert (result.exit_code, result.stdout) == (70, "") and "the gateway has no port blocks" in result.stderr
 
 
 def test_metrics_are_what_a_scraper_reads(running: tuple[Gateway, str]) -> None:

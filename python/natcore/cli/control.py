@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -123,8 +124,9 @@ def _list(instance: str | None, as_json: bool, verb: str, columns: tuple[Column,
             for row in rows:
                 report.print_json(row, indent=None)
             return
+        first = list(islice(rows, 1))  # or an error, and no heading
         say(_line(columns, (column.heading for column in columns)))
-        for row in rows:
+        for row in chain(first, rows):
             say(_line(columns, (column.of(row) for column in columns)))
         count = client.summary["rows"]
         more = "; there are more: --limit 0 lists all" if client.summary["more"] else ""
