@@ -407,6 +407,7 @@ def test_entries_are_told_with_their_sessions(folder: Path) -> None:  # noqa: F8
         assert client.ask("entries")[0] == {
             "entry": 1, "name": "office", "kind": "snat", "text": f"10.0.0.0/16 by {EIP}", "sessions": 3,
         }  # fmt: skip
+        assert [row["sessions"] for row in client.ask("entries", count=False)] == [None, None]
 
 
 def test_the_last_hour_is_sampled_and_bounded() -> None:

@@ -136,7 +136,7 @@ def sessions(client: Client, query: Query) -> View:
     sort = query.get("sort", "session")
     reverse = query.get("reverse", "1" if "sort" not in query else "") == "1"  # unless told the newest come first
     back = query.get("back") == "1"
-    entries = client.ask("entries")
+    entries = client.ask("entries", count=False)
     found: View = {
         "asked": asked, "sort": sort, "reverse": "1" if reverse else "",
         "direction": "descending" if (sort in LARGEST_FIRST) is not reverse else "ascending", "sorts": SORTS,

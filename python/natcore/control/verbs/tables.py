@@ -185,13 +185,13 @@ def _page(
 
 
 @verb("entries")
-def entries(context: Context) -> Answer:
-    """List the entries in force, with what each translates and its live sessions."""
-    counts = context.gateway.sessions_by_entry()
+def entries(context: Context, *, count: bool = True) -> Answer:
+    """List the entries in force, with what each translates and, where they are to be counted, its live sessions."""
+    counts = context.gateway.sessions_by_entry() if count else {}
     for row in context.gateway.entries():
         yield {
             "entry": row.id, "name": row.entry.name, "kind": kind_of(row.entry), "text": in_words(row.entry),
-            "sessions": counts.get(row.id, 0),
+            "sessions": counts.get(row.id, 0) if count else None,
         }  # fmt: skip
     return {}
 
