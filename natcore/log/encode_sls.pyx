@@ -9,6 +9,7 @@ from natcore.base.text cimport put_decimal, put_dotted
 
 cdef enum:
     FIELDS = 13
+    LOCAL_FIELDS = 7
     KEY_BYTES = 64              # of a key with tag and length, at most
     FIELD_BYTES = 2 + KEY_BYTES + 2 + 20    # of a content with its value, at most
     RUN_BYTES = 40
@@ -69,7 +70,8 @@ cdef inline uint8_t* put_name(uint8_t* at, const Key* key, const uint8_t* run, u
 
 
 cdef uint8_t* put_log(uint8_t* at, const Record* row, const uint8_t* head, uint32_t head_length, const Key* keys,
-                      const Key* name, const uint8_t* run, uint32_t run_length, uint8_t* scratch) noexcept nogil:
+                      const Key* local, const Key* name, const uint8_t* run, uint32_t run_length,
+                      uint8_t* scratch) noexcept nogil:
     cdef uint8_t* end = scratch
     end[0] = LOG_TIME
     end = put_varint(end + 1, <uint32_t>seconds_of(row.end_time))
@@ -88,6 +90,14 @@ cdef uint8_t* put_log(uint8_t* at, const Record* row, const uint8_t* head, uint3
     end = put_field(end, &keys[10], row.pkts_from_vpc, False)
     end = put_field(end, &keys[11], seconds_of(row.start_time), False)
     end = put_field(end, &keys[12], seconds_of(row.end_time), False)
+    if local != NULL:
+        end = put_field(end, &local[0], row.eip, True)
+        end = put_field(end, &local[1], row.session, False)
+        end = put_field(end, &local[2], row.number, False)
+        end = put_field(end, &local[3], row.kind, False)
+        end = put_field(end, &local[4], row.flags, False)
+        end = put_field(end, &local[5], <uint64_t>max(row.start_time, 0), False)
+        end = put_field(end, &local[6], <uint64_t>max(row.end_time, 0), False)
     if name != NULL:
         end = put_name(end, name, run, run_length, row.number)
     at[0] = GROUP_LOGS
@@ -103,15 +113,17 @@ cdef int make_key(Key* key, bytes name) except -1:
     return 0
 
 
-def encode_logs(const uint8_t[::1] records not None, bytes head not None, names not None, bytes run=None):
+def encode_logs(const uint8_t[::1] records not None, bytes head not None, names not None, bytes run=None, local=()):
     """Encodes rows as the protobuf Logs of a LogGroup, one per row, without the GIL.
 
     records: the bytes of RECORD (n,). head: encoded Contents at the start of every Log.
     names: the 13 keys of the numeric fields in the contract's order, at most 60 bytes of UTF-8 each.
-    run: adds a 16th Content, `row`: run, slash, row number; at most 40 bytes.
+    run: adds a Content, `row`: run, slash, row number; at most 40 bytes.
+    local: none, or the 7 keys of eip, session, number, kind, flags, and the times in microseconds, likewise.
     Raises ValueError for invalid names, or if records is not a multiple of a record's length.
     """
     cdef Key keys[FIELDS]
+    cdef Key local_keys[LOCAL_FIELDS]
     cdef Key row_key
     cdef const Key* added = NULL
     cdef const uint8_t* run_bytes = NULL
@@ -123,18 +135,22 @@ def encode_logs(const uint8_t[::1] records not None, bytes head not None, names 
     cdef uint8_t *end
     cdef uint8_t *scratch
     cdef const uint8_t* head_bytes = <const uint8_t*>PyBytes_AS_STRING(head)
-    encoded = [name.encode() for name in names]
-    if len(encoded) != FIELDS or max(map(len, encoded)) > KEY_BYTES - 4 or records.shape[0] % sizeof(Record):
+    encoded, local_encoded = [name.encode() for name in names], [name.encode() for name in local]
+    if (len(encoded) != FIELDS or len(local_encoded) not in (0, LOCAL_FIELDS) or records.shape[0] % sizeof(Record)
+            or max(map(len, encoded + local_encoded)) > KEY_BYTES - 4):
         raise ValueError(f"names must be {FIELDS} keys of at most {KEY_BYTES - 4} bytes, records whole; got "
                          f"{len(encoded)} names, {records.shape[0]} bytes of records")
     if run is not None and len(run) > RUN_BYTES:
         raise ValueError(f"run must be at most {RUN_BYTES} bytes, got {run!r}")
     for field in range(FIELDS):
         make_key(&keys[field], encoded[field])
+    for field, key in enumerate(local_encoded):
+        make_key(&local_keys[field], key)
     make_key(&row_key, b"row")
     if run is not None:
         added, run_bytes, run_length = &row_key, <const uint8_t*>PyBytes_AS_STRING(run), <uint32_t>len(run)
-    cdef uint64_t log_bytes = 6 + head_length + FIELDS * FIELD_BYTES + FIELD_BYTES + RUN_BYTES
+    cdef const Key* local_at = &local_keys[0] if local_encoded else NULL
+    cdef uint64_t log_bytes = 6 + head_length + (FIELDS + LOCAL_FIELDS) * FIELD_BYTES + FIELD_BYTES + RUN_BYTES
     buffer = <uint8_t*>malloc(count * (log_bytes + 6) + log_bytes)
     if buffer == NULL:
         raise MemoryError
@@ -143,7 +159,7 @@ def encode_logs(const uint8_t[::1] records not None, bytes head not None, names 
     try:
         with nogil:
             for row in range(count):
-                end = put_log(end, &rows[row], head_bytes, head_length, keys, added, run_bytes, run_length,
+                end = put_log(end, &rows[row], head_bytes, head_length, keys, local_at, added, run_bytes, run_length,
                               scratch)
         return PyBytes_FromStringAndSize(<char*>buffer, end - buffer)
     finally:

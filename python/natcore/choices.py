@@ -28,5 +28,6 @@ OnFailure = Literal["forward", "refuse"]
 Transport = Literal["tcp", "udp"]  # IpfixSink
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]  # KafkaSink
 SlsSchema = Literal["2026", "preview2024"]  # SlsSink
+SlsRows = Literal["contract", "all"]
 PlaneState = Literal["running", "degraded", "stopped"]
 PlaneSide = Literal["inside", "outside"]

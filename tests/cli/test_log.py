@@ -130,6 +130,14 @@ def test_export(folder: Path, tmp_path: Path) -> None:
     assert call_json("log", "export", folder, tmp_path / "rows.jsonl", "--until", iso(450))["rows"] == 5
 
 
+def test_labels_name_the_account(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "accounts.csv").write_text("prefix,label\n10.0.0.5,account 4711\n")
+    asked = (*WHO, iso(200), "--log", folder, "--labels", tmp_path / "accounts.csv")
+    assert "\n    then account 4711\n" in call(*asked)
+    assert call_json(*asked)["matches"][0]["labels"] == ["account 4711"]
+    assert "labels must be a readable file" in call(*asked[:-1], f"kea:{tmp_path / 'none'}", exit_code=64)
+
+
 def test_compact(folder: Path) -> None:
     Log(folder, "run2").tick(9100).write()
     assert call("log", "compact", folder) == f"0 files are 0 now, of 0 rows: {folder}\n"  # one file a run and hour

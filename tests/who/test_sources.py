@@ -1,4 +1,4 @@
-"""Every source gives the same answers: Parquet files and ClickHouse, of the same rows."""
+"""Every source gives the same answers: Parquet files, ClickHouse and Simple Log Service, of the same rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ import pytest
 from natcore import Error
 from natcore.dtypes import FIELDS, RECORD
 from natcore.internal.validation import parse_ipv4
-from natcore.sinks import Batch, ClickHouseSink, ParquetSink
+from natcore.sinks import Batch, ClickHouseSink, ParquetSink, SlsSink
 from natcore.sinks.base import ADDRESSES, KINDS, TIMES
+from natcore.sinks.compaction import compact
+from natcore.testing import SlsServer
 from natcore.who.clickhouse import ClickHouseSource
 from natcore.who.query import Store, answered, talked, what, who
+from natcore.who.sls import SlsSource
 from natcore.who.source import Source
 from natcore.who.waiting import Waiting
 from runs.truth import lived
@@ -37,6 +40,12 @@ def server() -> Iterator[ChdbServer]:
         yield made
 
 
+@pytest.fixture
+def sls() -> Iterator[SlsServer]:
+    with SlsServer() as made:
+        yield made
+
+
 def in_clickhouse(server: ChdbServer, batches: list[Batch], **more: Any) -> ClickHouseSource:
     """The batches in a table of their own."""
     table = f"log{next(NUMBERS)}"
@@ -45,6 +54,18 @@ def in_clickhouse(server: ChdbServer, batches: list[Batch], **more: Any) -> Clic
     for batch in batches:
         sink.deliver(batch)
     return ClickHouseSource(server.url, table=table, fresh=86_400)
+
+
+def in_sls(server: SlsServer, batches: list[Batch]) -> SlsSource:
+    """The batches in a Logstore of their own."""
+    where: dict[str, Any] = {"access_key_id": "id", "access_key_secret": "secret", "region": "cn-hangzhou"}
+    logstore = f"log{next(NUMBERS)}"
+    sink = SlsSink(server.endpoint, "project", logstore, rows="all", **where)
+    sink.open()
+    for batch in batches:
+        for first in range(0, len(batch), 4096):
+            sink.deliver(Batch(batch.instance, batch.vpc_id, batch.run, batch.records[first : first + 4096]))
+    return SlsSource(server.endpoint, "project", logstore, fresh=86_400, **where)
 
 
 def in_parquet(folder: Path, batches: list[Batch]) -> Store:
@@ -56,35 +77,38 @@ def in_parquet(folder: Path, batches: list[Batch]) -> Store:
     return Store(folder)
 
 
-def both(server: ChdbServer, folder: Path, batches: list[Batch]) -> list[Source]:
-    return [in_parquet(folder, batches), in_clickhouse(server, batches)]
+def everywhere(server: ChdbServer, sls: SlsServer, folder: Path, batches: list[Batch]) -> list[Source]:
+    """The same rows in files, in compacted files, in ClickHouse and in Simple Log Service."""
+    plain, compacted = in_parquet(folder / "plain", batches), in_parquet(folder / "compacted", batches)
+    assert compact(compacted.folder).files > 0
+    return [plain, compacted, in_clickhouse(server, batches), in_sls(sls, batches)]
 
 
-def test_the_same_rows_give_the_same_answers(server: ChdbServer, tmp_path: Path) -> None:
+def test_the_same_rows_give_the_same_answers(server: ChdbServer, sls: SlsServer, tmp_path: Path) -> None:
     log = Log(tmp_path).tick(0).session(7, ANN, 100, [(100, 400)], 400)
-    batches = [log.batch()]
+    batches = [log.batch(), log.tick(420).batch()]
     log.session(8, BOB, 300, [(300, 500)], 500, port=4001).session(
         9, BOB, 6000, [(6000, 6100)], None, port=4002, pub_ip=DNS, pub_port=53, protocol=17
     )
     batches.append(log.tick(9000).batch())
     log.number += 3  # rows that never came
     batches.append(log.tick(20_000).batch())
-    parquet, clickhouse = both(server, tmp_path / "log", batches)
+    parquet, *others = everywhere(server, sls, tmp_path, batches)
     for address, seconds in (
-        ("203.0.113.1", -50), ("172.16.10.13", 99), ("203.0.113.1", 450), ("203.0.113.7", 6050), ("172.16.10.13", 8000),
-        ("203.0.113.1", 9500), ("203.0.113.1", 30_000),
+        ("203.0.113.1", 450), ("172.16.10.13", 6050), ("203.0.113.7", 9500), ("203.0.113.1", 30_000),
     ):  # fmt: skip
         for port, protocol, remote in (
-            (4000, "tcp", None), (4001, 6, "198.51.100.7"), (4002, "udp", None), (None, None, "198.51.100.7"),
-            (None, None, ("198.51.100.53", 53)),
+            (4001, 6, "198.51.100.7"), (4002, "udp", None), (None, None, "198.51.100.7"),
         ):  # fmt: skip
             asked: dict[str, Any] = {"protocol": protocol, "at": at(seconds), "remote": remote, "tolerance": 60}
-            assert who(clickhouse, address, port, **asked) == who(parquet, address, port, **asked)
+            answer = who(parquet, address, port, **asked)
+            assert [who(other, address, port, **asked) for other in others] == [answer] * 3
     for start, end in ((90, 9000), (500, 25_000)):
-        for host in ("10.0.0.5", "10.0.0.6", "192.0.2.1"):
+        for host in ("10.0.0.6", "192.0.2.1"):
             span: dict[str, Any] = {"at": at(start), "until": at(end)}
-            assert what(clickhouse, host, **span) == what(parquet, host, **span)
-            assert talked(clickhouse, "198.51.100.53", **span) == talked(parquet, "198.51.100.53", **span)
+            had, met = what(parquet, host, **span), talked(parquet, "198.51.100.53", **span)
+            assert [what(other, host, **span) for other in others] == [had] * 3
+            assert [talked(other, "198.51.100.53", **span) for other in others] == [met] * 3
 
 
 def test_a_batch_that_came_twice_and_facts_of_one_number_are_kept_once_each(server: ChdbServer, tmp_path: Path) -> None:
@@ -139,7 +163,9 @@ def rows_of(store: Store) -> list[Batch]:
 
 
 @pytest.mark.parametrize("seed", [3, 14])
-def test_a_random_life_has_the_same_answers_in_clickhouse_and_each_is_right(server: ChdbServer, seed: int) -> None:
+def test_a_random_life_has_the_same_answers_everywhere_and_each_is_right(
+    server: ChdbServer, sls: SlsServer, seed: int
+) -> None:
     """A redacted log is left out: in one table its rows would stand in the place of the others'."""
     with lived(seed, steps=40) as life:
         store = Store(life.folder / "log")
@@ -149,12 +175,53 @@ def test_a_random_life_has_the_same_answers_in_clickhouse_and_each_is_right(serv
         ]
         if not batches:
             pytest.skip("no row was delivered in this life")
-        clickhouse = in_clickhouse(server, batches)
-        for _ in range(25):
+        sources = [in_clickhouse(server, batches), in_sls(sls, batches)]
+        for _ in range(20):
             asked = life.draw()
             question = life.question_of(asked)
-            answer = answered(question, clickhouse, Waiting())
+            answer, other = (answered(question, source, Waiting()) for source in sources)
             judged = judge_listing if question.subject in ("inside", "remote") else judge
             assert judged(life.truth, answer, asked, round(asked.at, 3)) == "", (asked, answer)
+            assert other == answer, asked
             if not redacted and not life.may_damage:
                 assert answer == answered(question, store, Waiting()), asked
+
+
+def test_an_incomplete_answer_of_the_service_is_none(
+    sls: SlsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = in_sls(sls, [Log(tmp_path).tick(0).batch()])
+    monkeypatch.setattr("aliyun.log.logclient.DEFAULT_QUERY_RETRY_INTERVAL", 0)
+    sls.progress = "Incomplete"
+    with pytest.raises(Error, match="the service's answer is incomplete"):
+        who(source, "203.0.113.1", 1, protocol="tcp", at=at(0))
+    sls.progress = "Complete"
+    sls.granted.discard("log:GetLogStoreLogs")
+    with pytest.raises(Error, match="Unauthorized"):
+        who(source, "203.0.113.1", 1, protocol="tcp", at=at(0))
+
+
+def test_a_logstore_with_the_contract_s_fields_alone_is_refused(sls: SlsServer, tmp_path: Path) -> None:
+    where: dict[str, Any] = {"access_key_id": "id", "access_key_secret": "secret", "region": "cn-hangzhou"}
+    SlsSink(sls.endpoint, "project", "contract", **where).open()
+    with pytest.raises(Error, match=r"key \(kind\) is not config"):
+        who(SlsSource(sls.endpoint, "project", "contract", **where), "203.0.113.1", 1, protocol="tcp", at=at(0))
+
+
+def test_rows_with_all_fields_are_as_the_sdk_encodes_them(tmp_path: Path) -> None:
+    from aliyun.log.log_logs_pb2 import LogGroup  # type: ignore[attr-defined]
+
+    batch = Log(tmp_path).tick(0).session(7, ANN, 100, [(100, 400)], 400).batch()
+    sink = SlsSink("http://h", "project", "store", rows="all", access_key_id="id", access_key_secret="secret")
+    assert sink.events and sink.gaps and sink.facts
+    group = LogGroup.FromString(sink.encode(batch))
+    for log, row in zip(group.Logs, batch.rows(local=True), strict=True):
+        told = {content.Key: content.Value for content in log.Contents}
+        row |= {"start_us": row["start_time"], "end_us": row["end_time"], "eip": row["eip"] or "0.0.0.0"}
+        row |= {
+            "start_time": row["start_us"] // 10**6,
+            "end_time": row["end_us"] // 10**6,
+            "kind": KIND_NUMBERS[row["kind"]],
+        }
+        assert told == {name: str(value) for name, value in row.items()}
+    assert group.SerializeToString() == sink.encode(batch)

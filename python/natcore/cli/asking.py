@@ -27,6 +27,7 @@ with extra("cli"):
     import typer
 
 if TYPE_CHECKING:
+    from natcore.who.labels import Labels
     from natcore.who.query import Answer, Listing
     from natcore.who.question import Question
     from natcore.who.source import Source
@@ -37,7 +38,13 @@ EXIT_STATUS = {
     "unused": exit_codes.Answer.UNUSED,
 }  # fmt: skip
 
-_ASKABLE = ("parquet", "clickhouse")  # sinks, the one that is asked first where a file has several
+_ASKABLE = ("parquet", "clickhouse", "sls")  # sinks, the one that is asked first where a file has several
+_CONNECTION = {  # of a sink's arguments those that its source has too
+    "clickhouse": ("url", "table", "database", "user", "password"),
+    "sls": (
+        "endpoint", "project", "logstore", "region", "access_key_id", "access_key_secret", "security_token", "credentials",
+    ),
+}  # fmt: skip
 
 Protocol = Annotated[str | None, typer.Option(help="tcp, udp, icmp (the port is its identifier), or a number.")]
 At = Annotated[str | None, typer.Option(help="When, with its zone: 2026-11-20T12:03:17Z, 2026-11-20T20:03:17+08:00.")]
@@ -58,6 +65,15 @@ Tolerance = Annotated[float, typer.Option(help="Seconds by which the time may be
 EvidenceFile = Annotated[
     Path | None,
     typer.Option("--evidence", help="Write the answers with their rows, files and hashes into this .json file."),
+]
+LabelSource = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="[FORM:]FILE",
+        help="Which account had an inside address then: a .csv (prefix, label, from, until), or leases: "
+        "dnsmasq:FILE, kea:FILE.",
+    ),
 ]
 Record = Annotated[
     Path | None,
@@ -92,6 +108,7 @@ def who(
         Path | None, typer.Option(help="Many questions: a .csv with a heading, or a .jsonl; with --evidence.")
     ] = None,
     evidence: EvidenceFile = None,
+    labels: LabelSource = None,
     question_log: Record = None,
     live: Annotated[bool, typer.Option("--live", help="Who has it now: ask the running gateway.")] = False,
     instance: Instance = None,
@@ -116,12 +133,12 @@ def who(
                     "--questions needs --evidence, and no ADDRESS:PORT: the file has all questions"
                 )
             raise typer.Exit(
-                _ask_many(questions, _places(log, spool, config), tolerance, evidence, question_log, as_json)
+                _ask_many(questions, _places(log, spool, config, labels), tolerance, evidence, question_log, as_json)
             )
         if config is not None and log is None and spool is None and at is None and start is None:
             raise typer.Exit(_compute(endpoint, protocol, config, as_json))
         question = _question_of_endpoint(endpoint, protocol, _span(at, start, until), remote, tolerance)
-        answer = _ask(question, _places(log, spool, config), evidence, question_log)
+        answer = _ask(question, _places(log, spool, config, labels), evidence, question_log)
     _show(answer, as_json)
 
 
@@ -137,6 +154,7 @@ def what(
     config: Config = None,
     tolerance: Tolerance = 0.0,
     evidence: EvidenceFile = None,
+    labels: LabelSource = None,
     question_log: Record = None,
     as_json: Json = False,
 ) -> None:
@@ -145,7 +163,7 @@ def what(
         question = _question(
             inside=inside, span=_span(at, start, until), protocol=protocol, remote=remote, tolerance=tolerance
         )
-        answer = _ask(question, _places(log, spool, config), evidence, question_log)
+        answer = _ask(question, _places(log, spool, config, labels), evidence, question_log)
     _show(answer, as_json)
 
 
@@ -160,32 +178,36 @@ def talked(
     config: Config = None,
     tolerance: Tolerance = 0.0,
     evidence: EvidenceFile = None,
+    labels: LabelSource = None,
     question_log: Record = None,
     as_json: Json = False,
 ) -> None:
     """Who talked to a remote then: each session, of all gateways in the log."""
     with failing(as_json):
         question = _question(span=_span(at, start, until), protocol=protocol, remote=remote, tolerance=tolerance)
-        answer = _ask(question, _places(log, spool, config), evidence, question_log)
+        answer = _ask(question, _places(log, spool, config, labels), evidence, question_log)
     _show(answer, as_json)
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the rows are."""
+    """Where the rows are, and labels of inside addresses."""
 
     source: Source | None
     spool: Path | None
+    labels: Labels | None
 
 
-def _places(log: str | None, spool: Path | None, config: Path | None) -> Places:
+def _places(log: str | None, spool: Path | None, config: Path | None, labels: str | None) -> Places:
+    from natcore.who.labels import labels_at
+
     source = None if log is None else _source_at(log)
     if config is not None:
         from natcore.service.configuration_file import load
 
         logs = load(config).logs
         kept = sorted(
-            (each for each in logs if getattr(each.sink, "delivery_type", "") in _ASKABLE),
+            (each for each in logs if _is_askable(getattr(each.sink, "delivery_type", ""), each.arguments)),
             key=lambda each: _ASKABLE.index(each.sink.delivery_type),  # type: ignore[attr-defined]
         )
         if source is None and kept:
@@ -197,18 +219,28 @@ def _places(log: str | None, spool: Path | None, config: Path | None) -> Places:
         if config:
             found = f"{config} has no [[log]] with sink = {either(map(repr, _ASKABLE))}"
         raise ConfigurationError(f"where the log is: {found}; give one of them")
-    return Places(source, spool)
+    return Places(source, spool, None if labels is None else labels_at(labels))
 
 
 def _source_of(kind: str, arguments: Mapping[str, Any]) -> Source:
     """Return the source of what a sink with these arguments writes."""
-    from natcore.who.clickhouse import ClickHouseSource
-    from natcore.who.store import Store
-
     if kind == "parquet":
+        from natcore.who.store import Store
+
         return Store(arguments["folder"])
-    named = {name: arguments[name] for name in ("table", "database", "user", "password") if name in arguments}
-    return ClickHouseSource(arguments["url"], **named)
+    named = {name: arguments[name] for name in _CONNECTION[kind] if name in arguments}
+    if kind == "sls":
+        from natcore.who.sls import SlsSource
+
+        return SlsSource(**named)
+    from natcore.who.clickhouse import ClickHouseSource
+
+    return ClickHouseSource(**named)
+
+
+def _is_askable(kind: str, arguments: Mapping[str, Any]) -> bool:
+    """Return whether a sink writes rows about the log itself: an SlsSink with rows = "all" alone."""
+    return kind in _ASKABLE and (kind != "sls" or arguments.get("rows") == "all")
 
 
 def _source_at(text: str) -> Source:
@@ -284,7 +316,7 @@ def _answers(
     from natcore.who.evidence import ask_all
     from natcore.who.question_log import QuestionLog
 
-    evidence, answers = ask_all(questions, places.source, spool=places.spool)
+    evidence, answers = ask_all(questions, places.source, spool=places.spool, labels=places.labels)
     if record is not None:
         QuestionLog(record).add(
             {"question": told["question"], "status": answer.status, "subscribers": answer.subscribers}

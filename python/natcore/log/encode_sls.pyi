@@ -3,4 +3,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-def encode_logs(records: NDArray[np.uint8], head: bytes, names: Sequence[str], run: bytes | None = None) -> bytes: ...
+def encode_logs(
+    records: NDArray[np.uint8],
+    head: bytes,
+    names: Sequence[str],
+    run: bytes | None = None,
+    local: Sequence[str] = (),
+) -> bytes: ...

@@ -54,6 +54,8 @@ _HOST = re.compile(
 )
 _PREVIEW_NAMES = {"instance": "intstance", "protocol": "portocol"}  # as the page of 2024 spells them
 _NUMBERS = {*CONTRACT[2:]} - {"pri_ip", "pub_ip", "nat_ip"}
+LOCAL = ("eip", "session", "number", "kind", "flags", "start_us", "end_us")  # as encode_logs takes them
+MICROSECONDS: Mapping[str, str] = {"start_time": "start_us", "end_time": "end_us"}
 
 
 class SlsSink(BaseSink):
@@ -79,6 +81,9 @@ class SlsSink(BaseSink):
         delivery.
     schema
         "2026", or "preview2024" with that page's spelling of two fields.
+    rows
+        "contract": window rows with the 15 fields. "all": rows of every kind with all fields (eip, session, number, kind,
+        flags, run, start_us and end_us in microseconds), which `natcore.who.sls.SlsSource` needs; about 600 bytes a row.
     row
         True: a 16th field, "RUN/NUMBER", by which a query can drop rows that came twice.
     timeout
@@ -102,6 +107,7 @@ class SlsSink(BaseSink):
         credentials: Callable[[], Credentials] | None = None,
         create: bool = True,
         schema: choices.SlsSchema = "2026",
+        rows: choices.SlsRows = "contract",
         row: bool = False,
         timeout: float = 10.0,
     ) -> None:
@@ -112,6 +118,9 @@ class SlsSink(BaseSink):
                 "credentials must be access_key_id and access_key_secret, or a callable; give one of the two"
             )
         check_choice("schema", schema, get_args(choices.SlsSchema))
+        check_choice("rows", rows, get_args(choices.SlsRows))
+        if rows == "all" and schema != "2026":
+            raise ConfigurationError(f"rows='all' must come with schema='2026', got {schema!r}")
         check_choice("create", create, (True, False))
         check_choice("row", row, (True, False))
         check_number("timeout", timeout, 0.1, 3600, unit="seconds")
@@ -132,6 +141,7 @@ class SlsSink(BaseSink):
         self._credentials = credentials or (lambda: fixed)
         self._create = create
         self._schema, self._row = schema, row
+        self._is_whole = self.events = self.gaps = self.facts = rows == "all"
         self._timeout = timeout
         self._client: Client | None = None
         self._client_pid = 0
@@ -230,8 +240,10 @@ class SlsSink(BaseSink):
         """Return the LogGroup's protobuf, identical to that of the SDK's encoder."""
         names = [self._name(field) for field in CONTRACT]
         head = _content(names[0], batch.instance) + _content(names[1], batch.vpc_id)
+        if self._is_whole:
+            head += _content("run", batch.run)
         run = batch.run.encode() if self._row else None
-        logs = encode_logs(batch.records.view("u1"), head, names[2:], run)
+        logs = encode_logs(batch.records.view("u1"), head, names[2:], run, LOCAL if self._is_whole else ())
         tags = _tag("run", batch.run) + _tag("first_number", str(batch.first_number))
         return logs + _text(3, TOPIC) + _text(4, batch.instance) + tags
 
@@ -258,6 +270,8 @@ class SlsSink(BaseSink):
     def _types(self) -> dict[str, str]:
         """Return the index type of each field."""
         kinds = {self._name(field): "long" if field in _NUMBERS else "text" for field in CONTRACT}
+        if self._is_whole:
+            kinds |= {"run": "text", **{name: "text" if name == "eip" else "long" for name in LOCAL}}
         return kinds | ({"row": "text"} if self._row else {})
 
     def _connect(self) -> Client:

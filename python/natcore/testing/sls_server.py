@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from natcore.internal.extras import extra
+from natcore.testing.sls_query import run_query
 from natcore.testing.sls_signature import Refusal, check_signature
 
 with extra("testing"):
@@ -40,6 +41,7 @@ ACTIONS = {  # (method, path): what a RAM policy calls it
     ("POST", "logstores/*/index"): "log:CreateIndex",
     ("GET", "logstores/*/index"): "log:GetIndex",
     ("POST", "logstores/*/shards/lb"): "log:PostLogStoreLogs",
+    ("POST", "logstores/*/logs"): "log:GetLogStoreLogs",
 }
 _PROJECT_FIELDS = ("description", "region", "owner", "createTime", "lastModifyTime")
 _LOGSTORE_FIELDS = {
@@ -94,6 +96,7 @@ class SlsServer:
         self.projects: dict[str, dict[str, Logstore]] = {}
         self.requests: list[tuple[str, str, str]] = []  # method, path, what was answered: "200" or a code
         self.delay = 0.0  # seconds before each answer
+        self.progress = "Complete"  # or "Incomplete": what the answers to queries say of themselves
         self.granted = set(ACTIONS.values())  # what the keys may do; anything else is answered Unauthorized
         self._clock = clock
         self._faults: deque[_Fault] = deque()
@@ -244,10 +247,26 @@ class SlsServer:
                 if store.index is None:
                     raise Refusal("IndexConfigNotExist", "index config doesn't exist")
                 return {"ttl": 30, "lastModifyTime": 0, **store.index}
+            case "POST", ["logstores", name, "logs"]:
+                return self._query(self._store(request, name), json.loads(request.body))
             case "POST", ["logstores", name, "shards", "lb"]:
                 self._write(self._store(request, name), request)
                 return {}
         raise Refusal("ParameterInvalid", f"{request.method} {request.path} is not known here")
+
+    def _query(self, store: Logstore, asked: dict[str, Any]) -> dict[str, Any]:
+        """Answer a search and its analysis of the logs from `from` on and before `to`; a log that came twice is there twice."""
+        if store.index is None:
+            raise Refusal("IndexConfigNotExist", "index config doesn't exist")
+        types = {name: key["type"] for name, key in store.index["keys"].items()}
+        logs = [
+            {content.Key: content.Value for content in log.Contents} for group in store.groups for log in group.Logs
+            if int(asked["from"]) <= log.Time < int(asked["to"])
+        ]  # fmt: skip
+        data = run_query(logs, asked.get("query") or "*", types)
+        if "|" not in asked.get("query", ""):
+            data = data[int(asked["offset"]) : int(asked["offset"]) + min(100, int(asked["line"]))]
+        return {"meta": {"progress": self.progress, "count": len(data), "hasSQL": True}, "data": data}
 
     def _stores(self, request: _Request) -> dict[str, Logstore]:
         if request.project not in self.projects:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from natcore.internal.files import replaced
 from natcore.who.conclude import Row
+from natcore.who.labels import Labels, labelled
 from natcore.who.query import Answer, Found, Listing, answer_of, found_in
 from natcore.who.question import EPOCH, Question
 from natcore.who.source import Source
@@ -62,6 +63,7 @@ def ask_all(
     *,
     spool: str | os.PathLike[str] | None = None,
     gateway: Gateway | None = None,
+    labels: Labels | None = None,
     now: datetime | None = None,
 ) -> tuple[Evidence, tuple[Answer | Listing, ...]]:
     """Answer many questions, with their evidence.
@@ -72,6 +74,8 @@ def ask_all(
         Each with its id.
     source, spool, gateway
         Where the rows are, as of `who`.
+    labels
+        Of inside addresses; None: no label is looked for.
     now
         When the questions are asked; None: by this machine's clock.
 
@@ -93,6 +97,8 @@ def ask_all(
             there = there.with_live(live_rows(question, gateway, there.now))
         found = found_in(question, source, there)
         answer = answer_of(question, found)
+        if labels is not None:
+            answer = labelled(answer, labels)
         used = _used(found)
         parts.update((part.name, part.sha256 or None) for part in found.parts if part.name in used)
         results[place] = answer, {

@@ -50,6 +50,8 @@ class Match:
         The row's window that covers the question; None: it held the port without traffic then.
     run, session
         Name the session for ever.
+    labels
+        Of the inside address then (natcore.who.labels); empty where none were asked for.
     """
 
     instance: str
@@ -67,6 +69,7 @@ class Match:
     window: tuple[datetime, datetime] | None
     run: str
     session: int
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
