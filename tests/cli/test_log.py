@@ -130,6 +130,37 @@ def test_export(folder: Path, tmp_path: Path) -> None:
     assert call_json("log", "export", folder, tmp_path / "rows.jsonl", "--until", iso(450))["rows"] == 5
 
 
+def test_a_logstore_with_all_fields_is_found_by_the_gateway_s_file(tmp_path: Path) -> None:
+    pytest.importorskip("aliyun.log", reason="the extra natcore[sls]")
+    from natcore.sinks import SlsSink
+    from natcore.testing import SlsServer
+
+    log = Log(tmp_path / "unused").tick(0).session(7, ANN, 100, [(100, 400)], 400).tick(9000)
+    for name in ("id", "secret"):
+        (tmp_path / name).write_text(name)
+        (tmp_path / name).chmod(0o600)
+    with SlsServer() as server:
+        sink = SlsSink(
+            server.endpoint,
+            "project",
+            "store",
+            region="cn-hangzhou",
+            access_key_id="id",
+            access_key_secret="secret",
+            rows="all",
+        )
+        sink.open()
+        sink.deliver(log.batch())
+        file = tmp_path / "gateway.toml"
+        file.write_text(
+            f'[[log]]\nsink = "sls"\nrows = "all"\nendpoint = "{server.endpoint}"\nproject = "project"\nlogstore = "store"\n'
+            f'region = "cn-hangzhou"\naccess_key_id_file = "{tmp_path}/id"\naccess_key_secret_file = "{tmp_path}/secret"\n'
+        )
+        assert call(*WHO, iso(200), "--config", file).startswith("exact: 10.0.0.5")
+        file.write_text(file.read_text().replace('rows = "all"', ""))
+        assert "has no [[log]]" in call(*WHO, iso(200), "--config", file, exit_code=64)
+
+
 def test_labels_name_the_account(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "accounts.csv").write_text("prefix,label\n10.0.0.5,account 4711\n")
     asked = (*WHO, iso(200), "--log", folder, "--labels", tmp_path / "accounts.csv")
