@@ -20,6 +20,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from day import Day
 from natcore.sinks import ParquetSink
+from natcore.sinks.compaction import compact
 from natcore.who.query import Store, who
 
 QUESTIONS = 40
@@ -33,7 +34,7 @@ class Written:
     rows: int
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["as written", "compacted"])
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Written]:
     day = Day(request.config.getoption("--rows"))
     folder = tmp_path_factory.mktemp("day")
@@ -44,6 +45,8 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         sink.deliver(batch)
         rows += len(batch)
     sink.close()
+    if request.param == "compacted":
+        compact(folder)  # of fewer than about ten million rows there is no hour with several files
     yield Written(day, folder, rows)
     for path in folder.iterdir():
         path.unlink()
