@@ -17,7 +17,7 @@ LATE = {
     "matplotlib", "msgspec", "multiprocessing", "pyarrow", "pyroute2", "random", "rich", "secrets", "select", "socket", "ssl",
     "subprocess", "tempfile", "tomllib", "typer", "unittest", "urllib.request", "xml",
 }  # fmt: skip
-MODULES_MOST = 70  # natcore's own; more costs time, so raise it only for what every gateway needs
+MODULES_MOST = 71  # natcore's own; more costs time, so raise it only for what every gateway needs
 IMPORT = "import numpy, sys; before = set(sys.modules); import natcore; print(*(set(sys.modules) - before))"
 
 
