@@ -169,6 +169,13 @@ def test_labels_name_the_account(folder: Path, tmp_path: Path) -> None:
     assert "labels must be a readable file" in call(*asked[:-1], f"kea:{tmp_path / 'none'}", exit_code=64)
 
 
+def test_a_timeline_in_the_terminal_or_a_file(folder: Path, tmp_path: Path) -> None:
+    asked = ("what", "10.0.0.5", "--from", iso(10), "--until", iso(1000), "--log", folder, "--timeline")
+    assert "█" in call(*asked, "-") and "▲" in call(*WHO, iso(200), "--log", folder, "--timeline", "-")
+    assert "plot must end in" in call(*asked, tmp_path / "x.gif", exit_code=64)
+    assert "█" not in call(*asked[:-1], "--json")
+
+
 def test_compact(folder: Path) -> None:
     Log(folder, "run2").tick(9100).write()
     assert call("log", "compact", folder) == f"0 files are 0 now, of 0 rows: {folder}\n"  # one file a run and hour

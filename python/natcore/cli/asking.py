@@ -75,6 +75,14 @@ LabelSource = Annotated[
         "dnsmasq:FILE, kea:FILE.",
     ),
 ]
+TimelineFile = Annotated[
+    str | None,
+    typer.Option(
+        "--timeline",
+        metavar="FILE|-",
+        help="Draw the sessions over time into a .svg or .png file; -: into the terminal.",
+    ),
+]
 Record = Annotated[
     Path | None,
     typer.Option(
@@ -109,6 +117,7 @@ def who(
     ] = None,
     evidence: EvidenceFile = None,
     labels: LabelSource = None,
+    timeline: TimelineFile = None,
     question_log: Record = None,
     live: Annotated[bool, typer.Option("--live", help="Who has it now: ask the running gateway.")] = False,
     instance: Instance = None,
@@ -139,7 +148,7 @@ def who(
             raise typer.Exit(_compute(endpoint, protocol, config, as_json))
         question = _question_of_endpoint(endpoint, protocol, _span(at, start, until), remote, tolerance)
         answer = _ask(question, _places(log, spool, config, labels), evidence, question_log)
-    _show(answer, as_json)
+    _show(answer, as_json, timeline)
 
 
 def what(
@@ -155,6 +164,7 @@ def what(
     tolerance: Tolerance = 0.0,
     evidence: EvidenceFile = None,
     labels: LabelSource = None,
+    timeline: TimelineFile = None,
     question_log: Record = None,
     as_json: Json = False,
 ) -> None:
@@ -164,7 +174,7 @@ def what(
             inside=inside, span=_span(at, start, until), protocol=protocol, remote=remote, tolerance=tolerance
         )
         answer = _ask(question, _places(log, spool, config, labels), evidence, question_log)
-    _show(answer, as_json)
+    _show(answer, as_json, timeline)
 
 
 def talked(
@@ -179,6 +189,7 @@ def talked(
     tolerance: Tolerance = 0.0,
     evidence: EvidenceFile = None,
     labels: LabelSource = None,
+    timeline: TimelineFile = None,
     question_log: Record = None,
     as_json: Json = False,
 ) -> None:
@@ -186,7 +197,7 @@ def talked(
     with failing(as_json):
         question = _question(span=_span(at, start, until), protocol=protocol, remote=remote, tolerance=tolerance)
         answer = _ask(question, _places(log, spool, config, labels), evidence, question_log)
-    _show(answer, as_json)
+    _show(answer, as_json, timeline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,9 +392,14 @@ def _endpoint(name: str, text: str) -> tuple[str, int | None]:
     return address, int(port) if colon else None
 
 
-def _show(answer: Answer | Listing, as_json: bool) -> None:
+def _show(answer: Answer | Listing, as_json: bool, timeline: str | None) -> None:
     """Print the answer, and end with its exit status."""
     from natcore.who.query import Listing
+    from natcore.who.timeline import lines, save
+
+    if timeline not in (None, "-"):
+        with failing(as_json):
+            save(answer, timeline)
 
     if as_json:
         report.print_json(answer.as_dict())
@@ -392,5 +408,8 @@ def _show(answer: Answer | Listing, as_json: bool) -> None:
             say(line)
     else:
         for line in answer_lines(answer):
+            say(line)
+    if timeline == "-" and not as_json:
+        for line in lines(answer, report.console().width):
             say(line)
     raise typer.Exit(EXIT_STATUS[answer.status])
