@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # tests/
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -203,6 +204,7 @@ class Process:
         child = os.fork()
         if not child:
             signal.alarm(20)
+            gc.disable()  # databases of lives before would be closed without their threads
             left = iter(range(calls))
 
             def count(*_: object) -> None:
