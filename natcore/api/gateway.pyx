@@ -25,7 +25,7 @@ from natcore.tables.port_overload cimport overload_new
 from natcore.nat.affinity cimport owner_of_frame
 from natcore.tables.ports cimport (
     BITMAP_BYTES, HOST_SPACES, PORT_RESERVED, PORTS_OVERLOAD, SPACE_TCP, SPACE_UDP, PortMap, Ports, address_add,
-    address_drop, address_find, address_share, address_unshare, randoms_fill, ports_allow,
+    address_drop, address_find, address_open, address_share, address_unshare, randoms_fill, ports_allow,
     ports_divide,
     ports_new, ports_reserve, ports_taken, ports_unreserve,
 )
@@ -466,6 +466,25 @@ cdef class Core:
             self.workers.unlock()
         return None if number == NONE else number
 
+    def place_address(self, uint32_t number, uint32_t ip, uint32_t eip):
+        """Adds the new outside address ip (host order) under an unused number, without a reference yet; False: either is
+        used."""
+        cdef Ports* ports = self.worker.mappings.ports
+        cdef bint unused = False, done = False
+        with nogil:
+            self.workers.lock()
+            unused = (number < ports.capacity and (number >= ports.count or ports.addresses[number].memory == NULL)
+                      and address_find(ports, bswap32(ip)) == NONE)
+            done = unused and address_open(ports, number, bswap32(ip), eip)
+            if done:
+                ports.addresses[number].references = 0
+            self.workers.unlock()
+        if unused and not done:
+            raise CapacityError("out of memory for an outside address")
+        if done:
+            place_address_tables(self.worker, &self.placement, number)
+        return done
+
     def drop_address(self, uint32_t number):
         """Drops a reference to an outside address. Its mappings must have ended."""
         cdef uint32_t w
@@ -504,11 +523,16 @@ cdef class Core:
 
     def prepare(self, Settings settings not None):
         """Allocates what settings need beyond those in force: quotas, lists of each subscriber's mappings."""
+        if has_quotas(&settings.values):
+            self.keep_lists()
+
+    def keep_lists(self):
+        """Keeps lists of each subscriber's mappings from now on."""
         cdef Mappings* table
         cdef Link* by_subscriber
         cdef MappingCursor* cursors
         cdef uint32_t w
-        for w in range(self.shared.count if has_quotas(&settings.values) else 0):
+        for w in range(self.shared.count):
             table = &self.shared.workers[w].mappings
             if table.by_subscriber != NULL:         # only changes of the gateway, one at a time, set it
                 continue

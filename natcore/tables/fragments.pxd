@@ -93,6 +93,8 @@ cdef bint datagram_has_fragment(const Fragments* table, uint32_t number, const F
 cdef bint datagram_mark_received(Fragments* table, uint32_t number, const FragmentRange* range_) noexcept nogil
 cdef bint datagram_hold(Fragments* table, uint32_t number, const uint8_t* frame, uint32_t length) noexcept nogil
 cdef uint32_t datagram_next_held(const Fragments* table, uint32_t number) noexcept nogil
+cdef uint32_t datagram_next_length(const Fragments* table, uint32_t held) noexcept nogil
+cdef uint32_t datagram_copy_held(const Fragments* table, uint32_t held, uint8_t* out) noexcept nogil
 cdef void datagram_pop_held(Fragments* table, uint32_t number, uint8_t* out) noexcept nogil
 cdef void datagram_set_state(Fragments* table, uint32_t number, uint8_t state, uint8_t verdict) noexcept nogil
 cdef void datagram_break(Fragments* table, uint32_t number, uint8_t verdict) noexcept nogil

@@ -301,6 +301,23 @@ cdef uint32_t datagram_next_held(const Fragments* table, uint32_t number) noexce
     return 0 if first == NONE else chunk_at(table, first).length
 
 
+cdef uint32_t datagram_next_length(const Fragments* table, uint32_t held) noexcept nogil:
+    """Length of a held frame, in bytes. held: Datagram.held, or what datagram_copy_held returned."""
+    return chunk_at(table, held).length
+
+
+cdef uint32_t datagram_copy_held(const Fragments* table, uint32_t held, uint8_t* out) noexcept nogil:
+    """Copies a held frame, which stays, to out unless that is NULL; the frame held next, or NONE."""
+    cdef uint32_t at = held, left = chunk_at(table, held).length, part
+    while at != NONE and out != NULL:
+        part = left if left < CHUNK_DATA else CHUNK_DATA
+        memcpy(out, chunk_at(table, at) + 1, part)
+        out += part
+        left -= part
+        at = chunk_at(table, at).next
+    return chunk_at(table, held).after
+
+
 cdef void datagram_pop_held(Fragments* table, uint32_t number, uint8_t* out) noexcept nogil:
     """Removes the frame held longest, copying it to out unless that is NULL (dropped). One must be held."""
     cdef Datagram* datagram = &table.datagrams[number]

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.tables.ports cimport Pool, Ports
-from natcore.base.flow_hash cimport HashKey
+from natcore.base.flow_hash cimport HashKey, flow_hash
 from natcore.base.hash_table cimport Index
 from natcore.base.linked_list cimport Link
 from natcore.base.freelist cimport Freelist
@@ -86,6 +86,11 @@ cdef inline void dynamic_key(MappingKey* key, uint64_t addresses, uint32_t ports
     key.remote_port = <uint16_t>(ports >> 16) if dependent else 0
     key.protocol = protocol
     key.flags = 0
+
+cdef inline uint64_t mapping_hash(const Mappings* table, const MappingKey* key) noexcept nogil:
+    return flow_hash(&table.key, <uint64_t>key.remote_ip << 32 | key.inside_ip,
+                     <uint32_t>key.remote_port << 16 | key.inside_port,
+                     key.protocol ^ (0x80 if key.flags & MAPPING_STATIC else 0))
 
 cdef bint mappings_new(Mappings* table, uint32_t max_mappings, uint32_t max_subscribers, bint listed) noexcept nogil
 cdef void mappings_delete(Mappings* table) noexcept nogil

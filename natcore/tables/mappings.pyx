@@ -10,7 +10,6 @@ from natcore.tables.ports cimport (
     address_due,
     address_pick, in_pool, random_after, random_take, owner_slot, space_of,
 )
-from natcore.base.flow_hash cimport flow_hash
 from natcore.base.compiler cimport bswap16, bswap32, prefetch_write
 from natcore.base.sentinels cimport NONE
 from natcore.base.hash_table cimport (
@@ -92,12 +91,6 @@ cdef void mappings_delete(Mappings* table) noexcept nogil:
     index_delete(&table.by_ip)
 
 
-cdef inline uint64_t key_hash(const Mappings* table, const MappingKey* key) noexcept nogil:
-    return flow_hash(&table.key, <uint64_t>key.remote_ip << 32 | key.inside_ip,
-                     <uint32_t>key.remote_port << 16 | key.inside_port,
-                     key.protocol ^ (0x80 if key.flags & MAPPING_STATIC else 0))
-
-
 cdef void key_of(const Mapping* mapping, MappingKey* key) noexcept nogil:
     key.inside_ip = mapping.inside_ip
     key.remote_ip = mapping.remote_ip
@@ -120,7 +113,7 @@ cdef void mapping_prefetch_close(const Mappings* table, uint32_t number) noexcep
     cdef const PortMap* map
     cdef MappingKey key
     key_of(mapping, &key)
-    prefetch_write(bucket_of(&table.by_inside, key_hash(table, &key)))
+    prefetch_write(bucket_of(&table.by_inside, mapping_hash(table, &key)))
     if mapping.flags & (MAPPING_STATIC | MAPPING_PORTLESS):
         return
     map = &table.ports.addresses[mapping.address].maps[space_of(mapping.protocol)]
@@ -141,7 +134,7 @@ cdef inline bint mapping_has_key(const void* table, uint32_t number, const void*
 cdef uint32_t mapping_find(const Mappings* table, const MappingKey* key) noexcept nogil:
     """The mapping with this key (RFC 4787 REQ-1) that accepts new sessions, or NONE; draining mappings are skipped."""
     assert_held(table.lock, "mappings: mapping_find")
-    return index_find(&table.by_inside, key_hash(table, key), mapping_has_key, table, key)
+    return index_find(&table.by_inside, mapping_hash(table, key), mapping_has_key, table, key)
 
 
 cdef inline bint subscriber_has_key(const void* table, uint32_t number, const void* ip) noexcept nogil:
@@ -302,7 +295,7 @@ cdef uint32_t insert_mapping(Mappings* table, const MappingKey* key, uint32_t en
     mapping.sessions = mapping.opened_outside = 0
     mapping.first = NONE
     mapping.held_until = 0
-    if index_insert(&table.by_inside, key_hash(table, key), number):
+    if index_insert(&table.by_inside, mapping_hash(table, key), number):
         return number
     mapping.flags = MAPPING_FREE
     freelist_give(&table.mapping_slots, number)
@@ -437,7 +430,7 @@ cdef void mapping_close(Mappings* table, uint32_t number, uint32_t until_ms, uin
     cdef PortRequest request
     assert_held(table.lock, "mappings: mapping_close")
     key_of(mapping, &key)
-    index_remove(&table.by_inside, key_hash(table, &key), number)
+    index_remove(&table.by_inside, mapping_hash(table, &key), number)
     if not mapping.flags & MAPPING_STATIC:
         if not mapping.flags & MAPPING_PORTLESS:
             request_of(&key, &request)

@@ -41,6 +41,7 @@ cdef bint outbox_new(Outbox* outbox) noexcept nogil
 cdef void outbox_delete(Outbox* outbox) noexcept nogil
 cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t space, uint8_t* send_to, uint8_t* cause) noexcept nogil
 cdef uint32_t outbox_waiting(const Outbox* outbox) noexcept nogil
+cdef uint32_t outbox_frames(const Outbox* outbox) noexcept nogil
 cdef uint32_t outbox_next(const Outbox* outbox) noexcept nogil
 cdef uint8_t* outbox_push(Outbox* outbox, uint32_t length, uint32_t side, uint8_t send_to, uint8_t cause) noexcept nogil
 cdef void outbox_amend(uint8_t* frame, uint32_t length, uint8_t send_to) noexcept nogil

@@ -35,6 +35,15 @@ cdef uint32_t outbox_next(const Outbox* outbox) noexcept nogil:
     return (<const OutboxEntry*>(outbox.buffer + outbox.tail)).space
 
 
+cdef uint32_t outbox_frames(const Outbox* outbox) noexcept nogil:
+    """How many frames wait."""
+    cdef uint32_t at = outbox.tail, count = 0
+    while at != outbox.head:
+        at += (<const OutboxEntry*>(outbox.buffer + at)).space
+        count += 1
+    return count
+
+
 cdef uint32_t outbox_take(Outbox* outbox, uint8_t* out, uint32_t space, uint8_t* send_to,
                           uint8_t* cause) noexcept nogil:
     """Copies the next frame to out; its length in bytes, 0: none. Frames longer than space are discarded and counted."""

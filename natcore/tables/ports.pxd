@@ -255,6 +255,7 @@ cdef void ports_delete(Ports* ports) noexcept nogil
 cdef void ports_allow(Ports* ports, uint32_t first, uint32_t last) noexcept nogil
 cdef bint ports_divide(Ports* ports, uint32_t block_size, bint assigned) noexcept nogil
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil
+cdef bint address_open(Ports* ports, uint32_t number, uint32_t ip, uint32_t eip) noexcept nogil
 cdef bint address_drop(Ports* ports, uint32_t address) noexcept nogil
 cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil
 cdef bint address_share(Ports* ports, uint32_t address, const uint64_t* wanted) noexcept nogil

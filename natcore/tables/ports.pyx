@@ -105,10 +105,7 @@ cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil:
 
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil:
     """Adds a reference to the outside address ip, with its EIP; its index, or NONE: limit or memory."""
-    cdef uint32_t number = address_find(ports, ip), space
-    cdef Address* address
-    cdef PortMap* map
-    cdef uint8_t* at
+    cdef uint32_t number = address_find(ports, ip)
     assert_held(ports.lock, "ports: address_add")
     if number != NONE:
         ports.addresses[number].references += 1
@@ -122,15 +119,25 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
         number = 0
         while ports.addresses[number].memory != NULL:
             number += 1
+    return number if address_open(ports, number, ip, eip) else NONE
+
+
+cdef bint address_open(Ports* ports, uint32_t number, uint32_t ip, uint32_t eip) noexcept nogil:
+    """Adds the outside address ip under an unused number, with one reference; False: no memory. It must be new."""
+    cdef uint32_t space
+    cdef Address* address
+    cdef PortMap* map
+    cdef uint8_t* at
+    assert_held(ports.lock, "ports: address_open")
     address = &ports.addresses[number]
     at = <uint8_t*>table_new(PORT_SPACES * MAP_BYTES)
     if at == NULL:
-        return NONE
+        return False
     if not (blocks_add(&ports.blocks, number) and index_insert(&ports.index, flow_hash(&ports.key, ip, 0, 0), number)):
         blocks_drop(&ports.blocks, &ports.key, number)
         table_delete(at, PORT_SPACES * MAP_BYTES)
-        return NONE
-    if number == ports.count:
+        return False
+    if number >= ports.count:
         store_relaxed(&ports.count, number + 1)
     address.ip = ip
     ports.lowest = min(ports.lowest, bswap32(ip))
@@ -154,7 +161,7 @@ cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogi
         if map.free:
             mark_address_free(ports, map, 1)
         at += MAP_BYTES
-    return number
+    return True
 
 
 cdef bint address_drop(Ports* ports, uint32_t number) noexcept nogil:

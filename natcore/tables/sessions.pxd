@@ -185,6 +185,10 @@ cdef inline void session_count(Session* session, Cold* cold, uint32_t direction,
     if session.packets[direction] < packets:
         cold.carry_packets[direction] += 1
 
+cdef inline uint64_t filter_hash(const Sessions* table, const Filter* key) noexcept nogil:
+    return flow_hash(&table.key, <uint64_t>key.outside_ip << 32 | key.remote_ip, <uint32_t>key.outside_port << 16,
+                     key.protocol)
+
 cdef bint sessions_new(Sessions* table, uint32_t capacity, bint filters) noexcept nogil
 cdef void sessions_delete(Sessions* table, bint filters) noexcept nogil
 cdef uint32_t session_open(Sessions* table, uint32_t mapping, uint32_t remote_ip, uint16_t remote_port,

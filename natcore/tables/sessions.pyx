@@ -207,11 +207,6 @@ cdef bint mapping_answered(Sessions* table, uint32_t number, uint32_t now_ms) no
 
 # ---- filter entries (address-dependent filtering) --------------------------------------------------------------------
 
-cdef inline uint64_t filter_hash(const Sessions* table, const Filter* key) noexcept nogil:
-    return flow_hash(&table.key, <uint64_t>key.outside_ip << 32 | key.remote_ip, <uint32_t>key.outside_port << 16,
-                     key.protocol)
-
-
 cdef inline bint filter_has_key(const void* table, uint32_t number, const void* wanted) noexcept nogil:
     cdef const Filter* entry = &(<const Sessions*>table).filters[number]
     cdef const Filter* key = <const Filter*>wanted

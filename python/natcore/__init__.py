@@ -39,6 +39,7 @@ from natcore.errors import (
     RestartNeededError,
     RfcWarning,
     SecurityWarning,
+    StateError,
     UntrustedFileError,
 )
 from natcore.events import Event, Generated
@@ -122,6 +123,7 @@ __all__ = [
     "Side",
     "Sink",
     "SnatEntry",
+    "StateError",
     "Step",
     "Timeouts",
     "UntrustedFileError",

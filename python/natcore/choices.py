@@ -25,6 +25,7 @@ Protocol = Literal["tcp", "udp", "icmp"]
 Driver = Literal["af_packet", "af_xdp"]
 Favour = Literal["throughput", "latency"]
 OnFailure = Literal["forward", "refuse"]
+Gap = Literal["count", "freeze"]  # Gateway.restore
 Transport = Literal["tcp", "udp"]  # IpfixSink
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]  # KafkaSink
 SlsSchema = Literal["2026", "preview2024"]  # SlsSink

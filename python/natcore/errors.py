@@ -35,6 +35,24 @@ class RestartNeededError(ConfigurationError):
         self.fields = fields
 
 
+class StateError(Error):
+    """A saved state that no gateway can be restored from: damaged, cut off, of a newer version, or of no gateway of ours.
+
+    Nothing has been restored then.
+
+    Parameters
+    ----------
+    message
+        What is wrong, and with which file.
+    section, row
+        Where, for a report; -1: it is said in words.
+    """
+
+    def __init__(self, message: str, section: int = -1, row: int = -1) -> None:
+        super().__init__(message)
+        self.section, self.row = section, row
+
+
 class CapacityError(Error):
     """A configured size is used up, or larger than this machine."""
 

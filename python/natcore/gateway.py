@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar, cast
 
 import numpy as np
 
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from natcore.internal.session_feed import SessionFeed
     from natcore.plane.async_plane import AsyncPlane
     from natcore.plane.plane import Plane
-    from natcore.sessionlog.collector import Collector
+    from natcore.sessionlog.collector import Account, Collector
     from natcore.sessionlog.session_log import SessionLog
     from natcore.sinks.base import Sink
 
@@ -139,6 +139,7 @@ class Gateway(Closing):
 
     __slots__ = (
         "__weakref__",
+        "_account",
         "_billing",
         "_change_lock",
         "_closed",
@@ -149,11 +150,14 @@ class Gateway(Closing):
         "_eip_bind_mode",
         "_feeds",
         "_framing",
+        "_huge_pages",
         "_inside",
         "_instance",
         "_kind",
         "_max_mappings",
         "_max_sessions",
+        "_max_subscribers",
+        "_numa_node",
         "_one_at_a_time",
         "_outside",
         "_planes",
@@ -207,11 +211,14 @@ class Gateway(Closing):
         self._inside, self._outside = checked.inside or Link(), checked.outside or Link()
         self._records, self._workers = checked.records, checked.workers
         self._max_sessions, self._max_mappings = checked.max_sessions, checked.max_mappings or checked.max_sessions
+        self._max_subscribers = checked.max_subscribers or checked.max_sessions
+        self._huge_pages, self._numa_node = checked.huge_pages, checked.numa_node
         self._decrement_ttl = checked.decrement_ttl
         self._planes: dict[Plane, PlaneCalls] = {}
         self._controls: list[ControlServer] = []
         self._feeds: EventFeeds | None = None
         self._collector: Collector | None = None
+        self._account: Account | None = None  # of the process that handed the gateway over
         self._closed = False
         self._change_lock = ChangeLock()
         self._one_at_a_time = threading.RLock()
@@ -219,7 +226,7 @@ class Gateway(Closing):
             self._settings(self.policy, self.timeouts),
             max_sessions=self.max_sessions,
             max_mappings=self.max_mappings,
-            max_subscribers=checked.max_subscribers or checked.max_sessions,
+            max_subscribers=self._max_subscribers,
             max_addresses=MAX_ADDRESSES,
             records=self.records,
             hash_key=secret(self.seed, "hash")[:16],
@@ -1195,7 +1202,7 @@ class Gateway(Closing):
 
                 self._collector = Collector(
                     self._core.log_rows, instance=self.instance, vpc_id=self.vpc_id, billing=self.billing, region=self.region,
-                    in_force=in_force(weakref.ref(self)), clock_offset=clock_offset(weakref.ref(self)),
+                    resumed=self._account, in_force=in_force(weakref.ref(self)), clock_offset=clock_offset(weakref.ref(self)),
                 )  # fmt: skip
                 at_exit.watch(self, self._collector)
         return self._collector.start(
@@ -1279,6 +1286,163 @@ class Gateway(Closing):
         else:
             self._collector.set_epoch(epoch_ns)
 
+    # ---- saving and restoring ---------------------------------------------------------------------------------------
+
+    def save(self, file: str | os.PathLike[str] | BinaryIO) -> int:
+        """Write everything that decides a later packet or row into a file, from which `restore` makes the same gateway again.
+
+        Packets wait while the tables are copied (docs/guide/state.md has figures), and go on while the file is written.
+        Frames that wait to be sent are not saved, and are counted in generated_lost of a restored gateway. Rows that wait for
+        `take_records` are saved; while a session log runs, rows are its own, and are not.
+
+        Parameters
+        ----------
+        file
+            A path: the file is written beside it, synced, and renamed, mode 0600, so that at any moment the old state or the
+            new one is there, whole. Or an object with `write`, opened for bytes. docs/state-format.md describes the content,
+            which is secret: who has it can foresee what a gateway with a seed will choose.
+
+        Returns
+        -------
+        int
+            How many bytes it has.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        Error
+            The gateway is closed.
+        """
+        from natcore.state.saving import collect, write
+
+        with self._change_lock:
+            self._check_open()
+            self._drain_all()
+            sections = collect(
+                self._core, self._arguments(), self._table.saved(), seeded=self._seed is not None,
+                log_rows=self._collector is None or not self._collector.active,
+            )  # fmt: skip
+        return write(file, sections)
+
+    def hand_over(self, path: str | os.PathLike[str], timeout: float = 10.0) -> int:
+        """Close the gateway for another process to go on with: `restore(path, resume=True)` there has its sessions, and its
+        session logs go on with the same run, row numbers and open windows.
+
+        Planes stop first. No session ends, and no window is closed. Without a successor, the next start of the logs covers
+        the open windows by a gap row, as after a crash.
+
+        Parameters
+        ----------
+        path
+            As for `save`.
+        timeout
+            Seconds that the deliveries of all session logs may take, 0 to 10^9. Rows that are not delivered by then stay in
+            the spool; without one they are lost, and counted.
+
+        Returns
+        -------
+        int
+            How many bytes the file has.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written; the gateway is closed all the same.
+        """
+        from natcore.state.saving import collect, write
+
+        timeout = check_number("timeout", timeout, 0, 1e9, unit="seconds")
+        if not self._end_use():
+            raise Error("the gateway is closed")
+        account = None if self._collector is None else self._collector.hand_over(timeout)
+        sections = collect(
+            self._core, self._arguments(), self._table.saved(), seeded=self._seed is not None, log_rows=account is None,
+            account=account,
+        )  # fmt: skip
+        return write(path, sections)
+
+    @classmethod
+    def restore(
+        cls, file: str | os.PathLike[str] | BinaryIO, *, entries: Sequence[AnyEntry] | None = None,
+        gap: choices.Gap = "count", wall: float | None = None, resume: bool = False, **changes: Any,
+    ) -> Self:  # fmt: skip
+        """Make the gateway that was saved: every later packet and row is what it would have been.
+
+        Without a seed, random choices are drawn anew. Sessions that do not fit what is changed end, with their rows.
+
+        Parameters
+        ----------
+        file
+            What `save` wrote: a path, of this user or root, that no other user may write to; or an object with `read`.
+        entries
+            The entries that it should have, matched with the saved ones (docs/guide/state.md); None: the saved ones.
+        gap
+            What the time between the two does: "count", sessions are idle meanwhile, and ports are held down; "freeze", their
+            deadlines move by it.
+        wall
+            Unix seconds now, compared with the saved gateway's own time (epoch + now). None, or before that: no time has
+            passed.
+        resume
+            True: the session logs of a gateway that was handed over (`hand_over`) go on: the first log that is started has
+            its run and its open windows. The file is written anew without that, since it must not be done twice; so it must
+            be a path. False: logs that are started begin a run of their own.
+        changes
+            Arguments of Gateway that are others now; all but kind, framing, seed and epoch may be. With another number of
+            workers or smaller tables sessions are placed anew. Sessions end that a policy cannot have: of another `mapping`
+            or port scheme, and those over ports outside `port_ranges`.
+
+        Returns
+        -------
+        Gateway
+            It has no planes and no session logs.
+
+        Raises
+        ------
+        StateError
+            The file is no state, is damaged, or has a newer version of the format. Nothing is restored.
+        ConfigurationError
+            An argument is out of its range or cannot change, or the entries cannot be together.
+        CapacityError
+            More sessions, mappings or subscribers were saved than the tables can hold.
+        UntrustedFileError
+            Another user may have written the file.
+        """
+        from natcore.state.restoring import read_state, restore
+
+        saved = read_state(file)
+        if resume and callable(getattr(file, "read", None)):
+            raise ConfigurationError("file must be a path with resume=True, got a file object")
+        made = restore(cls, saved, gap=gap, wall=wall, entries=entries, changes=changes)
+        if resume and saved.settings.account is not None:
+            made.save(file)
+            made._account = saved.settings.account
+        return made
+
+    def _arguments(self) -> dict[str, Any]:
+        """What the gateway was made with, as it is now."""
+        from natcore.state.settings import PLAIN
+
+        named = {name: getattr(self, f"_{name}") for name in (*PLAIN, "policy", "timeouts", "inside", "outside")}
+        return named
+
+    def _drain_all(self) -> None:
+        """Gives the rows so far to the session logs that run."""
+        if self._collector is not None and self._collector.active:
+            self._collector.drain_now()
+
+    def _become(
+        self, entries: Sequence[AnyEntry] | None, policy: Policy, timeouts: Timeouts, mode: choices.EipBindMode
+    ) -> int:
+        """Put other entries and settings into force, whatever a running gateway could change; how many sessions ended."""
+        with self._change_lock:
+            settings = None
+            if (policy, timeouts) != (self._policy, self._timeouts):
+                settings = self._settings(policy, timeouts)
+            ended = self._table.become(entries, mode, policy, self._core.now_ns, settings)
+            self._policy, self._timeouts, self._eip_bind_mode = policy, timeouts, mode
+        return ended
+
     # ---- the control socket -----------------------------------------------------------------------------------------
 
     def serve_control(
@@ -1338,28 +1502,34 @@ class Gateway(Closing):
         a ResourceWarning.
         """
         timeout = check_number("timeout", timeout, 0, 1e9, unit="seconds")
-        while self._controls:
-            self._controls.pop().close()
-        for plane in list(self._planes):
-            plane.stop()
-        with self._change_lock:
-            if self._closed:
-                return
-            self._closed = True
-        while not self._core.claim_forever():
-            for plane in list(self._planes):  # one that began meanwhile
-                plane.stop()
+        if not self._end_use():
+            return
         if self._collector is not None and self._collector.active:
             self._end(None, None)
             self._collector.close(timeout, ended=True)
         else:
             self._core.log_rows.close_windows(self._core.now_ns, losing=True)
 
+    def _end_use(self) -> bool:
+        """Close the control sockets, stop the planes, and let no call translate any more; False: that was done before."""
+        while self._controls:
+            self._controls.pop().close()
+        for plane in list(self._planes):
+            plane.stop()
+        with self._change_lock:
+            if self._closed:
+                return False
+            self._closed = True
+        while not self._core.claim_forever():
+            for plane in list(self._planes):  # one that began meanwhile
+                plane.stop()
+        return True
+
     def _parts(self) -> Parts:
         """For the package's own modules: natcore.internal.parts."""
         return Parts(
             self._core, self._table, self._planes, self._collector, self._change_lock, self._one_at_a_time, self._follow,
-            self._settle, self._set_epoch_ns,
+            self._settle, self._set_epoch_ns, self._advance_ns, self._become,
         )  # fmt: skip
 
     def _forked(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from io import BytesIO
 from itertools import count, groupby, product
 from random import Random
 from typing import Any
@@ -56,7 +56,7 @@ class Pair:
         self.model = self.configuration.model()
         self.turns = count()  # whoever gets a frame, it is done by its owner
         self.worker = self.gateway._core.worker_capsule()
-        self.choices = Choices(self._drawn, partial(target_of, self.worker), lambda: self.compared)
+        self.choices = Choices(self._drawn, self._target_of, lambda: self.compared)
         self.compared: bytes | None = None  # of the frame that the oracle is at
         self.sent: bytes | None = None  # of the last single frame
         self.drawn: deque[Endpoint] = deque()  # by natcore, that the oracle has not asked for
@@ -95,6 +95,8 @@ class Pair:
             self.undelivered(*traffic.frame(random, self.model), seconds)
         elif draw < 0.97:
             self.crowded(*traffic.frame(random, self.model), seconds)
+        elif draw < 0.9725:
+            self.restart(Random(draw))
         elif draw < 0.983:
             self.look()
         else:
@@ -255,6 +257,29 @@ class Pair:
             return
         for name in ("policy", "timeouts", "eip_bind_mode"):
             self.histogram[f"modified {name}"] += getattr(modify, name) is not None
+
+    def restart(self, random: Random) -> None:
+        """The gateway is saved and restored, at once or after a while that counts or does not: nothing else tells it."""
+        gap, lower = (
+            random.choice(["count", "count", "freeze"]),
+            random.choice([0.0, 0.0, 0.5, 3.0, 45.0, 400.0, 9000.0]),
+        )
+        wall = EPOCH + self.model.now / 1e9 + lower if lower else None
+        self.trace.append(f"restart gap={gap} wall={wall!r}")
+        saved = BytesIO()
+        self.gateway.save(saved)
+        saved.seek(0)
+        self.gateway = Gateway.restore(saved, gap=gap, wall=wall)  # type: ignore[arg-type]
+        self.worker = self.gateway._core.worker_capsule()
+        self.draws = 0
+        if wall is not None:
+            later = max(0, to_ns(wall) - to_ns(EPOCH) - self.model.now)
+            self.model.resume(later, frozen=gap == "freeze")
+        same("invariants", broken(self.worker), None)
+        self.histogram[f"restart {gap}" if wall else "restart at once"] += 1
+
+    def _target_of(self, entry: int, remote: int) -> int:
+        return target_of(self.worker, entry, remote)
 
     def look(self) -> None:
         """Counters, events, and the tables' rows."""

@@ -32,7 +32,7 @@ from oracle.packets import (
     Packet,
 )
 from oracle.sessions import Mapping, Session
-from oracle.tables import SECOND, Choices, Generated
+from oracle.tables import MS, SECOND, Choices, Generated
 from oracle.unsolicited_syn import Unanswered
 
 DUMMY_ADDRESS = 0xC0000008  # 192.0.0.8 (RFC 7600)
@@ -65,6 +65,21 @@ class ModelGateway(Following):
         for packet, verdict in self.unanswered.due(self):
             self._error(packet, Side.OUTSIDE, verdict, UNREACHABLE, 3)  # RFC 5382 REQ-4
         super().settle()
+
+    def resume(self, later: int, *, frozen: bool) -> None:
+        """It was away for so many ns. frozen: what has a deadline got it so much later, in whole ms."""
+        if frozen:
+            ms = later // MS
+            for session in self.sessions:
+                session.last_seen += ms
+            for mapping in self.mappings:
+                mapping.rests_until += ms * MS if mapping.rests_until else 0
+            self.held = {key: (owner, until + ms * MS) for key, (owner, until) in self.held.items()}
+            for datagram in self.fragments.datagrams.values() if self.fragments else ():
+                datagram.since += ms
+            self.unanswered.waiting = [(at + later, *rest) for at, *rest in self.unanswered.waiting]
+        if later:
+            self.advance(self.now + later)
 
     def translate_one(self, frame: bytes, side: Side, now: int, choices: Choices) -> Outcome:
         """The verdict on a frame, and what is sent if it is forwarded. now: ns."""

@@ -33,6 +33,7 @@ EXPECTED = {
     *(f"shared address: {what}" for what in SHARED),
     *(f"modified {name}" for name in ("policy", "timeouts", "eip_bind_mode")),
     "modification refused",
+    *("restart at once", "restart count", "restart freeze"),
 }
 
 

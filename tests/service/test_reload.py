@@ -18,10 +18,11 @@ from scapy.layers.l2 import Ether
 
 from natcore import DnatEntry, NoNatEntry, Side, SnatEntry
 from natcore.control.client import Client
+from natcore.entries.matching import match
 from natcore.entries.table import Entry
 from natcore.errors import ConfigurationError, ControlError, Error
 from natcore.service import reload
-from natcore.service.reload import RestartError, match
+from natcore.service.reload import RestartError
 from natcore.service.run import Service
 from natcore.sessionlog.session_log import SessionLog
 from support.command_line import call, call_json

@@ -13,7 +13,7 @@ from natcore.api.gateway import Core
 from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry, Timeouts
 from natcore.entries.reserved import check_reserved
 from natcore.entries.table import Entry, EntryConflict, Rulebook, Wires, concerned, spaces, unnamed
-from natcore.errors import ConfigurationError, Error, RestartNeededError
+from natcore.errors import ConfigurationError, Error, RestartNeededError, StateError
 from natcore.internal.arguments import check_kinds
 from natcore.internal.redaction import show
 from natcore.internal.validation import check_choice
@@ -26,6 +26,8 @@ else:
     from dataclasses import dataclass, field
 
     from numpy.typing import NDArray
+
+    from natcore.state.settings import SavedEntries, SavedEntry
 
 PORT_BYTES = 8192  # of a bit for each port
 NOTHING = (1, 0, set[int]())  # an empty range of inside addresses: no session may stay
@@ -199,6 +201,77 @@ class EntryTable:
     def find(self, number: int) -> Entry | None:
         """Return the entry with a number, in force or draining."""
         return next((row for row in [*self.rows, *self.draining] if row.id == number), None)
+
+    def saved(self) -> SavedEntries:
+        """Return what a restored gateway needs to know of the entries."""
+        from natcore.state.settings import SavedEntries, saved_entry
+
+        return SavedEntries(
+            [saved_entry(row) for row in self.rows],
+            [saved_entry(row) for row in self.draining],
+            self._last_id,
+            self._book.interface,
+            dict(self._hosts),
+            self._followed,
+        )
+
+    def restore(self, saved: SavedEntries, addresses: Sequence[tuple[int, int, int]]) -> None:
+        """Put a saved gateway's entries into force in a new one. addresses: each outside address that they have (number in the
+        core, address in host order, EIP). Raises StateError: they do not go together."""
+        book = self._book
+        self._book = Rulebook(book.kind, book.eip_bind_mode, book.policy, saved.interface)
+        self._last_id, self._hosts, self._followed = saved.last_id, dict(saved.hosts), saved.followed
+        known = {number: wire for number, wire, _ in addresses}
+        for number, wire, eip in addresses:
+            if not self._core.place_address(number, wire, eip):
+                raise StateError(
+                    f"outside address {ipaddress.IPv4Address(wire)}, number {number}, comes twice or is none"
+                )
+        self.rows = [self._placed(row, known) for row in saved.rows]
+        self.draining = [self._placed(row, known) for row in saved.draining]
+        self._wires = self._book.wires(self.rows)
+        for row in self.rows:
+            if [wire for wire, _ in self._wires.of(row)] != [known[number] for number in row.addresses]:
+                raise StateError(f"{row.describe()} has other outside addresses than it was saved with")
+        self.lacks_interface = self.follows and not self._followed
+        for row in (*self.draining, *self.rows):
+            try:
+                self._reserve(row, 0)
+            except ConfigurationError as error:
+                raise StateError(str(error)) from None
+        self._core.swap(self._transition(_After(self.rows, [], set(), self._wires, self._book)), 0)
+
+    def _placed(self, saved: SavedEntry, known: Mapping[int, int]) -> Entry:
+        """Return a saved entry, whose addresses are in the core."""
+        row = Entry(saved.id, saved.entry)
+        for number in saved.addresses:
+            if number not in known:
+                raise StateError(f"{row.describe()} has outside address number {number}, which is missing")
+            row.addresses.append(self._core.add_address(known[number], known[number]))
+        return row
+
+    def become(
+        self,
+        wanted: Sequence[AnyEntry] | None,
+        eip_bind_mode: str,
+        policy: Policy,
+        now_ns: int,
+        settings: Settings | None,
+    ) -> int:
+        """Put other entries (None: these), another bind mode and other settings into force; return how many sessions ended."""
+        from natcore.entries.matching import match  # seldom needed
+
+        self._reap()
+        changes: list[Change] = []
+        if wanted is not None:
+            pairs, fresh = match(self.rows, wanted)
+            changes = [
+                Remove(row) if entry is None else Replace(row, entry) for row, entry in pairs if entry != row.entry
+            ]
+            changes += [Add(entry) for entry in fresh]
+        after = self._after(changes, Rulebook(self._book.kind, eip_bind_mode, policy, self._book.interface))
+        after.book.check(after.rows, after.wires)
+        return self._exchange(after, now_ns, settings)
 
     def sessions_by_entry(self) -> dict[int, int]:
         """Return how many sessions each entry has, by its number."""

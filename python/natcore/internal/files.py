@@ -191,6 +191,20 @@ def open_regular(path: Path) -> int:
     raise UntrustedFileError(f"{show_text(str(path))}: it must be a regular file")
 
 
+def read_trusted(path: Path) -> bytearray:
+    """Return the content of a file that no other user can have written, in a folder of anybody's. Raises UntrustedFileError,
+    OSError."""
+    with _inside(path.parent, private=False) as folder:
+        descriptor = _open_trusted(path, os.O_RDONLY, folder)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        data = bytearray(os.fstat(descriptor).st_size)
+        view, at = memoryview(data), 0
+        while at < len(data) and (count := file.readinto(view[at:])):
+            at += count
+    view.release()
+    return data[:at] if at < len(data) else data
+
+
 def remove(path: Path) -> None:
     """Remove the name if it exists, durably."""
     with _inside(path.parent, private=True) as folder:

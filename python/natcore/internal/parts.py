@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from threading import RLock
 
     from natcore.api.gateway import Core
+    from natcore.choices import EipBindMode
+    from natcore.config import AnyEntry, Policy, Timeouts
     from natcore.entries.changes import EntryTable
     from natcore.entries.table import Entry
     from natcore.gateway import Gateway
@@ -43,6 +45,9 @@ class Parts(NamedTuple):
     bits, of them."""
     settle: Callable[[], int]  # completes expiry, so that nothing dead is shown; the gateway's time, ns
     set_epoch_ns: Callable[[int], None]
+    advance_ns: Callable[[int], None]  # ends everything that is due then
+    become: Callable[[Sequence[AnyEntry] | None, Policy, Timeouts, EipBindMode], int]
+    """Other entries (None: these) and settings come into force; how many sessions ended."""
 
 
 def parts_of(gateway: Gateway) -> Parts:

@@ -8,14 +8,15 @@ are matched by name. What a running gateway cannot change needs a restart: then 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry, Timeouts
+from natcore.config import AnyEntry, DnatEntry, Policy, Timeouts
 from natcore.entries.changes import Add, Change, Modify, Remove, Replace
-from natcore.entries.table import Entry, EntryConflict, spaces, unnamed
+from natcore.entries.matching import match
+from natcore.entries.table import EntryConflict, spaces
 from natcore.entries.words import in_words, label, name_of
 from natcore.errors import ConfigurationError, RestartNeededError
 from natcore.gateway import Gateway
@@ -160,41 +161,6 @@ def find(before: Settings, after: Settings, gateway: Gateway, running: Iterable[
 
 
 # ---- entries ---------------------------------------------------------------------------------------------------------
-
-
-def match(
-    rows: Sequence[Entry], wanted: Sequence[AnyEntry]
-) -> tuple[list[tuple[Entry, AnyEntry | None]], list[AnyEntry]]:
-    """Return each entry in force with what it becomes (None: it goes), and the entries that come."""
-    becoming: dict[int, AnyEntry] = {}
-    left_rows, left = list(rows), list(wanted)
-    same: list[Callable[[AnyEntry], Hashable]] = [lambda entry: entry, _named, unnamed, _identity]
-    for key in same:
-        waiting: dict[Hashable, list[AnyEntry]] = {}
-        for entry in left:
-            if (found := key(entry)) is not None:
-                waiting.setdefault(found, []).append(entry)
-        taken: set[int] = set()
-        for row in left_rows:
-            if candidates := waiting.get(key(row.entry)):
-                becoming[row.id] = candidates.pop(0)
-                taken.add(id(becoming[row.id]))
-        left_rows = [row for row in left_rows if row.id not in becoming]
-        left = [entry for entry in left if id(entry) not in taken]
-    return [(row, becoming.get(row.id)) for row in rows], left
-
-
-def _named(entry: AnyEntry) -> Hashable:
-    return None if entry.name is None else (type(entry), entry.name)
-
-
-def _identity(entry: AnyEntry) -> Hashable:
-    """Return what at most one entry of a gateway has."""
-    if isinstance(entry, SnatEntry):
-        return SnatEntry, entry.source
-    if isinstance(entry, NoNatEntry):
-        return NoNatEntry, entry.source, entry.destination
-    return DnatEntry, entry.external_ip, entry.ports[:2], entry.protocol
 
 
 def _same_endpoint(entry: AnyEntry, other: AnyEntry) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, get_args
+from typing import TYPE_CHECKING, NamedTuple, Protocol, get_args
 
 import numpy as np
 
@@ -114,10 +114,23 @@ class CollectedCore(Windows, Protocol):
         ...
 
 
+class Account(NamedTuple):
+    """How far a gateway's session log had come when its process handed the gateway over. run: names its rows. next_number: of
+    the next row. facts: rows about the log itself, so far. entries: numbers of those that it has stated. logs: names of
+    those that ran."""
+
+    run: str
+    next_number: int
+    facts: int
+    entries: tuple[int, ...]
+    logs: tuple[str, ...]
+
+
 class Collector:
     """Starts and stops session logs and feeds them. Thread-safe; `close` is idempotent.
 
-    run: names this process's rows for ever with their numbers; drawn if not given. in_force: rows of the entries and
+    run: names this process's rows for ever with their numbers; drawn if not given. resumed: the account of the process that
+    handed the gateway over, which goes on. in_force: rows of the entries and
     settings in force (natcore.sessionlog.facts), by what they stand for; the first of an entry's key is 0, the second its id.
     clock_offset: the gateway's clock less CLOCK_MONOTONIC, ns; None: its caller passes the time in. readings: the machine's
     clocks.
@@ -134,6 +147,7 @@ class Collector:
         billing: str = "by-usage",
         region: str | None = None,
         run: str | None = None,
+        resumed: Account | None = None,
         in_force: Callable[[], Mapping[tuple[int, ...], Records]] | None = None,
         clock_offset: Callable[[], int | None] = lambda: None,
         readings: Callable[[], machine_clock.Readings] = machine_clock.read,
@@ -143,7 +157,9 @@ class Collector:
         chance: random.Random | None = None,
     ) -> None:
         self._core = core
-        self._identity = Identity(instance, vpc_id, run or secrets.token_hex(8))
+        self._resumed = resumed  # until the first log has started
+        self._going_on = set(resumed.logs if resumed else ())  # names of logs that ran there and have not started here
+        self._identity = Identity(instance, vpc_id, resumed.run if resumed else run or secrets.token_hex(8))
         self._billing = billing
         self._region = region
         self._has_threads = threads
@@ -162,7 +178,7 @@ class Collector:
         self._right_us = 0  # the last label that was seen to be right
         self._notices: list[Event] = []
         self._logged: Mapping[tuple[int, ...], Records] = {}  # of what is in force
-        self._facts = 0  # rows about the log itself, so far
+        self._facts = resumed.facts if resumed else 0  # rows about the log itself, so far
         self._unlogged: list[Records] = []  # changes of the clock while no log ran
         self._covered, self._beats = -1, 0  # at the last cover row: the next number; beats since
         self._windows = OldestWindow(core)
@@ -217,12 +233,17 @@ class Collector:
                 spool = check_path("spool", spool)
             check_choice("on_failure", on_failure, ON_FAILURE)
             self._claim(sink, name)
-            log = self._make(sink, name, spool, delivery or DeliveryPolicy(), redact_destination, on_failure)
+            goes_on = name in self._going_on
+            self._going_on.discard(name)
+            log = self._make(
+                sink, name, spool, delivery or DeliveryPolicy(), redact_destination, on_failure, goes_on=goes_on
+            )
             is_first = not self._logs
             is_new = not (self._core.next_number or self._core.journal_lost or self._core.journal_waiting)
-            if is_first:
+            resumed, self._resumed = self._resumed, None
+            if is_first and resumed is None:
                 self._close_windows()
-            else:
+            elif not goes_on:  # else open windows are the log's from their begin
                 self._intakes[log].begin(self._open_windows())
             made = self._core.now_ns
             with self._draining:
@@ -232,7 +253,8 @@ class Collector:
                     is_new = is_new and not (self._core.next_number or self._core.journal_lost)
                 self._logs = (*self._logs, log)
                 self._core.is_read = True
-                self._begin_facts(made, (STARTED | ALONE if is_first else STARTED) | (EMPTY if is_new else 0))
+                flags = STARTED if resumed else (STARTED | ALONE if is_first else STARTED) | (EMPTY if is_new else 0)
+                self._begin_facts(made, flags, () if resumed is None else resumed.entries)
             if self._has_threads:
                 try:
                     self._intakes[log].start()
@@ -265,7 +287,7 @@ class Collector:
 
     def _make(
         self, sink: Sink, name: str, spool: str | os.PathLike[str] | None, policy: DeliveryPolicy, redact: bool,
-        on_failure: OnFailure,
+        on_failure: OnFailure, *, goes_on: bool,
     ) -> SessionLog:  # fmt: skip
         made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
         oldest_ns = self._windows.look()
@@ -274,7 +296,8 @@ class Collector:
                 sink, self._identity, name=name, spool=Path(spool) / name if spool is not None else None,
                 policy=policy, beat=self._beat(oldest_ns, made_ns, complete_ns), check=self._check_sink, collect=self.step,
                 end=self.stop, connect=self._intakes.__setitem__,
-                redact_destination=redact, on_failure=on_failure, clock=self._clock, wall=self._wall, chance=self._chance,
+                redact_destination=redact, on_failure=on_failure, goes_on=goes_on, clock=self._clock, wall=self._wall,
+                chance=self._chance,
             )  # fmt: skip
         except OSError as error:
             raise ConfigurationError(f"spool must be a writable folder, got {show(spool)}: {error}") from error
@@ -297,6 +320,22 @@ class Collector:
         self._check_caller(self._logs)
         with self._control:
             return self._stop(self._logs, timeout, CLOSED if ended else 0)
+
+    def hand_over(self, timeout: float = 10.0) -> Account | None:
+        """End every log within `timeout` s, with open windows left open: another process goes on with them, and with the
+        account that is returned. No packet may come any more. None: no log runs.
+
+        What is not delivered stays in the spools, which have no end mark: without a successor, a gap row covers them.
+        """
+        self._check_caller(self._logs)
+        with self._control:
+            if not self._logs:
+                return None
+            self.beat()
+            names = tuple(log.name for log in self._logs)
+            self._stop(self._logs, timeout, handed_over=True)
+            entries = {key[1] for key in self._logged if key[0] == 0}
+            return Account(self.run, self._core.next_number, self._facts, tuple(sorted(entries)), names)
 
     def step(self) -> int:
         """Take what is in the ring and give it to the logs; -> rows taken. Nothing is taken while no log runs."""
@@ -406,12 +445,18 @@ class Collector:
             clocks = [facts.clock_of(row[0]) for row in self._unlogged]
             return tuple(clock._replace(sequence=self._facts + at) for at, clock in enumerate(clocks))
 
-    def _begin_facts(self, made_ns: int, flags: int) -> None:
+    def _begin_facts(self, made_ns: int, flags: int, told: Collection[int] = ()) -> None:
+        """told: numbers of entries that are in force by the rows so far."""
         unlogged, self._unlogged = self._unlogged, []
         self._add_rows(unlogged)
         made, swept = self._labels(made_ns, self._core.complete_ns)
         self._log_cover(made, swept, flags)
         self._logged = {}
+        gone = set(told) - {key[1] for key in self._in_force() if key[0] == 0}
+        rows = [facts.removed_row(number) for number in sorted(gone)]
+        for row in rows:
+            row["start_time"] = row["end_time"] = made
+        self._add_rows(rows)
         self._log_changes()
 
     def _log_changes(self) -> None:
@@ -508,16 +553,17 @@ class Collector:
             with self._draining:
                 self._drain()
 
-    def _stop(self, logs: tuple[SessionLog, ...], timeout: float, flags: int = 0) -> int:
+    def _stop(self, logs: tuple[SessionLog, ...], timeout: float, flags: int = 0, *, handed_over: bool = False) -> int:
         if not logs:
             return 0
         deadline = self._clock() + timeout
-        self._close_windows()
+        if not handed_over:
+            self._close_windows()
         made_ns, complete_ns = self._core.now_ns, self._core.complete_ns
         with self._draining:
             self._drain()
             made, swept = self._labels(made_ns, complete_ns)
-            self._log_cover(made, made if flags & CLOSED else swept, STOPPED | flags)
+            self._log_cover(made, made if flags & CLOSED else swept, 0 if handed_over else STOPPED | flags)
             self._logs = tuple(log for log in self._logs if log not in logs)
             if not self._logs:
                 self._core.is_read = False
@@ -525,7 +571,7 @@ class Collector:
         if not self._logs:
             self._stop_thread()
         for log in logs:  # all at once: one that hangs does not take the others' time
-            self._intakes[log].begin_stop(deadline)
+            self._intakes[log].begin_stop(deadline, handed_over)
         return sum(self._finish(log) for log in logs)
 
     def _check_caller(self, logs: tuple[SessionLog, ...]) -> None:

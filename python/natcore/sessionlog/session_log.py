@@ -77,8 +77,9 @@ class Intake(NamedTuple):
     """None when the sink is open, within some seconds; else why it is not."""
     check_caller: Callable[[], None]
     """Error in a thread of the log's: its sink's deliver() would wait for itself."""
-    begin_stop: Callable[[float], None]
-    """Nothing more is accepted; what waits is sent at once until a time of the clock, however small the batch."""
+    begin_stop: Callable[[float, bool], None]
+    """Nothing more is accepted; what waits is sent at once until a time of the clock, however small the batch. True: another
+    process goes on with the run, which has no end mark then."""
     finish_stop: Callable[[], int]
     """End when every row is delivered or in the spool, or at that time. -> rows not delivered."""
 
@@ -109,6 +110,7 @@ class SessionLog:
         connect: Callable[[SessionLog, Intake], None],
         redact_destination: bool = False,
         on_failure: OnFailure = "forward",
+        goes_on: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         chance: random.Random | None = None,
@@ -116,6 +118,7 @@ class SessionLog:
         self._name = name
         self._redact_destination = redact_destination
         self._on_failure = on_failure
+        self._goes_on = goes_on  # a process that handed the gateway over has begun it
         self._identity = identity
         self._policy = policy
         self._check = check
@@ -144,7 +147,7 @@ class SessionLog:
         capacity = max(_MEMORY_ROWS, 4 * self._sender.batch_rows)
         self._buffer = Buffer(identity.instance, identity.vpc_id, identity.run, capacity, self._ledger)
         self._control = threading.RLock()
-        self._stopping = self._stopped = False
+        self._stopping = self._stopped = self._handed_over = False
         self._deadline: float | None = None
         self._threads: list[threading.Thread] = []
         self._last_status = DeliveryStatus("Modifying", since=wall())
@@ -428,9 +431,9 @@ class SessionLog:
             return f"{status.cause or status.code}: {status.message}"
         return None if self._sender.has_answer else f"no answer within {timeout:g} s"
 
-    def _begin_stop(self, deadline: float) -> None:
+    def _begin_stop(self, deadline: float, handed_over: bool = False) -> None:
         """Nothing more is accepted; what waits is sent at once, however small the batch, until `deadline`."""
-        self._deadline = deadline
+        self._deadline, self._handed_over = deadline, handed_over
         self._stopping = True
         self._ending.set()
         self._sender.hurry()
@@ -455,7 +458,7 @@ class SessionLog:
             left = self._buffer.clear()
             self._ledger.lose(left, "queued", "shutdown")
             if self._spool is not None:
-                if is_safe and not left:
+                if is_safe and not left and not self._handed_over:
                     self._spool.end_run()
                 self._spool.close()
             self._stopped = True
@@ -487,7 +490,7 @@ class SessionLog:
         """What an earlier run has left in it comes first; then a gap row, if that run died."""
         spool = Spool(folder, identity, bound_bytes=self._policy.spool_bytes, ledger=self._ledger)
         try:
-            if spool.begin_run(beat):
+            if spool.begin_run(beat, goes_on=self._goes_on):
                 _log.warning("%s: the run before ended without its end mark; a gap row tells so", folder)
         except BaseException:
             spool.close()

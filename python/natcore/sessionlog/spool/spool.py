@@ -119,11 +119,16 @@ class Spool:
         self._ledger.recover(self.rows + found.damaged_rows, min(left, default=None))
         self._ledger.lose(found.damaged_rows, "spooled", "damaged")
 
-    def begin_run(self, beat: Beat) -> bool:
-        """Fill the spool from now on; whether the run before died: then its gap row is appended. Raises OSError."""
+    def begin_run(self, beat: Beat, *, goes_on: bool = False) -> bool:
+        """Fill the spool from now on; whether the run before died: then its gap row is appended. Raises OSError.
+
+        goes_on: another process handed this run over: it has not died.
+        """
         with self._lock:
             last = read_run(self.folder)
-            has_died = last is not None and not last[1].ended
+            if last is not None and goes_on:
+                goes_on = last[0].run == self._identity.run and last[1].next_number <= beat.next_number
+            has_died = last is not None and not last[1].ended and not goes_on
             if last is not None and has_died:
                 owner, sign = last
                 self._append_gap(owner, gap_after(sign, self._next_numbers.get(owner.run, 0), beat.wall))

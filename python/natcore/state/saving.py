@@ -1,0 +1,89 @@
+"""Copies a gateway's state and writes it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from natcore.api.state import State
+from natcore.dtypes import RECORD
+from natcore.internal import files
+from natcore.internal.validation import check_path
+from natcore.state.file_format import SETTINGS, Bytes, Key, written
+from natcore.state.rows import OF_WORKER, SECTIONS, WHOLE_ROW
+from natcore.state.settings import SavedEntries, encode
+
+if TYPE_CHECKING:
+    from natcore.api.gateway import Core
+    from natcore.sessionlog.collector import Account
+
+PAGE = 4096
+SLACK = 65_536  # bytes of rows that a section may get while memory for it is made
+
+
+def collect(
+    core: Core,
+    arguments: Mapping[str, Any],
+    entries: SavedEntries,
+    *,
+    seeded: bool,
+    log_rows: bool,
+    account: Account | None = None,
+) -> dict[Key, Bytes]:
+    """Return the sections of a state, copied at one moment. seeded: with the random numbers; log_rows: with waiting rows;
+    account: of session logs that another process goes on with."""
+    state = State(core.log_rows)
+    sizes = State.row_bytes()
+    counts = state.expected()
+    while True:
+        # what was written once is there: no packet waits for memory
+        buffers = [
+            [_touched((count + count // 64) * sizes[number] + SLACK) for number, count in enumerate(own)]
+            for own in counts
+        ]
+        counts = state.copy(buffers, seeded, log_rows)
+        if all(
+            count * sizes[number] <= len(buffers[worker][number])
+            for worker, own in enumerate(counts)
+            for number, count in enumerate(own)
+        ):
+            break
+    sections: dict[Key, Bytes] = {(SETTINGS, 0): np.frombuffer(encode(arguments, entries, account), np.uint8)}
+    for worker, own in enumerate(counts):
+        for number, count in enumerate(own):
+            name = SECTIONS[number][0]
+            if worker == 0 or name in OF_WORKER:
+                sections[name, worker] = buffers[worker][number][: count * sizes[number]]
+    rows = sections["rows", 0]
+    order = np.argsort(rows.view(RECORD)["number"], kind="stable")
+    sections["rows", 0] = rows.view(WHOLE_ROW)[order].view(np.uint8)
+    return sections
+
+
+def _touched(size: int) -> Bytes:
+    """Return uint8 (size,), of which each page is in memory."""
+    made = np.empty(size, np.uint8)
+    made[::PAGE] = 0
+    return made
+
+
+def write(file: str | os.PathLike[str] | BinaryIO, sections: Mapping[Key, Bytes]) -> int:
+    """Write sections into a file; return how many bytes it has."""
+    parts = written(sections, version("natcore"))
+    if callable(getattr(file, "write", None)):
+        return _write_all(parts, file.write)  # type: ignore[union-attr]
+    with files.replaced(Path(check_path("file", file)), private=False) as opened:
+        return _write_all(parts, lambda part: files.write_all(opened.fileno(), part))
+
+
+def _write_all(parts: Iterator[memoryview], put: Callable[[memoryview], object]) -> int:
+    total = 0
+    for part in parts:
+        put(part)
+        total += len(part)
+    return total

@@ -1,0 +1,355 @@
+"""A restored gateway is the saved one; the file is refused as soon as one bit of it is another."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from ipaddress import IPv4Address
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from natcore import (
+    CapacityError,
+    ConfigurationError,
+    DnatEntry,
+    Error,
+    Gateway,
+    NoNatEntry,
+    Policy,
+    Side,
+    SnatEntry,
+    StateError,
+    Timeouts,
+    UntrustedFileError,
+    Verdict,
+)  # fmt: skip
+from natcore.api.state import State
+from natcore.dtypes import CREATE, END, WINDOW
+from natcore.state.file_format import HEADER, SECTION, VERSION
+from natcore.state.rows import SECTIONS
+from natcore.testhooks.planted_faults import broken
+from oracle.comparison import Pair
+from oracle.configurations import configuration
+from support import craft
+from support.bulk import SYN
+
+POOL, OTHER = "203.0.113.1", "203.0.113.2"
+
+
+def saved(gateway: Gateway) -> bytes:
+    file = io.BytesIO()
+    gateway.save(file)
+    return file.getvalue()
+
+
+def restored(data: bytes, **more: object) -> Gateway:
+    return Gateway.restore(io.BytesIO(data), **more)  # type: ignore[arg-type]
+
+
+def holds(gateway: Gateway) -> None:
+    assert broken(gateway._core.worker_capsule()) is None
+
+
+def talkative(sessions: int = 40, **options: object) -> Gateway:
+    """A gateway with sessions of three hosts over an address of two, and one behind a DNAT entry."""
+    gateway = Gateway(**{"seed": 7, "max_sessions": 1000, **options})  # type: ignore[arg-type]
+    gateway.add(SnatEntry("10.0.0.0/24", [POOL, OTHER]))
+    gateway.add(DnatEntry(POOL, 443, "10.0.0.200", 8443))
+    gateway.add(NoNatEntry("10.0.0.0/24", "192.0.2.0/24"))
+    for at in range(sessions):
+        out(gateway, 1 + at % 3, 5000 + at // 3, at / 10)
+    assert (
+        gateway.translate_one(craft.ether(craft.tcp(("198.51.100.9", 1234), (POOL, 443), SYN)), Side.OUTSIDE, 5.0)[0]
+        is Verdict.INBOUND
+    )
+    out(gateway, 9, 53, 5.0, to="192.0.2.53")
+    return gateway
+
+
+def out(gateway: Gateway, host: int, port: int, now: float, to: str = "198.51.100.7") -> Verdict:
+    return gateway.translate_one(craft.ether(craft.udp((f"10.0.0.{host}", port), (to, 53))), Side.INSIDE, now)[0]
+
+
+def test_rows_are_laid_out_as_the_core_has_them() -> None:
+    assert State.row_bytes() == [dtype.itemsize for _, dtype in SECTIONS]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_restored_gateway_saves_the_same_bytes(seed: int) -> None:
+    """Nothing of the state is lost on the way, and no order is another one."""
+    pair, random = Pair(configuration(Random(seed))), Random(seed)
+    for _ in range(150):
+        pair.step(random)
+    once = saved(pair.gateway)
+    again = restored(once)
+    holds(again)
+    assert saved(again) == once
+
+
+def test_the_clock_stands_still_unless_a_time_is_given() -> None:
+    gateway = talkative(epoch=1_000_000)
+    again = restored(saved(gateway))
+    assert (again.now, again.epoch, len(again.sessions())) == (gateway.now, 1_000_000, len(gateway.sessions()))
+
+
+def test_idle_times_go_on_over_the_gap_or_stand_still() -> None:
+    data = saved(talkative(epoch=1_000_000, timeouts=Timeouts(udp=300)))
+    late = 1_000_000 + 5 + 299.0
+    counted, frozen = restored(data, wall=late), restored(data, wall=late, gap="freeze")
+    assert counted.now == frozen.now == pytest.approx(304.0)
+    assert counted.counters()["sessions"] < frozen.counters()["sessions"] == 42
+    rows = counted.take_records(events=True)
+    ended = rows[rows["kind"] == END]
+    assert (ended["end_time"] - ended["start_time"] == 300_000_000).all()  # at their deadlines
+    assert restored(data, wall=3.0).now == 5.0  # the wall clock was set back: no time has passed
+
+
+def test_a_file_holds_the_state_and_is_private(tmp_path: Path) -> None:
+    gateway = talkative()
+    path = tmp_path / "nat.state"
+    assert gateway.save(path) == path.stat().st_size
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["nat.state"]
+    assert saved(Gateway.restore(path)) == path.read_bytes()
+    path.chmod(0o666)
+    with pytest.raises(UntrustedFileError, match="others may write"):
+        Gateway.restore(path)
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(UntrustedFileError, match="is a link"):
+        Gateway.restore(tmp_path / "link")
+
+
+def test_rows_that_wait_are_saved_in_their_order() -> None:
+    gateway = talkative(window=10)
+    gateway.advance(30.0)
+    again = restored(saved(gateway))
+    got, expected = again.take_records(events=True), gateway.take_records(events=True)
+    assert {WINDOW, CREATE} <= set(got["kind"].tolist())
+    assert got.tobytes() == expected.tobytes()
+    assert again.counters()["created"] == gateway.counters()["created"]
+
+
+def test_without_a_seed_choices_are_new_and_hosts_stay_where_they_are() -> None:
+    gateway = Gateway(max_sessions=100)
+    gateway.add(SnatEntry("10.0.0.0/24", POOL))
+    out(gateway, 1, 5000, 0.0)
+    data = saved(gateway)
+    ports = set()
+    for _ in range(3):
+        again = restored(data)
+        out(again, 1, 5001, 1.0)
+        rows = {int(row["inside_port"]): int(row["outside_port"]) for row in again.mappings()}
+        assert rows[5000] == int(gateway.mappings()[0]["outside_port"])
+        ports.add(rows[5001])
+    assert len(ports) == 3
+
+
+def test_a_closed_gateway_is_not_saved() -> None:
+    gateway = talkative()
+    gateway.close()
+    with pytest.raises(Error, match="closed"):
+        saved(gateway)
+
+
+# ---- what was changed meanwhile --------------------------------------------------------------------------------------
+
+
+def test_what_no_longer_fits_ends_with_its_rows_and_the_rest_stays() -> None:
+    gateway = talkative(seed=3)
+    gateway.take_records(events=True)
+    before = {int(row["session"]): int(row["outside_ip"]) for row in gateway.sessions() if row["outside_ip"]}
+    wanted = [SnatEntry("10.0.0.0/24", OTHER), NoNatEntry("10.0.0.0/24", "192.0.2.0/24")]
+    again = restored(saved(gateway), entries=wanted)
+    holds(again)
+    assert [row.entry for row in again.entries()] == wanted
+    kept = set(again.sessions()["session"].tolist())
+    rows = again.take_records(events=True)
+    ended = set(rows["session"][rows["kind"] == END].tolist())
+    assert ended
+    assert kept
+    [forwarded] = [int(row["session"]) for row in gateway.sessions() if row["outside_port"] == 443]  # it has no rows
+    assert kept | ended | {forwarded} == set(gateway.sessions()["session"].tolist())
+    assert forwarded not in kept
+    assert not kept & ended
+    assert all(int(row["outside_ip"]) != craft.address(POOL) for row in again.sessions())
+    assert set(rows["session"][rows["kind"] == WINDOW].tolist()) == ended
+    assert ended | {forwarded} == {session for session, outside in before.items() if outside == craft.address(POOL)}
+
+
+@pytest.mark.parametrize(("workers", "then"), [(1, 3), (4, 1), (2, 5), (3, 3)])
+def test_sessions_are_placed_among_another_number_of_workers(workers: int, then: int) -> None:
+    gateway = talkative(workers=workers)
+    again = restored(saved(gateway), workers=then, max_sessions=500)
+    holds(again)
+    assert again.workers == then
+    assert (again.max_sessions, again.max_mappings) == (500, 500)
+    for name in ("created", "received", "forwarded", "ports_used", "mappings"):
+        assert again.counters()[name] == gateway.counters()[name]
+    got, expected = (sorted(each.sessions().tolist()) for each in (again, gateway))
+    assert got == expected
+    for at in range(40):
+        assert out(again, 1 + at % 3, 5000 + at // 3, 6.0) is Verdict.OUTBOUND
+    assert again.counters()["created"] == gateway.counters()["created"]
+    out(again, 1, 9999, 6.0)
+    assert int(max(again.sessions()["session"])) == gateway.counters()["created"] + 1
+    again.advance(100_000)
+    holds(again)
+    assert again.counters()["sessions"] == again.counters()["ports_used"] == 0
+
+
+def test_too_small_a_gateway_is_refused() -> None:
+    with pytest.raises(CapacityError, match="max_sessions must be at least 42"):
+        restored(saved(talkative()), max_sessions=41)
+
+
+@pytest.mark.parametrize(
+    ("policy", "left"),
+    [
+        (Policy(ports="block", block_size=64), {"192.0.2.53", "198.51.100.9"}),
+        (Policy(mapping="address-and-port-dependent"), {"192.0.2.53", "198.51.100.9"}),
+        (Policy(port_ranges=((1024, 2047),)), None),
+        (Policy(filtering="address-dependent"), None),
+        (Policy(sessions_per_subscriber=100, ports_per_subscriber=100), None),
+        (Policy(ports="preserve"), None),
+    ],
+)
+def test_a_policy_that_a_running_gateway_cannot_have_ends_what_it_cannot_have(
+    policy: Policy, left: set[str] | None
+) -> None:
+    gateway = talkative(sessions=120)
+    gateway.take_records()
+    again = restored(saved(gateway), policy=policy)
+    holds(again)
+    assert again.policy == policy
+    kept = {int(row["session"]): row for row in again.sessions()}
+    if left is not None:
+        assert {str(IPv4Address(int(row["remote_ip"]))) for row in kept.values()} == left
+    else:
+        assert len(kept) == 122 or policy.port_ranges != ((1024, 65535),)
+        assert all(
+            1024 <= row["outside_port"] <= policy.port_ranges[0][1] or row["outside_port"] in (443, 53)
+            for row in kept.values()
+        )
+    rows = again.take_records(events=True)
+    ended = rows[rows["kind"] == END]["session"].tolist()
+    assert sorted([*ended, *kept]) == sorted(gateway.sessions()["session"].tolist())
+    counters = again.counters()
+    assert counters["created"] - counters["ended"] == counters["sessions"] == len(kept)
+    for at in range(30):
+        assert out(again, 1 + at % 3, 6000 + at, 6.0) is Verdict.OUTBOUND
+    holds(again)
+    again.advance(100_000)
+    assert again.counters()["ports_used"] == 0
+
+
+def test_ports_of_what_ended_are_held_down_for_their_hosts() -> None:
+    gateway = talkative(sessions=3)
+    again = restored(saved(gateway), policy=Policy(mapping="address-and-port-dependent"))
+    assert int(again.ports()["held_down"].sum()) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"), [({"kind": "vpc"}, "kind must stay"), ({"color": 1}, "arguments of Gateway")]
+)
+def test_what_cannot_change_is_named(changes: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        restored(saved(talkative(sessions=1)), **changes)
+
+
+def test_another_window_closes_open_ones_when_it_is_over() -> None:
+    gateway = talkative(window=600)
+    again = restored(saved(gateway), window=20)
+    again.take_records()
+    again.advance(26.0)
+    rows = again.take_records()
+    assert len(rows) > 30
+    assert (rows["end_time"] - rows["start_time"] <= 20_000_000).all()
+
+
+# ---- files that are no state, or no longer ---------------------------------------------------------------------------
+
+
+def test_every_cut_and_every_flipped_bit_is_refused() -> None:
+    data, random = saved(talkative(sessions=5)), Random(1)
+    for length in [*range(200), *(random.randrange(len(data)) for _ in range(100))]:
+        with pytest.raises(StateError):
+            restored(data[:length])
+    with pytest.raises(StateError, match="longer"):
+        restored(data + b"\0")
+    for at in [*range(HEADER.size + SECTION.size), *(random.randrange(len(data)) for _ in range(200))]:
+        other = bytearray(data)
+        other[at] ^= 1 << random.randrange(8)
+        with pytest.raises(StateError):
+            restored(bytes(other))
+
+
+def test_a_newer_version_is_refused_by_name() -> None:
+    data = bytearray(saved(talkative(sessions=1)))
+    data[16:20] = struct.pack("<I", VERSION + 1)
+    data[32:60] = b"9.8.7".ljust(28, b"\0")
+    data[60:64] = zlib.crc32(data[:60]).to_bytes(4, "little")
+    with pytest.raises(StateError, match=r"version 2 of the format, written by natcore 9\.8\.7"):
+        restored(bytes(data))
+
+
+def forged(data: bytes, random: Random, flips: int) -> bytes:
+    """A state with other values in some of its rows, and the checksums of these."""
+    other, at, sections = bytearray(data), HEADER.size, []
+    while at < len(data):
+        name, _, row_bytes, rows, _, _ = SECTION.unpack(data[at : at + SECTION.size])
+        begin = at + SECTION.size
+        size = row_bytes * rows
+        end = begin + size + -size % 64
+        sections.append((name.rstrip(b"\0").decode(), at, begin, size, end))
+        at = end
+    chosen = [each for each in sections if each[3] and each[0] not in ("identifications", "budgets")]
+    for _ in range(flips):
+        name, head, begin, size, end = random.choice(chosen)
+        where = begin + random.randrange(size)
+        other[where] = random.choice([0, 1, 0xFF, 0x7F, other[where] ^ 1 << random.randrange(8), random.randrange(256)])
+        if random.random() < 0.3 and size >= 4:
+            where = begin + random.randrange(size - 3)
+            other[where : where + 4] = struct.pack("<I", random.choice([0xFFFFFFFF, 0xFFFFFFFE, 0, 1, 1 << 31, 65536]))
+        other[head + 48 : head + 52] = zlib.crc32(other[begin:end]).to_bytes(4, "little")
+        other[head + 60 : head + 64] = zlib.crc32(other[head : head + 60]).to_bytes(4, "little")
+    return bytes(other)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_forged_state_is_refused_or_whole(seed: int) -> None:
+    """Whatever is in the rows: what is restored keeps the invariants, and packets can be translated by it."""
+    pair, random = Pair(configuration(Random(seed))), Random(seed)
+    for _ in range(120):
+        pair.step(random)
+    data, taken = saved(pair.gateway), 0
+    for _ in range(60):
+        workers = random.choice([None, None, None, 1, 2])
+        changes = {} if workers is None else {"workers": workers}
+        try:
+            gateway = restored(forged(data, random, random.choice([1, 1, 2, 5])), **changes)
+        except (StateError, ConfigurationError, CapacityError):
+            continue
+        taken += 1
+        holds(gateway)
+        now = gateway.now
+        for host in range(1, 5):
+            for side in Side:
+                gateway.translate_one(craft.ether(craft.udp((f"10.0.0.{host}", 700), ("198.51.100.7", 53))), side, now)
+        gateway.take_events()
+        gateway.take_records(events=True)
+        gateway.counters()
+        gateway.sessions()
+        gateway.take_generated()
+    assert taken
+
+
+def test_bytes_of_other_kinds_are_refused() -> None:
+    for data in (b"", b"\0" * 64, b"PAR1" * 100, np.random.default_rng(1).bytes(5000)):
+        with pytest.raises(StateError, match="no saved state"):
+            restored(data)
+    with pytest.raises(ConfigurationError, match="opened for bytes"):
+        Gateway.restore(io.StringIO("text"))  # type: ignore[arg-type]
