@@ -373,8 +373,8 @@ cdef void give_gateway(Worker* first, Rows* sections, bint seeded) noexcept nogi
 
 
 cdef void give_rows(Worker* first, Rows* section) noexcept nogil:
-    """The rows of the session log that wait to be drained, unordered: `number` says in which order they were written. Nobody
-    may drain meanwhile."""
+    """The rows of the session log that wait to be drained, unordered: `number` says in which order they were written. The
+    journal must not be drained meanwhile."""
     cdef const Journal* journal = &first.shared.journal
     cdef const Overflow* overflow = <const Overflow*>journal.oldest
     cdef uint64_t at = journal.oldest_read, i

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from natcore import sinks
+from natcore.choices import Gap
 from natcore.config import (
     AnyEntry,
     Behaviour,
@@ -31,7 +32,7 @@ from natcore.entries.table import EntryConflict
 from natcore.errors import ConfigurationError, MissingExtraError
 from natcore.gateway import Gateway
 from natcore.internal.gateway_arguments import GatewayArguments
-from natcore.internal.validation import check_choice, check_path, either
+from natcore.internal.validation import check_choice, check_number, check_path, either
 from natcore.service.problems import MOST_ERRORS, Problems
 from natcore.service.problems import SettingsError as SettingsError
 from natcore.service.tables import UNSET, DeliveryTable, FileTables, SnatTable, convert, convert_file, given
@@ -85,6 +86,7 @@ class Settings:
     plane: dict[str, Any] | None
     control: dict[str, Any]
     metrics: dict[str, Any] | None
+    state: dict[str, Any] | None
     warnings: tuple[str, ...]
 
     @property
@@ -166,6 +168,7 @@ def load(path: str | os.PathLike[str], *, to_run: bool = False) -> Settings:
         plane=None if tables.plane is UNSET else given(tables.plane),
         control=given(tables.control),
         metrics=None if tables.metrics is UNSET else _metrics(problems, raw, given(tables.metrics)),
+        state=None if tables.state is UNSET else _state(problems, raw, given(tables.state)),
         warnings=tuple(str(warning.message) for warning in caught),
     )
     if not problems.errors:  # a conflict may follow from what is wrong
@@ -273,6 +276,19 @@ def _metrics(problems: Problems, raw: dict[str, Any], arguments: dict[str, Any])
 
     problems.made(parse_listen, "metrics", raw["metrics"], arguments)
     return arguments
+
+
+def _state(problems: Problems, raw: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    problems.made(_check_state, "state", raw["state"], arguments)
+    return arguments
+
+
+def _check_state(*, path: str, save_every: float = 60.0, gap: str = "count") -> None:
+    """Raise ConfigurationError for a file or a time that cannot be."""
+    check_path("path", path)
+    if save_every:
+        check_number("save_every", save_every, 1, 86_400, unit="seconds")
+    check_choice("gap", gap, typing.get_args(Gap))
 
 
 def _check_plane(problems: Problems, settings: Settings) -> None:

@@ -18,6 +18,7 @@ from natcore.internal.parts import parts_of
 from natcore.metrics.health import LATE_SECONDS, Health
 from natcore.service import control
 from natcore.service.configuration_file import Settings, SettingsError, load
+from natcore.service.kept_state import KeptState
 from natcore.service.notify import Notifier
 from natcore.service.reload import Planned, Reloaded, RestartError, carry_out, find, plan_of
 
@@ -49,8 +50,8 @@ class Service:
     """
 
     def __init__(self, settings: Settings, report: Report) -> None:
-        """report: called with what happened ("started", "counters", "state", "delivery", "event", "reload", "signal",
-        "warning", "stopped") and its fields; it must not block or raise."""
+        """report: called with what happened ("restored", "started", "counters", "state", "delivery", "event", "reload",
+        "signal", "warning", "stopped") and its fields; it must not block or raise."""
         self.settings = settings
         self.logs: dict[str, SessionLog] = {}
         self.control: ControlServer | None = None
@@ -66,7 +67,7 @@ class Service:
         self._report = report
         self._gateway: Gateway | None = None
         self._plane: Plane | None = None
-        self._stopping = False
+        self._stopping = self._handed_over = False
         self._states = _States()
 
     @property
@@ -96,10 +97,16 @@ class Service:
             )
         asked: list[int] = []
         with ExitStack() as stack, _signals(asked):
-            self._gateway = gateway = stack.enter_context(settings.make_gateway())
+            kept = None if settings.state is None else KeptState(settings.state, self._report)
+            made = settings.make_gateway() if kept is None else kept.make_gateway(settings)
+            self._gateway = gateway = stack.enter_context(made)
+            if kept is not None:
+                stack.callback(self._hand_over, kept)
             self.logs = {each.name: each.start(gateway) for each in settings.logs}
             self._plane = plane = stack.enter_context(gateway.forward(**settings.plane))
             stack.callback(self._finish_reload)
+            if kept is not None:
+                kept.start(gateway)
             self.started = time.time()
             self.control, why_not = control.serve(self)
             digest = Digest()
@@ -126,9 +133,19 @@ class Service:
             for event in digest.rest():
                 self._report("event", _fields(event))
             counters = gateway.counters() | plane.counters()
-            gateway.close()  # closes the open windows and writes their rows
+            if kept is None:
+                gateway.close()  # closes the open windows and writes their rows
+            else:
+                self._hand_over(kept)  # they stay open for the next process
             logs = {name: log.counters() for name, log in self.logs.items()}
             self._report("stopped", {"counters": counters, "logs": logs})
+
+    def _hand_over(self, kept: KeptState) -> None:
+        """Keep the sessions for the next process, whatever ends this one; once."""
+        self._finish_reload()
+        if not self._handed_over:
+            self._handed_over = True
+            kept.hand_over(self.gateway)
 
     def _serve_metrics(self, stack: ExitStack, settings: Mapping[str, Any]) -> None:
         from natcore.metrics.endpoint import Endpoint

@@ -149,6 +149,24 @@ class MetricsTable(Struct, frozen=True, forbid_unknown_fields=True):
     listen: str
 
 
+class StateTable(Struct, frozen=True, forbid_unknown_fields=True):
+    """[state]: sessions outlive the process of `natcore run`.
+
+    Parameters
+    ----------
+    path
+        The file; a relative one lies in the folder where natcore was started, of a unit /var/lib/natcore.
+    save_every
+        Seconds between two snapshots, 1 to 86,400, or 0: none but at the end. Packets wait while one is copied.
+    gap
+        What the time between two runs does: "count", sessions are idle meanwhile; "freeze", their deadlines move by it.
+    """
+
+    path: str
+    save_every: float = 60.0
+    gap: str = "count"
+
+
 class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -162,6 +180,7 @@ class FileTables(Struct, frozen=True, forbid_unknown_fields=True):
     plane: PlaneTable | UnsetType = UNSET
     control: ControlTable = ControlTable()
     metrics: MetricsTable | UnsetType = UNSET
+    state: StateTable | UnsetType = UNSET
 
 
 # The tables by their paths, without positions.
@@ -182,6 +201,7 @@ TABLES: dict[str, type[Struct]] = {
     "plane": PlaneTable,
     "control": ControlTable,
     "metrics": MetricsTable,
+    "state": StateTable,
     "log.delivery": DeliveryTable,
 }
 

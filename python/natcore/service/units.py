@@ -184,16 +184,13 @@ def secret_files(settings: Settings) -> list[Path]:
 
 
 def _written(settings: Settings) -> list[Path]:
-    """Return the folders that logs write to, besides those which the unit has anyhow."""
-    found: dict[Path, None] = {}
-    for table in settings.raw.get("log", ()):
-        for key in ("folder", "spool"):
-            value = table.get(key)
-            if isinstance(value, str):
-                path = Path(STATE_FOLDER) / value
-                if not any(path.is_relative_to(own) for own in (STATE_FOLDER, LOG_FOLDER)):
-                    found[path] = None
-    return list(found)
+    """Return the folders that logs and the state are written to, besides those which the unit has anyhow."""
+    wanted = [table.get(key) for table in settings.raw.get("log", ()) for key in ("folder", "spool")]
+    paths = [Path(STATE_FOLDER) / value for value in wanted if isinstance(value, str)]
+    if settings.state is not None:
+        paths.append((Path(STATE_FOLDER) / settings.state["path"]).parent)
+    own = (STATE_FOLDER, LOG_FOLDER)
+    return list(dict.fromkeys(path for path in paths if not any(path.is_relative_to(each) for each in own)))
 
 
 def _program() -> str:

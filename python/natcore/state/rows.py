@@ -61,7 +61,7 @@ GATEWAY_STATE = np.dtype(
         ("hash_key", "<u8", 2), ("now_ns", "<u8"), ("epoch_ns", "<i8"), ("created", "<u8"), ("reclaimed", "<u8"),
         ("randoms", "<u8", 32), ("blocks_taken", "<u8"), ("blocks_released", "<u8"), ("journal_lost", "<u8"),
         ("journal_lifecycle_lost", "<u8"), ("journal_lost_from", "<i8"), ("journal_lost_until", "<i8"),
-        ("journal_order", "<u8"), ("drained", "<u8"), ("lost_reported", "<u8"), ("lifecycle_lost_reported", "<u8"),
+        ("journal_order", "<u8"), ("drained", "<u8"), ("reported_lost", "<u8"), ("reported_lifecycle_lost", "<u8"),
         ("generated", "<u8"), ("generated_lost", "<u8"), ("generated_withheld", "<u8"), ("evicted", "<u8", 2),
         ("events_lost", "<u8"), ("held_syns_lost", "<u8"), ("random_state", "<u4", 16), ("random_block", "<u4", 16),
         ("random_used", "<u4"), ("randoms_taken", "<u4"), ("reclaim_table", "<u4"), ("reclaim_line", "<u4"),
