@@ -266,6 +266,7 @@ class Pair:
         )
         wall = EPOCH + self.model.now / 1e9 + lower if lower else None
         self.trace.append(f"restart gap={gap} wall={wall!r}")
+        self._same_generated()  # frames that wait to be sent are not saved
         saved = BytesIO()
         self.gateway.save(saved)
         saved.seek(0)
