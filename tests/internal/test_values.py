@@ -152,7 +152,7 @@ def test_what_is_hidden_is_neither_shown_nor_compared():
 def test_plans_show_counts_and_no_internals():
     with Gateway() as gateway:
         plan = gateway.plan([Add(SNAT)])
-        assert repr(plan) == f"Plan(changes=({Add(SNAT)!r},), kept=0, drained=0, ended=0)"
+        assert repr(plan) == f"Plan(changes=({Add(SNAT)!r},), kept=0, drained=0, ended=0, held='')"
 
 
 def test_the_import_needs_none_of_the_slow_modules():

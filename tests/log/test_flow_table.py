@@ -102,6 +102,9 @@ class Watched(Pair):
         self.unreadable = 0
         self.held = self.lost = 0  # fragments, at any time; frames that reached no host
 
+    def restart(self, random: Random) -> None:
+        """A restored gateway has no flow log yet: this life goes on without."""
+
     def take_generated(self) -> list[Generated]:
         taken = super().take_generated()
         for generated in taken:

@@ -46,7 +46,7 @@ def ask(store: Path | Store | None, seconds: float, tolerance: float = 0.0, addr
 
 
 def die(of: Gateway) -> None:
-    """The process ends with rows in memory: nothing of them reaches a file."""
+    """The process is about to end: no row that comes from now on reaches a file."""
     collector = of._collector
     assert collector is not None
     for log in collector.logs:
@@ -65,8 +65,8 @@ def test_an_address_that_moved_to_a_gateway_that_died_is_not_unused(tmp_path: Pa
     other.advance(100.0)
     other.add(SnatEntry("10.0.0.0/24", pool="203.0.113.1"))
     assert log_of_b.wait(60.0)
-    send(other, "10.0.0.5", 200.0)
     die(other)
+    send(other, "10.0.0.5", 200.0)
     one.advance(20_000.0)
     one.close()
     assert log_of_a.counters()["lost"] == 0

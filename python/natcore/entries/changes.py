@@ -242,7 +242,7 @@ class EntryTable:
         self._core.swap(self._transition(_After(self.rows, [], set(), self._wires, self._book)), 0)
 
     def _placed(self, saved: SavedEntry, known: Mapping[int, int]) -> Entry:
-        """Return a saved entry, whose addresses are in the core."""
+        """Return a saved entry, its addresses put into the core."""
         row = Entry(saved.id, saved.entry)
         for number in saved.addresses:
             if number not in known:

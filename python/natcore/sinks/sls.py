@@ -141,7 +141,9 @@ class SlsSink(BaseSink):
         self._credentials = credentials or (lambda: fixed)
         self._create = create
         self._schema, self._row = schema, row
-        self._is_whole = self.events = self.gaps = self.facts = rows == "all"
+        self._is_whole = rows == "all"
+        if self._is_whole:
+            self.events = self.gaps = self.facts = True
         self._timeout = timeout
         self._client: Client | None = None
         self._client_pid = 0
