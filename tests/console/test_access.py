@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+from collections import Counter
+from contextlib import ExitStack
+
 import pytest
 
+from natcore.console import connection
+from natcore.console.live import MOST_STREAMS
 from support.console import Visitor, World, serving
+from support.netns import until
 
 PAGES = ("", "log", "sessions", "ports", "top", "who", "explain", "entries", "log/enable", "log/stop?name=audit")
 
@@ -22,6 +29,10 @@ def test_the_token_is_asked_for_everywhere_but_for_the_style(visitor: Visitor) -
         assert answer.status == 403 and "A token is needed" in answer.text, path
         assert "ngw-1" not in answer.text
     assert visitor.get("/static/console.css", Cookie=None).status == 200
+    for path in ("/static/nowhere", "/static/", "/static/../g/ngw-1/", "/static/..%2fapp.py"):
+        answer = visitor.get(path, Cookie=None)
+        assert answer.status == 403 and "A token is needed" in answer.text, path
+    assert visitor.post("/static/console.css", {}, Cookie=None).status == 403
     assert (
         visitor.post(
             "/g/ngw-1/log/stop", {"name": "audit", "key": visitor.key("/g/ngw-1/log/stop?name=audit")}, Cookie=None
@@ -105,3 +116,41 @@ def test_nothing_comes_from_elsewhere_and_no_script_stands_in_a_page(visitor: Vi
                 == answer.text.count('<script src="/static/console.js" defer></script>')
                 == 1
             )
+
+
+def test_so_many_live_pages_at_once_and_no_more(visitor: Visitor) -> None:
+    """All are asked for before the first one is answered."""
+    host, port = visitor.host.split(":")
+    request = f"GET /g/ngw-1/live/ HTTP/1.1\r\nHost: {visitor.host}\r\nCookie: {visitor.headers['Cookie']}\r\n\r\n"
+    with ExitStack() as stack:
+        asking = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            for _ in range(MOST_STREAMS + 6)
+        ]
+        for each in asking:
+            each.sendall(request.encode())
+        told = Counter(each.recv(12, socket.MSG_WAITALL) for each in asking)
+        assert told == {b"HTTP/1.1 200": MOST_STREAMS, b"HTTP/1.1 503": 6}
+    until(lambda: visitor.status_of_live("/g/ngw-1/live/") == 200)  # their places are free again
+
+
+def test_who_asks_nothing_gives_the_place_back(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever connects needs no token: halves of requests keep no place."""
+    with serving(here.folder) as (_, url), ExitStack() as stack:
+        visitor = Visitor(url)
+        host, port = visitor.host.split(":")
+        with monkeypatch.context() as short:
+            short.setattr(connection, "HEAD_SECONDS", 0.05)
+            for piece in (b"", b"G", b"GET / HT", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"):
+                taken = stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+                taken.sendall(piece)
+                until(lambda taken=taken: is_closed(taken))  # type: ignore[misc]
+        assert visitor.get("/g/ngw-1/").status == 200
+
+
+def is_closed(taken: socket.socket) -> bool:
+    """Whether the other side has ended the connection, without an answer."""
+    try:
+        return taken.recv(1) == b""
+    except ConnectionResetError:
+        return True

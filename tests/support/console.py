@@ -242,6 +242,15 @@ class Visitor:
         }
         return self.ask("POST", path, urlencode(fields), **{**own, **headers})
 
+    def status_of_live(self, path: str) -> int:
+        """The status of a live part, which is not read."""
+        connection = http.client.HTTPConnection(self.host, timeout=30)
+        try:
+            connection.request("GET", path, headers=self.headers)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
     def part(self, path: str) -> str:
         """The first live part of a page: what a server-sent event brings."""
         connection = http.client.HTTPConnection(self.host, timeout=30)

@@ -52,14 +52,22 @@ class Access:
         What the printed URL has; None: a new one.
     hosts
         Names that the Host header may have besides addresses and localhost.
+    public
+        Paths that anyone may read: what the page without a token loads.
     cookie
         The cookie's name; of several consoles on a machine each has its own, for cookies do not know ports.
     """
 
     def __init__(
-        self, app: ASGIApp, *, token: str | None = None, hosts: Collection[str] = (), cookie: str = "natcore"
+        self,
+        app: ASGIApp,
+        *,
+        token: str | None = None,
+        hosts: Collection[str] = (),
+        public: Collection[str] = (),
+        cookie: str = "natcore",
     ) -> None:
-        self._app = app
+        self._app, self._public = app, frozenset(public)
         self.token = token or secrets.token_urlsafe(32)
         """The token, for the URL that is printed."""
         self._hosts = {"localhost", *(host.lower() for host in hosts)}
@@ -94,7 +102,7 @@ class Access:
         headers, path = Headers(scope=scope), scope["path"]
         if not self._is_here(headers.get("host", "")):
             return _page(421, "Not this machine", "The address of this page must be this machine's own.")
-        if path.startswith("/static/"):
+        if path in self._public and scope["method"] in ("GET", "HEAD"):
             return None
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if path == "/" and given:

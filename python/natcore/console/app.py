@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 import natcore
 from natcore.console import changes, pages
 from natcore.console.access import MOST_BODY_BYTES, Access
+from natcore.console.connection import Connection
 from natcore.console.gateways import Gateways
 from natcore.console.live import Streams
 from natcore.console.words import FILTERS
@@ -20,6 +21,7 @@ from natcore.errors import ConfigurationError, ControlError
 from natcore.internal.exit_codes import ExitCode
 from natcore.internal.extras import extra
 from natcore.internal.redaction import redact
+from natcore.internal.validation import digits
 
 with extra("console"):
     import uvicorn
@@ -28,11 +30,12 @@ with extra("console"):
     from starlette.concurrency import run_in_threadpool
     from starlette.exceptions import HTTPException
     from starlette.requests import Request
-    from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+    from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
     from starlette.routing import Mount, Route
     from starlette.staticfiles import StaticFiles
     from starlette.types import Receive, Scope, Send
 
+MOST_CONNECTIONS = 256
 STATUS = {ExitCode.USAGE: 400, ExitCode.REFUSED: 403, ExitCode.TRY_AGAIN: 503}  # of an answer, by a ControlError's code
 DONE = {"started": "The session log is started.", "stopped": "The session log is stopped. What was delivered stays.",
         "retried": "The delivery is tried again now."}  # fmt: skip
@@ -71,9 +74,10 @@ class Console:
             lstrip_blocks=True,
         )  # fmt: skip
         self._templates.filters |= FILTERS | {"quoted": lambda name: quote(str(name), safe="")}
-        static = StaticFiles(directory=Path(__file__).parent / "static")
+        folder = Path(__file__).parent / "static"
+        public = [f"/static/{path.name}" for path in folder.iterdir()]
         routes = [
-            Mount("/static", static),
+            Mount("/static", StaticFiles(directory=folder)),
             Route("/", self._list),
             Route("/live", self._list_live),
             Route("/g/{gateway}/log/enable", self._enable, methods=["GET", "POST"]),
@@ -87,7 +91,7 @@ class Console:
         ]
         answers = {ControlError: self._failed, HTTPException: self._refused}
         self._app = Starlette(routes=routes, exception_handlers=answers)
-        self.access = Access(self._app, token=token, hosts=hosts, cookie=cookie)
+        self.access = Access(self._app, token=token, hosts=hosts, public=public, cookie=cookie)
         """Who may ask, and the token."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,7 +110,7 @@ class Console:
         def part() -> str:
             return self._text("parts/list.html", cards=pages.cards(self._gateways))
 
-        return self._stream(self._streams.repeated(part, pages.LIVE_SECONDS))
+        return self._streams.answer(self._streams.repeated(part, pages.LIVE_SECONDS))
 
     def _page(self, request: Request) -> Response:
         gateway, page = self._named(request)
@@ -132,7 +136,7 @@ class Console:
                 view = look(client, request.query_params)
             return self._text(f"parts/{page or 'overview'}.html", gateway=gateway, **view)
 
-        return self._stream(self._streams.repeated(part, pages.LIVE[page]))
+        return self._streams.answer(self._streams.repeated(part, pages.LIVE[page]))
 
     async def _top_live(self, request: Request) -> Response:
         gateway = request.path_params["gateway"]
@@ -158,12 +162,7 @@ class Console:
             for client in clients:
                 client.close()
 
-        return self._stream(self._streams.followed(parts(), close))
-
-    def _stream(self, parts: Any) -> Response:
-        if self._streams.full:
-            return PlainTextResponse("too many live pages", 503)
-        return StreamingResponse(parts, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+        return self._streams.answer(self._streams.followed(parts(), close))
 
     # ---- changing ---------------------------------------------------------------------------------------------------
 
@@ -283,9 +282,10 @@ def listen(address: str) -> tuple[str, int]:
     """Return host and port of "127.0.0.1:8433", "[::1]:8433" or "localhost:8433". Raises ConfigurationError."""
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port.isdigit() and int(port) <= 0xFFFF):
+    number = digits(port)
+    if not (colon and host) or number is None or number > 0xFFFF:
         raise ConfigurationError(f"--listen must be an address and a port, such as 127.0.0.1:8433, got {address!r}")
-    return host, int(port)
+    return host, number
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -309,7 +309,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 console, log_level="warning", access_log=False, lifespan="off", server_header=False, date_header=True,
-                timeout_graceful_shutdown=1, ws="none", limit_concurrency=256,
+                timeout_graceful_shutdown=1, ws="none", limit_concurrency=MOST_CONNECTIONS, http=Connection,
             )
         )  # fmt: skip
 

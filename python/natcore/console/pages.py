@@ -16,7 +16,9 @@ from natcore.console.charts import Chart, Timeline, chart, timeline
 from natcore.control.client import Client
 from natcore.control.protocol import Row
 from natcore.errors import ControlError, Error
+from natcore.internal.protocols import protocol_of
 from natcore.internal.redaction import show
+from natcore.internal.validation import digits
 
 if TYPE_CHECKING:
     from natcore.console.gateways import Gateways
@@ -238,9 +240,10 @@ def who(client: Client, query: Query) -> View:
 
 def _endpoint(text: str) -> tuple[str, int]:
     address, _, port = text.partition(":")
-    if not port.isdigit():
+    number = digits(port)
+    if number is None:
         raise ControlError(f"the outside endpoint must be an address, a colon and a port, got {show(text)}")
-    return address, int(port)
+    return address, number
 
 
 def _who_now(client: Client, address: str, port: int, query: Query) -> View:
@@ -266,7 +269,7 @@ def _who_then(address: str, port: int, query: Query, folders: Sequence[str]) -> 
     protocol = query.get("protocol") or "tcp"
     answer = ask(
         _STORES.setdefault(folder, Store(folder)), address, port,
-        protocol=int(protocol) if protocol.isdigit() else protocol, at=_moment(query.get("at", "")), remote=remote,
+        protocol=protocol_of(protocol), at=_moment(query.get("at", "")), remote=remote,
         tolerance=_seconds(query.get("tolerance", "2")),
     )  # fmt: skip
     return {"lines": list(answer_lines(answer)), "state": answer.status, "timeline": _timeline(answer)}
