@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import struct
 import zlib
 from ipaddress import IPv4Address
@@ -29,7 +31,7 @@ from natcore import (
 )  # fmt: skip
 from natcore.api.state import State
 from natcore.dtypes import CREATE, END, WINDOW
-from natcore.state.file_format import HEADER, SECTION, VERSION
+from natcore.state.file_format import HEADER, SECTION, SETTINGS, VERSION, read, written
 from natcore.state.rows import SECTIONS
 from natcore.testhooks.planted_faults import broken
 from oracle.comparison import Pair
@@ -353,3 +355,78 @@ def test_bytes_of_other_kinds_are_refused() -> None:
             restored(data)
     with pytest.raises(ConfigurationError, match="opened for bytes"):
         Gateway.restore(io.StringIO("text"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="opened for bytes"):
+        talkative(sessions=1).save(io.StringIO())  # type: ignore[arg-type]
+
+
+def test_a_file_that_takes_little_at_a_time_gets_the_whole_state() -> None:
+    class Slow(io.RawIOBase):
+        def __init__(self, most: int | None) -> None:
+            self.most, self.data = most, bytearray()
+
+        def write(self, data: memoryview) -> int | None:  # type: ignore[override]
+            if self.most is None:
+                return None
+            taken = memoryview(data).cast("B")[: self.most]
+            self.data += taken
+            return len(taken)
+
+    gateway, file = talkative(), Slow(1000)
+    assert gateway.save(file) == len(file.data)  # type: ignore[arg-type]
+    assert len(restored(bytes(file.data)).sessions()) == len(gateway.sessions())
+    with pytest.raises(BlockingIOError):
+        gateway.save(Slow(None))  # type: ignore[arg-type]
+
+
+def test_a_file_s_size_takes_no_memory_before_its_header_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    file.write_bytes(saved(talkative(sessions=1)))
+    os.truncate(file, 1 << 42)  # without its blocks
+    with pytest.raises(StateError, match="longer than it was"):
+        Gateway.restore(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"workers": 0}, "workers must be"), ({"max_sessions": "x"}, "max_sessions must be"), ({"policy": "x"}, "policy must be"),
+     ({"window": None}, "window must be"), ({"entries": ["x"]}, "entry must be SnatEntry")],
+)  # fmt: skip
+def test_a_wrong_argument_is_named(changes: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        restored(saved(talkative(sessions=1)), **changes)
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_sessions", "x"), ("window", None), ("workers", 1.5), ("kind", 7)])
+def test_forged_arguments_are_a_damaged_state(name: str, value: object) -> None:
+    found = read(np.frombuffer(saved(talkative(sessions=1)), np.uint8), "x")
+    settings = json.loads(found.sections[SETTINGS, 0].tobytes())
+    settings["gateway"][name] = value
+    sections = {**found.sections, (SETTINGS, 0): np.frombuffer(json.dumps(settings).encode(), np.uint8)}
+    with pytest.raises(StateError, match=name):
+        restored(b"".join(written(sections, "1")))
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "told"),
+    [("gateway", "blocks_released", 1 << 32, "blocks"), ("gateway", "journal_lost", (1 << 64) - 1, "lost rows"),
+     ("gateway", "reported_lifecycle_lost", 1, "lost rows"), ("worker", "now_ns", (1 << 64) - 1, "clock")],
+)  # fmt: skip
+def test_forged_counts_and_clocks_are_a_damaged_state(section: str, name: str, value: int, told: str) -> None:
+    found = read(np.frombuffer(saved(talkative(sessions=1)), np.uint8), "x")
+    rows = found.sections[section, 0].copy().view(dict(SECTIONS)[section])
+    rows[name] = value
+    with pytest.raises(StateError, match=told):
+        restored(b"".join(written({**found.sections, (section, 0): rows.view(np.uint8)}, "1")))
+
+
+def test_blocks_that_a_new_policy_takes_are_counted_as_released() -> None:
+    gateway = talkative(policy=Policy(ports="block", block_size=64))
+    assert len(gateway.blocks()) == 3
+    for policy in (
+        Policy(ports="block", block_size=128),
+        Policy(ports="block", block_size=64, mapping="address-and-port-dependent"),
+        Policy(),
+    ):
+        again = restored(saved(gateway), policy=policy)
+        assert len(again.blocks()) == 0
+        assert saved(restored(saved(again)))  # its own state is whole

@@ -264,7 +264,7 @@ class EntryTable:
         self._reap()
         changes: list[Change] = []
         if wanted is not None:
-            pairs, fresh = match(self.rows, wanted)
+            pairs, fresh = match(self.rows, [_check_entry(entry, policy) for entry in wanted])
             changes = [
                 Remove(row) if entry is None else Replace(row, entry) for row, entry in pairs if entry != row.entry
             ]

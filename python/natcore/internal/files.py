@@ -11,7 +11,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -191,13 +191,18 @@ def open_regular(path: Path) -> int:
     raise UntrustedFileError(f"{show_text(str(path))}: it must be a regular file")
 
 
-def read_trusted(path: Path) -> bytearray:
-    """Return the content of a file that no other user can have written, in a folder of anybody's. Raises UntrustedFileError,
-    OSError."""
+def read_trusted(path: Path, head: int, check: Callable[[bytes, int], object]) -> bytearray:
+    """Return the content of a file that no other user can have written, in a folder of anybody's.
+
+    check: is given the first `head` bytes and the file's size before memory is taken for it, and may raise. Raises
+    UntrustedFileError, OSError.
+    """
     with _inside(path.parent, private=False) as folder:
         descriptor = _open_trusted(path, os.O_RDONLY, folder)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        data = bytearray(os.fstat(descriptor).st_size)
+        size = os.fstat(descriptor).st_size
+        check(os.pread(descriptor, head, 0), size)
+        data = bytearray(size)
         view, at = memoryview(data), 0
         while at < len(data) and (count := file.readinto(view[at:])):
             at += count

@@ -6,7 +6,6 @@ import inspect
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +41,12 @@ class KeptState:
             pass
         except (Error, OSError) as error:
             aside = self.path.with_name(self.path.name + UNUSABLE)
-            with suppress(OSError):
+            where = f"is {aside} now"
+            try:
                 self.path.replace(aside)
-            self._report("warning", {"message": f"no session is kept: {error}; the file is {aside} now"})
+            except OSError as failed:
+                where = f"cannot become {aside} ({failed.strerror}), and is replaced by the next state"
+            self._report("warning", {"message": f"no session is kept: {error}; the file {where}"})
         return settings.make_gateway()
 
     def _restore(self, settings: Settings) -> Gateway:

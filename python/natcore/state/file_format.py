@@ -58,7 +58,7 @@ def read(data: Bytes, where: str) -> Saved:
 
     Raises StateError: it is no state, is of a newer version, or is damaged.
     """
-    writer, count = _header(data, where)
+    writer, count = read_header(data[: HEADER.size].tobytes(), len(data), where)
     sections: dict[Key, Bytes] = {}
     at = HEADER.size
     for _ in range(count):
@@ -78,8 +78,11 @@ def read(data: Bytes, where: str) -> Saved:
     return Saved(writer, sections, workers)
 
 
-def _header(data: Bytes, where: str) -> tuple[str, int]:
-    head = data[: HEADER.size].tobytes()
+def read_header(head: bytes, size: int, where: str) -> tuple[str, int]:
+    """Return the writer's version and how many sections follow. head: the file's first bytes; size: of the whole file.
+
+    Raises StateError.
+    """
     if head[: len(MAGIC)] != MAGIC[: len(head)] or len(head) < len(MAGIC):
         raise StateError(f"{where} is no saved state of natcore")
     if len(head) < HEADER.size:
@@ -95,8 +98,8 @@ def _header(data: Bytes, where: str) -> tuple[str, int]:
         )
     if version < 1:
         raise StateError(f"{where} is damaged: there is no version {version} of the format")
-    if whole != len(data):
-        raise StateError(f"{where} is cut off or longer than it was: {len(data):,} bytes, and {whole:,} were written")
+    if whole != size:
+        raise StateError(f"{where} is cut off or longer than it was: {size:,} bytes, and {whole:,} were written")
     return name, count
 
 

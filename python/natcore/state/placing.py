@@ -126,7 +126,7 @@ def fitting(tables: Tables, before: Policy, after: Policy) -> Column:
     held = _of(tables[0], "held-down")
     tables[0][NUMBERS["held-down"]] = held[allowed[held["port"]]]
     if scheme:
-        tables[0][NUMBERS["blocks"]] = _of(tables[0], "blocks")[:0]
+        _keep_blocks(tables, np.zeros(len(_of(tables[0], "blocks")), bool))
     return keep
 
 
@@ -149,7 +149,14 @@ def settle_blocks(tables: Tables, policy: Policy) -> None:
     held = _of(tables[0], "held-down")
     used |= set(zip(held["address"].tolist(), block_of[held["port"]].tolist(), strict=True))
     keep = [(int(row["address"]), int(row["block"])) in used for row in blocks]
-    tables[0][NUMBERS["blocks"]] = blocks[np.array(keep, bool)]
+    _keep_blocks(tables, np.array(keep, bool))
+
+
+def _keep_blocks(tables: Tables, keep: Column) -> None:
+    """Keep some blocks, and count the others as released."""
+    tables[0][NUMBERS["blocks"]] = _of(tables[0], "blocks")[keep]
+    gateway = tables[0][NUMBERS["gateway"]] = _of(tables[0], "gateway").copy()
+    gateway["blocks_released"] += np.uint64(len(keep) - keep.sum())
 
 
 def hold_down(tables: Tables, keep: Column, policy: Policy) -> None:

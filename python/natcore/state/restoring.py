@@ -17,11 +17,12 @@ from natcore.errors import ConfigurationError, RestartNeededError, StateError
 from natcore.events import event_of
 from natcore.internal import files
 from natcore.internal.arguments import timeouts_ms
+from natcore.internal.gateway_arguments import GatewayArguments
 from natcore.internal.parts import parts_of
 from natcore.internal.redaction import show
 from natcore.internal.validation import MAX_TIME, check_choice, check_number, check_path, to_ns
 from natcore.state import placing
-from natcore.state.file_format import SETTINGS, Saved, read
+from natcore.state.file_format import HEADER, SETTINGS, Saved, read, read_header
 from natcore.state.rows import NUMBERS, OF_WORKER, SECTIONS
 from natcore.state.settings import PLAIN, SavedSettings, decode
 
@@ -61,7 +62,8 @@ def read_state(file: str | os.PathLike[str] | BinaryIO) -> SavedGateway:
             raise ConfigurationError(f"file must be opened for bytes, got {show(data)}")
     else:
         path = Path(check_path("file", file))
-        where, data = show(str(path)), files.read_trusted(path)
+        where = show(str(path))
+        data = files.read_trusted(path, HEADER.size, lambda head, size: read_header(head, size, where))
     saved = read(np.frombuffer(data, np.uint8), where)
     settings = decode(saved.sections[SETTINGS, 0].tobytes(), where)
     tables = _tables(saved)
@@ -71,6 +73,8 @@ def read_state(file: str | os.PathLike[str] | BinaryIO) -> SavedGateway:
     now_ns, epoch_ns = int(gateway["now_ns"]), int(gateway["epoch_ns"])
     if now_ns > MAX_TIME_NS or abs(epoch_ns) > MAX_TIME_NS or saved.workers != settings.arguments["workers"]:
         raise StateError(f"{where} is damaged: its clock or its workers are none of a gateway")
+    if wrong := _wrong_count(tables):
+        raise StateError(f"{where} is damaged: {wrong}")
     for row in tables[0][NUMBERS["events"]]:
         try:
             event_of(tuple(int(row[name]) for name in _EVENT))  # type: ignore[arg-type]
@@ -79,6 +83,23 @@ def read_state(file: str | os.PathLike[str] | BinaryIO) -> SavedGateway:
     return SavedGateway(where, settings, tables, now_ns, epoch_ns)
 
 
+def _wrong_count(tables: Tables) -> str:
+    """Return which count or clock no gateway has; empty: none."""
+    row = {name: tables[0][NUMBERS["gateway"]][name][0].tolist() for name in _COUNTS}
+    if row["blocks_taken"] - row["blocks_released"] != len(tables[0][NUMBERS["blocks"]]):
+        return "more or fewer blocks are assigned than it has"
+    for name in ("lost", "lifecycle_lost"):
+        if not row[f"reported_{name}"] <= row[f"journal_{name}"] <= _MOST_ROWS:
+            return "more lost rows are reported than were lost"
+    clocks = ("now_ns", "ticked_ns", "swept_ns", "complete_ns")
+    if any(int(own[NUMBERS["worker"]][name][0]) > MAX_TIME_NS for own in tables for name in clocks):
+        return "a worker's clock is none"
+    return ""
+
+
+_MOST_ROWS = (1 << 53) - 1
+_COUNTS = ("blocks_taken", "blocks_released", "journal_lost", "journal_lifecycle_lost", "reported_lost",
+           "reported_lifecycle_lost")  # fmt: skip
 _EVENT = ("at_ns", "reason", "subscriber", "destination", "port", "protocol", "count", "limit")
 
 
@@ -125,6 +146,9 @@ def restore(
             parts.table.restore(saved.settings.entries, placed)
         except ConfigurationError as error:
             raise StateError(f"its entries cannot be together: {error}") from None
+        except MemoryError:
+            last = saved.settings.entries.last_id
+            raise StateError(f"for {last:,} numbers of entries there is no memory") from None
         state.restore(_raw(tables), exists, gap_ns, gap == "freeze", made.seed is not None)
     except StateError as error:
         told = f", in section {SECTIONS[error.section][0]!r}, row {error.row}" if error.section >= 0 else ""
@@ -156,6 +180,7 @@ def _wanted(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
                 wanted[name] = changes["max_sessions"]
     for name in ("max_mappings", "max_subscribers"):
         wanted[name] = wanted["max_sessions"] if wanted[name] is None else wanted[name]
+    GatewayArguments(**{"epoch": 0.0, **wanted})
     wanted.pop("epoch", None)
     return wanted
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
@@ -12,7 +14,9 @@ import numpy as np
 
 from natcore.api.state import State
 from natcore.dtypes import RECORD
+from natcore.errors import ConfigurationError
 from natcore.internal import files
+from natcore.internal.redaction import show
 from natcore.internal.validation import check_path
 from natcore.state.file_format import SETTINGS, Bytes, Key, written
 from natcore.state.rows import OF_WORKER, SECTIONS, WHOLE_ROW
@@ -76,9 +80,21 @@ def write(file: str | os.PathLike[str] | BinaryIO, sections: Mapping[Key, Bytes]
     """Write sections into a file; return how many bytes it has."""
     parts = written(sections, version("natcore"))
     if callable(getattr(file, "write", None)):
-        return _write_all(parts, file.write)  # type: ignore[union-attr]
+        if isinstance(file, io.TextIOBase):
+            raise ConfigurationError(f"file must be opened for bytes, got {show(file)}")
+        return _write_all(parts, lambda part: _write_whole(file, part))  # type: ignore[arg-type]
     with files.replaced(Path(check_path("file", file)), private=False) as opened:
         return _write_all(parts, lambda part: files.write_all(opened.fileno(), part))
+
+
+def _write_whole(file: BinaryIO, part: memoryview) -> None:
+    """Write all of a part; an unbuffered file may take less at a time. Raises OSError."""
+    left = part.cast("B")
+    while left:
+        count = file.write(left)
+        if count is None:
+            raise BlockingIOError(errno.EAGAIN, "the file takes no more without blocking")
+        left = left[count:]
 
 
 def _write_all(parts: Iterator[memoryview], put: Callable[[memoryview], object]) -> int:

@@ -22,6 +22,7 @@ from natcore.config import (
     Timeouts,
 )
 from natcore.errors import Error, RfcWarning, StateError
+from natcore.internal.gateway_arguments import GatewayArguments
 
 if TYPE_CHECKING:
     from natcore.entries.table import Entry
@@ -111,6 +112,7 @@ def _made(made: Mapping[str, Any]) -> tuple[dict[str, Any], SavedEntries, Accoun
     arguments["policy"], arguments["timeouts"] = Policy(**policy), Timeouts(**made["timeouts"])
     for side in ("inside", "outside"):
         arguments[side] = Link(**made[side])
+    GatewayArguments(**arguments, epoch=0.0)
     entries = SavedEntries(
         [_entry_of(each) for each in made["entries"]],
         [_entry_of(each) for each in made["draining"]],
