@@ -166,7 +166,32 @@ def test_two_gateways_of_one_name_are_refused(tmp_path: object) -> None:
     assert Gateways(["/a/ngw-1.sock", "/b/ngw-2.sock"]).names() == ["ngw-1", "ngw-2"]
 
 
-@pytest.mark.parametrize("listen", ["8433", "127.0.0.1:", ":8433", "127.0.0.1:http", "127.0.0.1:70000"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"endpoint": "203.0.113.1:²"}, {"endpoint": f"203.0.113.1:{'9' * 5000}"}, {"endpoint": "²:1"},
+        {"endpoint": "203.0.113.1:1", "protocol": "²"}, {"endpoint": "203.0.113.1:1", "protocol": "²", "when": "then"},
+        {"endpoint": "203.0.113.1:1", "when": "then", "at": "0001-01-01T00:00:00+23:59"},
+        {"endpoint": "203.0.113.1:1", "when": "then", "at": "9999-12-31T23:59:59-23:59"},
+        {"endpoint": "203.0.113.1:1", "when": "then", "at": "2026-11-20", "remote": "198.51.100.7:²"},
+    ],
+)  # fmt: skip
+def test_what_is_no_question_is_a_problem_of_the_page(visitor: Visitor, query: dict[str, str]) -> None:
+    answer = visitor.get(f"/g/ngw-1/who?{urlencode(query)}")
+    assert answer.status == 200 and "must be" in text_of(answer.text)
+
+
+@pytest.mark.parametrize("asked", ["entry", "protocol"])
+@pytest.mark.parametrize("value", ["²", "9" * 5000])
+def test_a_number_is_of_plain_digits(visitor: Visitor, asked: str, value: str) -> None:
+    answer = visitor.get(f"/g/ngw-1/sessions?{urlencode({asked: value})}")
+    assert answer.status == 200 and f"{asked} must be" in text_of(answer.text)
+
+
+@pytest.mark.parametrize(
+    "listen",
+    ["8433", "127.0.0.1:", ":8433", "127.0.0.1:http", "127.0.0.1:70000", "127.0.0.1:²", f"127.0.0.1:{'9' * 5000}"],
+)
 def test_a_wrong_address_is_named(listen: str) -> None:
     from natcore.console.app import listen as parse
 

@@ -107,7 +107,12 @@ def test_leases_of_dnsmasq_say_that_they_are_of_now(tmp_path: Path) -> None:
     ("csv", "prefix,label,from\n10.0.0.5,x,2026-01-01", "line 2: a time must have its zone"),
     ("csv", "prefix,label,from,until\n10.0.0.5,x,2026-01-02T00:00:00Z,2026-01-01T00:00:00Z", "until must be after from"),
     ("dnsmasq", "hello", "line 1 is no lease of dnsmasq"),
+    ("dnsmasq", "² aa 10.0.0.5 * *", "line 1 is no lease of dnsmasq"),
+    ("dnsmasq", f"{10**17} aa 10.0.0.5 * *", "x: "),
     ("kea", "address,expire\n10.0.0.5,1", "10.0.0.5 is no lease of Kea"),
+    ("kea", f"address,valid_lifetime,expire\n10.0.0.5,{10**17},1700000000", "x: "),
+    ("kea", f"address,valid_lifetime,expire\n10.0.0.5,{10**11},1700000000", "x: "),
+    ("csv", f"prefix,label\n10.0.0.5,{'x' * 200_000}", "field larger than"),
     ("isc", "", "form must be 'csv'"),
 ])  # fmt: skip
 def test_a_wrong_line_is_named(tmp_path: Path, form: str, text: str, message: str) -> None:

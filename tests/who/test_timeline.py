@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,13 @@ def test_the_picture_ends_two_hours_from_the_question(tmp_path: Path) -> None:
 def test_a_gap_is_drawn(folder: Path) -> None:
     answer = who(folder, "203.0.113.1", 4000, protocol="tcp", at=at(1500))
     assert answer.status == "gap" and any(line.startswith("not known") and "░" in line for line in lines(answer))
+
+
+@pytest.mark.parametrize("moment", ["0002-01-01T00:00:00+23:59", "9998-12-31T23:59:59-23:59"])
+def test_the_first_and_the_last_moment_can_be_drawn(folder: Path, moment: str) -> None:
+    asked = datetime.fromisoformat(moment)
+    answer = who(folder, "203.0.113.1", 4000, protocol="tcp", at=asked, tolerance=86_400)
+    assert answer.status == "gap" and list(lines(answer))
 
 
 def test_it_is_drawn_into_a_file(folder: Path, tmp_path: Path) -> None:

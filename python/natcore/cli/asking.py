@@ -20,8 +20,9 @@ from natcore.errors import ConfigurationError
 from natcore.internal import exit_codes
 from natcore.internal.exit_codes import ExitCode
 from natcore.internal.extras import extra
+from natcore.internal.protocols import protocol_of
 from natcore.internal.redaction import show
-from natcore.internal.validation import either
+from natcore.internal.validation import digits, either
 
 with extra("cli"):
     import typer
@@ -307,7 +308,7 @@ def _question(
         raise ConfigurationError("--at is missing; give it, or --from and --until")
     target = None if remote is None else _endpoint("--remote", remote)
     return Question(
-        address, port, int(protocol) if protocol is not None and protocol.isdigit() else protocol, span[0],
+        address, port, None if protocol is None else protocol_of(protocol), span[0],
         None if target is None else target[0] if target[1] is None else (target[0], target[1]), tolerance, None,
         inside=inside, until=span[1],
     )  # fmt: skip
@@ -387,9 +388,10 @@ def _whole_endpoint(text: str | None) -> tuple[str, int]:
 
 def _endpoint(name: str, text: str) -> tuple[str, int | None]:
     address, colon, port = text.partition(":")
-    if colon and not port.isdigit():
+    number = digits(port)
+    if colon and number is None:
         raise ConfigurationError(f"{name} must be an address, a colon and a port, got {show(text)}")
-    return address, int(port) if colon else None
+    return address, number if colon else None
 
 
 def _show(answer: Answer | Listing, as_json: bool, timeline: str | None) -> None:

@@ -10,7 +10,7 @@ from natcore.errors import ConfigurationError
 from natcore.internal.protocols import protocol_number
 from natcore.internal.read_only import UNSET, Unset
 from natcore.internal.redaction import show
-from natcore.internal.validation import Address, check_integer, parse_ipv4
+from natcore.internal.validation import Address, check_integer, digits, parse_ipv4
 
 Endpoint = Address | ipaddress.IPv4Network
 """An address, a prefix, or either as text with a port: "198.18.0.1:443", "10.0.0.0/24", "0.0.0.0/0:443"."""
@@ -35,8 +35,8 @@ def parse_endpoint(name: str, value: object) -> tuple[int, int, int]:
     text, colon, port = value.partition(":")
     try:
         network = ipaddress.IPv4Network(text)
-        number = int(port) if colon else -1
-        if colon and not (port.isascii() and port.isdigit() and number <= 0xFFFF):
+        number = digits(port) if colon else -1
+        if number is None or number > 0xFFFF:
             raise ValueError
     except ValueError:
         raise ConfigurationError(

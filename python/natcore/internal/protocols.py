@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show
-from natcore.internal.validation import as_integer, either
+from natcore.internal.validation import as_integer, digits, either
 
 ICMP, TCP, UDP = 1, 6, 17
 NUMBERS = {"icmp": ICMP, "tcp": TCP, "udp": UDP}
@@ -21,6 +21,12 @@ def protocol_number(protocol: object) -> int:
             f"protocol must be {either(map(repr, NUMBERS))}, or a number between 0 and 255, got {show(protocol)}"
         )
     return number
+
+
+def protocol_of(text: str) -> str | int:
+    """Return a text as `protocol_number` takes it: digits as the number, anything else as it is."""
+    number = digits(text)
+    return text if number is None else number
 
 
 def protocol_name(number: int) -> str:

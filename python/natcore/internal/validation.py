@@ -16,6 +16,7 @@ from natcore.internal.redaction import show, show_text
 Address = str | SupportsIndex | ipaddress.IPv4Address
 
 MAX_SECONDS = 1_000_000.0  # an idle time is 32 bits of milliseconds, compared modulo its range
+_MOST_DIGITS = 18  # of a number in a text
 MAX_TIME = 4.6e9  # of a clock, or of an epoch: both together are ns in 63 bits; as Unix time the year 2115
 
 
@@ -71,6 +72,11 @@ def parse_network(value: object, name: str) -> ipaddress.IPv4Network:
         raise ConfigurationError(
             f"{name} must be an IPv4 prefix such as '10.0.0.0/16', got {show(value, name)} ({show_text(str(error))})"
         ) from None
+
+
+def digits(text: str) -> int | None:
+    """Return the number that a text of ASCII digits is; None: it is none, or none of 18 digits or fewer."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> Any:

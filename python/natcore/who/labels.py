@@ -21,6 +21,7 @@ from typing import TypeVar
 from natcore.errors import ConfigurationError
 from natcore.internal.files import read_regular
 from natcore.internal.redaction import show
+from natcore.internal.validation import digits
 from natcore.who.query import Answer, Listing, Match
 
 ALWAYS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
@@ -127,7 +128,12 @@ class LabelFile(Labels):
         try:
             for label in _READERS[self._form](text.splitlines()):
                 labels.setdefault(label.network, []).append(label)
-        except ValueError as error:
+        except (
+            ValueError,
+            OverflowError,
+            OSError,
+            csv.Error,
+        ) as error:  # OverflowError, OSError: a time without a date
             raise ConfigurationError(f"{self.path}: {error}") from error
         self._labels, self._stamp = labels, stamp
         self._prefixes = sorted({network.prefixlen for network in labels}, reverse=True)
@@ -190,9 +196,8 @@ def _dnsmasq(lines: Sequence[str]) -> Iterator[Label]:
         fields = line.split()
         if fields[:1] == ["duid"]:
             return
-        if len(fields) < 4 or not fields[0].isdigit():
+        if len(fields) < 4 or (expiry := digits(fields[0])) is None:
             raise ValueError(f"line {number} is no lease of dnsmasq")
-        expiry = int(fields[0])
         text = (
             fields[1] if fields[3] == "*" else f"{fields[1]} {fields[3]}"
         ) + " (the lease now; since when is not known)"
@@ -205,18 +210,19 @@ def _kea(lines: Sequence[str]) -> Iterator[Label]:
     that ended early with a lifetime of 0 or another state."""
     told: dict[str, list[Label]] = {}
     for row in csv.DictReader(lines):
-        address, seconds, expire = row.get("address"), row.get("valid_lifetime") or "", row.get("expire") or ""
-        if not address or not seconds.isdigit() or not expire.isdigit():
+        address = row.get("address")
+        seconds, expire = digits(row.get("valid_lifetime") or ""), digits(row.get("expire") or "")
+        if not address or seconds is None or expire is None:
             raise ValueError(f"{address or 'a line'} is no lease of Kea")
         state = row.get("state") or "0"
         if state == _RECLAIMED:
             continue
-        end = datetime.fromtimestamp(int(expire), UTC)
-        begun = end - timedelta(seconds=int(seconds))
+        end = datetime.fromtimestamp(expire, UTC)
+        begun = end - timedelta(seconds=seconds)
         of_address = told.setdefault(address, [])
         if of_address and of_address[-1].end > begun:  # renewed, released, or of another host from now on
             of_address[-1] = replace(of_address[-1], end=max(begun, of_address[-1].start))
-        if int(seconds) and state == _ASSIGNED:
+        if seconds and state == _ASSIGNED:
             text = " ".join(filter(None, (row.get("hwaddr"), (row.get("hostname") or "").rstrip("."))))
             of_address.append(Label(ipaddress.IPv4Network(address), text, begun, end))
     for labels in told.values():

@@ -14,6 +14,7 @@ from natcore.who.source import Sought
 LONGEST_IDLE = 7440.0  # seconds: Timeouts().tcp_established, the longest of the defaults
 LONGEST_WINDOW = 600.0
 LONGEST_SPAN = timedelta(days=3660)
+EARLIEST_YEAR, LATEST_YEAR = 2, 9998
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -27,7 +28,7 @@ class Question:
     protocol
         "tcp", "udp", "icmp", or a number; None: any, where no port is given.
     at
-        The time, with a time zone; with `until` the begin of the span.
+        The time, with a time zone, in a year from 2 to 9998; with `until` the begin of the span.
     remote
         An address, or (address, port); None: any.
     tolerance
@@ -126,6 +127,8 @@ def _checked(name: str, moment: datetime) -> datetime:
         raise ConfigurationError(
             f"{name} must be a datetime with its time zone, such as {show(EPOCH)}, got {show(moment)}"
         )
+    if not EARLIEST_YEAR <= moment.year <= LATEST_YEAR:  # what is counted from it has a date too, in every zone
+        raise ConfigurationError(f"{name} must be in a year from {EARLIEST_YEAR} to {LATEST_YEAR}, got {show(moment)}")
     return moment
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from natcore.errors import ConfigurationError
 from natcore.internal.files import read_regular
+from natcore.internal.protocols import protocol_of
 from natcore.internal.redaction import show
+from natcore.internal.validation import digits
 from natcore.who.question import Question
 
 FIELDS = ("id", "address", "port", "protocol", "inside", "remote", "remote_port", "at", "until", "tolerance")
@@ -76,7 +78,7 @@ def question_of(fields: Mapping[str, Any], tolerance: float = 2.0) -> Question:
     protocol = given.get("protocol")
     return Question(
         given.get("address"), _number("port", given.get("port")),
-        int(protocol) if isinstance(protocol, str) and protocol.isdigit() else protocol, _moment("at", given["at"]),
+        protocol_of(protocol) if isinstance(protocol, str) else protocol, _moment("at", given["at"]),
         remote if remote is None or remote_port is None else (remote, remote_port),
         _seconds(given.get("tolerance", tolerance)), None, inside=given.get("inside"),
         until=_moment("until", given["until"]) if "until" in given else None,
@@ -85,10 +87,13 @@ def question_of(fields: Mapping[str, Any], tolerance: float = 2.0) -> Question:
 
 def _csv(text: str) -> Iterator[dict[str, Any]]:
     reader = csv.DictReader(io.StringIO(text), restkey="", skipinitialspace=True)
-    for row in reader:
-        if "" in row:
-            raise ConfigurationError(f"line {reader.line_num} must have as many fields as the heading, got more")
-        yield dict(row)
+    try:
+        for row in reader:
+            if "" in row:
+                raise ConfigurationError(f"line {reader.line_num} must have as many fields as the heading, got more")
+            yield dict(row)
+    except csv.Error as error:
+        raise ConfigurationError(f"line {reader.line_num + 1} must be CSV: {error}") from error
 
 
 def _json_lines(text: str) -> Iterator[dict[str, Any]]:
@@ -107,15 +112,15 @@ def _json_lines(text: str) -> Iterator[dict[str, Any]]:
 def _number(name: str, value: object) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
-    if isinstance(value, str) and value.strip().isdigit():
-        return int(value)
+    if isinstance(value, str) and (number := digits(value.strip())) is not None:
+        return number
     raise ConfigurationError(f"{name} must be a number, got {show(value)}")
 
 
 def _seconds(value: object) -> float:
     try:
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigurationError(f"tolerance must be seconds, got {show(value)}") from None
 
 

@@ -16,9 +16,10 @@ from natcore.entries.words import in_words, kind_of
 from natcore.errors import ConfigurationError, ControlError
 from natcore.internal.endpoints import criteria
 from natcore.internal.exit_codes import ExitCode
+from natcore.internal.protocols import protocol_of
 from natcore.internal.read_only import UNSET
 from natcore.internal.redaction import show
-from natcore.internal.validation import either
+from natcore.internal.validation import digits, either
 
 _CURSOR = re.compile(r"-?[0-9]{1,18}:-?[0-9]{1,18}")
 MOST_SORTED = 100_000  # rows: they are kept until all are found
@@ -71,8 +72,8 @@ BLOCK_KEYS: dict[str, Key] = {
 def given(context: Context, **asked: str | int | None) -> dict[str, Any]:
     """Return the criteria that a request has; an entry by its name or number. Raises ControlError."""
     found: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    if "protocol" in found and str(found["protocol"]).isdigit():
-        found["protocol"] = int(found["protocol"])
+    if "protocol" in found:
+        found["protocol"] = protocol_of(str(found["protocol"]))
     if "entry" in found:
         found["entry"] = _entry(context, str(found["entry"]))
     return found
@@ -83,8 +84,8 @@ def _entry(context: Context, asked: str) -> Any:
     for entry in entries:
         if asked in (entry.entry.name, str(entry.id)):
             return entry
-    if asked.isdigit() and int(asked):
-        return int(asked)  # of sessions that drain
+    if number := digits(asked):
+        return number  # of sessions that drain
     names = either(
         [f"{entry.id} ({show(entry.entry.name)})" if entry.entry.name else str(entry.id) for entry in entries]
     )
