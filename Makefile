@@ -19,7 +19,7 @@ QUICK := tests/api/test_config.py tests/api/test_dtypes.py tests/api/test_gatewa
          tests/tables/test_entries.py tests/tables/test_fragments.py tests/tables/test_mappings.py tests/tables/test_ports.py \
          tests/tables/test_sessions.py tests/tables/test_tcp_state.py tests/workers/test_invariants.py \
          tests/workers/test_locks.py
-COVERED := tests/api tests/base tests/log tests/nat tests/packet tests/tables tests/workers tests/oracle tests/conformance
+COVERED := tests/api tests/base tests/log tests/nat tests/packet tests/tables tests/workers tests/oracle tests/state tests/conformance
 COVERAGE_OPTIONS ?=
 STUBBED := $(subst /,.,$(patsubst python/%.pyi,%,$(wildcard python/natcore/*/*.pyi)))     # the compiled modules
 BENCHMARK_OPTIONS ?=

@@ -225,3 +225,16 @@ def test_rows_with_all_fields_are_as_the_sdk_encodes_them(tmp_path: Path) -> Non
         }
         assert told == {name: str(value) for name, value in row.items()}
     assert group.SerializeToString() == sink.encode(batch)
+
+
+def test_a_run_that_a_stranger_wrote_is_no_part_of_a_search(sls: SlsServer) -> None:
+    source = SlsSource(
+        sls.endpoint,
+        "project",
+        "logstore",
+        region="cn-hangzhou",
+        access_key_id="test-id",
+        access_key_secret="test-secret",
+    )
+    with pytest.raises(Error, match=r"run='x\" or \*' must be up to 64 letters"):
+        source.values("number", ("ngw-1", "vpc-1", 'x" or *'), [0], 0, 1)

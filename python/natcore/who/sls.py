@@ -5,6 +5,7 @@ Each request is a search by the index that `SlsSink.provision` makes, and an ana
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from natcore.dtypes import COVER, CREATE, END, FIELDS, GAP, WINDOW
 from natcore.errors import ConfigurationError, Error
 from natcore.internal.extras import extra
+from natcore.internal.redaction import show
 from natcore.internal.validation import check_name, check_number, check_optional_text, check_url, parse_ipv4
 from natcore.sinks.base import ADDRESSES
 from natcore.sinks.sls import MICROSECONDS
@@ -28,6 +30,7 @@ _SESSIONS = f"kind in [{WINDOW} {END}]"
 _FACTS = f"kind >= {COVER}"
 assert WINDOW < CREATE < END < GAP < COVER
 _SECOND = 1_000_000
+_RUN = re.compile("[0-9A-Za-z-]{1,64}")
 
 
 class SlsSource(TableSource):
@@ -114,6 +117,10 @@ class SlsSource(TableSource):
     def values(self, column: Counted, key: Key, firsts: Sequence[int], start: int, end: int) -> list[int]:
         """Return the numbers of a run's chunks."""
         search, first, last = self._counted(column, start, end)
+        if not _RUN.fullmatch(key[2]):  # from a row, which whoever may write to the Logstore writes
+            raise Error(
+                f"{self._endpoint} {self.name}: run={show(key[2])} must be up to 64 letters, digits and hyphens"
+            )
         found: set[int] = set()
         for begin in firsts:  # a chunk's are fewer than an answer may have
             here = f'({search}) and run: "{key[2]}" and {column} in [{begin} {begin + CHUNK - 1}]'
