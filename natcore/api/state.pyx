@@ -144,12 +144,13 @@ cdef Rows* new_rows(uint32_t workers) except NULL:
 
 
 cdef int fill_rows(Rows* rows, list buffers, uint32_t workers) except -1:
-    """Sets where the rows of each section are, and how many fit."""
+    """Sets where the rows of each section are, and how many fit. No section is at NULL, which memcpy must not be given even
+    for no bytes; that of an empty one is never read."""
     cdef uint32_t w, i
     cdef const uint8_t[::1] raw
     for w in range(workers):
         for i in range(SECTIONS):
             raw = buffers[w][i]
-            rows[w * SECTIONS + i].rows = <uint8_t*>&raw[0] if raw.shape[0] else NULL
+            rows[w * SECTIONS + i].rows = <uint8_t*>&raw[0] if raw.shape[0] else <uint8_t*>rows
             rows[w * SECTIONS + i].capacity = <uint64_t>raw.shape[0] // row_bytes(i)
     return 0
