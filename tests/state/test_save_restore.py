@@ -203,9 +203,11 @@ def test_sessions_are_placed_among_another_number_of_workers(workers: int, then:
     assert again.counters()["sessions"] == again.counters()["ports_used"] == 0
 
 
-def test_too_small_a_gateway_is_refused() -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_too_small_a_gateway_is_refused(workers: int) -> None:
+    """The limit is of all workers together."""
     with pytest.raises(CapacityError, match="max_sessions must be at least 42"):
-        restored(saved(talkative()), max_sessions=41)
+        restored(saved(talkative(workers=workers)), max_sessions=41)
 
 
 @pytest.mark.parametrize(

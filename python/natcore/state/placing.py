@@ -57,14 +57,15 @@ def needs_placing(tables: Tables, sizes: Sizes, policy: Policy, *, listed: bool)
     """Whether tables have no place as they are. listed: the gateway keeps lists of each subscriber's mappings."""
     if len(tables) != sizes.workers:
         return True
+    for name, most in (
+        ("sessions", sizes.max_sessions),
+        ("mappings", sizes.max_mappings),
+        ("subscribers", sizes.max_subscribers),
+    ):
+        if sum(len(_of(own, name)) for own in tables) > most or any(_used(own, name) > most for own in tables):
+            return True
     filtered = _has_filters(policy)
     for own in tables:
-        if (
-            _used(own, "sessions") > sizes.max_sessions
-            or _used(own, "mappings") > sizes.max_mappings
-            or _used(own, "subscribers") > sizes.max_subscribers
-        ):
-            return True
         if listed and len(_of(own, "mapping-lists")) != len(_of(own, "mappings")):
             return True
         if filtered and len(_of(own, "filter-lists")) != len(_of(own, "sessions")):
