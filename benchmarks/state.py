@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 from natcore import Gateway, Policy, Side, SnatEntry
 from natcore.api.state import State
-from support import craft
+from natcore.testing import craft
 
 BATCH = 4096
 

@@ -16,7 +16,7 @@ from natcore import ConfigurationError, DnatEntry, Error, Gateway, Link, NoNatEn
 from natcore.capture.pcap import Packet, write
 from natcore.cli.main import app
 from natcore.explain import Explanation, describe_packet
-from oracle import configurations
+from natcore.testing import configurations
 from oracle.comparison import Pair
 from support.frames import (
     EIP,
@@ -35,6 +35,7 @@ from support.frames import (
     tcp,
     udp,
 )
+from support.multi_worker import COUNTS
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
 
@@ -72,7 +73,7 @@ def counts(core: Any) -> dict[str, int]:
 def lived(kind: type[Pair], seed: int) -> Pair:
     """A hundred random operations, checked against the oracle, and the end."""
     random = Random(f"explain {seed}")
-    pair = kind(configurations.configuration(random), seed)
+    pair = kind(configurations.configuration(random, COUNTS), seed)
     for _ in range(100):
         pair.step(random)
     pair.finish()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from natcore import ConfigurationError, DnatEntry, Error, Gateway, NoNatEntry, Side, SnatEntry, Verdict
-from support import craft
+from natcore.testing import craft
 
 INSIDE = "10.0.0.5"
 

@@ -14,8 +14,8 @@ from unittest import mock
 
 from natcore import Gateway, Link, NoNatEntry, Policy, Side, SnatEntry, Timeouts, Verdict
 from natcore.testhooks.planted_faults import touch_sessions
-from oracle.entries import PORTED
-from oracle.packets import ACK, RST, SYN, Packet, checksum, parse, rewrite
+from natcore.testing.oracle.entries import PORTED
+from natcore.testing.oracle.packets import ACK, RST, SYN, Packet, checksum, parse, rewrite
 
 Outcome = tuple[Verdict, bytes | None]
 Hook = Callable[[Gateway, Packet, Side, Outcome], Outcome]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from natcore import ConfigurationError, Link, Policy, RfcWarning, Side, Timeouts, Verdict
-from support import craft
+from natcore.testing import craft
 from support.frames import (
     EIP,
     HOST,

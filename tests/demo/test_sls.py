@@ -42,8 +42,7 @@ def test_it_is_told_in_words_too(monkeypatch):
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
-    for module in ("natcore.testing", "natcore.testing.sls_server"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delitem(sys.modules, "natcore.testing.sls_server", raising=False)
     monkeypatch.setitem(sys.modules, "lz4.block", None)
     for command in (["demo", "--sls"], ["sls-server", "--port", "0"]):
         found = CliRunner().invoke(app, command)

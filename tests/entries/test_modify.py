@@ -28,7 +28,7 @@ from natcore.dtypes import SETTING
 from natcore.sessionlog import facts
 from natcore.sinks import MemorySink
 from natcore.testhooks.planted_faults import broken
-from support.craft import ether, icmp, tcp, udp
+from natcore.testing.craft import ether, icmp, tcp, udp
 from support.frames import gateway
 
 HOST, OTHER, REMOTE, EIP = "10.0.0.5", "10.0.0.6", "198.51.100.7", "203.0.113.1"

@@ -18,9 +18,9 @@ from natcore.demo.namespaces import Network
 from natcore.io.af_packet import PacketRing
 from natcore.io.fanout import join
 from natcore.plane.fanout_program import steering
-from oracle.packets import ICMP, TCP, UDP
-from oracle.strategies import ip_fields, payloads, ports
-from support import craft
+from natcore.testing import craft
+from natcore.testing.oracle.packets import ICMP, TCP, UDP
+from natcore.testing.strategies import ip_fields, payloads, ports
 from support.netns import at, needs_root, until
 
 POOL = "203.0.113.1-203.0.113.8"

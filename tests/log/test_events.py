@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from natcore import Event, Side
 from natcore.events import Digest
 from natcore.testhooks import wrappers
-from support import craft
+from natcore.testing import craft
 from support.frames import HOST, REMOTE, Talk, gateway, one_port, udp
 
 INSIDE = Side.INSIDE

@@ -11,9 +11,9 @@ import pytest
 from natcore import FLOW, ConfigurationError, DnatEntry, FlowLog, Gateway, Generated, Side, SnatEntry, Verdict
 from natcore.dtypes import WINDOW
 from natcore.flowlog import ACCEPT, IN, OUT, REJECT
-from oracle import configurations
+from natcore.testing import configurations, craft
 from oracle.comparison import EPOCH, Pair
-from support import craft
+from support.multi_worker import COUNTS
 from support.worked_example import HOST, HOST_PORT, NAT, NAT_PORT, SERVER, SERVER_PORT, converse, example_gateway
 
 INSIDE, OUTSIDE = int(Side.INSIDE), int(Side.OUTSIDE)
@@ -167,7 +167,7 @@ def five_tuple(frame: bytes, link: str, outward: bool) -> tuple[int, ...] | None
 @pytest.mark.parametrize("seed", range(12))
 def test_random_lives_are_seen_as_they_were(seed: int) -> None:
     random = Random(seed)
-    pair = Watched(configurations.configuration(random), seed)
+    pair = Watched(configurations.configuration(random, COUNTS), seed)
     for _ in range(250):
         pair.step(random)
     pair.take_generated()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from natcore import Policy, Side, Verdict
-from support import craft
+from natcore.testing import craft
 from support.frames import EIP, REMOTE, Talk, gateway
 
 OUTSIDE = Side.OUTSIDE

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from natcore import DnatEntry, Gateway, Link, NoNatEntry, Policy, Side, Timeouts, Verdict
-from support import craft
+from natcore.testing import craft
 from support.fragment_frames import LOAD, MAKERS, adds_up, sent
 from support.frames import (
     EIP,

@@ -10,8 +10,8 @@ from scapy.layers.inet import IPOption, IPOption_NOP, IPOption_RR, IPOption_Secu
 
 from natcore import Link, NoNatEntry, Policy, Side, Verdict
 from natcore.testhooks import wrappers
-from oracle.fragments import split as model_split
-from support import craft
+from natcore.testing import craft
+from natcore.testing.oracle.fragments import split as model_split
 from support.frames import (
     EIP,
     IP,

@@ -6,7 +6,7 @@ import pytest
 
 from natcore import DnatEntry, Policy, Side, Verdict
 from natcore.testhooks import wrappers
-from support import craft
+from natcore.testing import craft
 from support.frames import HOST, REMOTE, gateway
 
 GSO, CROSSING = 2, 8  # FrameFlag of natcore/frame.pxd

@@ -6,8 +6,8 @@ import pytest
 
 from natcore import Gateway, Link, NoNatEntry, Side, SnatEntry, Verdict
 from natcore.testhooks import wrappers
-from oracle.packets import checksum
-from support import craft
+from natcore.testing import craft
+from natcore.testing.oracle.packets import checksum
 
 CROSSING = 8  # FrameFlag of natcore/frame.pxd
 HERE, THERE, POOL = "10.0.0.5", "10.0.1.5", "203.0.113.1"

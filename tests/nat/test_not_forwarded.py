@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from natcore import ConfigurationError, DnatEntry, NoNatEntry, Policy, Side, SnatEntry, Verdict
-from support import craft
+from natcore.testing import craft
 from support.command_line import call
 from support.frames import EIP, HOST, REMOTE, gateway, verdict_of
 

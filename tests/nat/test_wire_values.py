@@ -9,9 +9,9 @@ import pytest
 
 from natcore import DnatEntry, Gateway, Link, NoNatEntry, Policy, Side, SnatEntry, Verdict
 from natcore.config import FILTERINGS, MAPPINGS
+from natcore.testing import craft
+from natcore.testing.configurations import Configuration
 from oracle.comparison import Pair
-from oracle.configurations import Configuration
-from support import craft
 from support.frames import EIP, HOST, REMOTE, gateway, parsed
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from natcore import Gateway
 from natcore.sinks import MemorySink
-from oracle.packets import Endpoint
-from support import craft
+from natcore.testing import craft
+from natcore.testing.oracle.packets import Endpoint
 from support.worked_example import EIP, HOST, HOST_PORT, NAT, NAT_PORT, SERVER, SERVER_PORT, Flow, converse
 from support.worked_example import gateway as gateway
 

@@ -20,13 +20,14 @@ from natcore.events import LIMITS
 from natcore.internal.parts import parts_of
 from natcore.plane.host_ports import ALL, ports_in
 from natcore.testhooks.planted_faults import allocations_since, broken, crowd, target_of, thin, undeliver
-from oracle import configurations, traffic
-from oracle.admission import NAMES
-from oracle.configurations import Configuration
-from oracle.entries import PORTED
-from oracle.packets import TCP, UDP, Endpoint
-from oracle.sessions import MS, Row, Session
-from oracle.tables import ROUND, SECOND, Choices
+from natcore.testing import configurations, traffic
+from natcore.testing.configurations import Configuration
+from natcore.testing.oracle.admission import NAMES
+from natcore.testing.oracle.entries import PORTED
+from natcore.testing.oracle.packets import TCP, UDP, Endpoint
+from natcore.testing.oracle.sessions import MS, Row, Session
+from natcore.testing.oracle.tables import ROUND, SECOND, Choices
+from support.multi_worker import COUNTS
 
 SHARED = (
     "a host",
@@ -538,7 +539,7 @@ def ends(rows: list[dict[str, Any]], several: bool) -> list[int]:
 
 def live(random: Random, operations: int, seed: int = 0) -> Pair:
     """A whole random life of a gateway; an AssertionError carries its configuration and the last operations."""
-    pair = Pair(configurations.configuration(random), seed)
+    pair = Pair(configurations.configuration(random, COUNTS), seed)
     try:
         for _ in range(operations):
             pair.step(random)

@@ -10,12 +10,12 @@ import pytest
 from natcore.config import Behaviour, Eip, Link, Policy, SnatEntry, Timeouts
 from natcore.dtypes import CREATE, END, WINDOW
 from natcore.entries.changes import Modify
+from natcore.testing.craft import address, ether, icmp, tcp, udp
+from natcore.testing.oracle.model import ModelGateway, Outcome
+from natcore.testing.oracle.packets import ACK, ECHO_REPLY, FIN, RST, SYN, UDP, checksum, ones_sum
+from natcore.testing.oracle.sessions import Tcp
+from natcore.testing.oracle.tables import Choices, Event
 from natcore.verdict import Side, Verdict
-from oracle.model import ModelGateway, Outcome
-from oracle.packets import ACK, ECHO_REPLY, FIN, RST, SYN, UDP, checksum, ones_sum
-from oracle.sessions import Tcp
-from oracle.tables import Choices, Event
-from support.craft import address, ether, icmp, tcp, udp
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
 POOL, HOST, OTHER, SERVER, STRANGER = "203.0.113.1", "10.0.0.5", "10.0.0.6", "198.51.100.7", "198.51.100.8"

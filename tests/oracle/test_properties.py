@@ -11,12 +11,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from natcore import RECORD, Eip, Gateway, Policy, Side, SnatEntry, Verdict
-from oracle import configurations, strategies
+from natcore.testing import configurations, craft, strategies
+from natcore.testing.oracle.packets import ICMP, TCP, UDP, ones_sum, parse, word
 from oracle.comparison import STRIDE, live, run
-from oracle.packets import ICMP, TCP, UDP, ones_sum, parse, word
 from runs.soak import EXPECTED, report
-from support import craft
-from support.multi_worker import counted
+from support.multi_worker import COUNTS, counted
 
 POOL = craft.address("203.0.113.1")
 
@@ -119,7 +118,7 @@ def new(configuration: configurations.Configuration, seed: int = 7) -> Gateway:
 
 
 @examples(40)
-@given(data=st.data(), configuration=strategies.configurations())
+@given(data=st.data(), configuration=strategies.configurations(COUNTS))
 def test_a_batch_equals_its_frames_one_by_one(data: st.DataObject, configuration: configurations.Configuration) -> None:
     frames = data.draw(strategies.frames(configuration, max_size=80))
     batch, single = new(configuration), new(configuration)
@@ -137,7 +136,7 @@ def test_a_batch_equals_its_frames_one_by_one(data: st.DataObject, configuration
 
 
 @examples(25)
-@given(data=st.data(), configuration=strategies.configurations())
+@given(data=st.data(), configuration=strategies.configurations(COUNTS))
 def test_one_seed_is_one_outcome(data: st.DataObject, configuration: configurations.Configuration) -> None:
     frames = data.draw(strategies.frames(configuration))
     outcomes = []

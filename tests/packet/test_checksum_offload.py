@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from natcore.testhooks import wrappers
-from oracle.packets import ACK, Endpoint
-from support import craft
+from natcore.testing import craft
+from natcore.testing.oracle.packets import ACK, Endpoint
 
 HERE: Endpoint = (craft.address("10.0.0.5"), 5353)
 THERE: Endpoint = (craft.address("198.51.100.7"), 53)

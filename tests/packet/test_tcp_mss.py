@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from natcore import ConfigurationError, NoNatEntry, Policy, Side, Verdict
 from natcore.testhooks import wrappers
-from oracle.packets import ones_sum
-from support import craft
+from natcore.testing import craft
+from natcore.testing.oracle.packets import ones_sum
 from support.frames import EIP, HOST, REMOTE, TCP, Ether, gateway, parsed, tcp
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE

@@ -11,7 +11,7 @@ import pytest
 
 from natcore.demo.namespaces import Network
 from natcore.io import af_packet
-from oracle.packets import checksum
+from natcore.testing.oracle.packets import checksum
 from support.frames import IP, TCP, Ether, Raw
 from support.netns import adds_up, at, gateway, needs_root, start, transfer, until
 

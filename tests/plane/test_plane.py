@@ -8,7 +8,7 @@ import pytest
 
 from natcore import Link, Policy
 from natcore.demo.namespaces import Network
-from support import craft
+from natcore.testing import craft
 from support.netns import (
     CLIENT,
     GATEWAY_INSIDE,

@@ -13,7 +13,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from natcore import SnatEntry
 from natcore.demo.namespaces import Network
 from natcore.plane import links
-from support import craft
+from natcore.testing import craft
 from support.netns import (
     CLIENT,
     GATEWAY_INSIDE,

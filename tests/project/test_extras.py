@@ -57,7 +57,7 @@ USES = {
     'from natcore.sinks import SlsSink; SlsSink("https://cn-hangzhou.log.aliyuncs.com", "p", "l", access_key_id="i", '
     'access_key_secret="s")': "sls",
     'from natcore.sinks import KafkaSink; KafkaSink("localhost:9092", "t")': "kafka",
-    "import natcore.testing": "testing",
+    "from natcore.testing import SlsServer": "testing",
     "import natcore.metrics": "metrics",
     "import natcore.console.words": "console",
 }

@@ -29,7 +29,8 @@ import numpy as np
 
 from natcore import DnatEntry, Error, FlowLog, Gateway, NoNatEntry, Policy, Remove, Replace, Side, SnatEntry, Verdict
 from natcore.sinks import MemorySink
-from support import bulk, craft, netns
+from natcore.testing import craft
+from support import bulk, netns
 
 INSIDE, OUTSIDE = Side.INSIDE, Side.OUTSIDE
 POOL = ("203.0.113.1", "203.0.113.2")

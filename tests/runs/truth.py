@@ -41,13 +41,13 @@ from natcore.sessionlog.collector import Collector
 from natcore.sessionlog.in_force import in_force
 from natcore.sessionlog.session_log import SessionLog
 from natcore.sinks import ParquetSink
+from natcore.testing import craft
 from natcore.who.query import Answer, Listing, Store, answered, talked, what, who
 from natcore.who.question import Question
 from natcore.who.waiting import Waiting, live_rows, waiting
 from runs.truth_account import Held, Static, Truth
 from runs.truth_asking import Asking, Loaded, judge, judge_listing
 from runs.truth_damage import Disk, flip, reframe, remove, truncate
-from support import craft
 from support.progress_line import ProgressLine
 
 EPOCH = 1_700_000_000.0

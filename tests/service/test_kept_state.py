@@ -19,8 +19,8 @@ import pytest
 from natcore import Gateway, Side, Verdict
 from natcore.demo.namespaces import Network
 from natcore.sinks import MemorySink
+from natcore.testing import craft
 from natcore.who.query import who
-from support import craft
 from support.netns import SERVER, at, needs_root, ping, until
 from support.service import FakePlane, Told, run, service_of
 from support.service import file as file

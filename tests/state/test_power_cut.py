@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from natcore import Gateway, Side, SnatEntry
-from support import craft
+from natcore.testing import craft
 
 CALLS = ("open", "write", "fsync", "rename", "unlink", "close")
 

@@ -34,10 +34,11 @@ from natcore.dtypes import CREATE, END, WINDOW
 from natcore.state.file_format import HEADER, SECTION, SETTINGS, VERSION, read, written
 from natcore.state.rows import SECTIONS
 from natcore.testhooks.planted_faults import broken
+from natcore.testing import craft
+from natcore.testing.configurations import configuration
 from oracle.comparison import Pair
-from oracle.configurations import configuration
-from support import craft
 from support.bulk import SYN
+from support.multi_worker import COUNTS
 
 POOL, OTHER = "203.0.113.1", "203.0.113.2"
 
@@ -83,7 +84,7 @@ def test_rows_are_laid_out_as_the_core_has_them() -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_a_restored_gateway_saves_the_same_bytes(seed: int) -> None:
     """Nothing of the state is lost on the way, and no order is another one."""
-    pair, random = Pair(configuration(Random(seed))), Random(seed)
+    pair, random = Pair(configuration(Random(seed), COUNTS)), Random(seed)
     for _ in range(150):
         pair.step(random)
     once = saved(pair.gateway)
@@ -326,7 +327,7 @@ def forged(data: bytes, random: Random, flips: int) -> bytes:
 @pytest.mark.parametrize("seed", range(8))
 def test_a_forged_state_is_refused_or_whole(seed: int) -> None:
     """Whatever is in the rows: what is restored keeps the invariants, and packets can be translated by it."""
-    pair, random = Pair(configuration(Random(seed))), Random(seed)
+    pair, random = Pair(configuration(Random(seed), COUNTS)), Random(seed)
     for _ in range(120):
         pair.step(random)
     data, taken = saved(pair.gateway), 0

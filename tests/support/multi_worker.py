@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from natcore import Gateway
 
 WORKERS = int(os.environ.get("NATCORE_TEST_WORKERS", "1"))
+COUNTS = (1, 1, 2, 3) if WORKERS == 1 else (WORKERS,)  # of which random gateways have one
 BLIND = os.environ.get("NATCORE_TEST_STEERING", "turns") == "turns"
 _turns: WeakKeyDictionary[Gateway, Iterator[int]] = WeakKeyDictionary()
 

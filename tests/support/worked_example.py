@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from natcore import Eip, Gateway, Policy, Side, SnatEntry, Verdict
-from oracle.packets import ACK, FIN, SYN, Endpoint, parse
-from support import craft
+from natcore.testing import craft
+from natcore.testing.oracle.packets import ACK, FIN, SYN, Endpoint, parse
 
 HOST, HOST_PORT = "172.16.20.21", 47176
 

@@ -9,7 +9,7 @@ import pytest
 
 from natcore import Gateway, Link, Side, Timeouts, Verdict
 from natcore.internal.counters import tally
-from support import craft
+from natcore.testing import craft
 from support.fragment_frames import LOAD, adds_up, sent
 from support.frames import (
     EIP,

@@ -16,9 +16,9 @@ from natcore.sessionlog.collector import Collector
 from natcore.sessionlog.facts import EMPTY, STARTED, cover_row, entry_rows, removed_row
 from natcore.sessionlog.file_metadata import Footer
 from natcore.sinks import Batch, MemorySink, ParquetSink
+from natcore.testing import craft
 from natcore.who.conclude import FOREVER, Asked, Known, Row, Run, Static, conclude
 from natcore.who.query import Answer, Store, who
-from support import craft
 from support.lives import ANN, EPOCH, Log, at, label
 from support.log_fakes import FakeCore
 

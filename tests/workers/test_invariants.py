@@ -6,7 +6,7 @@ import pytest
 
 from natcore import Gateway, Policy, Side, SnatEntry
 from natcore.testhooks import planted_faults
-from support import craft
+from natcore.testing import craft
 
 NONE, FREE = 0xFFFFFFFF, 128  # no slot; the flag of a slot that was given back
 PORT, OTHER, BLOCK, SPARE = (

@@ -18,7 +18,7 @@ from natcore.entries.table import Entry
 from natcore.flowlog import FlowLog
 from natcore.sinks import MemorySink
 from natcore.testhooks import planted_faults
-from support import craft
+from natcore.testing import craft
 from support.frames import EIP, REMOTE, udp
 from support.gateways import arrays, hosts_of, made
 from support.interleaving import in_thread, translated, until_waited_for

@@ -25,7 +25,8 @@ from natcore import (
 )
 from natcore.dtypes import END, WINDOW
 from natcore.flowlog import FlowLog
-from support import bulk, craft
+from natcore.testing import craft
+from support import bulk
 from support.frames import EIP, HOST, REMOTE, echo, tcp, udp
 from support.gateways import INSIDE, OUTSIDE, arrays, hosts_of, made, owner
 

@@ -77,10 +77,10 @@ def run(progress: Callable[[Stage], None] = lambda stage: None) -> Story:
 
 
 def testing() -> ModuleType:
-    """natcore.testing; MissingExtraError without the extra `testing`."""
+    """natcore.testing.sls_server; MissingExtraError without the extra `testing`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the SDK's own
-        return import_module("natcore.testing")
+        return import_module("natcore.testing.sls_server")
 
 
 class _Scenario:

@@ -10,16 +10,29 @@ from random import Random
 from typing import Any
 
 from natcore.config import DnatEntry
+from natcore.testing import craft
+from natcore.testing.configurations import FOREIGN, HOSTS, INSIDE_ADDRESS, OUTSIDE_ADDRESS, PORTS, REMOTES
+from natcore.testing.oracle.entries import Row, targets
+from natcore.testing.oracle.fragments import split
+from natcore.testing.oracle.model import ModelGateway
+from natcore.testing.oracle.packets import (
+    ACK,
+    ECHO_REPLY,
+    ECHO_REQUEST,
+    FIN,
+    ICMP,
+    RST,
+    SYN,
+    TCP,
+    UDP,
+    Endpoint,
+    checksum,
+    parse,
+)
+from natcore.testing.oracle.sessions import MS, Session
 from natcore.verdict import Side, Verdict
-from oracle.configurations import FOREIGN, HOSTS, INSIDE_ADDRESS, OUTSIDE_ADDRESS, PORTS, REMOTES
-from oracle.entries import Row, targets
-from oracle.fragments import split
-from oracle.model import ModelGateway
-from oracle.packets import ACK, ECHO_REPLY, ECHO_REQUEST, FIN, ICMP, RST, SYN, TCP, UDP, Endpoint, checksum, parse
-from oracle.sessions import MS, Session
-from support import craft
 
-ANY_PROTOCOL = [0, 50, 132, 134, 145, 255, *range(256)]
+ANY_PROTOCOL: list[int] = [0, 50, 132, 134, 145, 255, *range(256)]
 ODD = [
     craft.address(a) for a in ("0.0.0.1", "169.254.169.254", "127.0.0.1", "224.0.0.5", "255.255.255.255", "240.1.2.3")
 ]

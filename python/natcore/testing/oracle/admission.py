@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from math import ceil
 
+from natcore.choices import Protocol
 from natcore.config import DnatEntry, NoNatEntry
+from natcore.testing.oracle.entries import PORTED, Row, targets
+from natcore.testing.oracle.packets import ICMP, TCP, UDP, Endpoint, Packet
+from natcore.testing.oracle.ports import Draw
+from natcore.testing.oracle.sessions import Mapping, Session
+from natcore.testing.oracle.tables import SECOND, Choices, Event
 from natcore.verdict import Verdict
-from oracle.entries import PORTED, Row, targets
-from oracle.packets import ICMP, TCP, UDP, Endpoint, Packet
-from oracle.ports import Draw
-from oracle.sessions import Mapping, Session
-from oracle.tables import SECOND, Choices, Event
 
-NAMES = {TCP: "tcp", UDP: "udp", ICMP: "icmp"}
+NAMES: dict[int, Protocol] = {TCP: "tcp", UDP: "udp", ICMP: "icmp"}
 SESSIONS_FROM_OUTSIDE = 1024  # alive at a mapping
 Whom = tuple[int, Endpoint, int]  # a subscriber, a remote and a protocol: what an event tells
 Lack = tuple[Verdict, str] | None  # why not, and what was reached

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from natcore.config import SnatEntry
-from natcore.verdict import Side, Verdict
-from oracle import icmp_errors, packets
-from oracle.admission import NAMES
-from oracle.entries import PORTED, Row, targets
-from oracle.fragments import Fragments
-from oracle.later_fragments import Following, turned
-from oracle.packets import (
+from natcore.testing.oracle import icmp_errors, packets
+from natcore.testing.oracle.admission import NAMES
+from natcore.testing.oracle.entries import PORTED, Row, targets
+from natcore.testing.oracle.fragments import Fragments
+from natcore.testing.oracle.later_fragments import Following, turned
+from natcore.testing.oracle.packets import (
     ECHO_REPLY,
     ECHO_REQUEST,
     ICMP,
@@ -31,9 +30,10 @@ from oracle.packets import (
     Endpoint,
     Packet,
 )
-from oracle.sessions import Mapping, Session
-from oracle.tables import MS, SECOND, Choices, Generated
-from oracle.unsolicited_syn import Unanswered
+from natcore.testing.oracle.sessions import MS, Mapping, Session
+from natcore.testing.oracle.tables import SECOND, Choices, Generated
+from natcore.testing.oracle.unsolicited_syn import Unanswered
+from natcore.verdict import Side, Verdict
 
 DUMMY_ADDRESS = 0xC0000008  # 192.0.0.8 (RFC 7600)
 FULL = (Verdict.DROP_PORTS_EXHAUSTED, Verdict.DROP_SESSION_LIMIT, Verdict.DROP_CONFLICT)
@@ -77,7 +77,7 @@ class ModelGateway(Following):
             self.held = {key: (owner, until + ms * MS) for key, (owner, until) in self.held.items()}
             for datagram in self.fragments.datagrams.values() if self.fragments else ():
                 datagram.since += ms
-            self.unanswered.waiting = [(at + later, *rest) for at, *rest in self.unanswered.waiting]
+            self.unanswered.waiting = [(at + later, packet, verdict) for at, packet, verdict in self.unanswered.waiting]
         if later:
             self.advance(self.now + later)
 
@@ -97,6 +97,7 @@ class ModelGateway(Following):
         else:
             self.choices = choices
             if packet.kind == "fragment":
+                assert self.fragments is not None
                 (verdict, out), lost = self.fragments.take(packet, side, self.now)
                 self._counted(Verdict.DROP_FRAGMENT, lost)
             else:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from natcore.config import SnatEntry
-from oracle.entries import PORTED, Row, targets
-from oracle.packets import Endpoint, Packet
-from oracle.tables import Tables
+from natcore.testing.oracle.entries import PORTED, Row, targets
+from natcore.testing.oracle.packets import Endpoint, Packet
+from natcore.testing.oracle.tables import Tables
 
 
 class Draw(Tables):
@@ -87,11 +87,11 @@ class Draw(Tables):
             if protocol in row.spaces() and row.has(protocol, (next(iter(row.wires)), port)):
                 return None if len(targets(row)) > 1 else next(iter(targets(row)))
         block = self.block_of(port)
-        for row in there if block is not None else ():
-            if isinstance(row.entry, SnatEntry):
+        for row in there:
+            if block is not None and isinstance(row.entry, SnatEntry):
                 number = next(n for n, names in enumerate(row.wires.items()) if named in names)
                 host, source = number * len(self.firsts) + self.firsts.index(block), row.entry.source
-                return int(source[host]) if host < source.num_addresses else 0  # type: ignore[index, union-attr]
+                return int(source[host]) if host < source.num_addresses else 0
         return 0
 
     def ports_of(self, inside: int) -> tuple[int, int, int] | None:
@@ -137,7 +137,7 @@ class Draw(Tables):
     def _computed(self, subscriber: int, row: Row) -> tuple[int, int]:
         """RFC 7422: the outside address and the block of an inside address."""
         assert isinstance(row.entry, SnatEntry)
-        number, block = divmod(subscriber - int(row.entry.source.network_address), len(self.firsts))  # type: ignore[union-attr]
+        number, block = divmod(subscriber - int(row.entry.source.network_address), len(self.firsts))
         return list(row.wires)[number], self.firsts[block]
 
     def obtainable(self, packet: Packet, row: Row, address: int) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from natcore.testing.oracle.packets import ACK, FIN, RST, SYN, TCP, Packet
+from natcore.testing.oracle.tables import SECOND, Tables
 from natcore.verdict import Verdict
-from oracle.packets import ACK, FIN, RST, SYN, TCP, Packet
-from oracle.tables import SECOND, Tables
 
 PATIENCE = 6 * SECOND  # ns
 AT_ONCE = 1024  # that wait

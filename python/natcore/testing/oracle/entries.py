@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from itertools import combinations
 from typing import NamedTuple
 
 from natcore.config import AnyEntry, DnatEntry, NoNatEntry, Policy, SnatEntry
 from natcore.entries.changes import Add, Change, Modify, Remove, Replace
-from oracle.packets import ICMP, TCP, UDP, Endpoint
-from oracle.sessions import Session
+from natcore.testing.oracle.packets import ICMP, TCP, UDP, Endpoint
+from natcore.testing.oracle.sessions import Session
 
 PORTED = (ICMP, TCP, UDP)  # the protocols with a port, or an id, in their mappings
 SPACES = {"tcp": (TCP,), "udp": (UDP,), "any": (TCP, UDP)}
@@ -187,7 +187,8 @@ class Entries:
     def after(self, changes: Sequence[Change]) -> Applied:
         """What a sound list of changes would leave."""
         before = {row.id: row for row in self.rows}
-        rows, gone, drained, last = [replace(row) for row in self.rows], [], [], self.last_id
+        rows, drained, last = [replace(row) for row in self.rows], [], self.last_id
+        gone: list[tuple[Row, Row | None]] = []
         replaced: set[int] = set()
         for change in changes:
             if isinstance(change, Modify):
@@ -231,8 +232,9 @@ class Entries:
         if isinstance(entry, SnatEntry):
             return {
                 int((self.private and eip.private_ip) or eip.address): int(eip.address) if self.public else 0
-                for eip in entry.pool
+                for eip in entry.eips
             }
+        assert isinstance(entry.external_ip, IPv4Address)  # an address from an interface is not the oracle's business
         asked = int(entry.external_ip)
         for row in rows:
             if isinstance(row.entry, SnatEntry):
@@ -293,7 +295,7 @@ class Entries:
 def may_become(before: Policy, after: Policy) -> bool:
     """Whether a gateway that runs may have another policy: what its mappings, ports and filters were made by stays."""
     for protocol in ("tcp", "udp", "icmp"):
-        one, other = before.behaviour(protocol), after.behaviour(protocol)  # type: ignore[arg-type]
+        one, other = before.behaviour(protocol), after.behaviour(protocol)
         filters = {one.filtering, other.filtering}
         if one.mapping != other.mapping or (len(filters) > 1 and "address-dependent" in filters and protocol != "icmp"):
             return False

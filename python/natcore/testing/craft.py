@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-from oracle.packets import ECHO_REQUEST, ICMP, TCP, UDP, checksum
+from natcore.testing.oracle.packets import ECHO_REQUEST, ICMP, TCP, UDP, checksum
 
 GATEWAY_MAC, HOST_MAC = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 ETHERNET = GATEWAY_MAC + HOST_MAC  # destination and source

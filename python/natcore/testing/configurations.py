@@ -23,11 +23,11 @@ from natcore import (
     SnatEntry,
     Timeouts,
 )  # fmt: skip
+from natcore.choices import DnatProtocol
 from natcore.config import FILTERINGS, IP_OPTIONS, MAPPINGS, POOLINGS, PORT_POLICIES, AnyEntry
-from oracle.model import ModelGateway
-from oracle.packets import TCP, UDP
-from support import craft
-from support.multi_worker import WORKERS
+from natcore.testing import craft
+from natcore.testing.oracle.model import ModelGateway
+from natcore.testing.oracle.packets import TCP, UDP
 
 HOSTS = [craft.address(a) for a in ("10.0.0.5", "10.0.0.6", "10.0.1.7", "10.0.255.254", "172.16.20.21")]
 FOREIGN = craft.address("192.0.2.55")  # inside, in no entry
@@ -36,6 +36,7 @@ INSIDE_ADDRESS, OUTSIDE_ADDRESS = craft.address("10.0.0.1"), craft.address("203.
 PORTS = [0, 7, 53, 80, 443, 1024, 40000, 65535]
 RANGES = [((1024, 65535),), ((1024, 1026),), ((5000, 5000), (7000, 7003)), ((1, 3), (65535, 65535)), ((2000, 2099),)]
 STARTS = [0.0, 0.0, 65536 * 9 - 3.5, 2**32 / 1000 - 2.25, 1_700_000_000.5]  # 16-bit seconds and 32-bit ms wrap
+WORKERS = (1, 1, 2, 3)
 SINGLE, RANGE = Eip("203.0.113.1", private_ip="172.31.0.1"), "203.0.113.8-203.0.113.10"
 SOURCES = ["10.0.0.0/16", "10.0.1.0/24", "172.16.20.21/32", "10.0.0.5/32", "0.0.0.0/0", "10.0.255.0/24"]
 OWN = ["203.0.113.40", "203.0.113.41"]  # outside addresses of DNAT entries alone
@@ -58,16 +59,16 @@ class Configuration:
         return ModelGateway(self.entries, **{name: value for name, value in self.options.items() if name != "workers"})
 
 
-def configuration(random: Random) -> Configuration:
+def configuration(random: Random, workers: Sequence[int] = WORKERS) -> Configuration:
     kind = random.choice(["internet", "internet", "vpc"])
     links = [
         Link(address=address if random.random() < 0.6 else None, mtu=random.choice([1500, 1500, 576, 100]))
         for address in (INSIDE_ADDRESS, OUTSIDE_ADDRESS)
     ]
-    options = {
+    options: dict[str, Any] = {
         "kind": kind,
         "eip_bind_mode": random.choice(["NAT", "MULTI_BINDED"]) if kind == "internet" else "NAT",
-        "workers": random.choice([1, 1, 2, 3]) if WORKERS == 1 else WORKERS,
+        "workers": random.choice(workers) if len(workers) > 1 else workers[0],
         "max_sessions": random.choice([2, 5, 12, 64, 64, 100]),
         "max_mappings": random.choice([None, None, 3]),
         "max_subscribers": random.choice([None, None, 2]),
@@ -102,7 +103,7 @@ def hosts(random: Random, of: Policy) -> dict[int, set[tuple[int, int]]]:
 def ports(random: Random) -> dict[str, Any]:
     """A port policy, and what it asks of the others."""
     kind = random.choice(["random", "random", "preserve", "preserve", "block", "block", "deterministic", "overload"])
-    result = {"ports": kind, "port_ranges": random.choice(RANGES)}
+    result: dict[str, Any] = {"ports": kind, "port_ranges": random.choice(RANGES)}
     result["pooling"] = random.choice(["paired", "paired", "paired-soft", "arbitrary"])
     if kind == "block":
         result["port_ranges"], result["block_size"] = random.choice(
@@ -227,7 +228,7 @@ CHOICES: dict[str, Sequence[object]] = {
     "icmp_queries": ("all", "echo"),
     **dict.fromkeys(SWITCHES, (True, False)),
     **dict.fromkeys(LIMITS, ("limited", "none")),
-    "workers": (1, 2, 3) if WORKERS == 1 else (WORKERS,),
+    "workers": sorted(set(WORKERS)),
     "kind": ("internet", "vpc"),
     "eip_bind_mode": ("NAT", "MULTI_BINDED"),
     "framing": ("ethernet", "ip"),
@@ -245,7 +246,8 @@ def traits(of: Configuration) -> list[str]:
             return of.options[name]
         if name in LIMITS:
             return "limited" if getattr(policy, name) else "none"
-        protocol, _, what = name.partition(" ")
+        word, _, what = name.partition(" ")
+        protocol: Any = word
         return getattr(policy.behaviour(protocol), what) if what else getattr(policy, name)
 
     return [f"{name}={value(name)}" for name in CHOICES]
@@ -287,7 +289,8 @@ def forward(random: Random, place: str, outside: Any) -> DnatEntry:
         ports = first, first + outside[1] - outside[0]
     else:
         ports = random.choice([outside, 80, 7])
-    protocol = random.choice(["tcp", "udp", *(["any"] if outside != "any" else [])])
+    choices: list[DnatProtocol] = ["tcp", "udp", *(("any",) if outside != "any" else ())]
+    protocol = random.choice(choices)
     return DnatEntry(place, outside, inside, ports, protocol=protocol)
 
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from natcore.config import AnyEntry, Link, Policy, Timeouts
 from natcore.entries.changes import Add, Change, Modify
+from natcore.testing.oracle.entries import PORTED, Applied, Entries
+from natcore.testing.oracle.fragments import Fragments
+from natcore.testing.oracle.packets import ICMP, TCP, UDP, Endpoint, Packet
+from natcore.testing.oracle.sessions import MS, Mapping, Row, Session
 from natcore.verdict import Side, Verdict
-from oracle.entries import PORTED, Applied, Entries
-from oracle.fragments import Fragments
-from oracle.packets import ICMP, TCP, UDP, Endpoint, Packet
-from oracle.sessions import MS, Mapping, Row, Session
 
 SECOND = 1_000_000_000  # ns
 LONG_STEP = 14_400 * SECOND  # without a round of the sweep; one longer begins with a complete expiry

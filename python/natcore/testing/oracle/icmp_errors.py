@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from natcore.verdict import Side, Verdict
-from oracle.packets import (
+from natcore.testing.oracle.packets import (
     ICMP,
     REPLIES,
     REQUESTS,
@@ -18,6 +17,7 @@ from oracle.packets import (
     ones_sum,
     word,
 )
+from natcore.verdict import Side, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
 
 from natcore import Side
-from oracle import traffic
-from oracle.configurations import Configuration, configuration
-from oracle.packets import ACK, FIXED, ICMP, TCP, UDP
-from support import craft
+from natcore.testing import craft, traffic
+from natcore.testing.configurations import WORKERS, Configuration, configuration
+from natcore.testing.oracle.packets import ACK, FIXED, ICMP, TCP, UDP
 
 Frames = list[tuple[bytes, Side]]
 
@@ -21,9 +21,9 @@ def randoms() -> st.SearchStrategy[Random]:
     return st.randoms(use_true_random=False)
 
 
-def configurations() -> st.SearchStrategy[Configuration]:
+def configurations(workers: Sequence[int] = WORKERS) -> st.SearchStrategy[Configuration]:
     """Gateways of all policies, most of them so small that their limits are met."""
-    return randoms().map(configuration)
+    return randoms().map(lambda random: configuration(random, workers))
 
 
 @st.composite

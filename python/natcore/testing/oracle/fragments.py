@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from natcore.testing.oracle import packets
+from natcore.testing.oracle.packets import ICMP, TCP, UDP, Endpoint, Packet, long, word
+from natcore.testing.oracle.sessions import MS, Session
 from natcore.verdict import Side, Verdict
-from oracle import packets
-from oracle.packets import ICMP, TCP, UDP, Endpoint, Packet, long, word
-from oracle.sessions import MS, Session
 
 DONT, MORE, OFFSET = 0x4000, 0x2000, 0x1FFF  # of the flags-and-offset word; the offset in units of 8 bytes
 Key = tuple[Side, int, int, int, int]  # side, source, destination, protocol, identification
@@ -21,7 +21,8 @@ def split(frame: bytes, link: int, mtu: int) -> list[bytes]:
     header, said = (ip[0] & 15) * 4, word(ip, 6)
     if len(ip) <= mtu or said & DONT or mtu < header + 8:
         return [frame]
-    data, pieces, offset, head = ip[header:], [], 0, ip[:header]
+    data, offset, head = ip[header:], 0, ip[:header]
+    pieces: list[bytes] = []
     while offset < len(data):
         most = mtu - len(head)
         part = data[offset:] if len(data) - offset <= most and pieces else data[offset : offset + most // 8 * 8]

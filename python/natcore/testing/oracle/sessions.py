@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from natcore.config import Timeouts
 from natcore.dtypes import CREATE, END, OPENED_OUTSIDE, WINDOW
+from natcore.testing.oracle.packets import ACK, FIN, ICMP, RST, SYN, TCP, UDP, Endpoint, Packet
 from natcore.verdict import Side
-from oracle.packets import ACK, FIN, ICMP, RST, SYN, TCP, UDP, Endpoint, Packet
 
 MS = 1_000_000  # ns
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from natcore.testing.oracle import packets
+from natcore.testing.oracle.admission import Admission
+from natcore.testing.oracle.fragments import split
+from natcore.testing.oracle.packets import ICMP, Endpoint, Packet
+from natcore.testing.oracle.sessions import Session
+from natcore.testing.oracle.tables import Generated
 from natcore.verdict import Side, Verdict
-from oracle import packets
-from oracle.admission import Admission
-from oracle.fragments import split
-from oracle.packets import ICMP, Endpoint, Packet
-from oracle.sessions import Session
-from oracle.tables import Generated
 
 Outcome = tuple[Verdict, bytes | None]
 
@@ -78,6 +78,7 @@ class Following(Admission):
 
     def _release(self, side: Side) -> None:
         """What waited for the first fragment that has just come."""
+        assert self.fragments is not None
         for verdict, out, link in self.fragments.released:
             self._counted(verdict, 1)
             if not verdict.is_forwarded:  # else it is counted by the side that it leaves by
