@@ -11,4 +11,5 @@ cdef Worker* owner_with_all_locked(Worker* worker, const Frame* frame, const Pac
                                    const Clock* now) noexcept nogil
 cdef Worker* hairpin_owner(Worker* worker, uint64_t addresses, uint32_t ports, uint8_t protocol,
                            const Clock* now) noexcept nogil
+cdef bint is_reverse_query(const Worker* worker, const Frame* frame, const Packet* packet) noexcept nogil
 cdef uint32_t owner_of_frame(Worker* worker, const Frame* frame) noexcept nogil

@@ -4,7 +4,7 @@ Packets that this does not tell, or that touch the tables of two workers, are ha
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from natcore.nat.admission cimport find_live
+from natcore.nat.admission cimport find_live, is_shared_address
 from natcore.nat.inside_routing cimport crosses
 from natcore.tables.port_overload cimport EndpointPair, overload_find
 from natcore.packet.parse cimport KIND_FRAGMENT, KIND_ICMP, KIND_OTHER, KIND_SESSION, Packet, parse, wire_length
@@ -22,7 +22,7 @@ from natcore.base.sentinels cimport NONE
 from natcore.base.spinlock cimport spin_lock, spin_unlock
 from natcore.workers.worker cimport Clock, Worker, clock_read, holds_all_locks, worker_of_inside
 from natcore.packet.verdict cimport INSIDE, OUTSIDE, PENDING
-from natcore.base.headers cimport IcmpHeader, is_reply, is_request
+from natcore.base.headers cimport IcmpHeader, is_echo, is_reply, is_request
 
 
 cdef inline Worker* owner_of_address(const Worker* worker, uint32_t ip) noexcept nogil:
@@ -143,10 +143,16 @@ cdef Worker* find_session_owner(Worker* worker, uint32_t side, uint64_t addresse
 
 
 cdef bint is_reverse_query(const Worker* worker, const Frame* frame, const Packet* packet) noexcept nogil:
-    """Whether it is an ICMP query in the reverse direction, which only sessions of 1:1 entries pass."""
-    cdef uint8_t type = (<const IcmpHeader*>packet.l4).type if packet.kind == KIND_ICMP else 0
-    return (packet.kind == KIND_ICMP and (is_request(type) if frame.side == OUTSIDE else is_reply(type))
-            and not (worker.links.address[frame.side] and packet.ip.destination == worker.links.address[frame.side]))
+    """Whether it is an ICMP query in the reverse direction, which only sessions of 1:1 entries pass: a request from outside, or
+    the inside's reply, not for the gateway or its host, and not refused by the policy."""
+    cdef uint8_t type
+    if packet.kind != KIND_ICMP:
+        return False
+    type = (<const IcmpHeader*>packet.l4).type
+    return ((is_request(type) if frame.side == OUTSIDE else is_reply(type))
+            and not (worker.configuration.echo_only and not is_echo(type))
+            and not (worker.links.address[frame.side] and packet.ip.destination == worker.links.address[frame.side])
+            and not is_shared_address(worker, packet.ip.destination))
 
 
 cdef Worker* owner_with_all_locked(Worker* worker, const Frame* frame, const Packet* packet, bint expire_dead,

@@ -43,7 +43,7 @@ from natcore.packet.parse cimport (
     wire_bytes, wire_packets,
 )
 from natcore.tables.mappings cimport mapping_prefetch_open
-from natcore.nat.affinity cimport owner_with_all_locked, owner_of, hairpin_owner
+from natcore.nat.affinity cimport owner_with_all_locked, owner_of, hairpin_owner, is_reverse_query
 from natcore.nat.fragment_path cimport fragment_if_needed, parse_first, handle_fragment, first_fragment_done
 from natcore.tables.ports cimport address_find
 from natcore.nat.icmp_errors cimport is_error, translate_error
@@ -69,8 +69,7 @@ from natcore.packet.verdict cimport (
     OUTSIDE, PENDING, UNTRANSLATED,
 )
 from natcore.base.headers cimport (
-    ICMP_ECHO_REQUEST, IPV4_DF, IPV4_FRAGMENT, PROTOCOL_ICMP, PROTOCOL_TCP, TCP_SYN, IcmpHeader, TcpHeader, is_echo, is_reply,
-    is_request,
+    ICMP_ECHO_REQUEST, IPV4_DF, IPV4_FRAGMENT, PROTOCOL_ICMP, PROTOCOL_TCP, TCP_SYN, IcmpHeader, TcpHeader, is_echo,
 )
 
 cdef enum:
@@ -181,11 +180,9 @@ cdef inline void screen_icmp_query(const Worker* worker, Packet* packet) noexcep
 
 
 cdef bint passes_reverse_query(Worker* worker, const Frame* frame, Packet* packet, const Clock* now) noexcept nogil:
-    """Whether a 1:1 entry passes this ICMP query in the reverse direction: a request from outside, or the inside's reply."""
-    cdef uint8_t type = (<const IcmpHeader*>packet.l4).type
+    """Whether a 1:1 entry passes this ICMP query in the reverse direction."""
     cdef uint32_t slot
-    if (not (is_request(type) if frame.side == OUTSIDE else is_reply(type))
-            or (worker.configuration.echo_only and not is_echo(type))):
+    if not is_reverse_query(worker, frame, packet):
         return False
     if frame.side == OUTSIDE and is_one_to_one(worker, packet.ip.destination):
         return True

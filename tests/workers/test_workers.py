@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scapy.layers.inet import ICMP
 
 from natcore import (
     Add,
@@ -21,13 +22,14 @@ from natcore import (
     Remove,
     Side,
     SnatEntry,
+    Timeouts,
     Verdict,
 )
 from natcore.dtypes import END, WINDOW
 from natcore.flowlog import FlowLog
 from natcore.testing import craft
 from support import bulk
-from support.frames import EIP, HOST, REMOTE, echo, tcp, udp
+from support.frames import EIP, HOST, REMOTE, echo, parsed, tcp, udp
 from support.gateways import INSIDE, OUTSIDE, arrays, hosts_of, made, owner
 
 SERVER = "10.0.0.9"
@@ -64,6 +66,20 @@ def test_an_answer_belongs_to_the_worker_that_has_the_port(workers: int) -> None
         assert owner(gateway, back(sent), OUTSIDE) == owner(gateway, frame, INSIDE)
         assert gateway.translate_one(back(sent), OUTSIDE, now=0.0)[0] is Verdict.INBOUND
     assert gateway.counters()["handed_over"] == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("side", [INSIDE, OUTSIDE])
+def test_a_query_that_is_refused_ends_no_dead_session(workers: int, side: Side) -> None:
+    """Whoever looks for its owner must not do what the packet does not."""
+    gateway = made(workers, policy=Policy(icmp_queries="echo"), timeouts=Timeouts(icmp=1.0))
+    _, sent = gateway.translate_one(echo(ident=77), INSIDE, now=0.0)
+    assert sent is not None
+    outside = parsed(sent)
+    refused = echo(kind=18, ident=77) if side is INSIDE else echo(REMOTE, outside.src, kind=17, ident=outside[ICMP].id)
+    verdict, _ = gateway.translate_one(refused, side, now=5.0)
+    assert verdict is Verdict.DROP_UNSUPPORTED
+    assert END not in gateway.take_records(events=True)["kind"]
 
 
 def test_plain_translation_hands_nothing_over_and_draws_from_the_workers_own_blocks() -> None:
