@@ -22,7 +22,6 @@ from natcore import (
     Remove,
     Side,
     SnatEntry,
-    Timeouts,
     Verdict,
 )
 from natcore.dtypes import END, WINDOW
@@ -72,12 +71,13 @@ def test_an_answer_belongs_to_the_worker_that_has_the_port(workers: int) -> None
 @pytest.mark.parametrize("side", [INSIDE, OUTSIDE])
 def test_a_query_that_is_refused_ends_no_dead_session(workers: int, side: Side) -> None:
     """Whoever looks for its owner must not do what the packet does not."""
-    gateway = made(workers, policy=Policy(icmp_queries="echo"), timeouts=Timeouts(icmp=1.0))
+    gateway = made(workers, policy=Policy(icmp_queries="echo"))
     _, sent = gateway.translate_one(echo(ident=77), INSIDE, now=0.0)
     assert sent is not None
     outside = parsed(sent)
     refused = echo(kind=18, ident=77) if side is INSIDE else echo(REMOTE, outside.src, kind=17, ident=outside[ICMP].id)
-    verdict, _ = gateway.translate_one(refused, side, now=5.0)
+    gateway.advance(now=40.0)  # packets sweep nothing for the next 30 s
+    verdict, _ = gateway.translate_one(refused, side, now=61.0)  # the session is over since 60.0
     assert verdict is Verdict.DROP_UNSUPPORTED
     assert END not in gateway.take_records(events=True)["kind"]
 
