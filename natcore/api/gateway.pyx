@@ -48,6 +48,8 @@ from natcore.base.chacha20 cimport random_seed
 from natcore.base.spinlock cimport wait_turn
 from natcore.workers.worker cimport IDENTIFICATIONS, Worker, tables_of_all
 
+import array
+
 from natcore.errors import CapacityError, ConfigurationError, Error
 
 cdef enum:
@@ -495,9 +497,11 @@ cdef class Core:
                     mappings_unpair(&self.shared.workers[w].mappings, number)
             self.workers.unlock()
 
-    def swap(self, Transition after not None, uint64_t now_ns, Settings settings=None):
+    def swap(self, Transition after not None, uint64_t now_ns, Settings settings=None, eips=()):
         """Puts the rule set into force, whole, with settings that change, and ends what may not stay: one moment for the
-        packets. How many ended."""
+        packets. eips: (index of an outside address, its EIP in host order) from then on. How many ended."""
+        cdef uint32_t[::1] addressed = array.array("I", [number for pair in eips for number in pair] + [0, 0])
+        cdef uint32_t pairs = <uint32_t>len(eips), i
         cdef const Configuration* new = NULL if settings is None else &settings.values
         cdef uint64_t ended = 0
         cdef uint32_t w
@@ -517,6 +521,8 @@ cdef class Core:
                 ended = end_sessions(self.worker, after, now_ns)
             if after.drains:
                 drain_mappings(self.worker, after)
+            for i in range(pairs):                  # at last: what has just ended had the address with the EIP before
+                self.shared.ports.addresses[addressed[2 * i]].eip = addressed[2 * i + 1]
             self.workers.unlock()
         self.rules = after.rules                    # drops the old set while no worker is locked
         return ended

@@ -104,13 +104,12 @@ cdef uint32_t address_find(const Ports* ports, uint32_t ip) noexcept nogil:
 
 
 cdef uint32_t address_add(Ports* ports, uint32_t ip, uint32_t eip) noexcept nogil:
-    """Adds a reference to the outside address ip, with its EIP; its index, or NONE: limit or memory."""
+    """Adds a reference to the outside address ip; its index, or NONE: limit or memory. eip: of a new one; another one's
+    stays."""
     cdef uint32_t number = address_find(ports, ip)
     assert_held(ports.lock, "ports: address_add")
     if number != NONE:
         ports.addresses[number].references += 1
-        if eip != bswap32(ip):                  # a DNAT entry on its own has no EIP
-            ports.addresses[number].eip = eip
         return number
     if ports.live == ports.capacity:
         return NONE

@@ -342,6 +342,35 @@ def test_a_refused_change_leaves_ports_at_rest() -> None:
     assert other.out() is Verdict.DROP_PORTS_EXHAUSTED
 
 
+def test_a_refused_change_leaves_each_address_its_eip_and_a_change_gives_it_a_new_one_with_its_entry() -> None:
+    over = gateway()
+    assert Talk(over, sport=4000).out() is Verdict.OUTBOUND
+    held = one_port_of(over)
+    over.add(DnatEntry("172.16.0.9", 80, HOST, 80))
+    (first, _) = over.entries()
+    pool = [Eip(EIP), Eip("203.0.113.9", private_ip="172.16.0.9")]
+    shared = Replace(first, SnatEntry("10.0.0.0/16", pool=pool))
+    with pytest.raises(ConfigurationError, match=f"port {held} is held"):
+        over.apply(over.plan([shared, Add(DnatEntry(EIP, held, "10.0.0.9", 1, protocol="any"))]))
+    assert eips_of(over)["172.16.0.9"] == "172.16.0.9"
+    over.apply(over.plan([shared]))
+    assert eips_of(over)["172.16.0.9"] == "203.0.113.9"
+
+
+def one_port_of(over: Gateway) -> int:
+    """The outside port of its only mapping."""
+    (port,) = over.mappings()["outside_port"]
+    return int(port)
+
+
+def eips_of(over: Gateway) -> dict[str, str]:
+    """The EIP of each outside address."""
+    return {
+        str(ipaddress.IPv4Address(int(row["outside_ip"]))): str(ipaddress.IPv4Address(int(row["eip"])))
+        for row in over.ports()
+    }
+
+
 def test_a_subscriber_never_draws_from_an_address_that_left_the_pool() -> None:
     third = "203.0.113.3"
     over = gateway(source="10.0.0.0/24", pool=[EIP], policy=one_port(pooling="paired-soft"))

@@ -362,7 +362,13 @@ class EntryTable:
             for row in leaving:
                 self._reserve(row, now_ns)
             raise
-        ended = self._core.swap(self._transition(after), now_ns, settings)
+        eips = [  # a DNAT entry by itself knows of no EIP
+            (number, eip)
+            for row in fresh
+            for (wire, eip), number in zip(after.wires.of(row), row.addresses, strict=True)
+            if eip != wire
+        ]
+        ended = self._core.swap(self._transition(after), now_ns, settings, eips)
         self._book = after.book
         for row in leaving:
             self._release(row, reserved=False)
