@@ -139,6 +139,15 @@ FIELDS: Mapping[str, Mapping[str, str]] = {
         "outside_port": "port, or the translated identifier",
         "protocol": "IANA number",
     },
+    "SUBSCRIBER_RATE": {
+        "bytes_out": "IPv4 total lengths from inside",
+        "packets_out": "packets from inside",
+        "bytes_in": "IPv4 total lengths from outside",
+        "packets_in": "packets from outside",
+        "inside_ip": "the subscriber, host order",
+        "sessions": "sessions that are open",
+        "mappings": "mappings that are open: outside ports",
+    },
     "PORTS": {
         "outside_ip": "host order",
         "eip": "the external address, host order; 0: the address has none",
@@ -176,6 +185,7 @@ WHERE = {
     "RECORD": "rows of the session log: `take_records()`, `Batch.records`",
     "SESSION": "`Gateway.sessions()`",
     "MAPPING": "`Gateway.mappings()`",
+    "SUBSCRIBER_RATE": "`Gateway.subscriber_rates()`",
     "PORTS": "`Gateway.ports()`",
     "BLOCKS": "`Gateway.blocks()`",
     "FLOW": "`FlowLog.take()`",

@@ -7,7 +7,6 @@ moves during a search may be missed or, if its slot was freed and used again, fo
 Mappings are fewer, and looked at with the worker locked, in slices of 4,096.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.string cimport memcpy
 
 from natcore.api.snapshot cimport MappingRow, SessionRow, copy_sessions, mapping_row
 from natcore.api.workers cimport Workers
@@ -20,9 +19,7 @@ from natcore.workers.locks cimport lock, unlock
 from natcore.workers.worker cimport Worker
 
 cdef enum:
-    SCAN_LINES = 65536          # lines of a slice: under a millisecond
     LOCKED_LINES = 4096         # lines that are looked at with a worker locked: some ten microseconds
-    COPY_ROWS = 256             # rows that are copied with a worker locked: some ten microseconds
 
 
 cdef uint32_t entry_of(const Worker* worker, uint32_t mapping) noexcept nogil:
@@ -32,18 +29,12 @@ cdef uint32_t entry_of(const Worker* worker, uint32_t mapping) noexcept nogil:
     return load_relaxed(&worker.mappings.mappings[mapping].entry)
 
 
-cdef bint session_matches(const Worker* worker, uint32_t slot, const Criteria* wanted) noexcept nogil:
-    cdef const uint32_t* line = <const uint32_t*>&worker.sessions.hot[slot]
-    cdef uint32_t words[16]
-    cdef uint32_t word
-    cdef Session seen
-    if (load_relaxed(&line[0]) ^ wanted.ip[ROLE_INSIDE]) & wanted.mask[ROLE_INSIDE]:    # the commonest criterion
+cdef bint session_matches(const Worker* worker, uint32_t slot, const Criteria* wanted, Session* seen) noexcept nogil:
+    """Whether the session in a slot meets the criteria. seen: its line, as it was looked at; without the lock a guess."""
+    cdef const Session* line = &worker.sessions.hot[slot]
+    if (load_relaxed(&line.ip[ROLE_INSIDE]) ^ wanted.ip[ROLE_INSIDE]) & wanted.mask[ROLE_INSIDE]:   # the commonest criterion
         return False
-    for word in range(5):                   # addresses, ports, protocol
-        words[word] = load_relaxed(&line[word])
-    words[15] = load_relaxed(&line[15])     # flags
-    memcpy(&seen, words, 20)
-    memcpy(<uint8_t*>&seen + 60, &words[15], 4)
+    copy_line(line, seen)
     if seen.flags & SESSION_FREE or not meets(wanted, seen.ip, seen.port, seen.protocol):
         return False
     return wanted.entry == 0 or entry_of(worker, load_relaxed(&worker.sessions.cold[slot].mapping)) == wanted.entry
@@ -61,10 +52,6 @@ cdef bint mapping_matches(const Mapping* mapping, const Criteria* wanted) noexce
 
 cdef class Search:
     """A search through all workers' tables, one slice after the other. From one thread at a time."""
-    cdef Workers workers
-    cdef Criteria wanted
-    cdef uint32_t at            # worker
-    cdef uint32_t slot
 
     def __cinit__(self, Workers workers not None, addresses, masks, ports, int protocol, uint32_t entry):
         """addresses, masks: by role (inside, remote, outside), host order. ports: likewise, -1: any. protocol: -1: any.
@@ -94,6 +81,7 @@ cdef class SessionSearch(Search):
         cdef SessionRow* out = <SessionRow*>&raw[0] if capacity else NULL
         cdef uint32_t found[COPY_ROWS]
         cdef uint32_t count = 0, filled = 0, fresh = 0, last, at, i
+        cdef Session seen
         cdef Worker* worker
         if self.at >= self.workers.shared.count or capacity == 0:
             return 0
@@ -103,13 +91,13 @@ cdef class SessionSearch(Search):
             last = min(fresh, self.slot + SCAN_LINES)
             while self.slot < last and count < capacity:
                 found[count] = self.slot
-                count += session_matches(worker, self.slot, &self.wanted)
+                count += session_matches(worker, self.slot, &self.wanted, &seen)
                 self.slot += 1
             if count:
                 lock(worker)
                 for i in range(count):
                     at = found[i]
-                    if session_matches(worker, at, &self.wanted):
+                    if session_matches(worker, at, &self.wanted, &seen):
                         filled += copy_sessions(worker, &out[filled], 1, &at, at + 1)
                 unlock(worker)
         self.advance(fresh)

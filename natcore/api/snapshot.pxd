@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from natcore.tables.mappings cimport Mapping
+from natcore.tables.sessions cimport Cold, Session, Sessions
 from natcore.workers.worker cimport Worker
 
 cdef packed struct SessionRow:  # SESSION of python/natcore/dtypes.py
@@ -55,6 +56,21 @@ cdef packed struct BlockRow:    # BLOCKS
     uint32_t ports              # of the three protocols, in use or held down
     uint16_t first_port
     uint16_t last_port
+
+cdef inline uint64_t bytes_of_session(const Session* session, const Cold* cold, uint32_t direction) noexcept nogil:
+    """Bytes of its whole life, by Direction."""
+    return cold.total_bytes[direction] + (<uint64_t>cold.carry_bytes[direction] << 32) + session.bytes[direction]
+
+cdef inline uint64_t packets_of_session(const Session* session, const Cold* cold, uint32_t direction) noexcept nogil:
+    """Packets likewise."""
+    return cold.total_packets[direction] + (<uint64_t>cold.carry_packets[direction] << 32) + session.packets[direction]
+
+cdef inline uint64_t last_seen_ns(const Sessions* table, const Session* session, const Cold* cold,
+                                  uint64_t deadline) noexcept nogil:
+    """When its last packet passed, ns. deadline: of deadline_of."""
+    cdef uint64_t timeout_ns = <uint64_t>table.timeout_ms[session.timeout_class] * 1000000
+    # before its birth, as last_seen has it in ms: longer time-outs came into force (retime)
+    return max(cold.birth_ns // 1000000 * 1000000, deadline - min(deadline, timeout_ns))
 
 cdef uint32_t copy_sessions(const Worker* worker, SessionRow* rows, uint32_t capacity, uint32_t* slot,
                             uint32_t last) noexcept nogil

@@ -19,17 +19,15 @@ cdef uint8_t* PROTOCOL_OF_SPACE = [PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ICMP]   
 cdef void session_row(const Worker* worker, uint32_t slot, SessionRow* row) noexcept nogil:
     cdef const Session* session = &worker.sessions.hot[slot]
     cdef const Cold* cold = &worker.sessions.cold[slot]
-    cdef uint64_t deadline = deadline_of(&worker.sessions, session, clock_of_all(worker)), timeout_ns
+    cdef uint64_t deadline = deadline_of(&worker.sessions, session, clock_of_all(worker))
     row.session = session_id(cold)
-    row.bytes_out = cold.total_bytes[OUT] + (<uint64_t>cold.carry_bytes[OUT] << 32) + session.bytes[OUT]
-    row.packets_out = cold.total_packets[OUT] + (<uint64_t>cold.carry_packets[OUT] << 32) + session.packets[OUT]
-    row.bytes_in = cold.total_bytes[IN] + (<uint64_t>cold.carry_bytes[IN] << 32) + session.bytes[IN]
-    row.packets_in = cold.total_packets[IN] + (<uint64_t>cold.carry_packets[IN] << 32) + session.packets[IN]
+    row.bytes_out = bytes_of_session(session, cold, OUT)
+    row.packets_out = packets_of_session(session, cold, OUT)
+    row.bytes_in = bytes_of_session(session, cold, IN)
+    row.packets_in = packets_of_session(session, cold, IN)
     row.birth_ns = cold.birth_ns
     row.deadline_ns = deadline
-    timeout_ns = <uint64_t>worker.sessions.timeout_ms[session.timeout_class] * 1000000
-    # before its birth, as last_seen has it in ms: longer time-outs came into force (retime)
-    row.last_seen_ns = max(cold.birth_ns // 1000000 * 1000000, deadline - min(deadline, timeout_ns))
+    row.last_seen_ns = last_seen_ns(&worker.sessions, session, cold, deadline)
     row.start_time = micros(&worker.sessions, cold.birth_ns)
     row.window_time = 0 if session.flags & NO_WINDOW else micros(&worker.sessions, cold.window_start_ns)
     row.inside_ip = bswap32(session.ip[ROLE_INSIDE])

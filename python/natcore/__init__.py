@@ -20,6 +20,7 @@ from natcore.dtypes import (
     PORTS,
     RECORD,
     SESSION,
+    SUBSCRIBER_RATE,
     GapReason,
     RecordFlag,
     RecordKind,
@@ -53,8 +54,10 @@ if TYPE_CHECKING:
     from natcore.explain import Explanation, Step
     from natcore.plane.async_plane import AsyncPlane
     from natcore.plane.plane import Plane
+    from natcore.ranking import SessionRanking
     from natcore.sessionlog.session_log import DeliveryStatus, SessionLog
     from natcore.sinks.base import Batch, Sink
+    from natcore.subscriber_rates import SubscriberRates
 
 __version__ = "0.1.0"
 
@@ -66,6 +69,8 @@ _LATE = {  # imported when they are first named: they are slow to import, or sel
     "Explanation": "natcore.explain",
     "Plane": "natcore.plane.plane",
     "SessionLog": "natcore.sessionlog.session_log",
+    "SessionRanking": "natcore.ranking",
+    "SubscriberRates": "natcore.subscriber_rates",
     "Batch": "natcore.sinks.base",
     "Sink": "natcore.sinks.base",
     "Step": "natcore.explain",
@@ -81,6 +86,7 @@ __all__ = [
     "PORTS",
     "RECORD",
     "SESSION",
+    "SUBSCRIBER_RATE",
     "Add",
     "Applied",
     "AsyncPlane",
@@ -119,12 +125,14 @@ __all__ = [
     "RfcWarning",
     "SecurityWarning",
     "SessionLog",
+    "SessionRanking",
     "SessionState",
     "Side",
     "Sink",
     "SnatEntry",
     "StateError",
     "Step",
+    "SubscriberRates",
     "Timeouts",
     "UntrustedFileError",
     "Verdict",

@@ -19,6 +19,10 @@ IcmpQueries = Literal["all", "echo"]
 IpId = Literal["unique", "keep"]
 UnsolicitedSyn = Literal["silent", "icmp"]
 
+SessionOrder = Literal[  # Gateway.rank_sessions
+    "session", "bytes", "packets", "bytes-out", "bytes-in", "age", "idle", "expires", "subscriber", "outside", "remote"
+]
+
 DnatProtocol = Literal["tcp", "udp", "any"]
 Protocol = Literal["tcp", "udp", "icmp"]
 

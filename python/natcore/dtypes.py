@@ -239,6 +239,18 @@ MAPPING = np.dtype(
     ],
     align=True,
 )
+SUBSCRIBER_RATE = np.dtype(
+    [
+        ("bytes_out", "u8"),
+        ("packets_out", "u8"),
+        ("bytes_in", "u8"),
+        ("packets_in", "u8"),
+        ("inside_ip", "u4"),
+        ("sessions", "u4"),  # open now
+        ("mappings", "u4"),  # likewise: ports, where each mapping has one of its own
+    ],
+    align=True,
+)
 PORTS = np.dtype(
     [
         ("outside_ip", "u4"),

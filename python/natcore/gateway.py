@@ -68,9 +68,11 @@ if TYPE_CHECKING:
     from natcore.internal.session_feed import SessionFeed
     from natcore.plane.async_plane import AsyncPlane
     from natcore.plane.plane import Plane
+    from natcore.ranking import SessionRanking
     from natcore.sessionlog.collector import Account, Collector
     from natcore.sessionlog.session_log import SessionLog
     from natcore.sinks.base import Sink
+    from natcore.subscriber_rates import SubscriberRates
 
 Asked = TypeVar("Asked", bound=AnyEntry)
 MAX_ADDRESSES = 65_536  # outside addresses of a gateway
@@ -984,6 +986,88 @@ class Gateway(Closing):
         self._settle()
         search = SessionSearch(self._core.workers, *criteria(subscriber, remote, outside, protocol, entry))
         return _slices(search, SESSION)
+
+    def rank_sessions(
+        self,
+        by: choices.SessionOrder,
+        limit: int,
+        *,
+        after: str = "",
+        reverse: bool = False,
+        subscriber: Endpoint | Unset = UNSET,
+        remote: Endpoint | Unset = UNSET,
+        outside: Endpoint | Unset = UNSET,
+        protocol: choices.Protocol | int | Unset = UNSET,
+        entry: Entry | int | Unset = UNSET,
+    ) -> SessionRanking:
+        """Find the first live sessions in an order, of those that match every criterion given, in one pass.
+
+        Packets wait for the copies of these alone; what is kept does not grow with the table.
+
+        Parameters
+        ----------
+        by
+            "bytes", "packets", "bytes-out", "bytes-in": the most first, of their whole life. "age", "idle": the longest
+            first. "expires": the soonest first. "subscriber", "outside", "remote": by that address (outside: and port).
+            "session": by number, that is in the order of their begin.
+        limit
+            Sessions at most, 1 to 100,000.
+        after
+            A cursor of another ranking in this order (`first`, `last`): only what comes after it is found. "": all.
+        reverse
+            The other way round.
+        subscriber, remote, outside, protocol, entry
+            As for `find_sessions`.
+
+        Returns
+        -------
+        SessionRanking
+            Its `rows()` are the sessions.
+
+        Raises
+        ------
+        ConfigurationError
+            As `find_sessions`; no such order, limit or cursor.
+        """
+        from natcore.api.ranking import SessionRanking as Core
+        from natcore.internal.endpoints import criteria
+        from natcore.ranking import SessionRanking
+
+        core = Core(self._core.workers, *criteria(subscriber, remote, outside, protocol, entry))
+        ranking = SessionRanking(core, by, limit, after, reverse=reverse)
+        self._settle()
+        return ranking
+
+    def subscriber_rates(self, subscriber: Endpoint | Unset = UNSET, *, once: bool = False) -> SubscriberRates:
+        """Count by inside address what its sessions send and receive from one look to the next.
+
+        A look reads the tables where they lie, 256 sessions with a worker locked at a time.
+
+        Parameters
+        ----------
+        subscriber
+            The inside addresses, as for `find_sessions`; all, unless told.
+        once
+            Only what the open sessions had in their whole lives is asked for: nothing is remembered. Else it takes 40 bytes
+            of memory for each slot of the session table that was ever used.
+
+        Returns
+        -------
+        SubscriberRates
+            Its `rows()` are the counts.
+
+        Raises
+        ------
+        ConfigurationError
+            subscriber is neither an address nor a prefix.
+        """
+        from natcore.api.subscriber_rates import SubscriberRates as Core
+        from natcore.internal.endpoints import criteria
+        from natcore.subscriber_rates import SubscriberRates
+
+        self._settle()
+        core = Core(self._core.workers, *criteria(subscriber, UNSET, UNSET, UNSET, UNSET))
+        return SubscriberRates(core, once=once)
 
     def find_mappings(
         self,

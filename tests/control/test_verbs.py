@@ -108,7 +108,7 @@ def test_criteria_of_sessions(folder: Path, criteria: dict[str, str], hosts: lis
         ("sessions", {"remote": "10.0.0.1:70000"}, "remote must be an address or a prefix"),
         ("sessions", {"protocol": "tdp"}, "protocol must be 'icmp', 'tcp' or 'udp', or a number"),
         ("sessions", {"entry": "nowhere"}, r"entry must be 1 \('office'\) or 2, got 'nowhere'"),
-        ("sessions", {"sort": "colour"}, "sort must be bytes, packets, .*, got 'colour'"),
+        ("sessions", {"sort": "colour"}, "sort must be session, bytes, .*, got 'colour'"),
         ("sessions", {"limit": -1}, r"limit must be 0 \(all\) or more, got -1"),
         ("sessions", {"limit": "3"}, "Expected `int`, got `str`"),
         ("sessions", {"sort": "bytes", "limit": 0}, "limit must be between 1 and 100,000 where rows are sorted"),
@@ -121,6 +121,8 @@ def test_criteria_of_sessions(folder: Path, criteria: dict[str, str], hosts: lis
         ("who", {"address": EIP, "port": 70_000}, "port must be between 0 and 65535"),
         ("top", {"sort": "colour"}, "sort must be bits, packets, sessions or ports"),
         ("top", {"interval": 0}, "interval must be between"),
+        ("subscribers", {"sort": "colour"}, "sort must be bits, packets, sessions or ports"),
+        ("subscribers", {"limit": 0}, "limit must be between"),
         ("log-stop", {"name": "audit"}, r"name must be one that runs \(none does\), got 'audit'"),
     ],
 )
@@ -149,7 +151,7 @@ def test_order_and_limit(folder: Path) -> None:  # noqa: F811
     with asked(folder) as (gateway, client):
         open_some(gateway)
         assert [row["inside_ip"] for row in client.ask("sessions", sort="bytes", limit=1)] == ["10.1.0.9"]
-        assert client.summary == {"rows": 1, "more": True}
+        assert (client.summary["rows"], client.summary["more"], client.summary["matched"]) == (1, True, 4)
         assert len(client.ask("sessions", limit=3)) == 3
         assert client.summary == {"rows": 3, "more": True}
         assert len(client.ask("sessions", limit=4)) == 4
@@ -309,6 +311,20 @@ def test_top_tells_each_subscriber_s_rates_between_two_looks(folder: Path) -> No
         assert (by_host[HOST]["sessions"], by_host[HOST]["ports"]) == (2, 1)
         assert first["subscribers"][0]["subscriber"] == HOST
         assert [row["sample"] for row in rows] == [2]
+
+
+def test_subscribers_are_listed_by_what_their_open_sessions_had(folder: Path) -> None:  # noqa: F811
+    with asked(folder) as (gateway, client):
+        open_some(gateway)
+        rows = client.ask("subscribers", sort="sessions", limit=2)
+        assert [row["subscriber"] for row in rows] == [HOST, "10.0.0.6"]
+        assert client.summary == {"rows": 2, "subscribers": 3}
+        mine = client.ask("sessions", subscriber=HOST)
+        for name in ("bytes_out", "bytes_in", "packets_out", "packets_in"):
+            assert rows[0][name] == sum(row[name] for row in mine)
+        assert (rows[0]["sessions"], rows[0]["ports"]) == (2, 1)
+        (one,) = client.ask("subscribers", subscriber="10.0.0.6")
+        assert one == rows[1]
 
 
 def test_session_logs_are_listed_stopped_and_retried(folder: Path) -> None:  # noqa: F811

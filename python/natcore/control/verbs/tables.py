@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from natcore.control import rows
-from natcore.control.page import Page
 from natcore.control.protocol import Row
 from natcore.control.verb import Answer, Context, verb
 from natcore.entries.words import in_words, kind_of
@@ -20,9 +19,12 @@ from natcore.internal.protocols import protocol_of
 from natcore.internal.read_only import UNSET
 from natcore.internal.redaction import show
 from natcore.internal.validation import digits, either
+from natcore.ranking import MOST_RANKED, ORDERS
+
+if TYPE_CHECKING:
+    from natcore.ranking import SessionRanking
 
 _CURSOR = re.compile(r"-?[0-9]{1,18}:-?[0-9]{1,18}")
-MOST_SORTED = 100_000  # rows: they are kept until all are found
 DEFAULT_LIMIT = 1000
 PIECE_ROWS = 256
 
@@ -38,23 +40,11 @@ def _smallest(name: str) -> Key:
     return lambda found: found[name]
 
 
-SESSION_KEYS: dict[str, Key] = {
-    "bytes": _largest("bytes_out", "bytes_in"),
-    "packets": _largest("packets_out", "packets_in"),
-    "bytes-out": _largest("bytes_out"),
-    "bytes-in": _largest("bytes_in"),
-    "age": _smallest("birth_ns"),
-    "idle": _smallest("last_seen_ns"),
-    "expires": _smallest("deadline_ns"),
-    "subscriber": _smallest("inside_ip"),
-    "outside": lambda found: found["outside_ip"].astype(np.uint64) << 16 | found["outside_port"],
-    "remote": _smallest("remote_ip"),
-    "session": _smallest("session"),
-}
+_SUBSCRIBER = _smallest("inside_ip")
 MAPPING_KEYS: dict[str, Key] = {
     "sessions": _largest("sessions"),
-    "subscriber": SESSION_KEYS["subscriber"],
-    "outside": SESSION_KEYS["outside"],
+    "subscriber": _SUBSCRIBER,
+    "outside": lambda found: found["outside_ip"].astype(np.uint64) << 16 | found["outside_port"],
 }
 PORT_KEYS: dict[str, Key] = {
     "free": _smallest("free"),
@@ -64,7 +54,7 @@ PORT_KEYS: dict[str, Key] = {
 }
 BLOCK_KEYS: dict[str, Key] = {
     "ports": _largest("ports"),
-    "subscriber": _smallest("inside_ip"),
+    "subscriber": _SUBSCRIBER,
     "outside": lambda found: found["outside_ip"].astype(np.uint64) << 16 | found["first_port"],
 }
 
@@ -112,13 +102,17 @@ def list_rows(
 
 
 def _key_of(keys: dict[str, Key], sort: str, limit: int) -> Key:
-    if sort not in keys:
-        raise ControlError(f"sort must be {either(keys)}, got {show(sort)}", ExitCode.USAGE)
-    if not 0 < limit <= MOST_SORTED:
-        raise ControlError(
-            f"limit must be between 1 and {MOST_SORTED:,} where rows are sorted, got {limit}", ExitCode.USAGE
-        )
+    _check_order(keys, sort, limit)
     return keys[sort]
+
+
+def _check_order(orders: Collection[str], sort: str, limit: int) -> None:
+    if sort not in orders:
+        raise ControlError(f"sort must be {either(orders)}, got {show(sort)}", ExitCode.USAGE)
+    if not 0 < limit <= MOST_RANKED:
+        raise ControlError(
+            f"limit must be between 1 and {MOST_RANKED:,} where rows are sorted, got {limit}", ExitCode.USAGE
+        )
 
 
 def _sorted(slices: Iterator[rows.Array], key: Key, limit: int) -> Iterator[rows.Array]:
@@ -148,40 +142,35 @@ def sessions(
 ) -> Answer:
     """List live sessions that match every criterion given.
 
-    page: a cursor of an earlier answer, "" for the first page; then the summary has how many match, how many of them come
-    before the page, and the cursors of its first and its last row. reverse: the other way round.
+    In an order the summary also has how many match, how many of them come before the page, and the cursors of its first and
+    its last row. page: such a cursor, "" for the first page. reverse: the other way round.
     """
     gateway = context.gateway
     asked = given(context, subscriber=subscriber, remote=remote, outside=outside, protocol=protocol, entry=entry)
-    slices = gateway.find_sessions(**asked)
     names, now_ns = rows.entry_names(gateway), round(gateway.now * 1e9)
 
     def convert(found: rows.Array) -> list[Row]:
         return rows.session_rows(found, now_ns, names)
 
-    if page is None and not reverse:
-        return list_rows(slices, convert, SESSION_KEYS, sort, limit)
-    return _page(slices, convert, SESSION_KEYS, sort or "session", limit, page or "", reverse)
+    if sort is None and page is None and not reverse:
+        return list_rows(gateway.find_sessions(**asked), convert, {}, None, limit)
+    order: Any = sort or "session"
+    _check_order(ORDERS, order, limit)
+    if page and not _CURSOR.fullmatch(page):
+        raise ControlError(f"page must be a cursor of an earlier answer, got {show(page)}", ExitCode.USAGE)
+    return _ranked(gateway.rank_sessions(order, limit, after=page or "", reverse=reverse, **asked), convert)
 
 
-def _page(
-    slices: Iterator[rows.Array], convert: Callable[[rows.Array], list[Row]], keys: dict[str, Key], sort: str, limit: int,
-    after: str, reverse: bool,
-) -> Answer:  # fmt: skip
-    """Answer with a page of sessions."""
-    key = _key_of(keys, sort, limit)
-    if after and not _CURSOR.fullmatch(after):
-        raise ControlError(f"page must be a cursor of an earlier answer, got {show(after)}", ExitCode.USAGE)
-    page = Page(key, "session", limit, after, reverse=reverse)
-    first = last = ""
-    count = 0
-    for found in page.take(slices):
-        if len(found):
-            first, last, count = page.cursor(found[:1]), page.cursor(found[-1:]), len(found)
-        for piece in _slices(found):
-            yield convert(piece)
+def _ranked(ranking: SessionRanking, convert: Callable[[rows.Array], list[Row]]) -> Answer:
+    """Answer with the first sessions in an order."""
+    while ranking.look():
+        yield []
+    found = ranking.rows()
+    for piece in _slices(found):
+        yield convert(piece)
     return {
-        "rows": count, "more": page.more, "matched": page.matched, "before": page.before, "first": first, "last": last,
+        "rows": len(found), "more": ranking.more, "matched": ranking.matched, "before": ranking.before,
+        "first": ranking.first, "last": ranking.last,
     }  # fmt: skip
 
 

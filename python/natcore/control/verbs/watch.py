@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 
 _DROP_BYTES = 128  # of a frame: its headers
 _FRAMES_LINE = 64  # frames of a line
-Sample = list[NDArray[Any]]
-TOP_KEYS = ("bits", "packets", "sessions", "ports")
+_COLUMNS = {  # of SUBSCRIBER_RATE, by what is asked for
+    "bits": ("bytes_out", "bytes_in"), "packets": ("packets_out", "packets_in"), "sessions": ("sessions",),
+    "ports": ("mappings",),
+}  # fmt: skip
+TOP_KEYS = tuple(_COLUMNS)
 
 
 @verb("watch-events")
@@ -201,72 +204,64 @@ def top(
     samples: int = 0,
 ) -> Answer:
     """Tell the subscribers with the most traffic, packets, sessions or ports in each interval; samples: 0, endlessly."""
+    _check_top(sort, limit)
+    if not 0.1 <= interval <= 3600:
+        raise ControlError(f"interval must be between 0.1 and 3600 seconds, got {interval}", ExitCode.USAGE)
+    rates = context.gateway.subscriber_rates(**given(context, subscriber=subscriber))
+    since = 0.0
+    for number in range(samples + 1 if samples else 1 << 62):
+        while number and time.monotonic() - since < interval:
+            yield None
+        while rates.look():
+            yield []
+        found, now = rates.rows(), time.monotonic()
+        if number:
+            subscribers = [_rates(row, now - since) for row in _most(found, sort, limit)]
+            yield {"sample": number, "seconds": round(now - since, 3), "subscribers": subscribers}
+        since = now
+    return {"samples": samples}
+
+
+@verb("subscribers")
+def subscribers(context: Context, *, sort: str = "bits", limit: int = 20, subscriber: str | None = None) -> Answer:
+    """List the subscribers with the most traffic, packets, sessions or ports: what their open sessions had so far."""
+    _check_top(sort, limit)
+    rates = context.gateway.subscriber_rates(**given(context, subscriber=subscriber), once=True)
+    while rates.look():
+        yield []
+    found = rates.rows()
+    yield [
+        {
+            "subscriber": address_text(int(row["inside_ip"])),
+            **{name: int(row[name]) for name in ("bytes_out", "bytes_in", "packets_out", "packets_in", "sessions")},
+            "ports": int(row["mappings"]),
+        }
+        for row in _most(found, sort, limit)
+    ]  # fmt: skip
+    return {"rows": min(limit, len(found)), "subscribers": len(found)}
+
+
+def _check_top(sort: str, limit: int) -> None:
     if sort not in TOP_KEYS:
         raise ControlError(f"sort must be {either(TOP_KEYS)}, got {show(sort)}", ExitCode.USAGE)
     if not 1 <= limit <= 10_000:
         raise ControlError(f"limit must be between 1 and 10000, got {limit}", ExitCode.USAGE)
-    if not 0.1 <= interval <= 3600:
-        raise ControlError(f"interval must be between 0.1 and 3600 seconds, got {interval}", ExitCode.USAGE)
-    asked = given(context, subscriber=subscriber)
-    before, since = _sample(context, asked), time.monotonic()
-    number = 0
-    while not samples or number < samples:
-        while time.monotonic() - since < interval:
-            yield None
-        after, now = _sample(context, asked), time.monotonic()
-        number += 1
-        subscribers = _most(context, asked, before, after, now - since, sort, limit)
-        yield {"sample": number, "seconds": round(now - since, 3), "subscribers": subscribers}
-        before, since = after, now
-    return {"samples": number}
 
 
-def _sample(context: Context, asked: dict[str, Any]) -> Sample:
-    """Return session numbers (ascending), their inside addresses, bytes and packets out, and in."""
-    kept = [
-        (
-            rows["session"],
-            rows["inside_ip"],
-            rows["bytes_out"],
-            rows["packets_out"],
-            rows["bytes_in"],
-            rows["packets_in"],
-        )
-        for rows in context.gateway.find_sessions(**asked)
-        if len(rows)
-    ]
-    if not kept:
-        return [np.zeros(0, np.uint64) for _ in range(6)]
-    columns = [np.concatenate(column) for column in zip(*kept, strict=True)]
-    _, first = np.unique(columns[0], return_index=True)  # a slot that was used again may show a session twice
-    return [column[first] for column in columns]
+def _most(rows: NDArray[Any], sort: str, limit: int) -> NDArray[Any]:
+    """Return the subscribers with the most, in order; those with as much by their address."""
+    columns = _COLUMNS[sort]
+    keys = -sum(rows[name].astype(np.int64) for name in columns)
+    if len(rows) > 4 * limit:
+        chosen = keys <= np.partition(keys, limit - 1)[limit - 1]
+        rows, keys = rows[chosen], keys[chosen]
+    return rows[np.lexsort((rows["inside_ip"], keys))[:limit]]
 
 
-def _most(
-    context: Context, asked: dict[str, Any], before: Sample, after: Sample, seconds: float, sort: str, limit: int
-) -> list[Row]:
-    """Return the subscribers with the most; what a session had in its last interval before its end is not seen."""
-    sessions, hosts, *counts = after
-    at = np.minimum(np.searchsorted(before[0], sessions), max(0, len(before[0]) - 1))
-    known = before[0][at] == sessions if len(before[0]) else np.zeros(len(sessions), bool)
-    subscribers, which = np.unique(hosts, return_inverse=True)
-    rates = [
-        np.bincount(which, count - np.where(known, past[at] if len(past) else 0, 0), len(subscribers)) / seconds
-        for count, past in zip(counts, before[2:], strict=True)
-    ]
-    held = np.bincount(which, minlength=len(subscribers))
-    ports = np.zeros(len(subscribers), np.int64)
-    for rows in context.gateway.find_mappings(**asked) if len(subscribers) else ():
-        place = np.minimum(np.searchsorted(subscribers, rows["inside_ip"]), len(subscribers) - 1)
-        np.add.at(ports, place[subscribers[place] == rows["inside_ip"]], 1)
-    keys = {"bits": rates[0] + rates[2], "packets": rates[1] + rates[3], "sessions": held, "ports": ports}
-    chosen = np.argsort(-keys[sort], kind="stable")[:limit]
-    return [
-        {
-            "subscriber": address_text(int(subscribers[i])),
-            "bits_out": round(rates[0][i] * 8), "bits_in": round(rates[2][i] * 8),
-            "packets_out": round(float(rates[1][i]), 1), "packets_in": round(float(rates[3][i]), 1),
-            "sessions": int(held[i]), "ports": int(ports[i]),
-        }
-        for i in chosen
-    ]  # fmt: skip
+def _rates(row: Any, seconds: float) -> Row:
+    return {
+        "subscriber": address_text(int(row["inside_ip"])),
+        "bits_out": round(int(row["bytes_out"]) * 8 / seconds), "bits_in": round(int(row["bytes_in"]) * 8 / seconds),
+        "packets_out": round(int(row["packets_out"]) / seconds, 1), "packets_in": round(int(row["packets_in"]) / seconds, 1),
+        "sessions": int(row["sessions"]), "ports": int(row["mappings"]),
+    }  # fmt: skip
