@@ -12,13 +12,13 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from natcore.console import words
+from natcore.console import pages, words
 from natcore.console.charts import chart
 from natcore.console.gateways import Gateways
 from natcore.control.client import Client
 from natcore.errors import ConfigurationError, ControlError
 from support.command_line import call, call_json
-from support.console import HOSTILE, Visitor, World
+from support.console import HOSTILE, STEPS, Visitor, World
 from support.frames import udp
 
 
@@ -133,6 +133,34 @@ def test_entries_have_what_a_reload_would_change(here: World, visitor: Visitor) 
         assert "not TOML" in text_of(visitor.get("/g/ngw-1/entries").text)
     finally:
         here.file.write_text(before)
+
+
+def test_top_has_what_sessions_had_so_far_before_any_script_runs(here: World, visitor: Visitor) -> None:
+    with Client(here.folder / "ngw-1.sock") as client:
+        rows = client.ask("subscribers", sort="sessions", limit=20)
+    page = visitor.get("/g/ngw-1/top?sort=sessions").text
+    assert re.findall(r'id="top-([\d.]+)"', page) == [row["subscriber"] for row in rows]
+    shown = text_of(page)
+    assert f"{rows[0]['packets_out']:,} packets" in shown and f"{rows[0]['sessions']:,} sessions" in shown
+    assert "What the sessions that are open now had so far" in shown
+
+
+def test_the_last_hour_is_asked_for_once(here: World, visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look after the first takes the samples that are new, and shows the same as the first did."""
+    asked: list[int] = []
+    real = Client.ask
+
+    def counted(client: Client, verb: str, **arguments: object) -> list[dict[str, object]]:
+        rows = real(client, verb, **arguments)
+        if verb == "history":
+            asked.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(Client, "ask", counted)
+    pages._SAMPLES.clear()
+    charts = [re.findall("<svg.*?</svg>", visitor.get("/g/ngw-1/").text, re.S) for _ in range(2)]
+    assert charts[0] == charts[1] and len(charts[0]) > 3
+    assert asked[0] == STEPS + 1 and asked[1:] == [0]
 
 
 def test_live_parts_come_again_and_again(visitor: Visitor) -> None:

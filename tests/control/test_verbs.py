@@ -123,6 +123,7 @@ def test_criteria_of_sessions(folder: Path, criteria: dict[str, str], hosts: lis
         ("top", {"interval": 0}, "interval must be between"),
         ("subscribers", {"sort": "colour"}, "sort must be bits, packets, sessions or ports"),
         ("subscribers", {"limit": 0}, "limit must be between"),
+        ("events", {"limit": 0}, "limit must be between 1 and 256"),
         ("log-stop", {"name": "audit"}, r"name must be one that runs \(none does\), got 'audit'"),
     ],
 )
@@ -448,6 +449,11 @@ def test_the_last_hour_comes_by_address_and_protocol(folder: Path) -> None:  # n
         until(lambda: client.ask("history"))
         (sample, *_) = client.ask("history")
         assert {"time", "received", "dropped", "bytes_from_inside", "sessions"} <= sample.keys()
+        kept = client.summary["kept"]
+        assert [row["time"] for row in client.ask("history", after=sample["time"])] == [
+            row["time"] for row in client.ask("history")[1:]
+        ]
+        assert client.summary["kept"] >= kept
         rows = client.ask("ports-history", outside=EIP)
         assert sorted(row["protocol"] for row in rows) == ["icmp", "tcp", "udp"]
         assert all(len(row["used"]) == len(client.summary["times"]) for row in rows)
@@ -459,6 +465,7 @@ def test_past_events_are_kept_for_who_asks_later(folder: Path) -> None:  # noqa:
         for port in (5000, 5001, 5002):
             gateway.translate_one(udp(HOST, port), Side.INSIDE, now=2.0)
         (event,) = client.ask("events")
+        assert client.summary == {"rows": 1, "more": 0}
         assert (event["time"], event["reason"], event["subscriber"], event["count"]) == (
             1e9 + 2,
             "subscriber-limit",

@@ -110,7 +110,7 @@ class Console:
         def part() -> str:
             return self._text("parts/list.html", cards=pages.cards(self._gateways))
 
-        return self._streams.answer(self._streams.repeated(part, pages.LIVE_SECONDS))
+        return self._streams.answer("", lambda: self._streams.repeated(part, pages.LIVE_SECONDS))
 
     def _page(self, request: Request) -> Response:
         gateway, page = self._named(request)
@@ -136,7 +136,7 @@ class Console:
                 view = look(client, request.query_params)
             return self._text(f"parts/{page or 'overview'}.html", gateway=gateway, **view)
 
-        return self._streams.answer(self._streams.repeated(part, pages.LIVE[page]))
+        return self._streams.answer(_whole(request), lambda: self._streams.repeated(part, pages.LIVE[page]))
 
     async def _top_live(self, request: Request) -> Response:
         gateway = request.path_params["gateway"]
@@ -162,7 +162,7 @@ class Console:
             for client in clients:
                 client.close()
 
-        return self._streams.answer(self._streams.followed(parts(), close))
+        return self._streams.answer(_whole(request), lambda: self._streams.followed(parts(), close))
 
     # ---- changing ---------------------------------------------------------------------------------------------------
 
@@ -276,6 +276,11 @@ class Console:
             "names": self._gateways.names(), "gateway": "", "page": None, "live": "", "done": None,
         }  # fmt: skip
         return self._templates.get_template(template).render(names | view)
+
+
+def _whole(request: Request) -> str:
+    """Return a live part's path with its query: the part's name."""
+    return f"{request.url.path}?{request.url.query}"
 
 
 def listen(address: str) -> tuple[str, int]:

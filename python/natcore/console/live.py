@@ -19,24 +19,37 @@ RETRY_MS = 5000  # until a browser connects again
 
 
 class Streams:
-    """The streams that are open; each is a page that someone looks at."""
+    """The streams that are open; each is a page that someone looks at. A part that many look at is made once for all."""
 
     def __init__(self) -> None:
         self._open = 0
+        self._parts: dict[str, _Part] = {}
 
-    def answer(self, parts: AsyncIterator[str]) -> Response:
-        """Return the answer that is the stream; or, where no more may be opened, that there are too many."""
+    def answer(self, name: str, begin: Callable[[], AsyncIterator[str]]) -> Response:
+        """Return the answer that is the stream; or, where no more may be opened, that there are too many.
+
+        name: streams of one name are the same part. begin: what gives it; called for the first of them.
+        """
         if self._open >= MOST_STREAMS:
             return PlainTextResponse("too many live pages", 503)
         self._open += 1  # from now on: many that are asked for at once are counted before the first part of any
-        return _Stream(parts, self._leave)
+        part = self._parts.get(name)
+        if part is None or part.is_over:
+            part = self._parts[name] = _Part(begin())
+        part.viewers += 1
 
-    def _leave(self) -> None:
-        self._open -= 1
+        def leave() -> None:
+            self._open -= 1
+            part.viewers -= 1
+            if not part.viewers:
+                part.end()
+                if self._parts.get(name) is part:
+                    del self._parts[name]
+
+        return _Stream(part.followed(), leave)
 
     async def repeated(self, make: Callable[[], str], seconds: float) -> AsyncIterator[str]:
         """Yield a part again and again. make: its HTML, made in a thread; ControlError: what is said instead."""
-        yield f"retry: {RETRY_MS}\n\n"
         while True:
             await asyncio.sleep(seconds)
             try:
@@ -47,11 +60,52 @@ class Streams:
     async def followed(self, rows: Iterator[str], close: Callable[[], None]) -> AsyncIterator[str]:
         """Yield what an iterator gives, which waits in a thread. close: ends it."""
         try:
-            yield f"retry: {RETRY_MS}\n\n"
             while (found := await run_in_threadpool(_next, rows)) is not None:
                 yield _event("part", found)
         finally:
             close()
+
+
+class _Part:
+    """A live part: what its last event was, and who waits for the next one."""
+
+    def __init__(self, events: AsyncIterator[str]) -> None:
+        self.viewers = 0
+        self.is_over = False
+        self._last, self._number = "", 0
+        self._next = asyncio.Event()
+        self._task = asyncio.ensure_future(self._follow(events))
+
+    def end(self) -> None:
+        """Make no more of it: nobody looks."""
+        self._task.cancel()
+
+    async def _follow(self, events: AsyncIterator[str]) -> None:
+        try:
+            async for self._last in events:
+                self._number += 1
+                self._tell()
+        finally:
+            self.is_over = True
+            self._tell()
+
+    def _tell(self) -> None:
+        told, self._next = self._next, asyncio.Event()
+        told.set()
+
+    async def followed(self) -> AsyncIterator[str]:
+        """Yield its events for one viewer, the last one first."""
+        yield f"retry: {RETRY_MS}\n\n"
+        seen = 0
+        while True:
+            coming = self._next
+            if self._number != seen:
+                seen = self._number
+                yield self._last
+            elif self.is_over:
+                return
+            else:
+                await coming.wait()
 
 
 class _Stream(StreamingResponse):

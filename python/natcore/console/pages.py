@@ -42,6 +42,8 @@ TOP_ROWS = 20
 SESSIONS_A_SECOND = 50_000  # that a live page may have its gateway look through
 LIVE_SECONDS = 2.0
 NEAR_SECONDS = 7200.0  # around the time asked for, that a timeline shows of a gap
+MOST_REMEMBERED = 64  # gateways whose last hour is remembered
+_SAMPLES: dict[tuple[Path, int, str | None], list[Row]] = {}  # an hour of each gateway at most
 _STORES: dict[Path, Store] = {}  # what was read of a log's files, so that a second question is fast
 
 
@@ -63,18 +65,28 @@ def card(client: Client) -> View:
 def overview(client: Client, query: Query) -> View:
     """Return state, interfaces, traffic, drops and events."""
     status, samples = status_of(client), _samples(client)
-    events = client.ask("events")
+    events = client.ask("events", limit=SHOWN_EVENTS)
     counters = status["counters"]
     drops = {name.removeprefix("dropped_"): value for name, value in counters.items() if name.startswith("dropped_")}
     return {
         "status": status, "rates": rates_of(samples, status), "charts": _traffic_charts(samples),
         "drops": sorted(((value, name) for name, value in drops.items() if value), reverse=True),
-        "events": events[:SHOWN_EVENTS], "more_events": max(0, len(events) - SHOWN_EVENTS),
+        "events": events, "more_events": client.summary["more"],
     }  # fmt: skip
 
 
 def _samples(client: Client) -> list[Row]:
-    return client.ask("history")
+    """Return the last hour's samples; the gateway is asked for those alone that came since it was asked last."""
+    who = (client.path, client.greeting.pid, client.greeting.instance)
+    known = _SAMPLES.get(who, [])
+    fresh = client.ask("history", after=known[-1]["time"] if known else None)
+    if len(_SAMPLES) >= MOST_REMEMBERED and who not in _SAMPLES:
+        _SAMPLES.clear()
+    rows = [*known, *fresh]
+    _SAMPLES[who] = rows[
+        max(0, len(rows) - client.summary["kept"]) :
+    ]  # of a gateway that began anew there only its own
+    return _SAMPLES[who]
 
 
 def rates_of(samples: Sequence[Row], status: Row) -> dict[str, float]:
@@ -200,12 +212,13 @@ def _port_chart(row: Row, times: Sequence[float], warn_at: float | None) -> Char
 
 
 def top(client: Client, query: Query) -> View:
-    """Return what the page needs before its first sample."""
+    """Return what open sessions had so far: the page before its first rates, and without a script."""
     sort = query.get("sort", "bits")
+    sort = sort if sort in TOP_SORTS else "bits"
     status = status_of(client)
     return {
-        "status": status, "sort": sort if sort in TOP_SORTS else "bits", "sorts": TOP_SORTS, "sample": None,
-        "interval": top_interval(status),
+        "status": status, "sort": sort, "sorts": TOP_SORTS, "sample": None, "interval": top_interval(status),
+        "so_far": client.ask("subscribers", sort=sort, limit=TOP_ROWS),
     }  # fmt: skip
 
 

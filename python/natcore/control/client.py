@@ -69,6 +69,8 @@ class Client(Closing):
         except BaseException:
             self._socket.close()
             raise
+        self.path = self._path
+        """The socket's file."""
         self.greeting = first
         """What the server said of itself."""
         self.summary: Mapping[str, Any] = {}

@@ -1,4 +1,4 @@
-// The console's script: parts that are live, local times, and forms that are sent once. Pages work without it, but for "Top".
+// The console's script: parts that are live, local times, and forms that are sent once. Pages work without it.
 "use strict";
 
 // ---- times: UTC is in the page; the local time is added where it differs ----

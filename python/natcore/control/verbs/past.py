@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from natcore.control.history import SAMPLE_SECONDS
+from natcore.control.history import MOST_EVENTS, SAMPLE_SECONDS
+from natcore.control.protocol import Row
 from natcore.control.rows import address_text, event_row, protocol_text
 from natcore.control.verb import Answer, Context, verb
 from natcore.control.verbs.tables import given, matching_rows
@@ -17,12 +16,17 @@ MOST_SERIES = 256  # of an answer
 
 
 @verb("history")
-def history(context: Context) -> Answer:
-    """Give the counters of the last hour, a row each 10 seconds: cumulative, but for sessions and mappings."""
+def history(context: Context, *, after: float | None = None) -> Answer:
+    """Give the counters of the last hour, a row each 10 seconds: cumulative, but for sessions and mappings.
+
+    after: only of samples with a later time. The summary says how many are kept in all.
+    """
     samples = context.history.samples()
-    for sample in samples:
-        yield {"time": round(sample.time, 3), **sample.counters}
-    return {"interval": SAMPLE_SECONDS, "rows": len(samples)}
+    rows: list[Row] = [{"time": round(sample.time, 3), **sample.counters} for sample in samples]
+    if after is not None:
+        rows = [row for row in rows if row["time"] > after]
+    yield rows
+    return {"interval": SAMPLE_SECONDS, "rows": len(rows), "kept": len(samples)}
 
 
 @verb("ports-history")
@@ -70,9 +74,13 @@ def _fill(found: dict[str, list[int | None]], count: int) -> None:
 
 
 @verb("events")
-def events(context: Context) -> Answer:
-    """List the last events, the newest first, 256 at most: exhaustion, thresholds, refusals. time: Unix seconds."""
-    for time, event in reversed(context.history.events(context.gateway)):
-        row: dict[str, Any] = {**event_row(event), "time": round(time, 3)}
-        yield row
-    return {}
+def events(context: Context, *, limit: int = 256) -> Answer:
+    """List the last events, the newest first, 256 at most: exhaustion, thresholds, refusals. time: Unix seconds.
+
+    The summary says how many more there are.
+    """
+    if not 1 <= limit <= MOST_EVENTS:
+        raise ControlError(f"limit must be between 1 and {MOST_EVENTS}, got {limit}", ExitCode.USAGE)
+    found = context.history.events(context.gateway)[::-1]
+    yield [{**event_row(event), "time": round(time, 3)} for time, event in found[:limit]]
+    return {"rows": min(limit, len(found)), "more": max(0, len(found) - limit)}

@@ -251,7 +251,7 @@ def _check_top(sort: str, limit: int) -> None:
 def _most(rows: NDArray[Any], sort: str, limit: int) -> NDArray[Any]:
     """Return the subscribers with the most, in order; those with as much by their address."""
     columns = _COLUMNS[sort]
-    keys = -sum(rows[name].astype(np.int64) for name in columns)
+    keys = -np.sum([rows[name].astype(np.int64) for name in columns], axis=0)
     if len(rows) > 4 * limit:
         chosen = keys <= np.partition(keys, limit - 1)[limit - 1]
         rows, keys = rows[chosen], keys[chosen]
