@@ -1,11 +1,11 @@
 """SessionRanking: the first live sessions in an order, found in one pass that keeps no more rows than are asked for.
 
 Theory of operation: as in a search (search.pyx), slices of the sessions are looked at without the worker's lock. Of each that
-matches a key is computed, a number of which the smallest comes first; the sessions with the smallest keys so far are in a heap
-whose root is the last of them, so that nearly all others cost one comparison. When all were looked at, the rows of those in the
-heap alone are copied, with the worker locked. A key is of the moment in which its session was looked at; of a session that
-packets change then, it is a guess. The cursors of a page are made of these keys: whatever changes meanwhile, no session
-comes between two pages.
+matches a key is computed, and the smallest key comes first; the sessions with the smallest keys so far are in a heap with the
+last of them as its root, so that nearly all others cost one comparison. When all were looked at, the rows of those in the heap
+alone are copied, with the worker locked. A key is of the moment in which its session was looked at; of a session that packets
+change then, it is a guess. The cursors of a page are made of these keys: whatever changes meanwhile, no session comes between
+two pages.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc

@@ -38,6 +38,7 @@ from natcore.internal.arguments import (
 from natcore.internal.change_lock import ChangeLock, after_fork
 from natcore.internal.closing import Closing
 from natcore.internal.counters import tally
+from natcore.internal.endpoints import Criteria, Endpoint, criteria
 from natcore.internal.gateway_arguments import GatewayArguments
 from natcore.internal.hardware import memory_arguments
 from natcore.internal.parts import Parts, PlaneCalls
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
     from natcore.control.server import ControlServer
     from natcore.deterministic import Share
     from natcore.explain import Explanation
-    from natcore.internal.endpoints import Criteria, Endpoint
     from natcore.internal.event_feeds import EventFeed, EventFeeds
     from natcore.internal.session_feed import SessionFeed
     from natcore.plane.async_plane import AsyncPlane
@@ -461,7 +461,6 @@ class Gateway(Closing):
         self._check_open()
         if all(value is UNSET for value in (subscriber, remote, outside, protocol, entry)):
             raise ConfigurationError("end: give one criterion or more; end_all() ends all sessions")
-        from natcore.internal.endpoints import criteria
 
         return self._end(criteria(subscriber, remote, outside, protocol, entry), now)
 
@@ -981,7 +980,6 @@ class Gateway(Closing):
             A criterion is none of these; None is such as a look-up that found nothing.
         """
         from natcore.api.search import SessionSearch
-        from natcore.internal.endpoints import criteria
 
         self._settle()
         search = SessionSearch(self._core.workers, *criteria(subscriber, remote, outside, protocol, entry))
@@ -1029,14 +1027,11 @@ class Gateway(Closing):
         ConfigurationError
             As `find_sessions`; no such order, limit or cursor.
         """
-        from natcore.api.ranking import SessionRanking as Core
-        from natcore.internal.endpoints import criteria
         from natcore.ranking import SessionRanking
 
-        core = Core(self._core.workers, *criteria(subscriber, remote, outside, protocol, entry))
-        ranking = SessionRanking(core, by, limit, after, reverse=reverse)
         self._settle()
-        return ranking
+        wanted = criteria(subscriber, remote, outside, protocol, entry)
+        return SessionRanking(self._core.workers, wanted, by, limit, after, reverse=reverse)
 
     def subscriber_rates(self, subscriber: Endpoint | Unset = UNSET, *, once: bool = False) -> SubscriberRates:
         """Count by inside address what its sessions send and receive from one look to the next.
@@ -1061,13 +1056,11 @@ class Gateway(Closing):
         ConfigurationError
             subscriber is neither an address nor a prefix.
         """
-        from natcore.api.subscriber_rates import SubscriberRates as Core
-        from natcore.internal.endpoints import criteria
         from natcore.subscriber_rates import SubscriberRates
 
         self._settle()
-        core = Core(self._core.workers, *criteria(subscriber, UNSET, UNSET, UNSET, UNSET))
-        return SubscriberRates(core, once=once)
+        wanted = criteria(subscriber, UNSET, UNSET, UNSET, UNSET)
+        return SubscriberRates(self._core.workers, wanted, once=once)
 
     def find_mappings(
         self,
@@ -1090,7 +1083,6 @@ class Gateway(Closing):
             MAPPING rows (docs/reference/arrays.md), at most 256, maybe none.
         """
         from natcore.api.search import MappingSearch
-        from natcore.internal.endpoints import criteria
 
         self._settle()
         search = MappingSearch(self._core.workers, *criteria(subscriber, UNSET, outside, protocol, entry))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from natcore import choices
+from natcore.api.ranking import SessionRanking as Core
 from natcore.dtypes import SESSION
 from natcore.errors import ConfigurationError
 from natcore.internal.redaction import show
@@ -15,7 +16,8 @@ from natcore.internal.validation import check_choice, check_integer, digits
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from natcore.api.ranking import SessionRanking as Core
+    from natcore.api.workers import Workers
+    from natcore.internal.endpoints import Criteria
 
 ORDERS: tuple[choices.SessionOrder, ...] = get_args(choices.SessionOrder)  # the core knows them by their place
 MOST_RANKED = 100_000
@@ -28,8 +30,10 @@ class SessionRanking:
 
     Parameters
     ----------
-    core
-        Searches the tables.
+    workers
+        The gateway's: their tables are looked through.
+    wanted
+        What sessions must meet.
     by
         The order.
     limit
@@ -41,13 +45,14 @@ class SessionRanking:
     """
 
     def __init__(
-        self, core: Core, by: choices.SessionOrder, limit: int, after: str = "", *, reverse: bool = False
-    ) -> None:
+        self, workers: Workers, wanted: Criteria, by: choices.SessionOrder, limit: int, after: str = "", *,
+        reverse: bool = False,
+    ) -> None:  # fmt: skip
         check_choice("by", by, ORDERS)
         self.limit = check_integer("limit", limit, 1, MOST_RANKED)
         """Sessions at most."""
-        self._core = core
-        core.rank(ORDERS.index(by), self.limit, reverse, _parsed(after))
+        self._core = Core(workers, *wanted)
+        self._core.rank(ORDERS.index(by), self.limit, reverse, _parsed(after))
 
     def look(self) -> bool:
         """Look at the next 65,536 sessions, a millisecond or two.

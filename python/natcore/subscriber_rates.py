@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from natcore.api.subscriber_rates import SubscriberRates as Core
 from natcore.dtypes import SUBSCRIBER_RATE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from natcore.api.subscriber_rates import SubscriberRates as Core
+    from natcore.api.workers import Workers
+    from natcore.internal.endpoints import Criteria
 
 
 class SubscriberRates:
@@ -21,15 +23,17 @@ class SubscriberRates:
 
     Parameters
     ----------
-    core
-        Looks through the tables.
+    workers
+        The gateway's: their tables are looked through.
+    wanted
+        What sessions must meet.
     once
         There is one look: nothing is remembered for another.
     """
 
-    def __init__(self, core: Core, *, once: bool = False) -> None:
-        self._core = core
-        core.once = once
+    def __init__(self, workers: Workers, wanted: Criteria, *, once: bool = False) -> None:
+        self._core = Core(workers, *wanted)
+        self._core.once = once
 
     def look(self) -> bool:
         """Look at the next 32,768 sessions, a millisecond or two.

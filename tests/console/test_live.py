@@ -1,4 +1,4 @@
-"""Live parts: made once for all who look, and not at all when nobody does."""
+"""Live parts: made once for all who look, and not at all without a viewer."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_part_that_several_look_at_is_made_once() -> None:
             await leaves(viewer)
         assert source.ended == 0
         await leaves(late)
-        assert (source.ended, other.ended) == (1, 0)  # nobody looks: nothing is asked
+        assert (source.ended, other.ended) == (1, 0)  # without a viewer nothing is asked
         again = viewed(streams, source)
         await leaves(elsewhere)
         await leaves(again)

@@ -77,7 +77,7 @@ class _Part:
         self._task = asyncio.ensure_future(self._follow(events))
 
     def end(self) -> None:
-        """Make no more of it: nobody looks."""
+        """Make no more of it: no page looks any more."""
         self._task.cancel()
 
     async def _follow(self, events: AsyncIterator[str]) -> None:

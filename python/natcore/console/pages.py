@@ -42,7 +42,7 @@ TOP_ROWS = 20
 SESSIONS_A_SECOND = 50_000  # that a live page may have its gateway look through
 LIVE_SECONDS = 2.0
 NEAR_SECONDS = 7200.0  # around the time asked for, that a timeline shows of a gap
-MOST_REMEMBERED = 64  # gateways whose last hour is remembered
+MOST_REMEMBERED = 64  # gateways of which the last hour is remembered
 _SAMPLES: dict[tuple[Path, int, str | None], list[Row]] = {}  # an hour of each gateway at most
 _STORES: dict[Path, Store] = {}  # what was read of a log's files, so that a second question is fast
 
