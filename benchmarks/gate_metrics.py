@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from prometheus_client.openmetrics.exposition import generate_latest
 
-import natcore.api.search
+import natcore.internal.searches
 from load import FRAME_BYTES, Load
 from natcore import Side, format_ipv4
 from natcore.control import Client, connection
@@ -126,7 +126,7 @@ def searches(load: Load, subscriber: str) -> bool:
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        replaced(natcore.api.search, "SessionSearch", search),
+        replaced(natcore.internal.searches, "SessionSearch", search),
         replaced(connection.Connection, "work", work),
         load.gateway.serve_control(Path(folder, "s")),
         Client(Path(folder, "s")) as client,

@@ -38,7 +38,6 @@ from natcore.internal.arguments import (
 from natcore.internal.change_lock import ChangeLock, after_fork
 from natcore.internal.closing import Closing
 from natcore.internal.counters import tally
-from natcore.internal.endpoints import Criteria, Endpoint, criteria
 from natcore.internal.gateway_arguments import GatewayArguments
 from natcore.internal.hardware import memory_arguments
 from natcore.internal.parts import Parts, PlaneCalls
@@ -60,10 +59,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Buffer
 
-    from natcore.api.search import MappingSearch, SessionSearch
     from natcore.control.server import ControlServer
     from natcore.deterministic import Share
     from natcore.explain import Explanation
+    from natcore.internal.endpoints import Criteria, Endpoint
     from natcore.internal.event_feeds import EventFeed, EventFeeds
     from natcore.internal.session_feed import SessionFeed
     from natcore.plane.async_plane import AsyncPlane
@@ -78,7 +77,6 @@ Asked = TypeVar("Asked", bound=AnyEntry)
 MAX_ADDRESSES = 65_536  # outside addresses of a gateway
 LOOK_ROWS = 4096  # rows that are copied while the worker waits
 EVERYTHING = (0, 0, 0), (0, 0, 0), (-1, -1, -1), -1, 0  # natcore.internal.endpoints.Criteria
-FIND_ROWS = 256  # of a search
 
 
 class Gateway(Closing):
@@ -458,6 +456,8 @@ class Gateway(Closing):
         ConfigurationError
             There is no criterion, or one is None, such as a look-up that found nothing. `end_all` ends all.
         """
+        from natcore.internal.endpoints import criteria
+
         self._check_open()
         if all(value is UNSET for value in (subscriber, remote, outside, protocol, entry)):
             raise ConfigurationError("end: give one criterion or more; end_all() ends all sessions")
@@ -979,11 +979,10 @@ class Gateway(Closing):
         ConfigurationError
             A criterion is none of these; None is such as a look-up that found nothing.
         """
-        from natcore.api.search import SessionSearch
+        from natcore.internal import searches
 
         self._settle()
-        search = SessionSearch(self._core.workers, *criteria(subscriber, remote, outside, protocol, entry))
-        return _slices(search, SESSION)
+        return searches.sessions(self._core.workers, subscriber, remote, outside, protocol, entry)
 
     def rank_sessions(
         self,
@@ -1027,6 +1026,7 @@ class Gateway(Closing):
         ConfigurationError
             As `find_sessions`; no such order, limit or cursor.
         """
+        from natcore.internal.endpoints import criteria
         from natcore.ranking import SessionRanking
 
         self._settle()
@@ -1056,6 +1056,7 @@ class Gateway(Closing):
         ConfigurationError
             subscriber is neither an address nor a prefix.
         """
+        from natcore.internal.endpoints import criteria
         from natcore.subscriber_rates import SubscriberRates
 
         self._settle()
@@ -1082,11 +1083,10 @@ class Gateway(Closing):
         numpy.ndarray
             MAPPING rows (docs/reference/arrays.md), at most 256, maybe none.
         """
-        from natcore.api.search import MappingSearch
+        from natcore.internal import searches
 
         self._settle()
-        search = MappingSearch(self._core.workers, *criteria(subscriber, UNSET, outside, protocol, entry))
-        return _slices(search, MAPPING)
+        return searches.mappings(self._core.workers, subscriber, outside, protocol, entry)
 
     def mappings(self) -> NDArray[np.void]:
         """Copy the live mappings, in slices of which each row is consistent.
@@ -1636,9 +1636,3 @@ class Gateway(Closing):
 
     def _now_ns(self, now: float | None) -> int:
         return self._core.now_ns if now is None else to_ns(now)
-
-
-def _slices(search: SessionSearch | MappingSearch, dtype: np.dtype[np.void]) -> Iterator[NDArray[np.void]]:
-    while not search.done:
-        rows = np.zeros(FIND_ROWS, dtype)
-        yield rows[: search.find(rows)]
