@@ -96,12 +96,25 @@ def test_who_answers_as_the_command_line_does_now_and_then(here: World, visitor:
     told = call("who", endpoint, "--protocol", "tcp", "--at", at, "--log", here.folder / "rows", exit_code=4)
     assert told.strip() in html.unescape(then) and '<figure class="timeline">' in then
     for wrong, said in (
-        ({"endpoint": "203.0.113.1"}, "an address, a colon and a port"),
-        ({"endpoint": endpoint, "when": "then", "at": "noon"}, "the time must be such as"),
-        ({"endpoint": endpoint, "when": "then", "at": at, "tolerance": "x"}, "the tolerance must be a number"),
+        ({"endpoint": "203.0.113.1"}, "must have a port where the gateway is asked"),
+        ({"endpoint": "203.0.113.1:x"}, "an address, a colon and a port"),
+        ({"endpoint": endpoint, "protocol": "tcp", "when": "then", "at": "noon"}, "the time must be such as"),
         (
-            {"endpoint": endpoint, "when": "then", "at": at, "folder": "/etc"},
-            "the folder must be that of a session log",
+            {"endpoint": endpoint, "protocol": "tcp", "when": "then", "at": at, "tolerance": "x"},
+            "the tolerance must be a number",
+        ),
+        (
+            {"endpoint": endpoint, "protocol": "", "when": "then", "at": at},
+            "the protocol must be given where a port is",
+        ),
+        ({"endpoint": "203.0.113.1", "when": "then", "at": at}, "unless the remote is given"),
+        (
+            {"endpoint": endpoint, "protocol": "tcp", "when": "span", "from": at, "until": "late"},
+            "the end of the span must be such as",
+        ),
+        (
+            {"endpoint": endpoint, "protocol": "tcp", "when": "then", "at": at, "log": "/etc"},
+            "the session log must be audit (parquet) of",
         ),
     ):
         assert said in text_of(visitor.get(f"/g/ngw-1/who?{urlencode(wrong)}").text)
@@ -199,9 +212,9 @@ def test_two_gateways_of_one_name_are_refused(tmp_path: object) -> None:
     [
         {"endpoint": "203.0.113.1:²"}, {"endpoint": f"203.0.113.1:{'9' * 5000}"}, {"endpoint": "²:1"},
         {"endpoint": "203.0.113.1:1", "protocol": "²"}, {"endpoint": "203.0.113.1:1", "protocol": "²", "when": "then"},
-        {"endpoint": "203.0.113.1:1", "when": "then", "at": "0001-01-01T00:00:00+23:59"},
-        {"endpoint": "203.0.113.1:1", "when": "then", "at": "9999-12-31T23:59:59-23:59"},
-        {"endpoint": "203.0.113.1:1", "when": "then", "at": "2026-11-20", "remote": "198.51.100.7:²"},
+        {"endpoint": "203.0.113.1:1", "protocol": "tcp", "when": "then", "at": "0001-01-01T00:00:00+23:59"},
+        {"endpoint": "203.0.113.1:1", "protocol": "tcp", "when": "then", "at": "9999-12-31T23:59:59-23:59"},
+        {"endpoint": "203.0.113.1:1", "protocol": "tcp", "when": "then", "at": "2026-11-20", "remote": "198.51.100.7:²"},
     ],
 )  # fmt: skip
 def test_what_is_no_question_is_a_problem_of_the_page(visitor: Visitor, query: dict[str, str]) -> None:

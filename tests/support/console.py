@@ -18,6 +18,7 @@ import numpy as np
 from natcore import Gateway, Policy, Side, SnatEntry
 from natcore.console.app import Console, Server, bind, url_of
 from natcore.console.gateways import Gateways
+from natcore.console.who import Who
 from natcore.control.client import Client
 from natcore.control.server import ControlServer
 from natcore.service.configuration_file import Settings, load
@@ -185,11 +186,13 @@ def world(folder: Path) -> Iterator[World]:
 
 
 @contextmanager
-def serving(folder: Path, *, write: bool = True, only: str = "") -> Iterator[tuple[Console, str]]:
+def serving(
+    folder: Path, *, write: bool = True, only: str = "", who: Who | None = None
+) -> Iterator[tuple[Console, str]]:
     """A console over the world's sockets in a thread, and the URL that opens it."""
     names = [str(path) for path in sorted(folder.glob(f"{only or '*'}.sock"))]
     with bind("127.0.0.1", 0) as bound:
-        console = Console(Gateways(names), write=write, cookie=f"natcore-{bound.getsockname()[1]}")
+        console = Console(Gateways(names), write=write, cookie=f"natcore-{bound.getsockname()[1]}", who=who)
         server = Server(console)
         thread = threading.Thread(target=server.run, args=([bound],))
         thread.start()
@@ -199,6 +202,23 @@ def serving(folder: Path, *, write: bool = True, only: str = "") -> Iterator[tup
         finally:
             server.should_exit = True
             thread.join(30)
+
+
+@contextmanager
+def asking(folder: Path, file: str = "", who: Who | None = None) -> Iterator[Visitor]:
+    """A console over one gateway, "ngw-1", with this in its file."""
+    path = folder / "gateway.toml"
+    path.write_text(f'{file}[plane]\ninside = "lan0"\noutside = "wan0"\n')
+    if "[gateway]" not in file:
+        path.write_text(f'[gateway]\ninstance = "ngw-1"\n{path.read_text()}')
+    settings = load(path)
+    with (
+        settings.make_gateway() as gateway,
+        ControlServer(gateway, folder / "ngw-1.sock") as server,
+        serving(folder, who=who) as (_, url),
+    ):
+        server.service = FileService(gateway, settings)
+        yield Visitor(url)
 
 
 class Visitor:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated
 
 from natcore.cli import report
 from natcore.cli.command import Json, failing, say
@@ -23,28 +19,19 @@ from natcore.internal.extras import extra
 from natcore.internal.protocols import protocol_of
 from natcore.internal.redaction import show
 from natcore.internal.validation import digits, either
+from natcore.who.places import ASKABLE, Places, ask, askable_logs, kind_of, source_at, source_of, spool_of
 
 with extra("cli"):
     import typer
 
 if TYPE_CHECKING:
-    from natcore.who.labels import Labels
     from natcore.who.query import Answer, Listing
     from natcore.who.question import Question
-    from natcore.who.source import Source
 
 EXIT_STATUS = {
     "exact": ExitCode.OK, "held-idle": ExitCode.OK, "static": ExitCode.OK, "complete": ExitCode.OK,
     "ambiguous": exit_codes.Answer.AMBIGUOUS, "incomplete": exit_codes.Answer.GAP, "gap": exit_codes.Answer.GAP,
     "unused": exit_codes.Answer.UNUSED,
-}  # fmt: skip
-
-_ASKABLE = ("parquet", "clickhouse", "sls")  # sinks, the one that is asked first where a file has several
-_CONNECTION = {  # of a sink's arguments those that its source has too
-    "clickhouse": ("url", "table", "database", "user", "password"),
-    "sls": (
-        "endpoint", "project", "logstore", "region", "access_key_id", "access_key_secret", "security_token", "credentials",
-    ),
 }  # fmt: skip
 
 Protocol = Annotated[str | None, typer.Option(help="tcp, udp, icmp (the port is its identifier), or a number.")]
@@ -201,72 +188,23 @@ def talked(
     _show(answer, as_json, timeline)
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where the rows are, and labels of inside addresses."""
-
-    source: Source | None
-    spool: Path | None
-    labels: Labels | None
-
-
 def _places(log: str | None, spool: Path | None, config: Path | None, labels: str | None) -> Places:
     from natcore.who.labels import labels_at
 
-    source = None if log is None else _source_at(log)
+    source = None if log is None else source_at(log)
     if config is not None:
         from natcore.service.configuration_file import load
 
-        logs = load(config).logs
-        kept = sorted(
-            (each for each in logs if _is_askable(getattr(each.sink, "delivery_type", ""), each.arguments)),
-            key=lambda each: _ASKABLE.index(each.sink.delivery_type),  # type: ignore[attr-defined]
-        )
+        kept = askable_logs(load(config).logs)
         if source is None and kept:
-            source = _source_of(kept[0].sink.delivery_type, kept[0].arguments)  # type: ignore[attr-defined]
-            spools = [each.options["spool"] for each in kept if "spool" in each.options]
-            spool = spool or next((Path(folder) for folder in spools if Path(folder).is_dir()), None)
+            source = source_of(kind_of(kept[0]), kept[0].arguments)
+            spool = spool or next((folder for folder in map(spool_of, kept) if folder is not None), None)
     if source is None and spool is None:
         found = "no --log, --spool or --config"
         if config:
-            found = f"{config} has no [[log]] with sink = {either(map(repr, _ASKABLE))}"
+            found = f"{config} has no [[log]] with sink = {either(map(repr, ASKABLE))}"
         raise ConfigurationError(f"where the log is: {found}; give one of them")
     return Places(source, spool, None if labels is None else labels_at(labels))
-
-
-def _source_of(kind: str, arguments: Mapping[str, Any]) -> Source:
-    """Return the source of what a sink with these arguments writes."""
-    if kind == "parquet":
-        from natcore.who.store import Store
-
-        return Store(arguments["folder"])
-    named = {name: arguments[name] for name in _CONNECTION[kind] if name in arguments}
-    if kind == "sls":
-        from natcore.who.sls import SlsSource
-
-        return SlsSource(**named)
-    from natcore.who.clickhouse import ClickHouseSource
-
-    return ClickHouseSource(**named)
-
-
-def _is_askable(kind: str, arguments: Mapping[str, Any]) -> bool:
-    """Return whether a sink writes rows about the log itself: an SlsSink with rows = "all" alone."""
-    return kind in _ASKABLE and (kind != "sls" or arguments.get("rows") == "all")
-
-
-def _source_at(text: str) -> Source:
-    url = urlsplit(text)
-    if url.scheme not in ("http", "https"):
-        return _source_of("parquet", {"folder": text})
-    names = url.path.strip("/").split("/")
-    if len(names) != 2 or "@" in url.netloc or url.query:
-        raise ConfigurationError(f"--log must be a folder, or http://HOST:PORT/DATABASE/TABLE, got {show(text)}")
-    login = {
-        "user": os.environ.get("NATCORE_CLICKHOUSE_USER"), "password": os.environ.get("NATCORE_CLICKHOUSE_PASSWORD"),
-    }  # fmt: skip
-    where = {"url": f"{url.scheme}://{url.netloc}", "database": names[0], "table": names[1]}
-    return _source_of("clickhouse", {**where, **login})
 
 
 Span = tuple[datetime, datetime | None]
@@ -315,33 +253,17 @@ def _question(
 
 
 def _ask(question: Question, places: Places, evidence: Path | None, record: Path | None) -> Answer | Listing:
-    found, (answer,) = _answers([("1", question)], places, record)
+    found, (answer,) = ask([("1", question)], places, record)
     if evidence is not None:
         found.write(evidence)
     return answer
-
-
-def _answers(
-    questions: Sequence[tuple[str, Question]], places: Places, record: Path | None
-) -> tuple[Any, tuple[Answer | Listing, ...]]:
-    """Return evidence and answers; what is asked is recorded before anybody sees them."""
-    from natcore.who.evidence import ask_all
-    from natcore.who.question_log import QuestionLog
-
-    evidence, answers = ask_all(questions, places.source, spool=places.spool, labels=places.labels)
-    if record is not None:
-        QuestionLog(record).add(
-            {"question": told["question"], "status": answer.status, "subscribers": answer.subscribers}
-            for told, answer in zip(evidence.answers, answers, strict=True)
-        )
-    return evidence, answers
 
 
 def _ask_many(file: Path, places: Places, tolerance: float, target: Path, record: Path | None, as_json: bool) -> int:
     """Answer the questions of a file into an evidence file; -> the exit status."""
     from natcore.who.question_file import read_questions
 
-    evidence, answers = _answers(read_questions(file, tolerance), places, record)
+    evidence, answers = ask(read_questions(file, tolerance), places, record)
     evidence.write(target)
     counts = dict(sorted(Counter(answer.status for answer in answers).items()))
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import Annotated
 
 from natcore.cli.command import Json, failing, say
@@ -27,6 +28,25 @@ def console(
     write: Annotated[
         bool, typer.Option("--write", help="Let session logs be enabled and stopped from the page.")
     ] = False,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER|URL",
+            help="A log that the page who can ask, as natcore who does; may be given again. Besides, it can ask the logs of "
+            "the gateway's file, where this user may read it, and those to Parquet files that run.",
+        ),
+    ] = None,
+    spool: Annotated[
+        Path | None, typer.Option(help="The folder where rows of --log wait for their destination.")
+    ] = None,
+    question_log: Annotated[
+        Path | None,
+        typer.Option(
+            "--question-log",
+            envvar="NATCORE_QUESTION_LOG",
+            help="Add who asks a log what to this file before the answer is given.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Serve a page with this machine's gateways: traffic, session logs, sessions, ports, who had an address.
@@ -38,12 +58,14 @@ def console(
         from natcore.console.app import Console, Server, bind, url_of
         from natcore.console.app import listen as parse
         from natcore.console.gateways import Gateways
+        from natcore.console.who import Who
 
         host, port = parse(listen)
         with bind(host, port) as bound:
             here = Console(
-                Gateways(instance or ()), write=write, hosts=[host], cookie=f"natcore-{bound.getsockname()[1]}"
-            )
+                Gateways(instance or ()), write=write, hosts=[host], cookie=f"natcore-{bound.getsockname()[1]}",
+                who=Who(log or (), spool, question_log),
+            )  # fmt: skip
             if not _is_loopback(bound.getsockname()[0]):
                 say("warning: others can reach this address, and read along without TLS; ssh -L is safer", err=True)
             url = url_of(bound, here.access.token)

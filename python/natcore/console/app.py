@@ -15,6 +15,7 @@ from natcore.console.access import MOST_BODY_BYTES, Access
 from natcore.console.connection import Connection
 from natcore.console.gateways import Gateways
 from natcore.console.live import Streams
+from natcore.console.who import Who
 from natcore.console.words import FILTERS
 from natcore.control.client import Client
 from natcore.errors import ConfigurationError, ControlError
@@ -56,6 +57,8 @@ class Console:
         Names that it is asked by, besides addresses and localhost.
     cookie
         The name of its cookie.
+    who
+        What answers the page who; None: it asks the logs that the gateways name.
     """
 
     def __init__(
@@ -66,8 +69,10 @@ class Console:
         token: str | None = None,
         hosts: Sequence[str] = (),
         cookie: str = "natcore",
+        who: Who | None = None,
     ) -> None:
         self._gateways, self._write = gateways, write
+        self._pages = pages.PAGES | {"who": (pages.PAGES["who"][0], (who or Who()).view)}
         self._streams = Streams()
         self._templates = Environment(
             loader=PackageLoader("natcore.console"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -114,7 +119,7 @@ class Console:
 
     def _page(self, request: Request) -> Response:
         gateway, page = self._named(request)
-        title, look = pages.PAGES[page]
+        title, look = self._pages[page]
         with self._gateways.asking(gateway) as client:
             view = look(client, request.query_params)
         live = f"/g/{quote(gateway, safe='')}/live/{page}"
@@ -127,7 +132,7 @@ class Console:
 
     async def _live(self, request: Request) -> Response:
         gateway, page = self._named(request)
-        _, look = pages.PAGES[page]
+        _, look = self._pages[page]
         if page not in pages.LIVE:
             raise HTTPException(404)
 

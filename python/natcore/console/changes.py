@@ -22,9 +22,13 @@ def enable_form(client: Client, given: Mapping[str, str]) -> dict[str, Any]:
     client.ask("status")
     status = client.summary
     logs = [log for log in client.ask("logs") if log["status"] == "Disabled"]
+    missing, new = client.summary.get("missing", ""), client.summary.get("new")
+    logs += [] if new is None else [{**new, "destination": {**new["destination"], "project": "", "logstore": ""}}]
     chosen = next((log for log in logs if log["name"] == given.get("name")), logs[0] if logs else None)
-    found: dict[str, Any] = {"status": status, "logs": logs, "chosen": chosen, "given": dict(given), "projects": None,
-                             "logstores": None, "unlisted": "", "problem": ""}  # fmt: skip
+    found: dict[str, Any] = {
+        "status": status, "logs": logs, "chosen": chosen, "given": dict(given), "projects": None, "logstores": None,
+        "unlisted": "", "problem": "", "missing": missing, "is_new": new is not None,
+    }  # fmt: skip
     if chosen is None or chosen["type"] != "sls":
         return found
     configured = chosen["destination"]
@@ -32,6 +36,8 @@ def enable_form(client: Client, given: Mapping[str, str]) -> dict[str, Any]:
     found["given"] |= {"project": project, "logstore": given.get("logstore") or configured.get("logstore", "")}
     try:
         found["projects"] = [row["project"] for row in client.ask("log-destinations", name=chosen["name"])]
+        if not project and found["projects"]:
+            project = found["given"]["project"] = found["projects"][0]
         found["logstores"] = logstores(client, chosen["name"], project) if project in found["projects"] else []
     except ControlError as error:
         found["unlisted"] = str(error)  # they are typed then

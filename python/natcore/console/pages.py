@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from natcore.cli.words import answer_lines, explanation_text, owner_lines
+from natcore.cli.words import explanation_text
 from natcore.console import words
-from natcore.console.charts import Chart, Timeline, chart, timeline
+from natcore.console.charts import Chart, chart
+from natcore.console.who import Who
 from natcore.control.client import Client
 from natcore.control.protocol import Row
-from natcore.errors import ControlError, Error
-from natcore.internal.protocols import protocol_of
-from natcore.internal.redaction import show
-from natcore.internal.validation import digits
+from natcore.errors import ControlError
 
 if TYPE_CHECKING:
     from natcore.console.gateways import Gateways
-    from natcore.who.query import Answer
-    from natcore.who.store import Store
 
 Query = Mapping[str, str]
 View = dict[str, Any]
@@ -41,10 +36,8 @@ TOP_SORTS = {"bits": "Traffic", "packets": "Packets", "sessions": "Sessions", "p
 TOP_ROWS = 20
 SESSIONS_A_SECOND = 50_000  # that a live page may have its gateway look through
 LIVE_SECONDS = 2.0
-NEAR_SECONDS = 7200.0  # around the time asked for, that a timeline shows of a gap
 MOST_REMEMBERED = 64  # gateways of which the last hour is remembered
 _SAMPLES: dict[tuple[Path, int, str | None], list[Row]] = {}  # an hour of each gateway at most
-_STORES: dict[Path, Store] = {}  # what was read of a log's files, so that a second question is fast
 
 
 def status_of(client: Client) -> Row:
@@ -128,7 +121,11 @@ def _traffic_charts(samples: Sequence[Row]) -> list[Chart]:
 
 def session_log(client: Client, query: Query) -> View:
     """Return the session logs, as the cloud's tab shows them, and their accounts of rows."""
-    return {"status": status_of(client), "logs": [_with_account(log) for log in client.ask("logs")]}
+    status, logs = status_of(client), client.ask("logs")
+    return {
+        "status": status, "logs": [_with_account(log) for log in logs], "missing": client.summary.get("missing", ""),
+        "can_begin": "new" in client.summary,
+    }  # fmt: skip
 
 
 def _with_account(log: Row) -> View:
@@ -227,100 +224,6 @@ def top_interval(status: Row) -> float:
     return float(max(LIVE_SECONDS, status["sessions"] / SESSIONS_A_SECOND))
 
 
-# ---- who ------------------------------------------------------------------------------------------------------------
-
-
-def who(client: Client, query: Query) -> View:
-    """Return who has, or had, an outside endpoint."""
-    folders = [
-        str(log["destination"]["folder"]) for log in client.ask("logs")
-        if log.get("type") == "parquet" and log.get("destination", {}).get("folder")
-    ]  # fmt: skip
-    found: View = {
-        "query": query, "folders": folders, "lines": [], "state": "", "problem": "", "timeline": None,
-        "status": status_of(client),
-    }  # fmt: skip
-    if not query.get("endpoint", "").strip():
-        return found
-    try:
-        address, port = _endpoint(query["endpoint"].strip())
-        if query.get("when", "now") == "now":
-            return found | _who_now(client, address, port, query)
-        return found | _who_then(address, port, query, folders)
-    except (Error, OSError) as error:
-        return found | {"problem": str(error)}
-
-
-def _endpoint(text: str) -> tuple[str, int]:
-    address, _, port = text.partition(":")
-    number = digits(port)
-    if number is None:
-        raise ControlError(f"the outside endpoint must be an address, a colon and a port, got {show(text)}")
-    return address, number
-
-
-def _who_now(client: Client, address: str, port: int, query: Query) -> View:
-    rows = client.ask(
-        "who", address=address, port=port, protocol=query.get("protocol") or None,
-        remote=query.get("remote", "").strip() or None,
-    )  # fmt: skip
-    return {"lines": list(owner_lines(rows, client.summary)), "state": client.summary["status"]}
-
-
-def _who_then(address: str, port: int, query: Query, folders: Sequence[str]) -> View:
-    from natcore.who.query import who as ask
-    from natcore.who.store import Store
-
-    if not folders:
-        raise ControlError("the gateway has no session log to Parquet files: who had it then cannot be asked here")
-    folder = Path(query.get("folder") or folders[0])
-    if str(folder) not in folders:
-        raise ControlError(f"the folder must be that of a session log of this gateway, got {show(str(folder))}")
-    remote: Any = query.get("remote", "").strip() or None
-    if remote is not None and ":" in remote:
-        remote = _endpoint(remote)
-    protocol = query.get("protocol") or "tcp"
-    answer = ask(
-        _STORES.setdefault(folder, Store(folder)), address, port,
-        protocol=protocol_of(protocol), at=_moment(query.get("at", "")), remote=remote,
-        tolerance=_seconds(query.get("tolerance", "2")),
-    )  # fmt: skip
-    return {"lines": list(answer_lines(answer)), "state": answer.status, "timeline": _timeline(answer)}
-
-
-def _moment(text: str) -> datetime:
-    """Return a time of the form; one without a zone is in UTC, as its label says."""
-    try:
-        at = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise ControlError(f"the time must be such as 2026-11-20T12:03:17Z, got {show(text)}") from None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ControlError(f"the tolerance must be a number of seconds, got {show(text)}") from None
-
-
-def _timeline(answer: Answer) -> Timeline:
-    """Return the sessions and gaps around the time that was asked for."""
-    at = answer.at.timestamp()
-    lanes: list[tuple[str, str, list[tuple[str, float, float | None]]]] = []
-    for match in answer.matches:
-        spans: list[tuple[str, float, float | None]] = [
-            ("held", match.start.timestamp(), match.end.timestamp() if match.end else None)
-        ]
-        if match.window:
-            spans.append(("window", match.window[0].timestamp(), match.window[1].timestamp()))
-        lanes.append((f"{match.pri_ip}:{match.pri_port}", f"session {match.session}", spans))
-    for start, end, reason in answer.gaps:  # one may have begun in 1970
-        until = None if end is None else min(end.timestamp(), at + NEAR_SECONDS)
-        lanes.append(("not known", reason, [("gap", max(start.timestamp(), at - NEAR_SECONDS), until)]))
-    return timeline((at - answer.tolerance, at + answer.tolerance), lanes)
-
-
 # ---- explain, entries -----------------------------------------------------------------------------------------------
 
 
@@ -367,7 +270,7 @@ PAGES: dict[str, tuple[str, Callable[[Client, Query], View]]] = {  # by path: th
     "sessions": ("Sessions", sessions),
     "ports": ("Ports", ports),
     "top": ("Top", top),
-    "who": ("Who", who),
+    "who": ("Who", Who().view),
     "explain": ("Explain", explain),
     "entries": ("Entries", entries),
 }

@@ -351,6 +351,15 @@ def _logs(problems: Problems, tables: list[dict[str, Any]]) -> tuple[LogSettings
     return tuple(logs)
 
 
+def new_log(source: Path, raw: dict[str, Any]) -> LogSettings:
+    """Return a session log that a file could have: its [[log]], with secrets of the environment. Raises SettingsError."""
+    problems = Problems(source)
+    log = _log(problems, "log", raw)
+    problems.raise_any()
+    assert log is not None
+    return log
+
+
 def _log(problems: Problems, key: str, raw: dict[str, Any]) -> LogSettings | None:
     arguments = dict(raw)
     kind = arguments.pop("sink", None)

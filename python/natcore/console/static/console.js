@@ -102,9 +102,11 @@ for (const what of ["project", "logstore"]) {
     });
   }
 }
-document.getElementById("at")?.addEventListener("input", () => {
-  document.getElementById("then").checked = true;
-});
+for (const [field, when] of [["at", "then"], ["from", "span"], ["until", "span"]]) {
+  document.getElementById(field)?.addEventListener("input", () => {
+    document.getElementById(when).checked = true;
+  });
+}
 
 // Another session log has another form; another project other Logstores.
 document.querySelector("select[data-reload]")?.addEventListener("change", (event) => {

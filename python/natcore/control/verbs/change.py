@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from natcore.service.configuration_file import LogSettings
 
 STOP_SECONDS = 10.0
+NEW_LOG = "nat"  # the name of a session log that the file does not have, unless another is given
 
 
 @verb("end", changes=True)
@@ -51,14 +53,51 @@ def end(
 
 @verb("logs")
 def logs(context: Context) -> Answer:
-    """List the session logs: those that run, and those of the file that do not."""
+    """List the session logs: those that run, and those of the file that do not.
+
+    Where the file has none: `new` is one to Simple Log Service that can be started all the same, and `missing` says what is
+    missing for it.
+    """
     running = {log.name: log for log in context.gateway.logs}
     for log in running.values():
         yield log_fields(log)
     for name, settings in _configured(context).items():
         if name not in running:
             yield {"name": name, "status": "Disabled", **_destination(settings)}
-    return {}
+    if context.service is None or context.service.settings.logs or running:
+        return {}
+    try:
+        return {"new": {"name": NEW_LOG, "status": "Disabled", **_destination(_new(context, NEW_LOG))}}
+    except Error as error:
+        return {"missing": str(error)}
+
+
+def _new(context: Context, name: str, project: str = "", logstore: str = "") -> LogSettings:
+    """Return a session log to Simple Log Service that the file does not have, where it has none at all: at the endpoint of
+    the gateway's region, with the key of the environment. Who asks does not say where to: rows and key go to the region's
+    service, or where the environment says. Raises Error."""
+    from natcore.service.configuration_file import new_log
+
+    source, region = context.service.settings.source, context.gateway.region
+    missing = [
+        variable for variable in ("NATCORE_ACCESS_KEY_ID", "NATCORE_ACCESS_KEY_SECRET") if variable not in os.environ
+    ]
+    if missing:
+        raise ControlError(
+            f"{source} has no [[log]], and {' and '.join(missing)} are not in the environment of `natcore run`: give one or the"
+            " other",
+            ExitCode.USAGE,
+        )
+    endpoint = os.environ.get("NATCORE_SLS_ENDPOINT") or (f"https://{region}.log.aliyuncs.com" if region else None)
+    if endpoint is None:
+        raise ControlError(
+            f"{source} has no [[log]], and [gateway] has no region, nor the environment NATCORE_SLS_ENDPOINT: it does not say"
+            " where Simple Log Service is",
+            ExitCode.USAGE,
+        )
+    # names that are still to be given: only the account's projects are listed until then
+    raw = {"sink": "sls", "name": name, "endpoint": endpoint, "project": project or "-", "logstore": logstore or "-"}
+    return new_log(source, {**raw, "region": region} if region else raw)
 
 
 def _destination(settings: LogSettings) -> dict[str, Any]:
@@ -107,12 +146,17 @@ def log_start(
 ) -> dict[str, Any]:
     """Start a session log of the file that does not run.
 
-    project, logstore, create: of a log to Simple Log Service, instead of the file's, until the gateway is started again.
+    project, logstore, create: of a log to Simple Log Service, instead of the file's, until the gateway is started again. Where
+    the file has no log one of any name is started so, in the gateway's region, with the key of the environment.
     """
     service = context.require_service()
     if any(log.name == name for log in context.gateway.logs):
         raise ControlError(f"session log {show(name)} runs already", ExitCode.USAGE)
     settings = _of_file(context, name)
+    if not service.settings.logs and (project is None or logstore is None):
+        raise ControlError(
+            f"project and logstore must be given: {service.settings.source} has no [[log]]", ExitCode.USAGE
+        )
     instead = {"project": project, "logstore": logstore, "create": create}
     given = {argument: value for argument, value in instead.items() if value is not None}
     if given and settings.raw["sink"] != "sls":
@@ -141,6 +185,8 @@ def _running(context: Context, name: str) -> Any:
 def _of_file(context: Context, name: str) -> LogSettings:
     service = context.require_service()
     settings = _configured(context).get(name)
+    if settings is None and not service.settings.logs:
+        return _new(context, name)
     if settings is None:
         raise ControlError(f"name must be a session log of {service.settings.source}, got {show(name)}", ExitCode.USAGE)
     return settings
