@@ -146,6 +146,43 @@ def test_a_compacted_file_that_was_changed_is_a_gap(folder: Path) -> None:
     assert "retention did not remove it" in str(verify(folder).findings)
 
 
+def flipped(one: Path, other: Path) -> None:
+    data = bytearray(one.read_bytes())
+    data[50] ^= 1
+    one.write_bytes(data)
+
+
+def cut(one: Path, other: Path) -> None:
+    one.write_bytes(one.read_bytes()[:300])
+
+
+def exchanged(one: Path, other: Path) -> None:
+    data = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(data)
+
+
+def gone(one: Path, other: Path) -> None:
+    one.unlink()
+
+
+@pytest.mark.parametrize("is_open", [True, False], ids=["before", "after"])  # before or after the damage
+@pytest.mark.parametrize("damage", [flipped, cut, exchanged, gone])
+def test_compaction_hides_no_damage(folder: Path, damage: Callable[[Path, Path], None], is_open: bool) -> None:
+    """What was not as it was written is missing afterwards too: with the hash of the new file it would be believed."""
+    files = Folder(folder, None, None) if is_open else None
+    _, second, third, *_ = sorted(folder.glob("*.parquet"))
+    damage(second, third)
+    before, found = answers(folder), {finding.file for finding in verify(folder).findings}
+    assert found & {second.name, third.name}
+    files = files or Folder(folder, None, None)
+    while files.compact(LATE) is not None:
+        pass
+    assert compaction_lines(folder) and answers(folder) == before
+    assert {finding.file for finding in verify(folder).findings} & {second.name, third.name}
+    assert not any(second.name in line.replaces for line, _ in compaction_lines(folder))
+
+
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_manifest_that_was_cut_or_changed_is_found(folder: Path, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_parquet_compaction, "MOST_ROWS", 20)

@@ -93,7 +93,7 @@ class Compaction:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A file of the folder. sha256: empty until it is needed."""
+    """A file of the folder. sha256: as it was written; empty: no other file tells."""
 
     path: Path
     footer: Footer
@@ -227,14 +227,16 @@ class Folder:
         named |= {kept.path.name for _, kept in ours if kept.footer.order}  # the tip is never compacted
         # The tip, which no other file names, is the last.
         ours.sort(key=lambda item: (item[1].path.name not in named, item[0], item[1].path.name))
-        self._files = [kept for _, kept in ours]
+        seal = read_seal(path)
+        written = _written([kept.footer for _, kept in ours], [line for line, _ in compacted], seal)
+        self._files = [replace(kept, sha256=written.get(kept.path.name, "")) for _, kept in ours]
+        self._changed: set[str] = set()
         self._held: dict[str, int] = {}
         self._facts: dict[tuple[str, str], InForce] = {}
         for kept in self._files:
             if kept.footer.ranges:  # a gap row's number says nothing of the rows before it
                 self._held[kept.footer.run] = max(kept.footer.ranges[-1][1], self._held.get(kept.footer.run, -1))
             self._note_facts(kept.footer)
-        seal = read_seal(path)
         last = self._files[-1] if self._files else None
         # The newest by its seal is what the next file continues, though it was changed or removed meanwhile.
         self._tip = ("", "") if seal is None else (seal.file, seal.sha256)
@@ -243,6 +245,7 @@ class Folder:
             seal is None or last.footer.previous == seal.file or sealed in last.footer.replaces
         ):  # the process died before it sealed
             self._tip = last.path.name, sha256_of(last.path)
+            self._files[-1] = replace(last, sha256=self._tip[1])
             self._seal()
         elif seal is not None and (
             (told and told[-1][0].before == seal.removals)  # likewise, after it removed a file, or compacted some
@@ -295,12 +298,20 @@ class Folder:
     def compact(self, now: float, busy: Collection[str] = ()) -> Kept | None:
         """Put the files of one closed hour in a run's life into one file of sorted rows; None: there are none to put together.
 
-        now: Unix seconds. busy: names of files that are still to be put together otherwise.
+        now: Unix seconds. busy: names of files that are still to be put together otherwise. A file that is not as it was
+        written stays what it is, and its rows are missing: with a hash of its own they would be believed.
         """
-        parts = chosen_parts([kept for kept in self._files[:-1] if kept.path.name not in busy], now)
-        if not parts:
-            return None
-        parts = [replace(part, sha256=part.sha256 or sha256_of(part.path)) for part in parts]
+        while True:
+            names = {*busy, *self._changed}
+            parts = chosen_parts([kept for kept in self._files[:-1] if kept.path.name not in names], now)
+            if not parts:
+                return None
+            changed = [part for part in parts if not _is_as_written(part)]
+            if not changed:
+                break
+            for part in changed:
+                _log.error("%s: it is not as it was written, and stays out of compaction", part.path)
+                self._changed.add(part.path.name)
         footer = joined_footer([part.footer for part in parts])
         footer = replace(
             footer, replaces=tuple((part.path.name, part.sha256) for part in parts), order=ORDER,
@@ -392,6 +403,25 @@ class Folder:
             extra={"removal": removal},
         )  # fmt: skip
         return removal
+
+
+def _written(footers: Sequence[Footer], compactions: Sequence[Compaction], seal: Seal | None) -> dict[str, str]:
+    """Return the SHA-256 by name that files had when they were written, as the next file, the manifest or the seal tells."""
+    found: dict[str, str] = {}
+    for footer in footers:
+        found.update(footer.earlier)
+    found.update((footer.previous, footer.previous_sha256) for footer in footers if footer.previous)
+    found.update((line.file, line.sha256) for line in compactions)
+    if seal is not None:
+        found[seal.file] = seal.sha256
+    return found
+
+
+def _is_as_written(kept: Kept) -> bool:
+    try:
+        return sha256_of(kept.path) == kept.sha256
+    except (FileNotFoundError, UntrustedFileError):
+        return False
 
 
 def _append(path: Path, line: bytes) -> None:
