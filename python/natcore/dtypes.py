@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum, IntFlag
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
@@ -198,6 +198,30 @@ def format_ipv4(address: SupportsIndex) -> str:
     '203.0.113.1'
     """
     return str(parse_ipv4(address, "address"))
+
+
+def to_arrow(rows: NDArray[np.void]) -> Any:
+    """Give rows as an Arrow table, which pandas, polars and DuckDB read.
+
+    Parameters
+    ----------
+    rows
+        RECORD, SESSION, MAPPING, PORTS, BLOCKS or FLOW (n,): `Gateway.sessions()`, `take_records()` and others.
+
+    Returns
+    -------
+    pyarrow.Table
+        A column for each field: addresses as dotted text in dictionaries, times since 1970 (`*_time`) as timestamps in
+        UTC, the rest as its numbers. An `eip` or `window_time` of 0, which says that there is none, is null.
+
+    Raises
+    ------
+    MissingExtraError
+        pyarrow is not installed: `natcore[parquet]`.
+    """
+    from natcore.internal.arrow import table
+
+    return table(rows)
 
 
 # Rows of Gateway.sessions(), mappings() and ports(): addresses and ports in host order, times in ns of the

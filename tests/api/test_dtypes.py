@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 
-from natcore import BLOCKS, MAPPING, PORTS, RECORD, SESSION, format_ipv4
-from natcore.dtypes import FIELDS, GAP_DIED, GAP_RING, gap_row
+from natcore import BLOCKS, FLOW, MAPPING, PORTS, RECORD, SESSION, Gateway, Side, SnatEntry, format_ipv4
+from natcore.dtypes import FIELDS, GAP_DIED, GAP_RING, gap_row, to_arrow
 from natcore.sinks import Batch
 from natcore.testhooks import wrappers
+from natcore.testing import craft
 
 PINNED = {
     "protocol": ("u1", 86),
@@ -86,3 +89,36 @@ def test_a_gap_row_says_when_how_many_and_why():
     assert (row["session"], row["flags"], row["run"]) == (12, 2, "run1")
     assert {row[name] for name in ("pri_port", "pub_port", "nat_port", "protocol", "pkts_from_vpc")} == {0}
     assert gap_row(9, 5, 0, 0, GAP_DIED)["end_time"] == 9  # never negative
+
+
+def test_tables_in_arrow_have_dotted_addresses_and_times() -> None:
+    pytest.importorskip("pyarrow", reason="the extra natcore[parquet] is not installed")
+    with Gateway(seed=1, epoch=1_700_000_000.0) as gateway:
+        gateway.add(SnatEntry("10.0.0.0/8", pool="203.0.113.1"))
+        frame = craft.ether(craft.udp(("10.0.0.5", 5000), ("198.51.100.7", 53)))
+        gateway.translate_one(frame, Side.INSIDE, now=1.5)
+        (session,) = to_arrow(gateway.sessions()).to_pylist()
+        (mapping,) = to_arrow(gateway.mappings()).to_pylist()
+        assert {row["eip"] for row in to_arrow(gateway.ports()).to_pylist()} == {"203.0.113.1"}
+        rows = gateway.take_records(events=True)
+    ends = (
+        session["inside_ip"],
+        session["remote_ip"],
+        session["outside_ip"],
+        session["inside_port"],
+        session["remote_port"],
+    )
+    assert ends == ("10.0.0.5", "198.51.100.7", "203.0.113.1", 5000, 53)
+    assert session["start_time"] == datetime.fromtimestamp(1_700_000_001.5, UTC) and session["packets_out"] == 1
+    assert (mapping["inside_ip"], mapping["outside_port"]) == ("10.0.0.5", session["outside_port"])
+    rows["eip"] = 0
+    assert [(row["pri_ip"], row["pub_ip"], row["eip"]) for row in to_arrow(rows).to_pylist()] == [
+        ("10.0.0.5", "198.51.100.7", None)
+    ]
+
+
+@pytest.mark.parametrize("dtype", [RECORD, SESSION, MAPPING, PORTS, BLOCKS, FLOW])
+def test_every_table_has_an_arrow_form_with_all_its_fields(dtype: np.dtype) -> None:
+    pytest.importorskip("pyarrow", reason="the extra natcore[parquet] is not installed")
+    table = to_arrow(np.zeros(2, dtype))
+    assert table.column_names == list(dtype.names or ()) and table.num_rows == 2

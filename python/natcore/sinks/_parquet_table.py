@@ -5,35 +5,32 @@ from __future__ import annotations
 from typing import Any, BinaryIO
 
 from natcore.dtypes import FIELDS, RECORD
+from natcore.internal import arrow
 from natcore.internal.extras import extra
 from natcore.sinks.base import ADDRESSES, KINDS, TIMES, Batch, Records
 
 with extra("parquet"):
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
-
-_TEXT = pa.dictionary(pa.int32(), pa.string())
-_OCTETS = pa.array([str(octet) for octet in range(256)])
 
 
 def _schema() -> Any:
     """Return the schema: instance, vpc_id, the record's fields in order (addresses as text, times in UTC), run."""
-    fields = [("instance", _TEXT), ("vpc_id", _TEXT)]
+    fields = [("instance", arrow.TEXT), ("vpc_id", arrow.TEXT)]
     for name in FIELDS:
         if name in ADDRESSES or name == "kind":
-            fields.append((name, _TEXT))
+            fields.append((name, arrow.TEXT))
         elif name in TIMES:
-            fields.append((name, pa.timestamp("us", tz="UTC")))
+            fields.append((name, arrow.TIME))
         else:
             fields.append((name, pa.from_numpy_dtype(RECORD[name])))
-    return pa.schema([*fields, ("run", _TEXT)])
+    return pa.schema([*fields, ("run", arrow.TEXT)])
 
 
 SCHEMA = _schema()
 
 # Columns with repeating values; and 64-bit numbers, which differ little: half the bytes and the time of plain ones.
-_DICTIONARIES = [field.name for field in SCHEMA if field.type == _TEXT] + ["protocol", "pub_port", "flags"]
+_DICTIONARIES = [field.name for field in SCHEMA if field.type == arrow.TEXT] + ["protocol", "pub_port", "flags"]
 _DELTAS = {field.name: "DELTA_BINARY_PACKED" for field in SCHEMA if field.type.bit_width == 64}
 
 # The columns by which files and row groups are found; statistics of the texts would cost more than they save.
@@ -57,24 +54,10 @@ def to_table(batch: Batch) -> Any:
 
 
 def _arrow_column(records: Records, name: str) -> Any:
-    values = pa.array(records[name])
-    if name in TIMES:
-        return values.cast(pa.timestamp("us", tz="UTC"))
-    if name in ADDRESSES:
-        if name == "eip":
-            values = pc.if_else(pc.equal(values, 0), None, values)
-        encoded = values.dictionary_encode()
-        return pa.DictionaryArray.from_arrays(encoded.indices, _dotted(encoded.dictionary))
     if name == "kind":
         words = pa.array([KINDS[kind] for kind in sorted(KINDS)])
-        return pa.DictionaryArray.from_arrays(values.cast(pa.int32()), words)
-    return values
-
-
-def _dotted(addresses: Any) -> Any:
-    """Return uint32 addresses in host order as dotted quads."""
-    octets = [_OCTETS.take(pc.bit_wise_and(pc.shift_right(addresses, shift), 255)) for shift in (24, 16, 8, 0)]
-    return pc.binary_join_element_wise(*octets, ".")
+        return pa.DictionaryArray.from_arrays(pa.array(records[name]).cast(pa.int32()), words)
+    return arrow.column(records[name], name, is_address=name in ADDRESSES, is_time=name in TIMES)
 
 
 def _repeat(value: str, count: int) -> Any:
