@@ -21,11 +21,12 @@ from natcore.internal.parts import parts_of
 from natcore.plane.host_ports import ALL, ports_in
 from natcore.testhooks.planted_faults import allocations_since, broken, crowd, target_of, thin, undeliver
 from natcore.testing import configurations, traffic
+from natcore.testing.checker import event_rows, expected_events, record, same_by_session, to_ns
 from natcore.testing.configurations import Configuration
 from natcore.testing.oracle.admission import NAMES
 from natcore.testing.oracle.entries import PORTED
 from natcore.testing.oracle.packets import TCP, UDP, Endpoint
-from natcore.testing.oracle.sessions import MS, Row, Session
+from natcore.testing.oracle.sessions import MS, Session
 from natcore.testing.oracle.tables import ROUND, SECOND, Choices
 from support.multi_worker import COUNTS
 
@@ -294,18 +295,9 @@ class Pair:
         same("bytes", carried, {side: self.carried[side] for side in Side})
         same("counters", {name: value for name, value in counters.items() if value}, self.model.counters())
         self._same_totals()
-        events = sorted(
-            (e.reason, int(e.subscriber or e.outside or 0), to_ns(e.time), e.limit, int(e.destination or 0), e.port,
-             e.protocol, e.count)
-            for e in self.gateway.take_events()
-        )  # fmt: skip
-        expected = sorted(
-            (reason, address, to_ns(e.time / 1e9), e.limit, *e.destination, e.protocol, e.count)
-            for (reason, address, _), e in self.model.events.items()
-        )
+        events, expected = event_rows(self.gateway.take_events()), expected_events(self.model)
         same("events", events, expected)
         self.histogram.update(f"event {event[0]}: {event[3]}" for event in events)
-        self.model.events.clear()
         self._same_tables()
         same("invariants", broken(self.worker), None)
 
@@ -316,10 +308,10 @@ class Pair:
         self.rows.append(rows)
         assert rows["number"].tolist() == list(range(self.taken, self.taken + len(rows)))
         self.taken += len(rows)
-        expected = [self._record(row) for row in self.model.rows]
+        expected = [record(row, EPOCH) for row in self.model.rows]
         self.model.rows.clear()
         got = [{name: int(row[name]) for name in RECORD.names or () if name != "number"} for row in rows]
-        same("rows", by_session(got), by_session(expected))
+        same_by_session(got, expected)
         several = self.gateway.workers > 1
         same("order of ends", ends(got, several), ends(expected, several))
 
@@ -454,23 +446,6 @@ class Pair:
             got_share = share and (int(share.outside.address), share.first_port, share.last_port)
             same(f"ports of {host}", got_share, model.ports_of(host))
 
-    def _record(self, row: Row) -> dict[str, Any]:
-        """A row of the oracle's as natcore numbers its fields."""
-        epoch = round(EPOCH * 1e6)
-        return {
-            "protocol": row.protocol,
-            **dict(zip(("pri_ip", "pri_port", "pub_ip", "pub_port"), (*row.pri, *row.pub), strict=True)),
-            "nat_ip": row.nat[0],
-            "nat_port": row.nat[1],
-            **row.counts._asdict(),
-            "start_time": epoch + row.start // 1000,
-            "end_time": epoch + row.end // 1000,
-            "eip": row.eip,
-            "session": row.session,
-            "kind": row.kind,
-            "flags": row.flags,
-        }
-
 
 SESSION_FIELDS = (
     *("session", "protocol", "inside_ip", "inside_port", "remote_ip", "remote_port", "outside_ip", "outside_port"),
@@ -508,21 +483,6 @@ def same(what: str, got: Any, expected: Any) -> None:
         keys = [key for key in {**got, **expected} if got.get(key) != expected.get(key)]
         got, expected = ({key: side.get(key) for key in keys} for side in (got, expected))
     assert got == expected, f"{what}: {got}, expected {expected}"
-
-
-def to_ns(seconds: float) -> int:
-    """Rounded half to even, of the exact value: what round() gives of a fraction."""
-    numerator, denominator = seconds.as_integer_ratio()
-    whole, rest = divmod(numerator * 10**9, denominator)
-    return whole + (2 * rest > denominator or (2 * rest == denominator and whole & 1))
-
-
-def by_session(rows: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    """The rows of each session, in order: rows of different sessions may come in any order but for their ends."""
-    result: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        result[row["session"]].append(row)
-    return result
 
 
 def ends(rows: list[dict[str, Any]], several: bool) -> list[int]:

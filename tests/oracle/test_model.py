@@ -11,7 +11,7 @@ from natcore.config import Behaviour, Eip, Link, Policy, SnatEntry, Timeouts
 from natcore.dtypes import CREATE, END, WINDOW
 from natcore.entries.changes import Modify
 from natcore.testing.craft import address, ether, icmp, tcp, udp
-from natcore.testing.oracle.model import ModelGateway, Outcome
+from natcore.testing.oracle.model import Nat, Outcome
 from natcore.testing.oracle.packets import ACK, ECHO_REPLY, FIN, RST, SYN, UDP, checksum, ones_sum
 from natcore.testing.oracle.sessions import Tcp
 from natcore.testing.oracle.tables import Choices, Event
@@ -25,7 +25,7 @@ class Bench:
     """A model with ports dealt out in order, and a clock in seconds."""
 
     def __init__(self, **options: object) -> None:
-        self.gateway = ModelGateway([SnatEntry("10.0.0.0/8", POOL)], **options)  # type: ignore[arg-type]
+        self.gateway = Nat([SnatEntry("10.0.0.0/8", POOL)], **options)  # type: ignore[arg-type]
         self.ports: Iterator[int] = iter(range(5000, 6000))
 
     def send(self, packet: bytes, side: Side = INSIDE, now: float = 0) -> Outcome:
@@ -335,7 +335,7 @@ def test_rfc6888_req10_many_are_reported_once() -> None:
 
 def test_a_bind_mode_that_changes_ends_what_changes_on_the_wire() -> None:
     private = "172.16.0.9"
-    gateway = ModelGateway([SnatEntry("10.0.0.0/8", Eip(POOL, private_ip=private))], eip_bind_mode="MULTI_BINDED")
+    gateway = Nat([SnatEntry("10.0.0.0/8", Eip(POOL, private_ip=private))], eip_bind_mode="MULTI_BINDED")
     wires = []
     for host in (HOST, OTHER):
         choices = Choices(lambda: (next(iter(gateway.eips)), 5000), lambda entry, remote: 0)

@@ -1,6 +1,8 @@
 """Breaks each requirement on purpose and wants its conformance tests to fail: `python tests/runs/mutants.py`.
 
-A mutant that no test notices is a failure of the run, and so is a test that fails under no mutant, or has none.
+A mutant that no test notices is a failure of the run, and so is a test that fails under no mutant, or has none. With
+--machine one test has to notice all of them: `natcore.testing.NatMachine`, as a user subclasses it. A gateway without a
+mutant has to pass the same number of lives first.
 """
 
 from __future__ import annotations
@@ -20,8 +22,12 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
+from hypothesis import HealthCheck, Phase, Verbosity, reject, settings
+from hypothesis.stateful import run_state_machine_as_test
 
 from conformance.mutations import MUTANTS, Mutant
+from natcore import ConfigurationError, Side
+from natcore.testing import Configuration, NatMachine, Sent, leaving
 
 CONFORMANCE = Path(__file__).parents[1] / "conformance"
 
@@ -65,6 +71,60 @@ def trial(job: tuple[str, int, list[str]]) -> tuple[str, int, set[str]]:
     return key, number, failing(MUTANTS[key][number], tests)
 
 
+class Machine(NatMachine):
+    """The guide's test of a gateway. A mutant that cannot be what it is asked for is another life's."""
+
+    def start(self, configuration: Configuration) -> None:
+        try:
+            super().start(configuration)
+        except ConfigurationError:
+            reject()
+
+    def translate(self, frame: bytes, side: Side, now: float) -> list[Sent]:
+        return leaving(self.gateway, frame, side, now)
+
+
+def difference(mutant: Mutant, lives: int) -> str | None:
+    """What the machine says of a gateway with a mutant at work, first line first; None: it notices nothing."""
+    chosen = settings(
+        max_examples=lives, stateful_step_count=30, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck), report_multiple_bugs=False, print_blob=False, verbosity=Verbosity.quiet,
+    )  # fmt: skip
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), mutant.at_work():
+        try:
+            run_state_machine_as_test(Machine, settings=chosen)
+        except AssertionError as error:
+            return str(error)
+    return None
+
+
+def machine_trial(job: tuple[str, int, int]) -> tuple[str, int, str | None]:
+    key, number, lives = job
+    return key, number, difference(MUTANTS[key][number], lives)
+
+
+def run_machine(only: str | None, jobs: int, lives: int) -> int:
+    """Every mutant under the machine; the exit status."""
+    tried: dict[str, tuple[str, int, int]] = {}  # each that is another one, once
+    for key, of in MUTANTS.items():
+        for number, mutant in enumerate(of):
+            if only in (None, key):
+                tried.setdefault(repr((mutant.what, mutant.policy, mutant.timeouts)), (key, number, lives))
+    told = difference(Mutant("nothing is wrong"), lives)
+    if told is not None:  # what it says of mutants would mean nothing
+        print(f"the machine finds fault with a sound gateway:\n{told}")
+        return 1
+    print(f"a sound gateway passes {lives} lives", flush=True)
+    missed = 0
+    with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
+        for key, number, told in pool.imap(machine_trial, tried.values()):
+            first = "NOT NOTICED" if told is None else " / ".join(told.splitlines()[:3])
+            print(f"{key:10}{MUTANTS[key][number].what:48}{first[:160]}", flush=True)
+            missed += told is None
+    print(f"{len(tried)} mutants, {len(tried) - missed} noticed")
+    return 1 if missed else 0
+
+
 def conformance_tests() -> dict[str, list[str]]:
     """The node ids of each requirement's tests, by "RFC-REQ"."""
     requirement, found = requirement_of(), defaultdict(list)
@@ -80,7 +140,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="a requirement, such as 4787-6")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument(
+        "--machine", action="store_true", help="the public state machine instead of the conformance tests"
+    )
+    parser.add_argument("--lives", type=int, default=1000, help="random lives of each mutant at most, with --machine")
     arguments = parser.parse_args()
+    if arguments.machine:
+        return run_machine(arguments.only, arguments.jobs, arguments.lives)
     tests = {key: of for key, of in conformance_tests().items() if arguments.only in (None, key)}
     jobs = [(key, number, tests[key]) for key in tests for number in range(len(MUTANTS.get(key, ())))]
     wrong = [f"{key}: has no mutant" for key in tests if key not in MUTANTS]

@@ -1,12 +1,53 @@
-"""For tests: the oracle (a NAT in plain Python), packet builders, Hypothesis strategies, and a strict Simple Log Service."""
+"""For tests: packet builders, the oracle (a NAT in plain Python), random lives of a NAT, and a strict Simple Log Service.
+
+It needs the extra `testing`; what a name needs is imported when the name is first used.
+"""
 
 from typing import TYPE_CHECKING
 
 from natcore.internal.late import late_names
 
 if TYPE_CHECKING:
+    from natcore.testing.checker import Checker, Sent, leaving, released
+    from natcore.testing.configurations import Configuration
+    from natcore.testing.frame_differences import assert_checksums, assert_translation, describe, differences
+    from natcore.testing.lab import Lab
+    from natcore.testing.machine import NatMachine
+    from natcore.testing.scapy_bridge import frames, scapy_packets
     from natcore.testing.sls_server import SlsServer
 
-__all__ = ["SlsServer"]
+__all__ = [
+    "Checker",
+    "Configuration",
+    "Lab",
+    "NatMachine",
+    "Sent",
+    "SlsServer",
+    "assert_checksums",
+    "assert_translation",
+    "describe",
+    "differences",
+    "frames",
+    "leaving",
+    "released",
+    "scapy_packets",
+]
 
-__getattr__, __dir__ = late_names(__name__, {"SlsServer": "natcore.testing.sls_server"})
+_LATE = {
+    "Checker": "natcore.testing.checker",
+    "Configuration": "natcore.testing.configurations",
+    "Lab": "natcore.testing.lab",
+    "NatMachine": "natcore.testing.machine",
+    "Sent": "natcore.testing.checker",
+    "SlsServer": "natcore.testing.sls_server",
+    "assert_checksums": "natcore.testing.frame_differences",
+    "assert_translation": "natcore.testing.frame_differences",
+    "describe": "natcore.testing.frame_differences",
+    "differences": "natcore.testing.frame_differences",
+    "frames": "natcore.testing.scapy_bridge",
+    "leaving": "natcore.testing.checker",
+    "released": "natcore.testing.checker",
+    "scapy_packets": "natcore.testing.scapy_bridge",
+}
+
+__getattr__, __dir__ = late_names(__name__, _LATE)

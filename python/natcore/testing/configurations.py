@@ -14,6 +14,7 @@ from natcore import (
     ConfigurationError,
     DnatEntry,
     Eip,
+    Gateway,
     Link,
     Modify,
     NoNatEntry,
@@ -26,7 +27,7 @@ from natcore import (
 from natcore.choices import DnatProtocol
 from natcore.config import FILTERINGS, IP_OPTIONS, MAPPINGS, POOLINGS, PORT_POLICIES, AnyEntry
 from natcore.testing import craft
-from natcore.testing.oracle.model import ModelGateway
+from natcore.testing.oracle.model import Nat
 from natcore.testing.oracle.packets import TCP, UDP
 
 HOSTS = [craft.address(a) for a in ("10.0.0.5", "10.0.0.6", "10.0.1.7", "10.0.255.254", "172.16.20.21")]
@@ -54,9 +55,18 @@ class Configuration:
     hosts: dict[int, set[tuple[int, int]]] = field(
         default_factory=dict
     )  # addresses that the host has too, and ports of it
+    redact_destination: bool = False  # in the session log
 
-    def model(self) -> ModelGateway:
-        return ModelGateway(self.entries, **{name: value for name, value in self.options.items() if name != "workers"})
+    def gateway(self, **more: Any) -> Gateway:
+        """A gateway in memory. more: other keywords of `natcore.Gateway`, such as seed and epoch."""
+        gateway = Gateway(**{**self.options, **more})
+        for entry in self.entries:
+            gateway.add(entry)
+        return gateway
+
+    def model(self) -> Nat:
+        """The oracle."""
+        return Nat(self.entries, **{name: value for name, value in self.options.items() if name != "workers"})
 
 
 def configuration(random: Random, workers: Sequence[int] = WORKERS) -> Configuration:
@@ -83,6 +93,21 @@ def configuration(random: Random, workers: Sequence[int] = WORKERS) -> Configura
     entries = first_entries(random, kind, options["policy"])
     shared = hosts(random, options["policy"]) if random.random() < 0.4 else {}
     return Configuration(entries, options, random.choice(STARTS), shared)
+
+
+def followable(of: Configuration, *, spacious: bool = False, redact_destination: bool = False) -> Configuration:
+    """The same as far as it can be followed from outside, by what leaves: one worker, one target an entry, no shared address.
+
+    spacious: for a thousand sessions, without quotas and limits.
+    """
+    entries = [
+        replace(each, internal_ip=each.internal_ip[:1]) if isinstance(each, DnatEntry) else each for each in of.entries
+    ]
+    options = {**of.options, "workers": 1}
+    if spacious:
+        options.update(max_sessions=1000, max_mappings=None, max_subscribers=None)
+        options["policy"] = replace(options["policy"], **dict.fromkeys(QUOTAS))
+    return replace(of, entries=entries, options=options, hosts={}, redact_destination=redact_destination)
 
 
 def hosts(random: Random, of: Policy) -> dict[int, set[tuple[int, int]]]:
@@ -215,8 +240,13 @@ def changed(random: Random, before: Policy, names: Sequence[str]) -> Policy:
 
 SWITCHES = ("parity", "hairpin", "inbound_refresh", "tcp_pickup", "icmp_unreachable", "reverse_path_filter", "link_local",
             "class_e")  # fmt: skip
-LIMITS = ("sessions_per_subscriber", "ports_per_subscriber", "new_sessions_per_second", "gateway_new_sessions_per_second",
-          "hold_down", "icmp_rate", "mss", "warn_at")  # fmt: skip
+QUOTAS = (
+    "sessions_per_subscriber",
+    "ports_per_subscriber",
+    "new_sessions_per_second",
+    "gateway_new_sessions_per_second",
+)
+LIMITS = (*QUOTAS, "hold_down", "icmp_rate", "mss", "warn_at")
 CHOICES: dict[str, Sequence[object]] = {
     **{f"{protocol} mapping": MAPPINGS for protocol in ("tcp", "udp", "icmp")},
     **{f"{protocol} filtering": FILTERINGS for protocol in ("tcp", "udp", "icmp")},

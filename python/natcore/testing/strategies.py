@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from natcore import Side
+from natcore.testing import configurations as configurations_module
 from natcore.testing import craft, traffic
 from natcore.testing.configurations import WORKERS, Configuration, configuration
 from natcore.testing.oracle.packets import ACK, FIXED, ICMP, TCP, UDP
@@ -24,6 +25,19 @@ def randoms() -> st.SearchStrategy[Random]:
 def configurations(workers: Sequence[int] = WORKERS) -> st.SearchStrategy[Configuration]:
     """Gateways of all policies, most of them so small that their limits are met."""
     return randoms().map(lambda random: configuration(random, workers))
+
+
+def seeds() -> st.SearchStrategy[int]:
+    """Seeds of a random.Random: what is made of one is not shrunk, but it is drawn at once."""
+    return st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def followable(draw: st.DrawFn) -> Configuration:
+    """Gateways that a test can follow by what leaves them; some have space for many sessions."""
+    chosen = configuration(Random(draw(seeds())), (1,))
+    spacious, redacted = draw(st.sampled_from([False, False, False, False, True])), draw(st.booleans())
+    return configurations_module.followable(chosen, spacious=spacious, redact_destination=redacted)
 
 
 @st.composite

@@ -6,6 +6,7 @@ Everything takes a random.Random, so that one seed is one run; `strategies.py` m
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from random import Random
 from typing import Any
 
@@ -14,7 +15,7 @@ from natcore.testing import craft
 from natcore.testing.configurations import FOREIGN, HOSTS, INSIDE_ADDRESS, OUTSIDE_ADDRESS, PORTS, REMOTES
 from natcore.testing.oracle.entries import Row, targets
 from natcore.testing.oracle.fragments import split
-from natcore.testing.oracle.model import ModelGateway
+from natcore.testing.oracle.model import Nat
 from natcore.testing.oracle.packets import (
     ACK,
     ECHO_REPLY,
@@ -37,11 +38,13 @@ ODD = [
     craft.address(a) for a in ("0.0.0.1", "169.254.169.254", "127.0.0.1", "224.0.0.5", "255.255.255.255", "240.1.2.3")
 ]
 
+NAMING = 18  # bytes of a payload that names its sender's address
+CROWD = 120  # sessions
 
 # The clock
 
 
-def clock(random: Random, model: ModelGateway) -> int:
+def clock(random: Random, model: Nat) -> int:
     """The next moment, ns: soon, or about where something is due, or long after, or back."""
     draw = random.random()
     if draw < 0.5:
@@ -73,7 +76,7 @@ class Intent:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-def frame(random: Random, model: ModelGateway) -> tuple[bytes, Side]:
+def frame(random: Random, model: Nat) -> tuple[bytes, Side]:
     """A frame and the side it comes from."""
     draw = random.random()
     forwards = [row for row in model.entries.rows if isinstance(row.entry, DnatEntry)]
@@ -103,7 +106,7 @@ def frame(random: Random, model: ModelGateway) -> tuple[bytes, Side]:
     return data, intent.side if random.random() < 0.97 else Side(1 - intent.side)
 
 
-def fragments(random: Random, model: ModelGateway) -> list[tuple[bytes, Side]]:
+def fragments(random: Random, model: Nat) -> list[tuple[bytes, Side]]:
     """A frame in fragments, and the side: in order or not, now and then with one missing or twice."""
     data, side = frame(random, model)
     packet = parse(data, model.framing, side)
@@ -128,7 +131,16 @@ def fragments(random: Random, model: ModelGateway) -> list[tuple[bytes, Side]]:
     return [(piece, side) for piece in pieces[:40]]
 
 
-def anybody(random: Random, model: ModelGateway) -> int:
+def crowd(random: Random, model: Nat) -> list[tuple[bytes, Side]]:
+    """Frames of many flows at once, from one inside host to one remote: what fills pools, tables and quotas."""
+    host, remote, first = random.choice(HOSTS), (random.choice(REMOTES), 443), random.randrange(1024, 60000)
+    packets = (
+        craft.udp((host, first + n), remote) for n in range(CROWD if model.max_sessions > CROWD else CROWD // 10)
+    )
+    return [(craft.ether(each) if model.framing == "ethernet" else each, Side.INSIDE) for each in packets]
+
+
+def anybody(random: Random, model: Nat) -> int:
     """A source: a remote mostly, else an address that no remote has."""
     if random.random() < 0.9:
         return random.choice(REMOTES)
@@ -168,7 +180,7 @@ def _of_session(random: Random, session: Session) -> Intent:
     return Intent(session.protocol, *ends, side, fields)
 
 
-def _to_mapping(random: Random, model: ModelGateway) -> Intent:
+def _to_mapping(random: Random, model: Nat) -> Intent:
     """A packet to an outside endpoint in use, or its neighbour: from a stranger, or from an inside host (a hairpin)."""
     mapping = random.choice(model.mappings)
     address, port = mapping.outside
@@ -183,7 +195,7 @@ def _to_mapping(random: Random, model: ModelGateway) -> Intent:
     return Intent(protocol, source, destination, Side.OUTSIDE, fields)
 
 
-def _to_entry(random: Random, model: ModelGateway, row: Row) -> Intent:
+def _to_entry(random: Random, model: Nat, row: Row) -> Intent:
     """A packet to a DNAT entry's endpoint, or its neighbour: from an outside host, or from an inside host (a hairpin)."""
     first, last, _ = row.entry.ports  # type: ignore[union-attr]
     port = min(65535, random.choice([first, last, random.choice(PORTS) if row.whole else first, last + 1]))
@@ -197,7 +209,7 @@ def _to_entry(random: Random, model: ModelGateway, row: Row) -> Intent:
     return Intent(protocol, source, destination, Side.OUTSIDE, fields)
 
 
-def _odd(random: Random, model: ModelGateway) -> Intent:
+def _odd(random: Random, model: Nat) -> Intent:
     """Spoofed, for the gateway itself, to no host, or of a protocol or an ICMP type that is not translated."""
     side = Side(random.getrandbits(1))
     anywhere = [*ODD, *HOSTS[:2], *REMOTES[:2], *model.eips, INSIDE_ADDRESS, OUTSIDE_ADDRESS]
@@ -209,7 +221,7 @@ def _odd(random: Random, model: ModelGateway) -> Intent:
     return Intent(protocol, source, destination, side, {"flags": _flags(random, SYN), "kind": kind})
 
 
-def _error_about(random: Random, model: ModelGateway, intent: Intent, data: bytes) -> bytes:
+def _error_about(random: Random, model: Nat, intent: Intent, data: bytes) -> bytes:
     """An ICMP error about a packet that the other side sent, quoted in part; now and then damaged or misaddressed."""
     header = (data[0] & 15) * 4
     sender = random.choice([intent.source[0]] * 5 + [REMOTES[0], HOSTS[0], ODD[1], *model.eips][:9])
@@ -282,7 +294,11 @@ def ip_options(random: Random) -> bytes:
 def _built(random: Random, intent: Intent) -> bytes:
     """The IPv4 packet; a field that its protocol does not have is left out."""
     fields = dict(intent.fields)
-    payload = random.randbytes(fields.pop("size", random.choice([0, 0, 1, 5, 18])))
+    size = fields.pop("size", random.choice([0, 0, 1, 5, NAMING]))
+    payload = random.randbytes(size)
+    if size == NAMING:  # as applications name their endpoints, in dots or commas
+        text = str(IPv4Address(intent.source[0]))
+        payload = (text if payload[0] % 2 else text.replace(".", ",")).encode().ljust(size, b" ")
     flags, kind = fields.pop("flags", 0), fields.pop("kind", None)
     tcp_only = {name: fields.pop(name) for name in ("sequence", "acknowledgement", "offset") if name in fields}
     udp_only = {name: fields.pop(name) for name in ("no_checksum", "length") if name in fields}

@@ -224,7 +224,7 @@ class Admission(Draw):
             ):
                 if (lack := self.lacking(lack_of, whom, of)) is not None:
                     return lack
-        mapping.outside = choices.drawn()
+        mapping.outside = choices.drawn() or self.drawable(packet, row, choices.passed_over)
         self.check(mapping.outside, packet, row)
         return mapping
 
@@ -273,7 +273,9 @@ class Admission(Draw):
         """The target that an entry has for a remote."""
         assert isinstance(row.entry, DnatEntry)
         possible, key = targets(row), (row.id, row.entry, remote[0])
-        chosen = next(iter(possible)) if len(possible) == 1 else choices.target(row.id, remote[0])
+        chosen = next(iter(possible))
+        if len(possible) > 1:
+            chosen = choices.target(row.id, remote[0]) or self.target_of.get(key, chosen)
         assert chosen in possible, f"{chosen} is none of the targets"
         assert self.target_of.setdefault(key, chosen) == chosen, f"{chosen} is another target than before"
         return chosen

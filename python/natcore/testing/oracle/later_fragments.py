@@ -63,14 +63,16 @@ class Following(Admission):
             verdict = Verdict.UNTRANSLATED
         return verdict, packets.readdress(packet, packet.ttl - self.hop, source, destination)
 
-    def _egress(self, side: Side, verdict: Verdict) -> Side:
+    @staticmethod
+    def egress(side: Side, verdict: Verdict) -> Side:
+        """The side that a frame of this verdict leaves by. side: where it came from."""
         if verdict is Verdict.UNTRANSLATED:
             return Side(1 - side)
         return Side.OUTSIDE if verdict is Verdict.OUTBOUND else Side.INSIDE
 
     def _fitted(self, out: bytes, link: int, side: Side, verdict: Verdict) -> bytes:
         """The frame, or what of it fits the link; the other fragments are generated."""
-        to = self._egress(side, verdict)
+        to = self.egress(side, verdict)
         first, *others = split(out, link, self.links[to].mtu)
         for other in others:
             self._send(other, to, verdict)
@@ -86,7 +88,7 @@ class Following(Admission):
             if out is not None:
                 place = len(self.generated)
                 out = self._fitted(out, link, side, verdict)
-                self.generated.insert(place, Generated(out, self._egress(side, verdict), Verdict.HELD))
+                self.generated.insert(place, Generated(out, self.egress(side, verdict), Verdict.HELD))
         self.fragments.released.clear()
 
     def _counted(self, verdict: Verdict, count: int) -> None:

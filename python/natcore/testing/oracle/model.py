@@ -39,6 +39,7 @@ DUMMY_ADDRESS = 0xC0000008  # 192.0.0.8 (RFC 7600)
 FULL = (Verdict.DROP_PORTS_EXHAUSTED, Verdict.DROP_SESSION_LIMIT, Verdict.DROP_CONFLICT)
 REFUSED = (Verdict.DROP_NO_SNAT_ENTRY, Verdict.DROP_SUBSCRIBER_LIMIT, Verdict.DROP_RATE_LIMIT)
 Outcome = tuple[Verdict, bytes | None]
+FREE = Choices()
 
 
 def is_no_host(address: int) -> bool:
@@ -50,7 +51,7 @@ def is_no_host(address: int) -> bool:
 SOURCE_ROUTES, UNWANTED = {131, 137}, {7, 11, 12, 15, 68, 82, 136, 142, 145, 147, 149, 151, 152}
 
 
-class ModelGateway(Following):
+class Nat(Following):
     """The decisions, in the order of a packet's way. Arguments as of natcore.Gateway, and its first entries."""
 
     def __init__(self, *arguments: object, **options: object) -> None:
@@ -81,7 +82,7 @@ class ModelGateway(Following):
         if later:
             self.advance(self.now + later)
 
-    def translate_one(self, frame: bytes, side: Side, now: int, choices: Choices) -> Outcome:
+    def translate_one(self, frame: bytes, side: Side, now: int, choices: Choices = FREE) -> Outcome:
         """The verdict on a frame, and what is sent if it is forwarded. now: ns."""
         self.clock(now)
         self.sweep_slice()

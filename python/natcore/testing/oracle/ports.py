@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 
 from natcore.config import SnatEntry
 from natcore.testing.oracle.entries import PORTED, Row, targets
@@ -207,6 +208,31 @@ class Draw(Tables):
         return [key for key, (_, until) in self.held.items() if self.now < until and key not in in_use]
 
     # What was drawn
+
+    def drawable(self, packet: Packet, row: Row, passed_over: int = 0) -> Endpoint:
+        """An endpoint that could be drawn, passing over so many others: two of each address, the last of them for good."""
+        found: list[Endpoint] = []
+        for address in self.candidates(packet, row):
+            ports = self._by_preference(packet, row, address) if packet.protocol in PORTED else (0,)
+            found += islice((end for port in ports if self._is_right(end := (address, port), packet, row)), 2)
+            if len(found) > passed_over:
+                break
+        return found[min(passed_over, len(found) - 1)]
+
+    def _by_preference(self, packet: Packet, row: Row, address: int) -> Iterator[int]:
+        """The inside port, then the others that a source may draw from, those of its parity first."""
+        wish, blocks = packet.source[1], sorted(self.share(packet, row, address))
+        yield wish
+        for parity in (wish % 2, 1 - wish % 2):
+            for first in blocks:
+                yield from (p for p in range(first, self.blocks[first] + 1) if p % 2 == parity and p != wish)
+
+    def _is_right(self, choice: Endpoint, packet: Packet, row: Row) -> bool:
+        try:
+            self.check(choice, packet, row)
+        except AssertionError:
+            return False
+        return True
 
     def check(self, choice: Endpoint, packet: Packet, row: Row) -> None:
         """The drawn endpoint keeps every promise."""

@@ -22,11 +22,26 @@ LINES = 16  # slots that a packet looks at, and sessions that it ends
 
 
 class Choices(NamedTuple):
-    """What natcore is free to choose for a packet; the oracle asks only where it is."""
+    """What a NAT is free to choose for a packet, as the one chose that is compared; the oracle asks only where it is.
 
-    drawn: Callable[[], Endpoint]  # the outside endpoint of a new mapping, be it that the packet is refused after all
-    target: Callable[[int, int], int]  # by DNAT entry and remote address: the inside address
-    sent: Callable[[], bytes | None] = lambda: None  # the frame that it sent; it may have chosen its identification
+    Without any the oracle chooses itself.
+
+    Attributes
+    ----------
+    drawn
+        The outside endpoint of a new mapping, be it that the packet is refused after all; None: it was not seen.
+    target
+        By the number of a DNAT entry with several targets and a remote address: the inside address; 0: it was not seen.
+    sent
+        The frame that left, of which the NAT may have chosen the identification; None: the sender's stays.
+    passed_over
+        Where the endpoint was not seen: how many that could have been drawn are not the one.
+    """
+
+    drawn: Callable[[], Endpoint | None] = lambda: None
+    target: Callable[[int, int], int] = lambda entry, remote: 0
+    sent: Callable[[], bytes | None] = lambda: None
+    passed_over: int = 0
 
 
 class Generated(NamedTuple):
