@@ -131,6 +131,17 @@ cdef class PlaneLoop:
         """Detaches the interface: closes its driver, forgets its neighbours."""
         self._replace_driver(number, None)
 
+    def release(self, uint32_t number) -> Driver | None:
+        """Detaches the interface, and gives its driver, which stays open. Call it after the loop ended."""
+        cdef Interface* interface = self._interface(number)
+        driver = self._drivers[number]
+        if driver is not None:
+            with self._turn:
+                self._drivers[number] = None
+                interface.device = NULL
+            self._past[number] = add(self._past[number], driver.counters())
+        return driver
+
     def _replace_driver(self, uint32_t index, Driver driver):
         """Replaces an interface's driver between two batches: `park` makes the loop return, `_turn` keeps it from resuming
         until the new driver is in place and the old one closed."""

@@ -13,7 +13,7 @@ from natcore.io.super_frames cimport (
 )
 from natcore.io.device cimport FRAME_CAPACITY, Arrival, Device, Driver, of_vlan
 from natcore.io.fanout cimport fanout_block_all
-from natcore.io.tpacket_v2 cimport frames_complete, frames_free, frames_open, frames_receive
+from natcore.io.tpacket_v2 cimport frames_complete, frames_free, frames_open, frames_receive, frames_take_over
 from natcore.base.compiler cimport count_up, load_acquire, load_relaxed64, prefetch, store_release, unlikely
 from natcore.io.kernel cimport (
     AF_PACKET, ETH_P_ALL, MAP_FAILED, MAP_SHARED, MSG_DONTWAIT, PACKET_IGNORE_OUTGOING, PACKET_LOSS, PACKET_RX_RING,
@@ -38,6 +38,22 @@ cdef enum:
     SEND_TRIES = 8                  # before frames that a full queue refuses are dropped
 
 assert sizeof(virtio_net_hdr) == 10
+
+cdef struct Sockets:                # of a ring that another process has left
+    int receive
+    int transmit
+    int large
+
+cdef struct Place:                  # where it stopped
+    bint at_once
+    uint32_t bytes                  # of a block, or of a slot to receive into; and how many there are
+    uint32_t count
+    uint32_t next                   # the next one to read
+    uint32_t cursor                 # offset of the next frame in the block; 0: not begun
+    uint32_t left                   # frames there that were not read
+    uint32_t slot_bytes             # of the transmit ring
+    uint32_t slot_count
+    uint32_t slot                   # the next one to fill
 
 
 cdef inline bint next_frame(Ring* ring, Arrival* arrival) noexcept nogil:
@@ -314,6 +330,28 @@ cdef int _open_send(Ring* ring, int index, uint32_t mtu) except -1:
     return _bind(ring.large_fd, index, 0)
 
 
+cdef int _take_over(Ring* ring, Sockets* sockets, const Place* place) except -1:
+    """Goes on with the sockets of another process's ring, from where that one stopped. Raises OSError, ValueError."""
+    if place.next >= place.count or place.slot >= place.slot_count or place.cursor >= place.bytes:
+        raise ValueError("the place of the ring is not in it")
+    ring.device.fd, ring.transmit_fd, ring.large_fd = sockets.receive, sockets.transmit, sockets.large
+    ring.slot_bytes, ring.slot_count, ring.slot = place.slot_bytes, place.slot_count, place.slot
+    ring.slots = _map(ring.transmit_fd, <size_t>ring.slot_bytes * ring.slot_count)
+    if place.at_once:
+        frames_take_over(&ring.frames, ring.device.fd, place.bytes, place.count, place.next)
+        ring.device.receive, ring.device.complete = receive_at_once, complete_at_once
+        return 0
+    ring.block_bytes, ring.block_count, ring.block = place.bytes, place.count, place.next
+    ring.device.receive, ring.device.complete = receive, complete
+    ring.blocks = _map(ring.device.fd, <size_t>ring.block_bytes * ring.block_count)
+    if place.cursor:
+        ring.cursor = <tpacket3_hdr*>(ring.blocks + <size_t>ring.block * ring.block_bytes + place.cursor)
+        ring.left = place.left
+    if not split_open(&ring.split):
+        raise MemoryError("no memory for large frames")
+    return 0
+
+
 cdef void _free(Ring* ring) noexcept nogil:
     """Closes everything; counters stay."""
     if ring.blocks != NULL:
@@ -340,15 +378,28 @@ cdef class PacketRing(Driver):
     index: the interface's number in this network namespace; mtu: bytes, decides how large a slot is. at_once: each
     frame is passed on when it comes, not in blocks: less delay in light traffic, more work for each in heavy.
     shared: the interface's frames are not this ring's alone, and none comes before it joins others (_fanout.join).
+    left: the sockets (now this ring's) and the place of a ring that another process has left; the rest is that ring's then.
     Raises OSError: EPERM without CAP_NET_RAW, ENODEV for an index that is not there, ENOMEM.
     """
 
-    def __cinit__(self, int index, uint32_t mtu=1500, bint at_once=False, bint shared=False):
+    def __cinit__(self, int index, uint32_t mtu=1500, bint at_once=False, bint shared=False, left=None):
+        cdef Sockets sockets
+        cdef Place place
         memset(&self.ring, 0, sizeof(Ring))
         self.device = &self.ring.device
         self.device.send, self.device.flush, self.device.clear_error = send, flush, clear_error
         self.ring.device.fd = self.ring.transmit_fd = self.ring.large_fd = -1
         self._ring_drops = 0
+        if left is not None:
+            (sockets.receive, sockets.transmit, sockets.large), numbers = left
+            place.at_once, place.bytes, place.count, place.next, place.cursor, place.left = numbers[:6]
+            place.slot_bytes, place.slot_count, place.slot = numbers[6:]
+            try:
+                _take_over(&self.ring, &sockets, &place)
+            except BaseException:
+                self.close()
+                raise
+            return
         try:
             _open_receive(&self.ring, index, mtu, at_once, shared)
             _open_send(&self.ring, index, mtu)
@@ -372,6 +423,26 @@ cdef class PacketRing(Driver):
             "ring_drops": self._ring_drops, "sent": load_relaxed64(&self.ring.sent),
             "send_dropped": load_relaxed64(&self.ring.send_dropped), "send_errors": load_relaxed64(&self.ring.send_errors),
         }
+
+    def leave(self) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+        """Gives the sockets, which are the caller's from now on, and the place, for a ring of another process to go on there
+        with every frame that has come and was not read. This one is closed. Call it after the loop ended."""
+        cdef Ring* ring = &self.ring
+        cdef uint8_t* block = ring.blocks + <size_t>ring.block * ring.block_bytes
+        if ring.device.fd < 0:
+            raise ValueError("the ring is closed")
+        self.counters()
+        count_up(&ring.truncated, is_splitting(&ring.split) or is_splitting(&ring.frames.split))   # its rest is lost
+        sockets = ring.device.fd, ring.transmit_fd, ring.large_fd
+        if ring.blocks == NULL:
+            place = 1, ring.frames.slot_bytes, ring.frames.slot_count, ring.frames.next, 0, 0
+        else:
+            cursor = 0 if ring.cursor == NULL else <uint8_t*>ring.cursor - block
+            place = 0, ring.block_bytes, ring.block_count, ring.block, cursor, ring.left
+        place += ring.slot_bytes, ring.slot_count, ring.slot
+        ring.device.fd = ring.transmit_fd = ring.large_fd = -1
+        _free(ring)
+        return sockets, place
 
     def send(self, frame: bytes) -> None:
         """Queues and sends one Ethernet frame as it is."""

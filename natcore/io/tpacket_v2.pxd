@@ -25,4 +25,5 @@ cdef struct FrameRing:
 cdef uint32_t frames_receive(FrameRing* ring, Arrival* arrivals, uint32_t most) noexcept nogil
 cdef void frames_complete(FrameRing* ring) noexcept nogil
 cdef int frames_open(FrameRing* ring, int fd, uint32_t mtu) except -1
+cdef int frames_take_over(FrameRing* ring, int fd, uint32_t slot_bytes, uint32_t slot_count, uint32_t next) except -1
 cdef void frames_free(FrameRing* ring) noexcept nogil

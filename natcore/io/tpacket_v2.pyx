@@ -99,7 +99,6 @@ cdef int _set(int fd, int level, int name, int value, str step) except -1:
 cdef int frames_open(FrameRing* ring, int fd, uint32_t mtu) except -1:
     """Sets up the ring of a packet socket that has PACKET_VNET_HDR already. Raises OSError."""
     cdef tpacket_req request
-    cdef void* base
     cdef int size = QUEUE_BYTES
     memset(ring, 0, sizeof(FrameRing))
     ring.fd = fd
@@ -116,7 +115,18 @@ cdef int frames_open(FrameRing* ring, int fd, uint32_t mtu) except -1:
     request.tp_frame_nr = ring.slot_count
     if setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof(request)) < 0:
         checked(-1, "PACKET_RX_RING")
-    base = mmap(NULL, <size_t>ring.slot_bytes * ring.slot_count, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+    return _map(ring)
+
+
+cdef int frames_take_over(FrameRing* ring, int fd, uint32_t slot_bytes, uint32_t slot_count, uint32_t next) except -1:
+    """Goes on with the ring of a packet socket that another process has set up, at the slot `next`. Raises OSError."""
+    memset(ring, 0, sizeof(FrameRing))
+    ring.fd, ring.slot_bytes, ring.slot_count, ring.next = fd, slot_bytes, slot_count, next
+    return _map(ring)
+
+
+cdef int _map(FrameRing* ring) except -1:
+    cdef void* base = mmap(NULL, <size_t>ring.slot_bytes * ring.slot_count, PROT_READ | PROT_WRITE, MAP_SHARED, ring.fd, 0)
     if base == MAP_FAILED:
         checked(-1, "mmap of a packet ring")
     ring.slots = <uint8_t*>base

@@ -138,6 +138,39 @@ def test_a_link_that_is_down_refuses_frames_and_takes_them_again_later(rings: Ri
     assert not any(frame(2 + i, 60) in got for i in range(5))  # nothing stale
 
 
+def test_another_ring_goes_on_where_one_was_left(rings: Rings) -> None:
+    _, one, two = rings
+    sent = [frame(i, length) for i, length in enumerate((60, 61, 64, 512, 1513, 1514) * 20)]
+    got: list[bytes] = []
+    for data in sent[:50]:
+        one.send(data)
+    until(lambda: got.extend(ours(two)) or len(got) == 50)
+    for data in sent[50:100]:
+        one.send(data)
+    left = two.leave()
+    assert two.fd == -1
+    for data in sent[100:]:  # while no ring is open
+        one.send(data)
+    with_place = PacketRing(0, left=left)
+    until(lambda: got.extend(ours(with_place)) or len(got) == len(sent))
+    assert got == sent
+    for data in sent:  # it sends by the transmit ring where the other one stopped
+        with_place.send(data)
+    back: list[bytes] = []
+    until(lambda: back.extend(ours(one)) or len(back) == len(sent))
+    assert back == sent
+    with_place.close()
+
+
+def test_a_place_that_is_not_in_the_ring_is_refused(rings: Rings) -> None:
+    _, _, two = rings
+    sockets, place = two.leave()
+    with pytest.raises(ValueError, match="place"):
+        PacketRing(0, left=(sockets, (*place[:3], place[2], *place[4:])))
+    with pytest.raises(ValueError, match="closed"):
+        two.leave()
+
+
 def test_refusals_say_why(rings: Rings) -> None:
     network, one, _ = rings
     with at(network, "a"), pytest.raises(OSError) as caught:

@@ -25,6 +25,7 @@ DRIVERS: tuple[choices.Driver, ...] = get_args(choices.Driver)
 
 RING_ENTRIES = 4096  # of an AF_XDP socket's rings; a worker with several queues of an interface has smaller ones
 LEAST_ENTRIES = 512
+LeftRing = tuple[Sequence[int], Sequence[int]]  # PacketRing.leave: descriptors and place
 QUEUES_MOST = 64  # of an interface
 
 
@@ -96,6 +97,16 @@ class PacketAccess:
                 join([ring.fd for ring in rings], self._programs[number == self._outside])
             undo.pop_all()
         return rings
+
+    def take_over(self, link: Link, rings: Iterable[LeftRing]) -> Sequence[Driver]:
+        """Return the drivers that another process's plane has left, as `open` does. Raises OSError, ValueError."""
+        with ExitStack() as undo:
+            taken = []
+            for each in rings:
+                taken.append(PacketRing(link.index, link.mtu, left=each))
+                undo.callback(taken[-1].close)
+            undo.pop_all()
+        return taken
 
     def tap(self, link: Link) -> Driver | None:
         return None

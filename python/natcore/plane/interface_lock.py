@@ -36,14 +36,17 @@ def folders() -> Iterator[Path]:
 
 
 class Claim:
-    """Ownership of an interface in this network namespace, until `close` or the end of the process."""
+    """Ownership of an interface in this network namespace, until `close` or the end of the process.
 
-    def __init__(self, interface: str) -> None:
+    left: what `leave` gave in another process: its ownership, without a moment between.
+    """
+
+    def __init__(self, interface: str, left: int | None = None) -> None:
         self.interface = interface
         self._name = f"{network_namespace()}-{interface}.lock"
         self._folder = lock_folder(interface)
         try:
-            self._descriptor = self._lock()
+            self._descriptor = self._lock() if left is None else self._sign(left)
         except BaseException:
             os.close(self._folder)
             raise
@@ -60,9 +63,7 @@ class Claim:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_same(descriptor, self._name, self._folder):  # the last owner may just have removed it
-                    os.ftruncate(descriptor, 0)
-                    os.write(descriptor, b"%d\n" % os.getpid())
-                    return descriptor
+                    return self._sign(descriptor)
             except BlockingIOError:
                 holder = _holder(descriptor)
                 os.close(descriptor)
@@ -73,6 +74,18 @@ class Claim:
                 os.close(descriptor)
                 raise
             os.close(descriptor)
+
+    def _sign(self, descriptor: int) -> int:
+        """Write into the file whose it is."""
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        return descriptor
+
+    def leave(self) -> int:
+        """Give the locked file's descriptor, which is the caller's from now on, for another process's Claim."""
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(self._folder)
+        return descriptor
 
     def close(self) -> None:
         if self._descriptor < 0:

@@ -132,10 +132,13 @@ def _routing(interface: str, flags: int) -> list[nft.Message]:
 
 
 class Block:
-    """The kernel block of some interfaces, held by one socket until `close`. One thread at a time."""
+    """The kernel block of some interfaces, held by one socket until `close`. One thread at a time.
 
-    def __init__(self) -> None:
-        self._ruleset = nft.Ruleset()
+    left: what `leave` gave in another process: this one owns that one's tables.
+    """
+
+    def __init__(self, left: tuple[int, int] | None = None) -> None:
+        self._ruleset = nft.Ruleset(left)
         try:
             self.events = nft.Events(PREFIX)
         except BaseException:
@@ -192,6 +195,11 @@ class Block:
     def is_installed(self, interface: str) -> bool:
         """Whether the interface's block stands; one that another program took away is put back at once, or is missing."""
         return interface in self._kept and interface not in self._missing
+
+    def leave(self) -> tuple[int, int]:
+        """Close it, and give the socket that owns the tables, which stay, for another process's Block."""
+        self.events.close()
+        return self._ruleset.leave()
 
     def close(self) -> None:
         """Existing tables stay and have no owner."""

@@ -148,6 +148,17 @@ def carrier_of(index: int) -> str | None:
     return None
 
 
+def look_once() -> None:
+    """Read the kernel's links, addresses, routes and neighbours: what a first reading imports is there then for a watcher's."""
+    with _open_events(), IPRoute() as kernel:
+        index = [link["index"] for link in kernel.get_links(ifname="lo")]
+        ranges_of(kernel.get_routes(family=socket.AF_INET, table=_MAIN_TABLE), dict.fromkeys(index, 0))
+        for message in (
+            *kernel.get_addr(family=socket.AF_INET), *kernel.get_neighbours(family=socket.AF_INET, ifindex=index[0]),
+        ):  # fmt: skip
+            message.get_attr("IFA_LOCAL")
+
+
 class Watcher:
     """Follows interfaces by name and calls the listener; also has neighbours resolved and kept fresh.
 

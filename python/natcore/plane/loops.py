@@ -65,12 +65,23 @@ class Loops:
 
     def close(self) -> None:
         """End all loops, then close their drivers. Idempotent."""
+        self._stop()
+        for loop in self._loops:
+            loop.close()
+
+    def leave(self, interfaces: Iterable[int]) -> list[list[Driver | None]]:
+        """End all loops, and give their drivers of these interfaces, which stay open."""
+        self._stop()
+        left = [[loop.release(number) for loop in self._loops] for number in interfaces]
+        for loop in self._loops:
+            loop.close()
+        return left
+
+    def _stop(self) -> None:
         for loop in self._loops:
             loop.stop()
         for thread in self._threads:
             thread.join()
-        for loop in self._loops:
-            loop.close()
 
     # ---- settings of all loops -----------------------------------------------------------------------------------------
 

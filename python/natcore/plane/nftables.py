@@ -28,6 +28,7 @@ _SUBSYSTEM = 10
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _REQUEST, _ACK, _CREATE, _APPEND, _DUMP = 0x1, 0x4, 0x400, 0x800, 0x300
 _ERROR, _DONE = 2, 3
+_ANSWER_SECONDS = 5.0
 _EVENTS = 7  # NFNLGRP_NFTABLES
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _FIB_ADDRESS_TYPE, _FIB_DESTINATION = 3, 2  # NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR
@@ -143,14 +144,18 @@ def _open() -> socket.socket:
 class Ruleset(Closing):
     """The tables of this network namespace, by a socket that owns what it makes with OWNER. A context manager.
 
-    One thread at a time.
+    One thread at a time. left: what `leave` gave in another process: the socket, which is this one's now, and its last number.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, left: tuple[int, int] | None = None) -> None:
+        if left is not None:
+            self._socket, self._sequence = socket.socket(fileno=left[0]), left[1]
+            self._socket.settimeout(_ANSWER_SECONDS)
+            return
         self._sequence = 0
         self._socket = _open()
         try:
-            self._socket.settimeout(5.0)
+            self._socket.settimeout(_ANSWER_SECONDS)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
             self._socket.bind((0, 0))
@@ -218,6 +223,10 @@ class Ruleset(Closing):
     def _next(self) -> int:
         self._sequence += 1
         return self._sequence
+
+    def leave(self) -> tuple[int, int]:
+        """Give the socket, which is the caller's from now on, to own the tables in another process."""
+        return self._socket.detach(), self._sequence
 
     def close(self) -> None:
         self._socket.close()

@@ -33,10 +33,13 @@ from natcore.internal.parts import PlaneCalls, parts_of
 from natcore.internal.read_only import UNSET, ReadOnly, Unset
 from natcore.internal.redaction import show
 from natcore.internal.validation import is_text
+from natcore.io.af_packet import PacketRing
+from natcore.io.device import Driver
 from natcore.plane import kernel_bypass, xdp_program
-from natcore.plane.drivers import ACCESS, DRIVERS, Access
+from natcore.plane.drivers import ACCESS, DRIVERS, Access, PacketAccess
 from natcore.plane.frame_feed import FrameFeed
 from natcore.plane.host_ports import ALL, HostPorts, ephemeral, ports_in, reserve
+from natcore.plane.left_plane import LeftInterface, LeftPlane, Rings
 from natcore.plane.links import Link, Listener, Range, Watcher
 from natcore.plane.loops import Loops
 
@@ -77,7 +80,8 @@ class Plane:
     makes it.
 
     It is a context manager. The gateway's clock runs with CLOCK_MONOTONIC; its epoch is set from the system's clock at
-    the start. Where a `Link` has no mtu or address, the gateway takes each interface's own.
+    the start. Where a `Link` has no mtu or address, the gateway takes each interface's own. left: what another process's plane
+    has left (`leave`), to go on with as far as it fits.
     """
 
     inside = ReadOnly[tuple[str, ...]]("The names of its inside interfaces.")
@@ -95,6 +99,7 @@ class Plane:
         threads: bool = True,
         cpus: Sequence[int] | None = None,
         block_when_stopped: bool | None = None,
+        left: LeftPlane | None = None,
     ) -> None:
         self._closed_fds = True
         self._inside, self._outside, self._cpus = check_arguments(
@@ -117,8 +122,11 @@ class Plane:
         self._numbers = range(len(self.inside) + 1)
         self._opened: list[Link | None] = [None for _ in self._numbers]  # what each interface's ring was opened for
         self._claims: list[kernel_bypass.Claim] = []
+        self._driver_kind: Rings | None = None  # once the interfaces are opened
         self._block: kernel_bypass.Block | None = None
         self._block_when_stopped = block_when_stopped
+        self._left_plane = left  # of another process, until this plane has begun
+        self._leaving: LeftPlane | None = None  # to another process, once `leave` is called
         self._restored = 0  # how often an interface's kernel bypass was restored
         self._running = False  # begin() went well
         self._own: set[int] = set()  # the host's addresses
@@ -383,6 +391,18 @@ class Plane:
         self._watcher.stop()
         _alive.discard(self)
 
+    def leave(self) -> LeftPlane:
+        """Stop as `stop` does, but leave the kernel block as it is, the interfaces' locks, and their rings (driver af_packet),
+        in which packets wait, for a plane of another process. Raises Error: it has stopped."""
+        if self._ended or self._driver_kind is None:
+            raise Error("the plane has stopped")
+        leaving = self._leaving = LeftPlane(self._driver_kind, None, {})
+        self.stop()
+        if self._failure is not None:
+            leaving.close()
+            raise self._failure
+        return leaving
+
     def __enter__(self) -> Plane:
         return self
 
@@ -458,29 +478,46 @@ class Plane:
                 raise InterfaceError(
                     errno.ENETDOWN, f"{self._side(number)}={name!r}: the link is down; set it up first"
                 )
-        check_capabilities()
+        left = self._left_plane
+        if left is None:
+            check_capabilities()
         with self._parts.change_lock:
             self._follow()
             self._check_pool(self._parts.table.outside())
         self._update_kernel_addresses(changed=True)
         for name in self._watcher.names:
-            self._claims.append(kernel_bypass.Claim(name))
-        self._block = kernel_bypass.Block()
+            self._claims.append(kernel_bypass.Claim(name, None if left is None else left.take_lock(name)))
+        self._block = kernel_bypass.Block(None if left is None else left.take_ruleset())
         self._watcher.watch(self._block.events.fileno(), self._restore_block)
         links = [link for link in self._watcher.links if link is not None]
         self._access: Access = ACCESS[self._driver](
             links, at_once=self._at_once, workers=self._gateway.workers, port_unit=self._core.port_unit
         )
+        self._driver_kind = (self._driver, self._at_once, self._gateway.workers, self._core.port_unit)
         self._core.set_reverse_path_filter(True)
         self._reserve()
         for number in self._numbers:
             self._attach(number)
+        if left is not None:
+            self._give_back(left)
         self._running = True
+
+    def _give_back(self, left: LeftPlane) -> None:
+        """Interfaces that only the other process's plane had are the kernel's own again, as after its stop."""
+        assert self._block is not None
+        for name in left.others(self._watcher.names):
+            claim = kernel_bypass.Claim(name, left.take_lock(name))
+            self._end_block_of(claim, keep=self._forwards_nothing((name,)))
+        left.close()
+        self._left_plane = None
 
     def _end(self, error: BaseException | None) -> None:
         """Called last by the watcher's thread: put everything back, whatever the reason."""
-        self._loops.close()
-        self._end_block()
+        if self._leaving is not None and error is None and self._failure is None:
+            self._leave(self._leaving)
+        else:
+            self._loops.close()
+            self._end_block()
         self._core.set_reverse_path_filter(False)
         for side, settings in enumerate((self._gateway.inside, self._gateway.outside)):
             self._core.set_mtu(side, settings.mtu)
@@ -492,20 +529,43 @@ class Plane:
         self._ended = True
         os.eventfd_write(self._end_fd, 1)
 
+    def _leave(self, leaving: LeftPlane) -> None:
+        drivers = self._loops.leave(self._numbers)
+        for number, name in enumerate(self._watcher.names):
+            link, found = self._opened[number], drivers[number]
+            interface = LeftInterface(name, link.index if link else -1, self._claims[number].leave())
+            rings = [driver for driver in found if isinstance(driver, PacketRing)]
+            if link is not None and self._driver == "af_packet" and len(rings) == len(found):
+                interface.rings += [ring.leave() for ring in rings]
+            else:
+                for driver in found:
+                    if driver is not None:
+                        driver.close()
+            leaving.interfaces[name] = interface
+        assert self._block is not None
+        leaving.ruleset = self._block.leave()
+
     def _end_block(self) -> None:
         """The kernel's stack has the interfaces again; whether it may forward what comes by them is block_when_stopped's."""
-        keep = self._block_when_stopped
-        if keep is None:
-            keep = any(kernel_bypass.forwards(claim.interface) for claim in self._claims)
+        keep = self._forwards_nothing([claim.interface for claim in self._claims])
         for claim in self._claims:
-            with suppress(InterfaceError, OSError):
-                reserve(claim.interface, 0)
-            if self._block is not None:
-                with suppress(InterfaceError):
-                    (self._block.forward_nothing if keep else self._block.remove)(claim.interface)
-            claim.close()
+            self._end_block_of(claim, keep=keep)
         if self._block is not None:
             self._block.close()
+
+    def _forwards_nothing(self, names: Iterable[str]) -> bool:
+        """Return whether the kernel is kept from forwarding what comes by interfaces that the plane gives back."""
+        if self._block_when_stopped is not None:
+            return self._block_when_stopped
+        return any(kernel_bypass.forwards(name) for name in names)
+
+    def _end_block_of(self, claim: kernel_bypass.Claim, *, keep: bool) -> None:
+        with suppress(InterfaceError, OSError):
+            reserve(claim.interface, 0)
+        if self._block is not None:
+            with suppress(InterfaceError):
+                (self._block.forward_nothing if keep else self._block.remove)(claim.interface)
+        claim.close()
 
     def _restore_block(self) -> None:
         """nf_tables was changed."""
@@ -533,7 +593,9 @@ class Plane:
         assert link is not None and self._block is not None
         self._block.install(link.name, self._to_kernel, _bits_of(self._shared))
         try:
-            drivers = self._access.open(number, link, self._to_kernel, self._arp_addresses(number), self._shared)
+            drivers = self._take_over(link) or self._access.open(
+                number, link, self._to_kernel, self._arp_addresses(number), self._shared
+            )
         except InterfaceError as error:
             raise InterfaceError(error.errno, f"{self._side(number)}={error.strerror}") from error
         except OSError as error:
@@ -546,6 +608,13 @@ class Plane:
         self._opened[number] = link
         self._apply_mtu(number, link)
         self._open_tap(number, link)
+
+    def _take_over(self, link: Link) -> Sequence[Driver]:
+        """Return the drivers that another process's plane has left for the interface; none: it has left none that fit."""
+        if self._left_plane is None or self._driver_kind is None or not isinstance(self._access, PacketAccess):
+            return ()
+        rings = self._left_plane.take_rings(link.name, link.index, self._driver_kind)
+        return self._access.take_over(link, rings)
 
     def _open_tap(self, number: int, link: Link) -> None:
         if not self._shared or self._taps[number]:
